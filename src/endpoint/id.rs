@@ -1,0 +1,50 @@
+use std::fmt;
+use std::sync::Arc;
+
+/// The name of an endpoint: what its live state, its sessions and its figures belong to, through changes of address,
+/// weight and position. 1 to 255 visible ASCII characters. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointId(Arc<str>);
+
+impl EndpointId {
+    /// Checks `id`.
+    ///
+    /// # Errors
+    /// [`InvalidId`] when it is empty, longer than 255 bytes or holds anything but visible ASCII.
+    pub fn new(id: &str) -> Result<Self, InvalidId> {
+        if id.is_empty() || id.len() > 255 || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(InvalidId(id.chars().take(255).collect()));
+        }
+        Ok(EndpointId(Arc::from(id)))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl std::str::FromStr for EndpointId {
+    type Err = InvalidId;
+
+    fn from_str(id: &str) -> Result<Self, InvalidId> {
+        EndpointId::new(id)
+    }
+}
+
+/// A text that cannot be an [`EndpointId`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an endpoint id: expected 1 to 255 visible ASCII characters")]
+pub struct InvalidId(String);

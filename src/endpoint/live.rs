@@ -1,0 +1,100 @@
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::{Intent, Settings};
+use crate::clock::Clock;
+use crate::health::passive::Passive;
+
+/// What changes while an endpoint serves. On cache lines of its own, because every core writes to it.
+#[repr(align(128))]
+pub(crate) struct Live {
+    in_flight: AtomicU32,
+    pub(crate) passive: Passive,
+    pub(crate) served: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    /// Distinguishes endpoints within the process, for a request's list of those already tried.
+    pub(crate) uid: u64,
+    origin: Instant,
+    clock: Arc<dyn Clock>,
+}
+
+impl Live {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // One fail_timeout of any sane length lies between the origin and now, as in nginx, where `checked` starts at 0.
+        Live {
+            in_flight: AtomicU32::new(0),
+            passive: Passive::default(),
+            served: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            uid: NEXT.fetch_add(1, Ordering::Relaxed),
+            origin: clock.now(),
+            clock,
+        }
+    }
+
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Milliseconds since the origin.
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.clock.now().saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn release(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live").field("in_flight", &self.in_flight()).field("fails", &self.passive.fails()).finish()
+    }
+}
+
+/// Settings and live state together: what a view holds and a policy sees as a candidate.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) settings: Settings,
+    pub(crate) live: Arc<Live>,
+}
+
+impl Member {
+    /// May a policy choose it now? The one place where health, intent and limits are tested.
+    pub(crate) fn is_eligible(&self, alone: bool) -> bool {
+        self.settings.intent == Intent::Ready && self.can_serve(alone)
+    }
+
+    /// As [`Member::is_eligible`], for a request that is bound to this endpoint.
+    pub(crate) fn is_eligible_when_bound(&self, alone: bool) -> bool {
+        self.settings.intent != Intent::Maintain && self.can_serve(alone)
+    }
+
+    fn can_serve(&self, alone: bool) -> bool {
+        let limit = self.settings.max_in_flight;
+        (limit == 0 || self.live.in_flight() < limit)
+            && (alone || !self.live.passive.is_ejected(self.settings.rule, || self.live.now_ms()))
+    }
+
+    /// Takes a slot. False when the last one, or the only probe of an ejected endpoint, has just gone to another request.
+    pub(crate) fn acquire(&self, alone: bool) -> bool {
+        let limit = self.settings.max_in_flight;
+        let in_flight = &self.live.in_flight;
+        if limit == 0 {
+            in_flight.fetch_add(1, Ordering::Relaxed);
+        } else {
+            let below = |count| (count < limit).then_some(count + 1);
+            if in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_err() {
+                return false;
+            }
+        }
+        if alone || self.live.passive.choose(self.settings.rule, || self.live.now_ms()) {
+            return true;
+        }
+        self.live.release();
+        false
+    }
+}

@@ -1,0 +1,136 @@
+//! One backend in a cluster: its identity, its settings and its live state.
+//!
+//! Settings are values and change by replacement; live state belongs to the [`EndpointId`] and survives every change of
+//! membership or weight.
+
+mod id;
+mod lease;
+mod live;
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use id::{EndpointId, InvalidId};
+pub use lease::{Lease, Outcome};
+pub(crate) use live::{Live, Member};
+
+use crate::backend::HttpBackend;
+use crate::health::passive::Rule;
+
+/// A backend with an identity and the settings under which a cluster uses it.
+///
+/// The defaults are nginx's: weight 1, no limit in flight, `max_fails` 1, `fail_timeout` 10 s, not a backup.
+#[must_use]
+pub struct Endpoint<B = HttpBackend> {
+    pub(crate) settings: Settings,
+    pub(crate) backend: Arc<B>,
+}
+
+impl<B> Endpoint<B> {
+    /// An endpoint called `id` that is served by `backend`.
+    ///
+    /// # Errors
+    /// [`InvalidId`] when `id` cannot be an [`EndpointId`].
+    pub fn new(id: impl AsRef<str>, backend: B) -> Result<Self, InvalidId> {
+        let id = EndpointId::new(id.as_ref())?;
+        let placement = Arc::from(id.as_str());
+        Ok(Endpoint { settings: Settings::new(id, placement), backend: Arc::new(backend) })
+    }
+
+    /// The share of traffic against the other endpoints' weights. 0 counts as 1: to take an endpoint out, drain it.
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.settings.weight = NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN);
+        self
+    }
+
+    /// How many requests may be in flight at once; 0 is no limit (nginx: `max_conns`).
+    pub fn max_in_flight(mut self, limit: u32) -> Self {
+        self.settings.max_in_flight = limit;
+        self
+    }
+
+    /// How many failures eject the endpoint; 0 never ejects (nginx: `max_fails`). An endpoint that is alone in its
+    /// cluster is never ejected.
+    pub fn max_fails(mut self, fails: u32) -> Self {
+        self.settings.rule.max_fails = fails;
+        self
+    }
+
+    /// Both the time in which `max_fails` are counted and the time of an ejection (nginx: `fail_timeout`).
+    pub fn fail_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.rule = Rule::new(self.settings.rule.max_fails, timeout);
+        self
+    }
+
+    /// A backup is used when no primary endpoint is left.
+    pub fn backup(mut self, backup: bool) -> Self {
+        self.settings.backup = backup;
+        self
+    }
+
+    /// What the operator wants of the endpoint from the start. nginx's `down` is [`Intent::Maintain`].
+    pub fn intent(mut self, intent: Intent) -> Self {
+        self.settings.intent = intent;
+        self
+    }
+
+    /// The name under which hash policies place keys on the endpoint: by default its address as written, or its id for a
+    /// backend of the host's own. `Hash::consistent` splits it into host and port as nginx does, and endpoints with equal
+    /// names share their points.
+    pub fn placement(mut self, name: impl AsRef<str>) -> Self {
+        self.settings.placement = Arc::from(name.as_ref());
+        self
+    }
+
+    /// The endpoint's id.
+    pub fn id(&self) -> &EndpointId {
+        &self.settings.id
+    }
+}
+
+impl<B> fmt::Debug for Endpoint<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Endpoint").field(&self.settings).finish()
+    }
+}
+
+/// What the operator wants of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Intent {
+    /// Serve everything.
+    #[default]
+    Ready,
+    /// Serve only sessions that are bound to it; new ones go elsewhere.
+    Drain,
+    /// Serve nothing, but keep the place in the mapping of the hash policies (nginx: `down`).
+    Maintain,
+}
+
+/// The settings of an endpoint, without its backend.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) id: EndpointId,
+    pub(crate) placement: Arc<str>,
+    pub(crate) weight: NonZeroU32,
+    pub(crate) max_in_flight: u32,
+    pub(crate) rule: Rule,
+    pub(crate) backup: bool,
+    pub(crate) intent: Intent,
+}
+
+impl Settings {
+    fn new(id: EndpointId, placement: Arc<str>) -> Self {
+        Settings {
+            id,
+            placement,
+            weight: NonZeroU32::MIN,
+            max_in_flight: 0,
+            rule: Rule::new(1, Duration::from_secs(10)),
+            backup: false,
+            intent: Intent::Ready,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! An nginx configuration, read.
