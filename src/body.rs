@@ -9,14 +9,17 @@ use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
+use tokio::time::Sleep;
 
-use crate::endpoint::Lease;
+use crate::endpoint::{Lease, Outcome};
 
 /// Any error, boxed: what a streamed body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -34,6 +37,11 @@ pub struct Body {
     kind: Kind,
     on_end: Option<Arc<dyn OnEnd>>,
     lease: Option<Lease>,
+    activity: Option<Arc<Activity>>,
+    stall: Stall,
+    /// How many bytes may still come; more is an error.
+    allowance: u64,
+    drop_trailers: bool,
 }
 
 enum Kind {
@@ -53,7 +61,15 @@ pub(crate) trait OnEnd: Send + Sync {
 impl Body {
     /// A body of no bytes.
     pub const fn empty() -> Self {
-        Body { kind: Kind::Empty, on_end: None, lease: None }
+        Body {
+            kind: Kind::Empty,
+            on_end: None,
+            lease: None,
+            activity: None,
+            stall: Stall::NEVER,
+            allowance: u64::MAX,
+            drop_trailers: false,
+        }
     }
 
     /// Wraps any body. A [`Body`] or hyper's `Incoming` passes as it is; anything else is boxed.
@@ -105,10 +121,67 @@ impl Body {
         self
     }
 
-    /// Keeps `lease` until this body is over.
+    /// Keeps `lease` until this body is over. A body that fails before its end counts against the endpoint.
     pub(crate) fn hold(mut self, lease: Lease) -> Self {
         self.lease = (!self.is_end_stream()).then_some(lease);
         self
+    }
+
+    /// Fails the body when its source keeps the reader waiting for longer than `limit` at a stretch. Time that the reader
+    /// itself takes does not count.
+    pub(crate) fn stall_after(mut self, limit: Duration) -> Self {
+        self.stall.limit = Some(limit);
+        self
+    }
+
+    /// Fails the body when more than `bytes` come.
+    pub(crate) fn at_most(mut self, bytes: u64) -> Self {
+        self.allowance = bytes;
+        self
+    }
+
+    /// Ends the body before its trailers. A proxy must not merge them into a head, and nginx and Envoy drop them too.
+    pub(crate) fn without_trailers(mut self) -> Self {
+        self.drop_trailers = true;
+        self
+    }
+
+    /// A count of the pieces read from this body, for whoever waits until its sender is done; none for a body whose bytes
+    /// are all here.
+    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports watch uploads"))]
+    pub(crate) fn watch(&mut self) -> Option<Arc<Activity>> {
+        (!matches!(self.kind, Kind::Empty | Kind::Full(_))).then(|| Arc::clone(self.activity.get_or_insert_default()))
+    }
+
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.kind {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(bytes) => match std::mem::take(bytes) {
+                bytes if bytes.is_empty() => Poll::Ready(None),
+                bytes => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            },
+            #[cfg(any(feature = "client", feature = "server", feature = "test-util"))]
+            Kind::Incoming(incoming) => {
+                Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    /// Applies the limits to what came.
+    fn admit(&mut self, frame: Option<Result<Frame<Bytes>, BoxError>>) -> Option<Result<Frame<Bytes>, BoxError>> {
+        match &frame {
+            Some(Ok(frame)) if self.drop_trailers && frame.is_trailers() => return None,
+            Some(Ok(frame)) if self.allowance != u64::MAX => {
+                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                match self.allowance.checked_sub(length) {
+                    Some(rest) => self.allowance = rest,
+                    None => return Some(Err(TooLarge.into())),
+                }
+            }
+            _ => {}
+        }
+        frame
     }
 
     fn finish(&mut self, whole: bool) {
@@ -125,21 +198,23 @@ impl HttpBody for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        let frame = match &mut this.kind {
-            Kind::Empty => None,
-            Kind::Full(bytes) => match std::mem::take(bytes) {
-                bytes if bytes.is_empty() => None,
-                bytes => Some(Ok(Frame::data(bytes))),
-            },
-            #[cfg(any(feature = "client", feature = "server", feature = "test-util"))]
-            Kind::Incoming(incoming) => {
-                ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(Into::into))
-            }
-            Kind::Boxed(body) => ready!(Pin::new(body).poll_frame(cx)),
+        let frame = match this.poll_source(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => Some(Err(ready!(this.stall.poll(cx)).into())),
         };
+        this.stall.progress();
+        let frame = this.admit(frame);
+        if let Some(activity) = &this.activity {
+            activity.0.fetch_add(1, Ordering::Relaxed);
+        }
         match &frame {
             None => this.finish(true),
-            Some(Err(_)) => this.finish(false),
+            Some(Err(_)) => {
+                if let Some(lease) = &mut this.lease {
+                    lease.set_outcome(Outcome::Failure);
+                }
+                this.finish(false);
+            }
             Some(Ok(_)) if this.is_end_stream() => this.finish(true),
             Some(Ok(_)) => {}
         }
@@ -181,7 +256,15 @@ impl Default for Body {
 
 impl From<Kind> for Body {
     fn from(kind: Kind) -> Self {
-        Body { kind, on_end: None, lease: None }
+        Body {
+            kind,
+            on_end: None,
+            lease: None,
+            activity: None,
+            stall: Stall::NEVER,
+            allowance: u64::MAX,
+            drop_trailers: false,
+        }
     }
 }
 
@@ -227,6 +310,57 @@ impl fmt::Debug for Body {
             Kind::Boxed(_) => "streamed",
         };
         f.debug_struct("Body").field("kind", &kind).field("size", &self.size_hint()).finish()
+    }
+}
+
+/// How much of a body was read.
+#[derive(Debug, Default)]
+pub(crate) struct Activity(AtomicUsize);
+
+impl Activity {
+    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports watch uploads"))]
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Watches for a source that has gone silent. Makes its timer only when a reader has to wait.
+struct Stall {
+    limit: Option<Duration>,
+    timer: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+}
+
+/// What a body fails with when its source has gone silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no byte came for {0:?}")]
+pub struct Stalled(pub Duration);
+
+/// What a body fails with that is longer than it may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the body is too large")]
+pub struct TooLarge;
+
+impl Stall {
+    const NEVER: Stall = Stall { limit: None, timer: None, waiting: false };
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Stalled> {
+        let Some(limit) = self.limit else { return Poll::Pending };
+        let timer = match &mut self.timer {
+            Some(timer) => {
+                if !self.waiting {
+                    timer.set(tokio::time::sleep(limit));
+                }
+                timer
+            }
+            none => none.insert(Box::pin(tokio::time::sleep(limit))),
+        };
+        self.waiting = true;
+        timer.as_mut().poll(cx).map(|()| Stalled(limit))
+    }
+
+    fn progress(&mut self) {
+        self.waiting = false;
     }
 }
 

@@ -22,6 +22,11 @@ impl EndpointId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What the endpoint is known by in rendezvous hashing.
+    pub(crate) fn hash64(&self) -> u64 {
+        crate::hash::key64(self.0.as_bytes())
+    }
 }
 
 impl fmt::Display for EndpointId {

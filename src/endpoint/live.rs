@@ -68,11 +68,6 @@ impl Member {
         self.settings.intent == Intent::Ready && self.can_serve(alone)
     }
 
-    /// As [`Member::is_eligible`], for a request that is bound to this endpoint.
-    pub(crate) fn is_eligible_when_bound(&self, alone: bool) -> bool {
-        self.settings.intent != Intent::Maintain && self.can_serve(alone)
-    }
-
     fn can_serve(&self, alone: bool) -> bool {
         let limit = self.settings.max_in_flight;
         (limit == 0 || self.live.in_flight() < limit)

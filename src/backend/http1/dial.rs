@@ -1,0 +1,58 @@
+use std::io;
+
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, lookup_host};
+
+use super::pool::Slot;
+use super::{Address, Wire};
+use crate::body::{Body, BoxError};
+
+/// Makes a connection and starts the task that drives it. The task holds `slot` until the connection is over.
+pub(super) async fn dial(address: &Address, wire: Wire, slot: Slot) -> Result<SendRequest<Body>, BoxError> {
+    match address {
+        Address::Socket(socket) => handshake(prompt(TcpStream::connect(socket).await?)?, wire, slot).await,
+        Address::Name(host, port) => handshake(prompt(connect_any(host, *port).await?)?, wire, slot).await,
+        #[cfg(unix)]
+        Address::Unix(path) => handshake(tokio::net::UnixStream::connect(path).await?, wire, slot).await,
+        #[cfg(not(unix))]
+        Address::Unix(_) => Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+    }
+}
+
+/// The first of the host's addresses that takes the connection.
+async fn connect_any(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for socket in lookup_host((host, port)).await? {
+        match TcpStream::connect(socket).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Requests are written whole; waiting for more to fill a segment only delays them.
+fn prompt(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn handshake<T>(stream: T, wire: Wire, slot: Slot) -> Result<SendRequest<Body>, BoxError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(wire.max_headers)
+        .max_buf_size(wire.max_head_bytes)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection to a node ended");
+        }
+        drop(slot);
+    });
+    Ok(sender)
+}

@@ -1,0 +1,358 @@
+//! HTTP/1.1 to a node, over TCP or a unix socket.
+//!
+//! Built on hyper's connection-level client: this room decides which connection a request takes. Idle connections are kept
+//! per core, the most recently used first, so that a request finds one whose task runs on its own core, and surplus
+//! connections grow old and are closed. A Kylin node's Tomcat closes connections that are idle for 20 s; here they are
+//! dropped before, at 15 s, because a request that meets the closing cannot always be sent again.
+
+mod address;
+mod dial;
+mod pool;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode, header};
+use tokio::time::timeout;
+
+pub use address::{Address, InvalidAddress};
+
+use self::dial::dial;
+use self::pool::{Connection, Pool};
+use super::{Backend, Phase, SendError};
+use crate::body::{Activity, Body};
+use crate::clock::{Clock, SystemClock};
+use crate::endpoint::{Endpoint, InvalidId};
+
+/// How long to wait for a node. A request may carry other values than its backend's in its extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// For a connection to be made. Default 5 s: within one data centre a connection takes milliseconds or never comes, and
+    /// another node is waiting.
+    pub connect: Duration,
+    /// From the last byte of the request until the head of the answer. Default 310 s, because a Kylin 5 query may take
+    /// 300 s (`kylin.query.timeout-seconds`).
+    pub head: Duration,
+    /// Between two pieces of the answer's body. Default 60 s: a node begins to answer when the result is complete.
+    pub body: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts { connect: Duration::from_secs(5), head: Duration::from_secs(310), body: Duration::from_secs(60) }
+    }
+}
+
+/// A node reached over HTTP/1.1. Clones share the connections.
+///
+/// Connections are driven by tasks on the runtime in which they were made, so requests must be sent from within a tokio
+/// runtime.
+#[derive(Clone)]
+pub struct HttpBackend {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    address: Address,
+    timeouts: Timeouts,
+    wire: Wire,
+    pool: Arc<Pool>,
+    clock: Arc<dyn Clock>,
+}
+
+/// Limits on what is accepted from a node.
+#[derive(Debug, Clone, Copy)]
+struct Wire {
+    max_headers: usize,
+    max_head_bytes: usize,
+}
+
+impl HttpBackend {
+    /// A node at `address`, with the defaults of [`HttpBackend::builder`].
+    ///
+    /// # Errors
+    /// [`InvalidAddress`] says what was expected.
+    pub fn new(address: &str) -> Result<Self, InvalidAddress> {
+        Ok(Self::builder(address)?.build())
+    }
+
+    /// A builder for a node at `address`: `host:port`, `1.2.3.4:port`, `[v6]:port` or `unix:/path`. A host name is looked
+    /// up for every new connection.
+    ///
+    /// # Errors
+    /// [`InvalidAddress`] says what was expected.
+    pub fn builder(address: &str) -> Result<HttpBackendBuilder, InvalidAddress> {
+        Ok(HttpBackendBuilder {
+            address: address.parse()?,
+            timeouts: Timeouts::default(),
+            idle_timeout: Duration::from_secs(15),
+            max_idle: 64,
+            max_connections: 0,
+            wire: Wire { max_headers: 128, max_head_bytes: 64 * 1024 },
+            clock: Arc::new(SystemClock),
+        })
+    }
+
+    /// Where the node is.
+    pub fn address(&self) -> &Address {
+        &self.inner.address
+    }
+
+    /// Connections open to the node now, idle ones included.
+    pub fn connections(&self) -> usize {
+        self.inner.pool.open()
+    }
+}
+
+impl Backend for HttpBackend {
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, SendError> {
+        let Inner { timeouts, pool, clock, .. } = &*self.inner;
+        let timeouts = request.extensions().get::<Timeouts>().copied().unwrap_or(*timeouts);
+        // A request that a dying idle connection gives back unsent goes on to the next one. Each of those is used up by
+        // it, so this ends with a fresh connection at the latest.
+        while let Some(connection) = pool.take(clock.now()) {
+            match self.exchange(connection, request, timeouts).await {
+                Err(mut error) if error.phase() == Phase::Refused => match error.take_request() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(error),
+                },
+                done => return done,
+            }
+        }
+        match self.connect(timeouts.connect).await {
+            Ok(connection) => self.exchange(connection, request, timeouts).await,
+            Err(error) => Err(error.with_request(request)),
+        }
+    }
+}
+
+impl HttpBackend {
+    async fn connect(&self, limit: Duration) -> Result<Arc<Connection>, SendError> {
+        let Inner { address, wire, pool, clock, .. } = &*self.inner;
+        let Some(slot) = pool.open_slot() else {
+            return Err(SendError::new(Phase::Limit, "every allowed connection is in use"));
+        };
+        match timeout(limit, dial(address, *wire, slot)).await {
+            Ok(Ok(sender)) => Ok(Connection::new(sender, pool, clock)),
+            Ok(Err(error)) => Err(SendError::new(Phase::Connect, error)),
+            Err(elapsed) => Err(SendError::new(Phase::ConnectTimeout, elapsed)),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        mut connection: Arc<Connection>,
+        mut request: Request<Body>,
+        timeouts: Timeouts,
+    ) -> Result<Response<Body>, SendError> {
+        let upload = request.body_mut().watch();
+        let sent = match Arc::get_mut(&mut connection) {
+            Some(connection) => connection.sender.try_send_request(request),
+            None => return Err(SendError::new(Phase::Refused, "the connection is in use").with_request(request)),
+        };
+        let response = match head_in_time(sent, timeouts.head, upload).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(mut error)) => {
+                return Err(match error.take_message() {
+                    Some(unsent) => SendError::new(Phase::Refused, error.into_error()).with_request(unsent),
+                    None => failure(error.into_error()),
+                });
+            }
+            Err(elapsed) => return Err(SendError::new(Phase::HeadTimeout, elapsed)),
+        };
+        check(&response)?;
+        let reusable = connection;
+        Ok(response.map(|incoming| Body::from(incoming).stall_after(timeouts.body).on_end(reusable)))
+    }
+}
+
+/// Waits for the head of an answer; the time runs from the last progress of the upload.
+async fn head_in_time<F: Future>(
+    head: F,
+    limit: Duration,
+    upload: Option<Arc<Activity>>,
+) -> Result<F::Output, tokio::time::error::Elapsed> {
+    let Some(upload) = upload else { return timeout(limit, head).await };
+    let mut head = std::pin::pin!(head);
+    let mut seen = upload.count();
+    loop {
+        match timeout(limit, head.as_mut()).await {
+            Err(_) if upload.count() != seen => seen = upload.count(),
+            done => return done,
+        }
+    }
+}
+
+fn failure(error: hyper::Error) -> SendError {
+    let phase = if error.is_user() {
+        Phase::RequestBody
+    } else if error.is_parse() {
+        Phase::Invalid
+    } else {
+        Phase::Broken
+    };
+    SendError::new(phase, error)
+}
+
+/// Refuses answers that another HTTP parser might read otherwise (RFC 9112, 6.1 and 6.3). hyper itself rejects conflicting
+/// or malformed lengths; it takes unknown transfer codings for a body that ends with the connection.
+fn check<B>(response: &Response<B>) -> Result<(), SendError> {
+    let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = |coding: &http::HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.next().is_some_and(|coding| !chunked(coding)) || codings.next().is_some() {
+        return Err(SendError::new(Phase::Invalid, "transfer-encoding is not exactly \"chunked\""));
+    }
+    // No request of ours asks for an upgrade.
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(SendError::new(Phase::Invalid, "status 101 without a request to upgrade"));
+    }
+    Ok(())
+}
+
+impl fmt::Debug for HttpBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { address, timeouts, .. } = &*self.inner;
+        f.debug_struct("HttpBackend").field("address", address).field("timeouts", timeouts).finish_non_exhaustive()
+    }
+}
+
+/// Collects what an [`HttpBackend`] may be tuned by.
+#[derive(Debug)]
+#[must_use]
+pub struct HttpBackendBuilder {
+    address: Address,
+    timeouts: Timeouts,
+    idle_timeout: Duration,
+    max_idle: usize,
+    max_connections: usize,
+    wire: Wire,
+    clock: Arc<dyn Clock>,
+}
+
+impl HttpBackendBuilder {
+    /// Sets all three timeouts.
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// See [`Timeouts::connect`].
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.connect = timeout;
+        self
+    }
+
+    /// See [`Timeouts::head`].
+    pub fn head_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.head = timeout;
+        self
+    }
+
+    /// See [`Timeouts::body`].
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.body = timeout;
+        self
+    }
+
+    /// For how long an idle connection may be used again. Default 15 s; Kylin's Tomcat closes at 20 s.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
+    /// How many idle connections are kept per core (nginx: `keepalive`, per worker); 0 makes a new connection for every
+    /// request. Default 64.
+    pub fn max_idle(mut self, connections: usize) -> Self {
+        self.max_idle = connections;
+        self
+    }
+
+    /// How many connections may be open at once, idle ones included; 0, the default, is no limit. Requests beyond it fail
+    /// with [`Phase::Limit`]; [`Endpoint::max_in_flight`] is the gentler limit, since policies know of it.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// The most header fields that an answer may have. Default 128.
+    pub fn max_headers(mut self, fields: usize) -> Self {
+        self.wire.max_headers = fields;
+        self
+    }
+
+    /// The most bytes that the head of an answer may have, at least 8 KiB. Default 64 KiB.
+    pub fn max_head_bytes(mut self, bytes: usize) -> Self {
+        self.wire.max_head_bytes = bytes.max(8192);
+        self
+    }
+
+    /// Sets where time comes from, for the age of idle connections.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Builds the backend. No connection is made yet.
+    pub fn build(self) -> HttpBackend {
+        let HttpBackendBuilder { address, timeouts, wire, clock, .. } = self;
+        let pool = Pool::new(self.max_idle, self.idle_timeout, self.max_connections);
+        HttpBackend { inner: Arc::new(Inner { address, timeouts, wire, pool: Arc::new(pool), clock }) }
+    }
+}
+
+impl Endpoint<HttpBackend> {
+    /// An endpoint called `id` at `address` (see [`HttpBackend::builder`]), which is also its placement name.
+    ///
+    /// # Errors
+    /// [`InvalidEndpoint`] when the id or the address is not valid.
+    pub fn http(id: impl AsRef<str>, address: &str) -> Result<Self, InvalidEndpoint> {
+        Ok(Endpoint::new(id, HttpBackend::new(address)?)?.placement(address))
+    }
+}
+
+/// Why an endpoint was not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidEndpoint {
+    /// The id is not valid.
+    #[error(transparent)]
+    Id(#[from] InvalidId),
+    /// The address is not valid.
+    #[error(transparent)]
+    Address(#[from] InvalidAddress),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(fields: &[(&str, &str)]) -> Response<()> {
+        let mut response = Response::new(());
+        for (name, value) in fields {
+            response
+                .headers_mut()
+                .append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        response
+    }
+
+    #[test]
+    fn refuses_transfer_codings_that_parsers_disagree_on() {
+        assert!(check(&answer(&[])).is_ok());
+        assert!(check(&answer(&[("transfer-encoding", "Chunked")])).is_ok());
+        for bad in ["chunked, chunked", "gzip, chunked", "xchunked", "identity", ",chunked", "chunked;q=1", ""] {
+            let error = check(&answer(&[("transfer-encoding", bad)])).unwrap_err();
+            assert_eq!(error.phase(), Phase::Invalid, "{bad}");
+        }
+        assert!(check(&answer(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")])).is_err());
+    }
+
+    #[test]
+    fn refuses_an_upgrade_that_nobody_asked_for() {
+        let mut response = answer(&[("upgrade", "websocket")]);
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        assert_eq!(check(&response).unwrap_err().phase(), Phase::Invalid);
+    }
+}

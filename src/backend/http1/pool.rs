@@ -1,0 +1,139 @@
+//! Idle connections, a stack of them per core.
+
+use std::cell::Cell;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::http1::SendRequest;
+use parking_lot::Mutex;
+
+use crate::body::{Body, OnEnd};
+use crate::clock::Clock;
+
+pub(super) struct Pool {
+    shards: Box<[Shard]>,
+    max_idle: usize,
+    idle_timeout: Duration,
+    open: AtomicUsize,
+    max_open: usize,
+}
+
+/// The idle connections of the threads that share an index, oldest first.
+#[derive(Default)]
+#[repr(align(128))]
+struct Shard(Mutex<Vec<Idle>>);
+
+struct Idle {
+    connection: Arc<Connection>,
+    since: Instant,
+}
+
+/// A connection that a request has to itself until the body of its answer ends.
+pub(super) struct Connection {
+    pub(super) sender: SendRequest<Body>,
+    /// Weak, so that a pool that nobody sends with closes its connections.
+    pool: Weak<Pool>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Connection {
+    pub(super) fn new(sender: SendRequest<Body>, pool: &Arc<Pool>, clock: &Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Connection { sender, pool: Arc::downgrade(pool), clock: Arc::clone(clock) })
+    }
+}
+
+impl OnEnd for Connection {
+    /// The answer has been read to its end: the connection can carry the next request. After anything else it is dropped,
+    /// which closes it.
+    fn on_end(self: Arc<Self>, whole: bool) {
+        if let Some(pool) = self.pool.upgrade().filter(|_| whole && !self.sender.is_closed()) {
+            let now = self.clock.now();
+            pool.put(self, now);
+        }
+    }
+}
+
+/// The right to have one connection open.
+pub(super) struct Slot(Arc<Pool>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pool {
+    pub(super) fn new(max_idle: usize, idle_timeout: Duration, max_open: usize) -> Self {
+        let cores = available_parallelism().map_or(1, NonZeroUsize::get).next_power_of_two();
+        Pool {
+            shards: std::iter::repeat_with(Shard::default).take(cores).collect(),
+            max_idle,
+            idle_timeout,
+            open: AtomicUsize::new(0),
+            max_open,
+        }
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// None when the limit is reached.
+    pub(super) fn open_slot(self: &Arc<Self>) -> Option<Slot> {
+        if self.open.fetch_add(1, Ordering::Relaxed) < self.max_open || self.max_open == 0 {
+            return Some(Slot(Arc::clone(self)));
+        }
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+
+    /// The most recently used connection of this core that is ready, if there is one.
+    pub(super) fn take(&self, now: Instant) -> Option<Arc<Connection>> {
+        let mut stack = self.shard().0.lock();
+        let mut place = stack.len();
+        while place > 0 {
+            place -= 1;
+            if now.saturating_duration_since(stack[place].since) > self.idle_timeout {
+                // All below are older still.
+                drop(stack.drain(..=place));
+                return None;
+            }
+            let sender = &stack[place].connection.sender;
+            if sender.is_ready() {
+                return Some(stack.remove(place).connection);
+            }
+            // Not ready and not closed: it still sends the rest of a request that was answered early.
+            if sender.is_closed() {
+                stack.remove(place);
+            }
+        }
+        None
+    }
+
+    fn put(&self, connection: Arc<Connection>, now: Instant) {
+        let mut stack = self.shard().0.lock();
+        if stack.len() >= self.max_idle {
+            if self.max_idle == 0 {
+                return;
+            }
+            stack.remove(0);
+        }
+        stack.push(Idle { connection, since: now });
+    }
+
+    fn shard(&self) -> &Shard {
+        &self.shards[thread_index() & (self.shards.len() - 1)]
+    }
+}
+
+/// A small number that stays the same for the life of a thread.
+fn thread_index() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static INDEX: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed));
+    }
+    INDEX.try_with(Cell::get).unwrap_or(0)
+}

@@ -1,0 +1,249 @@
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::endpoint::{EndpointId, Lease, Member};
+use crate::hash;
+use crate::view::Layout;
+
+/// How many turns are taken in search of an eligible endpoint before all are looked at in order.
+const TURNS: usize = 64;
+
+/// The endpoints of a group that a policy chooses from, in configuration order, with those that cannot serve in their
+/// places: a hash policy needs the whole list to keep its mapping.
+#[derive(Clone, Copy)]
+pub struct Candidates<'c> {
+    layout: &'c Layout,
+    tried: &'c Tried,
+    table: Option<&'c (dyn Any + Send + Sync)>,
+}
+
+impl<'c> Candidates<'c> {
+    pub(crate) fn new(layout: &'c Layout, tried: &'c Tried) -> Self {
+        Candidates { layout, tried, table: layout.table.as_deref() }
+    }
+
+    /// How many endpoints there are, eligible or not.
+    pub fn len(&self) -> usize {
+        self.layout.members.len()
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.layout.members.is_empty()
+    }
+
+    /// The endpoint at `index` of the configuration order, eligible or not.
+    ///
+    /// # Panics
+    /// When `index` is not below [`len`](Self::len).
+    pub fn at(&self, index: usize) -> Candidate<'c> {
+        Candidate { index, member: &self.layout.members[index] }
+    }
+
+    /// Every endpoint, eligible or not.
+    pub fn all(&self) -> impl ExactSizeIterator<Item = Candidate<'c>> + use<'c> {
+        let layout = self.layout;
+        layout.members.iter().enumerate().map(|(index, member)| Candidate { index, member })
+    }
+
+    /// The endpoints that can serve now.
+    pub fn iter(&self) -> impl Iterator<Item = Candidate<'c>> + use<'c> {
+        let this = *self;
+        this.all().filter(move |candidate| this.is_eligible(*candidate))
+    }
+
+    /// May `candidate` serve this request now: it is ready, not ejected, not full, and was not tried before?
+    pub fn is_eligible(&self, candidate: Candidate<'c>) -> bool {
+        candidate.member.is_eligible(self.layout.alone) && !self.tried.contains(candidate.member)
+    }
+
+    /// The sum of all weights, of endpoints that cannot serve too.
+    pub fn total_weight(&self) -> u64 {
+        self.layout.weight_until.last().copied().unwrap_or(0)
+    }
+
+    /// The endpoint that owns unit `unit` of the total weight, when each owns as many units in a row as it has weight.
+    ///
+    /// # Panics
+    /// When `unit` is not below [`total_weight`](Self::total_weight).
+    pub fn at_weight(&self, unit: u64) -> Candidate<'c> {
+        self.at(self.layout.weight_until.partition_point(|until| *until <= unit))
+    }
+
+    /// Takes a turn: the next endpoint in smooth weighted round-robin order, eligible or not. None when no endpoint is
+    /// ready. All policies of a cluster share the turns.
+    pub fn take_turn(&self) -> Option<Candidate<'c>> {
+        self.layout.take_turn().map(|index| self.at(index))
+    }
+
+    /// The next eligible endpoint in smooth weighted round-robin order.
+    ///
+    /// A turn that falls on an endpoint that cannot serve is given up for good and the next is taken. So the share of a
+    /// dead endpoint is spread over all others by weight; walking on to its neighbour would double that one's load.
+    pub fn next_in_order(&self) -> Option<Candidate<'c>> {
+        for _ in 0..self.layout.order.len().min(TURNS) {
+            let candidate = self.take_turn()?;
+            if self.is_eligible(candidate) {
+                return Some(candidate);
+            }
+        }
+        self.iter().next()
+    }
+
+    /// Draws an endpoint at random by weight, from those that are ready.
+    pub fn draw(&self) -> Option<Candidate<'c>> {
+        let order = &self.layout.order;
+        (!order.is_empty()).then(|| self.at(order[fastrand::usize(..order.len())] as usize))
+    }
+
+    /// The eligible endpoint on which `key` has the highest rendezvous score (Thaler and Ravishankar 1998, weighted as in
+    /// the CRUSH-like logarithmic method). Every front end finds the same, and an endpoint that leaves moves only its own
+    /// keys. Placement goes by id and weight; order and address play no part.
+    pub fn rendezvous(&self, key: &[u8]) -> Option<Candidate<'c>> {
+        let key = hash::key64(key);
+        let cost = |candidate: &Candidate<'c>| {
+            let score = hash::neg_log2(hash::mix(key, candidate.member.settings.id.hash64()));
+            // The lowest of -log2(u)/weight wins; 2^96 keeps the division exact enough for weights up to 2^32.
+            (u128::from(score) << 64) / u128::from(candidate.weight())
+        };
+        self.iter().min_by_key(cost)
+    }
+
+    /// What the policy prepared for this view.
+    pub fn table<T: 'static>(&self) -> Option<&'c T> {
+        self.table?.downcast_ref()
+    }
+
+    pub(crate) fn with_table(mut self, table: &'c Table) -> Self {
+        self.table = table.0.as_deref();
+        self
+    }
+}
+
+impl fmt::Debug for Candidates<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.all()).finish()
+    }
+}
+
+/// One endpoint that a policy may choose.
+#[derive(Clone, Copy)]
+pub struct Candidate<'c> {
+    index: usize,
+    member: &'c Arc<Member>,
+}
+
+impl<'c> Candidate<'c> {
+    /// Its position in configuration order.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &'c EndpointId {
+        &self.member.settings.id
+    }
+
+    /// Its weight, at least 1.
+    pub fn weight(&self) -> u32 {
+        self.member.settings.weight.get()
+    }
+
+    /// How many requests are in flight on it.
+    pub fn in_flight(&self) -> u32 {
+        self.member.live.in_flight()
+    }
+
+    /// The name that places it on a hash ring: see [`Endpoint::placement`](crate::Endpoint::placement).
+    pub fn placement(&self) -> &'c str {
+        &self.member.settings.placement
+    }
+
+    pub(crate) fn member(&self) -> &'c Arc<Member> {
+        self.member
+    }
+}
+
+impl PartialEq for Candidate<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(&**self.member, &**other.member)
+    }
+}
+
+impl Eq for Candidate<'_> {}
+
+impl fmt::Debug for Candidate<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Candidate").field("id", self.id()).field("in_flight", &self.in_flight()).finish_non_exhaustive()
+    }
+}
+
+/// What a policy derived from the members of a view: see [`Balancer::prepare`](super::Balancer::prepare).
+#[derive(Default)]
+pub struct Table(Option<Box<dyn Any + Send + Sync>>);
+
+impl Table {
+    /// Nothing to keep.
+    pub const fn none() -> Self {
+        Table(None)
+    }
+
+    /// Keeps `table` with the view.
+    pub fn new<T: Send + Sync + 'static>(table: T) -> Self {
+        Table(Some(Box::new(table)))
+    }
+
+    pub(crate) fn into_inner(self) -> Option<Box<dyn Any + Send + Sync>> {
+        self.0
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Table").field(&self.0.is_some()).finish()
+    }
+}
+
+/// The endpoints on which a request was tried already. Allocates from the fifth on.
+#[derive(Debug, Default)]
+pub struct Tried {
+    first: [u64; 4],
+    count: usize,
+    more: Vec<u64>,
+}
+
+impl Tried {
+    /// None yet.
+    pub fn none() -> Self {
+        Tried::default()
+    }
+
+    /// Adds the endpoint of `lease`.
+    pub fn add(&mut self, lease: &Lease) {
+        self.insert(lease.uid());
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub(crate) fn insert(&mut self, uid: u64) {
+        match self.first.get_mut(self.count) {
+            Some(slot) => *slot = uid,
+            None => self.more.push(uid),
+        }
+        self.count += 1;
+    }
+
+    fn contains(&self, member: &Member) -> bool {
+        let uid = member.live.uid;
+        self.first[..self.count.min(self.first.len())].contains(&uid) || self.more.contains(&uid)
+    }
+}

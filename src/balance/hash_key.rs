@@ -1,0 +1,86 @@
+use super::ketama::Ring;
+use super::{Balancer, Candidate, Candidates, HashKey, Table};
+use crate::hash::Crc32;
+use crate::request::RequestView;
+
+/// Draws after which nginx gives the hash up for round robin (ngx_http_upstream_hash_module.c).
+const DRAWS: u32 = 21;
+
+/// Places requests by a key of the host's choice, bit-exact with nginx.
+#[derive(Debug)]
+pub struct Hash {
+    key: Box<dyn HashKey>,
+    placement: Placement,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Placement {
+    Modulo,
+    Ring,
+}
+
+impl Hash {
+    /// nginx's `hash KEY` (as Cache::Memcached does it): CRC-32 modulo the total weight, drawn again where the endpoint
+    /// cannot serve. A change of membership remaps nearly all keys.
+    pub fn new(key: impl HashKey) -> Self {
+        Hash { key: Box::new(key), placement: Placement::Modulo }
+    }
+
+    /// nginx's `hash KEY consistent` (ketama, as Cache::Memcached::Fast does it): a ring of 160 points per unit of weight,
+    /// of which an endpoint that leaves gives up only its own.
+    ///
+    /// Where an endpoint cannot serve, the next on the ring does. nginx looks at 20 points for that and then falls to round
+    /// robin; this looks on until it finds another endpoint.
+    pub fn consistent(key: impl HashKey) -> Self {
+        Hash { key: Box::new(key), placement: Placement::Ring }
+    }
+
+    /// CRC-32 of `prefix` and the key; none for an empty key.
+    fn digest(&self, request: &RequestView<'_>, prefix: &[u8]) -> Option<u32> {
+        let mut crc = Crc32::default();
+        crc.update(prefix);
+        let mut empty = true;
+        self.key.feed(request, &mut |piece| {
+            empty &= piece.is_empty();
+            crc.update(piece);
+        });
+        (!empty).then(|| crc.finish())
+    }
+
+    fn modulo<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
+        let mut sum = 0_u32;
+        for rehash in 0..DRAWS {
+            let decimal = [b'0' + (rehash / 10) as u8, b'0' + (rehash % 10) as u8];
+            let prefix = match rehash {
+                0 => &[][..],
+                1..10 => &decimal[1..],
+                _ => &decimal[..],
+            };
+            sum = sum.wrapping_add((self.digest(request, prefix)? >> 16) & 0x7fff);
+            let candidate = from.at_weight(u64::from(sum) % from.total_weight());
+            if from.is_eligible(candidate) {
+                return Some(candidate);
+            }
+        }
+        None
+    }
+}
+
+impl Balancer for Hash {
+    fn pick<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
+        if from.len() < 2 {
+            return None;
+        }
+        match self.placement {
+            Placement::Modulo => self.modulo(request, from),
+            Placement::Ring => from.table::<Ring>()?.pick(self.digest(request, b"")?, from),
+        }
+    }
+
+    fn prepare(&self, members: &Candidates<'_>) -> Table {
+        match self.placement {
+            Placement::Modulo => Table::none(),
+            Placement::Ring => Table::new(Ring::of(members)),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The ring of `hash ... consistent`, point for point nginx's (ngx_http_upstream_init_chash).
+
+use std::collections::hash_map::Entry;
+
+use super::{Candidate, Candidates};
+use crate::hash::Crc32;
+
+/// Points per unit of weight.
+const POINTS: u32 = 160;
+
+/// A hash ring over the placement names of a view's members.
+#[derive(Debug)]
+pub(super) struct Ring {
+    /// Sorted by hash, each hash once.
+    points: Vec<Point>,
+    /// The members that share each name, in configuration order: a host name may stand for several addresses.
+    names: Vec<Vec<usize>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Point {
+    hash: u32,
+    name: u32,
+}
+
+impl Ring {
+    pub(super) fn of(members: &Candidates<'_>) -> Self {
+        let mut names: Vec<Vec<usize>> = Vec::new();
+        let mut known = ahash::AHashMap::new(); // only found in, never walked: its order decides nothing
+        let mut points = Vec::with_capacity(members.total_weight().min(1 << 20) as usize * POINTS as usize);
+        for member in members.all() {
+            let name = match known.entry(member.placement()) {
+                Entry::Occupied(name) => *name.get(),
+                Entry::Vacant(vacant) => {
+                    names.push(Vec::new());
+                    *vacant.insert(names.len() - 1)
+                }
+            };
+            names[name].push(member.index());
+            points.extend(points_of(member).map(|hash| Point { hash, name: name as u32 }));
+        }
+        points.sort_by_key(|point| point.hash); // stable: of equal hashes the first configured stays
+        points.dedup_by_key(|point| point.hash);
+        Ring { points, names }
+    }
+
+    /// The first eligible endpoint at or after `digest`.
+    pub(super) fn pick<'c>(&self, digest: u32, from: &Candidates<'c>) -> Option<Candidate<'c>> {
+        let start = self.points.partition_point(|point| point.hash < digest);
+        let (before, after) = self.points.split_at(start);
+        let mut refused = None;
+        for point in after.iter().chain(before).take(self.search_limit()) {
+            if refused == Some(point.name) {
+                continue;
+            }
+            if let Some(candidate) = self.serving(point.name, from) {
+                return Some(candidate);
+            }
+            refused = Some(point.name);
+        }
+        None
+    }
+
+    /// The eligible endpoint of a name; of several, each in turn.
+    fn serving<'c>(&self, name: u32, from: &Candidates<'c>) -> Option<Candidate<'c>> {
+        let members = &self.names[name as usize];
+        if let [only] = members[..] {
+            return Some(from.at(only)).filter(|candidate| from.is_eligible(*candidate));
+        }
+        let eligible = || members.iter().map(|index| from.at(*index)).filter(|candidate| from.is_eligible(*candidate));
+        // Taking turns goes by the shared order, which serves the members of one name evenly by weight.
+        let turn = (0..from.len()).filter_map(|_| from.take_turn()).find(|turn| eligible().any(|one| one == *turn));
+        turn.or_else(|| eligible().next())
+    }
+
+    /// Enough to meet every name with near certainty while some can serve, and an end when none can.
+    fn search_limit(&self) -> usize {
+        self.points.len().min(POINTS as usize * 20)
+    }
+}
+
+/// nginx's chain: each point is the CRC-32 of host, NUL, port and the previous point in little-endian order.
+fn points_of(member: Candidate<'_>) -> impl Iterator<Item = u32> {
+    let (host, port) = split(member.placement());
+    let mut base = Crc32::default();
+    base.update(host.as_bytes());
+    base.update(&[0]);
+    base.update(port.as_bytes());
+    let mut previous = 0_u32;
+    (0..u64::from(member.weight()) * u64::from(POINTS)).map(move |_| {
+        let mut crc = base.clone();
+        crc.update(&previous.to_le_bytes());
+        previous = crc.finish();
+        previous
+    })
+}
+
+/// A server's name as nginx splits it: trailing `:digits` is the port, a `unix:` prefix is left out.
+fn split(name: &str) -> (&str, &str) {
+    if let Some(prefix) = name.get(..5).filter(|prefix| prefix.eq_ignore_ascii_case("unix:")) {
+        return (&name[prefix.len()..], "");
+    }
+    match name.rfind(|c: char| !c.is_ascii_digit()) {
+        Some(colon) if name.as_bytes()[colon] == b':' && colon + 1 < name.len() => (&name[..colon], &name[colon + 1..]),
+        _ => (name, ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_names_as_nginx_does() {
+        assert_eq!(split("10.0.0.1:7070"), ("10.0.0.1", "7070"));
+        assert_eq!(split("kylin1"), ("kylin1", ""));
+        assert_eq!(split("kylin:"), ("kylin:", ""));
+        assert_eq!(split("[::1]:7070"), ("[::1]", "7070"));
+        assert_eq!(split("[::1]"), ("[::1]", ""));
+        assert_eq!(split("unix:/run/kylin.sock"), ("/run/kylin.sock", ""));
+        assert_eq!(split("7070"), ("7070", ""));
+    }
+}

@@ -1,0 +1,237 @@
+//! A set of endpoints behind one policy.
+
+mod builder;
+mod members;
+mod status;
+
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+pub use builder::ClusterBuilder;
+pub use status::{ClusterStatus, EndpointStatus};
+
+use self::members::Members;
+use crate::backend::HttpBackend;
+use crate::balance::{Balancer, Candidates, Tried};
+use crate::endpoint::{Endpoint, EndpointId, Intent, InvalidId, Lease};
+use crate::request::RequestView;
+use crate::view::{Group, Published};
+
+/// Endpoints, the policy that chooses among them, and their live state. Clones are handles to the same cluster.
+///
+/// Picks read an immutable view and take no lock. Changes of membership replace the view; they never disturb requests in
+/// flight, and what is known of an endpoint (its requests in flight, its failures) belongs to its id and stays.
+///
+/// ```
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use kylin_lb::balance::{LeastConn, Tried};
+/// use kylin_lb::{Cluster, Endpoint, RequestView};
+/// # struct Node;
+/// # impl kylin_lb::Backend for Node {
+/// #     async fn send(&self, _: http::Request<kylin_lb::Body>) -> Result<http::Response<kylin_lb::Body>, kylin_lb::SendError> {
+/// #         Ok(http::Response::default())
+/// #     }
+/// # }
+/// # let (node1, node2) = (Node, Node);
+///
+/// let cluster = Cluster::builder()
+///     .endpoint(Endpoint::new("q1", node1)?.weight(2))
+///     .endpoint(Endpoint::new("q2", node2)?)
+///     .balancer(LeastConn::new())
+///     .build()?;
+///
+/// let request = http::Request::get("/kylin/api/projects").body(())?;
+/// let client: std::net::IpAddr = "192.0.2.7".parse()?;
+/// let picked = cluster.pick(&RequestView::of(&request, client), &Tried::none())?;
+/// assert_eq!(picked.lease.endpoint().as_str(), "q1");
+/// assert_eq!(cluster.status().in_flight(), 1);
+/// drop(picked);
+/// assert_eq!(cluster.status().in_flight(), 0);
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run()).unwrap();
+/// ```
+pub struct Cluster<B = HttpBackend> {
+    inner: Arc<Inner<B>>,
+}
+
+struct Inner<B> {
+    view: Published<B>,
+    balancer: Arc<dyn Balancer>,
+    /// Taken by changes only, which so follow one another.
+    members: Mutex<Members<B>>,
+}
+
+/// What a pick yields: where to send the request, and the slot it takes.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Picked<B> {
+    /// Counts the request in flight until it is dropped.
+    pub lease: Lease,
+    /// What to send the request with.
+    pub backend: Arc<B>,
+}
+
+impl<B> Cluster<B> {
+    /// An empty builder: the policy is round robin until another is set.
+    pub fn builder() -> ClusterBuilder<B> {
+        ClusterBuilder::new()
+    }
+
+    /// Chooses an endpoint for `request` that is not in `tried`, and takes a slot on it.
+    ///
+    /// The policy chooses among the primary endpoints; where it abstains the next in round-robin order serves. When no
+    /// primary endpoint can, the same goes for the backups. Takes no lock and allocates nothing.
+    ///
+    /// # Errors
+    /// [`PickError`] when no endpoint can serve.
+    pub fn pick(&self, request: &RequestView<'_>, tried: &Tried) -> Result<Picked<B>, PickError> {
+        let view = self.inner.view.read();
+        self.pick_from(&view.primary, request, tried)
+            .or_else(|| self.pick_from(&view.backup, request, tried))
+            .ok_or_else(|| match view.primary.layout.members.len() + view.backup.layout.members.len() {
+                0 => PickError::Empty,
+                _ => PickError::NoneFit,
+            })
+    }
+
+    fn pick_from(&self, group: &Group<B>, request: &RequestView<'_>, tried: &Tried) -> Option<Picked<B>> {
+        if group.layout.members.is_empty() {
+            return None;
+        }
+        let candidates = Candidates::new(&group.layout, tried);
+        // A slot can be lost to a concurrent pick between the policy's look and the taking. Each round then sees that
+        // endpoint as full, so rounds are few; the bound is for an adversarial schedule.
+        for _ in 0..=2 * group.layout.members.len() {
+            let chosen = self
+                .inner
+                .balancer
+                .pick(request, &candidates)
+                .filter(|candidate| candidates.is_eligible(*candidate))
+                .or_else(|| candidates.next_in_order())?;
+            if chosen.member().acquire(group.layout.alone) {
+                let lease = Lease::of_acquired(Arc::clone(chosen.member()));
+                return Some(Picked { lease, backend: Arc::clone(&group.backends[chosen.index()]) });
+            }
+        }
+        None
+    }
+
+    /// Adds an endpoint at the end of the configuration order. One that was there before under the same id, and still has
+    /// requests in flight, keeps its live state.
+    ///
+    /// # Errors
+    /// [`ClusterError::Duplicate`] when the id is taken.
+    pub fn add(&self, endpoint: Endpoint<B>) -> Result<(), ClusterError> {
+        self.change(|members| members.add(endpoint))
+    }
+
+    /// Takes an endpoint out. Its requests in flight go on.
+    ///
+    /// # Errors
+    /// [`ClusterError::Unknown`] when there is no such endpoint.
+    pub fn remove(&self, id: &EndpointId) -> Result<(), ClusterError> {
+        self.change(|members| members.remove(id))
+    }
+
+    /// Replaces the whole membership in one step: endpoints whose ids stay keep their live state.
+    ///
+    /// # Errors
+    /// [`ClusterError::Duplicate`] when two have the same id; nothing is changed then.
+    pub fn replace(&self, endpoints: Vec<Endpoint<B>>) -> Result<(), ClusterError> {
+        self.change(|members| members.replace(endpoints))
+    }
+
+    /// Sets the weight of an endpoint; 0 counts as 1.
+    ///
+    /// # Errors
+    /// [`ClusterError::Unknown`] when there is no such endpoint.
+    pub fn set_weight(&self, id: &EndpointId, weight: u32) -> Result<(), ClusterError> {
+        self.change(|members| members.edit(id, |endpoint| endpoint.weight(weight)))
+    }
+
+    /// Lets an endpoint serve again after [`drain`](Self::drain) or [`maintain`](Self::maintain).
+    ///
+    /// # Errors
+    /// [`ClusterError::Unknown`] when there is no such endpoint.
+    pub fn ready(&self, id: &EndpointId) -> Result<(), ClusterError> {
+        self.change(|members| members.edit(id, |endpoint| endpoint.intent(Intent::Ready)))
+    }
+
+    /// Sends no new sessions to an endpoint; requests in flight go on.
+    ///
+    /// # Errors
+    /// [`ClusterError::Unknown`] when there is no such endpoint.
+    pub fn drain(&self, id: &EndpointId) -> Result<(), ClusterError> {
+        self.change(|members| members.edit(id, |endpoint| endpoint.intent(Intent::Drain)))
+    }
+
+    /// Sends nothing at all to an endpoint (nginx: `down`); requests in flight go on, and it keeps its place in the mapping
+    /// of the hash policies, so that the clients of other endpoints stay where they are.
+    ///
+    /// # Errors
+    /// [`ClusterError::Unknown`] when there is no such endpoint.
+    pub fn maintain(&self, id: &EndpointId) -> Result<(), ClusterError> {
+        self.change(|members| members.edit(id, |endpoint| endpoint.intent(Intent::Maintain)))
+    }
+
+    /// True when there is no second endpoint to try.
+    pub(crate) fn is_single(&self) -> bool {
+        let view = self.inner.view.read();
+        view.primary.layout.members.len() + view.backup.layout.members.len() < 2
+    }
+
+    /// How everything stands, as plain values.
+    pub fn status(&self) -> ClusterStatus {
+        let view = self.inner.view.read();
+        ClusterStatus::of(&view, &*self.inner.balancer)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Members<B>) -> Result<(), ClusterError>) -> Result<(), ClusterError> {
+        let mut members = self.inner.members.lock();
+        change(&mut members)?;
+        self.inner.view.publish(members.view(&*self.inner.balancer));
+        Ok(())
+    }
+}
+
+impl<B> Clone for Cluster<B> {
+    fn clone(&self) -> Self {
+        Cluster { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<B> fmt::Debug for Cluster<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("status", &self.status()).finish()
+    }
+}
+
+/// Why no endpoint was picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PickError {
+    /// The cluster has no endpoints.
+    #[error("the cluster has no endpoints")]
+    Empty,
+    /// Every endpoint is out of service, ejected, at its limit, or was tried already.
+    #[error("no endpoint can serve the request")]
+    NoneFit,
+}
+
+/// Why a cluster was not built or changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// Two endpoints with one id.
+    #[error("there is already an endpoint {0}")]
+    Duplicate(EndpointId),
+    /// No endpoint with this id.
+    #[error("there is no endpoint {0}")]
+    Unknown(EndpointId),
+    /// A text that cannot be an id.
+    #[error(transparent)]
+    InvalidId(#[from] InvalidId),
+}

@@ -1,0 +1,73 @@
+use std::sync::atomic::Ordering;
+
+use crate::balance::Balancer;
+use crate::endpoint::{EndpointId, Intent, Member};
+use crate::view::View;
+
+/// A cluster at one moment, as plain values for a host's status page or metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClusterStatus {
+    /// The policy, as its `Debug` shows it.
+    pub balancer: String,
+    /// In configuration order, primaries first.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// One endpoint at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndpointStatus {
+    /// Its id.
+    pub id: EndpointId,
+    /// Its weight.
+    pub weight: u32,
+    /// Is it a backup?
+    pub backup: bool,
+    /// What the operator wants of it.
+    pub intent: Intent,
+    /// Is it ejected for its failures?
+    pub ejected: bool,
+    /// Failures counted towards an ejection at present.
+    pub fails: u32,
+    /// Requests in flight.
+    pub in_flight: u32,
+    /// The most that may be in flight; 0 is no limit.
+    pub max_in_flight: u32,
+    /// Requests that have ended, whatever came of them, since the endpoint was first added.
+    pub served: u64,
+    /// Of those, the ones whose outcome was a failure.
+    pub failed: u64,
+}
+
+impl ClusterStatus {
+    /// Requests in flight on all endpoints.
+    pub fn in_flight(&self) -> u64 {
+        self.endpoints.iter().map(|endpoint| u64::from(endpoint.in_flight)).sum()
+    }
+
+    pub(super) fn of<B>(view: &View<B>, balancer: &dyn Balancer) -> Self {
+        let groups = [&view.primary.layout, &view.backup.layout];
+        let endpoints =
+            groups.iter().flat_map(|group| group.members.iter().map(|member| EndpointStatus::of(member, group.alone)));
+        ClusterStatus { balancer: format!("{balancer:?}"), endpoints: endpoints.collect() }
+    }
+}
+
+impl EndpointStatus {
+    fn of(member: &Member, alone: bool) -> Self {
+        let Member { settings, live } = member;
+        EndpointStatus {
+            id: settings.id.clone(),
+            weight: settings.weight.get(),
+            backup: settings.backup,
+            intent: settings.intent,
+            ejected: !alone && live.passive.is_ejected(settings.rule, || live.now_ms()),
+            fails: live.passive.fails(),
+            in_flight: live.in_flight(),
+            max_in_flight: settings.max_in_flight,
+            served: live.served.load(Ordering::Relaxed),
+            failed: live.failed.load(Ordering::Relaxed),
+        }
+    }
+}

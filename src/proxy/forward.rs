@@ -1,0 +1,164 @@
+//! The journey of one request.
+
+use std::error::Error as _;
+use std::time::Instant;
+
+use http::{Request, Response, Version, request};
+
+use super::answer::{Place, Refusal};
+use super::headers::{HeaderEdits, remove_hop_by_hop, set_forwarded};
+use super::{Inner, head, upload};
+use crate::backend::{Backend, Phase, SendError};
+use crate::balance::Tried;
+use crate::body::Body;
+use crate::cluster::Picked;
+use crate::endpoint::Outcome;
+use crate::request::{ClientAddr, RequestView};
+
+pub(super) async fn forward<B: Backend>(proxy: &Inner<B>, peer: ClientAddr, request: Request<Body>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let place = Place::of(&head);
+    match journey(proxy, peer, head, body).await {
+        Ok(mut answer) => {
+            remove_hop_by_hop(answer.headers_mut());
+            *answer.version_mut() = Version::HTTP_11;
+            answer
+        }
+        Err(refusal) => refusal.answer(&place),
+    }
+}
+
+async fn journey<B: Backend>(
+    proxy: &Inner<B>,
+    peer: ClientAddr,
+    mut head: request::Parts,
+    body: Body,
+) -> Result<Response<Body>, Refusal> {
+    head::check(&mut head)?;
+    let client = ready_headers(proxy, peer, &mut head);
+    let body = upload::read(body, &proxy.settings).await?;
+    let begun = proxy.settings.retry.within.map(|_| proxy.settings.clock.now());
+    Journey { proxy, client, tried: Tried::none(), begun, copy: None }.run(Request::from_parts(head, body)).await
+}
+
+/// Makes the head what the node is to see. Returns who the client is.
+fn ready_headers<B>(proxy: &Inner<B>, peer: ClientAddr, head: &mut request::Parts) -> ClientAddr {
+    let settings = &proxy.settings;
+    let client = settings.trusted.client(peer, &head.headers);
+    // First what belongs to the client's connection goes, then what we add comes: never the other way round.
+    remove_hop_by_hop(&mut head.headers);
+    if settings.forwarded_headers {
+        set_forwarded(&mut head.headers, peer, settings.trusted.trusts(peer), settings.secure);
+    }
+    if let Some(edits) = head.extensions.remove::<HeaderEdits>() {
+        edits.apply(&mut head.headers);
+    }
+    head.version = Version::HTTP_11;
+    client
+}
+
+/// The tries of one request.
+struct Journey<'p, B> {
+    proxy: &'p Inner<B>,
+    client: ClientAddr,
+    tried: Tried,
+    /// When the first try began, if retries are limited in time.
+    begun: Option<Instant>,
+    /// The head and body for another try after this one was sent, if there may be one.
+    copy: Option<Request<Body>>,
+}
+
+impl<B: Backend> Journey<'_, B> {
+    async fn run(mut self, mut request: Request<Body>) -> Result<Response<Body>, Refusal> {
+        let mut picked = self.pick(&request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
+        loop {
+            self.tried.add(&picked.lease);
+            self.copy = self.keep_copy(&request);
+            (picked, request) = match picked.backend.send(request).await {
+                Ok(answer) => match self.judge(picked, answer) {
+                    Verdict::Answer(answer) => return Ok(answer),
+                    Verdict::Again(next, copy) => (next, copy),
+                },
+                Err(error) => self.after_failure(picked, error)?,
+            }
+        }
+    }
+
+    fn pick(&self, request: &Request<Body>) -> Option<Picked<B>> {
+        let view = RequestView::of(request, self.client);
+        self.proxy.cluster.pick(&view, &self.tried).ok()
+    }
+
+    /// Another endpoint for `request`, when the limits of retries leave room for one.
+    fn pick_again(&self, request: &Request<Body>) -> Option<Picked<B>> {
+        let settings = &self.proxy.settings;
+        let retry = &settings.retry;
+        let in_time = match (retry.within, self.begun) {
+            (Some(limit), Some(begun)) => settings.clock.now().saturating_duration_since(begun) < limit,
+            _ => true,
+        };
+        let tries_left = retry.tries == 0 || self.tried.len() < retry.tries as usize;
+        if in_time && tries_left { self.pick(request) } else { None }
+    }
+
+    /// A copy for a try after this one, when one would be allowed although this one was sent.
+    fn keep_copy(&self, request: &Request<Body>) -> Option<Request<Body>> {
+        let retry = &self.proxy.settings.retry;
+        if retry.is_off() || !retry.repeats(request.method()) || self.proxy.cluster.is_single() {
+            return None;
+        }
+        let body = request.body().replay()?;
+        let mut copy = Request::new(body);
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.headers_mut() = request.headers().clone();
+        *copy.extensions_mut() = request.extensions().clone();
+        Some(copy)
+    }
+
+    fn judge(&mut self, mut picked: Picked<B>, answer: Response<Body>) -> Verdict<B> {
+        let retry = &self.proxy.settings.retry;
+        let status = answer.status();
+        let outcome = if retry.counts(status) { Outcome::Failure } else { Outcome::Success };
+        picked.lease.set_outcome(outcome);
+        if retry.is_listed(status)
+            && let Some(copy) = self.copy.take()
+            && let Some(next) = self.pick_again(&copy)
+        {
+            tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "trying another endpoint");
+            return Verdict::Again(next, copy);
+        }
+        Verdict::Answer(answer.map(|body| body.without_trailers().hold(picked.lease)))
+    }
+
+    /// Where to go on when no answer came.
+    fn after_failure(
+        &mut self,
+        mut picked: Picked<B>,
+        mut error: SendError,
+    ) -> Result<(Picked<B>, Request<Body>), Refusal> {
+        let settings = &self.proxy.settings;
+        let phase = error.phase();
+        tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "no answer");
+        picked.lease.set_outcome(if phase.blames_node() { Outcome::Failure } else { Outcome::Unknown });
+        // The slot is free, and the failure counted, before the next pick.
+        drop(picked);
+
+        let unsent = error.take_request().filter(|_| phase.is_unsent());
+        let request = unsent.or_else(|| self.copy.take()).filter(|_| settings.retry.covers(phase));
+        if let Some(request) = request
+            && let Some(next) = self.pick_again(&request)
+        {
+            return Ok((next, request));
+        }
+        Err(match (phase, error.source()) {
+            (Phase::RequestBody, Some(cause)) => upload::refusal(cause),
+            _ => Refusal::of_failure(phase, settings.unavailable),
+        })
+    }
+}
+
+enum Verdict<B> {
+    Answer(Response<Body>),
+    Again(Picked<B>, Request<Body>),
+}

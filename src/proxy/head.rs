@@ -1,0 +1,185 @@
+//! Is the head of a request one that every HTTP parser reads alike?
+//!
+//! hyper accepts some that Tomcat reads otherwise; between the two lies request smuggling. What is not clear is refused.
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, StatusCode, Uri, Version, request};
+
+use super::answer::Refusal;
+
+/// Checks the head and brings its target into origin form, with the host in `Host` only.
+pub(super) fn check(head: &mut request::Parts) -> Result<(), Refusal> {
+    let refuse = |status, why| Err(Refusal::new(status, why));
+    if head.method == Method::CONNECT || head.method == Method::TRACE {
+        return refuse(StatusCode::METHOD_NOT_ALLOWED, "the method is not served");
+    }
+    check_transfer_encoding(&head.headers, head.version)?;
+    check_content_length(&head.headers)?;
+    check_host(head)?;
+    if let Some(expect) = head.headers.remove(header::EXPECT)
+        && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        return refuse(StatusCode::EXPECTATION_FAILED, "the only expectation met is 100-continue");
+    }
+    let path = head.uri.path();
+    if !path.starts_with('/') && !(path == "*" && head.method == Method::OPTIONS) {
+        return refuse(StatusCode::BAD_REQUEST, "the target is not a path");
+    }
+    if head.uri.authority().is_some() || head.uri.scheme().is_some() {
+        let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        head.uri = Uri::from(path);
+    }
+    Ok(())
+}
+
+/// hyper passes on `chunked, chunked`, several lines, and more; exactly one `chunked` is what all agree on.
+fn check_transfer_encoding(headers: &HeaderMap, version: Version) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    if version < Version::HTTP_11 || codings.next().is_some() || headers.contains_key(header::CONTENT_LENGTH) {
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "the framing of the body is ambiguous"));
+    }
+    if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "the only transfer coding is chunked"));
+    }
+    Ok(())
+}
+
+/// Several equal lines are legal, but one is what all agree on.
+fn check_content_length(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let digits = |length: &HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+    if lengths.next().is_some_and(|length| !digits(length)) || lengths.next().is_some() {
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "content-length is not one number"));
+    }
+    Ok(())
+}
+
+/// One valid host, in `Host` or in the target; the target's wins (RFC 9112, 3.2.2).
+fn check_host(head: &mut request::Parts) -> Result<(), Refusal> {
+    let invalid = || Refusal::new(StatusCode::BAD_REQUEST, "the request does not name one valid host");
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    if more.is_some() || host.is_some_and(|host| !is_host(host.as_bytes())) {
+        return Err(invalid());
+    }
+    match head.uri.authority() {
+        Some(authority) if !is_host(authority.as_str().as_bytes()) => return Err(invalid()),
+        Some(authority) => {
+            let host = host_value(authority).ok_or_else(invalid)?;
+            head.headers.insert(header::HOST, host);
+        }
+        // HTTP/2 may do without; HTTP/1.1 may not.
+        None if host.is_none() && head.version == Version::HTTP_11 => return Err(invalid()),
+        None => {}
+    }
+    Ok(())
+}
+
+fn host_value(authority: &Authority) -> Option<HeaderValue> {
+    HeaderValue::from_str(authority.as_str()).ok()
+}
+
+/// A host name or address with an optional port: no user, no path, nothing that a log or a `Location` could be tricked by.
+/// An empty value is legal (RFC 9112, 3.2).
+fn is_host(host: &[u8]) -> bool {
+    let (name, port) = match host.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if !host[colon..].contains(&b']') => (&host[..colon], &host[colon + 1..]),
+        _ => (host, &b""[..]),
+    };
+    let name = match name {
+        [b'[', literal @ .., b']'] => {
+            return is_port(port) && literal.iter().all(|byte| byte.is_ascii_hexdigit() || b":.%".contains(byte));
+        }
+        name => name,
+    };
+    is_port(port) && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte))
+}
+
+fn is_port(port: &[u8]) -> bool {
+    port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(request: request::Builder) -> Result<request::Parts, StatusCode> {
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        check(&mut head).map(|()| head).map_err(|refusal| refusal.status())
+    }
+
+    fn get(target: &str) -> request::Builder {
+        http::Request::get(target).header("host", "kylin")
+    }
+
+    #[test]
+    fn transfer_encoding_is_one_chunked_or_nothing() {
+        assert!(checked(get("/").header("transfer-encoding", "Chunked")).is_ok());
+        for bad in ["chunked, chunked", "gzip, chunked", ",chunked", "identity", "xchunked", "\"chunked\"", ""] {
+            assert_eq!(
+                checked(get("/").header("transfer-encoding", bad)).unwrap_err(),
+                StatusCode::NOT_IMPLEMENTED,
+                "{bad}"
+            );
+        }
+        let twice = get("/").header("transfer-encoding", "chunked").header("transfer-encoding", "chunked");
+        assert_eq!(checked(twice).unwrap_err(), StatusCode::BAD_REQUEST);
+        let both = get("/").header("transfer-encoding", "chunked").header("content-length", "3");
+        assert_eq!(checked(both).unwrap_err(), StatusCode::BAD_REQUEST);
+        let old = get("/").version(Version::HTTP_10).header("transfer-encoding", "chunked");
+        assert_eq!(checked(old).unwrap_err(), StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn content_length_is_one_number() {
+        assert!(checked(get("/").header("content-length", "3")).is_ok());
+        for bad in ["+3", "-1", "0x3", "3,3", "", "3 3"] {
+            assert_eq!(checked(get("/").header("content-length", bad)).unwrap_err(), StatusCode::BAD_REQUEST, "{bad}");
+        }
+        let twice = get("/").header("content-length", "3").header("content-length", "3");
+        assert_eq!(checked(twice).unwrap_err(), StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn there_is_one_valid_host() {
+        for good in ["kylin", "kylin:7070", "10.0.0.1", "[::1]:80", "[::1]", "a_b.example", ""] {
+            assert!(checked(http::Request::get("/").header("host", good)).is_ok(), "{good}");
+        }
+        for bad in ["a@b", "a/b", "a b", "a,b", "a:b", "a:123456", "[::1", "a\"b", "a<b", "[x]"] {
+            let status = checked(http::Request::get("/").header("host", bad)).unwrap_err();
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{bad}");
+        }
+        assert!(checked(http::Request::get("/")).is_err());
+        assert!(checked(http::Request::get("/").version(Version::HTTP_10)).is_ok());
+        assert!(checked(get("/").header("host", "kylin")).is_err());
+    }
+
+    #[test]
+    fn the_host_of_an_absolute_target_wins_and_is_never_connected_to() {
+        let head = checked(get("http://elsewhere:81/kylin/api?x=1")).unwrap();
+        assert_eq!(head.uri, "/kylin/api?x=1");
+        assert_eq!(head.headers["host"], "elsewhere:81");
+        assert_eq!(checked(get("http://user@elsewhere/")).unwrap_err(), StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn methods_targets_and_expectations() {
+        assert_eq!(checked(get("/").method("TRACE")).unwrap_err(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(checked(get("kylin:80").method("CONNECT")).unwrap_err(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(checked(get("*")).unwrap_err(), StatusCode::BAD_REQUEST);
+        assert!(checked(get("*").method("OPTIONS")).is_ok());
+        assert_eq!(checked(get("/").header("expect", "200-ok")).unwrap_err(), StatusCode::EXPECTATION_FAILED);
+        assert!(!checked(get("/").header("expect", "100-Continue")).unwrap().headers.contains_key("expect"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_host_that_passes_has_no_separator(host in "[ -~]{0,40}") {
+            if is_host(host.as_bytes()) {
+                proptest::prop_assert!(!host.contains(['/', '@', '?', '#', ' ', ',', '"', '<', '\\']));
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Fields that belong to one connection, and fields that tell the node about the client.
+
+use std::fmt::Write as _;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::request::ClientAddr;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+
+/// Removes what is meant for this connection only (RFC 9110, 7.6.1), the fields that `Connection` names included.
+///
+/// `Connection` cannot name fields on which framing, routing or identity rest: a client could otherwise have the front end
+/// take them away from itself or from others (CVE-2022-31813).
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        for nominated in nominated(headers) {
+            headers.remove(nominated);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    for field in [
+        &KEEP_ALIVE,
+        &PROXY_CONNECTION,
+        &HTTP2_SETTINGS,
+        &header::TE,
+        &header::TRAILER,
+        &header::TRANSFER_ENCODING,
+        &header::UPGRADE,
+        &header::PROXY_AUTHENTICATE,
+        &header::PROXY_AUTHORIZATION,
+    ] {
+        headers.remove(field);
+    }
+}
+
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
+        .filter(|name| !is_protected(name))
+        .collect()
+}
+
+fn is_protected(name: &HeaderName) -> bool {
+    const PROTECTED: [HeaderName; 7] = [
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::AUTHORIZATION,
+        header::COOKIE,
+        header::SET_COOKIE,
+        FORWARDED,
+    ];
+    PROTECTED.contains(name) || name.as_str().starts_with("x-forwarded-")
+}
+
+/// Tells the node who the client is. A trusted peer's own word is continued, anybody else's is replaced.
+pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: ClientAddr, trusted: bool, secure: bool) {
+    let mut chain = String::with_capacity(48);
+    if trusted {
+        for line in headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok()) {
+            chain.push_str(line);
+            chain.push_str(", ");
+        }
+    } else {
+        headers.remove(FORWARDED);
+    }
+    match peer.ip() {
+        Some(ip) => _ = write!(chain, "{}", ip.to_canonical()),
+        None => chain.push_str("unknown"),
+    }
+    if let Ok(chain) = HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)) {
+        headers.insert(X_FORWARDED_FOR, chain);
+    }
+    if !(trusted && headers.contains_key(&X_FORWARDED_PROTO)) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if secure { "https" } else { "http" }));
+    }
+    if !(trusted && headers.contains_key(&X_FORWARDED_HOST)) {
+        match headers.get(header::HOST).cloned() {
+            Some(host) => _ = headers.insert(X_FORWARDED_HOST, host),
+            None => _ = headers.remove(X_FORWARDED_HOST),
+        }
+    }
+}
+
+/// Changes to a request's header fields that a host wants made last, after the proxy's own: attach it to the request's
+/// extensions. Fields that belong to the connection, and those that frame the body, cannot be changed.
+///
+/// ```
+/// use http::header::{HOST, HeaderValue};
+/// use kylin_lb::proxy::HeaderEdits;
+///
+/// let mut request = http::Request::get("/kylin/api/projects").body(())?;
+/// let edits = HeaderEdits::default().set(HOST, HeaderValue::from_static("kylin.example")).remove("x-debug".parse()?);
+/// request.extensions_mut().insert(edits);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct HeaderEdits(Vec<(HeaderName, Option<HeaderValue>)>);
+
+impl HeaderEdits {
+    /// Sets `name` to `value`, in place of all values that it has.
+    pub fn set(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.push((name, Some(value)));
+        self
+    }
+
+    /// Removes `name`.
+    pub fn remove(mut self, name: HeaderName) -> Self {
+        self.0.push((name, None));
+        self
+    }
+
+    pub(super) fn apply(self, headers: &mut HeaderMap) {
+        for (name, value) in self.0 {
+            if is_framing(&name) {
+                continue;
+            }
+            match value {
+                Some(value) => _ = headers.insert(name, value),
+                None => _ = headers.remove(name),
+            }
+        }
+    }
+}
+
+fn is_framing(name: &HeaderName) -> bool {
+    const FRAMING: [HeaderName; 9] = [
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::TE,
+        header::TRAILER,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::EXPECT,
+    ];
+    FRAMING.contains(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
+        }
+        headers
+    }
+
+    #[test]
+    fn removes_what_belongs_to_the_connection_and_what_it_names() {
+        let mut headers = map(&[
+            ("connection", "X-Secret, close"),
+            ("connection", "x-other"),
+            ("x-secret", "1"),
+            ("x-other", "2"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAM"),
+            ("proxy-authorization", "Basic eA=="),
+            ("accept", "*/*"),
+        ]);
+        remove_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("accept", "*/*")]));
+    }
+
+    #[test]
+    fn connection_cannot_name_what_framing_routing_or_identity_rest_on() {
+        let kept = [
+            ("host", "kylin"),
+            ("content-length", "3"),
+            ("authorization", "Basic eA=="),
+            ("cookie", "JSESSIONID=1"),
+            ("x-forwarded-for", "1.1.1.1"),
+        ];
+        let mut headers = map(&kept);
+        let names = kept.map(|(name, _)| name).join(", ");
+        headers.append(header::CONNECTION, names.parse().unwrap());
+        remove_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&kept));
+    }
+
+    #[test]
+    fn forwarded_fields_of_strangers_are_replaced_and_of_trusted_proxies_continued() {
+        let sent =
+            [("host", "kylin"), ("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "https"), ("forwarded", "for=x")];
+        let peer = ClientAddr::from("10.0.0.1".parse::<std::net::IpAddr>().unwrap());
+
+        let mut headers = map(&sent);
+        set_forwarded(&mut headers, peer, false, false);
+        assert_eq!(headers["x-forwarded-for"], "10.0.0.1");
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        assert_eq!(headers["x-forwarded-host"], "kylin");
+        assert!(!headers.contains_key("forwarded"));
+
+        let mut headers = map(&sent);
+        headers.append("x-forwarded-for", HeaderValue::from_static("7.7.7.7"));
+        set_forwarded(&mut headers, peer, true, false);
+        assert_eq!(headers.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), ["6.6.6.6, 7.7.7.7, 10.0.0.1"]);
+        assert_eq!(headers["x-forwarded-proto"], "https");
+    }
+
+    #[test]
+    fn edits_cannot_touch_framing() {
+        let mut headers = map(&[("content-length", "3"), ("x-a", "1"), ("x-b", "1")]);
+        HeaderEdits::default()
+            .set(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))
+            .remove(header::CONTENT_LENGTH)
+            .set(HeaderName::from_static("x-a"), HeaderValue::from_static("2"))
+            .remove(HeaderName::from_static("x-b"))
+            .apply(&mut headers);
+        assert_eq!(headers, map(&[("content-length", "3"), ("x-a", "2")]));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_connection_field_removes_a_protected_one(line in "[ -~]{0,80}") {
+            let mut headers = map(&[("host", "kylin"), ("cookie", "a=b"), ("content-length", "0")]);
+            headers.append(header::CONNECTION, HeaderValue::from_str(&line).unwrap());
+            remove_hop_by_hop(&mut headers);
+            proptest::prop_assert!(headers.len() == 3 && !headers.contains_key(header::CONNECTION));
+        }
+    }
+}

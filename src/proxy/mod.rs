@@ -1,0 +1,104 @@
+//! The thin helper that puts a cluster behind one function: a request in, an answer out.
+
+mod answer;
+mod builder;
+mod client;
+mod forward;
+mod head;
+mod headers;
+mod retry;
+#[cfg(feature = "tower")]
+mod service;
+mod upload;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+
+pub use builder::ProxyBuilder;
+pub use client::TrustedProxies;
+pub use headers::HeaderEdits;
+pub use retry::Retry;
+#[cfg(feature = "tower")]
+pub use service::ProxyService;
+
+use self::builder::Settings;
+use crate::backend::{Backend, HttpBackend};
+use crate::body::{Body, BoxError};
+use crate::cluster::Cluster;
+use crate::request::ClientAddr;
+
+/// Forwards requests to a cluster. Clones are handles to the same proxy.
+///
+/// ```no_run
+/// # async fn run(peer: std::net::SocketAddr, request: http::Request<kylin_lb::Body>) -> Result<(), Box<dyn std::error::Error>> {
+/// use kylin_lb::balance::LeastConn;
+/// use kylin_lb::{Cluster, Endpoint, Proxy};
+///
+/// let cluster = Cluster::builder()
+///     .endpoint(Endpoint::http("q1", "10.0.0.1:7070")?)
+///     .endpoint(Endpoint::http("q2", "10.0.0.2:7070")?)
+///     .balancer(LeastConn::new())
+///     .build()?;
+/// let proxy = Proxy::builder(cluster).build();
+///
+/// let answer = proxy.forward(peer, request).await;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Proxy<B = HttpBackend> {
+    inner: Arc<Inner<B>>,
+}
+
+struct Inner<B> {
+    cluster: Cluster<B>,
+    settings: Settings,
+}
+
+impl<B: Backend> Proxy<B> {
+    /// A builder of a proxy in front of `cluster`.
+    pub fn builder(cluster: Cluster<B>) -> ProxyBuilder<B> {
+        ProxyBuilder::new(cluster)
+    }
+
+    /// The cluster behind the proxy.
+    pub fn cluster(&self) -> &Cluster<B> {
+        &self.inner.cluster
+    }
+
+    /// Sends `request`, which came from `peer`, to an endpoint, and gives back the answer with its body still streaming.
+    ///
+    /// Never fails: where no endpoint could answer, the answer says so in the form of a Kylin error (JSON). The request
+    /// counts as in flight on its endpoint until the body of the answer has ended or is dropped. Dropping the future, or
+    /// that body, cancels the request at the node.
+    ///
+    /// | what happened | status |
+    /// |---|---|
+    /// | the head of the request is not acceptable | 400, 405, 417, 501 |
+    /// | the body of the request ended early / came too slowly / is too large | 400 / 408 / 413 |
+    /// | the node could not be reached, or broke off, or answered nonsense | 502 |
+    /// | no endpoint can serve: all are out, ejected or full | 503 |
+    /// | the node did not answer in time | 504 |
+    pub async fn forward<R>(&self, peer: impl Into<ClientAddr>, request: Request<R>) -> Response<Body>
+    where
+        R: http_body::Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        forward::forward(&self.inner, peer.into(), request.map(Body::new)).await
+    }
+}
+
+impl<B> Clone for Proxy<B> {
+    fn clone(&self) -> Self {
+        Proxy { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<B> fmt::Debug for Proxy<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { cluster, settings } = &*self.inner;
+        f.debug_struct("Proxy").field("cluster", cluster).field("settings", settings).finish()
+    }
+}

@@ -1,0 +1,112 @@
+//! The body of a request, read as far as it is to be kept for another try.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+
+use super::answer::Refusal;
+use super::builder::Settings;
+use crate::body::{Body, BoxError, Stalled, TooLarge};
+
+/// Reads `body` whole when it is no longer than the replay limit; what is longer comes back as a stream that begins with
+/// what was read.
+///
+/// Reading before sending also keeps a slow client from occupying a node, as nginx's request buffering does.
+pub(super) async fn read(body: Body, settings: &Settings) -> Result<Body, Refusal> {
+    if body.is_empty() {
+        return Ok(Body::empty());
+    }
+    let declared = body.size_hint();
+    if settings.max_body.is_some_and(|limit| declared.lower() > limit) {
+        return Err(TOO_LARGE);
+    }
+    let body = body.without_trailers().stall_after(settings.body_timeout);
+    let mut body = match settings.max_body {
+        Some(limit) => body.at_most(limit),
+        None => body,
+    };
+    let keep = settings.replay_limit as u64;
+    if declared.exact().is_some_and(|length| length > keep) {
+        return Ok(body);
+    }
+    let mut pieces = VecDeque::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|error| refusal(&*error))?.into_data() else { continue };
+        length += data.len() as u64;
+        pieces.push_back(data);
+        if length > keep {
+            return Ok(Body::new(Resumed { pieces, rest: body }));
+        }
+        if body.is_end_stream() {
+            break;
+        }
+    }
+    Ok(join(pieces, length as usize).into())
+}
+
+const TOO_LARGE: Refusal = Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large");
+
+/// What to tell a client whose body failed.
+pub(super) fn refusal(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<TooLarge>() {
+            return TOO_LARGE;
+        }
+        if error.is::<Stalled>() {
+            return Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body of the request did not come in time");
+        }
+        cause = error.source();
+    }
+    Refusal::new(StatusCode::BAD_REQUEST, "the body of the request ended early")
+}
+
+fn join(mut pieces: VecDeque<Bytes>, length: usize) -> Bytes {
+    if pieces.len() < 2 {
+        return pieces.pop_front().unwrap_or_default();
+    }
+    let mut whole = BytesMut::with_capacity(length);
+    for piece in pieces {
+        whole.extend_from_slice(&piece);
+    }
+    whole.freeze()
+}
+
+/// What was read of a body, and then the rest of it.
+struct Resumed {
+    pieces: VecDeque<Bytes>,
+    rest: Body,
+}
+
+impl HttpBody for Resumed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.pieces.pop_front() {
+            Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read: u64 = self.pieces.iter().map(|piece| piece.len() as u64).sum();
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(read + rest.lower());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(read + upper);
+        }
+        hint
+    }
+}

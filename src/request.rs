@@ -1,0 +1,127 @@
+//! What a policy may read of a request: a borrowed view, so that choosing an endpoint never touches the body and never
+//! allocates.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{Extensions, HeaderMap, Method, Uri, header};
+
+/// Who sent a request: the peer of the connection, or whom a trusted proxy in front says it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClientAddr {
+    /// An IP address, with port 0 where only the address is known.
+    Inet(SocketAddr),
+    /// The peer of a unix socket, which has no address.
+    Unix,
+}
+
+impl ClientAddr {
+    /// The IP address; none on a unix socket.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            ClientAddr::Inet(addr) => Some(addr.ip()),
+            ClientAddr::Unix => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for ClientAddr {
+    fn from(addr: SocketAddr) -> Self {
+        ClientAddr::Inet(addr)
+    }
+}
+
+impl From<IpAddr> for ClientAddr {
+    fn from(ip: IpAddr) -> Self {
+        ClientAddr::Inet(SocketAddr::new(ip, 0))
+    }
+}
+
+/// The head of a request and its client's address, borrowed for one pick.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestView<'r> {
+    method: &'r Method,
+    uri: &'r Uri,
+    headers: &'r HeaderMap,
+    extensions: &'r Extensions,
+    client: ClientAddr,
+}
+
+impl<'r> RequestView<'r> {
+    /// A view of `head` as sent by `client`.
+    pub fn new(head: &'r http::request::Parts, client: impl Into<ClientAddr>) -> Self {
+        RequestView {
+            method: &head.method,
+            uri: &head.uri,
+            headers: &head.headers,
+            extensions: &head.extensions,
+            client: client.into(),
+        }
+    }
+
+    /// A view of `request` as sent by `client`.
+    pub fn of<B>(request: &'r http::Request<B>, client: impl Into<ClientAddr>) -> Self {
+        RequestView {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            extensions: request.extensions(),
+            client: client.into(),
+        }
+    }
+
+    /// The method.
+    pub fn method(&self) -> &'r Method {
+        self.method
+    }
+
+    /// The target, as it goes to the node.
+    pub fn uri(&self) -> &'r Uri {
+        self.uri
+    }
+
+    /// The header fields.
+    pub fn headers(&self) -> &'r HeaderMap {
+        self.headers
+    }
+
+    /// What the host attached to the request.
+    pub fn extensions(&self) -> &'r Extensions {
+        self.extensions
+    }
+
+    /// The client's address.
+    pub fn client(&self) -> ClientAddr {
+        self.client
+    }
+
+    /// The value of the first cookie called `name`, as the client sent it.
+    pub fn cookie(&self, name: &str) -> Option<&'r [u8]> {
+        cookie(self.headers, name)
+    }
+}
+
+fn cookie<'r>(headers: &'r HeaderMap, name: &str) -> Option<&'r [u8]> {
+    headers
+        .get_all(header::COOKIE)
+        .into_iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
+        .filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+        .next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_cookie_by_its_whole_name() {
+        let request = http::Request::builder()
+            .header("cookie", "XJSESSIONID=no; JSESSIONIDX=no")
+            .header("cookie", "a=b;  JSESSIONID=yes.node1 ;JSESSIONID=second")
+            .body(())
+            .unwrap();
+        let view = RequestView::of(&request, ClientAddr::Unix);
+        assert_eq!(view.cookie("JSESSIONID"), Some(&b"yes.node1"[..]));
+        assert_eq!(view.cookie("missing"), None);
+    }
+}

@@ -1,0 +1,209 @@
+//! The published state of a cluster that picks read: immutable, replaced as a whole at every change.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::{ArcSwap, Guard};
+
+use crate::endpoint::{Intent, Member};
+
+/// Where readers get the present view without a lock, and a writer puts the next one.
+pub(crate) struct Published<B>(ArcSwap<View<B>>);
+
+impl<B> Published<B> {
+    pub(crate) fn new(view: View<B>) -> Self {
+        Published(ArcSwap::from_pointee(view))
+    }
+
+    pub(crate) fn read(&self) -> Guard<Arc<View<B>>> {
+        self.0.load()
+    }
+
+    pub(crate) fn publish(&self, view: View<B>) {
+        self.0.store(Arc::new(view));
+    }
+}
+
+/// All endpoints of a cluster, in two groups.
+pub(crate) struct View<B> {
+    pub(crate) primary: Group<B>,
+    pub(crate) backup: Group<B>,
+}
+
+/// Endpoints that stand in for each other.
+pub(crate) struct Group<B> {
+    pub(crate) layout: Layout,
+    /// Parallel to `layout.members`.
+    pub(crate) backends: Vec<Arc<B>>,
+}
+
+/// What a policy needs to know of a group.
+pub(crate) struct Layout {
+    /// In configuration order.
+    pub(crate) members: Vec<Arc<Member>>,
+    /// `weight_until[i]` is the sum of the weights of members 0 to i, those out of service included.
+    pub(crate) weight_until: Vec<u64>,
+    /// One round of smooth weighted round robin over the members that are ready, as indices.
+    pub(crate) order: Vec<u32>,
+    /// How many turns have been taken; carried over from view to view so that a change causes no burst.
+    pub(crate) turns: Arc<Turns>,
+    /// The cluster has one endpoint, which is then never ejected.
+    pub(crate) alone: bool,
+    /// What the policy derived from this very view.
+    pub(crate) table: Option<Box<dyn Any + Send + Sync>>,
+}
+
+/// A counter on a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Turns(AtomicU64);
+
+impl Layout {
+    pub(crate) fn new(members: Vec<Arc<Member>>, turns: Arc<Turns>, alone: bool) -> Self {
+        let weights = members.iter().map(|member| u64::from(member.settings.weight.get()));
+        let weight_until = weights
+            .scan(0_u64, |sum, weight| {
+                *sum += weight;
+                Some(*sum)
+            })
+            .collect();
+        let ready: Vec<(u32, u32)> = (0_u32..)
+            .zip(&members)
+            .filter(|(_, member)| member.settings.intent == Intent::Ready)
+            .map(|(index, member)| (index, member.settings.weight.get()))
+            .collect();
+        Layout { order: smooth_order(&ready), members, weight_until, turns, alone, table: None }
+    }
+
+    /// The member whose turn it is, fit to serve or not; none when no member is ready.
+    pub(crate) fn take_turn(&self) -> Option<usize> {
+        match self.order.len() {
+            0 => None,
+            1 => Some(self.order[0] as usize),
+            length => {
+                let turn = self.turns.0.fetch_add(1, Ordering::Relaxed);
+                // Half the price of a 64-bit division, and right until 2^32 turns have been taken.
+                let place = match u32::try_from(turn) {
+                    Ok(turn) => (turn % length as u32) as usize,
+                    Err(_) => (turn % length as u64) as usize,
+                };
+                Some(self.order[place] as usize)
+            }
+        }
+    }
+}
+
+/// The longest order that is precomputed for a group of at most this many endpoints over 16.
+const ORDER_LIMIT: u64 = 1 << 16;
+
+/// One whole round of nginx's smooth weighted round robin over `(index, weight)` in configuration order.
+///
+/// nginx adds every peer's weight to its current weight, takes the highest (the first of equals) and subtracts the total
+/// from it (ngx_http_upstream_get_peer). So before turn t peer i stands at `t * w_i - total * picks_i`. Of peers with
+/// equal weight the one with the fewest picks leads, the first in order of those: they take turns. Only the leaders of the
+/// *distinct* weights have to be compared, which makes this fast for thousands of endpoints.
+fn smooth_order(ready: &[(u32, u32)]) -> Vec<u32> {
+    struct Class {
+        weight: u64,
+        members: Vec<u32>,
+        picks: u64,
+    }
+
+    let mut classes: Vec<Class> = Vec::new();
+    for (index, weight) in scaled(ready) {
+        match classes.iter_mut().find(|class| class.weight == weight) {
+            Some(class) => class.members.push(index),
+            None => classes.push(Class { weight, members: vec![index], picks: 0 }),
+        }
+    }
+    let total: u64 = classes.iter().map(|class| class.weight * class.members.len() as u64).sum();
+    let mut order = Vec::with_capacity(total as usize);
+    for turn in 1..=total {
+        let standing = |class: &Class| {
+            let size = class.members.len() as u64;
+            let (rounds, place) = (class.picks / size, (class.picks % size) as usize);
+            let current = i128::from(turn) * i128::from(class.weight) - i128::from(total) * i128::from(rounds);
+            (current, std::cmp::Reverse(class.members[place]))
+        };
+        let Some(leader) = classes.iter_mut().max_by_key(|class| standing(class)) else { break };
+        order.push(leader.members[(leader.picks % leader.members.len() as u64) as usize]);
+        leader.picks += 1;
+    }
+    order
+}
+
+/// Weights divided by their greatest common divisor, and scaled down when one round would still be too long to keep.
+fn scaled(ready: &[(u32, u32)]) -> Vec<(u32, u64)> {
+    let divisor = ready.iter().fold(0, |gcd, (_, weight)| greatest_common_divisor(gcd, u64::from(*weight))).max(1);
+    let total: u64 = ready.iter().map(|(_, weight)| u64::from(*weight) / divisor).sum();
+    let limit = ORDER_LIMIT.max(16 * ready.len() as u64);
+    let scale = |weight: u64| match total {
+        total if total <= limit => weight,
+        total => (weight * limit / total).max(1),
+    };
+    ready.iter().map(|(index, weight)| (*index, scale(u64::from(*weight) / divisor))).collect()
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(weights: &[u32]) -> String {
+        let ready: Vec<(u32, u32)> = (0..).zip(weights.iter().copied()).collect();
+        smooth_order(&ready).into_iter().map(|index| char::from(b'a' + index as u8)).collect()
+    }
+
+    /// nginx's loop, word for word.
+    fn nginx_order(weights: &[u32]) -> Vec<u32> {
+        let total: i64 = weights.iter().map(|weight| i64::from(*weight)).sum();
+        let mut current = vec![0_i64; weights.len()];
+        (0..total)
+            .map(|_| {
+                let mut best = 0;
+                for i in 0..weights.len() {
+                    current[i] += i64::from(weights[i]);
+                    if current[i] > current[best] {
+                        best = i;
+                    }
+                }
+                current[best] -= total;
+                best as u32
+            })
+            .collect()
+    }
+
+    #[test]
+    fn smooth_order_equals_the_golden_sequences_of_nginx() {
+        assert_eq!(order(&[5, 1, 1]), "aabacaa");
+        assert_eq!(order(&[4, 2, 1]), "abacaba");
+        assert_eq!(order(&[3, 2]), "ababa");
+        assert_eq!(order(&[1, 1, 1]), "abc");
+        assert_eq!(order(&[100, 100]), "ab", "a common divisor shortens the round");
+        assert_eq!(order(&[]), "");
+    }
+
+    #[test]
+    fn a_huge_round_is_scaled_down_and_keeps_its_shares() {
+        let order = smooth_order(&[(0, u32::MAX), (1, u32::MAX / 3), (2, 1)]);
+        assert!(order.len() as u64 <= ORDER_LIMIT + 3);
+        let share = |index| order.iter().filter(|at| **at == index).count() as f64 / order.len() as f64;
+        assert!((share(0) - 0.75).abs() < 0.001);
+        assert!(share(2) > 0.0, "nobody starves");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn smooth_order_equals_nginx_for_any_weights(weights in proptest::collection::vec(1_u32..30, 1..20)) {
+            let ready: Vec<(u32, u32)> = (0..).zip(weights.iter().copied()).collect();
+            let ours = smooth_order(&ready);
+            let nginx = nginx_order(&weights);
+            // A common divisor makes nginx repeat our round.
+            proptest::prop_assert!(nginx.chunks(ours.len()).all(|round| round == ours));
+        }
+    }
+}
