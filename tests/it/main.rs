@@ -1,0 +1,13 @@
+//! Black-box tests: one binary, a module per behaviour.
+//!
+//! A test that needs a real server starts its own and ends it; `support` knows how. Where the server is not installed
+//! the test says so loudly and counts as passed, unless the environment says `CI=true`.
+
+// What clippy.toml grants to test functions, for the functions that they share.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod support;
+
+mod nginx_choice;
+mod nginx_smoke;
+mod support_works;

@@ -1,0 +1,121 @@
+//! A real nginx that is asked which server it would choose, to compare the crate's policies with.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::support::{Nginx, http::Connection, require_nginx};
+
+/// A real nginx in front of servers that answer with their own index.
+#[derive(Debug)]
+pub(crate) struct Chooser {
+    servers: Vec<SocketAddr>,
+    connection: Connection,
+    _nginx: Nginx,
+}
+
+impl Chooser {
+    /// Starts nginx with one server for each of `servers`, which holds its parameters (`"weight=3"`, `"down"`, `""`).
+    ///
+    /// `method` stands first in the `upstream` block: `""` is round robin, `"ip_hash;"`, `"hash $http_x_key;"`,
+    /// `"hash $http_x_key consistent;"`. All servers listen, those that are `down` as well.
+    pub(crate) async fn start(method: &str, servers: &[&str]) -> Self {
+        let mut upstream = String::new();
+        let mut listeners = String::new();
+        for (index, parameters) in servers.iter().enumerate() {
+            upstream += &format!("server 127.0.0.1:@server{index}@ {parameters};\n");
+            listeners += &format!("server {{ listen 127.0.0.1:@server{index}@; return 200 {index}; }}\n");
+        }
+        let nginx = Nginx::start(&format!(
+            "upstream chosen {{ {method}\n{upstream} }}
+            {listeners}
+            server {{
+                listen 127.0.0.1:@front@;
+                keepalive_requests 1000000;
+                set_real_ip_from 127.0.0.1;
+                real_ip_header X-Real-IP;
+                location / {{ proxy_pass http://chosen; }}
+            }}"
+        ))
+        .await;
+        let servers = (0..servers.len()).map(|index| nginx.address(&format!("server{index}"))).collect();
+        let connection = Connection::open(nginx.address("front")).await.expect("nginx accepts");
+        Self { servers, connection, _nginx: nginx }
+    }
+
+    /// The addresses of the servers, as they are written in the configuration (a consistent hash depends on them).
+    pub(crate) fn servers(&self) -> &[SocketAddr] {
+        &self.servers
+    }
+
+    /// The index of the server that nginx chooses for a client with this address and this key (`$http_x_key`).
+    ///
+    /// # Panics
+    /// When a header cannot carry the key: when it has control characters, or space at either end.
+    pub(crate) async fn choose(&mut self, client: IpAddr, key: &str) -> usize {
+        assert!(!key.contains(char::is_control) && key.trim() == key, "a header cannot carry the key {key:?}");
+        let request = format!("GET / HTTP/1.1\r\nHost: chosen\r\nX-Real-IP: {client}\r\nX-Key: {key}\r\n\r\n");
+        self.connection.send(request).await.expect("nginx keeps the connection");
+        let answer = self.connection.answer().await.expect("nginx answers");
+        answer.text().parse().unwrap_or_else(|_| panic!("not the index of a server: {answer:?}"))
+    }
+}
+
+const CLIENT: &str = "192.0.2.1";
+
+#[tokio::test]
+async fn nginx_spreads_by_smooth_weighted_round_robin() {
+    require_nginx!();
+    let mut chooser = Chooser::start("", &["weight=5", "", ""]).await;
+    let mut chosen = Vec::new();
+    for _ in 0..14 {
+        chosen.push(chooser.choose(CLIENT.parse().unwrap(), "").await);
+    }
+    assert_eq!(chosen, [0, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 2, 0, 0]);
+}
+
+#[tokio::test]
+async fn nginx_ip_hash_sees_the_clients_that_the_test_names() {
+    require_nginx!();
+    // ngx_http_upstream_ip_hash_module.c: hash = (hash * 113 + byte) % 6271 over the first three bytes (IPv4) or all
+    // sixteen (IPv6), from 89; then hash % 3.
+    let golden = [
+        ("10.0.0.1", 0),
+        ("10.0.1.7", 1),
+        ("172.16.5.4", 1),
+        ("8.8.8.8", 2),
+        ("::1", 2),
+        ("fe80::1", 0),
+        ("::ffff:192.168.1.10", 1),
+    ];
+    let mut chooser = Chooser::start("ip_hash;", &["", "", ""]).await;
+    for (client, server) in golden {
+        assert_eq!(chooser.choose(client.parse().unwrap(), "").await, server, "{client}");
+    }
+    // The second draw of a client whose server is down.
+    let mut chooser = Chooser::start("ip_hash;", &["", "down", ""]).await;
+    assert_eq!(chooser.choose("192.168.1.10".parse().unwrap(), "").await, 2);
+}
+
+#[tokio::test]
+async fn nginx_hash_sees_the_keys_that_the_test_names() {
+    require_nginx!();
+    let mut chooser = Chooser::start("hash $http_x_key;", &["", "", ""]).await;
+    for (key, server) in [("a", 2), ("ADMIN", 1), ("/kylin/api/query", 0)] {
+        assert_eq!(chooser.choose(CLIENT.parse().unwrap(), key).await, server, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn nginx_consistent_hash_keeps_a_key_of_any_text_on_its_server() {
+    require_nginx!();
+    let mut chooser = Chooser::start("hash $http_x_key consistent;", &["weight=2", "", "down", ""]).await;
+    assert_eq!(chooser.servers().len(), 4);
+    let mut seen = [0; 4];
+    for number in 0..500 {
+        let key = format!("{number} Füße; \"q\" \\ $remote_addr #{{}}");
+        let server = chooser.choose(CLIENT.parse().unwrap(), &key).await;
+        assert_eq!(chooser.choose("2001:db8::7".parse().unwrap(), &key).await, server);
+        seen[server] += 1;
+    }
+    assert_eq!(seen[2], 0, "the server that is down");
+    assert!(seen[0] > 0 && seen[1] > 0 && seen[3] > 0, "{seen:?}");
+}

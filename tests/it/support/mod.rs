@@ -1,0 +1,13 @@
+//! What the tests stand on: child processes, ports, a real nginx, an HTTP client that controls every byte.
+
+// A tool that no test happens to need today is not a fault of the tests.
+#![allow(dead_code)]
+
+pub(crate) mod http;
+pub(crate) mod nginx;
+pub(crate) mod port;
+pub(crate) mod process;
+pub(crate) mod resources;
+pub(crate) mod skip;
+
+pub(crate) use nginx::{Nginx, require_nginx};

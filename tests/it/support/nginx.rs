@@ -1,0 +1,136 @@
+//! A real nginx, to compare with and to stand behind or before what is tested.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use regex::{Captures, Regex};
+use tempfile::TempDir;
+
+use super::port::free_port;
+use super::process::Process;
+use super::skip;
+
+/// How long nginx may take to start; it takes some 20 ms.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Ends the test early when nginx is not installed: loudly, and as a failure when the environment says `CI=true`.
+macro_rules! require_nginx {
+    () => {
+        if !$crate::support::Nginx::required() {
+            return;
+        }
+    };
+}
+pub(crate) use require_nginx;
+
+/// A running nginx: one process, killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Nginx {
+    process: Process,
+    ports: BTreeMap<String, u16>,
+}
+
+impl Nginx {
+    /// The program: `$NGINX`, or where Debian or one's own build put it.
+    pub(crate) fn program() -> Option<PathBuf> {
+        if let Some(chosen) = std::env::var_os("NGINX") {
+            return Some(PathBuf::from(chosen)).filter(|path| path.is_file());
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let system = ["/usr/local/sbin", "/usr/sbin"].map(PathBuf::from);
+        std::env::split_paths(&path).chain(system).map(|folder| folder.join("nginx")).find(|file| file.is_file())
+    }
+
+    /// Whether nginx is installed.
+    pub(crate) fn available() -> bool {
+        Self::program().is_some()
+    }
+
+    /// [`Self::available`], and loud when it is not; see [`require_nginx`].
+    pub(crate) fn required() -> bool {
+        skip::installed("nginx", Self::available())
+    }
+
+    /// Starts nginx with `http` as what stands inside the `http` block, and waits until it accepts connections.
+    ///
+    /// `@name@` stands for a free port, the same one wherever the name is the same ([`Self::address`] tells which), and
+    /// `@folder@` for the temporary folder. Processes: one, which is master and worker.
+    ///
+    /// # Panics
+    /// When nginx does not start: with its log.
+    pub(crate) async fn start(http: &str) -> Self {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match Self::attempt(http).await {
+                Ok(nginx) => return nginx,
+                // Somebody took a port between our look and nginx's bind.
+                Err(log) if attempts < 5 && log.contains("Address already in use") => {}
+                Err(log) => panic!("{log}"),
+            }
+        }
+    }
+
+    /// The address of the port called `name` in the configuration.
+    pub(crate) fn address(&self, name: &str) -> SocketAddr {
+        let port = self.ports.get(name).unwrap_or_else(|| panic!("the configuration names no port @{name}@"));
+        SocketAddr::from((Ipv4Addr::LOCALHOST, *port))
+    }
+
+    /// Its folder, for files to be served (readable at `@folder@` in the configuration).
+    pub(crate) fn folder(&self) -> &Path {
+        self.process.folder()
+    }
+
+    /// The process, to signal it, to measure it, to read its log.
+    pub(crate) fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    async fn attempt(http: &str) -> Result<Self, String> {
+        let program = Self::program().expect("nginx is installed: the test asks with require_nginx!()");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (configuration, ports) = configuration(http, &folder);
+        let file = folder.path().join("nginx.conf");
+        std::fs::write(&file, configuration).expect("the configuration can be written");
+
+        let mut command = Command::new(program);
+        command.arg("-p").arg(folder.path()).arg("-c").arg(&file);
+        let mut process = Process::spawn("nginx", folder, &mut command).expect("nginx can be run");
+        let mut taken = false;
+        let started = process.wait_ready(PATIENCE, |nginx| {
+            // nginx would try again for seconds, but the port that it waits for is another's.
+            taken = nginx.file("error.log").contains("Address already in use");
+            // It writes its id when all its sockets listen; before that an answer could be another's.
+            let listens = nginx.file("nginx.pid").trim() == nginx.id().to_string();
+            taken || listens && ports.values().all(|port| TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        });
+        started.await.map_err(|failure| failure.to_string())?;
+        if taken { Err(process.log()) } else { Ok(Self { process, ports }) }
+    }
+}
+
+/// The whole configuration around `http`, with all that nginx writes inside `folder`; and the ports it was given.
+fn configuration(http: &str, folder: &TempDir) -> (String, BTreeMap<String, u16>) {
+    let root = folder.path().metadata().expect("the folder is there").uid() == 0;
+    let folder = folder.path().to_str().expect("temporary folders have plain names");
+    let mut ports = BTreeMap::new();
+    let placeholder = Regex::new("@([a-z][a-z0-9_]*)@").expect("a valid expression");
+    let http = placeholder.replace_all(http, |found: &Captures<'_>| match &found[1] {
+        "folder" => folder.to_owned(),
+        name => ports.entry(name.to_owned()).or_insert_with(free_port).to_string(),
+    });
+    let user = if root { "user root;" } else { "" };
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let temporary = temporary.map(|kind| format!("    {kind}_temp_path {folder}/{kind};\n")).concat();
+    let text = format!(
+        "daemon off;\nmaster_process off;\nworker_processes 1;\n{user}\npid {folder}/nginx.pid;\n\
+         error_log {folder}/error.log warn;\nevents {{ worker_connections 1024; }}\n\
+         http {{\n    access_log off;\n    default_type text/plain;\n{temporary}{http}\n}}\n"
+    );
+    (text, ports)
+}
