@@ -12,6 +12,8 @@ mod health;
 pub mod nginx;
 pub mod proxy;
 mod request;
+#[cfg(feature = "server")]
+pub mod server;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod view;

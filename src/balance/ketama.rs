@@ -1,6 +1,6 @@
 //! The ring of `hash ... consistent`, point for point nginx's (ngx_http_upstream_init_chash).
 
-use std::collections::hash_map::Entry;
+use std::collections::btree_map::Entry;
 
 use super::{Candidate, Candidates};
 use crate::hash::Crc32;
@@ -26,7 +26,7 @@ struct Point {
 impl Ring {
     pub(super) fn of(members: &Candidates<'_>) -> Self {
         let mut names: Vec<Vec<usize>> = Vec::new();
-        let mut known = ahash::AHashMap::new(); // only found in, never walked: its order decides nothing
+        let mut known = std::collections::BTreeMap::new();
         let mut points = Vec::with_capacity(members.total_weight().min(1 << 20) as usize * POINTS as usize);
         for member in members.all() {
             let name = match known.entry(member.placement()) {

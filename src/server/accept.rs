@@ -1,0 +1,124 @@
+//! One core's accept loop.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::Handler;
+use super::builder::Limits;
+use super::connection::serve;
+use super::listen::{Acceptor, Shared};
+use crate::request::ClientAddr;
+
+/// How long to wait after accepting failed for want of a resource, such as file descriptors.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// Set to the time that is left for requests in flight, when the server is to stop.
+pub(super) type Stop = watch::Receiver<Option<Duration>>;
+
+/// Accepts until told to stop, and then waits for the connections. Returns how many had to be cut.
+pub(super) async fn accept<H: Handler>(
+    sockets: Vec<(Shared, Arc<H>)>,
+    limits: Limits,
+    slots: Arc<Semaphore>,
+    mut stop: Stop,
+) -> usize {
+    // Every connection holds a sender; when all are gone, so are the connections.
+    let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    let mut acceptors = JoinSet::new();
+    for (socket, handler) in sockets {
+        let acceptor = match socket.register() {
+            Ok(acceptor) => acceptor,
+            Err(error) => {
+                tracing::error!(%error, "cannot watch a listening socket");
+                continue;
+            }
+        };
+        let shared =
+            Connections { handler, limits, slots: Arc::clone(&slots), stop: stop.clone(), alive: alive.clone() };
+        acceptors.spawn(shared.accept_from(acceptor));
+    }
+    drop(alive);
+    // An error means that the server was dropped, which leaves no time.
+    let grace = stop.wait_for(Option::is_some).await.map_or(None, |grace| *grace).unwrap_or_default();
+    acceptors.join_all().await;
+    let connections = all_gone.sender_strong_count();
+    match timeout(grace, all_gone.recv()).await {
+        Ok(_) => 0,
+        Err(_) => connections.min(all_gone.sender_strong_count()),
+    }
+}
+
+struct Connections<H> {
+    handler: Arc<H>,
+    limits: Limits,
+    slots: Arc<Semaphore>,
+    stop: Stop,
+    alive: mpsc::Sender<()>,
+}
+
+impl<H: Handler> Connections<H> {
+    async fn accept_from(mut self, acceptor: Acceptor) {
+        loop {
+            let mut stop = self.stop.clone();
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => break,
+                () = self.accept_one(&acceptor) => {}
+            }
+        }
+        // What the kernel has already accepted for us would be reset with the socket.
+        while let Ok(()) = timeout(Duration::ZERO, self.accept_one(&acceptor)).await {}
+    }
+
+    async fn accept_one(&mut self, acceptor: &Acceptor) {
+        // The semaphore is never closed.
+        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
+        let accepted = match acceptor {
+            Acceptor::Tcp(listener) => listener.accept().await.and_then(|(stream, peer)| {
+                stream.set_nodelay(true)?;
+                self.spawn(stream, peer.into(), slot);
+                Ok(())
+            }),
+            #[cfg(unix)]
+            Acceptor::Unix(listener) => {
+                listener.accept().await.map(|(stream, _)| self.spawn(stream, ClientAddr::Unix, slot))
+            }
+        };
+        if let Err(error) = accepted
+            && !is_of_one_connection(&error)
+        {
+            tracing::error!(%error, "cannot accept connections");
+            sleep(BREATH).await;
+        }
+    }
+
+    fn spawn<S>(&self, stream: S, peer: ClientAddr, slot: OwnedSemaphorePermit)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (handler, limits, stop, alive) =
+            (Arc::clone(&self.handler), self.limits, self.stop.clone(), self.alive.clone());
+        tokio::spawn(async move {
+            if let Err(error) = serve(stream, peer, handler, limits, stop).await {
+                tracing::debug!(%error, "a client's connection ended");
+            }
+            drop((alive, slot));
+        });
+    }
+}
+
+/// Ends when the server is to stop or was dropped.
+pub(super) async fn stopped(stop: &mut Stop) {
+    _ = stop.wait_for(Option::is_some).await;
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput, NotConnected};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput | NotConnected)
+}

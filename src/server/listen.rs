@@ -1,0 +1,155 @@
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::net::UnixListener;
+
+/// How many connections may wait in the kernel for an accept loop.
+const BACKLOG: i32 = 1024;
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Listen {
+    /// On a TCP address. Port 0 lets the kernel choose one.
+    Tcp(SocketAddr),
+    /// On a unix socket. What is left of an earlier one at the path is replaced.
+    Unix(PathBuf),
+}
+
+/// A text that is no [`Listen`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an address to listen on: expected 1.2.3.4:port, [v6]:port or unix:/path")]
+pub struct InvalidListen(String);
+
+impl FromStr for Listen {
+    type Err = InvalidListen;
+
+    fn from_str(text: &str) -> Result<Self, InvalidListen> {
+        let invalid = || InvalidListen(text.chars().take(255).collect());
+        match text.strip_prefix("unix:") {
+            Some("") => Err(invalid()),
+            Some(path) => Ok(Listen::Unix(path.into())),
+            None => text.parse().map(Listen::Tcp).map_err(|_| invalid()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Listen::Tcp(address)
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Tcp(address) => write!(f, "{address}"),
+            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A bound address, with a socket for each accept loop.
+pub(super) enum Listener {
+    Tcp {
+        address: SocketAddr,
+        sockets: Vec<std::net::TcpListener>,
+    },
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// One accept loop's socket, not yet tied to its runtime.
+pub(super) enum Shared {
+    Tcp(std::net::TcpListener),
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// One accept loop's socket.
+pub(super) enum Acceptor {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+impl Listener {
+    pub(super) fn bind(listen: &Listen, loops: usize) -> io::Result<Self> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {listen}: {error}"));
+        match listen {
+            Listen::Tcp(address) => {
+                // The first socket is bound alone, so that an address that is in use is an error and is not shared.
+                let probe = bind_tcp(*address, false).map_err(named)?;
+                let address = probe.local_addr()?;
+                drop(probe);
+                let sockets = (0..loops).map(|_| bind_tcp(address, true)).collect::<io::Result<_>>().map_err(named)?;
+                Ok(Listener::Tcp { address, sockets })
+            }
+            #[cfg(unix)]
+            Listen::Unix(path) => {
+                // A socket that nobody listens on is what a killed process left behind.
+                if std::os::unix::net::UnixStream::connect(path)
+                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+                {
+                    std::fs::remove_file(path).map_err(named)?;
+                }
+                let listener = std::os::unix::net::UnixListener::bind(path).map_err(named)?;
+                listener.set_nonblocking(true)?;
+                Ok(Listener::Unix(listener))
+            }
+            #[cfg(not(unix))]
+            Listen::Unix(_) => Err(named(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Listener::Tcp { address, .. } => Some(*address),
+            #[cfg(unix)]
+            Listener::Unix(_) => None,
+        }
+    }
+
+    /// The socket for one more loop.
+    pub(super) fn share(&mut self) -> io::Result<Shared> {
+        match self {
+            Listener::Tcp { sockets, .. } => {
+                sockets.pop().map(Shared::Tcp).ok_or_else(|| io::Error::other("more loops than sockets"))
+            }
+            #[cfg(unix)]
+            Listener::Unix(listener) => listener.try_clone().map(Shared::Unix),
+        }
+    }
+}
+
+impl Shared {
+    /// Ties the socket to the present runtime.
+    pub(super) fn register(self) -> io::Result<Acceptor> {
+        match self {
+            Shared::Tcp(listener) => TcpListener::from_std(listener).map(Acceptor::Tcp),
+            #[cfg(unix)]
+            Shared::Unix(listener) => UnixListener::from_std(listener).map(Acceptor::Unix),
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(shared)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
