@@ -8,6 +8,8 @@
 
 mod support;
 
+mod concurrency;
 mod nginx_choice;
 mod nginx_smoke;
+mod policies;
 mod support_works;

@@ -2,6 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use kylin_lb::Cluster;
+use kylin_lb::balance::{Balancer, Hash, IpHash, RoundRobin};
+
+use crate::policies::by_key;
+use crate::support::cluster::{Nowhere, choose, endpoints};
 use crate::support::{Nginx, http::Connection, require_nginx};
 
 /// A real nginx in front of servers that answer with their own index.
@@ -118,4 +123,65 @@ async fn nginx_consistent_hash_keeps_a_key_of_any_text_on_its_server() {
     }
     assert_eq!(seen[2], 0, "the server that is down");
     assert!(seen[0] > 0 && seen[1] > 0 && seen[3] > 0, "{seen:?}");
+}
+
+/// The same cluster as nginx's: the same servers, parameters and order.
+fn twin(chooser: &Chooser, policy: impl Balancer, parameters: &[&str]) -> Cluster<Nowhere> {
+    let endpoints = endpoints(parameters).into_iter().zip(chooser.servers());
+    let endpoints = endpoints.map(|(endpoint, server)| endpoint.placement(server.to_string()));
+    Cluster::builder().endpoints(endpoints).balancer(policy).build().unwrap()
+}
+
+/// Clients from all over both address spaces, the same in every run.
+fn clients(count: usize) -> impl Iterator<Item = IpAddr> {
+    let mut random = fastrand::Rng::with_seed(42);
+    (0..count).map(move |index| match index % 3 {
+        0 => IpAddr::from(random.u128(..).to_be_bytes()),
+        1 => IpAddr::from((0x0a00_0000 | random.u32(..1 << 24)).to_be_bytes()),
+        _ => IpAddr::from(random.u32(..).to_be_bytes()),
+    })
+}
+
+#[tokio::test]
+async fn ip_hash_chooses_the_same_server_as_nginx_for_every_client() {
+    require_nginx!();
+    for parameters in [&["weight=3", "", "down", "weight=2", ""][..], &["", "", ""], &["down", "weight=7"]] {
+        let mut nginx = Chooser::start("ip_hash;", parameters).await;
+        let ours = twin(&nginx, IpHash::new(), parameters);
+        for client in clients(2_000) {
+            assert_eq!(choose(&ours, client, ""), nginx.choose(client, "").await, "{client} of {parameters:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn hash_chooses_the_same_server_as_nginx_for_every_key() {
+    require_nginx!();
+    let parameters = ["weight=3", "", "down", "weight=2"];
+    let mut plain = Chooser::start("hash $http_x_key;", &parameters).await;
+    let mut ring = Chooser::start("hash $http_x_key consistent;", &parameters).await;
+    let our_plain = twin(&plain, Hash::new(by_key()), &parameters);
+    let our_ring = twin(&ring, Hash::consistent(by_key()), &parameters);
+    let client = CLIENT.parse().unwrap();
+    let mut random = fastrand::Rng::with_seed(7);
+    for number in 0..1_500 {
+        let key: String = match number % 2 {
+            0 => format!("/kylin/api/query?user={number}&x={}", random.u64(..)),
+            _ => (0..1 + random.usize(..40)).map(|_| random.char('!'..='~')).collect(),
+        };
+        assert_eq!(choose(&our_plain, client, &key), plain.choose(client, &key).await, "hash of {key:?}");
+        assert_eq!(choose(&our_ring, client, &key), ring.choose(client, &key).await, "consistent hash of {key:?}");
+    }
+}
+
+#[tokio::test]
+async fn round_robin_goes_in_the_same_order_as_nginx() {
+    require_nginx!();
+    let parameters = ["weight=7", "weight=2", "down", "weight=4", ""];
+    let mut nginx = Chooser::start("", &parameters).await;
+    let ours = twin(&nginx, RoundRobin::new(), &parameters);
+    let client = CLIENT.parse().unwrap();
+    for turn in 0..100 {
+        assert_eq!(choose(&ours, client, ""), nginx.choose(client, "").await, "turn {turn}");
+    }
 }

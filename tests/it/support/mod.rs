@@ -3,6 +3,7 @@
 // A tool that no test happens to need today is not a fault of the tests.
 #![allow(dead_code)]
 
+pub(crate) mod cluster;
 pub(crate) mod http;
 pub(crate) mod nginx;
 pub(crate) mod port;

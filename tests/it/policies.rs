@@ -1,0 +1,290 @@
+//! The policies against golden values: how nginx 1.22 to 1.31 choose, computed from its sources, those of `ip_hash` and
+//! `hash` confirmed by the real one in `nginx_choice`.
+
+use std::net::IpAddr;
+
+use http::HeaderName;
+use kylin_lb::ClientAddr;
+use kylin_lb::balance::{
+    Balancer, BalancerExt, Candidate, Candidates, Hash, IpHash, LeastConn, RandomTwo, RequestKey, RoundRobin, Tried,
+};
+use kylin_lb::endpoint::Outcome;
+use kylin_lb::{Cluster, RequestView};
+
+use crate::support::cluster::{Nowhere, choose, cluster, endpoint, index, pick, request};
+
+const ANYBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+pub(crate) fn by_key() -> RequestKey {
+    RequestKey::Header(HeaderName::from_static("x-key"))
+}
+
+fn sequence(cluster: &Cluster<Nowhere>, length: usize) -> String {
+    (0..length).map(|_| char::from(b'a' + choose(cluster, ANYBODY, "") as u8)).collect()
+}
+
+/// The endpoints that a request with `key` is sent to one after the other.
+fn draws(cluster: &Cluster<Nowhere>, client: ClientAddr, key: &str) -> Vec<usize> {
+    let mut tried = Tried::none();
+    let request = request(key);
+    let view = RequestView::of(&request, client);
+    std::iter::from_fn(|| {
+        let picked = cluster.pick(&view, &tried).ok()?;
+        tried.add(&picked.lease);
+        Some(index(&picked))
+    })
+    .collect()
+}
+
+#[test]
+fn round_robin_is_smooth_and_weighted() {
+    assert_eq!(sequence(&cluster(RoundRobin::new(), &["weight=5", "", ""]), 14), "aabacaaaabacaa");
+    assert_eq!(sequence(&cluster(RoundRobin::new(), &["weight=4", "weight=2", ""]), 7), "abacaba");
+    assert_eq!(sequence(&cluster(RoundRobin::new(), &["weight=3", "weight=2"]), 5), "ababa");
+    assert_eq!(sequence(&cluster(RoundRobin::new(), &["", "", ""]), 6), "abcabc");
+}
+
+#[test]
+fn round_robin_spreads_the_share_of_a_dead_endpoint_over_all_others() {
+    let cluster = cluster(RoundRobin::new(), &["", "", "", ""]);
+    pick(&cluster, ANYBODY, "", &Tried::none()).unwrap().lease.set_outcome(Outcome::Failure);
+    assert!(cluster.status().endpoints[0].ejected);
+    assert_eq!(sequence(&cluster, 9), "bcdbcdbcd");
+}
+
+#[test]
+fn a_change_of_membership_causes_no_burst() {
+    let cluster = cluster(RoundRobin::new(), &["", "", ""]);
+    sequence(&cluster, 100);
+    cluster.add(endpoint("3")).unwrap();
+    let after = sequence(&cluster, 12);
+    for letter in 'a'..='d' {
+        assert_eq!(after.matches(letter).count(), 3, "{after}");
+    }
+}
+
+#[test]
+fn ip_hash_equals_the_golden_values() {
+    let golden = [
+        ("127.0.0.1", [2, 0, 0]),
+        ("10.0.0.1", [0, 1, 0]),
+        ("10.0.1.7", [1, 2, 0]),
+        ("192.168.1.10", [1, 2, 0]),
+        ("192.168.2.10", [2, 3, 0]),
+        ("172.16.5.4", [1, 2, 1]),
+        ("8.8.8.8", [2, 3, 2]),
+        ("203.0.113.9", [0, 0, 0]),
+        ("255.255.255.255", [0, 3, 0]),
+        ("0.0.0.0", [1, 3, 0]),
+    ];
+    let clusters = [
+        cluster(IpHash::new(), &["", "", ""]),
+        cluster(IpHash::new(), &["", "", "", ""]),
+        cluster(IpHash::new(), &["weight=5", "", ""]),
+    ];
+    for (client, expected) in golden {
+        let chosen = clusters.each_ref().map(|cluster| choose(cluster, client.parse().unwrap(), ""));
+        assert_eq!(chosen, expected, "{client}");
+    }
+    for (client, expected) in [("::1", 2), ("2001:db8::1", 2), ("fe80::1", 0), ("::ffff:192.168.1.10", 1)] {
+        assert_eq!(choose(&clusters[0], client.parse().unwrap(), ""), expected, "{client}");
+    }
+    let unix = clusters.each_ref().map(|cluster| draws(cluster, ClientAddr::Unix, "")[0]);
+    assert_eq!(unix, [1, 3, 0], "a unix socket hashes as 0.0.0.0");
+}
+
+#[test]
+fn ip_hash_draws_again_and_down_keeps_its_place() {
+    let client = "192.168.1.10".parse().unwrap();
+    assert_eq!(choose(&cluster(IpHash::new(), &["", "down", ""]), client, ""), 2);
+    assert_eq!(draws(&cluster(IpHash::new(), &["", "", ""]), client.into(), "")[..2], [1, 2]);
+
+    // Clients of the others stay where they are while one is down, and its own come back when it does.
+    let cluster = cluster(IpHash::new(), &["", "", "", ""]);
+    let clients: Vec<IpAddr> = (0..200).map(|net| IpAddr::from([10, 1, net, 9])).collect();
+    let homes = |cluster| clients.iter().map(|client| choose(cluster, *client, "")).collect::<Vec<_>>();
+    let before = homes(&cluster);
+    cluster.maintain(&"2".parse().unwrap()).unwrap();
+    let during = homes(&cluster);
+    assert!(before.iter().zip(&during).all(|(before, during)| *during != 2 && (*before == 2 || before == during)));
+    cluster.ready(&"2".parse().unwrap()).unwrap();
+    assert_eq!(homes(&cluster), before);
+}
+
+#[test]
+fn ip_hash_keeps_a_network_together_and_its_variant_spreads_it() {
+    let spread = |policy| {
+        let cluster = cluster(policy, &["", "", ""]);
+        let mut chosen: Vec<_> = (1..=200).map(|host| choose(&cluster, IpAddr::from([10, 0, 0, host]), "")).collect();
+        chosen.sort_unstable();
+        chosen.dedup();
+        chosen.len()
+    };
+    assert_eq!(spread(IpHash::new()), 1);
+    assert_eq!(spread(IpHash::whole_address()), 3);
+}
+
+#[test]
+fn rendezvous_follows_the_weights_and_moves_only_the_clients_of_the_endpoint_that_leaves() {
+    let cluster = cluster(IpHash::whole_address(), &["weight=2", "", ""]);
+    let clients: Vec<IpAddr> = (0..40_000_u32).map(|n| IpAddr::from((0x0a00_0000 + n).to_be_bytes())).collect();
+    let homes = |cluster| clients.iter().map(|client| choose(cluster, *client, "")).collect::<Vec<_>>();
+    let before = homes(&cluster);
+    let share = |of| before.iter().filter(|home| **home == of).count() as f64 / before.len() as f64;
+    assert!((share(0) - 0.5).abs() < 0.01 && (share(1) - 0.25).abs() < 0.01, "{} {}", share(0), share(1));
+
+    cluster.remove(&"1".parse().unwrap()).unwrap();
+    let after = homes(&cluster);
+    assert!(before.iter().zip(&after).all(|(before, after)| *before == 1 || before == after));
+    // Pinned: another front end, built years later, must agree.
+    assert_eq!(before[..12], [0, 2, 2, 0, 0, 0, 1, 1, 0, 0, 0, 0]);
+}
+
+#[test]
+fn hash_equals_the_golden_draws() {
+    for (key, expected) in [("a", [2, 1, 0]), ("ADMIN", [1, 0, 2]), ("/kylin/api/query", [0, 1, 2])] {
+        let cluster = cluster(Hash::new(by_key()), &["", "", ""]);
+        // Draws of endpoints that were tried are skipped: of "a" 2,1,0,1,0,2 and "ADMIN" 1,0,1,2 remain three each. The
+        // draws of "/kylin/api/query" are 0,1,1,1,1,1, and none of the first 21 need be 2.
+        assert_eq!(draws(&cluster, ANYBODY.into(), key), expected, "{key}");
+    }
+}
+
+#[test]
+fn a_request_without_a_key_is_balanced_in_turn() {
+    assert_eq!(sequence(&cluster(Hash::new(by_key()), &["", "", ""]), 6), "abcabc");
+    assert_eq!(sequence(&cluster(Hash::consistent(by_key()), &["", "", ""]), 6), "abcabc");
+}
+
+#[test]
+fn consistent_hash_equals_the_golden_values() {
+    let ring = || {
+        let endpoints = (1..=3).map(|n| endpoint(&n.to_string()).placement(format!("10.0.0.{n}:7070")));
+        Cluster::builder().endpoints(endpoints).balancer(Hash::consistent(by_key())).build().unwrap()
+    };
+    let cluster = ring();
+    for (key, expected) in [("a", 3), ("ADMIN", 2), ("session-42", 3), ("/kylin/api/query", 3)] {
+        assert_eq!(choose(&cluster, ANYBODY, key), expected, "{key}");
+    }
+    let mut counts = [0; 4];
+    for n in 0..30_000 {
+        counts[choose(&cluster, ANYBODY, &n.to_string())] += 1;
+    }
+    assert_eq!(counts, [0, 11_250, 9_544, 9_206]);
+
+    // One that leaves, for good or for a while, moves only its own keys.
+    let homes = |cluster| (0..5_000).map(|n| choose(cluster, ANYBODY, &n.to_string())).collect::<Vec<_>>();
+    let before = homes(&cluster);
+    cluster.maintain(&"2".parse().unwrap()).unwrap();
+    let without = homes(&cluster);
+    assert!(before.iter().zip(&without).all(|(before, after)| *before == 2 || before == after));
+    let removed = ring();
+    removed.remove(&"2".parse().unwrap()).unwrap();
+    assert_eq!(homes(&removed), without);
+}
+
+#[test]
+fn endpoints_that_share_a_name_share_its_keys_in_turn() {
+    let endpoints =
+        ["0", "1", "2"].map(|id| endpoint(id).placement(if id == "2" { "other:7070" } else { "same:7070" }));
+    let cluster = Cluster::builder().endpoints(endpoints).balancer(Hash::consistent(by_key())).build().unwrap();
+    for n in 0..50 {
+        let key = n.to_string();
+        let chosen: Vec<_> = (0..4).map(|_| choose(&cluster, ANYBODY, &key)).collect();
+        let mut sorted = chosen.clone();
+        sorted.sort_unstable();
+        assert!(sorted == [0, 0, 1, 1] || sorted == [2; 4], "{chosen:?}");
+    }
+}
+
+#[test]
+fn least_conn_fills_by_weight_and_breaks_ties_in_smooth_order() {
+    let cluster = cluster(LeastConn::new(), &["weight=2", "", ""]);
+    let mut held: Vec<_> = (0..8).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect();
+    let status = cluster.status();
+    assert_eq!(status.endpoints.iter().map(|endpoint| endpoint.in_flight).collect::<Vec<_>>(), [4, 2, 2]);
+
+    // The one that is given back is the next to be filled.
+    let position = held.iter().position(|picked| index(picked) == 1).unwrap();
+    drop(held.remove(position));
+    assert_eq!(choose(&cluster, ANYBODY, ""), 1);
+    drop(held);
+    assert_eq!(sequence(&cluster, 4).matches('a').count(), 2, "idle endpoints are all tied");
+}
+
+#[test]
+fn least_conn_avoids_an_endpoint_that_is_stuck() {
+    let cluster = cluster(LeastConn::new(), &["", "", ""]);
+    let stuck = pick(&cluster, ANYBODY, "", &Tried::none()).unwrap();
+    let after: Vec<_> = (0..10).map(|_| choose(&cluster, ANYBODY, "")).collect();
+    assert!(!after.contains(&index(&stuck)), "{after:?}");
+}
+
+#[test]
+fn random_two_takes_the_less_loaded_and_reaches_everybody() {
+    let cluster = cluster(RandomTwo::new(), &["", "weight=3"]);
+    let held: Vec<_> = (0..400).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect();
+    let counts = [0, 1].map(|of| held.iter().filter(|picked| index(picked) == of).count());
+    // Of two endpoints both are drawn every time, so this is least-conn.
+    assert_eq!(counts, [100, 300]);
+
+    let cluster = many(RandomTwo::new());
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..2_000 {
+        seen.insert(choose(&cluster, ANYBODY, ""));
+    }
+    assert_eq!(seen.len(), 20);
+}
+
+fn many(policy: impl Balancer) -> Cluster<Nowhere> {
+    cluster(policy, &[""; 20])
+}
+
+#[test]
+fn backups_serve_only_when_no_primary_can() {
+    let cluster = cluster(RoundRobin::new(), &["max_conns=1", "backup", "max_conns=1", "backup"]);
+    let mut held: Vec<_> = (0..4).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect();
+    assert_eq!(held.iter().map(index).collect::<Vec<_>>(), [0, 2, 1, 3]);
+    held.remove(1);
+    assert_eq!(choose(&cluster, ANYBODY, ""), 2);
+}
+
+#[test]
+fn limits_in_flight_are_exact_and_drained_endpoints_are_left_alone() {
+    let cluster = cluster(LeastConn::new(), &["max_conns=2", "max_conns=1"]);
+    let held: Vec<_> = (0..3).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect();
+    assert!(pick(&cluster, ANYBODY, "", &Tried::none()).is_none());
+    drop(held);
+    cluster.drain(&"0".parse().unwrap()).unwrap();
+    assert_eq!([0; 3].map(|_| choose(&cluster, ANYBODY, "")), [1; 3]);
+}
+
+#[test]
+fn the_last_endpoint_is_never_ejected() {
+    let cluster = cluster(RoundRobin::new(), &["max_fails=1"]);
+    for _ in 0..5 {
+        pick(&cluster, ANYBODY, "", &Tried::none()).unwrap().lease.set_outcome(Outcome::Failure);
+    }
+    assert!(!cluster.status().endpoints[0].ejected);
+}
+
+/// Sends everybody called `ADMIN` to the first endpoint and abstains for others.
+#[derive(Debug)]
+struct AdminsFirst;
+
+impl Balancer for AdminsFirst {
+    fn pick<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
+        (request.headers()["x-key"] == "ADMIN").then(|| from.at(0))
+    }
+}
+
+#[test]
+fn a_policy_of_ones_own_can_be_combined_with_any_other() {
+    let cluster = cluster(AdminsFirst.or(Hash::consistent(by_key())), &["", "", ""]);
+    assert_eq!(choose(&cluster, ANYBODY, "ADMIN"), 0);
+    let others: std::collections::BTreeSet<_> = (0..50).map(|n| choose(&cluster, ANYBODY, &n.to_string())).collect();
+    assert_eq!(others.len(), 3);
+    // A choice that cannot serve counts as abstaining.
+    cluster.maintain(&"0".parse().unwrap()).unwrap();
+    assert_ne!(choose(&cluster, ANYBODY, "ADMIN"), 0);
+}

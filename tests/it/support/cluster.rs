@@ -1,0 +1,65 @@
+//! Clusters of endpoints that are picked and never sent to.
+
+use std::net::IpAddr;
+
+use http::{Request, Response};
+use kylin_lb::balance::{Balancer, Tried};
+use kylin_lb::cluster::Picked;
+use kylin_lb::endpoint::Intent;
+use kylin_lb::{Backend, Body, Cluster, Endpoint, RequestView, SendError};
+
+/// A backend that is in the cluster for its settings only.
+#[derive(Debug)]
+pub(crate) struct Nowhere;
+
+impl Backend for Nowhere {
+    async fn send(&self, _request: Request<Body>) -> Result<Response<Body>, SendError> {
+        panic!("nothing is sent in this test")
+    }
+}
+
+/// An endpoint without a node.
+pub(crate) fn endpoint(id: &str) -> Endpoint<Nowhere> {
+    Endpoint::new(id, Nowhere).unwrap()
+}
+
+/// Endpoints called `0`, `1`, ... with nginx's server parameters (`"weight=3 down"`).
+pub(crate) fn endpoints(parameters: &[&str]) -> Vec<Endpoint<Nowhere>> {
+    let with = |index: usize, parameters: &str| {
+        parameters.split_whitespace().fold(endpoint(&index.to_string()), |endpoint, parameter| {
+            match parameter.split_once('=').unwrap_or((parameter, "")) {
+                ("weight", weight) => endpoint.weight(weight.parse().unwrap()),
+                ("max_conns", limit) => endpoint.max_in_flight(limit.parse().unwrap()),
+                ("max_fails", fails) => endpoint.max_fails(fails.parse().unwrap()),
+                ("backup", _) => endpoint.backup(true),
+                ("down", _) => endpoint.intent(Intent::Maintain),
+                other => panic!("{other:?}"),
+            }
+        })
+    };
+    parameters.iter().enumerate().map(|(index, parameters)| with(index, parameters)).collect()
+}
+
+/// A cluster of such endpoints.
+pub(crate) fn cluster(balancer: impl Balancer, parameters: &[&str]) -> Cluster<Nowhere> {
+    Cluster::builder().endpoints(endpoints(parameters)).balancer(balancer).build().unwrap()
+}
+
+/// A request with a key in `x-key`.
+pub(crate) fn request(key: &str) -> Request<()> {
+    Request::get("/").header("x-key", key).body(()).unwrap()
+}
+
+/// Picks for a client and a key.
+pub(crate) fn pick(cluster: &Cluster<Nowhere>, client: IpAddr, key: &str, tried: &Tried) -> Option<Picked<Nowhere>> {
+    cluster.pick(&RequestView::of(&request(key), client), tried).ok()
+}
+
+/// The index of the endpoint that is picked for a client and a key; its slot is given back at once.
+pub(crate) fn choose(cluster: &Cluster<Nowhere>, client: IpAddr, key: &str) -> usize {
+    index(&pick(cluster, client, key, &Tried::none()).expect("an endpoint can serve"))
+}
+
+pub(crate) fn index(picked: &Picked<Nowhere>) -> usize {
+    picked.lease.endpoint().as_str().parse().unwrap()
+}
