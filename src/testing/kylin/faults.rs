@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 
@@ -140,6 +140,31 @@ impl Faults {
     }
 }
 
+impl Fault {
+    /// True for the faults that spoil an answer that is ready.
+    pub(super) fn cuts(self) -> bool {
+        matches!(self, Fault::Close | Fault::ResetAfter(_) | Fault::TruncateAfter(_))
+    }
+
+    /// What this fault leaves of `response`: nothing at all where there is no body, whose middle could be cut in.
+    pub(super) fn cut(
+        self,
+        response: Response<Body>,
+        is_head: bool,
+        switch: Option<ResetSwitch>,
+    ) -> Option<Response<Body>> {
+        let (after, error, switch) = match self {
+            Fault::ResetAfter(after) => (after, io::ErrorKind::ConnectionReset, switch),
+            Fault::TruncateAfter(after) => (after, io::ErrorKind::UnexpectedEof, None),
+            _ => return None,
+        };
+        if is_head || response.body().is_end_stream() {
+            return None;
+        }
+        Some(response.map(|body| Body::new(CutOff::new(body, after, error, switch))))
+    }
+}
+
 impl KylinNode {
     pub(super) fn metastore_is_down(&self, settings: &Settings) -> bool {
         self.faults().metastore_down.load(Ordering::SeqCst) || settings.metastore.is_down()
@@ -152,7 +177,7 @@ impl KylinNode {
 pub(super) struct ResetSwitch(pub(super) Arc<AtomicBool>);
 
 /// A body that fails in the middle.
-pub(super) struct CutOff {
+struct CutOff {
     body: Body,
     left: u64,
     paused: bool,
@@ -161,8 +186,8 @@ pub(super) struct CutOff {
 }
 
 impl CutOff {
-    /// `body` up to `after` bytes. With a `switch`, the connection is reset.
-    pub(super) fn new(body: Body, after: u64, error: io::ErrorKind, switch: Option<ResetSwitch>) -> Self {
+    /// `body` up to `after` bytes, less when it is not longer. With a `switch`, the connection is reset.
+    fn new(body: Body, after: u64, error: io::ErrorKind, switch: Option<ResetSwitch>) -> Self {
         let most = body.size_hint().exact().map_or(u64::MAX, |length| length.saturating_sub(1));
         CutOff { body, left: after.min(most), paused: false, error, switch }
     }

@@ -14,7 +14,7 @@ use super::answer::{Failure, html, redirect, start_page};
 use super::call::{self, Call};
 use super::catalog::request_id;
 use super::demo;
-use super::faults::{CutOff, Fault, ResetSwitch};
+use super::faults::{Fault, ResetSwitch};
 use super::path::{Params, normalise};
 use super::sessions::Cookie;
 use super::settings::{Dialect, Settings};
@@ -69,32 +69,16 @@ impl KylinNode {
             (Some(Fault::Html(status)), _) => html(status),
             (_, None) => html(StatusCode::BAD_REQUEST),
             (_, Some(path)) if path.starts_with("/demo/") => demo::answer(&path, request).await?,
-
             (_, Some(path)) => self.web(path, request).await?,
         };
         if response.status() == StatusCode::UNAUTHORIZED {
             self.inner.counts.add(|stats| stats.unauthorized += 1);
         }
-        let length = if is_head { Some(0) } else { response.body().size_hint().exact() };
         match fault {
             Some(Fault::Hang) => pending().await,
-            Some(Fault::Close) => {
+            Some(fault) if fault.cuts() => {
                 in_flight.end();
-                return Err(NoAnswer::Closed);
-            }
-            // An answer without a body has no middle to be cut in.
-            Some(Fault::ResetAfter(_) | Fault::TruncateAfter(_)) if length == Some(0) => {
-                in_flight.end();
-                return Err(NoAnswer::Closed);
-            }
-            Some(Fault::ResetAfter(bytes)) => {
-                in_flight.end();
-                let cut = |body| Body::new(CutOff::new(body, bytes, io::ErrorKind::ConnectionReset, switch));
-                response = response.map(cut);
-            }
-            Some(Fault::TruncateAfter(bytes)) => {
-                in_flight.end();
-                response = response.map(|body| Body::new(CutOff::new(body, bytes, io::ErrorKind::UnexpectedEof, None)));
+                response = fault.cut(response, is_head, switch).ok_or(NoAnswer::Closed)?;
             }
             _ => {}
         }

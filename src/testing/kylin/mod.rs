@@ -43,6 +43,8 @@ mod settings;
 mod sql;
 mod stats;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
