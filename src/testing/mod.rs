@@ -1,1 +1,12 @@
 //! Parts for tests and demonstrations.
+//!
+//! What a balancer does shows only against nodes that behave, and misbehave, as real ones do. [`kylin::KylinNode`] is
+//! such a node, in process or behind a socket; [`Scripted`] is the other extreme: a backend of a few lines for unit tests
+//! that care about the order of answers and nothing else.
+
+pub mod kylin;
+mod scripted;
+
+#[doc(inline)]
+pub use kylin::KylinNode;
+pub use scripted::{Scripted, Step};

@@ -1,0 +1,135 @@
+//! Who is calling: session cookie or Basic credentials, checked in the filter chain before any handler runs.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::{HeaderMap, HeaderValue, header};
+use serde_json::{Value, json};
+
+use super::KylinNode;
+use super::answer::{Answer, Failure, Shape};
+use super::call::Call;
+use super::metastore::User;
+use super::settings::{Dialect, Settings};
+
+/// What a path asks of its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Everyone,
+    SignedIn,
+    Admin,
+}
+
+/// What the credentials of a request come to.
+pub(super) enum Caller {
+    Nobody,
+    /// Credentials came and are wrong, or nobody can say.
+    Rejected(Rejection),
+    /// A user, and the cookie of the session that was made for the occasion.
+    Known(User, Option<HeaderValue>),
+}
+
+pub(super) enum Rejection {
+    Credentials,
+    MetastoreDown,
+}
+
+impl KylinNode {
+    /// Finds out who sends `headers`.
+    ///
+    /// A session of the same user makes the password go unchecked. A login proper checks it always and makes a new
+    /// session, ending the one that came along: Spring's protection against session fixation, because of which a front
+    /// end has to learn the cookie anew from each answer.
+    pub(super) fn identify(&self, settings: &Settings, headers: &HeaderMap, login: bool) -> Caller {
+        let (cookie, sessions) = (settings.cookie(), self.session_table(settings));
+        let stored = !self.faults().session_store_is_down();
+        let session =
+            cookie.ids(headers).into_iter().filter(|_| stored).find_map(|id| sessions.user(&id).map(|user| (id, user)));
+        let Some(credentials) = headers.get(header::AUTHORIZATION) else {
+            return session.map_or(Caller::Nobody, |(_, user)| Caller::Known(user, None));
+        };
+        let Some((name, password)) = basic(credentials) else {
+            return Caller::Rejected(Rejection::Credentials);
+        };
+        if let Some((_, user)) = &session {
+            if !login && user.name.eq_ignore_ascii_case(&name) {
+                return Caller::Known(user.clone(), None);
+            }
+        }
+        if self.metastore_is_down(settings) {
+            return Caller::Rejected(Rejection::MetastoreDown);
+        }
+        let Some(user) = settings.metastore.check_password(&name, &password) else {
+            return Caller::Rejected(Rejection::Credentials);
+        };
+        self.inner.counts.add(|stats| stats.logins += 1);
+        if let Some((id, _)) = session {
+            sessions.end(&id);
+        }
+        let id = cookie.new_id();
+        let set = cookie.set(&id);
+        if stored {
+            sessions.open(user.clone(), id);
+        }
+        Caller::Known(user, Some(set))
+    }
+}
+
+/// `GET` and `POST /user/authentication`. A caller without credentials gets `{}` from 2.x-4.x and a 401 from 5.
+pub(super) fn authentication(call: &Call) -> Answer {
+    let Some(user) = &call.user else { return call.value(json!({})) };
+    let mut authorities = vec![json!({"authority": "ROLE_ANALYST"})];
+    if user.admin {
+        authorities.push(json!({"authority": "ROLE_ADMIN"}));
+    }
+    let details = json!({
+        "username": *user.name,
+        "authorities": authorities,
+        "disabled": false,
+        "defaultPassword": false,
+        "password": Value::Null,
+    });
+    match call.shape() {
+        Shape::Bare => call.value(json!({"userDetails": details})),
+        Shape::V2 | Shape::V4 => call.value(details),
+    }
+}
+
+/// What follows from `needed` for `caller`: the user, if any, that the handler sees.
+pub(super) fn admit(needed: Access, user: Option<&User>) -> Result<(), Denied> {
+    match (needed, user) {
+        (Access::Everyone, _) | (Access::SignedIn, Some(_)) => Ok(()),
+        (Access::Admin, Some(user)) if user.admin => Ok(()),
+        (Access::Admin, Some(_)) => Err(Denied::Forbidden),
+        (Access::SignedIn | Access::Admin, None) => Err(Denied::Unauthorized),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Denied {
+    Unauthorized,
+    Forbidden,
+}
+
+impl Denied {
+    /// 2.x-4.x leave the page to Tomcat, 5 writes JSON.
+    pub(super) fn render(&self, dialect: Dialect, url: &str) -> http::Response<crate::body::Body> {
+        let (status, message) = match self {
+            Denied::Unauthorized => (http::StatusCode::UNAUTHORIZED, "Invalid username or password."),
+            Denied::Forbidden => (http::StatusCode::FORBIDDEN, "Access is denied."),
+        };
+        match dialect {
+            Dialect::V4 => super::answer::html(status),
+            Dialect::V5 => Failure::refused(message).with_status(status).render(dialect, url),
+        }
+    }
+}
+
+fn basic(value: &HeaderValue) -> Option<(String, String)> {
+    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(BASE64.decode(encoded.trim()).ok()?).ok()?;
+    let (name, password) = decoded.split_once(':')?;
+    Some((name.to_owned(), password.to_owned()))
+}

@@ -1,0 +1,142 @@
+//! What is in the metastore, as the REST interface lists it: projects, tables, cubes, models, jobs, saved queries.
+
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+
+use super::answer::{Answer, Failure};
+use super::call::Call;
+use super::metastore::Job;
+use super::sessions::uuid;
+
+const CUBE: &str = "kylin_sales_cube";
+const MODEL: &str = "kylin_sales_model";
+const LAST_MODIFIED: u64 = 1_600_000_000_000;
+
+/// Every project, with the uuid by which nodes of different metastores can be told apart.
+pub(super) fn projects(call: &Call) -> Answer {
+    let projects = call.metastore()?.projects().into_iter().map(|project| {
+        json!({
+            "uuid": project.uuid,
+            "last_modified": LAST_MODIFIED,
+            "version": call.settings.version,
+            "name": project.name,
+            "description": "",
+            "owner": "ADMIN",
+            "realizations": [{"name": CUBE, "type": "CUBE", "realization": CUBE}],
+        })
+    });
+    call.list("projects", projects.collect())
+}
+
+/// One table, enough for a SQL client to show something.
+pub(super) fn tables_and_columns(call: &Call) -> Answer {
+    let metastore = call.metastore()?;
+    let project = call.params.value("project").unwrap_or("");
+    if !metastore.has_project(project) {
+        return Err(Failure::refused(format!("Cannot find project '{project}'.")));
+    }
+    let column = |position: usize, (name, sql_type, type_name): &(&str, i32, &str)| {
+        json!({
+            "table_CAT": "defaultCatalog", "table_SCHEM": "DEFAULT", "table_NAME": "KYLIN_SALES",
+            "column_NAME": name, "data_TYPE": sql_type, "type_NAME": type_name, "column_SIZE": -1,
+            "nullable": 1, "ordinal_POSITION": position + 1, "is_NULLABLE": "YES",
+        })
+    };
+    let columns = [("TRANS_ID", -5, "BIGINT"), ("PART_DT", 91, "DATE"), ("PRICE", 3, "DECIMAL(19,4)")];
+    let columns: Vec<Value> = columns.iter().enumerate().map(|(position, of)| column(position, of)).collect();
+    call.value(json!([{
+        "table_CAT": "defaultCatalog", "table_SCHEM": "DEFAULT", "table_NAME": "KYLIN_SALES", "table_TYPE": "TABLE",
+        "columns": columns,
+    }]))
+}
+
+pub(super) fn cubes(call: &Call) -> Answer {
+    call.metastore()?;
+    let cube = json!({
+        "uuid": "2fbca32a-a33e-4b69-83dd-0bb8b1f8c53b", "name": CUBE, "project": "learn_kylin", "model": MODEL,
+        "status": "READY", "segments": [], "last_modified": LAST_MODIFIED, "version": call.settings.version,
+    });
+    call.list("cubes", vec![cube])
+}
+
+pub(super) fn models(call: &Call) -> Answer {
+    call.metastore()?;
+    let model = json!({
+        "uuid": "0928468a-9fab-4185-9a14-6f2e7c74823f", "name": MODEL, "fact_table": "DEFAULT.KYLIN_SALES",
+        "lookups": [], "dimensions": [], "metrics": [], "last_modified": LAST_MODIFIED,
+    });
+    call.list("models", vec![model])
+}
+
+pub(super) fn jobs(call: &Call) -> Answer {
+    call.list("jobs", call.metastore()?.jobs().iter().map(job).collect())
+}
+
+/// `PUT /cubes/{cube}/build`: each call is one more job, although the method is PUT.
+pub(super) fn build(call: &Call, target: &str) -> Answer {
+    let submitted = submit(call, target)?;
+    call.value(job(&submitted))
+}
+
+/// `POST /models/{model}/segments` of Kylin 5.
+pub(super) fn build_model(call: &Call, target: &str) -> Answer {
+    let submitted = submit(call, target)?;
+    call.value(json!({"jobs": [{"job_id": submitted.id, "job_name": "INC_BUILD"}]}))
+}
+
+pub(super) fn saved_queries(call: &Call) -> Answer {
+    let saved = call.metastore()?.saved_queries(call.user_name()).into_iter().map(|saved| {
+        json!({
+            "id": saved.id,
+            "name": saved.query["name"],
+            "project": saved.query["project"],
+            "sql": saved.query["sql"],
+            "description": saved.query["description"],
+        })
+    });
+    call.list("queries", saved.collect())
+}
+
+/// Appends: the same twice is two saved queries.
+pub(super) fn save_query(call: &Call) -> Answer {
+    call.metastore()?.save_query(call.user_name(), call.json()?);
+    call.value(Value::Null)
+}
+
+pub(super) fn delete_query(call: &Call, id: &str) -> Answer {
+    call.metastore()?.delete_query(call.user_name(), id);
+    call.value(Value::Null)
+}
+
+fn submit(call: &Call, target: &str) -> Result<Job, Failure> {
+    let metastore = call.metastore()?;
+    let admin = call.user.as_ref().is_some_and(|user| user.admin);
+    if !admin {
+        return Err(Failure::refused("Access is denied").with_status(StatusCode::FORBIDDEN));
+    }
+    let submitted = Job {
+        id: uuid(),
+        target: target.to_owned(),
+        node: call.node.name().to_owned(),
+        submitter: call.user_name().to_owned(),
+        request_id: request_id(&call.headers).map(str::to_owned),
+    };
+    metastore.submit(submitted.clone());
+    call.node.inner.counts.add(|stats| stats.builds += 1);
+    Ok(submitted)
+}
+
+pub(super) fn request_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get("x-request-id").and_then(|id| id.to_str().ok())
+}
+
+/// One job with the names of 2.x-4.x and of 5 side by side.
+fn job(job: &Job) -> Value {
+    json!({
+        "uuid": job.id, "id": job.id,
+        "name": format!("BUILD CUBE - {}", job.target), "job_name": "INC_BUILD",
+        "type": "BUILD", "related_cube": job.target, "display_cube_name": job.target, "target_subject": job.target,
+        "job_status": "PENDING", "progress": 0.0, "submitter": job.submitter, "steps": [],
+        "exec_start_time": 0, "last_modified": LAST_MODIFIED,
+    })
+}

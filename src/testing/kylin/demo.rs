@@ -1,0 +1,55 @@
+//! Paths that Kylin does not have: what a test of the transport needs and a query cannot give.
+
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use super::answer::{html, ok};
+use super::journey::NoAnswer;
+use super::path::Params;
+use super::stream::{Piece, Streamed};
+use crate::body::Body;
+
+/// Answers a request below `/demo/`, whose body is still to be read.
+pub(super) async fn answer(path: &str, request: Request<Body>) -> Result<Response<Body>, NoAnswer> {
+    let params = Params::parse(request.uri().query().unwrap_or(""));
+    Ok(match (request.method().as_str(), path) {
+        ("GET" | "HEAD", "/demo/bytes") => {
+            let length = params.value("n").and_then(|n| n.parse().ok()).unwrap_or(0);
+            let announced = params.value("chunked").is_none();
+            Response::new(Body::new(Streamed::new([Piece::Demo(0, length)], announced)))
+        }
+        ("POST" | "PUT", "/demo/digest") => digest(request.into_body()).await?,
+        ("POST" | "PUT", "/demo/echo") => Response::new(Body::new(request.into_body().map_frame(|frame| frame))),
+        ("POST" | "PUT", "/demo/early") => html(StatusCode::PAYLOAD_TOO_LARGE),
+        (_, "/demo/head") => ok(&head(&request)),
+        _ => html(StatusCode::NOT_FOUND),
+    })
+}
+
+async fn digest(mut body: Body) -> Result<Response<Body>, NoAnswer> {
+    let (mut bytes, mut crc) = (0, crc32fast::Hasher::new());
+    while !body.is_end_stream() {
+        let Some(frame) = body.frame().await else { break };
+        if let Ok(data) = frame.map_err(NoAnswer::RequestBody)?.into_data() {
+            bytes += data.len();
+            crc.update(&data);
+        }
+    }
+    Ok(ok(&json!({"bytes": bytes, "crc32": format!("{:08x}", crc.finalize())})))
+}
+
+fn head(request: &Request<Body>) -> Value {
+    let headers: Vec<Value> = request
+        .headers()
+        .iter()
+        .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
+        .collect();
+    json!({
+        "method": request.method().as_str(),
+        "target": request.uri().to_string(),
+        "version": format!("{:?}", request.version()),
+        "headers": headers,
+    })
+}

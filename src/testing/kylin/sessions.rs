@@ -1,0 +1,160 @@
+//! Who is logged in: a table of sessions and the cookie that names one.
+//!
+//! By default a table belongs to one node, as in every Kylin without session sharing. That is what makes affinity
+//! necessary at all: another node answers 401 to the same cookie.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::{HeaderMap, HeaderValue, header};
+use parking_lot::Mutex;
+
+use super::metastore::User;
+
+/// Clients without cookies leave a session behind with every request; the oldest make room.
+const SESSIONS: usize = 65_536;
+
+#[derive(Clone, Default)]
+pub(super) struct Sessions(Arc<Mutex<Table>>);
+
+#[derive(Default)]
+struct Table {
+    users: AHashMap<String, User>,
+    order: VecDeque<String>,
+}
+
+impl Sessions {
+    /// A new session of `user`; its id is returned.
+    pub(super) fn open(&self, user: User, id: String) {
+        let mut table = self.0.lock();
+        while table.users.len() >= SESSIONS {
+            let Some(oldest) = table.order.pop_front() else { break };
+            table.users.remove(&oldest);
+        }
+        table.order.push_back(id.clone());
+        table.users.insert(id, user);
+    }
+
+    pub(super) fn user(&self, id: &str) -> Option<User> {
+        self.0.lock().users.get(id).cloned()
+    }
+
+    pub(super) fn end(&self, id: &str) {
+        let mut table = self.0.lock();
+        if table.users.remove(id).is_some() {
+            table.order.retain(|kept| kept != id);
+        }
+    }
+
+    pub(super) fn forget(&self) {
+        *self.0.lock() = Table::default();
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.0.lock().users.len()
+    }
+}
+
+/// How a dialect writes its session cookie.
+#[derive(Debug, Clone)]
+pub(super) enum Cookie {
+    /// 2.x-4.x: `JSESSIONID`, the id itself as its value.
+    Tomcat,
+    /// 5.x: the metastore's hash as the name, base64 of the id as the value.
+    Spring { name: String },
+}
+
+impl Cookie {
+    pub(super) fn new_id(&self) -> String {
+        match self {
+            Cookie::Tomcat => (0..2).map(|_| format!("{:016X}", fastrand::u64(..))).collect(),
+            Cookie::Spring { .. } => uuid(),
+        }
+    }
+
+    /// The ids that a request's cookies name: more than one when it carries the cookie more than once.
+    pub(super) fn ids(&self, headers: &HeaderMap) -> Vec<String> {
+        let name = match self {
+            Cookie::Tomcat => "JSESSIONID",
+            Cookie::Spring { name } => name,
+        };
+        let pairs = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+        let values = pairs
+            .flat_map(|line| line.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='))
+            .filter(|(known, _)| *known == name)
+            .map(|(_, value)| value);
+        match self {
+            Cookie::Tomcat => values.map(str::to_owned).collect(),
+            Cookie::Spring { .. } => {
+                values.filter_map(|value| String::from_utf8(BASE64.decode(value).ok()?).ok()).collect()
+            }
+        }
+    }
+
+    /// The `Set-Cookie` that hands `id` out.
+    pub(super) fn set(&self, id: &str) -> HeaderValue {
+        let line = match self {
+            Cookie::Tomcat => format!("JSESSIONID={id}; Path=/kylin; HttpOnly"),
+            Cookie::Spring { name } => {
+                format!("{name}={}; Path=/kylin; HttpOnly; SameSite=Lax", BASE64.encode(id))
+            }
+        };
+        HeaderValue::try_from(line).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+
+    /// What logging out sets. Kylin 5 deletes `JSESSIONID`, which is not its cookie.
+    pub(super) const DELETE: HeaderValue =
+        HeaderValue::from_static("JSESSIONID=; Max-Age=0; Expires=Thu, 01-Jan-1970 00:00:10 GMT; Path=/kylin");
+}
+
+/// A random UUID in its usual form.
+pub(super) fn uuid() -> String {
+    let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (4 << 76) | (2 << 62);
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user() -> User {
+        User::new("ADMIN", "KYLIN", true)
+    }
+
+    #[test]
+    fn the_oldest_session_makes_room() {
+        let sessions = Sessions::default();
+        for i in 0..=SESSIONS {
+            sessions.open(user(), i.to_string());
+        }
+        assert_eq!(sessions.count(), SESSIONS);
+        assert!(sessions.user("0").is_none());
+        assert!(sessions.user("1").is_some());
+    }
+
+    #[test]
+    fn a_cookie_is_found_among_others_and_read_back() {
+        for cookie in [Cookie::Tomcat, Cookie::Spring { name: "ab".repeat(32) }] {
+            let id = cookie.new_id();
+            let set = cookie.set(&id).to_str().unwrap().to_owned();
+            let pair = set.split(';').next().unwrap();
+            let mut headers = HeaderMap::new();
+            headers.append(header::COOKIE, format!("a=b; {pair};c=d").parse().unwrap());
+            assert_eq!(cookie.ids(&headers), [id]);
+            assert!(set.contains("; Path=/kylin; HttpOnly"));
+        }
+    }
+
+    #[test]
+    fn a_uuid_says_that_it_is_random() {
+        let id = uuid();
+        assert_eq!(id.len(), 36);
+        assert_eq!(&id[14..15], "4");
+        assert!(matches!(&id[19..20], "8" | "9" | "a" | "b"));
+    }
+}

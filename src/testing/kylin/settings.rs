@@ -1,0 +1,171 @@
+//! What is chosen when a node is made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::metastore::Metastore;
+use super::sessions::Cookie;
+use super::{KylinNode, Sessions};
+
+/// Which generation of Kylin's REST interface a node speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Dialect {
+    /// Kylin and KAP 2.x to 4.x: `JSESSIONID`, bare JSON (or KAP's envelope where `Accept` asks for it), failing SQL is
+    /// an HTTP 500.
+    #[default]
+    V4,
+    /// Kylin 5 and Kyligence Enterprise 4: the cookie named after the metastore, everything in an envelope, failing SQL
+    /// is an HTTP 200 with `isException`.
+    V5,
+}
+
+/// A node's role: `kylin.server.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Mode {
+    /// Answers queries and runs jobs.
+    #[default]
+    All,
+    /// Answers queries. A build that it is sent is queued for a job node.
+    Query,
+    /// Runs jobs and refuses queries.
+    Job,
+}
+
+impl Mode {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Mode::All => "all",
+            Mode::Query => "query",
+            Mode::Job => "job",
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) dialect: Dialect,
+    pub(super) mode: Mode,
+    pub(super) metastore: Metastore,
+    pub(super) shares_sessions: bool,
+    pub(super) version: String,
+    pub(super) active_job_node: Option<bool>,
+    pub(super) keep_alive: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            dialect: Dialect::V4,
+            mode: Mode::All,
+            metastore: Metastore::new(),
+            shares_sessions: false,
+            version: "3.1.3".to_owned(),
+            active_job_node: None,
+            keep_alive: Duration::from_secs(20), // Tomcat's connectionTimeout in Kylin's server.xml
+        }
+    }
+}
+
+impl Settings {
+    pub(super) fn cookie(&self) -> Cookie {
+        match self.dialect {
+            Dialect::V4 => Cookie::Tomcat,
+            Dialect::V5 => Cookie::Spring { name: self.metastore.cookie() },
+        }
+    }
+}
+
+/// Settings. They may be chained after [`KylinNode::new`], and changed at any later time, on any clone.
+impl KylinNode {
+    /// Sets the dialect and with it the version that the node reports, 3.1.3 or 5.0.0. Default: [`Dialect::V4`].
+    #[must_use]
+    pub fn dialect(self, dialect: Dialect) -> Self {
+        let version = match dialect {
+            Dialect::V4 => "3.1.3",
+            Dialect::V5 => "5.0.0",
+        };
+        self.change(|settings| settings.dialect = dialect).version(version)
+    }
+
+    /// Sets the role. Default: [`Mode::All`].
+    #[must_use]
+    pub fn mode(self, mode: Mode) -> Self {
+        self.set_mode(mode);
+        self
+    }
+
+    /// Changes the role of a running node.
+    pub fn set_mode(&self, mode: Mode) {
+        self.update(|settings| settings.mode = mode);
+    }
+
+    /// Makes the node one of the cluster that has `metastore`. Default: a metastore of its own.
+    #[must_use]
+    pub fn metastore(self, metastore: &Metastore) -> Self {
+        metastore.join(&self.inner.running);
+        self.change(|settings| settings.metastore = metastore.clone())
+    }
+
+    /// Adds a user to the node's metastore.
+    #[must_use]
+    pub fn user(self, name: &str, password: &str, admin: bool) -> Self {
+        self.change(|settings| settings.metastore = settings.metastore.clone().user(name, password, admin))
+    }
+
+    /// Adds a project to the node's metastore.
+    #[must_use]
+    pub fn project(self, name: &str) -> Self {
+        self.change(|settings| settings.metastore = settings.metastore.clone().project(name))
+    }
+
+    /// Keeps sessions in the metastore, where the other nodes that do so find them. Default: off, sessions are known to
+    /// the node that made them and to no other.
+    #[must_use]
+    pub fn share_sessions(self, shared: bool) -> Self {
+        self.change(|settings| settings.shares_sessions = shared)
+    }
+
+    /// Sets the version that the node reports.
+    #[must_use]
+    pub fn version(self, version: &str) -> Self {
+        self.change(|settings| settings.version = version.to_owned())
+    }
+
+    /// Sets what `is_active_job_node` answers. Default: `None`, a 500, as from a node without the leader-electing job
+    /// scheduler.
+    #[must_use]
+    pub fn active_job_node(self, active: Option<bool>) -> Self {
+        self.change(|settings| settings.active_job_node = active)
+    }
+
+    /// Sets after how long an idle connection is closed. Default: 20 s, as Kylin's Tomcat does. Counts for connections
+    /// accepted later.
+    #[must_use]
+    pub fn keep_alive(self, idle: Duration) -> Self {
+        self.change(|settings| settings.keep_alive = idle)
+    }
+
+    /// The metastore of the node's cluster.
+    pub fn cluster(&self) -> Metastore {
+        self.settings().metastore.clone()
+    }
+
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        self.inner.settings.read().clone()
+    }
+
+    pub(super) fn session_table(&self, settings: &Settings) -> Sessions {
+        if settings.shares_sessions { settings.metastore.sessions().clone() } else { self.inner.sessions.clone() }
+    }
+
+    fn change(self, change: impl FnOnce(&mut Settings)) -> Self {
+        self.update(change);
+        self
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Settings)) {
+        change(Arc::make_mut(&mut self.inner.settings.write()));
+    }
+}
