@@ -101,7 +101,23 @@ mod tests {
         ] {
             assert_eq!(parse(text, 80).map(|written| written.address.to_string()), Ok(expected.into()), "{text}");
         }
-        for text in ["", ":80", "a:", "a:0", "a:70000", "a:80:80", "a:+80", "::1", "[::1", "[::1]80", "[x]:1", "1.1.1:80", "unix:", "a b", "1.1.1.999"] {
+        for text in [
+            "",
+            ":80",
+            "a:",
+            "a:0",
+            "a:70000",
+            "a:80:80",
+            "a:+80",
+            "::1",
+            "[::1",
+            "[::1]80",
+            "[x]:1",
+            "1.1.1:80",
+            "unix:",
+            "a b",
+            "1.1.1.999",
+        ] {
             assert!(parse(text, 80).is_err(), "{text}");
         }
     }

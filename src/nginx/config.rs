@@ -1,5 +1,6 @@
 //! A whole configuration: its groups, its servers, and which server a connection's requests belong to.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -114,7 +115,13 @@ impl Config {
 
     fn build(tree: Result<Vec<Directive>, Fault>, parser: &Parser) -> Result<Config, Fault> {
         let tree = tree?;
-        let mut reader = Reader { sources: &parser.sources, harmless: Vec::new(), notes: Vec::new(), upstreams: Vec::new() };
+        let mut reader = Reader {
+            sources: &parser.sources,
+            harmless: Vec::new(),
+            notes: Vec::new(),
+            upstreams: Vec::new(),
+            by_name: HashMap::new(),
+        };
         for include in &parser.unread {
             reader.remark_harmless(include.span, "include mime.types");
         }
@@ -172,8 +179,8 @@ fn read_http(block: &[Directive], reader: &mut Reader<'_>) -> Result<(Settings, 
 
 fn listeners(servers: &[(Server, Span)], reader: &mut Reader<'_>) -> Result<Vec<Listener>, Fault> {
     let mut listeners: Vec<Listener> = Vec::new();
-    let mut index = std::collections::HashMap::new();
-    let mut explicit = std::collections::HashSet::new();
+    let mut index = HashMap::new();
+    let mut explicit = HashSet::new();
     for (number, (server, span)) in servers.iter().enumerate() {
         for listen in &server.listens {
             let at = *index.entry(listen.address.clone()).or_insert_with(|| {
@@ -194,13 +201,18 @@ fn listeners(servers: &[(Server, Span)], reader: &mut Reader<'_>) -> Result<Vec<
             if listen.default_server {
                 if !explicit.insert(at) {
                     let message = format!("a duplicate default server for {}", listen.address);
-                    return Err(Fault::new(ErrorKind::Duplicate, *span, message).expecting("default_server once for an address"));
+                    return Err(Fault::new(ErrorKind::Duplicate, *span, message)
+                        .expecting("default_server once for an address"));
                 }
                 listener.default = number;
             }
             for name in &server.names {
                 if !listener.names.add(name, number) {
-                    let text = format!("conflicting server name \"{}\" on {}: the first server keeps it", name.text(), listen.address);
+                    let text = format!(
+                        "conflicting server name \"{}\" on {}: the first server keeps it",
+                        name.text(),
+                        listen.address
+                    );
                     reader.note(*span, text);
                 }
             }
@@ -226,6 +238,8 @@ pub(super) struct Reader<'s> {
     harmless: Vec<Notice>,
     notes: Vec<Notice>,
     upstreams: Vec<Upstream>,
+    /// By lower-case name.
+    by_name: HashMap<String, usize>,
 }
 
 impl Reader<'_> {
@@ -243,7 +257,7 @@ impl Reader<'_> {
 
     /// The position of a group; names compare without case.
     pub(super) fn upstream(&self, name: &str) -> Option<usize> {
-        self.upstreams.iter().position(|upstream| upstream.name.eq_ignore_ascii_case(name))
+        self.by_name.get(&name.to_ascii_lowercase()).copied()
     }
 
     pub(super) fn is_declared(&self, upstream: usize) -> bool {
@@ -251,7 +265,9 @@ impl Reader<'_> {
     }
 
     pub(super) fn add_upstream(&mut self, upstream: Upstream) -> usize {
+        let position = self.upstreams.len();
+        self.by_name.insert(upstream.name.to_ascii_lowercase(), position);
         self.upstreams.push(upstream);
-        self.upstreams.len() - 1
+        position
     }
 }

@@ -88,22 +88,100 @@ static MODELLED: &[(&str, u8, &str)] = &[
 
 /// What concerns logs, processes, files or TLS that is not there. A trailing `*` stands for any ending.
 static HARMLESS: &[&str] = &[
-    "absolute_redirect", "accept_mutex", "accept_mutex_delay", "access_log", "aio", "brotli", "brotli_*", "charset",
-    "charset_*", "chunked_transfer_encoding", "client_body_buffer_size", "client_body_in_file_only",
-    "client_body_in_single_buffer", "client_body_temp_path", "connection_pool_size", "daemon", "debug_connection",
-    "debug_points", "directio", "env", "error_log", "etag", "events", "fastcgi_*", "google_perftools_profiles", "gunzip",
-    "gunzip_*", "gzip", "gzip_*", "http2_*", "http3_*", "if_modified_since", "ignore_invalid_headers",
-    "keepalive_disable", "keepalive_min_timeout", "lingering_*", "load_module", "lock_file", "log_format",
-    "log_not_found", "log_subrequest", "map_hash_*", "master_process", "max_ranges", "msie_padding", "msie_refresh",
-    "multi_accept", "open_file_cache", "open_file_cache_*", "open_log_file_cache", "output_buffers", "pcre_jit", "pid",
-    "port_in_redirect", "postpone_output", "proxy_buffer_size", "proxy_buffers", "proxy_busy_buffers_size",
-    "proxy_cache_*", "proxy_headers_hash_*", "proxy_ignore_headers", "proxy_max_temp_file_size",
-    "proxy_send_lowat", "proxy_socket_keepalive", "proxy_ssl_*", "proxy_temp_*", "quic_*", "read_ahead",
-    "recursive_error_pages", "request_pool_size", "reset_timedout_connection", "resolver", "resolver_timeout",
-    "scgi_*", "sendfile", "sendfile_max_chunk", "send_lowat", "server_name_in_redirect", "server_names_hash_*",
-    "server_tokens", "ssl_*", "ssl_engine", "subrequest_output_buffer_size", "tcp_nodelay", "tcp_nopush",
-    "thread_pool", "timer_resolution", "types", "types_hash_*", "user", "uwsgi_*", "variables_hash_*",
-    "worker_*", "working_directory",
+    "absolute_redirect",
+    "accept_mutex",
+    "accept_mutex_delay",
+    "access_log",
+    "aio",
+    "brotli",
+    "brotli_*",
+    "charset",
+    "charset_*",
+    "chunked_transfer_encoding",
+    "client_body_buffer_size",
+    "client_body_in_file_only",
+    "client_body_in_single_buffer",
+    "client_body_temp_path",
+    "connection_pool_size",
+    "daemon",
+    "debug_connection",
+    "debug_points",
+    "directio",
+    "env",
+    "error_log",
+    "etag",
+    "events",
+    "fastcgi_*",
+    "google_perftools_profiles",
+    "gunzip",
+    "gunzip_*",
+    "gzip",
+    "gzip_*",
+    "http2_*",
+    "http3_*",
+    "if_modified_since",
+    "ignore_invalid_headers",
+    "keepalive_disable",
+    "keepalive_min_timeout",
+    "lingering_*",
+    "load_module",
+    "lock_file",
+    "log_format",
+    "log_not_found",
+    "log_subrequest",
+    "map_hash_*",
+    "master_process",
+    "max_ranges",
+    "msie_padding",
+    "msie_refresh",
+    "multi_accept",
+    "open_file_cache",
+    "open_file_cache_*",
+    "open_log_file_cache",
+    "output_buffers",
+    "pcre_jit",
+    "pid",
+    "port_in_redirect",
+    "postpone_output",
+    "proxy_buffer_size",
+    "proxy_buffers",
+    "proxy_busy_buffers_size",
+    "proxy_cache_*",
+    "proxy_headers_hash_*",
+    "proxy_ignore_headers",
+    "proxy_max_temp_file_size",
+    "proxy_send_lowat",
+    "proxy_socket_keepalive",
+    "proxy_ssl_*",
+    "proxy_temp_*",
+    "quic_*",
+    "read_ahead",
+    "recursive_error_pages",
+    "request_pool_size",
+    "reset_timedout_connection",
+    "resolver",
+    "resolver_timeout",
+    "scgi_*",
+    "sendfile",
+    "sendfile_max_chunk",
+    "send_lowat",
+    "server_name_in_redirect",
+    "server_names_hash_*",
+    "server_tokens",
+    "ssl_*",
+    "ssl_engine",
+    "subrequest_output_buffer_size",
+    "tcp_nodelay",
+    "tcp_nopush",
+    "thread_pool",
+    "timer_resolution",
+    "types",
+    "types_hash_*",
+    "user",
+    "uwsgi_*",
+    "variables_hash_*",
+    "worker_*",
+    "working_directory",
 ];
 
 /// A directive that is harmless with these values only; else the reason applies.
@@ -200,9 +278,12 @@ pub(super) fn judge(directive: &Directive, block: Block) -> Result<Verdict, Faul
             let message = format!("\"{name}\" is not allowed {}", block.phrase());
             return Err(fault(ErrorKind::Misplaced, message).expecting(format!("{usage} {}", phrases(*blocks))));
         }
-        let takes_block = matches!(name, "http" | "location" | "upstream") || (name == "server" && block == Block::Http);
+        let takes_block =
+            matches!(name, "http" | "location" | "upstream") || (name == "server" && block == Block::Http);
         return match &directive.block {
-            Some(_) if !takes_block => Err(fault(ErrorKind::Syntax, format!("\"{name}\" takes no block")).expecting(*usage)),
+            Some(_) if !takes_block => {
+                Err(fault(ErrorKind::Syntax, format!("\"{name}\" takes no block")).expecting(*usage))
+            }
             None if takes_block => Err(fault(ErrorKind::Syntax, format!("\"{name}\" has no block")).expecting(*usage)),
             _ => Ok(Verdict::Modelled),
         };
@@ -216,8 +297,10 @@ pub(super) fn judge(directive: &Directive, block: Block) -> Result<Verdict, Faul
     if let Some((_, values, reason)) = ONLY.iter().find(|(known, ..)| *known == name) {
         return match &directive.args[..] {
             [value] if values.contains(&value.text.as_str()) => Ok(Verdict::Harmless),
-            _ => Err(fault(ErrorKind::Unsupported, format!("\"{name}\" is supported as \"{name} {}\" only", values[0]))
-                .expecting(*reason)),
+            _ => {
+                Err(fault(ErrorKind::Unsupported, format!("\"{name}\" is supported as \"{name} {}\" only", values[0]))
+                    .expecting(*reason))
+            }
         };
     }
     let harmless = |known: &&str| known.strip_suffix('*').map_or(*known == name, |start| name.starts_with(start));
@@ -233,11 +316,14 @@ fn unknown(directive: &Directive, block: Block) -> Fault {
     let name = &directive.name.text;
     let here = || MODELLED.iter().filter(|(_, blocks, _)| blocks & block as u8 != 0).map(|(known, ..)| *known);
     let fault = |message| Fault::new(ErrorKind::Unknown, directive.span(), message);
-    if let Some(meant) = suggest::nearest(name, here().chain(HARMLESS.iter().copied())) {
-        return fault(format!("unknown directive \"{name}\", did you mean \"{meant}\"?")).expecting(match usage(meant) {
-            "" => meant,
-            usage => usage,
-        });
+    let harmless = HARMLESS.iter().copied().filter(|_| block != Block::Upstream);
+    if let Some(meant) = suggest::nearest(name, here().chain(harmless)) {
+        return fault(format!("unknown directive \"{name}\", did you mean \"{meant}\"?")).expecting(
+            match usage(meant) {
+                "" => meant,
+                usage => usage,
+            },
+        );
     }
     fault(format!("unknown directive \"{name}\" {}", block.phrase()))
         .expecting(format!("one of: {}", here().collect::<Vec<_>>().join(", ")))

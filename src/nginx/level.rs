@@ -37,11 +37,16 @@ impl Level {
         if self.seen.insert(name.clone()) {
             return Ok(());
         }
-        Err(Fault::new(ErrorKind::Duplicate, directive.span(), format!("\"{name}\" is duplicate")).expecting("it once in a block"))
+        Err(Fault::new(ErrorKind::Duplicate, directive.span(), format!("\"{name}\" is duplicate"))
+            .expecting("it once in a block"))
     }
 
     /// The list that a directive adds to: the first line in a block starts it anew.
-    fn list<'l, T: Clone>(seen: &mut HashSet<String>, directive: &Directive, list: &'l mut Arc<Vec<T>>) -> &'l mut Vec<T> {
+    fn list<'l, T: Clone>(
+        seen: &mut HashSet<String>,
+        directive: &Directive,
+        list: &'l mut Arc<Vec<T>>,
+    ) -> &'l mut Vec<T> {
         if seen.insert(directive.name.text.clone()) {
             *list = Arc::default();
         }
@@ -166,7 +171,8 @@ impl Level {
                 let [word] = words(directive)?;
                 match word.text.as_str() {
                     "1.1" => {}
-                    "1.0" => reader.note(directive.span(), "proxy_http_version 1.0: HTTP/1.1 is spoken to the nodes all the same"),
+                    "1.0" => reader
+                        .note(directive.span(), "proxy_http_version 1.0: HTTP/1.1 is spoken to the nodes all the same"),
                     _ => return Err(values::invalid(word, "version").expecting("1.1 or 1.0")),
                 }
             }
@@ -192,7 +198,11 @@ impl Level {
             "real_ip_recursive" => Arc::make_mut(&mut settings.real_ip).recursive = flag()?.unwrap_or_default(),
             // The table of directives and this match must not drift apart.
             name => {
-                return Err(Fault::new(ErrorKind::Unsupported, directive.span(), format!("\"{name}\" is not supported here")));
+                return Err(Fault::new(
+                    ErrorKind::Unsupported,
+                    directive.span(),
+                    format!("\"{name}\" is not supported here"),
+                ));
             }
         }
         Ok(())
@@ -204,7 +214,8 @@ fn set_header(name: &Word, value: &Word, reader: &mut Reader<'_>) -> Result<Opti
     let read = SetHeader { name: field(name)?, value: Template::new(value)? };
     if read.name == header::CONNECTION {
         if !value.text.is_empty() {
-            reader.note(name.span, "proxy_set_header Connection: connections to the nodes are kept or closed without it");
+            reader
+                .note(name.span, "proxy_set_header Connection: connections to the nodes are kept or closed without it");
         }
         return Ok(None);
     }
@@ -217,7 +228,14 @@ fn set_header(name: &Word, value: &Word, reader: &mut Reader<'_>) -> Result<Opti
 
 /// Fields that say where a message ends: set by hand they would split it.
 fn is_framing(name: &HeaderName) -> bool {
-    let managed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::TE, header::TRAILER, header::CONNECTION, header::UPGRADE];
+    let managed = [
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::TE,
+        header::TRAILER,
+        header::CONNECTION,
+        header::UPGRADE,
+    ];
     managed.contains(name) || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
@@ -238,5 +256,6 @@ pub(super) fn words<const N: usize>(directive: &Directive) -> Result<[&Word; N],
 
 pub(super) fn wrong_number(directive: &Directive) -> Fault {
     let name = &directive.name.text;
-    Fault::new(ErrorKind::Value, directive.span(), format!("invalid number of arguments of \"{name}\"")).expecting(directives::usage(name))
+    Fault::new(ErrorKind::Value, directive.span(), format!("invalid number of arguments of \"{name}\""))
+        .expecting(directives::usage(name))
 }

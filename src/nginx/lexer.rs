@@ -84,8 +84,12 @@ impl<'t> Lexer<'t> {
                     }
                     _ => {
                         let letter = self.text[here.at as usize..].chars().next().unwrap_or_default();
-                        return Err(Fault::new(ErrorKind::Syntax, here, format!("unexpected \"{letter}\" after a quoted word"))
-                            .expecting("a space, \";\" or \"{\""));
+                        return Err(Fault::new(
+                            ErrorKind::Syntax,
+                            here,
+                            format!("unexpected \"{letter}\" after a quoted word"),
+                        )
+                        .expecting("a space, \";\" or \"{\""));
                     }
                 }
             }
@@ -225,7 +229,9 @@ mod tests {
 
     #[test]
     fn broken_words_are_refused() {
-        for text in ["a", "a b", "a \"b", "a 'b;", "a \"b\"c;", "a }", ";", "{", "a \\", &format!("a {};", "x".repeat(5000))] {
+        for text in
+            ["a", "a b", "a \"b", "a 'b;", "a \"b\"c;", "a }", ";", "{", "a \\", &format!("a {};", "x".repeat(5000))]
+        {
             assert!(Lexer::new(text, 0).statement(&mut Vec::new()).is_err(), "{text}");
         }
     }

@@ -53,7 +53,12 @@ impl Listen {
         for word in parameters {
             let text = word.text.as_str();
             let refused = |hint: &str| {
-                Err(Fault::new(ErrorKind::Unsupported, word.span, format!("listen parameter \"{text}\" is not supported")).expecting(hint))
+                Err(Fault::new(
+                    ErrorKind::Unsupported,
+                    word.span,
+                    format!("listen parameter \"{text}\" is not supported"),
+                )
+                .expecting(hint))
             };
             match text.split_once('=').map_or(text, |(name, _)| name) {
                 "default_server" | "default" if !text.contains('=') => listen.default_server = true,
@@ -66,8 +71,12 @@ impl Listen {
                 "spdy" => return refused("http2"),
                 "accept_filter" | "setfib" => return refused(PARAMETERS),
                 _ => {
-                    return Err(Fault::new(ErrorKind::Unknown, word.span, format!("unknown parameter \"{text}\" of listen"))
-                        .expecting(PARAMETERS));
+                    return Err(Fault::new(
+                        ErrorKind::Unknown,
+                        word.span,
+                        format!("unknown parameter \"{text}\" of listen"),
+                    )
+                    .expecting(PARAMETERS));
                 }
             }
         }
@@ -85,7 +94,8 @@ fn on_off(word: &Word, prefix: &str) -> Result<bool, Fault> {
 
 fn address(word: &Word) -> Result<ListenAddress, Fault> {
     let fault = |reason: &str| {
-        values::invalid(word, "listen address").expecting(format!("PORT, ADDRESS:PORT, *:PORT, [IPV6]:PORT or unix:PATH ({reason})"))
+        values::invalid(word, "listen address")
+            .expecting(format!("PORT, ADDRESS:PORT, *:PORT, [IPV6]:PORT or unix:PATH ({reason})"))
     };
     let text = word.text.as_str();
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -107,7 +117,9 @@ fn address(word: &Word) -> Result<ListenAddress, Fault> {
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ListenAddress::Tcp(address) if address.ip() == Ipv6Addr::UNSPECIFIED => write!(f, "[::]:{}", address.port()),
+            ListenAddress::Tcp(address) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+                write!(f, "[::]:{}", address.port())
+            }
             ListenAddress::Tcp(address) => address.fmt(f),
             ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
         }

@@ -30,8 +30,18 @@ pub struct NextUpstream {
 /// The statuses that may be named.
 const STATUSES: [u16; 7] = [500, 502, 503, 504, 403, 404, 429];
 const VALUES: &[&str] = &[
-    "error", "timeout", "invalid_header", "http_500", "http_502", "http_503", "http_504", "http_403", "http_404",
-    "http_429", "non_idempotent", "off",
+    "error",
+    "timeout",
+    "invalid_header",
+    "http_500",
+    "http_502",
+    "http_503",
+    "http_504",
+    "http_403",
+    "http_404",
+    "http_429",
+    "non_idempotent",
+    "off",
 ];
 
 impl Default for NextUpstream {
@@ -79,8 +89,12 @@ impl NextUpstream {
                     let Some(bit) = bit else {
                         let hint = suggest::nearest(text, VALUES.iter().copied());
                         let hint = hint.map(|meant| format!(", did you mean \"{meant}\"?")).unwrap_or_default();
-                        return Err(Fault::new(ErrorKind::Unknown, word.span, format!("unknown condition \"{text}\"{hint}"))
-                            .expecting(format!("any of: {}", VALUES.join(" "))));
+                        return Err(Fault::new(
+                            ErrorKind::Unknown,
+                            word.span,
+                            format!("unknown condition \"{text}\"{hint}"),
+                        )
+                        .expecting(format!("any of: {}", VALUES.join(" "))));
                     };
                     read.statuses |= 1 << bit;
                 }

@@ -70,7 +70,14 @@ impl Parser {
         Ok(directives)
     }
 
-    fn source(&mut self, name: &str, text: &str, from: Option<Span>, depth: usize, into: &mut Vec<Directive>) -> Result<(), Fault> {
+    fn source(
+        &mut self,
+        name: &str,
+        text: &str,
+        from: Option<Span>,
+        depth: usize,
+        into: &mut Vec<Directive>,
+    ) -> Result<(), Fault> {
         self.text += text.len();
         let file = self.sources.add(name, text).filter(|&file| usize::from(file) < MOST_FILES);
         let Some(file) = file else {
@@ -85,18 +92,26 @@ impl Parser {
     }
 
     /// Reads up to the `}` of the block that `opened` opened, or to the end of the file.
-    fn block(&mut self, lexer: &mut Lexer<'_>, opened: Option<&Word>, depth: usize, into: &mut Vec<Directive>) -> Result<(), Fault> {
+    fn block(
+        &mut self,
+        lexer: &mut Lexer<'_>,
+        opened: Option<&Word>,
+        depth: usize,
+        into: &mut Vec<Directive>,
+    ) -> Result<(), Fault> {
         let mut words = Vec::new();
         loop {
             let (ending, span) = lexer.statement(&mut words)?;
             match (ending, opened) {
                 (Ending::File, None) | (Ending::Close, Some(_)) => return Ok(()),
                 (Ending::Close, None) => {
-                    return Err(Fault::new(ErrorKind::Syntax, span, "unexpected \"}\"").expecting("a directive: no block is open"));
+                    return Err(Fault::new(ErrorKind::Syntax, span, "unexpected \"}\"")
+                        .expecting("a directive: no block is open"));
                 }
                 (Ending::File, Some(opened)) => {
                     let message = format!("the block of \"{}\" is never closed", opened.text);
-                    return Err(Fault::new(ErrorKind::Syntax, opened.span, message).expecting("\"}\" before the end of the file"));
+                    return Err(Fault::new(ErrorKind::Syntax, opened.span, message)
+                        .expecting("\"}\" before the end of the file"));
                 }
                 (Ending::Semicolon | Ending::Open, _) => {}
             }
@@ -113,7 +128,11 @@ impl Parser {
             }
             let block = match ending {
                 Ending::Open if depth >= DEEPEST_BLOCK => {
-                    return Err(Fault::new(ErrorKind::Limit, span, format!("blocks nested deeper than {DEEPEST_BLOCK}")));
+                    return Err(Fault::new(
+                        ErrorKind::Limit,
+                        span,
+                        format!("blocks nested deeper than {DEEPEST_BLOCK}"),
+                    ));
                 }
                 Ending::Open => {
                     let mut block = Vec::new();
@@ -126,7 +145,14 @@ impl Parser {
         }
     }
 
-    fn include(&mut self, name: &Word, args: &[Word], ending: Ending, depth: usize, into: &mut Vec<Directive>) -> Result<(), Fault> {
+    fn include(
+        &mut self,
+        name: &Word,
+        args: &[Word],
+        ending: Ending,
+        depth: usize,
+        into: &mut Vec<Directive>,
+    ) -> Result<(), Fault> {
         let (Ending::Semicolon, [pattern]) = (ending, args) else {
             return Err(Fault::new(ErrorKind::Value, name.span, "include takes one file").expecting("include FILE;"));
         };
@@ -143,7 +169,13 @@ impl Parser {
         paths.iter().try_for_each(|path| self.include_file(path, Some(pattern.span), depth, into))
     }
 
-    fn include_file(&mut self, path: &Path, from: Option<Span>, depth: usize, into: &mut Vec<Directive>) -> Result<(), Fault> {
+    fn include_file(
+        &mut self,
+        path: &Path,
+        from: Option<Span>,
+        depth: usize,
+        into: &mut Vec<Directive>,
+    ) -> Result<(), Fault> {
         let text = include::read(path, MOST_TEXT - self.text.min(MOST_TEXT), from)?;
         // It was just read, so it has a true name.
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -152,7 +184,11 @@ impl Parser {
                 return Err(Fault::new(ErrorKind::Limit, span, format!("{} includes itself", path.display())));
             }
             if self.open.len() > DEEPEST_INCLUDE {
-                return Err(Fault::new(ErrorKind::Limit, span, format!("includes nested deeper than {DEEPEST_INCLUDE}")));
+                return Err(Fault::new(
+                    ErrorKind::Limit,
+                    span,
+                    format!("includes nested deeper than {DEEPEST_INCLUDE}"),
+                ));
             }
         }
         self.open.push(real);
@@ -181,7 +217,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let main = folder.path().join("main.conf");
         fs::create_dir(folder.path().join("d")).unwrap();
-        fs::write(&main, "a { include d/*.conf; } include d/x.conf; include none/*.conf; include mime.types; z;").unwrap();
+        fs::write(&main, "a { include d/*.conf; } include d/x.conf; include none/*.conf; include mime.types; z;")
+            .unwrap();
         fs::write(folder.path().join("d/x.conf"), "x 1;").unwrap();
         // Relative to the main file's folder, not to the including file's.
         fs::write(folder.path().join("d/w.conf"), "w { include d/x.conf; }").unwrap();

@@ -8,8 +8,8 @@ use super::error::{ErrorKind, Fault};
 use super::lexer::Word;
 use super::location::Matcher;
 use super::redirect::{Redirect, RedirectRule};
-use super::uri::escape;
 use super::upstream::Upstream;
+use super::uri::escape;
 use super::values;
 use super::variables::{Scope, Template};
 
@@ -76,15 +76,22 @@ impl ProxyPass {
         self.redirects.iter().find_map(|redirect| redirect.apply(location, scope))
     }
 
-    pub(super) fn read(word: &Word, at: &Matcher, rules: &[RedirectRule], reader: &mut Reader<'_>) -> Result<ProxyPass, Fault> {
-        let unsupported = |message: &str, expected: &str| Fault::new(ErrorKind::Unsupported, word.span, message).expecting(expected);
+    pub(super) fn read(
+        word: &Word,
+        at: &Matcher,
+        rules: &[RedirectRule],
+        reader: &mut Reader<'_>,
+    ) -> Result<ProxyPass, Fault> {
+        let unsupported =
+            |message: &str, expected: &str| Fault::new(ErrorKind::Unsupported, word.span, message).expecting(expected);
         let text = word.text.as_str();
         let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
         if scheme.eq_ignore_ascii_case("https") {
             return Err(unsupported("https to a node is not supported", "http://..."));
         }
         if !scheme.eq_ignore_ascii_case("http") {
-            return Err(values::invalid(word, "URL").expecting("http://UPSTREAM[/URI], http://HOST[:PORT][/URI] or http://unix:PATH[:/URI]"));
+            return Err(values::invalid(word, "URL")
+                .expecting("http://UPSTREAM[/URI], http://HOST[:PORT][/URI] or http://unix:PATH[:/URI]"));
         }
         let (authority, uri) = match rest.strip_prefix("unix:") {
             Some(path) => {
@@ -97,9 +104,12 @@ impl ProxyPass {
         let uri = match (uri, at) {
             ("" | "$request_uri", _) => PassUri::Unchanged,
             ("$uri" | "$uri$is_args$args", _) => PassUri::Normalised { query: uri.len() > 4 },
-            (uri, _) if uri.contains('$') => return Err(unsupported("variables in proxy_pass are not supported", variables)),
+            (uri, _) if uri.contains('$') => {
+                return Err(unsupported("variables in proxy_pass are not supported", variables));
+            }
             (uri, _) if !uri.starts_with('/') || !is_sendable(uri) => {
-                return Err(values::invalid(word, "URI in proxy_pass").expecting("a path that begins with \"/\" and is escaped"));
+                return Err(values::invalid(word, "URI in proxy_pass")
+                    .expecting("a path that begins with \"/\" and is escaped"));
             }
             (_, Matcher::Regex(_)) => {
                 let message = "proxy_pass cannot have a URI part in a location given by a regular expression";
@@ -139,12 +149,15 @@ fn group(authority: &str, word: &Word, reader: &mut Reader<'_>) -> Result<(usize
         return Ok((upstream, authority.to_owned()));
     }
     let written = address::parse(authority, 80).map_err(|reason| {
-        values::invalid(word, "host in proxy_pass").expecting(format!("the name of an upstream, HOST[:PORT] or unix:PATH ({reason})"))
+        values::invalid(word, "host in proxy_pass")
+            .expecting(format!("the name of an upstream, HOST[:PORT] or unix:PATH ({reason})"))
     })?;
     let (name, host) = match (&written.address, written.port) {
         (Address::Unix(_), _) => (authority.to_owned(), "localhost".to_owned()),
         (address, port) => {
-            let bare = port.map_or(authority, |port| authority.strip_suffix(&port.to_string()).unwrap_or(authority)).trim_end_matches(':');
+            let bare = port
+                .map_or(authority, |port| authority.strip_suffix(&port.to_string()).unwrap_or(authority))
+                .trim_end_matches(':');
             if named(bare, reader).is_some_and(|known| reader.is_declared(known)) {
                 let message = format!("upstream \"{bare}\" may not have a port");
                 return Err(Fault::new(ErrorKind::Value, word.span, message).expecting(format!("http://{bare}")));
@@ -161,5 +174,8 @@ fn group(authority: &str, word: &Word, reader: &mut Reader<'_>) -> Result<(usize
 
 /// True when a text can stand in a request line as it is.
 fn is_sendable(uri: &str) -> bool {
-    uri.bytes().all(|byte| (0x21..0x7f).contains(&byte) && !matches!(byte, b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'))
+    uri.bytes().all(|byte| {
+        (0x21..0x7f).contains(&byte)
+            && !matches!(byte, b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
+    })
 }

@@ -24,12 +24,18 @@ impl Pattern {
             return Err(fault(format!("{why} in a character class means different things to PCRE and to this crate"))
                 .expecting("a backslash before it"));
         }
-        RegexBuilder::new(text).unicode(false).case_insensitive(any_case).size_limit(LARGEST).build().map(Pattern).map_err(|error| {
-            let error = error.to_string();
-            let reason = error.lines().last().unwrap_or_default();
-            fault(format!("regular expression not understood: {}", reason.trim_start_matches("error: ")))
-                .expecting("an expression without look-around and backreferences")
-        })
+        RegexBuilder::new(text)
+            .unicode(false)
+            .case_insensitive(any_case)
+            .size_limit(LARGEST)
+            .build()
+            .map(Pattern)
+            .map_err(|error| {
+                let error = error.to_string();
+                let reason = error.lines().last().unwrap_or_default();
+                fault(format!("regular expression not understood: {}", reason.trim_start_matches("error: ")))
+                    .expecting("an expression without look-around and backreferences")
+            })
     }
 
     pub(super) fn captures<'t>(&self, text: &'t [u8]) -> Option<Captures<'t>> {
@@ -62,7 +68,9 @@ fn differs(text: &str) -> Option<&'static str> {
                 at += 1;
             }
             ([b'[', ..], false) => class = true,
-            ([b'[', b':', rest @ ..], true) => at += rest.windows(2).position(|pair| pair == b":]").map_or(0, |end| end + 3),
+            ([b'[', b':', rest @ ..], true) => {
+                at += rest.windows(2).position(|pair| pair == b":]").map_or(0, |end| end + 3)
+            }
             ([b'[', ..], true) => return Some("\"[\""),
             ([b'&', b'&', ..], true) => return Some("\"&&\""),
             ([b'~', b'~', ..], true) => return Some("\"~~\""),
@@ -98,7 +106,8 @@ mod tests {
         for text in ["(?=a)", "(?<!a)b", r"(a)\1", "a(", "[a&&b]", "[a[b]]", "[a--b]", "(?>a)", r"\x{110000}"] {
             assert!(compile(text).is_err(), "{text}");
         }
-        for text in [r"[[:alpha:]_-]", r"[\[\]]", "[]a]", "[^]a]", "a&&b", r"\.(gif|jpg)$", r"^/a\-b\/c", "(?i)x", "é"] {
+        for text in [r"[[:alpha:]_-]", r"[\[\]]", "[]a]", "[^]a]", "a&&b", r"\.(gif|jpg)$", r"^/a\-b\/c", "(?i)x", "é"]
+        {
             assert!(compile(text).is_ok(), "{text}");
         }
     }

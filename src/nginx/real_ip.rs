@@ -121,7 +121,10 @@ impl Trusted {
             let length = length.unwrap_or(bits);
             (length <= bits).then_some(Trusted::Network { network, length })
         });
-        read.ok_or_else(|| values::invalid(word, "trusted address").expecting("ADDRESS, ADDRESS/BITS or unix: (names are not looked up)"))
+        read.ok_or_else(|| {
+            values::invalid(word, "trusted address")
+                .expecting("ADDRESS, ADDRESS/BITS or unix: (names are not looked up)")
+        })
     }
 }
 
@@ -142,7 +145,11 @@ mod tests {
 
     fn rule(header: &'static str, recursive: bool) -> RealIp {
         let network = |ip: &str, length| Trusted::Network { network: ip.parse().unwrap(), length };
-        RealIp { trusted: vec![network("10.0.0.0", 8), network("fd00::", 8), Trusted::Unix], header: HeaderName::from_static(header), recursive }
+        RealIp {
+            trusted: vec![network("10.0.0.0", 8), network("fd00::", 8), Trusted::Unix],
+            header: HeaderName::from_static(header),
+            recursive,
+        }
     }
 
     fn client(rule: &RealIp, peer: Option<&str>, lines: &[&str]) -> String {

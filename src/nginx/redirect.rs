@@ -39,12 +39,15 @@ impl Redirect {
 impl RedirectRule {
     pub(super) fn read(directive: &Directive) -> Result<RedirectRule, Fault> {
         let fault = |message: &str| {
-            Fault::new(ErrorKind::Unsupported, directive.span(), message).expecting("proxy_redirect default|off|FROM TO; with FROM a prefix")
+            Fault::new(ErrorKind::Unsupported, directive.span(), message)
+                .expecting("proxy_redirect default|off|FROM TO; with FROM a prefix")
         };
         match &directive.args[..] {
             [word] if word.text == "default" => Ok(RedirectRule::Default),
             [word] if word.text == "off" => Ok(RedirectRule::Off),
-            [from, _] if from.text.starts_with('~') => Err(fault("proxy_redirect with a regular expression is not supported")),
+            [from, _] if from.text.starts_with('~') => {
+                Err(fault("proxy_redirect with a regular expression is not supported"))
+            }
             [from, _] if from.text.is_empty() => Err(fault("proxy_redirect from an empty prefix")),
             [from, to] => Ok(RedirectRule::Replace(Redirect { from: Template::new(from)?, to: Template::new(to)? })),
             _ => Err(fault("invalid number of arguments of \"proxy_redirect\"")),

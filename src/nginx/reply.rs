@@ -24,7 +24,12 @@ impl Reply {
             [first] => (first, None),
             [first, second] => (first, Some(second)),
             _ => {
-                return Err(Fault::new(ErrorKind::Value, directive.span(), "invalid number of arguments of \"return\"").expecting(usage));
+                return Err(Fault::new(
+                    ErrorKind::Value,
+                    directive.span(),
+                    "invalid number of arguments of \"return\"",
+                )
+                .expecting(usage));
             }
         };
         let is_url = ["http://", "https://", "$scheme"].iter().any(|start| first.text.starts_with(start));
@@ -32,8 +37,12 @@ impl Reply {
             return Ok(Reply { status: 302, location: Some(Template::new(first)?), text: None });
         }
         if first.text == "444" {
-            return Err(Fault::new(ErrorKind::Unsupported, first.span, "return 444 (closing without an answer) is not supported")
-                .expecting("a status that is sent, such as 403"));
+            return Err(Fault::new(
+                ErrorKind::Unsupported,
+                first.span,
+                "return 444 (closing without an answer) is not supported",
+            )
+            .expecting("a status that is sent, such as 403"));
         }
         if !first.text.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(values::invalid(first, "return code").expecting(usage));

@@ -90,7 +90,8 @@ fn print_settings(location: &Location, indent: usize, f: &mut fmt::Formatter<'_>
     let mut line = |name: &str, value: String| writeln!(f, "{:indent$}{name:<10} {value}", "");
     if matches!(location.action, Action::Proxy(_)) {
         let timeouts = [("connect", connect_timeout), ("send", send_timeout), ("read", read_timeout)];
-        let timeouts: Vec<_> = timeouts.iter().filter_map(|(name, time)| time.map(|time| format!("{name} {}", seconds(time)))).collect();
+        let timeouts: Vec<_> =
+            timeouts.iter().filter_map(|(name, time)| time.map(|time| format!("{name} {}", seconds(time)))).collect();
         if !timeouts.is_empty() {
             line("timeouts", timeouts.join(", "))?;
         }
@@ -101,7 +102,8 @@ fn print_settings(location: &Location, indent: usize, f: &mut fmt::Formatter<'_>
         }
         let next = &settings.next_upstream;
         let tries = if next.tries > 0 { format!(", {} tries", next.tries) } else { String::new() };
-        let within = if next.within > Duration::ZERO { format!(", within {}", seconds(next.within)) } else { String::new() };
+        let within =
+            if next.within > Duration::ZERO { format!(", within {}", seconds(next.within)) } else { String::new() };
         line("next", format!("{next}{tries}{within}"))?;
         for header in settings.set_headers.iter() {
             line("sends", format!("{}: {}", header.name, header.value))?;
@@ -113,7 +115,15 @@ fn print_settings(location: &Location, indent: usize, f: &mut fmt::Formatter<'_>
     let real_ip = &settings.real_ip;
     if !real_ip.trusted.is_empty() {
         let trusted: Vec<_> = real_ip.trusted.iter().map(ToString::to_string).collect();
-        line("real ip", format!("{} from {}{}", real_ip.header, trusted.join(" "), if real_ip.recursive { ", recursive" } else { "" }))?;
+        line(
+            "real ip",
+            format!(
+                "{} from {}{}",
+                real_ip.header,
+                trusted.join(" "),
+                if real_ip.recursive { ", recursive" } else { "" }
+            ),
+        )?;
     }
     Ok(())
 }

@@ -58,7 +58,9 @@ impl Server {
                     let listen = Listen::read(inner)?;
                     if !seen.insert(listen.address.clone()) {
                         let message = format!("a duplicate listen {}", listen.address);
-                        return Err(Fault::new(ErrorKind::Duplicate, inner.span(), message).expecting("another address"));
+                        return Err(
+                            Fault::new(ErrorKind::Duplicate, inner.span(), message).expecting("another address")
+                        );
                     }
                     listens.push(listen);
                 }
@@ -90,7 +92,8 @@ impl Server {
         let locations = location::read_all(block, None, &level.settings, captures, reader)?;
         if locations.is_empty() && reply.is_none() {
             let message = "server with neither a location nor return: static files are not served";
-            return Err(Fault::new(ErrorKind::Missing, directive.span(), message).expecting("location / { proxy_pass http://UPSTREAM; }"));
+            return Err(Fault::new(ErrorKind::Missing, directive.span(), message)
+                .expecting("location / { proxy_pass http://UPSTREAM; }"));
         }
         if reply.is_none() && !locations.iter().any(|location| location.matcher.text() == "/") {
             reader.note(directive.span(), "server without location /: what no location matches is answered with 404");

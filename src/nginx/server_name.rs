@@ -44,10 +44,16 @@ impl ServerName {
         }
         if let Some(bare) = name.strip_prefix('.') {
             let valid = !bare.is_empty() && !bare.contains('*');
-            return if valid { Ok(vec![ServerName::Exact(bare.to_owned()), ServerName::Suffix(name)]) } else { Err(invalid()) };
+            return if valid {
+                Ok(vec![ServerName::Exact(bare.to_owned()), ServerName::Suffix(name)])
+            } else {
+                Err(invalid())
+            };
         }
         let read = match (name.strip_prefix('*'), name.strip_suffix('*')) {
-            (Some(suffix), None) if suffix.len() > 1 && suffix.starts_with('.') => ServerName::Suffix(suffix.to_owned()),
+            (Some(suffix), None) if suffix.len() > 1 && suffix.starts_with('.') => {
+                ServerName::Suffix(suffix.to_owned())
+            }
             (None, Some(prefix)) if prefix.len() > 1 && prefix.ends_with('.') => ServerName::Prefix(prefix.to_owned()),
             (None, None) => ServerName::Exact(name.clone()),
             _ => return Err(invalid()),
@@ -141,7 +147,16 @@ mod tests {
     #[test]
     fn the_best_name_wins() {
         let mut names = Names::default();
-        let all = ["www.example.org", "*.example.org", "*.www.example.org", "www.*", "www.example.*", r"~^(\w+)\.net$", ".bare.org", ""];
+        let all = [
+            "www.example.org",
+            "*.example.org",
+            "*.www.example.org",
+            "www.*",
+            "www.example.*",
+            r"~^(\w+)\.net$",
+            ".bare.org",
+            "",
+        ];
         for (server, text) in all.into_iter().enumerate() {
             for name in ServerName::read(&word(text)).unwrap() {
                 assert!(names.add(&name, server), "{text}");
@@ -177,7 +192,9 @@ mod tests {
 
     #[test]
     fn a_host_loses_its_port_and_its_last_dot() {
-        for (host, expected) in [("a:80", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("a.", "a"), ("a.:1", "a"), ("", "")] {
+        for (host, expected) in
+            [("a:80", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("a.", "a"), ("a.:1", "a"), ("", "")]
+        {
             assert_eq!(host_without_port(host.as_bytes()), expected.as_bytes());
         }
     }

@@ -7,8 +7,12 @@ pub(super) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
         return None;
     }
     let most = 1 + word.len() / 5;
-    let with_distance = candidates.into_iter().map(|candidate| (distance(word.as_bytes(), candidate.as_bytes()), candidate));
-    with_distance.filter(|&(distance, _)| distance <= most).min_by_key(|&(distance, _)| distance).map(|(_, candidate)| candidate)
+    let with_distance =
+        candidates.into_iter().map(|candidate| (distance(word.as_bytes(), candidate.as_bytes()), candidate));
+    with_distance
+        .filter(|&(distance, _)| distance <= most)
+        .min_by_key(|&(distance, _)| distance)
+        .map(|(_, candidate)| candidate)
 }
 
 /// Damerau's distance with adjacent transpositions: `wieght` is one edit from `weight`.
@@ -36,7 +40,10 @@ mod tests {
     #[test]
     fn the_nearest_word_is_found_and_far_ones_are_not() {
         assert_eq!(nearest("wieght", ["weight", "backup"]), Some("weight"));
-        assert_eq!(nearest("proxy_read_timout", ["proxy_send_timeout", "proxy_read_timeout"]), Some("proxy_read_timeout"));
+        assert_eq!(
+            nearest("proxy_read_timout", ["proxy_send_timeout", "proxy_read_timeout"]),
+            Some("proxy_read_timeout")
+        );
         assert_eq!(nearest("frobnicate", ["weight", "backup"]), None);
         assert_eq!(distance(b"", b"abc"), 3);
     }

@@ -106,7 +106,8 @@ impl Upstream {
 
     pub(super) fn read(directive: &Directive) -> Result<Upstream, Fault> {
         let ([name], Some(block)) = (&directive.args[..], &directive.block) else {
-            return Err(Fault::new(ErrorKind::Value, directive.span(), "upstream takes one name").expecting("upstream NAME { ... }"));
+            return Err(Fault::new(ErrorKind::Value, directive.span(), "upstream takes one name")
+                .expecting("upstream NAME { ... }"));
         };
         if name.text.is_empty() || name.text.contains(['/', '$']) {
             return Err(values::invalid(name, "upstream name").expecting("a name without \"/\" and \"$\""));
@@ -125,14 +126,19 @@ impl Upstream {
                 continue;
             }
             if !seen.insert(known) {
-                return Err(Fault::new(ErrorKind::Duplicate, inner.span(), format!("\"{known}\" is duplicate")).expecting("it once"));
+                return Err(Fault::new(ErrorKind::Duplicate, inner.span(), format!("\"{known}\" is duplicate"))
+                    .expecting("it once"));
             }
             match known {
                 "zone" => {}
                 "keepalive" => upstream.keepalive = Some(values::number(keepalive_word(inner)?, "", 1, u32::MAX)?),
-                "keepalive_requests" => upstream.keepalive_requests = Some(values::number(one(inner)?, "", 1, u32::MAX)?),
+                "keepalive_requests" => {
+                    upstream.keepalive_requests = Some(values::number(one(inner)?, "", 1, u32::MAX)?)
+                }
                 "keepalive_time" => upstream.keepalive_time = Some(values::time(one(inner)?, Step::Milliseconds)?),
-                "keepalive_timeout" => upstream.keepalive_timeout = Some(values::time(one(inner)?, Step::Milliseconds)?),
+                "keepalive_timeout" => {
+                    upstream.keepalive_timeout = Some(values::time(one(inner)?, Step::Milliseconds)?)
+                }
                 _ => {
                     if upstream.method != Method::RoundRobin {
                         return Err(Fault::new(ErrorKind::Duplicate, inner.span(), "load balancing method redefined")
@@ -147,8 +153,12 @@ impl Upstream {
                 .expecting("server ADDRESS; that is not a backup"));
         }
         if let (Some(word), Method::IpHash | Method::Hash { .. } | Method::Random { .. }) = (backup, &upstream.method) {
-            return Err(Fault::new(ErrorKind::Value, word.span, "ip_hash, hash and random do not support parameter \"backup\"")
-                .expecting("least_conn or round robin, or no backup"));
+            return Err(Fault::new(
+                ErrorKind::Value,
+                word.span,
+                "ip_hash, hash and random do not support parameter \"backup\"",
+            )
+            .expecting("least_conn or round robin, or no backup"));
         }
         Ok(upstream)
     }
@@ -171,7 +181,8 @@ fn one(directive: &Directive) -> Result<&Word, Fault> {
 
 fn wrong_number(directive: &Directive) -> Fault {
     let name = &directive.name.text;
-    Fault::new(ErrorKind::Value, directive.span(), format!("invalid number of arguments of \"{name}\"")).expecting(directives::usage(name))
+    Fault::new(ErrorKind::Value, directive.span(), format!("invalid number of arguments of \"{name}\""))
+        .expecting(directives::usage(name))
 }
 
 fn read_method(directive: &Directive) -> Result<Method, Fault> {
@@ -185,14 +196,19 @@ fn read_method(directive: &Directive) -> Result<Method, Fault> {
         ("hash", [_] | [_, "consistent"]) => {
             let key = Template::new(&directive.args[0])?;
             if key.has_captures() {
-                return Err(Fault::new(ErrorKind::Unsupported, directive.args[0].span, "a capture in the key of an upstream")
-                    .expecting("other variables: locations share the upstream"));
+                return Err(Fault::new(
+                    ErrorKind::Unsupported,
+                    directive.args[0].span,
+                    "a capture in the key of an upstream",
+                )
+                .expecting("other variables: locations share the upstream"));
             }
             Ok(Method::Hash { key, consistent: texts.len() == 2 })
         }
         ("hash" | "random", [.., last]) => {
             let word = directive.args.last().unwrap_or(&directive.name);
-            Err(Fault::new(ErrorKind::Unknown, word.span, format!("unknown parameter \"{last}\" of {name}")).expecting(directives::usage(name)))
+            Err(Fault::new(ErrorKind::Unknown, word.span, format!("unknown parameter \"{last}\" of {name}"))
+                .expecting(directives::usage(name)))
         }
         _ => Err(wrong_number(directive)),
     }
@@ -241,7 +257,12 @@ fn unknown_parameter(word: &Word) -> Fault {
         _ => None,
     };
     if let Some(instead) = instead {
-        return Fault::new(ErrorKind::Unsupported, word.span, format!("parameter \"{text}\" of server is not supported")).expecting(instead);
+        return Fault::new(
+            ErrorKind::Unsupported,
+            word.span,
+            format!("parameter \"{text}\" of server is not supported"),
+        )
+        .expecting(instead);
     }
     let known = PARAMETERS.iter().map(|parameter| parameter.split('=').next().unwrap_or_default());
     let hint = suggest::nearest(name, known).map(|meant| format!(", did you mean \"{meant}\"?")).unwrap_or_default();
@@ -252,7 +273,16 @@ fn unknown_parameter(word: &Word) -> Fault {
 impl UpstreamServer {
     fn new(written: String, address: Address) -> UpstreamServer {
         let fail_timeout = Duration::from_secs(10);
-        UpstreamServer { written, address, weight: 1, max_conns: 0, max_fails: 1, fail_timeout, backup: false, down: false }
+        UpstreamServer {
+            written,
+            address,
+            weight: 1,
+            max_conns: 0,
+            max_fails: 1,
+            fail_timeout,
+            backup: false,
+            down: false,
+        }
     }
 }
 

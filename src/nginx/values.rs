@@ -121,11 +121,21 @@ mod tests {
     fn times_are_nginxs() {
         let ms = |text| parse_time(text, Step::Milliseconds).map(|time| time.as_millis());
         let s = |text| parse_time(text, Step::Seconds).map(|time| time.as_secs());
-        assert_eq!((ms("0"), ms("60"), ms("500ms"), ms("1m"), ms("1m5s")), (Some(0), Some(60_000), Some(500), Some(60_000), Some(65_000)));
-        assert_eq!((ms("1h 30m"), ms("1h30m"), ms("1d 2h 3m 4s 5ms")), (Some(5_400_000), Some(5_400_000), Some(93_784_005)));
+        assert_eq!(
+            (ms("0"), ms("60"), ms("500ms"), ms("1m"), ms("1m5s")),
+            (Some(0), Some(60_000), Some(500), Some(60_000), Some(65_000))
+        );
+        assert_eq!(
+            (ms("1h 30m"), ms("1h30m"), ms("1d 2h 3m 4s 5ms")),
+            (Some(5_400_000), Some(5_400_000), Some(93_784_005))
+        );
         assert_eq!((ms("1w"), ms("1M"), ms("1y")), (Some(604_800_000), None, None));
-        assert_eq!((s("1y"), s("1M"), s("1y 1M"), s("10 "), s("5")), (Some(31_536_000), Some(2_592_000), Some(34_128_000), Some(10), Some(5)));
-        for wrong in ["", "s ", "1s 1m", "1m 1m", "-1", "1.5s", "1 1", "10x", "99999999999999999999s", "9999999999999s"] {
+        assert_eq!(
+            (s("1y"), s("1M"), s("1y 1M"), s("10 "), s("5")),
+            (Some(31_536_000), Some(2_592_000), Some(34_128_000), Some(10), Some(5))
+        );
+        for wrong in ["", "s ", "1s 1m", "1m 1m", "-1", "1.5s", "1 1", "10x", "99999999999999999999s", "9999999999999s"]
+        {
             if !matches!(wrong, "1 1") {
                 assert_eq!(ms(wrong), None, "{wrong}");
             }
@@ -143,6 +153,9 @@ mod tests {
         }
         assert_eq!(number(&word("weight=3"), "weight=", 1, 9).ok(), Some(3));
         assert!(number(&word("weight=0"), "weight=", 1, 9).is_err());
-        assert_eq!((flag(&word("on")).ok(), flag(&word("OFF")).ok(), flag(&word("yes")).ok()), (Some(true), Some(false), None));
+        assert_eq!(
+            (flag(&word("on")).ok(), flag(&word("OFF")).ok(), flag(&word("yes")).ok()),
+            (Some(true), Some(false), None)
+        );
     }
 }

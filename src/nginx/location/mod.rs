@@ -85,6 +85,8 @@ pub struct Locations {
     prefixes: Vec<usize>,
     /// In the order of the file.
     patterns: Vec<usize>,
+    /// By path without the slash at its end, where nginx sends a client that left it off.
+    completed: HashMap<Vec<u8>, usize>,
 }
 
 impl Locations {
@@ -107,6 +109,9 @@ impl Locations {
                 Matcher::Prefix { .. } => locations.prefixes.push(index),
                 Matcher::Regex(_) => locations.patterns.push(index),
             }
+            if let Some(path) = location.without_slash() {
+                locations.completed.entry(path.to_vec()).or_insert(index);
+            }
         }
         locations.prefixes.sort_by_key(|&index| std::cmp::Reverse(all[index].matcher.text().len()));
         locations.all = all;
@@ -124,10 +129,14 @@ impl Locations {
         if let Some(&index) = self.exact.get(path) {
             return (Some(Found::Location { location: &self.all[index], captures: None }), true);
         }
-        let longest = self.prefixes.iter().map(|&index| &self.all[index]).find(|location| path.starts_with(location.matcher.text().as_bytes()));
+        let longest = self
+            .prefixes
+            .iter()
+            .map(|&index| &self.all[index])
+            .find(|location| path.starts_with(location.matcher.text().as_bytes()));
         let same = longest.is_some_and(|location| location.matcher.text().len() == path.len());
-        if let Some(location) = self.all.iter().find(|location| !same && location.completes(path)) {
-            return (Some(Found::Redirect(super::uri::escape(location.matcher.text().as_bytes()))), true);
+        if let Some(&index) = self.completed.get(path).filter(|_| !same) {
+            return (Some(Found::Redirect(super::uri::escape(self.all[index].matcher.text().as_bytes()))), true);
         }
         let mut found = None;
         let mut no_regex = false;
@@ -147,7 +156,9 @@ impl Locations {
             if let Some(captures) = pattern.pattern.captures(path) {
                 let inside = location.nested.search(path).0;
                 let inside = inside.map(|found| match found {
-                    Found::Location { location, captures: None } => Found::Location { location, captures: Some(captures) },
+                    Found::Location { location, captures: None } => {
+                        Found::Location { location, captures: Some(captures) }
+                    }
                     found => found,
                 });
                 return (inside.or(Some(Found::Location { location, captures: Some(captures) })), true);
@@ -158,11 +169,14 @@ impl Locations {
 }
 
 impl Location {
-    /// True when the path is the location's without the slash at its end; nginx redirects if requests are proxied.
-    fn completes(&self, path: &[u8]) -> bool {
-        matches!(self.action, Action::Proxy(_))
-            && !matches!(self.matcher, Matcher::Regex(_))
-            && self.matcher.text().as_bytes().strip_suffix(b"/") == Some(path)
+    /// The path without the slash at its end. nginx redirects there only what would be proxied.
+    fn without_slash(&self) -> Option<&[u8]> {
+        match (&self.action, &self.matcher) {
+            (Action::Proxy(_), Matcher::Exact(path) | Matcher::Prefix { path, .. }) => {
+                path.as_bytes().strip_suffix(b"/")
+            }
+            _ => None,
+        }
     }
 }
 

@@ -63,13 +63,9 @@ mod tests {
 
     #[test]
     fn arguments_are_found_as_nginx_finds_them() {
-        for (query, expected) in [
-            ("a=1", Some("1")),
-            ("b=2&A=1%20&a=3", Some("1%20")),
-            ("aa=1&a", None),
-            ("xa=1&a=", Some("")),
-            ("", None),
-        ] {
+        for (query, expected) in
+            [("a=1", Some("1")), ("b=2&A=1%20&a=3", Some("1%20")), ("aa=1&a", None), ("xa=1&a=", Some("")), ("", None)]
+        {
             assert_eq!(arg(query.as_bytes(), b"a"), expected.map(str::as_bytes), "{query}");
         }
     }

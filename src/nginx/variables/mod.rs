@@ -93,7 +93,7 @@ impl Template {
     /// Compiles a word, as `ngx_http_script_compile` reads it.
     pub(super) fn new(word: &Word) -> Result<Template, Fault> {
         let mut pieces: Vec<Piece> = Vec::new();
-        let mut literal = |text: &str, pieces: &mut Vec<Piece>| match pieces.last_mut() {
+        let literal = |text: &str, pieces: &mut Vec<Piece>| match pieces.last_mut() {
             Some(Piece::Literal(before)) => before.push_str(text),
             _ if text.is_empty() => {}
             _ => pieces.push(Piece::Literal(text.to_owned())),
@@ -105,9 +105,9 @@ impl Template {
             let fault = |kind, message: String| Fault::new(kind, word.span, message).right(at);
             let behind = &rest[dollar + 1..];
             let (name, after) = match behind.strip_prefix('{') {
-                Some(braced) => braced
-                    .split_once('}')
-                    .ok_or_else(|| fault(ErrorKind::Syntax, "variable without closing brace".into()).expecting("${NAME}"))?,
+                Some(braced) => braced.split_once('}').ok_or_else(|| {
+                    fault(ErrorKind::Syntax, "variable without closing brace".into()).expecting("${NAME}")
+                })?,
                 // `$12` is the first capture and a 2.
                 None if behind.starts_with(|c: char| c.is_ascii_digit()) => behind.split_at(1),
                 None => {
@@ -120,15 +120,21 @@ impl Template {
                     return Err(fault(ErrorKind::Syntax, "\"$\" without the name of a variable".into())
                         .expecting("$NAME or ${NAME}; there is no way to write a plain \"$\""));
                 }
-                "hostname" => literal(&hostname().ok_or_else(|| {
-                    fault(ErrorKind::Unsupported, "the name of this machine is not known".into()).expecting("the name itself")
-                })?, &mut pieces),
+                "hostname" => literal(
+                    &hostname().ok_or_else(|| {
+                        fault(ErrorKind::Unsupported, "the name of this machine is not known".into())
+                            .expecting("the name itself")
+                    })?,
+                    &mut pieces,
+                ),
                 lower => pieces.push(Piece::Variable(Variable::named(lower).ok_or_else(|| {
                     let meant = suggest::nearest(lower, NAMES.iter().map(|(name, _)| *name));
                     let hint = meant.map(|meant| format!(", did you mean \"${meant}\"?")).unwrap_or_default();
                     let known: Vec<_> = NAMES.iter().map(|(name, _)| format!("${name}")).collect();
-                    fault(ErrorKind::Unknown, format!("unknown variable \"${name}\"{hint}"))
-                        .expecting(format!("one of: $http_NAME, $cookie_NAME, $arg_NAME, $1..$9, $hostname, {}", known.join(", ")))
+                    fault(ErrorKind::Unknown, format!("unknown variable \"${name}\"{hint}")).expecting(format!(
+                        "one of: $http_NAME, $cookie_NAME, $arg_NAME, $1..$9, $hostname, {}",
+                        known.join(", ")
+                    ))
                 })?)),
             }
             rest = after;
