@@ -9,7 +9,7 @@ use http::{Method, StatusCode, Uri, Version, request};
 use super::answer::Refusal;
 
 /// Checks the head and brings its target into origin form, with the host in `Host` only.
-pub(super) fn check(head: &mut request::Parts) -> Result<(), Refusal> {
+pub(crate) fn check(head: &mut request::Parts) -> Result<(), Refusal> {
     let refuse = |status, why| Err(Refusal::new(status, why));
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "the method is not served");

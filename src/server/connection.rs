@@ -32,7 +32,7 @@ where
 {
     let (version, stream) = tokio::select! {
         biased;
-        sniffed = timeout(limits.head_timeout, sniff(stream)) => sniffed??,
+        sniffed = timeout(limits.head_timeout, sniff(stream, limits.send_timeout)) => sniffed??,
         () = stopped(&mut stop) => return Ok(()),
     };
     let service = service_fn(move |request: http::Request<Incoming>| {
