@@ -295,6 +295,12 @@ fn every_mistake_has_its_message() {
             "a capture, but neither the location nor the server's name is a regular expression",
         ),
         (
+            location("return 200; add_header A \"b\\r\\nC: d\";"),
+            ErrorKind::Value,
+            60,
+            "a line break or control character in a header field",
+        ),
+        (
             location("return 444;"),
             ErrorKind::Unsupported,
             41,
