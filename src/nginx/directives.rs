@@ -304,7 +304,7 @@ pub(super) fn judge(directive: &Directive, block: Block) -> Result<Verdict, Faul
         };
     }
     let harmless = |known: &&str| known.strip_suffix('*').map_or(*known == name, |start| name.starts_with(start));
-    if HARMLESS.iter().any(|known| harmless(known)) { Ok(Verdict::Harmless) } else { Err(unknown(directive, block)) }
+    if HARMLESS.iter().any(harmless) { Ok(Verdict::Harmless) } else { Err(unknown(directive, block)) }
 }
 
 /// How a modelled directive is written.
@@ -316,7 +316,7 @@ fn unknown(directive: &Directive, block: Block) -> Fault {
     let name = &directive.name.text;
     let here = || MODELLED.iter().filter(|(_, blocks, _)| blocks & block as u8 != 0).map(|(known, ..)| *known);
     let fault = |message| Fault::new(ErrorKind::Unknown, directive.span(), message);
-    let harmless = HARMLESS.iter().copied().filter(|_| block != Block::Upstream);
+    let harmless = HARMLESS.iter().copied().filter(|name| block != Block::Upstream && !name.ends_with('*'));
     if let Some(meant) = suggest::nearest(name, here().chain(harmless)) {
         return fault(format!("unknown directive \"{name}\", did you mean \"{meant}\"?")).expecting(
             match usage(meant) {

@@ -183,7 +183,7 @@ fn excerpt(text: &str, column: u32) -> (String, usize) {
 }
 
 /// Text that cannot move the terminal's cursor or change the reading direction.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     text.chars().for_each(|c| print(c, &mut shown));
     shown

@@ -73,7 +73,7 @@ impl Level {
                     }
                     _ => return Err(wrong_number(directive)),
                 };
-                let added = AddHeader { name: field(name)?, value: Template::new(value)?, always };
+                let added = AddHeader { name: field(name)?, value: Template::for_header(value)?, always };
                 if is_framing(&added.name) {
                     return Err(managed(name));
                 }
@@ -211,7 +211,7 @@ impl Level {
 
 /// `None` when the line has no effect here.
 fn set_header(name: &Word, value: &Word, reader: &mut Reader<'_>) -> Result<Option<SetHeader>, Fault> {
-    let read = SetHeader { name: field(name)?, value: Template::new(value)? };
+    let read = SetHeader { name: field(name)?, value: Template::for_header(value)? };
     if read.name == header::CONNECTION {
         if !value.text.is_empty() {
             reader

@@ -117,6 +117,9 @@ impl ProxyPass {
             }
             (with, at) => PassUri::Replace { prefix: at.text().len(), with: with.to_owned() },
         };
+        if matches!(uri, PassUri::Normalised { .. }) {
+            reader.note(word.span, "proxy_pass with $uri: the path is escaped again, where nginx sends it decoded");
+        }
         let (upstream, host) = group(authority, word, reader)?;
         let url = &text[..scheme.len() + 3 + authority.len()];
         let default = match &uri {

@@ -1,7 +1,7 @@
 //! Which client a request is from when proxies stand in front: `ngx_http_realip_module`.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
 
@@ -58,11 +58,9 @@ impl RealIp {
                 if !self.trusts(client) {
                     return client;
                 }
-                while let Some((last, before)) = rest.split_last().filter(|(last, _)| separator(last)) {
-                    let _ = last;
-                    rest = before;
-                }
-                let start = rest.iter().rposition(|byte| separator(byte)).map_or(0, |at| at + 1);
+                let end = rest.iter().rposition(|byte| !separator(byte)).map_or(0, |at| at + 1);
+                rest = &rest[..end];
+                let start = rest.iter().rposition(separator).map_or(0, |at| at + 1);
                 let Some(address) = std::str::from_utf8(&rest[start..]).ok().and_then(address) else { return client };
                 client = Some(address);
                 if !self.recursive {
@@ -133,7 +131,7 @@ impl fmt::Display for Trusted {
         match self {
             Trusted::Unix => f.write_str("unix:"),
             Trusted::Network { network, length: 32 } if network.is_ipv4() => network.fmt(f),
-            Trusted::Network { network, length: 128 } if *network != Ipv6Addr::UNSPECIFIED => network.fmt(f),
+            Trusted::Network { network, length: 128 } => network.fmt(f),
             Trusted::Network { network, length } => write!(f, "{network}/{length}"),
         }
     }

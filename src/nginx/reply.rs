@@ -34,7 +34,7 @@ impl Reply {
         };
         let is_url = ["http://", "https://", "$scheme"].iter().any(|start| first.text.starts_with(start));
         if second.is_none() && is_url {
-            return Ok(Reply { status: 302, location: Some(Template::new(first)?), text: None });
+            return Ok(Reply { status: 302, location: Some(Template::for_header(first)?), text: None });
         }
         if first.text == "444" {
             return Err(Fault::new(
@@ -49,10 +49,11 @@ impl Reply {
         }
         let status = values::number(first, "", 200, 599)?;
         let status = u16::try_from(status).unwrap_or(500);
-        let value = second.map(Template::new).transpose()?;
         Ok(match status {
-            301 | 302 | 303 | 307 | 308 => Reply { status, location: value, text: None },
-            _ => Reply { status, location: None, text: value },
+            301 | 302 | 303 | 307 | 308 => {
+                Reply { status, location: second.map(Template::for_header).transpose()?, text: None }
+            }
+            _ => Reply { status, location: None, text: second.map(Template::new).transpose()? },
         })
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::config::{Config, Notice};
+use super::error::printable;
 use super::location::{Action, Location, Locations};
 use super::server_name::ServerName;
 use super::settings::Settings;
@@ -21,6 +22,15 @@ impl<'c> Report<'c> {
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.print(&mut text)?;
+        // What a file says is shown, not obeyed, by the terminal.
+        text.lines().try_for_each(|line| writeln!(f, "{}", printable(line)))
+    }
+}
+
+impl Report<'_> {
+    fn print(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         let config = self.0;
         for upstream in &config.upstreams {
             print_upstream(upstream, f)?;
@@ -39,14 +49,14 @@ impl fmt::Display for Report<'_> {
             if let Some(reply) = &server.reply {
                 writeln!(f, "  always     {}", action(&Action::Return(reply.clone())))?;
             }
-            print_locations(&server.locations, config, 2, f)?;
+            print_locations(&server.locations, 2, f)?;
         }
         print_list("accepted, without effect here", &config.harmless, f)?;
         print_list("differs from nginx", &config.notes, f)
     }
 }
 
-fn print_upstream(upstream: &Upstream, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn print_upstream(upstream: &Upstream, f: &mut dyn fmt::Write) -> fmt::Result {
     let what = if upstream.declared { "upstream" } else { "host" };
     write!(f, "{what} {}: {}", upstream.name, upstream.method)?;
     if let Some(keepalive) = upstream.keepalive {
@@ -65,11 +75,11 @@ fn print_upstream(upstream: &Upstream, f: &mut fmt::Formatter<'_>) -> fmt::Resul
     Ok(())
 }
 
-fn print_locations(locations: &Locations, config: &Config, indent: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn print_locations(locations: &Locations, indent: usize, f: &mut dyn fmt::Write) -> fmt::Result {
     for location in locations.iter() {
         writeln!(f, "{:indent$}location {} -> {}", "", location.matcher, action(&location.action))?;
         print_settings(location, indent + 2, f)?;
-        print_locations(&location.nested, config, indent + 2, f)?;
+        print_locations(&location.nested, indent + 2, f)?;
     }
     Ok(())
 }
@@ -79,12 +89,16 @@ fn action(action: &Action) -> String {
         Action::Proxy(pass) => pass.written.clone(),
         Action::Return(reply) => {
             let value = reply.location.as_ref().or(reply.text.as_ref());
-            format!("return {}{}", reply.status, value.map(|value| format!(" {value}")).unwrap_or_default())
+            format!(
+                "return {}{}",
+                reply.status,
+                value.map(|value| format!(" {}", value.to_string().escape_debug())).unwrap_or_default()
+            )
         }
     }
 }
 
-fn print_settings(location: &Location, indent: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn print_settings(location: &Location, indent: usize, f: &mut dyn fmt::Write) -> fmt::Result {
     let Settings { connect_timeout, send_timeout, read_timeout, max_body_size, .. } = &location.settings;
     let settings = &location.settings;
     let mut line = |name: &str, value: String| writeln!(f, "{:indent$}{name:<10} {value}", "");
@@ -128,7 +142,7 @@ fn print_settings(location: &Location, indent: usize, f: &mut fmt::Formatter<'_>
     Ok(())
 }
 
-fn print_list(title: &str, notices: &[Notice], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn print_list(title: &str, notices: &[Notice], f: &mut dyn fmt::Write) -> fmt::Result {
     if notices.is_empty() {
         return Ok(());
     }

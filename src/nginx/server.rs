@@ -95,7 +95,7 @@ impl Server {
             return Err(Fault::new(ErrorKind::Missing, directive.span(), message)
                 .expecting("location / { proxy_pass http://UPSTREAM; }"));
         }
-        if reply.is_none() && !locations.iter().any(|location| location.matcher.text() == "/") {
+        if reply.is_none() && !locations.iter().any(|location| location.matcher.is_catch_all()) {
             reader.note(directive.span(), "server without location /: what no location matches is answered with 404");
         }
         Ok(Server { listens, names, name: name.unwrap_or_default(), settings: level.settings, reply, locations })

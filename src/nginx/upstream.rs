@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::address::{self, Address};
 use super::directives::{self, Block, Verdict};
 use super::error::{ErrorKind, Fault};
+use super::level::{words, wrong_number};
 use super::lexer::Word;
 use super::parser::Directive;
 use super::suggest;
@@ -173,16 +174,7 @@ fn keepalive_word(directive: &Directive) -> Result<&Word, Fault> {
 }
 
 fn one(directive: &Directive) -> Result<&Word, Fault> {
-    match &directive.args[..] {
-        [word] => Ok(word),
-        _ => Err(wrong_number(directive)),
-    }
-}
-
-fn wrong_number(directive: &Directive) -> Fault {
-    let name = &directive.name.text;
-    Fault::new(ErrorKind::Value, directive.span(), format!("invalid number of arguments of \"{name}\""))
-        .expecting(directives::usage(name))
+    words(directive).map(|[word]| word)
 }
 
 fn read_method(directive: &Directive) -> Result<Method, Fault> {

@@ -189,6 +189,11 @@ impl Matcher {
         }
     }
 
+    /// True for `location /`.
+    pub(super) fn is_catch_all(&self) -> bool {
+        matches!(self, Matcher::Prefix { path, .. } if path == "/")
+    }
+
     /// `=`, `^~`, `~`, `~*` or nothing.
     fn modifier(&self) -> &'static str {
         match self {

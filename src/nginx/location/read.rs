@@ -62,7 +62,8 @@ fn read(
             reader.harmless(inner);
             continue;
         }
-        if let Some(word) = inner.args.iter().find(|word| !captures && has_capture(word)) {
+        let unfilled = |word: &&Word| !captures && !inner.is("location") && has_capture(word);
+        if let Some(word) = inner.args.iter().find(unfilled) {
             let message = "a capture, but neither the location nor the server's name is a regular expression";
             return Err(Fault::new(ErrorKind::Value, word.span, message).expecting("location ~ EXPRESSION"));
         }

@@ -52,7 +52,7 @@ fn no_location_is_no_answer() {
 
 #[test]
 fn the_uri_for_the_node_is_nginxs() {
-    // Confirmed with nginx 1.22 and a server that answers with $request_uri.
+    // Confirmed with nginx 1.22 and a server that answers with $request_uri, but for `$uri`, which nginx sends decoded.
     for (location, target, request, expected) in [
         ("/", "http://k", "/a%20b/../c?x=%20", "/a%20b/../c?x=%20"),
         ("/a/", "http://k/b/", "/a/c%20d/../e%3f%7e?x=1", "/b/e%3F~?x=1"),

@@ -143,6 +143,15 @@ impl Template {
         Ok(Template { pieces, text: word.text.clone() })
     }
 
+    /// Compiles a word for a header field, whose literal parts can be judged at once.
+    pub(super) fn for_header(word: &Word) -> Result<Template, Fault> {
+        if word.text.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control()) {
+            return Err(Fault::new(ErrorKind::Value, word.span, "a line break or control character in a header field")
+                .expecting("a value on one line"));
+        }
+        Template::new(word)
+    }
+
     /// The value, when it has no variables.
     pub fn as_literal(&self) -> Option<&str> {
         match &self.pieces[..] {
