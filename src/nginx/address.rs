@@ -1,25 +1,9 @@
 //! Addresses as nginx writes them: `ngx_parse_url` without its name lookup.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-/// Where a node listens.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Address {
-    /// An IP address and a port.
-    Ip(SocketAddr),
-    /// A host name, not looked up yet, and a port.
-    Name {
-        /// The name.
-        host: String,
-        /// The port.
-        port: u16,
-    },
-    /// A unix socket.
-    Unix(PathBuf),
-}
+use crate::backend::http1::Address;
 
 /// An address and whether its port was written.
 #[derive(Debug)]
@@ -45,7 +29,10 @@ pub(super) fn parse(text: &str, default_port: u16) -> Result<Written, &'static s
             "" => None,
             rest => Some(parse_port(rest.strip_prefix(':').ok_or("only \":PORT\" may follow \"]\"")?)?),
         };
-        return Ok(Written { address: Address::Ip(SocketAddr::new(ip.into(), port.unwrap_or(default_port))), port });
+        return Ok(Written {
+            address: Address::Socket(SocketAddr::new(ip.into(), port.unwrap_or(default_port))),
+            port,
+        });
     }
     let (host, port) = match text.split_once(':') {
         Some((host, port)) => (host, Some(parse_port(port)?)),
@@ -53,7 +40,7 @@ pub(super) fn parse(text: &str, default_port: u16) -> Result<Written, &'static s
     };
     let effective = port.unwrap_or(default_port);
     if let Ok(ip) = host.parse::<Ipv4Addr>() {
-        return Ok(Written { address: Address::Ip(SocketAddr::new(IpAddr::V4(ip), effective)), port });
+        return Ok(Written { address: Address::Socket(SocketAddr::new(IpAddr::V4(ip), effective)), port });
     }
     if host.is_empty() {
         return Err("no host");
@@ -66,22 +53,12 @@ pub(super) fn parse(text: &str, default_port: u16) -> Result<Written, &'static s
     if host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return Err("invalid IPv4 address");
     }
-    Ok(Written { address: Address::Name { host: host.to_owned(), port: effective }, port })
+    Ok(Written { address: Address::Name(host.to_owned(), effective), port })
 }
 
 fn parse_port(text: &str) -> Result<u16, &'static str> {
     let port = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
     port.filter(|&port: &u16| port != 0).ok_or("invalid port")
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Ip(address) => address.fmt(f),
-            Address::Name { host, port } => write!(f, "{host}:{port}"),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 #[cfg(test)]

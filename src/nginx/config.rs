@@ -13,7 +13,6 @@ use super::parser::{Directive, Parser};
 use super::report::Report;
 use super::server::Server;
 use super::server_name::{Names, host_without_port};
-use super::settings::Settings;
 use super::source::{Sources, Span};
 use super::upstream::Upstream;
 use super::variables::Captures;
@@ -30,41 +29,40 @@ use super::variables::Captures;
 ///     "upstream kylin { server 1.1.1.1:7070; server 1.1.1.2:7070; }
 ///      server { listen 8080; location / { proxy_pass http://kylin; } }",
 /// )?;
-/// assert_eq!(config.upstreams[0].servers.len(), 2);
-/// assert_eq!(config.listeners[0].address.to_string(), "0.0.0.0:8080");
+/// let understood = config.report().to_string();
+/// assert!(understood.contains("1.1.1.2:7070"));
+/// assert!(understood.contains("server 0.0.0.0:8080"));
 /// # Ok::<(), kylin_lb::nginx::ConfigError>(())
 /// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
     /// The groups: the declared ones in the order of the file, then those made for a `proxy_pass` to a host.
-    pub upstreams: Vec<Upstream>,
+    pub(super) upstreams: Vec<Upstream>,
     /// The servers in the order of the file.
-    pub servers: Vec<Server>,
+    pub(super) servers: Vec<Server>,
     /// The addresses to accept connections at, each once.
-    pub listeners: Vec<Listener>,
-    /// The settings of the `http` level.
-    pub settings: Settings,
+    pub(super) listeners: Vec<Listener>,
     /// Directives that were accepted and have no effect here.
-    pub harmless: Vec<Notice>,
+    pub(super) harmless: Vec<Notice>,
     /// Where this crate does something else than nginx would.
-    pub notes: Vec<Notice>,
+    pub(super) notes: Vec<Notice>,
 }
 
 /// An address and the servers behind it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Listener {
+pub(super) struct Listener {
     /// The address.
-    pub address: ListenAddress,
+    pub(super) address: ListenAddress,
     /// The positions in [`Config::servers`].
-    pub servers: Vec<usize>,
+    pub(super) servers: Vec<usize>,
     /// The position of the server for names that none has.
-    pub default: usize,
+    pub(super) default: usize,
     /// The largest `backlog=` that was said.
-    pub backlog: Option<u32>,
+    pub(super) backlog: Option<u32>,
     /// See [`Listen::ipv6_only`](super::Listen::ipv6_only).
-    pub ipv6_only: bool,
+    pub(super) ipv6_only: bool,
     names: Names,
 }
 
@@ -120,6 +118,7 @@ impl Config {
             harmless: Vec::new(),
             notes: Vec::new(),
             upstreams: Vec::new(),
+            locations: 0,
             by_name: HashMap::new(),
         };
         for include in &parser.unread {
@@ -138,7 +137,7 @@ impl Config {
                 }
             }
         }
-        let (settings, servers) = read_http(http.unwrap_or(&tree), &mut reader)?;
+        let servers = read_http(http.unwrap_or(&tree), &mut reader)?;
         if servers.is_empty() {
             return Err(Fault::of_file(ErrorKind::Missing, "no server { ... } in the configuration", None)
                 .expecting("server { listen PORT; location / { proxy_pass http://UPSTREAM; } }"));
@@ -146,11 +145,11 @@ impl Config {
         let listeners = listeners(&servers, &mut reader)?;
         let servers = servers.into_iter().map(|(server, _)| server).collect();
         let Reader { harmless, notes, upstreams, .. } = reader;
-        Ok(Config { upstreams, servers, listeners, settings, harmless, notes })
+        Ok(Config { upstreams, servers, listeners, harmless, notes })
     }
 }
 
-fn read_http(block: &[Directive], reader: &mut Reader<'_>) -> Result<(Settings, Vec<(Server, Span)>), Fault> {
+fn read_http(block: &[Directive], reader: &mut Reader<'_>) -> Result<Vec<(Server, Span)>, Fault> {
     let mut level = Level::default();
     // Servers inherit what stands behind them, and pass to groups that stand behind them.
     for directive in block {
@@ -173,8 +172,7 @@ fn read_http(block: &[Directive], reader: &mut Reader<'_>) -> Result<(Settings, 
     }
     let blocks = block.iter().filter(|directive| directive.is("server"));
     let servers = blocks.map(|directive| Ok((Server::read(directive, &level.settings, reader)?, directive.span())));
-    let servers = servers.collect::<Result<Vec<_>, Fault>>()?;
-    Ok((level.settings, servers))
+    servers.collect()
 }
 
 fn listeners(servers: &[(Server, Span)], reader: &mut Reader<'_>) -> Result<Vec<Listener>, Fault> {
@@ -224,7 +222,7 @@ fn listeners(servers: &[(Server, Span)], reader: &mut Reader<'_>) -> Result<Vec<
 impl Listener {
     /// The server for a request: its position in [`Config::servers`], and what a regular expression found in the host.
     /// `host` is the host of the request target or the `Host` field, lower-case; with or without a port.
-    pub fn server_for<'h>(&self, host: Option<&'h str>) -> (usize, Captures<'h>) {
+    pub(super) fn server_for<'h>(&self, host: Option<&'h str>) -> (usize, Captures<'h>) {
         let bare = host_without_port(host.unwrap_or_default().as_bytes());
         let bare = std::str::from_utf8(bare).unwrap_or_default();
         self.names.find(bare).unwrap_or((self.default, Captures::default()))
@@ -238,6 +236,7 @@ pub(super) struct Reader<'s> {
     harmless: Vec<Notice>,
     notes: Vec<Notice>,
     upstreams: Vec<Upstream>,
+    locations: usize,
     /// By lower-case name.
     by_name: HashMap<String, usize>,
 }
@@ -253,6 +252,12 @@ impl Reader<'_> {
 
     pub(super) fn note(&mut self, span: Span, text: impl Into<String>) {
         self.notes.push(Notice { file: self.sources.name(span.file), line: span.line, text: text.into() });
+    }
+
+    /// A number that no location has yet.
+    pub(super) fn next_location(&mut self) -> usize {
+        self.locations += 1;
+        self.locations - 1
     }
 
     /// The position of a group; names compare without case.

@@ -123,12 +123,20 @@ impl Level {
         };
         match directive.name.text.as_str() {
             "proxy_connect_timeout" => settings.connect_timeout = milliseconds()?,
-            "proxy_send_timeout" => settings.send_timeout = milliseconds()?,
+            "proxy_send_timeout" => {
+                milliseconds()?;
+                let text =
+                    "proxy_send_timeout: an upload that stalls ends with proxy_read_timeout after its last progress";
+                reader.note(directive.span(), text);
+            }
             "proxy_read_timeout" => settings.read_timeout = milliseconds()?,
             "client_body_timeout" => settings.body_timeout = milliseconds()?,
             "client_header_timeout" => settings.header_timeout = milliseconds()?,
             "send_timeout" => settings.client_send_timeout = milliseconds()?,
-            "keepalive_time" => settings.keepalive_time = milliseconds()?,
+            "keepalive_time" => {
+                milliseconds()?;
+                reader.note(directive.span(), "keepalive_time: a client's connection may be of any age");
+            }
             "keepalive_timeout" => {
                 // A second time is what the Keep-Alive field of answers says.
                 let (first, second) = match &directive.args[..] {
@@ -141,20 +149,30 @@ impl Level {
             }
             "keepalive_requests" => {
                 let [word] = words(directive)?;
-                settings.keepalive_requests = Some(values::number(word, "", 0, u32::MAX)?);
+                values::number(word, "", 0, u32::MAX)?;
+                reader
+                    .note(directive.span(), "keepalive_requests: a client's connection carries any number of requests");
             }
-            "proxy_buffering" => settings.buffering = flag()?,
+            "proxy_buffering" => {
+                flag()?;
+                reader.harmless(directive); // answers stream, at the pace of the client
+            }
             "proxy_request_buffering" => settings.request_buffering = flag()?,
             "merge_slashes" => settings.merge_slashes = flag()?,
             "underscores_in_headers" => settings.underscores_in_headers = flag()?,
-            "http2" => settings.http2 = flag()?,
+            "http2" => {
+                if flag()? == Some(false) {
+                    reader.note(directive.span(), "http2 off: HTTP/2 with prior knowledge is taken all the same");
+                }
+            }
             "client_max_body_size" => {
                 let [word] = words(directive)?;
                 settings.max_body_size = Some(values::size(word)?);
             }
             "client_header_buffer_size" => {
                 let [word] = words(directive)?;
-                settings.header_buffer_size = Some(values::size(word)?);
+                values::size(word)?;
+                reader.harmless(directive); // what is read of a head at first
             }
             "large_client_header_buffers" => {
                 let [number, size] = words(directive)?;

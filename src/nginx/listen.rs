@@ -4,16 +4,16 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::address::{self, Address};
+use super::address;
 use super::error::{ErrorKind, Fault};
 use super::lexer::Word;
 use super::parser::Directive;
 use super::values;
+use crate::backend::http1::Address;
 
 /// An address to accept connections at.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ListenAddress {
+pub(crate) enum ListenAddress {
     /// A TCP address; `listen 8080` is `0.0.0.0:8080`.
     Tcp(SocketAddr),
     /// A unix socket.
@@ -22,16 +22,15 @@ pub enum ListenAddress {
 
 /// One `listen` line.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Listen {
+pub(crate) struct Listen {
     /// Where.
-    pub address: ListenAddress,
+    pub(crate) address: ListenAddress,
     /// True when the server answers here for names that no server has.
-    pub default_server: bool,
+    pub(crate) default_server: bool,
     /// How many connections may wait to be accepted, if it was said.
-    pub backlog: Option<u32>,
+    pub(crate) backlog: Option<u32>,
     /// Whether an IPv6 socket refuses IPv4 clients; nginx's default is yes.
-    pub ipv6_only: bool,
+    pub(crate) ipv6_only: bool,
 }
 
 const PARAMETERS: &str = "one of: default_server, backlog=N, ipv6only=on|off, http2, reuseport, deferred, bind, \
@@ -105,12 +104,12 @@ fn address(word: &Word) -> Result<ListenAddress, Fault> {
     let any = text.strip_prefix('*').filter(|rest| rest.is_empty() || rest.starts_with(':'));
     let text = any.map_or_else(|| text.to_owned(), |rest| format!("0.0.0.0{rest}"));
     match address::parse(&text, 80).map_err(fault)?.address {
-        Address::Ip(address) => Ok(ListenAddress::Tcp(address)),
+        Address::Socket(address) => Ok(ListenAddress::Tcp(address)),
         Address::Unix(path) => Ok(ListenAddress::Unix(path)),
-        Address::Name { host, port } if host.eq_ignore_ascii_case("localhost") => {
+        Address::Name(host, port) if host.eq_ignore_ascii_case("localhost") => {
             Ok(ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
         }
-        Address::Name { .. } => Err(fault("names are not looked up here")),
+        Address::Name(..) => Err(fault("names are not looked up here")),
     }
 }
 

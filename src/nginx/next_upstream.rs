@@ -9,22 +9,21 @@ use super::suggest;
 
 /// When a request is passed on to another server, and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct NextUpstream {
+pub(crate) struct NextUpstream {
     /// A connection that fails or breaks.
-    pub error: bool,
+    pub(crate) error: bool,
     /// No connection or no answer in time.
-    pub timeout: bool,
+    pub(crate) timeout: bool,
     /// An answer that is empty or no HTTP.
-    pub invalid_header: bool,
+    pub(crate) invalid_header: bool,
     /// Answers with these statuses, lowest bit first in the order of [`STATUSES`].
     statuses: u8,
     /// Also requests that must not be repeated and were already sent.
-    pub non_idempotent: bool,
+    pub(crate) non_idempotent: bool,
     /// How many servers are tried; 0 is all of them.
-    pub tries: u32,
+    pub(crate) tries: u32,
     /// How long it may go on; zero is no limit.
-    pub within: Duration,
+    pub(crate) within: Duration,
 }
 
 /// The statuses that may be named.
@@ -63,7 +62,7 @@ impl NextUpstream {
     };
 
     /// True when an answer with this status is passed on. nginx counts 5xx and 429 as failures of the server only if so.
-    pub fn on_status(&self, status: u16) -> bool {
+    pub(crate) fn on_status(&self, status: u16) -> bool {
         STATUSES.iter().position(|&known| known == status).is_some_and(|bit| self.statuses & (1 << bit) != 0)
     }
 

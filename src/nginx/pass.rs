@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::address::{self, Address};
+use super::address;
 use super::config::Reader;
 use super::error::{ErrorKind, Fault};
 use super::lexer::Word;
@@ -12,26 +12,28 @@ use super::upstream::Upstream;
 use super::uri::escape;
 use super::values;
 use super::variables::{Scope, Template};
+use crate::backend::http1::Address;
 
 /// Where a location sends its requests.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct ProxyPass {
+pub(crate) struct ProxyPass {
     /// The position of the group in [`Config::upstreams`](super::Config::upstreams).
-    pub upstream: usize,
+    pub(crate) upstream: usize,
     /// `$proxy_host`: what nginx sends as `Host` when no `proxy_set_header` says otherwise.
-    pub host: String,
+    pub(crate) host: String,
     /// The target as written.
-    pub written: String,
+    pub(crate) written: String,
     /// How the URI is made.
-    pub uri: PassUri,
+    pub(crate) uri: PassUri,
     redirects: Vec<Redirect>,
 }
 
+/// Prefixes of a `Location`, and what replaces each.
+pub(crate) type Redirects<'s> = Vec<(Cow<'s, [u8]>, Cow<'s, [u8]>)>;
+
 /// How the URI for the node is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PassUri {
+pub(crate) enum PassUri {
     /// As received.
     Unchanged,
     /// So many bytes of the normalised path are replaced.
@@ -50,7 +52,7 @@ pub enum PassUri {
 
 impl ProxyPass {
     /// Path and query for the node. `path` is `request_uri` [normalised](super::normalise).
-    pub fn upstream_uri<'r>(&self, request_uri: &'r str, path: &[u8]) -> Cow<'r, str> {
+    pub(crate) fn upstream_uri<'r>(&self, request_uri: &'r str, path: &[u8]) -> Cow<'r, str> {
         let target = request_uri.split('#').next().unwrap_or_default();
         let (raw, query) = target.split_once('?').map_or((target, None), |(raw, query)| (raw, Some(query)));
         let query = query.filter(|query| !query.is_empty());
@@ -71,9 +73,9 @@ impl ProxyPass {
         Cow::Owned(uri)
     }
 
-    /// What becomes of a `Location` (or the URL of a `Refresh`) in a node's answer; `None`: it stays.
-    pub fn redirect(&self, location: &[u8], scope: &Scope<'_>) -> Option<Vec<u8>> {
-        self.redirects.iter().find_map(|redirect| redirect.apply(location, scope))
+    /// The prefixes of a `Location` in a node's answer that are replaced, and by what.
+    pub(crate) fn redirects(&self, scope: &Scope<'_>) -> Redirects<'_> {
+        self.redirects.iter().map(|redirect| (redirect.from.value(scope), redirect.to.value(scope))).collect()
     }
 
     pub(super) fn read(

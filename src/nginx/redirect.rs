@@ -2,12 +2,11 @@
 
 use super::error::{ErrorKind, Fault};
 use super::parser::Directive;
-use super::variables::{Scope, Template};
+use super::variables::Template;
 
 /// One `proxy_redirect` line.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum RedirectRule {
+pub(crate) enum RedirectRule {
     /// The address of `proxy_pass` becomes the location's path; also when there is no line.
     Default,
     /// Nothing changes, whatever other lines say.
@@ -18,22 +17,11 @@ pub enum RedirectRule {
 
 /// One prefix and what replaces it.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Redirect {
+pub(crate) struct Redirect {
     /// The prefix.
-    pub from: Template,
+    pub(crate) from: Template,
     /// Its replacement.
-    pub to: Template,
-}
-
-impl Redirect {
-    /// The changed `Location`, if its value begins with the prefix.
-    pub fn apply(&self, location: &[u8], scope: &Scope<'_>) -> Option<Vec<u8>> {
-        let rest = location.strip_prefix(&self.from.to_bytes(scope)[..])?;
-        let mut changed = self.to.to_bytes(scope);
-        changed.extend_from_slice(rest);
-        Some(changed)
-    }
+    pub(crate) to: Template,
 }
 
 impl RedirectRule {

@@ -7,14 +7,13 @@ use super::variables::Template;
 
 /// An answer that the front end gives itself.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Reply {
+pub(crate) struct Reply {
     /// The status, 200 to 599.
-    pub status: u16,
+    pub(crate) status: u16,
     /// `Location` of a redirect.
-    pub location: Option<Template>,
+    pub(crate) location: Option<Template>,
     /// The body, of the type [`Settings::default_type`](super::Settings::default_type).
-    pub text: Option<Template>,
+    pub(crate) text: Option<Template>,
 }
 
 impl Reply {

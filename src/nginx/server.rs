@@ -15,25 +15,24 @@ use super::settings::Settings;
 
 /// One `server` block.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Server {
+pub(crate) struct Server {
     /// Where it is reached.
-    pub listens: Vec<Listen>,
+    pub(crate) listens: Vec<Listen>,
     /// Its names.
-    pub names: Vec<ServerName>,
+    pub(crate) names: Vec<ServerName>,
     /// `$server_name`: the first name as written, or nothing.
-    pub name: String,
+    pub(crate) name: String,
     /// What holds in it outside locations.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
     /// `return` outside locations: the answer to every request.
-    pub reply: Option<Reply>,
+    pub(crate) reply: Option<Reply>,
     /// Its locations.
-    pub locations: Locations,
+    pub(crate) locations: Locations,
 }
 
 impl Server {
     /// The location for a [normalised](super::normalise) path; `None`, to be answered with 404, when there is none.
-    pub fn locate<'r>(&self, path: &'r [u8]) -> Option<Found<'_, 'r>> {
+    pub(crate) fn locate<'r>(&self, path: &'r [u8]) -> Option<Found<'_, 'r>> {
         self.locations.find(path)
     }
 

@@ -9,8 +9,7 @@ use super::variables::Captures;
 
 /// One name of `server_name`.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum ServerName {
+pub(crate) enum ServerName {
     /// A whole name; the empty one is for requests without a host.
     Exact(String),
     /// `*.example.org`, held as `.example.org`.
@@ -23,7 +22,7 @@ pub enum ServerName {
 
 /// A regular expression over host names.
 #[derive(Debug, Clone)]
-pub struct ServerPattern(Pattern);
+pub(crate) struct ServerPattern(Pattern);
 
 impl ServerName {
     /// `.example.org` stands for two names.

@@ -17,85 +17,70 @@ use super::variables::Template;
 ///
 /// Lists follow nginx's rule: a block that has any line of a kind does not see those of the blocks around it.
 #[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct Settings {
+pub(crate) struct Settings {
     /// `proxy_set_header`. Without a line for `Host` nginx sends [`ProxyPass::host`](super::ProxyPass::host).
-    pub set_headers: Arc<Vec<SetHeader>>,
+    pub(crate) set_headers: Arc<Vec<SetHeader>>,
     /// `add_header`.
-    pub add_headers: Arc<Vec<AddHeader>>,
+    pub(crate) add_headers: Arc<Vec<AddHeader>>,
     /// `proxy_hide_header`.
-    pub hide_headers: Arc<Vec<HeaderName>>,
+    pub(crate) hide_headers: Arc<Vec<HeaderName>>,
     /// `proxy_pass_header`.
-    pub pass_headers: Arc<Vec<HeaderName>>,
+    pub(crate) pass_headers: Arc<Vec<HeaderName>>,
     /// `set_real_ip_from`, `real_ip_header`, `real_ip_recursive`.
-    pub real_ip: Arc<RealIp>,
+    pub(crate) real_ip: Arc<RealIp>,
     /// `proxy_redirect`.
-    pub redirect: Arc<Vec<RedirectRule>>,
+    pub(crate) redirect: Arc<Vec<RedirectRule>>,
     /// `proxy_next_upstream`, `_tries` and `_timeout`.
-    pub next_upstream: NextUpstream,
+    pub(crate) next_upstream: NextUpstream,
     /// `proxy_connect_timeout`; nginx: 60 s.
-    pub connect_timeout: Option<Duration>,
-    /// `proxy_send_timeout`, between two writes to the node; nginx: 60 s.
-    pub send_timeout: Option<Duration>,
+    pub(crate) connect_timeout: Option<Duration>,
     /// `proxy_read_timeout`, between two reads from the node; nginx: 60 s.
-    pub read_timeout: Option<Duration>,
+    pub(crate) read_timeout: Option<Duration>,
     /// `client_max_body_size`, 0 for no limit; nginx: 1 MiB.
-    pub max_body_size: Option<u64>,
+    pub(crate) max_body_size: Option<u64>,
     /// `client_body_timeout`, between two reads from the client; nginx: 60 s.
-    pub body_timeout: Option<Duration>,
+    pub(crate) body_timeout: Option<Duration>,
     /// `send_timeout`, between two writes to the client; nginx: 60 s.
-    pub client_send_timeout: Option<Duration>,
+    pub(crate) client_send_timeout: Option<Duration>,
     /// `client_header_timeout`; nginx: 60 s.
-    pub header_timeout: Option<Duration>,
-    /// `client_header_buffer_size`; nginx: 1 KiB.
-    pub header_buffer_size: Option<u64>,
+    pub(crate) header_timeout: Option<Duration>,
     /// `large_client_header_buffers`, number and size; nginx: 4 of 8 KiB.
-    pub header_buffers: Option<(u32, u64)>,
+    pub(crate) header_buffers: Option<(u32, u64)>,
     /// `keepalive_timeout` of client connections, 0 for none kept; nginx: 75 s.
-    pub keepalive_timeout: Option<Duration>,
-    /// `keepalive_requests` of client connections; nginx: 1000.
-    pub keepalive_requests: Option<u32>,
-    /// `keepalive_time` of client connections; nginx: 1 h.
-    pub keepalive_time: Option<Duration>,
-    /// `proxy_buffering`; nginx: on.
-    pub buffering: Option<bool>,
+    pub(crate) keepalive_timeout: Option<Duration>,
     /// `proxy_request_buffering`; nginx: on. Off: a request whose body was begun is not sent again.
-    pub request_buffering: Option<bool>,
+    pub(crate) request_buffering: Option<bool>,
     /// `merge_slashes`; nginx: on.
-    pub merge_slashes: Option<bool>,
+    pub(crate) merge_slashes: Option<bool>,
     /// `underscores_in_headers`; nginx: off, which drops such fields of a request.
-    pub underscores_in_headers: Option<bool>,
-    /// `http2`; prior knowledge in cleartext.
-    pub http2: Option<bool>,
+    pub(crate) underscores_in_headers: Option<bool>,
     /// `default_type`, the type of a text that `return` answers with; nginx: `text/plain`.
-    pub default_type: Option<String>,
+    pub(crate) default_type: Option<String>,
 }
 
 /// One `proxy_set_header` line.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct SetHeader {
+pub(crate) struct SetHeader {
     /// The field.
-    pub name: HeaderName,
+    pub(crate) name: HeaderName,
     /// Its value; a value that turns out empty removes the field.
-    pub value: Template,
+    pub(crate) value: Template,
 }
 
 /// One `add_header` line.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct AddHeader {
+pub(crate) struct AddHeader {
     /// The field.
-    pub name: HeaderName,
+    pub(crate) name: HeaderName,
     /// Its value; a value that turns out empty adds nothing.
-    pub value: Template,
+    pub(crate) value: Template,
     /// Whether it is added to every answer.
-    pub always: bool,
+    pub(crate) always: bool,
 }
 
 impl AddHeader {
     /// True when an answer with this status gets the field.
-    pub fn applies_to(&self, status: u16) -> bool {
+    pub(crate) fn applies_to(&self, status: u16) -> bool {
         self.always || matches!(status, 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308)
     }
 }
@@ -103,7 +88,7 @@ impl AddHeader {
 impl Settings {
     /// True when a field of a node's answer does not reach the client. nginx keeps `Date`, `Server`, `X-Pad` and
     /// `X-Accel-...` to itself unless `proxy_pass_header` names them.
-    pub fn hides(&self, name: &HeaderName) -> bool {
+    pub(crate) fn hides(&self, name: &HeaderName) -> bool {
         static HIDDEN: &[&str] = &[
             "date",
             "server",
@@ -115,10 +100,5 @@ impl Settings {
             "x-accel-charset",
         ];
         self.hide_headers.contains(name) || (HIDDEN.contains(&name.as_str()) && !self.pass_headers.contains(name))
-    }
-
-    /// True when a `proxy_set_header` line gives the field.
-    pub fn sets(&self, name: &HeaderName) -> bool {
-        self.set_headers.iter().any(|header| header.name == *name)
     }
 }

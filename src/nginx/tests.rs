@@ -5,7 +5,13 @@ use std::time::Duration;
 use http::{HeaderMap, Method as HttpMethod};
 use proptest::prelude::*;
 
+use super::listen::ListenAddress;
+use super::location::{Action, Found};
+use super::pass::PassUri;
+use super::upstream::Method;
+use super::variables::{Scope, Template};
 use super::*;
+use crate::backend::http1::Address;
 
 /// As the KAP manual has it.
 const MANUAL: &str = "upstream kylin {
@@ -129,8 +135,8 @@ fn a_whole_nginx_conf_is_read() {
     let Action::Proxy(pass) = &at("/kylin/x").action else { panic!() };
     let none = HeaderMap::new();
     let scope = Scope::new(&HttpMethod::GET, "/", b"/", &none);
-    assert_eq!(pass.redirect(b"http://Query/login", &scope).as_deref(), Some(&b"/kylin/login"[..]));
-    assert_eq!(pass.redirect(b"http://elsewhere/login", &scope), None);
+    let redirects = pass.redirects(&scope);
+    assert_eq!((&*redirects[0].0, &*redirects[0].1), (&b"http://Query/"[..], &b"/kylin/"[..]));
 
     let listener = &config.listeners[0];
     assert_eq!((config.listeners.len(), listener.default, listener.backlog), (2, 0, Some(512)));

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
-use super::address::{self, Address};
+use super::address;
 use super::directives::{self, Block, Verdict};
 use super::error::{ErrorKind, Fault};
 use super::level::{words, wrong_number};
@@ -13,33 +13,32 @@ use super::parser::Directive;
 use super::suggest;
 use super::values::{self, Step};
 use super::variables::Template;
+use crate::backend::http1::Address;
 
 /// A group of servers.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Upstream {
+pub(crate) struct Upstream {
     /// Its name. For a `proxy_pass` straight to a host: that host and port, or `unix:` and the path.
-    pub name: String,
+    pub(crate) name: String,
     /// False for a `proxy_pass` straight to a host.
-    pub declared: bool,
+    pub(crate) declared: bool,
     /// How a server is chosen.
-    pub method: Method,
+    pub(crate) method: Method,
     /// The servers in the order of the file. At least one is not a backup.
-    pub servers: Vec<UpstreamServer>,
+    pub(crate) servers: Vec<UpstreamServer>,
     /// How many idle connections are kept (nginx: per worker).
-    pub keepalive: Option<u32>,
+    pub(crate) keepalive: Option<u32>,
     /// How many requests a connection may carry; nginx's default is 1000.
-    pub keepalive_requests: Option<u32>,
+    pub(crate) keepalive_requests: Option<u32>,
     /// How long a connection may be used in all; nginx's default is 1 h.
-    pub keepalive_time: Option<Duration>,
+    pub(crate) keepalive_time: Option<Duration>,
     /// How long a connection may idle; nginx's default is 60 s.
-    pub keepalive_timeout: Option<Duration>,
+    pub(crate) keepalive_timeout: Option<Duration>,
 }
 
 /// How a server is chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Method {
+pub(crate) enum Method {
     /// Smooth weighted round robin.
     RoundRobin,
     /// `ip_hash`.
@@ -62,24 +61,23 @@ pub enum Method {
 
 /// One `server` line of an upstream, with nginx's defaults filled in.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct UpstreamServer {
+pub(crate) struct UpstreamServer {
     /// The address exactly as written: consistent hashing places the server by this text.
-    pub written: String,
+    pub(crate) written: String,
     /// The address, read. Port 80 when none was written.
-    pub address: Address,
+    pub(crate) address: Address,
     /// `weight`, 1 to 65535.
-    pub weight: u32,
+    pub(crate) weight: u32,
     /// `max_conns`; 0 is no limit.
-    pub max_conns: u32,
+    pub(crate) max_conns: u32,
     /// `max_fails`; 0 never ejects.
-    pub max_fails: u32,
+    pub(crate) max_fails: u32,
     /// `fail_timeout`.
-    pub fail_timeout: Duration,
+    pub(crate) fail_timeout: Duration,
     /// `backup`.
-    pub backup: bool,
+    pub(crate) backup: bool,
     /// `down`.
-    pub down: bool,
+    pub(crate) down: bool,
 }
 
 const PARAMETERS: &[&str] = &["weight=N", "max_conns=N", "max_fails=N", "fail_timeout=TIME", "backup", "down"];

@@ -6,8 +6,7 @@ use thiserror::Error;
 
 /// A request's path that has no meaning; nginx answers 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
-#[non_exhaustive]
-pub enum InvalidPath {
+pub(crate) enum InvalidPath {
     /// It does not begin with a slash.
     #[error("path does not begin with a slash")]
     Relative,
@@ -38,7 +37,7 @@ pub enum InvalidPath {
 /// assert!(normalise("/../etc", true).is_err());
 /// # Ok::<(), kylin_lb::nginx::InvalidPath>(())
 /// ```
-pub fn normalise(target: &str, merge_slashes: bool) -> Result<Cow<'_, [u8]>, InvalidPath> {
+pub(crate) fn normalise(target: &str, merge_slashes: bool) -> Result<Cow<'_, [u8]>, InvalidPath> {
     let path = target.split(['?', '#']).next().unwrap_or_default().as_bytes();
     if path.is_empty() {
         return Ok(Cow::Borrowed(b"/"));
@@ -95,7 +94,7 @@ fn decode(path: &[u8]) -> Result<Vec<u8>, InvalidPath> {
 }
 
 /// Escapes what may not stand in the path of a URI, as nginx's `NGX_ESCAPE_URI`; the result is ASCII.
-pub fn escape(path: &[u8]) -> String {
+pub(crate) fn escape(path: &[u8]) -> String {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut escaped = String::with_capacity(path.len());
     for &byte in path {

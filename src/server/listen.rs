@@ -91,7 +91,8 @@ impl Listener {
                 let probe = bind_tcp(*address, v6_only, false).map_err(named)?;
                 let address = probe.local_addr()?;
                 drop(probe);
-                let sockets = (0..loops).map(|_| bind_tcp(address, v6_only, true)).collect::<io::Result<_>>().map_err(named)?;
+                let sockets =
+                    (0..loops).map(|_| bind_tcp(address, v6_only, true)).collect::<io::Result<_>>().map_err(named)?;
                 Ok(Listener::Tcp { address, sockets })
             }
             #[cfg(unix)]

@@ -15,22 +15,22 @@ pub(super) use read::read_all;
 
 /// One `location` block.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Location {
+pub(crate) struct Location {
+    /// Its place among all locations of the configuration, in the order in which their blocks begin.
+    pub(crate) number: usize,
     /// Which paths it is for.
-    pub matcher: Matcher,
+    pub(crate) matcher: Matcher,
     /// What becomes of a request.
-    pub action: Action,
+    pub(crate) action: Action,
     /// What holds in it.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
     /// The locations inside it.
-    pub nested: Locations,
+    pub(crate) nested: Locations,
 }
 
 /// Which paths a location is for.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Matcher {
+pub(crate) enum Matcher {
     /// `location = PATH`.
     Exact(String),
     /// `location PATH`, or with `^~`, which keeps regular expressions from being asked.
@@ -46,15 +46,14 @@ pub enum Matcher {
 
 /// A regular expression over paths.
 #[derive(Debug, Clone)]
-pub struct PathPattern {
+pub(crate) struct PathPattern {
     pattern: Pattern,
     any_case: bool,
 }
 
 /// What becomes of a request.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Action {
+pub(crate) enum Action {
     /// It is sent to a node.
     Proxy(ProxyPass),
     /// It is answered here.
@@ -63,8 +62,7 @@ pub enum Action {
 
 /// The outcome of a search.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Found<'c, 'r> {
+pub(crate) enum Found<'c, 'r> {
     /// A location.
     Location {
         /// The location.
@@ -78,7 +76,7 @@ pub enum Found<'c, 'r> {
 
 /// The locations of one block.
 #[derive(Debug, Clone, Default)]
-pub struct Locations {
+pub(crate) struct Locations {
     all: Vec<Location>,
     exact: HashMap<Vec<u8>, usize>,
     /// Longest first.
@@ -91,7 +89,7 @@ pub struct Locations {
 
 impl Locations {
     /// In the order of the file.
-    pub fn iter(&self) -> std::slice::Iter<'_, Location> {
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Location> {
         self.all.iter()
     }
 
@@ -120,7 +118,7 @@ impl Locations {
 
     /// The location for a [normalised](super::normalise) path: the exact one, else the longest prefix, unless a regular
     /// expression matches, the first of them winning.
-    pub fn find<'r>(&self, path: &'r [u8]) -> Option<Found<'_, 'r>> {
+    pub(crate) fn find<'r>(&self, path: &'r [u8]) -> Option<Found<'_, 'r>> {
         self.search(path).0
     }
 
@@ -182,7 +180,7 @@ impl Location {
 
 impl Matcher {
     /// The path or expression.
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         match self {
             Matcher::Exact(path) | Matcher::Prefix { path, .. } => path,
             Matcher::Regex(pattern) => pattern.pattern.as_str(),

@@ -91,8 +91,9 @@ fn read(
                 .expecting("proxy_pass http://UPSTREAM; or return CODE;"));
         }
     };
+    let number = reader.next_location();
     let nested = read_all(block, Some(&matcher), &level.settings, captures, reader)?;
-    Ok(Location { matcher, action, settings: level.settings, nested })
+    Ok(Location { number, matcher, action, settings: level.settings, nested })
 }
 
 fn has_capture(word: &Word) -> bool {

@@ -1,5 +1,6 @@
 use super::*;
-use crate::nginx::{Config, normalise};
+use crate::nginx::Config;
+use crate::nginx::uri::normalise;
 
 fn config(locations: &str) -> Config {
     Config::parse("x", &format!("upstream k {{ server 1.1.1.1; }} server {{ listen 80; {locations} }}")).unwrap()

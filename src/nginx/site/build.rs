@@ -66,7 +66,8 @@ fn route(location: &Location, clusters: &[Cluster]) -> Route {
 }
 
 fn retry(next: &NextUpstream) -> Retry {
-    let statuses = (400..600).filter(|status| next.on_status(*status)).filter_map(|status| StatusCode::from_u16(status).ok());
+    let statuses =
+        (400..600).filter(|status| next.on_status(*status)).filter_map(|status| StatusCode::from_u16(status).ok());
     let retry = Retry::off()
         .on_error(next.error)
         .on_timeout(next.timeout)
@@ -122,9 +123,7 @@ fn cluster(upstream: &Upstream) -> Result<Cluster, SiteError> {
         }
     }
     let builder = Cluster::builder().endpoints(endpoints);
-    policy(upstream, builder)
-        .build()
-        .map_err(|source| SiteError::Cluster { upstream: upstream.name.clone(), source })
+    policy(upstream, builder).build().map_err(|source| SiteError::Cluster { upstream: upstream.name.clone(), source })
 }
 
 fn policy(upstream: &Upstream, builder: ClusterBuilder<HttpBackend>) -> ClusterBuilder<HttpBackend> {
@@ -198,7 +197,8 @@ pub(super) fn limits<H: crate::server::Handler>(
         Some(timeout) => builder.send_timeout(timeout),
         None => builder,
     };
-    let heads = settings().filter_map(|settings| settings.header_buffers).map(|(count, size)| u64::from(count) * size).max();
+    let heads =
+        settings().filter_map(|settings| settings.header_buffers).map(|(count, size)| u64::from(count) * size).max();
     match heads {
         Some(bytes) => builder.max_head_bytes(usize::try_from(bytes).unwrap_or(usize::MAX)),
         None => builder,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, request};
 
 use super::build::{UpstreamKey, timeouts};
@@ -11,9 +11,9 @@ use super::{Inner, Route};
 use crate::body::Body;
 use crate::nginx::listen::ListenAddress;
 use crate::nginx::location::{Action, Found, Location};
-use crate::nginx::pass::ProxyPass;
+use crate::nginx::pass::{ProxyPass, Redirects};
 use crate::nginx::reply::Reply;
-use crate::nginx::settings::Settings;
+use crate::nginx::settings::{AddHeader, Settings};
 use crate::nginx::upstream::Method;
 use crate::nginx::uri::normalise;
 use crate::nginx::variables::{Scope, Unsendable};
@@ -25,9 +25,8 @@ pub(super) async fn forward(site: &Inner, listener: usize, peer: ClientAddr, req
     let place = Place::of(&head);
     let step = check_head(&mut head).and_then(|()| route(site, listener, peer, &mut head));
     match step {
-        Ok(Step::Answer(answer)) => answer,
-        Ok(Step::Send(send)) => {
-            let Send { proxy, after } = *send;
+        Ok(Step::Answer(answer)) => *answer,
+        Ok(Step::Send(proxy, after)) => {
             let answer = proxy.forward(peer, Request::from_parts(head, body)).await;
             after.apply(answer)
         }
@@ -37,22 +36,19 @@ pub(super) async fn forward(site: &Inner, listener: usize, peer: ClientAddr, req
 
 /// What is to be done with a request.
 enum Step<'s> {
-    Answer(Response<Body>),
+    Answer(Box<Response<Body>>),
     /// The head was made ready.
-    Send(Box<Send<'s>>),
+    Send(&'s Proxy, After<'s>),
 }
 
-struct Send<'s> {
-    proxy: &'s Proxy,
-    after: After<'s>,
-}
+/// `add_header` lines and their values for a request.
+type Added<'s> = Vec<(&'s AddHeader, HeaderValue)>;
 
 /// What is to be done with the answer.
 struct After<'s> {
     settings: &'s Settings,
-    added: Vec<(HeaderName, HeaderValue, bool)>,
-    /// `proxy_redirect`: prefixes and what replaces them.
-    redirects: Vec<(Cow<'s, [u8]>, Cow<'s, [u8]>)>,
+    added: Added<'s>,
+    redirects: Redirects<'s>,
 }
 
 fn route<'s>(
@@ -87,11 +83,11 @@ fn route<'s>(
     };
     if let Some(reply) = &server.reply {
         scope.remote = inet(server.settings.real_ip.trusted_proxies().client(peer, &head.headers));
-        return Ok(Step::Answer(answer(reply, &server.settings, &scope)?));
+        return Ok(Step::Answer(answer(reply, &server.settings, &scope)?.into()));
     }
     let (location, found) = match server.locate(&path) {
         Some(Found::Location { location, captures }) => (location, captures),
-        Some(Found::Redirect(to)) => return Ok(Step::Answer(redirect(&to, &scope))),
+        Some(Found::Redirect(to)) => return Ok(Step::Answer(redirect(&to, &scope).into())),
         None => return Err(NOT_FOUND),
     };
     let Route { trusted, proxy } = &site.routes[location.number];
@@ -101,10 +97,10 @@ fn route<'s>(
         (Action::Proxy(pass), Some(proxy)) => {
             scope.proxy_host = &pass.host;
             let (changes, after) = prepare(site, location, pass, &scope)?;
-            changes.apply(head)?;
-            Ok(Step::Send(Box::new(Send { proxy, after })))
+            changes.apply(head);
+            Ok(Step::Send(proxy, after))
         }
-        (Action::Return(reply), _) => Ok(Step::Answer(answer(reply, &location.settings, &scope)?)),
+        (Action::Return(reply), _) => Ok(Step::Answer(answer(reply, &location.settings, &scope)?.into())),
         (Action::Proxy(_), None) => Err(NOT_FOUND),
     }
 }
@@ -129,7 +125,7 @@ struct Changes {
 }
 
 impl Changes {
-    fn apply(self, head: &mut request::Parts) -> Result<(), Refusal> {
+    fn apply(self, head: &mut request::Parts) {
         if let Some(uri) = self.uri {
             head.uri = uri;
         }
@@ -142,7 +138,6 @@ impl Changes {
         if let Some(timeouts) = self.timeouts {
             head.extensions.insert(timeouts);
         }
-        Ok(())
     }
 }
 
@@ -172,11 +167,11 @@ fn prepare<'s>(
     Ok((Changes { edits, uri, key, timeouts: timeouts(settings) }, after))
 }
 
-fn added(settings: &Settings, scope: &Scope<'_>) -> Result<Vec<(HeaderName, HeaderValue, bool)>, Refusal> {
+fn added<'s>(settings: &'s Settings, scope: &Scope<'_>) -> Result<Added<'s>, Refusal> {
     let mut added = Vec::new();
     for field in settings.add_headers.iter() {
         if let Some(value) = field.value.to_header(scope)? {
-            added.push((field.name.clone(), value, field.always));
+            added.push((field, value));
         }
     }
     Ok(added)
@@ -205,11 +200,10 @@ impl After<'_> {
     }
 }
 
-/// nginx adds fields to answers of some statuses only, unless told `always`.
-fn add(added: Vec<(HeaderName, HeaderValue, bool)>, answer: &mut Response<Body>) {
-    let usual = matches!(answer.status().as_u16(), 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308);
-    for (name, value, _) in added.into_iter().filter(|(_, _, always)| usual || *always) {
-        answer.headers_mut().append(name, value);
+fn add(added: Added<'_>, answer: &mut Response<Body>) {
+    let status = answer.status().as_u16();
+    for (field, value) in added.into_iter().filter(|(field, _)| field.applies_to(status)) {
+        answer.headers_mut().append(field.name.clone(), value);
     }
 }
 

@@ -6,13 +6,14 @@
 mod lookup;
 mod scope;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use thiserror::Error;
 
-pub use scope::{Captures, Scope};
+pub(crate) use scope::{Captures, Scope};
 
 use super::error::{ErrorKind, Fault};
 use super::lexer::Word;
@@ -20,7 +21,7 @@ use super::suggest;
 
 /// A value as nginx writes it: literal text and variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template {
+pub(crate) struct Template {
     pieces: Vec<Piece>,
     text: String,
 }
@@ -28,7 +29,7 @@ pub struct Template {
 /// A value that would hold a line break or another byte that no header field may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
 #[error("value cannot be sent in a header field")]
-pub struct Unsendable;
+pub(crate) struct Unsendable;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
@@ -153,7 +154,7 @@ impl Template {
     }
 
     /// The value, when it has no variables.
-    pub fn as_literal(&self) -> Option<&str> {
+    pub(crate) fn as_literal(&self) -> Option<&str> {
         match &self.pieces[..] {
             [] => Some(""),
             [Piece::Literal(text)] => Some(text),
@@ -162,7 +163,7 @@ impl Template {
     }
 
     /// Hands the value to `sink`, piece by piece and without allocating: hash keys are computed so.
-    pub fn write(&self, scope: &Scope<'_>, sink: &mut dyn FnMut(&[u8])) {
+    pub(crate) fn write(&self, scope: &Scope<'_>, sink: &mut dyn FnMut(&[u8])) {
         for piece in &self.pieces {
             match piece {
                 Piece::Literal(text) => sink(text.as_bytes()),
@@ -171,8 +172,16 @@ impl Template {
         }
     }
 
+    /// The value, borrowed when it has no variables.
+    pub(crate) fn value(&self, scope: &Scope<'_>) -> Cow<'_, [u8]> {
+        match self.as_literal() {
+            Some(text) => Cow::Borrowed(text.as_bytes()),
+            None => Cow::Owned(self.to_bytes(scope)),
+        }
+    }
+
     /// The value as bytes.
-    pub fn to_bytes(&self, scope: &Scope<'_>) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self, scope: &Scope<'_>) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.text.len());
         self.write(scope, &mut |piece| bytes.extend_from_slice(piece));
         bytes
@@ -182,7 +191,7 @@ impl Template {
     ///
     /// # Errors
     /// [`Unsendable`] when a variable brought in a line break or the like: such a value would add fields of its own.
-    pub fn to_header(&self, scope: &Scope<'_>) -> Result<Option<HeaderValue>, Unsendable> {
+    pub(crate) fn to_header(&self, scope: &Scope<'_>) -> Result<Option<HeaderValue>, Unsendable> {
         let bytes = self.to_bytes(scope);
         if bytes.is_empty() {
             return Ok(None);

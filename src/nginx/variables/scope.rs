@@ -10,44 +10,44 @@ use super::{Variable, lookup};
 
 /// The groups of the regular expression that chose a location or server: `$1` to `$9`, at 0 the whole match.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Captures<'r>(pub(crate) [Option<&'r [u8]>; 10]);
+pub(crate) struct Captures<'r>(pub(crate) [Option<&'r [u8]>; 10]);
 
 /// A request, borrowed, as variables see it.
 ///
 /// Addresses are `None` for a unix socket.
 #[derive(Debug, Clone, Copy)]
-pub struct Scope<'r> {
+pub(crate) struct Scope<'r> {
     /// The method.
-    pub method: &'r Method,
+    pub(crate) method: &'r Method,
     /// The protocol.
-    pub version: Version,
+    pub(crate) version: Version,
     /// The host in the request target (HTTP/2, and the absolute form of HTTP/1), with its port.
-    pub authority: Option<&'r str>,
+    pub(crate) authority: Option<&'r str>,
     /// Path and query as received.
-    pub request_uri: &'r str,
+    pub(crate) request_uri: &'r str,
     /// The path after [`normalise`](crate::nginx::normalise).
-    pub path: &'r [u8],
+    pub(crate) path: &'r [u8],
     /// The header fields.
-    pub headers: &'r HeaderMap,
+    pub(crate) headers: &'r HeaderMap,
     /// The client, after `set_real_ip_from`.
-    pub remote: Option<SocketAddr>,
+    pub(crate) remote: Option<SocketAddr>,
     /// The other end of the connection.
-    pub peer: Option<SocketAddr>,
+    pub(crate) peer: Option<SocketAddr>,
     /// This end of the connection.
-    pub local: Option<SocketAddr>,
+    pub(crate) local: Option<SocketAddr>,
     /// `http` or `https`.
-    pub scheme: &'r str,
+    pub(crate) scheme: &'r str,
     /// The first name of the server that was chosen.
-    pub server_name: &'r str,
+    pub(crate) server_name: &'r str,
     /// The host of `proxy_pass`.
-    pub proxy_host: &'r str,
+    pub(crate) proxy_host: &'r str,
     /// What the last regular expression found.
-    pub captures: Captures<'r>,
+    pub(crate) captures: Captures<'r>,
 }
 
 impl<'r> Scope<'r> {
     /// A scope over a request's essentials; the other fields start out empty and are set directly.
-    pub fn new(method: &'r Method, request_uri: &'r str, path: &'r [u8], headers: &'r HeaderMap) -> Self {
+    pub(crate) fn new(method: &'r Method, request_uri: &'r str, path: &'r [u8], headers: &'r HeaderMap) -> Self {
         Scope {
             method,
             version: Version::HTTP_11,
@@ -72,7 +72,7 @@ impl<'r> Scope<'r> {
     }
 
     /// The host that the client asked for, as it wrote it.
-    pub fn requested_host(&self) -> Option<&'r [u8]> {
+    pub(crate) fn requested_host(&self) -> Option<&'r [u8]> {
         self.authority.map(str::as_bytes).or_else(|| self.headers.get(header::HOST).map(|host| host.as_bytes()))
     }
 }
