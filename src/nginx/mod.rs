@@ -18,6 +18,8 @@
 //! - `max_conns` and `least_conn` count over all threads. nginx counts per worker without a `zone`.
 //! - When no server can serve the answer is 503, not 502, and like all of the front end's errors it has Kylin's form.
 //! - `Server` and `Date` of a node's answer are dropped as in nginx, but no `Server: nginx` takes their place.
+//! - Redirects that the front end makes itself have a relative `Location`, and the type of a `return`ed text is
+//!   `default_type` whatever the path ends in.
 //! - One limit covers slow request heads and idle client connections: the longer of `client_header_timeout` and
 //!   `keepalive_timeout`.
 

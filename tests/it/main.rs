@@ -10,6 +10,7 @@ mod support;
 
 mod concurrency;
 mod nginx_choice;
+mod nginx_site;
 mod nginx_smoke;
 mod policies;
 mod support_works;

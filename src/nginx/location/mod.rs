@@ -70,8 +70,9 @@ pub(crate) enum Found<'c, 'r> {
         /// What its regular expression found; `None` when it has none and those of the server name hold.
         captures: Option<Captures<'r>>,
     },
-    /// The path lacks the slash at its end: to be answered with 301 and this path (and the query) as `Location`.
-    Redirect(String),
+    /// The path lacks the slash at the end of this location's: to be answered with 301 and that path, escaped, and the
+    /// query as `Location`.
+    Redirect(&'c Location),
 }
 
 /// The locations of one block.
@@ -134,7 +135,7 @@ impl Locations {
             .find(|location| path.starts_with(location.matcher.text().as_bytes()));
         let same = longest.is_some_and(|location| location.matcher.text().len() == path.len());
         if let Some(&index) = self.completed.get(path).filter(|_| !same) {
-            return (Some(Found::Redirect(super::uri::escape(self.all[index].matcher.text().as_bytes()))), true);
+            return (Some(Found::Redirect(&self.all[index])), true);
         }
         let mut found = None;
         let mut no_regex = false;

@@ -9,7 +9,7 @@ fn config(locations: &str) -> Config {
 fn choice(config: &Config, path: &str) -> String {
     match config.servers[0].locate(path.as_bytes()) {
         None => "404".into(),
-        Some(Found::Redirect(to)) => format!("301 {to}"),
+        Some(Found::Redirect(to)) => format!("301 {}", to.matcher.text()),
         Some(Found::Location { location, captures }) => {
             let capture =
                 captures.and_then(|captures| captures.0[1]).map(|one| format!(" $1={}", String::from_utf8_lossy(one)));

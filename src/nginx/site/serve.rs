@@ -15,7 +15,7 @@ use crate::nginx::pass::{ProxyPass, Redirects};
 use crate::nginx::reply::Reply;
 use crate::nginx::settings::{AddHeader, Settings};
 use crate::nginx::upstream::Method;
-use crate::nginx::uri::normalise;
+use crate::nginx::uri::{escape, normalise};
 use crate::nginx::variables::{Scope, Unsendable};
 use crate::proxy::{HeaderEdits, Place, Proxy, Refusal, check_head};
 use crate::request::ClientAddr;
@@ -87,7 +87,10 @@ fn route<'s>(
     }
     let (location, found) = match server.locate(&path) {
         Some(Found::Location { location, captures }) => (location, captures),
-        Some(Found::Redirect(to)) => return Ok(Step::Answer(redirect(&to, &scope).into())),
+        Some(Found::Redirect(to)) => {
+            scope.remote = inet(site.routes[to.number].trusted.client(peer, &head.headers));
+            return Ok(Step::Answer(redirect(to, &scope)?.into()));
+        }
         None => return Err(NOT_FOUND),
     };
     let Route { trusted, proxy } = &site.routes[location.number];
@@ -223,15 +226,17 @@ fn answer(reply: &Reply, settings: &Settings, scope: &Scope<'_>) -> Result<Respo
     Ok(answer)
 }
 
-/// A path that lacks the slash at its end.
-fn redirect(to: &str, scope: &Scope<'_>) -> Response<Body> {
+/// For a path that lacks the slash at the end of the location's. The address stays relative, which leaves scheme and port
+/// to the client, who knows them.
+fn redirect(to: &Location, scope: &Scope<'_>) -> Result<Response<Body>, Refusal> {
+    let path = escape(to.matcher.text().as_bytes());
+    let query = scope.request_uri.split_once('?').map(|(_, query)| format!("?{query}")).unwrap_or_default();
+    let location = HeaderValue::try_from(path + &query).map_err(|_| BAD_PATH)?;
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = StatusCode::MOVED_PERMANENTLY;
-    let query = scope.request_uri.split_once('?').map(|(_, query)| format!("?{query}")).unwrap_or_default();
-    if let Ok(location) = HeaderValue::from_str(&format!("{to}{query}")) {
-        answer.headers_mut().insert(header::LOCATION, location);
-    }
-    answer
+    answer.headers_mut().insert(header::LOCATION, location);
+    add(added(&to.settings, scope)?, &mut answer);
+    Ok(answer)
 }
 
 fn drop_underscored(headers: &mut HeaderMap) {
