@@ -9,6 +9,7 @@
 mod support;
 
 mod concurrency;
+mod example_front;
 mod nginx_choice;
 mod nginx_site;
 mod nginx_smoke;
