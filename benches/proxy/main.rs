@@ -8,7 +8,12 @@
 //!
 //! See `benches/README.md` for what is measured and how to read it.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a program for a terminal, which may stop")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a program for a terminal, which may stop"
+)]
 #![allow(unreachable_pub, reason = "a program has no outside")]
 
 mod child;
@@ -89,7 +94,8 @@ fn measure(peer: &Peer, case: Case, options: &Options) -> Row {
         }
         _ => {
             let gib = done.bytes as f64 / f64::from(1 << 30);
-            row = row.figure("GiB/s", gib / done.time.as_secs_f64()).figure("CPU ms/GiB", cpu.as_secs_f64() * 1e3 / gib);
+            row =
+                row.figure("GiB/s", gib / done.time.as_secs_f64()).figure("CPU ms/GiB", cpu.as_secs_f64() * 1e3 / gib);
         }
     }
     assert_eq!(done.errors, 0, "{} had errors in {}", peer.name, case.name());
@@ -105,7 +111,9 @@ fn options(words: &[String]) -> Options {
     let quick = words.iter().any(|word| word == "--quick");
     Options {
         rounds: value("--rounds").map_or(if quick { 2 } else { 5 }, |rounds| rounds.parse().unwrap()),
-        seconds: Duration::from_millis(value("--millis").map_or(if quick { 700 } else { 3_000 }, |ms| ms.parse().unwrap())),
+        seconds: Duration::from_millis(
+            value("--millis").map_or(if quick { 700 } else { 3_000 }, |ms| ms.parse().unwrap()),
+        ),
         json: value("--json").map(Into::into),
         only: list("--only"),
         cases: list("--cases"),

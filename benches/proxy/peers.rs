@@ -84,7 +84,8 @@ impl Node {
         let folder = TempDir::new().unwrap();
         let addresses = [local(free_port()), local(free_port())];
         // A Kylin answer of about 1.8 KB.
-        let rows: Vec<String> = (0..24).map(|row| format!(r#"["2026-11-{row:02}","{}","some text in a cell"]"#, row * 7919)).collect();
+        let rows: Vec<String> =
+            (0..24).map(|row| format!(r#"["2026-11-{row:02}","{}","some text in a cell"]"#, row * 7919)).collect();
         let json = format!(
             r#"{{"columnMetas":[{}],"results":[{}],"cube":"CUBE[name=kylin_sales_cube]","affectedRowCount":0,"isException":false,"exceptionMessage":null,"duration":123,"totalScanCount":0,"totalScanBytes":0,"hitExceptionCache":false,"storageCacheUsed":false,"traceUrl":null,"pushDown":false,"partial":false}}"#,
             r#"{"isNullable":1,"displaySize":256,"label":"C","name":"C","schemaName":null,"columnType":12,"columnTypeName":"VARCHAR"}"#,
@@ -173,8 +174,12 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
     add("kylin-lb", false, &|port, folder| Some(own("kylin-lb", None, port, folder)));
     add("kylin-lb bare", false, &|port, folder| Some(own("bare", None, port, folder)));
     add("kylin-lb nginx.conf", false, &|port, folder| Some(own("nginx", None, port, folder)));
-    add("kylin-lb mimalloc", false, &|port, folder| Some(own("kylin-lb", Some(library("libmimalloc.so.2")?), port, folder)));
-    add("kylin-lb jemalloc", false, &|port, folder| Some(own("kylin-lb", Some(library("libjemalloc.so.2")?), port, folder)));
+    add("kylin-lb mimalloc", false, &|port, folder| {
+        Some(own("kylin-lb", Some(library("libmimalloc.so.2")?), port, folder))
+    });
+    add("kylin-lb jemalloc", false, &|port, folder| {
+        Some(own("kylin-lb", Some(library("libjemalloc.so.2")?), port, folder))
+    });
     add("hyper-util client", false, &|port, folder| built("hyper_util_proxy", port, folder));
     add("pingora", false, &|port, folder| built("pingora_proxy", port, folder));
     let sticky = "hash $cookie_jsessionid consistent;";
@@ -185,7 +190,9 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
 }
 
 fn installed(program: &str) -> bool {
-    ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"].iter().any(|folder| Path::new(folder).join(program).exists())
+    ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"]
+        .iter()
+        .any(|folder| Path::new(folder).join(program).exists())
 }
 
 /// A shared library of Debian's, for LD_PRELOAD.

@@ -55,9 +55,9 @@ impl Report {
         for (case, peers) in &self.cases {
             let mut by_peer = Map::new();
             for (peer, figures) in peers {
-                let values = figures.iter().map(|(name, values)| {
-                    ((*name).to_owned(), json!({ "median": median(values), "rounds": values }))
-                });
+                let values = figures
+                    .iter()
+                    .map(|(name, values)| ((*name).to_owned(), json!({ "median": median(values), "rounds": values })));
                 by_peer.insert((*peer).to_owned(), Value::Object(values.collect()));
             }
             root.insert(case.name().to_owned(), Value::Object(by_peer));
@@ -88,7 +88,8 @@ impl fmt::Display for Report {
                 }
                 for (_, theirs) in &against {
                     // Round by round: a machine that slows down slows both.
-                    let ratios: Vec<_> = figures[key].1.iter().zip(*theirs).map(|(ours, theirs)| ours / theirs).collect();
+                    let ratios: Vec<_> =
+                        figures[key].1.iter().zip(*theirs).map(|(ours, theirs)| ours / theirs).collect();
                     write!(f, " {:>9.3} |", median(&ratios))?;
                 }
                 writeln!(f)?;

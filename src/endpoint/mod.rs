@@ -16,14 +16,13 @@ pub use id::{EndpointId, InvalidId};
 pub use lease::{Lease, Outcome};
 pub(crate) use live::{Live, Member};
 
-use crate::backend::HttpBackend;
 use crate::health::passive::Rule;
 
 /// A backend with an identity and the settings under which a cluster uses it.
 ///
 /// The defaults are nginx's: weight 1, no limit in flight, `max_fails` 1, `fail_timeout` 10 s, not a backup.
 #[must_use]
-pub struct Endpoint<B = HttpBackend> {
+pub struct Endpoint<B> {
     pub(crate) settings: Settings,
     pub(crate) backend: Arc<B>,
 }

@@ -1,19 +1,18 @@
 //! A whole configuration: its groups, its servers, and which server a connection's requests belong to.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::directives::{self, Block, Verdict};
 use super::error::{ConfigError, ErrorKind, Fault};
 use super::level::Level;
 use super::listen::ListenAddress;
 use super::parser::{Directive, Parser};
+use super::reader::{Collected, Notice, Reader};
 use super::report::Report;
 use super::server::Server;
 use super::server_name::{Names, host_without_port};
-use super::source::{Sources, Span};
+use super::source::Span;
 use super::upstream::Upstream;
 use super::variables::Captures;
 
@@ -66,24 +65,6 @@ pub(super) struct Listener {
     names: Names,
 }
 
-/// A remark about a line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Notice {
-    /// The file.
-    pub file: Arc<str>,
-    /// The line, from 1.
-    pub line: u32,
-    /// The directive, or the remark.
-    pub text: String,
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{} {}", self.file, self.line, self.text)
-    }
-}
-
 impl Config {
     /// Reads a file and what it includes.
     ///
@@ -113,14 +94,7 @@ impl Config {
 
     fn build(tree: Result<Vec<Directive>, Fault>, parser: &Parser) -> Result<Config, Fault> {
         let tree = tree?;
-        let mut reader = Reader {
-            sources: &parser.sources,
-            harmless: Vec::new(),
-            notes: Vec::new(),
-            upstreams: Vec::new(),
-            locations: 0,
-            by_name: HashMap::new(),
-        };
+        let mut reader = Reader::new(&parser.sources);
         for include in &parser.unread {
             reader.remark_harmless(include.span, "include mime.types");
         }
@@ -144,7 +118,7 @@ impl Config {
         }
         let listeners = listeners(&servers, &mut reader)?;
         let servers = servers.into_iter().map(|(server, _)| server).collect();
-        let Reader { harmless, notes, upstreams, .. } = reader;
+        let Collected { harmless, notes, upstreams } = reader.collected;
         Ok(Config { upstreams, servers, listeners, harmless, notes })
     }
 }
@@ -226,53 +200,5 @@ impl Listener {
         let bare = host_without_port(host.unwrap_or_default().as_bytes());
         let bare = std::str::from_utf8(bare).unwrap_or_default();
         self.names.find(bare).unwrap_or((self.default, Captures::default()))
-    }
-}
-
-/// What is collected while the tree is read.
-#[derive(Debug)]
-pub(super) struct Reader<'s> {
-    sources: &'s Sources,
-    harmless: Vec<Notice>,
-    notes: Vec<Notice>,
-    upstreams: Vec<Upstream>,
-    locations: usize,
-    /// By lower-case name.
-    by_name: HashMap<String, usize>,
-}
-
-impl Reader<'_> {
-    pub(super) fn harmless(&mut self, directive: &Directive) {
-        self.remark_harmless(directive.span(), &directive.name.text);
-    }
-
-    fn remark_harmless(&mut self, span: Span, text: &str) {
-        self.harmless.push(Notice { file: self.sources.name(span.file), line: span.line, text: text.to_owned() });
-    }
-
-    pub(super) fn note(&mut self, span: Span, text: impl Into<String>) {
-        self.notes.push(Notice { file: self.sources.name(span.file), line: span.line, text: text.into() });
-    }
-
-    /// A number that no location has yet.
-    pub(super) fn next_location(&mut self) -> usize {
-        self.locations += 1;
-        self.locations - 1
-    }
-
-    /// The position of a group; names compare without case.
-    pub(super) fn upstream(&self, name: &str) -> Option<usize> {
-        self.by_name.get(&name.to_ascii_lowercase()).copied()
-    }
-
-    pub(super) fn is_declared(&self, upstream: usize) -> bool {
-        self.upstreams.get(upstream).is_some_and(|upstream| upstream.declared)
-    }
-
-    pub(super) fn add_upstream(&mut self, upstream: Upstream) -> usize {
-        let position = self.upstreams.len();
-        self.by_name.insert(upstream.name.to_ascii_lowercase(), position);
-        self.upstreams.push(upstream);
-        position
     }
 }

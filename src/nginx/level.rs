@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use http::{HeaderName, header};
 
-use super::config::Reader;
 use super::directives;
 use super::error::{ErrorKind, Fault};
 use super::lexer::Word;
 use super::parser::Directive;
+use super::reader::Reader;
 use super::real_ip::Trusted;
 use super::redirect::RedirectRule;
 use super::settings::{AddHeader, SetHeader, Settings};

@@ -36,6 +36,7 @@ mod next_upstream;
 mod parser;
 mod pass;
 mod pattern;
+mod reader;
 mod real_ip;
 mod redirect;
 mod reply;
@@ -51,8 +52,9 @@ mod uri;
 mod values;
 mod variables;
 
-pub use config::{Config, Notice};
+pub use config::Config;
 pub use error::{ConfigError, ErrorKind};
+pub use reader::Notice;
 pub use report::Report;
 pub use site::{Site, SiteError, SiteListener};
 

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use super::address;
-use super::config::Reader;
 use super::error::{ErrorKind, Fault};
 use super::lexer::Word;
 use super::location::Matcher;
+use super::reader::Reader;
 use super::redirect::{Redirect, RedirectRule};
 use super::upstream::Upstream;
 use super::uri::escape;

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::config::{Config, Notice};
+use super::config::Config;
 use super::error::printable;
 use super::location::{Action, Location, Locations};
+use super::reader::Notice;
 use super::server_name::ServerName;
 use super::settings::Settings;
 use super::upstream::{Upstream, UpstreamServer};

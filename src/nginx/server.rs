@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use super::config::Reader;
 use super::directives::{self, Block, Verdict};
 use super::error::{ErrorKind, Fault};
 use super::level::Level;
 use super::listen::Listen;
 use super::location::{self, Found, Locations};
 use super::parser::Directive;
+use super::reader::Reader;
 use super::reply::Reply;
 use super::server_name::ServerName;
 use super::settings::Settings;

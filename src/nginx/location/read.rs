@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::super::config::Reader;
 use super::super::directives::{self, Block, Verdict};
 use super::super::error::{ErrorKind, Fault};
 use super::super::level::{Level, words};
 use super::super::lexer::Word;
 use super::super::parser::Directive;
+use super::super::reader::Reader;
 use super::super::settings::Settings;
 use super::*;
 
