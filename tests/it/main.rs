@@ -8,8 +8,20 @@
 
 mod support;
 
+mod broken_answers;
+mod cancelled_requests;
 mod concurrency;
+mod ejection;
+mod hop_by_hop;
+mod hostile_requests;
+mod http2;
+mod messages;
+mod mounting;
 mod nginx_choice;
 mod nginx_smoke;
 mod policies;
+mod restarts;
+mod retries;
+mod server_limits;
+mod server_stop;
 mod support_works;
