@@ -113,6 +113,12 @@ impl Pool {
         None
     }
 
+    /// Closes what is idle on this core.
+    pub(super) fn clear(&self) {
+        // Dropped after the lock is released.
+        let _idle = std::mem::take(&mut *self.shard().0.lock());
+    }
+
     fn put(&self, connection: Arc<Connection>, now: Instant) {
         let mut stack = self.shard().0.lock();
         if stack.len() >= self.max_idle {

@@ -106,7 +106,10 @@ impl RawNode {
         let mut changes = self.seen.subscribe();
         match timeout(PATIENCE, changes.wait_for(test)).await {
             Ok(seen) => seen.unwrap().clone(),
-            Err(_) => panic!("what was waited for did not happen: {:?}", self.seen()),
+            Err(_) => {
+                let seen = self.seen();
+                panic!("did not happen: {} connections, {} closed, {:#?}", seen.connections, seen.closed, seen.texts())
+            }
         }
     }
 }
