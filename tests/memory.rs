@@ -25,9 +25,9 @@ use resources::Memory;
 const DOWN: u64 = 2 << 30;
 const UP: u64 = 256 << 20;
 const MOST: u64 = 64 << 20;
-/// A slow reader reads this much and then nothing for a while.
+/// A slow reader reads this much and then nothing for a while, in which more than the bound would come, were it not held back.
 const BURST: u64 = 64 << 20;
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(200);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_gib_down_and_256_mib_up_pass_byte_for_byte_in_less_than_64_mib() {

@@ -64,10 +64,13 @@ impl Refusal {
         }
     }
 
-    /// Where the request ends is in doubt, or the rest of it would have to be read for nothing.
+    /// Where the request ends is in doubt (after CONNECT too), or the rest of it would have to be read for nothing.
     fn ends_connection(self) -> bool {
         use StatusCode as S;
-        matches!(self.status, S::BAD_REQUEST | S::REQUEST_TIMEOUT | S::PAYLOAD_TOO_LARGE | S::NOT_IMPLEMENTED)
+        matches!(
+            self.status,
+            S::BAD_REQUEST | S::METHOD_NOT_ALLOWED | S::REQUEST_TIMEOUT | S::PAYLOAD_TOO_LARGE | S::NOT_IMPLEMENTED
+        )
     }
 
     #[cfg(test)]

@@ -27,7 +27,7 @@ pub(super) fn check(head: &mut request::Parts) -> Result<(), Refusal> {
         return refuse(StatusCode::EXPECTATION_FAILED, "the only expectation met is 100-continue");
     }
     let path = head.uri.path();
-    if !path.starts_with('/') && !(path == "*" && head.method == Method::OPTIONS) {
+    if !(path.starts_with('/') || path == "*" && head.method == Method::OPTIONS) {
         return refuse(StatusCode::BAD_REQUEST, "the target is not a path");
     }
     if head.uri.authority().is_some() || head.uri.scheme().is_some() {

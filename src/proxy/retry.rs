@@ -125,9 +125,15 @@ mod tests {
     #[test]
     fn off_lets_nothing_go_on_but_a_full_endpoint() {
         let off = Retry::off();
-        for phase in
-            [Phase::Connect, Phase::ConnectTimeout, Phase::Refused, Phase::Broken, Phase::HeadTimeout, Phase::Invalid]
-        {
+        for phase in [
+            Phase::Connect,
+            Phase::ConnectTimeout,
+            Phase::Refused,
+            Phase::Broken,
+            Phase::Stale,
+            Phase::HeadTimeout,
+            Phase::Invalid,
+        ] {
             assert!(!off.covers(phase), "{phase:?}");
             assert!(Retry::default().covers(phase), "{phase:?}");
         }

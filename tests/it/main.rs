@@ -12,6 +12,7 @@ mod broken_answers;
 mod cancelled_requests;
 mod concurrency;
 mod ejection;
+mod flow_control;
 mod hop_by_hop;
 mod hostile_requests;
 mod http2;

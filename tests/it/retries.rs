@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::StatusCode;
-use kylin_lb::Endpoint;
-use kylin_lb::HttpBackend;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
 use kylin_lb::clock::ManualClock;
 use kylin_lb::proxy::Retry;
+use kylin_lb::{Backend, Body, Endpoint, HttpBackend};
 
 use crate::support::front::{Front, endpoint, nobody, refusal};
 use crate::support::http::Answer;
@@ -207,6 +207,42 @@ async fn a_kept_connection_that_the_node_has_closed_fails_nobody() {
             crate::support::front::eventually(|| backend.connections() == 0, || "the close seen".to_owned()).await;
         }
         assert_eq!(front.proxy.cluster().status().endpoints[0].failed, 0);
+    }
+}
+
+/// The close is in the kernel and nobody has looked yet, as when a core has been busy with other requests.
+#[tokio::test]
+async fn a_post_does_not_run_into_a_close_that_has_arrived() {
+    use std::io::{Read, Write};
+
+    for _ in 0..20 {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let backend = HttpBackend::new(&listener.local_addr().unwrap().to_string()).unwrap();
+        let post = || Request::post("/").header("host", "kylin").body(Body::from("body")).unwrap();
+        let (close, closing) = std::sync::mpsc::channel();
+        let (closed, is_closed) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for turn in 0..2 {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"body") {
+                    let mut byte = [0];
+                    assert_eq!(stream.read(&mut byte).unwrap(), 1, "turn {turn}");
+                    request.push(byte[0]);
+                }
+                stream.write_all(&ok("fine")).unwrap();
+                _ = closing.recv();
+                drop(stream);
+                _ = closed.send(());
+            }
+        });
+        let answer = backend.send(post()).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "fine");
+        close.send(()).unwrap();
+        // Blocks the only thread of the runtime.
+        is_closed.recv().unwrap();
+        let answer = backend.send(post()).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "fine");
     }
 }
 
