@@ -49,7 +49,29 @@ enum Kind {
     Full(Bytes),
     #[cfg(any(feature = "client", feature = "server", feature = "test-util"))]
     Incoming(hyper::body::Incoming),
-    Boxed(UnsyncBoxBody<Bytes, BoxError>),
+    Boxed(UnsyncBoxBody<Bytes, BodyError>),
+}
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// Its source kept silent for too long.
+    #[error("no byte came for {0:?}")]
+    Stalled(Duration),
+    /// It is longer than it may be.
+    #[error("the body is too large")]
+    TooLarge,
+    /// Its source failed.
+    #[error("the source of the body failed")]
+    Source(#[source] BoxError),
+}
+
+impl BodyError {
+    /// Keeps an error that is one of ours already as it is.
+    fn of(error: BoxError) -> Self {
+        error.downcast().map_or_else(BodyError::Source, |error| *error)
+    }
 }
 
 /// What is told, once, that a body is over.
@@ -90,7 +112,7 @@ impl Body {
         if body.is_end_stream() {
             return Body::empty();
         }
-        Kind::Boxed(body.map_err(Into::into).boxed_unsync()).into()
+        Kind::Boxed(body.map_err(|error| BodyError::of(error.into())).boxed_unsync()).into()
     }
 
     /// True when the whole body is known and empty.
@@ -111,7 +133,7 @@ impl Body {
         }
     }
 
-    /// Has `hook` told when this body is over. There is one hook: an earlier one is told at once.
+    /// Has `hook` told when this body is over. A body has one hook: its transport sets it, before anybody else sees the body.
     #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports hook into a body's end"))]
     pub(crate) fn on_end(mut self, hook: Arc<dyn OnEnd>) -> Self {
         self.on_end = Some(hook);
@@ -153,7 +175,7 @@ impl Body {
         (!matches!(self.kind, Kind::Empty | Kind::Full(_))).then(|| Arc::clone(self.activity.get_or_insert_default()))
     }
 
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) => match std::mem::take(bytes) {
@@ -161,22 +183,22 @@ impl Body {
                 bytes => Poll::Ready(Some(Ok(Frame::data(bytes)))),
             },
             #[cfg(any(feature = "client", feature = "server", feature = "test-util"))]
-            Kind::Incoming(incoming) => {
-                Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
-            }
+            Kind::Incoming(incoming) => Pin::new(incoming)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(|error| BodyError::Source(error.into())))),
             Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
     /// Applies the limits to what came.
-    fn admit(&mut self, frame: Option<Result<Frame<Bytes>, BoxError>>) -> Option<Result<Frame<Bytes>, BoxError>> {
+    fn admit(&mut self, frame: Option<Result<Frame<Bytes>, BodyError>>) -> Option<Result<Frame<Bytes>, BodyError>> {
         match &frame {
             Some(Ok(frame)) if self.drop_trailers && frame.is_trailers() => return None,
             Some(Ok(frame)) if self.allowance != u64::MAX => {
                 let length = frame.data_ref().map_or(0, Bytes::len) as u64;
                 match self.allowance.checked_sub(length) {
                     Some(rest) => self.allowance = rest,
-                    None => return Some(Err(TooLarge.into())),
+                    None => return Some(Err(BodyError::TooLarge)),
                 }
             }
             _ => {}
@@ -194,13 +216,13 @@ impl Body {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let frame = match this.poll_source(cx) {
             Poll::Ready(frame) => frame,
-            Poll::Pending => Some(Err(ready!(this.stall.poll(cx)).into())),
+            Poll::Pending => Some(Err(ready!(this.stall.poll(cx)))),
         };
         this.stall.progress();
         let frame = this.admit(frame);
@@ -331,20 +353,10 @@ struct Stall {
     waiting: bool,
 }
 
-/// What a body fails with when its source has gone silent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no byte came for {0:?}")]
-pub struct Stalled(pub Duration);
-
-/// What a body fails with that is longer than it may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the body is too large")]
-pub struct TooLarge;
-
 impl Stall {
     const NEVER: Stall = Stall { limit: None, timer: None, waiting: false };
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Stalled> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
         let Some(limit) = self.limit else { return Poll::Pending };
         let timer = match &mut self.timer {
             Some(timer) => {
@@ -356,7 +368,7 @@ impl Stall {
             none => none.insert(Box::pin(tokio::time::sleep(limit))),
         };
         self.waiting = true;
-        timer.as_mut().poll(cx).map(|()| Stalled(limit))
+        timer.as_mut().poll(cx).map(|()| BodyError::Stalled(limit))
     }
 
     fn progress(&mut self) {

@@ -1,4 +1,58 @@
 //! Embeddable load balancing for clusters of Apache Kylin and Kyligence (KAP) nodes.
+//!
+//! A host application builds a [`Cluster`] of [`Endpoint`]s under a [policy](balance), puts a [`Proxy`] in front of it, and
+//! calls [`Proxy::forward`] from its HTTP server. Three traits are open: a [`Backend`] sends a request to a node, a
+//! [`Balancer`](balance::Balancer) picks the node, and with feature `server` a `Handler` answers a request.
+//!
+//! ```
+//! use http::{Request, Response};
+//! use kylin_lb::balance::LeastConn;
+//! use kylin_lb::{Backend, Body, Cluster, Endpoint, Proxy, SendError};
+//!
+//! /// A node that answers in process; `Endpoint::http("q1", "10.0.0.1:7070")` is one over the network.
+//! struct Node(&'static str);
+//!
+//! impl Backend for Node {
+//!     async fn send(&self, _request: Request<Body>) -> Result<Response<Body>, SendError> {
+//!         Ok(Response::new(Body::from(self.0)))
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let cluster = Cluster::builder()
+//!     .endpoint(Endpoint::new("q1", Node("one"))?)
+//!     .endpoint(Endpoint::new("q2", Node("two"))?)
+//!     .balancer(LeastConn::new())
+//!     .build()?;
+//! let proxy = Proxy::builder(cluster).build();
+//!
+//! let request = Request::get("/kylin/api/projects").header("host", "kylin.example").body(Body::empty())?;
+//! let client: std::net::SocketAddr = "192.0.2.7:51000".parse()?;
+//! let answer = proxy.forward(client, request).await;
+//! assert_eq!(answer.status(), 200);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it does not do
+//!
+//! TLS, compression, caching, static files, HTTP/2 to nodes, upgrades such as WebSocket.
+//!
+//! # Rooms
+//!
+//! | room | what is there | feature |
+//! |---|---|---|
+//! | [`cluster`] | endpoints behind a policy, membership, status | |
+//! | [`endpoint`] | an endpoint's identity and settings, the lease of a request in flight | |
+//! | [`balance`] | the policies and the trait for one's own | |
+//! | [`proxy`] | a request in, an answer out: headers, retries, errors | |
+//! | [`backend`] | the trait that sends, and HTTP/1.1 | `client` for the latter |
+//! | [`body`] | the one body type | |
+//! | [`clock`] | where time comes from | |
+//! | `server` | an HTTP server for hosts without one | `server` |
+//! | `nginx` | an nginx configuration, read and served | `nginx` |
+//! | `testing` | a Kylin node in process, scripted backends | `test-util` |
 
 pub mod backend;
 pub mod balance;
@@ -29,3 +83,7 @@ pub use endpoint::{Endpoint, EndpointId, Lease, Outcome};
 #[doc(inline)]
 pub use proxy::Proxy;
 pub use request::{ClientAddr, RequestView};
+
+#[cfg(all(doctest, feature = "client"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,7 +1,6 @@
 //! Demo nodes in this process.
 
 use std::error::Error;
-use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use kylin_lb::balance::RoundRobin;
@@ -32,20 +31,6 @@ impl Demo {
         }
         Ok(Proxy::builder(cluster.build()?).build())
     }
-}
-
-/// The endpoints of a cluster, one a line.
-pub fn table<B>(cluster: &Cluster<B>) -> String {
-    let status = cluster.status();
-    let mut table = format!("\n{:<28} {:>6} {:<8} {:<9} {:>9}\n", "endpoint", "weight", "group", "intent", "in flight");
-    for endpoint in &status.endpoints {
-        let group = if endpoint.backup { "backup" } else { "primary" };
-        let intent = format!("{:?}", endpoint.intent).to_lowercase();
-        let (id, weight, in_flight) = (endpoint.id.as_str(), endpoint.weight, endpoint.in_flight);
-        _ = writeln!(table, "{id:<28} {weight:>6} {group:<8} {intent:<9} {in_flight:>9}");
-    }
-    _ = writeln!(table, "policy: {}", status.balancer);
-    table
 }
 
 /// Commands to paste.

@@ -12,13 +12,18 @@ mod args;
 mod demo;
 
 use std::error::Error;
+use std::fmt::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kylin_lb::server::Server;
+use kylin_lb::Cluster;
+use kylin_lb::nginx::{Config, Site};
+use kylin_lb::server::{Listen, Server};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::args::Args;
+use self::demo::Demo;
 
 /// How long requests in flight may take to finish after a signal.
 const GRACE: Duration = Duration::from_secs(30);
@@ -45,28 +50,88 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("kylin_front: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprintln!("  because {error}");
+                cause = error.source();
+            }
             ExitCode::FAILURE
         }
     }
 }
 
 async fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    let demo = demo::Demo::start(args.demo).await?;
-    let proxy = demo.proxy()?;
+    match &args.config {
+        Some(path) => configured(path, &args).await,
+        None => demonstrated(&args).await,
+    }
+}
+
+/// An nginx configuration.
+async fn configured(path: &Path, args: &Args) -> Result<(), Box<dyn Error>> {
+    let config = Config::read(path)?;
     if args.check {
-        print!("{}", demo::table(proxy.cluster()));
+        print!("{}", config.report());
+    }
+    let site = Site::new(config)?;
+    if args.check {
+        println!("{}: the configuration is valid", path.display());
         return Ok(());
     }
-    let listen = args.listen.unwrap_or_else(|| "127.0.0.1:8080".parse().expect("an address"));
-    let server = Server::builder().listen(listen, proxy.clone()).threads(args.threads).start()?;
-    for address in server.addresses() {
-        println!("listening on http://{address}");
+    let server = match (&args.listen, site.listeners().next()) {
+        (Some(listen), Some(listener)) => Server::builder().listen(listen.clone(), listener),
+        _ => site.server(),
+    };
+    let server = server.threads(args.threads).start()?;
+    greet(&server, args);
+    for (name, cluster) in site.clusters() {
+        print!("\nupstream {name}{}", table(cluster));
     }
-    print!("{}", demo::table(proxy.cluster()));
+    until_signal(server).await
+}
+
+/// Demo nodes in this process.
+async fn demonstrated(args: &Args) -> Result<(), Box<dyn Error>> {
+    let demo = Demo::start(args.demo).await?;
+    let proxy = demo.proxy()?;
+    if args.check {
+        print!("{} demo nodes{}", args.demo, table(proxy.cluster()));
+        return Ok(());
+    }
+    let listen = match &args.listen {
+        Some(listen) => listen.clone(),
+        None => "127.0.0.1:8080".parse()?,
+    };
+    let server = Server::builder().listen(listen, proxy.clone()).threads(args.threads).start()?;
+    greet(&server, args);
+    print!("{}", table(proxy.cluster()));
     if let Some(address) = server.addresses().first() {
         print!("{}", demo::commands(*address));
     }
     until_signal(server).await
+}
+
+fn greet(server: &Server, args: &Args) {
+    for address in server.addresses() {
+        println!("listening on http://{address}");
+    }
+    if let Some(Listen::Unix(path)) = &args.listen {
+        println!("listening on unix:{}", path.display());
+    }
+}
+
+/// The endpoints of a cluster, one a line.
+fn table<B>(cluster: &Cluster<B>) -> String {
+    let status = cluster.status();
+    let mut table = format!("\n{:<28} {:>6} {:<8} {:<9} {:>9}\n", "endpoint", "weight", "group", "intent", "in flight");
+    for endpoint in &status.endpoints {
+        let group = if endpoint.backup { "backup" } else { "primary" };
+        let intent = format!("{:?}", endpoint.intent).to_lowercase();
+        let (id, weight, in_flight) = (endpoint.id.as_str(), endpoint.weight, endpoint.in_flight);
+        _ = writeln!(table, "{id:<28} {weight:>6} {group:<8} {intent:<9} {in_flight:>9}");
+    }
+    _ = writeln!(table, "policy: {}", status.balancer);
+    table
 }
 
 /// Serves until SIGTERM or SIGINT, then finishes what is in flight; a second signal cuts it short.

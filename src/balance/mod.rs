@@ -12,6 +12,7 @@
 //! | [`LeastConn`] | `least_conn` | the fewest requests in flight for its weight |
 //! | [`Hash::new`] | `hash KEY` | by a key, modulo, bit-exact |
 //! | [`Hash::consistent`] | `hash KEY consistent` | by a key, on a ketama ring, bit-exact |
+//! | [`Random`] | `random` | one drawn at random by weight |
 //! | [`RandomTwo`] | `random two` | the less loaded of two drawn at random |
 //! | [`a.or(b)`](BalancerExt::or) | | by `b` where `a` abstains |
 
@@ -22,6 +23,7 @@ mod ketama;
 mod key;
 mod least_conn;
 mod or;
+mod random;
 mod random_two;
 mod round_robin;
 
@@ -34,6 +36,7 @@ pub use ip_hash::IpHash;
 pub use key::{HashKey, RequestKey, key_fn};
 pub use least_conn::LeastConn;
 pub use or::Or;
+pub use random::Random;
 pub use random_two::RandomTwo;
 pub use round_robin::RoundRobin;
 

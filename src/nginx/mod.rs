@@ -1,1 +1,60 @@
 //! An nginx configuration, read.
+//!
+//! Clusters of Kylin nodes stand behind nginx today, and their manual says how; so the same file must work here. Text
+//! becomes a typed model ([`Config`]), and the model a front end ([`Site`]): clusters for its upstreams, proxies for its
+//! locations.
+//!
+//! The rule for directives: what is modelled does what nginx does, what cannot matter here is listed as such by
+//! [`Config::report`], and everything else is an error. Nothing that would change behaviour is passed over in silence.
+//!
+//! # What differs from nginx, on purpose
+//!
+//! - `Host` is the client's where no `proxy_set_header Host` says otherwise; nginx sends the upstream's name, which Kylin
+//!   would then put into its redirects and error messages.
+//! - Connections to nodes are HTTP/1.1 and kept, up to 64 per core and for 15 s, where no `keepalive` says otherwise.
+//! - Waits for a node are this crate's where the file does not set them ([`Timeouts`](crate::backend::http1::Timeouts)):
+//!   nginx's 60 s would cut queries that Kylin lets run for 300 s.
+//! - `X-Forwarded-For`, `-Proto` and `-Host` tell the node of the client where no `proxy_set_header` does.
+//! - `max_conns` and `least_conn` count over all threads. nginx counts per worker without a `zone`.
+//! - When no server can serve the answer is 503, not 502, and like all of the front end's errors it has Kylin's form.
+//! - `Server` and `Date` of a node's answer are dropped as in nginx, but no `Server: nginx` takes their place.
+//! - Redirects that the front end makes itself have a relative `Location`, and the type of a `return`ed text is
+//!   `default_type` whatever the path ends in.
+//! - One limit covers slow request heads and idle client connections: the longer of `client_header_timeout` and
+//!   `keepalive_timeout`.
+
+mod address;
+mod config;
+mod directives;
+mod error;
+mod include;
+mod level;
+mod lexer;
+mod listen;
+mod location;
+mod next_upstream;
+mod parser;
+mod pass;
+mod pattern;
+mod real_ip;
+mod redirect;
+mod reply;
+mod report;
+mod server;
+mod server_name;
+mod settings;
+mod site;
+mod source;
+mod suggest;
+mod upstream;
+mod uri;
+mod values;
+mod variables;
+
+pub use config::{Config, Notice};
+pub use error::{ConfigError, ErrorKind};
+pub use report::Report;
+pub use site::{Site, SiteError, SiteListener};
+
+#[cfg(test)]
+mod tests;

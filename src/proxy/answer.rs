@@ -10,14 +10,14 @@ use crate::backend::Phase;
 use crate::body::Body;
 
 /// What a client asked for, kept to name it in an error when the request itself has gone to a node.
-pub(super) struct Place {
+pub(crate) struct Place {
     host: Option<HeaderValue>,
     uri: Uri,
     version: Version,
 }
 
 impl Place {
-    pub(super) fn of(head: &request::Parts) -> Self {
+    pub(crate) fn of(head: &request::Parts) -> Self {
         Place { host: head.headers.get(header::HOST).cloned(), uri: head.uri.clone(), version: head.version }
     }
 
@@ -31,13 +31,13 @@ impl Place {
 
 /// A request that gets no node's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     status: StatusCode,
     why: &'static str,
 }
 
 impl Refusal {
-    pub(super) const fn new(status: StatusCode, why: &'static str) -> Self {
+    pub(crate) const fn new(status: StatusCode, why: &'static str) -> Self {
         Refusal { status, why }
     }
 
@@ -79,7 +79,7 @@ impl Refusal {
     }
 
     /// The answer to a request that was sent to `place`.
-    pub(super) fn answer(self, place: &Place) -> Response<Body> {
+    pub(crate) fn answer(self, place: &Place) -> Response<Body> {
         tracing::debug!(status = self.status.as_u16(), why = self.why, "answered by the proxy itself");
         let url = json_text(&place.url());
         let why = json_text(self.why);

@@ -9,7 +9,7 @@ use http::{Method, StatusCode, Uri, Version, request};
 use super::answer::Refusal;
 
 /// Checks the head and brings its target into origin form, with the host in `Host` only.
-pub(super) fn check(head: &mut request::Parts) -> Result<(), Refusal> {
+pub(crate) fn check(head: &mut request::Parts) -> Result<(), Refusal> {
     let refuse = |status, why| Err(Refusal::new(status, why));
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "the method is not served");
@@ -27,7 +27,8 @@ pub(super) fn check(head: &mut request::Parts) -> Result<(), Refusal> {
         return refuse(StatusCode::EXPECTATION_FAILED, "the only expectation met is 100-continue");
     }
     let path = head.uri.path();
-    if !(path.starts_with('/') || path == "*" && head.method == Method::OPTIONS) {
+    let is_path = path.starts_with('/') || (path == "*" && head.method == Method::OPTIONS);
+    if !is_path {
         return refuse(StatusCode::BAD_REQUEST, "the target is not a path");
     }
     if head.uri.authority().is_some() || head.uri.scheme().is_some() {

@@ -133,6 +133,11 @@ impl HeaderEdits {
         self
     }
 
+    /// True when nothing is to be changed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn apply(self, headers: &mut HeaderMap) {
         for (name, value) in self.0 {
             if is_framing(&name) {

@@ -24,7 +24,9 @@ pub use retry::Retry;
 #[cfg(feature = "tower")]
 pub use service::ProxyService;
 
+pub(crate) use self::answer::{Place, Refusal};
 use self::builder::Settings;
+pub(crate) use self::head::check as check_head;
 use crate::backend::{Backend, HttpBackend};
 use crate::body::{Body, BoxError};
 use crate::cluster::Cluster;

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 
 use super::answer::Refusal;
 use super::builder::Settings;
-use crate::body::{Body, BoxError, Stalled, TooLarge};
+use crate::body::{Body, BodyError};
 
 /// Reads `body` whole when it is no longer than the replay limit; what is longer comes back as a stream that begins with
 /// what was read.
@@ -37,7 +37,7 @@ pub(super) async fn read(body: Body, settings: &Settings) -> Result<Body, Refusa
     let mut pieces = VecDeque::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|error| refusal(&*error))?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|error| refusal(&error))?.into_data() else { continue };
         length += data.len() as u64;
         pieces.push_back(data);
         if length > keep {
@@ -56,11 +56,12 @@ const TOO_LARGE: Refusal = Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the body
 pub(super) fn refusal(error: &(dyn std::error::Error + 'static)) -> Refusal {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if error.is::<TooLarge>() {
-            return TOO_LARGE;
-        }
-        if error.is::<Stalled>() {
-            return Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body of the request did not come in time");
+        match error.downcast_ref() {
+            Some(BodyError::TooLarge) => return TOO_LARGE,
+            Some(BodyError::Stalled(_)) => {
+                return Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body of the request did not come in time");
+            }
+            _ => {}
         }
         cause = error.source();
     }
@@ -86,9 +87,9 @@ struct Resumed {
 
 impl HttpBody for Resumed {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.pieces.pop_front() {
             Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
             None => Pin::new(&mut self.rest).poll_frame(cx),

@@ -15,6 +15,7 @@ use super::{Handler, Loop, Server};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) head_timeout: Duration,
+    pub(super) send_timeout: Duration,
     pub(super) max_headers: usize,
     pub(super) max_head_bytes: usize,
     pub(super) max_streams: u32,
@@ -34,6 +35,7 @@ impl<H: Handler> ServerBuilder<H> {
     pub(super) fn new() -> Self {
         let limits = Limits {
             head_timeout: Duration::from_secs(60),
+            send_timeout: Duration::from_secs(60),
             max_headers: 100,
             max_head_bytes: 64 * 1024,
             max_streams: 128,
@@ -65,6 +67,13 @@ impl<H: Handler> ServerBuilder<H> {
     /// end of the answer before: what ends both idle and deliberately slow connections. Default 60 s.
     pub fn head_timeout(mut self, timeout: Duration) -> Self {
         self.limits.head_timeout = timeout;
+        self
+    }
+
+    /// For how long a client may take nothing of an answer that is waiting for it (nginx: `send_timeout`). A client that
+    /// does not read would otherwise hold its node's connection for ever. Default 60 s.
+    pub fn send_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.send_timeout = timeout;
         self
     }
 

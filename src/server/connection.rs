@@ -34,7 +34,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
-    let mut sniffed = pin!(timeout(limits.head_timeout, sniff(stream)));
+    let mut sniffed = pin!(timeout(limits.head_timeout, sniff(stream, limits.send_timeout)));
     let (version, stream) = tokio::select! {
         biased;
         sniffed = sniffed.as_mut() => sniffed??,

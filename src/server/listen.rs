@@ -18,6 +18,8 @@ const BACKLOG: i32 = 1024;
 pub enum Listen {
     /// On a TCP address. Port 0 lets the kernel choose one.
     Tcp(SocketAddr),
+    /// On an IPv6 address whose socket takes IPv4 connections too; their peers appear as mapped addresses.
+    DualStack(SocketAddr),
     /// On a unix socket. What is left of an earlier one at the path is replaced.
     Unix(PathBuf),
 }
@@ -49,7 +51,7 @@ impl From<SocketAddr> for Listen {
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Listen::Tcp(address) => write!(f, "{address}"),
+            Listen::Tcp(address) | Listen::DualStack(address) => write!(f, "{address}"),
             Listen::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -83,12 +85,14 @@ impl Listener {
     pub(super) fn bind(listen: &Listen, loops: usize) -> io::Result<Self> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {listen}: {error}"));
         match listen {
-            Listen::Tcp(address) => {
+            Listen::Tcp(address) | Listen::DualStack(address) => {
+                let v6_only = matches!(listen, Listen::Tcp(_));
                 // The first socket is bound alone, so that an address that is in use is an error and is not shared.
-                let probe = bind_tcp(*address, false).map_err(named)?;
+                let probe = bind_tcp(*address, v6_only, false).map_err(named)?;
                 let address = probe.local_addr()?;
                 drop(probe);
-                let sockets = (0..loops).map(|_| bind_tcp(address, true)).collect::<io::Result<_>>().map_err(named)?;
+                let sockets =
+                    (0..loops).map(|_| bind_tcp(address, v6_only, true)).collect::<io::Result<_>>().map_err(named)?;
                 Ok(Listener::Tcp { address, sockets })
             }
             #[cfg(unix)]
@@ -139,7 +143,7 @@ impl Shared {
     }
 }
 
-fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+fn bind_tcp(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     #[cfg(unix)]
@@ -147,7 +151,7 @@ fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
     #[cfg(unix)]
     socket.set_reuse_port(shared)?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(v6_only)?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

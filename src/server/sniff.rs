@@ -2,12 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::{Sleep, sleep};
 
 /// What an HTTP/2 client that knows the server begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -19,7 +21,7 @@ pub(super) enum Version {
 }
 
 /// Reads just enough of `stream` to know.
-pub(super) async fn sniff<S>(mut stream: S) -> io::Result<(Version, Sniffed<S>)>
+pub(super) async fn sniff<S>(mut stream: S, send_timeout: Duration) -> io::Result<(Version, Sniffed<S>)>
 where
     S: AsyncRead + Unpin,
 {
@@ -36,13 +38,29 @@ where
             break Version::Http2;
         }
     };
-    Ok((version, Sniffed { read: read.into(), stream: TokioIo::new(stream) }))
+    Ok((version, Sniffed { read: read.into(), stream: TokioIo::new(stream), send_timeout, silence: None }))
 }
 
-/// A stream of which the beginning was read already.
+/// A stream of which the beginning was read already, and that fails when its client takes nothing for too long.
 pub(super) struct Sniffed<S> {
     read: Bytes,
     stream: TokioIo<S>,
+    send_timeout: Duration,
+    /// Runs while the client takes nothing.
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Sniffed<S> {
+    /// Passes on what a write came to, unless it has been pending for too long.
+    fn in_time(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.silence = None;
+            return written;
+        }
+        let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(self.send_timeout)));
+        ready!(silence.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 impl<S: AsyncRead + Unpin> Read for Sniffed<S> {
@@ -62,7 +80,8 @@ impl<S: AsyncRead + Unpin> Read for Sniffed<S> {
 
 impl<S: AsyncWrite + Unpin> Write for Sniffed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.in_time(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -82,7 +101,8 @@ impl<S: AsyncWrite + Unpin> Write for Sniffed<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.in_time(cx, written)
     }
 }
 
@@ -92,7 +112,7 @@ mod tests {
 
     async fn version_of(pieces: &[&[u8]]) -> (Version, Vec<u8>) {
         let mut mock = tokio_pieces(pieces);
-        let (version, sniffed) = sniff(&mut mock).await.unwrap();
+        let (version, sniffed) = sniff(&mut mock, Duration::MAX).await.unwrap();
         (version, sniffed.read.to_vec())
     }
 

@@ -8,6 +8,7 @@ use kylin_lb::server::{Server, ServerBuilder};
 use kylin_lb::{Body, ClientAddr};
 use tokio::time::timeout;
 
+use crate::support::front::{Front, demo};
 use crate::support::http::Connection;
 
 async fn hello(_peer: ClientAddr, _request: Request<Body>) -> Response<Body> {
@@ -95,6 +96,21 @@ async fn connections_beyond_the_limit_wait_for_one_to_end_on_any_number_of_threa
             assert_eq!(third.answer().await.unwrap().text(), "hello");
         }
     }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
+    let (node, served) = demo("q1").await;
+    let inner = Front::over(&[served.addr()]);
+    let patience = Duration::from_millis(300);
+    let front = Front::serving(inner.proxy.clone(), |server| server.threads(1).send_timeout(patience));
+    let lots = "GET /demo/bytes?n=1000000000 HTTP/1.1\r\nHost: kylin\r\n\r\n";
+    let mut client = front.connect().await;
+    client.send(lots).await.unwrap();
+    node.wait_until(|stats| stats.cancelled == 1).await.unwrap();
+    front.idle().await;
+    let error = client.answer().await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{error}");
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 pub use address::{Address, InvalidAddress};
 
 use self::dial::dial;
-use self::pool::{Connection, Pool};
+use self::pool::{Connection, Pool, Reuse};
 use super::{Backend, Phase, SendError};
 use crate::body::{Activity, Body};
 use crate::clock::{Clock, SystemClock};
@@ -85,15 +85,19 @@ impl HttpBackend {
     /// # Errors
     /// [`InvalidAddress`] says what was expected.
     pub fn builder(address: &str) -> Result<HttpBackendBuilder, InvalidAddress> {
-        Ok(HttpBackendBuilder {
-            address: address.parse()?,
+        Ok(Self::to(address.parse()?))
+    }
+
+    /// A builder for a node at an address that was read already.
+    pub fn to(address: Address) -> HttpBackendBuilder {
+        HttpBackendBuilder {
+            address,
             timeouts: Timeouts::default(),
-            idle_timeout: Duration::from_secs(15),
-            max_idle: 64,
+            reuse: Reuse { max_idle: 64, idle_timeout: Duration::from_secs(15), max_uses: 0, max_age: None },
             max_connections: 0,
             wire: Wire { max_headers: 128, max_head_bytes: 64 * 1024 },
             clock: Arc::new(SystemClock),
-        })
+        }
     }
 
     /// Where the node is.
@@ -160,7 +164,7 @@ impl HttpBackend {
     ) -> Result<Response<Body>, SendError> {
         let upload = request.body_mut().watch();
         let sent = match Arc::get_mut(&mut connection) {
-            Some(connection) => connection.sender.try_send_request(request),
+            Some(connection) => connection.send(request),
             None => return Err(SendError::new(Phase::Refused, "the connection is in use").with_request(request)),
         };
         let response = match head_in_time(sent, timeouts.head, upload).await {
@@ -253,8 +257,7 @@ impl fmt::Debug for HttpBackend {
 pub struct HttpBackendBuilder {
     address: Address,
     timeouts: Timeouts,
-    idle_timeout: Duration,
-    max_idle: usize,
+    reuse: Reuse,
     max_connections: usize,
     wire: Wire,
     clock: Arc<dyn Clock>,
@@ -287,14 +290,27 @@ impl HttpBackendBuilder {
 
     /// For how long an idle connection may be used again. Default 15 s; Kylin's Tomcat closes at 20 s.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = timeout;
+        self.reuse.idle_timeout = timeout;
         self
     }
 
     /// How many idle connections are kept per core (nginx: `keepalive`, per worker); 0 makes a new connection for every
     /// request. Default 64.
     pub fn max_idle(mut self, connections: usize) -> Self {
-        self.max_idle = connections;
+        self.reuse.max_idle = connections;
+        self
+    }
+
+    /// How many requests a connection carries before it is closed; 0, the default, is no limit (nginx:
+    /// `keepalive_requests`).
+    pub fn max_uses(mut self, requests: u32) -> Self {
+        self.reuse.max_uses = requests;
+        self
+    }
+
+    /// How old a connection may become (nginx: `keepalive_time`). Default: no limit.
+    pub fn max_age(mut self, age: Option<Duration>) -> Self {
+        self.reuse.max_age = age;
         self
     }
 
@@ -326,7 +342,7 @@ impl HttpBackendBuilder {
     /// Builds the backend. No connection is made yet.
     pub fn build(self) -> HttpBackend {
         let HttpBackendBuilder { address, timeouts, wire, clock, .. } = self;
-        let pool = Pool::new(self.max_idle, self.idle_timeout, self.max_connections);
+        let pool = Pool::new(self.reuse, self.max_connections);
         HttpBackend { inner: Arc::new(Inner { address, timeouts, wire, pool: Arc::new(pool), clock }) }
     }
 }

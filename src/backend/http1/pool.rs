@@ -7,6 +7,9 @@ use std::sync::{Arc, Weak};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
 
@@ -15,10 +18,20 @@ use crate::clock::Clock;
 
 pub(super) struct Pool {
     shards: Box<[Shard]>,
-    max_idle: usize,
-    idle_timeout: Duration,
+    reuse: Reuse,
     open: AtomicUsize,
     max_open: usize,
+}
+
+/// When a connection is used again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reuse {
+    /// How many idle connections a shard keeps.
+    pub(super) max_idle: usize,
+    pub(super) idle_timeout: Duration,
+    /// 0 is no limit.
+    pub(super) max_uses: u32,
+    pub(super) max_age: Option<Duration>,
 }
 
 /// The idle connections of the threads that share an index, oldest first.
@@ -33,15 +46,27 @@ struct Idle {
 
 /// A connection that a request has to itself until the body of its answer ends.
 pub(super) struct Connection {
-    pub(super) sender: SendRequest<Body>,
+    sender: SendRequest<Body>,
     /// Weak, so that a pool that nobody sends with closes its connections.
     pool: Weak<Pool>,
     clock: Arc<dyn Clock>,
+    uses: u32,
+    born: Instant,
 }
 
 impl Connection {
     pub(super) fn new(sender: SendRequest<Body>, pool: &Arc<Pool>, clock: &Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Connection { sender, pool: Arc::downgrade(pool), clock: Arc::clone(clock) })
+        let (pool, clock) = (Arc::downgrade(pool), Arc::clone(clock));
+        Arc::new(Connection { sender, pool, uses: 0, born: clock.now(), clock })
+    }
+
+    /// Sends a request. Dropping the future closes the connection.
+    pub(super) fn send(
+        &mut self,
+        request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + use<> {
+        self.uses = self.uses.saturating_add(1);
+        self.sender.try_send_request(request)
     }
 }
 
@@ -66,12 +91,11 @@ impl Drop for Slot {
 }
 
 impl Pool {
-    pub(super) fn new(max_idle: usize, idle_timeout: Duration, max_open: usize) -> Self {
+    pub(super) fn new(reuse: Reuse, max_open: usize) -> Self {
         let cores = available_parallelism().map_or(1, NonZeroUsize::get).next_power_of_two();
         Pool {
             shards: std::iter::repeat_with(Shard::default).take(cores).collect(),
-            max_idle,
-            idle_timeout,
+            reuse,
             open: AtomicUsize::new(0),
             max_open,
         }
@@ -96,7 +120,7 @@ impl Pool {
         let mut place = stack.len();
         while place > 0 {
             place -= 1;
-            if now.saturating_duration_since(stack[place].since) > self.idle_timeout {
+            if now.saturating_duration_since(stack[place].since) > self.reuse.idle_timeout {
                 // All below are older still.
                 drop(stack.drain(..=place));
                 return None;
@@ -120,11 +144,14 @@ impl Pool {
     }
 
     fn put(&self, connection: Arc<Connection>, now: Instant) {
+        let Reuse { max_idle, max_uses, max_age, .. } = self.reuse;
+        let used_up = max_uses > 0 && connection.uses >= max_uses;
+        let too_old = max_age.is_some_and(|age| now.saturating_duration_since(connection.born) > age);
+        if max_idle == 0 || used_up || too_old {
+            return;
+        }
         let mut stack = self.shard().0.lock();
-        if stack.len() >= self.max_idle {
-            if self.max_idle == 0 {
-                return;
-            }
+        if stack.len() >= max_idle {
             stack.remove(0);
         }
         stack.push(Idle { connection, since: now });

@@ -50,10 +50,11 @@ impl KylinNode {
         let Some((name, password)) = basic(credentials) else {
             return Caller::Rejected(Rejection::Credentials);
         };
-        if let Some((_, user)) = &session {
-            if !login && user.name.eq_ignore_ascii_case(&name) {
-                return Caller::Known(user.clone(), None);
-            }
+        if let Some((_, user)) = &session
+            && !login
+            && user.name.eq_ignore_ascii_case(&name)
+        {
+            return Caller::Known(user.clone(), None);
         }
         if self.metastore_is_down(settings) {
             return Caller::Rejected(Rejection::MetastoreDown);

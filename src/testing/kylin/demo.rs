@@ -32,7 +32,7 @@ async fn digest(mut body: Body) -> Result<Response<Body>, NoAnswer> {
     let (mut bytes, mut crc) = (0, crc32fast::Hasher::new());
     while !body.is_end_stream() {
         let Some(frame) = body.frame().await else { break };
-        if let Ok(data) = frame.map_err(NoAnswer::RequestBody)?.into_data() {
+        if let Ok(data) = frame.map_err(|error| NoAnswer::RequestBody(error.into()))?.into_data() {
             bytes += data.len();
             crc.update(&data);
         }

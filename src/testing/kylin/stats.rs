@@ -122,10 +122,10 @@ impl Remembered {
             *times += 1;
             return;
         }
-        if self.order.len() == REMEMBERED {
-            if let Some(oldest) = self.order.pop_front() {
-                self.times.remove(&oldest);
-            }
+        if self.order.len() == REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.times.remove(&oldest);
         }
         let text: Arc<str> = text.into();
         self.order.push_back(text.clone());

@@ -65,7 +65,7 @@ async fn an_answer_breaks_off_in_the_middle() {
             }
         };
         assert_eq!(length, 1024);
-        assert_eq!(error.downcast_ref::<io::Error>().unwrap().kind(), kind);
+        assert_eq!(std::error::Error::source(&error).unwrap().downcast_ref::<io::Error>().unwrap().kind(), kind);
         drop(body);
         assert_eq!((node.stats().in_flight, node.stats().cancelled), (0, 0));
     }

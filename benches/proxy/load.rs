@@ -1,0 +1,132 @@
+//! The load: what is asked, and how the answers are taken.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::child::OTHER_CORE;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Case {
+    /// POST of a query: 160 bytes of SQL, a login and a session cookie; 1.8 KB of JSON come back.
+    Post,
+    /// GET of a small answer.
+    Get,
+    /// GET of 1 MiB.
+    Megabyte,
+    /// GET of 1 GiB.
+    Gigabyte,
+    /// Connections that have had one answer and wait.
+    Idle,
+}
+
+/// What came of it.
+pub struct Done {
+    pub requests: u64,
+    pub bytes: u64,
+    pub errors: u64,
+    pub time: Duration,
+    /// Microseconds.
+    pub p50: f64,
+    pub p99: f64,
+}
+
+impl Case {
+    pub const ALL: [Case; 5] = [Case::Post, Case::Get, Case::Megabyte, Case::Gigabyte, Case::Idle];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Case::Post => "post",
+            Case::Get => "get",
+            Case::Megabyte => "1MiB",
+            Case::Gigabyte => "1GiB",
+            Case::Idle => "idle",
+        }
+    }
+}
+
+/// Sessions that the clients have, so that sticky peers have something to tell apart.
+const SCRIPT: &str = r#"
+local sql = '{"sql":"select part_dt, sum(price) as total from kylin_sales where part_dt > 1 group by part_dt order by part_dt limit 100","project":"learn_kylin","offset":0}'
+local count = 0
+function request()
+  if wrk.path ~= "/kylin/api/query" then return wrk.format("GET") end
+  count = count % 200 + 1
+  return wrk.format("POST", nil, {
+    ["Content-Type"] = "application/json",
+    ["Authorization"] = "Basic QURNSU46S1lMSU4=",
+    ["User-Agent"] = "KylinJDBCDriver",
+    ["Accept"] = "application/json, text/plain, */*",
+    ["Cookie"] = string.format("JSESSIONID=%032X", count * 7919),
+  }, sql)
+end
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format("RESULT %d %d %d %d %f %f\n", summary.requests, summary.bytes,
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout, summary.duration,
+    latency:percentile(50), latency:percentile(99)))
+end
+"#;
+
+pub fn wrk(front: SocketAddr, case: Case, time: Duration) -> Done {
+    let script = std::env::temp_dir().join(format!("kylin-lb-bench-{}.lua", std::process::id()));
+    std::fs::write(&script, SCRIPT).unwrap();
+    let (path, connections) = match case {
+        Case::Post => ("/kylin/api/query", "32"),
+        Case::Get => ("/kylin/api/admin/version", "32"),
+        _ => ("/1m", "8"),
+    };
+    // wrk counts whole seconds; shorter runs are for --quick.
+    let seconds = format!("{}s", time.as_secs().max(1));
+    let output = Command::new("taskset")
+        .args(["-c", OTHER_CORE, "wrk", "-t1", "-c", connections, "-d", &seconds, "-s"])
+        .arg(&script)
+        .arg(format!("http://{front}{path}"))
+        .output()
+        .expect("wrk runs (Debian: wrk)");
+    _ = std::fs::remove_file(&script);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find_map(|line| line.strip_prefix("RESULT ")).unwrap_or_else(|| panic!("wrk said: {text}"));
+    let figures: Vec<f64> = line.split(' ').map(|figure| figure.parse().unwrap()).collect();
+    Done {
+        requests: figures[0] as u64,
+        bytes: figures[1] as u64,
+        errors: figures[2] as u64,
+        time: Duration::from_micros(figures[3] as u64),
+        p50: figures[4],
+        p99: figures[5],
+    }
+}
+
+/// One answer, read as fast as it comes.
+pub fn download(front: SocketAddr, path: &str) -> Done {
+    let began = Instant::now();
+    let mut stream = TcpStream::connect(front).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: kylin\r\nConnection: close\r\n\r\n").unwrap();
+    let mut buffer = vec![0; 256 * 1024];
+    let mut bytes = 0_u64;
+    loop {
+        match stream.read(&mut buffer).unwrap() {
+            0 => break,
+            read => bytes += read as u64,
+        }
+    }
+    let errors = u64::from(bytes < 1 << 30);
+    Done { requests: 1, bytes, errors, time: began.elapsed(), p50: 0.0, p99: 0.0 }
+}
+
+/// Connections that have had an answer each.
+pub fn idle(front: SocketAddr, count: usize) -> Vec<TcpStream> {
+    (0..count)
+        .map(|_| {
+            let mut stream = TcpStream::connect(front).unwrap();
+            stream.write_all(b"GET /kylin/api/admin/version HTTP/1.1\r\nHost: kylin\r\n\r\n").unwrap();
+            let mut answer = [0; 4096];
+            let read = stream.read(&mut answer).unwrap();
+            assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer[..read]));
+            stream
+        })
+        .collect()
+}

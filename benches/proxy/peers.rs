@@ -1,0 +1,202 @@
+//! The node, and the front ends that are compared, each on one core with one thread and with logs off.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::child::{OTHER_CORE, PROXY_CORE, Process, Usage, free_port};
+use super::load::Case;
+
+/// An nginx with fixed answers, at two addresses that stand for two nodes.
+pub struct Node {
+    pub addresses: [SocketAddr; 2],
+    _process: Process,
+    _folder: TempDir,
+}
+
+pub struct Peer {
+    pub name: &'static str,
+    pub address: SocketAddr,
+    /// Compared in the query case only.
+    sticky: bool,
+    process: Process,
+    _folder: TempDir,
+}
+
+impl Peer {
+    pub fn usage(&self) -> Usage {
+        self.process.usage()
+    }
+
+    pub fn takes(&self, case: Case) -> bool {
+        match case {
+            Case::Post => true,
+            // A relay has a connection to the node for each client's: it is no front end in this respect.
+            Case::Idle => !self.sticky && self.name != "relay",
+            _ => !self.sticky,
+        }
+    }
+
+    /// Waits until the connections that were just closed are gone.
+    pub fn settle(&self) {
+        let mut last = self.usage().cpu;
+        loop {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let now = self.usage().cpu;
+            if now - last < std::time::Duration::from_millis(1) {
+                return;
+            }
+            last = now;
+        }
+    }
+}
+
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// Everything that nginx would rather write elsewhere goes to its folder.
+fn nginx_conf(folder: &Path, http: &str) -> PathBuf {
+    let file = folder.join("nginx.conf");
+    let text = format!(
+        "daemon off; master_process off; worker_processes 1; worker_rlimit_nofile 20000; pid nginx.pid; error_log nginx.log crit;
+events {{ worker_connections 18000; }}
+http {{
+    access_log off; keepalive_requests 1000000000; keepalive_timeout 600; sendfile on; tcp_nodelay on;
+    client_body_temp_path .; proxy_temp_path .; fastcgi_temp_path .; uwsgi_temp_path .; scgi_temp_path .;
+    {http}
+}}"
+    );
+    fs::write(&file, text).unwrap();
+    file
+}
+
+fn nginx(core: &str, folder: &Path, http: &str) -> Process {
+    let conf = nginx_conf(folder, http);
+    let prefix = format!("{}/", folder.display());
+    Process::start(core, "nginx", &["-p", &prefix, "-e", "stderr", "-c", conf.to_str().unwrap()], &[], folder)
+}
+
+impl Node {
+    pub fn start() -> Self {
+        let folder = TempDir::new().unwrap();
+        let addresses = [local(free_port()), local(free_port())];
+        // A Kylin answer of about 1.8 KB.
+        let rows: Vec<String> =
+            (0..24).map(|row| format!(r#"["2026-11-{row:02}","{}","some text in a cell"]"#, row * 7919)).collect();
+        let json = format!(
+            r#"{{"columnMetas":[{}],"results":[{}],"cube":"CUBE[name=kylin_sales_cube]","affectedRowCount":0,"isException":false,"exceptionMessage":null,"duration":123,"totalScanCount":0,"totalScanBytes":0,"hitExceptionCache":false,"storageCacheUsed":false,"traceUrl":null,"pushDown":false,"partial":false}}"#,
+            r#"{"isNullable":1,"displaySize":256,"label":"C","name":"C","schemaName":null,"columnType":12,"columnTypeName":"VARCHAR"}"#,
+            rows.join(",")
+        );
+        fs::File::create(folder.path().join("1m")).unwrap().set_len(1 << 20).unwrap();
+        fs::File::create(folder.path().join("1g")).unwrap().set_len(1 << 30).unwrap();
+        let http = format!(
+            "server {{ listen {}; listen {}; root {}; default_type application/json;
+                location = /kylin/api/query {{ return 200 '{json}'; }}
+                location = /kylin/api/admin/version {{ return 200 '{{\"kylin.version\":\"3.1.3\"}}'; }} }}",
+            addresses[0],
+            addresses[1],
+            folder.path().display()
+        );
+        // The files are read by whoever nginx runs as.
+        let user = "user root;";
+        let conf = nginx_conf(folder.path(), &http);
+        fs::write(&conf, format!("{user}\n{}", fs::read_to_string(&conf).unwrap())).unwrap();
+        let prefix = format!("{}/", folder.path().display());
+        let args = ["-p", &prefix, "-e", "stderr", "-c", conf.to_str().unwrap()];
+        let mut process = Process::start(OTHER_CORE, "nginx", &args, &[], folder.path());
+        process.ready(addresses[0], folder.path());
+        Node { addresses, _process: process, _folder: folder }
+    }
+}
+
+/// Starts the peers that are wanted and installed.
+pub fn start(node: &Node, wanted: impl Fn(&str) -> bool) -> Vec<Peer> {
+    let [one, two] = node.addresses;
+    let nginx_front = |method: &str, port: u16| {
+        format!(
+            "upstream kylin {{ {method} server {one}; server {two}; keepalive 64; keepalive_requests 1000000000; }}
+             server {{ listen 127.0.0.1:{port}; location / {{
+                proxy_pass http://kylin; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $http_host;
+                proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme;
+                proxy_set_header X-Forwarded-Host $http_host; proxy_max_temp_file_size 0; }} }}"
+        )
+    };
+    let haproxy_front = |sticky: &str, port: u16| {
+        format!(
+            "global\n nbthread 1\n maxconn 9000\ndefaults\n mode http\n timeout connect 5s\n timeout client 600s\n timeout server 310s
+ timeout http-keep-alive 600s\n option http-keep-alive\n option forwardfor\n http-reuse always\nfrontend f\n bind 127.0.0.1:{port}
+ http-request set-header X-Forwarded-Proto http\n http-request set-header X-Forwarded-Host %[req.hdr(host)]\n default_backend b
+backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
+        )
+    };
+    let stick = "stick-table type string len 64 size 1m expire 30m\n stick on cookie(JSESSIONID)";
+    let mut peers = Vec::new();
+    let mut add = |name: &'static str, sticky: bool, start: &dyn Fn(u16, &Path) -> Option<Process>| {
+        if !wanted(name) {
+            return;
+        }
+        let folder = TempDir::new().unwrap();
+        let port = free_port();
+        match start(port, folder.path()) {
+            Some(mut process) => {
+                process.ready(local(port), folder.path());
+                peers.push(Peer { name, address: local(port), sticky, process, _folder: folder });
+            }
+            None => eprintln!("{name}: not installed, left out"),
+        }
+    };
+    let own = |kind: &str, preload: Option<PathBuf>, port: u16, folder: &Path| {
+        let this = std::env::current_exe().unwrap();
+        let (listen, one, two) = (local(port).to_string(), one.to_string(), two.to_string());
+        let preload = preload.map(|library| library.display().to_string());
+        let env: Vec<_> = preload.iter().map(|library| ("LD_PRELOAD", library.as_str())).collect();
+        Process::start(PROXY_CORE, this.to_str().unwrap(), &["--serve", kind, &listen, &one, &two], &env, folder)
+    };
+    let haproxy = |sticky: &str, port: u16, folder: &Path| {
+        installed("haproxy").then(|| {
+            let conf = folder.join("haproxy.cfg");
+            fs::write(&conf, haproxy_front(sticky, port)).unwrap();
+            Process::start(PROXY_CORE, "haproxy", &["-db", "-f", conf.to_str().unwrap()], &[], folder)
+        })
+    };
+    let built = |binary: &str, port: u16, folder: &Path| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/target/release").join(binary);
+        let (listen, one) = (local(port).to_string(), one.to_string());
+        path.exists().then(|| Process::start(PROXY_CORE, path.to_str().unwrap(), &[&listen, &one], &[], folder))
+    };
+    add("relay", false, &|port, folder| Some(own("relay", None, port, folder)));
+    add("nginx", false, &|port, folder| Some(nginx(PROXY_CORE, folder, &nginx_front("least_conn;", port))));
+    add("haproxy", false, &|port, folder| haproxy("", port, folder));
+    add("kylin-lb", false, &|port, folder| Some(own("kylin-lb", None, port, folder)));
+    add("kylin-lb bare", false, &|port, folder| Some(own("bare", None, port, folder)));
+    add("kylin-lb nginx.conf", false, &|port, folder| Some(own("nginx", None, port, folder)));
+    add("kylin-lb mimalloc", false, &|port, folder| {
+        Some(own("kylin-lb", Some(library("libmimalloc.so.2")?), port, folder))
+    });
+    add("kylin-lb jemalloc", false, &|port, folder| {
+        Some(own("kylin-lb", Some(library("libjemalloc.so.2")?), port, folder))
+    });
+    add("hyper-util client", false, &|port, folder| built("hyper_util_proxy", port, folder));
+    add("pingora", false, &|port, folder| built("pingora_proxy", port, folder));
+    let sticky = "hash $cookie_jsessionid consistent;";
+    add("nginx sticky", true, &|port, folder| Some(nginx(PROXY_CORE, folder, &nginx_front(sticky, port))));
+    add("haproxy sticky", true, &|port, folder| haproxy(stick, port, folder));
+    add("kylin-lb sticky", true, &|port, folder| Some(own("sticky", None, port, folder)));
+    peers
+}
+
+fn installed(program: &str) -> bool {
+    ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"]
+        .iter()
+        .any(|folder| Path::new(folder).join(program).exists())
+}
+
+/// A shared library of Debian's, for LD_PRELOAD.
+fn library(name: &str) -> Option<PathBuf> {
+    let folders = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    folders.map(|folder| folder.join(name)).find(|path| path.exists())
+}

@@ -1,0 +1,63 @@
+//! The front ends that this program is itself: kylin-lb in several configurations, and the bare relay.
+
+use std::net::SocketAddr;
+
+use kylin_lb::balance::{Hash, LeastConn, RequestKey, RoundRobin};
+use kylin_lb::nginx::{Config, Site};
+use kylin_lb::proxy::Retry;
+use kylin_lb::server::Server;
+use kylin_lb::{Cluster, Endpoint, Proxy};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+
+/// `KIND LISTEN NODE NODE`. Runs until it is killed.
+pub fn serve(words: &[String]) {
+    let [kind, listen, nodes @ ..] = words else { panic!("--serve KIND LISTEN NODE...") };
+    let listen: SocketAddr = listen.parse().unwrap();
+    let cluster = || {
+        let endpoint = |(number, node): (usize, &String)| Endpoint::http(format!("n{number}"), node).unwrap();
+        Cluster::builder().endpoints(nodes.iter().enumerate().map(endpoint))
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _server = match kind.as_str() {
+        "relay" => return runtime.block_on(relay(listen, nodes[0].parse().unwrap())),
+        // Everything that there is: least-conn, passive health, forwarded headers, a replay copy.
+        "kylin-lb" => start(listen, Proxy::builder(cluster().balancer(LeastConn::new()).build().unwrap()).build()),
+        "bare" => {
+            let cluster = cluster().balancer(RoundRobin::new()).build().unwrap();
+            start(listen, Proxy::builder(cluster).forwarded_headers(false).retry(Retry::off()).build())
+        }
+        "sticky" => {
+            let by_session = Hash::consistent(RequestKey::Cookie("JSESSIONID".into()));
+            start(listen, Proxy::builder(cluster().balancer(by_session).build().unwrap()).build())
+        }
+        "nginx" => {
+            let servers: String = nodes.iter().map(|node| format!("server {node};")).collect();
+            let text = format!(
+                "upstream kylin {{ least_conn; {servers} }} server {{ listen {listen}; location / {{ proxy_pass http://kylin; }} }}"
+            );
+            let site = Site::new(Config::parse("bench", &text).unwrap()).unwrap();
+            site.server().threads(1).max_connections(18_000).start().unwrap()
+        }
+        other => panic!("no such front end: {other}"),
+    };
+    runtime.block_on(std::future::pending())
+}
+
+fn start(listen: SocketAddr, proxy: Proxy) -> Server {
+    Server::builder().listen(listen.into(), proxy).threads(1).max_connections(18_000).start().unwrap()
+}
+
+/// The practical limit: bytes from one socket to another and back, and no HTTP.
+async fn relay(listen: SocketAddr, node: SocketAddr) {
+    let listener = TcpListener::bind(listen).await.unwrap();
+    loop {
+        let (mut client, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            client.set_nodelay(true)?;
+            let mut server = TcpStream::connect(node).await?;
+            server.set_nodelay(true)?;
+            copy_bidirectional(&mut client, &mut server).await
+        });
+    }
+}

@@ -1,0 +1,206 @@
+//! From the model to clusters and proxies.
+
+use std::collections::HashMap;
+use std::net::ToSocketAddrs;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::{Inner, Route, SiteError};
+use crate::backend::http1::{Address, HttpBackend, Timeouts};
+use crate::balance::{Hash, IpHash, LeastConn, Random, RandomTwo, RoundRobin, key_fn};
+use crate::cluster::{Cluster, ClusterBuilder};
+use crate::endpoint::{Endpoint, Intent};
+use crate::nginx::config::Config;
+use crate::nginx::location::{Action, Location, Locations};
+use crate::nginx::next_upstream::NextUpstream;
+use crate::nginx::settings::Settings;
+use crate::nginx::upstream::{Method, Upstream, UpstreamServer};
+use crate::proxy::{Proxy, Retry};
+
+/// nginx's `client_max_body_size` where none is set.
+const MAX_BODY: u64 = 1 << 20;
+
+/// The value of an upstream's hash key for a request, in the request's extensions.
+#[derive(Clone)]
+pub(super) struct UpstreamKey(pub(super) Bytes);
+
+pub(super) fn site(config: Config) -> Result<Inner, SiteError> {
+    let clusters = config.upstreams.iter().map(cluster).collect::<Result<Vec<_>, _>>()?;
+    let mut routes = Vec::new();
+    for server in &config.servers {
+        collect_routes(&server.locations, &clusters, &mut routes);
+    }
+    routes.sort_by_key(|(number, _)| *number);
+    let routes = routes.into_iter().map(|(_, route)| route).collect();
+    Ok(Inner { config, clusters, routes })
+}
+
+fn collect_routes(locations: &Locations, clusters: &[Cluster], routes: &mut Vec<(usize, Route)>) {
+    for location in locations.iter() {
+        routes.push((location.number, route(location, clusters)));
+        collect_routes(&location.nested, clusters, routes);
+    }
+}
+
+fn route(location: &Location, clusters: &[Cluster]) -> Route {
+    let settings = &location.settings;
+    let trusted = settings.real_ip.trusted_proxies();
+    let proxy = match &location.action {
+        Action::Proxy(pass) => {
+            let builder = Proxy::builder(clusters[pass.upstream].clone())
+                .trusted_proxies(trusted.clone())
+                .retry(retry(&settings.next_upstream))
+                .max_body(Some(settings.max_body_size.unwrap_or(MAX_BODY)).filter(|size| *size > 0));
+            let builder = match settings.body_timeout {
+                Some(timeout) => builder.body_timeout(timeout),
+                None => builder,
+            };
+            let streams = settings.request_buffering == Some(false);
+            Some(if streams { builder.replay_limit(0) } else { builder }.build())
+        }
+        Action::Return(_) => None,
+    };
+    Route { trusted, proxy }
+}
+
+fn retry(next: &NextUpstream) -> Retry {
+    let statuses =
+        (400..600).filter(|status| next.on_status(*status)).filter_map(|status| StatusCode::from_u16(status).ok());
+    let retry = Retry::off()
+        .on_error(next.error)
+        .on_timeout(next.timeout)
+        .on_invalid(next.invalid_header)
+        .non_idempotent(next.non_idempotent)
+        .tries(next.tries)
+        .within(Some(next.within).filter(|within| !within.is_zero()));
+    statuses.fold(retry, Retry::on_status)
+}
+
+/// The waits for a node that a location changes; none when it changes none.
+pub(super) fn timeouts(settings: &Settings) -> Option<Timeouts> {
+    if settings.connect_timeout.is_none() && settings.read_timeout.is_none() {
+        return None;
+    }
+    let mut timeouts = Timeouts::default();
+    timeouts.connect = settings.connect_timeout.unwrap_or(timeouts.connect);
+    if let Some(read) = settings.read_timeout {
+        // nginx counts the head and the pieces of the body alike.
+        (timeouts.head, timeouts.body) = (read, read);
+    }
+    Some(timeouts)
+}
+
+fn cluster(upstream: &Upstream) -> Result<Cluster, SiteError> {
+    let mut endpoints = Vec::new();
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for server in &upstream.servers {
+        let addresses = addresses(upstream, server)?;
+        let several = addresses.len() > 1;
+        for address in addresses {
+            let mut id = if several { format!("{}/{address}", server.written) } else { server.written.clone() };
+            // nginx lets a server stand twice.
+            let times = seen.entry(id.clone()).and_modify(|times| *times += 1).or_insert(1);
+            if *times > 1 {
+                id = format!("{id}#{times}");
+            }
+            let endpoint = Endpoint::new(id, backend(upstream, address)).map_err(|source| SiteError::Endpoint {
+                upstream: upstream.name.clone(),
+                server: server.written.clone(),
+                source,
+            })?;
+            endpoints.push(
+                endpoint
+                    .placement(&server.written)
+                    .weight(server.weight)
+                    .max_in_flight(server.max_conns)
+                    .max_fails(server.max_fails)
+                    .fail_timeout(server.fail_timeout)
+                    .backup(server.backup)
+                    .intent(if server.down { Intent::Maintain } else { Intent::Ready }),
+            );
+        }
+    }
+    let builder = Cluster::builder().endpoints(endpoints);
+    policy(upstream, builder).build().map_err(|source| SiteError::Cluster { upstream: upstream.name.clone(), source })
+}
+
+fn policy(upstream: &Upstream, builder: ClusterBuilder<HttpBackend>) -> ClusterBuilder<HttpBackend> {
+    let key = || {
+        key_fn("upstream key", |request, sink| {
+            if let Some(UpstreamKey(key)) = request.extensions().get() {
+                sink(key);
+            }
+        })
+    };
+    match &upstream.method {
+        Method::RoundRobin => builder.balancer(RoundRobin::new()),
+        Method::IpHash => builder.balancer(IpHash::new()),
+        Method::LeastConn => builder.balancer(LeastConn::new()),
+        Method::Hash { consistent: false, .. } => builder.balancer(Hash::new(key())),
+        Method::Hash { consistent: true, .. } => builder.balancer(Hash::consistent(key())),
+        Method::Random { two: false } => builder.balancer(Random::new()),
+        Method::Random { two: true } => builder.balancer(RandomTwo::new()),
+    }
+}
+
+fn addresses(upstream: &Upstream, server: &UpstreamServer) -> Result<Vec<Address>, SiteError> {
+    let Address::Name(host, port) = &server.address else { return Ok(vec![server.address.clone()]) };
+    let found = (host.as_str(), *port).to_socket_addrs().map(|found| found.map(Address::Socket).collect::<Vec<_>>());
+    let found = found.and_then(|found| match found.is_empty() {
+        true => Err(std::io::ErrorKind::NotFound.into()),
+        false => Ok(found),
+    });
+    found.map_err(|source| SiteError::HostNotFound {
+        upstream: upstream.name.clone(),
+        server: server.written.clone(),
+        source,
+    })
+}
+
+fn backend(upstream: &Upstream, address: Address) -> HttpBackend {
+    let mut builder = HttpBackend::to(address);
+    if let Some(connections) = upstream.keepalive {
+        builder = builder.max_idle(connections as usize);
+    }
+    if let Some(requests) = upstream.keepalive_requests {
+        builder = builder.max_uses(requests);
+    }
+    if let Some(age) = upstream.keepalive_time {
+        builder = builder.max_age(Some(age));
+    }
+    match upstream.keepalive_timeout {
+        Some(timeout) => builder.idle_timeout(timeout),
+        None => builder,
+    }
+    .build()
+}
+
+/// The limits on clients. They hold before a server is chosen, so nginx takes those of the default server of an address;
+/// here, where one server listens on all addresses, the most generous of those.
+#[cfg(feature = "server")]
+pub(super) fn limits<H: crate::server::Handler>(
+    config: &Config,
+    builder: crate::server::ServerBuilder<H>,
+) -> crate::server::ServerBuilder<H> {
+    let settings = || config.listeners.iter().map(|listener| &config.servers[listener.default].settings);
+    let most = |of: fn(&Settings) -> Option<Duration>| settings().filter_map(of).max();
+    let keeps_none = settings().all(|settings| settings.keepalive_timeout == Some(Duration::ZERO));
+    let builder = builder.keep_alive(!keeps_none);
+    // One limit covers a head that comes slowly and a connection that idles: the longer of nginx's two.
+    let builder = match most(|settings| settings.header_timeout.max(settings.keepalive_timeout)) {
+        Some(timeout) if !timeout.is_zero() => builder.head_timeout(timeout),
+        _ => builder,
+    };
+    let builder = match most(|settings| settings.client_send_timeout) {
+        Some(timeout) => builder.send_timeout(timeout),
+        None => builder,
+    };
+    let heads =
+        settings().filter_map(|settings| settings.header_buffers).map(|(count, size)| u64::from(count) * size).max();
+    match heads {
+        Some(bytes) => builder.max_head_bytes(usize::try_from(bytes).unwrap_or(usize::MAX)),
+        None => builder,
+    }
+}

@@ -1,0 +1,144 @@
+//! The example front end as a user runs it: the built program, its options, its signals.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use kylin_lb::testing::KylinNode;
+use tempfile::TempDir;
+
+use crate::support::http::Connection;
+use crate::support::process::Process;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const QUERY: &str = r#"{"sql":"select 1","project":"learn_kylin"}"#;
+
+/// `cargo test` builds the examples beside the test binary.
+fn program() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let built = tests.parent().and_then(|deps| deps.parent()).unwrap().join("examples/kylin_front");
+    assert!(built.exists(), "{} is built by: cargo build --examples", built.display());
+    built
+}
+
+fn run(args: &[&str]) -> Output {
+    Command::new(program()).args(args).output().unwrap()
+}
+
+/// Starts the program and waits for its address.
+async fn start(args: &[&str]) -> (Process, SocketAddr) {
+    let mut command = Command::new(program());
+    command.args(args).args(["--listen", "127.0.0.1:0", "--threads", "2"]);
+    let mut process = Process::spawn("kylin_front", TempDir::new().unwrap(), &mut command).unwrap();
+    let ready = process.wait_ready(PATIENCE, |process| process.file("stdout").contains("policy: ")).await;
+    ready.unwrap_or_else(|error| panic!("{error}"));
+    let stdout = process.file("stdout");
+    let address = stdout.lines().next().unwrap().strip_prefix("listening on http://").unwrap().parse().unwrap();
+    (process, address)
+}
+
+fn post(path: &str, body: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: kylin\r\nAuthorization: Basic QURNSU46S1lMSU4=\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test]
+async fn the_demo_answers_logs_in_and_balances() {
+    let (mut process, front) = start(&["--demo", "3"]).await;
+    let mut connection = Connection::open(front).await.unwrap();
+    connection.send(post("/kylin/api/user/authentication", "")).await.unwrap();
+    let login = connection.answer().await.unwrap();
+    assert_eq!(login.status(), 200);
+    assert!(login.header("set-cookie").unwrap().starts_with("JSESSIONID="));
+    let mut nodes = Vec::new();
+    for _ in 0..6 {
+        connection.send(post("/kylin/api/query", QUERY)).await.unwrap();
+        let text = connection.answer().await.unwrap().text().to_owned();
+        let at = text.find("node-").unwrap();
+        nodes.push(text[at..at + 6].to_owned());
+    }
+    assert_eq!(nodes, ["node-2", "node-3", "node-1", "node-2", "node-3", "node-1"]);
+    assert!(process.file("stdout").contains("curl -i -u ADMIN:KYLIN"));
+    drop(connection);
+    process.signal("TERM");
+    assert_eq!(process.ended(PATIENCE).await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_nginx_configuration_is_served_as_is_and_a_signal_lets_requests_finish() {
+    let node = KylinNode::new("q1");
+    let served = node.serve((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("kylin.conf");
+    // What Kylin's manual tells people to write, with an address that is reachable.
+    let text = format!(
+        "upstream kylin {{
+    server {}; # Kylin Server 1
+    server 127.0.0.1:1 down; # Kylin Server 2
+}}
+server {{
+    listen 8080;
+    location / {{
+        proxy_pass http://kylin;
+    }}
+}}
+",
+        served.addr()
+    );
+    std::fs::write(&config, text).unwrap();
+    let (mut process, front) = start(&["--config", config.to_str().unwrap()]).await;
+
+    let mut slow = Connection::open(front).await.unwrap();
+    slow.send(post("/kylin/api/query", &QUERY.replace("select 1", "select sleep_ms(700)"))).await.unwrap();
+    node.wait_until(|stats| stats.in_flight == 1).await.unwrap();
+    process.signal("TERM");
+    let answer = slow.answer().await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    assert!(answer.text().contains("q1"));
+    assert_eq!(process.ended(PATIENCE).await.unwrap().code(), Some(0));
+    assert!(process.file("stdout").contains("0 connections were cut"), "{}", process.log());
+}
+
+#[test]
+fn check_says_what_was_understood_or_where_the_mistake_is() {
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("kylin.conf");
+    let write = |text: &str| std::fs::write(&config, text).unwrap();
+    let check = || run(&["--config", config.to_str().unwrap(), "--check"]);
+
+    write(
+        "upstream k { ip_hash; server 1.1.1.1:7070; }\nserver { listen 80; gzip on; location / { proxy_pass http://k; } }\n",
+    );
+    let good = check();
+    let stdout = String::from_utf8(good.stdout).unwrap();
+    assert!(good.status.success(), "{stdout}");
+    for part in ["upstream k: ip_hash", "1.1.1.1:7070", "location / -> http://k", "gzip", "the configuration is valid"]
+    {
+        assert!(stdout.contains(part), "{part} in {stdout}");
+    }
+
+    write("upstream k {\n    server 1.1.1.1:7070 wieght=2;\n}\nserver { location / { proxy_pass http://k; } }\n");
+    let bad = check();
+    assert_eq!(bad.status.code(), Some(1));
+    let stderr = String::from_utf8(bad.stderr).unwrap();
+    assert!(
+        stderr.contains("kylin.conf:2:25") && stderr.contains("wieght=2") && stderr.contains("weight=N"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn options_are_checked() {
+    assert!(run(&["--help"]).status.success());
+    for args in
+        [&["--wrong"][..], &["--threads", "0"], &["--listen", "nowhere"], &["--config"], &["--config=x", "--demo=2"]]
+    {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("Usage:"), "{args:?}");
+    }
+}

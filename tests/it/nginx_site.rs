@@ -1,0 +1,208 @@
+//! The same configuration served by a real nginx and by the crate: the same answers, and the same requests at the node.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use kylin_lb::nginx::{Config, Site};
+use kylin_lb::server::Server;
+use kylin_lb::{Body, ClientAddr};
+
+use crate::support::http::{Answer, Connection};
+use crate::support::{Nginx, require_nginx};
+
+/// A node that answers with what it was asked, to any request; paths with `/moved` redirect.
+fn node() -> Server {
+    let echo = |_peer: ClientAddr, request: Request<Body>| async move {
+        let mut lines = vec![format!("{} {}", request.method(), request.uri())];
+        for (name, value) in request.headers() {
+            lines.push(format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
+        }
+        lines[1..].sort();
+        let mut answer = Response::new(Body::from(lines.join("\n")));
+        let headers = answer.headers_mut();
+        headers.insert("x-secret", HeaderValue::from_static("hidden"));
+        headers.insert("x-kept", HeaderValue::from_static("kept"));
+        headers.insert(header::SERVER, HeaderValue::from_static("Tomcat"));
+        if request.uri().path().contains("/moved") {
+            *answer.status_mut() = StatusCode::FOUND;
+            let host = if request.uri().path().contains("/nodes") { "nodes" } else { "other.example" };
+            answer.headers_mut().insert(header::LOCATION, format!("http://{host}/base/login?x=1").parse().unwrap());
+        }
+        answer
+    };
+    Server::builder().listen(SocketAddr::from(([127, 0, 0, 1], 0)).into(), echo).threads(1).start().unwrap()
+}
+
+/// Everything in it is compared with nginx.
+const CONFIGURATION: &str = r#"
+upstream nodes { server NODE; }
+# Both name the node the same way; see the list of differences.
+proxy_set_header Host $http_host;
+proxy_http_version 1.1;
+proxy_set_header Connection "";
+
+server {
+    listen 127.0.0.1:@front@ default_server;
+    server_name kylin.example *.lb.example;
+    set_real_ip_from 127.0.0.1;
+    set_real_ip_from 10.0.0.0/8;
+    real_ip_header X-Forwarded-For;
+    real_ip_recursive on;
+    client_max_body_size 64;
+
+    location / { proxy_pass http://nodes; proxy_hide_header X-Secret; add_header X-Added yes; }
+    location /kylin/ { proxy_pass http://nodes/base/; add_header X-Where "$uri from $remote_addr" always; }
+    location /nodes/moved { proxy_pass http://nodes/base/moved/nodes; }
+    location = /exact { return 200 "exact $request_method $arg_a\n"; }
+    location ^~ /static/ { return 404; }
+    location ~ ^/user/(\w+)/(.*)$ {
+        proxy_pass http://nodes;
+        proxy_set_header Host $http_host;
+        proxy_set_header X-User $1;
+        proxy_set_header X-Rest $2;
+    }
+    location ~* \.(gif|jpg)$ { default_type image/gif; return 403 "no pictures of $host"; }
+    location /headers {
+        proxy_pass http://nodes;
+        proxy_set_header Host $host;
+        proxy_set_header X-Real-IP $remote_addr;
+        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+        proxy_set_header X-All "$scheme $server_name $server_port $request_uri [$args] $is_args $http_user_agent $cookie_jsessionid";
+        proxy_set_header X-Gone "";
+    }
+    location /login { return 302 http://$host/kylin/login?from=$request_uri; }
+    location /big { client_max_body_size 0; proxy_pass http://nodes; }
+}
+server {
+    listen 127.0.0.1:@front@;
+    server_name other.example ~^q(\d+)\.example$;
+    add_header X-Server second;
+    location / { return 200 "second $server_name $1"; }
+}
+"#;
+
+/// Requests, without the empty line at their end.
+fn requests() -> Vec<String> {
+    let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: kylin.example");
+    let mut requests: Vec<String> = [
+        "/",
+        "/?",
+        "/?a=b",
+        "/x/../y",
+        "/%6bylin/x",
+        "/kylin/a%20b",
+        "/kylin/a%2Fb?q=%20",
+        "/kylin//x/./y?z",
+        "/kylin/",
+        "/kylin",
+        "/kylin/../kylin/q",
+        "/exact?a=1",
+        "/exact/",
+        "/static/x.gif",
+        "/user/ann/a/b?c=d",
+        "/user/",
+        "/a.GIF?type",
+        "/a.png",
+        "/headers?one=1&two=2",
+        "/login?next",
+        "/a/moved",
+        "/nodes/moved",
+        "/kylin/moved",
+        "/../etc",
+        "/%",
+        "/a%00b",
+        "/%zz",
+        "/static/../x",
+        "//double//slash",
+        "/kylin/%c3%a9t%C3%A9",
+    ]
+    .map(get)
+    .into();
+    requests.extend(
+        [
+            "Host: KYLIN.example:8080",
+            "Host: a.lb.example",
+            "Host: other.example",
+            "Host: q17.example",
+            "Host: nobody.example",
+            "Host: kylin.example.",
+        ]
+        .map(|host| format!("GET /headers HTTP/1.1\r\n{host}")),
+    );
+    requests.extend(
+        [
+            "X-Forwarded-For: 1.2.3.4",
+            "X-Forwarded-For: 6.6.6.6, 1.2.3.4, 10.1.1.1",
+            "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 10.2.2.2",
+            "X-Forwarded-For: unknown",
+            "X-Forwarded-For: 2001:db8::1",
+            "User-Agent: test/1\r\nCookie: a=b; JSESSIONID=42.node; c=d",
+            "Cookie: jsessionid=lower",
+            "X-Gone: still here\r\nX-Other: stays",
+            "X_Underscored: dropped",
+        ]
+        .map(|fields| format!("{}\r\n{fields}", get("/headers"))),
+    );
+    requests.push(format!("{}\r\nContent-Length: 3\r\n\r\nabc", get("/headers").replacen("GET", "POST", 1)));
+    requests.push(format!("{}\r\nContent-Length: 65\r\n\r\n{}", get("/x").replacen("GET", "PUT", 1), "x".repeat(65)));
+    requests.push(format!("{}\r\nContent-Length: 65\r\n\r\n{}", get("/big").replacen("GET", "PUT", 1), "x".repeat(65)));
+    requests.push("GET http://other.example/headers HTTP/1.1\r\nHost: kylin.example".into());
+    requests.push("OPTIONS /x HTTP/1.1\r\nHost: kylin.example".into());
+    requests
+}
+
+async fn ask(front: SocketAddr, request: &str) -> Answer {
+    let mut connection = Connection::open(front).await.unwrap();
+    let end = if request.contains("\r\n\r\n") { "" } else { "\r\n\r\n" };
+    connection.send(format!("{request}{end}")).await.unwrap();
+    connection.answer().await.unwrap_or_else(|error| panic!("{request}: {error}"))
+}
+
+/// What has to be the same: the status, the fields that the configuration speaks of, and the body where the
+/// configuration or the node made it.
+fn comparable(answer: &Answer) -> String {
+    let names = ["location", "x-added", "x-where", "x-server", "x-secret", "x-kept", "content-type"];
+    let from_node = answer.header("x-kept").is_some();
+    let mut lines = vec![answer.status().to_string()];
+    // Errors have Kylin's form here and are HTML there.
+    if (300..400).contains(&answer.status()) && !from_node {
+        // A redirect of its own: nginx names its host, the crate leaves that to the client; nginx adds a page.
+        let location = answer.header("location").unwrap_or_default();
+        let own = location.strip_prefix("http://").filter(|url| url.starts_with("kylin.example:"));
+        lines.push(own.and_then(|url| url.split_once('/')).map_or(location.into(), |(_, path)| format!("/{path}")));
+        lines.extend(names[1..5].iter().map(|name| format!("{name}: {:?}", answer.head.all(name))));
+    } else if from_node || answer.status() < 400 || answer.text().starts_with("no pictures") {
+        lines.extend(names.iter().map(|name| format!("{name}: {:?}", answer.head.all(name))));
+        // What the crate sends to nodes on its own, and what nginx does, is on the list of differences.
+        let other = ["x-forwarded-host: ", "x-forwarded-proto: ", "connection: "];
+        let body = answer.text().lines().filter(|line| !other.iter().any(|name| line.starts_with(name)));
+        let sets_it = answer.text().contains("/headers");
+        lines.extend(body.filter(|line| sets_it || !line.starts_with("x-forwarded-for: ")).map(str::to_owned));
+    }
+    lines.join("\n")
+}
+
+#[tokio::test]
+async fn a_configuration_means_the_same_as_in_nginx() {
+    require_nginx!();
+    let node = node();
+    let text = CONFIGURATION.replace("NODE", &node.addresses()[0].to_string());
+    let nginx = Nginx::start(&text).await;
+    let front = nginx.address("front");
+    let ours = Config::parse("front.conf", &text.replace("@front@", &front.port().to_string()));
+    let site = Site::new(ours.unwrap_or_else(|error| panic!("{error}"))).unwrap();
+    let listener = site.listeners().next().unwrap();
+    let ours = Server::builder().listen(SocketAddr::from(([127, 0, 0, 1], 0)).into(), listener).start().unwrap();
+    let mut differences = Vec::new();
+    for request in requests() {
+        let (theirs, ours) = (ask(front, &request).await, ask(ours.addresses()[0], &request).await);
+        let (theirs, ours) = (comparable(&theirs), comparable(&ours));
+        if theirs != ours {
+            differences.push(format!("{request}\n--- nginx\n{theirs}\n--- kylin-lb\n{ours}\n"));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n=====\n"));
+    ours.stop(Duration::from_secs(5)).await;
+    node.stop(Duration::from_secs(5)).await;
+}
