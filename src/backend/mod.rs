@@ -63,6 +63,9 @@ pub enum Phase {
     Refused,
     /// The connection ended after at least a part of the request was sent, before the head of an answer.
     Broken,
+    /// The same on a connection that had been used before: most likely the node closed it for its age while the request was
+    /// on its way. The request may have been processed all the same.
+    Stale,
     /// No head of an answer came within the time for it. The node may well be working on the request still.
     HeadTimeout,
     /// What came back is not an HTTP answer.
@@ -104,6 +107,12 @@ impl SendError {
         self
     }
 
+    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports know better"))]
+    pub(crate) fn in_phase(mut self, phase: Phase) -> Self {
+        self.phase = phase;
+        self
+    }
+
     /// How far the request got.
     pub fn phase(&self) -> Phase {
         self.phase
@@ -123,6 +132,7 @@ impl fmt::Display for SendError {
             Phase::Limit => "the limit of connections to the node is reached",
             Phase::Refused => "the node closed the connection before the request was sent",
             Phase::Broken => "the connection to the node ended before an answer",
+            Phase::Stale => "the kept connection to the node ended before an answer",
             Phase::HeadTimeout => "no answer from the node in time",
             Phase::Invalid => "the node's answer is not valid HTTP",
             Phase::RequestBody => "the body of the request ended early",

@@ -219,7 +219,7 @@ impl Tried {
         Tried::default()
     }
 
-    /// Adds the endpoint of `lease`.
+    /// Adds the endpoint of `lease`, unless it is there already.
     pub fn add(&mut self, lease: &Lease) {
         self.insert(lease.uid());
     }
@@ -235,6 +235,9 @@ impl Tried {
     }
 
     pub(crate) fn insert(&mut self, uid: u64) {
+        if self.has(uid) {
+            return;
+        }
         match self.first.get_mut(self.count) {
             Some(slot) => *slot = uid,
             None => self.more.push(uid),
@@ -243,7 +246,10 @@ impl Tried {
     }
 
     fn contains(&self, member: &Member) -> bool {
-        let uid = member.live.uid;
+        self.has(member.live.uid)
+    }
+
+    fn has(&self, uid: u64) -> bool {
         self.first[..self.count.min(self.first.len())].contains(&uid) || self.more.contains(&uid)
     }
 }

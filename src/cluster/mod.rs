@@ -177,12 +177,6 @@ impl<B> Cluster<B> {
         self.change(|members| members.edit(id, |endpoint| endpoint.intent(Intent::Maintain)))
     }
 
-    /// True when there is no second endpoint to try.
-    pub(crate) fn is_single(&self) -> bool {
-        let view = self.inner.view.read();
-        view.primary.layout.members.len() + view.backup.layout.members.len() < 2
-    }
-
     /// How everything stands, as plain values.
     pub fn status(&self) -> ClusterStatus {
         let view = self.inner.view.read();

@@ -4,7 +4,7 @@
 //! (ErrorResponse.java); JDBC and ODBC show `msg` to the user. Nothing internal is told: no address, no id of an endpoint.
 
 use http::header::{self, HeaderValue};
-use http::{Response, StatusCode, Uri, request};
+use http::{Response, StatusCode, Uri, Version, request};
 
 use crate::backend::Phase;
 use crate::body::Body;
@@ -13,11 +13,12 @@ use crate::body::Body;
 pub(crate) struct Place {
     host: Option<HeaderValue>,
     uri: Uri,
+    version: Version,
 }
 
 impl Place {
     pub(crate) fn of(head: &request::Parts) -> Self {
-        Place { host: head.headers.get(header::HOST).cloned(), uri: head.uri.clone() }
+        Place { host: head.headers.get(header::HOST).cloned(), uri: head.uri.clone(), version: head.version }
     }
 
     /// Without the query, which may hold SQL.
@@ -55,12 +56,21 @@ impl Refusal {
             Phase::Connect | Phase::Refused => {
                 Refusal::new(StatusCode::BAD_GATEWAY, "the Kylin node could not be reached; the request was not sent")
             }
-            Phase::Broken => Refusal::new(
+            Phase::Broken | Phase::Stale => Refusal::new(
                 StatusCode::BAD_GATEWAY,
                 "the connection to the Kylin node broke after the request was sent; it may have been executed",
             ),
             Phase::Invalid => Refusal::new(StatusCode::BAD_GATEWAY, "the Kylin node's answer is not valid HTTP"),
         }
+    }
+
+    /// Where the request ends is in doubt (after CONNECT too), or the rest of it would have to be read for nothing.
+    fn ends_connection(self) -> bool {
+        use StatusCode as S;
+        matches!(
+            self.status,
+            S::BAD_REQUEST | S::METHOD_NOT_ALLOWED | S::REQUEST_TIMEOUT | S::PAYLOAD_TOO_LARGE | S::NOT_IMPLEMENTED
+        )
     }
 
     #[cfg(test)]
@@ -90,6 +100,9 @@ impl Refusal {
                 headers.insert(header::ALLOW, allowed);
             }
             _ => {}
+        }
+        if self.ends_connection() && place.version <= Version::HTTP_11 {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         answer
     }

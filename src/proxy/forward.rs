@@ -6,7 +6,7 @@ use std::time::Instant;
 use http::{Request, Response, Version, request};
 
 use super::answer::{Place, Refusal};
-use super::headers::{HeaderEdits, remove_hop_by_hop, set_forwarded};
+use super::headers::{HeaderEdits, join_cookies, remove_hop_by_hop, set_forwarded};
 use super::{Inner, head, upload};
 use crate::backend::{Backend, Phase, SendError};
 use crate::balance::Tried;
@@ -38,7 +38,9 @@ async fn journey<B: Backend>(
     let client = ready_headers(proxy, peer, &mut head);
     let body = upload::read(body, &proxy.settings).await?;
     let begun = proxy.settings.retry.within.map(|_| proxy.settings.clock.now());
-    Journey { proxy, client, tried: Tried::none(), begun, copy: None }.run(Request::from_parts(head, body)).await
+    Journey { proxy, client, tried: Tried::none(), begun, copy: None, refreshed: false }
+        .run(Request::from_parts(head, body))
+        .await
 }
 
 /// Makes the head what the node is to see. Returns who the client is.
@@ -47,6 +49,7 @@ fn ready_headers<B>(proxy: &Inner<B>, peer: ClientAddr, head: &mut request::Part
     let client = settings.trusted.client(peer, &head.headers);
     // First what belongs to the client's connection goes, then what we add comes: never the other way round.
     remove_hop_by_hop(&mut head.headers);
+    join_cookies(&mut head.headers);
     if settings.forwarded_headers {
         set_forwarded(&mut head.headers, peer, settings.trusted.trusts(peer), settings.secure);
     }
@@ -66,6 +69,8 @@ struct Journey<'p, B> {
     begun: Option<Instant>,
     /// The head and body for another try after this one was sent, if there may be one.
     copy: Option<Request<Body>>,
+    /// Was an endpoint tried again on a fresh connection?
+    refreshed: bool,
 }
 
 impl<B: Backend> Journey<'_, B> {
@@ -104,7 +109,7 @@ impl<B: Backend> Journey<'_, B> {
     /// A copy for a try after this one, when one would be allowed although this one was sent.
     fn keep_copy(&self, request: &Request<Body>) -> Option<Request<Body>> {
         let retry = &self.proxy.settings.retry;
-        if retry.is_off() || !retry.repeats(request.method()) || self.proxy.cluster.is_single() {
+        if retry.is_off() || !retry.repeats(request.method()) {
             return None;
         }
         let body = request.body().replay()?;
@@ -140,6 +145,14 @@ impl<B: Backend> Journey<'_, B> {
         let settings = &self.proxy.settings;
         let phase = error.phase();
         tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "no answer");
+        if phase == Phase::Stale
+            && !self.refreshed
+            && settings.retry.covers(phase)
+            && let Some(copy) = self.copy.take()
+        {
+            self.refreshed = true;
+            return Ok((picked, copy));
+        }
         picked.lease.set_outcome(if phase.blames_node() { Outcome::Failure } else { Outcome::Unknown });
         // The slot is free, and the failure counted, before the next pick.
         drop(picked);

@@ -14,6 +14,10 @@ pub(crate) fn check(head: &mut request::Parts) -> Result<(), Refusal> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "the method is not served");
     }
+    // Methods are case-sensitive, and none that is known has a small letter; a node might take `post` for POST.
+    if head.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return refuse(StatusCode::BAD_REQUEST, "the method is not valid");
+    }
     check_transfer_encoding(&head.headers, head.version)?;
     check_content_length(&head.headers)?;
     check_host(head)?;
@@ -47,11 +51,12 @@ fn check_transfer_encoding(headers: &HeaderMap, version: Version) -> Result<(), 
     Ok(())
 }
 
-/// Several equal lines are legal, but one is what all agree on.
+/// Several equal lines are legal, but one is what all agree on; so are numbers of 63 bits.
 fn check_content_length(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let digits = |length: &HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
-    if lengths.next().is_some_and(|length| !digits(length)) || lengths.next().is_some() {
+    let number =
+        |length: &HeaderValue| matches!(length.len(), 1..=18) && length.as_bytes().iter().all(u8::is_ascii_digit);
+    if lengths.next().is_some_and(|length| !number(length)) || lengths.next().is_some() {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "content-length is not one number"));
     }
     Ok(())
@@ -73,6 +78,8 @@ fn check_host(head: &mut request::Parts) -> Result<(), Refusal> {
         }
         // HTTP/2 may do without; HTTP/1.1 may not.
         None if host.is_none() && head.version == Version::HTTP_11 => return Err(invalid()),
+        // The node is spoken to in HTTP/1.1, where the field must be there (RFC 9112, 3.2).
+        None if host.is_none() => _ = head.headers.insert(header::HOST, HeaderValue::from_static("")),
         None => {}
     }
     Ok(())
@@ -136,7 +143,7 @@ mod tests {
     #[test]
     fn content_length_is_one_number() {
         assert!(checked(get("/").header("content-length", "3")).is_ok());
-        for bad in ["+3", "-1", "0x3", "3,3", "", "3 3"] {
+        for bad in ["+3", "-1", "0x3", "3,3", "", "3 3", "9223372036854775809"] {
             assert_eq!(checked(get("/").header("content-length", bad)).unwrap_err(), StatusCode::BAD_REQUEST, "{bad}");
         }
         let twice = get("/").header("content-length", "3").header("content-length", "3");

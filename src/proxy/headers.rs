@@ -63,6 +63,18 @@ fn is_protected(name: &HeaderName) -> bool {
     PROTECTED.contains(name) || name.as_str().starts_with("x-forwarded-")
 }
 
+/// HTTP/2 clients send each cookie in a line of its own; on HTTP/1.1 they belong into one (RFC 9113, 8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    if lines.next().is_none() || lines.next().is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_maybe_shared(bytes::Bytes::from(lines.join(&b"; "[..]))) {
+        headers.insert(header::COOKIE, whole);
+    }
+}
+
 /// Tells the node who the client is. A trusted peer's own word is continued, anybody else's is replaced.
 pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: ClientAddr, trusted: bool, secure: bool) {
     let mut chain = String::with_capacity(48);

@@ -6,7 +6,8 @@ use crate::backend::Phase;
 
 /// When a request goes on to another endpoint (nginx: `proxy_next_upstream`).
 ///
-/// A request is never sent to an endpoint on which it was tried already. One that was certainly not processed may go on
+/// A request is never sent to an endpoint on which it was tried already, but for once when a kept connection ended under it:
+/// that says nothing of the node, and a fresh connection is tried first. One that was certainly not processed may go on
 /// whatever its method. One that may have been processed goes on only if its method is idempotent (RFC 9110, 9.2.2) and
 /// its body, if any, was short enough to be kept; POST, LOCK and PATCH are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl Retry {
     /// May a request that failed in `phase` go on, as far as the kind of failure is concerned?
     pub(super) fn covers(&self, phase: Phase) -> bool {
         match phase {
-            Phase::Connect | Phase::Refused | Phase::Broken => self.error,
+            Phase::Connect | Phase::Refused | Phase::Broken | Phase::Stale => self.error,
             Phase::ConnectTimeout | Phase::HeadTimeout => self.timeout,
             Phase::Invalid => self.invalid,
             Phase::Limit => true,
@@ -124,9 +125,15 @@ mod tests {
     #[test]
     fn off_lets_nothing_go_on_but_a_full_endpoint() {
         let off = Retry::off();
-        for phase in
-            [Phase::Connect, Phase::ConnectTimeout, Phase::Refused, Phase::Broken, Phase::HeadTimeout, Phase::Invalid]
-        {
+        for phase in [
+            Phase::Connect,
+            Phase::ConnectTimeout,
+            Phase::Refused,
+            Phase::Broken,
+            Phase::Stale,
+            Phase::HeadTimeout,
+            Phase::Invalid,
+        ] {
             assert!(!off.covers(phase), "{phase:?}");
             assert!(Retry::default().covers(phase), "{phase:?}");
         }

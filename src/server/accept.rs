@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::Handler;
@@ -72,36 +72,37 @@ impl<H: Handler> Connections<H> {
                 () = self.accept_one(&acceptor) => {}
             }
         }
-        // What the kernel has already accepted for us would be reset with the socket.
+        // What the kernel has already accepted for us would be reset with the socket. A turn of the runtime tells us of it.
+        yield_now().await;
         while let Ok(()) = timeout(Duration::ZERO, self.accept_one(&acceptor)).await {}
     }
 
     async fn accept_one(&mut self, acceptor: &Acceptor) {
-        // The semaphore is never closed.
-        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
-        let accepted = match acceptor {
-            Acceptor::Tcp(listener) => listener.accept().await.and_then(|(stream, peer)| {
-                stream.set_nodelay(true)?;
-                self.spawn(stream, peer.into(), slot);
-                Ok(())
-            }),
-            #[cfg(unix)]
-            Acceptor::Unix(listener) => {
-                listener.accept().await.map(|(stream, _)| self.spawn(stream, ClientAddr::Unix, slot))
+        match acceptor {
+            Acceptor::Tcp(listener) => {
+                let accepted = listener.accept().await;
+                match accepted.and_then(|(stream, peer)| stream.set_nodelay(true).map(|()| (stream, peer))) {
+                    Ok((stream, peer)) => self.spawn(stream, peer.into()).await,
+                    Err(error) => recover(error).await,
+                }
             }
-        };
-        if let Err(error) = accepted
-            && !is_of_one_connection(&error)
-        {
-            tracing::error!(%error, "cannot accept connections");
-            sleep(BREATH).await;
+            #[cfg(unix)]
+            Acceptor::Unix(listener) => match listener.accept().await {
+                Ok((stream, _)) => self.spawn(stream, ClientAddr::Unix).await,
+                Err(error) => recover(error).await,
+            },
         }
     }
 
-    fn spawn<S>(&self, stream: S, peer: ClientAddr, slot: OwnedSemaphorePermit)
+    /// Serves a connection as soon as there is a slot for it.
+    ///
+    /// First the connection, then its slot: a loop that waits for a connection must keep no slot from the others.
+    async fn spawn<S>(&self, stream: S, peer: ClientAddr)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        // The semaphore is never closed.
+        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
         let (handler, limits, stop, alive) =
             (Arc::clone(&self.handler), self.limits, self.stop.clone(), self.alive.clone());
         tokio::spawn(async move {
@@ -110,6 +111,14 @@ impl<H: Handler> Connections<H> {
             }
             drop((alive, slot));
         });
+    }
+}
+
+/// After accepting failed: lets a while pass, unless only that one connection was to blame.
+async fn recover(error: io::Error) {
+    if !is_of_one_connection(&error) {
+        tracing::error!(%error, "cannot accept connections");
+        sleep(BREATH).await;
     }
 }
 

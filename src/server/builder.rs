@@ -57,7 +57,7 @@ impl<H: Handler> ServerBuilder<H> {
         self
     }
 
-    /// How many connections may be open at once; more wait in the kernel's backlog. Default 16384.
+    /// How many connections may be served at once; more wait unread, most of them in the kernel's backlog. Default 16384.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.clamp(1, Semaphore::MAX_PERMITS);
         self

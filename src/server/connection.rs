@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -18,6 +19,9 @@ use super::sniff::{Version, sniff};
 use crate::body::{Body, BoxError};
 use crate::request::ClientAddr;
 
+/// How long a connection that is new when the server stops is given for its first byte: its request is on the way.
+const FIRST_BYTE: Duration = Duration::from_millis(100);
+
 /// Serves requests until the client leaves, an error occurs or the server stops.
 pub(super) async fn serve<S, H>(
     stream: S,
@@ -30,10 +34,14 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
+    let mut sniffed = pin!(timeout(limits.head_timeout, sniff(stream, limits.send_timeout)));
     let (version, stream) = tokio::select! {
         biased;
-        sniffed = timeout(limits.head_timeout, sniff(stream, limits.send_timeout)) => sniffed??,
-        () = stopped(&mut stop) => return Ok(()),
+        sniffed = sniffed.as_mut() => sniffed??,
+        () = stopped(&mut stop) => match timeout(FIRST_BYTE, sniffed).await {
+            Ok(sniffed) => sniffed??,
+            Err(_) => return Ok(()),
+        },
     };
     let service = service_fn(move |request: http::Request<Incoming>| {
         let handler = Arc::clone(&handler);

@@ -8,10 +8,23 @@
 
 mod support;
 
+mod broken_answers;
+mod cancelled_requests;
 mod concurrency;
+mod ejection;
 mod example_front;
+mod flow_control;
+mod hop_by_hop;
+mod hostile_requests;
+mod http2;
+mod messages;
+mod mounting;
 mod nginx_choice;
 mod nginx_site;
 mod nginx_smoke;
 mod policies;
+mod restarts;
+mod retries;
+mod server_limits;
+mod server_stop;
 mod support_works;

@@ -6,6 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 
 use super::pool::Slot;
+use super::socket::Socket;
 use super::{Address, Wire};
 use crate::body::{Body, BoxError};
 
@@ -46,7 +47,7 @@ where
     let (sender, connection) = http1::Builder::new()
         .max_headers(wire.max_headers)
         .max_buf_size(wire.max_head_bytes)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Socket::new(stream)))
         .await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {

@@ -8,6 +8,7 @@
 mod address;
 mod dial;
 mod pool;
+mod socket;
 
 use std::fmt;
 use std::sync::Arc;
@@ -114,6 +115,11 @@ impl Backend for HttpBackend {
     async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, SendError> {
         let Inner { timeouts, pool, clock, .. } = &*self.inner;
         let timeouts = request.extensions().get::<Timeouts>().copied().unwrap_or(*timeouts);
+        if !request.method().is_idempotent() {
+            // A turn of the runtime, in which idle connections learn that the node has closed them. Nobody can repeat this
+            // request if it is written to one of those.
+            tokio::task::yield_now().await;
+        }
         // A request that a dying idle connection gives back unsent goes on to the next one. Each of those is used up by
         // it, so this ends with a fresh connection at the latest.
         while let Some(connection) = pool.take(clock.now()) {
@@ -122,6 +128,11 @@ impl Backend for HttpBackend {
                     Some(unsent) => request = unsent,
                     None => return Err(error),
                 },
+                Err(error) if error.phase() == Phase::Broken => {
+                    // The others that idle here are as old or older.
+                    pool.clear();
+                    return Err(error.in_phase(Phase::Stale));
+                }
                 done => return done,
             }
         }
@@ -166,7 +177,7 @@ impl HttpBackend {
             }
             Err(elapsed) => return Err(SendError::new(Phase::HeadTimeout, elapsed)),
         };
-        check(&response)?;
+        check(&response, self.inner.wire.max_head_bytes)?;
         let reusable = connection;
         Ok(response.map(|incoming| Body::from(incoming).stall_after(timeouts.body).on_end(reusable)))
     }
@@ -200,19 +211,37 @@ fn failure(error: hyper::Error) -> SendError {
     SendError::new(phase, error)
 }
 
-/// Refuses answers that another HTTP parser might read otherwise (RFC 9112, 6.1 and 6.3). hyper itself rejects conflicting
-/// or malformed lengths; it takes unknown transfer codings for a body that ends with the connection.
-fn check<B>(response: &Response<B>) -> Result<(), SendError> {
-    let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
-    let chunked = |coding: &http::HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-    if codings.next().is_some_and(|coding| !chunked(coding)) || codings.next().is_some() {
-        return Err(SendError::new(Phase::Invalid, "transfer-encoding is not exactly \"chunked\""));
+/// Refuses answers that another HTTP parser might read otherwise (RFC 9112, 6.1 and 6.3), and heads that are too long. hyper
+/// itself rejects conflicting lengths; it takes unknown transfer codings for a body that ends with the connection, lets a
+/// length stand beside a coding, and looks at the size of a head only while that is not complete.
+fn check<B>(response: &Response<B>, max_head_bytes: usize) -> Result<(), SendError> {
+    let invalid = |why| Err(SendError::new(Phase::Invalid, why));
+    let headers = response.headers();
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let coding = codings.next();
+    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) || codings.next().is_some() {
+        return invalid("transfer-encoding is not exactly \"chunked\"");
+    }
+    if let Some(length) = lengths.next()
+        && (coding.is_some() || lengths.next().is_some() || !is_number(length.as_bytes()))
+    {
+        return invalid("content-length is not one number alone");
+    }
+    // A colon, a space and the end of the line go with each.
+    let head_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if head_bytes > max_head_bytes {
+        return invalid("the head is too long");
     }
     // No request of ours asks for an upgrade.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(SendError::new(Phase::Invalid, "status 101 without a request to upgrade"));
+        return invalid("status 101 without a request to upgrade");
     }
     Ok(())
+}
+
+fn is_number(length: &[u8]) -> bool {
+    !length.is_empty() && length.iter().all(u8::is_ascii_digit)
 }
 
 impl fmt::Debug for HttpBackend {
@@ -356,19 +385,36 @@ mod tests {
 
     #[test]
     fn refuses_transfer_codings_that_parsers_disagree_on() {
-        assert!(check(&answer(&[])).is_ok());
-        assert!(check(&answer(&[("transfer-encoding", "Chunked")])).is_ok());
+        assert!(check(&answer(&[]), 8192).is_ok());
+        assert!(check(&answer(&[("transfer-encoding", "Chunked")]), 8192).is_ok());
         for bad in ["chunked, chunked", "gzip, chunked", "xchunked", "identity", ",chunked", "chunked;q=1", ""] {
-            let error = check(&answer(&[("transfer-encoding", bad)])).unwrap_err();
+            let error = check(&answer(&[("transfer-encoding", bad)]), 8192).unwrap_err();
             assert_eq!(error.phase(), Phase::Invalid, "{bad}");
         }
-        assert!(check(&answer(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")])).is_err());
+        assert!(check(&answer(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]), 8192).is_err());
+    }
+
+    #[test]
+    fn refuses_lengths_that_are_not_one_number_alone() {
+        assert!(check(&answer(&[("content-length", "12")]), 8192).is_ok());
+        for bad in ["", "+1", "1, 1", "0x1"] {
+            assert!(check(&answer(&[("content-length", bad)]), 8192).is_err(), "{bad}");
+        }
+        assert!(check(&answer(&[("content-length", "1"), ("content-length", "1")]), 8192).is_err());
+        assert!(check(&answer(&[("content-length", "1"), ("transfer-encoding", "chunked")]), 8192).is_err());
+    }
+
+    #[test]
+    fn refuses_heads_that_are_too_long() {
+        let long = "x".repeat(8192);
+        assert!(check(&answer(&[("x", &long[7..])]), 8192).is_ok());
+        assert!(check(&answer(&[("x", &long)]), 8192).is_err());
     }
 
     #[test]
     fn refuses_an_upgrade_that_nobody_asked_for() {
         let mut response = answer(&[("upgrade", "websocket")]);
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        assert_eq!(check(&response).unwrap_err().phase(), Phase::Invalid);
+        assert_eq!(check(&response, 8192).unwrap_err().phase(), Phase::Invalid);
     }
 }

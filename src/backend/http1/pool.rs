@@ -137,6 +137,12 @@ impl Pool {
         None
     }
 
+    /// Closes what is idle on this core.
+    pub(super) fn clear(&self) {
+        // Dropped after the lock is released.
+        let _idle = std::mem::take(&mut *self.shard().0.lock());
+    }
+
     fn put(&self, connection: Arc<Connection>, now: Instant) {
         let Reuse { max_idle, max_uses, max_age, .. } = self.reuse;
         let used_up = max_uses > 0 && connection.uses >= max_uses;

@@ -4,10 +4,12 @@
 #![allow(dead_code)]
 
 pub(crate) mod cluster;
+pub(crate) mod front;
 pub(crate) mod http;
 pub(crate) mod nginx;
 pub(crate) mod port;
 pub(crate) mod process;
+pub(crate) mod raw_node;
 pub(crate) mod resources;
 pub(crate) mod skip;
 

@@ -1,0 +1,171 @@
+//! Nodes that break off, stall or talk nonsense: what is cut short never looks complete, what is ambiguous is not passed on.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use crate::support::front::{Front, demo, endpoint, refusal};
+use crate::support::raw_node::{Act, RawNode, answers, find, well};
+use kylin_lb::testing::kylin::{Fault, Reach};
+
+/// All that a client gets for a GET, until the connection is closed.
+async fn all_bytes(front: &Front) -> Vec<u8> {
+    let mut client = front.connect().await;
+    client.send("GET / HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+    match client.rest().await {
+        Ok(bytes) => bytes.to_vec(),
+        Err(error) => panic!("the connection was not closed in order: {error}"),
+    }
+}
+
+#[tokio::test]
+async fn an_answer_cut_short_at_the_node_is_cut_short_at_the_client() {
+    const LENGTH: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
+    const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let script = |head: &str, body: &str, end: &[Act]| {
+        [&[Act::Read, Act::Write(format!("{head}{body}").into_bytes())], end].concat()
+    };
+    let breaks: [(&str, Vec<Act>); 8] = [
+        ("length, closed", script(LENGTH, "hello", &[])),
+        ("length, reset", script(LENGTH, "hello", &[Act::Reset])),
+        ("length, stalls", script(LENGTH, "hello", &[Act::UntilClosed])),
+        ("chunked, closed between chunks", script(CHUNKED, "5\r\nhello\r\n", &[])),
+        ("chunked, closed within a chunk", script(CHUNKED, "9\r\nhello", &[])),
+        ("chunked, closed within the end", script(CHUNKED, "5\r\nhello\r\n0\r\n", &[])),
+        ("chunked, reset", script(CHUNKED, "5\r\nhello\r\n", &[Act::Reset])),
+        ("chunked, stalls", script(CHUNKED, "5\r\nhello\r\n", &[Act::UntilClosed])),
+    ];
+    for (what, script) in breaks {
+        let node = RawNode::start([script]).await;
+        let patience = Duration::from_millis(300);
+        let front = Front::of([endpoint(0, node.address(), |backend| backend.body_timeout(patience))], |proxy| proxy);
+        let error = front.get("/").await.expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{what}");
+        front.idle().await;
+        let bytes = all_bytes(&front).await;
+        assert!(find(&bytes, b"0\r\n\r\n").is_none(), "{what} looks complete: {}", bytes.escape_ascii());
+    }
+}
+
+#[tokio::test]
+async fn a_reset_in_the_middle_of_a_long_answer_is_seen_at_the_client() {
+    let (node, served) = demo("q1").await;
+    let front = Front::over(&[served.addr()]);
+    for fault in [Fault::ResetAfter(1_000_000), Fault::TruncateAfter(1_000_000)] {
+        for path in ["/demo/bytes?n=3000000", "/demo/bytes?n=3000000&chunked"] {
+            node.faults().inject_times(1, Reach::Everything, fault);
+            let error = front.get(path).await.expect_err("cut short");
+            assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{fault:?} {path}");
+        }
+    }
+    assert_eq!(front.get("/demo/bytes?n=3000000").await.unwrap().body.len(), 3_000_000);
+}
+
+#[tokio::test]
+async fn ambiguous_framing_is_an_error_and_never_an_answer() {
+    let heads = [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+        "Content-Length: 5\r\nContent-Length: 6",
+        "Content-Length: 5, 6",
+        "Content-Length: 5, 5",
+        "Content-Length: +5",
+        "Content-Length: -5",
+        "Content-Length: 0x5",
+        "Content-Length: 5 5",
+        "Content-Length:",
+        "Content-Length: 18446744073709551617",
+        "Transfer-Encoding: gzip",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked, chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked, identity",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding:",
+        "Transfer-Encoding : chunked",
+        "X-Folded: a\r\n b",
+        "No colon",
+        ": no name",
+        "X-Nul: a\0b",
+    ];
+    for head in heads {
+        for body in ["hello", "5\r\nhello\r\n0\r\n\r\n"] {
+            let node = RawNode::start([answers(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}"))]).await;
+            let answer = Front::over(&[node.address()]).get("/").await;
+            let answer = answer.unwrap_or_else(|error| panic!("{head:?}: {error}"));
+            let message = refusal(&answer, 502);
+            assert!(message.contains("not valid HTTP"), "{head:?}: {message}");
+        }
+    }
+    for version in ["HTTP/0.9 200 OK", "HTTP/2.0 200 OK", "HTTP/1.1 99 X", "HTTP/1.1 2000 X", "HTTP/1.1", "200 OK"] {
+        let node = RawNode::start([answers(format!("{version}\r\nContent-Length: 2\r\n\r\nhi"))]).await;
+        let answer = Front::over(&[node.address()]).get("/").await.unwrap();
+        refusal(&answer, 502);
+    }
+}
+
+#[tokio::test]
+async fn equal_lengths_twice_are_one_or_an_error() {
+    let node = RawNode::start([answers("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi")]).await;
+    let answer = Front::over(&[node.address()]).get("/").await.unwrap();
+    assert!(answer.status() == 502 || answer.head.all("content-length") == ["2"], "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_chunk_that_cannot_be_read_cuts_the_answer_short() {
+    for chunk in [
+        "xyz\r\nhello\r\n",
+        "5g\r\nhello\r\n",
+        "-5\r\nhello\r\n",
+        "+5\r\nhello\r\n",
+        "5\r\nhelloXX5\r\n",
+        "\r\nhello\r\n",
+        "10000000000000005\r\nhello\r\n",
+    ] {
+        let bytes = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}0\r\n\r\n");
+        let node = RawNode::start([answers(bytes)]).await;
+        let front = Front::over(&[node.address()]);
+        match front.get("/").await {
+            Ok(answer) => _ = refusal(&answer, 502),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{chunk:?}"),
+        }
+        front.idle().await;
+    }
+}
+
+#[tokio::test]
+async fn what_follows_an_answer_does_not_reach_the_next_client() {
+    let smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    let node = RawNode::start([
+        vec![
+            Act::Read,
+            Act::Write(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi{smuggled}").into_bytes()),
+            Act::UntilClosed,
+        ],
+        well("next"),
+    ])
+    .await;
+    let front = Front::over(&[node.address()]);
+    assert_eq!(front.get("/").await.unwrap().text(), "hi");
+    for _ in 0..4 {
+        assert_eq!(front.get("/").await.unwrap().text(), "next");
+    }
+    for status in ["204 No Content", "304 Not Modified"] {
+        let bytes = format!("HTTP/1.1 {status}\r\n\r\n{smuggled}").into_bytes();
+        let node = RawNode::start([vec![Act::Read, Act::Write(bytes), Act::UntilClosed], well("next")]).await;
+        let front = Front::over(&[node.address()]);
+        assert_eq!(front.get("/").await.unwrap().body.len(), 0);
+        assert_eq!(front.get("/").await.unwrap().text(), "next");
+    }
+}
+
+#[tokio::test]
+async fn a_head_without_bounds_is_an_error() {
+    let long = format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\nContent-Length: 2\r\n\r\nhi", "x".repeat(100 * 1024));
+    let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nhi", "X-Many: 1\r\n".repeat(1000));
+    let endless = format!("HTTP/1.1 200 {}", "x".repeat(200 * 1024));
+    for head in [long, many, endless] {
+        let node = RawNode::start([answers(head)]).await;
+        let answer = Front::over(&[node.address()]).get("/").await.unwrap();
+        assert!(refusal(&answer, 502).contains("not valid HTTP"), "{}", answer.text());
+    }
+}

@@ -1,0 +1,113 @@
+//! Nodes that fail are left alone for a while, by nginx's rule, through the whole of the front end.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use kylin_lb::clock::ManualClock;
+use kylin_lb::proxy::Retry;
+use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy};
+
+use crate::support::front::{Front, endpoint, nobody};
+use crate::support::raw_node::{Act, RawNode, answers, ok, well};
+
+const BAD: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 3\r\n\r\nbad";
+
+/// One connection for each request, so that a node's scripts are for requests.
+fn once_each(id: usize, node: &RawNode) -> Endpoint<HttpBackend> {
+    endpoint(id, node.address(), |backend| backend.max_idle(0))
+}
+
+#[tokio::test]
+async fn the_third_failure_ejects_and_one_probe_readmits() {
+    let clock = ManualClock::new();
+    // Fails the third, sixth and ninth request that it gets, then is well.
+    let fine = answers(ok("0"));
+    let bad = answers(BAD);
+    let scripts = (1..=9).map(|turn| if turn % 3 == 0 { bad.clone() } else { fine.clone() });
+    let flaky = RawNode::start(scripts.chain([fine.clone()])).await;
+    let steady = RawNode::start([answers(ok("1"))]).await;
+    let rule = |endpoint: Endpoint<HttpBackend>| endpoint.max_fails(3).fail_timeout(Duration::from_secs(10));
+    let cluster = Cluster::builder()
+        .endpoints([rule(once_each(0, &flaky)), rule(once_each(1, &steady))])
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let retry = Retry::default().on_status(StatusCode::INTERNAL_SERVER_ERROR);
+    let front = Front::serving(Proxy::builder(cluster).retry(retry).build(), |server| server.threads(1));
+
+    for _ in 0..30 {
+        assert_eq!(front.get("/").await.unwrap().status(), 200, "the steady node helps out");
+    }
+    front.idle().await;
+    let status = front.proxy.cluster().status();
+    assert!(status.endpoints[0].ejected && !status.endpoints[1].ejected);
+    assert_eq!(flaky.seen().requests.len(), 9, "none after its third failure");
+    assert_eq!(steady.seen().requests.len(), 24, "all that the other did not answer well");
+
+    clock.advance(Duration::from_secs(10));
+    front.get("/").await.unwrap();
+    assert_eq!(flaky.seen().requests.len(), 9, "ejected until the time is over");
+    clock.advance(Duration::from_millis(1));
+    for _ in 0..4 {
+        front.get("/").await.unwrap();
+    }
+    assert!(flaky.seen().requests.len() > 9, "back after one probe that went well");
+    assert!(!front.proxy.cluster().status().endpoints[0].ejected);
+}
+
+#[tokio::test]
+async fn an_ejected_node_gets_one_probe_at_a_time() {
+    let clock = ManualClock::new();
+    let bad =
+        RawNode::start([vec![Act::Read], vec![Act::Read, Act::WaitForGo, Act::Write(ok("bad"))], well("bad")]).await;
+    let good = RawNode::start([well("good")]).await;
+    let rule = |endpoint: Endpoint<HttpBackend>| endpoint.max_fails(1).fail_timeout(Duration::from_secs(10));
+    let front = Front::by_clock(&clock, [rule(once_each(0, &bad)), rule(once_each(1, &good))]);
+    for _ in 0..6 {
+        assert_eq!(front.get("/").await.unwrap().text(), "good");
+    }
+    assert_eq!(bad.seen().requests.len(), 1);
+    clock.advance(Duration::from_secs(11));
+    let probe = async {
+        bad.wait_until(|seen| seen.requests.len() == 2).await;
+        for _ in 0..6 {
+            assert_eq!(front.get("/").await.unwrap().text(), "good", "the probe is still out");
+        }
+        assert_eq!(bad.seen().requests.len(), 2);
+        bad.go();
+    };
+    let first_two = async { [front.get("/").await.unwrap(), front.get("/").await.unwrap()] };
+    let (answers, ()) = tokio::join!(first_two, probe);
+    assert!(answers.iter().any(|answer| answer.text() == "bad"), "the probe's answer reaches its client");
+}
+
+#[tokio::test]
+async fn a_node_that_is_alone_is_never_ejected() {
+    let node = RawNode::start([vec![Act::Read], vec![Act::Read], well("back")]).await;
+    let front = Front::of([once_each(0, &node).max_fails(1)], |proxy| proxy);
+    assert_eq!(front.get("/").await.unwrap().status(), 502);
+    assert_eq!(front.get("/").await.unwrap().status(), 502);
+    assert_eq!(front.get("/").await.unwrap().text(), "back");
+}
+
+#[tokio::test]
+async fn when_all_are_ejected_the_answer_is_503_and_says_when_to_come_back() {
+    let clock = ManualClock::new();
+    let dead = |id| endpoint(id, nobody(), |backend| backend).max_fails(1);
+    let front = Front::by_clock(&clock, [dead(0), dead(1)]);
+    assert_eq!(front.get("/").await.unwrap().status(), 502);
+    let answer = front.post("/", "x").await.unwrap();
+    crate::support::front::refusal(&answer, 503);
+    assert_eq!(answer.header("retry-after"), Some("1"));
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_counts_against_its_node() {
+    let cut = answers("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut");
+    let (cutter, good) = (RawNode::start([cut]).await, RawNode::start([well("good")]).await);
+    let front = Front::of([once_each(0, &cutter).max_fails(1), once_each(1, &good)], |proxy| proxy);
+    assert!(front.get("/").await.is_err(), "cut short");
+    front.idle().await;
+    assert!(front.proxy.cluster().status().endpoints[0].ejected);
+    assert_eq!(front.get("/").await.unwrap().text(), "good");
+}

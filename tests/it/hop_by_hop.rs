@@ -1,0 +1,122 @@
+//! Header fields on their way through: which ones end here, which ones are added, which ones stay as they are.
+
+use std::net::SocketAddr;
+
+use http::header::{HOST, HeaderValue};
+use http_body_util::BodyExt;
+use kylin_lb::proxy::{HeaderEdits, TrustedProxies};
+use kylin_lb::{Body, Cluster, Endpoint, Proxy};
+use serde_json::Value;
+
+use crate::support::front::{Front, demo};
+use crate::support::http::Answer;
+use crate::support::raw_node::{RawNode, answers};
+
+/// The values of a field as the node saw it.
+fn at_node(answer: &Answer, name: &str) -> Vec<String> {
+    values(&serde_json::from_slice(&answer.body).unwrap(), name)
+}
+
+fn values(seen: &Value, name: &str) -> Vec<String> {
+    let headers = seen["headers"].as_array().unwrap().iter();
+    headers.filter(|field| field[0] == name).map(|field| field[1].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn what_belongs_to_the_clients_connection_does_not_reach_the_node() {
+    let (_node, served) = demo("q1").await;
+    let front = Front::over(&[served.addr()]);
+    let request = "GET /demo/head?a=%20b HTTP/1.1\r\nHost: kylin.example:8080\r\nConnection: keep-alive, X-Secret\r\n\
+        Connection: x-other,Cookie, HOST, X-Forwarded-For, Authorization\r\nX-Secret: 1\r\nX-Other: 2\r\n\
+        Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: trailers\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\n\
+        Proxy-Authorization: Basic eA==\r\nTrailer: X-T\r\nCookie: JSESSIONID=1\r\nAuthorization: Basic eA==\r\n\
+        Accept: a\r\nAccept: b\r\n\r\n";
+    let answer = front.ask(request).await.unwrap();
+    let seen: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((seen["method"].as_str(), seen["target"].as_str()), (Some("GET"), Some("/demo/head?a=%20b")));
+    for gone in [
+        "connection",
+        "x-secret",
+        "x-other",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "upgrade",
+        "http2-settings",
+        "proxy-authorization",
+        "trailer",
+        "transfer-encoding",
+    ] {
+        assert!(values(&seen, gone).is_empty(), "{gone}: {seen}");
+    }
+    assert_eq!(values(&seen, "host"), ["kylin.example:8080"]);
+    assert_eq!(values(&seen, "cookie"), ["JSESSIONID=1"], "Connection cannot name it");
+    assert_eq!(values(&seen, "authorization"), ["Basic eA=="], "Connection cannot name it");
+    assert_eq!(values(&seen, "accept"), ["a", "b"]);
+    assert_eq!(values(&seen, "x-forwarded-for"), ["127.0.0.1"]);
+    assert_eq!(values(&seen, "x-forwarded-proto"), ["http"]);
+    assert_eq!(values(&seen, "x-forwarded-host"), ["kylin.example:8080"]);
+}
+
+#[tokio::test]
+async fn what_a_stranger_says_about_itself_is_replaced_and_a_trusted_proxys_word_continued() {
+    let (_node, served) = demo("q1").await;
+    let request = "GET /demo/head HTTP/1.1\r\nHost: kylin\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 7.7.7.7\r\n\
+        X-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nForwarded: for=6.6.6.6\r\n\r\n";
+    let front = Front::over(&[served.addr()]);
+    let answer = front.ask(request).await.unwrap();
+    assert_eq!(at_node(&answer, "x-forwarded-for"), ["127.0.0.1"]);
+    assert_eq!(at_node(&answer, "x-forwarded-proto"), ["http"]);
+    assert_eq!(at_node(&answer, "x-forwarded-host"), ["kylin"]);
+    assert!(at_node(&answer, "forwarded").is_empty());
+
+    let trusted = TrustedProxies::new(["127.0.0.0/8".parse().unwrap()]);
+    let front = Front::with(&[served.addr()], |proxy| proxy.trusted_proxies(trusted));
+    let answer = front.ask(request).await.unwrap();
+    assert_eq!(at_node(&answer, "x-forwarded-for"), ["6.6.6.6, 7.7.7.7, 127.0.0.1"]);
+    assert_eq!(at_node(&answer, "x-forwarded-proto"), ["https"]);
+    assert_eq!(at_node(&answer, "x-forwarded-host"), ["evil"]);
+
+    let front = Front::with(&[served.addr()], |proxy| proxy.forwarded_headers(false).secure(true));
+    let answer = front.get("/demo/head").await.unwrap();
+    assert!(at_node(&answer, "x-forwarded-for").is_empty());
+}
+
+#[tokio::test]
+async fn what_belongs_to_the_nodes_connection_does_not_reach_the_client() {
+    let bytes = "HTTP/1.1 200 OK\r\nConnection: X-Inner, keep-alive\r\nX-Inner: 1\r\nKeep-Alive: timeout=9\r\n\
+        Proxy-Authenticate: Basic\r\nUpgrade: h2c\r\nTrailer: X-T\r\nTransfer-Encoding: chunked\r\n\
+        Set-Cookie: b=2; Path=/kylin\r\nSet-Cookie: a=1, x\r\nX-Between: 1\r\nSet-Cookie: b=3\r\n\
+        WWW-Authenticate: Basic realm=\"k\"\r\nLocation: http://elsewhere/\r\n\r\n2\r\nhi\r\n0\r\nX-T: 1\r\n\r\n";
+    let node = RawNode::start([answers(bytes)]).await;
+    let answer = Front::over(&[node.address()]).get("/").await.unwrap();
+    assert_eq!(answer.text(), "hi");
+    for gone in ["x-inner", "keep-alive", "proxy-authenticate", "upgrade", "trailer"] {
+        assert_eq!(answer.header(gone), None, "{gone}");
+    }
+    assert_eq!(answer.head.all("set-cookie"), ["b=2; Path=/kylin", "a=1, x", "b=3"]);
+    assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"k\""));
+    assert_eq!(answer.header("location"), Some("http://elsewhere/"));
+    assert!(answer.trailers.is_empty() && answer.header("x-t").is_none());
+}
+
+#[tokio::test]
+async fn edits_of_the_host_come_last() {
+    let (_node, served) = demo("q1").await;
+    let cluster =
+        Cluster::builder().endpoint(Endpoint::http("q1", &served.addr().to_string()).unwrap()).build().unwrap();
+    let edits = HeaderEdits::default()
+        .set(HOST, HeaderValue::from_static("inner"))
+        .set("x-real-ip".parse().unwrap(), HeaderValue::from_static("1.1.1.1"))
+        .remove("x-forwarded-proto".parse().unwrap())
+        .remove("x-debug".parse().unwrap());
+    let request = http::Request::get("/demo/head").header("host", "outer").header("x-debug", "1").extension(edits);
+    let peer: SocketAddr = "192.0.2.1:999".parse().unwrap();
+    let answer = Proxy::builder(cluster).build().forward(peer, request.body(Body::empty()).unwrap()).await;
+    let seen = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    assert_eq!(values(&seen, "host"), ["inner"]);
+    assert_eq!(values(&seen, "x-real-ip"), ["1.1.1.1"]);
+    assert_eq!(values(&seen, "x-forwarded-for"), ["192.0.2.1"]);
+    assert_eq!(values(&seen, "x-forwarded-host"), ["outer"]);
+    assert!(values(&seen, "x-forwarded-proto").is_empty() && values(&seen, "x-debug").is_empty());
+}

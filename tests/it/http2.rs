@@ -1,0 +1,120 @@
+//! Clients that speak HTTP/2 without TLS.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::support::front::{Front, demo};
+use crate::support::raw_node::{Act, RawNode, well};
+
+async fn connect(address: SocketAddr) -> SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+fn request(method: &str, path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    let uri = format!("http://kylin.example{path}");
+    Request::builder().method(method).uri(uri).body(Full::new(body.into())).unwrap()
+}
+
+#[tokio::test]
+async fn bodies_pass_both_ways() {
+    let (_node, served) = demo("q1").await;
+    let front = Front::over(&[served.addr()]);
+    let mut client = connect(front.address()).await;
+    for length in [0, 5, 3 << 20] {
+        let answer = client.send_request(request("POST", "/demo/echo", vec![b'x'; length])).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert!(body.len() == length && body.iter().all(|byte| *byte == b'x'));
+    }
+    let answer = client.send_request(request("HEAD", "/demo/bytes?n=7", "")).await.unwrap();
+    assert_eq!(answer.headers()["content-length"], "7");
+}
+
+#[tokio::test]
+async fn a_node_sees_a_plain_http_1_1_request() {
+    let (_node, served) = demo("q1").await;
+    let front = Front::over(&[served.addr()]);
+    let mut client = connect(front.address()).await;
+    let mut request = request("GET", "/demo/head", "");
+    for cookie in ["JSESSIONID=1", "a=b", "c=d"] {
+        request.headers_mut().append("cookie", cookie.parse().unwrap());
+    }
+    request.headers_mut().append("te", "trailers".parse().unwrap());
+    let answer = client.send_request(request).await.unwrap();
+    let seen: Value = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    let values = |name: &str| {
+        let fields = seen["headers"].as_array().unwrap().iter().filter(|field| field[0] == name);
+        fields.map(|field| field[1].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((seen["version"].as_str(), seen["target"].as_str()), (Some("HTTP/1.1"), Some("/demo/head")));
+    assert_eq!(values("host"), ["kylin.example"]);
+    assert_eq!(values("cookie"), ["JSESSIONID=1; a=b; c=d"], "RFC 9113, 8.2.3: one line on HTTP/1.1");
+    assert!(values("te").is_empty());
+}
+
+#[tokio::test]
+async fn requests_share_a_connection_and_do_not_wait_for_each_other() {
+    let slow = RawNode::start([
+        vec![Act::Read, Act::WaitForGo, Act::Write(crate::support::raw_node::ok("slow"))],
+        well("fast"),
+    ])
+    .await;
+    let front = Front::over(&[slow.address()]);
+    let client = connect(front.address()).await;
+    let ask = || {
+        let mut client = client.clone();
+        async move {
+            let answer = client.send_request(request("GET", "/", "")).await.unwrap();
+            answer.into_body().collect().await.unwrap().to_bytes()
+        }
+    };
+    let first = tokio::spawn(ask());
+    slow.wait_until(|seen| seen.requests.len() == 1).await;
+    let many = futures_all((0..20).map(|_| ask())).await;
+    assert!(many.iter().all(|body| body == "fast"));
+    slow.go();
+    assert_eq!(first.await.unwrap(), "slow");
+}
+
+async fn futures_all<F>(futures: impl Iterator<Item = F>) -> Vec<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let mut tasks = tokio::task::JoinSet::new();
+    futures.for_each(|future| _ = tasks.spawn(future));
+    tasks.join_all().await
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_cancels_its_request_only() {
+    let (node, served) = demo("q1").await;
+    let front = Front::over(&[served.addr()]);
+    let mut client = connect(front.address()).await;
+    let answer = client.send_request(request("GET", "/demo/bytes?n=1000000000", "")).await.unwrap();
+    assert_eq!(node.stats().in_flight, 1);
+    drop(answer);
+    node.wait_until(|stats| stats.cancelled == 1).await.unwrap();
+    front.idle().await;
+    let answer = client.send_request(request("GET", "/demo/bytes?n=3", "")).await.unwrap();
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), 3);
+}
+
+#[tokio::test]
+async fn an_answer_cut_short_resets_the_stream() {
+    let cut = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".to_vec();
+    let node = RawNode::start([vec![Act::Read, Act::Write(cut)]]).await;
+    let front = Front::over(&[node.address()]);
+    let mut client = connect(front.address()).await;
+    let answer = client.send_request(request("GET", "/", "")).await.unwrap();
+    assert!(answer.into_body().collect().await.is_err());
+}

@@ -1,0 +1,262 @@
+//! What happens to a request when the first node fails it: who is asked, how often, and what the client is told.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use kylin_lb::clock::ManualClock;
+use kylin_lb::proxy::Retry;
+use kylin_lb::{Backend, Body, Endpoint, HttpBackend};
+
+use crate::support::front::{Front, endpoint, nobody, refusal};
+use crate::support::http::Answer;
+use crate::support::raw_node::{Act, RawNode, answers, find, ok, well};
+
+/// Short enough for a test, and long enough that no node which means to answer misses it.
+const HEAD_TIMEOUT: Duration = Duration::from_millis(300);
+
+fn impatient(id: usize, address: SocketAddr) -> Endpoint<HttpBackend> {
+    endpoint(id, address, |backend| backend.head_timeout(HEAD_TIMEOUT))
+}
+
+async fn send(front: &Front, method: &str) -> Answer {
+    let answer = match method {
+        "GET" => front.get("/kylin/api/projects").await,
+        _ => front.post("/kylin/api/query", "{\"sql\":\"select 1\"}").await,
+    };
+    answer.unwrap()
+}
+
+#[tokio::test]
+async fn a_get_goes_on_after_any_failure_and_a_post_only_when_it_was_not_sent() {
+    let unavailable = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy".to_vec();
+    // What the first node does, and what a client of POST is told (GET always gets the second node's answer).
+    let failures: [(&str, Vec<Act>, u16, &str); 6] = [
+        ("closes", vec![Act::Read], 502, "may have been executed"),
+        ("resets", vec![Act::Read, Act::Reset], 502, "may have been executed"),
+        ("hangs", vec![Act::Read, Act::UntilClosed], 504, "did not answer in time"),
+        ("half a head", answers("HTTP/1.1 200 OK\r\nContent-Le"), 502, "broke|not valid HTTP"),
+        ("junk", answers("SSH-2.0-OpenSSH_9.6\r\n\r\n"), 502, "not valid HTTP"),
+        ("503, listed", answers(unavailable.clone()), 503, "busy"),
+    ];
+    for (what, script, status, message) in failures {
+        for method in ["GET", "POST"] {
+            let (bad, good) = (RawNode::start([script.clone()]).await, RawNode::start([well("good")]).await);
+            let retry = Retry::default().on_status(StatusCode::SERVICE_UNAVAILABLE);
+            let front = Front::of([impatient(0, bad.address()), impatient(1, good.address())], |p| p.retry(retry));
+            let answer = send(&front, method).await;
+            assert_eq!(bad.seen().requests.len(), 1, "{what}: {method} reaches the first node once");
+            if method == "GET" {
+                assert_eq!((answer.status(), answer.text()), (200, "good"), "{what}");
+                assert_eq!(good.seen().requests.len(), 1, "{what}: the second node is asked once");
+            } else {
+                assert_eq!(good.seen().connections, 0, "{what}: a POST that was sent is not repeated");
+                assert_eq!(answer.status(), status, "{what}: {}", answer.text());
+                assert!(message.split('|').any(|m| answer.text().contains(m)), "{what}: {}", answer.text());
+                if status != 503 {
+                    refusal(&answer, status);
+                }
+            }
+            front.idle().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_status_that_is_not_listed_is_the_answer() {
+    for status in ["500 Internal Server Error", "503 Service Unavailable", "401 Unauthorized"] {
+        let node = RawNode::start([answers(format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno"))]).await;
+        let other = RawNode::start([well("other")]).await;
+        let answer = send(&Front::over(&[node.address(), other.address()]), "GET").await;
+        assert_eq!((answer.status().to_string(), answer.text()), (status[..3].to_owned(), "no"));
+        assert_eq!(other.seen().connections, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_listed_status_of_the_last_node_is_passed_on() {
+    let busy = answers("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy");
+    let (one, two) = (RawNode::start([busy.clone()]).await, RawNode::start([busy]).await);
+    let retry = Retry::default().on_status(StatusCode::SERVICE_UNAVAILABLE);
+    let front = Front::with(&[one.address(), two.address()], |proxy| proxy.retry(retry));
+    let answer = send(&front, "GET").await;
+    assert_eq!((answer.status(), answer.text()), (503, "busy"));
+    assert_eq!((one.seen().requests.len(), two.seen().requests.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_refused_connection_sends_any_request_on_with_its_body_intact() {
+    let small = "x".repeat(1000);
+    let large = "y".repeat(3 << 20);
+    for body in [&small, &large] {
+        let good = RawNode::start([well("good")]).await;
+        let front = Front::over(&[nobody(), nobody(), good.address()]);
+        let answer = front.post("/kylin/api/query", body).await.unwrap();
+        assert_eq!((answer.status(), answer.text()), (200, "good"));
+        let requests = good.seen().requests;
+        assert_eq!(requests.len(), 1);
+        assert!(requests[0].ends_with(format!("\r\n\r\n{body}").as_bytes()), "{} bytes", body.len());
+    }
+    let good = RawNode::start([well("good")]).await;
+    let front = Front::over(&[nobody(), good.address()]);
+    let chunks = format!("{:x}\r\n{large}\r\n", large.len());
+    let head = "POST / HTTP/1.1\r\nHost: kylin\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let answer = front.ask(format!("{head}{chunks}0\r\n\r\n")).await.unwrap();
+    assert_eq!(answer.text(), "good");
+    let request = good.seen().requests.remove(0);
+    let body = find(&request, b"\r\n\r\n").unwrap();
+    assert_eq!(request[body..].iter().filter(|byte| **byte == b'y').count(), large.len());
+}
+
+#[tokio::test]
+async fn a_long_body_of_which_a_part_was_sent_is_not_sent_again() {
+    let bad = RawNode::start([vec![Act::ReadHead, Act::Reset]]).await;
+    let good = RawNode::start([well("good")]).await;
+    let front = Front::over(&[bad.address(), good.address()]);
+    let mut client = front.connect().await;
+    // PUT is idempotent, but nobody has its bytes any more.
+    client.send(format!("PUT / HTTP/1.1\r\nHost: kylin\r\nContent-Length: {}\r\n\r\n", 3 << 20)).await.unwrap();
+    // The front end answers before all is sent, and may close.
+    _ = client.send("y".repeat(3 << 20)).await;
+    let answer = client.answer().await.unwrap();
+    assert!(refusal(&answer, 502).contains("may have been executed"));
+    assert_eq!(good.seen().connections, 0);
+    // A short one is.
+    let answer = front.ask("PUT / HTTP/1.1\r\nHost: kylin\r\nContent-Length: 2\r\n\r\nhi").await.unwrap();
+    assert_eq!(answer.text(), "good");
+}
+
+#[tokio::test]
+async fn no_endpoint_is_tried_twice_and_the_client_is_told_when_none_is_left() {
+    let front = Front::over(&[nobody(), nobody()]);
+    for method in ["GET", "POST"] {
+        let message = refusal(&send(&front, method).await, 502);
+        assert!(message.contains("could not be reached; the request was not sent"), "{message}");
+    }
+    let nodes = [RawNode::start([vec![Act::Read]]).await, RawNode::start([vec![Act::Read]]).await];
+    let front = Front::over(&nodes.each_ref().map(RawNode::address));
+    refusal(&send(&front, "GET").await, 502);
+    assert_eq!(nodes.each_ref().map(|node| node.seen().requests.len()), [1, 1]);
+}
+
+#[tokio::test]
+async fn the_number_of_tries_is_limited() {
+    let nodes = [
+        RawNode::start([vec![Act::Read]]).await,
+        RawNode::start([vec![Act::Read]]).await,
+        RawNode::start([well("3")]).await,
+    ];
+    let addresses = nodes.each_ref().map(RawNode::address);
+    let front = Front::with(&addresses, |proxy| proxy.retry(Retry::default().tries(2)));
+    refusal(&send(&front, "GET").await, 502);
+    assert_eq!(nodes[2].seen().connections, 0);
+    let front = Front::with(&addresses, |proxy| proxy.retry(Retry::off()));
+    refusal(&send(&front, "GET").await, 502);
+    assert_eq!(nodes.each_ref().map(|node| node.seen().requests.len()), [2, 1, 0]);
+}
+
+#[tokio::test]
+async fn the_time_for_tries_is_limited() {
+    let clock = ManualClock::new();
+    let (slow, good) = (RawNode::start([vec![Act::Read, Act::WaitForGo]]).await, RawNode::start([well("good")]).await);
+    let nodes = [slow.address(), good.address()];
+    let retry = Retry::default().within(Some(Duration::from_secs(10)));
+    for (seconds, status) in [(9, 200), (10, 502)] {
+        let front = Front::with(&nodes, |proxy| proxy.retry(retry.clone()).clock(clock.clone()));
+        let before = slow.seen().requests.len();
+        let turn = async {
+            slow.wait_until(|seen| seen.requests.len() > before).await;
+            clock.advance(Duration::from_secs(seconds));
+            slow.go();
+        };
+        let (answer, ()) = tokio::join!(send(&front, "GET"), turn);
+        assert_eq!(answer.status(), status, "after {seconds} s");
+    }
+}
+
+#[tokio::test]
+async fn backups_serve_when_no_primary_is_left_to_try() {
+    let backup = RawNode::start([well("backup")]).await;
+    let front = Front::of(
+        [impatient(0, nobody()), impatient(1, nobody()), impatient(2, backup.address()).backup(true)],
+        |proxy| proxy,
+    );
+    for method in ["GET", "POST"] {
+        assert_eq!(send(&front, method).await.text(), "backup");
+    }
+    let primary = RawNode::start([well("primary")]).await;
+    let front =
+        Front::of([impatient(0, primary.address()), impatient(1, backup.address()).backup(true)], |proxy| proxy);
+    for _ in 0..4 {
+        assert_eq!(send(&front, "GET").await.text(), "primary");
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_the_node_has_closed_fails_nobody() {
+    for method in ["GET", "POST"] {
+        // Answers once on each connection, closes it when told, and says nothing of that beforehand.
+        let node = RawNode::start([vec![Act::Read, Act::Write(ok("fine")), Act::WaitForGo]]).await;
+        let backend = HttpBackend::new(&node.address().to_string()).unwrap();
+        let front = Front::of([Endpoint::new("0", backend.clone()).unwrap()], |proxy| proxy);
+        for turn in 1..=3 {
+            assert_eq!(send(&front, method).await.text(), "fine");
+            assert_eq!(node.seen().requests.len(), turn, "{method}: each request is received once");
+            node.go();
+            crate::support::front::eventually(|| backend.connections() == 0, || "the close seen".to_owned()).await;
+        }
+        assert_eq!(front.proxy.cluster().status().endpoints[0].failed, 0);
+    }
+}
+
+/// The close is in the kernel and nobody has looked yet, as when a core has been busy with other requests.
+#[tokio::test]
+async fn a_post_does_not_run_into_a_close_that_has_arrived() {
+    use std::io::{Read, Write};
+
+    for _ in 0..20 {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let backend = HttpBackend::new(&listener.local_addr().unwrap().to_string()).unwrap();
+        let post = || Request::post("/").header("host", "kylin").body(Body::from("body")).unwrap();
+        let (close, closing) = std::sync::mpsc::channel();
+        let (closed, is_closed) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for turn in 0..2 {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"body") {
+                    let mut byte = [0];
+                    assert_eq!(stream.read(&mut byte).unwrap(), 1, "turn {turn}");
+                    request.push(byte[0]);
+                }
+                stream.write_all(&ok("fine")).unwrap();
+                _ = closing.recv();
+                drop(stream);
+                _ = closed.send(());
+            }
+        });
+        let answer = backend.send(post()).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "fine");
+        close.send(()).unwrap();
+        // Blocks the only thread of the runtime.
+        is_closed.recv().unwrap();
+        let answer = backend.send(post()).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "fine");
+    }
+}
+
+#[tokio::test]
+async fn a_get_on_a_kept_connection_that_breaks_is_repeated_on_a_fresh_one_and_a_post_is_not() {
+    for (method, status) in [("GET", 200), ("POST", 502)] {
+        // The second request on the first connection is read and not answered: as if it had crossed with the close.
+        let first = vec![Act::Read, Act::Write(ok("fine")), Act::Read];
+        let node = RawNode::start([first, well("fresh")]).await;
+        let front = Front::over(&[node.address()]);
+        assert_eq!(send(&front, method).await.text(), "fine");
+        let answer = send(&front, method).await;
+        assert_eq!(answer.status(), status, "{method}: {}", answer.text());
+        let seen = node.seen();
+        assert_eq!((seen.requests.len(), seen.connections), if method == "GET" { (3, 2) } else { (2, 1) });
+    }
+}

@@ -1,0 +1,147 @@
+//! What the server holds its clients to.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use http::{Request, Response};
+use kylin_lb::server::{Server, ServerBuilder};
+use kylin_lb::{Body, ClientAddr};
+use tokio::time::timeout;
+
+use crate::support::front::{Front, demo};
+use crate::support::http::Connection;
+
+async fn hello(_peer: ClientAddr, _request: Request<Body>) -> Response<Body> {
+    Response::new(Body::from("hello"))
+}
+
+fn server(
+    change: impl FnOnce(
+        ServerBuilder<fn(ClientAddr, Request<Body>) -> Hello>,
+    ) -> ServerBuilder<fn(ClientAddr, Request<Body>) -> Hello>,
+) -> Server {
+    let handler: fn(ClientAddr, Request<Body>) -> Hello = |peer, request| Box::pin(hello(peer, request));
+    change(Server::builder().listen("127.0.0.1:0".parse().unwrap(), handler).threads(1)).start().unwrap()
+}
+
+type Hello = std::pin::Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+
+async fn connect(server: &Server) -> Connection {
+    Connection::open(server.addresses()[0]).await.unwrap()
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
+
+#[tokio::test]
+async fn a_client_that_never_completes_its_head_is_closed() {
+    let server = server(|server| server.head_timeout(Duration::from_millis(100)));
+    for beginning in ["", "G", "GET / HTTP/1.1\r\nHost: kylin\r\n", "PRI * HTTP/2.0\r\n"] {
+        let mut client = connect(&server).await;
+        client.send(beginning).await.unwrap();
+        let rest = client.rest().await.unwrap_or_default();
+        assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{beginning:?}: {rest:?}");
+    }
+    // A byte now and then is no progress.
+    let mut client = connect(&server).await;
+    let mut drip = 0;
+    while client.send(if drip == 0 { "GET / HTTP/1.1\r\nX: " } else { "x" }).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        drip += 1;
+        assert!(drip < 500, "still open");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_client_is_closed_in_order() {
+    let server = server(|server| server.head_timeout(Duration::from_millis(100)));
+    let mut client = connect(&server).await;
+    client.send(GET).await.unwrap();
+    assert_eq!(client.answer().await.unwrap().text(), "hello");
+    assert!(client.rest().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_head_is_bounded_in_fields_and_bytes() {
+    let server = server(|server| server.max_headers(20).max_head_bytes(8192));
+    for (fields, status) in [
+        ("X: 1\r\n".repeat(19), 200),
+        ("X: 1\r\n".repeat(20), 431),
+        (format!("X: {}\r\n", "x".repeat(7_000)), 200),
+        (format!("X: {}\r\n", "x".repeat(9_000)), 431),
+    ] {
+        let mut client = connect(&server).await;
+        client.send(format!("GET / HTTP/1.1\r\nHost: kylin\r\n{fields}\r\n")).await.unwrap();
+        assert_eq!(client.answer().await.unwrap().status(), status, "{} bytes", fields.len());
+        if status != 200 {
+            assert!(client.rest().await.unwrap_or_default().is_empty(), "and closed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_one_to_end_on_any_number_of_threads() {
+    for threads in [1, 2, 4] {
+        let server = server(|server| server.max_connections(2).threads(threads));
+        // Wherever the kernel puts them: a loop that has nothing to do must keep no slot from one that has.
+        for _ in 0..8 {
+            let (mut first, mut second) = (connect(&server).await, connect(&server).await);
+            for client in [&mut first, &mut second] {
+                client.send(GET).await.unwrap();
+                assert_eq!(client.answer().await.unwrap().text(), "hello");
+            }
+            let mut third = connect(&server).await;
+            third.send(GET).await.unwrap();
+            assert!(timeout(Duration::from_millis(20), third.head()).await.is_err(), "the third waits");
+            drop(first);
+            assert_eq!(third.answer().await.unwrap().text(), "hello");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
+    let (node, served) = demo("q1").await;
+    let inner = Front::over(&[served.addr()]);
+    let patience = Duration::from_millis(300);
+    let front = Front::serving(inner.proxy.clone(), |server| server.threads(1).send_timeout(patience));
+    let lots = "GET /demo/bytes?n=1000000000 HTTP/1.1\r\nHost: kylin\r\n\r\n";
+    let mut client = front.connect().await;
+    client.send(lots).await.unwrap();
+    node.wait_until(|stats| stats.cancelled == 1).await.unwrap();
+    front.idle().await;
+    let error = client.answer().await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{error}");
+}
+
+#[tokio::test]
+async fn keep_alive_can_be_refused() {
+    let server = server(|server| server.keep_alive(false));
+    let mut client = connect(&server).await;
+    client.send(GET).await.unwrap();
+    assert_eq!(client.answer().await.unwrap().header("connection"), Some("close"));
+    assert!(client.rest().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_server_that_is_dropped_is_gone() {
+    let server = server(|server| server.threads(2));
+    let address = server.addresses()[0];
+    let mut client = connect(&server).await;
+    client.send(GET).await.unwrap();
+    assert_eq!(client.answer().await.unwrap().text(), "hello");
+    drop(server);
+    assert!(client.rest().await.unwrap_or_default().is_empty(), "open connections are closed");
+    let refused = async {
+        while !matches!(Connection::open(address).await, Err(error) if error.kind() == ErrorKind::ConnectionRefused) {}
+    };
+    timeout(Duration::from_secs(10), refused).await.expect("and nobody listens");
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_an_error() {
+    let server = server(|server| server);
+    let handler = |_: ClientAddr, _: Request<Body>| async { Response::new(Body::empty()) };
+    let error = Server::builder().listen(server.addresses()[0].into(), handler).start().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    assert!(error.to_string().contains(&server.addresses()[0].to_string()), "{error}");
+}

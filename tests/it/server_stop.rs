@@ -1,0 +1,117 @@
+//! A server that is told to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::support::front::{Front, demo};
+use crate::support::http::Connection;
+use crate::support::raw_node::{Act, RawNode, ok};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
+const LONG: Duration = Duration::from_secs(20);
+
+/// One that answers when it is told to.
+fn on_command() -> Vec<Act> {
+    let turn = [Act::Read, Act::WaitForGo, Act::Write(ok("slow"))];
+    [&turn[..], &turn].concat()
+}
+
+#[tokio::test]
+async fn what_is_in_flight_is_finished_and_idle_connections_are_closed_in_order() {
+    let slow = RawNode::start([on_command()]).await;
+    let front = Front::over(&[slow.address()]);
+    let (mut idle, mut fresh, mut busy) = (front.connect().await, front.connect().await, front.connect().await);
+    slow.go();
+    idle.send(GET).await.unwrap();
+    assert_eq!(idle.answer().await.unwrap().text(), "slow");
+    busy.send(GET).await.unwrap();
+    slow.wait_until(|seen| seen.requests.len() == 2).await;
+
+    let address = front.address();
+    let stop = tokio::spawn(front.server.stop(LONG));
+    assert!(idle.rest().await.unwrap().is_empty(), "an idle connection ends with a FIN");
+    assert!(fresh.rest().await.unwrap().is_empty(), "and so does one on which nothing came");
+    while Connection::open(address).await.is_ok() {}
+    assert!(!stop.is_finished(), "one is still busy");
+    slow.go();
+    let answer = busy.answer().await.unwrap();
+    assert_eq!((answer.text(), answer.header("connection")), ("slow", Some("close")));
+    assert!(busy.rest().await.unwrap().is_empty());
+    assert_eq!(stop.await.unwrap().cut, 0);
+}
+
+#[tokio::test]
+async fn a_long_answer_in_flight_is_finished() {
+    let (_node, served) = demo("q1").await;
+    let front = Front::over(&[served.addr()]);
+    let mut client = front.connect().await;
+    client.send("GET /demo/bytes?n=50000000 HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+    let head = client.final_head().await.unwrap();
+    let stop = tokio::spawn(front.server.stop(LONG));
+    let mut body = client.body(&head).unwrap();
+    let mut length = 0;
+    while let Some(part) = body.next().await.unwrap() {
+        length += part.len();
+    }
+    assert_eq!(length, 50_000_000);
+    assert_eq!(stop.await.unwrap().cut, 0);
+}
+
+#[tokio::test]
+async fn what_takes_longer_than_the_grace_is_cut_and_counted() {
+    let slow = RawNode::start([vec![Act::Read, Act::UntilClosed]]).await;
+    let front = Front::over(&[slow.address()]);
+    let mut clients = vec![front.connect().await, front.connect().await];
+    for client in &mut clients {
+        client.send(GET).await.unwrap();
+    }
+    slow.wait_until(|seen| seen.requests.len() == 2).await;
+    assert_eq!(front.server.stop(Duration::from_millis(50)).await.cut, 2);
+    for client in &mut clients {
+        assert!(client.answer().await.is_err());
+    }
+    slow.wait_until(|seen| seen.closed == 2).await;
+}
+
+#[tokio::test]
+async fn requests_that_came_before_the_stop_are_all_answered() {
+    for round in 0..5 {
+        let (_node, served) = demo("q1").await;
+        let inner = Front::over(&[served.addr()]);
+        let front = Front::serving(inner.proxy.clone(), |server| server.threads(2));
+        let address = front.address();
+        let (stopping, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let mut clients = JoinSet::new();
+        for _ in 0..16 {
+            let (stopping, answered) = (Arc::clone(&stopping), Arc::clone(&answered));
+            clients.spawn(async move {
+                loop {
+                    let Ok(mut client) = Connection::open(address).await else { break };
+                    let sent = client.send("GET /demo/bytes?n=5000 HTTP/1.1\r\nHost: kylin\r\n\r\n").await;
+                    // Whether this request was under way when the stop began.
+                    let before = !stopping.load(Ordering::SeqCst);
+                    match client.answer().await {
+                        Ok(answer) => assert_eq!((answer.status(), answer.body.len()), (200, 5000)),
+                        Err(error) => {
+                            assert!(!before || sent.is_err(), "a request from before the stop failed: {error}");
+                            break;
+                        }
+                    }
+                    answered.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        while answered.load(Ordering::SeqCst) < 200 {
+            tokio::task::yield_now().await;
+        }
+        stopping.store(true, Ordering::SeqCst);
+        let stopped = front.server.stop(LONG).await;
+        assert_eq!(stopped.cut, 0, "round {round}");
+        while let Some(client) = clients.join_next().await {
+            client.unwrap();
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! A front end on a free port: the crate's server and proxy over nodes at given addresses.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kylin_lb::backend::http1::HttpBackendBuilder;
+use kylin_lb::clock::{Clock, ManualClock};
+use kylin_lb::proxy::ProxyBuilder;
+use kylin_lb::server::{Listen, Server, ServerBuilder};
+use kylin_lb::testing::kylin::{KylinNode, Served};
+use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy};
+use serde_json::Value;
+
+use super::http::{Answer, Connection};
+
+/// How long a state that must come may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Front {
+    pub(crate) proxy: Proxy,
+    pub(crate) server: Server,
+}
+
+impl Front {
+    /// Over nodes at these addresses, called `0`, `1`, ... with the crate's defaults.
+    pub(crate) fn over(nodes: &[SocketAddr]) -> Self {
+        Front::with(nodes, |proxy| proxy)
+    }
+
+    /// The same with changes to the proxy.
+    pub(crate) fn with(
+        nodes: &[SocketAddr],
+        change: impl FnOnce(ProxyBuilder<HttpBackend>) -> ProxyBuilder<HttpBackend>,
+    ) -> Self {
+        Front::of(nodes.iter().enumerate().map(|(id, address)| endpoint(id, *address, |backend| backend)), change)
+    }
+
+    /// Over these endpoints.
+    pub(crate) fn of(
+        endpoints: impl IntoIterator<Item = Endpoint<HttpBackend>>,
+        change: impl FnOnce(ProxyBuilder<HttpBackend>) -> ProxyBuilder<HttpBackend>,
+    ) -> Self {
+        let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
+        Front::serving(change(Proxy::builder(cluster)).build(), |server| server.threads(1))
+    }
+
+    /// Over endpoints whose ejections follow `clock`.
+    pub(crate) fn by_clock(clock: &ManualClock, endpoints: impl IntoIterator<Item = Endpoint<HttpBackend>>) -> Self {
+        let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
+        Front::serving(Proxy::builder(cluster).clock(clock.clone()).build(), |server| server.threads(1))
+    }
+
+    /// A server for `proxy`, with changes.
+    pub(crate) fn serving(proxy: Proxy, change: impl FnOnce(ServerBuilder<Proxy>) -> ServerBuilder<Proxy>) -> Self {
+        let listen: Listen = "127.0.0.1:0".parse().unwrap();
+        let server = change(Server::builder().listen(listen, proxy.clone())).start().unwrap();
+        Front { proxy, server }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server.addresses()[0]
+    }
+
+    /// A new connection of a client.
+    pub(crate) async fn connect(&self) -> Connection {
+        Connection::open(self.address()).await.unwrap()
+    }
+
+    /// The answer to these bytes on a connection of their own.
+    pub(crate) async fn ask(&self, bytes: impl AsRef<[u8]>) -> std::io::Result<Answer> {
+        let mut connection = self.connect().await;
+        connection.send(bytes).await?;
+        connection.answer().await
+    }
+
+    /// The answer to a GET of `path`.
+    pub(crate) async fn get(&self, path: &str) -> std::io::Result<Answer> {
+        self.ask(format!("GET {path} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await
+    }
+
+    /// The answer to a POST.
+    pub(crate) async fn post(&self, path: &str, body: &str) -> std::io::Result<Answer> {
+        self.ask(format!("POST {path} HTTP/1.1\r\nHost: kylin\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await
+    }
+
+    /// Requests in flight on all nodes.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.proxy.cluster().status().in_flight()
+    }
+
+    /// Waits until no request is in flight.
+    pub(crate) async fn idle(&self) {
+        eventually(|| self.in_flight() == 0, || format!("{:?}", self.proxy.cluster().status())).await;
+    }
+}
+
+/// An endpoint at `address`, with changes to its backend. Never ejected, so that tests of other things see each try.
+pub(crate) fn endpoint(
+    id: usize,
+    address: SocketAddr,
+    change: impl FnOnce(HttpBackendBuilder) -> HttpBackendBuilder,
+) -> Endpoint<HttpBackend> {
+    let backend = change(HttpBackend::builder(&address.to_string()).unwrap()).build();
+    Endpoint::new(id.to_string(), backend).unwrap().max_fails(0)
+}
+
+/// A demo node that listens on a free port.
+pub(crate) async fn demo(name: &str) -> (KylinNode, Served) {
+    let node = KylinNode::new(name);
+    let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    (node, served)
+}
+
+/// An address that refuses connections: nobody listens there, and it is in the range of no outgoing connection.
+pub(crate) fn nobody() -> SocketAddr {
+    ([127, 0, 0, 1], super::port::free_port()).into()
+}
+
+/// Waits for a state that must come and of which nobody tells.
+pub(crate) async fn eventually(mut test: impl FnMut() -> bool, what: impl Fn() -> String) {
+    let begun = kylin_lb::clock::SystemClock.now();
+    while !test() {
+        assert!(kylin_lb::clock::SystemClock.now() - begun < PATIENCE, "did not come: {}", what());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Asserts that `answer` is an error of this status in the form that Kylin's clients know, and returns its message.
+pub(crate) fn refusal(answer: &Answer, status: u16) -> String {
+    assert_eq!(answer.status(), status, "{}", answer.text());
+    let json: Value = serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("no JSON: {}", answer.text()));
+    let fields: std::collections::BTreeSet<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    let expected = ["code", "data", "exception", "msg", "stacktrace", "url"];
+    assert_eq!(fields, expected.into(), "{}", answer.text());
+    assert!(json["code"] == "999" && json["data"].is_null() && json["stacktrace"] == "", "{json}");
+    assert_eq!(answer.header("content-type"), Some("application/json;charset=UTF-8"));
+    assert!(!answer.text().contains("127.0.0.1"), "an address of a node: {}", answer.text());
+    json["msg"].as_str().unwrap().to_owned()
+}

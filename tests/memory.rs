@@ -1,0 +1,93 @@
+//! A long answer and a long upload pass through in little memory.
+//!
+//! In a binary of its own, because the kernel counts memory by process: this one holds the front end, the node and the
+//! client, and all of them stream.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kylin_lb::server::Server;
+use kylin_lb::testing::kylin::{KylinNode, demo_bytes_at};
+use kylin_lb::{Cluster, Endpoint, Proxy};
+
+#[allow(dead_code)]
+#[path = "it/support/http.rs"]
+mod http;
+#[allow(dead_code)]
+#[path = "it/support/resources.rs"]
+mod resources;
+
+use http::Connection;
+use resources::Memory;
+
+const DOWN: u64 = 2 << 30;
+const UP: u64 = 256 << 20;
+const MOST: u64 = 64 << 20;
+/// A slow reader reads this much and then nothing for a while, in which more than the bound would come, were it not held back.
+const BURST: u64 = 64 << 20;
+const PAUSE: Duration = Duration::from_millis(200);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gib_down_and_256_mib_up_pass_byte_for_byte_in_less_than_64_mib() {
+    let node = KylinNode::new("q1");
+    let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let endpoint = Endpoint::http("q1", &served.addr().to_string()).unwrap();
+    let proxy = Proxy::builder(Cluster::builder().endpoint(endpoint).build().unwrap()).build();
+    let server = Server::builder().listen("127.0.0.1:0".parse().unwrap(), proxy).threads(1).start().unwrap();
+    let front = server.addresses()[0];
+    // The pattern and the buffers that everybody has.
+    download(front, 1 << 20, 1 << 20).await;
+    upload(front, 1 << 20).await;
+
+    let before = Memory::of_this_process();
+    download(front, DOWN, BURST).await;
+    upload(front, UP).await;
+    let after = Memory::of_this_process();
+    println!("resident {} KiB before, {} KiB at most", before.resident >> 10, after.peak >> 10);
+    assert!(after.peak - before.resident < MOST, "{} bytes more", after.peak - before.resident);
+    server.stop(Duration::from_secs(5)).await;
+}
+
+async fn download(front: SocketAddr, length: u64, burst: u64) {
+    let mut client = Connection::open(front).await.unwrap();
+    client.send(format!("GET /demo/bytes?n={length} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await.unwrap();
+    let head = client.final_head().await.unwrap();
+    let mut body = client.body(&head).unwrap();
+    let (mut read, mut pause_at) = (0, burst);
+    while let Some(part) = body.next().await.unwrap() {
+        let mut part = &part[..];
+        while !part.is_empty() {
+            let expected = demo_bytes_at(read);
+            let same = part.len().min(expected.len());
+            assert!(part[..same] == expected[..same], "other bytes from {read} on");
+            part = &part[same..];
+            read += same as u64;
+        }
+        if read >= pause_at {
+            pause_at += burst;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    assert_eq!(read, length);
+}
+
+async fn upload(front: SocketAddr, length: u64) {
+    let mut client = Connection::open(front).await.unwrap();
+    client
+        .send(format!("POST /demo/digest HTTP/1.1\r\nHost: kylin\r\nContent-Length: {length}\r\n\r\n"))
+        .await
+        .unwrap();
+    let (mut sent, mut crc) = (0, crc32fast::Hasher::new());
+    while sent < length {
+        let mut piece = demo_bytes_at(sent);
+        piece.truncate(usize::try_from(length - sent).unwrap());
+        crc.update(&piece);
+        client.send(&piece).await.unwrap();
+        sent += piece.len() as u64;
+    }
+    let answer = client.answer().await.unwrap();
+    let expected = format!("{{\"bytes\":{length},\"crc32\":\"{:08x}\"}}", crc.finalize());
+    assert_eq!(answer.text(), expected);
+}
