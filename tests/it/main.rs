@@ -27,4 +27,5 @@ mod restarts;
 mod retries;
 mod server_limits;
 mod server_stop;
+mod stale_connections;
 mod support_works;

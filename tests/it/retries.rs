@@ -3,15 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::{Request, StatusCode};
-use http_body_util::BodyExt;
+use http::StatusCode;
 use kylin_lb::clock::ManualClock;
 use kylin_lb::proxy::Retry;
-use kylin_lb::{Backend, Body, Endpoint, HttpBackend};
+use kylin_lb::{Endpoint, HttpBackend};
 
 use crate::support::front::{Front, endpoint, nobody, refusal};
 use crate::support::http::Answer;
-use crate::support::raw_node::{Act, RawNode, answers, find, ok, well};
+use crate::support::raw_node::{Act, RawNode, answers, find, well};
 
 /// Short enough for a test, and long enough that no node which means to answer misses it.
 const HEAD_TIMEOUT: Duration = Duration::from_millis(300);
@@ -190,73 +189,5 @@ async fn backups_serve_when_no_primary_is_left_to_try() {
         Front::of([impatient(0, primary.address()), impatient(1, backup.address()).backup(true)], |proxy| proxy);
     for _ in 0..4 {
         assert_eq!(send(&front, "GET").await.text(), "primary");
-    }
-}
-
-#[tokio::test]
-async fn a_kept_connection_that_the_node_has_closed_fails_nobody() {
-    for method in ["GET", "POST"] {
-        // Answers once on each connection, closes it when told, and says nothing of that beforehand.
-        let node = RawNode::start([vec![Act::Read, Act::Write(ok("fine")), Act::WaitForGo]]).await;
-        let backend = HttpBackend::new(&node.address().to_string()).unwrap();
-        let front = Front::of([Endpoint::new("0", backend.clone()).unwrap()], |proxy| proxy);
-        for turn in 1..=3 {
-            assert_eq!(send(&front, method).await.text(), "fine");
-            assert_eq!(node.seen().requests.len(), turn, "{method}: each request is received once");
-            node.go();
-            crate::support::front::eventually(|| backend.connections() == 0, || "the close seen".to_owned()).await;
-        }
-        assert_eq!(front.proxy.cluster().status().endpoints[0].failed, 0);
-    }
-}
-
-/// The close is in the kernel and nobody has looked yet, as when a core has been busy with other requests.
-#[tokio::test]
-async fn a_post_does_not_run_into_a_close_that_has_arrived() {
-    use std::io::{Read, Write};
-
-    for _ in 0..20 {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let backend = HttpBackend::new(&listener.local_addr().unwrap().to_string()).unwrap();
-        let post = || Request::post("/").header("host", "kylin").body(Body::from("body")).unwrap();
-        let (close, closing) = std::sync::mpsc::channel();
-        let (closed, is_closed) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            for turn in 0..2 {
-                let (mut stream, _) = listener.accept().unwrap();
-                let mut request = Vec::new();
-                while !request.ends_with(b"body") {
-                    let mut byte = [0];
-                    assert_eq!(stream.read(&mut byte).unwrap(), 1, "turn {turn}");
-                    request.push(byte[0]);
-                }
-                stream.write_all(&ok("fine")).unwrap();
-                _ = closing.recv();
-                drop(stream);
-                _ = closed.send(());
-            }
-        });
-        let answer = backend.send(post()).await.unwrap();
-        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "fine");
-        close.send(()).unwrap();
-        // Blocks the only thread of the runtime.
-        is_closed.recv().unwrap();
-        let answer = backend.send(post()).await.unwrap();
-        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "fine");
-    }
-}
-
-#[tokio::test]
-async fn a_get_on_a_kept_connection_that_breaks_is_repeated_on_a_fresh_one_and_a_post_is_not() {
-    for (method, status) in [("GET", 200), ("POST", 502)] {
-        // The second request on the first connection is read and not answered: as if it had crossed with the close.
-        let first = vec![Act::Read, Act::Write(ok("fine")), Act::Read];
-        let node = RawNode::start([first, well("fresh")]).await;
-        let front = Front::over(&[node.address()]);
-        assert_eq!(send(&front, method).await.text(), "fine");
-        let answer = send(&front, method).await;
-        assert_eq!(answer.status(), status, "{method}: {}", answer.text());
-        let seen = node.seen();
-        assert_eq!((seen.requests.len(), seen.connections), if method == "GET" { (3, 2) } else { (2, 1) });
     }
 }

@@ -1,10 +1,15 @@
 //! A server that is told to stop.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::{Request, Response};
+use kylin_lb::server::Server;
+use kylin_lb::{Body, ClientAddr};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::support::front::{Front, demo};
 use crate::support::http::Connection;
@@ -74,6 +79,40 @@ async fn what_takes_longer_than_the_grace_is_cut_and_counted() {
         assert!(client.answer().await.is_err());
     }
     slow.wait_until(|seen| seen.closed == 2).await;
+}
+
+/// Connections in the kernel's backlog, their requests in its buffers, while the only thread of the server is busy.
+#[tokio::test]
+async fn requests_that_the_server_had_not_looked_at_before_the_stop_are_answered() {
+    let (busy, is_busy) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel();
+    let released = std::sync::Mutex::new(released);
+    let handler = move |_: ClientAddr, request: Request<Body>| {
+        if request.uri().path() == "/block" {
+            busy.send(()).unwrap();
+            released.lock().unwrap().recv().unwrap();
+        }
+        async { Response::new(Body::from("hello")) }
+    };
+    let server = Server::builder().listen("127.0.0.1:0".parse().unwrap(), handler).threads(1).start().unwrap();
+    let mut clients = Vec::new();
+    for number in 0..9 {
+        let mut client = Connection::open(server.addresses()[0]).await.unwrap();
+        let path = if number == 0 { "/block" } else { "/" };
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await.unwrap();
+        if number == 0 {
+            is_busy.recv().unwrap();
+        }
+        clients.push(client);
+    }
+    let mut stop = pin!(server.stop(LONG));
+    // Tells the server, whose thread has no time to hear it.
+    assert!(timeout(Duration::ZERO, stop.as_mut()).await.is_err());
+    release.send(()).unwrap();
+    for client in &mut clients {
+        assert_eq!(client.answer().await.unwrap().text(), "hello");
+    }
+    assert_eq!(stop.await.cut, 0);
 }
 
 #[tokio::test]

@@ -1,0 +1,149 @@
+//! Nodes that close connections at awkward moments: while one idles, while a request is on its way, before it is read.
+//!
+//! Where the order of events matters the test blocks the only thread of its runtime until the kernel has them all.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
+use std::sync::mpsc::{Receiver, channel};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use kylin_lb::{Backend, Body, Endpoint, HttpBackend};
+
+use crate::support::front::{Front, eventually};
+use crate::support::http::Answer;
+use crate::support::raw_node::{Act, RawNode, ok, well};
+
+async fn send(front: &Front, method: &str) -> Answer {
+    let answer = match method {
+        "GET" => front.get("/").await,
+        _ => front.post("/", "body").await,
+    };
+    answer.unwrap()
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_the_node_has_closed_fails_nobody() {
+    for method in ["GET", "POST"] {
+        // Answers once on each connection, closes it when told, and says nothing of that beforehand.
+        let node = RawNode::start([vec![Act::Read, Act::Write(ok("fine")), Act::WaitForGo]]).await;
+        let backend = HttpBackend::new(&node.address().to_string()).unwrap();
+        let front = Front::of([Endpoint::new("0", backend.clone()).unwrap()], |proxy| proxy);
+        for turn in 1..=3 {
+            assert_eq!(send(&front, method).await.text(), "fine");
+            assert_eq!(node.seen().requests.len(), turn, "{method}: each request is received once");
+            node.go();
+            eventually(|| backend.connections() == 0, || "the close seen".to_owned()).await;
+        }
+        assert_eq!(front.proxy.cluster().status().endpoints[0].failed, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_get_on_a_kept_connection_that_breaks_is_repeated_on_a_fresh_one_and_a_post_is_not() {
+    for (method, status) in [("GET", 200), ("POST", 502)] {
+        // The second request on the first connection is read and not answered: as if it had crossed with the close.
+        let first = vec![Act::Read, Act::Write(ok("fine")), Act::Read];
+        let node = RawNode::start([first, well("fresh")]).await;
+        let front = Front::over(&[node.address()]);
+        assert_eq!(send(&front, method).await.text(), "fine");
+        let answer = send(&front, method).await;
+        assert_eq!(answer.status(), status, "{method}: {}", answer.text());
+        let seen = node.seen();
+        assert_eq!((seen.requests.len(), seen.connections), if method == "GET" { (3, 2) } else { (2, 1) });
+    }
+}
+
+/// Reads until what was read ends so.
+fn read_until(stream: &mut TcpStream, end: &[u8]) {
+    let mut read = Vec::new();
+    while !read.ends_with(end) {
+        let mut byte = [0];
+        assert_eq!(stream.read(&mut byte).unwrap(), 1, "closed after {}", read.escape_ascii());
+        read.push(byte[0]);
+    }
+}
+
+/// A node in a thread of its own, that does not depend on the test's runtime.
+fn node(serve: impl FnOnce(TcpListener) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || serve(listener));
+    address
+}
+
+#[tokio::test]
+async fn a_post_does_not_run_into_a_close_that_has_arrived() {
+    for _ in 0..20 {
+        let (close, closing) = channel();
+        let (closed, is_closed) = channel();
+        let address = node(move |listener| {
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().unwrap();
+                read_until(&mut stream, b"body");
+                stream.write_all(&ok("fine")).unwrap();
+                _ = closing.recv();
+                drop(stream);
+                _ = closed.send(());
+            }
+        });
+        let backend = HttpBackend::new(&address.to_string()).unwrap();
+        let post = || Request::post("/").header("host", "kylin").body(Body::from("body")).unwrap();
+        let answer = backend.send(post()).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "fine");
+        close.send(()).unwrap();
+        // The close is in the kernel and nobody has looked yet, as when a core is busy with other requests.
+        is_closed.recv().unwrap();
+        let answer = backend.send(post()).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "fine");
+    }
+}
+
+/// An upload whose second piece comes when the node has closed, and that goes on for a while.
+struct Late {
+    is_closed: Receiver<()>,
+    pieces: usize,
+}
+
+impl http_body::Body for Late {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        self.pieces += 1;
+        if self.pieces == 2 {
+            self.is_closed.recv().unwrap();
+        }
+        let piece = Bytes::from_static(&[b'x'; 100_000]);
+        Poll::Ready((self.pieces <= 50).then(|| Ok(Frame::data(piece))))
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_read_although_the_node_has_closed_to_the_rest_of_the_upload() {
+    for _ in 0..20 {
+        let (closed, is_closed) = channel();
+        let address = node(move |listener| {
+            let (mut stream, _) = listener.accept().unwrap();
+            read_until(&mut stream, b"x");
+            stream.write_all(b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 3\r\n\r\nbig").unwrap();
+            // With bytes unread, which makes the kernel reset the connection.
+            drop(stream);
+            closed.send(()).unwrap();
+            let (mut stream, _) = listener.accept().unwrap();
+            read_until(&mut stream, b"\r\n\r\n");
+            stream.write_all(&ok("fine")).unwrap();
+        });
+        let backend = HttpBackend::new(&address.to_string()).unwrap();
+        let upload = Request::post("/").header("host", "kylin").body(Body::new(Late { is_closed, pieces: 0 })).unwrap();
+        let answer = backend.send(upload).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "big");
+        let next = backend.send(Request::get("/").header("host", "kylin").body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(next.into_body().collect().await.unwrap().to_bytes(), "fine", "on another connection");
+    }
+}
