@@ -60,6 +60,8 @@ pub mod body;
 pub mod clock;
 pub mod cluster;
 pub mod endpoint;
+#[cfg(any(feature = "client", feature = "server"))]
+mod gather;
 mod hash;
 mod health;
 #[cfg(feature = "nginx")]

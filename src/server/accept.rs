@@ -5,21 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::Handler;
-use super::builder::Limits;
 use super::connection::serve;
+use super::limits::Limits;
 use super::listen::{Acceptor, Shared};
+use super::stop::Stop;
 use crate::request::ClientAddr;
 
 /// How long to wait after accepting failed for want of a resource, such as file descriptors.
 const BREATH: Duration = Duration::from_millis(50);
-
-/// Set to the time that is left for requests in flight, when the server is to stop.
-pub(super) type Stop = watch::Receiver<Option<Duration>>;
 
 /// Accepts until told to stop, and then waits for the connections. Returns how many had to be cut.
 pub(super) async fn accept<H: Handler>(
@@ -44,8 +42,7 @@ pub(super) async fn accept<H: Handler>(
         acceptors.spawn(shared.accept_from(acceptor));
     }
     drop(alive);
-    // An error means that the server was dropped, which leaves no time.
-    let grace = stop.wait_for(Option::is_some).await.map_or(None, |grace| *grace).unwrap_or_default();
+    let grace = stop.grace().await;
     acceptors.join_all().await;
     let connections = all_gone.sender_strong_count();
     match timeout(grace, all_gone.recv()).await {
@@ -68,7 +65,7 @@ impl<H: Handler> Connections<H> {
             let mut stop = self.stop.clone();
             tokio::select! {
                 biased;
-                () = stopped(&mut stop) => break,
+                () = stop.stopped() => break,
                 () = self.accept_one(&acceptor) => {}
             }
         }
@@ -120,11 +117,6 @@ async fn recover(error: io::Error) {
         tracing::error!(%error, "cannot accept connections");
         sleep(BREATH).await;
     }
-}
-
-/// Ends when the server is to stop or was dropped.
-pub(super) async fn stopped(stop: &mut Stop) {
-    _ = stop.wait_for(Option::is_some).await;
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

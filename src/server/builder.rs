@@ -5,22 +5,13 @@ use std::sync::Arc;
 use std::thread::{self, available_parallelism};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::accept::accept;
+use super::limits::Limits;
 use super::listen::{Listen, Listener};
+use super::stop::Stop;
 use super::{Handler, Loop, Server};
-
-/// What connections of clients are held to.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) head_timeout: Duration,
-    pub(super) send_timeout: Duration,
-    pub(super) max_headers: usize,
-    pub(super) max_head_bytes: usize,
-    pub(super) max_streams: u32,
-    pub(super) keep_alive: bool,
-}
 
 /// Collects what a [`Server`] is made of.
 #[must_use]
@@ -112,7 +103,7 @@ impl<H: Handler> ServerBuilder<H> {
             bound.push((Listener::bind(&listen, self.threads)?, handler));
         }
         let addresses = bound.iter().filter_map(|(listener, _)| listener.address()).collect();
-        let (stop, stopped) = watch::channel(None);
+        let (stop, stopped) = Stop::channel();
         let slots = Arc::new(Semaphore::new(self.max_connections));
         let mut loops = Vec::with_capacity(self.threads);
         for index in 0..self.threads {

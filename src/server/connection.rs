@@ -1,30 +1,45 @@
 //! One client's connection.
+//!
+//! A connection that idles is *parked*: hyper's state with its buffers is taken down, and nothing is kept but the socket and
+//! a timer. Thousands of clients that keep their connections open, as JDBC pools do, then cost about a kilobyte each.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
+use bytes::BytesMut;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::Handler;
-use super::accept::{Stop, stopped};
-use super::builder::Limits;
-use super::sniff::{Version, sniff};
-use crate::body::{Body, BoxError};
+use super::limits::Limits;
+use super::sniff::{Version, read_some, sniff};
+use super::stop::Stop;
+use super::stream::{Answer, ClientStream, Traffic};
+use crate::body::BoxError;
+use crate::clock::{Clock, SystemClock};
 use crate::request::ClientAddr;
 
 /// How long a connection that is new when the server stops is given for its first byte: its request is on the way.
 const FIRST_BYTE: Duration = Duration::from_millis(100);
 
+/// After how long an idle connection is parked.
+const PARK: Duration = Duration::from_millis(50);
+
+/// The same for one that has had several requests in that time: it is likely to have more.
+const PARK_WHEN_BUSY: Duration = Duration::from_secs(1);
+
 /// Serves requests until the client leaves, an error occurs or the server stops.
 pub(super) async fn serve<S, H>(
-    stream: S,
+    mut stream: S,
     peer: ClientAddr,
     handler: Arc<H>,
     limits: Limits,
@@ -34,53 +49,273 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
-    let mut sniffed = pin!(timeout(limits.head_timeout, sniff(stream, limits.send_timeout)));
-    let (version, stream) = tokio::select! {
-        biased;
-        sniffed = sniffed.as_mut() => sniffed??,
-        () = stopped(&mut stop) => match timeout(FIRST_BYTE, sniffed).await {
-            Ok(sniffed) => sniffed??,
-            Err(_) => return Ok(()),
-        },
+    let mut read = BytesMut::new();
+    let version = {
+        let mut sniffed = pin!(timeout(limits.head_timeout, sniff(&mut stream, &mut read)));
+        tokio::select! {
+            biased;
+            version = sniffed.as_mut() => version??,
+            () = stop.stopped() => match timeout(FIRST_BYTE, sniffed).await {
+                Ok(version) => version??,
+                Err(_) => return Ok(()),
+            },
+        }
     };
-    let service = service_fn(move |request: http::Request<Incoming>| {
-        let handler = Arc::clone(&handler);
-        async move { Ok::<_, Infallible>(handler.handle(peer, request.map(Body::from)).await) }
-    });
+    if read.is_empty() {
+        return Ok(());
+    }
+    let client = Client { peer, handler, limits, stop };
     match version {
-        Version::Http1 => {
-            let mut connection = pin!(
-                http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(limits.head_timeout)
-                    .max_headers(limits.max_headers)
-                    .max_buf_size(limits.max_head_bytes)
-                    .keep_alive(limits.keep_alive)
-                    .serve_connection(stream, service)
-            );
-            tokio::select! {
-                biased;
-                served = connection.as_mut() => return Ok(served?),
-                () = stopped(&mut stop) => connection.as_mut().graceful_shutdown(),
+        Version::Http2 => client.http2(stream, read).await,
+        Version::Http1 => client.http1(stream, read).await,
+    }
+}
+
+struct Client<H> {
+    peer: ClientAddr,
+    handler: Arc<H>,
+    limits: Limits,
+    stop: Stop,
+}
+
+/// A connection that idles: its socket, and what was read of a next request.
+struct Idle<S> {
+    stream: S,
+    read: BytesMut,
+}
+
+impl<H: Handler> Client<H> {
+    async fn http1<S>(mut self, stream: S, read: BytesMut) -> Result<(), BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        // Boxed, for it is polled in more than one place.
+        let mut timer = Box::pin(sleep(Duration::ZERO));
+        let mut idle = Idle { stream, read };
+        loop {
+            match self.http1_until_idle(idle, timer.as_mut()).await? {
+                Some(parked) => idle = parked,
+                None => return Ok(()),
             }
-            Ok(connection.await?)
-        }
-        Version::Http2 => {
-            let mut connection = pin!(
-                http2::Builder::new(TokioExecutor::new())
-                    .timer(TokioTimer::new())
-                    .max_concurrent_streams(limits.max_streams)
-                    .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
-                    // A client that does not even answer pings is gone.
-                    .keep_alive_interval(limits.head_timeout)
-                    .serve_connection(stream, service)
-            );
-            tokio::select! {
+            timer.as_mut().reset((SystemClock.now() + self.limits.head_timeout).into());
+            let comes = tokio::select! {
                 biased;
-                served = connection.as_mut() => return Ok(served?),
-                () = stopped(&mut stop) => connection.as_mut().graceful_shutdown(),
+                comes = read_some(&mut idle.stream, &mut idle.read) => comes?,
+                () = self.stop.stopped() => false,
+                () = timer.as_mut() => false,
+            };
+            if !comes {
+                return Ok(());
             }
-            Ok(connection.await?)
         }
+    }
+
+    /// Serves requests until none has come for a while; none when the connection is over.
+    async fn http1_until_idle<S>(
+        &mut self,
+        idle: Idle<S>,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Result<Option<Idle<S>>, BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Limits { head_timeout, send_timeout, max_headers, max_head_bytes, keep_alive, .. } = self.limits;
+        let traffic = Arc::new(Traffic::default());
+        let mut builder = http1::Builder::new();
+        builder.max_headers(max_headers).max_buf_size(max_head_bytes).keep_alive(keep_alive).header_read_timeout(None);
+        let Idle { mut stream, mut read } = idle;
+        // How many requests there had been when a head was found that had begun and was not complete.
+        let mut slow_head = None;
+        loop {
+            let client = ClientStream::new(stream, read.freeze(), send_timeout, Arc::clone(&traffic));
+            let mut connection = Box::new(builder.serve_connection(client, self.service(&traffic)));
+            let wait = if slow_head.is_some() { head_timeout } else { PARK.min(head_timeout) };
+            if !until_idle(&mut *connection, &traffic, timer.as_mut(), wait, &mut self.stop).await? {
+                return Ok(None);
+            }
+            if slow_head == Some(traffic.requests()) {
+                return Ok(None);
+            }
+            let parts = connection.into_parts();
+            stream = parts.io.into_inner();
+            read = BytesMut::from(parts.read_buf);
+            if read.is_empty() {
+                return Ok(Some(Idle { stream, read }));
+            }
+            slow_head = Some(traffic.requests());
+        }
+    }
+
+    async fn http2<S>(mut self, stream: S, read: BytesMut) -> Result<(), BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let traffic = Arc::new(Traffic::default());
+        let client = ClientStream::new(stream, read.freeze(), self.limits.send_timeout, Arc::clone(&traffic));
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.limits.max_streams)
+            .max_header_list_size(u32::try_from(self.limits.max_head_bytes).unwrap_or(u32::MAX))
+            // A client that does not even answer pings is gone.
+            .keep_alive_interval(self.limits.head_timeout)
+            .serve_connection(client, self.service(&traffic));
+        let mut connection = Box::pin(connection);
+        tokio::select! {
+            biased;
+            served = connection.as_mut() => return Ok(served?),
+            () = self.stop.stopped() => connection.as_mut().graceful_shutdown(),
+        }
+        Ok(connection.await?)
+    }
+
+    fn service(
+        &self,
+        traffic: &Arc<Traffic>,
+    ) -> impl Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible, Future: Send> + Unpin + use<H>
+    {
+        let (handler, peer, traffic) = (Arc::clone(&self.handler), self.peer, Arc::clone(traffic));
+        service_fn(move |request: Request<Incoming>| {
+            let (handler, traffic) = (Arc::clone(&handler), Arc::clone(&traffic));
+            let request = request.map(|body| traffic.request(body.into()));
+            async move { Ok::<_, Infallible>(traffic.answer(handler.handle(peer, request).await)) }
+        })
+    }
+}
+
+/// Drives an HTTP/1 connection until nothing was under way on it for `wait`, and no request came; false when it is over.
+async fn until_idle<S, C>(
+    connection: &mut http1::Connection<ClientStream<S>, C>,
+    traffic: &Traffic,
+    mut timer: Pin<&mut Sleep>,
+    mut wait: Duration,
+    stop: &mut Stop,
+) -> Result<bool, BoxError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    C: Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible> + Unpin,
+{
+    // The signal to stop is polled once, to be woken by it, and again when it is there: not with every read and write.
+    let signal = stop.clone();
+    let mut stopped = pin!(stop.stopped());
+    let mut watching = false;
+    let mut stopping = false;
+    // How many requests there had been when the timer was set. It is left to run out rather than set anew each time.
+    let mut timed = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(served) = Pin::new(&mut *connection).poll(cx) {
+            return Poll::Ready(served.map(|()| false).map_err(Into::into));
+        }
+        if !stopping && (!std::mem::replace(&mut watching, true) || signal.is_set()) {
+            stopping = stopped.as_mut().poll(cx).is_ready();
+            if stopping {
+                Pin::new(&mut *connection).graceful_shutdown();
+                return Pin::new(&mut *connection).poll(cx).map(|served| served.map(|()| false).map_err(Into::into));
+            }
+        }
+        while traffic.is_idle() {
+            match timed {
+                None => {
+                    timer.as_mut().reset((SystemClock.now() + wait).into());
+                    timed = Some(traffic.requests());
+                }
+                Some(requests) => {
+                    ready!(timer.as_mut().poll(cx));
+                    if requests == traffic.requests() {
+                        return Poll::Ready(Ok(true));
+                    }
+                    (timed, wait) = (None, PARK_WHEN_BUSY);
+                }
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::task::JoinHandle;
+
+    use crate::body::Body;
+
+    const REQUEST: &[u8] = b"GET /kylin HTTP/1.1\r\nHost: kylin\r\n\r\n";
+
+    type Served = JoinHandle<Result<(), BoxError>>;
+
+    fn start() -> (DuplexStream, Arc<impl Handler>, Served, tokio::sync::watch::Sender<Option<Duration>>) {
+        let limits = Limits {
+            head_timeout: Duration::from_secs(60),
+            send_timeout: Duration::from_secs(60),
+            max_headers: 100,
+            max_head_bytes: 8192,
+            max_streams: 1,
+            keep_alive: true,
+        };
+        let handler =
+            Arc::new(|_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::from("here")) });
+        let (client, server) = duplex(64 * 1024);
+        let (sender, stop) = Stop::channel();
+        let served = tokio::spawn(serve(server, ClientAddr::Unix, Arc::clone(&handler), limits, stop));
+        (client, handler, served, sender)
+    }
+
+    async fn answer(client: &mut DuplexStream) {
+        let mut read = Vec::new();
+        while !read.ends_with(b"here") {
+            assert_ne!(client.read_buf(&mut read).await.unwrap(), 0, "{}", String::from_utf8_lossy(&read));
+        }
+    }
+
+    // Time stands still in these tests but where everybody waits; then it leaps to the next timer.
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_idles_is_parked_and_serves_again() {
+        let (mut client, handler, served, _stop) = start();
+        for _ in 0..3 {
+            client.write_all(REQUEST).await.unwrap();
+            answer(&mut client).await;
+            assert_eq!(Arc::strong_count(&handler), 3, "the test, the connection and what serves its requests");
+            sleep(PARK * 3).await;
+            assert_eq!(Arc::strong_count(&handler), 2, "parked");
+        }
+        drop(client);
+        served.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_comes_in_pieces_survives_the_parking() {
+        let (mut client, _handler, _served, _stop) = start();
+        for _ in 0..2 {
+            for piece in REQUEST.chunks(7) {
+                client.write_all(piece).await.unwrap();
+                sleep(PARK * 3).await;
+            }
+            answer(&mut client).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_never_ends_and_a_client_that_never_comes_back_are_given_up() {
+        for sent in [&REQUEST[..10], REQUEST, &[REQUEST, &REQUEST[..10]].concat()] {
+            let (mut client, _handler, served, _stop) = start();
+            client.write_all(sent).await.unwrap();
+            let began = tokio::time::Instant::now();
+            served.await.unwrap().unwrap();
+            let took = began.elapsed();
+            assert!(took > Duration::from_secs(59) && took < Duration::from_secs(62), "{took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_parked_connection_ends_when_the_server_stops() {
+        let (mut client, _handler, served, stop) = start();
+        client.write_all(REQUEST).await.unwrap();
+        answer(&mut client).await;
+        sleep(PARK * 3).await;
+        stop.send_replace(Some(Duration::from_secs(5)));
+        served.await.unwrap().unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
 }

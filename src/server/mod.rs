@@ -9,8 +9,11 @@
 mod accept;
 mod builder;
 mod connection;
+mod limits;
 mod listen;
 mod sniff;
+mod stop;
+mod stream;
 
 use std::fmt;
 use std::net::SocketAddr;

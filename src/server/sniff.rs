@@ -1,15 +1,12 @@
-//! Which version of HTTP does a client speak?
+//! The first bytes of a connection or of its next request.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::ready;
 
-use bytes::{Buf, Bytes};
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::time::{Sleep, sleep};
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// What an HTTP/2 client that knows the server begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -20,104 +17,45 @@ pub(super) enum Version {
     Http2,
 }
 
-/// Reads just enough of `stream` to know.
-pub(super) async fn sniff<S>(mut stream: S, send_timeout: Duration) -> io::Result<(Version, Sniffed<S>)>
-where
-    S: AsyncRead + Unpin,
-{
-    // Room for the head of a usual request, so that it takes one read.
-    let mut read = Vec::with_capacity(1024);
-    let version = loop {
-        if stream.read_buf(&mut read).await? == 0 {
-            break Version::Http1;
-        }
+/// Waits for bytes and adds what there is to `read`; false at the end of the stream. While it waits there is no buffer, so
+/// that a connection that idles costs next to nothing.
+pub(super) async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, read: &mut BytesMut) -> io::Result<bool> {
+    poll_fn(|cx| {
+        let mut room = [0; 2048];
+        let mut room = ReadBuf::new(&mut room);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut room))?;
+        read.extend_from_slice(room.filled());
+        Ok(!room.filled().is_empty()).into()
+    })
+    .await
+}
+
+/// Reads just enough of `stream` to know what its client speaks. Nothing that was read means that the client is gone.
+pub(super) async fn sniff<S: AsyncRead + Unpin>(stream: &mut S, read: &mut BytesMut) -> io::Result<Version> {
+    while read_some(stream, read).await? {
         if !PREFACE.starts_with(&read[..read.len().min(PREFACE.len())]) {
-            break Version::Http1;
+            break;
         }
         if read.len() >= PREFACE.len() {
-            break Version::Http2;
+            return Ok(Version::Http2);
         }
-    };
-    Ok((version, Sniffed { read: read.into(), stream: TokioIo::new(stream), send_timeout, silence: None }))
-}
-
-/// A stream of which the beginning was read already, and that fails when its client takes nothing for too long.
-pub(super) struct Sniffed<S> {
-    read: Bytes,
-    stream: TokioIo<S>,
-    send_timeout: Duration,
-    /// Runs while the client takes nothing.
-    silence: Option<Pin<Box<Sleep>>>,
-}
-
-impl<S> Sniffed<S> {
-    /// Passes on what a write came to, unless it has been pending for too long.
-    fn in_time(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.silence = None;
-            return written;
-        }
-        let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(self.send_timeout)));
-        ready!(silence.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
-}
-
-impl<S: AsyncRead + Unpin> Read for Sniffed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        if self.read.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let length = self.read.len().min(buf.remaining());
-        buf.put_slice(&self.read[..length]);
-        self.read.advance(length);
-        if self.read.is_empty() {
-            self.read = Bytes::new(); // gives the memory back
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> Write for Sniffed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.in_time(cx, written)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.in_time(cx, written)
-    }
+    Ok(Version::Http1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncReadExt;
 
     async fn version_of(pieces: &[&[u8]]) -> (Version, Vec<u8>) {
-        let mut mock = tokio_pieces(pieces);
-        let (version, sniffed) = sniff(&mut mock, Duration::MAX).await.unwrap();
-        (version, sniffed.read.to_vec())
+        let mut read = BytesMut::new();
+        let version = sniff(&mut in_pieces(pieces), &mut read).await.unwrap();
+        (version, read.to_vec())
     }
 
     /// A reader that yields one piece per read.
-    fn tokio_pieces(pieces: &[&[u8]]) -> impl AsyncRead + Unpin + use<> {
+    fn in_pieces(pieces: &[&[u8]]) -> impl AsyncRead + Unpin + use<> {
         let pieces: Vec<_> = pieces.iter().map(|piece| io::Cursor::new(piece.to_vec())).collect();
         pieces.into_iter().fold(Box::new(tokio::io::empty()) as Box<dyn AsyncRead + Unpin>, |before, piece| {
             Box::new(before.chain(piece))

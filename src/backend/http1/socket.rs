@@ -8,6 +8,11 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::gather::gather;
+
+/// Pieces that together are no longer than this are copied into one: a plain write costs less than a vectored one.
+const GATHERED: usize = 4096;
+
 pub(super) struct Socket<T> {
     stream: T,
     /// Nobody takes what is written any more.
@@ -70,6 +75,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Socket<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let mut room = [0; GATHERED];
+        if let Some(gathered) = gather(bufs, &mut room) {
+            return self.write(gathered.len(), |stream| Pin::new(stream).poll_write(cx, gathered));
+        }
         let length = bufs.iter().map(|buf| buf.len()).sum();
         self.write(length, |stream| Pin::new(stream).poll_write_vectored(cx, bufs))
     }
