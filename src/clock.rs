@@ -22,6 +22,12 @@ impl Clock for SystemClock {
     }
 }
 
+/// A moment `after` now on the clock of tokio's timers, which tests can pause.
+#[cfg(feature = "server")]
+pub(crate) fn timer_in(after: std::time::Duration) -> tokio::time::Instant {
+    tokio::time::Instant::now() + after
+}
+
 /// A clock that stands still until it is told to move. Clones share one time.
 ///
 /// ```
