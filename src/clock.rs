@@ -23,7 +23,7 @@ impl Clock for SystemClock {
 }
 
 /// A moment `after` now on the clock of tokio's timers, which tests can pause.
-#[cfg(feature = "server")]
+#[cfg(any(feature = "client", feature = "server"))]
 pub(crate) fn timer_in(after: std::time::Duration) -> tokio::time::Instant {
     tokio::time::Instant::now() + after
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::{JoinSet, yield_now};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::Handler;
@@ -69,8 +69,8 @@ impl<H: Handler> Connections<H> {
                 () = self.accept_one(&acceptor) => {}
             }
         }
-        // What the kernel has already accepted for us would be reset with the socket. A turn of the runtime tells us of it.
-        yield_now().await;
+        // What the kernel has already accepted for us would be reset with the socket. The timeout, short as it is, leaves the
+        // runtime a turn to hear of it.
         while let Ok(()) = timeout(Duration::ZERO, self.accept_one(&acceptor)).await {}
     }
 

@@ -22,7 +22,7 @@ pub use address::{Address, InvalidAddress};
 use self::dial::dial;
 use self::pool::{Connection, Pool, Reuse};
 use super::{Backend, Phase, SendError};
-use crate::body::{Activity, Body};
+use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
 use crate::endpoint::{Endpoint, InvalidId};
 
@@ -163,40 +163,25 @@ impl HttpBackend {
         timeouts: Timeouts,
     ) -> Result<Response<Body>, SendError> {
         let upload = request.body_mut().watch();
-        let sent = match Arc::get_mut(&mut connection) {
-            Some(connection) => connection.send(request),
-            None => return Err(SendError::new(Phase::Refused, "the connection is in use").with_request(request)),
+        let Some(owned) = Arc::get_mut(&mut connection) else {
+            return Err(SendError::new(Phase::Refused, "the connection is in use").with_request(request));
         };
-        let response = match head_in_time(sent, timeouts.head, upload).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(mut error)) => {
+        let response = match owned.send(request, timeouts.head, upload).await {
+            Some(Ok(response)) => response,
+            Some(Err(mut error)) => {
                 return Err(match error.take_message() {
                     Some(unsent) => SendError::new(Phase::Refused, error.into_error()).with_request(unsent),
                     None => failure(error.into_error()),
                 });
             }
-            Err(elapsed) => return Err(SendError::new(Phase::HeadTimeout, elapsed)),
+            None => {
+                let why = format!("no head of an answer within {:?}", timeouts.head);
+                return Err(SendError::new(Phase::HeadTimeout, why));
+            }
         };
         check(&response, self.inner.wire.max_head_bytes)?;
         let reusable = connection;
         Ok(response.map(|incoming| Body::from(incoming).stall_after(timeouts.body).on_end(reusable)))
-    }
-}
-
-/// Waits for the head of an answer; the time runs from the last progress of the upload.
-async fn head_in_time<F: Future>(
-    head: F,
-    limit: Duration,
-    upload: Option<Arc<Activity>>,
-) -> Result<F::Output, tokio::time::error::Elapsed> {
-    let Some(upload) = upload else { return timeout(limit, head).await };
-    let mut head = std::pin::pin!(head);
-    let mut seen = upload.count();
-    loop {
-        match timeout(limit, head.as_mut()).await {
-            Err(_) if upload.count() != seen => seen = upload.count(),
-            done => return done,
-        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! Idle connections, a stack of them per core.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::num::NonZeroUsize;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
@@ -12,9 +15,10 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
+use tokio::time::{Sleep, sleep};
 
-use crate::body::{Body, OnEnd};
-use crate::clock::Clock;
+use crate::body::{Activity, Body, OnEnd};
+use crate::clock::{Clock, timer_in};
 
 pub(super) struct Pool {
     shards: Box<[Shard]>,
@@ -52,21 +56,44 @@ pub(super) struct Connection {
     clock: Arc<dyn Clock>,
     uses: u32,
     born: Instant,
+    timer: Pin<Box<Sleep>>,
 }
 
 impl Connection {
     pub(super) fn new(sender: SendRequest<Body>, pool: &Arc<Pool>, clock: &Arc<dyn Clock>) -> Arc<Self> {
         let (pool, clock) = (Arc::downgrade(pool), Arc::clone(clock));
-        Arc::new(Connection { sender, pool, uses: 0, born: clock.now(), clock })
+        let timer = Box::pin(sleep(Duration::ZERO));
+        Arc::new(Connection { sender, pool, uses: 0, born: clock.now(), clock, timer })
     }
 
-    /// Sends a request. Dropping the future closes the connection.
-    pub(super) fn send(
+    /// Sends a request and waits for the head of its answer; none when it took more than `limit` since the last progress of
+    /// `upload`. Dropping the future closes the connection.
+    pub(super) async fn send(
         &mut self,
         request: Request<Body>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + use<> {
+        limit: Duration,
+        upload: Option<Arc<Activity>>,
+    ) -> Option<Result<Response<Incoming>, TrySendError<Request<Body>>>> {
         self.uses = self.uses.saturating_add(1);
-        self.sender.try_send_request(request)
+        // The timer stays with the connection: to set it to a later time costs far less than to make one per request.
+        let mut timer = self.timer.as_mut();
+        timer.as_mut().reset(timer_in(limit));
+        let mut head = pin!(self.sender.try_send_request(request));
+        let progress = || upload.as_ref().map_or(0, |upload| upload.count());
+        let mut seen = progress();
+        poll_fn(|cx| {
+            if let Poll::Ready(head) = head.as_mut().poll(cx) {
+                return Poll::Ready(Some(head));
+            }
+            while timer.as_mut().poll(cx).is_ready() {
+                if seen == std::mem::replace(&mut seen, progress()) {
+                    return Poll::Ready(None);
+                }
+                timer.as_mut().reset(timer_in(limit));
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 
