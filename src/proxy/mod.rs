@@ -24,8 +24,10 @@ pub use retry::Retry;
 #[cfg(feature = "tower")]
 pub use service::ProxyService;
 
+#[cfg(feature = "nginx")]
 pub(crate) use self::answer::{Place, Refusal};
 use self::builder::Settings;
+#[cfg(feature = "nginx")]
 pub(crate) use self::head::check as check_head;
 use crate::backend::{Backend, HttpBackend};
 use crate::body::{Body, BoxError};

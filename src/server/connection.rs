@@ -11,7 +11,8 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{Request, Response};
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
@@ -24,11 +25,12 @@ use super::limits::Limits;
 use super::sniff::{Version, read_some, sniff};
 use super::stop::Stop;
 use super::stream::{Answer, ClientStream, Traffic};
-use crate::body::BoxError;
+use crate::body::{Body, BoxError};
 use crate::clock::timer_in;
 use crate::request::ClientAddr;
 
-/// How long a connection that is new when the server stops is given for its first byte: its request is on the way.
+/// How long a connection is given for its first byte, or for the rest of a head, when the server stops: its request is on
+/// the way.
 const FIRST_BYTE: Duration = Duration::from_millis(100);
 
 /// After how long an idle connection is parked.
@@ -174,12 +176,34 @@ impl<H: Handler> Client<H> {
     ) -> impl Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible, Future: Send> + Unpin + use<H>
     {
         let (handler, peer, traffic) = (Arc::clone(&self.handler), self.peer, Arc::clone(traffic));
+        let max_head_bytes = self.limits.max_head_bytes;
         service_fn(move |request: Request<Incoming>| {
             let (handler, traffic) = (Arc::clone(&handler), Arc::clone(&traffic));
             let request = request.map(|body| traffic.request(body.into()));
-            async move { Ok::<_, Infallible>(traffic.answer(handler.handle(peer, request).await)) }
+            async move {
+                // hyper looks at the size of a head only while that is not complete.
+                let answer = match head_bytes(&request) > max_head_bytes {
+                    true => too_large(),
+                    false => handler.handle(peer, request).await,
+                };
+                Ok::<_, Infallible>(traffic.answer(answer))
+            }
         })
     }
+}
+
+/// What a head takes on the wire; a colon, a space and the end of the line go with each field.
+fn head_bytes(request: &Request<Body>) -> usize {
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    target + fields.sum::<usize>()
+}
+
+fn too_large() -> Response<Body> {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
 }
 
 /// Drives an HTTP/1 connection until nothing was under way on it for `wait`, and no request came; false when it is over.
@@ -208,8 +232,12 @@ where
         if !stopping && (!std::mem::replace(&mut watching, true) || signal.is_set()) {
             stopping = stopped.as_mut().poll(cx).is_ready();
             if stopping {
+                // A head that has begun has only as long as a first byte.
+                (timed, wait) = (None, FIRST_BYTE);
                 Pin::new(&mut *connection).graceful_shutdown();
-                return Pin::new(&mut *connection).poll(cx).map(|served| served.map(|()| false).map_err(Into::into));
+                if let Poll::Ready(served) = Pin::new(&mut *connection).poll(cx) {
+                    return Poll::Ready(served.map(|()| false).map_err(Into::into));
+                }
             }
         }
         while traffic.is_idle() {
@@ -221,7 +249,7 @@ where
                 Some(requests) => {
                     ready!(timer.as_mut().poll(cx));
                     if requests == traffic.requests() {
-                        return Poll::Ready(Ok(true));
+                        return Poll::Ready(Ok(!stopping));
                     }
                     (timed, wait) = (None, PARK_WHEN_BUSY);
                 }
@@ -237,8 +265,6 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::task::JoinHandle;
-
-    use crate::body::Body;
 
     const REQUEST: &[u8] = b"GET /kylin HTTP/1.1\r\nHost: kylin\r\n\r\n";
 
@@ -305,6 +331,34 @@ mod tests {
             served.await.unwrap().unwrap();
             let took = began.elapsed();
             assert!(took > Duration::from_secs(59) && took < Duration::from_secs(62), "{took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_has_begun_does_not_hold_up_a_stop() {
+        let (mut client, _handler, served, stop) = start();
+        client.write_all(&[REQUEST, &REQUEST[..10]].concat()).await.unwrap();
+        answer(&mut client).await;
+        stop.send_replace(Some(Duration::from_secs(5)));
+        let began = timer_in(Duration::ZERO);
+        served.await.unwrap().unwrap();
+        assert!(began.elapsed() < Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_is_too_large_is_refused_however_it_comes() {
+        let long = format!("GET /{} HTTP/1.1\r\nHost: kylin\r\nX: {}\r\n\r\n", "x".repeat(4000), "y".repeat(4200));
+        for pieces in [long.len(), 1000] {
+            let (mut client, _handler, served, _stop) = start();
+            let (mut reader, mut writer) = tokio::io::split(&mut client);
+            for piece in long.as_bytes().chunks(pieces) {
+                // The server may have answered and closed before all of it.
+                _ = writer.write_all(piece).await;
+            }
+            let mut read = String::new();
+            reader.read_to_string(&mut read).await.unwrap();
+            assert!(read.starts_with("HTTP/1.1 431 "), "{read}");
+            _ = served.await.unwrap();
         }
     }
 

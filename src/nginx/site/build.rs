@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::ToSocketAddrs;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -175,32 +174,4 @@ fn backend(upstream: &Upstream, address: Address) -> HttpBackend {
         None => builder,
     }
     .build()
-}
-
-/// The limits on clients. They hold before a server is chosen, so nginx takes those of the default server of an address;
-/// here, where one server listens on all addresses, the most generous of those.
-#[cfg(feature = "server")]
-pub(super) fn limits<H: crate::server::Handler>(
-    config: &Config,
-    builder: crate::server::ServerBuilder<H>,
-) -> crate::server::ServerBuilder<H> {
-    let settings = || config.listeners.iter().map(|listener| &config.servers[listener.default].settings);
-    let most = |of: fn(&Settings) -> Option<Duration>| settings().filter_map(of).max();
-    let keeps_none = settings().all(|settings| settings.keepalive_timeout == Some(Duration::ZERO));
-    let builder = builder.keep_alive(!keeps_none);
-    // One limit covers a head that comes slowly and a connection that idles: the longer of nginx's two.
-    let builder = match most(|settings| settings.header_timeout.max(settings.keepalive_timeout)) {
-        Some(timeout) if !timeout.is_zero() => builder.head_timeout(timeout),
-        _ => builder,
-    };
-    let builder = match most(|settings| settings.client_send_timeout) {
-        Some(timeout) => builder.send_timeout(timeout),
-        None => builder,
-    };
-    let heads =
-        settings().filter_map(|settings| settings.header_buffers).map(|(count, size)| u64::from(count) * size).max();
-    match heads {
-        Some(bytes) => builder.max_head_bytes(usize::try_from(bytes).unwrap_or(usize::MAX)),
-        None => builder,
-    }
 }

@@ -1,6 +1,8 @@
 //! A configuration brought to life: clusters for its upstreams, proxies for its locations.
 
 mod build;
+#[cfg(feature = "server")]
+mod limits;
 mod serve;
 
 use std::fmt;
@@ -83,7 +85,7 @@ impl Site {
             let listen = listener.listen();
             builder.listen(listen, listener)
         });
-        build::limits(&self.inner.config, builder)
+        limits::apply(&self.inner.config, builder)
     }
 }
 

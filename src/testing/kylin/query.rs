@@ -1,6 +1,6 @@
 //! Running a query, alike in both dialects; they differ in how they say what came of it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -16,6 +16,7 @@ use super::sql::{self, Markers};
 use super::stream::{Piece, Streamed};
 use super::{api_v4, api_v5};
 use crate::body::Body;
+use crate::clock::{Clock, SystemClock};
 
 /// What a client asks for.
 pub(super) struct Ask {
@@ -84,7 +85,7 @@ pub(super) async fn run(call: &Call, ask: Ask) -> Result<Ran, Refusal> {
         return Err(Refusal::Invalid("SQL should not be empty.".to_owned()));
     }
     let inner = &call.node.inner;
-    let begun = Instant::now();
+    let begun = SystemClock.now();
     let id = ask.id.unwrap_or_else(uuid);
     let user = call.user_name().to_owned();
     let query = RunningQuery::new(id.clone(), ask.stop_id, ask.sql.clone(), ask.project, user);
@@ -105,7 +106,7 @@ pub(super) async fn run(call: &Call, ask: Ask) -> Result<Ran, Refusal> {
     if !sql::reads(&ask.sql) {
         return Err(Refusal::Failed(format!("Not Supported SQL: \"{}\"", ask.sql)));
     }
-    Ok(Ran { id, duration: begun.elapsed(), node: inner.name.clone(), cell: Cell::of(ask.sql, markers) })
+    Ok(Ran { id, duration: SystemClock.now() - begun, node: inner.name.clone(), cell: Cell::of(ask.sql, markers) })
 }
 
 /// `POST /query` and `/query/prestate`, which keeps nothing on the server and so is the same.

@@ -22,6 +22,7 @@ use super::KylinNode;
 use super::faults::ResetSwitch;
 use super::metastore::Metastore;
 use crate::body::Body;
+use crate::clock::{Clock, SystemClock};
 
 /// How long [`KylinNode::serve`] waits for an address that is still taken, by a [`Served`] that was dropped a moment ago.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
@@ -87,10 +88,10 @@ impl fmt::Debug for Served {
 
 /// tokio sets SO_REUSEADDR, so that connections of an earlier listener that linger in the kernel are in nobody's way.
 async fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    let begun = tokio::time::Instant::now();
+    let begun = SystemClock.now();
     loop {
         match TcpListener::bind(addr).await {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < ADDRESS_PATIENCE => {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && SystemClock.now() - begun < ADDRESS_PATIENCE => {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             bound => return bound,
