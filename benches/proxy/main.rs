@@ -72,6 +72,8 @@ fn measure(peer: &Peer, case: Case, options: &Options) -> Row {
     let done = match case {
         Case::Idle => {
             let held = load::idle(peer.address, IDLE);
+            // Idle is what has been silent for a while.
+            std::thread::sleep(Duration::from_secs(1));
             let after = peer.usage();
             let bytes = after.resident.saturating_sub(before.resident) as f64;
             let row = Row::new(peer, case).figure("KiB/idle", bytes / 1024.0 / held.len() as f64);

@@ -15,32 +15,31 @@ use crate::cluster::Picked;
 use crate::endpoint::Outcome;
 use crate::request::{ClientAddr, RequestView};
 
-pub(super) async fn forward<B: Backend>(proxy: &Inner<B>, peer: ClientAddr, request: Request<Body>) -> Response<Body> {
-    let (head, body) = request.into_parts();
-    let place = Place::of(&head);
-    match journey(proxy, peer, head, body).await {
-        Ok(mut answer) => {
-            remove_hop_by_hop(answer.headers_mut());
-            *answer.version_mut() = Version::HTTP_11;
-            answer
-        }
-        Err(refusal) => refusal.answer(&place),
-    }
-}
-
-async fn journey<B: Backend>(
+/// Everything that needs no waiting happens at once; what the future holds is kept small, because servers move futures
+/// about.
+pub(super) fn forward<B: Backend>(
     proxy: &Inner<B>,
     peer: ClientAddr,
-    mut head: request::Parts,
-    body: Body,
-) -> Result<Response<Body>, Refusal> {
-    head::check(&mut head)?;
-    let client = ready_headers(proxy, peer, &mut head);
-    let body = upload::read(body, &proxy.settings).await?;
-    let begun = proxy.settings.retry.within.map(|_| proxy.settings.clock.now());
-    Journey { proxy, client, tried: Tried::none(), begun, copy: None, refreshed: false }
-        .run(Request::from_parts(head, body))
-        .await
+    request: Request<Body>,
+) -> impl Future<Output = Response<Body>> + Send {
+    let (mut head, body) = request.into_parts();
+    let place = Place::of(&head);
+    let client = head::check(&mut head).map(|()| ready_headers(proxy, peer, &mut head));
+    let request = Request::from_parts(head, body);
+    async move {
+        let answer = match client {
+            Ok(client) => Journey::new(proxy, client).run(request).await,
+            Err(refusal) => Err(refusal),
+        };
+        match answer {
+            Ok(mut answer) => {
+                remove_hop_by_hop(answer.headers_mut());
+                *answer.version_mut() = Version::HTTP_11;
+                answer
+            }
+            Err(refusal) => refusal.answer(&place),
+        }
+    }
 }
 
 /// Makes the head what the node is to see. Returns who the client is.
@@ -68,23 +67,35 @@ struct Journey<'p, B> {
     /// When the first try began, if retries are limited in time.
     begun: Option<Instant>,
     /// The head and body for another try after this one was sent, if there may be one.
-    copy: Option<Request<Body>>,
+    copy: Option<Box<Request<Body>>>,
     /// Was an endpoint tried again on a fresh connection?
     refreshed: bool,
 }
 
-impl<B: Backend> Journey<'_, B> {
-    async fn run(mut self, mut request: Request<Body>) -> Result<Response<Body>, Refusal> {
-        let mut picked = self.pick(&request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
-        loop {
-            self.tried.add(&picked.lease);
-            self.copy = self.keep_copy(&request);
-            (picked, request) = match picked.backend.send(request).await {
-                Ok(answer) => match self.judge(picked, answer) {
-                    Verdict::Answer(answer) => return Ok(answer),
-                    Verdict::Again(next, copy) => (next, copy),
-                },
-                Err(error) => self.after_failure(picked, error)?,
+impl<'p, B: Backend> Journey<'p, B> {
+    fn new(proxy: &'p Inner<B>, client: ClientAddr) -> Self {
+        let begun = proxy.settings.retry.within.map(|_| proxy.settings.clock.now());
+        Journey { proxy, client, tried: Tried::none(), begun, copy: None, refreshed: false }
+    }
+
+    // Not an `async fn`, which would keep its arguments twice.
+    fn run(mut self, mut request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Refusal>> + Send {
+        async move {
+            if !request.body().is_empty() {
+                let body = std::mem::take(request.body_mut());
+                *request.body_mut() = upload::read(body, &self.proxy.settings).await?;
+            }
+            let mut picked = self.pick(&request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
+            loop {
+                self.tried.add(&picked.lease);
+                self.copy = self.keep_copy(&request);
+                (picked, request) = match picked.backend.send(request).await {
+                    Ok(answer) => match self.judge(picked, answer) {
+                        Verdict::Answer(answer) => return Ok(answer),
+                        Verdict::Again(next, copy) => (next, copy),
+                    },
+                    Err(error) => self.after_failure(picked, error)?,
+                }
             }
         }
     }
@@ -107,7 +118,7 @@ impl<B: Backend> Journey<'_, B> {
     }
 
     /// A copy for a try after this one, when one would be allowed although this one was sent.
-    fn keep_copy(&self, request: &Request<Body>) -> Option<Request<Body>> {
+    fn keep_copy(&self, request: &Request<Body>) -> Option<Box<Request<Body>>> {
         let retry = &self.proxy.settings.retry;
         if retry.is_off() || !retry.repeats(request.method()) {
             return None;
@@ -118,7 +129,7 @@ impl<B: Backend> Journey<'_, B> {
         *copy.uri_mut() = request.uri().clone();
         *copy.headers_mut() = request.headers().clone();
         *copy.extensions_mut() = request.extensions().clone();
-        Some(copy)
+        Some(Box::new(copy))
     }
 
     fn judge(&mut self, mut picked: Picked<B>, answer: Response<Body>) -> Verdict<B> {
@@ -131,7 +142,7 @@ impl<B: Backend> Journey<'_, B> {
             && let Some(next) = self.pick_again(&copy)
         {
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "trying another endpoint");
-            return Verdict::Again(next, copy);
+            return Verdict::Again(next, *copy);
         }
         Verdict::Answer(answer.map(|body| body.without_trailers().hold(picked.lease)))
     }
@@ -151,14 +162,14 @@ impl<B: Backend> Journey<'_, B> {
             && let Some(copy) = self.copy.take()
         {
             self.refreshed = true;
-            return Ok((picked, copy));
+            return Ok((picked, *copy));
         }
         picked.lease.set_outcome(if phase.blames_node() { Outcome::Failure } else { Outcome::Unknown });
         // The slot is free, and the failure counted, before the next pick.
         drop(picked);
 
         let unsent = error.take_request().filter(|_| phase.is_unsent());
-        let request = unsent.or_else(|| self.copy.take()).filter(|_| settings.retry.covers(phase));
+        let request = unsent.or_else(|| self.copy.take().map(|copy| *copy)).filter(|_| settings.retry.covers(phase));
         if let Some(request) = request
             && let Some(next) = self.pick_again(&request)
         {

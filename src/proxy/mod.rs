@@ -85,12 +85,16 @@ impl<B: Backend> Proxy<B> {
     /// | the node could not be reached, or broke off, or answered nonsense | 502 |
     /// | no endpoint can serve: all are out, ejected or full | 503 |
     /// | the node did not answer in time | 504 |
-    pub async fn forward<R>(&self, peer: impl Into<ClientAddr>, request: Request<R>) -> Response<Body>
+    pub fn forward<R>(
+        &self,
+        peer: impl Into<ClientAddr>,
+        request: Request<R>,
+    ) -> impl Future<Output = Response<Body>> + Send
     where
         R: http_body::Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        forward::forward(&self.inner, peer.into(), request.map(Body::new)).await
+        forward::forward(&self.inner, peer.into(), request.map(Body::new))
     }
 }
 
@@ -104,5 +108,18 @@ impl<B> fmt::Debug for Proxy<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { cluster, settings } = &*self.inner;
         f.debug_struct("Proxy").field("cluster", cluster).field("settings", settings).finish()
+    }
+}
+
+#[cfg(all(test, feature = "client"))]
+mod tests {
+    use super::*;
+
+    /// Servers move the future of a request about, and keep one per connection.
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        let proxy: Proxy = Proxy::builder(Cluster::builder().build().unwrap()).build();
+        let forwarded = proxy.forward(ClientAddr::Unix, Request::new(Body::empty()));
+        assert!(size_of_val(&forwarded) <= 2048, "{}", size_of_val(&forwarded));
     }
 }

@@ -372,4 +372,19 @@ mod tests {
         served.await.unwrap().unwrap();
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
+
+    #[test]
+    fn what_a_parked_connection_holds_is_small() {
+        let handler = |_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::empty()) };
+        let limits = Limits {
+            head_timeout: PARK,
+            send_timeout: PARK,
+            max_headers: 1,
+            max_head_bytes: 8192,
+            max_streams: 1,
+            keep_alive: true,
+        };
+        let served = serve(tokio::io::empty(), ClientAddr::Unix, Arc::new(handler), limits, Stop::channel().1);
+        assert!(size_of_val(&served) <= 1536, "{}", size_of_val(&served));
+    }
 }

@@ -11,6 +11,7 @@ mod pool;
 mod socket;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use tokio::time::timeout;
 pub use address::{Address, InvalidAddress};
 
 use self::dial::dial;
-use self::pool::{Connection, Pool, Reuse};
+use self::pool::{Owned, Pool, Reuse};
 use super::{Backend, Phase, SendError};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
@@ -112,76 +113,75 @@ impl HttpBackend {
 }
 
 impl Backend for HttpBackend {
-    async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, SendError> {
-        let Inner { timeouts, pool, clock, .. } = &*self.inner;
-        let timeouts = request.extensions().get::<Timeouts>().copied().unwrap_or(*timeouts);
-        if !request.method().is_idempotent() {
-            // A turn of the runtime, in which idle connections learn that the node has closed them. Nobody can repeat this
-            // request if it is written to one of those.
-            tokio::task::yield_now().await;
-        }
-        // A request that a dying idle connection gives back unsent goes on to the next one. Each of those is used up by
-        // it, so this ends with a fresh connection at the latest.
-        while let Some(connection) = pool.take(clock.now()) {
-            match self.exchange(connection, request, timeouts).await {
-                Err(mut error) if error.phase() == Phase::Refused => match error.take_request() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(error),
-                },
-                Err(error) if error.phase() == Phase::Broken => {
-                    // The others that idle here are as old or older.
-                    pool.clear();
-                    return Err(error.in_phase(Phase::Stale));
-                }
-                done => return done,
+    // Not an `async fn`, which would keep its arguments twice.
+    fn send(&self, mut request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
+        async move {
+            let Inner { timeouts, pool, wire, clock, .. } = &*self.inner;
+            let timeouts = request.extensions().get::<Timeouts>().copied().unwrap_or(*timeouts);
+            if !request.method().is_idempotent() {
+                // A turn of the runtime, in which idle connections learn that the node has closed them. Nobody can repeat this
+                // request if it is written to one of those.
+                tokio::task::yield_now().await;
             }
-        }
-        match self.connect(timeouts.connect).await {
-            Ok(connection) => self.exchange(connection, request, timeouts).await,
-            Err(error) => Err(error.with_request(request)),
+            // A request that a dying idle connection gives back unsent goes on to the next one. Each of those is used up by
+            // it, so this ends with a fresh connection at the latest.
+            loop {
+                let idle = pool.take(clock.now());
+                let reused = idle.is_some();
+                let mut connection = match idle {
+                    Some(connection) => connection,
+                    // Boxed, because it is rare and its state is large: a request's future is moved about.
+                    None => match Box::pin(self.connect(timeouts.connect)).await {
+                        Ok(connection) => connection,
+                        Err(error) => return Err(error.with_request(request)),
+                    },
+                };
+                let upload = request.body_mut().watch();
+                let head = pin!(connection.send(request));
+                match connection.wait(head, timeouts.head, upload).await {
+                    Some(Ok(answer)) => {
+                        check(&answer, wire.max_head_bytes)?;
+                        let reusable = connection.share();
+                        return Ok(
+                            answer.map(|incoming| Body::from(incoming).stall_after(timeouts.body).on_end(reusable))
+                        );
+                    }
+                    Some(Err(mut error)) => match error.take_message() {
+                        Some(unsent) if reused => request = unsent,
+                        Some(unsent) => {
+                            return Err(SendError::new(Phase::Refused, error.into_error()).with_request(unsent));
+                        }
+                        None => {
+                            let error = failure(error.into_error());
+                            if error.phase() != Phase::Broken || !reused {
+                                return Err(error);
+                            }
+                            // The others that idle here are as old or older.
+                            pool.clear();
+                            return Err(error.in_phase(Phase::Stale));
+                        }
+                    },
+                    None => {
+                        let why = format!("no head of an answer within {:?}", timeouts.head);
+                        return Err(SendError::new(Phase::HeadTimeout, why));
+                    }
+                }
+            }
         }
     }
 }
 
 impl HttpBackend {
-    async fn connect(&self, limit: Duration) -> Result<Arc<Connection>, SendError> {
+    async fn connect(&self, limit: Duration) -> Result<Owned, SendError> {
         let Inner { address, wire, pool, clock, .. } = &*self.inner;
         let Some(slot) = pool.open_slot() else {
             return Err(SendError::new(Phase::Limit, "every allowed connection is in use"));
         };
         match timeout(limit, dial(address, *wire, slot)).await {
-            Ok(Ok(sender)) => Ok(Connection::new(sender, pool, clock)),
+            Ok(Ok(sender)) => Ok(Owned::new(sender, pool, clock)),
             Ok(Err(error)) => Err(SendError::new(Phase::Connect, error)),
             Err(elapsed) => Err(SendError::new(Phase::ConnectTimeout, elapsed)),
         }
-    }
-
-    async fn exchange(
-        &self,
-        mut connection: Arc<Connection>,
-        mut request: Request<Body>,
-        timeouts: Timeouts,
-    ) -> Result<Response<Body>, SendError> {
-        let upload = request.body_mut().watch();
-        let Some(owned) = Arc::get_mut(&mut connection) else {
-            return Err(SendError::new(Phase::Refused, "the connection is in use").with_request(request));
-        };
-        let response = match owned.send(request, timeouts.head, upload).await {
-            Some(Ok(response)) => response,
-            Some(Err(mut error)) => {
-                return Err(match error.take_message() {
-                    Some(unsent) => SendError::new(Phase::Refused, error.into_error()).with_request(unsent),
-                    None => failure(error.into_error()),
-                });
-            }
-            None => {
-                let why = format!("no head of an answer within {:?}", timeouts.head);
-                return Err(SendError::new(Phase::HeadTimeout, why));
-            }
-        };
-        check(&response, self.inner.wire.max_head_bytes)?;
-        let reusable = connection;
-        Ok(response.map(|incoming| Body::from(incoming).stall_after(timeouts.body).on_end(reusable)))
     }
 }
 

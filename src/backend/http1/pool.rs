@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::num::NonZeroUsize;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
@@ -48,8 +48,8 @@ struct Idle {
     since: Instant,
 }
 
-/// A connection that a request has to itself until the body of its answer ends.
-pub(super) struct Connection {
+/// A connection to the node.
+struct Connection {
     sender: SendRequest<Body>,
     /// Weak, so that a pool that nobody sends with closes its connections.
     pool: Weak<Pool>,
@@ -59,26 +59,37 @@ pub(super) struct Connection {
     timer: Pin<Box<Sleep>>,
 }
 
-impl Connection {
-    pub(super) fn new(sender: SendRequest<Body>, pool: &Arc<Pool>, clock: &Arc<dyn Clock>) -> Arc<Self> {
+/// A connection that a request has to itself. It is an `Arc` of which there is no other, so that it can be handed to the
+/// body of the answer, and from there back to the pool, without being allocated anew.
+pub(super) struct Owned(Arc<Connection>);
+
+impl Owned {
+    pub(super) fn new(sender: SendRequest<Body>, pool: &Arc<Pool>, clock: &Arc<dyn Clock>) -> Self {
         let (pool, clock) = (Arc::downgrade(pool), Arc::clone(clock));
         let timer = Box::pin(sleep(Duration::ZERO));
-        Arc::new(Connection { sender, pool, uses: 0, born: clock.now(), clock, timer })
+        Owned(Arc::new(Connection { sender, pool, uses: 0, born: clock.now(), clock, timer }))
     }
 
-    /// Sends a request and waits for the head of its answer; none when it took more than `limit` since the last progress of
-    /// `upload`. Dropping the future closes the connection.
-    pub(super) async fn send(
+    /// Sends a request. Dropping the future closes the connection.
+    pub(super) fn send(
         &mut self,
         request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + use<> {
+        let connection = self.connection();
+        connection.uses = connection.uses.saturating_add(1);
+        connection.sender.try_send_request(request)
+    }
+
+    /// Waits for the head of an answer; none when it took more than `limit` since the last progress of `upload`.
+    pub(super) async fn wait<F: Future>(
+        &mut self,
+        mut head: Pin<&mut F>,
         limit: Duration,
         upload: Option<Arc<Activity>>,
-    ) -> Option<Result<Response<Incoming>, TrySendError<Request<Body>>>> {
-        self.uses = self.uses.saturating_add(1);
+    ) -> Option<F::Output> {
         // The timer stays with the connection: to set it to a later time costs far less than to make one per request.
-        let mut timer = self.timer.as_mut();
+        let mut timer = self.connection().timer.as_mut();
         timer.as_mut().reset(timer_in(limit));
-        let mut head = pin!(self.sender.try_send_request(request));
         let progress = || upload.as_ref().map_or(0, |upload| upload.count());
         let mut seen = progress();
         poll_fn(|cx| {
@@ -94,6 +105,15 @@ impl Connection {
             Poll::Pending
         })
         .await
+    }
+
+    /// The connection as something to be told of the end of a body.
+    pub(super) fn share(self) -> Arc<dyn OnEnd> {
+        self.0
+    }
+
+    fn connection(&mut self) -> &mut Connection {
+        Arc::get_mut(&mut self.0).expect("made from an Arc of which there was no other, and never cloned")
     }
 }
 
@@ -142,7 +162,7 @@ impl Pool {
     }
 
     /// The most recently used connection of this core that is ready, if there is one.
-    pub(super) fn take(&self, now: Instant) -> Option<Arc<Connection>> {
+    pub(super) fn take(&self, now: Instant) -> Option<Owned> {
         let mut stack = self.shard().0.lock();
         let mut place = stack.len();
         while place > 0 {
@@ -154,7 +174,7 @@ impl Pool {
             }
             let sender = &stack[place].connection.sender;
             if sender.is_ready() {
-                return Some(stack.remove(place).connection);
+                return Some(Owned(stack.remove(place).connection));
             }
             // Not ready and not closed: it still sends the rest of a request that was answered early.
             if sender.is_closed() {
