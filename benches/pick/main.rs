@@ -125,7 +125,7 @@ fn picks(cluster: Cluster<Nowhere>, views: Views, thread: usize) -> Worker {
     let mut next = first_of(thread);
     Box::new(move |count| {
         for _ in 0..count {
-            drop(black_box(cluster.pick(&views[next % REQUESTS], &tried)));
+            black_box(&cluster.pick(&views[next % REQUESTS], &tried));
             next += 1;
         }
     })
