@@ -1,0 +1,201 @@
+//! What a pick costs: every policy x 3 to 10,000 endpoints x 1, 2 and 4 threads.
+//!
+//! A pick is `Cluster::pick` and the end of its lease. The rows `... alone` are the policy without the cluster around it:
+//! the view, the slot in flight and the lease cost the difference. `chooses the first` is a policy that does nothing.
+//! Nothing is in flight when a pick begins, so that all endpoints tie and `least_conn` does the most that it can;
+//! `least_conn, 64 in flight` holds leases and ends them in random order, as traffic does.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a program, not the library")]
+
+mod measure;
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::{Request, Response};
+use kylin_lb::balance::{
+    Balancer, BalancerExt, Candidate, Candidates, Hash, IpHash, LeastConn, Random, RandomTwo, RequestKey, RoundRobin,
+    Table, Tried,
+};
+use kylin_lb::{Backend, Body, Cluster, Endpoint, RequestView, SendError};
+use measure::{LEAST, Options, SIZES, Subject, Worker};
+
+fn main() {
+    let options = Options::from_args();
+    let views = views();
+    let mut subjects = Vec::new();
+    for endpoints in SIZES {
+        let mut plan = Plan { options: &options, endpoints, views, subjects: &mut subjects };
+        plan.add("chooses the first", || First);
+        plan.add_both("round_robin", "round_robin alone", RoundRobin::new);
+        plan.add_both("ip_hash", "ip_hash alone", IpHash::new);
+        plan.add_both("ip_hash whole_address", "ip_hash whole_address alone", IpHash::whole_address);
+        plan.add_both("least_conn", "least_conn alone", LeastConn::new);
+        plan.add_loaded("least_conn, 64 in flight", LeastConn::new);
+        plan.add_both("hash", "hash alone", || Hash::new(RequestKey::PathAndQuery));
+        plan.add_both("hash consistent", "hash consistent alone", || Hash::consistent(RequestKey::PathAndQuery));
+        plan.add_both("random", "random alone", Random::new);
+        plan.add_both("random two", "random two alone", RandomTwo::new);
+        plan.add_loaded("random two, 64 in flight", RandomTwo::new);
+        plan.add_both("abstains or round_robin", "abstains or round_robin alone", || Abstains.or(RoundRobin::new()));
+    }
+    measure::run("kylin-lb", &options, &subjects);
+}
+
+/// Distinct requests: enough to meet every endpoint of a usual cluster, few enough for a core's own cache.
+const REQUESTS: usize = 2048;
+
+type Views = &'static [RequestView<'static>; REQUESTS];
+
+fn views() -> Views {
+    let view = |n: usize| {
+        let request = Request::get(format!("/kylin/api/query?id={n}")).body(()).expect("a valid request");
+        // Addresses all over the space, so that neither /24s nor buckets repeat in step with the endpoints.
+        let client = Ipv4Addr::from((n as u32).wrapping_mul(0x9e37_79b9));
+        RequestView::of(Box::leak(Box::new(request)), IpAddr::from(client))
+    };
+    Box::leak(Box::new(std::array::from_fn(view)))
+}
+
+/// The subjects of one size.
+struct Plan<'p> {
+    options: &'p Options,
+    endpoints: usize,
+    views: Views,
+    subjects: &'p mut Vec<Subject>,
+}
+
+impl Plan<'_> {
+    fn add<P: Balancer>(&mut self, name: &'static str, policy: impl Fn() -> P) {
+        let views = self.views;
+        self.push(name, 4, policy, move |cluster, thread| picks(cluster, views, thread));
+    }
+
+    /// In a cluster and alone.
+    fn add_both<P: Balancer>(&mut self, name: &'static str, alone: &'static str, policy: impl Fn() -> P) {
+        let views = self.views;
+        self.add(name, &policy);
+        let repeat = || Repeat { policy: policy(), views, next: AtomicUsize::new(0) };
+        self.push(alone, 1, repeat, move |cluster, thread| {
+            let mut work = picks(cluster, views, thread);
+            Box::new(move |count| work(count / LEAST))
+        });
+    }
+
+    fn add_loaded<P: Balancer>(&mut self, name: &'static str, policy: impl Fn() -> P) {
+        let views = self.views;
+        self.push(name, 4, policy, move |cluster, thread| picks_under_load(cluster, views, thread));
+    }
+
+    fn push<P: Balancer>(
+        &mut self,
+        name: &'static str,
+        most_threads: usize,
+        policy: impl Fn() -> P,
+        worker: impl Fn(Cluster<Nowhere>, usize) -> Worker + Sync + 'static,
+    ) {
+        if self.options.wants(name, self.endpoints) {
+            let cluster = cluster(self.endpoints, policy());
+            let worker = Box::new(move |thread| worker(cluster.clone(), thread));
+            self.subjects.push(Subject { name, endpoints: self.endpoints, most_threads, worker });
+        }
+    }
+}
+
+struct Nowhere;
+
+impl Backend for Nowhere {
+    async fn send(&self, _request: Request<Body>) -> Result<Response<Body>, SendError> {
+        unreachable!("nothing is sent")
+    }
+}
+
+/// Weights 1, 2, 3, 1, 2, 3 and so on.
+fn cluster(endpoints: usize, policy: impl Balancer) -> Cluster<Nowhere> {
+    let endpoints = (0..endpoints).map(|n| {
+        let name = format!("10.{}.{}.{}:7070", n >> 16, (n >> 8) & 0xff, n & 0xff);
+        Endpoint::new(name, Nowhere).expect("a valid id").weight(1 + n as u32 % 3)
+    });
+    Cluster::builder().endpoints(endpoints).balancer(policy).build().expect("distinct ids")
+}
+
+fn picks(cluster: Cluster<Nowhere>, views: Views, thread: usize) -> Worker {
+    let tried = Tried::none();
+    let mut next = first_of(thread);
+    Box::new(move |count| {
+        for _ in 0..count {
+            black_box(&cluster.pick(&views[next % REQUESTS], &tried));
+            next += 1;
+        }
+    })
+}
+
+fn picks_under_load(cluster: Cluster<Nowhere>, views: Views, thread: usize) -> Worker {
+    let tried = Tried::none();
+    let mut next = first_of(thread);
+    let mut held: Vec<_> = (0..64).map(|n| cluster.pick(&views[n], &tried)).collect();
+    let mut random = xorshift(thread as u64);
+    Box::new(move |count| {
+        for _ in 0..count {
+            held[random() as usize % 64] = cluster.pick(&views[next % REQUESTS], &tried);
+            next += 1;
+        }
+    })
+}
+
+/// Every thread begins with another request.
+fn first_of(thread: usize) -> usize {
+    thread * (REQUESTS / 4)
+}
+
+/// xorshift64 (Marsaglia 2003): which lease ends next.
+fn xorshift(thread: u64) -> impl FnMut() -> u64 {
+    let mut state = 0x9e37_79b9_7f4a_7c15 ^ thread;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    }
+}
+
+/// The least that a policy can do.
+#[derive(Debug)]
+struct First;
+
+impl Balancer for First {
+    fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
+        Some(from.at(0))
+    }
+}
+
+/// A policy that never knows.
+#[derive(Debug)]
+struct Abstains;
+
+impl Balancer for Abstains {
+    fn pick<'c>(&self, _request: &RequestView<'_>, _from: &Candidates<'c>) -> Option<Candidate<'c>> {
+        None
+    }
+}
+
+/// Asks a policy [`LEAST`] times whenever the cluster asks once, which makes the cluster's own part vanish.
+#[derive(Debug)]
+struct Repeat<P> {
+    policy: P,
+    views: Views,
+    next: AtomicUsize,
+}
+
+impl<P: Balancer> Balancer for Repeat<P> {
+    fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
+        let next = self.next.fetch_add(LEAST as usize, Ordering::Relaxed) % REQUESTS;
+        let views = &self.views[next..next + LEAST as usize];
+        views.iter().map(|view| black_box(self.policy.pick(view, from))).last().flatten()
+    }
+
+    fn prepare(&self, members: &Candidates<'_>) -> Table {
+        self.policy.prepare(members)
+    }
+}
