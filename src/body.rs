@@ -9,7 +9,7 @@ use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -220,15 +220,17 @@ impl HttpBody for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let frame = match this.poll_source(cx) {
+        let source = this.poll_source(cx);
+        if let Some(activity) = &this.activity {
+            activity.waiting.store(source.is_pending(), Ordering::Relaxed);
+            activity.pieces.fetch_add(usize::from(source.is_ready()), Ordering::Relaxed);
+        }
+        let frame = match source {
             Poll::Ready(frame) => frame,
             Poll::Pending => Some(Err(ready!(this.stall.poll(cx)))),
         };
         this.stall.progress();
         let frame = this.admit(frame);
-        if let Some(activity) = &this.activity {
-            activity.0.fetch_add(1, Ordering::Relaxed);
-        }
         match &frame {
             None => this.finish(true),
             Some(Err(_)) => {
@@ -335,14 +337,23 @@ impl fmt::Debug for Body {
     }
 }
 
-/// How much of a body was read.
+/// How much of a body was read, and whether its reader is waiting for more.
 #[derive(Debug, Default)]
-pub(crate) struct Activity(AtomicUsize);
+pub(crate) struct Activity {
+    pieces: AtomicUsize,
+    waiting: AtomicBool,
+}
 
 impl Activity {
     #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports watch uploads"))]
     pub(crate) fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.pieces.load(Ordering::Relaxed)
+    }
+
+    /// True while it is the body's source that keeps everybody waiting.
+    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports watch uploads"))]
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed)
     }
 }
 

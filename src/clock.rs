@@ -25,7 +25,9 @@ impl Clock for SystemClock {
 /// A moment `after` now on the clock of tokio's timers, which tests can pause.
 #[cfg(any(feature = "client", feature = "server"))]
 pub(crate) fn timer_in(after: std::time::Duration) -> tokio::time::Instant {
-    tokio::time::Instant::now() + after
+    let now = tokio::time::Instant::now();
+    // As tokio does for a sleep that never ends.
+    now.checked_add(after).unwrap_or_else(|| now + std::time::Duration::from_secs(30 * 365 * 86_400))
 }
 
 /// A clock that stands still until it is told to move. Clones share one time.

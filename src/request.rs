@@ -1,12 +1,14 @@
 //! What a policy may read of a request: a borrowed view, so that choosing an endpoint never touches the body and never
 //! allocates.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use http::{Extensions, HeaderMap, Method, Uri, header};
 
 /// Who sent a request: the peer of the connection, or whom a trusted proxy in front says it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ClientAddr {
     /// An IP address, with port 0 where only the address is known.
     Inet(SocketAddr),
@@ -37,7 +39,7 @@ impl From<IpAddr> for ClientAddr {
 }
 
 /// The head of a request and its client's address, borrowed for one pick.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct RequestView<'r> {
     method: &'r Method,
     uri: &'r Uri,
@@ -97,6 +99,17 @@ impl<'r> RequestView<'r> {
     /// The value of the first cookie called `name`, as the client sent it.
     pub fn cookie(&self, name: &str) -> Option<&'r [u8]> {
         cookie(self.headers, name)
+    }
+}
+
+impl fmt::Debug for RequestView<'_> {
+    /// Leaves out the header fields and the query, which hold credentials and SQL.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestView")
+            .field("method", self.method)
+            .field("path", &self.uri.path())
+            .field("client", &self.client)
+            .finish_non_exhaustive()
     }
 }
 

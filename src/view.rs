@@ -59,6 +59,12 @@ pub(crate) struct Layout {
 #[repr(align(128))]
 pub(crate) struct Turns(AtomicU64);
 
+impl Turns {
+    pub(crate) fn take(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
 impl Layout {
     pub(crate) fn new(members: Vec<Arc<Member>>, turns: Arc<Turns>, alone: bool) -> Self {
         let weights = members.iter().map(|member| u64::from(member.settings.weight.get()));
@@ -82,7 +88,7 @@ impl Layout {
             0 => None,
             1 => Some(self.order[0] as usize),
             length => {
-                let turn = self.turns.0.fetch_add(1, Ordering::Relaxed);
+                let turn = self.turns.take();
                 // Half the price of a 64-bit division, and right until 2^32 turns have been taken.
                 let place = match u32::try_from(turn) {
                     Ok(turn) => (turn % length as u32) as usize,

@@ -8,10 +8,13 @@ use crate::body::Body;
 
 /// Needs the feature `client`. Without it no value of this type can be made; name your own [`Backend`] instead.
 #[derive(Debug)]
-pub enum HttpBackend {}
+pub struct HttpBackend(Never);
+
+#[derive(Debug)]
+enum Never {}
 
 impl Backend for HttpBackend {
     async fn send(&self, _request: Request<Body>) -> Result<Response<Body>, SendError> {
-        match *self {}
+        match self.0 {}
     }
 }

@@ -82,7 +82,7 @@ impl Phase {
 
     /// True when the failure counts against the node's health.
     pub fn blames_node(self) -> bool {
-        !matches!(self, Phase::RequestBody | Phase::Limit)
+        !matches!(self, Phase::RequestBody | Phase::Limit | Phase::Stale)
     }
 }
 

@@ -88,7 +88,16 @@ impl<'c> Candidates<'c> {
                 return Some(candidate);
             }
         }
-        self.iter().next()
+        // Endpoints that cannot serve own most turns. The shares of the others stay right, if not their order.
+        let weights: u64 = self.iter().map(|candidate| u64::from(candidate.weight())).sum();
+        let mut unit = self.layout.turns.take().checked_rem(weights)?;
+        self.iter().find(|candidate| match unit.checked_sub(u64::from(candidate.weight())) {
+            Some(rest) => {
+                unit = rest;
+                false
+            }
+            None => true,
+        })
     }
 
     /// Draws an endpoint at random by weight, from those that are ready.

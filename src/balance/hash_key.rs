@@ -30,7 +30,7 @@ impl Hash {
     /// of which an endpoint that leaves gives up only its own.
     ///
     /// Where an endpoint cannot serve, the next on the ring does. nginx looks at 20 points for that and then falls to round
-    /// robin; this looks on until it finds another endpoint.
+    /// robin; this looks on over 3200 points.
     pub fn consistent(key: impl HashKey) -> Self {
         Hash { key: Box::new(key), placement: Placement::Ring }
     }

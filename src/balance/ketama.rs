@@ -6,7 +6,17 @@ use super::{Candidate, Candidates};
 use crate::hash::Crc32;
 
 /// Points per unit of weight.
-const POINTS: u32 = 160;
+const POINTS: u64 = 160;
+
+/// The most points of a ring, 8 bytes each. Weights that would give more than that share these.
+const LIMIT: u64 = 1 << 22;
+
+/// How many points a total weight has.
+#[derive(Clone, Copy)]
+struct Share {
+    of: u64,
+    points: u64,
+}
 
 /// A hash ring over the placement names of a view's members.
 #[derive(Debug)]
@@ -27,7 +37,8 @@ impl Ring {
     pub(super) fn of(members: &Candidates<'_>) -> Self {
         let mut names: Vec<Vec<usize>> = Vec::new();
         let mut known = std::collections::BTreeMap::new();
-        let mut points = Vec::with_capacity(members.total_weight().min(1 << 20) as usize * POINTS as usize);
+        let share = Share { of: members.total_weight(), points: (members.total_weight() * POINTS).min(LIMIT) };
+        let mut points = Vec::new();
         for member in members.all() {
             let name = match known.entry(member.placement()) {
                 Entry::Occupied(name) => *name.get(),
@@ -37,7 +48,7 @@ impl Ring {
                 }
             };
             names[name].push(member.index());
-            points.extend(points_of(member).map(|hash| Point { hash, name: name as u32 }));
+            points.extend(points_of(member, share).map(|hash| Point { hash, name: name as u32 }));
         }
         points.sort_by_key(|point| point.hash); // stable: of equal hashes the first configured stays
         points.dedup_by_key(|point| point.hash);
@@ -80,14 +91,15 @@ impl Ring {
 }
 
 /// nginx's chain: each point is the CRC-32 of host, NUL, port and the previous point in little-endian order.
-fn points_of(member: Candidate<'_>) -> impl Iterator<Item = u32> {
+fn points_of(member: Candidate<'_>, share: Share) -> impl Iterator<Item = u32> {
     let (host, port) = split(member.placement());
     let mut base = Crc32::default();
     base.update(host.as_bytes());
     base.update(&[0]);
     base.update(port.as_bytes());
     let mut previous = 0_u32;
-    (0..u64::from(member.weight()) * u64::from(POINTS)).map(move |_| {
+    let count = u128::from(member.weight()) * u128::from(share.points) / u128::from(share.of.max(1));
+    (0..count.max(1)).map(move |_| {
         let mut crc = base.clone();
         crc.update(&previous.to_le_bytes());
         previous = crc.finish();

@@ -112,7 +112,7 @@ impl<B> Cluster<B> {
                 .filter(|candidate| candidates.is_eligible(*candidate))
                 .or_else(|| candidates.next_in_order())?;
             if chosen.member().acquire(group.layout.alone) {
-                let lease = Lease::of_acquired(Arc::clone(chosen.member()));
+                let lease = Lease::of_acquired(Arc::clone(chosen.member()), group.layout.alone);
                 return Some(Picked { lease, backend: Arc::clone(&group.backends[chosen.index()]) });
             }
         }

@@ -22,13 +22,15 @@ pub enum Outcome {
 #[must_use = "dropping the lease ends the request's time in flight"]
 pub struct Lease {
     member: Arc<Member>,
+    /// The endpoint is alone in its cluster, so that its failures have no consequences.
+    alone: bool,
     outcome: Outcome,
 }
 
 impl Lease {
     /// Wraps a slot that has been taken already.
-    pub(crate) fn of_acquired(member: Arc<Member>) -> Self {
-        Lease { member, outcome: Outcome::Unknown }
+    pub(crate) fn of_acquired(member: Arc<Member>, alone: bool) -> Self {
+        Lease { member, alone, outcome: Outcome::Unknown }
     }
 
     /// The endpoint that was picked.
@@ -51,13 +53,13 @@ impl Drop for Lease {
         let Member { settings, live } = &*self.member;
         match self.outcome {
             Outcome::Success => {
-                if live.passive.succeed(settings.rule) {
+                if !self.alone && live.passive.succeed(settings.rule) {
                     tracing::info!(endpoint = %settings.id, "endpoint readmitted");
                 }
             }
             Outcome::Failure => {
                 live.failed.fetch_add(1, Ordering::Relaxed);
-                if live.passive.fail(settings.rule, live.now_ms()) {
+                if !self.alone && live.passive.fail(settings.rule, live.now_ms()) {
                     tracing::warn!(endpoint = %settings.id, "endpoint ejected");
                 }
             }

@@ -135,12 +135,16 @@ impl<'p, B: Backend> Journey<'p, B> {
     fn judge(&mut self, mut picked: Picked<B>, answer: Response<Body>) -> Verdict<B> {
         let retry = &self.proxy.settings.retry;
         let status = answer.status();
-        let outcome = if retry.counts(status) { Outcome::Failure } else { Outcome::Success };
-        picked.lease.set_outcome(outcome);
+        picked.lease.set_outcome(Outcome::Success);
         if retry.is_listed(status)
             && let Some(copy) = self.copy.take()
             && let Some(next) = self.pick_again(&copy)
         {
+            // Only an answer that is given up counts against its endpoint, as in nginx (ngx_http_upstream_test_next). An
+            // answer that is passed on is one: Kylin says 500 to every SQL error.
+            if retry.counts(status) {
+                picked.lease.set_outcome(Outcome::Failure);
+            }
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "trying another endpoint");
             return Verdict::Again(next, *copy);
         }

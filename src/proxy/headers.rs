@@ -1,6 +1,6 @@
 //! Fields that belong to one connection, and fields that tell the node about the client.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -87,6 +87,14 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// What else proxies tell of a client, and a stranger might.
+const TOLD_BY_PROXIES: [HeaderName; 4] = [
+    FORWARDED,
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-server"),
+];
+
 /// Tells the node who the client is. A trusted peer's own word is continued, anybody else's is replaced.
 pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: ClientAddr, trusted: bool, secure: bool) {
     let mut chain = String::with_capacity(48);
@@ -96,7 +104,9 @@ pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: ClientAddr, trusted: 
             chain.push_str(", ");
         }
     } else {
-        headers.remove(FORWARDED);
+        for told in TOLD_BY_PROXIES {
+            headers.remove(told);
+        }
     }
     match peer.ip() {
         Some(ip) => _ = write!(chain, "{}", ip.to_canonical()),
@@ -128,7 +138,7 @@ pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: ClientAddr, trusted: 
 /// request.extensions_mut().insert(edits);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 #[must_use]
 pub struct HeaderEdits(Vec<(HeaderName, Option<HeaderValue>)>);
 
@@ -160,6 +170,13 @@ impl HeaderEdits {
                 None => _ = headers.remove(name),
             }
         }
+    }
+}
+
+impl fmt::Debug for HeaderEdits {
+    /// Shows the names; a value may be a credential.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.iter().map(|(name, _)| name)).finish()
     }
 }
 

@@ -62,8 +62,8 @@ impl Retry {
         self
     }
 
-    /// On an answer of `status`, which then counts as a failure of the endpoint unless it is 403 or 404. When no other
-    /// endpoint is left, the answer is passed on.
+    /// On an answer of `status`. Going on counts as a failure of the endpoint unless the status is 403 or 404. When the
+    /// request may not be repeated, or no other endpoint is left, the answer is passed on and counts as a success.
     pub fn on_status(mut self, status: StatusCode) -> Self {
         self.statuses.push(status);
         self

@@ -1,6 +1,5 @@
 //! The body of a request, read as far as it is to be kept for another try.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -34,20 +33,32 @@ pub(super) async fn read(body: Body, settings: &Settings) -> Result<Body, Refusa
     if declared.exact().is_some_and(|length| length > keep) {
         return Ok(body);
     }
-    let mut pieces = VecDeque::new();
-    let mut length = 0;
+    // One piece, which is the rule, is kept as it is. More are copied together: many small ones must not hold the large
+    // buffers that they were cut from.
+    let mut first = Bytes::new();
+    let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|error| refusal(&error))?.into_data() else { continue };
-        length += data.len() as u64;
-        pieces.push_back(data);
-        if length > keep {
-            return Ok(Body::new(Resumed { pieces, rest: body }));
+        if first.is_empty() {
+            first = data;
+        } else {
+            if joined.is_empty() {
+                joined.extend_from_slice(&first);
+            }
+            joined.extend_from_slice(&data);
+        }
+        if first.len().max(joined.len()) as u64 > keep {
+            return Ok(Body::new(Resumed { read: whole(first, joined), rest: body }));
         }
         if body.is_end_stream() {
             break;
         }
     }
-    Ok(join(pieces, length as usize).into())
+    Ok(whole(first, joined).into())
+}
+
+fn whole(first: Bytes, joined: BytesMut) -> Bytes {
+    if joined.is_empty() { first } else { joined.freeze() }
 }
 
 const TOO_LARGE: Refusal = Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large");
@@ -68,20 +79,9 @@ pub(super) fn refusal(error: &(dyn std::error::Error + 'static)) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, "the body of the request ended early")
 }
 
-fn join(mut pieces: VecDeque<Bytes>, length: usize) -> Bytes {
-    if pieces.len() < 2 {
-        return pieces.pop_front().unwrap_or_default();
-    }
-    let mut whole = BytesMut::with_capacity(length);
-    for piece in pieces {
-        whole.extend_from_slice(&piece);
-    }
-    whole.freeze()
-}
-
 /// What was read of a body, and then the rest of it.
 struct Resumed {
-    pieces: VecDeque<Bytes>,
+    read: Bytes,
     rest: Body,
 }
 
@@ -90,18 +90,18 @@ impl HttpBody for Resumed {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.pieces.pop_front() {
-            Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
-            None => Pin::new(&mut self.rest).poll_frame(cx),
+        match std::mem::take(&mut self.read) {
+            read if read.is_empty() => Pin::new(&mut self.rest).poll_frame(cx),
+            read => Poll::Ready(Some(Ok(Frame::data(read)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty() && self.rest.is_end_stream()
+        self.read.is_empty() && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let read: u64 = self.pieces.iter().map(|piece| piece.len() as u64).sum();
+        let read = self.read.len() as u64;
         let rest = self.rest.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(read + rest.lower());

@@ -15,7 +15,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, header};
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode};
 use tokio::time::timeout;
 
 pub use address::{Address, InvalidAddress};
@@ -118,6 +119,7 @@ impl Backend for HttpBackend {
         async move {
             let Inner { timeouts, pool, wire, clock, .. } = &*self.inner;
             let timeouts = request.extensions().get::<Timeouts>().copied().unwrap_or(*timeouts);
+            frame(&mut request);
             if !request.method().is_idempotent() {
                 // A turn of the runtime, in which idle connections learn that the node has closed them. Nobody can repeat this
                 // request if it is written to one of those.
@@ -175,13 +177,31 @@ impl HttpBackend {
     async fn connect(&self, limit: Duration) -> Result<Owned, SendError> {
         let Inner { address, wire, pool, clock, .. } = &*self.inner;
         let Some(slot) = pool.open_slot() else {
-            return Err(SendError::new(Phase::Limit, "every allowed connection is in use"));
+            // One that idles on another core serves as well.
+            let elsewhere = pool.take_anywhere(clock.now());
+            return elsewhere.ok_or_else(|| SendError::new(Phase::Limit, "every allowed connection is in use"));
         };
         match timeout(limit, dial(address, *wire, slot)).await {
             Ok(Ok(sender)) => Ok(Owned::new(sender, pool, clock)),
             Ok(Err(error)) => Err(SendError::new(Phase::Connect, error)),
             Err(elapsed) => Err(SendError::new(Phase::ConnectTimeout, elapsed)),
         }
+    }
+}
+
+/// Makes the fields that frame the body say what the body is. hyper believes them, and takes a GET of unknown length for one
+/// without a body.
+fn frame(request: &mut Request<Body>) {
+    let length = http_body::Body::size_hint(request.body()).exact();
+    let headers = request.headers();
+    match (length, headers.get(header::CONTENT_LENGTH)) {
+        (Some(length), Some(said)) if said.to_str().ok().and_then(|said| said.parse().ok()) != Some(length) => {
+            request.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+        }
+        (None, None) => {
+            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        _ => {}
     }
 }
 

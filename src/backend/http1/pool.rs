@@ -97,7 +97,9 @@ impl Owned {
                 return Poll::Ready(Some(head));
             }
             while timer.as_mut().poll(cx).is_ready() {
-                if seen == std::mem::replace(&mut seen, progress()) {
+                // A client that keeps its own upload waiting is not the node's fault; the upload has a limit of its own.
+                let waiting = upload.as_ref().is_some_and(|upload| upload.is_waiting());
+                if seen == std::mem::replace(&mut seen, progress()) && !waiting {
                     return Poll::Ready(None);
                 }
                 timer.as_mut().reset(timer_in(limit));
@@ -163,7 +165,16 @@ impl Pool {
 
     /// The most recently used connection of this core that is ready, if there is one.
     pub(super) fn take(&self, now: Instant) -> Option<Owned> {
-        let mut stack = self.shard().0.lock();
+        self.take_from(self.shard(), now)
+    }
+
+    /// A connection that is ready, whatever the core.
+    pub(super) fn take_anywhere(&self, now: Instant) -> Option<Owned> {
+        self.shards.iter().find_map(|shard| self.take_from(shard, now))
+    }
+
+    fn take_from(&self, shard: &Shard, now: Instant) -> Option<Owned> {
+        let mut stack = shard.0.lock();
         let mut place = stack.len();
         while place > 0 {
             place -= 1;
