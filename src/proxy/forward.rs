@@ -78,7 +78,7 @@ impl<'p, B: Backend> Journey<'p, B> {
         Journey { proxy, client, tried: Tried::none(), begun, copy: None, refreshed: false }
     }
 
-    // Not an `async fn`, which would keep its arguments twice.
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
     fn run(mut self, mut request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Refusal>> + Send {
         async move {
             if !request.body().is_empty() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, unconstrained};
 use tokio::time::{sleep, timeout};
 
 use super::Handler;
@@ -15,6 +15,9 @@ use super::limits::Limits;
 use super::listen::{Acceptor, Shared};
 use super::stop::Stop;
 use crate::request::ClientAddr;
+
+/// The most connections that are taken from the kernel's backlog when the server stops.
+const DRAINED: usize = 4096;
 
 /// How long to wait after accepting failed for want of a resource, such as file descriptors.
 const BREATH: Duration = Duration::from_millis(50);
@@ -71,7 +74,12 @@ impl<H: Handler> Connections<H> {
         }
         // What the kernel has already accepted for us would be reset with the socket. The timeout, short as it is, leaves the
         // runtime a turn to hear of it.
-        while let Ok(()) = timeout(Duration::ZERO, self.accept_one(&acceptor)).await {}
+        for _ in 0..DRAINED {
+            // Unconstrained, or the runtime would interrupt a long drain.
+            if timeout(Duration::ZERO, unconstrained(self.accept_one(&acceptor))).await.is_err() {
+                return;
+            }
+        }
     }
 
     async fn accept_one(&mut self, acceptor: &Acceptor) {

@@ -18,13 +18,14 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
 
 use super::Handler;
 use super::limits::Limits;
 use super::sniff::{Version, read_some, sniff};
 use super::stop::Stop;
-use super::stream::{Answer, ClientStream, Traffic};
+use super::stream::ClientStream;
+use super::traffic::{Answer, Traffic};
 use crate::body::{Body, BoxError};
 use crate::clock::timer_in;
 use crate::request::ClientAddr;
@@ -52,8 +53,9 @@ where
     H: Handler,
 {
     let mut read = BytesMut::new();
+    let deadline = timer_in(limits.head_timeout);
     let version = {
-        let mut sniffed = pin!(timeout(limits.head_timeout, sniff(&mut stream, &mut read)));
+        let mut sniffed = pin!(timeout_at(deadline, sniff(&mut stream, &mut read)));
         tokio::select! {
             biased;
             version = sniffed.as_mut() => version??,
@@ -69,7 +71,7 @@ where
     let client = Client { peer, handler, limits, stop };
     match version {
         Version::Http2 => client.http2(stream, read).await,
-        Version::Http1 => client.http1(stream, read).await,
+        Version::Http1 => client.http1(Idle { stream, read, deadline }).await,
     }
 }
 
@@ -84,22 +86,23 @@ struct Client<H> {
 struct Idle<S> {
     stream: S,
     read: BytesMut,
+    /// When the head of the next request has to be complete.
+    deadline: Instant,
 }
 
 impl<H: Handler> Client<H> {
-    async fn http1<S>(mut self, stream: S, read: BytesMut) -> Result<(), BoxError>
+    async fn http1<S>(mut self, mut idle: Idle<S>) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         // Boxed, for it is polled in more than one place.
         let mut timer = Box::pin(sleep(Duration::ZERO));
-        let mut idle = Idle { stream, read };
         loop {
             match self.http1_until_idle(idle, timer.as_mut()).await? {
                 Some(parked) => idle = parked,
                 None => return Ok(()),
             }
-            timer.as_mut().reset(timer_in(self.limits.head_timeout));
+            timer.as_mut().reset(idle.deadline);
             let comes = tokio::select! {
                 biased;
                 comes = read_some(&mut idle.stream, &mut idle.read) => comes?,
@@ -125,24 +128,28 @@ impl<H: Handler> Client<H> {
         let traffic = Arc::new(Traffic::default());
         let mut builder = http1::Builder::new();
         builder.max_headers(max_headers).max_buf_size(max_head_bytes).keep_alive(keep_alive).header_read_timeout(None);
-        let Idle { mut stream, mut read } = idle;
+        let Idle { mut stream, mut read, mut deadline } = idle;
         // How many requests there had been when a head was found that had begun and was not complete.
         let mut slow_head = None;
         loop {
             let client = ClientStream::new(stream, read.freeze(), send_timeout, Arc::clone(&traffic));
             let mut connection = Box::new(builder.serve_connection(client, self.service(&traffic)));
-            let wait = if slow_head.is_some() { head_timeout } else { PARK.min(head_timeout) };
+            let park = timer_in(PARK.min(head_timeout));
+            let wait = if slow_head.is_some() { deadline } else { park.min(deadline) };
             if !until_idle(&mut *connection, &traffic, timer.as_mut(), wait, &mut self.stop).await? {
                 return Ok(None);
             }
             if slow_head == Some(traffic.requests()) {
                 return Ok(None);
             }
+            if traffic.requests() > slow_head.unwrap_or(0) {
+                deadline = timer_in(head_timeout);
+            }
             let parts = connection.into_parts();
             stream = parts.io.into_inner();
             read = BytesMut::from(parts.read_buf);
             if read.is_empty() {
-                return Ok(Some(Idle { stream, read }));
+                return Ok(Some(Idle { stream, read, deadline }));
             }
             slow_head = Some(traffic.requests());
         }
@@ -152,22 +159,43 @@ impl<H: Handler> Client<H> {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let traffic = Arc::new(Traffic::default());
-        let client = ClientStream::new(stream, read.freeze(), self.limits.send_timeout, Arc::clone(&traffic));
+        let Limits { head_timeout, send_timeout, max_streams, max_head_bytes, .. } = self.limits;
+        let traffic = Arc::new(Traffic::watching_deliveries());
+        let client = ClientStream::new(stream, read.freeze(), send_timeout, Arc::clone(&traffic));
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .max_concurrent_streams(self.limits.max_streams)
-            .max_header_list_size(u32::try_from(self.limits.max_head_bytes).unwrap_or(u32::MAX))
+            .max_concurrent_streams(max_streams)
+            .max_header_list_size(u32::try_from(max_head_bytes).unwrap_or(u32::MAX))
             // A client that does not even answer pings is gone.
-            .keep_alive_interval(self.limits.head_timeout)
+            .keep_alive_interval(head_timeout)
             .serve_connection(client, self.service(&traffic));
         let mut connection = Box::pin(connection);
-        tokio::select! {
-            biased;
-            served = connection.as_mut() => return Ok(served?),
-            () = self.stop.stopped() => connection.as_mut().graceful_shutdown(),
+        let (mut stopping, mut requests, mut idle) = (false, 0, Duration::ZERO);
+        let every = head_timeout.min(send_timeout);
+        loop {
+            tokio::select! {
+                biased;
+                served = connection.as_mut() => return Ok(served?),
+                () = self.stop.stopped(), if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = sleep(every) => {
+                    // Dropping the connection cancels what its client does not take.
+                    if traffic.has_stalled() {
+                        return Err("a client takes nothing of an answer".into());
+                    }
+                    idle = if traffic.is_quiet() && traffic.requests() == requests { idle + every } else { Duration::ZERO };
+                    requests = traffic.requests();
+                    if idle >= head_timeout * 2 {
+                        return Err("a client does not take the end of its connection".into());
+                    }
+                    if idle >= head_timeout {
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
+            }
         }
-        Ok(connection.await?)
     }
 
     fn service(
@@ -178,15 +206,17 @@ impl<H: Handler> Client<H> {
         let (handler, peer, traffic) = (Arc::clone(&self.handler), self.peer, Arc::clone(traffic));
         let max_head_bytes = self.limits.max_head_bytes;
         service_fn(move |request: Request<Incoming>| {
-            let (handler, traffic) = (Arc::clone(&handler), Arc::clone(&traffic));
-            let request = request.map(|body| traffic.request(body.into()));
+            let handler = Arc::clone(&handler);
+            let (head, body) = request.into_parts();
+            let (body, open) = traffic.request(body.into());
+            let request = Request::from_parts(head, body);
             async move {
                 // hyper looks at the size of a head only while that is not complete.
                 let answer = match head_bytes(&request) > max_head_bytes {
                     true => too_large(),
                     false => handler.handle(peer, request).await,
                 };
-                Ok::<_, Infallible>(traffic.answer(answer))
+                Ok::<_, Infallible>(open.answer(answer))
             }
         })
     }
@@ -206,12 +236,13 @@ fn too_large() -> Response<Body> {
     answer
 }
 
-/// Drives an HTTP/1 connection until nothing was under way on it for `wait`, and no request came; false when it is over.
+/// Drives an HTTP/1 connection until it idles at the moment `first`, or later when it was busy by then; false when it is
+/// over.
 async fn until_idle<S, C>(
     connection: &mut http1::Connection<ClientStream<S>, C>,
     traffic: &Traffic,
     mut timer: Pin<&mut Sleep>,
-    mut wait: Duration,
+    first: Instant,
     stop: &mut Stop,
 ) -> Result<bool, BoxError>
 where
@@ -225,6 +256,7 @@ where
     let mut stopping = false;
     // How many requests there had been when the timer was set. It is left to run out rather than set anew each time.
     let mut timed = None;
+    let mut next = first;
     poll_fn(|cx| {
         if let Poll::Ready(served) = Pin::new(&mut *connection).poll(cx) {
             return Poll::Ready(served.map(|()| false).map_err(Into::into));
@@ -233,7 +265,7 @@ where
             stopping = stopped.as_mut().poll(cx).is_ready();
             if stopping {
                 // A head that has begun has only as long as a first byte.
-                (timed, wait) = (None, FIRST_BYTE);
+                (timed, next) = (None, timer_in(FIRST_BYTE));
                 Pin::new(&mut *connection).graceful_shutdown();
                 if let Poll::Ready(served) = Pin::new(&mut *connection).poll(cx) {
                     return Poll::Ready(served.map(|()| false).map_err(Into::into));
@@ -243,7 +275,7 @@ where
         while traffic.is_idle() {
             match timed {
                 None => {
-                    timer.as_mut().reset(timer_in(wait));
+                    timer.as_mut().reset(next);
                     timed = Some(traffic.requests());
                 }
                 Some(requests) => {
@@ -251,7 +283,7 @@ where
                     if requests == traffic.requests() {
                         return Poll::Ready(Ok(!stopping));
                     }
-                    (timed, wait) = (None, PARK_WHEN_BUSY);
+                    (timed, next) = (None, timer_in(PARK_WHEN_BUSY));
                 }
             }
         }
@@ -373,6 +405,93 @@ mod tests {
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
 
+    /// A body of so many bytes in pieces of a kilobyte.
+    struct Pieces(usize);
+
+    impl http_body::Body for Pieces {
+        type Data = bytes::Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut std::task::Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Infallible>>> {
+            let piece = self.0.min(1024);
+            self.0 -= piece;
+            Poll::Ready((piece > 0).then(|| Ok(http_body::Frame::data(bytes::Bytes::from(vec![0; piece])))))
+        }
+    }
+
+    type Http2 = hyper::client::conn::http2::SendRequest<Body>;
+
+    /// A client that speaks HTTP/2 to a handler, which answers with `size` bytes.
+    async fn http2(size: usize) -> (Http2, JoinHandle<hyper::Result<()>>, Served, impl Drop) {
+        let limits = Limits {
+            head_timeout: Duration::from_secs(60),
+            send_timeout: Duration::from_secs(10),
+            max_headers: 100,
+            max_head_bytes: 8192,
+            max_streams: 100,
+            keep_alive: true,
+        };
+        let handler =
+            move |_peer: ClientAddr, _request: Request<Body>| async move { Response::new(Body::new(Pieces(size))) };
+        let (client, server) = duplex(64 * 1024);
+        let (sender, stop) = Stop::channel();
+        let served = tokio::spawn(serve(server, ClientAddr::Unix, Arc::new(handler), limits, stop));
+        let io = hyper_util::rt::TokioIo::new(client);
+        let (send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        (send, tokio::spawn(connection), served, sender)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http2_client_that_asks_for_nothing_more_is_let_go() {
+        let (mut send, client, served, _stop) = http2(3).await;
+        let answer = send.send_request(Request::get("http://kylin/").body(Body::empty()).unwrap()).await.unwrap();
+        drop(answer);
+        let began = timer_in(Duration::ZERO);
+        // The client may have closed first, once it was told.
+        _ = served.await.unwrap();
+        let took = began.elapsed();
+        assert!(took >= Duration::from_secs(60) && took < Duration::from_secs(90), "{took:?}");
+        _ = client.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http2_client_that_takes_nothing_of_one_answer_is_cut_off_though_it_takes_others() {
+        let (mut send, _client, served, _stop) = http2(8 << 20).await;
+        let get = || Request::get("http://kylin/").body(Body::empty()).unwrap();
+        let stuck = send.send_request(get()).await.unwrap();
+        let others = tokio::spawn(async move {
+            for _ in 0..100 {
+                let Ok(answer) = send.send_request(get()).await else { break };
+                _ = http_body_util::BodyExt::collect(answer.into_body()).await;
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let began = timer_in(Duration::ZERO);
+        let error = served.await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("takes nothing"), "{error}");
+        let took = began.elapsed();
+        assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(30), "{took:?}");
+        drop(stuck);
+        others.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_goes_on_sending_still_gets_the_answer_that_told_it_to_stop() {
+        let (mut client, _handler, served, _stop) = start();
+        let head = "POST /kylin HTTP/1.1\r\nHost: kylin\r\nContent-Length: 8388608\r\n\r\n";
+        client.write_all(head.as_bytes()).await.unwrap();
+        // The handler has answered and forgotten the request long before all of it is sent.
+        for _ in 0..128 {
+            client.write_all(&[0; 65536]).await.unwrap();
+        }
+        answer(&mut client).await;
+        drop(client);
+        served.await.unwrap().unwrap();
+    }
+
     #[test]
     fn what_a_parked_connection_holds_is_small() {
         let handler = |_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::empty()) };
@@ -385,6 +504,6 @@ mod tests {
             keep_alive: true,
         };
         let served = serve(tokio::io::empty(), ClientAddr::Unix, Arc::new(handler), limits, Stop::channel().1);
-        assert!(size_of_val(&served) <= 1536, "{}", size_of_val(&served));
+        assert!(size_of_val(&served) <= 1792, "{}", size_of_val(&served));
     }
 }

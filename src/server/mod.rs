@@ -14,6 +14,7 @@ mod listen;
 mod sniff;
 mod stop;
 mod stream;
+mod traffic;
 
 use std::fmt;
 use std::net::SocketAddr;

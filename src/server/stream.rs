@@ -3,23 +3,24 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::Response;
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use crate::body::{Body, BodyError, OnEnd};
+use super::traffic::Traffic;
 use crate::gather::gather;
 
 /// Pieces that together are no longer than this are copied into one: a plain write costs less than a vectored one.
 const GATHERED: usize = 4096;
+
+/// For how long a client is let send what nobody reads, after the last answer.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// A stream of which the beginning was read already, and that fails when its client takes nothing for too long.
 pub(super) struct ClientStream<S> {
@@ -29,11 +30,13 @@ pub(super) struct ClientStream<S> {
     send_timeout: Duration,
     /// Runs while the client takes nothing.
     silence: Option<Pin<Box<Sleep>>>,
+    /// Runs while the client may go on sending after the last answer.
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> ClientStream<S> {
     pub(super) fn new(stream: S, read: Bytes, send_timeout: Duration, traffic: Arc<Traffic>) -> Self {
-        ClientStream { read, stream: TokioIo::new(stream), traffic, send_timeout, silence: None }
+        ClientStream { read, stream: TokioIo::new(stream), traffic, send_timeout, silence: None, lingering: None }
     }
 
     pub(super) fn into_inner(self) -> S {
@@ -67,7 +70,7 @@ impl<S: AsyncRead + Unpin> Read for ClientStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Write for ClientStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Write for ClientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.traffic.unflushed.store(true, Ordering::Relaxed);
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
@@ -80,8 +83,26 @@ impl<S: AsyncWrite + Unpin> Write for ClientStream<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Ends our side, and reads on to nowhere if the client may be sending still: closing on unread bytes would reset the
+    /// connection, and the client could lose the very answer that told it to stop (nginx: `lingering_close`).
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.lingering.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            if !self.traffic.has_unread() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let this = &mut *self;
+        let lingering = this.lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut room = [0; GATHERED];
+        while lingering.as_mut().poll(cx).is_pending() {
+            let mut room = ReadBuf::new(&mut room);
+            match ready!(Pin::new(this.stream.inner_mut()).poll_read(cx, &mut room)) {
+                Ok(()) if !room.filled().is_empty() => {}
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -100,80 +121,5 @@ impl<S: AsyncWrite + Unpin> Write for ClientStream<S> {
             None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
         };
         self.in_time(cx, written)
-    }
-}
-
-/// What passes over a connection, as far as it matters for whether the connection idles.
-#[derive(Debug, Default)]
-pub(super) struct Traffic {
-    requests: AtomicUsize,
-    /// Answers that are not complete, and bodies of requests that were not read to their end.
-    open: AtomicUsize,
-    unflushed: AtomicBool,
-}
-
-impl Traffic {
-    /// How many requests have come.
-    pub(super) fn requests(&self) -> usize {
-        self.requests.load(Ordering::Relaxed)
-    }
-
-    /// Nothing is under way: hyper holds nothing of the connection but what it may have read of a next request.
-    pub(super) fn is_idle(&self) -> bool {
-        self.open.load(Ordering::Relaxed) == 0 && !self.unflushed.load(Ordering::Relaxed)
-    }
-
-    /// Notes a request; its answer is to be made with [`Traffic::answer`].
-    pub(super) fn request(self: &Arc<Self>, body: Body) -> Body {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.open.fetch_add(1, Ordering::Relaxed);
-        if body.is_empty() {
-            return body;
-        }
-        self.open.fetch_add(1, Ordering::Relaxed);
-        body.on_end(Arc::clone(self) as Arc<dyn OnEnd>)
-    }
-
-    pub(super) fn answer(self: Arc<Self>, answer: Response<Body>) -> Response<Answer> {
-        answer.map(|body| Answer { body, traffic: self })
-    }
-
-    fn close_one(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl OnEnd for Traffic {
-    fn on_end(self: Arc<Self>, _whole: bool) {
-        self.close_one();
-    }
-}
-
-/// The body of an answer. hyper drops it when all of it is encoded.
-pub(super) struct Answer {
-    body: Body,
-    traffic: Arc<Traffic>,
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        self.traffic.close_one();
-    }
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -114,7 +114,7 @@ impl HttpBackend {
 }
 
 impl Backend for HttpBackend {
-    // Not an `async fn`, which would keep its arguments twice.
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
     fn send(&self, mut request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
         async move {
             let Inner { timeouts, pool, wire, clock, .. } = &*self.inner;
