@@ -374,6 +374,14 @@ fn keepalive_refused_at_some_addresses_only_is_noted() {
 }
 
 #[test]
+fn limits_on_connections_in_a_location_are_noted() {
+    let config = parse("server { listen 81; location / { send_timeout 1s; keepalive_timeout 0; return 200; } }");
+    let notes = texts(&config.notes);
+    assert!(notes.len() == 2 && notes[0].starts_with("send_timeout in a location"), "{notes:?}");
+    assert!(notes[1].starts_with("keepalive_timeout in a location"), "{notes:?}");
+}
+
+#[test]
 fn a_request_head_is_bounded_whatever_the_file_says() {
     for (value, bytes, notes) in [
         ("4 8k", 32 << 10, 0),
@@ -384,6 +392,15 @@ fn a_request_head_is_bounded_whatever_the_file_says() {
         let config = with("", &format!("large_client_header_buffers {value};"));
         assert_eq!(config.servers[0].settings.max_head_bytes, Some(bytes), "{value}");
         assert_eq!(config.notes.len(), notes, "{value}");
+    }
+}
+
+#[test]
+fn a_time_too_long_to_compute_with_is_an_error() {
+    for time in ["9999999999999d", "36501d", "18446744073709551615"] {
+        let text = format!("server {{ listen 81; client_header_timeout {time}; location / {{ return 200; }} }}");
+        let error = Config::parse("x", &text).unwrap_err();
+        assert_eq!(error.message(), format!("invalid time \"{time}\""));
     }
 }
 
