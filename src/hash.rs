@@ -88,8 +88,28 @@ mod tests {
         crc.update(b"56789");
         assert_eq!(crc.finish(), 0xcbf4_3926); // the check value of CRC-32/ISO-HDLC
         assert_eq!(key64(b""), 0x2d06_8005_38d3_94c2); // XXH3_64bits of nothing, seed 0, from the xxHash specification
-        assert_eq!(mix(1, 2), mix(1, 2));
-        assert_ne!(mix(1, 2), mix(2, 1));
+        assert_eq!(key64(b"a"), 0xe6c6_32b6_1e96_4e1f);
+        assert_eq!(key64(b"abc"), 0x78af_5f94_892f_3950);
+        // Computed apart from this code, in arbitrary precision.
+        for (key, endpoint, mixed) in [
+            (0, 0, 0),
+            (1, 2, 0x37ad_5fdd_5756_bd3d),
+            (2, 1, 0xe7b2_5ad2_7bcc_b532),
+            (0x2d06_8005_38d3_94c2, 0xe6c6_32b6_1e96_4e1f, 0xbc1a_ad5f_e64a_816d),
+        ] {
+            assert_eq!(mix(key, endpoint), mixed, "{key:#x} {endpoint:#x}");
+        }
+        for (hash, logarithm) in [
+            (1, 0x3f_0000_0000),
+            (2, 0x3e_6a3f_e5c7),
+            (12_345, 0x32_6882_ad73),
+            (0x0123_4567_89ab_cdef, 0x7_d053_f783),
+            (0xdead_beef_cafe_f00d, 0x3380_8dee),
+            (1 << 63, 0x1_0000_0000),
+            (u64::MAX - 1, 1),
+        ] {
+            assert_eq!(neg_log2(hash), logarithm, "{hash:#x}");
+        }
     }
 
     #[test]

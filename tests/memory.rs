@@ -8,18 +8,20 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::{Request, Response};
+use http_body_util::BodyExt;
 use kylin_lb::server::Server;
 use kylin_lb::testing::kylin::{KylinNode, demo_bytes_at};
-use kylin_lb::{Cluster, Endpoint, Proxy};
+use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 
 #[allow(dead_code)]
 #[path = "it/support/http.rs"]
-mod http;
+mod client;
 #[allow(dead_code)]
 #[path = "it/support/resources.rs"]
 mod resources;
 
-use http::Connection;
+use client::Connection;
 use resources::Memory;
 
 const DOWN: u64 = 2 << 30;
@@ -33,21 +35,47 @@ const PAUSE: Duration = Duration::from_millis(200);
 async fn two_gib_down_and_256_mib_up_pass_byte_for_byte_in_less_than_64_mib() {
     let node = KylinNode::new("q1");
     let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let endpoint = Endpoint::http("q1", &served.addr().to_string()).unwrap();
-    let proxy = Proxy::builder(Cluster::builder().endpoint(endpoint).build().unwrap()).build();
-    let server = Server::builder().listen("127.0.0.1:0".parse().unwrap(), proxy).threads(1).start().unwrap();
+    let server = front_of(served.addr());
     let front = server.addresses()[0];
+    let slow = Server::builder().listen("127.0.0.1:0".parse().unwrap(), digest_in_bursts).threads(1).start().unwrap();
+    let to_slow = front_of(slow.addresses()[0]);
     // The pattern and the buffers that everybody has.
     download(front, 1 << 20, 1 << 20).await;
     upload(front, 1 << 20).await;
+    upload(to_slow.addresses()[0], 1 << 20).await;
 
     let before = Memory::of_this_process();
     download(front, DOWN, BURST).await;
     upload(front, UP).await;
+    upload(to_slow.addresses()[0], UP).await;
     let after = Memory::of_this_process();
     println!("resident {} KiB before, {} KiB at most", before.resident >> 10, after.peak >> 10);
     assert!(after.peak - before.resident < MOST, "{} bytes more", after.peak - before.resident);
     server.stop(Duration::from_secs(5)).await;
+    to_slow.stop(Duration::from_secs(5)).await;
+    slow.stop(Duration::from_secs(5)).await;
+}
+
+fn front_of(node: SocketAddr) -> Server {
+    let endpoint = Endpoint::http("q1", &node.to_string()).unwrap();
+    let proxy = Proxy::builder(Cluster::builder().endpoint(endpoint).build().unwrap()).build();
+    Server::builder().listen("127.0.0.1:0".parse().unwrap(), proxy).threads(1).start().unwrap()
+}
+
+/// A node that answers as `/demo/digest` does, and reads a burst and then nothing for a while.
+async fn digest_in_bursts(_peer: ClientAddr, request: Request<Body>) -> Response<Body> {
+    let mut body = request.into_body();
+    let (mut read, mut pause_at, mut crc) = (0, BURST / 2, crc32fast::Hasher::new());
+    while let Some(frame) = body.frame().await {
+        let part = frame.unwrap().into_data().unwrap();
+        crc.update(&part);
+        read += part.len() as u64;
+        if read >= pause_at {
+            pause_at += BURST;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Response::new(Body::from(format!("{{\"bytes\":{read},\"crc32\":\"{:08x}\"}}", crc.finalize())))
 }
 
 async fn download(front: SocketAddr, length: u64, burst: u64) {

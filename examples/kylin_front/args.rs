@@ -10,7 +10,8 @@ A load-balancing front end for Apache Kylin.
 Usage: kylin_front [OPTIONS]
 
   --config FILE   an nginx configuration: upstreams, servers, locations
-  --listen ADDR   where to listen, instead of what the configuration says: 127.0.0.1:8080, [::]:80, unix:/path
+  --listen ADDR   where to listen, and nowhere else, as the first address of the configuration: 127.0.0.1:8080, [::]:80,
+                  unix:/path
   --threads N     accept loops, each on a thread of its own (default: one per core)
   --demo N        N demo Kylin nodes in this process (default: 3 when there is no configuration)
   --check         say what was understood, and exit

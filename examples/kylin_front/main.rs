@@ -78,12 +78,18 @@ async fn configured(path: &Path, args: &Args) -> Result<(), Box<dyn Error>> {
         println!("{}: the configuration is valid", path.display());
         return Ok(());
     }
-    let server = match (&args.listen, site.listeners().next()) {
-        (Some(listen), Some(listener)) => Server::builder().listen(listen.clone(), listener),
-        _ => site.server(),
+    let configured: Vec<Listen> = site.listeners().map(|listener| listener.listen()).collect();
+    let server = match &args.listen {
+        Some(listen) => site.server_on(listen.clone()),
+        None => site.server(),
     };
     let server = server.threads(args.threads).start()?;
-    greet(&server, args);
+    greet(&server, args.listen.as_ref().map_or(&configured, std::slice::from_ref));
+    if args.listen.is_some() {
+        for listen in configured {
+            println!("not listening on {listen}, which --listen replaces");
+        }
+    }
     for (name, cluster) in site.clusters() {
         print!("\nupstream {name}{}", table(cluster));
     }
@@ -102,8 +108,8 @@ async fn demonstrated(args: &Args) -> Result<(), Box<dyn Error>> {
         Some(listen) => listen.clone(),
         None => "127.0.0.1:8080".parse()?,
     };
-    let server = Server::builder().listen(listen, proxy.clone()).threads(args.threads).start()?;
-    greet(&server, args);
+    let server = Server::builder().listen(listen.clone(), proxy.clone()).threads(args.threads).start()?;
+    greet(&server, &[listen]);
     print!("{}", table(proxy.cluster()));
     if let Some(address) = server.addresses().first() {
         print!("{}", demo::commands(*address));
@@ -111,12 +117,12 @@ async fn demonstrated(args: &Args) -> Result<(), Box<dyn Error>> {
     until_signal(server).await
 }
 
-fn greet(server: &Server, args: &Args) {
+fn greet(server: &Server, listens: &[Listen]) {
     for address in server.addresses() {
         println!("listening on http://{address}");
     }
-    if let Some(Listen::Unix(path)) = &args.listen {
-        println!("listening on unix:{}", path.display());
+    for unix in listens.iter().filter(|listen| matches!(listen, Listen::Unix(_))) {
+        println!("listening on {unix}");
     }
 }
 

@@ -120,7 +120,64 @@ fn split(name: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use http::{Request, Response};
+    use parking_lot::Mutex;
+
+    use super::super::{Balancer, Table};
     use super::*;
+    use crate::backend::{Backend, SendError};
+    use crate::body::Body;
+    use crate::cluster::Cluster;
+    use crate::endpoint::Endpoint;
+    use crate::request::RequestView;
+
+    /// Keeps the rings of its clusters for the test.
+    #[derive(Debug, Clone, Default)]
+    struct Keep(Arc<Mutex<Vec<Ring>>>);
+
+    impl Balancer for Keep {
+        fn pick<'c>(&self, _: &RequestView<'_>, _: &Candidates<'c>) -> Option<Candidate<'c>> {
+            None
+        }
+
+        fn prepare(&self, members: &Candidates<'_>) -> Table {
+            self.0.lock().push(Ring::of(members));
+            Table::none()
+        }
+    }
+
+    struct Nowhere;
+
+    impl Backend for Nowhere {
+        async fn send(&self, _: Request<Body>) -> Result<Response<Body>, SendError> {
+            panic!("nothing is sent in this test")
+        }
+    }
+
+    #[test]
+    fn the_ring_is_nginxs_point_for_point() {
+        let keep = Keep::default();
+        let endpoints =
+            (1..=3).map(|n| Endpoint::new(n.to_string(), Nowhere).unwrap().placement(format!("10.0.0.{n}:7070")));
+        Cluster::builder().endpoints(endpoints).balancer(keep.clone()).build().unwrap();
+        let rings = keep.0.lock();
+        let ring = rings.iter().find(|ring| !ring.points.is_empty()).unwrap();
+        assert_eq!((ring.points.len(), &ring.names[..]), (480, &[vec![0], vec![1], vec![2]][..]));
+        // Computed from the C of nginx 1.22.
+        let first = [0x1_efbe, 0x1f_8d0c, 0x75_b52f].map(|hash| Point { hash, name: 0 });
+        assert_eq!(ring.points[..3], first);
+        for (digest, hash, name) in [
+            (0xe8b7_be43_u32, 0xe913_b2b8, 2),
+            (0x7f5a_cfc6, 0x7fde_079d, 1),
+            (0xbb57_8739, 0xbca6_194e, 2),
+            (0xddd8_d001, 0xdf3c_99a1, 2),
+        ] {
+            let at = ring.points.partition_point(|point| point.hash < digest);
+            assert_eq!(ring.points[at], Point { hash, name }, "{digest:#x}");
+        }
+    }
 
     #[test]
     fn splits_names_as_nginx_does() {

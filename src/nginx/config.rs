@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::time::Duration;
 
 use super::directives::{self, Block, Verdict};
 use super::error::{ConfigError, ErrorKind, Fault};
@@ -12,6 +13,7 @@ use super::reader::{Collected, Notice, Reader};
 use super::report::Report;
 use super::server::Server;
 use super::server_name::{Names, host_without_port};
+use super::settings::Settings;
 use super::source::Span;
 use super::upstream::Upstream;
 use super::variables::Captures;
@@ -34,7 +36,6 @@ use super::variables::Captures;
 /// # Ok::<(), kylin_lb::nginx::ConfigError>(())
 /// ```
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct Config {
     /// The groups: the declared ones in the order of the file, then those made for a `proxy_pass` to a host.
     pub(super) upstreams: Vec<Upstream>,
@@ -50,7 +51,6 @@ pub struct Config {
 
 /// An address and the servers behind it.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub(super) struct Listener {
     /// The address.
     pub(super) address: ListenAddress,
@@ -117,6 +117,7 @@ impl Config {
                 .expecting("server { listen PORT; location / { proxy_pass http://UPSTREAM; } }"));
         }
         let listeners = listeners(&servers, &mut reader)?;
+        note_keepalive(&listeners, &servers, &mut reader);
         let servers = servers.into_iter().map(|(server, _)| server).collect();
         let Collected { harmless, notes, upstreams } = reader.collected;
         Ok(Config { upstreams, servers, listeners, harmless, notes })
@@ -191,6 +192,16 @@ fn listeners(servers: &[(Server, Span)], reader: &mut Reader<'_>) -> Result<Vec<
         }
     }
     Ok(listeners)
+}
+
+/// Whether client connections are kept is decided once for all of them: refused only where every address refuses it.
+fn note_keepalive(listeners: &[Listener], servers: &[(Server, Span)], reader: &mut Reader<'_>) {
+    let kept = |settings: &Settings| settings.keepalive_timeout != Some(Duration::ZERO);
+    if listeners.iter().any(|listener| kept(&servers[listener.default].0.settings)) {
+        for (_, span) in servers.iter().filter(|(server, _)| !kept(&server.settings)) {
+            reader.note(*span, "keepalive_timeout 0: clients' connections are kept, as other servers want them kept");
+        }
+    }
 }
 
 impl Listener {

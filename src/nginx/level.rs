@@ -16,6 +16,10 @@ use super::redirect::RedirectRule;
 use super::settings::{AddHeader, SetHeader, Settings};
 use super::values::{self, Step};
 use super::variables::Template;
+use crate::proxy::is_framing;
+
+/// The most that is read of a request's head, whatever a file says: it is held in memory for every client that sends one.
+const MOST_HEAD_BYTES: u64 = 1 << 20;
 
 /// A block while it is read: what it inherited, changed by what it says itself.
 #[derive(Debug, Default)]
@@ -174,9 +178,23 @@ impl Level {
                 values::size(word)?;
                 reader.harmless(directive); // what is read of a head at first
             }
+            "proxy_pass_trailers" => {
+                if flag()? == Some(true) {
+                    let text = "proxy_pass_trailers on: trailer fields after an answer's body are dropped all the same";
+                    reader.note(directive.span(), text);
+                } else {
+                    reader.harmless(directive);
+                }
+            }
             "large_client_header_buffers" => {
                 let [number, size] = words(directive)?;
-                settings.header_buffers = Some((values::number(number, "", 1, u32::MAX)?, values::size(size)?));
+                let (number, size) = (values::number(number, "", 1, u32::MAX)?, values::size(size)?);
+                let bytes = u64::from(number).saturating_mul(size);
+                if bytes > MOST_HEAD_BYTES {
+                    let text = "large_client_header_buffers: the head of a request may have 1 MiB at most";
+                    reader.note(directive.span(), text);
+                }
+                settings.max_head_bytes = Some(bytes.min(MOST_HEAD_BYTES));
             }
             "default_type" => {
                 let [word] = words(directive)?;
@@ -242,19 +260,6 @@ fn set_header(name: &Word, value: &Word, reader: &mut Reader<'_>) -> Result<Opti
         return Ok(None);
     }
     if is_framing(&read.name) { Err(managed(name)) } else { Ok(Some(read)) }
-}
-
-/// Fields that say where a message ends: set by hand they would split it.
-fn is_framing(name: &HeaderName) -> bool {
-    let managed = [
-        header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
-        header::TE,
-        header::TRAILER,
-        header::CONNECTION,
-        header::UPGRADE,
-    ];
-    managed.contains(name) || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
 fn managed(name: &Word) -> Fault {

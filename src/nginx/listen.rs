@@ -8,6 +8,7 @@ use super::address;
 use super::error::{ErrorKind, Fault};
 use super::lexer::Word;
 use super::parser::Directive;
+use super::reader::Reader;
 use super::values;
 use crate::backend::http1::Address;
 
@@ -43,7 +44,7 @@ impl Listen {
         Listen { address, default_server: false, backlog: None, ipv6_only: true }
     }
 
-    pub(super) fn read(directive: &Directive) -> Result<Listen, Fault> {
+    pub(super) fn read(directive: &Directive, reader: &mut Reader<'_>) -> Result<Listen, Fault> {
         let Some((first, parameters)) = directive.args.split_first() else {
             return Err(Fault::new(ErrorKind::Value, directive.span(), "listen without an address")
                 .expecting("listen ADDRESS[:PORT] [parameters];"));
@@ -63,8 +64,11 @@ impl Listen {
                 "default_server" | "default" if !text.contains('=') => listen.default_server = true,
                 "backlog" => listen.backlog = Some(values::number(word, "backlog=", 1, 1 << 20)?),
                 "ipv6only" => listen.ipv6_only = on_off(word, "ipv6only=")?,
-                "http2" | "reuseport" | "deferred" | "bind" if !text.contains('=') => {}
-                "so_keepalive" | "fastopen" | "rcvbuf" | "sndbuf" if text.contains('=') => {}
+                // HTTP/2 is spoken to every client that opens with it.
+                "http2" if !text.contains('=') => {}
+                // How the kernel wakes, probes and buffers; each accept loop has a socket of its own in any case.
+                "reuseport" | "deferred" | "bind" if !text.contains('=') => harmless(word, reader),
+                "so_keepalive" | "fastopen" | "rcvbuf" | "sndbuf" if text.contains('=') => harmless(word, reader),
                 "ssl" | "quic" | "http3" => return refused("cleartext: put a TLS terminator in front"),
                 "proxy_protocol" => return refused("nothing: use real_ip_header X-Forwarded-For"),
                 "spdy" => return refused("http2"),
@@ -81,6 +85,10 @@ impl Listen {
         }
         Ok(listen)
     }
+}
+
+fn harmless(parameter: &Word, reader: &mut Reader<'_>) {
+    reader.remark_harmless(parameter.span, &format!("listen ... {}", parameter.text));
 }
 
 fn on_off(word: &Word, prefix: &str) -> Result<bool, Fault> {

@@ -12,10 +12,13 @@
 //! - `Host` is the client's where no `proxy_set_header Host` says otherwise; nginx sends the upstream's name, which Kylin
 //!   would then put into its redirects and error messages.
 //! - Connections to nodes are HTTP/1.1 and kept, up to 64 per core and for 15 s, where no `keepalive` says otherwise.
+//! - `keepalive N` keeps N idle connections for each server of the upstream and core; nginx N for the upstream and worker.
 //! - Waits for a node are this crate's where the file does not set them ([`Timeouts`](crate::backend::http1::Timeouts)):
 //!   nginx's 60 s would cut queries that Kylin lets run for 300 s.
 //! - `X-Forwarded-For`, `-Proto` and `-Host` tell the node of the client where no `proxy_set_header` does.
 //! - `max_conns` and `least_conn` count over all threads. nginx counts per worker without a `zone`.
+//! - One `backlog`, one `large_client_header_buffers` and one set of client timeouts hold for all addresses: of those that
+//!   the default servers of the addresses have, the most generous.
 //! - When no server can serve the answer is 503, not 502, and like all of the front end's errors it has Kylin's form.
 //! - `Server` and `Date` of a node's answer are dropped as in nginx, but no `Server: nginx` takes their place.
 //! - Redirects that the front end makes itself have a relative `Location`, and the type of a `return`ed text is

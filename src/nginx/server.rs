@@ -54,7 +54,7 @@ impl Server {
             match inner.name.text.as_str() {
                 "location" => {}
                 "listen" => {
-                    let listen = Listen::read(inner)?;
+                    let listen = Listen::read(inner, reader)?;
                     if !seen.insert(listen.address.clone()) {
                         let message = format!("a duplicate listen {}", listen.address);
                         return Err(

@@ -44,8 +44,8 @@ pub(crate) struct Settings {
     pub(crate) client_send_timeout: Option<Duration>,
     /// `client_header_timeout`; nginx: 60 s.
     pub(crate) header_timeout: Option<Duration>,
-    /// `large_client_header_buffers`, number and size; nginx: 4 of 8 KiB.
-    pub(crate) header_buffers: Option<(u32, u64)>,
+    /// `large_client_header_buffers`, the bytes of all; nginx: 4 of 8 KiB.
+    pub(crate) max_head_bytes: Option<u64>,
     /// `keepalive_timeout` of client connections, 0 for none kept; nginx: 75 s.
     pub(crate) keepalive_timeout: Option<Duration>,
     /// `proxy_request_buffering`; nginx: on. Off: a request whose body was begun is not sent again.

@@ -331,6 +331,101 @@ fn every_mistake_has_its_message() {
     }
 }
 
+fn texts(notices: &[Notice]) -> Vec<&str> {
+    notices.iter().map(|notice| notice.text.as_str()).collect()
+}
+
+/// A server that listens at port 81 with these parameters, and with these directives in it.
+fn with(parameters: &str, directives: &str) -> Config {
+    parse(&format!("server {{ listen 81 {parameters}; {directives} location / {{ return 200; }} }}"))
+}
+
+#[test]
+fn what_listen_says_without_effect_is_listed() {
+    let config = with(
+        "default_server reuseport deferred bind so_keepalive=on fastopen=3 rcvbuf=8k sndbuf=8k http2 backlog=7",
+        "",
+    );
+    let expected = ["reuseport", "deferred", "bind", "so_keepalive=on", "fastopen=3", "rcvbuf=8k", "sndbuf=8k"];
+    assert_eq!(texts(&config.harmless), expected.map(|parameter| format!("listen ... {parameter}")));
+    assert_eq!((config.listeners[0].backlog, texts(&config.notes)), (Some(7), vec![]));
+}
+
+#[test]
+fn trailers_that_are_to_be_passed_are_noted() {
+    let off = with("", "proxy_pass_trailers off;");
+    assert_eq!((texts(&off.harmless), texts(&off.notes)), (vec!["proxy_pass_trailers"], vec![]));
+    let on = with("", "proxy_pass_trailers on;");
+    assert!(on.harmless.is_empty() && on.notes[0].text.starts_with("proxy_pass_trailers on: "), "{:?}", on.notes);
+}
+
+#[test]
+fn keepalive_refused_at_some_addresses_only_is_noted() {
+    let two = |first: &str, second: &str| {
+        let server =
+            |port, inside: &str| format!("server {{ listen {port}; {inside} location / {{ return 200; }} }}\n");
+        parse(&(server(81, first) + &server(82, second)))
+    };
+    let none = "keepalive_timeout 0;";
+    for (first, second, lines) in [(none, none, vec![]), ("", "", vec![]), (none, "", vec![1]), ("", none, vec![2])] {
+        let config = two(first, second);
+        assert_eq!(config.notes.iter().map(|note| note.line).collect::<Vec<_>>(), lines, "{:?}", config.notes);
+    }
+}
+
+#[test]
+fn limits_on_connections_in_a_location_are_noted() {
+    let config = parse("server { listen 81; location / { send_timeout 1s; keepalive_timeout 0; return 200; } }");
+    let notes = texts(&config.notes);
+    assert!(notes.len() == 2 && notes[0].starts_with("send_timeout in a location"), "{notes:?}");
+    assert!(notes[1].starts_with("keepalive_timeout in a location"), "{notes:?}");
+}
+
+#[test]
+fn a_request_head_is_bounded_whatever_the_file_says() {
+    for (value, bytes, notes) in [
+        ("4 8k", 32 << 10, 0),
+        ("1 1m", 1 << 20, 0),
+        ("2 1m", 1 << 20, 1),
+        ("4294967295 9223372036854775807", 1 << 20, 1),
+    ] {
+        let config = with("", &format!("large_client_header_buffers {value};"));
+        assert_eq!(config.servers[0].settings.max_head_bytes, Some(bytes), "{value}");
+        assert_eq!(config.notes.len(), notes, "{value}");
+    }
+}
+
+#[test]
+fn a_time_too_long_to_compute_with_is_an_error() {
+    for time in ["9999999999999d", "36501d", "18446744073709551615"] {
+        let text = format!("server {{ listen 81; client_header_timeout {time}; location / {{ return 200; }} }}");
+        let error = Config::parse("x", &text).unwrap_err();
+        assert_eq!(error.message(), format!("invalid time \"{time}\""));
+    }
+}
+
+#[test]
+fn a_prefix_stands_once() {
+    let text = format!("upstream u {{ server 1.1.1.1 fail_timeout=fail_timeout=5s; }} {MANUAL}");
+    assert_eq!(Config::parse("x", &text).unwrap_err().message(), "invalid time \"fail_timeout=5s\"");
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn a_server_gets_the_limits_of_its_addresses() {
+    let config = "server { listen 127.0.0.1:81 backlog=7; send_timeout 1s; location / { return 200; } }
+        server { listen 127.0.0.1:82 backlog=70; send_timeout 2s; location / { return 200; } }";
+    let site = Site::new(parse(config)).unwrap();
+    let all = format!("{:?}", site.server());
+    assert!(all.contains("backlog: 70,") && all.contains("send_timeout: 2s"), "{all}");
+    let one = format!("{:?}", site.server_on("127.0.0.1:0".parse().unwrap()));
+    assert!(one.contains("backlog: 7,") && one.contains("send_timeout: 1s"), "{one}");
+    assert!(one.contains("127.0.0.1:0") && !one.contains(":81") && !one.contains(":82"), "{one}");
+    // Where one address says nothing the default is the least.
+    let site = Site::new(parse(&config.replace("backlog=70", ""))).unwrap();
+    assert!(format!("{:?}", site.server()).contains("backlog: 1024,"));
+}
+
 #[test]
 fn a_missing_file_is_an_error_with_its_cause() {
     let error = Config::read("/nonexistent/kylin.conf").unwrap_err();

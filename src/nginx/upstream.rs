@@ -220,7 +220,7 @@ fn read_server(directive: &Directive) -> Result<(UpstreamServer, Option<&Word>),
             ("max_conns", true) => server.max_conns = values::number(word, "max_conns=", 0, u32::MAX)?,
             ("max_fails", true) => server.max_fails = values::number(word, "max_fails=", 0, u32::MAX)?,
             ("fail_timeout", true) => {
-                let value = word.text.trim_start_matches("fail_timeout=").to_owned();
+                let value = word.text.strip_prefix("fail_timeout=").unwrap_or_default().to_owned();
                 let span = word.span.right("fail_timeout=".len());
                 server.fail_timeout = values::time(&Word { text: value, span }, Step::Seconds)?;
             }

@@ -29,6 +29,8 @@ pub(crate) use self::answer::{Place, Refusal};
 use self::builder::Settings;
 #[cfg(feature = "nginx")]
 pub(crate) use self::head::check as check_head;
+#[cfg(feature = "nginx")]
+pub(crate) use self::headers::is_framing;
 use crate::backend::{Backend, HttpBackend};
 use crate::body::{Body, BoxError};
 use crate::cluster::Cluster;

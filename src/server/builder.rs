@@ -13,12 +13,17 @@ use super::listen::{Listen, Listener};
 use super::stop::Stop;
 use super::{Handler, Loop, Server};
 
+/// What [`ServerBuilder::backlog`] is where nothing else is said: room for a burst of new clients, and no more than a core
+/// accepts within a second.
+pub(crate) const BACKLOG: u32 = 1024;
+
 /// Collects what a [`Server`] is made of.
 #[must_use]
 pub struct ServerBuilder<H> {
     listeners: Vec<(Listen, Arc<H>)>,
     threads: usize,
     max_connections: usize,
+    backlog: u32,
     limits: Limits,
 }
 
@@ -33,7 +38,7 @@ impl<H: Handler> ServerBuilder<H> {
             keep_alive: true,
         };
         let threads = available_parallelism().map_or(1, NonZeroUsize::get);
-        ServerBuilder { listeners: Vec::new(), threads, max_connections: 16_384, limits }
+        ServerBuilder { listeners: Vec::new(), threads, max_connections: 16_384, backlog: BACKLOG, limits }
     }
 
     /// Adds an address to listen on, whose requests `handler` answers.
@@ -51,6 +56,13 @@ impl<H: Handler> ServerBuilder<H> {
     /// How many connections may be served at once; more wait unread, most of them in the kernel's backlog. Default 16384.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.clamp(1, Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// How many connections the kernel lets wait for each accept loop of an address (nginx: `backlog`); it may have a lower
+    /// limit of its own (Linux: `net.core.somaxconn`). Default 1024.
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.backlog = connections.max(1);
         self
     }
 
@@ -100,7 +112,7 @@ impl<H: Handler> ServerBuilder<H> {
     pub fn start(self) -> io::Result<Server> {
         let mut bound = Vec::new();
         for (listen, handler) in self.listeners {
-            bound.push((Listener::bind(&listen, self.threads)?, handler));
+            bound.push((Listener::bind(&listen, self.threads, self.backlog)?, handler));
         }
         let addresses = bound.iter().filter_map(|(listener, _)| listener.address()).collect();
         let (stop, stopped) = Stop::channel();
@@ -132,6 +144,7 @@ impl<H> fmt::Debug for ServerBuilder<H> {
         f.debug_struct("ServerBuilder")
             .field("listeners", &listeners)
             .field("threads", &self.threads)
+            .field("backlog", &self.backlog)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }

@@ -9,9 +9,6 @@ use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
 
-/// How many connections may wait in the kernel for an accept loop.
-const BACKLOG: i32 = 1024;
-
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -82,17 +79,19 @@ pub(super) enum Acceptor {
 }
 
 impl Listener {
-    pub(super) fn bind(listen: &Listen, loops: usize) -> io::Result<Self> {
+    /// Binds a socket for each of `loops` accept loops, in each of which the kernel lets `backlog` connections wait.
+    pub(super) fn bind(listen: &Listen, loops: usize, backlog: u32) -> io::Result<Self> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {listen}: {error}"));
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         match listen {
             Listen::Tcp(address) | Listen::DualStack(address) => {
                 let v6_only = matches!(listen, Listen::Tcp(_));
                 // The first socket is bound alone, so that an address that is in use is an error and is not shared.
-                let probe = bind_tcp(*address, v6_only, false).map_err(named)?;
+                let probe = bind_tcp(*address, v6_only, false, backlog).map_err(named)?;
                 let address = probe.local_addr()?;
                 drop(probe);
-                let sockets =
-                    (0..loops).map(|_| bind_tcp(address, v6_only, true)).collect::<io::Result<_>>().map_err(named)?;
+                let sockets = (0..loops).map(|_| bind_tcp(address, v6_only, true, backlog));
+                let sockets = sockets.collect::<io::Result<_>>().map_err(named)?;
                 Ok(Listener::Tcp { address, sockets })
             }
             #[cfg(unix)]
@@ -104,6 +103,8 @@ impl Listener {
                     std::fs::remove_file(path).map_err(named)?;
                 }
                 let listener = std::os::unix::net::UnixListener::bind(path).map_err(named)?;
+                // The standard library has listened with a backlog of its own; a second call changes it.
+                socket2::SockRef::from(&listener).listen(backlog).map_err(named)?;
                 listener.set_nonblocking(true)?;
                 Ok(Listener::Unix(listener))
             }
@@ -143,7 +144,7 @@ impl Shared {
     }
 }
 
-fn bind_tcp(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<std::net::TcpListener> {
+fn bind_tcp(address: SocketAddr, v6_only: bool, shared: bool, backlog: i32) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     #[cfg(unix)]
@@ -154,6 +155,6 @@ fn bind_tcp(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<std:
         socket.set_only_v6(v6_only)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(backlog)?;
     Ok(socket.into())
 }

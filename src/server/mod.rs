@@ -24,6 +24,8 @@ use std::time::Duration;
 use http::{Request, Response};
 use tokio::sync::watch;
 
+#[cfg(feature = "nginx")]
+pub(crate) use builder::BACKLOG;
 pub use builder::ServerBuilder;
 pub use listen::{InvalidListen, Listen};
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use kylin_lb::testing::KylinNode;
 use tempfile::TempDir;
 
-use crate::support::http::Connection;
+use crate::support::http::{self, Connection};
+use crate::support::port::free_port;
 use crate::support::process::Process;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,13 +27,19 @@ fn run(args: &[&str]) -> Output {
     Command::new(program()).args(args).output().unwrap()
 }
 
-/// Starts the program and waits for its address.
-async fn start(args: &[&str]) -> (Process, SocketAddr) {
+/// Starts the program and waits until it listens.
+async fn spawn(args: &[&str]) -> Process {
     let mut command = Command::new(program());
-    command.args(args).args(["--listen", "127.0.0.1:0", "--threads", "2"]);
+    command.args(args).args(["--threads", "2"]);
     let mut process = Process::spawn("kylin_front", TempDir::new().unwrap(), &mut command).unwrap();
     let ready = process.wait_ready(PATIENCE, |process| process.file("stdout").contains("policy: ")).await;
     ready.unwrap_or_else(|error| panic!("{error}"));
+    process
+}
+
+/// Starts the program on a free port and waits for its address.
+async fn start(args: &[&str]) -> (Process, SocketAddr) {
+    let process = spawn(&[args, &["--listen", "127.0.0.1:0"]].concat()).await;
     let stdout = process.file("stdout");
     let address = stdout.lines().next().unwrap().strip_prefix("listening on http://").unwrap().parse().unwrap();
     (process, address)
@@ -101,6 +108,37 @@ server {{
     assert!(answer.text().contains("q1"));
     assert_eq!(process.ended(PATIENCE).await.unwrap().code(), Some(0));
     assert!(process.file("stdout").contains("0 connections were cut"), "{}", process.log());
+}
+
+#[tokio::test]
+async fn the_addresses_of_a_configuration_are_named_and_replaced_with_its_limits_kept() {
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("front.conf");
+    let socket = folder.path().join("front.sock");
+    let text = format!(
+        "upstream u {{ server 127.0.0.1:1; }}
+         server {{ listen unix:{}; keepalive_timeout 0; location / {{ return 200 first; }} }}
+         server {{ listen 127.0.0.1:{}; location / {{ return 200 second; }} }}",
+        socket.display(),
+        free_port()
+    );
+    std::fs::write(&config, text).unwrap();
+    let args = ["--config", config.to_str().unwrap()];
+    let (process, front) = start(&args).await;
+    let stdout = process.file("stdout");
+    assert_eq!(stdout.matches("not listening on ").count(), 2, "{stdout}");
+    assert!(stdout.contains(&format!("not listening on unix:{}, which", socket.display())), "{stdout}");
+    let answer = http::get(front, "/", &[]).await.unwrap();
+    assert_eq!(answer.text(), "first");
+    let mut connection = Connection::open(front).await.unwrap();
+    connection.send("GET / HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+    assert_eq!(connection.answer().await.unwrap().header("connection"), Some("close"), "keepalive_timeout 0");
+
+    let process = spawn(&args).await;
+    let stdout = process.file("stdout");
+    assert!(stdout.lines().any(|line| line == format!("listening on unix:{}", socket.display())), "{stdout}");
+    assert!(stdout.starts_with("listening on http://127.0.0.1:") && !stdout.contains("not listening"), "{stdout}");
+    assert!(std::os::unix::net::UnixStream::connect(&socket).is_ok());
 }
 
 #[test]

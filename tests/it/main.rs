@@ -22,6 +22,7 @@ mod mounting;
 mod nginx_choice;
 mod nginx_site;
 mod nginx_smoke;
+mod node_connections;
 mod policies;
 mod restarts;
 mod retries;

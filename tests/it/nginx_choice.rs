@@ -4,9 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use kylin_lb::Cluster;
 use kylin_lb::balance::{Balancer, Hash, IpHash, RoundRobin};
+use kylin_lb::nginx::{Config, Site};
 
 use crate::policies::by_key;
 use crate::support::cluster::{Nowhere, choose, endpoints};
+use crate::support::front::eventually;
+use crate::support::raw_node::{Act, RawNode, ok, well};
 use crate::support::{Nginx, http::Connection, require_nginx};
 
 /// A real nginx in front of servers that answer with their own index.
@@ -184,4 +187,61 @@ async fn round_robin_goes_in_the_same_order_as_nginx() {
     for turn in 0..100 {
         assert_eq!(choose(&ours, client, ""), nginx.choose(client, "").await, "turn {turn}");
     }
+}
+
+/// What answers a hundred requests, one after the other, while the first of three nodes is busy with one; and three more
+/// when it no longer is.
+async fn while_one_is_busy(nodes: &[RawNode; 3], front: SocketAddr, settled: impl AsyncFn(u64)) -> (String, String) {
+    let request = "GET / HTTP/1.1\r\nHost: chosen\r\n\r\n";
+    let (mut held, mut others) = (Connection::open(front).await.unwrap(), Connection::open(front).await.unwrap());
+    held.send(request).await.unwrap();
+    nodes[0].wait_until(|seen| seen.requests.len() == 1).await;
+    let mut ask = async |busy| {
+        others.send(request).await.unwrap();
+        let node = others.answer().await.unwrap().text().to_owned();
+        settled(busy).await;
+        node
+    };
+    let (mut during, mut after) = (String::new(), Vec::new());
+    for _ in 0..100 {
+        during += &ask(1).await;
+    }
+    nodes[0].go();
+    assert_eq!(held.answer().await.unwrap().text(), "a");
+    settled(0).await;
+    for _ in 0..3 {
+        after.push(ask(0).await);
+    }
+    after.sort();
+    (during, after.concat())
+}
+
+#[tokio::test]
+async fn least_conn_avoids_a_busy_server_as_nginx_does() {
+    require_nginx!();
+    let nodes = async || {
+        let busy = vec![Act::Read, Act::WaitForGo, Act::Write(ok("a"))];
+        [RawNode::start([busy, well("a")]).await, RawNode::start([well("b")]).await, RawNode::start([well("c")]).await]
+    };
+    let text = |nodes: &[RawNode; 3]| {
+        let servers = nodes.each_ref().map(|node| format!("server {};", node.address())).concat();
+        format!(
+            "upstream chosen {{ least_conn; {servers} }}
+            server {{ listen 127.0.0.1:@front@; location / {{ proxy_pass http://chosen; }} }}"
+        )
+    };
+    let theirs = nodes().await;
+    let nginx = Nginx::start(&text(&theirs)).await;
+    let theirs = while_one_is_busy(&theirs, nginx.address("front"), async |_| {}).await;
+    assert_eq!(theirs, ("bc".repeat(50), "abc".to_owned()));
+
+    let ours = nodes().await;
+    let site = Site::new(Config::parse("front.conf", &text(&ours).replace("@front@", "1")).unwrap()).unwrap();
+    let server = site.server_on("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    // An answer may be read before it is counted as ended.
+    let settled = async |busy| {
+        let (_, cluster) = site.clusters().next().unwrap();
+        eventually(|| cluster.status().in_flight() == busy, || format!("{:?}", cluster.status())).await;
+    };
+    assert_eq!(while_one_is_busy(&ours, server.addresses()[0], settled).await, theirs);
 }

@@ -8,6 +8,7 @@ use kylin_lb::nginx::{Config, Site};
 use kylin_lb::server::Server;
 use kylin_lb::{Body, ClientAddr};
 
+use crate::support::front::nobody;
 use crate::support::http::{Answer, Connection};
 use crate::support::{Nginx, require_nginx};
 
@@ -203,6 +204,33 @@ async fn a_configuration_means_the_same_as_in_nginx() {
         }
     }
     assert!(differences.is_empty(), "{}", differences.join("\n=====\n"));
+    ours.stop(Duration::from_secs(5)).await;
+    node.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn the_longest_times_that_a_file_may_say_can_be_served_with() {
+    let node = node();
+    let text = format!(
+        "client_header_timeout 36500d; client_body_timeout 36500d; send_timeout 36500d; keepalive_timeout 36500d;
+        proxy_connect_timeout 36500d; proxy_read_timeout 36500d; proxy_next_upstream_timeout 36500d;
+        upstream nodes {{
+            server {} fail_timeout=36500d;
+            server {} fail_timeout=36500d;
+            keepalive 4; keepalive_timeout 36500d; keepalive_time 36500d;
+        }}
+        server {{ listen 127.0.0.1:1; location / {{ proxy_pass http://nodes; }} }}",
+        nobody(),
+        node.addresses()[0]
+    );
+    let site = Site::new(Config::parse("front.conf", &text).unwrap()).unwrap();
+    let ours = site.server_on("127.0.0.1:0".parse().unwrap()).threads(1).start().unwrap();
+    let mut connection = Connection::open(ours.addresses()[0]).await.unwrap();
+    for _ in 0..3 {
+        connection.send("POST /x HTTP/1.1\r\nHost: kylin\r\nContent-Length: 2\r\n\r\nhi").await.unwrap();
+        let answer = connection.answer().await.unwrap();
+        assert!(answer.text().starts_with("POST /x\n"), "{}", answer.text());
+    }
     ours.stop(Duration::from_secs(5)).await;
     node.stop(Duration::from_secs(5)).await;
 }

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use http::HeaderName;
 use kylin_lb::ClientAddr;
 use kylin_lb::balance::{
-    Balancer, BalancerExt, Candidate, Candidates, Hash, IpHash, LeastConn, RandomTwo, RequestKey, RoundRobin, Tried,
+    Balancer, BalancerExt, Candidate, Candidates, Hash, IpHash, LeastConn, Random, RandomTwo, RequestKey, RoundRobin,
+    Tried,
 };
 use kylin_lb::endpoint::Outcome;
 use kylin_lb::{Cluster, RequestView};
@@ -257,6 +258,23 @@ fn limits_in_flight_are_exact_and_drained_endpoints_are_left_alone() {
     drop(held);
     cluster.drain(&"0".parse().unwrap()).unwrap();
     assert_eq!([0; 3].map(|_| choose(&cluster, ANYBODY, "")), [1; 3]);
+}
+
+#[test]
+fn random_shares_by_weight_among_those_that_can_serve() {
+    let cluster = cluster(Random::new(), &["weight=4", "weight=2", "", "down"]);
+    let shares = |draws: usize| {
+        let mut counts = [0_usize; 4];
+        (0..draws).for_each(|_| counts[choose(&cluster, ANYBODY, "")] += 1);
+        counts
+    };
+    // Six standard deviations are 250 of 7000 at most.
+    let near = |count: usize, expected: usize| count.abs_diff(expected) < 250;
+    let counts = shares(7000);
+    assert!(near(counts[0], 4000) && near(counts[1], 2000) && near(counts[2], 1000) && counts[3] == 0, "{counts:?}");
+    cluster.maintain(&"0".parse().unwrap()).unwrap();
+    let counts = shares(3000);
+    assert!(near(counts[1], 2000) && near(counts[2], 1000) && counts[0] + counts[3] == 0, "{counts:?}");
 }
 
 #[test]

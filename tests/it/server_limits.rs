@@ -1,8 +1,10 @@
 //! What the server holds its clients to.
 
 use std::io::ErrorKind;
+use std::net::TcpStream;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use kylin_lb::server::{Server, ServerBuilder};
 use kylin_lb::{Body, ClientAddr};
@@ -30,6 +32,14 @@ async fn connect(server: &Server) -> Connection {
     Connection::open(server.addresses()[0]).await.unwrap()
 }
 
+/// What still comes until the server closes, be it in order or with a reset. Silence is no end.
+async fn closed(client: &mut Connection) -> Bytes {
+    client.rest().await.unwrap_or_else(|error| {
+        assert_ne!(error.kind(), ErrorKind::TimedOut, "still open");
+        Bytes::new()
+    })
+}
+
 const GET: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
 
 #[tokio::test]
@@ -38,7 +48,7 @@ async fn a_client_that_never_completes_its_head_is_closed() {
     for beginning in ["", "G", "GET / HTTP/1.1\r\nHost: kylin\r\n", "PRI * HTTP/2.0\r\n"] {
         let mut client = connect(&server).await;
         client.send(beginning).await.unwrap();
-        let rest = client.rest().await.unwrap_or_default();
+        let rest = closed(&mut client).await;
         assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{beginning:?}: {rest:?}");
     }
     // A byte now and then is no progress.
@@ -73,7 +83,7 @@ async fn a_head_is_bounded_in_fields_and_bytes() {
         client.send(format!("GET / HTTP/1.1\r\nHost: kylin\r\n{fields}\r\n")).await.unwrap();
         assert_eq!(client.answer().await.unwrap().status(), status, "{} bytes", fields.len());
         if status != 200 {
-            assert!(client.rest().await.unwrap_or_default().is_empty(), "and closed");
+            assert!(closed(&mut client).await.is_empty(), "and closed");
         }
     }
 }
@@ -96,6 +106,19 @@ async fn connections_beyond_the_limit_wait_for_one_to_end_on_any_number_of_threa
             assert_eq!(third.answer().await.unwrap().text(), "hello");
         }
     }
+}
+
+#[test]
+fn the_kernel_lets_as_many_connections_wait_as_was_said() {
+    const CLIENTS: usize = 30;
+    let fit = |backlog| {
+        let server = server(|server| server.max_connections(1).backlog(backlog));
+        let connect = || TcpStream::connect_timeout(&server.addresses()[0], Duration::from_millis(300)).ok();
+        std::iter::from_fn(connect).take(CLIENTS).collect::<Vec<_>>().len()
+    };
+    // One is served, one waits for its slot, and Linux lets one more wait than it was told.
+    assert!(fit(2) <= 5, "{}", fit(2));
+    assert_eq!(fit(100), CLIENTS);
 }
 
 #[tokio::test]
@@ -130,7 +153,7 @@ async fn a_server_that_is_dropped_is_gone() {
     client.send(GET).await.unwrap();
     assert_eq!(client.answer().await.unwrap().text(), "hello");
     drop(server);
-    assert!(client.rest().await.unwrap_or_default().is_empty(), "open connections are closed");
+    assert!(closed(&mut client).await.is_empty(), "open connections are closed");
     let refused = async {
         while !matches!(Connection::open(address).await, Err(error) if error.kind() == ErrorKind::ConnectionRefused) {}
     };

@@ -78,6 +78,11 @@ fn read(
                 level.once(inner)?;
                 reply = Some(Reply::read(inner)?);
             }
+            "keepalive_timeout" | "send_timeout" => {
+                level.read(inner, reader)?;
+                let text = format!("{} in a location: that of the address's default server holds", inner.name.text);
+                reader.note(inner.span(), text);
+            }
             _ => level.read(inner, reader)?,
         }
     }

@@ -85,7 +85,17 @@ impl Site {
             let listen = listener.listen();
             builder.listen(listen, listener)
         });
-        limits::apply(&self.inner.config, builder)
+        limits::apply(&self.inner.config, &self.inner.config.listeners, builder)
+    }
+
+    /// A server that listens at `listen` and nowhere else, in place of the first address of the configuration: with the
+    /// servers that are reached there, and its limits on clients.
+    #[cfg(feature = "server")]
+    pub fn server_on(&self, listen: crate::server::Listen) -> crate::server::ServerBuilder<SiteListener> {
+        // A configuration has a server, and a server an address.
+        let first = SiteListener { site: self.clone(), number: 0 };
+        let builder = crate::server::Server::builder().listen(listen, first);
+        limits::apply(&self.inner.config, &self.inner.config.listeners[..1], builder)
     }
 }
 

@@ -21,13 +21,11 @@ pub(crate) struct Scope<'r> {
     pub(crate) method: &'r Method,
     /// The protocol.
     pub(crate) version: Version,
-    /// The host in the request target (HTTP/2, and the absolute form of HTTP/1), with its port.
-    pub(crate) authority: Option<&'r str>,
     /// Path and query as received.
     pub(crate) request_uri: &'r str,
     /// The path after [`normalise`](crate::nginx::normalise).
     pub(crate) path: &'r [u8],
-    /// The header fields.
+    /// The header fields. `Host` is what the request target said, where it said one (HTTP/2, absolute form of HTTP/1).
     pub(crate) headers: &'r HeaderMap,
     /// The client, after `set_real_ip_from`.
     pub(crate) remote: Option<SocketAddr>,
@@ -51,7 +49,6 @@ impl<'r> Scope<'r> {
         Scope {
             method,
             version: Version::HTTP_11,
-            authority: None,
             request_uri,
             path,
             headers,
@@ -73,7 +70,7 @@ impl<'r> Scope<'r> {
 
     /// The host that the client asked for, as it wrote it.
     pub(crate) fn requested_host(&self) -> Option<&'r [u8]> {
-        self.authority.map(str::as_bytes).or_else(|| self.headers.get(header::HOST).map(|host| host.as_bytes()))
+        self.headers.get(header::HOST).map(|host| host.as_bytes())
     }
 }
 
@@ -96,10 +93,7 @@ impl Variable {
             }
             Variable::Host => host(scope, sink),
             // One value, and the one that a client cannot hide behind a second line.
-            Variable::Http(name) if name == header::HOST => match scope.headers.get(header::HOST) {
-                Some(host) => sink(host.as_bytes()),
-                None => sink(scope.authority.unwrap_or_default().as_bytes()),
-            },
+            Variable::Http(name) if name == header::HOST => sink(scope.requested_host().unwrap_or_default()),
             Variable::Http(name) => {
                 joined(scope.headers, name, if name == header::COOKIE { b"; " } else { b", " }, sink);
             }
