@@ -8,6 +8,7 @@
 
 mod support;
 
+mod blame;
 mod broken_answers;
 mod cancelled_requests;
 mod concurrency;

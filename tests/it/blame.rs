@@ -1,0 +1,124 @@
+//! A node is blamed for what it did, and for nothing else.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use kylin_lb::backend::Phase;
+use kylin_lb::proxy::Retry;
+use kylin_lb::server::Server;
+use kylin_lb::testing::Scripted;
+use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
+use tokio::time::timeout;
+
+use crate::support::front::{Front, endpoint};
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn scripted(nodes: impl IntoIterator<Item = Scripted>) -> Cluster<Scripted> {
+    let endpoints = nodes.into_iter().enumerate().map(|(n, node)| Endpoint::new(n.to_string(), node).unwrap());
+    Cluster::builder().endpoints(endpoints).build().unwrap()
+}
+
+fn request(method: &str) -> Request<Body> {
+    Request::builder().method(method).uri("/kylin/api/query").header("host", "kylin").body(Body::from("{}")).unwrap()
+}
+
+/// Kylin 2 to 4 answer every SQL error with 500: nobody's typing mistakes may take the nodes away from everybody.
+#[tokio::test]
+async fn an_answer_that_is_passed_on_is_a_success_whatever_its_status() {
+    let error = || Scripted::answering(StatusCode::INTERNAL_SERVER_ERROR, "{\"msg\":\"syntax error\"}");
+    let cluster = scripted([error(), error()]);
+    let retry = Retry::default().on_status(StatusCode::INTERNAL_SERVER_ERROR);
+    let proxy = Proxy::builder(cluster.clone()).retry(retry).build();
+
+    for _ in 0..4 {
+        assert_eq!(proxy.forward(CLIENT, request("POST")).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    let status = cluster.status();
+    assert!(status.endpoints.iter().all(|endpoint| endpoint.failed == 0 && !endpoint.ejected), "{status:?}");
+
+    // A request that may be repeated gives one answer up for the other, which is then passed on.
+    assert_eq!(proxy.forward(CLIENT, request("PUT")).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let status = cluster.status();
+    assert_eq!(status.endpoints.iter().map(|endpoint| endpoint.failed).sum::<u64>(), 1, "{status:?}");
+}
+
+#[tokio::test]
+async fn what_a_lone_endpoint_failed_at_is_forgotten_when_it_gets_company() {
+    let cluster = scripted([Scripted::failing(Phase::Connect)]);
+    let proxy = Proxy::builder(cluster.clone()).build();
+    for _ in 0..5 {
+        assert_eq!(proxy.forward(CLIENT, request("GET")).await.status(), StatusCode::BAD_GATEWAY);
+    }
+    cluster.add(Endpoint::new("1", Scripted::answering(StatusCode::OK, "")).unwrap()).unwrap();
+    let first = &cluster.status().endpoints[0];
+    assert_eq!((first.failed, first.fails, first.ejected), (5, 0, false));
+}
+
+/// A node that answers with the body it got.
+fn echo() -> Server {
+    let echo = |_peer: ClientAddr, request: Request<Body>| async move {
+        let body = request.into_body().collect().await.map(|body| body.to_bytes());
+        Response::new(Body::from(body.unwrap_or_default()))
+    };
+    Server::builder().listen(SocketAddr::from(([127, 0, 0, 1], 0)).into(), echo).threads(1).start().unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_its_own_upload_waiting_is_not_the_nodes_fault() {
+    let node = echo();
+    let head_timeout = Duration::from_millis(100);
+    let impatient = |backend: kylin_lb::backend::http1::HttpBackendBuilder| backend.head_timeout(head_timeout);
+    let endpoints = [0, 1].map(|n| endpoint(n, node.addresses()[0], impatient));
+    let front = Front::of(endpoints, |proxy| proxy.replay_limit(0));
+
+    let mut client = front.connect().await;
+    client.send("POST /x HTTP/1.1\r\nHost: kylin\r\nContent-Length: 6\r\n\r\nabc").await.unwrap();
+    // Several times as long as the node is given for its answer.
+    timeout(head_timeout * 6, client.head()).await.expect_err("there is no answer to half a request");
+    client.send("def").await.unwrap();
+    assert_eq!(client.answer().await.unwrap().text(), "abcdef");
+    front.idle().await;
+    assert!(front.proxy.cluster().status().endpoints.iter().all(|endpoint| endpoint.failed == 0));
+}
+
+#[tokio::test]
+async fn the_body_of_a_get_reaches_the_node_whatever_its_framing() {
+    let node = echo();
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let counted = "Content-Length: 5\r\n\r\nhello";
+    for replay_limit in [0, 1 << 20] {
+        let front = Front::with(node.addresses(), |proxy| proxy.replay_limit(replay_limit));
+        for body in [chunked, counted] {
+            for method in ["GET", "DELETE", "POST"] {
+                let answer = front.ask(format!("{method} /x HTTP/1.1\r\nHost: kylin\r\n{body}")).await.unwrap();
+                assert_eq!(answer.text(), "hello", "{method} {body:?} {replay_limit}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_does_not_fit_the_body_is_put_right() {
+    let node = echo();
+    let cluster = Cluster::builder().endpoint(endpoint(0, node.addresses()[0], |backend| backend)).build().unwrap();
+    let proxy = Proxy::builder(cluster).build();
+    // As a host would send it that has replaced the body and forgotten the field.
+    let request =
+        Request::post("/x").header("host", "kylin").header("content-length", "5").body(Body::from("longer")).unwrap();
+    let answer = proxy.forward(CLIENT, request).await;
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "longer");
+}
+
+#[tokio::test]
+async fn an_upload_in_tiny_pieces_is_kept_without_what_it_was_cut_from() {
+    let node = echo();
+    let front = Front::over(node.addresses());
+    let mut upload = String::from("POST /x HTTP/1.1\r\nHost: kylin\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let letters = || (0..20_000_u32).map(|n| char::from(b'a' + (n % 26) as u8));
+    letters().for_each(|letter| upload.push_str(&format!("1\r\n{letter}\r\n")));
+    upload.push_str("0\r\n\r\n");
+    assert_eq!(front.ask(upload).await.unwrap().text(), letters().collect::<String>());
+}
