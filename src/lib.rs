@@ -60,8 +60,6 @@ pub mod body;
 pub mod clock;
 pub mod cluster;
 pub mod endpoint;
-#[cfg(any(feature = "client", feature = "server"))]
-mod gather;
 mod hash;
 mod health;
 #[cfg(feature = "nginx")]
@@ -73,6 +71,8 @@ pub mod server;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod view;
+#[cfg(any(feature = "client", feature = "server"))]
+mod wire;
 
 #[doc(inline)]
 pub use backend::{Backend, HttpBackend, SendError};

@@ -29,6 +29,7 @@ use super::traffic::{Answer, Traffic};
 use crate::body::{Body, BoxError};
 use crate::clock::timer_in;
 use crate::request::ClientAddr;
+use crate::wire::HYPERS_MAX_HEADERS;
 
 /// How long a connection is given for its first byte, or for the rest of a head, when the server stops: its request is on
 /// the way.
@@ -127,7 +128,10 @@ impl<H: Handler> Client<H> {
         let Limits { head_timeout, send_timeout, max_headers, max_head_bytes, keep_alive, .. } = self.limits;
         let traffic = Arc::new(Traffic::default());
         let mut builder = http1::Builder::new();
-        builder.max_headers(max_headers).max_buf_size(max_head_bytes).keep_alive(keep_alive).header_read_timeout(None);
+        builder.max_buf_size(max_head_bytes).keep_alive(keep_alive).header_read_timeout(None);
+        if max_headers != HYPERS_MAX_HEADERS {
+            builder.max_headers(max_headers);
+        }
         let Idle { mut stream, mut read, mut deadline } = idle;
         // How many requests there had been when a head was found that had begun and was not complete.
         let mut slow_head = None;

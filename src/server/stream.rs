@@ -14,10 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::traffic::Traffic;
-use crate::gather::gather;
-
-/// Pieces that together are no longer than this are copied into one: a plain write costs less than a vectored one.
-const GATHERED: usize = 4096;
+use crate::wire::{GATHERED, gather};
 
 /// For how long a client is let send what nobody reads, after the last answer.
 const LINGER: Duration = Duration::from_secs(5);

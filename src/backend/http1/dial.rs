@@ -9,6 +9,7 @@ use super::pool::Slot;
 use super::socket::Socket;
 use super::{Address, Wire};
 use crate::body::{Body, BoxError};
+use crate::wire::HYPERS_MAX_HEADERS;
 
 /// Makes a connection and starts the task that drives it. The task holds `slot` until the connection is over.
 pub(super) async fn dial(address: &Address, wire: Wire, slot: Slot) -> Result<SendRequest<Body>, BoxError> {
@@ -44,11 +45,12 @@ async fn handshake<T>(stream: T, wire: Wire, slot: Slot) -> Result<SendRequest<B
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(wire.max_headers)
-        .max_buf_size(wire.max_head_bytes)
-        .handshake(TokioIo::new(Socket::new(stream)))
-        .await?;
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(wire.max_head_bytes);
+    if wire.max_headers != HYPERS_MAX_HEADERS {
+        builder.max_headers(wire.max_headers);
+    }
+    let (sender, connection) = builder.handshake(TokioIo::new(Socket::new(stream))).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection to a node ended");

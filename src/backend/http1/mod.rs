@@ -27,6 +27,7 @@ use super::{Backend, Phase, SendError};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
 use crate::endpoint::{Endpoint, InvalidId};
+use crate::wire::HYPERS_MAX_HEADERS;
 
 /// How long to wait for a node. A request may carry other values than its backend's in its extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +98,7 @@ impl HttpBackend {
             timeouts: Timeouts::default(),
             reuse: Reuse { max_idle: 64, idle_timeout: Duration::from_secs(15), max_uses: 0, max_age: None },
             max_connections: 0,
-            wire: Wire { max_headers: 128, max_head_bytes: 64 * 1024 },
+            wire: Wire { max_headers: HYPERS_MAX_HEADERS, max_head_bytes: 64 * 1024 },
             clock: Arc::new(SystemClock),
         }
     }
@@ -326,7 +327,7 @@ impl HttpBackendBuilder {
         self
     }
 
-    /// The most header fields that an answer may have. Default 128.
+    /// The most header fields that an answer may have. Default 100.
     pub fn max_headers(mut self, fields: usize) -> Self {
         self.wire.max_headers = fields;
         self

@@ -8,10 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::gather::gather;
-
-/// Pieces that together are no longer than this are copied into one: a plain write costs less than a vectored one.
-const GATHERED: usize = 4096;
+use crate::wire::{GATHERED, gather};
 
 pub(super) struct Socket<T> {
     stream: T,
