@@ -2,28 +2,31 @@
 
 use std::io::IoSlice;
 
+use smallvec::SmallVec;
+
 /// How many fields hyper takes in a head unless told otherwise. It has room for these on its stack; told any number, this
 /// one included, it allocates and clears the room for every message, which cost a seventh of all instructions.
 pub(crate) const HYPERS_MAX_HEADERS: usize = 100;
 
 /// Pieces that together are no longer than this are copied into one.
-pub(crate) const GATHERED: usize = 4096;
+const GATHERED: usize = 4096;
 
-/// `bufs` one after the other in `room`; none when they are one piece already, or do not fit.
+/// Room for pieces that are put together. It is not cleared first, unlike an array's.
+pub(crate) type Room = SmallVec<[u8; GATHERED]>;
+
+/// `bufs` one after the other in `room`, which is empty; none when they are one piece already, or too long.
 ///
 /// hyper writes a head and a body as two pieces. For the kernel a vectored write costs more than a plain one, more than
 /// copying some kilobytes does.
-pub(crate) fn gather<'r, const N: usize>(bufs: &[IoSlice<'_>], room: &'r mut [u8; N]) -> Option<&'r [u8]> {
+pub(crate) fn gather<'r>(bufs: &[IoSlice<'_>], room: &'r mut Room) -> Option<&'r [u8]> {
     let length: usize = bufs.iter().map(|buf| buf.len()).sum();
-    if bufs.len() < 2 || length > N {
+    if bufs.len() < 2 || length > GATHERED {
         return None;
     }
-    let mut at = 0;
     for buf in bufs {
-        room[at..at + buf.len()].copy_from_slice(buf);
-        at += buf.len();
+        room.extend_from_slice(buf);
     }
-    Some(&room[..length])
+    Some(room)
 }
 
 #[cfg(test)]
@@ -32,11 +35,11 @@ mod tests {
 
     #[test]
     fn joins_what_fits_and_leaves_alone_what_does_not() {
-        let pieces =
-            |pieces: &'static [&'static [u8]]| pieces.iter().map(|piece| IoSlice::new(piece)).collect::<Vec<_>>();
-        assert_eq!(gather(&pieces(&[b"ab", b"", b"cd"]), &mut [0; 4]), Some(&b"abcd"[..]));
-        assert_eq!(gather(&pieces(&[b"ab", b"cde"]), &mut [0; 4]), None);
-        assert_eq!(gather(&pieces(&[b"ab"]), &mut [0; 4]), None);
-        assert_eq!(gather(&[], &mut [0; 4]), None);
+        let pieces = |pieces: &[&'static [u8]]| pieces.iter().map(|piece| IoSlice::new(piece)).collect::<Vec<_>>();
+        assert_eq!(gather(&pieces(&[b"ab", b"", b"cd"]), &mut Room::new()), Some(&b"abcd"[..]));
+        assert_eq!(gather(&pieces(&[&[0; GATHERED - 1], b"c"]), &mut Room::new()).map(<[u8]>::len), Some(GATHERED));
+        assert_eq!(gather(&pieces(&[&[0; GATHERED], b"c"]), &mut Room::new()), None);
+        assert_eq!(gather(&pieces(&[b"ab"]), &mut Room::new()), None);
+        assert_eq!(gather(&[], &mut Room::new()), None);
     }
 }

@@ -26,8 +26,12 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for nominated in nominated(headers) {
         headers.remove(nominated);
     }
-    for field in HOP_BY_HOP {
-        headers.remove(field);
+    // `Connection` alone is what most of the others have.
+    headers.remove(header::CONNECTION);
+    if headers.keys().any(is_hop_by_hop) {
+        for field in HOP_BY_HOP {
+            headers.remove(field);
+        }
     }
 }
 
@@ -104,8 +108,10 @@ pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: ClientAddr, trusted: 
             chain.push_str(", ");
         }
     } else {
-        for told in TOLD_BY_PROXIES {
-            headers.remove(told);
+        if headers.keys().any(|name| TOLD_BY_PROXIES.contains(name)) {
+            for told in TOLD_BY_PROXIES {
+                headers.remove(told);
+            }
         }
     }
     match peer.ip() {

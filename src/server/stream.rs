@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::traffic::Traffic;
-use crate::wire::{GATHERED, gather};
+use crate::wire::{Room, gather};
 
 /// For how long a client is let send what nobody reads, after the last answer.
 const LINGER: Duration = Duration::from_secs(5);
@@ -91,7 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for ClientStream<S> {
         }
         let this = &mut *self;
         let lingering = this.lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-        let mut room = [0; GATHERED];
+        let mut room = [0; 4096];
         while lingering.as_mut().poll(cx).is_pending() {
             let mut room = ReadBuf::new(&mut room);
             match ready!(Pin::new(this.stream.inner_mut()).poll_read(cx, &mut room)) {
@@ -112,7 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for ClientStream<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.traffic.unflushed.store(true, Ordering::Relaxed);
-        let mut room = [0; GATHERED];
+        let mut room = Room::new();
         let written = match gather(bufs, &mut room) {
             Some(gathered) => Pin::new(&mut self.stream).poll_write(cx, gathered),
             None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),

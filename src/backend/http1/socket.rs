@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::wire::{GATHERED, gather};
+use crate::wire::{Room, gather};
 
 pub(super) struct Socket<T> {
     stream: T,
@@ -72,7 +72,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Socket<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut room = [0; GATHERED];
+        let mut room = Room::new();
         if let Some(gathered) = gather(bufs, &mut room) {
             return self.write(gathered.len(), |stream| Pin::new(stream).poll_write(cx, gathered));
         }
