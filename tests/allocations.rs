@@ -57,3 +57,39 @@ fn a_pick_allocates_nothing_whatever_the_policy() {
 fn the_counter_counts() {
     assert_eq!(measure(|| drop(black_box(Box::new(1)))).count_total, 1);
 }
+
+/// What a proxied request allocates apart from HTTP's own parsing and the node's answer, which are the host's and the
+/// backend's.
+#[test]
+fn a_forwarded_request_allocates_little() {
+    struct Answers;
+
+    impl Backend for Answers {
+        async fn send(&self, _request: Request<Body>) -> Result<Response<Body>, SendError> {
+            Ok(Response::new(Body::from("{}")))
+        }
+    }
+
+    let endpoints = (0..3).map(|n| Endpoint::new(format!("n{n}"), Answers).unwrap());
+    let cluster = Cluster::builder().endpoints(endpoints).balancer(LeastConn::new()).build().unwrap();
+    let proxy = kylin_lb::Proxy::builder(cluster).build();
+    let client: std::net::SocketAddr = "192.0.2.7:51000".parse().unwrap();
+    let request = |method: &str| {
+        Request::builder()
+            .method(method)
+            .uri("/kylin/api/query")
+            .header("host", "kylin.example")
+            .header("authorization", "Basic QURNSU46S1lMSU4=")
+            .header("cookie", "JSESSIONID=0123456789ABCDEF")
+            .body(Body::from("{\"sql\":\"select 1\"}"))
+            .unwrap()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for (method, most) in [("POST", 4), ("PUT", 9)] {
+        let forward = |request| drop(runtime.block_on(proxy.forward(client, request)));
+        forward(request(method));
+        let request = request(method);
+        let count = measure(|| forward(request)).count_total;
+        assert!(count <= most, "{method}: {count}");
+    }
+}
