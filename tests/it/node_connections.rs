@@ -152,3 +152,23 @@ async fn a_node_that_takes_no_connection_in_time_is_passed_over_with_the_request
         assert_eq!(front.proxy.cluster().status().endpoints[0].failed, turn as u64, "asked first and to blame");
     }
 }
+
+/// A host may have several runtimes, and end one while the others go on sending through the same backend.
+#[test]
+fn a_connection_whose_runtime_has_ended_is_in_nobodys_way() {
+    use kylin_lb::{Backend, Body, ClientAddr, HttpBackend};
+
+    let hello = |_: ClientAddr, _: http::Request<Body>| async { http::Response::new(Body::from("hello")) };
+    let node =
+        kylin_lb::server::Server::builder().listen("127.0.0.1:0".parse().unwrap(), hello).threads(1).start().unwrap();
+    let backend = HttpBackend::new(&node.addresses()[0].to_string()).unwrap();
+    for _ in 0..3 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answer = runtime.block_on(async {
+            let request = http::Request::post("/").header("host", "kylin").body(Body::from("x")).unwrap();
+            let answer = backend.send(request).await.unwrap();
+            http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes()
+        });
+        assert_eq!(answer, "hello");
+    }
+}

@@ -24,7 +24,7 @@ pub use address::{Address, InvalidAddress};
 use self::dial::dial;
 use self::pool::{Owned, Pool, Reuse};
 use super::{Backend, Phase, SendError};
-use crate::body::Body;
+use crate::body::{Body, BodyError};
 use crate::clock::{Clock, SystemClock};
 use crate::endpoint::{Endpoint, InvalidId};
 use crate::wire::HYPERS_MAX_HEADERS;
@@ -206,8 +206,14 @@ fn frame(request: &mut Request<Body>) {
     }
 }
 
+/// Did the request's own body fail? hyper's `is_user` says so too when the runtime that drove the connection has ended.
+fn is_of_body(error: &hyper::Error) -> bool {
+    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    causes.into_iter().any(|cause| cause.is::<BodyError>())
+}
+
 fn failure(error: hyper::Error) -> SendError {
-    let phase = if error.is_user() {
+    let phase = if is_of_body(&error) {
         Phase::RequestBody
     } else if error.is_parse() {
         Phase::Invalid
