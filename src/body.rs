@@ -83,8 +83,12 @@ pub(crate) trait OnEnd: Send + Sync {
 impl Body {
     /// A body of no bytes.
     pub const fn empty() -> Self {
+        Body::of(Kind::Empty)
+    }
+
+    const fn of(kind: Kind) -> Self {
         Body {
-            kind: Kind::Empty,
+            kind,
             on_end: None,
             lease: None,
             activity: None,
@@ -280,15 +284,7 @@ impl Default for Body {
 
 impl From<Kind> for Body {
     fn from(kind: Kind) -> Self {
-        Body {
-            kind,
-            on_end: None,
-            lease: None,
-            activity: None,
-            stall: Stall::NEVER,
-            allowance: u64::MAX,
-            drop_trailers: false,
-        }
+        Body::of(kind)
     }
 }
 
