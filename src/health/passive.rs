@@ -135,6 +135,30 @@ mod tests {
     }
 
     #[test]
+    fn of_many_that_meet_the_end_of_an_ejection_at_once_one_gets_the_probe() {
+        const THREADS: usize = 4;
+        for _ in 0..500 {
+            let state = Passive::default();
+            for _ in 0..RULE.max_fails {
+                state.fail(RULE, 1_000);
+            }
+            let start = std::sync::Barrier::new(THREADS);
+            let probes = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..THREADS)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            start.wait();
+                            state.choose(RULE, || 9_001)
+                        })
+                    })
+                    .collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).filter(|probe| *probe).count()
+            });
+            assert_eq!(probes, 1);
+        }
+    }
+
+    #[test]
     fn max_fails_zero_never_ejects() {
         let rule = Rule { max_fails: 0, ..RULE };
         let state = Passive::default();
