@@ -4,9 +4,10 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ahash::AHashMap;
 use arc_swap::{ArcSwap, Guard};
 
-use crate::endpoint::{Intent, Member};
+use crate::endpoint::{EndpointId, Intent, Member};
 
 /// Where readers get the present view without a lock, and a writer puts the next one.
 pub(crate) struct Published<B>(ArcSwap<View<B>>);
@@ -29,6 +30,24 @@ impl<B> Published<B> {
 pub(crate) struct View<B> {
     pub(crate) primary: Group<B>,
     pub(crate) backup: Group<B>,
+    /// Where each endpoint stands: in the backup group or not, and at which index.
+    places: AHashMap<EndpointId, (bool, u32)>,
+}
+
+impl<B> View<B> {
+    pub(crate) fn new(primary: Group<B>, backup: Group<B>) -> Self {
+        let ids = |group: &Group<B>| group.layout.members.iter().map(|member| member.settings.id.clone()).collect();
+        let (primaries, backups): (Vec<_>, Vec<_>) = (ids(&primary), ids(&backup));
+        let primaries = (0_u32..).zip(primaries).map(|(index, id)| (id, (false, index)));
+        let backups = (0_u32..).zip(backups).map(|(index, id)| (id, (true, index)));
+        View { primary, backup, places: primaries.chain(backups).collect() }
+    }
+
+    /// The group and the index of the endpoint called `id`.
+    pub(crate) fn find(&self, id: &str) -> Option<(&Group<B>, usize)> {
+        let (backup, index) = *self.places.get(id)?;
+        Some((if backup { &self.backup } else { &self.primary }, index as usize))
+    }
 }
 
 /// Endpoints that stand in for each other.

@@ -9,6 +9,7 @@
 mod support;
 
 mod blame;
+mod bound_picks;
 mod broken_answers;
 mod cancelled_requests;
 mod concurrency;
