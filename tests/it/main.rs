@@ -19,6 +19,7 @@ mod flow_control;
 mod hop_by_hop;
 mod hostile_requests;
 mod http2;
+mod kylinpy;
 mod messages;
 mod mounting;
 mod nginx_choice;
