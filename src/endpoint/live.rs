@@ -74,6 +74,12 @@ impl Member {
         self.settings.intent != Intent::Maintain && self.can_serve(alone, role)
     }
 
+    /// Is it out of service for everybody, bound sessions included, for another reason than its load?
+    pub(crate) fn is_out(&self, alone: bool) -> bool {
+        let ejected = || !alone && self.live.passive.is_ejected(self.settings.rule, || self.live.now_ms());
+        self.settings.intent == Intent::Maintain || ejected()
+    }
+
     fn can_serve(&self, alone: bool, role: Option<Role>) -> bool {
         let limit = self.settings.max_in_flight;
         role.is_none_or(|role| self.settings.roles.has(role))

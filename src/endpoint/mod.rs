@@ -91,6 +91,13 @@ impl<B> Endpoint<B> {
         self
     }
 
+    /// The node's name in session ids, after the dot (Tomcat's `jvmRoute`, httpd's and nginx's `route`), for
+    /// [`Affinity::route`](crate::session::Affinity::route). Default: none.
+    pub fn route(mut self, route: impl AsRef<str>) -> Self {
+        self.settings.route = Some(Arc::from(route.as_ref())).filter(|route: &Arc<str>| !route.is_empty());
+        self
+    }
+
     /// The endpoint's id.
     pub fn id(&self) -> &EndpointId {
         &self.settings.id
@@ -127,6 +134,7 @@ pub(crate) struct Settings {
     pub(crate) backup: bool,
     pub(crate) intent: Intent,
     pub(crate) roles: Roles,
+    pub(crate) route: Option<Arc<str>>,
 }
 
 impl Settings {
@@ -140,6 +148,7 @@ impl Settings {
             backup: false,
             intent: Intent::Ready,
             roles: Roles::ALL,
+            route: None,
         }
     }
 }
