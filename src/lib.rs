@@ -46,6 +46,7 @@
 //! | [`cluster`] | endpoints behind a policy, membership, status | |
 //! | [`endpoint`] | an endpoint's identity and settings, the lease of a request in flight | |
 //! | [`balance`] | the policies and the trait for one's own | |
+//! | [`health`] | probes, ejections, slow start: is an endpoint fit to serve? | |
 //! | [`proxy`] | a request in, an answer out: headers, retries, errors | |
 //! | [`backend`] | the trait that sends, and HTTP/1.1 | `client` for the latter |
 //! | [`body`] | the one body type | |
@@ -62,7 +63,7 @@ pub mod clock;
 pub mod cluster;
 pub mod endpoint;
 mod hash;
-mod health;
+pub mod health;
 #[cfg(feature = "nginx")]
 pub mod nginx;
 pub mod proxy;

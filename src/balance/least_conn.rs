@@ -48,13 +48,13 @@ impl Balancer for LeastConn {
 /// Requests in flight per weight, compared by cross-multiplication: exact, and no division.
 #[derive(Clone, Copy)]
 struct Load {
-    in_flight: u64,
-    weight: u64,
+    in_flight: u128,
+    weight: u128,
 }
 
 impl Load {
     fn of(candidate: Candidate<'_>) -> Self {
-        Load { in_flight: u64::from(candidate.in_flight()), weight: u64::from(candidate.weight()) }
+        Load { in_flight: candidate.in_flight().into(), weight: candidate.effective_weight().into() }
     }
 
     fn is_less_than(self, other: Load) -> bool {
