@@ -112,7 +112,8 @@ impl<B> Cluster<B> {
                 .filter(|candidate| candidates.is_eligible(*candidate))
                 .or_else(|| candidates.next_in_order())?;
             if chosen.member().acquire(group.layout.alone) {
-                let lease = Lease::of_acquired(Arc::clone(chosen.member()), group.layout.alone);
+                let lease = Lease::of_acquired(Arc::clone(chosen.member()), group.layout.alone)
+                    .carrying(self.inner.balancer.work(request));
                 return Some(Picked { lease, backend: Arc::clone(&group.backends[chosen.index()]) });
             }
         }

@@ -1,8 +1,9 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::work::Ledger;
 use super::{Intent, Settings};
 use crate::clock::Clock;
 use crate::health::passive::Passive;
@@ -14,6 +15,8 @@ pub(crate) struct Live {
     pub(crate) passive: Passive,
     pub(crate) served: AtomicU64,
     pub(crate) failed: AtomicU64,
+    /// What the requests in flight are expected to cost, where the policy weighs that.
+    pub(crate) work: Ledger,
     /// Distinguishes endpoints within the process, for a request's list of those already tried.
     pub(crate) uid: u64,
     origin: Instant,
@@ -29,6 +32,7 @@ impl Live {
             passive: Passive::default(),
             served: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            work: Ledger::default(),
             uid: NEXT.fetch_add(1, Ordering::Relaxed),
             origin: clock.now(),
             clock,
@@ -37,6 +41,16 @@ impl Live {
 
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The present moment.
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// How long after the origin `moment` is.
+    pub(crate) fn since_origin(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.origin)
     }
 
     /// Milliseconds since the origin.

@@ -6,6 +6,7 @@
 mod id;
 mod lease;
 mod live;
+mod work;
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -15,6 +16,7 @@ use std::time::Duration;
 pub use id::{EndpointId, InvalidId};
 pub use lease::{Lease, Outcome};
 pub(crate) use live::{Live, Member};
+pub use work::{Learner, Outstanding, Work};
 
 use crate::health::passive::Rule;
 
