@@ -11,14 +11,14 @@ use kylin_lb::balance::{Balancer, Tried};
 use kylin_lb::clock::ManualClock;
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Lease, Outcome, RequestView, SendError};
 
-use crate::workload::{Micros, Query};
+use crate::workload::{Micros, PROJECTS, Query};
 
 pub(crate) const NODES: usize = 8;
 /// How many queries a node runs at once; the others wait at the node, first come, first served.
 pub(crate) const SLOTS: usize = 8;
 /// How many results a node's cache holds, of which the one used longest ago makes room.
 pub(crate) const CACHED_RESULTS: usize = 400;
-/// How often a data load empties all caches.
+/// How often a project gets new data, which makes its cached results void.
 const LOAD_EVERY: Micros = 15 * 60 * 1_000_000;
 
 /// Who decides where a query goes.
@@ -29,11 +29,7 @@ pub(crate) enum Front {
     Central { one_cache: bool },
 }
 
-/// What became of the queries, in their order.
-pub(crate) struct Run {
-    pub(crate) answers: Vec<Answer>,
-}
-
+/// What became of a query.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Answer {
     /// From the query to its answer.
@@ -44,17 +40,15 @@ pub(crate) struct Answer {
     pub(crate) node: u8,
 }
 
-/// Runs `queries` under `front`.
-pub(crate) fn run(queries: &[Query], front: &Front, seed: u64) -> Run {
-    // What the policies draw at random comes from this thread's generator.
-    fastrand::seed(seed);
+/// Runs `queries` under `front`; the answers are in their order.
+pub(crate) fn run(queries: &[Query], front: &Front) -> Vec<Answer> {
     let mut simulation = Simulation::new(queries, front);
     for index in 0..queries.len() {
         simulation.until(queries[index].at);
         simulation.arrive(index);
     }
     simulation.until(Micros::MAX);
-    Run { answers: simulation.answers }
+    simulation.answers
 }
 
 struct Simulation<'s> {
@@ -153,7 +147,8 @@ impl<'s> Simulation<'s> {
             lease.set_outcome(Outcome::Success);
         }
         let cache = if self.one_cache { 0 } else { node };
-        self.nodes[cache].cache.put(&self.queries[index], self.now);
+        let Answer { took, waited, .. } = self.answers[index];
+        self.nodes[cache].cache.put(&self.queries[index], self.now - (took - waited));
         self.nodes[node].running -= 1;
         match self.nodes[node].waiting.pop_front() {
             Some(next) => self.start(next, node),
@@ -192,53 +187,56 @@ impl Backend for Nowhere {
 /// A node's result cache.
 pub(crate) struct Cache {
     most: usize,
-    /// How many data loads it has seen.
-    loads: u64,
     used: u64,
-    last_use: HashMap<u64, u64>,
+    results: HashMap<u64, Stored>,
+    /// The keys by their last use.
     by_use: BTreeMap<u64, u64>,
+}
+
+struct Stored {
+    last_use: u64,
+    /// How many data loads its project had seen.
+    loads: u64,
 }
 
 impl Cache {
     pub(crate) fn new(most: usize) -> Self {
-        Cache { most, loads: 0, used: 0, last_use: HashMap::new(), by_use: BTreeMap::new() }
+        Cache { most, used: 0, results: HashMap::new(), by_use: BTreeMap::new() }
     }
 
     /// Is the result of `query` there? Looking counts as use.
     pub(crate) fn has(&mut self, query: &Query, now: Micros) -> bool {
-        self.empty_at_load(now);
-        let found = self.last_use.contains_key(&query.keys.affinity);
-        if found {
-            self.touch(query.keys.affinity);
+        let key = query.keys.affinity;
+        if self.results.get(&key).is_none_or(|stored| stored.loads != loads(query, now)) {
+            return false;
         }
-        found
+        self.keep(key, loads(query, now));
+        true
     }
 
-    /// Keeps the result of `query`, if a node would.
+    /// Keeps the result of `query`, computed of the data at `now`, if a node would.
     pub(crate) fn put(&mut self, query: &Query, now: Micros) {
-        self.empty_at_load(now);
         if !query.is_cacheable() {
             return;
         }
-        self.touch(query.keys.affinity);
-        if self.last_use.len() > self.most
+        self.keep(query.keys.affinity, loads(query, now));
+        if self.results.len() > self.most
             && let Some((_, oldest)) = self.by_use.pop_first()
         {
-            self.last_use.remove(&oldest);
+            self.results.remove(&oldest);
         }
     }
 
-    fn touch(&mut self, key: u64) {
+    fn keep(&mut self, key: u64, loads: u64) {
         self.used += 1;
-        if let Some(before) = self.last_use.insert(key, self.used) {
-            self.by_use.remove(&before);
+        if let Some(before) = self.results.insert(key, Stored { last_use: self.used, loads }) {
+            self.by_use.remove(&before.last_use);
         }
         self.by_use.insert(self.used, key);
     }
+}
 
-    fn empty_at_load(&mut self, now: Micros) {
-        if now / LOAD_EVERY != self.loads {
-            *self = Cache { loads: now / LOAD_EVERY, ..Cache::new(self.most) };
-        }
-    }
+/// How many data loads the project of `query` has seen at `now`; the projects take turns.
+fn loads(query: &Query, now: Micros) -> u64 {
+    (now + LOAD_EVERY * u64::from(query.project) / PROJECTS as u64) / LOAD_EVERY
 }

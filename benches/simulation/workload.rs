@@ -2,6 +2,8 @@
 //!
 //! One trace is made per seed and load, and every policy is given the same.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use fastrand::Rng;
@@ -18,6 +20,7 @@ pub(crate) struct Query {
     pub(crate) at: Micros,
     pub(crate) client: IpAddr,
     pub(crate) keys: QueryKeys,
+    pub(crate) project: u8,
     /// What it takes to compute.
     pub(crate) fresh: Micros,
     /// What it takes to answer from the result cache.
@@ -34,12 +37,18 @@ impl Query {
 
 const SHAPES: usize = 200;
 const CLIENTS: usize = 40;
-/// How fast popularity falls with rank: of shapes, of the variants of a shape, of clients.
+/// Shapes belong to projects in turn; a data load is of one project.
+pub(crate) const PROJECTS: usize = 10;
+/// How fast popularity falls with rank: of shapes, and of the variants of a shape.
 const ZIPF: f64 = 0.9;
+/// The same of clients, which are offices behind one address each: the largest sends a tenth of all.
+const ZIPF_OF_CLIENTS: f64 = 0.5;
 /// A shape has 1 to this many variants (filter values, users), log-uniformly.
 const MOST_VARIANTS: f64 = 120.0;
 /// Ranks of the shapes that take minutes: about one query in two hundred.
 const SLOW_RANKS: [usize; 3] = [90, 130, 170];
+/// The most popular shapes, none of which takes longer than 1.5 s.
+const TUNED_RANKS: usize = 10;
 /// Of the other shapes, the share that takes 50 to 200 ms.
 const FAST_SHARE: f64 = 0.6;
 /// Opening a dashboard sends 1 to this many queries at once.
@@ -54,7 +63,7 @@ struct Shape {
 pub(crate) fn trace(seed: u64, count: usize, load: f64) -> Vec<Query> {
     let mut random = Rng::with_seed(seed);
     let shapes: Vec<Shape> = (0..SHAPES).map(|rank| shape(rank, &mut random)).collect();
-    let (by_rank, by_client) = (Zipf::new(SHAPES), Zipf::new(CLIENTS));
+    let (by_rank, by_client) = (Zipf::new(SHAPES, ZIPF), Zipf::new(CLIENTS, ZIPF_OF_CLIENTS));
     let mut queries = Vec::with_capacity(count);
     let mut now = 0.0;
     while queries.len() < count {
@@ -78,9 +87,11 @@ fn shape(rank: usize, random: &mut Rng) -> Shape {
     } else if random.f64() < FAST_SHARE {
         log_uniform(0.05, 0.2, random)
     } else {
-        1.5 * (0.9 * normal(random)).exp()
+        1.2 * (0.8 * normal(random)).exp()
     };
-    Shape { mean: seconds * 1e6, variants: Zipf::new(log_uniform(1.0, MOST_VARIANTS, random) as usize) }
+    // What everybody looks at all day has been made quick.
+    let seconds = if rank < TUNED_RANKS { seconds.min(1.5) } else { seconds };
+    Shape { mean: seconds * 1e6, variants: Zipf::new(log_uniform(1.0, MOST_VARIANTS, random) as usize, ZIPF) }
 }
 
 fn query(at: Micros, client: usize, rank: usize, variant: usize, mean: f64, random: &mut Rng) -> Query {
@@ -92,6 +103,7 @@ fn query(at: Micros, client: usize, rank: usize, variant: usize, mean: f64, rand
         at,
         client: IpAddr::V4(Ipv4Addr::new(10, (client * 37 % 251) as u8, client as u8, 9)),
         keys: QueryKeys::new(affinity, scramble(rank as u64)),
+        project: (rank % PROJECTS) as u8,
         fresh: fresh as Micros,
         cached: log_uniform(20_000.0, 60_000.0, random) as Micros,
     }
@@ -111,30 +123,33 @@ fn pace(queries: &mut [Query], load: f64) {
 /// The share of all slots' time that round robin would fill, if a query never had to wait for a slot.
 fn busy(queries: &[Query]) -> f64 {
     let mut caches: Vec<Cache> = (0..nodes::NODES).map(|_| Cache::new(nodes::CACHED_RESULTS)).collect();
+    let mut ends: BinaryHeap<Reverse<(Micros, usize)>> = BinaryHeap::new();
     let mut total = 0;
     for (turn, query) in queries.iter().enumerate() {
-        let cache = &mut caches[turn % nodes::NODES];
-        total += match cache.has(query, query.at) {
-            true => query.cached,
-            false => {
-                cache.put(query, query.at);
-                query.fresh
-            }
-        };
+        while let Some(Reverse((_, ended))) = ends.peek().copied().filter(|Reverse((end, _))| *end <= query.at) {
+            ends.pop();
+            caches[ended % nodes::NODES].put(&queries[ended], queries[ended].at);
+        }
+        if caches[turn % nodes::NODES].has(query, query.at) {
+            total += query.cached;
+        } else {
+            total += query.fresh;
+            ends.push(Reverse((query.at + query.fresh, turn)));
+        }
     }
     let span = queries.last().map_or(1, |query| query.at.max(1));
     total as f64 / (span as f64 * (nodes::NODES * nodes::SLOTS) as f64)
 }
 
-/// Draws ranks of which the k-th is wanted in proportion to 1 / k^0.9.
+/// Draws ranks of which the k-th is wanted in proportion to 1 / k^falling.
 struct Zipf(Vec<f64>);
 
 impl Zipf {
-    fn new(ranks: usize) -> Self {
+    fn new(ranks: usize, falling: f64) -> Self {
         let mut sum = 0.0;
         let mut until: Vec<f64> = (1..=ranks.max(1))
             .map(|rank| {
-                sum += (rank as f64).powf(-ZIPF);
+                sum += (rank as f64).powf(-falling);
                 sum
             })
             .collect();

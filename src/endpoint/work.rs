@@ -114,3 +114,80 @@ fn one_begun(began: Duration) -> u64 {
 fn millis(since_origin: Duration) -> u64 {
     since_origin.as_millis() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn outstanding_work_is_the_sum_over_the_requests_in_flight() {
+        let ledger = Ledger::default();
+        ledger.add(2_000_000, seconds(10));
+        ledger.add(500_000, seconds(13));
+        let expected = Outstanding { requests: 2, expected: Duration::from_millis(2500), elapsed: seconds(10 + 7) };
+        assert_eq!(ledger.outstanding(seconds(20)), expected);
+        ledger.subtract(2_000_000, seconds(10));
+        let expected = Outstanding { requests: 1, expected: Duration::from_millis(500), elapsed: seconds(8) };
+        assert_eq!(ledger.outstanding(seconds(21)), expected);
+        ledger.subtract(500_000, seconds(13));
+        assert_eq!(ledger.outstanding(seconds(22)), Outstanding::default());
+    }
+
+    #[test]
+    fn a_request_that_began_after_the_look_at_the_clock_has_run_for_no_time() {
+        let ledger = Ledger::default();
+        ledger.add(1, seconds(10));
+        assert_eq!(ledger.outstanding(Duration::from_millis(9_998)).elapsed, Duration::ZERO);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_is_left_whatever_came_and_went(
+            // Some of them beyond what the sum of beginnings can hold.
+            requests in proptest::collection::vec((proptest::num::u32::ANY, 0_u64..1 << 40), 1..60),
+        ) {
+            let ledger = Ledger::default();
+            let now = Duration::from_millis(1 << 40);
+            requests.iter().for_each(|(expected, began)| ledger.add(*expected, Duration::from_millis(*began)));
+            let outstanding = ledger.outstanding(now);
+            proptest::prop_assert_eq!(outstanding.requests as usize, requests.len());
+            let micros: u64 = requests.iter().map(|(expected, _)| u64::from(*expected)).sum();
+            proptest::prop_assert_eq!(outstanding.expected, Duration::from_micros(micros));
+            for (done, (expected, began)) in requests.iter().enumerate() {
+                ledger.subtract(*expected, Duration::from_millis(*began));
+                let left = requests[done + 1..].iter();
+                let elapsed: u64 = left.map(|(_, began)| (1 << 40) - began).sum();
+                // The sum is modulo 2^44 milliseconds, half of them negative.
+                if elapsed < 1 << 43 {
+                    proptest::prop_assert_eq!(ledger.outstanding(now).elapsed, Duration::from_millis(elapsed));
+                }
+            }
+            proptest::prop_assert_eq!(ledger.outstanding(now), Outstanding::default());
+        }
+    }
+
+    #[test]
+    fn threads_leave_nothing_behind() {
+        let ledger = Ledger::default();
+        std::thread::scope(|scope| {
+            for thread in 1..=4 {
+                let ledger = &ledger;
+                scope.spawn(move || {
+                    for n in 0..50_000 {
+                        let began = 400 * DAY + Duration::from_millis(n * u64::from(thread));
+                        ledger.add(n as u32 + thread, began);
+                        assert!(ledger.outstanding(401 * DAY).requests <= 4);
+                        ledger.subtract(n as u32 + thread, began);
+                    }
+                });
+            }
+        });
+        assert_eq!(ledger.outstanding(402 * DAY), Outstanding::default());
+    }
+}

@@ -25,6 +25,7 @@ mod nginx_site;
 mod nginx_smoke;
 mod node_connections;
 mod policies;
+mod query_policies;
 mod restarts;
 mod retries;
 mod server_limits;
