@@ -87,7 +87,7 @@ pub use cluster::Cluster;
 pub use endpoint::{Endpoint, EndpointId, Lease, Outcome};
 #[doc(inline)]
 pub use proxy::Proxy;
-pub use request::{ClientAddr, RequestView};
+pub use request::{ClientAddr, QueryKeys, RequestView};
 
 #[cfg(all(doctest, feature = "client"))]
 #[doc = include_str!("../README.md")]

@@ -101,7 +101,7 @@ impl<B> Cluster<B> {
         self.pick_from(&view.primary, request, tried)
             .or_else(|| self.pick_from(&view.backup, request, tried))
             .inspect(|_| self.inner.panic.leave())
-            .or_else(|| self.pick_in_panic(&view, tried))
+            .or_else(|| self.pick_in_panic(&view, request, tried))
             .ok_or_else(|| match view.primary.layout.members.len() + view.backup.layout.members.len() {
                 0 => PickError::Empty,
                 _ => PickError::NoneFit,
@@ -128,7 +128,7 @@ impl<B> Cluster<B> {
             let view = self.inner.view.read();
             [&view.primary, &view.backup].into_iter().find_map(|group| {
                 let chosen = Candidates::new(&group.layout, tried, request.role()).rendezvous(key)?;
-                chosen.member().acquire(group.layout.alone).then(|| Self::picked(group, chosen))
+                chosen.member().acquire(group.layout.alone).then(|| self.picked(group, chosen, request))
             })
         };
         placed.map_or_else(|| self.pick(request, tried), Ok)
@@ -166,7 +166,7 @@ impl<B> Cluster<B> {
                 let candidates = Candidates::new(&group.layout, tried, request.role());
                 let chosen = candidates.at(index);
                 let free = candidates.is_eligible_when_bound(chosen) && chosen.member().acquire(group.layout.alone);
-                free.then(|| Self::picked(group, chosen))
+                free.then(|| self.picked(group, chosen, request))
             })
         };
         bound.map_or_else(|| self.pick(request, tried), Ok)
@@ -187,15 +187,16 @@ impl<B> Cluster<B> {
                 .filter(|candidate| candidates.is_eligible(*candidate))
                 .or_else(|| candidates.next_in_order())?;
             if chosen.member().acquire(group.layout.alone) {
-                return Some(Self::picked(group, chosen));
+                return Some(self.picked(group, chosen, request));
             }
         }
         None
     }
 
     /// What is handed out for a candidate on which a slot was taken.
-    fn picked(group: &Group<B>, chosen: Candidate<'_>) -> Picked<B> {
+    fn picked(&self, group: &Group<B>, chosen: Candidate<'_>, request: &RequestView<'_>) -> Picked<B> {
         let lease = Lease::of_acquired(Arc::clone(chosen.member()), group.layout.alone);
+        let lease = lease.carrying(self.inner.balancer.work(request));
         Picked { lease, backend: Arc::clone(&group.backends[chosen.index()]) }
     }
 

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::work::Ledger;
 use super::{Intent, Role, Settings};
 use crate::clock::Clock;
 use crate::health::passive::Passive;
@@ -16,6 +17,8 @@ pub(crate) struct Live {
     pub(crate) health: State,
     pub(crate) served: AtomicU64,
     pub(crate) failed: AtomicU64,
+    /// What the requests in flight are expected to cost, where the policy weighs that.
+    pub(crate) work: Ledger,
     /// Distinguishes endpoints within the process, for a request's list of those already tried.
     pub(crate) uid: u64,
     origin: Instant,
@@ -33,6 +36,7 @@ impl Live {
             health: State::new(peers),
             served: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            work: Ledger::default(),
             uid: NEXT.fetch_add(1, Ordering::Relaxed),
             origin: clock.now(),
             clock,
@@ -41,6 +45,16 @@ impl Live {
 
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The present moment.
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// How long after the origin `moment` is.
+    pub(crate) fn since_origin(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.origin)
     }
 
     /// Milliseconds since the origin.
@@ -89,7 +103,12 @@ impl Member {
     }
 
     fn can_serve(&self, alone: bool, role: Option<Role>) -> bool {
-        role.is_none_or(|role| self.settings.roles.has(role)) && self.has_room() && !self.is_barred(alone)
+        self.has_role(role) && self.has_room() && !self.is_barred(alone)
+    }
+
+    /// Does it do what the request needs?
+    pub(crate) fn has_role(&self, role: Option<Role>) -> bool {
+        role.is_none_or(|role| self.settings.roles.has(role))
     }
 
     /// Is it below its limit of requests in flight?

@@ -8,6 +8,7 @@ mod id;
 mod lease;
 mod live;
 mod role;
+mod work;
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -19,6 +20,7 @@ pub use id::{EndpointId, InvalidId};
 pub use lease::{Lease, Outcome};
 pub(crate) use live::{Live, Member};
 pub use role::{InvalidRoles, Role, Roles};
+pub use work::{Learner, Outstanding, Work};
 
 use crate::health::SlowStart;
 use crate::health::passive::Rule;

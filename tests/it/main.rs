@@ -30,6 +30,7 @@ mod outlier;
 mod panic_mode;
 mod policies;
 mod probes;
+mod query_policies;
 mod restarts;
 mod retries;
 mod server_limits;
