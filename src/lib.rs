@@ -52,6 +52,7 @@
 //! | [`body`] | the one body type | |
 //! | [`clock`] | where time comes from | |
 //! | [`session`] | shared memory of who is logged in where | |
+//! | `kylin` | what is known of Kylin: requests, answers, SQL, its files | `kylin` |
 //! | `server` | an HTTP server for hosts without one | `server` |
 //! | `nginx` | an nginx configuration, read and served | `nginx` |
 //! | `testing` | a Kylin node in process, scripted backends | `test-util` |
@@ -64,6 +65,8 @@ pub mod cluster;
 pub mod endpoint;
 mod hash;
 pub mod health;
+#[cfg(feature = "kylin")]
+pub mod kylin;
 #[cfg(feature = "nginx")]
 pub mod nginx;
 pub mod proxy;
