@@ -131,6 +131,17 @@ impl Body {
         }
     }
 
+    /// All bytes of the body, when they are here.
+    #[cfg_attr(not(feature = "kylin"), allow(dead_code, reason = "only who knows Kylin reads bodies"))]
+    pub(crate) fn whole(&self) -> Option<&Bytes> {
+        static NOTHING: Bytes = Bytes::new();
+        match &self.kind {
+            Kind::Empty => Some(&NOTHING),
+            Kind::Full(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// A second body with the same bytes, when the bytes are all here.
     pub(crate) fn replay(&self) -> Option<Body> {
         match &self.kind {

@@ -156,8 +156,11 @@ pub(super) fn is_secret(name: &str) -> bool {
 
 /// Parameters that are written without a value.
 fn is_plain(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphabetic()) && !is_secret(name)
-        && ["url", "username", "password", "driverClassName", "maxActive", "maxIdle", "maxWait", "zookeeper"].contains(&name)
+    !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphabetic())
+        && !is_secret(name)
+        && ["url", "username", "password", "driverClassName", "maxActive", "maxIdle", "maxWait", "zookeeper"]
+            .contains(&name)
 }
 
 /// A URL of a database without the secrets that such URLs may carry: `user:password@`, and `password=` among its parameters.

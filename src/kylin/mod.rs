@@ -4,8 +4,8 @@
 //! Where the source of a fact is given, it is a file of <https://github.com/apache/kylin> at the tag or branch named. What was
 //! inferred and not seen is said to be.
 
-pub mod class;
 pub mod answer;
+pub mod class;
 pub mod cookie;
 pub mod fan_out;
 pub mod guard;

@@ -133,20 +133,28 @@ fn api(kind: Kind, rest: &str, dialect: Option<Dialect>) -> Class {
             _ => Class::Unknown,
         },
         ["j_spring_security_logout"] => Class::Logout,
-        ["user", "update_user"] | ["jobs", "spark"] | ["streaming_coordinator" | "broadcast" | "kg", ..] => Class::Internal,
+        ["user", "update_user"] | ["jobs", "spark"] | ["streaming_coordinator" | "broadcast" | "kg", ..] => {
+            Class::Internal
+        }
         ["epoch", "maintenance_mode"] if kind == Kind::Get => Class::AdminRead,
         ["epoch", ..] => Class::Internal,
         [first, ..] if first.starts_with("cache") => Class::Internal,
-        _ if segments.contains(&"snapshotLocalCache") || (longer && rest.contains("/snapshotLocalCache")) => Class::Internal,
+        _ if segments.contains(&"snapshotLocalCache") || (longer && rest.contains("/snapshotLocalCache")) => {
+            Class::Internal
+        }
         ["admin", "config"] if kind == Kind::Put && v4 => Class::NodeConfig,
         // Creating a diagnosis package may be asked of any node; what is made is only there.
         ["system", "diag"] if kind == Kind::Post => Class::AdminWrite,
         ["system", second, ..] if second.starts_with("diag") => Class::NodeBound,
         // 2.x-4.x make the package while they answer.
         ["diag", ..] => Class::Unknown,
-        ["admin" | "system" | "service_discovery" | "monitor", ..] => kind.or_write(Class::AdminRead, Class::AdminWrite),
+        ["admin" | "system" | "service_discovery" | "monitor", ..] => {
+            kind.or_write(Class::AdminRead, Class::AdminWrite)
+        }
         ["health" | "prometheus" | "metrics"] => kind.or_write(Class::AdminRead, Class::Unknown),
-        ["cubes", _, verb, ..] if CUBE_JOBS.contains(&verb) || verb == "segments" => kind.or_write(Class::Read, Class::Job),
+        ["cubes", _, verb, ..] if CUBE_JOBS.contains(&verb) || verb == "segments" => {
+            kind.or_write(Class::Read, Class::Job)
+        }
         ["models", _, part, ..] if MODEL_JOBS.contains(&part) => kind.or_write(Class::Read, Class::Job),
         ["tables", "sampling_jobs"] | ["jobs" | "streaming_jobs" | "snapshots", ..] => {
             kind.or_write(Class::Read, Class::Job)
