@@ -79,15 +79,11 @@ pub(super) fn head(
 
 /// Where the first empty line ends.
 fn end(bytes: &[u8]) -> Option<usize> {
-    let mut from = 0;
-    loop {
-        let line = from + bytes[from..].iter().position(|byte| *byte == b'\n')? + 1;
-        match &bytes[line..] {
-            [b'\n', ..] => return Some(line + 1),
-            [b'\r', b'\n', ..] => return Some(line + 2),
-            _ => from = line,
-        }
-    }
+    memchr::memchr_iter(b'\n', bytes).find_map(|line| match &bytes[line + 1..] {
+        [b'\n', ..] => Some(line + 2),
+        [b'\r', b'\n', ..] => Some(line + 3),
+        _ => None,
+    })
 }
 
 fn response(head: Bytes, wire: Wire) -> Result<Response<()>, SendError> {
