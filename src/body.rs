@@ -19,6 +19,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tokio::time::Sleep;
 
 use crate::endpoint::{Lease, Outcome};
+use crate::session::affinity::InUse;
 
 /// Any error, boxed: what a streamed body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -36,6 +37,7 @@ pub struct Body {
     kind: Kind,
     on_end: Option<Arc<dyn OnEnd>>,
     lease: Option<Lease>,
+    session: Option<InUse>,
     stall: Stall,
     /// How many bytes may still come; more is an error.
     allowance: u64,
@@ -85,7 +87,15 @@ impl Body {
     }
 
     const fn of(kind: Kind) -> Self {
-        Body { kind, on_end: None, lease: None, stall: Stall::NEVER, allowance: u64::MAX, drop_trailers: false }
+        Body {
+            kind,
+            on_end: None,
+            lease: None,
+            session: None,
+            stall: Stall::NEVER,
+            allowance: u64::MAX,
+            drop_trailers: false,
+        }
     }
 
     /// Wraps any body. A [`Body`] or hyper's `Incoming` passes as it is; anything else is boxed.
@@ -149,6 +159,12 @@ impl Body {
         self
     }
 
+    /// Keeps a session in use until this body is over.
+    pub(crate) fn hold_session(mut self, session: InUse) -> Self {
+        self.session = (!self.is_end_stream()).then_some(session);
+        self
+    }
+
     /// Fails the body when its source keeps the reader waiting for longer than `limit` at a stretch. Time that the reader
     /// itself takes does not count.
     pub(crate) fn stall_after(mut self, limit: Duration) -> Self {
@@ -204,6 +220,7 @@ impl Body {
             hook.on_end(whole);
         }
         self.lease = None;
+        self.session = None;
     }
 }
 

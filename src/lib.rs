@@ -50,6 +50,7 @@
 //! | [`backend`] | the trait that sends, and HTTP/1.1 | `client` for the latter |
 //! | [`body`] | the one body type | |
 //! | [`clock`] | where time comes from | |
+//! | [`session`] | shared memory of who is logged in where | |
 //! | `server` | an HTTP server for hosts without one | `server` |
 //! | `nginx` | an nginx configuration, read and served | `nginx` |
 //! | `testing` | a Kylin node in process, scripted backends | `test-util` |
@@ -68,6 +69,7 @@ pub mod proxy;
 mod request;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod session;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod view;

@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{Extensions, HeaderMap, Method, Uri, header};
 
+use crate::endpoint::Role;
+
 /// Who sent a request: the peer of the connection, or whom a trusted proxy in front says it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -46,6 +48,7 @@ pub struct RequestView<'r> {
     headers: &'r HeaderMap,
     extensions: &'r Extensions,
     client: ClientAddr,
+    role: Option<Role>,
 }
 
 impl<'r> RequestView<'r> {
@@ -57,6 +60,7 @@ impl<'r> RequestView<'r> {
             headers: &head.headers,
             extensions: &head.extensions,
             client: client.into(),
+            role: None,
         }
     }
 
@@ -68,7 +72,20 @@ impl<'r> RequestView<'r> {
             headers: request.headers(),
             extensions: request.extensions(),
             client: client.into(),
+            role: None,
         }
+    }
+
+    /// The same request, to be served only by an endpoint that has `role`.
+    #[must_use]
+    pub fn needs(mut self, role: Option<Role>) -> Self {
+        self.role = role;
+        self
+    }
+
+    /// The role that an endpoint must have to serve the request, if any will not do.
+    pub fn role(&self) -> Option<Role> {
+        self.role
     }
 
     /// The method.

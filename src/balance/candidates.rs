@@ -2,7 +2,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::endpoint::{EndpointId, Lease, Member};
+use crate::endpoint::{EndpointId, Lease, Member, Role};
 use crate::hash;
 use crate::view::Layout;
 
@@ -15,12 +15,14 @@ const TURNS: usize = 64;
 pub struct Candidates<'c> {
     layout: &'c Layout,
     tried: &'c Tried,
+    role: Option<Role>,
     table: Option<&'c (dyn Any + Send + Sync)>,
 }
 
 impl<'c> Candidates<'c> {
-    pub(crate) fn new(layout: &'c Layout, tried: &'c Tried) -> Self {
-        Candidates { layout, tried, table: layout.table.as_deref() }
+    /// The candidates for a request that needs `role`, where it was not tried before.
+    pub(crate) fn new(layout: &'c Layout, tried: &'c Tried, role: Option<Role>) -> Self {
+        Candidates { layout, tried, role, table: layout.table.as_deref() }
     }
 
     /// How many endpoints there are, eligible or not.
@@ -53,9 +55,15 @@ impl<'c> Candidates<'c> {
         this.all().filter(move |candidate| this.is_eligible(*candidate))
     }
 
-    /// May `candidate` serve this request now: it is ready, not ejected, not full, and was not tried before?
+    /// May `candidate` serve this request now: it is ready, not ejected, not full, has the role that the request needs, and
+    /// was not tried before?
     pub fn is_eligible(&self, candidate: Candidate<'c>) -> bool {
-        candidate.member.is_eligible(self.layout.alone) && !self.tried.contains(candidate.member)
+        candidate.member.is_eligible(self.layout.alone, self.role) && !self.tried.contains(candidate.member)
+    }
+
+    /// The same for a request of a session that is bound to `candidate`.
+    pub(crate) fn is_eligible_when_bound(&self, candidate: Candidate<'c>) -> bool {
+        candidate.member.is_eligible_when_bound(self.layout.alone, self.role) && !self.tried.contains(candidate.member)
     }
 
     /// The sum of all weights, of endpoints that cannot serve too.

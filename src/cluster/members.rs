@@ -75,7 +75,7 @@ impl<B> Members<B> {
     }
 
     pub(super) fn view(&self, balancer: &dyn Balancer) -> View<B> {
-        View { primary: self.group(false, balancer), backup: self.group(true, balancer) }
+        View::new(self.group(false, balancer), self.group(true, balancer))
     }
 
     fn group(&self, backup: bool, balancer: &dyn Balancer) -> Group<B> {
@@ -87,7 +87,7 @@ impl<B> Members<B> {
             .collect();
         let turns = if backup { &self.backup_turns } else { &self.primary_turns };
         let mut layout = Layout::new(members, Arc::clone(turns), self.entries.len() == 1);
-        layout.table = balancer.prepare(&Candidates::new(&layout, &Tried::none())).into_inner();
+        layout.table = balancer.prepare(&Candidates::new(&layout, &Tried::none(), None)).into_inner();
         Group { layout, backends: entries().map(|entry| Arc::clone(&entry.endpoint.backend)).collect() }
     }
 

@@ -1,7 +1,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::balance::Balancer;
-use crate::endpoint::{EndpointId, Intent, Member};
+use crate::endpoint::{EndpointId, Intent, Member, Roles};
 use crate::view::View;
 
 /// A cluster at one moment, as plain values for a host's status page or metrics.
@@ -26,6 +26,8 @@ pub struct EndpointStatus {
     pub backup: bool,
     /// What the operator wants of it.
     pub intent: Intent,
+    /// What the node does.
+    pub roles: Roles,
     /// Is it ejected for its failures?
     pub ejected: bool,
     /// Failures counted towards an ejection at present.
@@ -62,6 +64,7 @@ impl EndpointStatus {
             weight: settings.weight.get(),
             backup: settings.backup,
             intent: settings.intent,
+            roles: settings.roles,
             ejected: !alone && live.passive.is_ejected(settings.rule, || live.now_ms()),
             fails: live.passive.fails(),
             in_flight: live.in_flight(),

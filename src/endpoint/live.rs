@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::{Intent, Settings};
+use super::{Intent, Role, Settings};
 use crate::clock::Clock;
 use crate::health::passive::Passive;
 
@@ -63,14 +63,27 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// May a policy choose it now? The one place where health, intent and limits are tested.
-    pub(crate) fn is_eligible(&self, alone: bool) -> bool {
-        self.settings.intent == Intent::Ready && self.can_serve(alone)
+    /// May a policy choose it now for a request that needs `role`? The one place where health, intent, limits and roles are
+    /// tested.
+    pub(crate) fn is_eligible(&self, alone: bool, role: Option<Role>) -> bool {
+        self.settings.intent == Intent::Ready && self.can_serve(alone, role)
     }
 
-    fn can_serve(&self, alone: bool) -> bool {
+    /// May a request go to it that belongs to a session which is bound to it? Draining keeps those.
+    pub(crate) fn is_eligible_when_bound(&self, alone: bool, role: Option<Role>) -> bool {
+        self.settings.intent != Intent::Maintain && self.can_serve(alone, role)
+    }
+
+    /// Is it out of service for everybody, bound sessions included, for another reason than its load?
+    pub(crate) fn is_out(&self, alone: bool) -> bool {
+        let ejected = || !alone && self.live.passive.is_ejected(self.settings.rule, || self.live.now_ms());
+        self.settings.intent == Intent::Maintain || ejected()
+    }
+
+    fn can_serve(&self, alone: bool, role: Option<Role>) -> bool {
         let limit = self.settings.max_in_flight;
-        (limit == 0 || self.live.in_flight() < limit)
+        role.is_none_or(|role| self.settings.roles.has(role))
+            && (limit == 0 || self.live.in_flight() < limit)
             && (alone || !self.live.passive.is_ejected(self.settings.rule, || self.live.now_ms()))
     }
 

@@ -6,6 +6,7 @@
 mod id;
 mod lease;
 mod live;
+mod role;
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -15,6 +16,7 @@ use std::time::Duration;
 pub use id::{EndpointId, InvalidId};
 pub use lease::{Lease, Outcome};
 pub(crate) use live::{Live, Member};
+pub use role::{InvalidRoles, Role, Roles};
 
 use crate::health::passive::Rule;
 
@@ -75,11 +77,24 @@ impl<B> Endpoint<B> {
         self
     }
 
+    /// What the node does (`kylin.server.mode`). A request that needs a role goes only to endpoints that have it. Default: all.
+    pub fn roles(mut self, roles: impl Into<Roles>) -> Self {
+        self.settings.roles = roles.into();
+        self
+    }
+
     /// The name under which hash policies place keys on the endpoint: by default its address as written, or its id for a
     /// backend of the host's own. `Hash::consistent` splits it into host and port as nginx does, and endpoints with equal
     /// names share their points.
     pub fn placement(mut self, name: impl AsRef<str>) -> Self {
         self.settings.placement = Arc::from(name.as_ref());
+        self
+    }
+
+    /// The node's name in session ids, after the dot (Tomcat's `jvmRoute`, httpd's and nginx's `route`), for
+    /// [`Affinity::route`](crate::session::Affinity::route). Default: none.
+    pub fn route(mut self, route: impl AsRef<str>) -> Self {
+        self.settings.route = Some(Arc::from(route.as_ref())).filter(|route: &Arc<str>| !route.is_empty());
         self
     }
 
@@ -118,6 +133,8 @@ pub(crate) struct Settings {
     pub(crate) rule: Rule,
     pub(crate) backup: bool,
     pub(crate) intent: Intent,
+    pub(crate) roles: Roles,
+    pub(crate) route: Option<Arc<str>>,
 }
 
 impl Settings {
@@ -130,6 +147,8 @@ impl Settings {
             rule: Rule::new(1, Duration::from_secs(10)),
             backup: false,
             intent: Intent::Ready,
+            roles: Roles::ALL,
+            route: None,
         }
     }
 }
