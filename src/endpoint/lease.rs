@@ -65,8 +65,7 @@ impl Drop for Lease {
             }
             Outcome::Unknown => {}
         }
-        live.served.fetch_add(1, Ordering::Relaxed);
-        live.release();
+        live.end();
     }
 }
 
