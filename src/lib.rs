@@ -46,11 +46,13 @@
 //! | [`cluster`] | endpoints behind a policy, membership, status | |
 //! | [`endpoint`] | an endpoint's identity and settings, the lease of a request in flight | |
 //! | [`balance`] | the policies and the trait for one's own | |
+//! | [`health`] | probes, ejections, slow start: is an endpoint fit to serve? | |
 //! | [`proxy`] | a request in, an answer out: headers, retries, errors | |
 //! | [`backend`] | the trait that sends, and HTTP/1.1 | `client` for the latter |
 //! | [`body`] | the one body type | |
 //! | [`clock`] | where time comes from | |
 //! | [`session`] | shared memory of who is logged in where | |
+//! | `kylin` | what is known of Kylin: requests, answers, SQL, its files | `kylin` |
 //! | `server` | an HTTP server for hosts without one | `server` |
 //! | `nginx` | an nginx configuration, read and served | `nginx` |
 //! | `testing` | a Kylin node in process, scripted backends | `test-util` |
@@ -62,7 +64,9 @@ pub mod clock;
 pub mod cluster;
 pub mod endpoint;
 mod hash;
-mod health;
+pub mod health;
+#[cfg(feature = "kylin")]
+pub mod kylin;
 #[cfg(feature = "nginx")]
 pub mod nginx;
 pub mod proxy;
@@ -84,7 +88,7 @@ pub use cluster::Cluster;
 pub use endpoint::{Endpoint, EndpointId, Lease, Outcome};
 #[doc(inline)]
 pub use proxy::Proxy;
-pub use request::{ClientAddr, RequestView};
+pub use request::{ClientAddr, QueryKeys, RequestView};
 
 #[cfg(all(doctest, feature = "client"))]
 #[doc = include_str!("../README.md")]

@@ -2,20 +2,24 @@
 
 mod builder;
 mod members;
+mod outliers;
+mod panic;
 mod status;
 
 use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::{Notify, futures::Notified};
 
 pub use builder::ClusterBuilder;
 pub use status::{ClusterStatus, EndpointStatus};
 
 use self::members::Members;
+use self::panic::PanicMode;
 use crate::backend::HttpBackend;
 use crate::balance::{Balancer, Candidate, Candidates, Tried};
-use crate::endpoint::{Endpoint, EndpointId, Intent, InvalidId, Lease};
+use crate::endpoint::{Endpoint, EndpointId, Intent, InvalidId, Lease, Member};
 use crate::request::RequestView;
 use crate::session::affinity::Hint;
 use crate::view::{Group, Published, View};
@@ -63,6 +67,9 @@ struct Inner<B> {
     balancer: Arc<dyn Balancer>,
     /// Taken by changes only, which so follow one another.
     members: Mutex<Members<B>>,
+    panic: PanicMode,
+    /// Told of every change of the membership.
+    changed: Notify,
 }
 
 /// What a pick yields: where to send the request, and the slot it takes.
@@ -84,7 +91,8 @@ impl<B> Cluster<B> {
     /// Chooses an endpoint for `request` that is not in `tried`, and takes a slot on it.
     ///
     /// The policy chooses among the primary endpoints; where it abstains the next in round-robin order serves. When no
-    /// primary endpoint can, the same goes for the backups. Takes no lock and allocates nothing.
+    /// primary endpoint can, the same goes for the backups; and then [panic mode](ClusterBuilder::panic_mode), where it is on.
+    /// Takes no lock and allocates nothing.
     ///
     /// # Errors
     /// [`PickError`] when no endpoint can serve.
@@ -92,6 +100,8 @@ impl<B> Cluster<B> {
         let view = self.inner.view.read();
         self.pick_from(&view.primary, request, tried)
             .or_else(|| self.pick_from(&view.backup, request, tried))
+            .inspect(|_| self.inner.panic.leave())
+            .or_else(|| self.pick_in_panic(&view, request, tried))
             .ok_or_else(|| match view.primary.layout.members.len() + view.backup.layout.members.len() {
                 0 => PickError::Empty,
                 _ => PickError::NoneFit,
@@ -118,7 +128,7 @@ impl<B> Cluster<B> {
             let view = self.inner.view.read();
             [&view.primary, &view.backup].into_iter().find_map(|group| {
                 let chosen = Candidates::new(&group.layout, tried, request.role()).rendezvous(key)?;
-                chosen.member().acquire(group.layout.alone).then(|| Self::picked(group, chosen))
+                chosen.member().acquire(group.layout.alone).then(|| self.picked(group, chosen, request))
             })
         };
         placed.map_or_else(|| self.pick(request, tried), Ok)
@@ -156,7 +166,7 @@ impl<B> Cluster<B> {
                 let candidates = Candidates::new(&group.layout, tried, request.role());
                 let chosen = candidates.at(index);
                 let free = candidates.is_eligible_when_bound(chosen) && chosen.member().acquire(group.layout.alone);
-                free.then(|| Self::picked(group, chosen))
+                free.then(|| self.picked(group, chosen, request))
             })
         };
         bound.map_or_else(|| self.pick(request, tried), Ok)
@@ -177,15 +187,16 @@ impl<B> Cluster<B> {
                 .filter(|candidate| candidates.is_eligible(*candidate))
                 .or_else(|| candidates.next_in_order())?;
             if chosen.member().acquire(group.layout.alone) {
-                return Some(Self::picked(group, chosen));
+                return Some(self.picked(group, chosen, request));
             }
         }
         None
     }
 
     /// What is handed out for a candidate on which a slot was taken.
-    fn picked(group: &Group<B>, chosen: Candidate<'_>) -> Picked<B> {
+    fn picked(&self, group: &Group<B>, chosen: Candidate<'_>, request: &RequestView<'_>) -> Picked<B> {
         let lease = Lease::of_acquired(Arc::clone(chosen.member()), group.layout.alone);
+        let lease = lease.carrying(self.inner.balancer.work(request));
         Picked { lease, backend: Arc::clone(&group.backends[chosen.index()]) }
     }
 
@@ -250,13 +261,28 @@ impl<B> Cluster<B> {
     /// How everything stands, as plain values.
     pub fn status(&self) -> ClusterStatus {
         let view = self.inner.view.read();
-        ClusterStatus::of(&view, &*self.inner.balancer)
+        ClusterStatus::of(&view, &*self.inner.balancer, self.inner.panic.allowed)
+    }
+
+    /// Every endpoint with its backend, for whoever watches over them.
+    pub(crate) fn members(&self) -> Vec<(Arc<Member>, Arc<B>)> {
+        let view = self.inner.view.read();
+        let pairs = |group: &Group<B>| -> Vec<_> {
+            group.layout.members.iter().cloned().zip(group.backends.iter().cloned()).collect()
+        };
+        [pairs(&view.primary), pairs(&view.backup)].concat()
+    }
+
+    /// Comes when the membership changes after this call.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.inner.changed.notified()
     }
 
     fn change(&self, change: impl FnOnce(&mut Members<B>) -> Result<(), ClusterError>) -> Result<(), ClusterError> {
         let mut members = self.inner.members.lock();
         change(&mut members)?;
         self.inner.view.publish(members.view(&*self.inner.balancer));
+        self.inner.changed.notify_waiters();
         Ok(())
     }
 }

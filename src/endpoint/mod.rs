@@ -3,21 +3,26 @@
 //! Settings are values and change by replacement; live state belongs to the [`EndpointId`] and survives every change of
 //! membership or weight.
 
+mod demand;
 mod id;
 mod lease;
 mod live;
 mod role;
+mod work;
 
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use demand::Demand;
 pub use id::{EndpointId, InvalidId};
 pub use lease::{Lease, Outcome};
 pub(crate) use live::{Live, Member};
 pub use role::{InvalidRoles, Role, Roles};
+pub use work::{Learner, Outstanding, Work};
 
+use crate::health::SlowStart;
 use crate::health::passive::Rule;
 
 /// A backend with an identity and the settings under which a cluster uses it.
@@ -62,6 +67,15 @@ impl<B> Endpoint<B> {
     /// Both the time in which `max_fails` are counted and the time of an ejection (nginx: `fail_timeout`).
     pub fn fail_timeout(mut self, timeout: Duration) -> Self {
         self.settings.rule = Rule::new(self.settings.rule.max_fails, timeout);
+        self
+    }
+
+    /// How long the endpoint takes to grow into its share of traffic when it is added to a cluster that runs, or comes back
+    /// after it was down, ejected or in maintenance (nginx Plus: `slow_start`). A [`Duration`] is a linear ramp. Default: no
+    /// ramp. Endpoints that a cluster is built with are equally cold and do not ramp at first. Round robin, random and the
+    /// policies that compare loads honour it, hash policies do not.
+    pub fn slow_start(mut self, ramp: impl Into<SlowStart>) -> Self {
+        self.settings.slow_start = Some(ramp.into());
         self
     }
 
@@ -132,6 +146,7 @@ pub(crate) struct Settings {
     pub(crate) max_in_flight: u32,
     pub(crate) rule: Rule,
     pub(crate) backup: bool,
+    pub(crate) slow_start: Option<SlowStart>,
     pub(crate) intent: Intent,
     pub(crate) roles: Roles,
     pub(crate) route: Option<Arc<str>>,
@@ -146,6 +161,7 @@ impl Settings {
             max_in_flight: 0,
             rule: Rule::new(1, Duration::from_secs(10)),
             backup: false,
+            slow_start: None,
             intent: Intent::Ready,
             roles: Roles::ALL,
             route: None,

@@ -142,6 +142,16 @@ impl Backend for HttpBackend {
             }
         }
     }
+
+    /// Makes a connection and closes it.
+    async fn reach(&self) -> Result<(), SendError> {
+        let Inner { address, timeouts, .. } = &*self.inner;
+        match timeout(timeouts.connect, dial(address)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(SendError::new(Phase::Connect, error)),
+            Err(elapsed) => Err(SendError::new(Phase::ConnectTimeout, elapsed)),
+        }
+    }
 }
 
 impl HttpBackend {

@@ -5,6 +5,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod front;
+pub(crate) mod health;
 pub(crate) mod http;
 pub(crate) mod nginx;
 pub(crate) mod port;
