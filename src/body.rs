@@ -9,7 +9,6 @@ use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -39,7 +38,6 @@ pub struct Body {
     on_end: Option<Arc<dyn OnEnd>>,
     lease: Option<Lease>,
     session: Option<InUse>,
-    activity: Option<Arc<Activity>>,
     stall: Stall,
     /// How many bytes may still come; more is an error.
     allowance: u64,
@@ -94,7 +92,6 @@ impl Body {
             on_end: None,
             lease: None,
             session: None,
-            activity: None,
             stall: Stall::NEVER,
             allowance: u64::MAX,
             drop_trailers: false,
@@ -142,6 +139,12 @@ impl Body {
         }
     }
 
+    /// True when all bytes are here.
+    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports ask"))]
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.kind, Kind::Empty | Kind::Full(_))
+    }
+
     /// A second body with the same bytes, when the bytes are all here.
     pub(crate) fn replay(&self) -> Option<Body> {
         match &self.kind {
@@ -152,7 +155,7 @@ impl Body {
     }
 
     /// Has `hook` told when this body is over. A body has one hook: its transport sets it, before anybody else sees the body.
-    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports hook into a body's end"))]
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only transports hook into a body's end"))]
     pub(crate) fn on_end(mut self, hook: Arc<dyn OnEnd>) -> Self {
         self.on_end = Some(hook);
         if self.is_end_stream() {
@@ -190,13 +193,6 @@ impl Body {
     pub(crate) fn without_trailers(mut self) -> Self {
         self.drop_trailers = true;
         self
-    }
-
-    /// A count of the pieces read from this body, for whoever waits until its sender is done; none for a body whose bytes
-    /// are all here.
-    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports watch uploads"))]
-    pub(crate) fn watch(&mut self) -> Option<Arc<Activity>> {
-        (!matches!(self.kind, Kind::Empty | Kind::Full(_))).then(|| Arc::clone(self.activity.get_or_insert_default()))
     }
 
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -246,10 +242,6 @@ impl HttpBody for Body {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let source = this.poll_source(cx);
-        if let Some(activity) = &this.activity {
-            activity.waiting.store(source.is_pending(), Ordering::Relaxed);
-            activity.pieces.fetch_add(usize::from(source.is_ready()), Ordering::Relaxed);
-        }
         let frame = match source {
             Poll::Ready(frame) => frame,
             Poll::Pending => Some(Err(ready!(this.stall.poll(cx)))),
@@ -351,26 +343,6 @@ impl fmt::Debug for Body {
             Kind::Boxed(_) => "streamed",
         };
         f.debug_struct("Body").field("kind", &kind).field("size", &self.size_hint()).finish()
-    }
-}
-
-/// How much of a body was read, and whether its reader is waiting for more.
-#[derive(Debug, Default)]
-pub(crate) struct Activity {
-    pieces: AtomicUsize,
-    waiting: AtomicBool,
-}
-
-impl Activity {
-    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports watch uploads"))]
-    pub(crate) fn count(&self) -> usize {
-        self.pieces.load(Ordering::Relaxed)
-    }
-
-    /// True while it is the body's source that keeps everybody waiting.
-    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports watch uploads"))]
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed)
     }
 }
 

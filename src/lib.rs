@@ -77,8 +77,6 @@ pub mod session;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod view;
-#[cfg(any(feature = "client", feature = "server"))]
-mod wire;
 
 #[doc(inline)]
 pub use backend::{Backend, HttpBackend, SendError};

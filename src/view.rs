@@ -92,6 +92,8 @@ pub(crate) struct Layout {
     pub(crate) members: Vec<Arc<Member>>,
     /// `weight_until[i]` is the sum of the weights of members 0 to i, those out of service included.
     pub(crate) weight_until: Vec<u64>,
+    /// The hash of each member's id and its weight, for rendezvous hashing: side by side, since it looks at all.
+    pub(crate) placed: Vec<(u64, u32)>,
     /// One round of smooth weighted round robin over the members that are ready, as indices.
     pub(crate) order: Vec<u32>,
     /// How many turns have been taken; carried over from view to view so that a change causes no burst.
@@ -127,22 +129,34 @@ impl Layout {
             .filter(|(_, member)| member.settings.intent == Intent::Ready)
             .map(|(index, member)| (index, member.settings.weight.get()))
             .collect();
-        Layout { order: smooth_order(&ready), members, weight_until, turns, alone, table: None }
+        let placed = members.iter().map(|member| (member.settings.id.hash64(), member.settings.weight.get())).collect();
+        Layout { order: smooth_order(&ready), members, weight_until, placed, turns, alone, table: None }
     }
 
     /// The member whose turn it is, fit to serve or not; none when no member is ready.
     pub(crate) fn take_turn(&self) -> Option<usize> {
+        Some(self.order[self.take_place()?] as usize)
+    }
+
+    /// The same with those whose turns follow, which they keep: `count` at most, and each place of a round once.
+    pub(crate) fn take_turn_of(&self, count: usize) -> impl Iterator<Item = usize> + use<'_> {
+        let place = self.take_place().unwrap_or(0);
+        let (before, after) = self.order.split_at(place);
+        after.iter().chain(before).take(count).map(|index| *index as usize)
+    }
+
+    /// Takes a turn: its place in the order.
+    fn take_place(&self) -> Option<usize> {
         match self.order.len() {
             0 => None,
-            1 => Some(self.order[0] as usize),
+            1 => Some(0),
             length => {
                 let turn = self.turns.take();
                 // Half the price of a 64-bit division, and right until 2^32 turns have been taken.
-                let place = match u32::try_from(turn) {
+                Some(match u32::try_from(turn) {
                     Ok(turn) => (turn % length as u32) as usize,
                     Err(_) => (turn % length as u64) as usize,
-                };
-                Some(self.order[place] as usize)
+                })
             }
         }
     }

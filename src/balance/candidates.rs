@@ -89,6 +89,17 @@ impl<'c> Candidates<'c> {
         self.ramped(|| self.layout.take_turn().map(|index| self.at(index)))
     }
 
+    /// Takes a turn, and looks at `count` endpoints in smooth weighted round-robin order from there on, eligible or not: what
+    /// a policy goes by that compares endpoints where there are too many to look at all of them. One in its slow start is left
+    /// out in proportion to its ramp.
+    pub fn take_turn_of(&self, count: usize) -> impl Iterator<Item = Candidate<'c>> + use<'c> {
+        let this = *self;
+        self.layout
+            .take_turn_of(count)
+            .map(move |index| this.at(index))
+            .filter(|candidate| candidate.member.uses_turn())
+    }
+
     /// The next eligible endpoint in smooth weighted round-robin order.
     ///
     /// A turn that falls on an endpoint that cannot serve is given up for good and the next is taken. So the share of a
@@ -141,12 +152,19 @@ impl<'c> Candidates<'c> {
     /// The same for a key that is a hash already, among the eligible endpoints that also `fit`: the first of them in the
     /// key's own order of preference, in which those that do not fit are passed over.
     pub fn rendezvous_where(&self, key: u64, fits: impl Fn(Candidate<'c>) -> bool) -> Option<Candidate<'c>> {
-        let cost = |candidate: &Candidate<'c>| {
-            let score = hash::neg_log2(hash::mix(key, candidate.member.settings.id.hash64()));
-            // The lowest of -log2(u)/weight wins; 2^96 keeps the division exact enough for weights up to 2^32.
-            (u128::from(score) << 64) / u128::from(candidate.weight())
-        };
-        self.iter().filter(|candidate| fits(*candidate)).min_by_key(cost)
+        let mut best: Option<(Candidate<'c>, u64, u32)> = None;
+        for (index, (digest, weight)) in self.layout.placed.iter().enumerate() {
+            let score = hash::neg_log2(hash::mix(key, *digest));
+            // The lowest of -log2(u)/weight wins, compared by cross-multiplication: exact, and no division.
+            let wins = best.is_none_or(|(_, least, of)| {
+                u128::from(score) * u128::from(of) < u128::from(least) * u128::from(*weight)
+            });
+            // What wins is rare, so few members are looked at.
+            if wins && self.is_eligible(self.at(index)) && fits(self.at(index)) {
+                best = Some((self.at(index), score, *weight));
+            }
+        }
+        best.map(|(candidate, ..)| candidate)
     }
 
     /// The present moment by the cluster's clock; none when there are no endpoints.

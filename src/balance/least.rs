@@ -3,9 +3,24 @@ use super::{Candidate, Candidates};
 /// Turns taken among endpoints that are equally loaded before the first of them is chosen.
 const TURNS: usize = 32;
 
+/// The most endpoints of which all are looked at.
+const FEW: usize = 64;
+
+/// How many are looked at where there are more.
+const SOME: usize = 32;
+
 /// The eligible endpoint with the least load for its weight; of equals, the one whose turn is next in smooth weighted order.
+/// Where there are many, the least loaded of some.
 pub(super) fn least<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> u64) -> Option<Candidate<'c>> {
     let load = |candidate: Candidate<'c>| Load { amount: load(candidate), weight: candidate.effective_weight() };
+    if from.len() > FEW {
+        // In order from the turn on: the first of equals is the one whose turn is next.
+        let some = from.take_turn_of(SOME).filter(|candidate| from.is_eligible(*candidate));
+        let least = some
+            .map(|candidate| (candidate, load(candidate)))
+            .reduce(|least, next| if next.1.is_less_than(least.1) { next } else { least });
+        return least.map(|(candidate, _)| candidate);
+    }
     let mut best: Option<(Candidate<'c>, Load)> = None;
     let mut tied = false;
     for candidate in from.iter() {

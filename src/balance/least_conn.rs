@@ -6,6 +6,11 @@ use crate::request::RequestView;
 /// next in smooth weighted order.
 ///
 /// The count is of requests whose answer has not ended, over all cores of the process.
+///
+/// Among more than 64 endpoints a pick takes a turn in smooth weighted order and looks at the 32 endpoints from there on, of
+/// which it chooses by the same rule; where none of them can serve, the next in order does. nginx looks at all, which for
+/// thousands of endpoints costs more than sending the request. What is lost is little: two to choose from already bring nearly
+/// all the balance that choosing from all does (Mitzenmacher 2001), and every endpoint is among the 32 of as many picks in a row.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LeastConn;
 

@@ -94,7 +94,7 @@ impl EndpointStatus {
             fails: live.passive.fails(),
             in_flight: live.in_flight(),
             max_in_flight: settings.max_in_flight,
-            served: live.served.load(Ordering::Relaxed),
+            served: live.served(),
             failed: live.failed.load(Ordering::Relaxed),
             slow: live.health.slow(),
         }

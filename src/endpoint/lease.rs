@@ -85,8 +85,7 @@ impl Drop for Lease {
         if let Some(work) = self.work.take() {
             work.end(live, self.outcome);
         }
-        live.served.fetch_add(1, Ordering::Relaxed);
-        live.release();
+        live.end();
     }
 }
 

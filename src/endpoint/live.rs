@@ -1,6 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::work::Ledger;
@@ -12,10 +12,12 @@ use crate::health::state::{Peers, Rule, State};
 /// What changes while an endpoint serves. On cache lines of its own, because every core writes to it.
 #[repr(align(128))]
 pub(crate) struct Live {
-    in_flight: AtomicU32,
+    /// Slots taken, and slots given back: what lies between is in flight. Two counts that only rise cost a request two atomic
+    /// additions; one of those in flight and one of those served would cost three.
+    begun: AtomicU64,
+    ended: AtomicU64,
     pub(crate) passive: Passive,
     pub(crate) health: State,
-    pub(crate) served: AtomicU64,
     pub(crate) failed: AtomicU64,
     /// What the requests in flight are expected to cost, where the policy weighs that.
     pub(crate) work: Ledger,
@@ -31,10 +33,10 @@ impl Live {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // One fail_timeout of any sane length lies between the origin and now, as in nginx, where `checked` starts at 0.
         Live {
-            in_flight: AtomicU32::new(0),
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
             passive: Passive::default(),
             health: State::new(peers),
-            served: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             work: Ledger::default(),
             uid: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -44,7 +46,34 @@ impl Live {
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        // In this order, or a request that begins and ends in between would count as less than none.
+        let ended = self.ended.load(Ordering::Acquire);
+        Live::between(ended, self.begun.load(Ordering::Relaxed))
+    }
+
+    fn between(ended: u64, begun: u64) -> u32 {
+        u32::try_from(begun.saturating_sub(ended)).unwrap_or(u32::MAX)
+    }
+
+    /// How many requests have ended.
+    pub(crate) fn served(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Takes a slot; false when `limit`, if it is not 0, is reached.
+    fn begin(&self, limit: u32) -> bool {
+        if limit == 0 {
+            self.begun.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+        let ended = self.ended.load(Ordering::Acquire);
+        let below = |begun| (Live::between(ended, begun) < limit).then_some(begun + 1);
+        self.begun.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok()
+    }
+
+    /// Gives back a slot of which no use was made.
+    fn give_back(&self) {
+        self.begun.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The present moment.
@@ -67,8 +96,9 @@ impl Live {
         self.origin.checked_add(Duration::from_millis(ms)).unwrap_or(self.origin)
     }
 
-    pub(crate) fn release(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Release);
+    /// Gives back the slot of a request that has ended.
+    pub(crate) fn end(&self) {
+        self.ended.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -152,20 +182,13 @@ impl Member {
 
     /// Takes a slot. False when the last one, or the only probe of an ejected endpoint, has just gone to another request.
     pub(crate) fn acquire(&self, alone: bool) -> bool {
-        let limit = self.settings.max_in_flight;
-        let in_flight = &self.live.in_flight;
-        if limit == 0 {
-            in_flight.fetch_add(1, Ordering::Relaxed);
-        } else {
-            let below = |count| (count < limit).then_some(count + 1);
-            if in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_err() {
-                return false;
-            }
+        if !self.live.begin(self.settings.max_in_flight) {
+            return false;
         }
         if alone || self.live.passive.choose(self.settings.rule, || self.live.now_ms()) {
             return true;
         }
-        self.live.release();
+        self.live.give_back();
         false
     }
 }

@@ -1,6 +1,7 @@
 //! The journey of one request.
 
 use std::error::Error as _;
+use std::mem::take;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -29,10 +30,11 @@ pub(super) fn forward<B: Backend>(
     let (mut head, body) = request.into_parts();
     let place = Place::of(&head);
     let client = head::check(&mut head).map(|()| ready_headers(proxy, peer, &mut head));
-    let request = Request::from_parts(head, body);
+    let mut request = Request::from_parts(head, body);
     async move {
         let answer = match client {
-            Ok(client) => Journey::new(proxy, client).run(request).await,
+            // By reference: what is handed from future to future by value has room in each.
+            Ok(client) => Journey::new(proxy, client).run(&mut request).await,
             Err(refusal) => Err(refusal),
         };
         match answer {
@@ -86,43 +88,47 @@ impl<'p, B: Backend> Journey<'p, B> {
         Journey { proxy, client, tried: Tried::none(), begun, session, visit: None, copy: None, refreshed: false }
     }
 
+    /// Leaves nothing of `request`.
     #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
-    fn run(mut self, mut request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Refusal>> + Send {
+    fn run<'r>(
+        mut self,
+        request: &'r mut Request<Body>,
+    ) -> impl Future<Output = Result<Response<Body>, Refusal>> + Send + use<'p, 'r, B> {
         async move {
             if let Some(rules) = &self.proxy.kylin {
-                self.visit = Some(Visit::enter(rules, self.client, &mut request)?);
+                self.visit = Some(Visit::enter(rules, self.client, request)?);
             }
             if !request.body().is_empty() {
-                let body = std::mem::take(request.body_mut());
+                let body = take(request.body_mut());
                 *request.body_mut() = upload::read(body, &self.proxy.settings).await?;
             }
             if let Some(visit) = &mut self.visit {
-                visit.read_sql(&request);
+                visit.read_sql(request);
                 if let Some(merge) = visit.merge() {
-                    return Box::pin(fan_out(&self.proxy.cluster, self.client, merge, request)).await;
+                    return Box::pin(fan_out(&self.proxy.cluster, self.client, merge, take(request))).await;
                 }
             }
-            self.session.begin(&mut request).await;
-            let mut picked = self.pick(&request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
+            self.session.begin(request).await;
+            let mut picked = self.pick(request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
             loop {
                 self.tried.add(&picked.lease);
-                self.copy = self.keep_copy(&request);
-                let sent = match self.session.prepare(&picked, &mut request).await {
+                self.copy = self.keep_copy(request);
+                let sent = match self.session.prepare(&picked, request).await {
                     Prepared::Send => {
-                        let watch = self.visit.as_ref().and_then(|visit| visit.watch(&picked, &mut request));
-                        let sent = picked.backend.send(request).await;
+                        let watch = self.visit.as_ref().and_then(|visit| visit.watch(&picked, request));
+                        let sent = picked.backend.send(take(request)).await;
                         if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
                             watch.is_over();
                         }
                         sent
                     }
-                    Prepared::Failed(error) => Err(error.with_request(request)),
+                    Prepared::Failed(error) => Err(error.with_request(take(request))),
                     Prepared::Answer(answer) => return Ok(*answer),
                 };
                 let mut answer = match sent {
                     Ok(answer) => answer,
                     Err(error) => {
-                        (picked, request) = self.after_failure(picked, error)?;
+                        (picked, *request) = self.after_failure(picked, error)?;
                         continue;
                     }
                 };
@@ -132,7 +138,7 @@ impl<'p, B: Backend> Journey<'p, B> {
                     let (beginning, whole) = Box::pin(peek(answer, most)).await;
                     (answer, seen) = (whole, Some(beginning));
                 }
-                (picked, request) = match self.judge(picked, answer, seen) {
+                (picked, *request) = match self.judge(picked, answer, seen) {
                     Verdict::Again(next, copy) => (next, copy),
                     Verdict::Answer(picked, mut answer) => {
                         let then = self.session.settle(&self.proxy.cluster, &picked, &mut answer).await;

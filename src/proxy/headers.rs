@@ -1,6 +1,8 @@
 //! Fields that belong to one connection, and fields that tell the node about the client.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -19,16 +21,18 @@ const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 /// `Connection` cannot name fields on which framing, routing or identity rest: a client could otherwise have the front end
 /// take them away from itself or from others (CVE-2022-31813).
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    // Most messages have none of these fields, and reading names costs less than ten look-ups.
-    if !headers.keys().any(is_hop_by_hop) {
-        return;
+    // Most messages have none of these fields or `Connection` alone, and reading names costs less than ten look-ups.
+    let (mut connection, mut others) = (false, false);
+    for name in headers.keys().filter(|name| is_hop_by_hop(name)) {
+        if name == header::CONNECTION { connection = true } else { others = true }
     }
-    for nominated in nominated(headers) {
-        headers.remove(nominated);
+    if connection {
+        for nominated in nominated(headers) {
+            headers.remove(nominated);
+        }
+        headers.remove(header::CONNECTION);
     }
-    // `Connection` alone is what most of the others have.
-    headers.remove(header::CONNECTION);
-    if headers.keys().any(is_hop_by_hop) {
+    if others {
         for field in HOP_BY_HOP {
             headers.remove(field);
         }
@@ -36,15 +40,21 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    // By length first: no two comparisons for most names.
+    // By length first: no comparison at all for most names.
     match name.as_str().len() {
-        2 | 7 | 10 | 14 | 16 | 17 | 18 | 19 => HOP_BY_HOP.contains(name),
+        2 => name == header::TE,
+        7 => name == header::TRAILER || name == header::UPGRADE,
+        10 => name == header::CONNECTION || name == KEEP_ALIVE,
+        14 => name == HTTP2_SETTINGS,
+        16 => name == PROXY_CONNECTION,
+        17 => name == header::TRANSFER_ENCODING,
+        18 => name == header::PROXY_AUTHENTICATE,
+        19 => name == header::PROXY_AUTHORIZATION,
         _ => false,
     }
 }
 
-const HOP_BY_HOP: [HeaderName; 10] = [
-    header::CONNECTION,
+const HOP_BY_HOP: [HeaderName; 9] = [
     KEEP_ALIVE,
     PROXY_CONNECTION,
     HTTP2_SETTINGS,
@@ -61,7 +71,10 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         .get_all(header::CONNECTION)
         .iter()
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
+        .map(<[u8]>::trim_ascii)
+        // These two name no field that would not go anyway, and are nearly all there is.
+        .filter(|option| !(option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close")))
+        .filter_map(|option| HeaderName::from_bytes(option).ok())
         .filter(|name| !is_protected(name))
         .collect()
 }
@@ -99,26 +112,27 @@ const TOLD_BY_PROXIES: [HeaderName; 4] = [
     HeaderName::from_static("x-forwarded-server"),
 ];
 
+fn is_told_by_proxies(name: &HeaderName) -> bool {
+    matches!(name.as_str().len(), 9 | 16 | 18) && TOLD_BY_PROXIES.contains(name)
+}
+
 /// Tells the node who the client is. A trusted peer's own word is continued, anybody else's is replaced.
 pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: ClientAddr, trusted: bool, secure: bool) {
-    let mut chain = String::with_capacity(48);
-    if trusted {
-        for line in headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok()) {
-            chain.push_str(line);
-            chain.push_str(", ");
-        }
+    let mut text = [0; 46];
+    let address = address(peer, &mut text);
+    let chain = if trusted {
+        let before = headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
+        let whole: String = before.flat_map(|line| [line, ", "]).chain([address]).collect();
+        HeaderValue::from_str(&whole)
     } else {
-        if headers.keys().any(|name| TOLD_BY_PROXIES.contains(name)) {
+        if headers.keys().any(is_told_by_proxies) {
             for told in TOLD_BY_PROXIES {
                 headers.remove(told);
             }
         }
-    }
-    match peer.ip() {
-        Some(ip) => _ = write!(chain, "{}", ip.to_canonical()),
-        None => chain.push_str("unknown"),
-    }
-    if let Ok(chain) = HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)) {
+        HeaderValue::from_str(address)
+    };
+    if let Ok(chain) = chain {
         headers.insert(X_FORWARDED_FOR, chain);
     }
     if !(trusted && headers.contains_key(&X_FORWARDED_PROTO)) {
@@ -130,6 +144,43 @@ pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: ClientAddr, trusted: 
             None => _ = headers.remove(X_FORWARDED_HOST),
         }
     }
+}
+
+/// The peer's address in `text`, which has room for any.
+fn address(peer: ClientAddr, text: &mut [u8; 46]) -> &str {
+    let length = match peer.ip().map(|ip| ip.to_canonical()) {
+        Some(IpAddr::V4(ip)) => dotted(ip, text),
+        Some(IpAddr::V6(ip)) => {
+            let mut rest = &mut text[..];
+            // There is always room.
+            _ = write!(rest, "{ip}");
+            46 - rest.len()
+        }
+        None => return "unknown",
+    };
+    std::str::from_utf8(&text[..length]).unwrap_or("unknown")
+}
+
+/// Writes the address, and returns its length. Formatting takes ten times as long, for every request.
+fn dotted(ip: Ipv4Addr, text: &mut [u8; 46]) -> usize {
+    let mut length = 0;
+    let mut push = |byte| {
+        text[length] = byte;
+        length += 1;
+    };
+    for (index, number) in ip.octets().into_iter().enumerate() {
+        if index > 0 {
+            push(b'.');
+        }
+        if number >= 100 {
+            push(b'0' + number / 100);
+        }
+        if number >= 10 {
+            push(b'0' + number / 10 % 10);
+        }
+        push(b'0' + number % 10);
+    }
+    length
 }
 
 /// Changes to a request's header fields that a host wants made last, after the proxy's own: attach it to the request's
@@ -250,6 +301,24 @@ mod tests {
         headers.append(header::CONNECTION, names.parse().unwrap());
         remove_hop_by_hop(&mut headers);
         assert_eq!(headers, map(&kept));
+    }
+
+    #[test]
+    fn addresses_are_written_as_usual() {
+        for ip in [
+            "0.0.0.0",
+            "1.20.99.100",
+            "255.255.255.255",
+            "10.0.0.199",
+            "2001:db8::7",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        ] {
+            let parsed = ip.parse::<std::net::IpAddr>().unwrap();
+            assert_eq!(address(parsed.into(), &mut [0; 46]), ip);
+        }
+        let mapped = "::ffff:10.1.2.3".parse::<std::net::IpAddr>().unwrap();
+        assert_eq!(address(mapped.into(), &mut [0; 46]), "10.1.2.3");
+        assert_eq!(address(ClientAddr::Unix, &mut [0; 46]), "unknown");
     }
 
     #[test]

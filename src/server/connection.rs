@@ -26,10 +26,10 @@ use super::sniff::{Version, read_some, sniff};
 use super::stop::Stop;
 use super::stream::ClientStream;
 use super::traffic::{Answer, Traffic};
+use super::wire::HYPERS_MAX_HEADERS;
 use crate::body::{Body, BoxError};
 use crate::clock::timer_in;
 use crate::request::ClientAddr;
-use crate::wire::HYPERS_MAX_HEADERS;
 
 /// How long a connection is given for its first byte, or for the rest of a head, when the server stops: its request is on
 /// the way.

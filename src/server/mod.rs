@@ -15,6 +15,7 @@ mod sniff;
 mod stop;
 mod stream;
 mod traffic;
+mod wire;
 
 use std::fmt;
 use std::net::SocketAddr;

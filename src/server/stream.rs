@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::traffic::Traffic;
-use crate::wire::{Room, gather};
+use super::wire::{Room, gather};
 
 /// For how long a client is let send what nobody reads, after the last answer.
 const LINGER: Duration = Duration::from_secs(5);

@@ -115,6 +115,8 @@ async fn an_answer_cut_short_resets_the_stream() {
     let node = RawNode::start([vec![Act::Read, Act::Write(cut)]]).await;
     let front = Front::over(&[node.address()]);
     let mut client = connect(front.address()).await;
-    let answer = client.send_request(request("GET", "/", "")).await.unwrap();
-    assert!(answer.into_body().collect().await.is_err());
+    // The reset may overtake the head.
+    if let Ok(answer) = client.send_request(request("GET", "/", "")).await {
+        assert!(answer.into_body().collect().await.is_err());
+    }
 }

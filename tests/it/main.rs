@@ -26,6 +26,7 @@ mod nginx_choice;
 mod nginx_site;
 mod nginx_smoke;
 mod node_connections;
+mod node_wire;
 mod outlier;
 mod panic_mode;
 mod policies;

@@ -306,3 +306,30 @@ fn a_policy_of_ones_own_can_be_combined_with_any_other() {
     cluster.maintain(&"0".parse().unwrap()).unwrap();
     assert_ne!(choose(&cluster, ANYBODY, "ADMIN"), 0);
 }
+
+#[test]
+fn least_conn_keeps_many_endpoints_as_level_as_few() {
+    let cluster = cluster(LeastConn::new(), &[""; 200]);
+    let hold =
+        |count: usize| (0..count).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect::<Vec<_>>();
+    let counts = || cluster.status().endpoints.iter().map(|endpoint| endpoint.in_flight).collect::<Vec<_>>();
+    let mut held = hold(200);
+    assert_eq!(counts(), [1; 200], "in order while all are equal");
+    // Some fall idle.
+    held.retain(|picked| ![7, 90, 91].contains(&index(picked)));
+    held.extend(hold(3 * 200));
+    let counts = counts();
+    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+    assert!(most - least <= 2, "{counts:?}");
+}
+
+#[test]
+fn least_conn_finds_the_few_of_many_that_can_serve() {
+    let mut parameters = vec!["down"; 300];
+    (parameters[3], parameters[200]) = ("", "");
+    let cluster = cluster(LeastConn::new(), &parameters);
+    let held: Vec<_> = (0..4).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect();
+    let mut chosen: Vec<_> = held.iter().map(index).collect();
+    chosen.sort_unstable();
+    assert_eq!(chosen, [3, 3, 200, 200]);
+}

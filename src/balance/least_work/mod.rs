@@ -31,7 +31,8 @@ const LEAST: Duration = Duration::from_millis(1);
 ///
 /// each of them no further than the mean of all queries. A node runs several queries at once, so one that takes minutes keeps
 /// one of its slots busy and not the node: were it counted in full, the node's other slots would stand empty for minutes.
-/// (The bound on the second is kept for the sum, not for each.)
+/// (The bound on the second is kept for the sum, not for each.) Among more than 64 endpoints some are looked at, as
+/// [`LeastConn`](super::LeastConn) does.
 ///
 /// ```
 /// use kylin_lb::balance::LeastWork;

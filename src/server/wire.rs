@@ -1,4 +1,4 @@
-//! What the sides towards clients and towards nodes share in how they use hyper and sockets.
+//! How hyper and sockets are used.
 
 use std::io::IoSlice;
 
@@ -6,19 +6,19 @@ use smallvec::SmallVec;
 
 /// How many fields hyper takes in a head unless told otherwise. It has room for these on its stack; told any number, this
 /// one included, it allocates and clears the room for every message, which cost a seventh of all instructions.
-pub(crate) const HYPERS_MAX_HEADERS: usize = 100;
+pub(super) const HYPERS_MAX_HEADERS: usize = 100;
 
 /// Pieces that together are no longer than this are copied into one.
 const GATHERED: usize = 4096;
 
 /// Room for pieces that are put together. It is not cleared first, unlike an array's.
-pub(crate) type Room = SmallVec<[u8; GATHERED]>;
+pub(super) type Room = SmallVec<[u8; GATHERED]>;
 
 /// `bufs` one after the other in `room`, which is empty; none when they are one piece already, or too long.
 ///
 /// hyper writes a head and a body as two pieces. For the kernel a vectored write costs more than a plain one, more than
 /// copying some kilobytes does.
-pub(crate) fn gather<'r>(bufs: &[IoSlice<'_>], room: &'r mut Room) -> Option<&'r [u8]> {
+pub(super) fn gather<'r>(bufs: &[IoSlice<'_>], room: &'r mut Room) -> Option<&'r [u8]> {
     let length: usize = bufs.iter().map(|buf| buf.len()).sum();
     if bufs.len() < 2 || length > GATHERED {
         return None;
