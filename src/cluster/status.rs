@@ -87,7 +87,7 @@ impl EndpointStatus {
             reason,
             since: live.instant(since),
             ejected: operational == Operational::Ejected,
-            ramp: member.share() * 100 / WHOLE,
+            ramp: (member.share() * 100 + WHOLE / 2) / WHOLE,
             fails: live.passive.fails(),
             in_flight: live.in_flight(),
             max_in_flight: settings.max_in_flight,
