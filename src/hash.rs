@@ -4,6 +4,8 @@
 //! nothing here is seeded or may ever change; the golden values in the tests pin it down. For hash *maps* the crate uses
 //! ahash, which is seeded anew in every process and must therefore never decide a placement.
 
+#[cfg(feature = "kylin")]
+use xxhash_rust::xxh3::Xxh3;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// CRC-32 (IEEE 802.3) over pieces: what nginx's `hash` uses.
@@ -23,6 +25,25 @@ impl Crc32 {
 /// A 64-bit hash of a key (xxh3).
 pub(crate) fn key64(bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, 0)
+}
+
+/// [`key64`] over pieces: equal to it over their concatenation.
+#[cfg(feature = "kylin")]
+pub(crate) struct Key64(Xxh3);
+
+#[cfg(feature = "kylin")]
+impl Key64 {
+    pub(crate) fn new() -> Self {
+        Key64(Xxh3::with_seed(0))
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(crate) fn finish(self) -> u64 {
+        self.0.digest()
+    }
 }
 
 /// Mixes a key's hash with an endpoint's, for rendezvous hashing: both inputs change every bit of the result.
@@ -109,6 +130,17 @@ mod tests {
             (u64::MAX - 1, 1),
         ] {
             assert_eq!(neg_log2(hash), logarithm, "{hash:#x}");
+        }
+    }
+
+    #[cfg(feature = "kylin")]
+    #[test]
+    fn a_key_in_pieces_is_the_key() {
+        let key: Vec<u8> = (0..1000_u32).map(|i| (i * 7) as u8).collect();
+        for size in [1, 3, 64, 256, 999] {
+            let mut hash = Key64::new();
+            key.chunks(size).for_each(|piece| hash.update(piece));
+            assert_eq!(hash.finish(), key64(&key), "{size}");
         }
     }
 

@@ -51,6 +51,8 @@
 //! | [`backend`] | the trait that sends, and HTTP/1.1 | `client` for the latter |
 //! | [`body`] | the one body type | |
 //! | [`clock`] | where time comes from | |
+//! | [`session`] | shared memory of who is logged in where | |
+//! | `kylin` | what is known of Kylin: requests, answers, SQL, its files | `kylin` |
 //! | `server` | an HTTP server for hosts without one | `server` |
 //! | `nginx` | an nginx configuration, read and served | `nginx` |
 //! | `testing` | a Kylin node in process, scripted backends | `test-util` |
@@ -63,12 +65,15 @@ pub mod cluster;
 pub mod endpoint;
 mod hash;
 pub mod health;
+#[cfg(feature = "kylin")]
+pub mod kylin;
 #[cfg(feature = "nginx")]
 pub mod nginx;
 pub mod proxy;
 mod request;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod session;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod view;
@@ -85,7 +90,7 @@ pub use cluster::Cluster;
 pub use endpoint::{Endpoint, EndpointId, Lease, Outcome};
 #[doc(inline)]
 pub use proxy::Proxy;
-pub use request::{ClientAddr, RequestView};
+pub use request::{ClientAddr, QueryKeys, RequestView};
 
 #[cfg(all(doctest, feature = "client"))]
 #[doc = include_str!("../README.md")]

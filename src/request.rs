@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{Extensions, HeaderMap, Method, Uri, header};
 
+use crate::endpoint::Role;
+
 /// Who sent a request: the peer of the connection, or whom a trusted proxy in front says it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -38,6 +40,28 @@ impl From<IpAddr> for ClientAddr {
     }
 }
 
+/// What is known of the query that a request carries, as hashes: enough for a policy to recognise it by, and nothing of its
+/// text or its user.
+///
+/// Whoever reads the body computes them and attaches them with [`RequestView::with_query`]. Both must be the same in every
+/// front end of a cluster and every release: stable hashes, never seeded ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct QueryKeys {
+    /// The same for queries that a node's result cache takes for the same: of user, project, SQL, offset, limit and
+    /// parameters.
+    pub affinity: u64,
+    /// The same for queries that cost about the same: of project and SQL without its literals.
+    pub shape: u64,
+}
+
+impl QueryKeys {
+    /// Keys as computed by whoever read the query.
+    pub const fn new(affinity: u64, shape: u64) -> Self {
+        QueryKeys { affinity, shape }
+    }
+}
+
 /// The head of a request and its client's address, borrowed for one pick.
 #[derive(Clone, Copy)]
 pub struct RequestView<'r> {
@@ -46,6 +70,8 @@ pub struct RequestView<'r> {
     headers: &'r HeaderMap,
     extensions: &'r Extensions,
     client: ClientAddr,
+    role: Option<Role>,
+    query: Option<QueryKeys>,
 }
 
 impl<'r> RequestView<'r> {
@@ -57,6 +83,8 @@ impl<'r> RequestView<'r> {
             headers: &head.headers,
             extensions: &head.extensions,
             client: client.into(),
+            role: None,
+            query: None,
         }
     }
 
@@ -68,7 +96,28 @@ impl<'r> RequestView<'r> {
             headers: request.headers(),
             extensions: request.extensions(),
             client: client.into(),
+            role: None,
+            query: None,
         }
+    }
+
+    /// The same request, to be served only by an endpoint that has `role`.
+    #[must_use]
+    pub fn needs(mut self, role: Option<Role>) -> Self {
+        self.role = role;
+        self
+    }
+
+    /// The role that an endpoint must have to serve the request, if any will not do.
+    pub fn role(&self) -> Option<Role> {
+        self.role
+    }
+
+    /// The same view, of a request that carries a query known by `keys`.
+    #[must_use]
+    pub fn with_query(mut self, keys: QueryKeys) -> Self {
+        self.query = Some(keys);
+        self
     }
 
     /// The method.
@@ -94,6 +143,11 @@ impl<'r> RequestView<'r> {
     /// The client's address.
     pub fn client(&self) -> ClientAddr {
         self.client
+    }
+
+    /// By what to know the query that the request carries; none when it carries none, or nobody has read it.
+    pub fn query(&self) -> Option<QueryKeys> {
+        self.query
     }
 
     /// The value of the first cookie called `name`, as the client sent it.

@@ -1,8 +1,9 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::endpoint::{EndpointId, Lease, Member};
+use crate::endpoint::{EndpointId, Lease, Member, Outstanding, Role};
 use crate::hash;
 use crate::health::slow_start::WHOLE;
 use crate::view::Layout;
@@ -18,12 +19,14 @@ const RAMPED_TURNS: usize = 16;
 pub struct Candidates<'c> {
     layout: &'c Layout,
     tried: &'c Tried,
+    role: Option<Role>,
     table: Option<&'c (dyn Any + Send + Sync)>,
 }
 
 impl<'c> Candidates<'c> {
-    pub(crate) fn new(layout: &'c Layout, tried: &'c Tried) -> Self {
-        Candidates { layout, tried, table: layout.table.as_deref() }
+    /// The candidates for a request that needs `role`, where it was not tried before.
+    pub(crate) fn new(layout: &'c Layout, tried: &'c Tried, role: Option<Role>) -> Self {
+        Candidates { layout, tried, role, table: layout.table.as_deref() }
     }
 
     /// How many endpoints there are, eligible or not.
@@ -56,9 +59,15 @@ impl<'c> Candidates<'c> {
         this.all().filter(move |candidate| this.is_eligible(*candidate))
     }
 
-    /// May `candidate` serve this request now: it is ready, not ejected, not full, and was not tried before?
+    /// May `candidate` serve this request now: it is ready, not ejected, not full, has the role that the request needs, and
+    /// was not tried before?
     pub fn is_eligible(&self, candidate: Candidate<'c>) -> bool {
-        candidate.member.is_eligible(self.layout.alone) && !self.tried.contains(candidate.member)
+        candidate.member.is_eligible(self.layout.alone, self.role) && !self.tried.contains(candidate.member)
+    }
+
+    /// The same for a request of a session that is bound to `candidate`.
+    pub(crate) fn is_eligible_when_bound(&self, candidate: Candidate<'c>) -> bool {
+        candidate.member.is_eligible_when_bound(self.layout.alone, self.role) && !self.tried.contains(candidate.member)
     }
 
     /// The sum of all weights, of endpoints that cannot serve too.
@@ -126,13 +135,23 @@ impl<'c> Candidates<'c> {
     /// the CRUSH-like logarithmic method). Every front end finds the same, and an endpoint that leaves moves only its own
     /// keys. Placement goes by id and weight; order and address play no part.
     pub fn rendezvous(&self, key: &[u8]) -> Option<Candidate<'c>> {
-        let key = hash::key64(key);
+        self.rendezvous_where(hash::key64(key), |_| true)
+    }
+
+    /// The same for a key that is a hash already, among the eligible endpoints that also `fit`: the first of them in the
+    /// key's own order of preference, in which those that do not fit are passed over.
+    pub fn rendezvous_where(&self, key: u64, fits: impl Fn(Candidate<'c>) -> bool) -> Option<Candidate<'c>> {
         let cost = |candidate: &Candidate<'c>| {
             let score = hash::neg_log2(hash::mix(key, candidate.member.settings.id.hash64()));
             // The lowest of -log2(u)/weight wins; 2^96 keeps the division exact enough for weights up to 2^32.
             (u128::from(score) << 64) / u128::from(candidate.weight())
         };
-        self.iter().min_by_key(cost)
+        self.iter().filter(|candidate| fits(*candidate)).min_by_key(cost)
+    }
+
+    /// The present moment by the cluster's clock; none when there are no endpoints.
+    pub fn now(&self) -> Option<Instant> {
+        self.layout.members.first().map(|member| member.live.now())
     }
 
     /// What the policy prepared for this view.
@@ -184,6 +203,13 @@ impl<'c> Candidate<'c> {
     /// How many requests are in flight on it.
     pub fn in_flight(&self) -> u32 {
         self.member.live.in_flight()
+    }
+
+    /// The expected work of the requests in flight on it, as far as the policy gave them any: see
+    /// [`Balancer::work`](super::Balancer::work).
+    pub fn outstanding_work(&self, now: Instant) -> Outstanding {
+        let live = &self.member.live;
+        live.work.outstanding(live.since_origin(now))
     }
 
     /// The name that places it on a hash ring: see [`Endpoint::placement`](crate::Endpoint::placement).

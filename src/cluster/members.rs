@@ -96,7 +96,7 @@ impl<B> Members<B> {
         if let Some(outliers) = &self.outliers {
             outliers.watch(primary.layout.members.iter().chain(&backup.layout.members));
         }
-        View { primary, backup }
+        View::new(primary, backup)
     }
 
     fn group(&self, backup: bool, balancer: &dyn Balancer) -> Group<B> {
@@ -108,7 +108,7 @@ impl<B> Members<B> {
             .collect();
         let turns = if backup { &self.backup_turns } else { &self.primary_turns };
         let mut layout = Layout::new(members, Arc::clone(turns), self.entries.len() == 1);
-        layout.table = balancer.prepare(&Candidates::new(&layout, &Tried::none())).into_inner();
+        layout.table = balancer.prepare(&Candidates::new(&layout, &Tried::none(), None)).into_inner();
         Group { layout, backends: entries().map(|entry| Arc::clone(&entry.endpoint.backend)).collect() }
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{Cluster, Picked};
 use crate::balance::Tried;
 use crate::endpoint::{Intent, Lease, Member};
+use crate::request::RequestView;
 use crate::view::{Group, View};
 
 /// Whether a cluster may panic, and does. Without a lock: it is read in picks.
@@ -51,20 +52,23 @@ impl<B> View<B> {
 }
 
 impl<B> Cluster<B> {
-    /// The endpoint that failed least recently, of those that were not tried and have room.
-    pub(super) fn pick_in_panic(&self, view: &View<B>, tried: &Tried) -> Option<Picked<B>> {
+    /// The endpoint that failed least recently, of those that have the role and room, and were not tried.
+    pub(super) fn pick_in_panic(&self, view: &View<B>, request: &RequestView<'_>, tried: &Tried) -> Option<Picked<B>> {
         if !self.inner.panic.allowed || !view.is_left_by_health() {
             return None;
         }
         for _ in 0..view.ready().count() {
             let (group, index, member) = view
                 .ready()
-                .filter(|(_, _, member)| member.has_room() && !tried.contains(member))
+                .filter(|(_, _, member)| {
+                    member.has_role(request.role()) && member.has_room() && !tried.contains(member)
+                })
                 .min_by_key(|(_, _, member)| (member.last_failure(), member.live.in_flight()))?;
             // As if it were alone, which health never keeps from serving.
             if member.acquire(true) {
                 self.inner.panic.enter();
                 let lease = Lease::of_acquired(Arc::clone(member), group.layout.alone);
+                let lease = lease.carrying(self.inner.balancer.work(request));
                 return Some(Picked { lease, backend: Arc::clone(&group.backends[index]) });
             }
         }

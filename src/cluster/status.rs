@@ -2,7 +2,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::balance::Balancer;
-use crate::endpoint::{EndpointId, Intent, Member};
+use crate::endpoint::{EndpointId, Intent, Member, Roles};
 use crate::health::slow_start::WHOLE;
 use crate::health::{Operational, Reason};
 use crate::view::View;
@@ -32,6 +32,8 @@ pub struct EndpointStatus {
     pub backup: bool,
     /// What the operator wants of it.
     pub intent: Intent,
+    /// What the node does.
+    pub roles: Roles,
     /// How it is doing.
     pub operational: Operational,
     /// Why it is not simply up.
@@ -83,6 +85,7 @@ impl EndpointStatus {
             weight: settings.weight.get(),
             backup: settings.backup,
             intent: settings.intent,
+            roles: settings.roles,
             operational,
             reason,
             since: live.instant(since),

@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::work::{Carried, Work};
 use super::{EndpointId, Member};
 
 /// What became of a request, as far as the health of its endpoint goes.
@@ -28,12 +29,19 @@ pub struct Lease {
     /// The endpoint is alone in its cluster, so that its failures have no consequences.
     alone: bool,
     outcome: Outcome,
+    work: Option<Carried>,
 }
 
 impl Lease {
     /// Wraps a slot that has been taken already.
     pub(crate) fn of_acquired(member: Arc<Member>, alone: bool) -> Self {
-        Lease { member, alone, outcome: Outcome::Unknown }
+        Lease { member, alone, outcome: Outcome::Unknown, work: None }
+    }
+
+    /// Adds what the request is expected to cost to the endpoint's outstanding work, until the lease ends.
+    pub(crate) fn carrying(mut self, work: Option<Work>) -> Self {
+        self.work = work.map(|work| Carried::begin(work, &self.member.live));
+        self
     }
 
     /// The endpoint that was picked.
@@ -73,6 +81,9 @@ impl Drop for Lease {
             }
             Outcome::Slow => live.health.slow_down(live.now_ms()),
             Outcome::Unknown => {}
+        }
+        if let Some(work) = self.work.take() {
+            work.end(live, self.outcome);
         }
         live.served.fetch_add(1, Ordering::Relaxed);
         live.release();

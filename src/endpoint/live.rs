@@ -3,7 +3,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Intent, Settings};
+use super::work::Ledger;
+use super::{Intent, Role, Settings};
 use crate::clock::Clock;
 use crate::health::passive::Passive;
 use crate::health::state::{Peers, Rule, State};
@@ -16,6 +17,8 @@ pub(crate) struct Live {
     pub(crate) health: State,
     pub(crate) served: AtomicU64,
     pub(crate) failed: AtomicU64,
+    /// What the requests in flight are expected to cost, where the policy weighs that.
+    pub(crate) work: Ledger,
     /// Distinguishes endpoints within the process, for a request's list of those already tried.
     pub(crate) uid: u64,
     origin: Instant,
@@ -33,6 +36,7 @@ impl Live {
             health: State::new(peers),
             served: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            work: Ledger::default(),
             uid: NEXT.fetch_add(1, Ordering::Relaxed),
             origin: clock.now(),
             clock,
@@ -41,6 +45,16 @@ impl Live {
 
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The present moment.
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// How long after the origin `moment` is.
+    pub(crate) fn since_origin(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.origin)
     }
 
     /// Milliseconds since the origin.
@@ -72,13 +86,29 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// May a policy choose it now? The one place where health, intent and limits are tested.
-    pub(crate) fn is_eligible(&self, alone: bool) -> bool {
-        self.settings.intent == Intent::Ready && self.can_serve(alone)
+    /// May a policy choose it now for a request that needs `role`? The one place where health, intent, limits and roles are
+    /// tested.
+    pub(crate) fn is_eligible(&self, alone: bool, role: Option<Role>) -> bool {
+        self.settings.intent == Intent::Ready && self.can_serve(alone, role)
     }
 
-    fn can_serve(&self, alone: bool) -> bool {
-        self.has_room() && !self.is_barred(alone)
+    /// May a request go to it that belongs to a session which is bound to it? Draining keeps those.
+    pub(crate) fn is_eligible_when_bound(&self, alone: bool, role: Option<Role>) -> bool {
+        self.settings.intent != Intent::Maintain && self.can_serve(alone, role)
+    }
+
+    /// Is it out of service for everybody, bound sessions included, for another reason than its load?
+    pub(crate) fn is_out(&self, alone: bool) -> bool {
+        self.settings.intent == Intent::Maintain || self.is_barred(alone)
+    }
+
+    fn can_serve(&self, alone: bool, role: Option<Role>) -> bool {
+        self.has_role(role) && self.has_room() && !self.is_barred(alone)
+    }
+
+    /// Does it do what the request needs?
+    pub(crate) fn has_role(&self, role: Option<Role>) -> bool {
+        role.is_none_or(|role| self.settings.roles.has(role))
     }
 
     /// Is it below its limit of requests in flight?

@@ -3,9 +3,11 @@
 //! Settings are values and change by replacement; live state belongs to the [`EndpointId`] and survives every change of
 //! membership or weight.
 
+mod demand;
 mod id;
 mod lease;
 mod live;
+mod role;
 mod work;
 
 use std::fmt;
@@ -13,10 +15,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use demand::Demand;
 pub use id::{EndpointId, InvalidId};
 pub use lease::{Lease, Outcome};
 pub(crate) use live::{Live, Member};
-pub use work::Work;
+pub use role::{InvalidRoles, Role, Roles};
+pub use work::{Learner, Outstanding, Work};
 
 use crate::health::SlowStart;
 use crate::health::passive::Rule;
@@ -87,11 +91,24 @@ impl<B> Endpoint<B> {
         self
     }
 
+    /// What the node does (`kylin.server.mode`). A request that needs a role goes only to endpoints that have it. Default: all.
+    pub fn roles(mut self, roles: impl Into<Roles>) -> Self {
+        self.settings.roles = roles.into();
+        self
+    }
+
     /// The name under which hash policies place keys on the endpoint: by default its address as written, or its id for a
     /// backend of the host's own. `Hash::consistent` splits it into host and port as nginx does, and endpoints with equal
     /// names share their points.
     pub fn placement(mut self, name: impl AsRef<str>) -> Self {
         self.settings.placement = Arc::from(name.as_ref());
+        self
+    }
+
+    /// The node's name in session ids, after the dot (Tomcat's `jvmRoute`, httpd's and nginx's `route`), for
+    /// [`Affinity::route`](crate::session::Affinity::route). Default: none.
+    pub fn route(mut self, route: impl AsRef<str>) -> Self {
+        self.settings.route = Some(Arc::from(route.as_ref())).filter(|route: &Arc<str>| !route.is_empty());
         self
     }
 
@@ -131,6 +148,8 @@ pub(crate) struct Settings {
     pub(crate) backup: bool,
     pub(crate) slow_start: Option<SlowStart>,
     pub(crate) intent: Intent,
+    pub(crate) roles: Roles,
+    pub(crate) route: Option<Arc<str>>,
 }
 
 impl Settings {
@@ -144,6 +163,8 @@ impl Settings {
             backup: false,
             slow_start: None,
             intent: Intent::Ready,
+            roles: Roles::ALL,
+            route: None,
         }
     }
 }

@@ -9,6 +9,7 @@
 mod support;
 
 mod blame;
+mod bound_picks;
 mod broken_answers;
 mod cancelled_requests;
 mod concurrency;
@@ -18,6 +19,7 @@ mod flow_control;
 mod hop_by_hop;
 mod hostile_requests;
 mod http2;
+mod kylinpy;
 mod messages;
 mod mounting;
 mod nginx_choice;
@@ -28,6 +30,7 @@ mod outlier;
 mod panic_mode;
 mod policies;
 mod probes;
+mod query_policies;
 mod restarts;
 mod retries;
 mod server_limits;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{Response, StatusCode};
 use kylin_lb::backend::Phase;
-use kylin_lb::endpoint::{Intent, Work};
+use kylin_lb::endpoint::{Demand, Intent};
 use kylin_lb::health::{Checks, Expected, Operational, Probe, ProbeFailure, Reason};
 use kylin_lb::testing::kylin::{Dialect, Fault, KylinNode, Mode, Reach};
 use kylin_lb::testing::{Scripted, Step};
@@ -393,14 +393,14 @@ async fn the_truth_table_over_both_axes() {
         }
         assert_eq!(state(&cluster, "0").0, operational, "the axes do not touch each other");
         let new = (0..8).any(|_| pick(&cluster).unwrap().lease.endpoint() == &id);
-        assert_eq!(new, intent.admits(Work::New, operational), "{operational:?} {intent:?}");
+        assert_eq!(new, intent.admits(Demand::New, operational), "{operational:?} {intent:?}");
         sleep(Duration::from_millis(1)).await;
         let before = node.stats().requests;
         sleep(Duration::from_secs(3)).await;
         let probed = node.stats().requests > before;
-        assert_eq!(probed, intent.admits(Work::Probe, operational), "{operational:?} {intent:?}");
+        assert_eq!(probed, intent.admits(Demand::Probe, operational), "{operational:?} {intent:?}");
         let bound = intent != Intent::Maintain && matches!(operational, Operational::Up | Operational::InDoubt);
-        assert_eq!(intent.admits(Work::Bound, operational), bound);
+        assert_eq!(intent.admits(Demand::Bound, operational), bound);
     }
 }
 

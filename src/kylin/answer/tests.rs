@@ -1,0 +1,169 @@
+use http::HeaderValue;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::super::class::Sql;
+use super::*;
+
+const QUERY: Class = Class::Query(Sql::ReadOnly);
+
+fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    fields.iter().map(|&(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+}
+
+fn json_head() -> HeaderMap {
+    headers(&[("content-type", "application/json;charset=UTF-8")])
+}
+
+/// The whole way: head, then as much of the body as was asked for.
+fn judge(class: Class, status: u16, headers: &HeaderMap, body: &str) -> Meaning {
+    let status = StatusCode::from_u16(status).unwrap();
+    match from_head(class, None, Credentials::None, status, headers) {
+        Head::Is(meaning) => meaning,
+        Head::Peek(most) => from_body(class, status, headers, &body.as_bytes()[..body.len().min(most)]),
+    }
+}
+
+/// `ErrorResponse` of 2.x-4.x: the message stands behind everything.
+fn v4(message: &str) -> String {
+    format!(
+        r#"{{"url":"http://h/kylin/api/query","exception":"x","code":"999","data":null,"stacktrace":{},"msg":{}}}"#,
+        json!(
+            "org.apache.kylin.rest.exception.BadRequestException\n\tat Too many concurrent query requests.\n"
+                .repeat(80)
+        ),
+        json!(message)
+    )
+}
+
+#[test]
+fn an_error_that_kylin_writes_is_an_answer() {
+    for message in [
+        "From line 1, column 8 to line 1, column 10: Column 'Query is not allowed in 'job' mode.' not found",
+        "Too many concurrent query requests. while executing SQL: x",
+        "KE-040021202(x): no",
+        "",
+    ] {
+        assert_eq!(judge(QUERY, 500, &json_head(), &v4(message)), Meaning::Answer, "{message}");
+        assert_eq!(judge(QUERY, 400, &json_head(), &v4(message)), Meaning::Answer, "{message}");
+    }
+    assert_eq!(judge(QUERY, 200, &json_head(), r#"{"isException":false,"results":[]}"#), Meaning::Answer);
+    assert_eq!(judge(Class::AdminRead, 503, &json_head(), r#"{"status":"DOWN"}"#), Meaning::Answer);
+    assert_eq!(judge(Class::Page, 404, &headers(&[("content-type", "text/html")]), "<html>"), Meaning::Answer);
+    assert_eq!(judge(Class::Page, 501, &headers(&[]), ""), Meaning::Answer);
+}
+
+/// apache/kylin 3.1.3 QueryService.java:414-416, QueryRequestLimits.java:109-114; CnMessage.java; kylin5 Message.java.
+#[test]
+fn a_query_that_is_refused_may_go_elsewhere() {
+    for (message, refusal) in [
+        ("Query is not allowed in 'job' mode.", Refusal::Role),
+        ("Query is not allowed in 'job,stream_coordinator' mode.", Refusal::Role),
+        ("'job' 模式不支持查询", Refusal::Role),
+        ("Too many concurrent query requests.", Refusal::Busy),
+        ("并发查询请求太多。", Refusal::Busy),
+        ("Job node is unavailable for queries. Please select a query node.", Refusal::Role),
+    ] {
+        assert_eq!(judge(QUERY, 400, &json_head(), &v4(message)), Meaning::Refused(refusal), "{message}");
+        assert_eq!(judge(Class::Write, 400, &json_head(), &v4(message)), Meaning::Answer, "{message}");
+    }
+}
+
+#[test]
+fn codes_of_kylin_5_say_who_suffers() {
+    for (code, meaning) in [
+        ("KE-040023202", Meaning::Refused(Refusal::Role)),
+        ("KE-040023201", Meaning::Refused(Refusal::Role)),
+        ("KE-040023203", Meaning::Refused(Refusal::Role)),
+        ("KE-020032001", Meaning::Refused(Refusal::Busy)),
+        ("KE-040024201", Meaning::ClusterWide(Trouble::Maintenance)),
+        ("KE-010021002", Meaning::ClusterWide(Trouble::Recovering)),
+        ("KE-040021201", Meaning::ClusterWide(Trouble::Recovering)),
+        ("KE-010021003", Meaning::ClusterWide(Trouble::Transfer)),
+        ("KE-010021004", Meaning::ClusterWide(Trouble::NoActiveNode)),
+        ("KE-010019002", Meaning::ClusterWide(Trouble::Metastore)),
+        ("KE-0400232021", Meaning::Answer),
+        ("KE-04002320", Meaning::Answer),
+    ] {
+        for class in [QUERY, Class::Job] {
+            for body in [
+                format!(r#"{{"code":"999","data":null,"msg":"x","error_code":"{code}"}}"#),
+                format!(r#"{{"code":"{code}","msg":"x"}}"#),
+                format!(r#"{{"code":"999","msg":"{code}(Query): the node","stacktrace":"cut"#),
+            ] {
+                assert_eq!(judge(class, 500, &json_head(), &body), meaning, "{body}");
+            }
+        }
+        let nested =
+            format!(r#"{{"code":"999","data":{{"code":"{code}"}},"msg":"it says {code}","stacktrace":"{code}"}}"#);
+        assert_eq!(judge(QUERY, 500, &json_head(), &nested), Meaning::Answer, "{nested}");
+    }
+}
+
+#[test]
+fn kylin_5_refuses_with_200() {
+    let busy = r#"{"code":"000","data":{"columnMetas":null,"results":null,"isException":true,
+        "exceptionMessage":"Too many concurrent query requests.","duration":0},"msg":""}"#;
+    assert_eq!(judge(QUERY, 200, &json_head(), busy), Meaning::Refused(Refusal::Busy));
+    assert_eq!(judge(Class::Read, 200, &json_head(), busy), Meaning::Answer);
+    assert_eq!(judge(QUERY, 200, &json_head(), &busy.replace("true", "false")), Meaning::Answer);
+    // A row can say what it likes.
+    let row = r#"{"code":"000","data":{"columnMetas":[{"name":"a"}],"results":[["x"]],"isException":true,
+        "exceptionMessage":"Too many concurrent query requests."}}"#;
+    assert_eq!(judge(QUERY, 200, &json_head(), row), Meaning::Answer);
+}
+
+#[test]
+fn most_answers_are_judged_by_their_head() {
+    let is = |class, dialect, status: u16, fields: &[(&'static str, &'static str)]| {
+        from_head(class, dialect, Credentials::Cookie, StatusCode::from_u16(status).unwrap(), &headers(fields))
+    };
+    let json = ("content-type", "application/vnd.apache.kylin-v4-public+json");
+    assert_eq!(is(QUERY, None, 200, &[json]), Head::Peek(GOOD_PEEK));
+    assert_eq!(is(QUERY, None, 200, &[json, ("content-length", "5000")]), Head::Is(Meaning::Answer));
+    assert_eq!(is(QUERY, None, 200, &[json, ("content-encoding", "gzip")]), Head::Is(Meaning::Answer));
+    assert_eq!(is(QUERY, None, 200, &[("content-type", "text/csv")]), Head::Is(Meaning::Answer));
+    assert_eq!(is(QUERY, Some(Dialect::V4), 200, &[json]), Head::Is(Meaning::Answer));
+    assert_eq!(is(Class::Read, None, 200, &[json]), Head::Is(Meaning::Answer));
+    assert_eq!(is(QUERY, None, 302, &[json]), Head::Is(Meaning::Answer));
+    assert_eq!(is(QUERY, None, 500, &[json]), Head::Peek(ERROR_PEEK));
+    assert_eq!(is(QUERY, None, 500, &[json, ("content-encoding", "gzip")]), Head::Is(Meaning::Unreadable));
+    assert_eq!(is(QUERY, None, 401, &[json]), Head::Is(Meaning::Unauthenticated(Credentials::Cookie)));
+    for status in [502, 503, 504, 599] {
+        assert_eq!(
+            is(QUERY, None, status, &[("content-type", "text/html")]),
+            Head::Is(Meaning::NodeFailure),
+            "{status}"
+        );
+        assert_eq!(is(QUERY, None, status, &[]), Head::Is(Meaning::NodeFailure), "{status}");
+    }
+}
+
+#[test]
+fn a_page_of_tomcat_is_a_failure_of_the_node() {
+    let html = headers(&[("content-type", "text/html;charset=utf-8")]);
+    assert_eq!(judge(QUERY, 500, &html, "<html>HTTP Status 500"), Meaning::NodeFailure);
+    assert_eq!(judge(QUERY, 503, &json_head(), "<html>HTTP Status 503"), Meaning::NodeFailure);
+    assert_eq!(judge(QUERY, 502, &json_head(), ""), Meaning::NodeFailure);
+    let race =
+        "<html>java.io.IOException: Race condition encountered: attempted to load session[A] which has been created";
+    assert_eq!(judge(QUERY, 500, &html, race), Meaning::Refused(Refusal::SessionRace));
+    assert_eq!(judge(QUERY, 500, &json_head(), &v4(race)), Meaning::Answer);
+}
+
+proptest! {
+    #[test]
+    fn any_body_has_a_meaning(status in 100..1000_u16, body in prop::collection::vec(any::<u8>(), 0..80)) {
+        let status = StatusCode::from_u16(status).unwrap();
+        from_body(QUERY, status, &json_head(), &body);
+        from_body(Class::Write, status, &headers(&[]), &body);
+    }
+
+    /// What a user wrote into a query, and Kylin quotes in its error, decides nothing.
+    #[test]
+    fn quoted_text_does_not_refuse(before in "[a-z \":{}]{1,10}", after in "[a-z \":{}]{1,10}", code: bool) {
+        let words = if code { "KE-040023202" } else { "Too many concurrent query requests." };
+        let body = v4(&format!("x{before}{words}{after}"));
+        prop_assert_eq!(judge(QUERY, 500, &json_head(), &body), Meaning::Answer);
+    }
+}

@@ -1,0 +1,121 @@
+//! Lists of nodes: `kylin.server.cluster-servers` in its forms.
+
+use std::fmt;
+
+use super::{Entry, Properties, PropertyError};
+use crate::endpoint::{Role, Roles};
+
+/// The port of a node that does not say (apache/kylin 3.1.3 RestClient.java:70).
+const DEFAULT_PORT: u16 = 7070;
+
+/// A node of a list. Credentials that stood before its name are not kept.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerAddr {
+    host: String,
+    port: u16,
+    roles: Option<Roles>,
+}
+
+impl ServerAddr {
+    /// Reads `host`, `host:port` or `user:password@host:port`; an IPv6 address with a port stands in brackets.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let address = text.rsplit_once('@').map_or(text, |(_, address)| address);
+        let (host, port) = match address.strip_prefix('[') {
+            Some(inside) => {
+                let (host, after) = inside.split_once(']')?;
+                host.parse::<std::net::Ipv6Addr>().ok()?;
+                (host, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
+            }
+            None => address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port))),
+        };
+        let sound = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+        let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()).then(|| port.parse().ok()).flatten();
+        let port = port.map_or(Some(DEFAULT_PORT), digits).filter(|&port| port != 0)?;
+        (!host.is_empty() && host.chars().all(sound)).then(|| ServerAddr { host: host.to_owned(), port, roles: None })
+    }
+
+    /// Reads `host:port:mode`, as in `kylin.server.cluster-servers-with-mode`.
+    pub fn parse_with_mode(text: &str) -> Option<Self> {
+        let (address, mode) = text.trim().rsplit_once(':')?;
+        ServerAddr::parse(address)?.serving(Roles::parse(mode).ok()?)
+    }
+
+    fn serving(mut self, roles: Roles) -> Option<Self> {
+        self.roles = Some(roles);
+        Some(self)
+    }
+
+    /// The name or address, an IPv6 address without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port; 7070 where none was written.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What the node does, where the list says so.
+    pub fn roles(&self) -> Option<Roles> {
+        self.roles
+    }
+}
+
+impl fmt::Display for ServerAddr {
+    /// `host:port`, as `HttpBackend` takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl Properties {
+    /// The nodes that this node knows: `kylin.server.cluster-servers-with-mode` if it is set, else the lists
+    /// `kylin.server.cluster-mode-all`, `-query` and `-job` of Kylin 5, else `kylin.server.cluster-servers`, which was
+    /// `kylin.rest.servers` before 2.0. Empty when none is set: Kylin then takes itself for the only node.
+    ///
+    /// In 3.1 and later discovery may know more nodes than the file: [`self_discovery`](Properties::self_discovery).
+    ///
+    /// # Errors
+    /// [`PropertyError::Value`] for an entry that is no address.
+    pub fn cluster_servers(&self) -> Result<Vec<ServerAddr>, PropertyError> {
+        if let Some(entry) = self.first(&["kylin.server.cluster-servers-with-mode"]) {
+            return list(entry, ServerAddr::parse_with_mode, "host:port:mode, …");
+        }
+        let mut by_mode = Vec::new();
+        for (key, roles) in [
+            ("kylin.server.cluster-mode-all", Roles::ALL),
+            ("kylin.server.cluster-mode-query", Role::Query.into()),
+            ("kylin.server.cluster-mode-job", Role::Job.into()),
+        ] {
+            let Some(entry) = self.first(&[key]) else { continue };
+            by_mode.extend(list(entry, |text| ServerAddr::parse(text)?.serving(roles), ADDRESSES)?);
+        }
+        match self.first(&["kylin.server.cluster-servers", "kylin.rest.servers"]) {
+            Some(entry) if by_mode.is_empty() => list(entry, ServerAddr::parse, ADDRESSES),
+            _ => Ok(by_mode),
+        }
+    }
+}
+
+const ADDRESSES: &str = "host:port or user:password@host:port, …";
+
+/// The entries of a list, each once.
+fn list(
+    entry: &Entry,
+    read: impl Fn(&str) -> Option<ServerAddr>,
+    expected: &'static str,
+) -> Result<Vec<ServerAddr>, PropertyError> {
+    let mut servers: Vec<ServerAddr> = Vec::new();
+    for (at, text) in entry.value().split(',').enumerate().filter(|(_, text)| !text.trim().is_empty()) {
+        let server = read(text).ok_or_else(|| entry.fault(format!("{expected} (entry {} is not)", at + 1)))?;
+        if !servers.contains(&server) {
+            servers.push(server);
+        }
+    }
+    Ok(servers)
+}
