@@ -11,7 +11,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
-use crate::endpoint::{EndpointId, Intent, Live, Member};
+use crate::endpoint::{EndpointId, Intent, Live, Member, Roles};
 use crate::health::Outlier;
 use crate::health::outlier::{Standing, Window};
 use crate::health::passive::Rule;
@@ -32,6 +32,7 @@ struct Watched {
     live: Weak<Live>,
     ready: bool,
     rule: Rule,
+    roles: Roles,
 }
 
 impl Outliers {
@@ -50,6 +51,7 @@ impl Outliers {
                 live: Arc::downgrade(&member.live),
                 ready: settings.intent == Intent::Ready,
                 rule: settings.rule,
+                roles: settings.roles,
             }
         });
         *self.watched.lock() = watched.collect();
@@ -107,6 +109,7 @@ impl Watched {
         Standing {
             ready,
             fit: ready && !by_rule && !health.is_barred(alone, || now),
+            roles: self.roles.bits(),
             ejected_for: health.ejected_at().map(|at| now.saturating_sub(at)),
             run: health.tally.run(),
             failed_ago: (last_failure > 0).then(|| now.saturating_sub(last_failure)),
