@@ -20,6 +20,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tokio::time::Sleep;
 
 use crate::endpoint::{Lease, Outcome};
+use crate::session::affinity::InUse;
 
 /// Any error, boxed: what a streamed body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -37,6 +38,7 @@ pub struct Body {
     kind: Kind,
     on_end: Option<Arc<dyn OnEnd>>,
     lease: Option<Lease>,
+    session: Option<InUse>,
     activity: Option<Arc<Activity>>,
     stall: Stall,
     /// How many bytes may still come; more is an error.
@@ -91,6 +93,7 @@ impl Body {
             kind,
             on_end: None,
             lease: None,
+            session: None,
             activity: None,
             stall: Stall::NEVER,
             allowance: u64::MAX,
@@ -150,6 +153,12 @@ impl Body {
     /// Keeps `lease` until this body is over. A body that fails before its end counts against the endpoint.
     pub(crate) fn hold(mut self, lease: Lease) -> Self {
         self.lease = (!self.is_end_stream()).then_some(lease);
+        self
+    }
+
+    /// Keeps a session in use until this body is over.
+    pub(crate) fn hold_session(mut self, session: InUse) -> Self {
+        self.session = (!self.is_end_stream()).then_some(session);
         self
     }
 
@@ -215,6 +224,7 @@ impl Body {
             hook.on_end(whole);
         }
         self.lease = None;
+        self.session = None;
     }
 }
 

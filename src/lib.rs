@@ -46,10 +46,12 @@
 //! | [`cluster`] | endpoints behind a policy, membership, status | |
 //! | [`endpoint`] | an endpoint's identity and settings, the lease of a request in flight | |
 //! | [`balance`] | the policies and the trait for one's own | |
+//! | [`health`] | probes, ejections, slow start: is an endpoint fit to serve? | |
 //! | [`proxy`] | a request in, an answer out: headers, retries, errors | |
 //! | [`backend`] | the trait that sends, and HTTP/1.1 | `client` for the latter |
 //! | [`body`] | the one body type | |
 //! | [`clock`] | where time comes from | |
+//! | [`session`] | shared memory of who is logged in where | |
 //! | `server` | an HTTP server for hosts without one | `server` |
 //! | `nginx` | an nginx configuration, read and served | `nginx` |
 //! | `testing` | a Kylin node in process, scripted backends | `test-util` |
@@ -61,13 +63,14 @@ pub mod clock;
 pub mod cluster;
 pub mod endpoint;
 mod hash;
-mod health;
+pub mod health;
 #[cfg(feature = "nginx")]
 pub mod nginx;
 pub mod proxy;
 mod request;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod session;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod view;

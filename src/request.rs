@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{Extensions, HeaderMap, Method, Uri, header};
 
+use crate::endpoint::Role;
+
 /// Who sent a request: the peer of the connection, or whom a trusted proxy in front says it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -68,6 +70,7 @@ pub struct RequestView<'r> {
     headers: &'r HeaderMap,
     extensions: &'r Extensions,
     client: ClientAddr,
+    role: Option<Role>,
     query: Option<QueryKeys>,
 }
 
@@ -80,6 +83,7 @@ impl<'r> RequestView<'r> {
             headers: &head.headers,
             extensions: &head.extensions,
             client: client.into(),
+            role: None,
             query: None,
         }
     }
@@ -92,8 +96,21 @@ impl<'r> RequestView<'r> {
             headers: request.headers(),
             extensions: request.extensions(),
             client: client.into(),
+            role: None,
             query: None,
         }
+    }
+
+    /// The same request, to be served only by an endpoint that has `role`.
+    #[must_use]
+    pub fn needs(mut self, role: Option<Role>) -> Self {
+        self.role = role;
+        self
+    }
+
+    /// The role that an endpoint must have to serve the request, if any will not do.
+    pub fn role(&self) -> Option<Role> {
+        self.role
     }
 
     /// The same view, of a request that carries a query known by `keys`.

@@ -3,12 +3,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::endpoint::{EndpointId, Lease, Member, Outstanding};
+use crate::endpoint::{EndpointId, Lease, Member, Outstanding, Role};
 use crate::hash;
+use crate::health::slow_start::WHOLE;
 use crate::view::Layout;
 
 /// How many turns are taken in search of an eligible endpoint before all are looked at in order.
 const TURNS: usize = 64;
+/// How many endpoints in their slow start in a row may let a turn go by.
+const RAMPED_TURNS: usize = 16;
 
 /// The endpoints of a group that a policy chooses from, in configuration order, with those that cannot serve in their
 /// places: a hash policy needs the whole list to keep its mapping.
@@ -16,12 +19,14 @@ const TURNS: usize = 64;
 pub struct Candidates<'c> {
     layout: &'c Layout,
     tried: &'c Tried,
+    role: Option<Role>,
     table: Option<&'c (dyn Any + Send + Sync)>,
 }
 
 impl<'c> Candidates<'c> {
-    pub(crate) fn new(layout: &'c Layout, tried: &'c Tried) -> Self {
-        Candidates { layout, tried, table: layout.table.as_deref() }
+    /// The candidates for a request that needs `role`, where it was not tried before.
+    pub(crate) fn new(layout: &'c Layout, tried: &'c Tried, role: Option<Role>) -> Self {
+        Candidates { layout, tried, role, table: layout.table.as_deref() }
     }
 
     /// How many endpoints there are, eligible or not.
@@ -54,9 +59,15 @@ impl<'c> Candidates<'c> {
         this.all().filter(move |candidate| this.is_eligible(*candidate))
     }
 
-    /// May `candidate` serve this request now: it is ready, not ejected, not full, and was not tried before?
+    /// May `candidate` serve this request now: it is ready, not ejected, not full, has the role that the request needs, and
+    /// was not tried before?
     pub fn is_eligible(&self, candidate: Candidate<'c>) -> bool {
-        candidate.member.is_eligible(self.layout.alone) && !self.tried.contains(candidate.member)
+        candidate.member.is_eligible(self.layout.alone, self.role) && !self.tried.contains(candidate.member)
+    }
+
+    /// The same for a request of a session that is bound to `candidate`.
+    pub(crate) fn is_eligible_when_bound(&self, candidate: Candidate<'c>) -> bool {
+        candidate.member.is_eligible_when_bound(self.layout.alone, self.role) && !self.tried.contains(candidate.member)
     }
 
     /// The sum of all weights, of endpoints that cannot serve too.
@@ -73,9 +84,9 @@ impl<'c> Candidates<'c> {
     }
 
     /// Takes a turn: the next endpoint in smooth weighted round-robin order, eligible or not. None when no endpoint is
-    /// ready. All policies of a cluster share the turns.
+    /// ready. All policies of a cluster share the turns. An endpoint in its slow start lets turns go by.
     pub fn take_turn(&self) -> Option<Candidate<'c>> {
-        self.layout.take_turn().map(|index| self.at(index))
+        self.ramped(|| self.layout.take_turn().map(|index| self.at(index)))
     }
 
     /// The next eligible endpoint in smooth weighted round-robin order.
@@ -90,9 +101,9 @@ impl<'c> Candidates<'c> {
             }
         }
         // Endpoints that cannot serve own most turns. The shares of the others stay right, if not their order.
-        let weights: u64 = self.iter().map(|candidate| u64::from(candidate.weight())).sum();
-        let mut unit = self.layout.turns.take().checked_rem(weights)?;
-        self.iter().find(|candidate| match unit.checked_sub(u64::from(candidate.weight())) {
+        let weights: u64 = self.iter().map(|candidate| candidate.effective_weight()).sum();
+        let mut unit = self.layout.turns.take().wrapping_mul(WHOLE.into()).checked_rem(weights)?;
+        self.iter().find(|candidate| match unit.checked_sub(candidate.effective_weight()) {
             Some(rest) => {
                 unit = rest;
                 false
@@ -101,10 +112,23 @@ impl<'c> Candidates<'c> {
         })
     }
 
-    /// Draws an endpoint at random by weight, from those that are ready.
+    /// Draws an endpoint at random by weight, from those that are ready. One in its slow start is drawn less often.
     pub fn draw(&self) -> Option<Candidate<'c>> {
         let order = &self.layout.order;
-        (!order.is_empty()).then(|| self.at(order[fastrand::usize(..order.len())] as usize))
+        self.ramped(|| (!order.is_empty()).then(|| self.at(order[fastrand::usize(..order.len())] as usize)))
+    }
+
+    /// What `next` yields, but for endpoints in their slow start in proportion to their ramps. Where nearly all are in it,
+    /// the last one is taken: they are equally cold.
+    fn ramped(&self, next: impl Fn() -> Option<Candidate<'c>>) -> Option<Candidate<'c>> {
+        let mut candidate = next()?;
+        for _ in 0..RAMPED_TURNS {
+            if candidate.member.uses_turn() {
+                break;
+            }
+            candidate = next()?;
+        }
+        Some(candidate)
     }
 
     /// The eligible endpoint on which `key` has the highest rendezvous score (Thaler and Ravishankar 1998, weighted as in
@@ -168,6 +192,12 @@ impl<'c> Candidate<'c> {
     /// Its weight, at least 1.
     pub fn weight(&self) -> u32 {
         self.member.settings.weight.get()
+    }
+
+    /// Its weight in 1024ths, less during its slow start; at least 1. For policies that compare loads; hash policies go by
+    /// [`weight`](Self::weight), so that a ramp moves no keys.
+    pub fn effective_weight(&self) -> u64 {
+        u64::from(self.weight()) * u64::from(self.member.share())
     }
 
     /// How many requests are in flight on it.
@@ -272,7 +302,7 @@ impl Tried {
         self.count += 1;
     }
 
-    fn contains(&self, member: &Member) -> bool {
+    pub(crate) fn contains(&self, member: &Member) -> bool {
         self.has(member.live.uid)
     }
 

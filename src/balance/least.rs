@@ -5,7 +5,7 @@ const TURNS: usize = 32;
 
 /// The eligible endpoint with the least load for its weight; of equals, the one whose turn is next in smooth weighted order.
 pub(super) fn least<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> u64) -> Option<Candidate<'c>> {
-    let load = |candidate: Candidate<'c>| Load { amount: load(candidate), weight: candidate.weight() };
+    let load = |candidate: Candidate<'c>| Load { amount: load(candidate), weight: candidate.effective_weight() };
     let mut best: Option<(Candidate<'c>, Load)> = None;
     let mut tied = false;
     for candidate in from.iter() {
@@ -34,7 +34,7 @@ pub(super) fn least<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> u
 #[derive(Clone, Copy)]
 struct Load {
     amount: u64,
-    weight: u32,
+    weight: u64,
 }
 
 impl Load {

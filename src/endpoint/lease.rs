@@ -13,6 +13,9 @@ pub enum Outcome {
     Success,
     /// The endpoint failed: no connection, no answer, a broken answer, or a status that the host counts as a failure.
     Failure,
+    /// No answer came in time. Never ejects: a query may take minutes. It puts the endpoint in doubt, which has it probed soon
+    /// where there are [`Checks`](crate::health::Checks).
+    Slow,
     /// Nothing can be said of the endpoint, for instance because the client went away first.
     #[default]
     Unknown,
@@ -62,15 +65,21 @@ impl Drop for Lease {
         match self.outcome {
             Outcome::Success => {
                 if !self.alone && live.passive.succeed(settings.rule) {
+                    live.health.readmit(live.now_ms());
                     tracing::info!(endpoint = %settings.id, "endpoint readmitted");
                 }
+                live.health.succeed(|| live.now_ms());
             }
             Outcome::Failure => {
                 live.failed.fetch_add(1, Ordering::Relaxed);
-                if !self.alone && live.passive.fail(settings.rule, live.now_ms()) {
+                let now = live.now_ms();
+                if !self.alone && live.passive.fail(settings.rule, now) {
+                    live.health.eject_by_rule(now);
                     tracing::warn!(endpoint = %settings.id, "endpoint ejected");
                 }
+                live.health.fail(now);
             }
+            Outcome::Slow => live.health.slow_down(live.now_ms()),
             Outcome::Unknown => {}
         }
         if let Some(work) = self.work.take() {

@@ -7,6 +7,7 @@ use http::StatusCode;
 use super::{Inner, Proxy, Retry, TrustedProxies};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
+use crate::session::Affinity;
 
 /// What a proxy goes by, apart from its cluster.
 #[derive(Debug, Clone)]
@@ -20,6 +21,7 @@ pub(super) struct Settings {
     pub(super) body_timeout: Duration,
     pub(super) unavailable: StatusCode,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) affinity: Option<Affinity>,
 }
 
 /// Collects what a [`Proxy`] goes by. Every default is safe.
@@ -41,6 +43,7 @@ impl<B> ProxyBuilder<B> {
             body_timeout: Duration::from_secs(60),
             unavailable: StatusCode::SERVICE_UNAVAILABLE,
             clock: Arc::new(SystemClock),
+            affinity: None,
         };
         ProxyBuilder { cluster, settings }
     }
@@ -99,6 +102,12 @@ impl<B> ProxyBuilder<B> {
     /// Sets where time comes from, for the time limit of retries.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.settings.clock = Arc::new(clock);
+        self
+    }
+
+    /// How sessions find their endpoint, before the policy is asked. Default: not at all; the policy chooses for each request.
+    pub fn affinity(mut self, affinity: Affinity) -> Self {
+        self.settings.affinity = Some(affinity);
         self
     }
 

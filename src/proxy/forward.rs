@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use http::{Request, Response, Version, request};
 
+use super::affinity::Session;
 use super::answer::{Place, Refusal};
 use super::headers::{HeaderEdits, join_cookies, remove_hop_by_hop, set_forwarded};
 use super::{Inner, head, upload};
@@ -14,6 +15,7 @@ use crate::body::Body;
 use crate::cluster::Picked;
 use crate::endpoint::Outcome;
 use crate::request::{ClientAddr, RequestView};
+use crate::session::affinity::{Prepared, Then};
 
 /// Everything that needs no waiting happens at once; what the future holds is kept small, because servers move futures
 /// about.
@@ -66,8 +68,11 @@ struct Journey<'p, B> {
     tried: Tried,
     /// When the first try began, if retries are limited in time.
     begun: Option<Instant>,
+    session: Session<'p>,
     /// The head and body for another try after this one was sent, if there may be one.
     copy: Option<Box<Request<Body>>>,
+    /// May the copy be sent for a failure's sake?
+    repeatable: bool,
     /// Was an endpoint tried again on a fresh connection?
     refreshed: bool,
 }
@@ -75,7 +80,8 @@ struct Journey<'p, B> {
 impl<'p, B: Backend> Journey<'p, B> {
     fn new(proxy: &'p Inner<B>, client: ClientAddr) -> Self {
         let begun = proxy.settings.retry.within.map(|_| proxy.settings.clock.now());
-        Journey { proxy, client, tried: Tried::none(), begun, copy: None, refreshed: false }
+        let session = Session::new(proxy.settings.affinity.as_ref());
+        Journey { proxy, client, tried: Tried::none(), begun, session, copy: None, repeatable: false, refreshed: false }
     }
 
     #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
@@ -85,14 +91,26 @@ impl<'p, B: Backend> Journey<'p, B> {
                 let body = std::mem::take(request.body_mut());
                 *request.body_mut() = upload::read(body, &self.proxy.settings).await?;
             }
+            self.session.begin(&mut request).await;
             let mut picked = self.pick(&request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
             loop {
                 self.tried.add(&picked.lease);
                 self.copy = self.keep_copy(&request);
-                (picked, request) = match picked.backend.send(request).await {
+                let sent = match self.session.prepare(&picked, &mut request).await {
+                    Prepared::Send => picked.backend.send(request).await,
+                    Prepared::Failed(error) => Err(error.with_request(request)),
+                    Prepared::Answer(answer) => return Ok(*answer),
+                };
+                (picked, request) = match sent {
                     Ok(answer) => match self.judge(picked, answer) {
-                        Verdict::Answer(answer) => return Ok(answer),
                         Verdict::Again(next, copy) => (next, copy),
+                        Verdict::Answer(picked, mut answer) => {
+                            let then = self.session.settle(&self.proxy.cluster, &picked, &mut answer).await;
+                            match self.copy.take() {
+                                Some(copy) if then == Then::Again => (picked, *copy),
+                                _ => return Ok(self.pass(picked, answer)),
+                            }
+                        }
                     },
                     Err(error) => self.after_failure(picked, error)?,
                 }
@@ -100,13 +118,13 @@ impl<'p, B: Backend> Journey<'p, B> {
         }
     }
 
-    fn pick(&self, request: &Request<Body>) -> Option<Picked<B>> {
+    fn pick(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
         let view = RequestView::of(request, self.client);
-        self.proxy.cluster.pick(&view, &self.tried).ok()
+        self.session.pick(&self.proxy.cluster, &view, &self.tried).ok()
     }
 
     /// Another endpoint for `request`, when the limits of retries leave room for one.
-    fn pick_again(&self, request: &Request<Body>) -> Option<Picked<B>> {
+    fn pick_again(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
         let settings = &self.proxy.settings;
         let retry = &settings.retry;
         let in_time = match (retry.within, self.begun) {
@@ -117,10 +135,12 @@ impl<'p, B: Backend> Journey<'p, B> {
         if in_time && tries_left { self.pick(request) } else { None }
     }
 
-    /// A copy for a try after this one, when one would be allowed although this one was sent.
-    fn keep_copy(&self, request: &Request<Body>) -> Option<Box<Request<Body>>> {
+    /// A copy for a try after this one, when one would be allowed although this one was sent, or may be asked for by the
+    /// session.
+    fn keep_copy(&mut self, request: &Request<Body>) -> Option<Box<Request<Body>>> {
         let retry = &self.proxy.settings.retry;
-        if retry.is_off() || !retry.repeats(request.method()) {
+        self.repeatable = !retry.is_off() && retry.repeats(request.method());
+        if !self.repeatable && !self.session.wants_copy() {
             return None;
         }
         let body = request.body().replay()?;
@@ -137,6 +157,7 @@ impl<'p, B: Backend> Journey<'p, B> {
         let status = answer.status();
         picked.lease.set_outcome(Outcome::Success);
         if retry.is_listed(status)
+            && self.repeatable
             && let Some(copy) = self.copy.take()
             && let Some(next) = self.pick_again(&copy)
         {
@@ -148,7 +169,12 @@ impl<'p, B: Backend> Journey<'p, B> {
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "trying another endpoint");
             return Verdict::Again(next, *copy);
         }
-        Verdict::Answer(answer.map(|body| body.without_trailers().hold(picked.lease)))
+        Verdict::Answer(picked, answer)
+    }
+
+    /// The answer as the client gets it: what counts the request in flight rides inside.
+    fn pass(&mut self, picked: Picked<B>, answer: Response<Body>) -> Response<Body> {
+        answer.map(|body| self.session.ride(body.without_trailers().hold(picked.lease)))
     }
 
     /// Where to go on when no answer came.
@@ -162,6 +188,7 @@ impl<'p, B: Backend> Journey<'p, B> {
         tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "no answer");
         if phase == Phase::Stale
             && !self.refreshed
+            && self.repeatable
             && settings.retry.covers(phase)
             && let Some(copy) = self.copy.take()
         {
@@ -173,7 +200,8 @@ impl<'p, B: Backend> Journey<'p, B> {
         drop(picked);
 
         let unsent = error.take_request().filter(|_| phase.is_unsent());
-        let request = unsent.or_else(|| self.copy.take().map(|copy| *copy)).filter(|_| settings.retry.covers(phase));
+        let copy = self.copy.take().filter(|_| self.repeatable);
+        let request = unsent.or_else(|| copy.map(|copy| *copy)).filter(|_| settings.retry.covers(phase));
         if let Some(request) = request
             && let Some(next) = self.pick_again(&request)
         {
@@ -187,6 +215,6 @@ impl<'p, B: Backend> Journey<'p, B> {
 }
 
 enum Verdict<B> {
-    Answer(Response<Body>),
+    Answer(Picked<B>, Response<Body>),
     Again(Picked<B>, Request<Body>),
 }

@@ -1,5 +1,6 @@
 //! The thin helper that puts a cluster behind one function: a request in, an answer out.
 
+mod affinity;
 mod answer;
 mod builder;
 mod client;

@@ -1,0 +1,126 @@
+//! What a node of a cluster does: `kylin.server.mode`.
+
+use std::fmt;
+
+/// A kind of work that a node may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// Answers queries.
+    Query,
+    /// Builds cubes and runs jobs, and takes the writes that lead to them.
+    Job,
+}
+
+/// The roles of an endpoint: a set of [`Role`]s. The default is all of them, as in Kylin.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Roles(u8);
+
+impl Roles {
+    /// Every role: `kylin.server.mode=all`.
+    pub const ALL: Roles = Roles(0b11);
+    /// No role that a client's request could need, as of a `stream_coordinator`.
+    pub const NONE: Roles = Roles(0);
+
+    /// Exactly this role.
+    pub const fn only(role: Role) -> Self {
+        Roles(Self::bit(role))
+    }
+
+    /// These roles and `role`.
+    #[must_use]
+    pub const fn with(self, role: Role) -> Self {
+        Roles(self.0 | Self::bit(role))
+    }
+
+    /// Is `role` one of them?
+    pub const fn has(self, role: Role) -> bool {
+        self.0 & Self::bit(role) != 0
+    }
+
+    /// Reads a value of `kylin.server.mode`: `all`, `query`, `job`, or a list such as `query,stream_coordinator`. The names of
+    /// the newer services of Kylin 5 are known: `data-loading` and `smart` run jobs; `common`, `resource`, `ops` and the
+    /// streaming roles serve no request that a client sends.
+    ///
+    /// # Errors
+    /// [`InvalidRoles`] for an empty text or a name that is not known.
+    pub fn parse(mode: &str) -> Result<Self, InvalidRoles> {
+        let mut roles = Roles::NONE;
+        for name in mode.split(',').map(str::trim) {
+            roles = match name.to_ascii_lowercase().as_str() {
+                "all" => Roles::ALL,
+                "query" => roles.with(Role::Query),
+                "job" | "data-loading" | "smart" => roles.with(Role::Job),
+                "stream_coordinator" | "stream_receiver" | "common" | "resource" | "ops" => roles,
+                _ => return Err(InvalidRoles(mode.chars().take(100).collect())),
+            };
+        }
+        Ok(roles)
+    }
+
+    const fn bit(role: Role) -> u8 {
+        match role {
+            Role::Query => 0b01,
+            Role::Job => 0b10,
+        }
+    }
+}
+
+impl Default for Roles {
+    fn default() -> Self {
+        Roles::ALL
+    }
+}
+
+impl From<Role> for Roles {
+    fn from(role: Role) -> Self {
+        Roles::only(role)
+    }
+}
+
+impl std::str::FromStr for Roles {
+    type Err = InvalidRoles;
+
+    fn from_str(mode: &str) -> Result<Self, InvalidRoles> {
+        Roles::parse(mode)
+    }
+}
+
+impl fmt::Display for Roles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.has(Role::Query), self.has(Role::Job)) {
+            (true, true) => "all",
+            (true, false) => "query",
+            (false, true) => "job",
+            (false, false) => "none",
+        })
+    }
+}
+
+impl fmt::Debug for Roles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text that is not a value of `kylin.server.mode`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a server mode: expected all, query or job, or a list of modes")]
+pub struct InvalidRoles(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_values_of_kylin_server_mode() {
+        let read = |mode: &str| Roles::parse(mode).map(|roles| roles.to_string());
+        assert_eq!(read("all").as_deref(), Ok("all"));
+        assert_eq!(read("Query").as_deref(), Ok("query"));
+        assert_eq!(read("query, stream_coordinator").as_deref(), Ok("query"));
+        assert_eq!(read("query,job").as_deref(), Ok("all"));
+        assert_eq!(read("data-loading").as_deref(), Ok("job"));
+        assert_eq!(read("ops").as_deref(), Ok("none"));
+        assert!(read("").is_err() && read("querry").is_err() && read("query,,").is_err());
+    }
+}
