@@ -126,7 +126,11 @@ impl Guard {
     /// Closes `/kylin/api/admin/**` as well. It asks for an administrator's login, but is seldom needed from outside.
     /// `/api/admin/version` and `/api/admin/public_config` are closed with it. Default: open.
     pub fn close_admin(mut self) -> Self {
-        self.rules.push(Rule { pattern: split("/api/admin/**"), dialect: None, reason: "administration is closed here" });
+        self.rules.push(Rule {
+            pattern: split("/api/admin/**"),
+            dialect: None,
+            reason: "administration is closed here",
+        });
         self
     }
 
@@ -278,7 +282,11 @@ mod tests {
         let v4 = Guard::new().dialect(Dialect::V4);
         assert!(closed(&v4, "/kylin/api/cache/x") && open(&v4, "/kylin/api/kg/x"));
         let v5 = Guard::new().dialect(Dialect::V5);
-        assert!(closed(&v5, "/kylin/api/kg/x") && closed(&v5, "/kylin/api/jobs/spark") && open(&v5, "/kylin/api/streaming_coordinator/x"));
+        assert!(
+            closed(&v5, "/kylin/api/kg/x")
+                && closed(&v5, "/kylin/api/jobs/spark")
+                && open(&v5, "/kylin/api/streaming_coordinator/x")
+        );
         assert!(closed(&Guard::new().close_admin(), "/kylin/api/admin/config"));
         let own = Guard::new().close("/api/x*y/*/z").unwrap();
         assert!(closed(&own, "/kylin/api/x12y/a/z") && closed(&own, "/kylin/api/xy/a/z.json"));

@@ -4,11 +4,12 @@
 //! Where the source of a fact is given, it is a file of <https://github.com/apache/kylin> at the tag or branch named. What was
 //! inferred and not seen is said to be.
 
-pub mod class;
 pub mod answer;
+pub mod class;
 pub mod cookie;
 pub mod fan_out;
 pub mod guard;
+pub mod identity;
 mod json;
 pub mod metadata_url;
 pub mod path;
@@ -16,3 +17,4 @@ pub mod properties;
 pub mod query;
 pub mod retry;
 pub mod sql;
+pub mod tomcat;

@@ -304,7 +304,9 @@ mod tests {
             (r#"{"sql":"select 1","limit":"x"}"#, QueryError::Number("limit")),
         ] {
             match (QueryRequest::from_json(body.as_bytes()).unwrap_err(), error) {
-                (QueryError::Json { line, .. }, QueryError::Json { line: expected, .. }) => assert_eq!(line, expected, "{body}"),
+                (QueryError::Json { line, .. }, QueryError::Json { line: expected, .. }) => {
+                    assert_eq!(line, expected, "{body}")
+                }
                 (found, expected) => assert_eq!(found, expected, "{body}"),
             }
         }

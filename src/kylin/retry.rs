@@ -133,8 +133,16 @@ mod tests {
         let expected = |class: Class| match class {
             Class::Query(Sql::ReadOnly) | Class::Prepare(Sql::ReadOnly) => query,
             Class::Query(_) | Class::Prepare(_) | Class::Export(_) => unexecuted,
-            Class::Read | Class::AdminRead | Class::Page | Class::Login | Class::Logout | Class::AsyncRead | Class::Cancel => read,
-            Class::Job | Class::Write | Class::AdminWrite | Class::AsyncSubmit | Class::AsyncStop | Class::Unknown => unexecuted,
+            Class::Read
+            | Class::AdminRead
+            | Class::Page
+            | Class::Login
+            | Class::Logout
+            | Class::AsyncRead
+            | Class::Cancel => read,
+            Class::Job | Class::Write | Class::AdminWrite | Class::AsyncSubmit | Class::AsyncStop | Class::Unknown => {
+                unexecuted
+            }
             Class::Stop | Class::Running | Class::NodeConfig | Class::NodeBound | Class::Internal => nowhere,
         };
         for class in Class::all() {

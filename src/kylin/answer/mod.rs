@@ -94,7 +94,13 @@ pub enum Head {
 }
 
 /// Judges the head of an answer to a request of `class`. Cheap; most answers need no more.
-pub fn from_head(class: Class, dialect: Option<Dialect>, sent: Credentials, status: StatusCode, headers: &HeaderMap) -> Head {
+pub fn from_head(
+    class: Class,
+    dialect: Option<Dialect>,
+    sent: Credentials,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Head {
     if status == StatusCode::UNAUTHORIZED {
         return Head::Is(Meaning::Unauthenticated(sent));
     }

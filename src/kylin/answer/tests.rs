@@ -28,7 +28,10 @@ fn judge(class: Class, status: u16, headers: &HeaderMap, body: &str) -> Meaning 
 fn v4(message: &str) -> String {
     format!(
         r#"{{"url":"http://h/kylin/api/query","exception":"x","code":"999","data":null,"stacktrace":{},"msg":{}}}"#,
-        json!("org.apache.kylin.rest.exception.BadRequestException\n\tat Too many concurrent query requests.\n".repeat(80)),
+        json!(
+            "org.apache.kylin.rest.exception.BadRequestException\n\tat Too many concurrent query requests.\n"
+                .repeat(80)
+        ),
         json!(message)
     )
 }
@@ -91,7 +94,8 @@ fn codes_of_kylin_5_say_who_suffers() {
                 assert_eq!(judge(class, 500, &json_head(), &body), meaning, "{body}");
             }
         }
-        let nested = format!(r#"{{"code":"999","data":{{"code":"{code}"}},"msg":"it says {code}","stacktrace":"{code}"}}"#);
+        let nested =
+            format!(r#"{{"code":"999","data":{{"code":"{code}"}},"msg":"it says {code}","stacktrace":"{code}"}}"#);
         assert_eq!(judge(QUERY, 500, &json_head(), &nested), Meaning::Answer, "{nested}");
     }
 }
@@ -126,7 +130,11 @@ fn most_answers_are_judged_by_their_head() {
     assert_eq!(is(QUERY, None, 500, &[json, ("content-encoding", "gzip")]), Head::Is(Meaning::Unreadable));
     assert_eq!(is(QUERY, None, 401, &[json]), Head::Is(Meaning::Unauthenticated(Credentials::Cookie)));
     for status in [502, 503, 504, 599] {
-        assert_eq!(is(QUERY, None, status, &[("content-type", "text/html")]), Head::Is(Meaning::NodeFailure), "{status}");
+        assert_eq!(
+            is(QUERY, None, status, &[("content-type", "text/html")]),
+            Head::Is(Meaning::NodeFailure),
+            "{status}"
+        );
         assert_eq!(is(QUERY, None, status, &[]), Head::Is(Meaning::NodeFailure), "{status}");
     }
 }
@@ -137,7 +145,8 @@ fn a_page_of_tomcat_is_a_failure_of_the_node() {
     assert_eq!(judge(QUERY, 500, &html, "<html>HTTP Status 500"), Meaning::NodeFailure);
     assert_eq!(judge(QUERY, 503, &json_head(), "<html>HTTP Status 503"), Meaning::NodeFailure);
     assert_eq!(judge(QUERY, 502, &json_head(), ""), Meaning::NodeFailure);
-    let race = "<html>java.io.IOException: Race condition encountered: attempted to load session[A] which has been created";
+    let race =
+        "<html>java.io.IOException: Race condition encountered: attempted to load session[A] which has been created";
     assert_eq!(judge(QUERY, 500, &html, race), Meaning::Refused(Refusal::SessionRace));
     assert_eq!(judge(QUERY, 500, &json_head(), &v4(race)), Meaning::Answer);
 }

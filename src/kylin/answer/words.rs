@@ -44,7 +44,9 @@ pub(super) fn refusal_by_message(message: &str) -> Option<Refusal> {
         "Too many concurrent query requests."
         | "并发查询请求太多。"
         | "Can’t submit query at the moment as there are too many ongoing queries. Please try again later, or contact project admin to adjust configuration."
-        | "查询请求数量超过上限，无法提交。请稍后再试，或联系项目管理员修改设置。" => Some(Refusal::Busy),
+        | "查询请求数量超过上限，无法提交。请稍后再试，或联系项目管理员修改设置。" => {
+            Some(Refusal::Busy)
+        }
         "Job node is not available for queries."
         | "Job node is unavailable for queries. Please select a query node."
         | "任务节点不支持查询"

@@ -5,8 +5,10 @@
 //! `GET`s of Kylin 5 change things.
 
 mod routes;
+mod v5;
 
 pub use routes::classify;
+pub use v5::is_local_in_v5;
 
 use crate::endpoint::Role;
 
@@ -132,12 +134,9 @@ impl Class {
             | Class::Read
             | Class::AdminRead
             | Class::Page => Repeat::Read,
-            Class::AsyncSubmit
-            | Class::AsyncStop
-            | Class::Write
-            | Class::Job
-            | Class::AdminWrite
-            | Class::Unknown => Repeat::Unexecuted,
+            Class::AsyncSubmit | Class::AsyncStop | Class::Write | Class::Job | Class::AdminWrite | Class::Unknown => {
+                Repeat::Unexecuted
+            }
             Class::Stop | Class::Running | Class::NodeConfig => Repeat::FanOut,
             Class::NodeBound | Class::Internal => Repeat::Never,
         }
@@ -223,7 +222,8 @@ impl Class {
     #[cfg(test)]
     pub(super) fn all() -> Vec<Class> {
         let sqls = [Sql::Unread, Sql::ReadOnly, Sql::Writes];
-        let mut all: Vec<Class> = sqls.iter().flat_map(|&sql| [Class::Query(sql), Class::Prepare(sql), Class::Export(sql)]).collect();
+        let mut all: Vec<Class> =
+            sqls.iter().flat_map(|&sql| [Class::Query(sql), Class::Prepare(sql), Class::Export(sql)]).collect();
         all.extend([
             Class::AsyncSubmit,
             Class::AsyncRead,

@@ -107,7 +107,9 @@ impl Properties {
     fn read(&mut self, file: &str, text: &str) -> Result<(), PropertyError> {
         for line in syntax::lines(text) {
             let place = Place { file: file.to_owned(), line: line.number };
-            let Some((key, value)) = line.pair().map_err(|syntax::BadEscape| PropertyError::Escape { place: place.clone() })? else {
+            let Some((key, value)) =
+                line.pair().map_err(|syntax::BadEscape| PropertyError::Escape { place: place.clone() })?
+            else {
                 continue;
             };
             match self.entries.iter_mut().find(|entry| entry.key == key) {

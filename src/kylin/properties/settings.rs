@@ -26,7 +26,9 @@ impl Properties {
     pub fn server_mode(&self) -> Result<Roles, PropertyError> {
         match self.first(&["kylin.server.mode"]) {
             None => Ok(Roles::ALL),
-            Some(entry) => Roles::parse(entry.value()).map_err(|_| entry.fault("all, query or job, or a list of modes")),
+            Some(entry) => {
+                Roles::parse(entry.value()).map_err(|_| entry.fault("all, query or job, or a list of modes"))
+            }
         }
     }
 
@@ -73,11 +75,13 @@ impl Properties {
     /// # Errors
     /// [`PropertyError::Value`] for an entry that is no address.
     pub fn zookeeper_servers(&self) -> Result<Option<Vec<String>>, PropertyError> {
-        let Some(entry) = self.first(&["kylin.env.zookeeper-connect-string", "kylin.env.zookeeper.connect-string"]) else {
+        let Some(entry) = self.first(&["kylin.env.zookeeper-connect-string", "kylin.env.zookeeper.connect-string"])
+        else {
             return Ok(None);
         };
         let text = resolved(entry)?.split('/').next().unwrap_or_default();
-        let servers: Vec<String> = text.split(',').map(|server| server.trim().to_owned()).filter(|server| !server.is_empty()).collect();
+        let servers: Vec<String> =
+            text.split(',').map(|server| server.trim().to_owned()).filter(|server| !server.is_empty()).collect();
         let sound = |server: &String| {
             let (host, port) = server.rsplit_once(':').unwrap_or((server, "2181"));
             !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok_and(|port| port != 0)
@@ -116,5 +120,9 @@ impl Properties {
 
 /// The value, unless it has a variable such as `${HOST}` in it, which Kylin would take from its environment.
 fn resolved(entry: &Entry) -> Result<&str, PropertyError> {
-    if entry.value().contains("${") { Err(entry.fault("a value without variables: write out ${…}")) } else { Ok(entry.value()) }
+    if entry.value().contains("${") {
+        Err(entry.fault("a value without variables: write out ${…}"))
+    } else {
+        Ok(entry.value())
+    }
 }

@@ -72,7 +72,9 @@ fn servers_come_in_many_forms() {
         ["a:1 Some(query)", "b:2 Some(all)"]
     );
     assert_eq!(
-        list("kylin.server.cluster-mode-query=a:1,b:1\nkylin.server.cluster-mode-job=c:1\nkylin.server.cluster-servers=x"),
+        list(
+            "kylin.server.cluster-mode-query=a:1,b:1\nkylin.server.cluster-mode-job=c:1\nkylin.server.cluster-servers=x"
+        ),
         ["a:1 Some(query)", "b:1 Some(query)", "c:1 Some(job)"]
     );
     for (line, key) in [

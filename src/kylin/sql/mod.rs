@@ -7,8 +7,8 @@
 mod shape;
 mod token;
 
-pub use shape::{shape, shape_hash};
 pub(super) use shape::{feed as feed_shape, upper as feed_upper};
+pub use shape::{shape, shape_hash};
 
 use token::{Reading, Seen, Token, Tokens};
 
@@ -128,8 +128,10 @@ impl<'s> Statement<'s> {
             self.changes |= word.eq_ignore_ascii_case("using") && matches!(token, Token::Text(_));
         }
         if let Token::Word(word) = token {
-            let follows = |first: &str| matches!(self.last, Some(Token::Word(last)) if last.eq_ignore_ascii_case(first));
-            let begins = |first: &str| matches!(self.before_last, Some(Token::Word(last)) if last.eq_ignore_ascii_case(first));
+            let follows =
+                |first: &str| matches!(self.last, Some(Token::Word(last)) if last.eq_ignore_ascii_case(first));
+            let begins =
+                |first: &str| matches!(self.before_last, Some(Token::Word(last)) if last.eq_ignore_ascii_case(first));
             self.changes |= is_any(word, &CHANGES) && self.last != dot;
             self.changes |= word.eq_ignore_ascii_case("for") && follows("value") && begins("next");
         }
@@ -139,9 +141,7 @@ impl<'s> Statement<'s> {
         self.head = match (self.head, token) {
             (Head::Nothing | Head::Explain { with: false }, Token::Symbol('(')) => return,
             (Head::Nothing, Token::Word(word)) if word.eq_ignore_ascii_case("select") => Head::Query,
-            (Head::Nothing, Token::Word(word)) if word.eq_ignore_ascii_case("with") => {
-                Head::With { depth: self.depth }
-            }
+            (Head::Nothing, Token::Word(word)) if word.eq_ignore_ascii_case("with") => Head::With { depth: self.depth },
             (Head::Nothing, Token::Word(word)) if word.eq_ignore_ascii_case("explain") => Head::Explain { with: false },
             (Head::Explain { .. }, Token::Word(word)) if word.eq_ignore_ascii_case("select") => Head::Query,
             (Head::Explain { with: false }, Token::Word(word)) if word.eq_ignore_ascii_case("with") => {
@@ -151,7 +151,9 @@ impl<'s> Statement<'s> {
             (Head::Explain { with: true }, Token::Word(word)) if !is_any(word, &EXPLAIN_WITH) => {
                 Head::With { depth: self.depth }
             }
-            (Head::Explain { .. }, Token::Word(word)) if is_any(word, &EXPLAIN_OPTIONS) => Head::Explain { with: false },
+            (Head::Explain { .. }, Token::Word(word)) if is_any(word, &EXPLAIN_OPTIONS) => {
+                Head::Explain { with: false }
+            }
             (Head::Explain { with: true }, Token::Quoted(_)) => Head::With { depth: self.depth },
             (Head::With { depth }, Token::Word(word)) if depth == self.depth && word.eq_ignore_ascii_case("select") => {
                 Head::Query
@@ -171,8 +173,26 @@ impl<'s> Statement<'s> {
 /// Reserved words of statements that change something; as names they would have to be quoted (Calcite's reserved words).
 /// `UPDATE` covers `FOR UPDATE` too.
 const CHANGES: [&str; 20] = [
-    "insert", "update", "delete", "merge", "upsert", "into", "create", "drop", "alter", "grant", "revoke", "call", "exec",
-    "execute", "overwrite", "nextval", "setval", "outfile", "dumpfile", "vacuum",
+    "insert",
+    "update",
+    "delete",
+    "merge",
+    "upsert",
+    "into",
+    "create",
+    "drop",
+    "alter",
+    "grant",
+    "revoke",
+    "call",
+    "exec",
+    "execute",
+    "overwrite",
+    "nextval",
+    "setval",
+    "outfile",
+    "dumpfile",
+    "vacuum",
 ];
 
 const EXPLAIN_WITH: [&str; 2] = ["type", "implementation"];

@@ -104,7 +104,12 @@ fn in_doubt_it_is_a_write() {
 #[test]
 fn every_word_of_change_is_found_wherever_it_stands() {
     for word in CHANGES {
-        for sql in [format!("{word} x"), format!("select 1 {word} x"), format!("with t as ({word} x) select 1"), format!("select {word}")] {
+        for sql in [
+            format!("{word} x"),
+            format!("select 1 {word} x"),
+            format!("with t as ({word} x) select 1"),
+            format!("select {word}"),
+        ] {
             assert!(!is_read_only(&sql), "{sql}");
             assert!(!is_read_only(&sql.to_uppercase()), "{sql}");
         }

@@ -268,14 +268,33 @@ mod tests {
         let backslash = Reading { backslash: true, ..plain };
         assert!(!seen(r"'a\'b'", backslash).doubt);
         assert!(!seen(r"'a\n'", plain).backslash);
-        assert!(seen("5--1", plain).tight_dashes && !seen("5-- 1", plain).tight_dashes && !seen("5--\n1", plain).tight_dashes);
+        assert!(
+            seen("5--1", plain).tight_dashes
+                && !seen("5-- 1", plain).tight_dashes
+                && !seen("5--\n1", plain).tight_dashes
+        );
         let dashes = Reading { dashes_need_blank: true, ..plain };
         assert_eq!(Tokens::new("5--1", dashes).count(), 4);
     }
 
     #[test]
     fn what_has_no_end_is_in_doubt() {
-        for sql in ["'a", "\"a", "`a", "/* a", "/*", "/*/", "[a", "[ 'a]' ]", "[a;b]", "[a--b]", "[[a]]", "/*! a */", "/*M! a */", "$$"] {
+        for sql in [
+            "'a",
+            "\"a",
+            "`a",
+            "/* a",
+            "/*",
+            "/*/",
+            "[a",
+            "[ 'a]' ]",
+            "[a;b]",
+            "[a--b]",
+            "[[a]]",
+            "/*! a */",
+            "/*M! a */",
+            "$$",
+        ] {
             assert!(seen(sql, Reading::default()).doubt, "{sql}");
         }
         for sql in ["", "''", "'a'''", "/**/", "[a]", "m['k']", "a$b", "--", "-- 'a"] {
