@@ -20,6 +20,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tokio::time::Sleep;
 
 use crate::endpoint::{Lease, Outcome};
+use crate::session::affinity::InUse;
 
 /// Any error, boxed: what a streamed body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -37,6 +38,7 @@ pub struct Body {
     kind: Kind,
     on_end: Option<Arc<dyn OnEnd>>,
     lease: Option<Lease>,
+    session: Option<InUse>,
     activity: Option<Arc<Activity>>,
     stall: Stall,
     /// How many bytes may still come; more is an error.
@@ -91,6 +93,7 @@ impl Body {
             kind,
             on_end: None,
             lease: None,
+            session: None,
             activity: None,
             stall: Stall::NEVER,
             allowance: u64::MAX,
@@ -128,6 +131,17 @@ impl Body {
         }
     }
 
+    /// All bytes of the body, when they are here.
+    #[cfg_attr(not(feature = "kylin"), allow(dead_code, reason = "only who knows Kylin reads bodies"))]
+    pub(crate) fn whole(&self) -> Option<&Bytes> {
+        static NOTHING: Bytes = Bytes::new();
+        match &self.kind {
+            Kind::Empty => Some(&NOTHING),
+            Kind::Full(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// A second body with the same bytes, when the bytes are all here.
     pub(crate) fn replay(&self) -> Option<Body> {
         match &self.kind {
@@ -150,6 +164,12 @@ impl Body {
     /// Keeps `lease` until this body is over. A body that fails before its end counts against the endpoint.
     pub(crate) fn hold(mut self, lease: Lease) -> Self {
         self.lease = (!self.is_end_stream()).then_some(lease);
+        self
+    }
+
+    /// Keeps a session in use until this body is over.
+    pub(crate) fn hold_session(mut self, session: InUse) -> Self {
+        self.session = (!self.is_end_stream()).then_some(session);
         self
     }
 
@@ -215,6 +235,7 @@ impl Body {
             hook.on_end(whole);
         }
         self.lease = None;
+        self.session = None;
     }
 }
 

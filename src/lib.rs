@@ -46,6 +46,7 @@
 //! | [`cluster`] | endpoints behind a policy, membership, status | |
 //! | [`endpoint`] | an endpoint's identity and settings, the lease of a request in flight | |
 //! | [`balance`] | the policies and the trait for one's own | |
+//! | [`health`] | probes, ejections, slow start: is an endpoint fit to serve? | |
 //! | [`proxy`] | a request in, an answer out: headers, retries, errors | |
 //! | [`backend`] | the trait that sends, and HTTP/1.1 | `client` for the latter |
 //! | [`body`] | the one body type | |
@@ -63,7 +64,7 @@ pub mod clock;
 pub mod cluster;
 pub mod endpoint;
 mod hash;
-mod health;
+pub mod health;
 #[cfg(feature = "kylin")]
 pub mod kylin;
 #[cfg(feature = "nginx")]
@@ -89,7 +90,7 @@ pub use cluster::Cluster;
 pub use endpoint::{Endpoint, EndpointId, Lease, Outcome};
 #[doc(inline)]
 pub use proxy::Proxy;
-pub use request::{ClientAddr, RequestView};
+pub use request::{ClientAddr, QueryKeys, RequestView};
 
 #[cfg(all(doctest, feature = "client"))]
 #[doc = include_str!("../README.md")]

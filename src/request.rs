@@ -40,6 +40,28 @@ impl From<IpAddr> for ClientAddr {
     }
 }
 
+/// What is known of the query that a request carries, as hashes: enough for a policy to recognise it by, and nothing of its
+/// text or its user.
+///
+/// Whoever reads the body computes them and attaches them with [`RequestView::with_query`]. Both must be the same in every
+/// front end of a cluster and every release: stable hashes, never seeded ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct QueryKeys {
+    /// The same for queries that a node's result cache takes for the same: of user, project, SQL, offset, limit and
+    /// parameters.
+    pub affinity: u64,
+    /// The same for queries that cost about the same: of project and SQL without its literals.
+    pub shape: u64,
+}
+
+impl QueryKeys {
+    /// Keys as computed by whoever read the query.
+    pub const fn new(affinity: u64, shape: u64) -> Self {
+        QueryKeys { affinity, shape }
+    }
+}
+
 /// The head of a request and its client's address, borrowed for one pick.
 #[derive(Clone, Copy)]
 pub struct RequestView<'r> {
@@ -49,6 +71,7 @@ pub struct RequestView<'r> {
     extensions: &'r Extensions,
     client: ClientAddr,
     role: Option<Role>,
+    query: Option<QueryKeys>,
 }
 
 impl<'r> RequestView<'r> {
@@ -61,6 +84,7 @@ impl<'r> RequestView<'r> {
             extensions: &head.extensions,
             client: client.into(),
             role: None,
+            query: None,
         }
     }
 
@@ -73,6 +97,7 @@ impl<'r> RequestView<'r> {
             extensions: request.extensions(),
             client: client.into(),
             role: None,
+            query: None,
         }
     }
 
@@ -86,6 +111,13 @@ impl<'r> RequestView<'r> {
     /// The role that an endpoint must have to serve the request, if any will not do.
     pub fn role(&self) -> Option<Role> {
         self.role
+    }
+
+    /// The same view, of a request that carries a query known by `keys`.
+    #[must_use]
+    pub fn with_query(mut self, keys: QueryKeys) -> Self {
+        self.query = Some(keys);
+        self
     }
 
     /// The method.
@@ -111,6 +143,11 @@ impl<'r> RequestView<'r> {
     /// The client's address.
     pub fn client(&self) -> ClientAddr {
         self.client
+    }
+
+    /// By what to know the query that the request carries; none when it carries none, or nobody has read it.
+    pub fn query(&self) -> Option<QueryKeys> {
+        self.query
     }
 
     /// The value of the first cookie called `name`, as the client sent it.

@@ -8,6 +8,7 @@ use ahash::AHashMap;
 use arc_swap::{ArcSwap, Guard};
 
 use crate::endpoint::{EndpointId, Intent, Member};
+use crate::session::affinity::Hint;
 
 /// Where readers get the present view without a lock, and a writer puts the next one.
 pub(crate) struct Published<B>(ArcSwap<View<B>>);
@@ -31,21 +32,49 @@ pub(crate) struct View<B> {
     pub(crate) primary: Group<B>,
     pub(crate) backup: Group<B>,
     /// Where each endpoint stands: in the backup group or not, and at which index.
-    places: AHashMap<EndpointId, (bool, u32)>,
+    places: AHashMap<EndpointId, Place>,
+    /// The same by the hash of the id, and by the hash of the route.
+    by_digest: AHashMap<u64, Place>,
+    by_route: AHashMap<u64, Place>,
 }
+
+/// Backup or not, and the index in the group.
+type Place = (bool, u32);
 
 impl<B> View<B> {
     pub(crate) fn new(primary: Group<B>, backup: Group<B>) -> Self {
-        let ids = |group: &Group<B>| group.layout.members.iter().map(|member| member.settings.id.clone()).collect();
-        let (primaries, backups): (Vec<_>, Vec<_>) = (ids(&primary), ids(&backup));
-        let primaries = (0_u32..).zip(primaries).map(|(index, id)| (id, (false, index)));
-        let backups = (0_u32..).zip(backups).map(|(index, id)| (id, (true, index)));
-        View { primary, backup, places: primaries.chain(backups).collect() }
+        let mut view =
+            View { places: AHashMap::new(), by_digest: AHashMap::new(), by_route: AHashMap::new(), primary, backup };
+        for (is_backup, group) in [(false, &view.primary), (true, &view.backup)] {
+            for (index, member) in (0_u32..).zip(&group.layout.members) {
+                let settings = &member.settings;
+                view.places.insert(settings.id.clone(), (is_backup, index));
+                view.by_digest.insert(settings.id.hash64(), (is_backup, index));
+                if let Some(Hint::Route(route)) = settings.route.as_ref().map(|route| Hint::route(route.as_bytes())) {
+                    // Of two endpoints with one route the first has it, a primary before a backup.
+                    view.by_route.entry(route).or_insert((is_backup, index));
+                }
+            }
+        }
+        view
     }
 
     /// The group and the index of the endpoint called `id`.
     pub(crate) fn find(&self, id: &str) -> Option<(&Group<B>, usize)> {
-        let (backup, index) = *self.places.get(id)?;
+        self.group(*self.places.get(id)?)
+    }
+
+    /// The same for the endpoint that `hint` names.
+    pub(crate) fn at(&self, hint: &Hint) -> Option<(&Group<B>, usize)> {
+        self.group(match hint {
+            Hint::Endpoint(id) => *self.places.get(id)?,
+            Hint::Digest(digest) => *self.by_digest.get(digest)?,
+            Hint::Route(route) => *self.by_route.get(route)?,
+            Hint::None | Hint::Key(_) => return None,
+        })
+    }
+
+    fn group(&self, (backup, index): Place) -> Option<(&Group<B>, usize)> {
         Some((if backup { &self.backup } else { &self.primary }, index as usize))
     }
 }

@@ -7,8 +7,10 @@ use std::net::IpAddr;
 
 use allocation_counter::measure;
 use http::{HeaderName, Request, Response};
-use kylin_lb::balance::{Balancer, BalancerExt, Hash, IpHash, LeastConn, RandomTwo, RequestKey, RoundRobin, Tried};
-use kylin_lb::{Backend, Body, Cluster, Endpoint, RequestView, SendError};
+use kylin_lb::balance::{
+    Balancer, BalancerExt, Hash, IpHash, LeastConn, LeastWork, QueryAffinity, RandomTwo, RequestKey, RoundRobin, Tried,
+};
+use kylin_lb::{Backend, Body, Cluster, Endpoint, Outcome, QueryKeys, RequestView, SendError};
 
 struct Nowhere;
 
@@ -28,7 +30,9 @@ fn allocations_of_1000_picks(policy: impl Balancer) -> u64 {
             // Three tries of the same request, then one that has been tried on three before.
             let mut tried = Tried::none();
             for _ in 0..4 {
-                let picked = cluster.pick(&RequestView::of(&request, client), &tried).unwrap();
+                let view = RequestView::of(&request, client).with_query(QueryKeys::new(1, 2));
+                let mut picked = cluster.pick(&view, &tried).unwrap();
+                picked.lease.set_outcome(Outcome::Success);
                 tried.add(&picked.lease);
                 black_box(&picked);
             }
@@ -48,6 +52,9 @@ fn a_pick_allocates_nothing_whatever_the_policy() {
     assert_eq!(allocations_of_1000_picks(LeastConn::new()), 0);
     assert_eq!(allocations_of_1000_picks(RandomTwo::new()), 0);
     assert_eq!(allocations_of_1000_picks(Hash::new(by_key())), 0);
+    assert_eq!(allocations_of_1000_picks(LeastWork::new()), 0);
+    assert_eq!(allocations_of_1000_picks(QueryAffinity::new()), 0);
+    assert_eq!(allocations_of_1000_picks(QueryAffinity::new().or(LeastWork::new())), 0);
     assert_eq!(allocations_of_1000_picks(Hash::new(RequestKey::ClientIp)), 0);
     assert_eq!(allocations_of_1000_picks(Hash::consistent(by_key())), 0);
     assert_eq!(allocations_of_1000_picks(Hash::consistent(by_key()).or(IpHash::new())), 0);

@@ -15,10 +15,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{Request, Response};
 use kylin_lb::balance::{
-    Balancer, BalancerExt, Candidate, Candidates, Hash, IpHash, LeastConn, Random, RandomTwo, RequestKey, RoundRobin,
-    Table, Tried,
+    Balancer, BalancerExt, Candidate, Candidates, Hash, IpHash, LeastConn, LeastWork, QueryAffinity, Random, RandomTwo,
+    RequestKey, RoundRobin, Table, Tried,
 };
-use kylin_lb::{Backend, Body, Cluster, Endpoint, RequestView, SendError};
+use kylin_lb::{Backend, Body, Cluster, Endpoint, QueryKeys, RequestView, SendError};
 use measure::{LEAST, Options, SIZES, Subject, Worker};
 
 fn main() {
@@ -33,6 +33,8 @@ fn main() {
         plan.add_both("ip_hash whole_address", "ip_hash whole_address alone", IpHash::whole_address);
         plan.add_both("least_conn", "least_conn alone", LeastConn::new);
         plan.add_loaded("least_conn, 64 in flight", LeastConn::new);
+        plan.add_both("least_work", "least_work alone", LeastWork::new);
+        plan.add_both("query affinity", "query affinity alone", QueryAffinity::new);
         plan.add_both("hash", "hash alone", || Hash::new(RequestKey::PathAndQuery));
         plan.add_both("hash consistent", "hash consistent alone", || Hash::consistent(RequestKey::PathAndQuery));
         plan.add_both("random", "random alone", Random::new);
@@ -54,6 +56,7 @@ fn views() -> Views {
         // Addresses all over the space, so that neither /24s nor buckets repeat in step with the endpoints.
         let client = Ipv4Addr::from((n as u32).wrapping_mul(0x9e37_79b9));
         RequestView::of(Box::leak(Box::new(request)), IpAddr::from(client))
+            .with_query(QueryKeys::new(n as u64, n as u64 % 64))
     };
     Box::leak(Box::new(std::array::from_fn(view)))
 }

@@ -41,11 +41,24 @@ pub trait Backend: Send + Sync + 'static {
     /// A [`SendError`] says how far the request got, because only that decides whether it may be sent again. An answer
     /// of any status, 500 included, is not an error.
     fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send;
+
+    /// Finds out whether anybody is there, without a request: [`Probe::tcp`](crate::health::Probe::tcp). A backend without
+    /// connections has nothing to find out, which is what happens unless this is implemented.
+    ///
+    /// # Errors
+    /// A [`SendError`] of a phase in which nothing was sent.
+    fn reach(&self) -> impl Future<Output = Result<(), SendError>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
 
 impl<B: Backend> Backend for std::sync::Arc<B> {
     fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
         B::send(self, request)
+    }
+
+    fn reach(&self) -> impl Future<Output = Result<(), SendError>> + Send {
+        B::reach(self)
     }
 }
 

@@ -1,13 +1,17 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::endpoint::{EndpointId, Lease, Member, Role};
+use crate::endpoint::{EndpointId, Lease, Member, Outstanding, Role};
 use crate::hash;
+use crate::health::slow_start::WHOLE;
 use crate::view::Layout;
 
 /// How many turns are taken in search of an eligible endpoint before all are looked at in order.
 const TURNS: usize = 64;
+/// How many endpoints in their slow start in a row may let a turn go by.
+const RAMPED_TURNS: usize = 16;
 
 /// The endpoints of a group that a policy chooses from, in configuration order, with those that cannot serve in their
 /// places: a hash policy needs the whole list to keep its mapping.
@@ -80,9 +84,9 @@ impl<'c> Candidates<'c> {
     }
 
     /// Takes a turn: the next endpoint in smooth weighted round-robin order, eligible or not. None when no endpoint is
-    /// ready. All policies of a cluster share the turns.
+    /// ready. All policies of a cluster share the turns. An endpoint in its slow start lets turns go by.
     pub fn take_turn(&self) -> Option<Candidate<'c>> {
-        self.layout.take_turn().map(|index| self.at(index))
+        self.ramped(|| self.layout.take_turn().map(|index| self.at(index)))
     }
 
     /// The next eligible endpoint in smooth weighted round-robin order.
@@ -97,9 +101,9 @@ impl<'c> Candidates<'c> {
             }
         }
         // Endpoints that cannot serve own most turns. The shares of the others stay right, if not their order.
-        let weights: u64 = self.iter().map(|candidate| u64::from(candidate.weight())).sum();
-        let mut unit = self.layout.turns.take().checked_rem(weights)?;
-        self.iter().find(|candidate| match unit.checked_sub(u64::from(candidate.weight())) {
+        let weights: u64 = self.iter().map(|candidate| candidate.effective_weight()).sum();
+        let mut unit = self.layout.turns.take().wrapping_mul(WHOLE.into()).checked_rem(weights)?;
+        self.iter().find(|candidate| match unit.checked_sub(candidate.effective_weight()) {
             Some(rest) => {
                 unit = rest;
                 false
@@ -108,23 +112,46 @@ impl<'c> Candidates<'c> {
         })
     }
 
-    /// Draws an endpoint at random by weight, from those that are ready.
+    /// Draws an endpoint at random by weight, from those that are ready. One in its slow start is drawn less often.
     pub fn draw(&self) -> Option<Candidate<'c>> {
         let order = &self.layout.order;
-        (!order.is_empty()).then(|| self.at(order[fastrand::usize(..order.len())] as usize))
+        self.ramped(|| (!order.is_empty()).then(|| self.at(order[fastrand::usize(..order.len())] as usize)))
+    }
+
+    /// What `next` yields, but for endpoints in their slow start in proportion to their ramps. Where nearly all are in it,
+    /// the last one is taken: they are equally cold.
+    fn ramped(&self, next: impl Fn() -> Option<Candidate<'c>>) -> Option<Candidate<'c>> {
+        let mut candidate = next()?;
+        for _ in 0..RAMPED_TURNS {
+            if candidate.member.uses_turn() {
+                break;
+            }
+            candidate = next()?;
+        }
+        Some(candidate)
     }
 
     /// The eligible endpoint on which `key` has the highest rendezvous score (Thaler and Ravishankar 1998, weighted as in
     /// the CRUSH-like logarithmic method). Every front end finds the same, and an endpoint that leaves moves only its own
     /// keys. Placement goes by id and weight; order and address play no part.
     pub fn rendezvous(&self, key: &[u8]) -> Option<Candidate<'c>> {
-        let key = hash::key64(key);
+        self.rendezvous_where(hash::key64(key), |_| true)
+    }
+
+    /// The same for a key that is a hash already, among the eligible endpoints that also `fit`: the first of them in the
+    /// key's own order of preference, in which those that do not fit are passed over.
+    pub fn rendezvous_where(&self, key: u64, fits: impl Fn(Candidate<'c>) -> bool) -> Option<Candidate<'c>> {
         let cost = |candidate: &Candidate<'c>| {
             let score = hash::neg_log2(hash::mix(key, candidate.member.settings.id.hash64()));
             // The lowest of -log2(u)/weight wins; 2^96 keeps the division exact enough for weights up to 2^32.
             (u128::from(score) << 64) / u128::from(candidate.weight())
         };
-        self.iter().min_by_key(cost)
+        self.iter().filter(|candidate| fits(*candidate)).min_by_key(cost)
+    }
+
+    /// The present moment by the cluster's clock; none when there are no endpoints.
+    pub fn now(&self) -> Option<Instant> {
+        self.layout.members.first().map(|member| member.live.now())
     }
 
     /// What the policy prepared for this view.
@@ -167,9 +194,22 @@ impl<'c> Candidate<'c> {
         self.member.settings.weight.get()
     }
 
+    /// Its weight in 1024ths, less during its slow start; at least 1. For policies that compare loads; hash policies go by
+    /// [`weight`](Self::weight), so that a ramp moves no keys.
+    pub fn effective_weight(&self) -> u64 {
+        u64::from(self.weight()) * u64::from(self.member.share())
+    }
+
     /// How many requests are in flight on it.
     pub fn in_flight(&self) -> u32 {
         self.member.live.in_flight()
+    }
+
+    /// The expected work of the requests in flight on it, as far as the policy gave them any: see
+    /// [`Balancer::work`](super::Balancer::work).
+    pub fn outstanding_work(&self, now: Instant) -> Outstanding {
+        let live = &self.member.live;
+        live.work.outstanding(live.since_origin(now))
     }
 
     /// The name that places it on a hash ring: see [`Endpoint::placement`](crate::Endpoint::placement).
@@ -262,7 +302,7 @@ impl Tried {
         self.count += 1;
     }
 
-    fn contains(&self, member: &Member) -> bool {
+    pub(crate) fn contains(&self, member: &Member) -> bool {
         self.has(member.live.uid)
     }
 

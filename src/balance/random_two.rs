@@ -27,8 +27,9 @@ impl Balancer for RandomTwo {
                 continue;
             }
             let Some(first) = first.replace(second) else { continue };
-            let load =
-                |of: Candidate<'c>, against: Candidate<'c>| u64::from(of.in_flight()) * u64::from(against.weight());
+            let load = |of: Candidate<'c>, against: Candidate<'c>| {
+                u128::from(of.in_flight()) * u128::from(against.effective_weight())
+            };
             return Some(if load(second, first) < load(first, second) { second } else { first });
         }
         first

@@ -2,12 +2,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::members::Members;
+use super::outliers::Outliers;
+use super::panic::PanicMode;
 use super::{Cluster, ClusterError, Inner};
 use crate::balance::{Balancer, RoundRobin};
 use crate::clock::{Clock, SystemClock};
 use crate::endpoint::Endpoint;
+use crate::health::Outlier;
 use crate::view::Published;
 
 /// Collects what a [`Cluster`] is made of.
@@ -16,11 +20,19 @@ pub struct ClusterBuilder<B> {
     endpoints: Vec<Endpoint<B>>,
     balancer: Arc<dyn Balancer>,
     clock: Arc<dyn Clock>,
+    outlier: Option<Outlier>,
+    panic: bool,
 }
 
 impl<B> ClusterBuilder<B> {
     pub(super) fn new() -> Self {
-        ClusterBuilder { endpoints: Vec::new(), balancer: Arc::new(RoundRobin::new()), clock: Arc::new(SystemClock) }
+        ClusterBuilder {
+            endpoints: Vec::new(),
+            balancer: Arc::new(RoundRobin::new()),
+            clock: Arc::new(SystemClock),
+            outlier: None,
+            panic: false,
+        }
     }
 
     /// Adds an endpoint; the order matters to the hash policies.
@@ -47,15 +59,49 @@ impl<B> ClusterBuilder<B> {
         self
     }
 
+    /// Ejects endpoints that fail more than the others, beside nginx's rule. Default: off.
+    ///
+    /// ```
+    /// use kylin_lb::health::Outlier;
+    /// use kylin_lb::{Cluster, Endpoint};
+    /// # fn nodes() -> Vec<Endpoint<std::sync::Arc<kylin_lb::HttpBackend>>> { Vec::new() }
+    ///
+    /// // nginx's rule is switched off, so that only what stands out is ejected.
+    /// let endpoints = nodes().into_iter().map(|endpoint| endpoint.max_fails(0));
+    /// let cluster = Cluster::builder().endpoints(endpoints).outlier(Outlier::new().consecutive(5)).build()?;
+    /// # Ok::<(), kylin_lb::cluster::ClusterError>(())
+    /// ```
+    pub fn outlier(mut self, rule: Outlier) -> Self {
+        self.outlier = Some(rule);
+        self
+    }
+
+    /// When their health keeps requests from all endpoints that are ready, serves from the one that failed least recently
+    /// instead of refusing: what the cluster believes of its nodes may be wrong, or the nodes half well. Intent, limits in
+    /// flight and what was tried before hold all the same. Default: off, as in nginx.
+    pub fn panic_mode(mut self, on: bool) -> Self {
+        self.panic = on;
+        self
+    }
+
     /// Builds the cluster. One without endpoints is fine: they may come later.
     ///
     /// # Errors
     /// [`ClusterError::Duplicate`] when two endpoints have the same id.
     pub fn build(self) -> Result<Cluster<B>, ClusterError> {
-        let mut members = Members::new(self.clock);
+        let outliers = self.outlier.map(|rule| Arc::new(Outliers::new(rule, Arc::clone(&self.clock))));
+        let mut members = Members::new(self.clock, outliers);
         members.replace(self.endpoints)?;
+        members.run();
         let view = Published::new(members.view(&*self.balancer));
-        Ok(Cluster { inner: Arc::new(Inner { view, balancer: self.balancer, members: Mutex::new(members) }) })
+        let inner = Inner {
+            view,
+            balancer: self.balancer,
+            members: Mutex::new(members),
+            panic: PanicMode::new(self.panic),
+            changed: Notify::new(),
+        };
+        Ok(Cluster { inner: Arc::new(inner) })
     }
 }
 

@@ -3,9 +3,11 @@ use std::sync::{Arc, Weak};
 use ahash::{AHashMap, AHashSet};
 
 use super::ClusterError;
+use super::outliers::Outliers;
 use crate::balance::{Balancer, Candidates, Tried};
 use crate::clock::Clock;
-use crate::endpoint::{Endpoint, EndpointId, Live, Member};
+use crate::endpoint::{Endpoint, EndpointId, Intent, Live, Member};
+use crate::health::state::Peers;
 use crate::view::{Group, Layout, Turns, View};
 
 /// The membership as changes see it: what the next view is made from.
@@ -16,6 +18,9 @@ pub(super) struct Members<B> {
     primary_turns: Arc<Turns>,
     backup_turns: Arc<Turns>,
     clock: Arc<dyn Clock>,
+    outliers: Option<Arc<Outliers>>,
+    /// Do endpoints that come now meet a cluster that runs?
+    running: bool,
 }
 
 struct Entry<B> {
@@ -24,14 +29,21 @@ struct Entry<B> {
 }
 
 impl<B> Members<B> {
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(clock: Arc<dyn Clock>, outliers: Option<Arc<Outliers>>) -> Self {
         Members {
             entries: Vec::new(),
             live: AHashMap::new(),
             primary_turns: Arc::default(),
             backup_turns: Arc::default(),
             clock,
+            outliers,
+            running: false,
         }
+    }
+
+    /// From now on endpoints that come are newer than others, and ramp up.
+    pub(super) fn run(&mut self) {
+        self.running = true;
     }
 
     pub(super) fn add(&mut self, endpoint: Endpoint<B>) -> Result<(), ClusterError> {
@@ -69,13 +81,22 @@ impl<B> Members<B> {
         edit: impl FnOnce(Endpoint<B>) -> Endpoint<B>,
     ) -> Result<(), ClusterError> {
         let index = self.position(id)?;
-        let Endpoint { settings, backend } = &self.entries[index].endpoint;
-        self.entries[index].endpoint = edit(Endpoint { settings: settings.clone(), backend: Arc::clone(backend) });
+        let Entry { endpoint: Endpoint { settings, backend }, live } = &self.entries[index];
+        let edited = edit(Endpoint { settings: settings.clone(), backend: Arc::clone(backend) });
+        if settings.intent == Intent::Maintain && edited.settings.intent != Intent::Maintain {
+            // It was maintained, so it was most likely restarted.
+            live.health.readmit(live.now_ms());
+        }
+        self.entries[index].endpoint = edited;
         Ok(())
     }
 
     pub(super) fn view(&self, balancer: &dyn Balancer) -> View<B> {
-        View::new(self.group(false, balancer), self.group(true, balancer))
+        let (primary, backup) = (self.group(false, balancer), self.group(true, balancer));
+        if let Some(outliers) = &self.outliers {
+            outliers.watch(primary.layout.members.iter().chain(&backup.layout.members));
+        }
+        View::new(primary, backup)
     }
 
     fn group(&self, backup: bool, balancer: &dyn Balancer) -> Group<B> {
@@ -95,7 +116,11 @@ impl<B> Members<B> {
         if let Some(live) = self.live.get(id).and_then(Weak::upgrade) {
             return live;
         }
-        let live = Arc::new(Live::new(Arc::clone(&self.clock)));
+        let peers = self.outliers.as_ref().map(|outliers| Arc::clone(outliers) as Arc<dyn Peers>);
+        let live = Arc::new(Live::new(Arc::clone(&self.clock), peers));
+        if self.running {
+            live.health.readmit(live.now_ms());
+        }
         self.live.insert(id.clone(), Arc::downgrade(&live));
         live
     }

@@ -2,22 +2,27 @@
 
 mod builder;
 mod members;
+mod outliers;
+mod panic;
 mod status;
 
 use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::{Notify, futures::Notified};
 
 pub use builder::ClusterBuilder;
 pub use status::{ClusterStatus, EndpointStatus};
 
 use self::members::Members;
+use self::panic::PanicMode;
 use crate::backend::HttpBackend;
 use crate::balance::{Balancer, Candidate, Candidates, Tried};
-use crate::endpoint::{Endpoint, EndpointId, Intent, InvalidId, Lease};
+use crate::endpoint::{Endpoint, EndpointId, Intent, InvalidId, Lease, Member};
 use crate::request::RequestView;
-use crate::view::{Group, Published};
+use crate::session::affinity::Hint;
+use crate::view::{Group, Published, View};
 
 /// Endpoints, the policy that chooses among them, and their live state. Clones are handles to the same cluster.
 ///
@@ -62,6 +67,9 @@ struct Inner<B> {
     balancer: Arc<dyn Balancer>,
     /// Taken by changes only, which so follow one another.
     members: Mutex<Members<B>>,
+    panic: PanicMode,
+    /// Told of every change of the membership.
+    changed: Notify,
 }
 
 /// What a pick yields: where to send the request, and the slot it takes.
@@ -83,7 +91,8 @@ impl<B> Cluster<B> {
     /// Chooses an endpoint for `request` that is not in `tried`, and takes a slot on it.
     ///
     /// The policy chooses among the primary endpoints; where it abstains the next in round-robin order serves. When no
-    /// primary endpoint can, the same goes for the backups. Takes no lock and allocates nothing.
+    /// primary endpoint can, the same goes for the backups; and then [panic mode](ClusterBuilder::panic_mode), where it is on.
+    /// Takes no lock and allocates nothing.
     ///
     /// # Errors
     /// [`PickError`] when no endpoint can serve.
@@ -91,6 +100,8 @@ impl<B> Cluster<B> {
         let view = self.inner.view.read();
         self.pick_from(&view.primary, request, tried)
             .or_else(|| self.pick_from(&view.backup, request, tried))
+            .inspect(|_| self.inner.panic.leave())
+            .or_else(|| self.pick_in_panic(&view, request, tried))
             .ok_or_else(|| match view.primary.layout.members.len() + view.backup.layout.members.len() {
                 0 => PickError::Empty,
                 _ => PickError::NoneFit,
@@ -103,13 +114,59 @@ impl<B> Cluster<B> {
     /// # Errors
     /// [`PickError`] when no endpoint can serve.
     pub fn pick_bound(&self, request: &RequestView<'_>, tried: &Tried, id: &str) -> Result<Picked<B>, PickError> {
+        self.pick_at(request, tried, |view| view.find(id))
+    }
+
+    /// The same where the endpoint is the one that the rendezvous hash of `key` has it on, of those that can serve: every
+    /// front end finds the same one, and an endpoint that leaves moves only its own keys. Unlike a bound session, such a request
+    /// keeps away from draining endpoints, and from backups while a primary endpoint can serve.
+    ///
+    /// # Errors
+    /// [`PickError`] when no endpoint can serve.
+    pub fn pick_placed(&self, request: &RequestView<'_>, tried: &Tried, key: &[u8]) -> Result<Picked<B>, PickError> {
+        let placed = {
+            let view = self.inner.view.read();
+            [&view.primary, &view.backup].into_iter().find_map(|group| {
+                let chosen = Candidates::new(&group.layout, tried, request.role()).rendezvous(key)?;
+                chosen.member().acquire(group.layout.alone).then(|| self.picked(group, chosen, request))
+            })
+        };
+        placed.map_or_else(|| self.pick(request, tried), Ok)
+    }
+
+    /// The same where a session's [`Hint`] goes.
+    pub(crate) fn pick_hinted(
+        &self,
+        request: &RequestView<'_>,
+        tried: &Tried,
+        hint: &Hint,
+    ) -> Result<Picked<B>, PickError> {
+        match hint {
+            Hint::None => self.pick(request, tried),
+            Hint::Key(key) => self.pick_placed(request, tried, key),
+            _ => self.pick_at(request, tried, |view| view.at(hint)),
+        }
+    }
+
+    /// Is the endpoint that `hint` names gone, in maintenance or ejected, rather than just full?
+    pub(crate) fn is_out(&self, hint: &Hint) -> bool {
+        let view = self.inner.view.read();
+        view.at(hint).is_none_or(|(group, index)| group.layout.members[index].is_out(group.layout.alone))
+    }
+
+    fn pick_at(
+        &self,
+        request: &RequestView<'_>,
+        tried: &Tried,
+        place: impl for<'v> FnOnce(&'v View<B>) -> Option<(&'v Group<B>, usize)>,
+    ) -> Result<Picked<B>, PickError> {
         let bound = {
             let view = self.inner.view.read();
-            view.find(id).and_then(|(group, index)| {
+            place(&view).and_then(|(group, index)| {
                 let candidates = Candidates::new(&group.layout, tried, request.role());
                 let chosen = candidates.at(index);
                 let free = candidates.is_eligible_when_bound(chosen) && chosen.member().acquire(group.layout.alone);
-                free.then(|| Self::picked(group, chosen))
+                free.then(|| self.picked(group, chosen, request))
             })
         };
         bound.map_or_else(|| self.pick(request, tried), Ok)
@@ -130,15 +187,16 @@ impl<B> Cluster<B> {
                 .filter(|candidate| candidates.is_eligible(*candidate))
                 .or_else(|| candidates.next_in_order())?;
             if chosen.member().acquire(group.layout.alone) {
-                return Some(Self::picked(group, chosen));
+                return Some(self.picked(group, chosen, request));
             }
         }
         None
     }
 
     /// What is handed out for a candidate on which a slot was taken.
-    fn picked(group: &Group<B>, chosen: Candidate<'_>) -> Picked<B> {
+    fn picked(&self, group: &Group<B>, chosen: Candidate<'_>, request: &RequestView<'_>) -> Picked<B> {
         let lease = Lease::of_acquired(Arc::clone(chosen.member()), group.layout.alone);
+        let lease = lease.carrying(self.inner.balancer.work(request));
         Picked { lease, backend: Arc::clone(&group.backends[chosen.index()]) }
     }
 
@@ -203,13 +261,28 @@ impl<B> Cluster<B> {
     /// How everything stands, as plain values.
     pub fn status(&self) -> ClusterStatus {
         let view = self.inner.view.read();
-        ClusterStatus::of(&view, &*self.inner.balancer)
+        ClusterStatus::of(&view, &*self.inner.balancer, self.inner.panic.allowed)
+    }
+
+    /// Every endpoint with its backend, for whoever watches over them.
+    pub(crate) fn members(&self) -> Vec<(Arc<Member>, Arc<B>)> {
+        let view = self.inner.view.read();
+        let pairs = |group: &Group<B>| -> Vec<_> {
+            group.layout.members.iter().cloned().zip(group.backends.iter().cloned()).collect()
+        };
+        [pairs(&view.primary), pairs(&view.backup)].concat()
+    }
+
+    /// Comes when the membership changes after this call.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.inner.changed.notified()
     }
 
     fn change(&self, change: impl FnOnce(&mut Members<B>) -> Result<(), ClusterError>) -> Result<(), ClusterError> {
         let mut members = self.inner.members.lock();
         change(&mut members)?;
         self.inner.view.publish(members.view(&*self.inner.balancer));
+        self.inner.changed.notify_waiters();
         Ok(())
     }
 }

@@ -1,7 +1,10 @@
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use crate::balance::Balancer;
 use crate::endpoint::{EndpointId, Intent, Member, Roles};
+use crate::health::slow_start::WHOLE;
+use crate::health::{Operational, Reason};
 use crate::view::View;
 
 /// A cluster at one moment, as plain values for a host's status page or metrics.
@@ -12,6 +15,9 @@ pub struct ClusterStatus {
     pub balancer: String,
     /// In configuration order, primaries first.
     pub endpoints: Vec<EndpointStatus>,
+    /// Is it in [panic mode](super::ClusterBuilder::panic_mode): does health keep requests from every endpoint that is ready?
+    /// Always false where that mode is off.
+    pub panicking: bool,
 }
 
 /// One endpoint at one moment.
@@ -28,8 +34,16 @@ pub struct EndpointStatus {
     pub intent: Intent,
     /// What the node does.
     pub roles: Roles,
+    /// How it is doing.
+    pub operational: Operational,
+    /// Why it is not simply up.
+    pub reason: Option<Reason>,
+    /// When it came into its operational state, on the cluster's clock.
+    pub since: Instant,
     /// Is it ejected for its failures?
     pub ejected: bool,
+    /// The percentage of its weight that it has at present: below 100 during its slow start.
+    pub ramp: u32,
     /// Failures counted towards an ejection at present.
     pub fails: u32,
     /// Requests in flight.
@@ -40,6 +54,8 @@ pub struct EndpointStatus {
     pub served: u64,
     /// Of those, the ones whose outcome was a failure.
     pub failed: u64,
+    /// Of those, the ones that timed out.
+    pub slow: u64,
 }
 
 impl ClusterStatus {
@@ -48,29 +64,39 @@ impl ClusterStatus {
         self.endpoints.iter().map(|endpoint| u64::from(endpoint.in_flight)).sum()
     }
 
-    pub(super) fn of<B>(view: &View<B>, balancer: &dyn Balancer) -> Self {
+    pub(super) fn of<B>(view: &View<B>, balancer: &dyn Balancer, may_panic: bool) -> Self {
         let groups = [&view.primary.layout, &view.backup.layout];
         let endpoints =
             groups.iter().flat_map(|group| group.members.iter().map(|member| EndpointStatus::of(member, group.alone)));
-        ClusterStatus { balancer: format!("{balancer:?}"), endpoints: endpoints.collect() }
+        ClusterStatus {
+            balancer: format!("{balancer:?}"),
+            endpoints: endpoints.collect(),
+            panicking: may_panic && view.is_left_by_health(),
+        }
     }
 }
 
 impl EndpointStatus {
     fn of(member: &Member, alone: bool) -> Self {
         let Member { settings, live } = member;
+        let (operational, reason, since) = live.health.describe(member.rule(alone), live.now_ms());
         EndpointStatus {
             id: settings.id.clone(),
             weight: settings.weight.get(),
             backup: settings.backup,
             intent: settings.intent,
             roles: settings.roles,
-            ejected: !alone && live.passive.is_ejected(settings.rule, || live.now_ms()),
+            operational,
+            reason,
+            since: live.instant(since),
+            ejected: operational == Operational::Ejected,
+            ramp: member.share() * 100 / WHOLE,
             fails: live.passive.fails(),
             in_flight: live.in_flight(),
             max_in_flight: settings.max_in_flight,
             served: live.served.load(Ordering::Relaxed),
             failed: live.failed.load(Ordering::Relaxed),
+            slow: live.health.slow(),
         }
     }
 }

@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::work::{Carried, Work};
 use super::{EndpointId, Member};
 
 /// What became of a request, as far as the health of its endpoint goes.
@@ -12,6 +13,9 @@ pub enum Outcome {
     Success,
     /// The endpoint failed: no connection, no answer, a broken answer, or a status that the host counts as a failure.
     Failure,
+    /// No answer came in time. Never ejects: a query may take minutes. It puts the endpoint in doubt, which has it probed soon
+    /// where there are [`Checks`](crate::health::Checks).
+    Slow,
     /// Nothing can be said of the endpoint, for instance because the client went away first.
     #[default]
     Unknown,
@@ -25,12 +29,19 @@ pub struct Lease {
     /// The endpoint is alone in its cluster, so that its failures have no consequences.
     alone: bool,
     outcome: Outcome,
+    work: Option<Carried>,
 }
 
 impl Lease {
     /// Wraps a slot that has been taken already.
     pub(crate) fn of_acquired(member: Arc<Member>, alone: bool) -> Self {
-        Lease { member, alone, outcome: Outcome::Unknown }
+        Lease { member, alone, outcome: Outcome::Unknown, work: None }
+    }
+
+    /// Adds what the request is expected to cost to the endpoint's outstanding work, until the lease ends.
+    pub(crate) fn carrying(mut self, work: Option<Work>) -> Self {
+        self.work = work.map(|work| Carried::begin(work, &self.member.live));
+        self
     }
 
     /// The endpoint that was picked.
@@ -54,16 +65,25 @@ impl Drop for Lease {
         match self.outcome {
             Outcome::Success => {
                 if !self.alone && live.passive.succeed(settings.rule) {
+                    live.health.readmit(live.now_ms());
                     tracing::info!(endpoint = %settings.id, "endpoint readmitted");
                 }
+                live.health.succeed(|| live.now_ms());
             }
             Outcome::Failure => {
                 live.failed.fetch_add(1, Ordering::Relaxed);
-                if !self.alone && live.passive.fail(settings.rule, live.now_ms()) {
+                let now = live.now_ms();
+                if !self.alone && live.passive.fail(settings.rule, now) {
+                    live.health.eject_by_rule(now);
                     tracing::warn!(endpoint = %settings.id, "endpoint ejected");
                 }
+                live.health.fail(now);
             }
+            Outcome::Slow => live.health.slow_down(live.now_ms()),
             Outcome::Unknown => {}
+        }
+        if let Some(work) = self.work.take() {
+            work.end(live, self.outcome);
         }
         live.served.fetch_add(1, Ordering::Relaxed);
         live.release();

@@ -1,19 +1,24 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::work::Ledger;
 use super::{Intent, Role, Settings};
 use crate::clock::Clock;
 use crate::health::passive::Passive;
+use crate::health::state::{Peers, Rule, State};
 
 /// What changes while an endpoint serves. On cache lines of its own, because every core writes to it.
 #[repr(align(128))]
 pub(crate) struct Live {
     in_flight: AtomicU32,
     pub(crate) passive: Passive,
+    pub(crate) health: State,
     pub(crate) served: AtomicU64,
     pub(crate) failed: AtomicU64,
+    /// What the requests in flight are expected to cost, where the policy weighs that.
+    pub(crate) work: Ledger,
     /// Distinguishes endpoints within the process, for a request's list of those already tried.
     pub(crate) uid: u64,
     origin: Instant,
@@ -21,14 +26,17 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+    /// `peers` compares the endpoint with the others of its cluster, where that is asked for.
+    pub(crate) fn new(clock: Arc<dyn Clock>, peers: Option<Arc<dyn Peers>>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // One fail_timeout of any sane length lies between the origin and now, as in nginx, where `checked` starts at 0.
         Live {
             in_flight: AtomicU32::new(0),
             passive: Passive::default(),
+            health: State::new(peers),
             served: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            work: Ledger::default(),
             uid: NEXT.fetch_add(1, Ordering::Relaxed),
             origin: clock.now(),
             clock,
@@ -39,9 +47,24 @@ impl Live {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// The present moment.
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// How long after the origin `moment` is.
+    pub(crate) fn since_origin(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.origin)
+    }
+
     /// Milliseconds since the origin.
     pub(crate) fn now_ms(&self) -> u64 {
         u64::try_from(self.clock.now().saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The moment `ms` milliseconds after the origin.
+    pub(crate) fn instant(&self, ms: u64) -> Instant {
+        self.origin.checked_add(Duration::from_millis(ms)).unwrap_or(self.origin)
     }
 
     pub(crate) fn release(&self) {
@@ -74,11 +97,57 @@ impl Member {
         self.settings.intent != Intent::Maintain && self.can_serve(alone, role)
     }
 
+    /// Is it out of service for everybody, bound sessions included, for another reason than its load?
+    pub(crate) fn is_out(&self, alone: bool) -> bool {
+        self.settings.intent == Intent::Maintain || self.is_barred(alone)
+    }
+
     fn can_serve(&self, alone: bool, role: Option<Role>) -> bool {
-        let limit = self.settings.max_in_flight;
+        self.has_role(role) && self.has_room() && !self.is_barred(alone)
+    }
+
+    /// Does it do what the request needs?
+    pub(crate) fn has_role(&self, role: Option<Role>) -> bool {
         role.is_none_or(|role| self.settings.roles.has(role))
-            && (limit == 0 || self.live.in_flight() < limit)
-            && (alone || !self.live.passive.is_ejected(self.settings.rule, || self.live.now_ms()))
+    }
+
+    /// Is it below its limit of requests in flight?
+    pub(crate) fn has_room(&self) -> bool {
+        let limit = self.settings.max_in_flight;
+        limit == 0 || self.live.in_flight() < limit
+    }
+
+    /// Does its health keep requests away now, whatever the operator and limits say?
+    pub(crate) fn is_barred(&self, alone: bool) -> bool {
+        let Member { settings, live } = self;
+        (!alone && live.passive.is_ejected(settings.rule, || live.now_ms()))
+            || live.health.is_barred(alone, || live.now_ms())
+    }
+
+    /// When it failed last, if ever. Comparable between endpoints.
+    pub(crate) fn last_failure(&self) -> Option<Instant> {
+        let at = self.live.health.last_failure();
+        (at > 0).then(|| self.live.instant(at))
+    }
+
+    /// The share of its weight that it has at present, of [`WHOLE`](crate::health::slow_start::WHOLE).
+    pub(crate) fn share(&self) -> u32 {
+        self.live.health.ramp.share(self.settings.slow_start, || self.live.now_ms())
+    }
+
+    /// Does it use the turn that has fallen on it? Not each one during a slow start.
+    pub(crate) fn uses_turn(&self) -> bool {
+        self.live.health.ramp.uses_turn(self.settings.slow_start, || self.live.now_ms())
+    }
+
+    /// What nginx's rule says of it.
+    pub(crate) fn rule(&self, alone: bool) -> Rule {
+        let Member { settings: Settings { rule, .. }, live } = self;
+        match live.passive.is_ejected(*rule, || live.now_ms()) {
+            _ if alone || rule.max_fails == 0 || live.passive.fails() < rule.max_fails => Rule::Fine,
+            true => Rule::Ejected,
+            false => Rule::OnTrial,
+        }
     }
 
     /// Takes a slot. False when the last one, or the only probe of an ejected endpoint, has just gone to another request.

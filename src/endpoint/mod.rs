@@ -3,21 +3,26 @@
 //! Settings are values and change by replacement; live state belongs to the [`EndpointId`] and survives every change of
 //! membership or weight.
 
+mod demand;
 mod id;
 mod lease;
 mod live;
 mod role;
+mod work;
 
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use demand::Demand;
 pub use id::{EndpointId, InvalidId};
 pub use lease::{Lease, Outcome};
 pub(crate) use live::{Live, Member};
 pub use role::{InvalidRoles, Role, Roles};
+pub use work::{Learner, Outstanding, Work};
 
+use crate::health::SlowStart;
 use crate::health::passive::Rule;
 
 /// A backend with an identity and the settings under which a cluster uses it.
@@ -65,6 +70,15 @@ impl<B> Endpoint<B> {
         self
     }
 
+    /// How long the endpoint takes to grow into its share of traffic when it is added to a cluster that runs, or comes back
+    /// after it was down, ejected or in maintenance (nginx Plus: `slow_start`). A [`Duration`] is a linear ramp. Default: no
+    /// ramp. Endpoints that a cluster is built with are equally cold and do not ramp at first. Round robin, random and the
+    /// policies that compare loads honour it, hash policies do not.
+    pub fn slow_start(mut self, ramp: impl Into<SlowStart>) -> Self {
+        self.settings.slow_start = Some(ramp.into());
+        self
+    }
+
     /// A backup is used when no primary endpoint is left.
     pub fn backup(mut self, backup: bool) -> Self {
         self.settings.backup = backup;
@@ -88,6 +102,13 @@ impl<B> Endpoint<B> {
     /// names share their points.
     pub fn placement(mut self, name: impl AsRef<str>) -> Self {
         self.settings.placement = Arc::from(name.as_ref());
+        self
+    }
+
+    /// The node's name in session ids, after the dot (Tomcat's `jvmRoute`, httpd's and nginx's `route`), for
+    /// [`Affinity::route`](crate::session::Affinity::route). Default: none.
+    pub fn route(mut self, route: impl AsRef<str>) -> Self {
+        self.settings.route = Some(Arc::from(route.as_ref())).filter(|route: &Arc<str>| !route.is_empty());
         self
     }
 
@@ -125,8 +146,10 @@ pub(crate) struct Settings {
     pub(crate) max_in_flight: u32,
     pub(crate) rule: Rule,
     pub(crate) backup: bool,
+    pub(crate) slow_start: Option<SlowStart>,
     pub(crate) intent: Intent,
     pub(crate) roles: Roles,
+    pub(crate) route: Option<Arc<str>>,
 }
 
 impl Settings {
@@ -138,8 +161,10 @@ impl Settings {
             max_in_flight: 0,
             rule: Rule::new(1, Duration::from_secs(10)),
             backup: false,
+            slow_start: None,
             intent: Intent::Ready,
             roles: Roles::ALL,
+            route: None,
         }
     }
 }

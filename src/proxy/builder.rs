@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+#[cfg(feature = "kylin")]
+use super::kylin::{KylinRules, Rules};
 use super::{Inner, Proxy, Retry, TrustedProxies};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
+use crate::session::Affinity;
 
 /// What a proxy goes by, apart from its cluster.
 #[derive(Debug, Clone)]
@@ -20,6 +23,7 @@ pub(super) struct Settings {
     pub(super) body_timeout: Duration,
     pub(super) unavailable: StatusCode,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) affinity: Option<Affinity>,
 }
 
 /// Collects what a [`Proxy`] goes by. Every default is safe.
@@ -27,6 +31,8 @@ pub(super) struct Settings {
 pub struct ProxyBuilder<B> {
     cluster: Cluster<B>,
     settings: Settings,
+    #[cfg(feature = "kylin")]
+    kylin: Option<KylinRules>,
 }
 
 impl<B> ProxyBuilder<B> {
@@ -41,8 +47,14 @@ impl<B> ProxyBuilder<B> {
             body_timeout: Duration::from_secs(60),
             unavailable: StatusCode::SERVICE_UNAVAILABLE,
             clock: Arc::new(SystemClock),
+            affinity: None,
         };
-        ProxyBuilder { cluster, settings }
+        ProxyBuilder {
+            cluster,
+            settings,
+            #[cfg(feature = "kylin")]
+            kylin: None,
+        }
     }
 
     /// Whom to believe about a client's address. Default: nobody; the peer of the connection is the client.
@@ -102,9 +114,33 @@ impl<B> ProxyBuilder<B> {
         self
     }
 
+    /// How sessions find their endpoint, before the policy is asked. Default: not at all; the policy chooses for each request.
+    pub fn affinity(mut self, affinity: Affinity) -> Self {
+        self.settings.affinity = Some(affinity);
+        self
+    }
+
+    /// Has the proxy know Kylin: what a request is for decides whether it is repeated, an answer is judged by what it means,
+    /// and more: see [`KylinRules`], of which these are the defaults.
+    #[cfg(feature = "kylin")]
+    pub fn kylin(self) -> Self {
+        self.kylin_rules(KylinRules::default())
+    }
+
+    /// The same by these rules.
+    #[cfg(feature = "kylin")]
+    pub fn kylin_rules(mut self, rules: KylinRules) -> Self {
+        self.kylin = Some(rules);
+        self
+    }
+
     /// Builds the proxy.
     pub fn build(self) -> Proxy<B> {
-        Proxy { inner: Arc::new(Inner { cluster: self.cluster, settings: self.settings }) }
+        #[cfg(feature = "kylin")]
+        let kylin = self.kylin.map(|rules| Rules::new(rules, &self.settings.clock));
+        #[cfg(not(feature = "kylin"))]
+        let kylin = None;
+        Proxy { inner: Arc::new(Inner { cluster: self.cluster, settings: self.settings, kylin }) }
     }
 }
 

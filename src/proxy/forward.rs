@@ -3,10 +3,13 @@
 use std::error::Error as _;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{Request, Response, Version, request};
 
+use super::affinity::Session;
 use super::answer::{Place, Refusal};
 use super::headers::{HeaderEdits, join_cookies, remove_hop_by_hop, set_forwarded};
+use super::kylin::{Next, Visit, fan_out, peek};
 use super::{Inner, head, upload};
 use crate::backend::{Backend, Phase, SendError};
 use crate::balance::Tried;
@@ -14,6 +17,7 @@ use crate::body::Body;
 use crate::cluster::Picked;
 use crate::endpoint::Outcome;
 use crate::request::{ClientAddr, RequestView};
+use crate::session::affinity::{Prepared, Then};
 
 /// Everything that needs no waiting happens at once; what the future holds is kept small, because servers move futures
 /// about.
@@ -66,6 +70,9 @@ struct Journey<'p, B> {
     tried: Tried,
     /// When the first try began, if retries are limited in time.
     begun: Option<Instant>,
+    session: Session<'p>,
+    /// What Kylin has to do with it, where the proxy is told to know.
+    visit: Option<Visit<'p>>,
     /// The head and body for another try after this one was sent, if there may be one.
     copy: Option<Box<Request<Body>>>,
     /// Was an endpoint tried again on a fresh connection?
@@ -75,38 +82,89 @@ struct Journey<'p, B> {
 impl<'p, B: Backend> Journey<'p, B> {
     fn new(proxy: &'p Inner<B>, client: ClientAddr) -> Self {
         let begun = proxy.settings.retry.within.map(|_| proxy.settings.clock.now());
-        Journey { proxy, client, tried: Tried::none(), begun, copy: None, refreshed: false }
+        let session = Session::new(proxy.settings.affinity.as_ref());
+        Journey { proxy, client, tried: Tried::none(), begun, session, visit: None, copy: None, refreshed: false }
     }
 
     #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
     fn run(mut self, mut request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Refusal>> + Send {
         async move {
+            if let Some(rules) = &self.proxy.kylin {
+                self.visit = Some(Visit::enter(rules, self.client, &mut request)?);
+            }
             if !request.body().is_empty() {
                 let body = std::mem::take(request.body_mut());
                 *request.body_mut() = upload::read(body, &self.proxy.settings).await?;
             }
+            if let Some(visit) = &mut self.visit {
+                visit.read_sql(&request);
+                if let Some(merge) = visit.merge() {
+                    return Box::pin(fan_out(&self.proxy.cluster, self.client, merge, request)).await;
+                }
+            }
+            self.session.begin(&mut request).await;
             let mut picked = self.pick(&request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
             loop {
                 self.tried.add(&picked.lease);
                 self.copy = self.keep_copy(&request);
-                (picked, request) = match picked.backend.send(request).await {
-                    Ok(answer) => match self.judge(picked, answer) {
-                        Verdict::Answer(answer) => return Ok(answer),
-                        Verdict::Again(next, copy) => (next, copy),
-                    },
-                    Err(error) => self.after_failure(picked, error)?,
+                let sent = match self.session.prepare(&picked, &mut request).await {
+                    Prepared::Send => {
+                        let watch = self.visit.as_ref().and_then(|visit| visit.watch(&picked, &mut request));
+                        let sent = picked.backend.send(request).await;
+                        if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
+                            watch.is_over();
+                        }
+                        sent
+                    }
+                    Prepared::Failed(error) => Err(error.with_request(request)),
+                    Prepared::Answer(answer) => return Ok(*answer),
+                };
+                let mut answer = match sent {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        (picked, request) = self.after_failure(picked, error)?;
+                        continue;
+                    }
+                };
+                let mut seen = None;
+                if let Some(most) = self.visit.as_ref().and_then(|visit| visit.must_see(&answer)) {
+                    // Boxed, because it is rare.
+                    let (beginning, whole) = Box::pin(peek(answer, most)).await;
+                    (answer, seen) = (whole, Some(beginning));
+                }
+                (picked, request) = match self.judge(picked, answer, seen) {
+                    Verdict::Again(next, copy) => (next, copy),
+                    Verdict::Answer(picked, mut answer) => {
+                        let then = self.session.settle(&self.proxy.cluster, &picked, &mut answer).await;
+                        match self.copy.take() {
+                            Some(copy) if then == Then::Again => (picked, *copy),
+                            _ => return Ok(self.pass(picked, answer)),
+                        }
+                    }
                 }
             }
         }
     }
 
-    fn pick(&self, request: &Request<Body>) -> Option<Picked<B>> {
+    fn pick(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
         let view = RequestView::of(request, self.client);
-        self.proxy.cluster.pick(&view, &self.tried).ok()
+        let cluster = &self.proxy.cluster;
+        let Some(visit) = &self.visit else { return self.session.pick(cluster, &view, &self.tried).ok() };
+        let (role, or_any) = visit.role();
+        let view = match visit.keys() {
+            Some(keys) => view.with_query(keys),
+            None => view,
+        };
+        let mut pick = |view: RequestView<'_>| match visit.pinned() {
+            // A session that is bound is where it has written.
+            Some(id) if !self.session.is_bound() => cluster.pick_bound(&view, &self.tried, id.as_str()).ok(),
+            _ => self.session.pick(cluster, &view, &self.tried).ok(),
+        };
+        pick(view.needs(role)).or_else(|| if or_any { pick(view.needs(None)) } else { None })
     }
 
     /// Another endpoint for `request`, when the limits of retries leave room for one.
-    fn pick_again(&self, request: &Request<Body>) -> Option<Picked<B>> {
+    fn pick_again(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
         let settings = &self.proxy.settings;
         let retry = &settings.retry;
         let in_time = match (retry.within, self.begun) {
@@ -117,27 +175,64 @@ impl<'p, B: Backend> Journey<'p, B> {
         if in_time && tries_left { self.pick(request) } else { None }
     }
 
-    /// A copy for a try after this one, when one would be allowed although this one was sent.
-    fn keep_copy(&self, request: &Request<Body>) -> Option<Box<Request<Body>>> {
+    /// A copy for a try after this one, when one would be allowed although this one was sent, or may be asked for by the
+    /// session.
+    fn keep_copy(&mut self, request: &Request<Body>) -> Option<Box<Request<Body>>> {
         let retry = &self.proxy.settings.retry;
-        if retry.is_off() || !retry.repeats(request.method()) {
-            return None;
-        }
-        let body = request.body().replay()?;
-        let mut copy = Request::new(body);
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.headers_mut() = request.headers().clone();
-        *copy.extensions_mut() = request.extensions().clone();
-        Some(Box::new(copy))
+        let repeats = match &self.visit {
+            Some(visit) => visit.wants_copy(),
+            None => retry.repeats(request.method()),
+        };
+        let wanted = (repeats && !retry.is_off()) || self.session.wants_copy();
+        if wanted { upload::copy(request).map(Box::new) } else { None }
     }
 
-    fn judge(&mut self, mut picked: Picked<B>, answer: Response<Body>) -> Verdict<B> {
+    /// May the request be sent again after it failed in `phase`?
+    fn may_repeat(&self, phase: Phase, method: &http::Method) -> bool {
+        let retry = &self.proxy.settings.retry;
+        retry.covers(phase)
+            && match &self.visit {
+                Some(visit) => visit.goes_on_after(phase),
+                None => phase.is_unsent() || retry.repeats(method),
+            }
+    }
+
+    /// Judges an answer of which `seen` is the beginning of the body, where that had to be looked at.
+    fn judge(&mut self, mut picked: Picked<B>, answer: Response<Body>, seen: Option<Bytes>) -> Verdict<B> {
+        let Some(visit) = &self.visit else { return self.judge_status(picked, answer) };
+        let (outcome, next) = visit.judge(&answer, seen);
+        picked.lease.set_outcome(outcome);
+        let goes_on = match next {
+            Next::Elsewhere => true,
+            // Who keeps sessions by sending requests again sees to this itself.
+            Next::SessionOwner => !self.session.wants_copy() && !self.session.is_home(&picked),
+            Next::Deliver => false,
+        };
+        if goes_on
+            && !self.proxy.settings.retry.is_off()
+            && let Some(copy) = self.copy.take()
+        {
+            if let Some(again) = self.pick_again(&copy)
+                && self.visit.as_ref().is_some_and(Visit::draw)
+            {
+                tracing::debug!(endpoint = %picked.lease.endpoint(), "trying another endpoint");
+                return Verdict::Again(again, *copy);
+            }
+            self.copy = Some(copy);
+        }
+        if let Some(visit) = &self.visit {
+            visit.settle(picked.lease.endpoint(), &answer);
+        }
+        Verdict::Answer(picked, answer)
+    }
+
+    /// Judges an answer by its status alone, as nginx does.
+    fn judge_status(&mut self, mut picked: Picked<B>, answer: Response<Body>) -> Verdict<B> {
         let retry = &self.proxy.settings.retry;
         let status = answer.status();
         picked.lease.set_outcome(Outcome::Success);
         if retry.is_listed(status)
-            && let Some(copy) = self.copy.take()
+            && let Some(copy) = self.copy.take_if(|copy| retry.repeats(copy.method()))
             && let Some(next) = self.pick_again(&copy)
         {
             // Only an answer that is given up counts against its endpoint, as in nginx (ngx_http_upstream_test_next). An
@@ -148,7 +243,12 @@ impl<'p, B: Backend> Journey<'p, B> {
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "trying another endpoint");
             return Verdict::Again(next, *copy);
         }
-        Verdict::Answer(answer.map(|body| body.without_trailers().hold(picked.lease)))
+        Verdict::Answer(picked, answer)
+    }
+
+    /// The answer as the client gets it: what counts the request in flight rides inside.
+    fn pass(&mut self, picked: Picked<B>, answer: Response<Body>) -> Response<Body> {
+        answer.map(|body| self.session.ride(body.without_trailers().hold(picked.lease)))
     }
 
     /// Where to go on when no answer came.
@@ -157,23 +257,26 @@ impl<'p, B: Backend> Journey<'p, B> {
         mut picked: Picked<B>,
         mut error: SendError,
     ) -> Result<(Picked<B>, Request<Body>), Refusal> {
-        let settings = &self.proxy.settings;
         let phase = error.phase();
         tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "no answer");
-        if phase == Phase::Stale
-            && !self.refreshed
-            && settings.retry.covers(phase)
-            && let Some(copy) = self.copy.take()
-        {
-            self.refreshed = true;
-            return Ok((picked, *copy));
-        }
-        picked.lease.set_outcome(if phase.blames_node() { Outcome::Failure } else { Outcome::Unknown });
+        let unsent = error.take_request().filter(|_| phase.is_unsent());
+        let request = unsent.or_else(|| self.copy.take().map(|copy| *copy));
+        let request = request.filter(|request| self.may_repeat(phase, request.method()));
+        let request = match request {
+            Some(request) if phase == Phase::Stale && !self.refreshed => {
+                self.refreshed = true;
+                return Ok((picked, request));
+            }
+            request => request,
+        };
+        picked.lease.set_outcome(match phase {
+            // Whoever knows Kylin knows that a query may take minutes.
+            Phase::HeadTimeout if self.visit.is_some() => Outcome::Slow,
+            phase if phase.blames_node() => Outcome::Failure,
+            _ => Outcome::Unknown,
+        });
         // The slot is free, and the failure counted, before the next pick.
         drop(picked);
-
-        let unsent = error.take_request().filter(|_| phase.is_unsent());
-        let request = unsent.or_else(|| self.copy.take().map(|copy| *copy)).filter(|_| settings.retry.covers(phase));
         if let Some(request) = request
             && let Some(next) = self.pick_again(&request)
         {
@@ -181,12 +284,17 @@ impl<'p, B: Backend> Journey<'p, B> {
         }
         Err(match (phase, error.source()) {
             (Phase::RequestBody, Some(cause)) => upload::refusal(cause),
-            _ => Refusal::of_failure(phase, settings.unavailable),
+            _ => Refusal::of_failure(phase, self.proxy.settings.unavailable),
         })
     }
 }
 
+/// Does the node work on a request of which nobody waits for the answer any more?
+fn is_abandoned(sent: &Result<Response<Body>, SendError>) -> bool {
+    matches!(sent, Err(error) if error.phase() == Phase::HeadTimeout)
+}
+
 enum Verdict<B> {
-    Answer(Response<Body>),
+    Answer(Picked<B>, Response<Body>),
     Again(Picked<B>, Request<Body>),
 }

@@ -3,10 +3,14 @@
 //! Kylin keeps a login in the memory of one node. What ties a session to that node is a [`SessionRecord`] under a
 //! [`SessionKey`], in a [`SessionStore`] that any number of front ends may share.
 
+pub(crate) mod affinity;
 mod key;
 mod record;
+mod secret;
 mod store;
 
+pub use affinity::Affinity;
 pub use key::SessionKey;
 pub use record::{DamagedRecord, SessionRecord};
+pub use secret::{InvalidSecret, Secret};
 pub use store::{Expect, Saved, SessionStore, StoreError, StoreFuture, Stored};

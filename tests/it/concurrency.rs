@@ -6,7 +6,8 @@ use std::sync::mpsc;
 use std::thread;
 
 use kylin_lb::balance::{
-    Balancer, Candidate, Candidates, Hash, IpHash, LeastConn, RandomTwo, RoundRobin, Table, Tried,
+    Balancer, BalancerExt, Candidate, Candidates, Hash, IpHash, LeastConn, LeastWork, QueryAffinity, RandomTwo,
+    RoundRobin, Table, Tried,
 };
 use kylin_lb::endpoint::Outcome;
 use kylin_lb::{Cluster, RequestView};
@@ -99,6 +100,9 @@ fn no_policy_loses_a_count_while_members_come_and_go() {
     survives_churn(IpHash::whole_address());
     survives_churn(Hash::new(by_key()));
     survives_churn(Hash::consistent(by_key()));
+    survives_churn(LeastWork::new());
+    survives_churn(QueryAffinity::new());
+    survives_churn(QueryAffinity::new().or(LeastWork::new()));
 }
 
 #[test]

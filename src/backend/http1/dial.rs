@@ -23,6 +23,19 @@ pub(super) async fn dial(address: &Address, wire: Wire, slot: Slot) -> Result<Se
     }
 }
 
+/// Makes a connection and lets it go.
+pub(super) async fn knock(address: &Address) -> Result<(), BoxError> {
+    match address {
+        Address::Socket(socket) => drop(TcpStream::connect(socket).await?),
+        Address::Name(host, port) => drop(connect_any(host, *port).await?),
+        #[cfg(unix)]
+        Address::Unix(path) => drop(tokio::net::UnixStream::connect(path).await?),
+        #[cfg(not(unix))]
+        Address::Unix(_) => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+    }
+    Ok(())
+}
+
 /// The first of the host's addresses that takes the connection.
 async fn connect_any(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");

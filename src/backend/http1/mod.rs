@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 pub use address::{Address, InvalidAddress};
 
-use self::dial::dial;
+use self::dial::{dial, knock};
 use self::pool::{Owned, Pool, Reuse};
 use super::{Backend, Phase, SendError};
 use crate::body::{Body, BodyError};
@@ -170,6 +170,16 @@ impl Backend for HttpBackend {
                     }
                 }
             }
+        }
+    }
+
+    /// Makes a connection and closes it.
+    async fn reach(&self) -> Result<(), SendError> {
+        let Inner { address, timeouts, .. } = &*self.inner;
+        match timeout(timeouts.connect, knock(address)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(SendError::new(Phase::Connect, error)),
+            Err(elapsed) => Err(SendError::new(Phase::ConnectTimeout, elapsed)),
         }
     }
 }

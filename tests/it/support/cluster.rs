@@ -6,7 +6,7 @@ use http::{Request, Response};
 use kylin_lb::balance::{Balancer, Tried};
 use kylin_lb::cluster::Picked;
 use kylin_lb::endpoint::Intent;
-use kylin_lb::{Backend, Body, Cluster, Endpoint, RequestView, SendError};
+use kylin_lb::{Backend, Body, Cluster, Endpoint, QueryKeys, RequestView, SendError};
 
 /// A backend that is in the cluster for its settings only.
 #[derive(Debug)]
@@ -50,9 +50,10 @@ pub(crate) fn request(key: &str) -> Request<()> {
     Request::get("/").header("x-key", key).body(()).unwrap()
 }
 
-/// Picks for a client and a key.
+/// Picks for a client and a key, which is also what the request's query is known by.
 pub(crate) fn pick(cluster: &Cluster<Nowhere>, client: IpAddr, key: &str, tried: &Tried) -> Option<Picked<Nowhere>> {
-    cluster.pick(&RequestView::of(&request(key), client), tried).ok()
+    let number = key.bytes().fold(7, |number: u64, byte| number.wrapping_mul(257).wrapping_add(byte.into()));
+    cluster.pick(&RequestView::of(&request(key), client).with_query(QueryKeys::new(number, number)), tried).ok()
 }
 
 /// The index of the endpoint that is picked for a client and a key; its slot is given back at once.

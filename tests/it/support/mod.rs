@@ -5,6 +5,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod front;
+pub(crate) mod health;
 pub(crate) mod http;
 pub(crate) mod nginx;
 pub(crate) mod port;
@@ -12,5 +13,6 @@ pub(crate) mod process;
 pub(crate) mod raw_node;
 pub(crate) mod resources;
 pub(crate) mod skip;
+pub(crate) mod tomcat;
 
 pub(crate) use nginx::{Nginx, require_nginx};

@@ -1,0 +1,134 @@
+//! What the policies do to waiting times, in virtual time: the crate's own policies through `Cluster::pick`, in front of
+//! 8 simulated nodes of 8 slots that have the queries of dashboards to answer.
+//!
+//! ```sh
+//! cargo bench --bench simulation                 # the whole, some minutes
+//! cargo bench --bench simulation -- --quick      # seconds
+//! cargo bench --bench simulation -- --write      # the whole, into benches/simulation/README.md and results.svg
+//! cargo bench --bench simulation -- --check      # a short run twice: both must come out alike
+//! ```
+//!
+//! See `benches/simulation/README.md` for the model and how to read the figures.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used, reason = "a program for a terminal")]
+#![allow(unreachable_pub, reason = "a program has no outside")]
+
+mod figures;
+mod nodes;
+mod plot;
+mod table;
+mod workload;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use kylin_lb::balance::{Balancer, BalancerExt, IpHash, LeastConn, LeastWork, QueryAffinity, RandomTwo, RoundRobin};
+
+use self::figures::Figures;
+use self::nodes::Front;
+
+/// How busy round robin would keep all slots.
+const LOADS: [f64; 3] = [0.70, 0.85, 0.95];
+
+/// What is compared, with the kind of it: each is made anew for every run, so that none has learned from another.
+const FRONTS: [(&str, Kind, fn() -> Front); 8] = [
+    ("round robin", Kind::Common, || policy(RoundRobin::new())),
+    ("ip_hash", Kind::Common, || policy(IpHash::new())),
+    ("random two", Kind::Common, || policy(RandomTwo::new())),
+    ("least-conn", Kind::Common, || policy(LeastConn::new())),
+    ("LeastWork", Kind::KnowsQueries, || policy(LeastWork::new())),
+    ("QueryAffinity.or(LeastConn)", Kind::KnowsQueries, || policy(QueryAffinity::new().or(LeastConn::new()))),
+    ("ideal: one queue", Kind::Ideal, || Front::Central { one_cache: false }),
+    ("ideal: one queue, one cache", Kind::Ideal, || Front::Central { one_cache: true }),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Common,
+    KnowsQueries,
+    /// Not a policy: what no front end can do, which does not know when a node gets idle.
+    Ideal,
+}
+
+/// How much is run.
+#[derive(Clone, Copy)]
+struct Size {
+    seeds: u64,
+    queries: usize,
+}
+
+const WHOLE: Size = Size { seeds: 8, queries: 150_000 };
+const QUICK: Size = Size { seeds: 2, queries: 40_000 };
+
+const USAGE: &str = "[--quick] [--write] [--check]
+
+  --quick  a smaller run
+  --write  puts the results into benches/simulation/README.md and results.svg
+  --check  makes a short run twice and fails unless both come out alike";
+
+fn main() -> ExitCode {
+    let (mut size, mut write, mut check) = (WHOLE, false, false);
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--bench" => {} // said by `cargo bench`
+            "--quick" => size = QUICK,
+            "--write" => write = true,
+            "--check" => check = true,
+            "--help" => {
+                println!("{USAGE}");
+                return ExitCode::SUCCESS;
+            }
+            _ => {
+                eprintln!("{argument}: not understood\n\n{USAGE}");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    if check {
+        return repeats();
+    }
+    let results = LOADS.map(|load| (load, measure(load, size)));
+    let tables = table::markdown(&results);
+    println!("{tables}");
+    if write {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/simulation");
+        table::put_into(&folder.join("README.md"), &tables).expect("README.md can be written");
+        std::fs::write(folder.join("results.svg"), plot::svg(&results)).expect("results.svg can be written");
+    }
+    ExitCode::SUCCESS
+}
+
+fn policy(policy: impl Balancer) -> Front {
+    Front::Policy(Arc::new(policy))
+}
+
+/// The figures of all fronts, in the order of [`FRONTS`].
+pub(crate) type Results = Vec<(&'static str, Kind, Figures)>;
+
+fn measure(load: f64, size: Size) -> Results {
+    let traces: Vec<_> = (1..=size.seeds).map(|seed| (seed, workload::trace(seed, size.queries, load))).collect();
+    FRONTS
+        .iter()
+        .map(|(name, kind, front)| {
+            let mut figures = Figures::default();
+            for (seed, queries) in &traces {
+                // Whatever a policy draws at random comes from this thread's generator.
+                fastrand::seed(*seed);
+                figures.add(queries, &nodes::run(queries, &front()));
+            }
+            (*name, *kind, figures)
+        })
+        .collect()
+}
+
+/// The same seed must give the same figures, or none of them can be compared with those of another day.
+fn repeats() -> ExitCode {
+    let size = Size { seeds: 1, queries: 15_000 };
+    let checksums = || measure(0.85, size).iter().map(|(name, _, figures)| (*name, figures.checksum())).collect();
+    let (first, second): (Vec<_>, Vec<_>) = (checksums(), checksums());
+    for ((name, first), (_, second)) in first.iter().zip(&second) {
+        println!("{first:016x} {} {name}", if first == second { "twice" } else { "and something else" });
+    }
+    if first == second { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,56 @@
+//! The results as tables, and where they go.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use crate::Results;
+
+const BEGIN: &str = "<!-- written by cargo bench --bench simulation -- --write -->\n";
+const END: &str = "<!-- end of what is written -->\n";
+
+/// One table for each load.
+pub(crate) fn markdown(results: &[(f64, Results)]) -> String {
+    let mut text = String::new();
+    for (load, rows) in results {
+        let _ = writeln!(
+            text,
+            "\n| load {:.0} % | mean s | p50 s | p99 s | p99 of quick s | waited s | cache hits |",
+            load * 100.0
+        );
+        text.push_str("|---|--:|--:|--:|--:|--:|--:|\n");
+        for (name, _, figures) in rows {
+            let (low, high) = figures.range();
+            let _ = writeln!(
+                text,
+                "| {name} | {} ({} to {}) | {} | {} | {} | {} | {:.1} % |",
+                short(figures.mean()),
+                short(low),
+                short(high),
+                short(figures.within(0.5)),
+                short(figures.within(0.99)),
+                short(figures.quick_within(0.99)),
+                short(figures.waited()),
+                figures.hits() * 100.0
+            );
+        }
+    }
+    text
+}
+
+/// Puts `tables` between the two marks in `file`.
+pub(crate) fn put_into(file: &Path, tables: &str) -> io::Result<()> {
+    let text = std::fs::read_to_string(file)?;
+    let parts = text.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
+    let (head, tail) = parts.ok_or_else(|| io::Error::other("the marks of the results are not in it"))?;
+    std::fs::write(file, format!("{head}{BEGIN}{tables}\n{END}{tail}"))
+}
+
+/// Three digits.
+fn short(seconds: f64) -> String {
+    match seconds {
+        seconds if seconds < 10.0 => format!("{seconds:.2}"),
+        seconds if seconds < 100.0 => format!("{seconds:.1}"),
+        seconds => format!("{seconds:.0}"),
+    }
+}

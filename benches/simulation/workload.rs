@@ -1,0 +1,181 @@
+//! The queries of a day of dashboards: who asks what, when, and how long it takes a node that has nothing cached.
+//!
+//! One trace is made per seed and load, and every policy is given the same.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use fastrand::Rng;
+use kylin_lb::QueryKeys;
+
+use crate::nodes::{self, Cache};
+
+/// Microseconds of virtual time.
+pub(crate) type Micros = u64;
+
+/// One query.
+#[derive(Debug, Clone)]
+pub(crate) struct Query {
+    pub(crate) at: Micros,
+    pub(crate) client: IpAddr,
+    pub(crate) keys: QueryKeys,
+    pub(crate) project: u8,
+    /// What it takes to compute.
+    pub(crate) fresh: Micros,
+    /// What it takes to answer from the result cache.
+    pub(crate) cached: Micros,
+}
+
+impl Query {
+    /// A node caches what was costly only. Kylin goes by time (2 s), scanned rows (10,240) or size (1 MB), whichever is
+    /// reached first; the time alone is modelled, and so taken lower.
+    pub(crate) fn is_cacheable(&self) -> bool {
+        self.fresh >= 300_000
+    }
+}
+
+const SHAPES: usize = 200;
+const CLIENTS: usize = 40;
+/// Shapes belong to projects in turn; a data load is of one project.
+pub(crate) const PROJECTS: usize = 10;
+/// How fast popularity falls with rank: of shapes, and of the variants of a shape.
+const ZIPF: f64 = 0.9;
+/// The same of clients, which are offices behind one address each: the largest sends a tenth of all.
+const ZIPF_OF_CLIENTS: f64 = 0.5;
+/// A shape has 1 to this many variants (filter values, users), log-uniformly.
+const MOST_VARIANTS: f64 = 120.0;
+/// Ranks of the shapes that take minutes: about one query in two hundred.
+const SLOW_RANKS: [usize; 3] = [90, 130, 170];
+/// The most popular shapes, none of which takes longer than 1.5 s.
+const TUNED_RANKS: usize = 10;
+/// Of the other shapes, the share that takes 50 to 200 ms.
+const FAST_SHARE: f64 = 0.6;
+/// Opening a dashboard sends 1 to this many queries at once.
+const MOST_AT_ONCE: usize = 8;
+
+struct Shape {
+    mean: f64,
+    variants: Zipf,
+}
+
+/// `count` queries that keep 8 x 8 slots busy to `load` under round robin.
+pub(crate) fn trace(seed: u64, count: usize, load: f64) -> Vec<Query> {
+    let mut random = Rng::with_seed(seed);
+    let shapes: Vec<Shape> = (0..SHAPES).map(|rank| shape(rank, &mut random)).collect();
+    let (by_rank, by_client) = (Zipf::new(SHAPES, ZIPF), Zipf::new(CLIENTS, ZIPF_OF_CLIENTS));
+    let mut queries = Vec::with_capacity(count);
+    let mut now = 0.0;
+    while queries.len() < count {
+        // Dashboards are opened independently of each other; the pace is set below.
+        now += -(1.0 - random.f64()).ln() * 1e6;
+        let client = by_client.draw(&mut random);
+        for _ in 0..random.usize(1..=MOST_AT_ONCE) {
+            let rank = by_rank.draw(&mut random);
+            let variant = shapes[rank].variants.draw(&mut random);
+            queries.push(query(now as Micros, client, rank, variant, shapes[rank].mean, &mut random));
+        }
+    }
+    queries.truncate(count);
+    pace(&mut queries, load);
+    queries
+}
+
+fn shape(rank: usize, random: &mut Rng) -> Shape {
+    let seconds = if SLOW_RANKS.contains(&rank) {
+        log_uniform(60.0, 240.0, random)
+    } else if random.f64() < FAST_SHARE {
+        log_uniform(0.05, 0.2, random)
+    } else {
+        1.2 * (0.8 * normal(random)).exp()
+    };
+    // What everybody looks at all day has been made quick.
+    let seconds = if rank < TUNED_RANKS { seconds.min(1.5) } else { seconds };
+    Shape { mean: seconds * 1e6, variants: Zipf::new(log_uniform(1.0, MOST_VARIANTS, random) as usize, ZIPF) }
+}
+
+fn query(at: Micros, client: usize, rank: usize, variant: usize, mean: f64, random: &mut Rng) -> Query {
+    // A variant is heavier or lighter than its shape for good, and every run differs a little.
+    let affinity = scramble((rank as u64) << 32 | variant as u64);
+    let of_variant = normal(&mut Rng::with_seed(affinity));
+    let fresh = mean * (0.3 * of_variant + 0.2 * normal(random)).exp();
+    Query {
+        at,
+        client: IpAddr::V4(Ipv4Addr::new(10, (client * 37 % 251) as u8, client as u8, 9)),
+        keys: QueryKeys::new(affinity, scramble(rank as u64)),
+        project: (rank % PROJECTS) as u8,
+        fresh: fresh as Micros,
+        cached: log_uniform(20_000.0, 60_000.0, random) as Micros,
+    }
+}
+
+/// Stretches time until the nodes are as busy as wanted. How busy they are depends on what is cached, and that on the pace
+/// (caches are emptied from time to time), so this goes round a few times.
+fn pace(queries: &mut [Query], load: f64) {
+    for _ in 0..12 {
+        let stretch = busy(queries) / load;
+        for query in queries.iter_mut() {
+            query.at = (query.at as f64 * stretch) as Micros;
+        }
+    }
+}
+
+/// The share of all slots' time that round robin would fill, if a query never had to wait for a slot.
+fn busy(queries: &[Query]) -> f64 {
+    let mut caches: Vec<Cache> = (0..nodes::NODES).map(|_| Cache::new(nodes::CACHED_RESULTS)).collect();
+    let mut ends: BinaryHeap<Reverse<(Micros, usize)>> = BinaryHeap::new();
+    let mut total = 0;
+    for (turn, query) in queries.iter().enumerate() {
+        while let Some(Reverse((_, ended))) = ends.peek().copied().filter(|Reverse((end, _))| *end <= query.at) {
+            ends.pop();
+            caches[ended % nodes::NODES].put(&queries[ended], queries[ended].at);
+        }
+        if caches[turn % nodes::NODES].has(query, query.at) {
+            total += query.cached;
+        } else {
+            total += query.fresh;
+            ends.push(Reverse((query.at + query.fresh, turn)));
+        }
+    }
+    let span = queries.last().map_or(1, |query| query.at.max(1));
+    total as f64 / (span as f64 * (nodes::NODES * nodes::SLOTS) as f64)
+}
+
+/// Draws ranks of which the k-th is wanted in proportion to 1 / k^falling.
+struct Zipf(Vec<f64>);
+
+impl Zipf {
+    fn new(ranks: usize, falling: f64) -> Self {
+        let mut sum = 0.0;
+        let mut until: Vec<f64> = (1..=ranks.max(1))
+            .map(|rank| {
+                sum += (rank as f64).powf(-falling);
+                sum
+            })
+            .collect();
+        until.iter_mut().for_each(|at| *at /= sum);
+        Zipf(until)
+    }
+
+    fn draw(&self, random: &mut Rng) -> usize {
+        let at = random.f64();
+        self.0.partition_point(|until| *until <= at).min(self.0.len() - 1)
+    }
+}
+
+fn log_uniform(from: f64, to: f64, random: &mut Rng) -> f64 {
+    from * (to / from).powf(random.f64())
+}
+
+/// Box and Muller 1958.
+fn normal(random: &mut Rng) -> f64 {
+    (-2.0 * (1.0 - random.f64()).ln()).sqrt() * (std::f64::consts::TAU * random.f64()).cos()
+}
+
+/// The finalizer of splitmix64: a stand-in for the hash of a text.
+fn scramble(number: u64) -> u64 {
+    let z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

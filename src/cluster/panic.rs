@@ -1,0 +1,77 @@
+//! Panic mode: when health leaves nobody, anybody is better than a refusal.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Cluster, Picked};
+use crate::balance::Tried;
+use crate::endpoint::{Intent, Lease, Member};
+use crate::request::RequestView;
+use crate::view::{Group, View};
+
+/// Whether a cluster may panic, and does. Without a lock: it is read in picks.
+#[derive(Debug)]
+pub(super) struct PanicMode {
+    pub(super) allowed: bool,
+    entered: AtomicBool,
+}
+
+impl PanicMode {
+    pub(super) fn new(allowed: bool) -> Self {
+        PanicMode { allowed, entered: AtomicBool::new(false) }
+    }
+
+    /// Notes that a request was served in the normal way.
+    pub(super) fn leave(&self) {
+        if self.allowed && self.entered.load(Ordering::Relaxed) && self.entered.swap(false, Ordering::Relaxed) {
+            tracing::info!("panic mode left: some endpoint is fit again");
+        }
+    }
+
+    fn enter(&self) {
+        if !self.entered.swap(true, Ordering::Relaxed) {
+            tracing::warn!("panic mode: no endpoint is fit, the least recently failed serves");
+        }
+    }
+}
+
+impl<B> View<B> {
+    /// Does health, and nothing else, keep requests from every endpoint that the operator wants to serve?
+    pub(super) fn is_left_by_health(&self) -> bool {
+        let mut ready = self.ready().peekable();
+        ready.peek().is_some() && ready.all(|(group, _, member)| member.is_barred(group.layout.alone))
+    }
+
+    /// Every endpoint that the operator wants to serve, with its group and its place in it.
+    fn ready(&self) -> impl Iterator<Item = (&Group<B>, usize, &Arc<Member>)> {
+        let groups = [&self.primary, &self.backup].into_iter();
+        let all = groups
+            .flat_map(|group| (0..).zip(&group.layout.members).map(move |(index, member)| (group, index, member)));
+        all.filter(|(_, _, member)| member.settings.intent == Intent::Ready)
+    }
+}
+
+impl<B> Cluster<B> {
+    /// The endpoint that failed least recently, of those that have the role and room, and were not tried.
+    pub(super) fn pick_in_panic(&self, view: &View<B>, request: &RequestView<'_>, tried: &Tried) -> Option<Picked<B>> {
+        if !self.inner.panic.allowed || !view.is_left_by_health() {
+            return None;
+        }
+        for _ in 0..view.ready().count() {
+            let (group, index, member) = view
+                .ready()
+                .filter(|(_, _, member)| {
+                    member.has_role(request.role()) && member.has_room() && !tried.contains(member)
+                })
+                .min_by_key(|(_, _, member)| (member.last_failure(), member.live.in_flight()))?;
+            // As if it were alone, which health never keeps from serving.
+            if member.acquire(true) {
+                self.inner.panic.enter();
+                let lease = Lease::of_acquired(Arc::clone(member), group.layout.alone);
+                let lease = lease.carrying(self.inner.balancer.work(request));
+                return Some(Picked { lease, backend: Arc::clone(&group.backends[index]) });
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,49 @@
+//! The Python client that real users have, through the front end, against demo nodes of both dialects.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore};
+
+use crate::support::front::Front;
+use crate::support::skip;
+
+/// The interpreter of the virtual environment that `tests/run` makes (`$KYLIN_LB_PYTHON`).
+fn python() -> Option<PathBuf> {
+    let python = std::env::var_os("KYLIN_LB_PYTHON").map(PathBuf::from).filter(|path| path.is_file());
+    skip::installed("kylinpy (tests/run installs it, KYLIN_LB_PYTHON names its Python)", python.is_some());
+    python
+}
+
+/// Three nodes of a cluster behind a front end, used in each of `versions`, kylinpy's names for dialects.
+async fn use_kylinpy(dialect: Dialect, versions: &[&str]) {
+    let Some(python) = python() else { return };
+    let metastore = Metastore::new();
+    let mut nodes = Vec::new();
+    for name in ["q1", "q2", "q3"] {
+        let node = KylinNode::new(name).dialect(dialect).metastore(&metastore);
+        let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        nodes.push((node, served));
+    }
+    let addresses: Vec<_> = nodes.iter().map(|(_, served)| served.addr()).collect();
+    let front = Front::over(&addresses);
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kylinpy/client.py");
+    let mut command = Command::new(python);
+    command.arg(program).arg("127.0.0.1").arg(front.address().port().to_string()).args(versions);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.trim() == "ok", "{out}{err}");
+    for (node, _) in &nodes {
+        assert!(node.stats().queries > 0, "{} answered no query", node.name());
+    }
+}
+
+#[tokio::test]
+async fn kylinpy_logs_in_lists_and_queries_on_kylin_2_to_4() {
+    use_kylinpy(Dialect::V4, &["v1", "v2"]).await;
+}
+
+#[tokio::test]
+async fn kylinpy_logs_in_lists_and_queries_on_kylin_5() {
+    use_kylinpy(Dialect::V5, &["v2", "v4"]).await;
+}

@@ -1,0 +1,265 @@
+//! Endpoints that stand out by their failures are ejected, and never so many that it does harm.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use http::StatusCode;
+use kylin_lb::clock::ManualClock;
+use kylin_lb::health::{Operational, Outlier, Reason};
+use kylin_lb::proxy::Retry;
+use kylin_lb::testing::kylin::{Fault, Metastore, Reach};
+use kylin_lb::{Cluster, Outcome, Proxy};
+
+use crate::support::cluster::{Nowhere, endpoint};
+use crate::support::front::{self, Front};
+use crate::support::health::{advance, pick, report, state, status};
+
+/// Endpoints `0`, `1`, ... that only the outlier rule ejects.
+fn cluster(endpoints: usize, rule: Outlier, clock: &ManualClock) -> Cluster<Nowhere> {
+    let endpoints = (0..endpoints).map(|id| endpoint(&id.to_string()).max_fails(0));
+    Cluster::builder().endpoints(endpoints).outlier(rule).clock(clock.clone()).build().unwrap()
+}
+
+fn ejected(cluster: &Cluster<Nowhere>) -> Vec<usize> {
+    let endpoints = cluster.status().endpoints;
+    (0..).zip(endpoints).filter(|(_, endpoint)| endpoint.ejected).map(|(index, _)| index).collect()
+}
+
+fn fail(cluster: &Cluster<Nowhere>, id: &str, times: usize) {
+    for _ in 0..times {
+        report(cluster, id, Outcome::Failure);
+    }
+}
+
+#[test]
+fn five_failures_in_a_row_eject_for_half_a_minute_and_the_next_time_for_longer() {
+    let clock = ManualClock::new();
+    let cluster = cluster(3, Outlier::new(), &clock);
+    fail(&cluster, "1", 4);
+    report(&cluster, "1", Outcome::Success);
+    fail(&cluster, "1", 4);
+    report(&cluster, "1", Outcome::Unknown);
+    report(&cluster, "1", Outcome::Slow);
+    assert_eq!(ejected(&cluster), [] as [usize; 0], "what says nothing of the node does not count, nor break the row");
+    fail(&cluster, "1", 1);
+    assert_eq!(state(&cluster, "1"), (Operational::Ejected, Some(Reason::Consecutive)));
+    let since = status(&cluster, "1").since;
+
+    advance(&clock, 29.999);
+    assert_eq!((ejected(&cluster), status(&cluster, "1").since), (vec![1], since));
+    advance(&clock, 0.001);
+    assert_eq!(state(&cluster, "1"), (Operational::Up, None));
+    assert_eq!(status(&cluster, "1").since - since, Duration::from_secs(30));
+    fail(&cluster, "1", 4);
+    assert_eq!(ejected(&cluster), [] as [usize; 0], "the row begins anew");
+    fail(&cluster, "1", 1);
+    advance(&clock, 59.999);
+    assert_eq!(ejected(&cluster), [1], "the second time lasts twice as long");
+    advance(&clock, 0.001);
+    assert_eq!(ejected(&cluster), [] as [usize; 0]);
+    // Two intervals in service later both are forgotten.
+    for _ in 0..3 {
+        advance(&clock, 10.001);
+        report(&cluster, "1", Outcome::Success);
+    }
+    fail(&cluster, "1", 5);
+    advance(&clock, 30.0);
+    assert_eq!(ejected(&cluster), [] as [usize; 0]);
+}
+
+#[test]
+fn of_two_one_is_ejected_and_the_last_one_never() {
+    let clock = ManualClock::new();
+    let cluster = cluster(2, Outlier::new(), &clock);
+    fail(&cluster, "0", 5);
+    assert_eq!(ejected(&cluster), [0]);
+    advance(&clock, 11.0);
+    fail(&cluster, "1", 50);
+    assert_eq!(ejected(&cluster), [0]);
+    assert_eq!(pick(&cluster).unwrap().lease.endpoint().as_str(), "1");
+}
+
+#[test]
+fn at_most_half_are_ejected_at_once() {
+    let clock = ManualClock::new();
+    let cluster = cluster(8, Outlier::new(), &clock);
+    for id in 0..6 {
+        fail(&cluster, &id.to_string(), 5);
+        // So far apart that nobody takes it for a common cause.
+        advance(&clock, 5.1);
+    }
+    assert_eq!(ejected(&cluster), [0, 1, 2, 3]);
+}
+
+#[test]
+fn what_all_suffer_alike_ejects_nobody() {
+    let clock = ManualClock::new();
+    let cluster = cluster(4, Outlier::new(), &clock);
+    // Requests go round, and each fails.
+    for _ in 0..100 {
+        pick(&cluster).unwrap().lease.set_outcome(Outcome::Failure);
+        advance(&clock, 0.01);
+    }
+    assert_eq!(ejected(&cluster), [] as [usize; 0]);
+}
+
+#[test]
+fn who_was_ejected_first_comes_back_when_the_others_fail_alike() {
+    let clock = ManualClock::new();
+    let cluster = cluster(3, Outlier::new(), &clock);
+    fail(&cluster, "2", 5);
+    assert_eq!(ejected(&cluster), [2], "nobody knows yet that it is not its own fault");
+    advance(&clock, 2.0);
+    fail(&cluster, "0", 5);
+    assert_eq!(ejected(&cluster), [] as [usize; 0]);
+}
+
+#[test]
+fn a_success_rate_below_the_others_ejects_at_the_end_of_the_interval() {
+    let clock = ManualClock::new();
+    let cluster = cluster(3, Outlier::new(), &clock);
+    for turn in 0..30 {
+        // Never two in a row.
+        report(&cluster, "0", if turn % 2 == 0 { Outcome::Failure } else { Outcome::Success });
+        report(&cluster, "1", Outcome::Success);
+        report(&cluster, "2", if turn % 10 == 0 { Outcome::Failure } else { Outcome::Success });
+    }
+    assert_eq!(ejected(&cluster), [] as [usize; 0]);
+    advance(&clock, 10.0);
+    report(&cluster, "1", Outcome::Success);
+    assert_eq!(state(&cluster, "0"), (Operational::Ejected, Some(Reason::SuccessRate)));
+    assert_eq!(ejected(&cluster), [0]);
+}
+
+#[test]
+fn nginx_rule_stays_the_default_and_works_beside() {
+    let plain = Cluster::builder().endpoints([endpoint("0").max_fails(0), endpoint("1")]).build().unwrap();
+    fail(&plain, "0", 50);
+    assert_eq!(ejected(&plain), [] as [usize; 0], "no outlier rule unless asked for");
+
+    let clock = ManualClock::new();
+    let both = Cluster::builder()
+        .endpoints([endpoint("0").max_fails(2), endpoint("1").max_fails(0)])
+        .outlier(Outlier::new())
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    fail(&both, "0", 2);
+    assert_eq!(state(&both, "0"), (Operational::Ejected, Some(Reason::MaxFails)));
+    advance(&clock, 10.001);
+    assert_eq!(state(&both, "0"), (Operational::InDoubt, Some(Reason::MaxFails)), "the next request decides");
+    fail(&both, "0", 1);
+    advance(&clock, 10.001);
+    fail(&both, "0", 1);
+    advance(&clock, 10.001);
+    fail(&both, "0", 1);
+    assert_eq!(state(&both, "0"), (Operational::Ejected, Some(Reason::Consecutive)), "the fifth in a row");
+    advance(&clock, 29.0);
+    assert_eq!(ejected(&both), [0], "for longer than fail_timeout");
+}
+
+#[test]
+fn no_outcome_is_lost_and_somebody_always_serves_while_threads_report() {
+    const THREADS: u64 = 4;
+    const EACH: u64 = 20_000;
+    let clock = ManualClock::new();
+    let cluster = cluster(6, Outlier::new().ejection(Duration::from_millis(50), Duration::from_millis(400)), &clock);
+    let done = AtomicBool::new(false);
+    let failures = AtomicU64::new(0);
+    let most = thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut most = 0;
+            while !done.load(Ordering::Relaxed) {
+                clock.advance(Duration::from_millis(7));
+                most = most.max(ejected(&cluster).len());
+            }
+            most
+        });
+        let reporters: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let (cluster, failures) = (&cluster, &failures);
+                scope.spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(thread);
+                    for _ in 0..EACH {
+                        let mut picked = pick(cluster).expect("somebody can serve");
+                        let ill = matches!(picked.lease.endpoint().as_str(), "1" | "4");
+                        let outcome = if ill && random.u8(..10) > 0 { Outcome::Failure } else { Outcome::Success };
+                        failures.fetch_add(u64::from(outcome == Outcome::Failure), Ordering::Relaxed);
+                        picked.lease.set_outcome(outcome);
+                    }
+                })
+            })
+            .collect();
+        for reporter in reporters {
+            reporter.join().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        watch.join().unwrap()
+    });
+    assert!((1..=3).contains(&most), "{most} of six at once");
+    let endpoints = cluster.status().endpoints;
+    assert_eq!(endpoints.iter().map(|endpoint| endpoint.served).sum::<u64>(), THREADS * EACH);
+    assert_eq!(endpoints.iter().map(|endpoint| endpoint.failed).sum::<u64>(), failures.into_inner());
+    assert_eq!(cluster.status().in_flight(), 0);
+}
+
+/// Three demo nodes of one metastore behind a front end that repeats after gateway errors.
+async fn front_over_three(
+    metastore: &Metastore,
+) -> (Vec<(kylin_lb::testing::kylin::KylinNode, kylin_lb::testing::kylin::Served)>, Front) {
+    let mut nodes = Vec::new();
+    for name in ["q0", "q1", "q2"] {
+        let node = kylin_lb::testing::kylin::KylinNode::new(name).metastore(metastore);
+        let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        nodes.push((node, served));
+    }
+    let endpoints =
+        nodes.iter().enumerate().map(|(id, (_, served))| front::endpoint(id, served.addr(), |backend| backend));
+    let cluster = Cluster::builder().endpoints(endpoints).outlier(Outlier::new()).build().unwrap();
+    let retry = Retry::default().on_status(StatusCode::BAD_GATEWAY);
+    let front = Front::serving(Proxy::builder(cluster).retry(retry).build(), |server| server.threads(1));
+    (nodes, front)
+}
+
+#[tokio::test]
+async fn a_node_with_gateway_errors_is_left_out_and_a_lost_metastore_costs_nobody_the_place() {
+    let metastore = Metastore::new();
+    let (nodes, front) = front_over_three(&metastore).await;
+    nodes[1].0.faults().inject(Reach::Everything, Fault::Html(StatusCode::BAD_GATEWAY));
+    for _ in 0..30 {
+        assert_eq!(front.get("/kylin/api/admin/version").await.unwrap().status(), 200);
+    }
+    front.idle().await;
+    assert_eq!(state(front.proxy.cluster(), "1"), (Operational::Ejected, Some(Reason::Consecutive)));
+    assert_eq!(nodes[1].0.stats().requests, 5);
+
+    metastore.set_down(true);
+    for _ in 0..30 {
+        // A Kylin error in JSON is an answer, and passed on.
+        let query = r#"{"sql":"select 1","project":"learn_kylin"}"#;
+        assert!(front.post("/kylin/api/query", query).await.unwrap().status() >= 400);
+    }
+    front.idle().await;
+    for id in ["0", "2"] {
+        assert_eq!(state(front.proxy.cluster(), id), (Operational::Up, None));
+    }
+}
+
+#[tokio::test]
+async fn when_all_nodes_have_gateway_errors_nobody_is_ejected() {
+    let (nodes, front) = front_over_three(&Metastore::new()).await;
+    for (node, _) in &nodes {
+        node.faults().inject(Reach::Everything, Fault::Close);
+    }
+    for _ in 0..40 {
+        assert_eq!(front.get("/kylin/api/admin/version").await.unwrap().status(), 502);
+    }
+    front.idle().await;
+    let endpoints = front.proxy.cluster().status().endpoints;
+    assert!(endpoints.iter().all(|endpoint| endpoint.operational == Operational::Up && endpoint.failed > 5));
+    for (node, _) in &nodes {
+        node.faults().clear();
+    }
+    assert_eq!(front.get("/kylin/api/admin/version").await.unwrap().status(), 200, "back at once");
+}

@@ -1,0 +1,134 @@
+//! When their health leaves no endpoint, the one that failed least recently serves - where that is asked for.
+
+use kylin_lb::balance::Tried;
+use kylin_lb::clock::ManualClock;
+use kylin_lb::{Cluster, Outcome, RequestView};
+
+use crate::support::cluster::{Nowhere, endpoint, endpoints};
+use crate::support::health::{advance, pick, report};
+
+fn cluster(parameters: &[&str], panic: bool, clock: &ManualClock) -> Cluster<Nowhere> {
+    Cluster::builder().endpoints(endpoints(parameters)).clock(clock.clone()).panic_mode(panic).build().unwrap()
+}
+
+/// Has each endpoint that can serve fail once, a second apart, in this order.
+fn fail_in_order(cluster: &Cluster<Nowhere>, clock: &ManualClock, ids: &[&str]) {
+    for id in ids {
+        report(cluster, id, Outcome::Failure);
+        advance(clock, 1.0);
+    }
+}
+
+fn picked(cluster: &Cluster<Nowhere>) -> Option<String> {
+    pick(cluster).map(|picked| picked.lease.endpoint().to_string())
+}
+
+#[test]
+fn without_it_nobody_serves_when_all_are_ejected() {
+    let clock = ManualClock::new();
+    let cluster = cluster(&["", ""], false, &clock);
+    fail_in_order(&cluster, &clock, &["0", "1"]);
+    assert_eq!(picked(&cluster), None);
+    assert!(!cluster.status().panicking);
+}
+
+#[test]
+fn the_least_recently_failed_serves_until_it_fails_again() {
+    let clock = ManualClock::new();
+    let cluster = cluster(&["", "", ""], true, &clock);
+    fail_in_order(&cluster, &clock, &["2", "0"]);
+    assert!(!cluster.status().panicking, "one is fit");
+    fail_in_order(&cluster, &clock, &["1"]);
+    assert!(cluster.status().panicking);
+    for expected in ["2", "0", "1", "2"] {
+        assert_eq!(picked(&cluster).as_deref(), Some(expected));
+        assert_eq!(picked(&cluster).as_deref(), Some(expected));
+        let mut again = pick(&cluster).unwrap();
+        again.lease.set_outcome(Outcome::Failure);
+        drop(again);
+        advance(&clock, 1.0);
+    }
+    // fail_timeout after the last failure the rule itself lets requests through.
+    advance(&clock, 10.0);
+    assert!(!cluster.status().panicking);
+    report(&cluster, "0", Outcome::Success);
+    assert_eq!(cluster.status().in_flight(), 0);
+}
+
+#[test]
+fn retries_go_on_to_those_that_were_not_tried() {
+    let clock = ManualClock::new();
+    let cluster = cluster(&["", ""], true, &clock);
+    fail_in_order(&cluster, &clock, &["0", "1"]);
+    let request = http::Request::get("/").body(()).unwrap();
+    let mut tried = Tried::none();
+    let mut order = Vec::new();
+    while let Ok(picked) = cluster.pick(&RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 1])), &tried) {
+        tried.add(&picked.lease);
+        order.push(picked.lease.endpoint().to_string());
+    }
+    assert_eq!(order, ["0", "1"]);
+}
+
+#[test]
+fn intent_and_limits_are_no_reason_to_panic_and_hold_in_it() {
+    let clock = ManualClock::new();
+    let cluster = cluster(&["max_conns=1", "down", ""], true, &clock);
+    fail_in_order(&cluster, &clock, &["2"]);
+    let held = pick(&cluster).unwrap();
+    assert_eq!(held.lease.endpoint().as_str(), "0");
+    assert_eq!(picked(&cluster), None, "full is not ill, and the ejected one is none of its business");
+    assert!(!cluster.status().panicking);
+    drop(held);
+    fail_in_order(&cluster, &clock, &["0"]);
+    assert!(cluster.status().panicking);
+    let (first, second) = (pick(&cluster).unwrap(), pick(&cluster).unwrap());
+    assert_eq!([&first, &second].map(|picked| picked.lease.endpoint().as_str()), ["2", "2"]);
+    drop((first, second));
+    report(&cluster, "2", Outcome::Failure);
+    let _full = pick(&cluster).unwrap();
+    assert_eq!(picked(&cluster).as_deref(), Some("2"), "the limit of the least recently failed is reached");
+    cluster.drain(&"2".parse().unwrap()).unwrap();
+    assert_eq!(picked(&cluster), None, "one is full, the others are not wanted");
+}
+
+#[test]
+fn backups_are_among_those_left() {
+    let clock = ManualClock::new();
+    let cluster = cluster(&["", "backup"], true, &clock);
+    fail_in_order(&cluster, &clock, &["0", "1"]);
+    assert_eq!(picked(&cluster).as_deref(), Some("0"));
+    report(&cluster, "0", Outcome::Failure);
+    assert_eq!(picked(&cluster).as_deref(), Some("1"));
+}
+
+#[test]
+fn a_pick_in_panic_allocates_no_slot_twice() {
+    let clock = ManualClock::new();
+    let cluster = Cluster::builder()
+        .endpoints([endpoint("0").max_in_flight(3), endpoint("1").max_in_flight(3)])
+        .clock(clock.clone())
+        .panic_mode(true)
+        .build()
+        .unwrap();
+    fail_in_order(&cluster, &clock, &["0", "1"]);
+    let most = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut most = 0;
+                    for _ in 0..5_000 {
+                        let held: Vec<_> = (0..3).filter_map(|_| pick(&cluster)).collect();
+                        let status = cluster.status().endpoints;
+                        most = most.max(status.iter().map(|endpoint| endpoint.in_flight).max().unwrap());
+                        drop(held);
+                    }
+                    most
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).max()
+    });
+    assert_eq!(most, Some(3));
+    assert_eq!(cluster.status().in_flight(), 0);
+}

@@ -1,0 +1,471 @@
+//! Nodes are asked how they are, and what they say decides whether they serve.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use kylin_lb::backend::Phase;
+use kylin_lb::endpoint::{Demand, Intent};
+use kylin_lb::health::{Checks, Expected, Operational, Probe, ProbeFailure, Reason};
+use kylin_lb::testing::kylin::{Dialect, Fault, KylinNode, Mode, Reach};
+use kylin_lb::testing::{Scripted, Step};
+use kylin_lb::{Backend, Body, Cluster, Endpoint, HttpBackend, Outcome};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::front::{self, Front, demo, eventually, nobody};
+use crate::support::health::{pick, report, state, status};
+use crate::support::raw_node::{RawNode, answers};
+
+const UP: (Operational, Option<Reason>) = (Operational::Up, None);
+
+fn down(failure: ProbeFailure) -> (Operational, Option<Reason>) {
+    (Operational::Down, Some(Reason::Probe(failure)))
+}
+
+fn in_doubt(failure: ProbeFailure) -> (Operational, Option<Reason>) {
+    (Operational::InDoubt, Some(Reason::Probe(failure)))
+}
+
+/// Every second exactly, `fall` 3, `rise` 2.
+fn every_second(probe: Probe) -> Checks {
+    Checks::new(probe).interval(Duration::from_secs(1)).fast_interval(Duration::from_secs(1)).jitter(0.0)
+}
+
+fn of<B>(nodes: impl IntoIterator<Item = B>) -> Cluster<B> {
+    let endpoints = (0..).zip(nodes).map(|(id, node): (usize, B)| Endpoint::new(id.to_string(), node).unwrap());
+    Cluster::builder().endpoints(endpoints).build().unwrap()
+}
+
+/// What the first probe of `backend` comes to.
+async fn first<B: Backend>(backend: B, probe: Probe) -> (Operational, Option<Reason>) {
+    let cluster = of([backend]);
+    let checks = Checks::new(probe).timeout(Duration::from_millis(500)).wait_for_first_success(true);
+    let _checker = checks.start(&cluster);
+    let known = || state(&cluster, "0") != (Operational::Down, Some(Reason::Unproven));
+    eventually(known, || format!("{:?}", cluster.status())).await;
+    state(&cluster, "0")
+}
+
+/// The same over a socket.
+async fn first_at(address: SocketAddr, probe: Probe) -> (Operational, Option<Reason>) {
+    first(HttpBackend::new(&address.to_string()).unwrap(), probe).await
+}
+
+fn query(sql: &str) -> Probe {
+    Probe::query(sql, "learn_kylin", "ADMIN", "KYLIN").unwrap()
+}
+
+#[tokio::test]
+async fn the_ready_made_probes_know_kylin_nodes_of_every_version_and_role_over_a_socket() {
+    for dialect in [Dialect::V4, Dialect::V5] {
+        for mode in [Mode::All, Mode::Query, Mode::Job] {
+            let (node, served) = demo("q1").await;
+            node.clone().dialect(dialect).mode(mode);
+            let at = served.addr();
+            assert_eq!(first_at(at, Probe::kylin_version()).await, UP, "{dialect:?} {mode:?}");
+            assert_eq!(first_at(at, query("select 1")).await, UP, "{dialect:?} {mode:?}");
+            assert_eq!(first_at(at, Probe::tcp()).await, UP);
+            let health = match dialect {
+                Dialect::V5 => UP,
+                _ => down(ProbeFailure::Status(StatusCode::NOT_FOUND)),
+            };
+            assert_eq!(first_at(at, Probe::kylin5_health()).await, health);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_probe_sees_what_is_wrong() {
+    let (node, served) = demo("q1").await;
+    let at = served.addr();
+    assert_eq!(
+        first_at(at, Probe::active_job_node()).await,
+        down(ProbeFailure::Status(StatusCode::INTERNAL_SERVER_ERROR))
+    );
+    node.clone().active_job_node(Some(true));
+    assert_eq!(first_at(at, Probe::active_job_node()).await, UP);
+    node.clone().active_job_node(Some(false));
+    assert_eq!(first_at(at, Probe::active_job_node()).await, down(ProbeFailure::Body));
+
+    assert_eq!(
+        first_at(at, query("SYNTAX ERROR")).await,
+        down(ProbeFailure::Status(StatusCode::INTERNAL_SERVER_ERROR))
+    );
+    node.clone().dialect(Dialect::V5);
+    assert_eq!(first_at(at, query("SYNTAX ERROR")).await, down(ProbeFailure::Body), "200 with isException");
+    node.faults().set_metastore_down(true);
+    let unavailable = down(ProbeFailure::Status(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(first_at(at, Probe::kylin5_health()).await, unavailable);
+    assert_eq!(first_at(at, Probe::kylin_version()).await, UP, "which asks nothing of the metastore");
+
+    for (fault, failure) in [
+        (Fault::Hang, ProbeFailure::Timeout),
+        (Fault::Stall, ProbeFailure::Timeout),
+        (Fault::Close, ProbeFailure::Broken),
+        (Fault::ResetAfter(10), ProbeFailure::Broken),
+        (Fault::TruncateAfter(10), ProbeFailure::Broken),
+        (Fault::Html(StatusCode::OK), ProbeFailure::Body),
+        (Fault::Html(StatusCode::BAD_GATEWAY), ProbeFailure::Status(StatusCode::BAD_GATEWAY)),
+    ] {
+        node.faults().clear();
+        node.faults().inject(Reach::Everything, fault);
+        assert_eq!(first_at(at, Probe::kylin_version()).await, down(failure), "{fault:?}");
+    }
+    assert_eq!(first_at(nobody(), Probe::kylin_version()).await, down(ProbeFailure::Unreachable));
+    assert_eq!(first_at(nobody(), Probe::tcp()).await, down(ProbeFailure::Unreachable));
+}
+
+#[tokio::test]
+async fn a_page_that_answers_every_path_is_no_kylin() {
+    let page = "<!doctype html><html><title>kylin.version</title></html>";
+    for status in [StatusCode::OK, StatusCode::NOT_FOUND] {
+        assert_ne!(first(Scripted::answering(status, page), Probe::kylin_version()).await, UP);
+    }
+    let huge = Scripted::new(|_| async { Ok(Response::new(Body::from(" ".repeat(70_000) + "true"))) });
+    assert_eq!(
+        first(huge.clone(), Probe::active_job_node()).await,
+        down(ProbeFailure::Body),
+        "no more is read than 64 KiB"
+    );
+    assert_eq!(first(huge, Probe::get("/").unwrap()).await, UP, "where nothing is asked of the body");
+}
+
+#[tokio::test]
+async fn what_goes_over_the_wire_is_a_whole_request() {
+    let node = RawNode::start([answers("HTTP/1.1 204 No Content\r\n\r\n")]).await;
+    let probe = Probe::get("/own?deep=1")
+        .unwrap()
+        .header("x-probe".parse().unwrap(), "yes".parse().unwrap())
+        .expect(Expected::status(StatusCode::NO_CONTENT));
+    let endpoint = Endpoint::http("0", &node.address().to_string()).unwrap();
+    let cluster = Cluster::builder().endpoint(endpoint).build().unwrap();
+    let _checker = Checks::new(probe).start(&cluster);
+    let seen = node.wait_until(|seen| !seen.requests.is_empty()).await;
+    let request = seen.texts()[0].to_lowercase();
+    assert!(request.starts_with("get /own?deep=1 http/1.1\r\n"), "{request}");
+    assert!(request.contains(&format!("\r\nhost: {}\r\n", node.address())), "{request}");
+    assert!(request.contains("\r\nuser-agent: kylin-lb/") && request.contains("\r\nx-probe: yes\r\n"), "{request}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_failures_in_a_row_take_down_and_two_successes_bring_back() {
+    let nodes = ["q0", "q1"].map(KylinNode::new);
+    let cluster = of(nodes.clone());
+    let begun = Instant::now();
+    let _checker = every_second(Probe::kylin_version()).start(&cluster);
+    let at = |millis| tokio::time::sleep_until(begun + Duration::from_millis(millis));
+    at(100).await;
+    assert_eq!(nodes.each_ref().map(|node| node.stats().requests), [1, 0], "the first probes are spread over a second");
+    at(700).await;
+    assert_eq!(nodes.each_ref().map(|node| node.stats().requests), [1, 1]);
+
+    nodes[0].faults().inject(Reach::Everything, Fault::Html(StatusCode::SERVICE_UNAVAILABLE));
+    let failure = ProbeFailure::Status(StatusCode::SERVICE_UNAVAILABLE);
+    at(1_100).await;
+    assert_eq!(state(&cluster, "0"), in_doubt(failure));
+    assert_eq!(state(&cluster, "1"), UP);
+    at(2_900).await;
+    assert_eq!(state(&cluster, "0"), in_doubt(failure));
+    at(3_100).await;
+    assert_eq!(state(&cluster, "0"), down(failure));
+    for _ in 0..4 {
+        assert_eq!(pick(&cluster).unwrap().lease.endpoint().as_str(), "1");
+    }
+    nodes[0].faults().clear();
+    at(4_100).await;
+    assert_eq!(state(&cluster, "0"), down(failure));
+    nodes[0].faults().inject_times(1, Reach::Everything, Fault::Close);
+    at(6_100).await;
+    assert_eq!(state(&cluster, "0"), down(ProbeFailure::Broken), "good, bad, good is not two in a row");
+    at(7_100).await;
+    assert_eq!(state(&cluster, "0"), UP);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_in_doubt_is_probed_at_the_fast_interval() {
+    let node = KylinNode::new("q0");
+    node.faults().inject(Reach::Everything, Fault::Close);
+    let cluster = of([node.clone()]);
+    let begun = Instant::now();
+    let _checker = Checks::new(Probe::kylin_version()).interval(Duration::from_secs(60)).jitter(0.0).start(&cluster);
+    sleep(Duration::from_millis(2_100)).await;
+    assert_eq!((state(&cluster, "0"), node.stats().requests), (down(ProbeFailure::Broken), 3));
+    node.faults().clear();
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(state(&cluster, "0"), UP, "one success after a minute, the second a second later");
+    assert!(begun.elapsed() < Duration::from_secs(64));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_times_out_or_fails_has_its_node_probed_soon_and_ejects_nobody() {
+    let nodes = ["q0", "q1"].map(KylinNode::new);
+    let endpoints = (0..).zip(nodes.clone()).map(|(id, node): (usize, _)| Endpoint::new(id.to_string(), node).unwrap());
+    let cluster = Cluster::builder().endpoints(endpoints.map(|endpoint| endpoint.max_fails(0))).build().unwrap();
+    let checks = Checks::new(Probe::kylin_version()).interval(Duration::from_secs(3_600)).jitter(0.0);
+    let _checker = checks.start(&cluster);
+    sleep(Duration::from_secs(10)).await;
+    let requests = || nodes.each_ref().map(|node| node.stats().requests);
+    assert_eq!(requests(), [1, 1]);
+
+    for _ in 0..20 {
+        report(&cluster, "0", Outcome::Slow);
+    }
+    assert_eq!(state(&cluster, "0"), (Operational::InDoubt, Some(Reason::Slow)));
+    assert_eq!((status(&cluster, "0").slow, status(&cluster, "0").failed), (20, 0));
+    assert!(pick(&cluster).is_some_and(|_| pick(&cluster).is_some()), "it serves all the same");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((requests(), state(&cluster, "0")), ([2, 1], UP), "the probe's success ends the doubt");
+
+    report(&cluster, "1", Outcome::Failure);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(requests(), [2, 2]);
+    // However many come, there is one probe per fast interval.
+    for _ in 0..100 {
+        report(&cluster, "1", Outcome::Slow);
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!((6..=8).contains(&requests()[1]), "{:?}", requests());
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_is_no_storm_of_probes() {
+    let under_way = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+    let node = |_| {
+        let under_way = Arc::clone(&under_way);
+        Scripted::new(move |_| {
+            let under_way = Arc::clone(&under_way);
+            async move {
+                let now = under_way.0.fetch_add(1, Ordering::SeqCst) + 1;
+                under_way.1.fetch_max(now, Ordering::SeqCst);
+                sleep(Duration::from_millis(900)).await;
+                under_way.0.fetch_sub(1, Ordering::SeqCst);
+                Ok(Response::new(Body::empty()))
+            }
+        })
+    };
+    let nodes: Vec<_> = (0..12).map(node).collect();
+    let cluster = of(nodes.clone());
+    let _checker = Checks::new(Probe::get("/").unwrap()).concurrency(3).start(&cluster);
+    sleep(Duration::from_secs(4)).await;
+    assert!(nodes.iter().all(|node| node.calls() == 1), "each has had its turn");
+    assert_eq!(under_way.1.load(Ordering::SeqCst), 3);
+    // From now on probes are jittered apart.
+    sleep(Duration::from_secs(60)).await;
+    assert!(
+        nodes.iter().all(|node| (8..=12).contains(&node.calls())),
+        "{:?}",
+        nodes.iter().map(Scripted::calls).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_joins_is_probed_at_once_and_admitted_by_its_first_success() {
+    let nodes = ["q0", "q1"].map(KylinNode::new);
+    let cluster = of([nodes[0].clone()]);
+    let checker = every_second(Probe::kylin_version()).wait_for_first_success(true).start(&cluster);
+    assert!(pick(&cluster).is_none(), "nothing is known yet");
+    assert_eq!(state(&cluster, "0"), (Operational::Down, Some(Reason::Unproven)));
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(state(&cluster, "0"), UP);
+
+    nodes[1].faults().inject_times(2, Reach::Everything, Fault::Unreachable);
+    cluster.add(Endpoint::new("1", nodes[1].clone()).unwrap()).unwrap();
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(state(&cluster, "1"), down(ProbeFailure::Unreachable));
+    assert!((0..4).all(|_| pick(&cluster).unwrap().lease.endpoint().as_str() == "0"));
+    sleep(Duration::from_millis(2_000)).await;
+    assert_eq!(state(&cluster, "1"), UP);
+
+    // The verdict belongs to the id: a change of weight leaves it, and so does a replacement of all.
+    nodes[1].faults().inject(Reach::Everything, Fault::Close);
+    sleep(Duration::from_secs(3)).await;
+    cluster.set_weight(&"1".parse().unwrap(), 3).unwrap();
+    cluster
+        .replace(vec![Endpoint::new("1", nodes[1].clone()).unwrap(), Endpoint::new("0", nodes[0].clone()).unwrap()])
+        .unwrap();
+    assert_eq!(state(&cluster, "1"), down(ProbeFailure::Broken));
+    cluster.remove(&"0".parse().unwrap()).unwrap();
+    sleep(Duration::from_millis(10)).await;
+    let probed = nodes[0].stats().requests;
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(nodes[0].stats().requests, probed, "one that left is not probed");
+
+    drop(checker);
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(state(&cluster, "1"), UP, "nobody could ever take it back");
+    let probed = nodes[1].stats().requests;
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(nodes[1].stats().requests, probed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_panics_does_not_end_the_probing() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let node = Scripted::new(move |_| {
+        let call = counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            assert!(call != 1, "this panic is part of the test");
+            Ok(Response::new(Body::empty()))
+        }
+    });
+    let cluster = of([node]);
+    let _checker = every_second(Probe::get("/").unwrap()).start(&cluster);
+    sleep(Duration::from_secs(10)).await;
+    assert!((8..=11).contains(&calls.load(Ordering::SeqCst)), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_connection_that_ends_under_a_probe_is_no_failure() {
+    let node = Scripted::steps([Step::Fail(Phase::Stale), Step::Answer(StatusCode::OK, ""), Step::Fail(Phase::Limit)]);
+    let cluster = of([node.clone()]);
+    let _checker = every_second(Probe::get("/").unwrap()).fall(1).start(&cluster);
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!((node.calls(), state(&cluster, "0")), (2, UP));
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(state(&cluster, "0"), UP, "a full pool of connections says nothing of the node");
+    assert_eq!(node.calls(), 22);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_logs_in_once_and_a_refused_login_is_not_repeated_soon() {
+    let node = KylinNode::new("q0");
+    let cluster = of([node.clone()]);
+    let checker = every_second(query("select 1")).start(&cluster);
+    sleep(Duration::from_millis(20_500)).await;
+    assert_eq!((node.stats().queries, node.stats().logins, node.sessions()), (21, 1, 1));
+    node.forget_sessions();
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!((node.stats().logins, state(&cluster, "0")), (2, UP), "and again when the node has forgotten");
+    drop(checker);
+
+    let wrong = Probe::query("select 1", "learn_kylin", "ADMIN", "wrong").unwrap();
+    let node = KylinNode::new("q1");
+    let cluster = of([node.clone()]);
+    let _checker = every_second(wrong).fall(1).start(&cluster);
+    sleep(Duration::from_secs(59)).await;
+    assert_eq!((node.stats().unauthorized, state(&cluster, "0")), (1, UP), "says nothing of the node");
+    sleep(Duration::from_secs(59)).await;
+    assert_eq!(node.stats().unauthorized, 2);
+}
+
+#[test]
+fn credentials_are_in_no_debug() {
+    let probe = query("select 'hidden'").header("x-key".parse().unwrap(), "hidden".parse().unwrap());
+    let text = format!("{:?} {:?}", probe, Checks::new(probe.clone()));
+    assert!(text.contains("/kylin/api/query") && text.contains("x-key"), "{text}");
+    for secret in ["hidden", "KYLIN", "QURNSU46S1lMSU4", "Basic"] {
+        assert!(!text.contains(secret), "{secret} in {text}");
+    }
+    assert!(Probe::get("kylin").is_err() && Probe::get("/a b").is_err() && Probe::get("http://x/").is_err());
+    assert!(Probe::tcp().login("a:b", "").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_truth_table_over_both_axes() {
+    for (operational, intent) in [Operational::Up, Operational::InDoubt, Operational::Down, Operational::Ejected]
+        .into_iter()
+        .flat_map(|operational| [Intent::Ready, Intent::Drain, Intent::Maintain].map(|intent| (operational, intent)))
+    {
+        let (node, other) = (KylinNode::new("q0"), KylinNode::new("q1"));
+        let cluster = of([node.clone(), other]);
+        let _checker = every_second(Probe::kylin_version()).start(&cluster);
+        match operational {
+            Operational::InDoubt => {
+                node.faults().inject(Reach::Everything, Fault::Close);
+                sleep(Duration::from_millis(500)).await;
+            }
+            Operational::Down => {
+                node.faults().inject(Reach::Everything, Fault::Close);
+                sleep(Duration::from_secs(3)).await;
+            }
+            Operational::Ejected => report(&cluster, "0", Outcome::Failure),
+            _ => sleep(Duration::from_millis(500)).await,
+        }
+        assert_eq!(state(&cluster, "0").0, operational);
+        let id = "0".parse().unwrap();
+        match intent {
+            Intent::Drain => cluster.drain(&id).unwrap(),
+            Intent::Maintain => cluster.maintain(&id).unwrap(),
+            _ => {}
+        }
+        assert_eq!(state(&cluster, "0").0, operational, "the axes do not touch each other");
+        let new = (0..8).any(|_| pick(&cluster).unwrap().lease.endpoint() == &id);
+        assert_eq!(new, intent.admits(Demand::New, operational), "{operational:?} {intent:?}");
+        sleep(Duration::from_millis(1)).await;
+        let before = node.stats().requests;
+        sleep(Duration::from_secs(3)).await;
+        let probed = node.stats().requests > before;
+        assert_eq!(probed, intent.admits(Demand::Probe, operational), "{operational:?} {intent:?}");
+        let bound = intent != Intent::Maintain && matches!(operational, Operational::Up | Operational::InDoubt);
+        assert_eq!(intent.admits(Demand::Bound, operational), bound);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_back_from_maintenance_proves_itself_first() {
+    let node = KylinNode::new("q0");
+    let cluster = of([node.clone()]);
+    let checker = every_second(Probe::kylin_version()).wait_for_first_success(true).start(&cluster);
+    sleep(Duration::from_millis(1)).await;
+    let id = "0".parse().unwrap();
+    cluster.maintain(&id).unwrap();
+    node.faults().inject(Reach::Everything, Fault::Unreachable);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(state(&cluster, "0"), UP, "nobody asked");
+    cluster.ready(&id).unwrap();
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(state(&cluster, "0"), down(ProbeFailure::Unreachable));
+    node.faults().clear();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(state(&cluster, "0"), UP);
+
+    node.faults().inject(Reach::Everything, Fault::Unreachable);
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(state(&cluster, "0").0, Operational::Down);
+    cluster.maintain(&id).unwrap();
+    sleep(Duration::from_secs(1)).await;
+    drop(checker);
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(state(&cluster, "0"), UP, "the end of the probing frees those in maintenance, too");
+}
+
+#[tokio::test]
+async fn a_killed_node_goes_down_before_any_request_meets_it_and_comes_back_when_it_listens_again() {
+    let (node, served) = demo("q0").await;
+    let (_other, other) = demo("q1").await;
+    let at = served.addr();
+    let endpoints =
+        [at, other.addr()].into_iter().enumerate().map(|(id, at)| front::endpoint(id, at, |backend| backend));
+    let front = Front::of(endpoints, |proxy| proxy);
+    let cluster = front.proxy.cluster().clone();
+    let fast = Duration::from_millis(10);
+    let checks = Checks::new(Probe::kylin_version()).interval(fast).fast_interval(fast);
+    let checker = checks.timeout(Duration::from_secs(5)).start(&cluster);
+    node.wait_until(|stats| stats.requests > 3).await.unwrap();
+    served.kill().await;
+    let what = || format!("{:?}", cluster.status());
+    eventually(|| state(&cluster, "0").0 == Operational::Down, what).await;
+    assert_eq!(state(&cluster, "0"), down(ProbeFailure::Unreachable));
+    for _ in 0..10 {
+        assert_eq!(front.get("/kylin/api/admin/version").await.unwrap().status(), 200);
+    }
+    assert_eq!(status(&cluster, "0").failed, 0, "no request met it");
+    let served = node.serve(at).await.unwrap();
+    eventually(|| state(&cluster, "0") == UP, what).await;
+    drop(checker);
+    // With the probing its connections end, but for those that idle in the pool.
+    let quiet = async {
+        loop {
+            let before = node.stats().requests;
+            sleep(fast * 5).await;
+            if node.stats().requests == before {
+                break;
+            }
+        }
+    };
+    timeout(Duration::from_secs(20), quiet).await.expect("the probing ends with its handle");
+    drop(served);
+}

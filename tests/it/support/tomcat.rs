@@ -1,0 +1,177 @@
+//! A real Tomcat with a small application that logs in and answers queries as Kylin 2-4 does, sessions and all.
+//!
+//! Kylin is a Tomcat application, and what a front end has to get right about sessions is Tomcat's doing: when a session
+//! is made, what its cookie looks like, that another node does not know it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::port::free_port;
+use super::process::Process;
+use super::skip;
+
+const HOME: &str = "/usr/share/tomcat10";
+/// How long Tomcat may take to start; alone on a machine it takes about two seconds.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Login, query and logout: `server` is the node's name; a login ends the old session, as Spring Security's protection
+/// against fixation does, and Basic credentials without a session make one.
+const APPLICATION: &str = r#"<%@ page contentType="application/json;charset=UTF-8" session="false" trimDirectiveWhitespaces="true"
+    import="java.util.Base64,java.nio.charset.StandardCharsets" %><%
+    String path = request.getServletPath() + (request.getPathInfo() == null ? "" : request.getPathInfo());
+    String basic = request.getHeader("Authorization");
+    String claimed = null;
+    if (basic != null && basic.startsWith("Basic ")) {
+        String pair = new String(Base64.getDecoder().decode(basic.substring(6)), StandardCharsets.UTF_8);
+        int colon = pair.indexOf(':');
+        if (colon > 0 && pair.substring(colon + 1).equals("KYLIN")) claimed = pair.substring(0, colon);
+        if (claimed == null) { response.setStatus(401); out.print("{\"code\":\"999\",\"msg\":\"bad credentials\"}"); return; }
+    }
+    jakarta.servlet.http.HttpSession known = request.getSession(false);
+    String user = known == null ? null : (String) known.getAttribute("user");
+    boolean login = path.equals("/api/user/authentication") && request.getMethod().equals("POST");
+    if (path.equals("/j_spring_security_logout")) {
+        if (known != null) known.invalidate();
+        jakarta.servlet.http.Cookie gone = new jakarta.servlet.http.Cookie("JSESSIONID", "");
+        gone.setMaxAge(0); gone.setPath("/kylin"); response.addCookie(gone);
+        response.sendRedirect("/kylin/"); return;
+    }
+    if (claimed != null && (login || !claimed.equals(user))) {
+        if (known != null) known.invalidate();
+        request.getSession(true).setAttribute("user", claimed);
+        application.setAttribute("logins", 1 + (application.getAttribute("logins") == null ? 0 : (Integer) application.getAttribute("logins")));
+        user = claimed;
+    }
+    if (path.equals("/api/admin/version")) { out.print("{\"kylin.version\":\"3.1.3\",\"kylin.version.commitId\":\"none\"}"); return; }
+    if (path.equals("/api/logins")) { out.print(application.getAttribute("logins") == null ? 0 : application.getAttribute("logins")); return; }
+    if (user == null) {
+        if (path.equals("/api/user/authentication")) { out.print("{}"); return; }
+        response.setStatus(401); out.print("{\"code\":\"999\",\"msg\":\"not logged in\"}"); return;
+    }
+    if (path.startsWith("/api/user/authentication")) { out.print("{\"userDetails\":{\"username\":\"" + user + "\"}}"); return; }
+    out.print("{\"columnMetas\":[],\"results\":[[\"" + System.getProperty("kylin.node") + "\",\"" + user + "\"]],\"isException\":false}");
+%>"#;
+
+const APPLICATION_WEB_XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
+<web-app xmlns="https://jakarta.ee/xml/ns/jakartaee" version="5.0">
+  <servlet><servlet-name>node</servlet-name><jsp-file>/node.jsp</jsp-file><load-on-startup>1</load-on-startup></servlet>
+  <servlet-mapping>
+    <servlet-name>node</servlet-name><url-pattern>/api/*</url-pattern><url-pattern>/j_spring_security_logout</url-pattern>
+  </servlet-mapping>
+  <session-config><session-timeout>480</session-timeout><tracking-mode>COOKIE</tracking-mode></session-config>
+</web-app>
+"#;
+
+/// What Tomcat's own conf/web.xml has of importance: the servlet that compiles pages.
+const CONTAINER_WEB_XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
+<web-app xmlns="https://jakarta.ee/xml/ns/jakartaee" version="5.0">
+  <servlet>
+    <servlet-name>jsp</servlet-name><servlet-class>org.apache.jasper.servlet.JspServlet</servlet-class>
+    <init-param><param-name>development</param-name><param-value>false</param-value></init-param>
+    <load-on-startup>0</load-on-startup>
+  </servlet>
+  <servlet-mapping><servlet-name>jsp</servlet-name><url-pattern>*.jsp</url-pattern></servlet-mapping>
+</web-app>
+"#;
+
+/// A running Tomcat: one process, killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Tomcat {
+    process: Process,
+    address: SocketAddr,
+}
+
+impl Tomcat {
+    /// Whether Tomcat is installed; loud when it is not, and a failure when the environment says `CI=true`.
+    pub(crate) fn required() -> bool {
+        let present = Path::new(HOME).join("bin/bootstrap.jar").is_file();
+        skip::installed("Tomcat (Debian: tomcat10)", present && which("java"))
+    }
+
+    /// Starts one for each name, together; the names are also their `jvmRoute`s.
+    pub(crate) async fn start(names: &[&str]) -> Vec<Tomcat> {
+        let mut nodes: Vec<Tomcat> = names.iter().map(|name| Tomcat::spawn(name)).collect();
+        for (node, name) in nodes.iter_mut().zip(names) {
+            while let Err(log) = node.ready().await {
+                // Somebody took the port between our look and Tomcat's bind.
+                assert!(log.contains("Address already in use"), "{log}");
+                *node = Tomcat::spawn(name);
+            }
+        }
+        nodes
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Kills it at once.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    fn spawn(name: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let base = folder.path();
+        let port = free_port();
+        let write = |file: &str, text: &str| {
+            let file = base.join(file);
+            std::fs::create_dir_all(file.parent().expect("files lie in folders")).expect("a folder can be made");
+            std::fs::write(file, text).expect("a file can be written");
+        };
+        write("conf/server.xml", &server_xml(name, port));
+        write("conf/web.xml", CONTAINER_WEB_XML);
+        write("webapps/kylin/WEB-INF/web.xml", APPLICATION_WEB_XML);
+        write("webapps/kylin/node.jsp", APPLICATION);
+        for empty in ["temp", "work", "logs"] {
+            std::fs::create_dir_all(base.join(empty)).expect("a folder can be made");
+        }
+        let mut java = Command::new("java");
+        java.args(["-Xmx96m", "-Xss512k", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .args(["-cp", &format!("{HOME}/bin/bootstrap.jar:{HOME}/bin/tomcat-juli.jar")])
+            .arg(format!("-Dcatalina.home={HOME}"))
+            .arg(format!("-Dcatalina.base={}", base.display()))
+            .arg(format!("-Djava.io.tmpdir={}", base.join("temp").display()))
+            .arg(format!("-Dkylin.node={name}"))
+            .args(["org.apache.catalina.startup.Bootstrap", "start"]);
+        let process = Process::spawn("tomcat", folder, &mut java).expect("java can be run");
+        Tomcat { process, address: ([127, 0, 0, 1], port).into() }
+    }
+
+    /// Waits until it serves.
+    async fn ready(&mut self) -> Result<(), String> {
+        let started = self.process.wait_ready(PATIENCE, |tomcat| {
+            let log = tomcat.file("stderr");
+            log.contains("Server startup in") || log.contains("Address already in use")
+        });
+        started.await.map_err(|failure| failure.to_string())?;
+        let answer = super::http::get(self.address, "/kylin/api/admin/version", &[]).await;
+        match answer {
+            Ok(answer) if answer.text().contains("kylin.version") => Ok(()),
+            other => Err(format!("{other:?}\n{}", self.process.log())),
+        }
+    }
+}
+
+fn server_xml(name: &str, port: u16) -> String {
+    // The connector's settings are those of Kylin's own server.xml.
+    format!(
+        r#"<?xml version="1.0" encoding="UTF-8"?>
+<Server port="-1">
+  <Service name="Catalina">
+    <Connector address="127.0.0.1" port="{port}" protocol="HTTP/1.1" connectionTimeout="20000" maxThreads="50" minSpareThreads="2"/>
+    <Engine name="Catalina" defaultHost="localhost" jvmRoute="{name}">
+      <Host name="localhost" appBase="webapps" unpackWARs="false" autoDeploy="false"/>
+    </Engine>
+  </Service>
+</Server>
+"#
+    )
+}
+
+fn which(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
