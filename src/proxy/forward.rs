@@ -101,21 +101,33 @@ impl<'p, B: Backend> Journey<'p, B> {
                     Prepared::Failed(error) => Err(error.with_request(request)),
                     Prepared::Answer(answer) => return Ok(*answer),
                 };
-                (picked, request) = match sent {
-                    Ok(answer) => match self.judge(picked, answer) {
-                        Verdict::Again(next, copy) => (next, copy),
-                        Verdict::Answer(picked, mut answer) => {
-                            let then = self.session.settle(&self.proxy.cluster, &picked, &mut answer).await;
-                            match self.copy.take() {
-                                Some(copy) if then == Then::Again => (picked, *copy),
-                                _ => return Ok(self.pass(picked, answer)),
-                            }
-                        }
-                    },
-                    Err(error) => self.after_failure(picked, error)?,
+                (picked, request) = match self.after(picked, sent).await? {
+                    Verdict::Again(next, copy) => (next, copy),
+                    Verdict::Answer(picked, answer) => return Ok(self.pass(picked, answer)),
                 }
             }
         }
+    }
+
+    /// What follows from what came of a try. A future of its own, whose room that of the sending can have before.
+    async fn after(
+        &mut self,
+        picked: Picked<B>,
+        sent: Result<Response<Body>, SendError>,
+    ) -> Result<Verdict<B>, Refusal> {
+        let verdict = match sent {
+            Ok(answer) => self.judge(picked, answer),
+            Err(error) => {
+                let (next, request) = self.after_failure(picked, error)?;
+                Verdict::Again(next, request)
+            }
+        };
+        let Verdict::Answer(picked, mut answer) = verdict else { return Ok(verdict) };
+        let then = self.session.settle(&self.proxy.cluster, &picked, &mut answer).await;
+        Ok(match self.copy.take() {
+            Some(copy) if then == Then::Again => Verdict::Again(picked, *copy),
+            _ => Verdict::Answer(picked, answer),
+        })
     }
 
     fn pick(&mut self, request: &Request<Body>) -> Option<Picked<B>> {

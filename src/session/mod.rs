@@ -5,12 +5,15 @@
 
 pub(crate) mod affinity;
 mod key;
+mod memory;
 mod record;
 mod secret;
+mod shelf;
 mod store;
 
 pub use affinity::Affinity;
 pub use key::SessionKey;
+pub use memory::MemoryStore;
 pub use record::{DamagedRecord, SessionRecord};
 pub use secret::{InvalidSecret, Secret};
 pub use store::{Expect, Saved, SessionStore, StoreError, StoreFuture, Stored};
