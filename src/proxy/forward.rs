@@ -33,7 +33,6 @@ pub(super) fn forward<B: Backend>(
     let mut request = Request::from_parts(head, body);
     async move {
         let answer = match client {
-            // By reference: what is handed from future to future by value has room in each.
             Ok(client) => Journey::new(proxy, client).run(&mut request).await,
             Err(refusal) => Err(refusal),
         };
@@ -75,6 +74,8 @@ struct Journey<'p, B> {
     session: Session<'p>,
     /// What Kylin has to do with it, where the proxy is told to know.
     visit: Option<Visit<'p>>,
+    /// The beginning of the answer's body, where it had to be looked at.
+    seen: Option<Bytes>,
     /// The head and body for another try after this one was sent, if there may be one.
     copy: Option<Box<Request<Body>>>,
     /// Was an endpoint tried again on a fresh connection?
@@ -85,69 +86,95 @@ impl<'p, B: Backend> Journey<'p, B> {
     fn new(proxy: &'p Inner<B>, client: ClientAddr) -> Self {
         let begun = proxy.settings.retry.within.map(|_| proxy.settings.clock.now());
         let session = Session::new(proxy.settings.affinity.as_ref());
-        Journey { proxy, client, tried: Tried::none(), begun, session, visit: None, copy: None, refreshed: false }
+        Journey {
+            proxy,
+            client,
+            tried: Tried::none(),
+            begun,
+            session,
+            visit: None,
+            seen: None,
+            copy: None,
+            refreshed: false,
+        }
     }
 
-    /// Leaves nothing of `request`.
-    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
-    fn run<'r>(
-        mut self,
-        request: &'r mut Request<Body>,
-    ) -> impl Future<Output = Result<Response<Body>, Refusal>> + Send + use<'p, 'r, B> {
-        async move {
-            if let Some(rules) = &self.proxy.kylin {
-                self.visit = Some(Visit::enter(rules, self.client, request)?);
+    /// The request stays where it is until it is sent: a future that owns what it is given keeps it twice.
+    async fn run(&mut self, request: &mut Request<Body>) -> Result<Response<Body>, Refusal> {
+        if let Some(rules) = &self.proxy.kylin {
+            self.visit = Some(Visit::enter(rules, self.client, request)?);
+        }
+        if !request.body().is_empty() {
+            let body = take(request.body_mut());
+            *request.body_mut() = upload::read(body, &self.proxy.settings).await?;
+        }
+        if let Some(visit) = &mut self.visit {
+            visit.read_sql(request);
+            if let Some(merge) = visit.merge() {
+                return Box::pin(fan_out(&self.proxy.cluster, self.client, merge, take(request))).await;
             }
-            if !request.body().is_empty() {
-                let body = take(request.body_mut());
-                *request.body_mut() = upload::read(body, &self.proxy.settings).await?;
-            }
-            if let Some(visit) = &mut self.visit {
-                visit.read_sql(request);
-                if let Some(merge) = visit.merge() {
-                    return Box::pin(fan_out(&self.proxy.cluster, self.client, merge, take(request))).await;
+        }
+        self.session.begin(request).await;
+        let mut picked = self.pick(request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
+        loop {
+            self.tried.add(&picked.lease);
+            self.copy = self.keep_copy(request);
+            let sent = match self.session.prepare(&picked, request).await {
+                Prepared::Send => {
+                    let watch = self.visit.as_ref().and_then(|visit| visit.watch(&picked, request));
+                    let sent = picked.backend.send(take(request)).await;
+                    if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
+                        watch.is_over();
+                    }
+                    sent
                 }
-            }
-            self.session.begin(request).await;
-            let mut picked = self.pick(request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
-            loop {
-                self.tried.add(&picked.lease);
-                self.copy = self.keep_copy(request);
-                let sent = match self.session.prepare(&picked, request).await {
-                    Prepared::Send => {
-                        let watch = self.visit.as_ref().and_then(|visit| visit.watch(&picked, request));
-                        let sent = picked.backend.send(take(request)).await;
-                        if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
-                            watch.is_over();
-                        }
-                        sent
-                    }
-                    Prepared::Failed(error) => Err(error.with_request(take(request))),
-                    Prepared::Answer(answer) => return Ok(*answer),
-                };
-                let mut answer = match sent {
-                    Ok(answer) => answer,
-                    Err(error) => {
-                        (picked, *request) = self.after_failure(picked, error)?;
-                        continue;
-                    }
-                };
-                let mut seen = None;
-                if let Some(most) = self.visit.as_ref().and_then(|visit| visit.must_see(&answer)) {
+                Prepared::Failed(error) => Err(error.with_request(take(request))),
+                Prepared::Answer(answer) => return Ok(*answer),
+            };
+            let sent = match self.must_see(&sent) {
+                Some(most) => {
                     // Boxed, because it is rare.
-                    let (beginning, whole) = Box::pin(peek(answer, most)).await;
-                    (answer, seen) = (whole, Some(beginning));
+                    let (sent, seen) = Box::pin(look(sent, most)).await;
+                    self.seen = seen;
+                    sent
                 }
-                (picked, *request) = match self.judge(picked, answer, seen) {
-                    Verdict::Again(next, copy) => (next, copy),
-                    Verdict::Answer(picked, mut answer) => {
-                        let then = self.session.settle(&self.proxy.cluster, &picked, &mut answer).await;
-                        match self.copy.take() {
-                            Some(copy) if then == Then::Again => (picked, *copy),
-                            _ => return Ok(self.pass(picked, answer)),
-                        }
-                    }
-                }
+                None => sent,
+            };
+            (picked, *request) = match self.after(picked, sent)? {
+                Verdict::Again(next, copy) => (next, copy),
+                Verdict::Answer(picked, answer) => match self.settle(picked, answer).await {
+                    Verdict::Again(same, copy) => (same, copy),
+                    Verdict::Answer(picked, answer) => return Ok(self.pass(picked, answer)),
+                },
+            }
+        }
+    }
+
+    /// How much of an answer's body has to be seen before it can be judged.
+    fn must_see(&self, sent: &Result<Response<Body>, SendError>) -> Option<usize> {
+        self.visit.as_ref()?.must_see(sent.as_ref().ok()?)
+    }
+
+    /// What follows from what came of a try.
+    fn after(&mut self, picked: Picked<B>, sent: Result<Response<Body>, SendError>) -> Result<Verdict<B>, Refusal> {
+        match sent {
+            Ok(answer) => Ok(self.judge(picked, answer)),
+            Err(error) => self.after_failure(picked, error).map(|(next, request)| Verdict::Again(next, request)),
+        }
+    }
+
+    /// Lets the session learn from an answer that is to be passed on.
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
+    fn settle(
+        &mut self,
+        picked: Picked<B>,
+        mut answer: Response<Body>,
+    ) -> impl Future<Output = Verdict<B>> + Send + use<'_, 'p, B> {
+        async move {
+            let then = self.session.settle(&self.proxy.cluster, &picked, &mut answer).await;
+            match self.copy.take() {
+                Some(copy) if then == Then::Again => Verdict::Again(picked, *copy),
+                _ => Verdict::Answer(picked, answer),
             }
         }
     }
@@ -203,10 +230,10 @@ impl<'p, B: Backend> Journey<'p, B> {
             }
     }
 
-    /// Judges an answer of which `seen` is the beginning of the body, where that had to be looked at.
-    fn judge(&mut self, mut picked: Picked<B>, answer: Response<Body>, seen: Option<Bytes>) -> Verdict<B> {
+    /// Judges an answer, of which the beginning was seen where that decides.
+    fn judge(&mut self, mut picked: Picked<B>, answer: Response<Body>) -> Verdict<B> {
         let Some(visit) = &self.visit else { return self.judge_status(picked, answer) };
-        let (outcome, next) = visit.judge(&answer, seen);
+        let (outcome, next) = visit.judge(&answer, self.seen.take());
         picked.lease.set_outcome(outcome);
         let goes_on = match next {
             Next::Elsewhere => true,
@@ -292,6 +319,20 @@ impl<'p, B: Backend> Journey<'p, B> {
             (Phase::RequestBody, Some(cause)) => upload::refusal(cause),
             _ => Refusal::of_failure(phase, self.proxy.settings.unavailable),
         })
+    }
+}
+
+/// Looks at the beginning of an answer.
+async fn look(
+    sent: Result<Response<Body>, SendError>,
+    most: usize,
+) -> (Result<Response<Body>, SendError>, Option<Bytes>) {
+    match sent {
+        Ok(answer) => {
+            let (seen, answer) = peek(answer, most).await;
+            (Ok(answer), Some(seen))
+        }
+        Err(error) => (Err(error), None),
     }
 }
 
