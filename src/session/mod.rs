@@ -4,17 +4,35 @@
 //! [`SessionKey`], in a [`SessionStore`] that any number of front ends may share.
 
 pub(crate) mod affinity;
+mod invalid;
 mod key;
+#[cfg(feature = "memcached")]
+mod memcached;
 mod memory;
+#[cfg(feature = "mysql")]
+mod mysql;
+mod open;
 mod record;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(any(feature = "redis", feature = "mysql", feature = "memcached"))]
+mod remote;
 mod secret;
 mod sessions;
 mod shelf;
 mod store;
 
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisBuilder, RedisStore};
 pub use affinity::{Affinity, InvalidCookie, SameSite, SessionCookie, StickyCookie};
+pub use invalid::InvalidStore;
 pub use key::SessionKey;
+#[cfg(feature = "memcached")]
+pub use memcached::{MemcachedBuilder, MemcachedStore};
 pub use memory::MemoryStore;
+#[cfg(feature = "mysql")]
+pub use mysql::{MysqlBuilder, MysqlStore};
+pub use open::open;
 pub use record::{DamagedRecord, SessionRecord};
 pub use secret::{InvalidSecret, Secret};
 pub use sessions::Sessions;
