@@ -23,7 +23,7 @@ impl Clock for SystemClock {
 }
 
 /// A moment `after` now on the clock of tokio's timers, which tests can pause.
-#[cfg(any(feature = "client", feature = "server"))]
+#[cfg(any(feature = "client", feature = "server", feature = "dns", feature = "zookeeper"))]
 pub(crate) fn timer_in(after: std::time::Duration) -> tokio::time::Instant {
     let now = tokio::time::Instant::now();
     // As tokio does for a sleep that never ends.

@@ -50,6 +50,7 @@
 //! | [`backend`] | the trait that sends, and HTTP/1.1 | `client` for the latter |
 //! | [`body`] | the one body type | |
 //! | [`clock`] | where time comes from | |
+//! | [`discovery`] | where the nodes of a cluster come from: a list, a file, DNS, ZooKeeper | `dns`, `zookeeper` for these |
 //! | [`session`] | shared memory of who is logged in where | |
 //! | `server` | an HTTP server for hosts without one | `server` |
 //! | `nginx` | an nginx configuration, read and served | `nginx` |
@@ -60,6 +61,7 @@ pub mod balance;
 pub mod body;
 pub mod clock;
 pub mod cluster;
+pub mod discovery;
 pub mod endpoint;
 mod hash;
 mod health;

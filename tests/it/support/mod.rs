@@ -12,5 +12,6 @@ pub(crate) mod process;
 pub(crate) mod raw_node;
 pub(crate) mod resources;
 pub(crate) mod skip;
+pub(crate) mod zookeeper;
 
 pub(crate) use nginx::{Nginx, require_nginx};
