@@ -297,7 +297,9 @@ async fn a_zookeeper_that_is_killed_and_restarted_under_load_fails_no_request() 
         server.kill();
         wait("ZooKeeper is lost", |status| status.source == SourceState::Failing).await;
         work(&nodes[..3]).await;
-        assert_eq!(follow.status().endpoints, 3, "round {round}: the last known nodes are kept");
+        let status = follow.status();
+        assert_eq!(status.source, SourceState::Failing, "round {round}: it is said that ZooKeeper is gone");
+        assert_eq!(status.endpoints, 3, "round {round}: the last known nodes are kept");
         server.restart().await;
         wait("ZooKeeper is followed again", |status| status.source == SourceState::Current).await;
         work(&nodes[..3]).await;

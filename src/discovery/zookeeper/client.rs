@@ -76,6 +76,10 @@ impl Session {
         })
     }
 
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
     pub(super) fn registry(&self) -> &Registry {
         &self.registry
     }

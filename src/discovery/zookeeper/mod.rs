@@ -46,11 +46,11 @@ use crate::clock::timer_in;
 pub struct ZooKeeper {
     settings: Settings,
     session: Option<Session>,
-    /// What was told last.
-    told: Vec<Found>,
-    /// What is known has not been told, or an error was told since.
-    untold: bool,
-    /// Until when the nodes of `told` are kept, though they be missing.
+    /// What was told last; `None` at first and after an error.
+    told: Option<Vec<Found>>,
+    /// The last nodes there were, which the cluster has.
+    known: Vec<Found>,
+    /// Until when the nodes of `known` are kept, though they be missing.
     grace: Option<Instant>,
     leader: watch::Sender<Option<String>>,
 }
@@ -86,8 +86,8 @@ impl ZooKeeper {
         Ok(ZooKeeper {
             settings,
             session: None,
-            told: Vec::new(),
-            untold: true,
+            told: None,
+            known: Vec::new(),
             grace: None,
             leader: watch::Sender::new(None),
         })
@@ -156,15 +156,15 @@ impl ZooKeeper {
 
     /// ZooKeeper is there, or there again.
     fn rejoined(&mut self) {
-        if !self.told.is_empty() {
+        if !self.known.is_empty() {
             self.grace = Some(timer_in(self.settings.grace));
         }
-        self.untold = true;
+        self.told = None;
     }
 
-    /// The membership, when it is known in full and there is something new about it.
+    /// The membership, when ZooKeeper is there, all of it is known and there is something new about it.
     fn news(&mut self) -> Option<Vec<Found>> {
-        let registry = self.session.as_ref()?.registry();
+        let registry = self.session.as_ref().filter(|session| session.is_connected())?.registry();
         if !registry.is_complete() {
             return None;
         }
@@ -177,19 +177,18 @@ impl ZooKeeper {
         let mut found = registry.members();
         if self.grace.is_some() {
             let missing = |old: &&Found| !found.iter().any(|found| found.address() == old.address());
-            let missing: Vec<Found> = self.told.iter().filter(missing).cloned().collect();
+            let missing: Vec<Found> = self.known.iter().filter(missing).cloned().collect();
             found.extend(missing);
         }
         // An order that every front end finds alike.
         found.sort_by(|one, other| one.id().cmp(other.id()));
-        if !self.untold && found == self.told {
+        if self.told.as_ref() == Some(&found) {
             return None;
         }
-        self.untold = false;
-        // Nothing is no membership to come back to: it is told, and what was there before remembered.
         if !found.is_empty() {
-            self.told.clone_from(&found);
+            self.known.clone_from(&found);
         }
+        self.told = Some(found.clone());
         Some(found)
     }
 }
@@ -198,7 +197,7 @@ impl Discovery for ZooKeeper {
     async fn next(&mut self) -> Result<Vec<Found>, DiscoveryError> {
         loop {
             if self.session.is_none() {
-                self.untold = true;
+                self.told = None;
                 self.connect().await?;
             }
             if let Some(found) = self.news() {
@@ -217,7 +216,7 @@ impl Discovery for ZooKeeper {
                     Ok(News::Registry) => {}
                     Ok(News::Connected) => self.rejoined(),
                     Ok(News::Disconnected(error)) => {
-                        self.untold = true;
+                        self.told = None;
                         return Err(error);
                     }
                     Err(error) => {
