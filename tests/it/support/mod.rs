@@ -14,5 +14,6 @@ pub(crate) mod raw_node;
 pub(crate) mod resources;
 pub(crate) mod skip;
 pub(crate) mod tomcat;
+pub(crate) mod zookeeper;
 
 pub(crate) use nginx::{Nginx, require_nginx};
