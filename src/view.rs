@@ -43,13 +43,8 @@ type Place = (bool, u32);
 
 impl<B> View<B> {
     pub(crate) fn new(primary: Group<B>, backup: Group<B>) -> Self {
-        let mut view = View {
-            places: AHashMap::new(),
-            by_digest: AHashMap::new(),
-            by_route: AHashMap::new(),
-            primary,
-            backup,
-        };
+        let mut view =
+            View { places: AHashMap::new(), by_digest: AHashMap::new(), by_route: AHashMap::new(), primary, backup };
         for (is_backup, group) in [(false, &view.primary), (true, &view.backup)] {
             for (index, member) in (0_u32..).zip(&group.layout.members) {
                 let settings = &member.settings;

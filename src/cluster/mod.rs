@@ -13,11 +13,11 @@ pub use builder::ClusterBuilder;
 pub use status::{ClusterStatus, EndpointStatus};
 
 use self::members::Members;
-use crate::backend::HttpBackend;
+use crate::backend::{Backend, HttpBackend};
 use crate::balance::{Balancer, Candidate, Candidates, Tried};
 use crate::endpoint::{Endpoint, EndpointId, Intent, InvalidId, Lease};
 use crate::request::RequestView;
-use crate::session::affinity::Hint;
+use crate::session::affinity::{Hint, Node, Nodes};
 use crate::view::{Group, Published, View};
 
 /// Endpoints, the policy that chooses among them, and their live state. Clones are handles to the same cluster.
@@ -258,6 +258,14 @@ impl<B> Cluster<B> {
         change(&mut members)?;
         self.inner.view.publish(members.view(&*self.inner.balancer));
         Ok(())
+    }
+}
+
+impl<B: Backend> Nodes for Cluster<B> {
+    fn find(&self, endpoint: &EndpointId) -> Option<Arc<dyn Node>> {
+        let view = self.inner.view.read();
+        let (group, index) = view.find(endpoint.as_str())?;
+        Some(Arc::clone(&group.backends[index]) as Arc<dyn Node>)
     }
 }
 

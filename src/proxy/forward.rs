@@ -96,7 +96,7 @@ impl<'p, B: Backend> Journey<'p, B> {
             loop {
                 self.tried.add(&picked.lease);
                 self.copy = self.keep_copy(&request);
-                let sent = match self.session.prepare(&picked, &mut request).await {
+                let sent = match self.session.prepare(&self.proxy.cluster, &picked, &mut request).await {
                     Prepared::Send => picked.backend.send(request).await,
                     Prepared::Failed(error) => Err(error.with_request(request)),
                     Prepared::Answer(answer) => return Ok(*answer),

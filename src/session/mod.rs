@@ -4,16 +4,25 @@
 //! [`SessionKey`], in a [`SessionStore`] that any number of front ends may share.
 
 pub(crate) mod affinity;
+mod guarded;
 mod key;
+mod latest;
 mod memory;
+mod nodes_share;
+mod pairs;
 mod record;
 mod secret;
+#[cfg(feature = "shared-sessions")]
+mod shared;
 mod shelf;
 mod store;
 
 pub use affinity::Affinity;
 pub use key::SessionKey;
 pub use memory::MemoryStore;
+pub use nodes_share::NodesShare;
 pub use record::{DamagedRecord, SessionRecord};
 pub use secret::{InvalidSecret, Secret};
+#[cfg(feature = "shared-sessions")]
+pub use shared::{HandOut, InvalidShared, SameSite, SharedSessions};
 pub use store::{Expect, Saved, SessionStore, StoreError, StoreFuture, Stored};

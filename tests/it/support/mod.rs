@@ -3,6 +3,7 @@
 // A tool that no test happens to need today is not a fault of the tests.
 #![allow(dead_code)]
 
+pub(crate) mod browser;
 pub(crate) mod cluster;
 pub(crate) mod front;
 pub(crate) mod http;
@@ -10,7 +11,9 @@ pub(crate) mod nginx;
 pub(crate) mod port;
 pub(crate) mod process;
 pub(crate) mod raw_node;
+pub(crate) mod recording;
 pub(crate) mod resources;
+pub(crate) mod shared;
 pub(crate) mod skip;
 
 pub(crate) use nginx::{Nginx, require_nginx};
