@@ -126,7 +126,7 @@ async fn credentials_are_tried_again_after_a_client_has_logged_in_with_them() {
     let front = nodes.front();
     let browser = logged_in(&front).await;
     let _ = nodes.metastore.clone().user("ADMIN", "changed", true);
-    assert_eq!(storm(&browser, 1, 2).await, 1, "the node of the login knows the session, the other does not");
+    assert_eq!(storm(&browser, 1, 2).await, 2, "refused at the other node, the session has ended");
     let _ = nodes.metastore.clone().user("ADMIN", "KYLIN", true);
     let browser = logged_in(&front).await;
     assert_eq!(storm(&browser, 3, 10).await, 0);
