@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ahash::RandomState;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
@@ -17,32 +18,33 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::affinity::{Affinity, Hint, Served, Step, Then};
-use super::guarded::Guarded;
+use super::affinity::{Hint, Served, Step, Then};
 use super::latest::Latest;
 use super::pairs::{cut, expires_at_once, first_part, is_kylins};
-use super::secret::Tagger;
-use super::{Expect, InvalidSecret, Secret, SessionKey, SessionRecord, SessionStore};
+use super::sessions::{Known, Sessions};
+use super::{Expect, SessionKey, SessionRecord};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
 use crate::endpoint::EndpointId;
 
-/// Collects how [`Affinity::nodes_share`] goes about it.
+/// Sessions that the nodes share, for [`Affinity::nodes_share`](super::Affinity::nodes_share).
+#[derive(Clone)]
 #[must_use]
 pub struct NodesShare {
     grace: Duration,
     heal: bool,
-    shared: Option<(Arc<dyn SessionStore>, Secret)>,
+    sessions: Option<Sessions>,
     names: Vec<String>,
     clock: Arc<dyn Clock>,
 }
 
 impl NodesShare {
-    pub(super) fn new() -> Self {
+    /// The defaults: a grace of 3 s, no healing, nothing shared with other front ends.
+    pub fn new() -> Self {
         NodesShare {
             grace: Duration::from_secs(3),
             heal: false,
-            shared: None,
+            sessions: None,
             names: Vec::new(),
             clock: Arc::new(SystemClock),
         }
@@ -58,8 +60,8 @@ impl NodesShare {
     /// Has other front ends know of new sessions, through a store that all of them share. It must not be the database in which
     /// the nodes keep their sessions: their manager empties it as a whole. Default: each front end knows of those that began
     /// through it.
-    pub fn store(mut self, store: Arc<dyn SessionStore>, secret: Secret) -> Self {
-        self.shared = Some((store, secret));
+    pub fn sessions(mut self, sessions: Sessions) -> Self {
+        self.sessions = Some(sessions);
         self
     }
 
@@ -83,24 +85,22 @@ impl NodesShare {
         self
     }
 
-    /// Builds it, for [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity).
-    ///
-    /// # Errors
-    /// [`InvalidSecret`] when the operating system has no random bytes to give.
-    pub fn build(self) -> Result<Affinity, InvalidSecret> {
-        let secret = match &self.shared {
-            Some((_, secret)) => secret.clone(),
-            None => Secret::random()?,
-        };
-        Ok(Affinity::gracing(Grace {
+    pub(super) fn build(self) -> Grace {
+        Grace {
             within: self.grace,
             heal: self.heal,
             names: self.names,
-            taggers: secret.taggers("nodes-share"),
-            store: self.shared.map(|(store, _)| Guarded::new(store, Duration::from_millis(50))),
+            sessions: self.sessions,
+            hasher: RandomState::new(),
             begun: Mutex::default(),
             clock: self.clock,
-        }))
+        }
+    }
+}
+
+impl Default for NodesShare {
+    fn default() -> Self {
+        NodesShare::new()
     }
 }
 
@@ -115,8 +115,9 @@ pub(crate) struct Grace {
     within: Duration,
     heal: bool,
     names: Vec<String>,
-    taggers: Arc<[Tagger]>,
-    store: Option<Guarded>,
+    sessions: Option<Sessions>,
+    /// Makes keys where no other front end has to know them.
+    hasher: RandomState,
     /// With the endpoint as long as that matters; without, the session is an old one.
     begun: Mutex<Latest<SessionKey, (Option<EndpointId>, Instant)>>,
     clock: Arc<dyn Clock>,
@@ -165,12 +166,14 @@ impl Grace {
             }
             return Step::Now(graced);
         }
-        let Some(store) = &self.store else { return Step::Now(graced) };
+        let Some(sessions) = &self.sessions else { return Step::Now(graced) };
+        // Seen here for the first time: another front end may have been there when it began.
+        let found = sessions.find(key, value);
         Step::Later(Box::pin(async move {
-            // Seen here for the first time: another front end may have been there when it began.
-            let endpoint = match store.load(&key).await {
-                Ok(stored) => stored.and_then(|stored| stored.record.endpoint().cloned()),
-                Err(_) => return graced,
+            let endpoint = match found.done().await {
+                Known::Record(record, _) | Known::Elsewhere(record) => record.endpoint().cloned(),
+                Known::Nothing => None,
+                Known::Unsaid => return graced,
             };
             graced.hint = endpoint.clone().map_or(Hint::None, Hint::Endpoint);
             self.begun.lock().put(key, (endpoint, self.clock.now()), REMEMBERED);
@@ -211,13 +214,15 @@ impl Grace {
         let Some(key) = self.begun_by(answer.headers()) else { return Step::Now(Then::Pass) };
         let endpoint = served.endpoint.clone();
         self.begun.lock().put(key, (Some(endpoint.clone()), self.clock.now()), REMEMBERED);
-        let Some(store) = &self.store else { return Step::Now(Then::Pass) };
-        Step::Later(Box::pin(async move {
-            let ttl = self.within.max(Duration::from_secs(1));
-            // A store that is down costs other front ends the knowledge, and this request nothing but the deadline.
-            let _ = store.save(&key, &SessionRecord::bound(endpoint), Expect::Absent, ttl).await;
-            Then::Pass
-        }))
+        let Some(sessions) = &self.sessions else { return Step::Now(Then::Pass) };
+        let ttl = self.within.max(Duration::from_secs(1));
+        match sessions.save(key, SessionRecord::bound(endpoint), Expect::Absent, ttl) {
+            Step::Now(_) => Step::Now(Then::Pass),
+            Step::Later(saved) => Step::Later(Box::pin(async move {
+                saved.await;
+                Then::Pass
+            })),
+        }
     }
 
     /// Reads what went wrong, and puts it back if it is something else.
@@ -288,10 +293,15 @@ impl Grace {
     }
 
     fn key(&self, value: &[u8]) -> SessionKey {
-        let tag = self.taggers[0].tag(&[value]);
-        let mut key = [0; 16];
-        key.copy_from_slice(&tag[..16]);
-        SessionKey::from_bytes(key)
+        match &self.sessions {
+            Some(sessions) => sessions.key(value),
+            None => {
+                let mut key = [0; 16];
+                key[..8].copy_from_slice(&self.hasher.hash_one((0, value)).to_be_bytes());
+                key[8..].copy_from_slice(&self.hasher.hash_one((1, value)).to_be_bytes());
+                SessionKey::from_bytes(key)
+            }
+        }
     }
 }
 

@@ -8,13 +8,12 @@ use super::flight::Flights;
 use super::keep::Keep;
 use super::offer::Reuse;
 use super::seal::Sealer;
-use super::touch::Touches;
 use crate::clock::{Clock, SystemClock};
-use crate::session::affinity::Affinity;
-use crate::session::guarded::Guarded;
-use crate::session::{Secret, SessionStore};
+use crate::session::affinity::sticky::{InvalidCookie, SameSite, is_attribute, is_name};
+use crate::session::{Secret, Sessions};
 
-/// Collects how [`Affinity::shared`] goes about it.
+/// Sessions that the front end shares among nodes, for [`Affinity::shared`](super::super::Affinity::shared): where they are kept, under
+/// which secret, and how.
 ///
 /// # What is kept, and what a thief of it has
 ///
@@ -41,21 +40,19 @@ use crate::session::{Secret, SessionStore};
 /// - A client that sends credentials with every request and keeps no cookies (kylinpy, ODBC) gets none, and nothing is stored. Its
 ///   nodes' sessions are used again for [`reuse_for`](Self::reuse_for) by requests with the very same credentials.
 /// - With credentials other than Basic the front end keeps out of the matter.
+#[derive(Clone)]
 #[must_use]
 pub struct SharedSessions {
-    store: Arc<dyn SessionStore>,
-    secret: Secret,
+    keep: Keep,
     name: String,
     path: String,
     secure: bool,
-    same_site: SameSite,
+    same_site: Option<SameSite>,
     of_nodes: Vec<String>,
-    ttl: Duration,
     hand_out: HandOut,
     reuse: Duration,
     login_timeout: Duration,
     logout_timeout: Duration,
-    store_deadline: Duration,
     clock: Arc<dyn Clock>,
 }
 
@@ -71,194 +68,143 @@ pub enum HandOut {
     WithCredentials,
 }
 
-/// Whether browsers send a cookie with requests that other sites cause.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum SameSite {
-    /// Never.
-    Strict,
-    /// With the opening of a page only.
-    #[default]
-    Lax,
-    /// Always; browsers ask for `Secure` then.
-    None,
-}
-
-impl SameSite {
-    fn as_str(self) -> &'static str {
-        match self {
-            SameSite::Strict => "Strict",
-            SameSite::Lax => "Lax",
-            SameSite::None => "None",
-        }
-    }
-}
-
 impl SharedSessions {
-    pub(crate) fn new(store: Arc<dyn SessionStore>, secret: Secret) -> Self {
+    /// Sessions in `sessions`, sealed under `secret`. All front ends of one address need the same of both. When the secret is
+    /// replaced, the old one is to stay for a while as a [previous one](Secret::with_previous).
+    pub fn new(sessions: Sessions, secret: Secret) -> Self {
         SharedSessions {
-            store,
-            secret,
+            keep: Keep { sessions, sealer: Sealer::new(&secret), ttl: Duration::from_secs(8 * 3600) },
             name: "KYLINLB_SESSION".into(),
             path: "/kylin".into(),
             secure: false,
-            same_site: SameSite::Lax,
+            same_site: Some(SameSite::Lax),
             of_nodes: Vec::new(),
-            ttl: Duration::from_secs(8 * 3600),
             hand_out: HandOut::AtLogin,
             reuse: Duration::from_secs(300),
             login_timeout: Duration::from_secs(10),
             logout_timeout: Duration::from_secs(2),
-            store_deadline: Duration::from_millis(50),
             clock: Arc::new(SystemClock),
         }
     }
 
-    /// The name of the front end's cookie. Default: `KYLINLB_SESSION`.
-    pub fn cookie(mut self, name: impl Into<String>) -> Self {
+    /// The name of the front end's cookie. Default `KYLINLB_SESSION`.
+    ///
+    /// # Errors
+    /// [`InvalidCookie`] when `name` is empty, has characters that a name cannot have (RFC 6265, 4.1.1), or is that of a node's
+    /// session cookie.
+    pub fn name(mut self, name: impl Into<String>) -> Result<Self, InvalidCookie> {
         self.name = name.into();
-        self
+        match is_name(&self.name) && !self.cookies().is_nodes(self.name.as_bytes()) {
+            true => Ok(self),
+            false => Err(InvalidCookie(self.name, "name")),
+        }
     }
 
-    /// The path of the front end's cookie. Default: `/kylin`, below which Kylin has everything.
-    pub fn path(mut self, path: impl Into<String>) -> Self {
+    /// Below which path browsers send it. Default `/kylin`, below which Kylin has everything.
+    ///
+    /// # Errors
+    /// [`InvalidCookie`] when `path` does not begin with `/` or has characters that end an attribute.
+    pub fn path(mut self, path: impl Into<String>) -> Result<Self, InvalidCookie> {
         self.path = path.into();
-        self
+        match self.path.starts_with('/') && is_attribute(&self.path) {
+            true => Ok(self),
+            false => Err(InvalidCookie(self.path, "path")),
+        }
     }
 
-    /// Whether browsers are to send the cookie over TLS only. Default: no; yes is right wherever clients reach the front
-    /// end over TLS.
+    /// Whether browsers send it over TLS only. Default: no; say yes where clients reach the host over TLS.
     pub fn secure(mut self, secure: bool) -> Self {
         self.secure = secure;
         self
     }
 
-    /// Whether browsers send the cookie with requests that other sites cause. Default: [`SameSite::Lax`], as Kylin 5. Browsers
-    /// take [`SameSite::None`] only together with [`secure`](Self::secure).
-    pub fn same_site(mut self, same_site: SameSite) -> Self {
+    /// To which requests browsers add it; none leaves the attribute out. Default [`SameSite::Lax`], as Kylin 5.
+    pub fn same_site(mut self, same_site: Option<SameSite>) -> Self {
         self.same_site = same_site;
         self
     }
 
     /// One more name of a node's session cookie. `JSESSIONID` and the 64 hexadecimal digits of Kylin 5 are known.
-    pub fn node_cookie(mut self, name: impl Into<String>) -> Self {
-        self.of_nodes.push(name.into());
-        self
+    ///
+    /// # Errors
+    /// [`InvalidCookie`] when it cannot be a name, or is that of the front end's cookie.
+    pub fn node_cookie(mut self, name: impl Into<String>) -> Result<Self, InvalidCookie> {
+        let name = name.into();
+        if !is_name(&name) || name == self.name {
+            return Err(InvalidCookie(name, "name"));
+        }
+        self.of_nodes.push(name);
+        Ok(self)
     }
 
-    /// For how long an unused session is kept. Default: 8 h, Kylin's own `session-timeout` (web.xml). Shorter than a second is a second.
+    /// For how long an unused session is kept. Default 8 h, Kylin's own `session-timeout` (web.xml). Less than a second is a second.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = ttl.max(Duration::from_secs(1));
+        self.keep.ttl = ttl.max(Duration::from_secs(1));
         self
     }
 
-    /// When a client gets a session. Default: [`HandOut::AtLogin`].
+    /// When a client gets a session. Default [`HandOut::AtLogin`].
     pub fn hand_out(mut self, hand_out: HandOut) -> Self {
         self.hand_out = hand_out;
         self
     }
 
     /// For how long after a node has checked them the credentials of a client without cookies are spared another check, by using
-    /// the node's session again. Default: 300 s, for which Kylin itself caches checked passwords (2.4-2.6). Zero: not at all.
+    /// the node's session again. Default 300 s, for which Kylin itself caches checked passwords (2.4-2.6). Zero: not at all.
     pub fn reuse_for(mut self, within: Duration) -> Self {
         self.reuse = within;
         self
     }
 
-    /// How long a node may take for a login. Default: 10 s, since a directory may have to be asked.
+    /// How long a node may take for a login. Default 10 s, since a directory may have to be asked.
     pub fn login_timeout(mut self, limit: Duration) -> Self {
         self.login_timeout = limit;
         self
     }
 
-    /// How long a client that logs out waits for the nodes. Its session is over in any case. Default: 2 s.
+    /// How long a client that logs out waits for the nodes. Its session is over in any case. Default 2 s.
     pub fn logout_timeout(mut self, limit: Duration) -> Self {
         self.logout_timeout = limit;
         self
     }
 
-    /// How long the store may take for an answer. Default: 50 ms.
-    pub fn store_deadline(mut self, limit: Duration) -> Self {
-        self.store_deadline = limit;
-        self
-    }
-
-    /// Sets where time comes from. Default: the system's clock.
+    /// Sets where time comes from.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// Builds it, for [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity).
-    ///
-    /// # Errors
-    /// [`InvalidShared`] when a name or the path cannot be part of a cookie, or the front end's cookie has the name of a node's.
-    pub fn build(self) -> Result<Affinity, InvalidShared> {
-        let taken = |name: &str| name == "JSESSIONID" || self.of_nodes.iter().any(|known| known == name);
-        for name in self.of_nodes.iter().chain([&self.name]) {
-            if !is_token(name) {
-                return Err(InvalidShared::Name(shown(name)));
-            }
-        }
-        if taken(&self.name) {
-            return Err(InvalidShared::Taken(shown(&self.name)));
-        }
-        if !self.path.starts_with('/') || !self.path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';') {
-            return Err(InvalidShared::Path(shown(&self.path)));
-        }
-        let secure = if self.secure { "; Secure" } else { "" };
-        let attributes = format!("; Path={}; HttpOnly{secure}; SameSite={}", self.path, self.same_site.as_str());
-        let sharing = Sharing {
-            cookies: Cookies { name: self.name, attributes, of_nodes: self.of_nodes },
-            keep: Keep {
-                store: Guarded::new(self.store, self.store_deadline),
-                sealer: Sealer::new(&self.secret),
-                ttl: self.ttl,
-            },
+    pub(crate) fn build(self) -> Sharing {
+        Sharing {
+            cookies: self.cookies(),
+            keep: self.keep,
             flights: Arc::new(Flights::default()),
-            reuse: Reuse::new(self.reuse, Arc::clone(&self.clock)),
-            touches: Touches::new(self.ttl),
+            reuse: Reuse::new(self.reuse, self.clock),
             hand_out: self.hand_out,
             login_timeout: self.login_timeout,
             logout_timeout: self.logout_timeout,
-            clock: self.clock,
+        }
+    }
+
+    fn cookies(&self) -> Cookies {
+        let secure = if self.secure { "; Secure" } else { "" };
+        let same_site = match self.same_site {
+            Some(SameSite::Strict) => "; SameSite=Strict",
+            Some(SameSite::Lax) => "; SameSite=Lax",
+            Some(SameSite::None) => "; SameSite=None",
+            None => "",
         };
-        Ok(Affinity::sharing(sharing))
+        let attributes = format!("; Path={}; HttpOnly{secure}{same_site}", self.path);
+        Cookies { name: self.name.clone(), attributes, of_nodes: self.of_nodes.clone() }
     }
 }
 
 impl fmt::Debug for SharedSessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedSessions")
-            .field("store", &self.store)
+            .field("sessions", &self.keep.sessions)
             .field("cookie", &self.name)
-            .field("ttl", &self.ttl)
+            .field("ttl", &self.keep.ttl)
             .finish_non_exhaustive()
     }
-}
-
-/// Why sessions cannot be shared under such settings.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidShared {
-    /// Not the name of a cookie (RFC 6265, 4.1.1).
-    #[error("{0:?} is not the name of a cookie: expected letters, digits and signs such as _ and -")]
-    Name(String),
-    /// The name belongs to a node's cookie.
-    #[error("{0:?} is a session cookie of the nodes: the front end's needs another name")]
-    Taken(String),
-    /// Not the path of a cookie.
-    #[error("{0:?} is not the path of a cookie: expected a path that begins with a slash")]
-    Path(String),
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(100).collect()
-}
-
-/// RFC 9110, 5.6.2. One of 64 hexadecimal digits is a node's.
-fn is_token(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 128
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }

@@ -118,7 +118,7 @@ impl Cookies {
         HeaderValue::from_str(&field).ok()
     }
 
-    fn is_nodes(&self, name: &[u8]) -> bool {
+    pub(super) fn is_nodes(&self, name: &[u8]) -> bool {
         is_kylins(name) || (!self.of_nodes.is_empty() && self.of_nodes.iter().any(|known| known.as_bytes() == name))
     }
 }

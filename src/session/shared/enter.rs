@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::Sharing;
 use super::cookie;
-use super::keep::{Changed, Found, Known};
+use super::keep::{Found, Known};
 use super::login::{Outcome, log_in};
 use super::record::NodeCookie;
 use crate::backend::Phase;
@@ -100,8 +100,8 @@ impl Sharing {
             first.is_none()
         });
         let outcome = match changed.await {
-            Changed::Done | Changed::Unsure => Outcome::In(first.clone().unwrap_or_else(|| own.clone())),
-            Changed::Gone => Outcome::Gone,
+            true => Outcome::In(first.clone().unwrap_or_else(|| own.clone())),
+            false => Outcome::Gone,
         };
         tracing::debug!(%endpoint, "logged a session in at a node");
         // A session at the node that nobody will use.

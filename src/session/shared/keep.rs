@@ -5,15 +5,16 @@ use std::time::Duration;
 use super::id::SessionId;
 use super::record::{Login, Shared};
 use super::seal::Sealer;
-use crate::session::guarded::Guarded;
-use crate::session::{Expect, Saved, SessionKey, SessionRecord, Stored};
+use crate::session::affinity::Step;
+use crate::session::sessions::{InUse, Known as Kept, Sessions};
+use crate::session::{Expect, SessionKey, SessionRecord};
 
 /// How often a change is tried again on what another writer has left. Writers are the nodes' first logins, so few.
 const ROUNDS: usize = 16;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Keep {
-    pub(super) store: Guarded,
+    pub(super) sessions: Sessions,
     pub(super) sealer: Sealer,
     /// For how long an unused session is kept.
     pub(super) ttl: Duration,
@@ -25,9 +26,10 @@ pub(super) struct Known {
     pub(super) id: SessionId,
     pub(super) key: SessionKey,
     pub(super) session: Shared,
-    version: u64,
+    /// None while the store does not have it yet.
+    version: Option<u64>,
     /// Sealed with the current secret.
-    current: bool,
+    pub(super) current: bool,
 }
 
 pub(super) enum Found {
@@ -38,42 +40,31 @@ pub(super) enum Found {
     Unsure,
 }
 
-/// What became of a change.
-pub(super) enum Changed {
-    Done,
-    /// The session was removed meanwhile, and stays so.
-    Gone,
-    /// The store does not say.
-    Unsure,
-}
-
 impl Keep {
     /// The session that a client names; by what this front end knows, if that is fresh enough.
-    pub(super) async fn find(&self, id: &SessionId) -> Found {
-        let mut found = Found::Absent;
-        for key in self.sealer.keys(id) {
-            match self.store.load(&key).await {
-                Ok(Some(stored)) => match self.open(id, key, &stored) {
-                    Some(known) => return Found::Session(Box::new(known)),
-                    // Damaged, or sealed by a secret that is gone: it counts as absent.
-                    None => {}
-                },
-                Ok(None) => {}
-                Err(_) => found = Found::Unsure,
+    pub(super) fn find(&self, id: SessionId) -> Step<'_, Found> {
+        let mut keys = self.sealer.keys(&id);
+        let Some(first) = keys.next() else { return Step::Now(Found::Absent) };
+        // Two secrets of one number: rare, and only while secrets change.
+        let others: Vec<SessionKey> = keys.collect();
+        let kept = match self.sessions.find(first, id.as_bytes()) {
+            Step::Now(kept) if others.is_empty() => return Step::Now(self.read(&id, first, kept)),
+            kept => kept,
+        };
+        Step::Later(Box::pin(async move {
+            let mut found = self.read(&id, first, kept.done().await);
+            for key in others {
+                if let Found::Absent = found {
+                    found = self.read(&id, key, self.sessions.find(key, id.as_bytes()).done().await);
+                }
             }
-        }
-        found
+            found
+        }))
     }
 
     /// The same session as the store has it now.
     pub(super) async fn find_again(&self, known: &Known) -> Found {
-        match self.store.load_fresh(&known.key).await {
-            Ok(Some(stored)) => {
-                self.open(&known.id, known.key, &stored).map_or(Found::Absent, |known| Found::Session(Box::new(known)))
-            }
-            Ok(None) => Found::Absent,
-            Err(_) => Found::Unsure,
-        }
+        self.read(&known.id, known.key, self.sessions.find_fresh(known.key).await)
     }
 
     /// A new session; none when it cannot be kept.
@@ -81,51 +72,46 @@ impl Keep {
         let id = SessionId::random(self.sealer.number())?;
         let key = self.sealer.keys(&id).next()?;
         let record = self.sealed(&id, &key, session)?;
-        match self.store.save(&key, &record, Expect::Absent, self.ttl).await {
-            Ok(Saved::Done(version)) => Some(Known { id, key, session: session.clone(), version, current: true }),
-            Ok(Saved::Lost(_)) | Err(_) => None,
+        match self.sessions.save(key, record.clone(), Expect::Absent, self.ttl).done().await {
+            Kept::Record(kept, version) if kept == record => {
+                Some(Known { id, key, session: session.clone(), version, current: true })
+            }
+            _ => None,
         }
     }
 
     /// Has `change` done to the session as it is in the store; `change` may be called several times, and says whether there is
-    /// anything to write. `known` is then what is there.
-    pub(super) async fn change(&self, known: &mut Known, mut change: impl FnMut(&mut Shared) -> bool) -> Changed {
+    /// anything to write. `known` is then what is there. False when the session was removed meanwhile, and stays so.
+    pub(super) async fn change(&self, known: &mut Known, mut change: impl FnMut(&mut Shared) -> bool) -> bool {
         for _ in 0..ROUNDS {
             let mut session = known.session.clone();
             if !change(&mut session) {
-                return Changed::Done;
+                return true;
             }
-            let Some(record) = self.sealed(&known.id, &known.key, &session) else { return Changed::Unsure };
-            match self.store.save(&known.key, &record, Expect::Version(known.version), self.ttl).await {
-                Ok(Saved::Done(version)) => {
+            let Some(record) = self.sealed(&known.id, &known.key, &session) else { return true };
+            let expect = known.version.map_or(Expect::Absent, Expect::Version);
+            match self.sessions.save(known.key, record.clone(), expect, self.ttl).done().await {
+                Kept::Record(kept, version) if kept == record => {
                     *known = Known { session, version, current: true, ..known.clone() };
-                    return Changed::Done;
+                    return true;
                 }
-                Ok(Saved::Lost(Some(stored))) => match self.open(&known.id, known.key, &stored) {
-                    Some(winner) => *known = winner,
-                    None => return Changed::Gone,
+                kept => match self.read(&known.id, known.key, kept) {
+                    Found::Session(winner) => *known = *winner,
+                    Found::Absent => return false,
+                    Found::Unsure => return true,
                 },
-                Ok(Saved::Lost(None)) => return Changed::Gone,
-                Err(_) => {
-                    known.session = session;
-                    return Changed::Unsure;
-                }
             }
         }
-        Changed::Unsure
+        true
     }
 
-    /// Lets the session live on. One that was sealed with a previous secret is sealed anew.
-    pub(super) async fn touch(&self, known: &mut Known) {
-        if known.current {
-            self.store.touch(&known.key, self.ttl).await;
-        } else {
-            self.change(known, |_| true).await;
-        }
+    /// Lets the session live on while what is returned lives.
+    pub(super) fn hold(&self, known: &Known) -> InUse {
+        self.sessions.use_now(known.key, self.ttl)
     }
 
     pub(super) async fn remove(&self, key: &SessionKey) {
-        self.store.remove(key).await;
+        self.sessions.remove_now(*key).await;
     }
 
     /// Under what credentials are known again.
@@ -135,19 +121,28 @@ impl Keep {
 
     /// Has any front end noted that these credentials are refused?
     pub(super) async fn is_refused(&self, fingerprint: &SessionKey) -> bool {
-        matches!(self.store.load_fresh(fingerprint).await, Ok(Some(_)))
+        matches!(self.sessions.find_fresh(*fingerprint).await, Kept::Record(..))
     }
 
     /// Notes for all front ends that these credentials are refused. A mark is an empty record.
     pub(super) async fn refuse(&self, fingerprint: &SessionKey) {
-        // That somebody else has noted it already is fine, and so is a store that is down: this front end remembers.
-        let _ = self.store.save(fingerprint, &SessionRecord::default(), Expect::Absent, self.ttl).await;
+        // That somebody else has noted it already is fine.
+        self.sessions.save(*fingerprint, SessionRecord::default(), Expect::Absent, self.ttl).done().await;
     }
 
-    fn open(&self, id: &SessionId, key: SessionKey, stored: &Stored) -> Option<Known> {
-        let unsealed = self.sealer.open(id, &key, stored.record.sealed())?;
-        let session = Shared::decode(&unsealed.content)?;
-        Some(Known { id: id.clone(), key, session, version: stored.version, current: unsealed.current })
+    /// What is damaged, or sealed by a secret that is gone, counts as absent.
+    fn read(&self, id: &SessionId, key: SessionKey, kept: Kept) -> Found {
+        let (record, version) = match kept {
+            Kept::Record(record, version) => (record, version),
+            Kept::Elsewhere(_) | Kept::Nothing => return Found::Absent,
+            Kept::Unsaid => return Found::Unsure,
+        };
+        let opened = || {
+            let unsealed = self.sealer.open(id, &key, record.sealed())?;
+            let session = Shared::decode(&unsealed.content)?;
+            Some(Known { id: id.clone(), key, session, version, current: unsealed.current })
+        };
+        opened().map_or(Found::Absent, |known| Found::Session(Box::new(known)))
     }
 
     fn sealed(&self, id: &SessionId, key: &SessionKey, session: &Shared) -> Option<SessionRecord> {

@@ -20,22 +20,19 @@ mod offer;
 mod paths;
 mod record;
 mod seal;
-mod touch;
 mod visit;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use builder::{HandOut, InvalidShared, SameSite, SharedSessions};
+pub use builder::{HandOut, SharedSessions};
 pub(crate) use visit::Visit;
 
 use self::cookie::Cookies;
 use self::flight::Flights;
 use self::keep::Keep;
 use self::offer::Reuse;
-use self::touch::Touches;
-use crate::clock::Clock;
 
 /// The sessions of one front end.
 pub(crate) struct Sharing {
@@ -43,11 +40,9 @@ pub(crate) struct Sharing {
     keep: Keep,
     flights: Arc<Flights>,
     reuse: Reuse,
-    touches: Touches,
     hand_out: HandOut,
     login_timeout: Duration,
     logout_timeout: Duration,
-    clock: Arc<dyn Clock>,
 }
 
 impl fmt::Debug for Sharing {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::HandOut;
 use super::Sharing;
 use super::cookie::Given;
-use super::keep::{Changed, Known};
+use super::keep::Known;
 use super::paths::Kind;
 use super::record::{Login, NodeCookie, Shared};
 use super::visit::Visit;
@@ -70,7 +70,7 @@ impl Sharing {
             session.set(endpoint, cookie.clone());
             true
         });
-        !matches!(changed.await, Changed::Gone)
+        changed.await
     }
 
     /// A session begins, under a new id: one that was planted before the login is worth nothing after it.

@@ -15,6 +15,7 @@ use super::record::{Login, NodeCookie};
 use crate::backend::{Phase, SendError};
 use crate::body::Body;
 use crate::endpoint::EndpointId;
+use crate::session::sessions::InUse;
 use crate::session::affinity::{Later, Nodes, Prepared, Served, Step, Then};
 
 /// What the tries of one request know.
@@ -32,6 +33,8 @@ pub(crate) struct Visit {
     pub(super) known: Option<Box<Known>>,
     /// The client's cookie is worth nothing any more.
     pub(super) ended: bool,
+    /// Keeps the session alive until the answer is over.
+    pub(crate) in_use: Option<InUse>,
     sent: Sent,
     /// Where the request was sent once more.
     again_at: Option<EndpointId>,
@@ -73,21 +76,35 @@ impl Sharing {
             presented: taken.presented,
             offered,
             known: None,
+            in_use: None,
             ended: taken.presented && taken.id.is_none(),
             sent: Sent::Nothing,
             again_at: None,
             unready: None,
         });
         let Some(id) = taken.id.filter(|_| !stranger) else { return Step::Now(visit) };
-        Step::Later(Box::pin(async move {
-            match self.keep.find(&id).await {
-                Found::Session(known) => visit.belongs_to(known),
-                Found::Absent => visit.ended = true,
-                // Who knows: the store may be back soon, and with it the session.
-                Found::Unsure => {}
+        match self.keep.find(id) {
+            Step::Now(found) => {
+                self.found(&mut visit, found);
+                Step::Now(visit)
             }
-            visit
-        }))
+            Step::Later(found) => Step::Later(Box::pin(async move {
+                self.found(&mut visit, found.await);
+                visit
+            })),
+        }
+    }
+
+    fn found(&self, visit: &mut Visit, found: Found) {
+        match found {
+            Found::Session(known) => {
+                visit.in_use = Some(self.keep.hold(&known));
+                visit.belongs_to(known);
+            }
+            Found::Absent => visit.ended = true,
+            // Who knows: the store may be back soon, and with it the session.
+            Found::Unsure => {}
+        }
     }
 
     /// Makes the request one that the node called `endpoint` knows.
@@ -161,8 +178,8 @@ impl Sharing {
         let given = self.cookies.take_from_answer(answer.headers_mut());
         cookie::clean_location(answer.headers_mut());
         let nothing_new = given.cookie.is_none() && !given.deleted && answer.status() != StatusCode::UNAUTHORIZED;
-        let is_ordinary = nothing_new && visit.offered.is_none() && visit.kind != Kind::Logout;
-        if is_ordinary && !self.touches.is_due(visit.known.as_deref(), &*self.clock) {
+        let is_sealed_well = visit.known.as_ref().is_none_or(|known| known.current);
+        if nothing_new && is_sealed_well && visit.offered.is_none() && visit.kind != Kind::Logout {
             self.finish(visit, answer);
             return Step::Now(Then::Pass);
         }
@@ -228,20 +245,19 @@ impl Sharing {
         Lost::Ended
     }
 
-    /// A node may have changed its cookie, and a session in use lives on.
+    /// A node may have changed its cookie; and what was sealed with a previous secret is sealed anew.
     async fn learn(&self, visit: &mut Visit, served: &Served<'_>, given: Given) {
         let Some(known) = &mut visit.known else { return };
-        if given.cookie.is_none() && !given.deleted {
-            self.keep.touch(known).await;
-            return;
-        }
-        self.keep
-            .change(known, |session| {
-                let changes = session.cookie(served.endpoint) != given.cookie.as_ref();
+        let old_seal = !known.current;
+        let news = given.cookie.is_some() || given.deleted;
+        let change = self.keep.change(known, |session| {
+            let changes = news && session.cookie(served.endpoint) != given.cookie.as_ref();
+            if changes {
                 session.set(served.endpoint, given.cookie.clone());
-                changes
-            })
-            .await;
+            }
+            changes || old_seal
+        });
+        change.await;
     }
 
     /// Gives the client what it has to know.
