@@ -4,19 +4,17 @@
 //! cargo run --example shared_sessions
 //! ```
 
-use std::sync::Arc;
-
 use http::{Request, StatusCode};
 use kylin_lb::balance::LeastConn;
-use kylin_lb::session::{Affinity, MemoryStore, Secret};
+use kylin_lb::session::{Affinity, Secret, Sessions, SharedSessions};
 use kylin_lb::testing::kylin::{KylinNode, Metastore};
 use kylin_lb::{Body, Cluster, Endpoint, Proxy};
 
 #[tokio::main]
 #[allow(clippy::print_stdout, reason = "it is what the example is for")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // Front ends of one address share the store (Redis, say, instead of memory) and the secret.
-    let affinity = Affinity::shared(Arc::new(MemoryStore::new()), Secret::random()?).build()?;
+    // Front ends of one address share a store (`Sessions::shared`) and the secret.
+    let affinity = Affinity::shared(SharedSessions::new(Sessions::in_memory()?, Secret::random()?));
 
     let metastore = Metastore::new();
     let nodes = ["q1", "q2", "q3"].map(|name| KylinNode::new(name).metastore(&metastore));

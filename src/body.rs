@@ -131,14 +131,6 @@ impl Body {
         }
     }
 
-    /// The bytes, when they are all here.
-    pub(crate) fn bytes(&self) -> Option<&Bytes> {
-        match &self.kind {
-            Kind::Full(bytes) => Some(bytes),
-            _ => None,
-        }
-    }
-
     /// A second body with the same bytes, when the bytes are all here.
     pub(crate) fn replay(&self) -> Option<Body> {
         match &self.kind {

@@ -27,10 +27,10 @@ pub(super) fn forward<B: Backend>(
     let (mut head, body) = request.into_parts();
     let place = Place::of(&head);
     let client = head::check(&mut head).map(|()| ready_headers(proxy, peer, &mut head));
-    let request = Request::from_parts(head, body);
+    let mut request = Request::from_parts(head, body);
     async move {
         let answer = match client {
-            Ok(client) => Journey::new(proxy, client).run(request).await,
+            Ok(client) => Journey::new(proxy, client).run(&mut request).await,
             Err(refusal) => Err(refusal),
         };
         match answer {
@@ -84,50 +84,54 @@ impl<'p, B: Backend> Journey<'p, B> {
         Journey { proxy, client, tried: Tried::none(), begun, session, copy: None, repeatable: false, refreshed: false }
     }
 
-    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
-    fn run(mut self, mut request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Refusal>> + Send {
-        async move {
-            if !request.body().is_empty() {
-                let body = std::mem::take(request.body_mut());
-                *request.body_mut() = upload::read(body, &self.proxy.settings).await?;
-            }
-            self.session.begin(&mut request).await;
-            let mut picked = self.pick(&request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
-            loop {
-                self.tried.add(&picked.lease);
-                self.copy = self.keep_copy(&request);
-                let sent = match self.session.prepare(&self.proxy.cluster, &picked, &mut request).await {
-                    Prepared::Send => picked.backend.send(request).await,
-                    Prepared::Failed(error) => Err(error.with_request(request)),
-                    Prepared::Answer(answer) => return Ok(*answer),
-                };
-                (picked, request) = match self.after(picked, sent).await? {
-                    Verdict::Again(next, copy) => (next, copy),
+    /// The request stays where it is until it is sent: a future that owns what it is given keeps it twice.
+    async fn run(&mut self, request: &mut Request<Body>) -> Result<Response<Body>, Refusal> {
+        if !request.body().is_empty() {
+            let body = std::mem::take(request.body_mut());
+            *request.body_mut() = upload::read(body, &self.proxy.settings).await?;
+        }
+        self.session.begin(request).await;
+        let mut picked = self.pick(request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
+        loop {
+            self.tried.add(&picked.lease);
+            self.copy = self.keep_copy(request);
+            let sent = match self.session.prepare(&self.proxy.cluster, &picked, request).await {
+                Prepared::Send => picked.backend.send(std::mem::take(request)).await,
+                Prepared::Failed(error) => Err(error.with_request(std::mem::take(request))),
+                Prepared::Answer(answer) => return Ok(*answer),
+            };
+            (picked, *request) = match self.after(picked, sent)? {
+                Verdict::Again(next, copy) => (next, copy),
+                Verdict::Answer(picked, answer) => match self.settle(picked, answer).await {
+                    Verdict::Again(same, copy) => (same, copy),
                     Verdict::Answer(picked, answer) => return Ok(self.pass(picked, answer)),
-                }
+                },
             }
         }
     }
 
-    /// What follows from what came of a try. A future of its own, whose room that of the sending can have before.
-    async fn after(
+    /// What follows from what came of a try.
+    fn after(&mut self, picked: Picked<B>, sent: Result<Response<Body>, SendError>) -> Result<Verdict<B>, Refusal> {
+        match sent {
+            Ok(answer) => Ok(self.judge(picked, answer)),
+            Err(error) => self.after_failure(picked, error).map(|(next, request)| Verdict::Again(next, request)),
+        }
+    }
+
+    /// Lets the session learn from an answer that is to be passed on.
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
+    fn settle(
         &mut self,
         picked: Picked<B>,
-        sent: Result<Response<Body>, SendError>,
-    ) -> Result<Verdict<B>, Refusal> {
-        let verdict = match sent {
-            Ok(answer) => self.judge(picked, answer),
-            Err(error) => {
-                let (next, request) = self.after_failure(picked, error)?;
-                Verdict::Again(next, request)
+        mut answer: Response<Body>,
+    ) -> impl Future<Output = Verdict<B>> + Send + use<'_, 'p, B> {
+        async move {
+            let then = self.session.settle(&self.proxy.cluster, &picked, &mut answer).await;
+            match self.copy.take() {
+                Some(copy) if then == Then::Again => Verdict::Again(picked, *copy),
+                _ => Verdict::Answer(picked, answer),
             }
-        };
-        let Verdict::Answer(picked, mut answer) = verdict else { return Ok(verdict) };
-        let then = self.session.settle(&self.proxy.cluster, &picked, &mut answer).await;
-        Ok(match self.copy.take() {
-            Some(copy) if then == Then::Again => Verdict::Again(picked, *copy),
-            _ => Verdict::Answer(picked, answer),
-        })
+        }
     }
 
     fn pick(&mut self, request: &Request<Body>) -> Option<Picked<B>> {

@@ -26,6 +26,7 @@ impl<K: Hash + Eq + Clone, V> Latest<K, V> {
         }
     }
 
+    #[cfg_attr(not(feature = "shared-sessions"), allow(dead_code, reason = "only logins are taken back"))]
     pub(super) fn remove(&mut self, key: &K) -> bool {
         let was_there = self.entries.remove(key).is_some();
         if was_there {

@@ -4,7 +4,6 @@
 //! [`SessionKey`], in a [`SessionStore`] that any number of front ends may share.
 
 pub(crate) mod affinity;
-mod guarded;
 mod key;
 mod latest;
 mod memory;
@@ -12,17 +11,19 @@ mod nodes_share;
 mod pairs;
 mod record;
 mod secret;
+mod sessions;
 #[cfg(feature = "shared-sessions")]
 mod shared;
 mod shelf;
 mod store;
 
-pub use affinity::Affinity;
+pub use affinity::{Affinity, InvalidCookie, SameSite, SessionCookie, StickyCookie};
 pub use key::SessionKey;
 pub use memory::MemoryStore;
 pub use nodes_share::NodesShare;
 pub use record::{DamagedRecord, SessionRecord};
 pub use secret::{InvalidSecret, Secret};
+pub use sessions::Sessions;
 #[cfg(feature = "shared-sessions")]
-pub use shared::{HandOut, InvalidShared, SameSite, SharedSessions};
+pub use shared::{HandOut, SharedSessions};
 pub use store::{Expect, Saved, SessionStore, StoreError, StoreFuture, Stored};

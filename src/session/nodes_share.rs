@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::affinity::{Hint, Served, Step, Then};
+use super::affinity::{Hint, Served, Step, Then, Tie};
 use super::latest::Latest;
 use super::pairs::{cut, expires_at_once, first_part, is_kylins};
 use super::sessions::{Known, Sessions};
@@ -135,7 +135,6 @@ const MOMENT: Duration = Duration::from_millis(100);
 /// What the tries of one request know of its session.
 #[derive(Default)]
 pub(crate) struct Graced {
-    pub(super) hint: Hint,
     /// The name of the cookie that it came with.
     cookie: Option<Vec<u8>>,
     has_credentials: bool,
@@ -152,32 +151,31 @@ enum Healing {
 }
 
 impl Grace {
-    pub(crate) fn begin<'a>(&'a self, request: &'a mut Request<Body>) -> Step<'a, Graced> {
+    /// Where the session began, if that was a moment ago.
+    pub(crate) fn begin<'a>(&'a self, request: &'a mut Request<Body>, fallback: Hint) -> Step<'a, Tie> {
         let mut graced =
             Graced { has_credentials: request.headers().contains_key(header::AUTHORIZATION), ..Graced::default() };
-        let Some((name, value)) = self.session_of(request.headers()) else { return Step::Now(graced) };
+        let Some((name, value)) = self.session_of(request.headers()) else {
+            return Step::Now(Tie::graced(graced, fallback));
+        };
         graced.cookie = Some(name.to_vec());
         let key = self.key(value);
         if let Some((endpoint, since)) = self.begun.lock().get(&key) {
-            if self.clock.now().saturating_duration_since(*since) < self.within
-                && let Some(endpoint) = endpoint
-            {
-                graced.hint = Hint::Endpoint(endpoint.clone());
-            }
-            return Step::Now(graced);
+            let is_new = self.clock.now().saturating_duration_since(*since) < self.within;
+            let home = endpoint.clone().filter(|_| is_new);
+            return Step::Now(Tie::graced(graced, home.map_or(fallback, Hint::Endpoint)));
         }
-        let Some(sessions) = &self.sessions else { return Step::Now(graced) };
+        let Some(sessions) = &self.sessions else { return Step::Now(Tie::graced(graced, fallback)) };
         // Seen here for the first time: another front end may have been there when it began.
         let found = sessions.find(key, value);
         Step::Later(Box::pin(async move {
             let endpoint = match found.done().await {
                 Known::Record(record, _) | Known::Elsewhere(record) => record.endpoint().cloned(),
                 Known::Nothing => None,
-                Known::Unsaid => return graced,
+                Known::Unsaid => return Tie::graced(graced, fallback),
             };
-            graced.hint = endpoint.clone().map_or(Hint::None, Hint::Endpoint);
-            self.begun.lock().put(key, (endpoint, self.clock.now()), REMEMBERED);
-            graced
+            self.begun.lock().put(key, (endpoint.clone(), self.clock.now()), REMEMBERED);
+            Tie::graced(graced, endpoint.map_or(fallback, Hint::Endpoint))
         }))
     }
 

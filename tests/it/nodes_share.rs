@@ -1,11 +1,10 @@
 //! Nodes that share their sessions, and write a new one only after the answer that begins it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use kylin_lb::balance::RoundRobin;
 use kylin_lb::clock::ManualClock;
-use kylin_lb::session::{Affinity, MemoryStore, NodesShare};
+use kylin_lb::session::{Affinity, MemoryStore, NodesShare, Sessions};
 use kylin_lb::testing::kylin::Dialect;
 
 use crate::support::browser::{Browser, basic};
@@ -19,7 +18,7 @@ async fn nodes() -> Nodes {
 }
 
 fn front(nodes: &Nodes, change: impl FnOnce(NodesShare) -> NodesShare) -> Front {
-    nodes.front_of(RoundRobin::new(), change(Affinity::nodes_share()).build().unwrap(), 1 << 20)
+    nodes.front_of(RoundRobin::new(), Affinity::nodes_share(change(NodesShare::new())), 1 << 20)
 }
 
 /// The problem that the grace is for.
@@ -60,8 +59,8 @@ async fn a_session_stays_where_it_began_for_the_grace_and_then_goes_anywhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_front_end_knows_of_a_new_session_through_the_store() {
     let nodes = nodes().await;
-    let store = Arc::new(MemoryStore::new());
-    let with_store = |share: NodesShare| share.store(store.clone(), secret());
+    let store = MemoryStore::new();
+    let with_store = |share: NodesShare| share.sessions(Sessions::shared(store.clone(), secret()));
     let (one, two) = (front(&nodes, with_store), front(&nodes, with_store));
     let alone = front(&nodes, |share| share);
     for _ in 0..5 {

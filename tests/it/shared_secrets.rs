@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use http::Request;
 use http_body_util::BodyExt;
-use kylin_lb::session::{Affinity, MemoryStore, Secret};
+use kylin_lb::session::{Affinity, MemoryStore, Secret, Sessions, SharedSessions};
 use kylin_lb::testing::kylin::{KylinNode, Metastore};
 use kylin_lb::{Body, Cluster, Endpoint, Proxy};
 use tracing_subscriber::fmt::MakeWriter;
@@ -44,10 +44,11 @@ async fn no_secret_is_logged_shown_or_stored_in_the_clear() {
     let metastore = Metastore::new();
     let nodes = ["q1", "q2", "q3"].map(|name| KylinNode::new(name).metastore(&metastore));
     let endpoints = nodes.iter().map(|node| Endpoint::new(node.name(), node.clone()).unwrap());
-    let store = Arc::new(Recording::over(MemoryStore::new()));
-    let shared = Affinity::shared(store.clone(), Secret::new([7; 32]));
+    let store = Recording::over(MemoryStore::new());
+    let secret = Secret::new([7; 32]);
+    let shared = SharedSessions::new(Sessions::shared(store.clone(), secret.clone()), secret);
     let mut shown = format!("{shared:?}");
-    let affinity = shared.build().unwrap();
+    let affinity = Affinity::shared(shared);
     let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
     let proxy = Proxy::builder(cluster).affinity(affinity.clone()).build();
     shown += &format!("{affinity:?} {proxy:?}");

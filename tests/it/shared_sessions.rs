@@ -1,11 +1,12 @@
 //! One login serves every node, although no node knows of another's sessions.
 
 use kylin_lb::balance::{LeastConn, RoundRobin};
-use kylin_lb::session::{Affinity, HandOut, Secret};
+use kylin_lb::session::{Affinity, HandOut, SameSite, Secret, Sessions, SharedSessions};
 use kylin_lb::testing::kylin::Dialect;
 
 use crate::support::browser::{Browser, basic};
-use crate::support::front::Front;
+use crate::support::front::{Front, eventually};
+use crate::support::recording::Recording;
 use crate::support::shared::{COOKIE, Nodes, logged_in, secret, storm};
 
 const BOTH: [Dialect; 2] = [Dialect::V4, Dialect::V5];
@@ -203,7 +204,7 @@ async fn cookies_of_nodes_and_of_the_front_end_do_not_meet() {
 async fn the_cookie_has_the_attributes_that_were_chosen() {
     let nodes = Nodes::start(1, Dialect::V4).await;
     let front = nodes.front_with(RoundRobin::new(), |shared| {
-        shared.cookie("SID").path("/").secure(true).same_site(kylin_lb::session::SameSite::Strict)
+        shared.name("SID").unwrap().path("/").unwrap().secure(true).same_site(Some(SameSite::Strict))
     });
     let answer = Browser::new(front.address()).log_in("ADMIN", "KYLIN").await;
     let fields = answer.head.all("set-cookie");
@@ -274,15 +275,15 @@ async fn two_front_ends_over_one_store_serve_the_same_sessions() {
 async fn a_front_end_with_a_new_secret_serves_the_sessions_of_the_old_one() {
     let nodes = Nodes::start(2, Dialect::V4).await;
     let browser = logged_in(&nodes.front()).await;
-    let rotated = || Secret::new([8; 32]).with_previous(secret());
-    let store = || std::sync::Arc::new(nodes.store.clone());
-    let front = nodes.front_over(store(), rotated(), RoundRobin::new(), |shared| shared);
+    let rotated = Secret::new([8; 32]).with_previous(secret());
+    let sessions = || Sessions::shared(nodes.store.clone(), Secret::new([8; 32]));
+    let front = nodes.front_over(sessions(), rotated, RoundRobin::new(), |shared| shared);
     let browser = Browser { front: front.address(), ..browser };
     assert_eq!(storm(&browser, 3, 10).await, 0);
     assert_eq!(nodes.logins(), [1, 1]);
 
     // Without the old secret its sessions are unknown, and are taken back.
-    let front = nodes.front_over(store(), Secret::new([8; 32]), RoundRobin::new(), |shared| shared);
+    let front = nodes.front_over(sessions(), Secret::new([8; 32]), RoundRobin::new(), |shared| shared);
     let mut browser = Browser { front: front.address(), ..browser };
     assert_eq!(browser.query().await.status(), 401);
     assert!(browser.cookies.is_empty());
@@ -308,8 +309,8 @@ async fn a_made_up_cookie_is_worth_nothing_and_taken_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_is_too_long_to_be_kept_finds_its_session_too() {
     let nodes = Nodes::start(1, Dialect::V4).await;
-    let shared = Affinity::shared(std::sync::Arc::new(nodes.store.clone()), secret()).build().unwrap();
-    let front = nodes.front_of(RoundRobin::new(), shared, 10);
+    let shared = SharedSessions::new(Sessions::shared(nodes.store.clone(), secret()), secret());
+    let front = nodes.front_of(RoundRobin::new(), Affinity::shared(shared), 10);
     let browser = logged_in(&front).await;
     assert_eq!(storm(&browser, 1, 2).await, 0);
     nodes.forget();
@@ -342,4 +343,43 @@ async fn a_form_logs_in_at_every_node_and_a_wrong_one_nowhere() {
     assert_eq!((answer.status(), browser.cookies.len()), (302, 1));
     assert_eq!(storm(&browser, 3, 10).await, 0);
     assert_eq!(nodes.wrong_passwords(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_costs_no_login() {
+    let nodes = Nodes::start(3, Dialect::V4).await;
+    let store = Recording::over(nodes.store.clone());
+    let front =
+        || nodes.front_over(Sessions::shared(store.clone(), secret()), secret(), RoundRobin::new(), |shared| shared);
+    let (one, two) = (front(), front());
+    let mut before = logged_in(&one).await;
+    // Known at the nodes in part only, so that logins have to be made, and learned, while the store is away.
+    assert_eq!(before.query().await.status(), 200);
+    store.set_away(true);
+    assert_eq!(storm(&before, 5, 10).await, 0);
+    nodes.forget();
+    assert_eq!(storm(&before, 5, 10).await, 0);
+    let meanwhile = logged_in(&one).await;
+    assert_eq!(storm(&meanwhile, 5, 10).await, 0);
+    let mut gone = logged_in(&one).await;
+    assert_eq!(gone.get("/kylin/j_spring_security_logout").await.status(), 302);
+
+    // A front end that knows nothing of a session leaves its cookie alone.
+    let mut there = Browser { front: two.address(), ..meanwhile.clone() };
+    assert_eq!(there.query().await.status(), 401);
+    assert_eq!(there.cookies, meanwhile.cookies);
+
+    store.set_away(false);
+    eventually(|| nodes.store.len() == 2, || format!("{} sessions in the store", nodes.store.len())).await;
+    for browser in [before, meanwhile] {
+        let there = Browser { front: two.address(), ..browser };
+        let known = async {
+            // The other front end's breaker opens and closes by itself.
+            while there.clone().query().await.status() != 200 {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), known).await.unwrap();
+        assert_eq!(storm(&there, 5, 10).await, 0);
+    }
 }

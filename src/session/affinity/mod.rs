@@ -14,7 +14,12 @@
 //! ordinary request; what has to wait is boxed ([`Step::Later`]) and has a deadline of its own. No failure of a store may fail
 //! a request. The proxy's own answers (no endpoint, 502) never come to `settle`.
 
+mod cookies;
 mod hint;
+mod learn;
+mod route;
+pub(super) mod sticky;
+mod user;
 
 use std::fmt;
 use std::pin::Pin;
@@ -23,14 +28,19 @@ use std::sync::Arc;
 use http::{Request, Response};
 
 pub(crate) use self::hint::Hint;
+pub use self::learn::SessionCookie;
+use self::learn::{Learn, Learned};
+use self::route::Route;
+pub use self::sticky::{InvalidCookie, SameSite, StickyCookie};
+use self::user::User;
+use super::nodes_share::{Grace, Graced, NodesShare};
+pub(crate) use super::sessions::InUse;
+#[cfg(feature = "shared-sessions")]
+use super::shared::{SharedSessions, Sharing, Visit};
+use super::{Secret, Sessions};
 use crate::backend::{Backend, SendError};
 use crate::body::Body;
 use crate::endpoint::EndpointId;
-use crate::session::nodes_share::{Grace, Graced, NodesShare};
-#[cfg(feature = "shared-sessions")]
-use crate::session::shared::{SharedSessions, Sharing, Visit};
-#[cfg(feature = "shared-sessions")]
-use crate::session::{Secret, SessionStore};
 
 /// How sessions find their endpoint: see [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones are handles
 /// to the same sessions.
@@ -38,11 +48,17 @@ use crate::session::{Secret, SessionStore};
 #[must_use]
 pub struct Affinity {
     way: Arc<Way>,
+    /// For requests that no session binds.
+    user: Option<User>,
 }
 
 /// The ways there are. A new one is a variant here, with its part of the [`Tie`] in [`State`] and an arm in each hook.
 enum Way {
+    /// No session at all: the user alone places.
     Loose,
+    Learn(Learn),
+    Sticky(StickyCookie),
+    Route(Route),
     NodesShare(Grace),
     #[cfg(feature = "shared-sessions")]
     Shared(Arc<Sharing>),
@@ -61,13 +77,15 @@ pub(crate) struct Tie {
 enum State {
     #[default]
     Loose,
-    NodesShare(Graced),
+    Learned(Learned),
+    /// The cookie is to be set, unless the request went elsewhere only for now.
+    Sticky {
+        renews: bool,
+    },
+    Graced(Graced),
     #[cfg(feature = "shared-sessions")]
     Shared(Box<Visit>),
 }
-
-/// Keeps a session alive while it lives. Rides inside the answer's body.
-pub(crate) struct InUse {}
 
 /// A thing that is done, or has to be waited for. What is waited for has its own deadline.
 pub(crate) enum Step<'a, T> {
@@ -75,9 +93,20 @@ pub(crate) enum Step<'a, T> {
     Later(Later<'a, T>),
 }
 
+impl<T> Step<'_, T> {
+    /// What it comes to in the end.
+    pub(crate) async fn done(self) -> T {
+        match self {
+            Step::Now(value) => value,
+            Step::Later(later) => later.await,
+        }
+    }
+}
+
 pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What is to be done with a request that was prepared for an endpoint.
+#[allow(dead_code, reason = "not every way that is built in needs each of them")]
 pub(crate) enum Prepared {
     /// Send it.
     Send,
@@ -99,6 +128,7 @@ pub(crate) enum Then {
 }
 
 /// Who answered.
+#[cfg_attr(not(feature = "shared-sessions"), allow(dead_code, reason = "only shared sessions talk to nodes"))]
 pub(crate) struct Served<'a> {
     pub(crate) endpoint: &'a EndpointId,
     /// The endpoint that the hint named failed at this request, is ejected, in maintenance or gone, so that the session may
@@ -109,11 +139,13 @@ pub(crate) struct Served<'a> {
 }
 
 /// A backend whose type does not matter: for a way that has to talk to an endpoint itself.
+#[cfg_attr(not(feature = "shared-sessions"), allow(dead_code, reason = "only shared sessions talk to nodes"))]
 pub(crate) trait Node: Send + Sync {
     fn ask(&self, request: Request<Body>) -> Later<'_, Result<Response<Body>, SendError>>;
 }
 
 /// The backends of a cluster, to be found by the ids of their endpoints.
+#[cfg_attr(not(feature = "shared-sessions"), allow(dead_code, reason = "only shared sessions talk to nodes"))]
 pub(crate) trait Nodes: Send + Sync {
     fn find(&self, endpoint: &EndpointId) -> Option<Arc<dyn Node>>;
 }
@@ -125,18 +157,109 @@ impl<B: Backend> Node for B {
 }
 
 impl Affinity {
+    /// The nodes' own session cookies tie a session to the node that set it: Kylin's (`JSESSIONID`, and the one of Kylin 5).
+    /// Learned anew from every `Set-Cookie`, forgotten at logout. Also reads `;jsessionid=` in paths.
+    ///
+    /// ```
+    /// # async fn run(cluster: kylin_lb::Cluster) -> Result<(), Box<dyn std::error::Error>> {
+    /// use kylin_lb::Proxy;
+    /// use kylin_lb::session::{Affinity, Sessions};
+    ///
+    /// let proxy = Proxy::builder(cluster).affinity(Affinity::learn(Sessions::in_memory()?)).build();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A session whose node is gone goes where the policy has it, which costs one login, and stays there. A draining node keeps its
+    /// sessions. An id that no node has issued binds nothing, unless a node serves with it what it serves only to who is logged in.
+    pub fn learn(sessions: Sessions) -> Self {
+        Self::learn_from(sessions, SessionCookie::of_kylin())
+    }
+
+    /// The same for other cookies. Session ids in paths count as the first one's.
+    pub fn learn_from(sessions: Sessions, cookies: impl IntoIterator<Item = SessionCookie>) -> Self {
+        Self::new(Way::Learn(Learn { sessions, cookies: cookies.into_iter().take(usize::from(u8::MAX)).collect() }))
+    }
+
+    /// A signed cookie of the front end's own ties a client to an endpoint, and no front end has to remember anything. Takes a
+    /// [`Secret`], or a [`StickyCookie`] with attributes.
+    pub fn cookie(cookie: impl Into<StickyCookie>) -> Self {
+        Self::new(Way::Sticky(cookie.into()))
+    }
+
+    /// The route in a session id ties the session to the endpoint of that [route](crate::Endpoint::route): what follows the first
+    /// dot of `JSESSIONID` or `;jsessionid=`, which Tomcat puts there when its `jvmRoute` is set.
+    pub fn route() -> Self {
+        Self::route_of(SessionCookie::of_kylin())
+    }
+
+    /// The same for other cookies.
+    pub fn route_of(cookies: impl IntoIterator<Item = SessionCookie>) -> Self {
+        Self::new(Way::Route(Route { cookies: cookies.into_iter().collect() }))
+    }
+
+    /// For nodes that share their sessions themselves, by a session manager over Redis for one: any of them serves any request of a
+    /// session, except that a session which has just begun stays where it began for a moment, until the others can find it.
+    pub fn nodes_share(how: NodesShare) -> Self {
+        Self::new(Way::NodesShare(how.build()))
+    }
+
+    /// Sessions that the front end shares among nodes which share nothing: any node serves any request of a session, so that every
+    /// policy balances freely and a node that is gone takes no login along. Off unless it is asked for, since the front end then
+    /// keeps credentials: [`SharedSessions`] says how they are protected, and what clients see.
+    ///
+    /// ```
+    /// use kylin_lb::session::{Affinity, Secret, Sessions, SharedSessions};
+    ///
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let secret = Secret::parse("q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=")?;
+    /// let affinity = Affinity::shared(SharedSessions::new(Sessions::in_memory()?, secret).secure(true));
+    /// # let _ = affinity;
+    /// # Ok(())
+    /// # }
+    /// # run().unwrap();
+    /// ```
+    #[cfg(feature = "shared-sessions")]
+    pub fn shared(sessions: SharedSessions) -> Self {
+        Self::new(Way::Shared(Arc::new(sessions.build())))
+    }
+
+    /// The user of Basic credentials places a request: by rendezvous hashing of a keyed hash, at all front ends with the same
+    /// secret alike. For clients without cookies, whose every request costs a node a login.
+    ///
+    /// All requests of one user go to one node. Where an application has one user for everybody, that is one node's whole work.
+    pub fn user(secret: Secret) -> Self {
+        Self::new(Way::Loose).or_user(secret)
+    }
+
+    /// This way, and for requests that it does not bind, [`user`](Self::user).
+    pub fn or_user(mut self, secret: Secret) -> Self {
+        self.user = Some(User::new(&secret));
+        self
+    }
+
+    fn new(way: Way) -> Self {
+        Affinity { way: Arc::new(way), user: None }
+    }
+
+    /// Where a request goes that no session binds.
+    fn fallback(&self, request: &Request<Body>) -> Hint {
+        self.user.as_ref().and_then(|user| user.hint(request.headers())).unwrap_or_default()
+    }
+
     /// Finds out whose session `request` belongs to, and takes out of it what is meant for the front end.
     pub(crate) fn begin<'a>(&'a self, request: &'a mut Request<Body>) -> Step<'a, Tie> {
+        let fallback = self.fallback(request);
         match &*self.way {
-            Way::Loose => Step::Now(Tie::default()),
-            Way::NodesShare(grace) => match grace.begin(request) {
-                Step::Now(graced) => Step::Now(Tie::graced(graced)),
-                Step::Later(graced) => Step::Later(Box::pin(async { Tie::graced(graced.await) })),
-            },
+            Way::Loose => Step::Now(Tie::loose(fallback)),
+            Way::Learn(learn) => learn.begin(request, fallback),
+            Way::Sticky(cookie) => Step::Now(cookie.begin(request, fallback)),
+            Way::Route(route) => Step::Now(Tie::loose(route.hint(request).unwrap_or(fallback))),
+            Way::NodesShare(grace) => grace.begin(request, fallback),
             #[cfg(feature = "shared-sessions")]
             Way::Shared(sharing) => match sharing.begin(request) {
-                Step::Now(visit) => Step::Now(Tie::shared(visit)),
-                Step::Later(visit) => Step::Later(Box::pin(async { Tie::shared(visit.await) })),
+                Step::Now(visit) => Step::Now(Tie::shared(visit, fallback)),
+                Step::Later(visit) => Step::Later(Box::pin(async { Tie::shared(visit.await, fallback) })),
             },
         }
     }
@@ -145,7 +268,7 @@ impl Affinity {
     /// each try; a copy of a request with a body is cheap while the body is one buffer, and impossible otherwise.
     pub(crate) fn wants_copy(&self, tie: &Tie) -> bool {
         match (&*self.way, &tie.state) {
-            (Way::NodesShare(grace), State::NodesShare(graced)) => grace.wants_copy(graced),
+            (Way::NodesShare(grace), State::Graced(graced)) => grace.wants_copy(graced),
             #[cfg(feature = "shared-sessions")]
             (Way::Shared(_), State::Shared(visit)) => visit.wants_copy(),
             _ => false,
@@ -161,9 +284,9 @@ impl Affinity {
         nodes: &'a dyn Nodes,
         request: &'a mut Request<Body>,
     ) -> Option<Later<'a, Prepared>> {
-        let _ = (&endpoint, &nodes, &request);
+        let _ = (endpoint, nodes);
         match (&*self.way, &mut tie.state) {
-            (Way::NodesShare(grace), State::NodesShare(graced)) => {
+            (Way::NodesShare(grace), State::Graced(graced)) => {
                 grace.prepare(graced, request);
                 None
             }
@@ -180,9 +303,13 @@ impl Affinity {
         served: Served<'a>,
         answer: &'a mut Response<Body>,
     ) -> Step<'a, Then> {
-        let _ = (&served.endpoint, served.bound_is_out, &served.nodes, &answer);
         match (&*self.way, &mut tie.state) {
-            (Way::NodesShare(grace), State::NodesShare(graced)) => grace.settle(graced, &served, answer),
+            (Way::Learn(learn), State::Learned(learned)) => learn.settle(learned, &tie.hint, &served, answer),
+            (Way::Sticky(cookie), State::Sticky { renews }) => {
+                cookie.settle(*renews, &tie.hint, &served, answer);
+                Step::Now(Then::Pass)
+            }
+            (Way::NodesShare(grace), State::Graced(graced)) => grace.settle(graced, &served, answer),
             #[cfg(feature = "shared-sessions")]
             (Way::Shared(sharing), State::Shared(visit)) => sharing.settle(visit, served, answer),
             _ => Step::Now(Then::Pass),
@@ -190,56 +317,20 @@ impl Affinity {
     }
 }
 
-impl Affinity {
-    /// For nodes that share their sessions themselves, by a session manager over Redis for one: any of them serves any request of a
-    /// session, except that a session which has just begun stays where it began for a moment, until the others can find it.
-    /// See [`NodesShare`] for how long, and for what else it does.
-    pub fn nodes_share() -> NodesShare {
-        NodesShare::new()
-    }
-
-    pub(super) fn gracing(grace: Grace) -> Self {
-        Affinity { way: Arc::new(Way::NodesShare(grace)) }
-    }
-}
-
-#[cfg(feature = "shared-sessions")]
-impl Affinity {
-    /// Sessions that the front end shares among nodes which share nothing: any node serves any request of a session, so that every
-    /// policy balances freely and a node that is gone takes no login along. See [`SharedSessions`] for what is kept, how it is
-    /// protected, and what clients see.
-    ///
-    /// All front ends of one address need the same `store` and the same `secret`.
-    ///
-    /// ```
-    /// use std::sync::Arc;
-    /// use kylin_lb::session::{Affinity, MemoryStore, Secret};
-    ///
-    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
-    /// let secret = Secret::parse("q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=")?;
-    /// let affinity = Affinity::shared(Arc::new(MemoryStore::new()), secret).secure(true).build()?;
-    /// # let _ = affinity;
-    /// # Ok(())
-    /// # }
-    /// # run().unwrap();
-    /// ```
-    pub fn shared(store: Arc<dyn SessionStore>, secret: Secret) -> SharedSessions {
-        SharedSessions::new(store, secret)
-    }
-
-    pub(crate) fn sharing(sharing: Sharing) -> Self {
-        Affinity { way: Arc::new(Way::Shared(Arc::new(sharing))) }
-    }
-}
-
 impl Tie {
-    fn graced(mut graced: Graced) -> Self {
-        Tie { hint: std::mem::take(&mut graced.hint), state: State::NodesShare(graced), in_use: None }
+    fn loose(hint: Hint) -> Self {
+        Tie { hint, ..Tie::default() }
+    }
+
+    pub(super) fn graced(graced: Graced, hint: Hint) -> Self {
+        Tie { hint, state: State::Graced(graced), in_use: None }
     }
 
     #[cfg(feature = "shared-sessions")]
-    fn shared(visit: Box<Visit>) -> Self {
-        Tie { state: State::Shared(visit), ..Tie::default() }
+    fn shared(mut visit: Box<Visit>, hint: Hint) -> Self {
+        // A session goes anywhere; it is requests without one that a user may place.
+        let hint = if visit.has_session() { Hint::None } else { hint };
+        Tie { hint, in_use: visit.in_use.take(), state: State::Shared(visit) }
     }
 
     /// Where the request is to go, at every try.
@@ -256,7 +347,10 @@ impl Tie {
 impl fmt::Debug for Affinity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &*self.way {
-            Way::Loose => "Affinity::loose",
+            Way::Loose => "Affinity::user",
+            Way::Learn(_) => "Affinity::learn",
+            Way::Sticky(_) => "Affinity::cookie",
+            Way::Route(_) => "Affinity::route",
             Way::NodesShare(_) => "Affinity::nodes_share",
             #[cfg(feature = "shared-sessions")]
             Way::Shared(_) => "Affinity::shared",

@@ -1,9 +1,13 @@
 //! The hooks of one request in a session that the front end shares among nodes.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
+use http_body::Body as _;
 
 use super::Sharing;
 use super::cookie::{self, Given};
@@ -15,8 +19,8 @@ use super::record::{Login, NodeCookie};
 use crate::backend::{Phase, SendError};
 use crate::body::Body;
 use crate::endpoint::EndpointId;
-use crate::session::sessions::InUse;
 use crate::session::affinity::{Later, Nodes, Prepared, Served, Step, Then};
+use crate::session::sessions::InUse;
 
 /// What the tries of one request know.
 pub(crate) struct Visit {
@@ -63,7 +67,7 @@ impl Sharing {
         let headers = request.headers();
         let credentials = headers.get(header::AUTHORIZATION).cloned();
         let offered = match kind {
-            Kind::Form => request.body().bytes().and_then(|body| login_of_form(headers, body)),
+            Kind::Form => whole(request.body()).and_then(|body| login_of_form(headers, &body)),
             _ => credentials.as_ref().and_then(|value| Login::from_authorization(value.as_bytes())),
         };
         // With a scheme that is not ours to know, the request goes its own way.
@@ -271,6 +275,10 @@ impl Sharing {
 }
 
 impl Visit {
+    pub(crate) fn has_session(&self) -> bool {
+        self.known.is_some()
+    }
+
     /// May the request have to be sent again when its answer is here?
     pub(crate) fn wants_copy(&self) -> bool {
         self.known.is_some() && self.offered.is_none() && self.kind != Kind::Logout
@@ -317,6 +325,15 @@ impl Visit {
             Some(cookie) => Sent::Cookie(cookie),
             None => Sent::Nothing,
         };
+    }
+}
+
+/// The bytes of a body that is here already.
+fn whole(body: &Body) -> Option<Bytes> {
+    let mut copy = body.replay()?;
+    match Pin::new(&mut copy).poll_frame(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
+        _ => None,
     }
 }
 

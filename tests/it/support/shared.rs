@@ -1,9 +1,7 @@
 //! Nodes that know nothing of each other's sessions, behind front ends that share them.
 
-use std::sync::Arc;
-
 use kylin_lb::balance::{Balancer, RoundRobin};
-use kylin_lb::session::{Affinity, MemoryStore, Secret, SessionStore, SharedSessions};
+use kylin_lb::session::{Affinity, MemoryStore, Secret, Sessions, SharedSessions};
 use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
 use kylin_lb::{Cluster, Proxy};
 
@@ -41,17 +39,17 @@ impl Nodes {
         balancer: impl Balancer,
         change: impl FnOnce(SharedSessions) -> SharedSessions,
     ) -> Front {
-        self.front_over(Arc::new(self.store.clone()), secret(), balancer, change)
+        self.front_over(Sessions::shared(self.store.clone(), secret()), secret(), balancer, change)
     }
 
     pub(crate) fn front_over(
         &self,
-        store: Arc<dyn SessionStore>,
+        sessions: Sessions,
         secret: Secret,
         balancer: impl Balancer,
         change: impl FnOnce(SharedSessions) -> SharedSessions,
     ) -> Front {
-        let affinity = change(Affinity::shared(store, secret)).build().unwrap();
+        let affinity = Affinity::shared(change(SharedSessions::new(sessions, secret)));
         self.front_of(balancer, affinity, 1 << 20)
     }
 
