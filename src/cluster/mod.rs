@@ -19,11 +19,11 @@ pub use status::{ClusterStatus, EndpointStatus};
 use self::members::Members;
 pub(crate) use self::members::Wanted;
 use self::panic::PanicMode;
-use crate::backend::HttpBackend;
+use crate::backend::{Backend, HttpBackend};
 use crate::balance::{Balancer, Candidate, Candidates, Tried};
 use crate::endpoint::{Endpoint, EndpointId, Intent, InvalidId, Lease, Member};
 use crate::request::RequestView;
-use crate::session::affinity::Hint;
+use crate::session::affinity::{Hint, Node, Nodes};
 use crate::view::{Group, Published, View};
 
 /// Endpoints, the policy that chooses among them, and their live state. Clones are handles to the same cluster.
@@ -298,6 +298,14 @@ impl<B> Cluster<B> {
         self.inner.view.publish(members.view(&*self.inner.balancer));
         self.inner.changed.notify_waiters();
         Ok(())
+    }
+}
+
+impl<B: Backend> Nodes for Cluster<B> {
+    fn find(&self, endpoint: &EndpointId) -> Option<Arc<dyn Node>> {
+        let view = self.inner.view.read();
+        let (group, index) = view.find(endpoint.as_str())?;
+        Some(Arc::clone(&group.backends[index]) as Arc<dyn Node>)
     }
 }
 

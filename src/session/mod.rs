@@ -6,12 +6,15 @@
 pub(crate) mod affinity;
 mod invalid;
 mod key;
+mod latest;
 #[cfg(feature = "memcached")]
 mod memcached;
 mod memory;
 #[cfg(feature = "mysql")]
 mod mysql;
+mod nodes_share;
 mod open;
+mod pairs;
 mod record;
 #[cfg(feature = "redis")]
 mod redis;
@@ -19,6 +22,8 @@ mod redis;
 mod remote;
 mod secret;
 mod sessions;
+#[cfg(feature = "shared-sessions")]
+mod shared;
 mod shelf;
 mod store;
 
@@ -32,8 +37,11 @@ pub use memcached::{MemcachedBuilder, MemcachedStore};
 pub use memory::MemoryStore;
 #[cfg(feature = "mysql")]
 pub use mysql::{MysqlBuilder, MysqlStore};
+pub use nodes_share::NodesShare;
 pub use open::open;
 pub use record::{DamagedRecord, SessionRecord};
 pub use secret::{InvalidSecret, Secret};
 pub use sessions::Sessions;
+#[cfg(feature = "shared-sessions")]
+pub use shared::{HandOut, SharedSessions};
 pub use store::{Expect, Saved, SessionStore, StoreError, StoreFuture, Stored};
