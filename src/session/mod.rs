@@ -21,6 +21,8 @@ mod secret;
 mod shelf;
 mod store;
 
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisBuilder, RedisStore};
 pub use affinity::Affinity;
 pub use invalid::InvalidStore;
 pub use key::SessionKey;
@@ -30,8 +32,6 @@ pub use memory::MemoryStore;
 #[cfg(feature = "mysql")]
 pub use mysql::{MysqlBuilder, MysqlStore};
 pub use open::open;
-#[cfg(feature = "redis")]
-pub use self::redis::{RedisBuilder, RedisStore};
 pub use record::{DamagedRecord, SessionRecord};
 pub use secret::{InvalidSecret, Secret};
 pub use store::{Expect, Saved, SessionStore, StoreError, StoreFuture, Stored};

@@ -79,7 +79,8 @@ impl MemcachedBuilder {
             return invalid("the prefix", "at most 200 visible ASCII characters");
         }
         if let Some((user, password)) = &self.login {
-            let plain = |text: &str| !text.is_empty() && text.len() <= 500 && text.bytes().all(|byte| byte.is_ascii_graphic());
+            let plain =
+                |text: &str| !text.is_empty() && text.len() <= 500 && text.bytes().all(|byte| byte.is_ascii_graphic());
             if !plain(user) || !plain(password) {
                 return invalid("the login", "visible ASCII characters");
             }

@@ -244,7 +244,10 @@ mod tests {
         for (answer, expected) in cases {
             assert_eq!(why(answering(answer).gets(b"k").await), expected, "{:?}", String::from_utf8_lossy(answer));
         }
-        assert_eq!(why(answering(b"STORED?\r\n").add(b"k", b"v", 1).await), "memcached: the answer is not of the Memcached protocol");
+        assert_eq!(
+            why(answering(b"STORED?\r\n").add(b"k", b"v", 1).await),
+            "memcached: the answer is not of the Memcached protocol"
+        );
     }
 
     #[tokio::test]

@@ -92,7 +92,8 @@ impl MemcachedStore {
     ) -> Result<Saved, StoreError> {
         let record = remote::encode(record)?;
         let version = remote::fresh_version();
-        let new = Arc::new(New { name: self.key(key), version, value: remote::pack(version, &record), ttl: seconds(ttl) });
+        let new =
+            Arc::new(New { name: self.key(key), version, value: remote::pack(version, &record), ttl: seconds(ttl) });
         self.server(key)
             .run(move |connection| {
                 let new = new.clone();

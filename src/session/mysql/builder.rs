@@ -195,8 +195,14 @@ mod tests {
             ("mysql://u:hunter2@a", "address of a session store, the path: expected /database"),
             ("mysql://u:hunter2@a/b/c", "address of a session store, the path: expected /database"),
             ("mysql://u:hunter2@a,b/d", "address of a session store, the hosts: expected one host"),
-            ("mysql://u:hunter2@a/d?table=x%60y", "session store, the table: expected 1 to 64 letters, digits and underscores"),
-            ("mysql://u:hunter2@a/d?connections=x", "address of a session store, an option: expected connections=number"),
+            (
+                "mysql://u:hunter2@a/d?table=x%60y",
+                "session store, the table: expected 1 to 64 letters, digits and underscores",
+            ),
+            (
+                "mysql://u:hunter2@a/d?connections=x",
+                "address of a session store, an option: expected connections=number",
+            ),
             ("mysql://u:hunter2@a/d?ca=x", "address of a session store, an option: expected ca only with mysqls"),
             ("mysql://u:hunter2@a/d?x=1", "address of a session store, an option: expected table, connections, ca"),
             ("mysql+x://u:hunter2@a/d", "unknown scheme of a session store: expected mysql or mysqls"),

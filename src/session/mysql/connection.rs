@@ -1,9 +1,9 @@
 //! Connections, and what their errors mean.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use mysql_async::{Conn, DriverError, Error, IoError, Opts};
+use mysql_async::{Conn, DriverError, Error, IoError, Opts, TlsError};
 
 use super::statements::Statements;
 use super::table;
@@ -55,7 +55,9 @@ pub(super) fn failed(error: Error) -> Failed {
     let fault = fault(&error);
     match &error {
         // The connection is good, and so will the next one be.
-        Error::Server(server) if matches!(server.code, 1040 | 1203 | 1205 | 1213 | 1226 | 3024) => Failed::Answered(fault.into()),
+        Error::Server(server) if matches!(server.code, 1040 | 1203 | 1205 | 1213 | 1226 | 3024) => {
+            Failed::Answered(fault.into())
+        }
         // What it says may be over with a new connection: a table that is missing, another master.
         _ => Failed::Lost(fault),
     }
@@ -70,7 +72,8 @@ pub(super) fn in_the_way(error: &Error) -> bool {
 pub(super) fn fault(error: &Error) -> Fault {
     match error {
         Error::Io(IoError::Io(error)) => Fault::io(SYSTEM, error),
-        Error::Io(IoError::Tls(error)) => tls(error),
+        Error::Io(IoError::Tls(TlsError::Tls(error))) => Fault::tls(SYSTEM, error),
+        Error::Io(IoError::Tls(_)) => Fault::refused(SYSTEM, "TLS: the certificate or the server's name is not usable"),
         Error::Server(server) => {
             let code = server.code;
             match code {
@@ -78,7 +81,9 @@ pub(super) fn fault(error: &Error) -> Fault {
                 1053 | 1077 | 1927 => Fault::unavailable(SYSTEM, format!("error {code}: the server is going down")),
                 1205 | 1213 => Fault::unavailable(SYSTEM, format!("error {code}: others hold the row")),
                 1290 | 1792 | 1836 => Fault::unavailable(SYSTEM, format!("error {code}: the server is read-only")),
-                1044 | 1045 | 1698 | 2061 => Fault::refused(SYSTEM, format!("error {code}: the login was not accepted")),
+                1044 | 1045 | 1698 | 2061 => {
+                    Fault::refused(SYSTEM, format!("error {code}: the login was not accepted"))
+                }
                 1049 => Fault::refused(SYSTEM, format!("error {code}: there is no such database")),
                 1142 | 1143 | 1370 => Fault::refused(SYSTEM, format!("error {code}: the user may not do this")),
                 1146 => Fault::refused(SYSTEM, format!("error {code}: the table is missing")),
@@ -96,12 +101,5 @@ pub(super) fn fault(error: &Error) -> Fault {
         }
         Error::Driver(_) => Fault::refused(SYSTEM, "the answer does not fit the question"),
         Error::Other(_) | Error::Url(_) => Fault::refused(SYSTEM, "the driver cannot do this"),
-    }
-}
-
-fn tls(error: &mysql_async::TlsError) -> Fault {
-    match error {
-        mysql_async::TlsError::Tls(error) => Fault::unavailable(SYSTEM, format!("TLS: {error}")),
-        _ => Fault::unavailable(SYSTEM, "TLS: the certificate or the server's name is not usable"),
     }
 }

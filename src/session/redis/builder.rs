@@ -37,7 +37,10 @@ impl RedisBuilder {
     pub fn sentinel<'a>(sentinels: impl IntoIterator<Item = &'a str>, master: &str) -> Result<Self, InvalidStore> {
         let sentinels = servers(sentinels.into_iter().map(Host::parse), SENTINEL_PORT)?;
         if master.is_empty() {
-            return Err(InvalidStore::Setting { setting: "the master", expected: "the name that the Sentinels know it by" });
+            return Err(InvalidStore::Setting {
+                setting: "the master",
+                expected: "the name that the Sentinels know it by",
+            });
         }
         Ok(Self::new(Topology::Sentinel { sentinels, master: master.to_owned() }))
     }
@@ -180,10 +183,7 @@ impl RedisBuilder {
     }
 }
 
-fn servers(
-    hosts: impl Iterator<Item = Result<Host, InvalidStore>>,
-    port: u16,
-) -> Result<Vec<Server>, InvalidStore> {
+fn servers(hosts: impl Iterator<Item = Result<Host, InvalidStore>>, port: u16) -> Result<Vec<Server>, InvalidStore> {
     let servers: Vec<_> = hosts.map(|host| Ok(host?.or_port(port))).collect::<Result<_, InvalidStore>>()?;
     if servers.is_empty() {
         return Err(InvalidStore::Setting { setting: "the servers", expected: "at least one" });
@@ -235,7 +235,10 @@ mod tests {
     #[test]
     fn mistakes_are_explained_without_the_password() {
         let cases = [
-            ("redis+sentinel://:hunter2@a", "address of a session store, the path: expected /master or /master/database"),
+            (
+                "redis+sentinel://:hunter2@a",
+                "address of a session store, the path: expected /master or /master/database",
+            ),
             ("redis://:hunter2@a,b", "address of a session store, the hosts: expected one host"),
             ("redis://:hunter2@a/x", "address of a session store, the path: expected the number of a database"),
             ("redis+cluster://:hunter2@a/1", "session store, the database: expected 0, for a cluster has no other"),

@@ -87,8 +87,9 @@ impl Link {
                 Verdict::Busy(_) => Some(PAUSE * 2_u32.pow(attempt - 1)),
                 Verdict::NoScript | Verdict::WrongType | Verdict::Refused(_) => return Err(verdict),
             };
-            // The driver of a cluster has tried again by itself.
-            if attempt == ATTEMPTS || matches!(self.topology(), Topology::Cluster(_)) {
+            // A cluster's driver finds lost nodes again by itself, in its own time.
+            let lost_node = pause.is_none() && matches!(self.topology(), Topology::Cluster(_));
+            if attempt == ATTEMPTS || lost_node {
                 return Err(verdict);
             }
             if let Some(pause) = pause {
@@ -118,7 +119,9 @@ impl Link {
                 Ok(Some(Err(fault))) => return Err(fault),
                 Ok(_) => {}
                 // The task went with its runtime. This caller has another one.
-                Err(_) => self.0.state.lock().dialing.take_if(|dialing| dialing.result.same_channel(&result)).map_or((), drop),
+                Err(_) => {
+                    self.0.state.lock().dialing.take_if(|dialing| dialing.result.same_channel(&result)).map_or((), drop)
+                }
             }
         }
     }

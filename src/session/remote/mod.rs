@@ -12,10 +12,10 @@ mod pool;
 pub(super) mod tls;
 pub(super) mod url;
 
-#[cfg(any(feature = "redis", feature = "memcached"))]
-pub(super) use envelope::{LONGEST, prefixed, unpack};
 #[cfg(feature = "memcached")]
 pub(super) use envelope::pack;
+#[cfg(any(feature = "redis", feature = "memcached"))]
+pub(super) use envelope::{LONGEST, prefixed, unpack};
 pub(super) use envelope::{encode, fresh_version};
 pub(super) use fault::Fault;
 pub(super) use gate::Gate;

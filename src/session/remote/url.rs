@@ -44,7 +44,8 @@ impl StoreUrl {
         }
         let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (login, hosts) = authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
+        let (login, hosts) =
+            authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
         let (user, password) = match login {
             None => (None, None),
             Some(login) => {
@@ -174,7 +175,8 @@ mod tests {
     #[test]
     fn takes_an_address_apart() {
         let mut url =
-            StoreUrl::parse("Redis+Sentinel://me:p%40ss%2f:x@a:1,B.example,[::1]:3/my%20master/5?prefix=x%3A&ca=/a/b").unwrap();
+            StoreUrl::parse("Redis+Sentinel://me:p%40ss%2f:x@a:1,B.example,[::1]:3/my%20master/5?prefix=x%3A&ca=/a/b")
+                .unwrap();
         assert_eq!(url.scheme, "redis+sentinel");
         assert_eq!((url.user.as_deref(), url.password.as_deref()), (Some("me"), Some("p@ss/:x")));
         assert_eq!(url.hosts, [host("a", 1), host("b.example", None), host("::1", 3)]);

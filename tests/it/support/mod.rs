@@ -6,11 +6,15 @@
 pub(crate) mod cluster;
 pub(crate) mod front;
 pub(crate) mod http;
+pub(crate) mod mariadb;
+pub(crate) mod memcached;
 pub(crate) mod nginx;
 pub(crate) mod port;
 pub(crate) mod process;
 pub(crate) mod raw_node;
+pub(crate) mod redis;
 pub(crate) mod resources;
+pub(crate) mod sessions;
 pub(crate) mod skip;
 
 pub(crate) use nginx::{Nginx, require_nginx};
