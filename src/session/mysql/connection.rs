@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mysql_async::{Conn, DriverError, Error, IoError, Opts};
+use mysql_async::{Conn, DriverError, Error, IoError, Opts, TlsError};
 
 use super::statements::Statements;
 use super::table;
@@ -72,7 +72,8 @@ pub(super) fn in_the_way(error: &Error) -> bool {
 pub(super) fn fault(error: &Error) -> Fault {
     match error {
         Error::Io(IoError::Io(error)) => Fault::io(SYSTEM, error),
-        Error::Io(IoError::Tls(error)) => tls(error),
+        Error::Io(IoError::Tls(TlsError::Tls(error))) => Fault::tls(SYSTEM, error),
+        Error::Io(IoError::Tls(_)) => Fault::refused(SYSTEM, "TLS: the certificate or the server's name is not usable"),
         Error::Server(server) => {
             let code = server.code;
             match code {
@@ -100,12 +101,5 @@ pub(super) fn fault(error: &Error) -> Fault {
         }
         Error::Driver(_) => Fault::refused(SYSTEM, "the answer does not fit the question"),
         Error::Other(_) | Error::Url(_) => Fault::refused(SYSTEM, "the driver cannot do this"),
-    }
-}
-
-fn tls(error: &mysql_async::TlsError) -> Fault {
-    match error {
-        mysql_async::TlsError::Tls(error) => Fault::unavailable(SYSTEM, format!("TLS: {error}")),
-        _ => Fault::unavailable(SYSTEM, "TLS: the certificate or the server's name is not usable"),
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::SingleNodeRoutingInfo;
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo,
@@ -59,12 +60,35 @@ pub(super) enum Connection {
 
 impl Connection {
     pub(super) async fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
-        let answer = match self {
-            Connection::Single(connection) => connection.send_packed_command(command).await?,
-            Connection::Cluster(connection) => command.query_async(connection).await?,
-        };
-        answer.extract_error()
+        match self {
+            Connection::Single(connection) => connection.send_packed_command(command).await?.extract_error(),
+            Connection::Cluster(connection) => {
+                let answer = command.query_async(connection).await;
+                match answer.as_ref().err().and_then(asks) {
+                    Some(node) => ask_there(connection, command, node).await,
+                    None => answer,
+                }
+            }
+        }
     }
+}
+
+/// The node that a slot is moving to, where the error says so.
+fn asks(error: &RedisError) -> Option<Server> {
+    let (address, _slot) = error.redirect_node().filter(|_| error.code() == Some("ASK"))?;
+    let (host, port) = address.rsplit_once(':')?;
+    Some((host.to_owned(), port.parse().ok()?))
+}
+
+/// Sends a command to where its slot is moving. The driver does that too, but it sends `ASKING` apart from the command, and on a
+/// connection that many share somebody else's command may come between, take the leave that was meant for this one, and
+/// have this one sent back. Sent as one piece they stay together.
+async fn ask_there(connection: &mut ClusterConnection, command: &Cmd, (host, port): Server) -> RedisResult<Value> {
+    let mut both = redis::Pipeline::with_capacity(2);
+    both.cmd("ASKING").add_command(command.clone());
+    let there = SingleNodeRoutingInfo::ByAddress { host, port };
+    let mut answers = connection.route_pipeline(both, 1, 1, there).await?;
+    answers.pop().unwrap_or(Value::Nil).extract_error()
 }
 
 impl Dialer {
@@ -152,7 +176,7 @@ impl Dialer {
         }
     }
 
-    /// A few quick attempts of its own, which lead it to where a slot has moved.
+    /// One or two quick attempts of its own, which lead it to where a slot has moved; the rest is the link's.
     fn cluster(&self, nodes: &[Server]) -> RedisResult<ClusterClient> {
         let nodes: Vec<_> =
             nodes.iter().map(|node| self.info(node, &self.login, 0)).collect::<Result<_, RedisError>>()?;
@@ -160,7 +184,7 @@ impl Dialer {
             .connection_timeout(CONNECT)
             .response_timeout(ANSWER)
             .overall_response_timeout(Some(2 * ANSWER))
-            .retries(6)
+            .retries(2)
             .min_retry_wait(2)
             .max_retry_wait(12)
             .tcp_settings(tcp());

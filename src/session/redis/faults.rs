@@ -19,7 +19,7 @@ pub(super) enum Verdict {
     Lost(Fault),
     /// The server that was asked is no longer the master.
     Demoted(Fault),
-    /// The server cannot serve for a moment: it loads its data, or the cluster has no master for the key.
+    /// The server cannot serve for a moment.
     Busy(Fault),
     /// The server does not know the script.
     NoScript,
@@ -33,21 +33,11 @@ impl From<&RedisError> for Verdict {
     fn from(error: &RedisError) -> Self {
         let fault = fault(error);
         match error.kind() {
-            ErrorKind::Server(kind) => match kind {
-                ServerErrorKind::NoScript => Verdict::NoScript,
-                ServerErrorKind::ReadOnly => Verdict::Demoted(fault),
-                ServerErrorKind::BusyLoading
-                | ServerErrorKind::ClusterDown
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::TryAgain
-                | ServerErrorKind::Moved
-                | ServerErrorKind::Ask => Verdict::Busy(fault),
-                _ => Verdict::Refused(fault),
-            },
+            ErrorKind::Server(ServerErrorKind::NoScript) => Verdict::NoScript,
+            ErrorKind::Server(ServerErrorKind::ReadOnly) => Verdict::Demoted(fault),
+            ErrorKind::Server(_) | ErrorKind::Extension if passes(error) => Verdict::Busy(fault),
             ErrorKind::Extension => match error.code() {
                 Some("WRONGTYPE") => Verdict::WrongType,
-                // What a server that is short of memory, of replicas or of disk says to writes, or one busy with a script.
-                Some("OOM" | "NOREPLICAS" | "MISCONF" | "BUSY") => Verdict::Busy(fault),
                 // After a change of users, a connection keeps its old identity, or none.
                 Some("NOAUTH") => Verdict::Lost(fault),
                 _ => Verdict::Refused(fault),
@@ -60,6 +50,24 @@ impl From<&RedisError> for Verdict {
     }
 }
 
+/// Whether a server's error passes by itself: it loads its data, the cluster has no master for the key or is moving it, memory
+/// or replicas or disk are short, a script keeps it busy.
+fn passes(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::Server(
+            ServerErrorKind::BusyLoading
+            | ServerErrorKind::ClusterDown
+            | ServerErrorKind::MasterDown
+            | ServerErrorKind::TryAgain
+            | ServerErrorKind::Moved
+            | ServerErrorKind::Ask
+            | ServerErrorKind::ReadOnly,
+        ) => true,
+        ErrorKind::Extension => matches!(error.code(), Some("OOM" | "NOREPLICAS" | "MISCONF" | "BUSY")),
+        _ => false,
+    }
+}
+
 /// What may be said of an error.
 pub(super) fn fault(error: &RedisError) -> Fault {
     let source = error.source().and_then(|source| source.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>());
@@ -67,14 +75,13 @@ pub(super) fn fault(error: &RedisError) -> Fault {
         return Fault::io(SYSTEM, io);
     }
     match error.kind() {
-        ErrorKind::Server(ServerErrorKind::ResponseError) => Fault::refused(SYSTEM, "the server answered ERR"),
         ErrorKind::Server(_) | ErrorKind::Extension => {
             // A code is one word; whatever else a server may send in its place is not repeated.
             let code = error
                 .code()
                 .filter(|code| (1..=20).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_uppercase()));
             let what = format!("the server answered {}", code.unwrap_or("with an error"));
-            Fault::refused(SYSTEM, what)
+            if passes(error) { Fault::unavailable(SYSTEM, what) } else { Fault::refused(SYSTEM, what) }
         }
         ErrorKind::Io => Fault::unavailable(SYSTEM, "the connection failed"),
         ErrorKind::ClusterConnectionNotFound => Fault::unavailable(SYSTEM, "no node of the cluster can be reached"),
@@ -93,10 +100,9 @@ pub(super) fn nonsense() -> Fault {
 impl From<Verdict> for StoreError {
     fn from(verdict: Verdict) -> Self {
         match verdict {
-            Verdict::Lost(fault) | Verdict::Demoted(fault) | Verdict::Busy(fault) => {
-                StoreError::Unavailable(Box::new(fault))
+            Verdict::Lost(fault) | Verdict::Demoted(fault) | Verdict::Busy(fault) | Verdict::Refused(fault) => {
+                fault.into()
             }
-            Verdict::Refused(fault) => fault.into(),
             Verdict::NoScript => Fault::refused(SYSTEM, "the server keeps no scripts").into(),
             Verdict::WrongType => Fault::refused(SYSTEM, "the key holds something of another type").into(),
         }

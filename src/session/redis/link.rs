@@ -87,8 +87,9 @@ impl Link {
                 Verdict::Busy(_) => Some(PAUSE * 2_u32.pow(attempt - 1)),
                 Verdict::NoScript | Verdict::WrongType | Verdict::Refused(_) => return Err(verdict),
             };
-            // The driver of a cluster has tried again by itself.
-            if attempt == ATTEMPTS || matches!(self.topology(), Topology::Cluster(_)) {
+            // A cluster's driver finds lost nodes again by itself, in its own time.
+            let lost_node = pause.is_none() && matches!(self.topology(), Topology::Cluster(_));
+            if attempt == ATTEMPTS || lost_node {
                 return Err(verdict);
             }
             if let Some(pause) = pause {

@@ -34,8 +34,8 @@ const ROUNDS: usize = 4;
 /// | value | version, 8 bytes, and the encoded [`SessionRecord`] |
 /// | expiry | the record's time to live |
 ///
-/// A user with restricted rights needs `+getrange +evalsha +eval +set +pexpire +unlink`, with Sentinel also `+role`, in a
-/// cluster also `+cluster|slots +readonly`, and the keys `~kylin-lb:*`.
+/// A user with restricted rights needs `+getrange +evalsha +eval +set +pexpire +unlink` and the keys `~kylin-lb:*`; also `+select`
+/// for a database other than 0, `+role` with Sentinels, `+ping +cluster|slots` in a cluster.
 pub struct RedisStore {
     prefix: String,
     link: Link,

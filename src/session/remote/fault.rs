@@ -33,13 +33,20 @@ impl Fault {
     pub(crate) fn io(system: &'static str, error: &io::Error) -> Self {
         #[cfg(any(feature = "redis", feature = "mysql"))]
         if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            return Fault::unavailable(system, format!("TLS: {tls}"));
+            return Fault::tls(system, tls);
         }
         let what = match error.raw_os_error() {
             Some(code) => io::Error::from_raw_os_error(code).to_string(),
             None => error.kind().to_string(),
         };
         Fault::unavailable(system, what)
+    }
+
+    /// A connection that could not be made safe. These errors speak of certificates and the protocol.
+    #[cfg(any(feature = "redis", feature = "mysql"))]
+    pub(crate) fn tls(system: &'static str, error: &rustls::Error) -> Self {
+        let refused = matches!(error, rustls::Error::InvalidCertificate(_));
+        Fault { system, what: format!("TLS: {error}").into(), refused }
     }
 
     /// Whether trying again helps as little as the first time.
