@@ -51,4 +51,5 @@ mod store_redis;
 mod store_redis_cluster;
 mod store_sentinel;
 mod support_works;
+mod tomcat_sessions;
 mod zookeeper;
