@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ahash::AHashMap;
 use arc_swap::{ArcSwap, Guard};
 
-use crate::endpoint::{EndpointId, Intent, Member};
-use crate::session::affinity::Hint;
+use crate::endpoint::{EndpointId, Hint, Intent, Member};
 
 /// Where readers get the present view without a lock, and a writer puts the next one.
 pub(crate) struct Published<B>(ArcSwap<View<B>>);
@@ -43,13 +42,8 @@ type Place = (bool, u32);
 
 impl<B> View<B> {
     pub(crate) fn new(primary: Group<B>, backup: Group<B>) -> Self {
-        let mut view = View {
-            places: AHashMap::new(),
-            by_digest: AHashMap::new(),
-            by_route: AHashMap::new(),
-            primary,
-            backup,
-        };
+        let mut view =
+            View { places: AHashMap::new(), by_digest: AHashMap::new(), by_route: AHashMap::new(), primary, backup };
         for (is_backup, group) in [(false, &view.primary), (true, &view.backup)] {
             for (index, member) in (0_u32..).zip(&group.layout.members) {
                 let settings = &member.settings;

@@ -15,9 +15,8 @@ pub use status::{ClusterStatus, EndpointStatus};
 use self::members::Members;
 use crate::backend::HttpBackend;
 use crate::balance::{Balancer, Candidate, Candidates, Tried};
-use crate::endpoint::{Endpoint, EndpointId, Intent, InvalidId, Lease};
+use crate::endpoint::{Endpoint, EndpointId, Hint, Intent, InvalidId, Lease};
 use crate::request::RequestView;
-use crate::session::affinity::Hint;
 use crate::view::{Group, Published, View};
 
 /// Endpoints, the policy that chooses among them, and their live state. Clones are handles to the same cluster.

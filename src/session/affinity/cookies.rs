@@ -7,7 +7,11 @@ const LONGEST_ID: usize = 512;
 
 /// The pairs of a request's cookies, in the order in which they came. Quotes around a value are not part of it.
 pub(super) fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
-    headers.get_all(header::COOKIE).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).filter_map(pair)
+    headers
+        .get_all(header::COOKIE)
+        .into_iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
+        .filter_map(pair)
 }
 
 fn pair(text: &[u8]) -> Option<(&[u8], &[u8])> {

@@ -205,7 +205,9 @@ impl Learn {
                 }
             };
         }
-        let Some((key, cookie)) = learned.session.filter(|_| !issued.ends_session) else { return Step::Now(Then::Pass) };
+        let Some((key, cookie)) = learned.session.filter(|_| !issued.ends_session) else {
+            return Step::Now(Then::Pass);
+        };
         let is_known = || learned.proves && is_accepted(answer);
         let binds = match learned.standing {
             Standing::Unknown => is_known(),
@@ -325,6 +327,8 @@ fn needs_login(request: &Request<Body>) -> bool {
 /// Did the node know the session? What it refuses or sends to its login page it did not. Kylin answers 500, in JSON, to every
 /// SQL error of who is logged in.
 fn is_accepted(answer: &Response<Body>) -> bool {
-    let is_json = || answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let is_json = || {
+        answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
+    };
     answer.status().is_success() || answer.status() == StatusCode::INTERNAL_SERVER_ERROR && is_json()
 }

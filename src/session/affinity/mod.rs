@@ -15,7 +15,6 @@
 //! a request. The proxy's own answers (no endpoint, 502) never come to `settle`.
 
 mod cookies;
-mod hint;
 mod learn;
 mod route;
 mod sticky;
@@ -27,9 +26,8 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 
-pub(crate) use self::hint::Hint;
-use self::learn::{Learn, Learned};
 pub use self::learn::SessionCookie;
+use self::learn::{Learn, Learned};
 use self::route::Route;
 pub use self::sticky::{InvalidCookie, SameSite, StickyCookie};
 use self::user::User;
@@ -38,6 +36,7 @@ use super::{Secret, Sessions};
 use crate::backend::{Backend, SendError};
 use crate::body::Body;
 use crate::endpoint::EndpointId;
+pub(crate) use crate::endpoint::Hint;
 
 /// How sessions find their endpoint: see [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones are handles
 /// to the same sessions.
@@ -73,7 +72,9 @@ enum State {
     Loose,
     Learned(Learned),
     /// The cookie is to be set, unless the request went elsewhere only for now.
-    Sticky { renews: bool },
+    Sticky {
+        renews: bool,
+    },
 }
 
 /// A thing that is done, or has to be waited for. What is waited for has its own deadline.

@@ -294,7 +294,8 @@ mod tests {
 
     #[test]
     fn the_line_has_the_attributes_that_were_asked_for() {
-        let line = |cookie: StickyCookie| cookie.line(7).unwrap().to_str().unwrap().split_once("; ").unwrap().1.to_owned();
+        let line =
+            |cookie: StickyCookie| cookie.line(7).unwrap().to_str().unwrap().split_once("; ").unwrap().1.to_owned();
         assert_eq!(line(cookie(1)), "Path=/; HttpOnly; SameSite=Lax");
         let every = cookie(1).path("/kylin").unwrap().domain("example.org").unwrap().secure(true).http_only(false);
         let every = every.same_site(Some(SameSite::None)).persistent(true).valid_for(Duration::from_secs(60));

@@ -6,8 +6,8 @@ use std::time::Duration;
 use ahash::AHashMap;
 use parking_lot::Mutex;
 
-use super::{Away, Inner};
 use super::breaker::PAUSE;
+use super::{Away, Inner};
 use crate::session::{Expect, SessionKey, SessionRecord};
 
 /// A write that waits for the store.

@@ -19,8 +19,8 @@ use super::affinity::Step;
 use super::secret::Tagger;
 use super::shelf::{Limits, Tenths};
 use super::{
-    Expect, InvalidSecret, MemoryStore, Saved, Secret, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture,
-    Stored,
+    Expect, InvalidSecret, MemoryStore, Saved, Secret, SessionKey, SessionRecord, SessionStore, StoreError,
+    StoreFuture, Stored,
 };
 use crate::clock::{Clock, SystemClock};
 
