@@ -21,9 +21,9 @@ pub(crate) use self::members::Wanted;
 use self::panic::PanicMode;
 use crate::backend::{Backend, HttpBackend};
 use crate::balance::{Balancer, Candidate, Candidates, Tried};
-use crate::endpoint::{Endpoint, EndpointId, Intent, InvalidId, Lease, Member};
+use crate::endpoint::{Endpoint, EndpointId, Hint, Intent, InvalidId, Lease, Member};
 use crate::request::RequestView;
-use crate::session::affinity::{Hint, Node, Nodes};
+use crate::session::affinity::{Node, Nodes};
 use crate::view::{Group, Published, View};
 
 /// Endpoints, the policy that chooses among them, and their live state. Clones are handles to the same cluster.
