@@ -13,11 +13,10 @@ pub use builder::ClusterBuilder;
 pub use status::{ClusterStatus, EndpointStatus};
 
 use self::members::Members;
-use crate::backend::{Backend, HttpBackend};
+use crate::backend::HttpBackend;
 use crate::balance::{Balancer, Candidate, Candidates, Tried};
-use crate::endpoint::{Endpoint, EndpointId, Intent, InvalidId, Lease};
+use crate::endpoint::{Endpoint, EndpointId, Hint, Intent, InvalidId, Lease};
 use crate::request::RequestView;
-use crate::session::affinity::{Hint, Node, Nodes};
 use crate::view::{Group, Published, View};
 
 /// Endpoints, the policy that chooses among them, and their live state. Clones are handles to the same cluster.
@@ -189,6 +188,13 @@ impl<B> Cluster<B> {
         Picked { lease, backend: Arc::clone(&group.backends[chosen.index()]) }
     }
 
+    /// What the endpoint called `id` is sent requests with, be it fit to serve or not.
+    pub(crate) fn backend(&self, id: &EndpointId) -> Option<Arc<B>> {
+        let view = self.inner.view.read();
+        let (group, index) = view.find(id.as_str())?;
+        Some(Arc::clone(&group.backends[index]))
+    }
+
     /// Adds an endpoint at the end of the configuration order. One that was there before under the same id, and still has
     /// requests in flight, keeps its live state.
     ///
@@ -258,14 +264,6 @@ impl<B> Cluster<B> {
         change(&mut members)?;
         self.inner.view.publish(members.view(&*self.inner.balancer));
         Ok(())
-    }
-}
-
-impl<B: Backend> Nodes for Cluster<B> {
-    fn find(&self, endpoint: &EndpointId) -> Option<Arc<dyn Node>> {
-        let view = self.inner.view.read();
-        let (group, index) = view.find(endpoint.as_str())?;
-        Some(Arc::clone(&group.backends[index]) as Arc<dyn Node>)
     }
 }
 

@@ -8,6 +8,10 @@
 
 mod support;
 
+mod affinity_cookie;
+mod affinity_learn;
+mod affinity_route;
+mod affinity_user;
 mod blame;
 mod bound_picks;
 mod broken_answers;
@@ -31,6 +35,7 @@ mod restarts;
 mod retries;
 mod server_limits;
 mod server_stop;
+mod sessions_store_down;
 mod shared_logout;
 mod shared_secrets;
 mod shared_sessions;

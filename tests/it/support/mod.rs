@@ -7,6 +7,7 @@ pub(crate) mod browser;
 pub(crate) mod cluster;
 pub(crate) mod front;
 pub(crate) mod http;
+pub(crate) mod login;
 pub(crate) mod nginx;
 pub(crate) mod port;
 pub(crate) mod process;
