@@ -10,7 +10,7 @@ use crate::body::Body;
 use crate::cluster::{Cluster, PickError, Picked};
 use crate::endpoint::EndpointId;
 use crate::request::RequestView;
-use crate::session::affinity::{Affinity, Node, Nodes, Prepared, Served, Step, Then, Tie};
+use crate::session::affinity::{Affinity, InUse, Node, Nodes, Prepared, Served, Step, Then, Tie};
 
 /// The session of one request, if the proxy keeps sessions at all.
 pub(super) struct Session<'p> {
@@ -87,12 +87,9 @@ impl<'p> Session<'p> {
         }
     }
 
-    /// Has the session count as in use until `body` is over.
-    pub(super) fn ride(&mut self, body: Body) -> Body {
-        match self.tie.take_in_use() {
-            Some(in_use) => body.hold_session(in_use),
-            None => body,
-        }
+    /// What has the session count as in use while it lives.
+    pub(super) fn take_in_use(&mut self) -> Option<InUse> {
+        self.tie.take_in_use()
     }
 }
 
