@@ -212,8 +212,7 @@ mod tests {
             assert!(message.starts_with(expected) && !message.contains("hunter2"), "{address}: {message}");
         }
         let builder = MysqlStore::builder("mysqls://me:hunter2@a/d").unwrap();
-        let shown = format!("{builder:?}");
-        let shown = format!("{shown}{:?}", builder.build().unwrap());
+        let shown = format!("{builder:?}") + &format!("{:?}", builder.build().unwrap());
         assert!(!shown.contains("hunter2") && !shown.contains("me:"), "{shown}");
     }
 }
