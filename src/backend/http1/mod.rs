@@ -128,7 +128,8 @@ impl Backend for HttpBackend {
                     Err(error) => return Err(error.with_request(request)),
                 },
             };
-            match connection.ask(request, timeouts.head, *wire).await {
+            let method = connection.begin(request);
+            match connection.answer(&method, timeouts.head, *wire).await {
                 Ok(head) => {
                     let body = answer::body(connection, head.framing, head.keeps, pool);
                     Ok(head.response.map(|()| body.stall_after(timeouts.body)))
