@@ -128,6 +128,17 @@ impl Body {
         }
     }
 
+    /// All bytes of the body, when they are here.
+    #[cfg_attr(not(feature = "kylin"), allow(dead_code, reason = "only who knows Kylin reads bodies"))]
+    pub(crate) fn whole(&self) -> Option<&Bytes> {
+        static NOTHING: Bytes = Bytes::new();
+        match &self.kind {
+            Kind::Empty => Some(&NOTHING),
+            Kind::Full(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// True when all bytes are here.
     #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports ask"))]
     pub(crate) fn is_whole(&self) -> bool {

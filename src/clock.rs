@@ -10,6 +10,13 @@ use std::time::Instant;
 pub trait Clock: Debug + Send + Sync + 'static {
     /// The present moment. Never goes backwards.
     fn now(&self) -> Instant;
+
+    /// The time of day, in seconds since 1970 (UTC): for what other machines have to understand, such as the expiry of a
+    /// cookie. May be set back.
+    fn unix(&self) -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_secs())
+    }
 }
 
 /// The operating system's monotonic clock: the default.
@@ -66,5 +73,10 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Instant {
         self.start + std::time::Duration::from_nanos(self.elapsed_nanos.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
+    /// Begins with the first of January 2026.
+    fn unix(&self) -> u64 {
+        1_767_225_600 + self.elapsed_nanos.load(std::sync::atomic::Ordering::SeqCst) / 1_000_000_000
     }
 }

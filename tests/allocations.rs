@@ -4,12 +4,14 @@
 
 use std::hint::black_box;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use allocation_counter::measure;
 use http::{HeaderName, Request, Response};
 use kylin_lb::balance::{
     Balancer, BalancerExt, Hash, IpHash, LeastConn, LeastWork, QueryAffinity, RandomTwo, RequestKey, RoundRobin, Tried,
 };
+use kylin_lb::health::Outlier;
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Outcome, QueryKeys, RequestView, SendError};
 
 struct Nowhere;
@@ -58,6 +60,32 @@ fn a_pick_allocates_nothing_whatever_the_policy() {
     assert_eq!(allocations_of_1000_picks(Hash::new(RequestKey::ClientIp)), 0);
     assert_eq!(allocations_of_1000_picks(Hash::consistent(by_key())), 0);
     assert_eq!(allocations_of_1000_picks(Hash::consistent(by_key()).or(IpHash::new())), 0);
+}
+
+#[test]
+fn a_pick_allocates_nothing_in_a_slow_start_or_in_panic() {
+    let minute = std::time::Duration::from_secs(60);
+    for policy in
+        [Arc::new(RoundRobin::new()) as Arc<dyn Balancer>, Arc::new(LeastConn::new()), Arc::new(RandomTwo::new())]
+    {
+        let builder = Cluster::builder().balancer(policy).outlier(Outlier::new()).panic_mode(true);
+        let cluster =
+            builder.endpoints((0..3).map(|n| Endpoint::new(format!("n{n}"), Nowhere).unwrap())).build().unwrap();
+        for n in 3..6 {
+            cluster.add(Endpoint::new(format!("n{n}"), Nowhere).unwrap().slow_start(minute)).unwrap();
+        }
+        let request = Request::get("/").body(()).unwrap();
+        let client: IpAddr = "192.0.2.7".parse().unwrap();
+        let pick = || cluster.pick(&RequestView::of(&request, client), &Tried::none()).unwrap();
+        let pick_1000 = || (0..1000).for_each(|_| drop(black_box(pick())));
+        pick_1000();
+        assert!(cluster.status().endpoints.iter().any(|endpoint| endpoint.ramp < 100));
+        assert_eq!(measure(pick_1000).count_total, 0);
+        while !cluster.status().panicking {
+            pick().lease.set_outcome(Outcome::Failure);
+        }
+        assert_eq!(measure(pick_1000).count_total, 0);
+    }
 }
 
 #[test]

@@ -45,8 +45,8 @@ const ZIPF: f64 = 0.9;
 const ZIPF_OF_CLIENTS: f64 = 0.5;
 /// A shape has 1 to this many variants (filter values, users), log-uniformly.
 const MOST_VARIANTS: f64 = 120.0;
-/// Ranks of the shapes that take minutes: about one query in two hundred.
-const SLOW_RANKS: [usize; 3] = [90, 130, 170];
+/// Ranks of the shapes that take minutes: about one query in four hundred.
+const SLOW_RANKS: [usize; 2] = [150, 195];
 /// The most popular shapes, none of which takes longer than 1.5 s.
 const TUNED_RANKS: usize = 10;
 /// Of the other shapes, the share that takes 50 to 200 ms.
@@ -82,8 +82,9 @@ pub(crate) fn trace(seed: u64, count: usize, load: f64) -> Vec<Query> {
 }
 
 fn shape(rank: usize, random: &mut Rng) -> Shape {
-    let seconds = if SLOW_RANKS.contains(&rank) {
-        log_uniform(60.0, 240.0, random)
+    let slow = SLOW_RANKS.contains(&rank);
+    let seconds = if slow {
+        log_uniform(60.0, 180.0, random)
     } else if random.f64() < FAST_SHARE {
         log_uniform(0.05, 0.2, random)
     } else {
@@ -91,7 +92,9 @@ fn shape(rank: usize, random: &mut Rng) -> Shape {
     };
     // What everybody looks at all day has been made quick.
     let seconds = if rank < TUNED_RANKS { seconds.min(1.5) } else { seconds };
-    Shape { mean: seconds * 1e6, variants: Zipf::new(log_uniform(1.0, MOST_VARIANTS, random) as usize, ZIPF) }
+    // What takes minutes is asked by few, and each asks something else.
+    let fewest = if slow { MOST_VARIANTS / 2.0 } else { 1.0 };
+    Shape { mean: seconds * 1e6, variants: Zipf::new(log_uniform(fewest, MOST_VARIANTS, random) as usize, ZIPF) }
 }
 
 fn query(at: Micros, client: usize, rank: usize, variant: usize, mean: f64, random: &mut Rng) -> Query {

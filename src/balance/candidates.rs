@@ -1,9 +1,9 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
-use crate::endpoint::{EndpointId, Lease, Member, Outstanding, Role};
+use crate::endpoint::{EndpointId, Lease, Member, Role};
 use crate::hash;
 use crate::health::slow_start::WHOLE;
 use crate::view::Layout;
@@ -167,11 +167,6 @@ impl<'c> Candidates<'c> {
         best.map(|(candidate, ..)| candidate)
     }
 
-    /// The present moment by the cluster's clock; none when there are no endpoints.
-    pub fn now(&self) -> Option<Instant> {
-        self.layout.members.first().map(|member| member.live.now())
-    }
-
     /// What the policy prepared for this view.
     pub fn table<T: 'static>(&self) -> Option<&'c T> {
         self.table?.downcast_ref()
@@ -223,11 +218,10 @@ impl<'c> Candidate<'c> {
         self.member.live.in_flight()
     }
 
-    /// The expected work of the requests in flight on it, as far as the policy gave them any: see
-    /// [`Balancer::work`](super::Balancer::work).
-    pub fn outstanding_work(&self, now: Instant) -> Outstanding {
-        let live = &self.member.live;
-        live.work.outstanding(live.since_origin(now))
+    /// What its requests in flight were expected to take when they were picked, in all: as far as the policy expects
+    /// anything of them, see [`Balancer::work`](super::Balancer::work).
+    pub fn outstanding_work(&self) -> Duration {
+        self.member.live.work.outstanding()
     }
 
     /// The name that places it on a hash ring: see [`Endpoint::placement`](crate::Endpoint::placement).

@@ -6,8 +6,9 @@ use crate::request::RequestView;
 ///
 /// Every key has an order of preference over the endpoints, by rendezvous hashing of their ids and weights: every front end
 /// finds the same, and an endpoint that leaves moves only its own keys. The first in that order serves that is not above its
-/// share, which is the load factor times the mean in flight for its weight, this request included. So one popular query
-/// cannot overload a node: its next in order takes what is too much, and only those two or three nodes compute it.
+/// share, which is the load factor times the mean in flight for its weight, this request included. (In its slow start it has
+/// less of a share, and the same keys.) So one popular query cannot overload a node: its next in order takes what is too
+/// much, and only those two or three nodes compute it.
 ///
 /// Abstains for a request without [query keys](crate::RequestView::query), and so is combined with another policy:
 ///
@@ -47,14 +48,14 @@ impl Default for QueryAffinity {
 impl Balancer for QueryAffinity {
     fn pick<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         let key = request.query()?.affinity;
-        let (in_flight, weights) = from.iter().fold((1_u64, 0_u64), |(in_flight, weights), candidate| {
-            (in_flight + u64::from(candidate.in_flight()), weights + u64::from(candidate.weight()))
+        let (in_flight, weights) = from.iter().fold((1, 0), |(in_flight, weights), candidate| {
+            (in_flight + u128::from(candidate.in_flight()), weights + u128::from(candidate.effective_weight()))
         });
         // An endpoint's share is factor * in_flight * weight / weights, rounded up. One more fits below it when what is
         // there already is less than the share before rounding.
-        let budget = u128::from(in_flight) * u128::from(self.factor_percent);
+        let budget = in_flight * u128::from(self.factor_percent);
         from.rendezvous_where(key, |candidate| {
-            u128::from(candidate.in_flight()) * 100 * u128::from(weights) < budget * u128::from(candidate.weight())
+            u128::from(candidate.in_flight()) * 100 * weights < budget * u128::from(candidate.effective_weight())
         })
     }
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
-use crate::endpoint::{EndpointId, Intent, Live, Member};
+use crate::endpoint::{EndpointId, Intent, Live, Member, Roles};
 use crate::health::Outlier;
 use crate::health::outlier::{Standing, Window};
 use crate::health::passive::Rule;
@@ -32,6 +32,7 @@ struct Watched {
     live: Weak<Live>,
     ready: bool,
     rule: Rule,
+    roles: Roles,
 }
 
 impl Outliers {
@@ -50,6 +51,7 @@ impl Outliers {
                 live: Arc::downgrade(&member.live),
                 ready: settings.intent == Intent::Ready,
                 rule: settings.rule,
+                roles: settings.roles,
             }
         });
         *self.watched.lock() = watched.collect();
@@ -59,20 +61,16 @@ impl Outliers {
         u64::try_from(self.clock.now().saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// How many intervals have ended since the last call; exactly one caller is told.
-    fn intervals_over(&self) -> u64 {
+    /// Has an interval ended since the last call? Exactly one caller is told.
+    fn interval_is_over(&self) -> bool {
         let now = self.now_ms();
         let ends = self.interval_ends.load(Ordering::Relaxed);
-        let Some(late) = now.checked_sub(ends) else { return 0 };
         let next = now.saturating_add(self.settings.interval_ms);
-        match self.interval_ends.compare_exchange(ends, next, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => 1 + late / self.settings.interval_ms,
-            Err(_) => 0,
-        }
+        now >= ends && self.interval_ends.compare_exchange(ends, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Has the ruling made over all endpoints, and carries it out. `intervals` have ended since the last time.
-    fn rule(&self, intervals: u64) {
+    /// Has the ruling made over all endpoints, and carries it out.
+    fn rule(&self, interval_over: bool) {
         let watched = self.watched.lock();
         let endpoints: Vec<_> = watched.iter().filter_map(|watched| Some((watched, watched.live.upgrade()?))).collect();
         let alone = endpoints.len() == 1;
@@ -83,20 +81,16 @@ impl Outliers {
                 if live.health.expire(now) {
                     tracing::info!(endpoint = %watched.id, "outlier readmitted");
                 }
-                if intervals > 0 {
-                    live.health.forgive(intervals);
-                }
-                watched.standing(live, alone, now, intervals > 0)
+                live.health.forgive(self.settings.interval_ms, now);
+                watched.standing(live, alone, now, interval_over)
             })
             .collect();
         let ruling = self.settings.rule(&standings);
         for (index, cause) in ruling.eject {
             let (Watched { id, .. }, live) = &endpoints[index];
-            live.health.eject(cause, live.now_ms(), |times| {
-                let millis = self.settings.ejection_ms(times);
-                tracing::warn!(endpoint = %id, ?cause, times, millis, "outlier ejected");
-                millis
-            });
+            let times = live.health.eject(cause, live.now_ms(), |times| self.settings.ejection_ms(times));
+            let millis = self.settings.ejection_ms(times);
+            tracing::warn!(endpoint = %id, ?cause, times, millis, "outlier ejected");
         }
         for index in ruling.readmit {
             let (Watched { id, .. }, live) = &endpoints[index];
@@ -115,6 +109,7 @@ impl Watched {
         Standing {
             ready,
             fit: ready && !by_rule && !health.is_barred(alone, || now),
+            roles: self.roles.bits(),
             ejected_for: health.ejected_at().map(|at| now.saturating_sub(at)),
             run: health.tally.run(),
             failed_ago: (last_failure > 0).then(|| now.saturating_sub(last_failure)),
@@ -125,10 +120,10 @@ impl Watched {
 
 impl Peers for Outliers {
     fn counted(&self, run: u32) {
-        let intervals = self.intervals_over();
+        let interval_over = self.interval_is_over();
         let consecutive = self.settings.consecutive;
-        if intervals > 0 || (consecutive > 0 && run >= consecutive) {
-            self.rule(intervals);
+        if interval_over || (consecutive > 0 && run >= consecutive) {
+            self.rule(interval_over);
         }
     }
 }

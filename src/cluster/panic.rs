@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Cluster, Picked};
 use crate::balance::Tried;
-use crate::endpoint::{Intent, Lease, Member};
+use crate::endpoint::{Intent, Lease, Member, Role};
 use crate::request::RequestView;
 use crate::view::{Group, View};
 
@@ -36,10 +36,15 @@ impl PanicMode {
 }
 
 impl<B> View<B> {
-    /// Does health, and nothing else, keep requests from every endpoint that the operator wants to serve?
-    pub(super) fn is_left_by_health(&self) -> bool {
-        let mut ready = self.ready().peekable();
-        ready.peek().is_some() && ready.all(|(group, _, member)| member.is_barred(group.layout.alone))
+    /// Does health, and nothing else, keep requests that need `role` from every endpoint that the operator wants to serve?
+    fn is_left_by_health(&self, role: Option<Role>) -> bool {
+        let mut fitting = self.ready().filter(|(_, _, member)| member.has_role(role)).peekable();
+        fitting.peek().is_some() && fitting.all(|(group, _, member)| member.is_barred(group.layout.alone))
+    }
+
+    /// The same for some kind of request.
+    pub(super) fn is_partly_left_by_health(&self) -> bool {
+        [None, Some(Role::Query), Some(Role::Job)].into_iter().any(|role| self.is_left_by_health(role))
     }
 
     /// Every endpoint that the operator wants to serve, with its group and its place in it.
@@ -54,7 +59,7 @@ impl<B> View<B> {
 impl<B> Cluster<B> {
     /// The endpoint that failed least recently, of those that have the role and room, and were not tried.
     pub(super) fn pick_in_panic(&self, view: &View<B>, request: &RequestView<'_>, tried: &Tried) -> Option<Picked<B>> {
-        if !self.inner.panic.allowed || !view.is_left_by_health() {
+        if !self.inner.panic.allowed || !view.is_left_by_health(request.role()) {
             return None;
         }
         for _ in 0..view.ready().count() {

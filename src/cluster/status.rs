@@ -15,7 +15,8 @@ pub struct ClusterStatus {
     pub balancer: String,
     /// In configuration order, primaries first.
     pub endpoints: Vec<EndpointStatus>,
-    /// Is it in [panic mode](super::ClusterBuilder::panic_mode): does health keep requests from every endpoint that is ready?
+    /// Is it in [panic mode](super::ClusterBuilder::panic_mode): does health keep requests from every endpoint that is ready,
+    /// or from every one with some role?
     /// Always false where that mode is off.
     pub panicking: bool,
 }
@@ -71,7 +72,7 @@ impl ClusterStatus {
         ClusterStatus {
             balancer: format!("{balancer:?}"),
             endpoints: endpoints.collect(),
-            panicking: may_panic && view.is_left_by_health(),
+            panicking: may_panic && view.is_partly_left_by_health(),
         }
     }
 }
@@ -90,7 +91,7 @@ impl EndpointStatus {
             reason,
             since: live.instant(since),
             ejected: operational == Operational::Ejected,
-            ramp: member.share() * 100 / WHOLE,
+            ramp: (member.share() * 100 + WHOLE / 2) / WHOLE,
             fails: live.passive.fails(),
             in_flight: live.in_flight(),
             max_in_flight: settings.max_in_flight,

@@ -81,11 +81,6 @@ impl Live {
         self.clock.now()
     }
 
-    /// How long after the origin `moment` is.
-    pub(crate) fn since_origin(&self, moment: Instant) -> Duration {
-        moment.saturating_duration_since(self.origin)
-    }
-
     /// Milliseconds since the origin.
     pub(crate) fn now_ms(&self) -> u64 {
         u64::try_from(self.clock.now().saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)

@@ -20,7 +20,7 @@ pub use id::{EndpointId, InvalidId};
 pub use lease::{Lease, Outcome};
 pub(crate) use live::{Live, Member};
 pub use role::{InvalidRoles, Role, Roles};
-pub use work::{Learner, Outstanding, Work};
+pub use work::{Learner, Work};
 
 use crate::health::SlowStart;
 use crate::health::passive::Rule;

@@ -58,6 +58,11 @@ impl Roles {
         Ok(roles)
     }
 
+    /// A bit per role.
+    pub(crate) const fn bits(self) -> u8 {
+        self.0
+    }
+
     const fn bit(role: Role) -> u8 {
         match role {
             Role::Query => 0b01,

@@ -6,7 +6,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Live, Outcome};
 
@@ -38,137 +38,61 @@ impl Work {
 #[derive(Debug)]
 pub(super) struct Carried {
     work: Work,
-    began: Duration,
+    began: Instant,
 }
 
 impl Carried {
     pub(super) fn begin(work: Work, live: &Live) -> Self {
-        let began = live.since_origin(live.now());
-        live.work.add(work.expected_micros, began);
-        Carried { work, began }
+        live.work.add(work.expected_micros);
+        Carried { work, began: live.now() }
     }
 
     pub(super) fn end(self, live: &Live, outcome: Outcome) {
         let Carried { work, began } = self;
-        live.work.subtract(work.expected_micros, began);
+        live.work.subtract(work.expected_micros);
         // A failure says nothing about the query, and neither does a client that went away.
         if outcome == Outcome::Success {
-            work.learner.learn(work.shape, live.since_origin(live.now()).saturating_sub(began));
+            work.learner.learn(work.shape, live.now().saturating_duration_since(began));
         }
     }
 }
 
-/// The expected work of the requests in flight on one endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Outstanding {
-    /// How many requests in flight carry work.
-    pub requests: u32,
-    /// What they were expected to take when they were picked, in all.
-    pub expected: Duration,
-    /// How long ago they were picked, in all.
-    pub elapsed: Duration,
-}
-
-/// Where an endpoint's outstanding work is added up. Two atomic additions at either end of a request, no lock.
+/// Where an endpoint's outstanding work is added up: what its requests in flight were expected to take, in microseconds.
+/// One atomic addition at either end of a request.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger {
-    expected_micros: AtomicU64,
-    /// How many requests, and the sum of their beginnings in milliseconds: together in one word, because the sum is of use
-    /// only with the very count that belongs to it. The sum stands in the upper bits and overflows without harm, for what
-    /// is asked of it are differences.
-    begun: AtomicU64,
-}
-
-/// Bits of the count, for a million requests in flight.
-const COUNT_BITS: u32 = 20;
+pub(crate) struct Ledger(AtomicU64);
 
 impl Ledger {
-    fn add(&self, expected_micros: u32, began: Duration) {
-        self.expected_micros.fetch_add(u64::from(expected_micros), Ordering::Relaxed);
-        self.begun.fetch_add(one_begun(began), Ordering::Relaxed);
+    fn add(&self, expected_micros: u32) {
+        self.0.fetch_add(expected_micros.into(), Ordering::Relaxed);
     }
 
-    fn subtract(&self, expected_micros: u32, began: Duration) {
-        self.expected_micros.fetch_sub(u64::from(expected_micros), Ordering::Relaxed);
-        self.begun.fetch_sub(one_begun(began), Ordering::Relaxed);
+    fn subtract(&self, expected_micros: u32) {
+        self.0.fetch_sub(expected_micros.into(), Ordering::Relaxed);
     }
 
-    pub(crate) fn outstanding(&self, now: Duration) -> Outstanding {
-        let begun = self.begun.load(Ordering::Relaxed);
-        let requests = begun & ((1 << COUNT_BITS) - 1);
-        // Modulo 2^44; a request that began after `now` was read makes it negative by a little.
-        let elapsed = (requests.wrapping_mul(millis(now)) << COUNT_BITS).wrapping_sub(begun - requests) as i64;
-        Outstanding {
-            requests: requests as u32,
-            expected: Duration::from_micros(self.expected_micros.load(Ordering::Relaxed)),
-            elapsed: Duration::from_millis((elapsed >> COUNT_BITS).max(0) as u64),
-        }
+    pub(crate) fn outstanding(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
     }
-}
-
-fn one_begun(began: Duration) -> u64 {
-    (millis(began) << COUNT_BITS).wrapping_add(1)
-}
-
-fn millis(since_origin: Duration) -> u64 {
-    since_origin.as_millis() as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const DAY: Duration = Duration::from_secs(86_400);
-
-    fn seconds(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn outstanding_work_is_the_sum_over_the_requests_in_flight() {
-        let ledger = Ledger::default();
-        ledger.add(2_000_000, seconds(10));
-        ledger.add(500_000, seconds(13));
-        let expected = Outstanding { requests: 2, expected: Duration::from_millis(2500), elapsed: seconds(10 + 7) };
-        assert_eq!(ledger.outstanding(seconds(20)), expected);
-        ledger.subtract(2_000_000, seconds(10));
-        let expected = Outstanding { requests: 1, expected: Duration::from_millis(500), elapsed: seconds(8) };
-        assert_eq!(ledger.outstanding(seconds(21)), expected);
-        ledger.subtract(500_000, seconds(13));
-        assert_eq!(ledger.outstanding(seconds(22)), Outstanding::default());
-    }
-
-    #[test]
-    fn a_request_that_began_after_the_look_at_the_clock_has_run_for_no_time() {
-        let ledger = Ledger::default();
-        ledger.add(1, seconds(10));
-        assert_eq!(ledger.outstanding(Duration::from_millis(9_998)).elapsed, Duration::ZERO);
-    }
-
     proptest::proptest! {
         #[test]
-        fn nothing_is_left_whatever_came_and_went(
-            // Some of them beyond what the sum of beginnings can hold.
-            requests in proptest::collection::vec((proptest::num::u32::ANY, 0_u64..1 << 40), 1..60),
+        fn outstanding_work_is_the_sum_over_what_is_in_flight_and_nothing_is_left(
+            requests in proptest::collection::vec(proptest::num::u32::ANY, 1..60),
         ) {
             let ledger = Ledger::default();
-            let now = Duration::from_millis(1 << 40);
-            requests.iter().for_each(|(expected, began)| ledger.add(*expected, Duration::from_millis(*began)));
-            let outstanding = ledger.outstanding(now);
-            proptest::prop_assert_eq!(outstanding.requests as usize, requests.len());
-            let micros: u64 = requests.iter().map(|(expected, _)| u64::from(*expected)).sum();
-            proptest::prop_assert_eq!(outstanding.expected, Duration::from_micros(micros));
-            for (done, (expected, began)) in requests.iter().enumerate() {
-                ledger.subtract(*expected, Duration::from_millis(*began));
-                let left = requests[done + 1..].iter();
-                let elapsed: u64 = left.map(|(_, began)| (1 << 40) - began).sum();
-                // The sum is modulo 2^44 milliseconds, half of them negative.
-                if elapsed < 1 << 43 {
-                    proptest::prop_assert_eq!(ledger.outstanding(now).elapsed, Duration::from_millis(elapsed));
-                }
+            requests.iter().for_each(|expected| ledger.add(*expected));
+            for done in 0..requests.len() {
+                let left: u64 = requests[done..].iter().copied().map(u64::from).sum();
+                proptest::prop_assert_eq!(ledger.outstanding(), Duration::from_micros(left));
+                ledger.subtract(requests[done]);
             }
-            proptest::prop_assert_eq!(ledger.outstanding(now), Outstanding::default());
+            proptest::prop_assert_eq!(ledger.outstanding(), Duration::ZERO);
         }
     }
 
@@ -176,18 +100,17 @@ mod tests {
     fn threads_leave_nothing_behind() {
         let ledger = Ledger::default();
         std::thread::scope(|scope| {
-            for thread in 1..=4 {
+            for thread in 1..=4_u32 {
                 let ledger = &ledger;
                 scope.spawn(move || {
                     for n in 0..50_000 {
-                        let began = 400 * DAY + Duration::from_millis(n * u64::from(thread));
-                        ledger.add(n as u32 + thread, began);
-                        assert!(ledger.outstanding(401 * DAY).requests <= 4);
-                        ledger.subtract(n as u32 + thread, began);
+                        ledger.add(n + thread);
+                        assert!(ledger.outstanding() <= 4 * Duration::from_micros(50_004));
+                        ledger.subtract(n + thread);
                     }
                 });
             }
         });
-        assert_eq!(ledger.outstanding(402 * DAY), Outstanding::default());
+        assert_eq!(ledger.outstanding(), Duration::ZERO);
     }
 }

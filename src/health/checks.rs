@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -270,6 +271,8 @@ impl<B: Backend> Asking<B> {
             let pause = {
                 // The semaphore is never closed.
                 let _room = self.checking.room.acquire().await;
+                // What roused us until now is answered by this probe.
+                let _ = pin!(self.live.health.wake.notified()).enable();
                 let finding = checks.probe.ask(&*self.backend, &self.host, &mut cookies, checks.timeout).await;
                 self.hear(finding)
             };

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// of all others together by a margin. Only [`Outcome::Failure`](crate::Outcome::Failure) counts as a failure: no connection,
 /// no answer, a broken one, a gateway error. A query that takes long never does.
 ///
-/// What is never done: the last endpoint that can serve is not ejected, nor more than a share of the endpoints at once; and
+/// What is never done: the last endpoint that can serve, or the last with some role, is not ejected, nor more than a share of the endpoints at once; and
 /// when more than a share of them fail alike within an interval, none is, and those ejected within it come back.
 ///
 /// ```
@@ -196,6 +196,8 @@ pub(crate) struct Standing {
     pub(crate) ready: bool,
     /// Besides, nothing and nobody else has ejected it: it could serve a request now.
     pub(crate) fit: bool,
+    /// What it does, a bit per role. Only an endpoint with the same roles can stand in for it.
+    pub(crate) roles: u8,
     /// For how many milliseconds it has been ejected as an outlier.
     pub(crate) ejected_for: Option<u64>,
     pub(crate) run: u32,
@@ -235,8 +237,7 @@ impl Outlier {
         let mut fit: Vec<bool> = standings.iter().map(|standing| standing.fit).collect();
         let mut eject = Vec::new();
         for (index, cause) in suspects {
-            let another = (0..).zip(&fit).any(|(other, fit)| other != index && *fit);
-            if ejected < limit && another {
+            if ejected < limit && is_replaceable(standings, &fit, index) {
                 fit[index] = false;
                 ejected += 1;
                 eject.push((index, cause));
@@ -279,12 +280,19 @@ impl Outlier {
     }
 }
 
+/// Is there, for each role of the endpoint at `index`, another that is fit?
+fn is_replaceable(standings: &[Standing], fit: &[bool], index: usize) -> bool {
+    let others = || (0..).zip(standings.iter().zip(fit)).filter(|(other, (_, fit))| *other != index && **fit);
+    let roles = others().fold(0, |roles, (_, (standing, _))| roles | standing.roles);
+    others().next().is_some() && roles & standings[index].roles == standings[index].roles
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn well() -> Standing {
-        Standing { ready: true, fit: true, ..Standing::default() }
+        Standing { ready: true, fit: true, roles: 0b11, ..Standing::default() }
     }
 
     fn failing(run: u32) -> Standing {
@@ -310,6 +318,14 @@ mod tests {
         assert!(ejects(&[failing(5)]).is_empty(), "it is alone");
         assert!(ejects(&[failing(5), Standing { fit: false, ..well() }]).is_empty(), "the other cannot serve");
         assert!(ejects(&[failing(5), Standing::default()]).is_empty(), "the other is out of service");
+    }
+
+    #[test]
+    fn the_last_with_a_role_is_not_ejected() {
+        let (query, job) = (Standing { roles: 0b01, ..failing(5) }, Standing { roles: 0b10, ..well() });
+        assert!(ejects(&[query, job, job]).is_empty());
+        assert_eq!(ejects(&[query, job, well()]), [0]);
+        assert_eq!(ejects(&[failing(5), job, Standing { roles: 0b01, ..well() }]), [0], "two stand in for one");
     }
 
     #[test]
@@ -379,7 +395,8 @@ mod tests {
         (any::<bool>(), any::<bool>(), ejected, numbers).prop_map(|(ready, fit, ejected_for, numbers)| {
             let (run, failed_ago, requests, failing) = numbers;
             let window = Window { requests, failures: (requests as f64 * failing) as u64 };
-            Standing { ready, fit: ready && fit && ejected_for.is_none(), ejected_for, run, failed_ago, window }
+            let fit = ready && fit && ejected_for.is_none();
+            Standing { ready, fit, roles: run as u8 % 4, ejected_for, run, failed_ago, window }
         })
     }
 

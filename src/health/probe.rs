@@ -222,10 +222,12 @@ impl Probe {
             Err(error) if error.is::<http_body_util::LengthLimitError>() => None,
             Err(_) => return Finding::Ill(ProbeFailure::Broken),
         };
-        match expected.iter().any(|expected| expected.takes_body(body.as_deref())) {
-            true => Finding::Well,
-            false => Finding::Ill(ProbeFailure::Body),
+        if expected.iter().any(|expected| expected.takes_body(body.as_deref())) {
+            return Finding::Well;
         }
+        // Where the status was only good for some other body, it is what is wrong.
+        let first = self.expected.first().is_some_and(|expected| expected.takes_status(status));
+        Finding::Ill(if first { ProbeFailure::Body } else { ProbeFailure::Status(status) })
     }
 
     fn logs_in(&self) -> bool {

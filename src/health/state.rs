@@ -45,8 +45,9 @@ struct Record {
     /// Who probes; the words of others are not listened to. 0 is nobody.
     checker: u64,
     ejection: Option<Ejection>,
-    /// How many past ejections are remembered.
+    /// How many past ejections are remembered, and since when it is in service without that being counted.
     ejections: u32,
+    calm_since: u64,
     ejected_by_rule: u64,
     up_since: u64,
 }
@@ -140,8 +141,8 @@ impl State {
         self.ramp.begin(now);
     }
 
-    /// Ejects the endpoint as an outlier, for a time that `lasting` gives for the number of the ejection.
-    pub(crate) fn eject(&self, cause: Cause, now: u64, lasting: impl FnOnce(u32) -> u64) {
+    /// Ejects the endpoint as an outlier, for a time that `lasting` gives for the number of the ejection, which is returned.
+    pub(crate) fn eject(&self, cause: Cause, now: u64, lasting: impl FnOnce(u32) -> u64) -> u32 {
         let mut record = self.record.lock();
         record.ejections = record.ejections.saturating_add(1);
         // One below the mark of probes, where a time overflows.
@@ -150,6 +151,7 @@ impl State {
         self.tally.forget_run();
         self.ramp.begin(until);
         self.bar(&record);
+        record.ejections
     }
 
     /// Ends an ejection as an outlier before its time.
@@ -173,16 +175,19 @@ impl State {
     fn end_ejection(&self, record: &mut Record, at: u64) {
         record.ejection = None;
         record.up_since = record.up_since.max(at);
+        record.calm_since = at;
         // Requests that were in flight meanwhile say nothing of how it is now.
         self.tally.forget_run();
         self.bar(record);
     }
 
-    /// Forgets ejections that lie `intervals` intervals in service back.
-    pub(crate) fn forgive(&self, intervals: u64) {
+    /// Forgets one past ejection per `interval` in service.
+    pub(crate) fn forgive(&self, interval: u64, now: u64) {
         let mut record = self.record.lock();
-        if record.ejection.is_none() {
+        if record.ejection.is_none() && record.ejections > 0 {
+            let intervals = now.saturating_sub(record.calm_since) / interval;
             record.ejections = record.ejections.saturating_sub(u32::try_from(intervals).unwrap_or(u32::MAX));
+            record.calm_since += intervals * interval;
         }
     }
 
@@ -357,21 +362,23 @@ mod tests {
     #[test]
     fn ejections_grow_and_are_forgiven_one_per_interval_in_service() {
         let state = State::new(None);
-        let mut now = 0;
-        let mut eject = || {
+        let now = std::cell::Cell::new(0);
+        let eject = || {
             let mut lasted = 0;
-            state.eject(Cause::Consecutive, now, |times| {
+            state.eject(Cause::Consecutive, now.get(), |times| {
                 lasted = u64::from(times);
                 lasted
             });
-            now += lasted;
-            assert!(state.expire(now));
+            now.set(now.get() + lasted);
+            assert!(state.expire(now.get()));
             lasted
         };
         assert_eq!([eject(), eject(), eject()], [1, 2, 3]);
-        state.forgive(2);
+        let over = now.get();
+        state.forgive(100, over + 199);
+        state.forgive(100, over + 200);
         assert_eq!([eject(), eject()], [2, 3]);
-        state.forgive(u64::MAX);
+        state.forgive(1, u64::MAX);
         assert_eq!(eject(), 1);
     }
 }

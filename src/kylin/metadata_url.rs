@@ -169,12 +169,11 @@ struct Masked<'u>(&'u str);
 impl fmt::Display for Masked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0;
-        if let Some((scheme, after)) = rest.split_once("//") {
-            let authority = after.split(['/', '?', ';']).next().unwrap_or_default();
-            if let Some(at) = after[..].rfind('@').filter(|&at| at < authority.len() || after[..at].contains(':')) {
-                write!(f, "{scheme}//{MASK}")?;
-                rest = &after[at..];
-            }
+        // Also `jdbc:oracle:thin:user/password@host`. Where the `@` stands in a parameter too much is masked, never too little.
+        if let Some(at) = rest.rfind('@') {
+            let kept = rest[..at].find("//").map_or("", |slashes| &rest[..slashes + 2]);
+            write!(f, "{kept}{MASK}")?;
+            rest = &rest[at..];
         }
         let mut begin = 0;
         for (at, separator) in rest.match_indices(['?', '&', ';']).chain([(rest.len(), "")]) {
@@ -242,6 +241,8 @@ mod tests {
             "k@jdbc,url=jdbc:mysql://root:a/s3cret@h/k",
             "k@jdbc,url=jdbc:mysql://h/k?user=a&password=s3cret&b=c",
             "k@jdbc,url=jdbc:sqlserver://h;password=s3cret;x=y",
+            "k@jdbc,url=jdbc:oracle:thin:scott/s3cret@h:1521:k",
+            "k@jdbc,url=jdbc:oracle:thin:scott/s3cret@//h:1521/k",
             "root:s3cret@k@jdbc",
             "k@jdbc,trustStorePassword=s3cret",
         ] {

@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::class::Sql;
 use super::sql;
 use crate::hash::Key64;
+use crate::request::QueryKeys;
 
 /// Ends a field of a key; no byte of UTF-8 is like it.
 const END: &[u8] = &[0xff];
@@ -30,16 +31,6 @@ pub struct QueryRequest<'b> {
     stop_id: Option<Cow<'b, str>>,
     params: &'b str,
     toggles: &'b str,
-}
-
-/// Where a query goes and what it is like. The same on every front end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct QueryKeys {
-    /// The same for requests that Kylin's query cache answers alike.
-    pub affinity: u64,
-    /// The same for requests that differ only in literals: they take about the same time.
-    pub shape: u64,
 }
 
 /// Why a query request could not be read. Says where, and never shows what was there.
@@ -244,7 +235,7 @@ impl<'b> QueryRequest<'b> {
         let mut shape = Key64::new();
         self.feed_project(&mut shape);
         sql::feed_shape(&self.sql, &mut |piece| shape.update(piece));
-        QueryKeys { affinity: key.finish(), shape: shape.finish() }
+        QueryKeys::new(key.finish(), shape.finish())
     }
 
     fn feed_project(&self, key: &mut Key64) {

@@ -48,6 +48,16 @@ impl<'p> Session<'p> {
         Ok(picked)
     }
 
+    /// Is the session bound to an endpoint?
+    pub(super) fn is_bound(&self) -> bool {
+        self.tie.hint().is_binding()
+    }
+
+    /// Did the request go where its session is bound to?
+    pub(super) fn is_home<B>(&self, picked: &Picked<B>) -> bool {
+        self.tie.hint().names(picked.lease.endpoint())
+    }
+
     /// May the request have to be sent again although it was answered?
     pub(super) fn wants_copy(&self) -> bool {
         self.affinity.is_some_and(|affinity| affinity.wants_copy(&self.tie))

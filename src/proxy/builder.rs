@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+#[cfg(feature = "kylin")]
+use super::kylin::{KylinRules, Rules};
 use super::{Inner, Proxy, Retry, TrustedProxies};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
@@ -29,6 +31,8 @@ pub(super) struct Settings {
 pub struct ProxyBuilder<B> {
     cluster: Cluster<B>,
     settings: Settings,
+    #[cfg(feature = "kylin")]
+    kylin: Option<KylinRules>,
 }
 
 impl<B> ProxyBuilder<B> {
@@ -45,7 +49,12 @@ impl<B> ProxyBuilder<B> {
             clock: Arc::new(SystemClock),
             affinity: None,
         };
-        ProxyBuilder { cluster, settings }
+        ProxyBuilder {
+            cluster,
+            settings,
+            #[cfg(feature = "kylin")]
+            kylin: None,
+        }
     }
 
     /// Whom to believe about a client's address. Default: nobody; the peer of the connection is the client.
@@ -111,9 +120,27 @@ impl<B> ProxyBuilder<B> {
         self
     }
 
+    /// Has the proxy know Kylin: what a request is for decides whether it is repeated, an answer is judged by what it means,
+    /// and more: see [`KylinRules`], of which these are the defaults.
+    #[cfg(feature = "kylin")]
+    pub fn kylin(self) -> Self {
+        self.kylin_rules(KylinRules::default())
+    }
+
+    /// The same by these rules.
+    #[cfg(feature = "kylin")]
+    pub fn kylin_rules(mut self, rules: KylinRules) -> Self {
+        self.kylin = Some(rules);
+        self
+    }
+
     /// Builds the proxy.
     pub fn build(self) -> Proxy<B> {
-        Proxy { inner: Arc::new(Inner { cluster: self.cluster, settings: self.settings }) }
+        #[cfg(feature = "kylin")]
+        let kylin = self.kylin.map(|rules| Rules::new(rules, &self.settings.clock));
+        #[cfg(not(feature = "kylin"))]
+        let kylin = None;
+        Proxy { inner: Arc::new(Inner { cluster: self.cluster, settings: self.settings, kylin }) }
     }
 }
 

@@ -1,13 +1,16 @@
 //! The journey of one request.
 
 use std::error::Error as _;
+use std::mem::take;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{Request, Response, Version, request};
 
 use super::affinity::Session;
 use super::answer::{Place, Refusal};
 use super::headers::{HeaderEdits, join_cookies, remove_hop_by_hop, set_forwarded};
+use super::kylin::{Next, Visit, fan_out, peek};
 use super::{Inner, head, upload};
 use crate::backend::{Backend, Phase, SendError};
 use crate::balance::Tried;
@@ -27,10 +30,10 @@ pub(super) fn forward<B: Backend>(
     let (mut head, body) = request.into_parts();
     let place = Place::of(&head);
     let client = head::check(&mut head).map(|()| ready_headers(proxy, peer, &mut head));
-    let request = Request::from_parts(head, body);
+    let mut request = Request::from_parts(head, body);
     async move {
         let answer = match client {
-            Ok(client) => Journey::new(proxy, client).run(request).await,
+            Ok(client) => Journey::new(proxy, client).run(&mut request).await,
             Err(refusal) => Err(refusal),
         };
         match answer {
@@ -69,10 +72,12 @@ struct Journey<'p, B> {
     /// When the first try began, if retries are limited in time.
     begun: Option<Instant>,
     session: Session<'p>,
+    /// What Kylin has to do with it, where the proxy is told to know.
+    visit: Option<Visit<'p>>,
+    /// The beginning of the answer's body, where it had to be looked at.
+    seen: Option<Bytes>,
     /// The head and body for another try after this one was sent, if there may be one.
     copy: Option<Box<Request<Body>>>,
-    /// May the copy be sent for a failure's sake?
-    repeatable: bool,
     /// Was an endpoint tried again on a fresh connection?
     refreshed: bool,
 }
@@ -81,46 +86,114 @@ impl<'p, B: Backend> Journey<'p, B> {
     fn new(proxy: &'p Inner<B>, client: ClientAddr) -> Self {
         let begun = proxy.settings.retry.within.map(|_| proxy.settings.clock.now());
         let session = Session::new(proxy.settings.affinity.as_ref());
-        Journey { proxy, client, tried: Tried::none(), begun, session, copy: None, repeatable: false, refreshed: false }
+        Journey {
+            proxy,
+            client,
+            tried: Tried::none(),
+            begun,
+            session,
+            visit: None,
+            seen: None,
+            copy: None,
+            refreshed: false,
+        }
     }
 
-    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
-    fn run(mut self, mut request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Refusal>> + Send {
-        async move {
-            if !request.body().is_empty() {
-                let body = std::mem::take(request.body_mut());
-                *request.body_mut() = upload::read(body, &self.proxy.settings).await?;
+    /// The request stays where it is until it is sent: a future that owns what it is given keeps it twice.
+    async fn run(&mut self, request: &mut Request<Body>) -> Result<Response<Body>, Refusal> {
+        if let Some(rules) = &self.proxy.kylin {
+            self.visit = Some(Visit::enter(rules, self.client, request)?);
+        }
+        if !request.body().is_empty() {
+            let body = take(request.body_mut());
+            *request.body_mut() = upload::read(body, &self.proxy.settings).await?;
+        }
+        if let Some(visit) = &mut self.visit {
+            visit.read_sql(request);
+            if let Some(merge) = visit.merge() {
+                return Box::pin(fan_out(&self.proxy.cluster, self.client, merge, take(request))).await;
             }
-            self.session.begin(&mut request).await;
-            let mut picked = self.pick(&request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
-            loop {
-                self.tried.add(&picked.lease);
-                self.copy = self.keep_copy(&request);
-                let sent = match self.session.prepare(&picked, &mut request).await {
-                    Prepared::Send => picked.backend.send(request).await,
-                    Prepared::Failed(error) => Err(error.with_request(request)),
-                    Prepared::Answer(answer) => return Ok(*answer),
-                };
-                (picked, request) = match sent {
-                    Ok(answer) => match self.judge(picked, answer) {
-                        Verdict::Again(next, copy) => (next, copy),
-                        Verdict::Answer(picked, mut answer) => {
-                            let then = self.session.settle(&self.proxy.cluster, &picked, &mut answer).await;
-                            match self.copy.take() {
-                                Some(copy) if then == Then::Again => (picked, *copy),
-                                _ => return Ok(self.pass(picked, answer)),
-                            }
-                        }
-                    },
-                    Err(error) => self.after_failure(picked, error)?,
+        }
+        self.session.begin(request).await;
+        let mut picked = self.pick(request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
+        loop {
+            self.tried.add(&picked.lease);
+            self.copy = self.keep_copy(request);
+            let sent = match self.session.prepare(&picked, request).await {
+                Prepared::Send => {
+                    let watch = self.visit.as_ref().and_then(|visit| visit.watch(&picked, request));
+                    let sent = picked.backend.send(take(request)).await;
+                    if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
+                        watch.is_over();
+                    }
+                    sent
                 }
+                Prepared::Failed(error) => Err(error.with_request(take(request))),
+                Prepared::Answer(answer) => return Ok(*answer),
+            };
+            let sent = match self.must_see(&sent) {
+                Some(most) => {
+                    // Boxed, because it is rare.
+                    let (sent, seen) = Box::pin(look(sent, most)).await;
+                    self.seen = seen;
+                    sent
+                }
+                None => sent,
+            };
+            (picked, *request) = match self.after(picked, sent)? {
+                Verdict::Again(next, copy) => (next, copy),
+                Verdict::Answer(picked, answer) => match self.settle(picked, answer).await {
+                    Verdict::Again(same, copy) => (same, copy),
+                    Verdict::Answer(picked, answer) => return Ok(self.pass(picked, answer)),
+                },
+            }
+        }
+    }
+
+    /// How much of an answer's body has to be seen before it can be judged.
+    fn must_see(&self, sent: &Result<Response<Body>, SendError>) -> Option<usize> {
+        self.visit.as_ref()?.must_see(sent.as_ref().ok()?)
+    }
+
+    /// What follows from what came of a try.
+    fn after(&mut self, picked: Picked<B>, sent: Result<Response<Body>, SendError>) -> Result<Verdict<B>, Refusal> {
+        match sent {
+            Ok(answer) => Ok(self.judge(picked, answer)),
+            Err(error) => self.after_failure(picked, error).map(|(next, request)| Verdict::Again(next, request)),
+        }
+    }
+
+    /// Lets the session learn from an answer that is to be passed on.
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
+    fn settle(
+        &mut self,
+        picked: Picked<B>,
+        mut answer: Response<Body>,
+    ) -> impl Future<Output = Verdict<B>> + Send + use<'_, 'p, B> {
+        async move {
+            let then = self.session.settle(&self.proxy.cluster, &picked, &mut answer).await;
+            match self.copy.take() {
+                Some(copy) if then == Then::Again => Verdict::Again(picked, *copy),
+                _ => Verdict::Answer(picked, answer),
             }
         }
     }
 
     fn pick(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
         let view = RequestView::of(request, self.client);
-        self.session.pick(&self.proxy.cluster, &view, &self.tried).ok()
+        let cluster = &self.proxy.cluster;
+        let Some(visit) = &self.visit else { return self.session.pick(cluster, &view, &self.tried).ok() };
+        let (role, or_any) = visit.role();
+        let view = match visit.keys() {
+            Some(keys) => view.with_query(keys),
+            None => view,
+        };
+        let mut pick = |view: RequestView<'_>| match visit.pinned() {
+            // A session that is bound is where it has written.
+            Some(id) if !self.session.is_bound() => cluster.pick_bound(&view, &self.tried, id.as_str()).ok(),
+            _ => self.session.pick(cluster, &view, &self.tried).ok(),
+        };
+        pick(view.needs(role)).or_else(|| if or_any { pick(view.needs(None)) } else { None })
     }
 
     /// Another endpoint for `request`, when the limits of retries leave room for one.
@@ -139,26 +212,60 @@ impl<'p, B: Backend> Journey<'p, B> {
     /// session.
     fn keep_copy(&mut self, request: &Request<Body>) -> Option<Box<Request<Body>>> {
         let retry = &self.proxy.settings.retry;
-        self.repeatable = !retry.is_off() && retry.repeats(request.method());
-        if !self.repeatable && !self.session.wants_copy() {
-            return None;
-        }
-        let body = request.body().replay()?;
-        let mut copy = Request::new(body);
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.headers_mut() = request.headers().clone();
-        *copy.extensions_mut() = request.extensions().clone();
-        Some(Box::new(copy))
+        let repeats = match &self.visit {
+            Some(visit) => visit.wants_copy(),
+            None => retry.repeats(request.method()),
+        };
+        let wanted = (repeats && !retry.is_off()) || self.session.wants_copy();
+        if wanted { upload::copy(request).map(Box::new) } else { None }
     }
 
+    /// May the request be sent again after it failed in `phase`?
+    fn may_repeat(&self, phase: Phase, method: &http::Method) -> bool {
+        let retry = &self.proxy.settings.retry;
+        retry.covers(phase)
+            && match &self.visit {
+                Some(visit) => visit.goes_on_after(phase),
+                None => phase.is_unsent() || retry.repeats(method),
+            }
+    }
+
+    /// Judges an answer, of which the beginning was seen where that decides.
     fn judge(&mut self, mut picked: Picked<B>, answer: Response<Body>) -> Verdict<B> {
+        let Some(visit) = &self.visit else { return self.judge_status(picked, answer) };
+        let (outcome, next) = visit.judge(&answer, self.seen.take());
+        picked.lease.set_outcome(outcome);
+        let goes_on = match next {
+            Next::Elsewhere => true,
+            // Who keeps sessions by sending requests again sees to this itself.
+            Next::SessionOwner => !self.session.wants_copy() && !self.session.is_home(&picked),
+            Next::Deliver => false,
+        };
+        if goes_on
+            && !self.proxy.settings.retry.is_off()
+            && let Some(copy) = self.copy.take()
+        {
+            if let Some(again) = self.pick_again(&copy)
+                && self.visit.as_ref().is_some_and(Visit::draw)
+            {
+                tracing::debug!(endpoint = %picked.lease.endpoint(), "trying another endpoint");
+                return Verdict::Again(again, *copy);
+            }
+            self.copy = Some(copy);
+        }
+        if let Some(visit) = &self.visit {
+            visit.settle(picked.lease.endpoint(), &answer);
+        }
+        Verdict::Answer(picked, answer)
+    }
+
+    /// Judges an answer by its status alone, as nginx does.
+    fn judge_status(&mut self, mut picked: Picked<B>, answer: Response<Body>) -> Verdict<B> {
         let retry = &self.proxy.settings.retry;
         let status = answer.status();
         picked.lease.set_outcome(Outcome::Success);
         if retry.is_listed(status)
-            && self.repeatable
-            && let Some(copy) = self.copy.take()
+            && let Some(copy) = self.copy.take_if(|copy| retry.repeats(copy.method()))
             && let Some(next) = self.pick_again(&copy)
         {
             // Only an answer that is given up counts against its endpoint, as in nginx (ngx_http_upstream_test_next). An
@@ -183,25 +290,26 @@ impl<'p, B: Backend> Journey<'p, B> {
         mut picked: Picked<B>,
         mut error: SendError,
     ) -> Result<(Picked<B>, Request<Body>), Refusal> {
-        let settings = &self.proxy.settings;
         let phase = error.phase();
         tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "no answer");
-        if phase == Phase::Stale
-            && !self.refreshed
-            && self.repeatable
-            && settings.retry.covers(phase)
-            && let Some(copy) = self.copy.take()
-        {
-            self.refreshed = true;
-            return Ok((picked, *copy));
-        }
-        picked.lease.set_outcome(if phase.blames_node() { Outcome::Failure } else { Outcome::Unknown });
+        let unsent = error.take_request().filter(|_| phase.is_unsent());
+        let request = unsent.or_else(|| self.copy.take().map(|copy| *copy));
+        let request = request.filter(|request| self.may_repeat(phase, request.method()));
+        let request = match request {
+            Some(request) if phase == Phase::Stale && !self.refreshed => {
+                self.refreshed = true;
+                return Ok((picked, request));
+            }
+            request => request,
+        };
+        picked.lease.set_outcome(match phase {
+            // Whoever knows Kylin knows that a query may take minutes.
+            Phase::HeadTimeout if self.visit.is_some() => Outcome::Slow,
+            phase if phase.blames_node() => Outcome::Failure,
+            _ => Outcome::Unknown,
+        });
         // The slot is free, and the failure counted, before the next pick.
         drop(picked);
-
-        let unsent = error.take_request().filter(|_| phase.is_unsent());
-        let copy = self.copy.take().filter(|_| self.repeatable);
-        let request = unsent.or_else(|| copy.map(|copy| *copy)).filter(|_| settings.retry.covers(phase));
         if let Some(request) = request
             && let Some(next) = self.pick_again(&request)
         {
@@ -209,9 +317,28 @@ impl<'p, B: Backend> Journey<'p, B> {
         }
         Err(match (phase, error.source()) {
             (Phase::RequestBody, Some(cause)) => upload::refusal(cause),
-            _ => Refusal::of_failure(phase, settings.unavailable),
+            _ => Refusal::of_failure(phase, self.proxy.settings.unavailable),
         })
     }
+}
+
+/// Looks at the beginning of an answer.
+async fn look(
+    sent: Result<Response<Body>, SendError>,
+    most: usize,
+) -> (Result<Response<Body>, SendError>, Option<Bytes>) {
+    match sent {
+        Ok(answer) => {
+            let (seen, answer) = peek(answer, most).await;
+            (Ok(answer), Some(seen))
+        }
+        Err(error) => (Err(error), None),
+    }
+}
+
+/// Does the node work on a request of which nobody waits for the answer any more?
+fn is_abandoned(sent: &Result<Response<Body>, SendError>) -> bool {
+    matches!(sent, Err(error) if error.phase() == Phase::HeadTimeout)
 }
 
 enum Verdict<B> {

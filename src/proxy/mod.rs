@@ -7,6 +7,12 @@ mod client;
 mod forward;
 mod head;
 mod headers;
+#[cfg(feature = "kylin")]
+mod kylin;
+#[cfg(not(feature = "kylin"))]
+#[path = "no_kylin.rs"]
+mod kylin;
+mod resumed;
 mod retry;
 #[cfg(feature = "tower")]
 mod service;
@@ -21,6 +27,8 @@ use http::{Request, Response};
 pub use builder::ProxyBuilder;
 pub use client::TrustedProxies;
 pub use headers::HeaderEdits;
+#[cfg(feature = "kylin")]
+pub use kylin::{KylinRules, RetryBudget, StopAbandoned};
 pub use retry::Retry;
 #[cfg(feature = "tower")]
 pub use service::ProxyService;
@@ -62,6 +70,7 @@ pub struct Proxy<B = HttpBackend> {
 struct Inner<B> {
     cluster: Cluster<B>,
     settings: Settings,
+    kylin: Option<self::kylin::Rules>,
 }
 
 impl<B: Backend> Proxy<B> {
@@ -109,8 +118,8 @@ impl<B> Clone for Proxy<B> {
 
 impl<B> fmt::Debug for Proxy<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { cluster, settings } = &*self.inner;
-        f.debug_struct("Proxy").field("cluster", cluster).field("settings", settings).finish()
+        let Inner { cluster, settings, kylin } = &*self.inner;
+        f.debug_struct("Proxy").field("cluster", cluster).field("settings", settings).field("kylin", kylin).finish()
     }
 }
 
@@ -123,6 +132,6 @@ mod tests {
     fn the_future_of_a_request_is_small() {
         let proxy: Proxy = Proxy::builder(Cluster::builder().build().unwrap()).build();
         let forwarded = proxy.forward(ClientAddr::Unix, Request::new(Body::empty()));
-        assert!(size_of_val(&forwarded) <= 2048, "{}", size_of_val(&forwarded));
+        assert!(size_of_val(&forwarded) <= 2816, "{}", size_of_val(&forwarded));
     }
 }

@@ -1,15 +1,13 @@
 //! The body of a request, read as far as it is to be kept for another try.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http::{Request, StatusCode};
+use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
 use super::answer::Refusal;
 use super::builder::Settings;
+use super::resumed::Resumed;
 use crate::body::{Body, BodyError};
 
 /// Reads `body` whole when it is no longer than the replay limit; what is longer comes back as a stream that begins with
@@ -48,13 +46,23 @@ pub(super) async fn read(body: Body, settings: &Settings) -> Result<Body, Refusa
             joined.extend_from_slice(&data);
         }
         if first.len().max(joined.len()) as u64 > keep {
-            return Ok(Body::new(Resumed { read: whole(first, joined), rest: body }));
+            return Ok(Resumed::new(whole(first, joined), body).into());
         }
         if body.is_end_stream() {
             break;
         }
     }
     Ok(whole(first, joined).into())
+}
+
+/// A second request like this one; none when its body is not all here.
+pub(super) fn copy(request: &Request<Body>) -> Option<Request<Body>> {
+    let mut copy = Request::new(request.body().replay()?);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    Some(copy)
 }
 
 fn whole(first: Bytes, joined: BytesMut) -> Bytes {
@@ -77,37 +85,4 @@ pub(super) fn refusal(error: &(dyn std::error::Error + 'static)) -> Refusal {
         cause = error.source();
     }
     Refusal::new(StatusCode::BAD_REQUEST, "the body of the request ended early")
-}
-
-/// What was read of a body, and then the rest of it.
-struct Resumed {
-    read: Bytes,
-    rest: Body,
-}
-
-impl HttpBody for Resumed {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match std::mem::take(&mut self.read) {
-            read if read.is_empty() => Pin::new(&mut self.rest).poll_frame(cx),
-            read => Poll::Ready(Some(Ok(Frame::data(read)))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.read.is_empty() && self.rest.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let read = self.read.len() as u64;
-        let rest = self.rest.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(read + rest.lower());
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(read + upper);
-        }
-        hint
-    }
 }

@@ -5,12 +5,17 @@
 
 pub(crate) mod affinity;
 mod key;
+mod memory;
 mod record;
 mod secret;
+mod sessions;
+mod shelf;
 mod store;
 
-pub use affinity::Affinity;
+pub use affinity::{Affinity, InvalidCookie, SameSite, SessionCookie, StickyCookie};
 pub use key::SessionKey;
+pub use memory::MemoryStore;
 pub use record::{DamagedRecord, SessionRecord};
 pub use secret::{InvalidSecret, Secret};
+pub use sessions::Sessions;
 pub use store::{Expect, Saved, SessionStore, StoreError, StoreFuture, Stored};

@@ -53,10 +53,15 @@ impl SessionRecord {
         &self.sealed
     }
 
+    /// How long [`encode`](Self::encode) makes it, in bytes.
+    pub fn encoded_len(&self) -> usize {
+        6 + self.endpoint.as_ref().map_or(0, |id| id.as_str().len()) + self.sealed.len()
+    }
+
     /// The record as stores keep it.
     pub fn encode(&self) -> Bytes {
         let id = self.endpoint.as_ref().map_or("", EndpointId::as_str);
-        let mut bytes = BytesMut::with_capacity(6 + id.len() + self.sealed.len());
+        let mut bytes = BytesMut::with_capacity(self.encoded_len());
         // An id has at most 255 bytes.
         bytes.extend_from_slice(&[FORMAT, id.len() as u8]);
         bytes.extend_from_slice(id.as_bytes());

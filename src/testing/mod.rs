@@ -2,10 +2,12 @@
 //!
 //! What a balancer does shows only against nodes that behave, and misbehave, as real ones do. [`kylin::KylinNode`] is
 //! such a node, in process or behind a socket; [`Scripted`] is the other extreme: a backend of a few lines for unit tests
-//! that care about the order of answers and nothing else.
+//! that care about the order of answers and nothing else. [`store::conformance`] checks what a session store of one's own
+//! promises.
 
 pub mod kylin;
 mod scripted;
+pub mod store;
 
 #[doc(inline)]
 pub use kylin::KylinNode;

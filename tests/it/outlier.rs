@@ -37,10 +37,10 @@ fn five_failures_in_a_row_eject_for_half_a_minute_and_the_next_time_for_longer()
     let clock = ManualClock::new();
     let cluster = cluster(3, Outlier::new(), &clock);
     fail(&cluster, "1", 4);
+    report(&cluster, "1", Outcome::Slow);
     report(&cluster, "1", Outcome::Success);
     fail(&cluster, "1", 4);
     report(&cluster, "1", Outcome::Unknown);
-    report(&cluster, "1", Outcome::Slow);
     assert_eq!(ejected(&cluster), [] as [usize; 0], "what says nothing of the node does not count, nor break the row");
     fail(&cluster, "1", 1);
     assert_eq!(state(&cluster, "1"), (Operational::Ejected, Some(Reason::Consecutive)));
@@ -85,9 +85,9 @@ fn at_most_half_are_ejected_at_once() {
     let clock = ManualClock::new();
     let cluster = cluster(8, Outlier::new(), &clock);
     for id in 0..6 {
-        fail(&cluster, &id.to_string(), 5);
         // So far apart that nobody takes it for a common cause.
         advance(&clock, 5.1);
+        fail(&cluster, &id.to_string(), 5);
     }
     assert_eq!(ejected(&cluster), [0, 1, 2, 3]);
 }

@@ -2,6 +2,7 @@
 
 use kylin_lb::balance::Tried;
 use kylin_lb::clock::ManualClock;
+use kylin_lb::endpoint::{Role, Roles};
 use kylin_lb::{Cluster, Outcome, RequestView};
 
 use crate::support::cluster::{Nowhere, endpoint, endpoints};
@@ -90,6 +91,22 @@ fn intent_and_limits_are_no_reason_to_panic_and_hold_in_it() {
     assert_eq!(picked(&cluster).as_deref(), Some("2"), "the limit of the least recently failed is reached");
     cluster.drain(&"2".parse().unwrap()).unwrap();
     assert_eq!(picked(&cluster), None, "one is full, the others are not wanted");
+}
+
+#[test]
+fn panic_is_for_a_role_where_only_its_endpoints_are_ill() {
+    let clock = ManualClock::new();
+    let of = |id: &str, role| endpoint(id).roles(Roles::only(role));
+    let endpoints = [of("0", Role::Query), of("1", Role::Job), of("2", Role::Query)];
+    let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).panic_mode(true).build().unwrap();
+    fail_in_order(&cluster, &clock, &["2", "0"]);
+    assert!(cluster.status().panicking);
+    let request = http::Request::get("/").body(()).unwrap();
+    let picked = |role| {
+        let view = RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 1])).needs(Some(role));
+        cluster.pick(&view, &Tried::none()).unwrap().lease.endpoint().to_string()
+    };
+    assert_eq!([picked(Role::Query), picked(Role::Job)], ["2", "1"]);
 }
 
 #[test]

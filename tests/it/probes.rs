@@ -62,14 +62,14 @@ async fn the_ready_made_probes_know_kylin_nodes_of_every_version_and_role_over_a
     for dialect in [Dialect::V4, Dialect::V5] {
         for mode in [Mode::All, Mode::Query, Mode::Job] {
             let (node, served) = demo("q1").await;
-            node.clone().dialect(dialect).mode(mode);
+            let _ = node.clone().dialect(dialect).mode(mode);
             let at = served.addr();
             assert_eq!(first_at(at, Probe::kylin_version()).await, UP, "{dialect:?} {mode:?}");
             assert_eq!(first_at(at, query("select 1")).await, UP, "{dialect:?} {mode:?}");
             assert_eq!(first_at(at, Probe::tcp()).await, UP);
             let health = match dialect {
                 Dialect::V5 => UP,
-                _ => down(ProbeFailure::Status(StatusCode::NOT_FOUND)),
+                _ => down(ProbeFailure::Status(StatusCode::UNAUTHORIZED)),
             };
             assert_eq!(first_at(at, Probe::kylin5_health()).await, health);
         }
@@ -84,16 +84,16 @@ async fn a_probe_sees_what_is_wrong() {
         first_at(at, Probe::active_job_node()).await,
         down(ProbeFailure::Status(StatusCode::INTERNAL_SERVER_ERROR))
     );
-    node.clone().active_job_node(Some(true));
+    let _ = node.clone().active_job_node(Some(true));
     assert_eq!(first_at(at, Probe::active_job_node()).await, UP);
-    node.clone().active_job_node(Some(false));
+    let _ = node.clone().active_job_node(Some(false));
     assert_eq!(first_at(at, Probe::active_job_node()).await, down(ProbeFailure::Body));
 
     assert_eq!(
         first_at(at, query("SYNTAX ERROR")).await,
         down(ProbeFailure::Status(StatusCode::INTERNAL_SERVER_ERROR))
     );
-    node.clone().dialect(Dialect::V5);
+    let _ = node.clone().dialect(Dialect::V5);
     assert_eq!(first_at(at, query("SYNTAX ERROR")).await, down(ProbeFailure::Body), "200 with isException");
     node.faults().set_metastore_down(true);
     let unavailable = down(ProbeFailure::Status(StatusCode::SERVICE_UNAVAILABLE));

@@ -87,24 +87,25 @@ impl Connection {
         self.out.body.is_none() && !self.out.is_pending() && !self.out.deaf
     }
 
-    /// Takes `request` up, to be sent while its [answer](Self::answer) is waited for. Not within that future, which would keep
-    /// the request.
-    pub(super) fn begin(&mut self, request: Request<Body>) -> Method {
+    /// Sends `request` and waits for the head of its answer, for no longer than `limit` since the last progress of its body.
+    /// Dropping the connection gives the request up.
+    pub(super) fn ask(
+        &mut self,
+        request: Request<Body>,
+        limit: Duration,
+        wire: Wire,
+    ) -> impl Future<Output = Result<Head, SendError>> {
+        // Not in the future, which so has no room for the request.
         self.uses = self.uses.saturating_add(1);
         self.room = ROOM;
-        self.out.begin(request)
-    }
-
-    /// Sends the request and waits for the head of its answer, for no longer than `limit` since the last progress of its body.
-    /// Dropping the connection gives the request up.
-    pub(super) async fn answer(&mut self, method: &Method, limit: Duration, wire: Wire) -> Result<Head, SendError> {
+        let method = self.out.begin(request);
         self.timer.as_mut().reset(timer_in(limit));
         let (mut seen, mut pieces) = (Seen::default(), 0);
-        poll_fn(|cx| {
+        poll_fn(move |cx| {
             if let Poll::Ready(Err(error)) = self.poll_send(cx) {
                 return Poll::Ready(Err(error));
             }
-            if let Poll::Ready(head) = self.poll_head(cx, &mut seen, method, wire) {
+            if let Poll::Ready(head) = self.poll_head(cx, &mut seen, &method, wire) {
                 return Poll::Ready(head);
             }
             while self.timer.as_mut().poll(cx).is_ready() {
@@ -117,7 +118,6 @@ impl Connection {
             }
             Poll::Pending
         })
-        .await
     }
 
     fn poll_head(

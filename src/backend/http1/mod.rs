@@ -128,8 +128,7 @@ impl Backend for HttpBackend {
                     Err(error) => return Err(error.with_request(request)),
                 },
             };
-            let method = connection.begin(request);
-            match connection.answer(&method, timeouts.head, *wire).await {
+            match connection.ask(request, timeouts.head, *wire).await {
                 Ok(head) => {
                     let body = answer::body(connection, head.framing, head.keeps, pool);
                     Ok(head.response.map(|()| body.stall_after(timeouts.body)))

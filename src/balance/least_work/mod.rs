@@ -12,8 +12,8 @@ use super::{Balancer, Candidate, Candidates};
 use crate::endpoint::Work;
 use crate::request::RequestView;
 
-/// What every request counts for at least: the cheapest answer keeps a node busy for a moment too.
-const LEAST: Duration = Duration::from_millis(1);
+/// How many mean durations a request in flight counts for, whatever is expected of it besides.
+const MEANS: u64 = 2;
 
 /// The endpoint with the least expected work outstanding for its weight; of equals, the one whose turn is next in smooth
 /// weighted order.
@@ -24,15 +24,17 @@ const LEAST: Duration = Duration::from_millis(1);
 /// a shape that is not known is taken for an average one, and so every request weighs the same until something is known.
 /// Requests without [query keys](crate::RequestView::query) are learned as one shape of their own.
 ///
-/// The load of an endpoint is the sum, over its requests in flight, of
-/// - what the request is expected to take, and
-/// - how long it has run already, because what has outlived its expectation will, with the heavy tail that query times have,
-///   go on for about as long again;
+/// A request in flight counts, until it ends, for
+/// - what it is expected to take, but no more than the mean of all queries. A node runs several queries at once, so one that
+///   takes minutes keeps one of its slots busy and not the node: were it counted in full, the node's other slots would stand
+///   empty for minutes;
+/// - and twice that mean, whatever it is: for the slot it keeps, and because query times have a heavy tail, in which the one
+///   that has outlived its expectation goes on for about as long again. So a wrong expectation misleads by a third of a
+///   request, and never makes a stuck one weigh nothing.
 ///
-/// each of them no further than the mean of all queries. A node runs several queries at once, so one that takes minutes keeps
-/// one of its slots busy and not the node: were it counted in full, the node's other slots would stand empty for minutes.
-/// (The bound on the second is kept for the sum, not for each.) Among more than 64 endpoints some are looked at, as
-/// [`LeastConn`](super::LeastConn) does.
+/// Both bounds were found by simulation (`benches/simulation`), where work counted in full was worse than a mere count.
+///
+/// Among more than 64 endpoints some are looked at, as [`LeastConn`](super::LeastConn) does.
 ///
 /// ```
 /// use kylin_lb::balance::LeastWork;
@@ -65,20 +67,18 @@ impl Default for LeastWork {
 
 impl Balancer for LeastWork {
     fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
-        let now = from.now()?;
-        let horizon = self.queries.overall();
+        let each = micros(self.queries.overall()).saturating_mul(MEANS).max(1);
         least(from, |candidate| {
-            let work = candidate.outstanding_work(now);
-            let run = work.elapsed.min(horizon.saturating_mul(work.requests));
-            u64::try_from((work.expected + run).as_micros()).unwrap_or(u64::MAX)
+            let slots = u64::from(candidate.in_flight()).saturating_mul(each);
+            slots.saturating_add(micros(candidate.outstanding_work()))
         })
     }
 
     fn work(&self, request: &RequestView<'_>) -> Option<Work> {
-        let bounded = |expected: Duration| expected.min(self.queries.overall()).max(LEAST);
+        let most = self.queries.overall();
         Some(match request.query() {
-            Some(keys) => Work::new(bounded(self.queries.expected(keys.shape)), keys.shape, self.queries.clone()),
-            None => Work::new(bounded(self.others.duration()), 0, self.others.clone()),
+            Some(keys) => Work::new(self.queries.expected(keys.shape).min(most), keys.shape, self.queries.clone()),
+            None => Work::new(self.others.duration().min(most), 0, self.others.clone()),
         })
     }
 }
@@ -87,4 +87,8 @@ impl fmt::Debug for LeastWork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LeastWork").field("mean_of_queries", &self.queries.overall()).finish_non_exhaustive()
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -5,8 +5,10 @@
 //! `GET`s of Kylin 5 change things.
 
 mod routes;
+mod v5;
 
 pub use routes::classify;
+pub use v5::is_local_in_v5;
 
 use crate::endpoint::Role;
 

@@ -6,16 +6,7 @@
 
 use http::Method;
 
-use super::{Class, Dialect, Sql};
-
-/// `GET`s that Kylin 5 sends on to a job node because they change something there (kylin5 QueryNodeFilter, `routeGetApiSet`).
-const CHANGING_GETS: [&[&str]; 5] = [
-    &["tables", "reload_hive_table_name"],
-    &["tables", "project_table_names"],
-    &["query", "favorite_queries"],
-    &["storage", "table", "sync"],
-    &["kafka", "parsers"],
-];
+use super::{Class, Dialect, Sql, v5};
 
 /// Segments behind `cubes/{name}` that begin a job (3.1.3 CubeController.java:434-560).
 const CUBE_JOBS: [&str; 9] = [
@@ -105,7 +96,7 @@ fn page(kind: Kind, inside: &str) -> Class {
 
 /// Paths below `/kylin/api`.
 fn api(kind: Kind, rest: &str, dialect: Option<Dialect>) -> Class {
-    let (v4, v5) = (dialect != Some(Dialect::V5), dialect != Some(Dialect::V4));
+    let (is_v4, is_v5) = (dialect != Some(Dialect::V5), dialect != Some(Dialect::V4));
     // Spring takes a path with a slash at its end for the one without.
     let mut all = rest.split('/').filter(|segment| !segment.is_empty());
     let mut segments = [""; DEPTH];
@@ -116,11 +107,11 @@ fn api(kind: Kind, rest: &str, dialect: Option<Dialect>) -> Class {
     }
     let longer = all.next().is_some();
     let segments = &segments[..len];
-    if v5 && kind == Kind::Get && !longer && CHANGING_GETS.contains(&segments) {
+    if is_v5 && kind == Kind::Get && v5::is_routed_get(rest.trim_end_matches('/')) {
         return Class::Write;
     }
     match *segments {
-        ["query", ref below @ ..] => query(kind, below, longer, v4, v5),
+        ["query", ref below @ ..] => query(kind, below, longer, is_v4, is_v5),
         ["async_query"] if kind == Kind::Post => Class::AsyncSubmit,
         ["async_query", ..] => match kind {
             Kind::Get => Class::AsyncRead,
@@ -142,7 +133,7 @@ fn api(kind: Kind, rest: &str, dialect: Option<Dialect>) -> Class {
         _ if segments.contains(&"snapshotLocalCache") || (longer && rest.contains("/snapshotLocalCache")) => {
             Class::Internal
         }
-        ["admin", "config"] if kind == Kind::Put && v4 => Class::NodeConfig,
+        ["admin", "config"] if kind == Kind::Put && is_v4 => Class::NodeConfig,
         // Creating a diagnosis package may be asked of any node; what is made is only there.
         ["system", "diag"] if kind == Kind::Post => Class::AdminWrite,
         ["system", second, ..] if second.starts_with("diag") => Class::NodeBound,
@@ -165,17 +156,17 @@ fn api(kind: Kind, rest: &str, dialect: Option<Dialect>) -> Class {
 }
 
 /// Paths below `/kylin/api/query`.
-fn query(kind: Kind, below: &[&str], longer: bool, v4: bool, v5: bool) -> Class {
+fn query(kind: Kind, below: &[&str], longer: bool, is_v4: bool, is_v5: bool) -> Class {
     match (kind, below) {
         (Kind::Post, []) => Class::Query(Sql::Unread),
         (Kind::Post, ["prestate"]) => Class::Prepare(Sql::Unread),
         (Kind::Get | Kind::Post, ["format", _]) if !longer => Class::Export(Sql::Unread),
-        (Kind::Get, ["runningQueries"]) if v4 => Class::Running,
-        (Kind::Put, [_, "stop"]) if v4 => Class::Stop,
+        (Kind::Get, ["runningQueries"]) if is_v4 => Class::Running,
+        (Kind::Put, [_, "stop"]) if is_v4 => Class::Stop,
         // Not a query in the list of those to be watched, but the same path.
         (Kind::Post | Kind::Delete, ["if_big_query"]) => Class::Unknown,
         (Kind::Delete, ["query_histories" | "history_queries" | "favorite_queries", ..]) => Class::Write,
-        (Kind::Delete, [] | [_]) if v5 => Class::Cancel,
+        (Kind::Delete, [] | [_]) if is_v5 => Class::Cancel,
         _ => kind.or_write(Class::Read, Class::Write),
     }
 }
@@ -286,14 +277,6 @@ mod tests {
             ("POST /kylin/api/query", Dialect::V5, Class::Query(READ)),
         ] {
             assert_eq!(class(line, Some(dialect)), expected, "{line}");
-        }
-    }
-
-    #[test]
-    fn what_kylin_5_does_not_serve_where_it_arrives_is_no_read() {
-        for path in CHANGING_GETS {
-            let path = format!("/kylin/api/{}", path.join("/"));
-            assert_eq!(classify(&Method::GET, &path, None).repeat(), super::super::Repeat::Unexecuted, "{path}");
         }
     }
 

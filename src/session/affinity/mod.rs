@@ -14,7 +14,12 @@
 //! ordinary request; what has to wait is boxed ([`Step::Later`]) and has a deadline of its own. No failure of a store may fail
 //! a request. The proxy's own answers (no endpoint, 502) never come to `settle`.
 
+mod cookies;
 mod hint;
+mod learn;
+mod route;
+mod sticky;
+mod user;
 
 use std::fmt;
 use std::pin::Pin;
@@ -23,6 +28,13 @@ use std::sync::Arc;
 use http::{Request, Response};
 
 pub(crate) use self::hint::Hint;
+pub use self::learn::SessionCookie;
+use self::learn::{Learn, Learned};
+use self::route::Route;
+pub use self::sticky::{InvalidCookie, SameSite, StickyCookie};
+use self::user::User;
+pub(crate) use super::sessions::InUse;
+use super::{Secret, Sessions};
 use crate::backend::{Backend, SendError};
 use crate::body::Body;
 use crate::endpoint::EndpointId;
@@ -33,11 +45,17 @@ use crate::endpoint::EndpointId;
 #[must_use]
 pub struct Affinity {
     way: Arc<Way>,
+    /// For requests that no session binds.
+    user: Option<User>,
 }
 
 /// The ways there are. A new one is a variant here, with its part of the [`Tie`] in [`State`] and an arm in each hook.
 enum Way {
+    /// No session at all: the user alone places.
     Loose,
+    Learn(Learn),
+    Sticky(StickyCookie),
+    Route(Route),
 }
 
 /// What the tries of one request know of its session. Made by `begin`, handed to every later hook of that request.
@@ -53,10 +71,12 @@ pub(crate) struct Tie {
 enum State {
     #[default]
     Loose,
+    Learned(Learned),
+    /// The cookie is to be set, unless the request went elsewhere only for now.
+    Sticky {
+        renews: bool,
+    },
 }
-
-/// Keeps a session alive while it lives. Rides inside the answer's body.
-pub(crate) struct InUse {}
 
 /// A thing that is done, or has to be waited for. What is waited for has its own deadline.
 pub(crate) enum Step<'a, T> {
@@ -67,6 +87,7 @@ pub(crate) enum Step<'a, T> {
 pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What is to be done with a request that was prepared for an endpoint.
+#[allow(dead_code, reason = "no way at hand talks to endpoints itself")]
 pub(crate) enum Prepared {
     /// Send it.
     Send,
@@ -79,6 +100,7 @@ pub(crate) enum Prepared {
 
 /// What is to be done with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "no way at hand talks to endpoints itself")]
 pub(crate) enum Then {
     /// Pass it on.
     Pass,
@@ -88,6 +110,7 @@ pub(crate) enum Then {
 }
 
 /// Who answered.
+#[allow(dead_code, reason = "no way at hand talks to endpoints itself")]
 pub(crate) struct Served<'a> {
     pub(crate) endpoint: &'a EndpointId,
     /// The endpoint that the hint named failed at this request, is ejected, in maintenance or gone, so that the session may
@@ -98,6 +121,7 @@ pub(crate) struct Served<'a> {
 }
 
 /// A backend whose type does not matter: for a way that has to talk to an endpoint itself.
+#[allow(dead_code, reason = "no way at hand talks to endpoints itself")]
 pub(crate) trait Node: Send + Sync {
     fn ask(&self, request: Request<Body>) -> Later<'_, Result<Response<Body>, SendError>>;
 }
@@ -109,11 +133,78 @@ impl<B: Backend> Node for B {
 }
 
 impl Affinity {
+    /// The nodes' own session cookies tie a session to the node that set it: Kylin's (`JSESSIONID`, and the one of Kylin 5).
+    /// Learned anew from every `Set-Cookie`, forgotten at logout. Also reads `;jsessionid=` in paths.
+    ///
+    /// ```
+    /// # async fn run(cluster: kylin_lb::Cluster) -> Result<(), Box<dyn std::error::Error>> {
+    /// use kylin_lb::Proxy;
+    /// use kylin_lb::session::{Affinity, Sessions};
+    ///
+    /// let proxy = Proxy::builder(cluster).affinity(Affinity::learn(Sessions::in_memory()?)).build();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A session whose node is gone goes where the policy has it, which costs one login, and stays there. A draining node keeps its
+    /// sessions. An id that no node has issued binds nothing, unless a node serves with it what it serves only to who is logged in.
+    pub fn learn(sessions: Sessions) -> Self {
+        Self::learn_from(sessions, SessionCookie::of_kylin())
+    }
+
+    /// The same for other cookies. Session ids in paths count as the first one's.
+    pub fn learn_from(sessions: Sessions, cookies: impl IntoIterator<Item = SessionCookie>) -> Self {
+        Self::new(Way::Learn(Learn { sessions, cookies: cookies.into_iter().take(usize::from(u8::MAX)).collect() }))
+    }
+
+    /// A signed cookie of the front end's own ties a client to an endpoint, and no front end has to remember anything. Takes a
+    /// [`Secret`], or a [`StickyCookie`] with attributes.
+    pub fn cookie(cookie: impl Into<StickyCookie>) -> Self {
+        Self::new(Way::Sticky(cookie.into()))
+    }
+
+    /// The route in a session id ties the session to the endpoint of that [route](crate::Endpoint::route): what follows the first
+    /// dot of `JSESSIONID` or `;jsessionid=`, which Tomcat puts there when its `jvmRoute` is set.
+    pub fn route() -> Self {
+        Self::route_of(SessionCookie::of_kylin())
+    }
+
+    /// The same for other cookies.
+    pub fn route_of(cookies: impl IntoIterator<Item = SessionCookie>) -> Self {
+        Self::new(Way::Route(Route { cookies: cookies.into_iter().collect() }))
+    }
+
+    /// The user of Basic credentials places a request: by rendezvous hashing of a keyed hash, at all front ends with the same
+    /// secret alike. For clients without cookies, whose every request costs a node a login.
+    ///
+    /// All requests of one user go to one node. Where an application has one user for everybody, that is one node's whole work.
+    pub fn user(secret: Secret) -> Self {
+        Self::new(Way::Loose).or_user(secret)
+    }
+
+    /// This way, and for requests that it does not bind, [`user`](Self::user).
+    pub fn or_user(mut self, secret: Secret) -> Self {
+        self.user = Some(User::new(&secret));
+        self
+    }
+
+    fn new(way: Way) -> Self {
+        Affinity { way: Arc::new(way), user: None }
+    }
+
+    /// Where a request goes that no session binds.
+    fn fallback(&self, request: &Request<Body>) -> Hint {
+        self.user.as_ref().and_then(|user| user.hint(request.headers())).unwrap_or_default()
+    }
+
     /// Finds out whose session `request` belongs to, and takes out of it what is meant for the front end.
     pub(crate) fn begin<'a>(&'a self, request: &'a mut Request<Body>) -> Step<'a, Tie> {
-        let _ = request;
+        let fallback = self.fallback(request);
         match &*self.way {
-            Way::Loose => Step::Now(Tie::default()),
+            Way::Loose => Step::Now(Tie::loose(fallback)),
+            Way::Learn(learn) => learn.begin(request, fallback),
+            Way::Sticky(cookie) => Step::Now(cookie.begin(request, fallback)),
+            Way::Route(route) => Step::Now(Tie::loose(route.hint(request).unwrap_or(fallback))),
         }
     }
 
@@ -121,7 +212,7 @@ impl Affinity {
     /// each try; a copy of a request with a body is cheap while the body is one buffer, and impossible otherwise.
     pub(crate) fn wants_copy(&self, tie: &Tie) -> bool {
         match tie.state {
-            State::Loose => false,
+            State::Loose | State::Learned(_) | State::Sticky { .. } => false,
         }
     }
 
@@ -136,7 +227,7 @@ impl Affinity {
     ) -> Option<Later<'a, Prepared>> {
         let _ = (endpoint, node, request);
         match tie.state {
-            State::Loose => None,
+            State::Loose | State::Learned(_) | State::Sticky { .. } => None,
         }
     }
 
@@ -147,14 +238,22 @@ impl Affinity {
         served: Served<'a>,
         answer: &'a mut Response<Body>,
     ) -> Step<'a, Then> {
-        let _ = (&served.endpoint, served.bound_is_out, &served.node, answer);
-        match tie.state {
-            State::Loose => Step::Now(Then::Pass),
+        match (&*self.way, &tie.state) {
+            (Way::Learn(learn), State::Learned(learned)) => learn.settle(learned, &tie.hint, &served, answer),
+            (Way::Sticky(cookie), State::Sticky { renews }) => {
+                cookie.settle(*renews, &tie.hint, &served, answer);
+                Step::Now(Then::Pass)
+            }
+            _ => Step::Now(Then::Pass),
         }
     }
 }
 
 impl Tie {
+    fn loose(hint: Hint) -> Self {
+        Tie { hint, ..Tie::default() }
+    }
+
     /// Where the request is to go, at every try.
     pub(crate) fn hint(&self) -> &Hint {
         &self.hint
@@ -169,7 +268,10 @@ impl Tie {
 impl fmt::Debug for Affinity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &*self.way {
-            Way::Loose => "Affinity::loose",
+            Way::Loose => "Affinity::user",
+            Way::Learn(_) => "Affinity::learn",
+            Way::Sticky(_) => "Affinity::cookie",
+            Way::Route(_) => "Affinity::route",
         })
     }
 }

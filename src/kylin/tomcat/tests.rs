@@ -1,0 +1,154 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::kylin::properties::Properties;
+
+/// The recipe of the KAP manual, as it stands in `tomcat/conf/context.xml`.
+const RECIPE: &str = r#"<?xml version='1.0' encoding='utf-8'?>
+<!-- The contents of this file will be loaded for each web application -->
+<Context>
+    <WatchedResource>WEB-INF/web.xml</WatchedResource>
+    <Valve className="com.radiadesign.catalina.session.RedisSessionHandlerValve" />
+    <Manager className="com.radiadesign.catalina.session.RedisSessionManager"
+             host="redis.example"
+             port="6380"
+             database="2"
+             password="s3cret"
+             maxInactiveInterval="60"/>
+</Context>
+"#;
+
+fn context(xml: &str) -> Result<Option<SessionManager>, TomcatError> {
+    SessionManager::from_context("context.xml", xml)
+}
+
+fn addresses(manager: &SessionManager) -> Vec<String> {
+    manager.stores().iter().map(|store| format!("{}:{}", store.host(), store.port())).collect()
+}
+
+#[test]
+fn reads_the_recipe_of_the_manual_and_says_what_is_wrong_with_it() {
+    let manager = context(RECIPE).unwrap().unwrap();
+    assert_eq!((manager.kind(), manager.database(), manager.has_password()), (ManagerKind::TomcatRedis1, 2, true));
+    assert_eq!((manager.max_inactive_seconds(), manager.timeout_ms()), (Some(60), 2000));
+    assert_eq!(addresses(&manager), ["redis.example:6380"]);
+    assert_eq!(
+        manager.warnings(),
+        [Warning::MaxInactiveIgnored, Warning::NoJvmRoute, Warning::SavedLate, Warning::Flushes, Warning::Serialised]
+    );
+    assert!(!format!("{manager:?}").contains("s3cret"));
+    let without = context(&RECIPE.replace("RedisSessionHandlerValve", "OtherValve")).unwrap().unwrap();
+    assert_eq!(without.warnings()[0], Warning::NoValve);
+    let mixed = context(&RECIPE.replace(
+        "com.radiadesign.catalina.session.RedisSessionManager",
+        "com.orangefunction.tomcat.redissessions.RedisSessionManager",
+    ));
+    assert_eq!(mixed.unwrap().unwrap().warnings()[0], Warning::NoValve);
+}
+
+#[test]
+fn the_database_of_the_sessions_is_nobody_elses() {
+    let manager = context(RECIPE).unwrap().unwrap();
+    assert!(manager.conflict("redis.example", 6380, 0).is_none());
+    assert!(manager.conflict("redis.example", 6379, 2).is_none());
+    assert!(manager.conflict("other.example", 6380, 2).is_none());
+    let conflict = manager.conflict("Redis.Example", 6380, 2).unwrap();
+    assert_eq!(
+        conflict.to_string(),
+        "database 2 of Redis.Example:6380 holds Tomcat's sessions, and Tomcat may empty it: use another database"
+    );
+}
+
+#[test]
+fn reads_the_other_managers() {
+    let sentinel = r#"<Context><Valve className="com.orangefunction.tomcat.redissessions.RedisSessionHandlerValve"/>
+        <Manager className="com.orangefunction.tomcat.redissessions.RedisSessionManager" sentinelMaster="m" sentinels="a:1,b"/></Context>"#;
+    let manager = context(sentinel).unwrap().unwrap();
+    assert_eq!((manager.kind(), manager.sentinel_master()), (ManagerKind::TomcatRedis2, Some("m")));
+    assert_eq!(addresses(&manager), ["a:1", "b:26379"]);
+    assert_eq!(manager.warnings(), [Warning::SavedLate, Warning::Flushes, Warning::Serialised]);
+
+    // As in kubernetes/config/production/tomcat/context.xml:39-45 of apache/kylin.
+    let memcached = r#"<Context><Manager className="de.javakaffee.web.msm.MemcachedBackupSessionManager"
+        memcachedNodes="n1:cached-0:11211,n2:cached-1:11212" failoverNodes="n1" storageKeyPrefix="context"/></Context>"#;
+    let manager = context(memcached).unwrap().unwrap();
+    assert_eq!(
+        (manager.kind(), addresses(&manager)),
+        (ManagerKind::Memcached, vec!["cached-0:11211".into(), "cached-1:11212".into()])
+    );
+    assert_eq!((manager.stores()[1].name(), manager.warnings()), (Some("n2"), vec![]));
+    assert!(manager.conflict("cached-0", 11211, 0).is_none());
+    let one = context(&memcached.replace("n1:cached-0:11211,n2:cached-1:11212", "cached")).unwrap().unwrap();
+    assert_eq!((addresses(&one), one.stores()[0].name()), (vec!["cached:11211".into()], None));
+
+    let text = "redis.hosts=r1:7000, r2:7001\nredis.password=s3cret\nredis.database=3\nredis.timeout=2000\n\
+                redis.sentinel.enabled=true\nredis.sentinel.master=mymaster\n";
+    let manager =
+        SessionManager::from_redis_data_cache(&Properties::parse("redis-data-cache.properties", text).unwrap())
+            .unwrap();
+    assert_eq!((manager.kind(), manager.database(), manager.has_password()), (ManagerKind::RanJit, 3, true));
+    assert_eq!(
+        (addresses(&manager), manager.sentinel_master()),
+        (vec!["r1:7000".into(), "r2:7001".into()], Some("mymaster"))
+    );
+}
+
+#[test]
+fn sessions_in_memory_are_no_manager() {
+    for xml in [
+        "<Context/>",
+        r#"<Context><Manager pathname=""/></Context>"#,
+        r#"<Context><!-- <Manager className="com.radiadesign.catalina.session.RedisSessionManager"/> --></Context>"#,
+        r#"<Context><Manager className="org.apache.catalina.session.StandardManager"/></Context>"#,
+    ] {
+        assert_eq!(context(xml), Ok(None), "{xml}");
+    }
+    let local =
+        context(r#"<Context><Manager className="com.radiadesign.catalina.session.RedisSessionManager"/></Context>"#);
+    let local = local.unwrap().unwrap();
+    assert_eq!(addresses(&local), ["localhost:6379"]);
+    assert!(local.warnings().contains(&Warning::Local));
+}
+
+#[test]
+fn errors_name_the_line_and_keep_secrets() {
+    for (from, to, line, attribute) in [
+        ("6380", "s3cret", 8, "port"),
+        ("\"2\"", "\"-1\"", 9, "database"),
+        ("\"60\"", "\"${x}\"", 11, "maxInactiveInterval"),
+        ("redis.example", "${host}", 7, "host"),
+    ] {
+        match context(&RECIPE.replace(from, to)).unwrap_err() {
+            TomcatError::Value { line: found, attribute: name, .. } => assert_eq!((found, &*name), (line, attribute)),
+            other => panic!("{other}"),
+        }
+    }
+    for (from, to) in [
+        ("</Context>", ""),
+        ("\"s3cret\"", "\"s3cret&nothing;\""),
+        ("<?xml version='1.0' encoding='utf-8'?>", "<!DOCTYPE x [<!ENTITY a 's3cret'>]>"),
+    ] {
+        let error = context(&RECIPE.replace(from, to)).unwrap_err();
+        assert!(matches!(error, TomcatError::Xml { .. }), "{error}");
+        assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
+    }
+    let none =
+        SessionManager::from_redis_data_cache(&Properties::parse("r", "redis.database=x\nredis.hosts=a").unwrap());
+    assert_eq!(none.unwrap_err().to_string(), "r:1: redis.database: expected a whole number");
+}
+
+#[test]
+fn deep_or_large_files_end_in_an_error_or_nothing() {
+    let deep = format!("<Context>{}{}</Context>", "<a>".repeat(50_000), "</a>".repeat(50_000));
+    let _ = context(&deep);
+    assert!(context(&format!("<Context>{}</Context>", "<a/>".repeat(200_000))).is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(xml in "(<|>|/|Manager|Context|className|=|\"|&|;|[a-z :,]){0,40}", nodes in "[a-z:, 0-9]{0,30}") {
+        let _ = context(&xml);
+        let _ = context(&format!(r#"<Manager className="de.javakaffee.web.msm.X" memcachedNodes="{nodes}"/>"#));
+        let _ = context(&format!(r#"<Manager className="com.orangefunction.tomcat.redissessions.RedisSessionManager" sentinelMaster="m" sentinels="{nodes}"/>"#));
+    }
+}

@@ -1,0 +1,154 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::budget::{Account, RetryBudget};
+use super::recent_writes::RecentWrites;
+use crate::clock::Clock;
+use crate::kylin::class::Dialect;
+use crate::kylin::guard::Guard;
+
+/// What a proxy does that knows Kylin: see [`ProxyBuilder::kylin`](crate::proxy::ProxyBuilder::kylin). Every part can be set apart.
+///
+/// | part | default | reason |
+/// |---|---|---|
+/// | [`guard`](Self::guard) | closes the calls between nodes to everybody | most of them ask for no login |
+/// | [`budget`](Self::budget) | a fifth of the traffic | repeating must not multiply the load on nodes that fail |
+/// | [`roles`](Self::roles) | on | a node in mode `job` refuses queries |
+/// | [`refused_elsewhere`](Self::refused_elsewhere) | on | a refused request was not carried out |
+/// | [`search_sessions`](Self::search_sessions) | on | a login that another node knows is not lost |
+/// | [`fan_out`](Self::fan_out) | on | running queries are known to their own node only |
+/// | [`read_your_writes`](Self::read_your_writes) | 8 s | other nodes learn of a write seconds later |
+/// | [`stop_abandoned`](Self::stop_abandoned) | off | it changes requests or needs an administrator's login |
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct KylinRules {
+    pub(super) dialect: Option<Dialect>,
+    pub(super) guard: Option<Guard>,
+    pub(super) budget: RetryBudget,
+    pub(super) roles: bool,
+    pub(super) refused_elsewhere: bool,
+    pub(super) search_sessions: bool,
+    pub(super) fan_out: bool,
+    pub(super) read_your_writes: Option<Duration>,
+    pub(super) stop_abandoned: Option<StopAbandoned>,
+}
+
+impl Default for KylinRules {
+    fn default() -> Self {
+        KylinRules {
+            dialect: None,
+            guard: Some(Guard::new()),
+            budget: RetryBudget::default(),
+            roles: true,
+            refused_elsewhere: true,
+            search_sessions: true,
+            fan_out: true,
+            read_your_writes: Some(Duration::from_secs(8)),
+            stop_abandoned: None,
+        }
+    }
+}
+
+impl KylinRules {
+    /// Which generation of Kylin the nodes are. Default: not known, and where the two differ the stricter rule applies.
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = Some(dialect);
+        self
+    }
+
+    /// What clients may not reach; none lets everything through. Default: [`Guard::new`].
+    pub fn guard(mut self, guard: Option<Guard>) -> Self {
+        self.guard = guard;
+        self
+    }
+
+    /// How many requests may be repeated that a node has received already.
+    pub fn budget(mut self, budget: RetryBudget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// Whether queries go only to nodes that answer queries, and builds to nodes that run jobs as long as there is one (see
+    /// [`Endpoint::roles`](crate::Endpoint::roles)). Default: yes.
+    pub fn roles(mut self, on: bool) -> Self {
+        self.roles = on;
+        self
+    }
+
+    /// Whether a request goes to another node after an answer that says it was refused and not carried out: `not allowed in
+    /// 'job' mode`, `Too many concurrent query requests.`, and Kylin 5's codes for the same. Default: yes.
+    pub fn refused_elsewhere(mut self, on: bool) -> Self {
+        self.refused_elsewhere = on;
+        self
+    }
+
+    /// Whether a request with a session's cookie and without `Authorization`, to which a node says 401, is tried on other
+    /// nodes: the session may live there. Counts against the budget. Default: yes.
+    pub fn search_sessions(mut self, on: bool) -> Self {
+        self.search_sessions = on;
+        self
+    }
+
+    /// Whether `PUT /query/{id}/stop` and `GET /query/runningQueries` of Kylin 2.x-4.x go to every node that answers queries,
+    /// and the answers become one. Default: yes.
+    pub fn fan_out(mut self, on: bool) -> Self {
+        self.fan_out = on;
+        self
+    }
+
+    /// For how long a session, or a user without one, stays with the node that took its last write. Default: 8 s, a little over
+    /// the 5 s after which Kylin 5's nodes catch up. None: not at all.
+    pub fn read_your_writes(mut self, window: Option<Duration>) -> Self {
+        self.read_your_writes = window;
+        self
+    }
+
+    /// Whether a query is stopped on its node when its client has gone or its time is over. Kylin by itself goes on to the end of
+    /// it. Default: no.
+    pub fn stop_abandoned(mut self, stop: Option<StopAbandoned>) -> Self {
+        self.stop_abandoned = stop;
+        self
+    }
+}
+
+/// How a query is stopped of which nobody waits for the answer.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum StopAbandoned {
+    /// Kylin 5: by `DELETE /kylin/api/query/{stopId}` with the credentials of the query. A query without a `stopId` gets one, so
+    /// its body is changed.
+    ByStopId,
+    /// Kylin 2.x-4.x: looked up in `GET /kylin/api/query/runningQueries` of its node by user and SQL, and stopped by `PUT
+    /// /kylin/api/query/{id}/stop`. Both ask for an administrator; that the list names user and SQL is read in
+    /// QueryContext.java and was not seen.
+    AsAdmin {
+        /// The value of `Authorization`: `Basic` and the credentials in base64.
+        authorization: http::HeaderValue,
+    },
+}
+
+impl fmt::Debug for StopAbandoned {
+    /// Leaves the credentials out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StopAbandoned::ByStopId => "ByStopId",
+            StopAbandoned::AsAdmin { .. } => "AsAdmin",
+        })
+    }
+}
+
+/// The rules of a proxy with what they remember.
+#[derive(Debug)]
+pub(in crate::proxy) struct Rules {
+    pub(super) settings: KylinRules,
+    pub(super) account: Account,
+    pub(super) writes: Option<RecentWrites>,
+}
+
+impl Rules {
+    pub(in crate::proxy) fn new(settings: KylinRules, clock: &Arc<dyn Clock>) -> Self {
+        let writes = settings.read_your_writes.map(|window| RecentWrites::new(window, Arc::clone(clock)));
+        Rules { account: Account::new(settings.budget, Arc::clone(clock)), writes, settings }
+    }
+}

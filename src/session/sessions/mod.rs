@@ -1,0 +1,436 @@
+//! What stands between the ways of keeping sessions and a store: a deadline for every operation, a near cache, a breaker, and
+//! a backlog of writes for when the store is away. Its callers never see an error, only that nobody knows.
+
+mod backlog;
+mod breaker;
+mod in_use;
+mod near;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::backlog::{Backlog, Write};
+use self::breaker::Breaker;
+pub(crate) use self::in_use::InUse;
+use self::in_use::Register;
+use self::near::{Near, NearCache};
+use super::affinity::Step;
+use super::secret::Tagger;
+use super::shelf::{Limits, Tenths};
+use super::{
+    Expect, InvalidSecret, MemoryStore, Saved, Secret, SessionKey, SessionRecord, SessionStore, StoreError,
+    StoreFuture, Stored,
+};
+use crate::clock::{Clock, SystemClock};
+
+/// The sessions of one or many front ends, in a store. Clones are handles to the same.
+///
+/// ```
+/// use std::time::Duration;
+/// use kylin_lb::session::{Affinity, Sessions};
+///
+/// // One front end: in its own memory.
+/// let alone = Affinity::learn(Sessions::in_memory()?);
+/// # let store = kylin_lb::session::MemoryStore::new();
+/// # let secret = kylin_lb::session::Secret::new([7; 32]);
+///
+/// // Several front ends: in a store that all of them reach, under a secret that all of them have.
+/// let shared = Affinity::learn(Sessions::shared(store, secret).deadline(Duration::from_millis(20)));
+/// # Ok::<(), kylin_lb::session::InvalidSecret>(())
+/// ```
+///
+/// # When the store is slow or away
+///
+/// Every operation has a deadline. After five failures in a row the store is left alone and asked once a second whether it is
+/// back. Meanwhile this front end goes on with what it has in its near cache, however old; new bindings live there, and are
+/// written when the store is back. A session that nobody knows is placed by a hash that all front ends compute alike. No
+/// request fails for it.
+#[derive(Clone)]
+#[must_use]
+pub struct Sessions {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn SessionStore>,
+    /// None where the store itself is in this process.
+    near: Option<NearCache>,
+    /// Makes keys of ids: the first is the current one.
+    taggers: Arc<[Tagger]>,
+    settings: Settings,
+    breaker: Breaker,
+    backlog: Backlog,
+    register: Register,
+    origin: Instant,
+}
+
+#[derive(Clone)]
+struct Settings {
+    deadline: Duration,
+    staleness: Duration,
+    near: Limits,
+    clock: Arc<dyn Clock>,
+}
+
+/// The store is away, or was too slow.
+struct Away;
+
+/// What is known of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// This record; with the version to name when it is replaced, none when the store does not have it yet.
+    Record(SessionRecord, Option<u64>),
+    /// This record, under a secret that was in use before: to be saved under the current one.
+    Elsewhere(SessionRecord),
+    /// There is no such session.
+    Nothing,
+    /// Nobody can say: the store is away.
+    Unsaid,
+}
+
+impl Sessions {
+    /// Sessions in the memory of this process, under a secret of its own.
+    ///
+    /// # Errors
+    /// [`InvalidSecret`] when the operating system has no random bytes for the secret.
+    pub fn in_memory() -> Result<Self, InvalidSecret> {
+        Ok(Self::local(MemoryStore::new(), Secret::random()?))
+    }
+
+    /// Sessions in `store`, which is in this process: it answers at once, and nothing stands before it.
+    pub fn local(store: MemoryStore, secret: Secret) -> Self {
+        Self::new(Arc::new(store), &secret, false)
+    }
+
+    /// Sessions in a store that other front ends may share. All that share it need the same secret, from which the keys of
+    /// sessions are made: the store gets no id.
+    pub fn shared(store: impl SessionStore, secret: Secret) -> Self {
+        Self::new(Arc::new(store), &secret, true)
+    }
+
+    fn new(store: Arc<dyn SessionStore>, secret: &Secret, remote: bool) -> Self {
+        let settings = Settings {
+            deadline: Duration::from_millis(50),
+            staleness: Duration::from_secs(3),
+            near: Limits { entries: 100_000, bytes: 64 << 20 },
+            clock: Arc::new(SystemClock),
+        };
+        Self::with(store, secret.taggers("session-key"), settings, remote)
+    }
+
+    fn with(store: Arc<dyn SessionStore>, taggers: Arc<[Tagger]>, settings: Settings, remote: bool) -> Self {
+        let origin = settings.clock.now();
+        let near = remote.then(|| NearCache::new(settings.near, origin));
+        let inner = Inner {
+            store,
+            near,
+            taggers,
+            settings,
+            breaker: Breaker::default(),
+            backlog: Backlog::default(),
+            register: Register::default(),
+            origin,
+        };
+        Sessions { inner: Arc::new(inner) }
+    }
+
+    fn rebuilt(self, change: impl FnOnce(&mut Settings)) -> Self {
+        let Inner { store, near, taggers, settings, .. } = &*self.inner;
+        let mut settings = settings.clone();
+        change(&mut settings);
+        Self::with(Arc::clone(store), Arc::clone(taggers), settings, near.is_some())
+    }
+
+    /// How long one operation of the store may take. Default 50 ms.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        self.rebuilt(|settings| settings.deadline = deadline)
+    }
+
+    /// For how long the near cache is believed before the store is asked again: how late this front end may learn that another
+    /// has moved a session. Default 3 s.
+    pub fn staleness(self, staleness: Duration) -> Self {
+        self.rebuilt(|settings| settings.staleness = staleness)
+    }
+
+    /// What the near cache may hold. Default 100,000 sessions and 64 MiB.
+    pub fn near_cache(self, entries: usize, bytes: usize) -> Self {
+        self.rebuilt(|settings| settings.near = Limits { entries, bytes })
+    }
+
+    /// Sets where time comes from. Deadlines go by tokio's timers all the same.
+    pub fn clock(self, clock: impl Clock) -> Self {
+        self.rebuilt(|settings| settings.clock = Arc::new(clock))
+    }
+
+    /// Does the store fail at present, so that it is left alone?
+    pub fn is_store_away(&self) -> bool {
+        self.inner.breaker.is_open()
+    }
+
+    /// How many writes wait for the store to come back.
+    pub fn backlog(&self) -> usize {
+        self.inner.backlog.len()
+    }
+
+    /// The time of day, in seconds since 1970.
+    pub(crate) fn unix(&self) -> u64 {
+        self.inner.settings.clock.unix()
+    }
+
+    /// The key of the session with this id.
+    pub(crate) fn key(&self, id: &[u8]) -> SessionKey {
+        key(&self.inner.taggers[0], id)
+    }
+
+    /// What is known of the session under `key`, the key of `id`.
+    pub(crate) fn find<'a>(&'a self, key: SessionKey, id: &[u8]) -> Step<'a, Known> {
+        let inner = &*self.inner;
+        let now = inner.tenths();
+        let near = inner.near.as_ref().and_then(|cache| cache.get(&key, now));
+        match near {
+            Some(near) if near.version.is_none() || inner.is_fresh(&near, now) => return Step::Now(known(near)),
+            _ => {}
+        }
+        if !inner.breaker.allows(inner.millis()) {
+            return Step::Now(near.map_or(Known::Unsaid, known));
+        }
+        if inner.near.is_none()
+            && let Ok(loaded) = inner.store.load(&key).now()
+        {
+            return Step::Now(inner.loaded(&key, loaded, near));
+        }
+        let older: Vec<SessionKey> = inner.taggers[1..].iter().map(|tagger| self::key(tagger, id)).collect();
+        Step::Later(Box::pin(async move {
+            let loaded = inner.in_time(inner.store.load(&key)).await;
+            let found = inner.loaded(&key, loaded, near);
+            if found == Known::Nothing {
+                for old in older {
+                    if let Ok(Some(Stored { record, .. })) = inner.in_time(inner.store.load(&old)).await {
+                        return Known::Elsewhere(record);
+                    }
+                }
+            }
+            found
+        }))
+    }
+
+    /// Binds the session under `key`, if what is there is what the caller `expect`s. What is known afterwards: the record, or
+    /// that of a faster writer.
+    pub(crate) fn save<'a>(
+        &'a self,
+        key: SessionKey,
+        record: SessionRecord,
+        expect: Expect,
+        ttl: Duration,
+    ) -> Step<'a, Known> {
+        let inner = &self.inner;
+        if !inner.breaker.allows(inner.millis()) {
+            return Step::Now(self.save_later(key, record, expect, ttl));
+        }
+        if inner.near.is_none() {
+            let saved = inner.store.save(&key, &record, expect, ttl).now();
+            if let Ok(saved) = saved.map_err(drop) {
+                let saved = saved.map_err(|error| inner.failed(&error));
+                return Step::Now(self.saved(key, record, expect, ttl, saved));
+            }
+        }
+        Step::Later(Box::pin(async move {
+            let saved = inner.in_time(inner.store.save(&key, &record, expect, ttl)).await;
+            self.saved(key, record, expect, ttl, saved.map_err(|_| Away))
+        }))
+    }
+
+    fn saved(
+        &self,
+        key: SessionKey,
+        record: SessionRecord,
+        expect: Expect,
+        ttl: Duration,
+        saved: Result<Saved, Away>,
+    ) -> Known {
+        let known = match saved {
+            Ok(Saved::Done(version)) => Known::Record(record, Some(version)),
+            Ok(Saved::Lost(Some(Stored { record, version }))) => Known::Record(record, Some(version)),
+            Ok(Saved::Lost(None)) => Known::Nothing,
+            Err(Away) => return self.save_later(key, record, expect, ttl),
+        };
+        self.inner.remember(&key, &known);
+        known
+    }
+
+    /// The store is away: the binding lives in the near cache, and is written when the store is back.
+    fn save_later(&self, key: SessionKey, record: SessionRecord, expect: Expect, ttl: Duration) -> Known {
+        let known = Known::Record(record.clone(), None);
+        self.inner.remember(&key, &known);
+        backlog::later(&self.inner, key, Write::Save { record, expect, ttl });
+        known
+    }
+
+    /// Removes the session under `key`. Nobody waits for it.
+    pub(crate) fn remove(&self, key: SessionKey) {
+        let inner = &self.inner;
+        let Some(near) = &inner.near else {
+            let _ = inner.store.remove(&key).now();
+            return;
+        };
+        near.forget(&key);
+        if !inner.breaker.allows(inner.millis()) {
+            backlog::later(inner, key, Write::Remove);
+        } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let inner = Arc::clone(inner);
+            runtime.spawn(async move {
+                if inner.in_time(inner.store.remove(&key)).await.is_err() {
+                    backlog::later(&inner, key, Write::Remove);
+                }
+            });
+        }
+    }
+
+    /// Tells the store that the session is in use, and has it told so while what is returned lives.
+    pub(crate) fn use_now(&self, key: SessionKey, ttl: Duration) -> InUse {
+        self.inner.touch(&key, ttl);
+        InUse::new(&self.inner, key, ttl)
+    }
+}
+
+fn key(tagger: &Tagger, id: &[u8]) -> SessionKey {
+    let tag = tagger.tag(&[id]);
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&tag[..16]);
+    SessionKey::from_bytes(bytes)
+}
+
+fn known(near: Near) -> Known {
+    Known::Record(near.record, near.version)
+}
+
+impl Inner {
+    fn tenths(&self) -> Tenths {
+        match &self.near {
+            Some(near) => near.tenths(self.settings.clock.now()),
+            None => 0,
+        }
+    }
+
+    fn millis(&self) -> u64 {
+        // While the store works nobody has to know the time.
+        if !self.breaker.is_open() {
+            return 0;
+        }
+        self.now_millis()
+    }
+
+    fn now_millis(&self) -> u64 {
+        let now = self.settings.clock.now();
+        u64::try_from(now.saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn is_fresh(&self, near: &Near, now: Tenths) -> bool {
+        u128::from(now.saturating_sub(near.seen)) * 100 < self.settings.staleness.as_millis()
+    }
+
+    /// What `future` comes to within the deadline. Success and failure are counted.
+    async fn in_time<T: Unpin>(&self, future: StoreFuture<'_, T>) -> Result<T, StoreError> {
+        let deadline = self.settings.deadline;
+        let result = tokio::time::timeout(deadline, future).await;
+        let result = result.unwrap_or(Err(StoreError::Timeout(deadline)));
+        match &result {
+            Ok(_) => self.succeeded(),
+            Err(error) => _ = self.failed(error),
+        }
+        result
+    }
+
+    fn succeeded(&self) {
+        if self.breaker.succeed() {
+            tracing::info!("the session store is back");
+        }
+    }
+
+    fn failed(&self, error: &StoreError) -> Away {
+        if !matches!(error, StoreError::TooLong(_)) && self.breaker.fail(self.now_millis()) {
+            tracing::warn!(%error, "the session store fails; going on without it");
+        }
+        Away
+    }
+
+    fn loaded(&self, key: &SessionKey, loaded: Result<Option<Stored>, StoreError>, near: Option<Near>) -> Known {
+        match loaded {
+            Ok(Some(Stored { record, version })) => {
+                let known = Known::Record(record, Some(version));
+                self.remember(key, &known);
+                known
+            }
+            Ok(None) => {
+                if let Some(cache) = &self.near {
+                    cache.forget(key);
+                }
+                Known::Nothing
+            }
+            Err(_) => near.map_or(Known::Unsaid, known),
+        }
+    }
+
+    fn remember(&self, key: &SessionKey, known: &Known) {
+        if let (Some(near), Known::Record(record, version)) = (&self.near, known) {
+            near.learn(key, record, *version, self.tenths());
+        }
+    }
+
+    /// Tells the store that the session is in use: at most once per eighth of its time to live, and nobody waits for it.
+    fn touch(self: &Arc<Self>, key: &SessionKey, ttl: Duration) {
+        let Some(near) = &self.near else {
+            let _ = self.store.touch(key, ttl).now();
+            return;
+        };
+        let interval = Tenths::try_from(ttl.as_millis() / 800).unwrap_or(Tenths::MAX);
+        if !near.wants_touch(key, interval.max(1), self.tenths()) || !self.breaker.allows(self.millis()) {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (inner, key) = (Arc::clone(self), *key);
+            runtime.spawn(async move { _ = inner.in_time(inner.store.touch(&key, ttl)).await });
+        }
+    }
+
+    /// Does a write that had to wait. The version that is there now, if any.
+    async fn write_through(&self, key: &SessionKey, write: &Write) -> Result<Option<u64>, Away> {
+        if !self.breaker.allows(self.millis()) {
+            return Err(Away);
+        }
+        let (record, expect, ttl) = match write {
+            Write::Remove => {
+                self.in_time(self.store.remove(key)).await.map_err(|_| Away)?;
+                return Ok(None);
+            }
+            Write::Save { record, expect, ttl } => (record, *expect, *ttl),
+        };
+        let mut saved = self.in_time(self.store.save(key, record, expect, ttl)).await;
+        if let Ok(Saved::Lost(None)) = saved {
+            saved = self.in_time(self.store.save(key, record, Expect::Absent, ttl)).await;
+        }
+        let known = match saved {
+            Ok(Saved::Done(version)) => Known::Record(record.clone(), Some(version)),
+            // Another front end has written meanwhile: all follow it.
+            Ok(Saved::Lost(Some(Stored { record, version }))) => Known::Record(record, Some(version)),
+            Ok(Saved::Lost(None)) | Err(StoreError::TooLong(_)) => return Ok(None),
+            Err(_) => return Err(Away),
+        };
+        self.remember(key, &known);
+        match known {
+            Known::Record(_, version) => Ok(version),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions")
+            .field("store", &self.inner.store)
+            .field("store_away", &self.is_store_away())
+            .field("backlog", &self.backlog())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,76 @@
+//! A bounded map from session keys to values that expire: what the store in memory and the near cache are made of.
+//!
+//! Sharded, so that cores rarely meet; bounded in entries and in bytes. What has to go when it is full is chosen by S3-FIFO
+//! (Yang et al., SOSP 2023): whoever is new waits in a small queue, and only who is asked for again there enters the main one.
+//! So a flood of ids that nobody will ever use again washes through the small queue, and sessions in use stay.
+
+mod shard;
+
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+
+pub(super) use self::shard::Shard;
+use super::SessionKey;
+
+/// What a shelf may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
+}
+
+/// How many bytes a value takes apart from its own size.
+pub(super) trait Weigh {
+    fn extra_bytes(&self) -> usize;
+}
+
+pub(super) struct Shelf<V> {
+    shards: Box<[Lane<V>]>,
+    seed: ahash::RandomState,
+    origin: Instant,
+}
+
+/// On cache lines of its own.
+#[repr(align(128))]
+struct Lane<V>(Mutex<Shard<V>>);
+
+/// A moment in tenths of a second since the shelf was made: 13 years fit into 32 bits.
+pub(super) type Tenths = u32;
+
+impl<V: Weigh> Shelf<V> {
+    pub(super) fn new(limits: Limits, origin: Instant) -> Self {
+        // Shards so small that they fill up unevenly would bound less than was asked for.
+        let shards = (limits.entries / 64).clamp(1, 128).next_power_of_two();
+        let share = Limits { entries: (limits.entries / shards).max(1), bytes: limits.bytes / shards };
+        let shards = (0..shards).map(|_| Lane(Mutex::new(Shard::new(share)))).collect();
+        Shelf { shards, seed: ahash::RandomState::new(), origin }
+    }
+
+    /// The shard where `key` is, and the key's hash within it.
+    pub(super) fn shard(&self, key: &SessionKey) -> (MutexGuard<'_, Shard<V>>, u32) {
+        // Seeded, so that nobody can choose keys that meet, whatever the keys are made of.
+        let hash = self.seed.hash_one(key.as_bytes());
+        let shard = (hash >> 32) as usize & (self.shards.len() - 1);
+        (self.shards[shard].0.lock(), hash as u32)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.0.lock().len()).sum()
+    }
+
+    /// How many entries went because others needed the room.
+    pub(super) fn evicted(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.0.lock().evicted()).sum()
+    }
+
+    pub(super) fn tenths(&self, now: Instant) -> Tenths {
+        Tenths::try_from(now.saturating_duration_since(self.origin).as_millis() / 100).unwrap_or(Tenths::MAX)
+    }
+}
+
+/// When what lives for `ttl` from `now` is over: never too early.
+pub(super) fn after(now: Tenths, ttl: Duration) -> Tenths {
+    let ttl = Tenths::try_from(ttl.as_millis().div_ceil(100)).unwrap_or(Tenths::MAX);
+    now.saturating_add(ttl).saturating_add(1)
+}
