@@ -187,6 +187,7 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
     let sticky = "hash $cookie_jsessionid consistent;";
     add("nginx sticky", true, &|port, folder| Some(nginx(PROXY_CORE, folder, &nginx_front(sticky, port))));
     add("haproxy sticky", true, &|port, folder| haproxy(stick, port, folder));
+    add("kylin-lb learned", true, &|port, folder| Some(own("learned", None, port, folder)));
     add("kylin-lb sticky", true, &|port, folder| Some(own("sticky", None, port, folder)));
     peers
 }
