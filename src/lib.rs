@@ -51,6 +51,7 @@
 //! | [`backend`] | the trait that sends, and HTTP/1.1 | `client` for the latter |
 //! | [`body`] | the one body type | |
 //! | [`clock`] | where time comes from | |
+//! | [`discovery`] | where the nodes of a cluster come from: a list, a file, DNS, ZooKeeper | `dns`, `zookeeper` for these |
 //! | [`session`] | shared memory of who is logged in where | |
 //! | `kylin` | what is known of Kylin: requests, answers, SQL, its files | `kylin` |
 //! | `server` | an HTTP server for hosts without one | `server` |
@@ -62,6 +63,7 @@ pub mod balance;
 pub mod body;
 pub mod clock;
 pub mod cluster;
+pub mod discovery;
 pub mod endpoint;
 mod hash;
 pub mod health;

@@ -15,6 +15,9 @@ pub(super) struct Members<B> {
     entries: Vec<Entry<B>>,
     /// Live state by id, also of endpoints that were removed while requests are in flight on them.
     live: AHashMap<EndpointId, Weak<Live>>,
+    /// What the operator said with `drain` or `maintain` and did not take back, also of endpoints that a source no longer
+    /// names: a node under maintenance is restarted, and must not come back in service because it registers anew.
+    intents: AHashMap<EndpointId, Intent>,
     primary_turns: Arc<Turns>,
     backup_turns: Arc<Turns>,
     clock: Arc<dyn Clock>,
@@ -28,11 +31,22 @@ struct Entry<B> {
     live: Arc<Live>,
 }
 
+/// An endpoint that a source of membership names.
+pub(crate) struct Wanted<B> {
+    pub(crate) endpoint: Endpoint<B>,
+    /// Its settings are news. Otherwise an entry that is there stays as it is, with what the operator has set since.
+    pub(crate) changed: bool,
+}
+
+/// How many intents of endpoints that are not there are remembered.
+const MOST_ABSENT_INTENTS: usize = 1000;
+
 impl<B> Members<B> {
     pub(super) fn new(clock: Arc<dyn Clock>, outliers: Option<Arc<Outliers>>) -> Self {
         Members {
             entries: Vec::new(),
             live: AHashMap::new(),
+            intents: AHashMap::new(),
             primary_turns: Arc::default(),
             backup_turns: Arc::default(),
             clock,
@@ -50,14 +64,15 @@ impl<B> Members<B> {
         if self.entries.iter().any(|entry| entry.endpoint.id() == endpoint.id()) {
             return Err(ClusterError::Duplicate(endpoint.id().clone()));
         }
-        let live = self.live_of(endpoint.id());
-        self.entries.push(Entry { endpoint, live });
+        let entry = self.entry(endpoint);
+        self.entries.push(entry);
         Ok(())
     }
 
     pub(super) fn remove(&mut self, id: &EndpointId) -> Result<(), ClusterError> {
         let index = self.position(id)?;
         self.entries.remove(index);
+        self.intents.remove(id);
         self.live.retain(|_, live| live.strong_count() > 0);
         Ok(())
     }
@@ -68,10 +83,55 @@ impl<B> Members<B> {
             return Err(ClusterError::Duplicate(twice.id().clone()));
         }
         // The old entries go only after the new ones have taken over their live state.
-        let entries =
-            endpoints.into_iter().map(|endpoint| Entry { live: self.live_of(endpoint.id()), endpoint }).collect();
+        let entries: Vec<_> = endpoints.into_iter().map(|endpoint| self.entry(endpoint)).collect();
+        self.intents.retain(|id, _| entries.iter().any(|entry| entry.endpoint.id() == id));
         self.entries = entries;
         self.live.retain(|_, live| live.strong_count() > 0);
+        Ok(())
+    }
+
+    /// Makes the endpoints that are `owned` by a source of membership those that it wants now, after all others and in its
+    /// order. Others stay as they are, and one that has the id or the address of a wanted one goes before it: the wanted one is
+    /// left out, and its index returned.
+    pub(super) fn reconcile(&mut self, owned: &AHashSet<EndpointId>, wanted: Vec<Wanted<B>>) -> Vec<usize> {
+        let (own, mut entries): (Vec<_>, Vec<_>) =
+            self.entries.drain(..).partition(|entry| owned.contains(entry.endpoint.id()));
+        let mut own: AHashMap<_, _> = own.into_iter().map(|entry| (entry.endpoint.id().clone(), entry)).collect();
+        let mut ids: AHashSet<EndpointId> = entries.iter().map(|entry| entry.endpoint.id().clone()).collect();
+        // As the operator wrote them; sources write host names in lower case.
+        let address = |endpoint: &Endpoint<B>| endpoint.settings.placement.to_ascii_lowercase();
+        let addresses: AHashSet<String> = entries.iter().map(|entry| address(&entry.endpoint)).collect();
+        let mut refused = Vec::new();
+        for (index, Wanted { endpoint, changed }) in wanted.into_iter().enumerate() {
+            let id = endpoint.id().clone();
+            if addresses.contains(&address(&endpoint)) || !ids.insert(id.clone()) {
+                refused.push(index);
+                continue;
+            }
+            let entry = match (own.remove(&id), changed) {
+                (Some(entry), false) => entry,
+                (Some(entry), true) => Entry { live: entry.live, endpoint: self.intended(endpoint) },
+                (None, _) => self.entry(endpoint),
+            };
+            entries.push(entry);
+        }
+        self.entries = entries;
+        drop(own);
+        self.live.retain(|_, live| live.strong_count() > 0);
+        refused
+    }
+
+    /// Sets what the operator wants of an endpoint.
+    pub(super) fn intend(&mut self, id: &EndpointId, intent: Intent) -> Result<(), ClusterError> {
+        self.edit(id, |endpoint| endpoint.intent(intent))?;
+        if intent == Intent::Ready {
+            self.intents.remove(id);
+            return Ok(());
+        }
+        self.intents.insert(id.clone(), intent);
+        if self.intents.len() > self.entries.len() + MOST_ABSENT_INTENTS {
+            self.intents.retain(|id, _| self.entries.iter().any(|entry| entry.endpoint.id() == id));
+        }
         Ok(())
     }
 
@@ -81,9 +141,10 @@ impl<B> Members<B> {
         edit: impl FnOnce(Endpoint<B>) -> Endpoint<B>,
     ) -> Result<(), ClusterError> {
         let index = self.position(id)?;
-        let Entry { endpoint: Endpoint { settings, backend }, live } = &self.entries[index];
-        let edited = edit(Endpoint { settings: settings.clone(), backend: Arc::clone(backend) });
-        if settings.intent == Intent::Maintain && edited.settings.intent != Intent::Maintain {
+        let Entry { endpoint, live } = &self.entries[index];
+        let intent = endpoint.settings.intent;
+        let edited = edit(endpoint.share());
+        if intent == Intent::Maintain && edited.settings.intent != Intent::Maintain {
             // It was maintained, so it was most likely restarted.
             live.health.readmit(live.now_ms());
         }
@@ -110,6 +171,23 @@ impl<B> Members<B> {
         let mut layout = Layout::new(members, Arc::clone(turns), self.entries.len() == 1);
         layout.table = balancer.prepare(&Candidates::new(&layout, &Tried::none(), None)).into_inner();
         Group { layout, backends: entries().map(|entry| Arc::clone(&entry.endpoint.backend)).collect() }
+    }
+
+    fn entry(&mut self, endpoint: Endpoint<B>) -> Entry<B> {
+        Entry { live: self.live_of(endpoint.id()), endpoint: self.intended(endpoint) }
+    }
+
+    /// The endpoint with the stricter of its own intent and the operator's.
+    fn intended(&self, endpoint: Endpoint<B>) -> Endpoint<B> {
+        let strictness = |intent: Intent| match intent {
+            Intent::Ready => 0,
+            Intent::Drain => 1,
+            Intent::Maintain => 2,
+        };
+        match self.intents.get(endpoint.id()) {
+            Some(intent) if strictness(*intent) > strictness(endpoint.settings.intent) => endpoint.intent(*intent),
+            _ => endpoint,
+        }
     }
 
     fn live_of(&mut self, id: &EndpointId) -> Arc<Live> {

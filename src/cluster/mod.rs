@@ -9,6 +9,7 @@ mod status;
 use std::fmt;
 use std::sync::Arc;
 
+use ahash::AHashSet;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, futures::Notified};
 
@@ -16,12 +17,13 @@ pub use builder::ClusterBuilder;
 pub use status::{ClusterStatus, EndpointStatus};
 
 use self::members::Members;
+pub(crate) use self::members::Wanted;
 use self::panic::PanicMode;
-use crate::backend::HttpBackend;
+use crate::backend::{Backend, HttpBackend};
 use crate::balance::{Balancer, Candidate, Candidates, Tried};
 use crate::endpoint::{Endpoint, EndpointId, Intent, InvalidId, Lease, Member};
 use crate::request::RequestView;
-use crate::session::affinity::Hint;
+use crate::session::affinity::{Hint, Node, Nodes};
 use crate::view::{Group, Published, View};
 
 /// Endpoints, the policy that chooses among them, and their live state. Clones are handles to the same cluster.
@@ -217,7 +219,8 @@ impl<B> Cluster<B> {
         self.change(|members| members.remove(id))
     }
 
-    /// Replaces the whole membership in one step: endpoints whose ids stay keep their live state.
+    /// Replaces the whole membership in one step: endpoints whose ids stay keep their live state, and what the operator said
+    /// of them with [`drain`](Self::drain) or [`maintain`](Self::maintain) still holds.
     ///
     /// # Errors
     /// [`ClusterError::Duplicate`] when two have the same id; nothing is changed then.
@@ -238,24 +241,25 @@ impl<B> Cluster<B> {
     /// # Errors
     /// [`ClusterError::Unknown`] when there is no such endpoint.
     pub fn ready(&self, id: &EndpointId) -> Result<(), ClusterError> {
-        self.change(|members| members.edit(id, |endpoint| endpoint.intent(Intent::Ready)))
+        self.change(|members| members.intend(id, Intent::Ready))
     }
 
-    /// Sends no new sessions to an endpoint; requests in flight go on.
+    /// Sends no new sessions to an endpoint; requests in flight go on. Holds until [`ready`](Self::ready), or until the endpoint
+    /// is removed, through every change of membership.
     ///
     /// # Errors
     /// [`ClusterError::Unknown`] when there is no such endpoint.
     pub fn drain(&self, id: &EndpointId) -> Result<(), ClusterError> {
-        self.change(|members| members.edit(id, |endpoint| endpoint.intent(Intent::Drain)))
+        self.change(|members| members.intend(id, Intent::Drain))
     }
 
     /// Sends nothing at all to an endpoint (nginx: `down`); requests in flight go on, and it keeps its place in the mapping
-    /// of the hash policies, so that the clients of other endpoints stay where they are.
+    /// of the hash policies, so that the clients of other endpoints stay where they are. Holds as long as [`drain`](Self::drain) does.
     ///
     /// # Errors
     /// [`ClusterError::Unknown`] when there is no such endpoint.
     pub fn maintain(&self, id: &EndpointId) -> Result<(), ClusterError> {
-        self.change(|members| members.edit(id, |endpoint| endpoint.intent(Intent::Maintain)))
+        self.change(|members| members.intend(id, Intent::Maintain))
     }
 
     /// How everything stands, as plain values.
@@ -278,12 +282,30 @@ impl<B> Cluster<B> {
         self.inner.changed.notified()
     }
 
+    /// Makes the endpoints that a source of membership owns those that it wants now; returns the indexes of those that were
+    /// left out because other endpoints have their id or address.
+    pub(crate) fn reconcile(&self, owned: &AHashSet<EndpointId>, wanted: Vec<Wanted<B>>) -> Vec<usize> {
+        let mut members = self.inner.members.lock();
+        let refused = members.reconcile(owned, wanted);
+        self.inner.view.publish(members.view(&*self.inner.balancer));
+        self.inner.changed.notify_waiters();
+        refused
+    }
+
     fn change(&self, change: impl FnOnce(&mut Members<B>) -> Result<(), ClusterError>) -> Result<(), ClusterError> {
         let mut members = self.inner.members.lock();
         change(&mut members)?;
         self.inner.view.publish(members.view(&*self.inner.balancer));
         self.inner.changed.notify_waiters();
         Ok(())
+    }
+}
+
+impl<B: Backend> Nodes for Cluster<B> {
+    fn find(&self, endpoint: &EndpointId) -> Option<Arc<dyn Node>> {
+        let view = self.inner.view.read();
+        let (group, index) = view.find(endpoint.as_str())?;
+        Some(Arc::clone(&group.backends[index]) as Arc<dyn Node>)
     }
 }
 

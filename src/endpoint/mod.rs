@@ -112,6 +112,11 @@ impl<B> Endpoint<B> {
         self
     }
 
+    /// The same endpoint again, with the same backend.
+    pub(crate) fn share(&self) -> Self {
+        Endpoint { settings: self.settings.clone(), backend: Arc::clone(&self.backend) }
+    }
+
     /// The endpoint's id.
     pub fn id(&self) -> &EndpointId {
         &self.settings.id

@@ -151,6 +151,11 @@ impl Tally {
         self.window.fetch_add(1 << 32, Ordering::Relaxed);
     }
 
+    /// Counts a failure of a request that was in flight when the endpoint was ejected: it says nothing of how it is now.
+    pub(crate) fn fail_late(&self) {
+        self.window.fetch_add((1 << 32) + 1, Ordering::Relaxed);
+    }
+
     /// Returns how many failures in a row there are now.
     pub(crate) fn fail(&self) -> u32 {
         self.window.fetch_add((1 << 32) + 1, Ordering::Relaxed);

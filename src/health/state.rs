@@ -118,7 +118,12 @@ impl State {
     pub(crate) fn fail(&self, now: u64) {
         self.last_failure.store(now.max(1), Ordering::Relaxed);
         self.wake.notify_one();
-        if let Some(peers) = &self.peers {
+        let Some(peers) = &self.peers else { return };
+        // Not `is_down`: what probes say is no end of the row.
+        let until = self.barred_until.load(Ordering::Relaxed);
+        if until != u64::MAX && now < until {
+            self.tally.fail_late();
+        } else {
             peers.counted(self.tally.fail());
         }
     }
@@ -176,8 +181,6 @@ impl State {
         record.ejection = None;
         record.up_since = record.up_since.max(at);
         record.calm_since = at;
-        // Requests that were in flight meanwhile say nothing of how it is now.
-        self.tally.forget_run();
         self.bar(record);
     }
 

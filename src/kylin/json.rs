@@ -283,6 +283,16 @@ mod tests {
     }
 
     #[test]
+    fn an_envelope_in_an_envelope_is_not_opened() {
+        let found: Vec<(Level, String)> = all(br#"{"data":{"data":{"msg":"no"},"msg":"x"}}"#)
+            .into_iter()
+            .map(|(level, key, _)| (level, key))
+            .collect();
+        let field = |level, key: &str| (level, key.to_owned());
+        assert_eq!(found, [field(Level::Top, "data"), field(Level::Data, "data"), field(Level::Data, "msg")]);
+    }
+
+    #[test]
     fn stops_where_it_is_no_json() {
         assert_eq!(all(b"<html>"), []);
         assert_eq!(all(b"[{\"a\":1}]"), []);

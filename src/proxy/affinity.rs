@@ -63,9 +63,14 @@ impl<'p> Session<'p> {
         self.affinity.is_some_and(|affinity| affinity.wants_copy(&self.tie))
     }
 
-    pub(super) async fn prepare<B: Backend>(&mut self, picked: &Picked<B>, request: &mut Request<Body>) -> Prepared {
+    pub(super) async fn prepare<B: Backend>(
+        &mut self,
+        cluster: &Cluster<B>,
+        picked: &Picked<B>,
+        request: &mut Request<Body>,
+    ) -> Prepared {
         let Some(affinity) = self.affinity else { return Prepared::Send };
-        match affinity.prepare(&mut self.tie, picked.lease.endpoint(), &*picked.backend, request) {
+        match affinity.prepare(&mut self.tie, picked.lease.endpoint(), cluster, request) {
             Some(prepared) => prepared.await,
             None => Prepared::Send,
         }
@@ -82,7 +87,7 @@ impl<'p> Session<'p> {
         let hint = self.tie.hint();
         let elsewhere = hint.is_binding() && !hint.names(endpoint);
         let bound_is_out = elsewhere && (self.began_at_home || cluster.is_out(hint));
-        let served = Served { endpoint, bound_is_out, node: &*picked.backend };
+        let served = Served { endpoint, bound_is_out, nodes: cluster };
         match affinity.settle(&mut self.tie, served, answer) {
             Step::Now(then) => then,
             Step::Later(then) => then.await,

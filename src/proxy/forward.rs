@@ -119,7 +119,7 @@ impl<'p, B: Backend> Journey<'p, B> {
         loop {
             self.tried.add(&picked.lease);
             self.copy = self.keep_copy(request);
-            let sent = match self.session.prepare(&picked, request).await {
+            let sent = match self.session.prepare(&self.proxy.cluster, &picked, request).await {
                 Prepared::Send => {
                     let watch = self.visit.as_ref().and_then(|visit| visit.watch(&picked, request));
                     let sent = picked.backend.send(take(request)).await;

@@ -105,6 +105,10 @@ mod tests {
         for (method, path, local) in [
             (Method::GET, "/kylin/api/projects", true),
             (Method::GET, "/kylin/api/tables/project_table_names/", false),
+            (Method::GET, "/kylin/api/tables/reload_hive_table_name", false),
+            (Method::GET, "/kylin/api/query/favorite_queries", false),
+            (Method::GET, "/kylin/api/storage/table/sync", false),
+            (Method::GET, "/kylin/api/kafka/parsers", false),
             (Method::POST, "/kylin/api/query/", true),
             (Method::POST, "/kylin/api/query/x", false),
             (Method::PUT, "/kylin/api/tables/catalog_cache", true),

@@ -18,7 +18,7 @@ mod cookies;
 mod hint;
 mod learn;
 mod route;
-mod sticky;
+pub(super) mod sticky;
 mod user;
 
 use std::fmt;
@@ -33,7 +33,10 @@ use self::learn::{Learn, Learned};
 use self::route::Route;
 pub use self::sticky::{InvalidCookie, SameSite, StickyCookie};
 use self::user::User;
+use super::nodes_share::{Grace, Graced, NodesShare};
 pub(crate) use super::sessions::InUse;
+#[cfg(feature = "shared-sessions")]
+use super::shared::{SharedSessions, Sharing, Visit};
 use super::{Secret, Sessions};
 use crate::backend::{Backend, SendError};
 use crate::body::Body;
@@ -56,6 +59,9 @@ enum Way {
     Learn(Learn),
     Sticky(StickyCookie),
     Route(Route),
+    NodesShare(Grace),
+    #[cfg(feature = "shared-sessions")]
+    Shared(Arc<Sharing>),
 }
 
 /// What the tries of one request know of its session. Made by `begin`, handed to every later hook of that request.
@@ -76,6 +82,9 @@ enum State {
     Sticky {
         renews: bool,
     },
+    Graced(Graced),
+    #[cfg(feature = "shared-sessions")]
+    Shared(Box<Visit>),
 }
 
 /// A thing that is done, or has to be waited for. What is waited for has its own deadline.
@@ -84,10 +93,20 @@ pub(crate) enum Step<'a, T> {
     Later(Later<'a, T>),
 }
 
+impl<T> Step<'_, T> {
+    /// What it comes to in the end.
+    pub(crate) async fn done(self) -> T {
+        match self {
+            Step::Now(value) => value,
+            Step::Later(later) => later.await,
+        }
+    }
+}
+
 pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What is to be done with a request that was prepared for an endpoint.
-#[allow(dead_code, reason = "no way at hand talks to endpoints itself")]
+#[allow(dead_code, reason = "not every way that is built in needs each of them")]
 pub(crate) enum Prepared {
     /// Send it.
     Send,
@@ -100,7 +119,6 @@ pub(crate) enum Prepared {
 
 /// What is to be done with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "no way at hand talks to endpoints itself")]
 pub(crate) enum Then {
     /// Pass it on.
     Pass,
@@ -110,20 +128,26 @@ pub(crate) enum Then {
 }
 
 /// Who answered.
-#[allow(dead_code, reason = "no way at hand talks to endpoints itself")]
+#[cfg_attr(not(feature = "shared-sessions"), allow(dead_code, reason = "only shared sessions talk to nodes"))]
 pub(crate) struct Served<'a> {
     pub(crate) endpoint: &'a EndpointId,
     /// The endpoint that the hint named failed at this request, is ejected, in maintenance or gone, so that the session may
     /// move. False when it was just full or lacks the role: the login there is worth keeping.
     pub(crate) bound_is_out: bool,
-    /// For requests of the way's own to the same endpoint.
-    pub(crate) node: &'a dyn Node,
+    /// For requests of the way's own.
+    pub(crate) nodes: &'a dyn Nodes,
 }
 
 /// A backend whose type does not matter: for a way that has to talk to an endpoint itself.
-#[allow(dead_code, reason = "no way at hand talks to endpoints itself")]
+#[cfg_attr(not(feature = "shared-sessions"), allow(dead_code, reason = "only shared sessions talk to nodes"))]
 pub(crate) trait Node: Send + Sync {
     fn ask(&self, request: Request<Body>) -> Later<'_, Result<Response<Body>, SendError>>;
+}
+
+/// The backends of a cluster, to be found by the ids of their endpoints.
+#[cfg_attr(not(feature = "shared-sessions"), allow(dead_code, reason = "only shared sessions talk to nodes"))]
+pub(crate) trait Nodes: Send + Sync {
+    fn find(&self, endpoint: &EndpointId) -> Option<Arc<dyn Node>>;
 }
 
 impl<B: Backend> Node for B {
@@ -174,6 +198,32 @@ impl Affinity {
         Self::new(Way::Route(Route { cookies: cookies.into_iter().collect() }))
     }
 
+    /// For nodes that share their sessions themselves, by a session manager over Redis for one: any of them serves any request of a
+    /// session, except that a session which has just begun stays where it began for a moment, until the others can find it.
+    pub fn nodes_share(how: NodesShare) -> Self {
+        Self::new(Way::NodesShare(how.build()))
+    }
+
+    /// Sessions that the front end shares among nodes which share nothing: any node serves any request of a session, so that every
+    /// policy balances freely and a node that is gone takes no login along. Off unless it is asked for, since the front end then
+    /// keeps credentials: [`SharedSessions`] says how they are protected, and what clients see.
+    ///
+    /// ```
+    /// use kylin_lb::session::{Affinity, Secret, Sessions, SharedSessions};
+    ///
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let secret = Secret::parse("q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=")?;
+    /// let affinity = Affinity::shared(SharedSessions::new(Sessions::in_memory()?, secret).secure(true));
+    /// # let _ = affinity;
+    /// # Ok(())
+    /// # }
+    /// # run().unwrap();
+    /// ```
+    #[cfg(feature = "shared-sessions")]
+    pub fn shared(sessions: SharedSessions) -> Self {
+        Self::new(Way::Shared(Arc::new(sessions.build())))
+    }
+
     /// The user of Basic credentials places a request: by rendezvous hashing of a keyed hash, at all front ends with the same
     /// secret alike. For clients without cookies, whose every request costs a node a login.
     ///
@@ -205,14 +255,23 @@ impl Affinity {
             Way::Learn(learn) => learn.begin(request, fallback),
             Way::Sticky(cookie) => Step::Now(cookie.begin(request, fallback)),
             Way::Route(route) => Step::Now(Tie::loose(route.hint(request).unwrap_or(fallback))),
+            Way::NodesShare(grace) => grace.begin(request, fallback),
+            #[cfg(feature = "shared-sessions")]
+            Way::Shared(sharing) => match sharing.begin(request) {
+                Step::Now(visit) => Step::Now(Tie::shared(visit, fallback)),
+                Step::Later(visit) => Step::Later(Box::pin(async { Tie::shared(visit.await, fallback) })),
+            },
         }
     }
 
     /// Must a copy of the request be kept until its answer is settled, because it may have to be sent again? Asked before
     /// each try; a copy of a request with a body is cheap while the body is one buffer, and impossible otherwise.
     pub(crate) fn wants_copy(&self, tie: &Tie) -> bool {
-        match tie.state {
-            State::Loose | State::Learned(_) | State::Sticky { .. } => false,
+        match (&*self.way, &tie.state) {
+            (Way::NodesShare(grace), State::Graced(graced)) => grace.wants_copy(graced),
+            #[cfg(feature = "shared-sessions")]
+            (Way::Shared(_), State::Shared(visit)) => visit.wants_copy(),
+            _ => false,
         }
     }
 
@@ -222,12 +281,18 @@ impl Affinity {
         &'a self,
         tie: &'a mut Tie,
         endpoint: &'a EndpointId,
-        node: &'a dyn Node,
+        nodes: &'a dyn Nodes,
         request: &'a mut Request<Body>,
     ) -> Option<Later<'a, Prepared>> {
-        let _ = (endpoint, node, request);
-        match tie.state {
-            State::Loose | State::Learned(_) | State::Sticky { .. } => None,
+        let _ = (endpoint, nodes);
+        match (&*self.way, &mut tie.state) {
+            (Way::NodesShare(grace), State::Graced(graced)) => {
+                grace.prepare(graced, request);
+                None
+            }
+            #[cfg(feature = "shared-sessions")]
+            (Way::Shared(sharing), State::Shared(visit)) => sharing.prepare(visit, endpoint, nodes, request),
+            _ => None,
         }
     }
 
@@ -238,12 +303,15 @@ impl Affinity {
         served: Served<'a>,
         answer: &'a mut Response<Body>,
     ) -> Step<'a, Then> {
-        match (&*self.way, &tie.state) {
+        match (&*self.way, &mut tie.state) {
             (Way::Learn(learn), State::Learned(learned)) => learn.settle(learned, &tie.hint, &served, answer),
             (Way::Sticky(cookie), State::Sticky { renews }) => {
                 cookie.settle(*renews, &tie.hint, &served, answer);
                 Step::Now(Then::Pass)
             }
+            (Way::NodesShare(grace), State::Graced(graced)) => grace.settle(graced, &served, answer),
+            #[cfg(feature = "shared-sessions")]
+            (Way::Shared(sharing), State::Shared(visit)) => sharing.settle(visit, served, answer),
             _ => Step::Now(Then::Pass),
         }
     }
@@ -252,6 +320,17 @@ impl Affinity {
 impl Tie {
     fn loose(hint: Hint) -> Self {
         Tie { hint, ..Tie::default() }
+    }
+
+    pub(super) fn graced(graced: Graced, hint: Hint) -> Self {
+        Tie { hint, state: State::Graced(graced), in_use: None }
+    }
+
+    #[cfg(feature = "shared-sessions")]
+    fn shared(mut visit: Box<Visit>, hint: Hint) -> Self {
+        // A session goes anywhere; it is requests without one that a user may place.
+        let hint = if visit.has_session() { Hint::None } else { hint };
+        Tie { hint, in_use: visit.in_use.take(), state: State::Shared(visit) }
     }
 
     /// Where the request is to go, at every try.
@@ -272,6 +351,9 @@ impl fmt::Debug for Affinity {
             Way::Learn(_) => "Affinity::learn",
             Way::Sticky(_) => "Affinity::cookie",
             Way::Route(_) => "Affinity::route",
+            Way::NodesShare(_) => "Affinity::nodes_share",
+            #[cfg(feature = "shared-sessions")]
+            Way::Shared(_) => "Affinity::shared",
         })
     }
 }

@@ -55,7 +55,7 @@ pub enum SameSite {
 /// A text that cannot stand where it was to stand in a `Set-Cookie` line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} cannot be the {1} of a cookie")]
-pub struct InvalidCookie(String, &'static str);
+pub struct InvalidCookie(pub(in crate::session) String, pub(in crate::session) &'static str);
 
 const FORMAT: u8 = 1;
 const MASKED: usize = 12;
@@ -88,8 +88,7 @@ impl StickyCookie {
     /// [`InvalidCookie`] when `name` is empty or has characters that a name cannot have (RFC 6265, 4.1.1).
     pub fn name(mut self, name: impl Into<String>) -> Result<Self, InvalidCookie> {
         self.name = name.into();
-        let fits = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
-        match !self.name.is_empty() && self.name.bytes().all(fits) {
+        match is_name(&self.name) {
             true => Ok(self),
             false => Err(InvalidCookie(self.name, "name")),
         }
@@ -245,7 +244,13 @@ fn mask(masker: &Tagger, tag: &[u8], mut bytes: [u8; MASKED]) -> [u8; MASKED] {
     bytes
 }
 
-fn is_attribute(text: &str) -> bool {
+/// Can it be the name of a cookie (RFC 6265, 4.1.1)?
+pub(in crate::session) fn is_name(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
+    !text.is_empty() && text.bytes().all(fits)
+}
+
+pub(in crate::session) fn is_attribute(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b';')
 }
 

@@ -3,6 +3,8 @@
 
 mod backlog;
 mod breaker;
+#[cfg(feature = "shared-sessions")]
+mod fresh;
 mod in_use;
 mod near;
 
@@ -407,7 +409,8 @@ impl Inner {
             Write::Save { record, expect, ttl } => (record, *expect, *ttl),
         };
         let mut saved = self.in_time(self.store.save(key, record, expect, ttl)).await;
-        if let Ok(Saved::Lost(None)) = saved {
+        // A binding may come back after its record has expired; a sealed session that is gone was logged out.
+        if matches!(saved, Ok(Saved::Lost(None))) && record.sealed().is_empty() {
             saved = self.in_time(self.store.save(key, record, Expect::Absent, ttl)).await;
         }
         let known = match saved {

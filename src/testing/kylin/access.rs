@@ -24,6 +24,8 @@ pub(super) enum Caller {
     Nobody,
     /// Credentials came and are wrong, or nobody can say.
     Rejected(Rejection),
+    /// A session of which there is no more than a placeholder.
+    Unwritten,
     /// A user, and the cookie of the session that was made for the occasion.
     Known(User, Option<HeaderValue>),
 }
@@ -44,6 +46,9 @@ impl KylinNode {
         let stored = !self.faults().session_store_is_down();
         let session =
             cookie.ids(headers).into_iter().filter(|_| stored).find_map(|id| sessions.user(&id).map(|user| (id, user)));
+        if session.as_ref().is_some_and(|(id, _)| sessions.is_unwritten_for(id, self.name())) {
+            return Caller::Unwritten;
+        }
         let Some(credentials) = headers.get(header::AUTHORIZATION) else {
             return session.map_or(Caller::Nobody, |(_, user)| Caller::Known(user, None));
         };
@@ -60,6 +65,7 @@ impl KylinNode {
             return Caller::Rejected(Rejection::MetastoreDown);
         }
         let Some(user) = settings.metastore.check_password(&name, &password) else {
+            self.inner.counts.add(|stats| stats.wrong_passwords += 1);
             return Caller::Rejected(Rejection::Credentials);
         };
         self.inner.counts.add(|stats| stats.logins += 1);
@@ -69,6 +75,9 @@ impl KylinNode {
         let id = cookie.new_id();
         let set = cookie.set(&id);
         if stored {
+            if settings.shares_sessions && settings.writes_late {
+                sessions.leave_unwritten(&id, self.name());
+            }
             sessions.open(user.clone(), id);
         }
         Caller::Known(user, Some(set))

@@ -114,6 +114,13 @@ pub(super) fn html(status: StatusCode) -> Response<Body> {
     typed(status, "text/html;charset=utf-8", page)
 }
 
+/// What Tomcat makes of the exception of tomcat-redis-session-manager (RedisSessionManager.java:388).
+pub(super) fn unwritten_session() -> Response<Body> {
+    let page = "<html><body><h1>HTTP Status 500</h1><pre>java.lang.IllegalStateException: Race condition encountered: \
+                attempted to load session which has been created but not yet serialized.</pre></body></html>";
+    typed(StatusCode::INTERNAL_SERVER_ERROR, "text/html;charset=utf-8", page)
+}
+
 /// The start page of the web application, with which Kylin answers wrong paths too.
 pub(super) fn start_page(status: StatusCode) -> Response<Body> {
     let page =

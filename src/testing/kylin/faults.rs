@@ -50,6 +50,8 @@ pub enum Reach {
     Everything,
     /// Those below `/kylin/api/query`: the node looks well and fails at its work.
     Queries,
+    /// Logins and logouts.
+    Sessions,
 }
 
 /// The knobs of one node. They may be turned at any time and count for requests that come later.
@@ -127,6 +129,7 @@ impl Faults {
         let at = injected.iter().position(|fault| match fault.reach {
             Reach::Everything => true,
             Reach::Queries => path.starts_with("/kylin/api/query"),
+            Reach::Sessions => path == "/kylin/api/user/authentication" || path.ends_with("logout"),
         })?;
         let Injected { fault, left, .. } = injected.get_mut(at)?;
         let fault = *fault;

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Limited};
 
 use super::KylinNode;
 use super::access::{Caller, Denied, Rejection, admit};
-use super::answer::{Failure, html, redirect, start_page};
+use super::answer::{self, Failure, html, redirect, start_page};
 use super::call::{self, Call};
 use super::catalog::request_id;
 use super::demo;
@@ -102,6 +102,9 @@ impl KylinNode {
             }
             Err(error) => return Err(NoAnswer::RequestBody(error)),
         };
+        if path == "/kylin/login" && parts.method == Method::POST {
+            return Ok(self.log_in_by_form(&settings, &body));
+        }
         let Some(call) = path.strip_prefix("/kylin/api/") else {
             return Ok(self.page(&settings, &path, &parts.headers, &origin));
         };
@@ -127,6 +130,7 @@ impl KylinNode {
         let (user, cookie) = match self.identify(&settings, &parts.headers, login) {
             Caller::Nobody => (None, None),
             Caller::Known(user, cookie) => (Some(user), cookie),
+            Caller::Unwritten => return answer::unwritten_session(),
             Caller::Rejected(Rejection::Credentials) => return Denied::Unauthorized.render(dialect, url),
             Caller::Rejected(Rejection::MetastoreDown) => return Failure::metastore_down().render(dialect, url),
         };
@@ -160,6 +164,24 @@ impl KylinNode {
             _ if path.starts_with("/kylin/") => start_page(StatusCode::NOT_FOUND),
             _ => html(StatusCode::NOT_FOUND),
         }
+    }
+
+    /// Spring's login form: success and failure are both redirected, and a failure leaves a session behind as well.
+    fn log_in_by_form(&self, settings: &Settings, body: &[u8]) -> Response<Body> {
+        let form = Params::parse(&String::from_utf8_lossy(body));
+        let (name, password) = (form.value("username").unwrap_or(""), form.value("password").unwrap_or(""));
+        let user = settings.metastore.check_password(name, password);
+        self.inner.counts.add(|stats| match user {
+            Some(_) => stats.logins += 1,
+            None => stats.wrong_passwords += 1,
+        });
+        let mut response = redirect(if user.is_some() { "/kylin/" } else { "/kylin/login?error" });
+        let id = settings.cookie().new_id();
+        response.headers_mut().insert(header::SET_COOKIE, settings.cookie().set(&id));
+        if let Some(user) = user {
+            self.session_table(settings).open(user, id);
+        }
+        response
     }
 
     fn log_out(&self, settings: &Settings, headers: &HeaderMap, origin: &str) -> Response<Body> {

@@ -165,6 +165,12 @@ impl Metastore {
         self.shared.down.load(Ordering::SeqCst)
     }
 
+    /// Has the nodes write what they have left unwritten of shared sessions, see
+    /// [`KylinNode::writes_sessions_late`](super::KylinNode::writes_sessions_late).
+    pub fn write_sessions(&self) {
+        self.shared.sessions.write_all();
+    }
+
     pub(super) fn sessions(&self) -> &Sessions {
         &self.shared.sessions
     }

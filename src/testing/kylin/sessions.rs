@@ -24,6 +24,8 @@ pub(super) struct Sessions(Arc<Mutex<Table>>);
 struct Table {
     users: AHashMap<String, User>,
     order: VecDeque<String>,
+    /// Sessions that are in a shared table by their id only, and the nodes that know more of them.
+    unwritten: AHashMap<String, String>,
 }
 
 impl Sessions {
@@ -42,8 +44,23 @@ impl Sessions {
         self.0.lock().users.get(id).cloned()
     }
 
+    /// Notes that only the node called `name` knows what is in the session.
+    pub(super) fn leave_unwritten(&self, id: &str, name: &str) {
+        self.0.lock().unwritten.insert(id.to_owned(), name.to_owned());
+    }
+
+    /// Is it a placeholder to the node called `name`?
+    pub(super) fn is_unwritten_for(&self, id: &str, name: &str) -> bool {
+        self.0.lock().unwritten.get(id).is_some_and(|knows| knows != name)
+    }
+
+    pub(super) fn write_all(&self) {
+        self.0.lock().unwritten.clear();
+    }
+
     pub(super) fn end(&self, id: &str) {
         let mut table = self.0.lock();
+        table.unwritten.remove(id);
         if table.users.remove(id).is_some() {
             table.order.retain(|kept| kept != id);
         }

@@ -49,6 +49,7 @@ pub(super) struct Settings {
     pub(super) mode: Mode,
     pub(super) metastore: Metastore,
     pub(super) shares_sessions: bool,
+    pub(super) writes_late: bool,
     pub(super) version: String,
     pub(super) active_job_node: Option<bool>,
     pub(super) keep_alive: Duration,
@@ -61,6 +62,7 @@ impl Default for Settings {
             mode: Mode::All,
             metastore: Metastore::new(),
             shares_sessions: false,
+            writes_late: false,
             version: "3.1.3".to_owned(),
             active_job_node: None,
             keep_alive: Duration::from_secs(20), // Tomcat's connectionTimeout in Kylin's server.xml
@@ -125,6 +127,14 @@ impl KylinNode {
     #[must_use]
     pub fn share_sessions(self, shared: bool) -> Self {
         self.change(|settings| settings.shares_sessions = shared)
+    }
+
+    /// Has a shared session begin as a placeholder, which is all that other nodes find until
+    /// [`Metastore::write_sessions`]: a request that meets it is answered with 500, as by tomcat-redis-session-manager, which
+    /// writes a session after the answer has been sent. Default: off.
+    #[must_use]
+    pub fn writes_sessions_late(self, late: bool) -> Self {
+        self.change(|settings| settings.writes_late = late)
     }
 
     /// Sets the version that the node reports.

@@ -35,6 +35,8 @@ pub struct Stats {
     pub builds: u64,
     /// Passwords checked and found right. Clients without cookies cause one with every request.
     pub logins: u64,
+    /// Passwords checked and found wrong. Kylin 5 locks a user after three.
+    pub wrong_passwords: u64,
     /// Answers of 401.
     pub unauthorized: u64,
     /// Calls of `/kylin/api/cache`, which no client from outside should reach.

@@ -3,16 +3,24 @@
 // A tool that no test happens to need today is not a fault of the tests.
 #![allow(dead_code)]
 
+pub(crate) mod browser;
 pub(crate) mod cluster;
 pub(crate) mod front;
 pub(crate) mod health;
 pub(crate) mod http;
+pub(crate) mod mariadb;
+pub(crate) mod memcached;
 pub(crate) mod nginx;
 pub(crate) mod port;
 pub(crate) mod process;
 pub(crate) mod raw_node;
+pub(crate) mod recording;
+pub(crate) mod redis;
 pub(crate) mod resources;
+pub(crate) mod sessions;
+pub(crate) mod shared;
 pub(crate) mod skip;
 pub(crate) mod tomcat;
+pub(crate) mod zookeeper;
 
 pub(crate) use nginx::{Nginx, require_nginx};

@@ -1,0 +1,27 @@
+use std::future::pending;
+
+use super::{Discovery, DiscoveryError, Found};
+
+/// A fixed list of nodes.
+#[derive(Debug, Clone)]
+pub struct Static {
+    found: Vec<Found>,
+    told: bool,
+}
+
+impl Static {
+    /// These nodes, in this order.
+    pub fn new(found: impl IntoIterator<Item = Found>) -> Self {
+        Static { found: found.into_iter().collect(), told: false }
+    }
+}
+
+impl Discovery for Static {
+    async fn next(&mut self) -> Result<Vec<Found>, DiscoveryError> {
+        if self.told {
+            pending::<()>().await;
+        }
+        self.told = true;
+        Ok(self.found.clone())
+    }
+}

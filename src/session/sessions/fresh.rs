@@ -1,0 +1,32 @@
+//! What must not wait for the near cache to grow old: is the session still there, and is it gone?
+
+use super::backlog::{self, Write};
+use super::{Known, Sessions, known};
+use crate::session::SessionKey;
+
+impl Sessions {
+    /// What the store has under `key` now, whatever the near cache remembers; that where the store is away.
+    pub(crate) async fn find_fresh(&self, key: SessionKey) -> Known {
+        let inner = &*self.inner;
+        let near = inner.near.as_ref().and_then(|cache| cache.get(&key, inner.tenths()));
+        // What waits to be written is newer than what the store has.
+        if near.as_ref().is_some_and(|near| near.version.is_none()) || !inner.breaker.allows(inner.millis()) {
+            return near.map_or(Known::Unsaid, known);
+        }
+        let loaded = inner.in_time(inner.store.load(&key)).await;
+        inner.loaded(&key, loaded, near)
+    }
+
+    /// [`remove`](Self::remove), waited for: when this returns, no front end finds the session in the store any more, unless the
+    /// store is away.
+    pub(crate) async fn remove_now(&self, key: SessionKey) {
+        let inner = &self.inner;
+        if let Some(near) = &inner.near {
+            near.forget(&key);
+        }
+        let removed = inner.breaker.allows(inner.millis()) && inner.in_time(inner.store.remove(&key)).await.is_ok();
+        if !removed {
+            backlog::later(inner, key, Write::Remove);
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Nodes that DNS names, with a DNS server of the test's own that may answer anything.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kylin_lb::Cluster;
+use kylin_lb::discovery::{self, Backoff, Dns, Follow, FollowStatus, SourceState};
+use kylin_lb::endpoint::Role;
+use tokio::net::UdpSocket;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use crate::support::cluster::Nowhere;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const A: u16 = 1;
+const CNAME: u16 = 5;
+const AAAA: u16 = 28;
+const SRV: u16 = 33;
+
+/// A resource record of the name that was asked for.
+#[derive(Debug, Clone)]
+struct Record {
+    kind: u16,
+    ttl: u32,
+    data: Vec<u8>,
+}
+
+/// How the server answers a question.
+#[derive(Clone)]
+enum Reply {
+    Records(Vec<Record>),
+    /// A response code: 2 is SERVFAIL, 3 NXDOMAIN, 5 REFUSED.
+    Code(u8),
+    /// These bytes after the head and the question, with these counts of answers.
+    Raw(u16, Vec<u8>),
+    /// Records under a foreign id, as of somebody who guesses.
+    Forged(Vec<Record>),
+    /// Bytes that are no DNS at all.
+    Junk(Vec<u8>),
+    Nothing,
+}
+
+/// A DNS server that listens on UDP only.
+struct DnsServer {
+    address: SocketAddr,
+    replies: Arc<Mutex<HashMap<u16, Reply>>>,
+    task: AbortHandle,
+}
+
+impl DnsServer {
+    async fn start() -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let replies: Arc<Mutex<HashMap<u16, Reply>>> = Arc::default();
+        let known = Arc::clone(&replies);
+        let task = tokio::spawn(async move {
+            let mut question = [0; 1500];
+            while let Ok((length, from)) = socket.recv_from(&mut question).await {
+                let kind = kind_of(&question[..length]);
+                let reply = known.lock().unwrap().get(&kind).cloned().unwrap_or(Reply::Code(0));
+                if let Some(answer) = answer(&question[..length], &reply) {
+                    let _ = socket.send_to(&answer, from).await;
+                }
+            }
+        });
+        DnsServer { address, replies, task: task.abort_handle() }
+    }
+
+    fn says(&self, kind: u16, reply: Reply) {
+        self.replies.lock().unwrap().insert(kind, reply);
+    }
+
+    fn records(&self, kind: u16, records: impl IntoIterator<Item = Record>) {
+        self.says(kind, Reply::Records(records.into_iter().collect()));
+    }
+}
+
+impl Drop for DnsServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Where the question's name ends.
+fn end_of_name(question: &[u8]) -> usize {
+    let mut at = 12;
+    while question[at] != 0 {
+        at += usize::from(question[at]) + 1;
+    }
+    at + 1
+}
+
+fn kind_of(question: &[u8]) -> u16 {
+    let end = end_of_name(question);
+    u16::from_be_bytes([question[end], question[end + 1]])
+}
+
+fn answer(question: &[u8], reply: &Reply) -> Option<Vec<u8>> {
+    let (code, count, records) = match reply {
+        Reply::Nothing => return None,
+        Reply::Junk(bytes) => return Some(bytes.clone()),
+        Reply::Code(code) => (*code, 0, Vec::new()),
+        Reply::Raw(count, bytes) => (0, *count, bytes.clone()),
+        Reply::Records(records) | Reply::Forged(records) => {
+            let bytes = records.iter().flat_map(|record| {
+                // The name of the question, by reference.
+                let mut bytes = vec![0xc0, 12];
+                bytes.extend(record.kind.to_be_bytes());
+                bytes.extend([0, 1]);
+                bytes.extend(record.ttl.to_be_bytes());
+                bytes.extend(u16::try_from(record.data.len()).unwrap().to_be_bytes());
+                bytes.extend(&record.data);
+                bytes
+            });
+            (0, u16::try_from(records.len()).unwrap(), bytes.collect())
+        }
+    };
+    let mut answer = question[..2].to_vec();
+    if matches!(reply, Reply::Forged(_)) {
+        answer[0] ^= 0xff;
+    }
+    // A recursive answer to one question, without the additional record that may have come with it.
+    answer.extend([0x81, 0x80 | code, 0, 1]);
+    answer.extend(count.to_be_bytes());
+    answer.extend([0, 0, 0, 0]);
+    answer.extend(&question[12..end_of_name(question) + 4]);
+    answer.extend(records);
+    Some(answer)
+}
+
+fn a(octet: u8, ttl: u32) -> Record {
+    Record { kind: A, ttl, data: vec![10, 0, 0, octet] }
+}
+
+fn name(text: &str) -> Vec<u8> {
+    let labels = text.split('.').filter(|label| !label.is_empty());
+    let mut bytes: Vec<u8> =
+        labels.flat_map(|label| std::iter::once(u8::try_from(label.len()).unwrap()).chain(label.bytes())).collect();
+    bytes.push(0);
+    bytes
+}
+
+fn srv(priority: u16, weight: u16, port: u16, target: &str, ttl: u32) -> Record {
+    let mut data = [priority, weight, port].iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>();
+    data.extend(name(target));
+    Record { kind: SRV, ttl, data }
+}
+
+struct Named {
+    cluster: Cluster<Nowhere>,
+    follow: Follow,
+}
+
+impl Named {
+    fn by(server: &DnsServer, source: Dns) -> Self {
+        let source = source.servers([server.address]).patience(Duration::from_millis(600));
+        let source = source.ttl_between(Duration::from_millis(20), Duration::from_millis(50));
+        let cluster = Cluster::builder().build().unwrap();
+        let backoff = Backoff { first: Duration::from_millis(10), most: Duration::from_millis(20) };
+        let follow = discovery::follow_with(&cluster, source, |found| found.endpoint(Nowhere), backoff);
+        Named { cluster, follow }
+    }
+
+    /// Endpoints as `address weight`, and ` backup`.
+    fn endpoints(&self) -> Vec<String> {
+        let shown = |backup| if backup { " backup" } else { "" };
+        let endpoints = self.cluster.status().endpoints;
+        endpoints.iter().map(|e| format!("{} {}{}", e.id, e.weight, shown(e.backup))).collect()
+    }
+
+    async fn has(&self, expected: &[&str]) {
+        self.until(|_| self.endpoints() == expected, &format!("{expected:?}")).await;
+    }
+
+    async fn until(&self, test: impl FnMut(&FollowStatus) -> bool, what: &str) {
+        let came = timeout(PATIENCE, self.follow.wait_until(test)).await;
+        assert!(came.is_ok(), "not {what}: {:?} {:?}", self.endpoints(), self.follow.status());
+    }
+}
+
+#[tokio::test]
+async fn services_become_weighted_endpoints_and_backups_and_are_asked_for_again() {
+    let server = DnsServer::start().await;
+    // An hour, which the bound on the time to live overcomes.
+    server.records(SRV, [srv(10, 3, 7070, "Q1.example.", 3600), srv(20, 5, 7071, "q2.example.", 3600)]);
+    let named = Named::by(&server, Dns::services("_kylin._tcp.example.").unwrap().roles(Role::Query));
+    named.has(&["q1.example:7070 3", "q2.example:7071 5 backup"]).await;
+    assert!(named.cluster.status().endpoints.iter().all(|endpoint| endpoint.roles.to_string() == "query"));
+
+    // In another order, which is no change, and with another node.
+    server.records(
+        SRV,
+        [srv(20, 5, 7071, "q2.example.", 0), srv(10, 3, 7070, "q1.example.", 0), srv(10, 0, 1, "q3.", 0)],
+    );
+    named.has(&["q1.example:7070 3", "q3:1 1", "q2.example:7071 5 backup"]).await;
+    server.records(SRV, [srv(20, 9, 7071, "q2.example.", 0)]);
+    named.has(&["q2.example:7071 9"]).await;
+}
+
+#[tokio::test]
+async fn addresses_of_both_families_become_endpoints() {
+    let server = DnsServer::start().await;
+    server.records(A, [a(2, 0), a(1, 0)]);
+    let v6 = Record { kind: AAAA, ttl: 0, data: Ipv6Addr::LOCALHOST.octets().to_vec() };
+    server.records(AAAA, [v6]);
+    let named = Named::by(&server, Dns::addresses("kylin.example.", 7070).unwrap());
+    named.has(&["10.0.0.1:7070 1", "10.0.0.2:7070 1", "[::1]:7070 1"]).await;
+    server.records(AAAA, []);
+    named.has(&["10.0.0.1:7070 1", "10.0.0.2:7070 1"]).await;
+    // A server that fails for one family hides no node of the other,
+    server.says(AAAA, Reply::Code(2));
+    server.records(A, [a(1, 0), a(3, 0)]);
+    named.has(&["10.0.0.1:7070 1", "10.0.0.3:7070 1"]).await;
+    // and none is taken for gone because its family fails.
+    server.records(AAAA, [Record { kind: AAAA, ttl: 0, data: Ipv6Addr::LOCALHOST.octets().to_vec() }]);
+    named.has(&["10.0.0.1:7070 1", "10.0.0.3:7070 1", "[::1]:7070 1"]).await;
+    server.says(A, Reply::Code(2));
+    named.until(|status| status.source == SourceState::Failing, "failing").await;
+    named.has(&["10.0.0.1:7070 1", "10.0.0.3:7070 1", "[::1]:7070 1"]).await;
+}
+
+#[tokio::test]
+async fn a_name_that_vanishes_and_a_server_that_fails_empty_nothing() {
+    let server = DnsServer::start().await;
+    server.records(SRV, [srv(1, 1, 7070, "q1.", 0)]);
+    let named = Named::by(&server, Dns::services("_kylin._tcp.example.").unwrap());
+    named.has(&["q1:7070 1"]).await;
+    let mut weight = 1;
+    for (reply, state) in [
+        (Reply::Code(3), SourceState::Empty),
+        (Reply::Records(vec![]), SourceState::Empty),
+        (Reply::Records(vec![srv(0, 0, 0, ".", 0)]), SourceState::Empty),
+        (Reply::Code(2), SourceState::Failing),
+        (Reply::Code(5), SourceState::Failing),
+        (Reply::Nothing, SourceState::Failing),
+    ] {
+        server.says(SRV, reply);
+        named.until(|status| status.source == state, &format!("{state:?}")).await;
+        assert_eq!(named.endpoints(), [format!("q1:7070 {weight}")]);
+        weight += 1;
+        server.records(SRV, [srv(1, weight, 7070, "q1.", 0)]);
+        named.has(&[&format!("q1:7070 {weight}")]).await;
+    }
+}
+
+#[tokio::test]
+async fn hostile_answers_change_nothing() {
+    let server = DnsServer::start().await;
+    server.records(SRV, [srv(1, 1, 7070, "q1.", 0)]);
+    let named = Named::by(&server, Dns::services("_kylin._tcp.example.").unwrap());
+    named.has(&["q1:7070 1"]).await;
+
+    let head = |kind: u16, length: u16| {
+        let mut bytes = vec![0xc0, 12];
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend([0, 1, 0, 0, 0, 0]);
+        bytes.extend(length.to_be_bytes());
+        bytes
+    };
+    let with = |mut bytes: Vec<u8>, rest: &[u8]| {
+        bytes.extend(rest);
+        bytes
+    };
+    let evil = "evil.".to_owned();
+    let hostile = [
+        ("more answers than there are", Reply::Raw(65_535, head(SRV, 0))),
+        ("data that ends before it should", Reply::Raw(1, with(head(SRV, 300), &[0, 1, 0, 1]))),
+        ("no data", Reply::Raw(1, head(SRV, 0))),
+        // The answer's name refers to itself.
+        ("a name without end", Reply::Raw(1, with(vec![0xc0, 38, 0, 33, 0, 1], &[0xc0, 38, 0, 0, 0, 0, 0, 0]))),
+        ("a target that refers beyond the end", Reply::Raw(1, with(head(SRV, 8), &[0, 1, 0, 1, 27, 158, 0xff, 0xff]))),
+        ("junk", Reply::Junk(vec![0xff; 700])),
+        ("one byte", Reply::Junk(vec![0])),
+        ("a forged id", Reply::Forged(vec![srv(1, 1, 7070, &evil, 0)])),
+        ("an alias of itself", Reply::Records(vec![Record { kind: CNAME, ttl: 0, data: vec![0xc0, 12] }])),
+        ("a record of another kind", Reply::Records(vec![a(66, 0)])),
+        ("a target that is no host name", Reply::Records(vec![srv(1, 1, 7070, "evil\n/x.", 0)])),
+        ("port 0", Reply::Records(vec![srv(1, 1, 0, &evil, 0)])),
+    ];
+    let mut weight = 1;
+    for (what, reply) in hostile {
+        server.says(SRV, reply);
+        named.until(|status| status.source != SourceState::Current, what).await;
+        assert_eq!(named.endpoints(), [format!("q1:7070 {weight}")], "{what}");
+        weight += 1;
+        server.records(SRV, [srv(1, weight, 7070, "q1.", 0)]);
+        named.has(&[&format!("q1:7070 {weight}")]).await;
+    }
+}

@@ -1,0 +1,147 @@
+//! Sessions in one or several Memcached servers.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use kylin_lb::session::{Expect, Saved, StoreError};
+use kylin_lb::testing::store::{Pair, conformance};
+
+use crate::support::memcached::{Memcached, memcached_installed};
+use crate::support::sessions::{
+    TTL, bind, bound, comes_back, front_end, hex, keeps_answers_apart, key, says_that_it_is_down, settle_first_sights,
+    whole_text,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_every_promise_of_a_store() {
+    if !memcached_installed() {
+        return;
+    }
+    let (one, other) = (Memcached::start(&[]).await, Memcached::start(&[]).await);
+    // Each front end has the list in its own order.
+    let urls = [(&one, &other), (&other, &one)].map(|(a, b)| format!("memcached://{},{}", a.address(), b.address()));
+    conformance(|| async { Pair { one: front_end(&urls[0]), other: front_end(&urls[1]) } }).await;
+    settle_first_sights(front_end(&urls[0]), front_end(&urls[1]), 10_000).await;
+    keeps_answers_apart(front_end(&urls[0])).await;
+    for server in [&one, &other] {
+        let stored: u64 = stat(server, "total_items").parse().unwrap();
+        assert!(stored > 3000, "sessions are spread over the servers: {stored} here");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_crashed_takes_only_its_own_sessions_with_it() {
+    if !memcached_installed() {
+        return;
+    }
+    let (mut one, other) = (Memcached::start(&[]).await, Memcached::start(&[]).await);
+    let store = front_end(&format!("memcached://{},{}", one.address(), other.address()));
+    let keys: Vec<_> = (0..200).map(key).collect();
+    for key in &keys {
+        bind(&store, key, "q1").await.unwrap();
+    }
+    let here: u64 = stat(&one, "curr_items").parse().unwrap();
+    one.kill();
+    let (mut served, mut down) = (0, Vec::new());
+    for key in &keys {
+        match store.load(key).await {
+            Ok(there) => served += u32::from(there.is_some()),
+            Err(error) => {
+                assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+                down.push(key);
+            }
+        }
+    }
+    assert_eq!((served, down.len() as u64), (200 - here as u32, here));
+    one.restart().await;
+    comes_back(&store, down[0]).await;
+    assert_eq!(store.load(down[0]).await.unwrap(), None, "a cache comes back empty");
+}
+
+#[tokio::test]
+async fn is_made_without_a_server() {
+    // Port 1 has none.
+    says_that_it_is_down(&front_end("memcached://127.0.0.1:1")).await;
+}
+
+#[tokio::test]
+async fn a_long_time_to_live_is_not_taken_for_a_date() {
+    if !memcached_installed() {
+        return;
+    }
+    let server = Memcached::start(&[]).await;
+    let store = front_end(&format!("memcached://{}", server.address()));
+    for days in [29, 31, 365, 40_000] {
+        let ttl = Duration::from_secs(days * 86_400);
+        let key = key(u128::from(days));
+        store.save(&key, &bound("q1"), Expect::Absent, ttl).await.unwrap();
+        assert!(store.load(&key).await.unwrap().is_some(), "{days} days");
+        store.touch(&key, ttl).await.unwrap();
+        assert!(store.load(&key).await.unwrap().is_some(), "{days} days more");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_record_counts_as_absent_and_is_replaced() {
+    if !memcached_installed() {
+        return;
+    }
+    let server = Memcached::start(&[]).await;
+    let store = front_end(&format!("memcached://{}", server.address()));
+    for (number, length) in (0..).zip([0, 1, 8, 100, 17_000, 900_000]) {
+        let key = key(number);
+        let value = "x".repeat(length);
+        assert_eq!(say(&server, &format!("set kylin-lb:{} 0 0 {length}\r\n{value}\r\n", hex(&key))), "STORED");
+        assert_eq!(store.load(&key).await.unwrap(), None, "{length} bytes");
+        let lost = store.save(&key, &bound("q1"), Expect::Version(7), TTL).await.unwrap();
+        assert_eq!(lost, Saved::Lost(None), "{length} bytes");
+        assert!(matches!(bind(&store, &key, "q1").await, Ok(Saved::Done(_))), "{length} bytes");
+        assert_eq!(store.load(&key).await.unwrap().map(|there| there.record), Some(bound("q1")), "{length} bytes");
+    }
+}
+
+#[tokio::test]
+async fn logs_in_where_that_is_asked_for() {
+    if !memcached_installed() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users");
+    std::fs::write(&file, "front:hunter2\n").unwrap();
+    let server = Memcached::start(&["-Y", file.to_str().unwrap()]).await;
+    let store = front_end(&format!("memcached://front:hunter2@{}", server.address()));
+    assert!(matches!(bind(&store, &key(1), "q1").await, Ok(Saved::Done(_))));
+    for login in ["front:wrong-word@", ""] {
+        let store = front_end(&format!("memcached://{login}{}", server.address()));
+        let error = bind(&store, &key(2), "endpoint-9").await.unwrap_err();
+        assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
+        let text = whole_text(&error);
+        for secret in ["front", "wrong-word", "endpoint-9", "kylin-lb:"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+}
+
+/// What the server answers to one command, to its first line end.
+fn say(server: &Memcached, command: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    stream.write_all(command.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    String::from_utf8(answer).unwrap().trim_end().to_owned()
+}
+
+/// One of the server's figures.
+fn stat(server: &Memcached, name: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    stream.write_all(b"stats\r\nquit\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let line = answer.lines().find_map(|line| line.strip_prefix(&format!("STAT {name} ")));
+    line.unwrap_or_else(|| panic!("{answer}")).to_owned()
+}

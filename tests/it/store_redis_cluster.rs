@@ -1,0 +1,147 @@
+//! Sessions in a Redis Cluster of three masters and three replicas.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use kylin_lb::testing::store::{Pair, conformance};
+
+use crate::support::redis::{RedisCluster, cli, redis_installed};
+use crate::support::sessions::{bind, bound, comes_back, front_end, hex, key, settle_first_sights};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_every_promise_of_a_store_and_settles_10_000_first_sights() {
+    if !redis_installed() {
+        return;
+    }
+    let cluster = RedisCluster::start().await;
+    let url = cluster.url();
+    conformance(|| async { Pair { one: front_end(&url), other: front_end(&url) } }).await;
+    settle_first_sights(front_end(&url), front_end(&url), 10_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_moves_without_a_failed_operation() {
+    if !redis_installed() {
+        return;
+    }
+    let mut cluster = RedisCluster::start().await;
+    let store = front_end(&cluster.url());
+    // All in one slot, by a tag: of that slot some keys have moved and some have not, all the time.
+    let tagged = front_end(&format!("{}?prefix=%7Btag%7D", cluster.url()));
+    for number in 0..500 {
+        bind(&tagged, &key(number), "q1").await.unwrap();
+    }
+    bind(&store, &key(1), "q1").await.unwrap();
+
+    let slot = cluster.nodes[0].cli(&["cluster", "keyslot", "{tag}"]);
+    let from = cluster.master_of("{tag}", &cluster.nodes[0]);
+    let id = |port| cli(port, &["cluster", "myid"]);
+    let is_master = |port| cli(port, &["role"]).starts_with("master");
+    let to = cluster.nodes.iter().map(|node| node.port()).find(|&port| port != from && is_master(port)).unwrap();
+
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let callers: Vec<_> = (0..4)
+        .map(|lane| {
+            let (store, stop, asked) = (tagged.clone(), stop.clone(), asked.clone());
+            tokio::spawn(async move {
+                let mut number: u128 = lane * 1000;
+                while !stop.load(Ordering::Relaxed) {
+                    number += 1;
+                    let old = key(number % 500);
+                    let there = store.load(&old).await.unwrap().expect("it was bound");
+                    assert_eq!(there.record, bound("q1"));
+                    let new = key(1_000_000 + number);
+                    bind(&store, &new, "q2").await.unwrap();
+                    store.remove(&new).await.unwrap();
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+
+    // What `redis-cli --cluster reshard` does for one slot.
+    let moved = tokio::task::spawn_blocking(move || {
+        let (from_id, to_id) = (id(from), id(to));
+        assert_eq!(cli(to, &["cluster", "setslot", &slot, "importing", &from_id]), "OK");
+        assert_eq!(cli(from, &["cluster", "setslot", &slot, "migrating", &to_id]), "OK");
+        loop {
+            let keys = cli(from, &["cluster", "getkeysinslot", &slot, "7"]);
+            if keys.is_empty() {
+                break;
+            }
+            let port = to.to_string();
+            let mut migrate = vec!["migrate", "127.0.0.1", &port, "", "0", "5000", "keys"];
+            migrate.extend(keys.lines());
+            let said = cli(from, &migrate);
+            assert!(said == "OK" || said == "NOKEY", "{said}");
+        }
+        for port in [to, from] {
+            assert_eq!(cli(port, &["cluster", "setslot", &slot, "node", &to_id]), "OK");
+        }
+    });
+    moved.await.unwrap();
+    let before = asked.load(Ordering::Relaxed);
+    while asked.load(Ordering::Relaxed) < before + 200 && !callers.iter().any(|caller| caller.is_finished()) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert!(before > 0, "operations ran while the slot moved");
+    let held = cluster.node(to).cli(&["get", &format!("{{tag}}{}", hex(&key(0)))]);
+    assert!(!held.is_empty(), "the keys did move");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_dies_is_replaced_by_its_replica() {
+    if !redis_installed() {
+        return;
+    }
+    let mut cluster = RedisCluster::start().await;
+    let store = front_end(&cluster.url());
+    let lost = key(7);
+    bind(&store, &lost, "q1").await.unwrap();
+    let name = format!("kylin-lb:{}", hex(&lost));
+    let master = cluster.master_of(&name, &cluster.nodes[0]);
+    // On another master, which goes on serving after the first moments.
+    let other = (100..)
+        .map(key)
+        .find(|other| cluster.master_of(&format!("kylin-lb:{}", hex(other)), &cluster.nodes[0]) != master);
+    let other = other.unwrap();
+    bind(&store, &other, "q2").await.unwrap();
+    // Replication is asynchronous: the record is safe once a replica has it.
+    assert_eq!(cluster.node(master).cli(&["wait", "1", "5000"]), "1");
+
+    cluster.node(master).kill();
+    comes_back(&store, &lost).await;
+    assert_eq!(store.load(&lost).await.unwrap().map(|there| there.record), Some(bound("q1")));
+    assert_eq!(store.load(&other).await.unwrap().map(|there| there.record), Some(bound("q2")));
+
+    // The dead one returns as a replica, and nothing happens.
+    cluster.node(master).restart().await;
+    comes_back(&store, &lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_was_all_gone_is_found_again() {
+    if !redis_installed() {
+        return;
+    }
+    let mut cluster = RedisCluster::start().await;
+    let store = front_end(&cluster.url());
+    bind(&store, &key(1), "q1").await.unwrap();
+    // Stopped rather than killed: what a cluster knows of itself is lost with the folder of a node.
+    for node in &mut cluster.nodes {
+        node.process().signal("STOP");
+    }
+    for _ in 0..5 {
+        let gone = tokio::time::timeout(Duration::from_millis(50), store.load(&key(1))).await;
+        assert!(!matches!(gone, Ok(Ok(_))), "{gone:?}");
+    }
+    for node in &mut cluster.nodes {
+        node.process().signal("CONT");
+    }
+    comes_back(&store, &key(1)).await;
+}

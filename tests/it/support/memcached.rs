@@ -1,0 +1,70 @@
+//! A real Memcached.
+
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use super::port::free_port;
+use super::process::Process;
+use super::redis::on_path;
+use super::skip;
+
+/// How long it may take to start; it takes some 4 ms.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Whether Memcached is installed; loud when it is not.
+pub(crate) fn memcached_installed() -> bool {
+    skip::installed("memcached", on_path("memcached"))
+}
+
+/// A running server, killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Memcached {
+    process: Process,
+    port: u16,
+    arguments: Vec<String>,
+}
+
+impl Memcached {
+    /// Starts a server with further arguments, and waits until it listens.
+    pub(crate) async fn start(arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        for _ in 0..5 {
+            let port = free_port();
+            if let Some(process) = Self::attempt(port, &arguments).await {
+                return Memcached { process, port, arguments };
+            }
+        }
+        panic!("memcached does not start");
+    }
+
+    /// Kills the server as a crash would.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on the same port, empty, once it was killed.
+    pub(crate) async fn restart(&mut self) {
+        let process = Self::attempt(self.port, &self.arguments).await;
+        self.process = process.expect("the port of a server that was killed is free");
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Host and port.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    async fn attempt(port: u16, arguments: &[String]) -> Option<Process> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = Command::new("memcached");
+        // As root it wants to be told whom to become; others it ignores that for.
+        command.args(["-u", "nobody", "-l", "127.0.0.1", "-p", &port.to_string()]).args(arguments);
+        let mut process = Process::spawn("memcached", folder, &mut command).expect("memcached can be run");
+        let ready = process.wait_ready(PATIENCE, |_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
+        ready.await.ok().map(|()| process)
+    }
+}

@@ -1,0 +1,271 @@
+//! Real Redis servers: one alone, a cluster, a master with Sentinels.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::port::free_port;
+use super::process::Process;
+use super::skip;
+
+/// How long a server may take to start, and a group of them to find each other; it takes some 10 ms, and 5 s.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether Redis is installed; loud when it is not.
+pub(crate) fn redis_installed() -> bool {
+    skip::installed("redis-server", on_path("redis-server") && on_path("redis-cli"))
+}
+
+/// Whether Sentinel is installed; loud when it is not.
+pub(crate) fn sentinel_installed() -> bool {
+    skip::installed("redis-sentinel", on_path("redis-sentinel") && on_path("redis-cli"))
+}
+
+/// Whether a program can be found.
+pub(crate) fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|folder| folder.join(program).is_file())
+}
+
+/// A running server, killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    process: Process,
+    port: u16,
+    arguments: Vec<String>,
+}
+
+impl Redis {
+    /// Starts a server with further arguments, and waits until it serves.
+    pub(crate) async fn start(arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        for _ in 0..5 {
+            let port = free_port();
+            if let Some(process) = Self::attempt(port, &arguments).await {
+                return Redis { process, port, arguments };
+            }
+        }
+        panic!("redis-server does not start");
+    }
+
+    /// Kills the server as a crash would.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on the same port, empty, once it was killed.
+    pub(crate) async fn restart(&mut self) {
+        let process = Self::attempt(self.port, &self.arguments).await;
+        self.process = process.expect("the port of a server that was killed is free");
+    }
+
+    pub(crate) fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Host and port.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// What `redis-cli` says to these arguments.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
+        cli(self.port, arguments)
+    }
+
+    async fn attempt(port: u16, arguments: &[String]) -> Option<Process> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = Command::new("redis-server");
+        let tls = arguments.iter().any(|argument| argument == "--tls-cert-file");
+        let port = port.to_string();
+        let ports = if tls { ["--port", "0", "--tls-port", &port] } else { ["--port", &port, "--tls-port", "0"] };
+        command.args(ports).args(["--bind", "127.0.0.1", "--save", "", "--dir"]).arg(folder.path()).args(arguments);
+        let mut process = Process::spawn("redis-server", folder, &mut command).expect("redis-server can be run");
+        let ready = process.wait_ready(PATIENCE, |redis| redis.file("stdout").contains("Ready to accept connections"));
+        ready.await.ok().map(|()| process)
+    }
+}
+
+/// What `redis-cli` says to these arguments.
+pub(crate) fn cli(port: u16, arguments: &[&str]) -> String {
+    let output = Command::new("redis-cli").args(["-h", "127.0.0.1", "-p", &port.to_string()]).args(arguments).output();
+    let output = output.expect("redis-cli can be run");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Three masters and three replicas.
+#[derive(Debug)]
+pub(crate) struct RedisCluster {
+    pub(crate) nodes: Vec<Redis>,
+}
+
+impl RedisCluster {
+    /// Starts six servers, makes them a cluster, and waits until every replica could take its master's place.
+    pub(crate) async fn start() -> Self {
+        let mut nodes = Vec::new();
+        for _ in 0..6 {
+            let bus = free_port().to_string();
+            let cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", &bus];
+            nodes.push(Redis::start(&[&cluster[..], &["--repl-diskless-sync-delay", "0"]].concat()).await);
+        }
+        let addresses: Vec<String> = nodes.iter().map(Redis::address).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let create = [&["--cluster", "create"], &addresses[..], &["--cluster-replicas", "1", "--cluster-yes"]].concat();
+        let said = cli(nodes[0].port, &create);
+        assert!(said.contains("All 16384 slots covered"), "{said}");
+        let cluster = RedisCluster { nodes };
+        eventually("the cluster is whole", || {
+            let whole = |node: &Redis| node.cli(&["cluster", "info"]).contains("cluster_state:ok");
+            let synced = |node: &&Redis| node.cli(&["info", "replication"]).contains("master_link_status:up");
+            cluster.nodes.iter().all(whole) && cluster.nodes.iter().filter(synced).count() == 3
+        })
+        .await;
+        cluster
+    }
+
+    /// The address of a store on it; two of its nodes, so that the others have to be found.
+    pub(crate) fn url(&self) -> String {
+        format!("redis+cluster://{},{}", self.nodes[0].address(), self.nodes[5].address())
+    }
+
+    /// The port of the master of a key, as the node that is asked knows it.
+    pub(crate) fn master_of(&self, key: &str, asked: &Redis) -> u16 {
+        let slot: u32 = asked.cli(&["cluster", "keyslot", key]).parse().expect("a slot");
+        let nodes = asked.cli(&["cluster", "nodes"]);
+        for line in nodes.lines().filter(|line| line.contains("master") && !line.contains("fail")) {
+            let words: Vec<&str> = line.split(' ').collect();
+            let serves = words[8..].iter().any(|range| {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                let numbers = first.parse::<u32>().ok().zip(last.parse::<u32>().ok());
+                numbers.is_some_and(|(first, last)| (first..=last).contains(&slot))
+            });
+            if serves {
+                let address = words[1].split('@').next().expect("an address");
+                return address.rsplit(':').next().expect("a port").parse().expect("a port");
+            }
+        }
+        panic!("no master serves slot {slot}:\n{nodes}");
+    }
+
+    /// The node at a port.
+    pub(crate) fn node(&mut self, port: u16) -> &mut Redis {
+        self.nodes.iter_mut().find(|node| node.port == port).expect("a node of the cluster")
+    }
+}
+
+/// A master called `kylin`, a replica, and three Sentinels.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) master: Redis,
+    pub(crate) replica: Redis,
+    sentinels: Vec<(Process, u16)>,
+}
+
+impl Watched {
+    /// Starts all of them, and waits until they know each other.
+    pub(crate) async fn start() -> Self {
+        let delay = ["--repl-diskless-sync-delay", "0"];
+        let master = Redis::start(&delay).await;
+        let of = ["--replicaof", "127.0.0.1", &master.port.to_string()].map(str::to_owned);
+        let replica = Redis::start(&[&delay[..], &[&of[0], &of[1], &of[2]]].concat()).await;
+        eventually("the replica follows", || replica.cli(&["info", "replication"]).contains("master_link_status:up"))
+            .await;
+        let mut sentinels = Vec::new();
+        for _ in 0..3 {
+            sentinels.push(Self::sentinel(master.port).await);
+        }
+        eventually("the Sentinels know each other", || {
+            sentinels.iter().all(|(_, port)| {
+                let known = cli(*port, &["sentinel", "master", "kylin"]).replace('\n', " ");
+                known.contains("num-other-sentinels 2") && known.contains("num-slaves 1")
+            })
+        })
+        .await;
+        Watched { master, replica, sentinels }
+    }
+
+    /// The address of a store at the master, whoever that is. The first of the Sentinels is not there.
+    pub(crate) fn url(&self) -> String {
+        let sentinels: Vec<String> = self.sentinels.iter().map(|(_, port)| format!("127.0.0.1:{port}")).collect();
+        format!("redis+sentinel://127.0.0.1:1,{}/kylin/3", sentinels.join(","))
+    }
+
+    async fn sentinel(master: u16) -> (Process, u16) {
+        for _ in 0..5 {
+            let port = free_port();
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let file = folder.path().join("sentinel.conf");
+            let text = format!(
+                "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor kylin 127.0.0.1 {master} 2\n\
+                 sentinel down-after-milliseconds kylin 1000\nsentinel failover-timeout kylin 5000\n",
+                folder.path().display()
+            );
+            std::fs::write(&file, text).expect("the configuration can be written");
+            let mut command = Command::new("redis-sentinel");
+            let mut process =
+                Process::spawn("redis-sentinel", folder, command.arg(&file)).expect("redis-sentinel can be run");
+            let ready = process.wait_ready(PATIENCE, |_| cli(port, &["ping"]) == "PONG").await;
+            if ready.is_ok() {
+                return (process, port);
+            }
+        }
+        panic!("redis-sentinel does not start");
+    }
+}
+
+/// A certificate for 127.0.0.1 that is its own authority.
+#[derive(Debug)]
+pub(crate) struct Certificate(TempDir);
+
+impl Certificate {
+    /// Made by the `openssl` command.
+    pub(crate) fn make() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let certificate = Certificate(folder);
+        let mut openssl = Command::new("openssl");
+        openssl.args(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test".split(' '),
+        );
+        openssl.args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]);
+        openssl.arg("-keyout").arg(certificate.key()).arg("-out").arg(certificate.file());
+        let output = openssl.output().expect("openssl can be run");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        certificate
+    }
+
+    pub(crate) fn file(&self) -> std::path::PathBuf {
+        self.0.path().join("certificate.pem")
+    }
+
+    pub(crate) fn key(&self) -> std::path::PathBuf {
+        self.0.path().join("key.pem")
+    }
+}
+
+/// Whether the command that makes certificates is installed; loud when it is not.
+pub(crate) fn openssl_installed() -> bool {
+    skip::installed("openssl", on_path("openssl"))
+}
+
+/// A path as text.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary folders have plain names")
+}
+
+/// Waits until a condition holds.
+///
+/// # Panics
+/// When it does not within a minute.
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(tokio::time::Instant::now() < until, "never came true: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
