@@ -124,7 +124,7 @@ impl<'p, B: Backend> Journey<'p, B> {
                     let watch = self.visit.as_ref().and_then(|visit| visit.watch(&picked, request));
                     let sent = picked.backend.send(take(request)).await;
                     if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
-                        watch.is_over();
+                        watch.disarm();
                     }
                     sent
                 }

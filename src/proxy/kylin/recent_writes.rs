@@ -96,7 +96,7 @@ mod tests {
     use crate::clock::ManualClock;
 
     fn id(text: &str) -> EndpointId {
-        EndpointId::new(text).unwrap()
+        EndpointId::new(text).expect("a valid id")
     }
 
     #[test]
