@@ -45,8 +45,8 @@ fn no_secret_is_logged_shown_or_stored_in_the_clear() {
         let name = "shared_secrets::no_secret_is_logged_shown_or_stored_in_the_clear";
         let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
         let output = alone.args([name, "--exact", "--nocapture"]).env(ALONE, "yes").output().unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
+        let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+        let said = format!("{out}{err}");
         assert!(output.status.success() && said.contains("1 passed"), "{said}");
         return;
     }
