@@ -33,6 +33,7 @@ mod mounting;
 mod nginx_choice;
 mod nginx_site;
 mod nginx_smoke;
+mod nginx_sticky;
 mod node_connections;
 mod node_wire;
 mod nodes_share;

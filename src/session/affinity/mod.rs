@@ -28,6 +28,8 @@ use http::{Request, Response};
 
 pub use self::learn::SessionCookie;
 use self::learn::{Learn, Learned};
+#[cfg(feature = "nginx")]
+pub(crate) use self::route::GivenRoute;
 use self::route::Route;
 pub use self::sticky::{InvalidCookie, SameSite, StickyCookie};
 use self::user::User;
@@ -58,6 +60,9 @@ enum Way {
     Learn(Learn),
     Sticky(StickyCookie),
     Route(Route),
+    /// The caller of the proxy has found the route.
+    #[cfg(feature = "nginx")]
+    Given,
     NodesShare(Grace),
     #[cfg(feature = "shared-sessions")]
     Shared(Arc<Sharing>),
@@ -197,6 +202,12 @@ impl Affinity {
         Self::new(Way::Route(Route { cookies: cookies.into_iter().collect() }))
     }
 
+    /// The route that stands in a request's extensions as [`GivenRoute`].
+    #[cfg(feature = "nginx")]
+    pub(crate) fn given() -> Self {
+        Self::new(Way::Given)
+    }
+
     /// For nodes that share their sessions themselves, by a session manager over Redis for one: any of them serves any request of a
     /// session, except that a session which has just begun stays where it began for a moment, until the others can find it.
     pub fn nodes_share(how: NodesShare) -> Self {
@@ -254,6 +265,8 @@ impl Affinity {
             Way::Learn(learn) => learn.begin(request, fallback),
             Way::Sticky(cookie) => Step::Now(cookie.begin(request, fallback)),
             Way::Route(route) => Step::Now(Tie::loose(route.hint(request).unwrap_or(fallback))),
+            #[cfg(feature = "nginx")]
+            Way::Given => Step::Now(Tie::loose(GivenRoute::of(request).unwrap_or(fallback))),
             Way::NodesShare(grace) => grace.begin(request, fallback),
             #[cfg(feature = "shared-sessions")]
             Way::Shared(sharing) => match sharing.begin(request) {
@@ -350,6 +363,8 @@ impl fmt::Debug for Affinity {
             Way::Learn(_) => "Affinity::learn",
             Way::Sticky(_) => "Affinity::cookie",
             Way::Route(_) => "Affinity::route",
+            #[cfg(feature = "nginx")]
+            Way::Given => "Affinity::given",
             Way::NodesShare(_) => "Affinity::nodes_share",
             #[cfg(feature = "shared-sessions")]
             Way::Shared(_) => "Affinity::shared",
