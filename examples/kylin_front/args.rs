@@ -1,6 +1,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use kylin_lb::discovery::ZooKeeper;
 use kylin_lb::server::Listen;
@@ -35,6 +36,8 @@ How requests are balanced:
                         user              the user of clients without cookies
                         none              not at all
                       With --config: a STORE for its sticky learn.
+  --store-deadline MS milliseconds that a store may take for one operation, after which the front end goes on without it
+                      (default: 50)
   --secret-file FILE  the secret that front ends share: 64 hexadecimal digits, base64 of 32 bytes, or 32 bytes; further
                       lines are earlier secrets (default: random, which will do for one front end)
   --probe WHAT        version (default), health (Kylin 5), tcp or none (the default with --config)
@@ -54,6 +57,7 @@ pub struct Args {
     pub policy: Policy,
     pub kylin: bool,
     pub sessions: Keep,
+    pub store_deadline: Duration,
     pub secret_file: Option<PathBuf>,
     pub probe: Probing,
     pub outlier: bool,
@@ -82,6 +86,7 @@ impl Args {
             policy: Policy::LeastConn,
             kylin: true,
             sessions: Keep::Memory,
+            store_deadline: Duration::from_millis(50),
             secret_file: None,
             probe: Probing::Version,
             outlier: false,
@@ -106,7 +111,7 @@ impl Args {
             }
             let mut value = || value.take().or_else(|| words.next()).ok_or(format!("{name} wants a value"));
             match name.as_str() {
-                "--demo" => args.source = Source::Demo(count(&name, &value()?)?, Dialect::V4),
+                "--demo" => args.source = Source::Demo(count(&name, &value()?, 1024)?, Dialect::V4),
                 "--dialect" => dialect = one_of(&name, &value()?, &[("v4", Dialect::V4), ("v5", Dialect::V5)])?,
                 "--nodes" => {
                     args.source = Source::Nodes(nodes::parse(&value()?).map_err(|error| format!("--nodes: {error}"))?)
@@ -121,12 +126,15 @@ impl Args {
                 "--sessions" => {
                     args.sessions = Keep::parse(&value()?).map_err(|error| format!("--sessions: {error}"))?
                 }
+                "--store-deadline" => {
+                    args.store_deadline = Duration::from_millis(count(&name, &value()?, 60_000)? as u64)
+                }
                 "--secret-file" => args.secret_file = Some(value()?.into()),
                 "--probe" => args.probe = one_of(&name, &value()?, &Probing::NAMES)?,
                 "--outlier" => args.outlier = switch(&name, &value()?)?,
                 "--listen" => args.listen = Some(value()?.parse().map_err(|error| format!("--listen: {error}"))?),
                 "--status" => args.status = Some(value()?.parse().map_err(|error| format!("--status: {error}"))?),
-                "--threads" => args.threads = count(&name, &value()?)?,
+                "--threads" => args.threads = count(&name, &value()?, 1024)?,
                 "--check" => args.check = true,
                 "--help" | "-h" => return Ok(None),
                 _ => return Err(format!("unknown option {name}")),
@@ -168,11 +176,11 @@ impl Args {
     }
 }
 
-fn count(name: &str, text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(count @ 1..=1024) => Ok(count),
-        _ => Err(format!("{name} {text}: expected a number from 1 to 1024")),
-    }
+fn count(name: &str, text: &str, most: usize) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|count| (1..=most).contains(count))
+        .ok_or_else(|| format!("{name} {text}: expected a number from 1 to {most}"))
 }
 
 fn switch(name: &str, text: &str) -> Result<bool, String> {

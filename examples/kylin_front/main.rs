@@ -108,7 +108,7 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
             eprintln!("kylin_front: no nodes yet: {why}");
         }
     }
-    let kept = args.sessions.affinity(&secret)?;
+    let kept = args.sessions.affinity(&secret, args.store_deadline)?;
     let proxy = Proxy::builder(cluster.clone());
     let proxy = if args.kylin { proxy.kylin() } else { proxy };
     let (proxy, store) = match kept {
@@ -145,7 +145,7 @@ async fn configured(path: &Path, args: &Args, secret: kylin_lb::session::Secret)
     let mut site = Site::builder(config);
     let mut store = None;
     if let Keep::Learn(given) = &args.sessions {
-        let sessions = store.insert(given.sessions(secret.clone()));
+        let sessions = store.insert(given.sessions(secret.clone(), args.store_deadline));
         site = site.sessions(sessions.clone());
     }
     let site = site.secret(secret).build()?;

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kylin_lb::session::{self, Affinity, Secret, SessionStore, Sessions, SharedSessions};
 
@@ -47,11 +48,15 @@ impl Keep {
     }
 
     /// None where sessions are not kept.
-    pub fn affinity(&self, secret: &Secret) -> Result<Option<(Affinity, Option<Sessions>)>, Box<dyn Error>> {
+    pub fn affinity(
+        &self,
+        secret: &Secret,
+        deadline: Duration,
+    ) -> Result<Option<(Affinity, Option<Sessions>)>, Box<dyn Error>> {
         let secret = || secret.clone();
         let sessions = match self {
             Keep::Memory => Some(Sessions::in_memory()?),
-            Keep::Learn(store) | Keep::Shared(Some(store)) => Some(store.sessions(secret())),
+            Keep::Learn(store) | Keep::Shared(Some(store)) => Some(store.sessions(secret(), deadline)),
             Keep::Shared(None) => Some(Sessions::in_memory()?),
             Keep::Cookie | Keep::Route | Keep::User | Keep::None => None,
         };
@@ -86,8 +91,8 @@ impl Store {
         Ok(Store { store, shown: shown(address) })
     }
 
-    pub fn sessions(&self, secret: Secret) -> Sessions {
-        Sessions::shared(Arc::clone(&self.store), secret)
+    pub fn sessions(&self, secret: Secret, deadline: Duration) -> Sessions {
+        Sessions::shared(Arc::clone(&self.store), secret).deadline(deadline)
     }
 }
 

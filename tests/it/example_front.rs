@@ -142,6 +142,7 @@ fn options_are_checked() {
     for (args, why) in [
         (&["--wrong"][..], "unknown option --wrong"),
         (&["--threads", "0"], "--threads 0: expected a number"),
+        (&["--store-deadline=0"], "--store-deadline 0: expected a number from 1 to 60000"),
         (&["--listen", "nowhere"], "--listen: \"nowhere\""),
         (&["--status", "nowhere"], "--status: \"nowhere\""),
         (&["--config"], "--config wants a value"),
