@@ -292,6 +292,21 @@ impl<B> Cluster<B> {
         refused
     }
 
+    /// From now on an endpoint serves only when `judge` has let it in: those that are there, and those that come.
+    #[cfg(feature = "kylin")]
+    pub(crate) fn admit_by(&self, judge: u64) {
+        self.inner.members.lock().set_judge(judge);
+    }
+
+    /// Endpoints need `judge` no more, unless another has come after it.
+    #[cfg(feature = "kylin")]
+    pub(crate) fn admit_without(&self, judge: u64) {
+        let mut members = self.inner.members.lock();
+        if members.judge() == judge {
+            members.set_judge(0);
+        }
+    }
+
     fn change(&self, change: impl FnOnce(&mut Members<B>) -> Result<(), ClusterError>) -> Result<(), ClusterError> {
         let mut members = self.inner.members.lock();
         change(&mut members)?;

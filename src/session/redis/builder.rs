@@ -13,10 +13,10 @@ const OPTIONS: &str = "prefix, ca, sentinel_user, sentinel_password";
 
 /// Settings of a [`RedisStore`]. [`Debug`](std::fmt::Debug) shows no login.
 pub struct RedisBuilder {
-    topology: Topology,
+    pub(super) topology: Topology,
     login: Login,
     sentinel_login: Login,
-    database: u32,
+    pub(super) database: u32,
     prefix: String,
     tls: Option<TlsCertificates>,
 }
