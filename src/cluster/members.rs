@@ -113,12 +113,13 @@ impl<B> Members<B> {
             self.entries.drain(..).partition(|entry| owned.contains(entry.endpoint.id()));
         let mut own: AHashMap<_, _> = own.into_iter().map(|entry| (entry.endpoint.id().clone(), entry)).collect();
         let mut ids: AHashSet<EndpointId> = entries.iter().map(|entry| entry.endpoint.id().clone()).collect();
-        let addresses: AHashSet<Arc<str>> =
-            entries.iter().map(|entry| Arc::clone(&entry.endpoint.settings.placement)).collect();
+        // As the operator wrote them; sources write host names in lower case.
+        let address = |endpoint: &Endpoint<B>| endpoint.settings.placement.to_ascii_lowercase();
+        let addresses: AHashSet<String> = entries.iter().map(|entry| address(&entry.endpoint)).collect();
         let mut refused = Vec::new();
         for (index, Wanted { endpoint, changed }) in wanted.into_iter().enumerate() {
             let id = endpoint.id().clone();
-            if addresses.contains(&endpoint.settings.placement) || !ids.insert(id.clone()) {
+            if addresses.contains(&address(&endpoint)) || !ids.insert(id.clone()) {
                 refused.push(index);
                 continue;
             }

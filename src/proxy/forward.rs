@@ -124,7 +124,7 @@ impl<'p, B: Backend> Journey<'p, B> {
                     let watch = self.visit.as_ref().and_then(|visit| visit.watch(&picked, request));
                     let sent = picked.backend.send(take(request)).await;
                     if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
-                        watch.is_over();
+                        watch.disarm();
                     }
                     sent
                 }
@@ -281,7 +281,7 @@ impl<'p, B: Backend> Journey<'p, B> {
 
     /// The answer as the client gets it: what counts the request in flight rides inside.
     fn pass(&mut self, picked: Picked<B>, answer: Response<Body>) -> Response<Body> {
-        answer.map(|body| self.session.ride(body.without_trailers().hold(picked.lease)))
+        answer.map(|body| body.without_trailers().hold(picked.lease, self.session.take_in_use()))
     }
 
     /// Where to go on when no answer came.

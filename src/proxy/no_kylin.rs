@@ -82,7 +82,7 @@ impl<'p> Visit<'p> {
 }
 
 impl Watch {
-    pub(super) fn is_over(self) {
+    pub(super) fn disarm(self) {
         match self {}
     }
 }

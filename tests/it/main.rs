@@ -8,6 +8,10 @@
 
 mod support;
 
+mod affinity_cookie;
+mod affinity_learn;
+mod affinity_route;
+mod affinity_user;
 mod blame;
 mod bound_picks;
 mod broken_answers;
@@ -46,6 +50,7 @@ mod retries;
 mod same_metastore;
 mod server_limits;
 mod server_stop;
+mod sessions_store_down;
 mod shared_logout;
 mod shared_secrets;
 mod shared_sessions;
@@ -57,4 +62,5 @@ mod store_redis;
 mod store_redis_cluster;
 mod store_sentinel;
 mod support_works;
+mod tomcat_sessions;
 mod zookeeper;

@@ -74,7 +74,7 @@ impl Watch {
     }
 
     /// The query is over, or was not sent: there is nothing to stop.
-    pub(in crate::proxy) fn is_over(mut self) {
+    pub(in crate::proxy) fn disarm(mut self) {
         self.0 = None;
     }
 }

@@ -15,7 +15,6 @@
 //! a request. The proxy's own answers (no endpoint, 502) never come to `settle`.
 
 mod cookies;
-mod hint;
 mod learn;
 mod route;
 pub(super) mod sticky;
@@ -27,7 +26,6 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 
-pub(crate) use self::hint::Hint;
 pub use self::learn::SessionCookie;
 use self::learn::{Learn, Learned};
 #[cfg(feature = "nginx")]
@@ -43,6 +41,7 @@ use super::{Secret, Sessions};
 use crate::backend::{Backend, SendError};
 use crate::body::Body;
 use crate::endpoint::EndpointId;
+pub(crate) use crate::endpoint::Hint;
 
 /// How sessions find their endpoint: see [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones are handles
 /// to the same sessions.

@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn no_login_is_shown() {
         let builder = RedisStore::builder("redis+sentinel://me:hunter2@a/m?sentinel_password=hunter3").unwrap();
-        let shown = format!("{builder:?} {:?}", builder);
+        let shown = format!("{builder:?}");
         let store = format!("{:?}", builder.build().unwrap());
         assert!(!(shown + &store).contains("hunter"));
     }
