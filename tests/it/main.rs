@@ -22,6 +22,8 @@ mod discovery_dns;
 mod discovery_file;
 mod ejection;
 mod example_front;
+mod example_options;
+mod example_sessions;
 mod flow_control;
 mod hop_by_hop;
 mod hostile_requests;
