@@ -8,6 +8,7 @@ pub(crate) mod cluster;
 pub(crate) mod front;
 pub(crate) mod health;
 pub(crate) mod http;
+pub(crate) mod kylin;
 pub(crate) mod mariadb;
 pub(crate) mod memcached;
 pub(crate) mod nginx;
