@@ -128,7 +128,7 @@ impl<'p, B: Backend> Journey<'p, B> {
                     let watch = self.visit.as_ref().and_then(|visit| visit.watch(&picked, request));
                     let sent = picked.backend.send(take(request)).await;
                     if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
-                        watch.is_over();
+                        watch.call_off();
                     }
                     self.keep_answer(sent)
                 }
@@ -145,7 +145,7 @@ impl<'p, B: Backend> Journey<'p, B> {
             }
             match self.judge(picked) {
                 Verdict::Again(next, copy) => {
-                    (picked, *request) = (next, copy);
+                    (picked, *request) = (next, *copy);
                     continue;
                 }
                 Verdict::Answer(same) => picked = same,
@@ -233,8 +233,8 @@ impl<'p, B: Backend> Journey<'p, B> {
         retry.covers(phase)
             && match &self.visit {
                 Some(visit) => {
-                    let is_out = phase == Phase::HeadTimeout
-                        && self.proxy.cluster.is_out(&Hint::Endpoint(endpoint.clone()));
+                    let is_out =
+                        phase == Phase::HeadTimeout && self.proxy.cluster.is_out(&Hint::Endpoint(endpoint.clone()));
                     visit.goes_on_after(phase, is_out)
                 }
                 None => phase.is_unsent() || retry.repeats(method),
@@ -266,7 +266,7 @@ impl<'p, B: Backend> Journey<'p, B> {
                 && (!costs || self.visit.as_ref().is_some_and(Visit::draw))
             {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), "trying another endpoint");
-                return Verdict::Again(again, *copy);
+                return Verdict::Again(again, copy);
             }
             self.copy = Some(copy);
         }
@@ -291,7 +291,7 @@ impl<'p, B: Backend> Journey<'p, B> {
                 picked.lease.set_outcome(Outcome::Failure);
             }
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "trying another endpoint");
-            return Verdict::Again(next, *copy);
+            return Verdict::Again(next, copy);
         }
         Verdict::Answer(picked)
     }
@@ -348,5 +348,5 @@ fn is_abandoned(sent: &Result<Response<Body>, SendError>) -> bool {
 enum Verdict<B> {
     /// Pass the answer on.
     Answer(Picked<B>),
-    Again(Picked<B>, Request<Body>),
+    Again(Picked<B>, Box<Request<Body>>),
 }

@@ -89,7 +89,7 @@ impl<'p> Visit<'p> {
 }
 
 impl Watch {
-    pub(super) fn is_over(self) {
+    pub(super) fn call_off(self) {
         match self {}
     }
 }

@@ -81,7 +81,8 @@ async fn a_query_whose_client_has_gone_is_stopped_and_no_other() {
 async fn a_query_whose_time_is_over_is_stopped_and_the_client_is_told_that_it_took_too_long() {
     for dialect in [Dialect::V4, Dialect::V5] {
         let demo = stubborn(dialect).await;
-        let endpoints = (0..3).map(|n| front::endpoint(n, demo.address(n), |b| b.head_timeout(Duration::from_millis(400))));
+        let endpoints =
+            (0..3).map(|n| front::endpoint(n, demo.address(n), |b| b.head_timeout(Duration::from_millis(400))));
         let front = Front::of(endpoints, |proxy| proxy.kylin_rules(rules(dialect)));
         refusal(&admin(&front, QUERY, &sql(LONG)).await, 504);
         front::eventually(|| demo.sum(|stats| stats.stopped) == 1, || format!("{:?}", demo.nodes)).await;

@@ -44,7 +44,8 @@ fn text(says: Says) -> String {
 async fn after(first: Vec<u8>) -> (Answer, bool, u64) {
     let first = RawNode::start([vec![Act::Serve(first)]]).await;
     let second = RawNode::start([vec![Act::Serve(ok("second"))]]).await;
-    let endpoints = [(0, &first), (1, &second)].map(|(id, node)| front::endpoint(id, node.address(), |backend| backend));
+    let endpoints =
+        [(0, &first), (1, &second)].map(|(id, node)| front::endpoint(id, node.address(), |backend| backend));
     let front = Front::of(endpoints, |proxy| proxy.kylin_rules(KylinRules::default()));
     let query = bytes("POST /kylin/api/query", &[("Accept-Encoding", "gzip, deflate")], &sql("select 1"));
     let answer = front.ask(query).await.unwrap();

@@ -57,10 +57,12 @@ impl Drill {
             endpoint(n, demo.address(n), timeouts)
         });
         let outlier = Outlier::new().consecutive(3).ejection(Duration::from_millis(500), Duration::from_secs(2));
-        let cluster = Cluster::builder().endpoints(endpoints).balancer(LeastConn::new()).outlier(outlier).panic_mode(true);
+        let cluster =
+            Cluster::builder().endpoints(endpoints).balancer(LeastConn::new()).outlier(outlier).panic_mode(true);
         let cluster = cluster.build().unwrap();
         let checks = Checks::new(Probe::kylin_version()).fall(2).rise(1).timeout(Duration::from_millis(500));
-        let checker = checks.interval(Duration::from_millis(200)).fast_interval(Duration::from_millis(50)).start(&cluster);
+        let checker =
+            checks.interval(Duration::from_millis(200)).fast_interval(Duration::from_millis(50)).start(&cluster);
         let front = Front::serving(Proxy::builder(cluster).kylin().build(), |server| server.threads(2));
         let crowd = Arc::new(Crowd { asks_for: Mutex::new(asks_for), ..Crowd::default() });
         let clients = (0..CLIENTS).map(|n| {
@@ -246,7 +248,8 @@ async fn a_node_that_hangs_fails_nothing() {
 
 #[tokio::test]
 async fn a_node_that_answers_with_pages_of_500_fails_nothing() {
-    for (dialect, status) in [(Dialect::V4, StatusCode::INTERNAL_SERVER_ERROR), (Dialect::V5, StatusCode::BAD_GATEWAY)] {
+    for (dialect, status) in [(Dialect::V4, StatusCode::INTERNAL_SERVER_ERROR), (Dialect::V5, StatusCode::BAD_GATEWAY)]
+    {
         let drill = Drill::begin(dialect, "").await;
         drill.demo.nodes[1].faults().inject(Reach::Queries, Fault::Html(status));
         drill.until(1, Operational::Ejected).await;

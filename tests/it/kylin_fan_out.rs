@@ -26,8 +26,12 @@ async fn run_on(node: &KylinNode, address: std::net::SocketAddr) -> JoinHandle<A
     let before = node.stats().running;
     let name = node.name().to_owned();
     let task = tokio::spawn(async move {
-        let mut client = crate::support::http::Connection::open(address).await.unwrap().patience(Duration::from_secs(60));
-        client.send(bytes("POST /kylin/api/query", &[], &sql(&format!("select '{name}', sleep_ms(600000)")))).await.unwrap();
+        let mut client =
+            crate::support::http::Connection::open(address).await.unwrap().patience(Duration::from_secs(60));
+        client
+            .send(bytes("POST /kylin/api/query", &[], &sql(&format!("select '{name}', sleep_ms(600000)"))))
+            .await
+            .unwrap();
         client.answer().await.unwrap()
     });
     node.wait_until(|stats| stats.running == before + 1).await.unwrap();

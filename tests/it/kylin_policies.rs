@@ -72,8 +72,16 @@ async fn each_try_of_a_query_is_known_by_its_user_and_sql() {
     let form = "sql=select+a+from+t&project=P";
     for (line, body, keys) in [
         (QUERY, &*body, Some(QueryRequest::from_json(body.as_bytes()).unwrap().keys("MARY"))),
-        ("POST /kylin/api/query/prestate", &*body, Some(QueryRequest::from_json(body.as_bytes()).unwrap().keys("MARY"))),
-        ("POST /kylin/api/query/format/csv", form, Some(QueryRequest::from_form(None, form.as_bytes()).unwrap().keys("MARY"))),
+        (
+            "POST /kylin/api/query/prestate",
+            &*body,
+            Some(QueryRequest::from_json(body.as_bytes()).unwrap().keys("MARY")),
+        ),
+        (
+            "POST /kylin/api/query/format/csv",
+            form,
+            Some(QueryRequest::from_form(None, form.as_bytes()).unwrap().keys("MARY")),
+        ),
     ] {
         watching.0.lock().unwrap().clear();
         assert_eq!(ask(&proxy, request(line, &headers, body)).await.0, 200);
@@ -116,7 +124,8 @@ async fn a_node_with_a_long_query_is_given_fewer_than_one_with_short_ones() {
     let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
     let cluster = Cluster::builder().endpoints(endpoints).balancer(LeastWork::new()).clock(clock.clone());
     let proxy = Proxy::builder(cluster.build().unwrap()).clock(clock.clone()).kylin().build();
-    let query = |table: &str, what: &str| request(QUERY, &[], &sql(&format!("select a from {table} where b = '{what}'")));
+    let query =
+        |table: &str, what: &str| request(QUERY, &[], &sql(&format!("select a from {table} where b = '{what}'")));
     for n in 0..10 {
         ask(&proxy, query("long_table", &n.to_string())).await;
         ask(&proxy, query("short_table", &n.to_string())).await;

@@ -115,7 +115,11 @@ pub fn from_head(
         let short = length.is_none_or(|length: u64| length <= GOOD_PEEK as u64);
         let may_refuse = class.is_query() && dialect != Some(Dialect::V4) && status == StatusCode::OK;
         // It is also too short to be compressed (application.yaml of kylin5: from 51200 bytes on).
-        return if may_refuse && json && coding == Coding::Plain && short { Head::Peek(GOOD_PEEK) } else { Head::Is(Meaning::Answer) };
+        return if may_refuse && json && coding == Coding::Plain && short {
+            Head::Peek(GOOD_PEEK)
+        } else {
+            Head::Is(Meaning::Answer)
+        };
     }
     match (json, coding != Coding::Other) {
         (true, true) => Head::Peek(ERROR_PEEK),
@@ -171,7 +175,8 @@ enum Coding {
 
 impl Coding {
     fn of(headers: &HeaderMap) -> Self {
-        let mut codings = headers.get_all(header::CONTENT_ENCODING).into_iter().map(|coding| coding.as_bytes().trim_ascii());
+        let mut codings =
+            headers.get_all(header::CONTENT_ENCODING).into_iter().map(|coding| coding.as_bytes().trim_ascii());
         match (codings.next(), codings.next()) {
             (None, _) => Coding::Plain,
             (Some(coding), None) if coding.eq_ignore_ascii_case(b"identity") || coding.is_empty() => Coding::Plain,

@@ -92,7 +92,7 @@ impl Watch {
     }
 
     /// The query is over, or was not sent: there is nothing to stop.
-    pub(in crate::proxy) fn is_over(mut self) {
+    pub(in crate::proxy) fn call_off(mut self) {
         self.0 = None;
     }
 }
@@ -162,7 +162,10 @@ impl Abandoned {
         let answer: Response<Body> = self.node.ask(request).await.ok()?;
         let status = answer.status();
         if authorization.is_some() && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            tracing::warn!(status = status.as_u16(), "the login that stops queries is refused, so none is stopped any more");
+            tracing::warn!(
+                status = status.as_u16(),
+                "the login that stops queries is refused, so none is stopped any more"
+            );
             self.stopping.refused.store(true, Ordering::Relaxed);
         }
         if !status.is_success() {

@@ -28,7 +28,10 @@ impl Says {
     /// An error as Kylin 2.x-4.x writes it.
     pub(crate) fn error(status: u16, message: &str) -> Self {
         let trace = "org.apache.kylin.rest.exception.InternalErrorException\\n\\tat x\\n".repeat(20);
-        Says::Json(status, format!(r#"{{"url":"/","code":"999","data":null,"stacktrace":"{trace}","msg":"{message}"}}"#))
+        Says::Json(
+            status,
+            format!(r#"{{"url":"/","code":"999","data":null,"stacktrace":"{trace}","msg":"{message}"}}"#),
+        )
     }
 
     /// The same with a code of Kylin 5.
@@ -128,10 +131,7 @@ impl Demo {
     }
 
     /// A front end over all of them, with changes.
-    pub(crate) fn front(
-        &self,
-        change: impl FnOnce(ProxyBuilder<HttpBackend>) -> ProxyBuilder<HttpBackend>,
-    ) -> Front {
+    pub(crate) fn front(&self, change: impl FnOnce(ProxyBuilder<HttpBackend>) -> ProxyBuilder<HttpBackend>) -> Front {
         Front::of(self.endpoints(), |proxy| change(proxy.kylin()))
     }
 
