@@ -32,6 +32,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let answer = proxy.forward(client, login).await;
     let field = answer.headers().get("set-cookie").ok_or("no session")?.to_str()?;
     let cookie = field.split(';').next().unwrap_or_default().to_owned();
+    // A request is in flight until its answer's body is read or dropped.
+    drop(answer);
     println!("logged in; the client has one cookie, the front end's own");
 
     for round in ["each node is logged into once", "every node was restarted; nobody notices"] {

@@ -164,15 +164,10 @@ impl Body {
         self
     }
 
-    /// Keeps `lease` until this body is over. A body that fails before its end counts against the endpoint.
-    pub(crate) fn hold(mut self, lease: Lease) -> Self {
-        self.lease = (!self.is_end_stream()).then_some(lease);
-        self
-    }
-
-    /// Keeps a session in use until this body is over.
-    pub(crate) fn hold_session(mut self, session: InUse) -> Self {
-        self.session = (!self.is_end_stream()).then_some(session);
+    /// Keeps `lease` and the use of a session until this body is over. A body that fails before its end counts against the
+    /// endpoint.
+    pub(crate) fn hold(mut self, lease: Lease, session: Option<InUse>) -> Self {
+        (self.lease, self.session) = if self.is_end_stream() { (None, None) } else { (Some(lease), session) };
         self
     }
 

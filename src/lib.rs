@@ -1,8 +1,9 @@
 //! Embeddable load balancing for clusters of Apache Kylin and Kyligence (KAP) nodes.
 //!
 //! A host application builds a [`Cluster`] of [`Endpoint`]s under a [policy](balance), puts a [`Proxy`] in front of it, and
-//! calls [`Proxy::forward`] from its HTTP server. Three traits are open: a [`Backend`] sends a request to a node, a
-//! [`Balancer`](balance::Balancer) picks the node, and with feature `server` a `Handler` answers a request.
+//! calls [`Proxy::forward`] from its HTTP server. Four traits are open: a [`Backend`] sends a request to a node, a
+//! [`Balancer`](balance::Balancer) picks the node, a [`SessionStore`](session::SessionStore) remembers who is logged in where, and
+//! a [`Discovery`](discovery::Discovery) says which nodes there are; with feature `server` a `Handler` answers a request.
 //!
 //! ```
 //! use http::{Request, Response};

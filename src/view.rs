@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ahash::AHashMap;
 use arc_swap::{ArcSwap, Guard};
 
-use crate::endpoint::{EndpointId, Intent, Member};
-use crate::session::affinity::Hint;
+use crate::endpoint::{EndpointId, Hint, Intent, Member};
 
 /// Where readers get the present view without a lock, and a writer puts the next one.
 pub(crate) struct Published<B>(ArcSwap<View<B>>);

@@ -147,3 +147,51 @@ fn a_forwarded_request_allocates_little() {
         assert!(count <= most, "{what}: {count}");
     }
 }
+
+/// Affinity costs an ordinary request of a session nothing that allocates, whether the store is in this process or answered by
+/// the near cache.
+#[test]
+fn a_request_of_a_known_session_allocates_no_more_than_one_without() {
+    use kylin_lb::session::{Affinity, MemoryStore, Secret, Sessions};
+
+    struct Answers;
+
+    impl Backend for Answers {
+        async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+            let mut answer = Response::new(Body::from("{}"));
+            if request.uri().path() == "/login" {
+                answer.headers_mut().insert("set-cookie", "JSESSIONID=0123456789ABCDEF; Path=/kylin".parse().unwrap());
+            }
+            Ok(answer)
+        }
+    }
+
+    let secret = || Secret::new([7; 32]);
+    let ways = [
+        Affinity::learn(Sessions::local(MemoryStore::new(), secret())),
+        Affinity::learn(Sessions::shared(MemoryStore::new(), secret())).or_user(secret()),
+        Affinity::route(),
+        Affinity::user(secret()),
+    ];
+    for affinity in ways {
+        let endpoints = (0..3).map(|n| Endpoint::new(format!("n{n}"), Answers).unwrap());
+        let cluster = Cluster::builder().endpoints(endpoints).balancer(LeastConn::new()).build().unwrap();
+        let proxy = kylin_lb::Proxy::builder(cluster).affinity(affinity.clone()).build();
+        let client: std::net::SocketAddr = "192.0.2.7:51000".parse().unwrap();
+        let request = |path: &str| {
+            Request::post(path)
+                .header("host", "kylin.example")
+                .header("authorization", "Basic QURNSU46S1lMSU4=")
+                .header("cookie", "theme=dark; JSESSIONID=0123456789ABCDEF")
+                .body(Body::from("{\"sql\":\"select 1\"}"))
+                .unwrap()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let forward = |request| drop(runtime.block_on(proxy.forward(client, request)));
+        forward(request("/login"));
+        forward(request("/kylin/api/query"));
+        let request = request("/kylin/api/query");
+        let count = measure(|| forward(request)).count_total;
+        assert!(count <= 4, "{affinity:?}: {count}");
+    }
+}

@@ -164,7 +164,9 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
         })
     };
     let built = |binary: &str, port: u16, folder: &Path| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/target/release").join(binary);
+        let target = std::env::var_os("PEERS_TARGET_DIR").map(PathBuf::from);
+        let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/target"));
+        let path = target.join("release").join(binary);
         let (listen, one) = (local(port).to_string(), one.to_string());
         path.exists().then(|| Process::start(PROXY_CORE, path.to_str().unwrap(), &[&listen, &one], &[], folder))
     };
@@ -185,6 +187,7 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
     let sticky = "hash $cookie_jsessionid consistent;";
     add("nginx sticky", true, &|port, folder| Some(nginx(PROXY_CORE, folder, &nginx_front(sticky, port))));
     add("haproxy sticky", true, &|port, folder| haproxy(stick, port, folder));
+    add("kylin-lb learned", true, &|port, folder| Some(own("learned", None, port, folder)));
     add("kylin-lb sticky", true, &|port, folder| Some(own("sticky", None, port, folder)));
     peers
 }

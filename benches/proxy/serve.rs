@@ -6,6 +6,7 @@ use kylin_lb::balance::{Hash, LeastConn, RequestKey, RoundRobin};
 use kylin_lb::nginx::{Config, Site};
 use kylin_lb::proxy::Retry;
 use kylin_lb::server::Server;
+use kylin_lb::session::{Affinity, Sessions};
 use kylin_lb::{Cluster, Endpoint, Proxy};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -30,6 +31,11 @@ pub fn serve(words: &[String]) {
         "sticky" => {
             let by_session = Hash::consistent(RequestKey::Cookie("JSESSIONID".into()));
             start(listen, Proxy::builder(cluster().balancer(by_session).build().unwrap()).build())
+        }
+        "learned" => {
+            let learned = Affinity::learn(Sessions::in_memory().unwrap());
+            let cluster = cluster().balancer(LeastConn::new()).build().unwrap();
+            start(listen, Proxy::builder(cluster).affinity(learned).build())
         }
         "nginx" => {
             let servers: String = nodes.iter().map(|node| format!("server {node};")).collect();

@@ -31,8 +31,11 @@ use self::nodes::Front;
 /// How busy round robin would keep all slots.
 const LOADS: [f64; 3] = [0.70, 0.85, 0.95];
 
-/// What is compared, with the kind of it: each is made anew for every run, so that none has learned from another.
-const FRONTS: [(&str, Kind, fn() -> Front); 8] = [
+/// A name, its kind, and how it is made.
+type Subject = (&'static str, Kind, fn() -> Front);
+
+/// What is compared: each is made anew for every run, so that none has learned from another.
+const FRONTS: [Subject; 8] = [
     ("round robin", Kind::Common, || policy(RoundRobin::new())),
     ("ip_hash", Kind::Common, || policy(IpHash::new())),
     ("random two", Kind::Common, || policy(RandomTwo::new())),

@@ -43,8 +43,8 @@ pub(crate) struct Answer {
 /// Runs `queries` under `front`; the answers are in their order.
 pub(crate) fn run(queries: &[Query], front: &Front) -> Vec<Answer> {
     let mut simulation = Simulation::new(queries, front);
-    for index in 0..queries.len() {
-        simulation.until(queries[index].at);
+    for (index, query) in queries.iter().enumerate() {
+        simulation.until(query.at);
         simulation.arrive(index);
     }
     simulation.until(Micros::MAX);

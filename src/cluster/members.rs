@@ -24,11 +24,22 @@ pub(super) struct Members<B> {
     outliers: Option<Arc<Outliers>>,
     /// Do endpoints that come now meet a cluster that runs?
     running: bool,
+    /// Who has to look at an endpoint before it may serve; 0 is nobody.
+    judge: u64,
 }
 
 struct Entry<B> {
     endpoint: Endpoint<B>,
     live: Arc<Live>,
+}
+
+impl<B> Entry<B> {
+    /// Takes the place of `old`, which has the same id. At another address it is another node, of which nothing is known.
+    fn replaces(&self, old: &Self) {
+        if self.endpoint.settings.placement != old.endpoint.settings.placement {
+            self.live.health.doubt_belonging(self.live.now_ms());
+        }
+    }
 }
 
 /// An endpoint that a source of membership names.
@@ -52,6 +63,7 @@ impl<B> Members<B> {
             clock,
             outliers,
             running: false,
+            judge: 0,
         }
     }
 
@@ -84,6 +96,9 @@ impl<B> Members<B> {
         }
         // The old entries go only after the new ones have taken over their live state.
         let entries: Vec<_> = endpoints.into_iter().map(|endpoint| self.entry(endpoint)).collect();
+        for (entry, old) in entries.iter().filter_map(|new| Some((new, self.entry_of(new.endpoint.id())?))) {
+            entry.replaces(old);
+        }
         self.intents.retain(|id, _| entries.iter().any(|entry| entry.endpoint.id() == id));
         self.entries = entries;
         self.live.retain(|_, live| live.strong_count() > 0);
@@ -98,18 +113,23 @@ impl<B> Members<B> {
             self.entries.drain(..).partition(|entry| owned.contains(entry.endpoint.id()));
         let mut own: AHashMap<_, _> = own.into_iter().map(|entry| (entry.endpoint.id().clone(), entry)).collect();
         let mut ids: AHashSet<EndpointId> = entries.iter().map(|entry| entry.endpoint.id().clone()).collect();
-        let addresses: AHashSet<Arc<str>> =
-            entries.iter().map(|entry| Arc::clone(&entry.endpoint.settings.placement)).collect();
+        // As the operator wrote them; sources write host names in lower case.
+        let address = |endpoint: &Endpoint<B>| endpoint.settings.placement.to_ascii_lowercase();
+        let addresses: AHashSet<String> = entries.iter().map(|entry| address(&entry.endpoint)).collect();
         let mut refused = Vec::new();
         for (index, Wanted { endpoint, changed }) in wanted.into_iter().enumerate() {
             let id = endpoint.id().clone();
-            if addresses.contains(&endpoint.settings.placement) || !ids.insert(id.clone()) {
+            if addresses.contains(&address(&endpoint)) || !ids.insert(id.clone()) {
                 refused.push(index);
                 continue;
             }
             let entry = match (own.remove(&id), changed) {
                 (Some(entry), false) => entry,
-                (Some(entry), true) => Entry { live: entry.live, endpoint: self.intended(endpoint) },
+                (Some(old), true) => {
+                    let new = Entry { live: Arc::clone(&old.live), endpoint: self.intended(endpoint) };
+                    new.replaces(&old);
+                    new
+                }
                 (None, _) => self.entry(endpoint),
             };
             entries.push(entry);
@@ -191,6 +211,7 @@ impl<B> Members<B> {
 
     fn live_of(&mut self, id: &EndpointId) -> Arc<Live> {
         if let Some(live) = self.live.get(id).and_then(Weak::upgrade) {
+            live.health.join(self.judge, live.now_ms());
             return live;
         }
         let peers = self.outliers.as_ref().map(|outliers| Arc::clone(outliers) as Arc<dyn Peers>);
@@ -198,8 +219,27 @@ impl<B> Members<B> {
         if self.running {
             live.health.readmit(live.now_ms());
         }
+        live.health.join(self.judge, live.now_ms());
         self.live.insert(id.clone(), Arc::downgrade(&live));
         live
+    }
+
+    /// Sets who has to look at endpoints before they may serve, those that are there and those to come; 0 is nobody.
+    #[cfg(feature = "kylin")]
+    pub(super) fn set_judge(&mut self, judge: u64) {
+        self.judge = judge;
+        for live in self.entries.iter().map(|entry| &entry.live) {
+            live.health.join(judge, live.now_ms());
+        }
+    }
+
+    #[cfg(feature = "kylin")]
+    pub(super) fn judge(&self) -> u64 {
+        self.judge
+    }
+
+    fn entry_of(&self, id: &EndpointId) -> Option<&Entry<B>> {
+        self.entries.iter().find(|entry| entry.endpoint.id() == id)
     }
 
     fn position(&self, id: &EndpointId) -> Result<usize, ClusterError> {

@@ -19,11 +19,10 @@ pub use status::{ClusterStatus, EndpointStatus};
 use self::members::Members;
 pub(crate) use self::members::Wanted;
 use self::panic::PanicMode;
-use crate::backend::{Backend, HttpBackend};
+use crate::backend::HttpBackend;
 use crate::balance::{Balancer, Candidate, Candidates, Tried};
-use crate::endpoint::{Endpoint, EndpointId, Intent, InvalidId, Lease, Member};
+use crate::endpoint::{Endpoint, EndpointId, Hint, Intent, InvalidId, Lease, Member};
 use crate::request::RequestView;
-use crate::session::affinity::{Hint, Node, Nodes};
 use crate::view::{Group, Published, View};
 
 /// Endpoints, the policy that chooses among them, and their live state. Clones are handles to the same cluster.
@@ -202,6 +201,13 @@ impl<B> Cluster<B> {
         Picked { lease, backend: Arc::clone(&group.backends[chosen.index()]) }
     }
 
+    /// What the endpoint called `id` is sent requests with, be it fit to serve or not.
+    pub(crate) fn backend(&self, id: &EndpointId) -> Option<Arc<B>> {
+        let view = self.inner.view.read();
+        let (group, index) = view.find(id.as_str())?;
+        Some(Arc::clone(&group.backends[index]))
+    }
+
     /// Adds an endpoint at the end of the configuration order. One that was there before under the same id, and still has
     /// requests in flight, keeps its live state.
     ///
@@ -292,20 +298,27 @@ impl<B> Cluster<B> {
         refused
     }
 
+    /// From now on an endpoint serves only when `judge` has let it in: those that are there, and those that come.
+    #[cfg(feature = "kylin")]
+    pub(crate) fn admit_by(&self, judge: u64) {
+        self.inner.members.lock().set_judge(judge);
+    }
+
+    /// Endpoints need `judge` no more, unless another has come after it.
+    #[cfg(feature = "kylin")]
+    pub(crate) fn admit_without(&self, judge: u64) {
+        let mut members = self.inner.members.lock();
+        if members.judge() == judge {
+            members.set_judge(0);
+        }
+    }
+
     fn change(&self, change: impl FnOnce(&mut Members<B>) -> Result<(), ClusterError>) -> Result<(), ClusterError> {
         let mut members = self.inner.members.lock();
         change(&mut members)?;
         self.inner.view.publish(members.view(&*self.inner.balancer));
         self.inner.changed.notify_waiters();
         Ok(())
-    }
-}
-
-impl<B: Backend> Nodes for Cluster<B> {
-    fn find(&self, endpoint: &EndpointId) -> Option<Arc<dyn Node>> {
-        let view = self.inner.view.read();
-        let (group, index) = view.find(endpoint.as_str())?;
-        Some(Arc::clone(&group.backends[index]) as Arc<dyn Node>)
     }
 }
 

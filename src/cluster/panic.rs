@@ -47,12 +47,13 @@ impl<B> View<B> {
         [None, Some(Role::Query), Some(Role::Job)].into_iter().any(|role| self.is_left_by_health(role))
     }
 
-    /// Every endpoint that the operator wants to serve, with its group and its place in it.
+    /// Every endpoint of this cluster that the operator wants to serve, with its group and its place in it. One that belongs to
+    /// another cluster is no better than none.
     fn ready(&self) -> impl Iterator<Item = (&Group<B>, usize, &Arc<Member>)> {
         let groups = [&self.primary, &self.backup].into_iter();
         let all = groups
             .flat_map(|group| (0..).zip(&group.layout.members).map(move |(index, member)| (group, index, member)));
-        all.filter(|(_, _, member)| member.settings.intent == Intent::Ready)
+        all.filter(|(_, _, member)| member.settings.intent == Intent::Ready && !member.live.health.is_outsider())
     }
 }
 

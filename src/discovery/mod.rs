@@ -9,6 +9,8 @@
 //! |---|---|
 //! | [`Static`]: a fixed list | |
 //! | [`File`]: a list in a file, read again when it changes | |
+//! | `KylinFile`: Kylin's own `kylin.properties` | `kylin` |
+//! | `KylinServers`: what the nodes themselves know of each other | `kylin` |
 //! | `Dns`: A and AAAA, or SRV records | `dns` |
 //! | `ZooKeeper`: what Kylin nodes register | `zookeeper` |
 //!
@@ -44,6 +46,10 @@ mod fixed;
 mod follow;
 mod found;
 mod guard;
+#[cfg(feature = "kylin")]
+mod kylin_file;
+#[cfg(feature = "kylin")]
+mod kylin_servers;
 mod status;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;
@@ -57,6 +63,10 @@ pub use file::{File, InvalidLine};
 pub use fixed::Static;
 pub use follow::{Follow, follow, follow_with};
 pub use found::{Found, InvalidFound};
+#[cfg(feature = "kylin")]
+pub use kylin_file::{InvalidSite, KylinFile, KylinSite};
+#[cfg(feature = "kylin")]
+pub use kylin_servers::KylinServers;
 pub use status::{FollowStatus, SourceState};
 #[cfg(feature = "zookeeper")]
 #[doc(inline)]

@@ -16,7 +16,7 @@ pub enum Demand {
 impl Intent {
     /// The truth table over both axes (see [`health`](crate::health)): may an endpoint with this intent, in this state, get
     /// `demand`? Limits of requests in flight come on top. In [panic mode](crate::cluster::ClusterBuilder::panic_mode) new
-    /// requests go to endpoints that are ready in any state.
+    /// requests go to endpoints of this cluster that are ready, in any state.
     ///
     /// ```
     /// use kylin_lb::endpoint::{Intent, Demand};

@@ -46,9 +46,10 @@ impl Live {
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
-        // In this order, or a request that begins and ends in between would count as less than none.
-        let ended = self.ended.load(Ordering::Acquire);
-        Live::between(ended, self.begun.load(Ordering::Relaxed))
+        // In this order: what ends in between makes it too little for a moment. The other way round a request that ends and
+        // another that begins would count as two, and an endpoint as fuller than its limit.
+        let begun = self.begun.load(Ordering::Acquire);
+        Live::between(self.ended.load(Ordering::Relaxed), begun)
     }
 
     fn between(ended: u64, begun: u64) -> u32 {

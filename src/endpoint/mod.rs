@@ -4,6 +4,7 @@
 //! membership or weight.
 
 mod demand;
+mod hint;
 mod id;
 mod lease;
 mod live;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use demand::Demand;
+pub(crate) use hint::Hint;
 pub use id::{EndpointId, InvalidId};
 pub use lease::{Lease, Outcome};
 pub(crate) use live::{Live, Member};

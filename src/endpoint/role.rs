@@ -33,6 +33,12 @@ impl Roles {
         Roles(self.0 | Self::bit(role))
     }
 
+    /// These roles and those.
+    #[must_use]
+    pub const fn and(self, others: Roles) -> Self {
+        Roles(self.0 | others.0)
+    }
+
     /// Is `role` one of them?
     pub const fn has(self, role: Role) -> bool {
         self.0 & Self::bit(role) != 0

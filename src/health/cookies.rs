@@ -6,11 +6,11 @@ use http::header::{self, HeaderMap, HeaderValue};
 const MOST: usize = 8;
 const MOST_BYTES: usize = 1024;
 
-/// The cookies that a node gave to the probe that logs in, to be shown the next time. They are kept apart for each node, go
+/// The cookies that a node gave to a probe or another question of ours, to be shown the next time. They are kept apart for each node, go
 /// nowhere else, and have no `Debug`. Path and expiry are not looked at: a probe has one path, and a node that has forgotten
 /// a session gives another.
 #[derive(Default)]
-pub(super) struct Cookies(BTreeMap<Box<[u8]>, Box<[u8]>>);
+pub(crate) struct Cookies(BTreeMap<Box<[u8]>, Box<[u8]>>);
 
 impl Cookies {
     pub(super) fn learn(&mut self, headers: &HeaderMap) {

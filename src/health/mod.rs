@@ -16,19 +16,24 @@
 //!   [`fail_timeout`](crate::Endpoint::fail_timeout) eject, and one request at a time tries whether it is well again;
 //! - [`Outlier`], opt-in for a cluster: failures in a row, or a success rate below the others', eject for a time;
 //! - [`Checks`], opt-in: a [`Probe`] is sent regularly, and its results say whether an endpoint is down;
+//! - `SameMetastore` (feature `kylin`), opt-in: a node whose metastore is not the others' is kept out, in panic mode, too;
 //! - a request that timed out ([`Outcome::Slow`](crate::Outcome::Slow)) puts in doubt, and has the node probed soon. It
 //!   never ejects: a Kylin query may take minutes.
 //!
 //! An endpoint that is new or comes back may ramp up by [`SlowStart`]. When nobody is left,
 //! [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode) serves from whoever failed least recently.
 
+#[cfg(feature = "kylin")]
+pub(crate) mod ask;
 mod checks;
-mod cookies;
+pub(crate) mod cookies;
 mod expected;
 mod kylin_probes;
 pub(crate) mod outlier;
 pub(crate) mod passive;
 mod probe;
+#[cfg(feature = "kylin")]
+mod same_metastore;
 pub(crate) mod slow_start;
 pub(crate) mod state;
 pub(crate) mod verdict;
@@ -39,6 +44,8 @@ pub use checks::{Checker, Checks};
 pub use expected::Expected;
 pub use outlier::Outlier;
 pub use probe::{InvalidProbe, Probe};
+#[cfg(feature = "kylin")]
+pub use same_metastore::{MetastoreChecker, SameMetastore};
 pub use slow_start::SlowStart;
 
 /// How an endpoint is doing, whatever the operator wants of it.
@@ -50,7 +57,8 @@ pub enum Operational {
     Up,
     /// Something does, but not enough to take it out: it serves, and is probed at the faster interval.
     InDoubt,
-    /// Probes say that it cannot serve, or no probe has succeeded yet where that is asked for.
+    /// Probes say that it cannot serve, or no probe has succeeded yet where that is asked for; or it is a node of another
+    /// cluster, or nobody has looked yet whether it is.
     Down,
     /// Taken out for a time because of its requests' failures.
     Ejected,
@@ -78,6 +86,27 @@ pub enum Reason {
     /// A request timed out, and none has succeeded since.
     #[error("a request timed out")]
     Slow,
+    /// Its metastore has not been compared with the others' yet: `SameMetastore`.
+    #[error("its metastore has not been compared yet")]
+    Unchecked,
+    /// It is a node of another cluster: `SameMetastore`.
+    #[error("it belongs to another cluster: {0}")]
+    OtherMetastore(Sign),
+}
+
+/// What shows that a node belongs to another cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Sign {
+    /// Its `kylin.metadata.url`.
+    #[error("its metadata URL is another one")]
+    MetadataUrl,
+    /// The name of its session cookie, in which Kylin 5 has a digest of that URL.
+    #[error("its session cookie is named after another metastore")]
+    SessionCookie,
+    /// A project of the same name as the others', with another id.
+    #[error("a project of the same name has another id")]
+    Project,
 }
 
 /// What was wrong with the answer to a probe.

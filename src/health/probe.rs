@@ -122,13 +122,8 @@ impl Probe {
     /// # Errors
     /// [`InvalidProbe::User`] when the user's name contains a colon (RFC 7617).
     pub fn login(mut self, user: &str, password: &str) -> Result<Self, InvalidProbe> {
-        if user.contains(':') {
-            return Err(InvalidProbe::User);
-        }
+        let value = basic(user, password)?;
         if let Question::Request { headers, login, .. } = &mut self.question {
-            let value = format!("Basic {}", BASE64.encode(format!("{user}:{password}")));
-            let mut value = HeaderValue::try_from(value).map_err(|_| InvalidProbe::User)?;
-            value.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, value);
             *login = true;
         }
@@ -188,11 +183,8 @@ impl Probe {
         let mut request = Request::new(if body.is_empty() { Body::empty() } else { body.clone().into() });
         *request.method_mut() = method.clone();
         *request.uri_mut() = Uri::from(path.clone());
-        let host = host.parse::<Authority>().ok().and_then(|host| HeaderValue::try_from(host.as_str()).ok());
         let fields = request.headers_mut();
-        fields.insert(header::HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
-        fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-        fields.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        introduce(fields, host);
         for (name, value) in headers {
             fields.insert(name, value.clone());
         }
@@ -233,6 +225,25 @@ impl Probe {
     fn logs_in(&self) -> bool {
         matches!(self.question, Question::Request { login: true, .. })
     }
+}
+
+/// What HTTP Basic shows for a login.
+pub(super) fn basic(user: &str, password: &str) -> Result<HeaderValue, InvalidProbe> {
+    if user.contains(':') {
+        return Err(InvalidProbe::User);
+    }
+    let value = format!("Basic {}", BASE64.encode(format!("{user}:{password}")));
+    let mut value = HeaderValue::try_from(value).map_err(|_| InvalidProbe::User)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// The fields of every request of our own to the node called `host`. Kylin 5 takes none without `User-Agent`.
+pub(super) fn introduce(fields: &mut HeaderMap, host: &str) {
+    let host = host.parse::<Authority>().ok().and_then(|host| HeaderValue::try_from(host.as_str()).ok());
+    fields.insert(header::HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
+    fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    fields.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
 }
 
 const USER_AGENT: &str = concat!("kylin-lb/", env!("CARGO_PKG_VERSION"), " (probe)");

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::outlier::{Cause, Tally};
 use super::slow_start::Ramp;
 use super::verdict::{Change, Thresholds, Verdict};
-use super::{Operational, ProbeFailure, Reason};
+use super::{Operational, ProbeFailure, Reason, Sign};
 
 /// Compares an endpoint with the others of its cluster; told after each counted outcome.
 pub(crate) trait Peers: Send + Sync {
@@ -23,7 +23,8 @@ pub(crate) trait Peers: Send + Sync {
 
 /// Times are milliseconds since the endpoint's origin.
 pub(crate) struct State {
-    /// Until when no request may come: 0 is not at all, `u64::MAX` while the word of probes is that it is down.
+    /// Until when no request may come: 0 is not at all, `u64::MAX` while the word of probes is that it is down, or it is not
+    /// known to be one of the cluster.
     barred_until: AtomicU64,
     pub(crate) ramp: Ramp,
     pub(crate) tally: Tally,
@@ -32,6 +33,8 @@ pub(crate) struct State {
     /// Since when a request that timed out has not been followed by a success; 0 when none.
     slow_since: AtomicU64,
     slow: AtomicU64,
+    /// Is it not known to be one of the cluster?
+    outsider: AtomicBool,
     record: Mutex<Record>,
     /// Rouses whoever probes the endpoint.
     pub(crate) wake: Notify,
@@ -44,12 +47,28 @@ struct Record {
     verdict: Verdict,
     /// Who probes; the words of others are not listened to. 0 is nobody.
     checker: u64,
+    belonging: Belonging,
+    /// Who says so; 0 is nobody.
+    judge: u64,
+    belonging_since: u64,
     ejection: Option<Ejection>,
     /// How many past ejections are remembered, and since when it is in service without that being counted.
     ejections: u32,
     calm_since: u64,
     ejected_by_rule: u64,
     up_since: u64,
+}
+
+/// Is the endpoint one of the cluster?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(not(feature = "kylin"), allow(dead_code, reason = "only Kylin's metastores are compared"))]
+pub(crate) enum Belonging {
+    /// Nothing says otherwise.
+    #[default]
+    Assumed,
+    /// Nobody has looked yet.
+    Unchecked,
+    No(Sign),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +96,7 @@ impl State {
             last_failure: AtomicU64::new(0),
             slow_since: AtomicU64::new(0),
             slow: AtomicU64::new(0),
+            outsider: AtomicBool::new(false),
             record: Mutex::default(),
             wake: Notify::new(),
             peers,
@@ -199,7 +219,7 @@ impl State {
         self.record.lock().ejection.map(|ejection| ejection.at)
     }
 
-    /// Is the word of probes that it is down, or not proven?
+    /// Is the word of probes that it is down, or not proven, or is it not one of the cluster?
     pub(crate) fn is_down(&self) -> bool {
         self.barred_until.load(Ordering::Relaxed) == u64::MAX
     }
@@ -223,6 +243,49 @@ impl State {
             (record.checker, record.verdict, record.up_since) = (0, Verdict::default(), now);
             self.bar(&record);
         }
+    }
+
+    /// From now on `judge` says whether the endpoint is one of the cluster, and until it does it may not serve; 0 is nobody.
+    pub(crate) fn join(&self, judge: u64, now: u64) {
+        let mut record = self.record.lock();
+        if record.judge != judge {
+            record.judge = judge;
+            let belonging = if judge == 0 { Belonging::Assumed } else { Belonging::Unchecked };
+            self.set_belonging(&mut record, belonging, now);
+        }
+    }
+
+    /// It is another node now than the one that was looked at, if any was.
+    pub(crate) fn doubt_belonging(&self, now: u64) {
+        let mut record = self.record.lock();
+        if record.judge != 0 {
+            self.set_belonging(&mut record, Belonging::Unchecked, now);
+        }
+    }
+
+    /// `judge` says whether the endpoint is one of the cluster. True when that is news.
+    #[cfg(feature = "kylin")]
+    pub(crate) fn belong(&self, judge: u64, belonging: Belonging, now: u64) -> bool {
+        let mut record = self.record.lock();
+        let news = record.judge == judge && record.belonging != belonging;
+        if news {
+            if matches!(record.belonging, Belonging::No(_)) {
+                self.ramp.begin(now);
+            }
+            self.set_belonging(&mut record, belonging, now);
+        }
+        news
+    }
+
+    fn set_belonging(&self, record: &mut Record, belonging: Belonging, now: u64) {
+        (record.belonging, record.belonging_since, record.up_since) = (belonging, now, now);
+        self.outsider.store(belonging != Belonging::Assumed, Ordering::Relaxed);
+        self.bar(record);
+    }
+
+    /// Is it not known to be one of the cluster? Then it must serve nobody, whatever else there is.
+    pub(crate) fn is_outsider(&self) -> bool {
+        self.outsider.load(Ordering::Relaxed)
     }
 
     /// Takes the result of a probe by `checker` into account.
@@ -260,7 +323,7 @@ impl State {
     /// Writes down what picks read.
     fn bar(&self, record: &Record) {
         let until = match record.ejection {
-            _ if !record.verdict.is_up() => u64::MAX,
+            _ if !record.verdict.is_up() || record.belonging != Belonging::Assumed => u64::MAX,
             Some(ejection) => ejection.until,
             None => 0,
         };
@@ -270,10 +333,16 @@ impl State {
     /// How the endpoint stands: the state, its reason, and since when.
     pub(crate) fn describe(&self, rule: Rule, now: u64) -> (Operational, Option<Reason>, u64) {
         let record = self.record.lock();
-        let Record { verdict, ejection, .. } = &*record;
+        let Record { verdict, ejection, belonging, .. } = &*record;
+        if let Belonging::No(sign) = belonging {
+            return (Operational::Down, Some(Reason::OtherMetastore(*sign)), record.belonging_since);
+        }
         if !verdict.is_up() {
             let reason = verdict.failure().map_or(Reason::Unproven, Reason::Probe);
             return (Operational::Down, Some(reason), verdict.since());
+        }
+        if *belonging == Belonging::Unchecked {
+            return (Operational::Down, Some(Reason::Unchecked), record.belonging_since);
         }
         if let Some(Ejection { at, cause, .. }) = ejection.filter(|ejection| now < ejection.until) {
             let reason = match cause {

@@ -121,6 +121,28 @@ impl Evidence {
         Ok(())
     }
 
+    /// Takes in what was learned now, of which a part may be missing because an answer was. What was known and is not said
+    /// again still holds, unless something else is not what it was: then the node was set up anew, and all of it is old.
+    pub(crate) fn renew(&mut self, now: Self) {
+        let moved = matches!(now.compare(self), Identity::Different(_))
+            || now.url.as_ref().zip(self.url.as_ref()).is_some_and(|(now, old)| !now.is_same_store(old))
+            || now.cookie.as_ref().zip(self.cookie.as_ref()).is_some_and(|(now, old)| now != old);
+        if moved {
+            *self = now;
+        } else {
+            self.url = now.url.or(self.url.take());
+            self.cookie = now.cookie.or(self.cookie.take());
+            if !now.projects.is_empty() {
+                self.projects = now.projects;
+            }
+        }
+    }
+
+    /// Takes in what `other`, which is of the same metastore, shows beyond this. Projects come and go: its are the newer ones.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.renew(other.clone());
+    }
+
     /// Is anything known?
     pub fn is_empty(&self) -> bool {
         *self == Evidence::default()

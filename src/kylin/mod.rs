@@ -11,6 +11,7 @@
 //! | [`guard`], [`cookie`] | is it open to clients, is this a session? |
 //! | [`properties`], [`metadata_url`], [`tomcat`] | what do Kylin's files say of the cluster and its sessions? |
 //! | [`identity`] | do two nodes have the same metastore? |
+//! | [`servers`] | which nodes does a node know? |
 //!
 //! Where the source of a fact is given, it is a file of <https://github.com/apache/kylin> at the tag or branch named. What was
 //! inferred and not seen is said to be.
@@ -27,5 +28,6 @@ pub mod path;
 pub mod properties;
 pub mod query;
 pub mod retry;
+pub mod servers;
 pub mod sql;
 pub mod tomcat;

@@ -16,7 +16,7 @@ use super::server_name::{Names, host_without_port};
 use super::settings::Settings;
 use super::source::Span;
 use super::upstream::Upstream;
-use super::variables::Captures;
+use super::variables::{Captures, Maps};
 
 /// An nginx configuration, read and checked.
 ///
@@ -126,6 +126,11 @@ impl Config {
 
 fn read_http(block: &[Directive], reader: &mut Reader<'_>) -> Result<Vec<(Server, Span)>, Fault> {
     let mut level = Level::default();
+    // Any value may hold the variable of a map, wherever that stands.
+    for directive in block.iter().filter(|directive| directive.is("map")) {
+        directives::judge(directive, Block::Http)?;
+    }
+    reader.define(Maps::read(block.iter().filter(|directive| directive.is("map")))?);
     // Servers inherit what stands behind them, and pass to groups that stand behind them.
     for directive in block {
         if directives::judge(directive, Block::Http)? == Verdict::Harmless {
@@ -133,9 +138,9 @@ fn read_http(block: &[Directive], reader: &mut Reader<'_>) -> Result<Vec<(Server
             continue;
         }
         match directive.name.text.as_str() {
-            "server" => {}
+            "server" | "map" => {}
             "upstream" => {
-                let upstream = Upstream::read(directive)?;
+                let upstream = Upstream::read(directive, reader)?;
                 if reader.upstream(&upstream.name).is_some() {
                     let message = format!("duplicate upstream \"{}\"", upstream.name);
                     return Err(Fault::new(ErrorKind::Duplicate, directive.span(), message).expecting("another name"));

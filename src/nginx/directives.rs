@@ -58,6 +58,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("least_conn", U, "least_conn;"),
     ("listen", S, "listen ADDRESS[:PORT] [parameters];"),
     ("location", S | L, "location [= | ^~ | ~ | ~*] PATH { ... }"),
+    ("map", H, "map SOURCE $NAME { VALUE RESULT; ... }"),
     ("merge_slashes", H | S, "merge_slashes on|off;"),
     ("proxy_buffering", HSL, "proxy_buffering on|off;"),
     ("proxy_connect_timeout", HSL, "proxy_connect_timeout TIME;"),
@@ -82,6 +83,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("server", H | U, "server { ... } in http, server ADDRESS [parameters]; in upstream"),
     ("server_name", S, "server_name NAME...;"),
     ("set_real_ip_from", HSL, "set_real_ip_from ADDRESS|CIDR|unix:;"),
+    ("sticky", U, "sticky cookie|route|learn PARAMETERS;"),
     ("underscores_in_headers", H | S, "underscores_in_headers on|off;"),
     ("upstream", H, "upstream NAME { ... }"),
     ("zone", U, "zone NAME [SIZE];"),
@@ -210,7 +212,6 @@ const NO_FILES: &str = "proxy_pass or return: static files are not served";
 const NO_LOGIC: &str = "locations and variables: there is no rewriting here";
 const NO_LIMITS: &str = "max_conns=N on the servers of an upstream: requests are not limited per client";
 const NO_ACCESS: &str = "a firewall, or a host application that checks before it forwards: access is not decided here";
-const NO_STICKY: &str = "ip_hash, or hash $cookie_jsessionid consistent";
 
 /// Known to nginx, refused here; and what is accepted in its place.
 static REFUSED: &[(&str, &str)] = &[
@@ -236,9 +237,8 @@ static REFUSED: &[(&str, &str)] = &[
     ("limit_req", NO_LIMITS),
     ("limit_req_zone", NO_LIMITS),
     ("mail", "http { ... } only"),
-    ("map", NO_LOGIC),
     ("mirror", "nothing: requests are not copied"),
-    ("ntlm", "ip_hash: connections are not bound to clients"),
+    ("ntlm", "sticky cookie: connections are not bound to clients"),
     ("perl", NO_LOGIC),
     ("proxy_bind", "nothing: the system chooses the local address"),
     ("proxy_method", "nothing: the method is passed unchanged"),
@@ -252,7 +252,6 @@ static REFUSED: &[(&str, &str)] = &[
     ("split_clients", "weight=N on the servers of an upstream"),
     ("ssl", "a TLS terminator in front: TLS is not spoken here"),
     ("state", "server ADDRESS lines"),
-    ("sticky", NO_STICKY),
     ("stream", "http { ... } only"),
     ("stub_status", "the host application's own status page"),
     ("sub_filter", "nothing: answers are passed unchanged"),
@@ -279,7 +278,7 @@ pub(super) fn judge(directive: &Directive, block: Block) -> Result<Verdict, Faul
             return Err(fault(ErrorKind::Misplaced, message).expecting(format!("{usage} {}", phrases(*blocks))));
         }
         let takes_block =
-            matches!(name, "http" | "location" | "upstream") || (name == "server" && block == Block::Http);
+            matches!(name, "http" | "location" | "map" | "upstream") || (name == "server" && block == Block::Http);
         return match &directive.block {
             Some(_) if !takes_block => {
                 Err(fault(ErrorKind::Syntax, format!("\"{name}\" takes no block")).expecting(*usage))

@@ -142,6 +142,10 @@ impl Fault {
         self
     }
 
+    pub(super) fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
     /// Moves the pointer to the right, into a word.
     pub(super) fn right(mut self, bytes: usize) -> Fault {
         self.span = self.span.map(|span| span.right(bytes));

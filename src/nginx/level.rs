@@ -77,7 +77,8 @@ impl Level {
                     }
                     _ => return Err(wrong_number(directive)),
                 };
-                let added = AddHeader { name: field(name)?, value: Template::for_header(value)?, always };
+                let added =
+                    AddHeader { name: field(name)?, value: Template::for_header(value, reader.maps())?, always };
                 if is_framing(&added.name) {
                     return Err(managed(name));
                 }
@@ -95,7 +96,7 @@ impl Level {
                 return Ok(());
             }
             "proxy_redirect" => {
-                let rule = RedirectRule::read(directive)?;
+                let rule = RedirectRule::read(directive, reader.maps())?;
                 Self::list(seen, directive, &mut settings.redirect).push(rule);
                 return Ok(());
             }
@@ -247,7 +248,7 @@ impl Level {
 
 /// `None` when the line has no effect here.
 fn set_header(name: &Word, value: &Word, reader: &mut Reader<'_>) -> Result<Option<SetHeader>, Fault> {
-    let read = SetHeader { name: field(name)?, value: Template::for_header(value)? };
+    let read = SetHeader { name: field(name)?, value: Template::for_header(value, reader.maps())? };
     if read.name == header::CONNECTION {
         if !value.text.is_empty() {
             reader

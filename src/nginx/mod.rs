@@ -23,6 +23,16 @@
 //! - `Server` and `Date` of a node's answer are dropped as in nginx, but no `Server: nginx` takes their place.
 //! - Redirects that the front end makes itself have a relative `Location`, and the type of a `return`ed text is
 //!   `default_type` whatever the path ends in.
+//! - `sticky cookie` sets a [signed cookie](crate::session::StickyCookie) that tells nobody where a node is, with `Path=/` unless
+//!   `path=` says otherwise, and only when the client's is missing, old or names another server; nginx sets the MD5 of an address,
+//!   or `route=`, with every answer. It is signed with a secret that no file should hold: see [`SiteBuilder::secret`].
+//! - `sticky learn` binds a session to the server that sets its cookie; with a cookie that nobody knows, to the server that accepts
+//!   it as a login. It reads `;jsessionid=` in paths too, and forgets a session that its server ends. `zone=` is the size of the
+//!   memory, `sync` a store that the host gives: see [`SiteBuilder::sessions`].
+//! - `sticky route` compares the first of its variables that has a value, as nginx does, but a server without `route=` has no name
+//!   of its own.
+//! - `slow_start` begins with a tenth of the weight. A `map` takes no `hostnames`, and its named groups are variables in their own
+//!   result only.
 //! - One limit covers slow request heads and idle client connections: the longer of `client_header_timeout` and
 //!   `keepalive_timeout`.
 
@@ -49,6 +59,7 @@ mod server_name;
 mod settings;
 mod site;
 mod source;
+mod sticky;
 mod suggest;
 mod upstream;
 mod uri;
@@ -59,7 +70,7 @@ pub use config::Config;
 pub use error::{ConfigError, ErrorKind};
 pub use reader::Notice;
 pub use report::Report;
-pub use site::{Site, SiteError, SiteListener};
+pub use site::{Site, SiteBuilder, SiteError, SiteListener};
 
 #[cfg(test)]
 mod tests;

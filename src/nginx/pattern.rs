@@ -47,6 +47,11 @@ impl Pattern {
         Some(groups)
     }
 
+    /// The names of the groups, by their number; none for a group without a name, and at 0.
+    pub(super) fn group_names(&self) -> impl Iterator<Item = Option<&str>> {
+        self.0.capture_names()
+    }
+
     pub(super) fn as_str(&self) -> &str {
         self.0.as_str()
     }

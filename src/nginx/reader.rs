@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::parser::Directive;
 use super::source::{Sources, Span};
 use super::upstream::Upstream;
+use super::variables::Maps;
 
 /// What is collected while the tree is read.
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub(super) struct Reader<'s> {
     locations: usize,
     /// By lower-case name.
     by_name: HashMap<String, usize>,
+    maps: Maps,
 }
 
 /// What is left of it for the configuration.
@@ -46,7 +48,13 @@ impl fmt::Display for Notice {
 
 impl<'s> Reader<'s> {
     pub(super) fn new(sources: &'s Sources) -> Self {
-        Reader { sources, collected: Collected::default(), locations: 0, by_name: HashMap::new() }
+        Reader {
+            sources,
+            collected: Collected::default(),
+            locations: 0,
+            by_name: HashMap::new(),
+            maps: Maps::default(),
+        }
     }
 
     pub(super) fn harmless(&mut self, directive: &Directive) {
@@ -63,6 +71,15 @@ impl<'s> Reader<'s> {
 
     pub(super) fn note(&mut self, span: Span, text: impl Into<String>) {
         self.collected.notes.push(Notice { file: self.sources.name(span.file), line: span.line, text: text.into() });
+    }
+
+    /// The variables that the configuration defines.
+    pub(super) fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    pub(super) fn define(&mut self, maps: Maps) {
+        self.maps = maps;
     }
 
     /// A number that no location has yet.

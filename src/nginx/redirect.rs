@@ -2,7 +2,7 @@
 
 use super::error::{ErrorKind, Fault};
 use super::parser::Directive;
-use super::variables::Template;
+use super::variables::{Maps, Template};
 
 /// One `proxy_redirect` line.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub(crate) struct Redirect {
 }
 
 impl RedirectRule {
-    pub(super) fn read(directive: &Directive) -> Result<RedirectRule, Fault> {
+    pub(super) fn read(directive: &Directive, maps: &Maps) -> Result<RedirectRule, Fault> {
         let fault = |message: &str| {
             Fault::new(ErrorKind::Unsupported, directive.span(), message)
                 .expecting("proxy_redirect default|off|FROM TO; with FROM a prefix")
@@ -37,7 +37,9 @@ impl RedirectRule {
                 Err(fault("proxy_redirect with a regular expression is not supported"))
             }
             [from, _] if from.text.is_empty() => Err(fault("proxy_redirect from an empty prefix")),
-            [from, to] => Ok(RedirectRule::Replace(Redirect { from: Template::new(from)?, to: Template::new(to)? })),
+            [from, to] => {
+                Ok(RedirectRule::Replace(Redirect { from: Template::new(from, maps)?, to: Template::new(to, maps)? }))
+            }
             _ => Err(fault("invalid number of arguments of \"proxy_redirect\"")),
         }
     }

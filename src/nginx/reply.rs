@@ -3,7 +3,7 @@
 use super::error::{ErrorKind, Fault};
 use super::parser::Directive;
 use super::values;
-use super::variables::Template;
+use super::variables::{Maps, Template};
 
 /// An answer that the front end gives itself.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    pub(super) fn read(directive: &Directive) -> Result<Reply, Fault> {
+    pub(super) fn read(directive: &Directive, maps: &Maps) -> Result<Reply, Fault> {
         let usage = "return CODE;, return CODE TEXT;, return 301|302|303|307|308 URL; or return URL;";
         let (first, second) = match &directive.args[..] {
             [first] => (first, None),
@@ -33,7 +33,7 @@ impl Reply {
         };
         let is_url = ["http://", "https://", "$scheme"].iter().any(|start| first.text.starts_with(start));
         if second.is_none() && is_url {
-            return Ok(Reply { status: 302, location: Some(Template::for_header(first)?), text: None });
+            return Ok(Reply { status: 302, location: Some(Template::for_header(first, maps)?), text: None });
         }
         if first.text == "444" {
             return Err(Fault::new(
@@ -50,9 +50,9 @@ impl Reply {
         let status = u16::try_from(status).unwrap_or(500);
         Ok(match status {
             301 | 302 | 303 | 307 | 308 => {
-                Reply { status, location: second.map(Template::for_header).transpose()?, text: None }
+                Reply { status, location: second.map(|url| Template::for_header(url, maps)).transpose()?, text: None }
             }
-            _ => Reply { status, location: None, text: second.map(Template::new).transpose()? },
+            _ => Reply { status, location: None, text: second.map(|text| Template::new(text, maps)).transpose()? },
         })
     }
 }

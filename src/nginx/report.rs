@@ -75,14 +75,36 @@ fn print_upstream(upstream: &Upstream, f: &mut dyn fmt::Write) -> fmt::Result {
         write!(f, ", keepalive {keepalive}")?;
     }
     writeln!(f)?;
+    if let Some(sticky) = &upstream.sticky {
+        writeln!(f, "  sticky {sticky}")?;
+    }
     let width = upstream.servers.iter().map(|server| server.written.chars().count()).max().unwrap_or_default();
     for server in &upstream.servers {
-        let UpstreamServer { written, weight, max_conns, max_fails, fail_timeout, backup, down, .. } = server;
+        let UpstreamServer {
+            written,
+            weight,
+            max_conns,
+            max_fails,
+            fail_timeout,
+            backup,
+            down,
+            drain,
+            route,
+            slow_start,
+            ..
+        } = server;
         write!(f, "  {written:width$}  weight {weight}  max_fails {max_fails} in {}", seconds(*fail_timeout))?;
         if *max_conns > 0 {
             write!(f, "  max_conns {max_conns}")?;
         }
-        writeln!(f, "{}{}", if *backup { "  backup" } else { "" }, if *down { "  down" } else { "" })?;
+        if !slow_start.is_zero() {
+            write!(f, "  slow_start {}", seconds(*slow_start))?;
+        }
+        if let Some(route) = route {
+            write!(f, "  route {route}")?;
+        }
+        let flags = [(*backup, "  backup"), (*down, "  down"), (*drain, "  drain")];
+        writeln!(f, "{}", flags.iter().map(|(on, name)| if *on { *name } else { "" }).collect::<String>())?;
     }
     Ok(())
 }

@@ -75,7 +75,7 @@ impl Server {
                 }
                 "return" => {
                     level.once(inner)?;
-                    reply = Some(Reply::read(inner)?);
+                    reply = Some(Reply::read(inner, reader.maps())?);
                 }
                 _ => level.read(inner, reader)?,
             }

@@ -14,6 +14,7 @@ use super::*;
 use crate::backend::http1::Address;
 
 mod mistakes;
+mod sticky;
 
 /// As the KAP manual has it.
 const MANUAL: &str = "upstream kylin {

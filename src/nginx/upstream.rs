@@ -10,9 +10,11 @@ use super::error::{ErrorKind, Fault};
 use super::level::{words, wrong_number};
 use super::lexer::Word;
 use super::parser::Directive;
+use super::reader::Reader;
+use super::sticky::Sticky;
 use super::suggest;
 use super::values::{self, Step};
-use super::variables::Template;
+use super::variables::{Maps, Template};
 use crate::backend::http1::Address;
 
 /// A group of servers.
@@ -24,6 +26,8 @@ pub(crate) struct Upstream {
     pub(crate) declared: bool,
     /// How a server is chosen.
     pub(crate) method: Method,
+    /// How sessions find their server.
+    pub(crate) sticky: Option<Sticky>,
     /// The servers in the order of the file. At least one is not a backup.
     pub(crate) servers: Vec<UpstreamServer>,
     /// How many idle connections are kept (nginx: per worker).
@@ -78,9 +82,25 @@ pub(crate) struct UpstreamServer {
     pub(crate) backup: bool,
     /// `down`.
     pub(crate) down: bool,
+    /// `drain`: only sessions that are bound to it.
+    pub(crate) drain: bool,
+    /// `route`: its name in session ids.
+    pub(crate) route: Option<String>,
+    /// `slow_start`; zero is none.
+    pub(crate) slow_start: Duration,
 }
 
-const PARAMETERS: &[&str] = &["weight=N", "max_conns=N", "max_fails=N", "fail_timeout=TIME", "backup", "down"];
+const PARAMETERS: &[&str] = &[
+    "weight=N",
+    "max_conns=N",
+    "max_fails=N",
+    "fail_timeout=TIME",
+    "slow_start=TIME",
+    "route=NAME",
+    "backup",
+    "down",
+    "drain",
+];
 /// A consistent hash makes 160 points for each unit of weight.
 const HEAVIEST: u32 = 65_535;
 
@@ -95,6 +115,7 @@ impl Upstream {
             name,
             declared: true,
             method: Method::RoundRobin,
+            sticky: None,
             servers: Vec::new(),
             keepalive: None,
             keepalive_requests: None,
@@ -103,7 +124,7 @@ impl Upstream {
         }
     }
 
-    pub(super) fn read(directive: &Directive) -> Result<Upstream, Fault> {
+    pub(super) fn read(directive: &Directive, reader: &mut Reader<'_>) -> Result<Upstream, Fault> {
         let ([name], Some(block)) = (&directive.args[..], &directive.block) else {
             return Err(Fault::new(ErrorKind::Value, directive.span(), "upstream takes one name")
                 .expecting("upstream NAME { ... }"));
@@ -113,14 +134,14 @@ impl Upstream {
         }
         let mut upstream = Upstream::empty(name.text.clone());
         let mut seen = HashSet::new();
-        let mut backup: Option<Word> = None;
+        let mut unhashed: Option<(Word, &str)> = None;
         for inner in block {
             // Everything that is modelled for an upstream is read below; nothing is harmless in it.
             let Verdict::Modelled = directives::judge(inner, Block::Upstream)? else { continue };
             let known = inner.name.text.as_str();
             if known == "server" {
-                let (server, backup_word) = read_server(inner)?;
-                backup = backup.or(backup_word.cloned());
+                let (server, word) = read_server(inner)?;
+                unhashed = unhashed.or(word.map(|(word, name)| (word.clone(), name)));
                 upstream.servers.push(server);
                 continue;
             }
@@ -130,6 +151,7 @@ impl Upstream {
             }
             match known {
                 "zone" => {}
+                "sticky" => upstream.sticky = Some(Sticky::read(inner, reader)?),
                 "keepalive" => upstream.keepalive = Some(values::number(keepalive_word(inner)?, "", 1, u32::MAX)?),
                 "keepalive_requests" => {
                     upstream.keepalive_requests = Some(values::number(one(inner)?, "", 1, u32::MAX)?)
@@ -143,7 +165,7 @@ impl Upstream {
                         return Err(Fault::new(ErrorKind::Duplicate, inner.span(), "load balancing method redefined")
                             .expecting("one of: ip_hash, least_conn, hash, random, or none for round robin"));
                     }
-                    upstream.method = read_method(inner)?;
+                    upstream.method = read_method(inner, reader.maps())?;
                 }
             }
         }
@@ -151,15 +173,34 @@ impl Upstream {
             return Err(Fault::new(ErrorKind::Missing, name.span, format!("no servers in upstream \"{}\"", name.text))
                 .expecting("server ADDRESS; that is not a backup"));
         }
-        if let (Some(word), Method::IpHash | Method::Hash { .. } | Method::Random { .. }) = (backup, &upstream.method) {
+        if let (Some((word, parameter)), Method::IpHash | Method::Hash { .. } | Method::Random { .. }) =
+            (unhashed, &upstream.method)
+        {
             return Err(Fault::new(
                 ErrorKind::Value,
                 word.span,
-                "ip_hash, hash and random do not support parameter \"backup\"",
+                format!("ip_hash, hash and random do not support parameter \"{parameter}\""),
             )
-            .expecting("least_conn or round robin, or no backup"));
+            .expecting(format!("least_conn or round robin, or no {parameter}")));
         }
+        note_routes(&upstream, name, reader);
         Ok(upstream)
+    }
+}
+
+/// A server that no session can name is a mistake more often than not.
+fn note_routes(upstream: &Upstream, name: &Word, reader: &mut Reader<'_>) {
+    if matches!(upstream.sticky, Some(Sticky::Route(_))) {
+        for server in upstream.servers.iter().filter(|server| server.route.is_none()) {
+            reader.note(
+                name.span,
+                format!("sticky route: server {} has no route=, so no session names it", server.written),
+            );
+        }
+    } else if upstream.sticky.is_none() {
+        for server in upstream.servers.iter().filter(|server| server.drain) {
+            reader.note(name.span, format!("drain without sticky: server {} gets no requests at all", server.written));
+        }
     }
 }
 
@@ -175,7 +216,7 @@ fn one(directive: &Directive) -> Result<&Word, Fault> {
     words(directive).map(|[word]| word)
 }
 
-fn read_method(directive: &Directive) -> Result<Method, Fault> {
+fn read_method(directive: &Directive, maps: &Maps) -> Result<Method, Fault> {
     let name = directive.name.text.as_str();
     let texts: Vec<_> = directive.args.iter().map(|word| word.text.as_str()).collect();
     match (name, &texts[..]) {
@@ -184,7 +225,7 @@ fn read_method(directive: &Directive) -> Result<Method, Fault> {
         ("random", []) => Ok(Method::Random { two: false }),
         ("random", ["two"] | ["two", "least_conn"]) => Ok(Method::Random { two: true }),
         ("hash", [_] | [_, "consistent"]) => {
-            let key = Template::new(&directive.args[0])?;
+            let key = Template::new(&directive.args[0], maps)?;
             if key.has_captures() {
                 return Err(Fault::new(
                     ErrorKind::Unsupported,
@@ -204,7 +245,8 @@ fn read_method(directive: &Directive) -> Result<Method, Fault> {
     }
 }
 
-fn read_server(directive: &Directive) -> Result<(UpstreamServer, Option<&Word>), Fault> {
+/// A server, and the first parameter that goes with no hash.
+fn read_server(directive: &Directive) -> Result<(UpstreamServer, Option<(&Word, &'static str)>), Fault> {
     let Some((first, parameters)) = directive.args.split_first() else {
         return Err(Fault::new(ErrorKind::Value, directive.span(), "server without an address")
             .expecting(format!("server ADDRESS [{}];", PARAMETERS.join("] ["))));
@@ -213,37 +255,44 @@ fn read_server(directive: &Directive) -> Result<(UpstreamServer, Option<&Word>),
         values::invalid(first, "server address").expecting(format!("HOST[:PORT], [IPV6]:PORT or unix:PATH ({reason})"))
     })?;
     let mut server = UpstreamServer::new(first.text.clone(), written.address);
-    let mut backup = None;
+    let mut unhashed = None;
     for word in parameters {
         match word.text.split_once('=').map_or((word.text.as_str(), false), |(name, _)| (name, true)) {
             ("weight", true) => server.weight = values::number(word, "weight=", 1, HEAVIEST)?,
             ("max_conns", true) => server.max_conns = values::number(word, "max_conns=", 0, u32::MAX)?,
             ("max_fails", true) => server.max_fails = values::number(word, "max_fails=", 0, u32::MAX)?,
             ("fail_timeout", true) => {
-                let value = word.text.strip_prefix("fail_timeout=").unwrap_or_default().to_owned();
-                let span = word.span.right("fail_timeout=".len());
-                server.fail_timeout = values::time(&Word { text: value, span }, Step::Seconds)?;
+                server.fail_timeout = values::time(&values::valued(word, "fail_timeout="), Step::Seconds)?;
             }
             ("backup", false) => {
                 server.backup = true;
-                backup = Some(word);
+                unhashed = unhashed.or(Some((word, "backup")));
+            }
+            ("slow_start", true) => {
+                server.slow_start = values::time(&values::valued(word, "slow_start="), Step::Seconds)?;
+                unhashed = unhashed.or(Some((word, "slow_start")));
+            }
+            ("route", true) => {
+                let route = values::valued(word, "route=");
+                if route.text.is_empty() || route.text.contains('$') {
+                    return Err(values::invalid(word, "route").expecting("route=NAME, as the ids of its sessions end"));
+                }
+                server.route = Some(route.text);
             }
             ("down", false) => server.down = true,
+            ("drain", false) => server.drain = true,
             _ => return Err(unknown_parameter(word)),
         }
     }
-    Ok((server, backup))
+    Ok((server, unhashed))
 }
 
 fn unknown_parameter(word: &Word) -> Fault {
     let text = &word.text;
     let name = text.split('=').next().unwrap_or_default();
     let instead = match name {
-        "slow_start" => Some("nothing: a server that returns takes its full share at once"),
         "resolve" => Some("an address; a name is looked up without it"),
         "service" => Some("HOST:PORT"),
-        "route" => Some("ip_hash, or hash $cookie_jsessionid consistent"),
-        "drain" => Some("down"),
         _ => None,
     };
     if let Some(instead) = instead {
@@ -272,6 +321,9 @@ impl UpstreamServer {
             fail_timeout,
             backup: false,
             down: false,
+            drain: false,
+            route: None,
+            slow_start: Duration::ZERO,
         }
     }
 }

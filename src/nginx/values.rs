@@ -99,6 +99,12 @@ pub(super) fn flag(word: &Word) -> Result<bool, Fault> {
     }
 }
 
+/// What stands behind the name of a parameter.
+pub(super) fn valued(word: &Word, prefix: &str) -> Word {
+    let text = word.text.strip_prefix(prefix).unwrap_or_default().to_owned();
+    Word { text, span: word.span.right(prefix.len()) }
+}
+
 pub(super) fn invalid(word: &Word, what: &str) -> Fault {
     Fault::new(ErrorKind::Value, word.span, format!("invalid {what} \"{}\"", word.text))
 }

@@ -1,13 +1,16 @@
 //! Where the proxy asks an [`Affinity`]: its hooks, tied to the tries of one request.
 
+use std::sync::Arc;
+
 use http::{Request, Response};
 
 use crate::backend::Backend;
 use crate::balance::Tried;
 use crate::body::Body;
 use crate::cluster::{Cluster, PickError, Picked};
+use crate::endpoint::EndpointId;
 use crate::request::RequestView;
-use crate::session::affinity::{Affinity, Prepared, Served, Step, Then, Tie};
+use crate::session::affinity::{Affinity, InUse, Node, Nodes, Prepared, Served, Step, Then, Tie};
 
 /// The session of one request, if the proxy keeps sessions at all.
 pub(super) struct Session<'p> {
@@ -94,11 +97,14 @@ impl<'p> Session<'p> {
         }
     }
 
-    /// Has the session count as in use until `body` is over.
-    pub(super) fn ride(&mut self, body: Body) -> Body {
-        match self.tie.take_in_use() {
-            Some(in_use) => body.hold_session(in_use),
-            None => body,
-        }
+    /// What has the session count as in use while it lives.
+    pub(super) fn take_in_use(&mut self) -> Option<InUse> {
+        self.tie.take_in_use()
+    }
+}
+
+impl<B: Backend> Nodes for Cluster<B> {
+    fn find(&self, endpoint: &EndpointId) -> Option<Arc<dyn Node>> {
+        self.backend(endpoint).map(|backend| backend as Arc<dyn Node>)
     }
 }

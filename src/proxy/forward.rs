@@ -128,7 +128,7 @@ impl<'p, B: Backend> Journey<'p, B> {
                     let watch = self.visit.as_ref().and_then(|visit| visit.watch(&picked, request));
                     let sent = picked.backend.send(take(request)).await;
                     if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
-                        watch.call_off();
+                        watch.disarm();
                     }
                     self.keep_answer(sent)
                 }
@@ -298,7 +298,7 @@ impl<'p, B: Backend> Journey<'p, B> {
 
     /// The answer as the client gets it: what counts the request in flight rides inside.
     fn pass(&mut self, picked: Picked<B>) -> Response<Body> {
-        take(&mut self.answer).map(|body| self.session.ride(body.without_trailers().hold(picked.lease)))
+        take(&mut self.answer).map(|body| body.without_trailers().hold(picked.lease, self.session.take_in_use()))
     }
 
     /// Where to go on when no answer came.

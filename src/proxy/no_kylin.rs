@@ -89,7 +89,7 @@ impl<'p> Visit<'p> {
 }
 
 impl Watch {
-    pub(super) fn call_off(self) {
+    pub(super) fn disarm(self) {
         match self {}
     }
 }

@@ -26,6 +26,10 @@ pub enum InvalidStore {
         /// What it may be.
         expected: &'static str,
     },
+    /// It is where Tomcat keeps its own sessions.
+    #[cfg(feature = "kylin")]
+    #[error("session store: {0}")]
+    Tomcat(#[from] crate::kylin::tomcat::Conflict),
     /// Certificates cannot be read, or are none.
     #[error("certificates for a session store")]
     Certificates(#[source] BoxError),

@@ -26,6 +26,8 @@ mod sessions;
 mod shared;
 mod shelf;
 mod store;
+#[cfg(feature = "kylin")]
+mod tomcat;
 
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisBuilder, RedisStore};
@@ -45,3 +47,5 @@ pub use sessions::Sessions;
 #[cfg(feature = "shared-sessions")]
 pub use shared::{HandOut, SharedSessions};
 pub use store::{Expect, Saved, SessionStore, StoreError, StoreFuture, Stored};
+#[cfg(feature = "kylin")]
+pub use tomcat::open_beside;

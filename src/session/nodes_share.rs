@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::affinity::{Hint, Served, Step, Then, Tie};
+use super::affinity::{Served, Step, Then, Tie};
 use super::latest::Latest;
 use super::pairs::{cut, expires_at_once, first_part, is_kylins};
 use super::sessions::{Known, Sessions};
@@ -26,6 +26,7 @@ use super::{Expect, SessionKey, SessionRecord};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
 use crate::endpoint::EndpointId;
+use crate::endpoint::Hint;
 
 /// Sessions that the nodes share, for [`Affinity::nodes_share`](super::Affinity::nodes_share).
 #[derive(Clone)]

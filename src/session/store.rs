@@ -1,6 +1,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -126,6 +127,31 @@ impl<T: Unpin> Future for StoreFuture<'_, T> {
 impl<T> fmt::Debug for StoreFuture<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if matches!(self.0, Kind::Ready(_)) { "StoreFuture::Ready" } else { "StoreFuture::Boxed" })
+    }
+}
+
+/// What [`open`](super::open) opened is a store like any other.
+impl SessionStore for Arc<dyn SessionStore> {
+    fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
+        (**self).load(key)
+    }
+
+    fn save<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        record: &'a SessionRecord,
+        expect: Expect,
+        ttl: Duration,
+    ) -> StoreFuture<'a, Saved> {
+        (**self).save(key, record, expect, ttl)
+    }
+
+    fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()> {
+        (**self).touch(key, ttl)
+    }
+
+    fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()> {
+        (**self).remove(key)
     }
 }
 

@@ -207,7 +207,7 @@ fn the_word_of_the_operator_holds_when_the_host_replaces_the_membership() {
 #[tokio::test]
 async fn endpoints_of_the_operator_stay_stand_first_and_win() {
     let cluster = Cluster::builder().endpoint(endpoint("static")).endpoint(endpoint("b:1")).build().unwrap();
-    cluster.add(Endpoint::new("named", Nowhere).unwrap().placement("c:1")).unwrap();
+    cluster.add(Endpoint::new("named", Nowhere).unwrap().placement("C:1")).unwrap();
     let followed = Followed::by(cluster, |found| Ok(found.endpoint(Nowhere)?));
     let status = followed.tell([found("c:1"), found("a:1"), found("b:1")]).await;
     assert_eq!(followed.ids(), ["static", "b:1", "named", "a:1"]);

@@ -254,6 +254,29 @@ async fn a_zookeeper_that_comes_back_without_the_nodes_empties_no_cluster() {
     patient.has("k1:7070 job, k2:7070 query").await;
 }
 
+#[tokio::test]
+async fn a_server_that_is_no_zookeeper_is_an_error_and_is_tried_again() {
+    // An answer to a connect request that is nonsense, one that never ends, one that is cut, none.
+    let nonsense: [&[u8]; 4] = [&[0xff; 64], &[0x7f, 0xff, 0xff, 0xff, 0, 0], &[0, 0, 0, 37, 0, 0], &[]];
+    for bytes in nonsense {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, bytes).await;
+                kept.push(stream);
+            }
+        });
+        let source = ZooKeeper::parse(&address.to_string()).unwrap().session_timeout(Duration::from_millis(200));
+        let followed = Followed::by(source);
+        let again = followed.follow.wait_until(|status| status.failures > 2);
+        let status = timeout(PATIENCE, again).await.unwrap_or_else(|_| panic!("{:?}", followed.follow.status()));
+        assert_eq!((status.source, followed.endpoints().len()), (SourceState::Failing, 0));
+        server.abort();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_zookeeper_that_is_killed_and_restarted_under_load_fails_no_request() {
     require_zookeeper!();

@@ -32,7 +32,9 @@ const MEANS: u64 = 2;
 ///   that has outlived its expectation goes on for about as long again. So a wrong expectation misleads by a third of a
 ///   request, and never makes a stuck one weigh nothing.
 ///
-/// Both bounds were found by simulation (`benches/simulation`), where work counted in full was worse than a mere count.
+/// In simulation (`benches/simulation`) expected work counted in full was worse than a mere count of requests, which is what the
+/// bound is for; with it this policy and [`LeastConn`](super::LeastConn) came out level, so it pays only where shapes differ more
+/// than they do there. The factor two is a choice, not a finding.
 ///
 /// Among more than 64 endpoints some are looked at, as [`LeastConn`](super::LeastConn) does.
 ///

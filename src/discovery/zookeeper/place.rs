@@ -41,7 +41,7 @@ impl Place {
         if !path.is_empty() {
             let (base, cluster) = path.rsplit_once('/').ok_or(InvalidZooKeeper::Path)?;
             // `host/kylin` may mean a base path or a cluster in the root; who means the latter says so with `base_path`.
-            if base.len() < 2 {
+            if base.ends_with('/') || base.is_empty() {
                 return Err(InvalidZooKeeper::Path);
             }
             place.set_base(base)?;

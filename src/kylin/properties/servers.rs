@@ -38,12 +38,18 @@ impl ServerAddr {
     /// Reads `host:port:mode`, as in `kylin.server.cluster-servers-with-mode`.
     pub fn parse_with_mode(text: &str) -> Option<Self> {
         let (address, mode) = text.trim().rsplit_once(':')?;
-        ServerAddr::parse(address)?.serving(Roles::parse(mode).ok()?)
+        Some(ServerAddr::parse(address)?.serving(Roles::parse(mode).ok()?))
     }
 
-    fn serving(mut self, roles: Roles) -> Option<Self> {
+    /// The same node, which does this.
+    pub(crate) fn serving(mut self, roles: Roles) -> Self {
         self.roles = Some(roles);
-        Some(self)
+        self
+    }
+
+    /// Is it the node at the same address? Names do not tell case apart.
+    pub(crate) fn is_at(&self, other: &Self) -> bool {
+        self.port == other.port && self.host.eq_ignore_ascii_case(&other.host)
     }
 
     /// The name or address, an IPv6 address without brackets.
@@ -93,7 +99,7 @@ impl Properties {
             ("kylin.server.cluster-mode-job", Role::Job.into()),
         ] {
             let Some(entry) = self.first(&[key]) else { continue };
-            by_mode.extend(list(entry, |text| ServerAddr::parse(text)?.serving(roles), ADDRESSES)?);
+            by_mode.extend(list(entry, |text| Some(ServerAddr::parse(text)?.serving(roles)), ADDRESSES)?);
         }
         match self.first(&["kylin.server.cluster-servers", "kylin.rest.servers"]) {
             Some(entry) if by_mode.is_empty() => list(entry, ServerAddr::parse, ADDRESSES),

@@ -9,6 +9,8 @@ use crate::kylin::metadata_url::MetadataUrl;
 /// apache/kylin 3.1.3 KylinConfigBase.java:377.
 const ZOOKEEPER_BASE: &str = "/kylin";
 
+const ENSEMBLE: [&str; 2] = ["kylin.env.zookeeper-connect-string", "kylin.env.zookeeper.connect-string"];
+
 impl Properties {
     /// `kylin.metadata.url`; none when the file leaves it to Kylin's default, which differs between versions.
     ///
@@ -70,15 +72,13 @@ impl Properties {
         entry.value().parse().ok().filter(|&port| port != 0).ok_or_else(|| entry.fault("a port, 1 to 65535"))
     }
 
-    /// `kylin.env.zookeeper-connect-string`: none when Kylin takes the ZooKeeper of its HBase.
+    /// `kylin.env.zookeeper-connect-string`, without a path at its end, which is the [chroot](Properties::zookeeper_chroot): none
+    /// when Kylin takes the ZooKeeper of its HBase.
     ///
     /// # Errors
     /// [`PropertyError::Value`] for an entry that is no address.
     pub fn zookeeper_servers(&self) -> Result<Option<Vec<String>>, PropertyError> {
-        let Some(entry) = self.first(&["kylin.env.zookeeper-connect-string", "kylin.env.zookeeper.connect-string"])
-        else {
-            return Ok(None);
-        };
+        let Some(entry) = self.first(&ENSEMBLE) else { return Ok(None) };
         let text = resolved(entry)?.split('/').next().unwrap_or_default();
         let servers: Vec<String> =
             text.split(',').map(|server| server.trim().to_owned()).filter(|server| !server.is_empty()).collect();
@@ -92,8 +92,30 @@ impl Properties {
         Ok(Some(servers))
     }
 
+    /// The path at the end of `kylin.env.zookeeper-connect-string`, below which ZooKeeper's client puts all of Kylin's nodes; empty
+    /// where there is none.
+    ///
+    /// # Errors
+    /// [`PropertyError::Value`] when it still has a variable in it.
+    pub fn zookeeper_chroot(&self) -> Result<String, PropertyError> {
+        let Some(entry) = self.first(&ENSEMBLE) else { return Ok(String::new()) };
+        let path = resolved(entry)?.find('/').map_or("", |slash| &entry.value()[slash..]);
+        Ok(path.trim_end_matches('/').to_owned())
+    }
+
+    /// `kylin.job.scheduler.default`: which scheduler runs the jobs. 100 is the one of 3.x and 4.x that elects a leader in
+    /// ZooKeeper, for which nodes register there.
+    ///
+    /// # Errors
+    /// [`PropertyError::Value`] for what is no number.
+    pub fn job_scheduler(&self) -> Result<Option<u32>, PropertyError> {
+        let Some(entry) = self.first(&["kylin.job.scheduler.default"]) else { return Ok(None) };
+        entry.value().parse().map(Some).map_err(|_| entry.fault("a number, such as 0, 2 or 100"))
+    }
+
     /// The node of ZooKeeper below which this cluster's are: `kylin.env.zookeeper-base-path`, `/kylin` by default, and the
-    /// [cluster's name](Properties::cluster_name) (2.x-4.x: apache/kylin 3.1.3 ZKUtil.java:56-57).
+    /// [cluster's name](Properties::cluster_name) (2.x-4.x: apache/kylin 3.1.3 ZKUtil.java:56-57). It is itself below the
+    /// [chroot](Properties::zookeeper_chroot), if there is one.
     ///
     /// # Errors
     /// [`PropertyError::Value`] for a path that does not begin with a slash, and as `cluster_name`.

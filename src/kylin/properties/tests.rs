@@ -118,7 +118,8 @@ fn what_is_set_is_read() {
          kylin.server.mode=query,stream_coordinator\n\
          kylin.server.self-discovery-enabled=TRUE\n\
          kylin.server.host-address=n1:17070\n\
-         kylin.env.zookeeper-connect-string=z1:2181, z2/ignored\n\
+         kylin.env.zookeeper-connect-string=z1:2181, z2/ch/root/\n\
+         kylin.job.scheduler.default=100\n\
          kylin.env.zookeeper-base-path=/k/\n\
          kylin.query.timeout-seconds=300\n\
          server.port=8080 \n",
@@ -129,6 +130,7 @@ fn what_is_set_is_read() {
     assert_eq!(set.host_address().unwrap().unwrap().to_string(), "n1:17070");
     assert_eq!(set.zookeeper_servers().unwrap().unwrap(), ["z1:2181", "z2"]);
     assert_eq!(set.zookeeper_root().unwrap(), "/k/prod");
+    assert_eq!((set.zookeeper_chroot().unwrap().as_str(), set.job_scheduler().unwrap()), ("/ch/root", Some(100)));
     assert_eq!(set.query_timeout().unwrap(), Some(Duration::from_secs(300)));
     assert_eq!(set.server_port().unwrap(), 8080);
     assert!(!format!("{set:?}").contains("s3cret"));
@@ -149,6 +151,8 @@ fn errors_name_line_and_key() {
     check("kylin.query.timeout-seconds=-1", &|p| p.query_timeout().err());
     check("kylin.env.zookeeper-base-path=kylin", &|p| p.zookeeper_root().err());
     check("kylin.env.zookeeper-connect-string=a:b", &|p| p.zookeeper_servers().err());
+    check("kylin.job.scheduler.default=fair", &|p| p.job_scheduler().err());
+    check("kylin.env.zookeeper-connect-string=${ZK}/x", &|p| p.zookeeper_chroot().err());
     check("kylin.metadata.url=${URL}", &|p| p.metadata_url().err());
     check("kylin.metadata.url=${URL}", &|p| p.cluster_name().err());
 }

@@ -172,7 +172,7 @@ impl SessionManager {
     /// What an operator should know.
     pub fn warnings(&self) -> Vec<Warning> {
         let jcoleman = matches!(self.kind, ManagerKind::TomcatRedis1 | ManagerKind::TomcatRedis2);
-        let local = |store: &Store| matches!(&*store.host.to_ascii_lowercase(), "localhost" | "127.0.0.1" | "::1");
+        let local = |store: &Store| is_local(&store.host);
         [
             (!self.valve && self.kind != ManagerKind::Memcached, Warning::NoValve),
             (self.stores.iter().all(local), Warning::Local),
@@ -190,12 +190,19 @@ impl SessionManager {
     /// Would something else that used this Redis database share it with Tomcat? It must not: one of the managers empties the
     /// database when it is cleared, and all use the bare session id as their key.
     ///
-    /// Hosts are compared as they are written; two names of one host are not seen to be the same.
+    /// Hosts are compared as they are written, but for the names of the machine itself; other names of one host are not seen to
+    /// be the same.
     pub fn conflict(&self, host: &str, port: u16, database: u32) -> Option<Conflict> {
-        let same = |store: &Store| store.port == port && store.host.eq_ignore_ascii_case(host);
+        let same_host = |one: &str| one.eq_ignore_ascii_case(host) || (is_local(one) && is_local(host));
+        let same = |store: &Store| store.port == port && same_host(&store.host);
         let shared = self.kind != ManagerKind::Memcached && self.database == database && self.stores.iter().any(same);
         shared.then(|| Conflict { host: host.to_owned(), port, database })
     }
+}
+
+/// Is it the machine that the name is used on?
+fn is_local(host: &str) -> bool {
+    matches!(&*host.to_ascii_lowercase(), "localhost" | "127.0.0.1" | "::1" | "[::1]")
 }
 
 impl fmt::Display for Warning {

@@ -76,7 +76,7 @@ fn read(
             }
             "return" => {
                 level.once(inner)?;
-                reply = Some(Reply::read(inner)?);
+                reply = Some(Reply::read(inner, reader.maps())?);
             }
             "keepalive_timeout" | "send_timeout" => {
                 level.read(inner, reader)?;

@@ -6,6 +6,7 @@ use std::net::ToSocketAddrs;
 use bytes::Bytes;
 use http::StatusCode;
 
+use super::affinity::{Affinities, Shared};
 use super::{Inner, Route, SiteError};
 use crate::backend::http1::{Address, HttpBackend, Timeouts};
 use crate::balance::{Hash, IpHash, LeastConn, Random, RandomTwo, RoundRobin, key_fn};
@@ -17,6 +18,7 @@ use crate::nginx::next_upstream::NextUpstream;
 use crate::nginx::settings::Settings;
 use crate::nginx::upstream::{Method, Upstream, UpstreamServer};
 use crate::proxy::{Proxy, Retry};
+use crate::session::Affinity;
 
 /// nginx's `client_max_body_size` where none is set.
 const MAX_BODY: u64 = 1 << 20;
@@ -25,35 +27,46 @@ const MAX_BODY: u64 = 1 << 20;
 #[derive(Clone)]
 pub(super) struct UpstreamKey(pub(super) Bytes);
 
-pub(super) fn site(config: Config) -> Result<Inner, SiteError> {
-    let clusters = config.upstreams.iter().map(cluster).collect::<Result<Vec<_>, _>>()?;
+/// A cluster and how its sessions find their endpoint.
+type Group = (Cluster, Option<Affinity>);
+
+pub(super) fn site(config: Config, shared: Shared) -> Result<Inner, SiteError> {
+    let mut affinities = Affinities::new(shared);
+    let group = |upstream| Ok((cluster(upstream)?, affinities.of(upstream)?));
+    let groups = config.upstreams.iter().map(group).collect::<Result<Vec<Group>, SiteError>>()?;
     let mut routes = Vec::new();
     for server in &config.servers {
-        collect_routes(&server.locations, &clusters, &mut routes);
+        collect_routes(&server.locations, &groups, &mut routes);
     }
+    let clusters = groups.into_iter().map(|(cluster, _)| cluster).collect();
     routes.sort_by_key(|(number, _)| *number);
     let routes = routes.into_iter().map(|(_, route)| route).collect();
     Ok(Inner { config, clusters, routes })
 }
 
-fn collect_routes(locations: &Locations, clusters: &[Cluster], routes: &mut Vec<(usize, Route)>) {
+fn collect_routes(locations: &Locations, groups: &[Group], routes: &mut Vec<(usize, Route)>) {
     for location in locations.iter() {
-        routes.push((location.number, route(location, clusters)));
-        collect_routes(&location.nested, clusters, routes);
+        routes.push((location.number, route(location, groups)));
+        collect_routes(&location.nested, groups, routes);
     }
 }
 
-fn route(location: &Location, clusters: &[Cluster]) -> Route {
+fn route(location: &Location, groups: &[Group]) -> Route {
     let settings = &location.settings;
     let trusted = settings.real_ip.trusted_proxies();
     let proxy = match &location.action {
         Action::Proxy(pass) => {
-            let builder = Proxy::builder(clusters[pass.upstream].clone())
+            let (cluster, affinity) = &groups[pass.upstream];
+            let builder = Proxy::builder(cluster.clone())
                 .trusted_proxies(trusted.clone())
                 .retry(retry(&settings.next_upstream))
                 .max_body(Some(settings.max_body_size.unwrap_or(MAX_BODY)).filter(|size| *size > 0));
             let builder = match settings.body_timeout {
                 Some(timeout) => builder.body_timeout(timeout),
+                None => builder,
+            };
+            let builder = match affinity {
+                Some(affinity) => builder.affinity(affinity.clone()),
                 None => builder,
             };
             let streams = settings.request_buffering == Some(false);
@@ -109,6 +122,19 @@ fn cluster(upstream: &Upstream) -> Result<Cluster, SiteError> {
                 server: server.written.clone(),
                 source,
             })?;
+            let endpoint = match &server.route {
+                Some(route) => endpoint.route(route),
+                None => endpoint,
+            };
+            let endpoint = match server.slow_start.is_zero() {
+                true => endpoint,
+                false => endpoint.slow_start(server.slow_start),
+            };
+            let intent = match (server.down, server.drain) {
+                (true, _) => Intent::Maintain,
+                (false, true) => Intent::Drain,
+                (false, false) => Intent::Ready,
+            };
             endpoints.push(
                 endpoint
                     .placement(&server.written)
@@ -117,7 +143,7 @@ fn cluster(upstream: &Upstream) -> Result<Cluster, SiteError> {
                     .max_fails(server.max_fails)
                     .fail_timeout(server.fail_timeout)
                     .backup(server.backup)
-                    .intent(if server.down { Intent::Maintain } else { Intent::Ready }),
+                    .intent(intent),
             );
         }
     }

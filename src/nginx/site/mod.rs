@@ -1,6 +1,8 @@
 //! A configuration brought to life: clusters for its upstreams, proxies for its locations.
 
+mod affinity;
 mod build;
+mod builder;
 #[cfg(feature = "server")]
 mod limits;
 mod serve;
@@ -11,6 +13,7 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 
+pub use self::builder::SiteBuilder;
 use super::config::Config;
 use super::listen::ListenAddress;
 use crate::body::Body;
@@ -18,6 +21,7 @@ use crate::cluster::{Cluster, ClusterError};
 use crate::endpoint::InvalidId;
 use crate::proxy::{Proxy, TrustedProxies};
 use crate::request::ClientAddr;
+use crate::session::{InvalidCookie, InvalidSecret};
 
 /// A front end made from an nginx configuration. Clones are handles to the same site.
 ///
@@ -64,7 +68,12 @@ impl Site {
     /// # Errors
     /// [`SiteError`] names the upstream and the server.
     pub fn new(config: Config) -> Result<Self, SiteError> {
-        build::site(config).map(|inner| Site { inner: Arc::new(inner) })
+        Self::builder(config).build()
+    }
+
+    /// Begins to make a site with what front ends of one address share, and no configuration can say.
+    pub fn builder(config: Config) -> SiteBuilder {
+        SiteBuilder::new(config)
     }
 
     /// The clusters and the names of their upstreams, in the order of the file.
@@ -173,5 +182,27 @@ pub enum SiteError {
         upstream: String,
         /// Why.
         source: ClusterError,
+    },
+    /// `sticky learn` with `sync`, but the host gave no store that front ends share.
+    #[error("upstream {upstream}: sync of sticky learn needs a store of sessions that front ends share")]
+    Sync {
+        /// The upstream's name.
+        upstream: String,
+    },
+    /// What `sticky cookie` says cannot be a cookie.
+    #[error("upstream {upstream}: sticky cookie")]
+    Cookie {
+        /// The upstream's name.
+        upstream: String,
+        /// Why.
+        source: InvalidCookie,
+    },
+    /// The operating system has no random bytes for a secret.
+    #[error("no secret for the sessions of upstream {upstream}")]
+    Secret {
+        /// The upstream's name.
+        upstream: String,
+        /// Why.
+        source: InvalidSecret,
     },
 }

@@ -14,11 +14,13 @@ use crate::nginx::location::{Action, Found, Location};
 use crate::nginx::pass::{ProxyPass, Redirects};
 use crate::nginx::reply::Reply;
 use crate::nginx::settings::{AddHeader, Settings};
+use crate::nginx::sticky::Sticky;
 use crate::nginx::upstream::Method;
 use crate::nginx::uri::{escape, normalise};
 use crate::nginx::variables::{Scope, Unsendable};
 use crate::proxy::{HeaderEdits, Place, Proxy, Refusal, check_head};
 use crate::request::ClientAddr;
+use crate::session::affinity::GivenRoute;
 
 pub(super) async fn forward(site: &Inner, listener: usize, peer: ClientAddr, request: Request<Body>) -> Response<Body> {
     let (mut head, body) = request.into_parts();
@@ -124,6 +126,7 @@ struct Changes {
     edits: HeaderEdits,
     uri: Option<Uri>,
     key: Option<UpstreamKey>,
+    given: Option<GivenRoute>,
     timeouts: Option<crate::backend::http1::Timeouts>,
 }
 
@@ -137,6 +140,9 @@ impl Changes {
         }
         if let Some(key) = self.key {
             head.extensions.insert(key);
+        }
+        if let Some(given) = self.given {
+            head.extensions.insert(given);
         }
         if let Some(timeouts) = self.timeouts {
             head.extensions.insert(timeouts);
@@ -166,8 +172,15 @@ fn prepare<'s>(
         Method::Hash { key, .. } => Some(UpstreamKey(Bytes::from(key.to_bytes(scope)))),
         _ => None,
     };
+    let given = match &site.config.upstreams[pass.upstream].sticky {
+        Some(Sticky::Route(variables)) => {
+            let mut values = variables.iter().map(|variable| variable.value(scope));
+            values.find(|value| !value.is_empty()).map(|route| GivenRoute::new(&route))
+        }
+        _ => None,
+    };
     let after = After { settings, added: added(settings, scope)?, redirects: pass.redirects(scope) };
-    Ok((Changes { edits, uri, key, timeouts: timeouts(settings) }, after))
+    Ok((Changes { edits, uri, key, given, timeouts: timeouts(settings) }, after))
 }
 
 fn added<'s>(settings: &'s Settings, scope: &Scope<'_>) -> Result<Added<'s>, Refusal> {

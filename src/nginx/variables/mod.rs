@@ -1,18 +1,21 @@
-//! Values with variables in them: `proxy_set_header`, `add_header`, `return`, `hash`.
+//! Values with variables in them: `proxy_set_header`, `add_header`, `return`, `hash`, `sticky route`.
 //!
 //! A [`Template`] is compiled when the configuration is read, where an unknown variable is an error with a place. What
 //! is left for a request is a walk over pieces, without a lookup by name.
 
 mod lookup;
+mod map;
 mod scope;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use thiserror::Error;
 
+pub(crate) use map::{Map, Maps};
 pub(crate) use scope::{Captures, Scope};
 
 use super::error::{ErrorKind, Fault};
@@ -47,6 +50,7 @@ enum Variable {
     Host,
     Http(HeaderName),
     IsArgs,
+    Mapped(Arc<Map>),
     ProxyAddXForwardedFor,
     ProxyHost,
     RealipRemoteAddr,
@@ -92,7 +96,12 @@ static NAMES: &[(&str, Variable)] = &[
 
 impl Template {
     /// Compiles a word, as `ngx_http_script_compile` reads it.
-    pub(super) fn new(word: &Word) -> Result<Template, Fault> {
+    pub(super) fn new(word: &Word, maps: &Maps) -> Result<Template, Fault> {
+        Template::of_pattern(word, maps, &[])
+    }
+
+    /// The same where a regular expression has just found its named groups.
+    fn of_pattern(word: &Word, maps: &Maps, groups: &[(String, u8)]) -> Result<Template, Fault> {
         let mut pieces: Vec<Piece> = Vec::new();
         let literal = |text: &str, pieces: &mut Vec<Piece>| match pieces.last_mut() {
             Some(Piece::Literal(before)) => before.push_str(text),
@@ -128,8 +137,8 @@ impl Template {
                     })?,
                     &mut pieces,
                 ),
-                lower => pieces.push(Piece::Variable(Variable::named(lower).ok_or_else(|| {
-                    let meant = suggest::nearest(lower, NAMES.iter().map(|(name, _)| *name));
+                lower => pieces.push(Piece::Variable(variable(lower, maps, groups).ok_or_else(|| {
+                    let meant = suggest::nearest(lower, NAMES.iter().map(|(name, _)| *name).chain(maps.names()));
                     let hint = meant.map(|meant| format!(", did you mean \"${meant}\"?")).unwrap_or_default();
                     let known: Vec<_> = NAMES.iter().map(|(name, _)| format!("${name}")).collect();
                     fault(ErrorKind::Unknown, format!("unknown variable \"${name}\"{hint}")).expecting(format!(
@@ -145,12 +154,12 @@ impl Template {
     }
 
     /// Compiles a word for a header field, whose literal parts can be judged at once.
-    pub(super) fn for_header(word: &Word) -> Result<Template, Fault> {
+    pub(super) fn for_header(word: &Word, maps: &Maps) -> Result<Template, Fault> {
         if word.text.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control()) {
             return Err(Fault::new(ErrorKind::Value, word.span, "a line break or control character in a header field")
                 .expecting("a value on one line"));
         }
-        Template::new(word)
+        Template::new(word, maps)
     }
 
     /// The value, when it has no variables.
@@ -199,6 +208,14 @@ impl Template {
         HeaderValue::from_maybe_shared(Bytes::from(bytes)).map(Some).map_err(|_| Unsendable)
     }
 
+    /// The name of the cookie, in lower case, when the value is that of a cookie and nothing else.
+    pub(super) fn as_cookie(&self) -> Option<&str> {
+        match &self.pieces[..] {
+            [Piece::Variable(Variable::Cookie(name))] => Some(name),
+            _ => None,
+        }
+    }
+
     /// True when the value depends on the groups of a regular expression.
     pub(super) fn has_captures(&self) -> bool {
         self.pieces.iter().any(|piece| matches!(piece, Piece::Variable(Variable::Capture(_))))
@@ -233,6 +250,16 @@ impl Variable {
         }
         NAMES.iter().find(|(known, _)| *known == name).map(|(_, variable)| variable.clone())
     }
+}
+
+fn variable(name: &str, maps: &Maps, groups: &[(String, u8)]) -> Option<Variable> {
+    let group = groups.iter().find(|(group, _)| group == name).map(|(_, number)| Variable::Capture(*number));
+    group.or_else(|| maps.variable(name)).or_else(|| Variable::named(name))
+}
+
+/// Has a name, in lower case, a meaning without any map?
+fn is_known(name: &str) -> bool {
+    name == "hostname" || Variable::named(name).is_some()
 }
 
 /// `$hostname`. The standard library cannot ask the system, which on Linux also says it in files.

@@ -98,6 +98,7 @@ impl Variable {
                 joined(scope.headers, name, if name == header::COOKIE { b"; " } else { b", " }, sink);
             }
             Variable::IsArgs => sink(if scope.query().is_empty() { b"" } else { b"?" }),
+            Variable::Mapped(map) => map.write(scope, sink),
             Variable::ProxyAddXForwardedFor => {
                 if joined(scope.headers, "x-forwarded-for", b", ", sink) {
                     sink(b", ");

@@ -7,7 +7,7 @@ use super::*;
 use crate::nginx::source::Span;
 
 fn template(text: &str) -> Template {
-    Template::new(&Word { text: text.into(), span: Span { file: 0, line: 1, at: 0 } }).unwrap()
+    Template::new(&Word { text: text.into(), span: Span { file: 0, line: 1, at: 0 } }, &Maps::default()).unwrap()
 }
 
 fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
@@ -100,7 +100,11 @@ fn a_value_never_brings_a_line_of_its_own() {
 #[test]
 fn malformed_and_unknown_variables_are_refused() {
     for text in ["$", "a$", "${host", "${}", "$nope", "$http_", "$0", "$-", "${http_\u{e9}}"] {
-        assert!(Template::new(&Word { text: text.into(), span: Span { file: 0, line: 1, at: 0 } }).is_err(), "{text}");
+        assert!(
+            Template::new(&Word { text: text.into(), span: Span { file: 0, line: 1, at: 0 } }, &Maps::default())
+                .is_err(),
+            "{text}"
+        );
     }
 }
 

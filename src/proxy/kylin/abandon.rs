@@ -92,7 +92,7 @@ impl Watch {
     }
 
     /// The query is over, or was not sent: there is nothing to stop.
-    pub(in crate::proxy) fn call_off(mut self) {
+    pub(in crate::proxy) fn disarm(mut self) {
         self.0 = None;
     }
 }

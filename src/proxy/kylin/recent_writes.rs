@@ -25,7 +25,7 @@ pub(super) struct RecentWrites {
     window: Duration,
     /// How many writers are remembered in all, so that readers look no further while there are none.
     count: AtomicUsize,
-    shards: [Mutex<AHashMap<Writer, Pin>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     seed: RandomState,
     clock: Arc<dyn Clock>,
 }
@@ -34,6 +34,13 @@ pub(super) struct RecentWrites {
 /// of all cookies: a front end that shares sessions itself has a cookie of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Writer(u64);
+
+#[derive(Debug, Default)]
+struct Shard {
+    pins: AHashMap<Writer, Pin>,
+    /// Until when a full shard is not searched again for what is over: a flood of writers must not cost a search each.
+    searched_until: Option<Instant>,
+}
 
 #[derive(Debug)]
 struct Pin {
@@ -61,15 +68,16 @@ impl RecentWrites {
     /// Notes that `endpoint` took a write of `writer`.
     pub(super) fn note(&self, writer: Writer, endpoint: &EndpointId) {
         let now = self.clock.now();
-        let mut shard = self.shard(writer).lock();
-        let before = shard.len();
-        if before >= WRITERS {
-            shard.retain(|_, pin| pin.until > now);
+        let Shard { pins, searched_until } = &mut *self.shard(writer).lock();
+        let before = pins.len();
+        if before >= WRITERS && searched_until.is_none_or(|until| until <= now) {
+            pins.retain(|_, pin| pin.until > now);
+            *searched_until = Some(now + self.window / 8);
         }
-        if shard.len() < WRITERS || shard.contains_key(&writer) {
-            shard.insert(writer, Pin { endpoint: endpoint.clone(), until: now + self.window });
+        if pins.len() < WRITERS || pins.contains_key(&writer) {
+            pins.insert(writer, Pin { endpoint: endpoint.clone(), until: now + self.window });
         }
-        let after = shard.len();
+        let after = pins.len();
         // Under the lock of the shard, so the sum stays right.
         self.count.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
@@ -78,16 +86,16 @@ impl RecentWrites {
     pub(super) fn endpoint(&self, writer: Writer) -> Option<EndpointId> {
         let now = self.clock.now();
         let mut shard = self.shard(writer).lock();
-        let pin = shard.get(&writer)?;
+        let pin = shard.pins.get(&writer)?;
         if pin.until > now {
             return Some(pin.endpoint.clone());
         }
-        shard.remove(&writer);
+        shard.pins.remove(&writer);
         self.count.fetch_sub(1, Ordering::Relaxed);
         None
     }
 
-    fn shard(&self, writer: Writer) -> &Mutex<AHashMap<Writer, Pin>> {
+    fn shard(&self, writer: Writer) -> &Mutex<Shard> {
         &self.shards[writer.0 as usize % SHARDS]
     }
 }
@@ -98,7 +106,7 @@ mod tests {
     use crate::clock::ManualClock;
 
     fn id(text: &str) -> EndpointId {
-        EndpointId::new(text).unwrap()
+        EndpointId::new(text).expect("a valid id")
     }
 
     #[test]

@@ -15,7 +15,6 @@
 //! a request. The proxy's own answers (no endpoint, 502) never come to `settle`.
 
 mod cookies;
-mod hint;
 mod learn;
 mod route;
 pub(super) mod sticky;
@@ -27,9 +26,10 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 
-pub(crate) use self::hint::Hint;
 pub use self::learn::SessionCookie;
 use self::learn::{Learn, Learned};
+#[cfg(feature = "nginx")]
+pub(crate) use self::route::GivenRoute;
 use self::route::Route;
 pub use self::sticky::{InvalidCookie, SameSite, StickyCookie};
 use self::user::User;
@@ -41,6 +41,7 @@ use super::{Secret, Sessions};
 use crate::backend::{Backend, SendError};
 use crate::body::Body;
 use crate::endpoint::EndpointId;
+pub(crate) use crate::endpoint::Hint;
 
 /// How sessions find their endpoint: see [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones are handles
 /// to the same sessions.
@@ -59,6 +60,9 @@ enum Way {
     Learn(Learn),
     Sticky(StickyCookie),
     Route(Route),
+    /// The caller of the proxy has found the route.
+    #[cfg(feature = "nginx")]
+    Given,
     NodesShare(Grace),
     #[cfg(feature = "shared-sessions")]
     Shared(Arc<Sharing>),
@@ -198,6 +202,12 @@ impl Affinity {
         Self::new(Way::Route(Route { cookies: cookies.into_iter().collect() }))
     }
 
+    /// The route that stands in a request's extensions as [`GivenRoute`].
+    #[cfg(feature = "nginx")]
+    pub(crate) fn given() -> Self {
+        Self::new(Way::Given)
+    }
+
     /// For nodes that share their sessions themselves, by a session manager over Redis for one: any of them serves any request of a
     /// session, except that a session which has just begun stays where it began for a moment, until the others can find it.
     pub fn nodes_share(how: NodesShare) -> Self {
@@ -255,6 +265,8 @@ impl Affinity {
             Way::Learn(learn) => learn.begin(request, fallback),
             Way::Sticky(cookie) => Step::Now(cookie.begin(request, fallback)),
             Way::Route(route) => Step::Now(Tie::loose(route.hint(request).unwrap_or(fallback))),
+            #[cfg(feature = "nginx")]
+            Way::Given => Step::Now(Tie::loose(GivenRoute::of(request).unwrap_or(fallback))),
             Way::NodesShare(grace) => grace.begin(request, fallback),
             #[cfg(feature = "shared-sessions")]
             Way::Shared(sharing) => match sharing.begin(request) {
@@ -351,6 +363,8 @@ impl fmt::Debug for Affinity {
             Way::Learn(_) => "Affinity::learn",
             Way::Sticky(_) => "Affinity::cookie",
             Way::Route(_) => "Affinity::route",
+            #[cfg(feature = "nginx")]
+            Way::Given => "Affinity::given",
             Way::NodesShare(_) => "Affinity::nodes_share",
             #[cfg(feature = "shared-sessions")]
             Way::Shared(_) => "Affinity::shared",

@@ -20,6 +20,22 @@ impl Route {
     }
 }
 
+/// The route of a request's session, found by whoever calls the proxy; in the request's extensions.
+#[cfg(feature = "nginx")]
+#[derive(Clone)]
+pub(crate) struct GivenRoute(Hint);
+
+#[cfg(feature = "nginx")]
+impl GivenRoute {
+    pub(crate) fn new(route: &[u8]) -> Self {
+        GivenRoute(Hint::route(route))
+    }
+
+    pub(super) fn of(request: &Request<Body>) -> Option<Hint> {
+        request.extensions().get::<GivenRoute>().map(|given| given.0.clone())
+    }
+}
+
 fn route(id: &[u8]) -> Option<&[u8]> {
     let dot = id.iter().position(|byte| *byte == b'.')?;
     Some(&id[dot + 1..]).filter(|route| !route.is_empty())

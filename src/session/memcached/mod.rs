@@ -202,7 +202,7 @@ impl SessionStore for MemcachedStore {
 /// A time to live as Memcached takes it. One second more, because its clock moves once a second and the one that runs
 /// counts as over.
 fn seconds(ttl: Duration) -> u64 {
-    let whole = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+    let whole = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
     whole.saturating_add(1).clamp(1, MONTH)
 }
 

@@ -211,9 +211,8 @@ mod tests {
             let message = MysqlStore::builder(address).and_then(MysqlBuilder::build).unwrap_err().to_string();
             assert!(message.starts_with(expected) && !message.contains("hunter2"), "{address}: {message}");
         }
-        let builder = MysqlStore::builder("mysqls://me:hunter2@a/d").unwrap();
-        let shown = format!("{builder:?}");
-        let shown = format!("{shown}{:?}", builder.build().unwrap());
-        assert!(!shown.contains("hunter2") && !shown.contains("me:"), "{shown}");
+        let builder = MysqlStore::builder("mysqls://somebody:hunter2@a/d").unwrap();
+        let shown = format!("{builder:?}") + &format!("{:?}", builder.build().unwrap());
+        assert!(!shown.contains("hunter2") && !shown.contains("somebody"), "{shown}");
     }
 }

@@ -13,10 +13,10 @@ const OPTIONS: &str = "prefix, ca, sentinel_user, sentinel_password";
 
 /// Settings of a [`RedisStore`]. [`Debug`](std::fmt::Debug) shows no login.
 pub struct RedisBuilder {
-    topology: Topology,
+    pub(super) topology: Topology,
     login: Login,
     sentinel_login: Login,
-    database: u32,
+    pub(super) database: u32,
     prefix: String,
     tls: Option<TlsCertificates>,
 }
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn no_login_is_shown() {
         let builder = RedisStore::builder("redis+sentinel://me:hunter2@a/m?sentinel_password=hunter3").unwrap();
-        let shown = format!("{builder:?} {:?}", builder);
+        let shown = format!("{builder:?}");
         let store = format!("{:?}", builder.build().unwrap());
         assert!(!(shown + &store).contains("hunter"));
     }

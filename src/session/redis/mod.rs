@@ -1,5 +1,7 @@
 //! Sessions in Redis (or Valkey): a single server, a master that Sentinels know, or a Redis Cluster.
 
+#[cfg(feature = "kylin")]
+mod beside;
 mod builder;
 mod dialer;
 mod faults;

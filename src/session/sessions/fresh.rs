@@ -21,10 +21,15 @@ impl Sessions {
     /// store is away.
     pub(crate) async fn remove_now(&self, key: SessionKey) {
         let inner = &self.inner;
-        if let Some(near) = &inner.near {
-            near.forget(&key);
-        }
+        let forget = || {
+            if let Some(near) = &inner.near {
+                near.forget(&key);
+            }
+        };
+        forget();
         let removed = inner.breaker.allows(inner.millis()) && inner.in_time(inner.store.remove(&key)).await.is_ok();
+        // Somebody may have looked it up in between.
+        forget();
         if !removed {
             backlog::later(inner, key, Write::Remove);
         }

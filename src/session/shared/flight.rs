@@ -15,10 +15,13 @@ use crate::endpoint::EndpointId;
 use crate::session::SessionKey;
 use crate::session::latest::Latest;
 
+/// Which session is logged in at which endpoint.
+type Flight = (SessionKey, EndpointId);
+
 /// Logins under way, and credentials that were refused.
 #[derive(Default)]
 pub(super) struct Flights {
-    under_way: Mutex<AHashMap<(SessionKey, EndpointId), watch::Receiver<Option<Outcome>>>>,
+    under_way: Mutex<AHashMap<Flight, watch::Receiver<Option<Outcome>>>>,
     gates: Mutex<AHashMap<SessionKey, Weak<Gate>>>,
     refused: Mutex<Latest<SessionKey, ()>>,
 }
@@ -96,7 +99,7 @@ impl Flights {
 /// Takes a flight off the list when it has ended, however it did.
 struct Landing {
     flights: Arc<Flights>,
-    at: (SessionKey, EndpointId),
+    at: Flight,
 }
 
 impl Drop for Landing {

@@ -136,7 +136,13 @@ impl KylinNode {
         };
         let needed = call::access(dialect, &path);
         if let Err(denied) = admit(needed, user.as_ref()) {
-            return denied.render(dialect, url);
+            let mut response = denied.render(dialect, url);
+            if dialect == Dialect::V5 && user.is_none() && settings.cookie().ids(&parts.headers).is_empty() {
+                // Spring keeps what was asked for in a session, to go on with it after the login.
+                let cookie = settings.cookie();
+                response.headers_mut().insert(header::SET_COOKIE, cookie.set(&cookie.new_id()));
+            }
+            return response;
         }
         // A handler sees HEAD as GET; the body is taken off at the end.
         let method = if parts.method == Method::HEAD { Method::GET } else { parts.method };

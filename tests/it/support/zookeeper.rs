@@ -79,9 +79,9 @@ impl ZooKeeperServer {
         self.run().await.unwrap_or_else(|log| panic!("{log}"));
     }
 
-    /// A client with a session of its own, whose ephemeral znodes go when it is dropped.
+    /// A client with a session of its own, as long as that of Kylin, whose ephemeral znodes go when it is dropped.
     pub(crate) async fn client(&self) -> Client {
-        self.connect(Client::connector().with_session_timeout(Duration::from_secs(30))).await
+        self.connect(Client::connector().with_session_timeout(Duration::from_secs(120))).await
     }
 
     /// A client whose session is not closed when it is dropped, as of a process that is killed, and ends a second later.
@@ -98,7 +98,7 @@ impl ZooKeeperServer {
         let folder = tempfile::tempdir().unwrap();
         let (port, data) = (self.port, self.data.path().display());
         let configuration = format!(
-            "tickTime=200\nminSessionTimeout=400\nmaxSessionTimeout=60000\ndataDir={data}\nclientPort={port}\n\
+            "tickTime=200\nminSessionTimeout=400\nmaxSessionTimeout=300000\ndataDir={data}\nclientPort={port}\n\
              clientPortAddress=127.0.0.1\nadmin.enableServer=false\n4lw.commands.whitelist=srvr\n"
         );
         let file = folder.path().join("zoo.cfg");

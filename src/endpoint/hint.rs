@@ -1,4 +1,4 @@
-use crate::endpoint::EndpointId;
+use super::EndpointId;
 use crate::hash;
 
 /// Where a session would have its request go. A cluster follows it where the endpoint can serve, before it asks its policy.

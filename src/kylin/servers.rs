@@ -1,0 +1,167 @@
+//! Which nodes does a node know? What it answers when it is asked for the others.
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::properties::ServerAddr;
+use crate::endpoint::{Role, Roles};
+
+/// The path at which Kylin 5 lists its nodes; it asks for a login.
+pub const SERVERS: &str = "/kylin/api/system/servers?ext=true";
+
+/// The path at which Kylin 3 and 4 list theirs, where they discover each other; it asks for a login.
+pub const DISCOVERED: &str = "/kylin/api/service_discovery/state/all";
+
+/// The most nodes that are read from an answer.
+const MOST: usize = 1000;
+
+/// An answer that is no list of nodes. Shows nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum NoServers {
+    /// It is not what Kylin answers.
+    #[error("the answer is no list of nodes")]
+    NotUnderstood,
+    /// An entry, counted from 1, is not `host:port`.
+    #[error("entry {0} of the list of nodes is not host:port")]
+    Address(usize),
+    /// The mode of an entry is not known: what such a node is for cannot be said.
+    #[error("the mode of entry {0} of the list of nodes is not known")]
+    Mode(usize),
+    /// There are more than a thousand.
+    #[error("the list of nodes has more than {MOST} entries")]
+    TooMany,
+}
+
+#[derive(Deserialize)]
+struct Envelope<D> {
+    data: D,
+}
+
+/// Reads the answer of Kylin 5 to [`SERVERS`]: `{"data":[{"host":"h:7070","mode":"all",…}]}`, or the list alone.
+///
+/// ```
+/// use kylin_lb::kylin::servers::of_kylin5;
+///
+/// let nodes = of_kylin5(br#"{"code":"000","data":[{"host":"q1:7070","mode":"query","secretName":null}],"msg":""}"#)?;
+/// assert_eq!((nodes[0].to_string(), nodes[0].roles().unwrap().to_string()), ("q1:7070".into(), "query".into()));
+/// # Ok::<(), kylin_lb::kylin::servers::NoServers>(())
+/// ```
+///
+/// # Errors
+/// [`NoServers`]. One entry that is wrong makes the whole answer wrong: half a list would take nodes out that are there.
+pub fn of_kylin5(body: &[u8]) -> Result<Vec<ServerAddr>, NoServers> {
+    #[derive(Deserialize)]
+    struct Server {
+        host: String,
+        mode: String,
+    }
+    let list: Vec<Server> = match serde_json::from_slice(body) {
+        Ok(Envelope { data }) => data,
+        Err(_) => serde_json::from_slice(body).map_err(|_| NoServers::NotUnderstood)?,
+    };
+    if list.len() > MOST {
+        return Err(NoServers::TooMany);
+    }
+    let mut servers: Vec<ServerAddr> = Vec::new();
+    for (at, Server { host, mode }) in (1..).zip(list) {
+        let roles = Roles::parse(&mode).map_err(|_| NoServers::Mode(at))?;
+        let server = address(&host, at)?;
+        match servers.iter_mut().find(|known| known.is_at(&server)) {
+            // Later 5.x have a node register once for each of its services.
+            Some(known) => *known = server.serving(known.roles().unwrap_or(Roles::NONE).and(roles)),
+            None => servers.push(server.serving(roles)),
+        }
+    }
+    Ok(servers)
+}
+
+/// Reads the answer of Kylin 3 and 4 to [`DISCOVERED`]: `{"data":{"allNodes":["h:7070"],"queryNodes":[…],"jobNodes":[…],…}}`.
+///
+/// # Errors
+/// As [`of_kylin5`].
+pub fn of_kylin3(body: &[u8]) -> Result<Vec<ServerAddr>, NoServers> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct State {
+        all_nodes: Vec<String>,
+        #[serde(default)]
+        query_nodes: Vec<String>,
+        #[serde(default)]
+        job_nodes: Vec<String>,
+    }
+    let Envelope { data: State { all_nodes, query_nodes, job_nodes } } =
+        serde_json::from_slice(body).map_err(|_| NoServers::NotUnderstood)?;
+    if [&all_nodes, &query_nodes, &job_nodes].iter().any(|list| list.len() > MOST) {
+        return Err(NoServers::TooMany);
+    }
+    let mut servers: Vec<ServerAddr> = Vec::new();
+    for (at, text) in (1..).zip(&all_nodes) {
+        let serves = |list: &[String], role: Role| if list.contains(text) { role.into() } else { Roles::NONE };
+        let roles = serves(&query_nodes, Role::Query).and(serves(&job_nodes, Role::Job));
+        let server = address(text, at)?.serving(roles);
+        if !servers.iter().any(|known| known.is_at(&server)) {
+            servers.push(server);
+        }
+    }
+    Ok(servers)
+}
+
+fn address(text: &str, at: usize) -> Result<ServerAddr, NoServers> {
+    ServerAddr::parse(text).ok_or(NoServers::Address(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn shown(servers: &[ServerAddr]) -> Vec<String> {
+        servers.iter().map(|server| format!("{server}:{}", server.roles().unwrap())).collect()
+    }
+
+    #[test]
+    fn both_generations_are_read() {
+        let list =
+            br#"[{"host":"a:7070","mode":"all"},{"host":"b","mode":"query"},{"host":"[::1]:1","mode":"job","x":[]}]"#;
+        let expected = ["a:7070:all", "b:7070:query", "[::1]:1:job"];
+        assert_eq!(shown(&of_kylin5(list).unwrap()), expected);
+        let wrapped = [&br#"{"code":"000","data":"#[..], list, br#","msg":""}"#].concat();
+        assert_eq!(shown(&of_kylin5(&wrapped).unwrap()), expected);
+        let twice =
+            br#"[{"host":"a:1","mode":"data-loading"},{"host":"a:1","mode":"query"},{"host":"b:1","mode":"ops"}]"#;
+        assert_eq!(shown(&of_kylin5(twice).unwrap()), ["a:1:all", "b:1:none"]);
+        let state =
+            br#"{"code":"000","data":{"allNodes":["a:7070","b:7070","c:7070","d:7070"],"jobNodes":["a:7070","c:7070"],
+            "queryNodes":["a:7070","b:7070"],"selectedLeaders":["a:7070"],"activeJobNodes":[]},"msg":""}"#;
+        assert_eq!(shown(&of_kylin3(state).unwrap()), ["a:7070:all", "b:7070:query", "c:7070:job", "d:7070:none"]);
+    }
+
+    #[test]
+    fn what_is_no_list_is_an_error_that_shows_nothing_of_it() {
+        for (body, error) in [
+            ("<html>secret</html>", NoServers::NotUnderstood),
+            (r#"{"data":{"servers":["a:7070"]}}"#, NoServers::NotUnderstood),
+            (r#"[{"host":"a:7070","mode":"all"},{"host":"secret:x","mode":"all"}]"#, NoServers::Address(2)),
+            (r#"[{"host":"a:7070","mode":"secret"}]"#, NoServers::Mode(1)),
+        ] {
+            assert_eq!(of_kylin5(body.as_bytes()), Err(error), "{body}");
+            assert!(!error.to_string().contains("secret"));
+        }
+        let many = format!("[{}]", vec![r#"{"host":"a","mode":"all"}"#; MOST + 1].join(","));
+        assert_eq!(of_kylin5(many.as_bytes()), Err(NoServers::TooMany));
+        assert_eq!(of_kylin3(br#"{"data":{"allNodes":["a b"]}}"#), Err(NoServers::Address(1)));
+        assert_eq!(of_kylin3(b"[]"), Err(NoServers::NotUnderstood));
+        let deep = "[".repeat(100_000);
+        assert_eq!(of_kylin5(deep.as_bytes()), Err(NoServers::NotUnderstood));
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_it_panic(body in "[\\[\\]{}\":,a-z0-9 ]{0,80}") {
+            let _ = of_kylin5(body.as_bytes());
+            let _ = of_kylin3(body.as_bytes());
+        }
+    }
+}

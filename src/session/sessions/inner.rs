@@ -1,0 +1,164 @@
+//! A store with what stands before it: every call of it goes through here.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::backlog::{Backlog, Write};
+use super::breaker::Breaker;
+use super::in_use::Register;
+use super::near::{Near, NearCache};
+use super::{Known, known};
+use crate::clock::Clock;
+use crate::session::secret::Tagger;
+use crate::session::shelf::{Limits, Tenths};
+use crate::session::{Expect, Saved, SessionKey, SessionStore, StoreError, StoreFuture, Stored};
+
+pub(super) struct Inner {
+    pub(super) store: Arc<dyn SessionStore>,
+    /// None where the store itself is in this process.
+    pub(super) near: Option<NearCache>,
+    /// Makes keys of ids: the first is the current one.
+    pub(super) taggers: Arc<[Tagger]>,
+    pub(super) settings: Settings,
+    pub(super) breaker: Breaker,
+    pub(super) backlog: Backlog,
+    pub(super) register: Register,
+    pub(super) origin: Instant,
+}
+
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) deadline: Duration,
+    pub(super) staleness: Duration,
+    pub(super) near: Limits,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+/// The store is away, or was too slow.
+pub(super) struct Away;
+
+impl Inner {
+    pub(super) fn tenths(&self) -> Tenths {
+        match &self.near {
+            Some(near) => near.tenths(self.settings.clock.now()),
+            None => 0,
+        }
+    }
+
+    pub(super) fn millis(&self) -> u64 {
+        // While the store works nobody has to know the time.
+        if !self.breaker.is_open() {
+            return 0;
+        }
+        self.now_millis()
+    }
+
+    pub(super) fn now_millis(&self) -> u64 {
+        let now = self.settings.clock.now();
+        u64::try_from(now.saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn is_fresh(&self, near: &Near, now: Tenths) -> bool {
+        u128::from(now.saturating_sub(near.seen)) * 100 < self.settings.staleness.as_millis()
+    }
+
+    /// What `future` comes to within the deadline. Success and failure are counted.
+    pub(super) async fn in_time<T: Unpin>(&self, future: StoreFuture<'_, T>) -> Result<T, StoreError> {
+        let deadline = self.settings.deadline;
+        let result = tokio::time::timeout(deadline, future).await;
+        let result = result.unwrap_or(Err(StoreError::Timeout(deadline)));
+        match &result {
+            Ok(_) => self.succeeded(),
+            Err(error) => _ = self.failed(error),
+        }
+        result
+    }
+
+    pub(super) fn succeeded(&self) {
+        if self.breaker.succeed() {
+            tracing::info!("the session store is back");
+        }
+    }
+
+    pub(super) fn failed(&self, error: &StoreError) -> Away {
+        if !matches!(error, StoreError::TooLong(_)) && self.breaker.fail(self.now_millis()) {
+            tracing::warn!(%error, "the session store fails; going on without it");
+        }
+        Away
+    }
+
+    pub(super) fn loaded(
+        &self,
+        key: &SessionKey,
+        loaded: Result<Option<Stored>, StoreError>,
+        near: Option<Near>,
+    ) -> Known {
+        match loaded {
+            Ok(Some(Stored { record, version })) => {
+                let known = Known::Record(record, Some(version));
+                self.remember(key, &known);
+                known
+            }
+            Ok(None) => {
+                if let Some(cache) = &self.near {
+                    cache.forget(key);
+                }
+                Known::Nothing
+            }
+            Err(_) => near.map_or(Known::Unsaid, known),
+        }
+    }
+
+    pub(super) fn remember(&self, key: &SessionKey, known: &Known) {
+        if let (Some(near), Known::Record(record, version)) = (&self.near, known) {
+            near.learn(key, record, *version, self.tenths());
+        }
+    }
+
+    /// Tells the store that the session is in use: at most once per eighth of its time to live, and nobody waits for it.
+    pub(super) fn touch(self: &Arc<Self>, key: &SessionKey, ttl: Duration) {
+        let Some(near) = &self.near else {
+            let _ = self.store.touch(key, ttl).now();
+            return;
+        };
+        let interval = Tenths::try_from(ttl.as_millis() / 800).unwrap_or(Tenths::MAX);
+        if !near.wants_touch(key, interval.max(1), self.tenths()) || !self.breaker.allows(self.millis()) {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (inner, key) = (Arc::clone(self), *key);
+            runtime.spawn(async move { _ = inner.in_time(inner.store.touch(&key, ttl)).await });
+        }
+    }
+
+    /// Does a write that had to wait. The version that is there now, if any.
+    pub(super) async fn write_through(&self, key: &SessionKey, write: &Write) -> Result<Option<u64>, Away> {
+        if !self.breaker.allows(self.millis()) {
+            return Err(Away);
+        }
+        let (record, expect, ttl) = match write {
+            Write::Remove => {
+                self.in_time(self.store.remove(key)).await.map_err(|_| Away)?;
+                return Ok(None);
+            }
+            Write::Save { record, expect, ttl } => (record, *expect, *ttl),
+        };
+        let mut saved = self.in_time(self.store.save(key, record, expect, ttl)).await;
+        // A binding may come back after its record has expired; a sealed session that is gone was logged out.
+        if matches!(saved, Ok(Saved::Lost(None))) && record.sealed().is_empty() {
+            saved = self.in_time(self.store.save(key, record, Expect::Absent, ttl)).await;
+        }
+        let known = match saved {
+            Ok(Saved::Done(version)) => Known::Record(record.clone(), Some(version)),
+            // Another front end has written meanwhile: all follow it.
+            Ok(Saved::Lost(Some(Stored { record, version }))) => Known::Record(record, Some(version)),
+            Ok(Saved::Lost(None)) | Err(StoreError::TooLong(_)) => return Ok(None),
+            Err(_) => return Err(Away),
+        };
+        self.remember(key, &known);
+        match known {
+            Known::Record(_, version) => Ok(version),
+            _ => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::endpoint::EndpointId;
+use crate::session::StoreFuture;
+
+fn secret(n: u8) -> Secret {
+    Secret::new([n; 32])
+}
+
+fn bound(id: &str) -> SessionRecord {
+    SessionRecord::bound(EndpointId::new(id).unwrap())
+}
+
+async fn done<T>(step: Step<'_, T>) -> T {
+    match step {
+        Step::Now(value) => value,
+        Step::Later(value) => value.await,
+    }
+}
+
+const TTL: Duration = Duration::from_secs(600);
+
+async fn bind(sessions: &Sessions, id: &[u8], endpoint: &str) -> Known {
+    done(sessions.save(sessions.key(id), bound(endpoint), Expect::Absent, TTL)).await
+}
+
+async fn find(sessions: &Sessions, id: &[u8]) -> Option<String> {
+    match done(sessions.find(sessions.key(id), id)).await {
+        Known::Record(record, _) | Known::Elsewhere(record) => record.endpoint().map(ToString::to_string),
+        _ => None,
+    }
+}
+
+#[test]
+fn keys_differ_by_secret_and_by_id() {
+    let (one, two) = (Sessions::local(MemoryStore::new(), secret(1)), Sessions::local(MemoryStore::new(), secret(2)));
+    assert_eq!(one.key(b"A"), Sessions::shared(MemoryStore::new(), secret(1)).key(b"A"));
+    assert_ne!(one.key(b"A"), two.key(b"A"));
+    assert_ne!(one.key(b"A"), one.key(b"B"));
+}
+
+#[test]
+fn a_store_in_this_process_answers_at_once() {
+    let sessions = Sessions::local(MemoryStore::new(), secret(1));
+    let key = sessions.key(b"A");
+    assert!(matches!(sessions.find(key, b"A"), Step::Now(Known::Nothing)));
+    assert!(matches!(sessions.save(key, bound("q1"), Expect::Absent, TTL), Step::Now(Known::Record(..))));
+    assert!(matches!(sessions.find(key, b"A"), Step::Now(Known::Record(..))));
+    sessions.remove(key);
+    assert!(matches!(sessions.find(key, b"A"), Step::Now(Known::Nothing)));
+}
+
+#[tokio::test]
+async fn the_loser_of_a_race_learns_of_the_winner() {
+    let store = MemoryStore::new();
+    let (one, two) = (Sessions::shared(store.clone(), secret(1)), Sessions::shared(store, secret(1)));
+    bind(&one, b"A", "q1").await;
+    assert!(matches!(bind(&two, b"A", "q2").await, Known::Record(record, Some(_)) if record == bound("q1")));
+    assert_eq!(find(&two, b"A").await.as_deref(), Some("q1"));
+}
+
+#[tokio::test]
+async fn the_near_cache_is_believed_for_its_staleness_and_no_longer() {
+    let (store, clock) = (MemoryStore::new(), ManualClock::new());
+    let one = Sessions::shared(store.clone(), secret(1)).clock(clock.clone());
+    let two = Sessions::shared(store, secret(1)).clock(clock.clone()).staleness(Duration::from_secs(1));
+    let Known::Record(_, Some(version)) = bind(&one, b"A", "q1").await else { panic!("not bound") };
+    assert_eq!(find(&two, b"A").await.as_deref(), Some("q1"));
+    done(one.save(one.key(b"A"), bound("q2"), Expect::Version(version), TTL)).await;
+    assert!(matches!(two.find(two.key(b"A"), b"A"), Step::Now(Known::Record(..))), "believed");
+    clock.advance(Duration::from_millis(1100));
+    assert_eq!(find(&two, b"A").await.as_deref(), Some("q2"));
+    one.remove(one.key(b"A"));
+    tokio::task::yield_now().await;
+    clock.advance(Duration::from_millis(1100));
+    assert_eq!(find(&two, b"A").await, None);
+}
+
+#[tokio::test]
+async fn sessions_under_a_replaced_secret_are_found() {
+    let store = MemoryStore::new();
+    bind(&Sessions::shared(store.clone(), secret(1)), b"A", "q1").await;
+    let rotated = Sessions::shared(store.clone(), secret(2).with_previous(secret(1)));
+    let found = done(rotated.find(rotated.key(b"A"), b"A")).await;
+    assert_eq!(found, Known::Elsewhere(bound("q1")), "to be saved under the new one");
+    assert_eq!(find(&Sessions::shared(store, secret(2)), b"A").await, None);
+}
+
+/// Counts touches and is always in good health.
+#[derive(Debug, Default)]
+struct Touched(AtomicUsize);
+
+impl SessionStore for Arc<Touched> {
+    fn load<'a>(&'a self, _: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
+        StoreFuture::ready(Ok(None))
+    }
+
+    fn save<'a>(&'a self, _: &'a SessionKey, _: &'a SessionRecord, _: Expect, _: Duration) -> StoreFuture<'a, Saved> {
+        StoreFuture::ready(Ok(Saved::Done(1)))
+    }
+
+    fn touch<'a>(&'a self, _: &'a SessionKey, _: Duration) -> StoreFuture<'a, ()> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        StoreFuture::ready(Ok(()))
+    }
+
+    fn remove<'a>(&'a self, _: &'a SessionKey) -> StoreFuture<'a, ()> {
+        StoreFuture::ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tasks_end_with_the_last_handle_and_with_the_last_session_in_use() {
+    let (store, clock) = (Arc::new(Touched::default()), ManualClock::new());
+    let sessions = Sessions::shared(Arc::clone(&store), secret(1)).clock(clock.clone());
+    bind(&sessions, b"A", "q1").await;
+    let (one, two) = (sessions.use_now(sessions.key(b"A"), TTL), sessions.use_now(sessions.key(b"A"), TTL));
+    clock.advance(TTL / 4);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(store.0.load(Ordering::SeqCst), 1, "once, for both");
+    drop((one, two));
+    clock.advance(TTL / 4);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(store.0.load(Ordering::SeqCst), 1);
+    let metrics = tokio::runtime::Handle::current().metrics();
+    assert_eq!(metrics.num_alive_tasks(), 0, "nothing is in use, nobody walks");
+
+    let again = sessions.use_now(sessions.key(b"A"), TTL);
+    drop(sessions);
+    drop(again);
+    // The touch that is under way has its deadline.
+    tokio::time::sleep(Duration::from_millis(51)).await;
+    assert_eq!(Arc::strong_count(&store), 1, "no task holds the sessions");
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(metrics.num_alive_tasks(), 0);
+}

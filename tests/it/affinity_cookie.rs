@@ -1,0 +1,131 @@
+//! A login that lives on one node is kept by a signed cookie, without any memory.
+
+use std::collections::BTreeSet;
+
+use kylin_lb::endpoint::EndpointId;
+use kylin_lb::session::{Affinity, Secret, StickyCookie};
+use kylin_lb::testing::kylin::Dialect;
+
+use crate::support::front::{Front, endpoint};
+use crate::support::login::{Browser, Nodes};
+
+fn affinity() -> Affinity {
+    Affinity::cookie(Secret::new([7; 32]))
+}
+
+fn front(nodes: &Nodes) -> Front {
+    Front::with(&nodes.addresses(), |proxy| proxy.affinity(affinity()))
+}
+
+#[tokio::test]
+async fn no_login_is_lost_and_new_clients_go_where_the_policy_has_them() {
+    let nodes = Nodes::of(Dialect::V4, 3).await;
+    let front = front(&nodes);
+    let mut homes = BTreeSet::new();
+    for _ in 0..6 {
+        let mut user = Browser::default();
+        user.log_in(&front).await;
+        let set = user.cookies["kylin_lb"].clone();
+        let home = user.query(&front).await.expect("logged in");
+        for _ in 0..8 {
+            assert_eq!(user.query(&front).await, Some(home));
+        }
+        assert_eq!(user.cookies["kylin_lb"], set, "set once");
+        homes.insert(home);
+    }
+    assert_eq!(homes.len(), 3);
+}
+
+#[tokio::test]
+async fn the_cookie_is_only_set_when_it_changes_and_no_node_sees_it() {
+    let nodes = Nodes::of(Dialect::V4, 2).await;
+    let front = front(&nodes);
+    let mut user = Browser::default();
+    user.cookies.insert("other".into(), "kept".into());
+    let first = user.get(&front, "/demo/head").await;
+    let line = first.header("set-cookie").unwrap();
+    assert!(line.starts_with("kylin_lb=") && line.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{line}");
+    assert!(!line.contains("127.0.0.1"));
+    let second = user.get(&front, "/demo/head").await;
+    assert_eq!(second.header("set-cookie"), None);
+    assert!(second.text().contains("other=kept") && !second.text().contains("kylin_lb"), "{}", second.text());
+}
+
+#[tokio::test]
+async fn it_survives_another_order_another_front_end_and_another_address() {
+    let nodes = Nodes::of(Dialect::V4, 3).await;
+    let mut user = Browser::default();
+    user.log_in(&front(&nodes)).await;
+    let home = user.query(&front(&nodes)).await.expect("another front end with the same secret");
+
+    let reversed = nodes.addresses().into_iter().enumerate().rev().map(|(n, address)| endpoint(n, address, |b| b));
+    let reversed = Front::of(reversed, |proxy| proxy.affinity(affinity()));
+    let moved = nodes.nodes[home].serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let mut addresses = nodes.addresses();
+    addresses[home] = moved.addr();
+    let moved = Front::with(&addresses, |proxy| proxy.affinity(affinity()));
+    for _ in 0..4 {
+        assert_eq!(user.query(&reversed).await, Some(home));
+        assert_eq!(user.query(&moved).await, Some(home));
+    }
+}
+
+#[tokio::test]
+async fn what_the_front_end_has_not_made_is_balanced_as_if_it_were_not_there() {
+    let nodes = Nodes::of(Dialect::V4, 3).await;
+    let front = front(&nodes);
+    let mut user = Browser::default();
+    user.log_in(&front).await;
+    let home = user.query(&front).await.unwrap();
+    let real = user.cookies["kylin_lb"].clone();
+    let foreign = Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::cookie(Secret::new([8; 32]))));
+    let mut stranger = Browser::default();
+    stranger.get(&foreign, "/kylin/").await;
+
+    let mut flipped = real.clone().into_bytes();
+    flipped[5] ^= 1;
+    let forged = [
+        String::new(),
+        real[..real.len() - 1].to_owned(),
+        format!("{real}A"),
+        String::from_utf8(flipped).unwrap(),
+        "127.0.0.1:22".into(),
+        "0".into(),
+        "A".repeat(7000),
+        stranger.cookies["kylin_lb"].clone(),
+        format!("{real}; kylin_lb={real}"),
+    ];
+    for value in forged {
+        let mut seen = BTreeSet::new();
+        for _ in 0..3 {
+            let mut thief = Browser::default();
+            thief.cookies.insert("kylin_lb".into(), value.clone());
+            let answer = thief.get(&front, "/demo/head").await;
+            assert!(answer.header("set-cookie").is_some(), "a good one instead of {value:?}");
+            assert!(!answer.text().contains("kylin_lb"), "no node sees it");
+            let mut user = user.clone();
+            user.cookies.insert("kylin_lb".into(), value.clone());
+            seen.insert(user.query(&front).await);
+        }
+        assert_eq!(seen, [None, Some(home)].into(), "each of three nodes had its turn with {value:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_draining_node_keeps_its_clients_and_one_in_maintenance_gives_them_away_for_good() {
+    let nodes = Nodes::of(Dialect::V4, 2).await;
+    let cookie = StickyCookie::new(Secret::new([7; 32])).name("node").unwrap().secure(true);
+    let front = Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::cookie(cookie)));
+    let mut user = Browser::default();
+    user.log_in(&front).await;
+    let home = user.query(&front).await.unwrap();
+    let id = EndpointId::new(&home.to_string()).unwrap();
+    front.proxy.cluster().drain(&id).unwrap();
+    assert_eq!(user.query(&front).await, Some(home));
+    front.proxy.cluster().maintain(&id).unwrap();
+    user.log_in(&front).await;
+    front.proxy.cluster().ready(&id).unwrap();
+    for _ in 0..4 {
+        assert_eq!(user.query(&front).await, Some(1 - home));
+    }
+}

@@ -1,0 +1,238 @@
+//! A login that lives on one node is kept by learning the node's own cookie.
+
+use std::collections::BTreeSet;
+
+use http::{Request, Response, StatusCode};
+use kylin_lb::endpoint::EndpointId;
+use kylin_lb::session::{Affinity, MemoryStore, Secret, Sessions};
+use kylin_lb::testing::Scripted;
+use kylin_lb::testing::kylin::Dialect;
+use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
+
+use crate::support::front::Front;
+use crate::support::login::{Browser, Nodes};
+
+fn secret() -> Secret {
+    Secret::new([7; 32])
+}
+
+fn learning(nodes: &Nodes, store: &MemoryStore) -> Front {
+    let sessions = Sessions::local(store.clone(), secret());
+    Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::learn(sessions)))
+}
+
+fn id(text: &str) -> EndpointId {
+    EndpointId::new(text).unwrap()
+}
+
+#[tokio::test]
+async fn round_robin_loses_logins_and_learning_loses_none() {
+    for dialect in [Dialect::V4, Dialect::V5] {
+        let nodes = Nodes::of(dialect, 3).await;
+        let plain = Front::over(&nodes.addresses());
+        let mut user = Browser::default();
+        user.log_in(&plain).await;
+        let mut lost = 0;
+        for _ in 0..6 {
+            lost += usize::from(user.query(&plain).await.is_none());
+        }
+        assert_eq!(lost, 4, "two of three nodes do not know the user: {dialect:?}");
+
+        let front = learning(&nodes, &MemoryStore::new());
+        let mut homes = BTreeSet::new();
+        for _ in 0..6 {
+            let mut user = Browser::default();
+            user.log_in(&front).await;
+            let home = user.query(&front).await.expect("logged in");
+            for _ in 0..8 {
+                assert_eq!(user.query(&front).await, Some(home), "{dialect:?}");
+            }
+            homes.insert(home);
+        }
+        assert_eq!(homes.len(), 3, "new sessions go where the policy has them");
+    }
+}
+
+#[tokio::test]
+async fn the_id_that_a_login_changes_is_learned_anew_and_the_old_one_forgotten() {
+    let nodes = Nodes::of(Dialect::V4, 3).await;
+    let store = MemoryStore::new();
+    let front = learning(&nodes, &store);
+    let mut user = Browser::default();
+    for _ in 0..5 {
+        user.log_in(&front).await;
+        for _ in 0..3 {
+            assert!(user.query(&front).await.is_some());
+        }
+    }
+    assert_eq!(store.len(), 1, "one session, under its last id");
+}
+
+#[tokio::test]
+async fn logging_out_forgets_the_session() {
+    let nodes = Nodes::of(Dialect::V4, 2).await;
+    let store = MemoryStore::new();
+    let front = learning(&nodes, &store);
+    let mut user = Browser::default();
+    user.log_in(&front).await;
+    assert_eq!((store.len(), nodes.sessions()), (1, 1));
+    user.get(&front, "/kylin/j_spring_security_logout").await;
+    assert_eq!((store.len(), nodes.sessions()), (0, 0), "it reached the node that had the session");
+    assert!(user.cookies.is_empty());
+}
+
+/// Session fixation: who plants an id in a victim's browser must not find it bound.
+#[tokio::test]
+async fn an_id_that_no_node_has_issued_binds_nothing() {
+    let nodes = Nodes::of(Dialect::V4, 3).await;
+    let store = MemoryStore::new();
+    let front = learning(&nodes, &store);
+    let mut user = Browser::default();
+    for path in ["/kylin/", "/kylin/api/user/authentication", "/kylin/api/admin/version", "/kylin/api/projects"] {
+        for id in ["FIXED", "6465616462656566", "x.0", &"F".repeat(65_000)] {
+            user.cookies.insert("JSESSIONID".into(), id.chars().take(7000).collect());
+            user.get(&front, path).await;
+        }
+        user.get(&front, "/kylin/api/projects;jsessionid=FIXED").await;
+    }
+    assert!(store.is_empty(), "{store:?}");
+    user.cookies.insert("JSESSIONID".into(), "FIXED".into());
+    user.log_in(&front).await;
+    assert_eq!(store.len(), 1, "the node's own id, and not the one that came");
+    let mut thief = Browser::default();
+    thief.cookies.insert("JSESSIONID".into(), "FIXED".into());
+    for _ in 0..3 {
+        assert_eq!(thief.query(&front).await, None);
+    }
+    assert!(user.query(&front).await.is_some());
+    assert_eq!(store.len(), 1);
+}
+
+#[tokio::test]
+async fn a_draining_node_keeps_its_sessions_and_takes_no_new_ones() {
+    let nodes = Nodes::of(Dialect::V4, 2).await;
+    let front = learning(&nodes, &MemoryStore::new());
+    let mut old = Browser::default();
+    old.log_in(&front).await;
+    let home = old.query(&front).await.unwrap();
+    front.proxy.cluster().drain(&id(&home.to_string())).unwrap();
+    for _ in 0..4 {
+        let mut new = Browser::default();
+        new.log_in(&front).await;
+        assert_eq!(new.query(&front).await, Some(1 - home));
+        assert_eq!(old.query(&front).await, Some(home));
+    }
+}
+
+#[tokio::test]
+async fn the_session_of_a_dead_node_moves_for_the_price_of_one_login_and_stays_when_it_returns() {
+    let mut nodes = Nodes::of(Dialect::V4, 3).await;
+    let front = learning(&nodes, &MemoryStore::new());
+    let mut user = Browser::default();
+    user.log_in(&front).await;
+    let home = user.query(&front).await.unwrap();
+    let address = nodes.served[home].addr();
+    nodes.served.remove(home).kill().await;
+
+    assert_eq!(user.query(&front).await, None, "another node answers, and does not know the user");
+    user.log_in(&front).await;
+    let new_home = user.query(&front).await.unwrap();
+    assert_ne!(new_home, home);
+    let back = nodes.nodes[home].serve(address).await.unwrap();
+    for _ in 0..6 {
+        assert_eq!(user.query(&front).await, Some(new_home));
+    }
+    drop(back);
+}
+
+#[tokio::test]
+async fn a_front_end_that_was_restarted_finds_sessions_again() {
+    let nodes = Nodes::of(Dialect::V4, 3).await;
+    let mut user = Browser::default();
+    user.log_in(&learning(&nodes, &MemoryStore::new())).await;
+
+    let store = MemoryStore::new();
+    let front = learning(&nodes, &store);
+    let mut refused = 0;
+    while user.query(&front).await.is_none() {
+        refused += 1;
+        assert!(store.is_empty(), "a node that refuses a session does not have it");
+        assert!(refused < 3);
+    }
+    for _ in 0..6 {
+        assert!(user.query(&front).await.is_some());
+    }
+}
+
+#[tokio::test]
+async fn two_front_ends_over_one_store_send_a_session_to_one_node() {
+    let nodes = Nodes::of(Dialect::V5, 3).await;
+    let store = MemoryStore::new();
+    let fronts = [(); 2].map(|()| {
+        let sessions = Sessions::shared(store.clone(), secret());
+        Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::learn(sessions)))
+    });
+    for n in 0..20 {
+        let mut user = Browser::default();
+        user.log_in(&fronts[n % 2]).await;
+        let home = user.query(&fronts[(n + 1) % 2]).await.expect("known at the other front end at once");
+        for front in &fronts {
+            assert_eq!(user.query(front).await, Some(home));
+        }
+    }
+}
+
+/// What a node says in its answer, by the path of the request.
+fn scripted(name: &'static str) -> Endpoint<Scripted> {
+    let node = Scripted::new(move |request: Request<Body>| async move {
+        let mut answer = Response::new(Body::from(name));
+        match request.uri().path() {
+            "/kylin/api/issue" => _ = answer.headers_mut().insert("set-cookie", "JSESSIONID=A1".parse().unwrap()),
+            "/kylin/api/refuse" => *answer.status_mut() = StatusCode::UNAUTHORIZED,
+            _ => {}
+        }
+        Ok(answer)
+    });
+    Endpoint::new(name, node).unwrap()
+}
+
+async fn ask(proxy: &Proxy<Scripted>, path: &str, cookie: &str) -> String {
+    let request = Request::get(path).header("host", "kylin").header("cookie", cookie).body(Body::empty()).unwrap();
+    let answer = proxy.forward(ClientAddr::Unix, request).await;
+    let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn ids_are_found_in_cookies_and_in_paths() {
+    let cluster = Cluster::builder().endpoints(["a", "b", "c"].map(scripted)).build().unwrap();
+    let proxy = Proxy::builder(cluster).affinity(Affinity::learn(Sessions::in_memory().unwrap())).build();
+    let home = ask(&proxy, "/kylin/api/issue", "x=y").await;
+    for _ in 0..4 {
+        assert_eq!(ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await, home);
+        assert_eq!(ask(&proxy, "/kylin/api/x", "JSESSIONID=other; JSESSIONID=\"A1\"").await, home, "any that is known");
+        assert_eq!(ask(&proxy, "/kylin/api/x;jsessionid=A1", "x=y").await, home);
+    }
+}
+
+#[tokio::test]
+async fn a_session_whose_node_is_only_full_is_not_moved() {
+    let cluster = Cluster::builder().endpoints(["a", "b"].map(scripted).map(|e| e.max_in_flight(1))).build().unwrap();
+    let proxy = Proxy::builder(cluster.clone()).affinity(Affinity::learn(Sessions::in_memory().unwrap())).build();
+    let home = ask(&proxy, "/kylin/api/issue", "x=y").await;
+    let view = Request::new(());
+    let view = kylin_lb::RequestView::of(&view, ClientAddr::Unix);
+    let held = cluster.pick_bound(&view, &Default::default(), &home).unwrap();
+    assert_ne!(ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await, home);
+    drop(held);
+    assert_eq!(ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await, home);
+
+    // In maintenance it is another matter: who serves the session now keeps it.
+    cluster.maintain(&id(&home)).unwrap();
+    let new_home = ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await;
+    assert_ne!(new_home, home);
+    cluster.ready(&id(&home)).unwrap();
+    for _ in 0..3 {
+        assert_eq!(ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await, new_home);
+    }
+}

@@ -1,0 +1,207 @@
+//! What nodes do, and that they are there, is learned from what Kylin itself lists.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use kylin_lb::balance::Tried;
+use kylin_lb::discovery::{self, Backoff, Follow, Found, KylinServers, SourceState};
+use kylin_lb::endpoint::Role;
+use kylin_lb::health::{Reason, SameMetastore};
+use kylin_lb::testing::Scripted;
+use kylin_lb::testing::kylin::{Dialect, Fault, KylinNode, Metastore, Mode, Reach, Served};
+use kylin_lb::{Body, Cluster, Endpoint, HttpBackend, RequestView};
+use tokio::time::timeout;
+
+use crate::support::front::eventually;
+use crate::support::health::status;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const QUICK: Backoff = Backoff { first: Duration::from_millis(10), most: Duration::from_millis(20) };
+
+/// A cluster that begins with one node and follows what its nodes list.
+struct Learning {
+    cluster: Cluster<HttpBackend>,
+    follow: Follow,
+}
+
+impl Learning {
+    fn from(first: SocketAddr, password: &str) -> Self {
+        let cluster = Cluster::builder().build().unwrap();
+        let source = KylinServers::new(&cluster, [found(first)]).login("ADMIN", password).unwrap();
+        let source = source.interval(Duration::from_millis(20)).timeout(Duration::from_millis(500));
+        let follow = discovery::follow_with(&cluster, source, Found::http, QUICK);
+        Learning { cluster, follow }
+    }
+
+    /// `address role` of every endpoint, in some order.
+    fn shown(&self) -> Vec<String> {
+        let endpoints = self.cluster.status().endpoints;
+        let mut shown: Vec<String> = endpoints.iter().map(|of| format!("{} {}", of.id, of.roles)).collect();
+        shown.sort();
+        shown
+    }
+
+    async fn becomes(&self, nodes: &[(SocketAddr, &str)]) {
+        let mut wanted: Vec<String> = nodes.iter().map(|(address, roles)| format!("{address} {roles}")).collect();
+        wanted.sort();
+        eventually(|| self.shown() == wanted, || format!("{wanted:?}: {:?} {:?}", self.shown(), self.follow)).await;
+    }
+
+    async fn fails(&self, what: &str) {
+        let failing = |status: &discovery::FollowStatus| {
+            status.source == SourceState::Failing && status.error.as_ref().is_some_and(|error| error.contains(what))
+        };
+        let came = timeout(PATIENCE, self.follow.wait_until(failing)).await;
+        assert!(came.is_ok(), "no {what:?}: {:?}", self.follow.status());
+    }
+}
+
+fn found(address: SocketAddr) -> Found {
+    Found::new(&address.to_string()).unwrap()
+}
+
+async fn node(name: &str, dialect: Dialect, mode: Mode, metastore: &Metastore) -> (KylinNode, Served) {
+    let node = KylinNode::new(name).dialect(dialect).mode(mode).metastore(metastore);
+    let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    (node, served)
+}
+
+/// Where a request that needs `role` may go.
+fn goes_to<B>(cluster: &Cluster<B>, role: Role) -> Vec<String> {
+    let request = http::Request::get("/").body(()).unwrap();
+    let view = RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 7])).needs(Some(role));
+    let mut ids: Vec<String> =
+        (0..20).map(|_| cluster.pick(&view, &Tried::none()).unwrap().lease.endpoint().as_str().to_owned()).collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
+#[tokio::test]
+async fn nodes_and_their_roles_are_learned_from_any_node_of_either_generation() {
+    for dialect in [Dialect::V4, Dialect::V5] {
+        let metastore = Metastore::new();
+        let (_q1, s1) = node("q1", dialect, Mode::Query, &metastore).await;
+        let (q2, s2) = node("q2", dialect, Mode::All, &metastore).await;
+        let (_j1, s3) = node("j1", dialect, Mode::Job, &metastore).await;
+        let learning = Learning::from(s1.addr(), "KYLIN");
+        learning.becomes(&[(s1.addr(), "query"), (s2.addr(), "all"), (s3.addr(), "job")]).await;
+        let mut queries = [s1.addr().to_string(), s2.addr().to_string()];
+        queries.sort();
+        assert_eq!(goes_to(&learning.cluster, Role::Query), queries);
+        assert!(!goes_to(&learning.cluster, Role::Job).contains(&s1.addr().to_string()));
+
+        q2.set_mode(Mode::Job);
+        learning.becomes(&[(s1.addr(), "query"), (s2.addr(), "job"), (s3.addr(), "job")]).await;
+        let (_q4, s4) = node("q4", dialect, Mode::Query, &metastore).await;
+        learning.becomes(&[(s1.addr(), "query"), (s2.addr(), "job"), (s3.addr(), "job"), (s4.addr(), "query")]).await;
+        // The node that it began with goes, and the others are asked.
+        drop(s1);
+        learning.becomes(&[(s2.addr(), "job"), (s3.addr(), "job"), (s4.addr(), "query")]).await;
+    }
+}
+
+#[tokio::test]
+async fn whatever_the_nodes_say_the_cluster_keeps_its_nodes() {
+    let metastore = Metastore::new();
+    let (q1, s1) = node("q1", Dialect::V5, Mode::Query, &metastore).await;
+    let (q2, s2) = node("q2", Dialect::V5, Mode::Query, &metastore).await;
+    let learning = Learning::from(s1.addr(), "KYLIN");
+    let all = [(s1.addr(), "query"), (s2.addr(), "query")];
+    learning.becomes(&all).await;
+    for (fault, what) in [
+        (Fault::Html(StatusCode::OK), "no list of nodes"),
+        (Fault::Html(StatusCode::NOT_FOUND), "no list of nodes"),
+        (Fault::Hang, "in time"),
+        (Fault::Close, "unavailable"),
+        (Fault::TruncateAfter(20), "broke off"),
+    ] {
+        for node in [&q1, &q2] {
+            node.faults().clear();
+            node.faults().inject(Reach::Everything, fault);
+        }
+        learning.fails(what).await;
+        learning.becomes(&all).await;
+    }
+    // One that tells is enough.
+    q2.faults().clear();
+    q2.set_mode(Mode::All);
+    learning.becomes(&[(s1.addr(), "query"), (s2.addr(), "all")]).await;
+    metastore.set_down(true);
+    learning.fails("no list of nodes").await;
+}
+
+#[tokio::test]
+async fn a_refused_login_is_not_tried_until_the_user_is_locked() {
+    let metastore = Metastore::new();
+    let (q1, s1) = node("q1", Dialect::V5, Mode::Query, &metastore).await;
+    let learning = Learning::from(s1.addr(), "wrong");
+    learning.fails("refuses").await;
+    // Many times the backoff.
+    tokio::time::timeout(Duration::from_millis(300), q1.wait_until(|stats| stats.requests > 1)).await.unwrap_err();
+    assert_eq!(q1.stats().wrong_passwords, 1);
+    let shown = format!("{:?} {:?}", learning.follow.status(), learning.cluster);
+    assert!(!shown.contains("wrong\""), "{shown}");
+}
+
+/// A source over one node in process that always gives this list.
+fn told(list: &'static str, id: &str) -> (Cluster<Scripted>, Follow) {
+    let node = Scripted::new(move |_| async move { Ok(Response::new(Body::from(list))) });
+    let cluster = Cluster::builder().endpoint(Endpoint::new(id, node).unwrap()).build().unwrap();
+    let source = KylinServers::new(&cluster, []).interval(Duration::from_millis(10));
+    let follow = discovery::follow_with(
+        &cluster,
+        source,
+        |found| found.endpoint(Scripted::answering(StatusCode::OK, "")),
+        QUICK,
+    );
+    (cluster, follow)
+}
+
+#[tokio::test]
+async fn a_list_that_does_not_fit_is_not_believed() {
+    for (list, what) in [
+        (r#"[{"host":"other:7070","mode":"all"}]"#, "as Kylin names them"),
+        (r#"[{"host":"q1:7070","mode":"all"},{"host":"localhost:7070","mode":"all"}]"#, "kylin.server.host-address"),
+        (r#"[{"host":"q1:7070","mode":"all"},{"host":"q2:7070","mode":"chief"}]"#, "mode of entry 2"),
+        (r#"[{"host":"q1:7070","mode":"all"},{"host":"http://q2","mode":"all"}]"#, "entry 2"),
+    ] {
+        let (cluster, follow) = told(list, "q1:7070");
+        let failing =
+            |status: &discovery::FollowStatus| status.error.as_ref().is_some_and(|error| error.contains(what));
+        let came = timeout(PATIENCE, follow.wait_until(failing)).await;
+        assert!(came.is_ok(), "no {what:?}: {:?}", follow.status());
+        assert_eq!(cluster.status().endpoints.len(), 1);
+    }
+    let (cluster, follow) = told("[]", "q1:7070");
+    timeout(PATIENCE, follow.wait_until(|status| status.source == SourceState::Empty)).await.unwrap();
+    assert_eq!(cluster.status().endpoints.len(), 1);
+    let (cluster, _follow) = told(r#"[{"host":"Q1:7070","mode":"job"},{"host":"q2:7070","mode":"job"}]"#, "q1:7070");
+    eventually(|| cluster.status().endpoints.len() == 2, || format!("{:?}", cluster.status())).await;
+    assert_eq!(status(&cluster, "q1:7070").roles.to_string(), "all", "what the operator configured stays");
+    assert_eq!(status(&cluster, "q2:7070").roles.to_string(), "job");
+}
+
+#[tokio::test]
+async fn a_node_of_another_cluster_is_not_asked_who_is_in_this_one() {
+    let cookie = |digit: &str| digit.repeat(64);
+    let right = Metastore::new().identity("right@jdbc", &cookie("a"));
+    let wrong = Metastore::new().identity("wrong@jdbc", &cookie("b"));
+    let (q1, s1) = node("q1", Dialect::V5, Mode::Query, &right).await;
+    let (_x, sx) = node("x", Dialect::V5, Mode::Query, &wrong).await;
+    let (_y, sy) = node("y", Dialect::V5, Mode::Query, &wrong).await;
+    let cluster: Cluster<HttpBackend> = Cluster::builder().build().unwrap();
+    let _checker = SameMetastore::new().interval(Duration::from_millis(20)).start(&cluster);
+    cluster.add(found(s1.addr()).http().unwrap()).unwrap();
+    let serves = || status(&cluster, &s1.addr().to_string()).reason.is_none();
+    eventually(serves, || format!("{:?}", cluster.status())).await;
+    cluster.add(found(sx.addr()).http().unwrap()).unwrap();
+    let source = KylinServers::new(&cluster, []).login("ADMIN", "KYLIN").unwrap().interval(Duration::from_millis(10));
+    let _follow = discovery::follow_with(&cluster, source, Found::http, QUICK);
+    q1.wait_until(|stats| stats.requests > 30).await.unwrap();
+    let reason = status(&cluster, &sx.addr().to_string()).reason;
+    assert!(matches!(reason, Some(Reason::OtherMetastore(_))), "{reason:?}");
+    let strangers = cluster.status().endpoints.iter().any(|endpoint| endpoint.id.as_str() == sy.addr().to_string());
+    assert!(!strangers, "{:?}", cluster.status());
+}

@@ -1,0 +1,222 @@
+//! An nginx configuration with `sticky`, over nodes that know nothing of each other's sessions.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use kylin_lb::nginx::{Config, Site, SiteBuilder};
+use kylin_lb::server::Server;
+use kylin_lb::session::{MemoryStore, Secret, Sessions};
+use kylin_lb::testing::kylin::{KylinNode, Served};
+
+use crate::support::browser::Browser;
+use crate::support::front::demo;
+
+struct Nodes {
+    nodes: Vec<KylinNode>,
+    served: Vec<Served>,
+}
+
+impl Nodes {
+    async fn start() -> Self {
+        let (mut nodes, mut served) = (Vec::new(), Vec::new());
+        for name in ["n1", "n2", "n3"] {
+            let (node, listening) = demo(name).await;
+            nodes.push(node);
+            served.push(listening);
+        }
+        Nodes { nodes, served }
+    }
+
+    /// A front end with `upstream` in its upstream and N1, N2, N3 as the addresses of the nodes.
+    fn front(&self, before: &str, upstream: &str, change: impl FnOnce(SiteBuilder) -> SiteBuilder) -> Front {
+        let mut text = format!(
+            "{before} upstream kylin {{ {upstream} }} server {{ listen 80; location / {{ proxy_pass http://kylin; }} }}"
+        );
+        for (number, served) in self.served.iter().enumerate() {
+            text = text.replace(&format!("N{}", number + 1), &served.addr().to_string());
+        }
+        let config = Config::parse("kylin.conf", &text).unwrap_or_else(|error| panic!("{error}"));
+        let site = change(Site::builder(config)).build().unwrap();
+        let server = site.server_on("127.0.0.1:0".parse().unwrap()).threads(2).start().unwrap();
+        Front { address: server.addresses()[0], _server: server }
+    }
+
+    fn logins(&self) -> Vec<u64> {
+        self.nodes.iter().map(|node| node.stats().logins).collect()
+    }
+}
+
+struct Front {
+    address: SocketAddr,
+    _server: Server,
+}
+
+fn secret(byte: u8) -> Secret {
+    Secret::new([byte; 32])
+}
+
+async fn logged_in(front: &Front) -> Browser {
+    let mut browser = Browser::new(front.address);
+    assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+    browser
+}
+
+/// The node that answers a query.
+async fn node(browser: &mut Browser) -> String {
+    let answer = browser.query().await;
+    assert_eq!(answer.status(), 200, "a login is lost: {}", answer.text());
+    let at = answer.text().find("[[\"").expect("a result") + 3;
+    answer.text()[at..at + 2].to_owned()
+}
+
+/// Many clients log in and query, all at once; each must stay with the node that knows it.
+async fn keeps_every_login(front: &Front, nodes: &Nodes) {
+    let clients: Vec<_> = (0..24)
+        .map(|_| {
+            let browser = Browser::new(front.address);
+            tokio::spawn(async move {
+                let mut browser = browser;
+                assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+                let home = node(&mut browser).await;
+                for _ in 0..10 {
+                    assert_eq!(node(&mut browser).await, home);
+                }
+                home
+            })
+        })
+        .collect();
+    let mut homes = BTreeSet::new();
+    for client in clients {
+        homes.insert(client.await.unwrap());
+    }
+    assert_eq!(homes.len(), 3, "the policy still spreads the sessions");
+    assert_eq!(nodes.logins().iter().sum::<u64>(), 24);
+}
+
+const SERVERS: &str = "server N1; server N2; server N3;";
+
+#[tokio::test]
+async fn a_cookie_keeps_every_login_and_no_node_sees_it() {
+    let nodes = Nodes::start().await;
+    let front =
+        nodes.front("", &format!("sticky cookie lb httponly path=/kylin samesite=strict; {SERVERS}"), |site| site);
+    keeps_every_login(&front, &nodes).await;
+
+    let mut browser = Browser::new(front.address);
+    let answer = browser.get("/demo/head").await;
+    let line = answer.head.all("set-cookie").into_iter().find(|line| line.starts_with("lb=")).unwrap().to_owned();
+    assert!(line.ends_with("; Path=/kylin; HttpOnly; SameSite=Strict"), "{line}");
+    assert!(!answer.text().contains("lb="), "{}", answer.text());
+    let answer = browser.get("/demo/head").await;
+    assert!(!answer.text().contains("lb="), "{}", answer.text());
+    assert_eq!(answer.head.all("set-cookie").len(), 0, "it is not set anew every time");
+}
+
+#[tokio::test]
+async fn front_ends_with_one_secret_know_each_others_cookies_and_others_do_not() {
+    let nodes = Nodes::start().await;
+    let upstream = format!("least_conn; sticky cookie lb; {SERVERS}");
+    let [one, other, stranger] = [1, 1, 2].map(|byte| nodes.front("", &upstream, |site| site.secret(secret(byte))));
+    for _ in 0..6 {
+        let mut browser = logged_in(&one).await;
+        let home = node(&mut browser).await;
+        browser.front = other.address;
+        assert_eq!(node(&mut browser).await, home);
+        browser.front = stranger.address;
+        browser.get("/demo/head").await;
+        assert_ne!(browser.cookies["lb"], "", "the stranger has set its own");
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_learned_from_the_nodes_cookie_in_any_case_of_its_name() {
+    let nodes = Nodes::start().await;
+    let learn = "sticky learn create=$upstream_cookie_jsessionid lookup=$cookie_jsessionid zone=s:1m timeout=8h;";
+    let front = nodes.front("", &format!("{learn} {SERVERS}"), |site| site);
+    keeps_every_login(&front, &nodes).await;
+}
+
+#[tokio::test]
+async fn sync_shares_learned_sessions_among_front_ends() {
+    let nodes = Nodes::start().await;
+    let store = MemoryStore::new();
+    let learn = "sticky learn create=$upstream_cookie_JSESSIONID lookup=$cookie_JSESSIONID zone=s:1m sync;";
+    let [one, other] = [1, 2].map(|_| {
+        nodes.front("", &format!("{learn} {SERVERS}"), |site| site.sessions(Sessions::local(store.clone(), secret(1))))
+    });
+    for _ in 0..6 {
+        let mut browser = logged_in(&one).await;
+        let home = node(&mut browser).await;
+        browser.front = other.address;
+        for _ in 0..4 {
+            assert_eq!(node(&mut browser).await, home);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_draining_server_keeps_its_sessions_and_gets_no_new_ones() {
+    let nodes = Nodes::start().await;
+    for (sticky, lines) in [
+        ("sticky cookie lb;", "server N1; server N2; server N3;"),
+        ("sticky learn create=$upstream_cookie_JSESSIONID lookup=$cookie_JSESSIONID zone=s:1m;", SERVERS),
+    ] {
+        let sessions = Sessions::local(MemoryStore::new(), secret(1));
+        let before =
+            nodes.front("", &format!("{sticky} {lines}"), |site| site.secret(secret(1)).sessions(sessions.clone()));
+        let mut browsers = Vec::new();
+        for _ in 0..9 {
+            let mut browser = logged_in(&before).await;
+            let home = node(&mut browser).await;
+            browsers.push((browser, home));
+        }
+        assert!(browsers.iter().any(|(_, home)| home == "n2"));
+        // The configuration is changed, and the front end started anew.
+        let drained = lines.replace("N2;", "N2 drain;");
+        let after = nodes.front("", &format!("{sticky} {drained}"), |site| site.secret(secret(1)).sessions(sessions));
+        for (browser, home) in &mut browsers {
+            browser.front = after.address;
+            for _ in 0..3 {
+                assert_eq!(&node(browser).await, home);
+            }
+        }
+        for _ in 0..9 {
+            let mut browser = logged_in(&after).await;
+            assert_ne!(node(&mut browser).await, "n2", "{sticky}");
+        }
+    }
+}
+
+/// nginx's documentation has it so.
+const RECIPE: &str = r"map $cookie_jsessionid $route_cookie { ~.+\.(?P<route>\w+)$ $route; }
+    map $request_uri $route_uri { ~jsessionid=.+\.(?P<route>\w+)$ $route; }";
+
+#[tokio::test]
+async fn a_route_goes_where_the_session_id_says_and_else_where_the_policy_has_it() {
+    let nodes = Nodes::start().await;
+    let upstream =
+        "sticky route $route_cookie $route_uri; server N1 route=a; server N2 route=b; server N3 route=c drain;";
+    let front = nodes.front(RECIPE, upstream, |site| site);
+    let mut browser = Browser::insistent(front.address, "ADMIN", "KYLIN");
+    let query = r#"{"sql":"select 1","project":"learn_kylin"}"#;
+    for (cookie, suffix, expected) in [
+        ("0123.b", "", &["n2"][..]),
+        ("0123.x.a", "", &["n1"]),
+        ("0123.c", "", &["n3"]),
+        ("0123", ";jsessionid=4567.b", &["n2"]),
+        ("0123.b", ";jsessionid=4567.a", &["n2"]),
+        ("0123.nobody", "", &["n1", "n2"]),
+        ("0123", "", &["n1", "n2"]),
+    ] {
+        let mut seen = BTreeSet::new();
+        for _ in 0..6 {
+            browser.cookies = [("JSESSIONID".to_owned(), cookie.to_owned())].into();
+            let line = format!("POST /kylin/api/query{suffix}");
+            let answer = browser.ask(&line, &[("Content-Type", "application/json")], query).await;
+            assert_eq!(answer.status(), 200, "{}", answer.text());
+            let at = answer.text().find("[[\"").expect("a result") + 3;
+            seen.insert(answer.text()[at..at + 2].to_owned());
+        }
+        assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{cookie} {suffix}");
+    }
+}

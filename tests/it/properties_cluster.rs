@@ -1,0 +1,151 @@
+//! A cluster is built from Kylin's own files, and follows them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kylin_lb::discovery::{self, Backoff, Follow, Found, KylinFile, KylinSite, SourceState};
+use kylin_lb::health::{Operational, Reason, SameMetastore, Sign};
+use kylin_lb::kylin::metadata_url::MetadataUrl;
+use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
+use kylin_lb::{Cluster, HttpBackend, Proxy};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::support::front::{Front, eventually};
+use crate::support::health::status;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const URL: &str = "prod@jdbc,url=jdbc:mysql://db:3306/kylin,username=kylin,password=metastore-secret";
+
+struct Conf(TempDir);
+
+impl Conf {
+    fn with(text: &str) -> Self {
+        let conf = Conf(tempfile::tempdir().unwrap());
+        conf.write(text);
+        conf
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("kylin.properties")
+    }
+
+    fn override_path(&self) -> PathBuf {
+        self.0.path().join("kylin.properties.override")
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(self.path(), text).unwrap();
+    }
+
+    fn file(&self) -> KylinFile {
+        KylinFile::new(self.path()).overridden_by(self.override_path()).interval(Duration::from_millis(20))
+    }
+}
+
+/// What a host does.
+async fn build(file: KylinFile) -> (Cluster<HttpBackend>, Follow, KylinSite) {
+    let site = file.read().await.unwrap();
+    let cluster = Cluster::builder().build().unwrap();
+    let backoff = Backoff { first: Duration::from_millis(10), most: Duration::from_millis(20) };
+    let made = site.clone();
+    let follow = discovery::follow_with(&cluster, file, move |found: &Found| made.endpoint(found), backoff);
+    (cluster, follow, site)
+}
+
+async fn node(name: &str, metastore: &Metastore) -> (KylinNode, Served) {
+    let node = KylinNode::new(name).dialect(Dialect::V5).metastore(metastore);
+    let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    (node, served)
+}
+
+fn shown(cluster: &Cluster<HttpBackend>) -> Vec<String> {
+    cluster.status().endpoints.iter().map(|of| format!("{} {}", of.id, of.roles)).collect()
+}
+
+async fn becomes(cluster: &Cluster<HttpBackend>, follow: &Follow, wanted: &[&str]) {
+    eventually(|| shown(cluster) == wanted, || format!("{wanted:?}: {:?} {:?}", shown(cluster), follow)).await;
+}
+
+#[tokio::test]
+async fn kylins_own_file_makes_a_cluster_that_serves_and_keeps_strangers_out() {
+    let digest = MetadataUrl::parse(URL).session_cookie();
+    let (right, wrong) =
+        (Metastore::new().identity(URL, &digest), Metastore::new().identity("x@jdbc", &"0".repeat(64)));
+    let (_q1, s1) = node("q1", &right).await;
+    let (q2, s2) = node("q2", &wrong).await;
+    let conf = Conf::with(&format!(
+        "kylin.metadata.url={URL}\nkylin.server.cluster-servers=ADMIN:KYLIN@{},{}\nkylin.query.timeout-seconds=120\n",
+        s1.addr(),
+        s2.addr()
+    ));
+    let (cluster, _follow, site) = build(conf.file()).await;
+    assert_eq!(site.head_timeout(), Some(Duration::from_secs(130)));
+    let reference = site.metadata_url().unwrap().clone();
+    let checks = SameMetastore::new().interval(Duration::from_millis(20)).reference(reference);
+    let _checker = checks.start(&cluster);
+    let (one, two) = (s1.addr().to_string(), s2.addr().to_string());
+    let ruled = || {
+        let endpoints = cluster.status().endpoints;
+        endpoints.len() == 2 && endpoints.iter().all(|of| of.reason != Some(Reason::Unchecked))
+    };
+    eventually(ruled, || format!("{:?}", cluster.status())).await;
+    let sign = Some(Reason::OtherMetastore(Sign::SessionCookie));
+    assert_eq!((status(&cluster, &one).operational, status(&cluster, &two).reason), (Operational::Up, sign));
+
+    let asked = q2.stats().logins;
+    let front = Front::serving(Proxy::builder(cluster.clone()).build(), |server| server.threads(1));
+    for _ in 0..6 {
+        let request = "POST /kylin/api/user/authentication HTTP/1.1\r\nHost: kylin\r\nContent-Length: 0\r\n\
+                       Authorization: Basic QURNSU46S1lMSU4=\r\n\r\n";
+        assert_eq!(front.ask(request).await.unwrap().status(), 200);
+    }
+    assert_eq!(q2.stats().logins, asked, "no login reached the stranger");
+    let shown = format!("{site:?} {cluster:?}");
+    assert!(!shown.contains("metastore-secret") && !shown.contains("KYLIN@"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_change_of_the_file_or_its_override_is_followed_and_a_fault_changes_nothing() {
+    let conf = Conf::with("kylin.server.cluster-servers-with-mode=a:1:query,b:1:job\n");
+    let (cluster, follow, _) = build(conf.file()).await;
+    becomes(&cluster, &follow, &["a:1 query", "b:1 job"]).await;
+    conf.write("kylin.server.cluster-servers-with-mode=a:1:all,c:1:job\n");
+    becomes(&cluster, &follow, &["a:1 all", "c:1 job"]).await;
+    std::fs::write(conf.override_path(), "kylin.server.cluster-servers-with-mode=d:1:query\n").unwrap();
+    becomes(&cluster, &follow, &["d:1 query"]).await;
+
+    let place = conf.override_path().display().to_string();
+    for (text, what) in [
+        (
+            "kylin.server.cluster-servers-with-mode=d:1:chief",
+            format!("{place}:1: kylin.server.cluster-servers-with-mode"),
+        ),
+        ("\nkylin.metadata.url=${META}", format!("{place}:2: kylin.metadata.url: expected a value without variables")),
+        ("kylin.x=\\u12", format!("{place}:1: \\u needs four hexadecimal digits")),
+    ] {
+        std::fs::write(conf.override_path(), text).unwrap();
+        let failing =
+            |status: &discovery::FollowStatus| status.error.as_ref().is_some_and(|error| error.contains(&what));
+        let came = timeout(PATIENCE, follow.wait_until(failing)).await;
+        assert!(came.is_ok(), "no {what:?}: {:?}", follow.status());
+        assert_eq!(shown(&cluster), ["d:1 query"]);
+    }
+    std::fs::remove_file(conf.override_path()).unwrap();
+    becomes(&cluster, &follow, &["a:1 all", "c:1 job"]).await;
+    conf.write("# no nodes\n");
+    timeout(PATIENCE, follow.wait_until(|status| status.source == SourceState::Empty)).await.unwrap();
+    assert_eq!(shown(&cluster), ["a:1 all", "c:1 job"]);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_an_error_that_names_it() {
+    let conf = Conf::with("");
+    std::fs::remove_file(conf.path()).unwrap();
+    let error = conf.file().read().await.unwrap_err();
+    assert!(error.to_string().contains("kylin.properties"), "{error}");
+    std::fs::write(conf.path(), b"kylin.x=\xff").unwrap();
+    assert!(conf.file().read().await.unwrap_err().to_string().contains("kylin.properties"));
+    conf.write("");
+    assert!(conf.file().read().await.unwrap().nodes().is_empty());
+}

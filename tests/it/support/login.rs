@@ -1,0 +1,96 @@
+//! Users who log in at Kylin nodes, each of which keeps its own sessions.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
+use serde_json::Value;
+
+use super::front::Front;
+use super::http::Answer;
+
+/// ADMIN:KYLIN
+pub(crate) const ADMIN: &str = "Basic QURNSU46S1lMSU4=";
+
+/// Nodes of one cluster that share no sessions. Dropping them kills them.
+pub(crate) struct Nodes {
+    pub(crate) nodes: Vec<KylinNode>,
+    pub(crate) served: Vec<Served>,
+}
+
+impl Nodes {
+    pub(crate) async fn of(dialect: Dialect, count: usize) -> Self {
+        let metastore = Metastore::new();
+        let mut all = Nodes { nodes: Vec::new(), served: Vec::new() };
+        for n in 0..count {
+            let node = KylinNode::new(n.to_string()).dialect(dialect).metastore(&metastore);
+            all.served.push(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap());
+            all.nodes.push(node);
+        }
+        all
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.served.iter().map(Served::addr).collect()
+    }
+
+    /// Sessions on all nodes.
+    pub(crate) fn sessions(&self) -> usize {
+        self.nodes.iter().map(KylinNode::sessions).sum()
+    }
+}
+
+/// A browser: keeps cookies, and sends credentials only to log in.
+#[derive(Default, Clone)]
+pub(crate) struct Browser {
+    pub(crate) cookies: BTreeMap<String, String>,
+}
+
+impl Browser {
+    pub(crate) async fn send(&mut self, front: &Front, method: &str, path: &str, fields: &str, body: &str) -> Answer {
+        let cookies: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let cookies = if cookies.is_empty() { String::new() } else { format!("Cookie: {}\r\n", cookies.join("; ")) };
+        let length = body.len();
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: kylin\r\nContent-Length: {length}\r\n{cookies}{fields}\r\n");
+        let answer = front.ask(head + body).await.unwrap();
+        for line in answer.head.all("set-cookie") {
+            let (name, value) = line.split(';').next().unwrap().split_once('=').unwrap();
+            match value {
+                "" => _ = self.cookies.remove(name),
+                value => _ = self.cookies.insert(name.to_owned(), value.to_owned()),
+            }
+        }
+        answer
+    }
+
+    pub(crate) async fn get(&mut self, front: &Front, path: &str) -> Answer {
+        self.send(front, "GET", path, "", "").await
+    }
+
+    /// Logs in, and says that it worked.
+    pub(crate) async fn log_in(&mut self, front: &Front) {
+        let fields = format!("Authorization: {ADMIN}\r\n");
+        let answer = self.send(front, "POST", "/kylin/api/user/authentication", &fields, "").await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+
+    /// The node that answers a query, unless the login is lost.
+    pub(crate) async fn query(&mut self, front: &Front) -> Option<usize> {
+        let fields = "Content-Type: application/json\r\nUser-Agent: test\r\n";
+        let body = r#"{"sql":"select 1","project":"learn_kylin"}"#;
+        let answer = self.send(front, "POST", "/kylin/api/query", fields, body).await;
+        match answer.status() {
+            200 => Some(node_of(&answer)),
+            401 => None,
+            other => panic!("{other}: {}", answer.text()),
+        }
+    }
+}
+
+/// The node that answered a query.
+pub(crate) fn node_of(answer: &Answer) -> usize {
+    let json: Value = serde_json::from_slice(&answer.body).unwrap();
+    let results = json.get("results").unwrap_or_else(|| &json["data"]["results"]);
+    results[0][0].as_str().unwrap().parse().unwrap()
+}
