@@ -361,3 +361,18 @@ async fn a_node_on_which_a_query_timed_out_is_probed_at_once_and_not_ejected() {
     let status = &front.proxy.cluster().status().endpoints[0];
     assert_eq!((status.failed, status.ejected), (0, false));
 }
+
+#[tokio::test]
+async fn an_answer_that_is_given_up_is_let_go_before_the_next_try() {
+    let head = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 100000\r\n\r\n<html>";
+    let bad = RawNode::start([vec![Act::Read, Act::Write(head.into()), Act::UntilClosed]]).await;
+    let good = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(raw_node::ok("good"))]]).await;
+    let front = Front::with(&[bad.address(), good.address()], |proxy| proxy.kylin());
+    let mut client = front.connect().await;
+    client.send("GET /kylin/api/projects HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+    good.wait_until(|seen| seen.requests.len() == 1).await;
+    bad.wait_until(|seen| seen.closed == 1).await;
+    assert_eq!(front.in_flight(), 1);
+    good.go();
+    assert_eq!(client.answer().await.unwrap().text(), "good");
+}
