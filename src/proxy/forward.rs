@@ -146,12 +146,17 @@ impl<'p, B: Backend> Journey<'p, B> {
             match self.judge(picked) {
                 Verdict::Again(next, copy) => {
                     (picked, *request) = (next, *copy);
+                    // The connection that it came on is not kept through the next try.
+                    self.answer = Response::default();
                     continue;
                 }
                 Verdict::Answer(same) => picked = same,
             }
             match self.settle(&picked).await {
-                Some(copy) => *request = *copy,
+                Some(copy) => {
+                    *request = *copy;
+                    self.answer = Response::default();
+                }
                 None => return Ok(self.pass(picked)),
             }
         }

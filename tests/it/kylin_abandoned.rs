@@ -68,6 +68,10 @@ async fn a_query_whose_client_has_gone_is_stopped_and_no_other() {
         }
         assert_eq!(demo.sum(|stats| stats.stopped), 3);
         assert_eq!((demo.sum(|stats| stats.running), demo.nodes[other].stats().running), (1, 1), "{dialect:?}");
+        if dialect == Dialect::V4 {
+            let list = admin(&front, "GET /kylin/api/query/runningQueries", "").await;
+            assert!(list.text().contains("'other'") && !list.text().contains("'long'"), "{}", list.text());
+        }
         drop(kept);
         demo.nodes[other].wait_until(|stats| stats.running == 0).await.unwrap();
         front.idle().await;

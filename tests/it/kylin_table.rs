@@ -2,18 +2,20 @@
 //! what is thought of the node.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use http::StatusCode;
 use kylin_lb::backend::Phase;
-use kylin_lb::health::{Operational, Reason};
+use kylin_lb::endpoint::Intent;
+use kylin_lb::health::{Checks, Operational, Probe, Reason};
 use kylin_lb::proxy::{KylinRules, RetryBudget};
 use kylin_lb::testing::Scripted;
-use kylin_lb::{Cluster, Proxy, SendError};
+use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy, SendError};
 
 use crate::support::front::{self, Front};
 use crate::support::health::state;
 use crate::support::kylin::{Says, ask, request, saying, scripted, sql, well};
-use crate::support::raw_node::{Act, RawNode};
+use crate::support::raw_node::{self, Act, RawNode};
 
 /// When a request goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -294,7 +296,7 @@ async fn nodes_in_job_mode_cost_nothing_of_the_budget() {
 async fn a_repeated_query_is_the_same_to_the_byte_and_an_insert_is_seen_once() {
     for (text, repeated) in [("select 'ä'", true), ("insert into t values (1)", false)] {
         let bad = RawNode::start([vec![Act::Read, Act::Reset]]).await;
-        let good = RawNode::start([crate::support::raw_node::well("good")]).await;
+        let good = RawNode::start([raw_node::well("good")]).await;
         let endpoints =
             [(0, &bad), (1, &good)].map(|(id, node)| front::endpoint(id, node.address(), |backend| backend));
         let front = Front::of(endpoints, |proxy| proxy.kylin());
@@ -328,4 +330,49 @@ async fn a_read_that_timed_out_on_a_node_that_is_out_by_then_goes_on_and_a_write
         let expected = if matches!(goes, On | OnAsQuery) { (1, 1, 200) } else { (1, 0, 504) };
         assert_eq!((first.calls(), second.calls(), status.as_u16()), expected, "{line} {body}: {text}");
     }
+}
+
+/// It may be busy with the query, or be dead: a probe knows.
+#[tokio::test]
+async fn a_node_on_which_a_query_timed_out_is_probed_at_once_and_not_ejected() {
+    let version = r#"{"kylin.version":"3.1.3.0","kylin.version.commitId":"x"}"#;
+    let version = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{version}",
+        version.len()
+    );
+    let probed = || raw_node::answers(version.clone());
+    let node = RawNode::start([probed(), vec![Act::Read, Act::UntilClosed], probed()]).await;
+    let backend = HttpBackend::builder(&node.address().to_string()).unwrap().head_timeout(Duration::from_millis(200));
+    let other = Endpoint::http("1", &front::nobody().to_string()).unwrap().intent(Intent::Maintain);
+    let front = Front::of([Endpoint::new("0", backend.build()).unwrap().max_fails(1), other], |proxy| proxy.kylin());
+    let hour = Duration::from_secs(3600);
+    let checks =
+        Checks::new(Probe::kylin_version()).interval(hour).fast_interval(Duration::from_millis(20)).jitter(0.0);
+    let _checker = checks.start(front.proxy.cluster());
+    node.wait_until(|seen| seen.requests.len() == 1).await;
+    let up = || state(front.proxy.cluster(), "0").0 == Operational::Up;
+    front::eventually(up, || "the first probe is over".to_owned()).await;
+    let answer = front.post("/kylin/api/query", &sql("select 1")).await.unwrap();
+    front::refusal(&answer, 504);
+    let seen = node.wait_until(|seen| seen.requests.len() == 3).await.texts();
+    assert!(seen[0].starts_with("GET /kylin/api/admin/version") && seen[1].starts_with("POST /kylin/api/query"));
+    assert!(seen[2].starts_with("GET /kylin/api/admin/version"), "{}", seen[2]);
+    front::eventually(up, || format!("{:?}", front.proxy.cluster().status())).await;
+    let status = &front.proxy.cluster().status().endpoints[0];
+    assert_eq!((status.failed, status.ejected), (0, false));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_given_up_is_let_go_before_the_next_try() {
+    let head = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 100000\r\n\r\n<html>";
+    let bad = RawNode::start([vec![Act::Read, Act::Write(head.into()), Act::UntilClosed]]).await;
+    let good = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(raw_node::ok("good"))]]).await;
+    let front = Front::with(&[bad.address(), good.address()], |proxy| proxy.kylin());
+    let mut client = front.connect().await;
+    client.send("GET /kylin/api/projects HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+    good.wait_until(|seen| seen.requests.len() == 1).await;
+    bad.wait_until(|seen| seen.closed == 1).await;
+    assert_eq!(front.in_flight(), 1);
+    good.go();
+    assert_eq!(client.answer().await.unwrap().text(), "good");
 }

@@ -21,6 +21,9 @@ use crate::kylin::guard::Guard;
 /// | [`fan_out`](Self::fan_out) | on | running queries are known to their own node only |
 /// | [`read_your_writes`](Self::read_your_writes) | 8 s | other nodes learn of a write seconds later |
 /// | [`stop_abandoned`](Self::stop_abandoned) | off | it changes requests or needs an administrator's login |
+///
+/// What a request is for and what its answer means take the place of the methods and statuses that [`Retry`](crate::proxy::Retry)
+/// has; its kinds of failure, and its limits of tries and of time, hold as they do without.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct KylinRules {
