@@ -245,8 +245,10 @@ fn read_method(directive: &Directive, maps: &Maps) -> Result<Method, Fault> {
     }
 }
 
-/// A server, and the first parameter that goes with no hash.
-fn read_server(directive: &Directive) -> Result<(UpstreamServer, Option<(&Word, &'static str)>), Fault> {
+/// The first parameter of a server that goes with no hash, and its name.
+type Unhashed<'d> = Option<(&'d Word, &'static str)>;
+
+fn read_server(directive: &Directive) -> Result<(UpstreamServer, Unhashed<'_>), Fault> {
     let Some((first, parameters)) = directive.args.split_first() else {
         return Err(Fault::new(ErrorKind::Value, directive.span(), "server without an address")
             .expecting(format!("server ADDRESS [{}];", PARAMETERS.join("] ["))));
