@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kylin_lb::discovery::{self, Discovery, Follow, Found, KylinFile, KylinSite};
-use kylin_lb::health::{MetastoreChecker, SameMetastore};
+use kylin_lb::health::{MetastoreChecker, Operational, SameMetastore};
 use kylin_lb::{Cluster, Endpoint, HttpBackend};
 
 use crate::args::{Args, Source};
@@ -59,7 +59,20 @@ impl Members {
         // A node of another cluster would be a mistake in the file, or in the node.
         let reference = site.metadata_url().cloned();
         members.metastore = reference.map(|url| SameMetastore::new().reference(url).start(&members.cluster));
+        members.serves().await;
         Ok(members)
+    }
+
+    /// Waits a while until a node was looked at and may serve, so that the first clients are not refused.
+    async fn serves(&self) {
+        let one_serves = async {
+            while self.cluster.status().endpoints.iter().all(|endpoint| endpoint.operational == Operational::Down) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(FIRST_NEWS, one_serves).await.is_err() {
+            eprintln!("kylin_front: no node is known to be of the metastore that the properties name");
+        }
     }
 
     /// Goes by what `source` says, and waits a while until it says something.
