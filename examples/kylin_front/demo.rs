@@ -3,33 +3,30 @@
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use kylin_lb::balance::RoundRobin;
-use kylin_lb::testing::kylin::{KylinNode, Metastore, Served};
-use kylin_lb::{Cluster, Endpoint, Proxy};
+use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
 
-/// Kylin nodes that share a metastore.
+use crate::nodes::Node;
+
+/// Kylin nodes that share a metastore, and no sessions.
 pub struct Demo {
     nodes: Vec<(KylinNode, Served)>,
 }
 
 impl Demo {
-    pub async fn start(count: usize) -> Result<Self, Box<dyn Error>> {
+    pub async fn start(count: usize, dialect: Dialect) -> Result<Self, Box<dyn Error>> {
         let metastore = Metastore::new();
         let mut nodes = Vec::new();
         for number in 1..=count {
-            let node = KylinNode::new(format!("node-{number}")).metastore(&metastore);
+            let name = format!("node-{number}");
+            let node = KylinNode::new(&name).dialect(dialect).metastore(&metastore).jvm_route(&name);
             let served = node.serve((Ipv4Addr::LOCALHOST, 0).into()).await?;
             nodes.push((node, served));
         }
         Ok(Demo { nodes })
     }
 
-    pub fn proxy(&self) -> Result<Proxy, Box<dyn Error>> {
-        let mut cluster = Cluster::builder().balancer(RoundRobin::new());
-        for (node, served) in &self.nodes {
-            cluster = cluster.endpoint(Endpoint::http(node.name(), &served.addr().to_string())?);
-        }
-        Ok(Proxy::builder(cluster.build()?).build())
+    pub fn nodes(&self) -> Vec<Node> {
+        self.nodes.iter().map(|(node, served)| Node::demo(node.name(), served.addr())).collect()
     }
 }
 
@@ -37,12 +34,11 @@ impl Demo {
 pub fn commands(front: SocketAddr) -> String {
     format!(
         r#"
-log in:
-  curl -i -u ADMIN:KYLIN -X POST http://{front}/kylin/api/user/authentication
-query:
-  curl -s -u ADMIN:KYLIN -H 'Content-Type: application/json' -d '{{"sql":"select 1","project":"learn_kylin"}}' http://{front}/kylin/api/query
+log in, and query with the session; it stays with its node:
+  curl -s -c cookies -u ADMIN:KYLIN -X POST http://{front}/kylin/api/user/authentication
+  curl -s -b cookies -H 'Content-Type: application/json' -d '{{"sql":"select 1","project":"learn_kylin"}}' http://{front}/kylin/api/query
 see the balancing (the first cell of a result is the node's name):
-  for i in 1 2 3 4 5 6; do curl -s -u ADMIN:KYLIN -H 'Content-Type: application/json' -d '{{"sql":"select 1","project":"learn_kylin"}}' http://{front}/kylin/api/query | grep -o 'node-[0-9]*'; done
+  for i in 1 2 3 4 5 6; do curl -s -u ADMIN:KYLIN -H 'Content-Type: application/json' -d '{{"sql":"select 1","project":"learn_kylin"}}' http://{front}/kylin/api/query | grep -o 'node-[0-9]*' | head -1; done
 "#
     )
 }

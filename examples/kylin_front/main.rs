@@ -1,8 +1,11 @@
-//! A complete front end: an nginx configuration, or demo nodes in this process, behind the crate's own server.
+//! A complete front end behind the crate's own server: nodes by name, from ZooKeeper, from an nginx configuration, or demo nodes in
+//! this process.
 //!
 //! ```sh
 //! cargo run --release --example kylin_front                          # three demo Kylin nodes and the front end
 //! cargo run --release --example kylin_front -- --config kylin.conf   # an nginx configuration, as is
+//! cargo run --release --example kylin_front -- --nodes q1:7070,q2:7070 --sessions redis://10.0.0.5 --secret-file secret
+//! cargo run --release --example kylin_front -- --help
 //! ```
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a program for a terminal")]
@@ -10,29 +13,40 @@
 
 mod args;
 mod demo;
+mod nodes;
+mod sessions;
+mod status;
 
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-use kylin_lb::Cluster;
 use kylin_lb::nginx::{Config, Site};
 use kylin_lb::server::{Listen, Server};
+use kylin_lb::{Cluster, Proxy, discovery};
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::args::Args;
+use self::args::{Args, Source};
 use self::demo::Demo;
+use self::sessions::Keep;
+use self::status::Watched;
 
 /// How long requests in flight may take to finish after a signal.
 const GRACE: Duration = Duration::from_secs(30);
+/// How long the first news of the nodes is waited for.
+const FIRST_NEWS: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();
+    // The front end has threads of its own; this runtime serves the signals, the probes, the stores and the demo nodes.
+    let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
+    let _entered = runtime.enter();
     let args = match Args::parse(std::env::args().skip(1)) {
         Ok(Some(args)) => args,
         Ok(None) => {
@@ -44,8 +58,6 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // The front end has threads of its own; this runtime serves the signals and the demo nodes.
-    let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
     match runtime.block_on(run(args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -60,24 +72,88 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    match &args.config {
-        Some(path) => configured(path, &args).await,
-        None => demonstrated(&args).await,
+async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
+    let (secret, is_random) = sessions::secret(args.secret_file.as_deref())?;
+    if is_random && args.sessions.needs_secret() {
+        eprintln!(
+            "kylin_front: without --secret-file the secret is random: several front ends need the same, and restarts too"
+        );
     }
+    if let Source::Config(path) = &args.source {
+        return configured(path, &args, secret).await;
+    }
+    let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
+    let mut demo = None;
+    let (cluster, follow) = match source {
+        Source::Demo(count, dialect) => {
+            let started = demo.insert(Demo::start(count, dialect).await?);
+            (nodes::cluster(&started.nodes(), &args)?, None)
+        }
+        Source::Nodes(nodes) => (nodes::cluster(&nodes, &args)?, None),
+        Source::ZooKeeper(source) => {
+            let cluster = nodes::cluster(&[], &args)?;
+            let outlier = args.outlier;
+            let follow = discovery::follow(&cluster, *source, move |found| {
+                found.http().map(|endpoint| nodes::watched(endpoint, outlier))
+            });
+            (cluster, Some(follow))
+        }
+        Source::Config(_) => unreachable!("it was served above"),
+    };
+    if let Some(follow) = &follow {
+        let news = follow.wait_until(|status| status.told > 0);
+        if tokio::time::timeout(FIRST_NEWS, news).await.is_err() {
+            let status = follow.status();
+            let why = status.error.unwrap_or_else(|| "no nodes are registered there".into());
+            eprintln!("kylin_front: no nodes yet: {why}");
+        }
+    }
+    let kept = args.sessions.affinity(&secret, args.store_deadline)?;
+    let proxy = Proxy::builder(cluster.clone());
+    let proxy = if args.kylin { proxy.kylin() } else { proxy };
+    let (proxy, store) = match kept {
+        Some((affinity, store)) => (proxy.affinity(affinity), store),
+        None => (proxy, None),
+    };
+    let proxy = proxy.build();
+    if args.check {
+        print!("{}{}", summary(&args), table(&cluster));
+        return Ok(());
+    }
+    let _checker = args.probe.start(&cluster);
+    let listen = match &args.listen {
+        Some(listen) => listen.clone(),
+        None => "127.0.0.1:8080".parse()?,
+    };
+    let server = Server::builder().listen(listen.clone(), proxy).threads(args.threads).start()?;
+    greet(&server, &[listen]);
+    let watched = Watched { clusters: vec![("kylin".into(), cluster.clone())], sessions: store, follow };
+    let _status = status(&args, watched)?;
+    print!("{}{}", summary(&args), table(&cluster));
+    if let (Some(_), Some(address)) = (&demo, server.addresses().first()) {
+        print!("{}", demo::commands(*address));
+    }
+    until_signal(server).await
 }
 
 /// An nginx configuration.
-async fn configured(path: &Path, args: &Args) -> Result<(), Box<dyn Error>> {
+async fn configured(path: &Path, args: &Args, secret: kylin_lb::session::Secret) -> Result<(), Box<dyn Error>> {
     let config = Config::read(path)?;
     if args.check {
         print!("{}", config.report());
     }
-    let site = Site::new(config)?;
+    let mut site = Site::builder(config);
+    let mut store = None;
+    if let Keep::Learn(given) = &args.sessions {
+        let sessions = store.insert(given.sessions(secret.clone(), args.store_deadline));
+        site = site.sessions(sessions.clone());
+    }
+    let site = site.secret(secret).build()?;
     if args.check {
         println!("{}: the configuration is valid", path.display());
         return Ok(());
     }
+    let _checkers: Vec<_> = site.clusters().map(|(_, cluster)| args.probe.start(cluster)).collect();
     let configured: Vec<Listen> = site.listeners().map(|listener| listener.listen()).collect();
     let server = match &args.listen {
         Some(listen) => site.server_on(listen.clone()),
@@ -90,29 +166,10 @@ async fn configured(path: &Path, args: &Args) -> Result<(), Box<dyn Error>> {
             println!("not listening on {listen}, which --listen replaces");
         }
     }
+    let clusters = site.clusters().map(|(name, cluster)| (name.to_owned(), cluster.clone())).collect();
+    let _status = status(args, Watched { clusters, sessions: store, follow: None })?;
     for (name, cluster) in site.clusters() {
         print!("\nupstream {name}{}", table(cluster));
-    }
-    until_signal(server).await
-}
-
-/// Demo nodes in this process.
-async fn demonstrated(args: &Args) -> Result<(), Box<dyn Error>> {
-    let demo = Demo::start(args.demo).await?;
-    let proxy = demo.proxy()?;
-    if args.check {
-        print!("{} demo nodes{}", args.demo, table(proxy.cluster()));
-        return Ok(());
-    }
-    let listen = match &args.listen {
-        Some(listen) => listen.clone(),
-        None => "127.0.0.1:8080".parse()?,
-    };
-    let server = Server::builder().listen(listen.clone(), proxy.clone()).threads(args.threads).start()?;
-    greet(&server, &[listen]);
-    print!("{}", table(proxy.cluster()));
-    if let Some(address) = server.addresses().first() {
-        print!("{}", demo::commands(*address));
     }
     until_signal(server).await
 }
@@ -126,15 +183,41 @@ fn greet(server: &Server, listens: &[Listen]) {
     }
 }
 
+/// The listener for operators, if it is wanted, and what it tells of: the membership is followed as long as that lives.
+fn status(args: &Args, watched: Watched) -> Result<(Option<Server>, Arc<Watched>), Box<dyn Error>> {
+    let watched = Arc::new(watched);
+    let server = args.status.clone().map(|listen| status::serve(listen, Arc::clone(&watched))).transpose()?;
+    for address in server.iter().flat_map(Server::addresses) {
+        println!("status on http://{address}/front/status");
+    }
+    Ok((server, watched))
+}
+
+/// What was chosen, one a line.
+fn summary(args: &Args) -> String {
+    let on = |on| if on { "on" } else { "off" };
+    format!(
+        "sessions: {}\nkylin rules: {}\nprobes: {}\noutlier ejection: {}\n",
+        args.sessions,
+        on(args.kylin),
+        args.probe.name(),
+        on(args.outlier)
+    )
+}
+
 /// The endpoints of a cluster, one a line.
 fn table<B>(cluster: &Cluster<B>) -> String {
     let status = cluster.status();
-    let mut table = format!("\n{:<28} {:>6} {:<8} {:<9} {:>9}\n", "endpoint", "weight", "group", "intent", "in flight");
+    let mut table = format!(
+        "\n{:<28} {:>6} {:<8} {:<6} {:<9} {:>9}\n",
+        "endpoint", "weight", "group", "roles", "intent", "in flight"
+    );
     for endpoint in &status.endpoints {
         let group = if endpoint.backup { "backup" } else { "primary" };
         let intent = format!("{:?}", endpoint.intent).to_lowercase();
         let (id, weight, in_flight) = (endpoint.id.as_str(), endpoint.weight, endpoint.in_flight);
-        _ = writeln!(table, "{id:<28} {weight:>6} {group:<8} {intent:<9} {in_flight:>9}");
+        let roles = endpoint.roles.to_string();
+        _ = writeln!(table, "{id:<28} {weight:>6} {group:<8} {roles:<6} {intent:<9} {in_flight:>9}");
     }
     _ = writeln!(table, "policy: {}", status.balancer);
     table

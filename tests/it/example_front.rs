@@ -1,49 +1,16 @@
 //! The example front end as a user runs it: the built program, its options, its signals.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::process::{Command, Output};
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use kylin_lb::testing::KylinNode;
 use tempfile::TempDir;
 
+use crate::support::example::{PATIENCE, run, spawn, start};
 use crate::support::http::{self, Connection};
 use crate::support::port::free_port;
-use crate::support::process::Process;
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const QUERY: &str = r#"{"sql":"select 1","project":"learn_kylin"}"#;
-
-/// `cargo test` builds the examples beside the test binary.
-fn program() -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let built = tests.parent().and_then(|deps| deps.parent()).unwrap().join("examples/kylin_front");
-    assert!(built.exists(), "{} is built by: cargo build --examples", built.display());
-    built
-}
-
-fn run(args: &[&str]) -> Output {
-    Command::new(program()).args(args).output().unwrap()
-}
-
-/// Starts the program and waits until it listens.
-async fn spawn(args: &[&str]) -> Process {
-    let mut command = Command::new(program());
-    command.args(args).args(["--threads", "2"]);
-    let mut process = Process::spawn("kylin_front", TempDir::new().unwrap(), &mut command).unwrap();
-    let ready = process.wait_ready(PATIENCE, |process| process.file("stdout").contains("policy: ")).await;
-    ready.unwrap_or_else(|error| panic!("{error}"));
-    process
-}
-
-/// Starts the program on a free port and waits for its address.
-async fn start(args: &[&str]) -> (Process, SocketAddr) {
-    let process = spawn(&[args, &["--listen", "127.0.0.1:0"]].concat()).await;
-    let stdout = process.file("stdout");
-    let address = stdout.lines().next().unwrap().strip_prefix("listening on http://").unwrap().parse().unwrap();
-    (process, address)
-}
 
 fn post(path: &str, body: &str) -> String {
     format!(
@@ -61,15 +28,15 @@ async fn the_demo_answers_logs_in_and_balances() {
     let login = connection.answer().await.unwrap();
     assert_eq!(login.status(), 200);
     assert!(login.header("set-cookie").unwrap().starts_with("JSESSIONID="));
-    let mut nodes = Vec::new();
+    let mut nodes = BTreeSet::new();
     for _ in 0..6 {
         connection.send(post("/kylin/api/query", QUERY)).await.unwrap();
         let text = connection.answer().await.unwrap().text().to_owned();
         let at = text.find("node-").unwrap();
-        nodes.push(text[at..at + 6].to_owned());
+        nodes.insert(text[at..at + 6].to_owned());
     }
-    assert_eq!(nodes, ["node-2", "node-3", "node-1", "node-2", "node-3", "node-1"]);
-    assert!(process.file("stdout").contains("curl -i -u ADMIN:KYLIN"));
+    assert_eq!(nodes.into_iter().collect::<Vec<_>>(), ["node-1", "node-2", "node-3"]);
+    assert!(process.file("stdout").contains("curl -s -c cookies -u ADMIN:KYLIN"));
     drop(connection);
     process.signal("TERM");
     assert_eq!(process.ended(PATIENCE).await.unwrap().code(), Some(0));
@@ -172,11 +139,38 @@ fn check_says_what_was_understood_or_where_the_mistake_is() {
 #[test]
 fn options_are_checked() {
     assert!(run(&["--help"]).status.success());
-    for args in
-        [&["--wrong"][..], &["--threads", "0"], &["--listen", "nowhere"], &["--config"], &["--config=x", "--demo=2"]]
-    {
+    for (args, why) in [
+        (&["--wrong"][..], "unknown option --wrong"),
+        (&["--threads", "0"], "--threads 0: expected a number"),
+        (&["--store-deadline=0"], "--store-deadline 0: expected a number from 1 to 60000"),
+        (&["--listen", "nowhere"], "--listen: \"nowhere\""),
+        (&["--status", "nowhere"], "--status: \"nowhere\""),
+        (&["--config"], "--config wants a value"),
+        (&["--check=yes"], "--check takes no value"),
+        (&["--demo=2", "--demo=3"], "--demo is given twice"),
+        (&["--config=x", "--demo=2"], "--demo and --config exclude each other"),
+        (&["--nodes=a:1", "--zookeeper=b"], "--nodes and --zookeeper exclude each other"),
+        (&["--config=x", "--policy=ip-hash"], "--config and --policy exclude each other"),
+        (&["--config=x", "--kylin=on"], "--config and --kylin exclude each other"),
+        (&["--config=x", "--outlier=on"], "--config and --outlier exclude each other"),
+        (&["--config=x", "--sessions=cookie"], "names the store of its \"sticky learn\""),
+        (&["--nodes=a:1", "--dialect=v5"], "it goes with --demo"),
+        (&["--nodes=a"], "--nodes: "),
+        (&["--nodes=a:1=chief"], "\"chief\" is not a server mode"),
+        (&["--zookeeper", "a:b:c"], "--zookeeper: "),
+        (&["--dialect", "v3"], "--dialect v3: expected v4, v5"),
+        (&["--policy", "best"], "--policy best: expected round-robin, least-conn"),
+        (&["--kylin", "yes"], "--kylin yes: expected on, off"),
+        (&["--outlier", "1"], "--outlier 1: expected on, off"),
+        (&["--probe", "ping"], "--probe ping: expected version, health, tcp, none"),
+        (&["--sessions", "hunter2"], "--sessions: expected memory, redis://"),
+        (&["--sessions", "gopher://:hunter2@example"], "--sessions: unknown scheme"),
+        (&["--sessions", "shared:mysql://front:hunter2@host"], "--sessions: "),
+    ] {
         let output = run(args);
-        assert_eq!(output.status.code(), Some(2), "{args:?}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains("Usage:"), "{args:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.contains("Usage:") && stderr.contains(why), "{args:?}: {stderr}");
+        assert!(!stderr.contains("hunter2"), "a password: {stderr}");
     }
 }

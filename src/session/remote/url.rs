@@ -85,6 +85,7 @@ impl StoreUrl {
     ///
     /// # Errors
     /// [`InvalidStore::Url`] when there are several.
+    #[cfg_attr(not(any(feature = "redis", feature = "mysql")), allow(dead_code, reason = "Memcached has many"))]
     pub(crate) fn one_host(&self) -> Result<&Host, InvalidStore> {
         match &self.hosts[..] {
             [host] => Ok(host),

@@ -72,7 +72,7 @@ impl KylinNode {
         if let Some((id, _)) = session {
             sessions.end(&id);
         }
-        let id = cookie.new_id();
+        let id = Self::new_session_id(settings);
         let set = cookie.set(&id);
         if stored {
             if settings.shares_sessions && settings.writes_late {

@@ -50,6 +50,7 @@ pub(super) struct Settings {
     pub(super) metastore: Metastore,
     pub(super) shares_sessions: bool,
     pub(super) writes_late: bool,
+    pub(super) jvm_route: Option<String>,
     pub(super) version: String,
     pub(super) active_job_node: Option<bool>,
     pub(super) keep_alive: Duration,
@@ -63,6 +64,7 @@ impl Default for Settings {
             metastore: Metastore::new(),
             shares_sessions: false,
             writes_late: false,
+            jvm_route: None,
             version: "3.1.3".to_owned(),
             active_job_node: None,
             keep_alive: Duration::from_secs(20), // Tomcat's connectionTimeout in Kylin's server.xml
@@ -137,6 +139,12 @@ impl KylinNode {
         self.change(|settings| settings.writes_late = late)
     }
 
+    /// Names the node in the ids of its sessions, behind a dot, as Tomcat's `jvmRoute` does. [`Dialect::V4`] only. Default: no.
+    #[must_use]
+    pub fn jvm_route(self, route: &str) -> Self {
+        self.change(|settings| settings.jvm_route = Some(route.to_owned()))
+    }
+
     /// Sets the version that the node reports.
     #[must_use]
     pub fn version(self, version: &str) -> Self {
@@ -168,6 +176,14 @@ impl KylinNode {
 
     pub(super) fn session_table(&self, settings: &Settings) -> Sessions {
         if settings.shares_sessions { settings.metastore.sessions().clone() } else { self.inner.sessions.clone() }
+    }
+
+    pub(super) fn new_session_id(settings: &Settings) -> String {
+        let id = settings.cookie().new_id();
+        match (&settings.dialect, &settings.jvm_route) {
+            (Dialect::V4, Some(route)) => format!("{id}.{route}"),
+            _ => id,
+        }
     }
 
     fn change(self, change: impl FnOnce(&mut Settings)) -> Self {

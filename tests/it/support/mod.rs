@@ -5,9 +5,11 @@
 
 pub(crate) mod browser;
 pub(crate) mod cluster;
+pub(crate) mod example;
 pub(crate) mod front;
 pub(crate) mod health;
 pub(crate) mod http;
+pub(crate) mod kylin;
 pub(crate) mod login;
 pub(crate) mod mariadb;
 pub(crate) mod memcached;

@@ -1,0 +1,87 @@
+//! `GET /front/status` on a listener of its own: how everything stands, for operators and their tools.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode, header};
+use kylin_lb::cluster::ClusterStatus;
+use kylin_lb::discovery::Follow;
+use kylin_lb::server::{Listen, Server};
+use kylin_lb::session::Sessions;
+use kylin_lb::{Body, ClientAddr, Cluster};
+use serde_json::{Value, json};
+
+/// What there is to tell of.
+#[derive(Default)]
+pub struct Watched {
+    pub clusters: Vec<(String, Cluster)>,
+    pub sessions: Option<Sessions>,
+    pub follow: Option<Follow>,
+}
+
+/// Answers at `listen`; one thread will do.
+pub fn serve(listen: Listen, watched: Arc<Watched>) -> Result<Server, Box<dyn Error>> {
+    let answer = move |_: ClientAddr, request: Request<Body>| {
+        let watched = Arc::clone(&watched);
+        async move { answer(&watched, &request) }
+    };
+    Ok(Server::builder().listen(listen, answer).threads(1).start()?)
+}
+
+fn answer(watched: &Watched, request: &Request<Body>) -> Response<Body> {
+    let (status, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/front/status") => (StatusCode::OK, watched.describe()),
+        (_, "/front/status") => (StatusCode::METHOD_NOT_ALLOWED, json!({"error": "GET only"})),
+        _ => (StatusCode::NOT_FOUND, json!({"error": "there is /front/status"})),
+    };
+    let body = if request.method() == Method::HEAD { Body::empty() } else { Body::from(format!("{body:#}\n")) };
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    answer
+}
+
+impl Watched {
+    fn describe(&self) -> Value {
+        let clusters = self.clusters.iter().map(|(name, cluster)| (name.clone(), describe(&cluster.status())));
+        json!({
+            "clusters": clusters.collect::<serde_json::Map<_, _>>(),
+            "session_store": self.sessions.as_ref().map(|sessions| json!({
+                "away": sessions.is_store_away(),
+                "writes_waiting": sessions.backlog(),
+            })),
+            "discovery": self.follow.as_ref().map(|follow| {
+                let status = follow.status();
+                json!({
+                    "source": format!("{:?}", status.source).to_lowercase(),
+                    "endpoints": status.endpoints,
+                    "refused": status.refused,
+                    "failures": status.failures,
+                    "error": status.error,
+                })
+            }),
+        })
+    }
+}
+
+fn describe(status: &ClusterStatus) -> Value {
+    let endpoints = status.endpoints.iter().map(|endpoint| {
+        json!({
+            "id": endpoint.id.as_str(),
+            "weight": endpoint.weight,
+            "backup": endpoint.backup,
+            "roles": endpoint.roles.to_string(),
+            "intent": format!("{:?}", endpoint.intent).to_lowercase(),
+            "operational": format!("{:?}", endpoint.operational).to_lowercase(),
+            "reason": endpoint.reason.as_ref().map(ToString::to_string),
+            "in_flight": endpoint.in_flight,
+            "max_in_flight": endpoint.max_in_flight,
+            "served": endpoint.served,
+            "failed": endpoint.failed,
+            "slow": endpoint.slow,
+        })
+    });
+    json!({"policy": status.balancer, "panicking": status.panicking, "endpoints": endpoints.collect::<Vec<_>>()})
+}

@@ -1,0 +1,207 @@
+//! The options of the example front end, each as its process obeys it.
+
+use std::collections::BTreeMap;
+
+use kylin_lb::testing::kylin::{KylinNode, Mode, Served};
+use serde_json::Value;
+
+use crate::support::browser::Browser;
+use crate::support::example::{address, check, spawn, start};
+use crate::support::front::{demo, nobody};
+use crate::support::http;
+use crate::support::zookeeper::{ZooKeeperServer, create, kylin_3_1, require_zookeeper};
+
+/// Nodes of this process, and how to name them to another.
+pub(crate) async fn nodes(count: usize) -> (Vec<(KylinNode, Served)>, String) {
+    let mut nodes = Vec::new();
+    for number in 1..=count {
+        nodes.push(demo(&format!("n{number}")).await);
+    }
+    let named: Vec<_> = nodes.iter().map(|(node, served)| format!("{}@{}", node.name(), served.addr())).collect();
+    (nodes, named.join(","))
+}
+
+fn queries(nodes: &[(KylinNode, Served)]) -> Vec<u64> {
+    nodes.iter().map(|(node, _)| node.stats().queries).collect()
+}
+
+#[tokio::test]
+async fn every_policy_serves_and_says_its_name() {
+    let (_nodes, named) = nodes(3).await;
+    for (policy, shown) in [
+        ("round-robin", "RoundRobin"),
+        ("least-conn", "LeastConn"),
+        ("ip-hash", "IpHash"),
+        ("random-two", "RandomTwo"),
+        ("query-affinity", "QueryAffinity"),
+        ("least-work", "LeastWork"),
+    ] {
+        let (process, front) = start(&["--nodes", &named, &format!("--policy={policy}"), "--probe=none"]).await;
+        let stdout = process.file("stdout");
+        assert!(stdout.contains(&format!("policy: {shown}")) || stdout.contains(shown), "{policy}: {stdout}");
+        let mut browser = Browser::insistent(front, "ADMIN", "KYLIN");
+        for _ in 0..4 {
+            assert_eq!(browser.query().await.status(), 200, "{policy}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn query_affinity_sends_a_query_where_it_was_before() {
+    let (nodes, named) = nodes(3).await;
+    let (_process, front) = start(&["--nodes", &named, "--policy", "query-affinity", "--sessions", "none"]).await;
+    for _ in 0..12 {
+        assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
+    }
+    let mut queries = queries(&nodes);
+    queries.sort_unstable();
+    assert_eq!(queries, [0, 0, 12]);
+}
+
+#[tokio::test]
+async fn users_without_cookies_stay_with_a_node() {
+    let (nodes, named) = nodes(3).await;
+    let (_process, front) = start(&["--nodes", &named, "--policy", "round-robin", "--sessions", "user"]).await;
+    for _ in 0..9 {
+        assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
+    }
+    let mut queries = queries(&nodes);
+    queries.sort_unstable();
+    assert_eq!(queries, [0, 0, 9]);
+}
+
+#[tokio::test]
+async fn a_node_of_role_job_gets_no_queries_unless_nothing_is_known_of_kylin() {
+    let (nodes, named) = nodes(2).await;
+    nodes[1].0.set_mode(Mode::Job);
+    let named = format!("{named}=job");
+    let (process, front) = start(&["--nodes", &named, "--policy=round-robin", "--sessions=none"]).await;
+    for _ in 0..8 {
+        assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
+    }
+    assert_eq!(queries(&nodes), [8, 0]);
+    let stdout = process.file("stdout");
+    let job = stdout.lines().find(|line| line.starts_with("n2 ")).unwrap();
+    assert!(job.contains(" job "), "{stdout}");
+
+    // Round robin asks both, and the node refuses.
+    let (_process, front) = start(&["--nodes", &named, "--policy=round-robin", "--sessions=none", "--kylin=off"]).await;
+    let mut refused = 0;
+    for _ in 0..8 {
+        refused += u32::from(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status() != 200);
+    }
+    assert_eq!(refused, 4);
+}
+
+/// `GET /front/status`.
+async fn status(listen: std::net::SocketAddr) -> Value {
+    let answer = http::get(listen, "/front/status", &[]).await.unwrap();
+    assert_eq!((answer.status(), answer.header("content-type")), (200, Some("application/json")));
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+#[tokio::test]
+async fn the_status_tells_of_probes_and_is_not_on_the_front() {
+    let (_nodes, named) = nodes(1).await;
+    let named = format!("{named},gone@{}", nobody());
+    for probe in ["version", "tcp"] {
+        let args = ["--nodes", &named, "--probe", probe, "--status", "127.0.0.1:0", "--listen", "127.0.0.1:0"];
+        let process = spawn(&args).await;
+        let operators = address(&process, "status on http://");
+        let state = loop {
+            let told = status(operators).await;
+            let endpoints = told["clusters"]["kylin"]["endpoints"].as_array().unwrap().clone();
+            let state: BTreeMap<_, _> = endpoints
+                .iter()
+                .map(|endpoint| (endpoint["id"].as_str().unwrap().to_owned(), endpoint["operational"].clone()))
+                .collect();
+            if state["gone"] == "down" {
+                break state;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        };
+        assert_eq!(state["n1"], "up", "{probe}");
+        assert_eq!(http::get(operators, "/", &[]).await.unwrap().status(), 404);
+        let front = address(&process, "listening on http://");
+        assert_ne!(http::get(front, "/front/status", &[]).await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn outlier_ejection_takes_the_place_of_max_fails() {
+    let (_nodes, named) = nodes(2).await;
+    let named = format!("{named},gone@{}", nobody());
+    let args = [
+        "--nodes",
+        &named,
+        "--policy=round-robin",
+        "--probe=none",
+        "--outlier=on",
+        "--status=127.0.0.1:0",
+        "--listen=127.0.0.1:0",
+    ];
+    let process = spawn(&args).await;
+    let (front, operators) = (address(&process, "listening on http://"), address(&process, "status on http://"));
+    let gone = |told: &Value| told["clusters"]["kylin"]["endpoints"][2].clone();
+    let mut asked = 0;
+    loop {
+        assert_eq!(http::get(front, "/kylin/api/admin/version", &[]).await.unwrap().status(), 200);
+        asked += 1;
+        let told = status(operators).await;
+        if gone(&told)["operational"] == "ejected" {
+            // nginx's rule would have had one suffice.
+            assert!(gone(&told)["failed"].as_u64().unwrap() >= 3, "{told}");
+            break;
+        }
+        assert!(asked < 200, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn nodes_that_register_in_zookeeper_are_found() {
+    require_zookeeper!();
+    let server = ZooKeeperServer::start().await;
+    let (nodes, _) = nodes(2).await;
+    let client = server.client().await;
+    for (node, served) in &nodes {
+        let path = format!("/kylin/test/service/cluster_servers/{}", node.name());
+        create(&client, &path, kylin_3_1(&served.addr().to_string(), "all").to_string().as_bytes()).await;
+    }
+    let place = format!("{}/kylin/test", server.address());
+    let (process, front) = start(&["--zookeeper", &place, "--sessions", "none", "--policy", "round-robin"]).await;
+    for _ in 0..4 {
+        assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
+    }
+    assert_eq!(queries(&nodes), [2, 2], "{}", process.file("stdout"));
+    let said = check(&["--zookeeper", &place]);
+    assert!(said.contains(&nodes[0].1.addr().to_string()), "{said}");
+}
+
+#[test]
+fn check_says_what_was_understood_and_no_password() {
+    let said = check(&[
+        "--nodes=q1@10.0.0.1:7070=query,10.0.0.2:7070=job",
+        "--policy=ip-hash",
+        "--sessions=redis://front:hunter2@10.0.0.5:6379/3",
+        "--probe=health",
+        "--outlier=on",
+        "--kylin=off",
+    ]);
+    for part in [
+        "q1 ",
+        "query",
+        "10.0.0.2:7070",
+        "job",
+        "policy: IpHash",
+        "sessions: learned from the nodes' cookies, in redis://10.0.0.5:6379\n",
+        "kylin rules: off",
+        "probes: health",
+        "outlier ejection: on",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(!said.contains("hunter2") && !said.contains("front:"), "{said}");
+    let said = check(&["--demo", "2", "--sessions", "shared:memcached://127.0.0.1:11211", "--dialect", "v5"]);
+    assert!(said.contains("sessions: shared by the front end, in memcached://127.0.0.1:11211"), "{said}");
+    assert!(said.contains("node-2 ") && said.contains("probes: version"), "{said}");
+}

@@ -1,0 +1,250 @@
+//! Sessions through the example front end: one process, and two over a store that they share.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Request;
+use kylin_lb::testing::kylin::{KylinNode, Metastore, Served};
+use kylin_lb::{Backend, Body};
+use tempfile::TempDir;
+
+use super::example_options::nodes;
+use crate::support::browser::Browser;
+use crate::support::example::{address, spawn_with, start};
+use crate::support::http::Connection;
+use crate::support::mariadb::{MariaDb, mariadb_installed};
+use crate::support::memcached::{Memcached, memcached_installed};
+use crate::support::process::Process;
+use crate::support::redis::{Redis, redis_installed};
+
+/// A file with a secret for several front ends.
+fn secret(folder: &TempDir) -> PathBuf {
+    let file = folder.path().join("secret");
+    std::fs::write(&file, format!("{}\n{}\n", "5a".repeat(32), "3c".repeat(32))).unwrap();
+    file
+}
+
+async fn logged_in(front: SocketAddr) -> Browser {
+    let mut browser = Browser::new(front);
+    let answer = browser.log_in("ADMIN", "KYLIN").await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    browser
+}
+
+/// Clients log in at the first of these front ends and query at all of them in turn: how many answers were not 200.
+async fn lost(fronts: &[SocketAddr], clients: usize) -> usize {
+    let clients: Vec<_> = (0..clients)
+        .map(|_| {
+            let fronts = fronts.to_vec();
+            tokio::spawn(async move {
+                let mut browser = logged_in(fronts[0]).await;
+                let mut lost = 0;
+                for turn in 0..9 {
+                    browser.front = fronts[turn % fronts.len()];
+                    lost += usize::from(browser.query().await.status() != 200);
+                }
+                lost
+            })
+        })
+        .collect();
+    let mut lost = 0;
+    for client in clients {
+        lost += client.await.unwrap();
+    }
+    lost
+}
+
+#[tokio::test]
+async fn logins_are_kept_under_round_robin_in_every_way_that_keeps_them() {
+    for (sessions, dialect) in [
+        ("memory", "v4"),
+        ("memory", "v5"),
+        ("cookie", "v4"),
+        ("cookie", "v5"),
+        ("route", "v4"),
+        ("shared", "v4"),
+        ("shared", "v5"),
+    ] {
+        let args = ["--demo=3", "--policy=round-robin", "--kylin=off", "--sessions", sessions, "--dialect", dialect];
+        let (process, front) = start(&args).await;
+        assert_eq!(lost(&[front], 12).await, 0, "{sessions} {dialect}");
+        let warned = process.file("stderr").contains("without --secret-file");
+        assert_eq!(warned, matches!(sessions, "cookie" | "shared"), "{sessions}: {}", process.file("stderr"));
+    }
+    // The test can fail: nothing else keeps them.
+    let (_process, front) = start(&["--demo=3", "--policy=round-robin", "--kylin=off", "--sessions=none"]).await;
+    assert!(lost(&[front], 12).await > 0);
+}
+
+/// Two processes over the same nodes, store and secret.
+async fn pair(nodes: &str, sessions: &str) -> ([Process; 2], [SocketAddr; 2]) {
+    let folder = TempDir::new().unwrap();
+    let secret = secret(&folder);
+    let args = [
+        "--nodes",
+        nodes,
+        "--policy=round-robin",
+        "--kylin=off",
+        "--sessions",
+        sessions,
+        "--secret-file",
+        secret.to_str().unwrap(),
+        // How busy the machine is must not decide.
+        "--store-deadline=20000",
+    ];
+    let (one, first) = start(&args).await;
+    let (other, second) = start(&args).await;
+    assert!(!one.file("stderr").contains("without --secret-file"));
+    ([one, other], [first, second])
+}
+
+/// No login is lost that was made at one front end and is used at both.
+async fn share(sessions: &str) {
+    for sessions in [sessions.to_owned(), format!("shared:{sessions}")] {
+        let (_nodes, named) = nodes(3).await;
+        let (_processes, [one, other]) = pair(&named, &sessions).await;
+        assert_eq!(lost(&[one, other], 12).await, 0);
+        assert_eq!(lost(&[other, one], 12).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn two_front_ends_share_logins_through_redis() {
+    if redis_installed() {
+        let redis = Redis::start(&["--requirepass", "hunter2"]).await;
+        share(&format!("redis://:hunter2@{}", redis.address())).await;
+    }
+}
+
+#[tokio::test]
+async fn two_front_ends_share_logins_through_mysql() {
+    if mariadb_installed() {
+        let server = MariaDb::start(&[]).await;
+        share(&server.url()).await;
+    }
+}
+
+#[tokio::test]
+async fn two_front_ends_share_logins_through_memcached() {
+    if memcached_installed() {
+        let server = Memcached::start(&[]).await;
+        share(&format!("memcached://{}", server.address())).await;
+    }
+}
+
+#[tokio::test]
+async fn two_front_ends_with_one_secret_share_cookies_without_any_store() {
+    let (_nodes, named) = nodes(3).await;
+    let (_processes, fronts) = pair(&named, "cookie").await;
+    assert_eq!(lost(&fronts, 12).await, 0);
+}
+
+/// Nodes that share sessions, so that any of them serves any session, and which of them a front end chose can be seen.
+async fn sharing_nodes() -> (Vec<(KylinNode, Served)>, String) {
+    let metastore = Metastore::new();
+    let mut nodes = Vec::new();
+    for name in ["n1", "n2", "n3"] {
+        let node = KylinNode::new(name).metastore(&metastore).share_sessions(true);
+        let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        nodes.push((node, served));
+    }
+    let named: Vec<_> = nodes.iter().map(|(node, served)| format!("{}@{}", node.name(), served.addr())).collect();
+    (nodes, named.join(","))
+}
+
+/// A session that no front end has seen begin.
+async fn begin(node: &KylinNode) -> String {
+    let login = Request::post("/kylin/api/user/authentication").header("authorization", "Basic QURNSU46S1lMSU4=");
+    let answer = node.send(login.body(Body::empty()).unwrap()).await.unwrap();
+    let field = answer.headers()["set-cookie"].to_str().unwrap();
+    field.split(';').next().unwrap().to_owned()
+}
+
+async fn node_of(connection: &mut Connection, cookie: &str) -> String {
+    let body = r#"{"sql":"select 1","project":"learn_kylin"}"#;
+    let request = format!(
+        "POST /kylin/api/query HTTP/1.1\r\nHost: kylin\r\nCookie: {cookie}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    connection.send(request).await.unwrap();
+    let answer = connection.answer().await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let at = answer.text().find("[[\"").expect("a result") + 3;
+    answer.text()[at..at + 2].to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_front_ends_that_see_a_session_first_at_once_agree_on_its_node() {
+    if !redis_installed() {
+        return;
+    }
+    const LANES: usize = 20;
+    let redis = Redis::start(&[]).await;
+    let (nodes, named) = sharing_nodes().await;
+    let (_processes, [one, other]) = pair(&named, &format!("redis://{}", redis.address())).await;
+    let lanes: Vec<_> = (0..LANES)
+        .map(|_| {
+            let node = nodes[0].0.clone();
+            tokio::spawn(async move {
+                let mut left = Connection::open(one).await.unwrap();
+                let mut right = Connection::open(other).await.unwrap();
+                let (mut raced, mut disagreed) = (0, 0);
+                for _ in 0..2000 / LANES {
+                    let session = begin(&node).await;
+                    let (first, second) = tokio::join!(node_of(&mut left, &session), node_of(&mut right, &session));
+                    raced += usize::from(first != second);
+                    let (first, second) = tokio::join!(node_of(&mut left, &session), node_of(&mut right, &session));
+                    disagreed += usize::from(first != second);
+                }
+                (raced, disagreed)
+            })
+        })
+        .collect();
+    let (mut raced, mut disagreed) = (0, 0);
+    for lane in lanes {
+        let (some, more) = lane.await.unwrap();
+        raced += some;
+        disagreed += more;
+    }
+    assert_eq!(disagreed, 0, "of 2000 sessions");
+    assert!(raced > 0, "the front ends never chose differently, so nothing was raced");
+}
+
+#[tokio::test]
+async fn nothing_that_is_secret_is_printed_at_any_level() {
+    if !redis_installed() {
+        return;
+    }
+    let redis = Redis::start(&["--requirepass", "hunter2"]).await;
+    let (_nodes, named) = nodes(2).await;
+    let folder = TempDir::new().unwrap();
+    let file = secret(&folder);
+    let store = format!("redis://:hunter2@{}", redis.address());
+    let mut secrets = vec!["hunter2".to_owned(), "QURNSU46".to_owned(), "KYLIN\"".to_owned(), "5a5a5a5a".to_owned()];
+    for sessions in [store.clone(), format!("shared:{store}"), "cookie".to_owned()] {
+        let args = ["--nodes", &named, "--sessions", &sessions, "--secret-file", file.to_str().unwrap()];
+        let mut process =
+            spawn_with(&[&args[..], &["--listen=127.0.0.1:0"]].concat(), |command| command.env("RUST_LOG", "trace"))
+                .await;
+        let front = address(&process, "listening on http://");
+        let mut browser = logged_in(front).await;
+        browser.cookies.insert("TRACKER".into(), "s3cret-of-another".into());
+        for _ in 0..3 {
+            assert_eq!(browser.query().await.status(), 200);
+        }
+        assert_eq!(Browser::new(front).query().await.status(), 401);
+        secrets.extend(browser.cookies.values().cloned());
+        process.signal("TERM");
+        process.ended(Duration::from_secs(20)).await.unwrap();
+        let printed = process.file("stdout") + &process.file("stderr");
+        assert!(printed.contains("TRACE") || printed.contains("DEBUG"), "the log is on: {printed}");
+        for secret in &secrets {
+            if let Some(at) = printed.find(secret.as_str()) {
+                let line = printed[..at].rfind('\n').map_or(0, |line| line + 1);
+                panic!("{sessions} prints {secret}: {}", &printed[line..].lines().next().unwrap_or_default());
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The example front end as a child process.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::process::Process;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `cargo test` builds the examples beside the test binary.
+pub(crate) fn program() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let built = tests.parent().and_then(|deps| deps.parent()).unwrap().join("examples/kylin_front");
+    assert!(built.exists(), "{} is built by: cargo build --examples", built.display());
+    built
+}
+
+/// Runs it to its end.
+pub(crate) fn run(args: &[&str]) -> Output {
+    Command::new(program()).args(args).output().unwrap()
+}
+
+/// What `--check` and these arguments print.
+pub(crate) fn check(args: &[&str]) -> String {
+    let output = run(&[args, &["--check"]].concat());
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
+    stdout
+}
+
+/// Starts the program and waits until it listens.
+pub(crate) async fn spawn(args: &[&str]) -> Process {
+    spawn_with(args, |command| command).await
+}
+
+pub(crate) async fn spawn_with(args: &[&str], change: impl FnOnce(&mut Command) -> &mut Command) -> Process {
+    let mut command = Command::new(program());
+    change(command.args(args).args(["--threads", "2"]));
+    let mut process = Process::spawn("kylin_front", TempDir::new().unwrap(), &mut command).unwrap();
+    let ready = process.wait_ready(PATIENCE, |process| process.file("stdout").contains("policy: ")).await;
+    ready.unwrap_or_else(|error| panic!("{error}"));
+    process
+}
+
+/// Starts the program on a free port and waits for its address.
+pub(crate) async fn start(args: &[&str]) -> (Process, SocketAddr) {
+    let process = spawn(&[args, &["--listen", "127.0.0.1:0"]].concat()).await;
+    let front = address(&process, "listening on http://");
+    (process, front)
+}
+
+/// The address in the line of its output that begins so.
+pub(crate) fn address(process: &Process, start: &str) -> SocketAddr {
+    let stdout = process.file("stdout");
+    let line = stdout.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_else(|| panic!("{stdout}"));
+    line.split('/').next().unwrap().parse().unwrap()
+}
