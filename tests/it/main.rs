@@ -66,6 +66,7 @@ mod shared_secrets;
 mod shared_sessions;
 mod slow_start;
 mod stale_connections;
+mod store_drills;
 mod store_memcached;
 mod store_mysql;
 mod store_redis;
