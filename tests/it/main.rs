@@ -32,6 +32,7 @@ mod mounting;
 mod nginx_choice;
 mod nginx_site;
 mod nginx_smoke;
+mod node_codec;
 mod node_connections;
 mod node_wire;
 mod nodes_share;
