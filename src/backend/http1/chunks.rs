@@ -1,6 +1,7 @@
 //! A body in chunks (RFC 9112, 7.1), read strictly: where two parsers might see two chunks, there is an error.
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderName;
 
 use super::parse::MOST;
 
@@ -102,6 +103,7 @@ impl Chunks {
                 },
                 State::Trailers(before) => match line(read, TRAILERS - before)? {
                     Some(line) if line.is_empty() => State::End,
+                    Some(line) if !is_field(&line) => return Err(InvalidChunk),
                     Some(line) => State::Trailers((before + line.len() + 2).min(TRAILERS)),
                     None => return Ok(()),
                 },
@@ -130,12 +132,21 @@ fn line(read: &mut BytesMut, most: usize) -> Result<Option<Bytes>, InvalidChunk>
     }
 }
 
+/// A trailer is a field like those of a head. What is none may be the head of another answer.
+fn is_field(line: &[u8]) -> bool {
+    let Some(colon) = line.iter().position(|byte| *byte == b':') else { return false };
+    HeaderName::from_bytes(&line[..colon]).is_ok() && line[colon + 1..].iter().all(is_text)
+}
+
+fn is_text(byte: &u8) -> bool {
+    *byte == b'\t' || !byte.is_ascii_control()
+}
+
 /// At most 16 hexadecimal digits, behind which there may be blanks and an extension, of what a header field's value may have.
 fn size(line: &[u8]) -> Result<u64, InvalidChunk> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let mut behind = line[digits..].iter().skip_while(|byte| matches!(byte, b' ' | b'\t'));
-    let extension =
-        behind.next().is_none_or(|byte| *byte == b';') && behind.all(|byte| *byte == b'\t' || !byte.is_ascii_control());
+    let extension = behind.next().is_none_or(|byte| *byte == b';') && behind.all(is_text);
     if !(1..=16).contains(&digits) || !extension {
         return Err(InvalidChunk);
     }
@@ -217,6 +228,12 @@ mod tests {
             "10000000000000005\r\nhello\r\n",
             "5 5\r\nhello\r\n",
             "0\r\na\nb\r\n\r\n",
+            "0\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "0\r\n: y\r\n\r\n",
+            "0\r\nx: y\r\n folded: z\r\n\r\n",
+            "0\r\nx: \0\r\n\r\n",
+            "5\x0c\r\nhello\r\n",
+            "5;a\x0bb\r\nhello\r\n",
         ] {
             assert_eq!(read_all(text.as_bytes(), 64), Err(InvalidChunk), "{text:?}");
         }
