@@ -46,6 +46,7 @@ mod nginx_choice;
 mod nginx_site;
 mod nginx_smoke;
 mod nginx_sticky;
+mod node_codec;
 mod node_connections;
 mod node_wire;
 mod nodes_share;
