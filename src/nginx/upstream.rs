@@ -245,8 +245,11 @@ fn read_method(directive: &Directive, maps: &Maps) -> Result<Method, Fault> {
     }
 }
 
-/// A server, and the first parameter that goes with no hash.
-fn read_server(directive: &Directive) -> Result<(UpstreamServer, Option<(&Word, &'static str)>), Fault> {
+/// A parameter that goes with no hash: where it stands, and its name.
+type NotWithHash<'d> = (&'d Word, &'static str);
+
+/// A server, and the first such parameter.
+fn read_server(directive: &Directive) -> Result<(UpstreamServer, Option<NotWithHash<'_>>), Fault> {
     let Some((first, parameters)) = directive.args.split_first() else {
         return Err(Fault::new(ErrorKind::Value, directive.span(), "server without an address")
             .expecting(format!("server ADDRESS [{}];", PARAMETERS.join("] ["))));

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use self::backlog::{Backlog, Write};
 use self::breaker::Breaker;
-pub(crate) use self::in_use::InUse;
 use self::in_use::Register;
 use self::inner::{Away, Inner, Settings};
 use self::near::{Near, NearCache};
@@ -26,6 +25,7 @@ use super::secret::Tagger;
 use super::shelf::Limits;
 use super::{Expect, InvalidSecret, MemoryStore, Saved, Secret, SessionKey, SessionRecord, SessionStore, Stored};
 use crate::clock::{Clock, SystemClock};
+use crate::seat::Seat;
 
 /// The sessions of one or many front ends, in a store. Clones are handles to the same.
 ///
@@ -267,9 +267,9 @@ impl Sessions {
     }
 
     /// Tells the store that the session is in use, and has it told so while what is returned lives.
-    pub(crate) fn use_now(&self, key: SessionKey, ttl: Duration) -> InUse {
+    pub(crate) fn use_now(&self, key: SessionKey, ttl: Duration) -> Seat {
         self.inner.touch(&key, ttl);
-        InUse::new(&self.inner, key, ttl)
+        in_use::use_now(&self.inner, key, ttl)
     }
 }
 

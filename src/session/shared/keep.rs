@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::id::SessionId;
 use super::record::{Login, Shared};
 use super::seal::Sealer;
+use crate::seat::Seat;
 use crate::session::affinity::Step;
-use crate::session::sessions::{InUse, Known as Kept, Sessions};
+use crate::session::sessions::{Known as Kept, Sessions};
 use crate::session::{Expect, SessionKey, SessionRecord};
 
 /// How often a change is tried again on what another writer has left. Writers are the nodes' first logins, so few.
@@ -106,7 +107,7 @@ impl Keep {
     }
 
     /// Lets the session live on while what is returned lives.
-    pub(super) fn hold(&self, known: &Known) -> InUse {
+    pub(super) fn hold(&self, known: &Known) -> Seat {
         self.sessions.use_now(known.key, self.ttl)
     }
 
