@@ -139,12 +139,6 @@ impl Body {
         }
     }
 
-    /// True when all bytes are here.
-    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports ask"))]
-    pub(crate) fn is_whole(&self) -> bool {
-        matches!(self.kind, Kind::Empty | Kind::Full(_))
-    }
-
     /// A second body with the same bytes, when the bytes are all here.
     pub(crate) fn replay(&self) -> Option<Body> {
         match &self.kind {

@@ -21,6 +21,8 @@ Where the nodes are; one of:
   --nodes NODE,...    a node is [NAME@]HOST:PORT[=ROLE], with the role all (default), query or job; the name is the
                       endpoint's id, and its jvmRoute for --sessions route
   --zookeeper PLACE   where Kylin registers its nodes: HOST:PORT[,HOST:PORT...][/BASE/CLUSTER]
+  --properties FILE   a kylin.properties, and FILE.override where there is one: the nodes that it names, or those of its
+                      ZooKeeper, followed as they change; nodes of another metastore are kept out
   --config FILE       an nginx configuration: upstreams, servers, locations; it decides about nodes, policy and rules itself
 
 How requests are balanced:
@@ -72,6 +74,7 @@ pub enum Source {
     Demo(usize, Dialect),
     Nodes(Vec<Node>),
     ZooKeeper(Box<ZooKeeper>),
+    Properties(PathBuf),
     Config(PathBuf),
 }
 
@@ -120,6 +123,7 @@ impl Args {
                     let source = ZooKeeper::parse(&value()?).map_err(|error| format!("--zookeeper: {error}"))?;
                     args.source = Source::ZooKeeper(Box::new(source));
                 }
+                "--properties" => args.source = Source::Properties(value()?.into()),
                 "--config" => args.source = Source::Config(value()?.into()),
                 "--policy" => args.policy = one_of(&name, &value()?, &Policy::NAMES)?,
                 "--kylin" => args.kylin = switch(&name, &value()?)?,
@@ -147,7 +151,7 @@ impl Args {
     /// Whether the options go together.
     fn agree(&mut self, given: &[String], chosen: Dialect) -> Result<(), String> {
         let has = |name: &str| given.iter().any(|given| given == name);
-        let sources = ["--demo", "--nodes", "--zookeeper", "--config"];
+        let sources = ["--demo", "--nodes", "--zookeeper", "--properties", "--config"];
         let mut sources = sources.into_iter().filter(|name| has(name));
         if let (Some(one), Some(other)) = (sources.next(), sources.next()) {
             return Err(format!("{one} and {other} exclude each other: each says where the nodes are"));

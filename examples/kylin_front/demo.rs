@@ -2,14 +2,16 @@
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
 
 use crate::nodes::Node;
 
 /// Kylin nodes that share a metastore, and no sessions.
+#[derive(Clone)]
 pub struct Demo {
-    nodes: Vec<(KylinNode, Served)>,
+    nodes: Arc<Vec<(KylinNode, Served)>>,
 }
 
 impl Demo {
@@ -22,7 +24,7 @@ impl Demo {
             let served = node.serve((Ipv4Addr::LOCALHOST, 0).into()).await?;
             nodes.push((node, served));
         }
-        Ok(Demo { nodes })
+        Ok(Demo { nodes: Arc::new(nodes) })
     }
 
     pub fn nodes(&self) -> Vec<Node> {

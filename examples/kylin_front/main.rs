@@ -1,4 +1,4 @@
-//! A complete front end behind the crate's own server: nodes by name, from ZooKeeper, from an nginx configuration, or demo nodes in
+//! A complete front end behind the crate's own server: nodes by name, from ZooKeeper, from Kylin's properties, from an nginx configuration, or demo nodes in
 //! this process.
 //!
 //! ```sh
@@ -13,6 +13,7 @@
 
 mod args;
 mod demo;
+mod members;
 mod nodes;
 mod sessions;
 mod status;
@@ -26,18 +27,16 @@ use std::time::Duration;
 
 use kylin_lb::nginx::{Config, Site};
 use kylin_lb::server::{Listen, Server};
-use kylin_lb::{Cluster, Proxy, discovery};
+use kylin_lb::{Cluster, Proxy};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::args::{Args, Source};
-use self::demo::Demo;
-use self::sessions::Keep;
+use self::members::Members;
+use self::sessions::{Keep, Kept};
 use self::status::Watched;
 
 /// How long requests in flight may take to finish after a signal.
 const GRACE: Duration = Duration::from_secs(30);
-/// How long the first news of the nodes is waited for.
-const FIRST_NEWS: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
@@ -83,37 +82,13 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
         return configured(path, &args, secret).await;
     }
     let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
-    let mut demo = None;
-    let (cluster, follow) = match source {
-        Source::Demo(count, dialect) => {
-            let started = demo.insert(Demo::start(count, dialect).await?);
-            (nodes::cluster(&started.nodes(), &args)?, None)
-        }
-        Source::Nodes(nodes) => (nodes::cluster(&nodes, &args)?, None),
-        Source::ZooKeeper(source) => {
-            let cluster = nodes::cluster(&[], &args)?;
-            let outlier = args.outlier;
-            let follow = discovery::follow(&cluster, *source, move |found| {
-                found.http().map(|endpoint| nodes::watched(endpoint, outlier))
-            });
-            (cluster, Some(follow))
-        }
-        Source::Config(_) => unreachable!("it was served above"),
-    };
-    if let Some(follow) = &follow {
-        let news = follow.wait_until(|status| status.told > 0);
-        if tokio::time::timeout(FIRST_NEWS, news).await.is_err() {
-            let status = follow.status();
-            let why = status.error.unwrap_or_else(|| "no nodes are registered there".into());
-            eprintln!("kylin_front: no nodes yet: {why}");
-        }
-    }
-    let kept = args.sessions.affinity(&secret, args.store_deadline)?;
+    let Members { cluster, follow, demo, metastore: _metastore } = Members::find(source, &args).await?;
+    let Kept { affinity, sessions } = args.sessions.affinity(&secret, args.store_deadline)?;
     let proxy = Proxy::builder(cluster.clone());
     let proxy = if args.kylin { proxy.kylin() } else { proxy };
-    let (proxy, store) = match kept {
-        Some((affinity, store)) => (proxy.affinity(affinity), store),
-        None => (proxy, None),
+    let proxy = match affinity {
+        Some(affinity) => proxy.affinity(affinity),
+        None => proxy,
     };
     let proxy = proxy.build();
     if args.check {
@@ -127,7 +102,7 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     };
     let server = Server::builder().listen(listen.clone(), proxy).threads(args.threads).start()?;
     greet(&server, &[listen]);
-    let watched = Watched { clusters: vec![("kylin".into(), cluster.clone())], sessions: store, follow };
+    let watched = Watched { clusters: vec![("kylin".into(), cluster.clone())], sessions, follow };
     let _status = status(&args, watched)?;
     print!("{}{}", summary(&args), table(&cluster));
     if let (Some(_), Some(address)) = (&demo, server.addresses().first()) {

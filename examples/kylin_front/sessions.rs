@@ -18,6 +18,13 @@ pub enum Keep {
     None,
 }
 
+/// What comes of it.
+pub struct Kept {
+    pub affinity: Option<Affinity>,
+    /// For the status.
+    pub sessions: Option<Sessions>,
+}
+
 /// A store that front ends share.
 #[derive(Clone)]
 pub struct Store {
@@ -47,12 +54,7 @@ impl Keep {
         })
     }
 
-    /// None where sessions are not kept.
-    pub fn affinity(
-        &self,
-        secret: &Secret,
-        deadline: Duration,
-    ) -> Result<Option<(Affinity, Option<Sessions>)>, Box<dyn Error>> {
+    pub fn affinity(&self, secret: &Secret, deadline: Duration) -> Result<Kept, Box<dyn Error>> {
         let secret = || secret.clone();
         let sessions = match self {
             Keep::Memory => Some(Sessions::in_memory()?),
@@ -61,14 +63,16 @@ impl Keep {
             Keep::Cookie | Keep::Route | Keep::User | Keep::None => None,
         };
         let affinity = match (self, &sessions) {
-            (Keep::Memory | Keep::Learn(_), Some(sessions)) => Affinity::learn(sessions.clone()),
-            (Keep::Shared(_), Some(sessions)) => Affinity::shared(SharedSessions::new(sessions.clone(), secret())),
-            (Keep::Cookie, _) => Affinity::cookie(secret()),
-            (Keep::Route, _) => Affinity::route(),
-            (Keep::User, _) => Affinity::user(secret()),
-            _ => return Ok(None),
+            (Keep::Memory | Keep::Learn(_), Some(sessions)) => Some(Affinity::learn(sessions.clone())),
+            (Keep::Shared(_), Some(sessions)) => {
+                Some(Affinity::shared(SharedSessions::new(sessions.clone(), secret())))
+            }
+            (Keep::Cookie, _) => Some(Affinity::cookie(secret())),
+            (Keep::Route, _) => Some(Affinity::route()),
+            (Keep::User, _) => Some(Affinity::user(secret())),
+            _ => None,
         };
-        Ok(Some((affinity, sessions)))
+        Ok(Kept { affinity, sessions })
     }
 
     /// Do front ends that share an address have to share the secret?

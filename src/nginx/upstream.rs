@@ -245,11 +245,10 @@ fn read_method(directive: &Directive, maps: &Maps) -> Result<Method, Fault> {
     }
 }
 
-/// A parameter that goes with no hash: where it stands, and its name.
-type NotWithHash<'d> = (&'d Word, &'static str);
+/// The first parameter of a server that goes with no hash, and its name.
+type Unhashed<'d> = Option<(&'d Word, &'static str)>;
 
-/// A server, and the first such parameter.
-fn read_server(directive: &Directive) -> Result<(UpstreamServer, Option<NotWithHash<'_>>), Fault> {
+fn read_server(directive: &Directive) -> Result<(UpstreamServer, Unhashed<'_>), Fault> {
     let Some((first, parameters)) = directive.args.split_first() else {
         return Err(Fault::new(ErrorKind::Value, directive.span(), "server without an address")
             .expecting(format!("server ADDRESS [{}];", PARAMETERS.join("] ["))));

@@ -150,6 +150,7 @@ fn options_are_checked() {
         (&["--demo=2", "--demo=3"], "--demo is given twice"),
         (&["--config=x", "--demo=2"], "--demo and --config exclude each other"),
         (&["--nodes=a:1", "--zookeeper=b"], "--nodes and --zookeeper exclude each other"),
+        (&["--properties=x", "--demo=1"], "--demo and --properties exclude each other"),
         (&["--config=x", "--policy=ip-hash"], "--config and --policy exclude each other"),
         (&["--config=x", "--kylin=on"], "--config and --kylin exclude each other"),
         (&["--config=x", "--outlier=on"], "--config and --outlier exclude each other"),

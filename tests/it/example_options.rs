@@ -177,6 +177,44 @@ async fn nodes_that_register_in_zookeeper_are_found() {
     assert!(said.contains(&nodes[0].1.addr().to_string()), "{said}");
 }
 
+#[tokio::test]
+async fn nodes_that_kylins_properties_name_are_followed() {
+    let (nodes, _) = nodes(3).await;
+    let addresses: Vec<_> = nodes.iter().map(|(_, served)| served.addr().to_string()).collect();
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("kylin.properties");
+    let write = |servers: &[String]| {
+        let url = "kylin_metadata@jdbc,url=jdbc:mysql://db:3306/kylin,username=kylin,password=hunter2";
+        let text = format!("kylin.metadata.url={url}\nkylin.server.cluster-servers={}\n", servers.join(","));
+        std::fs::write(&file, text).unwrap();
+    };
+    write(&addresses[..2]);
+    let file = file.to_str().unwrap();
+    let args = ["--properties", file, "--sessions=none", "--policy=round-robin", "--status=127.0.0.1:0"];
+    let (process, front) = start(&args).await;
+    let operators = address(&process, "status on http://");
+    for _ in 0..4 {
+        assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
+    }
+    assert_eq!(queries(&nodes), [2, 2, 0]);
+
+    write(&addresses[1..]);
+    let ids = |told: &Value| -> Vec<String> {
+        let endpoints = told["clusters"]["kylin"]["endpoints"].as_array().unwrap();
+        endpoints.iter().map(|endpoint| endpoint["id"].as_str().unwrap().to_owned()).collect()
+    };
+    loop {
+        let told = status(operators).await;
+        assert_eq!(told["discovery"]["failures"], 0, "{told}");
+        if ids(&told) == addresses[1..] {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let printed = check(&["--properties", file]) + &process.log();
+    assert!(printed.contains(&addresses[2]) && !printed.contains("hunter2"), "{printed}");
+}
+
 #[test]
 fn check_says_what_was_understood_and_no_password() {
     let said = check(&[

@@ -48,7 +48,7 @@ impl Keep {
         let Some(first) = keys.next() else { return Step::Now(Found::Absent) };
         // Two secrets of one number: rare, and only while secrets change.
         let others: Vec<SessionKey> = keys.collect();
-        let kept = match self.sessions.find(first, id.as_bytes()) {
+        let kept = match self.sessions.find(first, id.as_bytes(), None) {
             Step::Now(kept) if others.is_empty() => return Step::Now(self.read(&id, first, kept)),
             kept => kept,
         };
@@ -56,7 +56,7 @@ impl Keep {
             let mut found = self.read(&id, first, kept.done().await);
             for key in others {
                 if let Found::Absent = found {
-                    found = self.read(&id, key, self.sessions.find(key, id.as_bytes()).done().await);
+                    found = self.read(&id, key, self.sessions.find(key, id.as_bytes(), None).done().await);
                 }
             }
             found
