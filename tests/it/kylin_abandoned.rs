@@ -174,6 +174,7 @@ async fn a_query_gets_an_id_to_be_stopped_by_and_nothing_else_changes() {
         let seen = node.wait_until(|seen| seen.requests.len() > before).await.texts().pop().unwrap();
         let (head, sent) = seen.split_once("\r\n\r\n").unwrap();
         assert!(head.to_ascii_lowercase().contains(&format!("content-length: {}", sent.len())), "{head}");
+        assert!(sent.matches("stopId").count() <= 1, "{sent}");
         let (Ok(Value::Object(mut sent)), Ok(was)) = (serde_json::from_str(sent), serde_json::from_str::<Value>(body))
         else {
             assert_eq!(sent, body, "what is no query passes as it is");

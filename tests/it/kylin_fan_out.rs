@@ -77,8 +77,7 @@ async fn the_queries_of_all_nodes_are_listed_and_a_stop_reaches_the_one_that_run
 async fn a_node_that_is_dead_or_slow_or_does_not_answer_queries_is_left_out() {
     let mut demo = Demo::start(Dialect::V4, 5).await;
     let mut endpoints = demo.endpoints();
-    let impatient = |id: usize| front::endpoint(id, demo.address(id), |b| b.head_timeout(Duration::from_millis(300)));
-    endpoints[1] = impatient(1);
+    endpoints[1] = front::endpoint(1, demo.address(1), |b| b.head_timeout(Duration::from_millis(300)));
     demo.nodes[3].set_mode(Mode::Job);
     endpoints[3] = demo.endpoints().remove(3).roles(kylin_lb::endpoint::Role::Job);
     endpoints[4] = demo.endpoints().remove(4).intent(Intent::Maintain);
