@@ -19,7 +19,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tokio::time::Sleep;
 
 use crate::endpoint::{Lease, Outcome};
-use crate::session::affinity::InUse;
+use crate::seat::Seat;
 
 /// Any error, boxed: what a streamed body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -37,7 +37,7 @@ pub struct Body {
     kind: Kind,
     on_end: Option<Arc<dyn OnEnd>>,
     lease: Option<Lease>,
-    session: Option<InUse>,
+    seat: Option<Seat>,
     stall: Stall,
     /// How many bytes may still come; more is an error.
     allowance: u64,
@@ -91,7 +91,7 @@ impl Body {
             kind,
             on_end: None,
             lease: None,
-            session: None,
+            seat: None,
             stall: Stall::NEVER,
             allowance: u64::MAX,
             drop_trailers: false,
@@ -139,12 +139,6 @@ impl Body {
         }
     }
 
-    /// True when all bytes are here.
-    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports ask"))]
-    pub(crate) fn is_whole(&self) -> bool {
-        matches!(self.kind, Kind::Empty | Kind::Full(_))
-    }
-
     /// A second body with the same bytes, when the bytes are all here.
     pub(crate) fn replay(&self) -> Option<Body> {
         match &self.kind {
@@ -164,10 +158,10 @@ impl Body {
         self
     }
 
-    /// Keeps `lease` and the use of a session until this body is over. A body that fails before its end counts against the
+    /// Keeps `lease` and a session's `seat` until this body is over. A body that fails before its end counts against the
     /// endpoint.
-    pub(crate) fn hold(mut self, lease: Lease, session: Option<InUse>) -> Self {
-        (self.lease, self.session) = if self.is_end_stream() { (None, None) } else { (Some(lease), session) };
+    pub(crate) fn hold(mut self, lease: Lease, seat: Option<Seat>) -> Self {
+        (self.lease, self.seat) = if self.is_end_stream() { (None, None) } else { (Some(lease), seat) };
         self
     }
 
@@ -226,7 +220,7 @@ impl Body {
             hook.on_end(whole);
         }
         self.lease = None;
-        self.session = None;
+        self.seat = None;
     }
 }
 

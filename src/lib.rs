@@ -74,6 +74,7 @@ pub mod kylin;
 pub mod nginx;
 pub mod proxy;
 mod request;
+mod seat;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod session;

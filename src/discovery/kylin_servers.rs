@@ -257,7 +257,7 @@ mod tests {
         for named in ["localhost:7070", "127.0.0.2:7070", "[::1]:7070", "[::ffff:127.0.0.1]:7070"] {
             let error = read(&["b:7070", named], "b:7070", &["b:7070"]).unwrap_err();
             assert!(error.contains("kylin.server.host-address"), "{error}");
-            assert_eq!(read(&[named], "[::1]:7070", &[&Found::new(named).unwrap().address().to_owned()]), Ok(1));
+            assert_eq!(read(&[named], "[::1]:7070", &[Found::new(named).unwrap().address()]), Ok(1));
         }
     }
 }

@@ -10,7 +10,8 @@ use crate::body::Body;
 use crate::cluster::{Cluster, PickError, Picked};
 use crate::endpoint::EndpointId;
 use crate::request::RequestView;
-use crate::session::affinity::{Affinity, InUse, Node, Nodes, Prepared, Served, Step, Then, Tie};
+use crate::seat::Seat;
+use crate::session::affinity::{Affinity, Node, Nodes, Prepared, Served, Step, Then, Tie};
 
 /// The session of one request, if the proxy keeps sessions at all.
 pub(super) struct Session<'p> {
@@ -98,7 +99,7 @@ impl<'p> Session<'p> {
     }
 
     /// What has the session count as in use while it lives.
-    pub(super) fn take_in_use(&mut self) -> Option<InUse> {
+    pub(super) fn take_in_use(&mut self) -> Option<Seat> {
         self.tie.take_in_use()
     }
 }

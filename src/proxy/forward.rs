@@ -10,15 +10,15 @@ use http::{Request, Response, Version, request};
 use super::affinity::Session;
 use super::answer::{Place, Refusal};
 use super::headers::{HeaderEdits, join_cookies, remove_hop_by_hop, set_forwarded};
-use super::kylin::{Next, Visit, fan_out, peek};
+use super::kylin::{Judged, Next, Visit, fan_out, peek};
 use super::{Inner, head, upload};
 use crate::backend::{Backend, Phase, SendError};
 use crate::balance::Tried;
 use crate::body::Body;
 use crate::cluster::Picked;
-use crate::endpoint::Outcome;
+use crate::endpoint::{EndpointId, Outcome};
 use crate::request::{ClientAddr, RequestView};
-use crate::session::affinity::{Prepared, Then};
+use crate::session::affinity::{Hint, Prepared, Then};
 
 /// Everything that needs no waiting happens at once; what the future holds is kept small, because servers move futures
 /// about.
@@ -74,6 +74,8 @@ struct Journey<'p, B> {
     session: Session<'p>,
     /// What Kylin has to do with it, where the proxy is told to know.
     visit: Option<Visit<'p>>,
+    /// The answer to the last try that had one. It stays here while it is looked at: a future keeps what it hands about twice.
+    answer: Response<Body>,
     /// The beginning of the answer's body, where it had to be looked at.
     seen: Option<Bytes>,
     /// The head and body for another try after this one was sent, if there may be one.
@@ -93,6 +95,7 @@ impl<'p, B: Backend> Journey<'p, B> {
             begun,
             session,
             visit: None,
+            answer: Response::new(Body::empty()),
             seen: None,
             copy: None,
             refreshed: false,
@@ -110,73 +113,82 @@ impl<'p, B: Backend> Journey<'p, B> {
         }
         if let Some(visit) = &mut self.visit {
             visit.read_sql(request);
-            if let Some(merge) = visit.merge() {
-                return Box::pin(fan_out(&self.proxy.cluster, self.client, merge, take(request))).await;
-            }
         }
         self.session.begin(request).await;
+        if let Some(merge) = self.visit.as_ref().and_then(Visit::merge) {
+            let all = fan_out(&self.proxy.cluster, self.client, &mut self.session, merge, take(request));
+            return Box::pin(all).await;
+        }
         let mut picked = self.pick(request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
         loop {
             self.tried.add(&picked.lease);
             self.copy = self.keep_copy(request);
-            let sent = match self.session.prepare(&self.proxy.cluster, &picked, request).await {
+            let failure = match self.session.prepare(&self.proxy.cluster, &picked, request).await {
                 Prepared::Send => {
                     let watch = self.visit.as_ref().and_then(|visit| visit.watch(&picked, request));
                     let sent = picked.backend.send(take(request)).await;
                     if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
                         watch.disarm();
                     }
-                    sent
+                    self.keep_answer(sent)
                 }
-                Prepared::Failed(error) => Err(error.with_request(take(request))),
+                Prepared::Failed(error) => Some(error.with_request(take(request))),
                 Prepared::Answer(answer) => return Ok(*answer),
             };
-            let sent = match self.must_see(&sent) {
-                Some(most) => {
-                    // Boxed, because it is rare.
-                    let (sent, seen) = Box::pin(look(sent, most)).await;
-                    self.seen = seen;
-                    sent
+            if let Some(error) = failure {
+                (picked, *request) = self.after_failure(picked, error)?;
+                continue;
+            }
+            if let Some(most) = self.must_see() {
+                // Boxed, because it is rare.
+                Box::pin(self.look(most)).await;
+            }
+            match self.judge(picked) {
+                Verdict::Again(next, copy) => {
+                    (picked, *request) = (next, *copy);
+                    // The connection that it came on is not kept through the next try.
+                    self.answer = Response::default();
+                    continue;
                 }
-                None => sent,
-            };
-            (picked, *request) = match self.after(picked, sent)? {
-                Verdict::Again(next, copy) => (next, copy),
-                Verdict::Answer(picked, answer) => match self.settle(picked, answer).await {
-                    Verdict::Again(same, copy) => (same, copy),
-                    Verdict::Answer(picked, answer) => return Ok(self.pass(picked, answer)),
-                },
+                Verdict::Answer(same) => picked = same,
+            }
+            match self.settle(&picked).await {
+                Some(copy) => {
+                    *request = *copy;
+                    self.answer = Response::default();
+                }
+                None => return Ok(self.pass(picked)),
             }
         }
     }
 
-    /// How much of an answer's body has to be seen before it can be judged.
-    fn must_see(&self, sent: &Result<Response<Body>, SendError>) -> Option<usize> {
-        self.visit.as_ref()?.must_see(sent.as_ref().ok()?)
-    }
-
-    /// What follows from what came of a try.
-    fn after(&mut self, picked: Picked<B>, sent: Result<Response<Body>, SendError>) -> Result<Verdict<B>, Refusal> {
+    /// Keeps the answer; what is in the way of one comes back.
+    fn keep_answer(&mut self, sent: Result<Response<Body>, SendError>) -> Option<SendError> {
         match sent {
-            Ok(answer) => Ok(self.judge(picked, answer)),
-            Err(error) => self.after_failure(picked, error).map(|(next, request)| Verdict::Again(next, request)),
+            Ok(answer) => {
+                self.answer = answer;
+                None
+            }
+            Err(error) => Some(error),
         }
     }
 
-    /// Lets the session learn from an answer that is to be passed on.
-    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
-    fn settle(
-        &mut self,
-        picked: Picked<B>,
-        mut answer: Response<Body>,
-    ) -> impl Future<Output = Verdict<B>> + Send + use<'_, 'p, B> {
-        async move {
-            let then = self.session.settle(&self.proxy.cluster, &picked, &mut answer).await;
-            match self.copy.take() {
-                Some(copy) if then == Then::Again => Verdict::Again(picked, *copy),
-                _ => Verdict::Answer(picked, answer),
-            }
-        }
+    /// How much of the answer's body has to be seen before it can be judged.
+    fn must_see(&self) -> Option<usize> {
+        self.visit.as_ref()?.must_see(&self.answer)
+    }
+
+    /// Looks at the beginning of the answer.
+    async fn look(&mut self, most: usize) {
+        let (seen, answer) = peek(take(&mut self.answer), most).await;
+        self.answer = answer;
+        self.seen = Some(seen);
+    }
+
+    /// Lets the session learn from an answer that is to be passed on. Returns the request when it is to be sent once more.
+    async fn settle(&mut self, picked: &Picked<B>) -> Option<Box<Request<Body>>> {
+        let then = self.session.settle(&self.proxy.cluster, picked, &mut self.answer).await;
+        if then == Then::Again { self.copy.take() } else { None }
     }
 
     fn pick(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
@@ -220,20 +232,30 @@ impl<'p, B: Backend> Journey<'p, B> {
         if wanted { upload::copy(request).map(Box::new) } else { None }
     }
 
-    /// May the request be sent again after it failed in `phase`?
-    fn may_repeat(&self, phase: Phase, method: &http::Method) -> bool {
+    /// May the request be sent again after it failed in `phase` at `endpoint`?
+    fn may_repeat(&self, phase: Phase, endpoint: &EndpointId, method: &http::Method) -> bool {
         let retry = &self.proxy.settings.retry;
         retry.covers(phase)
             && match &self.visit {
-                Some(visit) => visit.goes_on_after(phase),
+                Some(visit) => {
+                    let is_out =
+                        phase == Phase::HeadTimeout && self.proxy.cluster.is_out(&Hint::Endpoint(endpoint.clone()));
+                    visit.goes_on_after(phase, is_out)
+                }
                 None => phase.is_unsent() || retry.repeats(method),
             }
     }
 
-    /// Judges an answer, of which the beginning was seen where that decides.
-    fn judge(&mut self, mut picked: Picked<B>, answer: Response<Body>) -> Verdict<B> {
-        let Some(visit) = &self.visit else { return self.judge_status(picked, answer) };
-        let (outcome, next) = visit.judge(&answer, self.seen.take());
+    /// Does the budget of retries have room for one more try after one that failed in `phase`? Asked last, when there is an
+    /// endpoint to go to.
+    fn can_afford(&self, phase: Phase) -> bool {
+        phase.is_unsent() || self.visit.as_ref().is_none_or(Visit::draw)
+    }
+
+    /// Judges the answer, of which the beginning was seen where that decides.
+    fn judge(&mut self, mut picked: Picked<B>) -> Verdict<B> {
+        let Some(visit) = &self.visit else { return self.judge_status(picked) };
+        let Judged { outcome, next, costs } = visit.judge(&self.answer, self.seen.take());
         picked.lease.set_outcome(outcome);
         let goes_on = match next {
             Next::Elsewhere => true,
@@ -246,23 +268,23 @@ impl<'p, B: Backend> Journey<'p, B> {
             && let Some(copy) = self.copy.take()
         {
             if let Some(again) = self.pick_again(&copy)
-                && self.visit.as_ref().is_some_and(Visit::draw)
+                && (!costs || self.visit.as_ref().is_some_and(Visit::draw))
             {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), "trying another endpoint");
-                return Verdict::Again(again, *copy);
+                return Verdict::Again(again, copy);
             }
             self.copy = Some(copy);
         }
         if let Some(visit) = &self.visit {
-            visit.settle(picked.lease.endpoint(), &answer);
+            visit.settle(picked.lease.endpoint(), &self.answer);
         }
-        Verdict::Answer(picked, answer)
+        Verdict::Answer(picked)
     }
 
-    /// Judges an answer by its status alone, as nginx does.
-    fn judge_status(&mut self, mut picked: Picked<B>, answer: Response<Body>) -> Verdict<B> {
+    /// Judges the answer by its status alone, as nginx does.
+    fn judge_status(&mut self, mut picked: Picked<B>) -> Verdict<B> {
         let retry = &self.proxy.settings.retry;
-        let status = answer.status();
+        let status = self.answer.status();
         picked.lease.set_outcome(Outcome::Success);
         if retry.is_listed(status)
             && let Some(copy) = self.copy.take_if(|copy| retry.repeats(copy.method()))
@@ -274,14 +296,14 @@ impl<'p, B: Backend> Journey<'p, B> {
                 picked.lease.set_outcome(Outcome::Failure);
             }
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "trying another endpoint");
-            return Verdict::Again(next, *copy);
+            return Verdict::Again(next, copy);
         }
-        Verdict::Answer(picked, answer)
+        Verdict::Answer(picked)
     }
 
     /// The answer as the client gets it: what counts the request in flight rides inside.
-    fn pass(&mut self, picked: Picked<B>, answer: Response<Body>) -> Response<Body> {
-        answer.map(|body| body.without_trailers().hold(picked.lease, self.session.take_in_use()))
+    fn pass(&mut self, picked: Picked<B>) -> Response<Body> {
+        take(&mut self.answer).map(|body| body.without_trailers().hold(picked.lease, self.session.take_in_use()))
     }
 
     /// Where to go on when no answer came.
@@ -294,9 +316,9 @@ impl<'p, B: Backend> Journey<'p, B> {
         tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "no answer");
         let unsent = error.take_request().filter(|_| phase.is_unsent());
         let request = unsent.or_else(|| self.copy.take().map(|copy| *copy));
-        let request = request.filter(|request| self.may_repeat(phase, request.method()));
+        let request = request.filter(|request| self.may_repeat(phase, picked.lease.endpoint(), request.method()));
         let request = match request {
-            Some(request) if phase == Phase::Stale && !self.refreshed => {
+            Some(request) if phase == Phase::Stale && !self.refreshed && self.can_afford(phase) => {
                 self.refreshed = true;
                 return Ok((picked, request));
             }
@@ -312,6 +334,7 @@ impl<'p, B: Backend> Journey<'p, B> {
         drop(picked);
         if let Some(request) = request
             && let Some(next) = self.pick_again(&request)
+            && self.can_afford(phase)
         {
             return Ok((next, request));
         }
@@ -322,26 +345,13 @@ impl<'p, B: Backend> Journey<'p, B> {
     }
 }
 
-/// Looks at the beginning of an answer.
-async fn look(
-    sent: Result<Response<Body>, SendError>,
-    most: usize,
-) -> (Result<Response<Body>, SendError>, Option<Bytes>) {
-    match sent {
-        Ok(answer) => {
-            let (seen, answer) = peek(answer, most).await;
-            (Ok(answer), Some(seen))
-        }
-        Err(error) => (Err(error), None),
-    }
-}
-
 /// Does the node work on a request of which nobody waits for the answer any more?
 fn is_abandoned(sent: &Result<Response<Body>, SendError>) -> bool {
     matches!(sent, Err(error) if error.phase() == Phase::HeadTimeout)
 }
 
 enum Verdict<B> {
-    Answer(Picked<B>, Response<Body>),
-    Again(Picked<B>, Request<Body>),
+    /// Pass the answer on.
+    Answer(Picked<B>),
+    Again(Picked<B>, Box<Request<Body>>),
 }

@@ -132,6 +132,6 @@ mod tests {
     fn the_future_of_a_request_is_small() {
         let proxy: Proxy = Proxy::builder(Cluster::builder().build().unwrap()).build();
         let forwarded = proxy.forward(ClientAddr::Unix, Request::new(Body::empty()));
-        assert!(size_of_val(&forwarded) <= 2816, "{}", size_of_val(&forwarded));
+        assert!(size_of_val(&forwarded) <= 2080, "{}", size_of_val(&forwarded));
     }
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{Request, Response};
 
+use super::affinity::Session;
 use super::answer::Refusal;
 use crate::backend::{Backend, Phase};
 use crate::body::Body;
@@ -25,6 +26,12 @@ pub(super) enum Next {
     Deliver,
     Elsewhere,
     SessionOwner,
+}
+
+pub(super) struct Judged {
+    pub(super) outcome: Outcome,
+    pub(super) next: Next,
+    pub(super) costs: bool,
 }
 
 impl<'p> Visit<'p> {
@@ -56,7 +63,7 @@ impl<'p> Visit<'p> {
         match *self.0 {}
     }
 
-    pub(super) fn goes_on_after(&self, _phase: Phase) -> bool {
+    pub(super) fn goes_on_after(&self, _phase: Phase, _is_out: bool) -> bool {
         match *self.0 {}
     }
 
@@ -64,7 +71,7 @@ impl<'p> Visit<'p> {
         match *self.0 {}
     }
 
-    pub(super) fn judge(&self, _answer: &Response<Body>, _seen: Option<Bytes>) -> (Outcome, Next) {
+    pub(super) fn judge(&self, _answer: &Response<Body>, _seen: Option<Bytes>) -> Judged {
         match *self.0 {}
     }
 
@@ -90,6 +97,7 @@ impl Watch {
 pub(super) async fn fan_out<B>(
     _cluster: &Cluster<B>,
     _client: ClientAddr,
+    _session: &mut Session<'_>,
     merge: Merge,
     _request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {

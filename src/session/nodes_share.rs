@@ -168,7 +168,8 @@ impl Grace {
         }
         let Some(sessions) = &self.sessions else { return Step::Now(Tie::graced(graced, fallback)) };
         // Seen here for the first time: another front end may have been there when it began.
-        let found = sessions.find(key, value);
+        // A grace that is gone is over.
+        let found = sessions.find(key, value, None);
         Step::Later(Box::pin(async move {
             let endpoint = match found.done().await {
                 Known::Record(record, _) | Known::Elsewhere(record) => record.endpoint().cloned(),

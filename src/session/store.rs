@@ -34,6 +34,13 @@ pub trait SessionStore: fmt::Debug + Send + Sync + 'static {
 
     /// Removes the record under `key`, if there is one.
     fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()>;
+
+    /// How often so far this handle has lost its connection, apart from operations that failed: a server that comes back may
+    /// have less than it had, and what is missing from then on need not have been removed. Counted before any operation that
+    /// came after the loss returns. Default 0: nothing is lost without an operation that fails.
+    fn interruptions(&self) -> u64 {
+        0
+    }
 }
 
 /// A record and its version.
@@ -152,6 +159,10 @@ impl SessionStore for Arc<dyn SessionStore> {
 
     fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()> {
         (**self).remove(key)
+    }
+
+    fn interruptions(&self) -> u64 {
+        (**self).interruptions()
     }
 }
 

@@ -46,7 +46,8 @@ fn refuse_conflict(_: &str, _: &SessionManager) -> Result<(), InvalidStore> {
     Ok(())
 }
 
-#[cfg(all(test, feature = "redis"))]
+#[cfg(test)]
+#[cfg(feature = "redis")]
 mod tests {
     use super::*;
     use crate::kylin::properties::Properties;
@@ -72,7 +73,7 @@ mod tests {
         for address in ["redis://redis/2", "REDIS://u:p@REDIS:6379/2", "rediss://redis:6379/2?prefix=x"] {
             assert!(is_refused(address, &tomcat), "{address}");
         }
-        for address in ["redis://redis/1", "redis://redis", "redis://redis:6380/2", "redis://other/2", "memory:"] {
+        for address in ["redis://redis/1", "redis://redis", "redis://redis:6380/2", "redis://other/2", "memory://"] {
             assert!(!is_refused(address, &tomcat), "{address}");
         }
         let local = manager(r#"host="localhost""#);

@@ -26,7 +26,7 @@ async fn use_kylinpy(dialect: Dialect, versions: &[&str]) {
         nodes.push((node, served));
     }
     let addresses: Vec<_> = nodes.iter().map(|(_, served)| served.addr()).collect();
-    let front = Front::over(&addresses);
+    let front = Front::with(&addresses, |proxy| proxy.kylin());
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kylinpy/client.py");
     let mut command = Command::new(python);
     command.arg(program).arg("127.0.0.1").arg(front.address().port().to_string()).args(versions);

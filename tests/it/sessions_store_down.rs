@@ -25,6 +25,7 @@ const DEADLINE: Duration = Duration::from_millis(50);
 struct Moody {
     store: MemoryStore,
     mood: Arc<AtomicU8>,
+    saved: Arc<Mutex<Vec<SessionKey>>>,
     calls: Arc<AtomicUsize>,
 }
 
@@ -34,11 +35,20 @@ const SILENT: u8 = 2;
 
 impl Moody {
     fn new() -> Self {
-        Moody { store: MemoryStore::new(), mood: Arc::default(), calls: Arc::default() }
+        Moody { store: MemoryStore::new(), mood: Arc::default(), saved: Arc::default(), calls: Arc::default() }
     }
 
     fn is_now(&self, mood: u8) {
         self.mood.store(mood, Ordering::SeqCst);
+    }
+
+    /// As a cache does when it is restarted.
+    async fn loses_all(&self) {
+        let saved = std::mem::take(&mut *self.saved.lock().unwrap());
+        for key in saved {
+            self.store.remove(&key).await.unwrap();
+        }
+        assert!(self.store.is_empty());
     }
 
     fn calls(&self) -> usize {
@@ -72,6 +82,7 @@ impl SessionStore for Moody {
         expect: Expect,
         ttl: Duration,
     ) -> StoreFuture<'a, Saved> {
+        self.saved.lock().unwrap().push(*key);
         self.or(move |store| store.save(key, record, expect, ttl))
     }
 
@@ -186,6 +197,64 @@ async fn what_was_served_before_is_served_while_the_store_is_down_and_new_bindin
             let (node, status, _) = ask(&two, "/kylin/api/x", &format!("{n}-{home}")).await;
             assert_eq!((node.as_str(), status), (home.as_str(), 200), "at the other front end");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_comes_back_empty_is_told_again_of_sessions_in_use() {
+    for mood in [FAILS, SILENT] {
+        let store = Moody::new();
+        let (one, two) = (proxy(sessions(&store)), proxy(sessions(&store)));
+        let mut homes = Vec::new();
+        for n in 0..30 {
+            homes.push((format!("{n}"), ask(&one, &format!("/issue/{n}"), "").await.0));
+        }
+        store.is_now(mood);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        // One failure is enough to know that the store may lose something.
+        ask(&one, "/kylin/api/x", &format!("0-{}", homes[0].1)).await;
+        store.loses_all().await;
+        store.is_now(WORKS);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        for proxy in [&one, &two] {
+            for (n, home) in &homes {
+                let (node, status, _) = ask(proxy, "/kylin/api/x", &format!("{n}-{home}")).await;
+                assert_eq!((node.as_str(), status), (home.as_str(), 200));
+            }
+            assert_eq!(store.store.len(), 30);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_away_nothing_but_a_probe_a_second_reaches_it_whatever_is_asked() {
+    for mood in [FAILS, SILENT] {
+        let store = Moody::new();
+        let sessions = sessions(&store);
+        let proxy = proxy(sessions.clone());
+        let (home, ..) = ask(&proxy, "/issue/known", "").await;
+        store.is_now(mood);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        for n in 0..5 {
+            ask(&proxy, "/kylin/api/x", &format!("unknown{n}-x")).await;
+        }
+        assert!(sessions.is_store_away());
+        let (calls, begun, mut late) = (store.calls(), tokio::time::Instant::now(), 0);
+        for n in 0..2000 {
+            let known = ask(&proxy, "/kylin/api/x", &format!("known-{home}")).await;
+            assert_eq!((known.0.as_str(), known.1), (home.as_str(), 200));
+            let unknown = ask(&proxy, "/kylin/api/x", &format!("unknown{n}-x")).await;
+            let login = ask(&proxy, &format!("/issue/{n}"), "").await;
+            for (_, _, took) in [known, unknown, login] {
+                assert!(took <= DEADLINE);
+                late += usize::from(took > Duration::ZERO);
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        let seconds = begun.elapsed().as_secs() as usize;
+        let probes = store.calls() - calls;
+        assert!(probes <= seconds + 1 && late <= probes, "{probes} probes in {seconds} s, {late} waited");
+        assert!(sessions.is_store_away() && probes > seconds / 2, "it is looked after: {probes} in {seconds} s");
     }
 }
 

@@ -25,7 +25,7 @@ async fn keeps_every_promise_of_a_store() {
     settle_first_sights(front_end(&urls[0]), front_end(&urls[1]), 10_000).await;
     keeps_answers_apart(front_end(&urls[0])).await;
     for server in [&one, &other] {
-        let stored: u64 = stat(server, "total_items").parse().unwrap();
+        let stored: u64 = server.stat("total_items").parse().unwrap();
         assert!(stored > 3000, "sessions are spread over the servers: {stored} here");
     }
 }
@@ -41,7 +41,7 @@ async fn a_server_that_crashed_takes_only_its_own_sessions_with_it() {
     for key in &keys {
         bind(&store, key, "q1").await.unwrap();
     }
-    let here: u64 = stat(&one, "curr_items").parse().unwrap();
+    let here: u64 = one.stat("curr_items").parse().unwrap();
     one.kill();
     let (mut served, mut down) = (0, Vec::new());
     for key in &keys {
@@ -134,14 +134,4 @@ fn say(server: &Memcached, command: &str) -> String {
         answer.push(byte[0]);
     }
     String::from_utf8(answer).unwrap().trim_end().to_owned()
-}
-
-/// One of the server's figures.
-fn stat(server: &Memcached, name: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
-    stream.write_all(b"stats\r\nquit\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let line = answer.lines().find_map(|line| line.strip_prefix(&format!("STAT {name} ")));
-    line.unwrap_or_else(|| panic!("{answer}")).to_owned()
 }

@@ -1,14 +1,25 @@
 //! A body in chunks (RFC 9112, 7.1), read strictly: where two parsers might see two chunks, there is an error.
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderName;
+
+use super::parse::MOST;
 
 /// The most bytes that a chunk's line, and all trailers together, may have.
 const LINE: usize = 4096;
 const TRAILERS: usize = 16 * 1024;
 
+/// A chunk's line may be so long, and as long as its data besides. What the lines of a body have beyond that adds up to
+/// `EXCESS` at most: bytes that are read and are no data are work for nothing (CVE-2023-39326).
+const FREE: u64 = 16;
+const EXCESS: u64 = 16 * 1024;
+
 /// How far a chunked body was read. Extensions and trailers are passed over.
 #[derive(Debug)]
-pub(super) struct Chunks(State);
+pub(super) struct Chunks {
+    state: State,
+    excess: u64,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -39,21 +50,21 @@ pub(super) struct InvalidChunk;
 
 impl Chunks {
     pub(super) fn new() -> Self {
-        Chunks(State::Size)
+        Chunks { state: State::Size, excess: 0 }
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.0 == State::End
+        self.state == State::End
     }
 
     /// Takes the next piece out of `read`.
     pub(super) fn next(&mut self, read: &mut BytesMut) -> Result<Piece, InvalidChunk> {
         self.settle(read)?;
-        match self.0 {
+        match self.state {
             State::Data(rest) if !read.is_empty() => {
                 let length = usize::try_from(rest).unwrap_or(usize::MAX).min(read.len());
                 let data = read.split_to(length).freeze();
-                self.0 = match rest - length as u64 {
+                self.state = match rest - length as u64 {
                     0 => State::DataEnd,
                     rest => State::Data(rest),
                 };
@@ -69,12 +80,17 @@ impl Chunks {
     /// Reads what is no data, as far as it is here.
     fn settle(&mut self, read: &mut BytesMut) -> Result<(), InvalidChunk> {
         loop {
-            self.0 = match self.0 {
+            self.state = match self.state {
                 State::Size => match line(read, LINE)? {
-                    Some(line) => match size(&line)? {
-                        0 => State::Trailers(0),
-                        size => State::Data(size),
-                    },
+                    Some(line) => {
+                        let size = size(&line)?;
+                        self.excess = (self.excess + line.len() as u64).saturating_sub(FREE.saturating_add(size));
+                        match size {
+                            _ if self.excess > EXCESS => return Err(InvalidChunk),
+                            0 => State::Trailers(0),
+                            size => State::Data(size),
+                        }
+                    }
                     None => return Ok(()),
                 },
                 State::DataEnd => match &read[..] {
@@ -87,6 +103,7 @@ impl Chunks {
                 },
                 State::Trailers(before) => match line(read, TRAILERS - before)? {
                     Some(line) if line.is_empty() => State::End,
+                    Some(line) if !is_field(&line) => return Err(InvalidChunk),
                     Some(line) => State::Trailers((before + line.len() + 2).min(TRAILERS)),
                     None => return Ok(()),
                 },
@@ -115,15 +132,26 @@ fn line(read: &mut BytesMut, most: usize) -> Result<Option<Bytes>, InvalidChunk>
     }
 }
 
-/// At most 16 hexadecimal digits, behind which there may be blanks and an extension.
+/// A trailer is a field like those of a head. What is none may be the head of another answer.
+fn is_field(line: &[u8]) -> bool {
+    let Some(colon) = line.iter().position(|byte| *byte == b':') else { return false };
+    HeaderName::from_bytes(&line[..colon]).is_ok() && line[colon + 1..].iter().all(is_text)
+}
+
+fn is_text(byte: &u8) -> bool {
+    *byte == b'\t' || !byte.is_ascii_control()
+}
+
+/// At most 16 hexadecimal digits, behind which there may be blanks and an extension, of what a header field's value may have.
 fn size(line: &[u8]) -> Result<u64, InvalidChunk> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let behind = line[digits..].trim_ascii_start();
-    if !(1..=16).contains(&digits) || !matches!(behind, [] | [b';', ..]) {
+    let mut behind = line[digits..].iter().skip_while(|byte| matches!(byte, b' ' | b'\t'));
+    let extension = behind.next().is_none_or(|byte| *byte == b';') && behind.all(is_text);
+    if !(1..=16).contains(&digits) || !extension {
         return Err(InvalidChunk);
     }
     let digits = std::str::from_utf8(&line[..digits]).map_err(|_| InvalidChunk)?;
-    u64::from_str_radix(digits, 16).map_err(|_| InvalidChunk)
+    u64::from_str_radix(digits, 16).ok().filter(|size| *size <= MOST).ok_or(InvalidChunk)
 }
 
 #[cfg(test)]
@@ -200,6 +228,12 @@ mod tests {
             "10000000000000005\r\nhello\r\n",
             "5 5\r\nhello\r\n",
             "0\r\na\nb\r\n\r\n",
+            "0\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "0\r\n: y\r\n\r\n",
+            "0\r\nx: y\r\n folded: z\r\n\r\n",
+            "0\r\nx: \0\r\n\r\n",
+            "5\x0c\r\nhello\r\n",
+            "5;a\x0bb\r\nhello\r\n",
         ] {
             assert_eq!(read_all(text.as_bytes(), 64), Err(InvalidChunk), "{text:?}");
         }

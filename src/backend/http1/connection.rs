@@ -14,7 +14,8 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, Request};
 use http_body::Body as _;
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::time::{Sleep, sleep};
+use tokio::runtime::{self, Handle};
+use tokio::time::{Sleep, sleep_until};
 
 use super::encode::{self, Framing};
 use super::parse::{self, Head, Seen, Wire};
@@ -40,6 +41,8 @@ pub(super) struct Connection {
     out: Out,
     /// Stays with the connection: to set a timer to a later time costs far less than to make one.
     timer: Pin<Box<Sleep>>,
+    /// Whose clock the timer goes by.
+    runtime: Option<runtime::Id>,
     pub(super) uses: u32,
     pub(super) born: Instant,
     _slot: Slot,
@@ -56,8 +59,8 @@ struct Out {
     body: Option<(Body, Framing)>,
     /// A chunk has been written, whose end goes before the next line.
     chunk_open: bool,
-    /// How many pieces of the body have come, and whether it is the body that is waited for.
-    pieces: usize,
+    /// How often the other side took something, and whether the body has no more to give for now.
+    writes: usize,
     waiting: bool,
     /// The other side has gone: nobody takes what is written.
     deaf: bool,
@@ -70,7 +73,8 @@ impl Connection {
             read: BytesMut::new(),
             room: ROOM,
             out: Out::default(),
-            timer: Box::pin(sleep(Duration::ZERO)),
+            timer: Box::pin(sleep_until(timer_in(Duration::ZERO))),
+            runtime: here(),
             uses: 0,
             born: now,
             _slot: slot,
@@ -87,7 +91,16 @@ impl Connection {
         self.out.body.is_none() && !self.out.is_pending() && !self.out.deaf
     }
 
-    /// Sends `request` and waits for the head of its answer, for no longer than `limit` since the last progress of its body.
+    /// Gives back the room that a long head or answer took.
+    pub(super) fn trim(&mut self) {
+        if self.room > ROOM {
+            // What is left of a large buffer keeps all of it.
+            self.read = BytesMut::new();
+        }
+        self.out.encoded.shrink_to(2 * COPIED);
+    }
+
+    /// Sends `request` and waits for the head of its answer, for no longer than `limit` since the node last took a part of it.
     /// Dropping the connection gives the request up.
     pub(super) fn ask(
         &mut self,
@@ -99,22 +112,36 @@ impl Connection {
         self.uses = self.uses.saturating_add(1);
         self.room = ROOM;
         let method = self.out.begin(request);
-        self.timer.as_mut().reset(timer_in(limit));
-        let (mut seen, mut pieces) = (Seen::default(), 0);
+        let mut deadline = timer_in(limit);
+        match here() {
+            // The other runtime may have ended, or nobody drives it.
+            here if here.is_some() && here != self.runtime => {
+                self.timer = Box::pin(sleep_until(deadline));
+                self.runtime = here;
+            }
+            _ => self.timer.as_mut().reset(deadline),
+        }
+        let (mut seen, mut writes) = (Seen::default(), None);
         poll_fn(move |cx| {
             if let Poll::Ready(Err(error)) = self.poll_send(cx) {
                 return Poll::Ready(Err(error));
+            }
+            if writes.replace(self.out.writes).is_some_and(|before| before != self.out.writes) {
+                deadline = timer_in(limit);
             }
             if let Poll::Ready(head) = self.poll_head(cx, &mut seen, &method, wire) {
                 return Poll::Ready(head);
             }
             while self.timer.as_mut().poll(cx).is_ready() {
                 // A client that keeps its own upload waiting is not the node's fault; the upload has a limit of its own.
-                if std::mem::replace(&mut pieces, self.out.pieces) == self.out.pieces && !self.out.waiting {
+                if self.out.waiting && !self.out.is_pending() {
+                    deadline = timer_in(limit);
+                }
+                if self.timer.deadline() >= deadline {
                     let why = format!("no head of an answer within {limit:?}");
                     return Poll::Ready(Err(SendError::new(Phase::HeadTimeout, why)));
                 }
-                self.timer.as_mut().reset(timer_in(limit));
+                self.timer.as_mut().reset(deadline);
             }
             Poll::Pending
         })
@@ -148,6 +175,9 @@ impl Connection {
         let length = ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx))?;
         if length == room {
             self.room = (self.room * 2).min(MOST_ROOM);
+        } else if length < self.room / 8 {
+            // A slow reader keeps what comes in drops, and each drop the room that it came in.
+            self.room = (self.room / 2).max(ROOM);
         }
         Poll::Ready(Ok(length))
     }
@@ -164,7 +194,7 @@ impl Connection {
                 // A node may answer before it has read the whole of a request, and close. The rest of the request can then
                 // not be written, while the answer waits to be read: so reading decides, which finds the answer or the end.
                 Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
-                    self.out = Out { deaf: true, ..Out::default() };
+                    self.give_up_sending();
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) => return Poll::Ready(Err(SendError::new(Phase::Broken, error))),
@@ -174,15 +204,20 @@ impl Connection {
 
     /// The rest of the request will not come.
     pub(super) fn give_up_sending(&mut self) {
-        self.out = Out { deaf: true, ..Out::default() };
+        self.out = Out { deaf: true, writes: self.out.writes, ..Out::default() };
     }
+}
+
+/// The runtime that this is called in.
+fn here() -> Option<runtime::Id> {
+    Handle::try_current().ok().map(|runtime| runtime.id())
 }
 
 impl Out {
     /// Takes a request up; what was before it is written.
     fn begin(&mut self, request: Request<Body>) -> Method {
         self.encoded.clear();
-        (self.written, self.pieces, self.chunk_open, self.waiting) = (0, 0, false, false);
+        (self.written, self.chunk_open, self.waiting) = (0, false, false);
         let framing = encode::head(&request, &mut self.encoded);
         let (head, body) = request.into_parts();
         self.body = (framing != Framing::Length(0)).then_some((body, framing));
@@ -208,7 +243,6 @@ impl Out {
                 },
                 None => None,
             };
-            self.pieces += 1;
             match (data, framing) {
                 (Some(data), Framing::Length(rest)) => {
                     *rest = rest.checked_sub(data.len() as u64).ok_or(BodyError::TooLarge)?;
@@ -257,6 +291,7 @@ impl Out {
         if length == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
+        self.writes = self.writes.wrapping_add(1);
         let of_encoded = length.min(encoded.len());
         self.written += of_encoded;
         let of_piece = length - of_encoded;

@@ -1,6 +1,7 @@
 //! A request as bytes.
 
 use http::header::{self, HeaderMap};
+use http::uri::PathAndQuery;
 use http::{Method, Request};
 use http_body::Body as _;
 
@@ -22,10 +23,12 @@ pub(super) enum Framing {
 pub(super) fn head(request: &Request<Body>, out: &mut Vec<u8>) -> Framing {
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
-    match request.uri().path_and_query() {
-        Some(target) => out.extend_from_slice(target.as_str().as_bytes()),
-        None => out.push(b'/'),
+    let target = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
+    // The path of `http://kylin?a=b` is empty, which no request line can say.
+    if !target.starts_with(['/', '*']) {
+        out.push(b'/');
     }
+    out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in request.headers() {
         if name == header::CONTENT_LENGTH || name == header::TRANSFER_ENCODING {

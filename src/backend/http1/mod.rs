@@ -14,6 +14,8 @@ mod dial;
 mod encode;
 mod parse;
 mod pool;
+#[cfg(test)]
+mod property;
 mod stream;
 
 use std::fmt;
@@ -118,12 +120,10 @@ impl Backend for HttpBackend {
         async move {
             let Inner { timeouts, pool, wire, .. } = &*self.inner;
             let timeouts = request.extensions().get::<Timeouts>().copied().unwrap_or(*timeouts);
-            // What nobody can repeat must not be written to a connection that the node has closed already.
-            let sure = !(request.method().is_idempotent() && request.body().is_whole());
-            let (mut connection, reused) = match pool.take(sure) {
+            let (mut connection, reused) = match pool.take() {
                 Some(connection) => (connection, true),
                 // Boxed, because it is rare and its state is large: a request's future is moved about.
-                None => match Box::pin(self.connect(timeouts.connect, sure)).await {
+                None => match Box::pin(self.connect(timeouts.connect)).await {
                     Ok(connected) => connected,
                     Err(error) => return Err(error.with_request(request)),
                 },
@@ -156,10 +156,10 @@ impl Backend for HttpBackend {
 
 impl HttpBackend {
     /// A new connection, or one that idles on another core where no more may be open; whether it has been used before.
-    async fn connect(&self, limit: Duration, sure: bool) -> Result<(Box<Connection>, bool), SendError> {
+    async fn connect(&self, limit: Duration) -> Result<(Box<Connection>, bool), SendError> {
         let Inner { address, pool, clock, .. } = &*self.inner;
         let Some(slot) = pool.open_slot() else {
-            let elsewhere = pool.take_anywhere(sure).map(|connection| (connection, true));
+            let elsewhere = pool.take_anywhere().map(|connection| (connection, true));
             return elsewhere.ok_or_else(|| SendError::new(Phase::Limit, "every allowed connection is in use"));
         };
         match timeout(limit, dial(address)).await {

@@ -16,6 +16,12 @@ use crate::backend::{Phase, SendError};
 /// For so many fields there is room on the stack.
 const FEW: usize = 100;
 
+/// How many interim answers may come before the final one.
+const INTERIM: usize = 16;
+
+/// Larger numbers are negative to who keeps them in 64 bits with a sign.
+pub(super) const MOST: u64 = i64::MAX as u64;
+
 /// Limits on what is accepted from a node.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wire {
@@ -42,9 +48,13 @@ pub(super) struct Head {
     pub(super) keeps: bool,
 }
 
-/// Where to look on for the end of a head of which a part has come.
+/// What has come of an answer's head.
 #[derive(Debug, Default)]
-pub(super) struct Seen(usize);
+pub(super) struct Seen {
+    /// Up to here there is no end of it.
+    bytes: usize,
+    interim: usize,
+}
 
 /// Takes the head of the answer to a `method` request out of `read`; none while it is not complete. Interim answers are
 /// passed over: a proxy need not pass them on (RFC 9110, 15.2), and clients that expect one have had ours.
@@ -55,11 +65,11 @@ pub(super) fn head(
     wire: Wire,
 ) -> Result<Option<Head>, SendError> {
     loop {
-        let Some(length) = end(&read[seen.0..]).map(|end| seen.0 + end) else {
-            seen.0 = read.len().saturating_sub(2);
+        let Some(length) = end(&read[seen.bytes..]).map(|end| seen.bytes + end) else {
+            seen.bytes = read.len().saturating_sub(2);
             return if read.len() > wire.max_head_bytes { invalid("the head is too long") } else { Ok(None) };
         };
-        seen.0 = 0;
+        seen.bytes = 0;
         if length > wire.max_head_bytes {
             return invalid("the head is too long");
         }
@@ -67,7 +77,12 @@ pub(super) fn head(
         match response.status() {
             // No request of ours asks for an upgrade.
             StatusCode::SWITCHING_PROTOCOLS => return invalid("status 101 without a request to upgrade"),
-            status if status.is_informational() => {}
+            status if status.is_informational() => {
+                seen.interim += 1;
+                if seen.interim > INTERIM {
+                    return invalid("more interim answers than anybody needs");
+                }
+            }
             _ => {
                 let framing = framing(&response, method)?;
                 let keeps = keeps(&response) && !matches!(framing, Framing::UntilClose);
@@ -86,13 +101,22 @@ fn end(bytes: &[u8]) -> Option<usize> {
     })
 }
 
+/// httparse takes lines that end with a line feed alone, and empty lines before the first. Others do not.
+fn is_strict(head: &[u8]) -> bool {
+    head.starts_with(b"H") && memchr::memchr_iter(b'\n', head).all(|line| head[line - 1] == b'\r')
+}
+
 fn response(head: Bytes, wire: Wire) -> Result<Response<()>, SendError> {
+    if !is_strict(&head) {
+        return invalid("a line of the head does not begin or end as it must");
+    }
     let mut few = [const { MaybeUninit::<Header<'_>>::uninit() }; FEW];
     let mut many = Vec::new();
     let room = match few.get_mut(..wire.max_headers) {
         Some(room) => room,
         None => {
-            many.resize_with(wire.max_headers, MaybeUninit::uninit);
+            // A field has four bytes at least.
+            many.resize_with(wire.max_headers.min(head.len() / 4), MaybeUninit::uninit);
             &mut many[..]
         }
     };
@@ -102,11 +126,13 @@ fn response(head: Bytes, wire: Wire) -> Result<Response<()>, SendError> {
         Ok(Status::Partial) => return invalid("the head is not complete"),
         Err(error) => return Err(SendError::new(Phase::Invalid, error)),
     }
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+    let headers = HeaderMap::try_with_capacity(parsed.headers.len());
+    let mut headers = headers.map_err(|error| SendError::new(Phase::Invalid, error))?;
     for Header { name, value } in parsed.headers.iter() {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| SendError::new(Phase::Invalid, error))?;
         let value = HeaderValue::from_maybe_shared(head.slice_ref(value));
-        headers.append(name, value.map_err(|error| SendError::new(Phase::Invalid, error))?);
+        let value = value.map_err(|error| SendError::new(Phase::Invalid, error))?;
+        headers.try_append(name, value).map_err(|error| SendError::new(Phase::Invalid, error))?;
     }
     let mut response = Response::new(());
     let status = parsed.code.unwrap_or_default();
@@ -157,7 +183,7 @@ fn framing(response: &Response<()>, method: &Method) -> Result<Framing, SendErro
 
 fn number(text: &[u8]) -> Option<u64> {
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    if digits { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
+    if digits { std::str::from_utf8(text).ok()?.parse().ok().filter(|number| *number <= MOST) } else { None }
 }
 
 fn keeps(response: &Response<()>) -> bool {

@@ -89,17 +89,21 @@ impl Pool {
         None
     }
 
-    /// The most recently used connection of this core, if there is one; `sure` asks the kernel whether it is open still.
-    pub(super) fn take(&self, sure: bool) -> Option<Box<Connection>> {
-        self.take_from(self.shard(), sure)
+    /// The most recently used connection of this core, if there is one.
+    ///
+    /// The kernel is asked whether it is open still and silent. What the runtime has heard of is not enough: an answer that
+    /// came before its request is somebody else's, or nobody's, and a request to a closed connection cannot always be sent
+    /// again.
+    pub(super) fn take(&self) -> Option<Box<Connection>> {
+        self.take_from(self.shard())
     }
 
     /// A connection, whatever the core.
-    pub(super) fn take_anywhere(&self, sure: bool) -> Option<Box<Connection>> {
-        self.shards.iter().find_map(|shard| self.take_from(shard, sure))
+    pub(super) fn take_anywhere(&self) -> Option<Box<Connection>> {
+        self.shards.iter().find_map(|shard| self.take_from(shard))
     }
 
-    fn take_from(&self, shard: &Shard, sure: bool) -> Option<Box<Connection>> {
+    fn take_from(&self, shard: &Shard) -> Option<Box<Connection>> {
         let now = self.clock.now();
         let mut stack = shard.0.lock();
         while let Some(Idle { connection, since }) = stack.idle.pop() {
@@ -109,7 +113,7 @@ impl Pool {
                 drop(stack);
                 return None;
             }
-            if connection.is_idle(sure) {
+            if connection.is_idle(true) {
                 return Some(connection);
             }
         }
@@ -123,7 +127,7 @@ impl Pool {
     }
 
     /// Keeps a connection whose answer has been read to its end, unless it has served for long enough.
-    pub(super) fn put(self: &Arc<Self>, connection: Box<Connection>) {
+    pub(super) fn put(self: &Arc<Self>, mut connection: Box<Connection>) {
         let Reuse { max_idle, max_uses, max_age, .. } = self.reuse;
         let now = self.clock.now();
         let used_up = max_uses > 0 && connection.uses >= max_uses;
@@ -132,6 +136,7 @@ impl Pool {
         if max_idle == 0 || used_up || too_old || !connection.read.is_empty() {
             return;
         }
+        connection.trim();
         let index = self.index();
         let mut stack = self.shards[index].0.lock();
         let oldest = (stack.idle.len() >= max_idle).then(|| stack.idle.remove(0));

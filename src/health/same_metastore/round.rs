@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use http::header::SET_COOKIE;
 use parking_lot::Mutex as Lock;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -90,6 +91,12 @@ pub(super) async fn look<B: Backend>(
         return Round { evidence, silent: true, refused: false, visitor };
     };
     learn_projects(&mut evidence, &first);
+    if first.headers.contains_key(SET_COOKIE) {
+        // Whoever shows the cookie of a session gets no new one, so those of metastores that the node had before must go: it
+        // might have them again.
+        visitor.anonymous = Cookies::default();
+        visitor.anonymous.learn(&first.headers);
+    }
     let mut refused = false;
     if let Some(login) = &logins.login {
         let _turn = logins.turn.lock().await;

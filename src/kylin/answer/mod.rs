@@ -6,8 +6,11 @@
 
 mod words;
 
+use std::borrow::Cow;
+use std::io::Read;
 use std::ops::ControlFlow;
 
+use flate2::read::GzDecoder;
 use http::{HeaderMap, StatusCode, header};
 
 use self::words::{code_of, refusal_by_code, refusal_by_message, trouble_by_code};
@@ -37,8 +40,8 @@ pub enum Meaning {
     NodeFailure,
     /// The caller is not known here. Filters say so before anything is carried out.
     Unauthenticated(Credentials),
-    /// It is an error whose body cannot be read, because it is compressed. Refusals go unnoticed then, unless the request
-    /// is sent to the node without `Accept-Encoding`.
+    /// It is an error whose body cannot be read, because it is encoded in another way than by gzip, which is all that Tomcat does.
+    /// Refusals go unnoticed then.
     Unreadable,
 }
 
@@ -104,16 +107,21 @@ pub fn from_head(
     if status == StatusCode::UNAUTHORIZED {
         return Head::Is(Meaning::Unauthenticated(sent));
     }
-    let readable = headers.get(header::CONTENT_ENCODING).is_none_or(|encoding| encoding == "identity");
+    let coding = Coding::of(headers);
     let json = is_json(headers);
     if !(status.is_client_error() || status.is_server_error()) {
         // Kylin 5 says with 200 that it has too many queries; such an answer is short.
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let short = length.is_none_or(|length: u64| length <= GOOD_PEEK as u64);
         let may_refuse = class.is_query() && dialect != Some(Dialect::V4) && status == StatusCode::OK;
-        return if may_refuse && json && readable && short { Head::Peek(GOOD_PEEK) } else { Head::Is(Meaning::Answer) };
+        // It is also too short to be compressed (application.yaml of kylin5: from 51200 bytes on).
+        return if may_refuse && json && coding == Coding::Plain && short {
+            Head::Peek(GOOD_PEEK)
+        } else {
+            Head::Is(Meaning::Answer)
+        };
     }
-    match (json, readable) {
+    match (json, coding != Coding::Other) {
         (true, true) => Head::Peek(ERROR_PEEK),
         (true, false) => Head::Is(Meaning::Unreadable),
         (false, true) if status == StatusCode::INTERNAL_SERVER_ERROR => Head::Peek(ERROR_PEEK),
@@ -121,8 +129,13 @@ pub fn from_head(
     }
 }
 
-/// Judges an answer by the beginning of its body as well; `body` may be cut anywhere.
+/// Judges an answer by the beginning of its body as well; `body` is as it came, compressed by gzip if the headers say so, and may be
+/// cut anywhere.
 pub fn from_body(class: Class, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Meaning {
+    let body = &*match Coding::of(headers) {
+        Coding::Gzip => Cow::Owned(gunzip(body)),
+        Coding::Plain | Coding::Other => Cow::Borrowed(body),
+    };
     if status.is_success() {
         return refused_with_200(body);
     }
@@ -149,6 +162,38 @@ pub fn from_body(class: Class, status: StatusCode, headers: &HeaderMap, body: &[
         if by_code.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     by_code.or(by_message.map(Meaning::Refused)).unwrap_or(Meaning::Answer)
+}
+
+/// How a body is encoded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Plain,
+    /// Tomcat's only one: above 2048 bytes, which an error with its stack trace easily has.
+    Gzip,
+    Other,
+}
+
+impl Coding {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut codings =
+            headers.get_all(header::CONTENT_ENCODING).into_iter().map(|coding| coding.as_bytes().trim_ascii());
+        match (codings.next(), codings.next()) {
+            (None, _) => Coding::Plain,
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"identity") || coding.is_empty() => Coding::Plain,
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"gzip") || coding.eq_ignore_ascii_case(b"x-gzip") => {
+                Coding::Gzip
+            }
+            _ => Coding::Other,
+        }
+    }
+}
+
+/// The beginning of what `body`, itself cut anywhere, was before it was compressed; what is no gzip is empty.
+fn gunzip(body: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    // What was read before it fails counts: nothing is wrong with a body that was cut.
+    let _ = GzDecoder::new(body).take(ERROR_PEEK as u64).read_to_end(&mut plain);
+    plain
 }
 
 fn meaning_of(code: &str) -> Option<Meaning> {

@@ -127,7 +127,12 @@ fn most_answers_are_judged_by_their_head() {
     assert_eq!(is(Class::Read, None, 200, &[json]), Head::Is(Meaning::Answer));
     assert_eq!(is(QUERY, None, 302, &[json]), Head::Is(Meaning::Answer));
     assert_eq!(is(QUERY, None, 500, &[json]), Head::Peek(ERROR_PEEK));
-    assert_eq!(is(QUERY, None, 500, &[json, ("content-encoding", "gzip")]), Head::Is(Meaning::Unreadable));
+    assert_eq!(is(QUERY, None, 500, &[json, ("content-encoding", "br")]), Head::Is(Meaning::Unreadable));
+    for coding in ["gzip", "x-gzip", "GZIP", "identity", ""] {
+        assert_eq!(is(QUERY, None, 500, &[json, ("content-encoding", coding)]), Head::Peek(ERROR_PEEK), "{coding}");
+    }
+    let twice = [json, ("content-encoding", "gzip"), ("content-encoding", "gzip")];
+    assert_eq!(is(QUERY, None, 500, &twice), Head::Is(Meaning::Unreadable));
     assert_eq!(is(QUERY, None, 401, &[json]), Head::Is(Meaning::Unauthenticated(Credentials::Cookie)));
     for status in [502, 503, 504, 599] {
         assert_eq!(
@@ -166,4 +171,30 @@ proptest! {
         let body = v4(&format!("x{before}{words}{after}"));
         prop_assert_eq!(judge(QUERY, 500, &json_head(), &body), Meaning::Answer);
     }
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    use std::io::Write;
+
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn a_compressed_error_is_read_as_far_as_it_came() {
+    let headers = headers(&[("content-type", "application/json"), ("content-encoding", "gzip")]);
+    let is = |body: &[u8]| from_body(QUERY, StatusCode::BAD_REQUEST, &headers, body);
+    let refused = Meaning::Refused(Refusal::Busy);
+    let body = gzip(&v4("Too many concurrent query requests."));
+    assert_eq!(is(&body), refused);
+    // All but the check sum, and then less than the message.
+    assert_eq!(is(&body[..body.len() - 8]), refused);
+    assert_eq!(is(&body[..30]), Meaning::Answer);
+    assert_eq!(is(b""), Meaning::Answer);
+    assert_eq!(is(b"{\"msg\":\"Too many concurrent query requests.\"}"), Meaning::Answer, "it is no gzip");
+    // What it unpacks to is bounded, and a message behind the bound is not seen.
+    let long = format!(r#"{{"stacktrace":"{}","msg":"Too many concurrent query requests."}}"#, " ".repeat(ERROR_PEEK));
+    assert_eq!(is(&gzip(&long)), Meaning::Answer);
+    assert_eq!(gunzip(&gzip(&" ".repeat(10_000_000))).len(), ERROR_PEEK);
 }

@@ -5,12 +5,12 @@
 //! node is told to stop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use tokio::runtime::Handle;
@@ -29,7 +29,13 @@ const AT_ONCE: usize = 64;
 /// The longest list of running queries that is read.
 const LONGEST: usize = 4 << 20;
 
-static STOPPING: AtomicUsize = AtomicUsize::new(0);
+/// What a proxy remembers of its stopping.
+#[derive(Debug, Default)]
+pub(super) struct Stopping {
+    at_once: AtomicUsize,
+    /// The administrator's login was refused. It is not tried again: a few wrong passwords lock a user.
+    refused: AtomicBool,
+}
 
 /// Watches over a query. Dropping it stops the query, unless it was told that there is nothing to stop.
 pub(in crate::proxy) struct Watch(Option<Box<Abandoned>>);
@@ -37,6 +43,7 @@ pub(in crate::proxy) struct Watch(Option<Box<Abandoned>>);
 struct Abandoned {
     node: Arc<dyn Node>,
     runtime: Handle,
+    stopping: Arc<Stopping>,
     /// Of the query: who may stop it by its id.
     credentials: HeaderMap,
     how: How,
@@ -44,23 +51,33 @@ struct Abandoned {
 
 enum How {
     Id(String),
-    Search { authorization: HeaderValue, query: Bytes, user: Option<String> },
+    Search { authorization: HeaderValue, sql: String, user: Option<String> },
 }
 
 impl Watch {
     /// Watches over `request`, which is about to be sent with `backend`. None when it could not be stopped.
     pub(super) fn over<B: Backend>(
         stop: &StopAbandoned,
+        stopping: &Arc<Stopping>,
+        is_export: bool,
         backend: &Arc<B>,
         request: &mut Request<Body>,
     ) -> Option<Self> {
         let runtime = Handle::try_current().ok()?;
         let body = request.body().whole()?.clone();
         let how = match stop {
+            // An export has no field for an id.
+            StopAbandoned::ByStopId if is_export => return None,
             StopAbandoned::ByStopId => How::Id(stop_id(request, &body)?),
+            StopAbandoned::AsAdmin { .. } if stopping.refused.load(Ordering::Relaxed) => return None,
             StopAbandoned::AsAdmin { authorization } => {
+                let query = match is_export {
+                    true => QueryRequest::from_form(request.uri().query(), &body),
+                    false => QueryRequest::from_json(&body),
+                };
+                let sql = query.ok()?.sql().trim().to_owned();
                 let user = super::visit::user(request.headers());
-                How::Search { authorization: authorization.clone(), query: body, user }
+                How::Search { authorization: authorization.clone(), sql, user }
             }
         };
         let mut credentials = HeaderMap::new();
@@ -70,7 +87,8 @@ impl Watch {
             }
         }
         let node = Arc::clone(backend) as Arc<dyn Node>;
-        Some(Watch(Some(Box::new(Abandoned { node, runtime, credentials, how }))))
+        let stopping = Arc::clone(stopping);
+        Some(Watch(Some(Box::new(Abandoned { node, runtime, stopping, credentials, how }))))
     }
 
     /// The query is over, or was not sent: there is nothing to stop.
@@ -82,17 +100,32 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         let Some(abandoned) = self.0.take() else { return };
-        if STOPPING.fetch_add(1, Ordering::Relaxed) >= AT_ONCE {
-            STOPPING.fetch_sub(1, Ordering::Relaxed);
-            return;
-        }
+        let Some(room) = Room::take(&abandoned.stopping) else { return };
         abandoned.runtime.clone().spawn(async move {
+            // Given back even if the runtime ends before this has begun.
+            let _room = room;
             match timeout(PATIENCE, abandoned.stop()).await {
                 Ok(Some(())) => tracing::debug!("an abandoned query was stopped"),
                 _ => tracing::debug!("an abandoned query could not be stopped"),
             }
-            STOPPING.fetch_sub(1, Ordering::Relaxed);
         });
+    }
+}
+
+/// One of the queries that are being stopped.
+struct Room(Arc<Stopping>);
+
+impl Room {
+    fn take(stopping: &Arc<Stopping>) -> Option<Self> {
+        let less = |number: usize| (number < AT_ONCE).then_some(number + 1);
+        stopping.at_once.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok()?;
+        Some(Room(Arc::clone(stopping)))
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.at_once.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -100,12 +133,11 @@ impl Abandoned {
     async fn stop(&self) -> Option<()> {
         match &self.how {
             How::Id(id) => self.ask(Method::DELETE, &format!("/kylin/api/query/{id}"), None).await.map(drop),
-            How::Search { authorization, query, user } => {
-                let query = QueryRequest::from_json(query).ok()?;
+            How::Search { authorization, sql, user } => {
                 let list = self.ask(Method::GET, "/kylin/api/query/runningQueries", Some(authorization)).await?;
                 let running: Vec<Running> = serde_json::from_slice(&list).ok()?;
                 let same = |running: &&Running| {
-                    running.sql.trim() == query.sql().trim()
+                    running.sql.trim() == sql
                         && user.as_deref().is_none_or(|user| running.username.eq_ignore_ascii_case(user))
                 };
                 let id = running.iter().find(same).map(|running| &running.query_id)?;
@@ -128,7 +160,15 @@ impl Abandoned {
             request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
         }
         let answer: Response<Body> = self.node.ask(request).await.ok()?;
-        if !answer.status().is_success() {
+        let status = answer.status();
+        if authorization.is_some() && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            tracing::warn!(
+                status = status.as_u16(),
+                "the login that stops queries is refused, so none is stopped any more"
+            );
+            self.stopping.refused.store(true, Ordering::Relaxed);
+        }
+        if !status.is_success() {
             return None;
         }
         Some(Limited::new(answer.into_body(), LONGEST).collect().await.ok()?.to_bytes())

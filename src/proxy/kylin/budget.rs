@@ -91,8 +91,8 @@ impl Account {
         let since = self.clock.now().saturating_duration_since(self.origin);
         let now = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         let until = self.paid_until.load(Ordering::Relaxed);
-        let passed = i64::try_from(now.saturating_sub(until)).unwrap_or(i64::MAX).min(10_000);
-        let due = passed * self.per_second / 1000;
+        let passed = i64::try_from(now.saturating_sub(until)).unwrap_or(i64::MAX);
+        let due = (passed.saturating_mul(self.per_second) / 1000).min(self.most);
         // Of several that pay in at once one does.
         if due > 0 && self.paid_until.compare_exchange(until, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.balance.fetch_add(due, Ordering::Relaxed);
@@ -139,6 +139,8 @@ mod tests {
         assert_eq!(drawn(&account), 0);
         clock.advance(Duration::from_millis(990));
         assert_eq!(drawn(&account), 3, "short steps lose nothing");
+        clock.advance(Duration::from_secs(86_400));
+        assert_eq!(drawn(&account), 100, "the account never holds more");
     }
 
     #[test]

@@ -15,4 +15,4 @@ pub(super) use crate::kylin::retry::Next;
 pub(super) use fan_out::fan_out;
 pub(super) use peek::peek;
 pub(super) use rules::Rules;
-pub(super) use visit::Visit;
+pub(super) use visit::{Judged, Visit};

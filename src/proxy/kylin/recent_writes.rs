@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
@@ -30,7 +30,8 @@ pub(super) struct RecentWrites {
     clock: Arc<dyn Clock>,
 }
 
-/// Who writes: a hash, with a seed of this process, of the session's cookies or, without any, of the credentials.
+/// Who writes: a hash, with a seed of this process, of the session's cookie, without one of the credentials, and without these
+/// of all cookies: a front end that shares sessions itself has a cookie of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Writer(u64);
 
@@ -54,7 +55,8 @@ impl RecentWrites {
 
     /// Who sends a request with these headers; none when it names nobody. `session` is the value of the session's cookie.
     pub(super) fn writer(&self, headers: &HeaderMap, session: Option<&[u8]>) -> Option<Writer> {
-        let who = session.or_else(|| headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()))?;
+        let field = |name| headers.get(name).map(HeaderValue::as_bytes);
+        let who = session.or_else(|| field(header::AUTHORIZATION)).or_else(|| field(header::COOKIE))?;
         Some(Writer(self.seed.hash_one(who)))
     }
 
@@ -116,6 +118,10 @@ mod tests {
         let (session, basic) = (writes.writer(&headers, Some(b"s1")).unwrap(), writes.writer(&headers, None).unwrap());
         assert_ne!(session, basic);
         assert!(writes.writer(&HeaderMap::new(), None).is_none() && writes.is_empty());
+        headers.insert("cookie", "KYLINLB_SESSION=x".parse().unwrap());
+        assert_eq!(writes.writer(&headers, None), Some(basic));
+        headers.remove("authorization");
+        assert!(writes.writer(&headers, None).is_some_and(|of_cookie| of_cookie != basic && of_cookie != session));
 
         writes.note(session, &id("a"));
         clock.advance(Duration::from_secs(5));

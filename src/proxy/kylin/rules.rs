@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::abandon::Stopping;
 use super::budget::{Account, RetryBudget};
 use super::recent_writes::RecentWrites;
 use crate::clock::Clock;
@@ -20,6 +21,9 @@ use crate::kylin::guard::Guard;
 /// | [`fan_out`](Self::fan_out) | on | running queries are known to their own node only |
 /// | [`read_your_writes`](Self::read_your_writes) | 8 s | other nodes learn of a write seconds later |
 /// | [`stop_abandoned`](Self::stop_abandoned) | off | it changes requests or needs an administrator's login |
+///
+/// What a request is for and what its answer means take the place of the methods and statuses that [`Retry`](crate::proxy::Retry)
+/// has; its kinds of failure, and its limits of tries and of time, hold as they do without.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct KylinRules {
@@ -63,7 +67,8 @@ impl KylinRules {
         self
     }
 
-    /// How many requests may be repeated that a node has received already.
+    /// How many requests may be repeated that a node has received already. What a node refuses because of its role, and what could
+    /// not be sent, goes elsewhere without.
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.budget = budget;
         self
@@ -77,7 +82,8 @@ impl KylinRules {
     }
 
     /// Whether a request goes to another node after an answer that says it was refused and not carried out: `not allowed in
-    /// 'job' mode`, `Too many concurrent query requests.`, and Kylin 5's codes for the same. Default: yes.
+    /// 'job' mode`, `Too many concurrent query requests.`, and Kylin 5's codes for the same. Errors that are compressed by gzip are
+    /// understood as well; in other encodings, which Tomcat does not know, they are passed on. Default: yes.
     pub fn refused_elsewhere(mut self, on: bool) -> Self {
         self.refused_elsewhere = on;
         self
@@ -91,7 +97,8 @@ impl KylinRules {
     }
 
     /// Whether `PUT /query/{id}/stop` and `GET /query/runningQueries` of Kylin 2.x-4.x go to every node that answers queries,
-    /// and the answers become one. Default: yes.
+    /// and the answers become one. A node that knows neither the credentials nor the session of the request does nothing: with a
+    /// cookie alone that is every node but one, unless the sessions are shared. Default: yes.
     pub fn fan_out(mut self, on: bool) -> Self {
         self.fan_out = on;
         self
@@ -105,7 +112,7 @@ impl KylinRules {
     }
 
     /// Whether a query is stopped on its node when its client has gone or its time is over. Kylin by itself goes on to the end of
-    /// it. Default: no.
+    /// it. At most 64 are being stopped at once, each for 5 s at most; what is beyond that goes on. Default: no.
     pub fn stop_abandoned(mut self, stop: Option<StopAbandoned>) -> Self {
         self.stop_abandoned = stop;
         self
@@ -121,7 +128,7 @@ pub enum StopAbandoned {
     ByStopId,
     /// Kylin 2.x-4.x: looked up in `GET /kylin/api/query/runningQueries` of its node by user and SQL, and stopped by `PUT
     /// /kylin/api/query/{id}/stop`. Both ask for an administrator; that the list names user and SQL is read in
-    /// QueryContext.java and was not seen.
+    /// QueryContext.java and was not seen. When a node refuses the login, it is not tried again as long as the proxy lives.
     AsAdmin {
         /// The value of `Authorization`: `Basic` and the credentials in base64.
         authorization: http::HeaderValue,
@@ -144,11 +151,12 @@ pub(in crate::proxy) struct Rules {
     pub(super) settings: KylinRules,
     pub(super) account: Account,
     pub(super) writes: Option<RecentWrites>,
+    pub(super) stopping: Arc<Stopping>,
 }
 
 impl Rules {
     pub(in crate::proxy) fn new(settings: KylinRules, clock: &Arc<dyn Clock>) -> Self {
         let writes = settings.read_your_writes.map(|window| RecentWrites::new(window, Arc::clone(clock)));
-        Rules { account: Account::new(settings.budget, Arc::clone(clock)), writes, settings }
+        Rules { account: Account::new(settings.budget, Arc::clone(clock)), writes, stopping: Arc::default(), settings }
     }
 }

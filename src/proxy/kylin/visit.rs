@@ -12,13 +12,22 @@ use crate::body::Body;
 use crate::cluster::Picked;
 use crate::endpoint::{EndpointId, Outcome, Role};
 use crate::kylin::answer::{self, Credentials, Head, Meaning};
-use crate::kylin::class::{Class, Look, classify};
+use crate::kylin::class::{Class, Look, Repeat, classify};
 use crate::kylin::fan_out::{Merge, merge_of};
 use crate::kylin::query::QueryRequest;
 use crate::kylin::retry::{Fate, Next, decide};
 use crate::kylin::{cookie, guard, path};
 use crate::proxy::answer::Refusal;
 use crate::request::{ClientAddr, QueryKeys};
+
+/// What is to be thought of an answer.
+pub(in crate::proxy) struct Judged {
+    /// What it says of its node.
+    pub(in crate::proxy) outcome: Outcome,
+    pub(in crate::proxy) next: Next,
+    /// Another try draws on the budget.
+    pub(in crate::proxy) costs: bool,
+}
 
 /// One request, seen with the eyes of Kylin.
 pub(in crate::proxy) struct Visit<'p> {
@@ -102,9 +111,12 @@ impl<'p> Visit<'p> {
         decide(self.class, refused) != Next::Deliver
     }
 
-    /// May the request go on after it failed in `phase`? Draws on the budget where a node has received it.
-    pub(in crate::proxy) fn goes_on_after(&self, phase: Phase) -> bool {
-        decide(self.class, Fate::Failed(phase)) == Next::Elsewhere && (phase.is_unsent() || self.rules.account.draw())
+    /// May the request go on after it failed in `phase`, as far as its class is concerned? `is_out` says that its node is out of
+    /// service by now.
+    pub(in crate::proxy) fn goes_on_after(&self, phase: Phase, is_out: bool) -> bool {
+        // A query that takes long is not begun a second time, but for one whose node does not answer probes either.
+        let stuck = is_out && phase == Phase::HeadTimeout && self.class.repeat() == Repeat::Read;
+        stuck || decide(self.class, Fate::Failed(phase)) == Next::Elsewhere
     }
 
     /// How much of the body of an answer has to be seen before it can be judged, if any.
@@ -121,7 +133,7 @@ impl<'p> Visit<'p> {
     }
 
     /// What an answer says of its node, and where to go on; `seen` is the beginning of its body, where that must be seen.
-    pub(in crate::proxy) fn judge(&self, answer: &Response<Body>, seen: Option<Bytes>) -> (Outcome, Next) {
+    pub(in crate::proxy) fn judge(&self, answer: &Response<Body>, seen: Option<Bytes>) -> Judged {
         let Visit { class, rules, .. } = self;
         let meaning = match (self.judge_head(answer), seen) {
             (Head::Is(meaning), _) => meaning,
@@ -138,10 +150,13 @@ impl<'p> Visit<'p> {
         if meaning != Meaning::Answer {
             tracing::debug!(class = class.name(), ?meaning, ?next, "an answer that is more than one");
         }
-        (outcome, next)
+        // A node that has another role says so at once: to go past it is no load that a budget would have to bound, and where
+        // roles are not known it is every third request.
+        let costs = meaning != Meaning::Refused(answer::Refusal::Role);
+        Judged { outcome, next, costs }
     }
 
-    /// May an answer be given up for another try now?
+    /// May a request that a node has received be repeated now? Draws on the budget.
     pub(in crate::proxy) fn draw(&self) -> bool {
         self.rules.account.draw()
     }
@@ -160,7 +175,8 @@ impl<'p> Visit<'p> {
     /// request.
     pub(in crate::proxy) fn watch<B: Backend>(&self, picked: &Picked<B>, request: &mut Request<Body>) -> Option<Watch> {
         let stop = self.rules.settings.stop_abandoned.as_ref().filter(|_| self.class.is_query())?;
-        Watch::over(stop, &picked.backend, request)
+        let is_export = matches!(self.class, Class::Export(_));
+        Watch::over(stop, &self.rules.stopping, is_export, &picked.backend, request)
     }
 }
 
@@ -188,7 +204,7 @@ pub(super) fn user(headers: &HeaderMap) -> Option<String> {
     if !scheme.eq_ignore_ascii_case(b"basic ") {
         return None;
     }
-    let pair = base64::engine::general_purpose::STANDARD.decode(token.trim_ascii()).ok()?;
-    let colon = pair.iter().position(|byte| *byte == b':')?;
-    String::from_utf8(pair[..colon].to_vec()).ok()
+    let mut pair = base64::engine::general_purpose::STANDARD.decode(token.trim_ascii()).ok()?;
+    pair.truncate(pair.iter().position(|byte| *byte == b':')?);
+    String::from_utf8(pair).ok()
 }

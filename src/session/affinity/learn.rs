@@ -109,7 +109,7 @@ impl Learn {
         let mut ids = self.ids(request).take(MOST_IDS);
         while let Some((id, cookie)) = ids.next() {
             let key = self.sessions.key(id);
-            match self.sessions.find(key, id) {
+            match self.sessions.find(key, id, Some(self.ttl(cookie))) {
                 Step::Now(Known::Nothing) => _ = first.get_or_insert((key, cookie, Known::Nothing)),
                 Step::Now(Known::Unsaid) => _ = first.get_or_insert((key, cookie, Known::Unsaid)),
                 Step::Now(known) => return Step::Now(self.tie(request, Some((key, cookie, known)), fallback)),
@@ -123,7 +123,7 @@ impl Learn {
                                 break;
                             }
                             let key = self.sessions.key(&id);
-                            let other = match self.sessions.find(key, &id) {
+                            let other = match self.sessions.find(key, &id, Some(self.ttl(cookie))) {
                                 Step::Now(known) => known,
                                 Step::Later(known) => known.await,
                             };

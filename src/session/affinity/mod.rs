@@ -34,7 +34,6 @@ use self::route::Route;
 pub use self::sticky::{InvalidCookie, SameSite, StickyCookie};
 use self::user::User;
 use super::nodes_share::{Grace, Graced, NodesShare};
-pub(crate) use super::sessions::InUse;
 #[cfg(feature = "shared-sessions")]
 use super::shared::{SharedSessions, Sharing, Visit};
 use super::{Secret, Sessions};
@@ -42,6 +41,7 @@ use crate::backend::{Backend, SendError};
 use crate::body::Body;
 use crate::endpoint::EndpointId;
 pub(crate) use crate::endpoint::Hint;
+use crate::seat::Seat;
 
 /// How sessions find their endpoint: see [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones are handles
 /// to the same sessions.
@@ -73,7 +73,7 @@ enum Way {
 pub(crate) struct Tie {
     hint: Hint,
     state: State,
-    in_use: Option<InUse>,
+    in_use: Option<Seat>,
 }
 
 /// What a way remembers of a request between its hooks.
@@ -351,7 +351,7 @@ impl Tie {
     }
 
     /// What must live until the answer's body has ended.
-    pub(crate) fn take_in_use(&mut self) -> Option<InUse> {
+    pub(crate) fn take_in_use(&mut self) -> Option<Seat> {
         self.in_use.take()
     }
 }

@@ -197,6 +197,10 @@ impl SessionStore for MemcachedStore {
             Box::pin(async move { connection.delete(&name).await })
         }))
     }
+
+    fn interruptions(&self) -> u64 {
+        self.servers.iter().map(|(_, pool)| pool.lost()).sum()
+    }
 }
 
 /// A time to live as Memcached takes it. One second more, because its clock moves once a second and the one that runs

@@ -141,6 +141,10 @@ impl SessionStore for MysqlStore {
             work.await
         })
     }
+
+    fn interruptions(&self) -> u64 {
+        self.pool.lost()
+    }
 }
 
 /// At most a hundred years, so that no sum overflows.

@@ -67,6 +67,11 @@ impl Link {
         &self.0.dialer.topology
     }
 
+    /// How many connections were made so far.
+    pub(super) fn made(&self) -> u64 {
+        self.0.state.lock().made
+    }
+
     /// The answer to `command`, which is about `key` and may be sent several times.
     pub(super) async fn ask(&self, command: &Cmd, key: &[u8]) -> Result<Value, Verdict> {
         let mut attempt = 1;

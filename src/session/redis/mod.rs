@@ -154,6 +154,10 @@ impl SessionStore for RedisStore {
             self.tell(script::unlink(&key), &key).await
         })
     }
+
+    fn interruptions(&self) -> u64 {
+        self.link.made()
+    }
 }
 
 impl fmt::Debug for RedisStore {

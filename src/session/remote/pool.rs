@@ -9,6 +9,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -69,18 +70,25 @@ struct Shared<D: Dial> {
     turns: Arc<Semaphore>,
     idle: Mutex<Vec<D::Connection>>,
     gate: Gate,
+    lost: AtomicU64,
 }
 
 impl<D: Dial> Pool<D> {
     /// No connection yet; later at most `most`.
     pub(crate) fn new(dialer: D, most: usize) -> Self {
         let turns = Arc::new(Semaphore::new(most));
-        Pool(Arc::new(Shared { dialer, turns, idle: Mutex::default(), gate: Gate::default() }))
+        let (idle, gate, lost) = (Mutex::default(), Gate::default(), AtomicU64::default());
+        Pool(Arc::new(Shared { dialer, turns, idle, gate, lost }))
     }
 
     /// What makes the connections.
     pub(crate) fn dialer(&self) -> &D {
         &self.0.dialer
+    }
+
+    /// How many connections were lost so far.
+    pub(crate) fn lost(&self) -> u64 {
+        self.0.lost.load(Ordering::Relaxed)
     }
 
     /// Does `work` on a connection of its own.
@@ -139,6 +147,7 @@ impl<D: Dial> Shared<D> {
                     return Err(error);
                 }
                 Failed::Lost(fault) => {
+                    self.lost.fetch_add(1, Ordering::Relaxed);
                     self.dialer.lost(&fault);
                     // What ended this one has most likely ended all that were kept.
                     drop(connection);

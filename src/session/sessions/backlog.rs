@@ -53,8 +53,16 @@ impl Backlog {
         !std::mem::replace(&mut state.writing, true)
     }
 
-    fn some(&self, most: usize) -> Vec<(SessionKey, Write, u64)> {
-        self.0.lock().writes.iter().take(most).map(|(key, (write, number))| (*key, write.clone(), *number)).collect()
+    /// All that wait, in no order: where only a part of the store is away, what is meant for it must not stay in the way of the
+    /// rest.
+    fn keys(&self) -> Vec<SessionKey> {
+        let mut keys: Vec<SessionKey> = self.0.lock().writes.keys().copied().collect();
+        fastrand::shuffle(&mut keys);
+        keys
+    }
+
+    fn get(&self, key: &SessionKey) -> Option<(Write, u64)> {
+        self.0.lock().writes.get(key).cloned()
     }
 
     /// The write of this number is done, and left this version if any.
@@ -110,16 +118,12 @@ async fn write_all(inner: Weak<Inner>) {
     loop {
         tokio::time::sleep(PAUSE / 4).await;
         let Some(inner) = ended.inner.upgrade() else { return };
-        'round: loop {
-            let some = inner.backlog.some(64);
-            if some.is_empty() {
-                break;
-            }
-            for (key, write, number) in some {
-                match inner.write_through(&key, &write).await {
-                    Ok(version) => inner.backlog.done(&key, number, version),
-                    Err(Away) => break 'round,
-                }
+        for key in inner.backlog.keys() {
+            let Some((write, number)) = inner.backlog.get(&key) else { continue };
+            match inner.write_through(&key, &write).await {
+                Ok(version) => inner.backlog.done(&key, number, version),
+                Err(Away) if inner.breaker.is_open() => break,
+                Err(Away) => {}
             }
         }
         if inner.backlog.rest() {

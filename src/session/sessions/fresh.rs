@@ -13,8 +13,9 @@ impl Sessions {
         if near.as_ref().is_some_and(|near| near.version.is_none()) || !inner.breaker.allows(inner.millis()) {
             return near.map_or(Known::Unsaid, known);
         }
+        let era = inner.era();
         let loaded = inner.in_time(inner.store.load(&key)).await;
-        inner.loaded(&key, loaded, near)
+        inner.loaded(&key, loaded, near, era)
     }
 
     /// [`remove`](Self::remove), waited for: when this returns, no front end finds the session in the store any more, unless the

@@ -10,14 +10,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::Inner;
+use crate::seat::{Seat, Seats};
 use crate::session::SessionKey;
-
-/// Keeps a session alive while it lives: a request holds it until the body of its answer is over.
-pub(crate) struct InUse {
-    inner: Arc<Inner>,
-    slot: u32,
-    lane: u32,
-}
 
 #[derive(Default)]
 pub(super) struct Register {
@@ -39,7 +33,8 @@ struct Slots {
 }
 
 impl Register {
-    fn enter(&self, key: SessionKey, ttl: Duration) -> (u32, u32) {
+    /// The place that the session takes.
+    fn enter(&self, key: SessionKey, ttl: Duration) -> u64 {
         let lane = usize::from(key.as_bytes()[15]) % LANES;
         let mut slots = self.lanes[lane].0.lock();
         let slot = slots.free.pop().unwrap_or_else(|| {
@@ -47,10 +42,11 @@ impl Register {
             (slots.used.len() - 1) as u32
         });
         slots.used[slot as usize] = Some((key, ttl));
-        (slot, lane as u32)
+        (u64::from(slot) << 32) | lane as u64
     }
 
-    fn leave(&self, slot: u32, lane: u32) {
+    fn leave(&self, place: u64) {
+        let (slot, lane) = ((place >> 32) as u32, place as u32);
         let mut slots = self.lanes[lane as usize].0.lock();
         slots.used[slot as usize] = None;
         slots.free.push(slot);
@@ -61,17 +57,16 @@ impl Register {
     }
 }
 
-impl InUse {
-    pub(super) fn new(inner: &Arc<Inner>, key: SessionKey, ttl: Duration) -> Self {
-        let (slot, lane) = inner.register.enter(key, ttl);
-        start(inner);
-        InUse { inner: Arc::clone(inner), slot, lane }
-    }
+/// Keeps a session alive while it lives: a request holds it until the body of its answer is over.
+pub(super) fn use_now(inner: &Arc<Inner>, key: SessionKey, ttl: Duration) -> Seat {
+    let place = inner.register.enter(key, ttl);
+    start(inner);
+    Seat::new(Arc::clone(inner) as Arc<dyn Seats>, place)
 }
 
-impl Drop for InUse {
-    fn drop(&mut self) {
-        self.inner.register.leave(self.slot, self.lane);
+impl Seats for Inner {
+    fn leave(&self, place: u64) {
+        self.register.leave(place);
     }
 }
 

@@ -1,6 +1,7 @@
 //! A store with what stands before it: every call of it goes through here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::backlog::{Backlog, Write};
@@ -11,7 +12,7 @@ use super::{Known, known};
 use crate::clock::Clock;
 use crate::session::secret::Tagger;
 use crate::session::shelf::{Limits, Tenths};
-use crate::session::{Expect, Saved, SessionKey, SessionStore, StoreError, StoreFuture, Stored};
+use crate::session::{Expect, Saved, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored};
 
 pub(super) struct Inner {
     pub(super) store: Arc<dyn SessionStore>,
@@ -23,6 +24,8 @@ pub(super) struct Inner {
     pub(super) breaker: Breaker,
     pub(super) backlog: Backlog,
     pub(super) register: Register,
+    /// How many operations failed so far.
+    pub(super) failures: AtomicU32,
     pub(super) origin: Instant,
 }
 
@@ -62,6 +65,18 @@ impl Inner {
         u128::from(now.saturating_sub(near.seen)) * 100 < self.settings.staleness.as_millis()
     }
 
+    /// Changes whenever the store may have lost records: after an operation failed, or a connection was lost.
+    pub(super) fn era(&self) -> u32 {
+        // It wraps around, and only whether it is the same matters.
+        self.failures.load(Ordering::Relaxed).wrapping_add(self.store.interruptions() as u32)
+    }
+
+    /// Has the store, in which `near` is missing now, lost it? Otherwise it was removed. Only bindings are spoken of: the worst
+    /// that comes of one too many is that an id which nobody uses any more stays where it was; but who is logged out stays out.
+    pub(super) fn has_lost(&self, near: &Near) -> bool {
+        is_binding(&near.record) && near.version.is_some() && near.era != self.era()
+    }
+
     /// What `future` comes to within the deadline. Success and failure are counted.
     pub(super) async fn in_time<T: Unpin>(&self, future: StoreFuture<'_, T>) -> Result<T, StoreError> {
         let deadline = self.settings.deadline;
@@ -81,6 +96,7 @@ impl Inner {
     }
 
     pub(super) fn failed(&self, error: &StoreError) -> Away {
+        self.failures.fetch_add(1, Ordering::Relaxed);
         if !matches!(error, StoreError::TooLong(_)) && self.breaker.fail(self.now_millis()) {
             tracing::warn!(%error, "the session store fails; going on without it");
         }
@@ -92,11 +108,12 @@ impl Inner {
         key: &SessionKey,
         loaded: Result<Option<Stored>, StoreError>,
         near: Option<Near>,
+        era: u32,
     ) -> Known {
         match loaded {
             Ok(Some(Stored { record, version })) => {
                 let known = Known::Record(record, Some(version));
-                self.remember(key, &known);
+                self.remember(key, &known, era);
                 known
             }
             Ok(None) => {
@@ -105,13 +122,19 @@ impl Inner {
                 }
                 Known::Nothing
             }
-            Err(_) => near.map_or(Known::Unsaid, known),
+            Err(_) => {
+                if let Some(cache) = &self.near {
+                    cache.put_off(key, self.tenths());
+                }
+                near.map_or(Known::Unsaid, known)
+            }
         }
     }
 
-    pub(super) fn remember(&self, key: &SessionKey, known: &Known) {
+    /// Notes what the store had in this era, which is asked for before the store is.
+    pub(super) fn remember(&self, key: &SessionKey, known: &Known, era: u32) {
         if let (Some(near), Known::Record(record, version)) = (&self.near, known) {
-            near.learn(key, record, *version, self.tenths());
+            near.learn(key, record, *version, era, self.tenths());
         }
     }
 
@@ -143,6 +166,7 @@ impl Inner {
             }
             Write::Save { record, expect, ttl } => (record, *expect, *ttl),
         };
+        let era = self.era();
         let mut saved = self.in_time(self.store.save(key, record, expect, ttl)).await;
         // A binding may come back after its record has expired; a sealed session that is gone was logged out.
         if matches!(saved, Ok(Saved::Lost(None))) && record.sealed().is_empty() {
@@ -155,10 +179,15 @@ impl Inner {
             Ok(Saved::Lost(None)) | Err(StoreError::TooLong(_)) => return Ok(None),
             Err(_) => return Err(Away),
         };
-        self.remember(key, &known);
+        self.remember(key, &known, era);
         match known {
             Known::Record(_, version) => Ok(version),
             _ => Ok(None),
         }
     }
+}
+
+/// Says the record where a session is, and nothing that is secret?
+pub(super) fn is_binding(record: &SessionRecord) -> bool {
+    record.sealed().is_empty() && record.endpoint().is_some()
 }

@@ -13,19 +13,20 @@ mod tests;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use self::backlog::{Backlog, Write};
 use self::breaker::Breaker;
-pub(crate) use self::in_use::InUse;
 use self::in_use::Register;
-use self::inner::{Away, Inner, Settings};
+use self::inner::{Away, Inner, Settings, is_binding};
 use self::near::{Near, NearCache};
 use super::affinity::Step;
 use super::secret::Tagger;
-use super::shelf::Limits;
+use super::shelf::{Limits, Tenths};
 use super::{Expect, InvalidSecret, MemoryStore, Saved, Secret, SessionKey, SessionRecord, SessionStore, Stored};
 use crate::clock::{Clock, SystemClock};
+use crate::seat::Seat;
 
 /// The sessions of one or many front ends, in a store. Clones are handles to the same.
 ///
@@ -49,6 +50,10 @@ use crate::clock::{Clock, SystemClock};
 /// back. Meanwhile this front end goes on with what it has in its near cache, however old; new bindings live there, and are
 /// written when the store is back. A session that nobody knows is placed by a hash that all front ends compute alike. No
 /// request fails for it.
+///
+/// A store may come back with less than it had: a cache does, and so does a server that keeps nothing on disk. A binding that
+/// this front end knows and the store has lost is written again when the session is next used. What holds credentials is not:
+/// somebody else may have logged out meanwhile.
 #[derive(Clone)]
 #[must_use]
 pub struct Sessions {
@@ -109,6 +114,7 @@ impl Sessions {
             breaker: Breaker::default(),
             backlog: Backlog::default(),
             register: Register::default(),
+            failures: AtomicU32::new(0),
             origin,
         };
         Sessions { inner: Arc::new(inner) }
@@ -162,11 +168,12 @@ impl Sessions {
         key(&self.inner.taggers[0], id)
     }
 
-    /// What is known of the session under `key`, the key of `id`.
-    pub(crate) fn find<'a>(&'a self, key: SessionKey, id: &[u8]) -> Step<'a, Known> {
+    /// What is known of the session under `key`, the key of `id`. A binding that the store has lost is written again, to live
+    /// for `ttl` if there is one.
+    pub(crate) fn find<'a>(&'a self, key: SessionKey, id: &[u8], ttl: Option<Duration>) -> Step<'a, Known> {
         let inner = &*self.inner;
         let now = inner.tenths();
-        let near = inner.near.as_ref().and_then(|cache| cache.get(&key, now));
+        let near = self.recalls(&key, now);
         match near {
             Some(near) if near.version.is_none() || inner.is_fresh(&near, now) => return Step::Now(known(near)),
             _ => {}
@@ -177,12 +184,18 @@ impl Sessions {
         if inner.near.is_none()
             && let Ok(loaded) = inner.store.load(&key).now()
         {
-            return Step::Now(inner.loaded(&key, loaded, near));
+            return Step::Now(inner.loaded(&key, loaded, near, 0));
         }
         let older: Vec<SessionKey> = inner.taggers[1..].iter().map(|tagger| self::key(tagger, id)).collect();
         Step::Later(Box::pin(async move {
+            let era = inner.era();
             let loaded = inner.in_time(inner.store.load(&key)).await;
-            let found = inner.loaded(&key, loaded, near);
+            if let (Ok(None), Some(near), Some(ttl)) = (&loaded, &near, ttl)
+                && inner.has_lost(near)
+            {
+                return self.save(key, near.record.clone(), Expect::Absent, ttl).done().await;
+            }
+            let found = inner.loaded(&key, loaded, near, era);
             if found == Known::Nothing {
                 for old in older {
                     if let Ok(Some(Stored { record, .. })) = inner.in_time(inner.store.load(&old)).await {
@@ -207,16 +220,17 @@ impl Sessions {
         if !inner.breaker.allows(inner.millis()) {
             return Step::Now(self.save_later(key, record, expect, ttl));
         }
+        let era = inner.era();
         if inner.near.is_none() {
             let saved = inner.store.save(&key, &record, expect, ttl).now();
             if let Ok(saved) = saved.map_err(drop) {
                 let saved = saved.map_err(|error| inner.failed(&error));
-                return Step::Now(self.saved(key, record, expect, ttl, saved));
+                return Step::Now(self.saved(key, record, expect, ttl, saved, era));
             }
         }
         Step::Later(Box::pin(async move {
             let saved = inner.in_time(inner.store.save(&key, &record, expect, ttl)).await;
-            self.saved(key, record, expect, ttl, saved.map_err(|_| Away))
+            self.saved(key, record, expect, ttl, saved.map_err(|_| Away), era)
         }))
     }
 
@@ -227,21 +241,34 @@ impl Sessions {
         expect: Expect,
         ttl: Duration,
         saved: Result<Saved, Away>,
+        era: u32,
     ) -> Known {
+        let inner = &self.inner;
         let known = match saved {
             Ok(Saved::Done(version)) => Known::Record(record, Some(version)),
             Ok(Saved::Lost(Some(Stored { record, version }))) => Known::Record(record, Some(version)),
+            // What was to be replaced went with the store.
+            Ok(Saved::Lost(None))
+                if is_binding(&record)
+                    && self.recalls(&key, inner.tenths()).is_some_and(|near| inner.has_lost(&near)) =>
+            {
+                return self.save_later(key, record, Expect::Absent, ttl);
+            }
             Ok(Saved::Lost(None)) => Known::Nothing,
             Err(Away) => return self.save_later(key, record, expect, ttl),
         };
-        self.inner.remember(&key, &known);
+        inner.remember(&key, &known, era);
         known
+    }
+
+    fn recalls(&self, key: &SessionKey, now: Tenths) -> Option<Near> {
+        self.inner.near.as_ref().and_then(|cache| cache.get(key, now))
     }
 
     /// The store is away: the binding lives in the near cache, and is written when the store is back.
     fn save_later(&self, key: SessionKey, record: SessionRecord, expect: Expect, ttl: Duration) -> Known {
         let known = Known::Record(record.clone(), None);
-        self.inner.remember(&key, &known);
+        self.inner.remember(&key, &known, self.inner.era());
         backlog::later(&self.inner, key, Write::Save { record, expect, ttl });
         known
     }
@@ -267,9 +294,9 @@ impl Sessions {
     }
 
     /// Tells the store that the session is in use, and has it told so while what is returned lives.
-    pub(crate) fn use_now(&self, key: SessionKey, ttl: Duration) -> InUse {
+    pub(crate) fn use_now(&self, key: SessionKey, ttl: Duration) -> Seat {
         self.inner.touch(&key, ttl);
-        InUse::new(&self.inner, key, ttl)
+        in_use::use_now(&self.inner, key, ttl)
     }
 }
 

@@ -7,8 +7,10 @@ pub(super) struct Near {
     pub(super) record: SessionRecord,
     /// The version in the store; none when the store does not have it yet.
     pub(super) version: Option<u64>,
-    /// When the store said so.
+    /// When the store said so, or was last asked in vain.
     pub(super) seen: Tenths,
+    /// The store's [era](super::Inner::era) in which it said so.
+    pub(super) era: u32,
     /// When the store was last told that the session is in use.
     pub(super) touched: Tenths,
 }
@@ -36,17 +38,25 @@ impl NearCache {
         shard.get(key, hash, now).map(|near| near.clone())
     }
 
-    /// Notes what the store has, unless it is what is known already; then only that it is known to be so.
-    pub(super) fn learn(&self, key: &SessionKey, record: &SessionRecord, version: Option<u64>, now: Tenths) {
+    /// Notes what the store had in this era, unless it is what is known already; then only that it is known to be so.
+    pub(super) fn learn(&self, key: &SessionKey, record: &SessionRecord, version: Option<u64>, era: u32, now: Tenths) {
         let (mut shard, hash) = self.0.shard(key);
         match shard.get(key, hash, now) {
-            Some(near) if near.version == version && near.record == *record => near.seen = now,
+            Some(near) if near.version == version && near.record == *record => (near.seen, near.era) = (now, era),
             there => {
                 // A touch is the session's, whoever it is bound to.
                 let touched = there.map_or(now, |near| near.touched);
-                let near = Near { record: record.clone(), version, seen: now, touched };
+                let near = Near { record: record.clone(), version, seen: now, era, touched };
                 shard.put(key, hash, near, now.saturating_add(KEPT), now);
             }
+        }
+    }
+
+    /// The store was asked in vain: what is known is believed for a while again, so that not every request asks in vain.
+    pub(super) fn put_off(&self, key: &SessionKey, now: Tenths) {
+        let (mut shard, hash) = self.0.shard(key);
+        if let Some(near) = shard.get(key, hash, now) {
+            near.seen = now;
         }
     }
 

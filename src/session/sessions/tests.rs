@@ -27,7 +27,7 @@ async fn bind(sessions: &Sessions, id: &[u8], endpoint: &str) -> Known {
 }
 
 async fn find(sessions: &Sessions, id: &[u8]) -> Option<String> {
-    match done(sessions.find(sessions.key(id), id)).await {
+    match done(sessions.find(sessions.key(id), id, Some(TTL))).await {
         Known::Record(record, _) | Known::Elsewhere(record) => record.endpoint().map(ToString::to_string),
         _ => None,
     }
@@ -45,11 +45,11 @@ fn keys_differ_by_secret_and_by_id() {
 fn a_store_in_this_process_answers_at_once() {
     let sessions = Sessions::local(MemoryStore::new(), secret(1));
     let key = sessions.key(b"A");
-    assert!(matches!(sessions.find(key, b"A"), Step::Now(Known::Nothing)));
+    assert!(matches!(sessions.find(key, b"A", Some(TTL)), Step::Now(Known::Nothing)));
     assert!(matches!(sessions.save(key, bound("q1"), Expect::Absent, TTL), Step::Now(Known::Record(..))));
-    assert!(matches!(sessions.find(key, b"A"), Step::Now(Known::Record(..))));
+    assert!(matches!(sessions.find(key, b"A", Some(TTL)), Step::Now(Known::Record(..))));
     sessions.remove(key);
-    assert!(matches!(sessions.find(key, b"A"), Step::Now(Known::Nothing)));
+    assert!(matches!(sessions.find(key, b"A", Some(TTL)), Step::Now(Known::Nothing)));
 }
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn the_near_cache_is_believed_for_its_staleness_and_no_longer() {
     let Known::Record(_, Some(version)) = bind(&one, b"A", "q1").await else { panic!("not bound") };
     assert_eq!(find(&two, b"A").await.as_deref(), Some("q1"));
     done(one.save(one.key(b"A"), bound("q2"), Expect::Version(version), TTL)).await;
-    assert!(matches!(two.find(two.key(b"A"), b"A"), Step::Now(Known::Record(..))), "believed");
+    assert!(matches!(two.find(two.key(b"A"), b"A", Some(TTL)), Step::Now(Known::Record(..))), "believed");
     clock.advance(Duration::from_millis(1100));
     assert_eq!(find(&two, b"A").await.as_deref(), Some("q2"));
     one.remove(one.key(b"A"));
@@ -83,7 +83,7 @@ async fn sessions_under_a_replaced_secret_are_found() {
     let store = MemoryStore::new();
     bind(&Sessions::shared(store.clone(), secret(1)), b"A", "q1").await;
     let rotated = Sessions::shared(store.clone(), secret(2).with_previous(secret(1)));
-    let found = done(rotated.find(rotated.key(b"A"), b"A")).await;
+    let found = done(rotated.find(rotated.key(b"A"), b"A", Some(TTL))).await;
     assert_eq!(found, Known::Elsewhere(bound("q1")), "to be saved under the new one");
     assert_eq!(find(&Sessions::shared(store, secret(2)), b"A").await, None);
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::id::SessionId;
 use super::record::{Login, Shared};
 use super::seal::Sealer;
+use crate::seat::Seat;
 use crate::session::affinity::Step;
-use crate::session::sessions::{InUse, Known as Kept, Sessions};
+use crate::session::sessions::{Known as Kept, Sessions};
 use crate::session::{Expect, SessionKey, SessionRecord};
 
 /// How often a change is tried again on what another writer has left. Writers are the nodes' first logins, so few.
@@ -47,7 +48,7 @@ impl Keep {
         let Some(first) = keys.next() else { return Step::Now(Found::Absent) };
         // Two secrets of one number: rare, and only while secrets change.
         let others: Vec<SessionKey> = keys.collect();
-        let kept = match self.sessions.find(first, id.as_bytes()) {
+        let kept = match self.sessions.find(first, id.as_bytes(), None) {
             Step::Now(kept) if others.is_empty() => return Step::Now(self.read(&id, first, kept)),
             kept => kept,
         };
@@ -55,7 +56,7 @@ impl Keep {
             let mut found = self.read(&id, first, kept.done().await);
             for key in others {
                 if let Found::Absent = found {
-                    found = self.read(&id, key, self.sessions.find(key, id.as_bytes()).done().await);
+                    found = self.read(&id, key, self.sessions.find(key, id.as_bytes(), None).done().await);
                 }
             }
             found
@@ -106,7 +107,7 @@ impl Keep {
     }
 
     /// Lets the session live on while what is returned lives.
-    pub(super) fn hold(&self, known: &Known) -> InUse {
+    pub(super) fn hold(&self, known: &Known) -> Seat {
         self.sessions.use_now(known.key, self.ttl)
     }
 

@@ -19,8 +19,8 @@ use super::record::{Login, NodeCookie};
 use crate::backend::{Phase, SendError};
 use crate::body::Body;
 use crate::endpoint::EndpointId;
+use crate::seat::Seat;
 use crate::session::affinity::{Later, Nodes, Prepared, Served, Step, Then};
-use crate::session::sessions::InUse;
 
 /// What the tries of one request know.
 pub(crate) struct Visit {
@@ -38,7 +38,7 @@ pub(crate) struct Visit {
     /// The client's cookie is worth nothing any more.
     pub(super) ended: bool,
     /// Keeps the session alive until the answer is over.
-    pub(crate) in_use: Option<InUse>,
+    pub(crate) in_use: Option<Seat>,
     sent: Sent,
     /// Where the request was sent once more.
     again_at: Option<EndpointId>,

@@ -60,6 +60,7 @@ pub struct Faults {
     injected: Mutex<VecDeque<Injected>>,
     query_latency: Mutex<Duration>,
     concurrent_queries: AtomicUsize,
+    queries_outlive_clients: AtomicBool,
     metastore_down: AtomicBool,
     session_store_down: AtomicBool,
 }
@@ -93,6 +94,16 @@ impl Faults {
     /// Makes every query run this much longer. Default: 0.
     pub fn set_query_latency(&self, latency: Duration) {
         *self.query_latency.lock() = latency;
+    }
+
+    /// Has queries run to their end although nobody waits for the answer any more, as Kylin's do, unless somebody stops them.
+    /// Default: off, a query ends with its request.
+    pub fn set_queries_outlive_clients(&self, on: bool) {
+        self.queries_outlive_clients.store(on, Ordering::SeqCst);
+    }
+
+    pub(super) fn queries_outlive_clients(&self) -> bool {
+        self.queries_outlive_clients.load(Ordering::SeqCst)
     }
 
     /// Refuses queries while this many run: `kylin.query.project-concurrent-running-threshold`. Default: 0, no limit.

@@ -95,9 +95,19 @@ pub(super) async fn run(call: &Call, ask: Ask) -> Result<Ran, Refusal> {
     let markers = sql::markers(&ask.sql);
     let wait = inner.faults.query_latency() + Duration::from_millis(markers.sleep_ms);
     if !wait.is_zero() {
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = slot.stopped() => return Err(Refusal::Failed("Query is stopped by an administrator.".to_owned())),
+        let work = async move {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => Some(slot),
+                () = slot.stopped() => None,
+            }
+        };
+        let slot = match inner.faults.queries_outlive_clients() {
+            true => tokio::spawn(work).await.unwrap_or_default(),
+            false => work.await,
+        };
+        // What is over counts as running until here.
+        if slot.is_none() {
+            return Err(Refusal::Failed("Query is stopped by an administrator.".to_owned()));
         }
     }
     if markers.fails {

@@ -66,6 +66,7 @@ impl Slot {
     /// Returns when somebody asked this query to stop.
     pub(super) async fn stopped(&self) {
         self.query.stopped.notified().await;
+        self.counts.add(|stats| stats.stopped += 1);
     }
 }
 

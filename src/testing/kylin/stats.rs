@@ -31,6 +31,8 @@ pub struct Stats {
     pub queries: u64,
     /// Queries running at this moment.
     pub running: u64,
+    /// Queries that somebody has stopped.
+    pub stopped: u64,
     /// Builds that this node submitted to the metastore.
     pub builds: u64,
     /// Passwords checked and found right. Clients without cookies cause one with every request.

@@ -1,5 +1,6 @@
 //! A real Memcached.
 
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
@@ -56,6 +57,16 @@ impl Memcached {
     /// Host and port.
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// One of the server's figures.
+    pub(crate) fn stat(&self, name: &str) -> String {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("the server listens");
+        stream.write_all(b"stats\r\nquit\r\n").expect("the server reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the server answers");
+        let line = answer.lines().find_map(|line| line.strip_prefix(&format!("STAT {name} ")));
+        line.unwrap_or_else(|| panic!("{answer}")).to_owned()
     }
 
     async fn attempt(port: u16, arguments: &[String]) -> Option<Process> {

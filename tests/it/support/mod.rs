@@ -9,6 +9,7 @@ pub(crate) mod example;
 pub(crate) mod front;
 pub(crate) mod health;
 pub(crate) mod http;
+pub(crate) mod kylin;
 pub(crate) mod login;
 pub(crate) mod mariadb;
 pub(crate) mod memcached;

@@ -1,0 +1,91 @@
+//! Repeating requests must not multiply the load on nodes that fail.
+
+use std::time::Duration;
+
+use kylin_lb::backend::Phase;
+use kylin_lb::clock::ManualClock;
+use kylin_lb::proxy::{KylinRules, ProxyBuilder, RetryBudget};
+use kylin_lb::testing::Scripted;
+use kylin_lb::testing::kylin::{Dialect, Fault, Reach};
+use kylin_lb::{Cluster, Proxy};
+
+use crate::support::front::Front;
+use crate::support::kylin::{Demo, Says, admin, admin_on, ask, request, saying, scripted, sql, well};
+
+/// What may come at once, by default.
+const BURST: usize = 100;
+
+fn proxy(
+    clock: &ManualClock,
+    nodes: &[&Scripted],
+    change: impl FnOnce(ProxyBuilder<Scripted>) -> ProxyBuilder<Scripted>,
+) -> Proxy<Scripted> {
+    let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
+    let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
+    change(Proxy::builder(cluster).clock(clock.clone()).kylin()).build()
+}
+
+#[tokio::test]
+async fn when_all_nodes_fail_the_load_on_them_grows_by_a_fifth_and_no_more() {
+    const REQUESTS: usize = 5000;
+    let page = Says::Html(502, "<html>502</html>".to_owned());
+    for says in [Says::Nothing(Phase::Broken), Says::Nothing(Phase::Stale), page, Says::code("KE-020032001")] {
+        let clock = ManualClock::new();
+        let node = saying(says.clone());
+        let proxy = proxy(&clock, &[&node, &node, &node], |proxy| proxy);
+        for _ in 0..REQUESTS {
+            ask(&proxy, request("GET /kylin/api/projects", &[], "")).await;
+        }
+        let repeated = node.calls() - REQUESTS;
+        // All of the share is used: what is drawn is drawn for a request that is sent.
+        assert!(repeated <= REQUESTS / 5 + BURST, "{says:?}: {repeated}");
+        assert!(repeated >= REQUESTS / 5 + BURST - 5, "{says:?}: {repeated}");
+        // A minute later there is room again, and not for more than at first.
+        clock.advance(Duration::from_secs(60));
+        let before = node.calls();
+        for _ in 0..60 {
+            ask(&proxy, request("GET /kylin/api/projects", &[], "")).await;
+        }
+        let repeated = node.calls() - before - 60;
+        assert!((BURST..=BURST + 12).contains(&repeated), "{says:?}: {repeated}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_sent_goes_on_without_a_budget() {
+    let clock = ManualClock::new();
+    let none = KylinRules::default().budget(RetryBudget::default().share(0.0).floor(0));
+    let (away, node) = (saying(Says::Nothing(Phase::Connect)), well("node"));
+    let proxy = proxy(&clock, &[&away, &away, &node], |proxy| proxy.kylin_rules(none));
+    for _ in 0..500 {
+        assert_eq!(ask(&proxy, request("PUT /kylin/api/cubes/c/build", &[], "")).await.0, 200);
+    }
+    assert_eq!(node.calls(), 500);
+}
+
+/// Over sockets: every node closes its connections after the work was done.
+#[tokio::test]
+async fn nodes_that_break_off_get_their_fifth_more_and_serve_again_when_they_are_well() {
+    const REQUESTS: u64 = 600;
+    let demo = Demo::start(Dialect::V4, 3).await;
+    let front: Front = demo.front(|proxy| proxy);
+    for node in &demo.nodes {
+        node.faults().inject(Reach::Queries, Fault::Close);
+    }
+    let mut client = front.connect().await;
+    for _ in 0..REQUESTS {
+        let answer = admin_on(&mut client, "POST /kylin/api/query", &sql("select 1")).await.unwrap();
+        assert_eq!(answer.status(), 502);
+    }
+    let load = demo.sum(|stats| stats.queries);
+    // The floor is three a second; a minute is far more than this takes.
+    assert!(load <= REQUESTS + REQUESTS / 5 + BURST as u64 + 180, "{load}");
+    assert!(load >= REQUESTS + REQUESTS / 5, "{load}");
+    for node in &demo.nodes {
+        node.faults().clear();
+    }
+    for _ in 0..30 {
+        assert_eq!(admin(&front, "POST /kylin/api/query", &sql("select 1")).await.status(), 200);
+    }
+    front.idle().await;
+}

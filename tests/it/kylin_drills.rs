@@ -1,0 +1,323 @@
+//! What goes wrong in the life of a cluster, under 64 clients: nothing that may be repeated fails, and no build is done twice.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+use kylin_lb::balance::LeastConn;
+use kylin_lb::health::{Checker, Checks, Operational, Outlier, Probe};
+use kylin_lb::testing::kylin::{Dialect, Fault, Mode, Reach};
+use kylin_lb::{Cluster, Proxy};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::support::browser::basic;
+use crate::support::front::{Front, endpoint, eventually};
+use crate::support::health::status;
+use crate::support::http::{Answer, Connection};
+use crate::support::kylin::{Demo, sql};
+
+const CLIENTS: u64 = 64;
+/// Those of them that build.
+const BUILDERS: u64 = 4;
+/// No node that is well needs as long for an answer, even where the machine has other things to do.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Three demo nodes behind a front end with what a host would switch on, only faster.
+struct Drill {
+    demo: Demo,
+    front: Front,
+    _checker: Checker,
+    crowd: Arc<Crowd>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+/// What the clients have seen.
+#[derive(Default)]
+struct Crowd {
+    over: AtomicBool,
+    /// What each query asks for besides its number.
+    asks_for: Mutex<&'static str>,
+    answered: AtomicU64,
+    built: AtomicU64,
+    broken: AtomicU64,
+    /// Answers to what may be repeated that are not 200, by status and beginning.
+    failed: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Drill {
+    async fn begin(dialect: Dialect, asks_for: &'static str) -> Self {
+        let demo = Demo::start(dialect, 3).await;
+        let endpoints = (0..3).map(|n| {
+            let timeouts = |b: kylin_lb::backend::http1::HttpBackendBuilder| b.head_timeout(HEAD_TIMEOUT);
+            endpoint(n, demo.address(n), timeouts)
+        });
+        let outlier = Outlier::new().consecutive(3).ejection(Duration::from_millis(500), Duration::from_secs(2));
+        let cluster =
+            Cluster::builder().endpoints(endpoints).balancer(LeastConn::new()).outlier(outlier).panic_mode(true);
+        let cluster = cluster.build().unwrap();
+        let checks = Checks::new(Probe::kylin_version()).fall(2).rise(1).timeout(Duration::from_millis(500));
+        let checker =
+            checks.interval(Duration::from_millis(200)).fast_interval(Duration::from_millis(50)).start(&cluster);
+        let front = Front::serving(Proxy::builder(cluster).kylin().build(), |server| server.threads(2));
+        let crowd = Arc::new(Crowd { asks_for: Mutex::new(asks_for), ..Crowd::default() });
+        let clients = (0..CLIENTS).map(|n| {
+            let (crowd, address) = (crowd.clone(), front.address());
+            tokio::spawn(async move { crowd.client(n, dialect, address).await })
+        });
+        let clients = clients.collect();
+        let drill = Drill { demo, front, _checker: checker, crowd, clients };
+        drill.go_on().await;
+        drill
+    }
+
+    /// Until each client has had some more answers, on the average.
+    async fn go_on(&self) {
+        let goal = self.crowd.answered.load(Ordering::Relaxed) + 5 * CLIENTS;
+        let there = || self.crowd.answered.load(Ordering::Relaxed) >= goal;
+        eventually(there, || format!("{:?}", self.front.proxy.cluster().status())).await;
+    }
+
+    async fn until(&self, node: usize, state: Operational) {
+        let is = || status(self.front.proxy.cluster(), &node.to_string()).operational == state;
+        eventually(is, || format!("{state:?}: {:?}", self.front.proxy.cluster().status())).await;
+    }
+
+    /// Sends the clients home, and checks what holds in every drill. Returns what the clients saw.
+    async fn end(self) -> Arc<Crowd> {
+        let Drill { demo, front, crowd, clients, .. } = self;
+        crowd.over.store(true, Ordering::Relaxed);
+        for client in clients {
+            client.await.unwrap();
+        }
+        front.idle().await;
+        let mut builds: BTreeMap<String, usize> = BTreeMap::new();
+        for job in demo.metastore.jobs() {
+            *builds.entry(job.target).or_default() += 1;
+        }
+        let twice: Vec<_> = builds.iter().filter(|(_, times)| **times > 1).collect();
+        assert!(twice.is_empty(), "builds that were executed twice: {twice:?}");
+        let (asked, built) = (crowd.built.load(Ordering::Relaxed), builds.len() as u64);
+        assert!(built > 0 && built <= asked, "{built} builds of {asked} that were asked for");
+        crowd
+    }
+}
+
+impl Crowd {
+    fn has_failed(&self, what: String) {
+        *self.failed.lock().entry(what).or_default() += 1;
+    }
+
+    /// What failed, and how many answers were cut short.
+    fn failures(&self) -> (BTreeMap<String, u64>, u64) {
+        (self.failed.lock().clone(), self.broken.load(Ordering::Relaxed))
+    }
+
+    async fn client(&self, n: u64, dialect: Dialect, address: std::net::SocketAddr) {
+        let mut connection = None;
+        for round in 0_u64.. {
+            if self.over.load(Ordering::Relaxed) {
+                return;
+            }
+            let builds = n < BUILDERS;
+            let (line, body) = match round % 4 {
+                0 if builds => (build(dialect, &format!("cube-{n}-{round}")), "{}".to_owned()),
+                1 => ("GET /kylin/api/projects".to_owned(), String::new()),
+                _ => {
+                    let asks_for = *self.asks_for.lock();
+                    ("POST /kylin/api/query".to_owned(), sql(&format!("select '{n}-{round}' {asks_for}")))
+                }
+            };
+            let is_build = builds && round % 4 == 0;
+            let user = if builds { basic("ADMIN", "KYLIN") } else { basic("ANALYST", "ANALYST") };
+            let request = format!(
+                "{line} HTTP/1.1\r\nHost: kylin\r\nUser-Agent: test\r\nAuthorization: {user}\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            match answer(&mut connection, address, &request).await {
+                Got::Whole(answer) => {
+                    self.answered.fetch_add(1, Ordering::Relaxed);
+                    self.built.fetch_add(u64::from(is_build), Ordering::Relaxed);
+                    if !is_build && answer.status() != 200 {
+                        self.has_failed(format!("{} {line}: {:.200}", answer.status(), answer.text()));
+                    }
+                }
+                Got::Cut => {
+                    connection = None;
+                    self.answered.fetch_add(1, Ordering::Relaxed);
+                    self.built.fetch_add(u64::from(is_build), Ordering::Relaxed);
+                    self.broken.fetch_add(1, Ordering::Relaxed);
+                }
+                Got::Nothing(error) => {
+                    connection = None;
+                    self.built.fetch_add(u64::from(is_build), Ordering::Relaxed);
+                    self.has_failed(format!("{line}: {error}"));
+                }
+            }
+        }
+    }
+}
+
+enum Got {
+    Whole(Answer),
+    /// The connection ended in the middle of an answer, be it in its head: what a body fails with may overtake its head.
+    Cut,
+    Nothing(std::io::Error),
+}
+
+async fn answer(connection: &mut Option<Connection>, address: std::net::SocketAddr, request: &str) -> Got {
+    let client = match connection {
+        Some(client) => client,
+        None => match Connection::open(address).await {
+            Ok(client) => connection.insert(client.patience(PATIENCE)),
+            Err(error) => return Got::Nothing(error),
+        },
+    };
+    if let Err(error) = client.send(request).await {
+        return Got::Nothing(error);
+    }
+    let cut = |error: std::io::Error| match error.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => Got::Cut,
+        _ => Got::Nothing(error),
+    };
+    let head = match client.final_head().await {
+        Ok(head) => head,
+        Err(error) => return cut(error),
+    };
+    let mut whole = Vec::new();
+    let mut body = client.body(&head).unwrap();
+    loop {
+        match body.next().await {
+            Ok(Some(part)) => whole.extend_from_slice(&part),
+            Ok(None) => return Got::Whole(Answer { head, body: whole.into(), trailers: Vec::new() }),
+            Err(error) => return cut(error),
+        }
+    }
+}
+
+fn build(dialect: Dialect, target: &str) -> String {
+    match dialect {
+        Dialect::V5 => format!("POST /kylin/api/models/{target}/segments"),
+        _ => format!("PUT /kylin/api/cubes/{target}/build"),
+    }
+}
+
+fn none() -> (BTreeMap<String, u64>, u64) {
+    (BTreeMap::new(), 0)
+}
+
+#[tokio::test]
+async fn a_rolling_restart_fails_nothing() {
+    for dialect in [Dialect::V4, Dialect::V5] {
+        let mut drill = Drill::begin(dialect, ", sleep_ms(2)").await;
+        for n in 0..3 {
+            let address = drill.demo.address(n);
+            drill.demo.served[n].take().unwrap().kill().await;
+            drill.demo.nodes[n].forget_sessions();
+            drill.go_on().await;
+            drill.demo.served[n] = Some(drill.demo.nodes[n].serve(address).await.unwrap());
+            let before = drill.demo.nodes[n].stats().queries;
+            drill.until(n, Operational::Up).await;
+            drill.demo.nodes[n].wait_until(|stats| stats.queries > before).await.unwrap();
+            drill.go_on().await;
+        }
+        assert_eq!(drill.end().await.failures(), none());
+    }
+}
+
+/// Neither its clients nor the probes hear from it. What waits for it goes elsewhere when its time is over, since it is known
+/// by then that the node does nothing for it.
+#[tokio::test]
+async fn a_node_that_hangs_fails_nothing() {
+    let drill = Drill::begin(Dialect::V4, ", sleep_ms(2)").await;
+    drill.demo.nodes[1].faults().inject(Reach::Everything, Fault::Stall);
+    drill.until(1, Operational::Down).await;
+    // Clients wait for it as long as anybody waits for an answer.
+    eventually(|| drill.demo.nodes[1].stats().in_flight == 0, || format!("{:?}", drill.demo.nodes[1])).await;
+    drill.go_on().await;
+    drill.demo.nodes[1].faults().clear();
+    let before = drill.demo.nodes[1].stats().queries;
+    drill.demo.nodes[1].wait_until(|stats| stats.queries > before).await.unwrap();
+    drill.go_on().await;
+    assert_eq!(drill.end().await.failures(), none());
+}
+
+#[tokio::test]
+async fn a_node_that_answers_with_pages_of_500_fails_nothing() {
+    for (dialect, status) in [(Dialect::V4, StatusCode::INTERNAL_SERVER_ERROR), (Dialect::V5, StatusCode::BAD_GATEWAY)]
+    {
+        let drill = Drill::begin(dialect, "").await;
+        drill.demo.nodes[1].faults().inject(Reach::Queries, Fault::Html(status));
+        drill.until(1, Operational::Ejected).await;
+        drill.go_on().await;
+        drill.go_on().await;
+        drill.demo.nodes[1].faults().clear();
+        let before = drill.demo.nodes[1].stats().queries;
+        drill.demo.nodes[1].wait_until(|stats| stats.queries > before + 20).await.unwrap();
+        assert_eq!(drill.end().await.failures(), none());
+    }
+}
+
+/// The client has had the head, so nobody can help it any more. It must see that it has not got everything.
+#[tokio::test]
+async fn a_node_that_resets_in_the_middle_of_an_answer_shows() {
+    for fault in [Fault::ResetAfter(1024), Fault::TruncateAfter(1024)] {
+        let drill = Drill::begin(Dialect::V4, ", repeat_bytes(20000)").await;
+        drill.demo.nodes[1].faults().inject(Reach::Queries, fault);
+        drill.until(1, Operational::Ejected).await;
+        drill.go_on().await;
+        let spoilt = drill.demo.nodes[1].stats().queries;
+        drill.demo.nodes[1].faults().clear();
+        let crowd = drill.end().await;
+        let (failed, broken) = crowd.failures();
+        assert!(failed.is_empty(), "{failed:?}");
+        assert!(broken >= 3 && broken <= spoilt, "{broken} of {spoilt}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_in_job_mode_of_which_nobody_has_told_fails_nothing() {
+    for dialect in [Dialect::V4, Dialect::V5] {
+        let drill = Drill::begin(dialect, "").await;
+        drill.demo.nodes[1].set_mode(Mode::Job);
+        let refused = drill.demo.nodes[1].stats().requests;
+        drill.demo.nodes[1].wait_until(|stats| stats.requests > refused + 500).await.unwrap();
+        assert_eq!(status(drill.front.proxy.cluster(), "1").operational, Operational::Up, "it is no worse a node");
+        assert_eq!(drill.end().await.failures(), none());
+    }
+}
+
+/// Nobody is to blame, nobody is ejected, and what Kylin says of it is passed on.
+#[tokio::test]
+async fn a_metastore_that_is_gone_ejects_nobody() {
+    for dialect in [Dialect::V4, Dialect::V5] {
+        let drill = Drill::begin(dialect, "").await;
+        drill.demo.metastore.set_down(true);
+        drill.go_on().await;
+        drill.go_on().await;
+        for endpoint in drill.front.proxy.cluster().status().endpoints {
+            assert_eq!((endpoint.failed, endpoint.ejected, endpoint.operational), (0, false, Operational::Up));
+        }
+        drill.demo.metastore.set_down(false);
+        // Those who were told so have been; from now on all is well.
+        drill.go_on().await;
+        drill.crowd.failed.lock().retain(|what, _| !what.starts_with("500 ") || !what.contains(r#""code":"999""#));
+        drill.go_on().await;
+        assert_eq!(drill.end().await.failures(), none(), "all errors were Kylin's own");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_closes_its_connections_fails_nothing() {
+    let drill = Drill::begin(Dialect::V4, "").await;
+    drill.demo.nodes[1].faults().inject(Reach::Queries, Fault::Close);
+    drill.until(1, Operational::Ejected).await;
+    drill.go_on().await;
+    drill.demo.nodes[1].faults().clear();
+    drill.go_on().await;
+    assert_eq!(drill.end().await.failures(), none());
+}

@@ -1,0 +1,186 @@
+//! Running queries are known to their own node only, so all nodes are asked, and the client gets one answer.
+
+use std::time::Duration;
+
+use kylin_lb::endpoint::Intent;
+use kylin_lb::health::{Operational, Reason};
+use kylin_lb::kylin::class;
+use kylin_lb::proxy::KylinRules;
+use kylin_lb::session::{Affinity, Sessions, SharedSessions};
+use kylin_lb::testing::kylin::{Dialect, Fault, KylinNode, Mode, Reach};
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use crate::support::browser::{Browser, basic};
+use crate::support::front::{self, Front, refusal};
+use crate::support::health::state;
+use crate::support::http::Answer;
+use crate::support::kylin::{Demo, admin, bytes, sql};
+use crate::support::raw_node::{RawNode, answers, ok};
+use crate::support::shared::secret;
+
+const LIST: &str = "GET /kylin/api/query/runningQueries";
+
+/// A query that runs on this node until it is stopped, or for far longer than the test.
+async fn run_on(node: &KylinNode, address: std::net::SocketAddr) -> JoinHandle<Answer> {
+    let before = node.stats().running;
+    let name = node.name().to_owned();
+    let task = tokio::spawn(async move {
+        let mut client =
+            crate::support::http::Connection::open(address).await.unwrap().patience(Duration::from_secs(60));
+        client
+            .send(bytes("POST /kylin/api/query", &[], &sql(&format!("select '{name}', sleep_ms(600000)"))))
+            .await
+            .unwrap();
+        client.answer().await.unwrap()
+    });
+    node.wait_until(|stats| stats.running == before + 1).await.unwrap();
+    task
+}
+
+/// The names of the nodes in a list of running queries, and the ids.
+fn listed(answer: &Answer) -> Vec<(String, String)> {
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let list: Vec<Value> = serde_json::from_slice(&answer.body).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    list.iter().map(|query| (text(&query["server"]), text(&query["queryId"]))).collect()
+}
+
+fn servers(answer: &Answer) -> Vec<String> {
+    listed(answer).into_iter().map(|(server, _)| server).collect()
+}
+
+#[tokio::test]
+async fn the_queries_of_all_nodes_are_listed_and_a_stop_reaches_the_one_that_runs_it() {
+    let demo = Demo::start(Dialect::V4, 3).await;
+    let front = demo.front(|proxy| proxy);
+    let mut running = Vec::new();
+    for n in 0..3 {
+        running.push(run_on(&demo.nodes[n], demo.address(n)).await);
+    }
+    assert_eq!(servers(&admin(&front, LIST, "").await), ["q0", "q1", "q2"]);
+    for n in [1, 2, 0] {
+        let list = listed(&admin(&front, LIST, "").await);
+        let (_, id) = list.iter().find(|(server, _)| *server == format!("q{n}")).unwrap();
+        assert_eq!(admin(&front, &format!("PUT /kylin/api/query/{id}/stop"), "").await.status(), 200);
+        demo.nodes[n].wait_until(|stats| stats.running == 0).await.unwrap();
+    }
+    assert_eq!(demo.sum(|stats| stats.stopped), 3, "each was stopped by itself");
+    for task in running {
+        assert!(task.await.unwrap().text().contains("stopped by an administrator"));
+    }
+    assert!(servers(&admin(&front, LIST, "").await).is_empty());
+    front.idle().await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_dead_or_slow_or_does_not_answer_queries_is_left_out() {
+    let mut demo = Demo::start(Dialect::V4, 5).await;
+    let mut endpoints = demo.endpoints();
+    let impatient = |id: usize| front::endpoint(id, demo.address(id), |b| b.head_timeout(Duration::from_millis(300)));
+    endpoints[1] = impatient(1);
+    demo.nodes[3].set_mode(Mode::Job);
+    endpoints[3] = demo.endpoints().remove(3).roles(kylin_lb::endpoint::Role::Job);
+    endpoints[4] = demo.endpoints().remove(4).intent(Intent::Maintain);
+    let front = Front::of(endpoints, |proxy| proxy.kylin());
+    let mut running = Vec::new();
+    for n in [0, 1, 2] {
+        running.push(run_on(&demo.nodes[n], demo.address(n)).await);
+    }
+    demo.served[0].take().unwrap().kill().await;
+    demo.nodes[1].faults().inject(Reach::Queries, Fault::Stall);
+    assert_eq!(servers(&admin(&front, LIST, "").await), ["q2"]);
+    let status = front.proxy.cluster().status();
+    assert_eq!(status.endpoints.iter().map(|endpoint| endpoint.failed).collect::<Vec<_>>(), [1, 0, 0, 0, 0]);
+    assert_eq!(state(front.proxy.cluster(), "1"), (Operational::InDoubt, Some(Reason::Slow)), "slow is no failure");
+    assert_eq!((demo.nodes[3].stats().requests, demo.nodes[4].stats().requests), (0, 0));
+    assert_eq!(admin(&front, "PUT /kylin/api/query/unknown/stop", "").await.status(), 200, "as Kylin has it");
+    running.iter().for_each(JoinHandle::abort);
+    demo.served.clear();
+    refusal(&admin(&front, LIST, "").await, 502);
+    front.idle().await;
+}
+
+#[tokio::test]
+async fn who_may_not_see_them_is_told_so() {
+    let demo = Demo::start(Dialect::V4, 3).await;
+    let front = demo.front(|proxy| proxy);
+    let ask = async |line: &str, authorization: Option<String>| {
+        let authorization = authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
+        front.ask(format!("{line} HTTP/1.1\r\nHost: kylin\r\n{authorization}\r\n")).await.unwrap().status()
+    };
+    for line in [LIST, "PUT /kylin/api/query/x/stop"] {
+        assert_eq!(ask(line, Some(basic("ANALYST", "ANALYST"))).await, 403, "{line}");
+        assert_eq!(ask(line, None).await, 401, "{line}");
+        assert_eq!(ask(line, Some(basic("ADMIN", "wrong"))).await, 401, "{line}");
+        assert_eq!(ask(line, Some(basic("ADMIN", "KYLIN"))).await, 200, "{line}");
+    }
+    // The session that one of the nodes has begun is no session of the client's.
+    assert_eq!(admin(&front, LIST, "").await.header("set-cookie"), None);
+}
+
+#[tokio::test]
+async fn what_is_no_list_is_passed_on_as_it_is() {
+    let envelope = r#"{"code":"000","data":[],"msg":""}"#;
+    for (first, second, third, merged) in [
+        (envelope, "{}", "<html>", envelope),
+        ("<html>", envelope, "[3]", "[3]"),
+        ("[1, {\"a\": 1.50}]", "[]", " [ \"x\"]\n", "[1,{\"a\": 1.50},\"x\"]"),
+        ("[]", "[]", "[]", "[]"),
+    ] {
+        let mut nodes = Vec::new();
+        for body in [first, second, third] {
+            nodes.push(RawNode::start([answers(ok(body))]).await);
+        }
+        let addresses: Vec<_> = nodes.iter().map(RawNode::address).collect();
+        let front = Front::with(&addresses, |proxy| proxy.kylin());
+        let list = format!("{LIST} HTTP/1.1\r\nHost: kylin\r\nAccept-Encoding: gzip\r\n\r\n");
+        let answer = front.ask(list).await.unwrap();
+        assert_eq!((answer.status(), answer.text()), (200, merged));
+        assert_eq!(answer.header("content-length"), Some(&*merged.len().to_string()));
+        for node in &nodes {
+            let seen = node.seen().texts().concat().to_ascii_lowercase();
+            assert!(!seen.contains("accept-encoding"), "lists that are compressed cannot be joined: {seen}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn kylin_5_tells_its_nodes_itself() {
+    let demo = Demo::start(Dialect::V5, 3).await;
+    let front = demo.front(|proxy| proxy);
+    let task = run_on(&demo.nodes[2], demo.address(2)).await;
+    let id = "select";
+    assert_eq!(admin(&front, &format!("DELETE /kylin/api/query/{id}"), "").await.status(), 200);
+    assert_eq!(demo.sum(|stats| stats.requests), 2, "the query and one request to stop another");
+    task.abort();
+    // Where it is known that the nodes are of Kylin 5, a path of the older ones is nothing special.
+    let front = demo.front(|proxy| proxy.kylin_rules(KylinRules::default().dialect(class::Dialect::V5)));
+    let before = demo.sum(|stats| stats.requests);
+    admin(&front, LIST, "").await;
+    assert_eq!(demo.sum(|stats| stats.requests), before + 1);
+    let front = demo.front(|proxy| proxy.kylin_rules(KylinRules::default().fan_out(false)));
+    admin(&front, LIST, "").await;
+    assert_eq!(demo.sum(|stats| stats.requests), before + 2);
+}
+
+/// The client has a cookie of the front end's, and no node knows it: each is logged into for it.
+#[tokio::test]
+async fn a_session_that_the_front_end_shares_is_known_to_all_nodes() {
+    let demo = Demo::start(Dialect::V4, 3).await;
+    let sessions = SharedSessions::new(Sessions::in_memory().unwrap(), secret());
+    let front = demo.front(|proxy| proxy.affinity(Affinity::shared(sessions)));
+    let mut browser = Browser::new(front.address());
+    assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+    let mut running = Vec::new();
+    for n in 0..3 {
+        running.push(run_on(&demo.nodes[n], demo.address(n)).await);
+    }
+    let answer = browser.ask(LIST, &[], "").await;
+    assert_eq!(servers(&answer), ["q0", "q1", "q2"]);
+    assert_eq!(answer.header("set-cookie"), None, "a node's cookie is not the client's to see");
+    let (_, id) = listed(&answer).remove(1);
+    assert_eq!(browser.ask(&format!("PUT /kylin/api/query/{id}/stop"), &[], "").await.status(), 200);
+    demo.nodes[1].wait_until(|stats| stats.stopped == 1).await.unwrap();
+    running.iter().for_each(JoinHandle::abort);
+}

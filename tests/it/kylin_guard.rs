@@ -1,0 +1,154 @@
+//! What nodes say to each other is closed to clients, however they spell it.
+
+use std::net::IpAddr;
+
+use kylin_lb::kylin::guard::Guard;
+use kylin_lb::proxy::{KylinRules, TrustedProxies};
+use kylin_lb::testing::kylin::Dialect;
+use kylin_lb::{Cluster, Proxy};
+
+use crate::support::front::{self, Front, refusal};
+use crate::support::http::Answer;
+use crate::support::kylin::{Demo, admin, ask, bytes, request, scripted, well};
+use crate::support::raw_node::{self, RawNode};
+
+/// Paths of the calls between nodes, as a node would write them.
+const CLOSED: [&str; 15] = [
+    "/kylin/api/cache/cube/c/update",
+    "/kylin/api/cache/announce/config",
+    "/kylin/api/cache",
+    "/kylin/api/streaming_coordinator/balance",
+    "/kylin/api/tables/t/1/snapshotLocalCache",
+    "/kylin/api/jobs/spark",
+    "/kylin/api/jobs/stage/status",
+    "/kylin/api/user/update_user",
+    "/kylin/api/broadcast/x",
+    "/kylin/api/epoch",
+    "/kylin/api/metastore/cleanup_storage",
+    "/kylin/api/system/backup",
+    "/kylin/api/system/metadata_backup_tmp_file",
+    "/kylin/api/kg/health/instance_info",
+    "/kylin/api/jobs/wait_and_run_time",
+];
+
+/// The same path in the spellings by which somebody might hope to get in.
+fn spellings(path: &str) -> Vec<String> {
+    let below = path.strip_prefix("/kylin/api/").unwrap();
+    let (first, rest) = below.split_at(1);
+    let (start, last) = path.rsplit_once('/').unwrap();
+    let escaped = |text: &str| text.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
+    vec![
+        path.to_owned(),
+        format!("{path}/"),
+        format!("{path}?x=1"),
+        format!("{path}.json"),
+        format!("{path};jsessionid=1"),
+        format!("{start}/{}", escaped(last)),
+        format!("{start}/{}", escaped(last).to_uppercase()),
+        format!("{start};x=y/{last}"),
+        format!("/kylin/api/{}{rest}", escaped(first)),
+        format!("/kylin/{}/{below}", escaped("api")),
+        format!("//kylin///api//{below}"),
+        format!("/./kylin/api/./{below}"),
+        format!("/kylin/web/../api/{below}"),
+        format!("/kylin/web/%2e%2e/api/{below}"),
+        format!("/kylin/web/..;a=b/api/{below}"),
+        format!("/x/../kylin/api/y/%2E%2E/{below}"),
+    ]
+}
+
+/// Paths that a node may read in another way than we do.
+const AMBIGUOUS: [&str; 12] = [
+    "/kylin/api%2fcache/x",
+    "/kylin/api%2Fprojects",
+    "/kylin%5capi/cache",
+    "/kylin\\api\\cache",
+    "/kylin/api/%2563ache",
+    "/kylin/api/cache%3bx",
+    "/kylin/api/%c0%ae%c0%ae/cache",
+    "/kylin/api/%zz",
+    "/kylin/api/c%00ache",
+    "/kylin/../../kylin/api/cache",
+    "/kylin/api/x%0d%0ay",
+    "/kylin/api/%",
+];
+
+async fn raw(front: &Front, line: &str, headers: &[(&str, &str)]) -> Answer {
+    front.ask(bytes(line, headers, "")).await.unwrap()
+}
+
+#[tokio::test]
+async fn calls_between_nodes_are_closed_in_every_spelling() {
+    let node = RawNode::start([raw_node::well("node")]).await;
+    let front = Front::with(&[node.address()], |proxy| proxy.kylin());
+    for path in CLOSED {
+        for spelling in spellings(path) {
+            for method in ["GET", "PUT", "POST", "DELETE"] {
+                let answer = raw(&front, &format!("{method} {spelling}"), &[]).await;
+                assert_eq!(refusal(&answer, 403), "the path is not open to clients", "{method} {spelling}");
+            }
+        }
+    }
+    for path in AMBIGUOUS {
+        let answer = raw(&front, &format!("GET {path}"), &[]).await;
+        assert_eq!(answer.status(), 400, "{path}: {}", answer.text());
+    }
+    assert_eq!(node.seen().connections, 0, "the node has seen nothing of it");
+    for path in ["/kylin/api/projects", "/kylin/api/jobs", "/kylin/api/epoch/maintenance_mode", "/kylin/cache.html"] {
+        assert_eq!(raw(&front, &format!("GET {path}"), &[]).await.text(), "node", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn nodes_of_a_trusted_network_and_whoever_switches_it_off_get_through() {
+    let demo = Demo::start(Dialect::V4, 1).await;
+    let announce = "PUT /kylin/api/cache/cube/c/update";
+    let closed = demo.front(|proxy| proxy);
+    assert_eq!(admin(&closed, announce, "").await.status(), 403);
+    assert_eq!(demo.nodes[0].stats().cache_calls, 0);
+    let trusting = Guard::new().trust("127.0.0.0/8".parse().unwrap());
+    for guard in [Some(trusting), None] {
+        let before = demo.nodes[0].stats().cache_calls;
+        let front = demo.front(|proxy| proxy.kylin_rules(KylinRules::default().guard(guard)));
+        assert_eq!(admin(&front, announce, "").await.status(), 200);
+        assert_eq!(demo.nodes[0].stats().cache_calls, before + 1);
+    }
+}
+
+/// It is the client that counts, and not the proxy in front of us; and a client cannot say who it is.
+#[tokio::test]
+async fn trust_goes_to_the_client_that_a_trusted_proxy_names() {
+    let guard = Guard::new().trust("10.0.0.0/8".parse().unwrap());
+    let node = well("node");
+    let proxy = |trusted: TrustedProxies| {
+        let cluster = Cluster::builder().endpoint(scripted("0", &node)).build().unwrap();
+        let rules = KylinRules::default().guard(Some(guard.clone()));
+        Proxy::builder(cluster).trusted_proxies(trusted).kylin_rules(rules).build()
+    };
+    let announce = |told: &'static str| request("PUT /kylin/api/cache/x", &[("x-forwarded-for", told)], "");
+    let strangers = proxy(TrustedProxies::none());
+    assert_eq!(ask(&strangers, announce("10.0.0.1")).await.0, 403);
+    let behind = proxy(TrustedProxies::new(["192.0.2.0/24".parse().unwrap()]));
+    assert_eq!(ask(&behind, announce("10.0.0.1")).await.0, 200);
+    assert_eq!(ask(&behind, announce("203.0.113.5")).await.0, 403);
+    assert_eq!(ask(&behind, announce("10.0.0.1, 203.0.113.5")).await.0, 403, "the last one that is not trusted");
+    let near = IpAddr::from([10, 1, 2, 3]);
+    let answer = strangers.forward(near, request("PUT /kylin/api/cache/x", &[], "")).await;
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test]
+async fn no_client_can_say_that_its_request_was_routed_already() {
+    let demo = Demo::start(Dialect::V5, 2).await;
+    let front = demo.front(|proxy| proxy);
+    for name in ["routed", "Routed", "ROUTED"] {
+        let answer = front.ask(bytes("GET /kylin/api/projects", &[(name, "true"), (name, "x")], "")).await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+    assert_eq!(demo.sum(|stats| stats.routed), 0);
+    let node = RawNode::start([raw_node::well("node")]).await;
+    let front = Front::of([front::endpoint(0, node.address(), |backend| backend)], |proxy| proxy.kylin());
+    raw(&front, "POST /kylin/api/models", &[("rOuTeD", "true")]).await;
+    let seen = node.seen().texts().concat().to_ascii_lowercase();
+    assert!(seen.starts_with("post /kylin/api/models") && !seen.contains("routed"), "{seen}");
+}

@@ -1,0 +1,133 @@
+//! Queries go to nodes that answer queries, builds to nodes that run jobs.
+
+use kylin_lb::endpoint::{Role, Roles};
+use kylin_lb::proxy::KylinRules;
+use kylin_lb::session::{Affinity, Sessions};
+use kylin_lb::testing::kylin::{Dialect, Mode};
+
+use crate::support::browser::Browser;
+use crate::support::front::{Front, refusal};
+use crate::support::kylin::{Demo, admin, answered_by, sql};
+
+const QUERY: &str = "POST /kylin/api/query";
+
+/// How each dialect is told to build.
+fn build(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::V5 => "POST /kylin/api/models/m/segments",
+        _ => "PUT /kylin/api/cubes/c/build",
+    }
+}
+
+/// Nodes in these modes, of which the front end knows or does not know.
+async fn cluster(dialect: Dialect, modes: &[Mode], known: bool) -> (Demo, Front) {
+    let demo = Demo::start(dialect, modes.len()).await;
+    for (node, mode) in demo.nodes.iter().zip(modes) {
+        node.set_mode(*mode);
+    }
+    let endpoints = demo.endpoints().into_iter().zip(modes).map(|(endpoint, mode)| match mode {
+        _ if !known => endpoint,
+        Mode::Query => endpoint.roles(Role::Query),
+        Mode::Job => endpoint.roles("job".parse::<Roles>().unwrap()),
+        _ => endpoint,
+    });
+    let front = Front::of(endpoints, |proxy| proxy.kylin());
+    (demo, front)
+}
+
+#[tokio::test]
+async fn queries_go_to_query_nodes_and_builds_to_job_nodes() {
+    for dialect in [Dialect::V4, Dialect::V5] {
+        let (demo, front) = cluster(dialect, &[Mode::Query, Mode::Job, Mode::Query], true).await;
+        for n in 0..12 {
+            let by = answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await);
+            assert_ne!(by, "q1");
+            // That this user has just written there does not draw its queries to the job node.
+            assert!(admin(&front, build(dialect), "{}").await.status() < 300);
+        }
+        let jobs = demo.metastore.jobs();
+        assert_eq!(jobs.len(), 12);
+        assert!(jobs.iter().all(|job| job.node == "q1"), "{jobs:?}");
+        assert_eq!(demo.nodes[1].stats().queries, 0);
+        assert_eq!(demo.nodes[1].stats().requests, 12, "the job node was asked for builds and nothing else");
+    }
+}
+
+#[tokio::test]
+async fn where_no_node_runs_jobs_any_takes_a_build_and_where_none_answers_queries_none_is_asked() {
+    for dialect in [Dialect::V4, Dialect::V5] {
+        let (demo, front) = cluster(dialect, &[Mode::Query, Mode::Query], true).await;
+        assert!(admin(&front, build(dialect), "{}").await.status() < 300);
+        assert_eq!(demo.metastore.jobs().len(), 1);
+
+        let (demo, front) = cluster(dialect, &[Mode::Job, Mode::Job], true).await;
+        for line in [QUERY, "GET /kylin/api/query/format/csv?sql=select+1&project=learn_kylin"] {
+            let answer = admin(&front, line, &sql("select 1")).await;
+            refusal(&answer, 503);
+        }
+        assert_eq!(demo.sum(|stats| stats.requests), 0, "a job node is not even asked");
+        assert_eq!(admin(&front, "GET /kylin/api/projects", "").await.status(), 200, "which any node knows");
+    }
+}
+
+#[tokio::test]
+async fn a_job_node_that_is_gone_leaves_its_builds_to_the_others() {
+    let (mut demo, front) = cluster(Dialect::V4, &[Mode::Query, Mode::Job], true).await;
+    demo.served[1].take().unwrap().kill().await;
+    assert_eq!(admin(&front, build(Dialect::V4), "").await.status(), 200);
+    assert_eq!(demo.metastore.jobs().iter().map(|job| &*job.node).collect::<Vec<_>>(), ["q0"]);
+}
+
+#[tokio::test]
+async fn a_role_that_nobody_has_told_of_shows_in_the_refusal() {
+    for dialect in [Dialect::V4, Dialect::V5] {
+        let (demo, front) = cluster(dialect, &[Mode::Job, Mode::Query, Mode::Job], false).await;
+        for n in 0..300 {
+            assert_eq!(answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await), "q1");
+        }
+        // An INSERT as well: it was refused, not carried out.
+        let answer = admin(&front, QUERY, &sql("insert into t values (1)")).await;
+        assert!(answer.text().contains("Not Supported SQL"), "the word of the query node: {}", answer.text());
+        assert_eq!((demo.nodes[0].stats().queries, demo.nodes[2].stats().queries), (0, 0));
+        let endpoints = front.proxy.cluster().status().endpoints;
+        assert!(endpoints.iter().all(|endpoint| endpoint.failed == 0), "no node is to blame: {endpoints:?}");
+
+        let (demo, front) = cluster(dialect, &[Mode::Job, Mode::Job], false).await;
+        let answer = admin(&front, QUERY, &sql("select 1")).await;
+        let word = if dialect == Dialect::V5 { "KE-040023202" } else { "not allowed in 'job' mode" };
+        assert!(answer.text().contains(word), "both were asked, the last has the word: {}", answer.text());
+        assert_eq!(demo.sum(|stats| stats.requests), 2);
+    }
+}
+
+/// The session is known to a query node only, and has no `Authorization`: the build is refused at the job node with 401 and
+/// then taken where the session lives.
+#[tokio::test]
+async fn a_build_of_a_session_that_the_job_node_does_not_know_is_done_once() {
+    let (demo, _) = cluster(Dialect::V4, &[Mode::Query, Mode::Job], true).await;
+    let mut endpoints = demo.endpoints();
+    let job = endpoints.pop().unwrap().roles(Role::Job);
+    let query = endpoints.pop().unwrap().roles(Role::Query);
+    let affinity = Affinity::learn(Sessions::in_memory().unwrap());
+    let front = Front::of([query, job], |proxy| proxy.affinity(affinity).kylin());
+    let mut browser = Browser::insistent(front.address(), "ADMIN", "KYLIN");
+    while demo.nodes[0].sessions() == 0 {
+        browser.cookies.clear();
+        assert_eq!(browser.ask("GET /kylin/api/projects", &[], "").await.status(), 200);
+    }
+    browser.authorization = None;
+    let answer = browser.ask(build(Dialect::V4), &[], "").await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    assert_eq!(demo.metastore.jobs().iter().map(|job| &*job.node).collect::<Vec<_>>(), ["q0"]);
+}
+
+#[tokio::test]
+async fn with_roles_switched_off_every_node_is_asked_for_everything() {
+    let demo = Demo::start(Dialect::V4, 2).await;
+    let endpoints = demo.endpoints().into_iter().map(|endpoint| endpoint.roles(Role::Job));
+    let front = Front::of(endpoints, |proxy| proxy.kylin_rules(KylinRules::default().roles(false)));
+    for n in 0..4 {
+        assert_eq!(admin(&front, QUERY, &sql(&format!("select {n}"))).await.status(), 200);
+    }
+    assert!(demo.nodes.iter().all(|node| node.stats().queries == 2));
+}

@@ -1,0 +1,378 @@
+//! Every class of request by everything that can become of it: whether it is sent to another node, what the client is told, and
+//! what is thought of the node.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::StatusCode;
+use kylin_lb::backend::Phase;
+use kylin_lb::endpoint::Intent;
+use kylin_lb::health::{Checks, Operational, Probe, Reason};
+use kylin_lb::proxy::{KylinRules, RetryBudget};
+use kylin_lb::testing::Scripted;
+use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy, SendError};
+
+use crate::support::front::{self, Front};
+use crate::support::health::state;
+use crate::support::kylin::{Says, ask, request, saying, scripted, sql, well};
+use crate::support::raw_node::{self, Act, RawNode};
+
+/// When a request goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goes {
+    /// Whenever that can help.
+    On,
+    /// The same, but a query that takes long is not begun a second time.
+    OnAsQuery,
+    /// A query of which it is not known that it only reads: when it was certainly not carried out.
+    Unexecuted,
+    /// The same of what is no query: words that refuse queries mean nothing.
+    UnexecutedNoQuery,
+    /// Never.
+    Nowhere,
+}
+use Goes::{Nowhere, On, OnAsQuery, Unexecuted, UnexecutedNoQuery};
+
+/// A request of each class, and of queries one for each way in which their SQL can be taken.
+fn requests() -> Vec<(&'static str, String, Goes)> {
+    let query = "POST /kylin/api/query";
+    let mut all: Vec<(&str, String, Goes)> = Vec::new();
+    for read in [
+        "select 1",
+        "-- note\n /* and */ ((SELECT count(*) FROM t))",
+        "with x as (select 1) select * from x",
+        "explain plan for select 1",
+    ] {
+        all.push((query, sql(read), OnAsQuery));
+        all.push(("POST /kylin/api/query/prestate", sql(read), OnAsQuery));
+    }
+    for write in [
+        "insert into t values (1)",
+        "CREATE TABLE t AS SELECT 1",
+        "drop table t",
+        "select 1; delete from t",
+        "frobnicate the cube",
+        "select 'not closed",
+    ] {
+        all.push((query, sql(write), Unexecuted));
+    }
+    for unreadable in ["", "{", "{\"sql\":\"select 1\",\"sql\":\"drop table t\"}", "sql=select+1"] {
+        all.push((query, unreadable.to_owned(), Unexecuted));
+    }
+    all.push(("GET /kylin/api/query/format/csv?sql=select+1&project=p", String::new(), Unexecuted));
+    all.push(("POST /kylin/api/query/format/csv", "sql=select+1&project=p".to_owned(), Unexecuted));
+    for line in [
+        "GET /kylin/api/projects",
+        "HEAD /kylin/api/projects",
+        "GET /kylin/api/cubes/c/segments",
+        "GET /kylin/api/user/authentication",
+        "POST /kylin/api/user/authentication",
+        "GET /kylin/api/admin/version",
+        "GET /kylin/api/jobs",
+        "GET /kylin/api/async_query/1/status",
+        "DELETE /kylin/api/query/stop-id",
+        "GET /kylin/j_spring_security_logout",
+        "GET /kylin/js/app.js",
+    ] {
+        all.push((line, String::new(), On));
+    }
+    for line in [
+        "PUT /kylin/api/cubes/c/build",
+        "PUT /kylin/api/cubes/c/rebuild",
+        "POST /kylin/api/models/m/segments",
+        "PUT /kylin/api/jobs/1/resume",
+        "DELETE /kylin/api/jobs/1/drop",
+        "POST /kylin/api/saved_queries",
+        "DELETE /kylin/api/saved_queries/1",
+        "PUT /kylin/api/projects/p",
+        "PUT /kylin/api/user/password",
+        "POST /kylin/api/system/maintenance_mode",
+        "POST /kylin/api/async_query",
+        "DELETE /kylin/api/async_query/1",
+        "GET /kylin/api/tables/reload_hive_table_name",
+        "PATCH /kylin/api/projects/p",
+        "POST /kylin/saml/SSO",
+        "PUT /elsewhere",
+    ] {
+        all.push((line, "{}".to_owned(), UnexecutedNoQuery));
+    }
+    for line in ["PUT /kylin/api/admin/config", "GET /kylin/api/system/diag/status", "GET /kylin/sparder/jobs"] {
+        all.push((line, String::new(), Nowhere));
+    }
+    all
+}
+
+/// What becomes of a request on its first node.
+struct Fate {
+    says: Says,
+    /// Who goes on after it.
+    goes_on: &'static [Goes],
+    /// Does it count against the node?
+    counts: bool,
+}
+
+fn fates() -> Vec<Fate> {
+    const NOBODY: &[Goes] = &[];
+    const UNSENT: &[Goes] = &[On, OnAsQuery, Unexecuted, UnexecutedNoQuery];
+    const READS: &[Goes] = &[On, OnAsQuery];
+    const QUERIES: &[Goes] = &[OnAsQuery, Unexecuted];
+    let fate = |says, goes_on, counts| Fate { says, goes_on, counts };
+    let page = |status| Says::Html(status, "<html>Apache Tomcat</html>".to_owned());
+    let mut all = vec![
+        fate(Says::Nothing(Phase::Connect), UNSENT, true),
+        fate(Says::Nothing(Phase::ConnectTimeout), UNSENT, true),
+        fate(Says::Nothing(Phase::Refused), UNSENT, true),
+        fate(Says::Nothing(Phase::Limit), UNSENT, false),
+        fate(Says::Nothing(Phase::Broken), READS, true),
+        fate(Says::Nothing(Phase::Invalid), READS, true),
+        fate(Says::Nothing(Phase::HeadTimeout), &[On], false),
+        fate(Says::Nothing(Phase::RequestBody), NOBODY, false),
+        // Refused and not carried out: words for queries, codes for anything.
+        fate(Says::error(400, "Query is not allowed in 'job' mode."), QUERIES, false),
+        fate(Says::error(400, "Too many concurrent query requests."), QUERIES, false),
+        fate(Says::exception("Too many concurrent query requests."), QUERIES, false),
+        fate(Says::exception("Column X not found"), NOBODY, false),
+        fate(Says::error(500, "Column 'Too many concurrent query requests.' not found"), NOBODY, false),
+        fate(Says::error(500, "metastore is gone"), NOBODY, false),
+        fate(Says::error(404, "no such cube"), NOBODY, false),
+        fate(Says::Json(503, r#"{"status":"DOWN"}"#.to_owned()), NOBODY, false),
+        fate(page(404), NOBODY, false),
+        fate(page(501), NOBODY, false),
+        // tomcat-redis-session-manager: said in front of every handler.
+        fate(
+            Says::Html(500, "<html>Race condition encountered: attempted to load session[X]</html>".to_owned()),
+            UNSENT,
+            false,
+        ),
+    ];
+    for code in ["KE-040023202", "KE-040023201", "KE-040023203", "KE-020032001"] {
+        all.push(fate(Says::code(code), UNSENT, false));
+    }
+    for code in ["KE-040024201", "KE-010021002", "KE-040021201", "KE-010021003", "KE-010021004", "KE-010019002"] {
+        all.push(fate(Says::code(code), NOBODY, false));
+    }
+    for status in [500, 502, 503, 504] {
+        all.push(fate(page(status), READS, true));
+    }
+    all
+}
+
+fn three(first: &Scripted, second: &Scripted, rules: KylinRules) -> Proxy<Scripted> {
+    let nodes = [("0", first), ("1", second), ("2", second)].map(|(id, node)| scripted(id, node));
+    Proxy::builder(Cluster::builder().endpoints(nodes).build().unwrap()).kylin_rules(rules).build()
+}
+
+#[tokio::test]
+async fn what_every_class_of_request_does_after_everything_that_can_become_of_it() {
+    let mut cases = 0;
+    for (line, body, goes) in requests() {
+        for Fate { says, goes_on, counts } in fates() {
+            let (first, second) = (saying(says.clone()), well("second"));
+            let proxy = three(&first, &second, KylinRules::default());
+            let (status, text) = ask(&proxy, request(line, &[], &body)).await;
+            let case = format!("{line} {body} {says:?}: {status} {text}");
+            assert_eq!(first.calls(), 1, "{case}");
+            assert_eq!(second.calls(), usize::from(goes_on.contains(&goes)), "{case}");
+            match (&says, second.calls()) {
+                (_, 1) => assert!(status == StatusCode::OK && text.contains("second"), "{case}"),
+                (Says::Json(code, said) | Says::Html(code, said), _) => {
+                    assert_eq!((status.as_u16(), &text), (*code, said), "as it was given: {case}");
+                }
+                (Says::Nothing(phase), _) => {
+                    let expected = match phase {
+                        Phase::HeadTimeout | Phase::ConnectTimeout => 504,
+                        Phase::RequestBody => 400,
+                        Phase::Limit => 503,
+                        _ => 502,
+                    };
+                    assert_eq!(status, expected, "{case}");
+                    assert!(text.starts_with(r#"{"code":"999","data":null,"msg":"#), "Kylin's form: {case}");
+                }
+            }
+            let seen = &proxy.cluster().status().endpoints[0];
+            assert_eq!((seen.failed, seen.in_flight), (u64::from(counts), 0), "{case}");
+            let slow = matches!(says, Says::Nothing(Phase::HeadTimeout));
+            let expected = (Operational::InDoubt, Some(Reason::Slow));
+            assert_eq!(state(proxy.cluster(), "0") == expected, slow, "{case}");
+            cases += 1;
+        }
+    }
+    assert!(cases > 1500, "{cases}");
+}
+
+#[tokio::test]
+async fn a_stale_connection_is_tried_once_more_on_the_same_node_where_that_does_no_harm() {
+    for (line, body, goes) in requests() {
+        let (first, second) = (saying(Says::Nothing(Phase::Stale)), well("second"));
+        let proxy = three(&first, &second, KylinRules::default());
+        let (status, text) = ask(&proxy, request(line, &[], &body)).await;
+        let expected = if matches!(goes, On | OnAsQuery) { (2, 1, 200) } else { (1, 0, 502) };
+        assert_eq!((first.calls(), second.calls(), status.as_u16()), expected, "{line} {body}: {text}");
+        assert_eq!(proxy.cluster().status().endpoints[0].failed, 0, "the node is not to blame");
+    }
+}
+
+const COOKIE: &[(&str, &str)] = &[("cookie", "a=b; JSESSIONID=0123456789ABCDEF; c=d")];
+const COOKIE_5: &[(&str, &str)] =
+    &[("cookie", "ce8a5bd5b23fe84d1894dce1bd9399364ba5af3c7a25f025442c92244c729804=eA==")];
+const BASIC: &[(&str, &str)] = &[("authorization", "Basic QURNSU46S1lMSU4=")];
+const BOTH: &[(&str, &str)] = &[("cookie", "JSESSIONID=1"), ("authorization", "Basic QURNSU46S1lMSU4=")];
+const OTHER: &[(&str, &str)] = &[("cookie", "theme=dark")];
+
+#[tokio::test]
+async fn a_session_is_searched_for_and_a_password_is_never_tried_twice() {
+    let unauthorized = || saying(Says::Html(401, "<html>401</html>".to_owned()));
+    for (line, body, goes) in requests() {
+        for (headers, searched) in
+            [(COOKIE, true), (COOKIE_5, true), (BASIC, false), (BOTH, false), (OTHER, false), (&[], false)]
+        {
+            let searched = searched && goes != Nowhere;
+            let (first, second) = (unauthorized(), well("second"));
+            let proxy = three(&first, &second, KylinRules::default());
+            let (status, text) = ask(&proxy, request(line, headers, &body)).await;
+            let expected = if searched { (1, 1, 200) } else { (1, 0, 401) };
+            assert_eq!((first.calls(), second.calls(), status.as_u16()), expected, "{line} {body} {headers:?}: {text}");
+
+            // Where no node knows it, each is asked once, and the client is told what they say.
+            let (first, second) = (unauthorized(), unauthorized());
+            let proxy = three(&first, &second, KylinRules::default());
+            let (status, text) = ask(&proxy, request(line, headers, &body)).await;
+            let asked = if searched { (1, 2) } else { (1, 0) };
+            assert_eq!((first.calls(), second.calls()), asked, "{line} {body} {headers:?}");
+            assert_eq!((status.as_u16(), &*text), (401, "<html>401</html>"));
+            let endpoints = proxy.cluster().status().endpoints;
+            assert!(endpoints.iter().all(|endpoint| endpoint.failed == 0), "no node is to blame");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_search_for_sessions_stops_when_the_budget_is_used_up() {
+    let budget = RetryBudget::default().share(0.0).floor(1);
+    let node = saying(Says::Html(401, String::new()));
+    let proxy = three(&node, &node, KylinRules::default().budget(budget));
+    for _ in 0..1000 {
+        ask(&proxy, request("GET /kylin/api/projects", COOKIE, "")).await;
+    }
+    // A hundred at once, and what a second or so adds.
+    let more = node.calls() - 1000;
+    assert!((100..140).contains(&more), "{more}");
+}
+
+#[tokio::test]
+async fn each_rule_can_be_switched_off() {
+    let refused = Says::error(400, "Query is not allowed in 'job' mode.");
+    let (first, second) = (saying(refused), well("second"));
+    let proxy = three(&first, &second, KylinRules::default().refused_elsewhere(false));
+    let (status, _) = ask(&proxy, request("POST /kylin/api/query", &[], &sql("select 1"))).await;
+    assert_eq!((status.as_u16(), second.calls()), (400, 0));
+
+    let first = saying(Says::Html(401, String::new()));
+    let proxy = three(&first, &second, KylinRules::default().search_sessions(false));
+    let (status, _) = ask(&proxy, request("GET /kylin/api/projects", COOKIE, "")).await;
+    assert_eq!((status.as_u16(), second.calls()), (401, 0));
+
+    let first = saying(Says::Nothing(Phase::Broken));
+    let nodes = [("0", &first), ("1", &second)].map(|(id, node)| scripted(id, node));
+    let cluster = Cluster::builder().endpoints(nodes).build().unwrap();
+    let proxy = Proxy::builder(cluster).kylin().retry(kylin_lb::proxy::Retry::off()).build();
+    let (status, _) = ask(&proxy, request("GET /kylin/api/projects", &[], "")).await;
+    assert_eq!((status.as_u16(), second.calls()), (502, 0));
+}
+
+#[tokio::test]
+async fn nodes_in_job_mode_cost_nothing_of_the_budget() {
+    let refusing = saying(Says::error(400, "Query is not allowed in 'job' mode."));
+    let second = well("second");
+    let proxy = three(&refusing, &second, KylinRules::default().budget(RetryBudget::default().share(0.0).floor(0)));
+    for _ in 0..300 {
+        let (status, text) = ask(&proxy, request("POST /kylin/api/query", &[], &sql("select 1"))).await;
+        assert_eq!(status, StatusCode::OK, "{text}");
+    }
+    assert!(second.calls() == 300 && refusing.calls() >= 100, "{refusing:?} {second:?}");
+}
+
+#[tokio::test]
+async fn a_repeated_query_is_the_same_to_the_byte_and_an_insert_is_seen_once() {
+    for (text, repeated) in [("select 'ä'", true), ("insert into t values (1)", false)] {
+        let bad = RawNode::start([vec![Act::Read, Act::Reset]]).await;
+        let good = RawNode::start([raw_node::well("good")]).await;
+        let endpoints =
+            [(0, &bad), (1, &good)].map(|(id, node)| front::endpoint(id, node.address(), |backend| backend));
+        let front = Front::of(endpoints, |proxy| proxy.kylin());
+        let answer = front.post("/kylin/api/query", &sql(text)).await.unwrap();
+        assert_eq!(bad.seen().requests.len(), 1);
+        if repeated {
+            assert_eq!((answer.status(), answer.text()), (200, "good"));
+            assert_eq!(bad.seen().requests, good.seen().requests);
+        } else {
+            assert_eq!((answer.status(), good.seen().connections), (502, 0));
+            front::refusal(&answer, 502);
+        }
+        front.idle().await;
+    }
+}
+
+/// A query that takes long is on its way still. On a node that has been taken out of service meanwhile it is not.
+#[tokio::test]
+async fn a_read_that_timed_out_on_a_node_that_is_out_by_then_goes_on_and_a_write_does_not() {
+    for (line, body, goes) in requests() {
+        let cluster: Arc<OnceLock<Cluster<Scripted>>> = Arc::default();
+        let (inside, second) = (cluster.clone(), well("second"));
+        let first = Scripted::new(move |_| {
+            inside.get().unwrap().maintain(&"0".parse().unwrap()).unwrap();
+            std::future::ready(Err(SendError::new(Phase::HeadTimeout, "scripted")))
+        });
+        let nodes = [("0", &first), ("1", &second)].map(|(id, node)| scripted(id, node));
+        let built = cluster.get_or_init(|| Cluster::builder().endpoints(nodes).build().unwrap());
+        let proxy = Proxy::builder(built.clone()).kylin().build();
+        let (status, text) = ask(&proxy, request(line, &[], &body)).await;
+        let expected = if matches!(goes, On | OnAsQuery) { (1, 1, 200) } else { (1, 0, 504) };
+        assert_eq!((first.calls(), second.calls(), status.as_u16()), expected, "{line} {body}: {text}");
+    }
+}
+
+/// It may be busy with the query, or be dead: a probe knows.
+#[tokio::test]
+async fn a_node_on_which_a_query_timed_out_is_probed_at_once_and_not_ejected() {
+    let version = r#"{"kylin.version":"3.1.3.0","kylin.version.commitId":"x"}"#;
+    let version = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{version}",
+        version.len()
+    );
+    let probed = || raw_node::answers(version.clone());
+    let node = RawNode::start([probed(), vec![Act::Read, Act::UntilClosed], probed()]).await;
+    let backend = HttpBackend::builder(&node.address().to_string()).unwrap().head_timeout(Duration::from_millis(200));
+    let other = Endpoint::http("1", &front::nobody().to_string()).unwrap().intent(Intent::Maintain);
+    let front = Front::of([Endpoint::new("0", backend.build()).unwrap().max_fails(1), other], |proxy| proxy.kylin());
+    let hour = Duration::from_secs(3600);
+    let checks =
+        Checks::new(Probe::kylin_version()).interval(hour).fast_interval(Duration::from_millis(20)).jitter(0.0);
+    let _checker = checks.start(front.proxy.cluster());
+    node.wait_until(|seen| seen.requests.len() == 1).await;
+    let up = || state(front.proxy.cluster(), "0").0 == Operational::Up;
+    front::eventually(up, || "the first probe is over".to_owned()).await;
+    let answer = front.post("/kylin/api/query", &sql("select 1")).await.unwrap();
+    front::refusal(&answer, 504);
+    let seen = node.wait_until(|seen| seen.requests.len() == 3).await.texts();
+    assert!(seen[0].starts_with("GET /kylin/api/admin/version") && seen[1].starts_with("POST /kylin/api/query"));
+    assert!(seen[2].starts_with("GET /kylin/api/admin/version"), "{}", seen[2]);
+    front::eventually(up, || format!("{:?}", front.proxy.cluster().status())).await;
+    let status = &front.proxy.cluster().status().endpoints[0];
+    assert_eq!((status.failed, status.ejected), (0, false));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_given_up_is_let_go_before_the_next_try() {
+    let head = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 100000\r\n\r\n<html>";
+    let bad = RawNode::start([vec![Act::Read, Act::Write(head.into()), Act::UntilClosed]]).await;
+    let good = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(raw_node::ok("good"))]]).await;
+    let front = Front::with(&[bad.address(), good.address()], |proxy| proxy.kylin());
+    let mut client = front.connect().await;
+    client.send("GET /kylin/api/projects HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+    good.wait_until(|seen| seen.requests.len() == 1).await;
+    bad.wait_until(|seen| seen.closed == 1).await;
+    assert_eq!(front.in_flight(), 1);
+    good.go();
+    assert_eq!(client.answer().await.unwrap().text(), "good");
+}

@@ -1,0 +1,297 @@
+//! What a node may do to the bytes of its answers, and what it must not get away with: limits, answers that nobody asked for,
+//! and whose time it is that passes.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::sync::mpsc::channel;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use kylin_lb::backend::Phase;
+use kylin_lb::body::BodyError;
+use kylin_lb::{Backend, Body, HttpBackend, SendError};
+use tokio::time::Instant;
+
+use crate::support::front::{Front, refusal};
+use crate::support::raw_node::{Act, RawNode, answers, ok, well};
+
+fn get() -> Request<Body> {
+    Request::get("/").header("host", "kylin").body(Body::empty()).unwrap()
+}
+
+fn post(body: Body) -> Request<Body> {
+    Request::post("/").header("host", "kylin").body(body).unwrap()
+}
+
+fn to(address: SocketAddr) -> HttpBackend {
+    HttpBackend::new(&address.to_string()).unwrap()
+}
+
+async fn whole(answer: Response<Body>) -> Result<Bytes, BodyError> {
+    Ok(answer.into_body().collect().await?.to_bytes())
+}
+
+/// What a GET gets from a node that answers so.
+async fn asked(answer: impl Into<Vec<u8>>) -> Result<Response<Body>, SendError> {
+    let node = RawNode::start([answers(answer)]).await;
+    to(node.address()).send(get()).await
+}
+
+#[tokio::test]
+async fn so_many_interim_answers_and_no_more() {
+    for interim in ["100 Continue", "102 Processing", "103 Early Hints\r\nLink: </a>"] {
+        let interim = format!("HTTP/1.1 {interim}\r\n\r\n");
+        let after = |count: usize| [interim.repeat(count).into_bytes(), ok("final")].concat();
+        assert_eq!(whole(asked(after(16)).await.unwrap()).await.unwrap(), "final");
+        assert_eq!(asked(after(17)).await.unwrap_err().phase(), Phase::Invalid, "{interim}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_parsers_read_differently_is_an_error() {
+    for head in [
+        "HTTP/1.1 200 OK\nContent-Length: 2\n\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\nContent-Length: 2\r\n\r\n",
+        "HTTP/1.1 200 OK\nX: a\r\nContent-Length: 2\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\n",
+        "\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
+        "\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 2\r\n\r\n",
+        "HTTP/1.1 200 OK\rContent-Length: 2\r\n\r\n",
+        // Negative to who keeps it in 64 bits with a sign.
+        "HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775808\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
+    ] {
+        let error = asked(format!("{head}hi")).await.map(|_| ()).expect_err(head);
+        assert_eq!(error.phase(), Phase::Invalid, "{head:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_parsers_read_differently_is_an_error() {
+    for chunk in [
+        "5\x0c\r\nhello",
+        "5\x0b\r\nhello",
+        "5;a\0b\r\nhello",
+        "5;a\x1bb\r\nhello",
+        "8000000000000005\r\nhello",
+        "5;\x7f\r\nhello",
+    ] {
+        let answer = asked(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}\r\n0\r\n\r\n")).await;
+        whole(answer.unwrap()).await.expect_err(chunk);
+    }
+}
+
+#[tokio::test]
+async fn chunks_that_are_mostly_extension_are_an_error() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let tiny = |extension: usize| format!("1;{}\r\nx\r\n", "e".repeat(extension)).repeat(1000);
+    let body = whole(asked(format!("{HEAD}{}0\r\n\r\n", tiny(8))).await.unwrap()).await.unwrap();
+    assert_eq!(body.len(), 1000, "a little is nobody's harm");
+    assert!(whole(asked(format!("{HEAD}{}0\r\n\r\n", tiny(1000))).await.unwrap()).await.is_err());
+    // Large chunks earn theirs.
+    let large = format!("2000;{}\r\n{}\r\n", "e".repeat(1000), "x".repeat(0x2000)).repeat(50);
+    let body = whole(asked(format!("{HEAD}{large}0\r\n\r\n")).await.unwrap()).await.unwrap();
+    assert_eq!(body.len(), 50 * 0x2000);
+}
+
+#[tokio::test]
+async fn more_fields_than_a_map_can_hold_are_an_error() {
+    let fields: String = (0..40_000).map(|number| format!("x{number}: \r\n")).collect();
+    let node = RawNode::start([answers(format!("HTTP/1.1 200 OK\r\n{fields}\r\n"))]).await;
+    for most in [50_000, usize::MAX] {
+        let backend = HttpBackend::builder(&node.address().to_string()).unwrap();
+        let backend = backend.max_headers(most).max_head_bytes(1 << 20).build();
+        assert_eq!(backend.send(get()).await.unwrap_err().phase(), Phase::Invalid);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_a_body_stays_without_one_whatever_its_head_says() {
+    for (method, status) in [("GET", "204 No Content"), ("GET", "304 Not Modified"), ("HEAD", "200 OK")] {
+        for framing in ["Content-Length: 38", "Transfer-Encoding: chunked"] {
+            let smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+            let bytes = format!("HTTP/1.1 {status}\r\n{framing}\r\n\r\n{smuggled}").into_bytes();
+            let node = RawNode::start([vec![Act::Read, Act::Write(bytes), Act::UntilClosed], well("next")]).await;
+            let front = Front::over(&[node.address()]);
+            let mut client = front.connect().await;
+            let request = format!("{method} / HTTP/1.1\r\nHost: kylin\r\n\r\nGET /n HTTP/1.1\r\nHost: kylin\r\n\r\n");
+            client.send(request).await.unwrap();
+            assert_eq!(client.head().await.unwrap().status.to_string(), status[..3]);
+            assert_eq!(client.answer().await.unwrap().text(), "next", "{method} {status} {framing}");
+        }
+    }
+}
+
+/// A node in a thread of its own that sends `extra` behind its first answer, when the answer has been read.
+fn poisoner(extra: &'static [u8]) -> (SocketAddr, impl FnOnce()) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (go, wait) = channel::<()>();
+    let (say, said) = channel();
+    std::thread::spawn(move || {
+        let serve = |stream: &mut std::net::TcpStream, body: &str| {
+            let mut read = Vec::new();
+            while !read.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                assert_eq!(stream.read(&mut byte).unwrap(), 1);
+                read.push(byte[0]);
+            }
+            stream.write_all(&ok(body)).unwrap();
+        };
+        let (mut first, _) = listener.accept().unwrap();
+        serve(&mut first, "first");
+        wait.recv().unwrap();
+        first.write_all(extra).unwrap();
+        say.send(()).unwrap();
+        let (mut second, _) = listener.accept().unwrap();
+        serve(&mut second, "second");
+    });
+    (address, move || {
+        go.send(()).unwrap();
+        said.recv().unwrap();
+    })
+}
+
+#[tokio::test]
+async fn an_answer_that_came_before_its_request_is_nobodys() {
+    for extra in [
+        &b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"[..],
+        b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+        b"\r\n",
+    ] {
+        let (address, poison) = poisoner(extra);
+        let backend = to(address);
+        assert_eq!(whole(backend.send(get()).await.unwrap()).await.unwrap(), "first");
+        // The bytes are in the kernel and the runtime has not heard of them, as when a core is busy with other requests.
+        poison();
+        assert_eq!(whole(backend.send(get()).await.unwrap()).await.unwrap(), "second", "{}", extra.escape_ascii());
+    }
+}
+
+#[tokio::test]
+async fn a_target_without_a_path_gets_one() {
+    let node = RawNode::start([well("fine")]).await;
+    let front = Front::over(&[node.address()]);
+    let answer = front.ask("GET http://kylin?x=1 HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+    assert_eq!(answer.text(), "fine");
+    let seen = node.seen().texts().remove(0);
+    assert!(seen.starts_with("GET /?x=1 HTTP/1.1\r\n"), "{seen}");
+}
+
+const LIMIT: Duration = Duration::from_secs(100);
+
+/// For how long a request waits for a node that follows `script`, by a clock that jumps to the next timer when all wait.
+async fn waits(script: Vec<Act>, body: Body) -> (Phase, Duration) {
+    let node = RawNode::start([script]).await;
+    let backend = HttpBackend::builder(&node.address().to_string()).unwrap().head_timeout(LIMIT).build();
+    let start = Instant::now();
+    let error = backend.send(post(body)).await.unwrap_err();
+    (error.phase(), start.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_has_its_time_once_and_not_twice() {
+    let close = |waited: Duration| LIMIT <= waited && waited < LIMIT + LIMIT / 10;
+    for body in [Body::empty(), Body::from("body"), Body::from(vec![0; 100_000])] {
+        let what = format!("{body:?}");
+        let (phase, waited) = waits(vec![Act::ReadHead, Act::UntilClosed], body).await;
+        assert_eq!(phase, Phase::HeadTimeout);
+        assert!(close(waited), "{what}: {waited:?}");
+    }
+    // A head that drips has no more time than one that does not come.
+    let drips = b"HTTP/1.1 200 OK\r\nX: ".map(|byte| Act::Write(vec![byte])).to_vec();
+    let (phase, waited) = waits([vec![Act::Read], drips, vec![Act::UntilClosed]].concat(), Body::empty()).await;
+    assert!(phase == Phase::HeadTimeout && close(waited), "{waited:?}");
+}
+
+/// A body that comes piece by piece, each some time after the one before.
+struct Slow {
+    pieces: usize,
+    length: usize,
+    next: Pin<Box<tokio::time::Sleep>>,
+    every: Duration,
+}
+
+impl Slow {
+    fn body(pieces: usize, length: usize, every: Duration) -> Body {
+        Body::new(Slow { pieces, length, next: Box::pin(tokio::time::sleep(every)), every })
+    }
+}
+
+impl http_body::Body for Slow {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        if self.pieces == 0 {
+            return Poll::Ready(None);
+        }
+        std::task::ready!(self.next.as_mut().poll(cx));
+        let every = self.every;
+        self.next.set(tokio::time::sleep(every));
+        self.pieces -= 1;
+        Poll::Ready(Some(Ok(Frame::data(vec![b'x'; self.length].into()))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_that_an_upload_takes_is_not_the_nodes() {
+    // Each piece comes after more than the node's time.
+    let every = LIMIT * 3 / 2;
+    let (phase, waited) = waits(vec![Act::ReadHead, Act::UntilClosed], Slow::body(4, 10, every)).await;
+    assert_eq!(phase, Phase::HeadTimeout);
+    let after = waited.checked_sub(every * 4).expect("not before the upload was over");
+    assert!(LIMIT <= after && after < LIMIT + LIMIT / 10, "{after:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_takes_no_more_of_an_upload_is_not_waited_for_because_more_is_to_come() {
+    // Pieces come for ever, and the kernel's buffers are full before long.
+    let pieces = Slow::body(usize::MAX, 1 << 20, Duration::from_secs(1));
+    let (phase, waited) = waits(vec![Act::ReadHead, Act::Stall], pieces).await;
+    assert_eq!(phase, Phase::HeadTimeout);
+    assert!(waited < LIMIT * 3, "{waited:?}");
+    let small = Slow::body(usize::MAX, 1000, Duration::from_millis(1));
+    let (phase, _) = waits(vec![Act::ReadHead, Act::Stall], small).await;
+    assert_eq!(phase, Phase::HeadTimeout, "a little is always waiting to be written");
+}
+
+#[test]
+fn a_connection_of_another_runtime_is_waited_for_by_the_clock_of_this_one() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (made, used) = (runtime(), runtime());
+    let nodes = runtime();
+    let (node, address) = {
+        let (say, said) = channel();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            nodes.block_on(async {
+                let node = RawNode::start([vec![Act::Read, Act::Write(ok("fine")), Act::UntilClosed]]).await;
+                say.send(node.address()).unwrap();
+                _ = ended.await;
+            });
+        });
+        ((thread, end), said.recv().unwrap())
+    };
+    let backend = HttpBackend::builder(&address.to_string()).unwrap().head_timeout(Duration::from_millis(100)).build();
+    assert_eq!(made.block_on(async { whole(backend.send(get()).await.unwrap()).await.unwrap() }), "fine");
+    // Nobody drives the runtime that watches the connection, which must not mean that the request is never over.
+    let error = used.block_on(backend.send(get())).unwrap_err();
+    assert_eq!(error.phase(), Phase::HeadTimeout);
+    drop((backend, made, node.1));
+    node.0.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_front_end_names_no_bytes_of_the_node() {
+    let node = RawNode::start([answers("HTTP/1.1 200 OK\r\nSet-Cookie: JSESSIONID=secret\nX: y\r\n\r\n")]).await;
+    let answer = Front::over(&[node.address()]).get("/").await.unwrap();
+    assert!(!refusal(&answer, 502).contains("secret"));
+}

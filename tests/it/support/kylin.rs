@@ -1,0 +1,172 @@
+//! Requests of Kylin's clients, nodes of a few lines that answer them, and clusters of demo nodes behind a front end.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use kylin_lb::backend::Phase;
+use kylin_lb::proxy::ProxyBuilder;
+use kylin_lb::testing::Scripted;
+use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
+use kylin_lb::{Body, Endpoint, HttpBackend, Proxy, SendError};
+
+use super::browser::basic;
+use super::front::{Front, endpoint};
+use super::http::{Answer, Connection};
+
+pub(crate) const ADMIN: (&str, &str) = ("ADMIN", "KYLIN");
+
+/// What a node does with a request.
+#[derive(Debug, Clone)]
+pub(crate) enum Says {
+    Nothing(Phase),
+    Json(u16, String),
+    Html(u16, String),
+}
+
+impl Says {
+    /// An error as Kylin 2.x-4.x writes it.
+    pub(crate) fn error(status: u16, message: &str) -> Self {
+        let trace = "org.apache.kylin.rest.exception.InternalErrorException\\n\\tat x\\n".repeat(20);
+        Says::Json(
+            status,
+            format!(r#"{{"url":"/","code":"999","data":null,"stacktrace":"{trace}","msg":"{message}"}}"#),
+        )
+    }
+
+    /// The same with a code of Kylin 5.
+    pub(crate) fn code(code: &str) -> Self {
+        Says::Json(500, format!(r#"{{"code":"999","data":null,"msg":"{code}: no","error_code":"{code}"}}"#))
+    }
+
+    /// A query of Kylin 5 that has failed.
+    pub(crate) fn exception(message: &str) -> Self {
+        let data = format!(r#"{{"columnMetas":[],"results":[],"isException":true,"exceptionMessage":"{message}"}}"#);
+        Says::Json(200, format!(r#"{{"code":"000","data":{data},"msg":""}}"#))
+    }
+
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            Says::Nothing(_) => None,
+            Says::Json(status, _) | Says::Html(status, _) => Some(*status),
+        }
+    }
+
+    fn say(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+        let (status, media, text) = match self {
+            Says::Nothing(phase) if phase.is_unsent() => {
+                return Err(SendError::new(*phase, "scripted").with_request(request));
+            }
+            Says::Nothing(phase) => return Err(SendError::new(*phase, "scripted")),
+            Says::Json(status, text) => (status, "application/json;charset=UTF-8", text),
+            Says::Html(status, text) => (status, "text/html;charset=utf-8", text),
+        };
+        let answer = Response::builder().status(*status).header("content-type", media);
+        Ok(answer.body(Body::from(text.clone())).unwrap())
+    }
+}
+
+/// A node that says this to everything.
+pub(crate) fn saying(says: Says) -> Scripted {
+    Scripted::new(move |request| std::future::ready(says.say(request)))
+}
+
+/// A node that answers everything well, naming itself.
+pub(crate) fn well(name: &str) -> Scripted {
+    saying(Says::Json(200, format!(r#"{{"node":"{name}"}}"#)))
+}
+
+/// An endpoint called `id` that is never ejected.
+pub(crate) fn scripted(id: &str, node: &Scripted) -> Endpoint<Scripted> {
+    Endpoint::new(id, node.clone()).unwrap().max_fails(0)
+}
+
+/// The request of this line, such as `GET /kylin/`.
+pub(crate) fn request(line: &str, headers: &[(&str, &str)], body: &str) -> Request<Body> {
+    let (method, path) = line.split_once(' ').unwrap();
+    let builder = Request::builder().method(method).uri(path).header("host", "kylin");
+    let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
+    builder.body(if body.is_empty() { Body::empty() } else { Body::from(body.to_owned()) }).unwrap()
+}
+
+/// The body of a query.
+pub(crate) fn sql(sql: &str) -> String {
+    serde_json::json!({"sql": sql, "project": "learn_kylin", "offset": 0, "limit": 50000}).to_string()
+}
+
+/// Status and body of the answer to a request of a client somewhere outside.
+pub(crate) async fn ask<B: kylin_lb::Backend>(proxy: &Proxy<B>, request: Request<Body>) -> (StatusCode, String) {
+    let answer = proxy.forward(IpAddr::from([192, 0, 2, 7]), request).await;
+    let status = answer.status();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+/// Demo nodes of one cluster, `q0`, `q1`, ..., behind a front end that knows Kylin.
+pub(crate) struct Demo {
+    pub(crate) metastore: Metastore,
+    pub(crate) nodes: Vec<KylinNode>,
+    pub(crate) served: Vec<Option<Served>>,
+}
+
+impl Demo {
+    pub(crate) async fn start(dialect: Dialect, count: usize) -> Self {
+        let metastore = Metastore::new();
+        let nodes = (0..count).map(|n| KylinNode::new(format!("q{n}")).dialect(dialect).metastore(&metastore));
+        let nodes: Vec<KylinNode> = nodes.collect();
+        let mut served = Vec::new();
+        for node in &nodes {
+            served.push(Some(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap()));
+        }
+        Demo { metastore, nodes, served }
+    }
+
+    pub(crate) fn address(&self, node: usize) -> SocketAddr {
+        self.served[node].as_ref().unwrap().addr()
+    }
+
+    /// Endpoints `0`, `1`, ..., never ejected.
+    pub(crate) fn endpoints(&self) -> Vec<Endpoint<HttpBackend>> {
+        (0..self.nodes.len()).map(|n| endpoint(n, self.address(n), |backend| backend)).collect()
+    }
+
+    /// A front end over all of them, with changes.
+    pub(crate) fn front(&self, change: impl FnOnce(ProxyBuilder<HttpBackend>) -> ProxyBuilder<HttpBackend>) -> Front {
+        Front::of(self.endpoints(), |proxy| change(proxy.kylin()))
+    }
+
+    /// The sum over the nodes.
+    pub(crate) fn sum(&self, of: impl Fn(&kylin_lb::testing::kylin::Stats) -> u64) -> u64 {
+        self.nodes.iter().map(|node| of(&node.stats())).sum()
+    }
+}
+
+/// The bytes of a request with Basic credentials of ADMIN.
+pub(crate) fn bytes(line: &str, headers: &[(&str, &str)], body: &str) -> String {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let (user, password) = ADMIN;
+    format!(
+        "{line} HTTP/1.1\r\nHost: kylin\r\nUser-Agent: test\r\nAuthorization: {}\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+        basic(user, password),
+        body.len()
+    )
+}
+
+/// The answer to a request of ADMIN on a connection of its own.
+pub(crate) async fn admin(front: &Front, line: &str, body: &str) -> Answer {
+    front.ask(bytes(line, &[], body)).await.unwrap()
+}
+
+/// The same on a connection that is there, or what went wrong.
+pub(crate) async fn admin_on(connection: &mut Connection, line: &str, body: &str) -> std::io::Result<Answer> {
+    connection.send(bytes(line, &[], body)).await?;
+    connection.answer().await
+}
+
+/// The node that answered a query.
+pub(crate) fn answered_by(answer: &Answer) -> String {
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let json: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    let results = if json["data"].is_object() { &json["data"]["results"] } else { &json["results"] };
+    results[0][0].as_str().unwrap_or_else(|| panic!("no result: {}", answer.text())).to_owned()
+}
