@@ -1,12 +1,12 @@
 //! The options of the example front end, each as its process obeys it.
 
-use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use kylin_lb::testing::kylin::{KylinNode, Mode, Served};
 use serde_json::Value;
 
 use crate::support::browser::Browser;
-use crate::support::example::{address, check, spawn, start};
+use crate::support::example::{PATIENCE, address, check, spawn, start};
 use crate::support::front::{demo, nobody};
 use crate::support::http;
 use crate::support::zookeeper::{ZooKeeperServer, create, kylin_3_1, require_zookeeper};
@@ -94,10 +94,29 @@ async fn a_node_of_role_job_gets_no_queries_unless_nothing_is_known_of_kylin() {
 }
 
 /// `GET /front/status`.
-async fn status(listen: std::net::SocketAddr) -> Value {
+async fn status(listen: SocketAddr) -> Value {
     let answer = http::get(listen, "/front/status", &[]).await.unwrap();
     assert_eq!((answer.status(), answer.header("content-type")), (200, Some("application/json")));
     serde_json::from_slice(&answer.body).unwrap()
+}
+
+/// The status as soon as it is so.
+async fn becomes(operators: SocketAddr, test: impl Fn(&Value) -> bool) -> Value {
+    let came = async {
+        loop {
+            let told = status(operators).await;
+            if test(&told) {
+                return told;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, came).await.expect("the status becomes so")
+}
+
+fn endpoint(told: &Value, id: &str) -> Value {
+    let endpoints = told["clusters"]["kylin"]["endpoints"].as_array().unwrap();
+    endpoints.iter().find(|endpoint| endpoint["id"] == id).unwrap_or_else(|| panic!("{id} in {told}")).clone()
 }
 
 #[tokio::test]
@@ -108,19 +127,8 @@ async fn the_status_tells_of_probes_and_is_not_on_the_front() {
         let args = ["--nodes", &named, "--probe", probe, "--status", "127.0.0.1:0", "--listen", "127.0.0.1:0"];
         let process = spawn(&args).await;
         let operators = address(&process, "status on http://");
-        let state = loop {
-            let told = status(operators).await;
-            let endpoints = told["clusters"]["kylin"]["endpoints"].as_array().unwrap().clone();
-            let state: BTreeMap<_, _> = endpoints
-                .iter()
-                .map(|endpoint| (endpoint["id"].as_str().unwrap().to_owned(), endpoint["operational"].clone()))
-                .collect();
-            if state["gone"] == "down" {
-                break state;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        };
-        assert_eq!(state["n1"], "up", "{probe}");
+        let told = becomes(operators, |told| endpoint(told, "gone")["operational"] == "down").await;
+        assert_eq!(endpoint(&told, "n1")["operational"], "up", "{probe}");
         assert_eq!(http::get(operators, "/", &[]).await.unwrap().status(), 404);
         let front = address(&process, "listening on http://");
         assert_ne!(http::get(front, "/front/status", &[]).await.unwrap().status(), 200);
@@ -142,15 +150,14 @@ async fn outlier_ejection_takes_the_place_of_max_fails() {
     ];
     let process = spawn(&args).await;
     let (front, operators) = (address(&process, "listening on http://"), address(&process, "status on http://"));
-    let gone = |told: &Value| told["clusters"]["kylin"]["endpoints"][2].clone();
     let mut asked = 0;
     loop {
         assert_eq!(http::get(front, "/kylin/api/admin/version", &[]).await.unwrap().status(), 200);
         asked += 1;
         let told = status(operators).await;
-        if gone(&told)["operational"] == "ejected" {
+        if endpoint(&told, "gone")["operational"] == "ejected" {
             // nginx's rule would have had one suffice.
-            assert!(gone(&told)["failed"].as_u64().unwrap() >= 3, "{told}");
+            assert!(endpoint(&told, "gone")["failed"].as_u64().unwrap() >= 3, "{told}");
             break;
         }
         assert!(asked < 200, "{told}");
@@ -203,14 +210,8 @@ async fn nodes_that_kylins_properties_name_are_followed() {
         let endpoints = told["clusters"]["kylin"]["endpoints"].as_array().unwrap();
         endpoints.iter().map(|endpoint| endpoint["id"].as_str().unwrap().to_owned()).collect()
     };
-    loop {
-        let told = status(operators).await;
-        assert_eq!(told["discovery"]["failures"], 0, "{told}");
-        if ids(&told) == addresses[1..] {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let told = becomes(operators, |told| ids(told) == addresses[1..]).await;
+    assert_eq!(told["discovery"]["failures"], 0, "{told}");
     let printed = check(&["--properties", file]) + &process.log();
     assert!(printed.contains(&addresses[2]) && !printed.contains("hunter2"), "{printed}");
 }

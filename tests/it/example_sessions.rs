@@ -140,6 +140,29 @@ async fn two_front_ends_with_one_secret_share_cookies_without_any_store() {
     assert_eq!(lost(&fronts, 12).await, 0);
 }
 
+#[tokio::test]
+async fn two_front_ends_of_one_nginx_configuration_share_what_they_learn() {
+    if !redis_installed() {
+        return;
+    }
+    let redis = Redis::start(&[]).await;
+    let (nodes, _) = nodes(3).await;
+    let folder = TempDir::new().unwrap();
+    let (secret, config) = (secret(&folder), folder.path().join("kylin.conf"));
+    let servers: Vec<_> = nodes.iter().map(|(_, served)| format!("server {};", served.addr())).collect();
+    let learn = "sticky learn create=$upstream_cookie_JSESSIONID lookup=$cookie_JSESSIONID zone=s:1m timeout=8h sync;";
+    let text = format!(
+        "upstream kylin {{ {learn} {} }} server {{ listen 80; location / {{ proxy_pass http://kylin; }} }}",
+        servers.join(" ")
+    );
+    std::fs::write(&config, text).unwrap();
+    let store = format!("redis://{}", redis.address());
+    let args = ["--config", config.to_str().unwrap(), "--secret-file", secret.to_str().unwrap(), "--probe=version"];
+    let args = [&args[..], &["--sessions", &store, "--store-deadline=20000"]].concat();
+    let ((_one, first), (_other, second)) = (start(&args).await, start(&args).await);
+    assert_eq!(lost(&[first, second], 12).await, 0);
+}
+
 /// Nodes that share sessions, so that any of them serves any session, and which of them a front end chose can be seen.
 async fn sharing_nodes() -> (Vec<(KylinNode, Served)>, String) {
     let metastore = Metastore::new();
