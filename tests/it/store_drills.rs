@@ -138,6 +138,8 @@ const USERS: usize = 64;
 const LATE: usize = 32;
 /// Sessions that two front ends see for the first time at once.
 const RACES: usize = 10_000;
+/// How long an operation on the store may take.
+const DEADLINE: Duration = Duration::from_millis(500);
 /// How long a user looks at an answer.
 const THOUGHT: Duration = Duration::from_millis(10);
 
@@ -164,8 +166,8 @@ impl Drill {
     /// All users have logged in, and work.
     async fn begin(url: String) -> Self {
         let nodes = Nodes::of(Dialect::V4, 3).await;
-        // So that the store is asked often.
-        let sessions = sessions(&url).staleness(Duration::from_millis(100));
+        // So that the store is asked often, and a busy machine is not taken for a store that is away.
+        let sessions = sessions(&url).staleness(Duration::from_millis(100)).deadline(DEADLINE);
         let front = Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::learn(sessions.clone())));
         let mut drill = Drill { url, nodes, sessions, front, tally: Arc::default(), users: Vec::new() };
         drill.log_in(USERS).await;

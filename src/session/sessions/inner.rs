@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::backlog::{Backlog, Write};
-use super::breaker::Breaker;
+use super::breaker::{Breaker, PAUSE};
 use super::in_use::Register;
 use super::near::{Near, NearCache};
 use super::{Known, known};
@@ -79,7 +79,15 @@ impl Inner {
 
     /// What `future` comes to within the deadline. Success and failure are counted.
     pub(super) async fn in_time<T: Unpin>(&self, future: StoreFuture<'_, T>) -> Result<T, StoreError> {
-        let deadline = self.settings.deadline;
+        self.within(self.settings.deadline, future).await
+    }
+
+    /// The same where nobody waits for it. A store that has just been started is slow; that must not keep from it what it lacks.
+    async fn in_its_time<T: Unpin>(&self, future: StoreFuture<'_, T>) -> Result<T, StoreError> {
+        self.within(self.settings.deadline.max(PAUSE / 2), future).await
+    }
+
+    async fn within<T: Unpin>(&self, deadline: Duration, future: StoreFuture<'_, T>) -> Result<T, StoreError> {
         let result = tokio::time::timeout(deadline, future).await;
         let result = result.unwrap_or(Err(StoreError::Timeout(deadline)));
         match &result {
@@ -161,16 +169,16 @@ impl Inner {
         }
         let (record, expect, ttl) = match write {
             Write::Remove => {
-                self.in_time(self.store.remove(key)).await.map_err(|_| Away)?;
+                self.in_its_time(self.store.remove(key)).await.map_err(|_| Away)?;
                 return Ok(None);
             }
             Write::Save { record, expect, ttl } => (record, *expect, *ttl),
         };
         let era = self.era();
-        let mut saved = self.in_time(self.store.save(key, record, expect, ttl)).await;
+        let mut saved = self.in_its_time(self.store.save(key, record, expect, ttl)).await;
         // A binding may come back after its record has expired; a sealed session that is gone was logged out.
         if matches!(saved, Ok(Saved::Lost(None))) && record.sealed().is_empty() {
-            saved = self.in_time(self.store.save(key, record, Expect::Absent, ttl)).await;
+            saved = self.in_its_time(self.store.save(key, record, Expect::Absent, ttl)).await;
         }
         let known = match saved {
             Ok(Saved::Done(version)) => Known::Record(record.clone(), Some(version)),
