@@ -181,7 +181,6 @@ fn good() -> impl Strategy<Value = (Vec<u8>, Seen)> {
             let mut headers: HeaderMap = HeaderMap::new();
             for (name, value) in fields
                 .into_iter()
-                .map(|(name, value)| (name, value))
                 .chain(framing.trim_end().split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned())))
             {
                 headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
