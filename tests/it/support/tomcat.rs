@@ -17,7 +17,8 @@ const HOME: &str = "/usr/share/tomcat10";
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Login, query and logout: `server` is the node's name; a login ends the old session, as Spring Security's protection
-/// against fixation does, and Basic credentials without a session make one.
+/// against fixation does, and Basic credentials without a session make one. A query takes two milliseconds at least, so
+/// that the nodes are about equally fast even where the machine has no time for all of them.
 const APPLICATION: &str = r#"<%@ page contentType="application/json;charset=UTF-8" session="false" trimDirectiveWhitespaces="true"
     import="java.util.Base64,java.nio.charset.StandardCharsets" %><%
     String path = request.getServletPath() + (request.getPathInfo() == null ? "" : request.getPathInfo());
@@ -51,6 +52,7 @@ const APPLICATION: &str = r#"<%@ page contentType="application/json;charset=UTF-
         response.setStatus(401); out.print("{\"code\":\"999\",\"msg\":\"not logged in\"}"); return;
     }
     if (path.startsWith("/api/user/authentication")) { out.print("{\"userDetails\":{\"username\":\"" + user + "\"}}"); return; }
+    Thread.sleep(2);
     out.print("{\"columnMetas\":[],\"results\":[[\"" + System.getProperty("kylin.node") + "\",\"" + user + "\"]],\"isException\":false}");
 %>"#;
 
