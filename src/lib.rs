@@ -68,6 +68,8 @@ pub mod discovery;
 pub mod endpoint;
 mod hash;
 pub mod health;
+#[cfg(any(feature = "client", feature = "server"))]
+mod http1;
 #[cfg(feature = "kylin")]
 pub mod kylin;
 #[cfg(feature = "nginx")]

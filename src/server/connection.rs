@@ -1,45 +1,27 @@
 //! One client's connection.
 //!
-//! A connection that idles is *parked*: hyper's state with its buffers is taken down, and nothing is kept but the socket and
-//! a timer. Thousands of clients that keep their connections open, as JDBC pools do, then cost about a kilobyte each.
+//! A connection that idles is *parked*: what serving requests takes is taken down, and nothing is kept but the socket and a
+//! timer. Thousands of clients that keep their connections open, as JDBC pools do, then cost about a kilobyte each.
 
-use std::convert::Infallible;
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::Handler;
 use super::limits::Limits;
 use super::sniff::{Version, read_some, sniff};
 use super::stop::Stop;
-use super::stream::ClientStream;
-use super::traffic::{Answer, Traffic};
-use super::wire::HYPERS_MAX_HEADERS;
-use crate::body::{Body, BoxError};
+use super::{Handler, http1, http2};
+use crate::body::BoxError;
 use crate::clock::timer_in;
 use crate::request::ClientAddr;
 
 /// How long a connection is given for its first byte, or for the rest of a head, when the server stops: its request is on
 /// the way.
-const FIRST_BYTE: Duration = Duration::from_millis(100);
-
-/// After how long an idle connection is parked.
-const PARK: Duration = Duration::from_millis(50);
-
-/// The same for one that has had several requests in that time: it is likely to have more.
-const PARK_WHEN_BUSY: Duration = Duration::from_secs(1);
+pub(super) const FIRST_BYTE: Duration = Duration::from_millis(100);
 
 /// Serves requests until the client leaves, an error occurs or the server stops.
 pub(super) async fn serve<S, H>(
@@ -71,27 +53,29 @@ where
     }
     let client = Client { peer, handler, limits, stop };
     match version {
-        Version::Http2 => client.http2(stream, read).await,
+        Version::Http2 => Box::pin(http2::serve(client, stream, read)).await,
         Version::Http1 => client.http1(Idle { stream, read, deadline }).await,
     }
 }
 
-struct Client<H> {
-    peer: ClientAddr,
-    handler: Arc<H>,
-    limits: Limits,
-    stop: Stop,
+/// Who is served, by whom, and within what.
+pub(super) struct Client<H> {
+    pub(super) peer: ClientAddr,
+    pub(super) handler: Arc<H>,
+    pub(super) limits: Limits,
+    pub(super) stop: Stop,
 }
 
 /// A connection that idles: its socket, and what was read of a next request.
-struct Idle<S> {
-    stream: S,
-    read: BytesMut,
+pub(super) struct Idle<S> {
+    pub(super) stream: S,
+    pub(super) read: BytesMut,
     /// When the head of the next request has to be complete.
-    deadline: Instant,
+    pub(super) deadline: Instant,
 }
 
 impl<H: Handler> Client<H> {
+    /// Serves, parks and serves again.
     async fn http1<S>(mut self, mut idle: Idle<S>) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -99,7 +83,8 @@ impl<H: Handler> Client<H> {
         // Boxed, for it is polled in more than one place.
         let mut timer = Box::pin(sleep(Duration::ZERO));
         loop {
-            match self.http1_until_idle(idle, timer.as_mut()).await? {
+            // Boxed, so that it is gone while the connection is parked.
+            match Box::pin(http1::until_idle(&mut self, idle, timer.as_mut())).await? {
                 Some(parked) => idle = parked,
                 None => return Ok(()),
             }
@@ -115,190 +100,18 @@ impl<H: Handler> Client<H> {
             }
         }
     }
-
-    /// Serves requests until none has come for a while; none when the connection is over.
-    async fn http1_until_idle<S>(
-        &mut self,
-        idle: Idle<S>,
-        mut timer: Pin<&mut Sleep>,
-    ) -> Result<Option<Idle<S>>, BoxError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let Limits { head_timeout, send_timeout, max_headers, max_head_bytes, keep_alive, .. } = self.limits;
-        let traffic = Arc::new(Traffic::default());
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(max_head_bytes).keep_alive(keep_alive).header_read_timeout(None);
-        if max_headers != HYPERS_MAX_HEADERS {
-            builder.max_headers(max_headers);
-        }
-        let Idle { mut stream, mut read, mut deadline } = idle;
-        // How many requests there had been when a head was found that had begun and was not complete.
-        let mut slow_head = None;
-        loop {
-            let client = ClientStream::new(stream, read.freeze(), send_timeout, Arc::clone(&traffic));
-            let mut connection = Box::new(builder.serve_connection(client, self.service(&traffic)));
-            let park = timer_in(PARK.min(head_timeout));
-            let wait = if slow_head.is_some() { deadline } else { park.min(deadline) };
-            if !until_idle(&mut *connection, &traffic, timer.as_mut(), wait, &mut self.stop).await? {
-                return Ok(None);
-            }
-            if slow_head == Some(traffic.requests()) {
-                return Ok(None);
-            }
-            if traffic.requests() > slow_head.unwrap_or(0) {
-                deadline = timer_in(head_timeout);
-            }
-            let parts = connection.into_parts();
-            stream = parts.io.into_inner();
-            read = BytesMut::from(parts.read_buf);
-            if read.is_empty() {
-                return Ok(Some(Idle { stream, read, deadline }));
-            }
-            slow_head = Some(traffic.requests());
-        }
-    }
-
-    async fn http2<S>(mut self, stream: S, read: BytesMut) -> Result<(), BoxError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let Limits { head_timeout, send_timeout, max_streams, max_head_bytes, .. } = self.limits;
-        let traffic = Arc::new(Traffic::watching_deliveries());
-        let client = ClientStream::new(stream, read.freeze(), send_timeout, Arc::clone(&traffic));
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(max_streams)
-            .max_header_list_size(u32::try_from(max_head_bytes).unwrap_or(u32::MAX))
-            // A client that does not even answer pings is gone.
-            .keep_alive_interval(head_timeout)
-            .serve_connection(client, self.service(&traffic));
-        let mut connection = Box::pin(connection);
-        let (mut stopping, mut requests, mut idle) = (false, 0, Duration::ZERO);
-        let every = head_timeout.min(send_timeout);
-        loop {
-            tokio::select! {
-                biased;
-                served = connection.as_mut() => return Ok(served?),
-                () = self.stop.stopped(), if !stopping => {
-                    stopping = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = sleep(every) => {
-                    // Dropping the connection cancels what its client does not take.
-                    if traffic.has_stalled() {
-                        return Err("a client takes nothing of an answer".into());
-                    }
-                    idle = if traffic.is_quiet() && traffic.requests() == requests { idle + every } else { Duration::ZERO };
-                    requests = traffic.requests();
-                    if idle >= head_timeout * 2 {
-                        return Err("a client does not take the end of its connection".into());
-                    }
-                    if idle >= head_timeout {
-                        connection.as_mut().graceful_shutdown();
-                    }
-                }
-            }
-        }
-    }
-
-    fn service(
-        &self,
-        traffic: &Arc<Traffic>,
-    ) -> impl Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible, Future: Send> + Unpin + use<H>
-    {
-        let (handler, peer, traffic) = (Arc::clone(&self.handler), self.peer, Arc::clone(traffic));
-        let max_head_bytes = self.limits.max_head_bytes;
-        service_fn(move |request: Request<Incoming>| {
-            let handler = Arc::clone(&handler);
-            let (head, body) = request.into_parts();
-            let (body, open) = traffic.request(body.into());
-            let request = Request::from_parts(head, body);
-            async move {
-                // hyper looks at the size of a head only while that is not complete.
-                let answer = match head_bytes(&request) > max_head_bytes {
-                    true => too_large(),
-                    false => handler.handle(peer, request).await,
-                };
-                Ok::<_, Infallible>(open.answer(answer))
-            }
-        })
-    }
-}
-
-/// What a head takes on the wire; a colon, a space and the end of the line go with each field.
-fn head_bytes(request: &Request<Body>) -> usize {
-    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    target + fields.sum::<usize>()
-}
-
-fn too_large() -> Response<Body> {
-    let mut answer = Response::new(Body::empty());
-    *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    answer
-}
-
-/// Drives an HTTP/1 connection until it idles at the moment `first`, or later when it was busy by then; false when it is
-/// over.
-async fn until_idle<S, C>(
-    connection: &mut http1::Connection<ClientStream<S>, C>,
-    traffic: &Traffic,
-    mut timer: Pin<&mut Sleep>,
-    first: Instant,
-    stop: &mut Stop,
-) -> Result<bool, BoxError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    C: Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible> + Unpin,
-{
-    // The signal to stop is polled once, to be woken by it, and again when it is there: not with every read and write.
-    let signal = stop.clone();
-    let mut stopped = pin!(stop.stopped());
-    let mut watching = false;
-    let mut stopping = false;
-    // How many requests there had been when the timer was set. It is left to run out rather than set anew each time.
-    let mut timed = None;
-    let mut next = first;
-    poll_fn(|cx| {
-        if let Poll::Ready(served) = Pin::new(&mut *connection).poll(cx) {
-            return Poll::Ready(served.map(|()| false).map_err(Into::into));
-        }
-        if !stopping && (!std::mem::replace(&mut watching, true) || signal.is_set()) {
-            stopping = stopped.as_mut().poll(cx).is_ready();
-            if stopping {
-                // A head that has begun has only as long as a first byte.
-                (timed, next) = (None, timer_in(FIRST_BYTE));
-                Pin::new(&mut *connection).graceful_shutdown();
-                if let Poll::Ready(served) = Pin::new(&mut *connection).poll(cx) {
-                    return Poll::Ready(served.map(|()| false).map_err(Into::into));
-                }
-            }
-        }
-        while traffic.is_idle() {
-            match timed {
-                None => {
-                    timer.as_mut().reset(next);
-                    timed = Some(traffic.requests());
-                }
-                Some(requests) => {
-                    ready!(timer.as_mut().poll(cx));
-                    if requests == traffic.requests() {
-                        return Poll::Ready(Ok(!stopping));
-                    }
-                    (timed, next) = (None, timer_in(PARK_WHEN_BUSY));
-                }
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::http1::PARK;
     use super::*;
+    use crate::body::Body;
+    use http::{Request, Response};
+    use hyper_util::rt::TokioExecutor;
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::Poll;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::task::JoinHandle;
 
@@ -333,14 +146,12 @@ mod tests {
     // Time stands still in these tests but where everybody waits; then it leaps to the next timer.
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_idles_is_parked_and_serves_again() {
-        let (mut client, handler, served, _stop) = start();
+    async fn a_connection_that_was_parked_serves_again() {
+        let (mut client, _handler, served, _stop) = start();
         for _ in 0..3 {
             client.write_all(REQUEST).await.unwrap();
             answer(&mut client).await;
-            assert_eq!(Arc::strong_count(&handler), 3, "the test, the connection and what serves its requests");
             sleep(PARK * 3).await;
-            assert_eq!(Arc::strong_count(&handler), 2, "parked");
         }
         drop(client);
         served.await.unwrap().unwrap();

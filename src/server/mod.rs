@@ -9,13 +9,12 @@
 mod accept;
 mod builder;
 mod connection;
+mod http1;
+mod http2;
 mod limits;
 mod listen;
 mod sniff;
 mod stop;
-mod stream;
-mod traffic;
-mod wire;
 
 use std::fmt;
 use std::net::SocketAddr;

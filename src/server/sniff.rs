@@ -2,8 +2,9 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::ready;
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -17,17 +18,26 @@ pub(super) enum Version {
     Http2,
 }
 
+/// Room for one read. It is not cleared first.
+const ROOM: usize = 8 * 1024;
+
 /// Waits for bytes and adds what there is to `read`; false at the end of the stream. While it waits there is no buffer, so
 /// that a connection that idles costs next to nothing.
+pub(super) fn poll_some<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    read: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<bool>> {
+    let mut room = [const { MaybeUninit::uninit() }; ROOM];
+    let mut room = ReadBuf::uninit(&mut room);
+    ready!(Pin::new(stream).poll_read(cx, &mut room))?;
+    read.extend_from_slice(room.filled());
+    Poll::Ready(Ok(!room.filled().is_empty()))
+}
+
+/// The same, to be awaited.
 pub(super) async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, read: &mut BytesMut) -> io::Result<bool> {
-    poll_fn(|cx| {
-        let mut room = [0; 2048];
-        let mut room = ReadBuf::new(&mut room);
-        ready!(Pin::new(&mut *stream).poll_read(cx, &mut room))?;
-        read.extend_from_slice(room.filled());
-        Ok(!room.filled().is_empty()).into()
-    })
-    .await
+    poll_fn(|cx| poll_some(stream, read, cx)).await
 }
 
 /// Reads just enough of `stream` to know what its client speaks. Nothing that was read means that the client is gone.

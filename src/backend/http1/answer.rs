@@ -7,20 +7,15 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::chunks::Piece;
 use super::connection::Connection;
-use super::parse::Framing;
 use super::pool::Pool;
 use crate::body::{Body, BodyError};
+use crate::http1::chunks::Piece;
+use crate::http1::framing::Framing;
 
 /// The body that `connection` is about to bring. What is not read to its end takes the connection with it.
 pub(super) fn body(mut connection: Box<Connection>, framing: Framing, keeps: bool, pool: &Arc<Pool>) -> Body {
-    if let Framing::Length(length) = framing
-        && let Ok(length) = usize::try_from(length)
-        && length <= connection.read.len()
-    {
-        // All of it came with the head, as small answers do.
-        let whole = connection.read.split_to(length).freeze();
+    if let Some(whole) = framing.whole(&mut connection.read) {
         if keeps && connection.has_sent() {
             pool.put(connection);
         }
@@ -47,21 +42,10 @@ impl Answer {
             connection.give_up_sending();
         }
         loop {
-            let read = &mut connection.read;
-            match &mut self.framing {
-                Framing::Length(0) => return Poll::Ready(Ok(None)),
-                Framing::Length(rest) if !read.is_empty() => {
-                    let length = usize::try_from(*rest).unwrap_or(usize::MAX).min(read.len());
-                    *rest -= length as u64;
-                    return Poll::Ready(Ok(Some(read.split_to(length).freeze())));
-                }
-                Framing::UntilClose if !read.is_empty() => return Poll::Ready(Ok(Some(read.split().freeze()))),
-                Framing::Length(_) | Framing::UntilClose => {}
-                Framing::Chunked(chunks) => match chunks.next(read).map_err(source)? {
-                    Piece::Data(data) => return Poll::Ready(Ok(Some(data))),
-                    Piece::End => return Poll::Ready(Ok(None)),
-                    Piece::Wanting => {}
-                },
+            match self.framing.next(&mut connection.read).map_err(source)? {
+                Piece::Data(data) => return Poll::Ready(Ok(Some(data))),
+                Piece::End => return Poll::Ready(Ok(None)),
+                Piece::Wanting => {}
             }
             if ready!(connection.poll_read(cx)).map_err(source)? == 0 {
                 return Poll::Ready(match self.framing {
@@ -74,9 +58,8 @@ impl Answer {
 
     fn is_over(&self) -> bool {
         match &self.framing {
-            Framing::Length(rest) => *rest == 0,
-            Framing::Chunked(chunks) => chunks.is_over(),
             Framing::UntilClose => self.connection.is_none(),
+            framing => framing.is_over(),
         }
     }
 }
@@ -107,9 +90,6 @@ impl HttpBody for Answer {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.framing {
-            Framing::Length(rest) => SizeHint::with_exact(rest),
-            _ => SizeHint::default(),
-        }
+        self.framing.rest().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

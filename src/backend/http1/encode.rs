@@ -1,26 +1,20 @@
 //! A request as bytes.
 
-use http::header::{self, HeaderMap};
+use http::header;
 use http::uri::PathAndQuery;
 use http::{Method, Request};
 use http_body::Body as _;
 
 use crate::body::Body;
-
-/// How the end of a request's body is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// By its length; so many bytes are still to come.
-    Length(u64),
-    Chunked,
-}
+use crate::http1::fields::declared_length;
+use crate::http1::out::{Ending, decimal};
 
 /// Appends the head of `request` to `out`.
 ///
 /// The fields that frame the body are ours, whatever the request says in them: a host that replaced a body and forgot its
 /// length must not make the node wait for bytes that do not come, or take the rest for another request. A body of unknown
 /// length is sent in chunks unless the request declares a length.
-pub(super) fn head(request: &Request<Body>, out: &mut Vec<u8>) -> Framing {
+pub(super) fn head(request: &Request<Body>, out: &mut Vec<u8>) -> Ending {
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
     let target = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
@@ -39,49 +33,33 @@ pub(super) fn head(request: &Request<Body>, out: &mut Vec<u8>) -> Framing {
         out.extend_from_slice(value.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
-    let framing = framing(request);
-    match framing {
-        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+    let ending = ending(request);
+    match ending {
+        Ending::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        // No request ends so.
+        Ending::UntilClose => {}
         // Methods that mean nothing by a body need not say that there is none (RFC 9110, 8.6).
-        Framing::Length(0) if !means_a_body(request) => {}
-        Framing::Length(length) => {
+        Ending::Length(0) if !means_a_body(request) => {}
+        Ending::Length(length) => {
             out.extend_from_slice(b"content-length: ");
             decimal(length, out);
             out.extend_from_slice(b"\r\n");
         }
     }
     out.extend_from_slice(b"\r\n");
-    framing
+    ending
 }
 
-fn framing(request: &Request<Body>) -> Framing {
-    match request.body().size_hint().exact().or_else(|| declared(request.headers())) {
-        Some(length) => Framing::Length(length),
-        None => Framing::Chunked,
+fn ending(request: &Request<Body>) -> Ending {
+    match request.body().size_hint().exact().or_else(|| declared_length(request.headers())) {
+        Some(length) => Ending::Length(length),
+        None => Ending::Chunked,
     }
-}
-
-fn declared(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn means_a_body(request: &Request<Body>) -> bool {
     matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
         || request.headers().contains_key(header::CONTENT_LENGTH)
-}
-
-/// Appends `number`; several times as fast as formatting it.
-fn decimal(mut number: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut first = digits.len();
-    loop {
-        first -= 1;
-        digits[first] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return out.extend_from_slice(&digits[first..]);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -93,10 +71,10 @@ mod tests {
 
     use super::*;
 
-    fn text(request: &Request<Body>) -> (String, Framing) {
+    fn text(request: &Request<Body>) -> (String, Ending) {
         let mut out = Vec::new();
-        let framing = head(request, &mut out);
-        (String::from_utf8(out).unwrap(), framing)
+        let ending = head(request, &mut out);
+        (String::from_utf8(out).unwrap(), ending)
     }
 
     struct Unknown;
@@ -117,9 +95,9 @@ mod tests {
     #[test]
     fn a_head_is_its_line_its_fields_and_the_framing() {
         let request = Request::post("/a?b=c").header("host", "kylin").header("x", "1").header("x", "2");
-        let (text, framing) = text(&request.body(Body::from("hello")).unwrap());
+        let (text, ending) = text(&request.body(Body::from("hello")).unwrap());
         assert_eq!(text, "POST /a?b=c HTTP/1.1\r\nhost: kylin\r\nx: 1\r\nx: 2\r\ncontent-length: 5\r\n\r\n");
-        assert_eq!(framing, Framing::Length(5));
+        assert_eq!(ending, Ending::Length(5));
     }
 
     #[test]
@@ -127,19 +105,16 @@ mod tests {
         let lies = || Request::post("/").header("content-length", "7").header("transfer-encoding", "gzip");
         let (sent, _) = text(&lies().body(Body::from("hello")).unwrap());
         assert_eq!(sent, "POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\n");
-        let (sent, framing) = text(&lies().body(Body::empty()).unwrap());
-        assert_eq!((sent.as_str(), framing), ("POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n", Framing::Length(0)));
+        let (sent, ending) = text(&lies().body(Body::empty()).unwrap());
+        assert_eq!((sent.as_str(), ending), ("POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n", Ending::Length(0)));
     }
 
     #[test]
     fn a_body_of_unknown_length_is_chunked_unless_its_length_is_declared() {
-        let (sent, framing) = text(&Request::get("/").body(Body::new(Unknown)).unwrap());
-        assert_eq!(
-            (sent.as_str(), framing),
-            ("GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", Framing::Chunked)
-        );
+        let (sent, ending) = text(&Request::get("/").body(Body::new(Unknown)).unwrap());
+        assert_eq!((sent.as_str(), ending), ("GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", Ending::Chunked));
         let declared = Request::put("/").header("content-length", "12").body(Body::new(Unknown)).unwrap();
-        assert_eq!(text(&declared).1, Framing::Length(12));
+        assert_eq!(text(&declared).1, Ending::Length(12));
     }
 
     #[test]
@@ -148,14 +123,5 @@ mod tests {
         assert_eq!(sent, "GET / HTTP/1.1\r\n\r\n");
         let (sent, _) = text(&Request::patch("/").body(Body::empty()).unwrap());
         assert_eq!(sent, "PATCH / HTTP/1.1\r\ncontent-length: 0\r\n\r\n");
-    }
-
-    #[test]
-    fn numbers_are_decimal() {
-        for number in [0, 7, 10, 1799, u64::MAX] {
-            let mut out = Vec::new();
-            decimal(number, &mut out);
-            assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
-        }
     }
 }

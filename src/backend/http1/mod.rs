@@ -8,7 +8,6 @@
 
 mod address;
 mod answer;
-mod chunks;
 mod connection;
 mod dial;
 mod encode;

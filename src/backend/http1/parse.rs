@@ -1,42 +1,24 @@
 //! The head of an answer, from bytes.
 //!
-//! httparse reads the lines, strictly. What is more here refuses answers that another HTTP parser might read otherwise: such
-//! an answer would be one thing to us and another to the client, and what is left over the next client's answer.
-
-use std::mem::MaybeUninit;
+//! An answer that another HTTP parser might read otherwise is refused: it would be one thing to us and another to the client,
+//! and what is left over the next client's answer.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
-use httparse::{Header, ParserConfig, Status};
+use httparse::{ParserConfig, Status};
 
-use super::chunks::Chunks;
 use crate::backend::{Phase, SendError};
-
-/// For so many fields there is room on the stack.
-const FEW: usize = 100;
+use crate::http1::fields;
+use crate::http1::framing::Framing;
 
 /// How many interim answers may come before the final one.
 const INTERIM: usize = 16;
-
-/// Larger numbers are negative to who keeps them in 64 bits with a sign.
-pub(super) const MOST: u64 = i64::MAX as u64;
 
 /// Limits on what is accepted from a node.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wire {
     pub(super) max_headers: usize,
     pub(super) max_head_bytes: usize,
-}
-
-/// How the end of an answer's body is told.
-#[derive(Debug)]
-pub(super) enum Framing {
-    /// By its length; so many bytes are still to come.
-    Length(u64),
-    Chunked(Chunks),
-    /// By the end of the connection.
-    UntilClose,
 }
 
 /// An answer's head, and what it says of the rest.
@@ -65,7 +47,7 @@ pub(super) fn head(
     wire: Wire,
 ) -> Result<Option<Head>, SendError> {
     loop {
-        let Some(length) = end(&read[seen.bytes..]).map(|end| seen.bytes + end) else {
+        let Some(length) = fields::end(&read[seen.bytes..]).map(|end| seen.bytes + end) else {
             seen.bytes = read.len().saturating_sub(2);
             return if read.len() > wire.max_head_bytes { invalid("the head is too long") } else { Ok(None) };
         };
@@ -85,55 +67,31 @@ pub(super) fn head(
             }
             _ => {
                 let framing = framing(&response, method)?;
-                let keeps = keeps(&response) && !matches!(framing, Framing::UntilClose);
+                let keeps =
+                    fields::keeps(response.headers(), response.version()) && !matches!(framing, Framing::UntilClose);
                 return Ok(Some(Head { response, framing, keeps }));
             }
         }
     }
 }
 
-/// Where the first empty line ends.
-fn end(bytes: &[u8]) -> Option<usize> {
-    memchr::memchr_iter(b'\n', bytes).find_map(|line| match &bytes[line + 1..] {
-        [b'\n', ..] => Some(line + 2),
-        [b'\r', b'\n', ..] => Some(line + 3),
-        _ => None,
+fn response(head: Bytes, wire: Wire) -> Result<Response<()>, SendError> {
+    // httparse would pass over empty lines before the first.
+    if !head.starts_with(b"H") || !fields::has_strict_lines(&head) {
+        return invalid("a line of the head does not begin or end as it must");
+    }
+    fields::with_room(wire.max_headers, head.len(), |room| {
+        let mut parsed = httparse::Response::new(&mut []);
+        match ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &head, room) {
+            Ok(Status::Complete(_)) => of(&parsed, &head),
+            Ok(Status::Partial) => invalid("the head is not complete"),
+            Err(error) => Err(SendError::new(Phase::Invalid, error)),
+        }
     })
 }
 
-/// httparse takes lines that end with a line feed alone, and empty lines before the first. Others do not.
-fn is_strict(head: &[u8]) -> bool {
-    head.starts_with(b"H") && memchr::memchr_iter(b'\n', head).all(|line| head[line - 1] == b'\r')
-}
-
-fn response(head: Bytes, wire: Wire) -> Result<Response<()>, SendError> {
-    if !is_strict(&head) {
-        return invalid("a line of the head does not begin or end as it must");
-    }
-    let mut few = [const { MaybeUninit::<Header<'_>>::uninit() }; FEW];
-    let mut many = Vec::new();
-    let room = match few.get_mut(..wire.max_headers) {
-        Some(room) => room,
-        None => {
-            // A field has four bytes at least.
-            many.resize_with(wire.max_headers.min(head.len() / 4), MaybeUninit::uninit);
-            &mut many[..]
-        }
-    };
-    let mut parsed = httparse::Response::new(&mut []);
-    match ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &head, room) {
-        Ok(Status::Complete(_)) => {}
-        Ok(Status::Partial) => return invalid("the head is not complete"),
-        Err(error) => return Err(SendError::new(Phase::Invalid, error)),
-    }
-    let headers = HeaderMap::try_with_capacity(parsed.headers.len());
-    let mut headers = headers.map_err(|error| SendError::new(Phase::Invalid, error))?;
-    for Header { name, value } in parsed.headers.iter() {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| SendError::new(Phase::Invalid, error))?;
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(value));
-        let value = value.map_err(|error| SendError::new(Phase::Invalid, error))?;
-        headers.try_append(name, value).map_err(|error| SendError::new(Phase::Invalid, error))?;
-    }
+fn of(parsed: &httparse::Response<'_, '_>, head: &Bytes) -> Result<Response<()>, SendError> {
+    let headers = fields::map(head, parsed.headers).map_err(|error| SendError::new(Phase::Invalid, error))?;
     let mut response = Response::new(());
     let status = parsed.code.unwrap_or_default();
     *response.status_mut() = StatusCode::from_u16(status).map_err(|error| SendError::new(Phase::Invalid, error))?;
@@ -148,25 +106,10 @@ fn response(head: Bytes, wire: Wire) -> Result<Response<()>, SendError> {
     Ok(response)
 }
 
-/// How the body ends (RFC 9112, 6.3), where all parsers agree on it (RFC 9112, 6.1).
+/// How the body ends (RFC 9112, 6.3).
 fn framing(response: &Response<()>, method: &Method) -> Result<Framing, SendError> {
-    let headers = response.headers();
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let coding = codings.next();
-    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) || codings.next().is_some() {
-        return invalid("transfer-encoding is not exactly \"chunked\"");
-    }
-    if coding.is_some() && response.version() < Version::HTTP_11 {
-        return invalid("a transfer coding in HTTP/1.0");
-    }
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let length = match lengths.next() {
-        Some(length) => match number(length.as_bytes()) {
-            Some(length) if coding.is_none() && lengths.next().is_none() => Some(length),
-            _ => return invalid("content-length is not one number alone"),
-        },
-        None => None,
-    };
+    let told = fields::framing(response.headers(), response.version());
+    let told = told.map_err(|unclear| SendError::new(Phase::Invalid, unclear))?;
     let status = response.status();
     if method == Method::CONNECT && status.is_success() {
         return invalid("a tunnel that is not supported");
@@ -174,36 +117,7 @@ fn framing(response: &Response<()>, method: &Method) -> Result<Framing, SendErro
     if method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok(Framing::Length(0));
     }
-    Ok(match (coding, length) {
-        (Some(_), _) => Framing::Chunked(Chunks::new()),
-        (None, Some(length)) => Framing::Length(length),
-        (None, None) => Framing::UntilClose,
-    })
-}
-
-fn number(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    if digits { std::str::from_utf8(text).ok()?.parse().ok().filter(|number| *number <= MOST) } else { None }
-}
-
-fn keeps(response: &Response<()>) -> bool {
-    let mut options = response
-        .headers()
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii);
-    match response.version() {
-        Version::HTTP_11 => !options.any(|option| option.eq_ignore_ascii_case(b"close")),
-        _ => {
-            let (mut keeps, mut closes) = (false, false);
-            for option in options {
-                keeps |= option.eq_ignore_ascii_case(b"keep-alive");
-                closes |= option.eq_ignore_ascii_case(b"close");
-            }
-            keeps && !closes
-        }
-    }
+    Ok(told.unwrap_or(Framing::UntilClose))
 }
 
 fn invalid<T>(why: &'static str) -> Result<T, SendError> {

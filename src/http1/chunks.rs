@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderName;
 
-use super::parse::MOST;
+use super::fields::MOST;
 
 /// The most bytes that a chunk's line, and all trailers together, may have.
 const LINE: usize = 4096;
@@ -16,7 +16,7 @@ const EXCESS: u64 = 16 * 1024;
 
 /// How far a chunked body was read. Extensions and trailers are passed over.
 #[derive(Debug)]
-pub(super) struct Chunks {
+pub(crate) struct Chunks {
     state: State,
     excess: u64,
 }
@@ -36,7 +36,7 @@ enum State {
 
 /// What was found.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(crate) enum Piece {
     Data(Bytes),
     /// More has to be read first.
     Wanting,
@@ -45,20 +45,20 @@ pub(super) enum Piece {
 
 /// What is no chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a chunk of the answer is not valid")]
-pub(super) struct InvalidChunk;
+#[error("a chunk of the body is not valid")]
+pub(crate) struct InvalidChunk;
 
 impl Chunks {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Chunks { state: State::Size, excess: 0 }
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.state == State::End
     }
 
     /// Takes the next piece out of `read`.
-    pub(super) fn next(&mut self, read: &mut BytesMut) -> Result<Piece, InvalidChunk> {
+    pub(crate) fn next(&mut self, read: &mut BytesMut) -> Result<Piece, InvalidChunk> {
         self.settle(read)?;
         match self.state {
             State::Data(rest) if !read.is_empty() => {

@@ -1,12 +1,8 @@
-//! How hyper and sockets are used.
+//! Several pieces written as one.
 
 use std::io::IoSlice;
 
 use smallvec::SmallVec;
-
-/// How many fields hyper takes in a head unless told otherwise. It has room for these on its stack; told any number, this
-/// one included, it allocates and clears the room for every message, which cost a seventh of all instructions.
-pub(super) const HYPERS_MAX_HEADERS: usize = 100;
 
 /// Pieces that together are no longer than this are copied into one.
 const GATHERED: usize = 4096;
@@ -16,7 +12,7 @@ pub(super) type Room = SmallVec<[u8; GATHERED]>;
 
 /// `bufs` one after the other in `room`, which is empty; none when they are one piece already, or too long.
 ///
-/// hyper writes a head and a body as two pieces. For the kernel a vectored write costs more than a plain one, more than
+/// hyper writes frames and their data as pieces. For the kernel a vectored write costs more than a plain one, more than
 /// copying some kilobytes does.
 pub(super) fn gather<'r>(bufs: &[IoSlice<'_>], room: &'r mut Room) -> Option<&'r [u8]> {
     let length: usize = bufs.iter().map(|buf| buf.len()).sum();

@@ -1,4 +1,4 @@
-//! What passes over a connection, as far as it matters for whether the connection idles or its client has gone silent.
+//! What passes over a connection, as far as it matters for whether the connection idles or its client takes nothing.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,20 +17,13 @@ pub(super) struct Traffic {
     requests: AtomicUsize,
     /// Requests without a complete answer, and bodies of requests that are still being read.
     open: AtomicUsize,
-    /// Bytes were written and not flushed.
-    pub(super) unflushed: AtomicBool,
     /// The body of a request was not read to its end.
     unread: AtomicBool,
-    /// The answers under way, where they are watched.
-    deliveries: Option<Mutex<Vec<Weak<Delivery>>>>,
+    /// The answers under way. Each is watched by itself: some may stand still while others go on.
+    deliveries: Mutex<Vec<Weak<Delivery>>>,
 }
 
 impl Traffic {
-    /// Watches every answer by itself: on an HTTP/2 connection some may stand still while others go on.
-    pub(super) fn watching_deliveries() -> Self {
-        Traffic { deliveries: Some(Mutex::default()), ..Traffic::default() }
-    }
-
     /// How many requests have come.
     pub(super) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
@@ -39,11 +32,6 @@ impl Traffic {
     /// No request is under way.
     pub(super) fn is_quiet(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0
-    }
-
-    /// Nothing at all is under way: hyper holds nothing of the connection but what it may have read of a next request.
-    pub(super) fn is_idle(&self) -> bool {
-        self.is_quiet() && !self.unflushed.load(Ordering::Relaxed)
     }
 
     /// The client may still be sending what nobody will read.
@@ -65,9 +53,8 @@ impl Traffic {
 
     /// True when the client has taken nothing of some answer since this was asked before, though there is more of it.
     pub(super) fn has_stalled(&self) -> bool {
-        let Some(deliveries) = &self.deliveries else { return false };
         let mut stalled = false;
-        deliveries.lock().retain(|delivery| match delivery.upgrade() {
+        self.deliveries.lock().retain(|delivery| match delivery.upgrade() {
             Some(delivery) => {
                 stalled |= delivery.stands_still();
                 true
@@ -77,15 +64,14 @@ impl Traffic {
         stalled
     }
 
-    fn deliver(&self) -> Option<Arc<Delivery>> {
-        let deliveries = self.deliveries.as_ref()?;
+    fn deliver(&self) -> Arc<Delivery> {
         let delivery = Arc::new(Delivery::new());
-        let mut deliveries = deliveries.lock();
+        let mut deliveries = self.deliveries.lock();
         if deliveries.len() == deliveries.capacity() {
             deliveries.retain(|delivery| delivery.strong_count() > 0);
         }
         deliveries.push(Arc::downgrade(&delivery));
-        Some(delivery)
+        delivery
     }
 }
 
@@ -138,7 +124,7 @@ impl Delivery {
 /// The body of an answer. hyper drops it when all of it is encoded.
 pub(super) struct Answer {
     body: Body,
-    delivery: Option<Arc<Delivery>>,
+    delivery: Arc<Delivery>,
     _open: Open,
 }
 
@@ -148,10 +134,8 @@ impl HttpBody for Answer {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if let Some(delivery) = &self.delivery {
-            delivery.asked.fetch_add(1, Ordering::Relaxed);
-            delivery.node_waits.store(frame.is_pending(), Ordering::Relaxed);
-        }
+        self.delivery.asked.fetch_add(1, Ordering::Relaxed);
+        self.delivery.node_waits.store(frame.is_pending(), Ordering::Relaxed);
         frame
     }
 

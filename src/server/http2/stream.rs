@@ -3,7 +3,6 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,8 +12,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::gather::{Room, gather};
 use super::traffic::Traffic;
-use super::wire::{Room, gather};
 
 /// For how long a client is let send what nobody reads, after the last answer.
 const LINGER: Duration = Duration::from_secs(5);
@@ -34,10 +33,6 @@ pub(super) struct ClientStream<S> {
 impl<S> ClientStream<S> {
     pub(super) fn new(stream: S, read: Bytes, send_timeout: Duration, traffic: Arc<Traffic>) -> Self {
         ClientStream { read, stream: TokioIo::new(stream), traffic, send_timeout, silence: None, lingering: None }
-    }
-
-    pub(super) fn into_inner(self) -> S {
-        self.stream.into_inner()
     }
 
     /// Passes on what a write came to, unless it has been pending for too long.
@@ -69,15 +64,12 @@ impl<S: AsyncRead + Unpin> Read for ClientStream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Write for ClientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.traffic.unflushed.store(true, Ordering::Relaxed);
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.in_time(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        self.traffic.unflushed.store(false, Ordering::Relaxed);
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     /// Ends our side, and reads on to nowhere if the client may be sending still: closing on unread bytes would reset the
@@ -111,7 +103,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for ClientStream<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.traffic.unflushed.store(true, Ordering::Relaxed);
         let mut room = Room::new();
         let written = match gather(bufs, &mut room) {
             Some(gathered) => Pin::new(&mut self.stream).poll_write(cx, gathered),

@@ -1,0 +1,220 @@
+//! The head of a request, from bytes.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version, header};
+use httparse::{ParserConfig, Status};
+
+use crate::http1::fields::{self, Unclear};
+use crate::http1::framing::Framing;
+use crate::server::limits::Limits;
+
+/// A request's head, and what it says of the rest.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) request: Request<()>,
+    pub(super) framing: Framing,
+    /// The client will send another request on the connection.
+    pub(super) keeps: bool,
+    /// The client waits for a word before it sends the body.
+    pub(super) expects: bool,
+}
+
+/// What is no request that can be served, and what its sender is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Invalid {
+    pub(super) status: StatusCode,
+    pub(super) why: &'static str,
+}
+
+const TOO_LARGE: Invalid =
+    Invalid { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why: "the head of the request is too large" };
+const MALFORMED: Invalid = Invalid { status: StatusCode::BAD_REQUEST, why: "the head of the request is not valid" };
+
+/// Takes the head of a request out of `read`; none while it is not complete. Up to `seen` there is no end of it.
+pub(super) fn head(read: &mut BytesMut, seen: &mut usize, limits: &Limits) -> Result<Option<Head>, Invalid> {
+    // Some old clients end a body with an empty line that is not counted (RFC 9112, 2.2).
+    while *seen == 0 && read.starts_with(b"\r\n") {
+        read.advance(2);
+    }
+    let Some(length) = fields::end(&read[*seen..]).map(|end| *seen + end) else {
+        *seen = read.len().saturating_sub(2);
+        return if read.len() > limits.max_head_bytes { Err(TOO_LARGE) } else { Ok(None) };
+    };
+    *seen = 0;
+    if length > limits.max_head_bytes {
+        return Err(TOO_LARGE);
+    }
+    parse(read.split_to(length).freeze(), limits).map(Some)
+}
+
+fn parse(head: Bytes, limits: &Limits) -> Result<Head, Invalid> {
+    // httparse would pass over empty lines before the first.
+    if head.starts_with(b"\n") || !fields::has_strict_lines(&head) {
+        return Err(MALFORMED);
+    }
+    fields::with_room(limits.max_headers, head.len(), |room| {
+        let mut parsed = httparse::Request::new(&mut []);
+        match ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, &head, room) {
+            Ok(Status::Complete(_)) => of(&parsed, &head),
+            Ok(Status::Partial) => Err(MALFORMED),
+            Err(httparse::Error::TooManyHeaders) => Err(TOO_LARGE),
+            Err(_) => Err(MALFORMED),
+        }
+    })
+}
+
+fn of(parsed: &httparse::Request<'_, '_>, head: &Bytes) -> Result<Head, Invalid> {
+    let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Err(MALFORMED) };
+    let mut request = Request::new(());
+    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| MALFORMED)?;
+    *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| MALFORMED)?;
+    *request.version_mut() = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    *request.headers_mut() = fields::map(head, parsed.headers).map_err(|_| MALFORMED)?;
+    let (headers, version) = (request.headers(), request.version());
+    let framing = fields::framing(headers, version).map_err(of_unclear)?.unwrap_or(Framing::Length(0));
+    let expects = !framing.is_over() && version == Version::HTTP_11 && expects_continue(headers);
+    // No tunnel is made: what a client sends behind a CONNECT may be anything.
+    let keeps = fields::keeps(headers, version) && request.method() != Method::CONNECT;
+    Ok(Head { request, framing, keeps, expects })
+}
+
+fn of_unclear(unclear: Unclear) -> Invalid {
+    match unclear {
+        Unclear::Coding => {
+            Invalid { status: StatusCode::NOT_IMPLEMENTED, why: "the only transfer coding that is served is chunked" }
+        }
+        Unclear::Old | Unclear::Length => {
+            Invalid { status: StatusCode::BAD_REQUEST, why: "it is not clear where the body of the request ends" }
+        }
+    }
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const LIMITS: Limits = Limits {
+        head_timeout: Duration::from_secs(60),
+        send_timeout: Duration::from_secs(60),
+        max_headers: 100,
+        max_head_bytes: 8192,
+        max_streams: 1,
+        keep_alive: true,
+    };
+
+    fn read(text: &str) -> Result<Option<Head>, Invalid> {
+        head(&mut BytesMut::from(text), &mut 0, &LIMITS)
+    }
+
+    fn with(fields: &str) -> Result<Head, Invalid> {
+        read(&format!("POST /a?b=c HTTP/1.1\r\nHost: kylin\r\n{fields}\r\n")).map(Option::unwrap)
+    }
+
+    fn status(text: &str) -> u16 {
+        read(text).unwrap_err().status.as_u16()
+    }
+
+    #[test]
+    fn a_request_is_read_whatever_the_pieces_it_comes_in() {
+        let text = "PUT /a?b=c HTTP/1.1\r\nHost: kylin\r\nContent-Length: 3\r\nX-A: b\r\n\r\nabcGET";
+        for cut in 0..text.len() {
+            let (mut bytes, mut seen) = (BytesMut::from(&text[..cut]), 0);
+            let first = head(&mut bytes, &mut seen, &LIMITS).unwrap();
+            bytes.extend_from_slice(&text.as_bytes()[cut..]);
+            let whole = first.or_else(|| head(&mut bytes, &mut seen, &LIMITS).unwrap()).unwrap();
+            assert_eq!((whole.request.method(), whole.request.uri()), (&Method::PUT, &Uri::from_static("/a?b=c")));
+            assert_eq!(whole.request.headers()["x-a"], "b");
+            assert!(matches!(whole.framing, Framing::Length(3)) && whole.keeps && !whole.expects);
+            assert_eq!(&bytes[..], b"abcGET", "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn empty_lines_before_a_request_are_passed_over() {
+        assert!(read("\r\n\r\nGET / HTTP/1.1\r\n\r\n").unwrap().is_some());
+        assert!(read("\r\n\r\n").unwrap().is_none());
+        assert_eq!(status("\n\nGET / HTTP/1.1\r\n\r\n"), 400);
+        assert_eq!(status("\r\n\nGET / HTTP/1.1\r\n\r\n"), 400);
+    }
+
+    #[test]
+    fn framing_that_is_read_in_two_ways_is_refused() {
+        assert!(matches!(with("").unwrap().framing, Framing::Length(0)));
+        assert!(matches!(with("Transfer-Encoding: Chunked\r\n").unwrap().framing, Framing::Chunked(_)));
+        for (fields, status) in [
+            ("Transfer-Encoding: gzip, chunked\r\n", 501),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 501),
+            ("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", 400),
+            ("Content-Length: 1\r\nContent-Length: 1\r\n", 400),
+            ("Content-Length: +1\r\n", 400),
+            ("Content-Length: 9223372036854775808\r\n", 400),
+        ] {
+            assert_eq!(with(fields).unwrap_err().status.as_u16(), status, "{fields}");
+        }
+        assert_eq!(status("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), 400);
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        for line in [
+            "GET / HTTP/2.0",
+            "GET / HTTP/0.9",
+            "GET /",
+            "GET  / HTTP/1.1",
+            "GE(T / HTTP/1.1",
+            "GET /a b HTTP/1.1",
+            "GET",
+            "GET http://[ HTTP/1.1",
+            "GET / HTTP/1.1 x",
+        ] {
+            assert_eq!(status(&format!("{line}\r\nHost: kylin\r\n\r\n")), 400, "{line}");
+        }
+        for field in ["X-A : 1", "X-A: 1\r\n 2", "X-A", ": 1", "X-A: a\0b", "X-A: a\rb", "X A: 1", "X\u{e9}: 1"] {
+            assert_eq!(with(&format!("{field}\r\n")).unwrap_err().status.as_u16(), 400, "{field:?}");
+        }
+        assert_eq!(status("GET / HTTP/1.1\nHost: kylin\n\n"), 400, "line feeds alone");
+    }
+
+    #[test]
+    fn a_head_is_bounded() {
+        assert_eq!(status(&"x".repeat(8193)), 431, "without an end in sight");
+        assert_eq!(with(&format!("X: {}\r\n", "x".repeat(8192))).unwrap_err().status.as_u16(), 431);
+        assert!(with(&"x: y\r\n".repeat(99)).is_ok());
+        assert_eq!(with(&"x: y\r\n".repeat(100)).unwrap_err().status.as_u16(), 431);
+    }
+
+    #[test]
+    fn a_connection_is_kept_as_the_request_says() {
+        let keeps = |text: &str| read(&format!("{text}\r\n\r\n")).unwrap().unwrap().keeps;
+        assert!(keeps("GET / HTTP/1.1") && !keeps("GET / HTTP/1.0"));
+        assert!(!keeps("GET / HTTP/1.1\r\nConnection: close") && keeps("GET / HTTP/1.0\r\nConnection: keep-alive"));
+        assert!(!keeps("CONNECT kylin:80 HTTP/1.1"));
+    }
+
+    #[test]
+    fn a_client_is_asked_for_its_body_where_it_waits_to_be() {
+        assert!(with("Content-Length: 1\r\nExpect: 100-Continue\r\n").unwrap().expects);
+        assert!(!with("Expect: 100-continue\r\n").unwrap().expects, "there is no body");
+        assert!(!with("Content-Length: 1\r\nExpect: more\r\n").unwrap().expects);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            _ = head(&mut BytesMut::from(&bytes[..]), &mut 0, &LIMITS);
+        }
+
+        #[test]
+        fn what_is_accepted_has_one_length(field in "[ -~]{0,40}") {
+            if let Ok(head) = with(&format!("{field}\r\n")) {
+                let told = ["content-length", "transfer-encoding"].iter().filter(|name| head.request.headers().contains_key(**name));
+                proptest::prop_assert!(told.count() <= 1);
+            }
+        }
+    }
+}
