@@ -18,18 +18,47 @@ const FEW: usize = 100;
 /// Larger numbers are negative to who keeps them in 64 bits with a sign.
 pub(crate) const MOST: u64 = i64::MAX as u64;
 
-/// Where the first empty line ends.
-pub(crate) fn end(bytes: &[u8]) -> Option<usize> {
-    memchr::memchr_iter(b'\n', bytes).find_map(|line| match &bytes[line + 1..] {
-        [b'\n', ..] => Some(line + 2),
-        [b'\r', b'\n', ..] => Some(line + 3),
-        _ => None,
-    })
+/// How far a head was looked through for its end.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// Up to here there is none.
+    seen: usize,
+    /// httparse takes lines that end with a line feed alone. Others do not.
+    loose: bool,
 }
 
-/// httparse takes lines that end with a line feed alone. Others do not.
-pub(crate) fn has_strict_lines(head: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', head).all(|line| line > 0 && head[line - 1] == b'\r')
+/// The end of a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    /// Behind its first empty line.
+    pub(crate) at: usize,
+    /// Every line of it ends with both bytes.
+    pub(crate) strict: bool,
+}
+
+impl Scan {
+    /// Looks on in `read`, of which the beginning is what it was before; none while the head is not complete.
+    pub(crate) fn end(&mut self, read: &[u8]) -> Option<End> {
+        let from = self.seen;
+        for line in memchr::memchr_iter(b'\n', &read[from..]).map(|line| from + line) {
+            self.loose |= line == 0 || read[line - 1] != b'\r';
+            let (at, loose) = match &read[line + 1..] {
+                [b'\r', b'\n', ..] => (line + 3, self.loose),
+                [b'\n', ..] => (line + 2, true),
+                _ => continue,
+            };
+            *self = Scan::default();
+            return Some(End { at, strict: !loose });
+        }
+        self.seen = read.len().saturating_sub(2);
+        None
+    }
+
+    /// Nothing was looked at yet.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only before requests something may stand"))]
+    pub(crate) fn is_at_start(&self) -> bool {
+        self.seen == 0
+    }
 }
 
 /// Calls `parse` with room for at most `most` fields of a head of `length` bytes.
@@ -50,17 +79,22 @@ pub(crate) fn with_room<'h, T>(
     }
 }
 
-/// The fields that httparse found in `head`. Their values are shares of it.
-pub(crate) fn map(head: &Bytes, parsed: &[Header<'_>]) -> Result<HeaderMap, Error> {
-    let mut headers = HeaderMap::try_with_capacity(parsed.len())?;
+/// So many fields may come to a head on its way without making its map grow: who was asked, by whom, for whom.
+const MORE: usize = 4;
+
+/// The fields that httparse found in `head`, whose values are shares of it, and what they say.
+pub(crate) fn map(head: &Bytes, parsed: &[Header<'_>]) -> Result<(HeaderMap, Told), Error> {
+    let mut headers = HeaderMap::try_with_capacity(parsed.len() + MORE)?;
+    let mut told = Told::default();
     for Header { name, value } in parsed {
         let name = match known(name.as_bytes()) {
             Some(name) => name,
             None => HeaderName::from_bytes(name.as_bytes())?,
         };
+        told.note(&name, value);
         headers.try_append(name, HeaderValue::from_maybe_shared(head.slice_ref(value))?)?;
     }
-    Ok(headers)
+    Ok((headers, told))
 }
 
 /// The names that nearly every request and answer has, in the two ways in which they are written: `HeaderName` copies a name
@@ -102,25 +136,72 @@ pub(crate) enum Unclear {
     Length,
 }
 
-/// How the fields say that the body ends (RFC 9112, 6.3), where all parsers agree on it (RFC 9112, 6.1); none when they do
-/// not.
-pub(crate) fn framing(headers: &HeaderMap, version: Version) -> Result<Option<Framing>, Unclear> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let coding = codings.next();
-    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) || codings.next().is_some() {
-        return Err(Unclear::Coding);
+/// What the fields of a head say of its message and of its connection. Noted while they are read: to look a field up in a map
+/// costs more than to see it pass.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    codings: usize,
+    chunked: bool,
+    lengths: usize,
+    length: Option<u64>,
+    keeps: bool,
+    closes: bool,
+    expects_continue: bool,
+}
+
+impl Told {
+    fn note(&mut self, name: &HeaderName, value: &[u8]) {
+        match *name {
+            header::CONTENT_LENGTH => {
+                self.lengths += 1;
+                self.length = number(value);
+            }
+            header::TRANSFER_ENCODING => {
+                self.codings += 1;
+                self.chunked = value.eq_ignore_ascii_case(b"chunked");
+            }
+            header::CONNECTION => {
+                for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                    self.keeps |= option.eq_ignore_ascii_case(b"keep-alive");
+                    self.closes |= option.eq_ignore_ascii_case(b"close");
+                }
+            }
+            header::EXPECT => self.expects_continue = value.eq_ignore_ascii_case(b"100-continue"),
+            _ => {}
+        }
     }
-    if coding.is_some() && version < Version::HTTP_11 {
-        return Err(Unclear::Old);
+
+    /// How the body ends (RFC 9112, 6.3), where all parsers agree on it (RFC 9112, 6.1); none when nothing is said of it.
+    pub(crate) fn framing(&self, version: Version) -> Result<Option<Framing>, Unclear> {
+        match (self.codings, self.lengths) {
+            (0, 0) => Ok(None),
+            (0, 1) => self.length.map(|length| Some(Framing::Length(length))).ok_or(Unclear::Length),
+            (1, 0) if self.chunked && version < Version::HTTP_11 => Err(Unclear::Old),
+            (1, 0) if self.chunked => Ok(Some(Framing::Chunked(Chunks::new()))),
+            (1, _) if self.chunked => Err(Unclear::Length),
+            (0, _) => Err(Unclear::Length),
+            _ => Err(Unclear::Coding),
+        }
     }
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    match lengths.next() {
-        Some(length) => match number(length.as_bytes()) {
-            Some(length) if coding.is_none() && lengths.next().is_none() => Ok(Some(Framing::Length(length))),
-            _ => Err(Unclear::Length),
-        },
-        None => Ok(coding.map(|_| Framing::Chunked(Chunks::new()))),
+
+    /// Will who sent this head take another message on its connection (RFC 9112, 9.3)?
+    pub(crate) fn keeps(&self, version: Version) -> bool {
+        !self.closes && (version == Version::HTTP_11 || self.keeps)
     }
+
+    /// Does who sent it wait for a word before sending the body?
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only clients expect something"))]
+    pub(crate) fn expects_continue(&self) -> bool {
+        self.expects_continue
+    }
+}
+
+/// Does a message of our own say that it is the last?
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "to nodes nothing says so"))]
+pub(crate) fn closes(headers: &HeaderMap) -> bool {
+    let mut told = Told::default();
+    headers.get_all(header::CONNECTION).iter().for_each(|value| told.note(&header::CONNECTION, value.as_bytes()));
+    told.closes
 }
 
 /// The length that a message of our own says that its body has.
@@ -131,26 +212,6 @@ pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
 fn number(text: &[u8]) -> Option<u64> {
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     if digits { std::str::from_utf8(text).ok()?.parse().ok().filter(|number| *number <= MOST) } else { None }
-}
-
-/// Will who sent this head take another message on its connection (RFC 9112, 9.3)?
-pub(crate) fn keeps(headers: &HeaderMap, version: Version) -> bool {
-    let mut options = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii);
-    match version {
-        Version::HTTP_11 => !options.any(|option| option.eq_ignore_ascii_case(b"close")),
-        _ => {
-            let (mut keeps, mut closes) = (false, false);
-            for option in options {
-                keeps |= option.eq_ignore_ascii_case(b"keep-alive");
-                closes |= option.eq_ignore_ascii_case(b"close");
-            }
-            keeps && !closes
-        }
-    }
 }
 
 #[cfg(test)]
@@ -190,10 +251,23 @@ mod tests {
 
     #[test]
     fn the_end_of_a_head_is_its_first_empty_line() {
-        assert_eq!(end(b"a: b\r\n\r\nrest"), Some(8));
-        assert_eq!(end(b"a: b\n\nrest"), Some(6));
+        let end = |text: &[u8]| Scan::default().end(text);
+        assert_eq!(end(b"a: b\r\n\r\nrest"), Some(End { at: 8, strict: true }));
+        for loose in [&b"a: b\n\r\n"[..], b"a: b\r\n\n", b"a\nb\r\n\r\n", b"\na\r\n\r\n", b"\n\n"] {
+            assert!(!end(loose).unwrap().strict, "{}", loose.escape_ascii());
+        }
         assert_eq!(end(b"a: b\r\n\r"), None);
         assert_eq!(end(b""), None);
-        assert!(has_strict_lines(b"a: b\r\n\r\n") && !has_strict_lines(b"a: b\n\r\n") && !has_strict_lines(b"\n"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_end_is_the_same_whatever_the_pieces(text in "[a\r\n]{0,12}(\r\n\r\n)?", cut in 0_usize..16) {
+            let text = text.as_bytes();
+            let mut scan = Scan::default();
+            let first = scan.end(&text[..cut.min(text.len())]);
+            let end = first.or_else(|| scan.end(text));
+            proptest::prop_assert_eq!(end, Scan::default().end(text));
+        }
     }
 }

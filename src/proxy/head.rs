@@ -1,6 +1,6 @@
 //! Is the head of a request one that every HTTP parser reads alike?
 //!
-//! hyper accepts some that Tomcat reads otherwise; between the two lies request smuggling. What is not clear is refused.
+//! A host's own server may accept some that Tomcat reads otherwise; between the two lies request smuggling. What is not clear is refused.
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
@@ -18,10 +18,12 @@ pub(crate) fn check(head: &mut request::Parts) -> Result<(), Refusal> {
     if head.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
         return refuse(StatusCode::BAD_REQUEST, "the method is not valid");
     }
-    check_transfer_encoding(&head.headers, head.version)?;
-    check_content_length(&head.headers)?;
-    check_host(head)?;
-    if let Some(expect) = head.headers.remove(header::EXPECT)
+    let fields = Fields::of(&head.headers);
+    fields.check_framing(head.version)?;
+    let (hosts, expects) = (fields.hosts, fields.expects);
+    check_host(head, hosts)?;
+    if expects
+        && let Some(expect) = head.headers.remove(header::EXPECT)
         && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
     {
         return refuse(StatusCode::EXPECTATION_FAILED, "the only expectation met is 100-continue");
@@ -38,36 +40,55 @@ pub(crate) fn check(head: &mut request::Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// hyper passes on `chunked, chunked`, several lines, and more; exactly one `chunked` is what all agree on.
-fn check_transfer_encoding(headers: &HeaderMap, version: Version) -> Result<(), Refusal> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else { return Ok(()) };
-    if version < Version::HTTP_11 || codings.next().is_some() || headers.contains_key(header::CONTENT_LENGTH) {
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "the framing of the body is ambiguous"));
-    }
-    if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-        return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "the only transfer coding is chunked"));
-    }
-    Ok(())
+/// How often a request has the fields that are to be checked. To see all fields pass costs less than to look these up.
+#[derive(Default)]
+struct Fields<'h> {
+    coding: Option<&'h HeaderValue>,
+    codings: usize,
+    length: Option<&'h HeaderValue>,
+    lengths: usize,
+    hosts: usize,
+    expects: bool,
 }
 
-/// Several equal lines are legal, but one is what all agree on; so are numbers of 63 bits.
-fn check_content_length(headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let number =
-        |length: &HeaderValue| matches!(length.len(), 1..=18) && length.as_bytes().iter().all(u8::is_ascii_digit);
-    if lengths.next().is_some_and(|length| !number(length)) || lengths.next().is_some() {
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "content-length is not one number"));
+impl<'h> Fields<'h> {
+    fn of(headers: &'h HeaderMap) -> Self {
+        let mut fields = Fields::default();
+        for (name, value) in headers {
+            match *name {
+                header::TRANSFER_ENCODING => (fields.coding, fields.codings) = (Some(value), fields.codings + 1),
+                header::CONTENT_LENGTH => (fields.length, fields.lengths) = (Some(value), fields.lengths + 1),
+                header::HOST => fields.hosts += 1,
+                header::EXPECT => fields.expects = true,
+                _ => {}
+            }
+        }
+        fields
     }
-    Ok(())
+
+    /// Exactly one `chunked` is what all agree on. Several equal lengths are legal, but one is what all agree on; so are
+    /// numbers of 63 bits.
+    fn check_framing(&self, version: Version) -> Result<(), Refusal> {
+        let number =
+            |length: &HeaderValue| matches!(length.len(), 1..=18) && length.as_bytes().iter().all(u8::is_ascii_digit);
+        if self.coding.is_some() && (version < Version::HTTP_11 || self.codings > 1 || self.lengths > 0) {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "the framing of the body is ambiguous"));
+        }
+        if self.coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+            return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "the only transfer coding is chunked"));
+        }
+        if self.lengths > 1 || self.length.is_some_and(|length| !number(length)) {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "content-length is not one number"));
+        }
+        Ok(())
+    }
 }
 
 /// One valid host, in `Host` or in the target; the target's wins (RFC 9112, 3.2.2).
-fn check_host(head: &mut request::Parts) -> Result<(), Refusal> {
+fn check_host(head: &mut request::Parts, hosts: usize) -> Result<(), Refusal> {
     let invalid = || Refusal::new(StatusCode::BAD_REQUEST, "the request does not name one valid host");
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    let (host, more) = (hosts.next(), hosts.next());
-    if more.is_some() || host.is_some_and(|host| !is_host(host.as_bytes())) {
+    let host = head.headers.get(header::HOST);
+    if hosts > 1 || host.is_some_and(|host| !is_host(host.as_bytes())) {
         return Err(invalid());
     }
     match head.uri.authority() {

@@ -8,7 +8,7 @@ use http::{Method, Response, StatusCode, Version};
 use httparse::{ParserConfig, Status};
 
 use crate::backend::{Phase, SendError};
-use crate::http1::fields;
+use crate::http1::fields::{self, Scan, Told};
 use crate::http1::framing::Framing;
 
 /// How many interim answers may come before the final one.
@@ -33,8 +33,7 @@ pub(super) struct Head {
 /// What has come of an answer's head.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// Up to here there is no end of it.
-    bytes: usize,
+    scan: Scan,
     interim: usize,
 }
 
@@ -47,15 +46,16 @@ pub(super) fn head(
     wire: Wire,
 ) -> Result<Option<Head>, SendError> {
     loop {
-        let Some(length) = fields::end(&read[seen.bytes..]).map(|end| seen.bytes + end) else {
-            seen.bytes = read.len().saturating_sub(2);
-            return if read.len() > wire.max_head_bytes { invalid("the head is too long") } else { Ok(None) };
+        let end = match seen.scan.end(read) {
+            None if read.len() <= wire.max_head_bytes => return Ok(None),
+            Some(end) if end.at <= wire.max_head_bytes => end,
+            _ => return invalid("the head is too long"),
         };
-        seen.bytes = 0;
-        if length > wire.max_head_bytes {
-            return invalid("the head is too long");
+        // httparse would pass over empty lines before the first.
+        if !end.strict || !read.starts_with(b"H") {
+            return invalid("a line of the head does not begin or end as it must");
         }
-        let response = response(read.split_to(length).freeze(), wire)?;
+        let (response, told) = response(read.split_to(end.at).freeze(), wire)?;
         match response.status() {
             // No request of ours asks for an upgrade.
             StatusCode::SWITCHING_PROTOCOLS => return invalid("status 101 without a request to upgrade"),
@@ -66,20 +66,15 @@ pub(super) fn head(
                 }
             }
             _ => {
-                let framing = framing(&response, method)?;
-                let keeps =
-                    fields::keeps(response.headers(), response.version()) && !matches!(framing, Framing::UntilClose);
+                let framing = framing(&response, &told, method)?;
+                let keeps = told.keeps(response.version()) && !matches!(framing, Framing::UntilClose);
                 return Ok(Some(Head { response, framing, keeps }));
             }
         }
     }
 }
 
-fn response(head: Bytes, wire: Wire) -> Result<Response<()>, SendError> {
-    // httparse would pass over empty lines before the first.
-    if !head.starts_with(b"H") || !fields::has_strict_lines(&head) {
-        return invalid("a line of the head does not begin or end as it must");
-    }
+fn response(head: Bytes, wire: Wire) -> Result<(Response<()>, Told), SendError> {
     fields::with_room(wire.max_headers, head.len(), |room| {
         let mut parsed = httparse::Response::new(&mut []);
         match ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &head, room) {
@@ -90,8 +85,8 @@ fn response(head: Bytes, wire: Wire) -> Result<Response<()>, SendError> {
     })
 }
 
-fn of(parsed: &httparse::Response<'_, '_>, head: &Bytes) -> Result<Response<()>, SendError> {
-    let headers = fields::map(head, parsed.headers).map_err(|error| SendError::new(Phase::Invalid, error))?;
+fn of(parsed: &httparse::Response<'_, '_>, head: &Bytes) -> Result<(Response<()>, Told), SendError> {
+    let (headers, told) = fields::map(head, parsed.headers).map_err(|error| SendError::new(Phase::Invalid, error))?;
     let mut response = Response::new(());
     let status = parsed.code.unwrap_or_default();
     *response.status_mut() = StatusCode::from_u16(status).map_err(|error| SendError::new(Phase::Invalid, error))?;
@@ -103,13 +98,12 @@ fn of(parsed: &httparse::Response<'_, '_>, head: &Bytes) -> Result<Response<()>,
         // What hyper's server writes in place of the usual words.
         response.extensions_mut().insert(reason);
     }
-    Ok(response)
+    Ok((response, told))
 }
 
 /// How the body ends (RFC 9112, 6.3).
-fn framing(response: &Response<()>, method: &Method) -> Result<Framing, SendError> {
-    let told = fields::framing(response.headers(), response.version());
-    let told = told.map_err(|unclear| SendError::new(Phase::Invalid, unclear))?;
+fn framing(response: &Response<()>, told: &Told, method: &Method) -> Result<Framing, SendError> {
+    let framing = told.framing(response.version()).map_err(|unclear| SendError::new(Phase::Invalid, unclear))?;
     let status = response.status();
     if method == Method::CONNECT && status.is_success() {
         return invalid("a tunnel that is not supported");
@@ -117,7 +111,7 @@ fn framing(response: &Response<()>, method: &Method) -> Result<Framing, SendErro
     if method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok(Framing::Length(0));
     }
-    Ok(told.unwrap_or(Framing::UntilClose))
+    Ok(framing.unwrap_or(Framing::UntilClose))
 }
 
 fn invalid<T>(why: &'static str) -> Result<T, SendError> {

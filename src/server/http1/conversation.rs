@@ -19,7 +19,7 @@ use super::upload::{Demand, Upload};
 use crate::body::{Body, BodyError, BoxError};
 use crate::clock::timer_in;
 use crate::http1::chunks::Piece;
-use crate::http1::fields;
+use crate::http1::fields::{self, Scan};
 use crate::http1::framing::Framing;
 use crate::http1::out::{Ending, Out, SendFailure};
 use crate::server::limits::Limits;
@@ -35,8 +35,7 @@ pub(super) struct Conversation<S> {
     stream: S,
     /// What was read and not taken yet.
     read: BytesMut,
-    /// Up to here there is no end of a head in it.
-    seen: usize,
+    scan: Scan,
     limits: Limits,
     out: Out,
     silence: Silence,
@@ -58,7 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         Conversation {
             stream,
             read,
-            seen: 0,
+            scan: Scan::default(),
             limits,
             out: Out::default(),
             silence: Silence::default(),
@@ -85,7 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Result<Head, Invalid>>>> {
         loop {
             if !self.read.is_empty()
-                && let Some(head) = head::head(&mut self.read, &mut self.seen, &self.limits).transpose()
+                && let Some(head) = head::head(&mut self.read, &mut self.scan, &self.limits).transpose()
             {
                 return Poll::Ready(Ok(Some(head)));
             }
@@ -133,7 +132,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let ending = encode::ending(&answer, asked);
         // A client that was not told to send its body may do so or not.
         self.last |= take(&mut self.expects) || stopping || !self.limits.keep_alive || !asked.keeps;
-        self.last |= ending == Ending::UntilClose || !fields::keeps(answer.headers(), Version::HTTP_11);
+        self.last |= ending == Ending::UntilClose || fields::closes(answer.headers());
         self.interim = false;
         self.out.begin(|out| encode::head(&answer, asked, ending, !self.last, out));
         self.out.body(answer.into_body(), ending);

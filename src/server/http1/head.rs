@@ -1,10 +1,10 @@
 //! The head of a request, from bytes.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, StatusCode, Uri, Version, header};
+use http::{Method, Request, StatusCode, Uri, Version};
 use httparse::{ParserConfig, Status};
 
-use crate::http1::fields::{self, Unclear};
+use crate::http1::fields::{self, End, Scan, Unclear};
 use crate::http1::framing::Framing;
 use crate::server::limits::Limits;
 
@@ -30,28 +30,22 @@ const TOO_LARGE: Invalid =
     Invalid { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why: "the head of the request is too large" };
 const MALFORMED: Invalid = Invalid { status: StatusCode::BAD_REQUEST, why: "the head of the request is not valid" };
 
-/// Takes the head of a request out of `read`; none while it is not complete. Up to `seen` there is no end of it.
-pub(super) fn head(read: &mut BytesMut, seen: &mut usize, limits: &Limits) -> Result<Option<Head>, Invalid> {
+/// Takes the head of a request out of `read`; none while it is not complete.
+pub(super) fn head(read: &mut BytesMut, scan: &mut Scan, limits: &Limits) -> Result<Option<Head>, Invalid> {
     // Some old clients end a body with an empty line that is not counted (RFC 9112, 2.2).
-    while *seen == 0 && read.starts_with(b"\r\n") {
+    while scan.is_at_start() && read.starts_with(b"\r\n") {
         read.advance(2);
     }
-    let Some(length) = fields::end(&read[*seen..]).map(|end| *seen + end) else {
-        *seen = read.len().saturating_sub(2);
-        return if read.len() > limits.max_head_bytes { Err(TOO_LARGE) } else { Ok(None) };
-    };
-    *seen = 0;
-    if length > limits.max_head_bytes {
-        return Err(TOO_LARGE);
+    match scan.end(read) {
+        None if read.len() > limits.max_head_bytes => Err(TOO_LARGE),
+        None => Ok(None),
+        Some(End { at, .. }) if at > limits.max_head_bytes => Err(TOO_LARGE),
+        Some(End { strict: false, .. }) => Err(MALFORMED),
+        Some(End { at, .. }) => parse(read.split_to(at).freeze(), limits).map(Some),
     }
-    parse(read.split_to(length).freeze(), limits).map(Some)
 }
 
 fn parse(head: Bytes, limits: &Limits) -> Result<Head, Invalid> {
-    // httparse would pass over empty lines before the first.
-    if head.starts_with(b"\n") || !fields::has_strict_lines(&head) {
-        return Err(MALFORMED);
-    }
     fields::with_room(limits.max_headers, head.len(), |room| {
         let mut parsed = httparse::Request::new(&mut []);
         match ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, &head, room) {
@@ -69,12 +63,13 @@ fn of(parsed: &httparse::Request<'_, '_>, head: &Bytes) -> Result<Head, Invalid>
     *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| MALFORMED)?;
     *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| MALFORMED)?;
     *request.version_mut() = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    *request.headers_mut() = fields::map(head, parsed.headers).map_err(|_| MALFORMED)?;
-    let (headers, version) = (request.headers(), request.version());
-    let framing = fields::framing(headers, version).map_err(of_unclear)?.unwrap_or(Framing::Length(0));
-    let expects = !framing.is_over() && version == Version::HTTP_11 && expects_continue(headers);
+    let (headers, told) = fields::map(head, parsed.headers).map_err(|_| MALFORMED)?;
+    *request.headers_mut() = headers;
+    let version = request.version();
+    let framing = told.framing(version).map_err(of_unclear)?.unwrap_or(Framing::Length(0));
+    let expects = !framing.is_over() && version == Version::HTTP_11 && told.expects_continue();
     // No tunnel is made: what a client sends behind a CONNECT may be anything.
-    let keeps = fields::keeps(headers, version) && request.method() != Method::CONNECT;
+    let keeps = told.keeps(version) && request.method() != Method::CONNECT;
     Ok(Head { request, framing, keeps, expects })
 }
 
@@ -87,10 +82,6 @@ fn of_unclear(unclear: Unclear) -> Invalid {
             Invalid { status: StatusCode::BAD_REQUEST, why: "it is not clear where the body of the request ends" }
         }
     }
-}
-
-fn expects_continue(headers: &HeaderMap) -> bool {
-    headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 #[cfg(test)]
@@ -108,7 +99,7 @@ mod tests {
     };
 
     fn read(text: &str) -> Result<Option<Head>, Invalid> {
-        head(&mut BytesMut::from(text), &mut 0, &LIMITS)
+        head(&mut BytesMut::from(text), &mut Scan::default(), &LIMITS)
     }
 
     fn with(fields: &str) -> Result<Head, Invalid> {
@@ -123,7 +114,7 @@ mod tests {
     fn a_request_is_read_whatever_the_pieces_it_comes_in() {
         let text = "PUT /a?b=c HTTP/1.1\r\nHost: kylin\r\nContent-Length: 3\r\nX-A: b\r\n\r\nabcGET";
         for cut in 0..text.len() {
-            let (mut bytes, mut seen) = (BytesMut::from(&text[..cut]), 0);
+            let (mut bytes, mut seen) = (BytesMut::from(&text[..cut]), Scan::default());
             let first = head(&mut bytes, &mut seen, &LIMITS).unwrap();
             bytes.extend_from_slice(&text.as_bytes()[cut..]);
             let whole = first.or_else(|| head(&mut bytes, &mut seen, &LIMITS).unwrap()).unwrap();
@@ -206,7 +197,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
-            _ = head(&mut BytesMut::from(&bytes[..]), &mut 0, &LIMITS);
+            _ = head(&mut BytesMut::from(&bytes[..]), &mut Scan::default(), &LIMITS);
         }
 
         #[test]
