@@ -129,13 +129,31 @@ impl Body {
     }
 
     /// All bytes of the body, when they are here.
-    #[cfg_attr(not(feature = "kylin"), allow(dead_code, reason = "only who knows Kylin reads bodies"))]
     pub(crate) fn whole(&self) -> Option<&Bytes> {
         static NOTHING: Bytes = Bytes::new();
         match &self.kind {
             Kind::Empty => Some(&NOTHING),
             Kind::Full(bytes) => Some(bytes),
             _ => None,
+        }
+    }
+
+    /// All bytes of the body, when they are here, and the body is over.
+    #[cfg_attr(
+        not(any(feature = "client", feature = "server")),
+        allow(dead_code, reason = "only transports end bodies")
+    )]
+    pub(crate) fn into_whole(mut self) -> Result<Bytes, Body> {
+        match std::mem::replace(&mut self.kind, Kind::Empty) {
+            Kind::Empty => Ok(Bytes::new()),
+            Kind::Full(bytes) => {
+                self.finish(true);
+                Ok(bytes)
+            }
+            kind => {
+                self.kind = kind;
+                Err(self)
+            }
         }
     }
 

@@ -71,7 +71,19 @@ impl Out {
 
     /// What follows the head; nothing where its end is said to be here already.
     pub(crate) fn body(&mut self, body: Body, ending: Ending) {
-        self.body = (ending != Ending::Length(0)).then_some((body, ending));
+        self.body = match ending {
+            Ending::Length(0) => None,
+            Ending::Length(length) => match body.into_whole() {
+                Ok(whole) if whole.len() as u64 == length => {
+                    self.push(whole);
+                    None
+                }
+                // The body says what is wrong.
+                Ok(whole) => Some((whole.into(), ending)),
+                Err(body) => Some((body, ending)),
+            },
+            _ => Some((body, ending)),
+        };
     }
 
     /// There are bytes to be written.

@@ -22,6 +22,9 @@ pub(super) async fn read(body: Body, settings: &Settings) -> Result<Body, Refusa
     if settings.max_body.is_some_and(|limit| declared.lower() > limit) {
         return Err(TOO_LARGE);
     }
+    if body.whole().is_some() {
+        return Ok(body);
+    }
     let body = body.without_trailers().stall_after(settings.body_timeout);
     let mut body = match settings.max_body {
         Some(limit) => body.at_most(limit),
