@@ -1,3 +1,5 @@
+use std::cmp::Ordering;
+
 use super::{Candidate, Candidates};
 
 /// Turns taken among endpoints that are equally loaded before the first of them is chosen.
@@ -15,30 +17,43 @@ pub(super) fn least<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> u
     let load = |candidate: Candidate<'c>| Load { amount: load(candidate), weight: candidate.effective_weight() };
     if from.len() > FEW {
         // In order from the turn on: the first of equals is the one whose turn is next.
-        let some = from.take_turn_of(SOME).filter(|candidate| from.is_eligible(*candidate));
-        let least = some
-            .map(|candidate| (candidate, load(candidate)))
-            .reduce(|least, next| if next.1.is_less_than(least.1) { next } else { least });
-        return least.map(|(candidate, _)| candidate);
+        let mut some = from.take_turn_of(SOME).filter(|candidate| from.is_eligible(*candidate));
+        let mut best = some.next()?;
+        let mut least = load(best);
+        // Nobody can have less than nothing.
+        while least.amount > 0 {
+            let Some(candidate) = some.next() else { break };
+            let load = load(candidate);
+            if load.against(least).is_lt() {
+                (best, least) = (candidate, load);
+            }
+        }
+        return Some(best);
     }
-    let mut best: Option<(Candidate<'c>, Load)> = None;
-    let mut tied = false;
-    for candidate in from.iter() {
+    let mut all = from.iter();
+    let mut first = all.next()?;
+    let (mut least, mut tied) = (load(first), false);
+    for candidate in all {
         let load = load(candidate);
-        match &best {
-            Some((_, least)) if least.is_less_than(load) => {}
-            Some((_, least)) if !load.is_less_than(*least) => tied = true,
-            _ => (best, tied) = (Some((candidate, load)), false),
+        match load.against(least) {
+            Ordering::Less => (first, least, tied) = (candidate, load, false),
+            Ordering::Equal => {
+                tied = true;
+                // Nobody can have less than nothing, so it does not matter who else has as little.
+                if least.amount == 0 {
+                    break;
+                }
+            }
+            Ordering::Greater => {}
         }
     }
-    let (first, least) = best?;
     if !tied {
         return Some(first);
     }
     // Loads move while we look, so "equal" means equal to what was seen, and the search has an end.
     for _ in 0..TURNS {
         let candidate = from.take_turn()?;
-        if !least.is_less_than(load(candidate)) && from.is_eligible(candidate) {
+        if load(candidate).against(least).is_le() && from.is_eligible(candidate) {
             return Some(candidate);
         }
     }
@@ -53,7 +68,7 @@ struct Load {
 }
 
 impl Load {
-    fn is_less_than(self, other: Load) -> bool {
-        u128::from(self.amount) * u128::from(other.weight) < u128::from(other.amount) * u128::from(self.weight)
+    fn against(self, other: Load) -> Ordering {
+        (u128::from(self.amount) * u128::from(other.weight)).cmp(&(u128::from(other.amount) * u128::from(self.weight)))
     }
 }

@@ -152,7 +152,7 @@ impl<B> Cluster<B> {
     /// Is the endpoint that `hint` names gone, in maintenance or ejected, rather than just full?
     pub(crate) fn is_out(&self, hint: &Hint) -> bool {
         let view = self.inner.view.read();
-        view.at(hint).is_none_or(|(group, index)| group.layout.members[index].is_out(group.layout.alone))
+        view.at(hint).is_none_or(|(group, index)| group.layout.members[index].member.is_out(group.layout.alone))
     }
 
     fn pick_at(
@@ -278,7 +278,8 @@ impl<B> Cluster<B> {
     pub(crate) fn members(&self) -> Vec<(Arc<Member>, Arc<B>)> {
         let view = self.inner.view.read();
         let pairs = |group: &Group<B>| -> Vec<_> {
-            group.layout.members.iter().cloned().zip(group.backends.iter().cloned()).collect()
+            let members = group.layout.members.iter().map(|listed| Arc::clone(&listed.member));
+            members.zip(group.backends.iter().cloned()).collect()
         };
         [pairs(&view.primary), pairs(&view.backup)].concat()
     }

@@ -51,8 +51,9 @@ impl<B> View<B> {
     /// another cluster is no better than none.
     fn ready(&self) -> impl Iterator<Item = (&Group<B>, usize, &Arc<Member>)> {
         let groups = [&self.primary, &self.backup].into_iter();
-        let all = groups
-            .flat_map(|group| (0..).zip(&group.layout.members).map(move |(index, member)| (group, index, member)));
+        let all = groups.flat_map(|group| {
+            (0..).zip(&group.layout.members).map(move |(index, listed)| (group, index, &listed.member))
+        });
         all.filter(|(_, _, member)| member.settings.intent == Intent::Ready && !member.live.health.is_outsider())
     }
 }
