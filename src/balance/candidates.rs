@@ -1,6 +1,5 @@
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::endpoint::{EndpointId, Lease, Listed, Member, Role};
@@ -99,7 +98,7 @@ impl<'c> Candidates<'c> {
     /// ready. All policies of a cluster share the turns. An endpoint in its slow start lets turns go by.
     #[inline]
     pub fn take_turn(&self) -> Option<Candidate<'c>> {
-        self.ramped(|| self.layout.take_turn().map(|index| self.at(index)))
+        self.ramped(|| Some(self.at(self.layout.take_turn()?)))
     }
 
     /// Takes a turn, and looks at `count` endpoints in smooth weighted round-robin order from there on, eligible or not: what
@@ -155,8 +154,14 @@ impl<'c> Candidates<'c> {
     /// the last one is taken: they are equally cold.
     #[inline]
     fn ramped(&self, next: impl Fn() -> Option<Candidate<'c>>) -> Option<Candidate<'c>> {
+        let first = next()?;
+        if first.listed.uses_turn() { Some(first) } else { Self::ramped_after_first(next) }
+    }
+
+    #[cold]
+    fn ramped_after_first(next: impl Fn() -> Option<Candidate<'c>>) -> Option<Candidate<'c>> {
         let mut candidate = next()?;
-        for _ in 0..RAMPED_TURNS {
+        for _ in 1..RAMPED_TURNS {
             if candidate.listed.uses_turn() {
                 break;
             }
@@ -255,10 +260,6 @@ impl<'c> Candidate<'c> {
     pub fn placement(&self) -> &'c str {
         &self.listed.member.settings.placement
     }
-
-    pub(crate) fn member(&self) -> &'c Arc<Member> {
-        &self.listed.member
-    }
 }
 
 impl PartialEq for Candidate<'_> {
@@ -346,6 +347,7 @@ impl Tried {
         self.has(member.live.uid)
     }
 
+    #[inline(never)]
     fn has(&self, uid: u64) -> bool {
         self.first[..self.count.min(self.first.len())].contains(&uid) || self.more.contains(&uid)
     }

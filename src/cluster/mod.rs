@@ -20,8 +20,8 @@ use self::members::Members;
 pub(crate) use self::members::Wanted;
 use self::panic::PanicMode;
 use crate::backend::HttpBackend;
-use crate::balance::{Balancer, Candidate, Candidates, Tried};
-use crate::endpoint::{Endpoint, EndpointId, Hint, Intent, InvalidId, Lease, Member};
+use crate::balance::{Balancer, Candidates, Tried};
+use crate::endpoint::{Endpoint, EndpointId, Hint, Intent, InvalidId, Lease, Member, Slot};
 use crate::request::RequestView;
 use crate::view::{Group, Published, View};
 
@@ -83,6 +83,22 @@ pub struct Picked<B> {
     pub backend: Arc<B>,
 }
 
+/// Where a slot was taken: what a pick has found, before anything is handed out.
+struct Taken<'v, B> {
+    group: &'v Group<B>,
+    index: usize,
+    slot: Slot<'v>,
+}
+
+impl<'v, B> Taken<'v, B> {
+    /// Takes a slot on the endpoint at `index`; none when the last one has just gone to another request.
+    #[inline]
+    fn new(group: &'v Group<B>, index: usize) -> Option<Self> {
+        let slot = Slot::take(&group.layout.members[index].member, group.layout.alone)?;
+        Some(Taken { group, index, slot })
+    }
+}
+
 impl<B> Cluster<B> {
     /// An empty builder: the policy is round robin until another is set.
     pub fn builder() -> ClusterBuilder<B> {
@@ -99,14 +115,18 @@ impl<B> Cluster<B> {
     /// [`PickError`] when no endpoint can serve.
     pub fn pick(&self, request: &RequestView<'_>, tried: &Tried) -> Result<Picked<B>, PickError> {
         let view = self.inner.view.read();
-        self.pick_from(&view.primary, request, tried)
-            .or_else(|| self.pick_from(&view.backup, request, tried))
+        let taken = self
+            .take_in(&view.primary, request, tried)
+            .or_else(|| self.take_in(&view.backup, request, tried))
             .inspect(|_| self.inner.panic.leave())
-            .or_else(|| self.pick_in_panic(&view, request, tried))
-            .ok_or_else(|| match view.primary.layout.members.len() + view.backup.layout.members.len() {
-                0 => PickError::Empty,
-                _ => PickError::NoneFit,
-            })
+            .or_else(|| self.take_in_panic(&view, request, tried));
+        match taken {
+            Some(taken) => Ok(self.picked(taken, request)),
+            None if view.primary.layout.members.is_empty() && view.backup.layout.members.is_empty() => {
+                Err(PickError::Empty)
+            }
+            None => Err(PickError::NoneFit),
+        }
     }
 
     /// The same for a request of a session that is bound to the endpoint called `id`: that endpoint serves if it can, a
@@ -125,14 +145,17 @@ impl<B> Cluster<B> {
     /// # Errors
     /// [`PickError`] when no endpoint can serve.
     pub fn pick_placed(&self, request: &RequestView<'_>, tried: &Tried, key: &[u8]) -> Result<Picked<B>, PickError> {
-        let placed = {
+        {
             let view = self.inner.view.read();
-            [&view.primary, &view.backup].into_iter().find_map(|group| {
+            let taken = [&view.primary, &view.backup].into_iter().find_map(|group| {
                 let chosen = Candidates::new(&group.layout, tried, request.role()).rendezvous(key)?;
-                chosen.member().acquire(group.layout.alone).then(|| self.picked(group, chosen, request))
-            })
-        };
-        placed.map_or_else(|| self.pick(request, tried), Ok)
+                Taken::new(group, chosen.index())
+            });
+            if let Some(taken) = taken {
+                return Ok(self.picked(taken, request));
+            }
+        }
+        self.pick(request, tried)
     }
 
     /// The same where a session's [`Hint`] goes.
@@ -161,19 +184,20 @@ impl<B> Cluster<B> {
         tried: &Tried,
         place: impl for<'v> FnOnce(&'v View<B>) -> Option<(&'v Group<B>, usize)>,
     ) -> Result<Picked<B>, PickError> {
-        let bound = {
+        {
             let view = self.inner.view.read();
-            place(&view).and_then(|(group, index)| {
+            let taken = place(&view).and_then(|(group, index)| {
                 let candidates = Candidates::new(&group.layout, tried, request.role());
-                let chosen = candidates.at(index);
-                let free = candidates.is_eligible_when_bound(chosen) && chosen.member().acquire(group.layout.alone);
-                free.then(|| self.picked(group, chosen, request))
-            })
-        };
-        bound.map_or_else(|| self.pick(request, tried), Ok)
+                candidates.is_eligible_when_bound(candidates.at(index)).then(|| Taken::new(group, index))?
+            });
+            if let Some(taken) = taken {
+                return Ok(self.picked(taken, request));
+            }
+        }
+        self.pick(request, tried)
     }
 
-    fn pick_from(&self, group: &Group<B>, request: &RequestView<'_>, tried: &Tried) -> Option<Picked<B>> {
+    fn take_in<'v>(&self, group: &'v Group<B>, request: &RequestView<'_>, tried: &Tried) -> Option<Taken<'v, B>> {
         if group.layout.members.is_empty() {
             return None;
         }
@@ -187,18 +211,19 @@ impl<B> Cluster<B> {
                 .pick(request, &candidates)
                 .filter(|candidate| candidates.is_eligible(*candidate))
                 .or_else(|| candidates.next_in_order())?;
-            if chosen.member().acquire(group.layout.alone) {
-                return Some(self.picked(group, chosen, request));
+            if let Some(taken) = Taken::new(group, chosen.index()) {
+                return Some(taken);
             }
         }
         None
     }
 
-    /// What is handed out for a candidate on which a slot was taken.
-    fn picked(&self, group: &Group<B>, chosen: Candidate<'_>, request: &RequestView<'_>) -> Picked<B> {
-        let lease = Lease::of_acquired(Arc::clone(chosen.member()), group.layout.alone);
-        let lease = lease.carrying(self.inner.balancer.work(request));
-        Picked { lease, backend: Arc::clone(&group.backends[chosen.index()]) }
+    /// What is handed out where a slot was taken. Made in one piece where it is to stay: moving it costs more than counting.
+    #[inline]
+    fn picked(&self, taken: Taken<'_, B>, request: &RequestView<'_>) -> Picked<B> {
+        let work = self.inner.balancer.work(request);
+        let Taken { group, index, slot } = taken;
+        Picked { lease: slot.lease(work), backend: Arc::clone(&group.backends[index]) }
     }
 
     /// What the endpoint called `id` is sent requests with, be it fit to serve or not.

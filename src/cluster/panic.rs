@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Cluster, Picked};
+use super::{Cluster, Taken};
 use crate::balance::Tried;
-use crate::endpoint::{Intent, Lease, Member, Role};
+use crate::endpoint::{Intent, Member, Role, Slot};
 use crate::request::RequestView;
 use crate::view::{Group, View};
 
@@ -60,7 +60,12 @@ impl<B> View<B> {
 
 impl<B> Cluster<B> {
     /// The endpoint that failed least recently, of those that have the role and room, and were not tried.
-    pub(super) fn pick_in_panic(&self, view: &View<B>, request: &RequestView<'_>, tried: &Tried) -> Option<Picked<B>> {
+    pub(super) fn take_in_panic<'v>(
+        &self,
+        view: &'v View<B>,
+        request: &RequestView<'_>,
+        tried: &Tried,
+    ) -> Option<Taken<'v, B>> {
         if !self.inner.panic.allowed || !view.is_left_by_health(request.role()) {
             return None;
         }
@@ -71,12 +76,9 @@ impl<B> Cluster<B> {
                     member.has_role(request.role()) && member.has_room() && !tried.contains(member)
                 })
                 .min_by_key(|(_, _, member)| (member.last_failure(), member.live.in_flight()))?;
-            // As if it were alone, which health never keeps from serving.
-            if member.acquire(true) {
+            if let Some(slot) = Slot::take_against_health(member, group.layout.alone) {
                 self.inner.panic.enter();
-                let lease = Lease::of_acquired(Arc::clone(member), group.layout.alone);
-                let lease = lease.carrying(self.inner.balancer.work(request));
-                return Some(Picked { lease, backend: Arc::clone(&group.backends[index]) });
+                return Some(Taken { group, index, slot });
             }
         }
         None

@@ -32,18 +32,42 @@ pub struct Lease {
     work: Option<Carried>,
 }
 
+/// A slot that was taken and is not yet part of a lease: given back when dropped.
+#[must_use]
+pub(crate) struct Slot<'m> {
+    member: &'m Arc<Member>,
+    alone: bool,
+}
+
+impl<'m> Slot<'m> {
+    /// Takes a slot; none when there is no more, or the only probe of an ejected endpoint has just gone to another request.
+    #[inline]
+    pub(crate) fn take(member: &'m Arc<Member>, alone: bool) -> Option<Self> {
+        member.acquire(alone).then(|| Slot { member, alone })
+    }
+
+    /// The same whatever health says: as if the endpoint were alone, which health never keeps from serving.
+    pub(crate) fn take_against_health(member: &'m Arc<Member>, alone: bool) -> Option<Self> {
+        member.acquire(true).then(|| Slot { member, alone })
+    }
+
+    /// Makes it last, and adds what the request is expected to cost to the endpoint's outstanding work until the lease ends.
+    #[inline]
+    pub(crate) fn lease(self, work: Option<Work>) -> Lease {
+        let work = work.map(|work| Carried::begin(work, &self.member.live));
+        let lease = Lease { member: Arc::clone(self.member), alone: self.alone, outcome: Outcome::Unknown, work };
+        std::mem::forget(self);
+        lease
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.member.live.end();
+    }
+}
+
 impl Lease {
-    /// Wraps a slot that has been taken already.
-    pub(crate) fn of_acquired(member: Arc<Member>, alone: bool) -> Self {
-        Lease { member, alone, outcome: Outcome::Unknown, work: None }
-    }
-
-    /// Adds what the request is expected to cost to the endpoint's outstanding work, until the lease ends.
-    pub(crate) fn carrying(mut self, work: Option<Work>) -> Self {
-        self.work = work.map(|work| Carried::begin(work, &self.member.live));
-        self
-    }
-
     /// The endpoint that was picked.
     pub fn endpoint(&self) -> &EndpointId {
         &self.member.settings.id

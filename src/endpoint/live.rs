@@ -185,6 +185,7 @@ impl Member {
     }
 
     /// Takes a slot. False when the last one, or the only probe of an ejected endpoint, has just gone to another request.
+    #[inline]
     pub(crate) fn acquire(&self, alone: bool) -> bool {
         if !self.live.begin(self.settings.max_in_flight) {
             return false;

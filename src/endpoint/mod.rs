@@ -20,6 +20,7 @@ use std::time::Duration;
 pub use demand::Demand;
 pub(crate) use hint::Hint;
 pub use id::{EndpointId, InvalidId};
+pub(crate) use lease::Slot;
 pub use lease::{Lease, Outcome};
 pub(crate) use listed::Listed;
 pub(crate) use live::{Live, Member};
