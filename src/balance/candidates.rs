@@ -2,7 +2,7 @@ use std::any::Any;
 use std::fmt;
 use std::time::Duration;
 
-use crate::endpoint::{EndpointId, Lease, Listed, Member, Role};
+use crate::endpoint::{EndpointId, Lease, Listed, Member, Offers, Role};
 use crate::hash;
 use crate::health::slow_start::WHOLE;
 use crate::view::Layout;
@@ -18,14 +18,14 @@ const RAMPED_TURNS: usize = 16;
 pub struct Candidates<'c> {
     layout: &'c Layout,
     tried: &'c Tried,
-    role: Option<Role>,
+    needed: Offers,
     table: Option<&'c (dyn Any + Send + Sync)>,
 }
 
 impl<'c> Candidates<'c> {
     /// The candidates for a request that needs `role`, where it was not tried before.
     pub(crate) fn new(layout: &'c Layout, tried: &'c Tried, role: Option<Role>) -> Self {
-        Candidates { layout, tried, role, table: layout.table.as_deref() }
+        Candidates { layout, tried, needed: Offers::needed_for(role), table: layout.table.as_deref() }
     }
 
     /// How many endpoints there are, eligible or not.
@@ -62,12 +62,12 @@ impl<'c> Candidates<'c> {
     /// was not tried before?
     #[inline]
     pub fn is_eligible(&self, candidate: Candidate<'c>) -> bool {
-        candidate.listed.is_eligible(self.layout.alone, self.role) && !self.was_tried(candidate)
+        candidate.listed.is_eligible(self.layout.alone, self.needed) && !self.was_tried(candidate)
     }
 
     /// The same for a request of a session that is bound to `candidate`.
     pub(crate) fn is_eligible_when_bound(&self, candidate: Candidate<'c>) -> bool {
-        candidate.listed.is_eligible_when_bound(self.layout.alone, self.role) && !self.was_tried(candidate)
+        candidate.listed.is_eligible_when_bound(self.layout.alone, self.needed) && !self.was_tried(candidate)
     }
 
     #[inline]

@@ -16,19 +16,7 @@ const SOME: usize = 32;
 pub(super) fn least<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> u64) -> Option<Candidate<'c>> {
     let load = |candidate: Candidate<'c>| Load { amount: load(candidate), weight: candidate.effective_weight() };
     if from.len() > FEW {
-        // In order from the turn on: the first of equals is the one whose turn is next.
-        let mut some = from.take_turn_of(SOME).filter(|candidate| from.is_eligible(*candidate));
-        let mut best = some.next()?;
-        let mut least = load(best);
-        // Nobody can have less than nothing.
-        while least.amount > 0 {
-            let Some(candidate) = some.next() else { break };
-            let load = load(candidate);
-            if load.against(least).is_lt() {
-                (best, least) = (candidate, load);
-            }
-        }
-        return Some(best);
+        return least_of_some(from, load);
     }
     let mut all = from.iter();
     let mut first = all.next()?;
@@ -47,17 +35,41 @@ pub(super) fn least<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> u
             Ordering::Greater => {}
         }
     }
-    if !tied {
-        return Some(first);
-    }
+    if tied { next_as_loaded(from, load, least).or(Some(first)) } else { Some(first) }
+}
+
+/// The next endpoint in order that has no more than `most`.
+#[inline]
+fn next_as_loaded<'c>(
+    from: &Candidates<'c>,
+    load: impl Fn(Candidate<'c>) -> Load,
+    most: Load,
+) -> Option<Candidate<'c>> {
     // Loads move while we look, so "equal" means equal to what was seen, and the search has an end.
     for _ in 0..TURNS {
         let candidate = from.take_turn()?;
-        if load(candidate).against(least).is_le() && from.is_eligible(candidate) {
+        if load(candidate).against(most).is_le() && from.is_eligible(candidate) {
             return Some(candidate);
         }
     }
-    Some(first)
+    None
+}
+
+/// The least loaded of those whose turns are next; of equals, the first of them.
+#[inline(never)]
+fn least_of_some<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> Load) -> Option<Candidate<'c>> {
+    let mut some = from.take_turn_of(SOME).filter(|candidate| from.is_eligible(*candidate));
+    let mut best = some.next()?;
+    let mut least = load(best);
+    // Nobody can have less than nothing.
+    while least.amount > 0 {
+        let Some(candidate) = some.next() else { break };
+        let load = load(candidate);
+        if load.against(least).is_lt() {
+            (best, least) = (candidate, load);
+        }
+    }
+    Some(best)
 }
 
 /// A load per weight, compared by cross-multiplication: exact, and no division.
@@ -68,7 +80,17 @@ struct Load {
 }
 
 impl Load {
+    #[inline]
     fn against(self, other: Load) -> Ordering {
-        (u128::from(self.amount) * u128::from(other.weight)).cmp(&(u128::from(other.amount) * u128::from(self.weight)))
+        match (self.amount.checked_mul(other.weight), other.amount.checked_mul(self.weight)) {
+            (Some(left), Some(right)) => left.cmp(&right),
+            _ => self.against_in_128_bits(other),
+        }
+    }
+
+    #[cold]
+    fn against_in_128_bits(self, other: Load) -> Ordering {
+        let product = |amount: u64, weight: u64| u128::from(amount) * u128::from(weight);
+        product(self.amount, other.weight).cmp(&product(other.amount, self.weight))
     }
 }

@@ -14,8 +14,7 @@ pub(crate) struct Listed {
     live: Arc<Live>,
     weight: u32,
     max_in_flight: u32,
-    ready: bool,
-    roles: Roles,
+    offers: Offers,
     /// May it be in a slow start?
     ramps: bool,
 }
@@ -27,8 +26,7 @@ impl Listed {
             live: Arc::clone(&member.live),
             weight: settings.weight.get(),
             max_in_flight: settings.max_in_flight,
-            ready: settings.intent == Intent::Ready,
-            roles: settings.roles,
+            offers: Offers::of(settings.intent, settings.roles),
             ramps: settings.slow_start.is_some(),
             member,
         }
@@ -37,20 +35,19 @@ impl Listed {
     /// May a policy choose it now for a request that needs `role`? The one place where health, intent, limits and roles are
     /// tested.
     #[inline]
-    pub(crate) fn is_eligible(&self, alone: bool, role: Option<Role>) -> bool {
-        self.ready && self.can_serve(alone, role)
+    pub(crate) fn is_eligible(&self, alone: bool, needed: Offers) -> bool {
+        self.offers.include(needed) && self.can_serve(alone)
     }
 
     /// May a request go to it that belongs to a session which is bound to it? Draining keeps those.
-    pub(crate) fn is_eligible_when_bound(&self, alone: bool, role: Option<Role>) -> bool {
-        self.member.settings.intent != Intent::Maintain && self.can_serve(alone, role)
+    pub(crate) fn is_eligible_when_bound(&self, alone: bool, needed: Offers) -> bool {
+        let intended = self.member.settings.intent != Intent::Maintain;
+        intended && self.offers.include(needed.though_not_ready()) && self.can_serve(alone)
     }
 
     #[inline]
-    fn can_serve(&self, alone: bool, role: Option<Role>) -> bool {
-        role.is_none_or(|role| self.roles.has(role))
-            && self.live.has_room(self.max_in_flight)
-            && (self.live.is_spotless() || !self.member.is_barred(alone))
+    fn can_serve(&self, alone: bool) -> bool {
+        self.live.has_room(self.max_in_flight) && (self.live.is_spotless() || !self.member.is_barred(alone))
     }
 
     /// Its weight, at least 1.
@@ -79,6 +76,33 @@ impl Listed {
     #[inline]
     pub(crate) fn uses_turn(&self) -> bool {
         !self.ramps || self.member.uses_turn()
+    }
+}
+
+/// What an endpoint offers by its settings, and what a request needs of one: to be ready, and roles.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offers(u8);
+
+impl Offers {
+    const READY: u8 = 0x80;
+
+    fn of(intent: Intent, roles: Roles) -> Self {
+        let ready = if intent == Intent::Ready { Offers::READY } else { 0 };
+        Offers(ready | roles.bits())
+    }
+
+    /// What a request needs that goes to any endpoint with `role`.
+    pub(crate) fn needed_for(role: Option<Role>) -> Self {
+        Offers::of(Intent::Ready, role.map_or(Roles::NONE, Roles::only))
+    }
+
+    fn though_not_ready(self) -> Self {
+        Offers(self.0 & !Offers::READY)
+    }
+
+    #[inline]
+    fn include(self, needed: Offers) -> bool {
+        self.0 & needed.0 == needed.0
     }
 }
 

@@ -67,12 +67,13 @@ impl Live {
     /// Is there nothing that could bar it: no failure, no ejection, no word of probes? Asks no clock.
     #[inline]
     pub(crate) fn is_spotless(&self) -> bool {
-        self.passive.fails() == 0 && self.health.is_unbarred()
+        (self.passive.fails() == 0) & self.health.is_unbarred()
     }
 
     #[inline]
     fn between(ended: u64, begun: u64) -> u32 {
-        u32::try_from(begun.saturating_sub(ended)).unwrap_or(u32::MAX)
+        // 2^32 at once would not fit into memory.
+        begun.saturating_sub(ended) as u32
     }
 
     /// How many requests have ended.

@@ -22,7 +22,7 @@ pub(crate) use hint::Hint;
 pub use id::{EndpointId, InvalidId};
 pub(crate) use lease::Slot;
 pub use lease::{Lease, Outcome};
-pub(crate) use listed::Listed;
+pub(crate) use listed::{Listed, Offers};
 pub(crate) use live::{Live, Member};
 pub use role::{InvalidRoles, Role, Roles};
 pub use work::{Learner, Work};
