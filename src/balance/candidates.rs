@@ -256,6 +256,10 @@ impl<'c> Candidate<'c> {
         self.listed.live().work.outstanding()
     }
 
+    pub(crate) fn member(&self) -> &'c Member {
+        &self.listed.member
+    }
+
     /// The name that places it on a hash ring: see [`Endpoint::placement`](crate::Endpoint::placement).
     pub fn placement(&self) -> &'c str {
         &self.listed.member.settings.placement

@@ -83,22 +83,6 @@ pub struct Picked<B> {
     pub backend: Arc<B>,
 }
 
-/// Where a slot was taken: what a pick has found, before anything is handed out.
-struct Taken<'v, B> {
-    group: &'v Group<B>,
-    index: usize,
-    slot: Slot<'v>,
-}
-
-impl<'v, B> Taken<'v, B> {
-    /// Takes a slot on the endpoint at `index`; none when the last one has just gone to another request.
-    #[inline]
-    fn new(group: &'v Group<B>, index: usize) -> Option<Self> {
-        let slot = Slot::take(&group.layout.members[index].member, group.layout.alone)?;
-        Some(Taken { group, index, slot })
-    }
-}
-
 impl<B> Cluster<B> {
     /// An empty builder: the policy is round robin until another is set.
     pub fn builder() -> ClusterBuilder<B> {
@@ -115,18 +99,19 @@ impl<B> Cluster<B> {
     /// [`PickError`] when no endpoint can serve.
     pub fn pick(&self, request: &RequestView<'_>, tried: &Tried) -> Result<Picked<B>, PickError> {
         let view = self.inner.view.read();
-        let taken = self
-            .take_in(&view.primary, request, tried)
-            .or_else(|| self.take_in(&view.backup, request, tried))
-            .inspect(|_| self.inner.panic.leave())
-            .or_else(|| self.take_in_panic(&view, request, tried));
-        match taken {
-            Some(taken) => Ok(self.picked(taken, request)),
-            None if view.primary.layout.members.is_empty() && view.backup.layout.members.is_empty() => {
-                Err(PickError::Empty)
+        for group in [&view.primary, &view.backup] {
+            if let Some(index) = self.take_in(group, request, tried) {
+                self.inner.panic.leave();
+                return Ok(self.picked(group, index, request));
             }
-            None => Err(PickError::NoneFit),
         }
+        if let Some((group, index)) = self.take_in_panic(&view, request, tried) {
+            return Ok(self.picked(group, index, request));
+        }
+        Err(match view.primary.layout.members.len() + view.backup.layout.members.len() {
+            0 => PickError::Empty,
+            _ => PickError::NoneFit,
+        })
     }
 
     /// The same for a request of a session that is bound to the endpoint called `id`: that endpoint serves if it can, a
@@ -147,12 +132,11 @@ impl<B> Cluster<B> {
     pub fn pick_placed(&self, request: &RequestView<'_>, tried: &Tried, key: &[u8]) -> Result<Picked<B>, PickError> {
         {
             let view = self.inner.view.read();
-            let taken = [&view.primary, &view.backup].into_iter().find_map(|group| {
-                let chosen = Candidates::new(&group.layout, tried, request.role()).rendezvous(key)?;
-                Taken::new(group, chosen.index())
-            });
-            if let Some(taken) = taken {
-                return Ok(self.picked(taken, request));
+            for group in [&view.primary, &view.backup] {
+                let chosen = Candidates::new(&group.layout, tried, request.role()).rendezvous(key);
+                if let Some(chosen) = chosen.filter(|chosen| chosen.member().acquire(group.layout.alone)) {
+                    return Ok(self.picked(group, chosen.index(), request));
+                }
             }
         }
         self.pick(request, tried)
@@ -186,18 +170,19 @@ impl<B> Cluster<B> {
     ) -> Result<Picked<B>, PickError> {
         {
             let view = self.inner.view.read();
-            let taken = place(&view).and_then(|(group, index)| {
+            if let Some((group, index)) = place(&view) {
                 let candidates = Candidates::new(&group.layout, tried, request.role());
-                candidates.is_eligible_when_bound(candidates.at(index)).then(|| Taken::new(group, index))?
-            });
-            if let Some(taken) = taken {
-                return Ok(self.picked(taken, request));
+                let bound = candidates.at(index);
+                if candidates.is_eligible_when_bound(bound) && bound.member().acquire(group.layout.alone) {
+                    return Ok(self.picked(group, index, request));
+                }
             }
         }
         self.pick(request, tried)
     }
 
-    fn take_in<'v>(&self, group: &'v Group<B>, request: &RequestView<'_>, tried: &Tried) -> Option<Taken<'v, B>> {
+    /// Takes a slot on the endpoint of `group` that the policy chooses: its index.
+    fn take_in(&self, group: &Group<B>, request: &RequestView<'_>, tried: &Tried) -> Option<usize> {
         if group.layout.members.is_empty() {
             return None;
         }
@@ -211,19 +196,23 @@ impl<B> Cluster<B> {
                 .pick(request, &candidates)
                 .filter(|candidate| candidates.is_eligible(*candidate))
                 .or_else(|| candidates.next_in_order())?;
-            if let Some(taken) = Taken::new(group, chosen.index()) {
-                return Some(taken);
+            if chosen.member().acquire(group.layout.alone) {
+                return Some(chosen.index());
             }
         }
         None
     }
 
-    /// What is handed out where a slot was taken. Made in one piece where it is to stay: moving it costs more than counting.
+    /// What is handed out where a slot was taken. Made in one piece and last: to move it would cost as much as to count.
     #[inline]
-    fn picked(&self, taken: Taken<'_, B>, request: &RequestView<'_>) -> Picked<B> {
+    fn picked(&self, group: &Group<B>, index: usize, request: &RequestView<'_>) -> Picked<B> {
+        let slot = Slot::taken(&group.layout.members[index].member, group.layout.alone);
         let work = self.inner.balancer.work(request);
-        let Taken { group, index, slot } = taken;
-        Picked { lease: slot.lease(work), backend: Arc::clone(&group.backends[index]) }
+        let backend = Arc::clone(&group.backends[index]);
+        match work {
+            None => Picked { lease: slot.lease(), backend },
+            Some(work) => Picked { lease: slot.lease_with(work), backend },
+        }
     }
 
     /// What the endpoint called `id` is sent requests with, be it fit to serve or not.

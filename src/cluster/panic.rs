@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Cluster, Taken};
+use super::Cluster;
 use crate::balance::Tried;
-use crate::endpoint::{Intent, Member, Role, Slot};
+use crate::endpoint::{Intent, Member, Role};
 use crate::request::RequestView;
 use crate::view::{Group, View};
 
@@ -59,13 +59,13 @@ impl<B> View<B> {
 }
 
 impl<B> Cluster<B> {
-    /// The endpoint that failed least recently, of those that have the role and room, and were not tried.
+    /// Takes a slot on the endpoint that failed least recently, of those that have the role and room, and were not tried.
     pub(super) fn take_in_panic<'v>(
         &self,
         view: &'v View<B>,
         request: &RequestView<'_>,
         tried: &Tried,
-    ) -> Option<Taken<'v, B>> {
+    ) -> Option<(&'v Group<B>, usize)> {
         if !self.inner.panic.allowed || !view.is_left_by_health(request.role()) {
             return None;
         }
@@ -76,9 +76,10 @@ impl<B> Cluster<B> {
                     member.has_role(request.role()) && member.has_room() && !tried.contains(member)
                 })
                 .min_by_key(|(_, _, member)| (member.last_failure(), member.live.in_flight()))?;
-            if let Some(slot) = Slot::take_against_health(member, group.layout.alone) {
+            // As if it were alone, which health never keeps from serving.
+            if member.acquire(true) {
                 self.inner.panic.enter();
-                return Some(Taken { group, index, slot });
+                return Some((group, index));
             }
         }
         None

@@ -40,23 +40,23 @@ pub(crate) struct Slot<'m> {
 }
 
 impl<'m> Slot<'m> {
-    /// Takes a slot; none when there is no more, or the only probe of an ejected endpoint has just gone to another request.
-    #[inline]
-    pub(crate) fn take(member: &'m Arc<Member>, alone: bool) -> Option<Self> {
-        member.acquire(alone).then(|| Slot { member, alone })
+    /// Wraps a slot that has been taken.
+    pub(crate) fn taken(member: &'m Arc<Member>, alone: bool) -> Self {
+        Slot { member, alone }
     }
 
-    /// The same whatever health says: as if the endpoint were alone, which health never keeps from serving.
-    pub(crate) fn take_against_health(member: &'m Arc<Member>, alone: bool) -> Option<Self> {
-        member.acquire(true).then(|| Slot { member, alone })
-    }
-
-    /// Makes it last, and adds what the request is expected to cost to the endpoint's outstanding work until the lease ends.
+    /// Makes it last.
     #[inline]
-    pub(crate) fn lease(self, work: Option<Work>) -> Lease {
-        let work = work.map(|work| Carried::begin(work, &self.member.live));
-        let lease = Lease { member: Arc::clone(self.member), alone: self.alone, outcome: Outcome::Unknown, work };
+    pub(crate) fn lease(self) -> Lease {
+        let lease = Lease { member: Arc::clone(self.member), alone: self.alone, outcome: Outcome::Unknown, work: None };
         std::mem::forget(self);
+        lease
+    }
+
+    /// The same, and adds what the request is expected to cost to the endpoint's outstanding work until the lease ends.
+    pub(crate) fn lease_with(self, work: Work) -> Lease {
+        let mut lease = self.lease();
+        lease.work = Some(Carried::begin(work, &lease.member.live));
         lease
     }
 }
