@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ahash::AHashMap;
 use arc_swap::{ArcSwap, Guard};
 
-use crate::endpoint::{EndpointId, Hint, Intent, Member};
+use crate::endpoint::{EndpointId, Hint, Intent, Listed, Member};
 
 /// Where readers get the present view without a lock, and a writer puts the next one.
 pub(crate) struct Published<B>(ArcSwap<View<B>>);
@@ -45,8 +45,8 @@ impl<B> View<B> {
         let mut view =
             View { places: AHashMap::new(), by_digest: AHashMap::new(), by_route: AHashMap::new(), primary, backup };
         for (is_backup, group) in [(false, &view.primary), (true, &view.backup)] {
-            for (index, member) in (0_u32..).zip(&group.layout.members) {
-                let settings = &member.settings;
+            for (index, listed) in (0_u32..).zip(&group.layout.members) {
+                let settings = &listed.member.settings;
                 view.places.insert(settings.id.clone(), (is_backup, index));
                 view.by_digest.insert(settings.id.hash64(), (is_backup, index));
                 if let Some(Hint::Route(route)) = settings.route.as_ref().map(|route| Hint::route(route.as_bytes())) {
@@ -88,13 +88,14 @@ pub(crate) struct Group<B> {
 /// What a policy needs to know of a group.
 pub(crate) struct Layout {
     /// In configuration order.
-    pub(crate) members: Vec<Arc<Member>>,
-    /// `weight_until[i]` is the sum of the weights of members 0 to i, those out of service included.
-    pub(crate) weight_until: Vec<u64>,
+    pub(crate) members: Vec<Listed>,
+    /// Who owns which part of the total weight.
+    pub(crate) weights: Weights,
     /// The hash of each member's id and its weight, for rendezvous hashing: side by side, since it looks at all.
     pub(crate) placed: Vec<(u64, u32)>,
     /// One round of smooth weighted round robin over the members that are ready, as indices.
     pub(crate) order: Vec<u32>,
+    round: Modulus,
     /// How many turns have been taken; carried over from view to view so that a change causes no burst.
     pub(crate) turns: Arc<Turns>,
     /// The cluster has one endpoint, which is then never ejected.
@@ -116,23 +117,21 @@ impl Turns {
 
 impl Layout {
     pub(crate) fn new(members: Vec<Arc<Member>>, turns: Arc<Turns>, alone: bool) -> Self {
-        let weights = members.iter().map(|member| u64::from(member.settings.weight.get()));
-        let weight_until = weights
-            .scan(0_u64, |sum, weight| {
-                *sum += weight;
-                Some(*sum)
-            })
-            .collect();
+        let weights = Weights::new(members.iter().map(|member| member.settings.weight.get()));
         let ready: Vec<(u32, u32)> = (0_u32..)
             .zip(&members)
             .filter(|(_, member)| member.settings.intent == Intent::Ready)
             .map(|(index, member)| (index, member.settings.weight.get()))
             .collect();
         let placed = members.iter().map(|member| (member.settings.id.hash64(), member.settings.weight.get())).collect();
-        Layout { order: smooth_order(&ready), members, weight_until, placed, turns, alone, table: None }
+        let order = smooth_order(&ready);
+        let round = Modulus::new(order.len() as u64);
+        let members = members.into_iter().map(Listed::new).collect();
+        Layout { members, weights, placed, order, round, turns, alone, table: None }
     }
 
     /// The member whose turn it is, fit to serve or not; none when no member is ready.
+    #[inline]
     pub(crate) fn take_turn(&self) -> Option<usize> {
         Some(self.order[self.take_place()?] as usize)
     }
@@ -145,24 +144,95 @@ impl Layout {
     }
 
     /// Takes a turn: its place in the order.
+    #[inline]
     fn take_place(&self) -> Option<usize> {
         match self.order.len() {
             0 => None,
             1 => Some(0),
-            length => {
-                let turn = self.turns.take();
-                // Half the price of a 64-bit division, and right until 2^32 turns have been taken.
-                Some(match u32::try_from(turn) {
-                    Ok(turn) => (turn % length as u32) as usize,
-                    Err(_) => (turn % length as u64) as usize,
-                })
-            }
+            _ => Some(self.round.rest(self.turns.take()) as usize),
         }
+    }
+}
+
+/// Which member owns which units of the total weight, when each owns as many in a row as it has weight; those out of service
+/// own theirs too.
+pub(crate) struct Weights {
+    /// The sum of the weights of members 0 to i.
+    until: Vec<u64>,
+    /// The owner of each unit; empty where there are too many units.
+    owners: Vec<u32>,
+    total: Modulus,
+}
+
+impl Weights {
+    fn new(weights: impl ExactSizeIterator<Item = u32> + Clone) -> Self {
+        let until: Vec<u64> = weights
+            .clone()
+            .scan(0_u64, |sum, weight| {
+                *sum += u64::from(weight);
+                Some(*sum)
+            })
+            .collect();
+        let total = until.last().copied().unwrap_or(0);
+        let few = total <= longest_list(until.len());
+        let owned = (0_u32..).zip(weights).filter(|_| few);
+        let owners = owned.flat_map(|(index, weight)| std::iter::repeat_n(index, weight as usize)).collect();
+        Weights { until, owners, total: Modulus::new(total) }
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.total.length
+    }
+
+    /// The owner of unit `unit`, which is below the total.
+    #[inline]
+    pub(crate) fn owner(&self, unit: u64) -> usize {
+        match self.owners.get(unit as usize) {
+            Some(index) => *index as usize,
+            None => self.until.partition_point(|until| *until <= unit),
+        }
+    }
+
+    /// The owner of unit `number` modulo the total.
+    #[inline]
+    pub(crate) fn owner_modulo(&self, number: u32) -> usize {
+        self.owner(self.total.rest(number.into()))
+    }
+}
+
+/// Divides by the same number again and again.
+struct Modulus {
+    length: u64,
+    /// 2^64 / length, rounded up; 0 where the length is 1, or more than 32 bits.
+    inverse: u64,
+}
+
+impl Modulus {
+    fn new(length: u64) -> Self {
+        let inverse = match u32::try_from(length) {
+            Ok(2..) => u64::MAX / length + 1,
+            _ => 0,
+        };
+        Modulus { length, inverse }
+    }
+
+    /// `number % length`, by two multiplications instead of a division where both have 32 bits (Lemire, Kaser, Kurz 2019).
+    #[inline]
+    fn rest(&self, number: u64) -> u64 {
+        if self.inverse == 0 || number > u32::MAX.into() {
+            return number.checked_rem(self.length).unwrap_or(0);
+        }
+        ((u128::from(self.inverse.wrapping_mul(number)) * u128::from(self.length)) >> 64) as u64
     }
 }
 
 /// The longest order that is precomputed for a group of at most this many endpoints over 16.
 const ORDER_LIMIT: u64 = 1 << 16;
+
+/// How long a list by weights may become that is kept for so many endpoints.
+fn longest_list(endpoints: usize) -> u64 {
+    ORDER_LIMIT.max(16 * endpoints as u64)
+}
 
 /// One whole round of nginx's smooth weighted round robin over `(index, weight)` in configuration order.
 ///
@@ -204,7 +274,7 @@ fn smooth_order(ready: &[(u32, u32)]) -> Vec<u32> {
 fn scaled(ready: &[(u32, u32)]) -> Vec<(u32, u64)> {
     let divisor = ready.iter().fold(0, |gcd, (_, weight)| greatest_common_divisor(gcd, u64::from(*weight))).max(1);
     let total: u64 = ready.iter().map(|(_, weight)| u64::from(*weight) / divisor).sum();
-    let limit = ORDER_LIMIT.max(16 * ready.len() as u64);
+    let limit = longest_list(ready.len());
     let scale = |weight: u64| match total {
         total if total <= limit => weight,
         total => (weight * limit / total).max(1),
@@ -264,6 +334,35 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn a_rest_is_what_division_leaves(number: u64, length in 1_u64..=u64::MAX, bits in 0..64_u32) {
+            for (number, length) in [(number, length), (number >> bits, length), (number, (length >> bits).max(1))] {
+                let (number, length) = (number >> 31, length);
+                for length in [length, (length >> 32).max(1)] {
+                    proptest::prop_assert_eq!(Modulus::new(length).rest(number), number % length);
+                }
+            }
+        }
+
+        #[test]
+        fn every_unit_of_weight_has_its_owner(
+            weights in proptest::collection::vec(1_u32..40, 1..20),
+            heavy in proptest::option::of(70_000_u32..),
+            number: u32,
+        ) {
+            let weights: Vec<u32> = weights.into_iter().chain(heavy).collect();
+            let owners = Weights::new(weights.iter().copied());
+            let total: u64 = weights.iter().copied().map(u64::from).sum();
+            proptest::prop_assert_eq!(owners.total(), total);
+            let mut before = 0;
+            for (index, weight) in weights.iter().enumerate() {
+                proptest::prop_assert_eq!(owners.owner(before), index);
+                before += u64::from(*weight);
+                proptest::prop_assert_eq!(owners.owner(before - 1), index);
+            }
+            proptest::prop_assert_eq!(owners.owner_modulo(number), owners.owner(u64::from(number) % total));
+        }
+
         #[test]
         fn smooth_order_equals_nginx_for_any_weights(weights in proptest::collection::vec(1_u32..30, 1..20)) {
             let ready: Vec<(u32, u32)> = (0..).zip(weights.iter().copied()).collect();

@@ -2,8 +2,9 @@
 //!
 //! A pick is `Cluster::pick` and the end of its lease. The rows `... alone` are the policy without the cluster around it:
 //! the view, the slot in flight and the lease cost the difference. `chooses the first` is a policy that does nothing.
-//! Nothing is in flight when a pick begins, so that all endpoints tie and `least_conn` does the most that it can;
-//! `least_conn, 64 in flight` holds leases and ends them in random order, as traffic does.
+//! Nothing is in flight when a pick begins, so that all endpoints tie. `all busy` is the same where nobody is idle, so that all
+//! have to be compared: the most that `least_conn` can do. `least_conn, 64 in flight` holds leases and ends them in random
+//! order, as traffic does.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a program, not the library")]
 
@@ -33,6 +34,7 @@ fn main() {
         plan.add_both("ip_hash whole_address", "ip_hash whole_address alone", IpHash::whole_address);
         plan.add_both("least_conn", "least_conn alone", LeastConn::new);
         plan.add_loaded("least_conn, 64 in flight", LeastConn::new);
+        plan.add_busy("least_conn alone, all busy", LeastConn::new);
         plan.add_both("least_work", "least_work alone", LeastWork::new);
         plan.add_both("query affinity", "query affinity alone", QueryAffinity::new);
         plan.add_both("hash", "hash alone", || Hash::new(RequestKey::PathAndQuery));
@@ -79,10 +81,25 @@ impl Plan<'_> {
     fn add_both<P: Balancer>(&mut self, name: &'static str, alone: &'static str, policy: impl Fn() -> P) {
         let views = self.views;
         self.add(name, &policy);
-        let repeat = || Repeat { policy: policy(), views, next: AtomicUsize::new(0) };
-        self.push(alone, 1, repeat, move |cluster, thread| {
+        self.push(alone, 1, repeat(policy, views), move |cluster, thread| {
             let mut work = picks(cluster, views, thread);
             Box::new(move |count| work(count / LEAST))
+        });
+    }
+
+    /// Alone, while every endpoint has twice its weight in flight.
+    fn add_busy<P: Balancer>(&mut self, name: &'static str, policy: impl Fn() -> P) {
+        let views = self.views;
+        self.push(name, 1, repeat(policy, views), move |cluster, thread| {
+            let tried = Tried::none();
+            let endpoints = cluster.status().endpoints;
+            let each_twice = endpoints.iter().flat_map(|one| std::iter::repeat_n(&one.id, 2 * one.weight as usize));
+            let held: Vec<_> = each_twice.map(|id| cluster.pick_bound(&views[0], &tried, id.as_str())).collect();
+            let mut work = picks(cluster, views, thread);
+            Box::new(move |count| {
+                work(count / LEAST);
+                black_box(&held);
+            })
         });
     }
 
@@ -189,6 +206,10 @@ struct Repeat<P> {
     policy: P,
     views: Views,
     next: AtomicUsize,
+}
+
+fn repeat<P>(policy: impl Fn() -> P, views: Views) -> impl Fn() -> Repeat<P> {
+    move || Repeat { policy: policy(), views, next: AtomicUsize::new(0) }
 }
 
 impl<P: Balancer> Balancer for Repeat<P> {

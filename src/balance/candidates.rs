@@ -1,9 +1,8 @@
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::endpoint::{EndpointId, Lease, Member, Role};
+use crate::endpoint::{EndpointId, Lease, Listed, Member, Offers, Role};
 use crate::hash;
 use crate::health::slow_start::WHOLE;
 use crate::view::Layout;
@@ -19,14 +18,14 @@ const RAMPED_TURNS: usize = 16;
 pub struct Candidates<'c> {
     layout: &'c Layout,
     tried: &'c Tried,
-    role: Option<Role>,
+    needed: Offers,
     table: Option<&'c (dyn Any + Send + Sync)>,
 }
 
 impl<'c> Candidates<'c> {
     /// The candidates for a request that needs `role`, where it was not tried before.
     pub(crate) fn new(layout: &'c Layout, tried: &'c Tried, role: Option<Role>) -> Self {
-        Candidates { layout, tried, role, table: layout.table.as_deref() }
+        Candidates { layout, tried, needed: Offers::needed_for(role), table: layout.table.as_deref() }
     }
 
     /// How many endpoints there are, eligible or not.
@@ -44,13 +43,13 @@ impl<'c> Candidates<'c> {
     /// # Panics
     /// When `index` is not below [`len`](Self::len).
     pub fn at(&self, index: usize) -> Candidate<'c> {
-        Candidate { index, member: &self.layout.members[index] }
+        Candidate { index, listed: &self.layout.members[index] }
     }
 
     /// Every endpoint, eligible or not.
     pub fn all(&self) -> impl ExactSizeIterator<Item = Candidate<'c>> + use<'c> {
         let layout = self.layout;
-        layout.members.iter().enumerate().map(|(index, member)| Candidate { index, member })
+        layout.members.iter().enumerate().map(|(index, listed)| Candidate { index, listed })
     }
 
     /// The endpoints that can serve now.
@@ -61,18 +60,24 @@ impl<'c> Candidates<'c> {
 
     /// May `candidate` serve this request now: it is ready, not ejected, not full, has the role that the request needs, and
     /// was not tried before?
+    #[inline]
     pub fn is_eligible(&self, candidate: Candidate<'c>) -> bool {
-        candidate.member.is_eligible(self.layout.alone, self.role) && !self.tried.contains(candidate.member)
+        candidate.listed.is_eligible(self.layout.alone, self.needed) && !self.was_tried(candidate)
     }
 
     /// The same for a request of a session that is bound to `candidate`.
     pub(crate) fn is_eligible_when_bound(&self, candidate: Candidate<'c>) -> bool {
-        candidate.member.is_eligible_when_bound(self.layout.alone, self.role) && !self.tried.contains(candidate.member)
+        candidate.listed.is_eligible_when_bound(self.layout.alone, self.needed) && !self.was_tried(candidate)
+    }
+
+    #[inline]
+    fn was_tried(&self, candidate: Candidate<'c>) -> bool {
+        !self.tried.is_empty() && self.tried.has(candidate.listed.live().uid)
     }
 
     /// The sum of all weights, of endpoints that cannot serve too.
     pub fn total_weight(&self) -> u64 {
-        self.layout.weight_until.last().copied().unwrap_or(0)
+        self.layout.weights.total()
     }
 
     /// The endpoint that owns unit `unit` of the total weight, when each owns as many units in a row as it has weight.
@@ -80,13 +85,20 @@ impl<'c> Candidates<'c> {
     /// # Panics
     /// When `unit` is not below [`total_weight`](Self::total_weight).
     pub fn at_weight(&self, unit: u64) -> Candidate<'c> {
-        self.at(self.layout.weight_until.partition_point(|until| *until <= unit))
+        self.at(self.layout.weights.owner(unit))
+    }
+
+    /// The same for unit `hash` modulo the total weight, faster.
+    #[inline]
+    pub(super) fn at_weight_modulo(&self, hash: u32) -> Candidate<'c> {
+        self.at(self.layout.weights.owner_modulo(hash))
     }
 
     /// Takes a turn: the next endpoint in smooth weighted round-robin order, eligible or not. None when no endpoint is
     /// ready. All policies of a cluster share the turns. An endpoint in its slow start lets turns go by.
+    #[inline]
     pub fn take_turn(&self) -> Option<Candidate<'c>> {
-        self.ramped(|| self.layout.take_turn().map(|index| self.at(index)))
+        self.ramped(|| Some(self.at(self.layout.take_turn()?)))
     }
 
     /// Takes a turn, and looks at `count` endpoints in smooth weighted round-robin order from there on, eligible or not: what
@@ -97,15 +109,23 @@ impl<'c> Candidates<'c> {
         self.layout
             .take_turn_of(count)
             .map(move |index| this.at(index))
-            .filter(|candidate| candidate.member.uses_turn())
+            .filter(|candidate| candidate.listed.uses_turn())
     }
 
     /// The next eligible endpoint in smooth weighted round-robin order.
     ///
     /// A turn that falls on an endpoint that cannot serve is given up for good and the next is taken. So the share of a
     /// dead endpoint is spread over all others by weight; walking on to its neighbour would double that one's load.
+    #[inline]
     pub fn next_in_order(&self) -> Option<Candidate<'c>> {
-        for _ in 0..self.layout.order.len().min(TURNS) {
+        let first = self.take_turn()?;
+        if self.is_eligible(first) { Some(first) } else { self.next_of_the_others() }
+    }
+
+    /// The next eligible endpoint in order where the first cannot serve.
+    #[cold]
+    fn next_of_the_others(&self) -> Option<Candidate<'c>> {
+        for _ in 1..self.layout.order.len().min(TURNS) {
             let candidate = self.take_turn()?;
             if self.is_eligible(candidate) {
                 return Some(candidate);
@@ -124,6 +144,7 @@ impl<'c> Candidates<'c> {
     }
 
     /// Draws an endpoint at random by weight, from those that are ready. One in its slow start is drawn less often.
+    #[inline]
     pub fn draw(&self) -> Option<Candidate<'c>> {
         let order = &self.layout.order;
         self.ramped(|| (!order.is_empty()).then(|| self.at(order[fastrand::usize(..order.len())] as usize)))
@@ -131,10 +152,17 @@ impl<'c> Candidates<'c> {
 
     /// What `next` yields, but for endpoints in their slow start in proportion to their ramps. Where nearly all are in it,
     /// the last one is taken: they are equally cold.
+    #[inline]
     fn ramped(&self, next: impl Fn() -> Option<Candidate<'c>>) -> Option<Candidate<'c>> {
+        let first = next()?;
+        if first.listed.uses_turn() { Some(first) } else { Self::ramped_after_first(next) }
+    }
+
+    #[cold]
+    fn ramped_after_first(next: impl Fn() -> Option<Candidate<'c>>) -> Option<Candidate<'c>> {
         let mut candidate = next()?;
-        for _ in 0..RAMPED_TURNS {
-            if candidate.member.uses_turn() {
+        for _ in 1..RAMPED_TURNS {
+            if candidate.listed.uses_turn() {
                 break;
             }
             candidate = next()?;
@@ -188,7 +216,7 @@ impl fmt::Debug for Candidates<'_> {
 #[derive(Clone, Copy)]
 pub struct Candidate<'c> {
     index: usize,
-    member: &'c Arc<Member>,
+    listed: &'c Listed,
 }
 
 impl<'c> Candidate<'c> {
@@ -199,44 +227,48 @@ impl<'c> Candidate<'c> {
 
     /// Its id.
     pub fn id(&self) -> &'c EndpointId {
-        &self.member.settings.id
+        &self.listed.member.settings.id
     }
 
     /// Its weight, at least 1.
+    #[inline]
     pub fn weight(&self) -> u32 {
-        self.member.settings.weight.get()
+        self.listed.weight()
     }
 
     /// Its weight in 1024ths, less during its slow start; at least 1. For policies that compare loads; hash policies go by
     /// [`weight`](Self::weight), so that a ramp moves no keys.
+    #[inline]
     pub fn effective_weight(&self) -> u64 {
-        u64::from(self.weight()) * u64::from(self.member.share())
+        u64::from(self.weight()) * u64::from(self.listed.share())
     }
 
     /// How many requests are in flight on it.
+    #[inline]
     pub fn in_flight(&self) -> u32 {
-        self.member.live.in_flight()
+        self.listed.in_flight()
     }
 
     /// What its requests in flight were expected to take when they were picked, in all: as far as the policy expects
     /// anything of them, see [`Balancer::work`](super::Balancer::work).
+    #[inline]
     pub fn outstanding_work(&self) -> Duration {
-        self.member.live.work.outstanding()
+        self.listed.live().work.outstanding()
+    }
+
+    pub(crate) fn member(&self) -> &'c Member {
+        &self.listed.member
     }
 
     /// The name that places it on a hash ring: see [`Endpoint::placement`](crate::Endpoint::placement).
     pub fn placement(&self) -> &'c str {
-        &self.member.settings.placement
-    }
-
-    pub(crate) fn member(&self) -> &'c Arc<Member> {
-        self.member
+        &self.listed.member.settings.placement
     }
 }
 
 impl PartialEq for Candidate<'_> {
     fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(&**self.member, &**other.member)
+        std::ptr::eq(self.listed, other.listed)
     }
 }
 
@@ -299,6 +331,7 @@ impl Tried {
     }
 
     /// True when there are none.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -318,6 +351,7 @@ impl Tried {
         self.has(member.live.uid)
     }
 
+    #[inline(never)]
     fn has(&self, uid: u64) -> bool {
         self.first[..self.count.min(self.first.len())].contains(&uid) || self.more.contains(&uid)
     }

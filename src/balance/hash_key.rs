@@ -57,7 +57,7 @@ impl Hash {
                 _ => &decimal[..],
             };
             sum = sum.wrapping_add((self.digest(request, prefix)? >> 16) & 0x7fff);
-            let candidate = from.at_weight(u64::from(sum) % from.total_weight());
+            let candidate = from.at_weight_modulo(sum);
             if from.is_eligible(candidate) {
                 return Some(candidate);
             }

@@ -71,11 +71,14 @@ fn nginx<'c>(client: ClientAddr, from: &Candidates<'c>) -> Option<Candidate<'c>>
         }
         None => &[0, 0, 0],
     };
-    let mut hash = 89_u32;
+    let mut hash = 89_u64;
     for _ in 0..DRAWS {
-        // A redraw goes on from the last hash, so a client's second choice is as fixed as its first.
-        hash = key.iter().fold(hash, |hash, byte| (hash * 113 + u32::from(*byte)) % 6271);
-        let candidate = from.at_weight(u64::from(hash) % from.total_weight());
+        // A redraw goes on from the last hash, so a client's second choice is as fixed as its first. nginx takes the remainder
+        // after each byte; after seven it is the same, and nothing overflows before.
+        hash = key
+            .chunks(7)
+            .fold(hash, |hash, piece| piece.iter().fold(hash, |hash, byte| hash * 113 + u64::from(*byte)) % 6271);
+        let candidate = from.at_weight_modulo(hash as u32);
         if from.is_eligible(candidate) {
             return Some(candidate);
         }

@@ -1,3 +1,5 @@
+use std::cmp::Ordering;
+
 use super::{Candidate, Candidates};
 
 /// Turns taken among endpoints that are equally loaded before the first of them is chosen.
@@ -14,35 +16,60 @@ const SOME: usize = 32;
 pub(super) fn least<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> u64) -> Option<Candidate<'c>> {
     let load = |candidate: Candidate<'c>| Load { amount: load(candidate), weight: candidate.effective_weight() };
     if from.len() > FEW {
-        // In order from the turn on: the first of equals is the one whose turn is next.
-        let some = from.take_turn_of(SOME).filter(|candidate| from.is_eligible(*candidate));
-        let least = some
-            .map(|candidate| (candidate, load(candidate)))
-            .reduce(|least, next| if next.1.is_less_than(least.1) { next } else { least });
-        return least.map(|(candidate, _)| candidate);
+        return least_of_some(from, load);
     }
-    let mut best: Option<(Candidate<'c>, Load)> = None;
-    let mut tied = false;
-    for candidate in from.iter() {
+    let mut all = from.iter();
+    let mut first = all.next()?;
+    let (mut least, mut tied) = (load(first), false);
+    for candidate in all {
         let load = load(candidate);
-        match &best {
-            Some((_, least)) if least.is_less_than(load) => {}
-            Some((_, least)) if !load.is_less_than(*least) => tied = true,
-            _ => (best, tied) = (Some((candidate, load)), false),
+        match load.against(least) {
+            Ordering::Less => (first, least, tied) = (candidate, load, false),
+            Ordering::Equal => {
+                tied = true;
+                // Nobody can have less than nothing, so it does not matter who else has as little.
+                if least.amount == 0 {
+                    break;
+                }
+            }
+            Ordering::Greater => {}
         }
     }
-    let (first, least) = best?;
-    if !tied {
-        return Some(first);
-    }
+    if tied { next_as_loaded(from, load, least).or(Some(first)) } else { Some(first) }
+}
+
+/// The next endpoint in order that has no more than `most`.
+#[inline]
+fn next_as_loaded<'c>(
+    from: &Candidates<'c>,
+    load: impl Fn(Candidate<'c>) -> Load,
+    most: Load,
+) -> Option<Candidate<'c>> {
     // Loads move while we look, so "equal" means equal to what was seen, and the search has an end.
     for _ in 0..TURNS {
         let candidate = from.take_turn()?;
-        if !least.is_less_than(load(candidate)) && from.is_eligible(candidate) {
+        if load(candidate).against(most).is_le() && from.is_eligible(candidate) {
             return Some(candidate);
         }
     }
-    Some(first)
+    None
+}
+
+/// The least loaded of those whose turns are next; of equals, the first of them.
+#[inline(never)]
+fn least_of_some<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> Load) -> Option<Candidate<'c>> {
+    let mut some = from.take_turn_of(SOME).filter(|candidate| from.is_eligible(*candidate));
+    let mut best = some.next()?;
+    let mut least = load(best);
+    // Nobody can have less than nothing.
+    while least.amount > 0 {
+        let Some(candidate) = some.next() else { break };
+        let load = load(candidate);
+        if load.against(least).is_lt() {
+            (best, least) = (candidate, load);
+        }
+    }
+    Some(best)
 }
 
 /// A load per weight, compared by cross-multiplication: exact, and no division.
@@ -53,7 +80,17 @@ struct Load {
 }
 
 impl Load {
-    fn is_less_than(self, other: Load) -> bool {
-        u128::from(self.amount) * u128::from(other.weight) < u128::from(other.amount) * u128::from(self.weight)
+    #[inline]
+    fn against(self, other: Load) -> Ordering {
+        match (self.amount.checked_mul(other.weight), other.amount.checked_mul(self.weight)) {
+            (Some(left), Some(right)) => left.cmp(&right),
+            _ => self.against_in_128_bits(other),
+        }
+    }
+
+    #[cold]
+    fn against_in_128_bits(self, other: Load) -> Ordering {
+        let product = |amount: u64, weight: u64| u128::from(amount) * u128::from(weight);
+        product(self.amount, other.weight).cmp(&product(other.amount, self.weight))
     }
 }

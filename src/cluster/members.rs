@@ -174,7 +174,8 @@ impl<B> Members<B> {
     pub(super) fn view(&self, balancer: &dyn Balancer) -> View<B> {
         let (primary, backup) = (self.group(false, balancer), self.group(true, balancer));
         if let Some(outliers) = &self.outliers {
-            outliers.watch(primary.layout.members.iter().chain(&backup.layout.members));
+            let listed = primary.layout.members.iter().chain(&backup.layout.members);
+            outliers.watch(listed.map(|listed| &listed.member));
         }
         View::new(primary, backup)
     }

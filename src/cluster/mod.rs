@@ -20,8 +20,8 @@ use self::members::Members;
 pub(crate) use self::members::Wanted;
 use self::panic::PanicMode;
 use crate::backend::HttpBackend;
-use crate::balance::{Balancer, Candidate, Candidates, Tried};
-use crate::endpoint::{Endpoint, EndpointId, Hint, Intent, InvalidId, Lease, Member};
+use crate::balance::{Balancer, Candidates, Tried};
+use crate::endpoint::{Endpoint, EndpointId, Hint, Intent, InvalidId, Lease, Member, Slot};
 use crate::request::RequestView;
 use crate::view::{Group, Published, View};
 
@@ -99,14 +99,19 @@ impl<B> Cluster<B> {
     /// [`PickError`] when no endpoint can serve.
     pub fn pick(&self, request: &RequestView<'_>, tried: &Tried) -> Result<Picked<B>, PickError> {
         let view = self.inner.view.read();
-        self.pick_from(&view.primary, request, tried)
-            .or_else(|| self.pick_from(&view.backup, request, tried))
-            .inspect(|_| self.inner.panic.leave())
-            .or_else(|| self.pick_in_panic(&view, request, tried))
-            .ok_or_else(|| match view.primary.layout.members.len() + view.backup.layout.members.len() {
-                0 => PickError::Empty,
-                _ => PickError::NoneFit,
-            })
+        for group in [&view.primary, &view.backup] {
+            if let Some(index) = self.take_in(group, request, tried) {
+                self.inner.panic.leave();
+                return Ok(self.picked(group, index, request));
+            }
+        }
+        if let Some((group, index)) = self.take_in_panic(&view, request, tried) {
+            return Ok(self.picked(group, index, request));
+        }
+        Err(match view.primary.layout.members.len() + view.backup.layout.members.len() {
+            0 => PickError::Empty,
+            _ => PickError::NoneFit,
+        })
     }
 
     /// The same for a request of a session that is bound to the endpoint called `id`: that endpoint serves if it can, a
@@ -125,14 +130,16 @@ impl<B> Cluster<B> {
     /// # Errors
     /// [`PickError`] when no endpoint can serve.
     pub fn pick_placed(&self, request: &RequestView<'_>, tried: &Tried, key: &[u8]) -> Result<Picked<B>, PickError> {
-        let placed = {
+        {
             let view = self.inner.view.read();
-            [&view.primary, &view.backup].into_iter().find_map(|group| {
-                let chosen = Candidates::new(&group.layout, tried, request.role()).rendezvous(key)?;
-                chosen.member().acquire(group.layout.alone).then(|| self.picked(group, chosen, request))
-            })
-        };
-        placed.map_or_else(|| self.pick(request, tried), Ok)
+            for group in [&view.primary, &view.backup] {
+                let chosen = Candidates::new(&group.layout, tried, request.role()).rendezvous(key);
+                if let Some(chosen) = chosen.filter(|chosen| chosen.member().acquire(group.layout.alone)) {
+                    return Ok(self.picked(group, chosen.index(), request));
+                }
+            }
+        }
+        self.pick(request, tried)
     }
 
     /// The same where a session's [`Hint`] goes.
@@ -152,7 +159,7 @@ impl<B> Cluster<B> {
     /// Is the endpoint that `hint` names gone, in maintenance or ejected, rather than just full?
     pub(crate) fn is_out(&self, hint: &Hint) -> bool {
         let view = self.inner.view.read();
-        view.at(hint).is_none_or(|(group, index)| group.layout.members[index].is_out(group.layout.alone))
+        view.at(hint).is_none_or(|(group, index)| group.layout.members[index].member.is_out(group.layout.alone))
     }
 
     fn pick_at(
@@ -161,19 +168,21 @@ impl<B> Cluster<B> {
         tried: &Tried,
         place: impl for<'v> FnOnce(&'v View<B>) -> Option<(&'v Group<B>, usize)>,
     ) -> Result<Picked<B>, PickError> {
-        let bound = {
+        {
             let view = self.inner.view.read();
-            place(&view).and_then(|(group, index)| {
+            if let Some((group, index)) = place(&view) {
                 let candidates = Candidates::new(&group.layout, tried, request.role());
-                let chosen = candidates.at(index);
-                let free = candidates.is_eligible_when_bound(chosen) && chosen.member().acquire(group.layout.alone);
-                free.then(|| self.picked(group, chosen, request))
-            })
-        };
-        bound.map_or_else(|| self.pick(request, tried), Ok)
+                let bound = candidates.at(index);
+                if candidates.is_eligible_when_bound(bound) && bound.member().acquire(group.layout.alone) {
+                    return Ok(self.picked(group, index, request));
+                }
+            }
+        }
+        self.pick(request, tried)
     }
 
-    fn pick_from(&self, group: &Group<B>, request: &RequestView<'_>, tried: &Tried) -> Option<Picked<B>> {
+    /// Takes a slot on the endpoint of `group` that the policy chooses: its index.
+    fn take_in(&self, group: &Group<B>, request: &RequestView<'_>, tried: &Tried) -> Option<usize> {
         if group.layout.members.is_empty() {
             return None;
         }
@@ -188,17 +197,22 @@ impl<B> Cluster<B> {
                 .filter(|candidate| candidates.is_eligible(*candidate))
                 .or_else(|| candidates.next_in_order())?;
             if chosen.member().acquire(group.layout.alone) {
-                return Some(self.picked(group, chosen, request));
+                return Some(chosen.index());
             }
         }
         None
     }
 
-    /// What is handed out for a candidate on which a slot was taken.
-    fn picked(&self, group: &Group<B>, chosen: Candidate<'_>, request: &RequestView<'_>) -> Picked<B> {
-        let lease = Lease::of_acquired(Arc::clone(chosen.member()), group.layout.alone);
-        let lease = lease.carrying(self.inner.balancer.work(request));
-        Picked { lease, backend: Arc::clone(&group.backends[chosen.index()]) }
+    /// What is handed out where a slot was taken. Made in one piece and last: to move it would cost as much as to count.
+    #[inline]
+    fn picked(&self, group: &Group<B>, index: usize, request: &RequestView<'_>) -> Picked<B> {
+        let slot = Slot::taken(&group.layout.members[index].member, group.layout.alone);
+        let work = self.inner.balancer.work(request);
+        let backend = Arc::clone(&group.backends[index]);
+        match work {
+            None => Picked { lease: slot.lease(), backend },
+            Some(work) => Picked { lease: slot.lease_with(work), backend },
+        }
     }
 
     /// What the endpoint called `id` is sent requests with, be it fit to serve or not.
@@ -278,7 +292,8 @@ impl<B> Cluster<B> {
     pub(crate) fn members(&self) -> Vec<(Arc<Member>, Arc<B>)> {
         let view = self.inner.view.read();
         let pairs = |group: &Group<B>| -> Vec<_> {
-            group.layout.members.iter().cloned().zip(group.backends.iter().cloned()).collect()
+            let members = group.layout.members.iter().map(|listed| Arc::clone(&listed.member));
+            members.zip(group.backends.iter().cloned()).collect()
         };
         [pairs(&view.primary), pairs(&view.backup)].concat()
     }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Cluster, Picked};
+use super::Cluster;
 use crate::balance::Tried;
-use crate::endpoint::{Intent, Lease, Member, Role};
+use crate::endpoint::{Intent, Member, Role};
 use crate::request::RequestView;
 use crate::view::{Group, View};
 
@@ -51,15 +51,21 @@ impl<B> View<B> {
     /// another cluster is no better than none.
     fn ready(&self) -> impl Iterator<Item = (&Group<B>, usize, &Arc<Member>)> {
         let groups = [&self.primary, &self.backup].into_iter();
-        let all = groups
-            .flat_map(|group| (0..).zip(&group.layout.members).map(move |(index, member)| (group, index, member)));
+        let all = groups.flat_map(|group| {
+            (0..).zip(&group.layout.members).map(move |(index, listed)| (group, index, &listed.member))
+        });
         all.filter(|(_, _, member)| member.settings.intent == Intent::Ready && !member.live.health.is_outsider())
     }
 }
 
 impl<B> Cluster<B> {
-    /// The endpoint that failed least recently, of those that have the role and room, and were not tried.
-    pub(super) fn pick_in_panic(&self, view: &View<B>, request: &RequestView<'_>, tried: &Tried) -> Option<Picked<B>> {
+    /// Takes a slot on the endpoint that failed least recently, of those that have the role and room, and were not tried.
+    pub(super) fn take_in_panic<'v>(
+        &self,
+        view: &'v View<B>,
+        request: &RequestView<'_>,
+        tried: &Tried,
+    ) -> Option<(&'v Group<B>, usize)> {
         if !self.inner.panic.allowed || !view.is_left_by_health(request.role()) {
             return None;
         }
@@ -73,9 +79,7 @@ impl<B> Cluster<B> {
             // As if it were alone, which health never keeps from serving.
             if member.acquire(true) {
                 self.inner.panic.enter();
-                let lease = Lease::of_acquired(Arc::clone(member), group.layout.alone);
-                let lease = lease.carrying(self.inner.balancer.work(request));
-                return Some(Picked { lease, backend: Arc::clone(&group.backends[index]) });
+                return Some((group, index));
             }
         }
         None

@@ -67,8 +67,9 @@ impl ClusterStatus {
 
     pub(super) fn of<B>(view: &View<B>, balancer: &dyn Balancer, may_panic: bool) -> Self {
         let groups = [&view.primary.layout, &view.backup.layout];
-        let endpoints =
-            groups.iter().flat_map(|group| group.members.iter().map(|member| EndpointStatus::of(member, group.alone)));
+        let endpoints = groups
+            .iter()
+            .flat_map(|group| group.members.iter().map(|listed| EndpointStatus::of(&listed.member, group.alone)));
         ClusterStatus {
             balancer: format!("{balancer:?}"),
             endpoints: endpoints.collect(),

@@ -32,18 +32,42 @@ pub struct Lease {
     work: Option<Carried>,
 }
 
+/// A slot that was taken and is not yet part of a lease: given back when dropped.
+#[must_use]
+pub(crate) struct Slot<'m> {
+    member: &'m Arc<Member>,
+    alone: bool,
+}
+
+impl<'m> Slot<'m> {
+    /// Wraps a slot that has been taken.
+    pub(crate) fn taken(member: &'m Arc<Member>, alone: bool) -> Self {
+        Slot { member, alone }
+    }
+
+    /// Makes it last.
+    #[inline]
+    pub(crate) fn lease(self) -> Lease {
+        let lease = Lease { member: Arc::clone(self.member), alone: self.alone, outcome: Outcome::Unknown, work: None };
+        std::mem::forget(self);
+        lease
+    }
+
+    /// The same, and adds what the request is expected to cost to the endpoint's outstanding work until the lease ends.
+    pub(crate) fn lease_with(self, work: Work) -> Lease {
+        let mut lease = self.lease();
+        lease.work = Some(Carried::begin(work, &lease.member.live));
+        lease
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.member.live.end();
+    }
+}
+
 impl Lease {
-    /// Wraps a slot that has been taken already.
-    pub(crate) fn of_acquired(member: Arc<Member>, alone: bool) -> Self {
-        Lease { member, alone, outcome: Outcome::Unknown, work: None }
-    }
-
-    /// Adds what the request is expected to cost to the endpoint's outstanding work, until the lease ends.
-    pub(crate) fn carrying(mut self, work: Option<Work>) -> Self {
-        self.work = work.map(|work| Carried::begin(work, &self.member.live));
-        self
-    }
-
     /// The endpoint that was picked.
     pub fn endpoint(&self) -> &EndpointId {
         &self.member.settings.id

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,23 +10,27 @@ use crate::clock::Clock;
 use crate::health::passive::Passive;
 use crate::health::state::{Peers, Rule, State};
 
-/// What changes while an endpoint serves. On cache lines of its own, because every core writes to it.
-#[repr(align(128))]
+/// What changes while an endpoint serves. On cache lines of its own, because every core writes to it. In this order, so that all
+/// that a pick reads of an endpoint to which nothing has happened lies in the first.
+#[repr(C, align(128))]
 pub(crate) struct Live {
     /// Slots taken, and slots given back: what lies between is in flight. Two counts that only rise cost a request two atomic
     /// additions; one of those in flight and one of those served would cost three.
     begun: AtomicU64,
     ended: AtomicU64,
-    pub(crate) passive: Passive,
-    pub(crate) health: State,
-    pub(crate) failed: AtomicU64,
     /// What the requests in flight are expected to cost, where the policy weighs that.
     pub(crate) work: Ledger,
+    pub(crate) passive: Passive,
+    /// Begins with what picks read.
+    pub(crate) health: State,
+    pub(crate) failed: AtomicU64,
     /// Distinguishes endpoints within the process, for a request's list of those already tried.
     pub(crate) uid: u64,
     origin: Instant,
     clock: Arc<dyn Clock>,
 }
+
+const _: () = assert!(offset_of!(Live, health) + State::READ_IN_PICKS <= 64);
 
 impl Live {
     /// `peers` compares the endpoint with the others of its cluster, where that is asked for.
@@ -45,6 +50,7 @@ impl Live {
         }
     }
 
+    #[inline]
     pub(crate) fn in_flight(&self) -> u32 {
         // In this order: what ends in between makes it too little for a moment. The other way round a request that ends and
         // another that begins would count as two, and an endpoint as fuller than its limit.
@@ -52,8 +58,22 @@ impl Live {
         Live::between(self.ended.load(Ordering::Relaxed), begun)
     }
 
+    /// Is it below `limit`, where 0 is none?
+    #[inline]
+    pub(crate) fn has_room(&self, limit: u32) -> bool {
+        limit == 0 || self.in_flight() < limit
+    }
+
+    /// Is there nothing that could bar it: no failure, no ejection, no word of probes? Asks no clock.
+    #[inline]
+    pub(crate) fn is_spotless(&self) -> bool {
+        (self.passive.fails() == 0) & self.health.is_unbarred()
+    }
+
+    #[inline]
     fn between(ended: u64, begun: u64) -> u32 {
-        u32::try_from(begun.saturating_sub(ended)).unwrap_or(u32::MAX)
+        // 2^32 at once would not fit into memory.
+        begun.saturating_sub(ended) as u32
     }
 
     /// How many requests have ended.
@@ -62,6 +82,7 @@ impl Live {
     }
 
     /// Takes a slot; false when `limit`, if it is not 0, is reached.
+    #[inline]
     fn begin(&self, limit: u32) -> bool {
         if limit == 0 {
             self.begun.fetch_add(1, Ordering::Relaxed);
@@ -73,6 +94,7 @@ impl Live {
     }
 
     /// Gives back a slot of which no use was made.
+    #[cold]
     fn give_back(&self) {
         self.begun.fetch_sub(1, Ordering::Relaxed);
     }
@@ -104,7 +126,7 @@ impl fmt::Debug for Live {
     }
 }
 
-/// Settings and live state together: what a view holds and a policy sees as a candidate.
+/// Settings and live state together.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) settings: Settings,
@@ -112,24 +134,9 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// May a policy choose it now for a request that needs `role`? The one place where health, intent, limits and roles are
-    /// tested.
-    pub(crate) fn is_eligible(&self, alone: bool, role: Option<Role>) -> bool {
-        self.settings.intent == Intent::Ready && self.can_serve(alone, role)
-    }
-
-    /// May a request go to it that belongs to a session which is bound to it? Draining keeps those.
-    pub(crate) fn is_eligible_when_bound(&self, alone: bool, role: Option<Role>) -> bool {
-        self.settings.intent != Intent::Maintain && self.can_serve(alone, role)
-    }
-
     /// Is it out of service for everybody, bound sessions included, for another reason than its load?
     pub(crate) fn is_out(&self, alone: bool) -> bool {
         self.settings.intent == Intent::Maintain || self.is_barred(alone)
-    }
-
-    fn can_serve(&self, alone: bool, role: Option<Role>) -> bool {
-        self.has_role(role) && self.has_room() && !self.is_barred(alone)
     }
 
     /// Does it do what the request needs?
@@ -139,11 +146,11 @@ impl Member {
 
     /// Is it below its limit of requests in flight?
     pub(crate) fn has_room(&self) -> bool {
-        let limit = self.settings.max_in_flight;
-        limit == 0 || self.live.in_flight() < limit
+        self.live.has_room(self.settings.max_in_flight)
     }
 
     /// Does its health keep requests away now, whatever the operator and limits say?
+    #[cold]
     pub(crate) fn is_barred(&self, alone: bool) -> bool {
         let Member { settings, live } = self;
         (!alone && live.passive.is_ejected(settings.rule, || live.now_ms()))
@@ -157,11 +164,13 @@ impl Member {
     }
 
     /// The share of its weight that it has at present, of [`WHOLE`](crate::health::slow_start::WHOLE).
+    #[cold]
     pub(crate) fn share(&self) -> u32 {
         self.live.health.ramp.share(self.settings.slow_start, || self.live.now_ms())
     }
 
     /// Does it use the turn that has fallen on it? Not each one during a slow start.
+    #[cold]
     pub(crate) fn uses_turn(&self) -> bool {
         self.live.health.ramp.uses_turn(self.settings.slow_start, || self.live.now_ms())
     }
@@ -177,6 +186,7 @@ impl Member {
     }
 
     /// Takes a slot. False when the last one, or the only probe of an ejected endpoint, has just gone to another request.
+    #[inline]
     pub(crate) fn acquire(&self, alone: bool) -> bool {
         if !self.live.begin(self.settings.max_in_flight) {
             return false;

@@ -31,8 +31,10 @@ impl Rule {
     }
 }
 
-/// One endpoint's failure record. Reading it takes no lock; only reports of outcomes that change something do.
+/// One endpoint's failure record. Reading it takes no lock; only reports of outcomes that change something do. What picks read
+/// comes first.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Passive {
     fails: AtomicU32,
     /// Milliseconds since the endpoint's origin, as `accessed`.
@@ -47,11 +49,13 @@ impl Passive {
     }
 
     /// Notes that the endpoint is chosen. False when another request has just taken the only probe.
+    #[inline]
     pub(crate) fn choose(&self, rule: Rule, now: impl FnOnce() -> u64) -> bool {
-        if self.fails.load(Ordering::Relaxed) == 0 {
-            return true;
-        }
-        let now = now();
+        self.fails() == 0 || self.choose_failed(rule, now())
+    }
+
+    #[cold]
+    fn choose_failed(&self, rule: Rule, now: u64) -> bool {
         let checked = self.checked.load(Ordering::Relaxed);
         if now.saturating_sub(checked) <= rule.fail_timeout_ms {
             return !self.over(rule);
@@ -82,6 +86,7 @@ impl Passive {
         self.fails.swap(0, Ordering::Relaxed) >= rule.max_fails && rule.max_fails > 0
     }
 
+    #[inline]
     pub(crate) fn fails(&self) -> u32 {
         self.fails.load(Ordering::Relaxed)
     }

@@ -4,6 +4,7 @@
 //! is taken only by what changes a verdict and by a status.
 
 use std::fmt;
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -21,7 +22,8 @@ pub(crate) trait Peers: Send + Sync {
     fn counted(&self, run: u32);
 }
 
-/// Times are milliseconds since the endpoint's origin.
+/// Times are milliseconds since the endpoint's origin. What picks read comes first.
+#[repr(C)]
 pub(crate) struct State {
     /// Until when no request may come: 0 is not at all, `u64::MAX` while the word of probes is that it is down, or it is not
     /// known to be one of the cluster.
@@ -88,6 +90,9 @@ pub(crate) enum Rule {
 }
 
 impl State {
+    /// How many bytes a pick reads of an endpoint that is not in a slow start, from the beginning.
+    pub(crate) const READ_IN_PICKS: usize = offset_of!(State, ramp);
+
     pub(crate) fn new(peers: Option<Arc<dyn Peers>>) -> Self {
         State {
             barred_until: AtomicU64::new(0),
@@ -111,6 +116,12 @@ impl State {
             u64::MAX => true,
             until => !alone && now() < until,
         }
+    }
+
+    /// Is nothing said against it, so that no clock need be asked?
+    #[inline]
+    pub(crate) fn is_unbarred(&self) -> bool {
+        self.barred_until.load(Ordering::Relaxed) == 0
     }
 
     /// When it failed last, a failed probe included; 0 is never.

@@ -222,6 +222,16 @@ fn least_conn_avoids_an_endpoint_that_is_stuck() {
 }
 
 #[test]
+fn least_conn_finds_the_only_idle_endpoint_behind_some_that_are_tied() {
+    let cluster = cluster(LeastConn::new(), &["", "", "", ""]);
+    let mut held: Vec<_> = (0..4).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect();
+    held.retain(|picked| index(picked) != 3);
+    assert_eq!(choose(&cluster, ANYBODY, ""), 3);
+    assert_eq!(choose(&cluster, ANYBODY, ""), 3, "it was given back");
+    drop(held);
+}
+
+#[test]
 fn random_two_takes_the_less_loaded_and_reaches_everybody() {
     let cluster = cluster(RandomTwo::new(), &["", "weight=3"]);
     let held: Vec<_> = (0..400).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect();

@@ -1,0 +1,110 @@
+//! An endpoint as a view lists it: what every pick asks first stands side by side, so that one that meets nothing unusual reads half
+//! a cache line here and one of the live state.
+
+use std::sync::Arc;
+
+use super::{Intent, Live, Member, Role, Roles};
+use crate::health::slow_start::WHOLE;
+
+/// A member, and copies of those of its settings that picks read.
+#[repr(align(32))]
+pub(crate) struct Listed {
+    pub(crate) member: Arc<Member>,
+    /// The member's.
+    live: Arc<Live>,
+    weight: u32,
+    max_in_flight: u32,
+    offers: Offers,
+    /// May it be in a slow start?
+    ramps: bool,
+}
+
+impl Listed {
+    pub(crate) fn new(member: Arc<Member>) -> Self {
+        let settings = &member.settings;
+        Listed {
+            live: Arc::clone(&member.live),
+            weight: settings.weight.get(),
+            max_in_flight: settings.max_in_flight,
+            offers: Offers::of(settings.intent, settings.roles),
+            ramps: settings.slow_start.is_some(),
+            member,
+        }
+    }
+
+    /// May a policy choose it now for a request that needs `role`? The one place where health, intent, limits and roles are
+    /// tested.
+    #[inline]
+    pub(crate) fn is_eligible(&self, alone: bool, needed: Offers) -> bool {
+        self.offers.include(needed) && self.can_serve(alone)
+    }
+
+    /// May a request go to it that belongs to a session which is bound to it? Draining keeps those.
+    pub(crate) fn is_eligible_when_bound(&self, alone: bool, needed: Offers) -> bool {
+        let intended = self.member.settings.intent != Intent::Maintain;
+        intended && self.offers.include(needed.though_not_ready()) && self.can_serve(alone)
+    }
+
+    #[inline]
+    fn can_serve(&self, alone: bool) -> bool {
+        self.live.has_room(self.max_in_flight) && (self.live.is_spotless() || !self.member.is_barred(alone))
+    }
+
+    /// Its weight, at least 1.
+    #[inline]
+    pub(crate) fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// How many requests are in flight on it.
+    #[inline]
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.live.in_flight()
+    }
+
+    pub(crate) fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// The share of its weight that it has at present, of [`WHOLE`].
+    #[inline]
+    pub(crate) fn share(&self) -> u32 {
+        if self.ramps { self.member.share() } else { WHOLE }
+    }
+
+    /// Does it use the turn that has fallen on it? Not each one during a slow start.
+    #[inline]
+    pub(crate) fn uses_turn(&self) -> bool {
+        !self.ramps || self.member.uses_turn()
+    }
+}
+
+/// What an endpoint offers by its settings, and what a request needs of one: to be ready, and roles.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offers(u8);
+
+impl Offers {
+    const READY: u8 = 0x80;
+
+    fn of(intent: Intent, roles: Roles) -> Self {
+        let ready = if intent == Intent::Ready { Offers::READY } else { 0 };
+        Offers(ready | roles.bits())
+    }
+
+    /// What a request needs that goes to any endpoint with `role`.
+    pub(crate) fn needed_for(role: Option<Role>) -> Self {
+        Offers::of(Intent::Ready, role.map_or(Roles::NONE, Roles::only))
+    }
+
+    fn though_not_ready(self) -> Self {
+        Offers(self.0 & !Offers::READY)
+    }
+
+    #[inline]
+    fn include(self, needed: Offers) -> bool {
+        self.0 & needed.0 == needed.0
+    }
+}
+
+/// Two to a cache line, and none across the border of two.
+const _: () = assert!(size_of::<Listed>() == 32);
