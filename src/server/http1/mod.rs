@@ -6,6 +6,8 @@
 mod conversation;
 mod encode;
 mod head;
+#[cfg(test)]
+mod property;
 mod upload;
 
 use std::future::poll_fn;

@@ -1,0 +1,166 @@
+//! Whole conversations, cut into pieces wherever chance wants: every request gets its own answer, and bodies pass unchanged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, Version};
+use http_body_util::BodyExt;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
+use tokio::task::yield_now;
+
+use crate::body::Body;
+use crate::request::ClientAddr;
+use crate::server::connection::serve;
+use crate::server::limits::Limits;
+use crate::server::stop::Stop;
+
+const LIMITS: Limits = Limits {
+    head_timeout: Duration::from_secs(60),
+    send_timeout: Duration::from_secs(60),
+    max_headers: 100,
+    max_head_bytes: 8192,
+    max_streams: 1,
+    keep_alive: true,
+};
+
+/// A request, and how its answer is to be given.
+#[derive(Clone)]
+struct Echo {
+    body: Vec<u8>,
+    /// The sizes of chunks; none when the length is told.
+    chunks: Option<Vec<usize>>,
+    waits: bool,
+    /// The answer streams while the request does.
+    streams: bool,
+}
+
+impl std::fmt::Debug for Echo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Echo { body, chunks, waits, streams } = self;
+        write!(f, "{} bytes, chunks {chunks:?}, waits: {waits}, streams: {streams}", body.len())
+    }
+}
+
+impl Echo {
+    fn bytes(&self, number: usize) -> Vec<u8> {
+        let mut bytes = format!("POST /{number} HTTP/1.1\r\nHost: kylin\r\n").into_bytes();
+        if self.streams {
+            bytes.extend_from_slice(b"X-Stream: 1\r\n");
+        }
+        if self.waits {
+            bytes.extend_from_slice(b"Expect: 100-continue\r\n");
+        }
+        let Some(sizes) = &self.chunks else {
+            bytes.extend_from_slice(format!("Content-Length: {}\r\n\r\n", self.body.len()).as_bytes());
+            bytes.extend_from_slice(&self.body);
+            return bytes;
+        };
+        bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+        let (mut rest, mut sizes) = (&self.body[..], sizes.iter().cycle());
+        while !rest.is_empty() {
+            let (chunk, behind) = rest.split_at(rest.len().min(*sizes.next().unwrap()));
+            bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+            bytes.extend_from_slice(chunk);
+            bytes.extend_from_slice(b"\r\n");
+            rest = behind;
+        }
+        bytes.extend_from_slice(b"0\r\n\r\n");
+        bytes
+    }
+}
+
+fn echo() -> impl Strategy<Value = Echo> {
+    let body = prop_oneof![vec(any::<u8>(), 0..40), vec(any::<u8>(), 3_000..20_000)];
+    let chunks = proptest::option::of(vec(1_usize..3_000, 1..4));
+    (body, chunks, any::<bool>(), any::<bool>()).prop_map(|(body, chunks, waits, streams)| Echo {
+        body,
+        chunks,
+        // Who answers before asking for the body ends the connection with that answer.
+        waits: waits && !streams,
+        streams,
+    })
+}
+
+async fn answer(_peer: ClientAddr, request: Request<Body>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let streams = head.headers.contains_key("x-stream");
+    let body = if streams { body } else { body.collect().await.unwrap().to_bytes().into() };
+    Response::builder().header("x-path", head.uri.path()).body(body).unwrap()
+}
+
+/// The next whole answer in `read`: its path and body.
+fn take(read: &mut BytesMut) -> Option<(String, Bytes)> {
+    let mut scan = crate::http1::fields::Scan::default();
+    while read.starts_with(b"HTTP/1.1 100 Continue\r\n\r\n") {
+        _ = read.split_to(25);
+    }
+    let mut whole = read.clone();
+    let head = whole.split_to(scan.end(&whole)?.at).freeze();
+    let mut room = [httparse::EMPTY_HEADER; 16];
+    let mut parsed = httparse::Response::new(&mut room);
+    parsed.parse(&head).unwrap();
+    let (headers, told) = crate::http1::fields::map(&head, parsed.headers).unwrap();
+    let mut framing = told.framing(Version::HTTP_11).unwrap().unwrap();
+    let mut body = Vec::new();
+    loop {
+        match framing.next(&mut whole).unwrap() {
+            crate::http1::chunks::Piece::Data(data) => body.extend_from_slice(&data),
+            crate::http1::chunks::Piece::End => break,
+            crate::http1::chunks::Piece::Wanting => return None,
+        }
+    }
+    *read = whole;
+    Some((headers["x-path"].to_str().unwrap().to_owned(), body.into()))
+}
+
+async fn converse(requests: Vec<Echo>, pieces: Vec<usize>, room: usize) {
+    let (client, server) = duplex(room);
+    let (_stop, stop) = Stop::channel();
+    let served = tokio::spawn(serve(server, ClientAddr::Unix, Arc::new(answer), LIMITS, stop));
+    let (mut reader, mut writer) = split(client);
+    let bytes: Vec<u8> = requests.iter().enumerate().flat_map(|(number, echo)| echo.bytes(number)).collect();
+    let sending = tokio::spawn(async move {
+        let (mut rest, mut pieces) = (&bytes[..], pieces.iter().cycle());
+        while !rest.is_empty() {
+            let (piece, behind) = rest.split_at(rest.len().min(*pieces.next().unwrap()));
+            writer.write_all(piece).await.unwrap();
+            yield_now().await;
+            rest = behind;
+        }
+        writer
+    });
+    let mut read = BytesMut::new();
+    for (number, echo) in requests.iter().enumerate() {
+        let (path, body) = loop {
+            if let Some(answer) = take(&mut read) {
+                break answer;
+            }
+            if reader.read_buf(&mut read).await.unwrap() == 0 {
+                panic!("closed before answer {number}, with {:?} left: {:?}", read, served.await);
+            }
+        };
+        assert_eq!(path, format!("/{number}"));
+        assert!(body == echo.body, "body {number} of {} bytes", echo.body.len());
+    }
+    assert!(read.is_empty());
+    drop((sending.await.unwrap(), reader));
+    served.await.unwrap().unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn every_request_gets_its_own_answer_whatever_the_pieces(
+        requests in vec(echo(), 1..6),
+        pieces in vec(prop_oneof![1_usize..30, 500_usize..9_000], 1..6),
+        room in prop_oneof![16_usize..200, Just(64 * 1024)],
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let talk = converse(requests, pieces, room);
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), talk).await.expect("stuck") });
+    }
+}
