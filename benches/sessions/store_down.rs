@@ -54,10 +54,8 @@ pub fn run(seconds: u64, wanted: impl Fn(&str) -> bool) {
         "failed"
     );
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let installed: [(&str, fn() -> bool); 3] =
-        [("redis", redis_installed), ("mariadb", mariadb_installed), ("memcached", memcached_installed)];
-    for (name, is_installed) in installed {
-        if wanted(name) && is_installed() {
+    for name in ["redis", "mariadb", "memcached"] {
+        if wanted(name) && Store::is_installed(name) {
             for down in [Down::Killed, Down::Stopped] {
                 runtime.block_on(async {
                     let server = Store::start(name).await;
@@ -83,6 +81,15 @@ enum Store {
 }
 
 impl Store {
+    /// Loud where it is not.
+    fn is_installed(name: &str) -> bool {
+        match name {
+            "redis" => redis_installed(),
+            "mariadb" => mariadb_installed(),
+            _ => memcached_installed(),
+        }
+    }
+
     async fn start(name: &str) -> Self {
         match name {
             "redis" => Store::Redis(Redis::start(&[]).await),
