@@ -1,29 +1,17 @@
 //! Sessions through the example front end: one process, and two over a store that they share.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use http::Request;
-use kylin_lb::testing::kylin::{KylinNode, Metastore, Served};
-use kylin_lb::{Backend, Body};
 use tempfile::TempDir;
 
 use super::example_options::nodes;
 use crate::support::browser::Browser;
-use crate::support::example::{address, spawn_with, start};
-use crate::support::http::Connection;
+use crate::support::example::{address, secret, spawn_with, start};
 use crate::support::mariadb::{MariaDb, mariadb_installed};
 use crate::support::memcached::{Memcached, memcached_installed};
 use crate::support::process::Process;
 use crate::support::redis::{Redis, redis_installed};
-
-/// A file with a secret for several front ends.
-fn secret(folder: &TempDir) -> PathBuf {
-    let file = folder.path().join("secret");
-    std::fs::write(&file, format!("{}\n{}\n", "5a".repeat(32), "3c".repeat(32))).unwrap();
-    file
-}
 
 async fn logged_in(front: SocketAddr) -> Browser {
     let mut browser = Browser::new(front);
@@ -161,78 +149,6 @@ async fn two_front_ends_of_one_nginx_configuration_share_what_they_learn() {
     let args = [&args[..], &["--sessions", &store, "--store-deadline=20000"]].concat();
     let ((_one, first), (_other, second)) = (start(&args).await, start(&args).await);
     assert_eq!(lost(&[first, second], 12).await, 0);
-}
-
-/// Nodes that share sessions, so that any of them serves any session, and which of them a front end chose can be seen.
-async fn sharing_nodes() -> (Vec<(KylinNode, Served)>, String) {
-    let metastore = Metastore::new();
-    let mut nodes = Vec::new();
-    for name in ["n1", "n2", "n3"] {
-        let node = KylinNode::new(name).metastore(&metastore).share_sessions(true);
-        let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        nodes.push((node, served));
-    }
-    let named: Vec<_> = nodes.iter().map(|(node, served)| format!("{}@{}", node.name(), served.addr())).collect();
-    (nodes, named.join(","))
-}
-
-/// A session that no front end has seen begin.
-async fn begin(node: &KylinNode) -> String {
-    let login = Request::post("/kylin/api/user/authentication").header("authorization", "Basic QURNSU46S1lMSU4=");
-    let answer = node.send(login.body(Body::empty()).unwrap()).await.unwrap();
-    let field = answer.headers()["set-cookie"].to_str().unwrap();
-    field.split(';').next().unwrap().to_owned()
-}
-
-async fn node_of(connection: &mut Connection, cookie: &str) -> String {
-    let body = r#"{"sql":"select 1","project":"learn_kylin"}"#;
-    let request = format!(
-        "POST /kylin/api/query HTTP/1.1\r\nHost: kylin\r\nCookie: {cookie}\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    connection.send(request).await.unwrap();
-    let answer = connection.answer().await.unwrap();
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    let at = answer.text().find("[[\"").expect("a result") + 3;
-    answer.text()[at..at + 2].to_owned()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_front_ends_that_see_a_session_first_at_once_agree_on_its_node() {
-    if !redis_installed() {
-        return;
-    }
-    const LANES: usize = 20;
-    let redis = Redis::start(&[]).await;
-    let (nodes, named) = sharing_nodes().await;
-    let (_processes, [one, other]) = pair(&named, &format!("redis://{}", redis.address())).await;
-    let lanes: Vec<_> = (0..LANES)
-        .map(|_| {
-            let node = nodes[0].0.clone();
-            tokio::spawn(async move {
-                let mut left = Connection::open(one).await.unwrap();
-                let mut right = Connection::open(other).await.unwrap();
-                let (mut raced, mut disagreed) = (0, 0);
-                for _ in 0..2000 / LANES {
-                    let session = begin(&node).await;
-                    let (first, second) = tokio::join!(node_of(&mut left, &session), node_of(&mut right, &session));
-                    raced += usize::from(first != second);
-                    let (first, second) = tokio::join!(node_of(&mut left, &session), node_of(&mut right, &session));
-                    disagreed += usize::from(first != second);
-                }
-                (raced, disagreed)
-            })
-        })
-        .collect();
-    let (mut raced, mut disagreed) = (0, 0);
-    for lane in lanes {
-        let (some, more) = lane.await.unwrap();
-        raced += some;
-        disagreed += more;
-    }
-    assert_eq!(disagreed, 0, "of 2000 sessions");
-    assert!(raced > 0, "the front ends never chose differently, so nothing was raced");
 }
 
 #[tokio::test]

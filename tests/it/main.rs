@@ -21,6 +21,7 @@ mod discovery;
 mod discovery_dns;
 mod discovery_file;
 mod ejection;
+mod example_first_sights;
 mod example_front;
 mod example_options;
 mod example_sessions;

@@ -227,7 +227,7 @@ async fn a_store_that_comes_back_empty_is_told_again_of_sessions_in_use() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_store_is_away_nothing_but_a_probe_a_second_reaches_it_whatever_is_asked() {
+async fn while_the_store_is_away_nothing_but_a_probe_a_second_reaches_it_and_no_request_waits_for_that() {
     for mood in [FAILS, SILENT] {
         let store = Moody::new();
         let sessions = sessions(&store);
@@ -246,14 +246,13 @@ async fn while_the_store_is_away_nothing_but_a_probe_a_second_reaches_it_whateve
             let unknown = ask(&proxy, "/kylin/api/x", &format!("unknown{n}-x")).await;
             let login = ask(&proxy, &format!("/issue/{n}"), "").await;
             for (_, _, took) in [known, unknown, login] {
-                assert!(took <= DEADLINE);
                 late += usize::from(took > Duration::ZERO);
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
         let seconds = begun.elapsed().as_secs() as usize;
         let probes = store.calls() - calls;
-        assert!(probes <= seconds + 1 && late <= probes, "{probes} probes in {seconds} s, {late} waited");
+        assert!(probes <= seconds + 1 && late == 0, "{probes} probes in {seconds} s, {late} waited");
         assert!(sessions.is_store_away() && probes > seconds / 2, "it is looked after: {probes} in {seconds} s");
     }
 }

@@ -1,4 +1,4 @@
-//! The store of sessions is killed under load, and two front ends race for sessions: no user notices, neither then nor afterwards.
+//! The store of sessions is killed under load: no user notices, neither then nor afterwards.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,12 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::Request;
-use http_body_util::BodyExt as _;
 use kylin_lb::session::{Affinity, Secret, Sessions};
-use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore};
-use kylin_lb::{Backend as _, Body, ClientAddr, Cluster, Endpoint, Proxy};
-use serde_json::Value;
+use kylin_lb::testing::kylin::Dialect;
 use tokio::task::JoinHandle;
 
 use crate::support::front::{Front, eventually};
@@ -101,43 +97,10 @@ async fn nobody_notices_that_a_cache_is_restarted_while_nobody_asks_it() {
     assert!(!sessions.is_store_away());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_front_ends_over_one_redis_settle_10_000_first_sights() {
-    if !redis_installed() {
-        return;
-    }
-    let server = Redis::start(&[]).await;
-    settle_first_sights(&format!("redis://{}", server.address())).await;
-    assert_eq!(number(&server.cli(&["dbsize"])), RACES);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_front_ends_over_one_mariadb_settle_10_000_first_sights() {
-    if !mariadb_installed() {
-        return;
-    }
-    // Without waiting for the disk at each commit; what is asked here does not depend on it.
-    let server = MariaDb::start(&["--innodb-flush-log-at-trx-commit=0"]).await;
-    settle_first_sights(&server.url()).await;
-    assert_eq!(number(&server.sql("SELECT COUNT(*) FROM kylin_lb_sessions")), RACES);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_front_ends_over_one_memcached_settle_10_000_first_sights() {
-    if !memcached_installed() {
-        return;
-    }
-    let server = Memcached::start(&[]).await;
-    settle_first_sights(&format!("memcached://{}", server.address())).await;
-    assert_eq!(number(&server.stat("curr_items")), RACES);
-}
-
 /// Users who work all the time.
 const USERS: usize = 64;
 /// Users who log in while the store is away.
 const LATE: usize = 32;
-/// Sessions that two front ends see for the first time at once.
-const RACES: usize = 10_000;
 /// How long an operation on the store may take.
 const DEADLINE: Duration = Duration::from_millis(500);
 /// How long a user looks at an answer.
@@ -297,68 +260,6 @@ impl User {
 }
 
 const QUERY: &str = r#"{"sql":"select 1","project":"learn_kylin"}"#;
-
-/// Nodes that take every session anywhere, and sessions of whose origin no front end knows: both front ends see each for the first
-/// time at once. Whatever each of them chooses, in the end both and one that comes later send it to one node.
-async fn settle_first_sights(url: &str) {
-    const AT_ONCE: usize = 32;
-    let metastore = Metastore::new();
-    let nodes = ["0", "1", "2"].map(|name| KylinNode::new(name).metastore(&metastore).share_sessions(true));
-    let mut ids = Vec::new();
-    for _ in 0..RACES {
-        let login = Request::post("/kylin/api/user/authentication").header("authorization", ADMIN);
-        let answer = nodes[0].send(login.body(Body::empty()).unwrap()).await.unwrap();
-        let set = answer.headers()["set-cookie"].to_str().unwrap();
-        ids.push(set.split(';').next().unwrap().to_owned());
-    }
-    let ids = Arc::new(ids);
-    let fronts = [(); 3].map(|()| {
-        let cluster = Cluster::builder()
-            .endpoints(nodes.iter().map(|node| Endpoint::new(node.name(), node.clone()).unwrap()))
-            .build()
-            .unwrap();
-        // It is not time that is looked at here.
-        let sessions = sessions(url).deadline(Duration::from_secs(10));
-        Proxy::builder(cluster).affinity(Affinity::learn(sessions)).build()
-    });
-    // Out of step, so that the two choose differently.
-    served_by(&fronts[1], &ids[0]).await;
-    let lanes: Vec<_> = (0..AT_ONCE)
-        .map(|lane| {
-            let (ids, [one, two, later]) = (ids.clone(), fronts.clone());
-            tokio::spawn(async move {
-                let (mut contested, mut disagreements) = (0, 0);
-                for id in ids.iter().skip(lane).step_by(AT_ONCE) {
-                    let (at_one, at_two) = tokio::join!(served_by(&one, id), served_by(&two, id));
-                    contested += usize::from(at_one != at_two);
-                    let (at_one, at_two) = tokio::join!(served_by(&one, id), served_by(&two, id));
-                    let at_later = served_by(&later, id).await;
-                    disagreements += usize::from(at_one != at_two || at_one != at_later);
-                }
-                (contested, disagreements)
-            })
-        })
-        .collect();
-    let (mut contested, mut disagreements) = (0, 0);
-    for lane in lanes {
-        let (more_contested, more_disagreements) = lane.await.unwrap();
-        contested += more_contested;
-        disagreements += more_disagreements;
-    }
-    assert_eq!(disagreements, 0, "of {RACES}");
-    assert!(contested > RACES / 10, "these were races: {contested}");
-}
-
-/// The node that serves a query of a session.
-async fn served_by(proxy: &Proxy<KylinNode>, id: &str) -> String {
-    let request = Request::post("/kylin/api/query").header("host", "kylin").header("cookie", id);
-    let request = request.header("content-type", "application/json").body(Body::from(QUERY)).unwrap();
-    let answer = proxy.forward(ClientAddr::Unix, request).await;
-    assert_eq!(answer.status(), 200);
-    let body = answer.into_body().collect().await.unwrap().to_bytes();
-    let json: Value = serde_json::from_slice(&body).unwrap();
-    json["results"][0][0].as_str().unwrap().to_owned()
-}
 
 /// What a front end has of its own: a handle on the store, and an empty memory.
 fn sessions(url: &str) -> Sessions {

@@ -1,15 +1,17 @@
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Keeps a store that fails from costing its deadline on every request.
 ///
-/// After some failures in a row it opens: nobody asks the store for a while. Then one operation is let through as a probe; its
-/// success closes the breaker, its failure opens it anew.
+/// After some failures in a row it opens: nobody asks the store but the [task](super::probe) that finds out whether it is back, or,
+/// where there is none, one operation in a while. Any success closes the breaker.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
     failures: AtomicU32,
     /// Milliseconds on the sessions' clock until which nobody asks; 0 while closed.
     open_until: AtomicU64,
+    /// There is a task that asks.
+    pub(super) probed: AtomicBool,
 }
 
 /// So many failures in a row open it.
@@ -18,11 +20,12 @@ const FAILURES: u32 = 5;
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 impl Breaker {
-    /// May the store be asked at `now`? While open, yes once per pause.
+    /// May the store be asked at `now`? While open, yes once per pause where no task asks.
     pub(super) fn allows(&self, now: u64) -> bool {
         let until = self.open_until.load(Ordering::Relaxed);
         until == 0
             || now >= until
+                && !self.probed.load(Ordering::Relaxed)
                 && self.open_until.compare_exchange(until, Self::end(now), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
@@ -69,6 +72,8 @@ mod tests {
         assert!(!breaker.allows(1000), "only one");
         assert!(!breaker.fail(1000), "it was open already");
         assert!(!breaker.allows(1999) && breaker.allows(2000));
+        breaker.probed.store(true, Ordering::Relaxed);
+        assert!(!breaker.allows(3000), "a task asks");
         assert!(breaker.succeed());
         assert!(breaker.allows(2000) && breaker.allows(2000) && !breaker.is_open());
     }

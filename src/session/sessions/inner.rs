@@ -1,13 +1,14 @@
 //! A store with what stands before it: every call of it goes through here.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::backlog::{Backlog, Write};
 use super::breaker::{Breaker, PAUSE};
 use super::in_use::Register;
 use super::near::{Near, NearCache};
+use super::probe;
 use super::{Known, known};
 use crate::clock::Clock;
 use crate::session::secret::Tagger;
@@ -15,6 +16,8 @@ use crate::session::shelf::{Limits, Tenths};
 use crate::session::{Expect, Saved, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored};
 
 pub(super) struct Inner {
+    /// For the tasks, which must not keep it.
+    pub(super) own: Weak<Inner>,
     pub(super) store: Arc<dyn SessionStore>,
     /// None where the store itself is in this process.
     pub(super) near: Option<NearCache>,
@@ -83,7 +86,7 @@ impl Inner {
     }
 
     /// The same where nobody waits for it. A store that has just been started is slow; that must not keep from it what it lacks.
-    async fn in_its_time<T: Unpin>(&self, future: StoreFuture<'_, T>) -> Result<T, StoreError> {
+    pub(super) async fn in_its_time<T: Unpin>(&self, future: StoreFuture<'_, T>) -> Result<T, StoreError> {
         self.within(self.settings.deadline.max(PAUSE / 2), future).await
     }
 
@@ -107,6 +110,7 @@ impl Inner {
         self.failures.fetch_add(1, Ordering::Relaxed);
         if !matches!(error, StoreError::TooLong(_)) && self.breaker.fail(self.now_millis()) {
             tracing::warn!(%error, "the session store fails; going on without it");
+            probe::start(self);
         }
         Away
     }

@@ -8,6 +8,7 @@ mod fresh;
 mod in_use;
 mod inner;
 mod near;
+mod probe;
 #[cfg(test)]
 mod tests;
 
@@ -46,8 +47,8 @@ use crate::seat::Seat;
 ///
 /// # When the store is slow or away
 ///
-/// Every operation has a deadline. After five failures in a row the store is left alone and asked once a second whether it is
-/// back. Meanwhile this front end goes on with what it has in its near cache, however old; new bindings live there, and are
+/// Every operation has a deadline. After five failures in a row the store is left alone; a task, for which no request waits, asks
+/// it once a second whether it is back. Meanwhile this front end goes on with what it has in its near cache, however old; new bindings live there, and are
 /// written when the store is back. A session that nobody knows is placed by a hash that all front ends compute alike. No
 /// request fails for it.
 ///
@@ -106,7 +107,8 @@ impl Sessions {
     fn with(store: Arc<dyn SessionStore>, taggers: Arc<[Tagger]>, settings: Settings, remote: bool) -> Self {
         let origin = settings.clock.now();
         let near = remote.then(|| NearCache::new(settings.near, origin));
-        let inner = Inner {
+        let inner = Arc::new_cyclic(|own| Inner {
+            own: own.clone(),
             store,
             near,
             taggers,
@@ -116,8 +118,8 @@ impl Sessions {
             register: Register::default(),
             failures: AtomicU32::new(0),
             origin,
-        };
-        Sessions { inner: Arc::new(inner) }
+        });
+        Sessions { inner }
     }
 
     fn rebuilt(self, change: impl FnOnce(&mut Settings)) -> Self {

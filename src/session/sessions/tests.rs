@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::clock::ManualClock;
 use crate::endpoint::EndpointId;
-use crate::session::StoreFuture;
+use crate::session::{StoreError, StoreFuture};
 
 fn secret(n: u8) -> Secret {
     Secret::new([n; 32])
@@ -135,4 +135,65 @@ async fn the_tasks_end_with_the_last_handle_and_with_the_last_session_in_use() {
     assert_eq!(Arc::strong_count(&store), 1, "no task holds the sessions");
     tokio::time::sleep(Duration::from_secs(11)).await;
     assert_eq!(metrics.num_alive_tasks(), 0);
+}
+
+/// Fails until it is told not to, and counts who asks.
+#[derive(Debug, Default)]
+struct Failing {
+    works: std::sync::atomic::AtomicBool,
+    asked: AtomicUsize,
+}
+
+impl Failing {
+    fn answer<T>(&self, answer: T) -> StoreFuture<'_, T> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let works = self.works.load(Ordering::SeqCst);
+        StoreFuture::ready(if works { Ok(answer) } else { Err(StoreError::Unavailable("it is down".into())) })
+    }
+}
+
+impl SessionStore for Arc<Failing> {
+    fn load<'a>(&'a self, _: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
+        self.answer(None)
+    }
+
+    fn save<'a>(&'a self, _: &'a SessionKey, _: &'a SessionRecord, _: Expect, _: Duration) -> StoreFuture<'a, Saved> {
+        self.answer(Saved::Done(1))
+    }
+
+    fn touch<'a>(&'a self, _: &'a SessionKey, _: Duration) -> StoreFuture<'a, ()> {
+        self.answer(())
+    }
+
+    fn remove<'a>(&'a self, _: &'a SessionKey) -> StoreFuture<'a, ()> {
+        self.answer(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_asks_whether_the_store_is_back_as_long_as_it_is_away_and_sessions_are_held() {
+    let store = Arc::new(Failing::default());
+    let sessions = Sessions::shared(Arc::clone(&store), secret(1));
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let fail = async || {
+        for _ in 0..5 {
+            assert_eq!(find(&sessions, b"A").await, None);
+        }
+        assert!(sessions.is_store_away());
+    };
+    fail().await;
+    let asked = store.asked.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(10_500)).await;
+    assert_eq!(store.asked.load(Ordering::SeqCst) - asked, 10, "once a second, though nobody asks for anything");
+
+    store.works.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!sessions.is_store_away() && metrics.num_alive_tasks() == 0, "it is back");
+
+    store.works.store(false, Ordering::SeqCst);
+    fail().await;
+    assert_eq!(metrics.num_alive_tasks(), 1, "away again");
+    drop(sessions);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!((metrics.num_alive_tasks(), Arc::strong_count(&store)), (0, 1), "nobody is left to ask for");
 }

@@ -1,10 +1,12 @@
 //! A bounded map from session keys to values that expire: what the store in memory and the near cache are made of.
 //!
-//! Sharded, so that cores rarely meet; bounded in entries and in bytes. What has to go when it is full is chosen by S3-FIFO
-//! (Yang et al., SOSP 2023): whoever is new waits in a small queue, and only who is asked for again there enters the main one.
-//! So a flood of ids that nobody will ever use again washes through the small queue, and sessions in use stay.
+//! Sharded, so that cores rarely meet; bounded in entries and in bytes. What has to go when it is full is chosen as S3-FIFO does
+//! (Yang et al., SOSP 2023): whoever is new waits in a small part, and only who is asked for again there enters the main one.
+//! So a flood of ids that nobody will ever use again washes through the small part, and sessions in use stay. In place of its two
+//! queues a hand goes round, as in CLOCK, so that a lookup finds all that it needs in one place.
 
 mod shard;
+mod table;
 
 use std::time::{Duration, Instant};
 
@@ -39,6 +41,10 @@ struct Lane<V>(Mutex<Shard<V>>);
 pub(super) type Tenths = u32;
 
 impl<V: Weigh> Shelf<V> {
+    /// What a place in a table takes, in bytes.
+    #[cfg(test)]
+    pub(super) const SLOT: usize = Shard::<V>::SLOT;
+
     pub(super) fn new(limits: Limits, origin: Instant) -> Self {
         // Shards so small that they fill up unevenly would bound less than was asked for.
         let shards = (limits.entries / 64).clamp(1, 128).next_power_of_two();

@@ -1,68 +1,37 @@
-use hashbrown::HashTable;
-
+use super::table::{Slot, Standing, Table};
 use super::{Limits, Tenths, Weigh};
 use crate::session::SessionKey;
 
-/// No slot.
-const NONE: u32 = u32::MAX;
-/// Slots are allocated in pieces of this many, so that growing neither copies nor doubles.
-const CHUNK: usize = 128;
-/// What an entry costs in the index: a hash and a number, a byte of control, and the room that a growing table has to spare.
-const INDEX_BYTES: usize = 20;
 /// How often an entry that was asked for is spared.
 const MOST_SPARED: u8 = 3;
-/// How many slots an insertion looks at for what has expired.
-const SWEPT: usize = 2;
+/// How many places an insertion looks at for what has expired.
+const SWEPT: usize = 4;
 
-/// One part of a shelf. Entries are slots in a slab, each linked into one of two queues, oldest first.
+/// One part of a shelf. Its entries stand in one table, over which a hand goes round when room is needed.
+///
+/// No entry is in a list, so that looking one up touches nothing but the entry. What a list would say, who is the oldest, the hand
+/// says nearly as well: whoever it meets for the second time has been there for a round at least.
 pub(in crate::session) struct Shard<V> {
-    index: HashTable<(u32, u32)>,
-    chunks: Vec<Vec<Slot<V>>>,
-    free: u32,
-    small: Queue,
-    main: Queue,
+    table: Table<V>,
+    /// How many entries are not in the main part.
+    small: usize,
     bytes: usize,
     limits: Limits,
-    swept: u32,
+    hand: usize,
+    swept: usize,
     evicted: u64,
 }
 
-struct Slot<V> {
-    key: SessionKey,
-    expires: Tenths,
-    hash: u32,
-    prev: u32,
-    next: u32,
-    asked: u8,
-    in_main: bool,
-    value: Option<V>,
-}
-
-#[derive(Clone, Copy)]
-struct Queue {
-    first: u32,
-    last: u32,
-    len: usize,
-}
-
 impl<V: Weigh> Shard<V> {
-    pub(super) fn new(limits: Limits) -> Self {
-        let empty = Queue { first: NONE, last: NONE, len: 0 };
-        Shard {
-            index: HashTable::new(),
-            chunks: Vec::new(),
-            free: NONE,
-            small: empty,
-            main: empty,
-            bytes: 0,
-            limits,
-            swept: 0,
-            evicted: 0,
-        }
+    /// What a place in the table takes, in bytes.
+    pub(super) const SLOT: usize = size_of::<Option<Slot<V>>>();
+
+    pub(super) const fn new(limits: Limits) -> Self {
+        Shard { table: Table::new(), small: 0, bytes: 0, limits, hand: 0, swept: 0, evicted: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.small.len + self.main.len
+        self.table.len()
     }
 
     pub(super) fn evicted(&self) -> u64 {
@@ -71,179 +40,114 @@ impl<V: Weigh> Shard<V> {
 
     /// The value under `key`, unless it has expired. Counts as having been asked for.
     pub(in crate::session) fn get(&mut self, key: &SessionKey, hash: u32, now: Tenths) -> Option<&mut V> {
-        let at = self.find(key, hash)?;
-        if self.slot(at).expires <= now {
+        let at = self.table.find(key, hash)?;
+        if self.table.at(at)?.expires <= now {
             self.take(at);
             return None;
         }
-        let slot = self.slot_mut(at);
-        slot.asked = MOST_SPARED.min(slot.asked + 1);
-        slot.value.as_mut()
+        let slot = self.table.at(at)?;
+        // What is busy is only read.
+        if slot.asked < MOST_SPARED {
+            slot.asked += 1;
+        }
+        Some(&mut slot.value)
     }
 
     /// Lets what is under `key` live until `expires`.
     pub(in crate::session) fn keep(&mut self, key: &SessionKey, hash: u32, expires: Tenths) {
-        if let Some(at) = self.find(key, hash) {
-            self.slot_mut(at).expires = expires;
+        if let Some(slot) = self.table.find(key, hash).and_then(|at| self.table.at(at))
+            && slot.expires != expires
+        {
+            slot.expires = expires;
         }
     }
 
     /// Puts `value` under `key`, in place of what is there.
     pub(in crate::session) fn put(&mut self, key: &SessionKey, hash: u32, value: V, expires: Tenths, now: Tenths) {
         let bytes = Self::bytes_of(&value);
-        match self.find(key, hash) {
-            Some(at) => {
-                let slot = self.slot_mut(at);
-                slot.expires = expires;
-                if let Some(old) = slot.value.replace(value) {
-                    self.bytes = self.bytes + bytes - Self::bytes_of(&old);
-                }
-            }
-            None => {
-                self.sweep(now);
-                let slot = Slot {
-                    key: *key,
-                    expires,
-                    hash,
-                    prev: NONE,
-                    next: NONE,
-                    asked: 0,
-                    in_main: false,
-                    value: Some(value),
-                };
-                let at = self.allocate(slot);
-                self.index.insert_unique(spread(hash), (hash, at), |(hash, _)| spread(*hash));
-                self.bytes += bytes;
-                self.push(at, false);
-            }
+        let there = self.table.find(key, hash);
+        if let Some(slot) = there.and_then(|at| self.table.at(at)) {
+            slot.expires = expires;
+            let old = std::mem::replace(&mut slot.value, value);
+            self.bytes = self.bytes + bytes - Self::bytes_of(&old);
+        } else {
+            self.sweep(now);
+            self.table.insert(Slot { key: *key, hash, expires, asked: 0, standing: Standing::New, value });
+            self.small += 1;
+            self.bytes += bytes;
         }
         self.make_room(now);
     }
 
     pub(in crate::session) fn remove(&mut self, key: &SessionKey, hash: u32) -> Option<V> {
-        let at = self.find(key, hash)?;
+        let at = self.table.find(key, hash)?;
         self.take(at)
     }
 
+    /// With its share of the places that are not taken.
     fn bytes_of(value: &V) -> usize {
-        size_of::<Slot<V>>() + INDEX_BYTES + value.extra_bytes()
-    }
-
-    fn find(&self, key: &SessionKey, hash: u32) -> Option<u32> {
-        let same = |(other, at): &(u32, u32)| *other == hash && self.slot(*at).key == *key;
-        self.index.find(spread(hash), same).map(|(_, at)| *at)
+        Self::SLOT * 3 / 2 + value.extra_bytes()
     }
 
     fn make_room(&mut self, now: Tenths) {
         while self.len() > self.limits.entries || (self.bytes > self.limits.bytes && self.len() > 1) {
-            let from_small = self.small.len > self.limits.entries / 10 || self.main.len == 0;
-            let at = if from_small { self.small.first } else { self.main.first };
-            let Slot { expires, asked, .. } = *self.slot(at);
-            if expires <= now {
-                self.take(at);
-            } else if asked == 0 {
-                self.take(at);
-                self.evicted += 1;
-            } else {
-                // From the small queue into the main one, or to the main one's end with one chance less.
-                self.slot_mut(at).asked = if from_small { 0 } else { asked - 1 };
-                self.unlink(at);
-                self.push(at, true);
+            let from_small = self.small > self.len() / 10 || self.small == self.len();
+            if self.hand >= self.table.places() {
+                self.hand = 0;
+            }
+            let at = self.hand;
+            let Some(slot) = self.table.at(at) else {
+                self.hand += 1;
+                continue;
+            };
+            match (slot.standing, slot.asked) {
+                _ if slot.expires <= now => _ = self.take(at),
+                // Who has just come is not judged yet.
+                (Standing::New, _) if from_small => {
+                    slot.standing = Standing::Waiting;
+                    self.hand += 1;
+                }
+                (Standing::Waiting, 0) if from_small => self.evict(at),
+                (Standing::Waiting, _) if from_small => {
+                    (slot.standing, slot.asked) = (Standing::Main, 0);
+                    self.small -= 1;
+                    self.hand += 1;
+                }
+                (Standing::Main, 0) if !from_small => self.evict(at),
+                (Standing::Main, _) if !from_small => {
+                    slot.asked -= 1;
+                    self.hand += 1;
+                }
+                _ => self.hand += 1,
             }
         }
     }
 
-    /// Looks for what has expired, a few slots further with every call.
+    fn evict(&mut self, at: usize) {
+        self.take(at);
+        self.evicted += 1;
+    }
+
+    /// Looks for what has expired, a few places further with every call.
     fn sweep(&mut self, now: Tenths) {
-        let slots = self.slots();
-        for _ in 0..SWEPT.min(slots) {
-            self.swept = if self.swept as usize + 1 >= slots { 0 } else { self.swept + 1 };
-            let slot = self.slot(self.swept);
-            if slot.value.is_some() && slot.expires <= now {
-                self.take(self.swept);
+        for _ in 0..SWEPT {
+            if self.swept >= self.table.places() {
+                self.swept = 0;
+            }
+            match self.table.at(self.swept) {
+                // The next one moves up.
+                Some(slot) if slot.expires <= now => _ = self.take(self.swept),
+                _ => self.swept += 1,
             }
         }
     }
 
-    fn take(&mut self, at: u32) -> Option<V> {
-        self.unlink(at);
-        let hash = self.slot(at).hash;
-        if let Ok(entry) = self.index.find_entry(spread(hash), |(_, other)| *other == at) {
-            entry.remove();
-        }
-        let free = self.free;
-        let slot = self.slot_mut(at);
-        slot.next = free;
-        let value = slot.value.take();
-        self.free = at;
-        self.bytes -= value.as_ref().map_or(0, Self::bytes_of);
-        value
+    fn take(&mut self, at: usize) -> Option<V> {
+        let slot = self.table.remove(at)?;
+        self.bytes -= Self::bytes_of(&slot.value);
+        self.small -= usize::from(slot.standing != Standing::Main);
+        Some(slot.value)
     }
-
-    fn push(&mut self, at: u32, in_main: bool) {
-        let last = self.queue(in_main).last;
-        let slot = self.slot_mut(at);
-        (slot.prev, slot.next, slot.in_main) = (last, NONE, in_main);
-        match last {
-            NONE => self.queue(in_main).first = at,
-            last => self.slot_mut(last).next = at,
-        }
-        let queue = self.queue(in_main);
-        queue.last = at;
-        queue.len += 1;
-    }
-
-    fn unlink(&mut self, at: u32) {
-        let Slot { prev, next, in_main, .. } = *self.slot(at);
-        match prev {
-            NONE => self.queue(in_main).first = next,
-            prev => self.slot_mut(prev).next = next,
-        }
-        match next {
-            NONE => self.queue(in_main).last = prev,
-            next => self.slot_mut(next).prev = prev,
-        }
-        self.queue(in_main).len -= 1;
-    }
-
-    fn queue(&mut self, main: bool) -> &mut Queue {
-        if main { &mut self.main } else { &mut self.small }
-    }
-
-    fn allocate(&mut self, slot: Slot<V>) -> u32 {
-        if self.free != NONE {
-            let at = self.free;
-            self.free = self.slot(at).next;
-            *self.slot_mut(at) = slot;
-            return at;
-        }
-        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            // A shard that never holds much should not take much either.
-            self.chunks.push(Vec::with_capacity(CHUNK.min(self.limits.entries.saturating_add(1))));
-        }
-        let at = self.slots() as u32;
-        if let Some(chunk) = self.chunks.last_mut() {
-            chunk.push(slot);
-        }
-        at
-    }
-
-    fn slots(&self) -> usize {
-        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK + last.len())
-    }
-
-    fn slot(&self, at: u32) -> &Slot<V> {
-        &self.chunks[at as usize / CHUNK][at as usize % CHUNK]
-    }
-
-    fn slot_mut(&mut self, at: u32) -> &mut Slot<V> {
-        &mut self.chunks[at as usize / CHUNK][at as usize % CHUNK]
-    }
-}
-
-/// The index wants 64 bits, and looks at the highest and the lowest of them.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]
@@ -286,7 +190,7 @@ mod tests {
         for n in 0..1_000_000 {
             put(&mut shard, 1_000_000 + n);
         }
-        assert!(shard.len() <= 1000 && shard.slots() <= 1001);
+        assert!(shard.len() <= 1000 && shard.table.places() <= 2000);
         let kept = (0..900).filter(|n| has(&mut shard, *n)).count();
         assert_eq!(kept, 900, "sessions in use");
     }
@@ -323,7 +227,7 @@ mod tests {
             shard.put(&key, hash, n, 300, 200);
         }
         assert_eq!(shard.len(), 10_000);
-        assert!(shard.slots() < 15_100, "{}", shard.slots());
+        assert!(shard.table.places() < 20_000, "{}", shard.table.places());
     }
 
     proptest::proptest! {
@@ -350,10 +254,11 @@ mod tests {
                     }
                 }
                 proptest::prop_assert!(shard.len() <= entries);
-                proptest::prop_assert_eq!(shard.index.len(), shard.len());
-                let bytes: usize =
-                    shard.chunks.iter().flatten().filter_map(|slot| slot.value.as_ref()).map(Shard::bytes_of).sum();
+                let slots = || shard.table.iter();
+                proptest::prop_assert_eq!(slots().count(), shard.len());
+                let bytes: usize = slots().map(|slot| Shard::bytes_of(&slot.value)).sum();
                 proptest::prop_assert_eq!(bytes, shard.bytes);
+                proptest::prop_assert_eq!(slots().filter(|slot| slot.standing != Standing::Main).count(), shard.small);
                 if entries >= 40 {
                     proptest::prop_assert_eq!(shard.len(), map.len());
                 }

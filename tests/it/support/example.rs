@@ -59,3 +59,10 @@ pub(crate) fn address(process: &Process, start: &str) -> SocketAddr {
     let line = stdout.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_else(|| panic!("{stdout}"));
     line.split('/').next().unwrap().parse().unwrap()
 }
+
+/// A file with a secret for several front ends.
+pub(crate) fn secret(folder: &TempDir) -> PathBuf {
+    let file = folder.path().join("secret");
+    std::fs::write(&file, format!("{}\n{}\n", "5a".repeat(32), "3c".repeat(32))).unwrap();
+    file
+}

@@ -68,6 +68,10 @@ impl MariaDb {
         format!("mysql://front:hunter2@127.0.0.1:{}/kylin", self.port)
     }
 
+    pub(crate) fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }

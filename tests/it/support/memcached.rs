@@ -50,6 +50,10 @@ impl Memcached {
         self.process = process.expect("the port of a server that was killed is free");
     }
 
+    pub(crate) fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }

@@ -1,0 +1,130 @@
+//! Processes of the example front end over one store, and sessions that none of them has ever seen: two see each of them at once.
+//! Whatever each chooses in that moment, from then on both, and one that comes later, send it to one node.
+
+use std::net::SocketAddr;
+
+use tempfile::TempDir;
+
+use crate::support::example::{secret, start};
+use crate::support::http::{Connection, get};
+use crate::support::mariadb::{MariaDb, mariadb_installed};
+use crate::support::memcached::{Memcached, memcached_installed};
+use crate::support::process::Process;
+use crate::support::raw_node::{RawNode, well};
+use crate::support::redis::{Redis, redis_installed};
+
+/// Sessions that are seen for the first time by both at once.
+const RACES: usize = 10_000;
+/// Races at one time: enough to keep all processes busy, on as few cores as there may be.
+const LANES: usize = 32;
+/// Milliseconds that the store may take: no more than that a store answers at all is asked here. A front end that takes a busy
+/// machine for a dead store chooses alone, and that is right then.
+const DEADLINE: &str = "--store-deadline=20000";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_over_one_redis_settle_10_000_first_sights() {
+    if !redis_installed() {
+        return;
+    }
+    let server = Redis::start(&[]).await;
+    settle(&format!("redis://{}", server.address())).await;
+    assert_eq!(server.cli(&["dbsize"]), RACES.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_over_one_mariadb_settle_10_000_first_sights() {
+    if !mariadb_installed() {
+        return;
+    }
+    // Without waiting for the disk at each commit; what is asked here does not depend on it.
+    let server = MariaDb::start(&["--innodb-flush-log-at-trx-commit=0"]).await;
+    settle(&server.url()).await;
+    assert_eq!(server.sql("SELECT COUNT(*) FROM kylin_lb_sessions"), RACES.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_over_one_memcached_settle_10_000_first_sights() {
+    if !memcached_installed() {
+        return;
+    }
+    let server = Memcached::start(&[]).await;
+    settle(&format!("memcached://{}", server.address())).await;
+    assert_eq!(server.stat("curr_items"), RACES.to_string());
+}
+
+/// What came of races.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// The two chose differently when they first saw the session.
+    contested: usize,
+    /// They, or the one that came later, went on to send it to different nodes.
+    disagreements: usize,
+}
+
+/// Nodes that take every session, as nodes do that share them.
+async fn settle(store: &str) {
+    let nodes =
+        [RawNode::start([well("0")]).await, RawNode::start([well("1")]).await, RawNode::start([well("2")]).await];
+    let named: Vec<_> = (0..).zip(&nodes).map(|(name, node)| format!("n{name}@{}", node.address())).collect();
+    let fronts = FrontEnds::start(&named.join(","), store).await;
+    // Out of step, so that the two choose differently.
+    get(fronts.addresses[0], "/kylin/api/projects", &[]).await.unwrap();
+    let races = (0..LANES).map(|lane| tokio::spawn(race(fronts.addresses, lane)));
+    let mut sum = Outcome::default();
+    for lane in races.collect::<Vec<_>>() {
+        let Outcome { contested, disagreements } = lane.await.unwrap();
+        sum.contested += contested;
+        sum.disagreements += disagreements;
+    }
+    assert_eq!(sum.disagreements, 0, "of {RACES}");
+    assert!(sum.contested > RACES / 10, "these were races: {sum:?}");
+    for process in &fronts.processes {
+        let log = process.file("stderr");
+        assert!(!log.contains("store fails"), "{log}");
+    }
+}
+
+/// One in so many races, each over a session of its own.
+async fn race([one, two, later]: [SocketAddr; 3], lane: usize) -> Outcome {
+    let mut one = Connection::open(one).await.unwrap();
+    let mut two = Connection::open(two).await.unwrap();
+    let mut later = Connection::open(later).await.unwrap();
+    let mut outcome = Outcome::default();
+    for race in (lane..RACES).step_by(LANES) {
+        let id = format!("{race:032X}");
+        let (at_one, at_two) = tokio::join!(served_by(&mut one, &id), served_by(&mut two, &id));
+        outcome.contested += usize::from(at_one != at_two);
+        let (at_one, at_two, at_later) =
+            tokio::join!(served_by(&mut one, &id), served_by(&mut two, &id), served_by(&mut later, &id));
+        outcome.disagreements += usize::from(at_one != at_two || at_one != at_later);
+    }
+    outcome
+}
+
+/// The node that serves a request which only who is logged in may make.
+async fn served_by(connection: &mut Connection, id: &str) -> String {
+    let request = format!("GET /kylin/api/projects HTTP/1.1\r\nHost: kylin\r\nCookie: JSESSIONID={id}\r\n\r\n");
+    connection.send(request).await.unwrap();
+    let answer = connection.answer().await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    answer.text().to_owned()
+}
+
+/// Three processes over the same nodes, store and secret.
+struct FrontEnds {
+    processes: [Process; 3],
+    addresses: [SocketAddr; 3],
+}
+
+impl FrontEnds {
+    async fn start(nodes: &str, store: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        let secret = secret(&folder);
+        let secret = ["--secret-file", secret.to_str().unwrap()];
+        let what = ["--nodes", nodes, "--sessions", store, "--policy=round-robin", "--kylin=off", "--probe=none"];
+        let args = [&what[..], &secret, &[DEADLINE]].concat();
+        let [(one, first), (two, second), (later, third)] =
+            [start(&args).await, start(&args).await, start(&args).await];
+        FrontEnds { processes: [one, two, later], addresses: [first, second, third] }
+    }
+}
