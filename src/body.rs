@@ -143,6 +143,7 @@ impl Body {
         not(any(feature = "client", feature = "server")),
         allow(dead_code, reason = "only transports end bodies")
     )]
+    #[allow(clippy::result_large_err, reason = "it is the body itself that comes back")]
     pub(crate) fn into_whole(mut self) -> Result<Bytes, Body> {
         match std::mem::replace(&mut self.kind, Kind::Empty) {
             Kind::Empty => Ok(Bytes::new()),
