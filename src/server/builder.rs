@@ -29,16 +29,14 @@ pub struct ServerBuilder<H> {
 
 impl<H: Handler> ServerBuilder<H> {
     pub(super) fn new() -> Self {
-        let limits = Limits {
-            head_timeout: Duration::from_secs(60),
-            send_timeout: Duration::from_secs(60),
-            max_headers: 100,
-            max_head_bytes: 64 * 1024,
-            max_streams: 128,
-            keep_alive: true,
-        };
         let threads = available_parallelism().map_or(1, NonZeroUsize::get);
-        ServerBuilder { listeners: Vec::new(), threads, max_connections: 16_384, backlog: BACKLOG, limits }
+        ServerBuilder {
+            listeners: Vec::new(),
+            threads,
+            max_connections: 16_384,
+            backlog: BACKLOG,
+            limits: Limits::default(),
+        }
     }
 
     /// Adds an address to listen on, whose requests `handler` answers.

@@ -120,14 +120,7 @@ mod tests {
     type Served = JoinHandle<Result<(), BoxError>>;
 
     fn start() -> (DuplexStream, Arc<impl Handler>, Served, tokio::sync::watch::Sender<Option<Duration>>) {
-        let limits = Limits {
-            head_timeout: Duration::from_secs(60),
-            send_timeout: Duration::from_secs(60),
-            max_headers: 100,
-            max_head_bytes: 8192,
-            max_streams: 1,
-            keep_alive: true,
-        };
+        let limits = Limits { max_head_bytes: 8192, ..Limits::default() };
         let handler =
             Arc::new(|_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::from("here")) });
         let (client, server) = duplex(64 * 1024);
@@ -144,6 +137,23 @@ mod tests {
     }
 
     // Time stands still in these tests but where everybody waits; then it leaps to the next timer.
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_idles_is_parked() {
+        let (mut client, stream) = duplex(1024);
+        let (_sender, stop) = Stop::channel();
+        let handler = |_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::from("here")) };
+        let mut serving =
+            Client { peer: ClientAddr::Unix, handler: Arc::new(handler), limits: Limits::default(), stop };
+        client.write_all(REQUEST).await.unwrap();
+        let began = timer_in(Duration::ZERO);
+        let idle = Idle { stream, read: BytesMut::new(), deadline: timer_in(Duration::from_secs(60)) };
+        let mut timer = Box::pin(sleep(Duration::ZERO));
+        let parked = http1::until_idle(&mut serving, idle, timer.as_mut()).await.unwrap().expect("it is not over");
+        assert!(began.elapsed() >= PARK && began.elapsed() < PARK * 2, "{:?}", began.elapsed());
+        assert!(parked.read.is_empty() && parked.deadline > began + Duration::from_secs(59));
+        answer(&mut client).await;
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_was_parked_serves_again() {
@@ -241,14 +251,7 @@ mod tests {
 
     /// A client that speaks HTTP/2 to a handler, which answers with `size` bytes.
     async fn http2(size: usize) -> (Http2, JoinHandle<hyper::Result<()>>, Served, impl Drop) {
-        let limits = Limits {
-            head_timeout: Duration::from_secs(60),
-            send_timeout: Duration::from_secs(10),
-            max_headers: 100,
-            max_head_bytes: 8192,
-            max_streams: 100,
-            keep_alive: true,
-        };
+        let limits = Limits { send_timeout: Duration::from_secs(10), ..Limits::default() };
         let handler =
             move |_peer: ClientAddr, _request: Request<Body>| async move { Response::new(Body::new(Pieces(size))) };
         let (client, server) = duplex(64 * 1024);
@@ -310,15 +313,8 @@ mod tests {
     #[test]
     fn what_a_parked_connection_holds_is_small() {
         let handler = |_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::empty()) };
-        let limits = Limits {
-            head_timeout: PARK,
-            send_timeout: PARK,
-            max_headers: 1,
-            max_head_bytes: 8192,
-            max_streams: 1,
-            keep_alive: true,
-        };
-        let served = serve(tokio::io::empty(), ClientAddr::Unix, Arc::new(handler), limits, Stop::channel().1);
+        let served =
+            serve(tokio::io::empty(), ClientAddr::Unix, Arc::new(handler), Limits::default(), Stop::channel().1);
         assert!(size_of_val(&served) <= 1792, "{}", size_of_val(&served));
     }
 }

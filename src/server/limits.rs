@@ -10,3 +10,16 @@ pub(super) struct Limits {
     pub(super) max_streams: u32,
     pub(super) keep_alive: bool,
 }
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            head_timeout: Duration::from_secs(60),
+            send_timeout: Duration::from_secs(60),
+            max_headers: 100,
+            max_head_bytes: 64 * 1024,
+            max_streams: 128,
+            keep_alive: true,
+        }
+    }
+}

@@ -17,15 +17,6 @@ use crate::server::connection::serve;
 use crate::server::limits::Limits;
 use crate::server::stop::Stop;
 
-const LIMITS: Limits = Limits {
-    head_timeout: Duration::from_secs(60),
-    send_timeout: Duration::from_secs(60),
-    max_headers: 100,
-    max_head_bytes: 8192,
-    max_streams: 1,
-    keep_alive: true,
-};
-
 /// A request, and how its answer is to be given.
 #[derive(Clone)]
 struct Echo {
@@ -119,7 +110,7 @@ fn take(read: &mut BytesMut) -> Option<(String, Bytes)> {
 async fn converse(requests: Vec<Echo>, pieces: Vec<usize>, room: usize) {
     let (client, server) = duplex(room);
     let (_stop, stop) = Stop::channel();
-    let served = tokio::spawn(serve(server, ClientAddr::Unix, Arc::new(answer), LIMITS, stop));
+    let served = tokio::spawn(serve(server, ClientAddr::Unix, Arc::new(answer), Limits::default(), stop));
     let (mut reader, mut writer) = split(client);
     let bytes: Vec<u8> = requests.iter().enumerate().flat_map(|(number, echo)| echo.bytes(number)).collect();
     let sending = tokio::spawn(async move {
