@@ -86,11 +86,16 @@ impl Listener {
         match listen {
             Listen::Tcp(address) | Listen::DualStack(address) => {
                 let v6_only = matches!(listen, Listen::Tcp(_));
-                // The first socket is bound alone, so that an address that is in use is an error and is not shared.
-                let probe = bind_tcp(*address, v6_only, false, backlog).map_err(named)?;
-                let address = probe.local_addr()?;
-                drop(probe);
-                let sockets = (0..loops).map(|_| bind_tcp(address, v6_only, true, backlog));
+                // The first socket is bound alone, so that an address that is in use is an error and is not shared. It does
+                // not listen: what it had taken until it is closed would be reset.
+                let alone = bind_tcp(*address, v6_only, false).map_err(named)?;
+                let address = alone.local_addr()?.as_socket().unwrap_or(*address);
+                drop(alone);
+                let sockets = (0..loops).map(|_| {
+                    let socket = bind_tcp(address, v6_only, true)?;
+                    socket.listen(backlog)?;
+                    Ok(socket.into())
+                });
                 let sockets = sockets.collect::<io::Result<_>>().map_err(named)?;
                 Ok(Listener::Tcp { address, sockets })
             }
@@ -144,7 +149,7 @@ impl Shared {
     }
 }
 
-fn bind_tcp(address: SocketAddr, v6_only: bool, shared: bool, backlog: i32) -> io::Result<std::net::TcpListener> {
+fn bind_tcp(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     #[cfg(unix)]
@@ -155,6 +160,45 @@ fn bind_tcp(address: SocketAddr, v6_only: bool, shared: bool, backlog: i32) -> i
         socket.set_only_v6(v6_only)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(backlog)?;
-    Ok(socket.into())
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::thread;
+
+    use super::*;
+
+    /// On addresses of loopback that nobody else uses: other programs take ports there is no telling when, and who
+    /// connects from the address that it connects to may meet itself.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn who_connects_while_a_server_starts_is_not_cut_off() {
+        for _ in 0..100 {
+            let address = bind_tcp(([127, 7, 0, 1], 0).into(), true, false).unwrap().local_addr().unwrap();
+            let early = thread::spawn({
+                let address = address.clone();
+                move || loop {
+                    let client = bind_tcp(([127, 7, 0, 2], 0).into(), true, false).unwrap();
+                    client.set_nonblocking(false).unwrap();
+                    if client.connect(&address).is_ok() {
+                        return client;
+                    }
+                }
+            });
+            let listen = Listen::Tcp(address.as_socket().unwrap());
+            let Ok(_listener) = Listener::bind(&listen, 1, 16) else { panic!("{listen} is taken") };
+            let mut early = early.join().unwrap();
+            early.set_nonblocking(true).unwrap();
+            assert_eq!(early.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+    }
+
+    #[test]
+    fn an_address_is_not_shared_with_who_has_it() {
+        let first = Listener::bind(&Listen::Tcp(([127, 0, 0, 1], 0).into()), 2, 16).unwrap();
+        let Err(error) = Listener::bind(&Listen::Tcp(first.address().unwrap()), 2, 16) else { panic!("it is shared") };
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
 }
