@@ -1,100 +1,61 @@
-//! The lines of a head, from bytes.
+//! The fields of a head, from its lines.
 //!
-//! httparse reads the lines, strictly. What is more here refuses what another parser might read otherwise.
+//! What a name and a value may consist of is checked by `http`. What is more here refuses what another parser might read
+//! otherwise.
 
-use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Error, Version};
-use httparse::Header;
 
 use super::chunks::Chunks;
 use super::framing::Framing;
-
-/// For so many fields there is room on the stack.
-const FEW: usize = 100;
+use super::lines::Lines;
 
 /// Larger numbers are negative to who keeps them in 64 bits with a sign.
 pub(crate) const MOST: u64 = i64::MAX as u64;
 
-/// How far a head was looked through for its end.
-#[derive(Debug, Default)]
-pub(crate) struct Scan {
-    /// Up to here there is none.
-    seen: usize,
-    /// httparse takes lines that end with a line feed alone. Others do not.
-    loose: bool,
-}
-
-/// The end of a head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct End {
-    /// Behind its first empty line.
-    pub(crate) at: usize,
-    /// Every line of it ends with both bytes.
-    pub(crate) strict: bool,
-}
-
-impl Scan {
-    /// Looks on in `read`, of which the beginning is what it was before; none while the head is not complete.
-    pub(crate) fn end(&mut self, read: &[u8]) -> Option<End> {
-        let from = self.seen;
-        for line in memchr::memchr_iter(b'\n', &read[from..]).map(|line| from + line) {
-            self.loose |= line == 0 || read[line - 1] != b'\r';
-            let (at, loose) = match &read[line + 1..] {
-                [b'\r', b'\n', ..] => (line + 3, self.loose),
-                [b'\n', ..] => (line + 2, true),
-                _ => continue,
-            };
-            *self = Scan::default();
-            return Some(End { at, strict: !loose });
-        }
-        self.seen = read.len().saturating_sub(2);
-        None
-    }
-
-    /// Nothing was looked at yet.
-    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only before requests something may stand"))]
-    pub(crate) fn is_at_start(&self) -> bool {
-        self.seen == 0
-    }
-}
-
-/// Calls `parse` with room for at most `most` fields of a head of `length` bytes.
-pub(crate) fn with_room<'h, T>(
-    most: usize,
-    length: usize,
-    parse: impl FnOnce(&mut [MaybeUninit<Header<'h>>]) -> T,
-) -> T {
-    let mut few = [const { MaybeUninit::<Header<'_>>::uninit() }; FEW];
-    match few.get_mut(..most) {
-        Some(room) => parse(room),
-        None => {
-            let mut many = Vec::new();
-            // A field has four bytes at least.
-            many.resize_with(most.min(length / 4), MaybeUninit::uninit);
-            parse(&mut many)
-        }
-    }
-}
-
 /// So many fields may come to a head on its way without making its map grow: who was asked, by whom, for whom.
 const MORE: usize = 4;
 
-/// The fields that httparse found in `head`, whose values are shares of it, and what they say.
-pub(crate) fn map(head: &Bytes, parsed: &[Header<'_>]) -> Result<(HeaderMap, Told), Error> {
-    let mut headers = HeaderMap::try_with_capacity(parsed.len() + MORE)?;
+/// Why the fields of a head cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvalidFields {
+    #[error("a line of the head has no colon")]
+    NoColon,
+    #[error(transparent)]
+    Field(#[from] Error),
+}
+
+/// The fields of `head`, whose values are shares of it, and what they say. A name ends with its colon: whitespace between
+/// them, or before a name as in a folded line, is no part of a name (RFC 9112, 5.1 and 5.2).
+pub(crate) fn map(head: &Bytes, lines: &Lines<'_>) -> Result<(HeaderMap, Told), InvalidFields> {
+    let mut headers = HeaderMap::try_with_capacity(lines.fields().len() + MORE).map_err(Error::from)?;
     let mut told = Told::default();
-    for Header { name, value } in parsed {
-        let name = match known(name.as_bytes()) {
+    for line in lines.fields() {
+        let colon = head[line.clone()].iter().position(|byte| *byte == b':').ok_or(InvalidFields::NoColon)?;
+        let (name, value) = (&head[line.start..line.start + colon], trim(head, line.start + colon + 1..line.end));
+        let name = match known(name) {
             Some(name) => name,
-            None => HeaderName::from_bytes(name.as_bytes())?,
+            None => HeaderName::from_bytes(name).map_err(Error::from)?,
         };
-        told.note(&name, value);
-        headers.try_append(name, HeaderValue::from_maybe_shared(head.slice_ref(value))?)?;
+        told.note(&name, &head[value.clone()]);
+        let value = HeaderValue::from_maybe_shared(head.slice(value)).map_err(Error::from)?;
+        headers.try_append(name, value).map_err(Error::from)?;
     }
     Ok((headers, told))
+}
+
+/// `range` of `head` without the whitespace around what is there.
+fn trim(head: &[u8], mut range: Range<usize>) -> Range<usize> {
+    while let [b' ' | b'\t', ..] = head[range.clone()] {
+        range.start += 1;
+    }
+    while let [.., b' ' | b'\t'] = head[range.clone()] {
+        range.end -= 1;
+    }
+    range
 }
 
 /// The names that nearly every request and answer has, in the two ways in which they are written: `HeaderName` copies a name
@@ -214,6 +175,17 @@ fn number(text: &[u8]) -> Option<u64> {
     if digits { std::str::from_utf8(text).ok()?.parse().ok().filter(|number| *number <= MOST) } else { None }
 }
 
+/// Are they what another parser has read, where the order of fields of different names is nothing?
+#[cfg(test)]
+pub(crate) fn are_those(ours: &HeaderMap, theirs: &[httparse::Header<'_>]) -> bool {
+    let ours = ours.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes()));
+    let theirs = theirs.iter().map(|field| (field.name.to_ascii_lowercase(), field.value));
+    let (mut ours, mut theirs): (Vec<_>, Vec<_>) = (ours.collect(), theirs.collect());
+    ours.sort();
+    theirs.sort();
+    ours == theirs
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,28 +218,6 @@ mod tests {
             assert_eq!(known(name.as_bytes()).unwrap(), small);
             assert_eq!(known(small.as_str().as_bytes()).unwrap(), small);
             assert!(known(name.to_ascii_uppercase().as_bytes()).is_none(), "{name} in capitals goes the long way");
-        }
-    }
-
-    #[test]
-    fn the_end_of_a_head_is_its_first_empty_line() {
-        let end = |text: &[u8]| Scan::default().end(text);
-        assert_eq!(end(b"a: b\r\n\r\nrest"), Some(End { at: 8, strict: true }));
-        for loose in [&b"a: b\n\r\n"[..], b"a: b\r\n\n", b"a\nb\r\n\r\n", b"\na\r\n\r\n", b"\n\n"] {
-            assert!(!end(loose).unwrap().strict, "{}", loose.escape_ascii());
-        }
-        assert_eq!(end(b"a: b\r\n\r"), None);
-        assert_eq!(end(b""), None);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn the_end_is_the_same_whatever_the_pieces(text in "[a\r\n]{0,12}(\r\n\r\n)?", cut in 0_usize..16) {
-            let text = text.as_bytes();
-            let mut scan = Scan::default();
-            let first = scan.end(&text[..cut.min(text.len())]);
-            let end = first.or_else(|| scan.end(text));
-            proptest::prop_assert_eq!(end, Scan::default().end(text));
         }
     }
 }

@@ -6,4 +6,5 @@
 pub(crate) mod chunks;
 pub(crate) mod fields;
 pub(crate) mod framing;
+pub(crate) mod lines;
 pub(crate) mod out;

@@ -5,11 +5,12 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Response, StatusCode, Version};
-use httparse::{ParserConfig, Status};
+use hyper::ext::ReasonPhrase;
 
 use crate::backend::{Phase, SendError};
-use crate::http1::fields::{self, Scan, Told};
+use crate::http1::fields::{self, Told};
 use crate::http1::framing::Framing;
+use crate::http1::lines::{Lines, Most, Scan};
 
 /// How many interim answers may come before the final one.
 const INTERIM: usize = 16;
@@ -45,17 +46,13 @@ pub(super) fn head(
     method: &Method,
     wire: Wire,
 ) -> Result<Option<Head>, SendError> {
+    let most = Most { bytes: wire.max_head_bytes, fields: wire.max_headers };
     loop {
-        let end = match seen.scan.end(read) {
-            None if read.len() <= wire.max_head_bytes => return Ok(None),
-            Some(end) if end.at <= wire.max_head_bytes => end,
-            _ => return invalid("the head is too long"),
+        let Some(response) = seen.scan.take(read, most, response).map_err(|why| SendError::new(Phase::Invalid, why))?
+        else {
+            return Ok(None);
         };
-        // httparse would pass over empty lines before the first.
-        if !end.strict || !read.starts_with(b"H") {
-            return invalid("a line of the head does not begin or end as it must");
-        }
-        let (response, told) = response(read.split_to(end.at).freeze(), wire)?;
+        let (response, told) = response?;
         match response.status() {
             // No request of ours asks for an upgrade.
             StatusCode::SWITCHING_PROTOCOLS => return invalid("status 101 without a request to upgrade"),
@@ -74,31 +71,36 @@ pub(super) fn head(
     }
 }
 
-fn response(head: Bytes, wire: Wire) -> Result<(Response<()>, Told), SendError> {
-    fields::with_room(wire.max_headers, head.len(), |room| {
-        let mut parsed = httparse::Response::new(&mut []);
-        match ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &head, room) {
-            Ok(Status::Complete(_)) => of(&parsed, &head),
-            Ok(Status::Partial) => invalid("the head is not complete"),
-            Err(error) => Err(SendError::new(Phase::Invalid, error)),
-        }
-    })
-}
-
-fn of(parsed: &httparse::Response<'_, '_>, head: &Bytes) -> Result<(Response<()>, Told), SendError> {
-    let (headers, told) = fields::map(head, parsed.headers).map_err(|error| SendError::new(Phase::Invalid, error))?;
+fn response(head: Bytes, lines: Lines<'_>) -> Result<(Response<()>, Told), SendError> {
+    let Some((version, status, reason)) = status_line(&head[lines.first()]) else {
+        return invalid("the head does not begin with a status line of HTTP/1.1");
+    };
     let mut response = Response::new(());
-    let status = parsed.code.unwrap_or_default();
-    *response.status_mut() = StatusCode::from_u16(status).map_err(|error| SendError::new(Phase::Invalid, error))?;
-    *response.version_mut() = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    *response.headers_mut() = headers;
-    if let Some(reason) = parsed.reason.filter(|reason| Some(*reason) != response.status().canonical_reason())
-        && let Ok(reason) = hyper::ext::ReasonPhrase::try_from(reason.as_bytes())
-    {
+    *response.status_mut() = StatusCode::from_bytes(status).map_err(|error| SendError::new(Phase::Invalid, error))?;
+    *response.version_mut() = version;
+    if !reason.is_empty() && response.status().canonical_reason().map(str::as_bytes) != Some(reason) {
         // What hyper's server writes in place of the usual words.
+        let reason = ReasonPhrase::try_from(reason).map_err(|error| SendError::new(Phase::Invalid, error))?;
         response.extensions_mut().insert(reason);
     }
+    let (headers, told) = fields::map(&head, &lines).map_err(|error| SendError::new(Phase::Invalid, error))?;
+    *response.headers_mut() = headers;
     Ok((response, told))
+}
+
+/// Version, status and the words for it, which Tomcat leaves out, and with them some leave out the space before them
+/// (RFC 9112, 4).
+fn status_line(line: &[u8]) -> Option<(Version, &[u8; 3], &[u8])> {
+    let (version, line) = match line.split_first_chunk()? {
+        (b"HTTP/1.1 ", line) => (Version::HTTP_11, line),
+        (b"HTTP/1.0 ", line) => (Version::HTTP_10, line),
+        _ => return None,
+    };
+    match line.split_first_chunk()? {
+        (status, []) => Some((version, status, &[])),
+        (status, [b' ', reason @ ..]) => Some((version, status, reason)),
+        _ => None,
+    }
 }
 
 /// How the body ends (RFC 9112, 6.3).
@@ -240,5 +242,41 @@ mod tests {
         assert_eq!(head.response.extensions().get::<hyper::ext::ReasonPhrase>().unwrap().as_bytes(), b"Fine");
         let head = parse("HTTP/1.1 200 OK\r\n\r\n").unwrap().unwrap();
         assert!(head.response.extensions().get::<hyper::ext::ReasonPhrase>().is_none());
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4_000))]
+
+        /// httparse takes more: line feeds alone, empty lines before the first.
+        #[test]
+        fn what_is_accepted_is_what_another_parser_reads(
+            first in "HTTP/(1\\.1|1\\.0|1\\.2|2\\.0)( |  |\t|)(200|99|2000|20x|999)(| | OK| O K| \0| \r|\tOK| \x7f)(\r\n|\r\n|\r\n|\n)",
+            fields in "((Server|X-A|x-a|X A|\u{e9}|)(:|: |:\t| :|;)(|b|b c |\u{e9}|\0|\r|\x7f)(\r\n|\r\n|\r\n|\n|\r\n )){0,3}\r\n",
+        ) {
+            let mut text = first + &fields;
+            if matches!(parse(&text), Ok(None)) {
+                text += "\r\n";
+            }
+            let ours = parse(&text).map(Option::unwrap);
+            let mut room = [httparse::EMPTY_HEADER; 16];
+            let mut theirs = httparse::Response::new(&mut room);
+            let length = theirs.parse(text.as_bytes());
+            let strict = text.matches('\n').count() == text.matches("\r\n").count();
+            match ours {
+                Ok(Head { response, .. }) => {
+                    proptest::prop_assert_eq!(length, Ok(httparse::Status::Complete(text.len())));
+                    proptest::prop_assert_eq!(Some(response.status().as_u16()), theirs.code);
+                    let reason = response.extensions().get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
+                    let usual = response.status().canonical_reason().unwrap_or_default().as_bytes();
+                    let theirs_reason = theirs.reason.unwrap().as_bytes();
+                    proptest::prop_assert!(reason.unwrap_or(usual) == theirs_reason || theirs_reason.is_empty());
+                    proptest::prop_assert!(fields::are_those(response.headers(), theirs.headers));
+                }
+                Err(_) => {
+                    let is_status = theirs.code.is_some_and(|code| code >= 100);
+                    proptest::prop_assert!(!strict || !is_status || !matches!(length, Ok(httparse::Status::Complete(_))), "{text:?}");
+                }
+            }
+        }
     }
 }

@@ -2,10 +2,10 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, Request, StatusCode, Uri, Version};
-use httparse::{ParserConfig, Status};
 
-use crate::http1::fields::{self, End, Scan, Unclear};
+use crate::http1::fields::{self, Unclear};
 use crate::http1::framing::Framing;
+use crate::http1::lines::{Lines, Most, NoHead, Scan};
 use crate::server::limits::Limits;
 
 /// A request's head, and what it says of the rest.
@@ -33,44 +33,42 @@ const MALFORMED: Invalid = Invalid { status: StatusCode::BAD_REQUEST, why: "the 
 /// Takes the head of a request out of `read`; none while it is not complete.
 pub(super) fn head(read: &mut BytesMut, scan: &mut Scan, limits: &Limits) -> Result<Option<Head>, Invalid> {
     // Some old clients end a body with an empty line that is not counted (RFC 9112, 2.2).
-    while scan.is_at_start() && read.starts_with(b"\r\n") {
+    while read.starts_with(b"\r\n") {
         read.advance(2);
+        *scan = Scan::default();
     }
-    match scan.end(read) {
-        None if read.len() > limits.max_head_bytes => Err(TOO_LARGE),
-        None => Ok(None),
-        Some(End { at, .. }) if at > limits.max_head_bytes => Err(TOO_LARGE),
-        Some(End { strict: false, .. }) => Err(MALFORMED),
-        Some(End { at, .. }) => parse(read.split_to(at).freeze(), limits).map(Some),
+    let most = Most { bytes: limits.max_head_bytes, fields: limits.max_headers };
+    match scan.take(read, most, parse) {
+        Ok(head) => head.transpose(),
+        Err(NoHead::TooLong | NoHead::TooManyFields) => Err(TOO_LARGE),
+        Err(NoHead::LineFeed | NoHead::Empty) => Err(MALFORMED),
     }
 }
 
-fn parse(head: Bytes, limits: &Limits) -> Result<Head, Invalid> {
-    fields::with_room(limits.max_headers, head.len(), |room| {
-        let mut parsed = httparse::Request::new(&mut []);
-        match ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, &head, room) {
-            Ok(Status::Complete(_)) => of(&parsed, &head),
-            Ok(Status::Partial) => Err(MALFORMED),
-            Err(httparse::Error::TooManyHeaders) => Err(TOO_LARGE),
-            Err(_) => Err(MALFORMED),
-        }
-    })
-}
-
-fn of(parsed: &httparse::Request<'_, '_>, head: &Bytes) -> Result<Head, Invalid> {
-    let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Err(MALFORMED) };
+fn parse(head: Bytes, lines: Lines<'_>) -> Result<Head, Invalid> {
+    let (method, target, version) = request_line(&head[lines.first()]).ok_or(MALFORMED)?;
     let mut request = Request::new(());
-    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| MALFORMED)?;
-    *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| MALFORMED)?;
-    *request.version_mut() = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let (headers, told) = fields::map(head, parsed.headers).map_err(|_| MALFORMED)?;
+    *request.method_mut() = Method::from_bytes(method).map_err(|_| MALFORMED)?;
+    *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target)).map_err(|_| MALFORMED)?;
+    *request.version_mut() = version;
+    let (headers, told) = fields::map(&head, &lines).map_err(|_| MALFORMED)?;
     *request.headers_mut() = headers;
-    let version = request.version();
     let framing = told.framing(version).map_err(of_unclear)?.unwrap_or(Framing::Length(0));
     let expects = !framing.is_over() && version == Version::HTTP_11 && told.expects_continue();
     // No tunnel is made: what a client sends behind a CONNECT may be anything.
     let keeps = told.keeps(version) && request.method() != Method::CONNECT;
     Ok(Head { request, framing, keeps, expects })
+}
+
+/// Method, target and version, with one space between them (RFC 9112, 3).
+fn request_line(line: &[u8]) -> Option<(&[u8], &[u8], Version)> {
+    let (line, version) = match line.split_last_chunk()? {
+        (line, b" HTTP/1.1") => (line, Version::HTTP_11),
+        (line, b" HTTP/1.0") => (line, Version::HTTP_10),
+        _ => return None,
+    };
+    let space = line.iter().position(|byte| *byte == b' ')?;
+    Some((&line[..space], &line[space + 1..], version))
 }
 
 fn of_unclear(unclear: Unclear) -> Invalid {
@@ -189,6 +187,37 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4_000))]
+
+        /// httparse takes more: line feeds alone, empty lines before the first.
+        #[test]
+        fn what_is_accepted_is_what_another_parser_reads(
+            first in "(GET|A|G\\(T|\u{e9})( |  |\t)(/a\\?b|/\u{e9}|\\*|http://a/|/\0|/ )( |  |)HTTP/(1\\.1|1\\.0|1\\.2|2\\.0)(| )(\r\n|\r\n|\r\n|\n)",
+            fields in "((Host|X-A|x-a|X A|\u{e9}|)(:|: |:\t| :|;)(|b|b c |\u{e9}|\0|\r|\x7f)(\r\n|\r\n|\r\n|\n|\r\n )){0,3}\r\n",
+        ) {
+            let mut text = first + &fields;
+            if matches!(read(&text), Ok(None)) {
+                text += "\r\n";
+            }
+            let ours = read(&text).map(Option::unwrap);
+            let mut room = [httparse::EMPTY_HEADER; 16];
+            let mut theirs = httparse::Request::new(&mut room);
+            let length = theirs.parse(text.as_bytes());
+            let strict = !text.starts_with('\r') && text.matches('\n').count() == text.matches("\r\n").count();
+            match ours {
+                Ok(Head { request, .. }) => {
+                    proptest::prop_assert_eq!(length, Ok(httparse::Status::Complete(text.len())));
+                    proptest::prop_assert_eq!(Some(request.method().as_str()), theirs.method);
+                    proptest::prop_assert_eq!(request.uri(), &theirs.path.unwrap().parse::<Uri>().unwrap());
+                    proptest::prop_assert!(fields::are_those(request.headers(), theirs.headers));
+                }
+                Err(_) => {
+                    let is_target = theirs.path.is_some_and(|path| path.parse::<Uri>().is_ok());
+                    proptest::prop_assert!(!strict || !is_target || !matches!(length, Ok(httparse::Status::Complete(_))), "{text:?}");
+                }
+            }
+        }
+
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
             _ = head(&mut BytesMut::from(&bytes[..]), &mut Scan::default(), &limits());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::{Request, Response, Version};
 use http_body_util::BodyExt;
 use proptest::collection::vec;
@@ -12,6 +12,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
 use tokio::task::yield_now;
 
 use crate::body::Body;
+use crate::http1::chunks::Piece;
+use crate::http1::fields;
+use crate::http1::framing::Framing;
+use crate::http1::lines::{Most, Scan};
 use crate::request::ClientAddr;
 use crate::server::connection::serve;
 use crate::server::limits::Limits;
@@ -82,29 +86,37 @@ async fn answer(_peer: ClientAddr, request: Request<Body>) -> Response<Body> {
     Response::builder().header("x-path", head.uri.path()).body(body).unwrap()
 }
 
-/// The next whole answer in `read`: its path and body.
-fn take(read: &mut BytesMut) -> Option<(String, Bytes)> {
-    let mut scan = crate::http1::fields::Scan::default();
-    while read.starts_with(b"HTTP/1.1 100 Continue\r\n\r\n") {
-        _ = read.split_to(25);
-    }
-    let mut whole = read.clone();
-    let head = whole.split_to(scan.end(&whole)?.at).freeze();
-    let mut room = [httparse::EMPTY_HEADER; 16];
-    let mut parsed = httparse::Response::new(&mut room);
-    parsed.parse(&head).unwrap();
-    let (headers, told) = crate::http1::fields::map(&head, parsed.headers).unwrap();
-    let mut framing = told.framing(Version::HTTP_11).unwrap().unwrap();
-    let mut body = Vec::new();
-    loop {
-        match framing.next(&mut whole).unwrap() {
-            crate::http1::chunks::Piece::Data(data) => body.extend_from_slice(&data),
-            crate::http1::chunks::Piece::End => break,
-            crate::http1::chunks::Piece::Wanting => return None,
+/// An answer that is being read.
+#[derive(Default)]
+struct Answer {
+    /// Its path, and how its body goes on.
+    head: Option<(String, Framing)>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// Takes what is there of it out of `read`. True when it is whole.
+    fn take(&mut self, read: &mut BytesMut) -> bool {
+        let Some((_, framing)) = &mut self.head else {
+            while read.starts_with(b"HTTP/1.1 100 Continue\r\n\r\n") {
+                _ = read.split_to(25);
+            }
+            let most = Most { bytes: 1_000, fields: 16 };
+            let head = Scan::default().take(read, most, |head, lines| fields::map(&head, &lines)).unwrap();
+            let Some(head) = head else { return false };
+            let (headers, told) = head.unwrap();
+            let framing = told.framing(Version::HTTP_11).unwrap().unwrap();
+            self.head = Some((headers["x-path"].to_str().unwrap().to_owned(), framing));
+            return self.take(read);
+        };
+        loop {
+            match framing.next(read).unwrap() {
+                Piece::Data(data) => self.body.extend_from_slice(&data),
+                Piece::End => return true,
+                Piece::Wanting => return false,
+            }
         }
     }
-    *read = whole;
-    Some((headers["x-path"].to_str().unwrap().to_owned(), body.into()))
 }
 
 async fn converse(requests: Vec<Echo>, pieces: Vec<usize>, room: usize) {
@@ -125,15 +137,14 @@ async fn converse(requests: Vec<Echo>, pieces: Vec<usize>, room: usize) {
     });
     let mut read = BytesMut::new();
     for (number, echo) in requests.iter().enumerate() {
-        let (path, body) = loop {
-            if let Some(answer) = take(&mut read) {
-                break answer;
-            }
+        let mut answer = Answer::default();
+        while !answer.take(&mut read) {
             if reader.read_buf(&mut read).await.unwrap() == 0 {
                 panic!("closed before answer {number}, with {:?} left: {:?}", read, served.await);
             }
-        };
-        assert_eq!(path, format!("/{number}"));
+        }
+        assert_eq!(answer.head.unwrap().0, format!("/{number}"));
+        let body = answer.body;
         assert!(body == echo.body, "body {number} of {} bytes", echo.body.len());
     }
     assert!(read.is_empty());
