@@ -3,6 +3,7 @@
 //! What a name and a value may consist of is checked by `http`. What is more here refuses what another parser might read
 //! otherwise.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -15,6 +16,27 @@ use super::lines::Lines;
 
 /// Larger numbers are negative to who keeps them in 64 bits with a sign.
 pub(crate) const MOST: u64 = i64::MAX as u64;
+
+thread_local! {
+    /// Maps of messages that were written, for those that are read next: to make and drop one costs four allocations.
+    static SPARE: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How many maps are kept, and of how many fields at most.
+const SPARE_MAPS: usize = 8;
+const SPARE_FIELDS: usize = 64;
+
+/// Takes back the map of a message that was written.
+pub(crate) fn recycle(mut headers: HeaderMap) {
+    if headers.capacity() <= SPARE_FIELDS {
+        headers.clear();
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < SPARE_MAPS {
+                spare.push(headers);
+            }
+        });
+    }
+}
 
 /// So many fields may come to a head on its way without making its map grow: who was asked, by whom, for whom.
 const MORE: usize = 4;
@@ -31,7 +53,8 @@ pub(crate) enum InvalidFields {
 /// The fields of `head`, whose values are shares of it, and what they say. A name ends with its colon: whitespace between
 /// them, or before a name as in a folded line, is no part of a name (RFC 9112, 5.1 and 5.2).
 pub(crate) fn map(head: &Bytes, lines: &Lines<'_>) -> Result<(HeaderMap, Told), InvalidFields> {
-    let mut headers = HeaderMap::try_with_capacity(lines.fields().len() + MORE).map_err(Error::from)?;
+    let mut headers = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    headers.try_reserve(lines.fields().len() + MORE).map_err(Error::from)?;
     let mut told = Told::default();
     for line in lines.fields() {
         let colon = head[line.clone()].iter().position(|byte| *byte == b':').ok_or(InvalidFields::NoColon)?;

@@ -4,7 +4,7 @@
 //! (ErrorResponse.java); JDBC and ODBC show `msg` to the user. Nothing internal is told: no address, no id of an endpoint.
 
 use http::header::{self, HeaderValue};
-use http::{Response, StatusCode, Uri, Version, request};
+use http::{Request, Response, StatusCode, Uri, Version};
 
 use crate::backend::Phase;
 use crate::body::Body;
@@ -17,8 +17,9 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn of(head: &request::Parts) -> Self {
-        Place { host: head.headers.get(header::HOST).cloned(), uri: head.uri.clone(), version: head.version }
+    pub(crate) fn of<T>(request: &Request<T>) -> Self {
+        let host = request.headers().get(header::HOST).cloned();
+        Place { host, uri: request.uri().clone(), version: request.version() }
     }
 
     /// Without the query, which may hold SQL.

@@ -5,11 +5,11 @@ use std::mem::take;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Request, Response, Version, request};
+use http::{Request, Response, Version};
 
 use super::affinity::Session;
 use super::answer::{Place, Refusal};
-use super::headers::{HeaderEdits, join_cookies, remove_hop_by_hop, set_forwarded};
+use super::headers::{Found, HeaderEdits, join_cookies, remove_hop_by_hop, set_forwarded};
 use super::kylin::{Judged, Next, Visit, fan_out, peek};
 use super::{Inner, head, upload};
 use crate::backend::{Backend, Phase, SendError};
@@ -25,12 +25,10 @@ use crate::session::affinity::{Hint, Prepared, Then};
 pub(super) fn forward<B: Backend>(
     proxy: &Inner<B>,
     peer: ClientAddr,
-    request: Request<Body>,
+    mut request: Request<Body>,
 ) -> impl Future<Output = Response<Body>> + Send {
-    let (mut head, body) = request.into_parts();
-    let place = Place::of(&head);
-    let client = head::check(&mut head).map(|()| ready_headers(proxy, peer, &mut head));
-    let mut request = Request::from_parts(head, body);
+    let place = Place::of(&request);
+    let client = head::check(&mut request).map(|found| make_ready(proxy, peer, &mut request, found));
     async move {
         let answer = match client {
             Ok(client) => Journey::new(proxy, client).run(&mut request).await,
@@ -38,7 +36,8 @@ pub(super) fn forward<B: Backend>(
         };
         match answer {
             Ok(mut answer) => {
-                remove_hop_by_hop(answer.headers_mut());
+                let found = Found::of(answer.headers());
+                remove_hop_by_hop(answer.headers_mut(), found);
                 *answer.version_mut() = Version::HTTP_11;
                 answer
             }
@@ -47,20 +46,22 @@ pub(super) fn forward<B: Backend>(
     }
 }
 
-/// Makes the head what the node is to see. Returns who the client is.
-fn ready_headers<B>(proxy: &Inner<B>, peer: ClientAddr, head: &mut request::Parts) -> ClientAddr {
+/// Makes the head what the node is to see, after it was checked. Returns who the client is.
+fn make_ready<B>(proxy: &Inner<B>, peer: ClientAddr, request: &mut Request<Body>, found: Found) -> ClientAddr {
     let settings = &proxy.settings;
-    let client = settings.trusted.client(peer, &head.headers);
+    let edits = request.extensions_mut().remove::<HeaderEdits>();
+    *request.version_mut() = Version::HTTP_11;
+    let headers = request.headers_mut();
+    let client = settings.trusted.client(peer, headers);
     // First what belongs to the client's connection goes, then what we add comes: never the other way round.
-    remove_hop_by_hop(&mut head.headers);
-    join_cookies(&mut head.headers);
+    remove_hop_by_hop(headers, found);
+    join_cookies(headers, found);
     if settings.forwarded_headers {
-        set_forwarded(&mut head.headers, peer, settings.trusted.trusts(peer), settings.secure);
+        set_forwarded(headers, found, peer, settings.trusted.trusts(peer), settings.secure);
     }
-    if let Some(edits) = head.extensions.remove::<HeaderEdits>() {
-        edits.apply(&mut head.headers);
+    if let Some(edits) = edits {
+        edits.apply(headers);
     }
-    head.version = Version::HTTP_11;
     client
 }
 

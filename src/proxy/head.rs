@@ -4,40 +4,43 @@
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
-use http::{Method, StatusCode, Uri, Version, request};
+use http::{Method, Request, StatusCode, Uri, Version};
 
 use super::answer::Refusal;
+use super::headers::Found;
 
-/// Checks the head and brings its target into origin form, with the host in `Host` only.
-pub(crate) fn check(head: &mut request::Parts) -> Result<(), Refusal> {
+/// Checks the head and brings its target into origin form, with the host in `Host` only. Returns what else is in it.
+pub(crate) fn check<T>(request: &mut Request<T>) -> Result<Found, Refusal> {
     let refuse = |status, why| Err(Refusal::new(status, why));
-    if head.method == Method::CONNECT || head.method == Method::TRACE {
+    let method = request.method();
+    if method == Method::CONNECT || method == Method::TRACE {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "the method is not served");
     }
     // Methods are case-sensitive, and none that is known has a small letter; a node might take `post` for POST.
-    if head.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+    if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
         return refuse(StatusCode::BAD_REQUEST, "the method is not valid");
     }
-    let fields = Fields::of(&head.headers);
-    fields.check_framing(head.version)?;
-    let (hosts, expects) = (fields.hosts, fields.expects);
-    check_host(head, hosts)?;
+    let fields = Fields::of(request.headers());
+    fields.check_framing(request.version())?;
+    let Fields { hosts, expects, found, .. } = fields;
+    check_host(request, hosts)?;
     if expects
-        && let Some(expect) = head.headers.remove(header::EXPECT)
+        && let Some(expect) = request.headers_mut().remove(header::EXPECT)
         && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
     {
         return refuse(StatusCode::EXPECTATION_FAILED, "the only expectation met is 100-continue");
     }
-    let path = head.uri.path();
-    let is_path = path.starts_with('/') || (path == "*" && head.method == Method::OPTIONS);
+    let uri = request.uri();
+    let path = uri.path();
+    let is_path = path.starts_with('/') || (path == "*" && request.method() == Method::OPTIONS);
     if !is_path {
         return refuse(StatusCode::BAD_REQUEST, "the target is not a path");
     }
-    if head.uri.authority().is_some() || head.uri.scheme().is_some() {
-        let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        head.uri = Uri::from(path);
+    if uri.authority().is_some() || uri.scheme().is_some() {
+        let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from(path);
     }
-    Ok(())
+    Ok(found)
 }
 
 /// How often a request has the fields that are to be checked. To see all fields pass costs less than to look these up.
@@ -49,12 +52,14 @@ struct Fields<'h> {
     lengths: usize,
     hosts: usize,
     expects: bool,
+    found: Found,
 }
 
 impl<'h> Fields<'h> {
     fn of(headers: &'h HeaderMap) -> Self {
         let mut fields = Fields::default();
         for (name, value) in headers {
+            fields.found.note(name);
             match *name {
                 header::TRANSFER_ENCODING => (fields.coding, fields.codings) = (Some(value), fields.codings + 1),
                 header::CONTENT_LENGTH => (fields.length, fields.lengths) = (Some(value), fields.lengths + 1),
@@ -85,22 +90,22 @@ impl<'h> Fields<'h> {
 }
 
 /// One valid host, in `Host` or in the target; the target's wins (RFC 9112, 3.2.2).
-fn check_host(head: &mut request::Parts, hosts: usize) -> Result<(), Refusal> {
+fn check_host<T>(request: &mut Request<T>, hosts: usize) -> Result<(), Refusal> {
     let invalid = || Refusal::new(StatusCode::BAD_REQUEST, "the request does not name one valid host");
-    let host = head.headers.get(header::HOST);
+    let host = request.headers().get(header::HOST);
     if hosts > 1 || host.is_some_and(|host| !is_host(host.as_bytes())) {
         return Err(invalid());
     }
-    match head.uri.authority() {
+    match request.uri().authority() {
         Some(authority) if !is_host(authority.as_str().as_bytes()) => return Err(invalid()),
         Some(authority) => {
             let host = host_value(authority).ok_or_else(invalid)?;
-            head.headers.insert(header::HOST, host);
+            request.headers_mut().insert(header::HOST, host);
         }
         // HTTP/2 may do without; HTTP/1.1 may not.
-        None if host.is_none() && head.version == Version::HTTP_11 => return Err(invalid()),
+        None if host.is_none() && request.version() == Version::HTTP_11 => return Err(invalid()),
         // The node is spoken to in HTTP/1.1, where the field must be there (RFC 9112, 3.2).
-        None if host.is_none() => _ = head.headers.insert(header::HOST, HeaderValue::from_static("")),
+        None if host.is_none() => _ = request.headers_mut().insert(header::HOST, HeaderValue::from_static("")),
         None => {}
     }
     Ok(())
@@ -149,11 +154,13 @@ fn is_port(port: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::request;
+
     use super::*;
 
     fn checked(request: request::Builder) -> Result<request::Parts, StatusCode> {
-        let (mut head, ()) = request.body(()).unwrap().into_parts();
-        check(&mut head).map(|()| head).map_err(|refusal| refusal.status())
+        let mut request = request.body(()).unwrap();
+        check(&mut request).map(|_| request.into_parts().0).map_err(|refusal| refusal.status())
     }
 
     fn get(target: &str) -> request::Builder {

@@ -16,41 +16,53 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
+/// Which fields a head has that may have to go or to be changed. To see all names pass costs less than to look these up.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Found {
+    connection: bool,
+    hop_by_hop: bool,
+    told_by_proxies: bool,
+    cookies: usize,
+}
+
+impl Found {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let mut found = Found::default();
+        headers.keys().for_each(|name| found.note(name));
+        found
+    }
+
+    pub(super) fn note(&mut self, name: &HeaderName) {
+        // By length first: no comparison at all for most names.
+        match name.as_str().len() {
+            6 => self.cookies += usize::from(name == header::COOKIE),
+            9 => self.told_by_proxies |= TOLD_BY_PROXIES.contains(name),
+            10 if name == header::CONNECTION => self.connection = true,
+            16 | 18 => {
+                self.told_by_proxies |= TOLD_BY_PROXIES.contains(name);
+                self.hop_by_hop |= HOP_BY_HOP.contains(name);
+            }
+            2 | 7 | 10 | 14 | 17 | 19 => self.hop_by_hop |= HOP_BY_HOP.contains(name),
+            _ => {}
+        }
+    }
+}
+
 /// Removes what is meant for this connection only (RFC 9110, 7.6.1), the fields that `Connection` names included.
 ///
 /// `Connection` cannot name fields on which framing, routing or identity rest: a client could otherwise have the front end
 /// take them away from itself or from others (CVE-2022-31813).
-pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    // Most messages have none of these fields or `Connection` alone, and reading names costs less than ten look-ups.
-    let (mut connection, mut others) = (false, false);
-    for name in headers.keys().filter(|name| is_hop_by_hop(name)) {
-        if name == header::CONNECTION { connection = true } else { others = true }
-    }
-    if connection {
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, found: Found) {
+    if found.connection {
         for nominated in nominated(headers) {
             headers.remove(nominated);
         }
         headers.remove(header::CONNECTION);
     }
-    if others {
+    if found.hop_by_hop {
         for field in HOP_BY_HOP {
             headers.remove(field);
         }
-    }
-}
-
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    // By length first: no comparison at all for most names.
-    match name.as_str().len() {
-        2 => name == header::TE,
-        7 => name == header::TRAILER || name == header::UPGRADE,
-        10 => name == header::CONNECTION || name == KEEP_ALIVE,
-        14 => name == HTTP2_SETTINGS,
-        16 => name == PROXY_CONNECTION,
-        17 => name == header::TRANSFER_ENCODING,
-        18 => name == header::PROXY_AUTHENTICATE,
-        19 => name == header::PROXY_AUTHORIZATION,
-        _ => false,
     }
 }
 
@@ -93,9 +105,8 @@ fn is_protected(name: &HeaderName) -> bool {
 }
 
 /// HTTP/2 clients send each cookie in a line of its own; on HTTP/1.1 they belong into one (RFC 9113, 8.2.3).
-pub(super) fn join_cookies(headers: &mut HeaderMap) {
-    let mut lines = headers.get_all(header::COOKIE).iter();
-    if lines.next().is_none() || lines.next().is_none() {
+pub(super) fn join_cookies(headers: &mut HeaderMap, found: Found) {
+    if found.cookies < 2 {
         return;
     }
     let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
@@ -112,12 +123,8 @@ const TOLD_BY_PROXIES: [HeaderName; 4] = [
     HeaderName::from_static("x-forwarded-server"),
 ];
 
-fn is_told_by_proxies(name: &HeaderName) -> bool {
-    matches!(name.as_str().len(), 9 | 16 | 18) && TOLD_BY_PROXIES.contains(name)
-}
-
 /// Tells the node who the client is. A trusted peer's own word is continued, anybody else's is replaced.
-pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: ClientAddr, trusted: bool, secure: bool) {
+pub(super) fn set_forwarded(headers: &mut HeaderMap, found: Found, peer: ClientAddr, trusted: bool, secure: bool) {
     let mut text = [0; 46];
     let address = address(peer, &mut text);
     let chain = if trusted {
@@ -125,7 +132,7 @@ pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: ClientAddr, trusted: 
         let whole: String = before.flat_map(|line| [line, ", "]).chain([address]).collect();
         HeaderValue::from_str(&whole)
     } else {
-        if headers.keys().any(is_told_by_proxies) {
+        if found.told_by_proxies {
             for told in TOLD_BY_PROXIES {
                 headers.remove(told);
             }
@@ -283,7 +290,8 @@ mod tests {
             ("proxy-authorization", "Basic eA=="),
             ("accept", "*/*"),
         ]);
-        remove_hop_by_hop(&mut headers);
+        let found = Found::of(&headers);
+        remove_hop_by_hop(&mut headers, found);
         assert_eq!(headers, map(&[("accept", "*/*")]));
     }
 
@@ -299,7 +307,8 @@ mod tests {
         let mut headers = map(&kept);
         let names = kept.map(|(name, _)| name).join(", ");
         headers.append(header::CONNECTION, names.parse().unwrap());
-        remove_hop_by_hop(&mut headers);
+        let found = Found::of(&headers);
+        remove_hop_by_hop(&mut headers, found);
         assert_eq!(headers, map(&kept));
     }
 
@@ -328,7 +337,8 @@ mod tests {
         let peer = ClientAddr::from("10.0.0.1".parse::<std::net::IpAddr>().unwrap());
 
         let mut headers = map(&sent);
-        set_forwarded(&mut headers, peer, false, false);
+        let found = Found::of(&headers);
+        set_forwarded(&mut headers, found, peer, false, false);
         assert_eq!(headers["x-forwarded-for"], "10.0.0.1");
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "kylin");
@@ -336,7 +346,8 @@ mod tests {
 
         let mut headers = map(&sent);
         headers.append("x-forwarded-for", HeaderValue::from_static("7.7.7.7"));
-        set_forwarded(&mut headers, peer, true, false);
+        let found = Found::of(&headers);
+        set_forwarded(&mut headers, found, peer, true, false);
         assert_eq!(headers.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), ["6.6.6.6, 7.7.7.7, 10.0.0.1"]);
         assert_eq!(headers["x-forwarded-proto"], "https");
     }
@@ -358,7 +369,8 @@ mod tests {
         fn no_connection_field_removes_a_protected_one(line in "[ -~]{0,80}") {
             let mut headers = map(&[("host", "kylin"), ("cookie", "a=b"), ("content-length", "0")]);
             headers.append(header::CONNECTION, HeaderValue::from_str(&line).unwrap());
-            remove_hop_by_hop(&mut headers);
+            let found = Found::of(&headers);
+        remove_hop_by_hop(&mut headers, found);
             proptest::prop_assert!(headers.len() == 3 && !headers.contains_key(header::CONNECTION));
         }
     }

@@ -23,6 +23,7 @@ use super::stream::Stream;
 use crate::backend::{Phase, SendError};
 use crate::body::Body;
 use crate::clock::timer_in;
+use crate::http1::fields;
 use crate::http1::out::{Out, SendFailure};
 
 /// Room for one read, at first and at most: an answer that fills its room gets twice as much.
@@ -168,6 +169,7 @@ impl Connection {
         let ending = self.out.begin(|out| encode::head(&request, out));
         let (head, body) = request.into_parts();
         self.out.body(body, ending);
+        fields::recycle(head.headers);
         head.method
     }
 

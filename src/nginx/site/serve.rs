@@ -22,11 +22,18 @@ use crate::proxy::{HeaderEdits, Place, Proxy, Refusal, check_head};
 use crate::request::ClientAddr;
 use crate::session::affinity::GivenRoute;
 
-pub(super) async fn forward(site: &Inner, listener: usize, peer: ClientAddr, request: Request<Body>) -> Response<Body> {
+pub(super) async fn forward(
+    site: &Inner,
+    listener: usize,
+    peer: ClientAddr,
+    mut request: Request<Body>,
+) -> Response<Body> {
+    let place = Place::of(&request);
+    if let Err(refusal) = check_head(&mut request) {
+        return refusal.answer(&place);
+    }
     let (mut head, body) = request.into_parts();
-    let place = Place::of(&head);
-    let step = check_head(&mut head).and_then(|()| route(site, listener, peer, &mut head));
-    match step {
+    match route(site, listener, peer, &mut head) {
         Ok(Step::Answer(answer)) => *answer,
         Ok(Step::Send(proxy, after)) => {
             let answer = proxy.forward(peer, Request::from_parts(head, body)).await;

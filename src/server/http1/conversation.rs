@@ -37,6 +37,8 @@ pub(super) struct Conversation<S> {
     /// What was read and not taken yet.
     read: BytesMut,
     scan: Scan,
+    /// The request that has come and was not taken up yet.
+    head: Option<Head>,
     limits: Limits,
     out: Out,
     silence: Silence,
@@ -59,6 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             stream,
             read,
             scan: Scan::default(),
+            head: None,
             limits,
             out: Out::default(),
             silence: Silence::default(),
@@ -81,26 +84,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         self.read.is_empty()
     }
 
-    /// Waits for the head of the next request; none when the client has left.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Result<Head, Invalid>>>> {
+    /// Waits for the head of the next request, which stays here until it is taken up: to hand it about would copy it each
+    /// time.
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Result<(), Invalid>>> {
         loop {
-            if !self.read.is_empty()
-                && let Some(head) = head::head(&mut self.read, &mut self.scan, &self.limits).transpose()
-            {
-                return Poll::Ready(Ok(Some(head)));
+            if !self.read.is_empty() {
+                match head::head(&mut self.read, &mut self.scan, &self.limits) {
+                    Ok(None) => {}
+                    Ok(head) => {
+                        self.head = head;
+                        return Poll::Ready(Ok(Ok(())));
+                    }
+                    Err(invalid) => return Poll::Ready(Ok(Err(invalid))),
+                }
             }
             if !ready!(poll_some(&mut self.stream, &mut self.read, cx))? {
-                return Poll::Ready(Ok(None));
+                return Poll::Ready(Ok(Ok(())));
             }
         }
     }
 
-    /// Takes up a request.
-    pub(super) fn begin(&mut self, head: Head) -> Request<Body> {
-        let Head { request, framing, keeps, expects } = head;
+    /// Takes up the request; none when the client has left in place of sending one.
+    pub(super) fn begin(&mut self) -> Option<Request<Body>> {
+        let Head { request, framing, keeps, expects } = self.head.take()?;
         self.asked = Asked { head: request.method() == Method::HEAD, old: request.version() < Version::HTTP_11, keeps };
         self.expects = expects;
-        request.map(|()| match framing.whole(&mut self.read) {
+        Some(request.map(|()| match framing.whole(&mut self.read) {
             Some(whole) => {
                 self.expects = false;
                 Body::from(whole)
@@ -110,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
                 self.upload = Some((upload, framing));
                 body
             }
-        })
+        }))
     }
 
     /// Drives `answer` and what it needs of the client. An error means that nobody waits for it any more.
@@ -136,7 +145,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         self.last |= ending == Ending::UntilClose || fields::closes(answer.headers());
         self.interim = false;
         self.out.begin(|out| encode::head(&answer, asked, ending, !self.last, out));
-        self.out.body(answer.into_body(), ending);
+        let (head, body) = answer.into_parts();
+        self.out.body(body, ending);
+        fields::recycle(head.headers);
     }
 
     /// Sends the answer, and reads what its sending needs of the client.

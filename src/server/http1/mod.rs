@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use self::conversation::Conversation;
-use self::head::{Head, Invalid};
+use self::head::Invalid;
 use super::Handler;
 use super::connection::{Client, FIRST_BYTE, Idle};
 use crate::body::BoxError;
@@ -49,8 +49,8 @@ where
     let mut patience = Patience::new(timer, deadline, client.limits.head_timeout);
     loop {
         let next = poll_fn(|cx| {
-            if let Poll::Ready(head) = conversation.poll_head(cx)? {
-                return Poll::Ready(Ok::<_, BoxError>(head.map_or(Next::Over, Next::Request)));
+            if let Poll::Ready(read) = conversation.poll_head(cx)? {
+                return Poll::Ready(Ok::<_, BoxError>(read.map_or_else(Next::Invalid, |()| Next::Request)));
             }
             let quiet = conversation.is_quiet();
             // The signal to stop is polled once, to be woken by it, and again when it is there: not with every request.
@@ -65,9 +65,9 @@ where
             }
             patience.poll(quiet, cx).map(Ok)
         });
-        let head = match next.await? {
-            Next::Request(Ok(head)) => head,
-            Next::Request(Err(invalid)) => {
+        match next.await? {
+            Next::Request => {}
+            Next::Invalid(invalid) => {
                 conversation.refuse(invalid).await?;
                 break;
             }
@@ -76,8 +76,8 @@ where
                 return Ok(Some(Idle { stream, read, deadline }));
             }
             Next::Over => return Ok(None),
-        };
-        let request = conversation.begin(head);
+        }
+        let Some(request) = conversation.begin() else { return Ok(None) };
         let answer = {
             let mut answer = pin!(client.handler.handle(client.peer, request));
             poll_fn(|cx| conversation.poll_with(answer.as_mut(), cx)).await?
@@ -94,9 +94,10 @@ where
 }
 
 /// What comes next on a connection.
-#[allow(clippy::large_enum_variant, reason = "there is one at a time, nearly always the large one")]
 enum Next {
-    Request(Result<Head, Invalid>),
+    /// A request, or the client's leaving.
+    Request,
+    Invalid(Invalid),
     /// Nothing for now; until then there has to be a request.
     Idle(Instant),
     Over,
