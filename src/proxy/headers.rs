@@ -28,7 +28,8 @@ pub(crate) struct Found {
 impl Found {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let mut found = Found::default();
-        headers.keys().for_each(|name| found.note(name));
+        // Not by keys, of which there is one for all fields of a name.
+        headers.iter().for_each(|(name, _)| found.note(name));
         found
     }
 
@@ -373,5 +374,33 @@ mod tests {
         remove_hop_by_hop(&mut headers, found);
             proptest::prop_assert!(headers.len() == 3 && !headers.contains_key(header::CONNECTION));
         }
+    }
+
+    #[test]
+    fn every_field_that_may_have_to_go_is_found() {
+        let found = |name: &HeaderName| {
+            let mut found = Found::default();
+            found.note(name);
+            found
+        };
+        assert!(HOP_BY_HOP.iter().all(|name| found(name).hop_by_hop));
+        assert!(TOLD_BY_PROXIES.iter().all(|name| found(name).told_by_proxies));
+        assert!(found(&header::CONNECTION).connection && !found(&header::CONNECTION).hop_by_hop);
+        for name in [header::HOST, header::COOKIE, header::AUTHORIZATION, header::CONTENT_TYPE, header::ACCEPT] {
+            let Found { connection, hop_by_hop, told_by_proxies, cookies } = found(&name);
+            assert!(!connection && !hop_by_hop && !told_by_proxies, "{name}");
+            assert_eq!(cookies, usize::from(name == header::COOKIE));
+        }
+    }
+
+    #[test]
+    fn cookies_of_several_lines_are_joined() {
+        let mut headers = HeaderMap::new();
+        for line in ["a=1", "b=2; c=3", "d=4"] {
+            headers.append(header::COOKIE, HeaderValue::from_static(line));
+        }
+        let found = Found::of(&headers);
+        join_cookies(&mut headers, found);
+        assert_eq!(headers.get_all(header::COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3; d=4"]);
     }
 }

@@ -166,6 +166,7 @@ fn bind_tcp(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<Sock
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::sync::mpsc;
     use std::thread;
 
     use super::*;
@@ -177,16 +178,20 @@ mod tests {
     fn who_connects_while_a_server_starts_is_not_cut_off() {
         for _ in 0..100 {
             let address = bind_tcp(([127, 7, 0, 1], 0).into(), true, false).unwrap().local_addr().unwrap();
+            let (refused, begun) = mpsc::channel();
             let early = thread::spawn({
                 let address = address.clone();
                 move || loop {
                     let client = bind_tcp(([127, 7, 0, 2], 0).into(), true, false).unwrap();
                     client.set_nonblocking(false).unwrap();
-                    if client.connect(&address).is_ok() {
-                        return client;
+                    match client.connect(&address) {
+                        Ok(()) => return client,
+                        Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused),
                     }
+                    _ = refused.send(());
                 }
             });
+            begun.recv().unwrap();
             let listen = Listen::Tcp(address.as_socket().unwrap());
             let Ok(_listener) = Listener::bind(&listen, 1, 16) else { panic!("{listen} is taken") };
             let mut early = early.join().unwrap();
