@@ -53,7 +53,7 @@ impl Scan {
         most: Most,
         parse: impl FnOnce(Bytes, Lines<'_>) -> T,
     ) -> Result<Option<T>, NoHead> {
-        if self.seen > 0 && memchr(b'\n', &read[self.seen..]).is_none() {
+        if self.seen > 0 && read.get(self.seen..).is_some_and(|new| memchr(b'\n', new).is_none()) {
             return self.wait(read, most);
         }
         let mut ends = SPARE.take();

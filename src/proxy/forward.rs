@@ -9,7 +9,8 @@ use http::{Request, Response, Version};
 
 use super::affinity::Session;
 use super::answer::{Place, Refusal};
-use super::headers::{Found, HeaderEdits, join_cookies, remove_hop_by_hop, set_forwarded};
+use super::edits::HeaderEdits;
+use super::headers::{Found, join_cookies, remove_hop_by_hop, set_forwarded};
 use super::kylin::{Judged, Next, Visit, fan_out, peek};
 use super::{Inner, head, upload};
 use crate::backend::{Backend, Phase, SendError};

@@ -4,6 +4,7 @@ mod affinity;
 mod answer;
 mod builder;
 mod client;
+mod edits;
 mod forward;
 mod head;
 mod headers;
@@ -26,7 +27,7 @@ use http::{Request, Response};
 
 pub use builder::ProxyBuilder;
 pub use client::TrustedProxies;
-pub use headers::HeaderEdits;
+pub use edits::HeaderEdits;
 #[cfg(feature = "kylin")]
 pub use kylin::{KylinRules, RetryBudget, StopAbandoned};
 pub use retry::Retry;
@@ -37,9 +38,9 @@ pub use service::ProxyService;
 pub(crate) use self::answer::{Place, Refusal};
 use self::builder::Settings;
 #[cfg(feature = "nginx")]
-pub(crate) use self::head::check as check_head;
+pub(crate) use self::edits::is_framing;
 #[cfg(feature = "nginx")]
-pub(crate) use self::headers::is_framing;
+pub(crate) use self::head::check as check_head;
 use crate::backend::{Backend, HttpBackend};
 use crate::body::{Body, BoxError};
 use crate::cluster::Cluster;

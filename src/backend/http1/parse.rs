@@ -239,9 +239,9 @@ mod tests {
     #[test]
     fn unusual_words_for_a_status_are_kept() {
         let head = parse("HTTP/1.1 200 Fine\r\n\r\n").unwrap().unwrap();
-        assert_eq!(head.response.extensions().get::<hyper::ext::ReasonPhrase>().unwrap().as_bytes(), b"Fine");
+        assert_eq!(head.response.extensions().get::<ReasonPhrase>().unwrap().as_bytes(), b"Fine");
         let head = parse("HTTP/1.1 200 OK\r\n\r\n").unwrap().unwrap();
-        assert!(head.response.extensions().get::<hyper::ext::ReasonPhrase>().is_none());
+        assert!(head.response.extensions().get::<ReasonPhrase>().is_none());
     }
 
     proptest::proptest! {

@@ -123,6 +123,13 @@ mod tests {
         assert!(read("\r\n\r\n").unwrap().is_none());
         assert_eq!(status("\n\nGET / HTTP/1.1\r\n\r\n"), 400);
         assert_eq!(status("\r\n\nGET / HTTP/1.1\r\n\r\n"), 400);
+        let (mut bytes, mut seen) = (BytesMut::new(), Scan::default());
+        for piece in ["\r", "\n", "\r", "\nGET / HT", "TP/1.1\r\n\r"] {
+            bytes.extend_from_slice(piece.as_bytes());
+            assert!(head(&mut bytes, &mut seen, &limits()).unwrap().is_none());
+        }
+        bytes.extend_from_slice(b"\n");
+        assert!(head(&mut bytes, &mut seen, &limits()).unwrap().is_some());
     }
 
     #[test]

@@ -1,0 +1,101 @@
+//! What a host changes in a head, last of all.
+
+use std::fmt;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use super::headers::{KEEP_ALIVE, PROXY_CONNECTION};
+
+/// Changes to a request's header fields that a host wants made last, after the proxy's own: attach it to the request's
+/// extensions. Fields that belong to the connection, and those that frame the body, cannot be changed.
+///
+/// ```
+/// use http::header::{HOST, HeaderValue};
+/// use kylin_lb::proxy::HeaderEdits;
+///
+/// let mut request = http::Request::get("/kylin/api/projects").body(())?;
+/// let edits = HeaderEdits::default().set(HOST, HeaderValue::from_static("kylin.example")).remove("x-debug".parse()?);
+/// request.extensions_mut().insert(edits);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Default)]
+#[must_use]
+pub struct HeaderEdits(Vec<(HeaderName, Option<HeaderValue>)>);
+
+impl HeaderEdits {
+    /// Sets `name` to `value`, in place of all values that it has.
+    pub fn set(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.push((name, Some(value)));
+        self
+    }
+
+    /// Removes `name`.
+    pub fn remove(mut self, name: HeaderName) -> Self {
+        self.0.push((name, None));
+        self
+    }
+
+    /// True when nothing is to be changed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn apply(self, headers: &mut HeaderMap) {
+        for (name, value) in self.0 {
+            if is_framing(&name) {
+                continue;
+            }
+            match value {
+                Some(value) => _ = headers.insert(name, value),
+                None => _ = headers.remove(name),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for HeaderEdits {
+    /// Shows the names; a value may be a credential.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+/// Fields that say where a message ends or belong to one connection: set by hand they would split it.
+pub(crate) fn is_framing(name: &HeaderName) -> bool {
+    const FRAMING: [HeaderName; 9] = [
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::TE,
+        header::TRAILER,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::EXPECT,
+    ];
+    FRAMING.contains(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let field = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn edits_cannot_touch_framing() {
+        let mut headers = map(&[("content-length", "3"), ("x-a", "1"), ("x-b", "1")]);
+        HeaderEdits::default()
+            .set(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))
+            .remove(header::CONTENT_LENGTH)
+            .set(HeaderName::from_static("x-a"), HeaderValue::from_static("2"))
+            .remove(HeaderName::from_static("x-b"))
+            .apply(&mut headers);
+        assert_eq!(headers, map(&[("content-length", "3"), ("x-a", "2")]));
+    }
+}
