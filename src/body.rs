@@ -177,11 +177,12 @@ impl Body {
         self
     }
 
-    /// Keeps `lease` and a session's `seat` until this body is over. A body that fails before its end counts against the
-    /// endpoint.
-    pub(crate) fn hold(mut self, lease: Lease, seat: Option<Seat>) -> Self {
-        (self.lease, self.seat) = if self.is_end_stream() { (None, None) } else { (Some(lease), seat) };
-        self
+    /// Keeps `lease` and a session's `seat` until this body, an answer's, is over. A body that fails before its end counts
+    /// against the endpoint. Trailers are dropped.
+    pub(crate) fn pass(&mut self, lease: Lease, seat: Option<Seat>) {
+        if !self.is_end_stream() {
+            (self.lease, self.seat, self.drop_trailers) = (Some(lease), seat, true);
+        }
     }
 
     /// Fails the body when its source keeps the reader waiting for longer than `limit` at a stretch. Time that the reader

@@ -13,6 +13,7 @@ use http::{Error, Version};
 use super::chunks::Chunks;
 use super::framing::Framing;
 use super::lines::Lines;
+use super::repeated;
 
 /// Larger numbers are negative to who keeps them in 64 bits with a sign.
 pub(crate) const MOST: u64 = i64::MAX as u64;
@@ -50,24 +51,49 @@ pub(crate) enum InvalidFields {
     Field(#[from] Error),
 }
 
+/// From whom a head comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only servers have clients"))]
+    Client,
+    /// A `Connection` field that says no more than whether the connection is kept is noted and left out: nearly every answer
+    /// has one, and whoever passes the answer on would take it out again.
+    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only clients have nodes"))]
+    Node,
+}
+
 /// The fields of `head`, whose values are shares of it, and what they say. A name ends with its colon: whitespace between
 /// them, or before a name as in a folded line, is no part of a name (RFC 9112, 5.1 and 5.2).
-pub(crate) fn map(head: &Bytes, lines: &Lines<'_>) -> Result<(HeaderMap, Told), InvalidFields> {
+pub(crate) fn map(head: &Bytes, lines: &Lines<'_>, from: From) -> Result<(HeaderMap, Told), InvalidFields> {
     let mut headers = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
     headers.try_reserve(lines.fields().len() + MORE).map_err(Error::from)?;
     let mut told = Told::default();
     for line in lines.fields() {
-        let colon = head[line.clone()].iter().position(|byte| *byte == b':').ok_or(InvalidFields::NoColon)?;
-        let (name, value) = (&head[line.start..line.start + colon], trim(head, line.start + colon + 1..line.end));
-        let name = match known(name) {
-            Some(name) => name,
-            None => HeaderName::from_bytes(name).map_err(Error::from)?,
-        };
-        told.note(&name, &head[value.clone()]);
-        let value = HeaderValue::from_maybe_shared(head.slice(value)).map_err(Error::from)?;
+        let (name, value) = field(head, line)?;
+        told.note(&name, value.as_bytes());
+        if from == From::Node && name == header::CONNECTION && is_for_connection_alone(value.as_bytes()) {
+            continue;
+        }
         headers.try_append(name, value).map_err(Error::from)?;
     }
     Ok((headers, told))
+}
+
+fn field(head: &Bytes, line: Range<usize>) -> Result<(HeaderName, HeaderValue), InvalidFields> {
+    let text = &head[line.clone()];
+    if let Some(field) = repeated::find(text) {
+        return Ok(field);
+    }
+    let colon = text.iter().position(|byte| *byte == b':').ok_or(InvalidFields::NoColon)?;
+    let name = match known(&text[..colon]) {
+        Some(name) => name,
+        None => HeaderName::from_bytes(&text[..colon]).map_err(Error::from)?,
+    };
+    let value = trim(text, colon + 1..text.len());
+    let shared = head.slice(line.start + value.start..line.start + value.end);
+    let shared = HeaderValue::from_maybe_shared(shared).map_err(Error::from)?;
+    repeated::note(text, &name, value);
+    Ok((name, shared))
 }
 
 /// `range` of `head` without the whitespace around what is there.
@@ -180,12 +206,17 @@ impl Told {
     }
 }
 
-/// Does a message of our own say that it is the last?
+/// Does a `Connection` field of a message of our own say that it is the last?
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "to nodes nothing says so"))]
-pub(crate) fn closes(headers: &HeaderMap) -> bool {
+pub(crate) fn closes(value: &HeaderValue) -> bool {
     let mut told = Told::default();
-    headers.get_all(header::CONNECTION).iter().for_each(|value| told.note(&header::CONNECTION, value.as_bytes()));
+    told.note(&header::CONNECTION, value.as_bytes());
     told.closes
+}
+
+/// Does a `Connection` field name no other field?
+fn is_for_connection_alone(value: &[u8]) -> bool {
+    value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
 }
 
 /// The length that a message of our own says that its body has.
@@ -194,8 +225,11 @@ pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn number(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    if digits { std::str::from_utf8(text).ok()?.parse().ok().filter(|number| *number <= MOST) } else { None }
+    let digit = |number: u64, byte: &u8| match byte {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(u64::from(byte - b'0')),
+        _ => None,
+    };
+    if text.is_empty() { None } else { text.iter().try_fold(0, digit).filter(|number| *number <= MOST) }
 }
 
 /// Are they what another parser has read, where the order of fields of different names is nothing?

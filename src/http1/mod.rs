@@ -8,3 +8,4 @@ pub(crate) mod fields;
 pub(crate) mod framing;
 pub(crate) mod lines;
 pub(crate) mod out;
+mod repeated;

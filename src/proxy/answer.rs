@@ -22,6 +22,11 @@ impl Place {
         Place { host, uri: request.uri().clone(), version: request.version() }
     }
 
+    /// What the request's `Host` says.
+    pub(super) fn host(&self) -> Option<&HeaderValue> {
+        self.host.as_ref()
+    }
+
     /// Without the query, which may hold SQL.
     fn url(&self) -> String {
         let host = self.host.as_ref().and_then(|host| host.to_str().ok());

@@ -62,7 +62,7 @@ impl fmt::Debug for HeaderEdits {
 
 /// Fields that say where a message ends or belong to one connection: set by hand they would split it.
 pub(crate) fn is_framing(name: &HeaderName) -> bool {
-    const FRAMING: [HeaderName; 9] = [
+    static FRAMING: [HeaderName; 9] = [
         header::CONNECTION,
         header::CONTENT_LENGTH,
         header::TRANSFER_ENCODING,

@@ -28,27 +28,30 @@ pub(super) fn forward<B: Backend>(
     peer: ClientAddr,
     mut request: Request<Body>,
 ) -> impl Future<Output = Response<Body>> + Send {
+    let checked = head::check(&mut request);
     let place = Place::of(&request);
-    let client = head::check(&mut request).map(|found| make_ready(proxy, peer, &mut request, found));
+    let client = checked.map(|found| make_ready(proxy, peer, &mut request, found, &place));
     async move {
-        let answer = match client {
-            Ok(client) => Journey::new(proxy, client).run(&mut request).await,
-            Err(refusal) => Err(refusal),
+        let client = match client {
+            Ok(client) => client,
+            Err(refusal) => return refusal.answer(&place),
         };
-        match answer {
-            Ok(mut answer) => {
-                let found = Found::of(answer.headers());
-                remove_hop_by_hop(answer.headers_mut(), found);
-                *answer.version_mut() = Version::HTTP_11;
-                answer
-            }
+        let mut journey = Journey::new(proxy, client);
+        match journey.run(&mut request).await {
+            Ok(()) => journey.into_answer(),
             Err(refusal) => refusal.answer(&place),
         }
     }
 }
 
 /// Makes the head what the node is to see, after it was checked. Returns who the client is.
-fn make_ready<B>(proxy: &Inner<B>, peer: ClientAddr, request: &mut Request<Body>, found: Found) -> ClientAddr {
+fn make_ready<B>(
+    proxy: &Inner<B>,
+    peer: ClientAddr,
+    request: &mut Request<Body>,
+    found: Found,
+    place: &Place,
+) -> ClientAddr {
     let settings = &proxy.settings;
     let edits = request.extensions_mut().remove::<HeaderEdits>();
     *request.version_mut() = Version::HTTP_11;
@@ -58,7 +61,7 @@ fn make_ready<B>(proxy: &Inner<B>, peer: ClientAddr, request: &mut Request<Body>
     remove_hop_by_hop(headers, found);
     join_cookies(headers, found);
     if settings.forwarded_headers {
-        set_forwarded(headers, found, peer, settings.trusted.trusts(peer), settings.secure);
+        set_forwarded(headers, found, peer, settings.trusted.trusts(peer), settings.secure, place.host());
     }
     if let Some(edits) = edits {
         edits.apply(headers);
@@ -105,13 +108,15 @@ impl<'p, B: Backend> Journey<'p, B> {
     }
 
     /// The request stays where it is until it is sent: a future that owns what it is given keeps it twice.
-    async fn run(&mut self, request: &mut Request<Body>) -> Result<Response<Body>, Refusal> {
+    async fn run(&mut self, request: &mut Request<Body>) -> Result<(), Refusal> {
         if let Some(rules) = &self.proxy.kylin {
             self.visit = Some(Visit::enter(rules, self.client, request)?);
         }
-        if !request.body().is_empty() {
+        upload::check(request.body(), &self.proxy.settings)?;
+        if request.body().whole().is_none() {
             let body = take(request.body_mut());
-            *request.body_mut() = upload::read(body, &self.proxy.settings).await?;
+            // Boxed, for what fits into one read has come with its head.
+            *request.body_mut() = Box::pin(upload::read(body, &self.proxy.settings)).await?;
         }
         if let Some(visit) = &mut self.visit {
             visit.read_sql(request);
@@ -119,7 +124,8 @@ impl<'p, B: Backend> Journey<'p, B> {
         self.session.begin(request).await;
         if let Some(merge) = self.visit.as_ref().and_then(Visit::merge) {
             let all = fan_out(&self.proxy.cluster, self.client, &mut self.session, merge, take(request));
-            return Box::pin(all).await;
+            self.answer = Box::pin(all).await?;
+            return Ok(());
         }
         let mut picked = self.pick(request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
         loop {
@@ -135,7 +141,10 @@ impl<'p, B: Backend> Journey<'p, B> {
                     self.keep_answer(sent)
                 }
                 Prepared::Failed(error) => Some(error.with_request(take(request))),
-                Prepared::Answer(answer) => return Ok(*answer),
+                Prepared::Answer(answer) => {
+                    self.answer = *answer;
+                    return Ok(());
+                }
             };
             if let Some(error) = failure {
                 (picked, *request) = self.after_failure(picked, error)?;
@@ -159,7 +168,10 @@ impl<'p, B: Backend> Journey<'p, B> {
                     *request = *copy;
                     self.answer = Response::default();
                 }
-                None => return Ok(self.pass(picked)),
+                None => {
+                    self.pass(picked);
+                    return Ok(());
+                }
             }
         }
     }
@@ -303,9 +315,17 @@ impl<'p, B: Backend> Journey<'p, B> {
         Verdict::Answer(picked)
     }
 
-    /// The answer as the client gets it: what counts the request in flight rides inside.
-    fn pass(&mut self, picked: Picked<B>) -> Response<Body> {
-        take(&mut self.answer).map(|body| body.without_trailers().hold(picked.lease, self.session.take_in_use()))
+    /// Makes the answer the one that the client gets: what counts the request in flight rides inside.
+    fn pass(&mut self, picked: Picked<B>) {
+        self.answer.body_mut().pass(picked.lease, self.session.take_in_use());
+    }
+
+    fn into_answer(self) -> Response<Body> {
+        let mut answer = self.answer;
+        let found = Found::of(answer.headers());
+        remove_hop_by_hop(answer.headers_mut(), found);
+        *answer.version_mut() = Version::HTTP_11;
+        answer
     }
 
     /// Where to go on when no answer came.

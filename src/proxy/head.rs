@@ -22,8 +22,9 @@ pub(crate) fn check<T>(request: &mut Request<T>) -> Result<Found, Refusal> {
     }
     let fields = Fields::of(request.headers());
     fields.check_framing(request.version())?;
-    let Fields { hosts, expects, found, .. } = fields;
-    check_host(request, hosts)?;
+    let Fields { expects, found, .. } = fields;
+    let has_host = fields.check_host()?;
+    settle_host(request, has_host)?;
     if expects
         && let Some(expect) = request.headers_mut().remove(header::EXPECT)
         && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
@@ -50,6 +51,7 @@ struct Fields<'h> {
     codings: usize,
     length: Option<&'h HeaderValue>,
     lengths: usize,
+    host: Option<&'h HeaderValue>,
     hosts: usize,
     expects: bool,
     found: Found,
@@ -63,12 +65,20 @@ impl<'h> Fields<'h> {
             match *name {
                 header::TRANSFER_ENCODING => (fields.coding, fields.codings) = (Some(value), fields.codings + 1),
                 header::CONTENT_LENGTH => (fields.length, fields.lengths) = (Some(value), fields.lengths + 1),
-                header::HOST => fields.hosts += 1,
+                header::HOST => (fields.host, fields.hosts) = (Some(value), fields.hosts + 1),
                 header::EXPECT => fields.expects = true,
                 _ => {}
             }
         }
         fields
+    }
+
+    /// At most one valid host; is there one?
+    fn check_host(&self) -> Result<bool, Refusal> {
+        match self.host {
+            Some(host) if self.hosts > 1 || !is_host(host.as_bytes()) => Err(NO_HOST),
+            host => Ok(host.is_some()),
+        }
     }
 
     /// Exactly one `chunked` is what all agree on. Several equal lengths are legal, but one is what all agree on; so are
@@ -89,24 +99,21 @@ impl<'h> Fields<'h> {
     }
 }
 
+const NO_HOST: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the request does not name one valid host");
+
 /// One valid host, in `Host` or in the target; the target's wins (RFC 9112, 3.2.2).
-fn check_host<T>(request: &mut Request<T>, hosts: usize) -> Result<(), Refusal> {
-    let invalid = || Refusal::new(StatusCode::BAD_REQUEST, "the request does not name one valid host");
-    let host = request.headers().get(header::HOST);
-    if hosts > 1 || host.is_some_and(|host| !is_host(host.as_bytes())) {
-        return Err(invalid());
-    }
+fn settle_host<T>(request: &mut Request<T>, has_host: bool) -> Result<(), Refusal> {
     match request.uri().authority() {
-        Some(authority) if !is_host(authority.as_str().as_bytes()) => return Err(invalid()),
+        Some(authority) if !is_host(authority.as_str().as_bytes()) => return Err(NO_HOST),
         Some(authority) => {
-            let host = host_value(authority).ok_or_else(invalid)?;
+            let host = host_value(authority).ok_or(NO_HOST)?;
             request.headers_mut().insert(header::HOST, host);
         }
+        None if has_host => {}
         // HTTP/2 may do without; HTTP/1.1 may not.
-        None if host.is_none() && request.version() == Version::HTTP_11 => return Err(invalid()),
+        None if request.version() == Version::HTTP_11 => return Err(NO_HOST),
         // The node is spoken to in HTTP/1.1, where the field must be there (RFC 9112, 3.2).
-        None if host.is_none() => _ = request.headers_mut().insert(header::HOST, HeaderValue::from_static("")),
-        None => {}
+        None => _ = request.headers_mut().insert(header::HOST, HeaderValue::from_static("")),
     }
     Ok(())
 }
@@ -118,17 +125,26 @@ fn host_value(authority: &Authority) -> Option<HeaderValue> {
 /// A host name or address with an optional port: no user, no path, nothing that a log or a `Location` could be tricked by.
 /// An empty value is legal (RFC 9112, 3.2).
 fn is_host(host: &[u8]) -> bool {
-    let (name, port) = match host.iter().rposition(|byte| *byte == b':') {
-        Some(colon) if !host[colon..].contains(&b']') => (&host[..colon], &host[colon + 1..]),
-        _ => (host, &b""[..]),
+    // Up to the port, where there is no other colon.
+    let end = host.iter().position(|byte| !NAME[usize::from(*byte)]).unwrap_or(host.len());
+    match &host[end..] {
+        [] => true,
+        [b':', port @ ..] => is_port(port),
+        [b'[', rest @ ..] if end == 0 => is_literal(rest),
+        _ => false,
+    }
+}
+
+/// What follows the bracket of an address of IPv6.
+fn is_literal(rest: &[u8]) -> bool {
+    let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+    let (literal, port) = (&rest[..end], &rest[end + 1..]);
+    let port = match port {
+        [] => true,
+        [b':', port @ ..] => is_port(port),
+        _ => false,
     };
-    let name = match name {
-        [b'[', literal @ .., b']'] => {
-            return is_port(port) && literal.iter().all(|byte| byte.is_ascii_hexdigit() || b":.%".contains(byte));
-        }
-        name => name,
-    };
-    is_port(port) && name.iter().all(|byte| NAME[usize::from(*byte)])
+    port && literal.iter().all(|byte| byte.is_ascii_hexdigit() || b":.%".contains(byte))
 }
 
 /// What a host's name may consist of. A table, because every request has one.

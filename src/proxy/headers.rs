@@ -60,13 +60,14 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, found: Found) {
         headers.remove(header::CONNECTION);
     }
     if found.hop_by_hop {
-        for field in HOP_BY_HOP {
+        for field in &HOP_BY_HOP {
             headers.remove(field);
         }
     }
 }
 
-const HOP_BY_HOP: [HeaderName; 9] = [
+// Statics, for a constant of names is made and dropped wherever it is used.
+static HOP_BY_HOP: [HeaderName; 9] = [
     KEEP_ALIVE,
     PROXY_CONNECTION,
     HTTP2_SETTINGS,
@@ -92,7 +93,7 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 fn is_protected(name: &HeaderName) -> bool {
-    const PROTECTED: [HeaderName; 7] = [
+    static PROTECTED: [HeaderName; 7] = [
         header::HOST,
         header::CONTENT_LENGTH,
         header::CONTENT_TYPE,
@@ -116,7 +117,7 @@ pub(super) fn join_cookies(headers: &mut HeaderMap, found: Found) {
 }
 
 /// What else proxies tell of a client, and a stranger might.
-const TOLD_BY_PROXIES: [HeaderName; 4] = [
+static TOLD_BY_PROXIES: [HeaderName; 4] = [
     FORWARDED,
     HeaderName::from_static("x-real-ip"),
     HeaderName::from_static("x-forwarded-port"),
@@ -124,7 +125,14 @@ const TOLD_BY_PROXIES: [HeaderName; 4] = [
 ];
 
 /// Tells the node who the client is. A trusted peer's own word is continued, anybody else's is replaced.
-pub(super) fn set_forwarded(headers: &mut HeaderMap, found: Found, peer: ClientAddr, trusted: bool, secure: bool) {
+pub(super) fn set_forwarded(
+    headers: &mut HeaderMap,
+    found: Found,
+    peer: ClientAddr,
+    trusted: bool,
+    secure: bool,
+    host: Option<&HeaderValue>,
+) {
     let mut text = [0; 46];
     let address = address(peer, &mut text);
     let chain = if trusted {
@@ -133,7 +141,7 @@ pub(super) fn set_forwarded(headers: &mut HeaderMap, found: Found, peer: ClientA
         HeaderValue::from_str(&whole)
     } else {
         if found.told_by_proxies {
-            for told in TOLD_BY_PROXIES {
+            for told in &TOLD_BY_PROXIES {
                 headers.remove(told);
             }
         }
@@ -146,8 +154,8 @@ pub(super) fn set_forwarded(headers: &mut HeaderMap, found: Found, peer: ClientA
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if secure { "https" } else { "http" }));
     }
     if !(trusted && headers.contains_key(&X_FORWARDED_HOST)) {
-        match headers.get(header::HOST).cloned() {
-            Some(host) => _ = headers.insert(X_FORWARDED_HOST, host),
+        match host {
+            Some(host) => _ = headers.insert(X_FORWARDED_HOST, host.clone()),
             None => _ = headers.remove(X_FORWARDED_HOST),
         }
     }
@@ -268,7 +276,7 @@ mod tests {
 
         let mut headers = map(&sent);
         let found = Found::of(&headers);
-        set_forwarded(&mut headers, found, peer, false, false);
+        set_forwarded(&mut headers, found, peer, false, false, Some(&HeaderValue::from_static("kylin")));
         assert_eq!(headers["x-forwarded-for"], "10.0.0.1");
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "kylin");
@@ -277,7 +285,7 @@ mod tests {
         let mut headers = map(&sent);
         headers.append("x-forwarded-for", HeaderValue::from_static("7.7.7.7"));
         let found = Found::of(&headers);
-        set_forwarded(&mut headers, found, peer, true, false);
+        set_forwarded(&mut headers, found, peer, true, false, None);
         assert_eq!(headers.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), ["6.6.6.6, 7.7.7.7, 10.0.0.1"]);
         assert_eq!(headers["x-forwarded-proto"], "https");
     }
@@ -288,7 +296,7 @@ mod tests {
             let mut headers = map(&[("host", "kylin"), ("cookie", "a=b"), ("content-length", "0")]);
             headers.append(header::CONNECTION, HeaderValue::from_str(&line).unwrap());
             let found = Found::of(&headers);
-        remove_hop_by_hop(&mut headers, found);
+            remove_hop_by_hop(&mut headers, found);
             proptest::prop_assert!(headers.len() == 3 && !headers.contains_key(header::CONNECTION));
         }
     }

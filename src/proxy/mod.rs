@@ -107,7 +107,16 @@ impl<B: Backend> Proxy<B> {
         R: http_body::Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        forward::forward(&self.inner, peer.into(), request.map(Body::new))
+        self.forward_body(peer.into(), request.map(Body::new))
+    }
+
+    /// The same for a body of our own: to see that it is one would move the request twice.
+    pub(crate) fn forward_body(
+        &self,
+        peer: ClientAddr,
+        request: Request<Body>,
+    ) -> impl Future<Output = Response<Body>> + Send {
+        forward::forward(&self.inner, peer, request)
     }
 }
 

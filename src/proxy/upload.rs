@@ -10,6 +10,14 @@ use super::builder::Settings;
 use super::resumed::Resumed;
 use crate::body::{Body, BodyError};
 
+/// Refuses what is said to be longer than a body may be.
+pub(super) fn check(body: &Body, settings: &Settings) -> Result<(), Refusal> {
+    match settings.max_body {
+        Some(limit) if body.size_hint().lower() > limit => Err(TOO_LARGE),
+        _ => Ok(()),
+    }
+}
+
 /// Reads `body` whole when it is no longer than the replay limit; what is longer comes back as a stream that begins with
 /// what was read.
 ///
@@ -19,12 +27,6 @@ pub(super) async fn read(body: Body, settings: &Settings) -> Result<Body, Refusa
         return Ok(Body::empty());
     }
     let declared = body.size_hint();
-    if settings.max_body.is_some_and(|limit| declared.lower() > limit) {
-        return Err(TOO_LARGE);
-    }
-    if body.whole().is_some() {
-        return Ok(body);
-    }
     let body = body.without_trailers().stall_after(settings.body_timeout);
     let mut body = match settings.max_body {
         Some(limit) => body.at_most(limit),

@@ -42,7 +42,7 @@ pub trait Handler: Send + Sync + 'static {
 
 impl<B: Backend> Handler for Proxy<B> {
     fn handle(&self, peer: ClientAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send {
-        self.forward(peer, request)
+        self.forward_body(peer, request)
     }
 }
 

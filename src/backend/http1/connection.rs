@@ -81,18 +81,14 @@ impl Connection {
         }
     }
 
-    /// Sends `request` and waits for the head of its answer, for no longer than `limit` since the node last took a part of it.
-    /// Dropping the connection gives the request up.
-    pub(super) fn ask(
+    /// Sends the request that was taken up, and waits for the head of its answer, for no longer than `limit` since the node last
+    /// took a part of it. Dropping the connection gives the request up.
+    pub(super) fn answer(
         &mut self,
-        request: Request<Body>,
+        method: Method,
         limit: Duration,
         wire: Wire,
     ) -> impl Future<Output = Result<Head, SendError>> {
-        // Not in the future, which so has no room for the request.
-        self.uses = self.uses.saturating_add(1);
-        self.room = ROOM;
-        let method = self.begin(request);
         let mut deadline = timer_in(limit);
         match here() {
             // The other runtime may have ended, or nobody drives it.
@@ -100,7 +96,9 @@ impl Connection {
                 self.timer = Box::pin(sleep_until(deadline));
                 self.runtime = here;
             }
-            _ => self.timer.as_mut().reset(deadline),
+            // A timer that runs out early is set anew then, which is once in many requests.
+            _ if self.timer.deadline() > deadline => self.timer.as_mut().reset(deadline),
+            _ => {}
         }
         let (mut seen, mut writes) = (Seen::default(), None);
         poll_fn(move |cx| {
@@ -163,8 +161,10 @@ impl Connection {
         Poll::Ready(Ok(length))
     }
 
-    /// Takes a request up; what was before it is written.
-    fn begin(&mut self, request: Request<Body>) -> Method {
+    /// Takes a request up, and returns its method; what was before it is written.
+    pub(super) fn begin(&mut self, request: Request<Body>) -> Method {
+        self.uses = self.uses.saturating_add(1);
+        self.room = ROOM;
         self.deaf = false;
         let ending = self.out.begin(|out| encode::head(&request, out));
         let (head, body) = request.into_parts();

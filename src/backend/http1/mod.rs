@@ -114,20 +114,30 @@ impl HttpBackend {
 }
 
 impl Backend for HttpBackend {
-    #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
+    /// A kept connection takes the request up at once: a future that has no room for a request is moved about for less.
     fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
+        let Inner { timeouts, pool, wire, .. } = &*self.inner;
+        let timeouts = request.extensions().get::<Timeouts>().copied().unwrap_or(*timeouts);
+        let taken = match pool.take() {
+            Some(mut connection) => {
+                let method = connection.begin(request);
+                Ok((connection, method))
+            }
+            None => Err(Box::new(request)),
+        };
         async move {
-            let Inner { timeouts, pool, wire, .. } = &*self.inner;
-            let timeouts = request.extensions().get::<Timeouts>().copied().unwrap_or(*timeouts);
-            let (mut connection, reused) = match pool.take() {
-                Some(connection) => (connection, true),
-                // Boxed, because it is rare and its state is large: a request's future is moved about.
-                None => match Box::pin(self.connect(timeouts.connect)).await {
-                    Ok(connected) => connected,
-                    Err(error) => return Err(error.with_request(request)),
+            let (mut connection, method, reused) = match taken {
+                Ok((connection, method)) => (connection, method, true),
+                // Boxed, because it is rare and its state is large.
+                Err(request) => match Box::pin(self.connect(timeouts.connect)).await {
+                    Ok((mut connection, reused)) => {
+                        let method = connection.begin(*request);
+                        (connection, method, reused)
+                    }
+                    Err(error) => return Err(error.with_request(*request)),
                 },
             };
-            match connection.ask(request, timeouts.head, *wire).await {
+            match connection.answer(method, timeouts.head, *wire).await {
                 Ok(head) => {
                     let body = answer::body(connection, head.framing, head.keeps, pool);
                     Ok(head.response.map(|()| body.stall_after(timeouts.body)))

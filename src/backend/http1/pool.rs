@@ -18,6 +18,9 @@ use crate::clock::Clock;
 /// looks for itself; this only gives sockets back.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// Within this time after an answer, what the runtime has heard of a connection is taken for what there is.
+const MOMENT: Duration = Duration::from_millis(1);
+
 pub(super) struct Pool {
     shards: Box<[Shard]>,
     reuse: Reuse,
@@ -93,7 +96,8 @@ impl Pool {
     ///
     /// The kernel is asked whether it is open still and silent. What the runtime has heard of is not enough: an answer that
     /// came before its request is somebody else's, or nobody's, and a request to a closed connection cannot always be sent
-    /// again.
+    /// again. It is enough where the connection was at work a moment ago and has outlived an answer before, so that its node
+    /// is none that closes behind each without saying so: the question is a system call, for every request.
     pub(super) fn take(&self) -> Option<Box<Connection>> {
         self.take_from(self.shard())
     }
@@ -113,7 +117,8 @@ impl Pool {
                 drop(stack);
                 return None;
             }
-            if connection.is_idle(true) {
+            let proven = connection.uses > 1 && now.saturating_duration_since(since) < MOMENT;
+            if connection.is_idle(!proven) {
                 return Some(connection);
             }
         }

@@ -20,9 +20,10 @@ use tokio::task::yield_now;
 
 use super::answer;
 use super::connection::Connection;
-use super::parse::Wire;
+use super::parse::{Head, Wire};
 use super::pool::{Pool, Reuse};
 use super::stream::Stream;
+use crate::backend::SendError;
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
 
@@ -91,13 +92,18 @@ async fn write(mut stream: UnixStream, bytes: &[u8], cuts: &[Index]) {
     _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
 }
 
+async fn ask(connection: &mut Connection, request: Request<Body>) -> Result<Head, SendError> {
+    let method = connection.begin(request);
+    connection.answer(method, LIMIT, WIRE).await
+}
+
 /// What the codec makes of `bytes`, and how many connections it keeps.
 async fn ours(method: &Method, bytes: &[u8], cuts: &[Index]) -> (Option<Seen>, usize) {
     let pool = pool();
     let (near, far) = UnixStream::pair().unwrap();
     let mut connection = connection(&pool, near);
     let read = async {
-        let head = connection.ask(request(method), LIMIT, WIRE).await.ok()?;
+        let head = ask(&mut connection, request(method)).await.ok()?;
         let body = answer::body(connection, head.framing, head.keeps, &pool);
         let seen = collect(head.response.map(|()| body)).await;
         Some(seen)
@@ -354,11 +360,11 @@ async fn served(request: Request<Body>) -> (http::request::Parts, Bytes) {
     });
     let server = tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(far), service));
     let mut connection = connection(&pool, near);
-    let head = connection.ask(request, LIMIT, WIRE).await.unwrap();
+    let head = ask(&mut connection, request).await.unwrap();
     _ = collect(head.response.map(|()| answer::body(connection, head.framing, head.keeps, &pool))).await;
     let mut connection = pool.take().expect("both are over");
     let next = Request::get("/next").header("host", "kylin").body(Body::empty()).unwrap();
-    let head = connection.ask(next, LIMIT, WIRE).await.unwrap();
+    let head = ask(&mut connection, next).await.unwrap();
     let seen = collect(head.response.map(|()| answer::body(connection, head.framing, head.keeps, &pool))).await;
     assert_eq!(seen.body, b"fine");
     pool.clear();

@@ -25,6 +25,7 @@ use crate::http1::lines::Scan;
 use crate::http1::out::{Ending, Out, SendFailure};
 use crate::server::limits::Limits;
 use crate::server::sniff::poll_some;
+use crate::server::stop::Stop;
 
 /// Room for one read of a body that comes in pieces.
 const ROOM: usize = 16 * 1024;
@@ -122,29 +123,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         }))
     }
 
-    /// Drives `answer` and what it needs of the client. An error means that nobody waits for it any more.
-    pub(super) fn poll_with<A: Future>(
+    /// Drives `answer` and what it needs of the client, and begins to send it. An error means that nobody waits for it any more.
+    pub(super) fn poll_with<A: Future<Output = Response<Body>>>(
         &mut self,
         mut answer: Pin<&mut A>,
+        stop: &Stop,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<A::Output>> {
+    ) -> Poll<io::Result<()>> {
         loop {
             if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-                return Poll::Ready(Ok(answer));
+                self.answer(answer, stop.is_set());
+                return Poll::Ready(Ok(()));
             }
             ready!(self.poll_client(cx))?;
         }
     }
 
     /// Begins to send an answer.
-    pub(super) fn answer(&mut self, answer: Response<Body>, stopping: bool) {
+    fn answer(&mut self, answer: Response<Body>, stopping: bool) {
         let asked = self.asked;
         let ending = encode::ending(&answer, asked);
         // A client that was not told to send its body may do so or not.
         self.last |= take(&mut self.expects) || stopping || !self.limits.keep_alive || !asked.keeps;
-        self.last |= ending == Ending::UntilClose || fields::closes(answer.headers());
+        self.last |= ending == Ending::UntilClose;
         self.interim = false;
-        self.out.begin(|out| encode::head(&answer, asked, ending, !self.last, out));
+        self.last = !self.out.begin(|out| encode::head(&answer, asked, ending, !self.last, out));
         let (head, body) = answer.into_parts();
         self.out.body(body, ending);
         fields::recycle(head.headers);

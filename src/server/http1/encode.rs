@@ -9,7 +9,7 @@ use http_body::Body as _;
 use hyper::ext::ReasonPhrase;
 
 use crate::body::Body;
-use crate::http1::fields::declared_length;
+use crate::http1::fields::{self, declared_length};
 use crate::http1::out::{Ending, decimal};
 
 /// What matters of the request for how its answer is sent.
@@ -39,8 +39,15 @@ fn has_no_body(status: StatusCode, asked: Asked) -> bool {
     asked.head || status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// Appends the head of `answer` to `out`.
-pub(super) fn head(answer: &Response<Body>, asked: Asked, ending: Ending, keeps: bool, out: &mut Vec<u8>) {
+/// Appends the head of `answer` to `out`. Returns whether the connection is kept, which it is if it can be and the answer does
+/// not say otherwise.
+pub(super) fn head(
+    answer: &Response<Body>,
+    asked: Asked,
+    ending: Ending,
+    mut keeps: bool,
+    out: &mut Vec<u8>,
+) -> bool {
     let status = answer.status();
     out.extend_from_slice(if asked.old { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
     out.extend_from_slice(status.as_str().as_bytes());
@@ -52,10 +59,15 @@ pub(super) fn head(answer: &Response<Body>, asked: Asked, ending: Ending, keeps:
     out.extend_from_slice(b"\r\n");
     let mut dated = false;
     for (name, value) in answer.headers() {
-        if matches!(*name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::CONNECTION) {
-            continue;
+        match *name {
+            header::CONTENT_LENGTH | header::TRANSFER_ENCODING => continue,
+            header::CONNECTION => {
+                keeps &= !fields::closes(value);
+                continue;
+            }
+            header::DATE => dated = true,
+            _ => {}
         }
-        dated |= name == header::DATE;
         out.extend_from_slice(name.as_str().as_bytes());
         out.extend_from_slice(b": ");
         out.extend_from_slice(value.as_bytes());
@@ -86,6 +98,7 @@ pub(super) fn head(answer: &Response<Body>, asked: Asked, ending: Ending, keeps:
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
+    keeps
 }
 
 /// Appends the time, which an answer must tell (RFC 9110, 6.6.1). It is written anew once a second.

@@ -51,7 +51,7 @@ fn parse(head: Bytes, lines: Lines<'_>) -> Result<Head, Invalid> {
     *request.method_mut() = Method::from_bytes(method).map_err(|_| MALFORMED)?;
     *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target)).map_err(|_| MALFORMED)?;
     *request.version_mut() = version;
-    let (headers, told) = fields::map(&head, &lines).map_err(|_| MALFORMED)?;
+    let (headers, told) = fields::map(&head, &lines, fields::From::Client).map_err(|_| MALFORMED)?;
     *request.headers_mut() = headers;
     let framing = told.framing(version).map_err(of_unclear)?.unwrap_or(Framing::Length(0));
     let expects = !framing.is_over() && version == Version::HTTP_11 && told.expects_continue();

@@ -78,11 +78,10 @@ where
             Next::Over => return Ok(None),
         }
         let Some(request) = conversation.begin() else { return Ok(None) };
-        let answer = {
+        {
             let mut answer = pin!(client.handler.handle(client.peer, request));
-            poll_fn(|cx| conversation.poll_with(answer.as_mut(), cx)).await?
-        };
-        conversation.answer(answer, signal.is_set());
+            poll_fn(|cx| conversation.poll_with(answer.as_mut(), &signal, cx)).await?;
+        }
         poll_fn(|cx| conversation.poll_answer(cx)).await?;
         if !conversation.goes_on() {
             break;
