@@ -143,18 +143,15 @@ impl Body {
         not(any(feature = "client", feature = "server")),
         allow(dead_code, reason = "only transports end bodies")
     )]
-    #[allow(clippy::result_large_err, reason = "it is the body itself that comes back")]
-    pub(crate) fn into_whole(mut self) -> Result<Bytes, Body> {
-        match std::mem::replace(&mut self.kind, Kind::Empty) {
-            Kind::Empty => Ok(Bytes::new()),
+    pub(crate) fn take_whole(&mut self) -> Option<Bytes> {
+        match &mut self.kind {
+            Kind::Empty => Some(Bytes::new()),
             Kind::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
                 self.finish(true);
-                Ok(bytes)
+                Some(bytes)
             }
-            kind => {
-                self.kind = kind;
-                Err(self)
-            }
+            _ => None,
         }
     }
 

@@ -13,7 +13,6 @@ use http::{Error, Version};
 use super::chunks::Chunks;
 use super::framing::Framing;
 use super::lines::Lines;
-use super::repeated;
 
 /// Larger numbers are negative to who keeps them in 64 bits with a sign.
 pub(crate) const MOST: u64 = i64::MAX as u64;
@@ -81,19 +80,14 @@ pub(crate) fn map(head: &Bytes, lines: &Lines<'_>, from: From) -> Result<(Header
 
 fn field(head: &Bytes, line: Range<usize>) -> Result<(HeaderName, HeaderValue), InvalidFields> {
     let text = &head[line.clone()];
-    if let Some(field) = repeated::find(text) {
-        return Ok(field);
-    }
     let colon = text.iter().position(|byte| *byte == b':').ok_or(InvalidFields::NoColon)?;
     let name = match known(&text[..colon]) {
         Some(name) => name,
         None => HeaderName::from_bytes(&text[..colon]).map_err(Error::from)?,
     };
     let value = trim(text, colon + 1..text.len());
-    let shared = head.slice(line.start + value.start..line.start + value.end);
-    let shared = HeaderValue::from_maybe_shared(shared).map_err(Error::from)?;
-    repeated::note(text, &name, value);
-    Ok((name, shared))
+    let value = head.slice(line.start + value.start..line.start + value.end);
+    Ok((name, HeaderValue::from_maybe_shared(value).map_err(Error::from)?))
 }
 
 /// `range` of `head` without the whitespace around what is there.

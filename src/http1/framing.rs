@@ -15,6 +15,12 @@ pub(crate) enum Framing {
     UntilClose,
 }
 
+impl Default for Framing {
+    fn default() -> Self {
+        Framing::Length(0)
+    }
+}
+
 impl Framing {
     /// Takes the next piece of the body out of `read`.
     pub(crate) fn next(&mut self, read: &mut BytesMut) -> Result<Piece, InvalidChunk> {

@@ -8,4 +8,3 @@ pub(crate) mod fields;
 pub(crate) mod framing;
 pub(crate) mod lines;
 pub(crate) mod out;
-mod repeated;

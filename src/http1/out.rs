@@ -69,20 +69,20 @@ impl Out {
         head(&mut self.encoded)
     }
 
-    /// What follows the head; nothing where its end is said to be here already.
-    pub(crate) fn body(&mut self, body: Body, ending: Ending) {
+    /// What follows the head, which is taken out of `body`; nothing where its end is said to be here already.
+    pub(crate) fn body(&mut self, body: &mut Body, ending: Ending) {
         self.body = match ending {
             Ending::Length(0) => None,
-            Ending::Length(length) => match body.into_whole() {
-                Ok(whole) if whole.len() as u64 == length => {
+            Ending::Length(length) => match body.take_whole() {
+                Some(whole) if whole.len() as u64 == length => {
                     self.push(whole);
                     None
                 }
                 // The body says what is wrong.
-                Ok(whole) => Some((whole.into(), ending)),
-                Err(body) => Some((body, ending)),
+                Some(whole) => Some((whole.into(), ending)),
+                None => Some((take(body), ending)),
             },
-            _ => Some((body, ending)),
+            _ => Some((take(body), ending)),
         };
     }
 

@@ -38,7 +38,10 @@ pub(super) fn forward<B: Backend>(
         };
         let mut journey = Journey::new(proxy, client);
         match journey.run(&mut request).await {
-            Ok(()) => journey.into_answer(),
+            Ok(()) => {
+                journey.strip();
+                journey.answer
+            }
             Err(refusal) => refusal.answer(&place),
         }
     }
@@ -320,12 +323,11 @@ impl<'p, B: Backend> Journey<'p, B> {
         self.answer.body_mut().pass(picked.lease, self.session.take_in_use());
     }
 
-    fn into_answer(self) -> Response<Body> {
-        let mut answer = self.answer;
-        let found = Found::of(answer.headers());
-        remove_hop_by_hop(answer.headers_mut(), found);
-        *answer.version_mut() = Version::HTTP_11;
-        answer
+    /// Takes out of the answer what belongs to the node's connection.
+    fn strip(&mut self) {
+        let found = Found::of(self.answer.headers());
+        remove_hop_by_hop(self.answer.headers_mut(), found);
+        *self.answer.version_mut() = Version::HTTP_11;
     }
 
     /// Where to go on when no answer came.

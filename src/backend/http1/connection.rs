@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::take;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -161,16 +162,15 @@ impl Connection {
         Poll::Ready(Ok(length))
     }
 
-    /// Takes a request up, and returns its method; what was before it is written.
-    pub(super) fn begin(&mut self, request: Request<Body>) -> Method {
+    /// Takes a request up, of which head and body are left empty, and returns its method; what was before it is written.
+    pub(super) fn begin(&mut self, request: &mut Request<Body>) -> Method {
         self.uses = self.uses.saturating_add(1);
         self.room = ROOM;
         self.deaf = false;
-        let ending = self.out.begin(|out| encode::head(&request, out));
-        let (head, body) = request.into_parts();
-        self.out.body(body, ending);
-        fields::recycle(head.headers);
-        head.method
+        let ending = self.out.begin(|out| encode::head(request, out));
+        self.out.body(request.body_mut(), ending);
+        fields::recycle(take(request.headers_mut()));
+        take(request.method_mut())
     }
 
     /// Writes what there is of the request; ready when it is whole. The error is the client's or the node's.

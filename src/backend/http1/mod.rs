@@ -115,12 +115,12 @@ impl HttpBackend {
 
 impl Backend for HttpBackend {
     /// A kept connection takes the request up at once: a future that has no room for a request is moved about for less.
-    fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
+    fn send(&self, mut request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
         let Inner { timeouts, pool, wire, .. } = &*self.inner;
         let timeouts = request.extensions().get::<Timeouts>().copied().unwrap_or(*timeouts);
         let taken = match pool.take() {
             Some(mut connection) => {
-                let method = connection.begin(request);
+                let method = connection.begin(&mut request);
                 Ok((connection, method))
             }
             None => Err(Box::new(request)),
@@ -129,9 +129,9 @@ impl Backend for HttpBackend {
             let (mut connection, method, reused) = match taken {
                 Ok((connection, method)) => (connection, method, true),
                 // Boxed, because it is rare and its state is large.
-                Err(request) => match Box::pin(self.connect(timeouts.connect)).await {
+                Err(mut request) => match Box::pin(self.connect(timeouts.connect)).await {
                     Ok((mut connection, reused)) => {
-                        let method = connection.begin(*request);
+                        let method = connection.begin(&mut request);
                         (connection, method, reused)
                     }
                     Err(error) => return Err(error.with_request(*request)),

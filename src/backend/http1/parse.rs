@@ -83,7 +83,8 @@ fn response(head: Bytes, lines: Lines<'_>) -> Result<(Response<()>, Told), SendE
         let reason = ReasonPhrase::try_from(reason).map_err(|error| SendError::new(Phase::Invalid, error))?;
         response.extensions_mut().insert(reason);
     }
-    let (headers, told) = fields::map(&head, &lines, fields::From::Node).map_err(|error| SendError::new(Phase::Invalid, error))?;
+    let (headers, told) =
+        fields::map(&head, &lines, fields::From::Node).map_err(|error| SendError::new(Phase::Invalid, error))?;
     *response.headers_mut() = headers;
     Ok((response, told))
 }

@@ -92,8 +92,8 @@ async fn write(mut stream: UnixStream, bytes: &[u8], cuts: &[Index]) {
     _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
 }
 
-async fn ask(connection: &mut Connection, request: Request<Body>) -> Result<Head, SendError> {
-    let method = connection.begin(request);
+async fn ask(connection: &mut Connection, mut request: Request<Body>) -> Result<Head, SendError> {
+    let method = connection.begin(&mut request);
     connection.answer(method, LIMIT, WIRE).await
 }
 

@@ -38,8 +38,9 @@ pub(super) struct Conversation<S> {
     /// What was read and not taken yet.
     read: BytesMut,
     scan: Scan,
-    /// The request that has come and was not taken up yet.
-    head: Option<Head>,
+    /// The request that has come and was not taken up yet, if `has_head`.
+    head: Head,
+    has_head: bool,
     limits: Limits,
     out: Out,
     silence: Silence,
@@ -62,7 +63,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             stream,
             read,
             scan: Scan::default(),
-            head: None,
+            head: Head::default(),
+            has_head: false,
             limits,
             out: Out::default(),
             silence: Silence::default(),
@@ -90,10 +92,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Result<(), Invalid>>> {
         loop {
             if !self.read.is_empty() {
-                match head::head(&mut self.read, &mut self.scan, &self.limits) {
-                    Ok(None) => {}
-                    Ok(head) => {
-                        self.head = head;
+                match head::head(&mut self.read, &mut self.scan, &self.limits, &mut self.head) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        self.has_head = true;
                         return Poll::Ready(Ok(Ok(())));
                     }
                     Err(invalid) => return Poll::Ready(Ok(Err(invalid))),
@@ -105,22 +107,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         }
     }
 
-    /// Takes up the request; none when the client has left in place of sending one.
-    pub(super) fn begin(&mut self) -> Option<Request<Body>> {
-        let Head { request, framing, keeps, expects } = self.head.take()?;
-        self.asked = Asked { head: request.method() == Method::HEAD, old: request.version() < Version::HTTP_11, keeps };
-        self.expects = expects;
-        Some(request.map(|()| match framing.whole(&mut self.read) {
+    /// There is a request to be taken up, and the client has not left in place of sending one.
+    pub(super) fn has_request(&self) -> bool {
+        self.has_head
+    }
+
+    /// Takes up the request.
+    pub(super) fn begin(&mut self) -> Request<Body> {
+        self.has_head = false;
+        let Head { request, framing, keeps, expects } = &mut self.head;
+        let old = request.version() < Version::HTTP_11;
+        self.asked = Asked { head: request.method() == Method::HEAD, old, keeps: *keeps };
+        self.expects = *expects;
+        *request.body_mut() = match framing.whole(&mut self.read) {
             Some(whole) => {
                 self.expects = false;
                 Body::from(whole)
             }
             None => {
                 let (upload, body) = Upload::new(framing.rest());
-                self.upload = Some((upload, framing));
+                self.upload = Some((upload, take(framing)));
                 body
             }
-        }))
+        };
+        take(request)
     }
 
     /// Drives `answer` and what it needs of the client, and begins to send it. An error means that nobody waits for it any more.
@@ -131,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            if let Poll::Ready(answer) = &mut answer.as_mut().poll(cx) {
                 self.answer(answer, stop.is_set());
                 return Poll::Ready(Ok(()));
             }
@@ -139,18 +149,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         }
     }
 
-    /// Begins to send an answer.
-    fn answer(&mut self, answer: Response<Body>, stopping: bool) {
+    /// Begins to send an answer, whose head and body are left empty.
+    fn answer(&mut self, answer: &mut Response<Body>, stopping: bool) {
         let asked = self.asked;
-        let ending = encode::ending(&answer, asked);
+        let ending = encode::ending(answer, asked);
         // A client that was not told to send its body may do so or not.
         self.last |= take(&mut self.expects) || stopping || !self.limits.keep_alive || !asked.keeps;
         self.last |= ending == Ending::UntilClose;
         self.interim = false;
-        self.last = !self.out.begin(|out| encode::head(&answer, asked, ending, !self.last, out));
-        let (head, body) = answer.into_parts();
-        self.out.body(body, ending);
-        fields::recycle(head.headers);
+        self.last = !self.out.begin(|out| encode::head(answer, asked, ending, !self.last, out));
+        self.out.body(answer.body_mut(), ending);
+        fields::recycle(take(answer.headers_mut()));
     }
 
     /// Sends the answer, and reads what its sending needs of the client.
@@ -262,7 +271,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         self.asked = Asked::default();
         (self.unread, self.last) = (true, true);
-        self.answer(answer, true);
+        self.answer(&mut answer, true);
         poll_fn(|cx| self.poll_answer(cx)).await
     }
 

@@ -41,13 +41,7 @@ fn has_no_body(status: StatusCode, asked: Asked) -> bool {
 
 /// Appends the head of `answer` to `out`. Returns whether the connection is kept, which it is if it can be and the answer does
 /// not say otherwise.
-pub(super) fn head(
-    answer: &Response<Body>,
-    asked: Asked,
-    ending: Ending,
-    mut keeps: bool,
-    out: &mut Vec<u8>,
-) -> bool {
+pub(super) fn head(answer: &Response<Body>, asked: Asked, ending: Ending, mut keeps: bool, out: &mut Vec<u8>) -> bool {
     let status = answer.status();
     out.extend_from_slice(if asked.old { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
     out.extend_from_slice(status.as_str().as_bytes());

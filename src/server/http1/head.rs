@@ -3,15 +3,17 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, Request, StatusCode, Uri, Version};
 
+use crate::body::Body;
 use crate::http1::fields::{self, Unclear};
 use crate::http1::framing::Framing;
 use crate::http1::lines::{Lines, Most, NoHead, Scan};
 use crate::server::limits::Limits;
 
 /// A request's head, and what it says of the rest.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Head {
-    pub(super) request: Request<()>,
+    /// Without its body yet.
+    pub(super) request: Request<Body>,
     pub(super) framing: Framing,
     /// The client will send another request on the connection.
     pub(super) keeps: bool,
@@ -30,34 +32,36 @@ const TOO_LARGE: Invalid =
     Invalid { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why: "the head of the request is too large" };
 const MALFORMED: Invalid = Invalid { status: StatusCode::BAD_REQUEST, why: "the head of the request is not valid" };
 
-/// Takes the head of a request out of `read`; none while it is not complete.
-pub(super) fn head(read: &mut BytesMut, scan: &mut Scan, limits: &Limits) -> Result<Option<Head>, Invalid> {
+/// Takes the head of a request out of `read` and into `head`, which is as good as new; false while it is not complete. Handed
+/// back it would be moved several times over.
+pub(super) fn head(read: &mut BytesMut, scan: &mut Scan, limits: &Limits, head: &mut Head) -> Result<bool, Invalid> {
     // Some old clients end a body with an empty line that is not counted (RFC 9112, 2.2).
     while read.starts_with(b"\r\n") {
         read.advance(2);
         *scan = Scan::default();
     }
     let most = Most { bytes: limits.max_head_bytes, fields: limits.max_headers };
-    match scan.take(read, most, parse) {
-        Ok(head) => head.transpose(),
+    match scan.take(read, most, |bytes, lines| parse(&bytes, &lines, head)) {
+        Ok(Some(parsed)) => parsed.map(|()| true),
+        Ok(None) => Ok(false),
         Err(NoHead::TooLong | NoHead::TooManyFields) => Err(TOO_LARGE),
         Err(NoHead::LineFeed | NoHead::Empty) => Err(MALFORMED),
     }
 }
 
-fn parse(head: Bytes, lines: Lines<'_>) -> Result<Head, Invalid> {
-    let (method, target, version) = request_line(&head[lines.first()]).ok_or(MALFORMED)?;
-    let mut request = Request::new(());
+fn parse(bytes: &Bytes, lines: &Lines<'_>, head: &mut Head) -> Result<(), Invalid> {
+    let (method, target, version) = request_line(&bytes[lines.first()]).ok_or(MALFORMED)?;
+    let request = &mut head.request;
     *request.method_mut() = Method::from_bytes(method).map_err(|_| MALFORMED)?;
-    *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target)).map_err(|_| MALFORMED)?;
+    *request.uri_mut() = Uri::from_maybe_shared(bytes.slice_ref(target)).map_err(|_| MALFORMED)?;
     *request.version_mut() = version;
-    let (headers, told) = fields::map(&head, &lines, fields::From::Client).map_err(|_| MALFORMED)?;
+    let (headers, told) = fields::map(bytes, lines, fields::From::Client).map_err(|_| MALFORMED)?;
     *request.headers_mut() = headers;
-    let framing = told.framing(version).map_err(of_unclear)?.unwrap_or(Framing::Length(0));
-    let expects = !framing.is_over() && version == Version::HTTP_11 && told.expects_continue();
+    head.framing = told.framing(version).map_err(of_unclear)?.unwrap_or_default();
+    head.expects = !head.framing.is_over() && version == Version::HTTP_11 && told.expects_continue();
     // No tunnel is made: what a client sends behind a CONNECT may be anything.
-    let keeps = told.keeps(version) && request.method() != Method::CONNECT;
-    Ok(Head { request, framing, keeps, expects })
+    head.keeps = told.keeps(version) && request.method() != Method::CONNECT;
+    Ok(())
 }
 
 /// Method, target and version, with one space between them (RFC 9112, 3).
@@ -90,8 +94,13 @@ mod tests {
         Limits { max_head_bytes: 8192, ..Limits::default() }
     }
 
+    fn take(read: &mut BytesMut, scan: &mut Scan) -> Result<Option<Head>, Invalid> {
+        let mut taken = Head::default();
+        head(read, scan, &limits(), &mut taken).map(|whole| whole.then_some(taken))
+    }
+
     fn read(text: &str) -> Result<Option<Head>, Invalid> {
-        head(&mut BytesMut::from(text), &mut Scan::default(), &limits())
+        take(&mut BytesMut::from(text), &mut Scan::default())
     }
 
     fn with(fields: &str) -> Result<Head, Invalid> {
@@ -107,9 +116,9 @@ mod tests {
         let text = "PUT /a?b=c HTTP/1.1\r\nHost: kylin\r\nContent-Length: 3\r\nX-A: b\r\n\r\nabcGET";
         for cut in 0..text.len() {
             let (mut bytes, mut seen) = (BytesMut::from(&text[..cut]), Scan::default());
-            let first = head(&mut bytes, &mut seen, &limits()).unwrap();
+            let first = take(&mut bytes, &mut seen).unwrap();
             bytes.extend_from_slice(&text.as_bytes()[cut..]);
-            let whole = first.or_else(|| head(&mut bytes, &mut seen, &limits()).unwrap()).unwrap();
+            let whole = first.or_else(|| take(&mut bytes, &mut seen).unwrap()).unwrap();
             assert_eq!((whole.request.method(), whole.request.uri()), (&Method::PUT, &Uri::from_static("/a?b=c")));
             assert_eq!(whole.request.headers()["x-a"], "b");
             assert!(matches!(whole.framing, Framing::Length(3)) && whole.keeps && !whole.expects);
@@ -126,10 +135,10 @@ mod tests {
         let (mut bytes, mut seen) = (BytesMut::new(), Scan::default());
         for piece in ["\r", "\n", "\r", "\nGET / HT", "TP/1.1\r\n\r"] {
             bytes.extend_from_slice(piece.as_bytes());
-            assert!(head(&mut bytes, &mut seen, &limits()).unwrap().is_none());
+            assert!(take(&mut bytes, &mut seen).unwrap().is_none());
         }
         bytes.extend_from_slice(b"\n");
-        assert!(head(&mut bytes, &mut seen, &limits()).unwrap().is_some());
+        assert!(take(&mut bytes, &mut seen).unwrap().is_some());
     }
 
     #[test]
@@ -227,7 +236,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
-            _ = head(&mut BytesMut::from(&bytes[..]), &mut Scan::default(), &limits());
+            _ = take(&mut BytesMut::from(&bytes[..]), &mut Scan::default());
         }
 
         #[test]

@@ -77,9 +77,11 @@ where
             }
             Next::Over => return Ok(None),
         }
-        let Some(request) = conversation.begin() else { return Ok(None) };
+        if !conversation.has_request() {
+            return Ok(None);
+        }
         {
-            let mut answer = pin!(client.handler.handle(client.peer, request));
+            let mut answer = pin!(client.handler.handle(client.peer, conversation.begin()));
             poll_fn(|cx| conversation.poll_with(answer.as_mut(), &signal, cx)).await?;
         }
         poll_fn(|cx| conversation.poll_answer(cx)).await?;
