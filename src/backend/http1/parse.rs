@@ -238,6 +238,19 @@ mod tests {
     }
 
     #[test]
+    fn what_says_no_more_than_whether_the_connection_is_kept_stays_with_it() {
+        let seen = |fields: &str| with(fields).map(|head| head.response.headers().get_all("connection").iter().count());
+        for alone in ["close", "Keep-Alive", " close\t"] {
+            assert_eq!(seen(&format!("Connection: {alone}\r\n")).unwrap(), 0, "{alone}");
+        }
+        for more in ["close, X-A", "X-A", "", "close,"] {
+            assert_eq!(seen(&format!("Connection: {more}\r\n")).unwrap(), 1, "{more}");
+        }
+        assert_eq!(seen("Connection: close\r\nConnection: X-A\r\n").unwrap(), 1);
+        assert!(seen("Connection: close\r\r\n").is_err(), "whitespace that is none");
+    }
+
+    #[test]
     fn unusual_words_for_a_status_are_kept() {
         let head = parse("HTTP/1.1 200 Fine\r\n\r\n").unwrap().unwrap();
         assert_eq!(head.response.extensions().get::<ReasonPhrase>().unwrap().as_bytes(), b"Fine");

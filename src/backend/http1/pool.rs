@@ -218,3 +218,37 @@ fn thread_index() -> usize {
     }
     INDEX.try_with(Cell::get).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::backend::http1::stream::Stream;
+    use crate::clock::ManualClock;
+
+    /// Is a connection taken that has carried `uses` requests, has idled for `idle`, and whose node has closed it since, which
+    /// the runtime has not heard?
+    fn is_taken(uses: u32, idle: Duration) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let clock = ManualClock::new();
+            let reuse = Reuse { max_idle: 8, idle_timeout: Duration::from_secs(15), max_uses: 0, max_age: None };
+            let pool = Arc::new(Pool::new(reuse, 0, Arc::new(clock.clone())));
+            let (near, far) = UnixStream::pair().unwrap();
+            let mut connection = Box::new(Connection::new(Stream::Unix(near), pool.open_slot().unwrap(), clock.now()));
+            connection.uses = uses;
+            pool.put(connection);
+            clock.advance(idle);
+            drop(far);
+            pool.take().is_some()
+        })
+    }
+
+    #[test]
+    fn the_kernel_is_asked_but_of_a_connection_that_was_at_work_a_moment_ago_and_has_been_kept_before() {
+        assert!(is_taken(2, MOMENT / 2));
+        assert!(!is_taken(2, MOMENT), "it has idled");
+        assert!(!is_taken(1, Duration::ZERO), "its node may be one that closes behind each answer");
+    }
+}
