@@ -52,7 +52,7 @@ pub(crate) enum InvalidFields {
 
 /// From whom a head comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum From {
+pub(crate) enum Sender {
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only servers have clients"))]
     Client,
     /// A `Connection` field that says no more than whether the connection is kept is noted and left out: nearly every answer
@@ -63,14 +63,14 @@ pub(crate) enum From {
 
 /// The fields of `head`, whose values are shares of it, and what they say. A name ends with its colon: whitespace between
 /// them, or before a name as in a folded line, is no part of a name (RFC 9112, 5.1 and 5.2).
-pub(crate) fn map(head: &Bytes, lines: &Lines<'_>, from: From) -> Result<(HeaderMap, Told), InvalidFields> {
+pub(crate) fn map(head: &Bytes, lines: &Lines<'_>, sender: Sender) -> Result<(HeaderMap, Told), InvalidFields> {
     let mut headers = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
     headers.try_reserve(lines.fields().len() + MORE).map_err(Error::from)?;
     let mut told = Told::default();
     for line in lines.fields() {
         let (name, value) = field(head, line)?;
         told.note(&name, value.as_bytes());
-        if from == From::Node && name == header::CONNECTION && is_for_connection_alone(value.as_bytes()) {
+        if sender == Sender::Node && name == header::CONNECTION && is_for_connection_alone(value.as_bytes()) {
             continue;
         }
         headers.try_append(name, value).map_err(Error::from)?;

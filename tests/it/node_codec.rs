@@ -13,6 +13,7 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use kylin_lb::backend::Phase;
+use kylin_lb::backend::http1::Timeouts;
 use kylin_lb::body::BodyError;
 use kylin_lb::{Backend, Body, HttpBackend, SendError};
 use tokio::time::Instant;
@@ -209,6 +210,39 @@ async fn a_node_has_its_time_once_and_not_twice() {
     let drips = b"HTTP/1.1 200 OK\r\nX: ".map(|byte| Act::Write(vec![byte])).to_vec();
     let (phase, waited) = waits([vec![Act::Read], drips, vec![Act::UntilClosed]].concat(), Body::empty()).await;
     assert!(phase == Phase::HeadTimeout && close(waited), "{waited:?}");
+}
+
+#[tokio::test]
+async fn a_kept_connection_has_the_time_of_each_request_whatever_the_one_before_had() {
+    for (before, now) in [(LIMIT * 10, LIMIT), (LIMIT, LIMIT * 10)] {
+        let fine = || Act::Write(ok("fine"));
+        let script = vec![Act::Read, fine(), Act::Read, Act::WaitForGo, fine(), Act::Read, Act::UntilClosed];
+        let node = RawNode::start([script]).await;
+        let backend = HttpBackend::new(&node.address().to_string()).unwrap();
+        let get = |head: Duration| {
+            let mut timeouts = Timeouts::default();
+            timeouts.head = head;
+            let mut request = get();
+            request.extensions_mut().insert(timeouts);
+            request
+        };
+        assert_eq!(whole(backend.send(get(before)).await.unwrap()).await.unwrap(), "fine");
+        // While it is paused, the clock jumps to the next timer when all wait.
+        tokio::time::pause();
+        let mut sent = Box::pin(backend.send(get(before)));
+        let second = tokio::time::timeout(Duration::from_secs(1), &mut sent).await;
+        assert!(second.is_err(), "it has begun to wait, and has not had its time");
+        tokio::time::resume();
+        node.go();
+        assert_eq!(whole(sent.await.unwrap()).await.unwrap(), "fine");
+        tokio::time::pause();
+        let start = Instant::now();
+        let error = backend.send(get(now)).await.unwrap_err();
+        let waited = start.elapsed();
+        tokio::time::resume();
+        assert_eq!((error.phase(), node.seen().connections), (Phase::HeadTimeout, 1));
+        assert!(now <= waited && waited < now + now / 10, "{before:?}, then {now:?}: {waited:?}");
+    }
 }
 
 /// A body that comes piece by piece, each some time after the one before.

@@ -84,7 +84,7 @@ fn response(head: Bytes, lines: Lines<'_>) -> Result<(Response<()>, Told), SendE
         response.extensions_mut().insert(reason);
     }
     let (headers, told) =
-        fields::map(&head, &lines, fields::From::Node).map_err(|error| SendError::new(Phase::Invalid, error))?;
+        fields::map(&head, &lines, fields::Sender::Node).map_err(|error| SendError::new(Phase::Invalid, error))?;
     *response.headers_mut() = headers;
     Ok((response, told))
 }

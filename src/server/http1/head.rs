@@ -55,7 +55,7 @@ fn parse(bytes: &Bytes, lines: &Lines<'_>, head: &mut Head) -> Result<(), Invali
     *request.method_mut() = Method::from_bytes(method).map_err(|_| MALFORMED)?;
     *request.uri_mut() = Uri::from_maybe_shared(bytes.slice_ref(target)).map_err(|_| MALFORMED)?;
     *request.version_mut() = version;
-    let (headers, told) = fields::map(bytes, lines, fields::From::Client).map_err(|_| MALFORMED)?;
+    let (headers, told) = fields::map(bytes, lines, fields::Sender::Client).map_err(|_| MALFORMED)?;
     *request.headers_mut() = headers;
     head.framing = told.framing(version).map_err(of_unclear)?.unwrap_or_default();
     head.expects = !head.framing.is_over() && version == Version::HTTP_11 && told.expects_continue();

@@ -102,8 +102,9 @@ impl Answer {
                 _ = read.split_to(25);
             }
             let most = Most { bytes: 1_000, fields: 16 };
-            let head =
-                Scan::default().take(read, most, |head, lines| fields::map(&head, &lines, fields::From::Node)).unwrap();
+            let head = Scan::default()
+                .take(read, most, |head, lines| fields::map(&head, &lines, fields::Sender::Node))
+                .unwrap();
             let Some(head) = head else { return false };
             let (headers, told) = head.unwrap();
             let framing = told.framing(Version::HTTP_11).unwrap().unwrap();
