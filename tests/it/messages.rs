@@ -1,9 +1,14 @@
 //! The less usual parts of HTTP on the way through: interim answers, answers without bodies, trailers, early answers, other
 //! versions and forms of target.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use kylin_lb::Endpoint;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full};
+use kylin_lb::testing::Scripted;
+use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 use serde_json::Value;
 
 use crate::support::front::{Front, demo, refusal};
@@ -126,6 +131,22 @@ async fn trailers_end_at_the_proxy_and_leave_bodies_whole() {
     client.send("GET / HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
     assert_eq!(client.answer().await.unwrap().text(), "next", "both connections are still good");
     assert_eq!(node.seen().connections, 1);
+}
+
+#[tokio::test]
+async fn trailers_end_at_the_proxy_whatever_the_backend() {
+    let node = Scripted::new(|_request: Request<Body>| async {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("set-cookie", HeaderValue::from_static("a=1"));
+        let trailers = std::future::ready(Some(Ok::<_, Infallible>(trailers)));
+        Ok(Response::new(Body::new(Full::new(Bytes::from_static(b"hello")).with_trailers(trailers))))
+    });
+    let cluster = Cluster::builder().endpoint(Endpoint::new("0", node).unwrap()).build().unwrap();
+    let request = Request::get("/").header("host", "kylin").body(Body::empty()).unwrap();
+    let answer = Proxy::builder(cluster).build().forward(ClientAddr::Unix, request).await;
+    let whole = answer.into_body().collect().await.unwrap();
+    assert!(whole.trailers().is_none());
+    assert_eq!(whole.to_bytes(), "hello");
 }
 
 #[tokio::test]
