@@ -58,7 +58,8 @@ impl Default for Timeouts {
 /// A node reached over HTTP/1.1. Clones share the connections.
 ///
 /// Requests must be sent from within a tokio runtime, and a connection lives no longer than the runtime in which it was made.
-/// Trailers of answers are passed over.
+/// Trailers of answers are passed over, and so is a `Connection` field that says no more than `close` or `keep-alive`: both end with
+/// the connection that they came on.
 #[derive(Clone)]
 pub struct HttpBackend {
     inner: Arc<Inner>,
