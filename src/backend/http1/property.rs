@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, Entry};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full};
@@ -130,7 +131,7 @@ async fn hypers(method: &Method, bytes: &[u8]) -> Option<Seen> {
         let driven = tokio::spawn(connection);
         let answer = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await;
         let seen = match answer {
-            Ok(answer) => Some(collect(answer).await),
+            Ok(answer) => Some(without_own(collect(answer).await)),
             Err(_) => None,
         };
         drop(sender);
@@ -138,6 +139,19 @@ async fn hypers(method: &Method, bytes: &[u8]) -> Option<Seen> {
         seen
     };
     tokio::join!(read, write(far, bytes, &[])).0
+}
+
+/// Without the `Connection` fields that our codec keeps to itself.
+fn without_own(mut seen: Seen) -> Seen {
+    if let Entry::Occupied(entry) = seen.headers.entry(CONNECTION) {
+        let (name, values) = entry.remove_entry_mult();
+        let others = values.filter(|value| {
+            !["close", "keep-alive"].iter().any(|own| value.as_bytes().eq_ignore_ascii_case(own.as_bytes()))
+        });
+        let others: Vec<HeaderValue> = others.collect();
+        others.into_iter().for_each(|value| _ = seen.headers.append(&name, value));
+    }
+    seen
 }
 
 /// Pieces of answers, good and bad, of which heads and bodies are made at random.
