@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, Entry};
+use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full};
@@ -143,14 +143,11 @@ async fn hypers(method: &Method, bytes: &[u8]) -> Option<Seen> {
 
 /// Without the `Connection` fields that our codec keeps to itself.
 fn without_own(mut seen: Seen) -> Seen {
-    if let Entry::Occupied(entry) = seen.headers.entry(CONNECTION) {
-        let (name, values) = entry.remove_entry_mult();
-        let others = values.filter(|value| {
-            !["close", "keep-alive"].iter().any(|own| value.as_bytes().eq_ignore_ascii_case(own.as_bytes()))
-        });
-        let others: Vec<HeaderValue> = others.collect();
-        others.into_iter().for_each(|value| _ = seen.headers.append(&name, value));
-    }
+    let small = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase();
+    let mut values: Vec<_> = seen.headers.get_all(CONNECTION).iter().cloned().collect();
+    values.retain(|value| !matches!(&small(value)[..], b"close" | b"keep-alive"));
+    seen.headers.remove(CONNECTION);
+    values.into_iter().for_each(|value| _ = seen.headers.append(CONNECTION, value));
     seen
 }
 
