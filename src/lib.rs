@@ -80,6 +80,7 @@ mod seat;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod session;
+mod shard;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod view;

@@ -256,8 +256,10 @@ impl<'c> Candidate<'c> {
         self.listed.live().work.outstanding()
     }
 
-    pub(crate) fn member(&self) -> &'c Member {
-        &self.listed.member
+    /// Takes a slot on it; false when another request was faster.
+    #[inline]
+    pub(crate) fn acquire(&self, alone: bool) -> bool {
+        self.listed.acquire(alone)
     }
 
     /// The name that places it on a hash ring: see [`Endpoint::placement`](crate::Endpoint::placement).

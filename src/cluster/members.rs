@@ -8,7 +8,7 @@ use crate::balance::{Balancer, Candidates, Tried};
 use crate::clock::Clock;
 use crate::endpoint::{Endpoint, EndpointId, Intent, Live, Member};
 use crate::health::state::Peers;
-use crate::view::{Group, Layout, Turns, View};
+use crate::view::{Group, Handles, Layout, Turns, View};
 
 /// The membership as changes see it: what the next view is made from.
 pub(super) struct Members<B> {
@@ -181,16 +181,16 @@ impl<B> Members<B> {
     }
 
     fn group(&self, backup: bool, balancer: &dyn Balancer) -> Group<B> {
-        let entries = || self.entries.iter().filter(|entry| entry.endpoint.settings.backup == backup);
-        let members = entries()
-            .map(|Entry { endpoint, live }| {
-                Arc::new(Member { settings: endpoint.settings.clone(), live: Arc::clone(live) })
-            })
-            .collect();
+        let entries = self.entries.iter().filter(|entry| entry.endpoint.settings.backup == backup);
+        let of = |Entry { endpoint, live }: &Entry<B>| {
+            let member = Member { settings: endpoint.settings.clone(), live: Arc::clone(live) };
+            (member, Arc::clone(&endpoint.backend))
+        };
+        let handles = Handles::new(entries.map(of).collect());
         let turns = if backup { &self.backup_turns } else { &self.primary_turns };
-        let mut layout = Layout::new(members, Arc::clone(turns), self.entries.len() == 1);
+        let mut layout = Layout::new(handles.members(), Arc::clone(turns), self.entries.len() == 1);
         layout.table = balancer.prepare(&Candidates::new(&layout, &Tried::none(), None)).into_inner();
-        Group { layout, backends: entries().map(|entry| Arc::clone(&entry.endpoint.backend)).collect() }
+        Group { layout, handles }
     }
 
     fn entry(&mut self, endpoint: Endpoint<B>) -> Entry<B> {

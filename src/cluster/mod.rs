@@ -23,7 +23,8 @@ use crate::backend::HttpBackend;
 use crate::balance::{Balancer, Candidates, Tried};
 use crate::endpoint::{Endpoint, EndpointId, Hint, Intent, InvalidId, Lease, Member, Slot};
 use crate::request::RequestView;
-use crate::view::{Group, Published, View};
+pub use crate::view::Shared;
+use crate::view::{Group, Handle, Published, View};
 
 /// Endpoints, the policy that chooses among them, and their live state. Clones are handles to the same cluster.
 ///
@@ -80,7 +81,7 @@ pub struct Picked<B> {
     /// Counts the request in flight until it is dropped.
     pub lease: Lease,
     /// What to send the request with.
-    pub backend: Arc<B>,
+    pub backend: Shared<B>,
 }
 
 impl<B> Cluster<B> {
@@ -134,7 +135,7 @@ impl<B> Cluster<B> {
             let view = self.inner.view.read();
             for group in [&view.primary, &view.backup] {
                 let chosen = Candidates::new(&group.layout, tried, request.role()).rendezvous(key);
-                if let Some(chosen) = chosen.filter(|chosen| chosen.member().acquire(group.layout.alone)) {
+                if let Some(chosen) = chosen.filter(|chosen| chosen.acquire(group.layout.alone)) {
                     return Ok(self.picked(group, chosen.index(), request));
                 }
             }
@@ -173,7 +174,7 @@ impl<B> Cluster<B> {
             if let Some((group, index)) = place(&view) {
                 let candidates = Candidates::new(&group.layout, tried, request.role());
                 let bound = candidates.at(index);
-                if candidates.is_eligible_when_bound(bound) && bound.member().acquire(group.layout.alone) {
+                if candidates.is_eligible_when_bound(bound) && bound.acquire(group.layout.alone) {
                     return Ok(self.picked(group, index, request));
                 }
             }
@@ -196,7 +197,7 @@ impl<B> Cluster<B> {
                 .pick(request, &candidates)
                 .filter(|candidate| candidates.is_eligible(*candidate))
                 .or_else(|| candidates.next_in_order())?;
-            if chosen.member().acquire(group.layout.alone) {
+            if chosen.acquire(group.layout.alone) {
                 return Some(chosen.index());
             }
         }
@@ -206,9 +207,10 @@ impl<B> Cluster<B> {
     /// What is handed out where a slot was taken. Made in one piece and last: to move it would cost as much as to count.
     #[inline]
     fn picked(&self, group: &Group<B>, index: usize, request: &RequestView<'_>) -> Picked<B> {
-        let slot = Slot::taken(&group.layout.members[index].member, group.layout.alone);
+        let Handle { member, backend } = group.handles.of_thread(index);
+        let slot = Slot::taken(member, group.layout.alone);
         let work = self.inner.balancer.work(request);
-        let backend = Arc::clone(&group.backends[index]);
+        let backend = backend.clone();
         match work {
             None => Picked { lease: slot.lease(), backend },
             Some(work) => Picked { lease: slot.lease_with(work), backend },
@@ -219,7 +221,7 @@ impl<B> Cluster<B> {
     pub(crate) fn backend(&self, id: &EndpointId) -> Option<Arc<B>> {
         let view = self.inner.view.read();
         let (group, index) = view.find(id.as_str())?;
-        Some(Arc::clone(&group.backends[index]))
+        Some(Arc::clone(&group.handles.of_thread(index).backend))
     }
 
     /// Adds an endpoint at the end of the configuration order. One that was there before under the same id, and still has
@@ -293,7 +295,7 @@ impl<B> Cluster<B> {
         let view = self.inner.view.read();
         let pairs = |group: &Group<B>| -> Vec<_> {
             let members = group.layout.members.iter().map(|listed| Arc::clone(&listed.member));
-            members.zip(group.backends.iter().cloned()).collect()
+            members.zip(group.handles.backends().cloned()).collect()
         };
         [pairs(&view.primary), pairs(&view.backup)].concat()
     }

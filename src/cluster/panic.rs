@@ -1,11 +1,10 @@
 //! Panic mode: when health leaves nobody, anybody is better than a refusal.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Cluster;
 use crate::balance::Tried;
-use crate::endpoint::{Intent, Member, Role};
+use crate::endpoint::{Intent, Listed, Member, Role};
 use crate::request::RequestView;
 use crate::view::{Group, View};
 
@@ -38,8 +37,8 @@ impl PanicMode {
 impl<B> View<B> {
     /// Does health, and nothing else, keep requests that need `role` from every endpoint that the operator wants to serve?
     fn is_left_by_health(&self, role: Option<Role>) -> bool {
-        let mut fitting = self.ready().filter(|(_, _, member)| member.has_role(role)).peekable();
-        fitting.peek().is_some() && fitting.all(|(group, _, member)| member.is_barred(group.layout.alone))
+        let mut fitting = self.ready().filter(|(_, _, listed)| listed.member.has_role(role)).peekable();
+        fitting.peek().is_some() && fitting.all(|(group, _, listed)| listed.member.is_barred(group.layout.alone))
     }
 
     /// The same for some kind of request.
@@ -49,12 +48,14 @@ impl<B> View<B> {
 
     /// Every endpoint of this cluster that the operator wants to serve, with its group and its place in it. One that belongs to
     /// another cluster is no better than none.
-    fn ready(&self) -> impl Iterator<Item = (&Group<B>, usize, &Arc<Member>)> {
+    fn ready(&self) -> impl Iterator<Item = (&Group<B>, usize, &Listed)> {
         let groups = [&self.primary, &self.backup].into_iter();
-        let all = groups.flat_map(|group| {
-            (0..).zip(&group.layout.members).map(move |(index, listed)| (group, index, &listed.member))
-        });
-        all.filter(|(_, _, member)| member.settings.intent == Intent::Ready && !member.live.health.is_outsider())
+        let all = groups
+            .flat_map(|group| (0..).zip(&group.layout.members).map(move |(index, listed)| (group, index, listed)));
+        all.filter(|(_, _, listed)| {
+            let Member { settings, live } = &*listed.member;
+            settings.intent == Intent::Ready && !live.health.is_outsider()
+        })
     }
 }
 
@@ -70,14 +71,14 @@ impl<B> Cluster<B> {
             return None;
         }
         for _ in 0..view.ready().count() {
-            let (group, index, member) = view
+            let (group, index, listed) = view
                 .ready()
-                .filter(|(_, _, member)| {
+                .filter(|(_, _, Listed { member, .. })| {
                     member.has_role(request.role()) && member.has_room() && !tried.contains(member)
                 })
-                .min_by_key(|(_, _, member)| (member.last_failure(), member.live.in_flight()))?;
+                .min_by_key(|(_, _, listed)| (listed.member.last_failure(), listed.in_flight()))?;
             // As if it were alone, which health never keeps from serving.
-            if member.acquire(true) {
+            if listed.acquire(true) {
                 self.inner.panic.enter();
                 return Some((group, index));
             }

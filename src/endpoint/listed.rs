@@ -50,6 +50,12 @@ impl Listed {
         self.live.has_room(self.max_in_flight) && (self.live.is_spotless() || !self.member.is_barred(alone))
     }
 
+    /// Takes a slot. False when the last one, or the only probe of an ejected endpoint, has just gone to another request.
+    #[inline]
+    pub(crate) fn acquire(&self, alone: bool) -> bool {
+        self.live.acquire(self.max_in_flight, alone, || self.member.settings.rule)
+    }
+
     /// Its weight, at least 1.
     #[inline]
     pub(crate) fn weight(&self) -> u32 {

@@ -4,26 +4,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::count::{Count, Rounds};
 use super::work::Ledger;
 use super::{Intent, Role, Settings};
 use crate::clock::Clock;
-use crate::health::passive::Passive;
+use crate::health::passive::{self, Passive};
 use crate::health::state::{Peers, Rule, State};
 
 /// What changes while an endpoint serves. On cache lines of its own, because every core writes to it. In this order, so that all
 /// that a pick reads of an endpoint to which nothing has happened lies in the first.
 #[repr(C, align(128))]
 pub(crate) struct Live {
-    /// Slots taken, and slots given back: what lies between is in flight. Two counts that only rise cost a request two atomic
-    /// additions; one of those in flight and one of those served would cost three.
-    begun: AtomicU64,
-    ended: AtomicU64,
+    count: Count,
     /// What the requests in flight are expected to cost, where the policy weighs that.
     pub(crate) work: Ledger,
     pub(crate) passive: Passive,
     /// Begins with what picks read.
     pub(crate) health: State,
     pub(crate) failed: AtomicU64,
+    rounds: Rounds,
     /// Distinguishes endpoints within the process, for a request's list of those already tried.
     pub(crate) uid: u64,
     origin: Instant,
@@ -38,11 +37,11 @@ impl Live {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // One fail_timeout of any sane length lies between the origin and now, as in nginx, where `checked` starts at 0.
         Live {
-            begun: AtomicU64::new(0),
-            ended: AtomicU64::new(0),
+            count: Count::default(),
             passive: Passive::default(),
             health: State::new(peers),
             failed: AtomicU64::new(0),
+            rounds: Rounds::default(),
             work: Ledger::default(),
             uid: NEXT.fetch_add(1, Ordering::Relaxed),
             origin: clock.now(),
@@ -52,10 +51,7 @@ impl Live {
 
     #[inline]
     pub(crate) fn in_flight(&self) -> u32 {
-        // In this order: what ends in between makes it too little for a moment. The other way round a request that ends and
-        // another that begins would count as two, and an endpoint as fuller than its limit.
-        let begun = self.begun.load(Ordering::Acquire);
-        Live::between(self.ended.load(Ordering::Relaxed), begun)
+        self.count.in_flight()
     }
 
     /// Is it below `limit`, where 0 is none?
@@ -70,33 +66,9 @@ impl Live {
         (self.passive.fails() == 0) & self.health.is_unbarred()
     }
 
-    #[inline]
-    fn between(ended: u64, begun: u64) -> u32 {
-        // 2^32 at once would not fit into memory.
-        begun.saturating_sub(ended) as u32
-    }
-
     /// How many requests have ended.
     pub(crate) fn served(&self) -> u64 {
-        self.ended.load(Ordering::Relaxed)
-    }
-
-    /// Takes a slot; false when `limit`, if it is not 0, is reached.
-    #[inline]
-    fn begin(&self, limit: u32) -> bool {
-        if limit == 0 {
-            self.begun.fetch_add(1, Ordering::Relaxed);
-            return true;
-        }
-        let ended = self.ended.load(Ordering::Acquire);
-        let below = |begun| (Live::between(ended, begun) < limit).then_some(begun + 1);
-        self.begun.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok()
-    }
-
-    /// Gives back a slot of which no use was made.
-    #[cold]
-    fn give_back(&self) {
-        self.begun.fetch_sub(1, Ordering::Relaxed);
+        self.count.ended(&self.rounds)
     }
 
     /// The present moment.
@@ -114,9 +86,23 @@ impl Live {
         self.origin.checked_add(Duration::from_millis(ms)).unwrap_or(self.origin)
     }
 
+    /// Takes a slot of those that `limit` leaves, where 0 is none. False when the last one, or the only probe of an ejected
+    /// endpoint, has just gone to another request.
+    #[inline]
+    pub(super) fn acquire(&self, limit: u32, alone: bool, rule: impl FnOnce() -> passive::Rule) -> bool {
+        if !self.count.begin(limit) {
+            return false;
+        }
+        if alone || self.passive.choose(rule, || self.now_ms()) {
+            return true;
+        }
+        self.count.give_back();
+        false
+    }
+
     /// Gives back the slot of a request that has ended.
     pub(crate) fn end(&self) {
-        self.ended.fetch_add(1, Ordering::Release);
+        self.count.end(&self.rounds);
     }
 }
 
@@ -127,7 +113,7 @@ impl fmt::Debug for Live {
 }
 
 /// Settings and live state together.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Member {
     pub(crate) settings: Settings,
     pub(crate) live: Arc<Live>,
@@ -183,18 +169,5 @@ impl Member {
             true => Rule::Ejected,
             false => Rule::OnTrial,
         }
-    }
-
-    /// Takes a slot. False when the last one, or the only probe of an ejected endpoint, has just gone to another request.
-    #[inline]
-    pub(crate) fn acquire(&self, alone: bool) -> bool {
-        if !self.live.begin(self.settings.max_in_flight) {
-            return false;
-        }
-        if alone || self.live.passive.choose(self.settings.rule, || self.live.now_ms()) {
-            return true;
-        }
-        self.live.give_back();
-        false
     }
 }

@@ -3,6 +3,7 @@
 //! Settings are values and change by replacement; live state belongs to the [`EndpointId`] and survives every change of
 //! membership or weight.
 
+mod count;
 mod demand;
 mod hint;
 mod id;

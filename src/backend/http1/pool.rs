@@ -1,10 +1,7 @@
 //! Idle connections, a stack of them per core.
 
-use std::cell::Cell;
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -13,6 +10,7 @@ use tokio::time::sleep;
 
 use super::connection::Connection;
 use crate::clock::Clock;
+use crate::shard;
 
 /// How often idle connections are looked through for those that their node has closed or that have idled too long. A request
 /// looks for itself; this only gives sockets back.
@@ -69,9 +67,8 @@ impl Drop for Slot {
 
 impl Pool {
     pub(super) fn new(reuse: Reuse, max_open: usize, clock: Arc<dyn Clock>) -> Self {
-        let cores = available_parallelism().map_or(1, NonZeroUsize::get).next_power_of_two();
         Pool {
-            shards: std::iter::repeat_with(Shard::default).take(cores).collect(),
+            shards: std::iter::repeat_with(Shard::default).take(shard::count()).collect(),
             reuse,
             clock,
             open: Arc::default(),
@@ -173,7 +170,7 @@ impl Pool {
     }
 
     fn index(&self) -> usize {
-        thread_index() & (self.shards.len() - 1)
+        shard::of_thread(self.shards.len())
     }
 }
 
@@ -208,15 +205,6 @@ impl Drop for Sweeper {
             pool.shards[self.index].0.lock().swept = false;
         }
     }
-}
-
-/// A small number that stays the same for the life of a thread.
-fn thread_index() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static INDEX: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed));
-    }
-    INDEX.try_with(Cell::get).unwrap_or(0)
 }
 
 #[cfg(test)]

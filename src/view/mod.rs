@@ -1,5 +1,7 @@
 //! The published state of a cluster that picks read: immutable, replaced as a whole at every change.
 
+mod handles;
+
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ahash::AHashMap;
 use arc_swap::{ArcSwap, Guard};
 
+pub use self::handles::Shared;
+pub(crate) use self::handles::{Handle, Handles};
 use crate::endpoint::{EndpointId, Hint, Intent, Listed, Member};
 
 /// Where readers get the present view without a lock, and a writer puts the next one.
@@ -82,7 +86,7 @@ impl<B> View<B> {
 pub(crate) struct Group<B> {
     pub(crate) layout: Layout,
     /// Parallel to `layout.members`.
-    pub(crate) backends: Vec<Arc<B>>,
+    pub(crate) handles: Handles<B>,
 }
 
 /// What a policy needs to know of a group.
@@ -116,17 +120,18 @@ impl Turns {
 }
 
 impl Layout {
-    pub(crate) fn new(members: Vec<Arc<Member>>, turns: Arc<Turns>, alone: bool) -> Self {
-        let weights = Weights::new(members.iter().map(|member| member.settings.weight.get()));
+    pub(crate) fn new<'m>(members: impl Iterator<Item = &'m Arc<Member>>, turns: Arc<Turns>, alone: bool) -> Self {
+        let members: Vec<Listed> = members.cloned().map(Listed::new).collect();
+        let settings = || members.iter().map(|listed| &listed.member.settings);
+        let weights = Weights::new(settings().map(|settings| settings.weight.get()));
         let ready: Vec<(u32, u32)> = (0_u32..)
-            .zip(&members)
-            .filter(|(_, member)| member.settings.intent == Intent::Ready)
-            .map(|(index, member)| (index, member.settings.weight.get()))
+            .zip(settings())
+            .filter(|(_, settings)| settings.intent == Intent::Ready)
+            .map(|(index, settings)| (index, settings.weight.get()))
             .collect();
-        let placed = members.iter().map(|member| (member.settings.id.hash64(), member.settings.weight.get())).collect();
+        let placed = settings().map(|settings| (settings.id.hash64(), settings.weight.get())).collect();
         let order = smooth_order(&ready);
         let round = Modulus::new(order.len() as u64);
-        let members = members.into_iter().map(Listed::new).collect();
         Layout { members, weights, placed, order, round, turns, alone, table: None }
     }
 
