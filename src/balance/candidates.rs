@@ -55,24 +55,38 @@ impl<'c> Candidates<'c> {
     /// The endpoints that can serve now.
     pub fn iter(&self) -> impl Iterator<Item = Candidate<'c>> + use<'c> {
         let this = *self;
-        this.all().filter(move |candidate| this.is_eligible(*candidate))
+        let Layout { members, offers, spots, .. } = this.layout;
+        let calm = spots.are_none();
+        let all = members.iter().zip(offers).enumerate();
+        all.filter(move |(_, (listed, offers))| this.is_fit(listed, **offers, calm))
+            .map(|(index, (listed, _))| Candidate { index, listed })
     }
 
     /// May `candidate` serve this request now: it is ready, not ejected, not full, has the role that the request needs, and
     /// was not tried before?
     #[inline]
     pub fn is_eligible(&self, candidate: Candidate<'c>) -> bool {
-        candidate.listed.is_eligible(self.layout.alone, self.needed) && !self.was_tried(candidate)
+        let Layout { offers, spots, .. } = self.layout;
+        self.is_fit(candidate.listed, offers[candidate.index], spots.are_none())
+    }
+
+    /// The same for what is listed with such `offers`; `calm` is where nothing is said against anybody. Then, and where there
+    /// is no limit, the endpoint need not be looked at.
+    #[inline]
+    fn is_fit(&self, listed: &Listed, offers: Offers, calm: bool) -> bool {
+        offers.include(self.needed)
+            && (calm && !offers.are_limited() || listed.can_serve(self.layout.alone))
+            && !self.was_tried(listed)
     }
 
     /// The same for a request of a session that is bound to `candidate`.
     pub(crate) fn is_eligible_when_bound(&self, candidate: Candidate<'c>) -> bool {
-        candidate.listed.is_eligible_when_bound(self.layout.alone, self.needed) && !self.was_tried(candidate)
+        candidate.listed.is_eligible_when_bound(self.layout.alone, self.needed) && !self.was_tried(candidate.listed)
     }
 
     #[inline]
-    fn was_tried(&self, candidate: Candidate<'c>) -> bool {
-        !self.tried.is_empty() && self.tried.has(candidate.listed.live().uid)
+    fn was_tried(&self, listed: &Listed) -> bool {
+        !self.tried.is_empty() && self.tried.has(listed.live().uid)
     }
 
     /// The sum of all weights, of endpoints that cannot serve too.
@@ -101,9 +115,16 @@ impl<'c> Candidates<'c> {
         self.ramped(|| Some(self.at(self.layout.take_turn()?)))
     }
 
-    /// Takes a turn, and looks at `count` endpoints in smooth weighted round-robin order from there on, eligible or not: what
-    /// a policy goes by that compares endpoints where there are too many to look at all of them. One in its slow start is left
-    /// out in proportion to its ramp.
+    /// The same in a round that the present core has for itself, for what chooses among equals: the same shares, and in the same
+    /// order as far as one core goes, without a counter that cores contend for.
+    #[inline]
+    pub(super) fn take_turn_of_core(&self) -> Option<Candidate<'c>> {
+        self.ramped(|| Some(self.at(self.layout.take_turn_of_core()?)))
+    }
+
+    /// Takes a turn in the present core's own round, and looks at `count` endpoints in smooth weighted round-robin order from
+    /// there on, eligible or not: what a policy goes by that compares endpoints where there are too many to look at all of them.
+    /// One in its slow start is left out in proportion to its ramp.
     pub fn take_turn_of(&self, count: usize) -> impl Iterator<Item = Candidate<'c>> + use<'c> {
         let this = *self;
         self.layout

@@ -18,39 +18,56 @@ pub(super) fn least<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> u
     if from.len() > FEW {
         return least_of_some(from, load);
     }
-    let mut all = from.iter();
-    let mut first = all.next()?;
-    let (mut least, mut tied) = (load(first), false);
-    for candidate in all {
+    // Nobody can have less than nothing, and of all who have as little it would be chosen.
+    let next = from.take_turn_of_core()?;
+    if load(next).amount == 0 && from.is_eligible(next) {
+        return Some(next);
+    }
+    least_of_all(from, load, next)
+}
+
+/// The least loaded of all; of equals, `next` if it is one of them, or else the one whose turn is next.
+#[inline(never)]
+fn least_of_all<'c>(
+    from: &Candidates<'c>,
+    load: impl Fn(Candidate<'c>) -> Load,
+    next: Candidate<'c>,
+) -> Option<Candidate<'c>> {
+    let mut least: Option<(Candidate<'c>, Load)> = None;
+    let mut tied = false;
+    for candidate in from.all().filter(|candidate| from.is_eligible(*candidate)) {
         let load = load(candidate);
-        match load.against(least) {
-            Ordering::Less => (first, least, tied) = (candidate, load, false),
+        match least.map_or(Ordering::Less, |(_, least)| load.against(least)) {
+            Ordering::Less => (least, tied) = (Some((candidate, load)), false),
             Ordering::Equal => {
                 tied = true;
-                // Nobody can have less than nothing, so it does not matter who else has as little.
-                if least.amount == 0 {
+                // It does not matter who else has nothing.
+                if load.amount == 0 {
                     break;
                 }
             }
             Ordering::Greater => {}
         }
     }
-    if tied { next_as_loaded(from, load, least).or(Some(first)) } else { Some(first) }
+    let (first, least) = least?;
+    if tied { next_as_loaded(from, load, next, least).or(Some(first)) } else { Some(first) }
 }
 
-/// The next endpoint in order that has no more than `most`.
+/// The next endpoint in order, from `next` on, that has no more than `most`.
 #[inline]
 fn next_as_loaded<'c>(
     from: &Candidates<'c>,
     load: impl Fn(Candidate<'c>) -> Load,
+    next: Candidate<'c>,
     most: Load,
 ) -> Option<Candidate<'c>> {
     // Loads move while we look, so "equal" means equal to what was seen, and the search has an end.
+    let mut candidate = next;
     for _ in 0..TURNS {
-        let candidate = from.take_turn()?;
         if load(candidate).against(most).is_le() && from.is_eligible(candidate) {
             return Some(candidate);
         }
+        candidate = from.take_turn_of_core()?;
     }
     None
 }

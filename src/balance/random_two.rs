@@ -26,7 +26,13 @@ impl Balancer for RandomTwo {
             if first == Some(second) || !from.is_eligible(second) {
                 continue;
             }
-            let Some(first) = first.replace(second) else { continue };
+            let Some(first) = first.replace(second) else {
+                // Nobody can have less than nothing.
+                if second.in_flight() == 0 {
+                    return Some(second);
+                }
+                continue;
+            };
             let load = |of: Candidate<'c>, against: Candidate<'c>| {
                 u128::from(of.in_flight()) * u128::from(against.effective_weight())
             };

@@ -7,6 +7,7 @@ use super::outliers::Outliers;
 use crate::balance::{Balancer, Candidates, Tried};
 use crate::clock::Clock;
 use crate::endpoint::{Endpoint, EndpointId, Intent, Live, Member};
+use crate::health::spots::Spots;
 use crate::health::state::Peers;
 use crate::view::{Group, Handles, Layout, Turns, View};
 
@@ -22,6 +23,7 @@ pub(super) struct Members<B> {
     backup_turns: Arc<Turns>,
     clock: Arc<dyn Clock>,
     outliers: Option<Arc<Outliers>>,
+    spots: Spots,
     /// Do endpoints that come now meet a cluster that runs?
     running: bool,
     /// Who has to look at an endpoint before it may serve; 0 is nobody.
@@ -62,6 +64,7 @@ impl<B> Members<B> {
             backup_turns: Arc::default(),
             clock,
             outliers,
+            spots: Spots::default(),
             running: false,
             judge: 0,
         }
@@ -188,7 +191,7 @@ impl<B> Members<B> {
         };
         let handles = Handles::new(entries.map(of).collect());
         let turns = if backup { &self.backup_turns } else { &self.primary_turns };
-        let mut layout = Layout::new(handles.members(), Arc::clone(turns), self.entries.len() == 1);
+        let mut layout = Layout::new(handles.members(), Arc::clone(turns), self.spots.clone(), self.entries.len() == 1);
         layout.table = balancer.prepare(&Candidates::new(&layout, &Tried::none(), None)).into_inner();
         Group { layout, handles }
     }
@@ -216,7 +219,7 @@ impl<B> Members<B> {
             return live;
         }
         let peers = self.outliers.as_ref().map(|outliers| Arc::clone(outliers) as Arc<dyn Peers>);
-        let live = Arc::new(Live::new(Arc::clone(&self.clock), peers));
+        let live = Arc::new(Live::new(Arc::clone(&self.clock), peers, self.spots.clone()));
         if self.running {
             live.health.readmit(live.now_ms());
         }

@@ -26,17 +26,15 @@ impl Listed {
             live: Arc::clone(&member.live),
             weight: settings.weight.get(),
             max_in_flight: settings.max_in_flight,
-            offers: Offers::of(settings.intent, settings.roles),
+            offers: Offers::of(settings.intent, settings.roles).limited(settings.max_in_flight > 0),
             ramps: settings.slow_start.is_some(),
             member,
         }
     }
 
-    /// May a policy choose it now for a request that needs `role`? The one place where health, intent, limits and roles are
-    /// tested.
-    #[inline]
-    pub(crate) fn is_eligible(&self, alone: bool, needed: Offers) -> bool {
-        self.offers.include(needed) && self.can_serve(alone)
+    /// What it offers by its settings.
+    pub(crate) fn offers(&self) -> Offers {
+        self.offers
     }
 
     /// May a request go to it that belongs to a session which is bound to it? Draining keeps those.
@@ -45,8 +43,9 @@ impl Listed {
         intended && self.offers.include(needed.though_not_ready()) && self.can_serve(alone)
     }
 
+    /// Do health and limits let it serve?
     #[inline]
-    fn can_serve(&self, alone: bool) -> bool {
+    pub(crate) fn can_serve(&self, alone: bool) -> bool {
         self.live.has_room(self.max_in_flight) && (self.live.is_spotless() || !self.member.is_barred(alone))
     }
 
@@ -85,12 +84,14 @@ impl Listed {
     }
 }
 
-/// What an endpoint offers by its settings, and what a request needs of one: to be ready, and roles.
+/// What an endpoint offers by its settings, and what a request needs of one: to be ready, and roles. Of an endpoint also
+/// whether it has a limit of requests in flight.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Offers(u8);
 
 impl Offers {
     const READY: u8 = 0x80;
+    const LIMITED: u8 = 0x40;
 
     fn of(intent: Intent, roles: Roles) -> Self {
         let ready = if intent == Intent::Ready { Offers::READY } else { 0 };
@@ -102,12 +103,21 @@ impl Offers {
         Offers::of(Intent::Ready, role.map_or(Roles::NONE, Roles::only))
     }
 
+    fn limited(self, limited: bool) -> Self {
+        if limited { Offers(self.0 | Offers::LIMITED) } else { self }
+    }
+
+    #[inline]
+    pub(crate) fn are_limited(self) -> bool {
+        self.0 & Offers::LIMITED != 0
+    }
+
     fn though_not_ready(self) -> Self {
         Offers(self.0 & !Offers::READY)
     }
 
     #[inline]
-    fn include(self, needed: Offers) -> bool {
+    pub(crate) fn include(self, needed: Offers) -> bool {
         self.0 & needed.0 == needed.0
     }
 }

@@ -9,6 +9,7 @@ use super::work::Ledger;
 use super::{Intent, Role, Settings};
 use crate::clock::Clock;
 use crate::health::passive::{self, Passive};
+use crate::health::spots::Spots;
 use crate::health::state::{Peers, Rule, State};
 
 /// What changes while an endpoint serves. On cache lines of its own, because every core writes to it. In this order, so that all
@@ -32,14 +33,14 @@ pub(crate) struct Live {
 const _: () = assert!(offset_of!(Live, health) + State::READ_IN_PICKS <= 64);
 
 impl Live {
-    /// `peers` compares the endpoint with the others of its cluster, where that is asked for.
-    pub(crate) fn new(clock: Arc<dyn Clock>, peers: Option<Arc<dyn Peers>>) -> Self {
+    /// `peers` compares the endpoint with the others of its cluster, where that is asked for; `spots` are the cluster's.
+    pub(crate) fn new(clock: Arc<dyn Clock>, peers: Option<Arc<dyn Peers>>, spots: Spots) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // One fail_timeout of any sane length lies between the origin and now, as in nginx, where `checked` starts at 0.
         Live {
             count: Count::default(),
-            passive: Passive::default(),
-            health: State::new(peers),
+            passive: Passive::new(spots.clone()),
+            health: State::new(peers, spots),
             failed: AtomicU64::new(0),
             rounds: Rounds::default(),
             work: Ledger::default(),
@@ -114,9 +115,11 @@ impl fmt::Debug for Live {
 
 /// Settings and live state together.
 #[derive(Debug, Clone)]
+#[repr(C)]
 pub(crate) struct Member {
-    pub(crate) settings: Settings,
+    /// First, on the cache line where references to the member are counted: what ends looks for it.
     pub(crate) live: Arc<Live>,
+    pub(crate) settings: Settings,
 }
 
 impl Member {

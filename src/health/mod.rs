@@ -35,6 +35,7 @@ mod probe;
 #[cfg(feature = "kylin")]
 mod same_metastore;
 pub(crate) mod slow_start;
+pub(crate) mod spots;
 pub(crate) mod state;
 pub(crate) mod verdict;
 

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::spots::Spots;
+
 /// The two numbers that an operator sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rule {
@@ -40,9 +42,14 @@ pub(crate) struct Passive {
     /// Milliseconds since the endpoint's origin, as `accessed`.
     checked: AtomicU64,
     accessed: Mutex<u64>,
+    spots: Spots,
 }
 
 impl Passive {
+    pub(crate) fn new(spots: Spots) -> Self {
+        Passive { fails: AtomicU32::new(0), checked: AtomicU64::new(0), accessed: Mutex::new(0), spots }
+    }
+
     /// True while the endpoint must not be chosen. `now` is asked only when there are failures to judge.
     pub(crate) fn is_ejected(&self, rule: Rule, now: impl FnOnce() -> u64) -> bool {
         self.over(rule) && now().saturating_sub(self.checked.load(Ordering::Relaxed)) <= rule.fail_timeout_ms
@@ -70,8 +77,10 @@ impl Passive {
         let mut accessed = self.accessed.lock();
         *accessed = now;
         self.checked.store(now, Ordering::Relaxed);
-        let fails = self.fails.load(Ordering::Relaxed).saturating_add(1);
+        let before = self.fails.load(Ordering::Relaxed);
+        let fails = before.saturating_add(1);
         self.fails.store(fails, Ordering::Relaxed);
+        self.spots.change(before > 0, true);
         rule.max_fails > 0 && fails == rule.max_fails
     }
 
@@ -84,7 +93,9 @@ impl Passive {
         if *accessed >= self.checked.load(Ordering::Relaxed) {
             return false;
         }
-        self.fails.swap(0, Ordering::Relaxed) >= rule.max_fails && rule.max_fails > 0
+        let fails = self.fails.swap(0, Ordering::Relaxed);
+        self.spots.change(fails > 0, false);
+        fails >= rule.max_fails && rule.max_fails > 0
     }
 
     #[inline]
@@ -94,6 +105,12 @@ impl Passive {
 
     fn over(&self, rule: Rule) -> bool {
         rule.max_fails > 0 && self.fails.load(Ordering::Relaxed) >= rule.max_fails
+    }
+}
+
+impl Drop for Passive {
+    fn drop(&mut self) {
+        self.spots.change(self.fails() > 0, false);
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::outlier::{Cause, Tally};
 use super::slow_start::Ramp;
+use super::spots::Spots;
 use super::verdict::{Change, Thresholds, Verdict};
 use super::{Operational, ProbeFailure, Reason, Sign};
 
@@ -41,6 +42,7 @@ pub(crate) struct State {
     /// Rouses whoever probes the endpoint.
     pub(crate) wake: Notify,
     peers: Option<Arc<dyn Peers>>,
+    spots: Spots,
 }
 
 /// What changes rarely.
@@ -93,7 +95,7 @@ impl State {
     /// How many bytes a pick reads of an endpoint that is not in a slow start, from the beginning.
     pub(crate) const READ_IN_PICKS: usize = offset_of!(State, ramp);
 
-    pub(crate) fn new(peers: Option<Arc<dyn Peers>>) -> Self {
+    pub(crate) fn new(peers: Option<Arc<dyn Peers>>, spots: Spots) -> Self {
         State {
             barred_until: AtomicU64::new(0),
             ramp: Ramp::default(),
@@ -105,6 +107,7 @@ impl State {
             record: Mutex::default(),
             wake: Notify::new(),
             peers,
+            spots,
         }
     }
 
@@ -338,7 +341,8 @@ impl State {
             Some(ejection) => ejection.until,
             None => 0,
         };
-        self.barred_until.store(until, Ordering::Relaxed);
+        let before = self.barred_until.swap(until, Ordering::Relaxed);
+        self.spots.change(before > 0, until > 0);
     }
 
     /// How the endpoint stands: the state, its reason, and since when.
@@ -378,6 +382,12 @@ impl State {
     }
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        self.spots.change(!self.is_unbarred(), false);
+    }
+}
+
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("State").field("record", &*self.record.lock()).finish_non_exhaustive()
@@ -397,7 +407,7 @@ mod tests {
 
     #[test]
     fn probes_and_an_ejection_bar_independently() {
-        let state = State::new(None);
+        let state = State::new(None, Spots::default());
         state.attach(1, false, 0);
         state.eject(Cause::Consecutive, 10, |times| u64::from(times) * 100);
         assert!(state.is_barred(false, || 109) && !state.is_barred(true, || 109), "one that is alone is never ejected");
@@ -415,7 +425,7 @@ mod tests {
 
     #[test]
     fn only_the_checker_in_charge_is_heard_and_its_end_frees_the_endpoint() {
-        let state = State::new(None);
+        let state = State::new(None, Spots::default());
         state.attach(1, true, 5);
         assert_eq!(operational(&state, 6), (Operational::Down, Some(Reason::Unproven), 5));
         assert_eq!(state.observe(2, NEEDED, Ok(()), 7), Change::Nothing);
@@ -429,7 +439,7 @@ mod tests {
 
     #[test]
     fn a_timeout_puts_in_doubt_until_a_success() {
-        let state = State::new(None);
+        let state = State::new(None, Spots::default());
         state.slow_down(10);
         state.slow_down(20);
         assert_eq!(operational(&state, 21), (Operational::InDoubt, Some(Reason::Slow), 10));
@@ -444,7 +454,7 @@ mod tests {
 
     #[test]
     fn ejections_grow_and_are_forgiven_one_per_interval_in_service() {
-        let state = State::new(None);
+        let state = State::new(None, Spots::default());
         let now = std::cell::Cell::new(0);
         let eject = || {
             let mut lasted = 0;

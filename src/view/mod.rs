@@ -11,7 +11,9 @@ use arc_swap::{ArcSwap, Guard};
 
 pub use self::handles::Shared;
 pub(crate) use self::handles::{Handle, Handles};
-use crate::endpoint::{EndpointId, Hint, Intent, Listed, Member};
+use crate::endpoint::{EndpointId, Hint, Intent, Listed, Member, Offers};
+use crate::health::spots::Spots;
+use crate::shard;
 
 /// Where readers get the present view without a lock, and a writer puts the next one.
 pub(crate) struct Published<B>(ArcSwap<View<B>>);
@@ -93,6 +95,10 @@ pub(crate) struct Group<B> {
 pub(crate) struct Layout {
     /// In configuration order.
     pub(crate) members: Vec<Listed>,
+    /// What each of them offers: side by side, since in most picks it is all that is asked of an endpoint.
+    pub(crate) offers: Vec<Offers>,
+    /// Those on its members, and on those of the cluster's other group.
+    pub(crate) spots: Spots,
     /// Who owns which part of the total weight.
     pub(crate) weights: Weights,
     /// The hash of each member's id and its weight, for rendezvous hashing: side by side, since it looks at all.
@@ -108,19 +114,53 @@ pub(crate) struct Layout {
     pub(crate) table: Option<Box<dyn Any + Send + Sync>>,
 }
 
-/// A counter on a cache line of its own.
+/// How many turns of the smooth order have been taken: by all, and by each core for itself.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    shared: Counter,
+    /// Where order matters only among equals, cores need not agree on whose turn it is, as nginx's workers do not. Each goes
+    /// through the order, so that shares are kept, and none waits for the counter of all.
+    of_cores: Vec<Counter>,
+}
+
+/// A counter on cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(crate) struct Turns(AtomicU64);
+struct Counter(AtomicU64);
 
-impl Turns {
-    pub(crate) fn take(&self) -> u64 {
+impl Counter {
+    #[inline]
+    fn take(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed)
     }
 }
 
+impl Default for Turns {
+    fn default() -> Self {
+        let of_cores = std::iter::repeat_with(Counter::default).take(shard::count()).collect();
+        Turns { shared: Counter::default(), of_cores }
+    }
+}
+
+impl Turns {
+    #[inline]
+    pub(crate) fn take(&self) -> u64 {
+        self.shared.take()
+    }
+
+    #[inline]
+    fn take_of_core(&self) -> u64 {
+        self.of_cores[shard::of_thread(self.of_cores.len())].take()
+    }
+}
+
 impl Layout {
-    pub(crate) fn new<'m>(members: impl Iterator<Item = &'m Arc<Member>>, turns: Arc<Turns>, alone: bool) -> Self {
+    pub(crate) fn new<'m>(
+        members: impl Iterator<Item = &'m Arc<Member>>,
+        turns: Arc<Turns>,
+        spots: Spots,
+        alone: bool,
+    ) -> Self {
         let members: Vec<Listed> = members.cloned().map(Listed::new).collect();
         let settings = || members.iter().map(|listed| &listed.member.settings);
         let weights = Weights::new(settings().map(|settings| settings.weight.get()));
@@ -132,29 +172,38 @@ impl Layout {
         let placed = settings().map(|settings| (settings.id.hash64(), settings.weight.get())).collect();
         let order = smooth_order(&ready);
         let round = Modulus::new(order.len() as u64);
-        Layout { members, weights, placed, order, round, turns, alone, table: None }
+        let offers = members.iter().map(Listed::offers).collect();
+        Layout { members, offers, weights, placed, order, round, turns, spots, alone, table: None }
     }
 
     /// The member whose turn it is, fit to serve or not; none when no member is ready.
     #[inline]
     pub(crate) fn take_turn(&self) -> Option<usize> {
-        Some(self.order[self.take_place()?] as usize)
+        let place = self.place_of(|| self.turns.take())?;
+        Some(self.order[place] as usize)
+    }
+
+    /// The same in this core's own round.
+    #[inline]
+    pub(crate) fn take_turn_of_core(&self) -> Option<usize> {
+        let place = self.place_of(|| self.turns.take_of_core())?;
+        Some(self.order[place] as usize)
     }
 
     /// The same with those whose turns follow, which they keep: `count` at most, and each place of a round once.
     pub(crate) fn take_turn_of(&self, count: usize) -> impl Iterator<Item = usize> + use<'_> {
-        let place = self.take_place().unwrap_or(0);
+        let place = self.place_of(|| self.turns.take_of_core()).unwrap_or(0);
         let (before, after) = self.order.split_at(place);
         after.iter().chain(before).take(count).map(|index| *index as usize)
     }
 
-    /// Takes a turn: its place in the order.
+    /// The place in the order of the turn that is taken.
     #[inline]
-    fn take_place(&self) -> Option<usize> {
+    fn place_of(&self, turn: impl FnOnce() -> u64) -> Option<usize> {
         match self.order.len() {
             0 => None,
             1 => Some(0),
-            _ => Some(self.round.rest(self.turns.take()) as usize),
+            _ => Some(self.round.rest(turn()) as usize),
         }
     }
 }
