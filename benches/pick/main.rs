@@ -2,9 +2,9 @@
 //!
 //! A pick is `Cluster::pick` and the end of its lease. The rows `... alone` are the policy without the cluster around it:
 //! the view, the slot in flight and the lease cost the difference. `chooses the first` is a policy that does nothing.
-//! Nothing is in flight when a pick begins, so that all endpoints tie. `all busy` is the same where nobody is idle, so that all
-//! have to be compared: the most that `least_conn` can do. `least_conn, 64 in flight` holds leases and ends them in random
-//! order, as traffic does.
+//! Nothing is in flight when a pick begins, so that the first that is looked at will do. `all busy` is the same where nobody is
+//! idle, so that endpoints have to be compared: the most that `least_conn` and `random two` can do. `64 in flight` holds
+//! leases and ends them in random order, as traffic does.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a program, not the library")]
 
@@ -42,6 +42,7 @@ fn main() {
         plan.add_both("random", "random alone", Random::new);
         plan.add_both("random two", "random two alone", RandomTwo::new);
         plan.add_loaded("random two, 64 in flight", RandomTwo::new);
+        plan.add_busy("random two alone, all busy", RandomTwo::new);
         plan.add_both("abstains or round_robin", "abstains or round_robin alone", || Abstains.or(RoundRobin::new()));
     }
     measure::run("kylin-lb", &options, &subjects);

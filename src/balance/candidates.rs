@@ -86,7 +86,7 @@ impl<'c> Candidates<'c> {
 
     #[inline]
     fn was_tried(&self, listed: &Listed) -> bool {
-        !self.tried.is_empty() && self.tried.has(listed.live().uid)
+        !self.tried.is_empty() && self.tried.has(listed.member.live.uid)
     }
 
     /// The sum of all weights, of endpoints that cannot serve too.
@@ -106,6 +106,12 @@ impl<'c> Candidates<'c> {
     #[inline]
     pub(super) fn at_weight_modulo(&self, hash: u32) -> Candidate<'c> {
         self.at(self.layout.weights.owner_modulo(hash))
+    }
+
+    /// Takes a slot on `candidate`; false when another request was faster.
+    #[inline]
+    pub(crate) fn acquire(&self, candidate: Candidate<'c>) -> bool {
+        candidate.listed.acquire(self.layout.alone, self.layout.spots.are_none())
     }
 
     /// Takes a turn: the next endpoint in smooth weighted round-robin order, eligible or not. None when no endpoint is
@@ -267,20 +273,14 @@ impl<'c> Candidate<'c> {
     /// How many requests are in flight on it.
     #[inline]
     pub fn in_flight(&self) -> u32 {
-        self.listed.in_flight()
+        self.listed.load().in_flight()
     }
 
     /// What its requests in flight were expected to take when they were picked, in all: as far as the policy expects
     /// anything of them, see [`Balancer::work`](super::Balancer::work).
     #[inline]
     pub fn outstanding_work(&self) -> Duration {
-        self.listed.live().work.outstanding()
-    }
-
-    /// Takes a slot on it; false when another request was faster.
-    #[inline]
-    pub(crate) fn acquire(&self, alone: bool) -> bool {
-        self.listed.acquire(alone)
+        self.listed.load().outstanding_work()
     }
 
     /// The name that places it on a hash ring: see [`Endpoint::placement`](crate::Endpoint::placement).

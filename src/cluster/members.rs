@@ -6,7 +6,7 @@ use super::ClusterError;
 use super::outliers::Outliers;
 use crate::balance::{Balancer, Candidates, Tried};
 use crate::clock::Clock;
-use crate::endpoint::{Endpoint, EndpointId, Intent, Live, Member};
+use crate::endpoint::{Endpoint, EndpointId, Intent, Live, Loads, Member};
 use crate::health::spots::Spots;
 use crate::health::state::Peers;
 use crate::view::{Group, Handles, Layout, Turns, View};
@@ -16,6 +16,7 @@ pub(super) struct Members<B> {
     entries: Vec<Entry<B>>,
     /// Live state by id, also of endpoints that were removed while requests are in flight on them.
     live: AHashMap<EndpointId, Weak<Live>>,
+    loads: Loads,
     /// What the operator said with `drain` or `maintain` and did not take back, also of endpoints that a source no longer
     /// names: a node under maintenance is restarted, and must not come back in service because it registers anew.
     intents: AHashMap<EndpointId, Intent>,
@@ -59,6 +60,7 @@ impl<B> Members<B> {
         Members {
             entries: Vec::new(),
             live: AHashMap::new(),
+            loads: Loads::new(),
             intents: AHashMap::new(),
             primary_turns: Arc::default(),
             backup_turns: Arc::default(),
@@ -184,15 +186,15 @@ impl<B> Members<B> {
     }
 
     fn group(&self, backup: bool, balancer: &dyn Balancer) -> Group<B> {
-        let entries = self.entries.iter().filter(|entry| entry.endpoint.settings.backup == backup);
-        let of = |Entry { endpoint, live }: &Entry<B>| {
-            let member = Member { settings: endpoint.settings.clone(), live: Arc::clone(live) };
-            (member, Arc::clone(&endpoint.backend))
-        };
-        let handles = Handles::new(entries.map(of).collect());
+        let entries = || self.entries.iter().filter(|entry| entry.endpoint.settings.backup == backup);
+        let member = |Entry { endpoint, live }: &Entry<B>| Member::new(endpoint.settings.clone(), Arc::clone(live));
+        let members = entries().map(member);
         let turns = if backup { &self.backup_turns } else { &self.primary_turns };
-        let mut layout = Layout::new(handles.members(), Arc::clone(turns), self.spots.clone(), self.entries.len() == 1);
+        let alone = self.entries.len() == 1;
+        let mut layout = Layout::new(members, Arc::clone(turns), self.spots.clone(), alone);
         layout.table = balancer.prepare(&Candidates::new(&layout, &Tried::none(), None)).into_inner();
+        let handles =
+            Handles::new(entries().map(|entry| (member(entry), Arc::clone(&entry.endpoint.backend))).collect());
         Group { layout, handles }
     }
 
@@ -219,7 +221,8 @@ impl<B> Members<B> {
             return live;
         }
         let peers = self.outliers.as_ref().map(|outliers| Arc::clone(outliers) as Arc<dyn Peers>);
-        let live = Arc::new(Live::new(Arc::clone(&self.clock), peers, self.spots.clone()));
+        let load = self.loads.place(self.live.len());
+        let live = Arc::new(Live::new(load, Arc::clone(&self.clock), peers, self.spots.clone()));
         if self.running {
             live.health.readmit(live.now_ms());
         }

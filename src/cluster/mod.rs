@@ -134,8 +134,8 @@ impl<B> Cluster<B> {
         {
             let view = self.inner.view.read();
             for group in [&view.primary, &view.backup] {
-                let chosen = Candidates::new(&group.layout, tried, request.role()).rendezvous(key);
-                if let Some(chosen) = chosen.filter(|chosen| chosen.acquire(group.layout.alone)) {
+                let candidates = Candidates::new(&group.layout, tried, request.role());
+                if let Some(chosen) = candidates.rendezvous(key).filter(|chosen| candidates.acquire(*chosen)) {
                     return Ok(self.picked(group, chosen.index(), request));
                 }
             }
@@ -174,7 +174,7 @@ impl<B> Cluster<B> {
             if let Some((group, index)) = place(&view) {
                 let candidates = Candidates::new(&group.layout, tried, request.role());
                 let bound = candidates.at(index);
-                if candidates.is_eligible_when_bound(bound) && bound.acquire(group.layout.alone) {
+                if candidates.is_eligible_when_bound(bound) && candidates.acquire(bound) {
                     return Ok(self.picked(group, index, request));
                 }
             }
@@ -197,7 +197,7 @@ impl<B> Cluster<B> {
                 .pick(request, &candidates)
                 .filter(|candidate| candidates.is_eligible(*candidate))
                 .or_else(|| candidates.next_in_order())?;
-            if chosen.acquire(group.layout.alone) {
+            if candidates.acquire(chosen) {
                 return Some(chosen.index());
             }
         }

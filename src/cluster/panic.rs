@@ -53,7 +53,7 @@ impl<B> View<B> {
         let all = groups
             .flat_map(|group| (0..).zip(&group.layout.members).map(move |(index, listed)| (group, index, listed)));
         all.filter(|(_, _, listed)| {
-            let Member { settings, live } = &*listed.member;
+            let Member { settings, live, .. } = &*listed.member;
             settings.intent == Intent::Ready && !live.health.is_outsider()
         })
     }
@@ -76,9 +76,9 @@ impl<B> Cluster<B> {
                 .filter(|(_, _, Listed { member, .. })| {
                     member.has_role(request.role()) && member.has_room() && !tried.contains(member)
                 })
-                .min_by_key(|(_, _, listed)| (listed.member.last_failure(), listed.in_flight()))?;
+                .min_by_key(|(_, _, listed)| (listed.member.last_failure(), listed.load().in_flight()))?;
             // As if it were alone, which health never keeps from serving.
-            if listed.acquire(true) {
+            if listed.member.acquire(true) {
                 self.inner.panic.enter();
                 return Some((group, index));
             }

@@ -80,7 +80,7 @@ impl ClusterStatus {
 
 impl EndpointStatus {
     fn of(member: &Member, alone: bool) -> Self {
-        let Member { settings, live } = member;
+        let Member { settings, live, .. } = member;
         let (operational, reason, since) = live.health.describe(member.rule(alone), live.now_ms());
         EndpointStatus {
             id: settings.id.clone(),
@@ -94,7 +94,7 @@ impl EndpointStatus {
             ejected: operational == Operational::Ejected,
             ramp: (member.share() * 100 + WHOLE / 2) / WHOLE,
             fails: live.passive.fails(),
-            in_flight: live.in_flight(),
+            in_flight: member.load().in_flight(),
             max_in_flight: settings.max_in_flight,
             served: live.served(),
             failed: live.failed.load(Ordering::Relaxed),

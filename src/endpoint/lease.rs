@@ -56,14 +56,14 @@ impl<'m> Slot<'m> {
     /// The same, and adds what the request is expected to cost to the endpoint's outstanding work until the lease ends.
     pub(crate) fn lease_with(self, work: Work) -> Lease {
         let mut lease = self.lease();
-        lease.work = Some(Carried::begin(work, &lease.member.live));
+        lease.work = Some(Carried::begin(work, &lease.member));
         lease
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.member.live.end();
+        self.member.end();
     }
 }
 
@@ -85,7 +85,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Member { settings, live } = &*self.member;
+        let Member { settings, live, .. } = &*self.member;
         match self.outcome {
             Outcome::Success => {
                 if !self.alone && live.passive.succeed(settings.rule) {
@@ -107,9 +107,9 @@ impl Drop for Lease {
             Outcome::Unknown => {}
         }
         if let Some(work) = self.work.take() {
-            work.end(live, self.outcome);
+            work.end(&self.member, self.outcome);
         }
-        live.end();
+        self.member.end();
     }
 }
 

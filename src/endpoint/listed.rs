@@ -1,17 +1,20 @@
-//! An endpoint as a view lists it: what every pick asks first stands side by side, so that one that meets nothing unusual reads half
-//! a cache line here and one of the live state.
+//! An endpoint as a view lists it: what picks ask stands side by side, so that one that meets nothing unusual reads half a cache
+//! line here and the endpoint's load.
 
 use std::sync::Arc;
 
-use super::{Intent, Live, Member, Role, Roles};
+use super::load::{Block, Load, Place};
+use super::{Intent, Member, Role, Roles};
 use crate::health::slow_start::WHOLE;
 
 /// A member, and copies of those of its settings that picks read.
 #[repr(align(32))]
 pub(crate) struct Listed {
+    /// Not one of those that are handed out, whose count of references changes with each pick.
     pub(crate) member: Arc<Member>,
-    /// The member's.
-    live: Arc<Live>,
+    /// Where the member's load is: the block, and the index in it.
+    block: Arc<Block>,
+    index: u16,
     weight: u32,
     max_in_flight: u32,
     offers: Offers,
@@ -20,15 +23,17 @@ pub(crate) struct Listed {
 }
 
 impl Listed {
-    pub(crate) fn new(member: Arc<Member>) -> Self {
+    pub(crate) fn new(member: Member) -> Self {
         let settings = &member.settings;
+        let Place { block, index } = member.live.load.clone();
         Listed {
-            live: Arc::clone(&member.live),
+            block,
+            index,
             weight: settings.weight.get(),
             max_in_flight: settings.max_in_flight,
             offers: Offers::of(settings.intent, settings.roles).limited(settings.max_in_flight > 0),
             ramps: settings.slow_start.is_some(),
-            member,
+            member: Arc::new(member),
         }
     }
 
@@ -46,13 +51,14 @@ impl Listed {
     /// Do health and limits let it serve?
     #[inline]
     pub(crate) fn can_serve(&self, alone: bool) -> bool {
-        self.live.has_room(self.max_in_flight) && (self.live.is_spotless() || !self.member.is_barred(alone))
+        self.load().has_room(self.max_in_flight) && (self.member.live.is_spotless() || !self.member.is_barred(alone))
     }
 
     /// Takes a slot. False when the last one, or the only probe of an ejected endpoint, has just gone to another request.
+    /// `calm` is where nothing is said against any endpoint.
     #[inline]
-    pub(crate) fn acquire(&self, alone: bool) -> bool {
-        self.live.acquire(self.max_in_flight, alone, || self.member.settings.rule)
+    pub(crate) fn acquire(&self, alone: bool, calm: bool) -> bool {
+        if calm { self.load().count.begin(self.max_in_flight) } else { self.member.acquire(alone) }
     }
 
     /// Its weight, at least 1.
@@ -61,14 +67,10 @@ impl Listed {
         self.weight
     }
 
-    /// How many requests are in flight on it.
+    /// What it has to do at present.
     #[inline]
-    pub(crate) fn in_flight(&self) -> u32 {
-        self.live.in_flight()
-    }
-
-    pub(crate) fn live(&self) -> &Live {
-        &self.live
+    pub(crate) fn load(&self) -> &Load {
+        self.block.at(self.index)
     }
 
     /// The share of its weight that it has at present, of [`WHOLE`].

@@ -1,64 +1,44 @@
 use std::fmt;
-use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::count::{Count, Rounds};
-use super::work::Ledger;
+use super::load::{Load, Place, Rounds};
 use super::{Intent, Role, Settings};
 use crate::clock::Clock;
-use crate::health::passive::{self, Passive};
+use crate::health::passive::Passive;
 use crate::health::spots::Spots;
 use crate::health::state::{Peers, Rule, State};
 
-/// What changes while an endpoint serves. On cache lines of its own, because every core writes to it. In this order, so that all
-/// that a pick reads of an endpoint to which nothing has happened lies in the first.
-#[repr(C, align(128))]
+/// What changes while an endpoint serves.
 pub(crate) struct Live {
-    count: Count,
-    /// What the requests in flight are expected to cost, where the policy weighs that.
-    pub(crate) work: Ledger,
+    /// Where that is which changes with each request.
+    pub(crate) load: Place,
     pub(crate) passive: Passive,
-    /// Begins with what picks read.
     pub(crate) health: State,
     pub(crate) failed: AtomicU64,
-    rounds: Rounds,
+    pub(super) rounds: Rounds,
     /// Distinguishes endpoints within the process, for a request's list of those already tried.
     pub(crate) uid: u64,
     origin: Instant,
     clock: Arc<dyn Clock>,
 }
 
-const _: () = assert!(offset_of!(Live, health) + State::READ_IN_PICKS <= 64);
-
 impl Live {
     /// `peers` compares the endpoint with the others of its cluster, where that is asked for; `spots` are the cluster's.
-    pub(crate) fn new(clock: Arc<dyn Clock>, peers: Option<Arc<dyn Peers>>, spots: Spots) -> Self {
+    pub(crate) fn new(load: Place, clock: Arc<dyn Clock>, peers: Option<Arc<dyn Peers>>, spots: Spots) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // One fail_timeout of any sane length lies between the origin and now, as in nginx, where `checked` starts at 0.
         Live {
-            count: Count::default(),
+            load,
             passive: Passive::new(spots.clone()),
             health: State::new(peers, spots),
             failed: AtomicU64::new(0),
             rounds: Rounds::default(),
-            work: Ledger::default(),
             uid: NEXT.fetch_add(1, Ordering::Relaxed),
             origin: clock.now(),
             clock,
         }
-    }
-
-    #[inline]
-    pub(crate) fn in_flight(&self) -> u32 {
-        self.count.in_flight()
-    }
-
-    /// Is it below `limit`, where 0 is none?
-    #[inline]
-    pub(crate) fn has_room(&self, limit: u32) -> bool {
-        limit == 0 || self.in_flight() < limit
     }
 
     /// Is there nothing that could bar it: no failure, no ejection, no word of probes? Asks no clock.
@@ -69,7 +49,7 @@ impl Live {
 
     /// How many requests have ended.
     pub(crate) fn served(&self) -> u64 {
-        self.count.ended(&self.rounds)
+        self.load.count.ended(&self.rounds)
     }
 
     /// The present moment.
@@ -86,30 +66,11 @@ impl Live {
     pub(crate) fn instant(&self, ms: u64) -> Instant {
         self.origin.checked_add(Duration::from_millis(ms)).unwrap_or(self.origin)
     }
-
-    /// Takes a slot of those that `limit` leaves, where 0 is none. False when the last one, or the only probe of an ejected
-    /// endpoint, has just gone to another request.
-    #[inline]
-    pub(super) fn acquire(&self, limit: u32, alone: bool, rule: impl FnOnce() -> passive::Rule) -> bool {
-        if !self.count.begin(limit) {
-            return false;
-        }
-        if alone || self.passive.choose(rule, || self.now_ms()) {
-            return true;
-        }
-        self.count.give_back();
-        false
-    }
-
-    /// Gives back the slot of a request that has ended.
-    pub(crate) fn end(&self) {
-        self.count.end(&self.rounds);
-    }
 }
 
 impl fmt::Debug for Live {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Live").field("in_flight", &self.in_flight()).field("fails", &self.passive.fails()).finish()
+        f.debug_struct("Live").field("in_flight", &self.load.in_flight()).field("fails", &self.passive.fails()).finish()
     }
 }
 
@@ -117,12 +78,43 @@ impl fmt::Debug for Live {
 #[derive(Debug, Clone)]
 #[repr(C)]
 pub(crate) struct Member {
-    /// First, on the cache line where references to the member are counted: what ends looks for it.
+    /// These first, on the cache line where references to the member are counted: what ends looks for them.
     pub(crate) live: Arc<Live>,
+    /// The live state's.
+    load: Place,
     pub(crate) settings: Settings,
 }
 
 impl Member {
+    pub(crate) fn new(settings: Settings, live: Arc<Live>) -> Self {
+        Member { load: live.load.clone(), live, settings }
+    }
+
+    /// What it has to do at present.
+    #[inline]
+    pub(crate) fn load(&self) -> &Load {
+        &self.load
+    }
+
+    /// Takes a slot. False when the last one, or the only probe of an ejected endpoint, has just gone to another request.
+    pub(crate) fn acquire(&self, alone: bool) -> bool {
+        let Member { settings, live, load } = self;
+        if !load.count.begin(settings.max_in_flight) {
+            return false;
+        }
+        if alone || live.passive.choose(settings.rule, || live.now_ms()) {
+            return true;
+        }
+        load.count.give_back();
+        false
+    }
+
+    /// Gives back the slot of a request that has ended.
+    #[inline]
+    pub(super) fn end(&self) {
+        self.load.count.end(&self.live.rounds);
+    }
+
     /// Is it out of service for everybody, bound sessions included, for another reason than its load?
     pub(crate) fn is_out(&self, alone: bool) -> bool {
         self.settings.intent == Intent::Maintain || self.is_barred(alone)
@@ -135,13 +127,13 @@ impl Member {
 
     /// Is it below its limit of requests in flight?
     pub(crate) fn has_room(&self) -> bool {
-        self.live.has_room(self.settings.max_in_flight)
+        self.load.has_room(self.settings.max_in_flight)
     }
 
     /// Does its health keep requests away now, whatever the operator and limits say?
     #[cold]
     pub(crate) fn is_barred(&self, alone: bool) -> bool {
-        let Member { settings, live } = self;
+        let Member { settings, live, .. } = self;
         (!alone && live.passive.is_ejected(settings.rule, || live.now_ms()))
             || live.health.is_barred(alone, || live.now_ms())
     }
@@ -166,7 +158,7 @@ impl Member {
 
     /// What nginx's rule says of it.
     pub(crate) fn rule(&self, alone: bool) -> Rule {
-        let Member { settings: Settings { rule, .. }, live } = self;
+        let Member { settings: Settings { rule, .. }, live, .. } = self;
         match live.passive.is_ejected(*rule, || live.now_ms()) {
             _ if alone || rule.max_fails == 0 || live.passive.fails() < rule.max_fails => Rule::Fine,
             true => Rule::Ejected,

@@ -3,13 +3,13 @@
 //! Settings are values and change by replacement; live state belongs to the [`EndpointId`] and survives every change of
 //! membership or weight.
 
-mod count;
 mod demand;
 mod hint;
 mod id;
 mod lease;
 mod listed;
 mod live;
+mod load;
 mod role;
 mod work;
 
@@ -25,6 +25,7 @@ pub(crate) use lease::Slot;
 pub use lease::{Lease, Outcome};
 pub(crate) use listed::{Listed, Offers};
 pub(crate) use live::{Live, Member};
+pub(crate) use load::Loads;
 pub use role::{InvalidRoles, Role, Roles};
 pub use work::{Learner, Work};
 

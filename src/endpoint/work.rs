@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Live, Outcome};
+use super::{Member, Outcome};
 
 /// Who is told how long requests took.
 pub trait Learner: Debug + Send + Sync + 'static {
@@ -42,17 +42,17 @@ pub(super) struct Carried {
 }
 
 impl Carried {
-    pub(super) fn begin(work: Work, live: &Live) -> Self {
-        live.work.add(work.expected_micros);
-        Carried { work, began: live.now() }
+    pub(super) fn begin(work: Work, member: &Member) -> Self {
+        member.load().work.add(work.expected_micros);
+        Carried { work, began: member.live.now() }
     }
 
-    pub(super) fn end(self, live: &Live, outcome: Outcome) {
+    pub(super) fn end(self, member: &Member, outcome: Outcome) {
         let Carried { work, began } = self;
-        live.work.subtract(work.expected_micros);
+        member.load().work.subtract(work.expected_micros);
         // A failure says nothing about the query, and neither does a client that went away.
         if outcome == Outcome::Success {
-            work.learner.learn(work.shape, live.now().saturating_duration_since(began));
+            work.learner.learn(work.shape, member.live.now().saturating_duration_since(began));
         }
     }
 }

@@ -215,7 +215,7 @@ impl<B: Backend> Watch<B> {
         });
         let count = u32::try_from(members.len()).unwrap_or(u32::MAX).max(1);
         for (turn, (member, backend)) in (0..).zip(members) {
-            let Member { settings, live } = &*member;
+            let Member { settings, live, .. } = &*member;
             let before = self.asked.get(&live.uid);
             let goes_on =
                 before.is_some_and(|asked| Arc::ptr_eq(&asked.backend, &backend) && !asked.task.0.is_finished());

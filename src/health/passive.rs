@@ -33,10 +33,8 @@ impl Rule {
     }
 }
 
-/// One endpoint's failure record. Reading it takes no lock; only reports of outcomes that change something do. What picks read
-/// comes first.
+/// One endpoint's failure record. Reading it takes no lock; only reports of outcomes that change something do.
 #[derive(Debug, Default)]
-#[repr(C)]
 pub(crate) struct Passive {
     fails: AtomicU32,
     /// Milliseconds since the endpoint's origin, as `accessed`.
@@ -55,14 +53,11 @@ impl Passive {
         self.over(rule) && now().saturating_sub(self.checked.load(Ordering::Relaxed)) <= rule.fail_timeout_ms
     }
 
-    /// Notes that the endpoint is chosen. False when another request has just taken the only probe. `rule` and `now` are
-    /// asked only when there are failures.
-    #[inline]
-    pub(crate) fn choose(&self, rule: impl FnOnce() -> Rule, now: impl FnOnce() -> u64) -> bool {
-        self.fails() == 0 || self.choose_failed(rule(), now())
+    /// Notes that the endpoint is chosen. False when another request has just taken the only probe.
+    pub(crate) fn choose(&self, rule: Rule, now: impl FnOnce() -> u64) -> bool {
+        self.fails() == 0 || self.choose_failed(rule, now())
     }
 
-    #[cold]
     fn choose_failed(&self, rule: Rule, now: u64) -> bool {
         let checked = self.checked.load(Ordering::Relaxed);
         if now.saturating_sub(checked) <= rule.fail_timeout_ms {
@@ -129,8 +124,8 @@ mod tests {
         assert!(state.fail(RULE, 1_000));
         assert!(state.is_ejected(RULE, || 9_000));
         assert!(!state.is_ejected(RULE, || 9_001));
-        assert!(state.choose(|| RULE, || 9_001), "the first request after fail_timeout is the probe");
-        assert!(!state.choose(|| RULE, || 9_001), "there is one probe");
+        assert!(state.choose(RULE, || 9_001), "the first request after fail_timeout is the probe");
+        assert!(!state.choose(RULE, || 9_001), "there is one probe");
         assert!(state.is_ejected(RULE, || 17_001));
         assert!(state.succeed(RULE), "the probe's success readmits");
         assert!(!state.is_ejected(RULE, || 9_002));
@@ -141,7 +136,7 @@ mod tests {
         // nginx ticket 599: errors every 5 s with fail_timeout=8s and max_fails=3 do eject, successes between or not.
         let state = Passive::default();
         for (at, ejected) in [(5_000, false), (10_000, false), (15_000, true)] {
-            assert!(state.choose(|| RULE, || at - 1));
+            assert!(state.choose(RULE, || at - 1));
             assert!(!state.succeed(RULE), "a success inside the window clears nothing");
             assert_eq!(state.fail(RULE, at), ejected);
         }
@@ -152,7 +147,7 @@ mod tests {
         let state = Passive::default();
         state.fail(RULE, 1_000);
         state.fail(RULE, 1_000);
-        assert!(state.choose(|| RULE, || 9_001), "a new epoch begins");
+        assert!(state.choose(RULE, || 9_001), "a new epoch begins");
         assert!(!state.succeed(RULE), "nothing was ejected");
         assert_eq!(state.fails(), 0);
     }
@@ -171,7 +166,7 @@ mod tests {
                     .map(|_| {
                         scope.spawn(|| {
                             start.wait();
-                            state.choose(|| RULE, || 9_001)
+                            state.choose(RULE, || 9_001)
                         })
                     })
                     .collect();
@@ -187,7 +182,7 @@ mod tests {
         let state = Passive::default();
         for _ in 0..100 {
             assert!(!state.fail(rule, 1_000));
-            assert!(state.choose(|| rule, || 1_000));
+            assert!(state.choose(rule, || 1_000));
         }
         assert!(!state.is_ejected(rule, || 1_000));
     }

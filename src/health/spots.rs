@@ -30,3 +30,75 @@ impl Spots {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::ProbeFailure;
+    use crate::health::outlier::Cause;
+    use crate::health::passive::{Passive, Rule};
+    use crate::health::state::State;
+    use crate::health::verdict::Thresholds;
+
+    const RULE: Rule = Rule { max_fails: 2, fail_timeout_ms: 10 };
+    const CHECKER: u64 = 1;
+
+    /// Does one thing to an endpoint.
+    fn act(action: u8, passive: &Passive, state: &State, now: u64) {
+        let probed = |result| _ = state.observe(CHECKER, Thresholds { fall: 1, rise: 1 }, result, now);
+        match action {
+            0 => _ = passive.fail(RULE, now),
+            1 => _ = passive.choose(RULE, || now),
+            2 => _ = passive.succeed(RULE),
+            3 => _ = state.eject(Cause::Consecutive, now, |_| 20),
+            4 => _ = state.expire(now),
+            5 => state.pardon(now),
+            6 => state.attach(CHECKER, now.is_multiple_of(2), now),
+            7 => state.detach(CHECKER, now),
+            8 => probed(Ok(())),
+            9 => probed(Err(ProbeFailure::Unreachable)),
+            _ => state.join(now % 2, now),
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn there_are_none_exactly_while_nothing_is_said_against_anybody(
+            actions in proptest::collection::vec((0..3_usize, 0..11_u8, 0..20_u64), 0..60),
+        ) {
+            let spots = Spots::default();
+            let mut endpoints: Vec<_> =
+                (0..3).map(|_| (Passive::new(spots.clone()), State::new(None, spots.clone()))).collect();
+            let mut now = 100;
+            for (endpoint, action, later) in actions {
+                now += later;
+                let (passive, state) = &endpoints[endpoint];
+                act(action, passive, state, now);
+                let clean = endpoints.iter().all(|(passive, state)| passive.fails() == 0 && state.is_unbarred());
+                proptest::prop_assert_eq!(spots.are_none(), clean);
+            }
+            endpoints.clear();
+            proptest::prop_assert!(spots.are_none(), "an endpoint that is gone leaves none behind");
+        }
+    }
+
+    #[test]
+    fn threads_leave_none_behind() {
+        let spots = Spots::default();
+        let (passive, state) = (Passive::new(spots.clone()), State::new(None, spots.clone()));
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (passive, state) = (&passive, &state);
+                scope.spawn(move || {
+                    for n in 0..5_000_u64 {
+                        let action = [0, 1, 2, 3, 5, 9, 8, 2][(n as usize + thread) % 8];
+                        act(action, passive, state, 100 + 11 * n);
+                    }
+                });
+            }
+        });
+        assert_eq!(spots.are_none(), passive.fails() == 0 && state.is_unbarred());
+        drop((passive, state));
+        assert!(spots.are_none());
+    }
+}

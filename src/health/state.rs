@@ -4,7 +4,6 @@
 //! is taken only by what changes a verdict and by a status.
 
 use std::fmt;
-use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -23,8 +22,7 @@ pub(crate) trait Peers: Send + Sync {
     fn counted(&self, run: u32);
 }
 
-/// Times are milliseconds since the endpoint's origin. What picks read comes first.
-#[repr(C)]
+/// Times are milliseconds since the endpoint's origin.
 pub(crate) struct State {
     /// Until when no request may come: 0 is not at all, `u64::MAX` while the word of probes is that it is down, or it is not
     /// known to be one of the cluster.
@@ -92,9 +90,6 @@ pub(crate) enum Rule {
 }
 
 impl State {
-    /// How many bytes a pick reads of an endpoint that is not in a slow start, from the beginning.
-    pub(crate) const READ_IN_PICKS: usize = offset_of!(State, ramp);
-
     pub(crate) fn new(peers: Option<Arc<dyn Peers>>, spots: Spots) -> Self {
         State {
             barred_until: AtomicU64::new(0),

@@ -43,17 +43,8 @@ impl<B> Handles<B> {
         &self.shards[shard::of_thread(self.shards.len())][index]
     }
 
-    pub(crate) fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
-        self.first().map(|handle| &handle.member)
-    }
-
     pub(crate) fn backends(&self) -> impl Iterator<Item = &Arc<B>> {
-        self.first().map(|handle| &*handle.backend)
-    }
-
-    /// Those of one core, whichever.
-    fn first(&self) -> impl Iterator<Item = &Handle<B>> {
-        self.shards.first().into_iter().flatten()
+        self.shards.first().into_iter().flatten().map(|handle| &*handle.backend)
     }
 }
 
@@ -64,6 +55,7 @@ impl<B> Handle<B> {
 }
 
 /// A reference to a backend, made and given up without meeting those that other cores have. Stands for an `Arc` of it.
+#[expect(clippy::redundant_allocation, reason = "the outer one is counted by one core, and the inner one never")]
 pub struct Shared<B>(Arc<Arc<B>>);
 
 impl<B> Clone for Shared<B> {
@@ -85,5 +77,50 @@ impl<B> Deref for Shared<B> {
 impl<B: fmt::Debug> fmt::Debug for Shared<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&**self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::endpoint::{Endpoint, Live, Loads};
+    use crate::health::spots::Spots;
+
+    fn handles(endpoints: usize) -> Handles<usize> {
+        let mut loads = Loads::new();
+        let endpoint = |n: usize| {
+            let live = Live::new(loads.place(n), Arc::new(SystemClock), None, Spots::default());
+            let Endpoint { settings, backend } = Endpoint::new(n.to_string(), n).unwrap();
+            (Member::new(settings, Arc::new(live)), backend)
+        };
+        Handles::new((0..endpoints).map(endpoint).collect())
+    }
+
+    #[test]
+    fn each_core_has_references_of_its_own_to_the_same_endpoints() {
+        let handles = handles(3);
+        assert_eq!(handles.shards.len(), shard::count());
+        for index in 0..3 {
+            let all: Vec<_> = handles.shards.iter().map(|shard| &shard[index]).collect();
+            let members: HashSet<_> = all.iter().map(|handle| Arc::as_ptr(&handle.member)).collect();
+            let counted: HashSet<_> = all.iter().map(|handle| Arc::as_ptr(&handle.backend.0)).collect();
+            assert_eq!((members.len(), counted.len()), (all.len(), all.len()));
+            let first = all[0];
+            assert!(all.iter().all(|handle| Arc::ptr_eq(&handle.member.live, &first.member.live)));
+            assert!(all.iter().all(|handle| Arc::ptr_eq(&handle.backend, &first.backend)));
+            assert_eq!((first.member.settings.id.as_str(), **first.backend), (index.to_string().as_str(), index));
+        }
+        assert_eq!(handles.backends().map(|backend| **backend).collect::<Vec<_>>(), [0, 1, 2]);
+        let shard = shard::of_thread(shard::count());
+        assert!(std::ptr::eq(handles.of_thread(2), &raw const handles.shards[shard][2]));
+    }
+
+    #[test]
+    fn many_endpoints_are_not_multiplied() {
+        assert_eq!(handles(MOST + 1).shards.len(), 1);
+        assert!(handles(0).backends().next().is_none());
     }
 }

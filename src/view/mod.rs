@@ -155,13 +155,8 @@ impl Turns {
 }
 
 impl Layout {
-    pub(crate) fn new<'m>(
-        members: impl Iterator<Item = &'m Arc<Member>>,
-        turns: Arc<Turns>,
-        spots: Spots,
-        alone: bool,
-    ) -> Self {
-        let members: Vec<Listed> = members.cloned().map(Listed::new).collect();
+    pub(crate) fn new(members: impl Iterator<Item = Member>, turns: Arc<Turns>, spots: Spots, alone: bool) -> Self {
+        let members: Vec<Listed> = members.map(Listed::new).collect();
         let settings = || members.iter().map(|listed| &listed.member.settings);
         let weights = Weights::new(settings().map(|settings| settings.weight.get()));
         let ready: Vec<(u32, u32)> = (0_u32..)

@@ -112,6 +112,19 @@ fn round_robin_is_exact_over_threads_when_nothing_changes() {
 }
 
 #[test]
+fn threads_that_take_turns_among_equals_in_rounds_of_their_own_keep_the_shares() {
+    for cluster in [cluster(LeastConn::new(), &["weight=3", ""]), cluster(LeastWork::new(), &["weight=3", ""])] {
+        let mut counts = [0; 2];
+        for _ in 0..THREADS {
+            let chosen = || (0..8).map(|_| choose(&cluster, ANYBODY, "")).collect::<Vec<_>>();
+            let chosen = thread::scope(|scope| scope.spawn(chosen).join().unwrap());
+            chosen.into_iter().for_each(|index| counts[index] += 1);
+        }
+        assert_eq!(counts, [6 * THREADS, 2 * THREADS]);
+    }
+}
+
+#[test]
 fn a_limit_in_flight_holds_against_four_threads() {
     let cluster = cluster(LeastConn::new(), &["max_conns=3", "max_conns=2"]);
     let most = [AtomicUsize::new(0), AtomicUsize::new(0)];

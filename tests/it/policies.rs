@@ -213,6 +213,34 @@ fn least_conn_fills_by_weight_and_breaks_ties_in_smooth_order() {
     assert_eq!(sequence(&cluster, 4).matches('a').count(), 2, "idle endpoints are all tied");
 }
 
+proptest::proptest! {
+    #[test]
+    fn least_conn_never_picks_one_that_has_more_for_its_weight_than_another(
+        weights in proptest::collection::vec(1..4_u32, 1..6),
+        steps in proptest::collection::vec(proptest::option::of(0..1000_usize), 0..60),
+    ) {
+        let parameters: Vec<String> = weights.iter().map(|weight| format!("weight={weight}")).collect();
+        let cluster = cluster(LeastConn::new(), &parameters.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut held = Vec::new();
+        for step in steps {
+            if let Some(which) = step.filter(|_| !held.is_empty()) {
+                held.swap_remove(which % held.len());
+                continue;
+            }
+            let before: Vec<_> = cluster.status().endpoints.iter().map(|endpoint| endpoint.in_flight).collect();
+            let picked = pick(&cluster, ANYBODY, "", &Tried::none()).unwrap();
+            let of = index(&picked);
+            for (other, in_flight) in before.iter().enumerate() {
+                proptest::prop_assert!(
+                    before[of] * weights[other] <= in_flight * weights[of],
+                    "{} of {:?} with {:?}", of, before, weights
+                );
+            }
+            held.push(picked);
+        }
+    }
+}
+
 #[test]
 fn least_conn_avoids_an_endpoint_that_is_stuck() {
     let cluster = cluster(LeastConn::new(), &["", "", ""]);

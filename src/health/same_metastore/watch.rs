@@ -88,7 +88,7 @@ impl<B: Backend> Watch<B> {
             stays
         });
         for (member, backend) in members {
-            let Member { settings, live } = &*member;
+            let Member { settings, live, .. } = &*member;
             match self.known.get_mut(&live.uid) {
                 Some(known) if known.host == settings.placement => {
                     if !Arc::ptr_eq(&known.backend, &backend) {
