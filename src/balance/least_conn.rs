@@ -5,7 +5,8 @@ use crate::request::RequestView;
 /// The endpoint with the fewest requests in flight for its weight (nginx: `least_conn`); of equals, the one whose turn is
 /// next in smooth weighted order.
 ///
-/// The count is of requests whose answer has not ended, over all cores of the process.
+/// The count is of requests whose answer has not ended, over all cores of the process. Turns among equals each core takes for
+/// itself, as nginx's workers do: the shares are the same, and cores do not contend for a counter.
 ///
 /// Among more than 64 endpoints a pick takes a turn in smooth weighted order and looks at the 32 endpoints from there on, of
 /// which it chooses by the same rule; where none of them can serve, the next in order does. nginx looks at all, which for

@@ -126,3 +126,23 @@ impl Offers {
 
 /// Two to a cache line, and none across the border of two.
 const _: () = assert!(size_of::<Listed>() == 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::endpoint::{Endpoint, Live, Loads};
+    use crate::health::spots::Spots;
+
+    #[test]
+    fn a_limit_leaves_as_many_slots_as_it_says() {
+        let live = Live::new(Loads::new().place(0), Arc::new(SystemClock), None, Spots::default());
+        let endpoint = Endpoint::new("a", ()).unwrap().max_in_flight(2);
+        let listed = Listed::new(Member::new(endpoint.settings, Arc::new(live)));
+        assert!(listed.acquire(false, true) && listed.acquire(false, false));
+        assert!(!listed.acquire(false, true) && !listed.acquire(false, false) && !listed.can_serve(false));
+        listed.member.end();
+        assert!(listed.can_serve(false) && listed.acquire(false, true));
+        assert_eq!(listed.load().in_flight(), 2);
+    }
+}

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use http::HeaderName;
 use kylin_lb::ClientAddr;
 use kylin_lb::balance::{
-    Balancer, BalancerExt, Candidate, Candidates, Hash, IpHash, LeastConn, Random, RandomTwo, RequestKey, RoundRobin,
-    Tried,
+    Balancer, BalancerExt, Candidate, Candidates, Hash, IpHash, LeastConn, LeastWork, QueryAffinity, Random, RandomTwo,
+    RequestKey, RoundRobin, Tried,
 };
+use kylin_lb::cluster::Picked;
 use kylin_lb::endpoint::Outcome;
 use kylin_lb::{Cluster, RequestView};
 
@@ -247,6 +248,41 @@ fn least_conn_avoids_an_endpoint_that_is_stuck() {
     let stuck = pick(&cluster, ANYBODY, "", &Tried::none()).unwrap();
     let after: Vec<_> = (0..10).map(|_| choose(&cluster, ANYBODY, "")).collect();
     assert!(!after.contains(&index(&stuck)), "{after:?}");
+}
+
+#[test]
+fn least_conn_passes_over_one_that_is_idle_because_it_is_ejected() {
+    let cluster = cluster(LeastConn::new(), &["max_fails=1", "", ""]);
+    pick_at(&cluster, "0").lease.set_outcome(Outcome::Failure);
+    let held = [(); 5].map(|()| pick_at(&cluster, "1"));
+    assert!((0..12).all(|_| choose(&cluster, ANYBODY, "") == 2));
+    drop(held);
+}
+
+fn pick_at(cluster: &Cluster<Nowhere>, id: &str) -> Picked<Nowhere> {
+    cluster.pick_bound(&RequestView::of(&request(""), ANYBODY), &Tried::none(), id).unwrap()
+}
+
+#[test]
+fn whatever_the_policy_a_full_endpoint_is_passed_over() {
+    fn fills_all(policy: impl Balancer) {
+        let name = format!("{policy:?}");
+        let cluster = cluster(policy, &["max_conns=1"; 4]);
+        let pick = || pick(&cluster, ANYBODY, "", &Tried::none());
+        let held: Vec<_> = std::iter::from_fn(pick).take(5).collect();
+        let chosen: std::collections::BTreeSet<_> = held.iter().map(index).collect();
+        assert_eq!((held.len(), chosen.len()), (4, 4), "{name}");
+    }
+    fills_all(RoundRobin::new());
+    fills_all(LeastConn::new());
+    fills_all(LeastWork::new());
+    fills_all(Random::new());
+    fills_all(RandomTwo::new());
+    fills_all(IpHash::new());
+    fills_all(IpHash::whole_address());
+    fills_all(Hash::new(by_key()));
+    fills_all(Hash::consistent(by_key()));
+    fills_all(QueryAffinity::new());
 }
 
 #[test]

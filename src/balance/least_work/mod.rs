@@ -36,7 +36,8 @@ const MEANS: u64 = 2;
 /// bound is for; with it this policy and [`LeastConn`](super::LeastConn) came out level, so it pays only where shapes differ more
 /// than they do there. The factor two is a choice, not a finding.
 ///
-/// Among more than 64 endpoints some are looked at, as [`LeastConn`](super::LeastConn) does.
+/// Among more than 64 endpoints some are looked at, and among equals each core takes turns for itself, as
+/// [`LeastConn`](super::LeastConn) does.
 ///
 /// ```
 /// use kylin_lb::balance::LeastWork;
