@@ -55,25 +55,28 @@ impl<'c> Candidates<'c> {
     /// The endpoints that can serve now.
     pub fn iter(&self) -> impl Iterator<Item = Candidate<'c>> + use<'c> {
         let this = *self;
-        let Layout { members, offers, spots, .. } = this.layout;
-        let calm = spots.are_none();
-        let all = members.iter().zip(offers).enumerate();
-        all.filter(move |(_, (listed, offers))| this.is_fit(listed, **offers, calm))
-            .map(|(index, (listed, _))| Candidate { index, listed })
+        let calm = this.is_calm();
+        this.all().filter(move |candidate| this.is_fit(*candidate, calm))
     }
 
     /// May `candidate` serve this request now: it is ready, not ejected, not full, has the role that the request needs, and
     /// was not tried before?
     #[inline]
     pub fn is_eligible(&self, candidate: Candidate<'c>) -> bool {
-        let Layout { offers, spots, .. } = self.layout;
-        self.is_fit(candidate.listed, offers[candidate.index], spots.are_none())
+        self.is_fit(candidate, self.is_calm())
     }
 
-    /// The same for what is listed with such `offers`; `calm` is where nothing is said against anybody. Then, and where there
-    /// is no limit, the endpoint need not be looked at.
+    /// Is nothing said against anybody?
     #[inline]
-    fn is_fit(&self, listed: &Listed, offers: Offers, calm: bool) -> bool {
+    pub(super) fn is_calm(&self) -> bool {
+        self.layout.spots.are_none()
+    }
+
+    /// Is `candidate` eligible, where it is `calm` or not? Where it is, and there is no limit, the endpoint need not be looked at.
+    #[inline]
+    pub(super) fn is_fit(&self, candidate: Candidate<'c>, calm: bool) -> bool {
+        let Candidate { index, listed } = candidate;
+        let offers = self.layout.offers[index];
         offers.include(self.needed)
             && (calm && !offers.are_limited() || listed.can_serve(self.layout.alone))
             && !self.was_tried(listed)
@@ -111,7 +114,7 @@ impl<'c> Candidates<'c> {
     /// Takes a slot on `candidate`; false when another request was faster.
     #[inline]
     pub(crate) fn acquire(&self, candidate: Candidate<'c>) -> bool {
-        candidate.listed.acquire(self.layout.alone, self.layout.spots.are_none())
+        candidate.listed.acquire(self.layout.alone, self.is_calm())
     }
 
     /// Takes a turn: the next endpoint in smooth weighted round-robin order, eligible or not. None when no endpoint is

@@ -35,7 +35,8 @@ fn least_of_all<'c>(
 ) -> Option<Candidate<'c>> {
     let mut least: Option<(Candidate<'c>, Load)> = None;
     let mut tied = false;
-    for candidate in from.all().filter(|candidate| from.is_eligible(*candidate)) {
+    let calm = from.is_calm();
+    for candidate in from.all().filter(|candidate| from.is_fit(*candidate, calm)) {
         let load = load(candidate);
         match least.map_or(Ordering::Less, |(_, least)| load.against(least)) {
             Ordering::Less => (least, tied) = (Some((candidate, load)), false),
