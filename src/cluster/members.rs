@@ -187,14 +187,15 @@ impl<B> Members<B> {
 
     fn group(&self, backup: bool, balancer: &dyn Balancer) -> Group<B> {
         let entries = || self.entries.iter().filter(|entry| entry.endpoint.settings.backup == backup);
-        let member = |Entry { endpoint, live }: &Entry<B>| Member::new(endpoint.settings.clone(), Arc::clone(live));
-        let members = entries().map(member);
+        let member =
+            |Entry { endpoint, live }: &Entry<B>| Member::new(Arc::new(endpoint.settings.clone()), Arc::clone(live));
+        let members: Vec<Member> = entries().map(member).collect();
+        let backends = entries().map(|entry| Arc::clone(&entry.endpoint.backend));
+        let handles = Handles::new(members.iter().cloned().zip(backends).collect());
         let turns = if backup { &self.backup_turns } else { &self.primary_turns };
         let alone = self.entries.len() == 1;
-        let mut layout = Layout::new(members, Arc::clone(turns), self.spots.clone(), alone);
+        let mut layout = Layout::new(members.into_iter(), Arc::clone(turns), self.spots.clone(), alone);
         layout.table = balancer.prepare(&Candidates::new(&layout, &Tried::none(), None)).into_inner();
-        let handles =
-            Handles::new(entries().map(|entry| (member(entry), Arc::clone(&entry.endpoint.backend))).collect());
         Group { layout, handles }
     }
 

@@ -138,7 +138,7 @@ mod tests {
     fn a_limit_leaves_as_many_slots_as_it_says() {
         let live = Live::new(Loads::new().place(0), Arc::new(SystemClock), None, Spots::default());
         let endpoint = Endpoint::new("a", ()).unwrap().max_in_flight(2);
-        let listed = Listed::new(Member::new(endpoint.settings, Arc::new(live)));
+        let listed = Listed::new(Member::new(Arc::new(endpoint.settings), Arc::new(live)));
         assert!(listed.acquire(false, true) && listed.acquire(false, false));
         assert!(!listed.acquire(false, true) && !listed.acquire(false, false) && !listed.can_serve(false));
         listed.member.end();

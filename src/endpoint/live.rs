@@ -82,11 +82,12 @@ pub(crate) struct Member {
     pub(crate) live: Arc<Live>,
     /// The live state's.
     load: Place,
-    pub(crate) settings: Settings,
+    /// Apart, so that what each request touches is little.
+    pub(crate) settings: Arc<Settings>,
 }
 
 impl Member {
-    pub(crate) fn new(settings: Settings, live: Arc<Live>) -> Self {
+    pub(crate) fn new(settings: Arc<Settings>, live: Arc<Live>) -> Self {
         Member { load: live.load.clone(), live, settings }
     }
 
@@ -158,8 +159,9 @@ impl Member {
 
     /// What nginx's rule says of it.
     pub(crate) fn rule(&self, alone: bool) -> Rule {
-        let Member { settings: Settings { rule, .. }, live, .. } = self;
-        match live.passive.is_ejected(*rule, || live.now_ms()) {
+        let Member { settings, live, .. } = self;
+        let rule = settings.rule;
+        match live.passive.is_ejected(rule, || live.now_ms()) {
             _ if alone || rule.max_fails == 0 || live.passive.fails() < rule.max_fails => Rule::Fine,
             true => Rule::Ejected,
             false => Rule::OnTrial,

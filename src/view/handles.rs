@@ -94,7 +94,7 @@ mod tests {
         let endpoint = |n: usize| {
             let live = Live::new(loads.place(n), Arc::new(SystemClock), None, Spots::default());
             let Endpoint { settings, backend } = Endpoint::new(n.to_string(), n).unwrap();
-            (Member::new(settings, Arc::new(live)), backend)
+            (Member::new(Arc::new(settings), Arc::new(live)), backend)
         };
         Handles::new((0..endpoints).map(endpoint).collect())
     }
