@@ -14,7 +14,7 @@ const SOME: usize = 32;
 /// The eligible endpoint with the least load for its weight; of equals, the one whose turn is next in smooth weighted order.
 /// Where there are many, the least loaded of some.
 pub(super) fn least<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> u64) -> Option<Candidate<'c>> {
-    let load = |candidate: Candidate<'c>| Load { amount: load(candidate), weight: candidate.effective_weight() };
+    let load = |candidate: Candidate<'c>| PerWeight { amount: load(candidate), weight: candidate.effective_weight() };
     if from.len() > FEW {
         return least_of_some(from, load);
     }
@@ -30,10 +30,10 @@ pub(super) fn least<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> u
 #[inline(never)]
 fn least_of_all<'c>(
     from: &Candidates<'c>,
-    load: impl Fn(Candidate<'c>) -> Load,
+    load: impl Fn(Candidate<'c>) -> PerWeight,
     next: Candidate<'c>,
 ) -> Option<Candidate<'c>> {
-    let mut least: Option<(Candidate<'c>, Load)> = None;
+    let mut least: Option<(Candidate<'c>, PerWeight)> = None;
     let mut tied = false;
     let calm = from.is_calm();
     for candidate in from.all().filter(|candidate| from.is_fit(*candidate, calm)) {
@@ -58,9 +58,9 @@ fn least_of_all<'c>(
 #[inline]
 fn next_as_loaded<'c>(
     from: &Candidates<'c>,
-    load: impl Fn(Candidate<'c>) -> Load,
+    load: impl Fn(Candidate<'c>) -> PerWeight,
     next: Candidate<'c>,
-    most: Load,
+    most: PerWeight,
 ) -> Option<Candidate<'c>> {
     // Loads move while we look, so "equal" means equal to what was seen, and the search has an end.
     let mut candidate = next;
@@ -75,7 +75,7 @@ fn next_as_loaded<'c>(
 
 /// The least loaded of those whose turns are next; of equals, the first of them.
 #[inline(never)]
-fn least_of_some<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> Load) -> Option<Candidate<'c>> {
+fn least_of_some<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> PerWeight) -> Option<Candidate<'c>> {
     let mut some = from.take_turn_of(SOME).filter(|candidate| from.is_eligible(*candidate));
     let mut best = some.next()?;
     let mut least = load(best);
@@ -92,14 +92,14 @@ fn least_of_some<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> Load
 
 /// A load per weight, compared by cross-multiplication: exact, and no division.
 #[derive(Clone, Copy)]
-struct Load {
+struct PerWeight {
     amount: u64,
     weight: u64,
 }
 
-impl Load {
+impl PerWeight {
     #[inline]
-    fn against(self, other: Load) -> Ordering {
+    fn against(self, other: PerWeight) -> Ordering {
         match (self.amount.checked_mul(other.weight), other.amount.checked_mul(self.weight)) {
             (Some(left), Some(right)) => left.cmp(&right),
             _ => self.against_in_128_bits(other),
@@ -107,7 +107,7 @@ impl Load {
     }
 
     #[cold]
-    fn against_in_128_bits(self, other: Load) -> Ordering {
+    fn against_in_128_bits(self, other: PerWeight) -> Ordering {
         let product = |amount: u64, weight: u64| u128::from(amount) * u128::from(weight);
         product(self.amount, other.weight).cmp(&product(other.amount, self.weight))
     }

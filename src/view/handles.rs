@@ -54,7 +54,8 @@ impl<B> Handle<B> {
     }
 }
 
-/// A reference to a backend, made and given up without meeting those that other cores have. Stands for an `Arc` of it.
+/// A reference to a backend: derefs to an [`Arc`] of it, and so to the backend. Its clones are counted apart from those that other
+/// cores have, so that cores do not contend for one count; to keep the backend for long, clone the `Arc`.
 #[expect(clippy::redundant_allocation, reason = "the outer one is counted by one core, and the inner one never")]
 pub struct Shared<B>(Arc<Arc<B>>);
 
