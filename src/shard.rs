@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 
@@ -11,9 +12,11 @@ pub(crate) fn of_thread(count: usize) -> usize {
     thread_index() & (count - 1)
 }
 
-/// How many shards there are where each thread that can work at once has its own: a power of two.
+/// How many shards there are where each thread that can work at once has its own: a power of two. Asked once, since the answer
+/// depends on the thread that asks, which may be bound to one core.
 pub(crate) fn count() -> usize {
-    available_parallelism().map_or(1, NonZeroUsize::get).next_power_of_two()
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| available_parallelism().map_or(1, NonZeroUsize::get).next_power_of_two())
 }
 
 /// A small number that stays the same for the life of a thread.

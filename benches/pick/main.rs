@@ -4,7 +4,8 @@
 //! the view, the slot in flight and the lease cost the difference. `chooses the first` is a policy that does nothing.
 //! Nothing is in flight when a pick begins, so that the first that is looked at will do. `all busy` is the same where nobody is
 //! idle, so that endpoints have to be compared: the most that `least_conn` and `random two` can do. `64 in flight` holds
-//! leases and ends them in random order, as traffic does.
+//! leases and ends them in random order, as traffic does. `one has failed` is a cluster in which a failure is counted, which
+//! ejects nobody: then the health of endpoints is looked at one by one.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a program, not the library")]
 
@@ -19,7 +20,7 @@ use kylin_lb::balance::{
     Balancer, BalancerExt, Candidate, Candidates, Hash, IpHash, LeastConn, LeastWork, QueryAffinity, Random, RandomTwo,
     RequestKey, RoundRobin, Table, Tried,
 };
-use kylin_lb::{Backend, Body, Cluster, Endpoint, QueryKeys, RequestView, SendError};
+use kylin_lb::{Backend, Body, Cluster, Endpoint, Outcome, QueryKeys, RequestView, SendError};
 use measure::{LEAST, Options, SIZES, Subject, Worker};
 
 fn main() {
@@ -35,6 +36,8 @@ fn main() {
         plan.add_both("least_conn", "least_conn alone", LeastConn::new);
         plan.add_loaded("least_conn, 64 in flight", LeastConn::new);
         plan.add_busy("least_conn alone, all busy", LeastConn::new);
+        plan.add_with_failed("least_conn alone, one has failed", LeastConn::new);
+        plan.add_with_failed("round_robin alone, one has failed", RoundRobin::new);
         plan.add_both("least_work", "least_work alone", LeastWork::new);
         plan.add_both("query affinity", "query affinity alone", QueryAffinity::new);
         plan.add_both("hash", "hash alone", || Hash::new(RequestKey::PathAndQuery));
@@ -104,6 +107,18 @@ impl Plan<'_> {
         });
     }
 
+    /// Alone, while nothing bars any endpoint, but one has failed, so that all have to be looked at.
+    fn add_with_failed<P: Balancer>(&mut self, name: &'static str, policy: impl Fn() -> P) {
+        let views = self.views;
+        self.push(name, 1, repeat(policy, views), move |cluster, thread| {
+            let first = &cluster.status().endpoints[0].id;
+            let failed = cluster.pick_bound(&views[0], &Tried::none(), first.as_str());
+            failed.unwrap().lease.set_outcome(Outcome::Failure);
+            let mut work = picks(cluster, views, thread);
+            Box::new(move |count| work(count / LEAST))
+        });
+    }
+
     fn add_loaded<P: Balancer>(&mut self, name: &'static str, policy: impl Fn() -> P) {
         let views = self.views;
         self.push(name, 4, policy, move |cluster, thread| picks_under_load(cluster, views, thread));
@@ -136,7 +151,7 @@ impl Backend for Nowhere {
 fn cluster(endpoints: usize, policy: impl Balancer) -> Cluster<Nowhere> {
     let endpoints = (0..endpoints).map(|n| {
         let name = format!("10.{}.{}.{}:7070", n >> 16, (n >> 8) & 0xff, n & 0xff);
-        Endpoint::new(name, Nowhere).expect("a valid id").weight(1 + n as u32 % 3)
+        Endpoint::new(name, Nowhere).expect("a valid id").weight(1 + n as u32 % 3).max_fails(0)
     });
     Cluster::builder().endpoints(endpoints).balancer(policy).build().expect("distinct ids")
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::endpoint::{EndpointId, Lease, Listed, Member, Offers, Role};
 use crate::hash;
 use crate::health::slow_start::WHOLE;
-use crate::view::Layout;
+use crate::view::{Layout, NextTurn};
 
 /// How many turns are taken in search of an eligible endpoint before all are looked at in order.
 const TURNS: usize = 64;
@@ -118,7 +118,7 @@ impl<'c> Candidates<'c> {
     }
 
     /// Takes a turn: the next endpoint in smooth weighted round-robin order, eligible or not. None when no endpoint is
-    /// ready. All policies of a cluster share the turns. An endpoint in its slow start lets turns go by.
+    /// ready. All cores share these turns. An endpoint in its slow start lets turns go by.
     #[inline]
     pub fn take_turn(&self) -> Option<Candidate<'c>> {
         self.ramped(|| Some(self.at(self.layout.take_turn()?)))
@@ -129,6 +129,15 @@ impl<'c> Candidates<'c> {
     #[inline]
     pub(super) fn take_turn_of_core(&self) -> Option<Candidate<'c>> {
         self.ramped(|| Some(self.at(self.layout.take_turn_of_core()?)))
+    }
+
+    /// The endpoint whose turn is next in the present core's own round, eligible or not, unless it may be in its slow start: the
+    /// turn is not taken yet, but can be.
+    #[inline]
+    pub(super) fn next_turn_of_core(&self) -> Option<(Candidate<'c>, NextTurn<'c>)> {
+        let (index, turn) = self.layout.next_turn_of_core()?;
+        let candidate = self.at(index);
+        (!candidate.listed.may_ramp()).then_some((candidate, turn))
     }
 
     /// Takes a turn in the present core's own round, and looks at `count` endpoints in smooth weighted round-robin order from

@@ -18,21 +18,20 @@ pub(super) fn least<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> u
     if from.len() > FEW {
         return least_of_some(from, load);
     }
-    // Nobody can have less than nothing, and of all who have as little it would be chosen.
-    let next = from.take_turn_of_core()?;
-    if load(next).amount == 0 && from.is_eligible(next) {
+    // Nobody can have less than nothing, and among all who have as little it is this one's turn.
+    if let Some((next, turn)) = from.next_turn_of_core()
+        && load(next).amount == 0
+        && from.is_eligible(next)
+    {
+        turn.take();
         return Some(next);
     }
-    least_of_all(from, load, next)
+    least_of_all(from, load)
 }
 
-/// The least loaded of all; of equals, `next` if it is one of them, or else the one whose turn is next.
+/// The least loaded of all; of equals, the one whose turn is next.
 #[inline(never)]
-fn least_of_all<'c>(
-    from: &Candidates<'c>,
-    load: impl Fn(Candidate<'c>) -> PerWeight,
-    next: Candidate<'c>,
-) -> Option<Candidate<'c>> {
+fn least_of_all<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> PerWeight) -> Option<Candidate<'c>> {
     let mut least: Option<(Candidate<'c>, PerWeight)> = None;
     let mut tied = false;
     let calm = from.is_calm();
@@ -51,24 +50,22 @@ fn least_of_all<'c>(
         }
     }
     let (first, least) = least?;
-    if tied { next_as_loaded(from, load, next, least).or(Some(first)) } else { Some(first) }
+    if tied { next_as_loaded(from, load, least).or(Some(first)) } else { Some(first) }
 }
 
-/// The next endpoint in order, from `next` on, that has no more than `most`.
+/// The next endpoint in order that has no more than `most`.
 #[inline]
 fn next_as_loaded<'c>(
     from: &Candidates<'c>,
     load: impl Fn(Candidate<'c>) -> PerWeight,
-    next: Candidate<'c>,
     most: PerWeight,
 ) -> Option<Candidate<'c>> {
     // Loads move while we look, so "equal" means equal to what was seen, and the search has an end.
-    let mut candidate = next;
     for _ in 0..TURNS {
+        let candidate = from.take_turn_of_core()?;
         if load(candidate).against(most).is_le() && from.is_eligible(candidate) {
             return Some(candidate);
         }
-        candidate = from.take_turn_of_core()?;
     }
     None
 }

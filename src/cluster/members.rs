@@ -81,7 +81,7 @@ impl<B> Members<B> {
         if self.entries.iter().any(|entry| entry.endpoint.id() == endpoint.id()) {
             return Err(ClusterError::Duplicate(endpoint.id().clone()));
         }
-        let entry = self.entry(endpoint);
+        let entry = self.entry(endpoint, self.entries.len());
         self.entries.push(entry);
         Ok(())
     }
@@ -100,7 +100,7 @@ impl<B> Members<B> {
             return Err(ClusterError::Duplicate(twice.id().clone()));
         }
         // The old entries go only after the new ones have taken over their live state.
-        let entries: Vec<_> = endpoints.into_iter().map(|endpoint| self.entry(endpoint)).collect();
+        let entries: Vec<_> = (0..).zip(endpoints).map(|(others, endpoint)| self.entry(endpoint, others)).collect();
         for (entry, old) in entries.iter().filter_map(|new| Some((new, self.entry_of(new.endpoint.id())?))) {
             entry.replaces(old);
         }
@@ -135,7 +135,7 @@ impl<B> Members<B> {
                     new.replaces(&old);
                     new
                 }
-                (None, _) => self.entry(endpoint),
+                (None, _) => self.entry(endpoint, entries.len()),
             };
             entries.push(entry);
         }
@@ -199,8 +199,9 @@ impl<B> Members<B> {
         Group { layout, handles }
     }
 
-    fn entry(&mut self, endpoint: Endpoint<B>) -> Entry<B> {
-        Entry { live: self.live_of(endpoint.id()), endpoint: self.intended(endpoint) }
+    /// The entry for an endpoint that comes to so many others.
+    fn entry(&mut self, endpoint: Endpoint<B>, others: usize) -> Entry<B> {
+        Entry { live: self.live_of(endpoint.id(), others), endpoint: self.intended(endpoint) }
     }
 
     /// The endpoint with the stricter of its own intent and the operator's.
@@ -216,13 +217,13 @@ impl<B> Members<B> {
         }
     }
 
-    fn live_of(&mut self, id: &EndpointId) -> Arc<Live> {
+    fn live_of(&mut self, id: &EndpointId, others: usize) -> Arc<Live> {
         if let Some(live) = self.live.get(id).and_then(Weak::upgrade) {
             live.health.join(self.judge, live.now_ms());
             return live;
         }
         let peers = self.outliers.as_ref().map(|outliers| Arc::clone(outliers) as Arc<dyn Peers>);
-        let load = self.loads.place(self.live.len());
+        let load = self.loads.next(others);
         let live = Arc::new(Live::new(load, Arc::clone(&self.clock), peers, self.spots.clone()));
         if self.running {
             live.health.readmit(live.now_ms());

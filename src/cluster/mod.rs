@@ -23,7 +23,7 @@ use crate::backend::HttpBackend;
 use crate::balance::{Balancer, Candidates, Tried};
 use crate::endpoint::{Endpoint, EndpointId, Hint, Intent, InvalidId, Lease, Member, Slot};
 use crate::request::RequestView;
-pub use crate::view::Shared;
+pub use crate::view::BackendRef;
 use crate::view::{Group, Handle, Published, View};
 
 /// Endpoints, the policy that chooses among them, and their live state. Clones are handles to the same cluster.
@@ -80,8 +80,8 @@ struct Inner<B> {
 pub struct Picked<B> {
     /// Counts the request in flight until it is dropped.
     pub lease: Lease,
-    /// What to send the request with.
-    pub backend: Shared<B>,
+    /// What to send the request with: a reference for the time of the request. `Arc::clone` makes one to keep.
+    pub backend: BackendRef<B>,
 }
 
 impl<B> Cluster<B> {

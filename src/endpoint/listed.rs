@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::load::{Block, Load, Place};
+use super::load::{Block, Load, LoadRef};
 use super::{Intent, Member, Role, Roles};
 use crate::health::slow_start::WHOLE;
 
@@ -25,7 +25,7 @@ pub(crate) struct Listed {
 impl Listed {
     pub(crate) fn new(member: Member) -> Self {
         let settings = &member.settings;
-        let Place { block, index } = member.live.load.clone();
+        let LoadRef { block, index } = member.live.load.clone();
         Listed {
             block,
             index,
@@ -55,7 +55,7 @@ impl Listed {
     }
 
     /// Takes a slot. False when the last one, or the only probe of an ejected endpoint, has just gone to another request.
-    /// `calm` is where nothing is said against any endpoint.
+    /// Where it is `calm`, nothing is said against any endpoint.
     #[inline]
     pub(crate) fn acquire(&self, alone: bool, calm: bool) -> bool {
         if calm { self.load().count.begin(self.max_in_flight) } else { self.member.acquire(alone) }
@@ -77,6 +77,12 @@ impl Listed {
     #[inline]
     pub(crate) fn share(&self) -> u32 {
         if self.ramps { self.member.share() } else { WHOLE }
+    }
+
+    /// May it be in a slow start?
+    #[inline]
+    pub(crate) fn may_ramp(&self) -> bool {
+        self.ramps
     }
 
     /// Does it use the turn that has fallen on it? Not each one during a slow start.
@@ -136,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_limit_leaves_as_many_slots_as_it_says() {
-        let live = Live::new(Loads::new().place(0), Arc::new(SystemClock), None, Spots::default());
+        let live = Live::new(Loads::new().next(0), Arc::new(SystemClock), None, Spots::default());
         let endpoint = Endpoint::new("a", ()).unwrap().max_in_flight(2);
         let listed = Listed::new(Member::new(Arc::new(endpoint.settings), Arc::new(live)));
         assert!(listed.acquire(false, true) && listed.acquire(false, false));

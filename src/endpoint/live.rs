@@ -1,32 +1,38 @@
 use std::fmt;
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::load::{Load, Place, Rounds};
+use super::load::{Load, LoadRef, Wraps};
 use super::{Intent, Role, Settings};
 use crate::clock::Clock;
 use crate::health::passive::Passive;
 use crate::health::spots::Spots;
 use crate::health::state::{Peers, Rule, State};
 
-/// What changes while an endpoint serves.
+/// What changes while an endpoint serves, on cache lines of its own: where outliers are ejected, each success is counted here. In
+/// this order, so that what a pick reads where something is said against an endpoint lies in the first.
+#[repr(C, align(128))]
 pub(crate) struct Live {
-    /// Where that is which changes with each request.
-    pub(crate) load: Place,
     pub(crate) passive: Passive,
+    /// Begins with what picks read.
     pub(crate) health: State,
+    /// What changes with each request lies elsewhere.
+    pub(crate) load: LoadRef,
     pub(crate) failed: AtomicU64,
-    pub(super) rounds: Rounds,
+    pub(super) wraps: Wraps,
     /// Distinguishes endpoints within the process, for a request's list of those already tried.
     pub(crate) uid: u64,
     origin: Instant,
     clock: Arc<dyn Clock>,
 }
 
+const _: () = assert!(offset_of!(Live, health) + State::READ_IN_PICKS <= 64);
+
 impl Live {
     /// `peers` compares the endpoint with the others of its cluster, where that is asked for; `spots` are the cluster's.
-    pub(crate) fn new(load: Place, clock: Arc<dyn Clock>, peers: Option<Arc<dyn Peers>>, spots: Spots) -> Self {
+    pub(crate) fn new(load: LoadRef, clock: Arc<dyn Clock>, peers: Option<Arc<dyn Peers>>, spots: Spots) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // One fail_timeout of any sane length lies between the origin and now, as in nginx, where `checked` starts at 0.
         Live {
@@ -34,7 +40,7 @@ impl Live {
             passive: Passive::new(spots.clone()),
             health: State::new(peers, spots),
             failed: AtomicU64::new(0),
-            rounds: Rounds::default(),
+            wraps: Wraps::default(),
             uid: NEXT.fetch_add(1, Ordering::Relaxed),
             origin: clock.now(),
             clock,
@@ -49,7 +55,7 @@ impl Live {
 
     /// How many requests have ended.
     pub(crate) fn served(&self) -> u64 {
-        self.load.count.ended(&self.rounds)
+        self.load.count.ended(&self.wraps)
     }
 
     /// The present moment.
@@ -78,10 +84,10 @@ impl fmt::Debug for Live {
 #[derive(Debug, Clone)]
 #[repr(C)]
 pub(crate) struct Member {
-    /// These first, on the cache line where references to the member are counted: what ends looks for them.
+    /// These first, close to the count of references to the member: what ends looks for them.
     pub(crate) live: Arc<Live>,
     /// The live state's.
-    load: Place,
+    load: LoadRef,
     /// Apart, so that what each request touches is little.
     pub(crate) settings: Arc<Settings>,
 }
@@ -113,7 +119,7 @@ impl Member {
     /// Gives back the slot of a request that has ended.
     #[inline]
     pub(super) fn end(&self) {
-        self.load.count.end(&self.live.rounds);
+        self.load.count.end(&self.live.wraps);
     }
 
     /// Is it out of service for everybody, bound sessions included, for another reason than its load?

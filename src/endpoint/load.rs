@@ -56,14 +56,14 @@ impl Block {
     }
 }
 
-/// Where an endpoint's load is kept.
+/// A reference to an endpoint's load.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct LoadRef {
     pub(super) block: Arc<Block>,
     pub(super) index: u16,
 }
 
-impl Deref for Place {
+impl Deref for LoadRef {
     type Target = Load;
 
     #[inline]
@@ -72,13 +72,14 @@ impl Deref for Place {
     }
 }
 
-/// Gives endpoints the places where their loads are kept. Cores that send to different endpoints shall not meet, so where there
+/// Gives endpoints their loads. Cores that send to different endpoints shall not meet, so where there
 /// are few, each has cache lines of its own; where there are many, cores seldom meet, and what counts is that their loads fit into
 /// the cache.
 #[derive(Debug)]
 pub(crate) struct Loads {
     few: Source,
-    many: Source,
+    /// Until there are many, none.
+    many: Option<Source>,
 }
 
 /// The most endpoints that are few.
@@ -93,24 +94,28 @@ struct Source {
 
 impl Loads {
     pub(crate) fn new() -> Self {
-        let source = |step| Source { block: Block::new(), next: 0, step };
-        Loads { few: source(APART), many: source(1) }
+        Loads { few: Source::new(APART), many: None }
     }
 
-    /// A place for an endpoint that comes to `others`.
-    pub(crate) fn place(&mut self, others: usize) -> Place {
-        if others < FEW { self.few.place() } else { self.many.place() }
+    /// A load for an endpoint that comes to `others`.
+    pub(crate) fn next(&mut self, others: usize) -> LoadRef {
+        let source = if others < FEW { &mut self.few } else { self.many.get_or_insert_with(|| Source::new(1)) };
+        source.next()
     }
 }
 
 impl Source {
-    fn place(&mut self) -> Place {
+    fn new(step: usize) -> Self {
+        Source { block: Block::new(), next: 0, step }
+    }
+
+    fn next(&mut self) -> LoadRef {
         if self.next >= BLOCK {
             (self.block, self.next) = (Block::new(), 0);
         }
-        let place = Place { block: Arc::clone(&self.block), index: self.next as u16 };
+        let load = LoadRef { block: Arc::clone(&self.block), index: self.next as u16 };
         self.next += self.step;
-        place
+        load
     }
 }
 
@@ -122,9 +127,9 @@ impl Source {
 #[derive(Debug, Default)]
 pub(super) struct Count(AtomicU64);
 
-/// Once every 2^32 requests the upper half begins anew.
+/// How often the upper half has begun anew: once every 2^32 requests.
 #[derive(Debug, Default)]
-pub(super) struct Rounds(AtomicU64);
+pub(super) struct Wraps(AtomicU64);
 
 const ENDED: u64 = 1 << 32;
 
@@ -153,17 +158,17 @@ impl Count {
 
     /// Counts a request out.
     #[inline]
-    pub(super) fn end(&self, rounds: &Rounds) {
+    pub(super) fn end(&self, wraps: &Wraps) {
         // One less in flight, one more ended.
         let before = self.0.fetch_add(ENDED - 1, Ordering::Release);
         if before >> 32 == u64::from(u32::MAX) {
-            rounds.0.fetch_add(1, Ordering::Relaxed);
+            wraps.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// How many have ended. For a moment too few by a whole round, when one is just over.
-    pub(super) fn ended(&self, rounds: &Rounds) -> u64 {
-        (rounds.0.load(Ordering::Relaxed) << 32) + (self.0.load(Ordering::Relaxed) >> 32)
+    /// How many have ended. For a moment wrong by 2^32 when the upper half begins anew.
+    pub(super) fn ended(&self, wraps: &Wraps) -> u64 {
+        (wraps.0.load(Ordering::Relaxed) << 32) + (self.0.load(Ordering::Relaxed) >> 32)
     }
 }
 
@@ -174,8 +179,8 @@ mod tests {
     #[test]
     fn few_loads_lie_apart_many_side_by_side_and_no_two_in_one_place() {
         let mut loads = Loads::new();
-        let places: Vec<_> = (0..2_000).map(|others| loads.place(others)).collect();
-        let addresses: Vec<usize> = places.iter().map(|place| std::ptr::from_ref::<Load>(place).addr()).collect();
+        let all: Vec<_> = (0..2_000).map(|others| loads.next(others)).collect();
+        let addresses: Vec<usize> = all.iter().map(|load| std::ptr::from_ref::<Load>(load).addr()).collect();
         assert!(addresses[..FEW].windows(2).all(|pair| pair[1] - pair[0] == 128 && pair[0] % 128 == 0));
         assert!(addresses[FEW..FEW + BLOCK].windows(2).all(|pair| pair[1] - pair[0] == size_of::<Load>()));
         let distinct: std::collections::BTreeSet<_> = addresses.iter().collect();
@@ -184,18 +189,18 @@ mod tests {
 
     #[test]
     fn what_ends_is_counted_beyond_32_bits() {
-        let (count, rounds) = (Count(AtomicU64::new((u64::from(u32::MAX) << 32) + 2)), Rounds::default());
-        assert_eq!((count.in_flight(), count.ended(&rounds)), (2, u64::from(u32::MAX)));
-        count.end(&rounds);
-        assert_eq!((count.in_flight(), count.ended(&rounds)), (1, 1 << 32));
-        count.end(&rounds);
-        assert_eq!((count.in_flight(), count.ended(&rounds)), (0, (1 << 32) + 1));
+        let (count, wraps) = (Count(AtomicU64::new((u64::from(u32::MAX) << 32) + 2)), Wraps::default());
+        assert_eq!((count.in_flight(), count.ended(&wraps)), (2, u64::from(u32::MAX)));
+        count.end(&wraps);
+        assert_eq!((count.in_flight(), count.ended(&wraps)), (1, 1 << 32));
+        count.end(&wraps);
+        assert_eq!((count.in_flight(), count.ended(&wraps)), (0, (1 << 32) + 1));
     }
 
     #[test]
     fn threads_keep_to_the_limit_and_leave_nothing_behind() {
         const LIMIT: u32 = 2;
-        let (count, rounds) = (Count::default(), Rounds::default());
+        let (count, wraps) = (Count::default(), Wraps::default());
         let served: u64 = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
@@ -205,7 +210,7 @@ mod tests {
                             .filter(|_| begun())
                             .inspect(|_| {
                                 assert!(count.in_flight() <= LIMIT);
-                                count.end(&rounds);
+                                count.end(&wraps);
                             })
                             .count() as u64
                     })
@@ -213,6 +218,6 @@ mod tests {
                 .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
-        assert_eq!((count.in_flight(), count.ended(&rounds)), (0, served));
+        assert_eq!((count.in_flight(), count.ended(&wraps)), (0, served));
     }
 }

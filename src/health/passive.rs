@@ -33,8 +33,10 @@ impl Rule {
     }
 }
 
-/// One endpoint's failure record. Reading it takes no lock; only reports of outcomes that change something do.
+/// One endpoint's failure record. Reading it takes no lock; only reports of outcomes that change something do. What picks read
+/// comes first.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Passive {
     fails: AtomicU32,
     /// Milliseconds since the endpoint's origin, as `accessed`.

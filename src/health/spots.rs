@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// nginx's rule counts failures of it, and one while it is ejected as an outlier, down by the word of probes, or not known to be
 /// one of the cluster.
 ///
+/// nginx's rule forgets failures with a success some time later, so a spot stays on an endpoint that failed and has served nobody since.
+///
 /// Where there are none, as is the rule, a pick need not look at the endpoints one by one: that would be a cache line for each,
 /// which every request that ends elsewhere takes away.
 #[derive(Debug, Clone, Default)]
@@ -86,6 +88,7 @@ mod tests {
     fn threads_leave_none_behind() {
         let spots = Spots::default();
         let (passive, state) = (Passive::new(spots.clone()), State::new(None, spots.clone()));
+        state.attach(CHECKER, false, 0);
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let (passive, state) = (&passive, &state);

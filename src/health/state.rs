@@ -4,6 +4,7 @@
 //! is taken only by what changes a verdict and by a status.
 
 use std::fmt;
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -22,7 +23,8 @@ pub(crate) trait Peers: Send + Sync {
     fn counted(&self, run: u32);
 }
 
-/// Times are milliseconds since the endpoint's origin.
+/// Times are milliseconds since the endpoint's origin. What picks read comes first.
+#[repr(C)]
 pub(crate) struct State {
     /// Until when no request may come: 0 is not at all, `u64::MAX` while the word of probes is that it is down, or it is not
     /// known to be one of the cluster.
@@ -90,6 +92,9 @@ pub(crate) enum Rule {
 }
 
 impl State {
+    /// How many bytes a pick reads, from the beginning, where something is said against an endpoint that is in no slow start.
+    pub(crate) const READ_IN_PICKS: usize = offset_of!(State, ramp);
+
     pub(crate) fn new(peers: Option<Arc<dyn Peers>>, spots: Spots) -> Self {
         State {
             barred_until: AtomicU64::new(0),

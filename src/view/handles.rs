@@ -7,6 +7,10 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use http::{Request, Response};
+
+use crate::backend::{Backend, SendError};
+use crate::body::Body;
 use crate::endpoint::Member;
 use crate::shard;
 
@@ -22,7 +26,7 @@ pub(crate) struct Handles<B> {
 /// One endpoint's.
 pub(crate) struct Handle<B> {
     pub(crate) member: Arc<Member>,
-    pub(crate) backend: Shared<B>,
+    pub(crate) backend: BackendRef<B>,
 }
 
 impl<B> Handles<B> {
@@ -50,23 +54,42 @@ impl<B> Handles<B> {
 
 impl<B> Handle<B> {
     fn new(member: &Member, backend: &Arc<B>) -> Self {
-        Handle { member: Arc::new(member.clone()), backend: Shared(Arc::new(Arc::clone(backend))) }
+        Handle { member: Arc::new(member.clone()), backend: BackendRef(Arc::new(Arc::clone(backend))) }
     }
 }
 
-/// A reference to a backend: derefs to an [`Arc`] of it, and so to the backend. Its clones are counted apart from those that other
-/// cores have, so that cores do not contend for one count; to keep the backend for long, clone the `Arc`.
-#[expect(clippy::redundant_allocation, reason = "the outer one is counted by one core, and the inner one never")]
-pub struct Shared<B>(Arc<Arc<B>>);
+/// A reference to a backend, counted apart from those that other cores have, so that cores do not contend for one count. It derefs to
+/// an [`Arc`] of the backend, and so to the backend; `Arc::clone(&picked.backend)` or `Arc::from(picked.backend)` is how to keep it.
+#[expect(
+    clippy::redundant_allocation,
+    reason = "picks count the outer one, which belongs to one core, and not the inner one"
+)]
+pub struct BackendRef<B>(Arc<Arc<B>>);
 
-impl<B> Clone for Shared<B> {
+impl<B> From<BackendRef<B>> for Arc<B> {
+    fn from(backend: BackendRef<B>) -> Self {
+        Arc::clone(&backend.0)
+    }
+}
+
+impl<B: Backend> Backend for BackendRef<B> {
+    fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
+        B::send(self, request)
+    }
+
+    fn reach(&self) -> impl Future<Output = Result<(), SendError>> + Send {
+        B::reach(self)
+    }
+}
+
+impl<B> Clone for BackendRef<B> {
     #[inline]
     fn clone(&self) -> Self {
-        Shared(Arc::clone(&self.0))
+        BackendRef(Arc::clone(&self.0))
     }
 }
 
-impl<B> Deref for Shared<B> {
+impl<B> Deref for BackendRef<B> {
     type Target = Arc<B>;
 
     #[inline]
@@ -75,7 +98,7 @@ impl<B> Deref for Shared<B> {
     }
 }
 
-impl<B: fmt::Debug> fmt::Debug for Shared<B> {
+impl<B: fmt::Debug> fmt::Debug for BackendRef<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&**self.0, f)
     }
@@ -93,7 +116,7 @@ mod tests {
     fn handles(endpoints: usize) -> Handles<usize> {
         let mut loads = Loads::new();
         let endpoint = |n: usize| {
-            let live = Live::new(loads.place(n), Arc::new(SystemClock), None, Spots::default());
+            let live = Live::new(loads.next(n), Arc::new(SystemClock), None, Spots::default());
             let Endpoint { settings, backend } = Endpoint::new(n.to_string(), n).unwrap();
             (Member::new(Arc::new(settings), Arc::new(live)), backend)
         };

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ahash::AHashMap;
 use arc_swap::{ArcSwap, Guard};
 
-pub use self::handles::Shared;
+pub use self::handles::BackendRef;
 pub(crate) use self::handles::{Handle, Handles};
 use crate::endpoint::{EndpointId, Hint, Intent, Listed, Member, Offers};
 use crate::health::spots::Spots;
@@ -129,9 +129,25 @@ pub(crate) struct Turns {
 struct Counter(AtomicU64);
 
 impl Counter {
+    /// How many turns have been taken.
+    #[inline]
+    fn taken(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
     #[inline]
     fn take(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// A turn that was looked at.
+pub(crate) struct NextTurn<'t>(&'t Counter);
+
+impl NextTurn<'_> {
+    #[inline]
+    pub(crate) fn take(self) {
+        self.0.take();
     }
 }
 
@@ -149,8 +165,8 @@ impl Turns {
     }
 
     #[inline]
-    fn take_of_core(&self) -> u64 {
-        self.of_cores[shard::of_thread(self.of_cores.len())].take()
+    fn of_core(&self) -> &Counter {
+        &self.of_cores[shard::of_thread(self.of_cores.len())]
     }
 }
 
@@ -181,18 +197,30 @@ impl Layout {
     /// The same in this core's own round.
     #[inline]
     pub(crate) fn take_turn_of_core(&self) -> Option<usize> {
-        let place = self.place_of(|| self.turns.take_of_core())?;
+        let place = self.place_of(|| self.turns.of_core().take())?;
         Some(self.order[place] as usize)
     }
 
-    /// The same with those whose turns follow, which they keep: `count` at most, and each place of a round once.
+    /// The member whose turn is next in this core's own round. The turn is not taken yet, but can be.
+    #[inline]
+    pub(crate) fn next_turn_of_core(&self) -> Option<(usize, NextTurn<'_>)> {
+        let counter = self.turns.of_core();
+        let place = self.place_of(|| counter.taken())?;
+        Some((self.order[place] as usize, NextTurn(counter)))
+    }
+
+    /// Takes a turn in this core's own round: the members from there on, which keep their turns; `count` at most, and each place of
+    /// the order once. Cores begin in different parts of the order, or those that pick at the same rate would all look at the
+    /// same members.
     pub(crate) fn take_turn_of(&self, count: usize) -> impl Iterator<Item = usize> + use<'_> {
-        let place = self.place_of(|| self.turns.take_of_core()).unwrap_or(0);
+        let cores = self.turns.of_cores.len();
+        let begin = self.order.len() * shard::of_thread(cores) / cores;
+        let place = self.place_of(|| self.turns.of_core().take().wrapping_add(begin as u64)).unwrap_or(0);
         let (before, after) = self.order.split_at(place);
         after.iter().chain(before).take(count).map(|index| *index as usize)
     }
 
-    /// The place in the order of the turn that is taken.
+    /// The place in the order of a turn.
     #[inline]
     fn place_of(&self, turn: impl FnOnce() -> u64) -> Option<usize> {
         match self.order.len() {
@@ -338,6 +366,8 @@ fn greatest_common_divisor(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
+    use crate::endpoint::{Endpoint, Live, Loads};
 
     fn order(weights: &[u32]) -> String {
         let ready: Vec<(u32, u32)> = (0..).zip(weights.iter().copied()).collect();
@@ -380,6 +410,52 @@ mod tests {
         let share = |index| order.iter().filter(|at| **at == index).count() as f64 / order.len() as f64;
         assert!((share(0) - 0.75).abs() < 0.001);
         assert!(share(2) > 0.0, "nobody starves");
+    }
+
+    fn layout(weights: &[u32], turns: Turns) -> Layout {
+        let mut loads = Loads::new();
+        let member = |n: usize| {
+            let live = Live::new(loads.next(n), Arc::new(SystemClock), None, Spots::default());
+            let endpoint = Endpoint::new(n.to_string(), ()).unwrap().weight(weights[n]);
+            Member::new(Arc::new(endpoint.settings), Arc::new(live))
+        };
+        Layout::new((0..weights.len()).map(member), Arc::new(turns), Spots::default(), false)
+    }
+
+    /// What threads do one after the other that have this and that of two cores' shards, four times in turn.
+    fn in_turn<T: Send>(act: impl Fn() -> T + Sync) -> [Vec<T>; 2] {
+        let mut done = [Vec::new(), Vec::new()];
+        while done.iter().any(|done| done.len() < 4) {
+            let (shard, what) =
+                std::thread::scope(|scope| scope.spawn(|| (shard::of_thread(2), act())).join().unwrap());
+            done[shard].push(what);
+        }
+        done.map(|done| done.into_iter().take(4).collect())
+    }
+
+    fn turns_of_two_cores() -> Turns {
+        Turns { shared: Counter::default(), of_cores: vec![Counter::default(), Counter::default()] }
+    }
+
+    #[test]
+    fn each_core_goes_through_the_order_for_itself() {
+        let layout = layout(&[2, 1, 1], turns_of_two_cores());
+        let taken = in_turn(|| {
+            let (next, turn) = layout.next_turn_of_core().unwrap();
+            turn.take();
+            (next, layout.take_turn_of_core())
+        });
+        assert_eq!(taken, [0, 1].map(|_| [(0, Some(1)), (2, Some(0)), (0, Some(1)), (2, Some(0))].to_vec()));
+        assert_eq!(layout.take_turn(), Some(0), "the order that is one for all has not moved");
+    }
+
+    #[test]
+    fn cores_that_look_at_some_of_many_look_at_different_ones() {
+        let layout = layout(&[1; 100], turns_of_two_cores());
+        let seen = in_turn(|| layout.take_turn_of(3).collect::<Vec<_>>());
+        let from = |begin: usize| (0..4).map(|n| (begin + n..begin + n + 3).collect()).collect::<Vec<Vec<_>>>();
+        assert_eq!(seen, [from(0), from(50)]);
+        assert_eq!(layout.take_turn_of(1_000).count(), 100, "each once");
     }
 
     proptest::proptest! {
