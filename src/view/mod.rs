@@ -214,8 +214,11 @@ impl Layout {
     /// same members.
     pub(crate) fn take_turn_of(&self, count: usize) -> impl Iterator<Item = usize> + use<'_> {
         let cores = self.turns.of_cores.len();
-        let begin = self.order.len() * shard::of_thread(cores) / cores;
-        let place = self.place_of(|| self.turns.of_core().take().wrapping_add(begin as u64)).unwrap_or(0);
+        let core = shard::of_thread(cores);
+        // A power of two, by which nothing need be divided.
+        let begin = (self.order.len() * core) >> cores.trailing_zeros();
+        let turn = || self.turns.of_cores[core].take().wrapping_add(begin as u64);
+        let place = self.place_of(turn).unwrap_or(0);
         let (before, after) = self.order.split_at(place);
         after.iter().chain(before).take(count).map(|index| *index as usize)
     }
