@@ -142,6 +142,32 @@ mod tests {
         assert!(std::ptr::eq(handles.of_thread(2), &raw const handles.shards[shard][2]));
     }
 
+    #[tokio::test]
+    async fn what_is_picked_can_be_sent_with_and_kept() {
+        struct Teapot;
+        impl Backend for Teapot {
+            async fn send(&self, _request: Request<Body>) -> Result<Response<Body>, SendError> {
+                let mut answer = Response::new(Body::empty());
+                *answer.status_mut() = http::StatusCode::IM_A_TEAPOT;
+                Ok(answer)
+            }
+
+            async fn reach(&self) -> Result<(), SendError> {
+                Err(SendError::new(crate::backend::Phase::Limit, "no tea"))
+            }
+        }
+
+        async fn ask(backend: impl Backend) -> (u16, bool) {
+            let answer = backend.send(Request::new(Body::empty())).await.unwrap();
+            (answer.status().as_u16(), backend.reach().await.is_ok())
+        }
+
+        let kept = Arc::new(Teapot);
+        let picked = BackendRef(Arc::new(Arc::clone(&kept)));
+        assert_eq!(ask(picked.clone()).await, (418, false));
+        assert!(Arc::ptr_eq(&Arc::from(picked), &kept));
+    }
+
     #[test]
     fn many_endpoints_are_not_multiplied() {
         assert_eq!(handles(MOST + 1).shards.len(), 1);
