@@ -112,7 +112,7 @@ fn options(words: &[String]) -> Options {
     let list = |name: &str| value(name).map(|list| list.split(',').map(str::to_owned).collect());
     let quick = words.iter().any(|word| word == "--quick");
     Options {
-        rounds: value("--rounds").map_or(if quick { 2 } else { 5 }, |rounds| rounds.parse().unwrap()),
+        rounds: value("--rounds").map_or(if quick { 1 } else { 5 }, |rounds| rounds.parse().unwrap()),
         seconds: Duration::from_millis(
             value("--millis").map_or(if quick { 700 } else { 3_000 }, |ms| ms.parse().unwrap()),
         ),
