@@ -72,9 +72,8 @@ impl Deref for LoadRef {
     }
 }
 
-/// Gives endpoints their loads. Cores that send to different endpoints shall not meet, so where there
-/// are few, each has cache lines of its own; where there are many, cores seldom meet, and what counts is that their loads fit into
-/// the cache.
+/// Gives endpoints their loads. Cores that send to different endpoints shall not meet, so where there are few, each has cache
+/// lines of its own; where there are many, cores seldom meet, and what counts is that their loads fit into the cache.
 #[derive(Debug)]
 pub(crate) struct Loads {
     few: Source,
