@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use kylin_lb::backend::Phase;
+use kylin_lb::backend::SendErrorKind;
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Proxy, SendError};
 
 /// Answers by itself; the one called `q1` is unreachable.
@@ -22,9 +22,12 @@ impl Backend for InProcess {
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
         if self.name == "q1" {
             // Nothing was sent, and here is the request: the proxy may try it elsewhere, whatever its method.
-            return Err(SendError::new(Phase::Connect, "q1 is down for the demonstration").with_request(request));
+            return Err(
+                SendError::new(SendErrorKind::Connect, "q1 is down for the demonstration").with_request(request)
+            );
         }
-        let sql = request.into_body().collect().await.map_err(|error| SendError::new(Phase::RequestBody, error))?;
+        let sql =
+            request.into_body().collect().await.map_err(|error| SendError::new(SendErrorKind::RequestBody, error))?;
         Ok(Response::new(Body::from(format!("{} got {} bytes", self.name, sql.to_bytes().len()))))
     }
 }

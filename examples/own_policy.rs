@@ -8,7 +8,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use kylin_lb::balance::{Balancer, BalancerExt, Candidate, Candidates, LeastConn, Tried};
+use kylin_lb::balance::{Attempted, Balancer, BalancerExt, Candidate, Candidates, LeastConn};
 use kylin_lb::testing::KylinNode;
 use kylin_lb::{Cluster, Endpoint, RequestView};
 
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client = IpAddr::from(Ipv4Addr::LOCALHOST);
     for agent in ["nightly-report", "dashboard", "dashboard", "nightly-report"] {
         let request = http::Request::get("/kylin/api/query").header("user-agent", agent).body(())?;
-        let picked = cluster.pick(&RequestView::of(&request, client), &Tried::none())?;
+        let picked = cluster.pick(&RequestView::of(&request, client), &Attempted::none())?;
         println!("{agent:>14} -> {}", picked.lease.endpoint());
     }
     Ok(())

@@ -18,8 +18,8 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::time::Sleep;
 
+use crate::drop_guard::DropGuard;
 use crate::endpoint::{Lease, Outcome};
-use crate::seat::Seat;
 
 /// Any error, boxed: what a streamed body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -37,7 +37,7 @@ pub struct Body {
     kind: Kind,
     on_end: Option<Arc<dyn OnEnd>>,
     lease: Option<Lease>,
-    seat: Option<Seat>,
+    seat: Option<DropGuard>,
     stall: Stall,
     /// How many bytes may still come; more is an error.
     allowance: u64,
@@ -176,7 +176,7 @@ impl Body {
 
     /// Keeps `lease` and a session's `seat` until this body, an answer's, is over. A body that fails before its end counts
     /// against the endpoint. Trailers are dropped.
-    pub(crate) fn pass(&mut self, lease: Lease, seat: Option<Seat>) {
+    pub(crate) fn pass(&mut self, lease: Lease, seat: Option<DropGuard>) {
         if !self.is_end_stream() {
             (self.lease, self.seat, self.drop_trailers) = (Some(lease), seat, true);
         }

@@ -4,7 +4,6 @@
 //! nothing here is seeded or may ever change; the golden values in the tests pin it down. For hash *maps* the crate uses
 //! ahash, which is seeded anew in every process and must therefore never decide a placement.
 
-#[cfg(feature = "kylin")]
 use xxhash_rust::xxh3::Xxh3;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -28,10 +27,8 @@ pub(crate) fn key64(bytes: &[u8]) -> u64 {
 }
 
 /// [`key64`] over pieces: equal to it over their concatenation.
-#[cfg(feature = "kylin")]
 pub(crate) struct Key64(Xxh3);
 
-#[cfg(feature = "kylin")]
 impl Key64 {
     pub(crate) fn new() -> Self {
         Key64(Xxh3::with_seed(0))
@@ -133,7 +130,6 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "kylin")]
     #[test]
     fn a_key_in_pieces_is_the_key() {
         let key: Vec<u8> = (0..1000_u32).map(|i| (i * 7) as u8).collect();

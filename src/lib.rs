@@ -65,18 +65,18 @@ pub mod body;
 pub mod clock;
 pub mod cluster;
 pub mod discovery;
+mod drop_guard;
 pub mod endpoint;
 mod hash;
 pub mod health;
 #[cfg(any(feature = "client", feature = "server"))]
 mod http1;
-#[cfg(feature = "kylin")]
 pub mod kylin;
 #[cfg(feature = "nginx")]
 pub mod nginx;
+pub mod probe;
 pub mod proxy;
 mod request;
-mod seat;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod session;

@@ -11,7 +11,7 @@ use std::task::{Context, Waker};
 use allocation_counter::measure;
 use http::{HeaderName, Request, Response};
 use kylin_lb::balance::{
-    Balancer, BalancerExt, Hash, IpHash, LeastConn, LeastWork, QueryAffinity, RandomTwo, RequestKey, RoundRobin, Tried,
+    Attempted, Balancer, BalancerExt, HashKeyed, IpHash, LeastConn, QueryAffinity, RandomTwo, RequestKey, RoundRobin,
 };
 use kylin_lb::health::Outlier;
 use kylin_lb::session::{Affinity, Sessions};
@@ -33,7 +33,7 @@ fn allocations_of_1000_picks(policy: impl Balancer) -> u64 {
     let pick_1000 = || {
         for _ in 0..250 {
             // Three tries of the same request, then one that has been tried on three before.
-            let mut tried = Tried::none();
+            let mut tried = Attempted::none();
             for _ in 0..4 {
                 let view = RequestView::of(&request, client).with_query(QueryKeys::new(1, 2));
                 let mut picked = cluster.pick(&view, &tried).unwrap();
@@ -56,13 +56,11 @@ fn a_pick_allocates_nothing_whatever_the_policy() {
     assert_eq!(allocations_of_1000_picks(IpHash::whole_address()), 0);
     assert_eq!(allocations_of_1000_picks(LeastConn::new()), 0);
     assert_eq!(allocations_of_1000_picks(RandomTwo::new()), 0);
-    assert_eq!(allocations_of_1000_picks(Hash::new(by_key())), 0);
-    assert_eq!(allocations_of_1000_picks(LeastWork::new()), 0);
+    assert_eq!(allocations_of_1000_picks(HashKeyed::modulo(by_key())), 0);
     assert_eq!(allocations_of_1000_picks(QueryAffinity::new()), 0);
-    assert_eq!(allocations_of_1000_picks(QueryAffinity::new().or(LeastWork::new())), 0);
-    assert_eq!(allocations_of_1000_picks(Hash::new(RequestKey::ClientIp)), 0);
-    assert_eq!(allocations_of_1000_picks(Hash::consistent(by_key())), 0);
-    assert_eq!(allocations_of_1000_picks(Hash::consistent(by_key()).or(IpHash::new())), 0);
+    assert_eq!(allocations_of_1000_picks(HashKeyed::modulo(RequestKey::ClientIp)), 0);
+    assert_eq!(allocations_of_1000_picks(HashKeyed::consistent(by_key())), 0);
+    assert_eq!(allocations_of_1000_picks(HashKeyed::consistent(by_key()).or(IpHash::new())), 0);
 }
 
 #[test]
@@ -79,7 +77,7 @@ fn a_pick_allocates_nothing_in_a_slow_start_or_in_panic() {
         }
         let request = Request::get("/").body(()).unwrap();
         let client: IpAddr = "192.0.2.7".parse().unwrap();
-        let pick = || cluster.pick(&RequestView::of(&request, client), &Tried::none()).unwrap();
+        let pick = || cluster.pick(&RequestView::of(&request, client), &Attempted::none()).unwrap();
         let pick_1000 = || (0..1000).for_each(|_| drop(black_box(pick())));
         pick_1000();
         assert!(cluster.status().endpoints.iter().any(|endpoint| endpoint.ramp < 100));
@@ -169,7 +167,7 @@ fn a_request_of_a_known_session_allocates_no_more_than_one_without() {
     let secret = || Secret::new([7; 32]);
     let ways = [
         Affinity::learn(Sessions::local(MemoryStore::new(), secret())),
-        Affinity::learn(Sessions::shared(MemoryStore::new(), secret())).or_user(secret()),
+        Affinity::learn(Sessions::remote(MemoryStore::new(), secret())).or_user(secret()),
         Affinity::route(),
         Affinity::user(secret()),
     ];

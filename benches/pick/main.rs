@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{Request, Response};
 use kylin_lb::balance::{
-    Balancer, BalancerExt, Candidate, Candidates, Hash, IpHash, LeastConn, LeastWork, QueryAffinity, Random, RandomTwo,
-    RequestKey, RoundRobin, Table, Tried,
+    Attempted, Balancer, BalancerExt, Candidate, Candidates, HashKeyed, IpHash, LeastConn, QueryAffinity, RandomOne,
+    RandomTwo, RequestKey, RoundRobin, Table,
 };
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Outcome, QueryKeys, RequestView, SendError};
 use measure::{LEAST, Options, SIZES, Subject, Worker};
@@ -38,11 +38,10 @@ fn main() {
         plan.add_busy("least_conn alone, all busy", LeastConn::new);
         plan.add_with_failed("least_conn alone, one has failed", LeastConn::new);
         plan.add_with_failed("round_robin alone, one has failed", RoundRobin::new);
-        plan.add_both("least_work", "least_work alone", LeastWork::new);
         plan.add_both("query affinity", "query affinity alone", QueryAffinity::new);
-        plan.add_both("hash", "hash alone", || Hash::new(RequestKey::PathAndQuery));
-        plan.add_both("hash consistent", "hash consistent alone", || Hash::consistent(RequestKey::PathAndQuery));
-        plan.add_both("random", "random alone", Random::new);
+        plan.add_both("hash", "hash alone", || HashKeyed::modulo(RequestKey::PathAndQuery));
+        plan.add_both("hash consistent", "hash consistent alone", || HashKeyed::consistent(RequestKey::PathAndQuery));
+        plan.add_both("random", "random alone", RandomOne::new);
         plan.add_both("random two", "random two alone", RandomTwo::new);
         plan.add_loaded("random two, 64 in flight", RandomTwo::new);
         plan.add_busy("random two alone, all busy", RandomTwo::new);
@@ -95,7 +94,7 @@ impl Plan<'_> {
     fn add_busy<P: Balancer>(&mut self, name: &'static str, policy: impl Fn() -> P) {
         let views = self.views;
         self.push(name, 1, repeat(policy, views), move |cluster, thread| {
-            let tried = Tried::none();
+            let tried = Attempted::none();
             let endpoints = cluster.status().endpoints;
             let each_twice = endpoints.iter().flat_map(|one| std::iter::repeat_n(&one.id, 2 * one.weight as usize));
             let held: Vec<_> = each_twice.map(|id| cluster.pick_bound(&views[0], &tried, id.as_str())).collect();
@@ -112,7 +111,7 @@ impl Plan<'_> {
         let views = self.views;
         self.push(name, 1, repeat(policy, views), move |cluster, thread| {
             let first = &cluster.status().endpoints[0].id;
-            let failed = cluster.pick_bound(&views[0], &Tried::none(), first.as_str());
+            let failed = cluster.pick_bound(&views[0], &Attempted::none(), first.as_str());
             failed.unwrap().lease.set_outcome(Outcome::Failure);
             let mut work = picks(cluster, views, thread);
             Box::new(move |count| work(count / LEAST))
@@ -157,7 +156,7 @@ fn cluster(endpoints: usize, policy: impl Balancer) -> Cluster<Nowhere> {
 }
 
 fn picks(cluster: Cluster<Nowhere>, views: Views, thread: usize) -> Worker {
-    let tried = Tried::none();
+    let tried = Attempted::none();
     let mut next = first_of(thread);
     Box::new(move |count| {
         for _ in 0..count {
@@ -168,7 +167,7 @@ fn picks(cluster: Cluster<Nowhere>, views: Views, thread: usize) -> Worker {
 }
 
 fn picks_under_load(cluster: Cluster<Nowhere>, views: Views, thread: usize) -> Worker {
-    let tried = Tried::none();
+    let tried = Attempted::none();
     let mut next = first_of(thread);
     let mut held: Vec<_> = (0..64).map(|n| cluster.pick(&views[n], &tried)).collect();
     let mut random = xorshift(thread as u64);

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use kylin_lb::balance::{Hash, LeastConn, RequestKey, RoundRobin};
+use kylin_lb::balance::{HashKeyed, LeastConn, RequestKey, RoundRobin};
 use kylin_lb::nginx::{Config, Site};
-use kylin_lb::proxy::Retry;
+use kylin_lb::proxy::RetryPolicy;
 use kylin_lb::server::Server;
 use kylin_lb::session::{Affinity, Sessions};
 use kylin_lb::{Cluster, Endpoint, Proxy};
@@ -26,10 +26,10 @@ pub fn serve(words: &[String]) {
         "kylin-lb" => start(listen, Proxy::builder(cluster().balancer(LeastConn::new()).build().unwrap()).build()),
         "bare" => {
             let cluster = cluster().balancer(RoundRobin::new()).build().unwrap();
-            start(listen, Proxy::builder(cluster).forwarded_headers(false).retry(Retry::off()).build())
+            start(listen, Proxy::builder(cluster).forwarded_headers(false).retry(RetryPolicy::off()).build())
         }
         "sticky" => {
-            let by_session = Hash::consistent(RequestKey::Cookie("JSESSIONID".into()));
+            let by_session = HashKeyed::consistent(RequestKey::Cookie("JSESSIONID".into()));
             start(listen, Proxy::builder(cluster().balancer(by_session).build().unwrap()).build())
         }
         "learned" => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use allocation_counter::measure;
 use kylin_lb::clock::{Clock, SystemClock};
 use kylin_lb::endpoint::EndpointId;
-use kylin_lb::session::{Expect, MemoryStore, SessionKey, SessionRecord, SessionStore};
+use kylin_lb::session::{MemoryStore, Precondition, SessionKey, SessionRecord, SessionStore};
 
 pub fn run() {
     let ids = ["q1", "q2", "q3"].map(|id| EndpointId::new(id).unwrap());
@@ -19,7 +19,7 @@ pub fn run() {
             for n in 0..count {
                 let record = SessionRecord::bound(ids[(n % 3) as usize].clone());
                 let key = key(n);
-                let saved = store.save(&key, &record, Expect::Absent, Duration::from_secs(28_800));
+                let saved = store.save(&key, &record, Precondition::Absent, Duration::from_secs(28_800));
                 black_box(saved.now().unwrap().unwrap());
             }
         });

@@ -26,7 +26,7 @@ pub fn run() {
     let ways = [
         ("none", None),
         ("learned, store in memory", Some(Affinity::learn(Sessions::local(MemoryStore::new(), secret())))),
-        ("learned, near cache", Some(Affinity::learn(Sessions::shared(MemoryStore::new(), secret())))),
+        ("learned, near cache", Some(Affinity::learn(Sessions::remote(MemoryStore::new(), secret())))),
         ("cookie", Some(Affinity::cookie(secret()))),
         ("route", Some(Affinity::route())),
         ("user", Some(Affinity::user(secret()))),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use kylin_lb::clock::{Clock as _, SystemClock};
 use kylin_lb::session::{Affinity, Secret, Sessions, open};
-use kylin_lb::testing::kylin::Dialect;
+use kylin_lb::testing::kylin::KylinVersion;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -152,8 +152,8 @@ struct Window {
 }
 
 async fn measure(name: &str, mut store: Store, down: Down, length: Duration) {
-    let nodes = Nodes::of(Dialect::V4, 3).await;
-    let sessions = Sessions::shared(open(&store.url()).unwrap(), Secret::new([7; 32]));
+    let nodes = Nodes::of(KylinVersion::V4, 3).await;
+    let sessions = Sessions::remote(open(&store.url()).unwrap(), Secret::new([7; 32]));
     let front = Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::learn(sessions.clone())));
     let seen = Arc::new(Seen::default());
     let mut users = JoinSet::new();
@@ -164,14 +164,14 @@ async fn measure(name: &str, mut store: Store, down: Down, length: Duration) {
         users.spawn(come_anew(front.address(), Arc::clone(&seen), LOGS_IN_EVERY * newcomer / NEWCOMERS));
     }
     tokio::time::sleep(WARM_UP).await;
-    assert!(!sessions.is_store_away(), "the store works");
+    assert!(!sessions.is_store_unavailable(), "the store works");
     seen.counts.store(true, Ordering::SeqCst);
     tokio::time::sleep(length).await;
 
     seen.window.store(1, Ordering::SeqCst);
     store.goes(down);
     tokio::time::sleep(length).await;
-    assert!(sessions.is_store_away(), "the store is missed");
+    assert!(sessions.is_store_unavailable(), "the store is missed");
 
     seen.window.store(2, Ordering::SeqCst);
     let begun = SystemClock.now();
@@ -183,7 +183,10 @@ async fn measure(name: &str, mut store: Store, down: Down, length: Duration) {
         user.unwrap();
     }
     report(name, down, &mut seen.windows.lock().unwrap());
-    assert!(!sessions.is_store_away() && sessions.backlog() == 0, "the store has got all that it missed: {sessions:?}");
+    assert!(
+        !sessions.is_store_unavailable() && sessions.backlog() == 0,
+        "the store has got all that it missed: {sessions:?}"
+    );
 }
 
 fn report(name: &str, down: Down, windows: &mut [Window; 3]) {

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use kylin_lb::balance::{Balancer, BalancerExt, IpHash, LeastConn, LeastWork, QueryAffinity, RandomTwo, RoundRobin};
+use kylin_lb::balance::{Balancer, BalancerExt, IpHash, LeastConn, QueryAffinity, RandomTwo, RoundRobin};
 
 use self::figures::Figures;
 use self::nodes::Front;
@@ -35,12 +35,11 @@ const LOADS: [f64; 3] = [0.70, 0.85, 0.95];
 type Subject = (&'static str, Kind, fn() -> Front);
 
 /// What is compared: each is made anew for every run, so that none has learned from another.
-const FRONTS: [Subject; 8] = [
+const FRONTS: [Subject; 7] = [
     ("round robin", Kind::Common, || policy(RoundRobin::new())),
     ("ip_hash", Kind::Common, || policy(IpHash::new())),
     ("random two", Kind::Common, || policy(RandomTwo::new())),
     ("least-conn", Kind::Common, || policy(LeastConn::new())),
-    ("LeastWork", Kind::KnowsQueries, || policy(LeastWork::new())),
     ("QueryAffinity.or(LeastConn)", Kind::KnowsQueries, || policy(QueryAffinity::new().or(LeastConn::new()))),
     ("ideal: one queue", Kind::Ideal, || Front::Central { one_cache: false }),
     ("ideal: one queue, one cache", Kind::Ideal, || Front::Central { one_cache: true }),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use kylin_lb::balance::{Balancer, Tried};
+use kylin_lb::balance::{Attempted, Balancer};
 use kylin_lb::clock::ManualClock;
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Lease, Outcome, RequestView, SendError};
 
@@ -120,7 +120,7 @@ impl<'s> Simulation<'s> {
         };
         let query = &self.queries[index];
         let view = RequestView::of(&self.request, query.client).with_query(query.keys);
-        let picked = cluster.pick(&view, &Tried::none()).expect("all nodes can serve");
+        let picked = cluster.pick(&view, &Attempted::none()).expect("all nodes can serve");
         let node = picked.lease.endpoint().as_str()[1..].parse::<usize>().expect("a node's number");
         self.leases.insert(index, picked.lease);
         self.answers[index].node = node as u8;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kylin_lb::discovery::ZooKeeper;
 use kylin_lb::server::Listen;
-use kylin_lb::testing::kylin::Dialect;
+use kylin_lb::testing::kylin::KylinVersion;
 
 use crate::nodes::{self, Node, Policy, Probing};
 use crate::sessions::Keep;
@@ -17,7 +17,7 @@ Usage: kylin_front [OPTIONS]          every option also as --name=value
 
 Where the nodes are; one of:
   --demo N            N demo Kylin nodes in this process (the default, with N = 3)
-  --dialect v4|v5     of the demo nodes: Kylin 2 to 4 (default), or Kylin 5
+  --version v4|v5     of the demo nodes: Kylin 2 to 4 (default), or Kylin 5
   --nodes NODE,...    a node is [NAME@]HOST:PORT[=ROLE], with the role all (default), query or job; the name is the
                       endpoint's id, and its jvmRoute for --sessions route
   --zookeeper PLACE   where Kylin registers its nodes: HOST:PORT[,HOST:PORT...][/BASE/CLUSTER]
@@ -26,7 +26,7 @@ Where the nodes are; one of:
   --config FILE       an nginx configuration: upstreams, servers, locations; it decides about nodes, policy and rules itself
 
 How requests are balanced:
-  --policy NAME       round-robin, least-conn (default), ip-hash, random-two, query-affinity or least-work
+  --policy NAME       round-robin, least-conn (default), ip-hash, random-two or query-affinity
   --kylin on|off      go by what is known of Kylin: roles, retries, closed calls (default: on)
   --sessions HOW      how a login finds its node again:
                         memory            learned from the nodes' cookies, in memory (default)
@@ -71,7 +71,7 @@ pub struct Args {
 
 /// Where the nodes come from.
 pub enum Source {
-    Demo(usize, Dialect),
+    Demo(usize, KylinVersion),
     Nodes(Vec<Node>),
     ZooKeeper(Box<ZooKeeper>),
     Properties(PathBuf),
@@ -79,13 +79,13 @@ pub enum Source {
 }
 
 /// What a configuration decides by itself.
-const DECIDED: [&str; 4] = ["--dialect", "--policy", "--kylin", "--outlier"];
+const DECIDED: [&str; 4] = ["--version", "--policy", "--kylin", "--outlier"];
 
 impl Args {
     /// None when help was asked for. A store is opened, though not connected, so this wants a tokio runtime around it.
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut args = Args {
-            source: Source::Demo(3, Dialect::V4),
+            source: Source::Demo(3, KylinVersion::V4),
             policy: Policy::LeastConn,
             kylin: true,
             sessions: Keep::Memory,
@@ -99,7 +99,7 @@ impl Args {
             check: false,
         };
         let mut given: Vec<String> = Vec::new();
-        let mut dialect = Dialect::V4;
+        let mut version = KylinVersion::V4;
         while let Some(word) = words.next() {
             let (name, mut value) = match word.split_once('=') {
                 Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
@@ -114,8 +114,10 @@ impl Args {
             }
             let mut value = || value.take().or_else(|| words.next()).ok_or(format!("{name} wants a value"));
             match name.as_str() {
-                "--demo" => args.source = Source::Demo(count(&name, &value()?, 1024)?, Dialect::V4),
-                "--dialect" => dialect = one_of(&name, &value()?, &[("v4", Dialect::V4), ("v5", Dialect::V5)])?,
+                "--demo" => args.source = Source::Demo(count(&name, &value()?, 1024)?, KylinVersion::V4),
+                "--version" => {
+                    version = one_of(&name, &value()?, &[("v4", KylinVersion::V4), ("v5", KylinVersion::V5)])?
+                }
                 "--nodes" => {
                     args.source = Source::Nodes(nodes::parse(&value()?).map_err(|error| format!("--nodes: {error}"))?)
                 }
@@ -144,12 +146,12 @@ impl Args {
                 _ => return Err(format!("unknown option {name}")),
             }
         }
-        args.agree(&given, dialect)?;
+        args.agree(&given, version)?;
         Ok(Some(args))
     }
 
     /// Whether the options go together.
-    fn agree(&mut self, given: &[String], chosen: Dialect) -> Result<(), String> {
+    fn agree(&mut self, given: &[String], chosen: KylinVersion) -> Result<(), String> {
         let has = |name: &str| given.iter().any(|given| given == name);
         let sources = ["--demo", "--nodes", "--zookeeper", "--properties", "--config"];
         let mut sources = sources.into_iter().filter(|name| has(name));
@@ -157,7 +159,7 @@ impl Args {
             return Err(format!("{one} and {other} exclude each other: each says where the nodes are"));
         }
         match &mut self.source {
-            Source::Demo(_, dialect) => *dialect = chosen,
+            Source::Demo(_, version) => *version = chosen,
             Source::Config(_) => {
                 if let Some(name) = DECIDED.into_iter().find(|name| has(name)) {
                     return Err(format!("--config and {name} exclude each other: a configuration decides that itself"));
@@ -173,7 +175,7 @@ impl Args {
                     self.probe = Probing::None;
                 }
             }
-            _ if has("--dialect") => return Err("--dialect is about demo nodes: it goes with --demo".into()),
+            _ if has("--version") => return Err("--version is about demo nodes: it goes with --demo".into()),
             _ => {}
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
+use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore, Served};
 
 use crate::nodes::Node;
 
@@ -15,12 +15,12 @@ pub struct Demo {
 }
 
 impl Demo {
-    pub async fn start(count: usize, dialect: Dialect) -> Result<Self, Box<dyn Error>> {
+    pub async fn start(count: usize, version: KylinVersion) -> Result<Self, Box<dyn Error>> {
         let metastore = Metastore::new();
         let mut nodes = Vec::new();
         for number in 1..=count {
             let name = format!("node-{number}");
-            let node = KylinNode::new(&name).dialect(dialect).metastore(&metastore).jvm_route(&name);
+            let node = KylinNode::new(&name).dialect(version).metastore(&metastore).jvm_route(&name);
             let served = node.serve((Ipv4Addr::LOCALHOST, 0).into()).await?;
             nodes.push((node, served));
         }

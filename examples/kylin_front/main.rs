@@ -185,14 +185,14 @@ fn table<B>(cluster: &Cluster<B>) -> String {
     let status = cluster.status();
     let mut table = format!(
         "\n{:<28} {:>6} {:<8} {:<6} {:<9} {:>9}\n",
-        "endpoint", "weight", "group", "roles", "intent", "in flight"
+        "endpoint", "weight", "group", "roles", "admin_state", "in flight"
     );
     for endpoint in &status.endpoints {
         let group = if endpoint.backup { "backup" } else { "primary" };
-        let intent = format!("{:?}", endpoint.intent).to_lowercase();
+        let admin_state = format!("{:?}", endpoint.admin_state).to_lowercase();
         let (id, weight, in_flight) = (endpoint.id.as_str(), endpoint.weight, endpoint.in_flight);
         let roles = endpoint.roles.to_string();
-        _ = writeln!(table, "{id:<28} {weight:>6} {group:<8} {roles:<6} {intent:<9} {in_flight:>9}");
+        _ = writeln!(table, "{id:<28} {weight:>6} {group:<8} {roles:<6} {admin_state:<9} {in_flight:>9}");
     }
     _ = writeln!(table, "policy: {}", status.balancer);
     table

@@ -4,8 +4,9 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
-use kylin_lb::discovery::{self, Discovery, Follow, Found, KylinFile, KylinSite};
-use kylin_lb::health::{MetastoreChecker, Operational, SameMetastore};
+use kylin_lb::discovery::{self, DiscoveredNode, Discovery, DiscoveryHandle, KylinFile, KylinSite};
+use kylin_lb::health::HealthState;
+use kylin_lb::probe::{MetastoreCheck, MetastoreChecker};
 use kylin_lb::{Cluster, Endpoint, HttpBackend};
 
 use crate::args::{Args, Source};
@@ -18,7 +19,7 @@ const FIRST_NEWS: Duration = Duration::from_secs(10);
 /// A cluster and all that lives as long as it.
 pub struct Members {
     pub cluster: Cluster,
-    pub follow: Option<Follow>,
+    pub follow: Option<DiscoveryHandle>,
     pub demo: Option<Demo>,
     pub metastore: Option<MetastoreChecker>,
 }
@@ -30,13 +31,13 @@ impl Members {
 
     pub async fn find(source: Source, args: &Args) -> Result<Self, Box<dyn Error>> {
         match source {
-            Source::Demo(count, dialect) => {
-                let demo = Demo::start(count, dialect).await?;
+            Source::Demo(count, version) => {
+                let demo = Demo::start(count, version).await?;
                 Ok(Members { demo: Some(demo.clone()), ..Members::fixed(nodes::cluster(&demo.nodes(), args)?) })
             }
             Source::Nodes(nodes) => Ok(Members::fixed(nodes::cluster(&nodes, args)?)),
             Source::ZooKeeper(source) => {
-                Members::fixed(nodes::cluster(&[], args)?).follow(*source, args, Found::http).await
+                Members::fixed(nodes::cluster(&[], args)?).watch(*source, args, DiscoveredNode::http).await
             }
             Source::Properties(path) => Members::of_properties(&path, args).await,
             Source::Config(_) => Err("a configuration has its own clusters".into()),
@@ -51,14 +52,14 @@ impl Members {
         let site = file.read().await?;
         let members = Members::fixed(nodes::cluster(&[], args)?);
         let made = site.clone();
-        let make = move |found: &Found| KylinSite::endpoint(&made, found);
+        let make = move |found: &DiscoveredNode| KylinSite::endpoint(&made, found);
         let mut members = match site.zookeeper()? {
-            Some(registry) if site.nodes().is_empty() => members.follow(registry, args, make).await?,
-            _ => members.follow(file, args, make).await?,
+            Some(registry) if site.nodes().is_empty() => members.watch(registry, args, make).await?,
+            _ => members.watch(file, args, make).await?,
         };
         // A node of another cluster would be a mistake in the file, or in the node.
         let reference = site.metadata_url().cloned();
-        members.metastore = reference.map(|url| SameMetastore::new().reference(url).start(&members.cluster));
+        members.metastore = reference.map(|url| MetastoreCheck::new().reference(url).start(&members.cluster));
         members.serves().await;
         Ok(members)
     }
@@ -66,7 +67,8 @@ impl Members {
     /// Waits a while until a node was looked at and may serve, so that the first clients are not refused.
     async fn serves(&self) {
         let one_serves = async {
-            while self.cluster.status().endpoints.iter().all(|endpoint| endpoint.operational == Operational::Down) {
+            while self.cluster.status().endpoints.iter().all(|endpoint| endpoint.operational == HealthState::Unhealthy)
+            {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
@@ -76,18 +78,18 @@ impl Members {
     }
 
     /// Goes by what `source` says, and waits a while until it says something.
-    async fn follow<E>(
+    async fn watch<E>(
         mut self,
         source: impl Discovery,
         args: &Args,
-        make: impl Fn(&Found) -> Result<Endpoint<HttpBackend>, E> + Send + 'static,
+        make: impl Fn(&DiscoveredNode) -> Result<Endpoint<HttpBackend>, E> + Send + 'static,
     ) -> Result<Self, Box<dyn Error>>
     where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let outlier = args.outlier;
-        let make = move |found: &Found| make(found).map(|endpoint| nodes::watched(endpoint, outlier));
-        let follow = discovery::follow(&self.cluster, source, make);
+        let make = move |found: &DiscoveredNode| make(found).map(|endpoint| nodes::watched(endpoint, outlier));
+        let follow = discovery::watch(&self.cluster, source, make);
         let news = follow.wait_until(|status| status.told > 0);
         if tokio::time::timeout(FIRST_NEWS, news).await.is_err() {
             let why = follow.status().error.unwrap_or_else(|| "it names none".into());

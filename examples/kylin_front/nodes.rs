@@ -1,17 +1,18 @@
 //! The cluster: its nodes, its policy, and what watches over it.
 
-use kylin_lb::balance::{BalancerExt, IpHash, LeastConn, LeastWork, QueryAffinity, RandomTwo, RoundRobin};
+use kylin_lb::balance::{BalancerExt, IpHash, LeastConn, QueryAffinity, RandomTwo, RoundRobin};
 use kylin_lb::cluster::{ClusterBuilder, ClusterError};
-use kylin_lb::discovery::Found;
+use kylin_lb::discovery::DiscoveredNode;
 use kylin_lb::endpoint::Roles;
-use kylin_lb::health::{Checker, Checks, Outlier, Probe};
+use kylin_lb::health::Outlier;
+use kylin_lb::probe::{HealthCheck, HealthChecker, Probe};
 use kylin_lb::{Cluster, Endpoint, HttpBackend};
 
 use crate::args::Args;
 
 /// A node that was named on the command line.
 pub struct Node {
-    found: Found,
+    found: DiscoveredNode,
     /// Its jvmRoute.
     route: Option<String>,
 }
@@ -23,7 +24,6 @@ pub enum Policy {
     IpHash,
     RandomTwo,
     QueryAffinity,
-    LeastWork,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Node {
             Some((address, role)) => (address, role.parse::<Roles>().map_err(|error| format!("{address}: {error}"))?),
             None => (rest, Roles::ALL),
         };
-        let found = Found::new(address).map_err(|error| error.to_string())?.with_roles(roles);
+        let found = DiscoveredNode::new(address).map_err(|error| error.to_string())?.with_roles(roles);
         let found = match name {
             Some(name) => found.with_id(name).map_err(|error| format!("{address}: {error}"))?,
             None => found,
@@ -59,19 +59,18 @@ impl Node {
 
     /// A demo node.
     pub fn demo(name: &str, address: std::net::SocketAddr) -> Self {
-        let found = Found::new(&address.to_string()).expect("an address is one");
+        let found = DiscoveredNode::new(&address.to_string()).expect("an address is one");
         Node { found: found.with_id(name).expect("node-1 can be an id"), route: Some(name.to_owned()) }
     }
 }
 
 impl Policy {
-    pub const NAMES: [(&str, Self); 6] = [
+    pub const NAMES: [(&str, Self); 5] = [
         ("round-robin", Policy::RoundRobin),
         ("least-conn", Policy::LeastConn),
         ("ip-hash", Policy::IpHash),
         ("random-two", Policy::RandomTwo),
         ("query-affinity", Policy::QueryAffinity),
-        ("least-work", Policy::LeastWork),
     ];
 
     fn of(self, cluster: ClusterBuilder<HttpBackend>) -> ClusterBuilder<HttpBackend> {
@@ -81,7 +80,6 @@ impl Policy {
             Policy::IpHash => cluster.balancer(IpHash::new()),
             Policy::RandomTwo => cluster.balancer(RandomTwo::new()),
             Policy::QueryAffinity => cluster.balancer(QueryAffinity::new().or(LeastConn::new())),
-            Policy::LeastWork => cluster.balancer(LeastWork::new()),
         }
     }
 }
@@ -111,14 +109,14 @@ impl Probing {
         [("version", Probing::Version), ("health", Probing::Health), ("tcp", Probing::Tcp), ("none", Probing::None)];
 
     /// Begins to probe; what is returned is to be kept as long.
-    pub fn start(self, cluster: &Cluster) -> Option<Checker> {
+    pub fn start(self, cluster: &Cluster) -> Option<HealthChecker> {
         let probe = match self {
             Probing::Version => Probe::kylin_version(),
             Probing::Health => Probe::kylin5_health(),
             Probing::Tcp => Probe::tcp(),
             Probing::None => return None,
         };
-        Some(Checks::new(probe).start(cluster))
+        Some(HealthCheck::new(probe).start(cluster))
     }
 
     pub fn name(self) -> &'static str {

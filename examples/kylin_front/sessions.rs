@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kylin_lb::session::{self, Affinity, Secret, SessionStore, Sessions, SharedSessions};
+use kylin_lb::session::{self, Affinity, LoginRelay, Secret, SessionStore, Sessions};
 
 pub enum Keep {
     Memory,
@@ -65,7 +65,7 @@ impl Keep {
         let affinity = match (self, &sessions) {
             (Keep::Memory | Keep::Learn(_), Some(sessions)) => Some(Affinity::learn(sessions.clone())),
             (Keep::Shared(_), Some(sessions)) => {
-                Some(Affinity::shared(SharedSessions::new(sessions.clone(), secret())))
+                Some(Affinity::login_relay(LoginRelay::new(sessions.clone(), secret())))
             }
             (Keep::Cookie, _) => Some(Affinity::cookie(secret())),
             (Keep::Route, _) => Some(Affinity::route()),
@@ -96,7 +96,7 @@ impl Store {
     }
 
     pub fn sessions(&self, secret: Secret, deadline: Duration) -> Sessions {
-        Sessions::shared(Arc::clone(&self.store), secret).deadline(deadline)
+        Sessions::remote(Arc::clone(&self.store), secret).deadline(deadline)
     }
 }
 

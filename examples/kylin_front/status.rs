@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode, header};
 use kylin_lb::cluster::ClusterStatus;
-use kylin_lb::discovery::Follow;
+use kylin_lb::discovery::DiscoveryHandle;
 use kylin_lb::server::{Listen, Server};
 use kylin_lb::session::Sessions;
 use kylin_lb::{Body, ClientAddr, Cluster};
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 pub struct Watched {
     pub clusters: Vec<(String, Cluster)>,
     pub sessions: Option<Sessions>,
-    pub follow: Option<Follow>,
+    pub follow: Option<DiscoveryHandle>,
 }
 
 /// Answers at `listen`; one thread will do.
@@ -49,7 +49,7 @@ impl Watched {
         json!({
             "clusters": clusters.collect::<serde_json::Map<_, _>>(),
             "session_store": self.sessions.as_ref().map(|sessions| json!({
-                "away": sessions.is_store_away(),
+                "away": sessions.is_store_unavailable(),
                 "writes_waiting": sessions.backlog(),
             })),
             "discovery": self.follow.as_ref().map(|follow| {
@@ -73,7 +73,7 @@ fn describe(status: &ClusterStatus) -> Value {
             "weight": endpoint.weight,
             "backup": endpoint.backup,
             "roles": endpoint.roles.to_string(),
-            "intent": format!("{:?}", endpoint.intent).to_lowercase(),
+            "admin_state": format!("{:?}", endpoint.admin_state).to_lowercase(),
             "operational": format!("{:?}", endpoint.operational).to_lowercase(),
             "reason": endpoint.reason.as_ref().map(ToString::to_string),
             "in_flight": endpoint.in_flight,

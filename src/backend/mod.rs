@@ -42,12 +42,12 @@ pub trait Backend: Send + Sync + 'static {
     /// of any status, 500 included, is not an error.
     fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send;
 
-    /// Finds out whether anybody is there, without a request: [`Probe::tcp`](crate::health::Probe::tcp). A backend without
+    /// Finds out whether anybody is there, without a request: [`Probe::tcp`](crate::probe::Probe::tcp). A backend without
     /// connections has nothing to find out, which is what happens unless this is implemented.
     ///
     /// # Errors
     /// A [`SendError`] of a phase in which nothing was sent.
-    fn reach(&self) -> impl Future<Output = Result<(), SendError>> + Send {
+    fn check_connect(&self) -> impl Future<Output = Result<(), SendError>> + Send {
         std::future::ready(Ok(()))
     }
 }
@@ -57,15 +57,15 @@ impl<B: Backend> Backend for std::sync::Arc<B> {
         B::send(self, request)
     }
 
-    fn reach(&self) -> impl Future<Output = Result<(), SendError>> + Send {
-        B::reach(self)
+    fn check_connect(&self) -> impl Future<Output = Result<(), SendError>> + Send {
+        B::check_connect(self)
     }
 }
 
 /// How far a request got before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Phase {
+pub enum SendErrorKind {
     /// No connection could be made: nothing was sent.
     Connect,
     /// No connection was made within the connect timeout: nothing was sent.
@@ -87,28 +87,31 @@ pub enum Phase {
     RequestBody,
 }
 
-impl Phase {
+impl SendErrorKind {
     /// True when the node has certainly not begun to process the request, whatever its method.
     pub fn is_unsent(self) -> bool {
-        matches!(self, Phase::Connect | Phase::ConnectTimeout | Phase::Limit | Phase::Refused)
+        matches!(
+            self,
+            SendErrorKind::Connect | SendErrorKind::ConnectTimeout | SendErrorKind::Limit | SendErrorKind::Refused
+        )
     }
 
     /// True when the failure counts against the node's health.
     pub fn blames_node(self) -> bool {
-        !matches!(self, Phase::RequestBody | Phase::Limit | Phase::Stale)
+        !matches!(self, SendErrorKind::RequestBody | SendErrorKind::Limit | SendErrorKind::Stale)
     }
 }
 
 /// Why no answer came from a backend.
 pub struct SendError {
-    phase: Phase,
+    phase: SendErrorKind,
     source: Option<BoxError>,
     request: Option<Box<Request<Body>>>,
 }
 
 impl SendError {
     /// An error in `phase`, caused by `source`.
-    pub fn new(phase: Phase, source: impl Into<BoxError>) -> Self {
+    pub fn new(phase: SendErrorKind, source: impl Into<BoxError>) -> Self {
         SendError { phase, source: Some(source.into()), request: None }
     }
 
@@ -121,13 +124,13 @@ impl SendError {
     }
 
     #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only transports know better"))]
-    pub(crate) fn in_phase(mut self, phase: Phase) -> Self {
+    pub(crate) fn with_kind(mut self, phase: SendErrorKind) -> Self {
         self.phase = phase;
         self
     }
 
     /// How far the request got.
-    pub fn phase(&self) -> Phase {
+    pub fn kind(&self) -> SendErrorKind {
         self.phase
     }
 
@@ -140,15 +143,15 @@ impl SendError {
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.phase {
-            Phase::Connect => "no connection to the node",
-            Phase::ConnectTimeout => "no connection to the node in time",
-            Phase::Limit => "the limit of connections to the node is reached",
-            Phase::Refused => "the node closed the connection before the request was sent",
-            Phase::Broken => "the connection to the node ended before an answer",
-            Phase::Stale => "the kept connection to the node ended before an answer",
-            Phase::HeadTimeout => "no answer from the node in time",
-            Phase::Invalid => "the node's answer is not valid HTTP",
-            Phase::RequestBody => "the body of the request ended early",
+            SendErrorKind::Connect => "no connection to the node",
+            SendErrorKind::ConnectTimeout => "no connection to the node in time",
+            SendErrorKind::Limit => "the limit of connections to the node is reached",
+            SendErrorKind::Refused => "the node closed the connection before the request was sent",
+            SendErrorKind::Broken => "the connection to the node ended before an answer",
+            SendErrorKind::Stale => "the kept connection to the node ended before an answer",
+            SendErrorKind::HeadTimeout => "no answer from the node in time",
+            SendErrorKind::Invalid => "the node's answer is not valid HTTP",
+            SendErrorKind::RequestBody => "the body of the request ended early",
         })
     }
 }

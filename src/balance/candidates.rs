@@ -1,11 +1,10 @@
 use std::any::Any;
 use std::fmt;
-use std::time::Duration;
 
 use crate::endpoint::{EndpointId, Lease, Listed, Member, Offers, Role};
 use crate::hash;
 use crate::health::slow_start::WHOLE;
-use crate::view::{Layout, NextTurn};
+use crate::view::{Layout, RotationCursor};
 
 /// How many turns are taken in search of an eligible endpoint before all are looked at in order.
 const TURNS: usize = 64;
@@ -17,14 +16,14 @@ const RAMPED_TURNS: usize = 16;
 #[derive(Clone, Copy)]
 pub struct Candidates<'c> {
     layout: &'c Layout,
-    tried: &'c Tried,
+    tried: &'c Attempted,
     needed: Offers,
     table: Option<&'c (dyn Any + Send + Sync)>,
 }
 
 impl<'c> Candidates<'c> {
     /// The candidates for a request that needs `role`, where it was not tried before.
-    pub(crate) fn new(layout: &'c Layout, tried: &'c Tried, role: Option<Role>) -> Self {
+    pub(crate) fn new(layout: &'c Layout, tried: &'c Attempted, role: Option<Role>) -> Self {
         Candidates { layout, tried, needed: Offers::needed_for(role), table: layout.table.as_deref() }
     }
 
@@ -55,30 +54,30 @@ impl<'c> Candidates<'c> {
     /// The endpoints that can serve now.
     pub fn iter(&self) -> impl Iterator<Item = Candidate<'c>> + use<'c> {
         let this = *self;
-        let calm = this.is_calm();
-        this.all().filter(move |candidate| this.is_fit(*candidate, calm))
+        let all_healthy = this.all_healthy();
+        this.all().filter(move |candidate| this.is_fit(*candidate, all_healthy))
     }
 
     /// May `candidate` serve this request now: it is ready, not ejected, not full, has the role that the request needs, and
     /// was not tried before?
     #[inline]
     pub fn is_eligible(&self, candidate: Candidate<'c>) -> bool {
-        self.is_fit(candidate, self.is_calm())
+        self.is_fit(candidate, self.all_healthy())
     }
 
     /// Is nothing said against anybody?
     #[inline]
-    pub(super) fn is_calm(&self) -> bool {
-        self.layout.spots.are_none()
+    pub(super) fn all_healthy(&self) -> bool {
+        self.layout.impaired.are_none()
     }
 
-    /// Is `candidate` eligible, where it is `calm` or not? Where it is, and there is no limit, the endpoint need not be looked at.
+    /// Is `candidate` eligible, where it is `all_healthy` or not? Where it is, and there is no limit, the endpoint need not be looked at.
     #[inline]
-    pub(super) fn is_fit(&self, candidate: Candidate<'c>, calm: bool) -> bool {
+    pub(super) fn is_fit(&self, candidate: Candidate<'c>, all_healthy: bool) -> bool {
         let Candidate { index, listed } = candidate;
         let offers = self.layout.offers[index];
         offers.include(self.needed)
-            && (calm && !offers.are_limited() || listed.can_serve(self.layout.alone))
+            && (all_healthy && !offers.are_limited() || listed.can_serve(self.layout.alone))
             && !self.was_tried(listed)
     }
 
@@ -114,28 +113,28 @@ impl<'c> Candidates<'c> {
     /// Takes a slot on `candidate`; false when another request was faster.
     #[inline]
     pub(crate) fn acquire(&self, candidate: Candidate<'c>) -> bool {
-        candidate.listed.acquire(self.layout.alone, self.is_calm())
+        candidate.listed.acquire(self.layout.alone, self.all_healthy())
     }
 
     /// Takes a turn: the next endpoint in smooth weighted round-robin order, eligible or not. None when no endpoint is
     /// ready. All cores share these turns. An endpoint in its slow start lets turns go by.
     #[inline]
-    pub fn take_turn(&self) -> Option<Candidate<'c>> {
-        self.ramped(|| Some(self.at(self.layout.take_turn()?)))
+    pub fn next_in_rotation(&self) -> Option<Candidate<'c>> {
+        self.ramped(|| Some(self.at(self.layout.next_in_rotation()?)))
     }
 
     /// The same in a round that the present core has for itself, for what chooses among equals: the same shares, and in the same
     /// order as far as one core goes, without a counter that cores contend for.
     #[inline]
-    pub(super) fn take_turn_of_core(&self) -> Option<Candidate<'c>> {
-        self.ramped(|| Some(self.at(self.layout.take_turn_of_core()?)))
+    pub(super) fn next_in_core_rotation(&self) -> Option<Candidate<'c>> {
+        self.ramped(|| Some(self.at(self.layout.next_in_core_rotation()?)))
     }
 
     /// The endpoint whose turn is next in the present core's own round, eligible or not, unless it may be in its slow start: the
     /// turn is not taken yet, but can be.
     #[inline]
-    pub(super) fn next_turn_of_core(&self) -> Option<(Candidate<'c>, NextTurn<'c>)> {
-        let (index, turn) = self.layout.next_turn_of_core()?;
+    pub(super) fn peek_core_rotation(&self) -> Option<(Candidate<'c>, RotationCursor<'c>)> {
+        let (index, turn) = self.layout.peek_core_rotation()?;
         let candidate = self.at(index);
         (!candidate.listed.may_ramp()).then_some((candidate, turn))
     }
@@ -143,10 +142,10 @@ impl<'c> Candidates<'c> {
     /// Takes a turn in the present core's own round, and looks at `count` endpoints in smooth weighted round-robin order from
     /// there on, eligible or not: what a policy goes by that compares endpoints where there are too many to look at all of them.
     /// One in its slow start is left out in proportion to its ramp.
-    pub fn take_turn_of(&self, count: usize) -> impl Iterator<Item = Candidate<'c>> + use<'c> {
+    pub fn next_in_rotation_of(&self, count: usize) -> impl Iterator<Item = Candidate<'c>> + use<'c> {
         let this = *self;
         self.layout
-            .take_turn_of(count)
+            .next_in_rotation_of(count)
             .map(move |index| this.at(index))
             .filter(|candidate| candidate.listed.uses_turn())
     }
@@ -157,7 +156,7 @@ impl<'c> Candidates<'c> {
     /// dead endpoint is spread over all others by weight; walking on to its neighbour would double that one's load.
     #[inline]
     pub fn next_in_order(&self) -> Option<Candidate<'c>> {
-        let first = self.take_turn()?;
+        let first = self.next_in_rotation()?;
         if self.is_eligible(first) { Some(first) } else { self.next_of_the_others() }
     }
 
@@ -165,7 +164,7 @@ impl<'c> Candidates<'c> {
     #[cold]
     fn next_of_the_others(&self) -> Option<Candidate<'c>> {
         for _ in 1..self.layout.order.len().min(TURNS) {
-            let candidate = self.take_turn()?;
+            let candidate = self.next_in_rotation()?;
             if self.is_eligible(candidate) {
                 return Some(candidate);
             }
@@ -288,13 +287,6 @@ impl<'c> Candidate<'c> {
         self.listed.load().in_flight()
     }
 
-    /// What its requests in flight were expected to take when they were picked, in all: as far as the policy expects
-    /// anything of them, see [`Balancer::work`](super::Balancer::work).
-    #[inline]
-    pub fn outstanding_work(&self) -> Duration {
-        self.listed.load().outstanding_work()
-    }
-
     /// The name that places it on a hash ring: see [`Endpoint::placement`](crate::Endpoint::placement).
     pub fn placement(&self) -> &'c str {
         &self.listed.member.settings.placement
@@ -343,16 +335,16 @@ impl fmt::Debug for Table {
 
 /// The endpoints on which a request was tried already. Allocates from the fifth on.
 #[derive(Debug, Default)]
-pub struct Tried {
+pub struct Attempted {
     first: [u64; 4],
     count: usize,
     more: Vec<u64>,
 }
 
-impl Tried {
+impl Attempted {
     /// None yet.
     pub fn none() -> Self {
-        Tried::default()
+        Attempted::default()
     }
 
     /// Adds the endpoint of `lease`, unless it is there already.

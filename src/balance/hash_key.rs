@@ -8,7 +8,7 @@ const DRAWS: u32 = 21;
 
 /// Places requests by a key of the host's choice, bit-exact with nginx.
 #[derive(Debug)]
-pub struct Hash {
+pub struct HashKeyed {
     key: Box<dyn HashKey>,
     placement: Placement,
 }
@@ -19,11 +19,11 @@ enum Placement {
     Ring,
 }
 
-impl Hash {
+impl HashKeyed {
     /// nginx's `hash KEY` (as Cache::Memcached does it): CRC-32 modulo the total weight, drawn again where the endpoint
     /// cannot serve. A change of membership remaps nearly all keys.
-    pub fn new(key: impl HashKey) -> Self {
-        Hash { key: Box::new(key), placement: Placement::Modulo }
+    pub fn modulo(key: impl HashKey) -> Self {
+        HashKeyed { key: Box::new(key), placement: Placement::Modulo }
     }
 
     /// nginx's `hash KEY consistent` (ketama, as Cache::Memcached::Fast does it): a ring of 160 points per unit of weight,
@@ -32,7 +32,7 @@ impl Hash {
     /// Where an endpoint cannot serve, the next on the ring does. nginx looks at 20 points for that and then falls to round
     /// robin; this looks on over 3200 points.
     pub fn consistent(key: impl HashKey) -> Self {
-        Hash { key: Box::new(key), placement: Placement::Ring }
+        HashKeyed { key: Box::new(key), placement: Placement::Ring }
     }
 
     /// CRC-32 of `prefix` and the key; none for an empty key.
@@ -47,7 +47,7 @@ impl Hash {
         (!empty).then(|| crc.finish())
     }
 
-    fn modulo<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
+    fn pick_modulo<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         let mut sum = 0_u32;
         for rehash in 0..DRAWS {
             let decimal = [b'0' + (rehash / 10) as u8, b'0' + (rehash % 10) as u8];
@@ -66,13 +66,13 @@ impl Hash {
     }
 }
 
-impl Balancer for Hash {
+impl Balancer for HashKeyed {
     fn pick<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         if from.len() < 2 {
             return None;
         }
         match self.placement {
-            Placement::Modulo => self.modulo(request, from),
+            Placement::Modulo => self.pick_modulo(request, from),
             Placement::Ring => from.table::<Ring>()?.pick(self.digest(request, b"")?, from),
         }
     }

@@ -23,7 +23,7 @@ impl IpHash {
     /// 6271 buckets, and a bucket whose endpoint cannot serve is drawn again, 21 times at most. Clients of one /24, or
     /// behind one NAT, share an endpoint.
     ///
-    /// To take an endpoint out without remapping everybody, [`maintain`](crate::Cluster::maintain) it; removing it or
+    /// To take an endpoint out without remapping everybody, [`maintain`](crate::Cluster::set_admin_state) it; removing it or
     /// changing the order remaps nearly all clients, as in nginx.
     pub fn new() -> Self {
         IpHash { mapping: Mapping::Nginx }

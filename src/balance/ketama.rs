@@ -80,7 +80,8 @@ impl Ring {
         }
         let eligible = || members.iter().map(|index| from.at(*index)).filter(|candidate| from.is_eligible(*candidate));
         // Taking turns goes by the shared order, which serves the members of one name evenly by weight.
-        let turn = (0..from.len()).filter_map(|_| from.take_turn()).find(|turn| eligible().any(|one| one == *turn));
+        let turn =
+            (0..from.len()).filter_map(|_| from.next_in_rotation()).find(|turn| eligible().any(|one| one == *turn));
         turn.or_else(|| eligible().next())
     }
 

@@ -48,11 +48,11 @@ impl HashKey for RequestKey {
 /// A key from a closure, for anything that the host knows of a request.
 ///
 /// ```
-/// use kylin_lb::balance::{Hash, key_fn};
+/// use kylin_lb::balance::{HashKeyed, key_fn};
 ///
 /// struct Tenant(&'static str);
 ///
-/// let by_tenant = Hash::consistent(key_fn("tenant", |request, sink| {
+/// let by_tenant = HashKeyed::consistent(key_fn("tenant", |request, sink| {
 ///     if let Some(Tenant(name)) = request.extensions().get() {
 ///         sink(name.as_bytes());
 ///     }

@@ -19,7 +19,7 @@ pub(super) fn least<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> u
         return least_of_some(from, load);
     }
     // Nobody can have less than nothing, and among all who have as little it is this one's turn.
-    if let Some((next, turn)) = from.next_turn_of_core()
+    if let Some((next, turn)) = from.peek_core_rotation()
         && load(next).amount == 0
         && from.is_eligible(next)
     {
@@ -34,8 +34,8 @@ pub(super) fn least<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> u
 fn least_of_all<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> PerWeight) -> Option<Candidate<'c>> {
     let mut least: Option<(Candidate<'c>, PerWeight)> = None;
     let mut tied = false;
-    let calm = from.is_calm();
-    for candidate in from.all().filter(|candidate| from.is_fit(*candidate, calm)) {
+    let all_healthy = from.all_healthy();
+    for candidate in from.all().filter(|candidate| from.is_fit(*candidate, all_healthy)) {
         let load = load(candidate);
         match least.map_or(Ordering::Less, |(_, least)| load.against(least)) {
             Ordering::Less => (least, tied) = (Some((candidate, load)), false),
@@ -62,7 +62,7 @@ fn next_as_loaded<'c>(
 ) -> Option<Candidate<'c>> {
     // Loads move while we look, so "equal" means equal to what was seen, and the search has an end.
     for _ in 0..TURNS {
-        let candidate = from.take_turn_of_core()?;
+        let candidate = from.next_in_core_rotation()?;
         if load(candidate).against(most).is_le() && from.is_eligible(candidate) {
             return Some(candidate);
         }
@@ -73,7 +73,7 @@ fn next_as_loaded<'c>(
 /// The least loaded of those whose turns are next; of equals, the first of them.
 #[inline(never)]
 fn least_of_some<'c>(from: &Candidates<'c>, load: impl Fn(Candidate<'c>) -> PerWeight) -> Option<Candidate<'c>> {
-    let mut some = from.take_turn_of(SOME).filter(|candidate| from.is_eligible(*candidate));
+    let mut some = from.next_in_rotation_of(SOME).filter(|candidate| from.is_eligible(*candidate));
     let mut best = some.next()?;
     let mut least = load(best);
     // Nobody can have less than nothing.

@@ -10,11 +10,10 @@
 //! | [`IpHash::new`] | `ip_hash` | by the client's /24 or IPv6 address, bit-exact |
 //! | [`IpHash::whole_address`] | | by the client's whole address, by rendezvous |
 //! | [`LeastConn`] | `least_conn` | the fewest requests in flight for its weight |
-//! | [`Hash::new`] | `hash KEY` | by a key, modulo, bit-exact |
-//! | [`Hash::consistent`] | `hash KEY consistent` | by a key, on a ketama ring, bit-exact |
-//! | [`Random`] | `random` | one drawn at random by weight |
+//! | [`HashKeyed::modulo`] | `hash KEY` | by a key, modulo, bit-exact |
+//! | [`HashKeyed::consistent`] | `hash KEY consistent` | by a key, on a ketama ring, bit-exact |
+//! | [`RandomOne`] | `random` | one drawn at random by weight |
 //! | [`RandomTwo`] | `random two` | the less loaded of two drawn at random |
-//! | [`LeastWork`] | | the least expected work outstanding for its weight |
 //! | [`QueryAffinity`] | | the one that has answered this query before, unless it is busier than its share |
 //! | [`a.or(b)`](BalancerExt::or) | | by `b` where `a` abstains |
 
@@ -25,7 +24,6 @@ mod ketama;
 mod key;
 mod least;
 mod least_conn;
-mod least_work;
 mod or;
 mod query_affinity;
 mod random;
@@ -35,19 +33,17 @@ mod round_robin;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-pub use candidates::{Candidate, Candidates, Table, Tried};
-pub use hash_key::Hash;
+pub use candidates::{Attempted, Candidate, Candidates, Table};
+pub use hash_key::HashKeyed;
 pub use ip_hash::IpHash;
 pub use key::{HashKey, RequestKey, key_fn};
 pub use least_conn::LeastConn;
-pub use least_work::LeastWork;
 pub use or::Or;
 pub use query_affinity::QueryAffinity;
-pub use random::Random;
+pub use random::RandomOne;
 pub use random_two::RandomTwo;
 pub use round_robin::RoundRobin;
 
-use crate::endpoint::Work;
 use crate::request::RequestView;
 
 /// A policy that picks an endpoint.
@@ -74,14 +70,6 @@ pub trait Balancer: Debug + Send + Sync + 'static {
     /// round-robin order. A candidate that is not eligible counts as abstaining.
     fn pick<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>>;
 
-    /// What `request` is expected to cost, for a policy that weighs requests: asked once the request has its slot, and kept
-    /// in its lease. Until the lease ends the amount is part of the endpoint's [outstanding work](Candidate::outstanding_work),
-    /// and then the work's [`Learner`](crate::endpoint::Learner) hears how long it took. Like `pick`, it must not block,
-    /// lock or allocate. By default nothing is expected, and nothing recorded.
-    fn work(&self, _request: &RequestView<'_>) -> Option<Work> {
-        None
-    }
-
     /// Derives what `pick` wants ready-made (a hash ring, say) from the members of a new view. Called once per change of
     /// membership, off the path of requests; `pick` finds the result in [`Candidates::table`], so that table and members can
     /// never disagree.
@@ -93,10 +81,6 @@ pub trait Balancer: Debug + Send + Sync + 'static {
 impl Balancer for Arc<dyn Balancer> {
     fn pick<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         (**self).pick(request, from)
-    }
-
-    fn work(&self, request: &RequestView<'_>) -> Option<Work> {
-        (**self).work(request)
     }
 
     fn prepare(&self, members: &Candidates<'_>) -> Table {

@@ -1,5 +1,4 @@
 use super::{Balancer, Candidate, Candidates, Table};
-use crate::endpoint::Work;
 use crate::request::RequestView;
 
 /// Two policies, of which the second chooses where the first abstains: see [`BalancerExt::or`](super::BalancerExt::or).
@@ -27,11 +26,6 @@ impl<A: Balancer, B: Balancer> Balancer for Or<A, B> {
             .pick(request, &from.with_table(&tables.first))
             .filter(|candidate| from.is_eligible(*candidate))
             .or_else(|| self.second.pick(request, &from.with_table(&tables.second)))
-    }
-
-    /// What the first expects, or else the second: whichever of them weighs requests.
-    fn work(&self, request: &RequestView<'_>) -> Option<Work> {
-        self.first.work(request).or_else(|| self.second.work(request))
     }
 
     fn prepare(&self, members: &Candidates<'_>) -> Table {

@@ -7,16 +7,16 @@ const DRAWS: usize = 21;
 /// An endpoint drawn at random by weight (nginx: `random`). [`RandomTwo`](super::RandomTwo) costs the same and spreads
 /// better.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Random;
+pub struct RandomOne;
 
-impl Random {
+impl RandomOne {
     /// The policy.
     pub fn new() -> Self {
-        Random
+        RandomOne
     }
 }
 
-impl Balancer for Random {
+impl Balancer for RandomOne {
     fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         (0..DRAWS).filter_map(|_| from.draw()).find(|candidate| from.is_eligible(*candidate))
     }

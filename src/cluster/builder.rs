@@ -77,7 +77,7 @@ impl<B> ClusterBuilder<B> {
     }
 
     /// When their health keeps requests from all endpoints that are ready (and have the role that a request needs), serves from the one that failed least recently
-    /// instead of refusing: what the cluster believes of its nodes may be wrong, or the nodes half well. Intent, limits in
+    /// instead of refusing: what the cluster believes of its nodes may be wrong, or the nodes half well. AdminState, limits in
     /// flight and what was tried before hold all the same. Default: off, as in nginx.
     pub fn panic_mode(mut self, on: bool) -> Self {
         self.panic = on;

@@ -4,10 +4,10 @@ use ahash::{AHashMap, AHashSet};
 
 use super::ClusterError;
 use super::outliers::Outliers;
-use crate::balance::{Balancer, Candidates, Tried};
+use crate::balance::{Attempted, Balancer, Candidates};
 use crate::clock::Clock;
-use crate::endpoint::{Endpoint, EndpointId, Intent, Live, Loads, Member};
-use crate::health::spots::Spots;
+use crate::endpoint::{AdminState, Endpoint, EndpointId, Live, Loads, Member};
+use crate::health::impaired::ImpairedCount;
 use crate::health::state::Peers;
 use crate::view::{Group, Handles, Layout, Turns, View};
 
@@ -19,12 +19,12 @@ pub(super) struct Members<B> {
     loads: Loads,
     /// What the operator said with `drain` or `maintain` and did not take back, also of endpoints that a source no longer
     /// names: a node under maintenance is restarted, and must not come back in service because it registers anew.
-    intents: AHashMap<EndpointId, Intent>,
+    intents: AHashMap<EndpointId, AdminState>,
     primary_turns: Arc<Turns>,
     backup_turns: Arc<Turns>,
     clock: Arc<dyn Clock>,
     outliers: Option<Arc<Outliers>>,
-    spots: Spots,
+    impaired: ImpairedCount,
     /// Do endpoints that come now meet a cluster that runs?
     running: bool,
     /// Who has to look at an endpoint before it may serve; 0 is nobody.
@@ -66,7 +66,7 @@ impl<B> Members<B> {
             backup_turns: Arc::default(),
             clock,
             outliers,
-            spots: Spots::default(),
+            impaired: ImpairedCount::default(),
             running: false,
             judge: 0,
         }
@@ -146,13 +146,13 @@ impl<B> Members<B> {
     }
 
     /// Sets what the operator wants of an endpoint.
-    pub(super) fn intend(&mut self, id: &EndpointId, intent: Intent) -> Result<(), ClusterError> {
-        self.edit(id, |endpoint| endpoint.intent(intent))?;
-        if intent == Intent::Ready {
+    pub(super) fn set_admin_state(&mut self, id: &EndpointId, admin_state: AdminState) -> Result<(), ClusterError> {
+        self.edit(id, |endpoint| endpoint.admin_state(admin_state))?;
+        if admin_state == AdminState::Ready {
             self.intents.remove(id);
             return Ok(());
         }
-        self.intents.insert(id.clone(), intent);
+        self.intents.insert(id.clone(), admin_state);
         if self.intents.len() > self.entries.len() + MOST_ABSENT_INTENTS {
             self.intents.retain(|id, _| self.entries.iter().any(|entry| entry.endpoint.id() == id));
         }
@@ -166,9 +166,9 @@ impl<B> Members<B> {
     ) -> Result<(), ClusterError> {
         let index = self.position(id)?;
         let Entry { endpoint, live } = &self.entries[index];
-        let intent = endpoint.settings.intent;
+        let admin_state = endpoint.settings.admin_state;
         let edited = edit(endpoint.share());
-        if intent == Intent::Maintain && edited.settings.intent != Intent::Maintain {
+        if admin_state == AdminState::Maintenance && edited.settings.admin_state != AdminState::Maintenance {
             // It was maintained, so it was most likely restarted.
             live.health.readmit(live.now_ms());
         }
@@ -194,8 +194,8 @@ impl<B> Members<B> {
         let handles = Handles::new(members.iter().cloned().zip(backends).collect());
         let turns = if backup { &self.backup_turns } else { &self.primary_turns };
         let alone = self.entries.len() == 1;
-        let mut layout = Layout::new(members.into_iter(), Arc::clone(turns), self.spots.clone(), alone);
-        layout.table = balancer.prepare(&Candidates::new(&layout, &Tried::none(), None)).into_inner();
+        let mut layout = Layout::new(members.into_iter(), Arc::clone(turns), self.impaired.clone(), alone);
+        layout.table = balancer.prepare(&Candidates::new(&layout, &Attempted::none(), None)).into_inner();
         Group { layout, handles }
     }
 
@@ -204,15 +204,17 @@ impl<B> Members<B> {
         Entry { live: self.live_of(endpoint.id(), others), endpoint: self.intended(endpoint) }
     }
 
-    /// The endpoint with the stricter of its own intent and the operator's.
+    /// The endpoint with the stricter of its own admin_state and the operator's.
     fn intended(&self, endpoint: Endpoint<B>) -> Endpoint<B> {
-        let strictness = |intent: Intent| match intent {
-            Intent::Ready => 0,
-            Intent::Drain => 1,
-            Intent::Maintain => 2,
+        let strictness = |admin_state: AdminState| match admin_state {
+            AdminState::Ready => 0,
+            AdminState::Drain => 1,
+            AdminState::Maintenance => 2,
         };
         match self.intents.get(endpoint.id()) {
-            Some(intent) if strictness(*intent) > strictness(endpoint.settings.intent) => endpoint.intent(*intent),
+            Some(admin_state) if strictness(*admin_state) > strictness(endpoint.settings.admin_state) => {
+                endpoint.admin_state(*admin_state)
+            }
             _ => endpoint,
         }
     }
@@ -224,7 +226,7 @@ impl<B> Members<B> {
         }
         let peers = self.outliers.as_ref().map(|outliers| Arc::clone(outliers) as Arc<dyn Peers>);
         let load = self.loads.next(others);
-        let live = Arc::new(Live::new(load, Arc::clone(&self.clock), peers, self.spots.clone()));
+        let live = Arc::new(Live::new(load, Arc::clone(&self.clock), peers, self.impaired.clone()));
         if self.running {
             live.health.readmit(live.now_ms());
         }
@@ -234,7 +236,6 @@ impl<B> Members<B> {
     }
 
     /// Sets who has to look at endpoints before they may serve, those that are there and those to come; 0 is nobody.
-    #[cfg(feature = "kylin")]
     pub(super) fn set_judge(&mut self, judge: u64) {
         self.judge = judge;
         for live in self.entries.iter().map(|entry| &entry.live) {
@@ -242,7 +243,6 @@ impl<B> Members<B> {
         }
     }
 
-    #[cfg(feature = "kylin")]
     pub(super) fn judge(&self) -> u64 {
         self.judge
     }

@@ -20,8 +20,8 @@ use self::members::Members;
 pub(crate) use self::members::Wanted;
 use self::panic::PanicMode;
 use crate::backend::HttpBackend;
-use crate::balance::{Balancer, Candidates, Tried};
-use crate::endpoint::{Endpoint, EndpointId, Hint, Intent, InvalidId, Lease, Member, Slot};
+use crate::balance::{Attempted, Balancer, Candidates};
+use crate::endpoint::{AdminState, Endpoint, EndpointId, Hint, InvalidId, Lease, Member, Slot};
 use crate::request::RequestView;
 pub use crate::view::BackendRef;
 use crate::view::{Group, Handle, Published, View};
@@ -33,7 +33,7 @@ use crate::view::{Group, Handle, Published, View};
 ///
 /// ```
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// use kylin_lb::balance::{LeastConn, Tried};
+/// use kylin_lb::balance::{LeastConn, Attempted};
 /// use kylin_lb::{Cluster, Endpoint, RequestView};
 /// # struct Node;
 /// # impl kylin_lb::Backend for Node {
@@ -51,7 +51,7 @@ use crate::view::{Group, Handle, Published, View};
 ///
 /// let request = http::Request::get("/kylin/api/projects").body(())?;
 /// let client: std::net::IpAddr = "192.0.2.7".parse()?;
-/// let picked = cluster.pick(&RequestView::of(&request, client), &Tried::none())?;
+/// let picked = cluster.pick(&RequestView::of(&request, client), &Attempted::none())?;
 /// assert_eq!(picked.lease.endpoint().as_str(), "q1");
 /// assert_eq!(cluster.status().in_flight(), 1);
 /// drop(picked);
@@ -98,16 +98,16 @@ impl<B> Cluster<B> {
     ///
     /// # Errors
     /// [`PickError`] when no endpoint can serve.
-    pub fn pick(&self, request: &RequestView<'_>, tried: &Tried) -> Result<Picked<B>, PickError> {
+    pub fn pick(&self, request: &RequestView<'_>, tried: &Attempted) -> Result<Picked<B>, PickError> {
         let view = self.inner.view.read();
         for group in [&view.primary, &view.backup] {
             if let Some(index) = self.take_in(group, request, tried) {
                 self.inner.panic.leave();
-                return Ok(self.picked(group, index, request));
+                return Ok(self.picked(group, index));
             }
         }
         if let Some((group, index)) = self.take_in_panic(&view, request, tried) {
-            return Ok(self.picked(group, index, request));
+            return Ok(self.picked(group, index));
         }
         Err(match view.primary.layout.members.len() + view.backup.layout.members.len() {
             0 => PickError::Empty,
@@ -120,7 +120,7 @@ impl<B> Cluster<B> {
     ///
     /// # Errors
     /// [`PickError`] when no endpoint can serve.
-    pub fn pick_bound(&self, request: &RequestView<'_>, tried: &Tried, id: &str) -> Result<Picked<B>, PickError> {
+    pub fn pick_bound(&self, request: &RequestView<'_>, tried: &Attempted, id: &str) -> Result<Picked<B>, PickError> {
         self.pick_at(request, tried, |view| view.find(id))
     }
 
@@ -130,13 +130,18 @@ impl<B> Cluster<B> {
     ///
     /// # Errors
     /// [`PickError`] when no endpoint can serve.
-    pub fn pick_placed(&self, request: &RequestView<'_>, tried: &Tried, key: &[u8]) -> Result<Picked<B>, PickError> {
+    pub fn pick_by_hash(
+        &self,
+        request: &RequestView<'_>,
+        tried: &Attempted,
+        key: &[u8],
+    ) -> Result<Picked<B>, PickError> {
         {
             let view = self.inner.view.read();
             for group in [&view.primary, &view.backup] {
                 let candidates = Candidates::new(&group.layout, tried, request.role());
                 if let Some(chosen) = candidates.rendezvous(key).filter(|chosen| candidates.acquire(*chosen)) {
-                    return Ok(self.picked(group, chosen.index(), request));
+                    return Ok(self.picked(group, chosen.index()));
                 }
             }
         }
@@ -147,12 +152,12 @@ impl<B> Cluster<B> {
     pub(crate) fn pick_hinted(
         &self,
         request: &RequestView<'_>,
-        tried: &Tried,
+        tried: &Attempted,
         hint: &Hint,
     ) -> Result<Picked<B>, PickError> {
         match hint {
             Hint::None => self.pick(request, tried),
-            Hint::Key(key) => self.pick_placed(request, tried, key),
+            Hint::Key(key) => self.pick_by_hash(request, tried, key),
             _ => self.pick_at(request, tried, |view| view.at(hint)),
         }
     }
@@ -166,7 +171,7 @@ impl<B> Cluster<B> {
     fn pick_at(
         &self,
         request: &RequestView<'_>,
-        tried: &Tried,
+        tried: &Attempted,
         place: impl for<'v> FnOnce(&'v View<B>) -> Option<(&'v Group<B>, usize)>,
     ) -> Result<Picked<B>, PickError> {
         {
@@ -175,7 +180,7 @@ impl<B> Cluster<B> {
                 let candidates = Candidates::new(&group.layout, tried, request.role());
                 let bound = candidates.at(index);
                 if candidates.is_eligible_when_bound(bound) && candidates.acquire(bound) {
-                    return Ok(self.picked(group, index, request));
+                    return Ok(self.picked(group, index));
                 }
             }
         }
@@ -183,7 +188,7 @@ impl<B> Cluster<B> {
     }
 
     /// Takes a slot on the endpoint of `group` that the policy chooses: its index.
-    fn take_in(&self, group: &Group<B>, request: &RequestView<'_>, tried: &Tried) -> Option<usize> {
+    fn take_in(&self, group: &Group<B>, request: &RequestView<'_>, tried: &Attempted) -> Option<usize> {
         if group.layout.members.is_empty() {
             return None;
         }
@@ -206,15 +211,10 @@ impl<B> Cluster<B> {
 
     /// What is handed out where a slot was taken. Made in one piece and last: to move it would cost as much as to count.
     #[inline]
-    fn picked(&self, group: &Group<B>, index: usize, request: &RequestView<'_>) -> Picked<B> {
+    fn picked(&self, group: &Group<B>, index: usize) -> Picked<B> {
         let Handle { member, backend } = group.handles.of_thread(index);
         let slot = Slot::taken(member, group.layout.alone);
-        let work = self.inner.balancer.work(request);
-        let backend = backend.clone();
-        match work {
-            None => Picked { lease: slot.lease(), backend },
-            Some(work) => Picked { lease: slot.lease_with(work), backend },
-        }
+        Picked { lease: slot.lease(), backend: backend.clone() }
     }
 
     /// What the endpoint called `id` is sent requests with, be it fit to serve or not.
@@ -242,7 +242,7 @@ impl<B> Cluster<B> {
     }
 
     /// Replaces the whole membership in one step: endpoints whose ids stay keep their live state, and what the operator said
-    /// of them with [`drain`](Self::drain) or [`maintain`](Self::maintain) still holds.
+    /// of them with [`set_admin_state`](Self::set_admin_state) still holds.
     ///
     /// # Errors
     /// [`ClusterError::Duplicate`] when two have the same id; nothing is changed then.
@@ -258,30 +258,15 @@ impl<B> Cluster<B> {
         self.change(|members| members.edit(id, |endpoint| endpoint.weight(weight)))
     }
 
-    /// Lets an endpoint serve again after [`drain`](Self::drain) or [`maintain`](Self::maintain).
+    /// Sets what the operator wants of an endpoint: [`Ready`](AdminState::Ready), [`Drain`](AdminState::Drain) (no new
+    /// sessions; requests in flight go on) or [`Maintenance`](AdminState::Maintenance) (nothing at all, as nginx's `down`; the
+    /// endpoint keeps its place in the mapping of the hash policies). The state holds through every change of membership,
+    /// until it is set again or the endpoint is removed.
     ///
     /// # Errors
     /// [`ClusterError::Unknown`] when there is no such endpoint.
-    pub fn ready(&self, id: &EndpointId) -> Result<(), ClusterError> {
-        self.change(|members| members.intend(id, Intent::Ready))
-    }
-
-    /// Sends no new sessions to an endpoint; requests in flight go on. Holds until [`ready`](Self::ready), or until the endpoint
-    /// is removed, through every change of membership.
-    ///
-    /// # Errors
-    /// [`ClusterError::Unknown`] when there is no such endpoint.
-    pub fn drain(&self, id: &EndpointId) -> Result<(), ClusterError> {
-        self.change(|members| members.intend(id, Intent::Drain))
-    }
-
-    /// Sends nothing at all to an endpoint (nginx: `down`); requests in flight go on, and it keeps its place in the mapping
-    /// of the hash policies, so that the clients of other endpoints stay where they are. Holds as long as [`drain`](Self::drain) does.
-    ///
-    /// # Errors
-    /// [`ClusterError::Unknown`] when there is no such endpoint.
-    pub fn maintain(&self, id: &EndpointId) -> Result<(), ClusterError> {
-        self.change(|members| members.intend(id, Intent::Maintain))
+    pub fn set_admin_state(&self, id: &EndpointId, state: AdminState) -> Result<(), ClusterError> {
+        self.change(|members| members.set_admin_state(id, state))
     }
 
     /// How everything stands, as plain values.
@@ -316,13 +301,11 @@ impl<B> Cluster<B> {
     }
 
     /// From now on an endpoint serves only when `judge` has let it in: those that are there, and those that come.
-    #[cfg(feature = "kylin")]
     pub(crate) fn admit_by(&self, judge: u64) {
         self.inner.members.lock().set_judge(judge);
     }
 
     /// Endpoints need `judge` no more, unless another has come after it.
-    #[cfg(feature = "kylin")]
     pub(crate) fn admit_without(&self, judge: u64) {
         let mut members = self.inner.members.lock();
         if members.judge() == judge {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
-use crate::endpoint::{EndpointId, Intent, Live, Member, Roles};
+use crate::endpoint::{AdminState, EndpointId, Live, Member, Roles};
 use crate::health::Outlier;
 use crate::health::outlier::{Standing, Window};
 use crate::health::passive::Rule;
@@ -49,7 +49,7 @@ impl Outliers {
             Watched {
                 id: settings.id.clone(),
                 live: Arc::downgrade(&member.live),
-                ready: settings.intent == Intent::Ready,
+                ready: settings.admin_state == AdminState::Ready,
                 rule: settings.rule,
                 roles: settings.roles,
             }

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Cluster;
-use crate::balance::Tried;
-use crate::endpoint::{Intent, Listed, Member, Role};
+use crate::balance::Attempted;
+use crate::endpoint::{AdminState, Listed, Member, Role};
 use crate::request::RequestView;
 use crate::view::{Group, View};
 
@@ -54,7 +54,7 @@ impl<B> View<B> {
             .flat_map(|group| (0..).zip(&group.layout.members).map(move |(index, listed)| (group, index, listed)));
         all.filter(|(_, _, listed)| {
             let Member { settings, live, .. } = &*listed.member;
-            settings.intent == Intent::Ready && !live.health.is_outsider()
+            settings.admin_state == AdminState::Ready && !live.health.is_outsider()
         })
     }
 }
@@ -65,7 +65,7 @@ impl<B> Cluster<B> {
         &self,
         view: &'v View<B>,
         request: &RequestView<'_>,
-        tried: &Tried,
+        tried: &Attempted,
     ) -> Option<(&'v Group<B>, usize)> {
         if !self.inner.panic.allowed || !view.is_left_by_health(request.role()) {
             return None;

@@ -2,9 +2,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::balance::Balancer;
-use crate::endpoint::{EndpointId, Intent, Member, Roles};
+use crate::endpoint::{AdminState, EndpointId, Member, Roles};
 use crate::health::slow_start::WHOLE;
-use crate::health::{Operational, Reason};
+use crate::health::{HealthState, Reason};
 use crate::view::View;
 
 /// A cluster at one moment, as plain values for a host's status page or metrics.
@@ -32,11 +32,11 @@ pub struct EndpointStatus {
     /// Is it a backup?
     pub backup: bool,
     /// What the operator wants of it.
-    pub intent: Intent,
+    pub admin_state: AdminState,
     /// What the node does.
     pub roles: Roles,
     /// How it is doing.
-    pub operational: Operational,
+    pub operational: HealthState,
     /// Why it is not simply up.
     pub reason: Option<Reason>,
     /// When it came into its operational state, on the cluster's clock.
@@ -86,12 +86,12 @@ impl EndpointStatus {
             id: settings.id.clone(),
             weight: settings.weight.get(),
             backup: settings.backup,
-            intent: settings.intent,
+            admin_state: settings.admin_state,
             roles: settings.roles,
             operational,
             reason,
             since: live.instant(since),
-            ejected: operational == Operational::Ejected,
+            ejected: operational == HealthState::Ejected,
             ramp: (member.share() * 100 + WHOLE / 2) / WHOLE,
             fails: live.passive.fails(),
             in_flight: member.load().in_flight(),

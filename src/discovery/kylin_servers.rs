@@ -9,15 +9,15 @@ use ahash::AHashMap;
 use http::StatusCode;
 use tokio::time::sleep;
 
-use super::{Discovery, DiscoveryError, Found};
+use super::{DiscoveredNode, Discovery, DiscoveryError};
 use crate::backend::Backend;
 use crate::cluster::Cluster;
-use crate::endpoint::{Intent, Member};
-use crate::health::InvalidProbe;
-use crate::health::ask::{Login, get};
-use crate::health::cookies::Cookies;
+use crate::endpoint::{AdminState, Member};
 use crate::kylin::properties::ServerAddr;
 use crate::kylin::servers::{DISCOVERED, NoServers, SERVERS, of_kylin3, of_kylin5};
+use crate::probe::InvalidProbe;
+use crate::probe::ask::{Login, get};
+use crate::probe::cookies::Cookies;
 
 /// How long nothing is asked after a login was refused: Kylin 5 locks a user after three wrong passwords.
 const LOGIN_PAUSE: Duration = Duration::from_secs(600);
@@ -26,26 +26,26 @@ const LOGIN_PAUSE: Duration = Duration::from_secs(600);
 /// `GET /kylin/api/service_discovery/state/all` (3 and 4, where nodes discover each other). Both ask for a [`login`](Self::login).
 ///
 /// It begins with the nodes that it is given, and goes on with those that they list. Each time one node is asked, and the next one
-/// when it does not tell; nodes that [belong to another cluster](crate::health::SameMetastore) are not asked. A list is believed
+/// when it does not tell; nodes that [belong to another cluster](crate::probe::MetastoreCheck) are not asked. A list is believed
 /// only as a whole, and only if it names a node that the cluster has, under the same address: write the first nodes as Kylin names them
 /// (`kylin.server.host-address`). From a node of another machine no list is believed that names the loopback address,
 /// which is where a node is by default. What is not believed, or is empty, changes nothing.
 ///
 /// ```
-/// use kylin_lb::discovery::{self, Found, KylinServers};
+/// use kylin_lb::discovery::{self, DiscoveredNode, KylinServers};
 /// # use kylin_lb::{Cluster, HttpBackend};
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// let cluster: Cluster<HttpBackend> = Cluster::builder().build()?;
-/// let servers = KylinServers::new(&cluster, [Found::new("10.0.0.1:7070")?]).login("ADMIN", "KYLIN")?;
+/// let servers = KylinServers::new(&cluster, [DiscoveredNode::new("10.0.0.1:7070")?]).login("ADMIN", "KYLIN")?;
 /// # #[cfg(feature = "client")]
-/// let follow = discovery::follow(&cluster, servers, Found::http);
+/// let follow = discovery::watch(&cluster, servers, DiscoveredNode::http);
 /// # Ok(())
 /// # }
 /// ```
 #[must_use]
 pub struct KylinServers<B> {
     cluster: Cluster<B>,
-    first: Vec<Found>,
+    first: Vec<DiscoveredNode>,
     login: Option<Login>,
     interval: Duration,
     timeout: Duration,
@@ -67,7 +67,7 @@ enum State {
 
 impl<B: Backend> KylinServers<B> {
     /// Begins with these nodes, and asks the nodes of `cluster`, which it is to be followed by.
-    pub fn new(cluster: &Cluster<B>, first: impl IntoIterator<Item = Found>) -> Self {
+    pub fn new(cluster: &Cluster<B>, first: impl IntoIterator<Item = DiscoveredNode>) -> Self {
         KylinServers {
             cluster: cluster.clone(),
             first: first.into_iter().collect(),
@@ -102,9 +102,11 @@ impl<B: Backend> KylinServers<B> {
     }
 
     /// Asks one node after the other until one tells.
-    async fn ask(&mut self) -> Result<Vec<Found>, DiscoveryError> {
+    async fn ask(&mut self) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
         let mut members = self.cluster.members();
-        members.retain(|(member, _)| member.settings.intent != Intent::Maintain && !member.live.health.is_outsider());
+        members.retain(|(member, _)| {
+            member.settings.admin_state != AdminState::Maintenance && !member.live.health.is_outsider()
+        });
         // Those that are out of service come last: they may know all the same.
         members.sort_by_key(|(member, _)| member.is_barred(false));
         let fit = members.iter().filter(|(member, _)| !member.is_barred(false)).count();
@@ -140,7 +142,7 @@ impl<B: Backend> KylinServers<B> {
         member: &Member,
         backend: &B,
         addresses: &[Arc<str>],
-    ) -> Result<Vec<Found>, DiscoveryError> {
+    ) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
         let host = &*member.settings.placement;
         let place = |path: &str| format!("{host}{path}");
         let cookies = self.visited.entry(member.live.uid).or_default();
@@ -182,7 +184,7 @@ fn believed(
     host: &str,
     addresses: &[Arc<str>],
     path: &str,
-) -> Result<Vec<Found>, crate::body::BoxError> {
+) -> Result<Vec<DiscoveredNode>, crate::body::BoxError> {
     let mut found = Vec::with_capacity(servers.len());
     for server in servers {
         if is_loopback(server.host()) && !is_loopback(host_of(host)) {
@@ -191,14 +193,14 @@ fn believed(
                     .into(),
             );
         }
-        let node = Found::new(&server.to_string())?.with_source(format!("{host}{path}"));
+        let node = DiscoveredNode::new(&server.to_string())?.with_source(format!("{host}{path}"));
         found.push(match server.roles() {
             Some(roles) => node.with_roles(roles),
             None => node,
         });
     }
-    let has = |found: &Found| {
-        addresses.iter().any(|address| Found::new(address).is_ok_and(|own| own.address() == found.address()))
+    let has = |found: &DiscoveredNode| {
+        addresses.iter().any(|address| DiscoveredNode::new(address).is_ok_and(|own| own.address() == found.address()))
     };
     if !found.is_empty() && !found.iter().any(has) {
         return Err("it names no node that the cluster has: write its first nodes as Kylin names them".into());
@@ -216,7 +218,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 impl<B: Backend> Discovery for KylinServers<B> {
-    async fn next(&mut self) -> Result<Vec<Found>, DiscoveryError> {
+    async fn next(&mut self) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
         match self.state {
             State::New => {
                 self.state = State::Begun;
@@ -257,7 +259,7 @@ mod tests {
         for named in ["localhost:7070", "127.0.0.2:7070", "[::1]:7070", "[::ffff:127.0.0.1]:7070"] {
             let error = read(&["b:7070", named], "b:7070", &["b:7070"]).unwrap_err();
             assert!(error.contains("kylin.server.host-address"), "{error}");
-            assert_eq!(read(&[named], "[::1]:7070", &[Found::new(named).unwrap().address()]), Ok(1));
+            assert_eq!(read(&[named], "[::1]:7070", &[DiscoveredNode::new(named).unwrap().address()]), Ok(1));
         }
     }
 }

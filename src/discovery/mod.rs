@@ -1,21 +1,21 @@
 //! Where the nodes of a cluster come from.
 //!
-//! A [`Discovery`] is a stream of memberships; [`follow`] applies it to a [`Cluster`](crate::Cluster). Whatever happens to a
+//! A [`Discovery`] is a stream of memberships; [`watch`] applies it to a [`Cluster`](crate::Cluster). Whatever happens to a
 //! source, the cluster goes on with the last nodes it knew: a source that fails, or that names no node at all, empties no cluster.
-//! That the list may be old is said in a warning and in [`Follow::status`]; that a listed node may be dead is found by the
+//! That the list may be old is said in a warning and in [`DiscoveryHandle::status`]; that a listed node may be dead is found by the
 //! health of its endpoint, as always (Kylin's own registrations outlive a node by up to two minutes).
 //!
 //! | source | feature |
 //! |---|---|
 //! | [`Static`]: a fixed list | |
-//! | [`File`]: a list in a file, read again when it changes | |
+//! | [`FileList`]: a list in a file, read again when it changes | |
 //! | `KylinFile`: Kylin's own `kylin.properties` | `kylin` |
 //! | `KylinServers`: what the nodes themselves know of each other | `kylin` |
 //! | `Dns`: A and AAAA, or SRV records | `dns` |
 //! | `ZooKeeper`: what Kylin nodes register | `zookeeper` |
 //!
 //! ```
-//! use kylin_lb::discovery::{self, Found, Static};
+//! use kylin_lb::discovery::{self, DiscoveredNode, Static};
 //! # use kylin_lb::{Backend, Body, Cluster, Endpoint, SendError};
 //! # struct Node;
 //! # impl Backend for Node {
@@ -28,9 +28,9 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let cluster = Cluster::builder().build()?;
-//! let source = Static::new([Found::new("10.0.0.1:7070")?, Found::new("10.0.0.2:7070")?.with_weight(2)]);
-//! // Over the network: `discovery::follow(&cluster, source, Found::http)`.
-//! let follow = discovery::follow(&cluster, source, |found| found.endpoint(connect_to(found.address())));
+//! let source = Static::new([DiscoveredNode::new("10.0.0.1:7070")?, DiscoveredNode::new("10.0.0.2:7070")?.with_weight(2)]);
+//! // Over the network: `discovery::watch(&cluster, source, DiscoveredNode::http)`.
+//! let follow = discovery::watch(&cluster, source, |found| found.endpoint(connect_to(found.address())));
 //!
 //! follow.wait_until(|status| status.endpoints == 2).await;
 //! assert_eq!(cluster.status().endpoints[1].weight, 2);
@@ -43,14 +43,12 @@ mod backoff;
 mod dns;
 mod file;
 mod fixed;
-mod follow;
-mod found;
 mod guard;
-#[cfg(feature = "kylin")]
 mod kylin_file;
-#[cfg(feature = "kylin")]
 mod kylin_servers;
+mod node;
 mod status;
+mod watch;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;
 
@@ -59,18 +57,17 @@ use std::future::Future;
 pub use backoff::Backoff;
 #[cfg(feature = "dns")]
 pub use dns::{Dns, InvalidDns};
-pub use file::{File, InvalidLine};
+pub use file::{FileList, InvalidLine};
 pub use fixed::Static;
-pub use follow::{Follow, follow, follow_with};
-pub use found::{Found, InvalidFound};
-#[cfg(feature = "kylin")]
 pub use kylin_file::{InvalidSite, KylinFile, KylinSite};
-#[cfg(feature = "kylin")]
 pub use kylin_servers::KylinServers;
-pub use status::{FollowStatus, SourceState};
+pub use node::{DiscoveredNode, InvalidNode};
+pub use status::{DiscoveryStatus, SourceState};
 #[cfg(feature = "zookeeper")]
 #[doc(inline)]
 pub use zookeeper::ZooKeeper;
+
+pub use watch::{DiscoveryHandle, watch, watch_with};
 
 use crate::body::BoxError;
 
@@ -86,7 +83,7 @@ pub trait Discovery: Send + 'static {
     ///
     /// # Errors
     /// [`DiscoveryError`] when the source cannot tell at present.
-    fn next(&mut self) -> impl Future<Output = Result<Vec<Found>, DiscoveryError>> + Send;
+    fn next(&mut self) -> impl Future<Output = Result<Vec<DiscoveredNode>, DiscoveryError>> + Send;
 }
 
 /// Why a source cannot tell the membership. Holds no credentials.

@@ -3,7 +3,7 @@ use std::time::Instant;
 /// How it stands between a cluster and its source of membership.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct FollowStatus {
+pub struct DiscoveryStatus {
     /// What the source said last.
     pub source: SourceState,
     /// Endpoints of the cluster that come from the source.
@@ -36,8 +36,8 @@ pub enum SourceState {
     Failing,
 }
 
-impl FollowStatus {
-    pub(super) const NEW: FollowStatus = FollowStatus {
+impl DiscoveryStatus {
+    pub(super) const NEW: DiscoveryStatus = DiscoveryStatus {
         source: SourceState::Waiting,
         endpoints: 0,
         refused: 0,

@@ -1,10 +1,10 @@
-use super::Intent;
-use crate::health::Operational;
+use super::AdminState;
+use crate::health::HealthState;
 
 /// What may be sent to an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Demand {
+pub enum TrafficKind {
     /// A request that any endpoint could serve.
     New,
     /// A request of a session that is bound to this endpoint.
@@ -13,26 +13,26 @@ pub enum Demand {
     Probe,
 }
 
-impl Intent {
-    /// The truth table over both axes (see [`health`](crate::health)): may an endpoint with this intent, in this state, get
+impl AdminState {
+    /// The truth table over both axes (see [`health`](crate::health)): may an endpoint with this admin_state, in this state, get
     /// `demand`? Limits of requests in flight come on top. In [panic mode](crate::cluster::ClusterBuilder::panic_mode) new
     /// requests go to endpoints of this cluster that are ready, in any state.
     ///
     /// ```
-    /// use kylin_lb::endpoint::{Intent, Demand};
-    /// use kylin_lb::health::Operational;
+    /// use kylin_lb::endpoint::{AdminState, TrafficKind};
+    /// use kylin_lb::health::HealthState;
     ///
-    /// assert!(Intent::Drain.admits(Demand::Bound, Operational::InDoubt));
-    /// assert!(!Intent::Drain.admits(Demand::New, Operational::Up));
-    /// assert!(Intent::Ready.admits(Demand::Probe, Operational::Down));
+    /// assert!(AdminState::Drain.admits(TrafficKind::Bound, HealthState::Suspect));
+    /// assert!(!AdminState::Drain.admits(TrafficKind::New, HealthState::Healthy));
+    /// assert!(AdminState::Ready.admits(TrafficKind::Probe, HealthState::Unhealthy));
     /// ```
-    pub const fn admits(self, demand: Demand, state: Operational) -> bool {
-        let fit = matches!(state, Operational::Up | Operational::InDoubt);
+    pub const fn admits(self, demand: TrafficKind, state: HealthState) -> bool {
+        let fit = matches!(state, HealthState::Healthy | HealthState::Suspect);
         match (self, demand) {
-            (Intent::Maintain, _) => false,
-            (Intent::Ready | Intent::Drain, Demand::Probe) => true,
-            (Intent::Ready, Demand::New | Demand::Bound) | (Intent::Drain, Demand::Bound) => fit,
-            (Intent::Drain, Demand::New) => false,
+            (AdminState::Maintenance, _) => false,
+            (AdminState::Ready | AdminState::Drain, TrafficKind::Probe) => true,
+            (AdminState::Ready, TrafficKind::New | TrafficKind::Bound) | (AdminState::Drain, TrafficKind::Bound) => fit,
+            (AdminState::Drain, TrafficKind::New) => false,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 pub struct EndpointId(Arc<str>);
 
 impl EndpointId {
-    /// Checks `id`.
+    /// HealthCheck `id`.
     ///
     /// # Errors
     /// [`InvalidId`] when it is empty, longer than 255 bytes or holds anything but visible ASCII.

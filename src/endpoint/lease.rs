@@ -2,7 +2,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::work::{Carried, Work};
 use super::{EndpointId, Member};
 
 /// What became of a request, as far as the health of its endpoint goes.
@@ -14,7 +13,7 @@ pub enum Outcome {
     /// The endpoint failed: no connection, no answer, a broken answer, or a status that the host counts as a failure.
     Failure,
     /// No answer came in time. Never ejects: a query may take minutes. It puts the endpoint in doubt, which has it probed soon
-    /// where there are [`Checks`](crate::health::Checks).
+    /// where there are [`HealthCheck`](crate::probe::HealthCheck).
     Slow,
     /// Nothing can be said of the endpoint, for instance because the client went away first.
     #[default]
@@ -29,7 +28,6 @@ pub struct Lease {
     /// The endpoint is alone in its cluster, so that its failures have no consequences.
     alone: bool,
     outcome: Outcome,
-    work: Option<Carried>,
 }
 
 /// A slot that was taken and is not yet part of a lease: given back when dropped.
@@ -48,15 +46,8 @@ impl<'m> Slot<'m> {
     /// Makes it last.
     #[inline]
     pub(crate) fn lease(self) -> Lease {
-        let lease = Lease { member: Arc::clone(self.member), alone: self.alone, outcome: Outcome::Unknown, work: None };
+        let lease = Lease { member: Arc::clone(self.member), alone: self.alone, outcome: Outcome::Unknown };
         std::mem::forget(self);
-        lease
-    }
-
-    /// The same, and adds what the request is expected to cost to the endpoint's outstanding work until the lease ends.
-    pub(crate) fn lease_with(self, work: Work) -> Lease {
-        let mut lease = self.lease();
-        lease.work = Some(Carried::begin(work, &lease.member));
         lease
     }
 }
@@ -105,9 +96,6 @@ impl Drop for Lease {
             }
             Outcome::Slow => live.health.slow_down(live.now_ms()),
             Outcome::Unknown => {}
-        }
-        if let Some(work) = self.work.take() {
-            work.end(&self.member, self.outcome);
         }
         self.member.end();
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::load::{Block, Load, LoadRef};
-use super::{Intent, Member, Role, Roles};
+use super::{AdminState, Member, Role, Roles};
 use crate::health::slow_start::WHOLE;
 
 /// A member, and copies of those of its settings that picks read.
@@ -31,7 +31,7 @@ impl Listed {
             index,
             weight: settings.weight.get(),
             max_in_flight: settings.max_in_flight,
-            offers: Offers::of(settings.intent, settings.roles).limited(settings.max_in_flight > 0),
+            offers: Offers::of(settings.admin_state, settings.roles).limited(settings.max_in_flight > 0),
             ramps: settings.slow_start.is_some(),
             member: Arc::new(member),
         }
@@ -44,7 +44,7 @@ impl Listed {
 
     /// May a request go to it that belongs to a session which is bound to it? Draining keeps those.
     pub(crate) fn is_eligible_when_bound(&self, alone: bool, needed: Offers) -> bool {
-        let intended = self.member.settings.intent != Intent::Maintain;
+        let intended = self.member.settings.admin_state != AdminState::Maintenance;
         intended && self.offers.include(needed.though_not_ready()) && self.can_serve(alone)
     }
 
@@ -101,14 +101,14 @@ impl Offers {
     const READY: u8 = 0x80;
     const LIMITED: u8 = 0x40;
 
-    fn of(intent: Intent, roles: Roles) -> Self {
-        let ready = if intent == Intent::Ready { Offers::READY } else { 0 };
+    fn of(admin_state: AdminState, roles: Roles) -> Self {
+        let ready = if admin_state == AdminState::Ready { Offers::READY } else { 0 };
         Offers(ready | roles.bits())
     }
 
     /// What a request needs that goes to any endpoint with `role`.
     pub(crate) fn needed_for(role: Option<Role>) -> Self {
-        Offers::of(Intent::Ready, role.map_or(Roles::NONE, Roles::only))
+        Offers::of(AdminState::Ready, role.map_or(Roles::NONE, Roles::only))
     }
 
     fn limited(self, limited: bool) -> Self {
@@ -138,11 +138,11 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::endpoint::{Endpoint, Live, Loads};
-    use crate::health::spots::Spots;
+    use crate::health::impaired::ImpairedCount;
 
     #[test]
     fn a_limit_leaves_as_many_slots_as_it_says() {
-        let live = Live::new(Loads::new().next(0), Arc::new(SystemClock), None, Spots::default());
+        let live = Live::new(Loads::new().next(0), Arc::new(SystemClock), None, ImpairedCount::default());
         let endpoint = Endpoint::new("a", ()).unwrap().max_in_flight(2);
         let listed = Listed::new(Member::new(Arc::new(endpoint.settings), Arc::new(live)));
         assert!(listed.acquire(false, true) && listed.acquire(false, false));

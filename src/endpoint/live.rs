@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::load::{Load, LoadRef, Wraps};
-use super::{Intent, Role, Settings};
+use super::{AdminState, Role, Settings};
 use crate::clock::Clock;
+use crate::health::impaired::ImpairedCount;
 use crate::health::passive::Passive;
-use crate::health::spots::Spots;
 use crate::health::state::{Peers, Rule, State};
 
 /// What changes while an endpoint serves, on cache lines of its own: where outliers are ejected, each success is counted here. In
@@ -31,14 +31,19 @@ pub(crate) struct Live {
 const _: () = assert!(offset_of!(Live, health) + State::READ_IN_PICKS <= 64);
 
 impl Live {
-    /// `peers` compares the endpoint with the others of its cluster, where that is asked for; `spots` are the cluster's.
-    pub(crate) fn new(load: LoadRef, clock: Arc<dyn Clock>, peers: Option<Arc<dyn Peers>>, spots: Spots) -> Self {
+    /// `peers` compares the endpoint with the others of its cluster, where that is asked for; `impaired` are the cluster's.
+    pub(crate) fn new(
+        load: LoadRef,
+        clock: Arc<dyn Clock>,
+        peers: Option<Arc<dyn Peers>>,
+        impaired: ImpairedCount,
+    ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // One fail_timeout of any sane length lies between the origin and now, as in nginx, where `checked` starts at 0.
         Live {
             load,
-            passive: Passive::new(spots.clone()),
-            health: State::new(peers, spots),
+            passive: Passive::new(impaired.clone()),
+            health: State::new(peers, impaired),
             failed: AtomicU64::new(0),
             wraps: Wraps::default(),
             uid: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -56,11 +61,6 @@ impl Live {
     /// How many requests have ended.
     pub(crate) fn served(&self) -> u64 {
         self.load.count.ended(&self.wraps)
-    }
-
-    /// The present moment.
-    pub(crate) fn now(&self) -> Instant {
-        self.clock.now()
     }
 
     /// Milliseconds since the origin.
@@ -124,7 +124,7 @@ impl Member {
 
     /// Is it out of service for everybody, bound sessions included, for another reason than its load?
     pub(crate) fn is_out(&self, alone: bool) -> bool {
-        self.settings.intent == Intent::Maintain || self.is_barred(alone)
+        self.settings.admin_state == AdminState::Maintenance || self.is_barred(alone)
     }
 
     /// Does it do what the request needs?

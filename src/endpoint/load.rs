@@ -4,28 +4,17 @@
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-
-use super::work::Ledger;
 
 /// One endpoint's.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     pub(super) count: Count,
-    /// What the requests in flight are expected to cost, where the policy weighs that.
-    pub(super) work: Ledger,
 }
 
 impl Load {
     #[inline]
     pub(crate) fn in_flight(&self) -> u32 {
         self.count.in_flight()
-    }
-
-    /// What the requests in flight were expected to take, in all.
-    #[inline]
-    pub(crate) fn outstanding_work(&self) -> Duration {
-        self.work.outstanding()
     }
 
     /// Is it below `limit`, where 0 is none?
@@ -40,7 +29,7 @@ impl Load {
 #[repr(align(128))]
 pub(super) struct Block([Load; BLOCK]);
 
-const BLOCK: usize = 512;
+const BLOCK: usize = 1024;
 
 /// How far apart they lie where each has cache lines of its own.
 const APART: usize = 128 / size_of::<Load>();

@@ -11,14 +11,13 @@ mod listed;
 mod live;
 mod load;
 mod role;
-mod work;
 
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use demand::Demand;
+pub use demand::TrafficKind;
 pub(crate) use hint::Hint;
 pub use id::{EndpointId, InvalidId};
 pub(crate) use lease::Slot;
@@ -27,7 +26,6 @@ pub(crate) use listed::{Listed, Offers};
 pub(crate) use live::{Live, Member};
 pub(crate) use load::Loads;
 pub use role::{InvalidRoles, Role, Roles};
-pub use work::{Learner, Work};
 
 use crate::health::SlowStart;
 use crate::health::passive::Rule;
@@ -92,9 +90,9 @@ impl<B> Endpoint<B> {
         self
     }
 
-    /// What the operator wants of the endpoint from the start. nginx's `down` is [`Intent::Maintain`].
-    pub fn intent(mut self, intent: Intent) -> Self {
-        self.settings.intent = intent;
+    /// What the operator wants of the endpoint from the start. nginx's `down` is [`AdminState::Maintenance`].
+    pub fn admin_state(mut self, admin_state: AdminState) -> Self {
+        self.settings.admin_state = admin_state;
         self
     }
 
@@ -105,7 +103,7 @@ impl<B> Endpoint<B> {
     }
 
     /// The name under which hash policies place keys on the endpoint: by default its address as written, or its id for a
-    /// backend of the host's own. `Hash::consistent` splits it into host and port as nginx does, and endpoints with equal
+    /// backend of the host's own. `HashKeyed::consistent` splits it into host and port as nginx does, and endpoints with equal
     /// names share their points.
     pub fn placement(mut self, name: impl AsRef<str>) -> Self {
         self.settings.placement = Arc::from(name.as_ref());
@@ -139,14 +137,14 @@ impl<B> fmt::Debug for Endpoint<B> {
 /// What the operator wants of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
-pub enum Intent {
+pub enum AdminState {
     /// Serve everything.
     #[default]
     Ready,
     /// Serve only sessions that are bound to it; new ones go elsewhere.
     Drain,
     /// Serve nothing, but keep the place in the mapping of the hash policies (nginx: `down`).
-    Maintain,
+    Maintenance,
 }
 
 /// The settings of an endpoint, without its backend.
@@ -159,7 +157,7 @@ pub(crate) struct Settings {
     pub(crate) rule: Rule,
     pub(crate) backup: bool,
     pub(crate) slow_start: Option<SlowStart>,
-    pub(crate) intent: Intent,
+    pub(crate) admin_state: AdminState,
     pub(crate) roles: Roles,
     pub(crate) route: Option<Arc<str>>,
 }
@@ -174,7 +172,7 @@ impl Settings {
             rule: Rule::new(1, Duration::from_secs(10)),
             backup: false,
             slow_start: None,
-            intent: Intent::Ready,
+            admin_state: AdminState::Ready,
             roles: Roles::ALL,
             route: None,
         }

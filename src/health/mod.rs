@@ -1,7 +1,7 @@
 //! Is an endpoint fit to serve? Outcomes of requests and of probes go in, its operational state comes out.
 //!
 //! Two axes decide what an endpoint gets, as in HAProxy, and neither touches the other. What the operator wants is its
-//! [`Intent`](crate::endpoint::Intent); how it is doing is its [`Operational`] state:
+//! [`AdminState`](crate::endpoint::AdminState); how it is doing is its [`HealthState`] state:
 //!
 //! | | ready | drain | maintain |
 //! |---|---|---|---|
@@ -10,57 +10,43 @@
 //! | **down** | probes | probes | nothing |
 //! | **ejected** | probes | probes | nothing |
 //!
-//! [`Intent::admits`](crate::endpoint::Intent::admits) is the table as a function. Who moves an endpoint between states:
+//! [`AdminState::admits`](crate::endpoint::AdminState::admits) is the table as a function. Who moves an endpoint between states:
 //!
 //! - nginx's rule, always there: [`max_fails`](crate::Endpoint::max_fails) failures within
 //!   [`fail_timeout`](crate::Endpoint::fail_timeout) eject, and one request at a time tries whether it is well again;
 //! - [`Outlier`], opt-in for a cluster: failures in a row, or a success rate below the others', eject for a time;
-//! - [`Checks`], opt-in: a [`Probe`] is sent regularly, and its results say whether an endpoint is down;
-//! - `SameMetastore` (feature `kylin`), opt-in: a node whose metastore is not the others' is kept out, in panic mode, too;
+//! - [`HealthCheck`], opt-in: a [`Probe`] is sent regularly, and its results say whether an endpoint is down;
+//! - `MetastoreCheck` (feature `kylin`), opt-in: a node whose metastore is not the others' is kept out, in panic mode, too;
 //! - a request that timed out ([`Outcome::Slow`](crate::Outcome::Slow)) puts in doubt, and has the node probed soon. It
 //!   never ejects: a Kylin query may take minutes.
 //!
 //! An endpoint that is new or comes back may ramp up by [`SlowStart`]. When nobody is left,
 //! [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode) serves from whoever failed least recently.
 
-#[cfg(feature = "kylin")]
-pub(crate) mod ask;
-mod checks;
-pub(crate) mod cookies;
-mod expected;
-mod kylin_probes;
+pub(crate) mod impaired;
 pub(crate) mod outlier;
 pub(crate) mod passive;
-mod probe;
-#[cfg(feature = "kylin")]
-mod same_metastore;
 pub(crate) mod slow_start;
-pub(crate) mod spots;
 pub(crate) mod state;
 pub(crate) mod verdict;
 
 use http::StatusCode;
 
-pub use checks::{Checker, Checks};
-pub use expected::Expected;
 pub use outlier::Outlier;
-pub use probe::{InvalidProbe, Probe};
-#[cfg(feature = "kylin")]
-pub use same_metastore::{MetastoreChecker, SameMetastore};
 pub use slow_start::SlowStart;
 
 /// How an endpoint is doing, whatever the operator wants of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
-pub enum Operational {
+pub enum HealthState {
     /// Nothing speaks against it.
     #[default]
-    Up,
+    Healthy,
     /// Something does, but not enough to take it out: it serves, and is probed at the faster interval.
-    InDoubt,
+    Suspect,
     /// Probes say that it cannot serve, or no probe has succeeded yet where that is asked for; or it is a node of another
     /// cluster, or nobody has looked yet whether it is.
-    Down,
+    Unhealthy,
     /// Taken out for a time because of its requests' failures.
     Ejected,
 }
@@ -69,7 +55,7 @@ pub enum Operational {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
-    /// No probe has succeeded yet: see [`Checks::wait_for_first_success`].
+    /// No probe has succeeded yet: see [`HealthCheck::wait_for_first_success`].
     #[error("no probe has succeeded yet")]
     Unproven,
     /// A probe failed, or as many as were needed.
@@ -87,18 +73,18 @@ pub enum Reason {
     /// A request timed out, and none has succeeded since.
     #[error("a request timed out")]
     Slow,
-    /// Its metastore has not been compared with the others' yet: `SameMetastore`.
+    /// Its metastore has not been compared with the others' yet: `MetastoreCheck`.
     #[error("its metastore has not been compared yet")]
     Unchecked,
-    /// It is a node of another cluster: `SameMetastore`.
+    /// It is a node of another cluster: `MetastoreCheck`.
     #[error("it belongs to another cluster: {0}")]
-    OtherMetastore(Sign),
+    OtherMetastore(Mismatch),
 }
 
 /// What shows that a node belongs to another cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
-pub enum Sign {
+pub enum Mismatch {
     /// Its `kylin.metadata.url`.
     #[error("its metadata URL is another one")]
     MetadataUrl,

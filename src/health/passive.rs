@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::spots::Spots;
+use super::impaired::ImpairedCount;
 
 /// The two numbers that an operator sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,12 +42,12 @@ pub(crate) struct Passive {
     /// Milliseconds since the endpoint's origin, as `accessed`.
     checked: AtomicU64,
     accessed: Mutex<u64>,
-    spots: Spots,
+    impaired: ImpairedCount,
 }
 
 impl Passive {
-    pub(crate) fn new(spots: Spots) -> Self {
-        Passive { fails: AtomicU32::new(0), checked: AtomicU64::new(0), accessed: Mutex::new(0), spots }
+    pub(crate) fn new(impaired: ImpairedCount) -> Self {
+        Passive { fails: AtomicU32::new(0), checked: AtomicU64::new(0), accessed: Mutex::new(0), impaired }
     }
 
     /// True while the endpoint must not be chosen. `now` is asked only when there are failures to judge.
@@ -77,7 +77,7 @@ impl Passive {
         let before = self.fails.load(Ordering::Relaxed);
         let fails = before.saturating_add(1);
         self.fails.store(fails, Ordering::Relaxed);
-        self.spots.change(before > 0, true);
+        self.impaired.change(before > 0, true);
         rule.max_fails > 0 && fails == rule.max_fails
     }
 
@@ -91,7 +91,7 @@ impl Passive {
             return false;
         }
         let fails = self.fails.swap(0, Ordering::Relaxed);
-        self.spots.change(fails > 0, false);
+        self.impaired.change(fails > 0, false);
         fails >= rule.max_fails && rule.max_fails > 0
     }
 
@@ -107,7 +107,7 @@ impl Passive {
 
 impl Drop for Passive {
     fn drop(&mut self) {
-        self.spots.change(self.fails() > 0, false);
+        self.impaired.change(self.fails() > 0, false);
     }
 }
 

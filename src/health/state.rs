@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::impaired::ImpairedCount;
 use super::outlier::{Cause, Tally};
 use super::slow_start::Ramp;
-use super::spots::Spots;
 use super::verdict::{Change, Thresholds, Verdict};
-use super::{Operational, ProbeFailure, Reason, Sign};
+use super::{HealthState, Mismatch, ProbeFailure, Reason};
 
 /// Compares an endpoint with the others of its cluster; told after each counted outcome.
 pub(crate) trait Peers: Send + Sync {
@@ -42,7 +42,7 @@ pub(crate) struct State {
     /// Rouses whoever probes the endpoint.
     pub(crate) wake: Notify,
     peers: Option<Arc<dyn Peers>>,
-    spots: Spots,
+    impaired: ImpairedCount,
 }
 
 /// What changes rarely.
@@ -65,14 +65,13 @@ struct Record {
 
 /// Is the endpoint one of the cluster?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(not(feature = "kylin"), allow(dead_code, reason = "only Kylin's metastores are compared"))]
 pub(crate) enum Belonging {
     /// Nothing says otherwise.
     #[default]
     Assumed,
     /// Nobody has looked yet.
     Unchecked,
-    No(Sign),
+    No(Mismatch),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +94,7 @@ impl State {
     /// How many bytes a pick reads, from the beginning, where something is said against an endpoint that is in no slow start.
     pub(crate) const READ_IN_PICKS: usize = offset_of!(State, ramp);
 
-    pub(crate) fn new(peers: Option<Arc<dyn Peers>>, spots: Spots) -> Self {
+    pub(crate) fn new(peers: Option<Arc<dyn Peers>>, impaired: ImpairedCount) -> Self {
         State {
             barred_until: AtomicU64::new(0),
             ramp: Ramp::default(),
@@ -107,7 +106,7 @@ impl State {
             record: Mutex::default(),
             wake: Notify::new(),
             peers,
-            spots,
+            impaired,
         }
     }
 
@@ -278,7 +277,6 @@ impl State {
     }
 
     /// `judge` says whether the endpoint is one of the cluster. True when that is news.
-    #[cfg(feature = "kylin")]
     pub(crate) fn belong(&self, judge: u64, belonging: Belonging, now: u64) -> bool {
         let mut record = self.record.lock();
         let news = record.judge == judge && record.belonging != belonging;
@@ -342,49 +340,49 @@ impl State {
             None => 0,
         };
         let before = self.barred_until.swap(until, Ordering::Relaxed);
-        self.spots.change(before > 0, until > 0);
+        self.impaired.change(before > 0, until > 0);
     }
 
     /// How the endpoint stands: the state, its reason, and since when.
-    pub(crate) fn describe(&self, rule: Rule, now: u64) -> (Operational, Option<Reason>, u64) {
+    pub(crate) fn describe(&self, rule: Rule, now: u64) -> (HealthState, Option<Reason>, u64) {
         let record = self.record.lock();
         let Record { verdict, ejection, belonging, .. } = &*record;
         if let Belonging::No(sign) = belonging {
-            return (Operational::Down, Some(Reason::OtherMetastore(*sign)), record.belonging_since);
+            return (HealthState::Unhealthy, Some(Reason::OtherMetastore(*sign)), record.belonging_since);
         }
         if !verdict.is_up() {
             let reason = verdict.failure().map_or(Reason::Unproven, Reason::Probe);
-            return (Operational::Down, Some(reason), verdict.since());
+            return (HealthState::Unhealthy, Some(reason), verdict.since());
         }
         if *belonging == Belonging::Unchecked {
-            return (Operational::Down, Some(Reason::Unchecked), record.belonging_since);
+            return (HealthState::Unhealthy, Some(Reason::Unchecked), record.belonging_since);
         }
         if let Some(Ejection { at, cause, .. }) = ejection.filter(|ejection| now < ejection.until) {
             let reason = match cause {
                 Cause::Consecutive => Reason::Consecutive,
                 Cause::SuccessRate => Reason::SuccessRate,
             };
-            return (Operational::Ejected, Some(reason), at);
+            return (HealthState::Ejected, Some(reason), at);
         }
         if rule == Rule::Ejected {
-            return (Operational::Ejected, Some(Reason::MaxFails), record.ejected_by_rule);
+            return (HealthState::Ejected, Some(Reason::MaxFails), record.ejected_by_rule);
         }
         if let Some(failure) = verdict.failure() {
-            return (Operational::InDoubt, Some(Reason::Probe(failure)), verdict.since());
+            return (HealthState::Suspect, Some(Reason::Probe(failure)), verdict.since());
         }
         if rule == Rule::OnTrial {
-            return (Operational::InDoubt, Some(Reason::MaxFails), record.ejected_by_rule);
+            return (HealthState::Suspect, Some(Reason::MaxFails), record.ejected_by_rule);
         }
         match self.slow_since.load(Ordering::Relaxed) {
-            0 => (Operational::Up, None, record.up_since.max(ejection.map_or(0, |ejection| ejection.until))),
-            since => (Operational::InDoubt, Some(Reason::Slow), since),
+            0 => (HealthState::Healthy, None, record.up_since.max(ejection.map_or(0, |ejection| ejection.until))),
+            since => (HealthState::Suspect, Some(Reason::Slow), since),
         }
     }
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        self.spots.change(!self.is_unbarred(), false);
+        self.impaired.change(!self.is_unbarred(), false);
     }
 }
 
@@ -401,60 +399,63 @@ mod tests {
     const NEEDED: Thresholds = Thresholds { fall: 2, rise: 1 };
     const BAD: Result<(), ProbeFailure> = Err(ProbeFailure::Unreachable);
 
-    fn operational(state: &State, now: u64) -> (Operational, Option<Reason>, u64) {
+    fn operational(state: &State, now: u64) -> (HealthState, Option<Reason>, u64) {
         state.describe(Rule::Fine, now)
     }
 
     #[test]
     fn probes_and_an_ejection_bar_independently() {
-        let state = State::new(None, Spots::default());
+        let state = State::new(None, ImpairedCount::default());
         state.attach(1, false, 0);
         state.eject(Cause::Consecutive, 10, |times| u64::from(times) * 100);
         assert!(state.is_barred(false, || 109) && !state.is_barred(true, || 109), "one that is alone is never ejected");
         assert_eq!(state.observe(1, NEEDED, BAD, 20), Change::Doubted);
         assert_eq!(state.observe(1, NEEDED, BAD, 30), Change::Fell);
         assert!(state.is_barred(true, || 500), "probes have the word where it is alone, too");
-        assert_eq!(operational(&state, 40), (Operational::Down, Some(Reason::Probe(ProbeFailure::Unreachable)), 30));
+        assert_eq!(
+            operational(&state, 40),
+            (HealthState::Unhealthy, Some(Reason::Probe(ProbeFailure::Unreachable)), 30)
+        );
         assert_eq!(state.observe(1, NEEDED, Ok(()), 50), Change::Rose);
-        assert_eq!(operational(&state, 60), (Operational::Ejected, Some(Reason::Consecutive), 10));
+        assert_eq!(operational(&state, 60), (HealthState::Ejected, Some(Reason::Consecutive), 10));
         assert!(!state.is_barred(false, || 110), "the time of the ejection is over");
-        assert_eq!(operational(&state, 110), (Operational::Up, None, 110));
+        assert_eq!(operational(&state, 110), (HealthState::Healthy, None, 110));
         assert!(state.expire(110) && !state.expire(110));
-        assert_eq!(operational(&state, 200), (Operational::Up, None, 110));
+        assert_eq!(operational(&state, 200), (HealthState::Healthy, None, 110));
     }
 
     #[test]
     fn only_the_checker_in_charge_is_heard_and_its_end_frees_the_endpoint() {
-        let state = State::new(None, Spots::default());
+        let state = State::new(None, ImpairedCount::default());
         state.attach(1, true, 5);
-        assert_eq!(operational(&state, 6), (Operational::Down, Some(Reason::Unproven), 5));
+        assert_eq!(operational(&state, 6), (HealthState::Unhealthy, Some(Reason::Unproven), 5));
         assert_eq!(state.observe(2, NEEDED, Ok(()), 7), Change::Nothing);
         assert!(state.is_barred(true, || 7));
         state.detach(2, 8);
         assert!(state.is_down());
         state.detach(1, 9);
-        assert_eq!(operational(&state, 10), (Operational::Up, None, 9));
+        assert_eq!(operational(&state, 10), (HealthState::Healthy, None, 9));
         assert_eq!(state.observe(1, NEEDED, BAD, 11), Change::Nothing, "too late");
     }
 
     #[test]
     fn a_timeout_puts_in_doubt_until_a_success() {
-        let state = State::new(None, Spots::default());
+        let state = State::new(None, ImpairedCount::default());
         state.slow_down(10);
         state.slow_down(20);
-        assert_eq!(operational(&state, 21), (Operational::InDoubt, Some(Reason::Slow), 10));
+        assert_eq!(operational(&state, 21), (HealthState::Suspect, Some(Reason::Slow), 10));
         assert!(state.is_open() && !state.is_barred(false, || 21));
         state.succeed(|| 30);
-        assert_eq!((operational(&state, 31), state.slow()), ((Operational::Up, None, 30), 2));
+        assert_eq!((operational(&state, 31), state.slow()), ((HealthState::Healthy, None, 30), 2));
         state.slow_down(40);
         state.attach(1, false, 0);
         state.observe(1, NEEDED, Ok(()), 50);
-        assert_eq!(operational(&state, 51), (Operational::Up, None, 50));
+        assert_eq!(operational(&state, 51), (HealthState::Healthy, None, 50));
     }
 
     #[test]
     fn ejections_grow_and_are_forgiven_one_per_interval_in_service() {
-        let state = State::new(None, Spots::default());
+        let state = State::new(None, ImpairedCount::default());
         let now = std::cell::Cell::new(0);
         let eject = || {
             let mut lasted = 0;

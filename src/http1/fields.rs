@@ -63,10 +63,14 @@ pub(crate) enum Sender {
 
 /// The fields of `head`, whose values are shares of it, and what they say. A name ends with its colon: whitespace between
 /// them, or before a name as in a folded line, is no part of a name (RFC 9112, 5.1 and 5.2).
-pub(crate) fn map(head: &Bytes, lines: &Lines<'_>, sender: Sender) -> Result<(HeaderMap, Told), InvalidFields> {
+pub(crate) fn map(
+    head: &Bytes,
+    lines: &Lines<'_>,
+    sender: Sender,
+) -> Result<(HeaderMap, FramingHeaders), InvalidFields> {
     let mut headers = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
     headers.try_reserve(lines.fields().len() + MORE).map_err(Error::from)?;
-    let mut told = Told::default();
+    let mut told = FramingHeaders::default();
     for line in lines.fields() {
         let (name, value) = field(head, line)?;
         told.note(&name, value.as_bytes());
@@ -143,7 +147,7 @@ pub(crate) enum Unclear {
 /// What the fields of a head say of its message and of its connection. Noted while they are read: to look a field up in a map
 /// costs more than to see it pass.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct FramingHeaders {
     codings: usize,
     chunked: bool,
     lengths: usize,
@@ -153,7 +157,7 @@ pub(crate) struct Told {
     expects_continue: bool,
 }
 
-impl Told {
+impl FramingHeaders {
     fn note(&mut self, name: &HeaderName, value: &[u8]) {
         match *name {
             header::CONTENT_LENGTH => {
@@ -203,7 +207,7 @@ impl Told {
 /// Does a `Connection` field of a message of our own say that it is the last?
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "to nodes nothing says so"))]
 pub(crate) fn closes(value: &HeaderValue) -> bool {
-    let mut told = Told::default();
+    let mut told = FramingHeaders::default();
     told.note(&header::CONNECTION, value.as_bytes());
     told.closes
 }

@@ -6,7 +6,7 @@
 use http::StatusCode;
 use serde_json::value::RawValue;
 
-use super::class::Class;
+use super::class::RequestClass;
 
 /// How the answers of several nodes become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,10 +22,10 @@ pub enum Merge {
 ///
 /// `PUT /admin/config` is not among them although it changes one node only: whether an operator means one node or all is not to
 /// be guessed. A front end that is to change all sends it to all and answers with the [`worst`].
-pub fn merge_of(class: Class) -> Option<Merge> {
+pub fn merge_of(class: RequestClass) -> Option<Merge> {
     match class {
-        Class::Stop => Some(Merge::Best),
-        Class::Running => Some(Merge::Concat),
+        RequestClass::Stop => Some(Merge::Best),
+        RequestClass::Running => Some(Merge::Concat),
         _ => None,
     }
 }
@@ -77,8 +77,9 @@ mod tests {
 
     #[test]
     fn only_what_is_kept_per_node_is_asked_of_all() {
-        let fanned: Vec<Class> = Class::all().into_iter().filter(|&class| merge_of(class).is_some()).collect();
-        assert_eq!(fanned, [Class::Stop, Class::Running]);
+        let fanned: Vec<RequestClass> =
+            RequestClass::all().into_iter().filter(|&class| merge_of(class).is_some()).collect();
+        assert_eq!(fanned, [RequestClass::Stop, RequestClass::Running]);
     }
 
     #[test]

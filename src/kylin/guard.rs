@@ -10,7 +10,7 @@ use http::header::HeaderMap;
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::class::Dialect;
+use super::class::KylinVersion;
 
 /// The header by which a node of Kylin 5 says that a request was sent on already (kylin5 QueryNodeFilter.java). From a client it
 /// would switch off the routing of writes, so a front end takes it away.
@@ -26,7 +26,7 @@ pub fn strip(headers: &mut HeaderMap) {
 struct Rule {
     /// Below `/kylin`. `*` is any text within a segment, `**` any number of segments.
     pattern: Vec<String>,
-    dialect: Option<Dialect>,
+    version: Option<KylinVersion>,
     reason: &'static str,
 }
 
@@ -39,25 +39,25 @@ const EPOCH: &str = "nodes settle here who is responsible";
 const METASTORE: &str = "it rewrites or copies the metastore";
 const GUARDIAN: &str = "Kylin's guardian controls nodes here";
 
-/// The rules that every guard has; those without a dialect are for both.
+/// The rules that every guard has; those without a version are for both.
 ///
 /// 2.x-4.x: CacheController.java:57-88 and kylinSecurity.xml of 3.1.3, 4.0.4 for jobs/spark. 5: what its security permits to all.
 /// That `jobs/stage/status` and its neighbours come from Spark alone is inferred from QueryNodeFilter.
-const RULES: [(&str, Option<Dialect>, &str); 14] = [
+const RULES: [(&str, Option<KylinVersion>, &str); 14] = [
     ("/api/cache*/**", None, CACHE),
-    ("/api/streaming_coordinator/**", Some(Dialect::V4), STREAMING),
-    ("/api/**/snapshotLocalCache/**", Some(Dialect::V4), CACHE),
+    ("/api/streaming_coordinator/**", Some(KylinVersion::V4), STREAMING),
+    ("/api/**/snapshotLocalCache/**", Some(KylinVersion::V4), CACHE),
     ("/api/jobs/spark/**", None, SPARK),
-    ("/api/jobs/stage/status/**", Some(Dialect::V5), SPARK),
-    ("/api/jobs/wait_and_run_time/**", Some(Dialect::V5), SPARK),
-    ("/api/jobs/gluten_cache/**", Some(Dialect::V5), SPARK),
-    ("/api/user/update_user/**", Some(Dialect::V5), USERS),
-    ("/api/broadcast/**", Some(Dialect::V5), BROADCAST),
-    ("/api/epoch/**", Some(Dialect::V5), EPOCH),
-    ("/api/metastore/cleanup*/**", Some(Dialect::V5), METASTORE),
-    ("/api/system/backup/**", Some(Dialect::V5), METASTORE),
-    ("/api/system/metadata_backup_tmp_file/**", Some(Dialect::V5), METASTORE),
-    ("/api/kg/**", Some(Dialect::V5), GUARDIAN),
+    ("/api/jobs/stage/status/**", Some(KylinVersion::V5), SPARK),
+    ("/api/jobs/wait_and_run_time/**", Some(KylinVersion::V5), SPARK),
+    ("/api/jobs/gluten_cache/**", Some(KylinVersion::V5), SPARK),
+    ("/api/user/update_user/**", Some(KylinVersion::V5), USERS),
+    ("/api/broadcast/**", Some(KylinVersion::V5), BROADCAST),
+    ("/api/epoch/**", Some(KylinVersion::V5), EPOCH),
+    ("/api/metastore/cleanup*/**", Some(KylinVersion::V5), METASTORE),
+    ("/api/system/backup/**", Some(KylinVersion::V5), METASTORE),
+    ("/api/system/metadata_backup_tmp_file/**", Some(KylinVersion::V5), METASTORE),
+    ("/api/kg/**", Some(KylinVersion::V5), GUARDIAN),
 ];
 
 /// What anybody may see of what the rules close.
@@ -113,13 +113,13 @@ impl Default for Guard {
 impl Guard {
     /// Closes the paths of both dialects to everybody.
     pub fn new() -> Self {
-        let rules = RULES.iter().map(|&(pattern, dialect, reason)| Rule { pattern: split(pattern), dialect, reason });
+        let rules = RULES.iter().map(|&(pattern, version, reason)| Rule { pattern: split(pattern), version, reason });
         Guard { rules: rules.collect(), trusted: Vec::new() }
     }
 
-    /// Only the rules that a cluster of this `dialect` needs, and those added by hand.
-    pub fn dialect(mut self, dialect: Dialect) -> Self {
-        self.rules.retain(|rule| rule.dialect.is_none_or(|of| of == dialect));
+    /// Only the rules that a cluster of this `version` needs, and those added by hand.
+    pub fn version(mut self, version: KylinVersion) -> Self {
+        self.rules.retain(|rule| rule.version.is_none_or(|of| of == version));
         self
     }
 
@@ -128,7 +128,7 @@ impl Guard {
     pub fn close_admin(mut self) -> Self {
         self.rules.push(Rule {
             pattern: split("/api/admin/**"),
-            dialect: None,
+            version: None,
             reason: "administration is closed here",
         });
         self
@@ -145,7 +145,7 @@ impl Guard {
         if !pattern.starts_with('/') || !segments.iter().all(sound) {
             return Err(InvalidPattern(pattern.chars().take(100).collect()));
         }
-        self.rules.push(Rule { pattern: segments, dialect: None, reason: "this path is closed here" });
+        self.rules.push(Rule { pattern: segments, version: None, reason: "this path is closed here" });
         Ok(self)
     }
 
@@ -279,9 +279,9 @@ mod tests {
 
     #[test]
     fn a_guard_can_be_widened_and_narrowed() {
-        let v4 = Guard::new().dialect(Dialect::V4);
+        let v4 = Guard::new().version(KylinVersion::V4);
         assert!(closed(&v4, "/kylin/api/cache/x") && open(&v4, "/kylin/api/kg/x"));
-        let v5 = Guard::new().dialect(Dialect::V5);
+        let v5 = Guard::new().version(KylinVersion::V5);
         assert!(
             closed(&v5, "/kylin/api/kg/x")
                 && closed(&v5, "/kylin/api/jobs/spark")

@@ -16,7 +16,6 @@
 //! Where the source of a fact is given, it is a file of <https://github.com/apache/kylin> at the tag or branch named. What was
 //! inferred and not seen is said to be.
 
-pub mod answer;
 pub mod class;
 pub mod cookie;
 pub mod fan_out;
@@ -27,6 +26,7 @@ pub mod metadata_url;
 pub mod path;
 pub mod properties;
 pub mod query;
+pub mod response;
 pub mod retry;
 pub mod servers;
 pub mod sql;

@@ -3,28 +3,28 @@
 //! Whether the method is idempotent is the wrong question: nginx repeats a `PUT` whose connection broke, and so builds a cube
 //! twice. Budgets, and which nodes are left to try, are the caller's; so is whether the body is still there to be sent.
 
-use super::answer::{Credentials, Meaning, Refusal};
-use super::class::{Class, Repeat};
-use crate::backend::Phase;
+use super::class::{RequestClass, RetrySafety};
+use super::response::{Credentials, Rejection, ResponseClass};
+use crate::backend::SendErrorKind;
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Fate {
+pub enum AttemptOutcome {
     /// No answer came.
-    Failed(Phase),
+    Failed(SendErrorKind),
     /// This one did.
-    Answered(Meaning),
+    Responded(ResponseClass),
 }
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Next {
+pub enum RetryDecision {
     /// It ends here: the client gets the answer, or an error for the failure.
-    Deliver,
+    Return,
     /// Another node may be asked.
-    Elsewhere,
+    OtherEndpoint,
     /// The node that has the session may be asked, if it is another; else it ends here.
     SessionOwner,
 }
@@ -32,93 +32,95 @@ pub enum Next {
 /// Decides what to do with a request of `class` that met this `fate`.
 ///
 /// ```
-/// use kylin_lb::backend::Phase;
-/// use kylin_lb::kylin::class::Class;
-/// use kylin_lb::kylin::retry::{Fate, Next, decide};
+/// use kylin_lb::backend::SendErrorKind;
+/// use kylin_lb::kylin::class::RequestClass;
+/// use kylin_lb::kylin::retry::{AttemptOutcome, RetryDecision, decide};
 ///
 /// // A build whose connection broke may have begun; a read did no harm.
-/// assert_eq!(decide(Class::Job, Fate::Failed(Phase::Broken)), Next::Deliver);
-/// assert_eq!(decide(Class::Read, Fate::Failed(Phase::Broken)), Next::Elsewhere);
+/// assert_eq!(decide(RequestClass::Job, AttemptOutcome::Failed(SendErrorKind::Broken)), RetryDecision::Return);
+/// assert_eq!(decide(RequestClass::Read, AttemptOutcome::Failed(SendErrorKind::Broken)), RetryDecision::OtherEndpoint);
 /// ```
-pub fn decide(class: Class, fate: Fate) -> Next {
+pub fn decide(class: RequestClass, fate: AttemptOutcome) -> RetryDecision {
     let repeat = class.repeat();
     // What only one node has, or what goes to every node anyway, goes to no other.
-    if matches!(repeat, Repeat::Never | Repeat::FanOut) {
-        return Next::Deliver;
+    if matches!(repeat, RetrySafety::Never | RetrySafety::FanOut) {
+        return RetryDecision::Return;
     }
     match fate {
-        Fate::Failed(phase) => failed(class, repeat, phase),
-        Fate::Answered(meaning) => answered(repeat, meaning),
+        AttemptOutcome::Failed(phase) => failed(class, repeat, phase),
+        AttemptOutcome::Responded(meaning) => answered(repeat, meaning),
     }
 }
 
-fn failed(class: Class, repeat: Repeat, phase: Phase) -> Next {
+fn failed(class: RequestClass, repeat: RetrySafety, phase: SendErrorKind) -> RetryDecision {
     let again = match phase {
         _ if phase.is_unsent() => true,
-        Phase::Broken | Phase::Stale | Phase::Invalid => repeat == Repeat::Read,
+        SendErrorKind::Broken | SendErrorKind::Stale | SendErrorKind::Invalid => repeat == RetrySafety::Read,
         // The node works on it still: a second one would double the load that made it slow.
-        Phase::HeadTimeout => repeat == Repeat::Read && !class.is_query(),
+        SendErrorKind::HeadTimeout => repeat == RetrySafety::Read && !class.is_query(),
         // The client's own upload failed, or a phase unknown today.
         _ => false,
     };
-    if again { Next::Elsewhere } else { Next::Deliver }
+    if again { RetryDecision::OtherEndpoint } else { RetryDecision::Return }
 }
 
-fn answered(repeat: Repeat, meaning: Meaning) -> Next {
+fn answered(repeat: RetrySafety, meaning: ResponseClass) -> RetryDecision {
     match meaning {
-        Meaning::Refused(Refusal::SessionRace) | Meaning::Unauthenticated(Credentials::Cookie) => Next::SessionOwner,
-        Meaning::Refused(_) => Next::Elsewhere,
-        Meaning::NodeFailure if repeat == Repeat::Read => Next::Elsewhere,
+        ResponseClass::Refused(Rejection::SessionRace) | ResponseClass::Unauthenticated(Credentials::Cookie) => {
+            RetryDecision::SessionOwner
+        }
+        ResponseClass::Refused(_) => RetryDecision::OtherEndpoint,
+        ResponseClass::NodeFailure if repeat == RetrySafety::Read => RetryDecision::OtherEndpoint,
         // A login that failed is not tried again: the third wrong password locks the user. Where the cluster as a whole is
         // in trouble, the next node says the same.
-        Meaning::Answer
-        | Meaning::NodeFailure
-        | Meaning::ClusterWide(_)
-        | Meaning::Unauthenticated(_)
-        | Meaning::Unreadable => Next::Deliver,
+        ResponseClass::Answer
+        | ResponseClass::NodeFailure
+        | ResponseClass::ClusterWide(_)
+        | ResponseClass::Unauthenticated(_)
+        | ResponseClass::Unreadable => RetryDecision::Return,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::answer::Trouble;
     use super::super::class::Sql;
+    use super::super::response::ClusterFault;
     use super::*;
 
-    const PHASES: [Phase; 9] = [
-        Phase::Connect,
-        Phase::ConnectTimeout,
-        Phase::Limit,
-        Phase::Refused,
-        Phase::Broken,
-        Phase::Stale,
-        Phase::HeadTimeout,
-        Phase::Invalid,
-        Phase::RequestBody,
+    const PHASES: [SendErrorKind; 9] = [
+        SendErrorKind::Connect,
+        SendErrorKind::ConnectTimeout,
+        SendErrorKind::Limit,
+        SendErrorKind::Refused,
+        SendErrorKind::Broken,
+        SendErrorKind::Stale,
+        SendErrorKind::HeadTimeout,
+        SendErrorKind::Invalid,
+        SendErrorKind::RequestBody,
     ];
 
-    const MEANINGS: [Meaning; 10] = [
-        Meaning::Answer,
-        Meaning::Refused(Refusal::Role),
-        Meaning::Refused(Refusal::Busy),
-        Meaning::Refused(Refusal::SessionRace),
-        Meaning::ClusterWide(Trouble::Maintenance),
-        Meaning::NodeFailure,
-        Meaning::Unauthenticated(Credentials::None),
-        Meaning::Unauthenticated(Credentials::Cookie),
-        Meaning::Unauthenticated(Credentials::Authorization),
-        Meaning::Unreadable,
+    const MEANINGS: [ResponseClass; 10] = [
+        ResponseClass::Answer,
+        ResponseClass::Refused(Rejection::Role),
+        ResponseClass::Refused(Rejection::Busy),
+        ResponseClass::Refused(Rejection::SessionRace),
+        ResponseClass::ClusterWide(ClusterFault::Maintenance),
+        ResponseClass::NodeFailure,
+        ResponseClass::Unauthenticated(Credentials::None),
+        ResponseClass::Unauthenticated(Credentials::Cookie),
+        ResponseClass::Unauthenticated(Credentials::Authorization),
+        ResponseClass::Unreadable,
     ];
 
     /// One letter for each of PHASES, then for each of MEANINGS: elsewhere, owner, or `.` for the end.
-    fn row(class: Class) -> String {
+    fn row(class: RequestClass) -> String {
         let letter = |fate| match decide(class, fate) {
-            Next::Deliver => '.',
-            Next::Elsewhere => 'e',
-            Next::SessionOwner => 'o',
+            RetryDecision::Return => '.',
+            RetryDecision::OtherEndpoint => 'e',
+            RetryDecision::SessionOwner => 'o',
         };
-        let phases: String = PHASES.map(|phase| letter(Fate::Failed(phase))).iter().collect();
-        let meanings: String = MEANINGS.map(|meaning| letter(Fate::Answered(meaning))).iter().collect();
+        let phases: String = PHASES.map(|phase| letter(AttemptOutcome::Failed(phase))).iter().collect();
+        let meanings: String = MEANINGS.map(|meaning| letter(AttemptOutcome::Responded(meaning))).iter().collect();
         format!("{phases} {meanings}")
     }
 
@@ -130,33 +132,44 @@ mod tests {
         let query = "eeeeee.e. .eeo.e.o..";
         let unexecuted = "eeee..... .eeo...o..";
         let nowhere = "......... ..........";
-        let expected = |class: Class| match class {
-            Class::Query(Sql::ReadOnly) | Class::Prepare(Sql::ReadOnly) => query,
-            Class::Query(_) | Class::Prepare(_) | Class::Export(_) => unexecuted,
-            Class::Read
-            | Class::AdminRead
-            | Class::Page
-            | Class::Login
-            | Class::Logout
-            | Class::AsyncRead
-            | Class::Cancel => read,
-            Class::Job | Class::Write | Class::AdminWrite | Class::AsyncSubmit | Class::AsyncStop | Class::Unknown => {
-                unexecuted
-            }
-            Class::Stop | Class::Running | Class::NodeConfig | Class::NodeBound | Class::Internal => nowhere,
+        let expected = |class: RequestClass| match class {
+            RequestClass::Query(Sql::ReadOnly) | RequestClass::Prepare(Sql::ReadOnly) => query,
+            RequestClass::Query(_) | RequestClass::Prepare(_) | RequestClass::Export(_) => unexecuted,
+            RequestClass::Read
+            | RequestClass::AdminRead
+            | RequestClass::Page
+            | RequestClass::Login
+            | RequestClass::Logout
+            | RequestClass::AsyncRead
+            | RequestClass::Cancel => read,
+            RequestClass::Job
+            | RequestClass::Write
+            | RequestClass::AdminWrite
+            | RequestClass::AsyncSubmit
+            | RequestClass::AsyncStop
+            | RequestClass::Unknown => unexecuted,
+            RequestClass::Stop
+            | RequestClass::Running
+            | RequestClass::NodeConfig
+            | RequestClass::NodeBound
+            | RequestClass::Internal => nowhere,
         };
-        for class in Class::all() {
+        for class in RequestClass::all() {
             assert_eq!(row(class), expected(class), "{class:?}");
         }
     }
 
     #[test]
     fn no_write_is_sent_twice_after_it_may_have_been_carried_out() {
-        for class in Class::all().into_iter().filter(|class| class.is_write()) {
+        for class in RequestClass::all().into_iter().filter(|class| class.is_write()) {
             for phase in PHASES.into_iter().filter(|phase| !phase.is_unsent()) {
-                assert_eq!(decide(class, Fate::Failed(phase)), Next::Deliver, "{class:?} {phase:?}");
+                assert_eq!(decide(class, AttemptOutcome::Failed(phase)), RetryDecision::Return, "{class:?} {phase:?}");
             }
-            assert_eq!(decide(class, Fate::Answered(Meaning::NodeFailure)), Next::Deliver, "{class:?}");
+            assert_eq!(
+                decide(class, AttemptOutcome::Responded(ResponseClass::NodeFailure)),
+                RetryDecision::Return,
+                "{class:?}"
+            );
         }
     }
 }

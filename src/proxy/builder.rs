@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-#[cfg(feature = "kylin")]
-use super::kylin::{KylinRules, Rules};
-use super::{Inner, Proxy, Retry, TrustedProxies};
+use super::rules::{KylinRules, Rules};
+use super::{Inner, Proxy, RetryPolicy, TrustedProxies};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
 use crate::session::Affinity;
@@ -17,7 +16,7 @@ pub(super) struct Settings {
     pub(super) trusted: TrustedProxies,
     pub(super) forwarded_headers: bool,
     pub(super) secure: bool,
-    pub(super) retry: Retry,
+    pub(super) retry: RetryPolicy,
     pub(super) replay_limit: usize,
     pub(super) max_body: Option<u64>,
     pub(super) body_timeout: Duration,
@@ -31,7 +30,6 @@ pub(super) struct Settings {
 pub struct ProxyBuilder<B> {
     cluster: Cluster<B>,
     settings: Settings,
-    #[cfg(feature = "kylin")]
     kylin: Option<KylinRules>,
 }
 
@@ -41,7 +39,7 @@ impl<B> ProxyBuilder<B> {
             trusted: TrustedProxies::none(),
             forwarded_headers: true,
             secure: false,
-            retry: Retry::default(),
+            retry: RetryPolicy::default(),
             replay_limit: 1 << 20,
             max_body: None,
             body_timeout: Duration::from_secs(60),
@@ -49,12 +47,7 @@ impl<B> ProxyBuilder<B> {
             clock: Arc::new(SystemClock),
             affinity: None,
         };
-        ProxyBuilder {
-            cluster,
-            settings,
-            #[cfg(feature = "kylin")]
-            kylin: None,
-        }
+        ProxyBuilder { cluster, settings, kylin: None }
     }
 
     /// Whom to believe about a client's address. Default: nobody; the peer of the connection is the client.
@@ -76,8 +69,8 @@ impl<B> ProxyBuilder<B> {
         self
     }
 
-    /// When to try another endpoint. Default: [`Retry::default`].
-    pub fn retry(mut self, retry: Retry) -> Self {
+    /// When to try another endpoint. Default: [`RetryPolicy::default`].
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.settings.retry = retry;
         self
     }
@@ -122,13 +115,11 @@ impl<B> ProxyBuilder<B> {
 
     /// Has the proxy know Kylin: what a request is for decides whether it is repeated, an answer is judged by what it means,
     /// and more: see [`KylinRules`], of which these are the defaults.
-    #[cfg(feature = "kylin")]
     pub fn kylin(self) -> Self {
         self.kylin_rules(KylinRules::default())
     }
 
     /// The same by these rules.
-    #[cfg(feature = "kylin")]
     pub fn kylin_rules(mut self, rules: KylinRules) -> Self {
         self.kylin = Some(rules);
         self
@@ -136,10 +127,7 @@ impl<B> ProxyBuilder<B> {
 
     /// Builds the proxy.
     pub fn build(self) -> Proxy<B> {
-        #[cfg(feature = "kylin")]
         let kylin = self.kylin.map(|rules| Rules::new(rules, &self.settings.clock));
-        #[cfg(not(feature = "kylin"))]
-        let kylin = None;
         Proxy { inner: Arc::new(Inner { cluster: self.cluster, settings: self.settings, kylin }) }
     }
 }

@@ -7,17 +7,20 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{Request, Response, Version};
 
-use super::affinity::Session;
-use super::answer::{Place, Refusal};
 use super::edits::HeaderEdits;
+use super::error_response::{ErrorContext, ErrorResponse};
+use super::fan_out::fan_out;
 use super::headers::{Found, join_cookies, remove_hop_by_hop, set_forwarded};
-use super::kylin::{Judged, Next, Visit, fan_out, peek};
+use super::kylin_request::{Classified, Visit};
+use super::peek::peek;
+use super::session::Session;
 use super::{Inner, head, upload};
-use crate::backend::{Backend, Phase, SendError};
-use crate::balance::Tried;
+use crate::backend::{Backend, SendError, SendErrorKind};
+use crate::balance::Attempted;
 use crate::body::Body;
 use crate::cluster::Picked;
 use crate::endpoint::{EndpointId, Outcome};
+use crate::kylin::retry::RetryDecision;
 use crate::request::{ClientAddr, RequestView};
 use crate::session::affinity::{Hint, Prepared, Then};
 
@@ -29,14 +32,14 @@ pub(super) fn forward<B: Backend>(
     mut request: Request<Body>,
 ) -> impl Future<Output = Response<Body>> + Send {
     let checked = head::check(&mut request);
-    let place = Place::of(&request);
+    let place = ErrorContext::of(&request);
     let client = checked.map(|found| make_ready(proxy, peer, &mut request, found, &place));
     async move {
         let client = match client {
             Ok(client) => client,
             Err(refusal) => return refusal.answer(&place),
         };
-        let mut journey = Journey::new(proxy, client);
+        let mut journey = Attempts::new(proxy, client);
         match journey.run(&mut request).await {
             Ok(()) => {
                 journey.strip();
@@ -53,7 +56,7 @@ fn make_ready<B>(
     peer: ClientAddr,
     request: &mut Request<Body>,
     found: Found,
-    place: &Place,
+    place: &ErrorContext,
 ) -> ClientAddr {
     let settings = &proxy.settings;
     let edits = request.extensions_mut().remove::<HeaderEdits>();
@@ -73,10 +76,10 @@ fn make_ready<B>(
 }
 
 /// The tries of one request.
-struct Journey<'p, B> {
+struct Attempts<'p, B> {
     proxy: &'p Inner<B>,
     client: ClientAddr,
-    tried: Tried,
+    tried: Attempted,
     /// When the first try began, if retries are limited in time.
     begun: Option<Instant>,
     session: Session<'p>,
@@ -92,14 +95,14 @@ struct Journey<'p, B> {
     refreshed: bool,
 }
 
-impl<'p, B: Backend> Journey<'p, B> {
+impl<'p, B: Backend> Attempts<'p, B> {
     fn new(proxy: &'p Inner<B>, client: ClientAddr) -> Self {
-        let begun = proxy.settings.retry.within.map(|_| proxy.settings.clock.now());
+        let begun = proxy.settings.retry.max_elapsed.map(|_| proxy.settings.clock.now());
         let session = Session::new(proxy.settings.affinity.as_ref());
-        Journey {
+        Attempts {
             proxy,
             client,
-            tried: Tried::none(),
+            tried: Attempted::none(),
             begun,
             session,
             visit: None,
@@ -111,7 +114,7 @@ impl<'p, B: Backend> Journey<'p, B> {
     }
 
     /// The request stays where it is until it is sent: a future that owns what it is given keeps it twice.
-    async fn run(&mut self, request: &mut Request<Body>) -> Result<(), Refusal> {
+    async fn run(&mut self, request: &mut Request<Body>) -> Result<(), ErrorResponse> {
         if let Some(rules) = &self.proxy.kylin {
             self.visit = Some(Visit::enter(rules, self.client, request)?);
         }
@@ -130,7 +133,7 @@ impl<'p, B: Backend> Journey<'p, B> {
             self.answer = Box::pin(all).await?;
             return Ok(());
         }
-        let mut picked = self.pick(request).ok_or(Refusal::unavailable(self.proxy.settings.unavailable))?;
+        let mut picked = self.pick(request).ok_or(ErrorResponse::unavailable(self.proxy.settings.unavailable))?;
         loop {
             self.tried.add(&picked.lease);
             self.copy = self.keep_copy(request);
@@ -229,7 +232,7 @@ impl<'p, B: Backend> Journey<'p, B> {
     fn pick_again(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
         let settings = &self.proxy.settings;
         let retry = &settings.retry;
-        let in_time = match (retry.within, self.begun) {
+        let in_time = match (retry.max_elapsed, self.begun) {
             (Some(limit), Some(begun)) => settings.clock.now().saturating_duration_since(begun) < limit,
             _ => true,
         };
@@ -250,13 +253,13 @@ impl<'p, B: Backend> Journey<'p, B> {
     }
 
     /// May the request be sent again after it failed in `phase` at `endpoint`?
-    fn may_repeat(&self, phase: Phase, endpoint: &EndpointId, method: &http::Method) -> bool {
+    fn may_repeat(&self, phase: SendErrorKind, endpoint: &EndpointId, method: &http::Method) -> bool {
         let retry = &self.proxy.settings.retry;
         retry.covers(phase)
             && match &self.visit {
                 Some(visit) => {
-                    let is_out =
-                        phase == Phase::HeadTimeout && self.proxy.cluster.is_out(&Hint::Endpoint(endpoint.clone()));
+                    let is_out = phase == SendErrorKind::HeadTimeout
+                        && self.proxy.cluster.is_out(&Hint::Endpoint(endpoint.clone()));
                     visit.goes_on_after(phase, is_out)
                 }
                 None => phase.is_unsent() || retry.repeats(method),
@@ -265,20 +268,20 @@ impl<'p, B: Backend> Journey<'p, B> {
 
     /// Does the budget of retries have room for one more try after one that failed in `phase`? Asked last, when there is an
     /// endpoint to go to.
-    fn can_afford(&self, phase: Phase) -> bool {
+    fn can_afford(&self, phase: SendErrorKind) -> bool {
         phase.is_unsent() || self.visit.as_ref().is_none_or(Visit::draw)
     }
 
     /// Judges the answer, of which the beginning was seen where that decides.
     fn judge(&mut self, mut picked: Picked<B>) -> Verdict<B> {
         let Some(visit) = &self.visit else { return self.judge_status(picked) };
-        let Judged { outcome, next, costs } = visit.judge(&self.answer, self.seen.take());
+        let Classified { outcome, next, costs } = visit.judge(&self.answer, self.seen.take());
         picked.lease.set_outcome(outcome);
         let goes_on = match next {
-            Next::Elsewhere => true,
+            RetryDecision::OtherEndpoint => true,
             // Who keeps sessions by sending requests again sees to this itself.
-            Next::SessionOwner => !self.session.wants_copy() && !self.session.is_home(&picked),
-            Next::Deliver => false,
+            RetryDecision::SessionOwner => !self.session.wants_copy() && !self.session.is_home(&picked),
+            RetryDecision::Return => false,
         };
         if goes_on
             && !self.proxy.settings.retry.is_off()
@@ -335,14 +338,14 @@ impl<'p, B: Backend> Journey<'p, B> {
         &mut self,
         mut picked: Picked<B>,
         mut error: SendError,
-    ) -> Result<(Picked<B>, Request<Body>), Refusal> {
-        let phase = error.phase();
+    ) -> Result<(Picked<B>, Request<Body>), ErrorResponse> {
+        let phase = error.kind();
         tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "no answer");
         let unsent = error.take_request().filter(|_| phase.is_unsent());
         let request = unsent.or_else(|| self.copy.take().map(|copy| *copy));
         let request = request.filter(|request| self.may_repeat(phase, picked.lease.endpoint(), request.method()));
         let request = match request {
-            Some(request) if phase == Phase::Stale && !self.refreshed && self.can_afford(phase) => {
+            Some(request) if phase == SendErrorKind::Stale && !self.refreshed && self.can_afford(phase) => {
                 self.refreshed = true;
                 return Ok((picked, request));
             }
@@ -350,7 +353,7 @@ impl<'p, B: Backend> Journey<'p, B> {
         };
         picked.lease.set_outcome(match phase {
             // Whoever knows Kylin knows that a query may take minutes.
-            Phase::HeadTimeout if self.visit.is_some() => Outcome::Slow,
+            SendErrorKind::HeadTimeout if self.visit.is_some() => Outcome::Slow,
             phase if phase.blames_node() => Outcome::Failure,
             _ => Outcome::Unknown,
         });
@@ -363,15 +366,15 @@ impl<'p, B: Backend> Journey<'p, B> {
             return Ok((next, request));
         }
         Err(match (phase, error.source()) {
-            (Phase::RequestBody, Some(cause)) => upload::refusal(cause),
-            _ => Refusal::of_failure(phase, self.proxy.settings.unavailable),
+            (SendErrorKind::RequestBody, Some(cause)) => upload::refusal(cause),
+            _ => ErrorResponse::of_failure(phase, self.proxy.settings.unavailable),
         })
     }
 }
 
 /// Does the node work on a request of which nobody waits for the answer any more?
 fn is_abandoned(sent: &Result<Response<Body>, SendError>) -> bool {
-    matches!(sent, Err(error) if error.phase() == Phase::HeadTimeout)
+    matches!(sent, Err(error) if error.kind() == SendErrorKind::HeadTimeout)
 }
 
 enum Verdict<B> {

@@ -6,12 +6,12 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, StatusCode, Uri, Version};
 
-use super::answer::Refusal;
+use super::error_response::ErrorResponse;
 use super::headers::Found;
 
-/// Checks the head and brings its target into origin form, with the host in `Host` only. Returns what else is in it.
-pub(crate) fn check<T>(request: &mut Request<T>) -> Result<Found, Refusal> {
-    let refuse = |status, why| Err(Refusal::new(status, why));
+/// HealthCheck the head and brings its target into origin form, with the host in `Host` only. Returns what else is in it.
+pub(crate) fn check<T>(request: &mut Request<T>) -> Result<Found, ErrorResponse> {
+    let refuse = |status, why| Err(ErrorResponse::new(status, why));
     let method = request.method();
     if method == Method::CONNECT || method == Method::TRACE {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "the method is not served");
@@ -74,7 +74,7 @@ impl<'h> Fields<'h> {
     }
 
     /// At most one valid host; is there one?
-    fn check_host(&self) -> Result<bool, Refusal> {
+    fn check_host(&self) -> Result<bool, ErrorResponse> {
         match self.host {
             Some(host) if self.hosts > 1 || !is_host(host.as_bytes()) => Err(NO_HOST),
             host => Ok(host.is_some()),
@@ -83,26 +83,26 @@ impl<'h> Fields<'h> {
 
     /// Exactly one `chunked` is what all agree on. Several equal lengths are legal, but one is what all agree on; so are
     /// numbers of 63 bits.
-    fn check_framing(&self, version: Version) -> Result<(), Refusal> {
+    fn check_framing(&self, version: Version) -> Result<(), ErrorResponse> {
         let number =
             |length: &HeaderValue| matches!(length.len(), 1..=18) && length.as_bytes().iter().all(u8::is_ascii_digit);
         if self.coding.is_some() && (version < Version::HTTP_11 || self.codings > 1 || self.lengths > 0) {
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, "the framing of the body is ambiguous"));
+            return Err(ErrorResponse::new(StatusCode::BAD_REQUEST, "the framing of the body is ambiguous"));
         }
         if self.coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-            return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "the only transfer coding is chunked"));
+            return Err(ErrorResponse::new(StatusCode::NOT_IMPLEMENTED, "the only transfer coding is chunked"));
         }
         if self.lengths > 1 || self.length.is_some_and(|length| !number(length)) {
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, "content-length is not one number"));
+            return Err(ErrorResponse::new(StatusCode::BAD_REQUEST, "content-length is not one number"));
         }
         Ok(())
     }
 }
 
-const NO_HOST: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the request does not name one valid host");
+const NO_HOST: ErrorResponse = ErrorResponse::new(StatusCode::BAD_REQUEST, "the request does not name one valid host");
 
 /// One valid host, in `Host` or in the target; the target's wins (RFC 9112, 3.2.2).
-fn settle_host<T>(request: &mut Request<T>, has_host: bool) -> Result<(), Refusal> {
+fn settle_host<T>(request: &mut Request<T>, has_host: bool) -> Result<(), ErrorResponse> {
     match request.uri().authority() {
         Some(authority) if !is_host(authority.as_str().as_bytes()) => return Err(NO_HOST),
         Some(authority) => {

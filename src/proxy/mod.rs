@@ -1,22 +1,24 @@
 //! The thin helper that puts a cluster behind one function: a request in, an answer out.
 
-mod affinity;
-mod answer;
+mod budget;
 mod builder;
+mod cancel;
 mod client;
 mod edits;
+mod error_response;
+mod fan_out;
 mod forward;
 mod head;
 mod headers;
-#[cfg(feature = "kylin")]
-mod kylin;
-#[cfg(not(feature = "kylin"))]
-#[path = "no_kylin.rs"]
-mod kylin;
+mod kylin_request;
+mod peek;
+mod recent_writes;
 mod resumed;
 mod retry;
+mod rules;
 #[cfg(feature = "tower")]
 mod service;
+mod session;
 mod upload;
 
 use std::fmt;
@@ -25,20 +27,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response};
 
+pub use budget::RetryBudget;
 pub use builder::ProxyBuilder;
 pub use client::TrustedProxies;
 pub use edits::HeaderEdits;
-#[cfg(feature = "kylin")]
-pub use kylin::{KylinRules, RetryBudget, StopAbandoned};
-pub use retry::Retry;
+pub use retry::RetryPolicy;
+pub use rules::{CancelOnDisconnect, KylinRules};
 #[cfg(feature = "tower")]
 pub use service::ProxyService;
 
-#[cfg(feature = "nginx")]
-pub(crate) use self::answer::{Place, Refusal};
 use self::builder::Settings;
 #[cfg(feature = "nginx")]
 pub(crate) use self::edits::is_framing;
+#[cfg(feature = "nginx")]
+pub(crate) use self::error_response::{ErrorContext, ErrorResponse};
 #[cfg(feature = "nginx")]
 pub(crate) use self::head::check as check_head;
 use crate::backend::{Backend, HttpBackend};
@@ -71,7 +73,7 @@ pub struct Proxy<B = HttpBackend> {
 struct Inner<B> {
     cluster: Cluster<B>,
     settings: Settings,
-    kylin: Option<self::kylin::Rules>,
+    kylin: Option<self::rules::Rules>,
 }
 
 impl<B: Backend> Proxy<B> {

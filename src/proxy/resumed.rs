@@ -22,7 +22,6 @@ impl Resumed {
     }
 
     /// The same when reading on has failed: whoever reads gets what came, and then the error.
-    #[cfg(feature = "kylin")]
     pub(super) fn failed(read: Bytes, error: BodyError, rest: Body) -> Self {
         Resumed { read, error: Some(error), rest }
     }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use crate::backend::Phase;
+use crate::backend::SendErrorKind;
 
 /// When a request goes on to another endpoint (nginx: `proxy_next_upstream`).
 ///
@@ -12,35 +12,35 @@ use crate::backend::Phase;
 /// its body, if any, was short enough to be kept; POST, LOCK and PATCH are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
-pub struct Retry {
+pub struct RetryPolicy {
     pub(super) error: bool,
     pub(super) timeout: bool,
     pub(super) invalid: bool,
     pub(super) statuses: Vec<StatusCode>,
     pub(super) non_idempotent: bool,
     pub(super) tries: u32,
-    pub(super) within: Option<Duration>,
+    pub(super) max_elapsed: Option<Duration>,
 }
 
-impl Default for Retry {
+impl Default for RetryPolicy {
     /// nginx's default, `error timeout` without limits of tries or time, and answers that are not HTTP as well.
     fn default() -> Self {
-        Retry {
+        RetryPolicy {
             error: true,
             timeout: true,
             invalid: true,
             statuses: Vec::new(),
             non_idempotent: false,
             tries: 0,
-            within: None,
+            max_elapsed: None,
         }
     }
 }
 
-impl Retry {
+impl RetryPolicy {
     /// Never.
     pub fn off() -> Self {
-        Retry { error: false, timeout: false, invalid: false, ..Retry::default() }
+        RetryPolicy { error: false, timeout: false, invalid: false, ..RetryPolicy::default() }
     }
 
     /// On failed connections, before or after the request was sent.
@@ -82,19 +82,21 @@ impl Retry {
     }
 
     /// For how long after the first try another one may begin. Default: no limit.
-    pub fn within(mut self, limit: Option<Duration>) -> Self {
-        self.within = limit;
+    pub fn max_elapsed(mut self, limit: Option<Duration>) -> Self {
+        self.max_elapsed = limit;
         self
     }
 
     /// May a request that failed in `phase` go on, as far as the kind of failure is concerned?
-    pub(super) fn covers(&self, phase: Phase) -> bool {
+    pub(super) fn covers(&self, phase: SendErrorKind) -> bool {
         match phase {
-            Phase::Connect | Phase::Refused | Phase::Broken | Phase::Stale => self.error,
-            Phase::ConnectTimeout | Phase::HeadTimeout => self.timeout,
-            Phase::Invalid => self.invalid,
-            Phase::Limit => true,
-            Phase::RequestBody => false,
+            SendErrorKind::Connect | SendErrorKind::Refused | SendErrorKind::Broken | SendErrorKind::Stale => {
+                self.error
+            }
+            SendErrorKind::ConnectTimeout | SendErrorKind::HeadTimeout => self.timeout,
+            SendErrorKind::Invalid => self.invalid,
+            SendErrorKind::Limit => true,
+            SendErrorKind::RequestBody => false,
         }
     }
 
@@ -124,33 +126,33 @@ mod tests {
 
     #[test]
     fn off_lets_nothing_go_on_but_a_full_endpoint() {
-        let off = Retry::off();
+        let off = RetryPolicy::off();
         for phase in [
-            Phase::Connect,
-            Phase::ConnectTimeout,
-            Phase::Refused,
-            Phase::Broken,
-            Phase::Stale,
-            Phase::HeadTimeout,
-            Phase::Invalid,
+            SendErrorKind::Connect,
+            SendErrorKind::ConnectTimeout,
+            SendErrorKind::Refused,
+            SendErrorKind::Broken,
+            SendErrorKind::Stale,
+            SendErrorKind::HeadTimeout,
+            SendErrorKind::Invalid,
         ] {
             assert!(!off.covers(phase), "{phase:?}");
-            assert!(Retry::default().covers(phase), "{phase:?}");
+            assert!(RetryPolicy::default().covers(phase), "{phase:?}");
         }
-        assert!(off.covers(Phase::Limit));
-        assert!(!Retry::default().covers(Phase::RequestBody));
+        assert!(off.covers(SendErrorKind::Limit));
+        assert!(!RetryPolicy::default().covers(SendErrorKind::RequestBody));
     }
 
     #[test]
     fn statuses_403_and_404_never_count_as_failures() {
-        let retry = Retry::default().on_status(StatusCode::NOT_FOUND).on_status(StatusCode::BAD_GATEWAY);
+        let retry = RetryPolicy::default().on_status(StatusCode::NOT_FOUND).on_status(StatusCode::BAD_GATEWAY);
         assert!(retry.is_listed(StatusCode::NOT_FOUND) && !retry.counts(StatusCode::NOT_FOUND));
         assert!(retry.counts(StatusCode::BAD_GATEWAY) && !retry.counts(StatusCode::INTERNAL_SERVER_ERROR));
     }
 
     #[test]
     fn only_idempotent_methods_repeat_unless_told_otherwise() {
-        let retry = Retry::default();
+        let retry = RetryPolicy::default();
         assert!(retry.repeats(&Method::GET) && retry.repeats(&Method::PUT) && retry.repeats(&Method::DELETE));
         assert!(!retry.repeats(&Method::POST) && !retry.repeats(&Method::PATCH));
         assert!(retry.non_idempotent(true).repeats(&Method::POST));

@@ -5,13 +5,13 @@ use http::{Request, StatusCode};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
-use super::answer::Refusal;
 use super::builder::Settings;
+use super::error_response::ErrorResponse;
 use super::resumed::Resumed;
 use crate::body::{Body, BodyError};
 
 /// Refuses what is said to be longer than a body may be.
-pub(super) fn check(body: &Body, settings: &Settings) -> Result<(), Refusal> {
+pub(super) fn check(body: &Body, settings: &Settings) -> Result<(), ErrorResponse> {
     match settings.max_body {
         Some(limit) if body.size_hint().lower() > limit => Err(TOO_LARGE),
         _ => Ok(()),
@@ -22,7 +22,7 @@ pub(super) fn check(body: &Body, settings: &Settings) -> Result<(), Refusal> {
 /// what was read.
 ///
 /// Reading before sending also keeps a slow client from occupying a node, as nginx's request buffering does.
-pub(super) async fn read(body: Body, settings: &Settings) -> Result<Body, Refusal> {
+pub(super) async fn read(body: Body, settings: &Settings) -> Result<Body, ErrorResponse> {
     if body.is_empty() {
         return Ok(Body::empty());
     }
@@ -74,20 +74,21 @@ fn whole(first: Bytes, joined: BytesMut) -> Bytes {
     if joined.is_empty() { first } else { joined.freeze() }
 }
 
-const TOO_LARGE: Refusal = Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large");
+const TOO_LARGE: ErrorResponse =
+    ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large");
 
 /// What to tell a client whose body failed.
-pub(super) fn refusal(error: &(dyn std::error::Error + 'static)) -> Refusal {
+pub(super) fn refusal(error: &(dyn std::error::Error + 'static)) -> ErrorResponse {
     let mut cause = Some(error);
     while let Some(error) = cause {
         match error.downcast_ref() {
             Some(BodyError::TooLarge) => return TOO_LARGE,
             Some(BodyError::Stalled(_)) => {
-                return Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body of the request did not come in time");
+                return ErrorResponse::new(StatusCode::REQUEST_TIMEOUT, "the body of the request did not come in time");
             }
             _ => {}
         }
         cause = error.source();
     }
-    Refusal::new(StatusCode::BAD_REQUEST, "the body of the request ended early")
+    ErrorResponse::new(StatusCode::BAD_REQUEST, "the body of the request ended early")
 }

@@ -4,48 +4,32 @@
 //! [`SessionKey`], in a [`SessionStore`] that any number of front ends may share.
 
 pub(crate) mod affinity;
-mod invalid;
-mod key;
-mod latest;
-#[cfg(feature = "memcached")]
-mod memcached;
-mod memory;
-#[cfg(feature = "mysql")]
-mod mysql;
-mod nodes_share;
-mod open;
+mod cached;
+mod cookies;
+mod learn;
+#[cfg(feature = "login-relay")]
+mod login_relay;
 mod pairs;
-mod record;
-#[cfg(feature = "redis")]
-mod redis;
-#[cfg(any(feature = "redis", feature = "mysql", feature = "memcached"))]
-mod remote;
+mod replicated;
+mod route;
 mod secret;
-mod sessions;
-#[cfg(feature = "shared-sessions")]
-mod shared;
-mod shelf;
+pub(crate) mod sticky;
 mod store;
-#[cfg(feature = "kylin")]
-mod tomcat;
+mod user;
 
-#[cfg(feature = "redis")]
-pub use self::redis::{RedisBuilder, RedisStore};
 pub use affinity::{Affinity, InvalidCookie, SameSite, SessionCookie, StickyCookie};
-pub use invalid::InvalidStore;
-pub use key::SessionKey;
-#[cfg(feature = "memcached")]
-pub use memcached::{MemcachedBuilder, MemcachedStore};
-pub use memory::MemoryStore;
-#[cfg(feature = "mysql")]
-pub use mysql::{MysqlBuilder, MysqlStore};
-pub use nodes_share::NodesShare;
-pub use open::open;
-pub use record::{DamagedRecord, SessionRecord};
+pub use cached::Sessions;
+#[cfg(feature = "login-relay")]
+pub use login_relay::{CookieIssue, LoginRelay};
+pub use replicated::ReplicatedSessions;
 pub use secret::{InvalidSecret, Secret};
-pub use sessions::Sessions;
-#[cfg(feature = "shared-sessions")]
-pub use shared::{HandOut, SharedSessions};
-pub use store::{Expect, Saved, SessionStore, StoreError, StoreFuture, Stored};
-#[cfg(feature = "kylin")]
-pub use tomcat::open_beside;
+pub use store::{
+    DamagedRecord, InvalidStore, MemoryStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore,
+    StoreError, StoreFuture, Stored, open,
+};
+#[cfg(feature = "memcached")]
+pub use store::{MemcachedBuilder, MemcachedStore};
+#[cfg(feature = "mysql")]
+pub use store::{MysqlBuilder, MysqlStore};
+#[cfg(feature = "redis")]
+pub use store::{RedisBuilder, RedisStore};

@@ -19,7 +19,7 @@ pub(super) fn cut(pair: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-#[cfg(feature = "shared-sessions")]
+#[cfg(feature = "login-relay")]
 pub(super) fn unquoted(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }

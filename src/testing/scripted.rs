@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::{Request, Response, StatusCode};
 use parking_lot::Mutex;
 
-use crate::backend::{Backend, Phase, SendError};
+use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
 
 type Answer = Result<Response<Body>, SendError>;
@@ -19,13 +19,13 @@ type AnswerFuture = Pin<Box<dyn Future<Output = Answer> + Send>>;
 ///
 /// ```
 /// use http::{Request, StatusCode};
-/// use kylin_lb::backend::{Backend, Phase};
+/// use kylin_lb::backend::{Backend, SendErrorKind};
 /// use kylin_lb::testing::{Scripted, Step};
 /// use kylin_lb::Body;
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// let backend = Scripted::steps([Step::Fail(Phase::Broken), Step::Answer(StatusCode::OK, "hello")]);
-/// assert_eq!(backend.send(Request::default()).await.unwrap_err().phase(), Phase::Broken);
+/// let backend = Scripted::steps([Step::Fail(SendErrorKind::Broken), Step::Answer(StatusCode::OK, "hello")]);
+/// assert_eq!(backend.send(Request::default()).await.unwrap_err().kind(), SendErrorKind::Broken);
 /// assert_eq!(backend.send(Request::default()).await.unwrap().status(), StatusCode::OK);
 /// assert_eq!(backend.calls(), 2);
 /// # });
@@ -42,7 +42,7 @@ pub enum Step {
     /// This status and body.
     Answer(StatusCode, &'static str),
     /// No answer. The request comes back inside the error where the phase says that nothing was sent.
-    Fail(Phase),
+    Fail(SendErrorKind),
 }
 
 impl Scripted {
@@ -71,7 +71,7 @@ impl Scripted {
     }
 
     /// Always fails in `phase`.
-    pub fn failing(phase: Phase) -> Self {
+    pub fn failing(phase: SendErrorKind) -> Self {
         Scripted::steps([Step::Fail(phase)])
     }
 
@@ -114,9 +114,9 @@ mod tests {
 
     #[tokio::test]
     async fn steps_are_played_in_order_and_the_last_one_stays() {
-        let backend = Scripted::steps([Step::Fail(Phase::Connect), Step::Answer(StatusCode::ACCEPTED, "x")]);
+        let backend = Scripted::steps([Step::Fail(SendErrorKind::Connect), Step::Answer(StatusCode::ACCEPTED, "x")]);
         let mut refused = backend.send(Request::new(Body::from("kept"))).await.unwrap_err();
-        assert_eq!(refused.phase(), Phase::Connect);
+        assert_eq!(refused.kind(), SendErrorKind::Connect);
         assert!(refused.take_request().is_some(), "what was not sent comes back");
         for _ in 0..2 {
             assert_eq!(backend.send(Request::default()).await.unwrap().status(), StatusCode::ACCEPTED);

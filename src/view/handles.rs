@@ -77,8 +77,8 @@ impl<B: Backend> Backend for BackendRef<B> {
         B::send(self, request)
     }
 
-    fn reach(&self) -> impl Future<Output = Result<(), SendError>> + Send {
-        B::reach(self)
+    fn check_connect(&self) -> impl Future<Output = Result<(), SendError>> + Send {
+        B::check_connect(self)
     }
 }
 
@@ -111,12 +111,12 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::endpoint::{Endpoint, Live, Loads};
-    use crate::health::spots::Spots;
+    use crate::health::impaired::ImpairedCount;
 
     fn handles(endpoints: usize) -> Handles<usize> {
         let mut loads = Loads::new();
         let endpoint = |n: usize| {
-            let live = Live::new(loads.next(n), Arc::new(SystemClock), None, Spots::default());
+            let live = Live::new(loads.next(n), Arc::new(SystemClock), None, ImpairedCount::default());
             let Endpoint { settings, backend } = Endpoint::new(n.to_string(), n).unwrap();
             (Member::new(Arc::new(settings), Arc::new(live)), backend)
         };
@@ -152,14 +152,14 @@ mod tests {
                 Ok(answer)
             }
 
-            async fn reach(&self) -> Result<(), SendError> {
-                Err(SendError::new(crate::backend::Phase::Limit, "no tea"))
+            async fn check_connect(&self) -> Result<(), SendError> {
+                Err(SendError::new(crate::backend::SendErrorKind::Limit, "no tea"))
             }
         }
 
         async fn ask(backend: impl Backend) -> (u16, bool) {
             let answer = backend.send(Request::new(Body::empty())).await.unwrap();
-            (answer.status().as_u16(), backend.reach().await.is_ok())
+            (answer.status().as_u16(), backend.check_connect().await.is_ok())
         }
 
         let kept = Arc::new(Teapot);

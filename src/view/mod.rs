@@ -11,8 +11,8 @@ use arc_swap::{ArcSwap, Guard};
 
 pub use self::handles::BackendRef;
 pub(crate) use self::handles::{Handle, Handles};
-use crate::endpoint::{EndpointId, Hint, Intent, Listed, Member, Offers};
-use crate::health::spots::Spots;
+use crate::endpoint::{AdminState, EndpointId, Hint, Listed, Member, Offers};
+use crate::health::impaired::ImpairedCount;
 use crate::shard;
 
 /// Where readers get the present view without a lock, and a writer puts the next one.
@@ -98,7 +98,7 @@ pub(crate) struct Layout {
     /// What each of them offers: side by side, since in most picks it is all that is asked of an endpoint.
     pub(crate) offers: Vec<Offers>,
     /// Those on its members, and on those of the cluster's other group.
-    pub(crate) spots: Spots,
+    pub(crate) impaired: ImpairedCount,
     /// Who owns which part of the total weight.
     pub(crate) weights: Weights,
     /// The hash of each member's id and its weight, for rendezvous hashing: side by side, since it looks at all.
@@ -142,9 +142,9 @@ impl Counter {
 }
 
 /// A turn that was looked at.
-pub(crate) struct NextTurn<'t>(&'t Counter);
+pub(crate) struct RotationCursor<'t>(&'t Counter);
 
-impl NextTurn<'_> {
+impl RotationCursor<'_> {
     #[inline]
     pub(crate) fn take(self) {
         self.0.take();
@@ -171,48 +171,53 @@ impl Turns {
 }
 
 impl Layout {
-    pub(crate) fn new(members: impl Iterator<Item = Member>, turns: Arc<Turns>, spots: Spots, alone: bool) -> Self {
+    pub(crate) fn new(
+        members: impl Iterator<Item = Member>,
+        turns: Arc<Turns>,
+        impaired: ImpairedCount,
+        alone: bool,
+    ) -> Self {
         let members: Vec<Listed> = members.map(Listed::new).collect();
         let settings = || members.iter().map(|listed| &listed.member.settings);
         let weights = Weights::new(settings().map(|settings| settings.weight.get()));
         let ready: Vec<(u32, u32)> = (0_u32..)
             .zip(settings())
-            .filter(|(_, settings)| settings.intent == Intent::Ready)
+            .filter(|(_, settings)| settings.admin_state == AdminState::Ready)
             .map(|(index, settings)| (index, settings.weight.get()))
             .collect();
         let placed = settings().map(|settings| (settings.id.hash64(), settings.weight.get())).collect();
         let order = smooth_order(&ready);
         let round = Modulus::new(order.len() as u64);
         let offers = members.iter().map(Listed::offers).collect();
-        Layout { members, offers, weights, placed, order, round, turns, spots, alone, table: None }
+        Layout { members, offers, weights, placed, order, round, turns, impaired, alone, table: None }
     }
 
     /// The member whose turn it is, fit to serve or not; none when no member is ready.
     #[inline]
-    pub(crate) fn take_turn(&self) -> Option<usize> {
+    pub(crate) fn next_in_rotation(&self) -> Option<usize> {
         let place = self.place_of(|| self.turns.take())?;
         Some(self.order[place] as usize)
     }
 
     /// The same in this core's own round.
     #[inline]
-    pub(crate) fn take_turn_of_core(&self) -> Option<usize> {
+    pub(crate) fn next_in_core_rotation(&self) -> Option<usize> {
         let place = self.place_of(|| self.turns.of_core().take())?;
         Some(self.order[place] as usize)
     }
 
     /// The member whose turn is next in this core's own round. The turn is not taken yet, but can be.
     #[inline]
-    pub(crate) fn next_turn_of_core(&self) -> Option<(usize, NextTurn<'_>)> {
+    pub(crate) fn peek_core_rotation(&self) -> Option<(usize, RotationCursor<'_>)> {
         let counter = self.turns.of_core();
         let place = self.place_of(|| counter.taken())?;
-        Some((self.order[place] as usize, NextTurn(counter)))
+        Some((self.order[place] as usize, RotationCursor(counter)))
     }
 
     /// Takes a turn in this core's own round: the members from there on, which keep their turns; `count` at most, and each place of
     /// the order once. Cores begin in different parts of the order, or those that pick at the same rate would all look at the
     /// same members.
-    pub(crate) fn take_turn_of(&self, count: usize) -> impl Iterator<Item = usize> + use<'_> {
+    pub(crate) fn next_in_rotation_of(&self, count: usize) -> impl Iterator<Item = usize> + use<'_> {
         let cores = self.turns.of_cores.len();
         let core = shard::of_thread(cores);
         // A power of two, by which nothing need be divided.
@@ -418,11 +423,11 @@ mod tests {
     fn layout(weights: &[u32], turns: Turns) -> Layout {
         let mut loads = Loads::new();
         let member = |n: usize| {
-            let live = Live::new(loads.next(n), Arc::new(SystemClock), None, Spots::default());
+            let live = Live::new(loads.next(n), Arc::new(SystemClock), None, ImpairedCount::default());
             let endpoint = Endpoint::new(n.to_string(), ()).unwrap().weight(weights[n]);
             Member::new(Arc::new(endpoint.settings), Arc::new(live))
         };
-        Layout::new((0..weights.len()).map(member), Arc::new(turns), Spots::default(), false)
+        Layout::new((0..weights.len()).map(member), Arc::new(turns), ImpairedCount::default(), false)
     }
 
     /// What threads do one after the other that have this and that of two cores' shards, four times in turn.
@@ -444,21 +449,21 @@ mod tests {
     fn each_core_goes_through_the_order_for_itself() {
         let layout = layout(&[2, 1, 1], turns_of_two_cores());
         let taken = in_turn(|| {
-            let (next, turn) = layout.next_turn_of_core().unwrap();
+            let (next, turn) = layout.peek_core_rotation().unwrap();
             turn.take();
-            (next, layout.take_turn_of_core())
+            (next, layout.next_in_core_rotation())
         });
         assert_eq!(taken, [0, 1].map(|_| [(0, Some(1)), (2, Some(0)), (0, Some(1)), (2, Some(0))].to_vec()));
-        assert_eq!(layout.take_turn(), Some(0), "the order that is one for all has not moved");
+        assert_eq!(layout.next_in_rotation(), Some(0), "the order that is one for all has not moved");
     }
 
     #[test]
     fn cores_that_look_at_some_of_many_look_at_different_ones() {
         let layout = layout(&[1; 100], turns_of_two_cores());
-        let seen = in_turn(|| layout.take_turn_of(3).collect::<Vec<_>>());
+        let seen = in_turn(|| layout.next_in_rotation_of(3).collect::<Vec<_>>());
         let from = |begin: usize| (0..4).map(|n| (begin + n..begin + n + 3).collect()).collect::<Vec<Vec<_>>>();
         assert_eq!(seen, [from(0), from(50)]);
-        assert_eq!(layout.take_turn_of(1_000).count(), 100, "each once");
+        assert_eq!(layout.next_in_rotation_of(1_000).count(), 100, "each once");
     }
 
     proptest::proptest! {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use kylin_lb::endpoint::EndpointId;
 use kylin_lb::session::{Affinity, Secret, StickyCookie};
-use kylin_lb::testing::kylin::Dialect;
+use kylin_lb::testing::kylin::KylinVersion;
 
 use crate::support::front::{Front, endpoint};
 use crate::support::login::{Browser, Nodes};
@@ -19,7 +19,7 @@ fn front(nodes: &Nodes) -> Front {
 
 #[tokio::test]
 async fn no_login_is_lost_and_new_clients_go_where_the_policy_has_them() {
-    let nodes = Nodes::of(Dialect::V4, 3).await;
+    let nodes = Nodes::of(KylinVersion::V4, 3).await;
     let front = front(&nodes);
     let mut homes = BTreeSet::new();
     for _ in 0..6 {
@@ -38,7 +38,7 @@ async fn no_login_is_lost_and_new_clients_go_where_the_policy_has_them() {
 
 #[tokio::test]
 async fn the_cookie_is_only_set_when_it_changes_and_no_node_sees_it() {
-    let nodes = Nodes::of(Dialect::V4, 2).await;
+    let nodes = Nodes::of(KylinVersion::V4, 2).await;
     let front = front(&nodes);
     let mut user = Browser::default();
     user.cookies.insert("other".into(), "kept".into());
@@ -53,7 +53,7 @@ async fn the_cookie_is_only_set_when_it_changes_and_no_node_sees_it() {
 
 #[tokio::test]
 async fn it_survives_another_order_another_front_end_and_another_address() {
-    let nodes = Nodes::of(Dialect::V4, 3).await;
+    let nodes = Nodes::of(KylinVersion::V4, 3).await;
     let mut user = Browser::default();
     user.log_in(&front(&nodes)).await;
     let home = user.query(&front(&nodes)).await.expect("another front end with the same secret");
@@ -72,7 +72,7 @@ async fn it_survives_another_order_another_front_end_and_another_address() {
 
 #[tokio::test]
 async fn what_the_front_end_has_not_made_is_balanced_as_if_it_were_not_there() {
-    let nodes = Nodes::of(Dialect::V4, 3).await;
+    let nodes = Nodes::of(KylinVersion::V4, 3).await;
     let front = front(&nodes);
     let mut user = Browser::default();
     user.log_in(&front).await;
@@ -113,18 +113,18 @@ async fn what_the_front_end_has_not_made_is_balanced_as_if_it_were_not_there() {
 
 #[tokio::test]
 async fn a_draining_node_keeps_its_clients_and_one_in_maintenance_gives_them_away_for_good() {
-    let nodes = Nodes::of(Dialect::V4, 2).await;
+    let nodes = Nodes::of(KylinVersion::V4, 2).await;
     let cookie = StickyCookie::new(Secret::new([7; 32])).name("node").unwrap().secure(true);
     let front = Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::cookie(cookie)));
     let mut user = Browser::default();
     user.log_in(&front).await;
     let home = user.query(&front).await.unwrap();
     let id = EndpointId::new(&home.to_string()).unwrap();
-    front.proxy.cluster().drain(&id).unwrap();
+    front.proxy.cluster().set_admin_state(&id, kylin_lb::endpoint::AdminState::Drain).unwrap();
     assert_eq!(user.query(&front).await, Some(home));
-    front.proxy.cluster().maintain(&id).unwrap();
+    front.proxy.cluster().set_admin_state(&id, kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     user.log_in(&front).await;
-    front.proxy.cluster().ready(&id).unwrap();
+    front.proxy.cluster().set_admin_state(&id, kylin_lb::endpoint::AdminState::Ready).unwrap();
     for _ in 0..4 {
         assert_eq!(user.query(&front).await, Some(1 - home));
     }

@@ -6,7 +6,7 @@ use http::{Request, Response, StatusCode};
 use kylin_lb::endpoint::EndpointId;
 use kylin_lb::session::{Affinity, MemoryStore, Secret, Sessions};
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::Dialect;
+use kylin_lb::testing::kylin::KylinVersion;
 use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 
 use crate::support::front::Front;
@@ -27,7 +27,7 @@ fn id(text: &str) -> EndpointId {
 
 #[tokio::test]
 async fn round_robin_loses_logins_and_learning_loses_none() {
-    for dialect in [Dialect::V4, Dialect::V5] {
+    for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let nodes = Nodes::of(dialect, 3).await;
         let plain = Front::over(&nodes.addresses());
         let mut user = Browser::default();
@@ -55,7 +55,7 @@ async fn round_robin_loses_logins_and_learning_loses_none() {
 
 #[tokio::test]
 async fn the_id_that_a_login_changes_is_learned_anew_and_the_old_one_forgotten() {
-    let nodes = Nodes::of(Dialect::V4, 3).await;
+    let nodes = Nodes::of(KylinVersion::V4, 3).await;
     let store = MemoryStore::new();
     let front = learning(&nodes, &store);
     let mut user = Browser::default();
@@ -70,7 +70,7 @@ async fn the_id_that_a_login_changes_is_learned_anew_and_the_old_one_forgotten()
 
 #[tokio::test]
 async fn logging_out_forgets_the_session() {
-    let nodes = Nodes::of(Dialect::V4, 2).await;
+    let nodes = Nodes::of(KylinVersion::V4, 2).await;
     let store = MemoryStore::new();
     let front = learning(&nodes, &store);
     let mut user = Browser::default();
@@ -84,7 +84,7 @@ async fn logging_out_forgets_the_session() {
 /// Session fixation: who plants an id in a victim's browser must not find it bound.
 #[tokio::test]
 async fn an_id_that_no_node_has_issued_binds_nothing() {
-    let nodes = Nodes::of(Dialect::V4, 3).await;
+    let nodes = Nodes::of(KylinVersion::V4, 3).await;
     let store = MemoryStore::new();
     let front = learning(&nodes, &store);
     let mut user = Browser::default();
@@ -110,12 +110,12 @@ async fn an_id_that_no_node_has_issued_binds_nothing() {
 
 #[tokio::test]
 async fn a_draining_node_keeps_its_sessions_and_takes_no_new_ones() {
-    let nodes = Nodes::of(Dialect::V4, 2).await;
+    let nodes = Nodes::of(KylinVersion::V4, 2).await;
     let front = learning(&nodes, &MemoryStore::new());
     let mut old = Browser::default();
     old.log_in(&front).await;
     let home = old.query(&front).await.unwrap();
-    front.proxy.cluster().drain(&id(&home.to_string())).unwrap();
+    front.proxy.cluster().set_admin_state(&id(&home.to_string()), kylin_lb::endpoint::AdminState::Drain).unwrap();
     for _ in 0..4 {
         let mut new = Browser::default();
         new.log_in(&front).await;
@@ -126,7 +126,7 @@ async fn a_draining_node_keeps_its_sessions_and_takes_no_new_ones() {
 
 #[tokio::test]
 async fn the_session_of_a_dead_node_moves_for_the_price_of_one_login_and_stays_when_it_returns() {
-    let mut nodes = Nodes::of(Dialect::V4, 3).await;
+    let mut nodes = Nodes::of(KylinVersion::V4, 3).await;
     let front = learning(&nodes, &MemoryStore::new());
     let mut user = Browser::default();
     user.log_in(&front).await;
@@ -147,7 +147,7 @@ async fn the_session_of_a_dead_node_moves_for_the_price_of_one_login_and_stays_w
 
 #[tokio::test]
 async fn a_front_end_that_was_restarted_finds_sessions_again() {
-    let nodes = Nodes::of(Dialect::V4, 3).await;
+    let nodes = Nodes::of(KylinVersion::V4, 3).await;
     let mut user = Browser::default();
     user.log_in(&learning(&nodes, &MemoryStore::new())).await;
 
@@ -166,10 +166,10 @@ async fn a_front_end_that_was_restarted_finds_sessions_again() {
 
 #[tokio::test]
 async fn two_front_ends_over_one_store_send_a_session_to_one_node() {
-    let nodes = Nodes::of(Dialect::V5, 3).await;
+    let nodes = Nodes::of(KylinVersion::V5, 3).await;
     let store = MemoryStore::new();
     let fronts = [(); 2].map(|()| {
-        let sessions = Sessions::shared(store.clone(), secret());
+        let sessions = Sessions::remote(store.clone(), secret());
         Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::learn(sessions)))
     });
     for n in 0..20 {
@@ -228,10 +228,10 @@ async fn a_session_whose_node_is_only_full_is_not_moved() {
     assert_eq!(ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await, home);
 
     // In maintenance it is another matter: who serves the session now keeps it.
-    cluster.maintain(&id(&home)).unwrap();
+    cluster.set_admin_state(&id(&home), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     let new_home = ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await;
     assert_ne!(new_home, home);
-    cluster.ready(&id(&home)).unwrap();
+    cluster.set_admin_state(&id(&home), kylin_lb::endpoint::AdminState::Ready).unwrap();
     for _ in 0..3 {
         assert_eq!(ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await, new_home);
     }

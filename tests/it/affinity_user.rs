@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kylin_lb::endpoint::EndpointId;
 use kylin_lb::session::{Affinity, Secret, Sessions};
-use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore};
+use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore};
 
 use crate::support::front::Front;
 use crate::support::login::{Browser, Nodes, node_of};
@@ -32,7 +32,7 @@ async fn nodes_with_users(users: usize) -> Nodes {
     let metastore = (0..users).fold(Metastore::new(), |store, n| store.user(&format!("user{n}"), "pw", false));
     let mut all = Nodes { nodes: Vec::new(), served: Vec::new() };
     for n in 0..3 {
-        let node = KylinNode::new(n.to_string()).dialect(Dialect::V4).metastore(&metastore);
+        let node = KylinNode::new(n.to_string()).dialect(KylinVersion::V4).metastore(&metastore);
         all.served.push(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap());
         all.nodes.push(node);
     }
@@ -63,7 +63,10 @@ async fn each_user_goes_to_one_node_at_every_front_end_and_only_a_gone_nodes_use
     }
     assert_eq!(homes.values().collect::<BTreeSet<_>>().len(), 3);
 
-    one.proxy.cluster().maintain(&EndpointId::new("1").unwrap()).unwrap();
+    one.proxy
+        .cluster()
+        .set_admin_state(&EndpointId::new("1").unwrap(), kylin_lb::endpoint::AdminState::Maintenance)
+        .unwrap();
     for (user, home) in &homes {
         let now = query(&one, user).await;
         match *home {
@@ -80,11 +83,11 @@ async fn a_session_goes_before_the_user() {
     let front = Front::with(&nodes.addresses(), |proxy| proxy.affinity(affinity));
     let home = query(&front, "user0").await;
     let away = EndpointId::new(&home.to_string()).unwrap();
-    front.proxy.cluster().drain(&away).unwrap();
+    front.proxy.cluster().set_admin_state(&away, kylin_lb::endpoint::AdminState::Drain).unwrap();
     let mut browser = Browser::default();
     let login = browser.send(&front, "POST", "/kylin/api/user/authentication", &basic("user0"), "").await;
     assert_eq!(login.status(), 200);
-    front.proxy.cluster().ready(&away).unwrap();
+    front.proxy.cluster().set_admin_state(&away, kylin_lb::endpoint::AdminState::Ready).unwrap();
     assert_eq!(query(&front, "user0").await, home);
     let body = r#"{"sql":"select 1","project":"learn_kylin"}"#;
     let fields = basic("user0") + "Content-Type: application/json\r\n";

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use kylin_lb::backend::Phase;
-use kylin_lb::proxy::Retry;
+use kylin_lb::backend::SendErrorKind;
+use kylin_lb::proxy::RetryPolicy;
 use kylin_lb::server::Server;
 use kylin_lb::testing::Scripted;
 use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
@@ -30,7 +30,7 @@ fn request(method: &str) -> Request<Body> {
 async fn an_answer_that_is_passed_on_is_a_success_whatever_its_status() {
     let error = || Scripted::answering(StatusCode::INTERNAL_SERVER_ERROR, "{\"msg\":\"syntax error\"}");
     let cluster = scripted([error(), error()]);
-    let retry = Retry::default().on_status(StatusCode::INTERNAL_SERVER_ERROR);
+    let retry = RetryPolicy::default().on_status(StatusCode::INTERNAL_SERVER_ERROR);
     let proxy = Proxy::builder(cluster.clone()).retry(retry).build();
 
     for _ in 0..4 {
@@ -47,7 +47,7 @@ async fn an_answer_that_is_passed_on_is_a_success_whatever_its_status() {
 
 #[tokio::test]
 async fn what_a_lone_endpoint_failed_at_is_forgotten_when_it_gets_company() {
-    let cluster = scripted([Scripted::failing(Phase::Connect)]);
+    let cluster = scripted([Scripted::failing(SendErrorKind::Connect)]);
     let proxy = Proxy::builder(cluster.clone()).build();
     for _ in 0..5 {
         assert_eq!(proxy.forward(CLIENT, request("GET")).await.status(), StatusCode::BAD_GATEWAY);

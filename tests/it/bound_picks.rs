@@ -1,12 +1,12 @@
 //! Where a request goes that belongs to a session, or needs a role.
 
-use kylin_lb::balance::{IpHash, LeastConn, RoundRobin, Tried};
+use kylin_lb::balance::{Attempted, IpHash, LeastConn, RoundRobin};
 use kylin_lb::endpoint::{EndpointId, Role};
 use kylin_lb::{ClientAddr, Cluster, RequestView};
 
 use crate::support::cluster::{Nowhere, cluster, endpoint, index, request};
 
-fn pick_bound(cluster: &Cluster<Nowhere>, id: &str, tried: &Tried) -> usize {
+fn pick_bound(cluster: &Cluster<Nowhere>, id: &str, tried: &Attempted) -> usize {
     let request = request("");
     index(&cluster.pick_bound(&RequestView::of(&request, ClientAddr::Unix), tried, id).unwrap())
 }
@@ -24,7 +24,7 @@ fn a_bound_session_goes_to_its_endpoint_under_any_policy() {
             cluster(IpHash::new(), &["", "", ""]),
         ] {
             for _ in 0..5 {
-                assert_eq!(pick_bound(&cluster, id, &Tried::none()).to_string(), id);
+                assert_eq!(pick_bound(&cluster, id, &Attempted::none()).to_string(), id);
             }
         }
     }
@@ -33,11 +33,11 @@ fn a_bound_session_goes_to_its_endpoint_under_any_policy() {
 #[test]
 fn a_draining_endpoint_and_a_backup_keep_their_sessions_and_one_in_maintenance_does_not() {
     let cluster = cluster(RoundRobin::new(), &["", "", "backup"]);
-    cluster.drain(&id("1")).unwrap();
-    assert_eq!(pick_bound(&cluster, "1", &Tried::none()), 1);
-    assert_eq!(pick_bound(&cluster, "2", &Tried::none()), 2);
-    cluster.maintain(&id("1")).unwrap();
-    assert_eq!(pick_bound(&cluster, "1", &Tried::none()), 0);
+    cluster.set_admin_state(&id("1"), kylin_lb::endpoint::AdminState::Drain).unwrap();
+    assert_eq!(pick_bound(&cluster, "1", &Attempted::none()), 1);
+    assert_eq!(pick_bound(&cluster, "2", &Attempted::none()), 2);
+    cluster.set_admin_state(&id("1"), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
+    assert_eq!(pick_bound(&cluster, "1", &Attempted::none()), 0);
 }
 
 #[test]
@@ -45,15 +45,15 @@ fn the_policy_chooses_where_the_bound_endpoint_is_full_tried_or_unknown() {
     let cluster = cluster(RoundRobin::new(), &["max_conns=1", ""]);
     let request = request("");
     let view = RequestView::of(&request, ClientAddr::Unix);
-    let held = cluster.pick_bound(&view, &Tried::none(), "0").unwrap();
-    assert_eq!(pick_bound(&cluster, "0", &Tried::none()), 1, "full");
+    let held = cluster.pick_bound(&view, &Attempted::none(), "0").unwrap();
+    assert_eq!(pick_bound(&cluster, "0", &Attempted::none()), 1, "full");
     drop(held);
 
-    let mut tried = Tried::none();
-    tried.add(&cluster.pick_bound(&view, &Tried::none(), "0").unwrap().lease);
+    let mut tried = Attempted::none();
+    tried.add(&cluster.pick_bound(&view, &Attempted::none(), "0").unwrap().lease);
     assert_eq!(pick_bound(&cluster, "0", &tried), 1, "tried");
 
-    let unknown = pick_bound(&cluster, "gone", &Tried::none());
+    let unknown = pick_bound(&cluster, "gone", &Attempted::none());
     assert!(unknown < 2);
     assert_eq!(cluster.status().in_flight(), 0);
 }
@@ -70,13 +70,13 @@ fn a_request_that_needs_a_role_goes_only_to_endpoints_that_have_it() {
     let view = RequestView::of(&request, ClientAddr::Unix);
     for (role, expected) in [(Role::Query, [0, 2]), (Role::Job, [1, 2])] {
         for _ in 0..6 {
-            let picked = cluster.pick(&view.needs(Some(role)), &Tried::none()).unwrap();
+            let picked = cluster.pick(&view.needs(Some(role)), &Attempted::none()).unwrap();
             assert!(expected.contains(&index(&picked)), "{role:?}");
         }
     }
-    assert_eq!(index(&cluster.pick_bound(&view.needs(Some(Role::Job)), &Tried::none(), "1").unwrap()), 1);
-    assert_ne!(index(&cluster.pick_bound(&view.needs(Some(Role::Query)), &Tried::none(), "1").unwrap()), 1);
-    cluster.maintain(&id("2")).unwrap();
-    cluster.maintain(&id("1")).unwrap();
-    assert!(cluster.pick(&view.needs(Some(Role::Job)), &Tried::none()).is_err(), "nobody has the role");
+    assert_eq!(index(&cluster.pick_bound(&view.needs(Some(Role::Job)), &Attempted::none(), "1").unwrap()), 1);
+    assert_ne!(index(&cluster.pick_bound(&view.needs(Some(Role::Query)), &Attempted::none(), "1").unwrap()), 1);
+    cluster.set_admin_state(&id("2"), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
+    cluster.set_admin_state(&id("1"), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
+    assert!(cluster.pick(&view.needs(Some(Role::Job)), &Attempted::none()).is_err(), "nobody has the role");
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kylin_lb::balance::Tried;
-use kylin_lb::discovery::{self, Backoff, Discovery, DiscoveryError, Follow, FollowStatus, Found, SourceState, Static};
-use kylin_lb::endpoint::{Intent, Role, Roles};
+use kylin_lb::balance::Attempted;
+use kylin_lb::discovery::{
+    self, Backoff, DiscoveredNode, Discovery, DiscoveryError, DiscoveryHandle, DiscoveryStatus, SourceState, Static,
+};
+use kylin_lb::endpoint::{AdminState, Role, Roles};
 use kylin_lb::{Cluster, Endpoint, EndpointId, Proxy};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -23,13 +25,13 @@ struct Scripted(mpsc::UnboundedReceiver<Step>);
 
 #[derive(Debug)]
 enum Step {
-    Tell(Vec<Found>),
+    Tell(Vec<DiscoveredNode>),
     Fail(&'static str),
     Panic,
 }
 
 impl Discovery for Scripted {
-    async fn next(&mut self) -> Result<Vec<Found>, DiscoveryError> {
+    async fn next(&mut self) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
         match self.0.recv().await {
             Some(Step::Tell(found)) => Ok(found),
             Some(Step::Fail(what)) => {
@@ -44,7 +46,7 @@ impl Discovery for Scripted {
 /// A cluster, and the hand that moves its source.
 struct Followed {
     cluster: Cluster<Nowhere>,
-    follow: Follow,
+    follow: DiscoveryHandle,
     script: mpsc::UnboundedSender<Step>,
 }
 
@@ -55,20 +57,22 @@ impl Followed {
 
     fn by(
         cluster: Cluster<Nowhere>,
-        make: impl FnMut(&Found) -> Result<Endpoint<Nowhere>, Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+        make: impl FnMut(&DiscoveredNode) -> Result<Endpoint<Nowhere>, Box<dyn std::error::Error + Send + Sync>>
+        + Send
+        + 'static,
     ) -> Self {
         let (script, steps) = mpsc::unbounded_channel();
-        let follow = discovery::follow_with(&cluster, Scripted(steps), make, QUICK);
+        let follow = discovery::watch_with(&cluster, Scripted(steps), make, QUICK);
         Followed { cluster, follow, script }
     }
 
     /// The source tells this, and the cluster has taken it when this returns.
-    async fn tell(&self, found: impl IntoIterator<Item = Found>) -> FollowStatus {
+    async fn tell(&self, found: impl IntoIterator<Item = DiscoveredNode>) -> DiscoveryStatus {
         let told = self.follow.status().told;
         self.step(Step::Tell(found.into_iter().collect()), |status| status.told == told + 1).await
     }
 
-    async fn step(&self, step: Step, test: impl Fn(&FollowStatus) -> bool) -> FollowStatus {
+    async fn step(&self, step: Step, test: impl Fn(&DiscoveryStatus) -> bool) -> DiscoveryStatus {
         self.script.send(step).expect("the source is followed");
         let came = timeout(PATIENCE, self.follow.wait_until(test)).await;
         came.unwrap_or_else(|_| panic!("{:?}", self.follow.status()))
@@ -78,14 +82,14 @@ impl Followed {
         self.cluster.status().endpoints.iter().map(|endpoint| endpoint.id.to_string()).collect()
     }
 
-    fn intent(&self, id: &str) -> Intent {
+    fn admin_state(&self, id: &str) -> AdminState {
         let status = self.cluster.status();
-        status.endpoints.iter().find(|endpoint| endpoint.id.as_str() == id).expect(id).intent
+        status.endpoints.iter().find(|endpoint| endpoint.id.as_str() == id).expect(id).admin_state
     }
 }
 
-fn found(address: &str) -> Found {
-    Found::new(address).unwrap()
+fn found(address: &str) -> DiscoveredNode {
+    DiscoveredNode::new(address).unwrap()
 }
 
 fn id(text: &str) -> EndpointId {
@@ -118,7 +122,7 @@ async fn what_is_known_of_a_node_stays_when_it_changes_or_registers_anew() {
     let followed = Followed::new();
     followed.tell([found("a:1").with_source("/8f5b"), found("b:1")]).await;
     let (request, client) = (request("x"), std::net::IpAddr::from([192, 0, 2, 7]));
-    let picked = followed.cluster.pick(&kylin_lb::RequestView::of(&request, client), &Tried::none()).unwrap();
+    let picked = followed.cluster.pick(&kylin_lb::RequestView::of(&request, client), &Attempted::none()).unwrap();
     let taken = picked.lease.endpoint().clone();
     let in_flight = |cluster: &Cluster<Nowhere>| {
         let flights = cluster.status().endpoints.into_iter().map(|e| (e.id.to_string(), e.in_flight));
@@ -150,7 +154,7 @@ async fn a_node_that_changes_its_settings_keeps_its_backend() {
     });
     let (request, client) = (request("x"), std::net::IpAddr::from([192, 0, 2, 7]));
     let backend =
-        || followed.cluster.pick(&kylin_lb::RequestView::of(&request, client), &Tried::none()).unwrap().backend;
+        || followed.cluster.pick(&kylin_lb::RequestView::of(&request, client), &Attempted::none()).unwrap().backend;
     followed.tell([found("a:1")]).await;
     let before = backend();
     followed.tell([found("a:1").with_weight(3)]).await;
@@ -166,42 +170,50 @@ async fn the_word_of_the_operator_holds_through_changes_of_membership() {
     let followed = Followed::new();
     let cluster = &followed.cluster;
     followed.tell([found("a:1"), found("b:1"), found("c:1")]).await;
-    cluster.maintain(&id("a:1")).unwrap();
-    cluster.drain(&id("b:1")).unwrap();
+    cluster.set_admin_state(&id("a:1"), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
+    cluster.set_admin_state(&id("b:1"), kylin_lb::endpoint::AdminState::Drain).unwrap();
     cluster.set_weight(&id("c:1"), 9).unwrap();
     // New settings, a restart, another node: none of it puts them in service.
     followed.tell([found("a:1").with_weight(5), found("c:1"), found("d:1")]).await;
     followed.tell([found("a:1"), found("b:1").with_weight(2), found("c:1")]).await;
-    assert_eq!((followed.intent("a:1"), followed.intent("b:1")), (Intent::Maintain, Intent::Drain));
+    assert_eq!(
+        (followed.admin_state("a:1"), followed.admin_state("b:1")),
+        (AdminState::Maintenance, AdminState::Drain)
+    );
     assert_eq!(cluster.status().endpoints[2].weight, 9, "a weight holds until the source has another");
-    cluster.ready(&id("a:1")).unwrap();
+    cluster.set_admin_state(&id("a:1"), kylin_lb::endpoint::AdminState::Ready).unwrap();
     followed.tell([found("a:1").with_weight(5), found("b:1"), found("c:1").with_weight(3)]).await;
-    assert_eq!((followed.intent("a:1"), followed.intent("b:1")), (Intent::Ready, Intent::Drain));
+    assert_eq!((followed.admin_state("a:1"), followed.admin_state("b:1")), (AdminState::Ready, AdminState::Drain));
     assert_eq!(cluster.status().endpoints[2].weight, 3);
 
     // The stricter of both words counts: the source's draining does not lift maintenance, nor its end the operator's draining.
     followed.tell([found("a:1").draining(true), found("b:1").draining(true)]).await;
-    assert_eq!((followed.intent("a:1"), followed.intent("b:1")), (Intent::Drain, Intent::Drain));
-    cluster.maintain(&id("a:1")).unwrap();
+    assert_eq!((followed.admin_state("a:1"), followed.admin_state("b:1")), (AdminState::Drain, AdminState::Drain));
+    cluster.set_admin_state(&id("a:1"), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     followed.tell([found("a:1"), found("b:1")]).await;
-    assert_eq!((followed.intent("a:1"), followed.intent("b:1")), (Intent::Maintain, Intent::Drain));
+    assert_eq!(
+        (followed.admin_state("a:1"), followed.admin_state("b:1")),
+        (AdminState::Maintenance, AdminState::Drain)
+    );
 }
 
 #[test]
 fn the_word_of_the_operator_holds_when_the_host_replaces_the_membership() {
     let cluster = Cluster::builder().endpoint(endpoint("a")).endpoint(endpoint("b")).build().unwrap();
-    cluster.maintain(&id("a")).unwrap();
-    cluster.drain(&id("b")).unwrap();
-    let intents = || cluster.status().endpoints.iter().map(|endpoint| endpoint.intent).collect::<Vec<_>>();
-    cluster.replace(vec![endpoint("a").intent(Intent::Drain), endpoint("b").intent(Intent::Maintain)]).unwrap();
-    assert_eq!(intents(), [Intent::Maintain, Intent::Maintain]);
+    cluster.set_admin_state(&id("a"), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
+    cluster.set_admin_state(&id("b"), kylin_lb::endpoint::AdminState::Drain).unwrap();
+    let intents = || cluster.status().endpoints.iter().map(|endpoint| endpoint.admin_state).collect::<Vec<_>>();
+    cluster
+        .replace(vec![endpoint("a").admin_state(AdminState::Drain), endpoint("b").admin_state(AdminState::Maintenance)])
+        .unwrap();
+    assert_eq!(intents(), [AdminState::Maintenance, AdminState::Maintenance]);
     cluster.replace(vec![endpoint("a"), endpoint("b")]).unwrap();
-    assert_eq!(intents(), [Intent::Maintain, Intent::Drain]);
+    assert_eq!(intents(), [AdminState::Maintenance, AdminState::Drain]);
     // One that the host takes out is forgotten.
     cluster.remove(&id("a")).unwrap();
     cluster.replace(vec![endpoint("a")]).unwrap();
     cluster.add(endpoint("b")).unwrap();
-    assert_eq!(intents(), [Intent::Ready, Intent::Ready]);
+    assert_eq!(intents(), [AdminState::Ready, AdminState::Ready]);
 }
 
 #[tokio::test]
@@ -278,8 +290,8 @@ async fn dropping_the_handle_ends_the_following_and_leaves_the_cluster() {
 #[tokio::test]
 async fn two_sources_and_a_fixed_list_fill_one_cluster() {
     let cluster = Cluster::builder().build().unwrap();
-    let make = |found: &Found| found.endpoint(Nowhere);
-    let fixed = discovery::follow(&cluster, Static::new([found("a:1"), found("b:1")]), make);
+    let make = |found: &DiscoveredNode| found.endpoint(Nowhere);
+    let fixed = discovery::watch(&cluster, Static::new([found("a:1"), found("b:1")]), make);
     timeout(PATIENCE, fixed.wait_until(|status| status.endpoints == 2)).await.unwrap();
     let second = Followed::by(cluster.clone(), |found| Ok(found.endpoint(Nowhere)?));
     second.tell([found("b:1"), found("c:1")]).await;
@@ -294,7 +306,7 @@ async fn a_request_in_flight_on_a_node_that_leaves_is_answered() {
     let address = |served: &kylin_lb::testing::kylin::Served| found(&served.addr().to_string());
     let cluster = Cluster::builder().build().unwrap();
     let (script, steps) = mpsc::unbounded_channel();
-    let follow = discovery::follow_with(&cluster, Scripted(steps), Found::http, QUICK);
+    let follow = discovery::watch_with(&cluster, Scripted(steps), DiscoveredNode::http, QUICK);
     script.send(Step::Tell(vec![address(&slow_served)])).unwrap();
     timeout(PATIENCE, follow.wait_until(|status| status.endpoints == 1)).await.unwrap();
     let front = Front::serving(Proxy::builder(cluster).build(), |server| server.threads(1));

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kylin_lb::Cluster;
-use kylin_lb::discovery::{self, Backoff, Dns, Follow, FollowStatus, SourceState};
+use kylin_lb::discovery::{self, Backoff, DiscoveryHandle, DiscoveryStatus, Dns, SourceState};
 use kylin_lb::endpoint::Role;
 use tokio::net::UdpSocket;
 use tokio::task::AbortHandle;
@@ -151,7 +151,7 @@ fn srv(priority: u16, weight: u16, port: u16, target: &str, ttl: u32) -> Record 
 
 struct Named {
     cluster: Cluster<Nowhere>,
-    follow: Follow,
+    follow: DiscoveryHandle,
 }
 
 impl Named {
@@ -160,7 +160,7 @@ impl Named {
         let source = source.ttl_between(Duration::from_millis(20), Duration::from_millis(50));
         let cluster = Cluster::builder().build().unwrap();
         let backoff = Backoff { first: Duration::from_millis(10), most: Duration::from_millis(20) };
-        let follow = discovery::follow_with(&cluster, source, |found| found.endpoint(Nowhere), backoff);
+        let follow = discovery::watch_with(&cluster, source, |found| found.endpoint(Nowhere), backoff);
         Named { cluster, follow }
     }
 
@@ -175,7 +175,7 @@ impl Named {
         self.until(|_| self.endpoints() == expected, &format!("{expected:?}")).await;
     }
 
-    async fn until(&self, test: impl FnMut(&FollowStatus) -> bool, what: &str) {
+    async fn until(&self, test: impl FnMut(&DiscoveryStatus) -> bool, what: &str) {
         let came = timeout(PATIENCE, self.follow.wait_until(test)).await;
         assert!(came.is_ok(), "not {what}: {:?} {:?}", self.endpoints(), self.follow.status());
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use kylin_lb::Cluster;
 use kylin_lb::clock::{Clock, SystemClock};
-use kylin_lb::discovery::{self, Backoff, File, Follow, SourceState};
-use kylin_lb::endpoint::Intent;
+use kylin_lb::discovery::{self, Backoff, DiscoveryHandle, FileList, SourceState};
+use kylin_lb::endpoint::AdminState;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Listed {
     cluster: Cluster<Nowhere>,
-    follow: Follow,
+    follow: DiscoveryHandle,
     folder: TempDir,
 }
 
@@ -29,9 +29,9 @@ impl Listed {
             std::fs::write(&path, text).unwrap();
         }
         let cluster = Cluster::builder().build().unwrap();
-        let source = File::new(&path).interval(Duration::from_millis(20));
+        let source = FileList::new(&path).interval(Duration::from_millis(20));
         let backoff = Backoff { first: Duration::from_millis(10), most: Duration::from_millis(20) };
-        let follow = discovery::follow_with(&cluster, source, |found| found.endpoint(Nowhere), backoff);
+        let follow = discovery::watch_with(&cluster, source, |found| found.endpoint(Nowhere), backoff);
         Listed { cluster, follow, folder }
     }
 
@@ -54,7 +54,7 @@ impl Listed {
 
     /// Waits for a failure whose text holds this.
     async fn fails(&self, what: &str) {
-        let test = |status: &discovery::FollowStatus| {
+        let test = |status: &discovery::DiscoveryStatus| {
             status.source == SourceState::Failing && status.error.as_ref().is_some_and(|error| error.contains(what))
         };
         let came = timeout(PATIENCE, self.follow.wait_until(test)).await;
@@ -73,7 +73,7 @@ async fn a_list_is_read_and_read_again_when_it_changes() {
     let list = Listed::new(Some("# two nodes\nb:1 weight=3\na:1 role=query drain id=a\n"));
     list.has(&["b:1", "a"]).await;
     let status = list.cluster.status();
-    assert_eq!((status.endpoints[0].weight, status.endpoints[1].intent), (3, Intent::Drain));
+    assert_eq!((status.endpoints[0].weight, status.endpoints[1].admin_state), (3, AdminState::Drain));
     assert_eq!(status.endpoints[1].roles.to_string(), "query");
     list.write("c:1\nb:1\n");
     list.has(&["c:1", "b:1"]).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use kylin_lb::clock::ManualClock;
-use kylin_lb::proxy::Retry;
+use kylin_lb::proxy::RetryPolicy;
 use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy};
 
 use crate::support::front::{Front, endpoint, nobody};
@@ -32,7 +32,7 @@ async fn the_third_failure_ejects_and_one_probe_readmits() {
         .clock(clock.clone())
         .build()
         .unwrap();
-    let retry = Retry::default().on_status(StatusCode::INTERNAL_SERVER_ERROR);
+    let retry = RetryPolicy::default().on_status(StatusCode::INTERNAL_SERVER_ERROR);
     let front = Front::serving(Proxy::builder(cluster).retry(retry).build(), |server| server.threads(1));
 
     for _ in 0..30 {

@@ -34,7 +34,6 @@ async fn every_policy_serves_and_says_its_name() {
         ("ip-hash", "IpHash"),
         ("random-two", "RandomTwo"),
         ("query-affinity", "QueryAffinity"),
-        ("least-work", "LeastWork"),
     ] {
         let (process, front) = start(&["--nodes", &named, &format!("--policy={policy}"), "--probe=none"]).await;
         let stdout = process.file("stdout");

@@ -11,17 +11,17 @@ const TAIL: &str = "GET /smuggled HTTP/1.1\r\nHost: kylin\r\n\r\n";
 
 /// What must become of a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Fate {
+enum AttemptOutcome {
     /// Refused with one of these (none: closed without an answer is enough), the connection closed, nothing at the node.
     Refused(&'static [u16]),
     /// Either that, or brought into a form that cannot be misread: one request at the node, and the connection closed, so
     /// that what follows is never taken for another.
     RefusedOrNormalised,
 }
-use Fate::{Refused, RefusedOrNormalised};
+use AttemptOutcome::{Refused, RefusedOrNormalised};
 
-const BAD: Fate = Refused(&[400]);
-const CODING: Fate = Refused(&[400, 501]);
+const BAD: AttemptOutcome = Refused(&[400]);
+const CODING: AttemptOutcome = Refused(&[400, 501]);
 
 fn post(fields: &str, body: &str) -> String {
     format!("POST /kylin HTTP/1.1\r\nHost: kylin\r\n{fields}\r\n\r\n{body}")
@@ -35,7 +35,7 @@ fn get(line: &str, fields: &str) -> String {
     format!("{line}\r\n{fields}\r\n")
 }
 
-fn framing() -> Vec<(String, String, Fate)> {
+fn framing() -> Vec<(String, String, AttemptOutcome)> {
     let mut table = Vec::new();
     let mut add = |name: &str, bytes: String, fate| table.push((name.to_owned(), bytes, fate));
     add("cl-te", post("Content-Length: 6\r\nTransfer-Encoding: chunked", "0\r\n\r\nG"), RefusedOrNormalised);
@@ -92,7 +92,7 @@ fn framing() -> Vec<(String, String, Fate)> {
     table
 }
 
-fn heads() -> Vec<(String, String, Fate)> {
+fn heads() -> Vec<(String, String, AttemptOutcome)> {
     let mut table = Vec::new();
     let mut add = |name: &str, bytes: String, fate| table.push((name.to_owned(), bytes, fate));
     let line = "GET / HTTP/1.1";
@@ -163,7 +163,7 @@ async fn statuses(front: &Front, name: &str, bytes: &str) -> Vec<u16> {
     }
 }
 
-async fn check(table: Vec<(String, String, Fate)>) {
+async fn check(table: Vec<(String, String, AttemptOutcome)>) {
     let node = RawNode::start([well("node")]).await;
     let front = Front::over(&[node.address()]);
     let mut wrong = Vec::new();

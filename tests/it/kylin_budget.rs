@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use kylin_lb::backend::Phase;
+use kylin_lb::backend::SendErrorKind;
 use kylin_lb::clock::ManualClock;
 use kylin_lb::proxy::{KylinRules, ProxyBuilder, RetryBudget};
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::{Dialect, Fault, Reach};
+use kylin_lb::testing::kylin::{Fault, KylinVersion, Reach};
 use kylin_lb::{Cluster, Proxy};
 
 use crate::support::front::Front;
@@ -29,7 +29,9 @@ fn proxy(
 async fn when_all_nodes_fail_the_load_on_them_grows_by_a_fifth_and_no_more() {
     const REQUESTS: usize = 5000;
     let page = Says::Html(502, "<html>502</html>".to_owned());
-    for says in [Says::Nothing(Phase::Broken), Says::Nothing(Phase::Stale), page, Says::code("KE-020032001")] {
+    for says in
+        [Says::Nothing(SendErrorKind::Broken), Says::Nothing(SendErrorKind::Stale), page, Says::code("KE-020032001")]
+    {
         let clock = ManualClock::new();
         let node = saying(says.clone());
         let proxy = proxy(&clock, &[&node, &node, &node], |proxy| proxy);
@@ -55,7 +57,7 @@ async fn when_all_nodes_fail_the_load_on_them_grows_by_a_fifth_and_no_more() {
 async fn what_was_not_sent_goes_on_without_a_budget() {
     let clock = ManualClock::new();
     let none = KylinRules::default().budget(RetryBudget::default().share(0.0).floor(0));
-    let (away, node) = (saying(Says::Nothing(Phase::Connect)), well("node"));
+    let (away, node) = (saying(Says::Nothing(SendErrorKind::Connect)), well("node"));
     let proxy = proxy(&clock, &[&away, &away, &node], |proxy| proxy.kylin_rules(none));
     for _ in 0..500 {
         assert_eq!(ask(&proxy, request("PUT /kylin/api/cubes/c/build", &[], "")).await.0, 200);
@@ -67,7 +69,7 @@ async fn what_was_not_sent_goes_on_without_a_budget() {
 #[tokio::test]
 async fn nodes_that_break_off_get_their_fifth_more_and_serve_again_when_they_are_well() {
     const REQUESTS: u64 = 600;
-    let demo = Demo::start(Dialect::V4, 3).await;
+    let demo = Demo::start(KylinVersion::V4, 3).await;
     let front: Front = demo.front(|proxy| proxy);
     for node in &demo.nodes {
         node.faults().inject(Reach::Queries, Fault::Close);

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 use kylin_lb::balance::LeastConn;
-use kylin_lb::health::{Checker, Checks, Operational, Outlier, Probe};
-use kylin_lb::testing::kylin::{Dialect, Fault, Mode, Reach};
+use kylin_lb::health::{HealthState, Outlier};
+use kylin_lb::probe::{HealthCheck, HealthChecker, Probe};
+use kylin_lb::testing::kylin::{Fault, KylinVersion, Mode, Reach};
 use kylin_lb::{Cluster, Proxy};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -31,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 struct Drill {
     demo: Demo,
     front: Front,
-    _checker: Checker,
+    _checker: HealthChecker,
     crowd: Arc<Crowd>,
     clients: Vec<JoinHandle<()>>,
 }
@@ -50,7 +51,7 @@ struct Crowd {
 }
 
 impl Drill {
-    async fn begin(dialect: Dialect, asks_for: &'static str) -> Self {
+    async fn begin(dialect: KylinVersion, asks_for: &'static str) -> Self {
         let demo = Demo::start(dialect, 3).await;
         let endpoints = (0..3).map(|n| {
             let timeouts = |b: kylin_lb::backend::http1::HttpBackendBuilder| b.head_timeout(HEAD_TIMEOUT);
@@ -60,7 +61,7 @@ impl Drill {
         let cluster =
             Cluster::builder().endpoints(endpoints).balancer(LeastConn::new()).outlier(outlier).panic_mode(true);
         let cluster = cluster.build().unwrap();
-        let checks = Checks::new(Probe::kylin_version()).fall(2).rise(1).timeout(Duration::from_millis(500));
+        let checks = HealthCheck::new(Probe::kylin_version()).fall(2).rise(1).timeout(Duration::from_millis(500));
         let checker =
             checks.interval(Duration::from_millis(200)).fast_interval(Duration::from_millis(50)).start(&cluster);
         let front = Front::serving(Proxy::builder(cluster).kylin().build(), |server| server.threads(2));
@@ -82,7 +83,7 @@ impl Drill {
         eventually(there, || format!("{:?}", self.front.proxy.cluster().status())).await;
     }
 
-    async fn until(&self, node: usize, state: Operational) {
+    async fn until(&self, node: usize, state: HealthState) {
         let is = || status(self.front.proxy.cluster(), &node.to_string()).operational == state;
         eventually(is, || format!("{state:?}: {:?}", self.front.proxy.cluster().status())).await;
     }
@@ -117,7 +118,7 @@ impl Crowd {
         (self.failed.lock().clone(), self.broken.load(Ordering::Relaxed))
     }
 
-    async fn client(&self, n: u64, dialect: Dialect, address: std::net::SocketAddr) {
+    async fn client(&self, n: u64, dialect: KylinVersion, address: std::net::SocketAddr) {
         let mut connection = None;
         for round in 0_u64.. {
             if self.over.load(Ordering::Relaxed) {
@@ -199,9 +200,9 @@ async fn answer(connection: &mut Option<Connection>, address: std::net::SocketAd
     }
 }
 
-fn build(dialect: Dialect, target: &str) -> String {
+fn build(dialect: KylinVersion, target: &str) -> String {
     match dialect {
-        Dialect::V5 => format!("POST /kylin/api/models/{target}/segments"),
+        KylinVersion::V5 => format!("POST /kylin/api/models/{target}/segments"),
         _ => format!("PUT /kylin/api/cubes/{target}/build"),
     }
 }
@@ -212,7 +213,7 @@ fn none() -> (BTreeMap<String, u64>, u64) {
 
 #[tokio::test]
 async fn a_rolling_restart_fails_nothing() {
-    for dialect in [Dialect::V4, Dialect::V5] {
+    for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let mut drill = Drill::begin(dialect, ", sleep_ms(2)").await;
         for n in 0..3 {
             let address = drill.demo.address(n);
@@ -221,7 +222,7 @@ async fn a_rolling_restart_fails_nothing() {
             drill.go_on().await;
             drill.demo.served[n] = Some(drill.demo.nodes[n].serve(address).await.unwrap());
             let before = drill.demo.nodes[n].stats().queries;
-            drill.until(n, Operational::Up).await;
+            drill.until(n, HealthState::Healthy).await;
             drill.demo.nodes[n].wait_until(|stats| stats.queries > before).await.unwrap();
             drill.go_on().await;
         }
@@ -233,9 +234,9 @@ async fn a_rolling_restart_fails_nothing() {
 /// by then that the node does nothing for it.
 #[tokio::test]
 async fn a_node_that_hangs_fails_nothing() {
-    let drill = Drill::begin(Dialect::V4, ", sleep_ms(2)").await;
+    let drill = Drill::begin(KylinVersion::V4, ", sleep_ms(2)").await;
     drill.demo.nodes[1].faults().inject(Reach::Everything, Fault::Stall);
-    drill.until(1, Operational::Down).await;
+    drill.until(1, HealthState::Unhealthy).await;
     // Clients wait for it as long as anybody waits for an answer.
     eventually(|| drill.demo.nodes[1].stats().in_flight == 0, || format!("{:?}", drill.demo.nodes[1])).await;
     drill.go_on().await;
@@ -248,11 +249,12 @@ async fn a_node_that_hangs_fails_nothing() {
 
 #[tokio::test]
 async fn a_node_that_answers_with_pages_of_500_fails_nothing() {
-    for (dialect, status) in [(Dialect::V4, StatusCode::INTERNAL_SERVER_ERROR), (Dialect::V5, StatusCode::BAD_GATEWAY)]
+    for (dialect, status) in
+        [(KylinVersion::V4, StatusCode::INTERNAL_SERVER_ERROR), (KylinVersion::V5, StatusCode::BAD_GATEWAY)]
     {
         let drill = Drill::begin(dialect, "").await;
         drill.demo.nodes[1].faults().inject(Reach::Queries, Fault::Html(status));
-        drill.until(1, Operational::Ejected).await;
+        drill.until(1, HealthState::Ejected).await;
         drill.go_on().await;
         drill.go_on().await;
         drill.demo.nodes[1].faults().clear();
@@ -266,9 +268,9 @@ async fn a_node_that_answers_with_pages_of_500_fails_nothing() {
 #[tokio::test]
 async fn a_node_that_resets_in_the_middle_of_an_answer_shows() {
     for fault in [Fault::ResetAfter(1024), Fault::TruncateAfter(1024)] {
-        let drill = Drill::begin(Dialect::V4, ", repeat_bytes(20000)").await;
+        let drill = Drill::begin(KylinVersion::V4, ", repeat_bytes(20000)").await;
         drill.demo.nodes[1].faults().inject(Reach::Queries, fault);
-        drill.until(1, Operational::Ejected).await;
+        drill.until(1, HealthState::Ejected).await;
         drill.go_on().await;
         let spoilt = drill.demo.nodes[1].stats().queries;
         drill.demo.nodes[1].faults().clear();
@@ -281,12 +283,12 @@ async fn a_node_that_resets_in_the_middle_of_an_answer_shows() {
 
 #[tokio::test]
 async fn a_node_in_job_mode_of_which_nobody_has_told_fails_nothing() {
-    for dialect in [Dialect::V4, Dialect::V5] {
+    for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let drill = Drill::begin(dialect, "").await;
         drill.demo.nodes[1].set_mode(Mode::Job);
         let refused = drill.demo.nodes[1].stats().requests;
         drill.demo.nodes[1].wait_until(|stats| stats.requests > refused + 500).await.unwrap();
-        assert_eq!(status(drill.front.proxy.cluster(), "1").operational, Operational::Up, "it is no worse a node");
+        assert_eq!(status(drill.front.proxy.cluster(), "1").operational, HealthState::Healthy, "it is no worse a node");
         assert_eq!(drill.end().await.failures(), none());
     }
 }
@@ -294,13 +296,13 @@ async fn a_node_in_job_mode_of_which_nobody_has_told_fails_nothing() {
 /// Nobody is to blame, nobody is ejected, and what Kylin says of it is passed on.
 #[tokio::test]
 async fn a_metastore_that_is_gone_ejects_nobody() {
-    for dialect in [Dialect::V4, Dialect::V5] {
+    for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let drill = Drill::begin(dialect, "").await;
         drill.demo.metastore.set_down(true);
         drill.go_on().await;
         drill.go_on().await;
         for endpoint in drill.front.proxy.cluster().status().endpoints {
-            assert_eq!((endpoint.failed, endpoint.ejected, endpoint.operational), (0, false, Operational::Up));
+            assert_eq!((endpoint.failed, endpoint.ejected, endpoint.operational), (0, false, HealthState::Healthy));
         }
         drill.demo.metastore.set_down(false);
         // Those who were told so have been; from now on all is well.
@@ -313,9 +315,9 @@ async fn a_metastore_that_is_gone_ejects_nobody() {
 
 #[tokio::test]
 async fn a_node_that_closes_its_connections_fails_nothing() {
-    let drill = Drill::begin(Dialect::V4, "").await;
+    let drill = Drill::begin(KylinVersion::V4, "").await;
     drill.demo.nodes[1].faults().inject(Reach::Queries, Fault::Close);
-    drill.until(1, Operational::Ejected).await;
+    drill.until(1, HealthState::Ejected).await;
     drill.go_on().await;
     drill.demo.nodes[1].faults().clear();
     drill.go_on().await;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use kylin_lb::endpoint::Intent;
-use kylin_lb::health::{Operational, Reason};
+use kylin_lb::endpoint::AdminState;
+use kylin_lb::health::{HealthState, Reason};
 use kylin_lb::kylin::class;
 use kylin_lb::proxy::KylinRules;
-use kylin_lb::session::{Affinity, Sessions, SharedSessions};
-use kylin_lb::testing::kylin::{Dialect, Fault, KylinNode, Mode, Reach};
+use kylin_lb::session::{Affinity, LoginRelay, Sessions};
+use kylin_lb::testing::kylin::{Fault, KylinNode, KylinVersion, Mode, Reach};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -16,8 +16,8 @@ use crate::support::front::{self, Front, refusal};
 use crate::support::health::state;
 use crate::support::http::Answer;
 use crate::support::kylin::{Demo, admin, bytes, sql};
+use crate::support::login_relay::secret;
 use crate::support::raw_node::{RawNode, answers, ok};
-use crate::support::shared::secret;
 
 const LIST: &str = "GET /kylin/api/query/runningQueries";
 
@@ -52,7 +52,7 @@ fn servers(answer: &Answer) -> Vec<String> {
 
 #[tokio::test]
 async fn the_queries_of_all_nodes_are_listed_and_a_stop_reaches_the_one_that_runs_it() {
-    let demo = Demo::start(Dialect::V4, 3).await;
+    let demo = Demo::start(KylinVersion::V4, 3).await;
     let front = demo.front(|proxy| proxy);
     let mut running = Vec::new();
     for n in 0..3 {
@@ -75,12 +75,12 @@ async fn the_queries_of_all_nodes_are_listed_and_a_stop_reaches_the_one_that_run
 
 #[tokio::test]
 async fn a_node_that_is_dead_or_slow_or_does_not_answer_queries_is_left_out() {
-    let mut demo = Demo::start(Dialect::V4, 5).await;
+    let mut demo = Demo::start(KylinVersion::V4, 5).await;
     let mut endpoints = demo.endpoints();
     endpoints[1] = front::endpoint(1, demo.address(1), |b| b.head_timeout(Duration::from_millis(300)));
     demo.nodes[3].set_mode(Mode::Job);
     endpoints[3] = demo.endpoints().remove(3).roles(kylin_lb::endpoint::Role::Job);
-    endpoints[4] = demo.endpoints().remove(4).intent(Intent::Maintain);
+    endpoints[4] = demo.endpoints().remove(4).admin_state(AdminState::Maintenance);
     let front = Front::of(endpoints, |proxy| proxy.kylin());
     let mut running = Vec::new();
     for n in [0, 1, 2] {
@@ -91,7 +91,7 @@ async fn a_node_that_is_dead_or_slow_or_does_not_answer_queries_is_left_out() {
     assert_eq!(servers(&admin(&front, LIST, "").await), ["q2"]);
     let status = front.proxy.cluster().status();
     assert_eq!(status.endpoints.iter().map(|endpoint| endpoint.failed).collect::<Vec<_>>(), [1, 0, 0, 0, 0]);
-    assert_eq!(state(front.proxy.cluster(), "1"), (Operational::InDoubt, Some(Reason::Slow)), "slow is no failure");
+    assert_eq!(state(front.proxy.cluster(), "1"), (HealthState::Suspect, Some(Reason::Slow)), "slow is no failure");
     assert_eq!((demo.nodes[3].stats().requests, demo.nodes[4].stats().requests), (0, 0));
     assert_eq!(admin(&front, "PUT /kylin/api/query/unknown/stop", "").await.status(), 200, "as Kylin has it");
     running.iter().for_each(JoinHandle::abort);
@@ -102,7 +102,7 @@ async fn a_node_that_is_dead_or_slow_or_does_not_answer_queries_is_left_out() {
 
 #[tokio::test]
 async fn who_may_not_see_them_is_told_so() {
-    let demo = Demo::start(Dialect::V4, 3).await;
+    let demo = Demo::start(KylinVersion::V4, 3).await;
     let front = demo.front(|proxy| proxy);
     let ask = async |line: &str, authorization: Option<String>| {
         let authorization = authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
@@ -146,7 +146,7 @@ async fn what_is_no_list_is_passed_on_as_it_is() {
 
 #[tokio::test]
 async fn kylin_5_tells_its_nodes_itself() {
-    let demo = Demo::start(Dialect::V5, 3).await;
+    let demo = Demo::start(KylinVersion::V5, 3).await;
     let front = demo.front(|proxy| proxy);
     let task = run_on(&demo.nodes[2], demo.address(2)).await;
     let id = "select";
@@ -154,7 +154,7 @@ async fn kylin_5_tells_its_nodes_itself() {
     assert_eq!(demo.sum(|stats| stats.requests), 2, "the query and one request to stop another");
     task.abort();
     // Where it is known that the nodes are of Kylin 5, a path of the older ones is nothing special.
-    let front = demo.front(|proxy| proxy.kylin_rules(KylinRules::default().dialect(class::Dialect::V5)));
+    let front = demo.front(|proxy| proxy.kylin_rules(KylinRules::default().version(class::KylinVersion::V5)));
     let before = demo.sum(|stats| stats.requests);
     admin(&front, LIST, "").await;
     assert_eq!(demo.sum(|stats| stats.requests), before + 1);
@@ -166,9 +166,9 @@ async fn kylin_5_tells_its_nodes_itself() {
 /// The client has a cookie of the front end's, and no node knows it: each is logged into for it.
 #[tokio::test]
 async fn a_session_that_the_front_end_shares_is_known_to_all_nodes() {
-    let demo = Demo::start(Dialect::V4, 3).await;
-    let sessions = SharedSessions::new(Sessions::in_memory().unwrap(), secret());
-    let front = demo.front(|proxy| proxy.affinity(Affinity::shared(sessions)));
+    let demo = Demo::start(KylinVersion::V4, 3).await;
+    let sessions = LoginRelay::new(Sessions::in_memory().unwrap(), secret());
+    let front = demo.front(|proxy| proxy.affinity(Affinity::login_relay(sessions)));
     let mut browser = Browser::new(front.address());
     assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
     let mut running = Vec::new();

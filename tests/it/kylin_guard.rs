@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use kylin_lb::kylin::guard::Guard;
 use kylin_lb::proxy::{KylinRules, TrustedProxies};
-use kylin_lb::testing::kylin::Dialect;
+use kylin_lb::testing::kylin::KylinVersion;
 use kylin_lb::{Cluster, Proxy};
 
 use crate::support::front::{self, Front, refusal};
@@ -101,7 +101,7 @@ async fn calls_between_nodes_are_closed_in_every_spelling() {
 
 #[tokio::test]
 async fn nodes_of_a_trusted_network_and_whoever_switches_it_off_get_through() {
-    let demo = Demo::start(Dialect::V4, 1).await;
+    let demo = Demo::start(KylinVersion::V4, 1).await;
     let announce = "PUT /kylin/api/cache/cube/c/update";
     let closed = demo.front(|proxy| proxy);
     assert_eq!(admin(&closed, announce, "").await.status(), 403);
@@ -139,7 +139,7 @@ async fn trust_goes_to_the_client_that_a_trusted_proxy_names() {
 
 #[tokio::test]
 async fn no_client_can_say_that_its_request_was_routed_already() {
-    let demo = Demo::start(Dialect::V5, 2).await;
+    let demo = Demo::start(KylinVersion::V5, 2).await;
     let front = demo.front(|proxy| proxy);
     for name in ["routed", "Routed", "ROUTED"] {
         let answer = front.ask(bytes("GET /kylin/api/projects", &[(name, "true"), (name, "x")], "")).await.unwrap();

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use kylin_lb::clock::ManualClock;
 use kylin_lb::proxy::{KylinRules, ProxyBuilder};
-use kylin_lb::session::{Affinity, Sessions, SharedSessions};
-use kylin_lb::testing::kylin::Dialect;
+use kylin_lb::session::{Affinity, LoginRelay, Sessions};
+use kylin_lb::testing::kylin::KylinVersion;
 use kylin_lb::{Cluster, HttpBackend, Proxy};
 
 use crate::support::browser::{Browser, basic};
 use crate::support::front::Front;
 use crate::support::kylin::{Demo, Says, admin, ask, request, saying, scripted, sql, well};
-use crate::support::shared::secret;
+use crate::support::login_relay::secret;
 
 const BUILD: &str = "PUT /kylin/api/cubes/c/build";
 const READ: &str = "GET /kylin/api/projects";
@@ -65,7 +65,7 @@ async fn cookieless_reads(demo: &Demo, front: &Front, user: &str, password: &str
 
 #[tokio::test]
 async fn a_user_without_a_session_reads_what_it_wrote_within_the_window_and_not_after() {
-    let (demo, clock) = (Demo::start(Dialect::V4, 3).await, ManualClock::new());
+    let (demo, clock) = (Demo::start(KylinVersion::V4, 3).await, ManualClock::new());
     let front = front(&demo, &clock, |proxy| proxy);
     for _ in 0..4 {
         assert_eq!(cookieless_reads(&demo, &front, "ADMIN", "KYLIN").await, [2, 2, 2], "before it has written");
@@ -86,7 +86,7 @@ async fn a_user_without_a_session_reads_what_it_wrote_within_the_window_and_not_
 
 #[tokio::test]
 async fn a_session_reads_what_it_wrote_and_another_of_the_same_user_does_not_have_to() {
-    let (demo, clock) = (Demo::start(Dialect::V5, 3).await, ManualClock::new());
+    let (demo, clock) = (Demo::start(KylinVersion::V5, 3).await, ManualClock::new());
     let demo = Demo { nodes: demo.nodes.into_iter().map(|node| node.share_sessions(true)).collect(), ..demo };
     let front = front(&demo, &clock, |proxy| proxy);
     let mut one = Browser::new(front.address());
@@ -104,9 +104,9 @@ async fn a_session_reads_what_it_wrote_and_another_of_the_same_user_does_not_hav
 
 #[tokio::test]
 async fn a_session_that_the_front_end_shares_is_a_writer_as_well() {
-    let (demo, clock) = (Demo::start(Dialect::V4, 3).await, ManualClock::new());
-    let sessions = SharedSessions::new(Sessions::in_memory().unwrap(), secret());
-    let front = front(&demo, &clock, |proxy| proxy.affinity(Affinity::shared(sessions)));
+    let (demo, clock) = (Demo::start(KylinVersion::V4, 3).await, ManualClock::new());
+    let sessions = LoginRelay::new(Sessions::in_memory().unwrap(), secret());
+    let front = front(&demo, &clock, |proxy| proxy.affinity(Affinity::login_relay(sessions)));
     let mut browser = Browser::new(front.address());
     assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
     // Each node is logged into once, so that what follows are reads alone.
@@ -120,7 +120,7 @@ async fn a_session_that_the_front_end_shares_is_a_writer_as_well() {
 
 #[tokio::test]
 async fn a_session_that_is_bound_stays_where_it_is_and_the_rule_is_there_for_the_others() {
-    let (demo, clock) = (Demo::start(Dialect::V4, 3).await, ManualClock::new());
+    let (demo, clock) = (Demo::start(KylinVersion::V4, 3).await, ManualClock::new());
     let front = front(&demo, &clock, |proxy| proxy.affinity(Affinity::learn(Sessions::in_memory().unwrap())));
     let mut bound = Browser::new(front.address());
     assert_eq!(bound.log_in("ADMIN", "KYLIN").await.status(), 200);
@@ -137,7 +137,7 @@ async fn a_session_that_is_bound_stays_where_it_is_and_the_rule_is_there_for_the
 
 #[tokio::test]
 async fn a_node_that_is_gone_holds_nobody() {
-    let (mut demo, clock) = (Demo::start(Dialect::V4, 3).await, ManualClock::new());
+    let (mut demo, clock) = (Demo::start(KylinVersion::V4, 3).await, ManualClock::new());
     let front = front(&demo, &clock, |proxy| proxy);
     assert_eq!(admin(&front, BUILD, "").await.status(), 200);
     let node = builder(&demo);

@@ -2,16 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use http::{Request, Response};
-use http_body_util::BodyExt;
-use kylin_lb::balance::{Balancer, BalancerExt, Candidate, Candidates, LeastConn, LeastWork, QueryAffinity};
-use kylin_lb::clock::ManualClock;
+use kylin_lb::balance::{Balancer, BalancerExt, Candidate, Candidates, LeastConn, QueryAffinity};
 use kylin_lb::kylin::query::QueryRequest;
-use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::Dialect;
-use kylin_lb::{Body, Cluster, Proxy, QueryKeys, RequestView};
+use kylin_lb::testing::kylin::KylinVersion;
+use kylin_lb::{Cluster, Proxy, QueryKeys, RequestView};
 
 use crate::support::browser::{Browser, basic};
 use crate::support::front::Front;
@@ -21,7 +16,7 @@ const QUERY: &str = "POST /kylin/api/query";
 
 #[tokio::test]
 async fn the_same_dashboard_query_goes_to_the_same_node() {
-    for dialect in [Dialect::V4, Dialect::V5] {
+    for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let demo = Demo::start(dialect, 3).await;
         let policy = QueryAffinity::new().or(LeastConn::new());
         let cluster = Cluster::builder().endpoints(demo.endpoints()).balancer(policy).build().unwrap();
@@ -98,50 +93,4 @@ async fn each_try_of_a_query_is_known_by_its_user_and_sql() {
     let cluster = Cluster::builder().endpoint(scripted("0", &well("0"))).balancer(watching.clone()).build().unwrap();
     ask(&Proxy::builder(cluster).build(), request(QUERY, &headers, &body)).await;
     assert_eq!(*watching.0.lock().unwrap(), [None]);
-}
-
-/// Two nodes on which long queries take 19 s and short ones 1 s; those of `'hold'` do not end at all.
-fn node(clock: &ManualClock) -> Scripted {
-    let clock = clock.clone();
-    Scripted::new(move |request: Request<Body>| {
-        let clock = clock.clone();
-        async move {
-            let body = request.into_body().collect().await.unwrap().to_bytes();
-            let text = String::from_utf8(body.to_vec()).unwrap();
-            if text.contains("'hold'") {
-                std::future::pending::<()>().await;
-            }
-            clock.advance(Duration::from_secs(if text.contains("long") { 19 } else { 1 }));
-            Ok(Response::new(Body::from("{}")))
-        }
-    })
-}
-
-#[tokio::test]
-async fn a_node_with_a_long_query_is_given_fewer_than_one_with_short_ones() {
-    let clock = ManualClock::new();
-    let nodes = [node(&clock), node(&clock)];
-    let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
-    let cluster = Cluster::builder().endpoints(endpoints).balancer(LeastWork::new()).clock(clock.clone());
-    let proxy = Proxy::builder(cluster.build().unwrap()).clock(clock.clone()).kylin().build();
-    let query =
-        |table: &str, what: &str| request(QUERY, &[], &sql(&format!("select a from {table} where b = '{what}'")));
-    for n in 0..10 {
-        ask(&proxy, query("long_table", &n.to_string())).await;
-        ask(&proxy, query("short_table", &n.to_string())).await;
-    }
-    let taught: Vec<usize> = nodes.iter().map(Scripted::calls).collect();
-    let mut held = Vec::new();
-    // The mean is 10 s: a long query counts for 20 + 10, a short one for 20 + 1.
-    for (table, nth) in [("long_table", 1), ("short_table", 2), ("short_table", 3)] {
-        let (front, request) = (proxy.clone(), query(table, "hold"));
-        held.push(tokio::spawn(async move { ask(&front, request).await }));
-        let begun = || nodes.iter().map(Scripted::calls).sum::<usize>() - taught.iter().sum::<usize>();
-        crate::support::front::eventually(|| begun() == nth, || format!("{:?}", proxy.cluster().status())).await;
-    }
-    let mut holds: Vec<usize> = nodes.iter().zip(&taught).map(|(node, taught)| node.calls() - taught).collect();
-    holds.sort_unstable();
-    assert_eq!(holds, [1, 2]);
-    assert_eq!(proxy.cluster().status().in_flight(), 3);
-    held.iter().for_each(tokio::task::JoinHandle::abort);
 }

@@ -3,7 +3,7 @@
 use kylin_lb::endpoint::{Role, Roles};
 use kylin_lb::proxy::KylinRules;
 use kylin_lb::session::{Affinity, Sessions};
-use kylin_lb::testing::kylin::{Dialect, Mode};
+use kylin_lb::testing::kylin::{KylinVersion, Mode};
 
 use crate::support::browser::Browser;
 use crate::support::front::{Front, refusal};
@@ -12,15 +12,15 @@ use crate::support::kylin::{Demo, admin, answered_by, sql};
 const QUERY: &str = "POST /kylin/api/query";
 
 /// How each dialect is told to build.
-fn build(dialect: Dialect) -> &'static str {
+fn build(dialect: KylinVersion) -> &'static str {
     match dialect {
-        Dialect::V5 => "POST /kylin/api/models/m/segments",
+        KylinVersion::V5 => "POST /kylin/api/models/m/segments",
         _ => "PUT /kylin/api/cubes/c/build",
     }
 }
 
 /// Nodes in these modes, of which the front end knows or does not know.
-async fn cluster(dialect: Dialect, modes: &[Mode], known: bool) -> (Demo, Front) {
+async fn cluster(dialect: KylinVersion, modes: &[Mode], known: bool) -> (Demo, Front) {
     let demo = Demo::start(dialect, modes.len()).await;
     for (node, mode) in demo.nodes.iter().zip(modes) {
         node.set_mode(*mode);
@@ -37,7 +37,7 @@ async fn cluster(dialect: Dialect, modes: &[Mode], known: bool) -> (Demo, Front)
 
 #[tokio::test]
 async fn queries_go_to_query_nodes_and_builds_to_job_nodes() {
-    for dialect in [Dialect::V4, Dialect::V5] {
+    for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let (demo, front) = cluster(dialect, &[Mode::Query, Mode::Job, Mode::Query], true).await;
         for n in 0..12 {
             let by = answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await);
@@ -55,7 +55,7 @@ async fn queries_go_to_query_nodes_and_builds_to_job_nodes() {
 
 #[tokio::test]
 async fn where_no_node_runs_jobs_any_takes_a_build_and_where_none_answers_queries_none_is_asked() {
-    for dialect in [Dialect::V4, Dialect::V5] {
+    for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let (demo, front) = cluster(dialect, &[Mode::Query, Mode::Query], true).await;
         assert!(admin(&front, build(dialect), "{}").await.status() < 300);
         assert_eq!(demo.metastore.jobs().len(), 1);
@@ -72,15 +72,15 @@ async fn where_no_node_runs_jobs_any_takes_a_build_and_where_none_answers_querie
 
 #[tokio::test]
 async fn a_job_node_that_is_gone_leaves_its_builds_to_the_others() {
-    let (mut demo, front) = cluster(Dialect::V4, &[Mode::Query, Mode::Job], true).await;
+    let (mut demo, front) = cluster(KylinVersion::V4, &[Mode::Query, Mode::Job], true).await;
     demo.served[1].take().unwrap().kill().await;
-    assert_eq!(admin(&front, build(Dialect::V4), "").await.status(), 200);
+    assert_eq!(admin(&front, build(KylinVersion::V4), "").await.status(), 200);
     assert_eq!(demo.metastore.jobs().iter().map(|job| &*job.node).collect::<Vec<_>>(), ["q0"]);
 }
 
 #[tokio::test]
 async fn a_role_that_nobody_has_told_of_shows_in_the_refusal() {
-    for dialect in [Dialect::V4, Dialect::V5] {
+    for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let (demo, front) = cluster(dialect, &[Mode::Job, Mode::Query, Mode::Job], false).await;
         for n in 0..300 {
             assert_eq!(answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await), "q1");
@@ -94,7 +94,7 @@ async fn a_role_that_nobody_has_told_of_shows_in_the_refusal() {
 
         let (demo, front) = cluster(dialect, &[Mode::Job, Mode::Job], false).await;
         let answer = admin(&front, QUERY, &sql("select 1")).await;
-        let word = if dialect == Dialect::V5 { "KE-040023202" } else { "not allowed in 'job' mode" };
+        let word = if dialect == KylinVersion::V5 { "KE-040023202" } else { "not allowed in 'job' mode" };
         assert!(answer.text().contains(word), "both were asked, the last has the word: {}", answer.text());
         assert_eq!(demo.sum(|stats| stats.requests), 2);
     }
@@ -104,7 +104,7 @@ async fn a_role_that_nobody_has_told_of_shows_in_the_refusal() {
 /// then taken where the session lives.
 #[tokio::test]
 async fn a_build_of_a_session_that_the_job_node_does_not_know_is_done_once() {
-    let (demo, _) = cluster(Dialect::V4, &[Mode::Query, Mode::Job], true).await;
+    let (demo, _) = cluster(KylinVersion::V4, &[Mode::Query, Mode::Job], true).await;
     let mut endpoints = demo.endpoints();
     let job = endpoints.pop().unwrap().roles(Role::Job);
     let query = endpoints.pop().unwrap().roles(Role::Query);
@@ -116,14 +116,14 @@ async fn a_build_of_a_session_that_the_job_node_does_not_know_is_done_once() {
         assert_eq!(browser.ask("GET /kylin/api/projects", &[], "").await.status(), 200);
     }
     browser.authorization = None;
-    let answer = browser.ask(build(Dialect::V4), &[], "").await;
+    let answer = browser.ask(build(KylinVersion::V4), &[], "").await;
     assert_eq!(answer.status(), 200, "{}", answer.text());
     assert_eq!(demo.metastore.jobs().iter().map(|job| &*job.node).collect::<Vec<_>>(), ["q0"]);
 }
 
 #[tokio::test]
 async fn with_roles_switched_off_every_node_is_asked_for_everything() {
-    let demo = Demo::start(Dialect::V4, 2).await;
+    let demo = Demo::start(KylinVersion::V4, 2).await;
     let endpoints = demo.endpoints().into_iter().map(|endpoint| endpoint.roles(Role::Job));
     let front = Front::of(endpoints, |proxy| proxy.kylin_rules(KylinRules::default().roles(false)));
     for n in 0..4 {

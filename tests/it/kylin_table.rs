@@ -5,9 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::StatusCode;
-use kylin_lb::backend::Phase;
-use kylin_lb::endpoint::Intent;
-use kylin_lb::health::{Checks, Operational, Probe, Reason};
+use kylin_lb::backend::SendErrorKind;
+use kylin_lb::endpoint::AdminState;
+use kylin_lb::health::{HealthState, Reason};
+use kylin_lb::probe::{HealthCheck, Probe};
 use kylin_lb::proxy::{KylinRules, RetryBudget};
 use kylin_lb::testing::Scripted;
 use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy, SendError};
@@ -103,7 +104,7 @@ fn requests() -> Vec<(&'static str, String, Goes)> {
 }
 
 /// What becomes of a request on its first node.
-struct Fate {
+struct AttemptOutcome {
     says: Says,
     /// Who goes on after it.
     goes_on: &'static [Goes],
@@ -111,22 +112,22 @@ struct Fate {
     counts: bool,
 }
 
-fn fates() -> Vec<Fate> {
+fn fates() -> Vec<AttemptOutcome> {
     const NOBODY: &[Goes] = &[];
     const UNSENT: &[Goes] = &[On, OnAsQuery, Unexecuted, UnexecutedNoQuery];
     const READS: &[Goes] = &[On, OnAsQuery];
     const QUERIES: &[Goes] = &[OnAsQuery, Unexecuted];
-    let fate = |says, goes_on, counts| Fate { says, goes_on, counts };
+    let fate = |says, goes_on, counts| AttemptOutcome { says, goes_on, counts };
     let page = |status| Says::Html(status, "<html>Apache Tomcat</html>".to_owned());
     let mut all = vec![
-        fate(Says::Nothing(Phase::Connect), UNSENT, true),
-        fate(Says::Nothing(Phase::ConnectTimeout), UNSENT, true),
-        fate(Says::Nothing(Phase::Refused), UNSENT, true),
-        fate(Says::Nothing(Phase::Limit), UNSENT, false),
-        fate(Says::Nothing(Phase::Broken), READS, true),
-        fate(Says::Nothing(Phase::Invalid), READS, true),
-        fate(Says::Nothing(Phase::HeadTimeout), &[On], false),
-        fate(Says::Nothing(Phase::RequestBody), NOBODY, false),
+        fate(Says::Nothing(SendErrorKind::Connect), UNSENT, true),
+        fate(Says::Nothing(SendErrorKind::ConnectTimeout), UNSENT, true),
+        fate(Says::Nothing(SendErrorKind::Refused), UNSENT, true),
+        fate(Says::Nothing(SendErrorKind::Limit), UNSENT, false),
+        fate(Says::Nothing(SendErrorKind::Broken), READS, true),
+        fate(Says::Nothing(SendErrorKind::Invalid), READS, true),
+        fate(Says::Nothing(SendErrorKind::HeadTimeout), &[On], false),
+        fate(Says::Nothing(SendErrorKind::RequestBody), NOBODY, false),
         // Refused and not carried out: words for queries, codes for anything.
         fate(Says::error(400, "Query is not allowed in 'job' mode."), QUERIES, false),
         fate(Says::error(400, "Too many concurrent query requests."), QUERIES, false),
@@ -166,7 +167,7 @@ fn three(first: &Scripted, second: &Scripted, rules: KylinRules) -> Proxy<Script
 async fn what_every_class_of_request_does_after_everything_that_can_become_of_it() {
     let mut cases = 0;
     for (line, body, goes) in requests() {
-        for Fate { says, goes_on, counts } in fates() {
+        for AttemptOutcome { says, goes_on, counts } in fates() {
             let (first, second) = (saying(says.clone()), well("second"));
             let proxy = three(&first, &second, KylinRules::default());
             let (status, text) = ask(&proxy, request(line, &[], &body)).await;
@@ -180,9 +181,9 @@ async fn what_every_class_of_request_does_after_everything_that_can_become_of_it
                 }
                 (Says::Nothing(phase), _) => {
                     let expected = match phase {
-                        Phase::HeadTimeout | Phase::ConnectTimeout => 504,
-                        Phase::RequestBody => 400,
-                        Phase::Limit => 503,
+                        SendErrorKind::HeadTimeout | SendErrorKind::ConnectTimeout => 504,
+                        SendErrorKind::RequestBody => 400,
+                        SendErrorKind::Limit => 503,
                         _ => 502,
                     };
                     assert_eq!(status, expected, "{case}");
@@ -191,8 +192,8 @@ async fn what_every_class_of_request_does_after_everything_that_can_become_of_it
             }
             let seen = &proxy.cluster().status().endpoints[0];
             assert_eq!((seen.failed, seen.in_flight), (u64::from(counts), 0), "{case}");
-            let slow = matches!(says, Says::Nothing(Phase::HeadTimeout));
-            let expected = (Operational::InDoubt, Some(Reason::Slow));
+            let slow = matches!(says, Says::Nothing(SendErrorKind::HeadTimeout));
+            let expected = (HealthState::Suspect, Some(Reason::Slow));
             assert_eq!(state(proxy.cluster(), "0") == expected, slow, "{case}");
             cases += 1;
         }
@@ -203,7 +204,7 @@ async fn what_every_class_of_request_does_after_everything_that_can_become_of_it
 #[tokio::test]
 async fn a_stale_connection_is_tried_once_more_on_the_same_node_where_that_does_no_harm() {
     for (line, body, goes) in requests() {
-        let (first, second) = (saying(Says::Nothing(Phase::Stale)), well("second"));
+        let (first, second) = (saying(Says::Nothing(SendErrorKind::Stale)), well("second"));
         let proxy = three(&first, &second, KylinRules::default());
         let (status, text) = ask(&proxy, request(line, &[], &body)).await;
         let expected = if matches!(goes, On | OnAsQuery) { (2, 1, 200) } else { (1, 0, 502) };
@@ -263,19 +264,19 @@ async fn a_search_for_sessions_stops_when_the_budget_is_used_up() {
 async fn each_rule_can_be_switched_off() {
     let refused = Says::error(400, "Query is not allowed in 'job' mode.");
     let (first, second) = (saying(refused), well("second"));
-    let proxy = three(&first, &second, KylinRules::default().refused_elsewhere(false));
+    let proxy = three(&first, &second, KylinRules::default().retry_rejected(false));
     let (status, _) = ask(&proxy, request("POST /kylin/api/query", &[], &sql("select 1"))).await;
     assert_eq!((status.as_u16(), second.calls()), (400, 0));
 
     let first = saying(Says::Html(401, String::new()));
-    let proxy = three(&first, &second, KylinRules::default().search_sessions(false));
+    let proxy = three(&first, &second, KylinRules::default().retry_unauthorized(false));
     let (status, _) = ask(&proxy, request("GET /kylin/api/projects", COOKIE, "")).await;
     assert_eq!((status.as_u16(), second.calls()), (401, 0));
 
-    let first = saying(Says::Nothing(Phase::Broken));
+    let first = saying(Says::Nothing(SendErrorKind::Broken));
     let nodes = [("0", &first), ("1", &second)].map(|(id, node)| scripted(id, node));
     let cluster = Cluster::builder().endpoints(nodes).build().unwrap();
-    let proxy = Proxy::builder(cluster).kylin().retry(kylin_lb::proxy::Retry::off()).build();
+    let proxy = Proxy::builder(cluster).kylin().retry(kylin_lb::proxy::RetryPolicy::off()).build();
     let (status, _) = ask(&proxy, request("GET /kylin/api/projects", &[], "")).await;
     assert_eq!((status.as_u16(), second.calls()), (502, 0));
 }
@@ -320,8 +321,12 @@ async fn a_read_that_timed_out_on_a_node_that_is_out_by_then_goes_on_and_a_write
         let cluster: Arc<OnceLock<Cluster<Scripted>>> = Arc::default();
         let (inside, second) = (cluster.clone(), well("second"));
         let first = Scripted::new(move |_| {
-            inside.get().unwrap().maintain(&"0".parse().unwrap()).unwrap();
-            std::future::ready(Err(SendError::new(Phase::HeadTimeout, "scripted")))
+            inside
+                .get()
+                .unwrap()
+                .set_admin_state(&"0".parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance)
+                .unwrap();
+            std::future::ready(Err(SendError::new(SendErrorKind::HeadTimeout, "scripted")))
         });
         let nodes = [("0", &first), ("1", &second)].map(|(id, node)| scripted(id, node));
         let built = cluster.get_or_init(|| Cluster::builder().endpoints(nodes).build().unwrap());
@@ -343,14 +348,14 @@ async fn a_node_on_which_a_query_timed_out_is_probed_at_once_and_not_ejected() {
     let probed = || raw_node::answers(version.clone());
     let node = RawNode::start([probed(), vec![Act::Read, Act::UntilClosed], probed()]).await;
     let backend = HttpBackend::builder(&node.address().to_string()).unwrap().head_timeout(Duration::from_millis(200));
-    let other = Endpoint::http("1", &front::nobody().to_string()).unwrap().intent(Intent::Maintain);
+    let other = Endpoint::http("1", &front::nobody().to_string()).unwrap().admin_state(AdminState::Maintenance);
     let front = Front::of([Endpoint::new("0", backend.build()).unwrap().max_fails(1), other], |proxy| proxy.kylin());
     let hour = Duration::from_secs(3600);
     let checks =
-        Checks::new(Probe::kylin_version()).interval(hour).fast_interval(Duration::from_millis(20)).jitter(0.0);
+        HealthCheck::new(Probe::kylin_version()).interval(hour).fast_interval(Duration::from_millis(20)).jitter(0.0);
     let _checker = checks.start(front.proxy.cluster());
     node.wait_until(|seen| seen.requests.len() == 1).await;
-    let up = || state(front.proxy.cluster(), "0").0 == Operational::Up;
+    let up = || state(front.proxy.cluster(), "0").0 == HealthState::Healthy;
     front::eventually(up, || "the first probe is over".to_owned()).await;
     let answer = front.post("/kylin/api/query", &sql("select 1")).await.unwrap();
     front::refusal(&answer, 504);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore};
+use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore};
 
 use crate::support::front::Front;
 use crate::support::skip;
@@ -16,7 +16,7 @@ fn python() -> Option<PathBuf> {
 }
 
 /// Three nodes of a cluster behind a front end, used in each of `versions`, kylinpy's names for dialects.
-async fn use_kylinpy(dialect: Dialect, versions: &[&str]) {
+async fn use_kylinpy(dialect: KylinVersion, versions: &[&str]) {
     let Some(python) = python() else { return };
     let metastore = Metastore::new();
     let mut nodes = Vec::new();
@@ -40,10 +40,10 @@ async fn use_kylinpy(dialect: Dialect, versions: &[&str]) {
 
 #[tokio::test]
 async fn kylinpy_logs_in_lists_and_queries_on_kylin_2_to_4() {
-    use_kylinpy(Dialect::V4, &["v1", "v2"]).await;
+    use_kylinpy(KylinVersion::V4, &["v1", "v2"]).await;
 }
 
 #[tokio::test]
 async fn kylinpy_logs_in_lists_and_queries_on_kylin_5() {
-    use_kylinpy(Dialect::V5, &["v2", "v4"]).await;
+    use_kylinpy(KylinVersion::V5, &["v2", "v4"]).await;
 }

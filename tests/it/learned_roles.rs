@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
-use kylin_lb::balance::Tried;
-use kylin_lb::discovery::{self, Backoff, Follow, Found, KylinServers, SourceState};
+use kylin_lb::balance::Attempted;
+use kylin_lb::discovery::{self, Backoff, DiscoveredNode, DiscoveryHandle, KylinServers, SourceState};
 use kylin_lb::endpoint::Role;
-use kylin_lb::health::{Reason, SameMetastore};
+use kylin_lb::health::Reason;
+use kylin_lb::probe::MetastoreCheck;
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::{Dialect, Fault, KylinNode, Metastore, Mode, Reach, Served};
+use kylin_lb::testing::kylin::{Fault, KylinNode, KylinVersion, Metastore, Mode, Reach, Served};
 use kylin_lb::{Body, Cluster, Endpoint, HttpBackend, RequestView};
 use tokio::time::timeout;
 
@@ -22,7 +23,7 @@ const QUICK: Backoff = Backoff { first: Duration::from_millis(10), most: Duratio
 /// A cluster that begins with one node and follows what its nodes list.
 struct Learning {
     cluster: Cluster<HttpBackend>,
-    follow: Follow,
+    follow: DiscoveryHandle,
 }
 
 impl Learning {
@@ -30,7 +31,7 @@ impl Learning {
         let cluster = Cluster::builder().build().unwrap();
         let source = KylinServers::new(&cluster, [found(first)]).login("ADMIN", password).unwrap();
         let source = source.interval(Duration::from_millis(20)).timeout(Duration::from_millis(500));
-        let follow = discovery::follow_with(&cluster, source, Found::http, QUICK);
+        let follow = discovery::watch_with(&cluster, source, DiscoveredNode::http, QUICK);
         Learning { cluster, follow }
     }
 
@@ -49,7 +50,7 @@ impl Learning {
     }
 
     async fn fails(&self, what: &str) {
-        let failing = |status: &discovery::FollowStatus| {
+        let failing = |status: &discovery::DiscoveryStatus| {
             status.source == SourceState::Failing && status.error.as_ref().is_some_and(|error| error.contains(what))
         };
         let came = timeout(PATIENCE, self.follow.wait_until(failing)).await;
@@ -57,11 +58,11 @@ impl Learning {
     }
 }
 
-fn found(address: SocketAddr) -> Found {
-    Found::new(&address.to_string()).unwrap()
+fn found(address: SocketAddr) -> DiscoveredNode {
+    DiscoveredNode::new(&address.to_string()).unwrap()
 }
 
-async fn node(name: &str, dialect: Dialect, mode: Mode, metastore: &Metastore) -> (KylinNode, Served) {
+async fn node(name: &str, dialect: KylinVersion, mode: Mode, metastore: &Metastore) -> (KylinNode, Served) {
     let node = KylinNode::new(name).dialect(dialect).mode(mode).metastore(metastore);
     let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
     (node, served)
@@ -71,8 +72,9 @@ async fn node(name: &str, dialect: Dialect, mode: Mode, metastore: &Metastore) -
 fn goes_to<B>(cluster: &Cluster<B>, role: Role) -> Vec<String> {
     let request = http::Request::get("/").body(()).unwrap();
     let view = RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 7])).needs(Some(role));
-    let mut ids: Vec<String> =
-        (0..20).map(|_| cluster.pick(&view, &Tried::none()).unwrap().lease.endpoint().as_str().to_owned()).collect();
+    let mut ids: Vec<String> = (0..20)
+        .map(|_| cluster.pick(&view, &Attempted::none()).unwrap().lease.endpoint().as_str().to_owned())
+        .collect();
     ids.sort();
     ids.dedup();
     ids
@@ -80,7 +82,7 @@ fn goes_to<B>(cluster: &Cluster<B>, role: Role) -> Vec<String> {
 
 #[tokio::test]
 async fn nodes_and_their_roles_are_learned_from_any_node_of_either_generation() {
-    for dialect in [Dialect::V4, Dialect::V5] {
+    for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let metastore = Metastore::new();
         let (_q1, s1) = node("q1", dialect, Mode::Query, &metastore).await;
         let (q2, s2) = node("q2", dialect, Mode::All, &metastore).await;
@@ -105,8 +107,8 @@ async fn nodes_and_their_roles_are_learned_from_any_node_of_either_generation() 
 #[tokio::test]
 async fn whatever_the_nodes_say_the_cluster_keeps_its_nodes() {
     let metastore = Metastore::new();
-    let (q1, s1) = node("q1", Dialect::V5, Mode::Query, &metastore).await;
-    let (q2, s2) = node("q2", Dialect::V5, Mode::Query, &metastore).await;
+    let (q1, s1) = node("q1", KylinVersion::V5, Mode::Query, &metastore).await;
+    let (q2, s2) = node("q2", KylinVersion::V5, Mode::Query, &metastore).await;
     let learning = Learning::from(s1.addr(), "KYLIN");
     let all = [(s1.addr(), "query"), (s2.addr(), "query")];
     learning.becomes(&all).await;
@@ -135,7 +137,7 @@ async fn whatever_the_nodes_say_the_cluster_keeps_its_nodes() {
 #[tokio::test]
 async fn a_refused_login_is_not_tried_until_the_user_is_locked() {
     let metastore = Metastore::new();
-    let (q1, s1) = node("q1", Dialect::V5, Mode::Query, &metastore).await;
+    let (q1, s1) = node("q1", KylinVersion::V5, Mode::Query, &metastore).await;
     let learning = Learning::from(s1.addr(), "wrong");
     learning.fails("refuses").await;
     // Many times the backoff.
@@ -146,16 +148,12 @@ async fn a_refused_login_is_not_tried_until_the_user_is_locked() {
 }
 
 /// A source over one node in process that always gives this list.
-fn told(list: &'static str, id: &str) -> (Cluster<Scripted>, Follow) {
+fn told(list: &'static str, id: &str) -> (Cluster<Scripted>, DiscoveryHandle) {
     let node = Scripted::new(move |_| async move { Ok(Response::new(Body::from(list))) });
     let cluster = Cluster::builder().endpoint(Endpoint::new(id, node).unwrap()).build().unwrap();
     let source = KylinServers::new(&cluster, []).interval(Duration::from_millis(10));
-    let follow = discovery::follow_with(
-        &cluster,
-        source,
-        |found| found.endpoint(Scripted::answering(StatusCode::OK, "")),
-        QUICK,
-    );
+    let follow =
+        discovery::watch_with(&cluster, source, |found| found.endpoint(Scripted::answering(StatusCode::OK, "")), QUICK);
     (cluster, follow)
 }
 
@@ -169,7 +167,7 @@ async fn a_list_that_does_not_fit_is_not_believed() {
     ] {
         let (cluster, follow) = told(list, "q1:7070");
         let failing =
-            |status: &discovery::FollowStatus| status.error.as_ref().is_some_and(|error| error.contains(what));
+            |status: &discovery::DiscoveryStatus| status.error.as_ref().is_some_and(|error| error.contains(what));
         let came = timeout(PATIENCE, follow.wait_until(failing)).await;
         assert!(came.is_ok(), "no {what:?}: {:?}", follow.status());
         assert_eq!(cluster.status().endpoints.len(), 1);
@@ -188,17 +186,17 @@ async fn a_node_of_another_cluster_is_not_asked_who_is_in_this_one() {
     let cookie = |digit: &str| digit.repeat(64);
     let right = Metastore::new().identity("right@jdbc", &cookie("a"));
     let wrong = Metastore::new().identity("wrong@jdbc", &cookie("b"));
-    let (q1, s1) = node("q1", Dialect::V5, Mode::Query, &right).await;
-    let (_x, sx) = node("x", Dialect::V5, Mode::Query, &wrong).await;
-    let (_y, sy) = node("y", Dialect::V5, Mode::Query, &wrong).await;
+    let (q1, s1) = node("q1", KylinVersion::V5, Mode::Query, &right).await;
+    let (_x, sx) = node("x", KylinVersion::V5, Mode::Query, &wrong).await;
+    let (_y, sy) = node("y", KylinVersion::V5, Mode::Query, &wrong).await;
     let cluster: Cluster<HttpBackend> = Cluster::builder().build().unwrap();
-    let _checker = SameMetastore::new().interval(Duration::from_millis(20)).start(&cluster);
+    let _checker = MetastoreCheck::new().interval(Duration::from_millis(20)).start(&cluster);
     cluster.add(found(s1.addr()).http().unwrap()).unwrap();
     let serves = || status(&cluster, &s1.addr().to_string()).reason.is_none();
     eventually(serves, || format!("{:?}", cluster.status())).await;
     cluster.add(found(sx.addr()).http().unwrap()).unwrap();
     let source = KylinServers::new(&cluster, []).login("ADMIN", "KYLIN").unwrap().interval(Duration::from_millis(10));
-    let _follow = discovery::follow_with(&cluster, source, Found::http, QUICK);
+    let _follow = discovery::watch_with(&cluster, source, DiscoveredNode::http, QUICK);
     q1.wait_until(|stats| stats.requests > 30).await.unwrap();
     let reason = status(&cluster, &sx.addr().to_string()).reason;
     assert!(matches!(reason, Some(Reason::OtherMetastore(_))), "{reason:?}");

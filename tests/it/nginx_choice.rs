@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use kylin_lb::Cluster;
-use kylin_lb::balance::{Balancer, Hash, IpHash, RoundRobin};
+use kylin_lb::balance::{Balancer, HashKeyed, IpHash, RoundRobin};
 use kylin_lb::nginx::{Config, Site};
 
 use crate::policies::by_key;
@@ -163,8 +163,8 @@ async fn hash_chooses_the_same_server_as_nginx_for_every_key() {
     let parameters = ["weight=3", "", "down", "weight=2"];
     let mut plain = Chooser::start("hash $http_x_key;", &parameters).await;
     let mut ring = Chooser::start("hash $http_x_key consistent;", &parameters).await;
-    let our_plain = twin(&plain, Hash::new(by_key()), &parameters);
-    let our_ring = twin(&ring, Hash::consistent(by_key()), &parameters);
+    let our_plain = twin(&plain, HashKeyed::modulo(by_key()), &parameters);
+    let our_ring = twin(&ring, HashKeyed::consistent(by_key()), &parameters);
     let client = CLIENT.parse().unwrap();
     let mut random = fastrand::Rng::with_seed(7);
     for number in 0..1_500 {

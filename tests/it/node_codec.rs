@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use kylin_lb::backend::Phase;
+use kylin_lb::backend::SendErrorKind;
 use kylin_lb::backend::http1::Timeouts;
 use kylin_lb::body::BodyError;
 use kylin_lb::{Backend, Body, HttpBackend, SendError};
@@ -49,7 +49,7 @@ async fn so_many_interim_answers_and_no_more() {
         let interim = format!("HTTP/1.1 {interim}\r\n\r\n");
         let after = |count: usize| [interim.repeat(count).into_bytes(), ok("final")].concat();
         assert_eq!(whole(asked(after(16)).await.unwrap()).await.unwrap(), "final");
-        assert_eq!(asked(after(17)).await.unwrap_err().phase(), Phase::Invalid, "{interim}");
+        assert_eq!(asked(after(17)).await.unwrap_err().kind(), SendErrorKind::Invalid, "{interim}");
     }
 }
 
@@ -70,7 +70,7 @@ async fn a_head_that_parsers_read_differently_is_an_error() {
         "HTTP/1.1 100 Continue\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
     ] {
         let error = asked(format!("{head}hi")).await.map(|_| ()).expect_err(head);
-        assert_eq!(error.phase(), Phase::Invalid, "{head:?}");
+        assert_eq!(error.kind(), SendErrorKind::Invalid, "{head:?}");
     }
 }
 
@@ -109,7 +109,7 @@ async fn more_fields_than_a_map_can_hold_are_an_error() {
     for most in [50_000, usize::MAX] {
         let backend = HttpBackend::builder(&node.address().to_string()).unwrap();
         let backend = backend.max_headers(most).max_head_bytes(1 << 20).build();
-        assert_eq!(backend.send(get()).await.unwrap_err().phase(), Phase::Invalid);
+        assert_eq!(backend.send(get()).await.unwrap_err().kind(), SendErrorKind::Invalid);
     }
 }
 
@@ -189,12 +189,12 @@ async fn a_target_without_a_path_gets_one() {
 const LIMIT: Duration = Duration::from_secs(100);
 
 /// For how long a request waits for a node that follows `script`, by a clock that jumps to the next timer when all wait.
-async fn waits(script: Vec<Act>, body: Body) -> (Phase, Duration) {
+async fn waits(script: Vec<Act>, body: Body) -> (SendErrorKind, Duration) {
     let node = RawNode::start([script]).await;
     let backend = HttpBackend::builder(&node.address().to_string()).unwrap().head_timeout(LIMIT).build();
     let start = Instant::now();
     let error = backend.send(post(body)).await.unwrap_err();
-    (error.phase(), start.elapsed())
+    (error.kind(), start.elapsed())
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,13 +203,13 @@ async fn a_node_has_its_time_once_and_not_twice() {
     for body in [Body::empty(), Body::from("body"), Body::from(vec![0; 100_000])] {
         let what = format!("{body:?}");
         let (phase, waited) = waits(vec![Act::ReadHead, Act::UntilClosed], body).await;
-        assert_eq!(phase, Phase::HeadTimeout);
+        assert_eq!(phase, SendErrorKind::HeadTimeout);
         assert!(close(waited), "{what}: {waited:?}");
     }
     // A head that drips has no more time than one that does not come.
     let drips = b"HTTP/1.1 200 OK\r\nX: ".map(|byte| Act::Write(vec![byte])).to_vec();
     let (phase, waited) = waits([vec![Act::Read], drips, vec![Act::UntilClosed]].concat(), Body::empty()).await;
-    assert!(phase == Phase::HeadTimeout && close(waited), "{waited:?}");
+    assert!(phase == SendErrorKind::HeadTimeout && close(waited), "{waited:?}");
 }
 
 #[tokio::test]
@@ -240,7 +240,7 @@ async fn a_kept_connection_has_the_time_of_each_request_whatever_the_one_before_
         let error = backend.send(get(now)).await.unwrap_err();
         let waited = start.elapsed();
         tokio::time::resume();
-        assert_eq!((error.phase(), node.seen().connections), (Phase::HeadTimeout, 1));
+        assert_eq!((error.kind(), node.seen().connections), (SendErrorKind::HeadTimeout, 1));
         assert!(now <= waited && waited < now + now / 10, "{before:?}, then {now:?}: {waited:?}");
     }
 }
@@ -280,7 +280,7 @@ async fn time_that_an_upload_takes_is_not_the_nodes() {
     // Each piece comes after more than the node's time.
     let every = LIMIT * 3 / 2;
     let (phase, waited) = waits(vec![Act::ReadHead, Act::UntilClosed], Slow::body(4, 10, every)).await;
-    assert_eq!(phase, Phase::HeadTimeout);
+    assert_eq!(phase, SendErrorKind::HeadTimeout);
     let after = waited.checked_sub(every * 4).expect("not before the upload was over");
     assert!(LIMIT <= after && after < LIMIT + LIMIT / 10, "{after:?}");
 }
@@ -290,11 +290,11 @@ async fn a_node_that_takes_no_more_of_an_upload_is_not_waited_for_because_more_i
     // Pieces come for ever, and the kernel's buffers are full before long.
     let pieces = Slow::body(usize::MAX, 1 << 20, Duration::from_secs(1));
     let (phase, waited) = waits(vec![Act::ReadHead, Act::Stall], pieces).await;
-    assert_eq!(phase, Phase::HeadTimeout);
+    assert_eq!(phase, SendErrorKind::HeadTimeout);
     assert!(waited < LIMIT * 3, "{waited:?}");
     let small = Slow::body(usize::MAX, 1000, Duration::from_millis(1));
     let (phase, _) = waits(vec![Act::ReadHead, Act::Stall], small).await;
-    assert_eq!(phase, Phase::HeadTimeout, "a little is always waiting to be written");
+    assert_eq!(phase, SendErrorKind::HeadTimeout, "a little is always waiting to be written");
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn a_connection_of_another_runtime_is_waited_for_by_the_clock_of_this_one() {
     assert_eq!(made.block_on(async { whole(backend.send(get()).await.unwrap()).await.unwrap() }), "fine");
     // Nobody drives the runtime that watches the connection, which must not mean that the request is never over.
     let error = used.block_on(backend.send(get())).unwrap_err();
-    assert_eq!(error.phase(), Phase::HeadTimeout);
+    assert_eq!(error.kind(), SendErrorKind::HeadTimeout);
     drop((backend, made, node.1));
     node.0.join().unwrap();
 }

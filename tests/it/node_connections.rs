@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
-use kylin_lb::backend::Phase;
+use kylin_lb::backend::SendErrorKind;
 use kylin_lb::backend::http1::HttpBackendBuilder;
 use kylin_lb::clock::ManualClock;
 use kylin_lb::{Backend, Body, HttpBackend};
@@ -104,7 +104,7 @@ async fn a_request_beyond_the_limit_of_connections_comes_back_unsent() {
     let others = async {
         node.wait_until(|seen| seen.requests.len() == 1).await;
         let mut error = backend.send(post("second")).await.unwrap_err();
-        assert_eq!(error.phase(), Phase::Limit);
+        assert_eq!(error.kind(), SendErrorKind::Limit);
         let request = error.take_request().unwrap();
         assert_eq!(request.into_body().collect().await.unwrap().to_bytes(), "second");
         node.go();
@@ -139,7 +139,7 @@ async fn a_node_that_takes_no_connection_in_time_is_passed_over_with_the_request
     let timeout = Duration::from_millis(100);
     let backend = HttpBackend::builder(&full.address.to_string()).unwrap().connect_timeout(timeout).build();
     let mut error = backend.send(post("body")).await.unwrap_err();
-    assert_eq!(error.phase(), Phase::ConnectTimeout);
+    assert_eq!(error.kind(), SendErrorKind::ConnectTimeout);
     assert!(error.take_request().is_some());
     eventually(|| backend.connections() == 0, || "the attempt given up".to_owned()).await;
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use kylin_lb::backend::Phase;
+use kylin_lb::backend::SendErrorKind;
 use kylin_lb::{Backend, Body, HttpBackend};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -111,7 +111,7 @@ async fn a_body_that_is_not_as_long_as_declared_is_its_senders_failure() {
         drop(pieces);
         let request = Request::post("/").header("host", "kylin").header("content-length", declared);
         let error = backend.send(request.body(Body::new(Pieces(body))).unwrap()).await.unwrap_err();
-        assert_eq!(error.phase(), Phase::RequestBody, "{declared} {sent}");
+        assert_eq!(error.kind(), SendErrorKind::RequestBody, "{declared} {sent}");
         assert_eq!(backend.connections(), 0);
     }
 }

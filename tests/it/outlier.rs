@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 use kylin_lb::clock::ManualClock;
-use kylin_lb::health::{Operational, Outlier, Reason};
-use kylin_lb::proxy::Retry;
+use kylin_lb::health::{HealthState, Outlier, Reason};
+use kylin_lb::proxy::RetryPolicy;
 use kylin_lb::testing::kylin::{Fault, Metastore, Reach};
 use kylin_lb::{Cluster, Outcome, Proxy};
 
@@ -43,13 +43,13 @@ fn five_failures_in_a_row_eject_for_half_a_minute_and_the_next_time_for_longer()
     report(&cluster, "1", Outcome::Unknown);
     assert_eq!(ejected(&cluster), [] as [usize; 0], "what says nothing of the node does not count, nor break the row");
     fail(&cluster, "1", 1);
-    assert_eq!(state(&cluster, "1"), (Operational::Ejected, Some(Reason::Consecutive)));
+    assert_eq!(state(&cluster, "1"), (HealthState::Ejected, Some(Reason::Consecutive)));
     let since = status(&cluster, "1").since;
 
     advance(&clock, 29.999);
     assert_eq!((ejected(&cluster), status(&cluster, "1").since), (vec![1], since));
     advance(&clock, 0.001);
-    assert_eq!(state(&cluster, "1"), (Operational::Up, None));
+    assert_eq!(state(&cluster, "1"), (HealthState::Healthy, None));
     assert_eq!(status(&cluster, "1").since - since, Duration::from_secs(30));
     fail(&cluster, "1", 4);
     assert_eq!(ejected(&cluster), [] as [usize; 0], "the row begins anew");
@@ -128,7 +128,7 @@ fn a_success_rate_below_the_others_ejects_at_the_end_of_the_interval() {
     assert_eq!(ejected(&cluster), [] as [usize; 0]);
     advance(&clock, 10.0);
     report(&cluster, "1", Outcome::Success);
-    assert_eq!(state(&cluster, "0"), (Operational::Ejected, Some(Reason::SuccessRate)));
+    assert_eq!(state(&cluster, "0"), (HealthState::Ejected, Some(Reason::SuccessRate)));
     assert_eq!(ejected(&cluster), [0]);
 }
 
@@ -146,15 +146,15 @@ fn nginx_rule_stays_the_default_and_works_beside() {
         .build()
         .unwrap();
     fail(&both, "0", 2);
-    assert_eq!(state(&both, "0"), (Operational::Ejected, Some(Reason::MaxFails)));
+    assert_eq!(state(&both, "0"), (HealthState::Ejected, Some(Reason::MaxFails)));
     advance(&clock, 10.001);
-    assert_eq!(state(&both, "0"), (Operational::InDoubt, Some(Reason::MaxFails)), "the next request decides");
+    assert_eq!(state(&both, "0"), (HealthState::Suspect, Some(Reason::MaxFails)), "the next request decides");
     fail(&both, "0", 1);
     advance(&clock, 10.001);
     fail(&both, "0", 1);
     advance(&clock, 10.001);
     fail(&both, "0", 1);
-    assert_eq!(state(&both, "0"), (Operational::Ejected, Some(Reason::Consecutive)), "the fifth in a row");
+    assert_eq!(state(&both, "0"), (HealthState::Ejected, Some(Reason::Consecutive)), "the fifth in a row");
     advance(&clock, 29.0);
     assert_eq!(ejected(&both), [0], "for longer than fail_timeout");
 }
@@ -217,7 +217,7 @@ async fn front_over_three(
     let endpoints =
         nodes.iter().enumerate().map(|(id, (_, served))| front::endpoint(id, served.addr(), |backend| backend));
     let cluster = Cluster::builder().endpoints(endpoints).outlier(Outlier::new()).build().unwrap();
-    let retry = Retry::default().on_status(StatusCode::BAD_GATEWAY);
+    let retry = RetryPolicy::default().on_status(StatusCode::BAD_GATEWAY);
     let front = Front::serving(Proxy::builder(cluster).retry(retry).build(), |server| server.threads(1));
     (nodes, front)
 }
@@ -231,7 +231,7 @@ async fn a_node_with_gateway_errors_is_left_out_and_a_lost_metastore_costs_nobod
         assert_eq!(front.get("/kylin/api/admin/version").await.unwrap().status(), 200);
     }
     front.idle().await;
-    assert_eq!(state(front.proxy.cluster(), "1"), (Operational::Ejected, Some(Reason::Consecutive)));
+    assert_eq!(state(front.proxy.cluster(), "1"), (HealthState::Ejected, Some(Reason::Consecutive)));
     assert_eq!(nodes[1].0.stats().requests, 5);
 
     metastore.set_down(true);
@@ -242,7 +242,7 @@ async fn a_node_with_gateway_errors_is_left_out_and_a_lost_metastore_costs_nobod
     }
     front.idle().await;
     for id in ["0", "2"] {
-        assert_eq!(state(front.proxy.cluster(), id), (Operational::Up, None));
+        assert_eq!(state(front.proxy.cluster(), id), (HealthState::Healthy, None));
     }
 }
 
@@ -257,7 +257,7 @@ async fn when_all_nodes_have_gateway_errors_nobody_is_ejected() {
     }
     front.idle().await;
     let endpoints = front.proxy.cluster().status().endpoints;
-    assert!(endpoints.iter().all(|endpoint| endpoint.operational == Operational::Up && endpoint.failed > 5));
+    assert!(endpoints.iter().all(|endpoint| endpoint.operational == HealthState::Healthy && endpoint.failed > 5));
     for (node, _) in &nodes {
         node.faults().clear();
     }

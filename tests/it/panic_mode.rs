@@ -1,6 +1,6 @@
 //! When their health leaves no endpoint, the one that failed least recently serves - where that is asked for.
 
-use kylin_lb::balance::Tried;
+use kylin_lb::balance::Attempted;
 use kylin_lb::clock::ManualClock;
 use kylin_lb::endpoint::{Role, Roles};
 use kylin_lb::{Cluster, Outcome, RequestView};
@@ -62,7 +62,7 @@ fn retries_go_on_to_those_that_were_not_tried() {
     let cluster = cluster(&["", ""], true, &clock);
     fail_in_order(&cluster, &clock, &["0", "1"]);
     let request = http::Request::get("/").body(()).unwrap();
-    let mut tried = Tried::none();
+    let mut tried = Attempted::none();
     let mut order = Vec::new();
     while let Ok(picked) = cluster.pick(&RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 1])), &tried) {
         tried.add(&picked.lease);
@@ -89,7 +89,7 @@ fn intent_and_limits_are_no_reason_to_panic_and_hold_in_it() {
     report(&cluster, "2", Outcome::Failure);
     let _full = pick(&cluster).unwrap();
     assert_eq!(picked(&cluster).as_deref(), Some("2"), "the limit of the least recently failed is reached");
-    cluster.drain(&"2".parse().unwrap()).unwrap();
+    cluster.set_admin_state(&"2".parse().unwrap(), kylin_lb::endpoint::AdminState::Drain).unwrap();
     assert_eq!(picked(&cluster), None, "one is full, the others are not wanted");
 }
 
@@ -104,7 +104,7 @@ fn panic_is_for_a_role_where_only_its_endpoints_are_ill() {
     let request = http::Request::get("/").body(()).unwrap();
     let picked = |role| {
         let view = RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 1])).needs(Some(role));
-        cluster.pick(&view, &Tried::none()).unwrap().lease.endpoint().to_string()
+        cluster.pick(&view, &Attempted::none()).unwrap().lease.endpoint().to_string()
     };
     assert_eq!([picked(Role::Query), picked(Role::Job)], ["2", "1"]);
 }

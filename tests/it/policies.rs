@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use http::HeaderName;
 use kylin_lb::ClientAddr;
 use kylin_lb::balance::{
-    Balancer, BalancerExt, Candidate, Candidates, Hash, IpHash, LeastConn, LeastWork, QueryAffinity, Random, RandomTwo,
-    RequestKey, RoundRobin, Tried,
+    Attempted, Balancer, BalancerExt, Candidate, Candidates, HashKeyed, IpHash, LeastConn, QueryAffinity, RandomOne,
+    RandomTwo, RequestKey, RoundRobin,
 };
 use kylin_lb::cluster::Picked;
 use kylin_lb::endpoint::Outcome;
@@ -27,7 +27,7 @@ fn sequence(cluster: &Cluster<Nowhere>, length: usize) -> String {
 
 /// The endpoints that a request with `key` is sent to one after the other.
 fn draws(cluster: &Cluster<Nowhere>, client: ClientAddr, key: &str) -> Vec<usize> {
-    let mut tried = Tried::none();
+    let mut tried = Attempted::none();
     let request = request(key);
     let view = RequestView::of(&request, client);
     std::iter::from_fn(|| {
@@ -49,7 +49,7 @@ fn round_robin_is_smooth_and_weighted() {
 #[test]
 fn round_robin_spreads_the_share_of_a_dead_endpoint_over_all_others() {
     let cluster = cluster(RoundRobin::new(), &["", "", "", ""]);
-    pick(&cluster, ANYBODY, "", &Tried::none()).unwrap().lease.set_outcome(Outcome::Failure);
+    pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap().lease.set_outcome(Outcome::Failure);
     assert!(cluster.status().endpoints[0].ejected);
     assert_eq!(sequence(&cluster, 9), "bcdbcdbcd");
 }
@@ -106,10 +106,10 @@ fn ip_hash_draws_again_and_down_keeps_its_place() {
     let clients: Vec<IpAddr> = (0..200).map(|net| IpAddr::from([10, 1, net, 9])).collect();
     let homes = |cluster| clients.iter().map(|client| choose(cluster, *client, "")).collect::<Vec<_>>();
     let before = homes(&cluster);
-    cluster.maintain(&"2".parse().unwrap()).unwrap();
+    cluster.set_admin_state(&"2".parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     let during = homes(&cluster);
     assert!(before.iter().zip(&during).all(|(before, during)| *during != 2 && (*before == 2 || before == during)));
-    cluster.ready(&"2".parse().unwrap()).unwrap();
+    cluster.set_admin_state(&"2".parse().unwrap(), kylin_lb::endpoint::AdminState::Ready).unwrap();
     assert_eq!(homes(&cluster), before);
 }
 
@@ -145,7 +145,7 @@ fn rendezvous_follows_the_weights_and_moves_only_the_clients_of_the_endpoint_tha
 #[test]
 fn hash_equals_the_golden_draws() {
     for (key, expected) in [("a", [2, 1, 0]), ("ADMIN", [1, 0, 2]), ("/kylin/api/query", [0, 1, 2])] {
-        let cluster = cluster(Hash::new(by_key()), &["", "", ""]);
+        let cluster = cluster(HashKeyed::modulo(by_key()), &["", "", ""]);
         // Draws of endpoints that were tried are skipped: of "a" 2,1,0,1,0,2 and "ADMIN" 1,0,1,2 remain three each. The
         // draws of "/kylin/api/query" are 0,1,1,1,1,1, and none of the first 21 need be 2.
         assert_eq!(draws(&cluster, ANYBODY.into(), key), expected, "{key}");
@@ -154,15 +154,15 @@ fn hash_equals_the_golden_draws() {
 
 #[test]
 fn a_request_without_a_key_is_balanced_in_turn() {
-    assert_eq!(sequence(&cluster(Hash::new(by_key()), &["", "", ""]), 6), "abcabc");
-    assert_eq!(sequence(&cluster(Hash::consistent(by_key()), &["", "", ""]), 6), "abcabc");
+    assert_eq!(sequence(&cluster(HashKeyed::modulo(by_key()), &["", "", ""]), 6), "abcabc");
+    assert_eq!(sequence(&cluster(HashKeyed::consistent(by_key()), &["", "", ""]), 6), "abcabc");
 }
 
 #[test]
 fn consistent_hash_equals_the_golden_values() {
     let ring = || {
         let endpoints = (1..=3).map(|n| endpoint(&n.to_string()).placement(format!("10.0.0.{n}:7070")));
-        Cluster::builder().endpoints(endpoints).balancer(Hash::consistent(by_key())).build().unwrap()
+        Cluster::builder().endpoints(endpoints).balancer(HashKeyed::consistent(by_key())).build().unwrap()
     };
     let cluster = ring();
     for (key, expected) in [("a", 3), ("ADMIN", 2), ("session-42", 3), ("/kylin/api/query", 3)] {
@@ -177,7 +177,7 @@ fn consistent_hash_equals_the_golden_values() {
     // One that leaves, for good or for a while, moves only its own keys.
     let homes = |cluster| (0..5_000).map(|n| choose(cluster, ANYBODY, &n.to_string())).collect::<Vec<_>>();
     let before = homes(&cluster);
-    cluster.maintain(&"2".parse().unwrap()).unwrap();
+    cluster.set_admin_state(&"2".parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     let without = homes(&cluster);
     assert!(before.iter().zip(&without).all(|(before, after)| *before == 2 || before == after));
     let removed = ring();
@@ -189,7 +189,7 @@ fn consistent_hash_equals_the_golden_values() {
 fn endpoints_that_share_a_name_share_its_keys_in_turn() {
     let endpoints =
         ["0", "1", "2"].map(|id| endpoint(id).placement(if id == "2" { "other:7070" } else { "same:7070" }));
-    let cluster = Cluster::builder().endpoints(endpoints).balancer(Hash::consistent(by_key())).build().unwrap();
+    let cluster = Cluster::builder().endpoints(endpoints).balancer(HashKeyed::consistent(by_key())).build().unwrap();
     for n in 0..50 {
         let key = n.to_string();
         let chosen: Vec<_> = (0..4).map(|_| choose(&cluster, ANYBODY, &key)).collect();
@@ -202,7 +202,7 @@ fn endpoints_that_share_a_name_share_its_keys_in_turn() {
 #[test]
 fn least_conn_fills_by_weight_and_breaks_ties_in_smooth_order() {
     let cluster = cluster(LeastConn::new(), &["weight=2", "", ""]);
-    let mut held: Vec<_> = (0..8).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect();
+    let mut held: Vec<_> = (0..8).map(|_| pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap()).collect();
     let status = cluster.status();
     assert_eq!(status.endpoints.iter().map(|endpoint| endpoint.in_flight).collect::<Vec<_>>(), [4, 2, 2]);
 
@@ -229,7 +229,7 @@ proptest::proptest! {
                 continue;
             }
             let before: Vec<_> = cluster.status().endpoints.iter().map(|endpoint| endpoint.in_flight).collect();
-            let picked = pick(&cluster, ANYBODY, "", &Tried::none()).unwrap();
+            let picked = pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap();
             let of = index(&picked);
             for (other, in_flight) in before.iter().enumerate() {
                 proptest::prop_assert!(
@@ -245,7 +245,7 @@ proptest::proptest! {
 #[test]
 fn least_conn_avoids_an_endpoint_that_is_stuck() {
     let cluster = cluster(LeastConn::new(), &["", "", ""]);
-    let stuck = pick(&cluster, ANYBODY, "", &Tried::none()).unwrap();
+    let stuck = pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap();
     let after: Vec<_> = (0..10).map(|_| choose(&cluster, ANYBODY, "")).collect();
     assert!(!after.contains(&index(&stuck)), "{after:?}");
 }
@@ -260,7 +260,7 @@ fn least_conn_passes_over_one_that_is_idle_because_it_is_ejected() {
 }
 
 fn pick_at(cluster: &Cluster<Nowhere>, id: &str) -> Picked<Nowhere> {
-    cluster.pick_bound(&RequestView::of(&request(""), ANYBODY), &Tried::none(), id).unwrap()
+    cluster.pick_bound(&RequestView::of(&request(""), ANYBODY), &Attempted::none(), id).unwrap()
 }
 
 #[test]
@@ -268,27 +268,26 @@ fn whatever_the_policy_a_full_endpoint_is_passed_over() {
     fn fills_all(policy: impl Balancer) {
         let name = format!("{policy:?}");
         let cluster = cluster(policy, &["max_conns=1"; 4]);
-        let pick = || pick(&cluster, ANYBODY, "", &Tried::none());
+        let pick = || pick(&cluster, ANYBODY, "", &Attempted::none());
         let held: Vec<_> = std::iter::from_fn(pick).take(5).collect();
         let chosen: std::collections::BTreeSet<_> = held.iter().map(index).collect();
         assert_eq!((held.len(), chosen.len()), (4, 4), "{name}");
     }
     fills_all(RoundRobin::new());
     fills_all(LeastConn::new());
-    fills_all(LeastWork::new());
-    fills_all(Random::new());
+    fills_all(RandomOne::new());
     fills_all(RandomTwo::new());
     fills_all(IpHash::new());
     fills_all(IpHash::whole_address());
-    fills_all(Hash::new(by_key()));
-    fills_all(Hash::consistent(by_key()));
+    fills_all(HashKeyed::modulo(by_key()));
+    fills_all(HashKeyed::consistent(by_key()));
     fills_all(QueryAffinity::new());
 }
 
 #[test]
 fn least_conn_finds_the_only_idle_endpoint_behind_some_that_are_tied() {
     let cluster = cluster(LeastConn::new(), &["", "", "", ""]);
-    let mut held: Vec<_> = (0..4).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect();
+    let mut held: Vec<_> = (0..4).map(|_| pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap()).collect();
     held.retain(|picked| index(picked) != 3);
     assert_eq!(choose(&cluster, ANYBODY, ""), 3);
     assert_eq!(choose(&cluster, ANYBODY, ""), 3, "it was given back");
@@ -298,7 +297,7 @@ fn least_conn_finds_the_only_idle_endpoint_behind_some_that_are_tied() {
 #[test]
 fn random_two_takes_the_less_loaded_and_reaches_everybody() {
     let cluster = cluster(RandomTwo::new(), &["", "weight=3"]);
-    let held: Vec<_> = (0..400).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect();
+    let held: Vec<_> = (0..400).map(|_| pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap()).collect();
     let counts = [0, 1].map(|of| held.iter().filter(|picked| index(picked) == of).count());
     // Of two endpoints both are drawn every time, so this is least-conn.
     assert_eq!(counts, [100, 300]);
@@ -318,7 +317,7 @@ fn many(policy: impl Balancer) -> Cluster<Nowhere> {
 #[test]
 fn backups_serve_only_when_no_primary_can() {
     let cluster = cluster(RoundRobin::new(), &["max_conns=1", "backup", "max_conns=1", "backup"]);
-    let mut held: Vec<_> = (0..4).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect();
+    let mut held: Vec<_> = (0..4).map(|_| pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap()).collect();
     assert_eq!(held.iter().map(index).collect::<Vec<_>>(), [0, 2, 1, 3]);
     held.remove(1);
     assert_eq!(choose(&cluster, ANYBODY, ""), 2);
@@ -327,16 +326,16 @@ fn backups_serve_only_when_no_primary_can() {
 #[test]
 fn limits_in_flight_are_exact_and_drained_endpoints_are_left_alone() {
     let cluster = cluster(LeastConn::new(), &["max_conns=2", "max_conns=1"]);
-    let held: Vec<_> = (0..3).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect();
-    assert!(pick(&cluster, ANYBODY, "", &Tried::none()).is_none());
+    let held: Vec<_> = (0..3).map(|_| pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap()).collect();
+    assert!(pick(&cluster, ANYBODY, "", &Attempted::none()).is_none());
     drop(held);
-    cluster.drain(&"0".parse().unwrap()).unwrap();
+    cluster.set_admin_state(&"0".parse().unwrap(), kylin_lb::endpoint::AdminState::Drain).unwrap();
     assert_eq!([0; 3].map(|_| choose(&cluster, ANYBODY, "")), [1; 3]);
 }
 
 #[test]
 fn random_shares_by_weight_among_those_that_can_serve() {
-    let cluster = cluster(Random::new(), &["weight=4", "weight=2", "", "down"]);
+    let cluster = cluster(RandomOne::new(), &["weight=4", "weight=2", "", "down"]);
     let shares = |draws: usize| {
         let mut counts = [0_usize; 4];
         (0..draws).for_each(|_| counts[choose(&cluster, ANYBODY, "")] += 1);
@@ -346,7 +345,7 @@ fn random_shares_by_weight_among_those_that_can_serve() {
     let near = |count: usize, expected: usize| count.abs_diff(expected) < 250;
     let counts = shares(7000);
     assert!(near(counts[0], 4000) && near(counts[1], 2000) && near(counts[2], 1000) && counts[3] == 0, "{counts:?}");
-    cluster.maintain(&"0".parse().unwrap()).unwrap();
+    cluster.set_admin_state(&"0".parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     let counts = shares(3000);
     assert!(near(counts[1], 2000) && near(counts[2], 1000) && counts[0] + counts[3] == 0, "{counts:?}");
 }
@@ -355,7 +354,7 @@ fn random_shares_by_weight_among_those_that_can_serve() {
 fn the_last_endpoint_is_never_ejected() {
     let cluster = cluster(RoundRobin::new(), &["max_fails=1"]);
     for _ in 0..5 {
-        pick(&cluster, ANYBODY, "", &Tried::none()).unwrap().lease.set_outcome(Outcome::Failure);
+        pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap().lease.set_outcome(Outcome::Failure);
     }
     assert!(!cluster.status().endpoints[0].ejected);
 }
@@ -372,12 +371,12 @@ impl Balancer for AdminsFirst {
 
 #[test]
 fn a_policy_of_ones_own_can_be_combined_with_any_other() {
-    let cluster = cluster(AdminsFirst.or(Hash::consistent(by_key())), &["", "", ""]);
+    let cluster = cluster(AdminsFirst.or(HashKeyed::consistent(by_key())), &["", "", ""]);
     assert_eq!(choose(&cluster, ANYBODY, "ADMIN"), 0);
     let others: std::collections::BTreeSet<_> = (0..50).map(|n| choose(&cluster, ANYBODY, &n.to_string())).collect();
     assert_eq!(others.len(), 3);
     // A choice that cannot serve counts as abstaining.
-    cluster.maintain(&"0".parse().unwrap()).unwrap();
+    cluster.set_admin_state(&"0".parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     assert_ne!(choose(&cluster, ANYBODY, "ADMIN"), 0);
 }
 
@@ -385,7 +384,7 @@ fn a_policy_of_ones_own_can_be_combined_with_any_other() {
 fn least_conn_keeps_many_endpoints_as_level_as_few() {
     let cluster = cluster(LeastConn::new(), &[""; 200]);
     let hold =
-        |count: usize| (0..count).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect::<Vec<_>>();
+        |count: usize| (0..count).map(|_| pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap()).collect::<Vec<_>>();
     let counts = || cluster.status().endpoints.iter().map(|endpoint| endpoint.in_flight).collect::<Vec<_>>();
     let mut held = hold(200);
     assert_eq!(counts(), [1; 200], "in order while all are equal");
@@ -402,7 +401,7 @@ fn least_conn_finds_the_few_of_many_that_can_serve() {
     let mut parameters = vec!["down"; 300];
     (parameters[3], parameters[200]) = ("", "");
     let cluster = cluster(LeastConn::new(), &parameters);
-    let held: Vec<_> = (0..4).map(|_| pick(&cluster, ANYBODY, "", &Tried::none()).unwrap()).collect();
+    let held: Vec<_> = (0..4).map(|_| pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap()).collect();
     let mut chosen: Vec<_> = held.iter().map(index).collect();
     chosen.sort_unstable();
     assert_eq!(chosen, [3, 3, 200, 200]);

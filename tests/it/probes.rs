@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Response, StatusCode};
-use kylin_lb::backend::Phase;
-use kylin_lb::endpoint::{Demand, Intent};
-use kylin_lb::health::{Checks, Expected, Operational, Probe, ProbeFailure, Reason};
-use kylin_lb::testing::kylin::{Dialect, Fault, KylinNode, Mode, Reach};
+use kylin_lb::backend::SendErrorKind;
+use kylin_lb::endpoint::{AdminState, TrafficKind};
+use kylin_lb::health::{HealthState, ProbeFailure, Reason};
+use kylin_lb::probe::{HealthCheck, Probe, ResponseMatcher};
+use kylin_lb::testing::kylin::{Fault, KylinNode, KylinVersion, Mode, Reach};
 use kylin_lb::testing::{Scripted, Step};
 use kylin_lb::{Backend, Body, Cluster, Endpoint, HttpBackend, Outcome};
 use tokio::time::{Instant, sleep, timeout};
@@ -18,19 +19,19 @@ use crate::support::front::{self, Front, demo, eventually, nobody};
 use crate::support::health::{pick, report, state, status};
 use crate::support::raw_node::{RawNode, answers};
 
-const UP: (Operational, Option<Reason>) = (Operational::Up, None);
+const UP: (HealthState, Option<Reason>) = (HealthState::Healthy, None);
 
-fn down(failure: ProbeFailure) -> (Operational, Option<Reason>) {
-    (Operational::Down, Some(Reason::Probe(failure)))
+fn down(failure: ProbeFailure) -> (HealthState, Option<Reason>) {
+    (HealthState::Unhealthy, Some(Reason::Probe(failure)))
 }
 
-fn in_doubt(failure: ProbeFailure) -> (Operational, Option<Reason>) {
-    (Operational::InDoubt, Some(Reason::Probe(failure)))
+fn in_doubt(failure: ProbeFailure) -> (HealthState, Option<Reason>) {
+    (HealthState::Suspect, Some(Reason::Probe(failure)))
 }
 
 /// Every second exactly, `fall` 3, `rise` 2.
-fn every_second(probe: Probe) -> Checks {
-    Checks::new(probe).interval(Duration::from_secs(1)).fast_interval(Duration::from_secs(1)).jitter(0.0)
+fn every_second(probe: Probe) -> HealthCheck {
+    HealthCheck::new(probe).interval(Duration::from_secs(1)).fast_interval(Duration::from_secs(1)).jitter(0.0)
 }
 
 fn of<B>(nodes: impl IntoIterator<Item = B>) -> Cluster<B> {
@@ -39,17 +40,17 @@ fn of<B>(nodes: impl IntoIterator<Item = B>) -> Cluster<B> {
 }
 
 /// What the first probe of `backend` comes to.
-async fn first<B: Backend>(backend: B, probe: Probe) -> (Operational, Option<Reason>) {
+async fn first<B: Backend>(backend: B, probe: Probe) -> (HealthState, Option<Reason>) {
     let cluster = of([backend]);
-    let checks = Checks::new(probe).timeout(Duration::from_millis(500)).wait_for_first_success(true);
+    let checks = HealthCheck::new(probe).timeout(Duration::from_millis(500)).wait_for_first_success(true);
     let _checker = checks.start(&cluster);
-    let known = || state(&cluster, "0") != (Operational::Down, Some(Reason::Unproven));
+    let known = || state(&cluster, "0") != (HealthState::Unhealthy, Some(Reason::Unproven));
     eventually(known, || format!("{:?}", cluster.status())).await;
     state(&cluster, "0")
 }
 
 /// The same over a socket.
-async fn first_at(address: SocketAddr, probe: Probe) -> (Operational, Option<Reason>) {
+async fn first_at(address: SocketAddr, probe: Probe) -> (HealthState, Option<Reason>) {
     first(HttpBackend::new(&address.to_string()).unwrap(), probe).await
 }
 
@@ -59,7 +60,7 @@ fn query(sql: &str) -> Probe {
 
 #[tokio::test]
 async fn the_ready_made_probes_know_kylin_nodes_of_every_version_and_role_over_a_socket() {
-    for dialect in [Dialect::V4, Dialect::V5] {
+    for dialect in [KylinVersion::V4, KylinVersion::V5] {
         for mode in [Mode::All, Mode::Query, Mode::Job] {
             let (node, served) = demo("q1").await;
             let _ = node.clone().dialect(dialect).mode(mode);
@@ -68,7 +69,7 @@ async fn the_ready_made_probes_know_kylin_nodes_of_every_version_and_role_over_a
             assert_eq!(first_at(at, query("select 1")).await, UP, "{dialect:?} {mode:?}");
             assert_eq!(first_at(at, Probe::tcp()).await, UP);
             let health = match dialect {
-                Dialect::V5 => UP,
+                KylinVersion::V5 => UP,
                 _ => down(ProbeFailure::Status(StatusCode::UNAUTHORIZED)),
             };
             assert_eq!(first_at(at, Probe::kylin5_health()).await, health);
@@ -93,7 +94,7 @@ async fn a_probe_sees_what_is_wrong() {
         first_at(at, query("SYNTAX ERROR")).await,
         down(ProbeFailure::Status(StatusCode::INTERNAL_SERVER_ERROR))
     );
-    let _ = node.clone().dialect(Dialect::V5);
+    let _ = node.clone().dialect(KylinVersion::V5);
     assert_eq!(first_at(at, query("SYNTAX ERROR")).await, down(ProbeFailure::Body), "200 with isException");
     node.faults().set_metastore_down(true);
     let unavailable = down(ProbeFailure::Status(StatusCode::SERVICE_UNAVAILABLE));
@@ -138,10 +139,10 @@ async fn what_goes_over_the_wire_is_a_whole_request() {
     let probe = Probe::get("/own?deep=1")
         .unwrap()
         .header("x-probe".parse().unwrap(), "yes".parse().unwrap())
-        .expect(Expected::status(StatusCode::NO_CONTENT));
+        .expect(ResponseMatcher::status(StatusCode::NO_CONTENT));
     let endpoint = Endpoint::http("0", &node.address().to_string()).unwrap();
     let cluster = Cluster::builder().endpoint(endpoint).build().unwrap();
-    let _checker = Checks::new(probe).start(&cluster);
+    let _checker = HealthCheck::new(probe).start(&cluster);
     let seen = node.wait_until(|seen| !seen.requests.is_empty()).await;
     let request = seen.texts()[0].to_lowercase();
     assert!(request.starts_with("get /own?deep=1 http/1.1\r\n"), "{request}");
@@ -189,7 +190,8 @@ async fn an_endpoint_in_doubt_is_probed_at_the_fast_interval() {
     node.faults().inject(Reach::Everything, Fault::Close);
     let cluster = of([node.clone()]);
     let begun = Instant::now();
-    let _checker = Checks::new(Probe::kylin_version()).interval(Duration::from_secs(60)).jitter(0.0).start(&cluster);
+    let _checker =
+        HealthCheck::new(Probe::kylin_version()).interval(Duration::from_secs(60)).jitter(0.0).start(&cluster);
     sleep(Duration::from_millis(2_100)).await;
     assert_eq!((state(&cluster, "0"), node.stats().requests), (down(ProbeFailure::Broken), 3));
     node.faults().clear();
@@ -203,7 +205,7 @@ async fn a_request_that_times_out_or_fails_has_its_node_probed_soon_and_ejects_n
     let nodes = ["q0", "q1"].map(KylinNode::new);
     let endpoints = (0..).zip(nodes.clone()).map(|(id, node): (usize, _)| Endpoint::new(id.to_string(), node).unwrap());
     let cluster = Cluster::builder().endpoints(endpoints.map(|endpoint| endpoint.max_fails(0))).build().unwrap();
-    let checks = Checks::new(Probe::kylin_version()).interval(Duration::from_secs(3_600)).jitter(0.0);
+    let checks = HealthCheck::new(Probe::kylin_version()).interval(Duration::from_secs(3_600)).jitter(0.0);
     let _checker = checks.start(&cluster);
     sleep(Duration::from_secs(10)).await;
     let requests = || nodes.each_ref().map(|node| node.stats().requests);
@@ -212,7 +214,7 @@ async fn a_request_that_times_out_or_fails_has_its_node_probed_soon_and_ejects_n
     for _ in 0..20 {
         report(&cluster, "0", Outcome::Slow);
     }
-    assert_eq!(state(&cluster, "0"), (Operational::InDoubt, Some(Reason::Slow)));
+    assert_eq!(state(&cluster, "0"), (HealthState::Suspect, Some(Reason::Slow)));
     assert_eq!((status(&cluster, "0").slow, status(&cluster, "0").failed), (20, 0));
     assert!(pick(&cluster).is_some_and(|_| pick(&cluster).is_some()), "it serves all the same");
     sleep(Duration::from_secs(1)).await;
@@ -247,7 +249,7 @@ async fn there_is_no_storm_of_probes() {
     };
     let nodes: Vec<_> = (0..12).map(node).collect();
     let cluster = of(nodes.clone());
-    let _checker = Checks::new(Probe::get("/").unwrap()).concurrency(3).start(&cluster);
+    let _checker = HealthCheck::new(Probe::get("/").unwrap()).concurrency(3).start(&cluster);
     sleep(Duration::from_secs(4)).await;
     assert!(nodes.iter().all(|node| node.calls() == 1), "each has had its turn");
     assert_eq!(under_way.1.load(Ordering::SeqCst), 3);
@@ -266,7 +268,7 @@ async fn an_endpoint_that_joins_is_probed_at_once_and_admitted_by_its_first_succ
     let cluster = of([nodes[0].clone()]);
     let checker = every_second(Probe::kylin_version()).wait_for_first_success(true).start(&cluster);
     assert!(pick(&cluster).is_none(), "nothing is known yet");
-    assert_eq!(state(&cluster, "0"), (Operational::Down, Some(Reason::Unproven)));
+    assert_eq!(state(&cluster, "0"), (HealthState::Unhealthy, Some(Reason::Unproven)));
     sleep(Duration::from_millis(1)).await;
     assert_eq!(state(&cluster, "0"), UP);
 
@@ -319,7 +321,11 @@ async fn a_backend_that_panics_does_not_end_the_probing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_kept_connection_that_ends_under_a_probe_is_no_failure() {
-    let node = Scripted::steps([Step::Fail(Phase::Stale), Step::Answer(StatusCode::OK, ""), Step::Fail(Phase::Limit)]);
+    let node = Scripted::steps([
+        Step::Fail(SendErrorKind::Stale),
+        Step::Answer(StatusCode::OK, ""),
+        Step::Fail(SendErrorKind::Limit),
+    ]);
     let cluster = of([node.clone()]);
     let _checker = every_second(Probe::get("/").unwrap()).fall(1).start(&cluster);
     sleep(Duration::from_millis(1)).await;
@@ -354,7 +360,7 @@ async fn a_probe_logs_in_once_and_a_refused_login_is_not_repeated_soon() {
 #[test]
 fn credentials_are_in_no_debug() {
     let probe = query("select 'hidden'").header("x-key".parse().unwrap(), "hidden".parse().unwrap());
-    let text = format!("{:?} {:?}", probe, Checks::new(probe.clone()));
+    let text = format!("{:?} {:?}", probe, HealthCheck::new(probe.clone()));
     assert!(text.contains("/kylin/api/query") && text.contains("x-key"), "{text}");
     for secret in ["hidden", "KYLIN", "QURNSU46S1lMSU4", "Basic"] {
         assert!(!text.contains(secret), "{secret} in {text}");
@@ -365,42 +371,49 @@ fn credentials_are_in_no_debug() {
 
 #[tokio::test(start_paused = true)]
 async fn the_truth_table_over_both_axes() {
-    for (operational, intent) in [Operational::Up, Operational::InDoubt, Operational::Down, Operational::Ejected]
-        .into_iter()
-        .flat_map(|operational| [Intent::Ready, Intent::Drain, Intent::Maintain].map(|intent| (operational, intent)))
+    for (operational, admin_state) in
+        [HealthState::Healthy, HealthState::Suspect, HealthState::Unhealthy, HealthState::Ejected].into_iter().flat_map(
+            |operational| {
+                [AdminState::Ready, AdminState::Drain, AdminState::Maintenance]
+                    .map(|admin_state| (operational, admin_state))
+            },
+        )
     {
         let (node, other) = (KylinNode::new("q0"), KylinNode::new("q1"));
         let cluster = of([node.clone(), other]);
         let _checker = every_second(Probe::kylin_version()).start(&cluster);
         match operational {
-            Operational::InDoubt => {
+            HealthState::Suspect => {
                 node.faults().inject(Reach::Everything, Fault::Close);
                 sleep(Duration::from_millis(500)).await;
             }
-            Operational::Down => {
+            HealthState::Unhealthy => {
                 node.faults().inject(Reach::Everything, Fault::Close);
                 sleep(Duration::from_secs(3)).await;
             }
-            Operational::Ejected => report(&cluster, "0", Outcome::Failure),
+            HealthState::Ejected => report(&cluster, "0", Outcome::Failure),
             _ => sleep(Duration::from_millis(500)).await,
         }
         assert_eq!(state(&cluster, "0").0, operational);
         let id = "0".parse().unwrap();
-        match intent {
-            Intent::Drain => cluster.drain(&id).unwrap(),
-            Intent::Maintain => cluster.maintain(&id).unwrap(),
+        match admin_state {
+            AdminState::Drain => cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Drain).unwrap(),
+            AdminState::Maintenance => {
+                cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Maintenance).unwrap()
+            }
             _ => {}
         }
         assert_eq!(state(&cluster, "0").0, operational, "the axes do not touch each other");
         let new = (0..8).any(|_| pick(&cluster).unwrap().lease.endpoint() == &id);
-        assert_eq!(new, intent.admits(Demand::New, operational), "{operational:?} {intent:?}");
+        assert_eq!(new, admin_state.admits(TrafficKind::New, operational), "{operational:?} {admin_state:?}");
         sleep(Duration::from_millis(1)).await;
         let before = node.stats().requests;
         sleep(Duration::from_secs(3)).await;
         let probed = node.stats().requests > before;
-        assert_eq!(probed, intent.admits(Demand::Probe, operational), "{operational:?} {intent:?}");
-        let bound = intent != Intent::Maintain && matches!(operational, Operational::Up | Operational::InDoubt);
-        assert_eq!(intent.admits(Demand::Bound, operational), bound);
+        assert_eq!(probed, admin_state.admits(TrafficKind::Probe, operational), "{operational:?} {admin_state:?}");
+        let bound = admin_state != AdminState::Maintenance
+            && matches!(operational, HealthState::Healthy | HealthState::Suspect);
+        assert_eq!(admin_state.admits(TrafficKind::Bound, operational), bound);
     }
 }
 
@@ -411,11 +424,11 @@ async fn one_back_from_maintenance_proves_itself_first() {
     let checker = every_second(Probe::kylin_version()).wait_for_first_success(true).start(&cluster);
     sleep(Duration::from_millis(1)).await;
     let id = "0".parse().unwrap();
-    cluster.maintain(&id).unwrap();
+    cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     node.faults().inject(Reach::Everything, Fault::Unreachable);
     sleep(Duration::from_secs(60)).await;
     assert_eq!(state(&cluster, "0"), UP, "nobody asked");
-    cluster.ready(&id).unwrap();
+    cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Ready).unwrap();
     sleep(Duration::from_millis(1)).await;
     assert_eq!(state(&cluster, "0"), down(ProbeFailure::Unreachable));
     node.faults().clear();
@@ -424,8 +437,8 @@ async fn one_back_from_maintenance_proves_itself_first() {
 
     node.faults().inject(Reach::Everything, Fault::Unreachable);
     sleep(Duration::from_secs(3)).await;
-    assert_eq!(state(&cluster, "0").0, Operational::Down);
-    cluster.maintain(&id).unwrap();
+    assert_eq!(state(&cluster, "0").0, HealthState::Unhealthy);
+    cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     sleep(Duration::from_secs(1)).await;
     drop(checker);
     sleep(Duration::from_millis(1)).await;
@@ -442,12 +455,12 @@ async fn a_killed_node_goes_down_before_any_request_meets_it_and_comes_back_when
     let front = Front::of(endpoints, |proxy| proxy);
     let cluster = front.proxy.cluster().clone();
     let fast = Duration::from_millis(10);
-    let checks = Checks::new(Probe::kylin_version()).interval(fast).fast_interval(fast);
+    let checks = HealthCheck::new(Probe::kylin_version()).interval(fast).fast_interval(fast);
     let checker = checks.timeout(Duration::from_secs(5)).start(&cluster);
     node.wait_until(|stats| stats.requests > 3).await.unwrap();
     served.kill().await;
     let what = || format!("{:?}", cluster.status());
-    eventually(|| state(&cluster, "0").0 == Operational::Down, what).await;
+    eventually(|| state(&cluster, "0").0 == HealthState::Unhealthy, what).await;
     assert_eq!(state(&cluster, "0"), down(ProbeFailure::Unreachable));
     for _ in 0..10 {
         assert_eq!(front.get("/kylin/api/admin/version").await.unwrap().status(), 200);

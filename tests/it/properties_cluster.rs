@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kylin_lb::discovery::{self, Backoff, Follow, Found, KylinFile, KylinSite, SourceState};
-use kylin_lb::health::{Operational, Reason, SameMetastore, Sign};
+use kylin_lb::discovery::{self, Backoff, DiscoveredNode, DiscoveryHandle, KylinFile, KylinSite, SourceState};
+use kylin_lb::health::{HealthState, Mismatch, Reason};
 use kylin_lb::kylin::metadata_url::MetadataUrl;
-use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
+use kylin_lb::probe::MetastoreCheck;
+use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore, Served};
 use kylin_lb::{Cluster, HttpBackend, Proxy};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -44,17 +45,17 @@ impl Conf {
 }
 
 /// What a host does.
-async fn build(file: KylinFile) -> (Cluster<HttpBackend>, Follow, KylinSite) {
+async fn build(file: KylinFile) -> (Cluster<HttpBackend>, DiscoveryHandle, KylinSite) {
     let site = file.read().await.unwrap();
     let cluster = Cluster::builder().build().unwrap();
     let backoff = Backoff { first: Duration::from_millis(10), most: Duration::from_millis(20) };
     let made = site.clone();
-    let follow = discovery::follow_with(&cluster, file, move |found: &Found| made.endpoint(found), backoff);
+    let follow = discovery::watch_with(&cluster, file, move |found: &DiscoveredNode| made.endpoint(found), backoff);
     (cluster, follow, site)
 }
 
 async fn node(name: &str, metastore: &Metastore) -> (KylinNode, Served) {
-    let node = KylinNode::new(name).dialect(Dialect::V5).metastore(metastore);
+    let node = KylinNode::new(name).dialect(KylinVersion::V5).metastore(metastore);
     let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
     (node, served)
 }
@@ -63,7 +64,7 @@ fn shown(cluster: &Cluster<HttpBackend>) -> Vec<String> {
     cluster.status().endpoints.iter().map(|of| format!("{} {}", of.id, of.roles)).collect()
 }
 
-async fn becomes(cluster: &Cluster<HttpBackend>, follow: &Follow, wanted: &[&str]) {
+async fn becomes(cluster: &Cluster<HttpBackend>, follow: &DiscoveryHandle, wanted: &[&str]) {
     eventually(|| shown(cluster) == wanted, || format!("{wanted:?}: {:?} {:?}", shown(cluster), follow)).await;
 }
 
@@ -82,7 +83,7 @@ async fn kylins_own_file_makes_a_cluster_that_serves_and_keeps_strangers_out() {
     let (cluster, _follow, site) = build(conf.file()).await;
     assert_eq!(site.head_timeout(), Some(Duration::from_secs(130)));
     let reference = site.metadata_url().unwrap().clone();
-    let checks = SameMetastore::new().interval(Duration::from_millis(20)).reference(reference);
+    let checks = MetastoreCheck::new().interval(Duration::from_millis(20)).reference(reference);
     let _checker = checks.start(&cluster);
     let (one, two) = (s1.addr().to_string(), s2.addr().to_string());
     let ruled = || {
@@ -90,8 +91,8 @@ async fn kylins_own_file_makes_a_cluster_that_serves_and_keeps_strangers_out() {
         endpoints.len() == 2 && endpoints.iter().all(|of| of.reason != Some(Reason::Unchecked))
     };
     eventually(ruled, || format!("{:?}", cluster.status())).await;
-    let sign = Some(Reason::OtherMetastore(Sign::SessionCookie));
-    assert_eq!((status(&cluster, &one).operational, status(&cluster, &two).reason), (Operational::Up, sign));
+    let sign = Some(Reason::OtherMetastore(Mismatch::SessionCookie));
+    assert_eq!((status(&cluster, &one).operational, status(&cluster, &two).reason), (HealthState::Healthy, sign));
 
     let asked = q2.stats().logins;
     let front = Front::serving(Proxy::builder(cluster.clone()).build(), |server| server.threads(1));
@@ -126,7 +127,7 @@ async fn a_change_of_the_file_or_its_override_is_followed_and_a_fault_changes_no
     ] {
         std::fs::write(conf.override_path(), text).unwrap();
         let failing =
-            |status: &discovery::FollowStatus| status.error.as_ref().is_some_and(|error| error.contains(&what));
+            |status: &discovery::DiscoveryStatus| status.error.as_ref().is_some_and(|error| error.contains(&what));
         let came = timeout(PATIENCE, follow.wait_until(failing)).await;
         assert!(came.is_ok(), "no {what:?}: {:?}", follow.status());
         assert_eq!(shown(&cluster), ["d:1 query"]);

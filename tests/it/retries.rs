@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use kylin_lb::clock::ManualClock;
-use kylin_lb::proxy::Retry;
+use kylin_lb::proxy::RetryPolicy;
 use kylin_lb::{Endpoint, HttpBackend};
 
 use crate::support::front::{Front, endpoint, nobody, refusal};
@@ -42,7 +42,7 @@ async fn a_get_goes_on_after_any_failure_and_a_post_only_when_it_was_not_sent() 
     for (what, script, status, message) in failures {
         for method in ["GET", "POST"] {
             let (bad, good) = (RawNode::start([script.clone()]).await, RawNode::start([well("good")]).await);
-            let retry = Retry::default().on_status(StatusCode::SERVICE_UNAVAILABLE);
+            let retry = RetryPolicy::default().on_status(StatusCode::SERVICE_UNAVAILABLE);
             let front = Front::of([impatient(0, bad.address()), impatient(1, good.address())], |p| p.retry(retry));
             let answer = send(&front, method).await;
             assert_eq!(bad.seen().requests.len(), 1, "{what}: {method} reaches the first node once");
@@ -77,7 +77,7 @@ async fn a_status_that_is_not_listed_is_the_answer() {
 async fn a_listed_status_of_the_last_node_is_passed_on() {
     let busy = answers("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy");
     let (one, two) = (RawNode::start([busy.clone()]).await, RawNode::start([busy]).await);
-    let retry = Retry::default().on_status(StatusCode::SERVICE_UNAVAILABLE);
+    let retry = RetryPolicy::default().on_status(StatusCode::SERVICE_UNAVAILABLE);
     let front = Front::with(&[one.address(), two.address()], |proxy| proxy.retry(retry));
     let answer = send(&front, "GET").await;
     assert_eq!((answer.status(), answer.text()), (503, "busy"));
@@ -147,10 +147,10 @@ async fn the_number_of_tries_is_limited() {
         RawNode::start([well("3")]).await,
     ];
     let addresses = nodes.each_ref().map(RawNode::address);
-    let front = Front::with(&addresses, |proxy| proxy.retry(Retry::default().tries(2)));
+    let front = Front::with(&addresses, |proxy| proxy.retry(RetryPolicy::default().tries(2)));
     refusal(&send(&front, "GET").await, 502);
     assert_eq!(nodes[2].seen().connections, 0);
-    let front = Front::with(&addresses, |proxy| proxy.retry(Retry::off()));
+    let front = Front::with(&addresses, |proxy| proxy.retry(RetryPolicy::off()));
     refusal(&send(&front, "GET").await, 502);
     assert_eq!(nodes.each_ref().map(|node| node.seen().requests.len()), [2, 1, 0]);
 }
@@ -160,7 +160,7 @@ async fn the_time_for_tries_is_limited() {
     let clock = ManualClock::new();
     let (slow, good) = (RawNode::start([vec![Act::Read, Act::WaitForGo]]).await, RawNode::start([well("good")]).await);
     let nodes = [slow.address(), good.address()];
-    let retry = Retry::default().within(Some(Duration::from_secs(10)));
+    let retry = RetryPolicy::default().max_elapsed(Some(Duration::from_secs(10)));
     for (seconds, status) in [(9, 200), (10, 502)] {
         let front = Front::with(&nodes, |proxy| proxy.retry(retry.clone()).clock(clock.clone()));
         let before = slow.seen().requests.len();

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use http::{Request, Response, StatusCode};
 use kylin_lb::clock::Clock;
 use kylin_lb::session::{
-    Affinity, Expect, MemoryStore, Saved, Secret, SessionKey, SessionRecord, SessionStore, Sessions, StoreError,
-    StoreFuture, Stored,
+    Affinity, MemoryStore, Precondition, SaveOutcome, Secret, SessionKey, SessionRecord, SessionStore, Sessions,
+    StoreError, StoreFuture, Stored,
 };
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::Dialect;
+use kylin_lb::testing::kylin::KylinVersion;
 use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 
 use crate::support::front::Front;
@@ -79,9 +79,9 @@ impl SessionStore for Moody {
         &'a self,
         key: &'a SessionKey,
         record: &'a SessionRecord,
-        expect: Expect,
+        expect: Precondition,
         ttl: Duration,
-    ) -> StoreFuture<'a, Saved> {
+    ) -> StoreFuture<'a, SaveOutcome> {
         self.saved.lock().unwrap().push(*key);
         self.or(move |store| store.save(key, record, expect, ttl))
     }
@@ -126,7 +126,7 @@ fn node(name: &'static str) -> Endpoint<Scripted> {
 }
 
 fn sessions(store: &Moody) -> Sessions {
-    Sessions::shared(store.clone(), Secret::new([7; 32])).deadline(DEADLINE).clock(Paused)
+    Sessions::remote(store.clone(), Secret::new([7; 32])).deadline(DEADLINE).clock(Paused)
 }
 
 fn proxy(sessions: Sessions) -> Proxy<Scripted> {
@@ -188,11 +188,11 @@ async fn what_was_served_before_is_served_while_the_store_is_down_and_new_bindin
             assert_eq!((node.as_str(), status), (home.as_str(), 200));
             assert!(took <= DEADLINE);
         }
-        assert!(kept.is_store_away() && kept.backlog() == 30, "{kept:?}");
+        assert!(kept.is_store_unavailable() && kept.backlog() == 30, "{kept:?}");
 
         store.is_now(WORKS);
         tokio::time::sleep(Duration::from_secs(5)).await;
-        assert!(!kept.is_store_away() && kept.backlog() == 0, "{kept:?}");
+        assert!(!kept.is_store_unavailable() && kept.backlog() == 0, "{kept:?}");
         for (n, home) in &homes {
             let (node, status, _) = ask(&two, "/kylin/api/x", &format!("{n}-{home}")).await;
             assert_eq!((node.as_str(), status), (home.as_str(), 200), "at the other front end");
@@ -238,7 +238,7 @@ async fn while_the_store_is_away_nothing_but_a_probe_a_second_reaches_it_and_no_
         for n in 0..5 {
             ask(&proxy, "/kylin/api/x", &format!("unknown{n}-x")).await;
         }
-        assert!(sessions.is_store_away());
+        assert!(sessions.is_store_unavailable());
         let (calls, begun, mut late) = (store.calls(), tokio::time::Instant::now(), 0);
         for n in 0..2000 {
             let known = ask(&proxy, "/kylin/api/x", &format!("known-{home}")).await;
@@ -253,7 +253,7 @@ async fn while_the_store_is_away_nothing_but_a_probe_a_second_reaches_it_and_no_
         let seconds = begun.elapsed().as_secs() as usize;
         let probes = store.calls() - calls;
         assert!(probes <= seconds + 1 && late == 0, "{probes} probes in {seconds} s, {late} waited");
-        assert!(sessions.is_store_away() && probes > seconds / 2, "it is looked after: {probes} in {seconds} s");
+        assert!(sessions.is_store_unavailable() && probes > seconds / 2, "it is looked after: {probes} in {seconds} s");
     }
 }
 
@@ -371,9 +371,9 @@ async fn nothing_that_is_logged_or_shown_holds_a_session_id_or_a_credential() {
         .with_ansi(false)
         .finish();
     // All that a proxy of this thread does; the nodes and the server have threads of their own or are called before.
-    let nodes = Nodes::of(Dialect::V4, 2).await;
+    let nodes = Nodes::of(KylinVersion::V4, 2).await;
     let store = Moody::new();
-    let sessions = Sessions::shared(store.clone(), Secret::new([7; 32]));
+    let sessions = Sessions::remote(store.clone(), Secret::new([7; 32]));
     let cookie = Affinity::cookie(Secret::new([9; 32]));
     let learn = Affinity::learn(sessions.clone()).or_user(Secret::new([8; 32]));
     let _guard = tracing::subscriber::set_default(subscriber);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kylin_lb::balance::{Balancer, Hash, IpHash, LeastConn, Random, RandomTwo, RoundRobin};
+use kylin_lb::balance::{Balancer, HashKeyed, IpHash, LeastConn, RandomOne, RandomTwo, RoundRobin};
 use kylin_lb::clock::ManualClock;
 use kylin_lb::health::SlowStart;
 use kylin_lb::{Cluster, Endpoint, Outcome};
@@ -49,7 +49,7 @@ fn round_robin_gives_a_new_endpoint_exactly_the_share_of_its_ramp() {
 #[test]
 fn random_gives_it_the_share_of_its_ramp() {
     for draws_one in [true, false] {
-        let (cluster, clock) = if draws_one { added_to(Random::new()) } else { added_to(RandomTwo::new()) };
+        let (cluster, clock) = if draws_one { added_to(RandomOne::new()) } else { added_to(RandomTwo::new()) };
         for (seconds, share) in [(0.0, 0.1), (50.0, 0.5), (50.0, 1.0)] {
             advance(&clock, seconds);
             let relative = relative(&shares(&cluster, 40_000));
@@ -87,8 +87,8 @@ fn hash_policies_go_by_the_whole_weight() {
     }
     assert_eq!(placements(IpHash::new(), true), placements(IpHash::new(), false));
     assert_eq!(placements(IpHash::whole_address(), true), placements(IpHash::whole_address(), false));
-    assert_eq!(placements(Hash::new(by_key()), true), placements(Hash::new(by_key()), false));
-    assert_eq!(placements(Hash::consistent(by_key()), true), placements(Hash::consistent(by_key()), false));
+    assert_eq!(placements(HashKeyed::modulo(by_key()), true), placements(HashKeyed::modulo(by_key()), false));
+    assert_eq!(placements(HashKeyed::consistent(by_key()), true), placements(HashKeyed::consistent(by_key()), false));
 }
 
 #[test]
@@ -102,11 +102,11 @@ fn endpoints_that_a_cluster_begins_with_do_not_ramp_and_returning_ones_do() {
     report(&cluster, "1", Outcome::Success);
     assert_eq!(["0", "1", "2"].map(ramp), [100, 10, 100], "readmitted by nginx's rule");
     let id = "2".parse().unwrap();
-    cluster.drain(&id).unwrap();
-    cluster.ready(&id).unwrap();
+    cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Drain).unwrap();
+    cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Ready).unwrap();
     assert_eq!(ramp("2"), 100, "a drained node stays warm");
-    cluster.maintain(&id).unwrap();
-    cluster.ready(&id).unwrap();
+    cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Maintenance).unwrap();
+    cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Ready).unwrap();
     advance(&clock, 50.0);
     assert_eq!(["0", "1", "2"].map(ramp), [100, 50, 50]);
     cluster.set_weight(&id, 5).unwrap();
@@ -121,7 +121,7 @@ fn a_ramp_refuses_nobody() {
     let steep = SlowStart::over(RAMP).floor(0.0);
     let cluster = Cluster::builder().endpoint(endpoint("0")).clock(clock.clone()).build().unwrap();
     cluster.add(endpoint("1").slow_start(steep)).unwrap();
-    cluster.maintain(&"0".parse().unwrap()).unwrap();
+    cluster.set_admin_state(&"0".parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     assert_eq!(shares(&cluster, 1_000), [0, 1_000]);
     // The same where the only one left has few turns among many.
     for id in 2..40 {
@@ -140,8 +140,8 @@ fn shares_stay_right_when_most_endpoints_cannot_serve_and_one_ramps() {
         report(&cluster, &id.to_string(), Outcome::Failure);
     }
     let id = "2".parse().unwrap();
-    cluster.maintain(&id).unwrap();
-    cluster.ready(&id).unwrap();
+    cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Maintenance).unwrap();
+    cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Ready).unwrap();
     clock.advance(Duration::from_secs(5));
     let counts = shares(&cluster, 21_000);
     assert!((counts[0] as f64 / counts[1] as f64 - 1.0).abs() < 0.05, "{:?}", &counts[..3]);

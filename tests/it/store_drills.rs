@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kylin_lb::session::{Affinity, Secret, Sessions};
-use kylin_lb::testing::kylin::Dialect;
+use kylin_lb::testing::kylin::KylinVersion;
 use tokio::task::JoinHandle;
 
 use crate::support::front::{Front, eventually};
@@ -81,7 +81,7 @@ async fn nobody_notices_that_a_cache_is_restarted_while_nobody_asks_it() {
     }
     let mut server = Memcached::start(&[]).await;
     let url = format!("memcached://{}", server.address());
-    let nodes = Nodes::of(Dialect::V4, 3).await;
+    let nodes = Nodes::of(KylinVersion::V4, 3).await;
     let sessions = sessions(&url).staleness(Duration::ZERO);
     let front = Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::learn(sessions.clone())));
     let mut users = Vec::new();
@@ -94,7 +94,7 @@ async fn nobody_notices_that_a_cache_is_restarted_while_nobody_asks_it() {
         assert_eq!(user.query().await.map(|answer| answer.status()).unwrap(), 200);
     }
     assert_eq!(number(&server.stat("curr_items")), USERS);
-    assert!(!sessions.is_store_away());
+    assert!(!sessions.is_store_unavailable());
 }
 
 /// Users who work all the time.
@@ -128,7 +128,7 @@ struct Tally {
 impl Drill {
     /// All users have logged in, and work.
     async fn begin(url: String) -> Self {
-        let nodes = Nodes::of(Dialect::V4, 3).await;
+        let nodes = Nodes::of(KylinVersion::V4, 3).await;
         // So that the store is asked often, and a busy machine is not taken for a store that is away.
         let sessions = sessions(&url).staleness(Duration::from_millis(100)).deadline(DEADLINE);
         let front = Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::learn(sessions.clone())));
@@ -154,10 +154,10 @@ impl Drill {
 
     /// The store was killed.
     async fn goes_on_without_it(&mut self) {
-        eventually(|| self.sessions.is_store_away(), || "nobody misses the store".into()).await;
+        eventually(|| self.sessions.is_store_unavailable(), || "nobody misses the store".into()).await;
         self.log_in(LATE).await;
         self.answers(2000).await;
-        assert!(self.sessions.is_store_away() && self.sessions.backlog() >= LATE, "{:?}", self.sessions);
+        assert!(self.sessions.is_store_unavailable() && self.sessions.backlog() >= LATE, "{:?}", self.sessions);
     }
 
     /// A part of the store was killed.
@@ -168,7 +168,7 @@ impl Drill {
 
     /// The store is back. `kept` says how many records it has.
     async fn ends_well(self, mut kept: impl FnMut() -> usize) {
-        let calm = || !self.sessions.is_store_away() && self.sessions.backlog() == 0;
+        let calm = || !self.sessions.is_store_unavailable() && self.sessions.backlog() == 0;
         eventually(calm, || format!("{:?}", self.sessions)).await;
         self.answers(1000).await;
         eventually(|| kept() == USERS + LATE, || "a record of each session is in the store".into()).await;
@@ -263,7 +263,7 @@ const QUERY: &str = r#"{"sql":"select 1","project":"learn_kylin"}"#;
 
 /// What a front end has of its own: a handle on the store, and an empty memory.
 fn sessions(url: &str) -> Sessions {
-    Sessions::shared(front_end(url), Secret::new([7; 32]))
+    Sessions::remote(front_end(url), Secret::new([7; 32]))
 }
 
 fn number(text: &str) -> usize {

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use kylin_lb::session::{Expect, Saved, StoreError};
+use kylin_lb::session::{Precondition, SaveOutcome, StoreError};
 use kylin_lb::testing::store::{Pair, conformance};
 
 use crate::support::memcached::{Memcached, memcached_installed};
@@ -75,7 +75,7 @@ async fn a_long_time_to_live_is_not_taken_for_a_date() {
     for days in [29, 31, 365, 40_000] {
         let ttl = Duration::from_secs(days * 86_400);
         let key = key(u128::from(days));
-        store.save(&key, &bound("q1"), Expect::Absent, ttl).await.unwrap();
+        store.save(&key, &bound("q1"), Precondition::Absent, ttl).await.unwrap();
         assert!(store.load(&key).await.unwrap().is_some(), "{days} days");
         store.touch(&key, ttl).await.unwrap();
         assert!(store.load(&key).await.unwrap().is_some(), "{days} days more");
@@ -94,9 +94,9 @@ async fn what_is_no_record_counts_as_absent_and_is_replaced() {
         let value = "x".repeat(length);
         assert_eq!(say(&server, &format!("set kylin-lb:{} 0 0 {length}\r\n{value}\r\n", hex(&key))), "STORED");
         assert_eq!(store.load(&key).await.unwrap(), None, "{length} bytes");
-        let lost = store.save(&key, &bound("q1"), Expect::Version(7), TTL).await.unwrap();
-        assert_eq!(lost, Saved::Lost(None), "{length} bytes");
-        assert!(matches!(bind(&store, &key, "q1").await, Ok(Saved::Done(_))), "{length} bytes");
+        let lost = store.save(&key, &bound("q1"), Precondition::Version(7), TTL).await.unwrap();
+        assert_eq!(lost, SaveOutcome::Conflict(None), "{length} bytes");
+        assert!(matches!(bind(&store, &key, "q1").await, Ok(SaveOutcome::Stored(_))), "{length} bytes");
         assert_eq!(store.load(&key).await.unwrap().map(|there| there.record), Some(bound("q1")), "{length} bytes");
     }
 }
@@ -111,7 +111,7 @@ async fn logs_in_where_that_is_asked_for() {
     std::fs::write(&file, "front:hunter2\n").unwrap();
     let server = Memcached::start(&["-Y", file.to_str().unwrap()]).await;
     let store = front_end(&format!("memcached://front:hunter2@{}", server.address()));
-    assert!(matches!(bind(&store, &key(1), "q1").await, Ok(Saved::Done(_))));
+    assert!(matches!(bind(&store, &key(1), "q1").await, Ok(SaveOutcome::Stored(_))));
     for login in ["front:wrong-word@", ""] {
         let store = front_end(&format!("memcached://{login}{}", server.address()));
         let error = bind(&store, &key(2), "endpoint-9").await.unwrap_err();

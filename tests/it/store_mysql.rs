@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kylin_lb::session::{Expect, MysqlStore, Saved, SessionStore as _, StoreError};
+use kylin_lb::session::{MysqlStore, Precondition, SaveOutcome, SessionStore as _, StoreError};
 use kylin_lb::testing::store::{Pair, conformance};
 
 use crate::support::mariadb::{MariaDb, mariadb_installed};
@@ -69,9 +69,9 @@ async fn what_is_no_record_counts_as_absent_and_is_replaced() {
             "INSERT INTO kylin_lb_sessions VALUES (X'{id}', 7, {foreign}, (UNIX_TIMESTAMP() + 1000) * 1000)"
         ));
         assert_eq!(store.load(&key).await.unwrap(), None, "{foreign}");
-        let lost = store.save(&key, &bound("q1"), Expect::Version(8), TTL).await.unwrap();
-        assert_eq!(lost, Saved::Lost(None), "{foreign}");
-        assert!(matches!(bind(&store, &key, "q1").await, Ok(Saved::Done(_))), "{foreign}");
+        let lost = store.save(&key, &bound("q1"), Precondition::Version(8), TTL).await.unwrap();
+        assert_eq!(lost, SaveOutcome::Conflict(None), "{foreign}");
+        assert!(matches!(bind(&store, &key, "q1").await, Ok(SaveOutcome::Stored(_))), "{foreign}");
         assert_eq!(store.load(&key).await.unwrap().map(|there| there.record), Some(bound("q1")), "{foreign}");
     }
 }
@@ -120,7 +120,7 @@ async fn what_has_expired_is_swept_away_by_itself() {
     }
     let server = MariaDb::start(&[]).await;
     let store = MysqlStore::builder(&server.url()).unwrap().sweep_every(Duration::from_millis(100)).build().unwrap();
-    store.save(&key(0), &bound("q1"), Expect::Absent, TTL).await.unwrap();
+    store.save(&key(0), &bound("q1"), Precondition::Absent, TTL).await.unwrap();
     // More than one statement removes.
     server.sql("INSERT INTO kylin_lb_sessions SELECT UNHEX(MD5(seq)), seq, 'x', 1000 FROM seq_1_to_1700");
     let rows = || server.sql("SELECT COUNT(*) FROM kylin_lb_sessions");
@@ -170,7 +170,7 @@ async fn speaks_tls_and_believes_only_who_it_is_told_to() {
     let server = MariaDb::start(&[&tls[0], &tls[1], "--require-secure-transport=ON"]).await;
     let url = server.url().replace("mysql://", "mysqls://");
     let saved = bind(&front_end(&format!("{url}?ca={}", text(&file))), &key(1), "q1").await;
-    assert!(matches!(saved, Ok(Saved::Done(_))), "{saved:?}");
+    assert!(matches!(saved, Ok(SaveOutcome::Stored(_))), "{saved:?}");
     let other = Certificate::make();
     let strange = front_end(&format!("{url}?ca={}", text(&other.file())));
     let text = whole_text(&bind(&strange, &key(2), "q1").await.unwrap_err());

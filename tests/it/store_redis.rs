@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kylin_lb::session::{Expect, Saved, StoreError};
+use kylin_lb::session::{Precondition, SaveOutcome, StoreError};
 use kylin_lb::testing::store::{Pair, conformance};
 
 use crate::support::redis::{Certificate, Redis, openssl_installed, redis_installed, text};
@@ -108,11 +108,11 @@ async fn what_is_no_record_counts_as_absent_and_is_replaced() {
             command.iter().enumerate().map(|(n, &word)| if n == 1 { &*name } else { word }).collect();
         redis.cli(&command);
         assert_eq!(store.load(&key).await.unwrap(), None, "{command:.40?}");
-        let lost = store.save(&key, &bound("q1"), Expect::Version(7), TTL).await.unwrap();
-        assert_eq!(lost, Saved::Lost(None), "{command:.40?}");
+        let lost = store.save(&key, &bound("q1"), Precondition::Version(7), TTL).await.unwrap();
+        assert_eq!(lost, SaveOutcome::Conflict(None), "{command:.40?}");
         store.touch(&key, TTL).await.unwrap();
         let saved = bind(&store, &key, "q1").await.unwrap();
-        assert!(matches!(saved, Saved::Done(_)), "{saved:?} over {command:.40?}");
+        assert!(matches!(saved, SaveOutcome::Stored(_)), "{saved:?} over {command:.40?}");
         assert_eq!(store.load(&key).await.unwrap().map(|there| there.record), Some(bound("q1")), "{command:.40?}");
         assert_ne!(redis.cli(&["pttl", &name]), "-1", "the record expires, whatever was there before");
     }
@@ -127,7 +127,7 @@ async fn a_server_that_forgets_the_script_is_given_it_again() {
     let store = front_end(&format!("redis://{}", redis.address()));
     for number in 0..5 {
         redis.cli(&["script", "flush"]);
-        assert!(matches!(bind(&store, &key(number), "q1").await, Ok(Saved::Done(_))));
+        assert!(matches!(bind(&store, &key(number), "q1").await, Ok(SaveOutcome::Stored(_))));
     }
 }
 
@@ -193,7 +193,7 @@ async fn speaks_tls_and_believes_only_who_it_is_told_to() {
     let redis = Redis::start(&[&tls[..], &["--tls-auth-clients", "no"]].concat()).await;
     let store = front_end(&format!("rediss://{}?ca={}", redis.address(), text(&file)));
     let saved = bind(&store, &key(1), "q1").await;
-    assert!(matches!(saved, Ok(Saved::Done(_))), "{saved:?}");
+    assert!(matches!(saved, Ok(SaveOutcome::Stored(_))), "{saved:?}");
     let other = Certificate::make();
     let strange = front_end(&format!("rediss://{}?ca={}", redis.address(), text(&other.file())));
     let error = bind(&strange, &key(2), "q1").await.unwrap_err();

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use kylin_lb::balance::{LeastConn, RoundRobin};
-use kylin_lb::session::{Affinity, Secret, Sessions, SharedSessions};
+use kylin_lb::session::{Affinity, LoginRelay, Secret, Sessions};
 use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
@@ -147,7 +147,7 @@ fn front(nodes: &[Tomcat], affinity: Affinity) -> Front {
 }
 
 fn shared() -> Affinity {
-    Affinity::shared(SharedSessions::new(Sessions::in_memory().unwrap(), Secret::random().unwrap()))
+    Affinity::login_relay(LoginRelay::new(Sessions::in_memory().unwrap(), Secret::random().unwrap()))
 }
 
 #[tokio::test(flavor = "multi_thread")]

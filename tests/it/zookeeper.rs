@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use kylin_lb::clock::{Clock, SystemClock};
 use kylin_lb::discovery::zookeeper::Layout;
-use kylin_lb::discovery::{self, Backoff, Follow, Found, SourceState, ZooKeeper};
-use kylin_lb::endpoint::Intent;
+use kylin_lb::discovery::{self, Backoff, DiscoveredNode, DiscoveryHandle, SourceState, ZooKeeper};
+use kylin_lb::endpoint::AdminState;
 use kylin_lb::{Cluster, Proxy};
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -29,21 +29,22 @@ const QUICK: Backoff = Backoff { first: Duration::from_millis(50), most: Duratio
 /// A cluster that follows a ZooKeeper.
 struct Followed {
     cluster: Cluster<Nowhere>,
-    follow: Follow,
+    follow: DiscoveryHandle,
 }
 
 impl Followed {
     fn by(source: ZooKeeper) -> Self {
         let cluster = Cluster::builder().build().unwrap();
-        let follow = discovery::follow_with(&cluster, source, |found| found.endpoint(Nowhere), QUICK);
+        let follow = discovery::watch_with(&cluster, source, |found| found.endpoint(Nowhere), QUICK);
         Followed { cluster, follow }
     }
 
     /// Endpoints by id: roles and, where it is not ready, what else.
     fn endpoints(&self) -> BTreeMap<String, String> {
-        let shown = |intent| if intent == Intent::Ready { String::new() } else { format!(" {intent:?}") };
+        let shown =
+            |admin_state| if admin_state == AdminState::Ready { String::new() } else { format!(" {admin_state:?}") };
         let endpoints = self.cluster.status().endpoints;
-        endpoints.iter().map(|e| (e.id.to_string(), format!("{}{}", e.roles, shown(e.intent)))).collect()
+        endpoints.iter().map(|e| (e.id.to_string(), format!("{}{}", e.roles, shown(e.admin_state)))).collect()
     }
 
     /// Waits until these are the endpoints: `q1:7070 query`, separated by commas.
@@ -291,8 +292,8 @@ async fn a_zookeeper_that_is_killed_and_restarted_under_load_fails_no_request() 
         register(&client, &format!("service/cluster_servers/{n}"), &entry(n)).await;
     }
     let cluster = Cluster::builder().build().unwrap();
-    let follow = discovery::follow_with(&cluster, source(&server), Found::http, QUICK);
-    let wait = |what: &'static str, test: fn(&discovery::FollowStatus) -> bool| {
+    let follow = discovery::watch_with(&cluster, source(&server), DiscoveredNode::http, QUICK);
+    let wait = |what: &'static str, test: fn(&discovery::DiscoveryStatus) -> bool| {
         let follow = &follow;
         async move {
             let came = timeout(PATIENCE, follow.wait_until(test)).await;

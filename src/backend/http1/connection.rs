@@ -21,7 +21,7 @@ use super::encode;
 use super::parse::{self, Head, Seen, Wire};
 use super::pool::Slot;
 use super::stream::Stream;
-use crate::backend::{Phase, SendError};
+use crate::backend::{SendError, SendErrorKind};
 use crate::body::Body;
 use crate::clock::timer_in;
 use crate::http1::fields;
@@ -119,7 +119,7 @@ impl Connection {
                 }
                 if self.timer.deadline() >= deadline {
                     let why = format!("no head of an answer within {limit:?}");
-                    return Poll::Ready(Err(SendError::new(Phase::HeadTimeout, why)));
+                    return Poll::Ready(Err(SendError::new(SendErrorKind::HeadTimeout, why)));
                 }
                 self.timer.as_mut().reset(deadline);
             }
@@ -141,9 +141,11 @@ impl Connection {
                 return Poll::Ready(Ok(head));
             }
             match ready!(self.poll_read(cx)) {
-                Ok(0) => return Poll::Ready(Err(SendError::new(Phase::Broken, "the node closed the connection"))),
+                Ok(0) => {
+                    return Poll::Ready(Err(SendError::new(SendErrorKind::Broken, "the node closed the connection")));
+                }
                 Ok(_) => {}
-                Err(error) => return Poll::Ready(Err(SendError::new(Phase::Broken, error))),
+                Err(error) => return Poll::Ready(Err(SendError::new(SendErrorKind::Broken, error))),
             }
         }
     }
@@ -177,7 +179,7 @@ impl Connection {
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         match ready!(self.out.poll_send(&mut self.stream, cx)) {
             Ok(()) => Poll::Ready(Ok(())),
-            Err(SendFailure::Body(error)) => Poll::Ready(Err(SendError::new(Phase::RequestBody, error))),
+            Err(SendFailure::Body(error)) => Poll::Ready(Err(SendError::new(SendErrorKind::RequestBody, error))),
             // A node may answer before it has read the whole of a request, and close. The rest of the request can then
             // not be written, while the answer waits to be read: so reading decides, which finds the answer or the end.
             Err(SendFailure::Socket(error))
@@ -186,7 +188,7 @@ impl Connection {
                 self.give_up_sending();
                 Poll::Ready(Ok(()))
             }
-            Err(SendFailure::Socket(error)) => Poll::Ready(Err(SendError::new(Phase::Broken, error))),
+            Err(SendFailure::Socket(error)) => Poll::Ready(Err(SendError::new(SendErrorKind::Broken, error))),
         }
     }
 

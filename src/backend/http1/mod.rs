@@ -30,7 +30,7 @@ use self::connection::Connection;
 use self::dial::dial;
 use self::parse::Wire;
 use self::pool::{Pool, Reuse};
-use super::{Backend, Phase, SendError};
+use super::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
 use crate::endpoint::{Endpoint, InvalidId};
@@ -143,10 +143,10 @@ impl Backend for HttpBackend {
                     let body = answer::body(connection, head.framing, head.keeps, pool);
                     Ok(head.response.map(|()| body.stall_after(timeouts.body)))
                 }
-                Err(error) if error.phase() == Phase::Broken && reused && connection.read.is_empty() => {
+                Err(error) if error.kind() == SendErrorKind::Broken && reused && connection.read.is_empty() => {
                     // The others that idle here are as old or older.
                     pool.clear();
-                    Err(error.in_phase(Phase::Stale))
+                    Err(error.with_kind(SendErrorKind::Stale))
                 }
                 Err(error) => Err(error),
             }
@@ -154,12 +154,12 @@ impl Backend for HttpBackend {
     }
 
     /// Makes a connection and closes it.
-    async fn reach(&self) -> Result<(), SendError> {
+    async fn check_connect(&self) -> Result<(), SendError> {
         let Inner { address, timeouts, .. } = &*self.inner;
         match timeout(timeouts.connect, dial(address)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(SendError::new(Phase::Connect, error)),
-            Err(elapsed) => Err(SendError::new(Phase::ConnectTimeout, elapsed)),
+            Ok(Err(error)) => Err(SendError::new(SendErrorKind::Connect, error)),
+            Err(elapsed) => Err(SendError::new(SendErrorKind::ConnectTimeout, elapsed)),
         }
     }
 }
@@ -170,12 +170,12 @@ impl HttpBackend {
         let Inner { address, pool, clock, .. } = &*self.inner;
         let Some(slot) = pool.open_slot() else {
             let elsewhere = pool.take_anywhere().map(|connection| (connection, true));
-            return elsewhere.ok_or_else(|| SendError::new(Phase::Limit, "every allowed connection is in use"));
+            return elsewhere.ok_or_else(|| SendError::new(SendErrorKind::Limit, "every allowed connection is in use"));
         };
         match timeout(limit, dial(address)).await {
             Ok(Ok(stream)) => Ok((Box::new(Connection::new(stream, slot, clock.now())), false)),
-            Ok(Err(error)) => Err(SendError::new(Phase::Connect, error)),
-            Err(elapsed) => Err(SendError::new(Phase::ConnectTimeout, elapsed)),
+            Ok(Err(error)) => Err(SendError::new(SendErrorKind::Connect, error)),
+            Err(elapsed) => Err(SendError::new(SendErrorKind::ConnectTimeout, elapsed)),
         }
     }
 }
@@ -251,7 +251,7 @@ impl HttpBackendBuilder {
     }
 
     /// How many connections may be open at once, idle ones included; 0, the default, is no limit. Requests beyond it fail
-    /// with [`Phase::Limit`]; [`Endpoint::max_in_flight`] is the gentler limit, since policies know of it.
+    /// with [`SendErrorKind::Limit`]; [`Endpoint::max_in_flight`] is the gentler limit, since policies know of it.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self

@@ -7,8 +7,8 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
-use crate::backend::{Phase, SendError};
-use crate::http1::fields::{self, Told};
+use crate::backend::{SendError, SendErrorKind};
+use crate::http1::fields::{self, FramingHeaders};
 use crate::http1::framing::Framing;
 use crate::http1::lines::{Lines, Most, Scan};
 
@@ -48,7 +48,8 @@ pub(super) fn head(
 ) -> Result<Option<Head>, SendError> {
     let most = Most { bytes: wire.max_head_bytes, fields: wire.max_headers };
     loop {
-        let Some(response) = seen.scan.take(read, most, response).map_err(|why| SendError::new(Phase::Invalid, why))?
+        let Some(response) =
+            seen.scan.take(read, most, response).map_err(|why| SendError::new(SendErrorKind::Invalid, why))?
         else {
             return Ok(None);
         };
@@ -71,20 +72,21 @@ pub(super) fn head(
     }
 }
 
-fn response(head: Bytes, lines: Lines<'_>) -> Result<(Response<()>, Told), SendError> {
+fn response(head: Bytes, lines: Lines<'_>) -> Result<(Response<()>, FramingHeaders), SendError> {
     let Some((version, status, reason)) = status_line(&head[lines.first()]) else {
         return invalid("the head does not begin with a status line of HTTP/1.1");
     };
     let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_bytes(status).map_err(|error| SendError::new(Phase::Invalid, error))?;
+    *response.status_mut() =
+        StatusCode::from_bytes(status).map_err(|error| SendError::new(SendErrorKind::Invalid, error))?;
     *response.version_mut() = version;
     if !reason.is_empty() && response.status().canonical_reason().map(str::as_bytes) != Some(reason) {
         // What hyper's server writes in place of the usual words.
-        let reason = ReasonPhrase::try_from(reason).map_err(|error| SendError::new(Phase::Invalid, error))?;
+        let reason = ReasonPhrase::try_from(reason).map_err(|error| SendError::new(SendErrorKind::Invalid, error))?;
         response.extensions_mut().insert(reason);
     }
-    let (headers, told) =
-        fields::map(&head, &lines, fields::Sender::Node).map_err(|error| SendError::new(Phase::Invalid, error))?;
+    let (headers, told) = fields::map(&head, &lines, fields::Sender::Node)
+        .map_err(|error| SendError::new(SendErrorKind::Invalid, error))?;
     *response.headers_mut() = headers;
     Ok((response, told))
 }
@@ -105,8 +107,9 @@ fn status_line(line: &[u8]) -> Option<(Version, &[u8; 3], &[u8])> {
 }
 
 /// How the body ends (RFC 9112, 6.3).
-fn framing(response: &Response<()>, told: &Told, method: &Method) -> Result<Framing, SendError> {
-    let framing = told.framing(response.version()).map_err(|unclear| SendError::new(Phase::Invalid, unclear))?;
+fn framing(response: &Response<()>, told: &FramingHeaders, method: &Method) -> Result<Framing, SendError> {
+    let framing =
+        told.framing(response.version()).map_err(|unclear| SendError::new(SendErrorKind::Invalid, unclear))?;
     let status = response.status();
     if method == Method::CONNECT && status.is_success() {
         return invalid("a tunnel that is not supported");
@@ -118,7 +121,7 @@ fn framing(response: &Response<()>, told: &Told, method: &Method) -> Result<Fram
 }
 
 fn invalid<T>(why: &'static str) -> Result<T, SendError> {
-    Err(SendError::new(Phase::Invalid, why))
+    Err(SendError::new(SendErrorKind::Invalid, why))
 }
 
 #[cfg(test)]
@@ -168,7 +171,7 @@ mod tests {
         assert!(matches!(with("Transfer-Encoding: Chunked\r\n").unwrap().framing, Framing::Chunked(_)));
         for bad in ["chunked, chunked", "gzip, chunked", "xchunked", "identity", ",chunked", "chunked;q=1", ""] {
             let error = with(&format!("Transfer-Encoding: {bad}\r\n")).unwrap_err();
-            assert_eq!(error.phase(), Phase::Invalid, "{bad}");
+            assert_eq!(error.kind(), SendErrorKind::Invalid, "{bad}");
         }
         assert!(with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n").is_err());
         assert!(parse("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
@@ -178,7 +181,11 @@ mod tests {
     fn refuses_lengths_that_are_not_one_number_alone() {
         assert!(matches!(with("Content-Length: 12\r\n").unwrap().framing, Framing::Length(12)));
         for bad in ["", "+1", "-1", "1, 1", "0x1", "18446744073709551616"] {
-            assert_eq!(with(&format!("Content-Length: {bad}\r\n")).unwrap_err().phase(), Phase::Invalid, "{bad}");
+            assert_eq!(
+                with(&format!("Content-Length: {bad}\r\n")).unwrap_err().kind(),
+                SendErrorKind::Invalid,
+                "{bad}"
+            );
         }
         assert!(with("Content-Length: 1\r\nContent-Length: 1\r\n").is_err());
         assert!(with("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n").is_err());
@@ -200,17 +207,17 @@ mod tests {
     #[test]
     fn refuses_an_upgrade_that_nobody_asked_for() {
         let error = parse("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n").unwrap_err();
-        assert_eq!(error.phase(), Phase::Invalid);
+        assert_eq!(error.kind(), SendErrorKind::Invalid);
         assert!(parse_for(&Method::CONNECT, "HTTP/1.1 200 OK\r\n\r\n").is_err());
     }
 
     #[test]
     fn refuses_what_is_no_http_1() {
         for bad in ["HTTP/0.9 200 OK", "HTTP/2.0 200 OK", "HTTP/1.1 99 X", "HTTP/1.1 2000 X", "HTTP/1.1", "200 OK"] {
-            assert_eq!(parse(&format!("{bad}\r\n\r\n")).unwrap_err().phase(), Phase::Invalid, "{bad}");
+            assert_eq!(parse(&format!("{bad}\r\n\r\n")).unwrap_err().kind(), SendErrorKind::Invalid, "{bad}");
         }
         for bad in ["X-Folded: a\r\n b\r\n", "No colon\r\n", ": no name\r\n", "X-Nul: a\0b\r\n", "Spaced : x\r\n"] {
-            assert_eq!(with(bad).unwrap_err().phase(), Phase::Invalid, "{bad}");
+            assert_eq!(with(bad).unwrap_err().kind(), SendErrorKind::Invalid, "{bad}");
         }
     }
 

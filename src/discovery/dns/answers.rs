@@ -7,7 +7,7 @@ use std::time::Duration;
 use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{RData, Record};
 
-use crate::discovery::Found;
+use crate::discovery::DiscoveredNode;
 
 /// The most nodes that are taken from an answer.
 const MOST_NODES: usize = 256;
@@ -16,7 +16,7 @@ const MOST_NODES: usize = 256;
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Answer {
     /// By address, so that the order of the records, which servers shuffle, changes nothing.
-    pub(super) found: Vec<Found>,
+    pub(super) found: Vec<DiscoveredNode>,
     /// The shortest time to live of the records; `None` without any.
     pub(super) ttl: Option<Duration>,
 }
@@ -27,7 +27,7 @@ pub(super) fn addresses<'r>(records: impl IntoIterator<Item = &'r Record>, port:
         RData::AAAA(address) => Some(IpAddr::V6(address.0)),
         _ => None,
     };
-    answer(records, |record| Found::new(&SocketAddr::new(address(record)?, port).to_string()).ok())
+    answer(records, |record| DiscoveredNode::new(&SocketAddr::new(address(record)?, port).to_string()).ok())
 }
 
 pub(super) fn services(records: &[Record]) -> Answer {
@@ -41,10 +41,10 @@ pub(super) fn services(records: &[Record]) -> Answer {
     })
 }
 
-fn service(srv: &SRV, first: bool) -> Option<Found> {
+fn service(srv: &SRV, first: bool) -> Option<DiscoveredNode> {
     let target = srv.target.to_ascii();
     let host = target.strip_suffix('.').unwrap_or(&target);
-    match Found::new(&format!("{host}:{}", srv.port)) {
+    match DiscoveredNode::new(&format!("{host}:{}", srv.port)) {
         Ok(found) => Some(found.with_weight(u32::from(srv.weight.max(1))).with_backup(!first)),
         Err(error) => {
             tracing::warn!(%error, "an SRV record is skipped");
@@ -53,7 +53,10 @@ fn service(srv: &SRV, first: bool) -> Option<Found> {
     }
 }
 
-fn answer<'r>(records: impl IntoIterator<Item = &'r Record>, node: impl Fn(&Record) -> Option<Found>) -> Answer {
+fn answer<'r>(
+    records: impl IntoIterator<Item = &'r Record>,
+    node: impl Fn(&Record) -> Option<DiscoveredNode>,
+) -> Answer {
     let mut found = BTreeMap::new();
     let mut ttl = None;
     for record in records {
@@ -90,8 +93,9 @@ mod tests {
     }
 
     fn shown(answer: &Answer) -> Vec<String> {
-        let shown =
-            |found: &Found| format!("{} {:?} {}", found.address(), found.weight().unwrap_or(0), found.is_backup());
+        let shown = |found: &DiscoveredNode| {
+            format!("{} {:?} {}", found.address(), found.weight().unwrap_or(0), found.is_backup())
+        };
         answer.found.iter().map(shown).collect()
     }
 
@@ -137,7 +141,7 @@ mod tests {
             let name = Name::from_ascii("x.").unwrap();
             let record = Record::from_rdata(name, ttl, RData::SRV(SRV::new(priority, weight, port, target)));
             for found in services(&[record]).found {
-                prop_assert!(found.weight() >= Some(1) && Found::new(found.address()).is_ok());
+                prop_assert!(found.weight() >= Some(1) && DiscoveredNode::new(found.address()).is_ok());
             }
         }
     }

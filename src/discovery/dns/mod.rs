@@ -13,7 +13,7 @@ use hickory_resolver::{Resolver, TokioResolver};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::answers::Answer;
-use super::{Discovery, DiscoveryError, Found};
+use super::{DiscoveredNode, Discovery, DiscoveryError};
 use crate::clock::timer_in;
 use crate::endpoint::Roles;
 
@@ -32,7 +32,7 @@ pub struct Dns {
     patience: Duration,
     resolver: Option<TokioResolver>,
     /// What was told last.
-    told: Vec<Found>,
+    told: Vec<DiscoveredNode>,
     /// Nothing was told yet, or an error since.
     untold: bool,
     /// When to ask again; `None` is now.
@@ -127,7 +127,7 @@ impl Dns {
 }
 
 impl Discovery for Dns {
-    async fn next(&mut self) -> Result<Vec<Found>, DiscoveryError> {
+    async fn next(&mut self) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
         loop {
             if let Some(due) = self.due {
                 sleep_until(due).await;
@@ -144,7 +144,7 @@ impl Discovery for Dns {
             self.due = Some(timer_in(ttl));
             let source = self.question.to_string();
             let found = answer.found.into_iter().map(|found| found.with_roles(self.roles).with_source(source.as_str()));
-            let found: Vec<Found> = found.collect();
+            let found: Vec<DiscoveredNode> = found.collect();
             if self.untold || self.told != found {
                 self.untold = false;
                 self.told.clone_from(&found);
@@ -155,7 +155,7 @@ impl Discovery for Dns {
 }
 
 impl Question {
-    async fn ask(&self, resolver: &TokioResolver, told: &[Found]) -> Result<Answer, DiscoveryError> {
+    async fn ask(&self, resolver: &TokioResolver, told: &[DiscoveredNode]) -> Result<Answer, DiscoveryError> {
         match self {
             Question::Services(name) => {
                 let lookup = self.known(resolver.lookup(name.clone(), RecordType::SRV).await)?;

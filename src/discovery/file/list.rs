@@ -1,6 +1,6 @@
 //! The text of a list of nodes.
 
-use crate::discovery::Found;
+use crate::discovery::DiscoveredNode;
 use crate::endpoint::Roles;
 
 /// The most nodes that a list may have.
@@ -32,8 +32,8 @@ impl InvalidLine {
     }
 }
 
-pub(super) fn parse(text: &str) -> Result<Vec<Found>, InvalidLine> {
-    let mut list: Vec<Found> = Vec::new();
+pub(super) fn parse(text: &str) -> Result<Vec<DiscoveredNode>, InvalidLine> {
+    let mut list: Vec<DiscoveredNode> = Vec::new();
     let mut lines_of = ahash::AHashMap::<String, usize>::new();
     for (index, content) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {
         let line = Line { number: index + 1, text: content };
@@ -64,11 +64,11 @@ struct Line<'t> {
 
 impl<'t> Line<'t> {
     /// The node of this line, if it has one.
-    fn parse(&self) -> Result<Option<Found>, InvalidLine> {
+    fn parse(&self) -> Result<Option<DiscoveredNode>, InvalidLine> {
         let code = self.text.find('#').map_or(self.text, |comment| &self.text[..comment]);
         let mut words = code.split_whitespace();
         let Some(address) = words.next() else { return Ok(None) };
-        let mut found = Found::new(address).map_err(|error| self.fault(address, error.to_string()))?;
+        let mut found = DiscoveredNode::new(address).map_err(|error| self.fault(address, error.to_string()))?;
         let mut seen = Vec::new();
         for word in words {
             let (key, value) = word.split_once('=').map_or((word, None), |(key, value)| (key, Some(value)));
@@ -120,7 +120,7 @@ mod tests {
         let text = "\u{feff}# nodes\n\nKylin-1:7070 role=query weight=3\r\n  10.0.0.2:7070\tid=q2 drain # soon gone\n[::1]:7070 backup role=job";
         let list = parse(text).unwrap();
         let line = |index: usize| {
-            let found: &Found = &list[index];
+            let found: &DiscoveredNode = &list[index];
             let marks = (found.is_backup(), found.is_draining());
             (found.id().as_str(), found.address(), found.roles().to_string(), found.weight(), marks, found.source())
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 pub use self::list::InvalidLine;
 pub(super) use self::watched::{Unreadable, Watched};
-use super::{Discovery, DiscoveryError, Found};
+use super::{DiscoveredNode, Discovery, DiscoveryError};
 
 /// Nodes listed in a text file, which is read again when it changes.
 ///
@@ -26,14 +26,14 @@ use super::{Discovery, DiscoveryError, Found};
 ///
 /// A file may be replaced (written elsewhere and renamed, the better way) or written in place.
 #[derive(Debug)]
-pub struct File {
+pub struct FileList {
     file: Watched,
 }
 
-impl File {
+impl FileList {
     /// The list at `path`.
     pub fn new(path: impl AsRef<Path>) -> Self {
-        File { file: Watched::new(path.as_ref()) }
+        FileList { file: Watched::new(path.as_ref()) }
     }
 
     /// Sets how often the file is looked at. Default: each second.
@@ -47,13 +47,13 @@ impl File {
     ///
     /// # Errors
     /// [`InvalidLine`] for the first fault, with its line and column.
-    pub fn parse(text: &str) -> Result<Vec<Found>, InvalidLine> {
+    pub fn parse(text: &str) -> Result<Vec<DiscoveredNode>, InvalidLine> {
         list::parse(text)
     }
 }
 
-impl Discovery for File {
-    async fn next(&mut self) -> Result<Vec<Found>, DiscoveryError> {
+impl Discovery for FileList {
+    async fn next(&mut self) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
         let files = self.file.next().await.map_err(unreadable)?;
         self.file.paths().zip(files).map(|(path, bytes)| understood(path, &bytes)).next().unwrap_or(Ok(Vec::new()))
     }
@@ -63,12 +63,12 @@ pub(super) fn unreadable((path, error): Unreadable) -> DiscoveryError {
     DiscoveryError::Unavailable { place: path.display().to_string(), source: error.into() }
 }
 
-fn understood(path: &Path, bytes: &[u8]) -> Result<Vec<Found>, DiscoveryError> {
+fn understood(path: &Path, bytes: &[u8]) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
     let invalid = |place, source| DiscoveryError::Invalid { place, source };
     let path = path.display();
     let text = std::str::from_utf8(bytes).map_err(|error| invalid(path.to_string(), error.into()))?;
     let found = list::parse(text).map_err(|error| invalid(format!("{path}:{}", error.place()), error.into()))?;
-    let placed = |found: Found| {
+    let placed = |found: DiscoveredNode| {
         let source = format!("{path}:{}", found.source());
         found.with_source(source)
     };

@@ -48,7 +48,6 @@ impl Watched {
     }
 
     /// A further file, which may be missing.
-    #[cfg(feature = "kylin")]
     pub(in crate::discovery) fn add_optional(&mut self, path: &Path) {
         self.files.push(Place { path: path.to_owned(), optional: true });
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 pub use self::site::{InvalidSite, KylinSite};
 use super::file::{Watched, unreadable};
-use super::{Discovery, DiscoveryError, Found};
+use super::{DiscoveredNode, Discovery, DiscoveryError};
 use crate::kylin::properties::Properties;
 
 /// The nodes that a `kylin.properties` names, and [what else](KylinSite) it says of its cluster.
@@ -18,16 +18,16 @@ use crate::kylin::properties::Properties;
 ///
 /// ```no_run
 /// use kylin_lb::discovery::{self, KylinFile};
-/// use kylin_lb::health::SameMetastore;
+/// use kylin_lb::probe::MetastoreCheck;
 /// use kylin_lb::{Cluster, HttpBackend};
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// let file = KylinFile::new("kylin.properties").overridden_by("kylin.properties.override");
 /// let site = file.read().await?;
 /// let cluster: Cluster<HttpBackend> = Cluster::builder().build()?;
-/// let metastore = site.metadata_url().cloned().map(|url| SameMetastore::new().reference(url).start(&cluster));
+/// let metastore = site.metadata_url().cloned().map(|url| MetastoreCheck::new().reference(url).start(&cluster));
 /// # #[cfg(feature = "client")]
-/// let follow = discovery::follow(&cluster, file, move |found| site.endpoint(found));
+/// let follow = discovery::watch(&cluster, file, move |found| site.endpoint(found));
 /// # Ok(())
 /// # }
 /// ```
@@ -78,7 +78,7 @@ impl KylinFile {
 }
 
 impl Discovery for KylinFile {
-    async fn next(&mut self) -> Result<Vec<Found>, DiscoveryError> {
+    async fn next(&mut self) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
         let files = self.files.next().await.map_err(unreadable)?;
         Ok(self.understood(files)?.into_nodes())
     }

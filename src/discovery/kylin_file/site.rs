@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::discovery::{Found, InvalidFound};
+use crate::discovery::{DiscoveredNode, InvalidNode};
 use crate::endpoint::Roles;
 use crate::kylin::metadata_url::MetadataUrl;
 use crate::kylin::properties::{Properties, PropertyError, ServerAddr};
@@ -21,7 +21,7 @@ const NO_LIMIT: Duration = Duration::from_secs(86_400);
 /// | `kylin.server.cluster-servers-with-mode`, else `kylin.server.cluster-mode-{all,query,job}`, else `kylin.server.cluster-servers` | the [nodes](Self::nodes) and what they do |
 /// | `kylin.server.mode`, `kylin.server.host-address` | what this one node does, where the list does not say |
 /// | `kylin.query.timeout-seconds` | the [time for an answer](Self::head_timeout) |
-/// | `kylin.metadata.url` | the [reference](crate::health::SameMetastore::reference) of the metastore |
+/// | `kylin.metadata.url` | the [reference](crate::probe::MetastoreCheck::reference) of the metastore |
 /// | `kylin.env.zookeeper-*`, `kylin.server.self-discovery-enabled`, `kylin.server.cluster-name` | the ZooKeeper to ask for nodes |
 ///
 /// ```
@@ -38,7 +38,7 @@ const NO_LIMIT: Duration = Duration::from_secs(86_400);
 /// ```
 #[derive(Debug, Clone)]
 pub struct KylinSite {
-    nodes: Vec<Found>,
+    nodes: Vec<DiscoveredNode>,
     metadata_url: Option<MetadataUrl>,
     query_timeout: Option<Duration>,
     #[cfg(feature = "zookeeper")]
@@ -64,7 +64,7 @@ pub enum InvalidSite {
     Property(#[from] PropertyError),
     /// A node is not at an address of the network.
     #[error(transparent)]
-    Node(#[from] InvalidFound),
+    Node(#[from] InvalidNode),
 }
 
 impl KylinSite {
@@ -83,11 +83,11 @@ impl KylinSite {
     }
 
     /// The nodes, each once, in the order of the file; none where the file leaves them to discovery.
-    pub fn nodes(&self) -> &[Found] {
+    pub fn nodes(&self) -> &[DiscoveredNode] {
         &self.nodes
     }
 
-    pub(super) fn into_nodes(self) -> Vec<Found> {
+    pub(super) fn into_nodes(self) -> Vec<DiscoveredNode> {
         self.nodes
     }
 
@@ -109,7 +109,7 @@ impl KylinSite {
     #[cfg(feature = "client")]
     pub fn endpoint(
         &self,
-        found: &Found,
+        found: &DiscoveredNode,
     ) -> Result<crate::Endpoint<crate::HttpBackend>, crate::backend::http1::InvalidEndpoint> {
         let backend = crate::HttpBackend::builder(found.address())?;
         let backend = match self.head_timeout() {
@@ -146,14 +146,14 @@ impl KylinSite {
     }
 }
 
-fn nodes(properties: &Properties) -> Result<Vec<Found>, InvalidSite> {
+fn nodes(properties: &Properties) -> Result<Vec<DiscoveredNode>, InvalidSite> {
     let own =
         properties.host_address()?.map(|own| Ok::<_, PropertyError>((own, properties.server_mode()?))).transpose()?;
     let own_roles = |server: &ServerAddr| own.as_ref().filter(|(own, _)| own.is_at(server)).map(|(_, roles)| *roles);
-    let mut nodes: Vec<Found> = Vec::new();
+    let mut nodes: Vec<DiscoveredNode> = Vec::new();
     for server in properties.cluster_servers()? {
         let roles = server.roles().or_else(|| own_roles(&server)).unwrap_or(Roles::ALL);
-        let found = Found::new(&server.to_string())?.with_source("kylin.properties");
+        let found = DiscoveredNode::new(&server.to_string())?.with_source("kylin.properties");
         match nodes.iter_mut().find(|node| node.address() == found.address()) {
             // In the lists of Kylin 5 a node may stand under each of its modes.
             Some(node) => *node = node.clone().with_roles(node.roles().and(roles)),

@@ -36,7 +36,7 @@ use self::client::{News, Session};
 pub use self::folders::Layout;
 pub use self::place::InvalidZooKeeper;
 use self::place::Place;
-use super::{Discovery, DiscoveryError, Found};
+use super::{DiscoveredNode, Discovery, DiscoveryError};
 use crate::clock::timer_in;
 
 /// The nodes that Kylin registers in ZooKeeper, watched: see the [module](self).
@@ -47,9 +47,9 @@ pub struct ZooKeeper {
     settings: Settings,
     session: Option<Session>,
     /// What was told last; `None` at first and after an error.
-    told: Option<Vec<Found>>,
+    told: Option<Vec<DiscoveredNode>>,
     /// The last nodes there were, which the cluster has.
-    known: Vec<Found>,
+    known: Vec<DiscoveredNode>,
     /// Until when the nodes of `known` are kept, though they be missing.
     grace: Option<Instant>,
     leader: watch::Sender<Option<String>>,
@@ -163,7 +163,7 @@ impl ZooKeeper {
     }
 
     /// The membership, when ZooKeeper is there, all of it is known and there is something new about it.
-    fn news(&mut self) -> Option<Vec<Found>> {
+    fn news(&mut self) -> Option<Vec<DiscoveredNode>> {
         let registry = self.session.as_ref().filter(|session| session.is_connected())?.registry();
         if !registry.is_complete() {
             return None;
@@ -176,8 +176,8 @@ impl ZooKeeper {
         });
         let mut found = registry.members();
         if self.grace.is_some() {
-            let missing = |old: &&Found| !found.iter().any(|found| found.address() == old.address());
-            let missing: Vec<Found> = self.known.iter().filter(missing).cloned().collect();
+            let missing = |old: &&DiscoveredNode| !found.iter().any(|found| found.address() == old.address());
+            let missing: Vec<DiscoveredNode> = self.known.iter().filter(missing).cloned().collect();
             found.extend(missing);
         }
         // An order that every front end finds alike.
@@ -194,7 +194,7 @@ impl ZooKeeper {
 }
 
 impl Discovery for ZooKeeper {
-    async fn next(&mut self) -> Result<Vec<Found>, DiscoveryError> {
+    async fn next(&mut self) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
         loop {
             if self.session.is_none() {
                 self.told = None;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::folders::Kind;
-use crate::discovery::Found;
+use crate::discovery::DiscoveredNode;
 use crate::endpoint::{InvalidRoles, Roles};
 
 /// The longest registration that is read; real ones have some 500 bytes.
@@ -12,7 +12,7 @@ const MOST_BYTES: usize = 64 * 1024;
 /// A registration of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Registration {
-    pub(super) found: Found,
+    pub(super) found: DiscoveredNode,
     /// The roles are in the registration, not only assumed.
     pub(super) roles_are_told: bool,
     /// When it was made, in milliseconds since 1970; 0 where that is not told.
@@ -31,7 +31,7 @@ pub(super) enum Unusable {
     #[error("no {0}")]
     Missing(&'static str),
     #[error(transparent)]
-    Address(#[from] crate::discovery::InvalidFound),
+    Address(#[from] crate::discovery::InvalidNode),
     #[error(transparent)]
     Mode(#[from] InvalidRoles),
 }
@@ -47,14 +47,14 @@ pub(super) fn registration(kind: Kind, data: &[u8]) -> Result<Registration, Unus
     let disabled = json["enabled"] == Value::Bool(false);
     // Spring's status; a node that tells none serves.
     let up = payload["metadata"]["instance_status"].as_str().is_none_or(|status| status.eq_ignore_ascii_case("up"));
-    let found = Found::new(&address)?.with_roles(roles.unwrap_or(Roles::ALL)).draining(disabled || !up);
+    let found = DiscoveredNode::new(&address)?.with_roles(roles.unwrap_or(Roles::ALL)).draining(disabled || !up);
     Ok(Registration { found, roles_are_told: roles.is_some(), at: json["registrationTimeUTC"].as_i64().unwrap_or(0) })
 }
 
 /// Reads the address of a candidate for the lead.
 pub(super) fn leader(data: &[u8]) -> Result<String, Unusable> {
     let text = std::str::from_utf8(bounded(data)?)?;
-    Ok(Found::new(text.trim())?.address().to_owned())
+    Ok(DiscoveredNode::new(text.trim())?.address().to_owned())
 }
 
 /// The place of a candidate in the order of the lead: the number at the end of `_c_<guid>-lock-<number>`, the lowest leads.
@@ -74,12 +74,14 @@ fn described(json: &Value, description: &str) -> Result<(String, Option<Roles>),
         let roles = if description.is_empty() { None } else { Some(Roles::parse(description)?) };
         return Ok((fields(json)?, roles));
     }
-    if Found::new(description).is_ok() {
+    if DiscoveredNode::new(description).is_ok() {
         return Ok((description.to_owned(), None));
     }
     match description.rsplit_once(':') {
-        Some((address, mode)) if Found::new(address).is_ok() => Ok((address.to_owned(), Some(Roles::parse(mode)?))),
-        _ => Err(Found::new(description).err().map_or(Unusable::Missing("address"), Unusable::Address)),
+        Some((address, mode)) if DiscoveredNode::new(address).is_ok() => {
+            Ok((address.to_owned(), Some(Roles::parse(mode)?)))
+        }
+        _ => Err(DiscoveredNode::new(description).err().map_or(Unusable::Missing("address"), Unusable::Address)),
     }
 }
 
@@ -204,7 +206,7 @@ mod tests {
             for text in [json.clone(), json.replacen(':', &other, 1)] {
                 for kind in [Kind::Described, Kind::Of(Roles::ALL)] {
                     if let Ok(registration) = registration(kind, text.as_bytes()) {
-                        prop_assert!(Found::new(registration.found.address()).is_ok());
+                        prop_assert!(DiscoveredNode::new(registration.found.address()).is_ok());
                     }
                 }
             }

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::discovery::Found;
+use crate::discovery::DiscoveredNode;
 
 /// The port of ZooKeeper where none is written.
 const PORT: u16 = 2181;
@@ -90,7 +90,7 @@ impl fmt::Display for Place {
 fn ensemble(text: &str) -> Result<String, InvalidZooKeeper> {
     let server = |(index, text): (usize, &str)| {
         let text = text.trim();
-        let found = Found::new(text).or_else(|_| Found::new(&format!("{text}:{PORT}")));
+        let found = DiscoveredNode::new(text).or_else(|_| DiscoveredNode::new(&format!("{text}:{PORT}")));
         found.map(|found| found.address().to_owned()).map_err(|_| InvalidZooKeeper::Server(index + 1))
     };
     let servers: Vec<String> = text.split(',').enumerate().map(server).collect::<Result<_, _>>()?;

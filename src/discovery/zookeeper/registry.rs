@@ -6,7 +6,7 @@ use ahash::AHashMap;
 
 use super::folders::{Folder, Kind};
 use super::payload::{self, Registration};
-use crate::discovery::{Found, chain};
+use crate::discovery::{DiscoveredNode, chain};
 use crate::endpoint::{Role, Roles};
 
 /// The most znodes of one folder that are read.
@@ -102,7 +102,7 @@ impl Registry {
 
     /// Each node once. Of several registrations of one address the latest counts, for an older one may be of a session that
     /// has not ended yet; its roles are those of all registrations of its session.
-    pub(super) fn members(&self) -> Vec<Found> {
+    pub(super) fn members(&self) -> Vec<DiscoveredNode> {
         let mut by_address: AHashMap<&str, Vec<Entry<'_>>> = AHashMap::new();
         for known in &self.folders {
             for (name, node) in &known.nodes {
@@ -137,7 +137,7 @@ struct Entry<'r> {
 }
 
 /// What the registrations of one address come to.
-fn merged(entries: Vec<Entry<'_>>) -> Option<Found> {
+fn merged(entries: Vec<Entry<'_>>) -> Option<DiscoveredNode> {
     let latest = entries.iter().max_by_key(|entry| (entry.registration.at, entry.folder, entry.name))?;
     let together = |entry: &&Entry<'_>| {
         let same = (entry.folder, entry.name) == (latest.folder, latest.name);

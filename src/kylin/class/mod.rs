@@ -15,7 +15,7 @@ use crate::endpoint::Role;
 /// The two families of Kylin's HTTP interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Dialect {
+pub enum KylinVersion {
     /// Apache Kylin 2.x-4.x and KAP of that time.
     V4,
     /// Kylin 5 and Kyligence Enterprise 4.
@@ -37,7 +37,7 @@ pub enum Sql {
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Class {
+pub enum RequestClass {
     /// `POST /query`.
     Query(Sql),
     /// `POST /query/prestate`: the same, and only the types are wanted. No handle stays on the node.
@@ -85,7 +85,7 @@ pub enum Class {
 /// When a request of a class may be sent to another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Repeat {
+pub enum RetrySafety {
     /// It changes nothing: also after it was sent and no answer came.
     Read,
     /// Only where it was certainly not carried out: not sent, or refused unexecuted.
@@ -99,7 +99,7 @@ pub enum Repeat {
 /// Where the SQL of a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Look {
+pub enum SqlLocation {
     /// There is none.
     Nowhere,
     /// In the body, which is JSON: [`QueryRequest::from_json`](super::query::QueryRequest::from_json).
@@ -109,13 +109,13 @@ pub enum Look {
     Form,
 }
 
-impl Class {
+impl RequestClass {
     /// The class once the SQL was looked at. Classes without SQL stay what they are.
     pub fn with_sql(self, sql: Sql) -> Self {
         match self {
-            Class::Query(_) => Class::Query(sql),
-            Class::Prepare(_) => Class::Prepare(sql),
-            Class::Export(_) => Class::Export(sql),
+            RequestClass::Query(_) => RequestClass::Query(sql),
+            RequestClass::Prepare(_) => RequestClass::Prepare(sql),
+            RequestClass::Export(_) => RequestClass::Export(sql),
             other => other,
         }
     }
@@ -123,38 +123,41 @@ impl Class {
     /// When a request may be sent to another node.
     ///
     /// Exports are not repeated once sent although they change nothing: a node may have worked on one for minutes.
-    pub fn repeat(self) -> Repeat {
+    pub fn repeat(self) -> RetrySafety {
         match self {
-            Class::Query(Sql::ReadOnly) | Class::Prepare(Sql::ReadOnly) => Repeat::Read,
-            Class::Query(_) | Class::Prepare(_) | Class::Export(_) => Repeat::Unexecuted,
-            Class::AsyncRead
-            | Class::Cancel
-            | Class::Login
-            | Class::Logout
-            | Class::Read
-            | Class::AdminRead
-            | Class::Page => Repeat::Read,
-            Class::AsyncSubmit | Class::AsyncStop | Class::Write | Class::Job | Class::AdminWrite | Class::Unknown => {
-                Repeat::Unexecuted
-            }
-            Class::Stop | Class::Running | Class::NodeConfig => Repeat::FanOut,
-            Class::NodeBound | Class::Internal => Repeat::Never,
+            RequestClass::Query(Sql::ReadOnly) | RequestClass::Prepare(Sql::ReadOnly) => RetrySafety::Read,
+            RequestClass::Query(_) | RequestClass::Prepare(_) | RequestClass::Export(_) => RetrySafety::Unexecuted,
+            RequestClass::AsyncRead
+            | RequestClass::Cancel
+            | RequestClass::Login
+            | RequestClass::Logout
+            | RequestClass::Read
+            | RequestClass::AdminRead
+            | RequestClass::Page => RetrySafety::Read,
+            RequestClass::AsyncSubmit
+            | RequestClass::AsyncStop
+            | RequestClass::Write
+            | RequestClass::Job
+            | RequestClass::AdminWrite
+            | RequestClass::Unknown => RetrySafety::Unexecuted,
+            RequestClass::Stop | RequestClass::Running | RequestClass::NodeConfig => RetrySafety::FanOut,
+            RequestClass::NodeBound | RequestClass::Internal => RetrySafety::Never,
         }
     }
 
     /// The role that a node should have to serve this; none where any may.
     pub fn role(self) -> Option<Role> {
         match self {
-            Class::Query(_)
-            | Class::Prepare(_)
-            | Class::Export(_)
-            | Class::AsyncSubmit
-            | Class::AsyncRead
-            | Class::AsyncStop
-            | Class::Stop
-            | Class::Running
-            | Class::Cancel => Some(Role::Query),
-            Class::Job => Some(Role::Job),
+            RequestClass::Query(_)
+            | RequestClass::Prepare(_)
+            | RequestClass::Export(_)
+            | RequestClass::AsyncSubmit
+            | RequestClass::AsyncRead
+            | RequestClass::AsyncStop
+            | RequestClass::Stop
+            | RequestClass::Running
+            | RequestClass::Cancel => Some(Role::Query),
+            RequestClass::Job => Some(Role::Job),
             _ => None,
         }
     }
@@ -167,11 +170,11 @@ impl Class {
     }
 
     /// Where SQL has to be looked for before the rules are final.
-    pub fn look(self) -> Look {
+    pub fn look(self) -> SqlLocation {
         match self {
-            Class::Query(Sql::Unread) | Class::Prepare(Sql::Unread) => Look::Json,
-            Class::Export(Sql::Unread) => Look::Form,
-            _ => Look::Nowhere,
+            RequestClass::Query(Sql::Unread) | RequestClass::Prepare(Sql::Unread) => SqlLocation::Json,
+            RequestClass::Export(Sql::Unread) => SqlLocation::Form,
+            _ => SqlLocation::Nowhere,
         }
     }
 
@@ -179,70 +182,72 @@ impl Class {
     /// of changes from each other seconds later.
     pub fn is_write(self) -> bool {
         match self {
-            Class::Query(sql) => sql != Sql::ReadOnly,
-            Class::Export(sql) => sql == Sql::Writes,
-            Class::Write | Class::Job | Class::AdminWrite | Class::NodeConfig => true,
+            RequestClass::Query(sql) => sql != Sql::ReadOnly,
+            RequestClass::Export(sql) => sql == Sql::Writes,
+            RequestClass::Write | RequestClass::Job | RequestClass::AdminWrite | RequestClass::NodeConfig => true,
             _ => false,
         }
     }
 
     /// Is it work for the query engine, the kind that takes long and fills a node?
     pub fn is_query(self) -> bool {
-        matches!(self, Class::Query(_) | Class::Prepare(_) | Class::Export(_))
+        matches!(self, RequestClass::Query(_) | RequestClass::Prepare(_) | RequestClass::Export(_))
     }
 
     /// A short name, for logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
-            Class::Query(_) => "query",
-            Class::Prepare(_) => "prepare",
-            Class::Export(_) => "export",
-            Class::AsyncSubmit => "async_submit",
-            Class::AsyncRead => "async_read",
-            Class::AsyncStop => "async_stop",
-            Class::Stop => "stop",
-            Class::Running => "running",
-            Class::Cancel => "cancel",
-            Class::Login => "login",
-            Class::Logout => "logout",
-            Class::Read => "read",
-            Class::Write => "write",
-            Class::Job => "job",
-            Class::AdminRead => "admin_read",
-            Class::AdminWrite => "admin_write",
-            Class::NodeConfig => "node_config",
-            Class::NodeBound => "node_bound",
-            Class::Internal => "internal",
-            Class::Page => "page",
-            Class::Unknown => "unknown",
+            RequestClass::Query(_) => "query",
+            RequestClass::Prepare(_) => "prepare",
+            RequestClass::Export(_) => "export",
+            RequestClass::AsyncSubmit => "async_submit",
+            RequestClass::AsyncRead => "async_read",
+            RequestClass::AsyncStop => "async_stop",
+            RequestClass::Stop => "stop",
+            RequestClass::Running => "running",
+            RequestClass::Cancel => "cancel",
+            RequestClass::Login => "login",
+            RequestClass::Logout => "logout",
+            RequestClass::Read => "read",
+            RequestClass::Write => "write",
+            RequestClass::Job => "job",
+            RequestClass::AdminRead => "admin_read",
+            RequestClass::AdminWrite => "admin_write",
+            RequestClass::NodeConfig => "node_config",
+            RequestClass::NodeBound => "node_bound",
+            RequestClass::Internal => "internal",
+            RequestClass::Page => "page",
+            RequestClass::Unknown => "unknown",
         }
     }
 
     /// Every class, with each state of its SQL: for tables and tests.
     #[cfg(test)]
-    pub(super) fn all() -> Vec<Class> {
+    pub(super) fn all() -> Vec<RequestClass> {
         let sqls = [Sql::Unread, Sql::ReadOnly, Sql::Writes];
-        let mut all: Vec<Class> =
-            sqls.iter().flat_map(|&sql| [Class::Query(sql), Class::Prepare(sql), Class::Export(sql)]).collect();
+        let mut all: Vec<RequestClass> = sqls
+            .iter()
+            .flat_map(|&sql| [RequestClass::Query(sql), RequestClass::Prepare(sql), RequestClass::Export(sql)])
+            .collect();
         all.extend([
-            Class::AsyncSubmit,
-            Class::AsyncRead,
-            Class::AsyncStop,
-            Class::Stop,
-            Class::Running,
-            Class::Cancel,
-            Class::Login,
-            Class::Logout,
-            Class::Read,
-            Class::Write,
-            Class::Job,
-            Class::AdminRead,
-            Class::AdminWrite,
-            Class::NodeConfig,
-            Class::NodeBound,
-            Class::Internal,
-            Class::Page,
-            Class::Unknown,
+            RequestClass::AsyncSubmit,
+            RequestClass::AsyncRead,
+            RequestClass::AsyncStop,
+            RequestClass::Stop,
+            RequestClass::Running,
+            RequestClass::Cancel,
+            RequestClass::Login,
+            RequestClass::Logout,
+            RequestClass::Read,
+            RequestClass::Write,
+            RequestClass::Job,
+            RequestClass::AdminRead,
+            RequestClass::AdminWrite,
+            RequestClass::NodeConfig,
+            RequestClass::NodeBound,
+            RequestClass::Internal,
+            RequestClass::Page,
+            RequestClass::Unknown,
         ]);
         all
     }
@@ -254,33 +259,35 @@ mod tests {
 
     #[test]
     fn sql_that_was_not_read_is_a_write() {
-        for class in [Class::Query(Sql::Unread), Class::Query(Sql::Writes), Class::Prepare(Sql::Unread)] {
-            assert_eq!(class.repeat(), Repeat::Unexecuted, "{class:?}");
+        for class in
+            [RequestClass::Query(Sql::Unread), RequestClass::Query(Sql::Writes), RequestClass::Prepare(Sql::Unread)]
+        {
+            assert_eq!(class.repeat(), RetrySafety::Unexecuted, "{class:?}");
         }
-        assert!(Class::Query(Sql::Unread).is_write());
-        assert_eq!(Class::Query(Sql::Unread).with_sql(Sql::ReadOnly).repeat(), Repeat::Read);
-        assert_eq!(Class::Read.with_sql(Sql::Writes), Class::Read);
+        assert!(RequestClass::Query(Sql::Unread).is_write());
+        assert_eq!(RequestClass::Query(Sql::Unread).with_sql(Sql::ReadOnly).repeat(), RetrySafety::Read);
+        assert_eq!(RequestClass::Read.with_sql(Sql::Writes), RequestClass::Read);
     }
 
     #[test]
     fn nothing_that_writes_is_repeated_once_sent() {
-        for class in Class::all() {
-            assert!(!(class.is_write() && class.repeat() == Repeat::Read), "{class:?}");
+        for class in RequestClass::all() {
+            assert!(!(class.is_write() && class.repeat() == RetrySafety::Read), "{class:?}");
         }
     }
 
     #[test]
     fn sql_is_looked_for_once() {
-        for class in Class::all() {
-            assert_eq!(class.with_sql(Sql::ReadOnly).look(), Look::Nowhere, "{class:?}");
-            assert_eq!(class.with_sql(Sql::Unread).look() != Look::Nowhere, class.is_query(), "{class:?}");
+        for class in RequestClass::all() {
+            assert_eq!(class.with_sql(Sql::ReadOnly).look(), SqlLocation::Nowhere, "{class:?}");
+            assert_eq!(class.with_sql(Sql::Unread).look() != SqlLocation::Nowhere, class.is_query(), "{class:?}");
         }
     }
 
     #[test]
     fn only_queries_must_have_their_role() {
-        assert!(Class::Query(Sql::Unread).role_is_strict() && Class::AsyncRead.role_is_strict());
-        assert!(!Class::Job.role_is_strict() && Class::Job.role() == Some(Role::Job));
-        assert!(!Class::Write.role_is_strict() && Class::Write.role().is_none());
+        assert!(RequestClass::Query(Sql::Unread).role_is_strict() && RequestClass::AsyncRead.role_is_strict());
+        assert!(!RequestClass::Job.role_is_strict() && RequestClass::Job.role() == Some(Role::Job));
+        assert!(!RequestClass::Write.role_is_strict() && RequestClass::Write.role().is_none());
     }
 }

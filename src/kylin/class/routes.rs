@@ -6,7 +6,7 @@
 
 use http::Method;
 
-use super::{Class, Dialect, Sql, v5};
+use super::{KylinVersion, RequestClass, Sql, v5};
 
 /// Segments behind `cubes/{name}` that begin a job (3.1.3 CubeController.java:434-560).
 const CUBE_JOBS: [&str; 9] = [
@@ -29,23 +29,23 @@ const DEPTH: usize = 4;
 
 /// What a request to `path` is for. The path must be [normalised](super::super::path::normalise).
 ///
-/// Without a `dialect` the rules of both hold, and where they differ the stricter one.
+/// Without a `version` the rules of both hold, and where they differ the stricter one.
 ///
 /// ```
 /// use http::Method;
-/// use kylin_lb::kylin::class::{Class, Repeat, Sql, classify};
+/// use kylin_lb::kylin::class::{RequestClass, RetrySafety, Sql, classify};
 ///
-/// assert_eq!(classify(&Method::POST, "/kylin/api/query", None), Class::Query(Sql::Unread));
+/// assert_eq!(classify(&Method::POST, "/kylin/api/query", None), RequestClass::Query(Sql::Unread));
 /// let build = classify(&Method::PUT, "/kylin/api/cubes/sales/rebuild", None);
-/// assert_eq!((build, build.repeat()), (Class::Job, Repeat::Unexecuted));
+/// assert_eq!((build, build.repeat()), (RequestClass::Job, RetrySafety::Unexecuted));
 /// ```
-pub fn classify(method: &Method, path: &str, dialect: Option<Dialect>) -> Class {
+pub fn classify(method: &Method, path: &str, version: Option<KylinVersion>) -> RequestClass {
     let Some(inside) = path.strip_prefix("/kylin").filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
-        return Class::Unknown;
+        return RequestClass::Unknown;
     };
     let kind = Kind::of(method);
     match inside.strip_prefix("/api").filter(|rest| rest.is_empty() || rest.starts_with('/')) {
-        Some(rest) => api(kind, rest, dialect),
+        Some(rest) => api(kind, rest, version),
         None => page(kind, inside),
     }
 }
@@ -71,32 +71,32 @@ impl Kind {
         }
     }
 
-    fn or_write(self, read: Class, write: Class) -> Class {
+    fn or_write(self, read: RequestClass, write: RequestClass) -> RequestClass {
         match self {
             Kind::Get => read,
             Kind::Post | Kind::Put | Kind::Delete => write,
-            Kind::Other => Class::Unknown,
+            Kind::Other => RequestClass::Unknown,
         }
     }
 }
 
 /// Paths outside `/kylin/api`.
-fn page(kind: Kind, inside: &str) -> Class {
+fn page(kind: Kind, inside: &str) -> RequestClass {
     match inside.split('/').nth(1).unwrap_or_default() {
-        "sparder" => Class::NodeBound,
+        "sparder" => RequestClass::NodeBound,
         // 2.x-4.x kylinSecurity.xml:234-267.
-        "j_spring_security_logout" | "logout" => Class::Logout,
-        "login" if kind == Kind::Post => Class::Login,
+        "j_spring_security_logout" | "logout" => RequestClass::Logout,
+        "login" if kind == Kind::Post => RequestClass::Login,
         // The exchange of assertions is no page, and an assertion counts once.
-        "saml" => Class::Unknown,
-        _ if kind == Kind::Get => Class::Page,
-        _ => Class::Unknown,
+        "saml" => RequestClass::Unknown,
+        _ if kind == Kind::Get => RequestClass::Page,
+        _ => RequestClass::Unknown,
     }
 }
 
 /// Paths below `/kylin/api`.
-fn api(kind: Kind, rest: &str, dialect: Option<Dialect>) -> Class {
-    let (is_v4, is_v5) = (dialect != Some(Dialect::V5), dialect != Some(Dialect::V4));
+fn api(kind: Kind, rest: &str, version: Option<KylinVersion>) -> RequestClass {
+    let (is_v4, is_v5) = (version != Some(KylinVersion::V5), version != Some(KylinVersion::V4));
     // Spring takes a path with a slash at its end for the one without.
     let mut all = rest.split('/').filter(|segment| !segment.is_empty());
     let mut segments = [""; DEPTH];
@@ -108,66 +108,66 @@ fn api(kind: Kind, rest: &str, dialect: Option<Dialect>) -> Class {
     let longer = all.next().is_some();
     let segments = &segments[..len];
     if is_v5 && kind == Kind::Get && v5::is_routed_get(rest.trim_end_matches('/')) {
-        return Class::Write;
+        return RequestClass::Write;
     }
     match *segments {
         ["query", ref below @ ..] => query(kind, below, longer, is_v4, is_v5),
-        ["async_query"] if kind == Kind::Post => Class::AsyncSubmit,
+        ["async_query"] if kind == Kind::Post => RequestClass::AsyncSubmit,
         ["async_query", ..] => match kind {
-            Kind::Get => Class::AsyncRead,
-            Kind::Delete => Class::AsyncStop,
-            _ => Class::Write,
+            Kind::Get => RequestClass::AsyncRead,
+            Kind::Delete => RequestClass::AsyncStop,
+            _ => RequestClass::Write,
         },
         ["user", "authentication"] => match kind {
-            Kind::Get | Kind::Post => Class::Login,
-            Kind::Delete => Class::Logout,
-            _ => Class::Unknown,
+            Kind::Get | Kind::Post => RequestClass::Login,
+            Kind::Delete => RequestClass::Logout,
+            _ => RequestClass::Unknown,
         },
-        ["j_spring_security_logout"] => Class::Logout,
+        ["j_spring_security_logout"] => RequestClass::Logout,
         ["user", "update_user"] | ["jobs", "spark"] | ["streaming_coordinator" | "broadcast" | "kg", ..] => {
-            Class::Internal
+            RequestClass::Internal
         }
-        ["epoch", "maintenance_mode"] if kind == Kind::Get => Class::AdminRead,
-        ["epoch", ..] => Class::Internal,
-        [first, ..] if first.starts_with("cache") => Class::Internal,
+        ["epoch", "maintenance_mode"] if kind == Kind::Get => RequestClass::AdminRead,
+        ["epoch", ..] => RequestClass::Internal,
+        [first, ..] if first.starts_with("cache") => RequestClass::Internal,
         _ if segments.contains(&"snapshotLocalCache") || (longer && rest.contains("/snapshotLocalCache")) => {
-            Class::Internal
+            RequestClass::Internal
         }
-        ["admin", "config"] if kind == Kind::Put && is_v4 => Class::NodeConfig,
+        ["admin", "config"] if kind == Kind::Put && is_v4 => RequestClass::NodeConfig,
         // Creating a diagnosis package may be asked of any node; what is made is only there.
-        ["system", "diag"] if kind == Kind::Post => Class::AdminWrite,
-        ["system", second, ..] if second.starts_with("diag") => Class::NodeBound,
+        ["system", "diag"] if kind == Kind::Post => RequestClass::AdminWrite,
+        ["system", second, ..] if second.starts_with("diag") => RequestClass::NodeBound,
         // 2.x-4.x make the package while they answer.
-        ["diag", ..] => Class::Unknown,
+        ["diag", ..] => RequestClass::Unknown,
         ["admin" | "system" | "service_discovery" | "monitor", ..] => {
-            kind.or_write(Class::AdminRead, Class::AdminWrite)
+            kind.or_write(RequestClass::AdminRead, RequestClass::AdminWrite)
         }
-        ["health" | "prometheus" | "metrics"] => kind.or_write(Class::AdminRead, Class::Unknown),
+        ["health" | "prometheus" | "metrics"] => kind.or_write(RequestClass::AdminRead, RequestClass::Unknown),
         ["cubes", _, verb, ..] if CUBE_JOBS.contains(&verb) || verb == "segments" => {
-            kind.or_write(Class::Read, Class::Job)
+            kind.or_write(RequestClass::Read, RequestClass::Job)
         }
-        ["models", _, part, ..] if MODEL_JOBS.contains(&part) => kind.or_write(Class::Read, Class::Job),
+        ["models", _, part, ..] if MODEL_JOBS.contains(&part) => kind.or_write(RequestClass::Read, RequestClass::Job),
         ["tables", "sampling_jobs"] | ["jobs" | "streaming_jobs" | "snapshots", ..] => {
-            kind.or_write(Class::Read, Class::Job)
+            kind.or_write(RequestClass::Read, RequestClass::Job)
         }
-        [] => kind.or_write(Class::Read, Class::Unknown),
-        _ => kind.or_write(Class::Read, Class::Write),
+        [] => kind.or_write(RequestClass::Read, RequestClass::Unknown),
+        _ => kind.or_write(RequestClass::Read, RequestClass::Write),
     }
 }
 
 /// Paths below `/kylin/api/query`.
-fn query(kind: Kind, below: &[&str], longer: bool, is_v4: bool, is_v5: bool) -> Class {
+fn query(kind: Kind, below: &[&str], longer: bool, is_v4: bool, is_v5: bool) -> RequestClass {
     match (kind, below) {
-        (Kind::Post, []) => Class::Query(Sql::Unread),
-        (Kind::Post, ["prestate"]) => Class::Prepare(Sql::Unread),
-        (Kind::Get | Kind::Post, ["format", _]) if !longer => Class::Export(Sql::Unread),
-        (Kind::Get, ["runningQueries"]) if is_v4 => Class::Running,
-        (Kind::Put, [_, "stop"]) if is_v4 => Class::Stop,
+        (Kind::Post, []) => RequestClass::Query(Sql::Unread),
+        (Kind::Post, ["prestate"]) => RequestClass::Prepare(Sql::Unread),
+        (Kind::Get | Kind::Post, ["format", _]) if !longer => RequestClass::Export(Sql::Unread),
+        (Kind::Get, ["runningQueries"]) if is_v4 => RequestClass::Running,
+        (Kind::Put, [_, "stop"]) if is_v4 => RequestClass::Stop,
         // Not a query in the list of those to be watched, but the same path.
-        (Kind::Post | Kind::Delete, ["if_big_query"]) => Class::Unknown,
-        (Kind::Delete, ["query_histories" | "history_queries" | "favorite_queries", ..]) => Class::Write,
-        (Kind::Delete, [] | [_]) if is_v5 => Class::Cancel,
-        _ => kind.or_write(Class::Read, Class::Write),
+        (Kind::Post | Kind::Delete, ["if_big_query"]) => RequestClass::Unknown,
+        (Kind::Delete, ["query_histories" | "history_queries" | "favorite_queries", ..]) => RequestClass::Write,
+        (Kind::Delete, [] | [_]) if is_v5 => RequestClass::Cancel,
+        _ => kind.or_write(RequestClass::Read, RequestClass::Write),
     }
 }
 
@@ -179,88 +179,88 @@ mod tests {
 
     const READ: Sql = Sql::Unread;
 
-    fn class(line: &str, dialect: Option<Dialect>) -> Class {
+    fn class(line: &str, version: Option<KylinVersion>) -> RequestClass {
         let (method, path) = line.split_once(' ').unwrap();
-        classify(&method.parse().unwrap(), path, dialect)
+        classify(&method.parse().unwrap(), path, version)
     }
 
     #[test]
     fn paths_of_both_dialects_have_their_class() {
         for (line, expected) in [
-            ("POST /kylin/api/query", Class::Query(READ)),
-            ("POST /kylin/api/query/", Class::Query(READ)),
-            ("POST /kylin/api/query/prestate", Class::Prepare(READ)),
-            ("GET /kylin/api/query/format/csv", Class::Export(READ)),
-            ("POST /kylin/api/query/format/csv", Class::Export(READ)),
-            ("GET /kylin/api/query/runningQueries", Class::Running),
-            ("PUT /kylin/api/query/a-b-c/stop", Class::Stop),
-            ("DELETE /kylin/api/query/stop-id", Class::Cancel),
-            ("GET /kylin/api/query/history_queries", Class::Read),
-            ("GET /kylin/api/query/favorite_queries", Class::Write),
-            ("DELETE /kylin/api/query/history_queries", Class::Write),
-            ("POST /kylin/api/saved_queries", Class::Write),
-            ("GET /kylin/api/saved_queries/P", Class::Read),
-            ("DELETE /kylin/api/saved_queries/1", Class::Write),
-            ("GET /kylin/api/tables_and_columns", Class::Read),
-            ("GET /kylin/api/projects", Class::Read),
-            ("HEAD /kylin/api/projects", Class::Read),
-            ("PUT /kylin/api/projects/p", Class::Write),
-            ("PATCH /kylin/api/projects/p", Class::Unknown),
-            ("GET /kylin/api/user/authentication", Class::Login),
-            ("POST /kylin/api/user/authentication", Class::Login),
-            ("PUT /kylin/api/user/password", Class::Write),
-            ("POST /kylin/api/user/update_user", Class::Internal),
-            ("GET /kylin/j_spring_security_logout", Class::Logout),
-            ("POST /kylin/api/j_spring_security_logout", Class::Logout),
-            ("POST /kylin/login", Class::Login),
-            ("GET /kylin/login", Class::Page),
-            ("POST /kylin/api/async_query", Class::AsyncSubmit),
-            ("GET /kylin/api/async_query/1/status", Class::AsyncRead),
-            ("GET /kylin/api/async_query/1/result_download", Class::AsyncRead),
-            ("DELETE /kylin/api/async_query/stop/1", Class::AsyncStop),
-            ("DELETE /kylin/api/async_query", Class::AsyncStop),
-            ("GET /kylin/api/jobs", Class::Read),
-            ("GET /kylin/api/jobs/1/steps/2/output", Class::Read),
-            ("PUT /kylin/api/jobs/1/resume", Class::Job),
-            ("DELETE /kylin/api/jobs/1/drop", Class::Job),
-            ("PUT /kylin/api/jobs/spark", Class::Internal),
-            ("PUT /kylin/api/cubes/c/build", Class::Job),
-            ("PUT /kylin/api/cubes/c/rebuild2", Class::Job),
-            ("PUT /kylin/api/cubes/c/disable", Class::Write),
-            ("GET /kylin/api/cubes/c/segments", Class::Read),
-            ("POST /kylin/api/models/m/segments", Class::Job),
-            ("POST /kylin/api/models", Class::Write),
-            ("GET /kylin/api/admin/config", Class::AdminRead),
-            ("PUT /kylin/api/admin/config", Class::NodeConfig),
-            ("GET /kylin/api/admin/version", Class::AdminRead),
-            ("DELETE /kylin/api/admin/storage", Class::AdminWrite),
-            ("GET /kylin/api/service_discovery/state/all", Class::AdminRead),
-            ("GET /kylin/api/system/servers", Class::AdminRead),
-            ("POST /kylin/api/system/maintenance_mode", Class::AdminWrite),
-            ("POST /kylin/api/system/diag", Class::AdminWrite),
-            ("GET /kylin/api/system/diag/status", Class::NodeBound),
-            ("GET /kylin/api/diag/project/p/download", Class::Unknown),
-            ("GET /kylin/api/health", Class::AdminRead),
-            ("PUT /kylin/api/cache/cube/c/update", Class::Internal),
-            ("PUT /kylin/api/cache_x/y", Class::Internal),
-            ("POST /kylin/api/streaming_coordinator/x", Class::Internal),
-            ("GET /kylin/api/tables/a/b/snapshotLocalCache/x", Class::Internal),
-            ("GET /kylin/api/a/b/c/d/e/snapshotLocalCache/x", Class::Internal),
-            ("GET /kylin/api/epoch/maintenance_mode", Class::AdminRead),
-            ("POST /kylin/api/epoch", Class::Internal),
-            ("GET /kylin/api/tables/reload_hive_table_name", Class::Write),
-            ("GET /kylin/sparder/SQL/execution/", Class::NodeBound),
-            ("GET /kylin", Class::Page),
-            ("GET /kylin/", Class::Page),
-            ("GET /kylin/js/app.js", Class::Page),
-            ("POST /kylin/js/app.js", Class::Unknown),
-            ("POST /kylin/saml/SSO", Class::Unknown),
-            ("GET /kylin/api", Class::Read),
-            ("GET /kylin/apix", Class::Page),
-            ("GET /kylinx/api/query", Class::Unknown),
-            ("GET /", Class::Unknown),
-            ("POST /api/query", Class::Unknown),
-            ("TRACE /kylin/api/query", Class::Unknown),
+            ("POST /kylin/api/query", RequestClass::Query(READ)),
+            ("POST /kylin/api/query/", RequestClass::Query(READ)),
+            ("POST /kylin/api/query/prestate", RequestClass::Prepare(READ)),
+            ("GET /kylin/api/query/format/csv", RequestClass::Export(READ)),
+            ("POST /kylin/api/query/format/csv", RequestClass::Export(READ)),
+            ("GET /kylin/api/query/runningQueries", RequestClass::Running),
+            ("PUT /kylin/api/query/a-b-c/stop", RequestClass::Stop),
+            ("DELETE /kylin/api/query/stop-id", RequestClass::Cancel),
+            ("GET /kylin/api/query/history_queries", RequestClass::Read),
+            ("GET /kylin/api/query/favorite_queries", RequestClass::Write),
+            ("DELETE /kylin/api/query/history_queries", RequestClass::Write),
+            ("POST /kylin/api/saved_queries", RequestClass::Write),
+            ("GET /kylin/api/saved_queries/P", RequestClass::Read),
+            ("DELETE /kylin/api/saved_queries/1", RequestClass::Write),
+            ("GET /kylin/api/tables_and_columns", RequestClass::Read),
+            ("GET /kylin/api/projects", RequestClass::Read),
+            ("HEAD /kylin/api/projects", RequestClass::Read),
+            ("PUT /kylin/api/projects/p", RequestClass::Write),
+            ("PATCH /kylin/api/projects/p", RequestClass::Unknown),
+            ("GET /kylin/api/user/authentication", RequestClass::Login),
+            ("POST /kylin/api/user/authentication", RequestClass::Login),
+            ("PUT /kylin/api/user/password", RequestClass::Write),
+            ("POST /kylin/api/user/update_user", RequestClass::Internal),
+            ("GET /kylin/j_spring_security_logout", RequestClass::Logout),
+            ("POST /kylin/api/j_spring_security_logout", RequestClass::Logout),
+            ("POST /kylin/login", RequestClass::Login),
+            ("GET /kylin/login", RequestClass::Page),
+            ("POST /kylin/api/async_query", RequestClass::AsyncSubmit),
+            ("GET /kylin/api/async_query/1/status", RequestClass::AsyncRead),
+            ("GET /kylin/api/async_query/1/result_download", RequestClass::AsyncRead),
+            ("DELETE /kylin/api/async_query/stop/1", RequestClass::AsyncStop),
+            ("DELETE /kylin/api/async_query", RequestClass::AsyncStop),
+            ("GET /kylin/api/jobs", RequestClass::Read),
+            ("GET /kylin/api/jobs/1/steps/2/output", RequestClass::Read),
+            ("PUT /kylin/api/jobs/1/resume", RequestClass::Job),
+            ("DELETE /kylin/api/jobs/1/drop", RequestClass::Job),
+            ("PUT /kylin/api/jobs/spark", RequestClass::Internal),
+            ("PUT /kylin/api/cubes/c/build", RequestClass::Job),
+            ("PUT /kylin/api/cubes/c/rebuild2", RequestClass::Job),
+            ("PUT /kylin/api/cubes/c/disable", RequestClass::Write),
+            ("GET /kylin/api/cubes/c/segments", RequestClass::Read),
+            ("POST /kylin/api/models/m/segments", RequestClass::Job),
+            ("POST /kylin/api/models", RequestClass::Write),
+            ("GET /kylin/api/admin/config", RequestClass::AdminRead),
+            ("PUT /kylin/api/admin/config", RequestClass::NodeConfig),
+            ("GET /kylin/api/admin/version", RequestClass::AdminRead),
+            ("DELETE /kylin/api/admin/storage", RequestClass::AdminWrite),
+            ("GET /kylin/api/service_discovery/state/all", RequestClass::AdminRead),
+            ("GET /kylin/api/system/servers", RequestClass::AdminRead),
+            ("POST /kylin/api/system/maintenance_mode", RequestClass::AdminWrite),
+            ("POST /kylin/api/system/diag", RequestClass::AdminWrite),
+            ("GET /kylin/api/system/diag/status", RequestClass::NodeBound),
+            ("GET /kylin/api/diag/project/p/download", RequestClass::Unknown),
+            ("GET /kylin/api/health", RequestClass::AdminRead),
+            ("PUT /kylin/api/cache/cube/c/update", RequestClass::Internal),
+            ("PUT /kylin/api/cache_x/y", RequestClass::Internal),
+            ("POST /kylin/api/streaming_coordinator/x", RequestClass::Internal),
+            ("GET /kylin/api/tables/a/b/snapshotLocalCache/x", RequestClass::Internal),
+            ("GET /kylin/api/a/b/c/d/e/snapshotLocalCache/x", RequestClass::Internal),
+            ("GET /kylin/api/epoch/maintenance_mode", RequestClass::AdminRead),
+            ("POST /kylin/api/epoch", RequestClass::Internal),
+            ("GET /kylin/api/tables/reload_hive_table_name", RequestClass::Write),
+            ("GET /kylin/sparder/SQL/execution/", RequestClass::NodeBound),
+            ("GET /kylin", RequestClass::Page),
+            ("GET /kylin/", RequestClass::Page),
+            ("GET /kylin/js/app.js", RequestClass::Page),
+            ("POST /kylin/js/app.js", RequestClass::Unknown),
+            ("POST /kylin/saml/SSO", RequestClass::Unknown),
+            ("GET /kylin/api", RequestClass::Read),
+            ("GET /kylin/apix", RequestClass::Page),
+            ("GET /kylinx/api/query", RequestClass::Unknown),
+            ("GET /", RequestClass::Unknown),
+            ("POST /api/query", RequestClass::Unknown),
+            ("TRACE /kylin/api/query", RequestClass::Unknown),
         ] {
             assert_eq!(class(line, None), expected, "{line}");
         }
@@ -268,15 +268,15 @@ mod tests {
 
     #[test]
     fn a_known_dialect_lifts_the_other_ones_rules() {
-        for (line, dialect, expected) in [
-            ("GET /kylin/api/tables/reload_hive_table_name", Dialect::V4, Class::Read),
-            ("DELETE /kylin/api/query/x", Dialect::V4, Class::Write),
-            ("GET /kylin/api/query/runningQueries", Dialect::V5, Class::Read),
-            ("PUT /kylin/api/query/x/stop", Dialect::V5, Class::Write),
-            ("PUT /kylin/api/admin/config", Dialect::V5, Class::AdminWrite),
-            ("POST /kylin/api/query", Dialect::V5, Class::Query(READ)),
+        for (line, version, expected) in [
+            ("GET /kylin/api/tables/reload_hive_table_name", KylinVersion::V4, RequestClass::Read),
+            ("DELETE /kylin/api/query/x", KylinVersion::V4, RequestClass::Write),
+            ("GET /kylin/api/query/runningQueries", KylinVersion::V5, RequestClass::Read),
+            ("PUT /kylin/api/query/x/stop", KylinVersion::V5, RequestClass::Write),
+            ("PUT /kylin/api/admin/config", KylinVersion::V5, RequestClass::AdminWrite),
+            ("POST /kylin/api/query", KylinVersion::V5, RequestClass::Query(READ)),
         ] {
-            assert_eq!(class(line, Some(dialect)), expected, "{line}");
+            assert_eq!(class(line, Some(version)), expected, "{line}");
         }
     }
 
@@ -287,8 +287,8 @@ mod tests {
             path in "/kylin/api(/(query|cubes|jobs|x|models|build|admin|tables|format|1)){0,6}/?",
         ) {
             let class = classify(&method.parse().unwrap(), &path, None);
-            let reads = class.repeat() == super::super::Repeat::Read;
-            prop_assert!(!reads || class == Class::Cancel, "{method} {path}: {class:?}");
+            let reads = class.repeat() == super::super::RetrySafety::Read;
+            prop_assert!(!reads || class == RequestClass::Cancel, "{method} {path}: {class:?}");
         }
 
         #[test]

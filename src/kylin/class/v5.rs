@@ -97,7 +97,7 @@ pub(super) fn is_routed_get(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Class, Repeat, classify};
+    use super::super::{RequestClass, RetrySafety, classify};
     use super::*;
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
     fn a_get_that_is_sent_on_is_repeated_by_nobody() {
         for path in ROUTED_GETS {
             let class = classify(&Method::GET, &format!("/kylin/api{path}"), None);
-            assert_eq!((class, class.repeat()), (Class::Write, Repeat::Unexecuted), "{path}");
+            assert_eq!((class, class.repeat()), (RequestClass::Write, RetrySafety::Unexecuted), "{path}");
         }
     }
 }

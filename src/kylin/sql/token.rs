@@ -43,7 +43,7 @@ pub(super) struct Seen {
     /// `--` with no blank behind it.
     pub(super) tight_dashes: bool,
     /// A string, name or comment without an end; `/*!`, which MySQL executes; `$$`, which quotes in PostgreSQL; brackets
-    /// that are a name in one dialect and code in another. No reading makes this safe.
+    /// that are a name in one version and code in another. No reading makes this safe.
     pub(super) doubt: bool,
 }
 

@@ -9,15 +9,15 @@ use http::StatusCode;
 use super::affinity::{Affinities, Shared};
 use super::{Inner, Route, SiteError};
 use crate::backend::http1::{Address, HttpBackend, Timeouts};
-use crate::balance::{Hash, IpHash, LeastConn, Random, RandomTwo, RoundRobin, key_fn};
+use crate::balance::{HashKeyed, IpHash, LeastConn, RandomOne, RandomTwo, RoundRobin, key_fn};
 use crate::cluster::{Cluster, ClusterBuilder};
-use crate::endpoint::{Endpoint, Intent};
+use crate::endpoint::{AdminState, Endpoint};
 use crate::nginx::config::Config;
 use crate::nginx::location::{Action, Location, Locations};
 use crate::nginx::next_upstream::NextUpstream;
 use crate::nginx::settings::Settings;
 use crate::nginx::upstream::{Method, Upstream, UpstreamServer};
-use crate::proxy::{Proxy, Retry};
+use crate::proxy::{Proxy, RetryPolicy};
 use crate::session::Affinity;
 
 /// nginx's `client_max_body_size` where none is set.
@@ -77,17 +77,17 @@ fn route(location: &Location, groups: &[Group]) -> Route {
     Route { trusted, proxy }
 }
 
-fn retry(next: &NextUpstream) -> Retry {
+fn retry(next: &NextUpstream) -> RetryPolicy {
     let statuses =
         (400..600).filter(|status| next.on_status(*status)).filter_map(|status| StatusCode::from_u16(status).ok());
-    let retry = Retry::off()
+    let retry = RetryPolicy::off()
         .on_error(next.error)
         .on_timeout(next.timeout)
         .on_invalid(next.invalid_header)
         .non_idempotent(next.non_idempotent)
         .tries(next.tries)
-        .within(Some(next.within).filter(|within| !within.is_zero()));
-    statuses.fold(retry, Retry::on_status)
+        .max_elapsed(Some(next.within).filter(|within| !within.is_zero()));
+    statuses.fold(retry, RetryPolicy::on_status)
 }
 
 /// The waits for a node that a location changes; none when it changes none.
@@ -130,10 +130,10 @@ fn cluster(upstream: &Upstream) -> Result<Cluster, SiteError> {
                 true => endpoint,
                 false => endpoint.slow_start(server.slow_start),
             };
-            let intent = match (server.down, server.drain) {
-                (true, _) => Intent::Maintain,
-                (false, true) => Intent::Drain,
-                (false, false) => Intent::Ready,
+            let admin_state = match (server.down, server.drain) {
+                (true, _) => AdminState::Maintenance,
+                (false, true) => AdminState::Drain,
+                (false, false) => AdminState::Ready,
             };
             endpoints.push(
                 endpoint
@@ -143,7 +143,7 @@ fn cluster(upstream: &Upstream) -> Result<Cluster, SiteError> {
                     .max_fails(server.max_fails)
                     .fail_timeout(server.fail_timeout)
                     .backup(server.backup)
-                    .intent(intent),
+                    .admin_state(admin_state),
             );
         }
     }
@@ -163,9 +163,9 @@ fn policy(upstream: &Upstream, builder: ClusterBuilder<HttpBackend>) -> ClusterB
         Method::RoundRobin => builder.balancer(RoundRobin::new()),
         Method::IpHash => builder.balancer(IpHash::new()),
         Method::LeastConn => builder.balancer(LeastConn::new()),
-        Method::Hash { consistent: false, .. } => builder.balancer(Hash::new(key())),
-        Method::Hash { consistent: true, .. } => builder.balancer(Hash::consistent(key())),
-        Method::Random { two: false } => builder.balancer(Random::new()),
+        Method::Hash { consistent: false, .. } => builder.balancer(HashKeyed::modulo(key())),
+        Method::Hash { consistent: true, .. } => builder.balancer(HashKeyed::consistent(key())),
+        Method::Random { two: false } => builder.balancer(RandomOne::new()),
         Method::Random { two: true } => builder.balancer(RandomTwo::new()),
     }
 }

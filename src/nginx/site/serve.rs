@@ -18,7 +18,7 @@ use crate::nginx::sticky::Sticky;
 use crate::nginx::upstream::Method;
 use crate::nginx::uri::{escape, normalise};
 use crate::nginx::variables::{Scope, Unsendable};
-use crate::proxy::{HeaderEdits, Place, Proxy, Refusal, check_head};
+use crate::proxy::{ErrorContext, ErrorResponse, HeaderEdits, Proxy, check_head};
 use crate::request::ClientAddr;
 use crate::session::affinity::GivenRoute;
 
@@ -28,7 +28,7 @@ pub(super) async fn forward(
     peer: ClientAddr,
     mut request: Request<Body>,
 ) -> Response<Body> {
-    let place = Place::of(&request);
+    let place = ErrorContext::of(&request);
     if let Err(refusal) = check_head(&mut request) {
         return refusal.answer(&place);
     }
@@ -65,7 +65,7 @@ fn route<'s>(
     listener: usize,
     peer: ClientAddr,
     head: &mut request::Parts,
-) -> Result<Step<'s>, Refusal> {
+) -> Result<Step<'s>, ErrorResponse> {
     let listener = &site.config.listeners[listener];
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_ascii_lowercase);
     let (number, captures) = listener.server_for(host.as_deref());
@@ -117,12 +117,12 @@ fn route<'s>(
     }
 }
 
-const NOT_FOUND: Refusal = Refusal::new(StatusCode::NOT_FOUND, "no location is configured for the path");
-const BAD_PATH: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the path of the request is not valid");
-const UNSENDABLE: Refusal =
-    Refusal::new(StatusCode::BAD_REQUEST, "the request would make a header field that cannot be sent");
+const NOT_FOUND: ErrorResponse = ErrorResponse::new(StatusCode::NOT_FOUND, "no location is configured for the path");
+const BAD_PATH: ErrorResponse = ErrorResponse::new(StatusCode::BAD_REQUEST, "the path of the request is not valid");
+const UNSENDABLE: ErrorResponse =
+    ErrorResponse::new(StatusCode::BAD_REQUEST, "the request would make a header field that cannot be sent");
 
-impl From<Unsendable> for Refusal {
+impl From<Unsendable> for ErrorResponse {
     fn from(_: Unsendable) -> Self {
         UNSENDABLE
     }
@@ -162,7 +162,7 @@ fn prepare<'s>(
     location: &'s Location,
     pass: &'s ProxyPass,
     scope: &Scope<'_>,
-) -> Result<(Changes, After<'s>), Refusal> {
+) -> Result<(Changes, After<'s>), ErrorResponse> {
     let settings = &location.settings;
     let mut edits = HeaderEdits::default();
     for field in settings.set_headers.iter() {
@@ -190,7 +190,7 @@ fn prepare<'s>(
     Ok((Changes { edits, uri, key, given, timeouts: timeouts(settings) }, after))
 }
 
-fn added<'s>(settings: &'s Settings, scope: &Scope<'_>) -> Result<Added<'s>, Refusal> {
+fn added<'s>(settings: &'s Settings, scope: &Scope<'_>) -> Result<Added<'s>, ErrorResponse> {
     let mut added = Vec::new();
     for field in settings.add_headers.iter() {
         if let Some(value) = field.value.to_header(scope)? {
@@ -231,7 +231,7 @@ fn add(added: Added<'_>, answer: &mut Response<Body>) {
 }
 
 /// `return`.
-fn answer(reply: &Reply, settings: &Settings, scope: &Scope<'_>) -> Result<Response<Body>, Refusal> {
+fn answer(reply: &Reply, settings: &Settings, scope: &Scope<'_>) -> Result<Response<Body>, ErrorResponse> {
     let text = reply.text.as_ref().map(|text| text.to_bytes(scope)).unwrap_or_default();
     let mut answer = Response::new(Body::from(text));
     *answer.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -248,7 +248,7 @@ fn answer(reply: &Reply, settings: &Settings, scope: &Scope<'_>) -> Result<Respo
 
 /// For a path that lacks the slash at the end of the location's. The address stays relative, which leaves scheme and port
 /// to the client, who knows them.
-fn redirect(to: &Location, scope: &Scope<'_>) -> Result<Response<Body>, Refusal> {
+fn redirect(to: &Location, scope: &Scope<'_>) -> Result<Response<Body>, ErrorResponse> {
     let path = escape(to.matcher.text().as_bytes());
     let query = scope.request_uri.split_once('?').map(|(_, query)| format!("?{query}")).unwrap_or_default();
     let location = HeaderValue::try_from(path + &query).map_err(|_| BAD_PATH)?;

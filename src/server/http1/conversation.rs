@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use super::encode::{self, Asked};
 use super::head::{self, Head, Invalid};
-use super::upload::{Demand, Upload};
+use super::upload::{TrafficKind, Upload};
 use crate::body::{Body, BodyError, BoxError};
 use crate::clock::timer_in;
 use crate::http1::chunks::Piece;
@@ -182,12 +182,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some((upload, _)) = &self.upload else { return self.poll_gone(cx) };
         match upload.demand(cx) {
-            Demand::Later => return Poll::Pending,
-            Demand::Never => {
+            TrafficKind::Later => return Poll::Pending,
+            TrafficKind::Never => {
                 self.leave_unread();
                 return Poll::Pending;
             }
-            Demand::Now => {}
+            TrafficKind::Now => {}
         }
         if take(&mut self.expects) {
             self.out.begin(|out| out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"));

@@ -35,7 +35,7 @@ struct State {
 
 /// Whether a piece is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Demand {
+pub(super) enum TrafficKind {
     Now,
     /// The connection is woken when one is.
     Later,
@@ -58,16 +58,16 @@ impl Upload {
         (Upload(Arc::clone(&state)), Body::new(Received(state)))
     }
 
-    pub(super) fn demand(&self, cx: &mut Context<'_>) -> Demand {
+    pub(super) fn demand(&self, cx: &mut Context<'_>) -> TrafficKind {
         let mut state = self.0.lock();
         if state.dropped {
-            return Demand::Never;
+            return TrafficKind::Never;
         }
         if state.wanted && state.piece.is_none() {
-            return Demand::Now;
+            return TrafficKind::Now;
         }
         remember(&mut state.connection, cx);
-        Demand::Later
+        TrafficKind::Later
     }
 
     /// Hands over a piece, after which there may be no more. Whoever is polled together with the connection need not be woken.

@@ -6,10 +6,10 @@ use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value, json};
 
 use super::KylinNode;
-use super::answer::{Answer, Failure, Shape};
 use super::call::Call;
 use super::metastore::User;
-use super::settings::{Dialect, Settings};
+use super::response::{Answer, Failure, Shape};
+use super::settings::{KylinVersion, Settings};
 
 /// What a path asks of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,14 +122,14 @@ pub(super) enum Denied {
 
 impl Denied {
     /// 2.x-4.x leave the page to Tomcat, 5 writes JSON.
-    pub(super) fn render(&self, dialect: Dialect, url: &str) -> http::Response<crate::body::Body> {
+    pub(super) fn render(&self, dialect: KylinVersion, url: &str) -> http::Response<crate::body::Body> {
         let (status, message) = match self {
             Denied::Unauthorized => (http::StatusCode::UNAUTHORIZED, "Invalid username or password."),
             Denied::Forbidden => (http::StatusCode::FORBIDDEN, "Access is denied."),
         };
         match dialect {
-            Dialect::V4 => super::answer::html(status),
-            Dialect::V5 => Failure::refused(message).with_status(status).render(dialect, url),
+            KylinVersion::V4 => super::response::html(status),
+            KylinVersion::V5 => Failure::refused(message).with_status(status).render(dialect, url),
         }
     }
 }

@@ -6,8 +6,8 @@ use http::Response;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::answer::{Answer, Failure, ok};
 use super::call::Call;
+use super::response::{Answer, Failure, ok};
 use crate::body::Body;
 
 /// Properties changed with `PUT /admin/config`: on this node and on no other, which is how clusters drift apart.

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::access::Access;
-use super::answer::{Answer, Failure};
 use super::call::Call;
 use super::query::{self, Ask, Refusal};
+use super::response::{Answer, Failure};
 use super::settings::Mode;
-use super::{admin, answer};
+use super::{admin, response};
 
 /// `kylinSecurity.xml` of 3.1.3, as far as the node has the paths.
 pub(super) fn access(path: &str) -> Access {
@@ -89,5 +89,5 @@ fn running(call: &Call) -> Answer {
             })
         })
         .collect();
-    Ok(answer::ok(&Value::Array(queries)))
+    Ok(response::ok(&Value::Array(queries)))
 }

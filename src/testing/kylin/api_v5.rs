@@ -4,11 +4,11 @@ use http::{StatusCode, header};
 use serde_json::{Value, json};
 
 use super::access::Access;
-use super::answer::{self, Answer, Failure};
 use super::call::Call;
 use super::catalog;
 use super::path::Params;
 use super::query::{self, Ask, Refusal};
+use super::response::{self, Answer, Failure};
 
 pub(super) fn access(path: &str) -> Access {
     let open = matches!(path, "health" | "prometheus" | "admin/public_config" | "admin/version")
@@ -119,7 +119,7 @@ fn health(call: &Call) -> http::Response<crate::body::Body> {
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "DOWN"),
     };
     let components = json!({"metaStore": {"status": word}, "sparkSqlContext": {"status": "UP"}});
-    answer::json(status, &json!({"status": word, "components": components}))
+    response::json(status, &json!({"status": word, "components": components}))
 }
 
 fn servers(call: &Call) -> Answer {

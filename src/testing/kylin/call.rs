@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use super::KylinNode;
 use super::access::{self, Access};
-use super::answer::{Answer, Failure, Shape, ok};
 use super::metastore::User;
 use super::path::Params;
-use super::settings::{Dialect, Settings};
+use super::response::{Answer, Failure, Shape, ok};
+use super::settings::{KylinVersion, Settings};
 use super::{admin, api_v4, api_v5, catalog, query};
 
 pub(super) struct Call {
@@ -69,8 +69,8 @@ pub(super) async fn route(call: &Call) -> Option<Answer> {
     let segments = segments.as_slice();
     let method = call.method.as_str();
     let own = match call.settings.dialect {
-        Dialect::V4 => api_v4::route(call, method, segments).await,
-        Dialect::V5 => api_v5::route(call, method, segments).await,
+        KylinVersion::V4 => api_v4::route(call, method, segments).await,
+        KylinVersion::V5 => api_v5::route(call, method, segments).await,
     };
     if own.is_some() {
         return own;
@@ -97,9 +97,9 @@ pub(super) async fn route(call: &Call) -> Option<Answer> {
 }
 
 /// Who may make a call.
-pub(super) fn access(dialect: Dialect, path: &str) -> Access {
+pub(super) fn access(dialect: KylinVersion, path: &str) -> Access {
     match dialect {
-        Dialect::V4 => api_v4::access(path),
-        Dialect::V5 => api_v5::access(path),
+        KylinVersion::V4 => api_v4::access(path),
+        KylinVersion::V5 => api_v5::access(path),
     }
 }

@@ -3,9 +3,9 @@
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
-use super::answer::{Answer, Failure};
 use super::call::Call;
 use super::metastore::Job;
+use super::response::{Answer, Failure};
 use super::sessions::uuid;
 
 const CUBE: &str = "kylin_sales_cube";

@@ -5,9 +5,9 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use super::answer::{html, ok};
 use super::journey::NoAnswer;
 use super::path::Params;
+use super::response::{html, ok};
 use super::stream::{Piece, Streamed};
 use crate::body::Body;
 

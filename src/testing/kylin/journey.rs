@@ -10,16 +10,16 @@ use http_body_util::{BodyExt, Limited};
 
 use super::KylinNode;
 use super::access::{Caller, Denied, Rejection, admit};
-use super::answer::{self, Failure, html, redirect, start_page};
 use super::call::{self, Call};
 use super::catalog::request_id;
 use super::demo;
 use super::faults::{Fault, ResetSwitch};
 use super::path::{Params, normalise};
+use super::response::{self, Failure, html, redirect, start_page};
 use super::sessions::Cookie;
-use super::settings::{Dialect, Settings};
+use super::settings::{KylinVersion, Settings};
 use super::stats::InFlight;
-use crate::backend::{Backend, Phase, SendError};
+use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::{Body, BoxError};
 
 /// The largest request body that is read into memory; those below `/demo/` are streamed.
@@ -39,10 +39,11 @@ impl Backend for KylinNode {
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
         self.answer(request).await.map_err(|reason| match reason {
             NoAnswer::Unreachable(request) => {
-                SendError::new(Phase::Connect, io::Error::from(io::ErrorKind::ConnectionRefused)).with_request(*request)
+                SendError::new(SendErrorKind::Connect, io::Error::from(io::ErrorKind::ConnectionRefused))
+                    .with_request(*request)
             }
-            NoAnswer::Closed => SendError::new(Phase::Broken, io::Error::from(io::ErrorKind::UnexpectedEof)),
-            NoAnswer::RequestBody(error) => SendError::new(Phase::RequestBody, error),
+            NoAnswer::Closed => SendError::new(SendErrorKind::Broken, io::Error::from(io::ErrorKind::UnexpectedEof)),
+            NoAnswer::RequestBody(error) => SendError::new(SendErrorKind::RequestBody, error),
         })
     }
 }
@@ -130,14 +131,14 @@ impl KylinNode {
         let (user, cookie) = match self.identify(&settings, &parts.headers, login) {
             Caller::Nobody => (None, None),
             Caller::Known(user, cookie) => (Some(user), cookie),
-            Caller::Unwritten => return answer::unwritten_session(),
+            Caller::Unwritten => return response::unwritten_session(),
             Caller::Rejected(Rejection::Credentials) => return Denied::Unauthorized.render(dialect, url),
             Caller::Rejected(Rejection::MetastoreDown) => return Failure::metastore_down().render(dialect, url),
         };
         let needed = call::access(dialect, &path);
         if let Err(denied) = admit(needed, user.as_ref()) {
             let mut response = denied.render(dialect, url);
-            if dialect == Dialect::V5 && user.is_none() && settings.cookie().ids(&parts.headers).is_empty() {
+            if dialect == KylinVersion::V5 && user.is_none() && settings.cookie().ids(&parts.headers).is_empty() {
                 // Spring keeps what was asked for in a session, to go on with it after the login.
                 let cookie = settings.cookie();
                 response.headers_mut().insert(header::SET_COOKIE, cookie.set(&cookie.new_id()));
@@ -163,7 +164,7 @@ impl KylinNode {
     fn page(&self, settings: &Settings, path: &str, headers: &HeaderMap, origin: &str) -> Response<Body> {
         match path {
             // Tomcat before 8.5 makes an absolute address out of `Host`, later ones a relative one.
-            "/kylin" if settings.dialect == Dialect::V4 => redirect(&format!("{origin}/kylin/")),
+            "/kylin" if settings.dialect == KylinVersion::V4 => redirect(&format!("{origin}/kylin/")),
             "/kylin" => redirect("/kylin/"),
             "/kylin/" | "/kylin/index.html" => start_page(StatusCode::OK),
             "/kylin/j_spring_security_logout" => self.log_out(settings, headers, origin),

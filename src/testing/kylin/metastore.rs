@@ -148,7 +148,7 @@ impl Metastore {
         self.shared.state.lock().jobs.clone()
     }
 
-    /// How many builds of `target` were submitted. More than one for one intent is a build executed twice.
+    /// How many builds of `target` were submitted. More than one for one admin_state is a build executed twice.
     pub fn builds_of(&self, target: &str) -> usize {
         self.shared.state.lock().jobs.iter().filter(|job| job.target == target).count()
     }

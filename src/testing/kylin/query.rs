@@ -6,12 +6,12 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::answer::{Answer, Failure, typed};
 use super::call::Call;
 use super::path::Params;
+use super::response::{Answer, Failure, typed};
 use super::running::RunningQuery;
 use super::sessions::uuid;
-use super::settings::{Dialect, Mode};
+use super::settings::{KylinVersion, Mode};
 use super::sql::{self, Markers};
 use super::stream::{Piece, Streamed};
 use super::{api_v4, api_v5};
@@ -123,8 +123,8 @@ pub(super) async fn run(call: &Call, ask: Ask) -> Result<Ran, Refusal> {
 pub(super) async fn answer(call: &Call) -> Answer {
     let ask = Ask::parse(call)?;
     match call.settings.dialect {
-        Dialect::V4 => api_v4::query(call, ask).await,
-        Dialect::V5 => api_v5::query(call, ask).await,
+        KylinVersion::V4 => api_v4::query(call, ask).await,
+        KylinVersion::V5 => api_v5::query(call, ask).await,
     }
 }
 
@@ -133,8 +133,8 @@ pub(super) async fn csv(call: &Call, params: &Params) -> Answer {
     let text = |name: &str| params.value(name).unwrap_or_default().to_owned();
     let ask = Ask { sql: text("sql"), project: text("project"), id: None, stop_id: None };
     let ran = run(call, ask).await.map_err(|refusal| match call.settings.dialect {
-        Dialect::V4 => api_v4::failure(refusal),
-        Dialect::V5 => api_v5::failure(refusal),
+        KylinVersion::V4 => api_v4::failure(refusal),
+        KylinVersion::V5 => api_v5::failure(refusal),
     })?;
     let mut response = ran.write(|node, cell| format!("NODE,SQL\n{node},\"{}\"\n", cell.replace('"', "\"\"")));
     let headers = response.headers_mut();

@@ -10,7 +10,7 @@ use super::{KylinNode, Sessions};
 /// Which generation of Kylin's REST interface a node speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
-pub enum Dialect {
+pub enum KylinVersion {
     /// Kylin and KAP 2.x to 4.x: `JSESSIONID`, bare JSON (or KAP's envelope where `Accept` asks for it), failing SQL is
     /// an HTTP 500.
     #[default]
@@ -45,7 +45,7 @@ impl Mode {
 
 #[derive(Clone)]
 pub(super) struct Settings {
-    pub(super) dialect: Dialect,
+    pub(super) dialect: KylinVersion,
     pub(super) mode: Mode,
     pub(super) metastore: Metastore,
     pub(super) shares_sessions: bool,
@@ -59,7 +59,7 @@ pub(super) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            dialect: Dialect::V4,
+            dialect: KylinVersion::V4,
             mode: Mode::All,
             metastore: Metastore::new(),
             shares_sessions: false,
@@ -75,20 +75,20 @@ impl Default for Settings {
 impl Settings {
     pub(super) fn cookie(&self) -> Cookie {
         match self.dialect {
-            Dialect::V4 => Cookie::Tomcat,
-            Dialect::V5 => Cookie::Spring { name: self.metastore.cookie() },
+            KylinVersion::V4 => Cookie::Tomcat,
+            KylinVersion::V5 => Cookie::Spring { name: self.metastore.cookie() },
         }
     }
 }
 
 /// Settings. They may be chained after [`KylinNode::new`], and changed at any later time, on any clone.
 impl KylinNode {
-    /// Sets the dialect and with it the version that the node reports, 3.1.3 or 5.0.0. Default: [`Dialect::V4`].
+    /// Sets the dialect and with it the version that the node reports, 3.1.3 or 5.0.0. Default: [`KylinVersion::V4`].
     #[must_use]
-    pub fn dialect(self, dialect: Dialect) -> Self {
+    pub fn dialect(self, dialect: KylinVersion) -> Self {
         let version = match dialect {
-            Dialect::V4 => "3.1.3",
-            Dialect::V5 => "5.0.0",
+            KylinVersion::V4 => "3.1.3",
+            KylinVersion::V5 => "5.0.0",
         };
         self.change(|settings| settings.dialect = dialect).version(version)
     }
@@ -139,7 +139,7 @@ impl KylinNode {
         self.change(|settings| settings.writes_late = late)
     }
 
-    /// Names the node in the ids of its sessions, behind a dot, as Tomcat's `jvmRoute` does. [`Dialect::V4`] only. Default: no.
+    /// Names the node in the ids of its sessions, behind a dot, as Tomcat's `jvmRoute` does. [`KylinVersion::V4`] only. Default: no.
     #[must_use]
     pub fn jvm_route(self, route: &str) -> Self {
         self.change(|settings| settings.jvm_route = Some(route.to_owned()))
@@ -181,7 +181,7 @@ impl KylinNode {
     pub(super) fn new_session_id(settings: &Settings) -> String {
         let id = settings.cookie().new_id();
         match (&settings.dialect, &settings.jvm_route) {
-            (Dialect::V4, Some(route)) => format!("{id}.{route}"),
+            (KylinVersion::V4, Some(route)) => format!("{id}.{route}"),
             _ => id,
         }
     }

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use http::{Request, Response};
-use kylin_lb::balance::{Balancer, Tried};
+use kylin_lb::balance::{Attempted, Balancer};
 use kylin_lb::cluster::Picked;
-use kylin_lb::endpoint::Intent;
+use kylin_lb::endpoint::AdminState;
 use kylin_lb::{Backend, Body, Cluster, Endpoint, QueryKeys, RequestView, SendError};
 
 /// A backend that is in the cluster for its settings only.
@@ -32,7 +32,7 @@ pub(crate) fn endpoints(parameters: &[&str]) -> Vec<Endpoint<Nowhere>> {
                 ("max_conns", limit) => endpoint.max_in_flight(limit.parse().unwrap()),
                 ("max_fails", fails) => endpoint.max_fails(fails.parse().unwrap()),
                 ("backup", _) => endpoint.backup(true),
-                ("down", _) => endpoint.intent(Intent::Maintain),
+                ("down", _) => endpoint.admin_state(AdminState::Maintenance),
                 other => panic!("{other:?}"),
             }
         })
@@ -51,14 +51,19 @@ pub(crate) fn request(key: &str) -> Request<()> {
 }
 
 /// Picks for a client and a key, which is also what the request's query is known by.
-pub(crate) fn pick(cluster: &Cluster<Nowhere>, client: IpAddr, key: &str, tried: &Tried) -> Option<Picked<Nowhere>> {
+pub(crate) fn pick(
+    cluster: &Cluster<Nowhere>,
+    client: IpAddr,
+    key: &str,
+    tried: &Attempted,
+) -> Option<Picked<Nowhere>> {
     let number = key.bytes().fold(7, |number: u64, byte| number.wrapping_mul(257).wrapping_add(byte.into()));
     cluster.pick(&RequestView::of(&request(key), client).with_query(QueryKeys::new(number, number)), tried).ok()
 }
 
 /// The index of the endpoint that is picked for a client and a key; its slot is given back at once.
 pub(crate) fn choose(cluster: &Cluster<Nowhere>, client: IpAddr, key: &str) -> usize {
-    index(&pick(cluster, client, key, &Tried::none()).expect("an endpoint can serve"))
+    index(&pick(cluster, client, key, &Attempted::none()).expect("an endpoint can serve"))
 }
 
 pub(crate) fn index(picked: &Picked<Nowhere>) -> usize {

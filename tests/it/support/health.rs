@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use kylin_lb::balance::Tried;
+use kylin_lb::balance::Attempted;
 use kylin_lb::clock::ManualClock;
 use kylin_lb::cluster::{EndpointStatus, Picked};
-use kylin_lb::health::{Operational, Reason};
+use kylin_lb::health::{HealthState, Reason};
 use kylin_lb::{Cluster, Outcome, RequestView};
 
 /// Any endpoint.
 pub(crate) fn pick<B>(cluster: &Cluster<B>) -> Option<Picked<B>> {
     let request = http::Request::get("/kylin/api/projects").body(()).unwrap();
-    cluster.pick(&RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 7])), &Tried::none()).ok()
+    cluster.pick(&RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 7])), &Attempted::none()).ok()
 }
 
 /// The status of the endpoint called `id`.
@@ -21,7 +21,7 @@ pub(crate) fn status<B>(cluster: &Cluster<B>, id: &str) -> EndpointStatus {
 }
 
 /// How it is doing and why.
-pub(crate) fn state<B>(cluster: &Cluster<B>, id: &str) -> (Operational, Option<Reason>) {
+pub(crate) fn state<B>(cluster: &Cluster<B>, id: &str) -> (HealthState, Option<Reason>) {
     let status = status(cluster, id);
     (status.operational, status.reason)
 }

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use kylin_lb::backend::Phase;
+use kylin_lb::backend::SendErrorKind;
 use kylin_lb::proxy::ProxyBuilder;
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
+use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore, Served};
 use kylin_lb::{Body, Endpoint, HttpBackend, Proxy, SendError};
 
 use super::browser::basic;
@@ -19,7 +19,7 @@ pub(crate) const ADMIN: (&str, &str) = ("ADMIN", "KYLIN");
 /// What a node does with a request.
 #[derive(Debug, Clone)]
 pub(crate) enum Says {
-    Nothing(Phase),
+    Nothing(SendErrorKind),
     Json(u16, String),
     Html(u16, String),
 }
@@ -110,7 +110,7 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    pub(crate) async fn start(dialect: Dialect, count: usize) -> Self {
+    pub(crate) async fn start(dialect: KylinVersion, count: usize) -> Self {
         let metastore = Metastore::new();
         let nodes = (0..count).map(|n| KylinNode::new(format!("q{n}")).dialect(dialect).metastore(&metastore));
         let nodes: Vec<KylinNode> = nodes.collect();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kylin_lb::session::{
-    Expect, MemoryStore, Saved, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
+    MemoryStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
 };
 
 /// Clones are handles to the same store.
@@ -53,9 +53,9 @@ impl SessionStore for Recording {
         &'a self,
         key: &'a SessionKey,
         record: &'a SessionRecord,
-        expect: Expect,
+        expect: Precondition,
         ttl: Duration,
-    ) -> StoreFuture<'a, Saved> {
+    ) -> StoreFuture<'a, SaveOutcome> {
         self.unless_away(|| {
             let mut seen = self.seen.lock().unwrap();
             seen.push(record.encode().to_vec());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kylin_lb::EndpointId;
-use kylin_lb::session::{self, Expect, Saved, SessionKey, SessionRecord, SessionStore, StoreError, Stored};
+use kylin_lb::session::{self, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, Stored};
 
 /// Long enough for any test.
 pub(crate) const TTL: Duration = Duration::from_secs(600);
@@ -33,8 +33,12 @@ pub(crate) fn bound(endpoint: &str) -> SessionRecord {
 }
 
 /// Binds a session that nobody has seen.
-pub(crate) async fn bind(store: &Arc<dyn SessionStore>, key: &SessionKey, endpoint: &str) -> Result<Saved, StoreError> {
-    store.save(key, &bound(endpoint), Expect::Absent, TTL).await
+pub(crate) async fn bind(
+    store: &Arc<dyn SessionStore>,
+    key: &SessionKey,
+    endpoint: &str,
+) -> Result<SaveOutcome, StoreError> {
+    store.save(key, &bound(endpoint), Precondition::Absent, TTL).await
 }
 
 /// Two front ends see sessions for the first time at once, and each binds them to another endpoint. Both must end up with the
@@ -51,8 +55,12 @@ pub(crate) async fn settle_first_sights(one: Arc<dyn SessionStore>, other: Arc<d
                     let key = key(first.wrapping_add(number));
                     let (left, right) = tokio::join!(bind(&one, &key, "left"), bind(&other, &key, "right"));
                     let agreed = match (left.unwrap(), right.unwrap()) {
-                        (Saved::Done(version), Saved::Lost(there)) => there == stored("left", version),
-                        (Saved::Lost(there), Saved::Done(version)) => there == stored("right", version),
+                        (SaveOutcome::Stored(version), SaveOutcome::Conflict(there)) => {
+                            there == stored("left", version)
+                        }
+                        (SaveOutcome::Conflict(there), SaveOutcome::Stored(version)) => {
+                            there == stored("right", version)
+                        }
                         _ => false,
                     };
                     disagreements += u32::from(!agreed);
@@ -95,7 +103,7 @@ pub(crate) async fn comes_back(store: &Arc<dyn SessionStore>, key: &SessionKey) 
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let other = self::key(fastrand::u128(..));
-    assert!(matches!(bind(store, &other, "q1").await, Ok(Saved::Done(_))), "and it can be written to");
+    assert!(matches!(bind(store, &other, "q1").await, Ok(SaveOutcome::Stored(_))), "and it can be written to");
 }
 
 /// Callers that go in the middle of an operation, at all moments, leave no answer behind that another caller would get.

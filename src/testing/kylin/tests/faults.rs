@@ -2,7 +2,7 @@ use std::io;
 
 use super::super::{Fault, Metastore, Reach};
 use super::*;
-use crate::backend::Phase;
+use crate::backend::SendErrorKind;
 
 #[tokio::test]
 async fn a_stuck_node_answers_nothing_until_its_client_gives_up() {
@@ -41,7 +41,7 @@ async fn an_answer_is_lost_after_the_work_was_done() {
     node.faults().inject_times(1, Reach::Everything, Fault::Close);
     let request = || admin("PUT", "/kylin/api/cubes/c/build").body(Body::from("{}")).unwrap();
     let error = node.send(request()).await.unwrap_err();
-    assert_eq!(error.phase(), Phase::Broken);
+    assert_eq!(error.kind(), SendErrorKind::Broken);
     assert_eq!(node.cluster().builds_of("c"), 1);
     assert_eq!(node.stats().cancelled, 0, "it was not the client who gave up");
     assert_eq!(node.send(request()).await.unwrap().status(), StatusCode::OK, "it struck once");
@@ -77,7 +77,7 @@ async fn an_unreachable_node_gives_the_request_back_unseen() {
     node.faults().inject(Reach::Everything, Fault::Unreachable);
     let request = admin("POST", "/kylin/api/query").body(sql("select 1").into()).unwrap();
     let mut error = node.send(request).await.unwrap_err();
-    assert_eq!(error.phase(), Phase::Connect);
+    assert_eq!(error.kind(), SendErrorKind::Connect);
     assert!(error.take_request().is_some());
     assert_eq!(node.stats().requests, 0);
 }

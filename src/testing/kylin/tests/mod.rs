@@ -15,7 +15,7 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use super::{Dialect, KylinNode};
+use super::{KylinNode, KylinVersion};
 use crate::backend::Backend;
 use crate::body::Body;
 
@@ -77,5 +77,5 @@ async fn query(node: &KylinNode, text: &str) -> Read {
 }
 
 fn v5(name: &str) -> KylinNode {
-    KylinNode::new(name).dialect(Dialect::V5)
+    KylinNode::new(name).dialect(KylinVersion::V5)
 }

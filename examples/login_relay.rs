@@ -1,0 +1,58 @@
+//! One login, three nodes that know nothing of each other: the front end logs in where it has to.
+//!
+//! ```sh
+//! cargo run --example login_relay
+//! ```
+
+use http::{Request, StatusCode};
+use kylin_lb::balance::LeastConn;
+use kylin_lb::session::{Affinity, LoginRelay, Secret, Sessions};
+use kylin_lb::testing::kylin::{KylinNode, Metastore};
+use kylin_lb::{Body, Cluster, Endpoint, Proxy};
+
+#[tokio::main]
+#[allow(clippy::print_stdout, reason = "it is what the example is for")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // Front ends of one address share a store (`Sessions::remote`) and the secret.
+    let affinity = Affinity::login_relay(LoginRelay::new(Sessions::in_memory()?, Secret::random()?));
+
+    let metastore = Metastore::new();
+    let nodes = ["q1", "q2", "q3"].map(|name| KylinNode::new(name).metastore(&metastore));
+    let mut cluster = Cluster::builder().balancer(LeastConn::new());
+    for node in &nodes {
+        cluster = cluster.endpoint(Endpoint::new(node.name(), node.clone())?);
+    }
+    let proxy = Proxy::builder(cluster.build()?).affinity(affinity).build();
+    let client: std::net::SocketAddr = "192.0.2.7:51000".parse()?;
+
+    let login = Request::post("/kylin/api/user/authentication")
+        .header("host", "kylin.example")
+        .header("authorization", "Basic QURNSU46S1lMSU4=") // ADMIN:KYLIN
+        .body(Body::empty())?;
+    let answer = proxy.forward(client, login).await;
+    let field = answer.headers().get("set-cookie").ok_or("no session")?.to_str()?;
+    let cookie = field.split(';').next().unwrap_or_default().to_owned();
+    // A request is in flight until its answer's body is read or dropped.
+    drop(answer);
+    println!("logged in; the client has one cookie, the front end's own");
+
+    for round in ["each node is logged into once", "every node was restarted; nobody notices"] {
+        for _ in 0..30 {
+            let query = Request::post("/kylin/api/query")
+                .header("host", "kylin.example")
+                .header("cookie", &cookie)
+                .body(Body::from(r#"{"sql":"select 1","project":"learn_kylin"}"#))?;
+            let answer = proxy.forward(client, query).await;
+            if answer.status() != StatusCode::OK {
+                return Err(format!("a query failed: {}", answer.status()).into());
+            }
+        }
+        println!("30 queries answered: {round}");
+        for node in &nodes {
+            let stats = node.stats();
+            println!("  {}: {} queries, {} logins", node.name(), stats.queries, stats.logins);
+            node.forget_sessions();
+        }
+    }
+    Ok(())
+}

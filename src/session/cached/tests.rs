@@ -1,0 +1,211 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::endpoint::EndpointId;
+use crate::session::{StoreError, StoreFuture};
+
+fn secret(n: u8) -> Secret {
+    Secret::new([n; 32])
+}
+
+fn bound(id: &str) -> SessionRecord {
+    SessionRecord::bound(EndpointId::new(id).unwrap())
+}
+
+async fn done<T>(step: Step<'_, T>) -> T {
+    match step {
+        Step::Now(value) => value,
+        Step::Later(value) => value.await,
+    }
+}
+
+const TTL: Duration = Duration::from_secs(600);
+
+async fn bind(sessions: &Sessions, id: &[u8], endpoint: &str) -> Lookup {
+    done(sessions.save(sessions.key(id), bound(endpoint), Precondition::Absent, TTL)).await
+}
+
+async fn find(sessions: &Sessions, id: &[u8]) -> Option<String> {
+    match done(sessions.find(sessions.key(id), id, Some(TTL))).await {
+        Lookup::Found(record, _) | Lookup::UnderOldKey(record) => record.endpoint().map(ToString::to_string),
+        _ => None,
+    }
+}
+
+#[test]
+fn keys_differ_by_secret_and_by_id() {
+    let (one, two) = (Sessions::local(MemoryStore::new(), secret(1)), Sessions::local(MemoryStore::new(), secret(2)));
+    assert_eq!(one.key(b"A"), Sessions::remote(MemoryStore::new(), secret(1)).key(b"A"));
+    assert_ne!(one.key(b"A"), two.key(b"A"));
+    assert_ne!(one.key(b"A"), one.key(b"B"));
+}
+
+#[test]
+fn a_store_in_this_process_answers_at_once() {
+    let sessions = Sessions::local(MemoryStore::new(), secret(1));
+    let key = sessions.key(b"A");
+    assert!(matches!(sessions.find(key, b"A", Some(TTL)), Step::Now(Lookup::Absent)));
+    assert!(matches!(sessions.save(key, bound("q1"), Precondition::Absent, TTL), Step::Now(Lookup::Found(..))));
+    assert!(matches!(sessions.find(key, b"A", Some(TTL)), Step::Now(Lookup::Found(..))));
+    sessions.remove(key);
+    assert!(matches!(sessions.find(key, b"A", Some(TTL)), Step::Now(Lookup::Absent)));
+}
+
+#[tokio::test]
+async fn the_loser_of_a_race_learns_of_the_winner() {
+    let store = MemoryStore::new();
+    let (one, two) = (Sessions::remote(store.clone(), secret(1)), Sessions::remote(store, secret(1)));
+    bind(&one, b"A", "q1").await;
+    assert!(matches!(bind(&two, b"A", "q2").await, Lookup::Found(record, Some(_)) if record == bound("q1")));
+    assert_eq!(find(&two, b"A").await.as_deref(), Some("q1"));
+}
+
+#[tokio::test]
+async fn the_near_cache_is_believed_for_its_staleness_and_no_longer() {
+    let (store, clock) = (MemoryStore::new(), ManualClock::new());
+    let one = Sessions::remote(store.clone(), secret(1)).clock(clock.clone());
+    let two = Sessions::remote(store, secret(1)).clock(clock.clone()).staleness(Duration::from_secs(1));
+    let Lookup::Found(_, Some(version)) = bind(&one, b"A", "q1").await else { panic!("not bound") };
+    assert_eq!(find(&two, b"A").await.as_deref(), Some("q1"));
+    done(one.save(one.key(b"A"), bound("q2"), Precondition::Version(version), TTL)).await;
+    assert!(matches!(two.find(two.key(b"A"), b"A", Some(TTL)), Step::Now(Lookup::Found(..))), "believed");
+    clock.advance(Duration::from_millis(1100));
+    assert_eq!(find(&two, b"A").await.as_deref(), Some("q2"));
+    one.remove(one.key(b"A"));
+    tokio::task::yield_now().await;
+    clock.advance(Duration::from_millis(1100));
+    assert_eq!(find(&two, b"A").await, None);
+}
+
+#[tokio::test]
+async fn sessions_under_a_replaced_secret_are_found() {
+    let store = MemoryStore::new();
+    bind(&Sessions::remote(store.clone(), secret(1)), b"A", "q1").await;
+    let rotated = Sessions::remote(store.clone(), secret(2).with_previous(secret(1)));
+    let found = done(rotated.find(rotated.key(b"A"), b"A", Some(TTL))).await;
+    assert_eq!(found, Lookup::UnderOldKey(bound("q1")), "to be saved under the new one");
+    assert_eq!(find(&Sessions::remote(store, secret(2)), b"A").await, None);
+}
+
+/// Counts touches and is always in good health.
+#[derive(Debug, Default)]
+struct Touched(AtomicUsize);
+
+impl SessionStore for Arc<Touched> {
+    fn load<'a>(&'a self, _: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
+        StoreFuture::ready(Ok(None))
+    }
+
+    fn save<'a>(
+        &'a self,
+        _: &'a SessionKey,
+        _: &'a SessionRecord,
+        _: Precondition,
+        _: Duration,
+    ) -> StoreFuture<'a, SaveOutcome> {
+        StoreFuture::ready(Ok(SaveOutcome::Stored(1)))
+    }
+
+    fn touch<'a>(&'a self, _: &'a SessionKey, _: Duration) -> StoreFuture<'a, ()> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        StoreFuture::ready(Ok(()))
+    }
+
+    fn remove<'a>(&'a self, _: &'a SessionKey) -> StoreFuture<'a, ()> {
+        StoreFuture::ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tasks_end_with_the_last_handle_and_with_the_last_session_in_use() {
+    let (store, clock) = (Arc::new(Touched::default()), ManualClock::new());
+    let sessions = Sessions::remote(Arc::clone(&store), secret(1)).clock(clock.clone());
+    bind(&sessions, b"A", "q1").await;
+    let (one, two) = (sessions.use_now(sessions.key(b"A"), TTL), sessions.use_now(sessions.key(b"A"), TTL));
+    clock.advance(TTL / 4);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(store.0.load(Ordering::SeqCst), 1, "once, for both");
+    drop((one, two));
+    clock.advance(TTL / 4);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(store.0.load(Ordering::SeqCst), 1);
+    let metrics = tokio::runtime::Handle::current().metrics();
+    assert_eq!(metrics.num_alive_tasks(), 0, "nothing is in use, nobody walks");
+
+    let again = sessions.use_now(sessions.key(b"A"), TTL);
+    drop(sessions);
+    drop(again);
+    // The touch that is under way has its deadline.
+    tokio::time::sleep(Duration::from_millis(51)).await;
+    assert_eq!(Arc::strong_count(&store), 1, "no task holds the sessions");
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(metrics.num_alive_tasks(), 0);
+}
+
+/// Fails until it is told not to, and counts who asks.
+#[derive(Debug, Default)]
+struct Failing {
+    works: std::sync::atomic::AtomicBool,
+    asked: AtomicUsize,
+}
+
+impl Failing {
+    fn answer<T>(&self, answer: T) -> StoreFuture<'_, T> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let works = self.works.load(Ordering::SeqCst);
+        StoreFuture::ready(if works { Ok(answer) } else { Err(StoreError::Unavailable("it is down".into())) })
+    }
+}
+
+impl SessionStore for Arc<Failing> {
+    fn load<'a>(&'a self, _: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
+        self.answer(None)
+    }
+
+    fn save<'a>(
+        &'a self,
+        _: &'a SessionKey,
+        _: &'a SessionRecord,
+        _: Precondition,
+        _: Duration,
+    ) -> StoreFuture<'a, SaveOutcome> {
+        self.answer(SaveOutcome::Stored(1))
+    }
+
+    fn touch<'a>(&'a self, _: &'a SessionKey, _: Duration) -> StoreFuture<'a, ()> {
+        self.answer(())
+    }
+
+    fn remove<'a>(&'a self, _: &'a SessionKey) -> StoreFuture<'a, ()> {
+        self.answer(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_asks_whether_the_store_is_back_as_long_as_it_is_away_and_sessions_are_held() {
+    let store = Arc::new(Failing::default());
+    let sessions = Sessions::remote(Arc::clone(&store), secret(1));
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let fail = async || {
+        for _ in 0..5 {
+            assert_eq!(find(&sessions, b"A").await, None);
+        }
+        assert!(sessions.is_store_unavailable());
+    };
+    fail().await;
+    let asked = store.asked.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(10_500)).await;
+    assert_eq!(store.asked.load(Ordering::SeqCst) - asked, 10, "once a second, though nobody asks for anything");
+
+    store.works.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!sessions.is_store_unavailable() && metrics.num_alive_tasks() == 0, "it is back");
+
+    store.works.store(false, Ordering::SeqCst);
+    fail().await;
+    assert_eq!(metrics.num_alive_tasks(), 1, "away again");
+    drop(sessions);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!((metrics.num_alive_tasks(), Arc::strong_count(&store)), (0, 1), "nobody is left to ask for");
+}

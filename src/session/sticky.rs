@@ -1,0 +1,331 @@
+//! Way 2: a cookie of the front end's own, in which the endpoint stands, unreadable and unforgeable.
+//!
+//! The value is base64 of 29 bytes: a format, 1 byte; 12 bytes masked; a tag, 16 bytes. Under the mask lie the hash of the
+//! endpoint's id (8 bytes) and the time of expiry (4 bytes, seconds since 1970). The tag is an HMAC-SHA-256 of what lies under the
+//! mask, cut to 16 bytes, and the mask an HMAC-SHA-256 of the tag under another key (a synthetic initialisation vector, as in RFC 5297).
+//! So a cookie tells nothing but whether two of them are equal, survives changes of order and address, and whoever has not the secret
+//! cannot make one.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderValue, Request, Response, header};
+
+use super::affinity::{Hint, Served, State, Tie};
+use super::cookies;
+use crate::body::Body;
+use crate::clock::{Clock, SystemClock};
+use crate::session::Secret;
+use crate::session::secret::Tagger;
+
+/// The front end's own cookie: its name, its attributes, and the secret that it is signed with.
+///
+/// Without a word it is called `kylin_lb`, is valid for 12 hours and renewed while it is used, ends with the browser's session,
+/// and has the attributes `Path=/; HttpOnly; SameSite=Lax`.
+#[derive(Clone)]
+#[must_use]
+pub struct StickyCookie {
+    tags: Arc<[Tagger]>,
+    masks: Arc<[Tagger]>,
+    name: String,
+    path: String,
+    domain: Option<String>,
+    secure: bool,
+    http_only: bool,
+    same_site: Option<SameSite>,
+    valid_for: Duration,
+    persists: bool,
+    clock: Arc<dyn Clock>,
+}
+
+/// To which requests browsers add a cookie (RFC 6265bis, 4.1.2.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SameSite {
+    /// Only to those that come from pages of the same site.
+    Strict,
+    /// To those, and when somebody follows a link.
+    Lax,
+    /// To all. Browsers want `Secure` with it.
+    None,
+}
+
+/// A text that cannot stand where it was to stand in a `Set-Cookie` line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} cannot be the {1} of a cookie")]
+pub struct InvalidCookie(pub(in crate::session) String, pub(in crate::session) &'static str);
+
+const FORMAT: u8 = 1;
+const MASKED: usize = 12;
+const TAG: usize = 16;
+const BYTES: usize = 1 + MASKED + TAG;
+/// `BYTES` in base64.
+const DIGITS: usize = 39;
+
+impl StickyCookie {
+    /// A cookie that is signed with `secret`. Front ends with the same secret and name understand each other's.
+    pub fn new(secret: Secret) -> Self {
+        StickyCookie {
+            tags: secret.taggers("sticky-cookie-tag"),
+            masks: secret.taggers("sticky-cookie-mask"),
+            name: "kylin_lb".into(),
+            path: "/".into(),
+            domain: None,
+            secure: false,
+            http_only: true,
+            same_site: Some(SameSite::Lax),
+            valid_for: Duration::from_secs(12 * 3600),
+            persists: false,
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// Its name. Default `kylin_lb`.
+    ///
+    /// # Errors
+    /// [`InvalidCookie`] when `name` is empty or has characters that a name cannot have (RFC 6265, 4.1.1).
+    pub fn name(mut self, name: impl Into<String>) -> Result<Self, InvalidCookie> {
+        self.name = name.into();
+        match is_name(&self.name) {
+            true => Ok(self),
+            false => Err(InvalidCookie(self.name, "name")),
+        }
+    }
+
+    /// Below which path browsers send it. Default `/`.
+    ///
+    /// # Errors
+    /// [`InvalidCookie`] when `path` does not begin with `/` or has characters that end an attribute.
+    pub fn path(mut self, path: impl Into<String>) -> Result<Self, InvalidCookie> {
+        self.path = path.into();
+        match self.path.starts_with('/') && is_attribute(&self.path) {
+            true => Ok(self),
+            false => Err(InvalidCookie(self.path, "path")),
+        }
+    }
+
+    /// To which domain, subdomains included, browsers send it. Default: only to the host that set it.
+    ///
+    /// # Errors
+    /// [`InvalidCookie`] when `domain` is empty or has characters that end an attribute.
+    pub fn domain(mut self, domain: impl Into<String>) -> Result<Self, InvalidCookie> {
+        let domain = domain.into();
+        if domain.is_empty() || domain.contains(' ') || !is_attribute(&domain) {
+            return Err(InvalidCookie(domain, "domain"));
+        }
+        self.domain = Some(domain);
+        Ok(self)
+    }
+
+    /// Whether browsers send it over TLS only. Default: no; say yes where clients reach the host over TLS.
+    pub fn secure(mut self, secure: bool) -> Self {
+        self.secure = secure;
+        self
+    }
+
+    /// Whether it is hidden from scripts. Default: yes.
+    pub fn http_only(mut self, http_only: bool) -> Self {
+        self.http_only = http_only;
+        self
+    }
+
+    /// To which requests browsers add it; none leaves the attribute out. Default [`SameSite::Lax`].
+    pub fn same_site(mut self, same_site: Option<SameSite>) -> Self {
+        self.same_site = same_site;
+        self
+    }
+
+    /// For how long it is valid; it is renewed when half of that has gone. Default 12 h, above the 8 h that a session of Kylin may
+    /// be idle.
+    pub fn valid_for(mut self, time: Duration) -> Self {
+        self.valid_for = time.clamp(Duration::from_secs(2), Duration::from_secs(10 * 365 * 86_400));
+        self
+    }
+
+    /// Whether browsers keep it as long as it is valid (`Max-Age`), beyond their own session. Default: no.
+    pub fn persistent(mut self, persistent: bool) -> Self {
+        self.persists = persistent;
+        self
+    }
+
+    /// Sets where the time of day comes from.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    pub(super) fn begin(&self, request: &mut Request<Body>, fallback: Hint) -> Tie {
+        let (mut count, mut read) = (0, None);
+        for (_, value) in cookies::pairs(request.headers()).filter(|(name, _)| *name == self.name.as_bytes()) {
+            count += 1;
+            // Two of them: somebody plays tricks. Neither counts.
+            read = if count == 1 { self.read(value) } else { None };
+        }
+        if count > 0 {
+            cookies::strip(request.headers_mut(), &self.name);
+        }
+        let (hint, renews) = match read {
+            Some((digest, expires)) => {
+                let left = u64::from(expires).saturating_sub(self.clock.unix());
+                (Hint::Digest(digest), left < self.valid_for.as_secs() / 2)
+            }
+            None => (fallback, true),
+        };
+        Tie { hint, state: State::Sticky { renews }, in_use: None }
+    }
+
+    pub(super) fn settle(&self, renews: bool, hint: &Hint, served: &Served<'_>, answer: &mut Response<Body>) {
+        // Somebody whose endpoint is only full for the moment has a login there.
+        let stays = hint.is_binding() && !hint.names(served.endpoint) && !served.bound_is_out;
+        if stays || !renews && hint.names(served.endpoint) {
+            return;
+        }
+        if let Some(line) = self.line(served.endpoint.hash64()) {
+            answer.headers_mut().append(header::SET_COOKIE, line);
+        }
+    }
+
+    /// The endpoint's digest and the time of expiry, when the value is one of ours and still valid.
+    fn read(&self, value: &[u8]) -> Option<(u64, u32)> {
+        if value.len() != DIGITS {
+            return None;
+        }
+        let mut bytes = [0; BYTES];
+        let length = URL_SAFE_NO_PAD.decode_slice(value, &mut bytes).ok()?;
+        let [FORMAT, rest @ ..] = &bytes[..length] else { return None };
+        let (masked, tag) = rest.split_at_checked(MASKED)?;
+        self.tags.iter().zip(&*self.masks).find_map(|(tagger, masker)| {
+            let plain = mask(masker, tag, masked.try_into().ok()?);
+            if !tagger.verifies(&[&[FORMAT], &plain], tag) {
+                return None;
+            }
+            let (digest, expires) = plain.split_first_chunk::<8>()?;
+            let expires = u32::from_be_bytes(expires.try_into().ok()?);
+            (u64::from(expires) > self.clock.unix()).then_some((u64::from_be_bytes(*digest), expires))
+        })
+    }
+
+    fn value(&self, digest: u64) -> String {
+        let expires = self.clock.unix().saturating_add(self.valid_for.as_secs());
+        let mut plain = [0; MASKED];
+        plain[..8].copy_from_slice(&digest.to_be_bytes());
+        plain[8..].copy_from_slice(&u32::try_from(expires).unwrap_or(u32::MAX).to_be_bytes());
+        let tag = &self.tags[0].tag(&[&[FORMAT], &plain])[..TAG];
+        let mut bytes = [FORMAT; BYTES];
+        bytes[1..=MASKED].copy_from_slice(&mask(&self.masks[0], tag, plain));
+        bytes[1 + MASKED..].copy_from_slice(tag);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn line(&self, digest: u64) -> Option<HeaderValue> {
+        let mut line = format!("{}={}; Path={}", self.name, self.value(digest), self.path);
+        if let Some(domain) = &self.domain {
+            let _ = write!(line, "; Domain={domain}");
+        }
+        if self.persists {
+            let _ = write!(line, "; Max-Age={}", self.valid_for.as_secs());
+        }
+        for (on, attribute) in [(self.http_only, "; HttpOnly"), (self.secure, "; Secure")] {
+            line.push_str(if on { attribute } else { "" });
+        }
+        if let Some(same_site) = self.same_site {
+            let _ = write!(line, "; SameSite={same_site:?}");
+        }
+        HeaderValue::try_from(line).ok()
+    }
+}
+
+fn mask(masker: &Tagger, tag: &[u8], mut bytes: [u8; MASKED]) -> [u8; MASKED] {
+    for (byte, mask) in bytes.iter_mut().zip(masker.tag(&[tag])) {
+        *byte ^= mask;
+    }
+    bytes
+}
+
+/// Can it be the name of a cookie (RFC 6265, 4.1.1)?
+pub(in crate::session) fn is_name(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
+    !text.is_empty() && text.bytes().all(fits)
+}
+
+pub(in crate::session) fn is_attribute(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b';')
+}
+
+impl From<Secret> for StickyCookie {
+    fn from(secret: Secret) -> Self {
+        StickyCookie::new(secret)
+    }
+}
+
+impl fmt::Debug for StickyCookie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StickyCookie").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    fn cookie(secret: u8) -> StickyCookie {
+        StickyCookie::new(Secret::new([secret; 32])).clock(ManualClock::new())
+    }
+
+    #[test]
+    fn reads_its_own_until_it_expires() {
+        let clock = ManualClock::new();
+        let cookie = cookie(1).clock(clock.clone()).valid_for(Duration::from_secs(60));
+        let value = cookie.value(7);
+        assert_eq!(value.len(), DIGITS);
+        assert_eq!(cookie.read(value.as_bytes()).map(|(digest, _)| digest), Some(7));
+        clock.advance(Duration::from_secs(59));
+        assert!(cookie.read(value.as_bytes()).is_some());
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(cookie.read(value.as_bytes()), None);
+    }
+
+    #[test]
+    fn a_secret_that_was_replaced_still_reads_and_no_longer_writes() {
+        let old = cookie(1);
+        let new = StickyCookie::new(Secret::new([2; 32]).with_previous(Secret::new([1; 32]))).clock(ManualClock::new());
+        assert!(new.read(old.value(7).as_bytes()).is_some());
+        assert!(old.read(new.value(7).as_bytes()).is_none());
+        assert!(cookie(3).read(old.value(7).as_bytes()).is_none());
+    }
+
+    #[test]
+    fn the_line_has_the_attributes_that_were_asked_for() {
+        let line =
+            |cookie: StickyCookie| cookie.line(7).unwrap().to_str().unwrap().split_once("; ").unwrap().1.to_owned();
+        assert_eq!(line(cookie(1)), "Path=/; HttpOnly; SameSite=Lax");
+        let every = cookie(1).path("/kylin").unwrap().domain("example.org").unwrap().secure(true).http_only(false);
+        let every = every.same_site(Some(SameSite::None)).persistent(true).valid_for(Duration::from_secs(60));
+        assert_eq!(line(every), "Path=/kylin; Domain=example.org; Max-Age=60; Secure; SameSite=None");
+        assert!(cookie(1).name("a;b").is_err() && cookie(1).name("").is_err());
+        assert!(cookie(1).path("kylin").is_err() && cookie(1).path("/a; Secure").is_err());
+        assert!(cookie(1).domain("a\r\nb").is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_made_up_value_is_read(value in "[A-Za-z0-9_-]{0,60}", bytes in proptest::collection::vec(0_u8.., 0..100)) {
+            proptest::prop_assert_eq!(cookie(1).read(value.as_bytes()), None);
+            proptest::prop_assert_eq!(cookie(1).read(&bytes), None);
+        }
+
+        #[test]
+        fn no_altered_value_is_read(digest: u64, at in 0..DIGITS, other in "[A-Za-z0-9_-]") {
+            let cookie = cookie(1);
+            let value = cookie.value(digest);
+            let mut altered = value.clone();
+            altered.replace_range(at..=at, &other);
+            proptest::prop_assert_eq!(cookie.read(altered.as_bytes()).is_some(), altered == value);
+            proptest::prop_assert_eq!(cookie.read(&value.as_bytes()[..at]), None);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+use std::collections::VecDeque;
+use std::hash::Hash;
+
+use ahash::AHashMap;
+
+/// A map of the latest entries.
+pub(in crate::session) struct Latest<K, V> {
+    entries: AHashMap<K, V>,
+    order: VecDeque<K>,
+}
+
+impl<K: Hash + Eq + Clone, V> Latest<K, V> {
+    pub(in crate::session) fn get(&self, key: &K) -> Option<&V> {
+        self.entries.get(key)
+    }
+
+    /// Sets the entry of `key`; beyond `most` entries the oldest goes.
+    pub(in crate::session) fn put(&mut self, key: K, value: V, most: usize) {
+        if self.entries.insert(key.clone(), value).is_none() {
+            self.order.push_back(key);
+        }
+        while self.order.len() > most {
+            if let Some(oldest) = self.order.pop_front() {
+                self.entries.remove(&oldest);
+            }
+        }
+    }
+
+    #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only logins are taken back"))]
+    pub(in crate::session) fn remove(&mut self, key: &K) -> bool {
+        let was_there = self.entries.remove(key).is_some();
+        if was_there {
+            self.order.retain(|known| known != key);
+        }
+        was_there
+    }
+}
+
+impl<K, V> Default for Latest<K, V> {
+    fn default() -> Self {
+        Latest { entries: AHashMap::new(), order: VecDeque::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_entry_goes_first() {
+        let mut latest = Latest::default();
+        for n in 0..5 {
+            latest.put(n, n, 3);
+        }
+        latest.put(2, 20, 3);
+        assert_eq!((latest.get(&1), latest.get(&2), latest.get(&4)), (None, Some(&20), Some(&4)));
+        assert!(latest.remove(&3));
+        latest.put(5, 5, 3);
+        assert!(latest.get(&2).is_some() && latest.order.len() == 3);
+    }
+}

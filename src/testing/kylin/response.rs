@@ -1,0 +1,145 @@
+//! The forms in which a node answers: bare JSON, envelopes, errors, and the HTML that Tomcat sends.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::settings::KylinVersion;
+use crate::body::Body;
+
+/// What a handler comes to.
+pub(super) type Answer = Result<Response<Body>, Failure>;
+
+/// How lists and results are wrapped. The client's `Accept` says which, as far as the dialect has a choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Apache Kylin 2.x-4.x: the value itself.
+    Bare,
+    /// KAP 2.x-3.x: an envelope, lists under their own name.
+    V2,
+    /// Kylin 5: an envelope, lists under `value`.
+    V4,
+}
+
+impl Shape {
+    pub(super) fn of(dialect: KylinVersion, headers: &HeaderMap) -> Self {
+        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+        match dialect {
+            _ if accept.contains("apache.kylin-v2") => Shape::V2,
+            _ if accept.contains("apache.kylin-v4") => Shape::V4,
+            KylinVersion::V4 => Shape::Bare,
+            KylinVersion::V5 => Shape::V4,
+        }
+    }
+
+    pub(super) fn wrap(self, value: Value) -> Value {
+        match self {
+            Shape::Bare => value,
+            Shape::V2 | Shape::V4 => json!({"code": "000", "data": value, "msg": ""}),
+        }
+    }
+
+    /// A whole list, called `name` where lists have names.
+    pub(super) fn wrap_list(self, name: &str, items: Vec<Value>) -> Value {
+        let size = items.len();
+        self.wrap(match self {
+            Shape::Bare => Value::Array(items),
+            Shape::V2 => json!({name: items, "size": size}),
+            Shape::V4 => json!({"value": items, "offset": 0, "limit": size, "total_size": size}),
+        })
+    }
+}
+
+/// Kylin's `ErrorResponse`, before it is written in a dialect.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) status: StatusCode,
+    message: String,
+    exception: &'static str,
+    code: Option<&'static str>,
+}
+
+impl Failure {
+    /// A request that Kylin refuses as such.
+    pub(super) fn refused(message: impl Into<String>) -> Self {
+        let exception = "org.apache.kylin.rest.exception.BadRequestException";
+        Failure { status: StatusCode::BAD_REQUEST, message: message.into(), exception, code: None }
+    }
+
+    /// Something went wrong on the way.
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        let exception = "org.apache.kylin.rest.exception.InternalErrorException";
+        Failure { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.into(), exception, code: None }
+    }
+
+    /// What every call that needs the metastore answers while it is down.
+    pub(super) fn metastore_down() -> Self {
+        Failure::internal("the metadata store cannot be reached: Communications link failure")
+    }
+
+    pub(super) fn with_status(self, status: StatusCode) -> Self {
+        Failure { status, ..self }
+    }
+
+    /// Gives the error one of Kylin 5's codes.
+    pub(super) fn with_code(self, code: &'static str) -> Self {
+        Failure { message: format!("{code}: {}", self.message), code: Some(code), ..self }
+    }
+
+    pub(super) fn render(self, dialect: KylinVersion, url: &str) -> Response<Body> {
+        let Failure { status, message, exception, code } = self;
+        let trace = format!("{exception}: {message}\n\tat org.apache.kylin.rest.controller.BasicController");
+        let mut error = json!({
+            "code": "999", "data": null, "msg": message, "stacktrace": trace, "exception": exception, "url": url,
+        });
+        if dialect == KylinVersion::V5 {
+            error["suggestion"] = Value::Null;
+            error["error_code"] = code.into();
+        }
+        json(status, &error)
+    }
+}
+
+pub(super) fn ok(value: &Value) -> Response<Body> {
+    json(StatusCode::OK, value)
+}
+
+pub(super) fn json(status: StatusCode, value: &Value) -> Response<Body> {
+    typed(status, "application/json;charset=UTF-8", value.to_string())
+}
+
+/// The page that Tomcat, or a gateway before it, makes up for a status.
+pub(super) fn html(status: StatusCode) -> Response<Body> {
+    let page = format!("<html><head><title>{status}</title></head><body><h1>HTTP Status {status}</h1></body></html>");
+    typed(status, "text/html;charset=utf-8", page)
+}
+
+/// What Tomcat makes of the exception of tomcat-redis-session-manager (RedisSessionManager.java:388).
+pub(super) fn unwritten_session() -> Response<Body> {
+    let page = "<html><body><h1>HTTP Status 500</h1><pre>java.lang.IllegalStateException: Race condition encountered: \
+                attempted to load session which has been created but not yet serialized.</pre></body></html>";
+    typed(StatusCode::INTERNAL_SERVER_ERROR, "text/html;charset=utf-8", page)
+}
+
+/// The start page of the web application, with which Kylin answers wrong paths too.
+pub(super) fn start_page(status: StatusCode) -> Response<Body> {
+    let page =
+        "<!doctype html><html lang=\"en\"><head><title>Kylin</title></head><body ng-app=\"kylin\"></body></html>";
+    typed(status, "text/html", page)
+}
+
+pub(super) fn redirect(to: &str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::FOUND;
+    if let Ok(to) = HeaderValue::try_from(to) {
+        response.headers_mut().insert(header::LOCATION, to);
+    }
+    response
+}
+
+pub(super) fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::from(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

@@ -1,0 +1,211 @@
+//! A query of which nobody waits for the answer is stopped on its node.
+
+use std::time::Duration;
+
+use http::HeaderValue;
+use kylin_lb::endpoint::Outcome;
+use kylin_lb::health::{HealthState, Reason};
+use kylin_lb::proxy::{CancelOnDisconnect, KylinRules};
+use kylin_lb::testing::kylin::KylinVersion;
+use serde_json::Value;
+
+use crate::support::browser::basic;
+use crate::support::front::{self, Front, refusal};
+use crate::support::health::state;
+use crate::support::http::Connection;
+use crate::support::kylin::{Demo, admin, answered_by, bytes, sql};
+use crate::support::raw_node::{Act, RawNode, ok};
+
+const QUERY: &str = "POST /kylin/api/query";
+/// Longer than any test waits.
+const LONG: &str = "select 'long', sleep_ms(600000)";
+
+fn as_admin() -> CancelOnDisconnect {
+    CancelOnDisconnect::AsAdmin { authorization: HeaderValue::from_str(&basic("ADMIN", "KYLIN")).unwrap() }
+}
+
+fn rules(dialect: KylinVersion) -> KylinRules {
+    KylinRules::default().cancel_on_disconnect(Some(match dialect {
+        KylinVersion::V5 => CancelOnDisconnect::ByStopId,
+        _ => as_admin(),
+    }))
+}
+
+/// Nodes whose queries go on when their clients have gone, as Kylin's do.
+async fn stubborn(dialect: KylinVersion) -> Demo {
+    let demo = Demo::start(dialect, 3).await;
+    demo.nodes.iter().for_each(|node| node.faults().set_queries_outlive_clients(true));
+    demo
+}
+
+/// A client of ANALYST's that waits for the answer to this, on the node that is returned.
+async fn begin(demo: &Demo, front: &Front, line: &str, body: &str) -> (Connection, usize) {
+    let before: Vec<u64> = demo.nodes.iter().map(|node| node.stats().running).collect();
+    let mut client = front.connect().await;
+    let user = basic("ANALYST", "ANALYST");
+    let length = body.len();
+    let request = format!(
+        "{line} HTTP/1.1\r\nHost: kylin\r\nUser-Agent: test\r\nAuthorization: {user}\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    client.send(request).await.unwrap();
+    let now = || demo.nodes.iter().zip(&before).position(|(node, before)| node.stats().running > *before);
+    front::eventually(|| now().is_some(), || "the query runs".to_owned()).await;
+    let node = now().unwrap();
+    (client, node)
+}
+
+#[tokio::test]
+async fn a_query_whose_client_has_gone_is_stopped_and_no_other() {
+    for dialect in [KylinVersion::V4, KylinVersion::V5] {
+        let demo = stubborn(dialect).await;
+        let front = demo.front(|proxy| proxy.kylin_rules(rules(dialect)));
+        let (kept, other) = begin(&demo, &front, QUERY, &sql("select 'other', sleep_ms(600000)")).await;
+        for _ in 0..3 {
+            let (client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
+            let stopped = demo.nodes[node].stats().stopped;
+            drop(client);
+            demo.nodes[node].wait_until(|stats| stats.stopped == stopped + 1).await.unwrap();
+        }
+        assert_eq!(demo.sum(|stats| stats.stopped), 3);
+        assert_eq!((demo.sum(|stats| stats.running), demo.nodes[other].stats().running), (1, 1), "{dialect:?}");
+        if dialect == KylinVersion::V4 {
+            let list = admin(&front, "GET /kylin/api/query/runningQueries", "").await;
+            assert!(list.text().contains("'other'") && !list.text().contains("'long'"), "{}", list.text());
+        }
+        drop(kept);
+        demo.nodes[other].wait_until(|stats| stats.running == 0).await.unwrap();
+        front.idle().await;
+        for node in &demo.nodes {
+            node.wait_until(|stats| stats.in_flight == 0).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_query_whose_time_is_over_is_stopped_and_the_client_is_told_that_it_took_too_long() {
+    for dialect in [KylinVersion::V4, KylinVersion::V5] {
+        let demo = stubborn(dialect).await;
+        let endpoints =
+            (0..3).map(|n| front::endpoint(n, demo.address(n), |b| b.head_timeout(Duration::from_millis(400))));
+        let front = Front::of(endpoints, |proxy| proxy.kylin_rules(rules(dialect)));
+        refusal(&admin(&front, QUERY, &sql(LONG)).await, 504);
+        front::eventually(|| demo.sum(|stats| stats.stopped) == 1, || format!("{:?}", demo.nodes)).await;
+        assert_eq!(demo.sum(|stats| stats.queries), 1, "it was begun once");
+        let node = demo.nodes.iter().position(|node| node.stats().stopped == 1).unwrap().to_string();
+        assert_eq!(state(front.proxy.cluster(), &node), (HealthState::Suspect, Some(Reason::Slow)));
+        front.idle().await;
+    }
+    // The word for it, so that nobody takes it for a failure.
+    assert_ne!(Outcome::Slow, Outcome::Failure);
+}
+
+/// A few wrong passwords lock a user.
+#[tokio::test]
+async fn a_login_that_is_refused_is_not_tried_again() {
+    for login in [basic("ADMIN", "wrong"), basic("ANALYST", "ANALYST")] {
+        let demo = stubborn(KylinVersion::V4).await;
+        let stop = CancelOnDisconnect::AsAdmin { authorization: HeaderValue::from_str(&login).unwrap() };
+        let front = demo.front(|proxy| proxy.kylin_rules(KylinRules::default().cancel_on_disconnect(Some(stop))));
+        for n in 1..4 {
+            let (client, _) = begin(&demo, &front, QUERY, &sql(LONG)).await;
+            drop(client);
+            // One request to list the running ones, after the first.
+            front::eventually(|| demo.sum(|stats| stats.requests) == n + 1, || format!("{:?}", demo.nodes)).await;
+            front.idle().await;
+        }
+        assert!(demo.sum(|stats| stats.wrong_passwords) <= 1);
+        assert_eq!((demo.sum(|stats| stats.running), demo.sum(|stats| stats.requests)), (3, 4));
+    }
+}
+
+#[tokio::test]
+async fn an_export_that_nobody_waits_for_is_stopped_as_well() {
+    let demo = stubborn(KylinVersion::V4).await;
+    let front = demo.front(|proxy| proxy.kylin_rules(rules(KylinVersion::V4)));
+    let target = "GET /kylin/api/query/format/csv?project=learn_kylin&sql=select+1%2C+sleep_ms(600000)";
+    let (client, node) = begin(&demo, &front, target, "").await;
+    drop(client);
+    demo.nodes[node].wait_until(|stats| stats.stopped == 1 && stats.running == 0).await.unwrap();
+    front.idle().await;
+}
+
+#[tokio::test]
+async fn a_query_that_was_answered_is_not_stopped() {
+    for dialect in [KylinVersion::V4, KylinVersion::V5] {
+        let demo = stubborn(dialect).await;
+        let front = demo.front(|proxy| proxy.kylin_rules(rules(dialect)));
+        for n in 0..12 {
+            answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await);
+            // One that fails is over too, and so is one whose client leaves while it reads the answer.
+            admin(&front, QUERY, &sql(&format!("select {n} SYNTAX ERROR"))).await;
+            let mut client = front.connect().await;
+            client.send(bytes(QUERY, &[], &sql(&format!("select {n}, repeat_bytes(3000000)")))).await.unwrap();
+            assert_eq!(client.final_head().await.unwrap().status, 200);
+        }
+        // What is stopped comes later than all of these, and is all that is asked of the nodes besides.
+        let (client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
+        drop(client);
+        demo.nodes[node].wait_until(|stats| stats.stopped == 1 && stats.running == 0).await.unwrap();
+        let to_stop = if dialect == KylinVersion::V5 { 1 } else { 2 };
+        assert_eq!(demo.sum(|stats| stats.requests), 36 + 1 + to_stop, "{dialect:?}");
+        front.idle().await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_stopped_unless_it_is_asked_for() {
+    let demo = stubborn(KylinVersion::V5).await;
+    let front = demo.front(|proxy| proxy);
+    let (client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
+    drop(client);
+    front.idle().await;
+    assert_eq!((demo.nodes[node].stats().running, demo.nodes[node].stats().stopped), (1, 0));
+    assert_eq!(demo.sum(|stats| stats.requests), 1);
+}
+
+#[tokio::test]
+async fn a_query_gets_an_id_to_be_stopped_by_and_nothing_else_changes() {
+    let node = RawNode::start([vec![Act::Serve(ok("x"))]]).await;
+    let front =
+        Front::of([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.kylin_rules(rules(KylinVersion::V5)));
+    let own = r#"{"sql":"select 1","stopId":"mine"}"#;
+    for body in [r#" { "sql" : "select 'ä'" , "x" : [1] } "#, own, r#"{"sql":"","x":1}"#, "not json", ""] {
+        let before = node.seen().requests.len();
+        front.ask(bytes(QUERY, &[], body)).await.unwrap();
+        let seen = node.wait_until(|seen| seen.requests.len() > before).await.texts().pop().unwrap();
+        let (head, sent) = seen.split_once("\r\n\r\n").unwrap();
+        assert!(head.to_ascii_lowercase().contains(&format!("content-length: {}", sent.len())), "{head}");
+        assert!(sent.matches("stopId").count() <= 1, "{sent}");
+        let (Ok(Value::Object(mut sent)), Ok(was)) = (serde_json::from_str(sent), serde_json::from_str::<Value>(body))
+        else {
+            assert_eq!(sent, body, "what is no query passes as it is");
+            continue;
+        };
+        let id = sent.remove("stopId");
+        match was.get("stopId") {
+            Some(_) => assert_eq!(id.as_ref(), was.get("stopId")),
+            None if was["sql"] == "" => assert_eq!(id, None),
+            None => assert!(id.unwrap().as_str().unwrap().starts_with("kylin-lb-")),
+        }
+        let mut was = was.as_object().unwrap().clone();
+        was.remove("stopId");
+        assert_eq!(sent, was);
+    }
+}
+
+/// The client sends its body in chunks, and what is sent on says how long it is.
+#[tokio::test]
+async fn a_body_in_chunks_gets_its_id_too() {
+    let node = RawNode::start([vec![Act::Serve(ok("x"))]]).await;
+    let front =
+        Front::of([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.kylin_rules(rules(KylinVersion::V5)));
+    let body = r#"{"sql":"select 1"}"#;
+    let head = format!("{QUERY} HTTP/1.1\r\nHost: kylin\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let answer = front.ask(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len())).await.unwrap();
+    assert_eq!(answer.text(), "x");
+    let seen = node.seen().texts().pop().unwrap();
+    let (head, sent) = seen.split_once("\r\n\r\n").unwrap();
+    let head = head.to_ascii_lowercase();
+    assert!(head.contains(&format!("content-length: {}", sent.len())) && !head.contains("transfer-encoding"), "{head}");
+    assert!(serde_json::from_str::<Value>(sent).unwrap()["stopId"].is_string(), "{sent}");
+}

@@ -1,0 +1,82 @@
+//! A logout ends a shared session everywhere.
+
+use std::time::Duration;
+
+use kylin_lb::balance::RoundRobin;
+use kylin_lb::testing::kylin::{Fault, KylinVersion, Reach};
+
+use crate::support::browser::Browser;
+use crate::support::login_relay::{COOKIE, Nodes, logged_in, storm};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_logout_ends_the_session_in_the_store_and_at_every_node() {
+    for (dialect, path) in [
+        (KylinVersion::V4, "/kylin/j_spring_security_logout"),
+        (KylinVersion::V5, "/kylin/api/j_spring_security_logout"),
+    ] {
+        let nodes = Nodes::start(3, dialect).await;
+        let front = nodes.front();
+        let mut browser = logged_in(&front).await;
+        assert_eq!(storm(&browser, 3, 3).await, 0);
+        assert_eq!((nodes.sessions(), nodes.store.len()), (vec![1; 3], 1));
+
+        let mut old = browser.clone();
+        let answer = browser.get(path).await;
+        assert_eq!(answer.status(), 302);
+        assert!(browser.cookies.is_empty(), "{:?}", answer.head);
+        assert_eq!(answer.head.all("set-cookie").len(), 1, "the node's own field is hidden: {:?}", answer.head);
+        assert_eq!((nodes.sessions(), nodes.store.len()), (vec![0; 3], 0));
+        for _ in 0..3 {
+            assert_eq!(old.query().await.status(), 401);
+            old = Browser { cookies: old.cookies, ..Browser::new(front.address()) };
+        }
+        assert_eq!(nodes.logins(), [1, 1, 1], "nobody is logged in again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_logout_at_one_front_end_ends_the_session_at_all() {
+    let nodes = Nodes::start(3, KylinVersion::V4).await;
+    let (one, two) = (nodes.front(), nodes.front());
+    let browser = logged_in(&one).await;
+    let mut there = Browser { front: two.address(), ..browser.clone() };
+    assert_eq!(storm(&browser, 3, 5).await + storm(&there, 3, 5).await, 0);
+    there.get("/kylin/j_spring_security_logout").await;
+    assert_eq!(nodes.sessions(), [0, 0, 0]);
+    assert_eq!(storm(&browser, 3, 5).await, 15);
+    assert_eq!(nodes.logins(), [1, 1, 1]);
+    assert_eq!(nodes.sessions(), [0, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_logout_waits_for_no_node_for_long() {
+    let mut nodes = Nodes::start(3, KylinVersion::V4).await;
+    let front = nodes.front_with(RoundRobin::new(), |shared| shared.logout_timeout(Duration::from_millis(100)));
+    let mut browser = logged_in(&front).await;
+    assert_eq!(storm(&browser, 3, 5).await, 0);
+    // One hangs, one is gone; the client's own request goes to the third.
+    for id in ["1", "2"] {
+        front
+            .proxy
+            .cluster()
+            .set_admin_state(&id.parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance)
+            .unwrap();
+    }
+    nodes.nodes[1].faults().inject(Reach::Sessions, Fault::Stall);
+    nodes.served[2].take().unwrap().kill().await;
+    let mut old = browser.clone();
+    assert_eq!(browser.get("/kylin/j_spring_security_logout").await.status(), 302);
+    assert_eq!((nodes.sessions()[0], nodes.store.len()), (0, 0));
+    assert_eq!(old.query().await.status(), 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_logout_without_a_session_is_the_nodes_business() {
+    let nodes = Nodes::start(1, KylinVersion::V4).await;
+    let front = nodes.front();
+    let mut browser = Browser::new(front.address());
+    assert_eq!(browser.get("/kylin/j_spring_security_logout").await.status(), 302);
+    browser.cookies.insert(COOKIE.into(), "nonsense".into());
+    assert_eq!(browser.get("/kylin/j_spring_security_logout").await.status(), 302);
+    assert!(browser.cookies.is_empty());
+}

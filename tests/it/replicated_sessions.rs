@@ -1,0 +1,145 @@
+//! Nodes that share their sessions, and write a new one only after the answer that begins it.
+
+use std::time::Duration;
+
+use kylin_lb::balance::RoundRobin;
+use kylin_lb::clock::ManualClock;
+use kylin_lb::session::{Affinity, MemoryStore, ReplicatedSessions, Sessions};
+use kylin_lb::testing::kylin::KylinVersion;
+
+use crate::support::browser::{Browser, basic};
+use crate::support::front::Front;
+use crate::support::login_relay::{Nodes, secret};
+
+async fn nodes() -> Nodes {
+    let mut nodes = Nodes::start(3, KylinVersion::V4).await;
+    nodes.nodes = nodes.nodes.into_iter().map(|node| node.share_sessions(true).writes_sessions_late(true)).collect();
+    nodes
+}
+
+fn front(nodes: &Nodes, change: impl FnOnce(ReplicatedSessions) -> ReplicatedSessions) -> Front {
+    nodes.front_of(RoundRobin::new(), Affinity::replicated(change(ReplicatedSessions::new())), 1 << 20)
+}
+
+/// The problem that the grace is for.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_grace_the_next_request_meets_a_placeholder() {
+    let nodes = nodes().await;
+    let addresses: Vec<_> = nodes.served.iter().map(|served| served.as_ref().unwrap().addr()).collect();
+    let front = Front::over(&addresses);
+    let mut browser = Browser::new(front.address());
+    assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+    assert_eq!(browser.query().await.status(), 500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_stays_where_it_began_for_the_grace_and_then_goes_anywhere() {
+    let nodes = nodes().await;
+    let clock = ManualClock::new();
+    let front = front(&nodes, |share| share.clock(clock.clone()));
+    let mut browser = Browser::new(front.address());
+    assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+    let home = nodes.logins().iter().position(|logins| *logins == 1).unwrap();
+    for _ in 0..6 {
+        let answer = browser.query().await;
+        assert_eq!(answer.status(), 200);
+        assert!(answer.text().contains(&format!("node-{home}")), "{}", answer.text());
+    }
+    nodes.metastore.write_sessions();
+    clock.advance(Duration::from_secs(3));
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..6 {
+        let answer = browser.query().await;
+        assert_eq!(answer.status(), 200);
+        seen.insert(answer.text().find("node-").map(|at| answer.text()[at..at + 6].to_owned()));
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_front_end_knows_of_a_new_session_through_the_store() {
+    let nodes = nodes().await;
+    let store = MemoryStore::new();
+    let with_store = |share: ReplicatedSessions| share.sessions(Sessions::remote(store.clone(), secret()));
+    let (one, two) = (front(&nodes, with_store), front(&nodes, with_store));
+    let alone = front(&nodes, |share| share);
+    for _ in 0..5 {
+        let mut browser = Browser::new(one.address());
+        assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+        let mut there = Browser { front: two.address(), ..browser.clone() };
+        for _ in 0..4 {
+            assert_eq!(there.query().await.status(), 200);
+        }
+        // One that is not told goes astray at two nodes of three.
+        let mut astray = Browser { front: alone.address(), ..browser.clone() };
+        let statuses = [astray.query().await.status(), astray.query().await.status(), astray.query().await.status()];
+        assert_eq!(statuses.iter().filter(|status| **status == 500).count(), 2, "{statuses:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poisoned_cookie_is_left_out_where_there_are_credentials() {
+    let nodes = nodes().await;
+    let front = front(&nodes, |share| share.heal(true));
+    // A session whose write failed: its node has forgotten it, and all that is left is the placeholder.
+    let mut browser = poisoned(&nodes).await;
+    browser.front = front.address();
+    browser.authorization = Some(basic("ADMIN", "KYLIN"));
+    let before = browser.cookies.clone();
+    for _ in 0..6 {
+        let answer = browser.query().await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+    assert_ne!(browser.cookies, before, "the client has another session");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poisoned_cookie_is_taken_back_where_there_are_none() {
+    let nodes = nodes().await;
+    let front = front(&nodes, |share| share.heal(true));
+    let mut browser = poisoned(&nodes).await;
+    browser.front = front.address();
+    while browser.query().await.status() != 500 {}
+    assert!(browser.cookies.is_empty());
+    assert_eq!(browser.query().await.status(), 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_being_written_is_waited_for() {
+    let nodes = nodes().await;
+    let front = front(&nodes, |share| share.heal(true));
+    let mut browser = poisoned(&nodes).await;
+    browser.front = front.address();
+    let before = browser.cookies.clone();
+    assert!(browser.query().await.text().contains("node-0"), "round robin begins where the session is known");
+    let failed = || nodes.nodes.iter().map(|node| node.stats().requests).sum::<u64>();
+    let asked = failed();
+    // Written as soon as somebody has met the placeholder.
+    let metastore = nodes.metastore.clone();
+    let write = async {
+        crate::support::front::eventually(|| failed() > asked, || "no request came".into()).await;
+        metastore.write_sessions();
+    };
+    let (answer, ()) = tokio::join!(browser.query(), write);
+    assert_eq!((answer.status(), &browser.cookies), (200, &before));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_healing_failures_are_passed_on_as_they_are() {
+    let nodes = nodes().await;
+    let front = front(&nodes, |share| share);
+    let mut browser = poisoned(&nodes).await;
+    browser.front = front.address();
+    browser.authorization = Some(basic("ADMIN", "KYLIN"));
+    let before = browser.cookies.clone();
+    let statuses = [browser.query().await.status(), browser.query().await.status(), browser.query().await.status()];
+    assert_eq!(statuses.iter().filter(|status| **status == 500).count(), 2, "{statuses:?}");
+    assert_eq!(browser.cookies, before);
+}
+
+/// A client whose session only one node can read.
+async fn poisoned(nodes: &Nodes) -> Browser {
+    let mut browser = Browser::new(nodes.served[0].as_ref().unwrap().addr());
+    assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+    browser
+}

@@ -1,0 +1,111 @@
+//! Nodes that know nothing of each other's sessions, behind front ends that share them.
+
+use kylin_lb::balance::{Balancer, RoundRobin};
+use kylin_lb::session::{Affinity, LoginRelay, MemoryStore, Secret, Sessions};
+use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore, Served};
+use kylin_lb::{Cluster, Proxy};
+
+use super::browser::Browser;
+use super::front::{Front, endpoint};
+
+pub(crate) const COOKIE: &str = "KYLINLB_SESSION";
+
+pub(crate) struct Nodes {
+    pub(crate) metastore: Metastore,
+    pub(crate) nodes: Vec<KylinNode>,
+    pub(crate) served: Vec<Option<Served>>,
+    pub(crate) store: MemoryStore,
+}
+
+impl Nodes {
+    pub(crate) async fn start(count: usize, dialect: KylinVersion) -> Self {
+        let metastore = Metastore::new();
+        let (mut nodes, mut served) = (Vec::new(), Vec::new());
+        for n in 0..count {
+            let node = KylinNode::new(format!("node-{n}")).dialect(dialect).metastore(&metastore);
+            served.push(Some(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap()));
+            nodes.push(node);
+        }
+        Nodes { metastore, nodes, served, store: MemoryStore::new() }
+    }
+
+    /// A front end under round robin, with the settings that every front end here has.
+    pub(crate) fn front(&self) -> Front {
+        self.front_with(RoundRobin::new(), |shared| shared)
+    }
+
+    pub(crate) fn front_with(&self, balancer: impl Balancer, change: impl FnOnce(LoginRelay) -> LoginRelay) -> Front {
+        self.front_over(Sessions::remote(self.store.clone(), secret()), secret(), balancer, change)
+    }
+
+    pub(crate) fn front_over(
+        &self,
+        sessions: Sessions,
+        secret: Secret,
+        balancer: impl Balancer,
+        change: impl FnOnce(LoginRelay) -> LoginRelay,
+    ) -> Front {
+        let affinity = Affinity::login_relay(change(LoginRelay::new(sessions, secret)));
+        self.front_of(balancer, affinity, 1 << 20)
+    }
+
+    pub(crate) fn front_of(&self, balancer: impl Balancer, affinity: Affinity, replay_limit: usize) -> Front {
+        let addresses = self.served.iter().map(|served| served.as_ref().unwrap().addr());
+        let endpoints = addresses.enumerate().map(|(id, address)| endpoint(id, address, |backend| backend));
+        let cluster = Cluster::builder().endpoints(endpoints).balancer(balancer).build().unwrap();
+        let proxy = Proxy::builder(cluster).affinity(affinity).replay_limit(replay_limit).build();
+        Front::serving(proxy, |server| server.threads(2))
+    }
+
+    /// How often each node was logged into.
+    pub(crate) fn logins(&self) -> Vec<u64> {
+        self.nodes.iter().map(|node| node.stats().logins).collect()
+    }
+
+    pub(crate) fn wrong_passwords(&self) -> u64 {
+        self.nodes.iter().map(|node| node.stats().wrong_passwords).sum()
+    }
+
+    pub(crate) fn sessions(&self) -> Vec<usize> {
+        self.nodes.iter().map(KylinNode::sessions).collect()
+    }
+
+    /// Has every node lose its sessions, as a restart of all does.
+    pub(crate) fn forget(&self) {
+        self.nodes.iter().for_each(KylinNode::forget_sessions);
+    }
+}
+
+pub(crate) fn secret() -> Secret {
+    Secret::new([7; 32])
+}
+
+/// A client that is logged in.
+pub(crate) async fn logged_in(front: &Front) -> Browser {
+    let mut browser = Browser::new(front.address());
+    let answer = browser.log_in("ADMIN", "KYLIN").await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    assert!(browser.cookies.contains_key(COOKIE), "{:?}", answer.head);
+    browser
+}
+
+/// Many requests of one session at a time: how many of them failed.
+pub(crate) async fn storm(browser: &Browser, tasks: usize, each: usize) -> usize {
+    let tasks: Vec<_> = (0..tasks)
+        .map(|_| {
+            let mut browser = browser.clone();
+            tokio::spawn(async move {
+                let mut lost = 0;
+                for _ in 0..each {
+                    lost += usize::from(browser.query().await.status() != 200);
+                }
+                lost
+            })
+        })
+        .collect();
+    let mut lost = 0;
+    for task in tasks {
+        lost += task.await.unwrap();
+    }
+    lost
+}
