@@ -16,7 +16,7 @@ use super::redirect::RedirectRule;
 use super::settings::{AddHeader, SetHeader, Settings};
 use super::values::{self, Step};
 use super::variables::Template;
-use crate::proxy::is_framing;
+use crate::proxy::HeaderEdits;
 
 /// The most that is read of a request's head, whatever a file says: it is held in memory for every client that sends one.
 const MOST_HEAD_BYTES: u64 = 1 << 20;
@@ -79,7 +79,7 @@ impl Level {
                 };
                 let added =
                     AddHeader { name: field(name)?, value: Template::for_header(value, reader.maps())?, always };
-                if is_framing(&added.name) {
+                if !HeaderEdits::allows(&added.name) {
                     return Err(managed(name));
                 }
                 Self::list(seen, directive, &mut settings.add_headers).push(added);
@@ -260,7 +260,7 @@ fn set_header(name: &Word, value: &Word, reader: &mut Reader<'_>) -> Result<Opti
         reader.note(name.span, "proxy_set_header Upgrade: protocol upgrades such as WebSocket are not passed on");
         return Ok(None);
     }
-    if is_framing(&read.name) { Err(managed(name)) } else { Ok(Some(read)) }
+    if HeaderEdits::allows(&read.name) { Ok(Some(read)) } else { Err(managed(name)) }
 }
 
 fn managed(name: &Word) -> Fault {

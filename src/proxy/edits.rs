@@ -40,6 +40,12 @@ impl HeaderEdits {
         self.0.is_empty()
     }
 
+    /// Returns whether `name` may be edited. Edits of a header that frames the body or belongs to the connection have no
+    /// effect; a program that reads header names from its configuration refuses them with this.
+    pub fn allows(name: &HeaderName) -> bool {
+        !is_framing(name)
+    }
+
     pub(super) fn apply(self, headers: &mut HeaderMap) {
         for (name, value) in self.0 {
             if is_framing(&name) {
@@ -61,7 +67,7 @@ impl fmt::Debug for HeaderEdits {
 }
 
 /// Fields that say where a message ends or belong to one connection: set by hand they would split it.
-pub(crate) fn is_framing(name: &HeaderName) -> bool {
+fn is_framing(name: &HeaderName) -> bool {
     static FRAMING: [HeaderName; 9] = [
         header::CONNECTION,
         header::CONTENT_LENGTH,

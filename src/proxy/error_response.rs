@@ -4,20 +4,20 @@
 //! (ErrorResponse.java); JDBC and ODBC show `msg` to the user. Nothing internal is told: no address, no id of an endpoint.
 
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Uri, Version, request};
 
 use crate::backend::SendErrorKind;
 use crate::body::Body;
 
 /// What a client asked for, kept to name it in an error when the request itself has gone to a node.
-pub(crate) struct ErrorContext {
+pub(super) struct ErrorContext {
     host: Option<HeaderValue>,
     uri: Uri,
     version: Version,
 }
 
 impl ErrorContext {
-    pub(crate) fn of<T>(request: &Request<T>) -> Self {
+    pub(super) fn of<T>(request: &Request<T>) -> Self {
         let host = request.headers().get(header::HOST).cloned();
         ErrorContext { host, uri: request.uri().clone(), version: request.version() }
     }
@@ -35,16 +35,39 @@ impl ErrorContext {
     }
 }
 
-/// A request that gets no node's answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ErrorResponse {
+/// An error response of the front end itself, in the form that Kylin's clients understand.
+///
+/// An application that routes requests or refuses them before the proxy responds to them with this, so that JDBC, ODBC and the
+/// web page show its message as they show Kylin's own.
+///
+/// ```
+/// use http::{Request, StatusCode};
+/// use kylin_lb::proxy::ErrorResponse;
+///
+/// const CLOSED: ErrorResponse = ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "closed until 6 o'clock");
+///
+/// let (head, ()) = Request::get("/kylin/api/projects").body(())?.into_parts();
+/// let response = CLOSED.response_to(&head);
+/// assert_eq!((response.status(), &response.headers()["retry-after"]), (StatusCode::SERVICE_UNAVAILABLE, "1"));
+/// # Ok::<(), http::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct ErrorResponse {
     status: StatusCode,
     why: &'static str,
 }
 
 impl ErrorResponse {
-    pub(crate) const fn new(status: StatusCode, why: &'static str) -> Self {
-        ErrorResponse { status, why }
+    /// Makes an error response with a message for the user.
+    pub const fn new(status: StatusCode, message: &'static str) -> Self {
+        ErrorResponse { status, why: message }
+    }
+
+    /// Returns the response to the request with this head. Its body names the request's URL without the query.
+    pub fn response_to(self, request: &request::Parts) -> Response<Body> {
+        let host = request.headers.get(header::HOST).cloned();
+        self.answer(&ErrorContext { host, uri: request.uri.clone(), version: request.version })
     }
 
     pub(super) const fn unavailable(status: StatusCode) -> Self {
@@ -84,13 +107,13 @@ impl ErrorResponse {
         )
     }
 
-    #[cfg(test)]
-    pub(super) fn status(self) -> StatusCode {
+    /// Returns the status.
+    pub fn status(self) -> StatusCode {
         self.status
     }
 
     /// The answer to a request that was sent to `place`.
-    pub(crate) fn answer(self, place: &ErrorContext) -> Response<Body> {
+    pub(super) fn answer(self, place: &ErrorContext) -> Response<Body> {
         tracing::debug!(status = self.status.as_u16(), why = self.why, "answered by the proxy itself");
         let url = json_text(&place.url());
         let why = json_text(self.why);

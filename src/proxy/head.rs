@@ -9,7 +9,28 @@ use http::{Method, Request, StatusCode, Uri, Version};
 use super::error_response::ErrorResponse;
 use super::headers::Found;
 
-/// HealthCheck the head and brings its target into origin form, with the host in `Host` only. Returns what else is in it.
+/// Checks the head of a request and brings its target into origin form, with the host in `Host` only.
+///
+/// [`Proxy::forward`](crate::Proxy::forward) does this first. An application that chooses by path or host before it
+/// forwards calls this before it reads them, so that it decides on the same host and path as the node.
+///
+/// # Errors
+/// The response for a request that HTTP parsers may read differently (RFC 9112, 3.2 and 6), or whose method is not served.
+///
+/// ```
+/// use http::Request;
+/// use kylin_lb::proxy::check_head;
+///
+/// let mut request = Request::get("http://kylin.example/kylin/api/projects").body(())?;
+/// check_head(&mut request)?;
+/// assert_eq!((request.uri().to_string().as_str(), &request.headers()["host"]), ("/kylin/api/projects", "kylin.example"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn check_head<T>(request: &mut Request<T>) -> Result<(), ErrorResponse> {
+    check(request).map(drop)
+}
+
+/// Checks the head and brings its target into origin form, with the host in `Host` only. Returns what else is in it.
 pub(crate) fn check<T>(request: &mut Request<T>) -> Result<Found, ErrorResponse> {
     let refuse = |status, why| Err(ErrorResponse::new(status, why));
     let method = request.method();

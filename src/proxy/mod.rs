@@ -31,18 +31,14 @@ pub use budget::RetryBudget;
 pub use builder::ProxyBuilder;
 pub use client::TrustedProxies;
 pub use edits::HeaderEdits;
+pub use error_response::ErrorResponse;
+pub use head::check_head;
 pub use retry::RetryPolicy;
 pub use rules::{CancelOnDisconnect, KylinRules};
 #[cfg(feature = "tower")]
 pub use service::ProxyService;
 
 use self::builder::Settings;
-#[cfg(feature = "nginx")]
-pub(crate) use self::edits::is_framing;
-#[cfg(feature = "nginx")]
-pub(crate) use self::error_response::{ErrorContext, ErrorResponse};
-#[cfg(feature = "nginx")]
-pub(crate) use self::head::check as check_head;
 use crate::backend::{Backend, HttpBackend};
 use crate::body::{Body, BoxError};
 use crate::cluster::Cluster;

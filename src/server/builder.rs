@@ -13,9 +13,8 @@ use super::listen::{Listen, Listener};
 use super::stop::Stop;
 use super::{Handler, Loop, Server};
 
-/// What [`ServerBuilder::backlog`] is where nothing else is said: room for a burst of new clients, and no more than a core
-/// accepts within a second.
-pub(crate) const BACKLOG: u32 = 1024;
+/// The default of [`ServerBuilder::backlog`]: enough for a burst of new clients, and no more than a core accepts within a second.
+pub const DEFAULT_BACKLOG: u32 = 1024;
 
 /// Collects what a [`Server`] is made of.
 #[must_use]
@@ -34,7 +33,7 @@ impl<H: Handler> ServerBuilder<H> {
             listeners: Vec::new(),
             threads,
             max_connections: 16_384,
-            backlog: BACKLOG,
+            backlog: DEFAULT_BACKLOG,
             limits: Limits::default(),
         }
     }

@@ -24,9 +24,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use tokio::sync::watch;
 
-#[cfg(feature = "nginx")]
-pub(crate) use builder::BACKLOG;
-pub use builder::ServerBuilder;
+pub use builder::{DEFAULT_BACKLOG, ServerBuilder};
 pub use listen::{InvalidListen, Listen};
 
 use crate::backend::Backend;

@@ -25,9 +25,8 @@ use super::learn::{Learn, Learned};
 #[cfg(feature = "login-relay")]
 use super::login_relay::{LoginRelay, Sharing, Visit};
 use super::replicated::{Grace, Graced, ReplicatedSessions};
-#[cfg(feature = "nginx")]
-pub(crate) use super::route::GivenRoute;
 use super::route::Route;
+pub use super::route::SessionRoute;
 pub use super::sticky::{InvalidCookie, SameSite, StickyCookie};
 use super::user::User;
 use super::{Secret, Sessions};
@@ -54,9 +53,8 @@ enum Way {
     Learn(Learn),
     Sticky(StickyCookie),
     Route(Route),
-    /// The caller of the proxy has found the route.
-    #[cfg(feature = "nginx")]
-    Given,
+    /// The application finds the route.
+    GivenRoute,
     ReplicatedSessions(Grace),
     #[cfg(feature = "login-relay")]
     Shared(Arc<Sharing>),
@@ -196,10 +194,10 @@ impl Affinity {
         Self::new(Way::Route(Route { cookies: cookies.into_iter().collect() }))
     }
 
-    /// The route that stands in a request's extensions as [`GivenRoute`].
-    #[cfg(feature = "nginx")]
-    pub(crate) fn given() -> Self {
-        Self::new(Way::Given)
+    /// Binds a session to the endpoint of the [route](crate::Endpoint::route) that the application names: a [`SessionRoute`]
+    /// in the request's extensions.
+    pub fn given_route() -> Self {
+        Self::new(Way::GivenRoute)
     }
 
     /// For nodes that share their sessions themselves, by a session manager over Redis for one: any of them serves any request of a
@@ -259,8 +257,7 @@ impl Affinity {
             Way::Learn(learn) => learn.begin(request, fallback),
             Way::Sticky(cookie) => Step::Now(cookie.begin(request, fallback)),
             Way::Route(route) => Step::Now(Tie::loose(route.hint(request).unwrap_or(fallback))),
-            #[cfg(feature = "nginx")]
-            Way::Given => Step::Now(Tie::loose(GivenRoute::of(request).unwrap_or(fallback))),
+            Way::GivenRoute => Step::Now(Tie::loose(SessionRoute::hint(request).unwrap_or(fallback))),
             Way::ReplicatedSessions(grace) => grace.begin(request, fallback),
             #[cfg(feature = "login-relay")]
             Way::Shared(sharing) => match sharing.begin(request) {
@@ -357,8 +354,7 @@ impl fmt::Debug for Affinity {
             Way::Learn(_) => "Affinity::learn",
             Way::Sticky(_) => "Affinity::cookie",
             Way::Route(_) => "Affinity::route",
-            #[cfg(feature = "nginx")]
-            Way::Given => "Affinity::given",
+            Way::GivenRoute => "Affinity::given_route",
             Way::ReplicatedSessions(_) => "Affinity::replicated",
             #[cfg(feature = "login-relay")]
             Way::Shared(_) => "Affinity::login_relay",

@@ -25,8 +25,7 @@ pub struct SessionCookie {
 #[derive(Debug, Clone)]
 enum Name {
     Exactly(Box<str>),
-    /// As nginx compares names.
-    #[cfg(feature = "nginx")]
+    /// In upper or lower case.
     AnyCase(Box<str>),
     /// 64 lower-case hexadecimal digits.
     Digest,
@@ -38,10 +37,10 @@ impl SessionCookie {
         SessionCookie { name: Name::Exactly(name.into().into_boxed_str()), ttl: Duration::from_secs(480 * 60) }
     }
 
-    /// The cookie called `name` in upper or lower case.
-    #[cfg(feature = "nginx")]
-    pub(crate) fn in_any_case(name: &str) -> Self {
-        SessionCookie { name: Name::AnyCase(name.into()), ..SessionCookie::named("") }
+    /// Returns the cookie called `name` in upper or lower case, as nginx compares the names of cookies. Its sessions live for
+    /// 480 minutes.
+    pub fn named_ignoring_case(name: impl Into<String>) -> Self {
+        SessionCookie { name: Name::AnyCase(name.into().into_boxed_str()), ..SessionCookie::named("") }
     }
 
     /// Kylin 5's, whose name is a SHA-256 in hexadecimal digits (BootstrapServer.java). Its sessions live for 600 s
@@ -65,7 +64,6 @@ impl SessionCookie {
     pub(super) fn is_called(&self, name: &[u8]) -> bool {
         match &self.name {
             Name::Exactly(known) => known.as_bytes() == name,
-            #[cfg(feature = "nginx")]
             Name::AnyCase(known) => known.as_bytes().eq_ignore_ascii_case(name),
             Name::Digest => name.len() == 64 && name.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')),
         }

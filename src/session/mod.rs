@@ -17,7 +17,7 @@ pub(crate) mod sticky;
 mod store;
 mod user;
 
-pub use affinity::{Affinity, InvalidCookie, SameSite, SessionCookie, StickyCookie};
+pub use affinity::{Affinity, InvalidCookie, SameSite, SessionCookie, SessionRoute, StickyCookie};
 pub use cached::Sessions;
 #[cfg(feature = "login-relay")]
 pub use login_relay::{CookieIssue, LoginRelay};

@@ -21,19 +21,30 @@ impl Route {
     }
 }
 
-/// The route of a request's session, found by whoever calls the proxy; in the request's extensions.
-#[cfg(feature = "nginx")]
-#[derive(Clone)]
-pub(crate) struct GivenRoute(Hint);
+/// The route of a request's session, found by the application: a request extension for
+/// [`Affinity::given_route`](crate::session::Affinity::given_route).
+///
+/// The proxy picks the endpoint of that [route](crate::Endpoint::route) while it is eligible. A request without this
+/// extension is bound to no endpoint. The reader of nginx configurations sets it from the variables of `sticky route`.
+///
+/// ```
+/// use kylin_lb::session::SessionRoute;
+///
+/// let mut request = http::Request::get("/kylin/api/projects").body(())?;
+/// request.extensions_mut().insert(SessionRoute::new("node1"));
+/// # Ok::<(), http::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct SessionRoute(Hint);
 
-#[cfg(feature = "nginx")]
-impl GivenRoute {
-    pub(crate) fn new(route: &[u8]) -> Self {
-        GivenRoute(Hint::route(route))
+impl SessionRoute {
+    /// Names the endpoint whose route is `route`.
+    pub fn new(route: impl AsRef<[u8]>) -> Self {
+        SessionRoute(Hint::route(route.as_ref()))
     }
 
-    pub(super) fn of(request: &Request<Body>) -> Option<Hint> {
-        request.extensions().get::<GivenRoute>().map(|given| given.0.clone())
+    pub(super) fn hint(request: &Request<Body>) -> Option<Hint> {
+        request.extensions().get::<SessionRoute>().map(|route| route.0.clone())
     }
 }
 

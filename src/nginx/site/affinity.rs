@@ -3,7 +3,7 @@
 use super::SiteError;
 use crate::nginx::sticky::{LearnLine, Sticky};
 use crate::nginx::upstream::Upstream;
-use crate::session::affinity::Affinity;
+use crate::session::Affinity;
 use crate::session::{MemoryStore, Secret, SessionCookie, Sessions};
 
 /// What the host gave: what front ends of one address have in common.
@@ -29,7 +29,7 @@ impl Affinities {
     pub(super) fn of(&mut self, upstream: &Upstream) -> Result<Option<Affinity>, SiteError> {
         Ok(match &upstream.sticky {
             None => None,
-            Some(Sticky::Route(_)) => Some(Affinity::given()),
+            Some(Sticky::Route(_)) => Some(Affinity::given_route()),
             Some(Sticky::Cookie(line)) => {
                 let secret = self.secret(upstream)?;
                 let cookie = line.signed(secret);
@@ -50,7 +50,7 @@ impl Affinities {
                 Sessions::local(store, self.secret(upstream)?)
             }
         };
-        let cookies = line.cookies.iter().map(|name| SessionCookie::in_any_case(name).ttl(line.timeout));
+        let cookies = line.cookies.iter().map(|name| SessionCookie::named_ignoring_case(name).ttl(line.timeout));
         Ok(Affinity::learn_from(sessions, cookies))
     }
 

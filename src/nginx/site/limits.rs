@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::nginx::config::{Config, Listener};
 use crate::nginx::settings::Settings;
-use crate::server::{BACKLOG, Handler, ServerBuilder};
+use crate::server::{DEFAULT_BACKLOG, Handler, ServerBuilder};
 
 /// The limits on clients. They hold before a server is chosen, so nginx takes those of the default server of an address;
 /// here, where one server listens on all of `listeners`, the most generous of those.
@@ -14,8 +14,8 @@ pub(super) fn apply<H: Handler>(
     let settings = || listeners.iter().map(|listener| &config.servers[listener.default].settings);
     let most = |of: fn(&Settings) -> Option<Duration>| settings().filter_map(of).max();
     let keeps_none = settings().all(|settings| settings.keepalive_timeout == Some(Duration::ZERO));
-    let backlog = listeners.iter().map(|listener| listener.backlog.unwrap_or(BACKLOG)).max();
-    let builder = builder.keep_alive(!keeps_none).backlog(backlog.unwrap_or(BACKLOG));
+    let backlog = listeners.iter().map(|listener| listener.backlog.unwrap_or(DEFAULT_BACKLOG)).max();
+    let builder = builder.keep_alive(!keeps_none).backlog(backlog.unwrap_or(DEFAULT_BACKLOG));
     // One limit covers a head that comes slowly and a connection that idles: the longer of nginx's two.
     let builder = match most(|settings| settings.header_timeout.max(settings.keepalive_timeout)) {
         Some(timeout) if !timeout.is_zero() => builder.head_timeout(timeout),

@@ -16,11 +16,11 @@ use http::{Request, Response};
 pub use self::builder::SiteBuilder;
 use super::config::Config;
 use super::listen::ListenAddress;
+use crate::ClientAddr;
 use crate::body::Body;
 use crate::cluster::{Cluster, ClusterError};
 use crate::endpoint::InvalidId;
 use crate::proxy::{Proxy, TrustedProxies};
-use crate::request::ClientAddr;
 use crate::session::{InvalidCookie, InvalidSecret};
 
 /// A front end made from an nginx configuration. Clones are handles to the same site.

@@ -8,6 +8,7 @@ use http::{Request, Response, StatusCode, Uri, request};
 
 use super::build::{UpstreamKey, timeouts};
 use super::{Inner, Route};
+use crate::ClientAddr;
 use crate::body::Body;
 use crate::nginx::listen::ListenAddress;
 use crate::nginx::location::{Action, Found, Location};
@@ -18,9 +19,8 @@ use crate::nginx::sticky::Sticky;
 use crate::nginx::upstream::Method;
 use crate::nginx::uri::{escape, normalise};
 use crate::nginx::variables::{Scope, Unsendable};
-use crate::proxy::{ErrorContext, ErrorResponse, HeaderEdits, Proxy, check_head};
-use crate::request::ClientAddr;
-use crate::session::affinity::GivenRoute;
+use crate::proxy::{ErrorResponse, HeaderEdits, Proxy, check_head};
+use crate::session::SessionRoute;
 
 pub(super) async fn forward(
     site: &Inner,
@@ -28,18 +28,18 @@ pub(super) async fn forward(
     peer: ClientAddr,
     mut request: Request<Body>,
 ) -> Response<Body> {
-    let place = ErrorContext::of(&request);
-    if let Err(refusal) = check_head(&mut request) {
-        return refusal.answer(&place);
-    }
+    let checked = check_head(&mut request);
     let (mut head, body) = request.into_parts();
+    if let Err(error) = checked {
+        return error.response_to(&head);
+    }
     match route(site, listener, peer, &mut head) {
         Ok(Step::Answer(answer)) => *answer,
         Ok(Step::Send(proxy, after)) => {
             let answer = proxy.forward(peer, Request::from_parts(head, body)).await;
             after.apply(answer)
         }
-        Err(refusal) => refusal.answer(&place),
+        Err(error) => error.response_to(&head),
     }
 }
 
@@ -133,7 +133,7 @@ struct Changes {
     edits: HeaderEdits,
     uri: Option<Uri>,
     key: Option<UpstreamKey>,
-    given: Option<GivenRoute>,
+    given: Option<SessionRoute>,
     timeouts: Option<crate::backend::http1::Timeouts>,
 }
 
@@ -182,7 +182,7 @@ fn prepare<'s>(
     let given = match &site.config.upstreams[pass.upstream].sticky {
         Some(Sticky::Route(variables)) => {
             let mut values = variables.iter().map(|variable| variable.value(scope));
-            values.find(|value| !value.is_empty()).map(|route| GivenRoute::new(&route))
+            values.find(|value| !value.is_empty()).map(|route| SessionRoute::new(&route))
         }
         _ => None,
     };
@@ -270,8 +270,5 @@ fn drop_underscored(headers: &mut HeaderMap) {
 }
 
 fn inet(client: ClientAddr) -> Option<std::net::SocketAddr> {
-    match client {
-        ClientAddr::Inet(address) => Some(address),
-        ClientAddr::Unix => None,
-    }
+    if let ClientAddr::Inet(address) = client { Some(address) } else { None }
 }
