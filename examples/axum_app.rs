@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         cluster = cluster.endpoint(Endpoint::http(format!("q{number}"), &node)?);
     }
     let cluster = cluster.build()?;
-    let proxy = Proxy::builder(cluster.clone()).build();
+    let proxy = Proxy::builder(cluster.clone()).build()?;
 
     // axum tells where a request came from in its extensions.
     let kylin = proxy.service(|extensions| extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.into()));

@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (number, node) in (1..).zip(args) {
         cluster = cluster.endpoint(Endpoint::http(format!("q{number}"), &node)?.max_in_flight(32));
     }
-    let proxy = Proxy::builder(cluster.build()?).build();
+    let proxy = Proxy::builder(cluster.build()?).build()?;
 
     let listener = tokio::net::TcpListener::bind(listen).await?;
     loop {

@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for node in &nodes {
         cluster = cluster.endpoint(Endpoint::new(node.name(), node.clone())?);
     }
-    let proxy = Proxy::builder(cluster.build()?).affinity(affinity).build();
+    let proxy = Proxy::builder(cluster.build()?).affinity(affinity).build()?;
     let client: std::net::SocketAddr = "192.0.2.7:51000".parse()?;
 
     let login = Request::post("/kylin/api/user/authentication")

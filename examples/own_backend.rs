@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .endpoint(Endpoint::new("q1", InProcess { name: "q1" })?)
         .endpoint(Endpoint::new("q2", InProcess { name: "q2" })?)
         .build()?;
-    let proxy = Proxy::builder(cluster).build();
+    let proxy = Proxy::builder(cluster).build()?;
     for _ in 0..3 {
         let request =
             Request::post("/kylin/api/query").header("host", "kylin").body(Body::from("{\"sql\":\"select 1\"}"))?;

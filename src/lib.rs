@@ -26,7 +26,7 @@
 //!     .endpoint(Endpoint::new("q2", Node("two"))?)
 //!     .balancer(LeastConn::new())
 //!     .build()?;
-//! let proxy = Proxy::builder(cluster).build();
+//! let proxy = Proxy::builder(cluster).build()?;
 //!
 //! let request = Request::get("/kylin/api/projects").header("host", "kylin.example").body(Body::empty())?;
 //! let client: std::net::SocketAddr = "192.0.2.7:51000".parse()?;

@@ -14,7 +14,6 @@ use kylin_lb::balance::{
     Attempted, Balancer, BalancerExt, HashKeyed, IpHash, LeastConn, QueryAffinity, RandomTwo, RequestKey, RoundRobin,
 };
 use kylin_lb::health::Outlier;
-use kylin_lb::session::{Affinity, Sessions};
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Outcome, QueryKeys, RequestView, SendError};
 
 struct Nowhere;
@@ -108,9 +107,9 @@ fn a_forwarded_request_allocates_little() {
 
     let endpoints = (0..3).map(|n| Endpoint::new(format!("n{n}"), Answers).unwrap());
     let cluster = Cluster::builder().endpoints(endpoints).balancer(LeastConn::new()).build().unwrap();
-    let proxy = || kylin_lb::Proxy::builder(cluster.clone());
-    let (plain, kylin) = (proxy().build(), proxy().kylin().build());
-    let learning = proxy().kylin().affinity(Affinity::learn(Sessions::in_memory().unwrap())).build();
+    let plain = kylin_lb::Proxy::plain(cluster.clone()).build().unwrap();
+    let kylin = kylin_lb::Proxy::builder(cluster.clone()).affinity(None).build().unwrap();
+    let learning = kylin_lb::Proxy::builder(cluster).build().unwrap();
     let client: std::net::SocketAddr = "192.0.2.7:51000".parse().unwrap();
     let request = |method: &str, sql: &'static str| {
         Request::builder()
@@ -174,7 +173,7 @@ fn a_request_of_a_known_session_allocates_no_more_than_one_without() {
     for affinity in ways {
         let endpoints = (0..3).map(|n| Endpoint::new(format!("n{n}"), Answers).unwrap());
         let cluster = Cluster::builder().endpoints(endpoints).balancer(LeastConn::new()).build().unwrap();
-        let proxy = kylin_lb::Proxy::builder(cluster).affinity(affinity.clone()).build();
+        let proxy = kylin_lb::Proxy::plain(cluster).affinity(affinity.clone()).build().unwrap();
         let client: std::net::SocketAddr = "192.0.2.7:51000".parse().unwrap();
         let request = |path: &str| {
             Request::post(path)

@@ -58,7 +58,7 @@ async fn two_gib_down_and_256_mib_up_pass_byte_for_byte_in_less_than_64_mib() {
 
 fn front_of(node: SocketAddr) -> Server {
     let endpoint = Endpoint::http("q1", &node.to_string()).unwrap();
-    let proxy = Proxy::builder(Cluster::builder().endpoint(endpoint).build().unwrap()).build();
+    let proxy = Proxy::plain(Cluster::builder().endpoint(endpoint).build().unwrap()).build().unwrap();
     Server::builder().listen("127.0.0.1:0".parse().unwrap(), proxy).threads(1).start().unwrap()
 }
 

@@ -23,19 +23,19 @@ pub fn serve(words: &[String]) {
     let _server = match kind.as_str() {
         "relay" => return runtime.block_on(relay(listen, nodes[0].parse().unwrap())),
         // Everything that there is: least-conn, passive health, forwarded headers, a replay copy.
-        "kylin-lb" => start(listen, Proxy::builder(cluster().balancer(LeastConn::new()).build().unwrap()).build()),
+        "kylin-lb" => start(listen, Proxy::plain(cluster().balancer(LeastConn::new()).build().unwrap()).build().unwrap()),
         "bare" => {
             let cluster = cluster().balancer(RoundRobin::new()).build().unwrap();
-            start(listen, Proxy::builder(cluster).forwarded_headers(false).retry(RetryPolicy::off()).build())
+            start(listen, Proxy::plain(cluster).forwarded_headers(false).retry(RetryPolicy::off()).build().unwrap())
         }
         "sticky" => {
             let by_session = HashKeyed::consistent(RequestKey::Cookie("JSESSIONID".into()));
-            start(listen, Proxy::builder(cluster().balancer(by_session).build().unwrap()).build())
+            start(listen, Proxy::plain(cluster().balancer(by_session).build().unwrap()).build().unwrap())
         }
         "learned" => {
             let learned = Affinity::learn(Sessions::in_memory().unwrap());
             let cluster = cluster().balancer(LeastConn::new()).build().unwrap();
-            start(listen, Proxy::builder(cluster).affinity(learned).build())
+            start(listen, Proxy::plain(cluster).affinity(learned).build().unwrap())
         }
         "nginx" => {
             let servers: String = nodes.iter().map(|node| format!("server {node};")).collect();

@@ -35,11 +35,8 @@ pub fn run() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     for (name, affinity) in ways {
         let endpoints = (0..3).map(|n| Endpoint::new(format!("q{n}"), Answers).unwrap().route(format!("r{n}")));
-        let mut proxy = Proxy::builder(Cluster::builder().endpoints(endpoints).build().unwrap());
-        if let Some(affinity) = affinity {
-            proxy = proxy.affinity(affinity);
-        }
-        let proxy = proxy.build();
+        let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
+        let proxy = Proxy::plain(cluster).affinity(affinity).build().unwrap();
         let client: std::net::SocketAddr = "192.0.2.7:51000".parse().unwrap();
         let mut cookie = String::from("theme=dark; JSESSIONID=0123456789ABCDEF0123456789ABCDEF");
         let request = |path: &str, cookie: &str| {

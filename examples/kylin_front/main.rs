@@ -84,13 +84,10 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
     let Members { cluster, follow, demo, metastore: _metastore } = Members::find(source, &args).await?;
     let Kept { affinity, sessions } = args.sessions.affinity(&secret, args.store_deadline)?;
-    let proxy = Proxy::builder(cluster.clone());
-    let proxy = if args.kylin { proxy.kylin() } else { proxy };
-    let proxy = match affinity {
-        Some(affinity) => proxy.affinity(affinity),
-        None => proxy,
+    let proxy = match args.kylin {
+        true => Proxy::builder(cluster.clone()).affinity(affinity).build()?,
+        false => Proxy::plain(cluster.clone()).affinity(affinity).build()?,
     };
-    let proxy = proxy.build();
     if args.check {
         print!("{}{}", summary(&args), table(&cluster));
         return Ok(());

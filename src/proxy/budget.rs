@@ -1,7 +1,7 @@
-//! How many requests may be repeated: a share of the traffic, with a floor.
+//! A budget for retries: a ratio of the traffic, with a minimum per second.
 //!
-//! A limit of tries per request does not stop a storm: when all nodes fail, every request is tried everywhere, and the load
-//! is multiplied just when the cluster can bear it least. A budget bounds the sum (as Finagle's and tower's do).
+//! A limit of attempts per request does not stop a retry storm: when all nodes fail, every request is retried on all of them,
+//! and the load multiplies when the cluster can bear it least. A budget bounds the sum, as in Finagle and tower.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -9,92 +9,111 @@ use std::time::Instant;
 
 use crate::clock::Clock;
 
-/// How much of the traffic may be repeated requests. Only repetitions of what a node has received count: a request that could
-/// not be sent costs no node anything.
+/// Bounds how many requests a proxy may repeat that a node may have received.
+///
+/// A request that certainly reached no node is outside the budget: its attempts are bounded by the number of endpoints.
+///
+/// | setting | default | unit |
+/// |---|---|---|
+/// | [`ratio`](Self::ratio) | 0.2 | retries for each request |
+/// | [`min_per_second`](Self::min_per_second) | 3 | retries a second, whatever the traffic |
+///
+/// Unused retries add up to 10 s of `min_per_second`, at least to 100, because a node that fails breaks all requests that it
+/// has in flight at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[must_use]
 pub struct RetryBudget {
-    share: f64,
-    floor: u32,
+    ratio: f64,
+    min_per_second: u32,
 }
 
+/// A retry ratio that is not a number from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error("retry ratio {0} is not a number from 0 to 1")]
+pub struct InvalidRatio(f64);
+
 impl Default for RetryBudget {
-    /// A fifth of the traffic, and three a second in any case.
+    /// Returns a budget of a fifth of the traffic and at least three retries a second.
     fn default() -> Self {
-        RetryBudget { share: 0.2, floor: 3 }
+        RetryBudget { ratio: 0.2, min_per_second: 3 }
     }
 }
 
 impl RetryBudget {
-    /// The share of the traffic, from 0 to 1. Default 0.2.
-    pub fn share(mut self, share: f64) -> Self {
-        self.share = if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) };
-        self
+    /// Sets how many retries each request allows, from 0 to 1. Default: 0.2.
+    ///
+    /// # Errors
+    /// [`InvalidRatio`] when `ratio` is not a number or lies outside of 0 to 1.
+    pub fn ratio(mut self, ratio: f64) -> Result<Self, InvalidRatio> {
+        if !(0.0..=1.0).contains(&ratio) {
+            return Err(InvalidRatio(ratio));
+        }
+        self.ratio = ratio;
+        Ok(self)
     }
 
-    /// How many a second are allowed whatever the traffic, so that a quiet cluster has retries too. Default 3.
-    pub fn floor(mut self, per_second: u32) -> Self {
-        self.floor = per_second;
+    /// Sets how many retries a second are allowed whatever the traffic, so that a quiet cluster has retries too. Default: 3.
+    pub fn min_per_second(mut self, retries: u32) -> Self {
+        self.min_per_second = retries;
         self
     }
 }
 
-/// Thousandths of a repetition.
+/// The unit of a balance: thousandths of a retry.
 const ONE: i64 = 1000;
 
-/// The account: requests pay in, repetitions draw out.
+/// The state of a budget: requests deposit, retries withdraw.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(super) struct RetryAccount {
     per_request: i64,
     per_second: i64,
-    most: i64,
+    capacity: i64,
     balance: AtomicI64,
-    /// Up to when the floor was paid in, in milliseconds since the origin.
-    paid_until: AtomicU64,
+    /// Until when `per_second` was deposited, in milliseconds since the origin.
+    deposited_until: AtomicU64,
     origin: Instant,
     clock: Arc<dyn Clock>,
 }
 
-impl Account {
-    /// An account that is full.
+impl RetryAccount {
+    /// Returns an account that is full.
     pub(super) fn new(budget: RetryBudget, clock: Arc<dyn Clock>) -> Self {
-        let per_second = i64::from(budget.floor) * ONE;
-        // Ten seconds of the floor, or a hundred, may come at once: a node that falls takes what is in flight with it.
-        let most = if budget.share > 0.0 || budget.floor > 0 { (10 * per_second).max(100 * ONE) } else { 0 };
-        Account {
-            per_request: (budget.share * ONE as f64) as i64,
+        let per_second = i64::from(budget.min_per_second) * ONE;
+        let is_empty = budget.ratio == 0.0 && budget.min_per_second == 0;
+        let capacity = if is_empty { 0 } else { (10 * per_second).max(100 * ONE) };
+        RetryAccount {
+            per_request: (budget.ratio * ONE as f64) as i64,
             per_second,
-            most,
-            balance: AtomicI64::new(most),
-            paid_until: AtomicU64::new(0),
+            capacity,
+            balance: AtomicI64::new(capacity),
+            deposited_until: AtomicU64::new(0),
             origin: clock.now(),
             clock,
         }
     }
 
-    /// A request has come. Writes nothing while the account is full, which is nearly always.
-    pub(super) fn pay_in(&self) {
-        if self.balance.load(Ordering::Relaxed) < self.most {
+    /// Adds the share of one request. Writes nothing while the account is full, which is nearly always.
+    pub(super) fn deposit(&self) {
+        if self.balance.load(Ordering::Relaxed) < self.capacity {
             self.balance.fetch_add(self.per_request, Ordering::Relaxed);
         }
     }
 
-    /// May a request be repeated now?
-    pub(super) fn draw(&self) -> bool {
-        self.pay_floor();
-        let most = self.most;
-        let less = |balance: i64| (balance >= ONE).then(|| balance.min(most) - ONE);
+    /// Takes one retry. Returns false when none is left.
+    pub(super) fn withdraw(&self) -> bool {
+        self.deposit_for_time_passed();
+        let less = |balance: i64| (balance >= ONE).then(|| balance.min(self.capacity) - ONE);
         self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
-    fn pay_floor(&self) {
+    fn deposit_for_time_passed(&self) {
         let since = self.clock.now().saturating_duration_since(self.origin);
         let now = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        let until = self.paid_until.load(Ordering::Relaxed);
+        let until = self.deposited_until.load(Ordering::Relaxed);
         let passed = i64::try_from(now.saturating_sub(until)).unwrap_or(i64::MAX);
-        let due = (passed.saturating_mul(self.per_second) / 1000).min(self.most);
-        // Of several that pay in at once one does.
-        if due > 0 && self.paid_until.compare_exchange(until, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        let due = (passed.saturating_mul(self.per_second) / 1000).min(self.capacity);
+        // Of several threads that see the same time one deposits.
+        if due > 0 && self.deposited_until.compare_exchange(until, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.balance.fetch_add(due, Ordering::Relaxed);
         }
     }
@@ -107,48 +126,56 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
 
-    fn drawn(account: &Account) -> usize {
-        (0..100_000).take_while(|_| account.draw()).count()
+    fn withdrawn(account: &RetryAccount) -> usize {
+        (0..100_000).take_while(|_| account.withdraw()).count()
     }
 
     #[test]
-    fn a_storm_ends_at_the_share_of_the_traffic() {
+    fn retries_are_bounded_by_the_ratio() {
         let clock = ManualClock::new();
-        let account = Account::new(RetryBudget::default(), Arc::new(clock.clone()));
-        assert_eq!(drawn(&account), 100, "what may come at once");
+        let account = RetryAccount::new(RetryBudget::default(), Arc::new(clock.clone()));
+        assert_eq!(withdrawn(&account), 100, "the capacity of the account");
         for _ in 0..1000 {
-            account.pay_in();
+            account.deposit();
         }
-        assert_eq!(drawn(&account), 100, "the account never holds more");
-        let mut repeated = 0;
+        assert_eq!(withdrawn(&account), 100, "the account never holds more");
+        let mut retried = 0;
         for _ in 0..1000 {
-            account.pay_in();
-            repeated += drawn(&account);
+            account.deposit();
+            retried += withdrawn(&account);
         }
-        assert_eq!(repeated, 200);
+        assert_eq!(retried, 200);
     }
 
     #[test]
-    fn the_floor_is_there_without_traffic() {
+    fn the_minimum_per_second_needs_no_traffic() {
         let clock = ManualClock::new();
-        let account = Account::new(RetryBudget::default(), Arc::new(clock.clone()));
-        drawn(&account);
+        let account = RetryAccount::new(RetryBudget::default(), Arc::new(clock.clone()));
+        withdrawn(&account);
         clock.advance(Duration::from_secs(2));
-        assert_eq!(drawn(&account), 6);
+        assert_eq!(withdrawn(&account), 6);
         clock.advance(Duration::from_millis(10));
-        assert_eq!(drawn(&account), 0);
+        assert_eq!(withdrawn(&account), 0);
         clock.advance(Duration::from_millis(990));
-        assert_eq!(drawn(&account), 3, "short steps lose nothing");
+        assert_eq!(withdrawn(&account), 3, "short steps lose nothing");
         clock.advance(Duration::from_secs(86_400));
-        assert_eq!(drawn(&account), 100, "the account never holds more");
+        assert_eq!(withdrawn(&account), 100, "the account never holds more");
     }
 
     #[test]
-    fn no_share_and_no_floor_is_no_repetition() {
+    fn an_empty_budget_allows_no_retry() {
         let clock = ManualClock::new();
-        let account = Account::new(RetryBudget::default().share(0.0).floor(0), Arc::new(clock.clone()));
-        account.pay_in();
+        let account = RetryAccount::new(RetryBudget::default().ratio(0.0).unwrap().min_per_second(0), Arc::new(clock.clone()));
+        account.deposit();
         clock.advance(Duration::from_secs(60));
-        assert!(!account.draw());
+        assert!(!account.withdraw());
+    }
+
+    #[test]
+    fn a_ratio_outside_of_0_to_1_is_an_error() {
+        for ratio in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
+            assert!(RetryBudget::default().ratio(ratio).is_err(), "{ratio}");
+        }
+        assert!(RetryBudget::default().ratio(1.0).is_ok());
     }
 }

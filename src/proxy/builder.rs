@@ -1,18 +1,20 @@
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 
-use super::rules::{KylinRules, Rules};
+use super::budget::RetryAccount;
+use super::rules::{KylinRules, RuleState};
 use super::{Inner, Proxy, RetryPolicy, TrustedProxies};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
-use crate::session::Affinity;
+use crate::session::{Affinity, InvalidSecret, Sessions};
 
-/// What a proxy goes by, apart from its cluster.
+/// The settings of a proxy, apart from its cluster.
 #[derive(Debug, Clone)]
-pub(super) struct Settings {
+pub(super) struct ProxySettings {
     pub(super) trusted: TrustedProxies,
     pub(super) forwarded_headers: bool,
     pub(super) secure: bool,
@@ -25,17 +27,74 @@ pub(super) struct Settings {
     pub(super) affinity: Option<Affinity>,
 }
 
-/// Collects what a [`Proxy`] goes by. Every default is safe.
+/// Marks a builder of a proxy that knows Kylin: see [`Proxy::builder`].
+#[derive(Debug)]
+pub enum KylinAware {}
+
+/// Marks a builder of a proxy for any HTTP service: see [`Proxy::plain`].
+#[derive(Debug)]
+pub enum Plain {}
+
+/// Collects the settings of a [`Proxy`]. `K` is [`KylinAware`] or [`Plain`]; only the former has [`rules`](Self::rules).
+///
+/// | setting | default |
+/// |---|---|
+/// | [`affinity`](Self::affinity) | learned sessions in memory; none for a plain proxy |
+/// | [`rules`](Self::rules) | [`KylinRules::default`] |
+/// | [`retry`](Self::retry) | [`RetryPolicy::default`] |
+/// | [`replay_limit`](Self::replay_limit) | 1 MiB |
+/// | [`max_body`](Self::max_body) | no limit |
+/// | [`body_timeout`](Self::body_timeout) | 60 s |
+/// | [`trusted_proxies`](Self::trusted_proxies) | none |
+/// | [`forwarded_headers`](Self::forwarded_headers) | on |
+/// | [`secure`](Self::secure) | off |
+/// | [`unavailable_status`](Self::unavailable_status) | 503 |
 #[must_use]
-pub struct ProxyBuilder<B> {
+pub struct ProxyBuilder<B, K = KylinAware> {
     cluster: Cluster<B>,
-    settings: Settings,
-    kylin: Option<KylinRules>,
+    settings: ProxySettings,
+    /// None in a plain proxy.
+    rules: Option<KylinRules>,
+    affinity_is_set: bool,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// Why a proxy could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProxyBuildError {
+    /// The default affinity needs a secret, and the operating system returned no random bytes.
+    #[error("no random bytes for the secret of the sessions")]
+    Randomness(#[source] InvalidSecret),
+    /// The status for requests that no endpoint can serve is not an error status.
+    #[error("{0} is not a status of an error")]
+    UnavailableStatus(StatusCode),
+    /// The timeout for request bodies is zero.
+    #[error("the timeout for request bodies is zero")]
+    ZeroBodyTimeout,
 }
 
 impl<B> ProxyBuilder<B> {
-    pub(super) fn new(cluster: Cluster<B>) -> Self {
-        let settings = Settings {
+    pub(super) fn kylin_aware(cluster: Cluster<B>) -> Self {
+        Self::new(cluster, Some(KylinRules::default()))
+    }
+
+    /// Sets what the proxy does with its knowledge of Kylin. Default: [`KylinRules::default`].
+    pub fn rules(mut self, rules: KylinRules) -> Self {
+        self.rules = Some(rules);
+        self
+    }
+}
+
+impl<B> ProxyBuilder<B, Plain> {
+    pub(super) fn plain(cluster: Cluster<B>) -> Self {
+        Self::new(cluster, None).affinity(None)
+    }
+}
+
+impl<B, K> ProxyBuilder<B, K> {
+    fn new(cluster: Cluster<B>, rules: Option<KylinRules>) -> Self {
+        let settings = ProxySettings {
             trusted: TrustedProxies::none(),
             forwarded_headers: true,
             secure: false,
@@ -47,93 +106,110 @@ impl<B> ProxyBuilder<B> {
             clock: Arc::new(SystemClock),
             affinity: None,
         };
-        ProxyBuilder { cluster, settings, kylin: None }
+        ProxyBuilder { cluster, settings, rules, affinity_is_set: false, kind: PhantomData }
     }
 
-    /// Whom to believe about a client's address. Default: nobody; the peer of the connection is the client.
+    /// Sets which proxies in front may name the client. Default: none; the peer of the connection is the client.
     pub fn trusted_proxies(mut self, trusted: TrustedProxies) -> Self {
         self.settings.trusted = trusted;
         self
     }
 
-    /// Whether nodes are told of the client in `X-Forwarded-For`, `-Proto` and `-Host`. What a trusted proxy sent in
-    /// these fields is continued; what anybody else sent is replaced. Default: yes.
+    /// Sets whether the proxy names the client to nodes in `X-Forwarded-For`, `-Proto` and `-Host`. Default: on.
+    ///
+    /// The proxy continues these headers where a trusted proxy sent them, and replaces them otherwise.
     pub fn forwarded_headers(mut self, on: bool) -> Self {
         self.settings.forwarded_headers = on;
         self
     }
 
-    /// Whether clients reach the host over TLS, which is what `X-Forwarded-Proto` tells. Default: no.
+    /// Sets whether clients reach the application over TLS, which goes into `X-Forwarded-Proto`. Default: off.
     pub fn secure(mut self, secure: bool) -> Self {
         self.settings.secure = secure;
         self
     }
 
-    /// When to try another endpoint. Default: [`RetryPolicy::default`].
+    /// Sets when a request is retried on another endpoint. Default: [`RetryPolicy::default`].
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.settings.retry = retry;
         self
     }
 
-    /// How many bytes of a request's body are read before it is sent, so that it can be sent again. A longer body streams,
-    /// and can be sent again only while no byte of it has gone to a node. Default 1 MiB.
+    /// Sets how many bytes of a request body are read before it is sent, so that it can be sent again. Default: 1 MiB.
+    ///
+    /// A longer body streams, and can be sent again only while none of it has gone to a node.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.settings.replay_limit = bytes;
         self
     }
 
-    /// The longest body of a request; longer ones are answered with 413 (nginx: `client_max_body_size`). Default: no
-    /// limit, because bodies stream and Kylin has limits of its own.
+    /// Sets the maximum length of a request body in bytes; `None` is no limit. Default: `None`.
+    ///
+    /// The proxy responds with 413 to longer ones (nginx: `client_max_body_size`). Bodies stream, and Kylin has limits of its
+    /// own, so the default is safe.
     pub fn max_body(mut self, bytes: Option<u64>) -> Self {
         self.settings.max_body = bytes;
         self
     }
 
-    /// For how long a client may keep silent within a body (nginx: `client_body_timeout`). Default 60 s.
+    /// Sets how long a client may pause within a request body (nginx: `client_body_timeout`). Default: 60 s.
+    ///
+    /// The proxy responds with 408 after that time.
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
         self.settings.body_timeout = timeout;
         self
     }
 
-    /// The status when no endpoint can serve. Default 503; Kylin's ODBC driver shows a message only for 500.
+    /// Sets the status of the response when no endpoint is eligible. Default: 503.
+    ///
+    /// Kylin's ODBC driver shows the message only of a 500.
     pub fn unavailable_status(mut self, status: StatusCode) -> Self {
         self.settings.unavailable = status;
         self
     }
 
-    /// Sets where time comes from, for the time limit of retries.
+    /// Sets the clock of retries and of Kylin's rules. Default: the system's clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.settings.clock = Arc::new(clock);
         self
     }
 
-    /// How sessions find their endpoint, before the policy is asked. Default: not at all; the policy chooses for each request.
-    pub fn affinity(mut self, affinity: Affinity) -> Self {
-        self.settings.affinity = Some(affinity);
-        self
-    }
-
-    /// Has the proxy know Kylin: what a request is for decides whether it is repeated, an answer is judged by what it means,
-    /// and more: see [`KylinRules`], of which these are the defaults.
-    pub fn kylin(self) -> Self {
-        self.kylin_rules(KylinRules::default())
-    }
-
-    /// The same by these rules.
-    pub fn kylin_rules(mut self, rules: KylinRules) -> Self {
-        self.kylin = Some(rules);
+    /// Sets how sessions are bound to endpoints; `None` leaves every request to the policy.
+    ///
+    /// Default: [`Affinity::learn`] with sessions in memory; `None` for a [plain](Proxy::plain) proxy.
+    pub fn affinity(mut self, affinity: impl Into<Option<Affinity>>) -> Self {
+        self.settings.affinity = affinity.into();
+        self.affinity_is_set = true;
         self
     }
 
     /// Builds the proxy.
-    pub fn build(self) -> Proxy<B> {
-        let kylin = self.kylin.map(|rules| Rules::new(rules, &self.settings.clock));
-        Proxy { inner: Arc::new(Inner { cluster: self.cluster, settings: self.settings, kylin }) }
+    ///
+    /// # Errors
+    /// [`ProxyBuildError`] when a setting is out of its range, or no secret could be made for the default affinity.
+    pub fn build(self) -> Result<Proxy<B>, ProxyBuildError> {
+        let ProxyBuilder { cluster, mut settings, rules, affinity_is_set, .. } = self;
+        if !(settings.unavailable.is_client_error() || settings.unavailable.is_server_error()) {
+            return Err(ProxyBuildError::UnavailableStatus(settings.unavailable));
+        }
+        if settings.body_timeout.is_zero() {
+            return Err(ProxyBuildError::ZeroBodyTimeout);
+        }
+        if !affinity_is_set {
+            let sessions = Sessions::in_memory().map_err(ProxyBuildError::Randomness)?;
+            settings.affinity = Some(Affinity::learn(sessions));
+        }
+        let rules = rules.map(|rules| RuleState::new(rules, &settings.clock));
+        let budget = settings.retry.budget.map(|budget| RetryAccount::new(budget, Arc::clone(&settings.clock)));
+        Ok(Proxy { inner: Arc::new(Inner { cluster, settings, budget, rules }) })
     }
 }
 
-impl<B> fmt::Debug for ProxyBuilder<B> {
+impl<B, K> fmt::Debug for ProxyBuilder<B, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProxyBuilder").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("ProxyBuilder")
+            .field("settings", &self.settings)
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{Request, Response, Version};
 
+use super::budget::RetryAccount;
 use super::edits::HeaderEdits;
 use super::error_response::{ErrorContext, ErrorResponse};
 use super::fan_out::fan_out;
@@ -115,8 +116,11 @@ impl<'p, B: Backend> Attempts<'p, B> {
 
     /// The request stays where it is until it is sent: a future that owns what it is given keeps it twice.
     async fn run(&mut self, request: &mut Request<Body>) -> Result<(), ErrorResponse> {
-        if let Some(rules) = &self.proxy.kylin {
+        if let Some(rules) = &self.proxy.rules {
             self.visit = Some(Visit::enter(rules, self.client, request)?);
+        }
+        if let Some(budget) = &self.proxy.budget {
+            budget.deposit();
         }
         upload::check(request.body(), &self.proxy.settings)?;
         if request.body().whole().is_none() {
@@ -236,7 +240,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             (Some(limit), Some(begun)) => settings.clock.now().saturating_duration_since(begun) < limit,
             _ => true,
         };
-        let tries_left = retry.tries == 0 || self.tried.len() < retry.tries as usize;
+        let tries_left = retry.max_attempts.is_none_or(|most| self.tried.len() < most.get() as usize);
         if in_time && tries_left { self.pick(request) } else { None }
     }
 
@@ -246,7 +250,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let retry = &self.proxy.settings.retry;
         let repeats = match &self.visit {
             Some(visit) => visit.wants_copy(),
-            None => retry.repeats(request.method()),
+            None => retry.is_repeatable(request.method()),
         };
         let wanted = (repeats && !retry.is_off()) || self.session.wants_copy();
         if wanted { upload::copy(request).map(Box::new) } else { None }
@@ -262,14 +266,19 @@ impl<'p, B: Backend> Attempts<'p, B> {
                         && self.proxy.cluster.is_out(&Hint::Endpoint(endpoint.clone()));
                     visit.goes_on_after(phase, is_out)
                 }
-                None => phase.is_unsent() || retry.repeats(method),
+                None => phase.is_unsent() || retry.is_repeatable(method),
             }
     }
 
     /// Does the budget of retries have room for one more try after one that failed in `phase`? Asked last, when there is an
     /// endpoint to go to.
     fn can_afford(&self, phase: SendErrorKind) -> bool {
-        phase.is_unsent() || self.visit.as_ref().is_none_or(Visit::draw)
+        phase.is_unsent() || self.withdraw()
+    }
+
+    /// Takes a retry from the budget, if there is one. Returns false when it is used up.
+    fn withdraw(&self) -> bool {
+        self.proxy.budget.as_ref().is_none_or(RetryAccount::withdraw)
     }
 
     /// Judges the answer, of which the beginning was seen where that decides.
@@ -288,7 +297,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             && let Some(copy) = self.copy.take()
         {
             if let Some(again) = self.pick_again(&copy)
-                && (!costs || self.visit.as_ref().is_some_and(Visit::draw))
+                && (!costs || self.withdraw())
             {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), "trying another endpoint");
                 return Verdict::Again(again, copy);
@@ -306,13 +315,14 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let retry = &self.proxy.settings.retry;
         let status = self.answer.status();
         picked.lease.set_outcome(Outcome::Success);
-        if retry.is_listed(status)
-            && let Some(copy) = self.copy.take_if(|copy| retry.repeats(copy.method()))
+        if retry.covers_status(status)
+            && let Some(copy) = self.copy.take_if(|copy| retry.is_repeatable(copy.method()))
             && let Some(next) = self.pick_again(&copy)
+            && self.withdraw()
         {
             // Only an answer that is given up counts against its endpoint, as in nginx (ngx_http_upstream_test_next). An
             // answer that is passed on is one: Kylin says 500 to every SQL error.
-            if retry.counts(status) {
+            if retry.is_failure(status) {
                 picked.lease.set_outcome(Outcome::Failure);
             }
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "trying another endpoint");

@@ -7,7 +7,7 @@ use http::{Request, Response};
 use super::cancel::Watch;
 use super::error_response::ErrorResponse;
 use super::recent_writes::Writer;
-use super::rules::Rules;
+use super::rules::RuleState;
 use crate::backend::{Backend, SendErrorKind};
 use crate::body::Body;
 use crate::cluster::Picked;
@@ -31,7 +31,7 @@ pub(super) struct Classified {
 
 /// One request, seen with the eyes of Kylin.
 pub(super) struct Visit<'p> {
-    rules: &'p Rules,
+    rules: &'p RuleState,
     class: RequestClass,
     sent: Credentials,
     keys: Option<QueryKeys>,
@@ -41,7 +41,7 @@ pub(super) struct Visit<'p> {
 impl<'p> Visit<'p> {
     /// Looks at the head of a request of `client`, and takes out of it what only nodes may send.
     pub(super) fn enter(
-        rules: &'p Rules,
+        rules: &'p RuleState,
         client: ClientAddr,
         request: &mut Request<Body>,
     ) -> Result<Self, ErrorResponse> {
@@ -55,7 +55,6 @@ impl<'p> Visit<'p> {
         }
         let class = classify(request.method(), &path, settings.version);
         guard::strip(request.headers_mut());
-        rules.account.pay_in();
         let headers = request.headers();
         let session = session_cookie(headers);
         let sent = match (headers.contains_key(header::AUTHORIZATION), session) {
@@ -154,11 +153,6 @@ impl<'p> Visit<'p> {
         // roles are not known it is every third request.
         let costs = meaning != ResponseClass::Refused(response::Rejection::Role);
         Classified { outcome, next, costs }
-    }
-
-    /// May a request that a node has received be repeated now? Draws on the budget.
-    pub(super) fn draw(&self) -> bool {
-        self.rules.account.draw()
     }
 
     /// Remembers where a write went.

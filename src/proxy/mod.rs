@@ -27,8 +27,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response};
 
-pub use budget::RetryBudget;
-pub use builder::ProxyBuilder;
+pub use budget::{InvalidRatio, RetryBudget};
+pub use builder::{KylinAware, Plain, ProxyBuildError, ProxyBuilder};
 pub use client::TrustedProxies;
 pub use edits::HeaderEdits;
 pub use error_response::ErrorResponse;
@@ -38,7 +38,8 @@ pub use rules::{CancelOnDisconnect, KylinRules};
 #[cfg(feature = "tower")]
 pub use service::ProxyService;
 
-use self::builder::Settings;
+use self::budget::RetryAccount;
+use self::builder::ProxySettings;
 use crate::backend::{Backend, HttpBackend};
 use crate::body::{Body, BoxError};
 use crate::cluster::Cluster;
@@ -56,7 +57,7 @@ use crate::request::ClientAddr;
 ///     .endpoint(Endpoint::http("q2", "10.0.0.2:7070")?)
 ///     .balancer(LeastConn::new())
 ///     .build()?;
-/// let proxy = Proxy::builder(cluster).build();
+/// let proxy = Proxy::builder(cluster).build()?;
 ///
 /// let answer = proxy.forward(peer, request).await;
 /// # Ok(())
@@ -68,14 +69,24 @@ pub struct Proxy<B = HttpBackend> {
 
 struct Inner<B> {
     cluster: Cluster<B>,
-    settings: Settings,
-    kylin: Option<self::rules::Rules>,
+    settings: ProxySettings,
+    /// None where retries have no limit.
+    budget: Option<RetryAccount>,
+    /// None in a plain proxy.
+    rules: Option<self::rules::RuleState>,
 }
 
 impl<B: Backend> Proxy<B> {
-    /// A builder of a proxy in front of `cluster`.
+    /// Returns a builder of a proxy that knows Kylin: it keeps logins, retries by what a request is for, and guards the calls
+    /// between nodes.
     pub fn builder(cluster: Cluster<B>) -> ProxyBuilder<B> {
-        ProxyBuilder::new(cluster)
+        ProxyBuilder::kylin_aware(cluster)
+    }
+
+    /// Returns a builder of a proxy for any HTTP service: it keeps no sessions unless it is told to, retries by method and
+    /// status, and guards nothing.
+    pub fn plain(cluster: Cluster<B>) -> ProxyBuilder<B, Plain> {
+        ProxyBuilder::plain(cluster)
     }
 
     /// The cluster behind the proxy.
@@ -126,8 +137,8 @@ impl<B> Clone for Proxy<B> {
 
 impl<B> fmt::Debug for Proxy<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { cluster, settings, kylin } = &*self.inner;
-        f.debug_struct("Proxy").field("cluster", cluster).field("settings", settings).field("kylin", kylin).finish()
+        let Inner { cluster, settings, rules, .. } = &*self.inner;
+        f.debug_struct("Proxy").field("cluster", cluster).field("settings", settings).field("rules", rules).finish()
     }
 }
 
@@ -138,7 +149,7 @@ mod tests {
     /// Servers move the future of a request about, and keep one per connection.
     #[test]
     fn the_future_of_a_request_is_small() {
-        let proxy: Proxy = Proxy::builder(Cluster::builder().build().unwrap()).build();
+        let proxy: Proxy = Proxy::builder(Cluster::builder().build().unwrap()).build().unwrap();
         let forwarded = proxy.forward(ClientAddr::Unix, Request::new(Body::empty()));
         assert!(size_of_val(&forwarded) <= 2112, "{}", size_of_val(&forwarded));
     }

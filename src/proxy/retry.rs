@@ -1,16 +1,22 @@
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 
+use super::budget::RetryBudget;
 use crate::backend::SendErrorKind;
 
-/// When a request goes on to another endpoint (nginx: `proxy_next_upstream`).
+/// When a request is sent to another endpoint (nginx: `proxy_next_upstream`).
 ///
-/// A request is never sent to an endpoint on which it was tried already, but for once when a kept connection ended under it:
-/// that says nothing of the node, and a fresh connection is tried first. One that was certainly not processed may go on
-/// whatever its method. One that may have been processed goes on only if its method is idempotent (RFC 9110, 9.2.2) and
-/// its body, if any, was short enough to be kept; POST, LOCK and PATCH are not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// - Each endpoint gets a request once. The exception is a kept-alive connection that ended under the request, which tells nothing
+///   about the node: the proxy sends the request once more to the same endpoint, on a fresh connection.
+/// - A request that certainly was not processed may be retried whatever its method.
+/// - A request that may have been processed is retried only if its method is idempotent (RFC 9110, 9.2.2), which POST, LOCK and
+///   PATCH are not, if its body was short enough to be kept, and if the [budget](Self::budget) allows it.
+///
+/// In a Kylin-aware proxy the class of the request decides instead of its method, and the class of the response instead of its
+/// status; the kinds of failure, `max_attempts`, `max_elapsed` and the budget hold there too.
+#[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub struct RetryPolicy {
     pub(super) error: bool,
@@ -18,12 +24,14 @@ pub struct RetryPolicy {
     pub(super) invalid: bool,
     pub(super) statuses: Vec<StatusCode>,
     pub(super) non_idempotent: bool,
-    pub(super) tries: u32,
+    pub(super) max_attempts: Option<NonZeroU32>,
     pub(super) max_elapsed: Option<Duration>,
+    pub(super) budget: Option<RetryBudget>,
 }
 
 impl Default for RetryPolicy {
-    /// nginx's default, `error timeout` without limits of tries or time, and answers that are not HTTP as well.
+    /// Returns nginx's default, `error timeout` without limits of attempts or time, with retries of invalid responses and a
+    /// default [`RetryBudget`] in addition.
     fn default() -> Self {
         RetryPolicy {
             error: true,
@@ -31,65 +39,77 @@ impl Default for RetryPolicy {
             invalid: true,
             statuses: Vec::new(),
             non_idempotent: false,
-            tries: 0,
+            max_attempts: None,
             max_elapsed: None,
+            budget: Some(RetryBudget::default()),
         }
     }
 }
 
 impl RetryPolicy {
-    /// Never.
+    /// Returns a policy that retries nothing, except that a full endpoint is passed over.
     pub fn off() -> Self {
         RetryPolicy { error: false, timeout: false, invalid: false, ..RetryPolicy::default() }
     }
 
-    /// On failed connections, before or after the request was sent.
+    /// Sets whether to retry when a connection fails, before or after the request was sent. Default: yes.
     pub fn on_error(mut self, on: bool) -> Self {
         self.error = on;
         self
     }
 
-    /// On connections or answers that do not come in time. A request that takes long is then tried on one endpoint after
-    /// the other, each for the whole timeout.
+    /// Sets whether to retry when a connection or the head of a response does not come in time. Default: yes.
+    ///
+    /// A request that takes long is then sent to one endpoint after the other, and waits for each until its timeout.
     pub fn on_timeout(mut self, on: bool) -> Self {
         self.timeout = on;
         self
     }
 
-    /// On answers that are not HTTP.
+    /// Sets whether to retry when a response is not valid HTTP. Default: yes.
     pub fn on_invalid(mut self, on: bool) -> Self {
         self.invalid = on;
         self
     }
 
-    /// On an answer of `status`. Going on counts as a failure of the endpoint unless the status is 403 or 404. When the
-    /// request may not be repeated, or no other endpoint is left, the answer is passed on and counts as a success.
+    /// Adds a status whose response causes a retry. Default: none.
+    ///
+    /// A retry counts as a failure of the endpoint unless the status is 403 or 404. When the request cannot be retried, the
+    /// client gets the response, which then counts as a success (ngx_http_upstream_test_next).
     pub fn on_status(mut self, status: StatusCode) -> Self {
         self.statuses.push(status);
         self
     }
 
-    /// Also requests that may have been processed and whose method is not idempotent. A POST may then be executed twice.
+    /// Sets whether to retry requests that may have been processed and whose method is not idempotent. Default: no.
+    ///
+    /// A node may then execute a POST that another node has executed before.
     pub fn non_idempotent(mut self, on: bool) -> Self {
         self.non_idempotent = on;
         self
     }
 
-    /// How many endpoints are tried at most; 0, the default, is no limit.
-    pub fn tries(mut self, tries: u32) -> Self {
-        self.tries = tries;
+    /// Sets how many endpoints a request is sent to at most; `None` is no limit. Default: `None`.
+    pub fn max_attempts(mut self, attempts: Option<NonZeroU32>) -> Self {
+        self.max_attempts = attempts;
         self
     }
 
-    /// For how long after the first try another one may begin. Default: no limit.
+    /// Sets how long after the first attempt another one may begin; `None` is no limit. Default: `None`.
     pub fn max_elapsed(mut self, limit: Option<Duration>) -> Self {
         self.max_elapsed = limit;
         self
     }
 
-    /// May a request that failed in `phase` go on, as far as the kind of failure is concerned?
-    pub(super) fn covers(&self, phase: SendErrorKind) -> bool {
-        match phase {
+    /// Sets the budget of retries that a node may have received before; `None` is no limit. Default: [`RetryBudget::default`].
+    pub fn budget(mut self, budget: Option<RetryBudget>) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// Returns whether failures of this kind are retried.
+    pub(super) fn covers(&self, kind: SendErrorKind) -> bool {
+        match kind {
             SendErrorKind::Connect | SendErrorKind::Refused | SendErrorKind::Broken | SendErrorKind::Stale => {
                 self.error
             }
@@ -100,21 +120,23 @@ impl RetryPolicy {
         }
     }
 
-    /// Does `status` count against the endpoint?
-    pub(super) fn counts(&self, status: StatusCode) -> bool {
-        self.is_listed(status) && !matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
-    }
-
-    pub(super) fn is_listed(&self, status: StatusCode) -> bool {
+    /// Returns whether responses of this status are retried.
+    pub(super) fn covers_status(&self, status: StatusCode) -> bool {
         self.statuses.contains(&status)
     }
 
-    /// May a request that a node may have processed be sent again?
-    pub(super) fn repeats(&self, method: &Method) -> bool {
+    /// Returns whether a response of this status that is retried counts as a failure of the endpoint.
+    pub(super) fn is_failure(&self, status: StatusCode) -> bool {
+        self.covers_status(status) && !matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
+    }
+
+    /// Returns whether a request that a node may have processed can be sent again.
+    pub(super) fn is_repeatable(&self, method: &Method) -> bool {
         // nginx's rule, which is RFC 9110's for the methods it names, and trusts unknown methods.
         self.non_idempotent || !matches!(method.as_str(), "POST" | "LOCK" | "PATCH")
     }
 
+    /// Returns whether nothing is retried.
     pub(super) fn is_off(&self) -> bool {
         !(self.error || self.timeout || self.invalid) && self.statuses.is_empty()
     }
@@ -125,9 +147,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn off_lets_nothing_go_on_but_a_full_endpoint() {
+    fn without_retries_only_a_full_endpoint_is_passed_over() {
         let off = RetryPolicy::off();
-        for phase in [
+        for kind in [
             SendErrorKind::Connect,
             SendErrorKind::ConnectTimeout,
             SendErrorKind::Refused,
@@ -136,8 +158,8 @@ mod tests {
             SendErrorKind::HeadTimeout,
             SendErrorKind::Invalid,
         ] {
-            assert!(!off.covers(phase), "{phase:?}");
-            assert!(RetryPolicy::default().covers(phase), "{phase:?}");
+            assert!(!off.covers(kind), "{kind:?}");
+            assert!(RetryPolicy::default().covers(kind), "{kind:?}");
         }
         assert!(off.covers(SendErrorKind::Limit));
         assert!(!RetryPolicy::default().covers(SendErrorKind::RequestBody));
@@ -146,15 +168,15 @@ mod tests {
     #[test]
     fn statuses_403_and_404_never_count_as_failures() {
         let retry = RetryPolicy::default().on_status(StatusCode::NOT_FOUND).on_status(StatusCode::BAD_GATEWAY);
-        assert!(retry.is_listed(StatusCode::NOT_FOUND) && !retry.counts(StatusCode::NOT_FOUND));
-        assert!(retry.counts(StatusCode::BAD_GATEWAY) && !retry.counts(StatusCode::INTERNAL_SERVER_ERROR));
+        assert!(retry.covers_status(StatusCode::NOT_FOUND) && !retry.is_failure(StatusCode::NOT_FOUND));
+        assert!(retry.is_failure(StatusCode::BAD_GATEWAY) && !retry.is_failure(StatusCode::INTERNAL_SERVER_ERROR));
     }
 
     #[test]
-    fn only_idempotent_methods_repeat_unless_told_otherwise() {
+    fn only_idempotent_methods_are_repeated_by_default() {
         let retry = RetryPolicy::default();
-        assert!(retry.repeats(&Method::GET) && retry.repeats(&Method::PUT) && retry.repeats(&Method::DELETE));
-        assert!(!retry.repeats(&Method::POST) && !retry.repeats(&Method::PATCH));
-        assert!(retry.non_idempotent(true).repeats(&Method::POST));
+        assert!(retry.is_repeatable(&Method::GET) && retry.is_repeatable(&Method::PUT) && retry.is_repeatable(&Method::DELETE));
+        assert!(!retry.is_repeatable(&Method::POST) && !retry.is_repeatable(&Method::PATCH));
+        assert!(retry.non_idempotent(true).is_repeatable(&Method::POST));
     }
 }

@@ -2,19 +2,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::budget::{Account, RetryBudget};
 use super::cancel::Stopping;
 use super::recent_writes::RecentWrites;
 use crate::clock::Clock;
 use crate::kylin::class::KylinVersion;
 use crate::kylin::guard::Guard;
 
-/// What a proxy does that knows Kylin: see [`ProxyBuilder::kylin`](crate::proxy::ProxyBuilder::kylin). Every part can be set apart.
+/// What a proxy does that knows Kylin: see [`ProxyBuilder::rules`](crate::proxy::ProxyBuilder::rules). Every part can be set apart.
 ///
 /// | part | default | reason |
 /// |---|---|---|
 /// | [`guard`](Self::guard) | closes the calls between nodes to everybody | most of them ask for no login |
-/// | [`budget`](Self::budget) | a fifth of the traffic | repeating must not multiply the load on nodes that fail |
 /// | [`roles`](Self::roles) | on | a node in mode `job` refuses queries |
 /// | [`retry_rejected`](Self::retry_rejected) | on | a refused request was not carried out |
 /// | [`retry_unauthorized`](Self::retry_unauthorized) | on | a login that another node knows is not lost |
@@ -29,7 +27,6 @@ use crate::kylin::guard::Guard;
 pub struct KylinRules {
     pub(super) version: Option<KylinVersion>,
     pub(super) guard: Option<Guard>,
-    pub(super) budget: RetryBudget,
     pub(super) roles: bool,
     pub(super) retry_rejected: bool,
     pub(super) retry_unauthorized: bool,
@@ -43,7 +40,6 @@ impl Default for KylinRules {
         KylinRules {
             version: None,
             guard: Some(Guard::new()),
-            budget: RetryBudget::default(),
             roles: true,
             retry_rejected: true,
             retry_unauthorized: true,
@@ -64,13 +60,6 @@ impl KylinRules {
     /// What clients may not reach; none lets everything through. Default: [`Guard::new`].
     pub fn guard(mut self, guard: Option<Guard>) -> Self {
         self.guard = guard;
-        self
-    }
-
-    /// How many requests may be repeated that a node has received already. What a node refuses because of its role, and what could
-    /// not be sent, goes elsewhere without.
-    pub fn budget(mut self, budget: RetryBudget) -> Self {
-        self.budget = budget;
         self
     }
 
@@ -147,16 +136,15 @@ impl fmt::Debug for CancelOnDisconnect {
 
 /// The rules of a proxy with what they remember.
 #[derive(Debug)]
-pub(super) struct Rules {
+pub(super) struct RuleState {
     pub(super) settings: KylinRules,
-    pub(super) account: Account,
     pub(super) writes: Option<RecentWrites>,
     pub(super) stopping: Arc<Stopping>,
 }
 
-impl Rules {
+impl RuleState {
     pub(super) fn new(settings: KylinRules, clock: &Arc<dyn Clock>) -> Self {
         let writes = settings.read_your_writes.map(|window| RecentWrites::new(window, Arc::clone(clock)));
-        Rules { account: Account::new(settings.budget, Arc::clone(clock)), writes, stopping: Arc::default(), settings }
+        RuleState { writes, stopping: Arc::default(), settings }
     }
 }

@@ -5,13 +5,13 @@ use http::{Request, StatusCode};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
-use super::builder::Settings;
+use super::builder::ProxySettings;
 use super::error_response::ErrorResponse;
 use super::resumed::Resumed;
 use crate::body::{Body, BodyError};
 
 /// Refuses what is said to be longer than a body may be.
-pub(super) fn check(body: &Body, settings: &Settings) -> Result<(), ErrorResponse> {
+pub(super) fn check(body: &Body, settings: &ProxySettings) -> Result<(), ErrorResponse> {
     match settings.max_body {
         Some(limit) if body.size_hint().lower() > limit => Err(TOO_LARGE),
         _ => Ok(()),
@@ -22,7 +22,7 @@ pub(super) fn check(body: &Body, settings: &Settings) -> Result<(), ErrorRespons
 /// what was read.
 ///
 /// Reading before sending also keeps a slow client from occupying a node, as nginx's request buffering does.
-pub(super) async fn read(body: Body, settings: &Settings) -> Result<Body, ErrorResponse> {
+pub(super) async fn read(body: Body, settings: &ProxySettings) -> Result<Body, ErrorResponse> {
     if body.is_empty() {
         return Ok(Body::empty());
     }

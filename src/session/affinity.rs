@@ -161,7 +161,7 @@ impl Affinity {
     /// use kylin_lb::Proxy;
     /// use kylin_lb::session::{Affinity, Sessions};
     ///
-    /// let proxy = Proxy::builder(cluster).affinity(Affinity::learn(Sessions::in_memory()?)).build();
+    /// let proxy = Proxy::builder(cluster).affinity(Affinity::learn(Sessions::in_memory()?)).build()?;
     /// # Ok(())
     /// # }
     /// ```

@@ -23,7 +23,7 @@ async fn requests_follow_the_route_and_go_anywhere_without_one() {
         .endpoints([node("a", "r1"), node("b", "r2"), node("c", "r2"), node("d", "")])
         .build()
         .unwrap();
-    let proxy = Proxy::builder(cluster.clone()).affinity(Affinity::route()).build();
+    let proxy = Proxy::plain(cluster.clone()).affinity(Affinity::route()).build().unwrap();
     for _ in 0..4 {
         assert_eq!(ask(&proxy, "/kylin/", "JSESSIONID=0123.r1").await, "a");
         assert_eq!(ask(&proxy, "/kylin/", "JSESSIONID=0123-n7.r2").await, "b", "of two with one route the first");

@@ -31,7 +31,7 @@ async fn an_answer_that_is_passed_on_is_a_success_whatever_its_status() {
     let error = || Scripted::answering(StatusCode::INTERNAL_SERVER_ERROR, "{\"msg\":\"syntax error\"}");
     let cluster = scripted([error(), error()]);
     let retry = RetryPolicy::default().on_status(StatusCode::INTERNAL_SERVER_ERROR);
-    let proxy = Proxy::builder(cluster.clone()).retry(retry).build();
+    let proxy = Proxy::plain(cluster.clone()).retry(retry).build().unwrap();
 
     for _ in 0..4 {
         assert_eq!(proxy.forward(CLIENT, request("POST")).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
@@ -48,7 +48,7 @@ async fn an_answer_that_is_passed_on_is_a_success_whatever_its_status() {
 #[tokio::test]
 async fn what_a_lone_endpoint_failed_at_is_forgotten_when_it_gets_company() {
     let cluster = scripted([Scripted::failing(SendErrorKind::Connect)]);
-    let proxy = Proxy::builder(cluster.clone()).build();
+    let proxy = Proxy::plain(cluster.clone()).build().unwrap();
     for _ in 0..5 {
         assert_eq!(proxy.forward(CLIENT, request("GET")).await.status(), StatusCode::BAD_GATEWAY);
     }
@@ -104,7 +104,7 @@ async fn the_body_of_a_get_reaches_the_node_whatever_its_framing() {
 async fn a_length_that_does_not_fit_the_body_is_put_right() {
     let node = echo();
     let cluster = Cluster::builder().endpoint(endpoint(0, node.addresses()[0], |backend| backend)).build().unwrap();
-    let proxy = Proxy::builder(cluster).build();
+    let proxy = Proxy::plain(cluster).build().unwrap();
     // As a host would send it that has replaced the body and forgotten the field.
     let request =
         Request::post("/x").header("host", "kylin").header("content-length", "5").body(Body::from("longer")).unwrap();

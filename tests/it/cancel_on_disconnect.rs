@@ -58,7 +58,7 @@ async fn begin(demo: &Demo, front: &Front, line: &str, body: &str) -> (Connectio
 async fn a_query_whose_client_has_gone_is_stopped_and_no_other() {
     for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let demo = stubborn(dialect).await;
-        let front = demo.front(|proxy| proxy.kylin_rules(rules(dialect)));
+        let front = demo.front(|proxy| proxy.rules(rules(dialect)));
         let (kept, other) = begin(&demo, &front, QUERY, &sql("select 'other', sleep_ms(600000)")).await;
         for _ in 0..3 {
             let (client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
@@ -87,7 +87,7 @@ async fn a_query_whose_time_is_over_is_stopped_and_the_client_is_told_that_it_to
         let demo = stubborn(dialect).await;
         let endpoints =
             (0..3).map(|n| front::endpoint(n, demo.address(n), |b| b.head_timeout(Duration::from_millis(400))));
-        let front = Front::of(endpoints, |proxy| proxy.kylin_rules(rules(dialect)));
+        let front = Front::kylin(endpoints, |proxy| proxy.rules(rules(dialect)));
         refusal(&admin(&front, QUERY, &sql(LONG)).await, 504);
         front::eventually(|| demo.sum(|stats| stats.stopped) == 1, || format!("{:?}", demo.nodes)).await;
         assert_eq!(demo.sum(|stats| stats.queries), 1, "it was begun once");
@@ -105,7 +105,7 @@ async fn a_login_that_is_refused_is_not_tried_again() {
     for login in [basic("ADMIN", "wrong"), basic("ANALYST", "ANALYST")] {
         let demo = stubborn(KylinVersion::V4).await;
         let stop = CancelOnDisconnect::AsAdmin { authorization: HeaderValue::from_str(&login).unwrap() };
-        let front = demo.front(|proxy| proxy.kylin_rules(KylinRules::default().cancel_on_disconnect(Some(stop))));
+        let front = demo.front(|proxy| proxy.rules(KylinRules::default().cancel_on_disconnect(Some(stop))));
         for n in 1..4 {
             let (client, _) = begin(&demo, &front, QUERY, &sql(LONG)).await;
             drop(client);
@@ -121,7 +121,7 @@ async fn a_login_that_is_refused_is_not_tried_again() {
 #[tokio::test]
 async fn an_export_that_nobody_waits_for_is_stopped_as_well() {
     let demo = stubborn(KylinVersion::V4).await;
-    let front = demo.front(|proxy| proxy.kylin_rules(rules(KylinVersion::V4)));
+    let front = demo.front(|proxy| proxy.rules(rules(KylinVersion::V4)));
     let target = "GET /kylin/api/query/format/csv?project=learn_kylin&sql=select+1%2C+sleep_ms(600000)";
     let (client, node) = begin(&demo, &front, target, "").await;
     drop(client);
@@ -133,7 +133,7 @@ async fn an_export_that_nobody_waits_for_is_stopped_as_well() {
 async fn a_query_that_was_answered_is_not_stopped() {
     for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let demo = stubborn(dialect).await;
-        let front = demo.front(|proxy| proxy.kylin_rules(rules(dialect)));
+        let front = demo.front(|proxy| proxy.rules(rules(dialect)));
         for n in 0..12 {
             answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await);
             // One that fails is over too, and so is one whose client leaves while it reads the answer.
@@ -167,7 +167,7 @@ async fn nothing_is_stopped_unless_it_is_asked_for() {
 async fn a_query_gets_an_id_to_be_stopped_by_and_nothing_else_changes() {
     let node = RawNode::start([vec![Act::Serve(ok("x"))]]).await;
     let front =
-        Front::of([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.kylin_rules(rules(KylinVersion::V5)));
+        Front::kylin([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.rules(rules(KylinVersion::V5)));
     let own = r#"{"sql":"select 1","stopId":"mine"}"#;
     for body in [r#" { "sql" : "select 'ä'" , "x" : [1] } "#, own, r#"{"sql":"","x":1}"#, "not json", ""] {
         let before = node.seen().requests.len();
@@ -198,7 +198,7 @@ async fn a_query_gets_an_id_to_be_stopped_by_and_nothing_else_changes() {
 async fn a_body_in_chunks_gets_its_id_too() {
     let node = RawNode::start([vec![Act::Serve(ok("x"))]]).await;
     let front =
-        Front::of([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.kylin_rules(rules(KylinVersion::V5)));
+        Front::kylin([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.rules(rules(KylinVersion::V5)));
     let body = r#"{"sql":"select 1"}"#;
     let head = format!("{QUERY} HTTP/1.1\r\nHost: kylin\r\nTransfer-Encoding: chunked\r\n\r\n");
     let answer = front.ask(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len())).await.unwrap();

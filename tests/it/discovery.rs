@@ -309,7 +309,7 @@ async fn a_request_in_flight_on_a_node_that_leaves_is_answered() {
     let follow = discovery::watch_with(&cluster, Scripted(steps), DiscoveredNode::http, QUICK);
     script.send(Step::Tell(vec![address(&slow_served)])).unwrap();
     timeout(PATIENCE, follow.wait_until(|status| status.endpoints == 1)).await.unwrap();
-    let front = Front::serving(Proxy::builder(cluster).build(), |server| server.threads(1));
+    let front = Front::serving(Proxy::plain(cluster).build().unwrap(), |server| server.threads(1));
 
     let mut connection = front.connect().await;
     let body = r#"{"sql":"select sleep_ms(600)","project":"learn_kylin","limit":1}"#;

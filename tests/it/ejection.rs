@@ -33,7 +33,7 @@ async fn the_third_failure_ejects_and_one_probe_readmits() {
         .build()
         .unwrap();
     let retry = RetryPolicy::default().on_status(StatusCode::INTERNAL_SERVER_ERROR);
-    let front = Front::serving(Proxy::builder(cluster).retry(retry).build(), |server| server.threads(1));
+    let front = Front::serving(Proxy::plain(cluster).retry(retry).build().unwrap(), |server| server.threads(1));
 
     for _ in 0..30 {
         assert_eq!(front.get("/").await.unwrap().status(), 200, "the steady node helps out");

@@ -112,7 +112,7 @@ async fn edits_of_the_host_come_last() {
         .remove("x-debug".parse().unwrap());
     let request = http::Request::get("/demo/head").header("host", "outer").header("x-debug", "1").extension(edits);
     let peer: SocketAddr = "192.0.2.1:999".parse().unwrap();
-    let answer = Proxy::builder(cluster).build().forward(peer, request.body(Body::empty()).unwrap()).await;
+    let answer = Proxy::plain(cluster).build().unwrap().forward(peer, request.body(Body::empty()).unwrap()).await;
     let seen = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
     assert_eq!(values(&seen, "host"), ["inner"]);
     assert_eq!(values(&seen, "x-real-ip"), ["1.1.1.1"]);

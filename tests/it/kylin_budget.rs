@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kylin_lb::backend::SendErrorKind;
 use kylin_lb::clock::ManualClock;
-use kylin_lb::proxy::{KylinRules, ProxyBuilder, RetryBudget};
+use kylin_lb::proxy::{ProxyBuilder, RetryBudget, RetryPolicy};
 use kylin_lb::testing::Scripted;
 use kylin_lb::testing::kylin::{Fault, KylinVersion, Reach};
 use kylin_lb::{Cluster, Proxy};
@@ -22,7 +22,7 @@ fn proxy(
 ) -> Proxy<Scripted> {
     let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
     let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
-    change(Proxy::builder(cluster).clock(clock.clone()).kylin()).build()
+    change(Proxy::builder(cluster).clock(clock.clone())).build().unwrap()
 }
 
 #[tokio::test]
@@ -56,9 +56,10 @@ async fn when_all_nodes_fail_the_load_on_them_grows_by_a_fifth_and_no_more() {
 #[tokio::test]
 async fn what_was_not_sent_goes_on_without_a_budget() {
     let clock = ManualClock::new();
-    let none = KylinRules::default().budget(RetryBudget::default().share(0.0).floor(0));
+    let none = RetryBudget::default().ratio(0.0).unwrap().min_per_second(0);
+    let none = RetryPolicy::default().budget(Some(none));
     let (away, node) = (saying(Says::Nothing(SendErrorKind::Connect)), well("node"));
-    let proxy = proxy(&clock, &[&away, &away, &node], |proxy| proxy.kylin_rules(none));
+    let proxy = proxy(&clock, &[&away, &away, &node], |proxy| proxy.retry(none));
     for _ in 0..500 {
         assert_eq!(ask(&proxy, request("PUT /kylin/api/cubes/c/build", &[], "")).await.0, 200);
     }

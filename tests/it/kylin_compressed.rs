@@ -46,7 +46,7 @@ async fn after(first: Vec<u8>) -> (Answer, bool, u64) {
     let second = RawNode::start([vec![Act::Serve(ok("second"))]]).await;
     let endpoints =
         [(0, &first), (1, &second)].map(|(id, node)| front::endpoint(id, node.address(), |backend| backend));
-    let front = Front::of(endpoints, |proxy| proxy.kylin_rules(KylinRules::default()));
+    let front = Front::kylin(endpoints, |proxy| proxy.rules(KylinRules::default()));
     let query = bytes("POST /kylin/api/query", &[("Accept-Encoding", "gzip, deflate")], &sql("select 1"));
     let answer = front.ask(query).await.unwrap();
     assert!(first.seen().texts().concat().to_ascii_lowercase().contains("accept-encoding: gzip, deflate"));

@@ -64,7 +64,7 @@ impl Drill {
         let checks = HealthCheck::new(Probe::kylin_version()).fall(2).rise(1).timeout(Duration::from_millis(500));
         let checker =
             checks.interval(Duration::from_millis(200)).fast_interval(Duration::from_millis(50)).start(&cluster);
-        let front = Front::serving(Proxy::builder(cluster).kylin().build(), |server| server.threads(2));
+        let front = Front::serving(Proxy::builder(cluster).build().unwrap(), |server| server.threads(2));
         let crowd = Arc::new(Crowd { asks_for: Mutex::new(asks_for), ..Crowd::default() });
         let clients = (0..CLIENTS).map(|n| {
             let (crowd, address) = (crowd.clone(), front.address());

@@ -81,7 +81,7 @@ async fn a_node_that_is_dead_or_slow_or_does_not_answer_queries_is_left_out() {
     demo.nodes[3].set_mode(Mode::Job);
     endpoints[3] = demo.endpoints().remove(3).roles(kylin_lb::endpoint::Role::Job);
     endpoints[4] = demo.endpoints().remove(4).admin_state(AdminState::Maintenance);
-    let front = Front::of(endpoints, |proxy| proxy.kylin());
+    let front = Front::kylin(endpoints, |proxy| proxy);
     let mut running = Vec::new();
     for n in [0, 1, 2] {
         running.push(run_on(&demo.nodes[n], demo.address(n)).await);
@@ -132,7 +132,7 @@ async fn what_is_no_list_is_passed_on_as_it_is() {
             nodes.push(RawNode::start([answers(ok(body))]).await);
         }
         let addresses: Vec<_> = nodes.iter().map(RawNode::address).collect();
-        let front = Front::with(&addresses, |proxy| proxy.kylin());
+        let front = Front::kylin(front::endpoints(&addresses), |proxy| proxy);
         let list = format!("{LIST} HTTP/1.1\r\nHost: kylin\r\nAccept-Encoding: gzip\r\n\r\n");
         let answer = front.ask(list).await.unwrap();
         assert_eq!((answer.status(), answer.text()), (200, merged));
@@ -154,11 +154,11 @@ async fn kylin_5_tells_its_nodes_itself() {
     assert_eq!(demo.sum(|stats| stats.requests), 2, "the query and one request to stop another");
     task.abort();
     // Where it is known that the nodes are of Kylin 5, a path of the older ones is nothing special.
-    let front = demo.front(|proxy| proxy.kylin_rules(KylinRules::default().version(class::KylinVersion::V5)));
+    let front = demo.front(|proxy| proxy.rules(KylinRules::default().version(class::KylinVersion::V5)));
     let before = demo.sum(|stats| stats.requests);
     admin(&front, LIST, "").await;
     assert_eq!(demo.sum(|stats| stats.requests), before + 1);
-    let front = demo.front(|proxy| proxy.kylin_rules(KylinRules::default().fan_out(false)));
+    let front = demo.front(|proxy| proxy.rules(KylinRules::default().fan_out(false)));
     admin(&front, LIST, "").await;
     assert_eq!(demo.sum(|stats| stats.requests), before + 2);
 }

@@ -80,7 +80,7 @@ async fn raw(front: &Front, line: &str, headers: &[(&str, &str)]) -> Answer {
 #[tokio::test]
 async fn calls_between_nodes_are_closed_in_every_spelling() {
     let node = RawNode::start([raw_node::well("node")]).await;
-    let front = Front::with(&[node.address()], |proxy| proxy.kylin());
+    let front = Front::kylin(front::endpoints(&[node.address()]), |proxy| proxy);
     for path in CLOSED {
         for spelling in spellings(path) {
             for method in ["GET", "PUT", "POST", "DELETE"] {
@@ -109,7 +109,7 @@ async fn nodes_of_a_trusted_network_and_whoever_switches_it_off_get_through() {
     let trusting = Guard::new().trust("127.0.0.0/8".parse().unwrap());
     for guard in [Some(trusting), None] {
         let before = demo.nodes[0].stats().cache_calls;
-        let front = demo.front(|proxy| proxy.kylin_rules(KylinRules::default().guard(guard)));
+        let front = demo.front(|proxy| proxy.rules(KylinRules::default().guard(guard)));
         assert_eq!(admin(&front, announce, "").await.status(), 200);
         assert_eq!(demo.nodes[0].stats().cache_calls, before + 1);
     }
@@ -123,7 +123,7 @@ async fn trust_goes_to_the_client_that_a_trusted_proxy_names() {
     let proxy = |trusted: TrustedProxies| {
         let cluster = Cluster::builder().endpoint(scripted("0", &node)).build().unwrap();
         let rules = KylinRules::default().guard(Some(guard.clone()));
-        Proxy::builder(cluster).trusted_proxies(trusted).kylin_rules(rules).build()
+        Proxy::builder(cluster).trusted_proxies(trusted).rules(rules).build().unwrap()
     };
     let announce = |told: &'static str| request("PUT /kylin/api/cache/x", &[("x-forwarded-for", told)], "");
     let strangers = proxy(TrustedProxies::none());
@@ -147,7 +147,7 @@ async fn no_client_can_say_that_its_request_was_routed_already() {
     }
     assert_eq!(demo.sum(|stats| stats.routed), 0);
     let node = RawNode::start([raw_node::well("node")]).await;
-    let front = Front::of([front::endpoint(0, node.address(), |backend| backend)], |proxy| proxy.kylin());
+    let front = Front::kylin(front::endpoints(&[node.address()]), |proxy| proxy);
     raw(&front, "POST /kylin/api/models", &[("rOuTeD", "true")]).await;
     let seen = node.seen().texts().concat().to_ascii_lowercase();
     assert!(seen.starts_with("post /kylin/api/models") && !seen.contains("routed"), "{seen}");

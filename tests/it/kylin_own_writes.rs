@@ -150,7 +150,7 @@ fn proxy(window: Option<Duration>, nodes: &[&kylin_lb::testing::Scripted]) -> Pr
     let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
     let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
     let rules = KylinRules::default().read_your_writes(window);
-    Proxy::builder(cluster).clock(ManualClock::new()).kylin_rules(rules).build()
+    Proxy::builder(cluster).clock(ManualClock::new()).rules(rules).build().unwrap()
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ async fn the_same_dashboard_query_goes_to_the_same_node() {
         let demo = Demo::start(dialect, 3).await;
         let policy = QueryAffinity::new().or(LeastConn::new());
         let cluster = Cluster::builder().endpoints(demo.endpoints()).balancer(policy).build().unwrap();
-        let front = Front::serving(Proxy::builder(cluster).kylin().build(), |server| server.threads(1));
+        let front = Front::serving(Proxy::builder(cluster).build().unwrap(), |server| server.threads(1));
         let mut homes = BTreeSet::new();
         for n in 0..24 {
             let body = sql(&format!("select {n} from kylin_sales"));
@@ -60,7 +60,7 @@ async fn each_try_of_a_query_is_known_by_its_user_and_sql() {
     let refused = saying(Says::error(400, "Too many concurrent query requests."));
     let nodes = [scripted("0", &refused), scripted("1", &refused), scripted("2", &well("2"))];
     let cluster = Cluster::builder().endpoints(nodes).balancer(watching.clone()).build().unwrap();
-    let proxy = Proxy::builder(cluster).kylin().build();
+    let proxy = Proxy::builder(cluster).build().unwrap();
     let user = basic("MARY", "x");
     let headers = [("authorization", &*user)];
     let body = sql("select a from t where b = 1");
@@ -91,6 +91,6 @@ async fn each_try_of_a_query_is_known_by_its_user_and_sql() {
     // Without the knowledge of Kylin nobody reads bodies.
     let watching = Watching::default();
     let cluster = Cluster::builder().endpoint(scripted("0", &well("0"))).balancer(watching.clone()).build().unwrap();
-    ask(&Proxy::builder(cluster).build(), request(QUERY, &headers, &body)).await;
+    ask(&Proxy::plain(cluster).build().unwrap(), request(QUERY, &headers, &body)).await;
     assert_eq!(*watching.0.lock().unwrap(), [None]);
 }

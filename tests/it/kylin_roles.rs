@@ -31,7 +31,7 @@ async fn cluster(dialect: KylinVersion, modes: &[Mode], known: bool) -> (Demo, F
         Mode::Job => endpoint.roles("job".parse::<Roles>().unwrap()),
         _ => endpoint,
     });
-    let front = Front::of(endpoints, |proxy| proxy.kylin());
+    let front = Front::kylin(endpoints, |proxy| proxy);
     (demo, front)
 }
 
@@ -109,7 +109,7 @@ async fn a_build_of_a_session_that_the_job_node_does_not_know_is_done_once() {
     let job = endpoints.pop().unwrap().roles(Role::Job);
     let query = endpoints.pop().unwrap().roles(Role::Query);
     let affinity = Affinity::learn(Sessions::in_memory().unwrap());
-    let front = Front::of([query, job], |proxy| proxy.affinity(affinity).kylin());
+    let front = Front::kylin([query, job], |proxy| proxy.affinity(affinity));
     let mut browser = Browser::insistent(front.address(), "ADMIN", "KYLIN");
     while demo.nodes[0].sessions() == 0 {
         browser.cookies.clear();
@@ -125,7 +125,7 @@ async fn a_build_of_a_session_that_the_job_node_does_not_know_is_done_once() {
 async fn with_roles_switched_off_every_node_is_asked_for_everything() {
     let demo = Demo::start(KylinVersion::V4, 2).await;
     let endpoints = demo.endpoints().into_iter().map(|endpoint| endpoint.roles(Role::Job));
-    let front = Front::of(endpoints, |proxy| proxy.kylin_rules(KylinRules::default().roles(false)));
+    let front = Front::kylin(endpoints, |proxy| proxy.rules(KylinRules::default().roles(false)));
     for n in 0..4 {
         assert_eq!(admin(&front, QUERY, &sql(&format!("select {n}"))).await.status(), 200);
     }

@@ -9,7 +9,7 @@ use kylin_lb::backend::SendErrorKind;
 use kylin_lb::endpoint::AdminState;
 use kylin_lb::health::{HealthState, Reason};
 use kylin_lb::probe::{HealthCheck, Probe};
-use kylin_lb::proxy::{KylinRules, RetryBudget};
+use kylin_lb::proxy::{KylinRules, ProxyBuilder, RetryBudget, RetryPolicy};
 use kylin_lb::testing::Scripted;
 use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy, SendError};
 
@@ -159,8 +159,16 @@ fn fates() -> Vec<AttemptOutcome> {
 }
 
 fn three(first: &Scripted, second: &Scripted, rules: KylinRules) -> Proxy<Scripted> {
+    three_with(first, second, |proxy| proxy.rules(rules))
+}
+
+fn three_with(
+    first: &Scripted,
+    second: &Scripted,
+    change: impl FnOnce(ProxyBuilder<Scripted>) -> ProxyBuilder<Scripted>,
+) -> Proxy<Scripted> {
     let nodes = [("0", first), ("1", second), ("2", second)].map(|(id, node)| scripted(id, node));
-    Proxy::builder(Cluster::builder().endpoints(nodes).build().unwrap()).kylin_rules(rules).build()
+    change(Proxy::builder(Cluster::builder().endpoints(nodes).build().unwrap())).build().unwrap()
 }
 
 #[tokio::test]
@@ -249,9 +257,9 @@ async fn a_session_is_searched_for_and_a_password_is_never_tried_twice() {
 
 #[tokio::test]
 async fn a_search_for_sessions_stops_when_the_budget_is_used_up() {
-    let budget = RetryBudget::default().share(0.0).floor(1);
+    let budget = RetryBudget::default().ratio(0.0).unwrap().min_per_second(1);
     let node = saying(Says::Html(401, String::new()));
-    let proxy = three(&node, &node, KylinRules::default().budget(budget));
+    let proxy = three_with(&node, &node, |proxy| proxy.retry(RetryPolicy::default().budget(Some(budget))));
     for _ in 0..1000 {
         ask(&proxy, request("GET /kylin/api/projects", COOKIE, "")).await;
     }
@@ -276,7 +284,7 @@ async fn each_rule_can_be_switched_off() {
     let first = saying(Says::Nothing(SendErrorKind::Broken));
     let nodes = [("0", &first), ("1", &second)].map(|(id, node)| scripted(id, node));
     let cluster = Cluster::builder().endpoints(nodes).build().unwrap();
-    let proxy = Proxy::builder(cluster).kylin().retry(kylin_lb::proxy::RetryPolicy::off()).build();
+    let proxy = Proxy::builder(cluster).retry(RetryPolicy::off()).build().unwrap();
     let (status, _) = ask(&proxy, request("GET /kylin/api/projects", &[], "")).await;
     assert_eq!((status.as_u16(), second.calls()), (502, 0));
 }
@@ -285,7 +293,8 @@ async fn each_rule_can_be_switched_off() {
 async fn nodes_in_job_mode_cost_nothing_of_the_budget() {
     let refusing = saying(Says::error(400, "Query is not allowed in 'job' mode."));
     let second = well("second");
-    let proxy = three(&refusing, &second, KylinRules::default().budget(RetryBudget::default().share(0.0).floor(0)));
+    let none = RetryBudget::default().ratio(0.0).unwrap().min_per_second(0);
+    let proxy = three_with(&refusing, &second, |proxy| proxy.retry(RetryPolicy::default().budget(Some(none))));
     for _ in 0..300 {
         let (status, text) = ask(&proxy, request("POST /kylin/api/query", &[], &sql("select 1"))).await;
         assert_eq!(status, StatusCode::OK, "{text}");
@@ -300,7 +309,7 @@ async fn a_repeated_query_is_the_same_to_the_byte_and_an_insert_is_seen_once() {
         let good = RawNode::start([raw_node::well("good")]).await;
         let endpoints =
             [(0, &bad), (1, &good)].map(|(id, node)| front::endpoint(id, node.address(), |backend| backend));
-        let front = Front::of(endpoints, |proxy| proxy.kylin());
+        let front = Front::kylin(endpoints, |proxy| proxy);
         let answer = front.post("/kylin/api/query", &sql(text)).await.unwrap();
         assert_eq!(bad.seen().requests.len(), 1);
         if repeated {
@@ -330,7 +339,7 @@ async fn a_read_that_timed_out_on_a_node_that_is_out_by_then_goes_on_and_a_write
         });
         let nodes = [("0", &first), ("1", &second)].map(|(id, node)| scripted(id, node));
         let built = cluster.get_or_init(|| Cluster::builder().endpoints(nodes).build().unwrap());
-        let proxy = Proxy::builder(built.clone()).kylin().build();
+        let proxy = Proxy::builder(built.clone()).build().unwrap();
         let (status, text) = ask(&proxy, request(line, &[], &body)).await;
         let expected = if matches!(goes, On | OnAsQuery) { (1, 1, 200) } else { (1, 0, 504) };
         assert_eq!((first.calls(), second.calls(), status.as_u16()), expected, "{line} {body}: {text}");
@@ -349,7 +358,7 @@ async fn a_node_on_which_a_query_timed_out_is_probed_at_once_and_not_ejected() {
     let node = RawNode::start([probed(), vec![Act::Read, Act::UntilClosed], probed()]).await;
     let backend = HttpBackend::builder(&node.address().to_string()).unwrap().head_timeout(Duration::from_millis(200));
     let other = Endpoint::http("1", &front::nobody().to_string()).unwrap().admin_state(AdminState::Maintenance);
-    let front = Front::of([Endpoint::new("0", backend.build()).unwrap().max_fails(1), other], |proxy| proxy.kylin());
+    let front = Front::kylin([Endpoint::new("0", backend.build()).unwrap().max_fails(1), other], |proxy| proxy);
     let hour = Duration::from_secs(3600);
     let checks =
         HealthCheck::new(Probe::kylin_version()).interval(hour).fast_interval(Duration::from_millis(20)).jitter(0.0);
@@ -372,7 +381,7 @@ async fn an_answer_that_is_given_up_is_let_go_before_the_next_try() {
     let head = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 100000\r\n\r\n<html>";
     let bad = RawNode::start([vec![Act::Read, Act::Write(head.into()), Act::UntilClosed]]).await;
     let good = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(raw_node::ok("good"))]]).await;
-    let front = Front::with(&[bad.address(), good.address()], |proxy| proxy.kylin());
+    let front = Front::kylin(front::endpoints(&[bad.address(), good.address()]), |proxy| proxy);
     let mut client = front.connect().await;
     client.send("GET /kylin/api/projects HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
     good.wait_until(|seen| seen.requests.len() == 1).await;

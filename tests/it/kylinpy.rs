@@ -5,7 +5,7 @@ use std::process::Command;
 
 use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore};
 
-use crate::support::front::Front;
+use crate::support::front::{self, Front};
 use crate::support::skip;
 
 /// The interpreter of the virtual environment that `tests/run` makes (`$KYLIN_LB_PYTHON`).
@@ -26,7 +26,7 @@ async fn use_kylinpy(dialect: KylinVersion, versions: &[&str]) {
         nodes.push((node, served));
     }
     let addresses: Vec<_> = nodes.iter().map(|(_, served)| served.addr()).collect();
-    let front = Front::with(&addresses, |proxy| proxy.kylin());
+    let front = Front::kylin(front::endpoints(&addresses), |proxy| proxy);
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kylinpy/client.py");
     let mut command = Command::new(python);
     command.arg(program).arg("127.0.0.1").arg(front.address().port().to_string()).args(versions);

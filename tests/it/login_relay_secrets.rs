@@ -66,7 +66,7 @@ async fn keeps_secrets(log: Log) {
     let mut shown = format!("{shared:?}");
     let affinity = Affinity::login_relay(shared);
     let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
-    let proxy = Proxy::builder(cluster).affinity(affinity.clone()).build();
+    let proxy = Proxy::plain(cluster).affinity(affinity.clone()).build().unwrap();
     shown += &format!("{affinity:?} {proxy:?}");
 
     let mut secrets =

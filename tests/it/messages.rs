@@ -143,7 +143,7 @@ async fn trailers_end_at_the_proxy_whatever_the_backend() {
     });
     let cluster = Cluster::builder().endpoint(Endpoint::new("0", node).unwrap()).build().unwrap();
     let request = Request::get("/").header("host", "kylin").body(Body::empty()).unwrap();
-    let answer = Proxy::builder(cluster).build().forward(ClientAddr::Unix, request).await;
+    let answer = Proxy::plain(cluster).build().unwrap().forward(ClientAddr::Unix, request).await;
     let whole = answer.into_body().collect().await.unwrap();
     assert!(whole.trailers().is_none());
     assert_eq!(whole.to_bytes(), "hello");

@@ -16,7 +16,7 @@ use crate::support::http;
 
 fn proxy(node: SocketAddr) -> Proxy {
     let endpoint = Endpoint::http("q1", &node.to_string()).unwrap();
-    Proxy::builder(Cluster::builder().endpoint(endpoint).build().unwrap()).build()
+    Proxy::plain(Cluster::builder().endpoint(endpoint).build().unwrap()).build().unwrap()
 }
 
 fn router(node: SocketAddr) -> Router {

@@ -218,7 +218,7 @@ async fn front_over_three(
         nodes.iter().enumerate().map(|(id, (_, served))| front::endpoint(id, served.addr(), |backend| backend));
     let cluster = Cluster::builder().endpoints(endpoints).outlier(Outlier::new()).build().unwrap();
     let retry = RetryPolicy::default().on_status(StatusCode::BAD_GATEWAY);
-    let front = Front::serving(Proxy::builder(cluster).retry(retry).build(), |server| server.threads(1));
+    let front = Front::serving(Proxy::plain(cluster).retry(retry).build().unwrap(), |server| server.threads(1));
     (nodes, front)
 }
 

@@ -95,7 +95,7 @@ async fn kylins_own_file_makes_a_cluster_that_serves_and_keeps_strangers_out() {
     assert_eq!((status(&cluster, &one).operational, status(&cluster, &two).reason), (HealthState::Healthy, sign));
 
     let asked = q2.stats().logins;
-    let front = Front::serving(Proxy::builder(cluster.clone()).build(), |server| server.threads(1));
+    let front = Front::serving(Proxy::plain(cluster.clone()).build().unwrap(), |server| server.threads(1));
     for _ in 0..6 {
         let request = "POST /kylin/api/user/authentication HTTP/1.1\r\nHost: kylin\r\nContent-Length: 0\r\n\
                        Authorization: Basic QURNSU46S1lMSU4=\r\n\r\n";

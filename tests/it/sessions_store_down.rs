@@ -131,7 +131,7 @@ fn sessions(store: &Moody) -> Sessions {
 
 fn proxy(sessions: Sessions) -> Proxy<Scripted> {
     let cluster = Cluster::builder().endpoints(["a", "b", "c"].map(node)).build().unwrap();
-    Proxy::builder(cluster).affinity(Affinity::learn(sessions)).build()
+    Proxy::plain(cluster).affinity(Affinity::learn(sessions)).build().unwrap()
 }
 
 /// The node that answers, the status, and how long it took.
@@ -333,7 +333,7 @@ async fn two_front_ends_that_see_a_session_for_the_first_time_at_once_agree() {
     };
     let fronts = [(); 2].map(|()| {
         let cluster = Cluster::builder().endpoints(["a", "b", "c"].map(open)).build().unwrap();
-        Proxy::builder(cluster).affinity(Affinity::learn(sessions(&store))).build()
+        Proxy::plain(cluster).affinity(Affinity::learn(sessions(&store))).build().unwrap()
     });
     // Out of step, so that the two would choose differently.
     ask(&fronts[1], "/", "").await;

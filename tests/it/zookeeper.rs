@@ -301,7 +301,7 @@ async fn a_zookeeper_that_is_killed_and_restarted_under_load_fails_no_request() 
         }
     };
     wait("three nodes", |status| status.endpoints == 3).await;
-    let front = Front::serving(Proxy::builder(cluster).build(), |server| server.threads(1));
+    let front = Front::serving(Proxy::plain(cluster).build().unwrap(), |server| server.threads(1));
 
     let (over, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let mut load = JoinSet::new();

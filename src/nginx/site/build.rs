@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::ToSocketAddrs;
+use std::num::NonZeroU32;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -36,7 +37,7 @@ pub(super) fn site(config: Config, shared: Shared) -> Result<Inner, SiteError> {
     let groups = config.upstreams.iter().map(group).collect::<Result<Vec<Group>, SiteError>>()?;
     let mut routes = Vec::new();
     for server in &config.servers {
-        collect_routes(&server.locations, &groups, &mut routes);
+        collect_routes(&server.locations, &groups, &mut routes)?;
     }
     let clusters = groups.into_iter().map(|(cluster, _)| cluster).collect();
     routes.sort_by_key(|(number, _)| *number);
@@ -44,20 +45,25 @@ pub(super) fn site(config: Config, shared: Shared) -> Result<Inner, SiteError> {
     Ok(Inner { config, clusters, routes })
 }
 
-fn collect_routes(locations: &Locations, groups: &[Group], routes: &mut Vec<(usize, Route)>) {
+fn collect_routes(
+    locations: &Locations,
+    groups: &[Group],
+    routes: &mut Vec<(usize, Route)>,
+) -> Result<(), SiteError> {
     for location in locations.iter() {
-        routes.push((location.number, route(location, groups)));
-        collect_routes(&location.nested, groups, routes);
+        routes.push((location.number, route(location, groups)?));
+        collect_routes(&location.nested, groups, routes)?;
     }
+    Ok(())
 }
 
-fn route(location: &Location, groups: &[Group]) -> Route {
+fn route(location: &Location, groups: &[Group]) -> Result<Route, SiteError> {
     let settings = &location.settings;
     let trusted = settings.real_ip.trusted_proxies();
     let proxy = match &location.action {
         Action::Proxy(pass) => {
             let (cluster, affinity) = &groups[pass.upstream];
-            let builder = Proxy::builder(cluster.clone())
+            let builder = Proxy::plain(cluster.clone())
                 .trusted_proxies(trusted.clone())
                 .retry(retry(&settings.next_upstream))
                 .max_body(Some(settings.max_body_size.unwrap_or(MAX_BODY)).filter(|size| *size > 0));
@@ -70,11 +76,11 @@ fn route(location: &Location, groups: &[Group]) -> Route {
                 None => builder,
             };
             let streams = settings.request_buffering == Some(false);
-            Some(if streams { builder.replay_limit(0) } else { builder }.build())
+            Some(if streams { builder.replay_limit(0) } else { builder }.build()?)
         }
         Action::Return(_) => None,
     };
-    Route { trusted, proxy }
+    Ok(Route { trusted, proxy })
 }
 
 fn retry(next: &NextUpstream) -> RetryPolicy {
@@ -85,7 +91,8 @@ fn retry(next: &NextUpstream) -> RetryPolicy {
         .on_timeout(next.timeout)
         .on_invalid(next.invalid_header)
         .non_idempotent(next.non_idempotent)
-        .tries(next.tries)
+        .max_attempts(NonZeroU32::new(next.tries))
+        .budget(None)
         .max_elapsed(Some(next.within).filter(|within| !within.is_zero()));
     statuses.fold(retry, RetryPolicy::on_status)
 }

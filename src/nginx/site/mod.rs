@@ -20,7 +20,7 @@ use crate::ClientAddr;
 use crate::body::Body;
 use crate::cluster::{Cluster, ClusterError};
 use crate::endpoint::InvalidId;
-use crate::proxy::{Proxy, TrustedProxies};
+use crate::proxy::{Proxy, ProxyBuildError, TrustedProxies};
 use crate::session::{InvalidCookie, InvalidSecret};
 
 /// A front end made from an nginx configuration. Clones are handles to the same site.
@@ -197,6 +197,9 @@ pub enum SiteError {
         /// Why.
         source: InvalidCookie,
     },
+    /// The settings of a location cannot be a proxy.
+    #[error("location cannot be a proxy")]
+    Proxy(#[from] ProxyBuildError),
     /// The operating system has no random bytes for a secret.
     #[error("no secret for the sessions of upstream {upstream}")]
     Secret {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kylin_lb::backend::http1::HttpBackendBuilder;
 use kylin_lb::clock::{Clock, ManualClock};
-use kylin_lb::proxy::ProxyBuilder;
+use kylin_lb::proxy::{Plain, ProxyBuilder};
 use kylin_lb::server::{Listen, Server, ServerBuilder};
 use kylin_lb::testing::kylin::{KylinNode, Served};
 use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy};
@@ -27,27 +27,36 @@ impl Front {
         Front::with(nodes, |proxy| proxy)
     }
 
-    /// The same with changes to the proxy.
+    /// A plain proxy over nodes at these addresses, with changes.
     pub(crate) fn with(
         nodes: &[SocketAddr],
-        change: impl FnOnce(ProxyBuilder<HttpBackend>) -> ProxyBuilder<HttpBackend>,
+        change: impl FnOnce(ProxyBuilder<HttpBackend, Plain>) -> ProxyBuilder<HttpBackend, Plain>,
     ) -> Self {
-        Front::of(nodes.iter().enumerate().map(|(id, address)| endpoint(id, *address, |backend| backend)), change)
+        Front::of(endpoints(nodes), change)
     }
 
-    /// Over these endpoints.
+    /// A plain proxy over these endpoints, with changes.
     pub(crate) fn of(
+        endpoints: impl IntoIterator<Item = Endpoint<HttpBackend>>,
+        change: impl FnOnce(ProxyBuilder<HttpBackend, Plain>) -> ProxyBuilder<HttpBackend, Plain>,
+    ) -> Self {
+        let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
+        Front::serving(change(Proxy::plain(cluster)).build().unwrap(), |server| server.threads(1))
+    }
+
+    /// A Kylin-aware proxy over these endpoints, with changes.
+    pub(crate) fn kylin(
         endpoints: impl IntoIterator<Item = Endpoint<HttpBackend>>,
         change: impl FnOnce(ProxyBuilder<HttpBackend>) -> ProxyBuilder<HttpBackend>,
     ) -> Self {
         let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
-        Front::serving(change(Proxy::builder(cluster)).build(), |server| server.threads(1))
+        Front::serving(change(Proxy::builder(cluster)).build().unwrap(), |server| server.threads(1))
     }
 
     /// Over endpoints whose ejections follow `clock`.
     pub(crate) fn by_clock(clock: &ManualClock, endpoints: impl IntoIterator<Item = Endpoint<HttpBackend>>) -> Self {
         let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
-        Front::serving(Proxy::builder(cluster).clock(clock.clone()).build(), |server| server.threads(1))
+        Front::serving(Proxy::plain(cluster).clock(clock.clone()).build().unwrap(), |server| server.threads(1))
     }
 
     /// A server for `proxy`, with changes.
@@ -92,6 +101,11 @@ impl Front {
     pub(crate) async fn idle(&self) {
         eventually(|| self.in_flight() == 0, || format!("{:?}", self.proxy.cluster().status())).await;
     }
+}
+
+/// Endpoints `0`, `1`, ... at these addresses.
+pub(crate) fn endpoints(nodes: &[SocketAddr]) -> Vec<Endpoint<HttpBackend>> {
+    nodes.iter().enumerate().map(|(id, address)| endpoint(id, *address, |backend| backend)).collect()
 }
 
 /// An endpoint at `address`, with changes to its backend. Never ejected, so that tests of other things see each try.

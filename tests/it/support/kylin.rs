@@ -132,7 +132,7 @@ impl Demo {
 
     /// A front end over all of them, with changes.
     pub(crate) fn front(&self, change: impl FnOnce(ProxyBuilder<HttpBackend>) -> ProxyBuilder<HttpBackend>) -> Front {
-        Front::of(self.endpoints(), |proxy| change(proxy.kylin()))
+        Front::kylin(self.endpoints(), change)
     }
 
     /// The sum over the nodes.

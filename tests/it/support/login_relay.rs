@@ -53,7 +53,7 @@ impl Nodes {
         let addresses = self.served.iter().map(|served| served.as_ref().unwrap().addr());
         let endpoints = addresses.enumerate().map(|(id, address)| endpoint(id, address, |backend| backend));
         let cluster = Cluster::builder().endpoints(endpoints).balancer(balancer).build().unwrap();
-        let proxy = Proxy::builder(cluster).affinity(affinity).replay_limit(replay_limit).build();
+        let proxy = Proxy::plain(cluster).affinity(affinity).replay_limit(replay_limit).build().unwrap();
         Front::serving(proxy, |server| server.threads(2))
     }
 
