@@ -23,7 +23,9 @@ pub fn serve(words: &[String]) {
     let _server = match kind.as_str() {
         "relay" => return runtime.block_on(relay(listen, nodes[0].parse().unwrap())),
         // Everything that there is: least-conn, passive health, forwarded headers, a replay copy.
-        "kylin-lb" => start(listen, Proxy::plain(cluster().balancer(LeastConn::new()).build().unwrap()).build().unwrap()),
+        "kylin-lb" => {
+            start(listen, Proxy::plain(cluster().balancer(LeastConn::new()).build().unwrap()).build().unwrap())
+        }
         "bare" => {
             let cluster = cluster().balancer(RoundRobin::new()).build().unwrap();
             start(listen, Proxy::plain(cluster).forwarded_headers(false).retry(RetryPolicy::off()).build().unwrap())

@@ -165,7 +165,8 @@ mod tests {
     #[test]
     fn an_empty_budget_allows_no_retry() {
         let clock = ManualClock::new();
-        let account = RetryAccount::new(RetryBudget::default().ratio(0.0).unwrap().min_per_second(0), Arc::new(clock.clone()));
+        let account =
+            RetryAccount::new(RetryBudget::default().ratio(0.0).unwrap().min_per_second(0), Arc::new(clock.clone()));
         account.deposit();
         clock.advance(Duration::from_secs(60));
         assert!(!account.withdraw());

@@ -175,7 +175,11 @@ mod tests {
     #[test]
     fn only_idempotent_methods_are_repeated_by_default() {
         let retry = RetryPolicy::default();
-        assert!(retry.is_repeatable(&Method::GET) && retry.is_repeatable(&Method::PUT) && retry.is_repeatable(&Method::DELETE));
+        assert!(
+            retry.is_repeatable(&Method::GET)
+                && retry.is_repeatable(&Method::PUT)
+                && retry.is_repeatable(&Method::DELETE)
+        );
         assert!(!retry.is_repeatable(&Method::POST) && !retry.is_repeatable(&Method::PATCH));
         assert!(retry.non_idempotent(true).is_repeatable(&Method::POST));
     }

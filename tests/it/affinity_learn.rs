@@ -218,7 +218,8 @@ async fn ids_are_found_in_cookies_and_in_paths() {
 #[tokio::test]
 async fn a_session_whose_node_is_only_full_is_not_moved() {
     let cluster = Cluster::builder().endpoints(["a", "b"].map(scripted).map(|e| e.max_in_flight(1))).build().unwrap();
-    let proxy = Proxy::plain(cluster.clone()).affinity(Affinity::learn(Sessions::in_memory().unwrap())).build().unwrap();
+    let proxy =
+        Proxy::plain(cluster.clone()).affinity(Affinity::learn(Sessions::in_memory().unwrap())).build().unwrap();
     let home = ask(&proxy, "/kylin/api/issue", "x=y").await;
     let view = Request::new(());
     let view = kylin_lb::RequestView::of(&view, ClientAddr::Unix);

@@ -166,8 +166,7 @@ async fn nothing_is_stopped_unless_it_is_asked_for() {
 #[tokio::test]
 async fn a_query_gets_an_id_to_be_stopped_by_and_nothing_else_changes() {
     let node = RawNode::start([vec![Act::Serve(ok("x"))]]).await;
-    let front =
-        Front::kylin([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.rules(rules(KylinVersion::V5)));
+    let front = Front::kylin([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.rules(rules(KylinVersion::V5)));
     let own = r#"{"sql":"select 1","stopId":"mine"}"#;
     for body in [r#" { "sql" : "select 'ä'" , "x" : [1] } "#, own, r#"{"sql":"","x":1}"#, "not json", ""] {
         let before = node.seen().requests.len();
@@ -197,8 +196,7 @@ async fn a_query_gets_an_id_to_be_stopped_by_and_nothing_else_changes() {
 #[tokio::test]
 async fn a_body_in_chunks_gets_its_id_too() {
     let node = RawNode::start([vec![Act::Serve(ok("x"))]]).await;
-    let front =
-        Front::kylin([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.rules(rules(KylinVersion::V5)));
+    let front = Front::kylin([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.rules(rules(KylinVersion::V5)));
     let body = r#"{"sql":"select 1"}"#;
     let head = format!("{QUERY} HTTP/1.1\r\nHost: kylin\r\nTransfer-Encoding: chunked\r\n\r\n");
     let answer = front.ask(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len())).await.unwrap();

@@ -41,7 +41,7 @@ fn front(
     clock: &ManualClock,
     change: impl FnOnce(ProxyBuilder<HttpBackend>) -> ProxyBuilder<HttpBackend>,
 ) -> Front {
-    demo.front(|proxy| change(proxy.clock(clock.clone())))
+    demo.front(|proxy| change(proxy.affinity(None).clock(clock.clone())))
 }
 
 /// Six reads of a client; which nodes they went to.

@@ -147,7 +147,8 @@ async fn the_number_of_tries_is_limited() {
         RawNode::start([well("3")]).await,
     ];
     let addresses = nodes.each_ref().map(RawNode::address);
-    let front = Front::with(&addresses, |proxy| proxy.retry(RetryPolicy::default().max_attempts(std::num::NonZeroU32::new(2))));
+    let front =
+        Front::with(&addresses, |proxy| proxy.retry(RetryPolicy::default().max_attempts(std::num::NonZeroU32::new(2))));
     refusal(&send(&front, "GET").await, 502);
     assert_eq!(nodes[2].seen().connections, 0);
     let front = Front::with(&addresses, |proxy| proxy.retry(RetryPolicy::off()));

@@ -45,11 +45,7 @@ pub(super) fn site(config: Config, shared: Shared) -> Result<Inner, SiteError> {
     Ok(Inner { config, clusters, routes })
 }
 
-fn collect_routes(
-    locations: &Locations,
-    groups: &[Group],
-    routes: &mut Vec<(usize, Route)>,
-) -> Result<(), SiteError> {
+fn collect_routes(locations: &Locations, groups: &[Group], routes: &mut Vec<(usize, Route)>) -> Result<(), SiteError> {
     for location in locations.iter() {
         routes.push((location.number, route(location, groups)?));
         collect_routes(&location.nested, groups, routes)?;
