@@ -5,6 +5,7 @@
 //! ```
 
 use std::convert::Infallible;
+use std::num::NonZeroU32;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,7 +20,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut cluster = Cluster::builder().balancer(LeastConn::new());
     for (number, node) in (1..).zip(args) {
-        cluster = cluster.endpoint(Endpoint::http(format!("q{number}"), &node)?.max_in_flight(32));
+        cluster = cluster.endpoint(Endpoint::http(format!("q{number}"), &node)?.max_in_flight(NonZeroU32::new(32)));
     }
     let proxy = Proxy::builder(cluster.build()?).build()?;
 

@@ -4,6 +4,7 @@
 
 use std::hint::black_box;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -25,7 +26,8 @@ impl Backend for Nowhere {
 }
 
 fn allocations_of_1000_picks(policy: impl Balancer) -> u64 {
-    let endpoints = (0..16).map(|n| Endpoint::new(format!("n{n}"), Nowhere).unwrap().weight(1 + n % 3));
+    let endpoints =
+        (0..16).map(|n| Endpoint::new(format!("n{n}"), Nowhere).unwrap().weight(NonZeroU32::MIN.saturating_add(n % 3)));
     let cluster = Cluster::builder().endpoints(endpoints).balancer(policy).build().unwrap();
     let request = Request::get("/kylin/api/query?x=1").header("x-key", "k").body(()).unwrap();
     let client: IpAddr = "2001:db8::7".parse().unwrap();

@@ -13,6 +13,7 @@ mod measure;
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{Request, Response};
@@ -150,7 +151,10 @@ impl Backend for Nowhere {
 fn cluster(endpoints: usize, policy: impl Balancer) -> Cluster<Nowhere> {
     let endpoints = (0..endpoints).map(|n| {
         let name = format!("10.{}.{}.{}:7070", n >> 16, (n >> 8) & 0xff, n & 0xff);
-        Endpoint::new(name, Nowhere).expect("a valid id").weight(1 + n as u32 % 3).max_fails(0)
+        Endpoint::new(name, Nowhere)
+            .expect("a valid id")
+            .weight(NonZeroU32::MIN.saturating_add(n as u32 % 3))
+            .max_fails(None)
     });
     Cluster::builder().endpoints(endpoints).balancer(policy).build().expect("distinct ids")
 }

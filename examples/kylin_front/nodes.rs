@@ -101,7 +101,7 @@ pub fn cluster(nodes: &[Node], args: &Args) -> Result<Cluster, Box<dyn std::erro
 
 /// With one rule for ejections, not two.
 pub fn watched(endpoint: Endpoint<HttpBackend>, outlier: bool) -> Endpoint<HttpBackend> {
-    if outlier { endpoint.max_fails(0) } else { endpoint }
+    if outlier { endpoint.max_fails(None) } else { endpoint }
 }
 
 impl Probing {

@@ -1,6 +1,7 @@
 //! `GET /front/status` on a listener of its own: how everything stands, for operators and their tools.
 
 use std::error::Error;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode, header};
@@ -77,7 +78,7 @@ fn describe(status: &ClusterStatus) -> Value {
             "operational": format!("{:?}", endpoint.operational).to_lowercase(),
             "reason": endpoint.reason.as_ref().map(ToString::to_string),
             "in_flight": endpoint.in_flight,
-            "max_in_flight": endpoint.max_in_flight,
+            "max_in_flight": endpoint.max_in_flight.map_or(0, NonZeroU32::get),
             "served": endpoint.served,
             "failed": endpoint.failed,
             "slow": endpoint.slow,

@@ -1,18 +1,18 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use super::members::Members;
 use super::outliers::Outliers;
 use super::panic::PanicMode;
-use super::{Cluster, ClusterError, Inner};
+use super::{Cluster, ClusterError, Shared};
 use crate::balance::{Balancer, RoundRobin};
 use crate::clock::{Clock, SystemClock};
 use crate::endpoint::Endpoint;
 use crate::health::Outlier;
-use crate::view::Published;
 
 /// Collects what a [`Cluster`] is made of.
 #[must_use]
@@ -67,7 +67,7 @@ impl<B> ClusterBuilder<B> {
     /// # fn nodes() -> Vec<Endpoint<std::sync::Arc<kylin_lb::HttpBackend>>> { Vec::new() }
     ///
     /// // nginx's rule is switched off, so that only what stands out is ejected.
-    /// let endpoints = nodes().into_iter().map(|endpoint| endpoint.max_fails(0));
+    /// let endpoints = nodes().into_iter().map(|endpoint| endpoint.max_fails(None));
     /// let cluster = Cluster::builder().endpoints(endpoints).outlier(Outlier::new().consecutive(5)).build()?;
     /// # Ok::<(), kylin_lb::cluster::ClusterError>(())
     /// ```
@@ -93,15 +93,14 @@ impl<B> ClusterBuilder<B> {
         let mut members = Members::new(self.clock, outliers);
         members.replace(self.endpoints)?;
         members.run();
-        let view = Published::new(members.view(&*self.balancer));
-        let inner = Inner {
-            view,
+        let shared = Shared {
+            view: ArcSwap::from_pointee(members.view(&*self.balancer)),
             balancer: self.balancer,
             members: Mutex::new(members),
             panic: PanicMode::new(self.panic),
-            changed: Notify::new(),
+            changes: watch::Sender::new(()),
         };
-        Ok(Cluster { inner: Arc::new(inner) })
+        Ok(Cluster { shared: Arc::new(shared) })
     }
 }
 

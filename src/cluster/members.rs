@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::endpoint::{AdminState, Endpoint, EndpointId, Live, Loads, Member};
 use crate::health::impaired::ImpairedCount;
 use crate::health::state::Peers;
-use crate::view::{Group, Handles, Layout, Turns, View};
+use crate::view::{Group, Layout, PerCoreRefs, Turns, View};
 
 /// The membership as changes see it: what the next view is made from.
 pub(super) struct Members<B> {
@@ -27,8 +27,8 @@ pub(super) struct Members<B> {
     impaired: ImpairedCount,
     /// Do endpoints that come now meet a cluster that runs?
     running: bool,
-    /// Who has to look at an endpoint before it may serve; 0 is nobody.
-    judge: u64,
+    /// The verifier that has to admit an endpoint before it may serve; 0 is none.
+    verifier: u64,
 }
 
 struct Entry<B> {
@@ -68,7 +68,7 @@ impl<B> Members<B> {
             outliers,
             impaired: ImpairedCount::default(),
             running: false,
-            judge: 0,
+            verifier: 0,
         }
     }
 
@@ -191,12 +191,12 @@ impl<B> Members<B> {
             |Entry { endpoint, live }: &Entry<B>| Member::new(Arc::new(endpoint.settings.clone()), Arc::clone(live));
         let members: Vec<Member> = entries().map(member).collect();
         let backends = entries().map(|entry| Arc::clone(&entry.endpoint.backend));
-        let handles = Handles::new(members.iter().cloned().zip(backends).collect());
+        let refs = PerCoreRefs::new(&members.iter().cloned().zip(backends).collect::<Vec<_>>());
         let turns = if backup { &self.backup_turns } else { &self.primary_turns };
         let alone = self.entries.len() == 1;
         let mut layout = Layout::new(members.into_iter(), Arc::clone(turns), self.impaired.clone(), alone);
         layout.table = balancer.prepare(&Candidates::new(&layout, &Attempted::none(), None)).into_inner();
-        Group { layout, handles }
+        Group { layout, refs }
     }
 
     /// The entry for an endpoint that comes to so many others.
@@ -221,7 +221,7 @@ impl<B> Members<B> {
 
     fn live_of(&mut self, id: &EndpointId, others: usize) -> Arc<Live> {
         if let Some(live) = self.live.get(id).and_then(Weak::upgrade) {
-            live.health.join(self.judge, live.now_ms());
+            live.health.join(self.verifier, live.now_ms());
             return live;
         }
         let peers = self.outliers.as_ref().map(|outliers| Arc::clone(outliers) as Arc<dyn Peers>);
@@ -230,21 +230,21 @@ impl<B> Members<B> {
         if self.running {
             live.health.readmit(live.now_ms());
         }
-        live.health.join(self.judge, live.now_ms());
+        live.health.join(self.verifier, live.now_ms());
         self.live.insert(id.clone(), Arc::downgrade(&live));
         live
     }
 
-    /// Sets who has to look at endpoints before they may serve, those that are there and those to come; 0 is nobody.
-    pub(super) fn set_judge(&mut self, judge: u64) {
-        self.judge = judge;
+    /// Sets the verifier that has to admit endpoints, present or to come, before they may serve; 0 is none.
+    pub(super) fn set_verifier(&mut self, verifier: u64) {
+        self.verifier = verifier;
         for live in self.entries.iter().map(|entry| &entry.live) {
-            live.health.join(judge, live.now_ms());
+            live.health.join(verifier, live.now_ms());
         }
     }
 
-    pub(super) fn judge(&self) -> u64 {
-        self.judge
+    pub(super) fn verifier(&self) -> u64 {
+        self.verifier
     }
 
     fn entry_of(&self, id: &EndpointId) -> Option<&Entry<B>> {

@@ -67,7 +67,7 @@ impl<B> Cluster<B> {
         request: &RequestView<'_>,
         tried: &Attempted,
     ) -> Option<(&'v Group<B>, usize)> {
-        if !self.inner.panic.allowed || !view.is_left_by_health(request.role()) {
+        if !self.shared.panic.allowed || !view.is_left_by_health(request.role()) {
             return None;
         }
         for _ in 0..view.ready().count() {
@@ -79,7 +79,7 @@ impl<B> Cluster<B> {
                 .min_by_key(|(_, _, listed)| (listed.member.last_failure(), listed.load().in_flight()))?;
             // As if it were alone, which health never keeps from serving.
             if listed.member.acquire(true) {
-                self.inner.panic.enter();
+                self.shared.panic.enter();
                 return Some((group, index));
             }
         }

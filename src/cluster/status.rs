@@ -1,3 +1,4 @@
+use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -49,8 +50,8 @@ pub struct EndpointStatus {
     pub fails: u32,
     /// Requests in flight.
     pub in_flight: u32,
-    /// The most that may be in flight; 0 is no limit.
-    pub max_in_flight: u32,
+    /// The most requests that may be in flight; `None` is no limit.
+    pub max_in_flight: Option<NonZeroU32>,
     /// Requests that have ended, whatever came of them, since the endpoint was first added.
     pub served: u64,
     /// Of those, the ones whose outcome was a failure.

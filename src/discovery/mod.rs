@@ -28,7 +28,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let cluster = Cluster::builder().build()?;
-//! let source = Static::new([DiscoveredNode::new("10.0.0.1:7070")?, DiscoveredNode::new("10.0.0.2:7070")?.with_weight(2)]);
+//! let source = Static::new([DiscoveredNode::new("10.0.0.1:7070")?, DiscoveredNode::new("10.0.0.2:7070")?.with_weight(2_u32.try_into()?)]);
 //! // Over the network: `discovery::watch(&cluster, source, DiscoveredNode::http)`.
 //! let follow = discovery::watch(&cluster, source, |found| found.endpoint(connect_to(found.address())));
 //!

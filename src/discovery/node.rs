@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
 use crate::endpoint::{AdminState, Endpoint, EndpointId, InvalidId, Roles};
 
@@ -12,7 +13,7 @@ pub struct DiscoveredNode {
     address: String,
     id: EndpointId,
     roles: Roles,
-    weight: Option<u32>,
+    weight: Option<NonZeroU32>,
     backup: bool,
     drain: bool,
     source: String,
@@ -54,7 +55,7 @@ impl DiscoveredNode {
     }
 
     /// Sets the share of traffic. Default: whatever the host's endpoint has.
-    pub fn with_weight(mut self, weight: u32) -> Self {
+    pub fn with_weight(mut self, weight: NonZeroU32) -> Self {
         self.weight = Some(weight);
         self
     }
@@ -93,7 +94,7 @@ impl DiscoveredNode {
     }
 
     /// The share of traffic, where the source tells.
-    pub fn weight(&self) -> Option<u32> {
+    pub fn weight(&self) -> Option<NonZeroU32> {
         self.weight
     }
 

@@ -1,39 +1,43 @@
 use super::EndpointId;
 use crate::hash;
 
-/// Where a session would have its request go. A cluster follows it where the endpoint can serve, before it asks its policy.
+/// The endpoint that a session asks for. A cluster follows the hint where that endpoint is eligible, and asks its policy
+/// otherwise.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) enum Hint {
-    /// Anywhere: the policy chooses.
+pub(crate) enum EndpointHint {
+    /// Any endpoint: the policy chooses.
     #[default]
-    None,
-    /// To the endpoint that the session is bound to.
-    Endpoint(EndpointId),
-    /// To the endpoint whose id has this hash ([`EndpointId::hash64`]).
-    Digest(u64),
-    /// To the endpoint whose route has this hash ([`Hint::route`]).
-    Route(u64),
-    /// Where the rendezvous hash of this key has it: the same endpoint at every front end, without being bound to it.
+    Any,
+    /// The endpoint that the session is bound to.
+    Id(EndpointId),
+    /// The endpoint whose id has this hash ([`EndpointId::hash64`]).
+    IdHash(u64),
+    /// The endpoint whose route has this hash ([`EndpointHint::route`]).
+    RouteHash(u64),
+    /// The endpoint that rendezvous hashing of this key yields. Every front end finds the same one; the session is not bound.
     Key([u8; 16]),
 }
 
-impl Hint {
-    /// The hint that names a route.
+impl EndpointHint {
+    /// Returns the hint that asks for the endpoint with this route.
     pub(crate) fn route(route: &[u8]) -> Self {
-        Hint::Route(hash::key64(route))
+        EndpointHint::RouteHash(hash::key64(route))
     }
 
-    /// Does it bind the request to one endpoint, which a draining one would serve too?
+    /// Returns whether the session is bound to one endpoint, which serves it even while draining.
     pub(crate) fn is_binding(&self) -> bool {
-        matches!(self, Hint::Endpoint(_) | Hint::Digest(_) | Hint::Route(_))
+        match self {
+            EndpointHint::Id(_) | EndpointHint::IdHash(_) | EndpointHint::RouteHash(_) => true,
+            EndpointHint::Any | EndpointHint::Key(_) => false,
+        }
     }
 
-    /// Does it name this endpoint? A route or a key cannot tell.
+    /// Returns whether the hint is known to name `endpoint`. A route or a key does not tell.
     pub(crate) fn names(&self, endpoint: &EndpointId) -> bool {
         match self {
-            Hint::Endpoint(id) => id == endpoint,
-            Hint::Digest(digest) => *digest == endpoint.hash64(),
-            Hint::None | Hint::Route(_) | Hint::Key(_) => false,
+            EndpointHint::Id(id) => id == endpoint,
+            EndpointHint::IdHash(hash) => *hash == endpoint.hash64(),
+            EndpointHint::Any | EndpointHint::RouteHash(_) | EndpointHint::Key(_) => false,
         }
     }
 }

@@ -30,35 +30,13 @@ pub struct Lease {
     outcome: Outcome,
 }
 
-/// A slot that was taken and is not yet part of a lease: given back when dropped.
-#[must_use]
-pub(crate) struct Slot<'m> {
-    member: &'m Arc<Member>,
-    alone: bool,
-}
-
-impl<'m> Slot<'m> {
-    /// Wraps a slot that has been taken.
-    pub(crate) fn taken(member: &'m Arc<Member>, alone: bool) -> Self {
-        Slot { member, alone }
-    }
-
-    /// Makes it last.
-    #[inline]
-    pub(crate) fn lease(self) -> Lease {
-        let lease = Lease { member: Arc::clone(self.member), alone: self.alone, outcome: Outcome::Unknown };
-        std::mem::forget(self);
-        lease
-    }
-}
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        self.member.end();
-    }
-}
-
 impl Lease {
+    /// Returns the lease of a request that has been counted in with [`Member::acquire`].
+    #[inline]
+    pub(crate) fn new(member: &Arc<Member>, alone: bool) -> Self {
+        Lease { member: Arc::clone(member), alone, outcome: Outcome::Unknown }
+    }
+
     /// The endpoint that was picked.
     pub fn endpoint(&self) -> &EndpointId {
         &self.member.settings.id

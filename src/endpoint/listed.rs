@@ -1,6 +1,7 @@
 //! An endpoint as a view lists it: what picks ask stands side by side, so that one that meets nothing unusual reads half a cache
 //! line here and the endpoint's load.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::load::{Block, Load, LoadRef};
@@ -16,7 +17,7 @@ pub(crate) struct Listed {
     block: Arc<Block>,
     index: u16,
     weight: u32,
-    max_in_flight: u32,
+    max_in_flight: Option<NonZeroU32>,
     offers: Offers,
     /// May it be in a slow start?
     ramps: bool,
@@ -31,7 +32,7 @@ impl Listed {
             index,
             weight: settings.weight.get(),
             max_in_flight: settings.max_in_flight,
-            offers: Offers::of(settings.admin_state, settings.roles).limited(settings.max_in_flight > 0),
+            offers: Offers::of(settings.admin_state, settings.roles).limited(settings.max_in_flight.is_some()),
             ramps: settings.slow_start.is_some(),
             member: Arc::new(member),
         }
@@ -51,7 +52,7 @@ impl Listed {
     /// Do health and limits let it serve?
     #[inline]
     pub(crate) fn can_serve(&self, alone: bool) -> bool {
-        self.load().has_room(self.max_in_flight) && (self.member.live.is_spotless() || !self.member.is_barred(alone))
+        self.load().is_below(self.max_in_flight) && (self.member.live.is_spotless() || !self.member.is_barred(alone))
     }
 
     /// Takes a slot. False when the last one, or the only probe of an ejected endpoint, has just gone to another request.
@@ -143,7 +144,7 @@ mod tests {
     #[test]
     fn a_limit_leaves_as_many_slots_as_it_says() {
         let live = Live::new(Loads::new().next(0), Arc::new(SystemClock), None, ImpairedCount::default());
-        let endpoint = Endpoint::new("a", ()).unwrap().max_in_flight(2);
+        let endpoint = Endpoint::new("a", ()).unwrap().max_in_flight(NonZeroU32::new(2));
         let listed = Listed::new(Member::new(Arc::new(endpoint.settings), Arc::new(live)));
         assert!(listed.acquire(false, true) && listed.acquire(false, false));
         assert!(!listed.acquire(false, true) && !listed.acquire(false, false) && !listed.can_serve(false));

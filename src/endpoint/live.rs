@@ -134,7 +134,7 @@ impl Member {
 
     /// Is it below its limit of requests in flight?
     pub(crate) fn has_room(&self) -> bool {
-        self.load.has_room(self.settings.max_in_flight)
+        self.load.is_below(self.settings.max_in_flight)
     }
 
     /// Does its health keep requests away now, whatever the operator and limits say?

@@ -1,6 +1,7 @@
 //! What endpoints have to do at present. It changes with each request, and policies compare it: so it lies apart from all else
 //! that is known of an endpoint.
 
+use std::num::NonZeroU32;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,10 +18,10 @@ impl Load {
         self.count.in_flight()
     }
 
-    /// Is it below `limit`, where 0 is none?
+    /// Returns whether fewer requests are in flight than `limit` allows.
     #[inline]
-    pub(crate) fn has_room(&self, limit: u32) -> bool {
-        limit == 0 || self.in_flight() < limit
+    pub(crate) fn is_below(&self, limit: Option<NonZeroU32>) -> bool {
+        limit.is_none_or(|limit| self.in_flight() < limit.get())
     }
 }
 
@@ -128,14 +129,14 @@ impl Count {
         self.0.load(Ordering::Acquire) as u32
     }
 
-    /// Counts a request in; false when `limit`, if it is not 0, is reached.
+    /// Counts a request in; returns false when `limit` is reached.
     #[inline]
-    pub(super) fn begin(&self, limit: u32) -> bool {
-        if limit == 0 {
+    pub(super) fn begin(&self, limit: Option<NonZeroU32>) -> bool {
+        let Some(limit) = limit else {
             self.0.fetch_add(1, Ordering::Relaxed);
             return true;
-        }
-        let below = |word: u64| ((word as u32) < limit).then_some(word + 1);
+        };
+        let below = |word: u64| ((word as u32) < limit.get()).then_some(word + 1);
         self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, below).is_ok()
     }
 
@@ -193,7 +194,7 @@ mod tests {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
                     scope.spawn(|| {
-                        let begun = || count.begin(LIMIT);
+                        let begun = || count.begin(NonZeroU32::new(LIMIT));
                         (0..20_000)
                             .filter(|_| begun())
                             .inspect(|_| {

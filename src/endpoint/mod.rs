@@ -18,9 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use demand::TrafficKind;
-pub(crate) use hint::Hint;
+pub(crate) use hint::EndpointHint;
 pub use id::{EndpointId, InvalidId};
-pub(crate) use lease::Slot;
 pub use lease::{Lease, Outcome};
 pub(crate) use listed::{Listed, Offers};
 pub(crate) use live::{Live, Member};
@@ -50,22 +49,30 @@ impl<B> Endpoint<B> {
         Ok(Endpoint { settings: Settings::new(id, placement), backend: Arc::new(backend) })
     }
 
-    /// The share of traffic against the other endpoints' weights. 0 counts as 1: to take an endpoint out, drain it.
-    pub fn weight(mut self, weight: u32) -> Self {
-        self.settings.weight = NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN);
+    /// Sets the share of traffic in relation to the weights of the other endpoints. Default: 1. An endpoint that shall get no
+    /// traffic is [drained](AdminState::Drain).
+    pub fn weight(mut self, weight: NonZeroU32) -> Self {
+        self.settings.weight = weight;
         self
     }
 
-    /// How many requests may be in flight at once; 0 is no limit (nginx: `max_conns`).
-    pub fn max_in_flight(mut self, limit: u32) -> Self {
+    /// Sets how many requests may be in flight at once (nginx: `max_conns`). Default: `None`, no limit.
+    ///
+    /// ```
+    /// use std::num::NonZeroU32;
+    ///
+    /// let endpoint = kylin_lb::Endpoint::new("q1", ())?.max_in_flight(NonZeroU32::new(32));
+    /// # Ok::<(), kylin_lb::endpoint::InvalidId>(())
+    /// ```
+    pub fn max_in_flight(mut self, limit: Option<NonZeroU32>) -> Self {
         self.settings.max_in_flight = limit;
         self
     }
 
-    /// How many failures eject the endpoint; 0 never ejects (nginx: `max_fails`). An endpoint that is alone in its
-    /// cluster is never ejected.
-    pub fn max_fails(mut self, fails: u32) -> Self {
-        self.settings.rule.max_fails = fails;
+    /// Sets how many failures within [`fail_timeout`](Self::fail_timeout) eject the endpoint (nginx: `max_fails`). Default: 1.
+    /// `None` never ejects it by this rule, as nginx's 0 does. The only endpoint of a cluster is never ejected.
+    pub fn max_fails(mut self, fails: Option<NonZeroU32>) -> Self {
+        self.settings.rule.max_fails = fails.map_or(0, NonZeroU32::get);
         self
     }
 
@@ -153,7 +160,7 @@ pub(crate) struct Settings {
     pub(crate) id: EndpointId,
     pub(crate) placement: Arc<str>,
     pub(crate) weight: NonZeroU32,
-    pub(crate) max_in_flight: u32,
+    pub(crate) max_in_flight: Option<NonZeroU32>,
     pub(crate) rule: Rule,
     pub(crate) backup: bool,
     pub(crate) slow_start: Option<SlowStart>,
@@ -168,7 +175,7 @@ impl Settings {
             id,
             placement,
             weight: NonZeroU32::MIN,
-            max_in_flight: 0,
+            max_in_flight: None,
             rule: Rule::new(1, Duration::from_secs(10)),
             backup: false,
             slow_start: None,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// When an endpoint that fails more than the others is ejected. Goes beside nginx's rule
-/// ([`Endpoint::max_fails`](crate::Endpoint::max_fails)), which it neither needs nor replaces: set `max_fails(0)` to have
+/// ([`Endpoint::max_fails`](crate::Endpoint::max_fails)), which it neither needs nor replaces: set `max_fails(None)` to have
 /// only this.
 ///
 /// An endpoint is ejected after a number of failures in a row, or when over an interval its success rate is lower than that

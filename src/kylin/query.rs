@@ -232,10 +232,10 @@ impl<'b> QueryRequest<'b> {
             key.update(if field == "null" { b"" } else { field.as_bytes() });
             key.update(END);
         }
-        let mut shape = Key64::new();
-        self.feed_project(&mut shape);
-        sql::feed_shape(&self.sql, &mut |piece| shape.update(piece));
-        QueryKeys::new(key.finish(), shape.finish())
+        let mut fingerprint = Key64::new();
+        self.feed_project(&mut fingerprint);
+        sql::feed_shape(&self.sql, &mut |piece| fingerprint.update(piece));
+        QueryKeys::new(key.finish(), fingerprint.finish())
     }
 
     fn feed_project(&self, key: &mut Key64) {
@@ -356,10 +356,10 @@ mod tests {
 
     #[test]
     fn the_shape_forgets_literals_but_not_the_project() {
-        let base = keys(r#"{"sql":"select 1 from t limit 5","project":"learn"}"#).shape;
-        assert_eq!(keys(r#"{"sql":"SELECT  2 FROM t LIMIT 50","project":"LEARN","limit":3}"#).shape, base);
-        assert_ne!(keys(r#"{"sql":"select 1 from t limit 5","project":"other"}"#).shape, base);
-        assert_ne!(keys(r#"{"sql":"select 1 from u limit 5","project":"learn"}"#).shape, base);
+        let base = keys(r#"{"sql":"select 1 from t limit 5","project":"learn"}"#).fingerprint;
+        assert_eq!(keys(r#"{"sql":"SELECT  2 FROM t LIMIT 50","project":"LEARN","limit":3}"#).fingerprint, base);
+        assert_ne!(keys(r#"{"sql":"select 1 from t limit 5","project":"other"}"#).fingerprint, base);
+        assert_ne!(keys(r#"{"sql":"select 1 from u limit 5","project":"learn"}"#).fingerprint, base);
     }
 
     #[test]
@@ -370,7 +370,7 @@ mod tests {
         affinity.extend(50_000_u64.to_le_bytes());
         affinity.extend(b"\0\xff\xff");
         assert_eq!(keys.affinity, crate::hash::key64(&affinity));
-        assert_eq!(keys.shape, crate::hash::key64(b"LEARN_KYLIN\xffSELECT A FROM T WHERE B = ? "));
+        assert_eq!(keys.fingerprint, crate::hash::key64(b"LEARN_KYLIN\xffSELECT A FROM T WHERE B = ? "));
     }
 
     proptest! {

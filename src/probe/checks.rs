@@ -18,7 +18,7 @@ use super::cookies::Cookies;
 use super::probe::{Finding, Hindrance, Probe};
 use crate::backend::Backend;
 use crate::clock::timer_in;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, MembersWatch};
 use crate::endpoint::{AdminState, EndpointId, Live, Member};
 use crate::health::ProbeFailure;
 use crate::health::verdict::{Change, Thresholds};
@@ -140,7 +140,7 @@ impl HealthCheck {
         let fast_interval = self.fast_interval.min(self.interval);
         let room = Semaphore::new(self.concurrency);
         let checking = Arc::new(Checking { id, checks: HealthCheck { fast_interval, ..self }, room });
-        let mut watch = Watch { checking, cluster: cluster.clone(), asked: HashMap::new() };
+        let mut watch = Watch { checking, members: cluster.watch_members(), asked: HashMap::new() };
         watch.follow(true);
         HealthChecker { _task: Task(tokio::spawn(watch.run())) }
     }
@@ -178,7 +178,7 @@ struct Checking {
 /// Follows the membership.
 struct Watch<B> {
     checking: Arc<Checking>,
-    cluster: Cluster<B>,
+    members: MembersWatch<B>,
     /// By the endpoint's uid.
     asked: HashMap<u64, Asked<B>>,
 }
@@ -192,18 +192,15 @@ struct Asked<B> {
 impl<B: Backend> Watch<B> {
     async fn run(mut self) {
         loop {
-            // Registered before the look at the members: no change goes unnoticed.
-            let cluster = self.cluster.clone();
-            let changed = cluster.changed();
             self.follow(false);
             // A look at times all the same, for tasks that a panic of the host's backend has ended.
-            let _ = timeout_at(timer_in(self.checking.checks.interval), changed).await;
+            let _ = timeout_at(timer_in(self.checking.checks.interval), self.members.changed()).await;
         }
     }
 
     /// Begins with endpoints that are new or to be asked again, stops with those that are not.
     fn follow(&mut self, at_start: bool) {
-        let members = self.cluster.members();
+        let members = self.members.members();
         let wanted = |member: &Member| member.settings.admin_state != AdminState::Maintenance;
         let checker = self.checking.id;
         self.asked.retain(|uid, asked| {
@@ -246,7 +243,7 @@ impl<B: Backend> Watch<B> {
 impl<B> Drop for Watch<B> {
     fn drop(&mut self) {
         // Those in maintenance are not asked, but have a verdict all the same.
-        let members = self.cluster.members();
+        let members = self.members.members();
         for live in members.iter().map(|(member, _)| &member.live).chain(self.asked.values().map(|asked| &asked.live)) {
             live.health.detach(self.checking.id, live.now_ms());
         }

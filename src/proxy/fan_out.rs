@@ -110,7 +110,7 @@ fn pick<B: Backend>(
 
 /// The whole answer of a node; none when it gives none in time.
 async fn ask<B: Backend>(mut picked: Picked<B>, request: Request<Body>) -> Option<Whole> {
-    let Ok(asked) = timeout(PATIENCE, whole_answer(&*picked.backend, request)).await else {
+    let Ok(asked) = timeout(PATIENCE, whole_answer(&**picked.backend(), request)).await else {
         picked.lease.set_outcome(Outcome::Slow);
         return None;
     };

@@ -23,7 +23,7 @@ use crate::cluster::Picked;
 use crate::endpoint::{EndpointId, Outcome};
 use crate::kylin::retry::RetryDecision;
 use crate::request::{ClientAddr, RequestView};
-use crate::session::affinity::{Hint, Prepared, Then};
+use crate::session::affinity::{EndpointHint, Prepared, Then};
 
 /// Everything that needs no waiting happens at once; what the future holds is kept small, because servers move futures
 /// about.
@@ -144,7 +144,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             let failure = match self.session.prepare(&self.proxy.cluster, &picked, request).await {
                 Prepared::Send => {
                     let watch = self.visit.as_ref().and_then(|visit| visit.watch(&picked, request));
-                    let sent = picked.backend.send(take(request)).await;
+                    let sent = picked.backend().send(take(request)).await;
                     if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
                         watch.disarm();
                     }
@@ -263,7 +263,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             && match &self.visit {
                 Some(visit) => {
                     let is_out = phase == SendErrorKind::HeadTimeout
-                        && self.proxy.cluster.is_out(&Hint::Endpoint(endpoint.clone()));
+                        && self.proxy.cluster.is_out(&EndpointHint::Id(endpoint.clone()));
                     visit.goes_on_after(phase, is_out)
                 }
                 None => phase.is_unsent() || retry.is_repeatable(method),

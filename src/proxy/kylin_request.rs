@@ -170,7 +170,7 @@ impl<'p> Visit<'p> {
     pub(super) fn watch<B: Backend>(&self, picked: &Picked<B>, request: &mut Request<Body>) -> Option<Watch> {
         let stop = self.rules.settings.cancel_on_disconnect.as_ref().filter(|_| self.class.is_query())?;
         let is_export = matches!(self.class, RequestClass::Export(_));
-        Watch::over(stop, &self.rules.stopping, is_export, &picked.backend, request)
+        Watch::over(stop, &self.rules.stopping, is_export, picked.backend(), request)
     }
 }
 

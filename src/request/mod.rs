@@ -52,13 +52,13 @@ pub struct QueryKeys {
     /// parameters.
     pub affinity: u64,
     /// The same for queries that cost about the same: of project and SQL without its literals.
-    pub shape: u64,
+    pub fingerprint: u64,
 }
 
 impl QueryKeys {
     /// Keys as computed by whoever read the query.
-    pub const fn new(affinity: u64, shape: u64) -> Self {
-        QueryKeys { affinity, shape }
+    pub const fn new(affinity: u64, fingerprint: u64) -> Self {
+        QueryKeys { affinity, fingerprint }
     }
 }
 

@@ -33,8 +33,8 @@ use super::{Secret, Sessions};
 use crate::backend::{Backend, SendError};
 use crate::body::Body;
 use crate::drop_guard::DropGuard;
+pub(crate) use crate::endpoint::EndpointHint;
 use crate::endpoint::EndpointId;
-pub(crate) use crate::endpoint::Hint;
 
 /// How sessions find their endpoint: see [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones are handles
 /// to the same sessions.
@@ -63,7 +63,7 @@ enum Way {
 /// What the tries of one request know of its session. Made by `begin`, handed to every later hook of that request.
 #[derive(Default)]
 pub(crate) struct Tie {
-    pub(super) hint: Hint,
+    pub(super) hint: EndpointHint,
     pub(super) state: State,
     pub(super) in_use: Option<DropGuard>,
 }
@@ -245,7 +245,7 @@ impl Affinity {
     }
 
     /// Where a request goes that no session binds.
-    fn fallback(&self, request: &Request<Body>) -> Hint {
+    fn fallback(&self, request: &Request<Body>) -> EndpointHint {
         self.user.as_ref().and_then(|user| user.hint(request.headers())).unwrap_or_default()
     }
 
@@ -321,23 +321,23 @@ impl Affinity {
 }
 
 impl Tie {
-    fn loose(hint: Hint) -> Self {
+    fn loose(hint: EndpointHint) -> Self {
         Tie { hint, ..Tie::default() }
     }
 
-    pub(super) fn graced(graced: Graced, hint: Hint) -> Self {
+    pub(super) fn graced(graced: Graced, hint: EndpointHint) -> Self {
         Tie { hint, state: State::Graced(graced), in_use: None }
     }
 
     #[cfg(feature = "login-relay")]
-    fn shared(mut visit: Box<Visit>, hint: Hint) -> Self {
+    fn shared(mut visit: Box<Visit>, hint: EndpointHint) -> Self {
         // A session goes anywhere; it is requests without one that a user may place.
-        let hint = if visit.has_session() { Hint::None } else { hint };
+        let hint = if visit.has_session() { EndpointHint::Any } else { hint };
         Tie { hint, in_use: visit.in_use.take(), state: State::Shared(visit) }
     }
 
     /// Where the request is to go, at every try.
-    pub(crate) fn hint(&self) -> &Hint {
+    pub(crate) fn hint(&self) -> &EndpointHint {
         &self.hint
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, Response, StatusCode, header};
 
-use super::affinity::{Hint, Later, Served, State, Step, Then, Tie};
+use super::affinity::{EndpointHint, Later, Served, State, Step, Then, Tie};
 use super::cookies;
 use crate::body::Body;
 use crate::endpoint::EndpointId;
@@ -102,7 +102,7 @@ const MOST_IDS: usize = 4;
 const MOST_SET: usize = 32;
 
 impl Learn {
-    pub(super) fn begin<'a>(&'a self, request: &Request<Body>, fallback: Hint) -> Step<'a, Tie> {
+    pub(super) fn begin<'a>(&'a self, request: &Request<Body>, fallback: EndpointHint) -> Step<'a, Tie> {
         let mut first = None;
         let mut ids = self.ids(request).take(MOST_IDS);
         while let Some((id, cookie)) = ids.next() {
@@ -149,7 +149,7 @@ impl Learn {
         in_cookies.chain(in_path)
     }
 
-    fn tie(&self, request: &Request<Body>, session: Option<(SessionKey, u8, Lookup)>, fallback: Hint) -> Tie {
+    fn tie(&self, request: &Request<Body>, session: Option<(SessionKey, u8, Lookup)>, fallback: EndpointHint) -> Tie {
         let learned = Learned { proves: needs_login(request), ..Learned::default() };
         let mut tie = Tie { hint: fallback, state: State::Learned(learned), in_use: None };
         if let Some(session) = session {
@@ -164,15 +164,15 @@ impl Learn {
         match known {
             Lookup::Absent => {}
             // Every front end computes the same, so that at most one login is lost and not one per request.
-            Lookup::Unknown => tie.hint = Hint::Key(*key.as_bytes()),
+            Lookup::Unknown => tie.hint = EndpointHint::Key(*key.as_bytes()),
             Lookup::Found(record, version) => {
                 learned.standing = Standing::Bound(version);
                 tie.in_use = Some(self.sessions.use_now(key, self.ttl(cookie)));
-                tie.hint = record.endpoint().map_or(Hint::None, |id| Hint::Endpoint(id.clone()));
+                tie.hint = record.endpoint().map_or(EndpointHint::Any, |id| EndpointHint::Id(id.clone()));
             }
             Lookup::UnderOldKey(record) => {
                 learned.standing = Standing::Old;
-                tie.hint = record.endpoint().map_or(Hint::None, |id| Hint::Endpoint(id.clone()));
+                tie.hint = record.endpoint().map_or(EndpointHint::Any, |id| EndpointHint::Id(id.clone()));
             }
         }
     }
@@ -184,7 +184,7 @@ impl Learn {
     pub(super) fn settle<'a>(
         &'a self,
         learned: &Learned,
-        hint: &Hint,
+        hint: &EndpointHint,
         served: &Served<'_>,
         answer: &Response<Body>,
     ) -> Step<'a, Then> {

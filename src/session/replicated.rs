@@ -25,8 +25,8 @@ use super::store::latest::Latest;
 use super::{Precondition, SessionKey, SessionRecord};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
+use crate::endpoint::EndpointHint;
 use crate::endpoint::EndpointId;
-use crate::endpoint::Hint;
 
 /// Sessions that the nodes share, for [`Affinity::replicated`](super::Affinity::replicated).
 #[derive(Clone)]
@@ -156,7 +156,7 @@ enum Healing {
 
 impl Grace {
     /// Where the session began, if that was a moment ago.
-    pub(crate) fn begin<'a>(&'a self, request: &'a mut Request<Body>, fallback: Hint) -> Step<'a, Tie> {
+    pub(crate) fn begin<'a>(&'a self, request: &'a mut Request<Body>, fallback: EndpointHint) -> Step<'a, Tie> {
         let mut graced =
             Graced { has_credentials: request.headers().contains_key(header::AUTHORIZATION), ..Graced::default() };
         let Some((name, value)) = self.session_of(request.headers()) else {
@@ -167,7 +167,7 @@ impl Grace {
         if let Some((endpoint, since)) = self.begun.lock().get(&key) {
             let is_new = self.clock.now().saturating_duration_since(*since) < self.within;
             let home = endpoint.clone().filter(|_| is_new);
-            return Step::Now(Tie::graced(graced, home.map_or(fallback, Hint::Endpoint)));
+            return Step::Now(Tie::graced(graced, home.map_or(fallback, EndpointHint::Id)));
         }
         let Some(sessions) = &self.sessions else { return Step::Now(Tie::graced(graced, fallback)) };
         // Seen here for the first time: another front end may have been there when it began.
@@ -180,7 +180,7 @@ impl Grace {
                 Lookup::Unknown => return Tie::graced(graced, fallback),
             };
             self.begun.lock().put(key, (endpoint.clone(), self.clock.now()), REMEMBERED);
-            Tie::graced(graced, endpoint.map_or(fallback, Hint::Endpoint))
+            Tie::graced(graced, endpoint.map_or(fallback, EndpointHint::Id))
         }))
     }
 

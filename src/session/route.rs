@@ -2,7 +2,7 @@
 
 use http::Request;
 
-use super::affinity::{Hint, SessionCookie};
+use super::affinity::{EndpointHint, SessionCookie};
 use super::cookies;
 use crate::body::Body;
 
@@ -13,11 +13,11 @@ pub(super) struct Route {
 impl Route {
     /// The route of the first session id that has one: what follows its first dot, as in httpd (mod_proxy_balancer.c,
     /// find_session_route). memcached-session-manager puts `-` and a node of its own before the dot, which changes nothing.
-    pub(super) fn hint(&self, request: &Request<Body>) -> Option<Hint> {
+    pub(super) fn hint(&self, request: &Request<Body>) -> Option<EndpointHint> {
         let is_session = |name: &[u8]| self.cookies.iter().any(|cookie| cookie.is_called(name));
         let in_cookies = cookies::pairs(request.headers()).filter(|(name, _)| is_session(name)).map(|(_, value)| value);
         let ids = in_cookies.filter(|id| cookies::is_id(id)).chain(cookies::path_id(request.uri().path()));
-        ids.filter_map(route).next().map(Hint::route)
+        ids.filter_map(route).next().map(EndpointHint::route)
     }
 }
 
@@ -35,15 +35,15 @@ impl Route {
 /// # Ok::<(), http::Error>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct SessionRoute(Hint);
+pub struct SessionRoute(EndpointHint);
 
 impl SessionRoute {
     /// Names the endpoint whose route is `route`.
     pub fn new(route: impl AsRef<[u8]>) -> Self {
-        SessionRoute(Hint::route(route.as_ref()))
+        SessionRoute(EndpointHint::route(route.as_ref()))
     }
 
-    pub(super) fn hint(request: &Request<Body>) -> Option<Hint> {
+    pub(super) fn hint(request: &Request<Body>) -> Option<EndpointHint> {
         request.extensions().get::<SessionRoute>().map(|route| route.0.clone())
     }
 }
@@ -72,7 +72,7 @@ mod tests {
             let request = Request::builder().uri(path).header("cookie", cookie).body(Body::empty()).unwrap();
             route.hint(&request)
         };
-        let named = |name: &str| Some(Hint::route(name.as_bytes()));
+        let named = |name: &str| Some(EndpointHint::route(name.as_bytes()));
         assert_eq!(hint("a=1; JSESSIONID=0123.n1", "/kylin;jsessionid=0123.n2"), named("n1"));
         assert_eq!(hint("JSESSIONID=0123; JSESSIONID=\"4567.n3\"", "/"), named("n3"));
         assert_eq!(hint("JSESSIONID=0123", "/kylin;jsessionid=0123.n2"), named("n2"));

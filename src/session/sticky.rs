@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderValue, Request, Response, header};
 
-use super::affinity::{Hint, Served, State, Tie};
+use super::affinity::{EndpointHint, Served, State, Tie};
 use super::cookies;
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
@@ -157,7 +157,7 @@ impl StickyCookie {
         self
     }
 
-    pub(super) fn begin(&self, request: &mut Request<Body>, fallback: Hint) -> Tie {
+    pub(super) fn begin(&self, request: &mut Request<Body>, fallback: EndpointHint) -> Tie {
         let (mut count, mut read) = (0, None);
         for (_, value) in cookies::pairs(request.headers()).filter(|(name, _)| *name == self.name.as_bytes()) {
             count += 1;
@@ -170,14 +170,14 @@ impl StickyCookie {
         let (hint, renews) = match read {
             Some((digest, expires)) => {
                 let left = u64::from(expires).saturating_sub(self.clock.unix());
-                (Hint::Digest(digest), left < self.valid_for.as_secs() / 2)
+                (EndpointHint::IdHash(digest), left < self.valid_for.as_secs() / 2)
             }
             None => (fallback, true),
         };
         Tie { hint, state: State::Sticky { renews }, in_use: None }
     }
 
-    pub(super) fn settle(&self, renews: bool, hint: &Hint, served: &Served<'_>, answer: &mut Response<Body>) {
+    pub(super) fn settle(&self, renews: bool, hint: &EndpointHint, served: &Served<'_>, answer: &mut Response<Body>) {
         // Somebody whose endpoint is only full for the moment has a login there.
         let stays = hint.is_binding() && !hint.names(served.endpoint) && !served.bound_is_out;
         if stays || !renews && hint.names(served.endpoint) {

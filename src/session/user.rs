@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, header};
 
-use super::affinity::Hint;
+use super::affinity::EndpointHint;
 use crate::session::Secret;
 use crate::session::secret::Tagger;
 
@@ -26,7 +26,7 @@ impl User {
     }
 
     /// Where the user of Basic credentials is placed.
-    pub(super) fn hint(&self, headers: &HeaderMap) -> Option<Hint> {
+    pub(super) fn hint(&self, headers: &HeaderMap) -> Option<EndpointHint> {
         let (scheme, encoded) = headers.get(header::AUTHORIZATION)?.as_bytes().split_at_checked(6)?;
         let encoded = encoded.trim_ascii();
         if !scheme.eq_ignore_ascii_case(b"basic ") || encoded.len() > LONGEST {
@@ -41,7 +41,7 @@ impl User {
         let tag = self.taggers[0].tag(&[user]);
         let mut key = [0; 16];
         key.copy_from_slice(&tag[..16]);
-        Some(Hint::Key(key))
+        Some(EndpointHint::Key(key))
     }
 }
 
@@ -49,7 +49,7 @@ impl User {
 mod tests {
     use super::*;
 
-    fn hint(secret: u8, value: &str) -> Option<Hint> {
+    fn hint(secret: u8, value: &str) -> Option<EndpointHint> {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, value.parse().unwrap());
         User::new(&Secret::new([secret; 32])).hint(&headers)

@@ -1,36 +1,17 @@
 //! The published state of a cluster that picks read: immutable, replaced as a whole at every change.
 
-mod handles;
+mod per_core;
 
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ahash::AHashMap;
-use arc_swap::{ArcSwap, Guard};
 
-pub use self::handles::BackendRef;
-pub(crate) use self::handles::{Handle, Handles};
-use crate::endpoint::{AdminState, EndpointId, Hint, Listed, Member, Offers};
+pub(crate) use self::per_core::{EndpointRef, PerCoreRefs};
+use crate::endpoint::{AdminState, EndpointHint, EndpointId, Listed, Member, Offers};
 use crate::health::impaired::ImpairedCount;
 use crate::shard;
-
-/// Where readers get the present view without a lock, and a writer puts the next one.
-pub(crate) struct Published<B>(ArcSwap<View<B>>);
-
-impl<B> Published<B> {
-    pub(crate) fn new(view: View<B>) -> Self {
-        Published(ArcSwap::from_pointee(view))
-    }
-
-    pub(crate) fn read(&self) -> Guard<Arc<View<B>>> {
-        self.0.load()
-    }
-
-    pub(crate) fn publish(&self, view: View<B>) {
-        self.0.store(Arc::new(view));
-    }
-}
 
 /// All endpoints of a cluster, in two groups.
 pub(crate) struct View<B> {
@@ -55,7 +36,9 @@ impl<B> View<B> {
                 let settings = &listed.member.settings;
                 view.places.insert(settings.id.clone(), (is_backup, index));
                 view.by_digest.insert(settings.id.hash64(), (is_backup, index));
-                if let Some(Hint::Route(route)) = settings.route.as_ref().map(|route| Hint::route(route.as_bytes())) {
+                if let Some(EndpointHint::RouteHash(route)) =
+                    settings.route.as_ref().map(|route| EndpointHint::route(route.as_bytes()))
+                {
                     // Of two endpoints with one route the first has it, a primary before a backup.
                     view.by_route.entry(route).or_insert((is_backup, index));
                 }
@@ -70,12 +53,12 @@ impl<B> View<B> {
     }
 
     /// The same for the endpoint that `hint` names.
-    pub(crate) fn at(&self, hint: &Hint) -> Option<(&Group<B>, usize)> {
+    pub(crate) fn find_hinted(&self, hint: &EndpointHint) -> Option<(&Group<B>, usize)> {
         self.group(match hint {
-            Hint::Endpoint(id) => *self.places.get(id)?,
-            Hint::Digest(digest) => *self.by_digest.get(digest)?,
-            Hint::Route(route) => *self.by_route.get(route)?,
-            Hint::None | Hint::Key(_) => return None,
+            EndpointHint::Id(id) => *self.places.get(id)?,
+            EndpointHint::IdHash(digest) => *self.by_digest.get(digest)?,
+            EndpointHint::RouteHash(route) => *self.by_route.get(route)?,
+            EndpointHint::Any | EndpointHint::Key(_) => return None,
         })
     }
 
@@ -88,7 +71,7 @@ impl<B> View<B> {
 pub(crate) struct Group<B> {
     pub(crate) layout: Layout,
     /// Parallel to `layout.members`.
-    pub(crate) handles: Handles<B>,
+    pub(crate) refs: PerCoreRefs<B>,
 }
 
 /// What a policy needs to know of a group.
@@ -373,6 +356,8 @@ fn greatest_common_divisor(a: u64, b: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
     use crate::clock::SystemClock;
     use crate::endpoint::{Endpoint, Live, Loads};
@@ -424,7 +409,7 @@ mod tests {
         let mut loads = Loads::new();
         let member = |n: usize| {
             let live = Live::new(loads.next(n), Arc::new(SystemClock), None, ImpairedCount::default());
-            let endpoint = Endpoint::new(n.to_string(), ()).unwrap().weight(weights[n]);
+            let endpoint = Endpoint::new(n.to_string(), ()).unwrap().weight(NonZeroU32::new(weights[n]).unwrap());
             Member::new(Arc::new(endpoint.settings), Arc::new(live))
         };
         Layout::new((0..weights.len()).map(member), Arc::new(turns), ImpairedCount::default(), false)

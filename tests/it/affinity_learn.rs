@@ -1,6 +1,7 @@
 //! A login that lives on one node is kept by learning the node's own cookie.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 
 use http::{Request, Response, StatusCode};
 use kylin_lb::endpoint::EndpointId;
@@ -217,7 +218,10 @@ async fn ids_are_found_in_cookies_and_in_paths() {
 
 #[tokio::test]
 async fn a_session_whose_node_is_only_full_is_not_moved() {
-    let cluster = Cluster::builder().endpoints(["a", "b"].map(scripted).map(|e| e.max_in_flight(1))).build().unwrap();
+    let cluster = Cluster::builder()
+        .endpoints(["a", "b"].map(scripted).map(|e| e.max_in_flight(NonZeroU32::new(1))))
+        .build()
+        .unwrap();
     let proxy =
         Proxy::plain(cluster.clone()).affinity(Affinity::learn(Sessions::in_memory().unwrap())).build().unwrap();
     let home = ask(&proxy, "/kylin/api/issue", "x=y").await;

@@ -13,7 +13,7 @@ use kylin_lb::endpoint::Outcome;
 use kylin_lb::{Cluster, RequestView};
 
 use crate::policies::by_key;
-use crate::support::cluster::{Nowhere, choose, cluster, endpoint, index, pick};
+use crate::support::cluster::{Nowhere, choose, cluster, endpoint, index, nonzero, pick};
 
 const PICKS: usize = 100_000;
 const THREADS: usize = 4;
@@ -52,9 +52,9 @@ fn churn(cluster: &Cluster<Nowhere>, done: &AtomicBool) -> usize {
         let id = id.parse().unwrap();
         // Half of these fail because the endpoint is there already or is not; that is part of the game.
         let _ = match random.u8(..6) {
-            0 | 1 => cluster.add(endpoint(&format!("{id}")).weight(1 + random.u32(..5))),
+            0 | 1 => cluster.add(endpoint(&format!("{id}")).weight(nonzero(1 + random.u32(..5)))),
             2 => cluster.remove(&id),
-            3 => cluster.set_weight(&id, 1 + random.u32(..5)),
+            3 => cluster.set_weight(&id, nonzero(1 + random.u32(..5))),
             4 => cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Drain),
             _ => cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Maintenance),
         };
@@ -158,13 +158,13 @@ fn live_state_belongs_to_the_id_and_survives_removal_while_in_flight() {
     held.lease.set_outcome(Outcome::Failure);
     cluster.remove(&first).unwrap();
     assert_eq!(cluster.status().in_flight(), 0, "it is not listed any more");
-    cluster.add(endpoint("0").weight(7)).unwrap();
+    cluster.add(endpoint("0").weight(nonzero(7))).unwrap();
     assert_eq!(cluster.status().in_flight(), 1, "and back with its request");
     drop(held);
     let status = cluster.status();
     let back = status.endpoints.iter().find(|endpoint| endpoint.id == first).unwrap();
     assert_eq!((back.in_flight, back.failed, back.ejected, back.weight), (0, 1, true, 7));
-    cluster.set_weight(&first, 2).unwrap();
+    cluster.set_weight(&first, nonzero(2)).unwrap();
     assert!(cluster.status().endpoints.iter().any(|endpoint| endpoint.ejected), "a new weight forgives nothing");
 }
 

@@ -14,7 +14,7 @@ use kylin_lb::{Cluster, Endpoint, EndpointId, Proxy};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::support::cluster::{Nowhere, endpoint, request};
+use crate::support::cluster::{Nowhere, endpoint, nonzero, request};
 use crate::support::front::{Front, demo};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -130,7 +130,9 @@ async fn what_is_known_of_a_node_stays_when_it_changes_or_registers_anew() {
     };
     assert_eq!(in_flight(&followed.cluster)[taken.as_str()], 1);
 
-    followed.tell([found("A:01").with_source("/other"), found("b:1").with_weight(7).with_roles(Role::Job)]).await;
+    followed
+        .tell([found("A:01").with_source("/other"), found("b:1").with_weight(nonzero(7)).with_roles(Role::Job)])
+        .await;
     assert_eq!(in_flight(&followed.cluster)[taken.as_str()], 1);
     let status = followed.cluster.status();
     assert_eq!((status.endpoints[1].weight, status.endpoints[1].roles), (7, Roles::only(Role::Job)));
@@ -153,15 +155,21 @@ async fn a_node_that_changes_its_settings_keeps_its_backend() {
         Ok(found.endpoint(Nowhere)?)
     });
     let (request, client) = (request("x"), std::net::IpAddr::from([192, 0, 2, 7]));
-    let backend =
-        || followed.cluster.pick(&kylin_lb::RequestView::of(&request, client), &Attempted::none()).unwrap().backend;
+    let backend = || {
+        followed
+            .cluster
+            .pick(&kylin_lb::RequestView::of(&request, client), &Attempted::none())
+            .unwrap()
+            .backend()
+            .clone()
+    };
     followed.tell([found("a:1")]).await;
     let before = backend();
-    followed.tell([found("a:1").with_weight(3)]).await;
+    followed.tell([found("a:1").with_weight(nonzero(3))]).await;
     assert!(Arc::ptr_eq(&before, &backend()));
     assert_eq!(made.load(Ordering::SeqCst), 2);
     // What is not news is not made again.
-    followed.tell([found("a:1").with_weight(3).with_source("elsewhere"), found("b:1")]).await;
+    followed.tell([found("a:1").with_weight(nonzero(3)).with_source("elsewhere"), found("b:1")]).await;
     assert_eq!(made.load(Ordering::SeqCst), 3);
 }
 
@@ -172,17 +180,17 @@ async fn the_word_of_the_operator_holds_through_changes_of_membership() {
     followed.tell([found("a:1"), found("b:1"), found("c:1")]).await;
     cluster.set_admin_state(&id("a:1"), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     cluster.set_admin_state(&id("b:1"), kylin_lb::endpoint::AdminState::Drain).unwrap();
-    cluster.set_weight(&id("c:1"), 9).unwrap();
+    cluster.set_weight(&id("c:1"), nonzero(9)).unwrap();
     // New settings, a restart, another node: none of it puts them in service.
-    followed.tell([found("a:1").with_weight(5), found("c:1"), found("d:1")]).await;
-    followed.tell([found("a:1"), found("b:1").with_weight(2), found("c:1")]).await;
+    followed.tell([found("a:1").with_weight(nonzero(5)), found("c:1"), found("d:1")]).await;
+    followed.tell([found("a:1"), found("b:1").with_weight(nonzero(2)), found("c:1")]).await;
     assert_eq!(
         (followed.admin_state("a:1"), followed.admin_state("b:1")),
         (AdminState::Maintenance, AdminState::Drain)
     );
     assert_eq!(cluster.status().endpoints[2].weight, 9, "a weight holds until the source has another");
     cluster.set_admin_state(&id("a:1"), kylin_lb::endpoint::AdminState::Ready).unwrap();
-    followed.tell([found("a:1").with_weight(5), found("b:1"), found("c:1").with_weight(3)]).await;
+    followed.tell([found("a:1").with_weight(nonzero(5)), found("b:1"), found("c:1").with_weight(nonzero(3))]).await;
     assert_eq!((followed.admin_state("a:1"), followed.admin_state("b:1")), (AdminState::Ready, AdminState::Drain));
     assert_eq!(cluster.status().endpoints[2].weight, 3);
 
@@ -235,7 +243,7 @@ async fn endpoints_of_the_operator_stay_stand_first_and_win() {
 #[tokio::test]
 async fn a_node_comes_once_and_one_without_a_role_for_clients_not_at_all() {
     let followed = Followed::new();
-    let twice = found("A:1").with_id("other").unwrap().with_weight(9);
+    let twice = found("A:1").with_id("other").unwrap().with_weight(nonzero(9));
     followed.tell([found("a:1"), twice, found("stream:1").with_roles(Roles::NONE), found("b:1")]).await;
     assert_eq!(followed.ids(), ["a:1", "b:1"]);
     // Two nodes of one name: the first has it.
@@ -268,11 +276,11 @@ async fn a_node_of_which_no_endpoint_can_be_made_is_in_nobodys_way_and_tried_aga
     assert_eq!((followed.ids().len(), status.refused), (3, 0));
     // One whose news cannot be used stays as it was.
     bad.store(true, Ordering::SeqCst);
-    followed.tell([found("err:1").with_weight(7), found("a:1").with_weight(7)]).await;
+    followed.tell([found("err:1").with_weight(nonzero(7)), found("a:1").with_weight(nonzero(7))]).await;
     let weights = followed.cluster.status().endpoints.iter().map(|e| e.weight).collect::<Vec<_>>();
     assert_eq!(weights, [1, 7]);
     bad.store(false, Ordering::SeqCst);
-    followed.tell([found("err:1").with_weight(7)]).await;
+    followed.tell([found("err:1").with_weight(nonzero(7))]).await;
     assert_eq!(followed.cluster.status().endpoints[0].weight, 7);
 }
 

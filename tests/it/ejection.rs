@@ -1,5 +1,6 @@
 //! Nodes that fail are left alone for a while, by nginx's rule, through the whole of the front end.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -26,7 +27,8 @@ async fn the_third_failure_ejects_and_one_probe_readmits() {
     let scripts = (1..=9).map(|turn| if turn % 3 == 0 { bad.clone() } else { fine.clone() });
     let flaky = RawNode::start(scripts.chain([fine.clone()])).await;
     let steady = RawNode::start([answers(ok("1"))]).await;
-    let rule = |endpoint: Endpoint<HttpBackend>| endpoint.max_fails(3).fail_timeout(Duration::from_secs(10));
+    let rule =
+        |endpoint: Endpoint<HttpBackend>| endpoint.max_fails(NonZeroU32::new(3)).fail_timeout(Duration::from_secs(10));
     let cluster = Cluster::builder()
         .endpoints([rule(once_each(0, &flaky)), rule(once_each(1, &steady))])
         .clock(clock.clone())
@@ -61,7 +63,8 @@ async fn an_ejected_node_gets_one_probe_at_a_time() {
     let bad =
         RawNode::start([vec![Act::Read], vec![Act::Read, Act::WaitForGo, Act::Write(ok("bad"))], well("bad")]).await;
     let good = RawNode::start([well("good")]).await;
-    let rule = |endpoint: Endpoint<HttpBackend>| endpoint.max_fails(1).fail_timeout(Duration::from_secs(10));
+    let rule =
+        |endpoint: Endpoint<HttpBackend>| endpoint.max_fails(NonZeroU32::new(1)).fail_timeout(Duration::from_secs(10));
     let front = Front::by_clock(&clock, [rule(once_each(0, &bad)), rule(once_each(1, &good))]);
     for _ in 0..6 {
         assert_eq!(front.get("/").await.unwrap().text(), "good");
@@ -84,7 +87,7 @@ async fn an_ejected_node_gets_one_probe_at_a_time() {
 #[tokio::test]
 async fn a_node_that_is_alone_is_never_ejected() {
     let node = RawNode::start([vec![Act::Read], vec![Act::Read], well("back")]).await;
-    let front = Front::of([once_each(0, &node).max_fails(1)], |proxy| proxy);
+    let front = Front::of([once_each(0, &node).max_fails(NonZeroU32::new(1))], |proxy| proxy);
     assert_eq!(front.get("/").await.unwrap().status(), 502);
     assert_eq!(front.get("/").await.unwrap().status(), 502);
     assert_eq!(front.get("/").await.unwrap().text(), "back");
@@ -93,7 +96,7 @@ async fn a_node_that_is_alone_is_never_ejected() {
 #[tokio::test]
 async fn when_all_are_ejected_the_answer_is_503_and_says_when_to_come_back() {
     let clock = ManualClock::new();
-    let dead = |id| endpoint(id, nobody(), |backend| backend).max_fails(1);
+    let dead = |id| endpoint(id, nobody(), |backend| backend).max_fails(NonZeroU32::new(1));
     let front = Front::by_clock(&clock, [dead(0), dead(1)]);
     assert_eq!(front.get("/").await.unwrap().status(), 502);
     let answer = front.post("/", "x").await.unwrap();
@@ -105,7 +108,7 @@ async fn when_all_are_ejected_the_answer_is_503_and_says_when_to_come_back() {
 async fn an_answer_that_breaks_off_counts_against_its_node() {
     let cut = answers("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut");
     let (cutter, good) = (RawNode::start([cut]).await, RawNode::start([well("good")]).await);
-    let front = Front::of([once_each(0, &cutter).max_fails(1), once_each(1, &good)], |proxy| proxy);
+    let front = Front::of([once_each(0, &cutter).max_fails(NonZeroU32::new(1)), once_each(1, &good)], |proxy| proxy);
     assert!(front.get("/").await.is_err(), "cut short");
     front.idle().await;
     assert!(front.proxy.cluster().status().endpoints[0].ejected);

@@ -1,6 +1,7 @@
 //! Every class of request by everything that can become of it: whether it is sent to another node, what the client is told, and
 //! what is thought of the node.
 
+use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -358,7 +359,10 @@ async fn a_node_on_which_a_query_timed_out_is_probed_at_once_and_not_ejected() {
     let node = RawNode::start([probed(), vec![Act::Read, Act::UntilClosed], probed()]).await;
     let backend = HttpBackend::builder(&node.address().to_string()).unwrap().head_timeout(Duration::from_millis(200));
     let other = Endpoint::http("1", &front::nobody().to_string()).unwrap().admin_state(AdminState::Maintenance);
-    let front = Front::kylin([Endpoint::new("0", backend.build()).unwrap().max_fails(1), other], |proxy| proxy);
+    let front =
+        Front::kylin([Endpoint::new("0", backend.build()).unwrap().max_fails(NonZeroU32::new(1)), other], |proxy| {
+            proxy
+        });
     let hour = Duration::from_secs(3600);
     let checks =
         HealthCheck::new(Probe::kylin_version()).interval(hour).fast_interval(Duration::from_millis(20)).jitter(0.0);

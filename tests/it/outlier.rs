@@ -1,5 +1,6 @@
 //! Endpoints that stand out by their failures are ejected, and never so many that it does harm.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::support::health::{advance, pick, report, state, status};
 
 /// Endpoints `0`, `1`, ... that only the outlier rule ejects.
 fn cluster(endpoints: usize, rule: Outlier, clock: &ManualClock) -> Cluster<Nowhere> {
-    let endpoints = (0..endpoints).map(|id| endpoint(&id.to_string()).max_fails(0));
+    let endpoints = (0..endpoints).map(|id| endpoint(&id.to_string()).max_fails(None));
     Cluster::builder().endpoints(endpoints).outlier(rule).clock(clock.clone()).build().unwrap()
 }
 
@@ -134,13 +135,13 @@ fn a_success_rate_below_the_others_ejects_at_the_end_of_the_interval() {
 
 #[test]
 fn nginx_rule_stays_the_default_and_works_beside() {
-    let plain = Cluster::builder().endpoints([endpoint("0").max_fails(0), endpoint("1")]).build().unwrap();
+    let plain = Cluster::builder().endpoints([endpoint("0").max_fails(None), endpoint("1")]).build().unwrap();
     fail(&plain, "0", 50);
     assert_eq!(ejected(&plain), [] as [usize; 0], "no outlier rule unless asked for");
 
     let clock = ManualClock::new();
     let both = Cluster::builder()
-        .endpoints([endpoint("0").max_fails(2), endpoint("1").max_fails(0)])
+        .endpoints([endpoint("0").max_fails(NonZeroU32::new(2)), endpoint("1").max_fails(None)])
         .outlier(Outlier::new())
         .clock(clock.clone())
         .build()

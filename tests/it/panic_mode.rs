@@ -1,5 +1,7 @@
 //! When their health leaves no endpoint, the one that failed least recently serves - where that is asked for.
 
+use std::num::NonZeroU32;
+
 use kylin_lb::balance::Attempted;
 use kylin_lb::clock::ManualClock;
 use kylin_lb::endpoint::{Role, Roles};
@@ -123,7 +125,7 @@ fn backups_are_among_those_left() {
 fn a_pick_in_panic_allocates_no_slot_twice() {
     let clock = ManualClock::new();
     let cluster = Cluster::builder()
-        .endpoints([endpoint("0").max_in_flight(3), endpoint("1").max_in_flight(3)])
+        .endpoints([endpoint("0").max_in_flight(NonZeroU32::new(3)), endpoint("1").max_in_flight(NonZeroU32::new(3))])
         .clock(clock.clone())
         .panic_mode(true)
         .build()

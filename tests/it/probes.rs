@@ -15,6 +15,7 @@ use kylin_lb::testing::{Scripted, Step};
 use kylin_lb::{Backend, Body, Cluster, Endpoint, HttpBackend, Outcome};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::support::cluster::nonzero;
 use crate::support::front::{self, Front, demo, eventually, nobody};
 use crate::support::health::{pick, report, state, status};
 use crate::support::raw_node::{RawNode, answers};
@@ -204,7 +205,7 @@ async fn an_endpoint_in_doubt_is_probed_at_the_fast_interval() {
 async fn a_request_that_times_out_or_fails_has_its_node_probed_soon_and_ejects_nobody() {
     let nodes = ["q0", "q1"].map(KylinNode::new);
     let endpoints = (0..).zip(nodes.clone()).map(|(id, node): (usize, _)| Endpoint::new(id.to_string(), node).unwrap());
-    let cluster = Cluster::builder().endpoints(endpoints.map(|endpoint| endpoint.max_fails(0))).build().unwrap();
+    let cluster = Cluster::builder().endpoints(endpoints.map(|endpoint| endpoint.max_fails(None))).build().unwrap();
     let checks = HealthCheck::new(Probe::kylin_version()).interval(Duration::from_secs(3_600)).jitter(0.0);
     let _checker = checks.start(&cluster);
     sleep(Duration::from_secs(10)).await;
@@ -283,7 +284,7 @@ async fn an_endpoint_that_joins_is_probed_at_once_and_admitted_by_its_first_succ
     // The verdict belongs to the id: a change of weight leaves it, and so does a replacement of all.
     nodes[1].faults().inject(Reach::Everything, Fault::Close);
     sleep(Duration::from_secs(3)).await;
-    cluster.set_weight(&"1".parse().unwrap(), 3).unwrap();
+    cluster.set_weight(&"1".parse().unwrap(), nonzero(3)).unwrap();
     cluster
         .replace(vec![Endpoint::new("1", nodes[1].clone()).unwrap(), Endpoint::new("0", nodes[0].clone()).unwrap()])
         .unwrap();

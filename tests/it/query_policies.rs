@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use kylin_lb::balance::{Attempted, Balancer, BalancerExt, LeastConn, QueryAffinity};
+use kylin_lb::balance::{Attempted, BalancerExt, LeastConn, QueryAffinity};
 use kylin_lb::cluster::Picked;
 use kylin_lb::{Cluster, QueryKeys, RequestView};
 use proptest::prelude::*;
 
-use crate::support::cluster::{Nowhere, cluster, endpoint, endpoints, index, request};
+use crate::support::cluster::{Nowhere, cluster, endpoint, endpoints, index, nonzero, request};
 
 const ANYBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
@@ -111,7 +111,7 @@ proptest! {
         steps in proptest::collection::vec((0_u64..5, 0_usize..100), 1..300),
     ) {
         let policy = QueryAffinity::new().load_factor(f64::from(percent) / 100.0);
-        let nodes = weights.iter().enumerate().map(|(node, weight)| endpoint(&node.to_string()).weight(*weight));
+        let nodes = weights.iter().enumerate().map(|(node, weight)| endpoint(&node.to_string()).weight(nonzero(*weight)));
         let cluster = Cluster::builder().endpoints(nodes).balancer(policy).build().unwrap();
         let total_weight: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
         let mut held = Vec::new();

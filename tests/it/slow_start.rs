@@ -8,7 +8,7 @@ use kylin_lb::health::SlowStart;
 use kylin_lb::{Cluster, Endpoint, Outcome};
 
 use crate::policies::by_key;
-use crate::support::cluster::{Nowhere, choose, endpoint};
+use crate::support::cluster::{Nowhere, choose, endpoint, nonzero};
 use crate::support::health::{advance, pick, report, shares, status};
 
 const RAMP: Duration = Duration::from_secs(100);
@@ -80,7 +80,7 @@ fn hash_policies_go_by_the_whole_weight() {
         let with = |endpoint: Endpoint<Nowhere>| if ramp { endpoint.slow_start(RAMP) } else { endpoint };
         let endpoints = ["0", "1", "2"].map(|id| with(endpoint(id)));
         let cluster = Cluster::builder().endpoints(endpoints).balancer(policy).clock(clock).build().unwrap();
-        cluster.add(with(endpoint("3").weight(3))).unwrap();
+        cluster.add(with(endpoint("3").weight(nonzero(3)))).unwrap();
         (0..500_u32)
             .map(|n| choose(&cluster, std::net::IpAddr::from((n * 65_537).to_be_bytes()), &n.to_string()))
             .collect()
@@ -109,7 +109,7 @@ fn endpoints_that_a_cluster_begins_with_do_not_ramp_and_returning_ones_do() {
     cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Ready).unwrap();
     advance(&clock, 50.0);
     assert_eq!(["0", "1", "2"].map(ramp), [100, 50, 50]);
-    cluster.set_weight(&id, 5).unwrap();
+    cluster.set_weight(&id, nonzero(5)).unwrap();
     assert_eq!(ramp("2"), 50, "a change of weight begins no ramp");
     advance(&clock, 50.0);
     assert_eq!(["0", "1", "2"].map(ramp), [100; 3]);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::rdata::SRV;
@@ -45,7 +46,9 @@ fn service(srv: &SRV, first: bool) -> Option<DiscoveredNode> {
     let target = srv.target.to_ascii();
     let host = target.strip_suffix('.').unwrap_or(&target);
     match DiscoveredNode::new(&format!("{host}:{}", srv.port)) {
-        Ok(found) => Some(found.with_weight(u32::from(srv.weight.max(1))).with_backup(!first)),
+        Ok(found) => {
+            Some(found.with_weight(NonZeroU16::new(srv.weight).unwrap_or(NonZeroU16::MIN).into()).with_backup(!first))
+        }
         Err(error) => {
             tracing::warn!(%error, "an SRV record is skipped");
             None
@@ -76,6 +79,7 @@ fn answer<'r>(
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::num::NonZeroU32;
 
     use hickory_resolver::proto::rr::Name;
     use proptest::prelude::*;
@@ -94,7 +98,7 @@ mod tests {
 
     fn shown(answer: &Answer) -> Vec<String> {
         let shown = |found: &DiscoveredNode| {
-            format!("{} {:?} {}", found.address(), found.weight().unwrap_or(0), found.is_backup())
+            format!("{} {:?} {}", found.address(), found.weight().map_or(0, NonZeroU32::get), found.is_backup())
         };
         answer.found.iter().map(shown).collect()
     }
@@ -141,7 +145,7 @@ mod tests {
             let name = Name::from_ascii("x.").unwrap();
             let record = Record::from_rdata(name, ttl, RData::SRV(SRV::new(priority, weight, port, target)));
             for found in services(&[record]).found {
-                prop_assert!(found.weight() >= Some(1) && DiscoveredNode::new(found.address()).is_ok());
+                prop_assert!(found.weight().is_some() && DiscoveredNode::new(found.address()).is_ok());
             }
         }
     }

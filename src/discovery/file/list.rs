@@ -1,5 +1,7 @@
 //! The text of a list of nodes.
 
+use std::num::NonZeroU16;
+
 use crate::discovery::DiscoveredNode;
 use crate::endpoint::Roles;
 
@@ -80,9 +82,11 @@ impl<'t> Line<'t> {
                 ("role", Some(mode)) => {
                     found.with_roles(Roles::parse(mode).map_err(|error| self.fault(word, error.to_string()))?)
                 }
-                ("weight", Some(weight)) => match weight.parse() {
-                    Ok(weight @ 1..=65_535) => found.with_weight(weight),
-                    _ => return Err(self.fault(word, format!("{} is no weight: expected 1 to 65535", shown(weight)))),
+                ("weight", Some(weight)) => match weight.parse::<NonZeroU16>() {
+                    Ok(weight) => found.with_weight(weight.into()),
+                    Err(_) => {
+                        return Err(self.fault(word, format!("{} is no weight: expected 1 to 65535", shown(weight))));
+                    }
                 },
                 ("id", Some(id)) => found.with_id(id).map_err(|error| self.fault(word, error.to_string()))?,
                 ("backup", None) => found.with_backup(true),
@@ -111,6 +115,8 @@ fn shown(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -122,7 +128,14 @@ mod tests {
         let line = |index: usize| {
             let found: &DiscoveredNode = &list[index];
             let marks = (found.is_backup(), found.is_draining());
-            (found.id().as_str(), found.address(), found.roles().to_string(), found.weight(), marks, found.source())
+            (
+                found.id().as_str(),
+                found.address(),
+                found.roles().to_string(),
+                found.weight().map(NonZeroU32::get),
+                marks,
+                found.source(),
+            )
         };
         assert_eq!(line(0), ("kylin-1:7070", "kylin-1:7070", "query".into(), Some(3), (false, false), "3"));
         assert_eq!(line(1), ("q2", "10.0.0.2:7070", "all".into(), None, (false, true), "4"));
@@ -165,7 +178,7 @@ mod tests {
         fn what_is_written_is_read(ports in proptest::collection::btree_set(1_u16.., 0..20), weight in 1_u32..65_536) {
             let text: String = ports.iter().map(|port| format!("host:{port} weight={weight}\n")).collect();
             let list = parse(&text).unwrap();
-            prop_assert!(list.iter().all(|found| found.weight() == Some(weight)));
+            prop_assert!(list.iter().all(|found| found.weight() == NonZeroU32::new(weight)));
             prop_assert_eq!(list.len(), ports.len());
         }
     }

@@ -159,7 +159,7 @@ impl MetastoreCheck {
     pub fn start<B: Backend>(self, cluster: &Cluster<B>) -> MetastoreChecker {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        cluster.admit_by(id);
+        cluster.set_verifier(id);
         let judge = Judge::new(self.reference.clone());
         let settings = MetastoreCheck { fast_interval: self.fast_interval.min(self.interval), ..self };
         let watch = Watch::new(id, settings, judge, cluster.clone());

@@ -12,7 +12,7 @@ use super::judge::{Judge, Node, Remark, Ruling};
 use super::round::{Logins, Round, Visitor, look};
 use crate::backend::Backend;
 use crate::clock::timer_in;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, MembersWatch};
 use crate::endpoint::{AdminState, EndpointId, Live, Member};
 use crate::health::Mismatch;
 use crate::health::state::Belonging;
@@ -28,6 +28,7 @@ pub(super) struct Watch<B> {
     logins: Arc<Logins>,
     judge: Judge,
     cluster: Cluster<B>,
+    members: MembersWatch<B>,
     /// By the endpoint's uid.
     known: HashMap<u64, Known<B>>,
     looks: JoinSet<(u64, Round)>,
@@ -52,20 +53,28 @@ impl<B: Backend> Watch<B> {
     pub(super) fn new(id: u64, settings: MetastoreCheck, judge: Judge, cluster: Cluster<B>) -> Self {
         let logins = Arc::new(Logins::new(settings.login.clone()));
         let (known, looks) = (HashMap::new(), JoinSet::new());
-        Watch { id, settings, logins, judge, cluster, known, looks, remarked: None, looked: 0 }
+        Watch {
+            id,
+            settings,
+            logins,
+            judge,
+            members: cluster.watch_members(),
+            cluster,
+            known,
+            looks,
+            remarked: None,
+            looked: 0,
+        }
     }
 
     pub(super) async fn run(mut self) {
-        let cluster = self.cluster.clone();
         loop {
-            // Registered before the look at the members: no change goes unnoticed.
-            let changed = cluster.changed();
             let order = self.follow();
             self.rule(&order);
             self.send_out(&order);
             let due = self.next_due();
             tokio::select! {
-                () = changed => {}
+                () = self.members.changed() => {}
                 Some(came) = self.looks.join_next_with_id() => self.hear(came),
                 () = sleep_until(due) => {}
             }
@@ -75,7 +84,7 @@ impl<B: Backend> Watch<B> {
     /// Gets to know endpoints that are new, forgets those that are gone; returns those to be looked at, in the order of
     /// configuration.
     fn follow(&mut self) -> Vec<u64> {
-        let mut members = self.cluster.members();
+        let mut members = self.members.members();
         members.retain(|(member, _)| member.settings.admin_state != AdminState::Maintenance);
         let order: Vec<u64> = members.iter().map(|(member, _)| member.live.uid).collect();
         let judge = self.id;
@@ -216,7 +225,7 @@ impl<B: Backend> Watch<B> {
 
 impl<B> Drop for Watch<B> {
     fn drop(&mut self) {
-        self.cluster.admit_without(self.id);
+        self.cluster.clear_verifier(self.id);
     }
 }
 

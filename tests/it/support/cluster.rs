@@ -1,6 +1,7 @@
 //! Clusters of endpoints that are picked and never sent to.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use http::{Request, Response};
 use kylin_lb::balance::{Attempted, Balancer};
@@ -29,8 +30,8 @@ pub(crate) fn endpoints(parameters: &[&str]) -> Vec<Endpoint<Nowhere>> {
         parameters.split_whitespace().fold(endpoint(&index.to_string()), |endpoint, parameter| {
             match parameter.split_once('=').unwrap_or((parameter, "")) {
                 ("weight", weight) => endpoint.weight(weight.parse().unwrap()),
-                ("max_conns", limit) => endpoint.max_in_flight(limit.parse().unwrap()),
-                ("max_fails", fails) => endpoint.max_fails(fails.parse().unwrap()),
+                ("max_conns", limit) => endpoint.max_in_flight(NonZeroU32::new(limit.parse().unwrap())),
+                ("max_fails", fails) => endpoint.max_fails(NonZeroU32::new(fails.parse().unwrap())),
                 ("backup", _) => endpoint.backup(true),
                 ("down", _) => endpoint.admin_state(AdminState::Maintenance),
                 other => panic!("{other:?}"),
@@ -38,6 +39,11 @@ pub(crate) fn endpoints(parameters: &[&str]) -> Vec<Endpoint<Nowhere>> {
         })
     };
     parameters.iter().enumerate().map(|(index, parameters)| with(index, parameters)).collect()
+}
+
+/// Returns a weight or a limit.
+pub(crate) const fn nonzero(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).unwrap()
 }
 
 /// A cluster of such endpoints.

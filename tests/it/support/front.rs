@@ -115,7 +115,7 @@ pub(crate) fn endpoint(
     change: impl FnOnce(HttpBackendBuilder) -> HttpBackendBuilder,
 ) -> Endpoint<HttpBackend> {
     let backend = change(HttpBackend::builder(&address.to_string()).unwrap()).build();
-    Endpoint::new(id.to_string(), backend).unwrap().max_fails(0)
+    Endpoint::new(id.to_string(), backend).unwrap().max_fails(None)
 }
 
 /// A demo node that listens on a free port.

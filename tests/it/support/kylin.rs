@@ -78,7 +78,7 @@ pub(crate) fn well(name: &str) -> Scripted {
 
 /// An endpoint called `id` that is never ejected.
 pub(crate) fn scripted(id: &str, node: &Scripted) -> Endpoint<Scripted> {
-    Endpoint::new(id, node.clone()).unwrap().max_fails(0)
+    Endpoint::new(id, node.clone()).unwrap().max_fails(None)
 }
 
 /// The request of this line, such as `GET /kylin/`.

@@ -1,0 +1,29 @@
+use crate::endpoint::{EndpointId, InvalidId};
+
+/// The reason why no endpoint was picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PickError {
+    /// The cluster has no endpoints.
+    #[error("the cluster has no endpoints")]
+    Empty,
+    /// Every endpoint is out of service, ejected, at its limit, without the role that the request needs, or was attempted
+    /// already.
+    #[error("no endpoint is eligible")]
+    NoneEligible,
+}
+
+/// The reason why a cluster was not built or changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// Two endpoints have the same id.
+    #[error("there is already an endpoint {0}")]
+    Duplicate(EndpointId),
+    /// No endpoint has this id.
+    #[error("there is no endpoint {0}")]
+    Unknown(EndpointId),
+    /// A text is not a valid id.
+    #[error(transparent)]
+    InvalidId(#[from] InvalidId),
+}

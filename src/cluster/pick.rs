@@ -1,0 +1,203 @@
+use std::sync::Arc;
+
+use super::{Cluster, PickError};
+use crate::balance::{Attempted, Candidates};
+use crate::endpoint::{EndpointHint, EndpointId, Lease};
+use crate::request::RequestView;
+use crate::view::{EndpointRef, Group, View};
+
+/// The result of a pick: the backend to send the request with, and the lease that counts it in flight.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Picked<B> {
+    /// Counts the request in flight until it is dropped.
+    pub lease: Lease,
+    #[expect(
+        clippy::redundant_allocation,
+        reason = "the outer reference belongs to one core, so cores do not contend"
+    )]
+    backend: Arc<Arc<B>>,
+}
+
+impl<B> Picked<B> {
+    /// Returns the backend to send the request with. Clone the `Arc` to keep the backend for longer than this pick.
+    pub fn backend(&self) -> &Arc<B> {
+        &self.backend
+    }
+}
+
+impl<B> Cluster<B> {
+    /// Picks an endpoint for `request` that is not in `attempted`, and counts the request in flight there.
+    ///
+    /// The policy chooses among the primary endpoints. If it abstains, the next endpoint in smooth weighted round-robin order
+    /// serves. If no primary endpoint is eligible, the backups are asked likewise, and then
+    /// [panic mode](super::ClusterBuilder::panic_mode), if it is on. Takes no lock and allocates nothing.
+    ///
+    /// # Errors
+    /// [`PickError`] if no endpoint is eligible.
+    pub fn pick(&self, request: &RequestView<'_>, attempted: &Attempted) -> Result<Picked<B>, PickError> {
+        let view = self.shared.view.load();
+        for group in [&view.primary, &view.backup] {
+            if let Some(index) = self.acquire_by_policy(group, request, attempted) {
+                self.shared.panic.leave();
+                return Ok(picked(group, index));
+            }
+        }
+        if let Some((group, index)) = self.take_in_panic(&view, request, attempted) {
+            return Ok(picked(group, index));
+        }
+        Err(match view.primary.layout.members.len() + view.backup.layout.members.len() {
+            0 => PickError::Empty,
+            _ => PickError::NoneEligible,
+        })
+    }
+
+    /// Picks the endpoint called `id`, to which the session of `request` is bound, if it is eligible. It may be a draining
+    /// endpoint or a backup. Otherwise, and if there is no such endpoint, [`pick`](Self::pick) decides.
+    ///
+    /// # Errors
+    /// [`PickError`] if no endpoint is eligible.
+    pub fn pick_bound(
+        &self,
+        request: &RequestView<'_>,
+        attempted: &Attempted,
+        id: &str,
+    ) -> Result<Picked<B>, PickError> {
+        self.pick_at(request, attempted, |view| view.find(id))
+    }
+
+    /// Picks the eligible endpoint that rendezvous hashing of `key` yields. Every front end finds the same one, and an
+    /// endpoint that leaves moves only its own keys. Unlike a bound session, such a request avoids draining endpoints, and
+    /// backups while a primary endpoint is eligible.
+    ///
+    /// # Errors
+    /// [`PickError`] if no endpoint is eligible.
+    pub fn pick_by_hash(
+        &self,
+        request: &RequestView<'_>,
+        attempted: &Attempted,
+        key: &[u8],
+    ) -> Result<Picked<B>, PickError> {
+        {
+            let view = self.shared.view.load();
+            for group in [&view.primary, &view.backup] {
+                let candidates = Candidates::new(&group.layout, attempted, request.role());
+                if let Some(chosen) = candidates.rendezvous(key).filter(|chosen| candidates.acquire(*chosen)) {
+                    return Ok(picked(group, chosen.index()));
+                }
+            }
+        }
+        self.pick(request, attempted)
+    }
+
+    /// Picks the endpoint that a session asks for, if it is eligible; otherwise [`pick`](Self::pick) decides.
+    pub(crate) fn pick_hinted(
+        &self,
+        request: &RequestView<'_>,
+        attempted: &Attempted,
+        hint: &EndpointHint,
+    ) -> Result<Picked<B>, PickError> {
+        match hint {
+            EndpointHint::Any => self.pick(request, attempted),
+            EndpointHint::Key(key) => self.pick_by_hash(request, attempted, key),
+            EndpointHint::Id(_) | EndpointHint::IdHash(_) | EndpointHint::RouteHash(_) => {
+                self.pick_at(request, attempted, |view| view.find_hinted(hint))
+            }
+        }
+    }
+
+    /// Returns whether the endpoint that `hint` names is gone, in maintenance or ejected. A full endpoint is not out.
+    pub(crate) fn is_out(&self, hint: &EndpointHint) -> bool {
+        let view = self.shared.view.load();
+        view.find_hinted(hint)
+            .is_none_or(|(group, index)| group.layout.members[index].member.is_out(group.layout.alone))
+    }
+
+    /// Returns the backend of the endpoint called `id`, eligible or not.
+    pub(crate) fn backend(&self, id: &EndpointId) -> Option<Arc<B>> {
+        let view = self.shared.view.load();
+        let (group, index) = view.find(id.as_str())?;
+        Some(Arc::clone(&group.refs.of_thread(index).backend))
+    }
+
+    fn pick_at(
+        &self,
+        request: &RequestView<'_>,
+        attempted: &Attempted,
+        find: impl for<'v> FnOnce(&'v View<B>) -> Option<(&'v Group<B>, usize)>,
+    ) -> Result<Picked<B>, PickError> {
+        {
+            let view = self.shared.view.load();
+            if let Some((group, index)) = find(&view) {
+                let candidates = Candidates::new(&group.layout, attempted, request.role());
+                let bound = candidates.at(index);
+                if candidates.is_eligible_when_bound(bound) && candidates.acquire(bound) {
+                    return Ok(picked(group, index));
+                }
+            }
+        }
+        self.pick(request, attempted)
+    }
+
+    /// Counts the request in flight on the endpoint of `group` that the policy chooses, and returns its index.
+    fn acquire_by_policy(&self, group: &Group<B>, request: &RequestView<'_>, attempted: &Attempted) -> Option<usize> {
+        if group.layout.members.is_empty() {
+            return None;
+        }
+        let candidates = Candidates::new(&group.layout, attempted, request.role());
+        // Another pick may fill the chosen endpoint before this one counts in. The next round then sees that endpoint as
+        // full, so rounds are few; the bound is for an adversarial schedule.
+        for _ in 0..=2 * group.layout.members.len() {
+            let chosen = self
+                .shared
+                .balancer
+                .pick(request, &candidates)
+                .filter(|candidate| candidates.is_eligible(*candidate))
+                .or_else(|| candidates.next_in_order())?;
+            if candidates.acquire(chosen) {
+                return Some(chosen.index());
+            }
+        }
+        None
+    }
+}
+
+/// Builds the result where its caller wants it, last and in one piece: moving it would cost as much as counting the references.
+#[inline]
+fn picked<B>(group: &Group<B>, index: usize) -> Picked<B> {
+    let EndpointRef { member, backend } = group.refs.of_thread(index);
+    Picked { lease: Lease::new(member, group.layout.alone), backend: Arc::clone(backend) }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response, StatusCode};
+
+    use super::*;
+    use crate::backend::{Backend, SendError};
+    use crate::body::Body;
+    use crate::endpoint::Endpoint;
+
+    struct Teapot;
+
+    impl Backend for Teapot {
+        async fn send(&self, _request: Request<Body>) -> Result<Response<Body>, SendError> {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::IM_A_TEAPOT;
+            Ok(response)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_picked_can_be_sent_with_and_kept() {
+        let cluster = Cluster::builder().endpoint(Endpoint::new("a", Teapot).unwrap()).build().unwrap();
+        let request = Request::new(Body::empty());
+        let client = std::net::IpAddr::from([192, 0, 2, 7]);
+        let picked = cluster.pick(&RequestView::of(&request, client), &Attempted::none()).unwrap();
+        let kept = Arc::clone(picked.backend());
+        assert_eq!(picked.backend().send(request).await.unwrap().status(), StatusCode::IM_A_TEAPOT);
+        drop(picked);
+        assert!(Arc::ptr_eq(&kept, &cluster.backend(&"a".parse().unwrap()).unwrap()));
+        assert_eq!(cluster.status().in_flight(), 0);
+    }
+}
