@@ -195,6 +195,11 @@ impl Body {
         self
     }
 
+    /// Reads the whole body. A longer one than `max` bytes fails with [`BodyError::TooLarge`].
+    pub(crate) async fn collect_up_to(self, max: u64) -> Result<Bytes, BodyError> {
+        Ok(self.at_most(max).collect().await?.to_bytes())
+    }
+
     /// Ends the body before its trailers. A proxy must not merge them into a head, and nginx and Envoy drop them too.
     pub(crate) fn without_trailers(mut self) -> Self {
         self.drop_trailers = true;

@@ -4,6 +4,7 @@
 //! drive time by hand and never sleep. Nothing else in the crate calls `Instant::now`.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A monotonic clock.
@@ -26,6 +27,35 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Instant {
         Instant::now()
+    }
+}
+
+/// A clock and the moment from which it counts: times as milliseconds since then, small enough for an atomic.
+#[derive(Debug, Clone)]
+pub(crate) struct Epoch {
+    clock: Arc<dyn Clock>,
+    origin: Instant,
+}
+
+impl Epoch {
+    /// Starts to count now.
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Epoch { origin: clock.now(), clock }
+    }
+
+    /// Returns the clock.
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Returns the milliseconds since the origin.
+    pub(crate) fn millis(&self) -> u64 {
+        self.millis_at(self.clock.now())
+    }
+
+    /// Returns the milliseconds from the origin to `moment`; 0 for a moment before it.
+    pub(crate) fn millis_at(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)
     }
 }
 

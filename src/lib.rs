@@ -60,10 +60,13 @@
 //! | `testing` | a Kylin node in process, scripted backends | `test-util` |
 
 pub mod backend;
+mod background;
 pub mod balance;
+mod basic_auth;
 pub mod body;
 pub mod clock;
 pub mod cluster;
+mod cookie;
 pub mod discovery;
 mod drop_guard;
 pub mod endpoint;
@@ -72,6 +75,7 @@ pub mod health;
 #[cfg(any(feature = "client", feature = "server"))]
 mod http1;
 pub mod kylin;
+mod maybe_ready;
 #[cfg(feature = "nginx")]
 pub mod nginx;
 pub mod probe;

@@ -12,12 +12,12 @@ use tokio::time::sleep;
 use super::{DiscoveredNode, Discovery, DiscoveryError};
 use crate::backend::Backend;
 use crate::cluster::Cluster;
+use crate::cookie::CookieJar;
 use crate::endpoint::{AdminState, Member};
 use crate::kylin::properties::ServerAddr;
 use crate::kylin::servers::{DISCOVERED, NoServers, SERVERS, of_kylin3, of_kylin5};
 use crate::probe::InvalidProbe;
 use crate::probe::ask::{Login, get};
-use crate::probe::cookies::Cookies;
 
 /// How long nothing is asked after a login was refused: Kylin 5 locks a user after three wrong passwords.
 const LOGIN_PAUSE: Duration = Duration::from_secs(600);
@@ -50,7 +50,7 @@ pub struct KylinServers<B> {
     interval: Duration,
     timeout: Duration,
     /// By the endpoint's uid.
-    visited: AHashMap<u64, Cookies>,
+    visited: AHashMap<u64, CookieJar>,
     turn: usize,
     state: State,
 }

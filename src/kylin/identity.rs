@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::cookie;
 use super::metadata_url::MetadataUrl;
+use crate::cookie::{self, SetCookie};
 
 /// What is known of a node's metastore; more can be learned at any time.
 ///
@@ -71,12 +71,10 @@ pub struct NotUnderstood(&'static str);
 impl Evidence {
     /// Learns from the cookies that an answer sets. Kylin 5 sets one with its first answer, login or not.
     pub fn learn_cookies(&mut self, headers: &HeaderMap) {
-        let names = headers
-            .get_all(header::SET_COOKIE)
-            .iter()
-            .filter_map(|field| Some(cookie::set_cookie(field.to_str().ok()?)?.0));
-        if let Some(name) = names.into_iter().find(|name| cookie::is_metastore_digest(name)) {
-            self.cookie = Some(name.to_owned());
+        let mut names =
+            headers.get_all(header::SET_COOKIE).iter().filter_map(|line| Some(SetCookie::parse(line)?.name));
+        if let Some(name) = names.find(|name| cookie::is_metastore_digest(name)) {
+            self.cookie = String::from_utf8(name.to_vec()).ok();
         }
     }
 

@@ -17,7 +17,6 @@
 //! inferred and not seen is said to be.
 
 pub mod class;
-pub mod cookie;
 pub mod fan_out;
 pub mod guard;
 pub mod identity;

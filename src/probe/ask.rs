@@ -10,10 +10,10 @@ use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::timeout;
 
-use super::cookies::Cookies;
 use super::probe::{InvalidProbe, basic, introduce};
 use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::{Body, BoxError};
+use crate::cookie::CookieJar;
 
 /// How much of an answer is read. Lists of projects have some hundred KiB.
 const MOST_BYTES: usize = 1024 * 1024;
@@ -60,14 +60,14 @@ impl NoReply {
     }
 }
 
-/// Asks the node behind `backend`, which is known as `host`, with a login or without. Cookies that it sets are shown to it the
+/// Asks the node behind `backend`, which is known as `host`, with a login or without. CookieJar that it sets are shown to it the
 /// next time: Kylin makes a session of hours for each request that comes with a password only.
 pub(crate) async fn get<B: Backend>(
     backend: &B,
     host: &str,
     path: &'static str,
     login: Option<&Login>,
-    cookies: &mut Cookies,
+    cookies: &mut CookieJar,
     limit: Duration,
 ) -> Result<Reply, NoReply> {
     let reply = timeout(limit, async {
@@ -78,7 +78,7 @@ pub(crate) async fn get<B: Backend>(
         }
     });
     let reply = reply.await.unwrap_or(Err(NoReply::Timeout))?;
-    cookies.learn(&reply.headers);
+    cookies.store(&reply.headers);
     Ok(reply)
 }
 
@@ -87,7 +87,7 @@ async fn once<B: Backend>(
     host: &str,
     path: &'static str,
     login: Option<&Login>,
-    cookies: &Cookies,
+    cookies: &CookieJar,
 ) -> Result<Reply, NoReply> {
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = Uri::from(PathAndQuery::from_static(path));
@@ -96,7 +96,7 @@ async fn once<B: Backend>(
     if let Some(Login(value)) = login {
         fields.insert(header::AUTHORIZATION, value.clone());
     }
-    if let Some(value) = cookies.value() {
+    if let Some(value) = cookies.header() {
         fields.insert(header::COOKIE, value);
     }
     let (head, body) = backend.send(request).await.map_err(NoReply::of)?.into_parts();

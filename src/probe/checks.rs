@@ -14,11 +14,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout_at};
 
-use super::cookies::Cookies;
 use super::probe::{Finding, Hindrance, Probe};
 use crate::backend::Backend;
 use crate::clock::timer_in;
 use crate::cluster::{Cluster, MembersWatch};
+use crate::cookie::CookieJar;
 use crate::endpoint::{AdminState, EndpointId, Live, Member};
 use crate::health::ProbeFailure;
 use crate::health::verdict::{Change, Thresholds};
@@ -262,7 +262,7 @@ struct Asking<B> {
 impl<B: Backend> Asking<B> {
     async fn run(self, first: Duration) {
         let checks = &self.checking.checks;
-        let mut cookies = Cookies::default();
+        let mut cookies = CookieJar::default();
         sleep_until(timer_in(first)).await;
         loop {
             let pause = {

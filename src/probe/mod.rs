@@ -2,7 +2,6 @@
 
 pub(crate) mod ask;
 mod checks;
-pub(crate) mod cookies;
 mod kylin_probes;
 mod matcher;
 mod metastore;

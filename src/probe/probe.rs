@@ -3,18 +3,17 @@
 use std::fmt;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 
-use super::cookies::Cookies;
 use super::matcher::ResponseMatcher;
 use crate::backend::{Backend, SendError, SendErrorKind};
+use crate::basic_auth;
 use crate::body::Body;
+use crate::cookie::CookieJar;
 use crate::health::ProbeFailure;
 
 /// How much of an answer's body is read. Kylin's answers to probes have a few hundred bytes.
@@ -153,7 +152,7 @@ impl Probe {
         &self,
         backend: &B,
         host: &str,
-        cookies: &mut Cookies,
+        cookies: &mut CookieJar,
         timeout: Duration,
     ) -> Finding {
         match tokio::time::timeout(self.timeout.unwrap_or(timeout), self.try_twice(backend, host, cookies)).await {
@@ -163,7 +162,7 @@ impl Probe {
     }
 
     /// A kept connection that ends under a probe says nothing of the node: the second try has a fresh one.
-    async fn try_twice<B: Backend>(&self, backend: &B, host: &str, cookies: &mut Cookies) -> Finding {
+    async fn try_twice<B: Backend>(&self, backend: &B, host: &str, cookies: &mut CookieJar) -> Finding {
         match self.try_once(backend, host, cookies).await {
             Err(error) if error.kind() == SendErrorKind::Stale => self.try_once(backend, host, cookies).await,
             result => result,
@@ -171,14 +170,19 @@ impl Probe {
         .unwrap_or_else(|error| finding(error.kind()))
     }
 
-    async fn try_once<B: Backend>(&self, backend: &B, host: &str, cookies: &mut Cookies) -> Result<Finding, SendError> {
+    async fn try_once<B: Backend>(
+        &self,
+        backend: &B,
+        host: &str,
+        cookies: &mut CookieJar,
+    ) -> Result<Finding, SendError> {
         match self.message(host, cookies) {
             None => backend.check_connect().await.map(|()| Finding::Well),
             Some(request) => Ok(self.judge(backend.send(request).await?, cookies).await),
         }
     }
 
-    fn message(&self, host: &str, cookies: &Cookies) -> Option<Request<Body>> {
+    fn message(&self, host: &str, cookies: &CookieJar) -> Option<Request<Body>> {
         let Question::Request { method, path, headers, body, .. } = &self.question else { return None };
         let mut request = Request::new(if body.is_empty() { Body::empty() } else { body.clone().into() });
         *request.method_mut() = method.clone();
@@ -188,13 +192,13 @@ impl Probe {
         for (name, value) in headers {
             fields.insert(name, value.clone());
         }
-        if let Some(cookie) = cookies.value() {
+        if let Some(cookie) = cookies.header() {
             fields.insert(header::COOKIE, cookie);
         }
         Some(request)
     }
 
-    async fn judge(&self, answer: Response<Body>, cookies: &mut Cookies) -> Finding {
+    async fn judge(&self, answer: Response<Body>, cookies: &mut CookieJar) -> Finding {
         let (head, body) = answer.into_parts();
         let status = head.status;
         if status == StatusCode::UNAUTHORIZED && self.logs_in() {
@@ -202,7 +206,7 @@ impl Probe {
             return Finding::Nothing(Hindrance::Login);
         }
         if self.logs_in() {
-            cookies.learn(&head.headers);
+            cookies.store(&head.headers);
         }
         let expected: Vec<_> = self.expected.iter().filter(|expected| expected.takes_status(status)).collect();
         if expected.is_empty() {
@@ -229,13 +233,7 @@ impl Probe {
 
 /// What HTTP Basic shows for a login.
 pub(super) fn basic(user: &str, password: &str) -> Result<HeaderValue, InvalidProbe> {
-    if user.contains(':') {
-        return Err(InvalidProbe::User);
-    }
-    let value = format!("Basic {}", BASE64.encode(format!("{user}:{password}")));
-    let mut value = HeaderValue::try_from(value).map_err(|_| InvalidProbe::User)?;
-    value.set_sensitive(true);
-    Ok(value)
+    basic_auth::authorization(user, password).ok_or(InvalidProbe::User)
 }
 
 /// The fields of every request of our own to the node called `host`. Kylin 5 takes none without `User-Agent`.

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::rules::CancelOnDisconnect;
 use crate::backend::Backend;
+use crate::basic_auth;
 use crate::body::Body;
 use crate::kylin::query::QueryRequest;
 use crate::session::affinity::Node;
@@ -76,7 +77,7 @@ impl Watch {
                     false => QueryRequest::from_json(&body),
                 };
                 let sql = query.ok()?.sql().trim().to_owned();
-                let user = super::kylin_request::user(request.headers());
+                let user = basic_auth::user(request.headers()).and_then(|user| String::from_utf8(user).ok());
                 How::Search { authorization: authorization.clone(), sql, user }
             }
         };

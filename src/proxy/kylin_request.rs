@@ -1,7 +1,7 @@
 //! What is known of one request.
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap};
+use http::header;
 use http::{Request, Response};
 
 use super::cancel::Watch;
@@ -17,8 +17,9 @@ use crate::kylin::fan_out::{Merge, merge_of};
 use crate::kylin::query::QueryRequest;
 use crate::kylin::response::{self, Credentials, Head, ResponseClass};
 use crate::kylin::retry::{AttemptOutcome, RetryDecision, decide};
-use crate::kylin::{cookie, guard, path};
+use crate::kylin::{guard, path};
 use crate::request::{ClientAddr, QueryKeys};
+use crate::{basic_auth, cookie};
 
 /// What is to be thought of an answer.
 pub(super) struct Classified {
@@ -56,7 +57,7 @@ impl<'p> Visit<'p> {
         let class = classify(request.method(), &path, settings.version);
         guard::strip(request.headers_mut());
         let headers = request.headers();
-        let session = session_cookie(headers);
+        let session = cookie::pairs(headers).find(|(name, _)| cookie::is_kylin_session(name)).map(|(_, id)| id);
         let sent = match (headers.contains_key(header::AUTHORIZATION), session) {
             (true, _) => Credentials::Authorization,
             (false, Some(_)) => Credentials::Cookie,
@@ -77,7 +78,9 @@ impl<'p> Visit<'p> {
         };
         if let Some(query) = query {
             self.class = self.class.with_sql(query.effect());
-            self.keys = Some(query.keys(&user(request.headers()).unwrap_or_default()));
+            self.keys = Some(query.keys(
+                &basic_auth::user(request.headers()).and_then(|user| String::from_utf8(user).ok()).unwrap_or_default(),
+            ));
         }
     }
 
@@ -177,28 +180,3 @@ impl<'p> Visit<'p> {
 const AMBIGUOUS: ErrorResponse =
     ErrorResponse::new(http::StatusCode::BAD_REQUEST, "the path of the request can be read in more than one way");
 const DENIED: ErrorResponse = ErrorResponse::new(http::StatusCode::FORBIDDEN, "the path is not open to clients");
-
-/// The value of the first cookie that is a session of Kylin's.
-fn session_cookie(headers: &HeaderMap) -> Option<&[u8]> {
-    let lines = headers.get_all(header::COOKIE).into_iter();
-    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).find_map(|pair| {
-        let pair = pair.trim_ascii();
-        let equals = pair.iter().position(|byte| *byte == b'=')?;
-        let name = std::str::from_utf8(&pair[..equals]).ok()?;
-        cookie::is_session(name).then(|| &pair[equals + 1..])
-    })
-}
-
-/// The name in Basic credentials.
-pub(super) fn user(headers: &HeaderMap) -> Option<String> {
-    use base64::Engine as _;
-
-    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
-    let (scheme, token) = value.split_at_checked(6)?;
-    if !scheme.eq_ignore_ascii_case(b"basic ") {
-        return None;
-    }
-    let mut pair = base64::engine::general_purpose::STANDARD.decode(token.trim_ascii()).ok()?;
-    pair.truncate(pair.iter().position(|byte| *byte == b':')?);
-    String::from_utf8(pair).ok()
-}

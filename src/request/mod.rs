@@ -4,8 +4,9 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use http::{Extensions, HeaderMap, Method, Uri, header};
+use http::{Extensions, HeaderMap, Method, Uri};
 
+use crate::cookie;
 use crate::endpoint::Role;
 
 /// Who sent a request: the peer of the connection, or whom a trusted proxy in front says it was.
@@ -152,7 +153,7 @@ impl<'r> RequestView<'r> {
 
     /// The value of the first cookie called `name`, as the client sent it.
     pub fn cookie(&self, name: &str) -> Option<&'r [u8]> {
-        cookie(self.headers, name)
+        cookie::value(self.headers, name)
     }
 }
 
@@ -164,31 +165,5 @@ impl fmt::Debug for RequestView<'_> {
             .field("path", &self.uri.path())
             .field("client", &self.client)
             .finish_non_exhaustive()
-    }
-}
-
-fn cookie<'r>(headers: &'r HeaderMap, name: &str) -> Option<&'r [u8]> {
-    headers
-        .get_all(header::COOKIE)
-        .into_iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
-        .filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
-        .next()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_a_cookie_by_its_whole_name() {
-        let request = http::Request::builder()
-            .header("cookie", "XJSESSIONID=no; JSESSIONIDX=no")
-            .header("cookie", "a=b;  JSESSIONID=yes.node1 ;JSESSIONID=second")
-            .body(())
-            .unwrap();
-        let view = RequestView::of(&request, ClientAddr::Unix);
-        assert_eq!(view.cookie("JSESSIONID"), Some(&b"yes.node1"[..]));
-        assert_eq!(view.cookie("missing"), None);
     }
 }

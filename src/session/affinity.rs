@@ -27,7 +27,7 @@ use super::login_relay::{LoginRelay, Sharing, Visit};
 use super::replicated::{Grace, Graced, ReplicatedSessions};
 use super::route::Route;
 pub use super::route::SessionRoute;
-pub use super::sticky::{InvalidCookie, SameSite, StickyCookie};
+pub use super::sticky::StickyCookie;
 use super::user::User;
 use super::{Secret, Sessions};
 use crate::backend::{Backend, SendError};

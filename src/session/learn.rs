@@ -9,9 +9,10 @@ use std::time::Duration;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 
 use super::affinity::{EndpointHint, Later, Served, State, Step, Then, Tie};
-use super::cookies;
 use crate::body::Body;
+use crate::cookie::{self, SetCookie};
 use crate::endpoint::EndpointId;
+use crate::kylin::path;
 use crate::session::cached::Lookup;
 use crate::session::{Precondition, SessionKey, SessionRecord, Sessions};
 
@@ -65,7 +66,7 @@ impl SessionCookie {
         match &self.name {
             Name::Exactly(known) => known.as_bytes() == name,
             Name::AnyCase(known) => known.as_bytes().eq_ignore_ascii_case(name),
-            Name::Digest => name.len() == 64 && name.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')),
+            Name::Digest => cookie::is_metastore_digest(name),
         }
     }
 }
@@ -141,12 +142,12 @@ impl Learn {
     /// The ids that the client names, cookies first, as Tomcat has it.
     fn ids<'r>(&self, request: &'r Request<Body>) -> impl Iterator<Item = (&'r [u8], u8)> + use<'r, '_> {
         let numbered = || (0_u8..).zip(&self.cookies);
-        let in_cookies = cookies::pairs(request.headers()).filter_map(move |(name, value)| {
+        let in_cookies = cookie::pairs(request.headers()).filter_map(move |(name, value)| {
             let (number, _) = numbered().find(|(_, cookie)| cookie.is_called(name))?;
-            cookies::is_id(value).then_some((value, number))
+            Some((value, number))
         });
-        let in_path = cookies::path_id(request.uri().path()).map(|id| (id, 0));
-        in_cookies.chain(in_path)
+        let in_path = path::session_id(request.uri().path()).map(|id| (id.as_bytes(), 0));
+        in_cookies.chain(in_path).filter(|(id, _)| cookie::is_session_id(id))
     }
 
     fn tie(&self, request: &Request<Body>, session: Option<(SessionKey, u8, Lookup)>, fallback: EndpointHint) -> Tie {
@@ -239,12 +240,12 @@ impl Learn {
         let mut now = None;
         for line in headers.get_all(header::SET_COOKIE).into_iter().take(MOST_SET) {
             let now = *now.get_or_insert_with(|| self.sessions.unix());
-            let Some(set) = cookies::set(line, now) else { continue };
+            let Some(set) = SetCookie::parse(line) else { continue };
             let Some((number, _)) = (0_u8..).zip(&self.cookies).find(|(_, cookie)| cookie.is_called(set.name)) else {
                 continue;
             };
-            match set.value {
-                Some(id) if cookies::is_id(id) => {
+            match (!set.deletes(now)).then_some(set.value) {
+                Some(id) if cookie::is_session_id(id) => {
                     let session = (self.sessions.key(id), number);
                     // The node has given the client another id for the same session, as at every login.
                     issued.ends_session |=

@@ -5,11 +5,9 @@
 
 pub(crate) mod affinity;
 mod cached;
-mod cookies;
 mod learn;
 #[cfg(feature = "login-relay")]
 mod login_relay;
-mod pairs;
 mod replicated;
 mod route;
 mod secret;
@@ -17,7 +15,9 @@ pub(crate) mod sticky;
 mod store;
 mod user;
 
-pub use affinity::{Affinity, InvalidCookie, SameSite, SessionCookie, SessionRoute, StickyCookie};
+pub use crate::cookie::{InvalidCookie, SameSite};
+pub use crate::maybe_ready::{BoxFuture, MaybeReady, MaybeReadyFuture};
+pub use affinity::{Affinity, SessionCookie, SessionRoute, StickyCookie};
 pub use cached::Sessions;
 #[cfg(feature = "login-relay")]
 pub use login_relay::{CookieIssue, LoginRelay};

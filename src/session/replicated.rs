@@ -20,11 +20,11 @@ use tokio::time::timeout;
 
 use super::affinity::{Served, Step, Then, Tie};
 use super::cached::{Lookup, Sessions};
-use super::pairs::{cut, expires_at_once, first_part, is_kylins};
 use super::store::latest::Latest;
 use super::{Precondition, SessionKey, SessionRecord};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
+use crate::cookie::{self, SetCookie};
 use crate::endpoint::EndpointHint;
 use crate::endpoint::EndpointId;
 
@@ -191,17 +191,7 @@ impl Grace {
     /// Leaves a poisoned cookie out.
     pub(crate) fn prepare(&self, graced: &Graced, request: &mut Request<Body>) {
         let (Healing::Stripped, Some(name)) = (graced.healing, &graced.cookie) else { return };
-        let Some(line) = request.headers().get(header::COOKIE) else { return };
-        let kept: Vec<&[u8]> = line
-            .as_bytes()
-            .split(|byte| *byte == b';')
-            .map(<[u8]>::trim_ascii)
-            .filter(|pair| cut(pair).0 != name.as_slice())
-            .collect();
-        match HeaderValue::from_bytes(&kept.join(&b"; "[..])) {
-            Ok(line) if !line.is_empty() => _ = request.headers_mut().insert(header::COOKIE, line),
-            _ => _ = request.headers_mut().remove(header::COOKIE),
-        }
+        cookie::retain(request.headers_mut(), |known, _| known != name.as_slice());
     }
 
     pub(crate) fn settle<'a>(
@@ -278,21 +268,22 @@ impl Grace {
     }
 
     fn session_of<'h>(&self, headers: &'h HeaderMap) -> Option<(&'h [u8], &'h [u8])> {
-        let line = headers.get(header::COOKIE)?.as_bytes();
-        line.split(|byte| *byte == b';').map(|pair| cut(pair.trim_ascii())).find(|(name, _)| self.is_session(name))
+        cookie::pairs(headers).find(|(name, _)| self.is_session(name))
     }
 
     /// The session that this answer begins.
     fn begun_by(&self, headers: &HeaderMap) -> Option<SessionKey> {
-        let fields = headers.get_all(header::SET_COOKIE).iter().map(HeaderValue::as_bytes);
-        let cookies = fields.filter(|field| !expires_at_once(field)).map(|field| cut(first_part(field)));
-        // The last one counts, as for a browser.
-        let (_, value) = cookies.filter(|(name, value)| self.is_session(name) && !value.is_empty()).last()?;
-        Some(self.key(value))
+        let cookies = headers.get_all(header::SET_COOKIE).iter().filter_map(SetCookie::parse);
+        // The last one counts, as in a browser.
+        let session = cookies
+            .filter(|cookie| self.is_session(cookie.name))
+            .filter(|cookie| !cookie.deletes(self.clock.unix()))
+            .last()?;
+        Some(self.key(session.value))
     }
 
     fn is_session(&self, name: &[u8]) -> bool {
-        is_kylins(name) || self.names.iter().any(|known| known.as_bytes() == name)
+        cookie::is_kylin_session(name) || self.names.iter().any(|known| known.as_bytes() == name)
     }
 
     fn key(&self, value: &[u8]) -> SessionKey {

@@ -3,8 +3,9 @@
 use http::Request;
 
 use super::affinity::{EndpointHint, SessionCookie};
-use super::cookies;
 use crate::body::Body;
+use crate::cookie;
+use crate::kylin::path;
 
 pub(super) struct Route {
     pub(super) cookies: Vec<SessionCookie>,
@@ -15,8 +16,9 @@ impl Route {
     /// find_session_route). memcached-session-manager puts `-` and a node of its own before the dot, which changes nothing.
     pub(super) fn hint(&self, request: &Request<Body>) -> Option<EndpointHint> {
         let is_session = |name: &[u8]| self.cookies.iter().any(|cookie| cookie.is_called(name));
-        let in_cookies = cookies::pairs(request.headers()).filter(|(name, _)| is_session(name)).map(|(_, value)| value);
-        let ids = in_cookies.filter(|id| cookies::is_id(id)).chain(cookies::path_id(request.uri().path()));
+        let in_cookies = cookie::pairs(request.headers()).filter(|(name, _)| is_session(name)).map(|(_, value)| value);
+        let in_path = path::session_id(request.uri().path()).map(str::as_bytes);
+        let ids = in_cookies.chain(in_path).filter(|id| cookie::is_session_id(id));
         ids.filter_map(route).next().map(EndpointHint::route)
     }
 }

@@ -6,7 +6,7 @@
 //! So a cookie tells nothing but whether two of them are equal, survives changes of order and address, and whoever has not the secret
 //! cannot make one.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderValue, Request, Response, header};
 
 use super::affinity::{EndpointHint, Served, State, Tie};
-use super::cookies;
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
+use crate::cookie::{self, Attributes, InvalidCookie, SameSite};
 use crate::session::Secret;
 use crate::session::secret::Tagger;
 
@@ -30,33 +30,11 @@ use crate::session::secret::Tagger;
 pub struct StickyCookie {
     tags: Arc<[Tagger]>,
     masks: Arc<[Tagger]>,
-    name: String,
-    path: String,
-    domain: Option<String>,
-    secure: bool,
-    http_only: bool,
-    same_site: Option<SameSite>,
+    attributes: Attributes,
     valid_for: Duration,
     persists: bool,
     clock: Arc<dyn Clock>,
 }
-
-/// To which requests browsers add a cookie (RFC 6265bis, 4.1.2.7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SameSite {
-    /// Only to those that come from pages of the same site.
-    Strict,
-    /// To those, and when somebody follows a link.
-    Lax,
-    /// To all. Browsers want `Secure` with it.
-    None,
-}
-
-/// A text that cannot stand where it was to stand in a `Set-Cookie` line.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} cannot be the {1} of a cookie")]
-pub struct InvalidCookie(pub(in crate::session) String, pub(in crate::session) &'static str);
 
 const FORMAT: u8 = 1;
 const MASKED: usize = 12;
@@ -71,12 +49,7 @@ impl StickyCookie {
         StickyCookie {
             tags: secret.taggers("sticky-cookie-tag"),
             masks: secret.taggers("sticky-cookie-mask"),
-            name: "kylin_lb".into(),
-            path: "/".into(),
-            domain: None,
-            secure: false,
-            http_only: true,
-            same_site: Some(SameSite::Lax),
+            attributes: Attributes::new("kylin_lb", "/"),
             valid_for: Duration::from_secs(12 * 3600),
             persists: false,
             clock: Arc::new(SystemClock),
@@ -88,11 +61,8 @@ impl StickyCookie {
     /// # Errors
     /// [`InvalidCookie`] when `name` is empty or has characters that a name cannot have (RFC 6265, 4.1.1).
     pub fn name(mut self, name: impl Into<String>) -> Result<Self, InvalidCookie> {
-        self.name = name.into();
-        match is_name(&self.name) {
-            true => Ok(self),
-            false => Err(InvalidCookie(self.name, "name")),
-        }
+        self.attributes.set_name(name.into())?;
+        Ok(self)
     }
 
     /// Below which path browsers send it. Default `/`.
@@ -100,11 +70,8 @@ impl StickyCookie {
     /// # Errors
     /// [`InvalidCookie`] when `path` does not begin with `/` or has characters that end an attribute.
     pub fn path(mut self, path: impl Into<String>) -> Result<Self, InvalidCookie> {
-        self.path = path.into();
-        match self.path.starts_with('/') && is_attribute(&self.path) {
-            true => Ok(self),
-            false => Err(InvalidCookie(self.path, "path")),
-        }
+        self.attributes.set_path(path.into())?;
+        Ok(self)
     }
 
     /// To which domain, subdomains included, browsers send it. Default: only to the host that set it.
@@ -112,29 +79,25 @@ impl StickyCookie {
     /// # Errors
     /// [`InvalidCookie`] when `domain` is empty or has characters that end an attribute.
     pub fn domain(mut self, domain: impl Into<String>) -> Result<Self, InvalidCookie> {
-        let domain = domain.into();
-        if domain.is_empty() || domain.contains(' ') || !is_attribute(&domain) {
-            return Err(InvalidCookie(domain, "domain"));
-        }
-        self.domain = Some(domain);
+        self.attributes.set_domain(domain.into())?;
         Ok(self)
     }
 
     /// Whether browsers send it over TLS only. Default: no; say yes where clients reach the host over TLS.
     pub fn secure(mut self, secure: bool) -> Self {
-        self.secure = secure;
+        self.attributes.secure = secure;
         self
     }
 
     /// Whether it is hidden from scripts. Default: yes.
     pub fn http_only(mut self, http_only: bool) -> Self {
-        self.http_only = http_only;
+        self.attributes.http_only = http_only;
         self
     }
 
     /// To which requests browsers add it; none leaves the attribute out. Default [`SameSite::Lax`].
     pub fn same_site(mut self, same_site: Option<SameSite>) -> Self {
-        self.same_site = same_site;
+        self.attributes.same_site = same_site;
         self
     }
 
@@ -158,14 +121,15 @@ impl StickyCookie {
     }
 
     pub(super) fn begin(&self, request: &mut Request<Body>, fallback: EndpointHint) -> Tie {
+        let own = self.attributes.name().as_bytes();
         let (mut count, mut read) = (0, None);
-        for (_, value) in cookies::pairs(request.headers()).filter(|(name, _)| *name == self.name.as_bytes()) {
+        for (_, value) in cookie::pairs(request.headers()).filter(|(name, _)| *name == own) {
             count += 1;
             // Two of them: somebody plays tricks. Neither counts.
             read = if count == 1 { self.read(value) } else { None };
         }
         if count > 0 {
-            cookies::strip(request.headers_mut(), &self.name);
+            cookie::retain(request.headers_mut(), |name, _| name != own);
         }
         let (hint, renews) = match read {
             Some((digest, expires)) => {
@@ -221,19 +185,8 @@ impl StickyCookie {
     }
 
     fn line(&self, digest: u64) -> Option<HeaderValue> {
-        let mut line = format!("{}={}; Path={}", self.name, self.value(digest), self.path);
-        if let Some(domain) = &self.domain {
-            let _ = write!(line, "; Domain={domain}");
-        }
-        if self.persists {
-            let _ = write!(line, "; Max-Age={}", self.valid_for.as_secs());
-        }
-        for (on, attribute) in [(self.http_only, "; HttpOnly"), (self.secure, "; Secure")] {
-            line.push_str(if on { attribute } else { "" });
-        }
-        if let Some(same_site) = self.same_site {
-            let _ = write!(line, "; SameSite={same_site:?}");
-        }
+        let mut line = String::new();
+        self.attributes.write(&self.value(digest), self.persists.then_some(self.valid_for), &mut line);
         HeaderValue::try_from(line).ok()
     }
 }
@@ -245,16 +198,6 @@ fn mask(masker: &Tagger, tag: &[u8], mut bytes: [u8; MASKED]) -> [u8; MASKED] {
     bytes
 }
 
-/// Can it be the name of a cookie (RFC 6265, 4.1.1)?
-pub(in crate::session) fn is_name(text: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
-    !text.is_empty() && text.bytes().all(fits)
-}
-
-pub(in crate::session) fn is_attribute(text: &str) -> bool {
-    text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b';')
-}
-
 impl From<Secret> for StickyCookie {
     fn from(secret: Secret) -> Self {
         StickyCookie::new(secret)
@@ -263,7 +206,7 @@ impl From<Secret> for StickyCookie {
 
 impl fmt::Debug for StickyCookie {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StickyCookie").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("StickyCookie").field("name", &self.attributes.name()).finish_non_exhaustive()
     }
 }
 

@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, header};
+use http::HeaderMap;
 
 use super::affinity::EndpointHint;
+use crate::basic_auth;
 use crate::session::Secret;
 use crate::session::secret::Tagger;
 
@@ -17,9 +16,6 @@ pub(super) struct User {
     taggers: Arc<[Tagger]>,
 }
 
-/// Longer credentials than this name nobody, in base64.
-const LONGEST: usize = 512;
-
 impl User {
     pub(super) fn new(secret: &Secret) -> Self {
         User { taggers: secret.taggers("user") }
@@ -27,18 +23,10 @@ impl User {
 
     /// Where the user of Basic credentials is placed.
     pub(super) fn hint(&self, headers: &HeaderMap) -> Option<EndpointHint> {
-        let (scheme, encoded) = headers.get(header::AUTHORIZATION)?.as_bytes().split_at_checked(6)?;
-        let encoded = encoded.trim_ascii();
-        if !scheme.eq_ignore_ascii_case(b"basic ") || encoded.len() > LONGEST {
-            return None;
-        }
-        let mut decoded = [0; LONGEST];
-        let length = STANDARD.decode_slice(encoded, &mut decoded).ok()?;
-        let colon = decoded[..length].iter().position(|byte| *byte == b':').filter(|colon| *colon > 0)?;
-        let user = &mut decoded[..colon];
+        let mut user = basic_auth::user(headers)?;
         // To Kylin ADMIN and admin are one.
         user.make_ascii_lowercase();
-        let tag = self.taggers[0].tag(&[user]);
+        let tag = self.taggers[0].tag(&[&user]);
         let mut key = [0; 16];
         key.copy_from_slice(&tag[..16]);
         Some(EndpointHint::Key(key))
@@ -47,6 +35,10 @@ impl User {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use http::header;
+
     use super::*;
 
     fn hint(secret: u8, value: &str) -> Option<EndpointHint> {
@@ -71,7 +63,7 @@ mod tests {
 
     #[test]
     fn what_names_nobody_is_placed_nowhere() {
-        let long = basic(&"x".repeat(600));
+        let long = basic(&"x".repeat(basic_auth::MAX_TOKEN));
         for value in ["Basic", "Basic ", "Bearer QURNSU46", "Basic !!!", &basic("nocolon"), &basic(":pw"), &long] {
             assert_eq!(hint(1, value), None, "{value}");
         }

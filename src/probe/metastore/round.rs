@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use crate::backend::Backend;
 use crate::clock::timer_in;
+use crate::cookie::CookieJar;
 use crate::kylin::identity::Evidence;
 use crate::probe::ask::{Login, Reply, get};
-use crate::probe::cookies::Cookies;
 
 const PROJECTS: &str = "/kylin/api/projects";
 const CONFIG: &str = "/kylin/api/admin/config";
@@ -62,8 +62,8 @@ impl Logins {
 /// What is kept of a node from look to look.
 #[derive(Default)]
 pub(super) struct Visitor {
-    anonymous: Cookies,
-    logged_in: Cookies,
+    anonymous: CookieJar,
+    logged_in: CookieJar,
     no_login_until: Option<Instant>,
 }
 
@@ -94,8 +94,8 @@ pub(super) async fn look<B: Backend>(
     if first.headers.contains_key(SET_COOKIE) {
         // Whoever shows the cookie of a session gets no new one, so those of metastores that the node had before must go: it
         // might have them again.
-        visitor.anonymous = Cookies::default();
-        visitor.anonymous.learn(&first.headers);
+        visitor.anonymous = CookieJar::default();
+        visitor.anonymous.store(&first.headers);
     }
     let mut refused = false;
     if let Some(login) = &logins.login {
@@ -119,7 +119,7 @@ pub(super) async fn look<B: Backend>(
             }
             if refused {
                 logins.refused();
-                visitor.logged_in = Cookies::default();
+                visitor.logged_in = CookieJar::default();
                 visitor.no_login_until = Some(timer_in(PAUSE));
             }
         }

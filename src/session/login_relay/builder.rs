@@ -9,7 +9,7 @@ use super::keep::Keep;
 use super::offer::Reuse;
 use super::seal::Sealer;
 use crate::clock::{Clock, SystemClock};
-use crate::session::sticky::{InvalidCookie, SameSite, is_attribute, is_name};
+use crate::cookie::{Attributes, InvalidCookie, SameSite, is_name};
 use crate::session::{Secret, Sessions};
 
 /// Sessions that the front end shares among nodes, for [`Affinity::login_relay`](super::super::Affinity::login_relay): where they are kept, under
@@ -44,10 +44,7 @@ use crate::session::{Secret, Sessions};
 #[must_use]
 pub struct LoginRelay {
     keep: Keep,
-    name: String,
-    path: String,
-    secure: bool,
-    same_site: Option<SameSite>,
+    own: Attributes,
     of_nodes: Vec<String>,
     hand_out: CookieIssue,
     reuse: Duration,
@@ -74,10 +71,7 @@ impl LoginRelay {
     pub fn new(sessions: Sessions, secret: Secret) -> Self {
         LoginRelay {
             keep: Keep { sessions, sealer: Sealer::new(&secret), ttl: Duration::from_secs(8 * 3600) },
-            name: "KYLINLB_SESSION".into(),
-            path: "/kylin".into(),
-            secure: false,
-            same_site: Some(SameSite::Lax),
+            own: Attributes::new("KYLINLB_SESSION", "/kylin"),
             of_nodes: Vec::new(),
             hand_out: CookieIssue::AtLogin,
             reuse: Duration::from_secs(300),
@@ -93,11 +87,12 @@ impl LoginRelay {
     /// [`InvalidCookie`] when `name` is empty, has characters that a name cannot have (RFC 6265, 4.1.1), or is that of a node's
     /// session cookie.
     pub fn name(mut self, name: impl Into<String>) -> Result<Self, InvalidCookie> {
-        self.name = name.into();
-        match is_name(&self.name) && !self.cookies().is_nodes(self.name.as_bytes()) {
-            true => Ok(self),
-            false => Err(InvalidCookie(self.name, "name")),
+        let name = name.into();
+        if self.cookies().is_nodes(name.as_bytes()) {
+            return Err(InvalidCookie::new(name, "name"));
         }
+        self.own.set_name(name)?;
+        Ok(self)
     }
 
     /// Below which path browsers send it. Default `/kylin`, below which Kylin has everything.
@@ -105,22 +100,19 @@ impl LoginRelay {
     /// # Errors
     /// [`InvalidCookie`] when `path` does not begin with `/` or has characters that end an attribute.
     pub fn path(mut self, path: impl Into<String>) -> Result<Self, InvalidCookie> {
-        self.path = path.into();
-        match self.path.starts_with('/') && is_attribute(&self.path) {
-            true => Ok(self),
-            false => Err(InvalidCookie(self.path, "path")),
-        }
+        self.own.set_path(path.into())?;
+        Ok(self)
     }
 
     /// Whether browsers send it over TLS only. Default: no; say yes where clients reach the host over TLS.
     pub fn secure(mut self, secure: bool) -> Self {
-        self.secure = secure;
+        self.own.secure = secure;
         self
     }
 
     /// To which requests browsers add it; none leaves the attribute out. Default [`SameSite::Lax`], as Kylin 5.
     pub fn same_site(mut self, same_site: Option<SameSite>) -> Self {
-        self.same_site = same_site;
+        self.own.same_site = same_site;
         self
     }
 
@@ -130,8 +122,8 @@ impl LoginRelay {
     /// [`InvalidCookie`] when it cannot be a name, or is that of the front end's cookie.
     pub fn node_cookie(mut self, name: impl Into<String>) -> Result<Self, InvalidCookie> {
         let name = name.into();
-        if !is_name(&name) || name == self.name {
-            return Err(InvalidCookie(name, "name"));
+        if !is_name(&name) || name == self.own.name() {
+            return Err(InvalidCookie::new(name, "name"));
         }
         self.of_nodes.push(name);
         Ok(self)
@@ -187,15 +179,7 @@ impl LoginRelay {
     }
 
     fn cookies(&self) -> Cookies {
-        let secure = if self.secure { "; Secure" } else { "" };
-        let same_site = match self.same_site {
-            Some(SameSite::Strict) => "; SameSite=Strict",
-            Some(SameSite::Lax) => "; SameSite=Lax",
-            Some(SameSite::None) => "; SameSite=None",
-            None => "",
-        };
-        let attributes = format!("; Path={}; HttpOnly{secure}{same_site}", self.path);
-        Cookies { name: self.name.clone(), attributes, of_nodes: self.of_nodes.clone() }
+        Cookies { own: self.own.clone(), of_nodes: self.of_nodes.clone(), clock: Arc::clone(&self.clock) }
     }
 }
 
@@ -203,7 +187,7 @@ impl fmt::Debug for LoginRelay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoginRelay")
             .field("sessions", &self.keep.sessions)
-            .field("cookie", &self.name)
+            .field("cookie", &self.own.name())
             .field("ttl", &self.keep.ttl)
             .finish_non_exhaustive()
     }

@@ -1,21 +1,24 @@
 //! Cookies on their way through: the front end's own never reaches a node, a node's never reaches a client, all others pass.
 
+use std::sync::Arc;
+
 use http::header::{self, HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::id::SessionId;
 use super::record::NodeCookie;
-use crate::session::pairs::{cut, expires_at_once, first_part, is_kylins, unquoted};
+use crate::clock::Clock;
+use crate::cookie::{self, Attributes, SetCookie};
 
 /// Which cookies are whose.
 #[derive(Debug, Clone)]
 pub(super) struct Cookies {
-    /// The name of the front end's own.
-    pub(super) name: String,
-    /// What follows the value when it is set.
-    pub(super) attributes: String,
+    /// The front end's own cookie.
+    pub(super) own: Attributes,
     /// Names of nodes' session cookies, besides those that Kylin has by default.
     pub(super) of_nodes: Vec<String>,
+    /// Tells whether a `Set-Cookie` deletes.
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 /// What was taken out of a request.
@@ -40,86 +43,68 @@ impl Cookies {
     /// Takes the front end's cookie, and what looks like a node's, out of a request.
     pub(super) fn take(&self, headers: &mut HeaderMap) -> Taken {
         let mut taken = Taken::default();
-        let Some(line) = headers.get(header::COOKIE) else { return taken };
-        let mut kept = Vec::with_capacity(line.len());
-        let mut all = true;
-        for line in headers.get_all(header::COOKIE) {
-            for pair in line.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii) {
-                let (name, value) = cut(pair);
-                if name == self.name.as_bytes() {
-                    taken.presented = true;
-                    taken.id = taken.id.or_else(|| SessionId::parse(unquoted(value)));
-                } else if !self.is_nodes(name) {
-                    if !kept.is_empty() {
-                        kept.extend_from_slice(b"; ");
-                    }
-                    kept.extend_from_slice(pair);
-                    continue;
-                }
-                all = false;
+        let own = self.own.name().as_bytes();
+        cookie::retain(headers, |name, value| {
+            if name == own {
+                taken.presented = true;
+                taken.id = taken.id.take().or_else(|| SessionId::parse(value));
+                return false;
             }
-        }
-        if !all {
-            headers.remove(header::COOKIE);
-            // Pieces of what was a value are a value.
-            if let Ok(mut rest) = HeaderValue::from_maybe_shared(bytes::Bytes::from(kept))
-                && !rest.is_empty()
-            {
-                rest.set_sensitive(true);
-                headers.insert(header::COOKIE, rest);
-            }
-        }
+            !self.is_nodes(name)
+        });
         taken
     }
 
     /// Takes the node's session cookies out of an answer, and its attempts to set the front end's.
     pub(super) fn take_from_answer(&self, headers: &mut HeaderMap) -> Given {
         let mut given = Given::default();
-        let is_ours = |field: &HeaderValue| {
-            let (name, _) = cut(first_part(field.as_bytes()));
-            name == self.name.as_bytes() || self.is_nodes(name)
+        let is_hidden = |line: &HeaderValue| {
+            let name = SetCookie::parse(line).map(|cookie| cookie.name);
+            name.is_some_and(|name| name == self.own.name().as_bytes() || self.is_nodes(name))
         };
-        if !headers.get_all(header::SET_COOKIE).iter().any(is_ours) {
+        if !headers.get_all(header::SET_COOKIE).iter().any(is_hidden) {
             return given;
         }
-        let fields: Vec<HeaderValue> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
+        let lines: Vec<HeaderValue> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
         headers.remove(header::SET_COOKIE);
-        for field in fields {
-            if !is_ours(&field) {
-                headers.append(header::SET_COOKIE, field);
+        for line in lines {
+            if !is_hidden(&line) {
+                headers.append(header::SET_COOKIE, line);
                 continue;
             }
-            let (name, value) = cut(first_part(field.as_bytes()));
-            if !self.is_nodes(name) {
-                continue;
-            }
-            if value.is_empty() || expires_at_once(field.as_bytes()) {
+            let Some(cookie) = SetCookie::parse(&line).filter(|cookie| self.is_nodes(cookie.name)) else { continue };
+            if cookie.deletes(self.clock.unix()) {
                 given.deleted = true;
                 continue;
             }
             let text = |bytes| std::str::from_utf8(bytes).ok();
-            // The last one counts: at a login, the session of before may be set first.
-            given.cookie = text(name).zip(text(value)).and_then(|(name, value)| NodeCookie::new(name, value));
+            // The last one counts: at a login, the previous session may be set first.
+            given.cookie =
+                text(cookie.name).zip(text(cookie.value)).and_then(|(name, value)| NodeCookie::new(name, value));
         }
         given
     }
 
     /// The `Set-Cookie` that hands a session to the client.
     pub(super) fn hand_out(&self, id: &SessionId) -> Option<HeaderValue> {
-        let field = Zeroizing::new(format!("{}={}{}", self.name, *id.text(), self.attributes));
-        let mut field = HeaderValue::from_str(&field).ok()?;
-        field.set_sensitive(true);
-        Some(field)
+        let mut line = Zeroizing::new(String::with_capacity(256));
+        self.own.write(&id.text(), None, &mut line);
+        let mut line = HeaderValue::from_str(&line).ok()?;
+        line.set_sensitive(true);
+        Some(line)
     }
 
-    /// The `Set-Cookie` that takes it back.
+    /// The `Set-Cookie` that deletes it at the client.
     pub(super) fn take_back(&self) -> Option<HeaderValue> {
-        let field = format!("{}={}; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT", self.name, self.attributes);
-        HeaderValue::from_str(&field).ok()
+        let mut line = String::new();
+        self.own.write("", Some(std::time::Duration::ZERO), &mut line);
+        line.push_str("; Expires=Thu, 01 Jan 1970 00:00:00 GMT");
+        HeaderValue::try_from(line).ok()
     }
 
     pub(super) fn is_nodes(&self, name: &[u8]) -> bool {
-        is_kylins(name) || (!self.of_nodes.is_empty() && self.of_nodes.iter().any(|known| known.as_bytes() == name))
+        cookie::is_kylin_session(name)
+            || (!self.of_nodes.is_empty() && self.of_nodes.iter().any(|known| known.as_bytes() == name))
     }
 }
 
@@ -164,7 +149,11 @@ mod tests {
     use super::*;
 
     fn cookies() -> Cookies {
-        Cookies { name: "FRONT".into(), attributes: "; Path=/kylin; HttpOnly".into(), of_nodes: vec!["OWN".into()] }
+        Cookies {
+            own: Attributes::new("FRONT", "/kylin"),
+            of_nodes: vec!["OWN".into()],
+            clock: Arc::new(crate::clock::ManualClock::new()),
+        }
     }
 
     fn headers(name: header::HeaderName, values: &[&str]) -> HeaderMap {
@@ -212,7 +201,7 @@ mod tests {
     fn the_last_cookie_of_the_node_is_kept_and_none_reaches_the_client() {
         let mut answer = headers(
             header::SET_COOKIE,
-            &["JSESSIONID=A; Path=/kylin", "theme=dark; Path=/", "JSESSIONID=B; Path=/kylin; HttpOnly", "FRONT=evil"],
+            &["JSESSIONID=A; Path=/kylin", "theme=dark; Path=/", "JSESSIONID=B; Path=/kylin; HttpOnly; SameSite=Lax", "FRONT=evil"],
         );
         let given = cookies().take_from_answer(&mut answer);
         assert_eq!(given.cookie.map(|cookie| cookie.pair().to_string()).as_deref(), Some("JSESSIONID=B"));
@@ -265,7 +254,7 @@ mod tests {
     fn what_is_handed_out_is_taken_back_with_the_same_attributes() {
         let id = SessionId::random(1).unwrap();
         let out = cookies().hand_out(&id).unwrap();
-        assert_eq!(out.to_str().unwrap(), format!("FRONT={}; Path=/kylin; HttpOnly", *id.text()));
+        assert_eq!(out.to_str().unwrap(), format!("FRONT={}; Path=/kylin; HttpOnly; SameSite=Lax", *id.text()));
         assert!(out.is_sensitive());
         let back = cookies().take_back().unwrap();
         assert!(back.to_str().unwrap().starts_with("FRONT=; Path=/kylin; HttpOnly; Max-Age=0;"));

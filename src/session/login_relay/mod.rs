@@ -47,6 +47,9 @@ pub(crate) struct Sharing {
 
 impl fmt::Debug for Sharing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sharing").field("cookie", &self.cookies.name).field("keep", &self.keep).finish_non_exhaustive()
+        f.debug_struct("Sharing")
+            .field("cookie", &self.cookies.own.name())
+            .field("keep", &self.keep)
+            .finish_non_exhaustive()
     }
 }

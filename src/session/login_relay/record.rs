@@ -16,6 +16,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use zeroize::Zeroizing;
 
 use super::seal::MAX_CONTENT;
+use crate::basic_auth;
 use crate::endpoint::EndpointId;
 
 const FORMAT: u8 = 1;
@@ -31,9 +32,8 @@ pub(crate) struct Login(Zeroizing<Vec<u8>>);
 impl Login {
     /// The login that this value of `Authorization` stands for; none for what is not Basic, or is longer than is kept.
     pub(super) fn from_authorization(value: &[u8]) -> Option<Self> {
-        let (scheme, credentials) = value.split_at_checked(6)?;
-        let credentials = credentials.trim_ascii();
-        let fits = scheme.eq_ignore_ascii_case(b"basic ") && (1..MAX_LOGIN - 6).contains(&credentials.len());
+        let credentials = basic_auth::token(value)?;
+        let fits = (1..MAX_LOGIN - 6).contains(&credentials.len());
         let printable = credentials.iter().all(u8::is_ascii_graphic);
         (fits && printable).then(|| Login(Zeroizing::new([b"Basic ", credentials].concat())))
     }

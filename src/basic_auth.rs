@@ -1,0 +1,72 @@
+//! HTTP Basic credentials (RFC 7617).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderValue, header};
+
+/// Longer tokens, in base64, are not decoded.
+pub(crate) const MAX_TOKEN: usize = 4096;
+
+/// Returns the base64 token of `Basic` credentials in an `Authorization` value. The scheme may be in any case.
+pub(crate) fn token(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(b"basic ".len())?;
+    scheme.eq_ignore_ascii_case(b"basic ").then(|| token.trim_ascii())
+}
+
+/// Returns the user name of the Basic credentials in `headers`: what precedes the first colon. None where there are no
+/// such credentials, they cannot be decoded, or the name is empty.
+pub(crate) fn user(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let token = token(headers.get(header::AUTHORIZATION)?.as_bytes()).filter(|token| token.len() <= MAX_TOKEN)?;
+    let mut credentials = STANDARD.decode(token).ok()?;
+    let colon = credentials.iter().position(|byte| *byte == b':').filter(|colon| *colon > 0)?;
+    credentials.truncate(colon);
+    Some(credentials)
+}
+
+/// Returns the `Authorization` value of these credentials, marked as sensitive. None where the user has a colon.
+pub(crate) fn authorization(user: &str, password: &str) -> Option<HeaderValue> {
+    if user.contains(':') {
+        return None;
+    }
+    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user_of(value: &str) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+        user(&headers).map(|user| String::from_utf8(user).unwrap())
+    }
+
+    #[test]
+    fn reads_the_user_before_the_first_colon() {
+        let value = authorization("ADMIN", "KY:LIN").unwrap();
+        assert!(value.is_sensitive());
+        let value = value.to_str().unwrap();
+        assert_eq!(user_of(value).as_deref(), Some("ADMIN"));
+        assert_eq!(user_of(&value.replace("Basic ", "BASIC  ")).as_deref(), Some("ADMIN"));
+        assert_eq!(authorization("a:b", "c"), None);
+    }
+
+    #[test]
+    fn other_credentials_name_no_user() {
+        let long = format!("Basic {}", STANDARD.encode("x".repeat(MAX_TOKEN)));
+        let (no_colon, empty) = (STANDARD.encode("nocolon"), STANDARD.encode(":pw"));
+        for value in [
+            "Basic",
+            "Basic ",
+            "Bearer QURNSU46",
+            "Basic !!!",
+            &format!("Basic {no_colon}"),
+            &format!("Basic {empty}"),
+            &long,
+        ] {
+            assert_eq!(user_of(value), None, "{value}");
+        }
+    }
+}

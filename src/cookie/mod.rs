@@ -1,0 +1,148 @@
+//! Cookies: the `Cookie` header of requests, the `Set-Cookie` headers of responses (RFC 6265). All of it is hostile input.
+
+mod attributes;
+mod date;
+mod jar;
+mod set_cookie;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+
+pub(crate) use attributes::{Attributes, is_name};
+pub use attributes::{InvalidCookie, SameSite};
+pub(crate) use jar::CookieJar;
+pub(crate) use set_cookie::SetCookie;
+
+/// The longest session id that is accepted, in bytes. Kylin's have at most 64, and a route.
+const MAX_SESSION_ID: usize = 512;
+
+/// Returns the cookies of a request as names and values, in the order in which they were sent, without quotes around
+/// values.
+pub(crate) fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    raw_pairs(headers).map(|(name, value)| (name, unquoted(value)))
+}
+
+/// Returns the value of the first cookie called `name`, as the client sent it.
+pub(crate) fn value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
+    raw_pairs(headers).find(|(known, _)| *known == name.as_bytes()).map(|(_, value)| value)
+}
+
+/// Removes the cookies of a request for which `keep` is false. Headers without such a cookie stay as they are.
+pub(crate) fn retain(headers: &mut HeaderMap, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
+    let mut kept = Vec::new();
+    let mut all = true;
+    for part in parts(headers) {
+        let (name, value) = split(part).unwrap_or((part, b""));
+        if !keep(name, unquoted(value)) {
+            all = false;
+        } else if !part.is_empty() {
+            kept.extend_from_slice(if kept.is_empty() { b"" } else { b"; " });
+            kept.extend_from_slice(part);
+        }
+    }
+    if all {
+        return;
+    }
+    headers.remove(header::COOKIE);
+    if let Ok(mut rest) = HeaderValue::from_maybe_shared(Bytes::from(kept))
+        && !rest.is_empty()
+    {
+        rest.set_sensitive(true);
+        headers.insert(header::COOKIE, rest);
+    }
+}
+
+/// Returns whether a cookie of this name is the session of a Kylin node: `JSESSIONID` for Kylin 2 to 4, a digest of the
+/// metastore for Kylin 5.
+pub(crate) fn is_kylin_session(name: &[u8]) -> bool {
+    name == b"JSESSIONID" || is_metastore_digest(name)
+}
+
+/// Returns whether this is the name that Kylin 5 gives its session cookie: the SHA-256 of its metadata URL, in 64
+/// lower-case hexadecimal digits (apache/kylin kylin5 BootstrapServer.java:102-110).
+pub(crate) fn is_metastore_digest(name: &[u8]) -> bool {
+    name.len() == 64 && name.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Returns whether these bytes may be a session id: 1 to 512 visible ASCII characters.
+pub(crate) fn is_session_id(value: &[u8]) -> bool {
+    !value.is_empty() && value.len() <= MAX_SESSION_ID && value.iter().all(u8::is_ascii_graphic)
+}
+
+fn raw_pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    parts(headers).filter_map(split)
+}
+
+fn parts(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(header::COOKIE).into_iter();
+    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).map(<[u8]>::trim_ascii)
+}
+
+fn split(pair: &[u8]) -> Option<(&[u8], &[u8])> {
+    let equals = pair.iter().position(|byte| *byte == b'=')?;
+    Some((pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii()))
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(lines: &[&str]) -> HeaderMap {
+        lines.iter().map(|line| (header::COOKIE, line.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn finds_a_cookie_by_its_whole_name() {
+        let headers = request(&["XJSESSIONID=no; JSESSIONIDX=no", "a=b;  JSESSIONID=yes.node1 ;JSESSIONID=second"]);
+        assert_eq!(value(&headers, "JSESSIONID"), Some(&b"yes.node1"[..]));
+        assert_eq!(value(&headers, "missing"), None);
+    }
+
+    #[test]
+    fn quotes_are_not_part_of_a_value() {
+        let headers = request(&["a=\"b\"; c=\"d; =e; f"]);
+        let expected: [(&[u8], &[u8]); 3] = [(b"a", b"b"), (b"c", b"\"d"), (b"", b"e")];
+        assert!(pairs(&headers).eq(expected));
+    }
+
+    #[test]
+    fn removing_a_cookie_leaves_the_others() {
+        let without = |line: &str| {
+            let mut headers = request(&[line]);
+            retain(&mut headers, |name, _| name != b"lb");
+            headers.get(header::COOKIE).map(|line| line.to_str().unwrap().to_owned())
+        };
+        assert_eq!(without("a=1; lb=x; b=2; lb=y").as_deref(), Some("a=1; b=2"));
+        assert_eq!(without("lb=x"), None);
+        assert_eq!(without("a=1;lb"), Some("a=1".into()));
+        assert_eq!(without("lbx=1;xlb=2").as_deref(), Some("lbx=1;xlb=2"));
+    }
+
+    #[test]
+    fn kylin_sessions_are_known_by_name() {
+        let digest = "ce8a5bd5b23fe84d1894dce1bd9399364ba5af3c7a25f025442c92244c729804";
+        assert!(is_kylin_session(b"JSESSIONID") && is_kylin_session(digest.as_bytes()));
+        for other in ["jsessionid", "", "ROUTE", &digest[1..], &digest.to_uppercase(), &digest.replace('c', "g")] {
+            assert!(!is_kylin_session(other.as_bytes()), "{other}");
+        }
+        assert!(!is_metastore_digest(b"JSESSIONID"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_makes_it_panic(line in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            if let Ok(line) = HeaderValue::from_bytes(&line) {
+                let _ = SetCookie::parse(&line);
+                let mut headers = HeaderMap::new();
+                headers.insert(header::COOKIE, line);
+                proptest::prop_assert!(pairs(&headers).count() <= 200);
+                retain(&mut headers, |name, _| name != b"a");
+                proptest::prop_assert!(pairs(&headers).all(|(name, _)| name != b"a"));
+            }
+        }
+    }
+}
