@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
-use kylin_lb::discovery::{self, DiscoveredNode, Discovery, DiscoveryHandle, KylinFile, KylinSite};
+use kylin_lb::discovery::{self, DiscoveredNode, Discovery, DiscoveryHandle, KylinConfig, KylinFile};
 use kylin_lb::health::HealthState;
 use kylin_lb::probe::{MetastoreCheck, MetastoreChecker};
 use kylin_lb::{Cluster, Endpoint, HttpBackend};
@@ -52,7 +52,7 @@ impl Members {
         let site = file.read().await?;
         let members = Members::fixed(nodes::cluster(&[], args)?);
         let made = site.clone();
-        let make = move |found: &DiscoveredNode| KylinSite::endpoint(&made, found);
+        let make = move |found: &DiscoveredNode| KylinConfig::endpoint(&made, found);
         let mut members = match site.zookeeper()? {
             Some(registry) if site.nodes().is_empty() => members.watch(registry, args, make).await?,
             _ => members.watch(file, args, make).await?,
@@ -90,7 +90,7 @@ impl Members {
         let outlier = args.outlier;
         let make = move |found: &DiscoveredNode| make(found).map(|endpoint| nodes::watched(endpoint, outlier));
         let follow = discovery::watch(&self.cluster, source, make);
-        let news = follow.wait_until(|status| status.told > 0);
+        let news = follow.wait_until(|status| status.updates > 0);
         if tokio::time::timeout(FIRST_NEWS, news).await.is_err() {
             let why = follow.status().error.unwrap_or_else(|| "it names none".into());
             eprintln!("kylin_front: there are no nodes yet: {why}");

@@ -58,7 +58,7 @@ impl Watched {
                 json!({
                     "source": format!("{:?}", status.source).to_lowercase(),
                     "endpoints": status.endpoints,
-                    "refused": status.refused,
+                    "rejected": status.rejected,
                     "failures": status.failures,
                     "error": status.error,
                 })

@@ -1,28 +1,40 @@
 use std::time::Duration;
 
-/// How long a source is left alone after it failed: twice as long after each failure in a row, up to a most, and by chance up
-/// to half of that less, so that front ends which lost one source together do not come back together.
+use super::{InvalidDuration, MIN_INTERVAL, at_least};
+
+/// The delays after failures of a source.
+///
+/// The delay doubles with each failure in a row, up to a maximum. A random part of up to half is
+/// taken off, so that front ends that lost a source together do not reconnect together.
+///
+/// Default: 500 ms after the first failure, at most 30 s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// After the first failure. Default: 500 ms.
-    pub first: Duration,
-    /// After many. Default: 30 s, so that a source is noticed within a minute of its return.
-    pub most: Duration,
+    initial: Duration,
+    max: Duration,
+}
+
+impl Backoff {
+    /// Creates delays from `initial`, after the first failure, up to `max`.
+    ///
+    /// # Errors
+    /// [`InvalidDuration`] if `initial` is below 10 ms, since a source that fails at once would
+    /// occupy a core, or if `max` is below `initial`.
+    pub fn new(initial: Duration, max: Duration) -> Result<Self, InvalidDuration> {
+        let initial = at_least(MIN_INTERVAL, initial, "initial backoff")?;
+        Ok(Backoff { initial, max: at_least(initial, max, "maximum backoff")? })
+    }
+
+    /// Returns the delay after this many failures in a row. `random` is from 0 to 1.
+    pub(super) fn after(&self, failures: u32, random: f64) -> Duration {
+        let doubled = self.initial.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+        doubled.min(self.max).mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0))
+    }
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Backoff { first: Duration::from_millis(500), most: Duration::from_secs(30) }
-    }
-}
-
-impl Backoff {
-    /// The pause after this many failures in a row; `chance` is from 0 to 1.
-    pub(super) fn after(&self, failures: u32, chance: f64) -> Duration {
-        let doubled = self.first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
-        // Never no pause at all: a source that fails at once would take a core.
-        let full = doubled.min(self.most).max(Duration::from_millis(10));
-        full.mul_f64(0.5 + 0.5 * chance.clamp(0.0, 1.0))
+        Backoff { initial: Duration::from_millis(500), max: Duration::from_secs(30) }
     }
 }
 
@@ -31,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doubles_up_to_the_most_and_keeps_half_of_it() {
+    fn the_delay_doubles_up_to_the_maximum_and_keeps_at_least_half() {
         let backoff = Backoff::default();
         let full: Vec<u128> = [1, 2, 3, 7, 8, 1_000_000].map(|n| backoff.after(n, 1.0).as_millis()).to_vec();
         assert_eq!(full, [500, 1000, 2000, 30_000, 30_000, 30_000]);
@@ -39,8 +51,11 @@ mod tests {
     }
 
     #[test]
-    fn never_is_no_pause() {
-        let none = Backoff { first: Duration::ZERO, most: Duration::ZERO };
-        assert_eq!(none.after(1, 0.0), Duration::from_millis(5));
+    fn the_delay_is_never_zero() {
+        let new = |initial, max| Backoff::new(Duration::from_millis(initial), Duration::from_millis(max));
+        let error = new(0, 0).unwrap_err();
+        assert_eq!(error.to_string(), "the initial backoff 0ns is too short: expected at least 10ms");
+        assert_eq!(new(20, 10).unwrap_err().setting, "maximum backoff");
+        assert_eq!(new(10, 10).unwrap().after(1, 0.0), Duration::from_millis(5));
     }
 }

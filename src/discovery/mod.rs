@@ -1,21 +1,22 @@
-//! Where the nodes of a cluster come from.
+//! Sources of cluster membership.
 //!
-//! A [`Discovery`] is a stream of memberships; [`watch`] applies it to a [`Cluster`](crate::Cluster). Whatever happens to a
-//! source, the cluster goes on with the last nodes it knew: a source that fails, or that names no node at all, empties no cluster.
-//! That the list may be old is said in a warning and in [`DiscoveryHandle::status`]; that a listed node may be dead is found by the
-//! health of its endpoint, as always (Kylin's own registrations outlive a node by up to two minutes).
+//! A [`Discovery`] yields the nodes of a cluster, and [`watch`] applies them to a
+//! [`Cluster`](crate::Cluster). A source that fails, or that lists no node, never empties the
+//! cluster: the last known endpoints stay, the task logs a warning, and
+//! [`DiscoveryHandle::status`] reports the failure. A listed node may be dead, since Kylin's own
+//! registrations outlive a node by up to two minutes; the health of its endpoint shows that.
 //!
-//! | source | feature |
-//! |---|---|
-//! | [`Static`]: a fixed list | |
-//! | [`FileList`]: a list in a file, read again when it changes | |
-//! | `KylinFile`: Kylin's own `kylin.properties` | `kylin` |
-//! | `KylinServers`: what the nodes themselves know of each other | `kylin` |
-//! | `Dns`: A and AAAA, or SRV records | `dns` |
-//! | `ZooKeeper`: what Kylin nodes register | `zookeeper` |
+//! | source | nodes come from | feature |
+//! |---|---|---|
+//! | [`StaticList`] | a fixed list | |
+//! | [`FileList`] | a text file, read again when it changes | |
+//! | [`KylinFile`] | Kylin's own `kylin.properties` | |
+//! | [`KylinServers`] | the list that Kylin nodes keep of each other | |
+//! | `Dns` | A and AAAA, or SRV records | `dns` |
+//! | `ZooKeeper` | the registrations of Kylin nodes | `zookeeper` |
 //!
 //! ```
-//! use kylin_lb::discovery::{self, DiscoveredNode, Static};
+//! use kylin_lb::discovery::{self, DiscoveredNode, StaticList};
 //! # use kylin_lb::{Backend, Body, Cluster, Endpoint, SendError};
 //! # struct Node;
 //! # impl Backend for Node {
@@ -28,113 +29,143 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let cluster = Cluster::builder().build()?;
-//! let source = Static::new([DiscoveredNode::new("10.0.0.1:7070")?, DiscoveredNode::new("10.0.0.2:7070")?.with_weight(2_u32.try_into()?)]);
+//! let (one, two) = (DiscoveredNode::new("10.0.0.1:7070")?, DiscoveredNode::new("10.0.0.2:7070")?);
+//! let source = StaticList::new([one, two.with_weight(2_u32.try_into()?)]);
 //! // Over the network: `discovery::watch(&cluster, source, DiscoveredNode::http)`.
-//! let follow = discovery::watch(&cluster, source, |found| found.endpoint(connect_to(found.address())));
+//! let handle = discovery::watch(&cluster, source, |node| node.endpoint(connect_to(node.address())));
 //!
-//! follow.wait_until(|status| status.endpoints == 2).await;
+//! handle.wait_until(|status| status.endpoints == 2).await;
 //! assert_eq!(cluster.status().endpoints[1].weight, 2);
 //! # Ok(())
 //! # }
 //! ```
 
 mod backoff;
+mod catch_panic;
 #[cfg(feature = "dns")]
 mod dns;
 mod file;
-mod fixed;
-mod guard;
 mod kylin_file;
 mod kylin_servers;
+mod membership;
 mod node;
+mod static_list;
 mod status;
 mod watch;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;
 
 use std::future::Future;
+use std::time::Duration;
 
 pub use backoff::Backoff;
 #[cfg(feature = "dns")]
 pub use dns::{Dns, InvalidDns};
 pub use file::{FileList, InvalidLine};
-pub use fixed::Static;
-pub use kylin_file::{InvalidSite, KylinFile, KylinSite};
+pub use kylin_file::{InvalidKylinConfig, KylinConfig, KylinFile};
 pub use kylin_servers::KylinServers;
 pub use node::{DiscoveredNode, InvalidNode};
+pub use static_list::StaticList;
 pub use status::{DiscoveryStatus, SourceState};
+pub use watch::{DiscoveryHandle, watch, watch_with};
 #[cfg(feature = "zookeeper")]
 #[doc(inline)]
 pub use zookeeper::ZooKeeper;
-
-pub use watch::{DiscoveryHandle, watch, watch_with};
 
 use crate::body::BoxError;
 
 /// A source of membership.
 ///
-/// What an implementer may rely on: calls follow one another; after an error the next call comes later each time
-/// ([`Backoff`]); a call that panics counts as an error. What is asked of an implementer: the first call yields as soon as the
-/// membership is known, each later one when there is news, be it the same nodes again; a future that is dropped loses nothing;
-/// after an error, a later call finds a new connection by itself; errors hold no credentials.
+/// # What the caller guarantees
+/// Calls of [`next`](Self::next) follow one another. After an error the next call comes later each
+/// time (see [`Backoff`]). A call that panics counts as an error.
+///
+/// # What an implementation guarantees
+/// - The first call yields as soon as the membership is known. Each later call yields when the
+///   source has an update, even if the nodes are unchanged.
+/// - A dropped future loses no update.
+/// - After an error, a later call reconnects without help.
+/// - Errors hold no credentials.
 pub trait Discovery: Send + 'static {
-    /// Waits for the next membership, whole, in the order in which endpoints are to stand in the cluster (hash policies depend
-    /// on it, so two front ends must see the same order).
+    /// Waits for the next complete membership.
+    ///
+    /// The order of the nodes is the order of the endpoints in the cluster. Hash policies depend on
+    /// it, so a source must yield the same order to every front end.
     ///
     /// # Errors
-    /// [`DiscoveryError`] when the source cannot tell at present.
+    /// [`DiscoveryError`] if the source cannot list its nodes at present.
     fn next(&mut self) -> impl Future<Output = Result<Vec<DiscoveredNode>, DiscoveryError>> + Send;
 }
 
-/// Why a source cannot tell the membership. Holds no credentials.
+/// Why a source cannot list its nodes. Holds no credentials.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiscoveryError {
-    /// The source cannot be reached, or does not answer.
-    #[error("{place} is unavailable")]
+    /// The source cannot be reached, or does not respond.
+    #[error("{location} is unavailable")]
     Unavailable {
-        /// What cannot be reached.
-        place: String,
-        /// Why.
+        /// The file, node, DNS name or ZooKeeper path that cannot be reached.
+        location: String,
+        /// The cause.
         #[source]
         source: BoxError,
     },
-    /// The source did not answer in time.
-    #[error("{0} did not answer in time")]
+    /// The source did not respond in time.
+    #[error("{0} did not respond in time")]
     Timeout(String),
-    /// The source refuses: wrong credentials, no permission.
-    #[error("{place} refuses")]
-    Refused {
-        /// Who, or what at the source.
-        place: String,
-        /// Why.
+    /// The source denies access: wrong credentials or a missing permission.
+    #[error("{location} denies access")]
+    Denied {
+        /// What denies access.
+        location: String,
+        /// The cause.
         #[source]
         source: BoxError,
     },
-    /// What the source says makes no sense.
-    #[error("{place} makes no sense")]
+    /// The source responded with invalid data.
+    #[error("{location} is invalid")]
     Invalid {
-        /// Where it stands.
-        place: String,
-        /// What is wrong there.
+        /// Where the invalid data was found.
+        location: String,
+        /// What is wrong with it.
         #[source]
         source: BoxError,
     },
-    /// The source panicked, which is a fault in it.
+    /// The source panicked, which is a bug in it.
     #[error("the source panicked")]
     Panicked,
 }
 
-/// An error and all its sources, in one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+/// A duration that is too short for its setting.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[error("the {setting} {value:?} is too short: expected at least {min:?}")]
+pub struct InvalidDuration {
+    /// The name of the setting.
+    pub setting: &'static str,
+    /// The value that was given.
+    pub value: Duration,
+    /// The shortest valid value.
+    pub min: Duration,
+}
+
+/// The shortest interval at which a source may be polled.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Returns `value`, or an error if it is shorter than `min`.
+fn at_least(min: Duration, value: Duration, setting: &'static str) -> Result<Duration, InvalidDuration> {
+    if value < min { Err(InvalidDuration { setting, value, min }) } else { Ok(value) }
+}
+
+/// Formats an error and all its sources in one line.
+fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
         let text = error.to_string();
-        // Errors that show their source themselves would say it twice.
+        // Some errors already include the text of their source.
         if !line.ends_with(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
+            line = format!("{line}: {text}");
         }
         source = error.source();
     }

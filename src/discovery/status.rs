@@ -1,49 +1,49 @@
 use std::time::Instant;
 
-/// How it stands between a cluster and its source of membership.
+/// The state of a watched source and of the endpoints that come from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DiscoveryStatus {
-    /// What the source said last.
+    /// The last result of the source.
     pub source: SourceState,
-    /// Endpoints of the cluster that come from the source.
+    /// The number of endpoints in the cluster that come from the source.
     pub endpoints: usize,
-    /// Nodes that the source names and the cluster does not have: their endpoint could not be made, or another endpoint has their id
-    /// or address.
-    pub refused: usize,
-    /// How often the source has told a membership that had nodes.
-    pub told: u64,
-    /// Failures of the source since it last told anything.
+    /// The number of listed nodes that the cluster does not have: their endpoint could not be made,
+    /// or another endpoint has their id or address.
+    pub rejected: usize,
+    /// The number of updates of the source that listed nodes.
+    pub updates: u64,
+    /// The number of failures since the last successful result.
     pub failures: u32,
-    /// What the last of these failures was, in one line.
+    /// The last of these failures with its causes, in one line.
     pub error: Option<String>,
-    /// When the source last told a membership that had nodes: the age of what the cluster goes by, unless `source` is
-    /// [`Current`](SourceState::Current).
-    pub told_at: Option<Instant>,
+    /// When the source last listed nodes. Unless `source` is [`Current`](SourceState::Current), this
+    /// is the age of the membership.
+    pub last_update: Option<Instant>,
 }
 
-/// What a source said last.
+/// The last result of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceState {
-    /// Nothing yet.
+    /// The source has not responded yet.
     Waiting,
-    /// The membership that the cluster has.
+    /// The source listed the nodes that the cluster has.
     Current,
-    /// That there are no nodes; the cluster keeps those it knew.
+    /// The source listed no nodes; the cluster keeps those it had.
     Empty,
-    /// That it fails; the cluster keeps those it knew.
+    /// The source failed; the cluster keeps the nodes it had.
     Failing,
 }
 
 impl DiscoveryStatus {
-    pub(super) const NEW: DiscoveryStatus = DiscoveryStatus {
+    pub(super) const WAITING: DiscoveryStatus = DiscoveryStatus {
         source: SourceState::Waiting,
         endpoints: 0,
-        refused: 0,
-        told: 0,
+        rejected: 0,
+        updates: 0,
         failures: 0,
         error: None,
-        told_at: None,
+        last_update: None,
     };
 }

@@ -1,4 +1,4 @@
-//! Nodes that DNS names, with a DNS server of the test's own that may answer anything.
+//! Nodes from DNS, with a scripted DNS server.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,13 +14,13 @@ use tokio::time::timeout;
 
 use crate::support::cluster::Nowhere;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const A: u16 = 1;
 const CNAME: u16 = 5;
 const AAAA: u16 = 28;
 const SRV: u16 = 33;
 
-/// A resource record of the name that was asked for.
+/// A resource record of the queried name.
 #[derive(Debug, Clone)]
 struct Record {
     kind: u16,
@@ -28,17 +28,17 @@ struct Record {
     data: Vec<u8>,
 }
 
-/// How the server answers a question.
+/// The response of the server to a query.
 #[derive(Clone)]
 enum Reply {
     Records(Vec<Record>),
     /// A response code: 2 is SERVFAIL, 3 NXDOMAIN, 5 REFUSED.
     Code(u8),
-    /// These bytes after the head and the question, with these counts of answers.
+    /// These bytes after the header and the question, with this count of answer records.
     Raw(u16, Vec<u8>),
-    /// Records under a foreign id, as of somebody who guesses.
+    /// Records under another id, as an attacker would guess it.
     Forged(Vec<Record>),
-    /// Bytes that are no DNS at all.
+    /// Bytes that are not a DNS message.
     Junk(Vec<u8>),
     Nothing,
 }
@@ -55,26 +55,26 @@ impl DnsServer {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = socket.local_addr().unwrap();
         let replies: Arc<Mutex<HashMap<u16, Reply>>> = Arc::default();
-        let known = Arc::clone(&replies);
+        let shared = Arc::clone(&replies);
         let task = tokio::spawn(async move {
             let mut question = [0; 1500];
             while let Ok((length, from)) = socket.recv_from(&mut question).await {
                 let kind = kind_of(&question[..length]);
-                let reply = known.lock().unwrap().get(&kind).cloned().unwrap_or(Reply::Code(0));
-                if let Some(answer) = answer(&question[..length], &reply) {
-                    let _ = socket.send_to(&answer, from).await;
+                let reply = shared.lock().unwrap().get(&kind).cloned().unwrap_or(Reply::Code(0));
+                if let Some(response) = response(&question[..length], &reply) {
+                    let _ = socket.send_to(&response, from).await;
                 }
             }
         });
         DnsServer { address, replies, task: task.abort_handle() }
     }
 
-    fn says(&self, kind: u16, reply: Reply) {
+    fn set(&self, kind: u16, reply: Reply) {
         self.replies.lock().unwrap().insert(kind, reply);
     }
 
     fn records(&self, kind: u16, records: impl IntoIterator<Item = Record>) {
-        self.says(kind, Reply::Records(records.into_iter().collect()));
+        self.set(kind, Reply::Records(records.into_iter().collect()));
     }
 }
 
@@ -84,7 +84,7 @@ impl Drop for DnsServer {
     }
 }
 
-/// Where the question's name ends.
+/// Returns the offset after the name of the question.
 fn end_of_name(question: &[u8]) -> usize {
     let mut at = 12;
     while question[at] != 0 {
@@ -98,7 +98,7 @@ fn kind_of(question: &[u8]) -> u16 {
     u16::from_be_bytes([question[end], question[end + 1]])
 }
 
-fn answer(question: &[u8], reply: &Reply) -> Option<Vec<u8>> {
+fn response(question: &[u8], reply: &Reply) -> Option<Vec<u8>> {
     let (code, count, records) = match reply {
         Reply::Nothing => return None,
         Reply::Junk(bytes) => return Some(bytes.clone()),
@@ -106,7 +106,7 @@ fn answer(question: &[u8], reply: &Reply) -> Option<Vec<u8>> {
         Reply::Raw(count, bytes) => (0, *count, bytes.clone()),
         Reply::Records(records) | Reply::Forged(records) => {
             let bytes = records.iter().flat_map(|record| {
-                // The name of the question, by reference.
+                // A pointer to the name of the question.
                 let mut bytes = vec![0xc0, 12];
                 bytes.extend(record.kind.to_be_bytes());
                 bytes.extend([0, 1]);
@@ -118,17 +118,17 @@ fn answer(question: &[u8], reply: &Reply) -> Option<Vec<u8>> {
             (0, u16::try_from(records.len()).unwrap(), bytes.collect())
         }
     };
-    let mut answer = question[..2].to_vec();
+    let mut response = question[..2].to_vec();
     if matches!(reply, Reply::Forged(_)) {
-        answer[0] ^= 0xff;
+        response[0] ^= 0xff;
     }
-    // A recursive answer to one question, without the additional record that may have come with it.
-    answer.extend([0x81, 0x80 | code, 0, 1]);
-    answer.extend(count.to_be_bytes());
-    answer.extend([0, 0, 0, 0]);
-    answer.extend(&question[12..end_of_name(question) + 4]);
-    answer.extend(records);
-    Some(answer)
+    // A recursive response to one question, without the additional record that may have come with it.
+    response.extend([0x81, 0x80 | code, 0, 1]);
+    response.extend(count.to_be_bytes());
+    response.extend([0, 0, 0, 0]);
+    response.extend(&question[12..end_of_name(question) + 4]);
+    response.extend(records);
+    Some(response)
 }
 
 fn a(octet: u8, ttl: u32) -> Record {
@@ -149,19 +149,20 @@ fn srv(priority: u16, weight: u16, port: u16, target: &str, ttl: u32) -> Record 
     Record { kind: SRV, ttl, data }
 }
 
-struct Named {
+/// A cluster that watches DNS.
+struct Resolved {
     cluster: Cluster<Nowhere>,
-    follow: DiscoveryHandle,
+    handle: DiscoveryHandle,
 }
 
-impl Named {
-    fn by(server: &DnsServer, source: Dns) -> Self {
-        let source = source.servers([server.address]).patience(Duration::from_millis(600));
-        let source = source.ttl_between(Duration::from_millis(20), Duration::from_millis(50));
+impl Resolved {
+    fn with(server: &DnsServer, source: Dns) -> Self {
+        let source = source.servers([server.address]).timeout(Duration::from_millis(600)).unwrap();
+        let source = source.ttl_between(Duration::from_millis(20), Duration::from_millis(50)).unwrap();
         let cluster = Cluster::builder().build().unwrap();
-        let backoff = Backoff { first: Duration::from_millis(10), most: Duration::from_millis(20) };
-        let follow = discovery::watch_with(&cluster, source, |found| found.endpoint(Nowhere), backoff);
-        Named { cluster, follow }
+        let backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(20)).unwrap();
+        let handle = discovery::watch_with(&cluster, source, |node| node.endpoint(Nowhere), backoff);
+        Resolved { cluster, handle }
     }
 
     /// Endpoints as `address weight`, and ` backup`.
@@ -176,28 +177,28 @@ impl Named {
     }
 
     async fn until(&self, test: impl FnMut(&DiscoveryStatus) -> bool, what: &str) {
-        let came = timeout(PATIENCE, self.follow.wait_until(test)).await;
-        assert!(came.is_ok(), "not {what}: {:?} {:?}", self.endpoints(), self.follow.status());
+        let reached = timeout(TIMEOUT, self.handle.wait_until(test)).await;
+        assert!(reached.is_ok(), "not {what}: {:?} {:?}", self.endpoints(), self.handle.status());
     }
 }
 
 #[tokio::test]
-async fn services_become_weighted_endpoints_and_backups_and_are_asked_for_again() {
+async fn services_become_weighted_endpoints_and_backups_and_are_resolved_again() {
     let server = DnsServer::start().await;
-    // An hour, which the bound on the time to live overcomes.
+    // An hour, which the maximum time to live shortens.
     server.records(SRV, [srv(10, 3, 7070, "Q1.example.", 3600), srv(20, 5, 7071, "q2.example.", 3600)]);
-    let named = Named::by(&server, Dns::services("_kylin._tcp.example.").unwrap().roles(Role::Query));
-    named.has(&["q1.example:7070 3", "q2.example:7071 5 backup"]).await;
-    assert!(named.cluster.status().endpoints.iter().all(|endpoint| endpoint.roles.to_string() == "query"));
+    let resolved = Resolved::with(&server, Dns::services("_kylin._tcp.example.").unwrap().roles(Role::Query));
+    resolved.has(&["q1.example:7070 3", "q2.example:7071 5 backup"]).await;
+    assert!(resolved.cluster.status().endpoints.iter().all(|endpoint| endpoint.roles.to_string() == "query"));
 
-    // In another order, which is no change, and with another node.
+    // Another order, which is not a change, and one more node.
     server.records(
         SRV,
         [srv(20, 5, 7071, "q2.example.", 0), srv(10, 3, 7070, "q1.example.", 0), srv(10, 0, 1, "q3.", 0)],
     );
-    named.has(&["q1.example:7070 3", "q3:1 1", "q2.example:7071 5 backup"]).await;
+    resolved.has(&["q1.example:7070 3", "q3:1 1", "q2.example:7071 5 backup"]).await;
     server.records(SRV, [srv(20, 9, 7071, "q2.example.", 0)]);
-    named.has(&["q2.example:7071 9"]).await;
+    resolved.has(&["q2.example:7071 9"]).await;
 }
 
 #[tokio::test]
@@ -206,28 +207,28 @@ async fn addresses_of_both_families_become_endpoints() {
     server.records(A, [a(2, 0), a(1, 0)]);
     let v6 = Record { kind: AAAA, ttl: 0, data: Ipv6Addr::LOCALHOST.octets().to_vec() };
     server.records(AAAA, [v6]);
-    let named = Named::by(&server, Dns::addresses("kylin.example.", 7070).unwrap());
-    named.has(&["10.0.0.1:7070 1", "10.0.0.2:7070 1", "[::1]:7070 1"]).await;
+    let resolved = Resolved::with(&server, Dns::addresses("kylin.example.", 7070).unwrap());
+    resolved.has(&["10.0.0.1:7070 1", "10.0.0.2:7070 1", "[::1]:7070 1"]).await;
     server.records(AAAA, []);
-    named.has(&["10.0.0.1:7070 1", "10.0.0.2:7070 1"]).await;
-    // A server that fails for one family hides no node of the other,
-    server.says(AAAA, Reply::Code(2));
+    resolved.has(&["10.0.0.1:7070 1", "10.0.0.2:7070 1"]).await;
+    // A failure for one address family does not affect nodes of the other,
+    server.set(AAAA, Reply::Code(2));
     server.records(A, [a(1, 0), a(3, 0)]);
-    named.has(&["10.0.0.1:7070 1", "10.0.0.3:7070 1"]).await;
-    // and none is taken for gone because its family fails.
+    resolved.has(&["10.0.0.1:7070 1", "10.0.0.3:7070 1"]).await;
+    // and does not remove the nodes of its own family.
     server.records(AAAA, [Record { kind: AAAA, ttl: 0, data: Ipv6Addr::LOCALHOST.octets().to_vec() }]);
-    named.has(&["10.0.0.1:7070 1", "10.0.0.3:7070 1", "[::1]:7070 1"]).await;
-    server.says(A, Reply::Code(2));
-    named.until(|status| status.source == SourceState::Failing, "failing").await;
-    named.has(&["10.0.0.1:7070 1", "10.0.0.3:7070 1", "[::1]:7070 1"]).await;
+    resolved.has(&["10.0.0.1:7070 1", "10.0.0.3:7070 1", "[::1]:7070 1"]).await;
+    server.set(A, Reply::Code(2));
+    resolved.until(|status| status.source == SourceState::Failing, "failing").await;
+    resolved.has(&["10.0.0.1:7070 1", "10.0.0.3:7070 1", "[::1]:7070 1"]).await;
 }
 
 #[tokio::test]
-async fn a_name_that_vanishes_and_a_server_that_fails_empty_nothing() {
+async fn a_missing_name_and_a_failing_server_keep_the_endpoints() {
     let server = DnsServer::start().await;
     server.records(SRV, [srv(1, 1, 7070, "q1.", 0)]);
-    let named = Named::by(&server, Dns::services("_kylin._tcp.example.").unwrap());
-    named.has(&["q1:7070 1"]).await;
+    let resolved = Resolved::with(&server, Dns::services("_kylin._tcp.example.").unwrap());
+    resolved.has(&["q1:7070 1"]).await;
     let mut weight = 1;
     for (reply, state) in [
         (Reply::Code(3), SourceState::Empty),
@@ -237,23 +238,23 @@ async fn a_name_that_vanishes_and_a_server_that_fails_empty_nothing() {
         (Reply::Code(5), SourceState::Failing),
         (Reply::Nothing, SourceState::Failing),
     ] {
-        server.says(SRV, reply);
-        named.until(|status| status.source == state, &format!("{state:?}")).await;
-        assert_eq!(named.endpoints(), [format!("q1:7070 {weight}")]);
+        server.set(SRV, reply);
+        resolved.until(|status| status.source == state, &format!("{state:?}")).await;
+        assert_eq!(resolved.endpoints(), [format!("q1:7070 {weight}")]);
         weight += 1;
         server.records(SRV, [srv(1, weight, 7070, "q1.", 0)]);
-        named.has(&[&format!("q1:7070 {weight}")]).await;
+        resolved.has(&[&format!("q1:7070 {weight}")]).await;
     }
 }
 
 #[tokio::test]
-async fn hostile_answers_change_nothing() {
+async fn hostile_responses_change_nothing() {
     let server = DnsServer::start().await;
     server.records(SRV, [srv(1, 1, 7070, "q1.", 0)]);
-    let named = Named::by(&server, Dns::services("_kylin._tcp.example.").unwrap());
-    named.has(&["q1:7070 1"]).await;
+    let resolved = Resolved::with(&server, Dns::services("_kylin._tcp.example.").unwrap());
+    resolved.has(&["q1:7070 1"]).await;
 
-    let head = |kind: u16, length: u16| {
+    let header = |kind: u16, length: u16| {
         let mut bytes = vec![0xc0, 12];
         bytes.extend(kind.to_be_bytes());
         bytes.extend([0, 1, 0, 0, 0, 0]);
@@ -266,27 +267,30 @@ async fn hostile_answers_change_nothing() {
     };
     let evil = "evil.".to_owned();
     let hostile = [
-        ("more answers than there are", Reply::Raw(65_535, head(SRV, 0))),
-        ("data that ends before it should", Reply::Raw(1, with(head(SRV, 300), &[0, 1, 0, 1]))),
-        ("no data", Reply::Raw(1, head(SRV, 0))),
-        // The answer's name refers to itself.
+        ("a count of answers that is too high", Reply::Raw(65_535, header(SRV, 0))),
+        ("data that ends before it should", Reply::Raw(1, with(header(SRV, 300), &[0, 1, 0, 1]))),
+        ("no data", Reply::Raw(1, header(SRV, 0))),
+        // The name of the answer points to itself.
         ("a name without end", Reply::Raw(1, with(vec![0xc0, 38, 0, 33, 0, 1], &[0xc0, 38, 0, 0, 0, 0, 0, 0]))),
-        ("a target that refers beyond the end", Reply::Raw(1, with(head(SRV, 8), &[0, 1, 0, 1, 27, 158, 0xff, 0xff]))),
+        (
+            "a target that points beyond the end",
+            Reply::Raw(1, with(header(SRV, 8), &[0, 1, 0, 1, 27, 158, 0xff, 0xff])),
+        ),
         ("junk", Reply::Junk(vec![0xff; 700])),
         ("one byte", Reply::Junk(vec![0])),
         ("a forged id", Reply::Forged(vec![srv(1, 1, 7070, &evil, 0)])),
         ("an alias of itself", Reply::Records(vec![Record { kind: CNAME, ttl: 0, data: vec![0xc0, 12] }])),
-        ("a record of another kind", Reply::Records(vec![a(66, 0)])),
-        ("a target that is no host name", Reply::Records(vec![srv(1, 1, 7070, "evil\n/x.", 0)])),
+        ("a record of another type", Reply::Records(vec![a(66, 0)])),
+        ("a target that is not a host name", Reply::Records(vec![srv(1, 1, 7070, "evil\n/x.", 0)])),
         ("port 0", Reply::Records(vec![srv(1, 1, 0, &evil, 0)])),
     ];
     let mut weight = 1;
     for (what, reply) in hostile {
-        server.says(SRV, reply);
-        named.until(|status| status.source != SourceState::Current, what).await;
-        assert_eq!(named.endpoints(), [format!("q1:7070 {weight}")], "{what}");
+        server.set(SRV, reply);
+        resolved.until(|status| status.source != SourceState::Current, what).await;
+        assert_eq!(resolved.endpoints(), [format!("q1:7070 {weight}")], "{what}");
         weight += 1;
         server.records(SRV, [srv(1, weight, 7070, "q1.", 0)]);
-        named.has(&[&format!("q1:7070 {weight}")]).await;
+        resolved.has(&[&format!("q1:7070 {weight}")]).await;
     }
 }

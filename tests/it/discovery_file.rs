@@ -1,4 +1,4 @@
-//! A list of nodes in a file that people and programs edit.
+//! A list of nodes in a file that operators and programs edit.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,11 +13,12 @@ use tokio::time::timeout;
 
 use crate::support::cluster::Nowhere;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// A cluster that watches a file.
 struct Listed {
     cluster: Cluster<Nowhere>,
-    follow: DiscoveryHandle,
+    handle: DiscoveryHandle,
     folder: TempDir,
 }
 
@@ -29,10 +30,10 @@ impl Listed {
             std::fs::write(&path, text).unwrap();
         }
         let cluster = Cluster::builder().build().unwrap();
-        let source = FileList::new(&path).interval(Duration::from_millis(20));
-        let backoff = Backoff { first: Duration::from_millis(10), most: Duration::from_millis(20) };
-        let follow = discovery::watch_with(&cluster, source, |found| found.endpoint(Nowhere), backoff);
-        Listed { cluster, follow, folder }
+        let source = FileList::new(&path).interval(Duration::from_millis(20)).unwrap();
+        let backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(20)).unwrap();
+        let handle = discovery::watch_with(&cluster, source, |node| node.endpoint(Nowhere), backoff);
+        Listed { cluster, handle, folder }
     }
 
     fn path(&self) -> PathBuf {
@@ -48,17 +49,17 @@ impl Listed {
     }
 
     async fn has(&self, ids: &[&str]) {
-        let came = timeout(PATIENCE, self.follow.wait_until(|_| self.ids() == ids)).await;
-        assert!(came.is_ok(), "{:?} did not become {ids:?}: {:?}", self.ids(), self.follow.status());
+        let reached = timeout(TIMEOUT, self.handle.wait_until(|_| self.ids() == ids)).await;
+        assert!(reached.is_ok(), "{:?} did not become {ids:?}: {:?}", self.ids(), self.handle.status());
     }
 
-    /// Waits for a failure whose text holds this.
-    async fn fails(&self, what: &str) {
+    /// Waits for a failure whose message contains `text`.
+    async fn fails(&self, text: &str) {
         let test = |status: &discovery::DiscoveryStatus| {
-            status.source == SourceState::Failing && status.error.as_ref().is_some_and(|error| error.contains(what))
+            status.source == SourceState::Failing && status.error.as_ref().is_some_and(|error| error.contains(text))
         };
-        let came = timeout(PATIENCE, self.follow.wait_until(test)).await;
-        assert!(came.is_ok(), "no {what:?}: {:?}", self.follow.status());
+        let reached = timeout(TIMEOUT, self.handle.wait_until(test)).await;
+        assert!(reached.is_ok(), "no {text:?}: {:?}", self.handle.status());
     }
 }
 
@@ -77,7 +78,7 @@ async fn a_list_is_read_and_read_again_when_it_changes() {
     assert_eq!(status.endpoints[1].roles.to_string(), "query");
     list.write("c:1\nb:1\n");
     list.has(&["c:1", "b:1"]).await;
-    // Of the same length, and perhaps in the same tick of the file system's clock.
+    // The same length, and perhaps the same modification time.
     list.write("d:1\nb:1\n");
     list.has(&["d:1", "b:1"]).await;
     rename_over(&list.path(), "e:1\n");
@@ -85,14 +86,14 @@ async fn a_list_is_read_and_read_again_when_it_changes() {
 }
 
 #[tokio::test]
-async fn a_bad_or_lost_or_empty_list_keeps_the_last_one_and_says_what_is_wrong() {
+async fn an_invalid_lost_or_empty_list_keeps_the_last_one_and_reports_the_error() {
     let list = Listed::new(None);
     list.fails("nodes.txt is unavailable: No such file").await;
     list.write("a:1\nb:1\n");
     list.has(&["a:1", "b:1"]).await;
 
     list.write("a:1\nc:1 wieght=2\n");
-    list.fails("nodes.txt:2:5 makes no sense: \"wieght=2\" is not known").await;
+    list.fails("nodes.txt:2:5 is invalid: \"wieght=2\" is not a setting").await;
     list.write("a:1\n\u{0}\u{1}\n");
     list.fails("nodes.txt:2:1").await;
     std::fs::write(list.path(), b"a:1\n\xff\xff").unwrap();
@@ -107,36 +108,36 @@ async fn a_bad_or_lost_or_empty_list_keeps_the_last_one_and_says_what_is_wrong()
     assert_eq!(list.ids(), ["a:1", "b:1"]);
 
     list.write("# all commented out\n");
-    timeout(PATIENCE, list.follow.wait_until(|status| status.source == SourceState::Empty)).await.unwrap();
+    timeout(TIMEOUT, list.handle.wait_until(|status| status.source == SourceState::Empty)).await.unwrap();
     assert_eq!(list.ids(), ["a:1", "b:1"]);
     list.write("c:1\n");
     list.has(&["c:1"]).await;
 }
 
 #[tokio::test]
-async fn a_list_that_is_being_written_is_not_believed() {
+async fn a_half_written_list_is_not_used() {
     let list = Listed::new(Some("a:1\nb:1\n"));
     list.has(&["a:1", "b:1"]).await;
-    // A writer in place: what is there between its two writes is a valid list, of one node.
+    // A writer in place: between its two writes the file is a valid list of one node.
     let path = list.path();
     let writer = tokio::task::spawn_blocking(move || {
-        let begun = SystemClock.now();
+        let started = SystemClock.now();
         for number in (1..60_000).cycle() {
             let mut file = std::fs::File::create(&path).unwrap();
             writeln!(file, "a:{number}").unwrap();
             writeln!(file, "b:{number}").unwrap();
-            if SystemClock.now() - begun > Duration::from_millis(700) {
+            if SystemClock.now() - started > Duration::from_millis(700) {
                 return number;
             }
         }
         unreachable!()
     });
     let mut seen = Vec::new();
-    let all = list.follow.wait_until(|status| {
+    let all = list.handle.wait_until(|status| {
         seen.push(list.ids());
-        writer.is_finished() && status.told > 1
+        writer.is_finished() && status.updates > 1
     });
-    timeout(PATIENCE, all).await.unwrap();
+    timeout(TIMEOUT, all).await.unwrap();
     let last = writer.await.unwrap();
     assert!(seen.iter().all(|ids| ids.len() == 2), "{seen:?}");
     list.has(&[&format!("a:{last}"), &format!("b:{last}")]).await;

@@ -18,7 +18,6 @@ use crate::support::front::eventually;
 use crate::support::health::status;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const QUICK: Backoff = Backoff { first: Duration::from_millis(10), most: Duration::from_millis(20) };
 
 /// A cluster that begins with one node and follows what its nodes list.
 struct Learning {
@@ -30,8 +29,8 @@ impl Learning {
     fn from(first: SocketAddr, password: &str) -> Self {
         let cluster = Cluster::builder().build().unwrap();
         let source = KylinServers::new(&cluster, [found(first)]).login("ADMIN", password).unwrap();
-        let source = source.interval(Duration::from_millis(20)).timeout(Duration::from_millis(500));
-        let follow = discovery::watch_with(&cluster, source, DiscoveredNode::http, QUICK);
+        let source = source.interval(Duration::from_millis(20)).unwrap().timeout(Duration::from_millis(500)).unwrap();
+        let follow = discovery::watch_with(&cluster, source, DiscoveredNode::http, quick());
         Learning { cluster, follow }
     }
 
@@ -56,6 +55,11 @@ impl Learning {
         let came = timeout(PATIENCE, self.follow.wait_until(failing)).await;
         assert!(came.is_ok(), "no {what:?}: {:?}", self.follow.status());
     }
+}
+
+/// Short delays after failures.
+fn quick() -> Backoff {
+    Backoff::new(Duration::from_millis(10), Duration::from_millis(20)).unwrap()
 }
 
 fn found(address: SocketAddr) -> DiscoveredNode {
@@ -139,7 +143,7 @@ async fn a_refused_login_is_not_tried_until_the_user_is_locked() {
     let metastore = Metastore::new();
     let (q1, s1) = node("q1", KylinVersion::V5, Mode::Query, &metastore).await;
     let learning = Learning::from(s1.addr(), "wrong");
-    learning.fails("refuses").await;
+    learning.fails("denies access").await;
     // Many times the backoff.
     tokio::time::timeout(Duration::from_millis(300), q1.wait_until(|stats| stats.requests > 1)).await.unwrap_err();
     assert_eq!(q1.stats().wrong_passwords, 1);
@@ -151,9 +155,13 @@ async fn a_refused_login_is_not_tried_until_the_user_is_locked() {
 fn told(list: &'static str, id: &str) -> (Cluster<Scripted>, DiscoveryHandle) {
     let node = Scripted::new(move |_| async move { Ok(Response::new(Body::from(list))) });
     let cluster = Cluster::builder().endpoint(Endpoint::new(id, node).unwrap()).build().unwrap();
-    let source = KylinServers::new(&cluster, []).interval(Duration::from_millis(10));
-    let follow =
-        discovery::watch_with(&cluster, source, |found| found.endpoint(Scripted::answering(StatusCode::OK, "")), QUICK);
+    let source = KylinServers::new(&cluster, []).interval(Duration::from_millis(10)).unwrap();
+    let follow = discovery::watch_with(
+        &cluster,
+        source,
+        |found| found.endpoint(Scripted::answering(StatusCode::OK, "")),
+        quick(),
+    );
     (cluster, follow)
 }
 
@@ -195,8 +203,9 @@ async fn a_node_of_another_cluster_is_not_asked_who_is_in_this_one() {
     let serves = || status(&cluster, &s1.addr().to_string()).reason.is_none();
     eventually(serves, || format!("{:?}", cluster.status())).await;
     cluster.add(found(sx.addr()).http().unwrap()).unwrap();
-    let source = KylinServers::new(&cluster, []).login("ADMIN", "KYLIN").unwrap().interval(Duration::from_millis(10));
-    let _follow = discovery::watch_with(&cluster, source, DiscoveredNode::http, QUICK);
+    let source = KylinServers::new(&cluster, []).login("ADMIN", "KYLIN").unwrap();
+    let source = source.interval(Duration::from_millis(10)).unwrap();
+    let _follow = discovery::watch_with(&cluster, source, DiscoveredNode::http, quick());
     q1.wait_until(|stats| stats.requests > 30).await.unwrap();
     let reason = status(&cluster, &sx.addr().to_string()).reason;
     assert!(matches!(reason, Some(Reason::OtherMetastore(_))), "{reason:?}");

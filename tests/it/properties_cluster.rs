@@ -1,9 +1,9 @@
-//! A cluster is built from Kylin's own files, and follows them.
+//! A cluster that is built from Kylin's own files and watches them.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kylin_lb::discovery::{self, Backoff, DiscoveredNode, DiscoveryHandle, KylinFile, KylinSite, SourceState};
+use kylin_lb::discovery::{self, Backoff, DiscoveredNode, DiscoveryHandle, KylinConfig, KylinFile, SourceState};
 use kylin_lb::health::{HealthState, Mismatch, Reason};
 use kylin_lb::kylin::metadata_url::MetadataUrl;
 use kylin_lb::probe::MetastoreCheck;
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::support::front::{Front, eventually};
 use crate::support::health::status;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const URL: &str = "prod@jdbc,url=jdbc:mysql://db:3306/kylin,username=kylin,password=metastore-secret";
 
 struct Conf(TempDir);
@@ -40,18 +40,19 @@ impl Conf {
     }
 
     fn file(&self) -> KylinFile {
-        KylinFile::new(self.path()).overridden_by(self.override_path()).interval(Duration::from_millis(20))
+        KylinFile::new(self.path()).overridden_by(self.override_path()).interval(Duration::from_millis(20)).unwrap()
     }
 }
 
-/// What a host does.
-async fn build(file: KylinFile) -> (Cluster<HttpBackend>, DiscoveryHandle, KylinSite) {
-    let site = file.read().await.unwrap();
+/// Does what an application does.
+async fn build(file: KylinFile) -> (Cluster<HttpBackend>, DiscoveryHandle, KylinConfig) {
+    let config = file.read().await.unwrap();
     let cluster = Cluster::builder().build().unwrap();
-    let backoff = Backoff { first: Duration::from_millis(10), most: Duration::from_millis(20) };
-    let made = site.clone();
-    let follow = discovery::watch_with(&cluster, file, move |found: &DiscoveredNode| made.endpoint(found), backoff);
-    (cluster, follow, site)
+    let backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(20)).unwrap();
+    let for_endpoints = config.clone();
+    let handle =
+        discovery::watch_with(&cluster, file, move |node: &DiscoveredNode| for_endpoints.endpoint(node), backoff);
+    (cluster, handle, config)
 }
 
 async fn node(name: &str, metastore: &Metastore) -> (KylinNode, Served) {
@@ -64,12 +65,12 @@ fn shown(cluster: &Cluster<HttpBackend>) -> Vec<String> {
     cluster.status().endpoints.iter().map(|of| format!("{} {}", of.id, of.roles)).collect()
 }
 
-async fn becomes(cluster: &Cluster<HttpBackend>, follow: &DiscoveryHandle, wanted: &[&str]) {
-    eventually(|| shown(cluster) == wanted, || format!("{wanted:?}: {:?} {:?}", shown(cluster), follow)).await;
+async fn becomes(cluster: &Cluster<HttpBackend>, handle: &DiscoveryHandle, wanted: &[&str]) {
+    eventually(|| shown(cluster) == wanted, || format!("{wanted:?}: {:?} {:?}", shown(cluster), handle)).await;
 }
 
 #[tokio::test]
-async fn kylins_own_file_makes_a_cluster_that_serves_and_keeps_strangers_out() {
+async fn a_cluster_from_kylins_own_file_serves_and_quarantines_foreign_nodes() {
     let digest = MetadataUrl::parse(URL).session_cookie();
     let (right, wrong) =
         (Metastore::new().identity(URL, &digest), Metastore::new().identity("x@jdbc", &"0".repeat(64)));
@@ -80,62 +81,62 @@ async fn kylins_own_file_makes_a_cluster_that_serves_and_keeps_strangers_out() {
         s1.addr(),
         s2.addr()
     ));
-    let (cluster, _follow, site) = build(conf.file()).await;
-    assert_eq!(site.head_timeout(), Some(Duration::from_secs(130)));
-    let reference = site.metadata_url().unwrap().clone();
+    let (cluster, _handle, config) = build(conf.file()).await;
+    assert_eq!(config.head_timeout(), Some(Duration::from_secs(130)));
+    let reference = config.metadata_url().unwrap().clone();
     let checks = MetastoreCheck::new().interval(Duration::from_millis(20)).reference(reference);
     let _checker = checks.start(&cluster);
     let (one, two) = (s1.addr().to_string(), s2.addr().to_string());
-    let ruled = || {
+    let checked = || {
         let endpoints = cluster.status().endpoints;
         endpoints.len() == 2 && endpoints.iter().all(|of| of.reason != Some(Reason::Unchecked))
     };
-    eventually(ruled, || format!("{:?}", cluster.status())).await;
-    let sign = Some(Reason::OtherMetastore(Mismatch::SessionCookie));
-    assert_eq!((status(&cluster, &one).operational, status(&cluster, &two).reason), (HealthState::Healthy, sign));
+    eventually(checked, || format!("{:?}", cluster.status())).await;
+    let mismatch = Some(Reason::OtherMetastore(Mismatch::SessionCookie));
+    assert_eq!((status(&cluster, &one).operational, status(&cluster, &two).reason), (HealthState::Healthy, mismatch));
 
-    let asked = q2.stats().logins;
+    let logins = q2.stats().logins;
     let front = Front::serving(Proxy::plain(cluster.clone()).build().unwrap(), |server| server.threads(1));
     for _ in 0..6 {
         let request = "POST /kylin/api/user/authentication HTTP/1.1\r\nHost: kylin\r\nContent-Length: 0\r\n\
                        Authorization: Basic QURNSU46S1lMSU4=\r\n\r\n";
         assert_eq!(front.ask(request).await.unwrap().status(), 200);
     }
-    assert_eq!(q2.stats().logins, asked, "no login reached the stranger");
-    let shown = format!("{site:?} {cluster:?}");
+    assert_eq!(q2.stats().logins, logins, "no login reached the foreign node");
+    let shown = format!("{config:?} {cluster:?}");
     assert!(!shown.contains("metastore-secret") && !shown.contains("KYLIN@"), "{shown}");
 }
 
 #[tokio::test]
-async fn a_change_of_the_file_or_its_override_is_followed_and_a_fault_changes_nothing() {
+async fn changes_of_the_file_and_its_override_apply_and_an_error_changes_nothing() {
     let conf = Conf::with("kylin.server.cluster-servers-with-mode=a:1:query,b:1:job\n");
-    let (cluster, follow, _) = build(conf.file()).await;
-    becomes(&cluster, &follow, &["a:1 query", "b:1 job"]).await;
+    let (cluster, handle, _) = build(conf.file()).await;
+    becomes(&cluster, &handle, &["a:1 query", "b:1 job"]).await;
     conf.write("kylin.server.cluster-servers-with-mode=a:1:all,c:1:job\n");
-    becomes(&cluster, &follow, &["a:1 all", "c:1 job"]).await;
+    becomes(&cluster, &handle, &["a:1 all", "c:1 job"]).await;
     std::fs::write(conf.override_path(), "kylin.server.cluster-servers-with-mode=d:1:query\n").unwrap();
-    becomes(&cluster, &follow, &["d:1 query"]).await;
+    becomes(&cluster, &handle, &["d:1 query"]).await;
 
-    let place = conf.override_path().display().to_string();
+    let path = conf.override_path().display().to_string();
     for (text, what) in [
         (
             "kylin.server.cluster-servers-with-mode=d:1:chief",
-            format!("{place}:1: kylin.server.cluster-servers-with-mode"),
+            format!("{path}:1: kylin.server.cluster-servers-with-mode"),
         ),
-        ("\nkylin.metadata.url=${META}", format!("{place}:2: kylin.metadata.url: expected a value without variables")),
-        ("kylin.x=\\u12", format!("{place}:1: \\u needs four hexadecimal digits")),
+        ("\nkylin.metadata.url=${META}", format!("{path}:2: kylin.metadata.url: expected a value without variables")),
+        ("kylin.x=\\u12", format!("{path}:1: \\u needs four hexadecimal digits")),
     ] {
         std::fs::write(conf.override_path(), text).unwrap();
         let failing =
             |status: &discovery::DiscoveryStatus| status.error.as_ref().is_some_and(|error| error.contains(&what));
-        let came = timeout(PATIENCE, follow.wait_until(failing)).await;
-        assert!(came.is_ok(), "no {what:?}: {:?}", follow.status());
+        let reached = timeout(TIMEOUT, handle.wait_until(failing)).await;
+        assert!(reached.is_ok(), "no {what:?}: {:?}", handle.status());
         assert_eq!(shown(&cluster), ["d:1 query"]);
     }
     std::fs::remove_file(conf.override_path()).unwrap();
-    becomes(&cluster, &follow, &["a:1 all", "c:1 job"]).await;
+    becomes(&cluster, &handle, &["a:1 all", "c:1 job"]).await;
     conf.write("# no nodes\n");
-    timeout(PATIENCE, follow.wait_until(|status| status.source == SourceState::Empty)).await.unwrap();
+    timeout(TIMEOUT, handle.wait_until(|status| status.source == SourceState::Empty)).await.unwrap();
     assert_eq!(shown(&cluster), ["a:1 all", "c:1 job"]);
 }
 

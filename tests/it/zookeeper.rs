@@ -1,4 +1,4 @@
-//! Nodes that register in a real ZooKeeper, as each generation of Kylin does, and a ZooKeeper that dies.
+//! Nodes that register in a real ZooKeeper as each generation of Kylin does, and outages of ZooKeeper.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,27 +19,26 @@ use crate::support::cluster::Nowhere;
 use crate::support::front::{Front, demo};
 use crate::support::http::Connection;
 use crate::support::zookeeper::{
-    ZooKeeperServer, create, kylin_3_0, kylin_3_1, kylin_5, make_folder, require_zookeeper,
+    ZooKeeperServer, create, create_parent, kylin_3_0, kylin_3_1, kylin_5, require_zookeeper,
 };
 
-/// How long a change that must come may take.
-const PATIENCE: Duration = Duration::from_secs(30);
-const QUICK: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_millis(200) };
+/// How long an expected change may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A cluster that follows a ZooKeeper.
-struct Followed {
+/// A cluster that watches a ZooKeeper.
+struct Watched {
     cluster: Cluster<Nowhere>,
-    follow: DiscoveryHandle,
+    handle: DiscoveryHandle,
 }
 
-impl Followed {
-    fn by(source: ZooKeeper) -> Self {
+impl Watched {
+    fn with(source: ZooKeeper) -> Self {
         let cluster = Cluster::builder().build().unwrap();
-        let follow = discovery::watch_with(&cluster, source, |found| found.endpoint(Nowhere), QUICK);
-        Followed { cluster, follow }
+        let handle = discovery::watch_with(&cluster, source, |node| node.endpoint(Nowhere), quick());
+        Watched { cluster, handle }
     }
 
-    /// Endpoints by id: roles and, where it is not ready, what else.
+    /// Returns the roles of each endpoint by its id, and its state if that is not ready.
     fn endpoints(&self) -> BTreeMap<String, String> {
         let shown =
             |admin_state| if admin_state == AdminState::Ready { String::new() } else { format!(" {admin_state:?}") };
@@ -55,20 +54,25 @@ impl Followed {
             .map(|endpoint| endpoint.split_once(' ').unwrap())
             .map(|(id, rest)| (id.to_owned(), rest.to_owned()))
             .collect();
-        let come = self.follow.wait_until(|_| self.endpoints() == expected);
-        let came = timeout(PATIENCE, come).await;
-        assert!(came.is_ok(), "{:?} did not become {expected:?}: {:?}", self.endpoints(), self.follow.status());
+        let reached = self.handle.wait_until(|_| self.endpoints() == expected);
+        let reached = timeout(TIMEOUT, reached).await;
+        assert!(reached.is_ok(), "{:?} did not become {expected:?}: {:?}", self.endpoints(), self.handle.status());
     }
 
     async fn is(&self, state: SourceState) {
-        let came = timeout(PATIENCE, self.follow.wait_until(|status| status.source == state)).await;
-        assert!(came.is_ok(), "did not become {state:?}: {:?}", self.follow.status());
+        let reached = timeout(TIMEOUT, self.handle.wait_until(|status| status.source == state)).await;
+        assert!(reached.is_ok(), "did not become {state:?}: {:?}", self.handle.status());
     }
+}
+
+/// Short delays after failures.
+fn quick() -> Backoff {
+    Backoff::new(Duration::from_millis(50), Duration::from_millis(200)).unwrap()
 }
 
 fn source(server: &ZooKeeperServer) -> ZooKeeper {
     let source = ZooKeeper::parse(&format!("{}/kylin/prod", server.address())).unwrap();
-    source.session_timeout(Duration::from_secs(2))
+    source.session_timeout(Duration::from_secs(2)).unwrap()
 }
 
 async fn register(client: &Client, path: &str, data: &Value) {
@@ -80,115 +84,115 @@ async fn change(client: &Client, path: &str, data: &Value) {
 }
 
 #[tokio::test]
-async fn nodes_of_kylin_3_0_3_1_and_5_come_and_leave_with_their_session() {
+async fn nodes_of_kylin_3_0_3_1_and_5_join_and_leave_with_their_session() {
     require_zookeeper!();
     let server = ZooKeeperServer::start().await;
-    // Before the first node there are no folders at all.
-    let followed = Followed::by(source(&server));
-    followed.is(SourceState::Empty).await;
+    // The parent znodes do not exist before the first node.
+    let watched = Watched::with(source(&server));
+    watched.is(SourceState::Empty).await;
 
     let old = server.client().await;
     register(&old, "service/kylin/8f5b-1", &kylin_3_0("k30:7070", "all")).await;
-    followed.has("k30:7070 all").await;
+    watched.has("k30:7070 all").await;
     let four = server.client().await;
     register(&four, "service/cluster_servers/8f5b-2", &kylin_3_1("k31:7070", "query")).await;
-    followed.has("k30:7070 all, k31:7070 query").await;
+    watched.has("k30:7070 all, k31:7070 query").await;
     let five = server.mortal_client().await;
     register(&five, "services/query/8f5b-3", &kylin_5("k5q:7070", "query", "UP")).await;
     register(&five, "services/job/8f5b-4", &kylin_5("k5j:7070", "job", "UP")).await;
-    followed.has("k30:7070 all, k31:7070 query, k5j:7070 job, k5q:7070 query").await;
+    watched.has("k30:7070 all, k31:7070 query, k5j:7070 job, k5q:7070 query").await;
 
-    // A session that is closed, and one that times out because its process is dead.
+    // One session is closed; another times out because its process was killed.
     drop(old);
-    followed.has("k31:7070 query, k5j:7070 job, k5q:7070 query").await;
+    watched.has("k31:7070 query, k5j:7070 job, k5q:7070 query").await;
     drop(five);
-    followed.has("k31:7070 query").await;
-    // The last node that leaves stays in the cluster: it may be ZooKeeper that errs.
+    watched.has("k31:7070 query").await;
+    // The last node stays in the cluster: an empty list does not apply.
     drop(four);
-    followed.is(SourceState::Empty).await;
-    followed.has("k31:7070 query").await;
+    watched.is(SourceState::Empty).await;
+    watched.has("k31:7070 query").await;
 }
 
 #[tokio::test]
 async fn a_new_node_is_in_the_cluster_within_a_second() {
     require_zookeeper!();
     let server = ZooKeeperServer::start().await;
-    let followed = Followed::by(source(&server));
-    followed.is(SourceState::Empty).await;
+    let watched = Watched::with(source(&server));
+    watched.is(SourceState::Empty).await;
     let client = server.client().await;
     let mut taken = Vec::new();
     for node in 0..9 {
-        let begun = SystemClock.now();
+        let started = SystemClock.now();
         let data = kylin_3_1(&format!("k{node}:7070"), "query");
         register(&client, &format!("service/cluster_servers/{node}"), &data).await;
-        timeout(PATIENCE, followed.follow.wait_until(|status| status.endpoints == node + 1)).await.unwrap();
-        taken.push(SystemClock.now() - begun);
+        timeout(TIMEOUT, watched.handle.wait_until(|status| status.endpoints == node + 1)).await.unwrap();
+        taken.push(SystemClock.now() - started);
     }
-    // Of the middle one, for a machine that does other things as well.
+    // The median, since the machine may be busy.
     taken.sort();
     assert!(taken[4] < Duration::from_secs(1), "{taken:?}");
 }
 
 #[tokio::test]
-async fn a_node_changes_its_role_drains_and_registers_anew() {
+async fn a_node_changes_its_role_drains_and_registers_again() {
     require_zookeeper!();
     let server = ZooKeeperServer::start().await;
     let client = server.client().await;
     register(&client, "service/cluster_servers/1", &kylin_3_1("k4:7070", "all")).await;
     register(&client, "services/all/1", &kylin_5("k5:7070", "all", "UP")).await;
-    let followed = Followed::by(source(&server));
-    followed.has("k4:7070 all, k5:7070 all").await;
+    let watched = Watched::with(source(&server));
+    watched.has("k4:7070 all, k5:7070 all").await;
 
     change(&client, "service/cluster_servers/1", &kylin_3_1("k4:7070", "job")).await;
-    followed.has("k4:7070 job, k5:7070 all").await;
+    watched.has("k4:7070 job, k5:7070 all").await;
     change(&client, "services/all/1", &kylin_5("k5:7070", "all", "OUT_OF_SERVICE")).await;
-    followed.has("k4:7070 job, k5:7070 all Drain").await;
+    watched.has("k4:7070 job, k5:7070 all Drain").await;
     change(&client, "services/all/1", &kylin_5("k5:7070", "all", "UP")).await;
-    followed.has("k4:7070 job, k5:7070 all").await;
+    watched.has("k4:7070 job, k5:7070 all").await;
 
-    // The node restarts while the session of its old process goes on: two registrations, one node, as it was.
-    let told = followed.follow.status().told;
+    // The node restarts while the session of its old process lasts: two registrations are one node.
+    let updates = watched.handle.status().updates;
     let again = server.client().await;
     register(&again, "services/all/2", &kylin_5("k5:7070", "all", "UP")).await;
     client.delete("/kylin/prod/services/all/1", None).await.unwrap();
     register(&again, "service/cluster_servers/2", &kylin_3_1("k6:7070", "query")).await;
-    followed.has("k4:7070 job, k5:7070 all, k6:7070 query").await;
-    assert!(followed.follow.status().told > told);
+    watched.has("k4:7070 job, k5:7070 all, k6:7070 query").await;
+    assert!(watched.handle.status().updates > updates);
 
-    // A registration whose data is replaced by one that makes no sense is one node less, and mends.
+    // Invalid data removes the node until it is valid again.
     change(&again, "services/all/2", &Value::Null).await;
-    followed.has("k4:7070 job, k6:7070 query").await;
+    watched.has("k4:7070 job, k6:7070 query").await;
     change(&again, "services/all/2", &kylin_5("k5:7070", "all", "UP")).await;
-    followed.has("k4:7070 job, k5:7070 all, k6:7070 query").await;
+    watched.has("k4:7070 job, k5:7070 all, k6:7070 query").await;
 }
 
 #[tokio::test]
-async fn what_is_no_registration_is_skipped_and_the_leader_of_jobs_is_told() {
+async fn invalid_registrations_are_skipped_and_the_leader_of_jobs_is_known() {
     require_zookeeper!();
     let server = ZooKeeperServer::start().await;
     let client = server.client().await;
-    let folder = "/kylin/prod/service/cluster_servers";
+    let parent = "/kylin/prod/service/cluster_servers";
     let long = vec![b' '; 100 * 1024];
     let deep = "[".repeat(60_000);
     for (n, data) in
         [&b""[..], b"{", b"\xff\xfe", b"{\"address\":\"a b\",\"port\":1}", &long, deep.as_bytes()].iter().enumerate()
     {
-        create(&client, &format!("{folder}/bad-{n}"), data).await;
+        create(&client, &format!("{parent}/bad-{n}"), data).await;
     }
     register(&client, "service/cluster_servers/mode", &kylin_3_1("what:7070", "what")).await;
     register(&client, "service/cluster_servers/stream", &kylin_3_1("stream:7070", "stream_coordinator")).await;
     register(&client, "service/cluster_servers/good", &kylin_3_1("good:7070", "query,stream_coordinator")).await;
-    make_folder(&client, "/kylin/prod/services/query/a-folder/deep").await;
+    create_parent(&client, "/kylin/prod/services/query/a-folder/deep").await;
 
     let source = source(&server);
     let leader = source.leader();
-    let followed = Followed::by(source);
-    followed.has("good:7070 query").await;
+    let watched = Watched::with(source);
+    watched.has("good:7070 query").await;
     assert_eq!(leader.address(), None);
 
     let wait = |address: &'static str| {
         let leader = leader.clone();
-        async move { timeout(PATIENCE, leader.wait_until(|now| now == Some(address))).await.expect(address) }
+        async move { timeout(TIMEOUT, leader.wait_until(|now| now == Some(address))).await.expect(address) }
     };
     create(&client, "/kylin/prod/job_engine/leader/_c_1a-lock-0000000007", b"job2:7070").await;
     wait("job2:7070").await;
@@ -196,7 +200,7 @@ async fn what_is_no_registration_is_skipped_and_the_leader_of_jobs_is_told() {
     wait("job1:7070").await;
     client.delete("/kylin/prod/job_engine/leader/_c_2b-lock-0000000003", None).await.unwrap();
     wait("job2:7070").await;
-    followed.has("good:7070 query").await;
+    watched.has("good:7070 query").await;
 }
 
 #[tokio::test]
@@ -212,26 +216,26 @@ async fn registrations_behind_an_acl_are_read_with_credentials_only() {
     client.create("/secret/prod/services/query/1", node.as_bytes(), &options).await.unwrap();
 
     let source = || ZooKeeper::parse(&format!("{}/secret/prod", server.address())).unwrap().layouts([Layout::Kylin5]);
-    let stranger = Followed::by(source());
+    let stranger = Watched::with(source());
     stranger.is(SourceState::Failing).await;
-    let error = stranger.follow.status().error.unwrap();
-    assert!(error.contains("/secret/prod refuses") && error.contains("not authorized"), "{error}");
+    let error = stranger.handle.status().error.unwrap();
+    assert!(error.contains("/secret/prod denies access") && error.contains("not authorized"), "{error}");
 
     let source = source().digest("ADMIN", "KYLIN");
     assert!(!format!("{source:?}").contains("KYLIN"), "{source:?}");
-    let friend = Followed::by(source);
+    let friend = Watched::with(source);
     friend.has("k5:7070 query").await;
 }
 
 #[tokio::test]
-async fn a_zookeeper_that_comes_back_without_the_nodes_empties_no_cluster() {
+async fn a_zookeeper_that_lost_its_registrations_keeps_the_endpoints() {
     require_zookeeper!();
     let mut server = ZooKeeperServer::start().await;
     let client = server.client().await;
     register(&client, "service/cluster_servers/1", &kylin_3_1("k1:7070", "all")).await;
     register(&client, "service/cluster_servers/2", &kylin_3_1("k2:7070", "all")).await;
-    let patient = Followed::by(source(&server).grace(PATIENCE * 10));
-    let hasty = Followed::by(source(&server).grace(Duration::ZERO));
+    let patient = Watched::with(source(&server).grace(TIMEOUT * 10));
+    let hasty = Watched::with(source(&server).grace(Duration::ZERO));
     patient.has("k1:7070 all, k2:7070 all").await;
     hasty.has("k1:7070 all, k2:7070 all").await;
 
@@ -244,11 +248,11 @@ async fn a_zookeeper_that_comes_back_without_the_nodes_empties_no_cluster() {
     hasty.is(SourceState::Empty).await;
     hasty.has("k1:7070 all, k2:7070 all").await;
 
-    // One of the nodes is back, with news that show that it was seen. The other may still be on its way.
+    // One node is back with another role. The other may be about to reconnect.
     let client = server.client().await;
     register(&client, "service/cluster_servers/1", &kylin_3_1("k1:7070", "job")).await;
     patient.has("k1:7070 job, k2:7070 all").await;
-    // Without a grace it is believed.
+    // Without a grace period the other node is removed.
     hasty.has("k1:7070 job").await;
     patient.has("k1:7070 job, k2:7070 all").await;
     register(&client, "service/cluster_servers/2", &kylin_3_1("k2:7070", "query")).await;
@@ -256,8 +260,8 @@ async fn a_zookeeper_that_comes_back_without_the_nodes_empties_no_cluster() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_no_zookeeper_is_an_error_and_is_tried_again() {
-    // An answer to a connect request that is nonsense, one that never ends, one that is cut, none.
+async fn a_server_that_is_not_zookeeper_is_an_error_and_is_retried() {
+    // Responses to a connect request: invalid, endless, truncated, none.
     let nonsense: [&[u8]; 4] = [&[0xff; 64], &[0x7f, 0xff, 0xff, 0xff, 0, 0], &[0, 0, 0, 37, 0, 0], &[]];
     for bytes in nonsense {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -269,11 +273,12 @@ async fn a_server_that_is_no_zookeeper_is_an_error_and_is_tried_again() {
                 kept.push(stream);
             }
         });
-        let source = ZooKeeper::parse(&address.to_string()).unwrap().session_timeout(Duration::from_millis(200));
-        let followed = Followed::by(source);
-        let again = followed.follow.wait_until(|status| status.failures > 2);
-        let status = timeout(PATIENCE, again).await.unwrap_or_else(|_| panic!("{:?}", followed.follow.status()));
-        assert_eq!((status.source, followed.endpoints().len()), (SourceState::Failing, 0));
+        let source =
+            ZooKeeper::parse(&address.to_string()).unwrap().session_timeout(Duration::from_millis(200)).unwrap();
+        let watched = Watched::with(source);
+        let failed = watched.handle.wait_until(|status| status.failures > 2);
+        let status = timeout(TIMEOUT, failed).await.unwrap_or_else(|_| panic!("{:?}", watched.handle.status()));
+        assert_eq!((status.source, watched.endpoints().len()), (SourceState::Failing, 0));
         server.abort();
     }
 }
@@ -292,12 +297,12 @@ async fn a_zookeeper_that_is_killed_and_restarted_under_load_fails_no_request() 
         register(&client, &format!("service/cluster_servers/{n}"), &entry(n)).await;
     }
     let cluster = Cluster::builder().build().unwrap();
-    let follow = discovery::watch_with(&cluster, source(&server), DiscoveredNode::http, QUICK);
+    let handle = discovery::watch_with(&cluster, source(&server), DiscoveredNode::http, quick());
     let wait = |what: &'static str, test: fn(&discovery::DiscoveryStatus) -> bool| {
-        let follow = &follow;
+        let handle = &handle;
         async move {
-            let came = timeout(PATIENCE, follow.wait_until(test)).await;
-            assert!(came.is_ok(), "{what}: {:?}", follow.status());
+            let reached = timeout(TIMEOUT, handle.wait_until(test)).await;
+            assert!(reached.is_ok(), "{what}: {:?}", handle.status());
         }
     };
     wait("three nodes", |status| status.endpoints == 3).await;
@@ -308,7 +313,7 @@ async fn a_zookeeper_that_is_killed_and_restarted_under_load_fails_no_request() 
     for _ in 0..16 {
         load.spawn(requests(front.address(), Arc::clone(&over), Arc::clone(&done)));
     }
-    // Each step lasts until every node, and the front end, has done some more work.
+    // Each step lasts until every node has served 50 more requests.
     let work = async |nodes: &[_]| {
         for (node, _) in nodes {
             let node: &kylin_lb::testing::KylinNode = node;
@@ -319,17 +324,17 @@ async fn a_zookeeper_that_is_killed_and_restarted_under_load_fails_no_request() 
     work(&nodes[..3]).await;
     for round in 0..3 {
         server.kill();
-        wait("ZooKeeper is lost", |status| status.source == SourceState::Failing).await;
+        wait("ZooKeeper is unavailable", |status| status.source == SourceState::Failing).await;
         work(&nodes[..3]).await;
-        let status = follow.status();
-        assert_eq!(status.source, SourceState::Failing, "round {round}: it is said that ZooKeeper is gone");
+        let status = handle.status();
+        assert_eq!(status.source, SourceState::Failing, "round {round}: the status reports the outage");
         assert_eq!(status.endpoints, 3, "round {round}: the last known nodes are kept");
         server.restart().await;
-        wait("ZooKeeper is followed again", |status| status.source == SourceState::Current).await;
+        wait("ZooKeeper is available again", |status| status.source == SourceState::Current).await;
         work(&nodes[..3]).await;
     }
     register(&client, "service/cluster_servers/3", &entry(3)).await;
-    wait("a node that came after all that", |status| status.endpoints == 4).await;
+    wait("a node that joins afterwards", |status| status.endpoints == 4).await;
     work(&nodes).await;
 
     over.store(true, Ordering::SeqCst);
@@ -340,7 +345,7 @@ async fn a_zookeeper_that_is_killed_and_restarted_under_load_fails_no_request() 
     front.idle().await;
 }
 
-/// GETs and POSTs until all is over; returns what failed.
+/// Sends GET and POST requests until `over` is set. Returns the failures.
 async fn requests(front: std::net::SocketAddr, over: Arc<AtomicBool>, done: Arc<AtomicUsize>) -> Vec<String> {
     let mut connection = Connection::open(front).await.unwrap();
     let mut failed = Vec::new();
@@ -349,10 +354,10 @@ async fn requests(front: std::net::SocketAddr, over: Arc<AtomicBool>, done: Arc<
         let post = "POST /demo/digest HTTP/1.1\r\nHost: kylin\r\nContent-Length: 3\r\n\r\nabc";
         for request in [get, post] {
             connection.send(request).await.unwrap();
-            let answer = connection.answer().await.unwrap();
+            let response = connection.answer().await.unwrap();
             done.fetch_add(1, Ordering::SeqCst);
-            if answer.status() != 200 {
-                failed.push(format!("{} {}", answer.status(), answer.text()));
+            if response.status() != 200 {
+                failed.push(format!("{} {}", response.status(), response.text()));
             }
         }
     }

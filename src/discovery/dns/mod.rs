@@ -1,4 +1,4 @@
-mod answers;
+mod records;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,117 +12,122 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Resolver, TokioResolver};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use self::answers::Answer;
-use super::{DiscoveredNode, Discovery, DiscoveryError};
+use self::records::ResolvedNodes;
+use super::{DiscoveredNode, Discovery, DiscoveryError, InvalidDuration, MIN_INTERVAL, at_least};
 use crate::clock::timer_in;
 use crate::endpoint::Roles;
 
-/// Nodes that DNS names: A and AAAA records with a port of one's own, or SRV records (RFC 2782). Asked again when the shortest time to
-/// live of the answer is over.
+/// Nodes from DNS: A and AAAA records with a fixed port, or SRV records (RFC 2782).
 ///
-/// An SRV record's target and port are the address, its weight is the endpoint's (0 counts as 1). Records of the lowest priority
-/// number are primaries, all others backups. An answer counts for its first 256 nodes. That a name has no records is told as a
-/// membership without nodes, which no cluster takes over.
+/// The name is resolved again once the shortest time to live of the records is over.
+///
+/// The target and port of an SRV record are the address; its weight is that of the endpoint, and 0
+/// counts as 1. Records of the lowest priority number are primaries, all others backups. At most 256
+/// nodes of a response count. A name without records yields a membership without nodes, which no
+/// cluster applies.
 pub struct Dns {
-    question: Question,
+    query: DnsQuery,
     servers: Vec<SocketAddr>,
     roles: Roles,
-    least: Duration,
-    most: Duration,
-    patience: Duration,
+    min_ttl: Duration,
+    max_ttl: Duration,
+    timeout: Duration,
     resolver: Option<TokioResolver>,
-    /// What was told last.
-    told: Vec<DiscoveredNode>,
-    /// Nothing was told yet, or an error since.
-    untold: bool,
-    /// When to ask again; `None` is now.
+    /// The nodes of the last update.
+    last: Vec<DiscoveredNode>,
+    /// The next result is an update even if the nodes are unchanged: at first, and after an error.
+    is_update_due: bool,
+    /// When to resolve again. `None` means at once.
     due: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
-enum Question {
+enum DnsQuery {
     Addresses(Name, u16),
     Services(Name),
 }
 
-/// A text that is not a name DNS can be asked for.
+/// A text that is not a domain name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a domain name: expected labels of 1 to 63 characters with dots between them")]
 pub struct InvalidDns(String);
 
 impl Dns {
-    /// The nodes at the A and AAAA records of `name`, with this port. A name that ends in a dot is taken as it is; otherwise the
-    /// system's search domains apply.
+    /// Creates a source of the A and AAAA records of `name`, with this port. The search domains of
+    /// the system apply unless the name ends in a dot.
     ///
     /// # Errors
-    /// [`InvalidDns`] when `name` is not a domain name.
+    /// [`InvalidDns`] if `name` is not a domain name.
     pub fn addresses(name: &str, port: u16) -> Result<Self, InvalidDns> {
-        Ok(Dns::new(Question::Addresses(domain(name)?, port)))
+        Ok(Dns::new(DnsQuery::Addresses(domain_name(name)?, port)))
     }
 
-    /// The nodes of the SRV records of `name`, such as `_kylin._tcp.example.com.`.
+    /// Creates a source of the SRV records of `name`, such as `_kylin._tcp.example.com.`.
     ///
     /// # Errors
-    /// [`InvalidDns`] when `name` is not a domain name.
+    /// [`InvalidDns`] if `name` is not a domain name.
     pub fn services(name: &str) -> Result<Self, InvalidDns> {
-        Ok(Dns::new(Question::Services(domain(name)?)))
+        Ok(Dns::new(DnsQuery::Services(domain_name(name)?)))
     }
 
-    fn new(question: Question) -> Self {
+    fn new(query: DnsQuery) -> Self {
         Dns {
-            question,
+            query,
             servers: Vec::new(),
             roles: Roles::ALL,
-            least: Duration::from_secs(5),
-            most: Duration::from_secs(300),
-            patience: Duration::from_secs(10),
+            min_ttl: Duration::from_secs(5),
+            max_ttl: Duration::from_secs(300),
+            timeout: Duration::from_secs(10),
             resolver: None,
-            told: Vec::new(),
-            untold: true,
+            last: Vec::new(),
+            is_update_due: true,
             due: None,
         }
     }
 
-    /// Asks these servers, over UDP and if need be TCP. Default: those of the system (`/etc/resolv.conf`).
+    /// Sets the DNS servers, which are queried over UDP and, if needed, TCP. Default: those of the
+    /// system (`/etc/resolv.conf`).
     #[must_use]
     pub fn servers(mut self, servers: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.servers = servers.into_iter().collect();
         self
     }
 
-    /// Sets the roles of the nodes, which DNS does not tell. Default: all.
+    /// Sets the roles of all nodes. Default: every role.
     #[must_use]
     pub fn roles(mut self, roles: impl Into<Roles>) -> Self {
         self.roles = roles.into();
         self
     }
 
-    /// Sets bounds of the time until DNS is asked again, whatever the time to live. Default: 5 s, so that a time to live of 0 is
-    /// no storm, to 5 min, so that a mistaken one of days is overcome.
-    #[must_use]
-    pub fn ttl_between(mut self, least: Duration, most: Duration) -> Self {
-        self.least = least.max(Duration::from_millis(10));
-        self.most = most.max(self.least);
-        self
+    /// Sets the bounds of the time to live. Default: from 5 s, which limits the load of a time to
+    /// live of 0, to 5 min, which limits the effect of one that is too long by mistake.
+    ///
+    /// # Errors
+    /// [`InvalidDuration`] if `min` is below 10 ms, or `max` is below `min`.
+    pub fn ttl_between(mut self, min: Duration, max: Duration) -> Result<Self, InvalidDuration> {
+        self.min_ttl = at_least(MIN_INTERVAL, min, "minimum time to live")?;
+        self.max_ttl = at_least(min, max, "maximum time to live")?;
+        Ok(self)
     }
 
-    /// Sets how long an answer may take, tries at all servers included. Default: 10 s, in which two tries fit.
-    #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience.max(Duration::from_millis(10));
-        self
+    /// Sets the timeout of a lookup with all its attempts at all servers. Default: 10 s, which
+    /// allows three attempts.
+    ///
+    /// # Errors
+    /// [`InvalidDuration`] if `timeout` is below 10 ms.
+    pub fn timeout(mut self, timeout: Duration) -> Result<Self, InvalidDuration> {
+        self.timeout = at_least(MIN_INTERVAL, timeout, "timeout")?;
+        Ok(self)
     }
 
-    async fn ask(&mut self) -> Result<Answer, DiscoveryError> {
-        let resolver = match &self.resolver {
+    async fn resolve(&mut self) -> Result<ResolvedNodes, DiscoveryError> {
+        let resolver = match &mut self.resolver {
             Some(resolver) => resolver,
-            None => self
-                .resolver
-                .insert(resolver(&self.servers, self.patience).map_err(|error| self.question.fault(error))?),
+            empty => empty.insert(resolver(&self.servers, self.timeout).map_err(|error| self.query.error(error))?),
         };
-        let (question, told) = (&self.question, &self.told);
-        let asked = timeout(self.patience, question.ask(resolver, told)).await;
-        asked.map_err(|_| DiscoveryError::Timeout(format!("DNS for {question}")))?
+        let lookup = timeout(self.timeout, self.query.resolve(resolver, &self.last)).await;
+        lookup.unwrap_or_else(|_| Err(DiscoveryError::Timeout(self.query.location())))
     }
 }
 
@@ -132,41 +137,43 @@ impl Discovery for Dns {
             if let Some(due) = self.due {
                 sleep_until(due).await;
             }
-            let answer = match self.ask().await {
-                Ok(answer) => answer,
+            let resolved = match self.resolve().await {
+                Ok(resolved) => resolved,
                 Err(error) => {
-                    // What the system says of its servers may have changed.
-                    (self.due, self.untold, self.resolver) = (None, true, None);
+                    // The system's list of servers may have changed: make a new resolver.
+                    (self.due, self.is_update_due, self.resolver) = (None, true, None);
                     return Err(error);
                 }
             };
-            let ttl = answer.ttl.unwrap_or(self.least).clamp(self.least, self.most);
-            self.due = Some(timer_in(ttl));
-            let source = self.question.to_string();
-            let found = answer.found.into_iter().map(|found| found.with_roles(self.roles).with_source(source.as_str()));
-            let found: Vec<DiscoveredNode> = found.collect();
-            if self.untold || self.told != found {
-                self.untold = false;
-                self.told.clone_from(&found);
-                return Ok(found);
+            self.due = Some(timer_in(resolved.ttl.unwrap_or(self.min_ttl).clamp(self.min_ttl, self.max_ttl)));
+            let source = self.query.to_string();
+            let with_settings = |node: DiscoveredNode| node.with_roles(self.roles).with_source(source.as_str());
+            let nodes: Vec<DiscoveredNode> = resolved.nodes.into_iter().map(with_settings).collect();
+            if std::mem::take(&mut self.is_update_due) || self.last != nodes {
+                self.last.clone_from(&nodes);
+                return Ok(nodes);
             }
         }
     }
 }
 
-impl Question {
-    async fn ask(&self, resolver: &TokioResolver, told: &[DiscoveredNode]) -> Result<Answer, DiscoveryError> {
+impl DnsQuery {
+    async fn resolve(
+        &self,
+        resolver: &TokioResolver,
+        last: &[DiscoveredNode],
+    ) -> Result<ResolvedNodes, DiscoveryError> {
         match self {
-            Question::Services(name) => {
-                let lookup = self.known(resolver.lookup(name.clone(), RecordType::SRV).await)?;
-                Ok(lookup.map_or_else(Answer::default, |lookup| answers::services(lookup.answers())))
+            DnsQuery::Services(name) => {
+                let lookup = self.lookup(resolver, name, RecordType::SRV).await?;
+                Ok(lookup.map_or_else(ResolvedNodes::default, |lookup| records::services(lookup.answers())))
             }
-            Question::Addresses(name, port) => {
-                // One after the other: two questions each few seconds are no load, and one failure is enough.
-                let v4 = self.known(resolver.lookup(name.clone(), RecordType::A).await);
-                let v6 = self.known(resolver.lookup(name.clone(), RecordType::AAAA).await);
-                // A server that cannot answer one of the two is common, and no reason to do without the other, unless nodes would go.
-                let had = |v6| told.iter().any(|found| found.address().starts_with('[') == v6);
+            DnsQuery::Addresses(name, port) => {
+                let v4 = self.lookup(resolver, name, RecordType::A).await;
+                let v6 = self.lookup(resolver, name, RecordType::AAAA).await;
+                // Servers that fail for one address family are common. The other family is enough
+                // unless the failure would remove nodes.
+                let had = |is_v6| last.iter().any(|node| node.address().starts_with('[') == is_v6);
                 let (v4, v6) = match (v4, v6) {
                     (Ok(v4), Ok(v6)) => (v4, v6),
                     (Ok(Some(v4)), Err(_)) if !had(true) => (Some(v4), None),
@@ -174,34 +181,42 @@ impl Question {
                     (Err(error), _) | (_, Err(error)) => return Err(error),
                 };
                 let records = v4.iter().chain(&v6).flat_map(|lookup| lookup.answers());
-                Ok(answers::addresses(records, *port))
+                Ok(records::addresses(records, *port))
             }
         }
     }
 
-    /// The answer, `None` when it is that there are no records.
-    fn known(&self, lookup: Result<Lookup, NetError>) -> Result<Option<Lookup>, DiscoveryError> {
-        match lookup {
+    /// Looks up records. Returns `None` if the name has none.
+    async fn lookup(
+        &self,
+        resolver: &TokioResolver,
+        name: &Name,
+        kind: RecordType,
+    ) -> Result<Option<Lookup>, DiscoveryError> {
+        match resolver.lookup(name.clone(), kind).await {
             Ok(lookup) => Ok(Some(lookup)),
             Err(error) if error.is_no_records_found() => Ok(None),
-            Err(error) => Err(self.fault(error)),
+            Err(error) => Err(self.error(error)),
         }
     }
 
-    fn fault(&self, error: NetError) -> DiscoveryError {
-        let place = format!("DNS for {self}");
+    fn location(&self) -> String {
+        format!("DNS for {self}")
+    }
+
+    fn error(&self, error: NetError) -> DiscoveryError {
         match error {
-            NetError::Timeout => DiscoveryError::Timeout(place),
-            error => DiscoveryError::Unavailable { place, source: error.into() },
+            NetError::Timeout => DiscoveryError::Timeout(self.location()),
+            error => DiscoveryError::Unavailable { location: self.location(), source: error.into() },
         }
     }
 }
 
-impl fmt::Display for Question {
+impl fmt::Display for DnsQuery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Question::Addresses(name, _) => write!(f, "addresses of {name}"),
-            Question::Services(name) => write!(f, "services of {name}"),
+            DnsQuery::Addresses(name, _) => write!(f, "addresses of {name}"),
+            DnsQuery::Services(name) => write!(f, "services of {name}"),
         }
     }
 }
@@ -209,18 +224,18 @@ impl fmt::Display for Question {
 impl fmt::Debug for Dns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Dns");
-        debug.field("question", &self.question).field("servers", &self.servers).field("told", &self.told);
+        debug.field("query", &self.query).field("servers", &self.servers).field("last", &self.last);
         debug.finish_non_exhaustive()
     }
 }
 
-fn domain(name: &str) -> Result<Name, InvalidDns> {
+fn domain_name(name: &str) -> Result<Name, InvalidDns> {
     let invalid = || InvalidDns(name.chars().take(255).collect());
-    let read = Name::from_str_relaxed(name).map_err(|_| invalid())?;
-    if name.is_empty() || read.is_root() { Err(invalid()) } else { Ok(read) }
+    let parsed = Name::from_str_relaxed(name).map_err(|_| invalid())?;
+    if name.is_empty() || parsed.is_root() { Err(invalid()) } else { Ok(parsed) }
 }
 
-fn resolver(servers: &[SocketAddr], patience: Duration) -> Result<TokioResolver, NetError> {
+fn resolver(servers: &[SocketAddr], timeout: Duration) -> Result<TokioResolver, NetError> {
     let mut builder = if servers.is_empty() {
         Resolver::builder_tokio()?
     } else {
@@ -235,8 +250,8 @@ fn resolver(servers: &[SocketAddr], patience: Duration) -> Result<TokioResolver,
         let config = ResolverConfig::from_name_servers(servers.collect());
         Resolver::builder_with_config(config, TokioRuntimeProvider::default())
     };
-    // How long an answer counts is decided here.
+    // `Dns` applies the time to live itself.
     builder.options_mut().cache_size = 0;
-    builder.options_mut().timeout = patience / 3;
+    builder.options_mut().timeout = timeout / 3;
     builder.build()
 }

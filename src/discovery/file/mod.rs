@@ -5,48 +5,57 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use self::list::InvalidLine;
-pub(super) use self::watched::{Unreadable, Watched};
-use super::{DiscoveredNode, Discovery, DiscoveryError};
+pub(super) use self::watched::{FileContent, WatchedFiles};
+use super::{DiscoveredNode, Discovery, DiscoveryError, InvalidDuration};
 
-/// Nodes listed in a text file, which is read again when it changes.
+/// A list of nodes in a text file, read again when it changes.
 ///
-/// A line for each node, `#` begins a comment:
+/// Each line is a node; `#` begins a comment:
 ///
 /// ```text
-/// # address          what goes for it
+/// # address          settings
 /// kylin-1:7070       role=query weight=2
 /// kylin-2:7070       role=query id=q2
-/// 10.0.0.3:7070      role=job drain      # wants no new sessions
+/// 10.0.0.3:7070      role=job drain      # accepts no new sessions
 /// [2001:db8::4]:7070 backup
 /// ```
 ///
-/// `role` takes the values of `kylin.server.mode` (default: all), `weight` a number from 1, `id` a name of up to 255 visible
-/// characters. A file that cannot be read, or has a fault in any line, is an error that says where; none of it is used then. The
-/// order of the lines is the order of the endpoints.
+/// | setting | value | default |
+/// |---|---|---|
+/// | `role` | a value of `kylin.server.mode` | `all` |
+/// | `weight` | a number from 1 to 65535 | that of the endpoint |
+/// | `id` | up to 255 visible ASCII characters | the address |
+/// | `backup`, `drain` | none | off |
 ///
-/// A file may be replaced (written elsewhere and renamed, the better way) or written in place.
+/// The order of the lines is the order of the endpoints. If the file cannot be read, or a line is
+/// invalid, the error names the place and no part of the file is used.
+///
+/// The file may be replaced by renaming another over it, which is the safer way, or written in
+/// place.
 #[derive(Debug)]
 pub struct FileList {
-    file: Watched,
+    file: WatchedFiles,
 }
 
 impl FileList {
-    /// The list at `path`.
+    /// Creates a source that reads the file at `path`.
     pub fn new(path: impl AsRef<Path>) -> Self {
-        FileList { file: Watched::new(path.as_ref()) }
+        FileList { file: WatchedFiles::new(path.as_ref()) }
     }
 
-    /// Sets how often the file is looked at. Default: each second.
-    #[must_use]
-    pub fn interval(mut self, interval: Duration) -> Self {
-        self.file.set_interval(interval);
-        self
-    }
-
-    /// Reads such a list from a text.
+    /// Sets how often the file is read. Default: 1 s.
     ///
     /// # Errors
-    /// [`InvalidLine`] for the first fault, with its line and column.
+    /// [`InvalidDuration`] if `interval` is below 10 ms.
+    pub fn interval(mut self, interval: Duration) -> Result<Self, InvalidDuration> {
+        self.file.set_interval(interval)?;
+        Ok(self)
+    }
+
+    /// Reads the nodes of such a list.
+    ///
+    /// # Errors
+    /// [`InvalidLine`] for the first invalid line.
     pub fn parse(text: &str) -> Result<Vec<DiscoveredNode>, InvalidLine> {
         list::parse(text)
     }
@@ -54,23 +63,18 @@ impl FileList {
 
 impl Discovery for FileList {
     async fn next(&mut self) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
-        let files = self.file.next().await.map_err(unreadable)?;
-        self.file.paths().zip(files).map(|(path, bytes)| understood(path, &bytes)).next().unwrap_or(Ok(Vec::new()))
+        let mut nodes = Vec::new();
+        for file in self.file.next().await? {
+            let path = file.path.display();
+            let list = list::parse(file.text()?).map_err(|error| {
+                let location = format!("{path}:{}:{}", error.line(), error.column());
+                DiscoveryError::Invalid { location, source: error.into() }
+            })?;
+            nodes.extend(list.into_iter().map(|node| {
+                let source = format!("{path}:{}", node.source());
+                node.with_source(source)
+            }));
+        }
+        Ok(nodes)
     }
-}
-
-pub(super) fn unreadable((path, error): Unreadable) -> DiscoveryError {
-    DiscoveryError::Unavailable { place: path.display().to_string(), source: error.into() }
-}
-
-fn understood(path: &Path, bytes: &[u8]) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
-    let invalid = |place, source| DiscoveryError::Invalid { place, source };
-    let path = path.display();
-    let text = std::str::from_utf8(bytes).map_err(|error| invalid(path.to_string(), error.into()))?;
-    let found = list::parse(text).map_err(|error| invalid(format!("{path}:{}", error.place()), error.into()))?;
-    let placed = |found: DiscoveredNode| {
-        let source = format!("{path}:{}", found.source());
-        found.with_source(source)
-    };
-    Ok(found.into_iter().map(placed).collect())
 }

@@ -1,4 +1,4 @@
-//! Files that people and programs edit, read again when they change.
+//! Files that operators and programs edit, read again when they change.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -7,119 +7,128 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-/// The longest file that is read, in bytes.
-const MOST_BYTES: u64 = 1024 * 1024;
-/// A changed file is believed when it stayed the same for this long: a writer may be in the middle of it.
-const SETTLE: Duration = Duration::from_millis(100);
-/// A writer that goes on for longer than this many times that writes no list of nodes.
-const MOST_LOOKS: u32 = 50;
+use crate::discovery::{DiscoveryError, InvalidDuration, MIN_INTERVAL, at_least};
+
+const MAX_BYTES: u64 = 1024 * 1024;
+/// A changed file is used once it stays the same for this long, since it may be half written.
+const SETTLE_TIME: Duration = Duration::from_millis(100);
+/// A file that still changes after this many reads is an error.
+const MAX_SETTLE_READS: u32 = 50;
 
 /// Files that are read together.
 #[derive(Debug)]
-pub(in crate::discovery) struct Watched {
-    files: Vec<Place>,
+pub(in crate::discovery) struct WatchedFiles {
+    /// Each path, and whether the file may be missing. A missing file is empty.
+    paths: Vec<(PathBuf, bool)>,
     interval: Duration,
-    seen: Seen,
+    /// The last result that was returned.
+    last: Option<Result<Vec<FileContent>, (PathBuf, io::ErrorKind)>>,
 }
 
-#[derive(Debug, Clone)]
-struct Place {
-    path: PathBuf,
-    /// One that is not there is empty.
-    optional: bool,
+/// The content of a file when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::discovery) struct FileContent {
+    pub(in crate::discovery) path: PathBuf,
+    bytes: Vec<u8>,
 }
 
-/// What was found at the last look, of which there is nothing more to tell.
-#[derive(Debug, PartialEq, Eq)]
-enum Seen {
-    Nothing,
-    Bytes(Vec<Vec<u8>>),
-    Unreadable(PathBuf, io::ErrorKind),
-}
+type Contents = Result<Vec<FileContent>, (PathBuf, io::Error)>;
 
-/// A file that cannot be read, and why.
-pub(in crate::discovery) type Unreadable = (PathBuf, io::Error);
-
-impl Watched {
-    /// One file.
+impl WatchedFiles {
+    /// Creates a reader of one file.
     pub(in crate::discovery) fn new(path: &Path) -> Self {
-        let file = Place { path: path.to_owned(), optional: false };
-        Watched { files: vec![file], interval: Duration::from_secs(1), seen: Seen::Nothing }
+        WatchedFiles { paths: vec![(path.to_owned(), false)], interval: Duration::from_secs(1), last: None }
     }
 
-    /// A further file, which may be missing.
+    /// Adds a file that may be missing.
     pub(in crate::discovery) fn add_optional(&mut self, path: &Path) {
-        self.files.push(Place { path: path.to_owned(), optional: true });
+        self.paths.push((path.to_owned(), true));
     }
 
-    /// Sets how often the files are looked at.
-    pub(in crate::discovery) fn set_interval(&mut self, interval: Duration) {
-        self.interval = interval.max(Duration::from_millis(10));
+    /// Sets how often the files are read.
+    pub(in crate::discovery) fn set_interval(&mut self, interval: Duration) -> Result<(), InvalidDuration> {
+        self.interval = at_least(MIN_INTERVAL, interval, "interval")?;
+        Ok(())
     }
 
-    pub(in crate::discovery) fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(|file| &*file.path)
-    }
-
-    /// Waits until the files, or what is wrong with them, are not what they were at the last call.
-    pub(in crate::discovery) async fn next(&mut self) -> Result<Vec<Vec<u8>>, Unreadable> {
+    /// Waits until the contents, or the error, differ from what the last call returned.
+    pub(in crate::discovery) async fn next(&mut self) -> Result<Vec<FileContent>, DiscoveryError> {
         loop {
-            if self.seen != Seen::Nothing {
+            if self.last.is_some() {
                 sleep(self.interval).await;
             }
-            let (seen, result) = match self.settled().await {
-                Ok(bytes) => (Seen::Bytes(bytes.clone()), Ok(bytes)),
-                Err((path, error)) => (Seen::Unreadable(path.clone(), error.kind()), Err((path, error))),
+            let contents = self.settled().await;
+            let comparable = match &contents {
+                Ok(contents) => Ok(contents.clone()),
+                Err((path, error)) => Err((path.clone(), error.kind())),
             };
-            if seen != self.seen {
-                self.seen = seen;
-                return result;
+            if self.last.as_ref() != Some(&comparable) {
+                self.last = Some(comparable);
+                return contents.map_err(unavailable);
             }
         }
     }
 
-    /// The files' bytes, once they stay the same.
-    async fn settled(&self) -> Result<Vec<Vec<u8>>, Unreadable> {
-        let mut bytes = self.read().await?;
-        for _ in 0..MOST_LOOKS {
-            if matches!(&self.seen, Seen::Bytes(seen) if *seen == bytes) {
-                return Ok(bytes);
-            }
-            sleep(SETTLE).await;
-            let again = self.read().await?;
-            if again == bytes {
-                return Ok(bytes);
-            }
-            bytes = again;
-        }
-        let path = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
-        Err((path, io::Error::new(io::ErrorKind::ResourceBusy, "it changes without end")))
+    /// Reads the contents now.
+    pub(in crate::discovery) async fn read(&self) -> Result<Vec<FileContent>, DiscoveryError> {
+        self.read_all().await.map_err(unavailable)
     }
 
-    /// The files' bytes as they are now.
-    pub(in crate::discovery) async fn read(&self) -> Result<Vec<Vec<u8>>, Unreadable> {
-        let mut all = Vec::with_capacity(self.files.len());
-        for file in &self.files {
-            let Place { path, optional } = file.clone();
-            let bytes = spawn_blocking(move || read(&path)).await.unwrap_or_else(|error| Err(io::Error::other(error)));
-            all.push(match bytes {
+    /// Reads the contents until two reads agree.
+    async fn settled(&self) -> Contents {
+        let mut contents = self.read_all().await?;
+        for _ in 0..MAX_SETTLE_READS {
+            if matches!(&self.last, Some(Ok(last)) if *last == contents) {
+                return Ok(contents);
+            }
+            sleep(SETTLE_TIME).await;
+            let again = self.read_all().await?;
+            if again == contents {
+                return Ok(contents);
+            }
+            contents = again;
+        }
+        let path = self.paths.first().map(|(path, _)| path.clone()).unwrap_or_default();
+        Err((path, io::Error::new(io::ErrorKind::ResourceBusy, "the file keeps changing")))
+    }
+
+    async fn read_all(&self) -> Contents {
+        let mut contents = Vec::with_capacity(self.paths.len());
+        for (path, optional) in self.paths.clone() {
+            let read_path = path.clone();
+            let read = spawn_blocking(move || read(&read_path)).await;
+            let bytes = match read.unwrap_or_else(|error| Err(io::Error::other(error))) {
                 Err(error) if optional && error.kind() == io::ErrorKind::NotFound => Vec::new(),
-                bytes => bytes.map_err(|error| (file.path.clone(), error))?,
-            });
+                Err(error) => return Err((path, error)),
+                Ok(bytes) => bytes,
+            };
+            contents.push(FileContent { path, bytes });
         }
-        Ok(all)
+        Ok(contents)
     }
+}
+
+impl FileContent {
+    pub(in crate::discovery) fn text(&self) -> Result<&str, DiscoveryError> {
+        let location = || self.path.display().to_string();
+        let text = std::str::from_utf8(&self.bytes);
+        text.map_err(|error| DiscoveryError::Invalid { location: location(), source: error.into() })
+    }
+}
+
+fn unavailable((path, error): (PathBuf, io::Error)) -> DiscoveryError {
+    DiscoveryError::Unavailable { location: path.display().to_string(), source: error.into() }
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = std::fs::File::open(path)?;
+    let file = std::fs::File::open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     let mut bytes = Vec::new();
-    Read::by_ref(&mut file).take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("longer than {MOST_BYTES} bytes")));
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("longer than {MAX_BYTES} bytes")));
     }
     Ok(bytes)
 }

@@ -1,30 +1,33 @@
 //! Nodes as Kylin registers them in ZooKeeper.
 //!
-//! | [`Layout`] | Kylin | where, below `<base path>/<cluster>` | what tells the role |
+//! | [`Layout`] | Kylin | registrations, below `<base path>/<cluster>` | source of the role |
 //! |---|---|---|---|
-//! | `Kylin30` | 3.0 with `kylin.job.scheduler.default=100` | `/service/kylin/<uuid>` | `host:port:mode` in the description; before 3.0.2 nothing |
+//! | `Kylin30` | 3.0 with `kylin.job.scheduler.default=100` | `/service/kylin/<uuid>` | `host:port:mode` in the description; none before 3.0.2 |
 //! | `Kylin31` | 3.1 and 4.0 with `kylin.server.self-discovery-enabled=true` | `/service/cluster_servers/<uuid>` | the description |
-//! | `Kylin5` | 5 | `/services/{all,query,job}/<uuid>` | the folder |
+//! | `Kylin5` | 5 | `/services/{all,query,job}/<uuid>` | the path |
 //!
-//! The base path is `kylin.env.zookeeper-base-path` (default `/kylin`; Kylin 5 knows no other). The cluster is
-//! `kylin.server.cluster-name` in 3 and 4 (default: the identifier of the metadata URL, `kylin_metadata`), and in 5 that identifier, `_`
-//! and the URL's `url` parameter up to `?`, each character other than a letter, digit or `_` written as `_`.
+//! The base path is `kylin.env.zookeeper-base-path` (default `/kylin`; Kylin 5 has no other). The
+//! cluster of Kylin 3 and 4 is `kylin.server.cluster-name`, by default the identifier of the metadata
+//! URL (`kylin_metadata`). That of Kylin 5 is this identifier, `_`, and the URL's `url` parameter up
+//! to `?`, in which each character other than a letter, a digit or `_` is written as `_`.
 //!
-//! # How sure this is
+//! # What is verified
 //!
-//! Paths and descriptions were read in Kylin's source (tags 3.0.0-alpha to 5.x). The JSON around them was *derived* from the
-//! serializer of Curator 2.12, and for Kylin 5 from public samples of Spring Cloud Zookeeper, not observed on a running Kylin: so
-//! unknown fields are tolerated, and missing ones where there is a sensible reading. That `instance_status` other than `UP` asks for
-//! draining is Spring's meaning of it. *Unverified*: KAP 2.4 is said to register as Kylin 3.0 does, under its metadata prefix; and
-//! that the services `data-loading` and `smart` of later 5.x register beside `job`.
+//! Paths and descriptions come from Kylin's source (tags 3.0.0-alpha to 5.x). The JSON around them is
+//! *derived* from the serializer of Curator 2.12, and for Kylin 5 from public samples of Spring Cloud
+//! Zookeeper. It was not observed on a running Kylin, so unknown JSON fields are ignored, and missing
+//! ones have defaults. An `instance_status` other than `UP` drains the node, as Spring defines it.
+//! *Unverified*: KAP 2.4 registers as Kylin 3.0 does, under its metadata prefix; later 5.x register
+//! the services `data-loading` and `smart` beside `job`.
 //!
-//! Kylin's session lasts 120 s: a node that died stays listed up to two minutes, and only the health of its endpoint tells.
+//! Kylin's session lasts 120 s, so a dead node stays listed for up to two minutes. The health of its
+//! endpoint shows that it is dead.
 
-mod client;
-mod folders;
-mod payload;
-mod place;
+mod connect_string;
+mod layout;
+mod registration;
 mod registry;
+mod session;
 
 use std::fmt;
 use std::time::Duration;
@@ -32,164 +35,169 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use self::client::{News, Session};
-pub use self::folders::Layout;
-pub use self::place::InvalidZooKeeper;
-use self::place::Place;
-use super::{DiscoveredNode, Discovery, DiscoveryError};
+use self::connect_string::ConnectString;
+pub use self::connect_string::InvalidZooKeeper;
+pub use self::layout::Layout;
+use self::session::{Session, SessionEvent};
+use super::watch::wait_until;
+use super::{DiscoveredNode, Discovery, DiscoveryError, InvalidDuration, at_least};
 use crate::clock::timer_in;
 
-/// The nodes that Kylin registers in ZooKeeper, watched: see the [module](self).
+const MIN_SESSION_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The nodes that Kylin registers in ZooKeeper: see the [module](self).
 ///
-/// While ZooKeeper is not to be reached nothing changes. After it was lost and found again, nodes that are missing are believed gone
-/// only after a grace, because they, too, may still be on their way back.
+/// While ZooKeeper is unavailable, the membership does not change. After a reconnect, a missing node
+/// is removed only after a [grace period](Self::grace), since it may be about to reconnect as well.
 pub struct ZooKeeper {
-    settings: Settings,
+    options: SessionOptions,
     session: Option<Session>,
-    /// What was told last; `None` at first and after an error.
-    told: Option<Vec<DiscoveredNode>>,
-    /// The last nodes there were, which the cluster has.
+    /// The last update. `None` at first, and after an error or a reconnect.
+    last: Option<Vec<DiscoveredNode>>,
+    /// The nodes of the last update that was not empty. The cluster has them.
     known: Vec<DiscoveredNode>,
-    /// Until when the nodes of `known` are kept, though they be missing.
-    grace: Option<Instant>,
+    /// Until when missing nodes of `known` stay.
+    grace_until: Option<Instant>,
     leader: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug)]
-struct Settings {
-    place: Place,
+struct SessionOptions {
+    connect_string: ConnectString,
     layouts: Vec<Layout>,
     digest: Option<Digest>,
     session_timeout: Duration,
     grace: Duration,
 }
 
-/// Credentials, which no `Debug` shows.
+/// Credentials, hidden from `Debug`.
 struct Digest(Vec<u8>);
 
 impl ZooKeeper {
-    /// Reads `host:port,host:port/base/cluster`: the servers of the ensemble (port 2181 where there is none), the base path, and as
-    /// its last part the name of the cluster. Without a path it is `/kylin/kylin_metadata`, Kylin's defaults. A chroot is the first part of
-    /// the base path.
+    /// Parses `host:port,host:port/base/cluster`.
+    ///
+    /// These are the servers of the ensemble (default port 2181), the base path, and the name of the
+    /// cluster as the last part. Without a path it is `/kylin/kylin_metadata`, Kylin's default. A
+    /// chroot is the first part of the base path.
     ///
     /// # Errors
-    /// [`InvalidZooKeeper`] says which part is wrong; it never shows the text, which might hold a password that is in the wrong
-    /// place.
+    /// [`InvalidZooKeeper`] names the invalid part. It does not show the text, which may hold a
+    /// password by mistake.
     pub fn parse(text: &str) -> Result<Self, InvalidZooKeeper> {
-        let settings = Settings {
-            place: Place::parse(text)?,
+        let options = SessionOptions {
+            connect_string: ConnectString::parse(text)?,
             layouts: Layout::ALL.to_vec(),
             digest: None,
             session_timeout: Duration::from_secs(10),
             grace: Duration::from_secs(10),
         };
-        Ok(ZooKeeper {
-            settings,
-            session: None,
-            told: None,
-            known: Vec::new(),
-            grace: None,
-            leader: watch::Sender::new(None),
-        })
+        let leader = watch::Sender::new(None);
+        Ok(ZooKeeper { options, session: None, last: None, known: Vec::new(), grace_until: None, leader })
     }
 
-    /// Sets the base path: `kylin.env.zookeeper-base-path`, after a chroot if there is one. Empty or `/` is the root.
+    /// Sets the base path: the chroot, if there is one, and `kylin.env.zookeeper-base-path`. An empty
+    /// path or `/` is the root.
     ///
     /// # Errors
-    /// [`InvalidZooKeeper`] when it is not a path of znodes.
+    /// [`InvalidZooKeeper`] if it is not a path of znodes.
     pub fn base_path(mut self, path: &str) -> Result<Self, InvalidZooKeeper> {
-        self.settings.place.set_base(path)?;
+        self.options.connect_string.set_base(path)?;
         Ok(self)
     }
 
-    /// Sets the name of the cluster: one part of a path.
+    /// Sets the name of the cluster, which is one part of a path.
     ///
     /// # Errors
-    /// [`InvalidZooKeeper`] when it cannot be the name of a znode.
+    /// [`InvalidZooKeeper`] if it is not a valid name of a znode.
     pub fn cluster(mut self, name: &str) -> Result<Self, InvalidZooKeeper> {
-        self.settings.place.set_cluster(name)?;
+        self.options.connect_string.set_cluster(name)?;
         Ok(self)
     }
 
-    /// Sets which registrations are watched. Default: all of them, so that it need not be known which Kylin it is.
+    /// Sets which registrations are watched. Default: all, so that the version of Kylin need not be
+    /// known.
     #[must_use]
     pub fn layouts(mut self, layouts: impl IntoIterator<Item = Layout>) -> Self {
-        self.settings.layouts = layouts.into_iter().collect();
+        self.options.layouts = layouts.into_iter().collect();
         self
     }
 
-    /// Authenticates with ZooKeeper's `digest` scheme. Kylin's own pair, where ACLs are on, is `ADMIN` and `KYLIN` by default.
+    /// Sets credentials for ZooKeeper's `digest` scheme. If ACLs are on, Kylin's own are `ADMIN` and
+    /// `KYLIN` by default.
     #[must_use]
     pub fn digest(mut self, user: &str, password: &str) -> Self {
-        self.settings.digest = Some(Digest(format!("{user}:{password}").into_bytes()));
+        self.options.digest = Some(Digest(format!("{user}:{password}").into_bytes()));
         self
     }
 
-    /// Sets the timeout of our own session, within which a lost server is noticed and another found. Default: 10 s; the
-    /// server may shorten or lengthen it.
-    #[must_use]
-    pub fn session_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.session_timeout = timeout.max(Duration::from_millis(100));
-        self
+    /// Sets the timeout of the source's own session, within which the loss of a server is detected
+    /// and another server is found. Default: 10 s. The server may negotiate another value.
+    ///
+    /// # Errors
+    /// [`InvalidDuration`] if `timeout` is below 100 ms.
+    pub fn session_timeout(mut self, timeout: Duration) -> Result<Self, InvalidDuration> {
+        self.options.session_timeout = at_least(MIN_SESSION_TIMEOUT, timeout, "session timeout")?;
+        Ok(self)
     }
 
-    /// Sets for how long nodes may be missing after ZooKeeper was lost and found again. Default: 10 s.
+    /// Sets for how long missing nodes stay after a reconnect. Default: 10 s. Zero removes them at
+    /// once.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.settings.grace = grace;
+        self.options.grace = grace;
         self
     }
 
-    /// The node that leads the jobs of a Kylin 3 or 4 with `kylin.job.scheduler.default=100`, as it changes; known while the
-    /// source is followed.
+    /// Returns the leader of the jobs of a Kylin 3 or 4 with `kylin.job.scheduler.default=100`. It is
+    /// updated while the source is [watched](super::watch).
     pub fn leader(&self) -> JobLeader {
         JobLeader(self.leader.subscribe())
     }
 
     async fn connect(&mut self) -> Result<(), DiscoveryError> {
-        let patience = self.settings.session_timeout.max(Duration::from_secs(1)) * 2;
-        let session = timeout(patience, Session::connect(&self.settings)).await;
-        self.session = Some(session.map_err(|_| DiscoveryError::Timeout(self.settings.place.to_string()))??);
-        self.rejoined();
+        let limit = self.options.session_timeout.max(Duration::from_secs(1)) * 2;
+        let session = timeout(limit, Session::connect(&self.options)).await;
+        self.session = Some(session.map_err(|_| DiscoveryError::Timeout(self.options.connect_string.to_string()))??);
+        self.start_grace();
         Ok(())
     }
 
-    /// ZooKeeper is there, or there again.
-    fn rejoined(&mut self) {
+    /// Keeps the known nodes for a while after a connect.
+    fn start_grace(&mut self) {
         if !self.known.is_empty() {
-            self.grace = Some(timer_in(self.settings.grace));
+            self.grace_until = Some(timer_in(self.options.grace));
         }
-        self.told = None;
+        self.last = None;
     }
 
-    /// The membership, when ZooKeeper is there, all of it is known and there is something new about it.
-    fn news(&mut self) -> Option<Vec<DiscoveredNode>> {
-        let registry = self.session.as_ref().filter(|session| session.is_connected())?.registry();
-        if !registry.is_complete() {
-            return None;
-        }
+    /// Returns the membership, if it is completely known and differs from the last update.
+    fn update(&mut self) -> Option<Vec<DiscoveredNode>> {
+        let registry = self.session.as_ref()?.registry()?;
         self.leader.send_if_modified(|leader| {
-            let now = registry.leader();
-            let changed = *leader != now;
-            *leader = now;
+            let current = registry.leader();
+            let changed = *leader != current;
+            *leader = current;
             changed
         });
-        let mut found = registry.members();
-        if self.grace.is_some() {
-            let missing = |old: &&DiscoveredNode| !found.iter().any(|found| found.address() == old.address());
-            let missing: Vec<DiscoveredNode> = self.known.iter().filter(missing).cloned().collect();
-            found.extend(missing);
+        let mut nodes = registry.members();
+        if self.grace_until.is_some() {
+            let listed = nodes.len();
+            for known in &self.known {
+                if !nodes[..listed].iter().any(|node| node.address() == known.address()) {
+                    nodes.push(known.clone());
+                }
+            }
         }
-        // An order that every front end finds alike.
-        found.sort_by(|one, other| one.id().cmp(other.id()));
-        if self.told.as_ref() == Some(&found) {
+        // Every front end must see the same order.
+        nodes.sort_by(|one, other| one.id().cmp(other.id()));
+        if self.last.as_ref() == Some(&nodes) {
             return None;
         }
-        if !found.is_empty() {
-            self.known.clone_from(&found);
+        if !nodes.is_empty() {
+            self.known.clone_from(&nodes);
         }
-        self.told = Some(found.clone());
-        Some(found)
+        self.last = Some(nodes.clone());
+        Some(nodes)
     }
 }
 
@@ -197,26 +205,19 @@ impl Discovery for ZooKeeper {
     async fn next(&mut self) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
         loop {
             if self.session.is_none() {
-                self.told = None;
+                self.last = None;
                 self.connect().await?;
             }
-            if let Some(found) = self.news() {
-                return Ok(found);
+            if let Some(nodes) = self.update() {
+                return Ok(nodes);
             }
             let Some(session) = &mut self.session else { continue };
-            let grace = self.grace;
-            let over = async move {
-                match grace {
-                    Some(grace) => sleep_until(grace).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                news = session.news() => match news {
-                    Ok(News::Registry) => {}
-                    Ok(News::Connected) => self.rejoined(),
-                    Ok(News::Disconnected(error)) => {
-                        self.told = None;
+                event = session.next_event() => match event {
+                    Ok(SessionEvent::Registry) => {}
+                    Ok(SessionEvent::Connected) => self.start_grace(),
+                    Ok(SessionEvent::Disconnected(error)) => {
+                        self.last = None;
                         return Err(error);
                     }
                     Err(error) => {
@@ -224,7 +225,7 @@ impl Discovery for ZooKeeper {
                         return Err(error);
                     }
                 },
-                () = over => self.grace = None,
+                () = sleep_until_some(self.grace_until) => self.grace_until = None,
             }
         }
     }
@@ -232,7 +233,7 @@ impl Discovery for ZooKeeper {
 
 impl fmt::Debug for ZooKeeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ZooKeeper").field("settings", &self.settings).field("told", &self.told).finish_non_exhaustive()
+        f.debug_struct("ZooKeeper").field("options", &self.options).field("last", &self.last).finish_non_exhaustive()
     }
 }
 
@@ -242,24 +243,28 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Which node leads the jobs, as it changes. Clones see the same.
+/// The node that leads the jobs. Clones share the value.
 #[derive(Debug, Clone)]
 pub struct JobLeader(watch::Receiver<Option<String>>);
 
 impl JobLeader {
-    /// Its address, `host:port`; `None` when there is none or it is not known. While ZooKeeper is lost: the last one known.
+    /// Returns the address, `host:port`, or `None` if there is no leader or it is not known. While
+    /// ZooKeeper is unavailable, this is the last known leader.
     pub fn address(&self) -> Option<String> {
         self.0.borrow().clone()
     }
 
-    /// Waits until `test` holds of the leader's address. Waits as long as it takes: put a deadline around it.
+    /// Waits until `test` holds of the leader's address, and returns the address. It has no timeout
+    /// of its own.
     pub async fn wait_until(&self, mut test: impl FnMut(Option<&str>) -> bool) -> Option<String> {
-        let mut leader = self.0.clone();
-        let reached = leader.wait_for(|leader| test(leader.as_deref())).await.map(|leader| leader.clone());
-        match reached {
-            Ok(leader) => leader,
-            // Nobody follows the source any more.
-            Err(_) => std::future::pending().await,
-        }
+        wait_until(&self.0, |leader| test(leader.as_deref())).await
+    }
+}
+
+/// Sleeps until `deadline`, or forever without one.
+async fn sleep_until_some(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,130 +1,141 @@
-//! What is known of the znodes: pure bookkeeping between their events and the membership.
+//! The known znodes, and the membership that follows from them.
 
 use std::collections::BTreeMap;
 
 use ahash::AHashMap;
 
-use super::folders::{Folder, Kind};
-use super::payload::{self, Registration};
-use crate::discovery::{DiscoveredNode, chain};
-use crate::endpoint::{Role, Roles};
+use super::layout::{ChildKind, Parent};
+use super::registration::{self, Registration};
+use crate::discovery::{DiscoveredNode, error_chain};
+use crate::endpoint::Roles;
 
-/// The most znodes of one folder that are read.
-const MOST_NODES: usize = 4096;
+/// The maximum number of children of one parent that are read.
+const MAX_CHILDREN: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Registry {
-    folders: Vec<Known>,
+    parents: Vec<Children>,
 }
 
 #[derive(Debug)]
-struct Known {
-    folder: Folder,
-    /// The children were told.
+struct Children {
+    parent: Parent,
+    /// The children have been listed at least once.
     listed: bool,
-    nodes: BTreeMap<String, Node>,
+    znodes: BTreeMap<String, Znode>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Node {
-    /// Listed, not read yet.
+enum Znode {
     Unread,
-    /// Read, and skipped.
-    Unusable,
+    /// The data is missing or invalid.
+    Skipped,
     Member {
         registration: Registration,
+        /// The ZooKeeper session that owns the znode, or 0.
         owner: i64,
     },
+    /// The address of a candidate for the leader.
     Candidate(String),
 }
 
-/// What changed in a folder's list: of which znodes the data is to be watched, and of which no longer.
+/// The difference between two lists of children.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
-    pub(super) come: Vec<String>,
-    pub(super) gone: Vec<String>,
+    pub(super) added: Vec<String>,
+    pub(super) removed: Vec<String>,
 }
 
 impl Registry {
-    pub(super) fn new(folders: Vec<Folder>) -> Self {
-        let known = |folder| Known { folder, listed: false, nodes: BTreeMap::new() };
-        Registry { folders: folders.into_iter().map(known).collect() }
+    pub(super) fn new(parents: Vec<Parent>) -> Self {
+        let children = |parent| Children { parent, listed: false, znodes: BTreeMap::new() };
+        Registry { parents: parents.into_iter().map(children).collect() }
     }
 
-    /// Where a folder is.
-    pub(super) fn path(&self, folder: usize) -> &str {
-        self.folders.get(folder).map_or("", |known| &known.folder.path)
+    /// Returns the path of a child of the parent with this index.
+    pub(super) fn path(&self, parent: usize, name: &str) -> String {
+        self.parents.get(parent).map_or_else(String::new, |children| children.path(name))
     }
 
-    /// The children of a folder are these.
-    pub(super) fn listed(&mut self, folder: usize, mut names: Vec<String>) -> Changes {
-        let Some(known) = self.folders.get_mut(folder) else { return Changes::default() };
-        known.listed = true;
+    /// Records the current children of a parent.
+    pub(super) fn set_children(&mut self, parent: usize, mut names: Vec<String>) -> Changes {
+        let Some(children) = self.parents.get_mut(parent) else { return Changes::default() };
+        children.listed = true;
         names.sort();
         names.dedup();
-        if names.len() > MOST_NODES {
-            tracing::warn!(path = known.folder.path, nodes = names.len(), "more znodes than are read: {MOST_NODES}");
-            names.truncate(MOST_NODES);
+        if names.len() > MAX_CHILDREN {
+            let (path, znodes) = (&children.parent.path, names.len());
+            tracing::warn!(path, znodes, max = MAX_CHILDREN, "too many znodes; the rest is ignored");
+            names.truncate(MAX_CHILDREN);
         }
-        let gone: Vec<String> = known.nodes.keys().filter(|name| names.binary_search(name).is_err()).cloned().collect();
-        for name in &gone {
-            known.nodes.remove(name);
-        }
-        let come: Vec<String> = names.into_iter().filter(|name| !known.nodes.contains_key(name)).collect();
-        known.nodes.extend(come.iter().map(|name| (name.clone(), Node::Unread)));
-        Changes { come, gone }
+        let is_listed = |name: &String| names.binary_search(name).is_ok();
+        let removed: Vec<String> = children.znodes.keys().filter(|name| !is_listed(name)).cloned().collect();
+        children.znodes.retain(|name, _| is_listed(name));
+        let added: Vec<String> = names.into_iter().filter(|name| !children.znodes.contains_key(name)).collect();
+        children.znodes.extend(added.iter().map(|name| (name.clone(), Znode::Unread)));
+        Changes { added, removed }
     }
 
-    /// The data of a znode is this; `None` when it is gone or must not be read.
-    pub(super) fn read(&mut self, folder: usize, name: &str, data: Option<&[u8]>, owner: i64) {
-        let Some(known) = self.folders.get_mut(folder) else { return };
-        // It may have left the list meanwhile.
-        let Some(node) = known.nodes.get_mut(name) else { return };
-        let read = match (data, known.folder.kind) {
-            (None, _) => Ok(Node::Unusable),
-            (Some(data), Kind::Leader) => payload::leader(data).map(Node::Candidate),
-            (Some(data), kind) => {
-                payload::registration(kind, data).map(|registration| Node::Member { registration, owner })
+    /// Records the data of a znode: `None` if it is gone or cannot be read.
+    pub(super) fn set_data(&mut self, parent: usize, name: &str, data: Option<&[u8]>, owner: i64) {
+        let Some(children) = self.parents.get_mut(parent) else { return };
+        let path = children.path(name);
+        // The znode may have left the list meanwhile.
+        let Some(znode) = children.znodes.get_mut(name) else { return };
+        let parsed = match (data, children.parent.children) {
+            (None, _) => Ok(Znode::Skipped),
+            (Some(data), ChildKind::LeaderCandidate) => registration::parse_candidate(data).map(Znode::Candidate),
+            (Some(data), kind @ (ChildKind::Described | ChildKind::WithRoles(_))) => {
+                registration::parse(kind, data).map(|registration| Znode::Member { registration, owner })
             }
         };
-        *node = read.unwrap_or_else(|error| {
-            // Debug writes what a hostile name may hold as escapes.
-            let path = format!("{}/{name}", known.folder.path);
-            tracing::warn!(?path, error = chain(&error), "a znode is skipped");
-            Node::Unusable
+        *znode = parsed.unwrap_or_else(|error| {
+            // `?path` escapes what a hostile name may hold.
+            tracing::warn!(?path, error = error_chain(&error), "invalid znode skipped");
+            Znode::Skipped
         });
     }
 
-    /// Is everything read that is listed?
+    /// Returns whether every listed znode has been read.
     pub(super) fn is_complete(&self) -> bool {
-        self.folders.iter().all(|known| known.listed && known.nodes.values().all(|node| *node != Node::Unread))
+        self.parents
+            .iter()
+            .all(|children| children.listed && children.znodes.values().all(|znode| *znode != Znode::Unread))
     }
 
-    /// Each node once. Of several registrations of one address the latest counts, for an older one may be of a session that
-    /// has not ended yet; its roles are those of all registrations of its session.
+    /// Returns each node once.
+    ///
+    /// The latest registration of an address counts, since an older one may belong to a session that
+    /// has not ended yet. The roles of the node are those of all registrations of that session.
     pub(super) fn members(&self) -> Vec<DiscoveredNode> {
         let mut by_address: AHashMap<&str, Vec<Entry<'_>>> = AHashMap::new();
-        for known in &self.folders {
-            for (name, node) in &known.nodes {
-                if let Node::Member { registration, owner } = node {
-                    let entry = Entry { registration, owner: *owner, folder: &known.folder.path, name };
-                    by_address.entry(registration.found.address()).or_default().push(entry);
+        for children in &self.parents {
+            for (name, znode) in &children.znodes {
+                if let Znode::Member { registration, owner } = znode {
+                    let entry = Entry { registration, owner: *owner, parent: &children.parent.path, name };
+                    by_address.entry(registration.node.address()).or_default().push(entry);
                 }
             }
         }
-        by_address.into_values().filter_map(merged).collect()
+        by_address.into_values().filter_map(merge).collect()
     }
 
-    /// The address of the candidate that leads.
+    /// Returns the address of the leader of the jobs.
     pub(super) fn leader(&self) -> Option<String> {
-        let candidates = self.folders.iter().filter(|known| known.folder.kind == Kind::Leader);
-        let nodes = candidates.flat_map(|known| &known.nodes);
-        let (_, node) =
-            nodes.filter_map(|(name, node)| Some((payload::sequence(name)?, node))).min_by_key(|(at, _)| *at)?;
-        match node {
-            Node::Candidate(address) => Some(address.clone()),
+        let candidates = self.parents.iter().filter(|of| of.parent.children == ChildKind::LeaderCandidate);
+        let numbered = candidates
+            .flat_map(|children| &children.znodes)
+            .filter_map(|(name, znode)| Some((registration::candidate_number(name)?, znode)));
+        match numbered.min_by_key(|(number, _)| *number)? {
+            (_, Znode::Candidate(address)) => Some(address.clone()),
             _ => None,
         }
+    }
+}
+
+impl Children {
+    fn path(&self, name: &str) -> String {
+        format!("{}/{name}", self.parent.path)
     }
 }
 
@@ -132,59 +143,57 @@ impl Registry {
 struct Entry<'r> {
     registration: &'r Registration,
     owner: i64,
-    folder: &'r str,
+    parent: &'r str,
     name: &'r str,
 }
 
-/// What the registrations of one address come to.
-fn merged(entries: Vec<Entry<'_>>) -> Option<DiscoveredNode> {
-    let latest = entries.iter().max_by_key(|entry| (entry.registration.at, entry.folder, entry.name))?;
-    let together = |entry: &&Entry<'_>| {
-        let same = (entry.folder, entry.name) == (latest.folder, latest.name);
-        // A znode that no session owns stands for itself.
-        entry.registration.roles_are_told && (same || entry.owner != 0 && entry.owner == latest.owner)
+/// Merges the registrations of one address.
+fn merge(entries: Vec<Entry<'_>>) -> Option<DiscoveredNode> {
+    let latest = entries.iter().max_by_key(|entry| (entry.registration.registered_at, entry.parent, entry.name))?;
+    let states_roles_of_latest = |entry: &&Entry<'_>| {
+        let same_znode = (entry.parent, entry.name) == (latest.parent, latest.name);
+        let same_session = entry.owner != 0 && entry.owner == latest.owner;
+        entry.registration.states_roles && (same_znode || same_session)
     };
-    let roles = entries.iter().filter(together).map(|entry| entry.registration.found.roles());
-    let roles = roles.reduce(|one, other| {
-        [Role::Query, Role::Job].into_iter().filter(|role| other.has(*role)).fold(one, Roles::with)
-    });
-    let found = latest.registration.found.clone().with_source(format!("{}/{}", latest.folder, latest.name));
-    Some(found.with_roles(roles.unwrap_or(Roles::ALL)))
+    let roles = entries.iter().filter(states_roles_of_latest).map(|entry| entry.registration.node.roles());
+    let roles = roles.reduce(Roles::and).unwrap_or(Roles::ALL);
+    let source = format!("{}/{}", latest.parent, latest.name);
+    Some(latest.registration.node.clone().with_source(source).with_roles(roles))
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::super::folders::{Layout, folders};
-    use super::super::place::Place;
+    use super::super::connect_string::ConnectString;
+    use super::super::layout::{Layout, parents};
     use super::*;
 
-    /// Folders 0: 3.0, 1: 3.1, 2: leader, 3: all, 4: query, 5: job.
+    /// Parents 0: 3.0, 1: 3.1, 2: leader, 3: all, 4: query, 5: job.
     fn registry() -> Registry {
-        let mut registry = Registry::new(folders(&Place::parse("zk/kylin/prod").unwrap(), &Layout::ALL));
-        for folder in 0..registry.folders.len() {
+        let mut registry = Registry::new(parents(&ConnectString::parse("zk/kylin/prod").unwrap(), &Layout::ALL));
+        for parent in 0..registry.parents.len() {
             assert!(!registry.is_complete());
-            registry.listed(folder, Vec::new());
+            registry.set_children(parent, Vec::new());
         }
         assert!(registry.is_complete());
         registry
     }
 
-    fn put(registry: &mut Registry, folder: usize, name: &str, mode: &str, at: i64, owner: i64) {
-        let mut names: Vec<String> = registry.folders[folder].nodes.keys().cloned().collect();
+    fn put(registry: &mut Registry, parent: usize, name: &str, mode: &str, at: i64, owner: i64) {
+        let mut names: Vec<String> = registry.parents[parent].znodes.keys().cloned().collect();
         names.push(name.to_owned());
-        registry.listed(folder, names);
+        registry.set_children(parent, names);
         let data = json!({"address": "q1", "port": 7070, "payload": {"description": mode}, "registrationTimeUTC": at});
-        registry.read(folder, name, Some(data.to_string().as_bytes()), owner);
+        registry.set_data(parent, name, Some(data.to_string().as_bytes()), owner);
     }
 
     fn roles(registry: &Registry) -> Vec<String> {
-        registry.members().iter().map(|found| format!("{} {}", found.address(), found.roles())).collect()
+        registry.members().iter().map(|node| format!("{} {}", node.address(), node.roles())).collect()
     }
 
     #[test]
-    fn a_node_that_registers_anew_is_one_node_and_its_latest_word_counts() {
+    fn the_latest_of_several_registrations_of_a_node_counts() {
         let mut registry = registry();
         put(&mut registry, 1, "b-older", "all", 1, 7);
         put(&mut registry, 1, "a-newer", "query", 2, 8);
@@ -193,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_registers_more_than_once_in_one_session_has_all_these_roles() {
+    fn the_roles_of_all_registrations_of_a_session_are_merged() {
         let mut registry = registry();
         put(&mut registry, 4, "a", "", 1, 7);
         put(&mut registry, 5, "a", "", 2, 7);
@@ -201,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_goes_before_a_registration_without_one() {
+    fn a_registration_with_a_mode_takes_precedence_over_one_without() {
         let mut registry = registry();
         put(&mut registry, 1, "a", "job", 1, 7);
         put(&mut registry, 0, "b", "", 2, 7);
@@ -209,31 +218,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_listed_and_not_read_is_waited_for_and_what_is_gone_is_not() {
+    fn the_registry_is_complete_once_every_listed_znode_is_read() {
         let mut registry = registry();
-        let changes = registry.listed(1, vec!["b".into(), "a".into(), "a".into()]);
-        assert_eq!(changes.come, ["a", "b"]);
+        let changes = registry.set_children(1, vec!["b".into(), "a".into(), "a".into()]);
+        assert_eq!(changes.added, ["a", "b"]);
         assert!(!registry.is_complete());
-        registry.read(1, "a", Some(b"{}"), 1);
+        registry.set_data(1, "a", Some(b"{}"), 1);
         assert!(!registry.is_complete() && registry.members().is_empty());
-        assert_eq!(registry.listed(1, vec!["a".into()]), Changes { come: vec![], gone: vec!["b".into()] });
+        assert_eq!(registry.set_children(1, vec!["a".into()]), Changes { added: vec![], removed: vec!["b".into()] });
         assert!(registry.is_complete());
-        // Late news of what has left changes nothing.
-        registry.read(1, "b", Some(b"{}"), 1);
-        registry.read(99, "b", None, 1);
+        // Late data of a removed znode changes nothing.
+        registry.set_data(1, "b", Some(b"{}"), 1);
+        registry.set_data(99, "b", None, 1);
         assert!(registry.is_complete());
     }
 
     #[test]
-    fn the_lowest_number_leads() {
+    fn the_candidate_with_the_lowest_number_leads() {
         let mut registry = registry();
-        registry.listed(2, ["_c_1-lock-0000000012", "_c_2-lock-0000000009", "what"].map(str::to_owned).to_vec());
+        registry.set_children(2, ["_c_1-lock-0000000012", "_c_2-lock-0000000009", "what"].map(str::to_owned).to_vec());
         assert_eq!(registry.leader(), None);
-        registry.read(2, "_c_1-lock-0000000012", Some(b"j1:7070"), 1);
-        registry.read(2, "_c_2-lock-0000000009", Some(b"j2:7070"), 1);
-        registry.read(2, "what", Some(b"j3:7070"), 1);
+        registry.set_data(2, "_c_1-lock-0000000012", Some(b"j1:7070"), 1);
+        registry.set_data(2, "_c_2-lock-0000000009", Some(b"j2:7070"), 1);
+        registry.set_data(2, "what", Some(b"j3:7070"), 1);
         assert_eq!(registry.leader().as_deref(), Some("j2:7070"));
-        registry.listed(2, vec!["_c_1-lock-0000000012".to_owned()]);
+        registry.set_children(2, vec!["_c_1-lock-0000000012".to_owned()]);
         assert_eq!(registry.leader().as_deref(), Some("j1:7070"));
         assert!(registry.members().is_empty());
     }

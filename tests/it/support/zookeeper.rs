@@ -14,12 +14,12 @@ use super::port::free_port;
 use super::process::Process;
 use super::skip;
 
-/// How long ZooKeeper may take to start; it takes a second, and more where many tests start one.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Where Debian puts it.
+/// How long ZooKeeper may take to start. It takes a second, and longer if many tests start one.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// The path of Debian's package.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
 
-/// Ends the test early when ZooKeeper or Java is not installed: loudly, and as a failure when the environment says `CI=true`.
+/// Skips the test with a message if ZooKeeper or Java is not installed. With `CI=true` that is a failure.
 macro_rules! require_zookeeper {
     () => {
         if !$crate::support::zookeeper::required() {
@@ -34,7 +34,7 @@ pub(crate) fn required() -> bool {
     skip::installed("zookeeper with java", java && Path::new(JAR).is_file())
 }
 
-/// A running ZooKeeper: one process, killed when this is dropped.
+/// A running ZooKeeper process, killed on drop.
 #[derive(Debug)]
 pub(crate) struct ZooKeeperServer {
     process: Option<Process>,
@@ -51,7 +51,7 @@ impl ZooKeeperServer {
             let mut server = Self { process: None, data: tempfile::tempdir().unwrap(), port: free_port() };
             match server.run().await {
                 Ok(()) => return server,
-                // Somebody took the port between our look and the server's bind.
+                // Another process took the port before the server bound it.
                 Err(log) if attempts < 5 && log.contains("BindException") => {}
                 Err(log) => panic!("{log}"),
             }
@@ -63,12 +63,12 @@ impl ZooKeeperServer {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Kills the server; what it stored stays.
+    /// Kills the server. Its data stays.
     pub(crate) fn kill(&mut self) {
         self.process.take().expect("the server runs").kill();
     }
 
-    /// Forgets what the killed server stored.
+    /// Deletes the data of the killed server.
     pub(crate) fn wipe(&mut self) {
         assert!(self.process.is_none(), "the server was killed");
         self.data = tempfile::tempdir().unwrap();
@@ -79,19 +79,19 @@ impl ZooKeeperServer {
         self.run().await.unwrap_or_else(|log| panic!("{log}"));
     }
 
-    /// A client with a session of its own, as long as that of Kylin, whose ephemeral znodes go when it is dropped.
+    /// Creates a client with a session as long as that of Kylin. Its ephemeral znodes go when it is dropped.
     pub(crate) async fn client(&self) -> Client {
         self.connect(Client::connector().with_session_timeout(Duration::from_secs(120))).await
     }
 
-    /// A client whose session is not closed when it is dropped, as of a process that is killed, and ends a second later.
+    /// Creates a client whose session ends a second after it is dropped, like that of a killed process.
     pub(crate) async fn mortal_client(&self) -> Client {
         self.connect(Client::connector().with_session_timeout(Duration::from_secs(1)).with_detached()).await
     }
 
     pub(crate) async fn connect(&self, connector: zookeeper_client::Connector) -> Client {
-        let connected = tokio::time::timeout(PATIENCE, connector.connect(&self.address())).await;
-        connected.expect("ZooKeeper answers").expect("ZooKeeper takes clients")
+        let connected = tokio::time::timeout(START_TIMEOUT, connector.connect(&self.address())).await;
+        connected.expect("ZooKeeper responds").expect("ZooKeeper accepts clients")
     }
 
     async fn run(&mut self) -> Result<(), String> {
@@ -104,46 +104,46 @@ impl ZooKeeperServer {
         let file = folder.path().join("zoo.cfg");
         std::fs::write(&file, configuration).unwrap();
         let mut command = Command::new("java");
-        // Small and quick to start; nothing here must outlive a power failure.
+        // Options for a small heap and a quick start; the data need not survive a power failure.
         command.args(["-Xmx96m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dzookeeper.forceSync=no"]);
         command.args(["-cp", &format!("/etc/zookeeper/conf_example:{JAR}")]);
         command.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain").arg(&file);
         let mut process = Process::spawn("zookeeper", folder, &mut command).expect("java can be run");
-        process.wait_ready(PATIENCE, |_| serves(port)).await.map_err(|failure| failure.to_string())?;
+        process.wait_ready(START_TIMEOUT, |_| serves(port)).await.map_err(|failure| failure.to_string())?;
         self.process = Some(process);
         Ok(())
     }
 }
 
-/// Does it say that it serves? That its port is open means nothing yet.
+/// Returns whether the server reports that it serves. An open port is not enough.
 fn serves(port: u16) -> bool {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
         stream.write_all(b"srvr")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply)?;
+        Ok(reply)
     };
-    ask().is_ok_and(|answer| answer.contains("Mode:"))
+    ask().is_ok_and(|reply| reply.contains("Mode:"))
 }
 
-/// Creates an ephemeral znode, and the folders it is in.
+/// Creates an ephemeral znode and its parents.
 pub(crate) async fn create(client: &Client, path: &str, data: &[u8]) {
     let options = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
-    make_folder(client, path.rsplit_once('/').unwrap().0).await;
+    create_parent(client, path.rsplit_once('/').unwrap().0).await;
     client.create(path, data, &options).await.unwrap();
 }
 
-/// Creates a folder, if it is not there.
-pub(crate) async fn make_folder(client: &Client, path: &str) {
+/// Creates a persistent znode, if it does not exist.
+pub(crate) async fn create_parent(client: &Client, path: &str) {
     match client.mkdir(path, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await {
         Ok(()) | Err(Error::NodeExists) => {}
         Err(error) => panic!("{path}: {error}"),
     }
 }
 
-/// What Kylin 3.1 and 4.0 write: as the serializer of Curator 2.12 does.
+/// Returns the registration of Kylin 3.1 and 4.0, as the serializer of Curator 2.12 writes it.
 pub(crate) fn kylin_3_1(address: &str, mode: &str) -> Value {
     let (host, port) = address.rsplit_once(':').unwrap();
     json!({"name": "cluster_servers", "id": "an-id", "address": host, "port": port.parse::<u16>().unwrap(),
@@ -151,14 +151,14 @@ pub(crate) fn kylin_3_1(address: &str, mode: &str) -> Value {
         "serviceType": "DYNAMIC", "uriSpec": null, "enabled": true})
 }
 
-/// What Kylin 3.0.2 writes: the address is in the description.
+/// Returns the registration of Kylin 3.0.2, which has the address in the description.
 pub(crate) fn kylin_3_0(address: &str, mode: &str) -> Value {
     json!({"name": "kylin", "id": "an-id", "address": "10.255.255.255", "port": null, "sslPort": null,
         "payload": {"description": format!("{address}:{mode}")}, "registrationTimeUTC": 1_600_000_000_000_i64,
         "serviceType": "DYNAMIC", "uriSpec": null})
 }
 
-/// What Kylin 5 writes: as Spring Cloud Zookeeper does.
+/// Returns the registration of Kylin 5, as Spring Cloud Zookeeper writes it.
 pub(crate) fn kylin_5(address: &str, service: &str, status: &str) -> Value {
     let (host, port) = address.rsplit_once(':').unwrap();
     json!({"name": service, "id": "an-id", "address": host, "port": port.parse::<u16>().unwrap(), "sslPort": null,
