@@ -66,6 +66,28 @@ pub(crate) fn timer_in(after: std::time::Duration) -> tokio::time::Instant {
     now.checked_add(after).unwrap_or_else(|| now + std::time::Duration::from_secs(30 * 365 * 86_400))
 }
 
+/// A duration that is too short for its setting.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[error("the {setting} {value:?} is too short: expected at least {min:?}")]
+pub struct InvalidDuration {
+    /// The name of the setting.
+    pub setting: &'static str,
+    /// The value that was given.
+    pub value: std::time::Duration,
+    /// The shortest valid value.
+    pub min: std::time::Duration,
+}
+
+/// Returns `value`, or an error if it is shorter than `min`.
+pub(crate) fn at_least(
+    min: std::time::Duration,
+    value: std::time::Duration,
+    setting: &'static str,
+) -> Result<std::time::Duration, InvalidDuration> {
+    if value < min { Err(InvalidDuration { setting, value, min }) } else { Ok(value) }
+}
+
 /// A clock that stands still until it is told to move. Clones share one time.
 ///
 /// ```

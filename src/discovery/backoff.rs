@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use super::{InvalidDuration, MIN_INTERVAL, at_least};
+use super::MIN_INTERVAL;
+use crate::clock::{InvalidDuration, at_least};
 
 /// The delays after failures of a source.
 ///

@@ -9,9 +9,10 @@ use ahash::AHashMap;
 use http::StatusCode;
 use tokio::time::sleep;
 
-use super::{DiscoveredNode, Discovery, DiscoveryError, InvalidDuration, MIN_INTERVAL, at_least, error_chain};
+use super::{DiscoveredNode, Discovery, DiscoveryError, MIN_INTERVAL, error_chain};
 use crate::backend::Backend;
 use crate::body::BoxError;
+use crate::clock::{InvalidDuration, at_least};
 use crate::cluster::Cluster;
 use crate::cookie::CookieJar;
 use crate::endpoint::{AdminState, Member, Roles};

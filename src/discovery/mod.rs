@@ -136,26 +136,8 @@ pub enum DiscoveryError {
     Panicked,
 }
 
-/// A duration that is too short for its setting.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-#[error("the {setting} {value:?} is too short: expected at least {min:?}")]
-pub struct InvalidDuration {
-    /// The name of the setting.
-    pub setting: &'static str,
-    /// The value that was given.
-    pub value: Duration,
-    /// The shortest valid value.
-    pub min: Duration,
-}
-
 /// The shortest interval at which a source may be polled.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
-
-/// Returns `value`, or an error if it is shorter than `min`.
-fn at_least(min: Duration, value: Duration, setting: &'static str) -> Result<Duration, InvalidDuration> {
-    if value < min { Err(InvalidDuration { setting, value, min }) } else { Ok(value) }
-}
 
 /// Formats an error and all its sources in one line.
 fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {

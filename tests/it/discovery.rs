@@ -134,7 +134,9 @@ async fn live_state_survives_a_change_and_a_new_registration_of_a_node() {
     };
     assert_eq!(in_flight(&watched.cluster)[taken.as_str()], 1);
 
-    watched.update([node("A:01").with_source("/other"), node("b:1").with_weight(nonzero(7)).with_roles(Role::Job)]).await;
+    watched
+        .update([node("A:01").with_source("/other"), node("b:1").with_weight(nonzero(7)).with_roles(Role::Job)])
+        .await;
     assert_eq!(in_flight(&watched.cluster)[taken.as_str()], 1);
     let status = watched.cluster.status();
     assert_eq!((status.endpoints[1].weight, status.endpoints[1].roles), (7, Roles::only(Role::Job)));
@@ -157,8 +159,14 @@ async fn a_node_that_changes_its_settings_keeps_its_backend() {
         Ok(node.endpoint(Nowhere)?)
     });
     let (request, client) = (request("x"), std::net::IpAddr::from([192, 0, 2, 7]));
-    let backend =
-        || watched.cluster.pick(&kylin_lb::RequestView::of(&request, client), &Attempted::none()).unwrap().backend().clone();
+    let backend = || {
+        watched
+            .cluster
+            .pick(&kylin_lb::RequestView::of(&request, client), &Attempted::none())
+            .unwrap()
+            .backend()
+            .clone()
+    };
     watched.update([node("a:1")]).await;
     let before = backend();
     watched.update([node("a:1").with_weight(nonzero(3))]).await;

@@ -13,8 +13,8 @@ use hickory_resolver::{Resolver, TokioResolver};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::records::ResolvedNodes;
-use super::{DiscoveredNode, Discovery, DiscoveryError, InvalidDuration, MIN_INTERVAL, at_least};
-use crate::clock::timer_in;
+use super::{DiscoveredNode, Discovery, DiscoveryError, MIN_INTERVAL};
+use crate::clock::{InvalidDuration, at_least, timer_in};
 use crate::endpoint::Roles;
 
 /// Nodes from DNS: A and AAAA records with a fixed port, or SRV records (RFC 2782).

@@ -93,8 +93,9 @@ mod tests {
     }
 
     fn shown(resolved: &ResolvedNodes) -> Vec<String> {
-        let shown =
-            |node: &DiscoveredNode| format!("{} {:?} {}", node.address(), node.weight().map_or(0, NonZeroU32::get), node.is_backup());
+        let shown = |node: &DiscoveredNode| {
+            format!("{} {:?} {}", node.address(), node.weight().map_or(0, NonZeroU32::get), node.is_backup())
+        };
         resolved.nodes.iter().map(shown).collect()
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 pub use self::list::InvalidLine;
 pub(super) use self::watched::{FileContent, WatchedFiles};
-use super::{DiscoveredNode, Discovery, DiscoveryError, InvalidDuration};
+use super::{DiscoveredNode, Discovery, DiscoveryError};
+use crate::clock::InvalidDuration;
 
 /// A list of nodes in a text file, read again when it changes.
 ///

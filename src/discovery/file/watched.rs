@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use crate::discovery::{DiscoveryError, InvalidDuration, MIN_INTERVAL, at_least};
+use crate::clock::{InvalidDuration, at_least};
+use crate::discovery::{DiscoveryError, MIN_INTERVAL};
 
 const MAX_BYTES: u64 = 1024 * 1024;
 /// A changed file is used once it stays the same for this long, since it may be half written.

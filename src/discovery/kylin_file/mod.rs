@@ -7,7 +7,8 @@ use std::time::Duration;
 
 pub use self::config::{InvalidKylinConfig, KylinConfig};
 use super::file::{FileContent, WatchedFiles};
-use super::{DiscoveredNode, Discovery, DiscoveryError, InvalidDuration};
+use super::{DiscoveredNode, Discovery, DiscoveryError};
+use crate::clock::InvalidDuration;
 use crate::kylin::properties::Properties;
 
 /// The nodes of a `kylin.properties`, read again when it changes.

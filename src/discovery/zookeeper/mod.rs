@@ -40,8 +40,8 @@ pub use self::connect_string::InvalidZooKeeper;
 pub use self::layout::Layout;
 use self::session::{Session, SessionEvent};
 use super::watch::wait_until;
-use super::{DiscoveredNode, Discovery, DiscoveryError, InvalidDuration, at_least};
-use crate::clock::timer_in;
+use super::{DiscoveredNode, Discovery, DiscoveryError};
+use crate::clock::{InvalidDuration, at_least, timer_in};
 
 const MIN_SESSION_TIMEOUT: Duration = Duration::from_millis(100);
 
