@@ -21,7 +21,7 @@ use crate::backend::Backend;
 use crate::basic_auth;
 use crate::body::Body;
 use crate::kylin::query::QueryRequest;
-use crate::session::affinity::Node;
+use crate::session::hook::Node;
 
 /// How long stopping may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -160,7 +160,7 @@ impl Abandoned {
             request.headers_mut().remove(header::COOKIE);
             request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
         }
-        let answer: Response<Body> = self.node.ask(request).await.ok()?;
+        let answer: Response<Body> = self.node.send_boxed(request).await.ok()?;
         let status = answer.status();
         if authorization.is_some() && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             tracing::warn!(

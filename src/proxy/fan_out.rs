@@ -20,7 +20,7 @@ use crate::endpoint::{AdminState, EndpointId, Outcome, Role};
 use crate::kylin::fan_out::{Merge, best, concat};
 use crate::proxy::upload;
 use crate::request::{ClientAddr, RequestView};
-use crate::session::affinity::Prepared;
+use crate::session::hook::Prepared;
 
 /// How long a node may take: it has nothing to compute.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ pub(super) async fn fan_out<B: Backend>(
         match session.prepare(cluster, &picked, &mut request).await {
             Prepared::Send => asked.push(Box::pin(ask(picked, request))),
             // It does not let the session in: so it is one that does not answer.
-            Prepared::Failed(_) | Prepared::Answer(_) => {}
+            Prepared::Failed(_) => {}
         }
     }
     let answers: Vec<Whole> = all(asked).await.into_iter().flatten().collect();

@@ -23,7 +23,7 @@ use crate::cluster::Picked;
 use crate::endpoint::{EndpointId, Outcome};
 use crate::kylin::retry::RetryDecision;
 use crate::request::{ClientAddr, RequestView};
-use crate::session::affinity::{EndpointHint, Prepared, Then};
+use crate::session::hook::{AfterResponse, EndpointHint, Prepared};
 
 /// Everything that needs no waiting happens at once; what the future holds is kept small, because servers move futures
 /// about.
@@ -151,10 +151,6 @@ impl<'p, B: Backend> Attempts<'p, B> {
                     self.keep_answer(sent)
                 }
                 Prepared::Failed(error) => Some(error.with_request(take(request))),
-                Prepared::Answer(answer) => {
-                    self.answer = *answer;
-                    return Ok(());
-                }
             };
             if let Some(error) = failure {
                 (picked, *request) = self.after_failure(picked, error)?;
@@ -212,7 +208,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// Lets the session learn from an answer that is to be passed on. Returns the request when it is to be sent once more.
     async fn settle(&mut self, picked: &Picked<B>) -> Option<Box<Request<Body>>> {
         let then = self.session.settle(&self.proxy.cluster, picked, &mut self.answer).await;
-        if then == Then::Again { self.copy.take() } else { None }
+        if then == AfterResponse::SendAgain { self.copy.take() } else { None }
     }
 
     fn pick(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
@@ -263,7 +259,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             && match &self.visit {
                 Some(visit) => {
                     let is_out = phase == SendErrorKind::HeadTimeout
-                        && self.proxy.cluster.is_out(&EndpointHint::Id(endpoint.clone()));
+                        && self.proxy.cluster.is_out(&EndpointHint::Endpoint(endpoint.clone()));
                     visit.goes_on_after(phase, is_out)
                 }
                 None => phase.is_unsent() || retry.is_repeatable(method),
@@ -289,7 +285,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let goes_on = match next {
             RetryDecision::OtherEndpoint => true,
             // Who keeps sessions by sending requests again sees to this itself.
-            RetryDecision::SessionOwner => !self.session.wants_copy() && !self.session.is_home(&picked),
+            RetryDecision::SessionOwner => !self.session.wants_copy() && !self.session.is_bound_to(&picked),
             RetryDecision::Return => false,
         };
         if goes_on

@@ -1,4 +1,4 @@
-//! Where the proxy asks an [`Affinity`]: its hooks, tied to the tries of one request.
+//! The session of one request, across its attempts.
 
 use std::sync::Arc;
 
@@ -11,28 +11,26 @@ use crate::cluster::{Cluster, PickError, Picked};
 use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
 use crate::request::RequestView;
-use crate::session::affinity::{Affinity, Node, Nodes, Prepared, Served, Step, Then, Tie};
+use crate::session::affinity::{Affinity, RequestSession};
+use crate::session::hook::{AfterResponse, Node, Nodes, Prepared};
 
-/// The session of one request, if the proxy keeps sessions at all.
+/// The session of one request, if the proxy keeps sessions.
 pub(super) struct Session<'p> {
     affinity: Option<&'p Affinity>,
-    tie: Tie,
-    /// The first try went to the endpoint that the session is bound to.
-    began_at_home: bool,
+    context: RequestSession<'p>,
+    /// The first attempt went to the endpoint that the session is bound to.
+    began_at_bound: bool,
 }
 
 impl<'p> Session<'p> {
     pub(super) fn new(affinity: Option<&'p Affinity>) -> Self {
-        Session { affinity, tie: Tie::default(), began_at_home: false }
+        Session { affinity, context: RequestSession::default(), began_at_bound: false }
     }
 
-    /// Finds out whose session it is.
+    /// Looks the session up.
     pub(super) async fn begin(&mut self, request: &mut Request<Body>) {
         if let Some(affinity) = self.affinity {
-            self.tie = match affinity.begin(request) {
-                Step::Now(tie) => tie,
-                Step::Later(tie) => tie.await,
-            };
+            self.context = affinity.begin(request).await;
         }
     }
 
@@ -40,31 +38,31 @@ impl<'p> Session<'p> {
         &mut self,
         cluster: &Cluster<B>,
         request: &RequestView<'_>,
-        tried: &Attempted,
+        attempted: &Attempted,
     ) -> Result<Picked<B>, PickError> {
         if self.affinity.is_none() {
-            return cluster.pick(request, tried);
+            return cluster.pick(request, attempted);
         }
-        let picked = cluster.pick_hinted(request, tried, self.tie.hint())?;
-        if tried.is_empty() {
-            self.began_at_home = self.tie.hint().names(picked.lease.endpoint());
+        let picked = cluster.pick_hinted(request, attempted, &self.context.hint)?;
+        if attempted.is_empty() {
+            self.began_at_bound = self.context.hint.names(picked.lease.endpoint());
         }
         Ok(picked)
     }
 
-    /// Is the session bound to an endpoint?
+    /// Returns whether the session is bound to an endpoint.
     pub(super) fn is_bound(&self) -> bool {
-        self.tie.hint().is_binding()
+        self.context.hint.is_binding()
     }
 
-    /// Did the request go where its session is bound to?
-    pub(super) fn is_home<B>(&self, picked: &Picked<B>) -> bool {
-        self.tie.hint().names(picked.lease.endpoint())
+    /// Returns whether the session is bound to the endpoint that was picked.
+    pub(super) fn is_bound_to<B>(&self, picked: &Picked<B>) -> bool {
+        self.context.hint.names(picked.lease.endpoint())
     }
 
-    /// May the request have to be sent again although it was answered?
+    /// Returns whether the session may ask for the request to be sent again after a response.
     pub(super) fn wants_copy(&self) -> bool {
-        self.affinity.is_some_and(|affinity| affinity.wants_copy(&self.tie))
+        self.context.wants_copy()
     }
 
     pub(super) async fn prepare<B: Backend>(
@@ -73,8 +71,7 @@ impl<'p> Session<'p> {
         picked: &Picked<B>,
         request: &mut Request<Body>,
     ) -> Prepared {
-        let Some(affinity) = self.affinity else { return Prepared::Send };
-        match affinity.prepare(&mut self.tie, picked.lease.endpoint(), cluster, request) {
+        match self.context.prepare(picked.lease.endpoint(), cluster, request) {
             Some(prepared) => prepared.await,
             None => Prepared::Send,
         }
@@ -84,23 +81,18 @@ impl<'p> Session<'p> {
         &mut self,
         cluster: &Cluster<B>,
         picked: &Picked<B>,
-        answer: &mut Response<Body>,
-    ) -> Then {
-        let Some(affinity) = self.affinity else { return Then::Pass };
+        response: &mut Response<Body>,
+    ) -> AfterResponse {
         let endpoint = picked.lease.endpoint();
-        let hint = self.tie.hint();
-        let elsewhere = hint.is_binding() && !hint.names(endpoint);
-        let bound_is_out = elsewhere && (self.began_at_home || cluster.is_out(hint));
-        let served = Served { endpoint, bound_is_out, nodes: cluster };
-        match affinity.settle(&mut self.tie, served, answer) {
-            Step::Now(then) => then,
-            Step::Later(then) => then.await,
-        }
+        let hint = &self.context.hint;
+        let is_elsewhere = hint.is_binding() && !hint.names(endpoint);
+        let bound_unavailable = is_elsewhere && (self.began_at_bound || cluster.is_out(hint));
+        self.context.settle(endpoint, bound_unavailable, cluster, response).await
     }
 
-    /// What has the session count as in use while it lives.
+    /// Takes what marks the session as in use while it lives.
     pub(super) fn take_in_use(&mut self) -> Option<DropGuard> {
-        self.tie.take_in_use()
+        self.context.take_in_use()
     }
 }
 

@@ -1,160 +1,85 @@
-//! The rule that ties a session to an endpoint. It goes before the policy and is asked by the proxy alone.
+//! How sessions are bound to endpoints: the strategies to choose from, and the dispatch of their [hooks](super::hook).
 //!
-//! # The hooks in the life of a request
-//!
-//! | when | hook | what a way may do there |
-//! |---|---|---|
-//! | the head is checked, the client known, the body read | [`Affinity::begin`] | find out whose session it is, from a cache at once or from a store later; take cookies out that no node may see; make the [`Tie`] |
-//! | before each pick | [`Tie::hint`] | say where the request is to go; the cluster follows where it can |
-//! | picked, before it is sent, for each try | [`Affinity::prepare`] | rewrite the request for this endpoint, even talk to it first |
-//! | the head of the answer is here, and it is the one to be passed on | [`Affinity::settle`] | learn from it, write to the store, change its cookies; have the request sent once more to the same endpoint |
-//! | until the answer's body has ended or is dropped | [`Tie::take_in_use`] | keep the session alive while it is in use |
-//!
-//! Rules of the hooks: what can be done at once is done at once ([`Step::Now`]) and allocates nothing on the way of an
-//! ordinary request; what has to wait is boxed ([`Step::Later`]) and has a deadline of its own. No failure of a store may fail
-//! a request. The proxy's own answers (no endpoint, 502) never come to `settle`.
+//! The proxy alone asks an affinity, before the cluster asks its policy.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use http::{Request, Response};
 
-pub use super::learn::SessionCookie;
-use super::learn::{Learn, Learned};
+use super::hook::{
+    AfterResponse, BoxFuture, EndpointHint, MaybeReady, Nodes, Prepared, ResponseContext, SessionContext,
+};
+use super::learn::{Learn, Learned, SessionCookie};
 #[cfg(feature = "login-relay")]
 use super::login_relay::{LoginRelay, Sharing, Visit};
-use super::replicated::{Grace, Graced, ReplicatedSessions};
-use super::route::Route;
-pub use super::route::SessionRoute;
-pub use super::sticky::StickyCookie;
+use super::replicated::{Replicated, ReplicatedSession, ReplicatedSessions};
+use super::route::{Route, SessionRoute};
+use super::sticky::{Renewal, StickyCookie};
 use super::user::User;
 use super::{Secret, Sessions};
-use crate::backend::{Backend, SendError};
 use crate::body::Body;
 use crate::drop_guard::DropGuard;
-pub(crate) use crate::endpoint::EndpointHint;
 use crate::endpoint::EndpointId;
 
-/// How sessions find their endpoint: see [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones are handles
-/// to the same sessions.
+/// How sessions are bound to endpoints: see [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones share the
+/// same sessions.
+///
+/// | strategy | binds by | memory |
+/// |---|---|---|
+/// | [`learn`](Self::learn) | the session cookie that a node sets | sessions, in memory or in a shared store |
+/// | [`cookie`](Self::cookie) | a signed cookie of the front end | none |
+/// | [`route`](Self::route) | the `jvmRoute` in the session id | none |
+/// | [`given_route`](Self::given_route) | a route that the application names | none |
+/// | [`user`](Self::user) | the user of Basic credentials | none |
+/// | [`replicated`](Self::replicated) | nothing, except for a moment after a session began | recent sessions |
+/// | [`login_relay`](Self::login_relay) | nothing: the front end logs in at each node | sealed logins, in memory or in a shared store |
 #[derive(Clone)]
 #[must_use]
 pub struct Affinity {
-    way: Arc<Way>,
-    /// For requests that no session binds.
+    strategy: Arc<Strategy>,
+    /// Places requests that no session binds.
     user: Option<User>,
 }
 
-/// The ways there are. A new one is a variant here, with its part of the [`Tie`] in [`State`] and an arm in each hook.
-enum Way {
-    /// No session at all: the user alone places.
-    Loose,
+/// The strategies. A new one is a variant here and in [`BoundSession`], with an arm in each hook.
+enum Strategy {
+    /// Only the user of Basic credentials places requests.
+    User,
     Learn(Learn),
     Sticky(StickyCookie),
     Route(Route),
     /// The application finds the route.
     GivenRoute,
-    ReplicatedSessions(Grace),
+    Replicated(Replicated),
     #[cfg(feature = "login-relay")]
-    Shared(Arc<Sharing>),
+    LoginRelay(Arc<Sharing>),
 }
 
-/// What the tries of one request know of its session. Made by `begin`, handed to every later hook of that request.
-#[derive(Default)]
-pub(crate) struct Tie {
-    pub(super) hint: EndpointHint,
-    pub(super) state: State,
-    pub(super) in_use: Option<DropGuard>,
-}
+/// The session of one request: the strategy with what it remembers between its hooks.
+pub(crate) type RequestSession<'a> = SessionContext<BoundSession<'a>>;
 
-/// What a way remembers of a request between its hooks.
+/// A strategy with its state.
 #[derive(Default)]
-pub(super) enum State {
+pub(crate) enum BoundSession<'a> {
+    /// Nothing to remember: the hint says it all.
     #[default]
-    Loose,
-    Learned(Learned),
-    /// The cookie is to be set, unless the request went elsewhere only for now.
-    Sticky {
-        renews: bool,
-    },
-    Graced(Graced),
+    Hinted,
+    Learn(&'a Learn, Learned),
+    Sticky(&'a StickyCookie, Renewal),
+    Replicated(&'a Replicated, ReplicatedSession),
     #[cfg(feature = "login-relay")]
-    Shared(Box<Visit>),
-}
-
-/// A thing that is done, or has to be waited for. What is waited for has its own deadline.
-pub(crate) enum Step<'a, T> {
-    Now(T),
-    Later(Later<'a, T>),
-}
-
-impl<T> Step<'_, T> {
-    /// What it comes to in the end.
-    pub(crate) async fn done(self) -> T {
-        match self {
-            Step::Now(value) => value,
-            Step::Later(later) => later.await,
-        }
-    }
-}
-
-pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// What is to be done with a request that was prepared for an endpoint.
-#[allow(dead_code, reason = "not every way that is built in needs each of them")]
-pub(crate) enum Prepared {
-    /// Send it.
-    Send,
-    /// The endpoint could not be made ready for it: this counts as the failure of this try, and since the client's request has
-    /// not been sent, another endpoint is tried where the phase says so ([`SendErrorKind::is_unsent`](crate::backend::SendErrorKind::is_unsent)).
-    Failed(SendError),
-    /// It needs no sending: this is the answer. `settle` is not called.
-    Answer(Box<Response<Body>>),
-}
-
-/// What is to be done with an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Then {
-    /// Pass it on.
-    Pass,
-    /// Drop it and send the request once more to the same endpoint, prepared anew. Only where [`Affinity::wants_copy`] said yes;
-    /// otherwise, or when the request is too large to be kept, the answer is passed on.
-    Again,
-}
-
-/// Who answered.
-#[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only shared sessions talk to nodes"))]
-pub(crate) struct Served<'a> {
-    pub(crate) endpoint: &'a EndpointId,
-    /// The endpoint that the hint named failed at this request, is ejected, in maintenance or gone, so that the session may
-    /// move. False when it was just full or lacks the role: the login there is worth keeping.
-    pub(crate) bound_is_out: bool,
-    /// For requests of the way's own.
-    pub(crate) nodes: &'a dyn Nodes,
-}
-
-/// A backend whose type does not matter: for a way that has to talk to an endpoint itself.
-#[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only shared sessions talk to nodes"))]
-pub(crate) trait Node: Send + Sync {
-    fn ask(&self, request: Request<Body>) -> Later<'_, Result<Response<Body>, SendError>>;
-}
-
-/// The backends of a cluster, to be found by the ids of their endpoints.
-#[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only shared sessions talk to nodes"))]
-pub(crate) trait Nodes: Send + Sync {
-    fn find(&self, endpoint: &EndpointId) -> Option<Arc<dyn Node>>;
-}
-
-impl<B: Backend> Node for B {
-    fn ask(&self, request: Request<Body>) -> Later<'_, Result<Response<Body>, SendError>> {
-        Box::pin(self.send(request))
-    }
+    LoginRelay(&'a Arc<Sharing>, Box<Visit>),
 }
 
 impl Affinity {
-    /// The nodes' own session cookies tie a session to the node that set it: Kylin's (`JSESSIONID`, and the one of Kylin 5).
-    /// Learned anew from every `Set-Cookie`, forgotten at logout. Also reads `;jsessionid=` in paths.
+    /// Binds a session to the node that set its cookie: Kylin's `JSESSIONID`, or the cookie of Kylin 5.
+    ///
+    /// The proxy learns sessions from every `Set-Cookie` and forgets them at logout. It also reads `;jsessionid=` in paths.
+    ///
+    /// - If a session's node is gone, the policy picks another node, the user logs in once more, and the session stays there.
+    /// - A draining node keeps its sessions.
+    /// - An id that no node has set binds nothing, unless a node serves with it what needs a login.
     ///
     /// ```
     /// # async fn run(cluster: kylin_lb::Cluster) -> Result<(), Box<dyn std::error::Error>> {
@@ -165,53 +90,54 @@ impl Affinity {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// A session whose node is gone goes where the policy has it, which costs one login, and stays there. A draining node keeps its
-    /// sessions. An id that no node has issued binds nothing, unless a node serves with it what it serves only to who is logged in.
     pub fn learn(sessions: Sessions) -> Self {
         Self::learn_from(sessions, SessionCookie::of_kylin())
     }
 
-    /// The same for other cookies. Session ids in paths count as the first one's.
+    /// Binds a session to the node that set one of these cookies. Session ids in paths count as those of the first cookie.
     pub fn learn_from(sessions: Sessions, cookies: impl IntoIterator<Item = SessionCookie>) -> Self {
-        Self::new(Way::Learn(Learn { sessions, cookies: cookies.into_iter().take(usize::from(u8::MAX)).collect() }))
+        Self::new(Strategy::Learn(Learn { sessions, cookies: cookies.into_iter().collect() }))
     }
 
-    /// A signed cookie of the front end's own ties a client to an endpoint, and no front end has to remember anything. Takes a
+    /// Binds a client to an endpoint by a signed cookie of the front end, so that no front end has to remember anything. Takes a
     /// [`Secret`], or a [`StickyCookie`] with attributes.
     pub fn cookie(cookie: impl Into<StickyCookie>) -> Self {
-        Self::new(Way::Sticky(cookie.into()))
+        Self::new(Strategy::Sticky(cookie.into()))
     }
 
-    /// The route in a session id ties the session to the endpoint of that [route](crate::Endpoint::route): what follows the first
-    /// dot of `JSESSIONID` or `;jsessionid=`, which Tomcat puts there when its `jvmRoute` is set.
+    /// Binds a session to the endpoint of the [route](crate::Endpoint::route) in its id.
+    ///
+    /// The route follows the first dot of `JSESSIONID` or `;jsessionid=`. Tomcat puts it there when its `jvmRoute` is set.
     pub fn route() -> Self {
         Self::route_of(SessionCookie::of_kylin())
     }
 
-    /// The same for other cookies.
+    /// Binds a session to the endpoint of the route in its id, which one of these cookies or `;jsessionid=` carries.
     pub fn route_of(cookies: impl IntoIterator<Item = SessionCookie>) -> Self {
-        Self::new(Way::Route(Route { cookies: cookies.into_iter().collect() }))
+        Self::new(Strategy::Route(Route { cookies: cookies.into_iter().collect() }))
     }
 
     /// Binds a session to the endpoint of the [route](crate::Endpoint::route) that the application names: a [`SessionRoute`]
     /// in the request's extensions.
     pub fn given_route() -> Self {
-        Self::new(Way::GivenRoute)
+        Self::new(Strategy::GivenRoute)
     }
 
-    /// For nodes that share their sessions themselves, by a session manager over Redis for one: any of them serves any request of a
-    /// session, except that a session which has just begun stays where it began for a moment, until the others can find it.
-    pub fn replicated(how: ReplicatedSessions) -> Self {
-        Self::new(Way::ReplicatedSessions(how.build()))
+    /// Serves nodes that replicate their sessions, for example through a session manager over Redis.
+    ///
+    /// Any node serves any request of a session. A session that has just begun stays with its node for a moment, until the others
+    /// can find it.
+    pub fn replicated(sessions: ReplicatedSessions) -> Self {
+        Self::new(Strategy::Replicated(sessions.build()))
     }
 
-    /// Sessions that the front end shares among nodes which share nothing: any node serves any request of a session, so that every
-    /// policy balances freely and a node that is gone takes no login along. Off unless it is asked for, since the front end then
-    /// keeps credentials: [`LoginRelay`] says how they are protected, and what clients see.
+    /// Relays logins: the front end keeps the login of each session and logs in at every node that does not know it.
+    ///
+    /// Any node serves any request of a session, so every policy balances freely and a node that is gone takes no login along.
+    /// The front end keeps credentials for it: [`LoginRelay`] says how they are protected, and what clients see.
     ///
     /// ```
-    /// use kylin_lb::session::{Affinity, Secret, Sessions, LoginRelay};
+    /// use kylin_lb::session::{Affinity, LoginRelay, Secret, Sessions};
     ///
     /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
     /// let secret = Secret::parse("q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=")?;
@@ -222,126 +148,113 @@ impl Affinity {
     /// # run().unwrap();
     /// ```
     #[cfg(feature = "login-relay")]
-    pub fn login_relay(sessions: LoginRelay) -> Self {
-        Self::new(Way::Shared(Arc::new(sessions.build())))
+    pub fn login_relay(relay: LoginRelay) -> Self {
+        Self::new(Strategy::LoginRelay(Arc::new(relay.build())))
     }
 
-    /// The user of Basic credentials places a request: by rendezvous hashing of a keyed hash, at all front ends with the same
-    /// secret alike. For clients without cookies, whose every request costs a node a login.
+    /// Places requests by the user of their Basic credentials: rendezvous hashing of a keyed hash, the same at all front ends
+    /// with the same secret.
     ///
-    /// All requests of one user go to one node. Where an application has one user for everybody, that is one node's whole work.
+    /// This suits clients without cookies, each of whose requests costs a node a login. All requests of one user go to one node,
+    /// so an application with a single user loads a single node.
     pub fn user(secret: Secret) -> Self {
-        Self::new(Way::Loose).or_user(secret)
+        Self::new(Strategy::User).or_user(secret)
     }
 
-    /// This way, and for requests that it does not bind, [`user`](Self::user).
+    /// Places requests that no session binds by their [user](Self::user).
     pub fn or_user(mut self, secret: Secret) -> Self {
         self.user = Some(User::new(&secret));
         self
     }
 
-    fn new(way: Way) -> Self {
-        Affinity { way: Arc::new(way), user: None }
+    fn new(strategy: Strategy) -> Self {
+        Affinity { strategy: Arc::new(strategy), user: None }
     }
 
-    /// Where a request goes that no session binds.
-    fn fallback(&self, request: &Request<Body>) -> EndpointHint {
-        self.user.as_ref().and_then(|user| user.hint(request.headers())).unwrap_or_default()
-    }
-
-    /// Finds out whose session `request` belongs to, and takes out of it what is meant for the front end.
-    pub(crate) fn begin<'a>(&'a self, request: &'a mut Request<Body>) -> Step<'a, Tie> {
-        let fallback = self.fallback(request);
-        match &*self.way {
-            Way::Loose => Step::Now(Tie::loose(fallback)),
-            Way::Learn(learn) => learn.begin(request, fallback),
-            Way::Sticky(cookie) => Step::Now(cookie.begin(request, fallback)),
-            Way::Route(route) => Step::Now(Tie::loose(route.hint(request).unwrap_or(fallback))),
-            Way::GivenRoute => Step::Now(Tie::loose(SessionRoute::hint(request).unwrap_or(fallback))),
-            Way::ReplicatedSessions(grace) => grace.begin(request, fallback),
-            #[cfg(feature = "login-relay")]
-            Way::Shared(sharing) => match sharing.begin(request) {
-                Step::Now(visit) => Step::Now(Tie::shared(visit, fallback)),
-                Step::Later(visit) => Step::Later(Box::pin(async { Tie::shared(visit.await, fallback) })),
-            },
-        }
-    }
-
-    /// Must a copy of the request be kept until its answer is settled, because it may have to be sent again? Asked before
-    /// each try; a copy of a request with a body is cheap while the body is one buffer, and impossible otherwise.
-    pub(crate) fn wants_copy(&self, tie: &Tie) -> bool {
-        match (&*self.way, &tie.state) {
-            (Way::ReplicatedSessions(grace), State::Graced(graced)) => grace.wants_copy(graced),
-            #[cfg(feature = "login-relay")]
-            (Way::Shared(_), State::Shared(visit)) => visit.wants_copy(),
-            _ => false,
-        }
-    }
-
-    /// Makes `request` ready for `endpoint`; none when there is nothing to do. The request is as `begin` left it, or as it was
-    /// prepared for another endpoint which it never reached: what is prepared is to be replaced, not added to.
-    pub(crate) fn prepare<'a>(
-        &'a self,
-        tie: &'a mut Tie,
-        endpoint: &'a EndpointId,
-        nodes: &'a dyn Nodes,
-        request: &'a mut Request<Body>,
-    ) -> Option<Later<'a, Prepared>> {
-        let _ = (endpoint, nodes);
-        match (&*self.way, &mut tie.state) {
-            (Way::ReplicatedSessions(grace), State::Graced(graced)) => {
-                grace.prepare(graced, request);
-                None
+    /// Looks up the session of `request`, and removes cookies that no node may see.
+    pub(crate) fn begin<'a: 'r, 'r>(&'a self, request: &'r mut Request<Body>) -> MaybeReady<'r, RequestSession<'a>> {
+        let fallback = self.user.as_ref().and_then(|user| user.hint(request.headers())).unwrap_or_default();
+        let hinted = |hint: Option<EndpointHint>, fallback| {
+            MaybeReady::Ready(SessionContext::new(hint.unwrap_or(fallback), BoundSession::Hinted))
+        };
+        match &*self.strategy {
+            Strategy::User => hinted(None, fallback),
+            Strategy::Learn(learn) => {
+                learn.begin(request, fallback).map(|context| context.with(|state| BoundSession::Learn(learn, state)))
             }
-            #[cfg(feature = "login-relay")]
-            (Way::Shared(sharing), State::Shared(visit)) => sharing.prepare(visit, endpoint, nodes, request),
-            _ => None,
-        }
-    }
-
-    /// Learns from the head of the answer that is to be passed on, and may change its fields.
-    pub(crate) fn settle<'a>(
-        &'a self,
-        tie: &'a mut Tie,
-        served: Served<'a>,
-        answer: &'a mut Response<Body>,
-    ) -> Step<'a, Then> {
-        match (&*self.way, &mut tie.state) {
-            (Way::Learn(learn), State::Learned(learned)) => learn.settle(learned, &tie.hint, &served, answer),
-            (Way::Sticky(cookie), State::Sticky { renews }) => {
-                cookie.settle(*renews, &tie.hint, &served, answer);
-                Step::Now(Then::Pass)
+            Strategy::Sticky(cookie) => {
+                MaybeReady::Ready(cookie.begin(request, fallback).with(|state| BoundSession::Sticky(cookie, state)))
             }
-            (Way::ReplicatedSessions(grace), State::Graced(graced)) => grace.settle(graced, &served, answer),
+            Strategy::Route(route) => hinted(route.hint(request), fallback),
+            Strategy::GivenRoute => hinted(SessionRoute::hint(request), fallback),
+            Strategy::Replicated(replicated) => replicated
+                .begin(request, fallback)
+                .map(|context| context.with(|state| BoundSession::Replicated(replicated, state))),
             #[cfg(feature = "login-relay")]
-            (Way::Shared(sharing), State::Shared(visit)) => sharing.settle(visit, served, answer),
-            _ => Step::Now(Then::Pass),
+            Strategy::LoginRelay(relay) => relay.begin(request).map(|mut visit| {
+                // A session may go to any node. Only requests without one are placed by their user.
+                let hint = if visit.has_session() { EndpointHint::None } else { fallback };
+                let in_use = visit.in_use.take();
+                SessionContext { hint, in_use, state: BoundSession::LoginRelay(relay, visit) }
+            }),
         }
     }
 }
 
-impl Tie {
-    fn loose(hint: EndpointHint) -> Self {
-        Tie { hint, ..Tie::default() }
+impl RequestSession<'_> {
+    /// Returns whether a copy of the request is needed until its response is settled, because the request may have to be sent
+    /// again. Asked before each attempt.
+    pub(crate) fn wants_copy(&self) -> bool {
+        match &self.state {
+            BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) => false,
+            BoundSession::Replicated(replicated, state) => replicated.wants_copy(state),
+            #[cfg(feature = "login-relay")]
+            BoundSession::LoginRelay(_, visit) => visit.wants_copy(),
+        }
     }
 
-    pub(super) fn graced(graced: Graced, hint: EndpointHint) -> Self {
-        Tie { hint, state: State::Graced(graced), in_use: None }
+    /// Prepares `request` for `endpoint`; returns `None` when the request can be sent as it is.
+    #[cfg_attr(not(feature = "login-relay"), allow(unused_variables, reason = "only the login relay talks to nodes"))]
+    pub(crate) fn prepare<'a>(
+        &'a mut self,
+        endpoint: &'a EndpointId,
+        nodes: &'a dyn Nodes,
+        request: &'a mut Request<Body>,
+    ) -> Option<BoxFuture<'a, Prepared>> {
+        match &mut self.state {
+            BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) => None,
+            BoundSession::Replicated(replicated, state) => {
+                replicated.prepare(state, request);
+                None
+            }
+            #[cfg(feature = "login-relay")]
+            BoundSession::LoginRelay(relay, visit) => relay.prepare(visit, endpoint, nodes, request),
+        }
     }
 
-    #[cfg(feature = "login-relay")]
-    fn shared(mut visit: Box<Visit>, hint: EndpointHint) -> Self {
-        // A session goes anywhere; it is requests without one that a user may place.
-        let hint = if visit.has_session() { EndpointHint::Any } else { hint };
-        Tie { hint, in_use: visit.in_use.take(), state: State::Shared(visit) }
+    /// Learns from the head of the response that the client gets, and may change its headers.
+    pub(crate) fn settle<'a>(
+        &'a mut self,
+        endpoint: &'a EndpointId,
+        bound_unavailable: bool,
+        nodes: &'a dyn Nodes,
+        response: &'a mut Response<Body>,
+    ) -> MaybeReady<'a, AfterResponse> {
+        let context = ResponseContext { endpoint, hint: &self.hint, bound_unavailable, nodes };
+        match &mut self.state {
+            BoundSession::Hinted => MaybeReady::Ready(AfterResponse::Return),
+            BoundSession::Learn(learn, state) => learn.settle(state, &context, response),
+            BoundSession::Sticky(cookie, state) => {
+                cookie.settle(*state, &context, response);
+                MaybeReady::Ready(AfterResponse::Return)
+            }
+            BoundSession::Replicated(replicated, state) => replicated.settle(state, &context, response),
+            #[cfg(feature = "login-relay")]
+            BoundSession::LoginRelay(relay, visit) => relay.settle(visit, context, response),
+        }
     }
 
-    /// Where the request is to go, at every try.
-    pub(crate) fn hint(&self) -> &EndpointHint {
-        &self.hint
-    }
-
-    /// What must live until the answer's body has ended.
+    /// Takes what must live until the body of the response has ended.
     pub(crate) fn take_in_use(&mut self) -> Option<DropGuard> {
         self.in_use.take()
     }
@@ -349,15 +262,15 @@ impl Tie {
 
 impl fmt::Debug for Affinity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &*self.way {
-            Way::Loose => "Affinity::user",
-            Way::Learn(_) => "Affinity::learn",
-            Way::Sticky(_) => "Affinity::cookie",
-            Way::Route(_) => "Affinity::route",
-            Way::GivenRoute => "Affinity::given_route",
-            Way::ReplicatedSessions(_) => "Affinity::replicated",
+        f.write_str(match &*self.strategy {
+            Strategy::User => "Affinity::user",
+            Strategy::Learn(_) => "Affinity::learn",
+            Strategy::Sticky(_) => "Affinity::cookie",
+            Strategy::Route(_) => "Affinity::route",
+            Strategy::GivenRoute => "Affinity::given_route",
+            Strategy::Replicated(_) => "Affinity::replicated",
             #[cfg(feature = "login-relay")]
-            Way::Shared(_) => "Affinity::login_relay",
+            Strategy::LoginRelay(_) => "Affinity::login_relay",
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Way 1: the node's own session cookie ties a session to the node that set it.
+//! Strategy 1: the node's own session cookie ties a session to the node that set it.
 //!
 //! Only two things bind an id to an endpoint: a `Set-Cookie` that the endpoint sent, which is proof; or, for an id of whose origin
 //! nobody knows (this front end has been restarted, say), that the endpoint served with it what it serves only to who is logged
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, Response, StatusCode, header};
 
-use super::affinity::{EndpointHint, Later, Served, State, Step, Then, Tie};
+use super::hook::{AfterResponse, EndpointHint, MaybeReady, ResponseContext, SessionContext};
 use crate::body::Body;
 use crate::cookie::{self, SetCookie};
 use crate::endpoint::EndpointId;
@@ -71,16 +71,16 @@ impl SessionCookie {
     }
 }
 
-pub(super) struct Learn {
+pub(crate) struct Learn {
     pub(super) sessions: Sessions,
     pub(super) cookies: Vec<SessionCookie>,
 }
 
 /// What is remembered of a request whose sessions are learned.
 #[derive(Default)]
-pub(super) struct Learned {
+pub(crate) struct Learned {
     /// The session that the client named, and the number of its cookie.
-    session: Option<(SessionKey, u8)>,
+    session: Option<(SessionKey, usize)>,
     standing: Standing,
     /// Only who is logged in gets what the request asks for, and the cookie is all that it has to show.
     proves: bool,
@@ -103,19 +103,25 @@ const MOST_IDS: usize = 4;
 const MOST_SET: usize = 32;
 
 impl Learn {
-    pub(super) fn begin<'a>(&'a self, request: &Request<Body>, fallback: EndpointHint) -> Step<'a, Tie> {
+    pub(super) fn begin<'a>(
+        &'a self,
+        request: &Request<Body>,
+        fallback: EndpointHint,
+    ) -> MaybeReady<'a, SessionContext<Learned>> {
         let mut first = None;
         let mut ids = self.ids(request).take(MOST_IDS);
         while let Some((id, cookie)) = ids.next() {
             let key = self.sessions.key(id);
             match self.sessions.find(key, id, Some(self.ttl(cookie))) {
-                Step::Now(Lookup::Absent) => _ = first.get_or_insert((key, cookie, Lookup::Absent)),
-                Step::Now(Lookup::Unknown) => _ = first.get_or_insert((key, cookie, Lookup::Unknown)),
-                Step::Now(known) => return Step::Now(self.tie(request, Some((key, cookie, known)), fallback)),
-                Step::Later(found) => {
-                    let rest: Vec<(Vec<u8>, u8)> = ids.map(|(id, cookie)| (id.to_vec(), cookie)).collect();
+                MaybeReady::Ready(Lookup::Absent) => _ = first.get_or_insert((key, cookie, Lookup::Absent)),
+                MaybeReady::Ready(Lookup::Unknown) => _ = first.get_or_insert((key, cookie, Lookup::Unknown)),
+                MaybeReady::Ready(known) => {
+                    return MaybeReady::Ready(self.tie(request, Some((key, cookie, known)), fallback));
+                }
+                MaybeReady::Boxed(found) => {
+                    let rest: Vec<(Vec<u8>, usize)> = ids.map(|(id, cookie)| (id.to_vec(), cookie)).collect();
                     let mut tie = self.tie(request, None, fallback);
-                    return Step::Later(Box::pin(async move {
+                    return MaybeReady::Boxed(Box::pin(async move {
                         let mut found = (key, cookie, found.await);
                         for (id, cookie) in rest {
                             if matches!(found.2, Lookup::Found(..) | Lookup::UnderOldKey(_)) {
@@ -123,8 +129,8 @@ impl Learn {
                             }
                             let key = self.sessions.key(&id);
                             let other = match self.sessions.find(key, &id, Some(self.ttl(cookie))) {
-                                Step::Now(known) => known,
-                                Step::Later(known) => known.await,
+                                MaybeReady::Ready(known) => known,
+                                MaybeReady::Boxed(known) => known.await,
                             };
                             if matches!(other, Lookup::Found(..) | Lookup::UnderOldKey(_)) {
                                 found = (key, cookie, other);
@@ -136,12 +142,12 @@ impl Learn {
                 }
             }
         }
-        Step::Now(self.tie(request, first, fallback))
+        MaybeReady::Ready(self.tie(request, first, fallback))
     }
 
     /// The ids that the client names, cookies first, as Tomcat has it.
-    fn ids<'r>(&self, request: &'r Request<Body>) -> impl Iterator<Item = (&'r [u8], u8)> + use<'r, '_> {
-        let numbered = || (0_u8..).zip(&self.cookies);
+    fn ids<'r>(&self, request: &'r Request<Body>) -> impl Iterator<Item = (&'r [u8], usize)> + use<'r, '_> {
+        let numbered = || (0_usize..).zip(&self.cookies);
         let in_cookies = cookie::pairs(request.headers()).filter_map(move |(name, value)| {
             let (number, _) = numbered().find(|(_, cookie)| cookie.is_called(name))?;
             Some((value, number))
@@ -150,17 +156,22 @@ impl Learn {
         in_cookies.chain(in_path).filter(|(id, _)| cookie::is_session_id(id))
     }
 
-    fn tie(&self, request: &Request<Body>, session: Option<(SessionKey, u8, Lookup)>, fallback: EndpointHint) -> Tie {
+    fn tie(
+        &self,
+        request: &Request<Body>,
+        session: Option<(SessionKey, usize, Lookup)>,
+        fallback: EndpointHint,
+    ) -> SessionContext<Learned> {
         let learned = Learned { proves: needs_login(request), ..Learned::default() };
-        let mut tie = Tie { hint: fallback, state: State::Learned(learned), in_use: None };
+        let mut tie = SessionContext::new(fallback, learned);
         if let Some(session) = session {
             self.know(&mut tie, session);
         }
         tie
     }
 
-    fn know(&self, tie: &mut Tie, (key, cookie, known): (SessionKey, u8, Lookup)) {
-        let State::Learned(learned) = &mut tie.state else { return };
+    fn know(&self, tie: &mut SessionContext<Learned>, (key, cookie, known): (SessionKey, usize, Lookup)) {
+        let learned = &mut tie.state;
         learned.session = Some((key, cookie));
         match known {
             Lookup::Absent => {}
@@ -169,26 +180,25 @@ impl Learn {
             Lookup::Found(record, version) => {
                 learned.standing = Standing::Bound(version);
                 tie.in_use = Some(self.sessions.use_now(key, self.ttl(cookie)));
-                tie.hint = record.endpoint().map_or(EndpointHint::Any, |id| EndpointHint::Id(id.clone()));
+                tie.hint = record.endpoint().map_or(EndpointHint::None, |id| EndpointHint::Endpoint(id.clone()));
             }
             Lookup::UnderOldKey(record) => {
                 learned.standing = Standing::Old;
-                tie.hint = record.endpoint().map_or(EndpointHint::Any, |id| EndpointHint::Id(id.clone()));
+                tie.hint = record.endpoint().map_or(EndpointHint::None, |id| EndpointHint::Endpoint(id.clone()));
             }
         }
     }
 
-    fn ttl(&self, cookie: u8) -> Duration {
-        self.cookies.get(usize::from(cookie)).map_or(Duration::from_secs(480 * 60), |cookie| cookie.ttl)
+    fn ttl(&self, cookie: usize) -> Duration {
+        self.cookies.get(cookie).map_or(Duration::from_secs(480 * 60), |cookie| cookie.ttl)
     }
 
     pub(super) fn settle<'a>(
         &'a self,
         learned: &Learned,
-        hint: &EndpointHint,
-        served: &Served<'_>,
+        served: &ResponseContext<'_>,
         answer: &Response<Body>,
-    ) -> Step<'a, Then> {
+    ) -> MaybeReady<'a, AfterResponse> {
         let mut issued = Issued::default();
         self.read(learned, answer.headers(), &mut issued);
         if issued.ends_session
@@ -200,39 +210,43 @@ impl Learn {
         if let Some(first) = issued.first {
             return match issued.more.is_empty() {
                 // The answer names the session again that is bound there anyhow.
-                true if learned.session == Some(first) && hint.names(endpoint) => Step::Now(Then::Pass),
+                true if learned.session == Some(first) && served.hint.names(endpoint) => {
+                    MaybeReady::Ready(AfterResponse::Return)
+                }
                 true => self.bind_issued(first, endpoint),
                 false => {
                     let endpoint = endpoint.clone();
-                    Step::Later(Box::pin(async move {
+                    MaybeReady::Boxed(Box::pin(async move {
                         for session in std::iter::once(first).chain(issued.more) {
-                            if let Step::Later(then) = self.bind_issued(session, &endpoint) {
+                            if let MaybeReady::Boxed(then) = self.bind_issued(session, &endpoint) {
                                 then.await;
                             }
                         }
-                        Then::Pass
+                        AfterResponse::Return
                     }))
                 }
             };
         }
         let Some((key, cookie)) = learned.session.filter(|_| !issued.ends_session) else {
-            return Step::Now(Then::Pass);
+            return MaybeReady::Ready(AfterResponse::Return);
         };
         let is_known = || learned.proves && is_accepted(answer);
         let binds = match learned.standing {
             Standing::Unknown => is_known(),
-            Standing::Bound(_) => served.bound_is_out && is_known(),
-            Standing::Old => hint.names(endpoint) || served.bound_is_out && is_known(),
+            Standing::Bound(_) => served.bound_unavailable && is_known(),
+            Standing::Old => served.hint.names(endpoint) || served.bound_unavailable && is_known(),
         };
         if !binds {
-            return Step::Now(Then::Pass);
+            return MaybeReady::Ready(AfterResponse::Return);
         }
         let expect = match learned.standing {
             Standing::Bound(Some(version)) => Precondition::Version(version),
             _ => Precondition::Absent,
         };
         // The loser of a race follows the winner: the near cache has learned of it.
-        pass(self.sessions.save(key, SessionRecord::bound(endpoint.clone()), expect, self.ttl(cookie)))
+        self.sessions
+            .save(key, SessionRecord::bound(endpoint.clone()), expect, self.ttl(cookie))
+            .map(|_| AfterResponse::Return)
     }
 
     /// What the answer says of sessions.
@@ -241,7 +255,8 @@ impl Learn {
         for line in headers.get_all(header::SET_COOKIE).into_iter().take(MOST_SET) {
             let now = *now.get_or_insert_with(|| self.sessions.unix());
             let Some(set) = SetCookie::parse(line) else { continue };
-            let Some((number, _)) = (0_u8..).zip(&self.cookies).find(|(_, cookie)| cookie.is_called(set.name)) else {
+            let Some((number, _)) = (0_usize..).zip(&self.cookies).find(|(_, cookie)| cookie.is_called(set.name))
+            else {
                 continue;
             };
             match (!set.deletes(now)).then_some(set.value) {
@@ -262,21 +277,28 @@ impl Learn {
     }
 
     /// Binds a session to the endpoint that has just issued it, whatever was known of it.
-    fn bind_issued<'a>(&'a self, (key, cookie): (SessionKey, u8), endpoint: &EndpointId) -> Step<'a, Then> {
+    fn bind_issued<'a>(
+        &'a self,
+        (key, cookie): (SessionKey, usize),
+        endpoint: &EndpointId,
+    ) -> MaybeReady<'a, AfterResponse> {
         let ttl = self.ttl(cookie);
         let record = SessionRecord::bound(endpoint.clone());
         match self.sessions.save(key, record.clone(), Precondition::Absent, ttl) {
-            Step::Now(known) => match outdated(&known, &record) {
-                Some(version) => pass(self.sessions.save(key, record, Precondition::Version(version), ttl)),
-                None => Step::Now(Then::Pass),
+            MaybeReady::Ready(known) => match outdated(&known, &record) {
+                Some(version) => {
+                    self.sessions.save(key, record, Precondition::Version(version), ttl).map(|_| AfterResponse::Return)
+                }
+                None => MaybeReady::Ready(AfterResponse::Return),
             },
-            Step::Later(saved) => Step::Later(Box::pin(async move {
+            MaybeReady::Boxed(saved) => MaybeReady::Boxed(Box::pin(async move {
                 if let Some(version) = outdated(&saved.await, &record)
-                    && let Step::Later(again) = self.sessions.save(key, record, Precondition::Version(version), ttl)
+                    && let MaybeReady::Boxed(again) =
+                        self.sessions.save(key, record, Precondition::Version(version), ttl)
                 {
                     again.await;
                 }
-                Then::Pass
+                AfterResponse::Return
             })),
         }
     }
@@ -285,8 +307,8 @@ impl Learn {
 /// What an answer says of sessions: their keys and the numbers of their cookies.
 #[derive(Default)]
 struct Issued {
-    first: Option<(SessionKey, u8)>,
-    more: Vec<(SessionKey, u8)>,
+    first: Option<(SessionKey, usize)>,
+    more: Vec<(SessionKey, usize)>,
     /// The client's session is over.
     ends_session: bool,
 }
@@ -296,19 +318,6 @@ fn outdated(known: &Lookup, record: &SessionRecord) -> Option<u64> {
     match known {
         Lookup::Found(there, Some(version)) if there.endpoint() != record.endpoint() => Some(*version),
         _ => None,
-    }
-}
-
-fn pass(step: Step<'_, Lookup>) -> Step<'_, Then> {
-    match step {
-        Step::Now(_) => Step::Now(Then::Pass),
-        Step::Later(done) => {
-            let later: Later<'_, Then> = Box::pin(async move {
-                done.await;
-                Then::Pass
-            });
-            Step::Later(later)
-        }
     }
 }
 

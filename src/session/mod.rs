@@ -5,24 +5,28 @@
 
 pub(crate) mod affinity;
 mod cached;
+pub(crate) mod hook;
 mod learn;
 #[cfg(feature = "login-relay")]
 mod login_relay;
 mod replicated;
 mod route;
 mod secret;
-pub(crate) mod sticky;
+mod sticky;
 mod store;
 mod user;
 
 pub use crate::cookie::{InvalidCookie, SameSite};
 pub use crate::maybe_ready::{BoxFuture, MaybeReady, MaybeReadyFuture};
-pub use affinity::{Affinity, SessionCookie, SessionRoute, StickyCookie};
+pub use affinity::Affinity;
 pub use cached::Sessions;
+pub use learn::SessionCookie;
 #[cfg(feature = "login-relay")]
 pub use login_relay::{CookieIssue, LoginRelay};
 pub use replicated::ReplicatedSessions;
+pub use route::SessionRoute;
 pub use secret::{InvalidSecret, Secret};
+pub use sticky::StickyCookie;
 pub use store::{
     DamagedRecord, InvalidStore, MemoryStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore,
     StoreError, StoreFuture, Stored, open,

@@ -18,14 +18,13 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::affinity::{Served, Step, Then, Tie};
 use super::cached::{Lookup, Sessions};
+use super::hook::{AfterResponse, EndpointHint, MaybeReady, ResponseContext, SessionContext};
 use super::store::latest::Latest;
 use super::{Precondition, SessionKey, SessionRecord};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, SetCookie};
-use crate::endpoint::EndpointHint;
 use crate::endpoint::EndpointId;
 
 /// Sessions that the nodes share, for [`Affinity::replicated`](super::Affinity::replicated).
@@ -86,8 +85,8 @@ impl ReplicatedSessions {
         self
     }
 
-    pub(super) fn build(self) -> Grace {
-        Grace {
+    pub(super) fn build(self) -> Replicated {
+        Replicated {
             within: self.grace,
             heal: self.heal,
             names: self.names,
@@ -115,7 +114,7 @@ impl fmt::Debug for ReplicatedSessions {
 }
 
 /// Where sessions of a moment ago began.
-pub(crate) struct Grace {
+pub(crate) struct Replicated {
     within: Duration,
     heal: bool,
     names: Vec<String>,
@@ -138,7 +137,7 @@ const MOMENT: Duration = Duration::from_millis(100);
 
 /// What the tries of one request know of its session.
 #[derive(Default)]
-pub(crate) struct Graced {
+pub(crate) struct ReplicatedSession {
     /// The name of the cookie that it came with.
     cookie: Option<Vec<u8>>,
     has_credentials: bool,
@@ -154,106 +153,112 @@ enum Healing {
     Stripped,
 }
 
-impl Grace {
+impl Replicated {
     /// Where the session began, if that was a moment ago.
-    pub(crate) fn begin<'a>(&'a self, request: &'a mut Request<Body>, fallback: EndpointHint) -> Step<'a, Tie> {
-        let mut graced =
-            Graced { has_credentials: request.headers().contains_key(header::AUTHORIZATION), ..Graced::default() };
+    pub(crate) fn begin<'a>(
+        &'a self,
+        request: &'a mut Request<Body>,
+        fallback: EndpointHint,
+    ) -> MaybeReady<'a, SessionContext<ReplicatedSession>> {
+        let mut graced = ReplicatedSession {
+            has_credentials: request.headers().contains_key(header::AUTHORIZATION),
+            ..ReplicatedSession::default()
+        };
         let Some((name, value)) = self.session_of(request.headers()) else {
-            return Step::Now(Tie::graced(graced, fallback));
+            return MaybeReady::Ready(SessionContext::new(fallback, graced));
         };
         graced.cookie = Some(name.to_vec());
         let key = self.key(value);
         if let Some((endpoint, since)) = self.begun.lock().get(&key) {
             let is_new = self.clock.now().saturating_duration_since(*since) < self.within;
             let home = endpoint.clone().filter(|_| is_new);
-            return Step::Now(Tie::graced(graced, home.map_or(fallback, EndpointHint::Id)));
+            return MaybeReady::Ready(SessionContext::new(home.map_or(fallback, EndpointHint::Endpoint), graced));
         }
-        let Some(sessions) = &self.sessions else { return Step::Now(Tie::graced(graced, fallback)) };
+        let Some(sessions) = &self.sessions else { return MaybeReady::Ready(SessionContext::new(fallback, graced)) };
         // Seen here for the first time: another front end may have been there when it began.
         // A grace that is gone is over.
         let found = sessions.find(key, value, None);
-        Step::Later(Box::pin(async move {
-            let endpoint = match found.done().await {
+        MaybeReady::Boxed(Box::pin(async move {
+            let endpoint = match found.await {
                 Lookup::Found(record, _) | Lookup::UnderOldKey(record) => record.endpoint().cloned(),
                 Lookup::Absent => None,
-                Lookup::Unknown => return Tie::graced(graced, fallback),
+                Lookup::Unknown => return SessionContext::new(fallback, graced),
             };
             self.begun.lock().put(key, (endpoint.clone(), self.clock.now()), REMEMBERED);
-            Tie::graced(graced, endpoint.map_or(fallback, EndpointHint::Id))
+            SessionContext::new(endpoint.map_or(fallback, EndpointHint::Endpoint), graced)
         }))
     }
 
-    pub(crate) fn wants_copy(&self, graced: &Graced) -> bool {
+    pub(crate) fn wants_copy(&self, graced: &ReplicatedSession) -> bool {
         self.heal && graced.cookie.is_some() && graced.healing != Healing::Stripped
     }
 
     /// Leaves a poisoned cookie out.
-    pub(crate) fn prepare(&self, graced: &Graced, request: &mut Request<Body>) {
+    pub(crate) fn prepare(&self, graced: &ReplicatedSession, request: &mut Request<Body>) {
         let (Healing::Stripped, Some(name)) = (graced.healing, &graced.cookie) else { return };
         cookie::retain(request.headers_mut(), |known, _| known != name.as_slice());
     }
 
     pub(crate) fn settle<'a>(
         &'a self,
-        graced: &'a mut Graced,
-        served: &Served<'_>,
+        graced: &'a mut ReplicatedSession,
+        served: &ResponseContext<'_>,
         answer: &'a mut Response<Body>,
-    ) -> Step<'a, Then> {
+    ) -> MaybeReady<'a, AfterResponse> {
         if self.heal && graced.cookie.is_some() && may_be_a_race(answer) {
-            return Step::Later(Box::pin(self.look_into(graced, answer)));
+            return MaybeReady::Boxed(Box::pin(self.look_into(graced, answer)));
         }
         self.take_back(graced, answer);
-        let Some(key) = self.begun_by(answer.headers()) else { return Step::Now(Then::Pass) };
+        let Some(key) = self.begun_by(answer.headers()) else { return MaybeReady::Ready(AfterResponse::Return) };
         let endpoint = served.endpoint.clone();
         self.begun.lock().put(key, (Some(endpoint.clone()), self.clock.now()), REMEMBERED);
-        let Some(sessions) = &self.sessions else { return Step::Now(Then::Pass) };
+        let Some(sessions) = &self.sessions else { return MaybeReady::Ready(AfterResponse::Return) };
         let ttl = self.within.max(Duration::from_secs(1));
         match sessions.save(key, SessionRecord::bound(endpoint), Precondition::Absent, ttl) {
-            Step::Now(_) => Step::Now(Then::Pass),
-            Step::Later(saved) => Step::Later(Box::pin(async move {
+            MaybeReady::Ready(_) => MaybeReady::Ready(AfterResponse::Return),
+            MaybeReady::Boxed(saved) => MaybeReady::Boxed(Box::pin(async move {
                 saved.await;
-                Then::Pass
+                AfterResponse::Return
             })),
         }
     }
 
     /// Reads what went wrong, and puts it back if it is something else.
-    async fn look_into(&self, graced: &mut Graced, answer: &mut Response<Body>) -> Then {
+    async fn look_into(&self, graced: &mut ReplicatedSession, answer: &mut Response<Body>) -> AfterResponse {
         let body = std::mem::take(answer.body_mut());
         let Ok(Ok(read)) = timeout(ERROR_WITHIN, body.collect()).await else {
             // The node is broken in more than one way: the client gets the status.
             answer.headers_mut().remove(header::CONTENT_LENGTH);
-            return Then::Pass;
+            return AfterResponse::Return;
         };
         let read = read.to_bytes();
         const WORDS: &[u8] = b"created but not yet serialized";
         let is_race = read.windows(WORDS.len()).any(|part| part == WORDS);
         *answer.body_mut() = Body::from(read);
         if !is_race {
-            return Then::Pass;
+            return AfterResponse::Return;
         }
         match graced.healing {
             Healing::Unneeded => {
                 graced.healing = Healing::Waited;
                 tokio::time::sleep(MOMENT).await;
-                Then::Again
+                AfterResponse::SendAgain
             }
             Healing::Waited if graced.has_credentials => {
                 tracing::debug!("left out the cookie of a session that its node never wrote");
                 graced.healing = Healing::Stripped;
-                Then::Again
+                AfterResponse::SendAgain
             }
             _ => {
                 graced.healing = Healing::Stripped;
                 self.take_back(graced, answer);
-                Then::Pass
+                AfterResponse::Return
             }
         }
     }
 
     /// Has the client forget a poisoned cookie, unless it has just been given another.
-    fn take_back(&self, graced: &Graced, answer: &mut Response<Body>) {
+    fn take_back(&self, graced: &ReplicatedSession, answer: &mut Response<Body>) {
         let (Healing::Stripped, Some(name)) = (graced.healing, &graced.cookie) else { return };
         if self.begun_by(answer.headers()).is_some() {
             return;

@@ -1,8 +1,9 @@
-//! Way 2, without any memory: the node writes its name into the ids of its sessions (Tomcat's `jvmRoute`).
+//! Strategy 2, without any memory: the node writes its name into the ids of its sessions (Tomcat's `jvmRoute`).
 
 use http::Request;
 
-use super::affinity::{EndpointHint, SessionCookie};
+use super::hook::EndpointHint;
+use super::learn::SessionCookie;
 use crate::body::Body;
 use crate::cookie;
 use crate::kylin::path;

@@ -1,4 +1,4 @@
-//! Way 2: a cookie of the front end's own, in which the endpoint stands, unreadable and unforgeable.
+//! Strategy 2: a cookie of the front end's own, in which the endpoint stands, unreadable and unforgeable.
 //!
 //! The value is base64 of 29 bytes: a format, 1 byte; 12 bytes masked; a tag, 16 bytes. Under the mask lie the hash of the
 //! endpoint's id (8 bytes) and the time of expiry (4 bytes, seconds since 1970). The tag is an HMAC-SHA-256 of what lies under the
@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderValue, Request, Response, header};
 
-use super::affinity::{EndpointHint, Served, State, Tie};
+use super::hook::{EndpointHint, ResponseContext, SessionContext};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, Attributes, InvalidCookie, SameSite};
@@ -35,6 +35,10 @@ pub struct StickyCookie {
     persists: bool,
     clock: Arc<dyn Clock>,
 }
+
+/// Whether the response sets the cookie, unless the request went to another endpoint only for now.
+#[derive(Clone, Copy)]
+pub(crate) struct Renewal(bool);
 
 const FORMAT: u8 = 1;
 const MASKED: usize = 12;
@@ -120,7 +124,7 @@ impl StickyCookie {
         self
     }
 
-    pub(super) fn begin(&self, request: &mut Request<Body>, fallback: EndpointHint) -> Tie {
+    pub(super) fn begin(&self, request: &mut Request<Body>, fallback: EndpointHint) -> SessionContext<Renewal> {
         let own = self.attributes.name().as_bytes();
         let (mut count, mut read) = (0, None);
         for (_, value) in cookie::pairs(request.headers()).filter(|(name, _)| *name == own) {
@@ -134,16 +138,17 @@ impl StickyCookie {
         let (hint, renews) = match read {
             Some((digest, expires)) => {
                 let left = u64::from(expires).saturating_sub(self.clock.unix());
-                (EndpointHint::IdHash(digest), left < self.valid_for.as_secs() / 2)
+                (EndpointHint::Digest(digest), left < self.valid_for.as_secs() / 2)
             }
             None => (fallback, true),
         };
-        Tie { hint, state: State::Sticky { renews }, in_use: None }
+        SessionContext::new(hint, Renewal(renews))
     }
 
-    pub(super) fn settle(&self, renews: bool, hint: &EndpointHint, served: &Served<'_>, answer: &mut Response<Body>) {
+    pub(super) fn settle(&self, Renewal(renews): Renewal, served: &ResponseContext<'_>, answer: &mut Response<Body>) {
         // Somebody whose endpoint is only full for the moment has a login there.
-        let stays = hint.is_binding() && !hint.names(served.endpoint) && !served.bound_is_out;
+        let hint = served.hint;
+        let stays = hint.is_binding() && !hint.names(served.endpoint) && !served.bound_unavailable;
         if stays || !renews && hint.names(served.endpoint) {
             return;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use super::affinity::EndpointHint;
+use super::hook::EndpointHint;
 use crate::basic_auth;
 use crate::session::Secret;
 use crate::session::secret::Tagger;

@@ -24,7 +24,7 @@ use self::inner::{Away, Inner, Settings, is_binding};
 use self::near::{Near, NearCache};
 use crate::clock::{Clock, SystemClock};
 use crate::drop_guard::DropGuard;
-use crate::session::affinity::Step;
+use crate::maybe_ready::MaybeReady;
 use crate::session::secret::Tagger;
 use crate::session::store::cache::{Limits, Tenths};
 use crate::session::{
@@ -174,30 +174,32 @@ impl Sessions {
 
     /// What is known of the session under `key`, the key of `id`. A binding that the store has lost is written again, to live
     /// for `ttl` if there is one.
-    pub(crate) fn find<'a>(&'a self, key: SessionKey, id: &[u8], ttl: Option<Duration>) -> Step<'a, Lookup> {
+    pub(crate) fn find<'a>(&'a self, key: SessionKey, id: &[u8], ttl: Option<Duration>) -> MaybeReady<'a, Lookup> {
         let inner = &*self.inner;
         let now = inner.tenths();
         let near = self.recalls(&key, now);
         match near {
-            Some(near) if near.version.is_none() || inner.is_fresh(&near, now) => return Step::Now(known(near)),
+            Some(near) if near.version.is_none() || inner.is_fresh(&near, now) => {
+                return MaybeReady::Ready(known(near));
+            }
             _ => {}
         }
         if !inner.breaker.allows(inner.millis()) {
-            return Step::Now(near.map_or(Lookup::Unknown, known));
+            return MaybeReady::Ready(near.map_or(Lookup::Unknown, known));
         }
         if inner.near.is_none()
             && let Ok(loaded) = inner.store.load(&key).now()
         {
-            return Step::Now(inner.loaded(&key, loaded, near, 0));
+            return MaybeReady::Ready(inner.loaded(&key, loaded, near, 0));
         }
         let older: Vec<SessionKey> = inner.taggers[1..].iter().map(|tagger| self::key(tagger, id)).collect();
-        Step::Later(Box::pin(async move {
+        MaybeReady::Boxed(Box::pin(async move {
             let era = inner.era();
             let loaded = inner.in_time(inner.store.load(&key)).await;
             if let (Ok(None), Some(near), Some(ttl)) = (&loaded, &near, ttl)
                 && inner.has_lost(near)
             {
-                return self.save(key, near.record.clone(), Precondition::Absent, ttl).done().await;
+                return self.save(key, near.record.clone(), Precondition::Absent, ttl).await;
             }
             let found = inner.loaded(&key, loaded, near, era);
             if found == Lookup::Absent {
@@ -219,20 +221,20 @@ impl Sessions {
         record: SessionRecord,
         expect: Precondition,
         ttl: Duration,
-    ) -> Step<'a, Lookup> {
+    ) -> MaybeReady<'a, Lookup> {
         let inner = &self.inner;
         if !inner.breaker.allows(inner.millis()) {
-            return Step::Now(self.save_later(key, record, expect, ttl));
+            return MaybeReady::Ready(self.save_later(key, record, expect, ttl));
         }
         let era = inner.era();
         if inner.near.is_none() {
             let saved = inner.store.save(&key, &record, expect, ttl).now();
             if let Ok(saved) = saved.map_err(drop) {
                 let saved = saved.map_err(|error| inner.failed(&error));
-                return Step::Now(self.saved(key, record, expect, ttl, saved, era));
+                return MaybeReady::Ready(self.saved(key, record, expect, ttl, saved, era));
             }
         }
-        Step::Later(Box::pin(async move {
+        MaybeReady::Boxed(Box::pin(async move {
             let saved = inner.in_time(inner.store.save(&key, &record, expect, ttl)).await;
             self.saved(key, record, expect, ttl, saved.map_err(|_| Away), era)
         }))

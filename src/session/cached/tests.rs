@@ -13,21 +13,14 @@ fn bound(id: &str) -> SessionRecord {
     SessionRecord::bound(EndpointId::new(id).unwrap())
 }
 
-async fn done<T>(step: Step<'_, T>) -> T {
-    match step {
-        Step::Now(value) => value,
-        Step::Later(value) => value.await,
-    }
-}
-
 const TTL: Duration = Duration::from_secs(600);
 
 async fn bind(sessions: &Sessions, id: &[u8], endpoint: &str) -> Lookup {
-    done(sessions.save(sessions.key(id), bound(endpoint), Precondition::Absent, TTL)).await
+    sessions.save(sessions.key(id), bound(endpoint), Precondition::Absent, TTL).await
 }
 
 async fn find(sessions: &Sessions, id: &[u8]) -> Option<String> {
-    match done(sessions.find(sessions.key(id), id, Some(TTL))).await {
+    match sessions.find(sessions.key(id), id, Some(TTL)).await {
         Lookup::Found(record, _) | Lookup::UnderOldKey(record) => record.endpoint().map(ToString::to_string),
         _ => None,
     }
@@ -45,11 +38,11 @@ fn keys_differ_by_secret_and_by_id() {
 fn a_store_in_this_process_answers_at_once() {
     let sessions = Sessions::local(MemoryStore::new(), secret(1));
     let key = sessions.key(b"A");
-    assert!(matches!(sessions.find(key, b"A", Some(TTL)), Step::Now(Lookup::Absent)));
-    assert!(matches!(sessions.save(key, bound("q1"), Precondition::Absent, TTL), Step::Now(Lookup::Found(..))));
-    assert!(matches!(sessions.find(key, b"A", Some(TTL)), Step::Now(Lookup::Found(..))));
+    assert!(matches!(sessions.find(key, b"A", Some(TTL)), MaybeReady::Ready(Lookup::Absent)));
+    assert!(matches!(sessions.save(key, bound("q1"), Precondition::Absent, TTL), MaybeReady::Ready(Lookup::Found(..))));
+    assert!(matches!(sessions.find(key, b"A", Some(TTL)), MaybeReady::Ready(Lookup::Found(..))));
     sessions.remove(key);
-    assert!(matches!(sessions.find(key, b"A", Some(TTL)), Step::Now(Lookup::Absent)));
+    assert!(matches!(sessions.find(key, b"A", Some(TTL)), MaybeReady::Ready(Lookup::Absent)));
 }
 
 #[tokio::test]
@@ -68,8 +61,8 @@ async fn the_near_cache_is_believed_for_its_staleness_and_no_longer() {
     let two = Sessions::remote(store, secret(1)).clock(clock.clone()).staleness(Duration::from_secs(1));
     let Lookup::Found(_, Some(version)) = bind(&one, b"A", "q1").await else { panic!("not bound") };
     assert_eq!(find(&two, b"A").await.as_deref(), Some("q1"));
-    done(one.save(one.key(b"A"), bound("q2"), Precondition::Version(version), TTL)).await;
-    assert!(matches!(two.find(two.key(b"A"), b"A", Some(TTL)), Step::Now(Lookup::Found(..))), "believed");
+    one.save(one.key(b"A"), bound("q2"), Precondition::Version(version), TTL).await;
+    assert!(matches!(two.find(two.key(b"A"), b"A", Some(TTL)), MaybeReady::Ready(Lookup::Found(..))), "believed");
     clock.advance(Duration::from_millis(1100));
     assert_eq!(find(&two, b"A").await.as_deref(), Some("q2"));
     one.remove(one.key(b"A"));
@@ -83,7 +76,7 @@ async fn sessions_under_a_replaced_secret_are_found() {
     let store = MemoryStore::new();
     bind(&Sessions::remote(store.clone(), secret(1)), b"A", "q1").await;
     let rotated = Sessions::remote(store.clone(), secret(2).with_previous(secret(1)));
-    let found = done(rotated.find(rotated.key(b"A"), b"A", Some(TTL))).await;
+    let found = rotated.find(rotated.key(b"A"), b"A", Some(TTL)).await;
     assert_eq!(found, Lookup::UnderOldKey(bound("q1")), "to be saved under the new one");
     assert_eq!(find(&Sessions::remote(store, secret(2)), b"A").await, None);
 }

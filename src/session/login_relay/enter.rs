@@ -15,7 +15,7 @@ use super::record::NodeCookie;
 use crate::backend::SendErrorKind;
 use crate::body::Body;
 use crate::endpoint::EndpointId;
-use crate::session::affinity::{Node, Nodes};
+use crate::session::hook::{Node, Nodes};
 
 /// What a login needs to know, besides the session.
 pub(super) struct Errand<'a> {
@@ -106,7 +106,7 @@ impl Sharing {
         tracing::debug!(%endpoint, "logged a session in at a node");
         // A session at the node that nobody will use.
         if first.is_some() || matches!(outcome, Outcome::Gone) {
-            let _ = timeout(self.logout_timeout, node.ask(logout(None, &origin, &own))).await;
+            let _ = timeout(self.logout_timeout, node.send_boxed(logout(None, &origin, &own))).await;
         }
         outcome
     }
@@ -133,7 +133,7 @@ impl Sharing {
         for (endpoint, cookie) in known.session.nodes().filter(|(endpoint, _)| Some(*endpoint) != except) {
             if let Some(node) = nodes.find(endpoint) {
                 let request = logout(like, origin, cookie);
-                logouts.spawn(async move { drop(node.ask(request).await) });
+                logouts.spawn(async move { drop(node.send_boxed(request).await) });
             }
         }
         let all = async { while logouts.join_next().await.is_some() {} };

@@ -6,7 +6,7 @@ use super::id::SessionId;
 use super::record::{Login, Shared};
 use super::seal::Sealer;
 use crate::drop_guard::DropGuard;
-use crate::session::affinity::Step;
+use crate::maybe_ready::MaybeReady;
 use crate::session::cached::{Lookup as Kept, Sessions};
 use crate::session::{Precondition, SessionKey, SessionRecord};
 
@@ -43,20 +43,20 @@ pub(super) enum Found {
 
 impl Keep {
     /// The session that a client names; by what this front end knows, if that is fresh enough.
-    pub(super) fn find(&self, id: SessionId) -> Step<'_, Found> {
+    pub(super) fn find(&self, id: SessionId) -> MaybeReady<'_, Found> {
         let mut keys = self.sealer.keys(&id);
-        let Some(first) = keys.next() else { return Step::Now(Found::Absent) };
+        let Some(first) = keys.next() else { return MaybeReady::Ready(Found::Absent) };
         // Two secrets of one number: rare, and only while secrets change.
         let others: Vec<SessionKey> = keys.collect();
         let kept = match self.sessions.find(first, id.as_bytes(), None) {
-            Step::Now(kept) if others.is_empty() => return Step::Now(self.read(&id, first, kept)),
+            MaybeReady::Ready(kept) if others.is_empty() => return MaybeReady::Ready(self.read(&id, first, kept)),
             kept => kept,
         };
-        Step::Later(Box::pin(async move {
-            let mut found = self.read(&id, first, kept.done().await);
+        MaybeReady::Boxed(Box::pin(async move {
+            let mut found = self.read(&id, first, kept.await);
             for key in others {
                 if let Found::Absent = found {
-                    found = self.read(&id, key, self.sessions.find(key, id.as_bytes(), None).done().await);
+                    found = self.read(&id, key, self.sessions.find(key, id.as_bytes(), None).await);
                 }
             }
             found
@@ -73,7 +73,7 @@ impl Keep {
         let id = SessionId::random(self.sealer.number())?;
         let key = self.sealer.keys(&id).next()?;
         let record = self.sealed(&id, &key, session)?;
-        match self.sessions.save(key, record.clone(), Precondition::Absent, self.ttl).done().await {
+        match self.sessions.save(key, record.clone(), Precondition::Absent, self.ttl).await {
             Kept::Found(kept, version) if kept == record => {
                 Some(Lookup { id, key, session: session.clone(), version, current: true })
             }
@@ -91,7 +91,7 @@ impl Keep {
             }
             let Some(record) = self.sealed(&known.id, &known.key, &session) else { return true };
             let expect = known.version.map_or(Precondition::Absent, Precondition::Version);
-            match self.sessions.save(known.key, record.clone(), expect, self.ttl).done().await {
+            match self.sessions.save(known.key, record.clone(), expect, self.ttl).await {
                 Kept::Found(kept, version) if kept == record => {
                     *known = Lookup { session, version, current: true, ..known.clone() };
                     return true;
@@ -128,7 +128,7 @@ impl Keep {
     /// Notes for all front ends that these credentials are refused. A mark is an empty record.
     pub(super) async fn refuse(&self, fingerprint: &SessionKey) {
         // That somebody else has noted it already is fine.
-        self.sessions.save(*fingerprint, SessionRecord::default(), Precondition::Absent, self.ttl).done().await;
+        self.sessions.save(*fingerprint, SessionRecord::default(), Precondition::Absent, self.ttl).await;
     }
 
     /// What is damaged, or sealed by a secret that is gone, counts as absent.

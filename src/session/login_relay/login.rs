@@ -12,7 +12,7 @@ use super::paths::LOGIN;
 use super::record::{Login, NodeCookie};
 use crate::backend::SendErrorKind;
 use crate::body::Body;
-use crate::session::affinity::Node;
+use crate::session::hook::Node;
 
 /// What became of logging a session in at a node.
 #[derive(Debug, Clone)]
@@ -85,7 +85,7 @@ pub(super) async fn log_in(
 }
 
 async fn answer(node: &dyn Node, request: Request<Body>) -> Result<(Response<()>, bytes::Bytes), SendErrorKind> {
-    let answer = node.ask(request).await.map_err(|error| error.kind())?;
+    let answer = node.send_boxed(request).await.map_err(|error| error.kind())?;
     let (head, body) = answer.into_parts();
     let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|_| SendErrorKind::Broken)?.to_bytes();
     Ok((Response::from_parts(head, ()), body))

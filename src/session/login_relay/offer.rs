@@ -18,7 +18,7 @@ use crate::body::Body;
 use crate::clock::Clock;
 use crate::endpoint::EndpointId;
 use crate::session::SessionKey;
-use crate::session::affinity::Served;
+use crate::session::hook::ResponseContext;
 use crate::session::store::latest::Latest;
 
 impl Sharing {
@@ -26,7 +26,7 @@ impl Sharing {
     pub(super) async fn after_offer(
         self: &Arc<Self>,
         visit: &mut Visit,
-        served: &Served<'_>,
+        served: &ResponseContext<'_>,
         given: &Given,
         answer: &mut Response<Body>,
     ) {
@@ -77,7 +77,7 @@ impl Sharing {
     async fn establish(
         self: &Arc<Self>,
         visit: &mut Visit,
-        served: &Served<'_>,
+        served: &ResponseContext<'_>,
         login: Login,
         cookie: Option<NodeCookie>,
         answer: &mut Response<Body>,

@@ -20,7 +20,7 @@ use crate::backend::{SendError, SendErrorKind};
 use crate::body::Body;
 use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
-use crate::session::affinity::{Later, Nodes, Prepared, Served, Step, Then};
+use crate::session::hook::{AfterResponse, BoxFuture, MaybeReady, Nodes, Prepared, ResponseContext};
 
 /// What the tries of one request know.
 pub(crate) struct Visit {
@@ -61,7 +61,7 @@ enum Lost {
 
 impl Sharing {
     /// Finds out whose session it is.
-    pub(crate) fn begin<'a>(self: &'a Arc<Self>, request: &'a mut Request<Body>) -> Step<'a, Box<Visit>> {
+    pub(crate) fn begin<'a>(self: &'a Arc<Self>, request: &'a mut Request<Body>) -> MaybeReady<'a, Box<Visit>> {
         let kind = Kind::of(request.method(), request.uri().path());
         let taken = self.cookies.take(request.headers_mut());
         let headers = request.headers();
@@ -86,13 +86,13 @@ impl Sharing {
             again_at: None,
             unready: None,
         });
-        let Some(id) = taken.id.filter(|_| !stranger) else { return Step::Now(visit) };
+        let Some(id) = taken.id.filter(|_| !stranger) else { return MaybeReady::Ready(visit) };
         match self.keep.find(id) {
-            Step::Now(found) => {
+            MaybeReady::Ready(found) => {
                 self.found(&mut visit, found);
-                Step::Now(visit)
+                MaybeReady::Ready(visit)
             }
-            Step::Later(found) => Step::Later(Box::pin(async move {
+            MaybeReady::Boxed(found) => MaybeReady::Boxed(Box::pin(async move {
                 self.found(&mut visit, found.await);
                 visit
             })),
@@ -118,7 +118,7 @@ impl Sharing {
         endpoint: &'a EndpointId,
         nodes: &'a dyn Nodes,
         request: &'a mut Request<Body>,
-    ) -> Option<Later<'a, Prepared>> {
+    ) -> Option<BoxFuture<'a, Prepared>> {
         if visit.offered.is_some() {
             let reused = visit.offered.as_ref().filter(|_| visit.is_cookieless());
             let reused = reused.and_then(|login| self.reuse.find(self.keep.fingerprint(login), endpoint));
@@ -176,29 +176,29 @@ impl Sharing {
     pub(crate) fn settle<'a>(
         self: &'a Arc<Self>,
         visit: &'a mut Visit,
-        served: Served<'a>,
+        served: ResponseContext<'a>,
         answer: &'a mut Response<Body>,
-    ) -> Step<'a, Then> {
+    ) -> MaybeReady<'a, AfterResponse> {
         let given = self.cookies.take_from_answer(answer.headers_mut());
         cookie::clean_location(answer.headers_mut());
         let nothing_new = given.cookie.is_none() && !given.deleted && answer.status() != StatusCode::UNAUTHORIZED;
         let is_sealed_well = visit.known.as_ref().is_none_or(|known| known.current);
         if nothing_new && is_sealed_well && visit.offered.is_none() && visit.kind != Kind::Logout {
             self.finish(visit, answer);
-            return Step::Now(Then::Pass);
+            return MaybeReady::Ready(AfterResponse::Return);
         }
-        Step::Later(Box::pin(async move {
+        MaybeReady::Boxed(Box::pin(async move {
             if visit.offered.is_some() {
                 self.after_offer(visit, &served, &given, answer).await;
             } else if answer.status() == StatusCode::UNAUTHORIZED && visit.known.is_some() {
                 if let Lost::Again = self.after_loss(visit, &served).await {
-                    return Then::Again;
+                    return AfterResponse::SendAgain;
                 }
             } else if visit.kind != Kind::Logout {
                 self.learn(visit, &served, given).await;
             }
             self.finish(visit, answer);
-            Then::Pass
+            AfterResponse::Return
         }))
     }
 
@@ -214,7 +214,7 @@ impl Sharing {
     }
 
     /// A node said 401 to a session.
-    async fn after_loss(self: &Arc<Self>, visit: &mut Visit, served: &Served<'_>) -> Lost {
+    async fn after_loss(self: &Arc<Self>, visit: &mut Visit, served: &ResponseContext<'_>) -> Lost {
         match std::mem::replace(&mut visit.sent, Sent::Nothing) {
             Sent::Cookie(cookie) if visit.again_at.as_ref() != Some(served.endpoint) => {
                 visit.again_at = Some(served.endpoint.clone());
@@ -250,7 +250,7 @@ impl Sharing {
     }
 
     /// A node may have changed its cookie; and what was sealed with a previous secret is sealed anew.
-    async fn learn(&self, visit: &mut Visit, served: &Served<'_>, given: Given) {
+    async fn learn(&self, visit: &mut Visit, served: &ResponseContext<'_>, given: Given) {
         let Some(known) = &mut visit.known else { return };
         let old_seal = !known.current;
         let news = given.cookie.is_some() || given.deleted;

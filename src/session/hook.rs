@@ -1,0 +1,107 @@
+//! The interface between the proxy and a session strategy: what a strategy sees of a request, and what it returns.
+//!
+//! # Hooks
+//!
+//! | when | hook | what a strategy may do |
+//! |---|---|---|
+//! | The head is checked and the body is read. | `begin` | Looks the session up, in a cache at once or in a store later. Removes cookies that no node may see. |
+//! | Before each pick. | [`SessionContext::hint`] | Names the endpoint of the session. The cluster follows the hint where that endpoint is eligible. |
+//! | Before each attempt, with an endpoint picked. | `prepare` | Rewrites the request for this endpoint, and may send requests of its own to it first. |
+//! | The head of the final response is there. | `settle` | Learns from the response, writes to the store, changes cookies, or asks for the request to be sent again to the same endpoint. |
+//! | Until the body of the response has ended or is dropped. | [`SessionContext::in_use`] | Keeps the session alive. |
+//!
+//! # Rules
+//!
+//! - A step that needs no waiting is [`MaybeReady::Ready`], and allocates nothing for an ordinary request. A step that waits is
+//!   boxed and has a deadline of its own.
+//! - No failure of a store may fail a request.
+//! - The proxy's own error responses never come to `settle`.
+//! - A request comes to `prepare` as `begin` left it, or as it was prepared for an endpoint that did not process it. So a strategy
+//!   replaces what it prepared before, and does not add to it.
+//! - Strategies do not depend on each other, nor on the dispatcher in [`affinity`](super::affinity).
+
+use std::sync::Arc;
+
+use http::{Request, Response};
+
+use crate::backend::{Backend, SendError};
+use crate::body::Body;
+use crate::drop_guard::DropGuard;
+pub(crate) use crate::endpoint::EndpointHint;
+use crate::endpoint::EndpointId;
+pub(crate) use crate::maybe_ready::{BoxFuture, MaybeReady};
+
+/// What a strategy knows of one request's session. `begin` makes it; every later hook of the request gets its `state`.
+#[derive(Default)]
+pub(crate) struct SessionContext<S> {
+    /// Where the request should go, at every attempt.
+    pub(crate) hint: EndpointHint,
+    /// What the strategy remembers between its hooks.
+    pub(crate) state: S,
+    /// Lives until the body of the response has ended.
+    pub(crate) in_use: Option<DropGuard>,
+}
+
+impl<S> SessionContext<S> {
+    pub(crate) fn new(hint: EndpointHint, state: S) -> Self {
+        SessionContext { hint, state, in_use: None }
+    }
+
+    /// Replaces the state.
+    pub(crate) fn with<T>(self, f: impl FnOnce(S) -> T) -> SessionContext<T> {
+        SessionContext { hint: self.hint, state: f(self.state), in_use: self.in_use }
+    }
+}
+
+/// What to do with a request that was prepared for an endpoint.
+#[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay talks to nodes"))]
+pub(crate) enum Prepared {
+    /// Send it.
+    Send,
+    /// The endpoint could not be prepared, so this attempt failed. The client's request was not sent: another endpoint is tried
+    /// if the [kind](crate::backend::SendErrorKind::is_unsent) of the error allows it.
+    Failed(SendError),
+}
+
+/// What to do with a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterResponse {
+    /// Return it to the client.
+    Return,
+    /// Drop it and send the request again to the same endpoint, prepared anew. Where no copy of the request was kept, the client
+    /// gets the response.
+    SendAgain,
+}
+
+/// Who responded, and under which circumstances.
+pub(crate) struct ResponseContext<'a> {
+    pub(crate) endpoint: &'a EndpointId,
+    /// The hint of the request.
+    pub(crate) hint: &'a EndpointHint,
+    /// The endpoint that the hint names failed at this request, is ejected, in maintenance or removed, so the session may move.
+    /// False if that endpoint was full or lacks the role: the login there remains useful.
+    pub(crate) bound_unavailable: bool,
+    /// For requests of the strategy's own.
+    #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay talks to nodes"))]
+    pub(crate) nodes: &'a dyn Nodes,
+}
+
+/// A node, whatever the type of its backend.
+#[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay talks to nodes"))]
+pub(crate) trait Node: Send + Sync {
+    /// Sends a request of the front end's own.
+    fn send_boxed(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, SendError>>;
+}
+
+impl<B: Backend> Node for B {
+    fn send_boxed(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, SendError>> {
+        Box::pin(self.send(request))
+    }
+}
+
+/// The nodes of a cluster, by the ids of their endpoints.
+#[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay talks to nodes"))]
+pub(crate) trait Nodes: Send + Sync {
+    /// Returns the node of an endpoint; `None` if the endpoint was removed.
+    fn find(&self, endpoint: &EndpointId) -> Option<Arc<dyn Node>>;
+}
