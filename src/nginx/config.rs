@@ -1,26 +1,23 @@
-//! A whole configuration: its groups, its servers, and which server a connection's requests belong to.
+//! A whole configuration: its groups, its servers, and the server that a request belongs to.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
-use super::directives::{self, Block, Verdict};
-use super::error::{ConfigError, ErrorKind, Fault};
-use super::level::Level;
-use super::listen::ListenAddress;
-use super::parser::{Directive, Parser};
-use super::reader::{Collected, Notice, Reader};
+use super::directives::catalogue::{self, Block};
+use super::directives::context::ReadContext;
+use super::directives::remarks::{Notice, Remarks};
+use super::directives::server::{ListenAddress, Server, ServerNames};
+use super::directives::settings::{BlockSettings, SettingsReader};
+use super::directives::upstream::Upstream;
 use super::report::Report;
-use super::server::Server;
-use super::server_name::{Names, host_without_port};
-use super::settings::Settings;
-use super::source::Span;
-use super::upstream::Upstream;
-use super::variables::{Captures, Maps};
+use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, Parser, Span};
+use super::uri::host_without_port;
+use super::variables::Maps;
 
 /// An nginx configuration, read and checked.
 ///
-/// Either a whole `nginx.conf` or what stands in its `http` block, as the files in `conf.d` do.
+/// Either a whole `nginx.conf` or what stands in its `http` block, like the files in `conf.d`.
 ///
 /// ```
 /// use kylin_lb::nginx::Config;
@@ -30,21 +27,21 @@ use super::variables::{Captures, Maps};
 ///     "upstream kylin { server 1.1.1.1:7070; server 1.1.1.2:7070; }
 ///      server { listen 8080; location / { proxy_pass http://kylin; } }",
 /// )?;
-/// let understood = config.report().to_string();
-/// assert!(understood.contains("1.1.1.2:7070"));
-/// assert!(understood.contains("server 0.0.0.0:8080"));
+/// let report = config.report().to_string();
+/// assert!(report.contains("1.1.1.2:7070"));
+/// assert!(report.contains("server 0.0.0.0:8080"));
 /// # Ok::<(), kylin_lb::nginx::ConfigError>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The groups: the declared ones in the order of the file, then those made for a `proxy_pass` to a host.
+    /// The groups: declared ones in the order of the file, then those made for a `proxy_pass` to a host.
     pub(super) upstreams: Vec<Upstream>,
     /// The servers in the order of the file.
     pub(super) servers: Vec<Server>,
     /// The addresses to accept connections at, each once.
     pub(super) listeners: Vec<Listener>,
     /// Directives that were accepted and have no effect here.
-    pub(super) harmless: Vec<Notice>,
+    pub(super) ignored: Vec<Notice>,
     /// Where this crate does something else than nginx would.
     pub(super) notes: Vec<Notice>,
 }
@@ -52,146 +49,131 @@ pub struct Config {
 /// An address and the servers behind it.
 #[derive(Debug, Clone)]
 pub(super) struct Listener {
-    /// The address.
     pub(super) address: ListenAddress,
-    /// The positions in [`Config::servers`].
-    pub(super) servers: Vec<usize>,
-    /// The position of the server for names that none has.
+    /// The position of the server for hosts that no server names.
     pub(super) default: usize,
-    /// The largest `backlog=` that was said.
+    /// The largest `backlog=` of the address.
     pub(super) backlog: Option<u32>,
-    /// See [`Listen::ipv6_only`](super::Listen::ipv6_only).
     pub(super) ipv6_only: bool,
-    names: Names,
+    names: ServerNames,
 }
 
 impl Config {
     /// Reads a file and what it includes.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first mistake.
+    /// [`ConfigError`] for the first mistake that is found.
     pub fn read(path: impl AsRef<Path>) -> Result<Config, ConfigError> {
         let path = path.as_ref();
-        let mut parser = Parser::default();
-        let tree = parser.file(path);
-        Config::build(tree, &parser).map_err(|fault| fault.locate(&path.to_string_lossy(), &parser.sources))
+        Config::build(&path.to_string_lossy(), |parser| parser.file(path))
     }
 
     /// Reads a text, called `name` in errors, that includes nothing.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first mistake.
+    /// [`ConfigError`] for the first mistake that is found.
     pub fn parse(name: &str, text: &str) -> Result<Config, ConfigError> {
-        let mut parser = Parser::default();
-        let tree = parser.text(name, text);
-        Config::build(tree, &parser).map_err(|fault| fault.locate(name, &parser.sources))
+        Config::build(name, |parser| parser.text(name, text))
     }
 
-    /// What was understood, for people.
+    /// Returns how the configuration was understood, as text for people.
     pub fn report(&self) -> Report<'_> {
         Report::new(self)
     }
 
-    fn build(tree: Result<Vec<Directive>, Fault>, parser: &Parser) -> Result<Config, Fault> {
-        let tree = tree?;
-        let mut reader = Reader::new(&parser.sources);
-        for include in &parser.unread {
-            reader.remark_harmless(include.span, "include mime.types");
-        }
-        let mut http: Option<&[Directive]> = None;
-        if tree.iter().any(|directive| directive.is("http")) {
-            for directive in &tree {
-                if directives::judge(directive, Block::Main)? == Verdict::Harmless {
-                    reader.harmless(directive);
-                } else if http.is_some() || !directive.args.is_empty() {
-                    let message = "http stands once and takes no arguments";
-                    return Err(Fault::new(ErrorKind::Duplicate, directive.span(), message).expecting("http { ... }"));
-                } else {
-                    http = directive.block.as_deref();
-                }
-            }
-        }
-        let servers = read_http(http.unwrap_or(&tree), &mut reader)?;
-        if servers.is_empty() {
-            return Err(Fault::of_file(ErrorKind::Missing, "no server { ... } in the configuration", None)
-                .expecting("server { listen PORT; location / { proxy_pass http://UPSTREAM; } }"));
-        }
-        let listeners = listeners(&servers, &mut reader)?;
-        note_keepalive(&listeners, &servers, &mut reader);
-        let servers = servers.into_iter().map(|(server, _)| server).collect();
-        let Collected { harmless, notes, upstreams } = reader.collected;
-        Ok(Config { upstreams, servers, listeners, harmless, notes })
+    fn build(
+        name: &str,
+        parse: impl FnOnce(&mut Parser) -> Result<Vec<Directive>, Fault>,
+    ) -> Result<Config, ConfigError> {
+        let mut parser = Parser::default();
+        let tree = parse(&mut parser);
+        tree.and_then(|tree| read_tree(&tree, &parser)).map_err(|fault| fault.locate(name, &parser.sources))
     }
 }
 
-fn read_http(block: &[Directive], reader: &mut Reader<'_>) -> Result<Vec<(Server, Span)>, Fault> {
-    let mut level = Level::default();
-    // Any value may hold the variable of a map, wherever that stands.
-    for directive in block.iter().filter(|directive| directive.is("map")) {
-        directives::judge(directive, Block::Http)?;
+fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
+    let mut context = ReadContext::new(&parser.sources);
+    for include in &parser.skipped_includes {
+        context.remarks.ignored(*include, "include mime.types");
     }
-    reader.define(Maps::read(block.iter().filter(|directive| directive.is("map")))?);
-    // Servers inherit what stands behind them, and pass to groups that stand behind them.
-    for directive in block {
-        if directives::judge(directive, Block::Http)? == Verdict::Harmless {
-            reader.harmless(directive);
-            continue;
+    let mut http = tree;
+    if tree.iter().any(|directive| directive.is("http")) {
+        let blocks = catalogue::modelled(tree, Block::Main, &mut context.remarks)?;
+        for (index, directive) in blocks.iter().enumerate() {
+            if index > 0 || !directive.args.is_empty() {
+                let message = "http stands once and takes no arguments";
+                return Err(directive.span().duplicate(message, "http { ... }"));
+            }
+            http = directive.block.as_deref().unwrap_or_default();
         }
+    }
+    let servers = read_http(http, &mut context)?;
+    if servers.is_empty() {
+        let expected = "server { listen PORT; location / { proxy_pass http://UPSTREAM; } }";
+        return Err(Fault::new(ErrorKind::Missing, None, "no server { ... } in the configuration", expected));
+    }
+    let listeners = listeners(&servers, &mut context.remarks)?;
+    note_keepalive(&listeners, &servers, &mut context.remarks);
+    let servers = servers.into_iter().map(|(server, _)| server).collect();
+    let Remarks { ignored, notes, .. } = context.remarks;
+    Ok(Config { upstreams: context.upstreams.all, servers, listeners, ignored, notes })
+}
+
+fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(Server, Span)>, Fault> {
+    let block = catalogue::modelled(block, Block::Http, &mut context.remarks)?;
+    let named = |name: &'static str| block.iter().copied().filter(move |directive| directive.is(name));
+    // The variable of a map may stand in any value, before the map as well.
+    context.maps = Maps::read(named("map"))?;
+    // Servers inherit directives that stand behind them, and pass to groups that stand behind them.
+    let mut level = SettingsReader::default();
+    for directive in &block {
         match directive.name.text.as_str() {
             "server" | "map" => {}
             "upstream" => {
-                let upstream = Upstream::read(directive, reader)?;
-                if reader.upstream(&upstream.name).is_some() {
+                let upstream = Upstream::read(directive, &context.maps, &mut context.remarks)?;
+                if context.upstreams.find(&upstream.name).is_some() {
                     let message = format!("duplicate upstream \"{}\"", upstream.name);
-                    return Err(Fault::new(ErrorKind::Duplicate, directive.span(), message).expecting("another name"));
+                    return Err(directive.span().duplicate(message, "another name"));
                 }
-                reader.add_upstream(upstream);
+                context.upstreams.add(upstream);
             }
-            _ => level.read(directive, reader)?,
+            _ => level.read(directive, context)?,
         }
     }
-    let blocks = block.iter().filter(|directive| directive.is("server"));
-    let servers = blocks.map(|directive| Ok((Server::read(directive, &level.settings, reader)?, directive.span())));
-    servers.collect()
+    let servers = named("server");
+    servers.map(|directive| Ok((Server::read(directive, &level.settings, context)?, directive.span()))).collect()
 }
 
-fn listeners(servers: &[(Server, Span)], reader: &mut Reader<'_>) -> Result<Vec<Listener>, Fault> {
+fn listeners(servers: &[(Server, Span)], remarks: &mut Remarks<'_>) -> Result<Vec<Listener>, Fault> {
     let mut listeners: Vec<Listener> = Vec::new();
-    let mut index = HashMap::new();
-    let mut explicit = HashSet::new();
+    let mut by_address = HashMap::new();
+    let mut with_default = HashSet::new();
     for (number, (server, span)) in servers.iter().enumerate() {
         for listen in &server.listens {
-            let at = *index.entry(listen.address.clone()).or_insert_with(|| {
+            let position = *by_address.entry(&listen.address).or_insert_with(|| {
                 listeners.push(Listener {
                     address: listen.address.clone(),
-                    servers: Vec::new(),
                     default: number,
                     backlog: None,
                     ipv6_only: true,
-                    names: Names::default(),
+                    names: ServerNames::default(),
                 });
                 listeners.len() - 1
             });
-            let listener = &mut listeners[at];
-            listener.servers.push(number);
+            let listener = &mut listeners[position];
             listener.backlog = listener.backlog.max(listen.backlog);
             listener.ipv6_only &= listen.ipv6_only;
             if listen.default_server {
-                if !explicit.insert(at) {
+                if !with_default.insert(position) {
                     let message = format!("a duplicate default server for {}", listen.address);
-                    return Err(Fault::new(ErrorKind::Duplicate, *span, message)
-                        .expecting("default_server once for an address"));
+                    return Err(span.duplicate(message, "default_server once for an address"));
                 }
                 listener.default = number;
             }
             for name in &server.names {
                 if !listener.names.add(name, number) {
-                    let text = format!(
-                        "conflicting server name \"{}\" on {}: the first server keeps it",
-                        name.text(),
-                        listen.address
-                    );
-                    reader.note(*span, text);
+                    let (name, address) = (name.text(), &listen.address);
+                    remarks.note(*span, format!("conflicting server name \"{name}\" on {address}: the first server keeps it"));
                 }
             }
         }
@@ -199,22 +181,23 @@ fn listeners(servers: &[(Server, Span)], reader: &mut Reader<'_>) -> Result<Vec<
     Ok(listeners)
 }
 
-/// Whether client connections are kept is decided once for all of them: refused only where every address refuses it.
-fn note_keepalive(listeners: &[Listener], servers: &[(Server, Span)], reader: &mut Reader<'_>) {
-    let kept = |settings: &Settings| settings.keepalive_timeout != Some(Duration::ZERO);
-    if listeners.iter().any(|listener| kept(&servers[listener.default].0.settings)) {
-        for (_, span) in servers.iter().filter(|(server, _)| !kept(&server.settings)) {
-            reader.note(*span, "keepalive_timeout 0: clients' connections are kept, as other servers want them kept");
+/// Notes `keepalive_timeout 0` where another address keeps connections: one setting serves all addresses.
+fn note_keepalive(listeners: &[Listener], servers: &[(Server, Span)], remarks: &mut Remarks<'_>) {
+    let keeps = |settings: &BlockSettings| settings.keepalive_timeout != Some(Duration::ZERO);
+    if listeners.iter().any(|listener| keeps(&servers[listener.default].0.settings)) {
+        for (_, span) in servers.iter().filter(|(server, _)| !keeps(&server.settings)) {
+            remarks.note(*span, "keepalive_timeout 0: client connections are kept, because another server keeps them");
         }
     }
 }
 
 impl Listener {
-    /// The server for a request: its position in [`Config::servers`], and what a regular expression found in the host.
-    /// `host` is the host of the request target or the `Host` field, lower-case; with or without a port.
+    /// Returns the position of the server for a request, and what a regular expression found in the host.
+    ///
+    /// `host` is in lower case, with or without a port.
     pub(super) fn server_for<'h>(&self, host: Option<&'h str>) -> (usize, Captures<'h>) {
-        let bare = host_without_port(host.unwrap_or_default().as_bytes());
-        let bare = std::str::from_utf8(bare).unwrap_or_default();
-        self.names.find(bare).unwrap_or((self.default, Captures::default()))
+        let host = host_without_port(host.unwrap_or_default().as_bytes());
+        let host = std::str::from_utf8(host).unwrap_or_default();
+        self.names.find(host).unwrap_or((self.default, Captures::default()))
     }
 }

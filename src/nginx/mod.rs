@@ -1,76 +1,68 @@
-//! An nginx configuration, read.
+//! Serves an nginx configuration.
 //!
-//! Clusters of Kylin nodes stand behind nginx today, and their manual says how; so the same file must work here. Text
-//! becomes a typed model ([`Config`]), and the model a front end ([`Site`]): clusters for its upstreams, proxies for its
-//! locations.
+//! Most clusters of Kylin nodes stand behind nginx today, and the manual shows its configuration. This
+//! module reads that file as it is. The text becomes a typed model ([`Config`]); the model becomes a
+//! front end ([`Site`]) with a cluster for each upstream and a proxy for each location that passes
+//! requests. It uses only the public API of this crate, as an application would.
 //!
-//! The rule for directives: what is modelled does what nginx does, what cannot matter here is listed as such by
-//! [`Config::report`], and everything else is an error. Nothing that would change behaviour is passed over in silence.
+//! # The rule
+//!
+//! Each directive is treated in one of three ways, and none is skipped in silence:
+//!
+//! - it is **modelled**, and does what nginx does;
+//! - it is **accepted without effect**, and [`Config::report`] lists it with its line: logs, processes,
+//!   buffers, files, TLS files, compression;
+//! - it is **an error** with file, line, column, the reason and what to write instead: an unknown name,
+//!   or a directive that would change behaviour and is not modelled (`if`, `rewrite`, `root`, `ssl`).
+//!
+//! # What is supported
+//!
+//! | block | directives |
+//! |---|---|
+//! | top | `http`, `include` (also in every block) |
+//! | `http` | `upstream`, `server`, `map` |
+//! | `upstream` | `server` (`weight`, `max_conns`, `max_fails`, `fail_timeout`, `backup`, `down`, `drain`, `route`, `slow_start`), round robin, `ip_hash`, `least_conn`, `hash` \[`consistent`\], `random` \[`two`\], `keepalive`, `keepalive_requests`, `keepalive_time`, `keepalive_timeout`, `sticky cookie`, `sticky route`, `sticky learn`, `zone` |
+//! | `server` | `listen`, `server_name`, `location`, `return`, `http2`, `large_client_header_buffers`, `client_header_timeout`, `merge_slashes`, `underscores_in_headers` |
+//! | `location` | prefix, `=`, `^~`, `~`, `~*`, nested; `proxy_pass`, `return` |
+//! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `proxy_redirect`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
+//! | values | `$host`, `$uri`, `$request_uri`, `$args`, `$remote_addr`, `$proxy_add_x_forwarded_for`, `$scheme`, `$server_name`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`, `$1`…`$9` and more |
 //!
 //! # What differs from nginx, on purpose
 //!
-//! - `Host` is the client's where no `proxy_set_header Host` says otherwise; nginx sends the upstream's name, which Kylin
-//!   would then put into its redirects and error messages.
-//! - Connections to nodes are HTTP/1.1 and kept, up to 64 per core and for 15 s, where no `keepalive` says otherwise.
-//! - `keepalive N` keeps N idle connections for each server of the upstream and core; nginx N for the upstream and worker.
-//! - Waits for a node are this crate's where the file does not set them ([`Timeouts`](crate::backend::http1::Timeouts)):
-//!   nginx's 60 s would cut queries that Kylin lets run for 300 s.
-//! - `X-Forwarded-For`, `-Proto` and `-Host` tell the node of the client where no `proxy_set_header` does.
-//! - `max_conns` and `least_conn` count over all threads. nginx counts per worker without a `zone`.
-//! - One `backlog`, one `large_client_header_buffers` and one set of client timeouts hold for all addresses: of those that
-//!   the default servers of the addresses have, the most generous.
-//! - When no server can serve the answer is 503, not 502, and like all of the front end's errors it has Kylin's form.
-//! - `Server` and `Date` of a node's answer are dropped as in nginx, but no `Server: nginx` takes their place.
-//! - Redirects that the front end makes itself have a relative `Location`, and the type of a `return`ed text is
-//!   `default_type` whatever the path ends in.
-//! - `sticky cookie` sets a [signed cookie](crate::session::StickyCookie) that tells nobody where a node is, with `Path=/` unless
-//!   `path=` says otherwise, and only when the client's is missing, old or names another server; nginx sets the MD5 of an address,
-//!   or `route=`, with every answer. It is signed with a secret that no file should hold: see [`SiteBuilder::secret`].
-//! - `sticky learn` binds a session to the server that sets its cookie; with a cookie that nobody knows, to the server that accepts
-//!   it as a login. It reads `;jsessionid=` in paths too, and forgets a session that its server ends. `zone=` is the size of the
-//!   memory, `sync` a store that the host gives: see [`SiteBuilder::sessions`].
-//! - `sticky route` compares the first of its variables that has a value, as nginx does, but a server without `route=` has no name
-//!   of its own.
-//! - `slow_start` begins with a tenth of the weight. A `map` takes no `hostnames`, and its named groups are variables in their own
-//!   result only.
-//! - One limit covers slow request heads and idle client connections: the longer of `client_header_timeout` and
-//!   `keepalive_timeout`.
+//! | subject | nginx | here |
+//! |---|---|---|
+//! | `Host` without `proxy_set_header` | the name of the upstream | the client's: Kylin puts `Host` into redirects and error messages |
+//! | connections to nodes | HTTP/1.0, closed after each request | HTTP/1.1, up to 64 idle per core, kept for 15 s |
+//! | `keepalive N` | N for the upstream and worker | N for each server and core |
+//! | timeouts of a node without a directive | 60 s | those of [`Timeouts`](crate::backend::http1::Timeouts): Kylin lets a query run for 300 s |
+//! | `X-Forwarded-For`, `-Proto`, `-Host` | only by `proxy_set_header` | sent unless `proxy_set_header` changes them |
+//! | `max_conns`, `least_conn` | counted per worker without a `zone` | counted over all threads |
+//! | `backlog`, `large_client_header_buffers`, client timeouts | per address | one for all addresses: the most generous of their default servers |
+//! | slow heads and idle client connections | two timeouts | one: the longer of `client_header_timeout` and `keepalive_timeout` |
+//! | no eligible server | 502 | 503; every error response has Kylin's form |
+//! | `Server` and `Date` of a node's response | replaced by nginx's own | dropped |
+//! | redirects of the front end | absolute `Location` | relative `Location` |
+//! | type of a `return`ed text | by the path's ending, else `default_type` | `default_type` |
+//! | `proxy_pass` with `$uri` | the decoded path | the path escaped again |
+//! | `sticky cookie` | the MD5 of an address or `route=`, set on each response | a [signed cookie](crate::session::StickyCookie) that reveals no address, with `Path=/` by default, set when it is missing, old or names another server; see [`SiteBuilder::secret`] |
+//! | `sticky learn` | by `create` | also with a cookie of unknown origin that a server accepts as a login; also `;jsessionid=` in paths; forgets a session that its server ends; `zone=` is the size of the memory, `sync` needs [`SiteBuilder::sessions`] |
+//! | `sticky route` | a server without `route=` has a name of its own | a server without `route=` has none |
+//! | `slow_start` | begins at 0 | begins at a tenth of the weight |
+//! | `map` | `hostnames`; named groups are variables everywhere | no `hostnames`; named groups only in the map's own results |
 
-mod address;
 mod config;
 mod directives;
-mod error;
-mod include;
-mod level;
-mod lexer;
-mod listen;
-mod location;
-mod next_upstream;
-mod parser;
-mod pass;
-mod pattern;
-mod reader;
-mod real_ip;
-mod redirect;
-mod reply;
 mod report;
-mod server;
-mod server_name;
-mod settings;
-mod site;
-mod source;
-mod sticky;
-mod suggest;
-mod upstream;
+mod serve;
+mod syntax;
 mod uri;
-mod values;
 mod variables;
 
 pub use config::Config;
-pub use error::{ConfigError, ErrorKind};
-pub use reader::Notice;
+pub use directives::remarks::Notice;
 pub use report::Report;
-pub use site::{Site, SiteBuilder, SiteError, SiteListener};
+pub use serve::{Site, SiteBuilder, SiteError, SiteListener};
+pub use syntax::{ConfigError, ErrorKind};
 
 #[cfg(test)]
 mod tests;

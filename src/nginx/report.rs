@@ -1,26 +1,25 @@
-//! What was understood of a configuration, for `--check`.
+//! How a configuration was understood, as text for people.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::config::Config;
-use super::error::printable;
-use super::location::{Action, Location, Locations};
-use super::reader::Notice;
-use super::server_name::ServerName;
-use super::settings::Settings;
-use super::upstream::{Upstream, UpstreamServer};
+use super::directives::location::{Action, Location, Locations};
+use super::directives::remarks::Notice;
+use super::directives::server::{Server, ServerName};
+use super::directives::upstream::{Upstream, UpstreamServer};
+use super::syntax::printable;
 
-/// In short what the documentation of this room says at length.
+/// A summary of the differences that the documentation of the module lists.
 const DIFFERENCES: [&str; 5] = [
-    "Host is the client's, unless proxy_set_header says otherwise",
-    "nodes are spoken to in HTTP/1.1 over kept connections, 64 per core unless keepalive says otherwise",
-    "a node has 5 s to connect and 310 s to answer, unless proxy_connect_timeout and proxy_read_timeout say otherwise",
-    "X-Forwarded-For, -Proto and -Host are sent, unless proxy_set_header says otherwise",
+    "Host is the client's, unless proxy_set_header sets it",
+    "connections to nodes are HTTP/1.1 and kept, 64 per core unless keepalive sets another number",
+    "a node has 5 s to connect and 310 s to respond, unless proxy_connect_timeout and proxy_read_timeout are set",
+    "X-Forwarded-For, -Proto and -Host are sent, unless proxy_set_header sets them",
     "limits, least_conn and round robin count over all threads; no live server is 503 in Kylin's form",
 ];
 
-/// Prints a [`Config`] as tables.
+/// Displays how a [`Config`] was understood.
 #[derive(Debug, Clone, Copy)]
 pub struct Report<'c>(&'c Config);
 
@@ -33,86 +32,71 @@ impl<'c> Report<'c> {
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
-        self.print(&mut text)?;
-        // What a file says is shown, not obeyed, by the terminal.
+        print(self.0, &mut text)?;
+        // Control characters of the file must not reach the terminal.
         text.lines().try_for_each(|line| writeln!(f, "{}", printable(line)))
     }
 }
 
-impl Report<'_> {
-    fn print(&self, f: &mut dyn fmt::Write) -> fmt::Result {
-        let config = self.0;
-        for upstream in &config.upstreams {
-            print_upstream(upstream, f)?;
-        }
-        for server in &config.servers {
-            let listens: Vec<_> = server
-                .listens
-                .iter()
-                .map(|listen| format!("{}{}", listen.address, if listen.default_server { " (default)" } else { "" }))
-                .collect();
-            writeln!(f, "server {}", listens.join(", "))?;
-            let names: Vec<_> = server.names.iter().map(ServerName::text).filter(|name| !name.is_empty()).collect();
-            if !names.is_empty() {
-                writeln!(f, "  names      {}", names.join(" "))?;
-            }
-            if let Some(reply) = &server.reply {
-                writeln!(f, "  always     {}", action(&Action::Return(reply.clone())))?;
-            }
-            print_locations(&server.locations, 2, f)?;
-        }
-        print_list("accepted, without effect here", &config.harmless, f)?;
-        print_list("differs from nginx", &config.notes, f)?;
-        writeln!(f, "differs from nginx in every configuration:")?;
-        DIFFERENCES.iter().try_for_each(|difference| writeln!(f, "  {difference}"))
-    }
+fn print(config: &Config, f: &mut dyn fmt::Write) -> fmt::Result {
+    config.upstreams.iter().try_for_each(|upstream| print_upstream(upstream, f))?;
+    config.servers.iter().try_for_each(|server| print_server(server, f))?;
+    print_list("accepted, without effect here", &config.ignored, f)?;
+    print_list("differs from nginx", &config.notes, f)?;
+    writeln!(f, "differs from nginx in every configuration:")?;
+    DIFFERENCES.iter().try_for_each(|difference| writeln!(f, "  {difference}"))
 }
 
 fn print_upstream(upstream: &Upstream, f: &mut dyn fmt::Write) -> fmt::Result {
-    let what = if upstream.declared { "upstream" } else { "host" };
-    write!(f, "{what} {}: {}", upstream.name, upstream.method)?;
-    if let Some(keepalive) = upstream.keepalive {
-        write!(f, ", keepalive {keepalive}")?;
-    }
-    writeln!(f)?;
+    let kind = if upstream.declared { "upstream" } else { "host" };
+    let keepalive = upstream.keepalive.map(|connections| format!(", keepalive {connections}")).unwrap_or_default();
+    writeln!(f, "{kind} {}: {}{keepalive}", upstream.name, upstream.method)?;
     if let Some(sticky) = &upstream.sticky {
         writeln!(f, "  sticky {sticky}")?;
     }
     let width = upstream.servers.iter().map(|server| server.written.chars().count()).max().unwrap_or_default();
     for server in &upstream.servers {
-        let UpstreamServer {
-            written,
-            weight,
-            max_conns,
-            max_fails,
-            fail_timeout,
-            backup,
-            down,
-            drain,
-            route,
-            slow_start,
-            ..
-        } = server;
+        let UpstreamServer { written, weight, max_conns, max_fails, fail_timeout, .. } = server;
         write!(f, "  {written:width$}  weight {weight}  max_fails {max_fails} in {}", seconds(*fail_timeout))?;
         if *max_conns > 0 {
             write!(f, "  max_conns {max_conns}")?;
         }
-        if !slow_start.is_zero() {
-            write!(f, "  slow_start {}", seconds(*slow_start))?;
+        if !server.slow_start.is_zero() {
+            write!(f, "  slow_start {}", seconds(server.slow_start))?;
         }
-        if let Some(route) = route {
+        if let Some(route) = &server.route {
             write!(f, "  route {route}")?;
         }
-        let flags = [(*backup, "  backup"), (*down, "  down"), (*drain, "  drain")];
-        writeln!(f, "{}", flags.iter().map(|(on, name)| if *on { *name } else { "" }).collect::<String>())?;
+        for (is_set, name) in [(server.backup, "backup"), (server.down, "down"), (server.drain, "drain")] {
+            if is_set {
+                write!(f, "  {name}")?;
+            }
+        }
+        writeln!(f)?;
     }
     Ok(())
+}
+
+fn print_server(server: &Server, f: &mut dyn fmt::Write) -> fmt::Result {
+    let default = |is_default| if is_default { " (default)" } else { "" };
+    let listens = server.listens.iter().map(|listen| format!("{}{}", listen.address, default(listen.default_server)));
+    writeln!(f, "server {}", listens.collect::<Vec<_>>().join(", "))?;
+    let names: Vec<_> = server.names.iter().map(ServerName::text).filter(|name| !name.is_empty()).collect();
+    if !names.is_empty() {
+        writeln!(f, "  names      {}", names.join(" "))?;
+    }
+    if let Some(reply) = &server.reply {
+        writeln!(f, "  always     {}", action(&Action::Return(reply.clone())))?;
+    }
+    print_locations(&server.locations, 2, f)
 }
 
 fn print_locations(locations: &Locations, indent: usize, f: &mut dyn fmt::Write) -> fmt::Result {
     for location in locations.iter() {
         writeln!(f, "{:indent$}location {} -> {}", "", location.matcher, action(&location.action))?;
-        print_settings(location, indent + 2, f)?;
+        for (name, value) in settings(location) {
+            writeln!(f, "{:indent$}  {name:<10} {value}", "")?;
+        }
         print_locations(&location.nested, indent + 2, f)?;
     }
     Ok(())
@@ -123,57 +107,46 @@ fn action(action: &Action) -> String {
         Action::Proxy(pass) => pass.written.clone(),
         Action::Return(reply) => {
             let value = reply.location.as_ref().or(reply.text.as_ref());
-            format!(
-                "return {}{}",
-                reply.status,
-                value.map(|value| format!(" {}", value.to_string().escape_debug())).unwrap_or_default()
-            )
+            let value = value.map(|value| format!(" {}", value.to_string().escape_debug()));
+            format!("return {}{}", reply.status, value.unwrap_or_default())
         }
     }
 }
 
-fn print_settings(location: &Location, indent: usize, f: &mut dyn fmt::Write) -> fmt::Result {
-    let Settings { connect_timeout, read_timeout, max_body_size, .. } = &location.settings;
+/// Returns the settings of a location that are worth a line, and their values.
+fn settings(location: &Location) -> Vec<(&'static str, String)> {
     let settings = &location.settings;
-    let mut line = |name: &str, value: String| writeln!(f, "{:indent$}{name:<10} {value}", "");
+    let mut lines = Vec::new();
     if matches!(location.action, Action::Proxy(_)) {
-        let timeouts = [("connect", connect_timeout), ("read", read_timeout)];
-        let timeouts: Vec<_> =
-            timeouts.iter().filter_map(|(name, time)| time.map(|time| format!("{name} {}", seconds(time)))).collect();
+        let timeouts = [("connect", settings.connect_timeout), ("read", settings.read_timeout)];
+        let timeouts = timeouts.iter().filter_map(|(name, time)| time.map(|time| format!("{name} {}", seconds(time))));
+        let timeouts: Vec<_> = timeouts.collect();
         if !timeouts.is_empty() {
-            line("timeouts", timeouts.join(", "))?;
+            lines.push(("timeouts", timeouts.join(", ")));
         }
-        match max_body_size {
-            Some(0) => line("body", "no limit".into())?,
-            Some(size) => line("body", format!("at most {size} bytes"))?,
+        match settings.max_body_size {
+            Some(0) => lines.push(("body", "no limit".into())),
+            Some(size) => lines.push(("body", format!("at most {size} bytes"))),
             None => {}
         }
         let next = &settings.next_upstream;
         let tries = if next.tries > 0 { format!(", {} tries", next.tries) } else { String::new() };
-        let within =
-            if next.within > Duration::ZERO { format!(", within {}", seconds(next.within)) } else { String::new() };
-        line("next", format!("{next}{tries}{within}"))?;
-        for header in settings.set_headers.iter() {
-            line("sends", format!("{}: {}", header.name, header.value))?;
-        }
+        let elapsed = next.max_elapsed;
+        let within = if elapsed.is_zero() { String::new() } else { format!(", within {}", seconds(elapsed)) };
+        lines.push(("next", format!("{next}{tries}{within}")));
+        lines.extend(settings.set_headers.iter().map(|header| ("sends", format!("{}: {}", header.name, header.value))));
     }
     for header in settings.add_headers.iter() {
-        line("adds", format!("{}: {}{}", header.name, header.value, if header.always { " (always)" } else { "" }))?;
+        let always = if header.always { " (always)" } else { "" };
+        lines.push(("adds", format!("{}: {}{always}", header.name, header.value)));
     }
     let real_ip = &settings.real_ip;
     if !real_ip.trusted.is_empty() {
         let trusted: Vec<_> = real_ip.trusted.iter().map(ToString::to_string).collect();
-        line(
-            "real ip",
-            format!(
-                "{} from {}{}",
-                real_ip.header,
-                trusted.join(" "),
-                if real_ip.recursive { ", recursive" } else { "" }
-            ),
-        )?;
+        let recursive = if real_ip.recursive { ", recursive" } else { "" };
+        lines.push(("real ip", format!("{} from {}{recursive}", real_ip.header, trusted.join(" "))));
     }
-    Ok(())
+    lines
 }
 
 fn print_list(title: &str, notices: &[Notice], f: &mut dyn fmt::Write) -> fmt::Result {

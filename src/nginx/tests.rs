@@ -5,10 +5,9 @@ use std::time::Duration;
 use http::{HeaderMap, Method as HttpMethod};
 use proptest::prelude::*;
 
-use super::listen::ListenAddress;
-use super::location::{Action, Found};
-use super::pass::PassUri;
-use super::upstream::Method;
+use super::directives::server::ListenAddress;
+use super::directives::location::{Action, LocationMatch, PassUri};
+use super::directives::upstream::Method;
 use super::variables::{Scope, Template};
 use super::*;
 use crate::backend::http1::Address;
@@ -82,10 +81,10 @@ fn the_manuals_configuration_is_read_verbatim() {
     assert_eq!(servers, [("1.1.1.1:7070", 1, 1), ("1.1.1.2:7070", 1, 1)]);
     let [listener] = &config.listeners[..] else { panic!() };
     assert_eq!(listener.address, ListenAddress::Tcp("0.0.0.0:8080".parse().unwrap()));
-    let Some(Found::Location { location, .. }) = config.servers[0].locate(b"/kylin/api/query") else { panic!() };
+    let Some(LocationMatch::Location { location, .. }) = config.servers[0].locate(b"/kylin/api/query") else { panic!() };
     let Action::Proxy(pass) = &location.action else { panic!() };
     assert_eq!((pass.upstream, pass.host.as_str(), &pass.uri), (0, "kylin", &PassUri::Unchanged));
-    assert!(config.harmless.is_empty() && config.notes.is_empty());
+    assert!(config.ignored.is_empty() && config.notes.is_empty());
     let report = config.report().to_string();
     let (understood, _always) = report.split_once("differs from nginx in every").unwrap();
     assert_eq!(
@@ -119,7 +118,7 @@ fn a_whole_nginx_conf_is_read() {
 
     let server = &config.servers[0];
     let at = |path: &'static str| match server.locate(path.as_bytes()) {
-        Some(Found::Location { location, .. }) => location,
+        Some(LocationMatch::Location { location, .. }) => location,
         other => panic!("{other:?}"),
     };
     let kylin = &at("/kylin/x").settings;
@@ -177,16 +176,16 @@ fn what_listen_says_without_effect_is_listed() {
         "",
     );
     let expected = ["reuseport", "deferred", "bind", "so_keepalive=on", "fastopen=3", "rcvbuf=8k", "sndbuf=8k"];
-    assert_eq!(texts(&config.harmless), expected.map(|parameter| format!("listen ... {parameter}")));
+    assert_eq!(texts(&config.ignored), expected.map(|parameter| format!("listen ... {parameter}")));
     assert_eq!((config.listeners[0].backlog, texts(&config.notes)), (Some(7), vec![]));
 }
 
 #[test]
 fn trailers_that_are_to_be_passed_are_noted() {
     let off = with("", "proxy_pass_trailers off;");
-    assert_eq!((texts(&off.harmless), texts(&off.notes)), (vec!["proxy_pass_trailers"], vec![]));
+    assert_eq!((texts(&off.ignored), texts(&off.notes)), (vec!["proxy_pass_trailers"], vec![]));
     let on = with("", "proxy_pass_trailers on;");
-    assert!(on.harmless.is_empty() && on.notes[0].text.starts_with("proxy_pass_trailers on: "), "{:?}", on.notes);
+    assert!(on.ignored.is_empty() && on.notes[0].text.starts_with("proxy_pass_trailers on: "), "{:?}", on.notes);
 }
 
 #[test]

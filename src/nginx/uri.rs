@@ -1,19 +1,19 @@
-//! The path that locations are compared with: `ngx_http_parse_complex_uri`, and back to a URI: `ngx_escape_uri`.
+//! The path that locations are compared with (`ngx_http_parse_complex_uri`), the way back to a URI
+//! (`ngx_escape_uri`), and the host without its port.
 
 use std::borrow::Cow;
 
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
 use thiserror::Error;
 
-/// A request's path that has no meaning; nginx answers 400.
+/// A request path that cannot be normalised; nginx responds with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
 pub(crate) enum InvalidPath {
-    /// It does not begin with a slash.
     #[error("path does not begin with a slash")]
     Relative,
     /// A `%` without two hexadecimal digits behind it.
     #[error("invalid escape in path")]
     Escape,
-    /// An escaped zero byte.
     #[error("zero byte in path")]
     Zero,
     /// `..` leads above the root.
@@ -21,14 +21,14 @@ pub(crate) enum InvalidPath {
     AboveRoot,
 }
 
-/// The decoded path of a request target: escapes undone, `.` and `..` resolved, and runs of slashes merged if
-/// `merge_slashes` says so (nginx's default). The query and a fragment are left off.
+/// Returns the decoded path of a request target, without query and fragment.
 ///
-/// The result need not be UTF-8. An escaped slash counts as a slash, as in nginx. A path that needs no change is
-/// borrowed.
+/// Escapes are undone and `.` and `..` resolved; runs of slashes are merged if `merge_slashes` is set
+/// (nginx's default). The result need not be UTF-8. An escaped slash counts as a slash, as in nginx. A
+/// path that needs no change is borrowed.
 ///
 /// # Errors
-/// [`InvalidPath`], to be answered with 400.
+/// [`InvalidPath`]; the response is 400.
 pub(crate) fn normalise(target: &str, merge_slashes: bool) -> Result<Cow<'_, [u8]>, InvalidPath> {
     let path = target.split(['?', '#']).next().unwrap_or_default().as_bytes();
     if path.is_empty() {
@@ -46,7 +46,7 @@ pub(crate) fn normalise(target: &str, merge_slashes: bool) -> Result<Cow<'_, [u8
     let mut segments = decoded[1..].split(|&byte| byte == b'/').peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
-        // Here `out` is a path without its closing slash. What is skipped leaves a slash behind when it came last.
+        // Here `out` is a path without its closing slash. A skipped segment leaves a slash if it is the last.
         match segment {
             b"." => {}
             b".." => {
@@ -67,39 +67,44 @@ pub(crate) fn normalise(target: &str, merge_slashes: bool) -> Result<Cow<'_, [u8
     Ok(Cow::Owned(out))
 }
 
-fn decode(path: &[u8]) -> Result<Vec<u8>, InvalidPath> {
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut bytes = path.iter();
-    while let Some(&byte) = bytes.next() {
-        if byte != b'%' {
-            decoded.push(byte);
-            continue;
-        }
-        let mut digit = || bytes.next().and_then(|&digit| char::from(digit).to_digit(16)).ok_or(InvalidPath::Escape);
-        let value = u8::try_from(digit()? * 16 + digit()?).map_err(|_| InvalidPath::Escape)?;
-        if value == 0 {
-            return Err(InvalidPath::Zero);
-        }
-        decoded.push(value);
+fn decode(path: &[u8]) -> Result<Cow<'_, [u8]>, InvalidPath> {
+    let mut escapes = path.split(|&byte| byte == b'%').skip(1);
+    if !escapes.all(|rest| matches!(rest, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())) {
+        return Err(InvalidPath::Escape);
     }
-    Ok(decoded)
+    let decoded = Cow::from(percent_decode(path));
+    if decoded.contains(&0) { Err(InvalidPath::Zero) } else { Ok(decoded) }
 }
 
-/// Escapes what may not stand in the path of a URI, as nginx's `NGX_ESCAPE_URI`; the result is ASCII.
+/// What nginx escapes in the path of a URI: `NGX_ESCAPE_URI`.
+const ESCAPED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// Escapes the bytes that may not stand in the path of a URI; the result is ASCII.
 pub(crate) fn escape(path: &[u8]) -> String {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut escaped = String::with_capacity(path.len());
-    for &byte in path {
-        match byte {
-            0..=0x20 | 0x7f.. | b'"' | b'#' | b'%' | b'<' | b'>' | b'?' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' => {
-                escaped.push('%');
-                escaped.push(char::from(HEX[usize::from(byte >> 4)]));
-                escaped.push(char::from(HEX[usize::from(byte & 15)]));
-            }
-            byte => escaped.push(char::from(byte)),
-        }
-    }
-    escaped
+    percent_encode(path, ESCAPED).to_string()
+}
+
+/// Returns a host without its port and without a closing dot, in the case that it has.
+pub(crate) fn host_without_port(host: &[u8]) -> &[u8] {
+    let end = match host.iter().position(|&byte| byte == b']') {
+        Some(bracket) if host.first() == Some(&b'[') => bracket + 1,
+        _ => host.iter().position(|&byte| byte == b':').unwrap_or(host.len()),
+    };
+    let host = &host[..end];
+    host.strip_suffix(b".").unwrap_or(host)
 }
 
 #[cfg(test)]
@@ -137,7 +142,16 @@ mod tests {
     }
 
     #[test]
-    fn paths_without_meaning_are_refused() {
+    fn a_host_loses_its_port_and_its_last_dot() {
+        for (host, expected) in
+            [("a:80", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("a.", "a"), ("a.:1", "a"), ("", "")]
+        {
+            assert_eq!(host_without_port(host.as_bytes()), expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn malformed_paths_are_refused() {
         for (target, expected) in [
             ("/..", InvalidPath::AboveRoot),
             ("/a/../../b", InvalidPath::AboveRoot),

@@ -259,7 +259,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             && match &self.visit {
                 Some(visit) => {
                     let is_out = phase == SendErrorKind::HeadTimeout
-                        && self.proxy.cluster.is_out(&EndpointHint::Endpoint(endpoint.clone()));
+                        && self.proxy.cluster.is_out(&EndpointHint::Id(endpoint.clone()));
                     visit.goes_on_after(phase, is_out)
                 }
                 None => phase.is_unsent() || retry.is_repeatable(method),

@@ -193,7 +193,7 @@ impl Affinity {
             #[cfg(feature = "login-relay")]
             Strategy::LoginRelay(relay) => relay.begin(request).map(|mut visit| {
                 // A session may go to any node. Only requests without one are placed by their user.
-                let hint = if visit.has_session() { EndpointHint::None } else { fallback };
+                let hint = if visit.has_session() { EndpointHint::Any } else { fallback };
                 let in_use = visit.in_use.take();
                 SessionContext { hint, in_use, state: BoundSession::LoginRelay(relay, visit) }
             }),

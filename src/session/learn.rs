@@ -180,11 +180,11 @@ impl Learn {
             Lookup::Found(record, version) => {
                 learned.standing = Standing::Bound(version);
                 tie.in_use = Some(self.sessions.use_now(key, self.ttl(cookie)));
-                tie.hint = record.endpoint().map_or(EndpointHint::None, |id| EndpointHint::Endpoint(id.clone()));
+                tie.hint = record.endpoint().map_or(EndpointHint::Any, |id| EndpointHint::Id(id.clone()));
             }
             Lookup::UnderOldKey(record) => {
                 learned.standing = Standing::Old;
-                tie.hint = record.endpoint().map_or(EndpointHint::None, |id| EndpointHint::Endpoint(id.clone()));
+                tie.hint = record.endpoint().map_or(EndpointHint::Any, |id| EndpointHint::Id(id.clone()));
             }
         }
     }

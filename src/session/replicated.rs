@@ -172,7 +172,7 @@ impl Replicated {
         if let Some((endpoint, since)) = self.begun.lock().get(&key) {
             let is_new = self.clock.now().saturating_duration_since(*since) < self.within;
             let home = endpoint.clone().filter(|_| is_new);
-            return MaybeReady::Ready(SessionContext::new(home.map_or(fallback, EndpointHint::Endpoint), graced));
+            return MaybeReady::Ready(SessionContext::new(home.map_or(fallback, EndpointHint::Id), graced));
         }
         let Some(sessions) = &self.sessions else { return MaybeReady::Ready(SessionContext::new(fallback, graced)) };
         // Seen here for the first time: another front end may have been there when it began.
@@ -185,7 +185,7 @@ impl Replicated {
                 Lookup::Unknown => return SessionContext::new(fallback, graced),
             };
             self.begun.lock().put(key, (endpoint.clone(), self.clock.now()), REMEMBERED);
-            SessionContext::new(endpoint.map_or(fallback, EndpointHint::Endpoint), graced)
+            SessionContext::new(endpoint.map_or(fallback, EndpointHint::Id), graced)
         }))
     }
 

@@ -138,7 +138,7 @@ impl StickyCookie {
         let (hint, renews) = match read {
             Some((digest, expires)) => {
                 let left = u64::from(expires).saturating_sub(self.clock.unix());
-                (EndpointHint::Digest(digest), left < self.valid_for.as_secs() / 2)
+                (EndpointHint::IdHash(digest), left < self.valid_for.as_secs() / 2)
             }
             None => (fallback, true),
         };

@@ -1,7 +1,7 @@
 //! `sticky`, the parameters of servers that belong to it, and `map`.
 
 use super::*;
-use crate::nginx::sticky::Sticky;
+use crate::nginx::directives::upstream::Sticky;
 
 const SERVER: &str = "server { listen 8080; location / { proxy_pass http://u; } }";
 
@@ -93,7 +93,7 @@ fn sessions_that_are_learned_have_nginxs_names_and_times() {
     let config =
         upstream(&format!("sticky learn create=$upstream_cookie_JSESSIONID lookup=$cookie_jsessionid {zone};"));
     let Some(Sticky::Learn(line)) = &config.upstreams[0].sticky else { panic!() };
-    assert_eq!(line.cookies, ["jsessionid"]);
+    assert_eq!(line.names, ["jsessionid"]);
     assert_eq!((line.timeout, line.zone, line.sync), (Duration::from_secs(600), 1 << 20, false));
     assert!(config.report().to_string().contains("timeout=8h"));
     let config = upstream(&format!(
@@ -101,7 +101,7 @@ fn sessions_that_are_learned_have_nginxs_names_and_times() {
     ));
     let Some(Sticky::Learn(line)) = &config.upstreams[0].sticky else { panic!() };
     assert_eq!(
-        (&line.cookies[..], line.timeout, line.sync),
+        (&line.names[..], line.timeout, line.sync),
         (&["a".to_owned(), "b".to_owned()][..], Duration::from_secs(28_800), true)
     );
     assert!(!config.report().to_string().contains("timeout=8h"));

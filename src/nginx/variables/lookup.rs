@@ -1,25 +1,24 @@
-//! Finding one cookie and one argument, with nginx's idea of where they begin and end.
+//! Finding one cookie and one argument, by nginx's rules for where they begin and end.
 
-/// A cookie's value in one `Cookie` field: `ngx_http_parse_multi_header_lines`. Names compare without case.
+/// Returns a cookie's value in one `Cookie` header: `ngx_http_parse_multi_header_lines`. Names compare without case.
 pub(super) fn cookie<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
     let mut rest = line;
     while !rest.is_empty() {
         if rest.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)) {
-            rest = rest[name.len()..].trim_spaces();
+            rest = trim_spaces(&rest[name.len()..]);
             if let Some((b'=', value)) = rest.split_first() {
-                let value = value.trim_spaces();
-                return value.split(|&byte| byte == b';').next();
+                return trim_spaces(value).split(|&byte| byte == b';').next();
             }
-            // nginx has consumed the letter that should have been "=".
+            // nginx has consumed the letter in place of "=".
             rest = rest.get(1..).unwrap_or_default();
         }
         let end = rest.iter().position(|byte| matches!(byte, b';' | b','));
-        rest = end.map_or(&b""[..], |end| &rest[end + 1..]).trim_spaces();
+        rest = trim_spaces(end.map_or(&b""[..], |end| &rest[end + 1..]));
     }
     None
 }
 
-/// An argument's value in a query, not decoded: `ngx_http_arg`. Names compare without case.
+/// Returns an argument's value in a query, not decoded: `ngx_http_arg`. Names compare without case.
 pub(super) fn arg<'q>(query: &'q [u8], name: &[u8]) -> Option<&'q [u8]> {
     query.split(|&byte| byte == b'&').find_map(|pair| {
         let (start, value) = pair.split_at_checked(name.len())?;
@@ -27,16 +26,10 @@ pub(super) fn arg<'q>(query: &'q [u8], name: &[u8]) -> Option<&'q [u8]> {
     })
 }
 
-trait Spaces {
-    /// Without leading spaces; tabs stay, unlike with `trim_ascii_start`.
-    fn trim_spaces(&self) -> &Self;
-}
-
-impl Spaces for [u8] {
-    fn trim_spaces(&self) -> &[u8] {
-        let start = self.iter().position(|&byte| byte != b' ').unwrap_or(self.len());
-        &self[start..]
-    }
+/// Removes leading spaces; unlike `trim_ascii_start`, tabs stay.
+fn trim_spaces(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|&byte| byte != b' ').unwrap_or(text.len());
+    &text[start..]
 }
 
 #[cfg(test)]

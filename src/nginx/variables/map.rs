@@ -1,26 +1,22 @@
-//! `map`: a variable whose value follows from another's. The recipe for `sticky route` needs it: it takes the route out of a
-//! session id with a regular expression.
+//! `map`: a variable whose value follows from another's.
 //!
-//! A map refers only to maps that are compiled already, so that evaluating one always ends.
+//! nginx's recipe for `sticky route` needs it, to take the route out of a session id. A map refers only
+//! to maps that are compiled already, so evaluating one always ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::super::error::{ErrorKind, Fault};
-use super::super::lexer::Word;
-use super::super::parser::Directive;
-use super::super::pattern::Pattern;
-use super::super::values;
-use super::{Scope, Template, Variable, is_known};
+use super::{Scope, Sink, Template, is_built_in, is_name_letter};
+use crate::nginx::syntax::{Directive, ErrorKind, Fault, Pattern, Word};
 
 /// One `map` block.
 #[derive(Debug)]
-pub(crate) struct Map {
+pub(super) struct Map {
     name: String,
     source: Template,
     /// By the value in lower case, as nginx compares.
     exact: HashMap<Vec<u8>, Template>,
-    /// In the order of the file; asked where no exact value fits.
+    /// In the order of the file; tried if no exact value matches.
     patterns: Vec<(Pattern, Template)>,
     default: Option<Template>,
 }
@@ -33,7 +29,7 @@ const USAGE: &str = "map SOURCE $NAME { VALUE RESULT; ~EXPRESSION RESULT; defaul
 
 impl Maps {
     /// Reads all `map` blocks. They may refer to each other in any order, but not in a circle.
-    pub(in crate::nginx) fn read<'d>(blocks: impl Iterator<Item = &'d Directive>) -> Result<Maps, Fault> {
+    pub(crate) fn read<'d>(blocks: impl Iterator<Item = &'d Directive>) -> Result<Maps, Fault> {
         let (mut maps, mut pending) = (Maps::default(), blocks.collect::<Vec<_>>());
         while !pending.is_empty() {
             let (before, mut fault) = (pending.len(), None);
@@ -42,13 +38,13 @@ impl Maps {
                 match Map::read(block, &maps) {
                     Ok(map) if maps.0.contains_key(&map.name) => {
                         let message = format!("map: the variable \"${}\" has a map already", map.name);
-                        return Err(Fault::new(ErrorKind::Duplicate, block.span(), message).expecting("another name"));
+                        return Err(block.span().duplicate(message, "another name"));
                     }
                     Ok(map) => _ = maps.0.insert(map.name.clone(), Arc::new(map)),
-                    Err(why) => {
-                        // What one map lacks may be the mistake of another.
+                    Err(error) => {
+                        // An unknown variable may be the consequence of a mistake in the map that defines it.
                         if fault.as_ref().is_none_or(|fault: &Fault| fault.kind() == ErrorKind::Unknown) {
-                            fault = Some(why);
+                            fault = Some(error);
                         }
                         later.push(block);
                     }
@@ -62,8 +58,8 @@ impl Maps {
         Ok(maps)
     }
 
-    pub(super) fn variable(&self, name: &str) -> Option<Variable> {
-        self.0.get(name).cloned().map(Variable::Mapped)
+    pub(super) fn get(&self, name: &str) -> Option<Arc<Map>> {
+        self.0.get(name).cloned()
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
@@ -74,72 +70,60 @@ impl Maps {
 impl Map {
     fn read(directive: &Directive, maps: &Maps) -> Result<Map, Fault> {
         let ([source, name], Some(block)) = (&directive.args[..], &directive.block) else {
-            return Err(
-                Fault::new(ErrorKind::Value, directive.span(), "map takes a source and a variable").expecting(USAGE)
-            );
+            return Err(directive.span().value("map takes a source and a variable", USAGE));
         };
-        let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let variable = name.text.strip_prefix('$').filter(|name| !name.is_empty() && name.chars().all(letter));
+        let variable = name.text.strip_prefix('$').filter(|name| !name.is_empty() && name.chars().all(is_name_letter));
         let Some(variable) = variable.map(str::to_ascii_lowercase) else {
-            return Err(values::invalid(name, "variable").expecting("$NAME of letters, digits and \"_\""));
+            return Err(name.invalid("variable", "$NAME of letters, digits and \"_\""));
         };
-        if is_known(&variable) {
+        if is_built_in(&variable) {
             let message = format!("map: the variable \"${variable}\" has a meaning already");
-            return Err(Fault::new(ErrorKind::Duplicate, name.span, message).expecting("another name"));
+            return Err(name.span.duplicate(message, "another name"));
         }
-        let mut map = Map {
-            name: variable,
-            source: Template::new(source, maps)?,
-            exact: HashMap::new(),
-            patterns: Vec::new(),
-            default: None,
-        };
+        let source = Template::new(source, maps)?;
+        let mut map = Map { name: variable, source, exact: HashMap::new(), patterns: Vec::new(), default: None };
         for line in block {
-            map.line(line, maps)?;
+            map.read_line(line, maps)?;
         }
         Ok(map)
     }
 
-    fn line(&mut self, line: &Directive, maps: &Maps) -> Result<(), Fault> {
+    fn read_line(&mut self, line: &Directive, maps: &Maps) -> Result<(), Fault> {
         let key = &line.name;
-        let fault = |kind, message: String| Fault::new(kind, key.span, message);
         let result = match (&line.args[..], &line.block) {
             ([result], None) => result,
-            // Nothing is kept from one use to the next.
+            // Values are computed anew for each use in any case.
             ([], None) if key.text == "volatile" => return Ok(()),
             ([], None) if key.text == "hostnames" => {
-                return Err(fault(ErrorKind::Unsupported, "\"hostnames\" of map is not supported".into())
-                    .expecting("~EXPRESSION RESULT;"));
+                return Err(key.span.unsupported("\"hostnames\" of map is not supported", "~EXPRESSION RESULT;"));
             }
-            _ => return Err(fault(ErrorKind::Value, "a line of map is a value and a result".into()).expecting(USAGE)),
+            _ => return Err(key.span.value("a line of map is a value and a result", USAGE)),
         };
-        let twice =
-            || fault(ErrorKind::Duplicate, format!("\"{}\" is duplicate", key.text)).expecting("it once in a map");
-        if key.text == "default" {
-            return match self.default.replace(Template::new(result, maps)?) {
-                None => Ok(()),
-                Some(_) => Err(twice()),
-            };
-        }
         if let Some(expression) = key.text.strip_prefix('~') {
-            let (expression, any_case) = match expression.strip_prefix('*') {
+            let (expression, ignore_case) = match expression.strip_prefix('*') {
                 Some(expression) => (expression, true),
                 None => (expression, false),
             };
-            let pattern = Pattern::new(expression, any_case, key, key.text.len() - expression.len())?;
-            let result = Template::of_pattern(result, maps, &groups(&pattern, key)?)?;
+            let pattern = Pattern::new(expression, ignore_case, key, key.text.len() - expression.len())?;
+            let result = Template::with_groups(result, maps, &named_groups(&pattern, key)?)?;
             self.patterns.push((pattern, result));
             return Ok(());
         }
-        let value = key.text.strip_prefix('\\').unwrap_or(&key.text).to_ascii_lowercase().into_bytes();
-        match self.exact.insert(value, Template::new(result, maps)?) {
+        let result = Template::new(result, maps)?;
+        let replaced = if key.text == "default" {
+            self.default.replace(result)
+        } else {
+            let value = key.text.strip_prefix('\\').unwrap_or(&key.text).to_ascii_lowercase().into_bytes();
+            self.exact.insert(value, result)
+        };
+        match replaced {
             None => Ok(()),
-            Some(_) => Err(twice()),
+            Some(_) => Err(key.span.duplicate(format!("\"{}\" is duplicate", key.text), "each value once in a map")),
         }
     }
 
-    /// Hands the value for a request to `sink`.
-    pub(super) fn write(&self, scope: &Scope<'_>, sink: &mut dyn FnMut(&[u8])) {
+    /// Writes the value for a request to `sink`.
+    pub(super) fn write(&self, scope: &Scope<'_>, sink: Sink<'_>) {
         let source = self.source.value(scope);
         if let Some(result) = self.exact.get(&source.to_ascii_lowercase()) {
             return result.write(scope, sink);
@@ -155,23 +139,16 @@ impl Map {
     }
 }
 
-/// The names of an expression's groups in lower case, by their number.
-fn groups(pattern: &Pattern, word: &Word) -> Result<Vec<(String, u8)>, Fault> {
+/// Returns the names of an expression's groups in lower case, with their number.
+fn named_groups(pattern: &Pattern, word: &Word) -> Result<Vec<(String, u8)>, Fault> {
     let named = pattern.group_names().enumerate().filter_map(|(number, name)| Some((number, name?)));
     named
         .map(|(number, name)| match u8::try_from(number) {
             Ok(number @ 1..=9) => Ok((name.to_ascii_lowercase(), number)),
-            _ => Err(Fault::new(ErrorKind::Unsupported, word.span, "more than nine groups before a named one")
-                .expecting("(?:...) for groups that are not used")),
+            _ => {
+                let expected = "(?:...) for groups that are not used";
+                Err(word.span.unsupported("more than nine groups before a named one", expected))
+            }
         })
         .collect()
 }
-
-/// Maps are one where their variable is one: there are no two of a name.
-impl PartialEq for Map {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-}
-
-impl Eq for Map {}

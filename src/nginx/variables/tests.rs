@@ -4,7 +4,7 @@ use http::{HeaderMap, Method, Version};
 use proptest::prelude::*;
 
 use super::*;
-use crate::nginx::source::Span;
+use crate::nginx::syntax::Span;
 
 fn template(text: &str) -> Template {
     Template::new(&Word { text: text.into(), span: Span { file: 0, line: 1, at: 0 } }, &Maps::default()).unwrap()

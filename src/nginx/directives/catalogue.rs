@@ -1,0 +1,257 @@
+//! Every directive that the reader knows, and how it treats each.
+//!
+//! Three lists: directives that are modelled, with the blocks they may stand in; directives that have
+//! no effect here, so that a configuration need not be stripped of them; and directives that nginx has
+//! and this crate refuses, with what to write instead. A name in none of them is an error, so that
+//! nothing that could change behaviour is passed over.
+
+use super::remarks::Remarks;
+use crate::nginx::syntax::{Directive, Fault, Word, nearest};
+
+/// A kind of block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Block {
+    /// The top of a full `nginx.conf`.
+    Main = 1,
+    Http = 2,
+    Server = 4,
+    Location = 8,
+    Upstream = 16,
+}
+
+impl Block {
+    fn phrase(self) -> &'static str {
+        match self {
+            Block::Main => "outside \"http\"",
+            Block::Http => "in \"http\"",
+            Block::Server => "in \"server\"",
+            Block::Location => "in \"location\"",
+            Block::Upstream => "in \"upstream\"",
+        }
+    }
+}
+
+const M: u8 = Block::Main as u8;
+const H: u8 = Block::Http as u8;
+const S: u8 = Block::Server as u8;
+const L: u8 = Block::Location as u8;
+const U: u8 = Block::Upstream as u8;
+const HSL: u8 = H | S | L;
+
+/// Name, blocks, how it is written.
+static MODELLED: &[(&str, u8, &str)] = &[
+    ("add_header", HSL, "add_header NAME VALUE [always];"),
+    ("client_body_timeout", HSL, "client_body_timeout TIME;"),
+    ("client_header_buffer_size", H | S, "client_header_buffer_size SIZE;"),
+    ("client_header_timeout", H | S, "client_header_timeout TIME;"),
+    ("client_max_body_size", HSL, "client_max_body_size SIZE;"),
+    ("default_type", HSL, "default_type TYPE;"),
+    ("hash", U, "hash KEY [consistent];"),
+    ("http", M, "http { ... }"),
+    ("http2", H | S, "http2 on|off;"),
+    ("ip_hash", U, "ip_hash;"),
+    ("keepalive", U, "keepalive N;"),
+    ("keepalive_requests", HSL | U, "keepalive_requests N;"),
+    ("keepalive_time", HSL | U, "keepalive_time TIME;"),
+    ("keepalive_timeout", HSL | U, "keepalive_timeout TIME;"),
+    ("large_client_header_buffers", H | S, "large_client_header_buffers NUMBER SIZE;"),
+    ("least_conn", U, "least_conn;"),
+    ("listen", S, "listen ADDRESS[:PORT] [parameters];"),
+    ("location", S | L, "location [= | ^~ | ~ | ~*] PATH { ... }"),
+    ("map", H, "map SOURCE $NAME { VALUE RESULT; ... }"),
+    ("merge_slashes", H | S, "merge_slashes on|off;"),
+    ("proxy_buffering", HSL, "proxy_buffering on|off;"),
+    ("proxy_connect_timeout", HSL, "proxy_connect_timeout TIME;"),
+    ("proxy_hide_header", HSL, "proxy_hide_header NAME;"),
+    ("proxy_http_version", HSL, "proxy_http_version 1.0|1.1;"),
+    ("proxy_next_upstream", HSL, "proxy_next_upstream CONDITION...;"),
+    ("proxy_next_upstream_timeout", HSL, "proxy_next_upstream_timeout TIME;"),
+    ("proxy_next_upstream_tries", HSL, "proxy_next_upstream_tries N;"),
+    ("proxy_pass", L, "proxy_pass http://UPSTREAM[/URI];"),
+    ("proxy_pass_header", HSL, "proxy_pass_header NAME;"),
+    ("proxy_pass_trailers", HSL, "proxy_pass_trailers on|off;"),
+    ("proxy_read_timeout", HSL, "proxy_read_timeout TIME;"),
+    ("proxy_redirect", HSL, "proxy_redirect default|off|FROM TO;"),
+    ("proxy_request_buffering", HSL, "proxy_request_buffering on|off;"),
+    ("proxy_send_timeout", HSL, "proxy_send_timeout TIME;"),
+    ("proxy_set_header", HSL, "proxy_set_header NAME VALUE;"),
+    ("random", U, "random [two [least_conn]];"),
+    ("real_ip_header", HSL, "real_ip_header NAME;"),
+    ("real_ip_recursive", HSL, "real_ip_recursive on|off;"),
+    ("return", S | L, "return CODE [TEXT|URL];"),
+    ("send_timeout", HSL, "send_timeout TIME;"),
+    ("server", H | U, "server { ... } in http, server ADDRESS [parameters]; in upstream"),
+    ("server_name", S, "server_name NAME...;"),
+    ("set_real_ip_from", HSL, "set_real_ip_from ADDRESS|CIDR|unix:;"),
+    ("sticky", U, "sticky cookie|route|learn PARAMETERS;"),
+    ("underscores_in_headers", H | S, "underscores_in_headers on|off;"),
+    ("upstream", H, "upstream NAME { ... }"),
+    ("zone", U, "zone NAME [SIZE];"),
+];
+
+/// Directives of logs, processes, static files and TLS, separated by spaces. A trailing `*` stands for any ending.
+const IGNORED: &str = "
+    absolute_redirect accept_mutex accept_mutex_delay access_log aio brotli brotli_* charset
+    charset_* chunked_transfer_encoding client_body_buffer_size client_body_in_file_only
+    client_body_in_single_buffer client_body_temp_path connection_pool_size daemon
+    debug_connection debug_points directio env error_log etag events fastcgi_*
+    google_perftools_profiles gunzip gunzip_* gzip gzip_* http2_* http3_* if_modified_since
+    ignore_invalid_headers keepalive_disable keepalive_min_timeout lingering_* load_module
+    lock_file log_format log_not_found log_subrequest map_hash_* master_process max_ranges
+    msie_padding msie_refresh multi_accept open_file_cache open_file_cache_* open_log_file_cache
+    output_buffers pcre_jit pid port_in_redirect postpone_output proxy_buffer_size proxy_buffers
+    proxy_busy_buffers_size proxy_cache_* proxy_headers_hash_* proxy_ignore_headers
+    proxy_max_temp_file_size proxy_send_lowat proxy_socket_keepalive proxy_ssl_* proxy_temp_*
+    quic_* read_ahead recursive_error_pages request_pool_size reset_timedout_connection resolver
+    resolver_timeout scgi_* sendfile sendfile_max_chunk send_lowat server_name_in_redirect
+    server_names_hash_* server_tokens ssl_* ssl_engine subrequest_output_buffer_size tcp_nodelay
+    tcp_nopush thread_pool timer_resolution types types_hash_* user uwsgi_* variables_hash_*
+    worker_* working_directory
+";
+
+fn ignored() -> impl Iterator<Item = &'static str> {
+    IGNORED.split_ascii_whitespace()
+}
+
+/// Name, the one value with which it has no effect here, and what to write instead of another value.
+static IGNORED_WITH: &[(&str, &str, &str)] = &[
+    ("auth_basic", "off", "auth_basic off; Kylin asks for a password itself"),
+    ("auth_request", "off", "auth_request off; Kylin asks for a password itself"),
+    ("autoindex", "off", NO_FILES),
+    ("expires", "off", "add_header Cache-Control VALUE;"),
+    ("limit_rate", "0", "limit_rate 0; bandwidth is not limited"),
+    ("proxy_cache", "off", "proxy_cache off; Kylin's responses depend on the user"),
+    ("proxy_cookie_domain", "off", "proxy_cookie_domain off; cookies stay unchanged"),
+    ("proxy_cookie_flags", "off", "proxy_cookie_flags off; cookies stay unchanged"),
+    ("proxy_cookie_path", "off", "proxy_cookie_path off; cookies stay unchanged"),
+    ("proxy_force_ranges", "off", "proxy_force_ranges off; ranges stay unchanged"),
+    ("proxy_ignore_client_abort", "off", "off: a request is cancelled at the node when its client disconnects"),
+    ("proxy_intercept_errors", "off", "off: the node's error responses reach the client"),
+    ("proxy_limit_rate", "0", "proxy_limit_rate 0; bandwidth is not limited"),
+    ("proxy_pass_request_body", "on", "proxy_pass_request_body on;"),
+    ("proxy_pass_request_headers", "on", "proxy_pass_request_headers on;"),
+    ("proxy_store", "off", "proxy_store off; responses are not stored"),
+    ("satisfy", "all", "satisfy all;"),
+];
+
+const NO_FILES: &str = "proxy_pass or return: static files are not served";
+const NO_LOGIC: &str = "locations and variables: requests are not rewritten";
+const NO_LIMITS: &str = "max_conns=N on the servers of an upstream: requests are not limited per client";
+const NO_ACCESS: &str = "a firewall, or an application that checks before it forwards: there is no access control here";
+
+
+/// Names that nginx knows and this crate refuses, separated by spaces, and what to write instead.
+static REFUSED: &[(&str, &str)] = &[
+    ("alias index root try_files", NO_FILES),
+    ("allow auth_basic_user_file auth_jwt deny limit_except", NO_ACCESS),
+    ("break geo if internal perl rewrite set", NO_LOGIC),
+    ("error_page", "no error_page: the node's own error responses reach the client"),
+    ("fair least_time", "least_conn"),
+    ("fastcgi_pass grpc_pass scgi_pass uwsgi_pass", "proxy_pass http://..."),
+    ("health_check", "max_fails=N fail_timeout=TIME on the servers of an upstream"),
+    ("limit_conn limit_conn_zone limit_req limit_req_zone", NO_LIMITS),
+    ("mail stream", "http { ... } only"),
+    ("mirror", "no mirror: requests are not copied"),
+    ("ntlm", "sticky cookie: connections are not bound to clients"),
+    ("proxy_bind", "no proxy_bind: the system chooses the local address"),
+    ("proxy_method", "no proxy_method: the method is passed unchanged"),
+    ("proxy_protocol", "real_ip_header X-Forwarded-For"),
+    ("proxy_set_body", "no proxy_set_body: the body is passed unchanged"),
+    ("queue", "max_conns=N; if every server is full, the response is 503"),
+    ("split_clients", "weight=N on the servers of an upstream"),
+    ("ssl", "a TLS terminator in front: the listeners speak cleartext"),
+    ("state", "server ADDRESS lines"),
+    ("stub_status", "the application's own status page"),
+    ("sub_filter", "no sub_filter: response bodies are passed unchanged"),
+];
+
+/// Returns the modelled directives of a block; notes those that have no effect here.
+///
+/// # Errors
+/// For a directive that is unknown, refused, or not allowed in this kind of block.
+pub(crate) fn modelled<'d>(
+    directives: &'d [Directive],
+    block: Block,
+    remarks: &mut Remarks<'_>,
+) -> Result<Vec<&'d Directive>, Fault> {
+    let mut modelled = Vec::new();
+    for directive in directives {
+        if is_modelled(directive, block)? {
+            modelled.push(directive);
+        } else {
+            remarks.ignored(directive.span(), &directive.name.text);
+        }
+    }
+    Ok(modelled)
+}
+
+/// Returns whether a directive is modelled; if not, it has no effect here.
+fn is_modelled(directive: &Directive, block: Block) -> Result<bool, Fault> {
+    let name = directive.name.text.as_str();
+    let span = directive.span();
+    if let Some((_, blocks, usage)) = MODELLED.iter().find(|(known, ..)| *known == name) {
+        if blocks & block as u8 == 0 {
+            let message = format!("\"{name}\" is not allowed {}", block.phrase());
+            return Err(span.misplaced(message, format!("{usage} {}", phrases(*blocks))));
+        }
+        let takes_block =
+            matches!(name, "http" | "location" | "map" | "upstream") || (name == "server" && block == Block::Http);
+        return match &directive.block {
+            Some(_) if !takes_block => Err(span.syntax(format!("\"{name}\" takes no block"), *usage)),
+            None if takes_block => Err(span.syntax(format!("\"{name}\" has no block"), *usage)),
+            _ => Ok(true),
+        };
+    }
+    if let Some((_, instead)) = REFUSED.iter().find(|(names, _)| names.split(' ').any(|known| known == name)) {
+        return Err(span.unsupported(format!("\"{name}\" is not supported"), *instead));
+    }
+    if block == Block::Upstream {
+        return Err(unknown(directive, block));
+    }
+    if let Some((_, value, instead)) = IGNORED_WITH.iter().find(|(known, ..)| *known == name) {
+        return match &directive.args[..] {
+            [word] if word.text == *value => Ok(false),
+            _ => Err(span.unsupported(format!("\"{name}\" is supported as \"{name} {value}\" only"), *instead)),
+        };
+    }
+    let is_ignored = |known: &str| known.strip_suffix('*').map_or(known == name, |start| name.starts_with(start));
+    if ignored().any(is_ignored) { Ok(false) } else { Err(unknown(directive, block)) }
+}
+
+/// Returns how a modelled directive is written.
+pub(crate) fn usage(name: &str) -> &'static str {
+    MODELLED.iter().find(|(known, ..)| *known == name).map_or("", |(.., usage)| usage)
+}
+
+/// Returns the arguments of a directive that takes exactly `N`.
+pub(crate) fn args<const N: usize>(directive: &Directive) -> Result<[&Word; N], Fault> {
+    let words: Vec<&Word> = directive.args.iter().collect();
+    words.try_into().map_err(|_| wrong_number(directive))
+}
+
+pub(crate) fn arg(directive: &Directive) -> Result<&Word, Fault> {
+    args(directive).map(|[word]| word)
+}
+
+pub(crate) fn wrong_number(directive: &Directive) -> Fault {
+    let name = &directive.name.text;
+    directive.span().value(format!("invalid number of arguments of \"{name}\""), usage(name))
+}
+
+fn unknown(directive: &Directive, block: Block) -> Fault {
+    let name = &directive.name.text;
+    let here = || MODELLED.iter().filter(|(_, blocks, _)| blocks & block as u8 != 0).map(|(known, ..)| *known);
+    let ignored = ignored().filter(|name| block != Block::Upstream && !name.ends_with('*'));
+    if let Some(meant) = nearest(name, here().chain(ignored)) {
+        let usage = Some(usage(meant)).filter(|usage| !usage.is_empty()).unwrap_or(meant);
+        return directive.span().unknown(format!("unknown directive \"{name}\", did you mean \"{meant}\"?"), usage);
+    }
+    let expected = format!("one of: {}", here().collect::<Vec<_>>().join(", "));
+    directive.span().unknown(format!("unknown directive \"{name}\" {}", block.phrase()), expected)
+}
+
+fn phrases(blocks: u8) -> String {
+    let all = [Block::Main, Block::Http, Block::Server, Block::Location, Block::Upstream];
+    let allowed: Vec<_> = all.into_iter().filter(|block| blocks & *block as u8 != 0).map(Block::phrase).collect();
+    allowed.join(" or ")
+}

@@ -1,0 +1,154 @@
+//! `location`: which location a path belongs to (`ngx_http_core_find_location`), and what it does.
+
+mod matcher;
+mod proxy_pass;
+mod read;
+mod reply;
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+pub(crate) use matcher::Matcher;
+#[cfg(test)]
+pub(crate) use proxy_pass::PassUri;
+pub(crate) use proxy_pass::{ProxyPass, Redirects};
+pub(crate) use read::read_all;
+pub(crate) use reply::Reply;
+
+use super::settings::BlockSettings;
+use crate::nginx::syntax::Captures;
+
+/// One `location` block.
+#[derive(Debug, Clone)]
+pub(crate) struct Location {
+    /// Its position among all locations of the configuration, in the order in which their blocks begin.
+    pub(crate) number: usize,
+    pub(crate) matcher: Matcher,
+    pub(crate) action: Action,
+    pub(crate) settings: BlockSettings,
+    /// The locations inside it.
+    pub(crate) nested: Locations,
+}
+
+/// What a location does with a request.
+#[derive(Debug, Clone)]
+pub(crate) enum Action {
+    /// It sends the request to a node.
+    Proxy(ProxyPass),
+    /// It responds itself.
+    Return(Reply),
+}
+
+/// The result of a search.
+#[derive(Debug, Clone)]
+pub(crate) enum LocationMatch<'c, 'r> {
+    Location {
+        location: &'c Location,
+        /// The groups of its regular expression; `None` if it has none, so that those of the server name stay.
+        captures: Option<Captures<'r>>,
+    },
+    /// The path lacks the slash at the end of this location's: the response redirects there with 301.
+    Redirect(&'c Location),
+}
+
+/// The locations of one block.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Locations {
+    all: Vec<Location>,
+    exact: HashMap<Vec<u8>, usize>,
+    /// Longest first.
+    prefixes: Vec<usize>,
+    /// In the order of the file.
+    patterns: Vec<usize>,
+    /// By path without the slash at its end: a client that leaves the slash off is redirected.
+    without_slash: HashMap<Vec<u8>, usize>,
+}
+
+impl Locations {
+    fn new(all: Vec<Location>) -> Locations {
+        let mut locations = Locations::default();
+        for (index, location) in all.iter().enumerate() {
+            match &location.matcher {
+                Matcher::Exact(path) => _ = locations.exact.insert(path.clone().into_bytes(), index),
+                Matcher::Prefix { .. } => locations.prefixes.push(index),
+                Matcher::Regex(_) => locations.patterns.push(index),
+            }
+            if let Some(path) = location.without_slash() {
+                locations.without_slash.entry(path.to_vec()).or_insert(index);
+            }
+        }
+        locations.prefixes.sort_by_key(|&index| Reverse(all[index].matcher.text().len()));
+        locations.all = all;
+        locations
+    }
+
+    /// Returns the locations in the order of the file.
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Location> {
+        self.all.iter()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Finds the location for a [normalised](crate::nginx::uri::normalise) path.
+    ///
+    /// An exact location wins, else the first regular expression that matches, else the longest prefix.
+    pub(crate) fn find<'r>(&self, path: &'r [u8]) -> Option<LocationMatch<'_, 'r>> {
+        self.search(path).0
+    }
+
+    /// Also returns whether the search is over: nginx's `NGX_OK` or `NGX_DONE` against `NGX_AGAIN` and `NGX_DECLINED`.
+    fn search<'r>(&self, path: &'r [u8]) -> (Option<LocationMatch<'_, 'r>>, bool) {
+        if let Some(&index) = self.exact.get(path) {
+            return (Some(LocationMatch::Location { location: &self.all[index], captures: None }), true);
+        }
+        let mut prefixes = self.prefixes.iter().map(|&index| &self.all[index]);
+        let longest = prefixes.find(|location| path.starts_with(location.matcher.text().as_bytes()));
+        let is_whole_path = longest.is_some_and(|location| location.matcher.text().len() == path.len());
+        if let Some(&index) = self.without_slash.get(path).filter(|_| !is_whole_path) {
+            return (Some(LocationMatch::Redirect(&self.all[index])), true);
+        }
+        let mut found = None;
+        if let Some(location) = longest {
+            let (nested, over) = location.nested.search(path);
+            if over {
+                return (nested, true);
+            }
+            found = nested.or(Some(LocationMatch::Location { location, captures: None }));
+            if matches!(location.matcher, Matcher::Prefix { no_regex: true, .. }) {
+                return (found, false);
+            }
+        }
+        for location in self.patterns.iter().map(|&index| &self.all[index]) {
+            let Matcher::Regex(pattern) = &location.matcher else { continue };
+            if let Some(captures) = pattern.captures(path) {
+                let captures = Some(captures);
+                let found = match location.nested.search(path).0 {
+                    Some(LocationMatch::Location { location, captures: None }) => {
+                        LocationMatch::Location { location, captures }
+                    }
+                    Some(found) => found,
+                    None => LocationMatch::Location { location, captures },
+                };
+                return (Some(found), true);
+            }
+        }
+        (found, false)
+    }
+}
+
+impl Location {
+    /// Returns the path without the slash at its end; nginx redirects only to a location that proxies.
+    fn without_slash(&self) -> Option<&[u8]> {
+        match (&self.action, &self.matcher) {
+            (Action::Proxy(_), Matcher::Exact(path) | Matcher::Prefix { path, .. }) => {
+                path.as_bytes().strip_suffix(b"/")
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

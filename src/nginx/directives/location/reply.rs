@@ -1,0 +1,44 @@
+//! `return`: a response without a node.
+
+use crate::nginx::directives::catalogue::wrong_number;
+use crate::nginx::syntax::{Directive, Fault, values};
+use crate::nginx::variables::{Maps, Template};
+
+/// A response that the front end gives itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Reply {
+    /// The status, 200 to 599.
+    pub(crate) status: u16,
+    /// `Location` of a redirect.
+    pub(crate) location: Option<Template>,
+    /// The body, whose type is `default_type`.
+    pub(crate) text: Option<Template>,
+}
+
+impl Reply {
+    pub(crate) fn read(directive: &Directive, maps: &Maps) -> Result<Reply, Fault> {
+        let usage = "return CODE;, return CODE TEXT;, return 301|302|303|307|308 URL; or return URL;";
+        let (first, second) = match &directive.args[..] {
+            [first] => (first, None),
+            [first, second] => (first, Some(second)),
+            _ => return Err(wrong_number(directive)),
+        };
+        let is_url = ["http://", "https://", "$scheme"].iter().any(|start| first.text.starts_with(start));
+        if second.is_none() && is_url {
+            return Ok(Reply { status: 302, location: Some(Template::for_header(first, maps)?), text: None });
+        }
+        if first.text == "444" {
+            let message = "return 444 (closing without a response) is not supported";
+            return Err(first.span.unsupported(message, "a status that is sent, such as 403"));
+        }
+        if !first.text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(first.invalid("return code", usage));
+        }
+        let status = u16::try_from(values::number(first, 200..=599)?).unwrap_or(500);
+        let (location, text) = match status {
+            301 | 302 | 303 | 307 | 308 => (second.map(|url| Template::for_header(url, maps)).transpose()?, None),
+            _ => (None, second.map(|text| Template::new(text, maps)).transpose()?),
+        };
+        Ok(Reply { status, location, text })
+    }
+}

@@ -1,0 +1,78 @@
+use super::*;
+use crate::nginx::Config;
+use crate::nginx::uri::normalise;
+
+fn config(locations: &str) -> Config {
+    Config::parse("x", &format!("upstream k {{ server 1.1.1.1; }} server {{ listen 80; {locations} }}")).unwrap()
+}
+
+fn choice(config: &Config, path: &str) -> String {
+    match config.servers[0].locate(path.as_bytes()) {
+        None => "404".into(),
+        Some(LocationMatch::Redirect(to)) => format!("301 {}", to.matcher.text()),
+        Some(LocationMatch::Location { location, captures }) => {
+            let capture =
+                captures.and_then(|captures| captures.0[1]).map(|one| format!(" $1={}", String::from_utf8_lossy(one)));
+            format!("{}{}", location.matcher, capture.unwrap_or_default())
+        }
+    }
+}
+
+#[test]
+fn the_location_is_nginxs() {
+    // Confirmed with nginx 1.22, where each location responds with its name.
+    let config = config(
+        "location = / { return 200; } location / { return 200; } location /images { return 200; }
+         location ^~ /images/raw { return 200; } location ~ ^/(im.*)\\.png$ { return 200; } location ~* \\.PNG$ { return 200; }
+         location /kylin/ { proxy_pass http://k; location = /kylin/x.png { return 200; } location ~ /q(\\d) { return 200; }
+             location /kylin/api { return 200; } }",
+    );
+    for (path, expected) in [
+        ("/", "= /"),
+        ("/x", "/"),
+        ("/images/a", "/images"),
+        ("/images/a.png", "~ ^/(im.*)\\.png$ $1=images/a"),
+        ("/x.png", "~* \\.PNG$"),
+        ("/images/raw/a.png", "^~ /images/raw"),
+        ("/kylin", "301 /kylin/"),
+        ("/kylin/", "/kylin/"),
+        ("/kylin/x.png", "= /kylin/x.png"),
+        ("/kylin/y.png", "~* \\.PNG$"),
+        ("/kylin/q7.png", "~ /q(\\d) $1=7"),
+        ("/kylin/api/q", "/kylin/api"),
+        ("/kylinx", "/"),
+    ] {
+        assert_eq!(choice(&config, path), expected, "{path}");
+    }
+}
+
+#[test]
+fn a_path_without_a_location_is_404() {
+    assert_eq!(choice(&config("location /a { return 200; }"), "/b"), "404");
+}
+
+#[test]
+fn the_uri_for_the_node_is_nginxs() {
+    // Confirmed with nginx 1.22 and a server that responds with $request_uri, but for `$uri`, which nginx sends decoded.
+    for (location, target, request, expected) in [
+        ("/", "http://k", "/a%20b/../c?x=%20", "/a%20b/../c?x=%20"),
+        ("/a/", "http://k/b/", "/a/c%20d/../e%3f%7e?x=1", "/b/e%3F~?x=1"),
+        ("/a/", "http://k/", "/a//b|c?", "/b|c"),
+        ("/a", "http://k/b", "/a/%2Fc", "/b/c"),
+        ("= /a", "http://k/b?y=1", "/a?x=1", "/b?y=1?x=1"),
+        ("/a", "http://unix:/s:/b", "/ac", "/bc"),
+        ("/", "http://k$request_uri", "/%61?b", "/%61?b"),
+        ("/", "http://k$uri", "/%61%20?b", "/a%20"),
+        ("/", "http://k$uri$is_args$args", "/%61%20?b", "/a%20?b"),
+        ("~ ^/(.)", "http://k", "/%61", "/%61"),
+    ] {
+        let config = config(&format!("location {location} {{ proxy_pass {target}; }}"));
+        let path = normalise(request, true).unwrap();
+        let Some(LocationMatch::Location { location: Location { action: Action::Proxy(pass), .. }, .. }) =
+            config.servers[0].locate(&path)
+        else {
+            panic!("{location} {request}");
+        };
+        assert_eq!(pass.upstream_uri(request, &path), expected, "{location} {target} {request}");
+    }
+}

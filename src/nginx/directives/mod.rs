@@ -1,0 +1,12 @@
+//! What directives mean: a directive in, a typed model out.
+//!
+//! [`catalogue`] knows every name and where it may stand. The other modules read one block or one
+//! family of directives each.
+
+pub(crate) mod catalogue;
+pub(crate) mod context;
+pub(crate) mod location;
+pub(crate) mod remarks;
+pub(crate) mod server;
+pub(crate) mod settings;
+pub(crate) mod upstream;

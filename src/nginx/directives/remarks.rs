@@ -1,0 +1,52 @@
+//! Remarks about lines: what has no effect here, and what differs from nginx.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::nginx::syntax::{Sources, Span};
+
+/// A remark about a line of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Notice {
+    /// The file.
+    pub file: Arc<str>,
+    /// The line, from 1.
+    pub line: u32,
+    /// The directive, or the remark.
+    pub text: String,
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} {}", self.file, self.line, self.text)
+    }
+}
+
+/// Collects the remarks while a configuration is read.
+#[derive(Debug)]
+pub(crate) struct Remarks<'s> {
+    sources: &'s Sources,
+    /// Directives that were accepted and have no effect here.
+    pub(crate) ignored: Vec<Notice>,
+    /// Where this crate does something else than nginx would.
+    pub(crate) notes: Vec<Notice>,
+}
+
+impl<'s> Remarks<'s> {
+    pub(crate) fn new(sources: &'s Sources) -> Self {
+        Remarks { sources, ignored: Vec::new(), notes: Vec::new() }
+    }
+
+    pub(crate) fn ignored(&mut self, span: Span, text: impl Into<String>) {
+        self.ignored.push(self.notice(span, text.into()));
+    }
+
+    pub(crate) fn note(&mut self, span: Span, text: impl Into<String>) {
+        self.notes.push(self.notice(span, text.into()));
+    }
+
+    fn notice(&self, span: Span, text: String) -> Notice {
+        Notice { file: self.sources.name(span.file), line: span.line, text }
+    }
+}

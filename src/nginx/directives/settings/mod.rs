@@ -1,0 +1,108 @@
+//! The settings that a block inherits from the block around it.
+//!
+//! A value is what the file says, or `None`. The defaults of nginx do not always suit Kylin, whose
+//! queries run for minutes, so the code that builds the site chooses them.
+
+mod next_upstream;
+mod read;
+mod real_ip;
+mod redirect;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+
+pub(crate) use next_upstream::NextUpstream;
+pub(crate) use read::SettingsReader;
+pub(crate) use real_ip::{RealIp, TrustedPeers};
+pub(crate) use redirect::{Redirect, RedirectRule};
+
+use crate::nginx::variables::Template;
+
+/// The settings of a block, after inheritance.
+///
+/// Lists follow nginx's rule: a block with any line of a kind inherits no line of that kind.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BlockSettings {
+    /// `proxy_set_header`. Without a line for `Host`, nginx sends `$proxy_host`.
+    pub(crate) set_headers: Arc<Vec<SetHeader>>,
+    /// `add_header`.
+    pub(crate) add_headers: Arc<Vec<AddHeader>>,
+    /// `proxy_hide_header`.
+    pub(crate) hide_headers: Arc<Vec<HeaderName>>,
+    /// `proxy_pass_header`.
+    pub(crate) pass_headers: Arc<Vec<HeaderName>>,
+    /// `set_real_ip_from`, `real_ip_header`, `real_ip_recursive`.
+    pub(crate) real_ip: Arc<RealIp>,
+    /// `proxy_redirect`.
+    pub(crate) redirect: Arc<Vec<RedirectRule>>,
+    /// `proxy_next_upstream`, `_tries` and `_timeout`.
+    pub(crate) next_upstream: NextUpstream,
+    /// `proxy_connect_timeout`; nginx: 60 s.
+    pub(crate) connect_timeout: Option<Duration>,
+    /// `proxy_read_timeout`, between two reads from the node; nginx: 60 s.
+    pub(crate) read_timeout: Option<Duration>,
+    /// `client_max_body_size`, 0 for no limit; nginx: 1 MiB.
+    pub(crate) max_body_size: Option<u64>,
+    /// `client_body_timeout`, between two reads from the client; nginx: 60 s.
+    pub(crate) body_timeout: Option<Duration>,
+    /// `send_timeout`, between two writes to the client; nginx: 60 s.
+    pub(crate) client_send_timeout: Option<Duration>,
+    /// `client_header_timeout`; nginx: 60 s.
+    pub(crate) header_timeout: Option<Duration>,
+    /// `large_client_header_buffers`, the bytes of all; nginx: 4 of 8 KiB.
+    pub(crate) max_head_bytes: Option<u64>,
+    /// `keepalive_timeout` of client connections, 0 closes them; nginx: 75 s.
+    pub(crate) keepalive_timeout: Option<Duration>,
+    /// `proxy_request_buffering`; nginx: on. Off: a request is not sent again once its body has begun.
+    pub(crate) request_buffering: Option<bool>,
+    /// `merge_slashes`; nginx: on.
+    pub(crate) merge_slashes: Option<bool>,
+    /// `underscores_in_headers`; nginx: off, which drops such headers of a request.
+    pub(crate) underscores_in_headers: Option<bool>,
+    /// `default_type`, the type of the text of a `return`; nginx: `text/plain`.
+    pub(crate) default_type: Option<String>,
+}
+
+/// One `proxy_set_header` line. An empty value removes the header.
+#[derive(Debug, Clone)]
+pub(crate) struct SetHeader {
+    pub(crate) name: HeaderName,
+    pub(crate) value: Template,
+}
+
+/// One `add_header` line. An empty value adds nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct AddHeader {
+    pub(crate) name: HeaderName,
+    pub(crate) value: Template,
+    /// Whether responses of any status get the header.
+    pub(crate) always: bool,
+}
+
+impl AddHeader {
+    /// Returns whether a response with this status gets the header.
+    pub(crate) fn applies_to(&self, status: u16) -> bool {
+        self.always || matches!(status, 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308)
+    }
+}
+
+/// The headers of a node's response that nginx drops unless `proxy_pass_header` names them.
+static HIDDEN: [&str; 8] = [
+    "date",
+    "server",
+    "x-pad",
+    "x-accel-expires",
+    "x-accel-redirect",
+    "x-accel-limit-rate",
+    "x-accel-buffering",
+    "x-accel-charset",
+];
+
+impl BlockSettings {
+    /// Returns whether a header of a node's response is kept from the client.
+    pub(crate) fn hides(&self, name: &HeaderName) -> bool {
+        self.hide_headers.contains(name) || (HIDDEN.contains(&name.as_str()) && !self.pass_headers.contains(name))
+    }
+}

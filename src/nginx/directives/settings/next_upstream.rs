@@ -1,0 +1,87 @@
+//! `proxy_next_upstream`: when a request is sent to another server.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::nginx::directives::catalogue::wrong_number;
+use crate::nginx::syntax::{Directive, Fault, did_you_mean};
+
+/// When a request is sent to another server, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NextUpstream {
+    /// The conditions of the line, each once; empty for `off`.
+    conditions: Vec<&'static str>,
+    /// The most servers that a request is sent to; 0 is no limit.
+    pub(crate) tries: u32,
+    /// The longest time until the last attempt begins; zero is no limit.
+    pub(crate) max_elapsed: Duration,
+}
+
+const CONDITIONS: [&str; 12] = [
+    "error",
+    "timeout",
+    "invalid_header",
+    "http_500",
+    "http_502",
+    "http_503",
+    "http_504",
+    "http_403",
+    "http_404",
+    "http_429",
+    "non_idempotent",
+    "off",
+];
+
+impl Default for NextUpstream {
+    fn default() -> Self {
+        NextUpstream { conditions: vec!["error", "timeout"], tries: 0, max_elapsed: Duration::ZERO }
+    }
+}
+
+impl NextUpstream {
+    /// Returns whether the line has this condition.
+    pub(crate) fn has(&self, condition: &str) -> bool {
+        self.conditions.contains(&condition)
+    }
+
+    /// Returns whether a response with this status is replaced by another server's.
+    pub(crate) fn on_status(&self, status: u16) -> bool {
+        self.has(&format!("http_{status}"))
+    }
+
+    /// Reads the conditions; the limits stay as they are.
+    pub(super) fn read(&mut self, directive: &Directive) -> Result<(), Fault> {
+        if directive.args.is_empty() {
+            return Err(wrong_number(directive));
+        }
+        self.conditions.clear();
+        for word in &directive.args {
+            let text = word.text.as_str();
+            let expected = || format!("any of: {}", CONDITIONS.join(" "));
+            match CONDITIONS.into_iter().find(|condition| *condition == text) {
+                Some(condition) if !self.has(condition) => self.conditions.push(condition),
+                Some(_) => {}
+                // It concerns nginx's cache.
+                None if text == "updating" => {}
+                None if text == "denied" => {
+                    return Err(word.span.unsupported("condition \"denied\" is not supported", expected()));
+                }
+                None => {
+                    let hint = did_you_mean(text, CONDITIONS);
+                    return Err(word.span.unknown(format!("unknown condition \"{text}\"{hint}"), expected()));
+                }
+            }
+        }
+        // `off` wins over the conditions beside it.
+        if self.has("off") {
+            self.conditions.clear();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for NextUpstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&if self.conditions.is_empty() { "off".to_owned() } else { self.conditions.join(" ") })
+    }
+}

@@ -1,0 +1,225 @@
+//! Reads the directives of [`BlockSettings`] in one block: `http`, `server` or `location`.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, header};
+
+use super::{AddHeader, BlockSettings, RedirectRule, SetHeader, TrustedPeers};
+use crate::nginx::directives::catalogue::{arg, args, wrong_number};
+use crate::nginx::directives::context::ReadContext;
+use crate::nginx::syntax::values::{self, TimeUnit};
+use crate::nginx::syntax::{Directive, Fault, Word};
+use crate::nginx::variables::Template;
+use crate::proxy::HeaderEdits;
+
+/// The largest request head, whatever the file says: each client that sends one holds that much memory.
+const MAX_HEAD_BYTES: u64 = 1 << 20;
+
+/// The settings of a block while it is read: what it inherits, changed by its own directives.
+#[derive(Debug, Default)]
+pub(crate) struct SettingsReader {
+    pub(crate) settings: BlockSettings,
+    /// The directives of this block so far.
+    seen: HashSet<String>,
+}
+
+impl SettingsReader {
+    /// Begins a block inside one with these settings.
+    pub(crate) fn inside(settings: &BlockSettings) -> SettingsReader {
+        SettingsReader { settings: settings.clone(), seen: HashSet::new() }
+    }
+
+    /// Notes a directive that may stand once in a block.
+    pub(crate) fn once(&mut self, directive: &Directive) -> Result<(), Fault> {
+        let name = &directive.name.text;
+        if self.seen.insert(name.clone()) {
+            return Ok(());
+        }
+        Err(directive.span().duplicate(format!("\"{name}\" is duplicate"), format!("{name} once in a block")))
+    }
+
+    /// Reads a directive that the catalogue models and the reader of the block does not read itself.
+    pub(crate) fn read(&mut self, directive: &Directive, context: &mut ReadContext<'_>) -> Result<(), Fault> {
+        let settings = &mut self.settings;
+        let is_first = !self.seen.contains(&directive.name.text);
+        match directive.name.text.as_str() {
+            "proxy_set_header" => list(is_first, &mut settings.set_headers).extend(set_header(directive, context)?),
+            "add_header" => list(is_first, &mut settings.add_headers).push(add_header(directive, context)?),
+            "proxy_hide_header" => list(is_first, &mut settings.hide_headers).push(header_name(arg(directive)?)?),
+            "proxy_pass_header" => list(is_first, &mut settings.pass_headers).push(header_name(arg(directive)?)?),
+            "proxy_redirect" => {
+                list(is_first, &mut settings.redirect).push(RedirectRule::read(directive, &context.maps)?);
+            }
+            "set_real_ip_from" => {
+                let peers = TrustedPeers::read(arg(directive)?)?;
+                let trusted = &mut Arc::make_mut(&mut settings.real_ip).trusted;
+                if is_first {
+                    trusted.clear();
+                }
+                trusted.push(peers);
+            }
+            _ => {
+                self.once(directive)?;
+                return self.read_value(directive, context);
+            }
+        }
+        self.seen.insert(directive.name.text.clone());
+        Ok(())
+    }
+
+    fn read_value(&mut self, directive: &Directive, context: &mut ReadContext<'_>) -> Result<(), Fault> {
+        let settings = &mut self.settings;
+        let remarks = &mut context.remarks;
+        let span = directive.span();
+        let milliseconds = || values::time(arg(directive)?, TimeUnit::Milliseconds);
+        let flag = || values::flag(arg(directive)?);
+        match directive.name.text.as_str() {
+            "proxy_connect_timeout" => settings.connect_timeout = Some(milliseconds()?),
+            "proxy_send_timeout" => {
+                milliseconds()?;
+                let text = "proxy_send_timeout: a stalled upload ends proxy_read_timeout after its last progress";
+                remarks.note(span, text);
+            }
+            "proxy_read_timeout" => settings.read_timeout = Some(milliseconds()?),
+            "client_body_timeout" => settings.body_timeout = Some(milliseconds()?),
+            "client_header_timeout" => settings.header_timeout = Some(milliseconds()?),
+            "send_timeout" => settings.client_send_timeout = Some(milliseconds()?),
+            "keepalive_time" => {
+                milliseconds()?;
+                remarks.note(span, "keepalive_time: the age of a client connection has no limit");
+            }
+            "keepalive_timeout" => {
+                // nginx puts a second time into the Keep-Alive header of responses.
+                let (first, second) = match &directive.args[..] {
+                    [first] => (first, None),
+                    [first, second] => (first, Some(second)),
+                    _ => return Err(wrong_number(directive)),
+                };
+                settings.keepalive_timeout = Some(values::time(first, TimeUnit::Milliseconds)?);
+                second.map(|second| values::time(second, TimeUnit::Seconds)).transpose()?;
+            }
+            "keepalive_requests" => {
+                values::number(arg(directive)?, 0..=u32::MAX)?;
+                remarks.note(span, "keepalive_requests: the requests of a client connection have no limit");
+            }
+            "proxy_buffering" => {
+                flag()?;
+                // Responses stream at the client's pace in any case.
+                remarks.ignored(span, "proxy_buffering");
+            }
+            "proxy_request_buffering" => settings.request_buffering = Some(flag()?),
+            "merge_slashes" => settings.merge_slashes = Some(flag()?),
+            "underscores_in_headers" => settings.underscores_in_headers = Some(flag()?),
+            "http2" => {
+                if !flag()? {
+                    remarks.note(span, "http2 off: a client that begins with HTTP/2 is served all the same");
+                }
+            }
+            "client_max_body_size" => settings.max_body_size = Some(values::size(arg(directive)?)?),
+            "client_header_buffer_size" => {
+                values::size(arg(directive)?)?;
+                remarks.ignored(span, "client_header_buffer_size");
+            }
+            "proxy_pass_trailers" if flag()? => {
+                remarks.note(span, "proxy_pass_trailers on: trailers after a response's body are dropped all the same");
+            }
+            "proxy_pass_trailers" => remarks.ignored(span, "proxy_pass_trailers"),
+            "large_client_header_buffers" => {
+                let [number, size] = args(directive)?;
+                let bytes = u64::from(values::number(number, 1..=u32::MAX)?).saturating_mul(values::size(size)?);
+                if bytes > MAX_HEAD_BYTES {
+                    remarks.note(span, "large_client_header_buffers: the head of a request has at most 1 MiB");
+                }
+                settings.max_head_bytes = Some(bytes.min(MAX_HEAD_BYTES));
+            }
+            "default_type" => {
+                let word = arg(directive)?;
+                if HeaderValue::from_str(&word.text).is_err() || word.text.contains('$') {
+                    return Err(word.invalid("type", "a type like application/json"));
+                }
+                settings.default_type = Some(word.text.clone());
+            }
+            "proxy_http_version" => match arg(directive)? {
+                word if word.text == "1.1" => {}
+                word if word.text == "1.0" => {
+                    remarks.note(span, "proxy_http_version 1.0: the nodes get HTTP/1.1 all the same");
+                }
+                word => return Err(word.invalid("version", "1.1 or 1.0")),
+            },
+            "proxy_next_upstream" => settings.next_upstream.read(directive)?,
+            "proxy_next_upstream_tries" => {
+                settings.next_upstream.tries = values::number(arg(directive)?, 0..=u32::MAX)?;
+            }
+            "proxy_next_upstream_timeout" => settings.next_upstream.max_elapsed = milliseconds()?,
+            "real_ip_header" => {
+                let word = arg(directive)?;
+                if word.text == "proxy_protocol" {
+                    let expected = "X-Forwarded-For, X-Real-IP or another header";
+                    return Err(word.span.unsupported("the PROXY protocol is not supported", expected));
+                }
+                Arc::make_mut(&mut settings.real_ip).header = header_name(word)?;
+            }
+            "real_ip_recursive" => Arc::make_mut(&mut settings.real_ip).recursive = flag()?,
+            // Each name in the catalogue has an arm in some reader; this is for one that was forgotten.
+            name => return Err(span.unsupported(format!("\"{name}\" is not supported here"), "another directive")),
+        }
+        Ok(())
+    }
+}
+
+/// The list that a directive adds to: the first line in a block begins it anew.
+fn list<T: Clone>(is_first: bool, list: &mut Arc<Vec<T>>) -> &mut Vec<T> {
+    if is_first {
+        *list = Arc::default();
+    }
+    Arc::make_mut(list)
+}
+
+/// `None` if the line has no effect here.
+fn set_header(directive: &Directive, context: &mut ReadContext<'_>) -> Result<Option<SetHeader>, Fault> {
+    let [word, value] = args(directive)?;
+    let (name, value_text) = (header_name(word)?, value.text.as_str());
+    let value = Template::for_header(value, &context.maps)?;
+    if name == header::CONNECTION {
+        if !value_text.is_empty() {
+            let text = "proxy_set_header Connection: this crate decides itself whether a connection to a node is kept";
+            context.remarks.note(word.span, text);
+        }
+        return Ok(None);
+    }
+    if name == header::UPGRADE {
+        let text = "proxy_set_header Upgrade: protocol upgrades such as WebSocket are not passed on";
+        context.remarks.note(word.span, text);
+        return Ok(None);
+    }
+    settable(&name, word)?;
+    Ok(Some(SetHeader { name, value }))
+}
+
+fn add_header(directive: &Directive, context: &ReadContext<'_>) -> Result<AddHeader, Fault> {
+    let (word, value, always) = match &directive.args[..] {
+        [name, value] => (name, value, false),
+        [name, value, always] if always.text == "always" => (name, value, true),
+        [_, _, other] => {
+            let message = format!("unknown parameter \"{}\" of add_header", other.text);
+            return Err(other.span.unknown(message, "always"));
+        }
+        _ => return Err(wrong_number(directive)),
+    };
+    let name = header_name(word)?;
+    settable(&name, word)?;
+    Ok(AddHeader { name, value: Template::for_header(value, &context.maps)?, always })
+}
+
+fn settable(name: &HeaderName, word: &Word) -> Result<(), Fault> {
+    if HeaderEdits::allows(name) {
+        return Ok(());
+    }
+    let message = format!("header \"{}\" cannot be set by hand", word.text);
+    Err(word.span.unsupported(message, "another header: this one follows from the message itself"))
+}
+
+fn header_name(word: &Word) -> Result<HeaderName, Fault> {
+    HeaderName::try_from(&word.text).map_err(|_| word.invalid("header name", "a name like X-Real-IP"))
+}

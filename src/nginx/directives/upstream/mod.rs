@@ -1,0 +1,221 @@
+//! `upstream`: a group of servers, how one of them is picked, and how sessions find theirs.
+
+mod server_line;
+mod sticky;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::time::Duration;
+
+pub(crate) use server_line::UpstreamServer;
+pub(crate) use sticky::{LearnedCookies, Sticky};
+
+use super::catalogue::{self, Block, arg, wrong_number};
+use super::remarks::Remarks;
+use crate::backend::http1::Address;
+use crate::nginx::syntax::values::{self, TimeUnit};
+use crate::nginx::syntax::{Directive, Fault, Word};
+use crate::nginx::variables::{Maps, Template};
+
+/// A group of servers.
+#[derive(Debug, Clone)]
+pub(crate) struct Upstream {
+    /// The name; for a `proxy_pass` straight to a host its host and port, or `unix:` and the path.
+    pub(crate) name: String,
+    /// False for a `proxy_pass` straight to a host.
+    pub(crate) declared: bool,
+    pub(crate) method: Method,
+    pub(crate) sticky: Option<Sticky>,
+    /// The servers in the order of the file. At least one is not a backup.
+    pub(crate) servers: Vec<UpstreamServer>,
+    /// How many idle connections are kept (nginx: per worker).
+    pub(crate) keepalive: Option<u32>,
+    /// How many requests a connection may carry; nginx: 1000.
+    pub(crate) keepalive_requests: Option<u32>,
+    /// The longest life of a connection; nginx: 1 h.
+    pub(crate) keepalive_time: Option<Duration>,
+    /// How long a connection may idle; nginx: 60 s.
+    pub(crate) keepalive_timeout: Option<Duration>,
+}
+
+/// How a server is picked.
+#[derive(Debug, Clone)]
+pub(crate) enum Method {
+    RoundRobin,
+    IpHash,
+    LeastConn,
+    /// `hash KEY [consistent]`; consistent is ketama.
+    Hash {
+        key: Template,
+        consistent: bool,
+    },
+    /// `random [two]`; with `two`, the less busy of two.
+    Random {
+        two: bool,
+    },
+}
+
+impl Upstream {
+    /// Makes the group for a `proxy_pass` straight to a host.
+    pub(crate) fn of_host(name: String, address: Address) -> Upstream {
+        Upstream { declared: false, servers: vec![UpstreamServer::new(name.clone(), address)], ..Upstream::empty(name) }
+    }
+
+    fn empty(name: String) -> Upstream {
+        Upstream {
+            name,
+            declared: true,
+            method: Method::RoundRobin,
+            sticky: None,
+            servers: Vec::new(),
+            keepalive: None,
+            keepalive_requests: None,
+            keepalive_time: None,
+            keepalive_timeout: None,
+        }
+    }
+
+    pub(crate) fn read(directive: &Directive, maps: &Maps, remarks: &mut Remarks<'_>) -> Result<Upstream, Fault> {
+        let ([name], Some(block)) = (&directive.args[..], &directive.block) else {
+            return Err(directive.span().value("upstream takes one name", "upstream NAME { ... }"));
+        };
+        if name.text.is_empty() || name.text.contains(['/', '$']) {
+            return Err(name.invalid("upstream name", "a name without \"/\" and \"$\""));
+        }
+        let mut upstream = Upstream::empty(name.text.clone());
+        let mut seen = HashSet::new();
+        for inner in catalogue::modelled(block, Block::Upstream, remarks)? {
+            let known = inner.name.text.as_str();
+            if known != "server" && !seen.insert(known) {
+                let expected = format!("{known} once in an upstream");
+                return Err(inner.span().duplicate(format!("\"{known}\" is duplicate"), expected));
+            }
+            let milliseconds = || values::time(arg(inner)?, TimeUnit::Milliseconds);
+            match known {
+                "server" => upstream.servers.push(UpstreamServer::read(inner)?),
+                "zone" => {}
+                "sticky" => upstream.sticky = Some(Sticky::read(inner, maps, remarks)?),
+                "keepalive" => upstream.keepalive = Some(values::number(keepalive_number(inner)?, 1..=u32::MAX)?),
+                "keepalive_requests" => {
+                    upstream.keepalive_requests = Some(values::number(arg(inner)?, 1..=u32::MAX)?);
+                }
+                "keepalive_time" => upstream.keepalive_time = Some(milliseconds()?),
+                "keepalive_timeout" => upstream.keepalive_timeout = Some(milliseconds()?),
+                _ => {
+                    if !matches!(upstream.method, Method::RoundRobin) {
+                        let expected = "one of: ip_hash, least_conn, hash, random, or none for round robin";
+                        return Err(inner.span().duplicate("load balancing method redefined", expected));
+                    }
+                    upstream.method = Method::read(inner, maps)?;
+                }
+            }
+        }
+        if upstream.servers.iter().all(|server| server.backup) {
+            let message = format!("no servers in upstream \"{}\"", name.text);
+            return Err(name.span.missing(message, "server ADDRESS; that is not a backup"));
+        }
+        upstream.check_method(block)?;
+        upstream.note_routes(name, remarks);
+        Ok(upstream)
+    }
+
+    /// nginx refuses `backup` and `slow_start` with the methods that draw or hash.
+    fn check_method(&self, block: &[Directive]) -> Result<(), Fault> {
+        if matches!(self.method, Method::RoundRobin | Method::LeastConn) {
+            return Ok(());
+        }
+        let words = block.iter().filter(|inner| inner.is("server")).flat_map(|server| server.args.iter().skip(1));
+        for word in words {
+            if let (parameter @ ("backup" | "slow_start"), _) = word.parameter() {
+                let message = format!("ip_hash, hash and random do not support parameter \"{parameter}\"");
+                return Err(word.span.value(message, format!("least_conn or round robin, or no {parameter}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes servers that no session can name: usually a mistake.
+    fn note_routes(&self, name: &Word, remarks: &mut Remarks<'_>) {
+        let route = matches!(self.sticky, Some(Sticky::Route(_)));
+        for server in &self.servers {
+            if route && server.route.is_none() {
+                let text = format!("sticky route: server {} has no route=, so no session names it", server.written);
+                remarks.note(name.span, text);
+            } else if self.sticky.is_none() && server.drain {
+                let text = format!("drain without sticky: server {} gets no requests at all", server.written);
+                remarks.note(name.span, text);
+            }
+        }
+    }
+}
+
+/// Newer nginx has `keepalive N local`.
+fn keepalive_number(directive: &Directive) -> Result<&Word, Fault> {
+    match &directive.args[..] {
+        [number, local] if local.text == "local" => Ok(number),
+        _ => arg(directive),
+    }
+}
+
+impl Method {
+    fn read(directive: &Directive, maps: &Maps) -> Result<Method, Fault> {
+        let name = directive.name.text.as_str();
+        let texts: Vec<_> = directive.args.iter().map(|word| word.text.as_str()).collect();
+        match (name, &texts[..]) {
+            ("ip_hash", []) => Ok(Method::IpHash),
+            ("least_conn", []) => Ok(Method::LeastConn),
+            ("random", []) => Ok(Method::Random { two: false }),
+            ("random", ["two"] | ["two", "least_conn"]) => Ok(Method::Random { two: true }),
+            ("hash", [_] | [_, "consistent"]) => {
+                let word = &directive.args[0];
+                let key = Template::new(word, maps)?;
+                if key.has_captures() {
+                    let expected = "other variables: locations share the upstream";
+                    return Err(word.span.unsupported("a capture in the key of an upstream", expected));
+                }
+                Ok(Method::Hash { key, consistent: texts.len() == 2 })
+            }
+            ("hash" | "random", [.., last]) => {
+                let word = directive.args.last().unwrap_or(&directive.name);
+                let message = format!("unknown parameter \"{last}\" of {name}");
+                Err(word.span.unknown(message, catalogue::usage(name)))
+            }
+            _ => Err(wrong_number(directive)),
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Method::RoundRobin => f.write_str("round robin"),
+            Method::IpHash => f.write_str("ip_hash"),
+            Method::LeastConn => f.write_str("least_conn"),
+            Method::Hash { key, consistent } => write!(f, "hash {key}{}", if *consistent { " consistent" } else { "" }),
+            Method::Random { two } => f.write_str(if *two { "random two least_conn" } else { "random" }),
+        }
+    }
+}
+
+/// The groups of a configuration: declared ones in the order of the file, then those made for a host.
+#[derive(Debug, Default)]
+pub(crate) struct Upstreams {
+    pub(crate) all: Vec<Upstream>,
+    /// By the name in lower case, as nginx compares.
+    by_name: HashMap<String, usize>,
+}
+
+impl Upstreams {
+    /// Returns the position of a group.
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
+        self.by_name.get(&name.to_ascii_lowercase()).copied()
+    }
+
+    /// Adds a group and returns its position.
+    pub(crate) fn add(&mut self, upstream: Upstream) -> usize {
+        let position = self.all.len();
+        self.by_name.insert(upstream.name.to_ascii_lowercase(), position);
+        self.all.push(upstream);
+        position
+    }
+}

@@ -1,0 +1,107 @@
+//! `server` in an upstream: an address and its parameters.
+
+use std::time::Duration;
+
+use crate::backend::http1::Address;
+use crate::nginx::syntax::values::{self, TimeUnit};
+use crate::nginx::syntax::{Directive, Fault, Word, address, did_you_mean};
+
+/// One `server` line of an upstream, with nginx's defaults filled in.
+#[derive(Debug, Clone)]
+pub(crate) struct UpstreamServer {
+    /// The address exactly as written: a consistent hash places the server by this text.
+    pub(crate) written: String,
+    /// The address; port 80 if the line has none.
+    pub(crate) address: Address,
+    /// `weight`, 1 to 65535.
+    pub(crate) weight: u32,
+    /// `max_conns`; 0 is no limit.
+    pub(crate) max_conns: u32,
+    /// `max_fails`; 0 never ejects.
+    pub(crate) max_fails: u32,
+    pub(crate) fail_timeout: Duration,
+    pub(crate) backup: bool,
+    pub(crate) down: bool,
+    /// `drain`: only for sessions that are bound to it.
+    pub(crate) drain: bool,
+    /// `route`: its name in session ids.
+    pub(crate) route: Option<String>,
+    /// `slow_start`; zero is none.
+    pub(crate) slow_start: Duration,
+}
+
+const PARAMETERS: [&str; 9] = [
+    "weight=N",
+    "max_conns=N",
+    "max_fails=N",
+    "fail_timeout=TIME",
+    "slow_start=TIME",
+    "route=NAME",
+    "backup",
+    "down",
+    "drain",
+];
+/// The largest weight. A consistent hash makes 160 points for each unit.
+const MAX_WEIGHT: u32 = 65_535;
+
+impl UpstreamServer {
+    pub(super) fn new(written: String, address: Address) -> UpstreamServer {
+        UpstreamServer {
+            written,
+            address,
+            weight: 1,
+            max_conns: 0,
+            max_fails: 1,
+            fail_timeout: Duration::from_secs(10),
+            backup: false,
+            down: false,
+            drain: false,
+            route: None,
+            slow_start: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn read(directive: &Directive) -> Result<UpstreamServer, Fault> {
+        let Some((first, parameters)) = directive.args.split_first() else {
+            let expected = format!("server ADDRESS [{}];", PARAMETERS.join("] ["));
+            return Err(directive.span().value("server without an address", expected));
+        };
+        let written = address::parse(&first.text, 80).map_err(|reason| {
+            first.invalid("server address", format!("HOST[:PORT], [IPV6]:PORT or unix:PATH ({reason})"))
+        })?;
+        let mut server = UpstreamServer::new(first.text.clone(), written.address);
+        for word in parameters {
+            match word.parameter() {
+                ("weight", Some(value)) => server.weight = values::number(&value, 1..=MAX_WEIGHT)?,
+                ("max_conns", Some(value)) => server.max_conns = values::number(&value, 0..=u32::MAX)?,
+                ("max_fails", Some(value)) => server.max_fails = values::number(&value, 0..=u32::MAX)?,
+                ("fail_timeout", Some(value)) => server.fail_timeout = values::time(&value, TimeUnit::Seconds)?,
+                ("slow_start", Some(value)) => server.slow_start = values::time(&value, TimeUnit::Seconds)?,
+                ("route", Some(value)) if value.text.is_empty() || value.text.contains('$') => {
+                    return Err(word.invalid("route", "route=NAME, as the ids of its sessions end"));
+                }
+                ("route", Some(value)) => server.route = Some(value.text),
+                ("backup", None) => server.backup = true,
+                ("down", None) => server.down = true,
+                ("drain", None) => server.drain = true,
+                (name, _) => return Err(unknown(name, word)),
+            }
+        }
+        Ok(server)
+    }
+}
+
+fn unknown(name: &str, word: &Word) -> Fault {
+    let unsupported = |instead| {
+        word.span.unsupported(format!("parameter \"{}\" of server is not supported", word.text), instead)
+    };
+    match name {
+        "resolve" => unsupported("an address; a name is looked up once, without it"),
+        "service" => unsupported("HOST:PORT"),
+        _ => {
+            let known = PARAMETERS.iter().map(|parameter| parameter.split('=').next().unwrap_or_default());
+            let message = format!("unknown parameter \"{}\" of server{}", word.text, did_you_mean(name, known));
+            word.span.unknown(message, format!("one of: {}", PARAMETERS.join(", ")))
+        }
+    }
+}

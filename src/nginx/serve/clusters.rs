@@ -1,0 +1,119 @@
+//! A cluster for each upstream.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::ToSocketAddrs;
+
+use bytes::Bytes;
+
+use super::SiteError;
+use crate::backend::http1::{Address, HttpBackend};
+use crate::balance::{HashKeyed, IpHash, LeastConn, RandomOne, RandomTwo, RoundRobin, key_fn};
+use crate::cluster::{Cluster, ClusterBuilder};
+use crate::endpoint::{AdminState, Endpoint};
+use crate::nginx::directives::upstream::{Method, Upstream, UpstreamServer};
+
+/// A request extension: the value of the upstream's hash key.
+#[derive(Clone)]
+pub(super) struct UpstreamKey(pub(super) Bytes);
+
+pub(super) fn build(upstream: &Upstream) -> Result<Cluster, SiteError> {
+    let mut endpoints = Vec::new();
+    let mut times: HashMap<String, usize> = HashMap::new();
+    for server in &upstream.servers {
+        let addresses = addresses(upstream, server)?;
+        let several = addresses.len() > 1;
+        for address in addresses {
+            let mut id = if several { format!("{}/{address}", server.written) } else { server.written.clone() };
+            // nginx accepts a server twice.
+            let time = times.entry(id.clone()).and_modify(|time| *time += 1).or_insert(1);
+            if *time > 1 {
+                id = format!("{id}#{time}");
+            }
+            endpoints.push(endpoint(id, upstream, server, address)?);
+        }
+    }
+    let builder = Cluster::builder().endpoints(endpoints);
+    let cluster = with_policy(&upstream.method, builder).build();
+    cluster.map_err(|source| SiteError::Cluster { upstream: upstream.name.clone(), source })
+}
+
+fn endpoint(
+    id: String,
+    upstream: &Upstream,
+    server: &UpstreamServer,
+    address: Address,
+) -> Result<Endpoint<HttpBackend>, SiteError> {
+    let endpoint = Endpoint::new(id, backend(upstream, address)).map_err(|source| SiteError::Endpoint {
+        upstream: upstream.name.clone(),
+        server: server.written.clone(),
+        source,
+    })?;
+    let admin_state = match (server.down, server.drain) {
+        (true, _) => AdminState::Maintenance,
+        (false, true) => AdminState::Drain,
+        (false, false) => AdminState::Ready,
+    };
+    let mut endpoint = endpoint
+        .placement(&server.written)
+        .weight(server.weight)
+        .max_in_flight(server.max_conns)
+        .max_fails(server.max_fails)
+        .fail_timeout(server.fail_timeout)
+        .backup(server.backup)
+        .admin_state(admin_state);
+    if let Some(route) = &server.route {
+        endpoint = endpoint.route(route);
+    }
+    if !server.slow_start.is_zero() {
+        endpoint = endpoint.slow_start(server.slow_start);
+    }
+    Ok(endpoint)
+}
+
+fn backend(upstream: &Upstream, address: Address) -> HttpBackend {
+    let mut builder = HttpBackend::to(address);
+    if let Some(connections) = upstream.keepalive {
+        builder = builder.max_idle(connections as usize);
+    }
+    if let Some(requests) = upstream.keepalive_requests {
+        builder = builder.max_uses(requests);
+    }
+    if let Some(age) = upstream.keepalive_time {
+        builder = builder.max_age(Some(age));
+    }
+    if let Some(timeout) = upstream.keepalive_timeout {
+        builder = builder.idle_timeout(timeout);
+    }
+    builder.build()
+}
+
+fn addresses(upstream: &Upstream, server: &UpstreamServer) -> Result<Vec<Address>, SiteError> {
+    let Address::Name(host, port) = &server.address else { return Ok(vec![server.address.clone()]) };
+    let found = (host.as_str(), *port).to_socket_addrs().map(|found| found.map(Address::Socket).collect::<Vec<_>>());
+    let found = found.and_then(|found| if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) });
+    found.map_err(|source| SiteError::HostNotFound {
+        upstream: upstream.name.clone(),
+        server: server.written.clone(),
+        source,
+    })
+}
+
+fn with_policy(method: &Method, builder: ClusterBuilder<HttpBackend>) -> ClusterBuilder<HttpBackend> {
+    let key = || {
+        key_fn("upstream key", |request, sink| {
+            if let Some(UpstreamKey(key)) = request.extensions().get() {
+                sink(key);
+            }
+        })
+    };
+    match method {
+        Method::RoundRobin => builder.balancer(RoundRobin::new()),
+        Method::IpHash => builder.balancer(IpHash::new()),
+        Method::LeastConn => builder.balancer(LeastConn::new()),
+        Method::Hash { consistent: false, .. } => builder.balancer(HashKeyed::modulo(key())),
+        Method::Hash { consistent: true, .. } => builder.balancer(HashKeyed::consistent(key())),
+        Method::Random { two: false } => builder.balancer(RandomOne::new()),
+        Method::Random { two: true } => builder.balancer(RandomTwo::new()),
+    }
+}

@@ -1,0 +1,35 @@
+use std::time::Duration;
+
+use crate::nginx::config::{Config, Listener};
+use crate::nginx::directives::settings::BlockSettings;
+use crate::server::{DEFAULT_BACKLOG, Handler, ServerBuilder};
+
+/// Applies the limits on clients.
+///
+/// They hold before a server is chosen, so nginx takes those of the default server of an address. One
+/// builder has one set of limits for all `listeners`, so it gets the most generous of each.
+pub(super) fn apply<H: Handler>(
+    config: &Config,
+    listeners: &[Listener],
+    mut builder: ServerBuilder<H>,
+) -> ServerBuilder<H> {
+    let settings = || listeners.iter().map(|listener| &config.servers[listener.default].settings);
+    let longest = |of: fn(&BlockSettings) -> Option<Duration>| settings().filter_map(of).max();
+    let backlog = listeners.iter().map(|listener| listener.backlog.unwrap_or(DEFAULT_BACKLOG)).max();
+    builder = builder.backlog(backlog.unwrap_or(DEFAULT_BACKLOG));
+    if settings().all(|settings| settings.keepalive_timeout == Some(Duration::ZERO)) {
+        builder = builder.keep_alive(false);
+    }
+    // One limit covers slow heads and idle connections: the longer of nginx's two.
+    let head_timeout = longest(|settings| settings.header_timeout.max(settings.keepalive_timeout));
+    if let Some(timeout) = head_timeout.filter(|timeout| !timeout.is_zero()) {
+        builder = builder.head_timeout(timeout);
+    }
+    if let Some(timeout) = longest(|settings| settings.client_send_timeout) {
+        builder = builder.send_timeout(timeout);
+    }
+    if let Some(bytes) = settings().filter_map(|settings| settings.max_head_bytes).max() {
+        builder = builder.max_head_bytes(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+    builder
+}

@@ -1,0 +1,145 @@
+//! Serves a configuration: clusters for its upstreams, proxies for its locations.
+
+mod affinity;
+mod builder;
+mod clusters;
+mod error;
+mod forward;
+#[cfg(feature = "server")]
+mod limits;
+mod response;
+mod routes;
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::{Request, Response};
+
+pub use self::builder::SiteBuilder;
+pub use self::error::SiteError;
+use self::routes::Route;
+use super::config::{Config, Listener};
+use crate::{Body, ClientAddr, Cluster};
+
+/// A front end made from an nginx configuration. Clones are handles to one site.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use kylin_lb::nginx::{Config, Site};
+///
+/// let site = Site::new(Config::read("kylin.conf")?)?;
+/// let server = site.server().threads(4).start()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Site {
+    parts: Arc<SiteParts>,
+}
+
+struct SiteParts {
+    config: Config,
+    /// Parallel to the configuration's upstreams.
+    clusters: Vec<Cluster>,
+    /// By the number of the location.
+    routes: Vec<Route>,
+}
+
+/// One address of a site: it handles the requests that arrive there. Clones are handles to one site.
+#[derive(Clone)]
+pub struct SiteListener {
+    site: Site,
+    number: usize,
+}
+
+impl Site {
+    /// Makes the clusters and proxies of a configuration.
+    ///
+    /// The names of servers are looked up once, here, as in nginx. A name with several addresses becomes as many endpoints.
+    ///
+    /// # Errors
+    /// [`SiteError`] names the upstream and the server.
+    pub fn new(config: Config) -> Result<Self, SiteError> {
+        Self::builder(config).build()
+    }
+
+    /// Returns a builder, for what the front ends of one address share and no configuration holds.
+    pub fn builder(config: Config) -> SiteBuilder {
+        SiteBuilder::new(config)
+    }
+
+    /// Returns the clusters and the names of their upstreams, in the order of the file.
+    pub fn clusters(&self) -> impl ExactSizeIterator<Item = (&str, &Cluster)> {
+        let SiteParts { config, clusters, .. } = &*self.parts;
+        config.upstreams.iter().zip(clusters).map(|(upstream, cluster)| (upstream.name.as_str(), cluster))
+    }
+
+    /// Returns the addresses that the configuration listens at, each once.
+    pub fn listeners(&self) -> impl ExactSizeIterator<Item = SiteListener> {
+        (0..self.parts.config.listeners.len()).map(|number| SiteListener { site: self.clone(), number })
+    }
+
+    /// Returns a server that listens where the configuration says, with its limits on clients.
+    #[cfg(feature = "server")]
+    pub fn server(&self) -> crate::server::ServerBuilder<SiteListener> {
+        let builder = self.listeners().fold(crate::server::Server::builder(), |builder, listener| {
+            let listen = listener.listen();
+            builder.listen(listen, listener)
+        });
+        limits::apply(&self.parts.config, &self.parts.config.listeners, builder)
+    }
+
+    /// Returns a server that listens at `listen` only, in place of the configuration's first address.
+    ///
+    /// It has the servers of that address, and its limits on clients.
+    #[cfg(feature = "server")]
+    pub fn server_on(&self, listen: crate::server::Listen) -> crate::server::ServerBuilder<SiteListener> {
+        // Each configuration has a server, and each server an address.
+        let first = SiteListener { site: self.clone(), number: 0 };
+        let builder = crate::server::Server::builder().listen(listen, first);
+        limits::apply(&self.parts.config, &self.parts.config.listeners[..1], builder)
+    }
+}
+
+impl SiteListener {
+    /// Responds to `request`, which came from `peer` to this address.
+    pub async fn forward(&self, peer: impl Into<ClientAddr>, request: Request<Body>) -> Response<Body> {
+        forward::forward(&self.site.parts, self.config(), peer.into(), request).await
+    }
+
+    /// Returns the address that the configuration gives.
+    #[cfg(feature = "server")]
+    pub fn listen(&self) -> crate::server::Listen {
+        use super::directives::server::ListenAddress;
+        use crate::server::Listen;
+
+        match &self.config().address {
+            ListenAddress::Tcp(address) if address.is_ipv6() && !self.config().ipv6_only => Listen::DualStack(*address),
+            ListenAddress::Tcp(address) => Listen::Tcp(*address),
+            ListenAddress::Unix(path) => Listen::Unix(path.clone()),
+        }
+    }
+
+    fn config(&self) -> &Listener {
+        &self.site.parts.config.listeners[self.number]
+    }
+}
+
+#[cfg(feature = "server")]
+impl crate::server::Handler for SiteListener {
+    fn handle(&self, peer: ClientAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send {
+        self.forward(peer, request)
+    }
+}
+
+impl fmt::Debug for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Site").field("clusters", &self.parts.clusters).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SiteListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SiteListener").field("address", &self.config().address).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,113 @@
+//! Responses: what changes in a node's, and those that a location gives itself.
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+
+use crate::Body;
+use crate::nginx::directives::location::{Location, ProxyPass, Redirects, Reply};
+use crate::nginx::directives::settings::{AddHeader, BlockSettings};
+use crate::nginx::uri::escape;
+use crate::nginx::variables::{Scope, Unsendable};
+use crate::proxy::ErrorResponse;
+
+pub(super) const BAD_PATH: ErrorResponse =
+    ErrorResponse::new(StatusCode::BAD_REQUEST, "the path of the request is not valid");
+
+/// The changes of a node's response, computed while the request is still there.
+pub(super) struct ResponseEdits<'s> {
+    settings: &'s BlockSettings,
+    added: AddedHeaders<'s>,
+    redirects: Redirects<'s>,
+}
+
+/// `add_header` lines and their values for a request.
+type AddedHeaders<'s> = Vec<(&'s AddHeader, HeaderValue)>;
+
+impl<'s> ResponseEdits<'s> {
+    pub(super) fn new(
+        settings: &'s BlockSettings,
+        pass: &'s ProxyPass,
+        scope: &Scope<'_>,
+    ) -> Result<Self, ErrorResponse> {
+        Ok(ResponseEdits { settings, added: added_headers(settings, scope)?, redirects: pass.redirects(scope) })
+    }
+
+    pub(super) fn apply(self, mut response: Response<Body>) -> Response<Body> {
+        let headers = response.headers_mut();
+        let hidden: Vec<_> = headers.keys().filter(|name| self.settings.hides(name)).cloned().collect();
+        for name in hidden {
+            headers.remove(name);
+        }
+        if let Some(location) = headers.get(header::LOCATION)
+            && let Some(changed) = self.redirected(location.as_bytes())
+        {
+            headers.insert(header::LOCATION, changed);
+        }
+        add(self.added, &mut response);
+        response
+    }
+
+    fn redirected(&self, location: &[u8]) -> Option<HeaderValue> {
+        let mut rules = self.redirects.iter();
+        let changed = rules.find_map(|(from, to)| location.strip_prefix(&**from).map(|rest| [&**to, rest].concat()));
+        changed.and_then(|changed| HeaderValue::from_maybe_shared(Bytes::from(changed)).ok())
+    }
+}
+
+/// Makes the response of a `return`.
+pub(super) fn reply(
+    reply: &Reply,
+    settings: &BlockSettings,
+    scope: &Scope<'_>,
+) -> Result<Response<Body>, ErrorResponse> {
+    let text = reply.text.as_ref().map(|text| text.to_bytes(scope)).unwrap_or_default();
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if let Some(location) = &reply.location
+        && let Some(location) = location.to_header(scope)?
+    {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    let kind = settings.default_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok());
+    response.headers_mut().insert(header::CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("text/plain")));
+    add(added_headers(settings, scope)?, &mut response);
+    Ok(response)
+}
+
+/// Redirects a path that lacks the slash at the end of the location's.
+///
+/// The address stays relative: the client knows scheme and port.
+pub(super) fn redirect(location: &Location, scope: &Scope<'_>) -> Result<Response<Body>, ErrorResponse> {
+    let path = escape(location.matcher.text().as_bytes());
+    let query = scope.request_uri.split_once('?').map(|(_, query)| format!("?{query}")).unwrap_or_default();
+    let target = HeaderValue::try_from(path + &query).map_err(|_| BAD_PATH)?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    response.headers_mut().insert(header::LOCATION, target);
+    add(added_headers(&location.settings, scope)?, &mut response);
+    Ok(response)
+}
+
+fn added_headers<'s>(settings: &'s BlockSettings, scope: &Scope<'_>) -> Result<AddedHeaders<'s>, ErrorResponse> {
+    let mut added = Vec::new();
+    for header in settings.add_headers.iter() {
+        if let Some(value) = header.value.to_header(scope)? {
+            added.push((header, value));
+        }
+    }
+    Ok(added)
+}
+
+fn add(added: AddedHeaders<'_>, response: &mut Response<Body>) {
+    let status = response.status().as_u16();
+    for (header, value) in added.into_iter().filter(|(header, _)| header.applies_to(status)) {
+        response.headers_mut().append(header.name.clone(), value);
+    }
+}
+
+impl From<Unsendable> for ErrorResponse {
+    fn from(_: Unsendable) -> Self {
+        ErrorResponse::new(StatusCode::BAD_REQUEST, "the request would make a header that cannot be sent")
+    }
+}

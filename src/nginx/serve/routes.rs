@@ -1,0 +1,95 @@
+//! A proxy for each location.
+
+use std::num::NonZeroU32;
+
+use http::StatusCode;
+
+use super::SiteError;
+use crate::Cluster;
+use crate::backend::http1::Timeouts;
+use crate::nginx::config::Config;
+use crate::nginx::directives::location::{Action, Location, Locations};
+use crate::nginx::directives::settings::{BlockSettings, NextUpstream};
+use crate::proxy::{Proxy, RetryPolicy, TrustedProxies};
+use crate::session::Affinity;
+
+/// nginx's default of `client_max_body_size`.
+const DEFAULT_MAX_BODY_BYTES: u64 = 1 << 20;
+
+/// What a location became.
+pub(super) struct Route {
+    pub(super) trusted: TrustedProxies,
+    /// `None` for a location that responds itself.
+    pub(super) proxy: Option<Proxy>,
+    /// The timeouts of a node, if the location changes them.
+    pub(super) timeouts: Option<Timeouts>,
+}
+
+/// The cluster of an upstream, and how its sessions find their endpoint.
+pub(super) type Group = (Cluster, Option<Affinity>);
+
+/// Returns the routes by the number of the location.
+pub(super) fn build(config: &Config, groups: &[Group]) -> Result<Vec<Route>, SiteError> {
+    let mut routes = Vec::new();
+    for server in &config.servers {
+        collect(&server.locations, groups, &mut routes)?;
+    }
+    routes.sort_by_key(|(number, _)| *number);
+    Ok(routes.into_iter().map(|(_, route)| route).collect())
+}
+
+fn collect(locations: &Locations, groups: &[Group], routes: &mut Vec<(usize, Route)>) -> Result<(), SiteError> {
+    for location in locations.iter() {
+        let proxy = proxy(location, groups)?;
+        let trusted = location.settings.real_ip.trusted_proxies();
+        routes.push((location.number, Route { trusted, proxy, timeouts: timeouts(&location.settings) }));
+        collect(&location.nested, groups, routes)?;
+    }
+    Ok(())
+}
+
+fn proxy(location: &Location, groups: &[Group]) -> Result<Option<Proxy>, SiteError> {
+    let settings = &location.settings;
+    let Action::Proxy(pass) = &location.action else { return Ok(None) };
+    let (cluster, affinity) = &groups[pass.upstream];
+    let mut builder = Proxy::plain(cluster.clone())
+        .trusted_proxies(settings.real_ip.trusted_proxies())
+        .retry(retry(&settings.next_upstream))
+        .max_body(Some(settings.max_body_size.unwrap_or(DEFAULT_MAX_BODY_BYTES)).filter(|size| *size > 0));
+    if let Some(timeout) = settings.body_timeout {
+        builder = builder.body_timeout(timeout);
+    }
+    if let Some(affinity) = affinity {
+        builder = builder.affinity(affinity.clone());
+    }
+    if settings.request_buffering == Some(false) {
+        builder = builder.replay_limit(0);
+    }
+    Ok(Some(builder.build()?))
+}
+
+fn retry(next: &NextUpstream) -> RetryPolicy {
+    let statuses = (400..600).filter(|status| next.on_status(*status));
+    let retry = RetryPolicy::off()
+        .on_error(next.has("error"))
+        .on_timeout(next.has("timeout"))
+        .on_invalid(next.has("invalid_header"))
+        .non_idempotent(next.has("non_idempotent"))
+        .max_attempts(NonZeroU32::new(next.tries))
+        .budget(None)
+        .max_elapsed(Some(next.max_elapsed).filter(|time| !time.is_zero()));
+    statuses.filter_map(|status| StatusCode::from_u16(status).ok()).fold(retry, RetryPolicy::on_status)
+}
+
+fn timeouts(settings: &BlockSettings) -> Option<Timeouts> {
+    if settings.connect_timeout.is_none() && settings.read_timeout.is_none() {
+        return None;
+    }
+    let mut timeouts = Timeouts::default();
+    timeouts.connect = settings.connect_timeout.unwrap_or(timeouts.connect);
+    if let Some(read) = settings.read_timeout {
+        // nginx applies it to the head and to each piece of the body.
+        (timeouts.head, timeouts.body) = (read, read);
+    }
+    Some(timeouts)
+}

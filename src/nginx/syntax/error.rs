@@ -1,0 +1,266 @@
+//! Errors of a configuration: where the mistake is, what is wrong, and what to write instead.
+
+use std::fmt::{self, Write as _};
+use std::io;
+
+use super::lexer::Word;
+use super::source::{Sources, Span};
+
+/// The kind of mistake that a [`ConfigError`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A file cannot be read, or is not UTF-8.
+    Io,
+    /// The text breaks nginx's syntax.
+    Syntax,
+    /// No directive, parameter or variable has this name.
+    Unknown,
+    /// The directive exists, but not in this block.
+    Misplaced,
+    /// A directive, parameter or name stands twice where it may stand once.
+    Duplicate,
+    /// The directive does not take this value.
+    Value,
+    /// A required directive or parameter is missing.
+    Missing,
+    /// nginx supports it, this crate does not.
+    Unsupported,
+    /// The configuration is larger or more deeply nested than this crate reads.
+    Limit,
+}
+
+/// A mistake in a configuration: its file, line and column, and what to write instead.
+///
+/// ```
+/// use kylin_lb::nginx::Config;
+///
+/// let text = "upstream kylin {\n    server 1.1.1.1:7070 wieght=2;\n}\n";
+/// let error = Config::parse("kylin.conf", text).unwrap_err();
+/// assert_eq!((error.line(), error.column()), (2, 25));
+/// assert!(error.to_string().starts_with("kylin.conf:2:25: unknown parameter \"wieght=2\" of server"));
+/// ```
+#[derive(Debug)]
+pub struct ConfigError(Box<Located>);
+
+#[derive(Debug)]
+struct Located {
+    fault: Fault,
+    file: String,
+    line: u32,
+    column: u32,
+    text: String,
+}
+
+impl ConfigError {
+    /// Returns the kind of mistake.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.fault.kind
+    }
+
+    /// Returns the file, as it was named when it was read.
+    pub fn file(&self) -> &str {
+        &self.0.file
+    }
+
+    /// Returns the line, from 1; 0 if the error is about the whole file.
+    pub fn line(&self) -> u32 {
+        self.0.line
+    }
+
+    /// Returns the column, from 1 and in characters; 0 if the error is about the whole file.
+    pub fn column(&self) -> u32 {
+        self.0.column
+    }
+
+    /// Returns the text of the line.
+    pub fn line_text(&self) -> &str {
+        &self.0.text
+    }
+
+    /// Returns what is wrong.
+    pub fn message(&self) -> &str {
+        &self.0.fault.message
+    }
+
+    /// Returns what the reader would accept in this place; empty for a file that cannot be read.
+    pub fn expected(&self) -> &str {
+        &self.0.fault.expected
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Located { fault: Fault { message, expected, .. }, file, line, column, text } = &*self.0;
+        let (file, message, expected) = (printable(file), printable(message), printable(expected));
+        if *line == 0 {
+            write!(f, "{file}: {message}")?;
+        } else {
+            let (shown, caret) = excerpt(text, *column);
+            write!(f, "{file}:{line}:{column}: {message}\n{shown}\n{:caret$}^", "")?;
+        }
+        if expected.is_empty() { Ok(()) } else { write!(f, "\nexpected {expected}") }
+    }
+}
+
+impl std::error::Error for ConfigError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.fault.source.as_ref().map(|source| source as _)
+    }
+}
+
+/// A mistake at a span, before the span is translated into file, line and column.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    kind: ErrorKind,
+    /// `None` for the main file as a whole.
+    span: Option<Span>,
+    message: String,
+    expected: String,
+    source: Option<io::Error>,
+}
+
+/// One function for each kind: the message, and what is expected instead.
+impl Span {
+    pub(crate) fn syntax(self, message: impl Into<String>, expected: impl Into<String>) -> Fault {
+        Fault::new(ErrorKind::Syntax, Some(self), message, expected)
+    }
+
+    pub(crate) fn unknown(self, message: impl Into<String>, expected: impl Into<String>) -> Fault {
+        Fault::new(ErrorKind::Unknown, Some(self), message, expected)
+    }
+
+    pub(crate) fn misplaced(self, message: impl Into<String>, expected: impl Into<String>) -> Fault {
+        Fault::new(ErrorKind::Misplaced, Some(self), message, expected)
+    }
+
+    pub(crate) fn duplicate(self, message: impl Into<String>, expected: impl Into<String>) -> Fault {
+        Fault::new(ErrorKind::Duplicate, Some(self), message, expected)
+    }
+
+    pub(crate) fn value(self, message: impl Into<String>, expected: impl Into<String>) -> Fault {
+        Fault::new(ErrorKind::Value, Some(self), message, expected)
+    }
+
+    pub(crate) fn missing(self, message: impl Into<String>, expected: impl Into<String>) -> Fault {
+        Fault::new(ErrorKind::Missing, Some(self), message, expected)
+    }
+
+    pub(crate) fn unsupported(self, message: impl Into<String>, expected: impl Into<String>) -> Fault {
+        Fault::new(ErrorKind::Unsupported, Some(self), message, expected)
+    }
+
+    pub(crate) fn limit(self, message: impl Into<String>, expected: impl Into<String>) -> Fault {
+        Fault::new(ErrorKind::Limit, Some(self), message, expected)
+    }
+}
+
+impl Word {
+    /// Returns the error for a word that is no valid `what`.
+    pub(crate) fn invalid(&self, what: &str, expected: impl Into<String>) -> Fault {
+        self.span.value(format!("invalid {what} \"{}\"", self.text), expected)
+    }
+}
+
+impl Fault {
+    /// An error at `span`; without one, an error of the main file as a whole.
+    pub(crate) fn new(
+        kind: ErrorKind,
+        span: Option<Span>,
+        message: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Fault {
+        Fault { kind, span, message: message.into(), expected: expected.into(), source: None }
+    }
+
+    pub(crate) fn caused_by(self, source: io::Error) -> Fault {
+        Fault { source: Some(source), ..self }
+    }
+
+    pub(crate) fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    pub(crate) fn locate(self, main: &str, sources: &Sources) -> ConfigError {
+        let (file, line, column, text) = match self.span.map(|span| sources.position(span)) {
+            Some(position) => (position.file, position.line, position.column, position.text),
+            None => (main, 0, 0, ""),
+        };
+        let (file, text) = (file.to_owned(), text.to_owned());
+        ConfigError(Box::new(Located { fault: self, file, line, column, text }))
+    }
+}
+
+/// The most characters of a line that an error shows.
+const MAX_SHOWN_CHARS: usize = 100;
+
+/// Returns the part of a line around a column, safe to print, and the position of the column in it.
+fn excerpt(text: &str, column: u32) -> (String, usize) {
+    let column = (column as usize).saturating_sub(1);
+    let is_long = text.chars().nth(MAX_SHOWN_CHARS).is_some();
+    let from = if is_long { column.saturating_sub(MAX_SHOWN_CHARS * 2 / 3) } else { 0 };
+    let mut shown = String::from(if from > 0 { "..." } else { "" });
+    let mut caret = None;
+    let mut rest = text.chars().skip(from);
+    for (index, c) in rest.by_ref().take(MAX_SHOWN_CHARS).enumerate() {
+        if from + index == column {
+            caret = Some(shown.chars().count());
+        }
+        print(c, &mut shown);
+    }
+    let caret = caret.unwrap_or_else(|| shown.chars().count());
+    if rest.next().is_some() {
+        shown.push_str("...");
+    }
+    (shown, caret)
+}
+
+/// Returns text that cannot move the terminal's cursor or change the reading direction.
+pub(crate) fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    text.chars().for_each(|c| print(c, &mut shown));
+    shown
+}
+
+fn print(c: char, to: &mut String) {
+    match c {
+        '\t' => to.push(' '),
+        c if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}') => {
+            // Writing to a String cannot fail.
+            let _ = write!(to, "{}", c.escape_unicode());
+        }
+        c => to.push(c),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str, at: u32) -> ConfigError {
+        let mut sources = Sources::default();
+        let file = sources.add("a.conf", text).unwrap();
+        Span { file, line: 1, at }.value("wrong", "right").locate("a.conf", &sources)
+    }
+
+    #[test]
+    fn the_caret_stands_under_the_word() {
+        assert_eq!(error("  abc def;", 6).to_string(), "a.conf:1:7: wrong\n  abc def;\n      ^\nexpected right");
+    }
+
+    #[test]
+    fn control_characters_are_shown_as_escapes() {
+        let error = error("a\u{1b}[2J\tb", 6).to_string();
+        assert_eq!(error, "a.conf:1:7: wrong\na\\u{1b}[2J b\n           ^\nexpected right");
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_column() {
+        let text = format!("{}HERE{}", "x".repeat(500), "y".repeat(500));
+        let error = error(&text, 500).to_string();
+        let mut lines = error.lines().skip(1);
+        let (shown, caret) = (lines.next().unwrap(), lines.next().unwrap());
+        assert!(shown.len() < 120 && shown.starts_with("...") && shown.ends_with("..."), "{shown}");
+        assert_eq!(&shown[caret.len() - 1..caret.len() + 3], "HERE");
+    }
+}

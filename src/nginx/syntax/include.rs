@@ -1,0 +1,147 @@
+//! `include`: which files a pattern names, and reading them within bounds.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use regex::Regex;
+
+use super::error::{ErrorKind, Fault};
+use super::source::Span;
+
+/// Reads a file of at most `max_bytes`. `span` is the `include` that names it, if there is one.
+pub(crate) fn read(path: &Path, max_bytes: usize, span: Option<Span>) -> Result<String, Fault> {
+    let fault = |kind, message: String, expected: &str| match span {
+        Some(span) => Fault::new(kind, Some(span), format!("{}: {message}", path.display()), expected),
+        None => Fault::new(kind, None, message, expected),
+    };
+    let unreadable =
+        |error: io::Error| fault(ErrorKind::Io, format!("cannot be read: {error}"), "").caused_by(error);
+    // A device or a pipe may never end.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(fault(ErrorKind::Io, "is not a file".into(), "the name of a file, or a pattern like conf.d/*.conf"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(max_bytes as u64 + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() > max_bytes {
+        return Err(fault(ErrorKind::Limit, "too large".into(), MAX_TEXT_EXPECTED));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let bytes = error.as_bytes();
+        let line = 1 + bytes[..at].iter().filter(|&&byte| byte == b'\n').count();
+        let start = bytes[..at].iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        let column = 1 + String::from_utf8_lossy(&bytes[start..at]).chars().count();
+        let byte = bytes.get(at).copied().unwrap_or_default();
+        fault(ErrorKind::Io, format!("not UTF-8: byte 0x{byte:02x} at line {line}, column {column}"), "")
+    })
+}
+
+pub(crate) const MAX_TEXT_EXPECTED: &str = "at most 4 MiB of configuration in all";
+
+/// Returns whether a path has a pattern in any of its parts.
+pub(crate) fn is_pattern(path: &str) -> bool {
+    path.contains(['*', '?', '['])
+}
+
+/// Returns the files that a pattern matches, sorted by name. A folder that cannot be listed matches nothing, as in nginx.
+pub(crate) fn expand(pattern: &Path, max_files: usize) -> Vec<PathBuf> {
+    let mut found = vec![PathBuf::new()];
+    for part in pattern.components() {
+        let part = part.as_os_str();
+        match part.to_str().filter(|part| is_pattern(part)) {
+            None => found.iter_mut().for_each(|path| path.push(part)),
+            Some(glob) => {
+                found = found.iter().flat_map(|folder| entries(folder, glob)).take(max_files).collect();
+                found.sort();
+            }
+        }
+    }
+    found.retain(|path| path.exists());
+    found.sort();
+    found
+}
+
+fn entries(folder: &Path, glob: &str) -> Vec<PathBuf> {
+    let listed = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let (Ok(entries), Some(expression)) = (fs::read_dir(listed), expression(glob)) else { return Vec::new() };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    // As glob(3): only a dot matches a leading dot.
+    let visible = names.filter(|name| glob.starts_with('.') || !name.starts_with('.'));
+    visible.filter(|name| expression.is_match(name)).map(|name| folder.join(name)).collect()
+}
+
+/// Translates glob(7) for one part of a path: `*`, `?`, `[a-z]`, `[!a-z]`, and `\` before a literal letter.
+fn expression(glob: &str) -> Option<Regex> {
+    let mut expression = String::from("(?s)^");
+    let mut rest = glob;
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        match (c, rest.chars().next()) {
+            ('*', _) => expression.push_str(".*"),
+            ('?', _) => expression.push('.'),
+            ('\\', Some(literal)) => {
+                expression.push_str(&regex::escape(literal.encode_utf8(&mut [0; 4])));
+                rest = &rest[literal.len_utf8()..];
+            }
+            ('[', Some(first)) => {
+                let class = rest.strip_prefix(['!', '^']).unwrap_or(rest);
+                // A `]` that comes first is a member, and a `[` that nothing closes is literal.
+                match class.char_indices().skip(1).find(|(_, c)| *c == ']') {
+                    Some((end, _)) => {
+                        expression.push_str(if matches!(first, '!' | '^') { "[^" } else { "[" });
+                        for member in class[..end].chars() {
+                            let is_operator = matches!(member, '[' | ']' | '^' | '&' | '~' | '\\');
+                            expression.extend(is_operator.then_some('\\').into_iter().chain([member]));
+                        }
+                        expression.push(']');
+                        rest = &class[end + 1..];
+                    }
+                    None => expression.push_str("\\["),
+                }
+            }
+            (literal, _) => expression.push_str(&regex::escape(literal.encode_utf8(&mut [0; 4]))),
+        }
+    }
+    Regex::new(&(expression + "$")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_as_in_the_shell() {
+        let matches = |glob: &str, name: &str| expression(glob).is_some_and(|expression| expression.is_match(name));
+        for (glob, name, expected) in [
+            ("*.conf", "kylin.conf", true),
+            ("*.conf", "kylin.conf.bak", false),
+            ("*", "", true),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c-b", false),
+            ("site?", "site1", true),
+            ("site?", "site", false),
+            ("[0-9]*", "10-kylin", true),
+            ("[!0-9]*", "10-kylin", false),
+            ("[]a]", "]", true),
+            ("[", "[", true),
+            ("\\*", "*", true),
+            ("\\*", "x", false),
+            ("a", "b", false),
+            ("", "", true),
+        ] {
+            assert_eq!(matches(glob, name), expected, "{glob} {name}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_in_a_folder_lists_sorted_and_without_hidden_files() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.conf", "a.conf", ".c.conf", "d.txt"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let found = expand(&folder.path().join("*.conf"), 10);
+        assert_eq!(found, [folder.path().join("a.conf"), folder.path().join("b.conf")]);
+        assert!(expand(&folder.path().join("none/*.conf"), 10).is_empty());
+    }
+}

@@ -1,0 +1,21 @@
+//! The text of a configuration: files, words, directives, values, and errors that point at a word.
+//!
+//! This module knows how nginx writes things, not what a directive does.
+
+pub(crate) mod address;
+mod error;
+mod include;
+mod lexer;
+mod parser;
+mod pattern;
+mod source;
+mod suggest;
+pub(crate) mod values;
+
+pub(crate) use error::{Fault, printable};
+pub use error::{ConfigError, ErrorKind};
+pub(crate) use lexer::Word;
+pub(crate) use parser::{Directive, Parser};
+pub(crate) use pattern::{Captures, Pattern};
+pub(crate) use source::{Sources, Span};
+pub(crate) use suggest::{did_you_mean, nearest};

@@ -1,0 +1,250 @@
+//! Words into a tree of directives, with `include` already followed.
+//!
+//! The parser checks the shape of directives, not what they mean. A configuration may come from an
+//! untrusted source, so everything has a bound: text, directives, depth of blocks and of includes.
+
+use std::path::{Path, PathBuf};
+
+use super::error::{ErrorKind, Fault};
+use super::include::{self, MAX_TEXT_EXPECTED};
+use super::lexer::{Lexer, Terminator, Word};
+use super::source::{Sources, Span};
+
+/// `name args... ;` or `name args... { block }`.
+#[derive(Debug)]
+pub(crate) struct Directive {
+    pub(crate) name: Word,
+    pub(crate) args: Vec<Word>,
+    pub(crate) block: Option<Vec<Directive>>,
+}
+
+impl Directive {
+    pub(crate) fn is(&self, name: &str) -> bool {
+        self.name.text == name
+    }
+
+    pub(crate) fn span(&self) -> Span {
+        self.name.span
+    }
+}
+
+/// The most text of all files together.
+const MAX_TEXT_BYTES: usize = 4 << 20;
+const MAX_DIRECTIVES: usize = 200_000;
+const MAX_FILES: usize = 4096;
+/// The deepest nesting of blocks. nginx has no limit; this one bounds recursion.
+const MAX_BLOCK_DEPTH: usize = 32;
+const MAX_INCLUDE_DEPTH: usize = 16;
+
+/// Reads files into directives.
+#[derive(Debug, Default)]
+pub(crate) struct Parser {
+    pub(crate) sources: Sources,
+    /// `include mime.types`: such a file concerns static files only, so it need not exist.
+    pub(crate) skipped_includes: Vec<Span>,
+    /// The folder of relative includes; `None` refuses `include`.
+    folder: Option<PathBuf>,
+    /// The files that are being read, outermost first.
+    open_files: Vec<PathBuf>,
+    text_bytes: usize,
+    directives: usize,
+}
+
+impl Parser {
+    /// Reads a file and what it includes.
+    pub(crate) fn file(&mut self, path: &Path) -> Result<Vec<Directive>, Fault> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        self.folder = Some(folder.unwrap_or(Path::new(".")).to_owned());
+        let mut directives = Vec::new();
+        self.include_file(path, None, 0, &mut directives)?;
+        Ok(directives)
+    }
+
+    /// Reads text that may not include anything.
+    pub(crate) fn text(&mut self, name: &str, text: &str) -> Result<Vec<Directive>, Fault> {
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(Fault::new(ErrorKind::Limit, None, "too large", MAX_TEXT_EXPECTED));
+        }
+        let mut directives = Vec::new();
+        self.source(name, text, None, 0, &mut directives)?;
+        Ok(directives)
+    }
+
+    fn source(
+        &mut self,
+        name: &str,
+        text: &str,
+        from: Option<Span>,
+        depth: usize,
+        into: &mut Vec<Directive>,
+    ) -> Result<(), Fault> {
+        self.text_bytes += text.len();
+        let Some(file) = self.sources.add(name, text).filter(|&file| usize::from(file) < MAX_FILES) else {
+            let expected = format!("at most {MAX_FILES}, each counted as often as it is included");
+            return Err(Fault::new(ErrorKind::Limit, from, "too many files", expected));
+        };
+        let text = self.sources.text(file);
+        self.block(&mut Lexer::new(&text, file), None, depth, into)
+    }
+
+    /// Reads up to the `}` of the block of `opened`, or to the end of the file.
+    fn block(
+        &mut self,
+        lexer: &mut Lexer<'_>,
+        opened: Option<&Word>,
+        depth: usize,
+        into: &mut Vec<Directive>,
+    ) -> Result<(), Fault> {
+        let mut words = Vec::new();
+        loop {
+            let (terminator, span) = lexer.statement(&mut words)?;
+            match (terminator, opened) {
+                (Terminator::EndOfFile, None) | (Terminator::BlockClose, Some(_)) => return Ok(()),
+                (Terminator::BlockClose, None) => {
+                    return Err(span.syntax("unexpected \"}\"", "a directive: no block is open"));
+                }
+                (Terminator::EndOfFile, Some(opened)) => {
+                    let message = format!("the block of \"{}\" is never closed", opened.text);
+                    return Err(opened.span.syntax(message, "\"}\" before the end of the file"));
+                }
+                (Terminator::Semicolon | Terminator::BlockOpen, _) => {}
+            }
+            self.directives += 1;
+            if self.directives > MAX_DIRECTIVES {
+                return Err(span.limit("too many directives", format!("at most {MAX_DIRECTIVES}")));
+            }
+            let mut args = std::mem::take(&mut words).into_iter();
+            let Some(name) = args.next() else { continue };
+            let args: Vec<Word> = args.collect();
+            if name.text == "include" {
+                self.include(&name, &args, terminator, depth, into)?;
+                continue;
+            }
+            let block = match terminator {
+                Terminator::BlockOpen if depth >= MAX_BLOCK_DEPTH => {
+                    return Err(span.limit("blocks nested too deeply", format!("at most {MAX_BLOCK_DEPTH} levels")));
+                }
+                Terminator::BlockOpen => {
+                    let mut block = Vec::new();
+                    self.block(lexer, Some(&name), depth + 1, &mut block)?;
+                    Some(block)
+                }
+                _ => None,
+            };
+            into.push(Directive { name, args, block });
+        }
+    }
+
+    fn include(
+        &mut self,
+        name: &Word,
+        args: &[Word],
+        terminator: Terminator,
+        depth: usize,
+        into: &mut Vec<Directive>,
+    ) -> Result<(), Fault> {
+        let (Terminator::Semicolon, [pattern]) = (terminator, args) else {
+            return Err(name.span.value("include takes one file", "include FILE;"));
+        };
+        if Path::new(&pattern.text).file_name().is_some_and(|name| name == "mime.types") {
+            self.skipped_includes.push(name.span);
+            return Ok(());
+        }
+        let Some(folder) = &self.folder else {
+            let expected = "the included text itself, or a configuration read from a file";
+            return Err(name.span.unsupported("include in a text that is not a file", expected));
+        };
+        let path = folder.join(&pattern.text);
+        let paths = if include::is_pattern(&pattern.text) { include::expand(&path, MAX_FILES) } else { vec![path] };
+        paths.iter().try_for_each(|path| self.include_file(path, Some(pattern.span), depth, into))
+    }
+
+    fn include_file(
+        &mut self,
+        path: &Path,
+        from: Option<Span>,
+        depth: usize,
+        into: &mut Vec<Directive>,
+    ) -> Result<(), Fault> {
+        let text = include::read(path, MAX_TEXT_BYTES - self.text_bytes.min(MAX_TEXT_BYTES), from)?;
+        // The file was just read, so its path can be resolved.
+        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if let Some(span) = from {
+            if self.open_files.contains(&real) {
+                return Err(span.limit(format!("{} includes itself", path.display()), "another file"));
+            }
+            if self.open_files.len() > MAX_INCLUDE_DEPTH {
+                return Err(span.limit("includes nested too deeply", format!("at most {MAX_INCLUDE_DEPTH} levels")));
+            }
+        }
+        self.open_files.push(real);
+        self.source(&path.to_string_lossy(), &text, from, depth, into)?;
+        self.open_files.pop();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn shape(directives: &[Directive]) -> String {
+        let one = |directive: &Directive| {
+            let args: String = directive.args.iter().map(|arg| format!(" {}", arg.text)).collect();
+            let block = directive.block.as_ref().map(|block| format!("{{{}}}", shape(block)));
+            format!("{}{args}{}", directive.name.text, block.unwrap_or_default())
+        };
+        directives.iter().map(one).collect::<Vec<_>>().join(",")
+    }
+
+    #[test]
+    fn blocks_nest_and_includes_are_put_in_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("main.conf");
+        fs::create_dir(folder.path().join("d")).unwrap();
+        fs::write(&main, "a { include d/*.conf; } include d/x.conf; include none/*.conf; include mime.types; z;")
+            .unwrap();
+        fs::write(folder.path().join("d/x.conf"), "x 1;").unwrap();
+        // Relative to the main file's folder, not to the including file's.
+        fs::write(folder.path().join("d/w.conf"), "w { include d/x.conf; }").unwrap();
+        let directives = Parser::default().file(&main).unwrap();
+        assert_eq!(shape(&directives), "a{w{x 1},x 1},x 1,z");
+    }
+
+    #[test]
+    fn a_file_that_includes_itself_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("main.conf");
+        fs::write(&main, "include b.conf;").unwrap();
+        fs::write(folder.path().join("b.conf"), "\n  include main.conf;").unwrap();
+        let mut parser = Parser::default();
+        let error = parser.file(&main).unwrap_err().locate("main.conf", &parser.sources);
+        assert_eq!((error.kind(), error.line(), error.column()), (ErrorKind::Limit, 2, 11));
+        assert!(error.message().ends_with("main.conf includes itself"), "{error}");
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_errors_at_the_include() {
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("main.conf");
+        for (text, expected) in [("include gone.conf;", "cannot be read"), ("include .;", "is not a file")] {
+            fs::write(&main, text).unwrap();
+            let mut parser = Parser::default();
+            let error = parser.file(&main).unwrap_err().locate("main.conf", &parser.sources);
+            assert!(error.to_string().contains(expected) && error.column() == 9, "{error}");
+        }
+        fs::write(&main, b"a;\nb\xff;").unwrap();
+        let error = Parser::default().file(&main).unwrap_err().locate("main.conf", &Sources::default());
+        assert_eq!(error.to_string(), "main.conf: not UTF-8: byte 0xff at line 2, column 2");
+    }
+
+    #[test]
+    fn depth_and_number_are_bounded() {
+        for text in ["a{".repeat(100_000), "a;".repeat(MAX_DIRECTIVES + 1), " ".repeat(MAX_TEXT_BYTES + 1)] {
+            let mut parser = Parser::default();
+            let error = parser.text("x", &text).unwrap_err().locate("x", &parser.sources);
+            assert_eq!(error.kind(), ErrorKind::Limit);
+        }
+    }
+}
