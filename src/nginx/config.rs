@@ -173,7 +173,10 @@ fn listeners(servers: &[(Server, Span)], remarks: &mut Remarks<'_>) -> Result<Ve
             for name in &server.names {
                 if !listener.names.add(name, number) {
                     let (name, address) = (name.text(), &listen.address);
-                    remarks.note(*span, format!("conflicting server name \"{name}\" on {address}: the first server keeps it"));
+                    remarks.note(
+                        *span,
+                        format!("conflicting server name \"{name}\" on {address}: the first server keeps it"),
+                    );
                 }
             }
         }

@@ -1,12 +1,12 @@
-//! Whole configurations: what is understood, and what an error says.
+//! Whole configurations: how they are understood, and their error messages.
 
 use std::time::Duration;
 
 use http::{HeaderMap, Method as HttpMethod};
 use proptest::prelude::*;
 
-use super::directives::server::ListenAddress;
 use super::directives::location::{Action, LocationMatch, PassUri};
+use super::directives::server::ListenAddress;
 use super::directives::upstream::Method;
 use super::variables::{Scope, Template};
 use super::*;
@@ -15,7 +15,7 @@ use crate::backend::http1::Address;
 mod mistakes;
 mod sticky;
 
-/// As the KAP manual has it.
+/// The configuration of the KAP manual.
 const MANUAL: &str = "upstream kylin {
     server 1.1.1.1:7070; # Kylin Server 1
     server 1.1.1.2:7070; # Kylin Server 2
@@ -75,13 +75,16 @@ fn parse(text: &str) -> Config {
 fn the_manuals_configuration_is_read_verbatim() {
     let config = parse(MANUAL);
     let [upstream] = &config.upstreams[..] else { panic!() };
-    assert_eq!((upstream.name.as_str(), &upstream.method), ("kylin", &Method::RoundRobin));
+    assert_eq!(upstream.name, "kylin");
+    assert!(matches!(upstream.method, Method::RoundRobin));
     let servers: Vec<_> =
         upstream.servers.iter().map(|server| (server.written.as_str(), server.weight, server.max_fails)).collect();
     assert_eq!(servers, [("1.1.1.1:7070", 1, 1), ("1.1.1.2:7070", 1, 1)]);
     let [listener] = &config.listeners[..] else { panic!() };
     assert_eq!(listener.address, ListenAddress::Tcp("0.0.0.0:8080".parse().unwrap()));
-    let Some(LocationMatch::Location { location, .. }) = config.servers[0].locate(b"/kylin/api/query") else { panic!() };
+    let Some(LocationMatch::Location { location, .. }) = config.servers[0].locate(b"/kylin/api/query") else {
+        panic!()
+    };
     let Action::Proxy(pass) = &location.action else { panic!() };
     assert_eq!((pass.upstream, pass.host.as_str(), &pass.uri), (0, "kylin", &PassUri::Unchanged));
     assert!(config.ignored.is_empty() && config.notes.is_empty());
@@ -125,7 +128,11 @@ fn a_whole_nginx_conf_is_read() {
     assert_eq!((kylin.read_timeout, kylin.max_body_size), (Some(Duration::from_secs(300)), Some(64 << 20)));
     let names: Vec<_> = kylin.set_headers.iter().map(|header| header.name.as_str()).collect();
     assert_eq!(names, ["host", "x-forwarded-for", "cookie"], "a level with any line does not see the outer ones");
-    assert!(kylin.next_upstream.on_status(502) && kylin.next_upstream.non_idempotent && kylin.next_upstream.tries == 2);
+    assert!(
+        kylin.next_upstream.on_status(502)
+            && kylin.next_upstream.has("non_idempotent")
+            && kylin.next_upstream.tries == 2
+    );
     assert!(!kylin.next_upstream.on_status(500));
     let hides = |name: &'static str| kylin.hides(&http::HeaderName::from_static(name));
     assert!(hides("x-powered-by") && hides("date") && !hides("server") && !hides("x-other"));
@@ -170,7 +177,7 @@ fn with(parameters: &str, directives: &str) -> Config {
 }
 
 #[test]
-fn what_listen_says_without_effect_is_listed() {
+fn parameters_of_listen_without_effect_are_listed() {
     let config = with(
         "default_server reuseport deferred bind so_keepalive=on fastopen=3 rcvbuf=8k sndbuf=8k http2 backlog=7",
         "",
@@ -181,7 +188,7 @@ fn what_listen_says_without_effect_is_listed() {
 }
 
 #[test]
-fn trailers_that_are_to_be_passed_are_noted() {
+fn passing_trailers_is_noted() {
     let off = with("", "proxy_pass_trailers off;");
     assert_eq!((texts(&off.ignored), texts(&off.notes)), (vec!["proxy_pass_trailers"], vec![]));
     let on = with("", "proxy_pass_trailers on;");
@@ -189,7 +196,7 @@ fn trailers_that_are_to_be_passed_are_noted() {
 }
 
 #[test]
-fn keepalive_refused_at_some_addresses_only_is_noted() {
+fn keepalive_off_at_some_addresses_only_is_noted() {
     let two = |first: &str, second: &str| {
         let server =
             |port, inside: &str| format!("server {{ listen {port}; {inside} location / {{ return 200; }} }}\n");
@@ -211,7 +218,7 @@ fn limits_on_connections_in_a_location_are_noted() {
 }
 
 #[test]
-fn a_request_head_is_bounded_whatever_the_file_says() {
+fn a_request_head_is_bounded_with_any_configuration() {
     for (value, bytes, notes) in [
         ("4 8k", 32 << 10, 0),
         ("1 1m", 1 << 20, 0),
@@ -225,7 +232,7 @@ fn a_request_head_is_bounded_whatever_the_file_says() {
 }
 
 #[test]
-fn a_time_too_long_to_compute_with_is_an_error() {
+fn a_time_over_100_years_is_an_error() {
     for time in ["9999999999999d", "36501d", "18446744073709551615"] {
         let text = format!("server {{ listen 81; client_header_timeout {time}; location / {{ return 200; }} }}");
         let error = Config::parse("x", &text).unwrap_err();
@@ -234,7 +241,7 @@ fn a_time_too_long_to_compute_with_is_an_error() {
 }
 
 #[test]
-fn a_prefix_stands_once() {
+fn the_value_of_a_parameter_begins_at_its_first_equals_sign() {
     let text = format!("upstream u {{ server 1.1.1.1 fail_timeout=fail_timeout=5s; }} {MANUAL}");
     assert_eq!(Config::parse("x", &text).unwrap_err().message(), "invalid time \"fail_timeout=5s\"");
 }
@@ -250,7 +257,7 @@ fn a_server_gets_the_limits_of_its_addresses() {
     let one = format!("{:?}", site.server_on("127.0.0.1:0".parse().unwrap()));
     assert!(one.contains("backlog: 7,") && one.contains("send_timeout: 1s"), "{one}");
     assert!(one.contains("127.0.0.1:0") && !one.contains(":81") && !one.contains(":82"), "{one}");
-    // Where one address says nothing the default is the least.
+    // An address without backlog counts with the default.
     let site = Site::new(parse(&config.replace("backlog=70", ""))).unwrap();
     assert!(format!("{:?}", site.server()).contains("backlog: 1024,"));
 }

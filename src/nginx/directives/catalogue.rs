@@ -139,7 +139,6 @@ const NO_LOGIC: &str = "locations and variables: requests are not rewritten";
 const NO_LIMITS: &str = "max_conns=N on the servers of an upstream: requests are not limited per client";
 const NO_ACCESS: &str = "a firewall, or an application that checks before it forwards: there is no access control here";
 
-
 /// Names that nginx knows and this crate refuses, separated by spaces, and what to write instead.
 static REFUSED: &[(&str, &str)] = &[
     ("alias index root try_files", NO_FILES),

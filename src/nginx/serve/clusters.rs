@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::ToSocketAddrs;
+use std::num::NonZeroU32;
 
 use bytes::Bytes;
 
@@ -56,9 +57,9 @@ fn endpoint(
     };
     let mut endpoint = endpoint
         .placement(&server.written)
-        .weight(server.weight)
-        .max_in_flight(server.max_conns)
-        .max_fails(server.max_fails)
+        .weight(NonZeroU32::new(server.weight).unwrap_or(NonZeroU32::MIN))
+        .max_in_flight(NonZeroU32::new(server.max_conns))
+        .max_fails(NonZeroU32::new(server.max_fails))
         .fail_timeout(server.fail_timeout)
         .backup(server.backup)
         .admin_state(admin_state);

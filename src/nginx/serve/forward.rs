@@ -32,9 +32,7 @@ pub(super) async fn forward(
     let (mut head, body) = request.into_parts();
     match checked.and_then(|()| route(site, listener, peer, &mut head)) {
         Ok(Routed::Respond(response)) => *response,
-        Ok(Routed::Forward(proxy, edits)) => {
-            edits.apply(proxy.forward(peer, Request::from_parts(head, body)).await)
-        }
+        Ok(Routed::Forward(proxy, edits)) => edits.apply(proxy.forward(peer, Request::from_parts(head, body)).await),
         Err(error) => error.response_to(&head),
     }
 }

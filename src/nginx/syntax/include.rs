@@ -15,11 +15,14 @@ pub(crate) fn read(path: &Path, max_bytes: usize, span: Option<Span>) -> Result<
         Some(span) => Fault::new(kind, Some(span), format!("{}: {message}", path.display()), expected),
         None => Fault::new(kind, None, message, expected),
     };
-    let unreadable =
-        |error: io::Error| fault(ErrorKind::Io, format!("cannot be read: {error}"), "").caused_by(error);
+    let unreadable = |error: io::Error| fault(ErrorKind::Io, format!("cannot be read: {error}"), "").caused_by(error);
     // A device or a pipe may never end.
     if !fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err(fault(ErrorKind::Io, "is not a file".into(), "the name of a file, or a pattern like conf.d/*.conf"));
+        return Err(fault(
+            ErrorKind::Io,
+            "is not a file".into(),
+            "the name of a file, or a pattern like conf.d/*.conf",
+        ));
     }
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(max_bytes as u64 + 1).read_to_end(&mut bytes)).map_err(unreadable)?;

@@ -12,8 +12,8 @@ mod source;
 mod suggest;
 pub(crate) mod values;
 
-pub(crate) use error::{Fault, printable};
 pub use error::{ConfigError, ErrorKind};
+pub(crate) use error::{Fault, printable};
 pub(crate) use lexer::Word;
 pub(crate) use parser::{Directive, Parser};
 pub(crate) use pattern::{Captures, Pattern};

@@ -14,7 +14,8 @@ pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
         return None;
     }
     let max_edits = 1 + word.len() / 5;
-    let distances = candidates.into_iter().map(|candidate| (distance(word.as_bytes(), candidate.as_bytes()), candidate));
+    let distances =
+        candidates.into_iter().map(|candidate| (distance(word.as_bytes(), candidate.as_bytes()), candidate));
     let near = distances.filter(|&(edits, _)| edits <= max_edits);
     near.min_by_key(|&(edits, _)| edits).map(|(_, candidate)| candidate)
 }

@@ -82,9 +82,9 @@ pub(crate) fn size(word: &Word) -> Result<u64, Fault> {
 
 /// Reads a whole number within `range`.
 pub(crate) fn number(word: &Word, range: RangeInclusive<u32>) -> Result<u32, Fault> {
-    parse_digits(&word.text).filter(|number| range.contains(number)).ok_or_else(|| {
-        word.invalid("number", format!("a whole number from {} to {}", range.start(), range.end()))
-    })
+    parse_digits(&word.text)
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| word.invalid("number", format!("a whole number from {} to {}", range.start(), range.end())))
 }
 
 pub(crate) fn flag(word: &Word) -> Result<bool, Fault> {

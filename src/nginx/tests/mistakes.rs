@@ -1,4 +1,4 @@
-//! What an error says: golden messages for the mistakes that people make.
+//! Golden error messages for the mistakes that people make.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn every_mistake_has_its_message() {
     let location = |inside: &str| server(&format!("location / {{ {inside} }}"));
     let upstream = |inside: &str| format!("upstream u {{ {inside} }} {MANUAL}");
     for (text, kind, column, message) in [
-        (upstream("server 1.1.1.1 weight=0;"), ErrorKind::Value, 29, "invalid number \"weight=0\""),
+        (upstream("server 1.1.1.1 weight=0;"), ErrorKind::Value, 36, "invalid number \"0\""),
         (upstream("server 1.1.1.1 fail_timeout=5ms;"), ErrorKind::Value, 42, "invalid time \"5ms\""),
         (
             upstream("server 1.1.1.1 resolve;"),
@@ -120,7 +120,7 @@ fn every_mistake_has_its_message() {
             location("return 200; proxy_set_header Content-Length 1;"),
             ErrorKind::Unsupported,
             63,
-            "field \"Content-Length\" cannot be set by hand",
+            "header \"Content-Length\" cannot be set by hand",
         ),
         (
             location("return 200; set_real_ip_from 10.0.0.0/33;"),
@@ -150,13 +150,13 @@ fn every_mistake_has_its_message() {
             location("return 200; add_header A \"b\\r\\nC: d\";"),
             ErrorKind::Value,
             60,
-            "a line break or control character in a header field",
+            "a line break or control character in a header",
         ),
         (
             location("return 444;"),
             ErrorKind::Unsupported,
             41,
-            "return 444 (closing without an answer) is not supported",
+            "return 444 (closing without a response) is not supported",
         ),
         (location("if ($host = a) { return 200; }"), ErrorKind::Unsupported, 34, "\"if\" is not supported"),
         (format!("{MANUAL}server 1.1.1.1;"), ErrorKind::Syntax, 1, "\"server\" has no block"),

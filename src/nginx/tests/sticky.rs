@@ -88,7 +88,7 @@ fn the_cookie_has_the_attributes_of_the_line() {
 }
 
 #[test]
-fn sessions_that_are_learned_have_nginxs_names_and_times() {
+fn learned_sessions_have_nginxs_names_and_times() {
     let zone = "zone=s:1m";
     let config =
         upstream(&format!("sticky learn create=$upstream_cookie_JSESSIONID lookup=$cookie_jsessionid {zone};"));
@@ -105,13 +105,13 @@ fn sessions_that_are_learned_have_nginxs_names_and_times() {
         (&["a".to_owned(), "b".to_owned()][..], Duration::from_secs(28_800), true)
     );
     assert!(!config.report().to_string().contains("timeout=8h"));
-    // Nobody gave a store that front ends could share.
+    // No store was set that front ends could share.
     let error = Site::new(config).unwrap_err();
     assert!(error.to_string().contains("upstream u: sync"), "{error}");
 }
 
 #[test]
-fn a_server_that_drains_without_sticky_is_remarked_on() {
+fn draining_without_sticky_is_noted() {
     let report = parse(&format!("upstream u {{ server a; server b drain; }} {SERVER}")).report().to_string();
     assert!(report.contains("drain without sticky: server b"), "{report}");
 }
@@ -126,7 +126,7 @@ fn every_mistake_has_its_message() {
         (sticky("cookie a@b"), ErrorKind::Value, 28, "\"a@b\" cannot be the name of a cookie"),
         (sticky("cookie lb path=kylin"), ErrorKind::Value, 31, "\"kylin\" cannot be the path of a cookie"),
         (sticky("cookie lb samesite=some"), ErrorKind::Value, 31, "invalid attribute \"samesite=some\""),
-        (sticky("cookie lb expires=1"), ErrorKind::Value, 31, "invalid time \"expires=1\""),
+        (sticky("cookie lb expires=1"), ErrorKind::Value, 39, "invalid time \"1\""),
         (sticky("cookie lb domain=$host"), ErrorKind::Unsupported, 31, "a variable in the attribute of a cookie"),
         (sticky("cookie lb httpOnly"), ErrorKind::Unknown, 31, "unknown parameter \"httpOnly\" of sticky"),
         (sticky("route"), ErrorKind::Missing, 14, "sticky route without a variable"),

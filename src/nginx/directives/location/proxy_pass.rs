@@ -117,7 +117,8 @@ impl PassUri {
             "$uri" => Ok(PassUri::Normalised { query: false }),
             "$uri$is_args$args" => Ok(PassUri::Normalised { query: true }),
             uri if uri.contains('$') => {
-                let expected = "http://UPSTREAM$request_uri, or $uri or $uri$is_args$args in its place; no other variables";
+                let expected =
+                    "http://UPSTREAM$request_uri, or $uri or $uri$is_args$args in its place; no other variables";
                 Err(word.span.unsupported("variables in proxy_pass are not supported", expected))
             }
             uri if !uri.starts_with('/') || !is_sendable(uri) => {

@@ -25,7 +25,8 @@ impl ServerName {
         if let Some(expression) = word.text.strip_prefix('~').filter(|expression| !expression.is_empty()) {
             return Ok(vec![ServerName::Regex(Pattern::new(expression, true, word, 1)?)]);
         }
-        if name.starts_with('~') || name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/' || c == '$') {
+        if name.starts_with('~') || name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/' || c == '$')
+        {
             return Err(invalid());
         }
         let (read, fixed) = match (name.strip_prefix('*'), name.strip_suffix('*')) {

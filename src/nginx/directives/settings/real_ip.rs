@@ -65,9 +65,7 @@ impl fmt::Display for TrustedPeers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             TrustedPeers::Unix => f.write_str("unix:"),
-            TrustedPeers::Network(network) if network.prefix_len() == network.max_prefix_len() => {
-                network.addr().fmt(f)
-            }
+            TrustedPeers::Network(network) if network.prefix_len() == network.max_prefix_len() => network.addr().fmt(f),
             TrustedPeers::Network(network) => network.fmt(f),
         }
     }

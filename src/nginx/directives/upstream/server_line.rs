@@ -92,9 +92,8 @@ impl UpstreamServer {
 }
 
 fn unknown(name: &str, word: &Word) -> Fault {
-    let unsupported = |instead| {
-        word.span.unsupported(format!("parameter \"{}\" of server is not supported", word.text), instead)
-    };
+    let unsupported =
+        |instead| word.span.unsupported(format!("parameter \"{}\" of server is not supported", word.text), instead);
     match name {
         "resolve" => unsupported("an address; a name is looked up once, without it"),
         "service" => unsupported("HOST:PORT"),
