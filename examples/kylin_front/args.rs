@@ -3,55 +3,56 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use kylin_lb::discovery::ZooKeeper;
 use kylin_lb::server::Listen;
 use kylin_lb::testing::kylin::KylinVersion;
 
-use crate::nodes::{self, Node, Policy, Probing};
+use crate::nodes::{self, Node, Policy, ProbeOption};
 use crate::sessions::Keep;
 
 pub const HELP: &str = "\
 A load-balancing front end for Apache Kylin.
 
-Usage: kylin_front [OPTIONS]          every option also as --name=value
+Usage: kylin_front [OPTIONS]          each option also as --name=value
 
-Where the nodes are; one of:
-  --demo N            N demo Kylin nodes in this process (the default, with N = 3)
-  --version v4|v5     of the demo nodes: Kylin 2 to 4 (default), or Kylin 5
+Nodes, from one of:
+  --demo N            N demo Kylin nodes in this process (default, with N = 3)
+  --kylin-version V   version of the demo nodes: v4 (Kylin 2 to 4, default) or v5
   --nodes NODE,...    a node is [NAME@]HOST:PORT[=ROLE], with the role all (default), query or job; the name is the
                       endpoint's id, and its jvmRoute for --sessions route
-  --zookeeper PLACE   where Kylin registers its nodes: HOST:PORT[,HOST:PORT...][/BASE/CLUSTER]
-  --properties FILE   a kylin.properties, and FILE.override where there is one: the nodes that it names, or those of its
-                      ZooKeeper, followed as they change; nodes of another metastore are kept out
-  --config FILE       an nginx configuration: upstreams, servers, locations; it decides about nodes, policy and rules itself
+  --zookeeper PLACE   the ZooKeeper where Kylin registers its nodes: HOST:PORT[,HOST:PORT...][/BASE/CLUSTER]
+                      (build with --features zookeeper)
+  --properties FILE   a kylin.properties, and FILE.override if it exists: the nodes that it names, or those of its
+                      ZooKeeper, followed as they change; nodes of another metastore are quarantined
+  --config FILE       an nginx configuration: upstreams, servers, locations; it sets nodes, policy and rules itself
 
-How requests are balanced:
+Balancing:
   --policy NAME       round-robin, least-conn (default), ip-hash, random-two or query-affinity
-  --kylin on|off      go by what is known of Kylin: roles, retries, closed calls (default: on)
+  --kylin on|off      use what is known of Kylin: roles, retries, closed calls (default: on)
   --sessions HOW      how a login finds its node again:
                         memory            learned from the nodes' cookies, in memory (default)
-                        STORE             the same in a store that front ends share: redis://, redis+sentinel://,
-                                          redis+cluster://, mysql:// or memcached://
-                        cookie            a signed cookie of the front end's own
+                        STORE             learned, in a store that front ends share: redis://, redis+sentinel://,
+                                          redis+cluster://, mysql:// or memcached:// (build with --features redis, mysql)
+                        cookie            a signed cookie of the front end
                         route             the jvmRoute in session ids
-                        shared[:STORE]    the front end logs in at every node that it needs; in memory, or in a store
-                        user              the user of clients without cookies
+                        login-relay[:STORE]  the front end logs in at each node; in memory, or in a store
+                                          (build with --features login-relay)
+                        user              by the user of clients without cookies
                         none              not at all
                       With --config: a STORE for its sticky learn.
-  --store-deadline MS milliseconds that a store may take for one operation, after which the front end goes on without it
+  --store-deadline MS milliseconds for one operation of a store, after which the request proceeds without it
                       (default: 50)
   --secret-file FILE  the secret that front ends share: 64 hexadecimal digits, base64 of 32 bytes, or 32 bytes; further
-                      lines are earlier secrets (default: random, which will do for one front end)
-  --probe WHAT        version (default), health (Kylin 5), tcp or none (the default with --config)
-  --outlier on|off    eject nodes that fail more than the others, in place of nginx's max_fails (default: off)
+                      lines are earlier secrets (default: random, which works for one front end)
+  --probe WHAT        version (default), health (Kylin 5), tcp or none (default with --config)
+  --outlier on|off    eject nodes that fail more than the others, instead of nginx's max_fails (default: off)
 
 This program:
-  --listen ADDR       where to listen (default 127.0.0.1:8080): HOST:PORT, [V6]:PORT, unix:/path; in place of all
-                      addresses of a configuration, with the servers of its first
-  --status ADDR       answer GET /front/status there, for operators; whoever reaches it may read it (default: off)
+  --listen ADDR       where to listen (default 127.0.0.1:8080): HOST:PORT, [V6]:PORT, unix:/path; replaces all
+                      addresses of a configuration, and serves its first server
+  --status ADDR       serves GET /front/status for operators, to whoever can connect (default: off)
   --threads N         accept loops, each on a thread of its own (default: one per core)
-  --check             say what was understood, and exit
-  --help              print this
+  --check             prints what was understood, and exits
+  --help              prints this
 ";
 
 pub struct Args {
@@ -61,7 +62,7 @@ pub struct Args {
     pub sessions: Keep,
     pub store_deadline: Duration,
     pub secret_file: Option<PathBuf>,
-    pub probe: Probing,
+    pub probe: ProbeOption,
     pub outlier: bool,
     pub listen: Option<Listen>,
     pub status: Option<Listen>,
@@ -69,20 +70,21 @@ pub struct Args {
     pub check: bool,
 }
 
-/// Where the nodes come from.
+/// The source of the nodes.
 pub enum Source {
     Demo(usize, KylinVersion),
     Nodes(Vec<Node>),
-    ZooKeeper(Box<ZooKeeper>),
+    #[cfg(feature = "zookeeper")]
+    ZooKeeper(Box<kylin_lb::discovery::ZooKeeper>),
     Properties(PathBuf),
     Config(PathBuf),
 }
 
-/// What a configuration decides by itself.
-const DECIDED: [&str; 4] = ["--version", "--policy", "--kylin", "--outlier"];
+/// Options that an nginx configuration replaces.
+const SET_BY_CONFIG: [&str; 4] = ["--kylin-version", "--policy", "--kylin", "--outlier"];
 
 impl Args {
-    /// None when help was asked for. A store is opened, though not connected, so this wants a tokio runtime around it.
+    /// Parses the arguments. Returns `None` for `--help`. Call it within a tokio runtime: it opens a store, without connecting.
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut args = Args {
             source: Source::Demo(3, KylinVersion::V4),
@@ -91,7 +93,7 @@ impl Args {
             sessions: Keep::Memory,
             store_deadline: Duration::from_millis(50),
             secret_file: None,
-            probe: Probing::Version,
+            probe: ProbeOption::Version,
             outlier: false,
             listen: None,
             status: None,
@@ -112,18 +114,17 @@ impl Args {
             if matches!(name.as_str(), "--check" | "--help" | "-h") && value.is_some() {
                 return Err(format!("{name} takes no value"));
             }
-            let mut value = || value.take().or_else(|| words.next()).ok_or(format!("{name} wants a value"));
+            let mut value = || value.take().or_else(|| words.next()).ok_or(format!("{name} needs a value"));
             match name.as_str() {
                 "--demo" => args.source = Source::Demo(count(&name, &value()?, 1024)?, KylinVersion::V4),
-                "--version" => {
+                "--kylin-version" => {
                     version = one_of(&name, &value()?, &[("v4", KylinVersion::V4), ("v5", KylinVersion::V5)])?
                 }
                 "--nodes" => {
                     args.source = Source::Nodes(nodes::parse(&value()?).map_err(|error| format!("--nodes: {error}"))?)
                 }
                 "--zookeeper" => {
-                    let source = ZooKeeper::parse(&value()?).map_err(|error| format!("--zookeeper: {error}"))?;
-                    args.source = Source::ZooKeeper(Box::new(source));
+                    args.source = zookeeper(&value()?).map_err(|error| format!("--zookeeper: {error}"))?;
                 }
                 "--properties" => args.source = Source::Properties(value()?.into()),
                 "--config" => args.source = Source::Config(value()?.into()),
@@ -136,7 +137,7 @@ impl Args {
                     args.store_deadline = Duration::from_millis(count(&name, &value()?, 60_000)? as u64)
                 }
                 "--secret-file" => args.secret_file = Some(value()?.into()),
-                "--probe" => args.probe = one_of(&name, &value()?, &Probing::NAMES)?,
+                "--probe" => args.probe = one_of(&name, &value()?, &ProbeOption::NAMES)?,
                 "--outlier" => args.outlier = switch(&name, &value()?)?,
                 "--listen" => args.listen = Some(value()?.parse().map_err(|error| format!("--listen: {error}"))?),
                 "--status" => args.status = Some(value()?.parse().map_err(|error| format!("--status: {error}"))?),
@@ -146,23 +147,23 @@ impl Args {
                 _ => return Err(format!("unknown option {name}")),
             }
         }
-        args.agree(&given, version)?;
+        args.check_agreement(&given, version)?;
         Ok(Some(args))
     }
 
-    /// Whether the options go together.
-    fn agree(&mut self, given: &[String], chosen: KylinVersion) -> Result<(), String> {
+    /// Checks that the options agree.
+    fn check_agreement(&mut self, given: &[String], chosen: KylinVersion) -> Result<(), String> {
         let has = |name: &str| given.iter().any(|given| given == name);
         let sources = ["--demo", "--nodes", "--zookeeper", "--properties", "--config"];
         let mut sources = sources.into_iter().filter(|name| has(name));
         if let (Some(one), Some(other)) = (sources.next(), sources.next()) {
-            return Err(format!("{one} and {other} exclude each other: each says where the nodes are"));
+            return Err(format!("{one} and {other} exclude each other: each is a source of nodes"));
         }
         match &mut self.source {
             Source::Demo(_, version) => *version = chosen,
             Source::Config(_) => {
-                if let Some(name) = DECIDED.into_iter().find(|name| has(name)) {
-                    return Err(format!("--config and {name} exclude each other: a configuration decides that itself"));
+                if let Some(name) = SET_BY_CONFIG.into_iter().find(|name| has(name)) {
+                    return Err(format!("--config and {name} exclude each other: the configuration sets that itself"));
                 }
                 if has("--sessions") && !matches!(self.sessions, Keep::Learn(_)) {
                     return Err(
@@ -172,21 +173,32 @@ impl Args {
                     );
                 }
                 if !has("--probe") {
-                    self.probe = Probing::None;
+                    self.probe = ProbeOption::None;
                 }
             }
-            _ if has("--version") => return Err("--version is about demo nodes: it goes with --demo".into()),
+            _ if has("--kylin-version") => return Err("--kylin-version is for demo nodes: use it with --demo".into()),
             _ => {}
         }
         Ok(())
     }
 }
 
-fn count(name: &str, text: &str, most: usize) -> Result<usize, String> {
+#[cfg(feature = "zookeeper")]
+fn zookeeper(text: &str) -> Result<Source, String> {
+    let source = kylin_lb::discovery::ZooKeeper::parse(text).map_err(|error| error.to_string())?;
+    Ok(Source::ZooKeeper(Box::new(source)))
+}
+
+#[cfg(not(feature = "zookeeper"))]
+fn zookeeper(_: &str) -> Result<Source, String> {
+    Err("this build has no ZooKeeper client: build it with --features zookeeper".into())
+}
+
+fn count(name: &str, text: &str, max: usize) -> Result<usize, String> {
     text.parse()
         .ok()
-        .filter(|count| (1..=most).contains(count))
-        .ok_or_else(|| format!("{name} {text}: expected a number from 1 to {most}"))
+        .filter(|count| (1..=max).contains(count))
+        .ok_or_else(|| format!("{name} {text}: expected a number from 1 to {max}"))
 }
 
 fn switch(name: &str, text: &str) -> Result<bool, String> {

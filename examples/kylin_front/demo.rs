@@ -8,7 +8,7 @@ use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore, Served};
 
 use crate::nodes::Node;
 
-/// Kylin nodes that share a metastore, and no sessions.
+/// Kylin nodes that share a metastore but no sessions.
 #[derive(Clone)]
 pub struct Demo {
     nodes: Arc<Vec<(KylinNode, Served)>>,
@@ -32,7 +32,7 @@ impl Demo {
     }
 }
 
-/// Commands to paste.
+/// Returns commands to paste into a shell.
 pub fn commands(front: SocketAddr) -> String {
     format!(
         r#"

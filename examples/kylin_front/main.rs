@@ -1,15 +1,16 @@
-//! A complete front end behind the crate's own server: nodes by name, from ZooKeeper, from Kylin's properties, from an nginx configuration, or demo nodes in
-//! this process.
+//! A complete front end on the crate's own server: nodes by name, from ZooKeeper, from Kylin's properties, from an nginx
+//! configuration, or demo nodes in this process.
 //!
 //! ```sh
 //! cargo run --release --example kylin_front                          # three demo Kylin nodes and the front end
 //! cargo run --release --example kylin_front -- --config kylin.conf   # an nginx configuration, as is
-//! cargo run --release --example kylin_front -- --nodes q1:7070,q2:7070 --sessions redis://10.0.0.5 --secret-file secret
+//! cargo run --release --example kylin_front -- --nodes q1:7070,q2:7070
+//! cargo run --release --example kylin_front --features redis -- --nodes q1:7070 --sessions redis://10.0.0.5 --secret-file secret
 //! cargo run --release --example kylin_front -- --help
 //! ```
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a program for a terminal")]
-#![allow(unreachable_pub, reason = "a program has no outside")]
+#![allow(unreachable_pub, reason = "a program has no public API")]
 
 mod args;
 mod demo;
@@ -29,21 +30,22 @@ use kylin_lb::nginx::{Config, Site};
 use kylin_lb::server::{Listen, Server};
 use kylin_lb::{Cluster, Proxy};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::args::{Args, Source};
 use self::members::Members;
 use self::sessions::{Keep, Kept};
-use self::status::Watched;
+use self::status::Monitored;
 
 /// How long requests in flight may take to finish after a signal.
 const GRACE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_writer(std::io::stderr)
-        .init();
-    // The front end has threads of its own; this runtime serves the signals, the probes, the stores and the demo nodes.
+    log_to_stderr();
+    // The server has threads of its own. This runtime serves signals, probes, stores and the demo nodes.
     let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
     let _entered = runtime.enter();
     let args = match Args::parse(std::env::args().skip(1)) {
@@ -71,18 +73,26 @@ fn main() -> ExitCode {
     }
 }
 
+/// Logs to standard error at the levels that `RUST_LOG` sets, such as `info` or `kylin_lb=debug`; errors without it.
+fn log_to_stderr() {
+    let levels = std::env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
+    let levels = levels.unwrap_or_else(|| Targets::new().with_default(LevelFilter::ERROR));
+    let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(output.with_filter(levels)).init();
+}
+
 async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     let (secret, is_random) = sessions::secret(args.secret_file.as_deref())?;
     if is_random && args.sessions.needs_secret() {
         eprintln!(
-            "kylin_front: without --secret-file the secret is random: several front ends need the same, and restarts too"
+            "kylin_front: without --secret-file the secret is random: several front ends need a common one, and restarts need the same"
         );
     }
     if let Source::Config(path) = &args.source {
         return configured(path, &args, secret).await;
     }
     let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
-    let Members { cluster, follow, demo, metastore: _metastore } = Members::find(source, &args).await?;
+    let Members { cluster, discovery, demo, metastore: _metastore } = Members::find(source, &args).await?;
     let Kept { affinity, sessions } = args.sessions.affinity(&secret, args.store_deadline)?;
     let proxy = match args.kylin {
         true => Proxy::builder(cluster.clone()).affinity(affinity).build()?,
@@ -99,8 +109,8 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     };
     let server = Server::builder().listen(listen.clone(), proxy).threads(args.threads).start()?;
     greet(&server, &[listen]);
-    let watched = Watched { clusters: vec![("kylin".into(), cluster.clone())], sessions, follow };
-    let _status = status(&args, watched)?;
+    let monitored = Monitored { clusters: vec![("kylin".into(), cluster.clone())], sessions, discovery };
+    let _status = status(&args, monitored)?;
     print!("{}{}", summary(&args), table(&cluster));
     if let (Some(_), Some(address)) = (&demo, server.addresses().first()) {
         print!("{}", demo::commands(*address));
@@ -108,7 +118,7 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     until_signal(server).await
 }
 
-/// An nginx configuration.
+/// Serves an nginx configuration.
 async fn configured(path: &Path, args: &Args, secret: kylin_lb::session::Secret) -> Result<(), Box<dyn Error>> {
     let config = Config::read(path)?;
     if args.check {
@@ -139,7 +149,7 @@ async fn configured(path: &Path, args: &Args, secret: kylin_lb::session::Secret)
         }
     }
     let clusters = site.clusters().map(|(name, cluster)| (name.to_owned(), cluster.clone())).collect();
-    let _status = status(args, Watched { clusters, sessions: store, follow: None })?;
+    let _status = status(args, Monitored { clusters, sessions: store, discovery: None })?;
     for (name, cluster) in site.clusters() {
         print!("\nupstream {name}{}", table(cluster));
     }
@@ -155,17 +165,17 @@ fn greet(server: &Server, listens: &[Listen]) {
     }
 }
 
-/// The listener for operators, if it is wanted, and what it tells of: the membership is followed as long as that lives.
-fn status(args: &Args, watched: Watched) -> Result<(Option<Server>, Arc<Watched>), Box<dyn Error>> {
-    let watched = Arc::new(watched);
-    let server = args.status.clone().map(|listen| status::serve(listen, Arc::clone(&watched))).transpose()?;
+/// Starts the listener for operators, where one is wanted. Discovery runs as long as the returned state lives.
+fn status(args: &Args, monitored: Monitored) -> Result<(Option<Server>, Arc<Monitored>), Box<dyn Error>> {
+    let monitored = Arc::new(monitored);
+    let server = args.status.clone().map(|listen| status::serve(listen, Arc::clone(&monitored))).transpose()?;
     for address in server.iter().flat_map(Server::addresses) {
         println!("status on http://{address}/front/status");
     }
-    Ok((server, watched))
+    Ok((server, monitored))
 }
 
-/// What was chosen, one a line.
+/// Returns the chosen options, one a line.
 fn summary(args: &Args) -> String {
     let on = |on| if on { "on" } else { "off" };
     format!(
@@ -177,12 +187,12 @@ fn summary(args: &Args) -> String {
     )
 }
 
-/// The endpoints of a cluster, one a line.
+/// Returns the endpoints of a cluster, one a line.
 fn table<B>(cluster: &Cluster<B>) -> String {
     let status = cluster.status();
     let mut table = format!(
         "\n{:<28} {:>6} {:<8} {:<6} {:<9} {:>9}\n",
-        "endpoint", "weight", "group", "roles", "admin_state", "in flight"
+        "endpoint", "weight", "group", "roles", "state", "in flight"
     );
     for endpoint in &status.endpoints {
         let group = if endpoint.backup { "backup" } else { "primary" };
@@ -195,7 +205,7 @@ fn table<B>(cluster: &Cluster<B>) -> String {
     table
 }
 
-/// Serves until SIGTERM or SIGINT, then finishes what is in flight; a second signal cuts it short.
+/// Serves until SIGTERM or SIGINT, then waits for requests in flight. A second signal ends the wait.
 async fn until_signal(server: Server) -> Result<(), Box<dyn Error>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }

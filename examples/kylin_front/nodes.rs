@@ -1,4 +1,4 @@
-//! The cluster: its nodes, its policy, and what watches over it.
+//! The cluster: its nodes, its policy and its probes.
 
 use kylin_lb::balance::{BalancerExt, IpHash, LeastConn, QueryAffinity, RandomTwo, RoundRobin};
 use kylin_lb::cluster::{ClusterBuilder, ClusterError};
@@ -10,10 +10,10 @@ use kylin_lb::{Cluster, Endpoint, HttpBackend};
 
 use crate::args::Args;
 
-/// A node that was named on the command line.
+/// A node named on the command line.
 pub struct Node {
-    found: DiscoveredNode,
-    /// Its jvmRoute.
+    node: DiscoveredNode,
+    /// The jvmRoute of the node.
     route: Option<String>,
 }
 
@@ -27,14 +27,14 @@ pub enum Policy {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Probing {
+pub enum ProbeOption {
     Version,
     Health,
     Tcp,
     None,
 }
 
-/// `[NAME@]HOST:PORT[=ROLE]`, separated by commas.
+/// Parses `[NAME@]HOST:PORT[=ROLE]`, separated by commas.
 pub fn parse(text: &str) -> Result<Vec<Node>, String> {
     text.split(',').map(|node| Node::parse(node.trim())).collect()
 }
@@ -49,18 +49,18 @@ impl Node {
             Some((address, role)) => (address, role.parse::<Roles>().map_err(|error| format!("{address}: {error}"))?),
             None => (rest, Roles::ALL),
         };
-        let found = DiscoveredNode::new(address).map_err(|error| error.to_string())?.with_roles(roles);
-        let found = match name {
-            Some(name) => found.with_id(name).map_err(|error| format!("{address}: {error}"))?,
-            None => found,
+        let node = DiscoveredNode::new(address).map_err(|error| error.to_string())?.with_roles(roles);
+        let node = match name {
+            Some(name) => node.with_id(name).map_err(|error| format!("{address}: {error}"))?,
+            None => node,
         };
-        Ok(Node { found, route: name.map(str::to_owned) })
+        Ok(Node { node, route: name.map(str::to_owned) })
     }
 
-    /// A demo node.
+    /// Returns a demo node.
     pub fn demo(name: &str, address: std::net::SocketAddr) -> Self {
-        let found = DiscoveredNode::new(&address.to_string()).expect("an address is one");
-        Node { found: found.with_id(name).expect("node-1 can be an id"), route: Some(name.to_owned()) }
+        let node = DiscoveredNode::new(&address.to_string()).expect("a socket address is valid");
+        Node { node: node.with_id(name).expect("a demo name is a valid id"), route: Some(name.to_owned()) }
     }
 }
 
@@ -84,11 +84,11 @@ impl Policy {
     }
 }
 
-/// The cluster of these nodes; of none, where they are still to be found.
+/// Builds the cluster of these nodes; without any where discovery adds them later.
 pub fn cluster(nodes: &[Node], args: &Args) -> Result<Cluster, Box<dyn std::error::Error>> {
     let mut endpoints = Vec::new();
-    for Node { found, route } in nodes {
-        let endpoint = watched(found.http()?, args.outlier);
+    for Node { node, route } in nodes {
+        let endpoint = with_one_ejection_rule(node.http()?, args.outlier);
         endpoints.push(match route {
             Some(route) => endpoint.route(route),
             None => endpoint,
@@ -99,27 +99,31 @@ pub fn cluster(nodes: &[Node], args: &Args) -> Result<Cluster, Box<dyn std::erro
     Ok(cluster.build().map_err(|error: ClusterError| format!("--nodes: {error}"))?)
 }
 
-/// With one rule for ejections, not two.
-pub fn watched(endpoint: Endpoint<HttpBackend>, outlier: bool) -> Endpoint<HttpBackend> {
+/// Turns `max_fails` off where outlier detection ejects, so that one rule decides.
+pub fn with_one_ejection_rule(endpoint: Endpoint<HttpBackend>, outlier: bool) -> Endpoint<HttpBackend> {
     if outlier { endpoint.max_fails(None) } else { endpoint }
 }
 
-impl Probing {
-    pub const NAMES: [(&str, Self); 4] =
-        [("version", Probing::Version), ("health", Probing::Health), ("tcp", Probing::Tcp), ("none", Probing::None)];
+impl ProbeOption {
+    pub const NAMES: [(&str, Self); 4] = [
+        ("version", ProbeOption::Version),
+        ("health", ProbeOption::Health),
+        ("tcp", ProbeOption::Tcp),
+        ("none", ProbeOption::None),
+    ];
 
-    /// Begins to probe; what is returned is to be kept as long.
+    /// Starts to probe. ProbeOption stops when the returned checker is dropped.
     pub fn start(self, cluster: &Cluster) -> Option<HealthChecker> {
         let probe = match self {
-            Probing::Version => Probe::kylin_version(),
-            Probing::Health => Probe::kylin5_health(),
-            Probing::Tcp => Probe::tcp(),
-            Probing::None => return None,
+            ProbeOption::Version => Probe::kylin_version(),
+            ProbeOption::Health => Probe::kylin5_health(),
+            ProbeOption::Tcp => Probe::tcp(),
+            ProbeOption::None => return None,
         };
         Some(HealthCheck::new(probe).start(cluster))
     }
 
     pub fn name(self) -> &'static str {
-        Probing::NAMES.iter().find(|(_, probe)| *probe == self).map_or("", |(name, _)| name)
+        ProbeOption::NAMES.iter().find(|(_, probe)| *probe == self).map_or("", |(name, _)| name)
     }
 }

@@ -1,4 +1,4 @@
-//! How a login finds its node again.
+//! `--sessions`: how a login finds its node again.
 
 use std::error::Error;
 use std::fmt;
@@ -6,22 +6,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kylin_lb::session::{self, Affinity, LoginRelay, Secret, SessionStore, Sessions};
+use kylin_lb::session::{self, Affinity, Secret, SessionStore, Sessions};
 
 pub enum Keep {
     Memory,
     Learn(Store),
     Cookie,
     Route,
-    Shared(Option<Store>),
+    #[cfg(feature = "login-relay")]
+    LoginRelay(Option<Store>),
     User,
     None,
 }
 
-/// What comes of it.
+/// The affinity that results, and what the status shows of it.
 pub struct Kept {
     pub affinity: Option<Affinity>,
-    /// For the status.
     pub sessions: Option<Sessions>,
 }
 
@@ -29,25 +29,25 @@ pub struct Kept {
 #[derive(Clone)]
 pub struct Store {
     store: Arc<dyn SessionStore>,
-    /// Its address without what is secret in it.
+    /// Its address without credentials.
     shown: String,
 }
 
-const KNOWN: &str = "memory, redis://, redis+sentinel://, redis+cluster://, mysql://, memcached://, cookie, route, shared, \
-                     shared:STORE, user or none";
+const KNOWN: &str = "memory, redis://, redis+sentinel://, redis+cluster://, mysql://, memcached://, cookie, route, \
+                     login-relay, login-relay:STORE, user or none";
 
 impl Keep {
-    /// The text may hold a password, so no error shows it.
+    /// Parses the value of the option. The text may hold a password, so no error shows it.
     pub fn parse(text: &str) -> Result<Self, String> {
         Ok(match text {
             "memory" => Keep::Memory,
             "cookie" => Keep::Cookie,
             "route" => Keep::Route,
-            "shared" => Keep::Shared(None),
+            "login-relay" => login_relay(None)?,
             "user" => Keep::User,
             "none" => Keep::None,
-            _ => match text.strip_prefix("shared:") {
-                Some(address) => Keep::Shared(Some(Store::open(address)?)),
+            _ => match text.strip_prefix("login-relay:") {
+                Some(address) => login_relay(Some(address))?,
                 None if text.contains("://") => Keep::Learn(Store::open(text)?),
                 None => return Err(format!("expected {KNOWN}")),
             },
@@ -58,14 +58,18 @@ impl Keep {
         let secret = || secret.clone();
         let sessions = match self {
             Keep::Memory => Some(Sessions::in_memory()?),
-            Keep::Learn(store) | Keep::Shared(Some(store)) => Some(store.sessions(secret(), deadline)),
-            Keep::Shared(None) => Some(Sessions::in_memory()?),
+            Keep::Learn(store) => Some(store.sessions(secret(), deadline)),
+            #[cfg(feature = "login-relay")]
+            Keep::LoginRelay(None) => Some(Sessions::in_memory()?),
+            #[cfg(feature = "login-relay")]
+            Keep::LoginRelay(Some(store)) => Some(store.sessions(secret(), deadline)),
             Keep::Cookie | Keep::Route | Keep::User | Keep::None => None,
         };
         let affinity = match (self, &sessions) {
             (Keep::Memory | Keep::Learn(_), Some(sessions)) => Some(Affinity::learn(sessions.clone())),
-            (Keep::Shared(_), Some(sessions)) => {
-                Some(Affinity::login_relay(LoginRelay::new(sessions.clone(), secret())))
+            #[cfg(feature = "login-relay")]
+            (Keep::LoginRelay(_), Some(sessions)) => {
+                Some(Affinity::login_relay(session::LoginRelay::new(sessions.clone(), secret())))
             }
             (Keep::Cookie, _) => Some(Affinity::cookie(secret())),
             (Keep::Route, _) => Some(Affinity::route()),
@@ -75,10 +79,20 @@ impl Keep {
         Ok(Kept { affinity, sessions })
     }
 
-    /// Do front ends that share an address have to share the secret?
+    /// Returns whether front ends that share an address must share the secret.
     pub fn needs_secret(&self) -> bool {
         !matches!(self, Keep::Memory | Keep::Route | Keep::None)
     }
+}
+
+#[cfg(feature = "login-relay")]
+fn login_relay(address: Option<&str>) -> Result<Keep, String> {
+    Ok(Keep::LoginRelay(address.map(Store::open).transpose()?))
+}
+
+#[cfg(not(feature = "login-relay"))]
+fn login_relay(_: Option<&str>) -> Result<Keep, String> {
+    Err("this build has no login relay: build it with --features login-relay".into())
 }
 
 impl Store {
@@ -100,7 +114,7 @@ impl Store {
     }
 }
 
-/// `scheme://hosts`: what stands before an `@` or behind the hosts may be secret.
+/// Returns `scheme://hosts`: the parts before an `@` and behind the hosts may be secret.
 fn shown(address: &str) -> String {
     let (scheme, rest) = address.split_once("://").unwrap_or((address, ""));
     let rest = rest.rsplit_once('@').map_or(rest, |(_, hosts)| hosts);
@@ -112,17 +126,19 @@ impl fmt::Display for Keep {
         match self {
             Keep::Memory => f.write_str("learned from the nodes' cookies, in memory"),
             Keep::Learn(store) => write!(f, "learned from the nodes' cookies, in {}", store.shown),
-            Keep::Cookie => f.write_str("a signed cookie of the front end's own"),
+            Keep::Cookie => f.write_str("a signed cookie of the front end"),
             Keep::Route => f.write_str("the jvmRoute in session ids"),
-            Keep::Shared(None) => f.write_str("shared by the front end, in memory"),
-            Keep::Shared(Some(store)) => write!(f, "shared by the front end, in {}", store.shown),
+            #[cfg(feature = "login-relay")]
+            Keep::LoginRelay(None) => f.write_str("relayed logins, in memory"),
+            #[cfg(feature = "login-relay")]
+            Keep::LoginRelay(Some(store)) => write!(f, "relayed logins, in {}", store.shown),
             Keep::User => f.write_str("by user"),
             Keep::None => f.write_str("not kept"),
         }
     }
 }
 
-/// The secret of `file`, or a random one, and whether it is random.
+/// Returns the secret of `file`, or a random one, and whether it is random.
 pub fn secret(file: Option<&Path>) -> Result<(Secret, bool), Box<dyn Error>> {
     let Some(file) = file else { return Ok((Secret::random()?, true)) };
     let bytes = std::fs::read(file).map_err(|error| format!("--secret-file {}: {error}", file.display()))?;
@@ -133,7 +149,7 @@ pub fn secret(file: Option<&Path>) -> Result<(Secret, bool), Box<dyn Error>> {
     Ok((secret, false))
 }
 
-/// The current secret in the first line, earlier ones in the others.
+/// Parses the current secret in the first line, earlier ones in the others.
 fn lines(bytes: &[u8]) -> Result<Secret, session::InvalidSecret> {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     let mut secrets = text.lines().filter(|line| !line.trim().is_empty()).map(Secret::parse);

@@ -1,4 +1,4 @@
-//! `GET /front/status` on a listener of its own: how everything stands, for operators and their tools.
+//! `GET /front/status` on a listener of its own: the state of clusters, sessions and discovery, as JSON.
 
 use std::error::Error;
 use std::num::NonZeroU32;
@@ -12,49 +12,49 @@ use kylin_lb::session::Sessions;
 use kylin_lb::{Body, ClientAddr, Cluster};
 use serde_json::{Value, json};
 
-/// What there is to tell of.
+/// What the status covers.
 #[derive(Default)]
-pub struct Watched {
+pub struct Monitored {
     pub clusters: Vec<(String, Cluster)>,
     pub sessions: Option<Sessions>,
-    pub follow: Option<DiscoveryHandle>,
+    pub discovery: Option<DiscoveryHandle>,
 }
 
-/// Answers at `listen`; one thread will do.
-pub fn serve(listen: Listen, watched: Arc<Watched>) -> Result<Server, Box<dyn Error>> {
-    let answer = move |_: ClientAddr, request: Request<Body>| {
-        let watched = Arc::clone(&watched);
-        async move { answer(&watched, &request) }
+/// Serves the status at `listen`, on one thread.
+pub fn serve(listen: Listen, monitored: Arc<Monitored>) -> Result<Server, Box<dyn Error>> {
+    let handler = move |_: ClientAddr, request: Request<Body>| {
+        let monitored = Arc::clone(&monitored);
+        async move { response(&monitored, &request) }
     };
-    Ok(Server::builder().listen(listen, answer).threads(1).start()?)
+    Ok(Server::builder().listen(listen, handler).threads(1).start()?)
 }
 
-fn answer(watched: &Watched, request: &Request<Body>) -> Response<Body> {
+fn response(monitored: &Monitored, request: &Request<Body>) -> Response<Body> {
     let (status, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/front/status") => (StatusCode::OK, watched.describe()),
+        (&Method::GET | &Method::HEAD, "/front/status") => (StatusCode::OK, monitored.describe()),
         (_, "/front/status") => (StatusCode::METHOD_NOT_ALLOWED, json!({"error": "GET only"})),
-        _ => (StatusCode::NOT_FOUND, json!({"error": "there is /front/status"})),
+        _ => (StatusCode::NOT_FOUND, json!({"error": "the only path is /front/status"})),
     };
     let body = if request.method() == Method::HEAD { Body::empty() } else { Body::from(format!("{body:#}\n")) };
-    let mut answer = Response::new(body);
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
-    answer
+    response
 }
 
-impl Watched {
+impl Monitored {
     fn describe(&self) -> Value {
         let clusters = self.clusters.iter().map(|(name, cluster)| (name.clone(), describe(&cluster.status())));
         json!({
             "clusters": clusters.collect::<serde_json::Map<_, _>>(),
             "session_store": self.sessions.as_ref().map(|sessions| json!({
-                "away": sessions.is_store_unavailable(),
+                "unavailable": sessions.is_store_unavailable(),
                 "writes_waiting": sessions.backlog(),
             })),
-            "discovery": self.follow.as_ref().map(|follow| {
-                let status = follow.status();
+            "discovery": self.discovery.as_ref().map(|discovery| {
+                let status = discovery.status();
                 json!({
                     "source": format!("{:?}", status.source).to_lowercase(),
                     "endpoints": status.endpoints,
@@ -75,7 +75,7 @@ fn describe(status: &ClusterStatus) -> Value {
             "backup": endpoint.backup,
             "roles": endpoint.roles.to_string(),
             "admin_state": format!("{:?}", endpoint.admin_state).to_lowercase(),
-            "operational": format!("{:?}", endpoint.operational).to_lowercase(),
+            "health": format!("{:?}", endpoint.operational).to_lowercase(),
             "reason": endpoint.reason.as_ref().map(ToString::to_string),
             "in_flight": endpoint.in_flight,
             "max_in_flight": endpoint.max_in_flight.map_or(0, NonZeroU32::get),

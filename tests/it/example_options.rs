@@ -126,8 +126,8 @@ async fn the_status_tells_of_probes_and_is_not_on_the_front() {
         let args = ["--nodes", &named, "--probe", probe, "--status", "127.0.0.1:0", "--listen", "127.0.0.1:0"];
         let process = spawn(&args).await;
         let operators = address(&process, "status on http://");
-        let told = becomes(operators, |told| endpoint(told, "gone")["operational"] == "down").await;
-        assert_eq!(endpoint(&told, "n1")["operational"], "up", "{probe}");
+        let told = becomes(operators, |told| endpoint(told, "gone")["health"] == "unhealthy").await;
+        assert_eq!(endpoint(&told, "n1")["health"], "healthy", "{probe}");
         assert_eq!(http::get(operators, "/", &[]).await.unwrap().status(), 404);
         let front = address(&process, "listening on http://");
         assert_ne!(http::get(front, "/front/status", &[]).await.unwrap().status(), 200);
@@ -154,7 +154,7 @@ async fn outlier_ejection_takes_the_place_of_max_fails() {
         assert_eq!(http::get(front, "/kylin/api/admin/version", &[]).await.unwrap().status(), 200);
         asked += 1;
         let told = status(operators).await;
-        if endpoint(&told, "gone")["operational"] == "ejected" {
+        if endpoint(&told, "gone")["health"] == "ejected" {
             // nginx's rule would have had one suffice.
             assert!(endpoint(&told, "gone")["failed"].as_u64().unwrap() >= 3, "{told}");
             break;
@@ -239,7 +239,8 @@ fn check_says_what_was_understood_and_no_password() {
         assert!(said.contains(part), "{part} in {said}");
     }
     assert!(!said.contains("hunter2") && !said.contains("front:"), "{said}");
-    let said = check(&["--demo", "2", "--sessions", "shared:memcached://127.0.0.1:11211", "--dialect", "v5"]);
-    assert!(said.contains("sessions: shared by the front end, in memcached://127.0.0.1:11211"), "{said}");
+    let said =
+        check(&["--demo", "2", "--sessions", "login-relay:memcached://127.0.0.1:11211", "--kylin-version", "v5"]);
+    assert!(said.contains("sessions: relayed logins, in memcached://127.0.0.1:11211"), "{said}");
     assert!(said.contains("node-2 ") && said.contains("probes: version"), "{said}");
 }

@@ -51,14 +51,15 @@ async fn logins_are_kept_under_round_robin_in_every_way_that_keeps_them() {
         ("cookie", "v4"),
         ("cookie", "v5"),
         ("route", "v4"),
-        ("shared", "v4"),
-        ("shared", "v5"),
+        ("login-relay", "v4"),
+        ("login-relay", "v5"),
     ] {
-        let args = ["--demo=3", "--policy=round-robin", "--kylin=off", "--sessions", sessions, "--dialect", dialect];
+        let args =
+            ["--demo=3", "--policy=round-robin", "--kylin=off", "--sessions", sessions, "--kylin-version", dialect];
         let (process, front) = start(&args).await;
         assert_eq!(lost(&[front], 12).await, 0, "{sessions} {dialect}");
         let warned = process.file("stderr").contains("without --secret-file");
-        assert_eq!(warned, matches!(sessions, "cookie" | "shared"), "{sessions}: {}", process.file("stderr"));
+        assert_eq!(warned, matches!(sessions, "cookie" | "login-relay"), "{sessions}: {}", process.file("stderr"));
     }
     // The test can fail: nothing else keeps them.
     let (_process, front) = start(&["--demo=3", "--policy=round-robin", "--kylin=off", "--sessions=none"]).await;
@@ -89,7 +90,7 @@ async fn pair(nodes: &str, sessions: &str) -> ([Process; 2], [SocketAddr; 2]) {
 
 /// No login is lost that was made at one front end and is used at both.
 async fn share(sessions: &str) {
-    for sessions in [sessions.to_owned(), format!("shared:{sessions}")] {
+    for sessions in [sessions.to_owned(), format!("login-relay:{sessions}")] {
         let (_nodes, named) = nodes(3).await;
         let (_processes, [one, other]) = pair(&named, &sessions).await;
         assert_eq!(lost(&[one, other], 12).await, 0);
@@ -162,7 +163,7 @@ async fn nothing_that_is_secret_is_printed_at_any_level() {
     let file = secret(&folder);
     let store = format!("redis://:hunter2@{}", redis.address());
     let mut secrets = vec!["hunter2".to_owned(), "QURNSU46".to_owned(), "KYLIN\"".to_owned(), "5a5a5a5a".to_owned()];
-    for sessions in [store.clone(), format!("shared:{store}"), "cookie".to_owned()] {
+    for sessions in [store.clone(), format!("login-relay:{store}"), "cookie".to_owned()] {
         let args = ["--nodes", &named, "--sessions", &sessions, "--secret-file", file.to_str().unwrap()];
         let mut process =
             spawn_with(&[&args[..], &["--listen=127.0.0.1:0"]].concat(), |command| command.env("RUST_LOG", "trace"))

@@ -46,7 +46,6 @@ mod login_relay_logout;
 mod login_relay_secrets;
 mod messages;
 mod metastore_check;
-mod mounting;
 mod nginx_choice;
 mod nginx_site;
 mod nginx_smoke;

@@ -1,0 +1,1 @@
+//! kylin-lb in other frameworks: see the programs in `src/bin`.
