@@ -70,8 +70,7 @@ impl Members {
     /// Waits until a node may serve, so that the first clients are not refused.
     async fn wait_until_one_serves(&self) {
         let one_serves = async {
-            while self.cluster.status().endpoints.iter().all(|endpoint| endpoint.operational == HealthState::Unhealthy)
-            {
+            while self.cluster.status().endpoints.iter().all(|endpoint| endpoint.health == HealthState::Unhealthy) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };

@@ -3,10 +3,11 @@ use super::{Balancer, Candidate, Candidates, HashKey, Table};
 use crate::hash::Crc32;
 use crate::request::RequestView;
 
-/// Draws after which nginx gives the hash up for round robin (ngx_http_upstream_hash_module.c).
-const DRAWS: u32 = 21;
+/// Unsuccessful draws after which nginx falls back to round robin (ngx_http_upstream_hash_module.c).
+const MAX_DRAWS: u32 = 21;
 
-/// Places requests by a key of the host's choice, bit-exact with nginx.
+/// Picks by the hash of a key that the application chooses, bit-exact with nginx. Choose it to keep equal keys on one endpoint,
+/// whose caches then serve them.
 #[derive(Debug)]
 pub struct HashKeyed {
     key: Box<dyn HashKey>,
@@ -20,22 +21,22 @@ enum Placement {
 }
 
 impl HashKeyed {
-    /// nginx's `hash KEY` (as Cache::Memcached does it): CRC-32 modulo the total weight, drawn again where the endpoint
-    /// cannot serve. A change of membership remaps nearly all keys.
+    /// Returns nginx's `hash KEY` (as in Cache::Memcached): CRC-32 modulo the total weight, drawn again if the endpoint is not
+    /// eligible. A change of membership remaps nearly all keys. A pick costs constant time.
     pub fn modulo(key: impl HashKey) -> Self {
         HashKeyed { key: Box::new(key), placement: Placement::Modulo }
     }
 
-    /// nginx's `hash KEY consistent` (ketama, as Cache::Memcached::Fast does it): a ring of 160 points per unit of weight,
-    /// of which an endpoint that leaves gives up only its own.
+    /// Returns nginx's `hash KEY consistent` (ketama, as in Cache::Memcached::Fast): a ring of 160 points per unit of weight. An
+    /// endpoint that leaves moves only its own keys. A pick costs a binary search.
     ///
-    /// Where an endpoint cannot serve, the next on the ring does. nginx looks at 20 points for that and then falls to round
-    /// robin; this looks on over 3200 points.
+    /// If an endpoint is not eligible, the next on the ring serves. nginx searches 20 points for it and then falls back to round
+    /// robin; this policy searches 3200 points.
     pub fn consistent(key: impl HashKey) -> Self {
         HashKeyed { key: Box::new(key), placement: Placement::Ring }
     }
 
-    /// CRC-32 of `prefix` and the key; none for an empty key.
+    /// Returns the CRC-32 of `prefix` and the key, or `None` for an empty key.
     fn digest(&self, request: &RequestView<'_>, prefix: &[u8]) -> Option<u32> {
         let mut crc = Crc32::default();
         crc.update(prefix);
@@ -49,7 +50,7 @@ impl HashKeyed {
 
     fn pick_modulo<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         let mut sum = 0_u32;
-        for rehash in 0..DRAWS {
+        for rehash in 0..MAX_DRAWS {
             let decimal = [b'0' + (rehash / 10) as u8, b'0' + (rehash % 10) as u8];
             let prefix = match rehash {
                 0 => &[][..],

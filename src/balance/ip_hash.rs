@@ -3,10 +3,10 @@ use std::net::IpAddr;
 use super::{Balancer, Candidate, Candidates};
 use crate::request::{ClientAddr, RequestView};
 
-/// Draws after which nginx gives the hash up for round robin (ngx_http_upstream_ip_hash_module.c).
-const DRAWS: usize = 21;
+/// Unsuccessful draws after which nginx falls back to round robin (ngx_http_upstream_ip_hash_module.c).
+const MAX_DRAWS: usize = 21;
 
-/// Keeps a client on one endpoint by its address, without a cookie.
+/// Picks by the hash of the client's address. Choose it to keep clients on one endpoint without a cookie.
 #[derive(Debug, Clone, Copy)]
 pub struct IpHash {
     mapping: Mapping,
@@ -19,18 +19,20 @@ enum Mapping {
 }
 
 impl IpHash {
-    /// nginx's `ip_hash`, bit for bit: the first three bytes of an IPv4 address or all of an IPv6 address are hashed into
-    /// 6271 buckets, and a bucket whose endpoint cannot serve is drawn again, 21 times at most. Clients of one /24, or
-    /// behind one NAT, share an endpoint.
+    /// Returns nginx's `ip_hash`, bit for bit. The first three bytes of an IPv4 address or all of an IPv6 address are hashed into
+    /// 6271 buckets. If the endpoint of a bucket is not eligible, another bucket is drawn, up to 21 times. Clients of one /24, or
+    /// behind one NAT, share an endpoint. A pick costs constant time.
     ///
-    /// To take an endpoint out without remapping everybody, [`maintain`](crate::Cluster::set_admin_state) it; removing it or
-    /// changing the order remaps nearly all clients, as in nginx.
+    /// To take an endpoint out of service without remapping other clients, put it into
+    /// [maintenance](crate::endpoint::AdminState::Maintenance). Removing it or changing the order remaps nearly all clients, as
+    /// in nginx.
     pub fn new() -> Self {
         IpHash { mapping: Mapping::Nginx }
     }
 
-    /// Rendezvous hashing of the whole address. Clients of one /24 are spread, shares follow the weights closely, and an
-    /// endpoint that leaves moves only its own clients. Not nginx's mapping. Costs time in proportion to the endpoints.
+    /// Returns a policy of rendezvous hashing over the whole address. Clients of one /24 are spread, shares follow the weights
+    /// closely, and an endpoint that leaves moves only its own clients. The mapping is not nginx's. A pick costs time in
+    /// proportion to the number of endpoints.
     pub fn whole_address() -> Self {
         IpHash { mapping: Mapping::Rendezvous }
     }
@@ -72,9 +74,9 @@ fn nginx<'c>(client: ClientAddr, from: &Candidates<'c>) -> Option<Candidate<'c>>
         None => &[0, 0, 0],
     };
     let mut hash = 89_u64;
-    for _ in 0..DRAWS {
-        // A redraw goes on from the last hash, so a client's second choice is as fixed as its first. nginx takes the remainder
-        // after each byte; after seven it is the same, and nothing overflows before.
+    for _ in 0..MAX_DRAWS {
+        // A redraw continues from the last hash, so a client's second choice is as fixed as its first. nginx takes the remainder
+        // after each byte; after seven bytes the result is the same, and nothing overflows before.
         hash = key
             .chunks(7)
             .fold(hash, |hash, piece| piece.iter().fold(hash, |hash, byte| hash * 113 + u64::from(*byte)) % 6271);

@@ -6,24 +6,17 @@ use super::{Candidate, Candidates};
 use crate::hash::Crc32;
 
 /// Points per unit of weight.
-const POINTS: u64 = 160;
+const POINTS_PER_WEIGHT: u64 = 160;
 
-/// The most points of a ring, 8 bytes each. Weights that would give more than that share these.
-const LIMIT: u64 = 1 << 22;
-
-/// How many points a total weight has.
-#[derive(Clone, Copy)]
-struct Share {
-    of: u64,
-    points: u64,
-}
+/// The maximum number of points of a ring, 8 bytes each. Greater weights share these.
+const MAX_POINTS: u64 = 1 << 22;
 
 /// A hash ring over the placement names of a view's members.
 #[derive(Debug)]
 pub(super) struct Ring {
     /// Sorted by hash, each hash once.
     points: Vec<Point>,
-    /// The members that share each name, in configuration order: a host name may stand for several addresses.
+    /// The members that share each name, in configuration order. A host name may stand for several addresses.
     names: Vec<Vec<usize>>,
 }
 
@@ -36,11 +29,12 @@ struct Point {
 impl Ring {
     pub(super) fn of(members: &Candidates<'_>) -> Self {
         let mut names: Vec<Vec<usize>> = Vec::new();
-        let mut known = std::collections::BTreeMap::new();
-        let share = Share { of: members.total_weight(), points: (members.total_weight() * POINTS).min(LIMIT) };
+        let mut indexes = std::collections::BTreeMap::new();
+        let total_weight = members.total_weight();
+        let total_points = (total_weight * POINTS_PER_WEIGHT).min(MAX_POINTS);
         let mut points = Vec::new();
         for member in members.all() {
-            let name = match known.entry(member.placement()) {
+            let name = match indexes.entry(member.placement()) {
                 Entry::Occupied(name) => *name.get(),
                 Entry::Vacant(vacant) => {
                     names.push(Vec::new());
@@ -48,59 +42,57 @@ impl Ring {
                 }
             };
             names[name].push(member.index());
-            points.extend(points_of(member, share).map(|hash| Point { hash, name: name as u32 }));
+            let count = u128::from(member.weight()) * u128::from(total_points) / u128::from(total_weight);
+            points.extend(points_of(member.placement(), count.max(1)).map(|hash| Point { hash, name: name as u32 }));
         }
         points.sort_by_key(|point| point.hash); // stable: of equal hashes the first configured stays
         points.dedup_by_key(|point| point.hash);
         Ring { points, names }
     }
 
-    /// The first eligible endpoint at or after `digest`.
+    /// Returns the first eligible endpoint at or after `digest`.
     pub(super) fn pick<'c>(&self, digest: u32, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         let start = self.points.partition_point(|point| point.hash < digest);
         let (before, after) = self.points.split_at(start);
-        let mut refused = None;
+        let mut rejected = None;
         for point in after.iter().chain(before).take(self.search_limit()) {
-            if refused == Some(point.name) {
+            if rejected == Some(point.name) {
                 continue;
             }
-            if let Some(candidate) = self.serving(point.name, from) {
+            if let Some(candidate) = pick_named(&self.names[point.name as usize], from) {
                 return Some(candidate);
             }
-            refused = Some(point.name);
+            rejected = Some(point.name);
         }
         None
     }
 
-    /// The eligible endpoint of a name; of several, each in turn.
-    fn serving<'c>(&self, name: u32, from: &Candidates<'c>) -> Option<Candidate<'c>> {
-        let members = &self.names[name as usize];
-        if let [only] = members[..] {
-            return Some(from.at(only)).filter(|candidate| from.is_eligible(*candidate));
-        }
-        let eligible = || members.iter().map(|index| from.at(*index)).filter(|candidate| from.is_eligible(*candidate));
-        // Taking turns goes by the shared order, which serves the members of one name evenly by weight.
-        let turn =
-            (0..from.len()).filter_map(|_| from.next_in_rotation()).find(|turn| eligible().any(|one| one == *turn));
-        turn.or_else(|| eligible().next())
-    }
-
-    /// Enough to meet every name with near certainty while some can serve, and an end when none can.
+    /// Returns how many points are searched: enough to meet every name with near certainty while some endpoint is eligible.
     fn search_limit(&self) -> usize {
-        self.points.len().min(POINTS as usize * 20)
+        self.points.len().min(POINTS_PER_WEIGHT as usize * 20)
     }
 }
 
-/// nginx's chain: each point is the CRC-32 of host, NUL, port and the previous point in little-endian order.
-fn points_of(member: Candidate<'_>, share: Share) -> impl Iterator<Item = u32> {
-    let (host, port) = split(member.placement());
+/// Returns the eligible member of a name; if there are several, the next in rotation.
+fn pick_named<'c>(members: &[usize], from: &Candidates<'c>) -> Option<Candidate<'c>> {
+    let eligible = || members.iter().map(|index| from.at(*index)).filter(|candidate| from.is_eligible(*candidate));
+    if members.len() == 1 {
+        return eligible().next();
+    }
+    // The shared rotation serves the members of one name evenly by weight.
+    let next = (0..from.len()).filter_map(|_| from.next_in_rotation()).find(|next| eligible().any(|one| one == *next));
+    next.or_else(|| eligible().next())
+}
+
+/// Returns the points of a name. As in nginx each point is the CRC-32 of host, NUL, port and the previous point in little-endian order.
+fn points_of(name: &str, count: u128) -> impl Iterator<Item = u32> + use<> {
+    let (host, port) = split(name);
     let mut base = Crc32::default();
     base.update(host.as_bytes());
     base.update(&[0]);
     base.update(port.as_bytes());
     let mut previous = 0_u32;
-    let count = u128::from(member.weight()) * u128::from(share.points) / u128::from(share.of.max(1));
-    (0..count.max(1)).map(move |_| {
+    (0..count).map(move |_| {
         let mut crc = base.clone();
         crc.update(&previous.to_le_bytes());
         previous = crc.finish();
@@ -108,7 +100,7 @@ fn points_of(member: Candidate<'_>, share: Share) -> impl Iterator<Item = u32> {
     })
 }
 
-/// A server's name as nginx splits it: trailing `:digits` is the port, a `unix:` prefix is left out.
+/// Splits a server's name as nginx does: trailing `:digits` is the port, a `unix:` prefix is left out.
 fn split(name: &str) -> (&str, &str) {
     if let Some(prefix) = name.get(..5).filter(|prefix| prefix.eq_ignore_ascii_case("unix:")) {
         return (&name[prefix.len()..], "");
@@ -134,7 +126,7 @@ mod tests {
     use crate::endpoint::Endpoint;
     use crate::request::RequestView;
 
-    /// Keeps the rings of its clusters for the test.
+    /// Keeps the rings of clusters for the test.
     #[derive(Debug, Clone, Default)]
     struct Keep(Arc<Mutex<Vec<Ring>>>);
 
@@ -158,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ring_is_nginxs_point_for_point() {
+    fn the_ring_equals_nginxs_point_for_point() {
         let keep = Keep::default();
         let endpoints =
             (1..=3).map(|n| Endpoint::new(n.to_string(), Nowhere).unwrap().placement(format!("10.0.0.{n}:7070")));
@@ -181,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn splits_names_as_nginx_does() {
+    fn names_are_split_as_nginx_does() {
         assert_eq!(split("10.0.0.1:7070"), ("10.0.0.1", "7070"));
         assert_eq!(split("kylin1"), ("kylin1", ""));
         assert_eq!(split("kylin:"), ("kylin:", ""));

@@ -5,12 +5,12 @@ use http::HeaderName;
 
 use crate::request::RequestView;
 
-/// Where a hash policy gets its key from.
+/// The source of the key of a hash policy.
 ///
-/// A key is fed in pieces, so that one made of several parts costs no allocation. No piece, or only empty ones, means that
-/// the request has no key: the policy abstains.
+/// A key is fed in pieces, so a key of several parts costs no allocation. If there is no piece, or only empty ones, the request
+/// has no key and the policy abstains.
 pub trait HashKey: Debug + Send + Sync + 'static {
-    /// Feeds the key of `request` to `sink`, the same pieces in the same order every time it is called.
+    /// Feeds the key of `request` to `sink`: with every call the same pieces in the same order.
     fn feed(&self, request: &RequestView<'_>, sink: &mut dyn FnMut(&[u8]));
 }
 
@@ -20,9 +20,9 @@ pub trait HashKey: Debug + Send + Sync + 'static {
 pub enum RequestKey {
     /// The client's address as text (nginx: `$remote_addr`).
     ClientIp,
-    /// A header field's first value (nginx: `$http_name`).
+    /// The first value of a header (nginx: `$http_name`).
     Header(HeaderName),
-    /// A cookie's value (nginx: `$cookie_name`). Note that hashing Kylin's session cookie loses logins: the node that
+    /// A cookie's value (nginx: `$cookie_name`). Do not hash Kylin's session cookie: logins are lost, since the node that
     /// issues a session is seldom the one that its id hashes to.
     Cookie(String),
     /// Path and query (nginx: `$request_uri`).
@@ -33,7 +33,7 @@ impl HashKey for RequestKey {
     fn feed(&self, request: &RequestView<'_>, sink: &mut dyn FnMut(&[u8])) {
         match self {
             RequestKey::ClientIp => match request.client().ip() {
-                Some(ip) => text_of_ip(ip, sink),
+                Some(ip) => feed_ip_text(ip, sink),
                 None => sink(b"unix:"),
             },
             RequestKey::Header(name) => sink(request.headers().get(name).map_or(b"", |value| value.as_bytes())),
@@ -45,7 +45,7 @@ impl HashKey for RequestKey {
     }
 }
 
-/// A key from a closure, for anything that the host knows of a request.
+/// Returns a key that a closure computes, for anything that the application knows about a request.
 ///
 /// ```
 /// use kylin_lb::balance::{HashKeyed, key_fn};
@@ -85,7 +85,7 @@ where
     }
 }
 
-fn text_of_ip(ip: IpAddr, sink: &mut dyn FnMut(&[u8])) {
+fn feed_ip_text(ip: IpAddr, sink: &mut dyn FnMut(&[u8])) {
     use std::io::Write;
 
     let mut text = [0_u8; 46];

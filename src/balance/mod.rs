@@ -1,61 +1,62 @@
-//! Policies: which endpoint serves a request.
+//! Policies: they pick the endpoint that serves a request.
 //!
-//! A policy sees [`Candidates`] and chooses one. It never asks whether an endpoint is healthy, full, drained or already
-//! tried: [`Candidates::is_eligible`] answers all of that in one place, the same for every policy. It never sees cookies of
-//! sessions either; affinity goes before it.
+//! A policy sees [`Candidates`] and chooses one. It never checks whether an endpoint is healthy, full, draining or already
+//! attempted: [`Candidates::is_eligible`] does that in one place for every policy. It never reads session cookies either;
+//! [affinity](crate::session) comes before it.
 //!
-//! | policy | nginx | chooses |
-//! |---|---|---|
-//! | [`RoundRobin`] | (default) | in smooth weighted order |
-//! | [`IpHash::new`] | `ip_hash` | by the client's /24 or IPv6 address, bit-exact |
-//! | [`IpHash::whole_address`] | | by the client's whole address, by rendezvous |
-//! | [`LeastConn`] | `least_conn` | the fewest requests in flight for its weight |
-//! | [`HashKeyed::modulo`] | `hash KEY` | by a key, modulo, bit-exact |
-//! | [`HashKeyed::consistent`] | `hash KEY consistent` | by a key, on a ketama ring, bit-exact |
-//! | [`RandomOne`] | `random` | one drawn at random by weight |
-//! | [`RandomTwo`] | `random two` | the less loaded of two drawn at random |
-//! | [`QueryAffinity`] | | the one that has answered this query before, unless it is busier than its share |
-//! | [`a.or(b)`](BalancerExt::or) | | by `b` where `a` abstains |
+//! | policy | nginx | picks | when to choose it | cost of a pick |
+//! |---|---|---|---|---|
+//! | [`RoundRobin`] | (default) | the next in smooth weighted order | requests cost about the same | constant |
+//! | [`LeastConn`] | `least_conn` | the fewest requests in flight for its weight | queries take very different times | up to 64 endpoints |
+//! | [`RandomTwo`] | `random two` | the less loaded of two drawn at random | many endpoints, several front ends | constant |
+//! | [`RandomOne`] | `random` | one drawn at random by weight | as `random` in nginx | constant |
+//! | [`QueryAffinity`] | | the endpoint that ran this query before, unless it is above its share | repeated queries, result caches | all endpoints |
+//! | [`IpHash::new`] | `ip_hash`, bit-exact | by the client's /24 or IPv6 address | no cookies, the mapping of nginx | constant |
+//! | [`IpHash::whole_address`] | | by the client's whole address, by rendezvous | no cookies, an even spread | all endpoints |
+//! | [`HashKeyed::modulo`] | `hash KEY`, bit-exact | by a key, modulo the total weight | the mapping of nginx | constant |
+//! | [`HashKeyed::consistent`] | `hash KEY consistent`, bit-exact | by a key, on a ketama ring | stable mappings | a binary search |
+//! | [`a.or(b)`](BalancerExt::or) | | by `b` if `a` abstains | | |
 
+mod attempted;
 mod candidates;
 mod hash_key;
 mod ip_hash;
 mod ketama;
 mod key;
-mod least;
 mod least_conn;
 mod or;
 mod query_affinity;
 mod random;
-mod random_two;
 mod round_robin;
+mod table;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
-pub use candidates::{Attempted, Candidate, Candidates, Table};
+pub use attempted::Attempted;
+pub use candidates::{Candidate, Candidates};
 pub use hash_key::HashKeyed;
 pub use ip_hash::IpHash;
 pub use key::{HashKey, RequestKey, key_fn};
 pub use least_conn::LeastConn;
 pub use or::Or;
-pub use query_affinity::QueryAffinity;
-pub use random::RandomOne;
-pub use random_two::RandomTwo;
+pub use query_affinity::{InvalidLoadFactor, QueryAffinity};
+pub use random::{RandomOne, RandomTwo};
 pub use round_robin::RoundRobin;
+pub use table::Table;
 
 use crate::request::RequestView;
 
 /// A policy that picks an endpoint.
 ///
-/// `pick` is called for every attempt of every request, on every core at once: it must not block, lock or allocate.
-/// Endpoints that were tried before by the same request are among the candidates but not eligible.
+/// `pick` is called for every attempt of every request, on all cores concurrently: it must not block, lock or allocate.
+/// Endpoints that the same request has already been sent to are among the candidates but not eligible.
 ///
 /// ```
 /// use kylin_lb::balance::{Balancer, Candidate, Candidates};
 /// use kylin_lb::RequestView;
 ///
-/// /// Always the first endpoint that can serve.
+/// /// Picks the first eligible endpoint.
 /// #[derive(Debug)]
 /// struct First;
 ///
@@ -66,13 +67,13 @@ use crate::request::RequestView;
 /// }
 /// ```
 pub trait Balancer: Debug + Send + Sync + 'static {
-    /// Chooses one of the eligible candidates, or abstains with `None`; the cluster then takes the next in smooth weighted
-    /// round-robin order. A candidate that is not eligible counts as abstaining.
+    /// Chooses one of the eligible candidates, or abstains with `None`. If it abstains or chooses a candidate that is not
+    /// eligible, the next in smooth weighted round-robin order serves.
     fn pick<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>>;
 
-    /// Derives what `pick` wants ready-made (a hash ring, say) from the members of a new view. Called once per change of
-    /// membership, off the path of requests; `pick` finds the result in [`Candidates::table`], so that table and members can
-    /// never disagree.
+    /// Derives a table for `pick` (a hash ring, for instance) from the members of a new view. It is called once per change of
+    /// membership, off the path of requests. `pick` finds the result in [`Candidates::table`], so table and members always
+    /// agree.
     fn prepare(&self, _members: &Candidates<'_>) -> Table {
         Table::none()
     }
@@ -88,9 +89,9 @@ impl Balancer for Arc<dyn Balancer> {
     }
 }
 
-/// What every policy can be combined into.
+/// Combinations of policies.
 pub trait BalancerExt: Balancer + Sized {
-    /// This policy, and where it abstains, `other`.
+    /// Returns a policy that asks `other` if this one abstains.
     fn or<B: Balancer>(self, other: B) -> Or<Self, B> {
         Or::new(self, other)
     }
@@ -98,5 +99,5 @@ pub trait BalancerExt: Balancer + Sized {
 
 impl<B: Balancer> BalancerExt for B {}
 
-/// A `dyn Balancer` can be had: the trait stays object-safe.
+/// The trait is dyn compatible.
 const _: fn(&dyn Balancer) = |_| {};

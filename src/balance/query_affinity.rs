@@ -1,16 +1,17 @@
 use super::{Balancer, Candidate, Candidates};
 use crate::request::RequestView;
 
-/// Sends a repeated query to the endpoint that has answered it before, whose caches have it: consistent hashing with bounded
-/// loads (Mirrokni, Thorup, Zadimoghaddam, 2016) over [`QueryKeys::affinity`](crate::QueryKeys::affinity).
+/// Sends a repeated query to the endpoint that has run it before and has it cached. This is consistent hashing with bounded
+/// loads (Mirrokni, Thorup, Zadimoghaddam 2016) over [`QueryKeys::affinity`](crate::QueryKeys::affinity).
 ///
-/// Every key has an order of preference over the endpoints, by rendezvous hashing of their ids and weights: every front end
-/// finds the same, and an endpoint that leaves moves only its own keys. The first in that order serves that is not above its
-/// share, which is the load factor times the mean in flight for its weight, this request included. (In its slow start it has
-/// less of a share, and the same keys.) So one popular query cannot overload a node: its next in order takes what is too
-/// much, and only those two or three nodes compute it.
+/// Rendezvous hashing of ids and weights gives every key an order of preference over the endpoints. Every front end finds the
+/// same order, and an endpoint that leaves moves only its own keys. The first endpoint in that order serves that is not above
+/// its share: the load factor times the mean in flight for its weight, including this request. (In its slow start an endpoint
+/// has a smaller share and the same keys.) So one popular query cannot overload a node. The next in its order serves the excess,
+/// and only those two or three nodes compute it.
 ///
-/// Abstains for a request without [query keys](crate::RequestView::query), and so is combined with another policy:
+/// A pick costs time in proportion to the number of endpoints. nginx has no such policy. It abstains for a request without
+/// [query keys](crate::RequestView::query), so combine it with another policy:
 ///
 /// ```
 /// use kylin_lb::balance::{BalancerExt, LeastConn, QueryAffinity};
@@ -23,19 +24,22 @@ pub struct QueryAffinity {
 }
 
 impl QueryAffinity {
-    /// With a load factor of 1.25: a node may have a quarter more in flight than the mean, which leaves most keys at home
-    /// and keeps the busiest node close to the others.
+    /// Returns the policy with a load factor of 1.25. A node may have a quarter more in flight than the mean, so most keys stay
+    /// on their first node, and the busiest node stays close to the others.
     pub fn new() -> Self {
         QueryAffinity { factor_percent: 125 }
     }
 
-    /// Sets the load factor, in steps of 0.01 and from 1 to 1000: nearer to 1 spreads better, higher keeps more queries
-    /// where they were answered before. Values outside are taken for the nearest inside, and what is no number for 1.25.
-    #[must_use]
-    pub fn load_factor(mut self, factor: f64) -> Self {
-        let factor = if factor.is_nan() { 1.25 } else { factor.clamp(1.0, 1000.0) };
-        self.factor_percent = (factor * 100.0).round() as u32;
-        self
+    /// Sets the load factor, rounded to 0.01. A factor near 1 spreads better; a higher one keeps more queries on their first
+    /// node.
+    ///
+    /// # Errors
+    /// [`InvalidLoadFactor`] if `factor` is not within 1 to 1000.
+    pub fn load_factor(self, factor: f64) -> Result<Self, InvalidLoadFactor> {
+        match (1.0..=1000.0).contains(&factor) {
+            true => Ok(QueryAffinity { factor_percent: (factor * 100.0).round() as u32 }),
+            false => Err(InvalidLoadFactor(factor)),
+        }
     }
 }
 
@@ -51,11 +55,16 @@ impl Balancer for QueryAffinity {
         let (in_flight, weights) = from.iter().fold((1, 0), |(in_flight, weights), candidate| {
             (in_flight + u128::from(candidate.in_flight()), weights + u128::from(candidate.effective_weight()))
         });
-        // An endpoint's share is factor * in_flight * weight / weights, rounded up. One more fits below it when what is
-        // there already is less than the share before rounding.
+        // An endpoint's share is factor * in_flight * weight / weights, rounded up. One more request is within it if the
+        // requests in flight are below the share before rounding.
         let budget = in_flight * u128::from(self.factor_percent);
         from.rendezvous_where(key, |candidate| {
             u128::from(candidate.in_flight()) * 100 * weights < budget * u128::from(candidate.effective_weight())
         })
     }
 }
+
+/// The error for a load factor that is not within 1 to 1000.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error("{0} is not a load factor: expected 1 to 1000")]
+pub struct InvalidLoadFactor(f64);

@@ -1,16 +1,17 @@
 use super::{Balancer, Candidate, Candidates};
 use crate::request::RequestView;
 
-/// Smooth weighted round robin in nginx's order: weights 5, 1, 1 give `a a b a c a a`.
+/// Picks endpoints by smooth weighted round robin in nginx's order: weights 5, 1, 1 yield `a a b a c a a`. Choose it where
+/// requests cost about the same.
 ///
-/// The order is computed once per change of membership, so a pick is one atomic increment however many endpoints there are.
-/// An endpoint that cannot serve loses its turns, and the others keep their order and shares. nginx's soft penalty (its
-/// *effective weight*, which exists only where weight is at least `max_fails`) is left out.
+/// The order is computed once per change of membership, so a pick is one atomic increment for any number of endpoints. If an
+/// endpoint is not eligible, the others keep their order and shares. nginx's soft penalty (its *effective weight*, which exists
+/// only if the weight is at least `max_fails`) is left out.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RoundRobin;
 
 impl RoundRobin {
-    /// The policy; all its state is the cluster's.
+    /// Returns the policy. All its state is the cluster's.
     pub fn new() -> Self {
         RoundRobin
     }
@@ -18,6 +19,6 @@ impl RoundRobin {
 
 impl Balancer for RoundRobin {
     fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
-        from.next_in_order()
+        from.next_eligible()
     }
 }

@@ -14,7 +14,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::endpoint::Endpoint;
 use crate::health::Outlier;
 
-/// Collects what a [`Cluster`] is made of.
+/// Builds a [`Cluster`].
 #[must_use]
 pub struct ClusterBuilder<B> {
     endpoints: Vec<Endpoint<B>>,
@@ -35,7 +35,7 @@ impl<B> ClusterBuilder<B> {
         }
     }
 
-    /// Adds an endpoint; the order matters to the hash policies.
+    /// Adds an endpoint. The order matters to the hash policies.
     pub fn endpoint(mut self, endpoint: Endpoint<B>) -> Self {
         self.endpoints.push(endpoint);
         self
@@ -53,20 +53,20 @@ impl<B> ClusterBuilder<B> {
         self
     }
 
-    /// Sets where time comes from. Default: the system's monotonic clock.
+    /// Sets the clock. Default: the monotonic clock of the system.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// Ejects endpoints that fail more than the others, beside nginx's rule. Default: off.
+    /// Ejects endpoints that fail more than the others, in addition to nginx's rule. Default: off.
     ///
     /// ```
     /// use kylin_lb::health::Outlier;
     /// use kylin_lb::{Cluster, Endpoint};
     /// # fn nodes() -> Vec<Endpoint<std::sync::Arc<kylin_lb::HttpBackend>>> { Vec::new() }
     ///
-    /// // nginx's rule is switched off, so that only what stands out is ejected.
+    /// // Without nginx's rule only outliers are ejected.
     /// let endpoints = nodes().into_iter().map(|endpoint| endpoint.max_fails(None));
     /// let cluster = Cluster::builder().endpoints(endpoints).outlier(Outlier::new().consecutive(5)).build()?;
     /// # Ok::<(), kylin_lb::cluster::ClusterError>(())
@@ -76,18 +76,19 @@ impl<B> ClusterBuilder<B> {
         self
     }
 
-    /// When their health keeps requests from all endpoints that are ready (and have the role that a request needs), serves from the one that failed least recently
-    /// instead of refusing: what the cluster believes of its nodes may be wrong, or the nodes half well. AdminState, limits in
-    /// flight and what was tried before hold all the same. Default: off, as in nginx.
+    /// Sets whether a request is served although health bars every ready endpoint that has the role it needs. The endpoint that
+    /// failed least recently then serves, since its state may be wrong or only part of the node may fail. Administrative states,
+    /// limits of requests in flight and attempted endpoints apply as usual, and endpoints of another metastore never serve.
+    /// Default: off, as in nginx.
     pub fn panic_mode(mut self, on: bool) -> Self {
         self.panic = on;
         self
     }
 
-    /// Builds the cluster. One without endpoints is fine: they may come later.
+    /// Builds the cluster. It may be empty: endpoints can be added later.
     ///
     /// # Errors
-    /// [`ClusterError::Duplicate`] when two endpoints have the same id.
+    /// [`ClusterError::Duplicate`] if two endpoints have the same id.
     pub fn build(self) -> Result<Cluster<B>, ClusterError> {
         let outliers = self.outlier.map(|rule| Arc::new(Outliers::new(rule, Arc::clone(&self.clock))));
         let mut members = Members::new(self.clock, outliers);

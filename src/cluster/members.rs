@@ -9,23 +9,23 @@ use crate::clock::Clock;
 use crate::endpoint::{AdminState, Endpoint, EndpointId, Live, Loads, Member};
 use crate::health::impaired::ImpairedCount;
 use crate::health::state::Peers;
-use crate::view::{Group, Layout, PerCoreRefs, Turns, View};
+use crate::view::{Group, Layout, PerCoreRefs, RotationCounters, View};
 
-/// The membership as changes see it: what the next view is made from.
+/// The membership, from which each new view is made.
 pub(super) struct Members<B> {
     entries: Vec<Entry<B>>,
-    /// Live state by id, also of endpoints that were removed while requests are in flight on them.
+    /// Live state by id, also of removed endpoints on which requests are in flight.
     live: AHashMap<EndpointId, Weak<Live>>,
     loads: Loads,
-    /// What the operator said with `drain` or `maintain` and did not take back, also of endpoints that a source no longer
-    /// names: a node under maintenance is restarted, and must not come back in service because it registers anew.
-    intents: AHashMap<EndpointId, AdminState>,
-    primary_turns: Arc<Turns>,
-    backup_turns: Arc<Turns>,
+    /// The administrative states that the operator set and did not set back to ready, also of endpoints that a source no longer
+    /// names. A node in maintenance is restarted and registers anew; it must not return to service by that.
+    admin_states: AHashMap<EndpointId, AdminState>,
+    primary_rotation: Arc<RotationCounters>,
+    backup_rotation: Arc<RotationCounters>,
     clock: Arc<dyn Clock>,
     outliers: Option<Arc<Outliers>>,
     impaired: ImpairedCount,
-    /// Do endpoints that come now meet a cluster that runs?
+    /// Whether endpoints that join find a running cluster, and so have a slow start.
     running: bool,
     /// The verifier that has to admit an endpoint before it may serve; 0 is none.
     verifier: u64,
@@ -36,24 +36,15 @@ struct Entry<B> {
     live: Arc<Live>,
 }
 
-impl<B> Entry<B> {
-    /// Takes the place of `old`, which has the same id. At another address it is another node, of which nothing is known.
-    fn replaces(&self, old: &Self) {
-        if self.endpoint.settings.placement != old.endpoint.settings.placement {
-            self.live.health.doubt_belonging(self.live.now_ms());
-        }
-    }
-}
-
 /// An endpoint that a source of membership names.
 pub(crate) struct Wanted<B> {
     pub(crate) endpoint: Endpoint<B>,
-    /// Its settings are news. Otherwise an entry that is there stays as it is, with what the operator has set since.
+    /// Whether the source has changed the settings. If not, an existing entry stays as it is, with what the operator has set.
     pub(crate) changed: bool,
 }
 
-/// How many intents of endpoints that are not there are remembered.
-const MOST_ABSENT_INTENTS: usize = 1000;
+/// The maximum number of administrative states that are kept for absent endpoints.
+const MAX_ABSENT_STATES: usize = 1000;
 
 impl<B> Members<B> {
     pub(super) fn new(clock: Arc<dyn Clock>, outliers: Option<Arc<Outliers>>) -> Self {
@@ -61,9 +52,9 @@ impl<B> Members<B> {
             entries: Vec::new(),
             live: AHashMap::new(),
             loads: Loads::new(),
-            intents: AHashMap::new(),
-            primary_turns: Arc::default(),
-            backup_turns: Arc::default(),
+            admin_states: AHashMap::new(),
+            primary_rotation: Arc::default(),
+            backup_rotation: Arc::default(),
             clock,
             outliers,
             impaired: ImpairedCount::default(),
@@ -72,16 +63,16 @@ impl<B> Members<B> {
         }
     }
 
-    /// From now on endpoints that come are newer than others, and ramp up.
+    /// Gives a slow start to endpoints that join from now on.
     pub(super) fn run(&mut self) {
         self.running = true;
     }
 
     pub(super) fn add(&mut self, endpoint: Endpoint<B>) -> Result<(), ClusterError> {
-        if self.entries.iter().any(|entry| entry.endpoint.id() == endpoint.id()) {
+        if self.entry_of(endpoint.id()).is_some() {
             return Err(ClusterError::Duplicate(endpoint.id().clone()));
         }
-        let entry = self.entry(endpoint, self.entries.len());
+        let entry = self.new_entry(endpoint, self.entries.len());
         self.entries.push(entry);
         Ok(())
     }
@@ -89,8 +80,8 @@ impl<B> Members<B> {
     pub(super) fn remove(&mut self, id: &EndpointId) -> Result<(), ClusterError> {
         let index = self.position(id)?;
         self.entries.remove(index);
-        self.intents.remove(id);
-        self.live.retain(|_, live| live.strong_count() > 0);
+        self.admin_states.remove(id);
+        self.drop_dead_state();
         Ok(())
     }
 
@@ -99,62 +90,61 @@ impl<B> Members<B> {
         if let Some(twice) = endpoints.iter().find(|endpoint| !ids.insert(endpoint.id())) {
             return Err(ClusterError::Duplicate(twice.id().clone()));
         }
-        // The old entries go only after the new ones have taken over their live state.
-        let entries: Vec<_> = (0..).zip(endpoints).map(|(others, endpoint)| self.entry(endpoint, others)).collect();
+        // The old entries are dropped only after the new ones have taken over their live state.
+        let entries: Vec<_> = (0..).zip(endpoints).map(|(others, endpoint)| self.new_entry(endpoint, others)).collect();
         for (entry, old) in entries.iter().filter_map(|new| Some((new, self.entry_of(new.endpoint.id())?))) {
-            entry.replaces(old);
+            entry.check_address(old);
         }
-        self.intents.retain(|id, _| entries.iter().any(|entry| entry.endpoint.id() == id));
+        self.admin_states.retain(|id, _| entries.iter().any(|entry| entry.endpoint.id() == id));
         self.entries = entries;
-        self.live.retain(|_, live| live.strong_count() > 0);
+        self.drop_dead_state();
         Ok(())
     }
 
-    /// Makes the endpoints that are `owned` by a source of membership those that it wants now, after all others and in its
-    /// order. Others stay as they are, and one that has the id or the address of a wanted one goes before it: the wanted one is
-    /// left out, and its index returned.
+    /// Makes the endpoints that are `owned` by a source of membership those that it wants now, after all others and in its order.
+    /// Other endpoints stay as they are. A wanted endpoint that has the id or the address of one of them is left out, and its
+    /// index returned.
     pub(super) fn reconcile(&mut self, owned: &AHashSet<EndpointId>, wanted: Vec<Wanted<B>>) -> Vec<usize> {
         let (own, mut entries): (Vec<_>, Vec<_>) =
             self.entries.drain(..).partition(|entry| owned.contains(entry.endpoint.id()));
         let mut own: AHashMap<_, _> = own.into_iter().map(|entry| (entry.endpoint.id().clone(), entry)).collect();
         let mut ids: AHashSet<EndpointId> = entries.iter().map(|entry| entry.endpoint.id().clone()).collect();
-        // As the operator wrote them; sources write host names in lower case.
+        // Operators write host names in any case, sources in lower case.
         let address = |endpoint: &Endpoint<B>| endpoint.settings.placement.to_ascii_lowercase();
         let addresses: AHashSet<String> = entries.iter().map(|entry| address(&entry.endpoint)).collect();
-        let mut refused = Vec::new();
+        let mut left_out = Vec::new();
         for (index, Wanted { endpoint, changed }) in wanted.into_iter().enumerate() {
             let id = endpoint.id().clone();
             if addresses.contains(&address(&endpoint)) || !ids.insert(id.clone()) {
-                refused.push(index);
+                left_out.push(index);
                 continue;
             }
             let entry = match (own.remove(&id), changed) {
                 (Some(entry), false) => entry,
                 (Some(old), true) => {
-                    let new = Entry { live: Arc::clone(&old.live), endpoint: self.intended(endpoint) };
-                    new.replaces(&old);
+                    let new = Entry { live: Arc::clone(&old.live), endpoint: self.with_admin_state(endpoint) };
+                    new.check_address(&old);
                     new
                 }
-                (None, _) => self.entry(endpoint, entries.len()),
+                (None, _) => self.new_entry(endpoint, entries.len()),
             };
             entries.push(entry);
         }
         self.entries = entries;
         drop(own);
-        self.live.retain(|_, live| live.strong_count() > 0);
-        refused
+        self.drop_dead_state();
+        left_out
     }
 
-    /// Sets what the operator wants of an endpoint.
     pub(super) fn set_admin_state(&mut self, id: &EndpointId, admin_state: AdminState) -> Result<(), ClusterError> {
         self.edit(id, |endpoint| endpoint.admin_state(admin_state))?;
         if admin_state == AdminState::Ready {
-            self.intents.remove(id);
+            self.admin_states.remove(id);
             return Ok(());
         }
-        self.intents.insert(id.clone(), admin_state);
-        if self.intents.len() > self.entries.len() + MOST_ABSENT_INTENTS {
-            self.intents.retain(|id, _| self.entries.iter().any(|entry| entry.endpoint.id() == id));
+        self.admin_states.insert(id.clone(), admin_state);
+        if self.admin_states.len() > self.entries.len() + MAX_ABSENT_STATES {
+            self.admin_states.retain(|id, _| self.entries.iter().any(|entry| entry.endpoint.id() == id));
         }
         Ok(())
     }
@@ -165,74 +155,15 @@ impl<B> Members<B> {
         edit: impl FnOnce(Endpoint<B>) -> Endpoint<B>,
     ) -> Result<(), ClusterError> {
         let index = self.position(id)?;
-        let Entry { endpoint, live } = &self.entries[index];
-        let admin_state = endpoint.settings.admin_state;
+        let Entry { endpoint, live } = &mut self.entries[index];
         let edited = edit(endpoint.share());
-        if admin_state == AdminState::Maintenance && edited.settings.admin_state != AdminState::Maintenance {
-            // It was maintained, so it was most likely restarted.
+        let was_in_maintenance = endpoint.settings.admin_state == AdminState::Maintenance;
+        if was_in_maintenance && edited.settings.admin_state != AdminState::Maintenance {
+            // The node was most likely restarted.
             live.health.readmit(live.now_ms());
         }
-        self.entries[index].endpoint = edited;
+        *endpoint = edited;
         Ok(())
-    }
-
-    pub(super) fn view(&self, balancer: &dyn Balancer) -> View<B> {
-        let (primary, backup) = (self.group(false, balancer), self.group(true, balancer));
-        if let Some(outliers) = &self.outliers {
-            let listed = primary.layout.members.iter().chain(&backup.layout.members);
-            outliers.watch(listed.map(|listed| &listed.member));
-        }
-        View::new(primary, backup)
-    }
-
-    fn group(&self, backup: bool, balancer: &dyn Balancer) -> Group<B> {
-        let entries = || self.entries.iter().filter(|entry| entry.endpoint.settings.backup == backup);
-        let member =
-            |Entry { endpoint, live }: &Entry<B>| Member::new(Arc::new(endpoint.settings.clone()), Arc::clone(live));
-        let members: Vec<Member> = entries().map(member).collect();
-        let backends = entries().map(|entry| Arc::clone(&entry.endpoint.backend));
-        let refs = PerCoreRefs::new(&members.iter().cloned().zip(backends).collect::<Vec<_>>());
-        let turns = if backup { &self.backup_turns } else { &self.primary_turns };
-        let alone = self.entries.len() == 1;
-        let mut layout = Layout::new(members.into_iter(), Arc::clone(turns), self.impaired.clone(), alone);
-        layout.table = balancer.prepare(&Candidates::new(&layout, &Attempted::none(), None)).into_inner();
-        Group { layout, refs }
-    }
-
-    /// The entry for an endpoint that comes to so many others.
-    fn entry(&mut self, endpoint: Endpoint<B>, others: usize) -> Entry<B> {
-        Entry { live: self.live_of(endpoint.id(), others), endpoint: self.intended(endpoint) }
-    }
-
-    /// The endpoint with the stricter of its own admin_state and the operator's.
-    fn intended(&self, endpoint: Endpoint<B>) -> Endpoint<B> {
-        let strictness = |admin_state: AdminState| match admin_state {
-            AdminState::Ready => 0,
-            AdminState::Drain => 1,
-            AdminState::Maintenance => 2,
-        };
-        match self.intents.get(endpoint.id()) {
-            Some(admin_state) if strictness(*admin_state) > strictness(endpoint.settings.admin_state) => {
-                endpoint.admin_state(*admin_state)
-            }
-            _ => endpoint,
-        }
-    }
-
-    fn live_of(&mut self, id: &EndpointId, others: usize) -> Arc<Live> {
-        if let Some(live) = self.live.get(id).and_then(Weak::upgrade) {
-            live.health.join(self.verifier, live.now_ms());
-            return live;
-        }
-        let peers = self.outliers.as_ref().map(|outliers| Arc::clone(outliers) as Arc<dyn Peers>);
-        let load = self.loads.next(others);
-        let live = Arc::new(Live::new(load, Arc::clone(&self.clock), peers, self.impaired.clone()));
-        if self.running {
-            live.health.readmit(live.now_ms());
-        }
-        live.health.join(self.verifier, live.now_ms());
-        self.live.insert(id.clone(), Arc::downgrade(&live));
-        live
     }
 
     /// Sets the verifier that has to admit endpoints, present or to come, before they may serve; 0 is none.
@@ -247,6 +178,58 @@ impl<B> Members<B> {
         self.verifier
     }
 
+    pub(super) fn view(&self, balancer: &dyn Balancer) -> View<B> {
+        let (primary, backup) = (self.group(false, balancer), self.group(true, balancer));
+        if let Some(outliers) = &self.outliers {
+            let slots = primary.layout.slots.iter().chain(&backup.layout.slots);
+            outliers.watch(slots.map(|slot| &slot.member));
+        }
+        View::new(primary, backup)
+    }
+
+    fn group(&self, backup: bool, balancer: &dyn Balancer) -> Group<B> {
+        let entries = self.entries.iter().filter(|entry| entry.endpoint.settings.backup == backup);
+        let members: Vec<_> = entries.map(Entry::member).collect();
+        let rotation = if backup { &self.backup_rotation } else { &self.primary_rotation };
+        let alone = self.entries.len() == 1;
+        let refs = PerCoreRefs::new(&members);
+        let members = members.into_iter().map(|(member, _)| member);
+        let mut layout = Layout::new(members, Arc::clone(rotation), self.impaired.clone(), alone);
+        layout.table = balancer.prepare(&Candidates::new(&layout, &Attempted::none(), None)).into_inner();
+        Group { layout, refs }
+    }
+
+    /// Returns the entry of an endpoint that joins `others`.
+    fn new_entry(&mut self, endpoint: Endpoint<B>, others: usize) -> Entry<B> {
+        Entry { live: self.live_state(endpoint.id(), others), endpoint: self.with_admin_state(endpoint) }
+    }
+
+    /// Returns the endpoint with the stricter of its own administrative state and the one that the operator set.
+    fn with_admin_state(&self, endpoint: Endpoint<B>) -> Endpoint<B> {
+        let own = endpoint.settings.admin_state;
+        let stricter = self.admin_states.get(endpoint.id()).map_or(own, |set| own.max(*set));
+        endpoint.admin_state(stricter)
+    }
+
+    fn live_state(&mut self, id: &EndpointId, others: usize) -> Arc<Live> {
+        let live = self.live.get(id).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let peers = self.outliers.as_ref().map(|outliers| Arc::clone(outliers) as Arc<dyn Peers>);
+            let load = self.loads.next(others);
+            let live = Arc::new(Live::new(load, Arc::clone(&self.clock), peers, self.impaired.clone()));
+            if self.running {
+                live.health.readmit(live.now_ms());
+            }
+            self.live.insert(id.clone(), Arc::downgrade(&live));
+            live
+        });
+        live.health.join(self.verifier, live.now_ms());
+        live
+    }
+
+    fn drop_dead_state(&mut self) {
+        self.live.retain(|_, live| live.strong_count() > 0);
+    }
+
     fn entry_of(&self, id: &EndpointId) -> Option<&Entry<B>> {
         self.entries.iter().find(|entry| entry.endpoint.id() == id)
     }
@@ -254,5 +237,20 @@ impl<B> Members<B> {
     fn position(&self, id: &EndpointId) -> Result<usize, ClusterError> {
         let position = self.entries.iter().position(|entry| entry.endpoint.id() == id);
         position.ok_or_else(|| ClusterError::Unknown(id.clone()))
+    }
+}
+
+impl<B> Entry<B> {
+    fn member(&self) -> (Member, Arc<B>) {
+        let settings = Arc::new(self.endpoint.settings.clone());
+        (Member::new(settings, Arc::clone(&self.live)), Arc::clone(&self.endpoint.backend))
+    }
+
+    /// Compares the address with that of `old`, which has the same id. At another address it is another node, which has to be
+    /// verified again.
+    fn check_address(&self, old: &Self) {
+        if self.endpoint.settings.placement != old.endpoint.settings.placement {
+            self.live.health.doubt_belonging(self.live.now_ms());
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Cluster;
 use crate::balance::Attempted;
-use crate::endpoint::{AdminState, Listed, Member, Role};
+use crate::endpoint::{AdminState, EndpointSlot, Member, Role};
 use crate::request::RequestView;
 use crate::view::{Group, View};
 
@@ -37,8 +37,8 @@ impl PanicMode {
 impl<B> View<B> {
     /// Does health, and nothing else, keep requests that need `role` from every endpoint that the operator wants to serve?
     fn is_left_by_health(&self, role: Option<Role>) -> bool {
-        let mut fitting = self.ready().filter(|(_, _, listed)| listed.member.has_role(role)).peekable();
-        fitting.peek().is_some() && fitting.all(|(group, _, listed)| listed.member.is_barred(group.layout.alone))
+        let mut fitting = self.ready().filter(|(_, _, slot)| slot.member.has_role(role)).peekable();
+        fitting.peek().is_some() && fitting.all(|(group, _, slot)| slot.member.is_barred(group.layout.alone))
     }
 
     /// The same for some kind of request.
@@ -48,37 +48,37 @@ impl<B> View<B> {
 
     /// Every endpoint of this cluster that the operator wants to serve, with its group and its place in it. One that belongs to
     /// another cluster is no better than none.
-    fn ready(&self) -> impl Iterator<Item = (&Group<B>, usize, &Listed)> {
+    fn ready(&self) -> impl Iterator<Item = (&Group<B>, usize, &EndpointSlot)> {
         let groups = [&self.primary, &self.backup].into_iter();
-        let all = groups
-            .flat_map(|group| (0..).zip(&group.layout.members).map(move |(index, listed)| (group, index, listed)));
-        all.filter(|(_, _, listed)| {
-            let Member { settings, live, .. } = &*listed.member;
+        let all =
+            groups.flat_map(|group| (0..).zip(&group.layout.slots).map(move |(index, slot)| (group, index, slot)));
+        all.filter(|(_, _, slot)| {
+            let Member { settings, live, .. } = &*slot.member;
             settings.admin_state == AdminState::Ready && !live.health.is_outsider()
         })
     }
 }
 
 impl<B> Cluster<B> {
-    /// Takes a slot on the endpoint that failed least recently, of those that have the role and room, and were not tried.
+    /// Takes a slot on the endpoint that failed least recently, of those that have the role and room, and were not attempted.
     pub(super) fn take_in_panic<'v>(
         &self,
         view: &'v View<B>,
         request: &RequestView<'_>,
-        tried: &Attempted,
+        attempted: &Attempted,
     ) -> Option<(&'v Group<B>, usize)> {
         if !self.shared.panic.allowed || !view.is_left_by_health(request.role()) {
             return None;
         }
         for _ in 0..view.ready().count() {
-            let (group, index, listed) = view
+            let (group, index, slot) = view
                 .ready()
-                .filter(|(_, _, Listed { member, .. })| {
-                    member.has_role(request.role()) && member.has_room() && !tried.contains(member)
+                .filter(|(_, _, EndpointSlot { member, .. })| {
+                    member.has_role(request.role()) && member.is_below_limit() && !attempted.contains(member)
                 })
-                .min_by_key(|(_, _, listed)| (listed.member.last_failure(), listed.load().in_flight()))?;
+                .min_by_key(|(_, _, slot)| (slot.member.last_failure(), slot.load().in_flight()))?;
             // As if it were alone, which health never keeps from serving.
-            if listed.member.acquire(true) {
+            if slot.member.acquire(true) {
                 self.shared.panic.enter();
                 return Some((group, index));
             }

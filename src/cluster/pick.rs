@@ -46,7 +46,7 @@ impl<B> Cluster<B> {
         if let Some((group, index)) = self.take_in_panic(&view, request, attempted) {
             return Ok(picked(group, index));
         }
-        Err(match view.primary.layout.members.len() + view.backup.layout.members.len() {
+        Err(match view.primary.layout.slots.len() + view.backup.layout.slots.len() {
             0 => PickError::Empty,
             _ => PickError::NoneEligible,
         })
@@ -109,8 +109,7 @@ impl<B> Cluster<B> {
     /// Returns whether the endpoint that `hint` names is gone, in maintenance or ejected. A full endpoint is not out.
     pub(crate) fn is_out(&self, hint: &EndpointHint) -> bool {
         let view = self.shared.view.load();
-        view.find_hinted(hint)
-            .is_none_or(|(group, index)| group.layout.members[index].member.is_out(group.layout.alone))
+        view.find_hinted(hint).is_none_or(|(group, index)| group.layout.slots[index].member.is_out(group.layout.alone))
     }
 
     /// Returns the backend of the endpoint called `id`, eligible or not.
@@ -141,19 +140,19 @@ impl<B> Cluster<B> {
 
     /// Counts the request in flight on the endpoint of `group` that the policy chooses, and returns its index.
     fn acquire_by_policy(&self, group: &Group<B>, request: &RequestView<'_>, attempted: &Attempted) -> Option<usize> {
-        if group.layout.members.is_empty() {
+        if group.layout.slots.is_empty() {
             return None;
         }
         let candidates = Candidates::new(&group.layout, attempted, request.role());
         // Another pick may fill the chosen endpoint before this one counts in. The next round then sees that endpoint as
         // full, so rounds are few; the bound is for an adversarial schedule.
-        for _ in 0..=2 * group.layout.members.len() {
+        for _ in 0..=2 * group.layout.slots.len() {
             let chosen = self
                 .shared
                 .balancer
                 .pick(request, &candidates)
                 .filter(|candidate| candidates.is_eligible(*candidate))
-                .or_else(|| candidates.next_in_order())?;
+                .or_else(|| candidates.next_eligible())?;
             if candidates.acquire(chosen) {
                 return Some(chosen.index());
             }

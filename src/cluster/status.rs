@@ -8,60 +8,59 @@ use crate::health::slow_start::WHOLE;
 use crate::health::{HealthState, Reason};
 use crate::view::View;
 
-/// A cluster at one moment, as plain values for a host's status page or metrics.
+/// The state of a cluster at one moment, as plain values for a status page or metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClusterStatus {
-    /// The policy, as its `Debug` shows it.
+    /// The policy, as formatted by its `Debug`.
     pub balancer: String,
-    /// In configuration order, primaries first.
+    /// The endpoints in configuration order, primaries first.
     pub endpoints: Vec<EndpointStatus>,
-    /// Is it in [panic mode](super::ClusterBuilder::panic_mode): does health keep requests from every endpoint that is ready,
-    /// or from every one with some role?
-    /// Always false where that mode is off.
+    /// Whether [panic mode](super::ClusterBuilder::panic_mode) applies: health keeps requests, or those that need some role,
+    /// from every ready endpoint. Always false if that mode is off.
     pub panicking: bool,
 }
 
-/// One endpoint at one moment.
+/// The state of one endpoint at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EndpointStatus {
-    /// Its id.
+    /// The id.
     pub id: EndpointId,
-    /// Its weight.
+    /// The weight.
     pub weight: u32,
-    /// Is it a backup?
+    /// Whether the endpoint is a backup.
     pub backup: bool,
-    /// What the operator wants of it.
+    /// The administrative state.
     pub admin_state: AdminState,
-    /// What the node does.
+    /// The roles of the node.
     pub roles: Roles,
-    /// How it is doing.
-    pub operational: HealthState,
-    /// Why it is not simply up.
+    /// The state of health.
+    pub health: HealthState,
+    /// The reason if the endpoint is not healthy.
     pub reason: Option<Reason>,
-    /// When it came into its operational state, on the cluster's clock.
+    /// When it came into its state of health, on the cluster's clock.
     pub since: Instant,
-    /// Is it ejected for its failures?
+    /// Whether it is ejected for its failures.
     pub ejected: bool,
-    /// The percentage of its weight that it has at present: below 100 during its slow start.
+    /// The current percentage of its weight. It is below 100 during a slow start.
     pub ramp: u32,
-    /// Failures counted towards an ejection at present.
+    /// The failures that count towards an ejection.
     pub fails: u32,
-    /// Requests in flight.
+    /// The requests in flight.
     pub in_flight: u32,
-    /// The most requests that may be in flight; `None` is no limit.
+    /// The maximum number of requests in flight; `None` is no limit.
     pub max_in_flight: Option<NonZeroU32>,
-    /// Requests that have ended, whatever came of them, since the endpoint was first added.
+    /// The requests that have ended, with any outcome, since the endpoint was first added.
     pub served: u64,
-    /// Of those, the ones whose outcome was a failure.
+    /// The requests that have ended with a failure.
     pub failed: u64,
-    /// Of those, the ones that timed out.
+    /// The requests that timed out.
     pub slow: u64,
 }
 
 impl ClusterStatus {
-    /// Requests in flight on all endpoints.
+    /// Returns the number of requests in flight on all endpoints.
     pub fn in_flight(&self) -> u64 {
         self.endpoints.iter().map(|endpoint| u64::from(endpoint.in_flight)).sum()
     }
@@ -70,7 +69,7 @@ impl ClusterStatus {
         let groups = [&view.primary.layout, &view.backup.layout];
         let endpoints = groups
             .iter()
-            .flat_map(|group| group.members.iter().map(|listed| EndpointStatus::of(&listed.member, group.alone)));
+            .flat_map(|group| group.slots.iter().map(|slot| EndpointStatus::of(&slot.member, group.alone)));
         ClusterStatus {
             balancer: format!("{balancer:?}"),
             endpoints: endpoints.collect(),
@@ -82,17 +81,17 @@ impl ClusterStatus {
 impl EndpointStatus {
     fn of(member: &Member, alone: bool) -> Self {
         let Member { settings, live, .. } = member;
-        let (operational, reason, since) = live.health.describe(member.rule(alone), live.now_ms());
+        let (health, reason, since) = live.health.describe(member.rule(alone), live.now_ms());
         EndpointStatus {
             id: settings.id.clone(),
             weight: settings.weight.get(),
             backup: settings.backup,
             admin_state: settings.admin_state,
             roles: settings.roles,
-            operational,
+            health,
             reason,
             since: live.instant(since),
-            ejected: operational == HealthState::Ejected,
+            ejected: health == HealthState::Ejected,
             ramp: (member.share() * 100 + WHOLE / 2) / WHOLE,
             fails: live.passive.fails(),
             in_flight: member.load().in_flight(),

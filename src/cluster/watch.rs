@@ -37,7 +37,7 @@ impl<B> Cluster<B> {
     pub(crate) fn members(&self) -> Vec<(Arc<Member>, Arc<B>)> {
         let view = self.shared.view.load();
         let pairs = |group: &Group<B>| -> Vec<_> {
-            let members = group.layout.members.iter().map(|listed| Arc::clone(&listed.member));
+            let members = group.layout.slots.iter().map(|slot| Arc::clone(&slot.member));
             members.zip(group.refs.backends().cloned()).collect()
         };
         [pairs(&view.primary), pairs(&view.backup)].concat()

@@ -12,7 +12,7 @@ pub(crate) enum EndpointHint {
     Id(EndpointId),
     /// The endpoint whose id has this hash ([`EndpointId::hash64`]).
     IdHash(u64),
-    /// The endpoint whose route has this hash ([`EndpointHint::route`]).
+    /// The endpoint whose route has this hash ([`EndpointHint::route_hash`]).
     RouteHash(u64),
     /// The endpoint that rendezvous hashing of this key yields. Every front end finds the same one; the session is not bound.
     Key([u8; 16]),
@@ -21,7 +21,12 @@ pub(crate) enum EndpointHint {
 impl EndpointHint {
     /// Returns the hint that asks for the endpoint with this route.
     pub(crate) fn route(route: &[u8]) -> Self {
-        EndpointHint::RouteHash(hash::key64(route))
+        EndpointHint::RouteHash(Self::route_hash(route))
+    }
+
+    /// Returns the hash that stands for a route.
+    pub(crate) fn route_hash(route: &[u8]) -> u64 {
+        hash::key64(route)
     }
 
     /// Returns whether the session is bound to one endpoint, which serves it even while draining.

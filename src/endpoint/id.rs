@@ -1,16 +1,16 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// The name of an endpoint: what its live state, its sessions and its figures belong to, through changes of address,
+/// The identity of an endpoint. Its live state, its sessions and its metrics belong to the id and survive changes of address,
 /// weight and position. 1 to 255 visible ASCII characters. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointId(Arc<str>);
 
 impl EndpointId {
-    /// HealthCheck `id`.
+    /// Checks `id` and returns it as an endpoint id.
     ///
     /// # Errors
-    /// [`InvalidId`] when it is empty, longer than 255 bytes or holds anything but visible ASCII.
+    /// [`InvalidId`] if `id` is empty, longer than 255 bytes, or holds anything but visible ASCII.
     pub fn new(id: &str) -> Result<Self, InvalidId> {
         if id.is_empty() || id.len() > 255 || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(InvalidId(id.chars().take(255).collect()));
@@ -18,12 +18,12 @@ impl EndpointId {
         Ok(EndpointId(Arc::from(id)))
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What the endpoint is known by in rendezvous hashing.
+    /// Returns the hash that stands for the endpoint in rendezvous hashing.
     pub(crate) fn hash64(&self) -> u64 {
         crate::hash::key64(self.0.as_bytes())
     }
@@ -55,7 +55,7 @@ impl std::str::FromStr for EndpointId {
     }
 }
 
-/// A text that cannot be an [`EndpointId`].
+/// The error for a text that is not a valid [`EndpointId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an endpoint id: expected 1 to 255 visible ASCII characters")]
 pub struct InvalidId(String);

@@ -4,45 +4,48 @@ use std::sync::atomic::Ordering;
 
 use super::{EndpointId, Member};
 
-/// What became of a request, as far as the health of its endpoint goes.
+/// The outcome of a request, as far as the health of its endpoint is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The endpoint answered.
+    /// The endpoint responded.
     Success,
-    /// The endpoint failed: no connection, no answer, a broken answer, or a status that the host counts as a failure.
+    /// The endpoint failed: no connection, no response, a broken response, or a status that the application counts as a
+    /// failure.
     Failure,
-    /// No answer came in time. Never ejects: a query may take minutes. It puts the endpoint in doubt, which has it probed soon
-    /// where there are [`HealthCheck`](crate::probe::HealthCheck).
+    /// No response came in time. This never ejects, since a query may take minutes. The endpoint becomes
+    /// [suspect](crate::health::HealthState::Suspect), and a running [`HealthCheck`](crate::probe::HealthCheck) probes it soon.
     Slow,
-    /// Nothing can be said of the endpoint, for instance because the client went away first.
+    /// The request tells nothing about the endpoint, for instance because the client disconnected first.
     #[default]
     Unknown,
 }
 
-/// One request in flight on an endpoint. The count goes down, and the outcome is reported, when the lease is dropped:
-/// keep it until the *body* of the answer has ended ([`Proxy`](crate::Proxy) lets it ride inside the body).
-#[must_use = "dropping the lease ends the request's time in flight"]
+/// One request in flight on an endpoint.
+///
+/// Dropping the lease ends the request: it lowers the count in flight and reports the outcome. Keep the lease until the *body*
+/// of the response has ended; [`Proxy`](crate::Proxy) stores it in the body.
+#[must_use = "dropping the lease ends the request in flight"]
 pub struct Lease {
     member: Arc<Member>,
-    /// The endpoint is alone in its cluster, so that its failures have no consequences.
+    /// The endpoint is the only one of its cluster, so its failures do not eject it.
     alone: bool,
     outcome: Outcome,
 }
 
 impl Lease {
-    /// Returns the lease of a request that has been counted in with [`Member::acquire`].
+    /// Returns the lease of a request that [`Member::acquire`] has counted in.
     #[inline]
     pub(crate) fn new(member: &Arc<Member>, alone: bool) -> Self {
         Lease { member: Arc::clone(member), alone, outcome: Outcome::Unknown }
     }
 
-    /// The endpoint that was picked.
+    /// Returns the endpoint that was picked.
     pub fn endpoint(&self) -> &EndpointId {
         &self.member.settings.id
     }
 
-    /// Sets what is reported when the lease ends; the last word counts.
+    /// Sets the outcome that is reported when the lease is dropped. The last call counts.
     pub fn set_outcome(&mut self, outcome: Outcome) {
         self.outcome = outcome;
     }
@@ -75,7 +78,7 @@ impl Drop for Lease {
             Outcome::Slow => live.health.slow_down(live.now_ms()),
             Outcome::Unknown => {}
         }
-        self.member.end();
+        self.member.release();
     }
 }
 

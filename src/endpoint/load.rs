@@ -1,21 +1,30 @@
-//! What endpoints have to do at present. It changes with each request, and policies compare it: so it lies apart from all else
-//! that is known of an endpoint.
+//! The loads of endpoints: how many requests are in flight, and how many have ended. They change with each request and policies
+//! compare them, so they lie apart from everything else of an endpoint.
 
 use std::num::NonZeroU32;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// One endpoint's.
+/// How many requests are in flight on an endpoint, and how many have ended, in one word. A request costs two atomic additions,
+/// and one read yields the requests in flight.
+///
+/// The lower half counts those in flight (2^32 at once would not fit into memory). The upper half counts those that have ended,
+/// modulo 2^32.
 #[derive(Debug, Default)]
-pub(crate) struct Load {
-    pub(super) count: Count,
-}
+pub(crate) struct Load(AtomicU64);
+
+/// How often the upper half of a [`Load`] has wrapped around.
+#[derive(Debug, Default)]
+pub(super) struct Wraps(AtomicU64);
+
+const ONE_ENDED: u64 = 1 << 32;
 
 impl Load {
+    /// Returns how many requests are in flight.
     #[inline]
     pub(crate) fn in_flight(&self) -> u32 {
-        self.count.in_flight()
+        // The lower half.
+        self.0.load(Ordering::Acquire) as u32
     }
 
     /// Returns whether fewer requests are in flight than `limit` allows.
@@ -23,113 +32,8 @@ impl Load {
     pub(crate) fn is_below(&self, limit: Option<NonZeroU32>) -> bool {
         limit.is_none_or(|limit| self.in_flight() < limit.get())
     }
-}
 
-/// The loads of many endpoints.
-#[derive(Debug)]
-#[repr(align(128))]
-pub(super) struct Block([Load; BLOCK]);
-
-const BLOCK: usize = 1024;
-
-/// How far apart they lie where each has cache lines of its own.
-const APART: usize = 128 / size_of::<Load>();
-
-impl Block {
-    fn new() -> Arc<Self> {
-        Arc::new(Block(std::array::from_fn(|_| Load::default())))
-    }
-
-    #[inline]
-    pub(super) fn at(&self, index: u16) -> &Load {
-        &self.0[usize::from(index) % BLOCK]
-    }
-}
-
-/// A reference to an endpoint's load.
-#[derive(Debug, Clone)]
-pub(crate) struct LoadRef {
-    pub(super) block: Arc<Block>,
-    pub(super) index: u16,
-}
-
-impl Deref for LoadRef {
-    type Target = Load;
-
-    #[inline]
-    fn deref(&self) -> &Load {
-        self.block.at(self.index)
-    }
-}
-
-/// Gives endpoints their loads. Cores that send to different endpoints shall not meet, so where there are few, each has cache
-/// lines of its own; where there are many, cores seldom meet, and what counts is that their loads fit into the cache.
-#[derive(Debug)]
-pub(crate) struct Loads {
-    few: Source,
-    /// Until there are many, none.
-    many: Option<Source>,
-}
-
-/// The most endpoints that are few.
-const FEW: usize = BLOCK / APART;
-
-#[derive(Debug)]
-struct Source {
-    block: Arc<Block>,
-    next: usize,
-    step: usize,
-}
-
-impl Loads {
-    pub(crate) fn new() -> Self {
-        Loads { few: Source::new(APART), many: None }
-    }
-
-    /// A load for an endpoint that comes to `others`.
-    pub(crate) fn next(&mut self, others: usize) -> LoadRef {
-        let source = if others < FEW { &mut self.few } else { self.many.get_or_insert_with(|| Source::new(1)) };
-        source.next()
-    }
-}
-
-impl Source {
-    fn new(step: usize) -> Self {
-        Source { block: Block::new(), next: 0, step }
-    }
-
-    fn next(&mut self) -> LoadRef {
-        if self.next >= BLOCK {
-            (self.block, self.next) = (Block::new(), 0);
-        }
-        let load = LoadRef { block: Arc::clone(&self.block), index: self.next as u16 };
-        self.next += self.step;
-        load
-    }
-}
-
-/// How many requests are in flight on an endpoint, and how many have ended, in one word: a request costs two atomic additions,
-/// and what is in flight is known from one read.
-///
-/// The lower half is what is in flight (2^32 at once would not fit into memory), the upper half what has ended, as far as
-/// that goes.
-#[derive(Debug, Default)]
-pub(super) struct Count(AtomicU64);
-
-/// How often the upper half has begun anew: once every 2^32 requests.
-#[derive(Debug, Default)]
-pub(super) struct Wraps(AtomicU64);
-
-const ENDED: u64 = 1 << 32;
-
-impl Count {
-    #[inline]
-    pub(super) fn in_flight(&self) -> u32 {
-        // The lower half.
-        self.0.load(Ordering::Acquire) as u32
-    }
-
-    /// Counts a request in; returns false when `limit` is reached.
+    /// Counts a request in; returns false if `limit` is reached.
     #[inline]
     pub(super) fn begin(&self, limit: Option<NonZeroU32>) -> bool {
         let Some(limit) = limit else {
@@ -140,8 +44,8 @@ impl Count {
         self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, below).is_ok()
     }
 
-    /// Takes back a `begin` of which no use was made.
-    pub(super) fn give_back(&self) {
+    /// Undoes a `begin` whose request is not sent.
+    pub(super) fn undo_begin(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -149,15 +53,100 @@ impl Count {
     #[inline]
     pub(super) fn end(&self, wraps: &Wraps) {
         // One less in flight, one more ended.
-        let before = self.0.fetch_add(ENDED - 1, Ordering::Release);
+        let before = self.0.fetch_add(ONE_ENDED - 1, Ordering::Release);
         if before >> 32 == u64::from(u32::MAX) {
             wraps.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// How many have ended. For a moment wrong by 2^32 when the upper half begins anew.
+    /// Returns how many requests have ended. Off by 2^32 for a moment when the upper half wraps around.
     pub(super) fn ended(&self, wraps: &Wraps) -> u64 {
         (wraps.0.load(Ordering::Relaxed) << 32) + (self.0.load(Ordering::Relaxed) >> 32)
+    }
+}
+
+/// The loads of many endpoints.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct LoadBlock([Load; BLOCK_SIZE]);
+
+const BLOCK_SIZE: usize = 1024;
+
+impl LoadBlock {
+    fn new() -> Arc<Self> {
+        Arc::new(LoadBlock(std::array::from_fn(|_| Load::default())))
+    }
+
+    #[inline]
+    pub(super) fn at(&self, index: u16) -> &Load {
+        &self.0[usize::from(index) % BLOCK_SIZE]
+    }
+}
+
+/// A reference to an endpoint's load.
+#[derive(Debug, Clone)]
+pub(crate) struct LoadRef {
+    pub(super) block: Arc<LoadBlock>,
+    pub(super) index: u16,
+}
+
+impl LoadRef {
+    #[inline]
+    pub(super) fn get(&self) -> &Load {
+        self.block.at(self.index)
+    }
+}
+
+/// Assigns loads to endpoints.
+///
+/// The first 64 endpoints get cache lines of their own, so that cores which send to different endpoints do not contend. With
+/// more endpoints cores seldom contend, and dense loads fit into the cache.
+#[derive(Debug)]
+pub(crate) struct Loads {
+    spread: LoadSource,
+    /// Made when there are more endpoints than may be spread.
+    dense: Option<LoadSource>,
+}
+
+/// The distance between two loads that have cache lines of their own.
+const SPREAD_STEP: usize = 128 / size_of::<Load>();
+
+/// The maximum number of endpoints whose loads have cache lines of their own.
+const MAX_SPREAD: usize = BLOCK_SIZE / SPREAD_STEP;
+
+#[derive(Debug)]
+struct LoadSource {
+    block: Arc<LoadBlock>,
+    next: usize,
+    step: usize,
+}
+
+impl Loads {
+    pub(crate) fn new() -> Self {
+        Loads { spread: LoadSource::new(SPREAD_STEP), dense: None }
+    }
+
+    /// Returns a load for an endpoint that joins `others`.
+    pub(crate) fn next(&mut self, others: usize) -> LoadRef {
+        match others < MAX_SPREAD {
+            true => self.spread.next(),
+            false => self.dense.get_or_insert_with(|| LoadSource::new(1)).next(),
+        }
+    }
+}
+
+impl LoadSource {
+    fn new(step: usize) -> Self {
+        LoadSource { block: LoadBlock::new(), next: 0, step }
+    }
+
+    fn next(&mut self) -> LoadRef {
+        if self.next >= BLOCK_SIZE {
+            (self.block, self.next) = (LoadBlock::new(), 0);
+        }
+        let load = LoadRef { block: Arc::clone(&self.block), index: self.next as u16 };
+        self.next += self.step;
+        load
     }
 }
 
@@ -166,40 +155,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_loads_lie_apart_many_side_by_side_and_no_two_in_one_place() {
+    fn few_loads_are_spread_many_are_dense_and_all_are_distinct() {
         let mut loads = Loads::new();
         let all: Vec<_> = (0..2_000).map(|others| loads.next(others)).collect();
-        let addresses: Vec<usize> = all.iter().map(|load| std::ptr::from_ref::<Load>(load).addr()).collect();
-        assert!(addresses[..FEW].windows(2).all(|pair| pair[1] - pair[0] == 128 && pair[0] % 128 == 0));
-        assert!(addresses[FEW..FEW + BLOCK].windows(2).all(|pair| pair[1] - pair[0] == size_of::<Load>()));
+        let addresses: Vec<usize> = all.iter().map(|load| std::ptr::from_ref(load.get()).addr()).collect();
+        assert!(addresses[..MAX_SPREAD].windows(2).all(|pair| pair[1] - pair[0] == 128 && pair[0] % 128 == 0));
+        assert!(
+            addresses[MAX_SPREAD..MAX_SPREAD + BLOCK_SIZE]
+                .windows(2)
+                .all(|pair| pair[1] - pair[0] == size_of::<Load>())
+        );
         let distinct: std::collections::BTreeSet<_> = addresses.iter().collect();
         assert_eq!(distinct.len(), 2_000);
     }
 
     #[test]
-    fn what_ends_is_counted_beyond_32_bits() {
-        let (count, wraps) = (Count(AtomicU64::new((u64::from(u32::MAX) << 32) + 2)), Wraps::default());
-        assert_eq!((count.in_flight(), count.ended(&wraps)), (2, u64::from(u32::MAX)));
-        count.end(&wraps);
-        assert_eq!((count.in_flight(), count.ended(&wraps)), (1, 1 << 32));
-        count.end(&wraps);
-        assert_eq!((count.in_flight(), count.ended(&wraps)), (0, (1 << 32) + 1));
+    fn requests_that_ended_are_counted_beyond_32_bits() {
+        let (load, wraps) = (Load(AtomicU64::new((u64::from(u32::MAX) << 32) + 2)), Wraps::default());
+        assert_eq!((load.in_flight(), load.ended(&wraps)), (2, u64::from(u32::MAX)));
+        load.end(&wraps);
+        assert_eq!((load.in_flight(), load.ended(&wraps)), (1, 1 << 32));
+        load.end(&wraps);
+        assert_eq!((load.in_flight(), load.ended(&wraps)), (0, (1 << 32) + 1));
     }
 
     #[test]
-    fn threads_keep_to_the_limit_and_leave_nothing_behind() {
+    fn threads_keep_to_the_limit_and_all_requests_end() {
         const LIMIT: u32 = 2;
-        let (count, wraps) = (Count::default(), Wraps::default());
+        let (load, wraps) = (Load::default(), Wraps::default());
         let served: u64 = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
                     scope.spawn(|| {
-                        let begun = || count.begin(NonZeroU32::new(LIMIT));
+                        let begun = || load.begin(NonZeroU32::new(LIMIT));
                         (0..20_000)
                             .filter(|_| begun())
                             .inspect(|_| {
-                                assert!(count.in_flight() <= LIMIT);
-                                count.end(&wraps);
+                                assert!(load.in_flight() <= LIMIT);
+                                load.end(&wraps);
                             })
                             .count() as u64
                     })
@@ -207,6 +200,6 @@ mod tests {
                 .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
-        assert_eq!((count.in_flight(), count.ended(&wraps)), (0, served));
+        assert_eq!((load.in_flight(), load.ended(&wraps)), (0, served));
     }
 }

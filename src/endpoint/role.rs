@@ -1,4 +1,4 @@
-//! What a node of a cluster does: `kylin.server.mode`.
+//! The roles of the nodes of a cluster: `kylin.server.mode`.
 
 use std::fmt;
 
@@ -6,9 +6,9 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Role {
-    /// Answers queries.
+    /// Runs queries.
     Query,
-    /// Builds cubes and runs jobs, and takes the writes that lead to them.
+    /// Builds cubes, runs jobs, and serves the writes that start them.
     Job,
 }
 
@@ -19,37 +19,37 @@ pub struct Roles(u8);
 impl Roles {
     /// Every role: `kylin.server.mode=all`.
     pub const ALL: Roles = Roles(0b11);
-    /// No role that a client's request could need, as of a `stream_coordinator`.
+    /// No role that a client's request may need: for instance a `stream_coordinator`.
     pub const NONE: Roles = Roles(0);
 
-    /// Exactly this role.
+    /// Returns the set of exactly this role.
     pub const fn only(role: Role) -> Self {
         Roles(Self::bit(role))
     }
 
-    /// These roles and `role`.
+    /// Returns these roles and `role`.
     #[must_use]
     pub const fn with(self, role: Role) -> Self {
         Roles(self.0 | Self::bit(role))
     }
 
-    /// These roles and those.
+    /// Returns these roles and `others`.
     #[must_use]
     pub const fn and(self, others: Roles) -> Self {
         Roles(self.0 | others.0)
     }
 
-    /// Is `role` one of them?
+    /// Returns whether `role` is one of them.
     pub const fn has(self, role: Role) -> bool {
         self.0 & Self::bit(role) != 0
     }
 
-    /// Reads a value of `kylin.server.mode`: `all`, `query`, `job`, or a list such as `query,stream_coordinator`. The names of
-    /// the newer services of Kylin 5 are known: `data-loading` and `smart` run jobs; `common`, `resource`, `ops` and the
-    /// streaming roles serve no request that a client sends.
+    /// Parses a value of `kylin.server.mode`: `all`, `query`, `job`, or a list such as `query,stream_coordinator`. It may name
+    /// the newer services of Kylin 5: `data-loading` and `smart` run jobs; `common`, `resource`, `ops` and the streaming roles
+    /// serve no request of a client.
     ///
     /// # Errors
-    /// [`InvalidRoles`] for an empty text or a name that is not known.
+    /// [`InvalidRoles`] for an empty text or an unknown name.
     pub fn parse(mode: &str) -> Result<Self, InvalidRoles> {
         let mut roles = Roles::NONE;
         for name in mode.split(',').map(str::trim) {
@@ -64,7 +64,7 @@ impl Roles {
         Ok(roles)
     }
 
-    /// A bit per role.
+    /// Returns the set with one bit per role.
     pub(crate) const fn bits(self) -> u8 {
         self.0
     }
@@ -114,7 +114,7 @@ impl fmt::Debug for Roles {
     }
 }
 
-/// A text that is not a value of `kylin.server.mode`.
+/// The error for a text that is not a value of `kylin.server.mode`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a server mode: expected all, query or job, or a list of modes")]
 pub struct InvalidRoles(String);
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_values_of_kylin_server_mode() {
+    fn the_values_of_kylin_server_mode_are_parsed() {
         let read = |mode: &str| Roles::parse(mode).map(|roles| roles.to_string());
         assert_eq!(read("all").as_deref(), Ok("all"));
         assert_eq!(read("Query").as_deref(), Ok("query"));

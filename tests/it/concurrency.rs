@@ -177,7 +177,7 @@ struct SlowToPrepare {
 
 impl Balancer for SlowToPrepare {
     fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
-        from.next_in_order()
+        from.next_eligible()
     }
 
     fn prepare(&self, members: &Candidates<'_>) -> Table {

@@ -84,7 +84,7 @@ impl Drill {
     }
 
     async fn until(&self, node: usize, state: HealthState) {
-        let is = || status(self.front.proxy.cluster(), &node.to_string()).operational == state;
+        let is = || status(self.front.proxy.cluster(), &node.to_string()).health == state;
         eventually(is, || format!("{state:?}: {:?}", self.front.proxy.cluster().status())).await;
     }
 
@@ -288,7 +288,7 @@ async fn a_node_in_job_mode_of_which_nobody_has_told_fails_nothing() {
         drill.demo.nodes[1].set_mode(Mode::Job);
         let refused = drill.demo.nodes[1].stats().requests;
         drill.demo.nodes[1].wait_until(|stats| stats.requests > refused + 500).await.unwrap();
-        assert_eq!(status(drill.front.proxy.cluster(), "1").operational, HealthState::Healthy, "it is no worse a node");
+        assert_eq!(status(drill.front.proxy.cluster(), "1").health, HealthState::Healthy, "it is no worse a node");
         assert_eq!(drill.end().await.failures(), none());
     }
 }
@@ -302,7 +302,7 @@ async fn a_metastore_that_is_gone_ejects_nobody() {
         drill.go_on().await;
         drill.go_on().await;
         for endpoint in drill.front.proxy.cluster().status().endpoints {
-            assert_eq!((endpoint.failed, endpoint.ejected, endpoint.operational), (0, false, HealthState::Healthy));
+            assert_eq!((endpoint.failed, endpoint.ejected, endpoint.health), (0, false, HealthState::Healthy));
         }
         drill.demo.metastore.set_down(false);
         // Those who were told so have been; from now on all is well.

@@ -258,7 +258,7 @@ async fn when_all_nodes_have_gateway_errors_nobody_is_ejected() {
     }
     front.idle().await;
     let endpoints = front.proxy.cluster().status().endpoints;
-    assert!(endpoints.iter().all(|endpoint| endpoint.operational == HealthState::Healthy && endpoint.failed > 5));
+    assert!(endpoints.iter().all(|endpoint| endpoint.health == HealthState::Healthy && endpoint.failed > 5));
     for (node, _) in &nodes {
         node.faults().clear();
     }

@@ -93,7 +93,7 @@ async fn a_cluster_from_kylins_own_file_serves_and_quarantines_foreign_nodes() {
     };
     eventually(checked, || format!("{:?}", cluster.status())).await;
     let mismatch = Some(Reason::OtherMetastore(Mismatch::SessionCookie));
-    assert_eq!((status(&cluster, &one).operational, status(&cluster, &two).reason), (HealthState::Healthy, mismatch));
+    assert_eq!((status(&cluster, &one).health, status(&cluster, &two).reason), (HealthState::Healthy, mismatch));
 
     let logins = q2.stats().logins;
     let front = Front::serving(Proxy::plain(cluster.clone()).build().unwrap(), |server| server.threads(1));

@@ -23,7 +23,7 @@ pub(crate) fn status<B>(cluster: &Cluster<B>, id: &str) -> EndpointStatus {
 /// How it is doing and why.
 pub(crate) fn state<B>(cluster: &Cluster<B>, id: &str) -> (HealthState, Option<Reason>) {
     let status = status(cluster, id);
-    (status.operational, status.reason)
+    (status.health, status.reason)
 }
 
 /// Picks until the endpoint called `id` comes, and ends that request with `outcome`; the others are given back unsaid.

@@ -1,0 +1,52 @@
+use crate::endpoint::{Lease, Member};
+
+/// The endpoints that a request has been sent to. Allocates from the fifth on.
+#[derive(Debug, Default)]
+pub struct Attempted {
+    first: [u64; 4],
+    count: usize,
+    more: Vec<u64>,
+}
+
+impl Attempted {
+    /// Returns the empty set.
+    pub fn none() -> Self {
+        Attempted::default()
+    }
+
+    /// Adds the endpoint of `lease`, unless the set contains it.
+    pub fn add(&mut self, lease: &Lease) {
+        self.insert(lease.uid());
+    }
+
+    /// Returns the number of endpoints.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Returns whether there is none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub(crate) fn insert(&mut self, uid: u64) {
+        if self.has(uid) {
+            return;
+        }
+        match self.first.get_mut(self.count) {
+            Some(slot) => *slot = uid,
+            None => self.more.push(uid),
+        }
+        self.count += 1;
+    }
+
+    pub(crate) fn contains(&self, member: &Member) -> bool {
+        self.has(member.live.uid)
+    }
+
+    #[inline(never)]
+    fn has(&self, uid: u64) -> bool {
+        self.first[..self.count.min(self.first.len())].contains(&uid) || self.more.contains(&uid)
+    }
+}

@@ -1,0 +1,101 @@
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::load::{Load, LoadRef};
+use super::{AdminState, EndpointSettings, Live, Role};
+use crate::health::state::Rule;
+
+/// An endpoint's settings and live state.
+#[derive(Debug, Clone)]
+#[repr(C)]
+pub(crate) struct Member {
+    /// First, beside the member's own reference count: the end of a request reads both.
+    pub(crate) live: Arc<Live>,
+    /// A copy of the reference in the live state.
+    load: LoadRef,
+    /// Behind a pointer, so that each request touches little.
+    pub(crate) settings: Arc<EndpointSettings>,
+}
+
+impl Member {
+    pub(crate) fn new(settings: Arc<EndpointSettings>, live: Arc<Live>) -> Self {
+        Member { load: live.load.clone(), live, settings }
+    }
+
+    #[inline]
+    pub(crate) fn load(&self) -> &Load {
+        self.load.get()
+    }
+
+    /// Counts a request in. Returns false if another request has just reached the limit, or is the one that tests an ejected
+    /// endpoint.
+    pub(crate) fn acquire(&self, alone: bool) -> bool {
+        let Member { settings, live, load } = self;
+        if !load.get().begin(settings.max_in_flight) {
+            return false;
+        }
+        if alone || live.passive.choose(settings.rule, || live.now_ms()) {
+            return true;
+        }
+        load.get().undo_begin();
+        false
+    }
+
+    /// Counts a request out.
+    #[inline]
+    pub(super) fn release(&self) {
+        self.load.get().end(&self.live.wraps);
+    }
+
+    /// Returns whether the endpoint is out of service, for bound sessions too, for another reason than its load.
+    pub(crate) fn is_out(&self, alone: bool) -> bool {
+        self.settings.admin_state == AdminState::Maintenance || self.is_barred(alone)
+    }
+
+    /// Returns whether the endpoint has the role that a request needs.
+    pub(crate) fn has_role(&self, role: Option<Role>) -> bool {
+        role.is_none_or(|role| self.settings.roles.has(role))
+    }
+
+    /// Returns whether the endpoint is below its limit of requests in flight.
+    pub(crate) fn is_below_limit(&self) -> bool {
+        self.load().is_below(self.settings.max_in_flight)
+    }
+
+    /// Returns whether its health bars the endpoint, whatever the administrative state and limits are.
+    #[cold]
+    pub(crate) fn is_barred(&self, alone: bool) -> bool {
+        let Member { settings, live, .. } = self;
+        (!alone && live.passive.is_ejected(settings.rule, || live.now_ms()))
+            || live.health.is_barred(alone, || live.now_ms())
+    }
+
+    /// Returns when the endpoint failed last, if ever. Comparable between endpoints.
+    pub(crate) fn last_failure(&self) -> Option<Instant> {
+        let at = self.live.health.last_failure();
+        (at > 0).then(|| self.live.instant(at))
+    }
+
+    /// Returns the current share of the weight, in units of [`WHOLE`](crate::health::slow_start::WHOLE).
+    #[cold]
+    pub(crate) fn share(&self) -> u32 {
+        self.live.health.ramp.share(self.settings.slow_start, || self.live.now_ms())
+    }
+
+    /// Returns whether the endpoint takes the pick that rotation offers. During a slow start it lets some pass.
+    #[cold]
+    pub(crate) fn takes_pick(&self) -> bool {
+        self.live.health.ramp.uses_turn(self.settings.slow_start, || self.live.now_ms())
+    }
+
+    /// Returns what nginx's rule of `max_fails` makes of the endpoint.
+    pub(crate) fn rule(&self, alone: bool) -> Rule {
+        let Member { settings, live, .. } = self;
+        let rule = settings.rule;
+        match live.passive.is_ejected(rule, || live.now_ms()) {
+            _ if alone || rule.max_fails == 0 || live.passive.fails() < rule.max_fails => Rule::Fine,
+            true => Rule::Ejected,
+            false => Rule::OnTrial,
+        }
+    }
+}
