@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -37,7 +38,11 @@ async fn two_gib_down_and_256_mib_up_pass_byte_for_byte_in_less_than_64_mib() {
     let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let server = front_of(served.addr());
     let front = server.addresses()[0];
-    let slow = Server::builder().listen("127.0.0.1:0".parse().unwrap(), digest_in_bursts).threads(1).start().unwrap();
+    let slow = Server::builder()
+        .listen("127.0.0.1:0".parse().unwrap(), digest_in_bursts)
+        .threads(NonZero::new(1).unwrap())
+        .start()
+        .unwrap();
     let to_slow = front_of(slow.addresses()[0]);
     // The pattern and the buffers that everybody has.
     download(front, 1 << 20, 1 << 20).await;
@@ -59,7 +64,7 @@ async fn two_gib_down_and_256_mib_up_pass_byte_for_byte_in_less_than_64_mib() {
 fn front_of(node: SocketAddr) -> Server {
     let endpoint = Endpoint::http("q1", &node.to_string()).unwrap();
     let proxy = Proxy::plain(Cluster::builder().endpoint(endpoint).build().unwrap()).build().unwrap();
-    Server::builder().listen("127.0.0.1:0".parse().unwrap(), proxy).threads(1).start().unwrap()
+    Server::builder().listen("127.0.0.1:0".parse().unwrap(), proxy).threads(NonZero::new(1).unwrap()).start().unwrap()
 }
 
 /// A node that answers as `/demo/digest` does, and reads a burst and then nothing for a while.

@@ -1,6 +1,7 @@
 //! The front ends that this program is itself: kylin-lb in several configurations, and the bare relay.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 
 use kylin_lb::balance::{HashKeyed, LeastConn, RequestKey, RoundRobin};
 use kylin_lb::nginx::{Config, Site};
@@ -45,7 +46,7 @@ pub fn serve(words: &[String]) {
                 "upstream kylin {{ least_conn; {servers} }} server {{ listen {listen}; location / {{ proxy_pass http://kylin; }} }}"
             );
             let site = Site::new(Config::parse("bench", &text).unwrap()).unwrap();
-            site.server().threads(1).max_connections(18_000).start().unwrap()
+            site.server().threads(NonZero::new(1).unwrap()).max_connections(NonZero::new(18_000)).start().unwrap()
         }
         other => panic!("no such front end: {other}"),
     };
@@ -53,7 +54,12 @@ pub fn serve(words: &[String]) {
 }
 
 fn start(listen: SocketAddr, proxy: Proxy) -> Server {
-    Server::builder().listen(listen.into(), proxy).threads(1).max_connections(18_000).start().unwrap()
+    Server::builder()
+        .listen(listen.into(), proxy)
+        .threads(NonZero::new(1).unwrap())
+        .max_connections(NonZero::new(18_000))
+        .start()
+        .unwrap()
 }
 
 /// The practical limit: bytes from one socket to another and back, and no HTTP.

@@ -66,7 +66,7 @@ pub struct Args {
     pub outlier: bool,
     pub listen: Option<Listen>,
     pub status: Option<Listen>,
-    pub threads: usize,
+    pub threads: NonZeroUsize,
     pub check: bool,
 }
 
@@ -97,7 +97,7 @@ impl Args {
             outlier: false,
             listen: None,
             status: None,
-            threads: available_parallelism().map_or(1, NonZeroUsize::get),
+            threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
             check: false,
         };
         let mut given: Vec<String> = Vec::new();
@@ -116,7 +116,7 @@ impl Args {
             }
             let mut value = || value.take().or_else(|| words.next()).ok_or(format!("{name} needs a value"));
             match name.as_str() {
-                "--demo" => args.source = Source::Demo(count(&name, &value()?, 1024)?, KylinVersion::V4),
+                "--demo" => args.source = Source::Demo(count(&name, &value()?, 1024)?.get(), KylinVersion::V4),
                 "--kylin-version" => {
                     version = one_of(&name, &value()?, &[("v4", KylinVersion::V4), ("v5", KylinVersion::V5)])?
                 }
@@ -134,7 +134,7 @@ impl Args {
                     args.sessions = Keep::parse(&value()?).map_err(|error| format!("--sessions: {error}"))?
                 }
                 "--store-deadline" => {
-                    args.store_deadline = Duration::from_millis(count(&name, &value()?, 60_000)? as u64)
+                    args.store_deadline = Duration::from_millis(count(&name, &value()?, 60_000)?.get() as u64)
                 }
                 "--secret-file" => args.secret_file = Some(value()?.into()),
                 "--probe" => args.probe = one_of(&name, &value()?, &ProbeOption::NAMES)?,
@@ -194,10 +194,10 @@ fn zookeeper(_: &str) -> Result<Source, String> {
     Err("this build has no ZooKeeper client: build it with --features zookeeper".into())
 }
 
-fn count(name: &str, text: &str, max: usize) -> Result<usize, String> {
-    text.parse()
+fn count(name: &str, text: &str, max: usize) -> Result<NonZeroUsize, String> {
+    text.parse::<NonZeroUsize>()
         .ok()
-        .filter(|count| (1..=max).contains(count))
+        .filter(|count| count.get() <= max)
         .ok_or_else(|| format!("{name} {text}: expected a number from 1 to {max}"))
 }
 

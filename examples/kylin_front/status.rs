@@ -1,7 +1,7 @@
 //! `GET /front/status` on a listener of its own: the state of clusters, sessions and discovery, as JSON.
 
 use std::error::Error;
-use std::num::NonZeroU32;
+use std::num::{NonZero, NonZeroU32};
 use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode, header};
@@ -26,7 +26,7 @@ pub fn serve(listen: Listen, monitored: Arc<Monitored>) -> Result<Server, Box<dy
         let monitored = Arc::clone(&monitored);
         async move { response(&monitored, &request) }
     };
-    Ok(Server::builder().listen(listen, handler).threads(1).start()?)
+    Ok(Server::builder().listen(listen, handler).threads(NonZero::new(1).unwrap()).start()?)
 }
 
 fn response(monitored: &Monitored, request: &Request<Body>) -> Response<Body> {

@@ -1,10 +1,16 @@
-//! HTTP/1.1 on the wire: what the side towards clients (`server`) and the side towards nodes (`backend`) have in common.
+//! The HTTP/1.1 wire format that the server (towards clients) and the backend (towards nodes) share.
 //!
-//! Reading is strict. A message that two parsers might read in two ways is refused, whichever side it comes from: between the
-//! two readings lies request smuggling.
+//! Parsing is strict. A message that two parsers could read in two ways is refused, whichever side sends it: request
+//! smuggling lives in the difference between the two readings.
+#![cfg_attr(
+    not(all(feature = "client", feature = "server")),
+    allow(dead_code, reason = "some parts serve only requests or only responses")
+)]
 
-pub(crate) mod chunks;
-pub(crate) mod fields;
+pub(crate) mod body_decoder;
+mod chunked;
+pub(crate) mod encode;
 pub(crate) mod framing;
-pub(crate) mod lines;
-pub(crate) mod out;
+pub(crate) mod head;
+pub(crate) mod headers;
+pub(crate) mod writer;

@@ -34,7 +34,7 @@
 //! | `Host` without `proxy_set_header` | the name of the upstream | the client's: Kylin puts `Host` into redirects and error messages |
 //! | connections to nodes | HTTP/1.0, closed after each request | HTTP/1.1, up to 64 idle per core, kept for 15 s |
 //! | `keepalive N` | N for the upstream and worker | N for each server and core |
-//! | timeouts of a node without a directive | 60 s | those of [`Timeouts`](crate::backend::http1::Timeouts): Kylin lets a query run for 300 s |
+//! | timeouts of a node without a directive | 60 s | those of [`Timeouts`](crate::backend::Timeouts): Kylin lets a query run for 300 s |
 //! | `X-Forwarded-For`, `-Proto`, `-Host` | only by `proxy_set_header` | sent unless `proxy_set_header` changes them |
 //! | `max_conns`, `least_conn` | counted per worker without a `zone` | counted over all threads |
 //! | `backlog`, `large_client_header_buffers`, client timeouts | per address | one for all addresses: the most generous of their default servers |

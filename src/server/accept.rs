@@ -1,9 +1,10 @@
-//! One core's accept loop.
+//! The accept loop of one core.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, unconstrained};
@@ -12,37 +13,36 @@ use tokio::time::{sleep, timeout};
 use super::Handler;
 use super::connection::serve;
 use super::limits::Limits;
-use super::listen::{Acceptor, Shared};
-use super::stop::Stop;
+use super::listen::Acceptor;
+use super::stop::StopSignal;
 use crate::request::ClientAddr;
 
-/// The most connections that are taken from the kernel's backlog when the server stops.
-const DRAINED: usize = 4096;
+/// How many connections are taken from the kernel's backlog when the server stops.
+const MAX_DRAINED: usize = 4096;
 
-/// How long to wait after accepting failed for want of a resource, such as file descriptors.
-const BREATH: Duration = Duration::from_millis(50);
+/// How long the loop waits after a resource such as file descriptors ran out.
+const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until told to stop, and then waits for the connections. Returns how many had to be cut.
+/// Accepts connections until the server stops, and then waits for the connections to end. Returns how many were cut.
 pub(super) async fn accept<H: Handler>(
-    sockets: Vec<(Shared, Arc<H>)>,
+    sockets: Vec<(Socket, Arc<H>)>,
     limits: Limits,
-    slots: Arc<Semaphore>,
-    mut stop: Stop,
+    permits: Arc<Semaphore>,
+    mut stop: StopSignal,
 ) -> usize {
-    // Every connection holds a sender; when all are gone, so are the connections.
+    // Every connection holds a sender. The channel closes when the last connection ends.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     let mut acceptors = JoinSet::new();
     for (socket, handler) in sockets {
-        let acceptor = match socket.register() {
+        let acceptor = match Acceptor::register(socket) {
             Ok(acceptor) => acceptor,
             Err(error) => {
-                tracing::error!(%error, "cannot watch a listening socket");
+                tracing::error!(%error, "cannot register a listening socket");
                 continue;
             }
         };
-        let shared =
-            Connections { handler, limits, slots: Arc::clone(&slots), stop: stop.clone(), alive: alive.clone() };
-        acceptors.spawn(shared.accept_from(acceptor));
+        let (permits, stop, alive) = (Arc::clone(&permits), stop.clone(), alive.clone());
+        acceptors.spawn(AcceptTask { handler, limits, permits, stop, alive }.run(acceptor));
     }
     drop(alive);
     let grace = stop.grace().await;
@@ -54,16 +54,17 @@ pub(super) async fn accept<H: Handler>(
     }
 }
 
-struct Connections<H> {
+/// Accepts from one socket.
+struct AcceptTask<H> {
     handler: Arc<H>,
     limits: Limits,
-    slots: Arc<Semaphore>,
-    stop: Stop,
+    permits: Arc<Semaphore>,
+    stop: StopSignal,
     alive: mpsc::Sender<()>,
 }
 
-impl<H: Handler> Connections<H> {
-    async fn accept_from(mut self, acceptor: Acceptor) {
+impl<H: Handler> AcceptTask<H> {
+    async fn run(mut self, acceptor: Acceptor) {
         loop {
             let mut stop = self.stop.clone();
             tokio::select! {
@@ -72,10 +73,10 @@ impl<H: Handler> Connections<H> {
                 () = self.accept_one(&acceptor) => {}
             }
         }
-        // What the kernel has already accepted for us would be reset with the socket. The timeout, short as it is, leaves the
-        // runtime a turn to hear of it.
-        for _ in 0..DRAINED {
-            // Unconstrained, or the runtime would interrupt a long drain.
+        // Closing the socket would reset the connections that the kernel has already accepted. The timeout of zero still lets
+        // the runtime poll the socket once.
+        for _ in 0..MAX_DRAINED {
+            // Unconstrained, because the cooperative budget would interrupt a long drain.
             if timeout(Duration::ZERO, unconstrained(self.accept_one(&acceptor))).await.is_err() {
                 return;
             }
@@ -99,35 +100,32 @@ impl<H: Handler> Connections<H> {
         }
     }
 
-    /// Serves a connection as soon as there is a slot for it.
+    /// Serves a connection when a permit is free.
     ///
-    /// First the connection, then its slot: a loop that waits for a connection must keep no slot from the others.
+    /// The permit is taken after the connection: a loop that waits for a connection must not hold a permit that another loop
+    /// needs.
     async fn spawn<S>(&self, stream: S, peer: ClientAddr)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         // The semaphore is never closed.
-        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
-        let (handler, limits, stop, alive) =
-            (Arc::clone(&self.handler), self.limits, self.stop.clone(), self.alive.clone());
+        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
+        let (handler, limits) = (Arc::clone(&self.handler), self.limits);
+        let (stop, alive) = (self.stop.clone(), self.alive.clone());
         tokio::spawn(async move {
             if let Err(error) = serve(stream, peer, handler, limits, stop).await {
-                tracing::debug!(%error, "a client's connection ended");
+                tracing::debug!(%error, "client connection failed");
             }
-            drop((alive, slot));
+            drop((alive, permit));
         });
     }
 }
 
-/// After accepting failed: lets a while pass, unless only that one connection was to blame.
+/// Waits a moment after an error of the listening socket. An error of a single connection needs no wait.
 async fn recover(error: io::Error) {
-    if !is_of_one_connection(&error) {
-        tracing::error!(%error, "cannot accept connections");
-        sleep(BREATH).await;
-    }
-}
-
-fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput, NotConnected};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput | NotConnected)
+    if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput | NotConnected) {
+        tracing::error!(%error, "cannot accept connections");
+        sleep(ACCEPT_ERROR_PAUSE).await;
+    }
 }

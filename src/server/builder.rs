@@ -1,6 +1,6 @@
 use std::fmt;
 use std::io;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::thread::{self, available_parallelism};
 use std::time::Duration;
@@ -10,93 +10,93 @@ use tokio::sync::{Semaphore, oneshot};
 use super::accept::accept;
 use super::limits::Limits;
 use super::listen::{Listen, Listener};
-use super::stop::Stop;
-use super::{Handler, Loop, Server};
+use super::stop::StopSignal;
+use super::{AcceptLoop, Handler, Server};
 
 /// The default of [`ServerBuilder::backlog`]: enough for a burst of new clients, and no more than a core accepts within a second.
-pub const DEFAULT_BACKLOG: u32 = 1024;
+pub const DEFAULT_BACKLOG: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 
-/// Collects what a [`Server`] is made of.
+/// Configures a [`Server`].
 #[must_use]
 pub struct ServerBuilder<H> {
     listeners: Vec<(Listen, Arc<H>)>,
-    threads: usize,
-    max_connections: usize,
-    backlog: u32,
+    threads: NonZeroUsize,
+    max_connections: Option<NonZeroUsize>,
+    backlog: NonZeroU32,
     limits: Limits,
 }
 
 impl<H: Handler> ServerBuilder<H> {
     pub(super) fn new() -> Self {
-        let threads = available_parallelism().map_or(1, NonZeroUsize::get);
         ServerBuilder {
             listeners: Vec::new(),
-            threads,
-            max_connections: 16_384,
+            threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            max_connections: NonZeroUsize::new(16_384),
             backlog: DEFAULT_BACKLOG,
             limits: Limits::default(),
         }
     }
 
-    /// Adds an address to listen on, whose requests `handler` answers.
+    /// Adds an address to listen on. `handler` responds to its requests.
     pub fn listen(mut self, listen: Listen, handler: H) -> Self {
         self.listeners.push((listen, Arc::new(handler)));
         self
     }
 
-    /// How many accept loops there are, each with a thread of its own. Default: one per core.
-    pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = threads.max(1);
+    /// Sets how many accept loops there are, each with its own thread. Default: one per core.
+    pub fn threads(mut self, threads: NonZeroUsize) -> Self {
+        self.threads = threads;
         self
     }
 
-    /// How many connections may be served at once; more wait unread, most of them in the kernel's backlog. Default 16384.
-    pub fn max_connections(mut self, connections: usize) -> Self {
-        self.max_connections = connections.clamp(1, Semaphore::MAX_PERMITS);
+    /// Sets how many connections are served at once. More connections wait unread, most of them in the kernel's backlog.
+    /// `None` is no limit. Default 16384.
+    pub fn max_connections(mut self, connections: Option<NonZeroUsize>) -> Self {
+        self.max_connections = connections;
         self
     }
 
-    /// How many connections the kernel lets wait for each accept loop of an address (nginx: `backlog`); it may have a lower
-    /// limit of its own (Linux: `net.core.somaxconn`). Default 1024.
-    pub fn backlog(mut self, connections: u32) -> Self {
-        self.backlog = connections.max(1);
+    /// Sets how many connections the kernel lets wait for each accept loop of an address (nginx: `backlog`). The kernel may
+    /// have a lower limit (Linux: `net.core.somaxconn`). Default [`DEFAULT_BACKLOG`].
+    pub fn backlog(mut self, connections: NonZeroU32) -> Self {
+        self.backlog = connections;
         self
     }
 
-    /// For how long a client may take until the head of its next request is complete, counted from its connecting or from the
-    /// end of the answer before: what ends both idle and deliberately slow connections. Default 60 s.
+    /// Sets how long a client may take until the head of its next request is complete. The time counts from the connection's
+    /// start or the end of the last response, so that it ends both idle and deliberately slow connections. Default 60 s.
     pub fn head_timeout(mut self, timeout: Duration) -> Self {
         self.limits.head_timeout = timeout;
         self
     }
 
-    /// For how long a client may take nothing of an answer that is waiting for it (nginx: `send_timeout`). A client that
-    /// does not read would otherwise hold its node's connection for ever. Default 60 s.
+    /// Sets how long a client may accept nothing of a response that waits for it (nginx: `send_timeout`). Without this limit, a
+    /// client that does not read would hold its node's connection forever. Default 60 s.
     pub fn send_timeout(mut self, timeout: Duration) -> Self {
         self.limits.send_timeout = timeout;
         self
     }
 
-    /// The most header fields of a request; more are answered with 431. Default 100.
-    pub fn max_headers(mut self, fields: usize) -> Self {
-        self.limits.max_headers = fields;
+    /// Sets how many headers a request may have. The server responds to more with status 431. Default 100.
+    pub fn max_headers(mut self, headers: usize) -> Self {
+        self.limits.head.headers = headers;
         self
     }
 
-    /// The most bytes of a request's head, at least 8 KiB; more are answered with 431. Default 64 KiB: Kylin takes SQL in
-    /// the query of a GET.
+    /// Sets how many bytes the head of a request may have. The server responds to more with status 431. Default 64 KiB: Kylin
+    /// takes SQL in the query of a GET.
     pub fn max_head_bytes(mut self, bytes: usize) -> Self {
-        self.limits.max_head_bytes = bytes.max(8192);
+        self.limits.head.bytes = bytes;
         self
     }
 
-    /// The most requests that an HTTP/2 client may have in flight on one connection. Default 128.
-    pub fn max_streams(mut self, streams: u32) -> Self {
+    /// Sets how many requests an HTTP/2 client may have in flight on one connection. Default 128.
+    pub fn max_streams(mut self, streams: NonZeroU32) -> Self {
         self.limits.max_streams = streams;
         self
     }
 
-    /// Whether an HTTP/1.1 connection serves more than one request. Default: yes.
+    /// Sets whether an HTTP/1.1 connection serves more than one request. Default true.
     pub fn keep_alive(mut self, on: bool) -> Self {
         self.limits.keep_alive = on;
         self
@@ -105,31 +105,33 @@ impl<H: Handler> ServerBuilder<H> {
     /// Binds all listeners and starts the accept loops.
     ///
     /// # Errors
-    /// When an address cannot be bound or a thread not be started; nothing runs then.
+    /// An error if an address cannot be bound or a thread cannot be started; then nothing runs.
     pub fn start(self) -> io::Result<Server> {
+        let threads = self.threads.get();
         let mut bound = Vec::new();
         for (listen, handler) in self.listeners {
-            bound.push((Listener::bind(&listen, self.threads, self.backlog)?, handler));
+            bound.push((Listener::bind(&listen, threads, self.backlog)?, handler));
         }
-        let addresses = bound.iter().filter_map(|(listener, _)| listener.address()).collect();
-        let (stop, stopped) = Stop::channel();
-        let slots = Arc::new(Semaphore::new(self.max_connections));
-        let mut loops = Vec::with_capacity(self.threads);
-        for index in 0..self.threads {
-            let mut sockets = Vec::new();
-            for (listener, handler) in &mut bound {
-                sockets.push((listener.share()?, Arc::clone(handler)));
-            }
+        let addresses = bound.iter().filter_map(|(listener, _)| listener.address).collect();
+        let (stop, stopped) = StopSignal::channel();
+        let max_connections = self.max_connections.map_or(usize::MAX, NonZeroUsize::get);
+        let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+        let mut loops = Vec::with_capacity(threads);
+        for index in 0..threads {
+            let sockets = bound
+                .iter_mut()
+                .filter_map(|(listener, handler)| listener.sockets.pop().map(|socket| (socket, Arc::clone(handler))));
+            let sockets = sockets.collect();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (limits, slots, stopped) = (self.limits, Arc::clone(&slots), stopped.clone());
+            let (limits, permits, stopped) = (self.limits, Arc::clone(&permits), stopped.clone());
             let (done, is_done) = oneshot::channel();
             let thread = thread::Builder::new().name(format!("kylin-lb-{index}")).spawn(move || {
-                let cut = runtime.block_on(accept(sockets, limits, slots, stopped));
+                let cut = runtime.block_on(accept(sockets, limits, permits, stopped));
                 drop(runtime);
-                // Nobody may be waiting: the server was dropped.
+                // The receiver is gone if the server was dropped.
                 _ = done.send(cut);
             })?;
-            loops.push(Loop { done: is_done, thread });
+            loops.push(AcceptLoop { done: is_done, thread });
         }
         Ok(Server { addresses, stop, loops })
     }

@@ -1,13 +1,15 @@
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// What connections of clients are held to.
+use crate::http1::head::HeadLimits;
+
+/// The limits on client connections.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) head_timeout: Duration,
     pub(super) send_timeout: Duration,
-    pub(super) max_headers: usize,
-    pub(super) max_head_bytes: usize,
-    pub(super) max_streams: u32,
+    pub(super) head: HeadLimits,
+    pub(super) max_streams: NonZeroU32,
     pub(super) keep_alive: bool,
 }
 
@@ -16,9 +18,8 @@ impl Default for Limits {
         Limits {
             head_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(60),
-            max_headers: 100,
-            max_head_bytes: 64 * 1024,
-            max_streams: 128,
+            head: HeadLimits::default(),
+            max_streams: const { NonZeroU32::new(128).unwrap() },
             keep_alive: true,
         }
     }

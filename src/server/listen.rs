@@ -1,6 +1,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -9,19 +10,19 @@ use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
 
-/// Where a server listens.
+/// The address that a server listens on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Listen {
-    /// On a TCP address. Port 0 lets the kernel choose one.
+    /// A TCP address. With port 0, the kernel chooses a port.
     Tcp(SocketAddr),
-    /// On an IPv6 address whose socket takes IPv4 connections too; their peers appear as mapped addresses.
+    /// An IPv6 address whose socket also accepts IPv4 connections. Their peers have mapped addresses.
     DualStack(SocketAddr),
-    /// On a unix socket. What is left of an earlier one at the path is replaced.
+    /// The path of a unix socket. A socket that an earlier process left there is replaced.
     Unix(PathBuf),
 }
 
-/// A text that is no [`Listen`].
+/// The text is not a [`Listen`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an address to listen on: expected 1.2.3.4:port, [v6]:port or unix:/path")]
 pub struct InvalidListen(String);
@@ -54,102 +55,45 @@ impl fmt::Display for Listen {
     }
 }
 
-/// A bound address, with a socket for each accept loop.
-pub(super) enum Listener {
-    Tcp {
-        address: SocketAddr,
-        sockets: Vec<std::net::TcpListener>,
-    },
-    #[cfg(unix)]
-    Unix(std::os::unix::net::UnixListener),
-}
-
-/// One accept loop's socket, not yet tied to its runtime.
-pub(super) enum Shared {
-    Tcp(std::net::TcpListener),
-    #[cfg(unix)]
-    Unix(std::os::unix::net::UnixListener),
-}
-
-/// One accept loop's socket.
-pub(super) enum Acceptor {
-    Tcp(TcpListener),
-    #[cfg(unix)]
-    Unix(UnixListener),
+/// A bound address.
+pub(super) struct Listener {
+    /// `None` for a unix socket.
+    pub(super) address: Option<SocketAddr>,
+    /// A listening socket for each accept loop.
+    pub(super) sockets: Vec<Socket>,
 }
 
 impl Listener {
-    /// Binds a socket for each of `loops` accept loops, in each of which the kernel lets `backlog` connections wait.
-    pub(super) fn bind(listen: &Listen, loops: usize, backlog: u32) -> io::Result<Self> {
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {listen}: {error}"));
-        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-        match listen {
-            Listen::Tcp(address) | Listen::DualStack(address) => {
-                let v6_only = matches!(listen, Listen::Tcp(_));
-                // The first socket is bound alone, so that an address that is in use is an error and is not shared. It does
-                // not listen: what it had taken until it is closed would be reset.
-                let alone = bind_tcp(*address, v6_only, false).map_err(named)?;
-                let address = alone.local_addr()?.as_socket().unwrap_or(*address);
-                drop(alone);
-                let sockets = (0..loops).map(|_| {
-                    let socket = bind_tcp(address, v6_only, true)?;
-                    socket.listen(backlog)?;
-                    Ok(socket.into())
-                });
-                let sockets = sockets.collect::<io::Result<_>>().map_err(named)?;
-                Ok(Listener::Tcp { address, sockets })
-            }
+    /// Binds a socket for each of `loops` accept loops. The kernel lets `backlog` connections wait at each.
+    pub(super) fn bind(listen: &Listen, loops: usize, backlog: NonZeroU32) -> io::Result<Self> {
+        let backlog = i32::try_from(backlog.get()).unwrap_or(i32::MAX);
+        let bound = match listen {
+            Listen::Tcp(address) => bind_tcp(*address, true, loops, backlog),
+            Listen::DualStack(address) => bind_tcp(*address, false, loops, backlog),
             #[cfg(unix)]
-            Listen::Unix(path) => {
-                // A socket that nobody listens on is what a killed process left behind.
-                if std::os::unix::net::UnixStream::connect(path)
-                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-                {
-                    std::fs::remove_file(path).map_err(named)?;
-                }
-                let listener = std::os::unix::net::UnixListener::bind(path).map_err(named)?;
-                // The standard library has listened with a backlog of its own; a second call changes it.
-                socket2::SockRef::from(&listener).listen(backlog).map_err(named)?;
-                listener.set_nonblocking(true)?;
-                Ok(Listener::Unix(listener))
-            }
+            Listen::Unix(path) => bind_unix(path, loops, backlog),
             #[cfg(not(unix))]
-            Listen::Unix(_) => Err(named(io::ErrorKind::Unsupported.into())),
-        }
-    }
-
-    pub(super) fn address(&self) -> Option<SocketAddr> {
-        match self {
-            Listener::Tcp { address, .. } => Some(*address),
-            #[cfg(unix)]
-            Listener::Unix(_) => None,
-        }
-    }
-
-    /// The socket for one more loop.
-    pub(super) fn share(&mut self) -> io::Result<Shared> {
-        match self {
-            Listener::Tcp { sockets, .. } => {
-                sockets.pop().map(Shared::Tcp).ok_or_else(|| io::Error::other("more loops than sockets"))
-            }
-            #[cfg(unix)]
-            Listener::Unix(listener) => listener.try_clone().map(Shared::Unix),
-        }
+            Listen::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        };
+        bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {listen}: {error}")))
     }
 }
 
-impl Shared {
-    /// Ties the socket to the present runtime.
-    pub(super) fn register(self) -> io::Result<Acceptor> {
-        match self {
-            Shared::Tcp(listener) => TcpListener::from_std(listener).map(Acceptor::Tcp),
-            #[cfg(unix)]
-            Shared::Unix(listener) => UnixListener::from_std(listener).map(Acceptor::Unix),
-        }
-    }
+fn bind_tcp(address: SocketAddr, v6_only: bool, loops: usize, backlog: i32) -> io::Result<Listener> {
+    // The first socket is bound without SO_REUSEPORT, so that an address in use is an error and is not shared. It never
+    // listens: closing it would reset the connections that it had accepted.
+    let exclusive = tcp_socket(address, v6_only, false)?;
+    let address = exclusive.local_addr()?.as_socket().unwrap_or(address);
+    drop(exclusive);
+    let sockets = (0..loops).map(|_| {
+        let socket = tcp_socket(address, v6_only, true)?;
+        socket.listen(backlog)?;
+        Ok(socket)
+    });
+    Ok(Listener { address: Some(address), sockets: sockets.collect::<io::Result<_>>()? })
 }
 
-fn bind_tcp(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<Socket> {
+fn tcp_socket(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     #[cfg(unix)]
@@ -163,6 +107,39 @@ fn bind_tcp(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<Sock
     Ok(socket)
 }
 
+#[cfg(unix)]
+fn bind_unix(path: &std::path::Path, loops: usize, backlog: i32) -> io::Result<Listener> {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    // A killed process leaves a socket that does not accept connections.
+    if UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+        std::fs::remove_file(path)?;
+    }
+    let socket = Socket::from(UnixListener::bind(path)?);
+    // The standard library listens with a backlog of its own; a second call changes it.
+    socket.listen(backlog)?;
+    socket.set_nonblocking(true)?;
+    let sockets = (0..loops).map(|_| socket.try_clone());
+    Ok(Listener { address: None, sockets: sockets.collect::<io::Result<_>>()? })
+}
+
+/// The socket of one accept loop, registered with the loop's runtime.
+pub(super) enum Acceptor {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+impl Acceptor {
+    pub(super) fn register(socket: Socket) -> io::Result<Self> {
+        #[cfg(unix)]
+        if socket.local_addr()?.domain() == Domain::UNIX {
+            return UnixListener::from_std(socket.into()).map(Acceptor::Unix);
+        }
+        TcpListener::from_std(socket.into()).map(Acceptor::Tcp)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
@@ -171,18 +148,20 @@ mod tests {
 
     use super::*;
 
-    /// On addresses of loopback that nobody else uses: other programs take ports there is no telling when, and who
-    /// connects from the address that it connects to may meet itself.
+    const BACKLOG: NonZeroU32 = NonZeroU32::new(16).unwrap();
+
+    /// Uses loopback addresses of its own: other programs take ports at any time, and a client with the server's address may
+    /// connect to itself.
     #[test]
     #[cfg(target_os = "linux")]
-    fn who_connects_while_a_server_starts_is_not_cut_off() {
+    fn a_client_that_connects_while_the_server_starts_is_not_reset() {
         for _ in 0..100 {
-            let address = bind_tcp(([127, 7, 0, 1], 0).into(), true, false).unwrap().local_addr().unwrap();
+            let address = tcp_socket(([127, 7, 0, 1], 0).into(), true, false).unwrap().local_addr().unwrap();
             let (refused, begun) = mpsc::channel();
             let early = thread::spawn({
                 let address = address.clone();
                 move || loop {
-                    let client = bind_tcp(([127, 7, 0, 2], 0).into(), true, false).unwrap();
+                    let client = tcp_socket(([127, 7, 0, 2], 0).into(), true, false).unwrap();
                     client.set_nonblocking(false).unwrap();
                     match client.connect(&address) {
                         Ok(()) => return client,
@@ -193,7 +172,7 @@ mod tests {
             });
             begun.recv().unwrap();
             let listen = Listen::Tcp(address.as_socket().unwrap());
-            let Ok(_listener) = Listener::bind(&listen, 1, 16) else { panic!("{listen} is taken") };
+            let Ok(_listener) = Listener::bind(&listen, 1, BACKLOG) else { panic!("{listen} is taken") };
             let mut early = early.join().unwrap();
             early.set_nonblocking(true).unwrap();
             assert_eq!(early.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
@@ -201,9 +180,11 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_not_shared_with_who_has_it() {
-        let first = Listener::bind(&Listen::Tcp(([127, 0, 0, 1], 0).into()), 2, 16).unwrap();
-        let Err(error) = Listener::bind(&Listen::Tcp(first.address().unwrap()), 2, 16) else { panic!("it is shared") };
+    fn an_address_in_use_is_not_shared() {
+        let first = Listener::bind(&Listen::Tcp(([127, 0, 0, 1], 0).into()), 2, BACKLOG).unwrap();
+        let Err(error) = Listener::bind(&Listen::Tcp(first.address.unwrap()), 2, BACKLOG) else {
+            panic!("it is shared")
+        };
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 }

@@ -1,10 +1,10 @@
-//! An HTTP server for hosts that have none of their own.
+//! An HTTP server for applications without one.
 //!
-//! One accept loop and one single-threaded runtime per core. The kernel spreads connections over the loops (`SO_REUSEPORT`),
-//! and everything that a request touches, its connections to the nodes included, stays on the core where it came in. Speaks
-//! HTTP/1.1 with keep-alive, and HTTP/2 without TLS to clients that open with its preface.
+//! Each core has one accept loop and one single-threaded runtime. The kernel spreads connections over the loops
+//! (`SO_REUSEPORT`), and all of a request, its connection to the node included, stays on the core that accepted it. The server
+//! speaks HTTP/1.1 with keep-alive, and HTTP/2 without TLS to clients that begin with its preface.
 //!
-//! TLS is left to the host or to a balancer in front.
+//! The server does not speak TLS: the application or a load balancer in front terminates it.
 
 mod accept;
 mod builder;
@@ -32,9 +32,12 @@ use crate::body::Body;
 use crate::proxy::Proxy;
 use crate::request::ClientAddr;
 
-/// What answers the requests of a server: a [`Proxy`], or a closure of the host's.
+/// How long the bytes of a client that keeps sending are read and dropped after the last response.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Responds to the requests of a server. A [`Proxy`] is a handler, and so is an async closure of the application.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers `request`, which came from `peer`.
+    /// Responds to `request`, which `peer` sent.
     fn handle(&self, peer: ClientAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;
 }
 
@@ -44,19 +47,20 @@ impl<B: Backend> Handler for Proxy<B> {
     }
 }
 
-impl<F, A> Handler for F
+impl<F, R> Handler for F
 where
-    F: Fn(ClientAddr, Request<Body>) -> A + Send + Sync + 'static,
-    A: Future<Output = Response<Body>> + Send,
+    F: Fn(ClientAddr, Request<Body>) -> R + Send + Sync + 'static,
+    R: Future<Output = Response<Body>> + Send,
 {
     fn handle(&self, peer: ClientAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send {
         self(peer, request)
     }
 }
 
-/// A server that runs, in threads of its own, until it is stopped or dropped.
+/// A running server. It has its own threads and runs until it is stopped or dropped.
 ///
 /// ```
+/// use std::num::NonZeroUsize;
 /// use std::time::Duration;
 /// use http::{Request, Response};
 /// use kylin_lb::{Body, ClientAddr};
@@ -64,7 +68,7 @@ where
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let hello = |_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::from("hello")) };
-/// let server = Server::builder().listen("127.0.0.1:0".parse()?, hello).threads(1).start()?;
+/// let server = Server::builder().listen("127.0.0.1:0".parse()?, hello).threads(NonZeroUsize::MIN).start()?;
 /// println!("listening on {}", server.addresses()[0]);
 /// let stopped = server.stop(Duration::from_secs(10)).await;
 /// assert_eq!(stopped.cut, 0);
@@ -73,45 +77,44 @@ where
 #[must_use = "a server that is dropped stops at once"]
 pub struct Server {
     addresses: Vec<SocketAddr>,
-    /// Turned to true when the server is to stop; the loops also end when it is dropped.
+    /// Holds the grace once the server stops. The loops also end when it is dropped.
     stop: watch::Sender<Option<Duration>>,
-    loops: Vec<Loop>,
+    loops: Vec<AcceptLoop>,
 }
 
-/// One accept loop's thread.
-struct Loop {
-    /// Tells how many connections were cut, when the loop has ended.
+struct AcceptLoop {
+    /// Receives how many connections were cut, when the loop has ended.
     done: tokio::sync::oneshot::Receiver<usize>,
     thread: JoinHandle<()>,
 }
 
-/// How a server came to its end.
+/// The result of [`Server::stop`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// Connections that still had a request in flight when the time was up.
+    /// How many connections still had a request in flight when the grace was over.
     pub cut: usize,
 }
 
 impl Server {
-    /// A builder without listeners.
+    /// Returns a builder without listeners.
     pub fn builder<H: Handler>() -> ServerBuilder<H> {
         ServerBuilder::new()
     }
 
-    /// The addresses of the TCP listeners, in the order in which they were added.
+    /// Returns the addresses of the TCP listeners, in the order in which they were added.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Stops: no new connections are taken, idle ones are closed, requests in flight are finished and their connections
-    /// closed after the answer. What is not finished after `grace` is cut.
+    /// Stops the server. It accepts no new connections, closes idle ones, and closes the others after the response to the
+    /// request in flight. It cuts connections that are still open after `grace`.
     pub async fn stop(mut self, grace: Duration) -> Stopped {
         self.stop.send_replace(Some(grace));
         let mut cut = 0;
-        for Loop { done, thread } in self.loops.drain(..) {
+        for AcceptLoop { done, thread } in self.loops.drain(..) {
             cut += done.await.unwrap_or(0);
-            // The loop has sent its last word: its thread is at its end.
+            // The loop has ended, so the join does not block.
             if thread.join().is_err() {
                 tracing::error!("an accept loop panicked");
             }

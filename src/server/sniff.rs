@@ -1,4 +1,4 @@
-//! The first bytes of a connection or of its next request.
+//! Reads the first bytes of a connection or of its next request.
 
 use std::future::poll_fn;
 use std::io;
@@ -9,48 +9,48 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// What an HTTP/2 client that knows the server begins with (RFC 9113, 3.4).
+/// The first bytes of an HTTP/2 client with prior knowledge (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Version {
+pub(super) enum Protocol {
     Http1,
     Http2,
 }
 
-/// Room for one read. It is not cleared first.
-const ROOM: usize = 8 * 1024;
+/// The size of one read.
+const READ_SIZE: usize = 8 * 1024;
 
-/// Waits for bytes and adds what there is to `read`; false at the end of the stream. While it waits there is no buffer, so
-/// that a connection that idles costs next to nothing.
+/// Waits for bytes and appends them to `read`; false at the end of the stream. There is no buffer while it waits, so that an
+/// idle connection costs little memory.
 pub(super) fn poll_some<S: AsyncRead + Unpin>(
     stream: &mut S,
     read: &mut BytesMut,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<bool>> {
-    let mut room = [const { MaybeUninit::uninit() }; ROOM];
-    let mut room = ReadBuf::uninit(&mut room);
-    ready!(Pin::new(stream).poll_read(cx, &mut room))?;
-    read.extend_from_slice(room.filled());
-    Poll::Ready(Ok(!room.filled().is_empty()))
+    let mut buffer = [const { MaybeUninit::uninit() }; READ_SIZE];
+    let mut buffer = ReadBuf::uninit(&mut buffer);
+    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+    read.extend_from_slice(buffer.filled());
+    Poll::Ready(Ok(!buffer.filled().is_empty()))
 }
 
-/// The same, to be awaited.
+/// Waits for bytes as [`poll_some`] does.
 pub(super) async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, read: &mut BytesMut) -> io::Result<bool> {
     poll_fn(|cx| poll_some(stream, read, cx)).await
 }
 
-/// Reads just enough of `stream` to know what its client speaks. Nothing that was read means that the client is gone.
-pub(super) async fn sniff<S: AsyncRead + Unpin>(stream: &mut S, read: &mut BytesMut) -> io::Result<Version> {
+/// Reads just enough of `stream` to tell the protocol of its client. If nothing was read, the client has left.
+pub(super) async fn sniff<S: AsyncRead + Unpin>(stream: &mut S, read: &mut BytesMut) -> io::Result<Protocol> {
     while read_some(stream, read).await? {
         if !PREFACE.starts_with(&read[..read.len().min(PREFACE.len())]) {
             break;
         }
         if read.len() >= PREFACE.len() {
-            return Ok(Version::Http2);
+            return Ok(Protocol::Http2);
         }
     }
-    Ok(Version::Http1)
+    Ok(Protocol::Http1)
 }
 
 #[cfg(test)]
@@ -58,10 +58,10 @@ mod tests {
     use super::*;
     use tokio::io::AsyncReadExt;
 
-    async fn version_of(pieces: &[&[u8]]) -> (Version, Vec<u8>) {
+    async fn protocol_of(pieces: &[&[u8]]) -> (Protocol, Vec<u8>) {
         let mut read = BytesMut::new();
-        let version = sniff(&mut in_pieces(pieces), &mut read).await.unwrap();
-        (version, read.to_vec())
+        let protocol = sniff(&mut in_pieces(pieces), &mut read).await.unwrap();
+        (protocol, read.to_vec())
     }
 
     /// A reader that yields one piece per read.
@@ -73,15 +73,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tells_http2_by_its_whole_preface_in_any_pieces() {
-        assert_eq!(version_of(&[PREFACE]).await.0, Version::Http2);
-        assert_eq!(version_of(&[b"P", b"RI * HTTP/2.0\r\n", b"\r\nSM\r\n\r\nmore"]).await.0, Version::Http2);
+    async fn http2_is_told_by_its_whole_preface_in_any_pieces() {
+        assert_eq!(protocol_of(&[PREFACE]).await.0, Protocol::Http2);
+        assert_eq!(protocol_of(&[b"P", b"RI * HTTP/2.0\r\n", b"\r\nSM\r\n\r\nmore"]).await.0, Protocol::Http2);
     }
 
     #[tokio::test]
-    async fn all_else_is_http1_and_nothing_of_it_is_lost() {
+    async fn everything_else_is_http1_and_no_byte_is_lost() {
         for pieces in [&[&b"POST / HTTP/1.1\r\n"[..]][..], &[b"P", b"RI", b" / HTTP/1.1\r\n"], &[b"\0"], &[]] {
-            assert_eq!(version_of(pieces).await, (Version::Http1, pieces.concat()));
+            assert_eq!(protocol_of(pieces).await, (Protocol::Http1, pieces.concat()));
         }
     }
 }

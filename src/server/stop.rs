@@ -2,27 +2,27 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// Tells the loops and connections of a server that it is to stop, and how much time there is.
+/// Tells the accept loops and connections that the server stops, and how much time requests in flight have.
 #[derive(Debug, Clone)]
-pub(super) struct Stop(watch::Receiver<Option<Duration>>);
+pub(super) struct StopSignal(watch::Receiver<Option<Duration>>);
 
-impl Stop {
+impl StopSignal {
     pub(super) fn channel() -> (watch::Sender<Option<Duration>>, Self) {
         let (sender, receiver) = watch::channel(None);
-        (sender, Stop(receiver))
+        (sender, StopSignal(receiver))
     }
 
-    /// Ends when the server is to stop, with the time for requests in flight: none when the server was dropped.
+    /// Waits until the server stops. Returns the time for requests in flight, which is zero if the server was dropped.
     pub(super) async fn grace(&mut self) -> Duration {
         self.0.wait_for(Option::is_some).await.map_or(None, |grace| *grace).unwrap_or_default()
     }
 
-    /// Ends when the server is to stop.
+    /// Waits until the server stops.
     pub(super) async fn stopped(&mut self) {
         self.grace().await;
     }
 
-    /// True from then on, until that was awaited.
+    /// Returns true if the server stops and this signal was not awaited since.
     pub(super) fn is_set(&self) -> bool {
         self.0.has_changed().unwrap_or(true)
     }

@@ -1,6 +1,7 @@
 //! A node is blamed for what it did, and for nothing else.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZero;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
@@ -63,7 +64,11 @@ fn echo() -> Server {
         let body = request.into_body().collect().await.map(|body| body.to_bytes());
         Response::new(Body::from(body.unwrap_or_default()))
     };
-    Server::builder().listen(SocketAddr::from(([127, 0, 0, 1], 0)).into(), echo).threads(1).start().unwrap()
+    Server::builder()
+        .listen(SocketAddr::from(([127, 0, 0, 1], 0)).into(), echo)
+        .threads(NonZero::new(1).unwrap())
+        .start()
+        .unwrap()
 }
 
 #[tokio::test]

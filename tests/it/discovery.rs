@@ -1,6 +1,7 @@
 //! The membership of a cluster under updates and failures of its source.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -316,7 +317,8 @@ async fn a_request_in_flight_to_a_node_that_leaves_completes() {
     let handle = discovery::watch_with(&cluster, Scripted(steps), DiscoveredNode::http, quick());
     script.send(Step::Update(vec![address(&slow_served)])).unwrap();
     timeout(TIMEOUT, handle.wait_until(|status| status.endpoints == 1)).await.unwrap();
-    let front = Front::serving(Proxy::plain(cluster).build().unwrap(), |server| server.threads(1));
+    let front =
+        Front::serving(Proxy::plain(cluster).build().unwrap(), |server| server.threads(NonZero::new(1).unwrap()));
 
     let mut connection = front.connect().await;
     let body = r#"{"sql":"select sleep_ms(600)","project":"learn_kylin","limit":1}"#;

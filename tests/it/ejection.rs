@@ -1,6 +1,6 @@
 //! Nodes that fail are left alone for a while, by nginx's rule, through the whole of the front end.
 
-use std::num::NonZeroU32;
+use std::num::{NonZero, NonZeroU32};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -35,7 +35,9 @@ async fn the_third_failure_ejects_and_one_probe_readmits() {
         .build()
         .unwrap();
     let retry = RetryPolicy::default().on_status(StatusCode::INTERNAL_SERVER_ERROR);
-    let front = Front::serving(Proxy::plain(cluster).retry(retry).build().unwrap(), |server| server.threads(1));
+    let front = Front::serving(Proxy::plain(cluster).retry(retry).build().unwrap(), |server| {
+        server.threads(NonZero::new(1).unwrap())
+    });
 
     for _ in 0..30 {
         assert_eq!(front.get("/").await.unwrap().status(), 200, "the steady node helps out");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -64,7 +65,8 @@ impl Drill {
         let checks = HealthCheck::new(Probe::kylin_version()).fall(2).rise(1).timeout(Duration::from_millis(500));
         let checker =
             checks.interval(Duration::from_millis(200)).fast_interval(Duration::from_millis(50)).start(&cluster);
-        let front = Front::serving(Proxy::builder(cluster).build().unwrap(), |server| server.threads(2));
+        let front =
+            Front::serving(Proxy::builder(cluster).build().unwrap(), |server| server.threads(NonZero::new(2).unwrap()));
         let crowd = Arc::new(Crowd { asks_for: Mutex::new(asks_for), ..Crowd::default() });
         let clients = (0..CLIENTS).map(|n| {
             let (crowd, address) = (crowd.clone(), front.address());

@@ -1,6 +1,7 @@
 //! What is read of a query reaches the policies that go by it.
 
 use std::collections::BTreeSet;
+use std::num::NonZero;
 use std::sync::{Arc, Mutex};
 
 use kylin_lb::balance::{Balancer, BalancerExt, Candidate, Candidates, LeastConn, QueryAffinity};
@@ -20,7 +21,8 @@ async fn the_same_dashboard_query_goes_to_the_same_node() {
         let demo = Demo::start(dialect, 3).await;
         let policy = QueryAffinity::new().or(LeastConn::new());
         let cluster = Cluster::builder().endpoints(demo.endpoints()).balancer(policy).build().unwrap();
-        let front = Front::serving(Proxy::builder(cluster).build().unwrap(), |server| server.threads(1));
+        let front =
+            Front::serving(Proxy::builder(cluster).build().unwrap(), |server| server.threads(NonZero::new(1).unwrap()));
         let mut homes = BTreeSet::new();
         for n in 0..24 {
             let body = sql(&format!("select {n} from kylin_sales"));

@@ -2,6 +2,7 @@
 //! versions and forms of target.
 
 use std::convert::Infallible;
+use std::num::NonZero;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -234,7 +235,11 @@ async fn a_node_is_reached_over_a_unix_socket_and_so_is_the_front_end() {
     let path = folder.path().join("front.sock");
     let inner = Front::over(&[served.addr()]);
     let listen = Listen::Unix(path.clone());
-    let first = Server::builder().listen(listen.clone(), inner.proxy.clone()).threads(2).start().unwrap();
+    let first = Server::builder()
+        .listen(listen.clone(), inner.proxy.clone())
+        .threads(NonZero::new(2).unwrap())
+        .start()
+        .unwrap();
 
     // The outer front end's node is the inner front end, by its socket.
     let node = format!("unix:{}", path.display());
@@ -246,7 +251,8 @@ async fn a_node_is_reached_over_a_unix_socket_and_so_is_the_front_end() {
     first.stop(Duration::from_secs(5)).await;
     refusal(&outer.get("/demo/head").await.unwrap(), 502);
     // What an earlier server left at the path is in nobody's way.
-    let second = Server::builder().listen(listen, inner.proxy.clone()).threads(1).start().unwrap();
+    let second =
+        Server::builder().listen(listen, inner.proxy.clone()).threads(NonZero::new(1).unwrap()).start().unwrap();
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
     stream.write_all(b"GET /demo/bytes?n=3 HTTP/1.0\r\n\r\n").await.unwrap();
     let mut bytes = Vec::new();

@@ -1,6 +1,7 @@
 //! The same configuration served by a real nginx and by the crate: the same answers, and the same requests at the node.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -32,7 +33,11 @@ fn node() -> Server {
         }
         answer
     };
-    Server::builder().listen(SocketAddr::from(([127, 0, 0, 1], 0)).into(), echo).threads(1).start().unwrap()
+    Server::builder()
+        .listen(SocketAddr::from(([127, 0, 0, 1], 0)).into(), echo)
+        .threads(NonZero::new(1).unwrap())
+        .start()
+        .unwrap()
 }
 
 /// Everything in it is compared with nginx.
@@ -224,7 +229,7 @@ async fn the_longest_times_that_a_file_may_say_can_be_served_with() {
         node.addresses()[0]
     );
     let site = Site::new(Config::parse("front.conf", &text).unwrap()).unwrap();
-    let ours = site.server_on("127.0.0.1:0".parse().unwrap()).threads(1).start().unwrap();
+    let ours = site.server_on("127.0.0.1:0".parse().unwrap()).threads(NonZero::new(1).unwrap()).start().unwrap();
     let mut connection = Connection::open(ours.addresses()[0]).await.unwrap();
     for _ in 0..3 {
         connection.send("POST /x HTTP/1.1\r\nHost: kylin\r\nContent-Length: 2\r\n\r\nhi").await.unwrap();

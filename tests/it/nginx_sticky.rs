@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::num::NonZero;
 
 use kylin_lb::nginx::{Config, Site, SiteBuilder};
 use kylin_lb::server::Server;
@@ -37,7 +38,7 @@ impl Nodes {
         }
         let config = Config::parse("kylin.conf", &text).unwrap_or_else(|error| panic!("{error}"));
         let site = change(Site::builder(config)).build().unwrap();
-        let server = site.server_on("127.0.0.1:0".parse().unwrap()).threads(2).start().unwrap();
+        let server = site.server_on("127.0.0.1:0".parse().unwrap()).threads(NonZero::new(2).unwrap()).start().unwrap();
         Front { address: server.addresses()[0], _server: server }
     }
 

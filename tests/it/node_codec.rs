@@ -13,7 +13,7 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use kylin_lb::backend::SendErrorKind;
-use kylin_lb::backend::http1::Timeouts;
+use kylin_lb::backend::Timeouts;
 use kylin_lb::body::BodyError;
 use kylin_lb::{Backend, Body, HttpBackend, SendError};
 use tokio::time::Instant;

@@ -1,6 +1,7 @@
 //! How long connections to nodes are made, kept and used again, and how many there may be.
 
 use std::net::{SocketAddr, TcpStream};
+use std::num::NonZero;
 use std::time::Duration;
 
 use http::{Request, StatusCode};
@@ -52,7 +53,7 @@ async fn a_connection_that_idled_too_long_is_not_used_again() {
 
 #[tokio::test]
 async fn a_connection_carries_so_many_requests() {
-    let (node, backend) = node(|backend| backend.max_uses(2)).await;
+    let (node, backend) = node(|backend| backend.max_uses(NonZero::new(2))).await;
     for requests in 1..=5_usize {
         ask(&backend).await;
         assert_eq!(node.seen().connections, requests.div_ceil(2), "after {requests} requests");
@@ -81,7 +82,7 @@ async fn a_connection_becomes_so_old() {
 async fn a_request_beyond_the_limit_of_connections_goes_elsewhere() {
     let busy = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(ok("late"))]]).await;
     let other = RawNode::start([well("other")]).await;
-    let limited = endpoint(0, busy.address(), |backend| backend.max_connections(1));
+    let limited = endpoint(0, busy.address(), |backend| backend.max_connections(NonZero::new(1)));
     let front = Front::of([limited, endpoint(1, other.address(), |backend| backend)], |proxy| proxy);
     let first = front.get("/");
     let others = async {
@@ -100,7 +101,7 @@ async fn a_request_beyond_the_limit_of_connections_goes_elsewhere() {
 #[tokio::test]
 async fn a_request_beyond_the_limit_of_connections_comes_back_unsent() {
     let node = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(ok("late"))]]).await;
-    let backend = HttpBackend::builder(&node.address().to_string()).unwrap().max_connections(1).build();
+    let backend = HttpBackend::builder(&node.address().to_string()).unwrap().max_connections(NonZero::new(1)).build();
     let others = async {
         node.wait_until(|seen| seen.requests.len() == 1).await;
         let mut error = backend.send(post("second")).await.unwrap_err();
@@ -159,8 +160,11 @@ fn a_connection_whose_runtime_has_ended_is_in_nobodys_way() {
     use kylin_lb::{Backend, Body, ClientAddr, HttpBackend};
 
     let hello = |_: ClientAddr, _: http::Request<Body>| async { http::Response::new(Body::from("hello")) };
-    let node =
-        kylin_lb::server::Server::builder().listen("127.0.0.1:0".parse().unwrap(), hello).threads(1).start().unwrap();
+    let node = kylin_lb::server::Server::builder()
+        .listen("127.0.0.1:0".parse().unwrap(), hello)
+        .threads(NonZero::new(1).unwrap())
+        .start()
+        .unwrap();
     let backend = HttpBackend::new(&node.addresses()[0].to_string()).unwrap();
     for _ in 0..3 {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

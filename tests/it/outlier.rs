@@ -1,6 +1,6 @@
 //! Endpoints that stand out by their failures are ejected, and never so many that it does harm.
 
-use std::num::NonZeroU32;
+use std::num::{NonZero, NonZeroU32};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -219,7 +219,9 @@ async fn front_over_three(
         nodes.iter().enumerate().map(|(id, (_, served))| front::endpoint(id, served.addr(), |backend| backend));
     let cluster = Cluster::builder().endpoints(endpoints).outlier(Outlier::new()).build().unwrap();
     let retry = RetryPolicy::default().on_status(StatusCode::BAD_GATEWAY);
-    let front = Front::serving(Proxy::plain(cluster).retry(retry).build().unwrap(), |server| server.threads(1));
+    let front = Front::serving(Proxy::plain(cluster).retry(retry).build().unwrap(), |server| {
+        server.threads(NonZero::new(1).unwrap())
+    });
     (nodes, front)
 }
 

@@ -1,5 +1,6 @@
 //! A cluster that is built from Kylin's own files and watches them.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -96,7 +97,9 @@ async fn a_cluster_from_kylins_own_file_serves_and_quarantines_foreign_nodes() {
     assert_eq!((status(&cluster, &one).health, status(&cluster, &two).reason), (HealthState::Healthy, mismatch));
 
     let logins = q2.stats().logins;
-    let front = Front::serving(Proxy::plain(cluster.clone()).build().unwrap(), |server| server.threads(1));
+    let front = Front::serving(Proxy::plain(cluster.clone()).build().unwrap(), |server| {
+        server.threads(NonZero::new(1).unwrap())
+    });
     for _ in 0..6 {
         let request = "POST /kylin/api/user/authentication HTTP/1.1\r\nHost: kylin\r\nContent-Length: 0\r\n\
                        Authorization: Basic QURNSU46S1lMSU4=\r\n\r\n";

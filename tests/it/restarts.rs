@@ -1,6 +1,7 @@
 //! A cluster whose nodes die and come back under load.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -42,7 +43,8 @@ async fn nodes_that_are_killed_and_restarted_fail_no_get_and_no_unsent_post() {
         Endpoint::http(format!("q{n}"), &served.addr().to_string()).unwrap().fail_timeout(Duration::from_millis(300))
     });
     let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
-    let front = Front::serving(Proxy::plain(cluster).build().unwrap(), |server| server.threads(2));
+    let front =
+        Front::serving(Proxy::plain(cluster).build().unwrap(), |server| server.threads(NonZero::new(2).unwrap()));
 
     let over = Arc::new(AtomicBool::new(false));
     let mut clients = JoinSet::new();

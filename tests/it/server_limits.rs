@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::num::NonZero;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +24,9 @@ fn server(
     ) -> ServerBuilder<fn(ClientAddr, Request<Body>) -> Hello>,
 ) -> Server {
     let handler: fn(ClientAddr, Request<Body>) -> Hello = |peer, request| Box::pin(hello(peer, request));
-    change(Server::builder().listen("127.0.0.1:0".parse().unwrap(), handler).threads(1)).start().unwrap()
+    change(Server::builder().listen("127.0.0.1:0".parse().unwrap(), handler).threads(NonZero::new(1).unwrap()))
+        .start()
+        .unwrap()
 }
 
 type Hello = std::pin::Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
@@ -91,7 +94,7 @@ async fn a_head_is_bounded_in_fields_and_bytes() {
 #[tokio::test]
 async fn connections_beyond_the_limit_wait_for_one_to_end_on_any_number_of_threads() {
     for threads in [1, 2, 4] {
-        let server = server(|server| server.max_connections(2).threads(threads));
+        let server = server(|server| server.max_connections(NonZero::new(2)).threads(NonZero::new(threads).unwrap()));
         // Wherever the kernel puts them: a loop that has nothing to do must keep no slot from one that has.
         for _ in 0..8 {
             let (mut first, mut second) = (connect(&server).await, connect(&server).await);
@@ -112,7 +115,7 @@ async fn connections_beyond_the_limit_wait_for_one_to_end_on_any_number_of_threa
 fn the_kernel_lets_as_many_connections_wait_as_was_said() {
     const CLIENTS: usize = 30;
     let fit = |backlog| {
-        let server = server(|server| server.max_connections(1).backlog(backlog));
+        let server = server(|server| server.max_connections(NonZero::new(1)).backlog(NonZero::new(backlog).unwrap()));
         let connect = || TcpStream::connect_timeout(&server.addresses()[0], Duration::from_millis(300)).ok();
         std::iter::from_fn(connect).take(CLIENTS).collect::<Vec<_>>().len()
     };
@@ -126,7 +129,8 @@ async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
     let (node, served) = demo("q1").await;
     let inner = Front::over(&[served.addr()]);
     let patience = Duration::from_millis(300);
-    let front = Front::serving(inner.proxy.clone(), |server| server.threads(1).send_timeout(patience));
+    let front =
+        Front::serving(inner.proxy.clone(), |server| server.threads(NonZero::new(1).unwrap()).send_timeout(patience));
     let lots = "GET /demo/bytes?n=1000000000 HTTP/1.1\r\nHost: kylin\r\n\r\n";
     let mut client = front.connect().await;
     client.send(lots).await.unwrap();
@@ -147,7 +151,7 @@ async fn keep_alive_can_be_refused() {
 
 #[tokio::test]
 async fn a_server_that_is_dropped_is_gone() {
-    let server = server(|server| server.threads(2));
+    let server = server(|server| server.threads(NonZero::new(2).unwrap()));
     let address = server.addresses()[0];
     let mut client = connect(&server).await;
     client.send(GET).await.unwrap();

@@ -1,5 +1,6 @@
 //! A server that is told to stop.
 
+use std::num::NonZero;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -94,7 +95,11 @@ async fn requests_that_the_server_had_not_looked_at_before_the_stop_are_answered
         }
         async { Response::new(Body::from("hello")) }
     };
-    let server = Server::builder().listen("127.0.0.1:0".parse().unwrap(), handler).threads(1).start().unwrap();
+    let server = Server::builder()
+        .listen("127.0.0.1:0".parse().unwrap(), handler)
+        .threads(NonZero::new(1).unwrap())
+        .start()
+        .unwrap();
     let mut clients = Vec::new();
     for number in 0..9 {
         let mut client = Connection::open(server.addresses()[0]).await.unwrap();
@@ -120,7 +125,7 @@ async fn requests_that_came_before_the_stop_are_all_answered() {
     for round in 0..5 {
         let (_node, served) = demo("q1").await;
         let inner = Front::over(&[served.addr()]);
-        let front = Front::serving(inner.proxy.clone(), |server| server.threads(2));
+        let front = Front::serving(inner.proxy.clone(), |server| server.threads(NonZero::new(2).unwrap()));
         let address = front.address();
         let (stopping, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut clients = JoinSet::new();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 
 use kylin_lb::balance::{LeastConn, RoundRobin};
@@ -143,7 +144,9 @@ fn endpoints(nodes: &[Tomcat]) -> Vec<Endpoint<HttpBackend>> {
 /// A front end that balances by least-conn and keeps sessions in this way.
 fn front(nodes: &[Tomcat], affinity: Affinity) -> Front {
     let cluster = Cluster::builder().endpoints(endpoints(nodes)).balancer(LeastConn::new()).build().unwrap();
-    Front::serving(Proxy::builder(cluster).affinity(affinity).build().unwrap(), |server| server.threads(2))
+    Front::serving(Proxy::builder(cluster).affinity(affinity).build().unwrap(), |server| {
+        server.threads(NonZero::new(2).unwrap())
+    })
 }
 
 fn shared() -> Affinity {
@@ -158,7 +161,8 @@ async fn every_way_keeps_all_logins_and_round_robin_alone_loses_them() {
     let nodes = Tomcat::start(&NODES).await;
 
     let cluster = Cluster::builder().endpoints(endpoints(&nodes)).balancer(RoundRobin::new()).build().unwrap();
-    let plain = Front::serving(Proxy::plain(cluster).build().unwrap(), |server| server.threads(2));
+    let plain =
+        Front::serving(Proxy::plain(cluster).build().unwrap(), |server| server.threads(NonZero::new(2).unwrap()));
     let tally = work(&plain, 4, 6).await;
     assert!(tally.lost > 0, "round robin loses logins, or the nodes share sessions: {tally:?}");
     drop(plain);

@@ -1,6 +1,7 @@
 //! Nodes that register in a real ZooKeeper as each generation of Kylin does, and outages of ZooKeeper.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -306,7 +307,8 @@ async fn a_zookeeper_that_is_killed_and_restarted_under_load_fails_no_request() 
         }
     };
     wait("three nodes", |status| status.endpoints == 3).await;
-    let front = Front::serving(Proxy::plain(cluster).build().unwrap(), |server| server.threads(1));
+    let front =
+        Front::serving(Proxy::plain(cluster).build().unwrap(), |server| server.threads(NonZero::new(1).unwrap()));
 
     let (over, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let mut load = JoinSet::new();

@@ -1,8 +1,8 @@
-//! A connection to a node, driven by whoever waits for its answer.
+//! A connection to a node, driven by the request that uses it.
 //!
-//! No task stands between a request and its connection: the future of the request, and then the body of the answer, write and
-//! read the socket themselves. That saves two changes of task and a hand-over in each direction per request, and a reader
-//! that takes its time holds the node back with nothing in between.
+//! No task stands between a request and its connection: the future of the request, and then the body of the response, write
+//! and read the socket themselves. That saves two task switches and a hand-over in each direction, and a slow reader holds
+//! the node back with no buffer in between.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,109 +17,121 @@ use tokio::io::AsyncReadExt;
 use tokio::runtime::{self, Handle};
 use tokio::time::{Sleep, sleep_until};
 
-use super::encode;
-use super::parse::{self, Head, Seen, Wire};
-use super::pool::Slot;
+use super::pool::OpenSlot;
+use super::request_head;
+use super::response_head::{ParserState, ResponseHead};
 use super::stream::Stream;
 use crate::backend::{SendError, SendErrorKind};
 use crate::body::Body;
 use crate::clock::timer_in;
-use crate::http1::fields;
-use crate::http1::out::{Out, SendFailure};
+use crate::http1::head::HeadLimits;
+use crate::http1::headers;
+use crate::http1::writer::{MessageWriter, WriteError};
 
-/// Room for one read, at first and at most: an answer that fills its room gets twice as much.
-const ROOM: usize = 8 * 1024;
-const MOST_ROOM: usize = 64 * 1024;
+/// The size of one read: a response that fills the buffer doubles it, up to the maximum.
+const MIN_READ: usize = 8 * 1024;
+const MAX_READ: usize = 64 * 1024;
 
 pub(super) struct Connection {
     stream: Stream,
-    /// What was read and not taken yet.
+    /// Bytes that were read and not taken yet.
     pub(super) read: BytesMut,
-    room: usize,
-    out: Out,
-    /// The other side has gone: nobody takes what is written.
-    deaf: bool,
-    /// Stays with the connection: to set a timer to a later time costs far less than to make one.
+    read_size: usize,
+    writer: MessageWriter,
+    /// The node does not accept the rest of the request.
+    write_closed: bool,
+    /// Reused for every request: to move a timer to a later time costs far less than to create one.
     timer: Pin<Box<Sleep>>,
-    /// Whose clock the timer goes by.
+    /// The runtime that drives the timer.
     runtime: Option<runtime::Id>,
     pub(super) uses: u32,
-    pub(super) born: Instant,
-    _slot: Slot,
+    pub(super) opened: Instant,
+    _slot: OpenSlot,
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, slot: Slot, now: Instant) -> Self {
+    pub(super) fn new(stream: Stream, slot: OpenSlot, now: Instant) -> Self {
         Connection {
             stream,
             read: BytesMut::new(),
-            room: ROOM,
-            out: Out::default(),
-            deaf: false,
+            read_size: MIN_READ,
+            writer: MessageWriter::default(),
+            write_closed: false,
             timer: Box::pin(sleep_until(timer_in(Duration::ZERO))),
-            runtime: here(),
+            runtime: current_runtime(),
             uses: 0,
-            born: now,
+            opened: now,
             _slot: slot,
         }
     }
 
-    /// Can an idle connection be used? See [`Stream::is_quiet`].
-    pub(super) fn is_idle(&self, sure: bool) -> bool {
-        self.read.is_empty() && self.stream.is_quiet(sure)
+    /// Returns true if the connection can carry another request. See [`Stream::is_quiet`].
+    pub(super) fn is_idle(&self, ask_kernel: bool) -> bool {
+        self.read.is_empty() && self.stream.is_quiet(ask_kernel)
     }
 
-    /// The whole request is written.
+    /// Returns true if the whole request is written.
     pub(super) fn has_sent(&self) -> bool {
-        self.out.is_done() && !self.deaf
+        self.writer.is_done() && !self.write_closed
     }
 
-    /// Gives back the room that a long answer took.
-    pub(super) fn trim(&mut self) {
-        if self.room > ROOM {
-            // What is left of a large buffer keeps all of it.
+    /// Frees the buffer of a long response.
+    pub(super) fn shrink_buffer(&mut self) {
+        if self.read_size > MIN_READ {
+            // Even an empty rest of a large buffer keeps all of it allocated.
             self.read = BytesMut::new();
         }
     }
 
-    /// Sends the request that was taken up, and waits for the head of its answer, for no longer than `limit` since the node last
-    /// took a part of it. Dropping the connection gives the request up.
-    pub(super) fn answer(
+    /// Starts a request, whose head and body are left empty, and returns its method. The request before it is fully written.
+    pub(super) fn start(&mut self, request: &mut Request<Body>) -> Method {
+        self.uses = self.uses.saturating_add(1);
+        self.read_size = MIN_READ;
+        self.write_closed = false;
+        let framing = self.writer.start(|out| request_head::encode(request, out));
+        self.writer.set_body(request.body_mut(), framing);
+        headers::recycle(take(request.headers_mut()));
+        take(request.method_mut())
+    }
+
+    /// Sends the request that was started and waits for the head of its response, up to `limit` after the node last accepted a
+    /// part of the request. Dropping the connection cancels the request.
+    pub(super) fn response(
         &mut self,
         method: Method,
         limit: Duration,
-        wire: Wire,
-    ) -> impl Future<Output = Result<Head, SendError>> {
+        head_limits: HeadLimits,
+    ) -> impl Future<Output = Result<ResponseHead, SendError>> {
         let mut deadline = timer_in(limit);
-        match here() {
-            // The other runtime may have ended, or nobody drives it.
-            here if here.is_some() && here != self.runtime => {
+        match current_runtime() {
+            // The other runtime may have ended, or may not be driven.
+            current if current.is_some() && current != self.runtime => {
                 self.timer = Box::pin(sleep_until(deadline));
-                self.runtime = here;
+                self.runtime = current;
             }
-            // A timer that runs out early is set anew then, which is once in many requests.
+            // A timer that fires early is set again then, which is once in many requests.
             _ if self.timer.deadline() > deadline => self.timer.as_mut().reset(deadline),
             _ => {}
         }
-        let (mut seen, mut writes) = (Seen::default(), None);
+        let (mut parser, mut writes) = (ParserState::default(), None);
         poll_fn(move |cx| {
             if let Poll::Ready(Err(error)) = self.poll_send(cx) {
                 return Poll::Ready(Err(error));
             }
-            if writes.replace(self.out.writes()).is_some_and(|before| before != self.out.writes()) {
+            if writes.replace(self.writer.writes()).is_some_and(|before| before != self.writer.writes()) {
                 deadline = timer_in(limit);
             }
-            if let Poll::Ready(head) = self.poll_head(cx, &mut seen, &method, wire) {
+            if let Poll::Ready(head) = self.poll_head(cx, &mut parser, &method, head_limits) {
                 return Poll::Ready(head);
             }
             while self.timer.as_mut().poll(cx).is_ready() {
-                // A client that keeps its own upload waiting is not the node's fault; the upload has a limit of its own.
-                if self.out.waits_for_body() {
+                // A slow upload is the client's fault, not the node's; it has a limit of its own.
+                if self.writer.waits_for_body() {
                     deadline = timer_in(limit);
                 }
                 if self.timer.deadline() >= deadline {
-                    let why = format!("no head of an answer within {limit:?}");
-                    return Poll::Ready(Err(SendError::new(SendErrorKind::HeadTimeout, why)));
+                    let source = format!("no head of a response within {limit:?}");
+                    return Poll::Ready(Err(SendError::new(SendErrorKind::HeadTimeout, source)));
                 }
                 self.timer.as_mut().reset(deadline);
             }
@@ -130,13 +142,13 @@ impl Connection {
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        seen: &mut Seen,
+        parser: &mut ParserState,
         method: &Method,
-        wire: Wire,
-    ) -> Poll<Result<Head, SendError>> {
+        limits: HeadLimits,
+    ) -> Poll<Result<ResponseHead, SendError>> {
         loop {
             if !self.read.is_empty()
-                && let Some(head) = parse::head(&mut self.read, seen, method, wire)?
+                && let Some(head) = parser.take(&mut self.read, method, limits)?
             {
                 return Poll::Ready(Ok(head));
             }
@@ -150,56 +162,44 @@ impl Connection {
         }
     }
 
-    /// Reads more; nothing at the end of the connection.
+    /// Reads more; 0 at the end of the connection.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.read.reserve(self.room);
-        let room = self.read.capacity() - self.read.len();
+        self.read.reserve(self.read_size);
+        let capacity = self.read.capacity() - self.read.len();
         let length = ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx))?;
-        if length == room {
-            self.room = (self.room * 2).min(MOST_ROOM);
-        } else if length < self.room / 8 {
-            // A slow reader keeps what comes in drops, and each drop the room that it came in.
-            self.room = (self.room / 2).max(ROOM);
+        if length == capacity {
+            self.read_size = (self.read_size * 2).min(MAX_READ);
+        } else if length < self.read_size / 8 {
+            // A slow reader keeps small pieces, and each keeps the buffer that it arrived in.
+            self.read_size = (self.read_size / 2).max(MIN_READ);
         }
         Poll::Ready(Ok(length))
     }
 
-    /// Takes a request up, of which head and body are left empty, and returns its method; what was before it is written.
-    pub(super) fn begin(&mut self, request: &mut Request<Body>) -> Method {
-        self.uses = self.uses.saturating_add(1);
-        self.room = ROOM;
-        self.deaf = false;
-        let ending = self.out.begin(|out| encode::head(request, out));
-        self.out.body(request.body_mut(), ending);
-        fields::recycle(take(request.headers_mut()));
-        take(request.method_mut())
-    }
-
-    /// Writes what there is of the request; ready when it is whole. The error is the client's or the node's.
+    /// Writes what there is of the request; ready when all is written. The error is the client's or the node's.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        match ready!(self.out.poll_send(&mut self.stream, cx)) {
+        match ready!(self.writer.poll_send(&mut self.stream, cx)) {
             Ok(()) => Poll::Ready(Ok(())),
-            Err(SendFailure::Body(error)) => Poll::Ready(Err(SendError::new(SendErrorKind::RequestBody, error))),
-            // A node may answer before it has read the whole of a request, and close. The rest of the request can then
-            // not be written, while the answer waits to be read: so reading decides, which finds the answer or the end.
-            Err(SendFailure::Socket(error))
+            Err(WriteError::Body(error)) => Poll::Ready(Err(SendError::new(SendErrorKind::RequestBody, error))),
+            // A node may respond before it has read the whole request, and close. Then the rest cannot be written while the
+            // response waits to be read. Reading decides: it finds the response or the end of the connection.
+            Err(WriteError::Io(error))
                 if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
             {
-                self.give_up_sending();
+                self.close_write();
                 Poll::Ready(Ok(()))
             }
-            Err(SendFailure::Socket(error)) => Poll::Ready(Err(SendError::new(SendErrorKind::Broken, error))),
+            Err(WriteError::Io(error)) => Poll::Ready(Err(SendError::new(SendErrorKind::Broken, error))),
         }
     }
 
-    /// The rest of the request will not come.
-    pub(super) fn give_up_sending(&mut self) {
-        self.deaf = true;
-        self.out.give_up();
+    /// Drops the rest of the request.
+    pub(super) fn close_write(&mut self) {
+        self.write_closed = true;
+        self.writer.abort();
     }
 }
 
-/// The runtime that this is called in.
-fn here() -> Option<runtime::Id> {
+fn current_runtime() -> Option<runtime::Id> {
     Handle::try_current().ok().map(|runtime| runtime.id())
 }

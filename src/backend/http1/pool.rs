@@ -1,5 +1,6 @@
-//! Idle connections, a stack of them per core.
+//! Idle connections, one stack per core.
 
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -12,33 +13,45 @@ use super::connection::Connection;
 use crate::clock::Clock;
 use crate::shard;
 
-/// How often idle connections are looked through for those that their node has closed or that have idled too long. A request
-/// looks for itself; this only gives sockets back.
-const SWEEP: Duration = Duration::from_secs(1);
+/// How often idle connections are searched for those that their node has closed or that are idle for too long. A request
+/// checks its connection itself; the sweep only frees sockets.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Within this time after an answer, what the runtime has heard of a connection is taken for what there is.
-const MOMENT: Duration = Duration::from_millis(1);
+/// For this long after a response, the state of the socket in the runtime counts as current.
+const TRUST_RUNTIME_TIMEOUT: Duration = Duration::from_millis(1);
 
 pub(super) struct Pool {
     shards: Box<[Shard]>,
-    reuse: Reuse,
+    settings: PoolSettings,
     clock: Arc<dyn Clock>,
     open: Arc<AtomicUsize>,
-    max_open: usize,
 }
 
-/// When a connection is used again.
+/// Limits on connections and their reuse; `None` is no limit.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reuse {
+pub(super) struct PoolSettings {
+    /// How many connections may be open, idle or not.
+    pub(super) max_open: Option<NonZeroUsize>,
     /// How many idle connections a shard keeps.
     pub(super) max_idle: usize,
     pub(super) idle_timeout: Duration,
-    /// 0 is no limit.
-    pub(super) max_uses: u32,
+    pub(super) max_uses: Option<NonZeroU32>,
     pub(super) max_age: Option<Duration>,
 }
 
-/// The idle connections of the threads that share an index.
+impl Default for PoolSettings {
+    fn default() -> Self {
+        PoolSettings {
+            max_open: None,
+            max_idle: 64,
+            idle_timeout: Duration::from_secs(15),
+            max_uses: None,
+            max_age: None,
+        }
+    }
+}
+
+/// The idle connections of the threads that share a shard index.
 #[derive(Default)]
 #[repr(align(128))]
 struct Shard(Mutex<Stack>);
@@ -46,123 +59,121 @@ struct Shard(Mutex<Stack>);
 #[derive(Default)]
 struct Stack {
     /// Oldest first.
-    idle: Vec<Idle>,
-    /// A task looks through them now and then.
-    swept: bool,
+    idle: Vec<IdleConnection>,
+    has_sweeper: bool,
 }
 
-struct Idle {
+struct IdleConnection {
     connection: Box<Connection>,
     since: Instant,
 }
 
-/// The right to have one connection open.
-pub(super) struct Slot(Arc<AtomicUsize>);
+/// The permit for one open connection.
+pub(super) struct OpenSlot(Arc<AtomicUsize>);
 
-impl Drop for Slot {
+impl Drop for OpenSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Pool {
-    pub(super) fn new(reuse: Reuse, max_open: usize, clock: Arc<dyn Clock>) -> Self {
-        Pool {
-            shards: std::iter::repeat_with(Shard::default).take(shard::count()).collect(),
-            reuse,
-            clock,
-            open: Arc::default(),
-            max_open,
-        }
+    pub(super) fn new(settings: PoolSettings, clock: Arc<dyn Clock>) -> Self {
+        let shards = std::iter::repeat_with(Shard::default).take(shard::count()).collect();
+        Pool { shards, settings, clock, open: Arc::default() }
     }
 
     pub(super) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// None when the limit is reached.
-    pub(super) fn open_slot(&self) -> Option<Slot> {
-        if self.open.fetch_add(1, Ordering::Relaxed) < self.max_open || self.max_open == 0 {
-            return Some(Slot(Arc::clone(&self.open)));
+    /// Returns `None` at the limit of open connections.
+    pub(super) fn open_slot(&self) -> Option<OpenSlot> {
+        let open = self.open.fetch_add(1, Ordering::Relaxed);
+        if self.settings.max_open.is_none_or(|max| open < max.get()) {
+            return Some(OpenSlot(Arc::clone(&self.open)));
         }
         self.open.fetch_sub(1, Ordering::Relaxed);
         None
     }
 
-    /// The most recently used connection of this core, if there is one.
+    /// Takes the most recently used connection of this core.
     ///
-    /// The kernel is asked whether it is open still and silent. What the runtime has heard of is not enough: an answer that
-    /// came before its request is somebody else's, or nobody's, and a request to a closed connection cannot always be sent
-    /// again. It is enough where the connection was at work a moment ago and has outlived an answer before, so that its node
-    /// is none that closes behind each without saying so: the question is a system call, for every request.
+    /// The kernel is asked whether the connection is open and silent. The runtime's state of the socket may be old: bytes that
+    /// arrived before the request belong to no request, and a request on a closed connection cannot always be sent again.
+    /// The system call is saved if the connection was used a moment ago and has survived a response before: then its node
+    /// does not close after each response without announcing it.
     pub(super) fn take(&self) -> Option<Box<Connection>> {
         self.take_from(self.shard())
     }
 
-    /// A connection, whatever the core.
-    pub(super) fn take_anywhere(&self) -> Option<Box<Connection>> {
+    pub(super) fn take_from_any_core(&self) -> Option<Box<Connection>> {
         self.shards.iter().find_map(|shard| self.take_from(shard))
     }
 
     fn take_from(&self, shard: &Shard) -> Option<Box<Connection>> {
         let now = self.clock.now();
         let mut stack = shard.0.lock();
-        while let Some(Idle { connection, since }) = stack.idle.pop() {
-            if now.saturating_duration_since(since) > self.reuse.idle_timeout {
-                // All below are older still. Closed after the lock is released.
-                let _old = std::mem::take(&mut stack.idle);
+        while let Some(IdleConnection { connection, since }) = stack.idle.pop() {
+            let idle_time = now.saturating_duration_since(since);
+            if idle_time > self.settings.idle_timeout {
+                // All others are older. They are closed after the lock is released.
+                let _expired = std::mem::take(&mut stack.idle);
                 drop(stack);
                 return None;
             }
-            let proven = connection.uses > 1 && now.saturating_duration_since(since) < MOMENT;
-            if connection.is_idle(!proven) {
+            let trust_runtime = connection.uses > 1 && idle_time < TRUST_RUNTIME_TIMEOUT;
+            if connection.is_idle(!trust_runtime) {
                 return Some(connection);
             }
         }
         None
     }
 
-    /// Closes what is idle on this core.
+    /// Closes the idle connections of this core.
     pub(super) fn clear(&self) {
         // Closed after the lock is released.
         let _idle = std::mem::take(&mut self.shard().0.lock().idle);
     }
 
-    /// Keeps a connection whose answer has been read to its end, unless it has served for long enough.
+    /// Keeps a connection whose response was read to its end, unless it has reached a limit.
     pub(super) fn put(self: &Arc<Self>, mut connection: Box<Connection>) {
-        let Reuse { max_idle, max_uses, max_age, .. } = self.reuse;
+        let PoolSettings { max_idle, max_uses, max_age, .. } = self.settings;
         let now = self.clock.now();
-        let used_up = max_uses > 0 && connection.uses >= max_uses;
-        let too_old = max_age.is_some_and(|age| now.saturating_duration_since(connection.born) > age);
-        // More than the answer was sent: nobody knows what it belongs to.
+        let used_up = max_uses.is_some_and(|max| connection.uses >= max.get());
+        let too_old = max_age.is_some_and(|age| now.saturating_duration_since(connection.opened) > age);
+        // Bytes after the response belong to no request.
         if max_idle == 0 || used_up || too_old || !connection.read.is_empty() {
             return;
         }
-        connection.trim();
+        connection.shrink_buffer();
         let index = self.index();
         let mut stack = self.shards[index].0.lock();
         let oldest = (stack.idle.len() >= max_idle).then(|| stack.idle.remove(0));
-        stack.idle.push(Idle { connection, since: now });
-        let sweep = !std::mem::replace(&mut stack.swept, true);
+        stack.idle.push(IdleConnection { connection, since: now });
+        let start_sweeper = !std::mem::replace(&mut stack.has_sweeper, true);
         drop(stack);
         drop(oldest);
-        if sweep {
+        if start_sweeper {
             Sweeper::start(self, index);
         }
     }
 
-    /// Closes idle connections of a shard that are of no more use. False when none is left, and none is swept for then.
+    /// Closes the idle connections of a shard that cannot be used again. Returns false when none is left, which also ends the
+    /// shard's sweeper.
     fn sweep(&self, index: usize) -> bool {
         let now = self.clock.now();
         let mut stack = self.shards[index].0.lock();
-        let old = |idle: &Idle| now.saturating_duration_since(idle.since) > self.reuse.idle_timeout;
-        let gone: Vec<Idle> = stack.idle.extract_if(.., |idle| old(idle) || !idle.connection.is_idle(false)).collect();
-        stack.swept = !stack.idle.is_empty();
-        let goes_on = stack.swept;
+        let is_expired = |idle: &IdleConnection| {
+            now.saturating_duration_since(idle.since) > self.settings.idle_timeout || !idle.connection.is_idle(false)
+        };
+        let expired: Vec<_> = stack.idle.extract_if(.., |idle| is_expired(idle)).collect();
+        stack.has_sweeper = !stack.idle.is_empty();
+        let has_idle = stack.has_sweeper;
         // Closed after the lock is released.
         drop(stack);
-        drop(gone);
-        goes_on
+        drop(expired);
+        has_idle
     }
 
     fn shard(&self) -> &Shard {
@@ -174,7 +185,7 @@ impl Pool {
     }
 }
 
-/// Looks through a shard's idle connections until there are none, or the pool or the runtime is gone.
+/// Sweeps a shard until it has no idle connections, or the pool or the runtime is gone.
 struct Sweeper {
     pool: Weak<Pool>,
     index: usize,
@@ -182,15 +193,15 @@ struct Sweeper {
 
 impl Sweeper {
     fn start(pool: &Arc<Pool>, index: usize) {
-        // Dropped wherever it comes to its end, which is when another one may begin.
+        // Dropped wherever its task ends; then another sweeper may start.
         let mut sweeper = Sweeper { pool: Arc::downgrade(pool), index };
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
                 loop {
-                    sleep(SWEEP).await;
+                    sleep(SWEEP_INTERVAL).await;
                     let Some(pool) = sweeper.pool.upgrade() else { return };
                     if !pool.sweep(sweeper.index) {
-                        // The next one may have begun already.
+                        // The next sweeper may have started already.
                         return drop(std::mem::take(&mut sweeper.pool));
                     }
                 }
@@ -202,7 +213,7 @@ impl Sweeper {
 impl Drop for Sweeper {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.upgrade() {
-            pool.shards[self.index].0.lock().swept = false;
+            pool.shards[self.index].0.lock().has_sweeper = false;
         }
     }
 }
@@ -215,14 +226,13 @@ mod tests {
     use crate::backend::http1::stream::Stream;
     use crate::clock::ManualClock;
 
-    /// Is a connection taken that has carried `uses` requests, has idled for `idle`, and whose node has closed it since, which
-    /// the runtime has not heard?
+    /// Returns true if the pool hands out a connection that has carried `uses` requests, was idle for `idle`, and was closed
+    /// by its node meanwhile, which the runtime does not know.
     fn is_taken(uses: u32, idle: Duration) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let clock = ManualClock::new();
-            let reuse = Reuse { max_idle: 8, idle_timeout: Duration::from_secs(15), max_uses: 0, max_age: None };
-            let pool = Arc::new(Pool::new(reuse, 0, Arc::new(clock.clone())));
+            let pool = Arc::new(Pool::new(PoolSettings::default(), Arc::new(clock.clone())));
             let (near, far) = UnixStream::pair().unwrap();
             let mut connection = Box::new(Connection::new(Stream::Unix(near), pool.open_slot().unwrap(), clock.now()));
             connection.uses = uses;
@@ -234,9 +244,9 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_asked_but_of_a_connection_that_was_at_work_a_moment_ago_and_has_been_kept_before() {
-        assert!(is_taken(2, MOMENT / 2));
-        assert!(!is_taken(2, MOMENT), "it has idled");
-        assert!(!is_taken(1, Duration::ZERO), "its node may be one that closes behind each answer");
+    fn the_kernel_is_asked_unless_the_connection_was_used_a_moment_ago_and_was_kept_before() {
+        assert!(is_taken(2, TRUST_RUNTIME_TIMEOUT / 2));
+        assert!(!is_taken(2, TRUST_RUNTIME_TIMEOUT), "it was idle for too long");
+        assert!(!is_taken(1, Duration::ZERO), "its node may close after each response");
     }
 }

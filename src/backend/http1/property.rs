@@ -1,4 +1,4 @@
-//! The codec against hyper's, on whatever bytes and requests chance brings.
+//! Compares the codec with hyper's, on random bytes and requests.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -19,21 +19,21 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::task::yield_now;
 
-use super::answer;
 use super::connection::Connection;
-use super::parse::{Head, Wire};
-use super::pool::{Pool, Reuse};
+use super::pool::{Pool, PoolSettings};
+use super::response_body;
+use super::response_head::ResponseHead;
 use super::stream::Stream;
 use crate::backend::SendError;
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
+use crate::http1::head::HeadLimits;
 
 const LIMIT: Duration = Duration::from_secs(60);
-const WIRE: Wire = Wire { max_headers: 100, max_head_bytes: 64 * 1024 };
 
-/// An answer as far as it came.
+/// A response, as far as it arrived.
 #[derive(Debug, PartialEq)]
-struct Seen {
+struct Received {
     status: StatusCode,
     headers: HeaderMap,
     body: Vec<u8>,
@@ -45,8 +45,8 @@ fn run<T>(test: impl Future<Output = T>) -> T {
 }
 
 fn pool() -> Arc<Pool> {
-    let reuse = Reuse { max_idle: 8, idle_timeout: LIMIT, max_uses: 0, max_age: None };
-    Arc::new(Pool::new(reuse, 0, Arc::new(SystemClock)))
+    let settings = PoolSettings { max_idle: 8, idle_timeout: LIMIT, ..PoolSettings::default() };
+    Arc::new(Pool::new(settings, Arc::new(SystemClock)))
 }
 
 fn connection(pool: &Pool, stream: UnixStream) -> Box<Connection> {
@@ -57,11 +57,11 @@ fn request(method: &Method) -> Request<Body> {
     Request::builder().method(method).uri("/").header("host", "kylin").body(Body::empty()).unwrap()
 }
 
-async fn collect<B>(answer: Response<B>) -> Seen
+async fn collect<B>(response: Response<B>) -> Received
 where
     B: http_body::Body<Data = Bytes> + Unpin,
 {
-    let (head, mut rest) = answer.into_parts();
+    let (head, mut rest) = response.into_parts();
     let (mut body, mut whole) = (Vec::new(), true);
     while let Some(frame) = rest.frame().await {
         match frame.map(Frame::into_data) {
@@ -73,10 +73,10 @@ where
             }
         }
     }
-    Seen { status: head.status, headers: head.headers, body, whole }
+    Received { status: head.status, headers: head.headers, body, whole }
 }
 
-/// Writes `bytes` in pieces that end at `cuts`, each read before the next comes, and closes.
+/// Writes `bytes` in pieces that end at `cuts`, lets each be read, and closes.
 async fn write(mut stream: UnixStream, bytes: &[u8], cuts: &[Index]) {
     let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).chain([bytes.len()]).collect();
     ends.sort_unstable();
@@ -88,71 +88,71 @@ async fn write(mut stream: UnixStream, bytes: &[u8], cuts: &[Index]) {
             yield_now().await;
         }
     }
-    // Only the end of what is sent: what is still being written to this side is taken, and not answered by a reset.
+    // Half a close: this side still reads what the other side writes, so that the kernel sends no reset.
     _ = stream.shutdown().await;
     _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
 }
 
-async fn ask(connection: &mut Connection, mut request: Request<Body>) -> Result<Head, SendError> {
-    let method = connection.begin(&mut request);
-    connection.answer(method, LIMIT, WIRE).await
+async fn exchange(connection: &mut Connection, mut request: Request<Body>) -> Result<ResponseHead, SendError> {
+    let method = connection.start(&mut request);
+    connection.response(method, LIMIT, HeadLimits::default()).await
 }
 
-/// What the codec makes of `bytes`, and how many connections it keeps.
-async fn ours(method: &Method, bytes: &[u8], cuts: &[Index]) -> (Option<Seen>, usize) {
+/// Returns the response that the codec reads from `bytes`, and how many connections it keeps.
+async fn ours(method: &Method, bytes: &[u8], cuts: &[Index]) -> (Option<Received>, usize) {
     let pool = pool();
     let (near, far) = UnixStream::pair().unwrap();
     let mut connection = connection(&pool, near);
     let read = async {
-        let head = ask(&mut connection, request(method)).await.ok()?;
-        let body = answer::body(connection, head.framing, head.keeps, &pool);
-        let seen = collect(head.response.map(|()| body)).await;
-        Some(seen)
+        let head = exchange(&mut connection, request(method)).await.ok()?;
+        let body = response_body::new(connection, head.body, head.keep_alive, &pool);
+        let received = collect(head.response.map(|()| body)).await;
+        Some(received)
     };
     let mut read = Box::pin(read);
     let mut kept = 0;
     let both = async {
-        let seen = (&mut read).await;
+        let received = (&mut read).await;
         kept = pool.open();
         // The other side reads until this one closes.
         pool.clear();
-        seen
+        received
     };
-    let (seen, ()) = tokio::join!(both, write(far, bytes, cuts));
-    (seen, kept)
+    let (received, ()) = tokio::join!(both, write(far, bytes, cuts));
+    (received, kept)
 }
 
-/// What hyper makes of `bytes`.
-async fn hypers(method: &Method, bytes: &[u8]) -> Option<Seen> {
+/// Returns the response that hyper reads from `bytes`.
+async fn hypers(method: &Method, bytes: &[u8]) -> Option<Received> {
     let (near, far) = UnixStream::pair().unwrap();
     let request = Request::builder().method(method).uri("/").header("host", "kylin");
     let read = async {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near)).await.unwrap();
         let driven = tokio::spawn(connection);
-        let answer = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await;
-        let seen = match answer {
-            Ok(answer) => Some(without_own(collect(answer).await)),
+        let response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await;
+        let received = match response {
+            Ok(response) => Some(without_persistence(collect(response).await)),
             Err(_) => None,
         };
         drop(sender);
         driven.abort();
-        seen
+        received
     };
     tokio::join!(read, write(far, bytes, &[])).0
 }
 
-/// Without the `Connection` fields that our codec keeps to itself.
-fn without_own(mut seen: Seen) -> Seen {
-    let small = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase();
-    let mut values: Vec<_> = seen.headers.get_all(CONNECTION).iter().cloned().collect();
-    values.retain(|value| !matches!(&small(value)[..], b"close" | b"keep-alive"));
-    seen.headers.remove(CONNECTION);
-    values.into_iter().for_each(|value| _ = seen.headers.append(CONNECTION, value));
-    seen
+/// Removes the `Connection` headers that our codec leaves out.
+fn without_persistence(mut received: Received) -> Received {
+    let lower = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase();
+    let mut values: Vec<_> = received.headers.get_all(CONNECTION).iter().cloned().collect();
+    values.retain(|value| !matches!(&lower(value)[..], b"close" | b"keep-alive"));
+    received.headers.remove(CONNECTION);
+    values.into_iter().for_each(|value| _ = received.headers.append(CONNECTION, value));
+    received
 }
 
-/// Pieces of answers, good and bad, of which heads and bodies are made at random.
-const SCRAPS: &str = "HTTP/1.1 200 OK\r\n|HTTP/1.1 204 No Content\r\n|HTTP/1.0 200 OK\r\n|HTTP/1.1 304 Not Modified\r\n|\
+/// Fragments of valid and invalid responses, which are joined at random.
+const FRAGMENTS: &str = "HTTP/1.1 200 OK\r\n|HTTP/1.1 204 No Content\r\n|HTTP/1.0 200 OK\r\n|HTTP/1.1 304 Not Modified\r\n|\
     HTTP/1.1 100 Continue\r\n\r\n| folded\r\n|HTTP/1.1 101 Switching Protocols\r\n|HTTP/1.1 500\r\n|\
     Content-Length: 5\r\n|Content-Length: 0\r\n|content-length:11\r\n|Content-Length: +5\r\n|\
     Transfer-Encoding: chunked\r\n|Transfer-Encoding: gzip, chunked\r\n|Connection: close\r\n|\
@@ -160,16 +160,16 @@ const SCRAPS: &str = "HTTP/1.1 200 OK\r\n|HTTP/1.1 204 No Content\r\n|HTTP/1.0 2
     5;a=b\r\nhello\r\n|05\r\nhello\r\n|5 \r\nhello\r\n|5\nhello\n|0\r\n\r\n|0\r\n|0\r\nx: y\r\n\r\n|\
     \r\nhello|ffffffffffffffff\r\n";
 
-fn scrap() -> impl Strategy<Value = &'static str> {
-    select(SCRAPS.split('|').collect::<Vec<_>>())
+fn fragment() -> impl Strategy<Value = &'static str> {
+    select(FRAGMENTS.split('|').collect::<Vec<_>>())
 }
 
-fn scraps() -> impl Strategy<Value = Vec<u8>> {
-    vec(scrap(), 0..12).prop_map(|scraps| scraps.concat().into_bytes())
+fn fragments() -> impl Strategy<Value = Vec<u8>> {
+    vec(fragment(), 0..12).prop_map(|fragments| fragments.concat().into_bytes())
 }
 
-/// A good answer: its bytes, and what they say.
-fn good() -> impl Strategy<Value = (Vec<u8>, Seen)> {
+/// A valid response: its bytes, and what it means.
+fn valid_response() -> impl Strategy<Value = (Vec<u8>, Received)> {
     let chunk = (vec(any::<u8>(), 1..300), "(;[a-z]{0,5}(=\"?[a-z ]{0,5}\"?)?)?", 0..4_usize);
     let body = prop_oneof![
         vec(any::<u8>(), 0..20_000).prop_map(|body| {
@@ -203,42 +203,42 @@ fn good() -> impl Strategy<Value = (Vec<u8>, Seen)> {
                 headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
             }
             let status = StatusCode::from_u16(status).unwrap();
-            ([head.as_bytes(), &wire].concat(), Seen { status, headers, body, whole: true })
+            ([head.as_bytes(), &wire].concat(), Received { status, headers, body, whole: true })
         },
     )
 }
 
-/// What may happen to bytes on their way.
+/// A change to the bytes of a response.
 #[derive(Debug, Clone)]
-enum Harm {
+enum Change {
     Cut(Index),
     Set(Index, u8),
     Insert(Index, &'static str),
     Remove(Index),
 }
 
-fn harm() -> impl Strategy<Value = Harm> {
+fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
-        any::<Index>().prop_map(Harm::Cut),
-        (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Harm::Set(at, byte)),
-        (any::<Index>(), scrap()).prop_map(|(at, scrap)| Harm::Insert(at, scrap)),
-        any::<Index>().prop_map(Harm::Remove),
+        any::<Index>().prop_map(Change::Cut),
+        (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Change::Set(at, byte)),
+        (any::<Index>(), fragment()).prop_map(|(at, fragment)| Change::Insert(at, fragment)),
+        any::<Index>().prop_map(Change::Remove),
     ]
 }
 
-fn harmed(mut bytes: Vec<u8>, harms: &[Harm]) -> Vec<u8> {
-    for harm in harms {
-        match harm {
-            Harm::Cut(at) => bytes.truncate(at.index(bytes.len() + 1)),
-            Harm::Insert(at, scrap) => {
+fn changed(mut bytes: Vec<u8>, changes: &[Change]) -> Vec<u8> {
+    for change in changes {
+        match change {
+            Change::Cut(at) => bytes.truncate(at.index(bytes.len() + 1)),
+            Change::Insert(at, fragment) => {
                 let at = at.index(bytes.len() + 1);
-                bytes.splice(at..at, scrap.bytes());
+                bytes.splice(at..at, fragment.bytes());
             }
-            Harm::Set(at, byte) if !bytes.is_empty() => {
+            Change::Set(at, byte) if !bytes.is_empty() => {
                 let at = at.index(bytes.len());
                 bytes[at] = *byte;
             }
-            Harm::Remove(at) if !bytes.is_empty() => _ = bytes.remove(at.index(bytes.len())),
+            Change::Remove(at) if !bytes.is_empty() => _ = bytes.remove(at.index(bytes.len())),
             _ => {}
         }
     }
@@ -249,7 +249,7 @@ fn methods() -> impl Strategy<Value = Method> {
     select(vec![Method::GET, Method::GET, Method::HEAD, Method::POST])
 }
 
-/// What is accepted is what hyper reads in the same bytes, and the pieces that they come in change nothing.
+/// Checks that an accepted response is what hyper reads in the same bytes, however they are cut into reads.
 fn agrees(method: &Method, bytes: &[u8], cuts: &[Index]) -> Result<(), TestCaseError> {
     run(async {
         let (at_once, _) = ours(method, bytes, &[]).await;
@@ -257,10 +257,10 @@ fn agrees(method: &Method, bytes: &[u8], cuts: &[Index]) -> Result<(), TestCaseE
         alike(&at_once, &in_pieces)?;
         let Some(mine) = at_once else { return Ok(()) };
         let Some(hypers) = hypers(method, bytes).await else {
-            return Err(TestCaseError::fail(format!("hyper refuses what is {mine:?} here")));
+            return Err(TestCaseError::fail(format!("hyper refuses what our codec reads as {mine:?}")));
         };
         prop_assert_eq!((&mine.status, &mine.headers), (&hypers.status, &hypers.headers));
-        // More is refused here than there, and never is anything whole that is not.
+        // Our codec refuses more than hyper, and never takes a truncated body for a whole one.
         if mine.whole {
             prop_assert_eq!(mine, hypers);
         } else {
@@ -270,8 +270,8 @@ fn agrees(method: &Method, bytes: &[u8], cuts: &[Index]) -> Result<(), TestCaseE
     })
 }
 
-/// The same, but for how much of a body came before the error that ended it.
-fn alike(one: &Option<Seen>, other: &Option<Seen>) -> Result<(), TestCaseError> {
+/// Checks that two responses are equal, except for how much of a truncated body arrived before its error.
+fn alike(one: &Option<Received>, other: &Option<Received>) -> Result<(), TestCaseError> {
     match (one, other) {
         (Some(one), Some(other)) if !one.whole && !other.whole => {
             prop_assert_eq!((one.status, &one.headers), (other.status, &other.headers));
@@ -286,30 +286,30 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_good_answer_is_what_it_says(
-        (bytes, said) in good(), cuts in vec(any::<Index>(), 0..12), extra in select(vec!["", "", "x", "HTTP/1.1 200 OK\r\n\r\n"]),
+    fn a_valid_response_is_received_as_sent(
+        (bytes, sent) in valid_response(), cuts in vec(any::<Index>(), 0..12), extra in select(vec!["", "", "x", "HTTP/1.1 200 OK\r\n\r\n"]),
     ) {
         run(async {
-            let framed = said.headers.contains_key("content-length") || said.headers.contains_key("transfer-encoding");
+            let framed = sent.headers.contains_key("content-length") || sent.headers.contains_key("transfer-encoding");
             let extra = if framed { extra } else { "" };
-            let (seen, kept) = ours(&Method::GET, &[&bytes, extra.as_bytes()].concat(), &cuts).await;
-            prop_assert_eq!(seen, Some(said));
-            // What follows at once is seen before the connection is kept, what follows later when it is taken.
+            let (received, kept) = ours(&Method::GET, &[&bytes, extra.as_bytes()].concat(), &cuts).await;
+            prop_assert_eq!(received, Some(sent));
+            // Extra bytes are found before the connection is kept if they arrive at once, or when it is taken if they arrive later.
             prop_assert!(kept == 0 || framed);
             Ok(())
         })?;
     }
 
     #[test]
-    fn a_harmed_answer_is_what_hyper_reads_or_an_error(
-        method in methods(), (bytes, _) in good(), harms in vec(harm(), 1..4), cuts in vec(any::<Index>(), 0..6),
+    fn a_corrupted_response_is_what_hyper_reads_or_an_error(
+        method in methods(), (bytes, _) in valid_response(), changes in vec(change(), 1..4), cuts in vec(any::<Index>(), 0..6),
     ) {
-        agrees(&method, &harmed(bytes, &harms), &cuts)?;
+        agrees(&method, &changed(bytes, &changes), &cuts)?;
     }
 
     #[test]
-    fn scraps_of_answers_are_what_hyper_reads_or_an_error(
-        method in methods(), bytes in scraps(), cuts in vec(any::<Index>(), 0..6),
+    fn fragments_of_responses_are_what_hyper_reads_or_an_error(
+        method in methods(), bytes in fragments(), cuts in vec(any::<Index>(), 0..6),
     ) {
         agrees(&method, &bytes, &cuts)?;
     }
@@ -321,7 +321,7 @@ proptest! {
     }
 
     #[test]
-    fn a_request_is_read_by_a_server_as_it_was_meant(
+    fn a_server_reads_a_request_as_it_was_sent(
         method in select(vec!["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "X-OWN"]),
         target in "/[!$-;=?-Z_a-z~]{0,60}(\\?[!$-;=?-Z_a-z~]{0,60})?",
         fields in vec(("x-[a-z0-9_]{0,20}", "([!-~]([ -~\\t]{0,60}[!-~])?)?"), 0..30),
@@ -342,9 +342,9 @@ proptest! {
             }
         };
         let request = request.body(body).unwrap();
-        let (meant, target) = (request.headers().clone(), request.uri().clone());
-        let (seen, body) = run(served(request));
-        prop_assert_eq!((seen.method.as_str(), &seen.uri), (method, &target));
+        let (sent, target) = (request.headers().clone(), request.uri().clone());
+        let (received, body) = run(served(request));
+        prop_assert_eq!((received.method.as_str(), &received.uri), (method, &target));
         prop_assert_eq!(Bytes::from(all), body);
         let own = |headers: &HeaderMap| {
             let mut headers = headers.clone();
@@ -352,40 +352,41 @@ proptest! {
             headers.remove("transfer-encoding");
             headers
         };
-        prop_assert_eq!(own(&seen.headers), own(&meant));
+        prop_assert_eq!(own(&received.headers), own(&sent));
     }
 }
 
-/// Twice what hyper's server makes of a request on one connection: the first, behind which nothing must be left.
+/// Sends `request` and another one to hyper's server on one connection, and returns the first as the server read it. No byte
+/// may be left between the two.
 async fn served(request: Request<Body>) -> (http::request::Parts, Bytes) {
     let pool = pool();
     let (near, far) = UnixStream::pair().unwrap();
-    let (say, mut said) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let say = say.clone();
+        let sender = sender.clone();
         async move {
             let (head, body) = request.into_parts();
-            say.send((head, body.collect().await.unwrap().to_bytes())).unwrap();
+            sender.send((head, body.collect().await.unwrap().to_bytes())).unwrap();
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"fine"))))
         }
     });
     let server = tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(far), service));
     let mut connection = connection(&pool, near);
-    let head = ask(&mut connection, request).await.unwrap();
-    _ = collect(head.response.map(|()| answer::body(connection, head.framing, head.keeps, &pool))).await;
-    let mut connection = pool.take().expect("both are over");
+    let head = exchange(&mut connection, request).await.unwrap();
+    _ = collect(head.response.map(|()| response_body::new(connection, head.body, head.keep_alive, &pool))).await;
+    let mut connection = pool.take().expect("the first exchange is complete");
     let next = Request::get("/next").header("host", "kylin").body(Body::empty()).unwrap();
-    let head = ask(&mut connection, next).await.unwrap();
-    let seen = collect(head.response.map(|()| answer::body(connection, head.framing, head.keeps, &pool))).await;
-    assert_eq!(seen.body, b"fine");
+    let head = exchange(&mut connection, next).await.unwrap();
+    let next = collect(head.response.map(|()| response_body::new(connection, head.body, head.keep_alive, &pool))).await;
+    assert_eq!(next.body, b"fine");
     pool.clear();
     server.await.unwrap().unwrap();
-    let first = said.recv().await.unwrap();
-    assert_eq!(said.recv().await.unwrap().0.uri, "/next");
+    let first = received.recv().await.unwrap();
+    assert_eq!(received.recv().await.unwrap().0.uri, "/next");
     first
 }
 
-/// A body in pieces, empty ones among them, whose length nobody knows.
+/// A body in pieces, some of them empty, of unknown length.
 struct Pieces(std::collections::VecDeque<Bytes>);
 
 impl http_body::Body for Pieces {

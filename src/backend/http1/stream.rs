@@ -17,7 +17,7 @@ pub(super) enum Stream {
     Unix(UnixStream),
 }
 
-/// Does the same to either kind of socket.
+/// Evaluates an expression for either kind of socket.
 macro_rules! either {
     ($stream:expr, $socket:ident => $then:expr) => {
         match $stream {
@@ -29,15 +29,15 @@ macro_rules! either {
 }
 
 impl Stream {
-    /// Is the other side still there, and silent? What is asked costs nothing, and may not have heard yet of what the kernel
-    /// knows; to be `sure` the kernel is asked.
-    pub(super) fn is_quiet(&self, sure: bool) -> bool {
-        // An error says that the runtime is gone that would wake us.
+    /// Returns true if the other side has neither closed nor sent anything. The runtime's state costs nothing, but may be older
+    /// than the kernel's.
+    pub(super) fn is_quiet(&self, ask_kernel: bool) -> bool {
+        // An error means that the runtime of the socket is gone.
         let ready = either!(self, socket => socket.poll_write_ready(&mut Context::from_waker(Waker::noop())));
         if matches!(ready, Poll::Ready(Err(_))) {
             return false;
         }
-        let read = match sure {
+        let read = match ask_kernel {
             true => either!(self, socket => SockRef::from(socket).peek(&mut [MaybeUninit::uninit()])),
             false => either!(self, socket => socket.try_read(&mut [0])),
         };

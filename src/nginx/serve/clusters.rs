@@ -78,7 +78,7 @@ fn backend(upstream: &Upstream, address: Address) -> HttpBackend {
         builder = builder.max_idle(connections as usize);
     }
     if let Some(requests) = upstream.keepalive_requests {
-        builder = builder.max_uses(requests);
+        builder = builder.max_uses(NonZeroU32::new(requests));
     }
     if let Some(age) = upstream.keepalive_time {
         builder = builder.max_age(Some(age));

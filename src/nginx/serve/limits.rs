@@ -1,3 +1,4 @@
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::nginx::config::{Config, Listener};
@@ -15,8 +16,8 @@ pub(super) fn apply<H: Handler>(
 ) -> ServerBuilder<H> {
     let settings = || listeners.iter().map(|listener| &config.servers[listener.default].settings);
     let longest = |of: fn(&BlockSettings) -> Option<Duration>| settings().filter_map(of).max();
-    let backlog = listeners.iter().map(|listener| listener.backlog.unwrap_or(DEFAULT_BACKLOG)).max();
-    builder = builder.backlog(backlog.unwrap_or(DEFAULT_BACKLOG));
+    let backlog = |listener: &Listener| listener.backlog.and_then(NonZeroU32::new).unwrap_or(DEFAULT_BACKLOG);
+    builder = builder.backlog(listeners.iter().map(backlog).max().unwrap_or(DEFAULT_BACKLOG));
     if settings().all(|settings| settings.keepalive_timeout == Some(Duration::ZERO)) {
         builder = builder.keep_alive(false);
     }

@@ -28,7 +28,7 @@ use crate::{Body, ClientAddr, Cluster};
 /// use kylin_lb::nginx::{Config, Site};
 ///
 /// let site = Site::new(Config::read("kylin.conf")?)?;
-/// let server = site.server().threads(4).start()?;
+/// let server = site.server().start()?;
 /// # Ok(())
 /// # }
 /// ```

@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use super::SiteError;
 use crate::Cluster;
-use crate::backend::http1::Timeouts;
+use crate::backend::Timeouts;
 use crate::nginx::config::Config;
 use crate::nginx::directives::location::{Action, Location, Locations};
 use crate::nginx::directives::settings::{BlockSettings, NextUpstream};

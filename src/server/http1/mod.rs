@@ -1,169 +1,101 @@
-//! A client that speaks HTTP/1.
+//! Serves HTTP/1.1 clients.
 //!
-//! One future serves a connection: it reads a request, drives the handler, and sends the answer, with nothing handed from task
-//! to task on the way. While the handler works it watches the client, so that nobody works for who has left.
+//! One future serves a connection: it reads a request, drives the handler and writes the response, without handing anything
+//! from task to task. While the handler runs, it watches the client, so that no node works for a client that has left.
 
-mod conversation;
-mod encode;
-mod head;
+mod connection;
+mod idle_timer;
 #[cfg(test)]
 mod property;
-mod upload;
+mod request_body;
+mod request_head;
+mod response_head;
+mod write_timeout;
 
 use std::future::poll_fn;
 use std::mem::replace;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::Poll;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
-use self::conversation::Conversation;
-use self::head::Invalid;
+use self::connection::Http1Connection;
+#[cfg(test)]
+pub(super) use self::idle_timer::PARK_DELAY;
+use self::idle_timer::{Expired, IdleTimer};
+use self::request_head::InvalidRequest;
 use super::Handler;
-use super::connection::{Client, FIRST_BYTE, Idle};
+use super::connection::{Client, IdleConnection, LAST_HEAD_TIMEOUT};
 use crate::body::BoxError;
-use crate::clock::timer_in;
 
-/// After how long an idle connection is parked.
-pub(super) const PARK: Duration = Duration::from_millis(50);
-
-/// The same for one that has had several requests in that time: it is likely to have more.
-const PARK_WHEN_BUSY: Duration = Duration::from_secs(1);
-
-/// Serves requests until none has come for a while; none when the connection is over.
-pub(super) async fn until_idle<S, H>(
+/// Serves requests until the connection has been idle for a while. Returns `None` when the connection has ended.
+pub(super) async fn serve_until_idle<S, H>(
     client: &mut Client<H>,
-    idle: Idle<S>,
+    idle: IdleConnection<S>,
     timer: Pin<&mut Sleep>,
-) -> Result<Option<Idle<S>>, BoxError>
+) -> Result<Option<IdleConnection<S>>, BoxError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
-    let signal = client.stop.clone();
+    let stop = client.stop.clone();
     let mut stopped = pin!(client.stop.stopped());
-    let Idle { stream, read, deadline } = idle;
-    let mut conversation = Conversation::new(stream, read, client.limits);
-    let mut patience = Patience::new(timer, deadline, client.limits.head_timeout);
+    let IdleConnection { stream, read, deadline } = idle;
+    let mut connection = Http1Connection::new(stream, read, client.limits);
+    let mut idle_timer = IdleTimer::new(timer, deadline, client.limits.head_timeout);
+    let (mut polled_stop, mut stopping) = (false, false);
     loop {
-        let next = poll_fn(|cx| {
-            if let Poll::Ready(read) = conversation.poll_head(cx)? {
-                return Poll::Ready(Ok::<_, BoxError>(read.map_or_else(Next::Invalid, |()| Next::Request)));
+        let event = poll_fn(|cx| {
+            if let Poll::Ready(read) = connection.poll_head(cx)? {
+                return Poll::Ready(Ok::<_, BoxError>(read.map_or_else(Event::Invalid, |()| Event::Request)));
             }
-            let quiet = conversation.is_quiet();
-            // The signal to stop is polled once, to be woken by it, and again when it is there: not with every request.
-            if !replace(&mut patience.watches, true) || (signal.is_set() && !patience.stopping) {
-                patience.stopping = stopped.as_mut().poll(cx).is_ready();
-                if patience.stopping {
-                    if quiet {
-                        return Poll::Ready(Ok(Next::Over));
+            let is_quiet = connection.is_quiet();
+            // Polled once to register the waker, and again when the signal is set, but not for every request.
+            if !replace(&mut polled_stop, true) || (stop.is_set() && !stopping) {
+                stopping = stopped.as_mut().poll(cx).is_ready();
+                if stopping {
+                    if is_quiet {
+                        return Poll::Ready(Ok(Event::Expired(Expired::Head)));
                     }
-                    patience.ends_within(FIRST_BYTE);
+                    idle_timer.end_within(LAST_HEAD_TIMEOUT);
                 }
             }
-            patience.poll(quiet, cx).map(Ok)
+            idle_timer.poll(is_quiet, cx).map(|expired| Ok(Event::Expired(expired)))
         });
-        match next.await? {
-            Next::Request => {}
-            Next::Invalid(invalid) => {
-                conversation.refuse(invalid).await?;
+        match event.await? {
+            Event::Request => {}
+            Event::Invalid(invalid) => {
+                connection.reject(invalid).await?;
                 break;
             }
-            Next::Idle(deadline) => {
-                let (stream, read) = conversation.into_parts();
-                return Ok(Some(Idle { stream, read, deadline }));
+            Event::Expired(Expired::Idle(deadline)) => {
+                let (stream, read) = connection.into_parts();
+                return Ok(Some(IdleConnection { stream, read, deadline }));
             }
-            Next::Over => return Ok(None),
+            Event::Expired(Expired::Head) => return Ok(None),
         }
-        if !conversation.has_request() {
+        if !connection.has_request() {
             return Ok(None);
         }
         {
-            let mut answer = pin!(client.handler.handle(client.peer, conversation.begin()));
-            poll_fn(|cx| conversation.poll_with(answer.as_mut(), &signal, cx)).await?;
+            let mut response = pin!(client.handler.handle(client.peer, connection.take_request()));
+            poll_fn(|cx| connection.poll_handler(response.as_mut(), &stop, cx)).await?;
         }
-        poll_fn(|cx| conversation.poll_answer(cx)).await?;
-        if !conversation.goes_on() {
+        poll_fn(|cx| connection.poll_response(cx)).await?;
+        if !connection.keep_alive() {
             break;
         }
-        patience.served();
+        idle_timer.request_served();
     }
-    conversation.close().await?;
+    connection.close().await?;
     Ok(None)
 }
 
-/// What comes next on a connection.
-enum Next {
-    /// A request, or the client's leaving.
+/// What ends the wait for a request.
+enum Event {
+    /// A request has arrived, or the client has left.
     Request,
-    Invalid(Invalid),
-    /// Nothing for now; until then there has to be a request.
-    Idle(Instant),
-    Over,
-}
-
-/// For how long the next request is waited for.
-struct Patience<'t> {
-    timer: Pin<&'t mut Sleep>,
-    /// How many requests there had been when the timer was set. It is left to run out rather than set anew for each.
-    timed: Option<usize>,
-    next: Instant,
-    /// When the head of the next request has to be complete; not looked up before somebody asks.
-    deadline: Option<Instant>,
-    head_timeout: Duration,
-    requests: usize,
-    watches: bool,
-    stopping: bool,
-}
-
-impl<'t> Patience<'t> {
-    fn new(timer: Pin<&'t mut Sleep>, deadline: Instant, head_timeout: Duration) -> Self {
-        Patience {
-            timer,
-            timed: None,
-            next: timer_in(PARK),
-            deadline: Some(deadline),
-            head_timeout,
-            requests: 0,
-            watches: false,
-            stopping: false,
-        }
-    }
-
-    fn served(&mut self) {
-        self.requests = self.requests.wrapping_add(1);
-        self.deadline = None;
-    }
-
-    fn ends_within(&mut self, limit: Duration) {
-        (self.timed, self.deadline) = (None, Some(timer_in(limit)));
-    }
-
-    /// Waits until there is nothing more to be waited for; `quiet` says that nothing of a request has come.
-    fn poll(&mut self, quiet: bool, cx: &mut Context<'_>) -> Poll<Next> {
-        loop {
-            let Some(requests) = self.timed else {
-                let deadline = self.deadline();
-                self.timer.as_mut().reset(if quiet { self.next.min(deadline) } else { deadline });
-                self.timed = Some(self.requests);
-                continue;
-            };
-            ready!(self.timer.as_mut().poll(cx));
-            if requests != self.requests {
-                (self.timed, self.next) = (None, timer_in(PARK_WHEN_BUSY));
-            } else if self.timer.deadline() >= self.deadline() {
-                return Poll::Ready(Next::Over);
-            } else if quiet {
-                return Poll::Ready(Next::Idle(self.deadline()));
-            } else {
-                self.timed = None;
-            }
-        }
-    }
-
-    fn deadline(&mut self) -> Instant {
-        *self.deadline.get_or_insert_with(|| timer_in(self.head_timeout))
-    }
+    Invalid(InvalidRequest),
+    Expired(Expired),
 }

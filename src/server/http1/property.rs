@@ -1,4 +1,4 @@
-//! Whole conversations, cut into pieces wherever chance wants: every request gets its own answer, and bodies pass unchanged.
+//! Whole connections, cut into reads at random: every request gets its own response, and bodies pass unchanged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,23 +12,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
 use tokio::task::yield_now;
 
 use crate::body::Body;
-use crate::http1::chunks::Piece;
-use crate::http1::fields;
-use crate::http1::framing::Framing;
-use crate::http1::lines::{Most, Scan};
+use crate::http1::body_decoder::{BodyDecoder, Decoded};
+use crate::http1::head::{HeadLimits, HeadScanner};
+use crate::http1::headers::{self, Sender};
 use crate::request::ClientAddr;
 use crate::server::connection::serve;
 use crate::server::limits::Limits;
-use crate::server::stop::Stop;
+use crate::server::stop::StopSignal;
 
-/// A request, and how its answer is to be given.
+/// A request, and how the handler responds to it.
 #[derive(Clone)]
 struct Echo {
     body: Vec<u8>,
-    /// The sizes of chunks; none when the length is told.
+    /// The sizes of the chunks; `None` if the length is declared.
     chunks: Option<Vec<usize>>,
+    /// The client waits for `100 Continue`.
     waits: bool,
-    /// The answer streams while the request does.
+    /// The response streams while the request does.
     streams: bool,
 }
 
@@ -56,11 +56,11 @@ impl Echo {
         bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
         let (mut rest, mut sizes) = (&self.body[..], sizes.iter().cycle());
         while !rest.is_empty() {
-            let (chunk, behind) = rest.split_at(rest.len().min(*sizes.next().unwrap()));
+            let (chunk, after) = rest.split_at(rest.len().min(*sizes.next().unwrap()));
             bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
             bytes.extend_from_slice(chunk);
             bytes.extend_from_slice(b"\r\n");
-            rest = behind;
+            rest = after;
         }
         bytes.extend_from_slice(b"0\r\n\r\n");
         bytes
@@ -73,80 +73,80 @@ fn echo() -> impl Strategy<Value = Echo> {
     (body, chunks, any::<bool>(), any::<bool>()).prop_map(|(body, chunks, waits, streams)| Echo {
         body,
         chunks,
-        // Who answers before asking for the body ends the connection with that answer.
+        // A handler that responds before it reads the body ends the connection.
         waits: waits && !streams,
         streams,
     })
 }
 
-async fn answer(_peer: ClientAddr, request: Request<Body>) -> Response<Body> {
+async fn handle(_peer: ClientAddr, request: Request<Body>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let streams = head.headers.contains_key("x-stream");
     let body = if streams { body } else { body.collect().await.unwrap().to_bytes().into() };
     Response::builder().header("x-path", head.uri.path()).body(body).unwrap()
 }
 
-/// An answer that is being read.
+/// A response that is being read.
 #[derive(Default)]
-struct Answer {
-    /// Its path, and how its body goes on.
-    head: Option<(String, Framing)>,
+struct EchoResponse {
+    /// Its path and the decoder of its body.
+    head: Option<(String, BodyDecoder)>,
     body: Vec<u8>,
 }
 
-impl Answer {
-    /// Takes what is there of it out of `read`. True when it is whole.
+impl EchoResponse {
+    /// Takes its next part out of `read`. Returns true when it is complete.
     fn take(&mut self, read: &mut BytesMut) -> bool {
-        let Some((_, framing)) = &mut self.head else {
+        let Some((_, decoder)) = &mut self.head else {
             while read.starts_with(b"HTTP/1.1 100 Continue\r\n\r\n") {
                 _ = read.split_to(25);
             }
-            let most = Most { bytes: 1_000, fields: 16 };
-            let head = Scan::default()
-                .take(read, most, |head, lines| fields::map(&head, &lines, fields::Sender::Node))
+            let limits = HeadLimits { bytes: 1_000, headers: 16 };
+            let head = HeadScanner::default()
+                .take(read, limits, |head, lines| headers::parse(&head, &lines, Sender::Node))
                 .unwrap();
             let Some(head) = head else { return false };
-            let (headers, told) = head.unwrap();
-            let framing = told.framing(Version::HTTP_11).unwrap().unwrap();
-            self.head = Some((headers["x-path"].to_str().unwrap().to_owned(), framing));
+            let (headers, framing) = head.unwrap();
+            let decoder = framing.decoder(Version::HTTP_11).unwrap().unwrap();
+            self.head = Some((headers["x-path"].to_str().unwrap().to_owned(), decoder));
             return self.take(read);
         };
         loop {
-            match framing.next(read).unwrap() {
-                Piece::Data(data) => self.body.extend_from_slice(&data),
-                Piece::End => return true,
-                Piece::Wanting => return false,
+            match decoder.next(read).unwrap() {
+                Decoded::Data(data) => self.body.extend_from_slice(&data),
+                Decoded::End => return true,
+                Decoded::NeedMore => return false,
             }
         }
     }
 }
 
-async fn converse(requests: Vec<Echo>, pieces: Vec<usize>, room: usize) {
-    let (client, server) = duplex(room);
-    let (_stop, stop) = Stop::channel();
-    let served = tokio::spawn(serve(server, ClientAddr::Unix, Arc::new(answer), Limits::default(), stop));
+async fn exchange(requests: Vec<Echo>, pieces: Vec<usize>, buffer: usize) {
+    let (client, server) = duplex(buffer);
+    let (_stop, stop) = StopSignal::channel();
+    let served = tokio::spawn(serve(server, ClientAddr::Unix, Arc::new(handle), Limits::default(), stop));
     let (mut reader, mut writer) = split(client);
     let bytes: Vec<u8> = requests.iter().enumerate().flat_map(|(number, echo)| echo.bytes(number)).collect();
     let sending = tokio::spawn(async move {
         let (mut rest, mut pieces) = (&bytes[..], pieces.iter().cycle());
         while !rest.is_empty() {
-            let (piece, behind) = rest.split_at(rest.len().min(*pieces.next().unwrap()));
+            let (piece, after) = rest.split_at(rest.len().min(*pieces.next().unwrap()));
             writer.write_all(piece).await.unwrap();
             yield_now().await;
-            rest = behind;
+            rest = after;
         }
         writer
     });
     let mut read = BytesMut::new();
     for (number, echo) in requests.iter().enumerate() {
-        let mut answer = Answer::default();
-        while !answer.take(&mut read) {
+        let mut response = EchoResponse::default();
+        while !response.take(&mut read) {
             if reader.read_buf(&mut read).await.unwrap() == 0 {
-                panic!("closed before answer {number}, with {:?} left: {:?}", read, served.await);
+                panic!("closed before response {number}, with {:?} left: {:?}", read, served.await);
             }
         }
-        assert_eq!(answer.head.unwrap().0, format!("/{number}"));
-        let body = answer.body;
+        assert_eq!(response.head.unwrap().0, format!("/{number}"));
+        let body = response.body;
         assert!(body == echo.body, "body {number} of {} bytes", echo.body.len());
     }
     assert!(read.is_empty());
@@ -158,13 +158,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn every_request_gets_its_own_answer_whatever_the_pieces(
+    fn every_request_gets_its_own_response_whatever_the_reads_it_arrives_in(
         requests in vec(echo(), 1..6),
         pieces in vec(prop_oneof![1_usize..30, 500_usize..9_000], 1..6),
-        room in prop_oneof![16_usize..200, Just(64 * 1024)],
+        buffer in prop_oneof![16_usize..200, Just(64 * 1024)],
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let talk = converse(requests, pieces, room);
-        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), talk).await.expect("stuck") });
+        let exchange = exchange(requests, pieces, buffer);
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), exchange).await.expect("stuck") });
     }
 }

@@ -1,8 +1,8 @@
-//! A client that speaks HTTP/2. hyper does.
+//! Serves HTTP/2 clients, with hyper's codec.
 
-mod gather;
-mod stream;
-mod traffic;
+mod client_stream;
+mod coalesce;
+mod stream_stats;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 
-use self::stream::ClientStream;
-use self::traffic::{Answer, Traffic};
+use self::client_stream::ClientStream;
+use self::stream_stats::{ResponseBody, StreamStats};
 use super::Handler;
 use super::connection::Client;
 use super::limits::Limits;
@@ -30,19 +30,19 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
-    let Limits { head_timeout, send_timeout, max_streams, max_head_bytes, .. } = client.limits;
-    let traffic = Arc::new(Traffic::default());
-    let socket = ClientStream::new(stream, read.freeze(), send_timeout, Arc::clone(&traffic));
+    let Limits { head_timeout, send_timeout, max_streams, head, .. } = client.limits;
+    let stats = Arc::new(StreamStats::default());
+    let socket = ClientStream::new(stream, read.freeze(), send_timeout, Arc::clone(&stats));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(max_streams)
-        .max_header_list_size(u32::try_from(max_head_bytes).unwrap_or(u32::MAX))
-        // A client that does not even answer pings is gone.
+        .max_concurrent_streams(max_streams.get())
+        .max_header_list_size(u32::try_from(head.bytes).unwrap_or(u32::MAX))
+        // Closes the connection of a client that does not respond to pings.
         .keep_alive_interval(head_timeout)
-        .serve_connection(socket, service(&client, &traffic));
+        .serve_connection(socket, service(&client, &stats));
     let mut connection = Box::pin(connection);
-    let (mut stopping, mut requests, mut idle) = (false, 0, Duration::ZERO);
-    let every = head_timeout.min(send_timeout);
+    let (mut stopping, mut requests, mut idle_time) = (false, 0, Duration::ZERO);
+    let check_interval = head_timeout.min(send_timeout);
     loop {
         tokio::select! {
             biased;
@@ -51,17 +51,18 @@ where
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = sleep(every) => {
-                // Dropping the connection cancels what its client does not take.
-                if traffic.has_stalled() {
-                    return Err("a client takes nothing of an answer".into());
+            () = sleep(check_interval) => {
+                // Dropping the connection cancels the responses that the client does not accept.
+                if stats.has_stalled() {
+                    return Err("the client accepts nothing of a response".into());
                 }
-                idle = if traffic.is_quiet() && traffic.requests() == requests { idle + every } else { Duration::ZERO };
-                requests = traffic.requests();
-                if idle >= head_timeout * 2 {
-                    return Err("a client does not take the end of its connection".into());
+                let is_idle = stats.is_idle() && stats.requests() == requests;
+                idle_time = if is_idle { idle_time + check_interval } else { Duration::ZERO };
+                requests = stats.requests();
+                if idle_time >= head_timeout * 2 {
+                    return Err("the idle client does not close its connection after GOAWAY".into());
                 }
-                if idle >= head_timeout {
+                if idle_time >= head_timeout {
                     connection.as_mut().graceful_shutdown();
                 }
             }
@@ -71,17 +72,18 @@ where
 
 fn service<H: Handler>(
     client: &Client<H>,
-    traffic: &Arc<Traffic>,
-) -> impl Service<Request<Incoming>, Response = Response<Answer>, Error = Infallible, Future: Send> + Unpin + use<H> {
-    let (handler, peer, traffic) = (Arc::clone(&client.handler), client.peer, Arc::clone(traffic));
+    stats: &Arc<StreamStats>,
+) -> impl Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send> + Unpin + use<H>
+{
+    let (handler, peer, stats) = (Arc::clone(&client.handler), client.peer, Arc::clone(stats));
     service_fn(move |request: Request<Incoming>| {
         let handler = Arc::clone(&handler);
         let (head, body) = request.into_parts();
-        let (body, open) = traffic.request(body.into());
+        let (body, in_flight) = stats.start_request(body.into());
         let request = Request::from_parts(head, body);
         async move {
-            let answer = handler.handle(peer, request).await;
-            Ok::<_, Infallible>(open.answer(answer))
+            let response = handler.handle(peer, request).await;
+            Ok::<_, Infallible>(in_flight.track(response))
         }
     })
 }

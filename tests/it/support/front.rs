@@ -1,6 +1,7 @@
 //! A front end on a free port: the crate's server and proxy over nodes at given addresses.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::time::Duration;
 
 use kylin_lb::backend::http1::HttpBackendBuilder;
@@ -41,7 +42,9 @@ impl Front {
         change: impl FnOnce(ProxyBuilder<HttpBackend, Plain>) -> ProxyBuilder<HttpBackend, Plain>,
     ) -> Self {
         let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
-        Front::serving(change(Proxy::plain(cluster)).build().unwrap(), |server| server.threads(1))
+        Front::serving(change(Proxy::plain(cluster)).build().unwrap(), |server| {
+            server.threads(NonZero::new(1).unwrap())
+        })
     }
 
     /// A Kylin-aware proxy over these endpoints, with changes.
@@ -50,13 +53,17 @@ impl Front {
         change: impl FnOnce(ProxyBuilder<HttpBackend>) -> ProxyBuilder<HttpBackend>,
     ) -> Self {
         let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
-        Front::serving(change(Proxy::builder(cluster)).build().unwrap(), |server| server.threads(1))
+        Front::serving(change(Proxy::builder(cluster)).build().unwrap(), |server| {
+            server.threads(NonZero::new(1).unwrap())
+        })
     }
 
     /// Over endpoints whose ejections follow `clock`.
     pub(crate) fn by_clock(clock: &ManualClock, endpoints: impl IntoIterator<Item = Endpoint<HttpBackend>>) -> Self {
         let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
-        Front::serving(Proxy::plain(cluster).clock(clock.clone()).build().unwrap(), |server| server.threads(1))
+        Front::serving(Proxy::plain(cluster).clock(clock.clone()).build().unwrap(), |server| {
+            server.threads(NonZero::new(1).unwrap())
+        })
     }
 
     /// A server for `proxy`, with changes.

@@ -1,5 +1,7 @@
 //! Nodes that know nothing of each other's sessions, behind front ends that share them.
 
+use std::num::NonZero;
+
 use kylin_lb::balance::{Balancer, RoundRobin};
 use kylin_lb::session::{Affinity, LoginRelay, MemoryStore, Secret, Sessions};
 use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore, Served};
@@ -54,7 +56,7 @@ impl Nodes {
         let endpoints = addresses.enumerate().map(|(id, address)| endpoint(id, address, |backend| backend));
         let cluster = Cluster::builder().endpoints(endpoints).balancer(balancer).build().unwrap();
         let proxy = Proxy::plain(cluster).affinity(affinity).replay_limit(replay_limit).build().unwrap();
-        Front::serving(proxy, |server| server.threads(2))
+        Front::serving(proxy, |server| server.threads(NonZero::new(2).unwrap()))
     }
 
     /// How often each node was logged into.

@@ -5,11 +5,11 @@ use tokio::net::{TcpStream, lookup_host};
 use super::Address;
 use super::stream::Stream;
 
-/// Makes a connection.
-pub(super) async fn dial(address: &Address) -> io::Result<Stream> {
+/// Connects to `address`.
+pub(super) async fn connect(address: &Address) -> io::Result<Stream> {
     match address {
-        Address::Socket(socket) => prompt(TcpStream::connect(socket).await?),
-        Address::Name(host, port) => prompt(connect_any(host, *port).await?),
+        Address::Socket(socket) => without_delay(TcpStream::connect(socket).await?),
+        Address::Name(name, port) => without_delay(connect_any(name, *port).await?),
         #[cfg(unix)]
         Address::Unix(path) => tokio::net::UnixStream::connect(path).await.map(Stream::Unix),
         #[cfg(not(unix))]
@@ -17,10 +17,10 @@ pub(super) async fn dial(address: &Address) -> io::Result<Stream> {
     }
 }
 
-/// The first of the host's addresses that takes the connection.
-async fn connect_any(host: &str, port: u16) -> io::Result<TcpStream> {
+/// Connects to the first address of `name` that accepts.
+async fn connect_any(name: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for socket in lookup_host((host, port)).await? {
+    for socket in lookup_host((name, port)).await? {
         match TcpStream::connect(socket).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
@@ -29,8 +29,8 @@ async fn connect_any(host: &str, port: u16) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Requests are written whole; waiting for more to fill a segment only delays them.
-fn prompt(stream: TcpStream) -> io::Result<Stream> {
+/// Sets `TCP_NODELAY`: requests are written whole, and waiting to fill a segment only delays them.
+fn without_delay(stream: TcpStream) -> io::Result<Stream> {
     stream.set_nodelay(true)?;
     Ok(Stream::Tcp(stream))
 }

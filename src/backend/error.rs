@@ -1,0 +1,119 @@
+use std::fmt;
+
+use http::Request;
+
+use crate::body::{Body, BoxError};
+
+/// How far a request got before it failed.
+///
+/// The proxy decides by the kind whether it sends the request again, so a backend promises what the kind says. If it cannot
+/// tell whether the node has seen the request, the kind is [`Broken`](Self::Broken).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendErrorKind {
+    /// No connection was made. Nothing was sent.
+    #[error("no connection to the node")]
+    Connect,
+    /// No connection was made within the connect timeout. Nothing was sent.
+    #[error("no connection to the node in time")]
+    ConnectTimeout,
+    /// The backend's own limit of connections is reached. Nothing was sent.
+    #[error("the limit of connections to the node is reached")]
+    Limit,
+    /// A kept connection had ended before the first byte of the request was written. The node has not processed the request.
+    #[error("the node closed the connection before the request was sent")]
+    Refused,
+    /// The connection ended before the head of a response, after at least a part of the request was sent. The node may have
+    /// processed the request.
+    #[error("the connection to the node ended before a response")]
+    Broken,
+    /// A connection that had carried other requests ended before the head of a response. The node most likely closed the idle
+    /// connection while the request was on its way, but it may have processed the request.
+    #[error("the kept connection to the node ended before a response")]
+    Stale,
+    /// The head of a response did not arrive in time. The node may still work on the request.
+    #[error("no response from the node in time")]
+    HeadTimeout,
+    /// The node responded with something that is not valid HTTP. The node may have processed the request.
+    #[error("the node's response is not valid HTTP")]
+    Invalid,
+    /// The body of the request failed: the client left or broke its framing. The node is not at fault.
+    #[error("the body of the request ended early")]
+    RequestBody,
+}
+
+impl SendErrorKind {
+    /// Returns true if the node has certainly not begun to process the request, whatever its method.
+    pub fn is_unsent(self) -> bool {
+        match self {
+            SendErrorKind::Connect | SendErrorKind::ConnectTimeout | SendErrorKind::Limit | SendErrorKind::Refused => {
+                true
+            }
+            SendErrorKind::Broken
+            | SendErrorKind::Stale
+            | SendErrorKind::HeadTimeout
+            | SendErrorKind::Invalid
+            | SendErrorKind::RequestBody => false,
+        }
+    }
+
+    /// Returns true if the failure counts against the node's health.
+    pub fn blames_node(self) -> bool {
+        match self {
+            SendErrorKind::RequestBody | SendErrorKind::Limit | SendErrorKind::Stale => false,
+            SendErrorKind::Connect
+            | SendErrorKind::ConnectTimeout
+            | SendErrorKind::Refused
+            | SendErrorKind::Broken
+            | SendErrorKind::HeadTimeout
+            | SendErrorKind::Invalid => true,
+        }
+    }
+}
+
+/// Why a backend has no response to a request.
+#[derive(thiserror::Error)]
+#[error("{kind}")]
+pub struct SendError {
+    kind: SendErrorKind,
+    source: BoxError,
+    request: Option<Box<Request<Body>>>,
+}
+
+impl SendError {
+    /// Creates an error of `kind`, caused by `source`.
+    pub fn new(kind: SendErrorKind, source: impl Into<BoxError>) -> Self {
+        SendError { kind, source: source.into(), request: None }
+    }
+
+    /// Returns the request with the error, so that the caller can send it to another node. Only for a request of which no
+    /// part was consumed.
+    #[must_use]
+    pub fn with_request(mut self, request: Request<Body>) -> Self {
+        self.request = Some(Box::new(request));
+        self
+    }
+
+    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only `HttpBackend` refines a kind"))]
+    pub(crate) fn with_kind(mut self, kind: SendErrorKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// Returns how far the request got.
+    pub fn kind(&self) -> SendErrorKind {
+        self.kind
+    }
+
+    /// Takes the request, if the backend returned it untouched.
+    pub fn take_request(&mut self) -> Option<Request<Body>> {
+        self.request.take().map(|request| *request)
+    }
+}
+
+impl fmt::Debug for SendError {
+    /// Leaves the request out: its headers hold credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendError").field("kind", &self.kind).field("source", &self.source).finish_non_exhaustive()
+    }
+}

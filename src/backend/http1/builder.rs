@@ -1,0 +1,119 @@
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::pool::{Pool, PoolSettings};
+use super::{Address, HttpBackend, Shared};
+#[cfg(doc)]
+use crate::backend::SendErrorKind;
+use crate::backend::Timeouts;
+use crate::clock::{Clock, SystemClock};
+#[cfg(doc)]
+use crate::endpoint::Endpoint;
+use crate::http1::head::HeadLimits;
+
+/// Configures an [`HttpBackend`].
+#[derive(Debug)]
+#[must_use]
+pub struct HttpBackendBuilder {
+    address: Address,
+    timeouts: Timeouts,
+    pool: PoolSettings,
+    head_limits: HeadLimits,
+    clock: Arc<dyn Clock>,
+}
+
+impl HttpBackendBuilder {
+    pub(super) fn new(address: Address) -> Self {
+        HttpBackendBuilder {
+            address,
+            timeouts: Timeouts::default(),
+            pool: PoolSettings::default(),
+            head_limits: HeadLimits::default(),
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// Sets all three timeouts.
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// Sets [`Timeouts::connect`].
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.connect = timeout;
+        self
+    }
+
+    /// Sets [`Timeouts::head`].
+    pub fn head_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.head = timeout;
+        self
+    }
+
+    /// Sets [`Timeouts::body`].
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.body = timeout;
+        self
+    }
+
+    /// Sets how long a connection may be idle before it is closed (nginx: `keepalive_timeout`). Default 15 s; Kylin's Tomcat
+    /// closes at 20 s.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.pool.idle_timeout = timeout;
+        self
+    }
+
+    /// Sets how many idle connections are kept per core (nginx: `keepalive`, per worker). With 0, every request makes a new
+    /// connection. Default 64.
+    pub fn max_idle(mut self, connections: usize) -> Self {
+        self.pool.max_idle = connections;
+        self
+    }
+
+    /// Sets how many requests a connection carries before it is closed (nginx: `keepalive_requests`). Default: no limit.
+    pub fn max_uses(mut self, requests: Option<NonZeroU32>) -> Self {
+        self.pool.max_uses = requests;
+        self
+    }
+
+    /// Sets how old a connection may become (nginx: `keepalive_time`). Default: no limit.
+    pub fn max_age(mut self, age: Option<Duration>) -> Self {
+        self.pool.max_age = age;
+        self
+    }
+
+    /// Sets how many connections may be open, idle ones included. Requests beyond the limit fail with
+    /// [`SendErrorKind::Limit`]; policies know of [`Endpoint::max_in_flight`] and avoid a full endpoint instead. Default: no
+    /// limit.
+    pub fn max_connections(mut self, connections: Option<NonZeroUsize>) -> Self {
+        self.pool.max_open = connections;
+        self
+    }
+
+    /// Sets how many headers a response may have. Default 100.
+    pub fn max_headers(mut self, headers: usize) -> Self {
+        self.head_limits.headers = headers;
+        self
+    }
+
+    /// Sets how many bytes the head of a response may have. Default 64 KiB.
+    pub fn max_head_bytes(mut self, bytes: usize) -> Self {
+        self.head_limits.bytes = bytes;
+        self
+    }
+
+    /// Sets the clock that the age of idle connections is measured with.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Builds the backend. It makes no connection yet.
+    pub fn build(self) -> HttpBackend {
+        let HttpBackendBuilder { address, timeouts, pool, head_limits, clock } = self;
+        let pool = Arc::new(Pool::new(pool, Arc::clone(&clock)));
+        HttpBackend { shared: Arc::new(Shared { address, timeouts, head_limits, pool, clock }) }
+    }
+}

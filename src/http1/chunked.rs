@@ -1,0 +1,249 @@
+//! Decodes a body in chunks (RFC 9112, 7.1). Where two parsers could see different chunks, the decoder fails.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderName;
+
+/// The largest length of a body or chunk. Larger numbers are negative in a signed 64-bit integer.
+pub(crate) const MAX_LENGTH: u64 = i64::MAX as u64;
+
+/// The longest line with a chunk's size, in bytes.
+const MAX_SIZE_LINE: usize = 4096;
+/// The most bytes of all trailers together.
+const MAX_TRAILERS: usize = 16 * 1024;
+
+/// A size line may have this many bytes plus the length of its chunk. What the size lines of a body have beyond that adds
+/// up to at most `MAX_OVERHEAD`: bytes that carry no data are wasted work (CVE-2023-39326).
+const FREE_SIZE_LINE: u64 = 16;
+const MAX_OVERHEAD: u64 = 16 * 1024;
+
+/// Decodes chunks. Skips chunk extensions and trailers.
+#[derive(Debug, Default)]
+pub(crate) struct ChunkedDecoder {
+    position: Position,
+    overhead: u64,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Position {
+    /// Before the line with a chunk's size.
+    #[default]
+    Size,
+    /// Within a chunk, of which this many bytes are still to come.
+    Data(u64),
+    /// Before the line end that follows a chunk's data.
+    DataEnd,
+    /// After the last chunk and this many bytes of trailers.
+    Trailers(usize),
+    End,
+}
+
+/// The result of one decoding step.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Decoded {
+    Data(Bytes),
+    /// The connection must be read before there is more.
+    NeedMore,
+    End,
+}
+
+/// The body is not a valid sequence of chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a chunk of the body is not valid")]
+pub(crate) struct InvalidChunk;
+
+impl ChunkedDecoder {
+    pub(crate) fn is_end(&self) -> bool {
+        self.position == Position::End
+    }
+
+    /// Takes the next data out of `read`.
+    pub(crate) fn next(&mut self, read: &mut BytesMut) -> Result<Decoded, InvalidChunk> {
+        self.skip_to_data(read)?;
+        match self.position {
+            Position::Data(remaining) if !read.is_empty() => {
+                let length = usize::try_from(remaining).unwrap_or(usize::MAX).min(read.len());
+                let data = read.split_to(length).freeze();
+                self.position = match remaining - length as u64 {
+                    0 => Position::DataEnd,
+                    remaining => Position::Data(remaining),
+                };
+                // The end usually arrives with the last data, so that the last piece is known to be the last.
+                self.skip_to_data(read)?;
+                Ok(Decoded::Data(data))
+            }
+            Position::End => Ok(Decoded::End),
+            _ => Ok(Decoded::NeedMore),
+        }
+    }
+
+    /// Reads the bytes between the data, as far as they have arrived.
+    fn skip_to_data(&mut self, read: &mut BytesMut) -> Result<(), InvalidChunk> {
+        loop {
+            self.position = match self.position {
+                Position::Size => match take_line(read, MAX_SIZE_LINE)? {
+                    Some(line) => {
+                        let size = parse_size(&line)?;
+                        let free = FREE_SIZE_LINE.saturating_add(size);
+                        self.overhead = (self.overhead + line.len() as u64).saturating_sub(free);
+                        match size {
+                            _ if self.overhead > MAX_OVERHEAD => return Err(InvalidChunk),
+                            0 => Position::Trailers(0),
+                            size => Position::Data(size),
+                        }
+                    }
+                    None => return Ok(()),
+                },
+                Position::DataEnd => match &read[..] {
+                    [b'\r', b'\n', ..] => {
+                        read.advance(2);
+                        Position::Size
+                    }
+                    [] | [b'\r'] => return Ok(()),
+                    _ => return Err(InvalidChunk),
+                },
+                Position::Trailers(before) => match take_line(read, MAX_TRAILERS - before)? {
+                    Some(line) if line.is_empty() => Position::End,
+                    Some(line) if !is_trailer(&line) => return Err(InvalidChunk),
+                    Some(line) => Position::Trailers((before + line.len() + 2).min(MAX_TRAILERS)),
+                    None => return Ok(()),
+                },
+                Position::Data(_) | Position::End => return Ok(()),
+            };
+        }
+    }
+}
+
+/// Takes a line out of `read`, without its CR LF; `None` while it is incomplete. A CR or LF inside a line is an error.
+fn take_line(read: &mut BytesMut, max_length: usize) -> Result<Option<Bytes>, InvalidChunk> {
+    let within = &read[..read.len().min(max_length)];
+    match within.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
+        Some(end) if within[end] == b'\n' => Err(InvalidChunk),
+        Some(end) => match read.get(end + 1) {
+            Some(b'\n') => {
+                let line = read.split_to(end).freeze();
+                read.advance(2);
+                Ok(Some(line))
+            }
+            Some(_) => Err(InvalidChunk),
+            None => Ok(None),
+        },
+        None if read.len() >= max_length => Err(InvalidChunk),
+        None => Ok(None),
+    }
+}
+
+/// A trailer has the form of a header. Anything else could be the head of another response.
+fn is_trailer(line: &[u8]) -> bool {
+    let Some(colon) = line.iter().position(|byte| *byte == b':') else { return false };
+    HeaderName::from_bytes(&line[..colon]).is_ok() && line[colon + 1..].iter().all(is_text)
+}
+
+fn is_text(byte: &u8) -> bool {
+    *byte == b'\t' || !byte.is_ascii_control()
+}
+
+/// Parses 1 to 16 hexadecimal digits, after which blanks and an extension of printable characters may follow.
+fn parse_size(line: &[u8]) -> Result<u64, InvalidChunk> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let mut rest = line[digits..].iter().skip_while(|byte| matches!(byte, b' ' | b'\t'));
+    let extension = rest.next().is_none_or(|byte| *byte == b';') && rest.all(is_text);
+    if !(1..=16).contains(&digits) || !extension {
+        return Err(InvalidChunk);
+    }
+    let digits = std::str::from_utf8(&line[..digits]).map_err(|_| InvalidChunk)?;
+    u64::from_str_radix(digits, 16).ok().filter(|size| *size <= MAX_LENGTH).ok_or(InvalidChunk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Decodes `text` in pieces of `step` bytes. Returns the data, whether the end was found, and the bytes after it.
+    fn read_all(text: &[u8], step: usize) -> Result<(Vec<u8>, bool, Vec<u8>), InvalidChunk> {
+        let (mut decoder, mut read, mut data) = (ChunkedDecoder::default(), BytesMut::new(), Vec::new());
+        let mut pieces = text.chunks(step);
+        loop {
+            match decoder.next(&mut read)? {
+                Decoded::Data(piece) => data.extend_from_slice(&piece),
+                Decoded::End => {
+                    read.extend(pieces.flatten());
+                    return Ok((data, decoder.is_end(), read.to_vec()));
+                }
+                Decoded::NeedMore => match pieces.next() {
+                    Some(piece) => read.extend_from_slice(piece),
+                    None => return Ok((data, decoder.is_end(), read.to_vec())),
+                },
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_are_joined_whatever_the_reads_they_arrive_in() {
+        let text = b"5\r\nhello\r\n00A;name=\"v\"\r\n0123456789\r\n1 \t\r\n!\r\n0\r\nx-trailer: y\r\nz: \r\n\r\nnext";
+        for step in 1..=text.len() {
+            let (data, ended, left) = read_all(text, step).unwrap();
+            assert_eq!((&data[..], ended, &left[..]), (&b"hello0123456789!"[..], true, &b"next"[..]), "{step}");
+        }
+        assert_eq!(read_all(b"0\r\n\r\n", 64).unwrap(), (Vec::new(), true, Vec::new()));
+    }
+
+    #[test]
+    fn the_last_data_is_known_to_be_the_last_if_the_end_has_arrived() {
+        let mut read = BytesMut::from(&b"2\r\nhi\r\n0\r\n\r\n"[..]);
+        let mut decoder = ChunkedDecoder::default();
+        assert_eq!(decoder.next(&mut read).unwrap(), Decoded::Data(Bytes::from_static(b"hi")));
+        assert!(decoder.is_end());
+        // The next size only begins like the end's.
+        let mut read = BytesMut::from(&b"2\r\nhi\r\n01\r\nx\r\n0\r\n\r\n"[..]);
+        let mut decoder = ChunkedDecoder::default();
+        assert_eq!(decoder.next(&mut read).unwrap(), Decoded::Data(Bytes::from_static(b"hi")));
+        assert!(!decoder.is_end());
+        assert_eq!(decoder.next(&mut read).unwrap(), Decoded::Data(Bytes::from_static(b"x")));
+    }
+
+    #[test]
+    fn a_truncated_body_has_no_end() {
+        for text in
+            ["", "5", "5\r", "5\r\n", "5\r\nhel", "5\r\nhello", "5\r\nhello\r\n", "5\r\nhello\r\n0\r\n", "0\r\nx"]
+        {
+            assert!(!read_all(text.as_bytes(), 64).unwrap().1, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_parsers_read_differently_are_an_error() {
+        for text in [
+            "xyz\r\nhello\r\n",
+            "5g\r\nhello\r\n",
+            "-5\r\nhello\r\n",
+            "+5\r\nhello\r\n",
+            " 5\r\nhello\r\n",
+            "0x5\r\nhello\r\n",
+            "5\nhello\r\n",
+            "5\r\nhelloXX",
+            "5\r\nhello\n5",
+            "5;a\nb\r\nhello\r\n",
+            "5\rx\r\nhello\r\n",
+            "\r\nhello\r\n",
+            "10000000000000005\r\nhello\r\n",
+            "5 5\r\nhello\r\n",
+            "0\r\na\nb\r\n\r\n",
+            "0\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "0\r\n: y\r\n\r\n",
+            "0\r\nx: y\r\n folded: z\r\n\r\n",
+            "0\r\nx: \0\r\n\r\n",
+            "5\x0c\r\nhello\r\n",
+            "5;a\x0bb\r\nhello\r\n",
+        ] {
+            assert_eq!(read_all(text.as_bytes(), 64), Err(InvalidChunk), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn size_lines_and_trailers_are_bounded() {
+        let extension = format!("5;{}\r\nhello\r\n", "x".repeat(MAX_SIZE_LINE));
+        assert_eq!(read_all(extension.as_bytes(), 64), Err(InvalidChunk));
+        let trailers = format!("0\r\n{}\r\n", "x: y\r\n".repeat(MAX_TRAILERS / 6 + 1));
+        assert_eq!(read_all(trailers.as_bytes(), 64), Err(InvalidChunk));
+    }
+}

@@ -1,0 +1,213 @@
+//! Writes a message: its encoded head, and its body as it arrives.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::mem::{replace, take};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::Body as _;
+use tokio::io::AsyncWrite;
+
+use crate::body::{Body, BodyError};
+
+/// Data up to this length is copied behind the encoded bytes: a plain write and the copy cost the kernel less than a
+/// vectored write.
+const MAX_COPY: usize = 4096;
+
+thread_local! {
+    /// A buffer that no message uses. Thousands of idle connections hold none, and the next message finds it warm.
+    static SPARE_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// How the end of a body that is sent is marked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyFraming {
+    /// By its length, of which this many bytes are still to be sent.
+    Length(u64),
+    Chunked,
+    /// By the end of the connection. Only responses end this way.
+    UntilClose,
+}
+
+/// Why a message was not sent.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    Body(BodyError),
+    Io(io::Error),
+}
+
+/// Sends one message after the other.
+#[derive(Default)]
+pub(crate) struct MessageWriter {
+    /// Encoded bytes, written up to `written`.
+    encoded: Vec<u8>,
+    written: usize,
+    /// Follows the encoded bytes.
+    data: Bytes,
+    body: Option<(Body, BodyFraming)>,
+    /// A chunk was written whose line end is still missing.
+    chunk_open: bool,
+    /// Counts the writes that the other side accepted.
+    writes: usize,
+    body_pending: bool,
+}
+
+impl MessageWriter {
+    /// Starts a message with what `head` encodes. The message before it is usually written by then.
+    pub(crate) fn start<T>(&mut self, head: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        if self.encoded.capacity() == 0 {
+            self.encoded = SPARE_BUFFER.take();
+        }
+        if !self.has_unwritten() {
+            self.encoded.clear();
+            self.written = 0;
+        }
+        (self.chunk_open, self.body_pending) = (false, false);
+        head(&mut self.encoded)
+    }
+
+    /// Takes the body that follows the head out of `body`; nothing if `framing` says that it is empty.
+    pub(crate) fn set_body(&mut self, body: &mut Body, framing: BodyFraming) {
+        self.body = match framing {
+            BodyFraming::Length(0) => None,
+            BodyFraming::Length(length) => match body.take_whole() {
+                Some(whole) if whole.len() as u64 == length => {
+                    self.push(whole);
+                    None
+                }
+                // Polling the body reports the wrong length.
+                Some(whole) => Some((whole.into(), framing)),
+                None => Some((take(body), framing)),
+            },
+            BodyFraming::Chunked | BodyFraming::UntilClose => Some((take(body), framing)),
+        };
+    }
+
+    /// Returns true if there are bytes to write now.
+    pub(crate) fn has_unwritten(&self) -> bool {
+        self.written < self.encoded.len() || !self.data.is_empty()
+    }
+
+    /// Returns true if the whole message is written.
+    pub(crate) fn is_done(&self) -> bool {
+        self.body.is_none() && !self.has_unwritten()
+    }
+
+    /// Returns true if all is written that the body has given so far.
+    pub(crate) fn waits_for_body(&self) -> bool {
+        self.body_pending && !self.has_unwritten()
+    }
+
+    /// Returns how many writes the other side has accepted.
+    pub(crate) fn writes(&self) -> usize {
+        self.writes
+    }
+
+    /// Drops the rest of the message.
+    pub(crate) fn abort(&mut self) {
+        *self = MessageWriter { writes: self.writes, ..MessageWriter::default() };
+    }
+
+    /// Writes what there is; ready when the whole message is written.
+    pub(crate) fn poll_send<S>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>>
+    where
+        S: AsyncWrite + Unpin,
+    {
+        loop {
+            let body = self.poll_body(cx).map_err(WriteError::Body)?;
+            if !self.has_unwritten() {
+                return body.map(Ok);
+            }
+            ready!(self.poll_write(stream, cx)).map_err(WriteError::Io)?;
+        }
+    }
+
+    /// Takes from the body as much as one write holds; ready at its end.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        while let Some((body, framing)) = &mut self.body {
+            if !self.data.is_empty() || self.encoded.len() - self.written >= MAX_COPY {
+                return Poll::Pending;
+            }
+            let frame = Pin::new(&mut *body).poll_frame(cx);
+            self.body_pending = frame.is_pending();
+            let data = match ready!(frame).transpose()? {
+                Some(frame) => match frame.into_data() {
+                    Ok(data) if !data.is_empty() => Some(data),
+                    _ => continue,
+                },
+                None => None,
+            };
+            match (data, framing) {
+                (Some(data), BodyFraming::Length(remaining)) => {
+                    *remaining = remaining.checked_sub(data.len() as u64).ok_or(BodyError::TooLarge)?;
+                    if *remaining == 0 {
+                        self.body = None;
+                    }
+                    self.push(data);
+                }
+                (Some(data), BodyFraming::Chunked) => {
+                    let end = if replace(&mut self.chunk_open, true) { "\r\n" } else { "" };
+                    self.encoded.extend_from_slice(format!("{end}{:x}\r\n", data.len()).as_bytes());
+                    self.push(data);
+                }
+                (Some(data), BodyFraming::UntilClose) => self.push(data),
+                (None, BodyFraming::Length(_)) => {
+                    return Poll::Ready(Err(BodyError::Source("shorter than its content-length".into())));
+                }
+                (None, BodyFraming::Chunked) => {
+                    let end: &[u8] = if self.chunk_open { b"\r\n0\r\n\r\n" } else { b"0\r\n\r\n" };
+                    self.encoded.extend_from_slice(end);
+                    self.body = None;
+                }
+                (None, BodyFraming::UntilClose) => self.body = None,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if self.encoded.len() - self.written + data.len() <= MAX_COPY {
+            self.encoded.extend_from_slice(&data);
+        } else {
+            self.data = data;
+        }
+    }
+
+    /// Writes once.
+    fn poll_write<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let encoded = &self.encoded[self.written..];
+        let length = match (encoded.is_empty(), self.data.is_empty()) {
+            (false, true) => ready!(Pin::new(stream).poll_write(cx, encoded))?,
+            (true, _) => ready!(Pin::new(stream).poll_write(cx, &self.data))?,
+            (false, false) => {
+                let both = [IoSlice::new(encoded), IoSlice::new(&self.data)];
+                ready!(Pin::new(stream).poll_write_vectored(cx, &both))?
+            }
+        };
+        if length == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.writes = self.writes.wrapping_add(1);
+        let of_encoded = length.min(encoded.len());
+        self.written += of_encoded;
+        let of_data = length - of_encoded;
+        self.data = if of_data < self.data.len() { self.data.slice(of_data..) } else { Bytes::new() };
+        if self.written == self.encoded.len() {
+            self.encoded.clear();
+            self.written = 0;
+            if self.is_done() {
+                self.recycle_buffer();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn recycle_buffer(&mut self) {
+        let encoded = take(&mut self.encoded);
+        if encoded.capacity() <= 2 * MAX_COPY {
+            SPARE_BUFFER.set(encoded);
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The socket of a client, and one request after the other on it.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::take;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, Version};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::request_body::{BodySender, Demand};
+use super::request_head::{InvalidRequest, RequestHead};
+use super::response_head::{self, ResponseContext};
+use super::write_timeout::WriteTimeout;
+use crate::body::{Body, BodyError, BoxError};
+use crate::http1::body_decoder::{BodyDecoder, Decoded};
+use crate::http1::head::HeadScanner;
+use crate::http1::headers;
+use crate::http1::writer::{BodyFraming, MessageWriter, WriteError};
+use crate::server::LINGER_TIMEOUT;
+use crate::server::limits::Limits;
+use crate::server::sniff::poll_some;
+use crate::server::stop::StopSignal;
+
+/// The size of one read of a request's body.
+const READ_SIZE: usize = 16 * 1024;
+
+pub(super) struct Http1Connection<S> {
+    stream: S,
+    /// Bytes that were read and not taken yet.
+    read: BytesMut,
+    scanner: HeadScanner,
+    /// The next request, if `has_request`.
+    head: RequestHead,
+    has_request: bool,
+    limits: Limits,
+    writer: MessageWriter,
+    write_timeout: WriteTimeout,
+    context: ResponseContext,
+    /// The body of the request, while it arrives.
+    request_body: Option<(BodySender, BodyDecoder)>,
+    /// The client waits for `100 Continue` before it sends the body.
+    expects_continue: bool,
+    /// `100 Continue` is being written.
+    writes_continue: bool,
+    /// The client may be sending bytes that are not read.
+    has_unread: bool,
+    /// The connection closes after this response.
+    is_last: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Http1Connection<S> {
+    pub(super) fn new(stream: S, read: BytesMut, limits: Limits) -> Self {
+        Http1Connection {
+            stream,
+            read,
+            scanner: HeadScanner::default(),
+            head: RequestHead::default(),
+            has_request: false,
+            limits,
+            writer: MessageWriter::default(),
+            write_timeout: WriteTimeout::default(),
+            context: ResponseContext::default(),
+            request_body: None,
+            expects_continue: false,
+            writes_continue: false,
+            has_unread: false,
+            is_last: false,
+        }
+    }
+
+    /// Returns the socket and the bytes of the next request that were read.
+    pub(super) fn into_parts(self) -> (S, BytesMut) {
+        (self.stream, self.read)
+    }
+
+    /// Returns true if no byte of the next request has arrived.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.read.is_empty()
+    }
+
+    /// Waits for the head of the next request, or for the client to leave. The head stays in the connection, because each move
+    /// would copy it.
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Result<(), InvalidRequest>>> {
+        loop {
+            if !self.read.is_empty() {
+                match self.head.take(&mut self.read, &mut self.scanner, self.limits.head) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        self.has_request = true;
+                        return Poll::Ready(Ok(Ok(())));
+                    }
+                    Err(invalid) => return Poll::Ready(Ok(Err(invalid))),
+                }
+            }
+            if !ready!(poll_some(&mut self.stream, &mut self.read, cx))? {
+                return Poll::Ready(Ok(Ok(())));
+            }
+        }
+    }
+
+    /// Returns false after [`poll_head`](Self::poll_head) if the client has left.
+    pub(super) fn has_request(&self) -> bool {
+        self.has_request
+    }
+
+    /// Takes the request whose head has arrived.
+    pub(super) fn take_request(&mut self) -> Request<Body> {
+        self.has_request = false;
+        let RequestHead { request, body, keep_alive, expects_continue } = &mut self.head;
+        self.context = ResponseContext {
+            is_head: request.method() == Method::HEAD,
+            is_http_1_0: request.version() < Version::HTTP_11,
+            keep_alive: *keep_alive,
+        };
+        self.expects_continue = *expects_continue;
+        *request.body_mut() = match body.take_whole(&mut self.read) {
+            Some(whole) => {
+                self.expects_continue = false;
+                Body::from(whole)
+            }
+            None => {
+                let (sender, receiver) = BodySender::new(body.remaining());
+                self.request_body = Some((sender, take(body)));
+                receiver
+            }
+        };
+        take(request)
+    }
+
+    /// Drives the handler's `response` and the request body that it reads, and then starts to write the response. Fails when
+    /// the client has left.
+    pub(super) fn poll_handler<F: Future<Output = Response<Body>>>(
+        &mut self,
+        mut response: Pin<&mut F>,
+        stop: &StopSignal,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if let Poll::Ready(response) = &mut response.as_mut().poll(cx) {
+                self.start_response(response, stop.is_set());
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_client(cx))?;
+        }
+    }
+
+    /// Starts to write a response, whose headers and body are left empty.
+    fn start_response(&mut self, response: &mut Response<Body>, stopping: bool) {
+        let context = self.context;
+        let framing = response_head::framing(response, context);
+        // A client that was not told to continue may send its body or not.
+        self.is_last |= take(&mut self.expects_continue) || stopping || !self.limits.keep_alive || !context.keep_alive;
+        self.is_last |= framing == BodyFraming::UntilClose;
+        self.writes_continue = false;
+        self.is_last = !self.writer.start(|out| response_head::encode(response, context, framing, !self.is_last, out));
+        self.writer.set_body(response.body_mut(), framing);
+        headers::recycle(take(response.headers_mut()));
+    }
+
+    /// Writes the response, and reads the request body that its body depends on.
+    pub(super) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        loop {
+            match self.writer.poll_send(&mut self.stream, cx) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(WriteError::Body(error))) => return Poll::Ready(Err(error.into())),
+                Poll::Ready(Err(WriteError::Io(error))) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => {}
+            }
+            if self.write_timeout.poll(&self.writer, self.limits.send_timeout, cx).is_ready() {
+                return Poll::Ready(Err("the client accepts nothing of a response".into()));
+            }
+            ready!(self.poll_client(cx))?;
+        }
+    }
+
+    /// Ready when a part of the request body was passed to the handler. Fails when the client has left.
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some((sender, _)) = &self.request_body else { return self.poll_closed(cx) };
+        match sender.demand(cx) {
+            Demand::Later => return Poll::Pending,
+            Demand::Never => {
+                self.abandon_request_body();
+                return Poll::Pending;
+            }
+            Demand::Now => {}
+        }
+        if take(&mut self.expects_continue) {
+            self.writer.start(|out| out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"));
+            self.writes_continue = true;
+        }
+        if self.writes_continue {
+            if let Err(WriteError::Io(error)) = ready!(self.writer.poll_send(&mut self.stream, cx)) {
+                return Poll::Ready(Err(error));
+            }
+            self.writes_continue = false;
+        }
+        ready!(self.poll_request_body(cx));
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads a part of the request body and passes it on.
+    fn poll_request_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((sender, decoder)) = &mut self.request_body else { return Poll::Ready(()) };
+        let error = loop {
+            match decoder.next(&mut self.read) {
+                Ok(Decoded::NeedMore) => {}
+                Ok(decoded) => {
+                    let is_end = decoder.is_end();
+                    let data = if let Decoded::Data(data) = decoded { Some(Ok(data)) } else { None };
+                    sender.send(data, is_end, cx);
+                    if is_end {
+                        self.request_body = None;
+                    }
+                    return Poll::Ready(());
+                }
+                Err(invalid) => break BoxError::from(invalid),
+            }
+            self.read.reserve(READ_SIZE);
+            match ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx)) {
+                Ok(0) => break BoxError::from(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                Ok(_) => {}
+                Err(error) => break BoxError::from(error),
+            }
+        };
+        sender.send(Some(Err(BodyError::Source(error))), true, cx);
+        self.abandon_request_body();
+        Poll::Ready(())
+    }
+
+    /// Stops reading the request body, which also ends the connection.
+    fn abandon_request_body(&mut self) {
+        self.request_body = None;
+        (self.has_unread, self.is_last) = (true, true);
+    }
+
+    /// Fails when the client has left. Bytes that arrive meanwhile belong to its next request.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.has_unread || !self.read.is_empty() {
+            return Poll::Pending;
+        }
+        match ready!(poll_some(&mut self.stream, &mut self.read, cx)) {
+            Ok(true) => Poll::Pending,
+            Ok(false) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Returns true after a response if the connection can carry another request.
+    pub(super) fn keep_alive(&mut self) -> bool {
+        if let Some((_, decoder)) = &mut self.request_body {
+            // The part of the body that has already been read costs nothing to skip.
+            while matches!(decoder.next(&mut self.read), Ok(Decoded::Data(_))) {}
+            if decoder.is_end() { self.request_body = None } else { self.abandon_request_body() }
+        }
+        !self.is_last
+    }
+
+    /// Responds to a request that is not valid.
+    pub(super) async fn reject(&mut self, invalid: InvalidRequest) -> Result<(), BoxError> {
+        let mut response = Response::new(Body::from(invalid.message));
+        *response.status_mut() = invalid.status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        self.context = ResponseContext::default();
+        (self.has_unread, self.is_last) = (true, true);
+        self.start_response(&mut response, true);
+        poll_fn(|cx| self.poll_response(cx)).await
+    }
+
+    /// Closes the connection. If the client may still be sending, its bytes are read and dropped for a while: a close with
+    /// unread bytes resets the connection, and the client could lose the response (nginx: `lingering_close`).
+    pub(super) async fn close(mut self) -> Result<(), BoxError> {
+        self.stream.shutdown().await?;
+        if !self.has_unread && self.read.is_empty() {
+            return Ok(());
+        }
+        let mut buffer = [0; 4096];
+        let reading = async { while matches!(self.stream.read(&mut buffer).await, Ok(1..)) {} };
+        _ = timeout(LINGER_TIMEOUT, reading).await;
+        Ok(())
+    }
+}
