@@ -12,7 +12,7 @@ use super::hook::{
 };
 use super::learn::{Learn, Learned, SessionCookie};
 #[cfg(feature = "login-relay")]
-use super::login_relay::{LoginRelay, Sharing, Visit};
+use super::login_relay::{LoginRelay, Relay, RelayRequest};
 use super::replicated::{Replicated, ReplicatedSession, ReplicatedSessions};
 use super::route::{Route, SessionRoute};
 use super::sticky::{Renewal, StickyCookie};
@@ -53,7 +53,7 @@ enum Strategy {
     GivenRoute,
     Replicated(Replicated),
     #[cfg(feature = "login-relay")]
-    LoginRelay(Arc<Sharing>),
+    LoginRelay(Arc<Relay>),
 }
 
 /// The session of one request: the strategy with what it remembers between its hooks.
@@ -69,7 +69,7 @@ pub(crate) enum BoundSession<'a> {
     Sticky(&'a StickyCookie, Renewal),
     Replicated(&'a Replicated, ReplicatedSession),
     #[cfg(feature = "login-relay")]
-    LoginRelay(&'a Arc<Sharing>, Box<Visit>),
+    LoginRelay(&'a Arc<Relay>, Box<RelayRequest>),
 }
 
 impl Affinity {
@@ -191,11 +191,11 @@ impl Affinity {
                 .begin(request, fallback)
                 .map(|context| context.with(|state| BoundSession::Replicated(replicated, state))),
             #[cfg(feature = "login-relay")]
-            Strategy::LoginRelay(relay) => relay.begin(request).map(|mut visit| {
+            Strategy::LoginRelay(relay) => relay.begin(request).map(|mut relayed| {
                 // A session may go to any node. Only requests without one are placed by their user.
-                let hint = if visit.has_session() { EndpointHint::Any } else { fallback };
-                let in_use = visit.in_use.take();
-                SessionContext { hint, in_use, state: BoundSession::LoginRelay(relay, visit) }
+                let hint = if relayed.has_session() { EndpointHint::Any } else { fallback };
+                let in_use = relayed.in_use.take();
+                SessionContext { hint, in_use, state: BoundSession::LoginRelay(relay, relayed) }
             }),
         }
     }
@@ -209,7 +209,7 @@ impl RequestSession<'_> {
             BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) => false,
             BoundSession::Replicated(replicated, state) => replicated.wants_copy(state),
             #[cfg(feature = "login-relay")]
-            BoundSession::LoginRelay(_, visit) => visit.wants_copy(),
+            BoundSession::LoginRelay(_, relayed) => relayed.wants_copy(),
         }
     }
 
@@ -228,7 +228,7 @@ impl RequestSession<'_> {
                 None
             }
             #[cfg(feature = "login-relay")]
-            BoundSession::LoginRelay(relay, visit) => relay.prepare(visit, endpoint, nodes, request),
+            BoundSession::LoginRelay(relay, relayed) => relay.prepare(relayed, endpoint, nodes, request),
         }
     }
 
@@ -250,7 +250,7 @@ impl RequestSession<'_> {
             }
             BoundSession::Replicated(replicated, state) => replicated.settle(state, &context, response),
             #[cfg(feature = "login-relay")]
-            BoundSession::LoginRelay(relay, visit) => relay.settle(visit, context, response),
+            BoundSession::LoginRelay(relay, relayed) => relay.settle(relayed, context, response),
         }
     }
 

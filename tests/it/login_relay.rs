@@ -1,4 +1,4 @@
-//! One login serves every node, although no node knows of another's sessions.
+//! One login serves every node, although the nodes do not share their sessions.
 
 use kylin_lb::balance::{LeastConn, RoundRobin};
 use kylin_lb::session::{Affinity, CookieIssue, LoginRelay, SameSite, Secret, Sessions};
@@ -11,9 +11,9 @@ use crate::support::recording::Recording;
 
 const BOTH: [KylinVersion; 2] = [KylinVersion::V4, KylinVersion::V5];
 
-/// The problem that all this is for.
+/// Shows the problem that the login relay solves.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_sharing_a_login_is_lost_on_the_next_node() {
+async fn without_the_relay_a_login_is_lost_at_the_next_node() {
     let nodes = Nodes::start(3, KylinVersion::V4).await;
     let addresses: Vec<_> = nodes.served.iter().map(|served| served.as_ref().unwrap().addr()).collect();
     let front = Front::over(&addresses);
@@ -24,12 +24,12 @@ async fn without_sharing_a_login_is_lost_on_the_next_node() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_login_serves_every_node_under_every_policy() {
-    for dialect in BOTH {
-        let nodes = Nodes::start(3, dialect).await;
-        for (n, front) in [nodes.front(), nodes.front_with(LeastConn::new(), |shared| shared)].iter().enumerate() {
+    for version in BOTH {
+        let nodes = Nodes::start(3, version).await;
+        for (n, front) in [nodes.front(), nodes.front_with(LeastConn::new(), |relay| relay)].iter().enumerate() {
             let browser = logged_in(front).await;
             assert_eq!(storm(&browser, 10, 30).await, 0);
-            // The client's own login at one node, the front end's at the others; at each only one for this session.
+            // The client logs in at one node, the front end at the others: one login at each node.
             assert_eq!(nodes.logins(), [n as u64 + 1; 3]);
         }
         assert!(nodes.nodes.iter().all(|node| node.stats().queries > 50), "{:?}", nodes.nodes);
@@ -50,24 +50,24 @@ async fn many_requests_at_once_cause_one_login_per_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_lost_its_sessions_is_logged_into_again_and_no_client_notices() {
-    for dialect in BOTH {
-        let nodes = Nodes::start(2, dialect).await;
+async fn a_node_that_lost_its_sessions_gets_a_new_login_without_an_error_for_the_client() {
+    for version in BOTH {
+        let nodes = Nodes::start(2, version).await;
         let front = nodes.front();
         let mut browser = logged_in(&front).await;
         assert_eq!(storm(&browser, 1, 4).await, 0);
         nodes.nodes[1].forget_sessions();
         for _ in 0..6 {
-            let answer = browser.query().await;
-            assert_eq!(answer.status(), 200, "{}", answer.text());
-            assert_eq!(answer.header("set-cookie"), None);
+            let response = browser.query().await;
+            assert_eq!(response.status(), 200, "{}", response.text());
+            assert_eq!(response.header("set-cookie"), None);
         }
         assert_eq!(nodes.logins(), [1, 2]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_killed_takes_no_login_along() {
+async fn a_killed_node_costs_no_login() {
     let mut nodes = Nodes::start(3, KylinVersion::V4).await;
     let front = nodes.front();
     let browser = logged_in(&front).await;
@@ -75,7 +75,7 @@ async fn a_node_that_is_killed_takes_no_login_along() {
     let address = nodes.served[1].as_ref().unwrap().addr();
     nodes.served[1].take().unwrap().kill().await;
     assert_eq!(storm(&browser, 5, 20).await, 0);
-    // It returns without its sessions.
+    // The node restarts without its sessions.
     nodes.nodes[1].forget_sessions();
     nodes.served[1] = Some(nodes.nodes[1].serve(address).await.unwrap());
     assert_eq!(storm(&browser, 5, 20).await, 0);
@@ -83,7 +83,7 @@ async fn a_node_that_is_killed_takes_no_login_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_goes_on_where_its_login_failed_for_other_reasons_than_the_password() {
+async fn a_session_survives_logins_that_fail_for_other_reasons_than_the_password() {
     use kylin_lb::testing::kylin::{Fault, Reach};
     let nodes = Nodes::start(3, KylinVersion::V4).await;
     let front = nodes.front();
@@ -98,23 +98,24 @@ async fn a_session_goes_on_where_its_login_failed_for_other_reasons_than_the_pas
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_login_is_tried_once_whatever_needs_it() {
-    for dialect in BOTH {
-        let nodes = Nodes::start(3, dialect).await;
+async fn a_refused_login_is_attempted_once_across_sessions_and_front_ends() {
+    for version in BOTH {
+        let nodes = Nodes::start(3, version).await;
         let (front, other_front) = (nodes.front(), nodes.front());
         let (mut one, two) = (logged_in(&front).await, logged_in(&other_front).await);
         assert_eq!(storm(&one, 3, 3).await + storm(&two, 3, 3).await, 0);
         let _ = nodes.metastore.clone().user("ADMIN", "changed", true);
         nodes.forget();
-        // Twenty requests of one session at a time, at three nodes, then another session of the same user elsewhere.
+        // Twenty concurrent requests of one session at three nodes, then another session of the same user at
+        // another front end.
         assert_eq!(storm(&one, 20, 1).await, 20);
         assert_eq!(nodes.wrong_passwords(), 1);
         assert_eq!(storm(&two, 20, 1).await, 20);
         assert_eq!(nodes.wrong_passwords(), 1);
 
-        let answer = one.query().await;
-        assert_eq!(answer.status(), 401);
-        assert!(!one.cookies.contains_key(COOKIE), "a session that has ended is taken back");
+        let response = one.query().await;
+        assert_eq!(response.status(), 401);
+        assert!(!one.cookies.contains_key(COOKIE), "the cookie of an ended session is deleted");
         assert_eq!(one.log_in("ADMIN", "changed").await.status(), 200);
         assert_eq!(storm(&one, 3, 10).await, 0);
         assert_eq!(nodes.wrong_passwords(), 1);
@@ -122,7 +123,7 @@ async fn a_refused_login_is_tried_once_whatever_needs_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_are_tried_again_after_a_client_has_logged_in_with_them() {
+async fn refused_credentials_are_used_again_once_a_client_has_logged_in_with_them() {
     let nodes = Nodes::start(2, KylinVersion::V4).await;
     let front = nodes.front();
     let browser = logged_in(&front).await;
@@ -134,24 +135,24 @@ async fn credentials_are_tried_again_after_a_client_has_logged_in_with_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_of_a_client_is_its_own_business() {
+async fn a_wrong_password_of_a_client_affects_no_session() {
     let nodes = Nodes::start(2, KylinVersion::V4).await;
     let front = nodes.front();
-    let mut stranger = Browser::new(front.address());
-    assert_eq!(stranger.log_in("ADMIN", "guess").await.status(), 401);
-    assert!(stranger.cookies.is_empty() && nodes.store.is_empty());
+    let mut other = Browser::new(front.address());
+    assert_eq!(other.log_in("ADMIN", "guess").await.status(), 401);
+    assert!(other.cookies.is_empty() && nodes.store.is_empty());
     assert_eq!(nodes.wrong_passwords(), 1);
 
     let mut browser = logged_in(&front).await;
     let before = browser.cookies.clone();
     assert_eq!(browser.log_in("ADMIN", "guess").await.status(), 401);
-    assert_eq!(browser.cookies, before, "the session goes on");
+    assert_eq!(browser.cookies, before, "the session continues");
     assert_eq!(storm(&browser, 2, 10).await, 0);
     assert_eq!(nodes.wrong_passwords(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_with_other_credentials_begins_another_session_and_ends_the_old_one() {
+async fn a_login_with_other_credentials_starts_another_session_and_ends_the_old_one() {
     let nodes = Nodes::start(2, KylinVersion::V4).await;
     let front = nodes.front();
     let mut browser = logged_in(&front).await;
@@ -160,8 +161,8 @@ async fn a_login_with_other_credentials_begins_another_session_and_ends_the_old_
     assert_eq!(browser.log_in("ANALYST", "ANALYST").await.status(), 200);
     assert_ne!(browser.cookies, old.cookies);
     for _ in 0..4 {
-        let answer = browser.get("/kylin/api/user/authentication").await;
-        assert!(answer.text().contains("ANALYST"), "{}", answer.text());
+        let response = browser.get("/kylin/api/user/authentication").await;
+        assert!(response.text().contains("ANALYST"), "{}", response.text());
     }
     assert_eq!(old.query().await.status(), 401);
     assert_eq!(nodes.sessions(), [1, 1], "of the new session only");
@@ -183,17 +184,17 @@ async fn a_login_with_the_same_credentials_renews_the_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cookies_of_nodes_and_of_the_front_end_do_not_meet() {
-    for dialect in BOTH {
-        let nodes = Nodes::start(1, dialect).await;
+async fn cookies_of_nodes_and_of_the_front_end_are_kept_apart() {
+    for version in BOTH {
+        let nodes = Nodes::start(1, version).await;
         let front = nodes.front();
         let mut browser = logged_in(&front).await;
         assert_eq!(browser.cookies.len(), 1, "{:?}", browser.cookies);
         let id = browser.cookies[COOKIE].clone();
         browser.cookies.insert("theme".into(), "dark".into());
         browser.cookies.insert("JSESSIONID".into(), "planted".into());
-        let answer = browser.get("/demo/head").await;
-        let seen = answer.text();
+        let response = browser.get("/demo/head").await;
+        let seen = response.text();
         assert!(seen.contains("theme=dark; "), "{seen}");
         assert!(!seen.contains(COOKIE) && !seen.contains(&id) && !seen.contains("planted"), "{seen}");
         assert!(!seen.to_lowercase().contains("authorization"), "{seen}");
@@ -204,14 +205,14 @@ async fn cookies_of_nodes_and_of_the_front_end_do_not_meet() {
 async fn the_cookie_has_the_attributes_that_were_chosen() {
     let nodes = Nodes::start(1, KylinVersion::V4).await;
     let front = nodes.front_with(RoundRobin::new(), |shared| {
-        shared.name("SID").unwrap().path("/").unwrap().secure(true).same_site(Some(SameSite::Strict))
+        relay.name("SID").unwrap().path("/").unwrap().secure(true).same_site(Some(SameSite::Strict))
     });
-    let answer = Browser::new(front.address()).log_in("ADMIN", "KYLIN").await;
-    let fields = answer.head.all("set-cookie");
-    assert_eq!(fields.len(), 1, "{fields:?}");
+    let response = Browser::new(front.address()).log_in("ADMIN", "KYLIN").await;
+    let lines = response.head.all("set-cookie");
+    assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(
-        fields[0].starts_with("SID=") && fields[0].ends_with("; Path=/; HttpOnly; Secure; SameSite=Strict"),
-        "{fields:?}"
+        lines[0].starts_with("SID=") && lines[0].ends_with("; Path=/; HttpOnly; Secure; SameSite=Strict"),
+        "{lines:?}"
     );
 }
 
@@ -219,7 +220,7 @@ async fn the_cookie_has_the_attributes_that_were_chosen() {
 async fn a_client_that_sends_credentials_and_cookies_has_one_login_per_node() {
     let nodes = Nodes::start(3, KylinVersion::V4).await;
     let front = nodes.front();
-    // As JDBC does: log in, then Basic and the cookie with each request.
+    // JDBC logs in, then sends Basic credentials and the cookie with each request.
     let mut driver = Browser::insistent(front.address(), "ADMIN", "KYLIN");
     assert_eq!(driver.log_in("ADMIN", "KYLIN").await.status(), 200);
     assert_eq!(storm(&driver, 10, 10).await, 0);
@@ -228,16 +229,16 @@ async fn a_client_that_sends_credentials_and_cookies_has_one_login_per_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_without_cookies_leaves_no_sessions_behind() {
+async fn a_client_without_cookies_leaves_no_sessions_in_the_store() {
     let nodes = Nodes::start(3, KylinVersion::V4).await;
     let front = nodes.front();
     for _ in 0..60 {
-        let answer = Browser::insistent(front.address(), "ADMIN", "KYLIN").query().await;
-        assert_eq!((answer.status(), answer.header("set-cookie")), (200, None));
+        let response = Browser::insistent(front.address(), "ADMIN", "KYLIN").query().await;
+        assert_eq!((response.status(), response.header("set-cookie")), (200, None));
     }
     assert!(nodes.store.is_empty());
-    assert_eq!(nodes.sessions(), [1, 1, 1], "at each node one, used again");
-    // Another password is not helped by the session of the right one.
+    assert_eq!(nodes.sessions(), [1, 1, 1], "one session at each node, which is reused");
+    // A wrong password does not reuse the session of the right one.
     for _ in 0..3 {
         assert_eq!(Browser::insistent(front.address(), "ADMIN", "guess").query().await.status(), 401);
     }
@@ -248,9 +249,9 @@ async fn a_client_without_cookies_leaves_no_sessions_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_may_hand_sessions_to_all_who_send_credentials() {
+async fn sessions_can_be_issued_to_all_clients_that_send_credentials() {
     let nodes = Nodes::start(2, KylinVersion::V4).await;
-    let front = nodes.front_with(RoundRobin::new(), |shared| shared.hand_out(CookieIssue::WithCredentials));
+    let front = nodes.front_with(RoundRobin::new(), |relay| relay.cookie_issue(CookieIssue::WithCredentials));
     let mut curl = Browser::insistent(front.address(), "ADMIN", "KYLIN");
     assert_eq!(curl.query().await.status(), 200);
     curl.authorization = None;
@@ -262,10 +263,10 @@ async fn two_front_ends_over_one_store_serve_the_same_sessions() {
     let nodes = Nodes::start(3, KylinVersion::V5).await;
     let (one, two) = (nodes.front(), nodes.front());
     let browser = logged_in(&one).await;
-    let there = Browser { front: two.address(), ..browser.clone() };
-    let (lost, also_lost) = tokio::join!(storm(&browser, 10, 20), storm(&there, 10, 20));
-    assert_eq!(lost + also_lost, 0);
-    // Two front ends may log in at the same moment; then one session is given up.
+    let at_two = Browser { front: two.address(), ..browser.clone() };
+    let (failed_one, failed_two) = tokio::join!(storm(&browser, 10, 20), storm(&at_two, 10, 20));
+    assert_eq!(failed_one + failed_two, 0);
+    // Two front ends may log in at the same time. One of the two sessions at the node is then dropped.
     assert!(nodes.logins().iter().all(|logins| (1..=2).contains(logins)), "{:?}", nodes.logins());
     assert_eq!(nodes.sessions(), [1, 1, 1]);
     assert_eq!(nodes.store.len(), 1);
@@ -277,20 +278,20 @@ async fn a_front_end_with_a_new_secret_serves_the_sessions_of_the_old_one() {
     let browser = logged_in(&nodes.front()).await;
     let rotated = Secret::new([8; 32]).with_previous(secret());
     let sessions = || Sessions::remote(nodes.store.clone(), Secret::new([8; 32]));
-    let front = nodes.front_over(sessions(), rotated, RoundRobin::new(), |shared| shared);
+    let front = nodes.front_over(sessions(), rotated, RoundRobin::new(), |relay| relay);
     let browser = Browser { front: front.address(), ..browser };
     assert_eq!(storm(&browser, 3, 10).await, 0);
     assert_eq!(nodes.logins(), [1, 1]);
 
-    // Without the old secret its sessions are unknown, and are taken back.
-    let front = nodes.front_over(sessions(), Secret::new([8; 32]), RoundRobin::new(), |shared| shared);
+    // Without the old secret its sessions are unknown and their cookies are deleted.
+    let front = nodes.front_over(sessions(), Secret::new([8; 32]), RoundRobin::new(), |relay| relay);
     let mut browser = Browser { front: front.address(), ..browser };
     assert_eq!(browser.query().await.status(), 401);
     assert!(browser.cookies.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_made_up_cookie_is_worth_nothing_and_taken_back() {
+async fn an_invented_cookie_is_deleted() {
     let nodes = Nodes::start(1, KylinVersion::V4).await;
     let front = nodes.front();
     for value in ["nonsense", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "\"\""] {
@@ -298,7 +299,7 @@ async fn a_made_up_cookie_is_worth_nothing_and_taken_back() {
         browser.cookies.insert(COOKIE.into(), value.into());
         assert_eq!(browser.query().await.status(), 401);
         assert!(browser.cookies.is_empty(), "{value}");
-        // One who keeps cookies and sends credentials is given a session.
+        // A client that keeps cookies and sends credentials gets a session.
         browser.cookies.insert(COOKIE.into(), value.into());
         browser.authorization = Some(basic("ADMIN", "KYLIN"));
         assert_eq!(browser.query().await.status(), 200);
@@ -307,10 +308,10 @@ async fn a_made_up_cookie_is_worth_nothing_and_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_is_too_long_to_be_kept_finds_its_session_too() {
+async fn a_request_with_a_body_beyond_the_replay_limit_finds_its_session() {
     let nodes = Nodes::start(1, KylinVersion::V4).await;
-    let shared = LoginRelay::new(Sessions::remote(nodes.store.clone(), secret()), secret());
-    let front = nodes.front_of(RoundRobin::new(), Affinity::login_relay(shared), 10);
+    let relay = LoginRelay::new(Sessions::remote(nodes.store.clone(), secret()), secret());
+    let front = nodes.front_of(RoundRobin::new(), Affinity::login_relay(relay), 10);
     let browser = logged_in(&front).await;
     assert_eq!(storm(&browser, 1, 2).await, 0);
     nodes.forget();
@@ -318,42 +319,42 @@ async fn a_body_that_is_too_long_to_be_kept_finds_its_session_too() {
     assert_eq!(nodes.logins(), [2]);
 }
 
-/// 2.x-4.x answer `{}` to nobody there, which would send the user to the login page.
+/// Without a login, 2.x-4.x respond with `{}` there, which would send the user to the login page.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_lost_the_session_still_says_who_is_logged_in() {
+async fn a_node_that_lost_the_session_still_names_the_user() {
     let nodes = Nodes::start(2, KylinVersion::V4).await;
     let front = nodes.front();
     let mut browser = logged_in(&front).await;
     nodes.forget();
     for _ in 0..4 {
-        let answer = browser.get("/kylin/api/user/authentication").await;
-        assert!(answer.text().contains("ADMIN"), "{}", answer.text());
+        let response = browser.get("/kylin/api/user/authentication").await;
+        assert!(response.text().contains("ADMIN"), "{}", response.text());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_form_logs_in_at_every_node_and_a_wrong_one_nowhere() {
+async fn a_login_form_logs_in_at_every_node_and_a_wrong_one_nowhere() {
     let nodes = Nodes::start(3, KylinVersion::V4).await;
     let front = nodes.front();
     let mut browser = Browser::new(front.address());
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
-    let answer = browser.ask("POST /kylin/login", &form, "username=ADMIN&password=wrong").await;
-    assert_eq!((answer.status(), browser.cookies.len()), (302, 0));
-    let answer = browser.ask("POST /kylin/login", &form, "username=ADMIN&password=K%59LIN").await;
-    assert_eq!((answer.status(), browser.cookies.len()), (302, 1));
+    let response = browser.ask("POST /kylin/login", &form, "username=ADMIN&password=wrong").await;
+    assert_eq!((response.status(), browser.cookies.len()), (302, 0));
+    let response = browser.ask("POST /kylin/login", &form, "username=ADMIN&password=K%59LIN").await;
+    assert_eq!((response.status(), browser.cookies.len()), (302, 1));
     assert_eq!(storm(&browser, 3, 10).await, 0);
     assert_eq!(nodes.wrong_passwords(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_away_costs_no_login() {
+async fn an_unavailable_store_costs_no_login() {
     let nodes = Nodes::start(3, KylinVersion::V4).await;
     let store = Recording::over(nodes.store.clone());
     let front =
-        || nodes.front_over(Sessions::remote(store.clone(), secret()), secret(), RoundRobin::new(), |shared| shared);
+        || nodes.front_over(Sessions::remote(store.clone(), secret()), secret(), RoundRobin::new(), |relay| relay);
     let (one, two) = (front(), front());
     let mut before = logged_in(&one).await;
-    // Known at the nodes in part only, so that logins have to be made, and learned, while the store is away.
+    // Not every node knows the session, so logins occur while the store is unavailable.
     assert_eq!(before.query().await.status(), 200);
     store.set_away(true);
     assert_eq!(storm(&before, 5, 10).await, 0);
@@ -364,22 +365,22 @@ async fn a_store_that_is_away_costs_no_login() {
     let mut gone = logged_in(&one).await;
     assert_eq!(gone.get("/kylin/j_spring_security_logout").await.status(), 302);
 
-    // A front end that knows nothing of a session leaves its cookie alone.
-    let mut there = Browser { front: two.address(), ..meanwhile.clone() };
-    assert_eq!(there.query().await.status(), 401);
-    assert_eq!(there.cookies, meanwhile.cookies);
+    // A front end that cannot look a session up keeps its cookie.
+    let mut at_two = Browser { front: two.address(), ..meanwhile.clone() };
+    assert_eq!(at_two.query().await.status(), 401);
+    assert_eq!(at_two.cookies, meanwhile.cookies);
 
     store.set_away(false);
     eventually(|| nodes.store.len() == 2, || format!("{} sessions in the store", nodes.store.len())).await;
     for browser in [before, meanwhile] {
-        let there = Browser { front: two.address(), ..browser };
+        let at_two = Browser { front: two.address(), ..browser };
         let known = async {
-            // The other front end's breaker opens and closes by itself.
-            while there.clone().query().await.status() != 200 {
+            // The circuit breaker of the other front end closes on its own.
+            while at_two.clone().query().await.status() != 200 {
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(20), known).await.unwrap();
-        assert_eq!(storm(&there, 5, 10).await, 0);
+        assert_eq!(storm(&at_two, 5, 10).await, 0);
     }
 }

@@ -1,4 +1,4 @@
-//! A logout ends a shared session everywhere.
+//! A logout ends a relayed session everywhere.
 
 use std::time::Duration;
 
@@ -10,38 +10,38 @@ use crate::support::login_relay::{COOKIE, Nodes, logged_in, storm};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logout_ends_the_session_in_the_store_and_at_every_node() {
-    for (dialect, path) in [
+    for (version, path) in [
         (KylinVersion::V4, "/kylin/j_spring_security_logout"),
         (KylinVersion::V5, "/kylin/api/j_spring_security_logout"),
     ] {
-        let nodes = Nodes::start(3, dialect).await;
+        let nodes = Nodes::start(3, version).await;
         let front = nodes.front();
         let mut browser = logged_in(&front).await;
         assert_eq!(storm(&browser, 3, 3).await, 0);
         assert_eq!((nodes.sessions(), nodes.store.len()), (vec![1; 3], 1));
 
         let mut old = browser.clone();
-        let answer = browser.get(path).await;
-        assert_eq!(answer.status(), 302);
-        assert!(browser.cookies.is_empty(), "{:?}", answer.head);
-        assert_eq!(answer.head.all("set-cookie").len(), 1, "the node's own field is hidden: {:?}", answer.head);
+        let response = browser.get(path).await;
+        assert_eq!(response.status(), 302);
+        assert!(browser.cookies.is_empty(), "{:?}", response.head);
+        assert_eq!(response.head.all("set-cookie").len(), 1, "the node's own cookie is hidden: {:?}", response.head);
         assert_eq!((nodes.sessions(), nodes.store.len()), (vec![0; 3], 0));
         for _ in 0..3 {
             assert_eq!(old.query().await.status(), 401);
             old = Browser { cookies: old.cookies, ..Browser::new(front.address()) };
         }
-        assert_eq!(nodes.logins(), [1, 1, 1], "nobody is logged in again");
+        assert_eq!(nodes.logins(), [1, 1, 1], "no node sees another login");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_logout_at_one_front_end_ends_the_session_at_all() {
+async fn a_logout_at_one_front_end_ends_the_session_at_the_others() {
     let nodes = Nodes::start(3, KylinVersion::V4).await;
     let (one, two) = (nodes.front(), nodes.front());
     let browser = logged_in(&one).await;
-    let mut there = Browser { front: two.address(), ..browser.clone() };
-    assert_eq!(storm(&browser, 3, 5).await + storm(&there, 3, 5).await, 0);
-    there.get("/kylin/j_spring_security_logout").await;
+    let mut at_two = Browser { front: two.address(), ..browser.clone() };
+    assert_eq!(storm(&browser, 3, 5).await + storm(&at_two, 3, 5).await, 0);
+    at_two.get("/kylin/j_spring_security_logout").await;
     assert_eq!(nodes.sessions(), [0, 0, 0]);
     assert_eq!(storm(&browser, 3, 5).await, 15);
     assert_eq!(nodes.logins(), [1, 1, 1]);
@@ -49,12 +49,12 @@ async fn a_logout_at_one_front_end_ends_the_session_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_logout_waits_for_no_node_for_long() {
+async fn a_logout_waits_for_nodes_within_its_timeout() {
     let mut nodes = Nodes::start(3, KylinVersion::V4).await;
-    let front = nodes.front_with(RoundRobin::new(), |shared| shared.logout_timeout(Duration::from_millis(100)));
+    let front = nodes.front_with(RoundRobin::new(), |relay| relay.logout_timeout(Duration::from_millis(100)));
     let mut browser = logged_in(&front).await;
     assert_eq!(storm(&browser, 3, 5).await, 0);
-    // One hangs, one is gone; the client's own request goes to the third.
+    // One node hangs, one is killed. The client's own request goes to the third.
     for id in ["1", "2"] {
         front
             .proxy
@@ -71,7 +71,7 @@ async fn a_logout_waits_for_no_node_for_long() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_logout_without_a_session_is_the_nodes_business() {
+async fn a_logout_without_a_session_is_passed_on() {
     let nodes = Nodes::start(1, KylinVersion::V4).await;
     let front = nodes.front();
     let mut browser = Browser::new(front.address());

@@ -1,4 +1,4 @@
-//! What the front end knows of a session stays inside: nothing of it is logged, shown, or stored in the clear.
+//! No secret of a session is logged, shown by `Debug`, or stored in the clear.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -35,10 +35,10 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// Says that the test has a process for itself.
+/// Set in the process that runs this test alone.
 const ALONE: &str = "KYLIN_LB_TEST_ALONE";
 
-/// What is logged is decided for a whole process, in which other tests log as well: so this one runs in a process of its own.
+/// Runs in a process of its own, since the log subscriber is global.
 #[test]
 fn no_secret_is_logged_shown_or_stored_in_the_clear() {
     if std::env::var_os(ALONE).is_none() {
@@ -46,8 +46,8 @@ fn no_secret_is_logged_shown_or_stored_in_the_clear() {
         let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
         let output = alone.args([name, "--exact", "--nocapture"]).env(ALONE, "yes").output().unwrap();
         let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-        let said = format!("{out}{err}");
-        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        let printed = format!("{out}{err}");
+        assert!(output.status.success() && printed.contains("1 passed"), "{printed}");
         return;
     }
     let log = Log::default();
@@ -62,9 +62,9 @@ async fn keeps_secrets(log: Log) {
     let endpoints = nodes.iter().map(|node| Endpoint::new(node.name(), node.clone()).unwrap());
     let store = Recording::over(MemoryStore::new());
     let secret = Secret::new([7; 32]);
-    let shared = LoginRelay::new(Sessions::remote(store.clone(), secret.clone()), secret);
-    let mut shown = format!("{shared:?}");
-    let affinity = Affinity::login_relay(shared);
+    let relay = LoginRelay::new(Sessions::remote(store.clone(), secret.clone()), secret);
+    let mut shown = format!("{relay:?}");
+    let affinity = Affinity::login_relay(relay);
     let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
     let proxy = Proxy::plain(cluster).affinity(affinity.clone()).build().unwrap();
     shown += &format!("{affinity:?} {proxy:?}");
@@ -85,9 +85,9 @@ async fn keeps_secrets(log: Log) {
     secrets.push(cookie.split_once('=').unwrap().1.to_owned());
     for round in 0..3 {
         for _ in 0..6 {
-            let answer = ask("GET", "/kylin/api/projects", cookie.clone(), None).await;
-            assert_eq!(answer.status(), 200);
-            shown += &format!("{answer:?}");
+            let response = ask("GET", "/kylin/api/projects", cookie.clone(), None).await;
+            assert_eq!(response.status(), 200);
+            shown += &format!("{response:?}");
         }
         for _ in 0..3 {
             let seen =
@@ -100,18 +100,18 @@ async fn keeps_secrets(log: Log) {
             nodes.iter().for_each(KylinNode::forget_sessions);
         }
         if round == 1 {
-            // A refused login, and a new one.
+            // A refused login.
             nodes.iter().for_each(KylinNode::forget_sessions);
             let _ = metastore.clone().user("ADMIN", "changed", true);
-            let answer = ask("GET", "/kylin/api/projects", cookie.clone(), None).await;
-            assert_eq!(answer.status(), 401);
+            let response = ask("GET", "/kylin/api/projects", cookie.clone(), None).await;
+            assert_eq!(response.status(), 401);
             break;
         }
     }
     let _ = ask("GET", "/kylin/j_spring_security_logout", cookie, None).await;
 
     let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
-    assert!(log.contains("logged a session in at a node"), "the log is empty: {log}");
+    assert!(log.contains("session logged in at node"), "the log lacks the login: {log}");
     assert!(store.saves() > 3);
     for secret in &secrets {
         assert!(!log.contains(secret.as_str()), "{secret:?} in the log");

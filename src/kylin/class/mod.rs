@@ -4,9 +4,11 @@
 //! The method does not say: a `PUT` submits a cube build each time it is sent, a `POST` mostly asks a question, and some
 //! `GET`s of Kylin 5 change things.
 
+mod login;
 mod routes;
 mod v5;
 
+pub(crate) use login::{AUTHENTICATION, SessionCall};
 pub use routes::classify;
 pub use v5::is_local_in_v5;
 

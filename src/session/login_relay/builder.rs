@@ -2,52 +2,52 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Sharing;
-use super::cookie::Cookies;
-use super::flight::Flights;
-use super::keep::Keep;
-use super::offer::Reuse;
+use super::Relay;
+use super::client_login::NodeSessionCache;
+use super::cookies::RelayCookies;
 use super::seal::Sealer;
-use crate::clock::{Clock, SystemClock};
+use super::sealed_sessions::SealedSessions;
+use crate::clock::{Clock, InvalidDuration, SystemClock, at_least};
 use crate::cookie::{Attributes, InvalidCookie, SameSite, is_name};
 use crate::session::{Secret, Sessions};
 
-/// Sessions that the front end shares among nodes, for [`Affinity::login_relay`](super::super::Affinity::login_relay): where they are kept, under
-/// which secret, and how.
+/// Settings of [`Affinity::login_relay`](crate::session::Affinity::login_relay).
 ///
-/// # What is kept, and what a thief of it has
+/// # What an attacker gains
 ///
-/// | who has | gets |
+/// | access to | gains |
 /// |---|---|
-/// | the store | nothing: how many sessions there are, and when they are used |
-/// | the store and the secret | no login either: the key of each seal is made of the secret and of the client's cookie, which is stored nowhere |
-/// | a client's cookie | that client's session, until it is logged out or expires; never the password |
-/// | a client's cookie, the store and the secret | that client's password |
-/// | the memory of a running front end | the logins of the sessions that it serves at that moment |
+/// | the store | the number of sessions and when they are used, but no credentials |
+/// | the store and the secret | no credentials either: the key of each seal depends on the secret and on the client's cookie, which is not stored |
+/// | a client's cookie | this session until it is logged out or expires, but not the password |
+/// | a client's cookie, the store and the secret | this client's password |
+/// | the memory of a running front end | the credentials of the sessions that it serves at that moment |
 ///
-/// In the store there is, per session and under a keyed hash of the cookie: the credentials that the client logged in with and
-/// the session cookie of each node, sealed with XChaCha20-Poly1305, padded, bound to that very session.
+/// For each session the store holds, under a keyed hash of the cookie, the client's credentials and
+/// the session cookie of each node. They are sealed with XChaCha20-Poly1305, padded, and bound to
+/// that session.
 ///
-/// # What clients see
+/// # What a client sees
 ///
-/// - A client logs in as ever: `POST /kylin/api/user/authentication` with Basic credentials, or the login form. The answer
-///   carries the front end's cookie instead of the node's.
-/// - Wrong credentials are the client's business: its node's 401 is passed on. The front end itself tries a login once, and after
-///   a refusal never again, at no node, for no session and, through the store, at no front end, until a client has logged in
-///   with the same credentials. The session has ended then; the client gets 401 and is to log in anew.
-/// - A client that logs in with other credentials gets a new session; the old one ends at all nodes.
+/// - A client logs in as at Kylin itself: `POST /kylin/api/user/authentication` with Basic
+///   credentials, or the login form. The response sets the front end's cookie instead of the node's.
+/// - The node's 401 to wrong credentials of the client is passed on.
+/// - If a node refuses a login that the front end repeats, the session ends and the client gets 401.
+///   No front end uses these credentials again, at any node, until a client has logged in with them.
+/// - A client that logs in with other credentials gets a new session. The old one ends at all nodes.
 /// - A logout ends the session in the store, then at every node.
-/// - A client that sends credentials with every request and keeps no cookies (kylinpy, ODBC) gets none, and nothing is stored. Its
-///   nodes' sessions are used again for [`reuse_for`](Self::reuse_for) by requests with the very same credentials.
-/// - With credentials other than Basic the front end keeps out of the matter.
+/// - A client that sends credentials with every request and keeps no cookies (kylinpy, ODBC) gets no
+///   cookie, and nothing is stored for it. Requests with the same credentials reuse its sessions at
+///   the nodes for a [while](Self::reuse_for).
+/// - Requests with credentials other than Basic pass through unchanged.
 #[derive(Clone)]
 #[must_use]
 pub struct LoginRelay {
-    keep: Keep,
-    own: Attributes,
-    of_nodes: Vec<String>,
-    hand_out: CookieIssue,
-    reuse: Duration,
+    sessions: SealedSessions,
+    cookie: Attributes,
+    node_cookies: Vec<String>,
+    cookie_issue: CookieIssue,
+    reuse_for: Option<Duration>,
     login_timeout: Duration,
     logout_timeout: Duration,
     clock: Arc<dyn Clock>,
@@ -57,138 +57,153 @@ pub struct LoginRelay {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum CookieIssue {
-    /// When it asks to be logged in, or keeps cookies already. Clients that never send a cookie back leave nothing behind.
+    /// When the client logs in, or sends credentials and has a cookie of the front end already.
+    /// Clients that keep no cookies then leave no sessions in the store.
     #[default]
     AtLogin,
-    /// With any request whose credentials a node has checked. For clients that never ask to be logged in and do keep
-    /// cookies; each request of a client that does not leaves a session in the store until it expires.
+    /// With any request whose credentials a node has accepted. This serves clients that keep cookies
+    /// and never log in. Each request of a client that keeps none leaves a session in the store until
+    /// it expires.
     WithCredentials,
 }
 
 impl LoginRelay {
-    /// Sessions in `sessions`, sealed under `secret`. All front ends of one address need the same of both. When the secret is
-    /// replaced, the old one is to stay for a while as a [previous one](Secret::with_previous).
+    /// Creates a login relay that keeps its sessions in `sessions`, sealed with `secret`.
+    ///
+    /// All front ends of one address need the same store and secret. A replaced secret should stay as
+    /// a [previous one](Secret::with_previous) for as long as sessions last.
     pub fn new(sessions: Sessions, secret: Secret) -> Self {
         LoginRelay {
-            keep: Keep { sessions, sealer: Sealer::new(&secret), ttl: Duration::from_secs(8 * 3600) },
-            own: Attributes::new("KYLINLB_SESSION", "/kylin"),
-            of_nodes: Vec::new(),
-            hand_out: CookieIssue::AtLogin,
-            reuse: Duration::from_secs(300),
+            sessions: SealedSessions { sessions, sealer: Sealer::new(&secret), ttl: Duration::from_secs(8 * 3600) },
+            cookie: Attributes::new("KYLINLB_SESSION", "/kylin"),
+            node_cookies: Vec::new(),
+            cookie_issue: CookieIssue::AtLogin,
+            reuse_for: Some(Duration::from_secs(300)),
             login_timeout: Duration::from_secs(10),
             logout_timeout: Duration::from_secs(2),
             clock: Arc::new(SystemClock),
         }
     }
 
-    /// The name of the front end's cookie. Default `KYLINLB_SESSION`.
+    /// Sets the name of the front end's cookie. Default: `KYLINLB_SESSION`.
     ///
     /// # Errors
-    /// [`InvalidCookie`] when `name` is empty, has characters that a name cannot have (RFC 6265, 4.1.1), or is that of a node's
-    /// session cookie.
+    /// [`InvalidCookie`] if `name` is not the name of a cookie (RFC 6265, 4.1.1), or is the name of a
+    /// node's session cookie.
     pub fn name(mut self, name: impl Into<String>) -> Result<Self, InvalidCookie> {
         let name = name.into();
-        if self.cookies().is_nodes(name.as_bytes()) {
+        if self.cookies().is_node_session(name.as_bytes()) {
             return Err(InvalidCookie::new(name, "name"));
         }
-        self.own.set_name(name)?;
+        self.cookie.set_name(name)?;
         Ok(self)
     }
 
-    /// Below which path browsers send it. Default `/kylin`, below which Kylin has everything.
+    /// Sets the path below which browsers send the cookie. Default: `/kylin`.
     ///
     /// # Errors
-    /// [`InvalidCookie`] when `path` does not begin with `/` or has characters that end an attribute.
+    /// [`InvalidCookie`] if `path` does not begin with `/` or cannot be the value of an attribute.
     pub fn path(mut self, path: impl Into<String>) -> Result<Self, InvalidCookie> {
-        self.own.set_path(path.into())?;
+        self.cookie.set_path(path.into())?;
         Ok(self)
     }
 
-    /// Whether browsers send it over TLS only. Default: no; say yes where clients reach the host over TLS.
+    /// Sets whether browsers send the cookie over TLS only. Default: no. Enable it if clients reach
+    /// the front end over TLS.
     pub fn secure(mut self, secure: bool) -> Self {
-        self.own.secure = secure;
+        self.cookie.secure = secure;
         self
     }
 
-    /// To which requests browsers add it; none leaves the attribute out. Default [`SameSite::Lax`], as Kylin 5.
+    /// Sets the `SameSite` attribute. `None` leaves it out. Default: [`SameSite::Lax`], as Kylin 5.
     pub fn same_site(mut self, same_site: Option<SameSite>) -> Self {
-        self.own.same_site = same_site;
+        self.cookie.same_site = same_site;
         self
     }
 
-    /// One more name of a node's session cookie. `JSESSIONID` and the 64 hexadecimal digits of Kylin 5 are known.
+    /// Adds a name of a node's session cookie. `JSESSIONID` and the 64 hexadecimal digits of Kylin 5
+    /// are built in.
     ///
     /// # Errors
-    /// [`InvalidCookie`] when it cannot be a name, or is that of the front end's cookie.
+    /// [`InvalidCookie`] if `name` is not the name of a cookie, or is the name of the front end's
+    /// cookie.
     pub fn node_cookie(mut self, name: impl Into<String>) -> Result<Self, InvalidCookie> {
         let name = name.into();
-        if !is_name(&name) || name == self.own.name() {
+        if !is_name(&name) || name == self.cookie.name() {
             return Err(InvalidCookie::new(name, "name"));
         }
-        self.of_nodes.push(name);
+        self.node_cookies.push(name);
         Ok(self)
     }
 
-    /// For how long an unused session is kept. Default 8 h, Kylin's own `session-timeout` (web.xml). Less than a second is a second.
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.keep.ttl = ttl.max(Duration::from_secs(1));
+    /// Sets for how long an unused session is kept. Default: 8 h, Kylin's `session-timeout`
+    /// (web.xml).
+    ///
+    /// # Errors
+    /// [`InvalidDuration`] if `ttl` is below 1 s.
+    pub fn ttl(mut self, ttl: Duration) -> Result<Self, InvalidDuration> {
+        self.sessions.ttl = at_least(Duration::from_secs(1), ttl, "ttl")?;
+        Ok(self)
+    }
+
+    /// Sets when a client gets a session. Default: [`CookieIssue::AtLogin`].
+    pub fn cookie_issue(mut self, cookie_issue: CookieIssue) -> Self {
+        self.cookie_issue = cookie_issue;
         self
     }
 
-    /// When a client gets a session. Default [`CookieIssue::AtLogin`].
-    pub fn hand_out(mut self, hand_out: CookieIssue) -> Self {
-        self.hand_out = hand_out;
+    /// Sets for how long requests of a client without cookies reuse its session at a node, which
+    /// spares another check of the same credentials. `None` disables that.
+    ///
+    /// Default: 300 s, for which Kylin itself caches checked passwords (2.4-2.6).
+    pub fn reuse_for(mut self, duration: Option<Duration>) -> Self {
+        self.reuse_for = duration;
         self
     }
 
-    /// For how long after a node has checked them the credentials of a client without cookies are spared another check, by using
-    /// the node's session again. Default 300 s, for which Kylin itself caches checked passwords (2.4-2.6). Zero: not at all.
-    pub fn reuse_for(mut self, within: Duration) -> Self {
-        self.reuse = within;
+    /// Sets the timeout of a login at a node. Default: 10 s, since Kylin may query a directory.
+    ///
+    /// # Errors
+    /// [`InvalidDuration`] if `timeout` is below 1 ms.
+    pub fn login_timeout(mut self, timeout: Duration) -> Result<Self, InvalidDuration> {
+        self.login_timeout = at_least(Duration::from_millis(1), timeout, "login timeout")?;
+        Ok(self)
+    }
+
+    /// Sets how long a client that logs out waits for the nodes. The session ends in any case.
+    /// Default: 2 s.
+    pub fn logout_timeout(mut self, timeout: Duration) -> Self {
+        self.logout_timeout = timeout;
         self
     }
 
-    /// How long a node may take for a login. Default 10 s, since a directory may have to be asked.
-    pub fn login_timeout(mut self, limit: Duration) -> Self {
-        self.login_timeout = limit;
-        self
-    }
-
-    /// How long a client that logs out waits for the nodes. Its session is over in any case. Default 2 s.
-    pub fn logout_timeout(mut self, limit: Duration) -> Self {
-        self.logout_timeout = limit;
-        self
-    }
-
-    /// Sets where time comes from.
+    /// Sets the clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    pub(crate) fn build(self) -> Sharing {
-        Sharing {
+    pub(crate) fn build(self) -> Relay {
+        Relay {
             cookies: self.cookies(),
-            keep: self.keep,
-            flights: Arc::new(Flights::default()),
-            reuse: Reuse::new(self.reuse, self.clock),
-            hand_out: self.hand_out,
+            sessions: self.sessions,
+            logins: Arc::default(),
+            node_sessions: self.reuse_for.map(|duration| NodeSessionCache::new(duration, self.clock)),
+            cookie_issue: self.cookie_issue,
             login_timeout: self.login_timeout,
             logout_timeout: self.logout_timeout,
         }
     }
 
-    fn cookies(&self) -> Cookies {
-        Cookies { own: self.own.clone(), of_nodes: self.of_nodes.clone(), clock: Arc::clone(&self.clock) }
+    fn cookies(&self) -> RelayCookies {
+        let (own, clock) = (self.cookie.clone(), Arc::clone(&self.clock));
+        RelayCookies { own, node_cookies: self.node_cookies.clone(), clock }
     }
 }
 
 impl fmt::Debug for LoginRelay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoginRelay")
-            .field("sessions", &self.keep.sessions)
-            .field("cookie", &self.own.name())
-            .field("ttl", &self.keep.ttl)
-            .finish_non_exhaustive()
+        let mut debug = f.debug_struct("LoginRelay");
+        debug.field("cookie", &self.cookie.name()).field("sessions", &self.sessions).finish_non_exhaustive()
     }
 }

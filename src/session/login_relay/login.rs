@@ -1,44 +1,46 @@
-//! A login that the front end makes itself, at one node.
+//! The relay's own logins and logouts at a node.
 
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use tokio::time::timeout;
 
-use super::cookie::Cookies;
-use super::paths::LOGIN;
-use super::record::{Login, NodeCookie};
+use super::cookies::{self, RelayCookies};
+use super::credentials::Credentials;
+use super::record::NodeCookie;
 use crate::backend::SendErrorKind;
 use crate::body::Body;
+use crate::kylin::class::AUTHENTICATION;
 use crate::session::hook::Node;
 
-/// What became of logging a session in at a node.
+/// The result of a login at a node.
 #[derive(Debug, Clone)]
-pub(super) enum Outcome {
-    /// It is logged in there and has this cookie.
-    In(NodeCookie),
-    /// The login was accepted, and the node knows no sessions: it wants credentials with each request.
+pub(super) enum LoginOutcome {
+    /// The session is logged in and has this cookie.
+    LoggedIn(NodeCookie),
+    /// The node accepted the login without a session cookie: it requires credentials with each
+    /// request.
     NoCookie,
-    /// The credentials were refused. They are not tried again.
+    /// The node refused the credentials. They are not used again.
     Refused,
-    /// The session was ended meanwhile.
-    Gone,
-    /// The node cannot log anybody in at present.
-    Unready(SendErrorKind),
+    /// The session has ended meanwhile.
+    SessionGone,
+    /// The node cannot log in at present.
+    NotReady(SendErrorKind),
 }
 
-impl Outcome {
-    pub(super) const UNREACHABLE: Outcome = Outcome::Unready(SendErrorKind::Connect);
+impl LoginOutcome {
+    pub(super) const UNREACHABLE: LoginOutcome = LoginOutcome::NotReady(SendErrorKind::Connect);
 }
 
-/// The longest answer to a login that is looked at.
-const MAX_ANSWER: usize = 64 * 1024;
+/// The maximum length of a response to a login.
+const MAX_RESPONSE: usize = 64 * 1024;
 
-/// Fields of the client's request that the node is to see in a login, too: its own log tells who logs in, and Kylin 5 demands
-/// a `User-Agent`.
-const PASSED_ON: [HeaderName; 5] = [
+/// The client's headers that the relay repeats in its own requests. The node's log then shows the
+/// client, and Kylin 5 requires a `User-Agent`.
+const CLIENT_HEADERS: [HeaderName; 5] = [
     header::HOST,
     header::USER_AGENT,
     HeaderName::from_static("x-forwarded-for"),
@@ -46,65 +48,88 @@ const PASSED_ON: [HeaderName; 5] = [
     HeaderName::from_static("x-forwarded-host"),
 ];
 
-/// The fields of `request` that go into requests of the front end's own.
-pub(super) fn origin(request: &HeaderMap) -> HeaderMap {
-    let mut origin = HeaderMap::with_capacity(PASSED_ON.len());
-    for name in PASSED_ON {
+/// Returns the headers of a client's request that the relay repeats in its own requests.
+pub(super) fn client_headers(request: &HeaderMap) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(CLIENT_HEADERS.len());
+    for name in CLIENT_HEADERS {
         if let Some(value) = request.get(&name) {
-            origin.insert(name, value.clone());
+            headers.insert(name, value.clone());
         }
     }
-    origin
+    headers
 }
 
-/// Logs in at `node`, once. The node was told the password when this returns `Refused`, and may have been at `Unready`.
+/// Logs in at `node`, once. The node has seen the password if the outcome is `Refused`, and may have
+/// seen it if it is `NotReady`.
 pub(super) async fn log_in(
     node: &dyn Node,
-    login: &Login,
+    credentials: &Credentials,
     mut headers: HeaderMap,
-    cookies: &Cookies,
+    cookies: &RelayCookies,
     limit: Duration,
-) -> Outcome {
-    let Ok(mut credentials) = HeaderValue::from_bytes(login.as_bytes()) else { return Outcome::Refused };
-    credentials.set_sensitive(true);
-    headers.insert(header::AUTHORIZATION, credentials);
+) -> LoginOutcome {
+    let Some(authorization) = credentials.authorization() else { return LoginOutcome::Refused };
+    headers.insert(header::AUTHORIZATION, authorization);
     headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static("kylin-lb"));
     headers.entry(header::HOST).or_insert(HeaderValue::from_static(""));
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/plain, */*"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let mut request = Request::new(Body::from("{}"));
-    *request.method_mut() = http::Method::POST;
-    *request.uri_mut() = http::Uri::from_static(LOGIN);
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = Uri::from_static(AUTHENTICATION);
     *request.headers_mut() = headers;
 
-    match timeout(limit, answer(node, request)).await {
-        Ok(Ok((mut head, body))) => judge(head.status(), &body, || cookies.take_from_answer(head.headers_mut()).cookie),
-        Ok(Err(phase)) => Outcome::Unready(phase),
-        Err(_) => Outcome::Unready(SendErrorKind::HeadTimeout),
+    match timeout(limit, send(node, request)).await {
+        Ok(Ok(mut response)) => {
+            let cookie = cookies.take_from_response(response.headers_mut()).set;
+            outcome(response.status(), response.body(), cookie)
+        }
+        Ok(Err(kind)) => LoginOutcome::NotReady(kind),
+        Err(_) => LoginOutcome::NotReady(SendErrorKind::HeadTimeout),
     }
 }
 
-async fn answer(node: &dyn Node, request: Request<Body>) -> Result<(Response<()>, bytes::Bytes), SendErrorKind> {
-    let answer = node.send_boxed(request).await.map_err(|error| error.kind())?;
-    let (head, body) = answer.into_parts();
-    let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|_| SendErrorKind::Broken)?.to_bytes();
-    Ok((Response::from_parts(head, ()), body))
+/// Makes a logout request: like the client's own, if there is one, which its version of Kylin
+/// understands.
+pub(super) fn logout(like: Option<(&Method, &Uri)>, headers: &HeaderMap, cookie: &NodeCookie) -> Request<Body> {
+    let (method, uri) = match like {
+        Some((method, uri)) => (method.clone(), uri.clone()),
+        None if cookie.is_jsessionid() => (Method::GET, Uri::from_static("/kylin/j_spring_security_logout")),
+        // All paths of Kylin 5 are below `/api`.
+        None => (Method::GET, Uri::from_static("/kylin/api/j_spring_security_logout")),
+    };
+    let mut request = Request::new(Body::empty());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers.clone();
+    request.headers_mut().entry(header::HOST).or_insert(HeaderValue::from_static(""));
+    cookies::set_cookie_header(request.headers_mut(), None, Some(cookie));
+    request
 }
 
-/// A login is in when the node names the user. Without credentials, 2.x-4.x answer 200 with `{}` (UserController.java), and
-/// so does a node that does not look at them.
-fn judge(status: StatusCode, body: &[u8], cookie: impl FnOnce() -> Option<NodeCookie>) -> Outcome {
-    let names_user = || body.windows(10).any(|part| part == b"\"username\"");
+async fn send(node: &dyn Node, request: Request<Body>) -> Result<Response<bytes::Bytes>, SendErrorKind> {
+    let (head, body) = node.send_boxed(request).await.map_err(|error| error.kind())?.into_parts();
+    let body = Limited::new(body, MAX_RESPONSE).collect().await.map_err(|_| SendErrorKind::Broken)?;
+    Ok(Response::from_parts(head, body.to_bytes()))
+}
+
+/// Classifies the response to a login, which succeeded if the response names the user. A node that
+/// ignores credentials responds with 200 and `{}`, as 2.x-4.x do without credentials
+/// (UserController.java).
+fn outcome(status: StatusCode, body: &[u8], cookie: Option<NodeCookie>) -> LoginOutcome {
+    const USER: &[u8] = b"\"username\"";
     match status {
-        status if status.is_success() && names_user() => cookie().map_or(Outcome::NoCookie, Outcome::In),
-        status if status.is_success() => Outcome::Refused,
-        // A node that is too busy, or asks for patience, has not looked at the password.
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::NOT_FOUND => {
-            Outcome::Unready(SendErrorKind::Invalid)
+        status if status.is_success() && body.windows(USER.len()).any(|part| part == USER) => {
+            cookie.map_or(LoginOutcome::NoCookie, LoginOutcome::LoggedIn)
         }
-        // Kylin 5 says 400 to a user that is locked.
-        status if status.is_client_error() => Outcome::Refused,
-        _ => Outcome::Unready(SendErrorKind::Invalid),
+        status if status.is_success() => LoginOutcome::Refused,
+        // An overloaded node has not checked the password.
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::NOT_FOUND => {
+            LoginOutcome::NotReady(SendErrorKind::Invalid)
+        }
+        // Kylin 5 responds with 400 for a locked user.
+        status if status.is_client_error() => LoginOutcome::Refused,
+        _ => LoginOutcome::NotReady(SendErrorKind::Invalid),
     }
 }
 
@@ -113,19 +138,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_login_is_in_when_the_node_names_the_user() {
-        let judged = |status: u16, body: &str| {
-            judge(StatusCode::from_u16(status).unwrap(), body.as_bytes(), || NodeCookie::new("JSESSIONID", "A"))
-        };
-        assert!(matches!(judged(200, r#"{"userDetails":{"username":"ADMIN"}}"#), Outcome::In(_)));
-        assert!(matches!(judged(200, "{}"), Outcome::Refused));
+    fn a_login_succeeds_if_the_node_names_the_user() {
+        let cookie = || NodeCookie::new(b"JSESSIONID", b"A");
+        let of = |status: u16, body: &str| outcome(StatusCode::from_u16(status).unwrap(), body.as_bytes(), cookie());
+        assert!(matches!(of(200, r#"{"userDetails":{"username":"ADMIN"}}"#), LoginOutcome::LoggedIn(_)));
+        assert!(matches!(of(200, "{}"), LoginOutcome::Refused));
         for status in [400, 401, 403] {
-            assert!(matches!(judged(status, ""), Outcome::Refused), "{status}");
+            assert!(matches!(of(status, ""), LoginOutcome::Refused), "{status}");
         }
         for status in [302, 404, 429, 500, 503] {
-            assert!(matches!(judged(status, ""), Outcome::Unready(_)), "{status}");
+            assert!(matches!(of(status, ""), LoginOutcome::NotReady(_)), "{status}");
         }
-        let no_cookie = judge(StatusCode::OK, b"{\"username\":\"ADMIN\"}", || None);
-        assert!(matches!(no_cookie, Outcome::NoCookie));
+        let no_cookie = outcome(StatusCode::OK, b"{\"username\":\"ADMIN\"}", None);
+        assert!(matches!(no_cookie, LoginOutcome::NoCookie));
     }
 }

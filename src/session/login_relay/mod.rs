@@ -1,55 +1,58 @@
-//! Sessions that the front end shares among nodes which know nothing of each other.
+//! The login relay: the front end keeps a client's login and repeats it at every node.
 //!
-//! The client gets a cookie of the front end's own. Under it the front end keeps the client's login, sealed, and the cookie that each
-//! node has given; a node that does not know the session yet is logged into before, or when it says 401. So any node
-//! serves any request, and a node that is gone takes nothing along.
+//! The nodes of a cluster do not share their sessions. The client gets a cookie of the front end
+//! instead. Under its id the front end keeps, sealed, the client's credentials and the session cookie
+//! of each node. If a node does not know the session, the front end logs in there: before it sends
+//! the request, or after a 401. Any node can therefore serve any request, and no login is lost with
+//! a node.
 //!
-//! - [`id`], [`seal`], [`record`], [`keep`]: what a session is, and how it is kept
-//! - [`cookie`], [`paths`]: what is read in requests and answers
-//! - [`login`], [`flight`], [`enter`]: getting into a node, once
-//! - [`visit`], [`offer`]: the hooks of a request
+//! | modules | content |
+//! |---|---|
+//! | [`session_id`], [`credentials`], [`record`], [`seal`], [`sealed_sessions`] | what a session is, and how it is stored |
+//! | [`cookies`] | the cookies of requests and responses |
+//! | [`login`], [`single_flight`], [`ensure_login`] | logging in at a node, once |
+//! | [`request`], [`client_login`] | the steps of one request |
 
 mod builder;
-mod cookie;
-mod enter;
-mod flight;
-mod id;
-mod keep;
+mod client_login;
+mod cookies;
+mod credentials;
+mod ensure_login;
 mod login;
-mod offer;
-mod paths;
 mod record;
+mod request;
 mod seal;
-mod visit;
+mod sealed_sessions;
+mod session_id;
+mod single_flight;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use builder::{CookieIssue, LoginRelay};
-pub(crate) use visit::Visit;
+pub(crate) use request::RelayRequest;
 
-use self::cookie::Cookies;
-use self::flight::Flights;
-use self::keep::Keep;
-use self::offer::Reuse;
+use self::client_login::NodeSessionCache;
+use self::cookies::RelayCookies;
+use self::sealed_sessions::SealedSessions;
+use self::single_flight::SingleFlight;
 
-/// The sessions of one front end.
-pub(crate) struct Sharing {
-    cookies: Cookies,
-    keep: Keep,
-    flights: Arc<Flights>,
-    reuse: Reuse,
-    hand_out: CookieIssue,
+/// The login relay of a running front end.
+pub(crate) struct Relay {
+    cookies: RelayCookies,
+    sessions: SealedSessions,
+    logins: Arc<SingleFlight>,
+    /// `None` if node sessions of clients without cookies are not reused.
+    node_sessions: Option<NodeSessionCache>,
+    cookie_issue: CookieIssue,
     login_timeout: Duration,
     logout_timeout: Duration,
 }
 
-impl fmt::Debug for Sharing {
+impl fmt::Debug for Relay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sharing")
-            .field("cookie", &self.cookies.own.name())
-            .field("keep", &self.keep)
-            .finish_non_exhaustive()
+        let mut debug = f.debug_struct("Relay");
+        debug.field("cookie", &self.cookies.own.name()).field("sessions", &self.sessions).finish_non_exhaustive()
     }
 }

@@ -1,13 +1,14 @@
-//! How the content of a session is sealed before it goes to a store.
+//! How the content of a session is sealed for a store.
 //!
-//! XChaCha20-Poly1305 with a random nonce. The key is made of the host's secret *and* the session's id, which only the client
-//! has: neither the store, nor the store and the secret together, yield a login without the cookie that belongs to it. The
-//! session's key is associated data, so that a record that was moved to another session does not open there.
+//! XChaCha20-Poly1305 with a random nonce. The key is derived from the front end's secret *and* from
+//! the session's id, which only the client has. Neither the store, nor the store and the secret
+//! together, yield credentials without the client's cookie. The key under which the session is stored
+//! is associated data, so a record that was moved to another session does not open.
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
 //! | 1 | format, at present 1 |
-//! | 1 | which secret, so that secrets can be rotated |
+//! | 1 | the number of the secret, for rotation |
 //! | 24 | nonce |
 //! | n | content and padding, encrypted |
 //! | 16 | tag |
@@ -19,7 +20,7 @@ use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use zeroize::Zeroizing;
 
-use super::id::SessionId;
+use super::session_id::SessionId;
 use crate::session::SessionKey;
 use crate::session::secret::{Secret, Tagger};
 
@@ -27,55 +28,57 @@ const FORMAT: u8 = 1;
 const HEAD: usize = 2 + NONCE;
 const NONCE: usize = 24;
 const TAG: usize = 16;
-/// Contents are padded to a multiple of this, because the length of a password is nobody's business.
+/// Contents are padded to a multiple of this, which hides the length of a password.
 const BLOCK: usize = 64;
 
-/// What a content may take unsealed, in bytes: sealed, and with a record around it, it still fits into every store.
+/// The maximum length of a content. Once sealed and put into a record, it fits into every store.
 pub(super) const MAX_CONTENT: usize = 12 * 1024;
 
-/// What seals and opens: with the current secret what is new, with the previous ones what was sealed before they went.
+/// Seals with the current secret, and opens with the current and the previous ones.
 #[derive(Clone)]
-pub(super) struct Sealer(Vec<Master>);
+pub(super) struct Sealer(Vec<SealingSecret>);
 
 #[derive(Clone)]
-struct Master {
-    /// Tells the secrets of a front end apart. Two may have the same by chance, so that both have to be tried.
+struct SealingSecret {
+    /// Identifies the secret. Two secrets may have the same number by chance; both are tried then.
     number: u8,
     tagger: Tagger,
 }
 
-/// The content of a sealed part.
+/// The content of a sealed session.
 pub(super) struct Unsealed {
     pub(super) content: Zeroizing<Vec<u8>>,
-    /// Sealed with the newest secret? Otherwise it is to be sealed anew.
-    pub(super) current: bool,
+    /// Whether it is sealed with the current secret.
+    pub(super) is_current: bool,
 }
 
 impl Sealer {
     pub(super) fn new(secret: &Secret) -> Self {
-        let master = |tagger: &Tagger| Master { number: tagger.tag(&[b"number"])[0], tagger: tagger.clone() };
-        Sealer(secret.taggers("login-relay").iter().map(master).collect())
+        let sealing = |tagger: &Tagger| SealingSecret { number: tagger.tag(&[b"number"])[0], tagger: tagger.clone() };
+        Sealer(secret.taggers("login-relay").iter().map(sealing).collect())
     }
 
-    /// Under what a session may be kept: a keyed hash of its id, by the secret that was current when the id was made.
+    /// Returns the keys under which a session may be stored: keyed hashes of its id, with the secret
+    /// that was current when the id was made.
     pub(super) fn keys(&self, id: &SessionId) -> impl Iterator<Item = SessionKey> {
-        self.masters(id.secret()).map(|master| truncated(&master.tagger.tag(&[b"key\0", id.as_bytes()])))
+        let secrets = self.0.iter().filter(move |secret| secret.number == id.secret_number());
+        secrets.map(|secret| session_key(&secret.tagger.tag(&[b"key\0", id.as_bytes()])))
     }
 
-    /// A keyed hash of credentials, to know them again without keeping them.
+    /// Returns a keyed hash of credentials, which identifies them without storing them.
     pub(super) fn fingerprint(&self, credentials: &[u8]) -> SessionKey {
-        truncated(&self.0[0].tagger.tag(&[b"credentials\0", credentials]))
+        session_key(&self.0[0].tagger.tag(&[b"credentials\0", credentials]))
     }
 
-    /// The number of the current secret.
+    /// Returns the number of the current secret.
     pub(super) fn number(&self) -> u8 {
         self.0[0].number
     }
 
-    /// Seals `content` for the session of `id`, which is kept under `key`. None when the content is too long, or the
-    /// operating system has no randomness to give.
+    /// Seals `content` for the session `id`, which is stored under `key`. Returns `None` if the
+    /// content is too long, or the operating system has no random bytes.
     pub(super) fn seal(&self, id: &SessionId, key: &SessionKey, content: &[u8]) -> Option<Bytes> {
-        let master = &self.0[0];
+        let secret = &self.0[0];
         if content.len() > MAX_CONTENT {
             return None;
         }
@@ -83,20 +86,20 @@ impl Sealer {
         let mut nonce = XNonce::default();
         getrandom::fill(&mut nonce).ok()?;
         let mut sealed = BytesMut::with_capacity(HEAD + padded + TAG);
-        sealed.extend_from_slice(&[FORMAT, master.number]);
+        sealed.extend_from_slice(&[FORMAT, secret.number]);
         sealed.extend_from_slice(&nonce);
-        // A content has at most 12 KiB.
+        // `MAX_CONTENT` fits into 16 bits.
         sealed.extend_from_slice(&(content.len() as u16).to_be_bytes());
         sealed.extend_from_slice(content);
         sealed.resize(HEAD + padded, 0);
-        let cipher = master.cipher(id);
-        let associated = associated(master.number, key);
-        let tag = cipher.encrypt_inout_detached(&nonce, &associated, (&mut sealed[HEAD..]).into()).ok()?;
+        let associated = associated_data(secret.number, key);
+        let encrypted = (&mut sealed[HEAD..]).into();
+        let tag = secret.cipher(id).encrypt_inout_detached(&nonce, &associated, encrypted).ok()?;
         sealed.extend_from_slice(&tag);
         Some(sealed.freeze())
     }
 
-    /// The content of what was sealed for this very session; none for anything else.
+    /// Opens what was sealed for this session. Returns `None` for anything else.
     pub(super) fn open(&self, id: &SessionId, key: &SessionKey, sealed: &[u8]) -> Option<Unsealed> {
         let (head, rest) = sealed.split_at_checked(HEAD)?;
         let (&[FORMAT, number], nonce) = head.split_first_chunk::<2>()? else { return None };
@@ -105,57 +108,49 @@ impl Sealer {
             return None;
         }
         let nonce = XNonce::try_from(nonce).ok()?;
-        let masters = self.0.iter().enumerate().filter(|(_, master)| master.number == number);
-        for (age, master) in masters {
+        let associated = associated_data(number, key);
+        for (age, secret) in self.0.iter().enumerate().filter(|(_, secret)| secret.number == number) {
             let mut content = Zeroizing::new(encrypted.to_vec());
-            let opened = master.cipher(id).decrypt_inout_detached(
-                &nonce,
-                &associated(number, key),
-                content.as_mut_slice().into(),
-                &(*tag).into(),
-            );
-            if opened.is_ok() {
+            let buffer = content.as_mut_slice().into();
+            if secret.cipher(id).decrypt_inout_detached(&nonce, &associated, buffer, &(*tag).into()).is_ok() {
                 let length = usize::from(u16::from_be_bytes(*content.first_chunk::<2>()?));
                 if length > content.len() - 2 {
                     return None;
                 }
                 content.drain(..2);
                 content.truncate(length);
-                return Some(Unsealed { content, current: age == 0 });
+                return Some(Unsealed { content, is_current: age == 0 });
             }
         }
         None
     }
-
-    fn masters(&self, number: u8) -> impl Iterator<Item = &Master> {
-        self.0.iter().filter(move |master| master.number == number)
-    }
 }
 
-impl Master {
+impl SealingSecret {
     fn cipher(&self, id: &SessionId) -> XChaCha20Poly1305 {
         let key = Zeroizing::new(self.tagger.tag(&[b"seal\0", id.as_bytes()]));
         XChaCha20Poly1305::new((&*key).into())
     }
 }
 
-fn associated(number: u8, key: &SessionKey) -> [u8; 18] {
-    let mut associated = [FORMAT; 18];
-    associated[1] = number;
-    associated[2..].copy_from_slice(key.as_bytes());
-    associated
-}
-
-fn truncated(hash: &[u8; 32]) -> SessionKey {
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&hash[..16]);
-    SessionKey::from_bytes(bytes)
-}
-
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sealer").field("secrets", &self.0.len()).finish()
     }
+}
+
+fn associated_data(number: u8, key: &SessionKey) -> [u8; 18] {
+    let mut data = [FORMAT; 18];
+    data[1] = number;
+    data[2..].copy_from_slice(key.as_bytes());
+    data
+}
+
+/// Truncates a keyed hash to a key.
+fn session_key(hash: &[u8; 32]) -> SessionKey {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    SessionKey::from_bytes(bytes)
 }
 
 #[cfg(test)]
@@ -177,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_for_its_session_only() {
+    fn a_sealed_content_opens_for_its_session_only() {
         let sealer = sealer();
         let (id, key) = session(&sealer);
         let sealed = sealer.seal(&id, &key, b"a login").unwrap();
@@ -191,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn sealing_twice_shows_neither_that_the_contents_are_alike_nor_their_length() {
+    fn a_seal_shows_neither_equal_contents_nor_their_length() {
         let sealer = sealer();
         let (id, key) = session(&sealer);
         let (one, two) = (sealer.seal(&id, &key, b"secret").unwrap(), sealer.seal(&id, &key, b"secret").unwrap());
@@ -200,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_and_every_flipped_bit_is_noticed() {
+    fn every_truncation_and_every_flipped_bit_is_rejected() {
         let sealer = sealer();
         let (id, key) = session(&sealer);
         let sealed = sealer.seal(&id, &key, &[9; 100]).unwrap();
@@ -215,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_rotation_the_old_opens_and_the_new_seals() {
+    fn after_a_rotation_old_seals_open_and_the_new_secret_seals() {
         let before = sealer();
         let (id, key) = session(&before);
         let old = before.seal(&id, &key, b"a login").unwrap();
@@ -223,9 +218,9 @@ mod tests {
         let after = Sealer::new(&Secret::new([9; 32]).with_previous(Secret::new([7; 32])));
         assert!(after.keys(&id).any(|known| known == key), "the session is found under its old key");
         let unsealed = after.open(&id, &key, &old).unwrap();
-        assert!(!unsealed.current);
+        assert!(!unsealed.is_current);
         let new = after.seal(&id, &key, &unsealed.content).unwrap();
-        assert!(after.open(&id, &key, &new).unwrap().current);
+        assert!(after.open(&id, &key, &new).unwrap().is_current);
         assert!(before.open(&id, &key, &new).is_none());
 
         let without_old = Sealer::new(&Secret::new([9; 32]));
@@ -233,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn contents_are_bounded() {
+    fn the_length_of_a_content_is_bounded() {
         let sealer = sealer();
         let (id, key) = session(&sealer);
         let longest = sealer.seal(&id, &key, &vec![1; MAX_CONTENT]).unwrap();
@@ -245,14 +240,14 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_are_too_strange(bytes in proptest::collection::vec(0_u8.., 0..200)) {
+        fn no_other_bytes_open(bytes in proptest::collection::vec(0_u8.., 0..200)) {
             let sealer = sealer();
             let (id, key) = session(&sealer);
             proptest::prop_assert!(sealer.open(&id, &key, &bytes).is_none());
         }
 
         #[test]
-        fn every_content_comes_back(bytes in proptest::collection::vec(0_u8.., 0..300)) {
+        fn every_content_opens_unchanged(bytes in proptest::collection::vec(0_u8.., 0..300)) {
             let sealer = sealer();
             let (id, key) = session(&sealer);
             let sealed = sealer.seal(&id, &key, &bytes).unwrap();

@@ -1,4 +1,4 @@
-//! Nodes that know nothing of each other's sessions, behind front ends that share them.
+//! Nodes that do not share their sessions, behind front ends with the login relay.
 
 use std::num::NonZero;
 
@@ -20,20 +20,20 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    pub(crate) async fn start(count: usize, dialect: KylinVersion) -> Self {
+    pub(crate) async fn start(count: usize, version: KylinVersion) -> Self {
         let metastore = Metastore::new();
         let (mut nodes, mut served) = (Vec::new(), Vec::new());
         for n in 0..count {
-            let node = KylinNode::new(format!("node-{n}")).dialect(dialect).metastore(&metastore);
+            let node = KylinNode::new(format!("node-{n}")).dialect(version).metastore(&metastore);
             served.push(Some(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap()));
             nodes.push(node);
         }
         Nodes { metastore, nodes, served, store: MemoryStore::new() }
     }
 
-    /// A front end under round robin, with the settings that every front end here has.
+    /// Starts a front end with round robin and the default settings.
     pub(crate) fn front(&self) -> Front {
-        self.front_with(RoundRobin::new(), |shared| shared)
+        self.front_with(RoundRobin::new(), |relay| relay)
     }
 
     pub(crate) fn front_with(&self, balancer: impl Balancer, change: impl FnOnce(LoginRelay) -> LoginRelay) -> Front {
@@ -59,7 +59,7 @@ impl Nodes {
         Front::serving(proxy, |server| server.threads(NonZero::new(2).unwrap()))
     }
 
-    /// How often each node was logged into.
+    /// Returns the number of logins at each node.
     pub(crate) fn logins(&self) -> Vec<u64> {
         self.nodes.iter().map(|node| node.stats().logins).collect()
     }
@@ -72,7 +72,7 @@ impl Nodes {
         self.nodes.iter().map(KylinNode::sessions).collect()
     }
 
-    /// Has every node lose its sessions, as a restart of all does.
+    /// Deletes the sessions of every node, as a restart does.
     pub(crate) fn forget(&self) {
         self.nodes.iter().for_each(KylinNode::forget_sessions);
     }
@@ -82,32 +82,32 @@ pub(crate) fn secret() -> Secret {
     Secret::new([7; 32])
 }
 
-/// A client that is logged in.
+/// Returns a client that is logged in.
 pub(crate) async fn logged_in(front: &Front) -> Browser {
     let mut browser = Browser::new(front.address());
-    let answer = browser.log_in("ADMIN", "KYLIN").await;
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    assert!(browser.cookies.contains_key(COOKIE), "{:?}", answer.head);
+    let response = browser.log_in("ADMIN", "KYLIN").await;
+    assert_eq!(response.status(), 200, "{}", response.text());
+    assert!(browser.cookies.contains_key(COOKIE), "{:?}", response.head);
     browser
 }
 
-/// Many requests of one session at a time: how many of them failed.
+/// Sends requests of one session in concurrent tasks. Returns the number of failures.
 pub(crate) async fn storm(browser: &Browser, tasks: usize, each: usize) -> usize {
     let tasks: Vec<_> = (0..tasks)
         .map(|_| {
             let mut browser = browser.clone();
             tokio::spawn(async move {
-                let mut lost = 0;
+                let mut failed = 0;
                 for _ in 0..each {
-                    lost += usize::from(browser.query().await.status() != 200);
+                    failed += usize::from(browser.query().await.status() != 200);
                 }
-                lost
+                failed
             })
         })
         .collect();
-    let mut lost = 0;
+    let mut failed = 0;
     for task in tasks {
-        lost += task.await.unwrap();
+        failed += task.await.unwrap();
     }
-    lost
+    failed
 }

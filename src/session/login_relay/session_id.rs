@@ -4,32 +4,32 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use zeroize::Zeroizing;
 
-/// The id of a session, which is the value of the front end's cookie: 192 random bits, and before them the number of the
-/// secret that was current when it was made.
+/// The id of a session, which is the value of the front end's cookie: 192 random bits, preceded by the
+/// number of the secret that was current when it was made.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct SessionId(Zeroizing<[u8; 25]>);
 
 impl SessionId {
-    /// A new id; none when the operating system has no randomness to give.
-    pub(super) fn random(secret: u8) -> Option<Self> {
-        let mut bytes = Zeroizing::new([secret; 25]);
+    /// Makes a new id. Returns `None` if the operating system has no random bytes.
+    pub(super) fn random(secret_number: u8) -> Option<Self> {
+        let mut bytes = Zeroizing::new([secret_number; 25]);
         getrandom::fill(&mut bytes[1..]).ok()?;
         Some(SessionId(bytes))
     }
 
-    /// Reads the value of a cookie; none for what no front end has made.
+    /// Parses the value of a cookie. Returns `None` for a value that no front end has made.
     pub(super) fn parse(value: &[u8]) -> Option<Self> {
         let mut bytes = Zeroizing::new([0; 25]);
-        // 25 bytes are 34 characters, of which the last is checked to have no bits to spare: one id has one form.
+        // 25 bytes are 34 characters. The decoder rejects spare bits in the last one: one id has one form.
         (value.len() == 34 && BASE64.decode_slice(value, &mut bytes[..]).ok()? == 25).then_some(SessionId(bytes))
     }
 
-    /// The value of the cookie.
+    /// Returns the value of the cookie.
     pub(super) fn text(&self) -> Zeroizing<String> {
         Zeroizing::new(BASE64.encode(&self.0[..]))
     }
 
-    pub(super) fn secret(&self) -> u8 {
+    pub(super) fn secret_number(&self) -> u8 {
         self.0[0]
     }
 
@@ -49,17 +49,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_random_and_comes_back_from_its_text() {
+    fn an_id_is_random_and_parses_from_its_text() {
         let (one, two) = (SessionId::random(3).unwrap(), SessionId::random(3).unwrap());
         assert_ne!(one, two);
-        assert_eq!(one.secret(), 3);
+        assert_eq!(one.secret_number(), 3);
         assert_eq!(SessionId::parse(one.text().as_bytes()), Some(one.clone()));
         assert_eq!(format!("{one:?}"), "SessionId(..)");
     }
 
     proptest::proptest! {
         #[test]
-        fn a_text_is_an_id_in_one_form_only(text in proptest::collection::vec(0_u8.., 0..50)) {
+        fn an_id_has_one_text_only(text in proptest::collection::vec(0_u8.., 0..50)) {
             if let Some(id) = SessionId::parse(&text) {
                 let again = id.text();
                 proptest::prop_assert_eq!(again.as_bytes(), &text[..]);
@@ -67,7 +67,7 @@ mod tests {
         }
 
         #[test]
-        fn changed_letters_make_another_id_or_none(at in 0_usize..34, letter in "[A-Za-z0-9_-]") {
+        fn a_changed_character_makes_another_id_or_none(at in 0_usize..34, letter in "[A-Za-z0-9_-]") {
             let id = SessionId::random(1).unwrap();
             let mut text = id.text().as_bytes().to_vec();
             let same = text[at] == letter.as_bytes()[0];

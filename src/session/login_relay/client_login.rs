@@ -1,0 +1,149 @@
+//! Credentials that a client sends itself: for a login, or with every request.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+use parking_lot::Mutex;
+
+use super::cookies::NodeCookieChange;
+use super::credentials::Credentials;
+use super::record::{NodeCookie, RelayedSession};
+use super::request::RelayRequest;
+use super::{CookieIssue, Relay};
+use crate::body::Body;
+use crate::clock::Clock;
+use crate::endpoint::EndpointId;
+use crate::kylin::class::SessionCall;
+use crate::session::SessionKey;
+use crate::session::hook::ResponseContext;
+use crate::session::store::latest::Latest;
+
+impl Relay {
+    /// Handles the response to a request with credentials of the client.
+    pub(super) async fn after_credentials(
+        self: &Arc<Self>,
+        relayed: &mut RelayRequest,
+        served: &ResponseContext<'_>,
+        change: NodeCookieChange,
+        response: &mut Response<Body>,
+    ) {
+        let Some(credentials) = relayed.client_credentials.take() else { return };
+        let fingerprint = self.sessions.fingerprint(&credentials);
+        let keeps_no_cookies = relayed.keeps_no_cookies();
+        let known = relayed.session.as_mut().filter(|known| *known.session.credentials() == credentials);
+        if response.status() == StatusCode::UNAUTHORIZED {
+            if let Some(cache) = &self.node_sessions {
+                cache.remove(fingerprint, served.endpoint);
+            }
+            // A wrong password ends the session only if the session has the same one.
+            if let Some(known) = known {
+                self.end_refused(known).await;
+                relayed.end_session();
+            }
+            return;
+        }
+        if !is_accepted(relayed.call, &change, response) {
+            return;
+        }
+        let was_refused = self.logins.mark_accepted(&fingerprint);
+        if was_refused || relayed.call != SessionCall::Other {
+            self.sessions.remove(&fingerprint).await;
+        }
+        if keeps_no_cookies && self.cookie_issue == CookieIssue::AtLogin {
+            if let (Some(cookie), Some(cache)) = (change.set, &self.node_sessions) {
+                cache.insert(fingerprint, served.endpoint, cookie);
+            }
+            return;
+        }
+        // A login with the credentials of the session renews it.
+        if let Some(known) = known {
+            let renewal = self.sessions.change(known, |session| {
+                session.set_cookie(served.endpoint, change.set.clone());
+                true
+            });
+            if renewal.await {
+                return;
+            }
+        }
+        self.start_session(relayed, served, credentials, change.set, response).await;
+    }
+
+    /// Starts a session with a new id. An id that an attacker planted before the login is worthless.
+    async fn start_session(
+        self: &Arc<Self>,
+        relayed: &mut RelayRequest,
+        served: &ResponseContext<'_>,
+        credentials: Credentials,
+        cookie: Option<NodeCookie>,
+        response: &mut Response<Body>,
+    ) {
+        let mut session = RelayedSession::new(credentials);
+        session.set_cookie(served.endpoint, cookie);
+        let created = self.sessions.create(session).await;
+        let Some(set_cookie) = created.and_then(|created| self.cookies.set(&created.id)) else {
+            tracing::warn!("a login could not be stored; the client will have to log in again");
+            return;
+        };
+        response.headers_mut().append(header::SET_COOKIE, set_cookie);
+        relayed.is_ended = false;
+        if let Some(old) = relayed.session.take() {
+            self.sessions.remove(&old.key).await;
+            self.log_out(&old, None, served.nodes, &relayed.client_headers, None).await;
+        }
+    }
+}
+
+/// Returns whether the node has checked the credentials and accepted them.
+fn is_accepted(call: SessionCall, change: &NodeCookieChange, response: &Response<Body>) -> bool {
+    let status = response.status();
+    match call {
+        SessionCall::Login => status.is_success(),
+        // A failed login form redirects as well (Spring's SimpleUrlAuthenticationFailureHandler).
+        SessionCall::LoginForm => {
+            let location = response.headers().get(header::LOCATION).map_or(&b""[..], HeaderValue::as_bytes);
+            let failed = location.windows(5).any(|part| part == b"error");
+            change.set.is_some() && (status.is_success() || status.is_redirection()) && !failed
+        }
+        SessionCall::WhoAmI | SessionCall::Logout | SessionCall::Other => {
+            change.set.is_some() && !status.is_server_error() && status != StatusCode::BAD_REQUEST
+        }
+    }
+}
+
+/// The node sessions of clients that send credentials with every request and keep no cookies.
+///
+/// A node makes a session of eight hours for each such request, and may query a directory for the
+/// password each time. A request with the cookie of the same user causes neither. Only requests with
+/// the same credentials get the cookie.
+pub(super) struct NodeSessionCache {
+    entries: Mutex<Latest<(SessionKey, EndpointId), (NodeCookie, Instant)>>,
+    /// For how long after the password was checked.
+    max_age: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+const NODE_SESSIONS_CAPACITY: usize = 10_000;
+
+impl NodeSessionCache {
+    pub(super) fn new(max_age: Duration, clock: Arc<dyn Clock>) -> Self {
+        NodeSessionCache { entries: Mutex::default(), max_age, clock }
+    }
+
+    pub(super) fn get(&self, credentials: SessionKey, endpoint: &EndpointId) -> Option<NodeCookie> {
+        let entries = self.entries.lock();
+        let (cookie, since) = entries.get(&(credentials, endpoint.clone()))?;
+        let age = self.clock.now().saturating_duration_since(*since);
+        (age < self.max_age).then(|| cookie.clone())
+    }
+
+    fn insert(&self, credentials: SessionKey, endpoint: &EndpointId, cookie: NodeCookie) {
+        let entry = (cookie, self.clock.now());
+        self.entries.lock().put((credentials, endpoint.clone()), entry, NODE_SESSIONS_CAPACITY);
+    }
+
+    fn remove(&self, credentials: SessionKey, endpoint: &EndpointId) {
+        self.entries.lock().remove(&(credentials, endpoint.clone()));
+    }
+}

@@ -1,0 +1,140 @@
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, Uri};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::Relay;
+use super::login::{LoginOutcome, log_in, logout};
+use super::record::NodeCookie;
+use super::sealed_sessions::{OpenSession, Opened};
+use crate::backend::SendErrorKind;
+use crate::endpoint::EndpointId;
+use crate::session::hook::{Node, Nodes};
+
+/// Where and for which client a session is logged in.
+pub(super) struct LoginRequest<'a> {
+    pub(super) endpoint: &'a EndpointId,
+    pub(super) nodes: &'a dyn Nodes,
+    pub(super) client_headers: &'a HeaderMap,
+    /// The cookie that the node has just rejected.
+    pub(super) rejected: Option<NodeCookie>,
+}
+
+impl Relay {
+    /// Logs the session in at a node, or waits for the login that is running. `known` then has the
+    /// cookie.
+    pub(super) async fn ensure_logged_in(
+        self: &Arc<Self>,
+        known: &mut OpenSession,
+        request: LoginRequest<'_>,
+    ) -> LoginOutcome {
+        let LoginRequest { endpoint, nodes, client_headers, rejected } = request;
+        let Some(node) = nodes.find(endpoint) else { return LoginOutcome::UNREACHABLE };
+        let login = || {
+            let (relay, session) = (Arc::clone(self), known.clone());
+            let (endpoint, headers) = (endpoint.clone(), client_headers.clone());
+            async move { relay.log_in_once(session, &endpoint, &*node, headers, rejected).await }
+        };
+        let outcome = self.logins.run(known.key, endpoint, login).await;
+        if let LoginOutcome::LoggedIn(cookie) = &outcome {
+            known.session.set_cookie(endpoint, Some(cookie.clone()));
+        }
+        outcome
+    }
+
+    /// Logs in for all requests that wait for it.
+    async fn log_in_once(
+        &self,
+        mut known: OpenSession,
+        endpoint: &EndpointId,
+        node: &dyn Node,
+        headers: HeaderMap,
+        rejected: Option<NodeCookie>,
+    ) -> LoginOutcome {
+        let fingerprint = self.sessions.fingerprint(known.session.credentials());
+        let lock = self.logins.lock(fingerprint);
+        let Ok(_guard) = timeout(self.login_timeout, lock.lock()).await else {
+            return LoginOutcome::NotReady(SendErrorKind::HeadTimeout);
+        };
+        // The near cache may be outdated: another front end may have logged in or out.
+        match self.sessions.refresh(&known).await {
+            Opened::Session(current) => known = *current,
+            Opened::Absent => return LoginOutcome::SessionGone,
+            Opened::Unknown => {}
+        }
+        if let Some(cookie) = known.session.cookie(endpoint).filter(|cookie| rejected.as_ref() != Some(*cookie)) {
+            return LoginOutcome::LoggedIn(cookie.clone());
+        }
+        if self.logins.is_refused(&fingerprint) || self.sessions.is_refused(&fingerprint).await {
+            self.sessions.remove(&known.key).await;
+            return LoginOutcome::Refused;
+        }
+        let credentials = known.session.credentials();
+        match log_in(node, credentials, headers.clone(), &self.cookies, self.login_timeout).await {
+            LoginOutcome::LoggedIn(cookie) => self.publish(known, endpoint, node, headers, rejected, cookie).await,
+            LoginOutcome::Refused => {
+                tracing::info!(%endpoint, "node refused the login of a session; it is not repeated");
+                self.end_refused(&known).await;
+                LoginOutcome::Refused
+            }
+            outcome @ (LoginOutcome::NoCookie | LoginOutcome::SessionGone | LoginOutcome::NotReady(_)) => outcome,
+        }
+    }
+
+    /// Stores the cookie of a new login. If another front end was faster, its cookie counts.
+    async fn publish(
+        &self,
+        mut known: OpenSession,
+        endpoint: &EndpointId,
+        node: &dyn Node,
+        headers: HeaderMap,
+        rejected: Option<NodeCookie>,
+        own: NodeCookie,
+    ) -> LoginOutcome {
+        let mut first = None;
+        let change = self.sessions.change(&mut known, |session| {
+            first = session.cookie(endpoint).filter(|cookie| rejected.as_ref() != Some(*cookie)).cloned();
+            session.set_cookie(endpoint, Some(own.clone()));
+            first.is_none()
+        });
+        let exists = change.await;
+        tracing::debug!(%endpoint, "session logged in at node");
+        if !exists || first.is_some() {
+            // The new session at the node is not used.
+            let _ = timeout(self.logout_timeout, node.send_boxed(logout(None, &headers, &own))).await;
+        }
+        if exists { LoginOutcome::LoggedIn(first.unwrap_or(own)) } else { LoginOutcome::SessionGone }
+    }
+
+    /// Ends a session whose login was refused. Its credentials are not used again.
+    pub(super) async fn end_refused(&self, known: &OpenSession) {
+        let fingerprint = self.sessions.fingerprint(known.session.credentials());
+        self.logins.mark_refused(fingerprint);
+        self.sessions.mark_refused(&fingerprint).await;
+        self.sessions.remove(&known.key).await;
+    }
+
+    /// Logs a removed session out at all nodes but `except`, as far as the timeout allows. `like` is
+    /// the client's own logout.
+    pub(super) async fn log_out(
+        &self,
+        known: &OpenSession,
+        except: Option<&EndpointId>,
+        nodes: &dyn Nodes,
+        headers: &HeaderMap,
+        like: Option<(&Method, &Uri)>,
+    ) {
+        let mut logouts = JoinSet::new();
+        for (endpoint, cookie) in known.session.nodes().iter().filter(|(endpoint, _)| Some(endpoint) != except) {
+            if let Some(node) = nodes.find(endpoint) {
+                let request = logout(like, headers, cookie);
+                logouts.spawn(async move { drop(node.send_boxed(request).await) });
+            }
+        }
+        let all = async { while logouts.join_next().await.is_some() {} };
+        if timeout(self.logout_timeout, all).await.is_err() {
+            tracing::debug!("not every node confirmed a logout in time");
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! The steps of one request through the relay.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+
+use super::Relay;
+use super::cookies::{NodeCookieChange, remove_id_from_location, set_cookie_header};
+use super::credentials::Credentials;
+use super::ensure_login::LoginRequest;
+use super::login::{LoginOutcome, client_headers};
+use super::record::NodeCookie;
+use super::sealed_sessions::{OpenSession, Opened};
+use crate::backend::{SendError, SendErrorKind};
+use crate::body::Body;
+use crate::drop_guard::DropGuard;
+use crate::endpoint::EndpointId;
+use crate::kylin::class::SessionCall;
+use crate::kylin::path::normalise;
+use crate::session::hook::{AfterResponse, BoxFuture, MaybeReady, Nodes, Prepared, ResponseContext};
+
+/// What the relay knows of one request, over all its attempts.
+pub(crate) struct RelayRequest {
+    pub(super) call: SessionCall,
+    /// The client's own cookies, without those of the front end and of nodes.
+    cookies: Option<HeaderValue>,
+    /// The client's `Authorization`, if the node checks it.
+    authorization: Option<HeaderValue>,
+    /// Credentials of the client other than those of its session: a login, or a client that sends
+    /// them with every request.
+    pub(super) client_credentials: Option<Credentials>,
+    pub(super) client_headers: HeaderMap,
+    /// The client has sent the front end's cookie, so it keeps cookies.
+    has_cookie: bool,
+    pub(super) session: Option<Box<OpenSession>>,
+    /// The client's cookie names no session, or one that has ended.
+    pub(super) is_ended: bool,
+    /// Keeps the session alive until the response is complete.
+    pub(crate) in_use: Option<DropGuard>,
+    presented: Presented,
+    /// The node at which a 401 has caused a new login.
+    retried_at: Option<EndpointId>,
+    /// The node where the session could not be logged in after a 401.
+    not_ready: Option<(EndpointId, SendErrorKind)>,
+}
+
+/// What identifies the session in the request that was sent to the node.
+enum Presented {
+    Nothing,
+    Cookie(NodeCookie),
+    Credentials,
+}
+
+impl Relay {
+    /// Finds the session of a request.
+    pub(crate) fn begin<'a>(self: &'a Arc<Self>, request: &'a mut Request<Body>) -> MaybeReady<'a, Box<RelayRequest>> {
+        let path = normalise(request.uri().path());
+        // The guard rejects a path that is ambiguous.
+        let call = path.map_or(SessionCall::Other, |path| SessionCall::of(request.method(), &path));
+        let own_cookie = self.cookies.take_from_request(request.headers_mut());
+        let headers = request.headers();
+        let authorization = headers.get(header::AUTHORIZATION).cloned();
+        let client_credentials = match (call, &authorization) {
+            (SessionCall::LoginForm, _) => {
+                buffered(request.body()).and_then(|body| Credentials::from_form(headers, &body))
+            }
+            (_, Some(value)) => Credentials::from_authorization(value.as_bytes()),
+            (_, None) => None,
+        };
+        // A request with another scheme than Basic has no session of the relay.
+        let other_scheme = authorization.is_some() && client_credentials.is_none() && call != SessionCall::LoginForm;
+        let mut relayed = Box::new(RelayRequest {
+            call,
+            cookies: headers.get(header::COOKIE).cloned(),
+            authorization,
+            client_credentials,
+            client_headers: client_headers(headers),
+            has_cookie: own_cookie.is_present,
+            session: None,
+            is_ended: own_cookie.is_present && own_cookie.id.is_none(),
+            in_use: None,
+            presented: Presented::Nothing,
+            retried_at: None,
+            not_ready: None,
+        });
+        let Some(id) = own_cookie.id.filter(|_| !other_scheme) else { return MaybeReady::Ready(relayed) };
+        self.sessions.find(id).map(|opened| {
+            self.set_session(&mut relayed, opened);
+            relayed
+        })
+    }
+
+    fn set_session(&self, relayed: &mut RelayRequest, opened: Opened) {
+        match opened {
+            Opened::Session(session) => {
+                relayed.in_use = Some(self.sessions.keep_alive(&session));
+                relayed.set_session(session);
+            }
+            Opened::Absent => relayed.is_ended = true,
+            // The client keeps its cookie: the store may be available again soon.
+            Opened::Unknown => {}
+        }
+    }
+
+    /// Prepares the request for the node at `endpoint`.
+    pub(crate) fn prepare<'a>(
+        self: &'a Arc<Self>,
+        relayed: &'a mut RelayRequest,
+        endpoint: &'a EndpointId,
+        nodes: &'a dyn Nodes,
+        request: &'a mut Request<Body>,
+    ) -> Option<BoxFuture<'a, Prepared>> {
+        if let Some(credentials) = &relayed.client_credentials {
+            let cache = self.node_sessions.as_ref().filter(|_| relayed.keeps_no_cookies());
+            let cookie = cache.and_then(|cache| cache.get(self.sessions.fingerprint(credentials), endpoint));
+            relayed.present(request, cookie, false);
+            return None;
+        }
+        let Some(known) = &relayed.session else {
+            relayed.present(request, None, false);
+            return None;
+        };
+        if relayed.call == SessionCall::Logout {
+            return Some(Box::pin(self.prepare_logout(relayed, endpoint, nodes, request)));
+        }
+        if let Some(cookie) = known.session.cookie(endpoint).cloned() {
+            relayed.present(request, Some(cookie), relayed.needs_credentials(request));
+            return None;
+        }
+        Some(Box::pin(async move {
+            if let Some((_, kind)) = relayed.not_ready.take_if(|(at, _)| at == endpoint) {
+                return Prepared::Failed(SendError::new(kind, LoginFailed));
+            }
+            match self.ensure_logged_in_for(relayed, endpoint, nodes, None).await {
+                LoginOutcome::LoggedIn(cookie) => {
+                    relayed.present(request, Some(cookie), relayed.needs_credentials(request));
+                }
+                LoginOutcome::NoCookie => relayed.present(request, None, true),
+                LoginOutcome::Refused | LoginOutcome::SessionGone => {
+                    relayed.end_session();
+                    relayed.present(request, None, false);
+                }
+                LoginOutcome::NotReady(kind) => return Prepared::Failed(SendError::new(unsent(kind), LoginFailed)),
+            }
+            Prepared::Send
+        }))
+    }
+
+    /// Ends the session everywhere else before the client's own logout is sent.
+    async fn prepare_logout(
+        &self,
+        relayed: &mut RelayRequest,
+        endpoint: &EndpointId,
+        nodes: &dyn Nodes,
+        request: &mut Request<Body>,
+    ) -> Prepared {
+        let mut cookie = None;
+        if let Some(known) = &relayed.session {
+            if !std::mem::replace(&mut relayed.is_ended, true) {
+                self.sessions.remove(&known.key).await;
+                let like = Some((request.method(), request.uri()));
+                self.log_out(known, Some(endpoint), nodes, &relayed.client_headers, like).await;
+            }
+            cookie = known.session.cookie(endpoint).cloned();
+        }
+        relayed.present(request, cookie, false);
+        Prepared::Send
+    }
+
+    /// Learns from the response, and hides the sessions of nodes from the client.
+    pub(crate) fn settle<'a>(
+        self: &'a Arc<Self>,
+        relayed: &'a mut RelayRequest,
+        served: ResponseContext<'a>,
+        response: &'a mut Response<Body>,
+    ) -> MaybeReady<'a, AfterResponse> {
+        let change = self.cookies.take_from_response(response.headers_mut());
+        remove_id_from_location(response.headers_mut());
+        let unauthorized = response.status() == StatusCode::UNAUTHORIZED;
+        let is_current = relayed.session.as_ref().is_none_or(|known| known.is_current);
+        let is_ordinary = relayed.client_credentials.is_none() && relayed.call != SessionCall::Logout;
+        if change.is_none() && !unauthorized && is_current && is_ordinary {
+            self.delete_ended_cookie(relayed, response);
+            return MaybeReady::Ready(AfterResponse::Return);
+        }
+        MaybeReady::boxed(async move {
+            if relayed.client_credentials.is_some() {
+                self.after_credentials(relayed, &served, change, response).await;
+            } else if unauthorized && relayed.session.is_some() {
+                if self.after_unauthorized(relayed, &served).await {
+                    return AfterResponse::SendAgain;
+                }
+            } else if relayed.call != SessionCall::Logout {
+                self.update_session(relayed, &served, change).await;
+            }
+            self.delete_ended_cookie(relayed, response);
+            AfterResponse::Return
+        })
+    }
+
+    async fn ensure_logged_in_for(
+        self: &Arc<Self>,
+        relayed: &mut RelayRequest,
+        endpoint: &EndpointId,
+        nodes: &dyn Nodes,
+        rejected: Option<NodeCookie>,
+    ) -> LoginOutcome {
+        let RelayRequest { session: Some(known), client_headers, .. } = relayed else {
+            return LoginOutcome::SessionGone;
+        };
+        self.ensure_logged_in(known, LoginRequest { endpoint, nodes, client_headers, rejected }).await
+    }
+
+    /// Handles a 401 to a session. Returns whether the request is to be sent again.
+    async fn after_unauthorized(self: &Arc<Self>, relayed: &mut RelayRequest, served: &ResponseContext<'_>) -> bool {
+        let endpoint = served.endpoint;
+        match std::mem::replace(&mut relayed.presented, Presented::Nothing) {
+            Presented::Cookie(cookie) if relayed.retried_at.as_ref() != Some(endpoint) => {
+                relayed.retried_at = Some(endpoint.clone());
+                match self.ensure_logged_in_for(relayed, endpoint, served.nodes, Some(cookie)).await {
+                    LoginOutcome::LoggedIn(_) => return true,
+                    outcome @ (LoginOutcome::NoCookie | LoginOutcome::NotReady(_)) => {
+                        if let Some(known) = &mut relayed.session {
+                            known.session.set_cookie(endpoint, None);
+                        }
+                        if let LoginOutcome::NotReady(kind) = outcome {
+                            relayed.not_ready = Some((endpoint.clone(), unsent(kind)));
+                        }
+                        return true;
+                    }
+                    LoginOutcome::Refused | LoginOutcome::SessionGone => relayed.end_session(),
+                }
+            }
+            // The node has checked the credentials.
+            Presented::Credentials => {
+                if let Some(known) = &relayed.session {
+                    self.end_refused(known).await;
+                }
+                relayed.end_session();
+            }
+            // The node rejects the cookie of a new login, so another login would not help.
+            Presented::Cookie(_) | Presented::Nothing => {}
+        }
+        false
+    }
+
+    /// Stores a cookie that the node has changed, and seals with the current secret.
+    async fn update_session(&self, relayed: &mut RelayRequest, served: &ResponseContext<'_>, change: NodeCookieChange) {
+        let Some(known) = &mut relayed.session else { return };
+        let is_outdated = !known.is_current;
+        let update = self.sessions.change(known, |session| {
+            let changes = !change.is_none() && session.cookie(served.endpoint) != change.set.as_ref();
+            if changes {
+                session.set_cookie(served.endpoint, change.set.clone());
+            }
+            changes || is_outdated
+        });
+        update.await;
+    }
+
+    fn delete_ended_cookie(&self, relayed: &RelayRequest, response: &mut Response<Body>) {
+        if let Some(line) = self.cookies.delete().filter(|_| relayed.is_ended) {
+            response.headers_mut().append(header::SET_COOKIE, line);
+        }
+    }
+}
+
+impl RelayRequest {
+    pub(crate) fn has_session(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Returns whether the request may have to be sent again after its response.
+    pub(crate) fn wants_copy(&self) -> bool {
+        self.session.is_some() && self.client_credentials.is_none() && self.call != SessionCall::Logout
+    }
+
+    fn set_session(&mut self, session: Box<OpenSession>) {
+        let is_login = matches!(self.call, SessionCall::Login | SessionCall::LoginForm);
+        let same_credentials = self.client_credentials.as_ref() == Some(session.session.credentials());
+        if self.call == SessionCall::Logout || (!is_login && same_credentials) {
+            // Some clients, such as JDBC, send the session's credentials with each request.
+            self.client_credentials = None;
+            self.authorization = None;
+        }
+        self.session = Some(session);
+    }
+
+    /// Returns whether the client seems to send credentials with every request and to keep no
+    /// cookies.
+    pub(super) fn keeps_no_cookies(&self) -> bool {
+        !self.has_cookie && !matches!(self.call, SessionCall::Login | SessionCall::LoginForm)
+    }
+
+    /// Returns whether the node needs the credentials in addition to its cookie: if a 401 would be
+    /// too late to send the request again, or would not occur. A node that knows the cookie ignores
+    /// them.
+    fn needs_credentials(&self, request: &Request<Body>) -> bool {
+        self.call == SessionCall::WhoAmI || request.body().replay().is_none()
+    }
+
+    /// Continues without the session.
+    pub(super) fn end_session(&mut self) {
+        self.session = None;
+        self.is_ended = true;
+    }
+
+    /// Puts what identifies the session at this node into the request, in place of that for another
+    /// node.
+    fn present(&mut self, request: &mut Request<Body>, cookie: Option<NodeCookie>, with_credentials: bool) {
+        let headers = request.headers_mut();
+        set_cookie_header(headers, self.cookies.as_ref(), cookie.as_ref());
+        let known = self.session.as_ref().filter(|_| with_credentials);
+        let own = known.and_then(|known| known.session.credentials().authorization());
+        self.presented = match cookie {
+            _ if own.is_some() => Presented::Credentials,
+            Some(cookie) => Presented::Cookie(cookie),
+            None => Presented::Nothing,
+        };
+        match own.or_else(|| self.authorization.clone()) {
+            Some(mut value) => {
+                value.set_sensitive(true);
+                headers.insert(header::AUTHORIZATION, value);
+            }
+            None => _ = headers.remove(header::AUTHORIZATION),
+        }
+    }
+}
+
+/// Returns the bytes of a body that is already buffered.
+fn buffered(body: &Body) -> Option<Bytes> {
+    let mut copy = body.replay()?;
+    match Pin::new(&mut copy).poll_frame(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
+        _ => None,
+    }
+}
+
+/// Converts the error of a login: the client's own request was not sent in any case.
+fn unsent(kind: SendErrorKind) -> SendErrorKind {
+    match kind {
+        SendErrorKind::ConnectTimeout | SendErrorKind::HeadTimeout => SendErrorKind::ConnectTimeout,
+        SendErrorKind::Limit => SendErrorKind::Limit,
+        SendErrorKind::Connect
+        | SendErrorKind::Refused
+        | SendErrorKind::Broken
+        | SendErrorKind::Stale
+        | SendErrorKind::Invalid
+        | SendErrorKind::RequestBody => SendErrorKind::Connect,
+    }
+}
+
+/// Why a request was not sent to a node.
+#[derive(Debug, thiserror::Error)]
+#[error("the session could not be logged in at the node")]
+struct LoginFailed;

@@ -1,0 +1,158 @@
+use std::time::Duration;
+
+use super::credentials::Credentials;
+use super::record::RelayedSession;
+use super::seal::Sealer;
+use super::session_id::SessionId;
+use crate::drop_guard::DropGuard;
+use crate::maybe_ready::MaybeReady;
+use crate::session::cached::{Lookup, Sessions};
+use crate::session::{Precondition, SessionKey, SessionRecord};
+
+/// How often a change is repeated after a conflict. Writers are the first logins at nodes, so few.
+const MAX_CONFLICTS: usize = 16;
+
+/// The sealed sessions of a store.
+#[derive(Debug, Clone)]
+pub(super) struct SealedSessions {
+    pub(super) sessions: Sessions,
+    pub(super) sealer: Sealer,
+    /// For how long an unused session is kept.
+    pub(super) ttl: Duration,
+}
+
+/// A session that was found and opened.
+#[derive(Debug, Clone)]
+pub(super) struct OpenSession {
+    pub(super) id: SessionId,
+    pub(super) key: SessionKey,
+    pub(super) session: RelayedSession,
+    /// `None` while the store does not have the session yet.
+    version: Option<u64>,
+    /// Whether it is sealed with the current secret.
+    pub(super) is_current: bool,
+}
+
+/// The result of a lookup.
+pub(super) enum Opened {
+    Session(Box<OpenSession>),
+    Absent,
+    /// The store is unavailable.
+    Unknown,
+}
+
+impl SealedSessions {
+    /// Finds the session of a client. The near cache may answer.
+    pub(super) fn find(&self, id: SessionId) -> MaybeReady<'_, Opened> {
+        let mut keys = self.sealer.keys(&id);
+        let Some(first) = keys.next() else { return MaybeReady::Ready(Opened::Absent) };
+        // Two secrets with one number are rare, and exist only during a rotation.
+        let others: Vec<SessionKey> = keys.collect();
+        let lookup = match self.sessions.find(first, id.as_bytes(), None) {
+            MaybeReady::Ready(lookup) if others.is_empty() => return MaybeReady::Ready(self.open(&id, first, lookup)),
+            lookup => lookup,
+        };
+        MaybeReady::boxed(async move {
+            let mut opened = self.open(&id, first, lookup.await);
+            for key in others {
+                if let Opened::Absent = opened {
+                    opened = self.open(&id, key, self.sessions.find(key, id.as_bytes(), None).await);
+                }
+            }
+            opened
+        })
+    }
+
+    /// Reads the session again from the store.
+    pub(super) async fn refresh(&self, known: &OpenSession) -> Opened {
+        self.open(&known.id, known.key, self.sessions.find_fresh(known.key).await)
+    }
+
+    /// Stores a new session. Returns `None` if it cannot be stored.
+    pub(super) async fn create(&self, session: RelayedSession) -> Option<OpenSession> {
+        let id = SessionId::random(self.sealer.number())?;
+        let key = self.sealer.keys(&id).next()?;
+        let record = self.seal(&id, &key, &session)?;
+        match self.sessions.save(key, record.clone(), Precondition::Absent, self.ttl).await {
+            Lookup::Found(stored, version) if stored == record => {
+                Some(OpenSession { id, key, session, version, is_current: true })
+            }
+            _ => None,
+        }
+    }
+
+    /// Applies `change` to the stored session, and updates `known` to what is stored then.
+    ///
+    /// `change` returns whether there is anything to write, and is called again after a conflict.
+    /// Returns false if the session has been removed meanwhile.
+    pub(super) async fn change(
+        &self,
+        known: &mut OpenSession,
+        mut change: impl FnMut(&mut RelayedSession) -> bool,
+    ) -> bool {
+        for _ in 0..MAX_CONFLICTS {
+            let mut session = known.session.clone();
+            if !change(&mut session) {
+                return true;
+            }
+            let Some(record) = self.seal(&known.id, &known.key, &session) else { return true };
+            let expected = known.version.map_or(Precondition::Absent, Precondition::Version);
+            match self.sessions.save(known.key, record.clone(), expected, self.ttl).await {
+                Lookup::Found(stored, version) if stored == record => {
+                    *known = OpenSession { session, version, is_current: true, ..known.clone() };
+                    return true;
+                }
+                conflict => match self.open(&known.id, known.key, conflict) {
+                    Opened::Session(winner) => *known = *winner,
+                    Opened::Absent => return false,
+                    Opened::Unknown => return true,
+                },
+            }
+        }
+        true
+    }
+
+    /// Keeps the session alive until the guard is dropped.
+    pub(super) fn keep_alive(&self, known: &OpenSession) -> DropGuard {
+        self.sessions.use_now(known.key, self.ttl)
+    }
+
+    pub(super) async fn remove(&self, key: &SessionKey) {
+        self.sessions.remove_now(*key).await;
+    }
+
+    /// Returns a keyed hash that identifies credentials.
+    pub(super) fn fingerprint(&self, credentials: &Credentials) -> SessionKey {
+        self.sealer.fingerprint(credentials.as_bytes())
+    }
+
+    /// Returns whether any front end has marked these credentials as refused.
+    pub(super) async fn is_refused(&self, fingerprint: &SessionKey) -> bool {
+        matches!(self.sessions.find_fresh(*fingerprint).await, Lookup::Found(..))
+    }
+
+    /// Marks credentials as refused for all front ends. The mark is an empty record.
+    pub(super) async fn mark_refused(&self, fingerprint: &SessionKey) {
+        // A conflict means that the mark is there already.
+        self.sessions.save(*fingerprint, SessionRecord::default(), Precondition::Absent, self.ttl).await;
+    }
+
+    /// Opens a record. One that is damaged, or sealed with a secret that is gone, counts as absent.
+    fn open(&self, id: &SessionId, key: SessionKey, lookup: Lookup) -> Opened {
+        let (record, version) = match lookup {
+            Lookup::Found(record, version) => (record, version),
+            Lookup::UnderOldKey(_) | Lookup::Absent => return Opened::Absent,
+            Lookup::Unknown => return Opened::Unknown,
+        };
+        let open = || {
+            let unsealed = self.sealer.open(id, &key, record.sealed())?;
+            let session = RelayedSession::decode(&unsealed.content)?;
+            Some(OpenSession { id: id.clone(), key, session, version, is_current: unsealed.is_current })
+        };
+        open().map_or(Opened::Absent, |session| Opened::Session(Box::new(session)))
+    }
+
+    fn seal(&self, id: &SessionId, key: &SessionKey, session: &RelayedSession) -> Option<SessionRecord> {
+        Some(SessionRecord::default().with_sealed(self.sealer.seal(id, key, &session.encode())?))
+    }
+}
