@@ -34,7 +34,7 @@ enum Reply {
     Records(Vec<Record>),
     /// A response code: 2 is SERVFAIL, 3 NXDOMAIN, 5 REFUSED.
     Code(u8),
-    /// These bytes after the header and the question, with this count of answer records.
+    /// These bytes after the header and the question, with this number of records.
     Raw(u16, Vec<u8>),
     /// Records under another id, as an attacker would guess it.
     Forged(Vec<Record>),

@@ -204,7 +204,7 @@ async fn cookies_of_nodes_and_of_the_front_end_are_kept_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cookie_has_the_attributes_that_were_chosen() {
     let nodes = Nodes::start(1, KylinVersion::V4).await;
-    let front = nodes.front_with(RoundRobin::new(), |shared| {
+    let front = nodes.front_with(RoundRobin::new(), |relay| {
         relay.name("SID").unwrap().path("/").unwrap().secure(true).same_site(Some(SameSite::Strict))
     });
     let response = Browser::new(front.address()).log_in("ADMIN", "KYLIN").await;

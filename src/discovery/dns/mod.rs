@@ -25,6 +25,7 @@ use crate::endpoint::Roles;
 /// counts as 1. Records of the lowest priority number are primaries, all others backups. At most 256
 /// nodes of a response count. A name without records yields a membership without nodes, which no
 /// cluster applies.
+#[derive(Debug)]
 pub struct Dns {
     query: DnsQuery,
     servers: Vec<SocketAddr>,
@@ -218,14 +219,6 @@ impl fmt::Display for DnsQuery {
             DnsQuery::Addresses(name, _) => write!(f, "addresses of {name}"),
             DnsQuery::Services(name) => write!(f, "services of {name}"),
         }
-    }
-}
-
-impl fmt::Debug for Dns {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("Dns");
-        debug.field("query", &self.query).field("servers", &self.servers).field("last", &self.last);
-        debug.finish_non_exhaustive()
     }
 }
 

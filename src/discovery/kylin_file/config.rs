@@ -114,18 +114,6 @@ impl KylinConfig {
         Ok(node.endpoint(backend.build())?)
     }
 
-    /// Makes the endpoints of all [nodes](Self::nodes), for a cluster that does not watch the file.
-    ///
-    /// # Errors
-    /// [`InvalidEndpoint`](crate::backend::http1::InvalidEndpoint) for an address that the backend
-    /// does not accept.
-    #[cfg(feature = "client")]
-    pub fn endpoints(
-        &self,
-    ) -> Result<Vec<crate::Endpoint<crate::HttpBackend>>, crate::backend::http1::InvalidEndpoint> {
-        self.nodes.iter().map(|node| self.endpoint(node)).collect()
-    }
-
     /// Returns the ZooKeeper where the nodes register, if the file implies that they do.
     ///
     /// Kylin 3 and 4 register below the name of the cluster, with self-discovery or with the job

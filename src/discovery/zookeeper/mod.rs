@@ -61,17 +61,14 @@ pub struct ZooKeeper {
     leader: watch::Sender<Option<String>>,
 }
 
-#[derive(Debug)]
 struct SessionOptions {
     connect_string: ConnectString,
     layouts: Vec<Layout>,
-    digest: Option<Digest>,
+    /// `user:password`.
+    digest: Option<Vec<u8>>,
     session_timeout: Duration,
     grace: Duration,
 }
-
-/// Credentials, hidden from `Debug`.
-struct Digest(Vec<u8>);
 
 impl ZooKeeper {
     /// Parses `host:port,host:port/base/cluster`.
@@ -126,7 +123,7 @@ impl ZooKeeper {
     /// `KYLIN` by default.
     #[must_use]
     pub fn digest(mut self, user: &str, password: &str) -> Self {
-        self.options.digest = Some(Digest(format!("{user}:{password}").into_bytes()));
+        self.options.digest = Some(format!("{user}:{password}").into_bytes());
         self
     }
 
@@ -233,13 +230,8 @@ impl Discovery for ZooKeeper {
 
 impl fmt::Debug for ZooKeeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ZooKeeper").field("options", &self.options).field("last", &self.last).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Digest(..)")
+        let mut debug = f.debug_struct("ZooKeeper");
+        debug.field("connect_string", &self.options.connect_string).field("last", &self.last).finish_non_exhaustive()
     }
 }
 

@@ -50,7 +50,7 @@ impl Session {
         let location = options.connect_string.to_string();
         let mut connector = Client::connector().with_session_timeout(options.session_timeout);
         if let Some(digest) = &options.digest {
-            connector = connector.with_auth("digest", &digest.0);
+            connector = connector.with_auth("digest", digest);
         }
         let connected = connector.connect(options.connect_string.servers()).await;
         let client = connected.map_err(|error| discovery_error(&location, error))?;

@@ -6,35 +6,39 @@ use tokio::time::timeout;
 
 use super::Relay;
 use super::login::{LoginOutcome, log_in, logout};
-use super::record::NodeCookie;
+use super::record::{NodeCookie, RelayedSession};
+use super::request::RelayRequest;
 use super::sealed_sessions::{OpenSession, Opened};
 use crate::backend::SendErrorKind;
 use crate::endpoint::EndpointId;
 use crate::session::hook::{Node, Nodes};
 
-/// Where and for which client a session is logged in.
-pub(super) struct LoginRequest<'a> {
-    pub(super) endpoint: &'a EndpointId,
-    pub(super) nodes: &'a dyn Nodes,
-    pub(super) client_headers: &'a HeaderMap,
+/// A login of a session at a node.
+struct LoginRequest {
+    endpoint: EndpointId,
+    node: Arc<dyn Node>,
+    headers: HeaderMap,
     /// The cookie that the node has just rejected.
-    pub(super) rejected: Option<NodeCookie>,
+    rejected: Option<NodeCookie>,
 }
 
 impl Relay {
-    /// Logs the session in at a node, or waits for the login that is running. `known` then has the
-    /// cookie.
+    /// Logs the session of a request in at a node, or waits for the login that is running. The
+    /// session then has the cookie. `rejected` is the cookie that the node has just rejected.
     pub(super) async fn ensure_logged_in(
         self: &Arc<Self>,
-        known: &mut OpenSession,
-        request: LoginRequest<'_>,
+        relayed: &mut RelayRequest,
+        endpoint: &EndpointId,
+        nodes: &dyn Nodes,
+        rejected: Option<NodeCookie>,
     ) -> LoginOutcome {
-        let LoginRequest { endpoint, nodes, client_headers, rejected } = request;
+        let Some(known) = &mut relayed.session else { return LoginOutcome::SessionGone };
         let Some(node) = nodes.find(endpoint) else { return LoginOutcome::UNREACHABLE };
         let login = || {
-            let (relay, session) = (Arc::clone(self), known.clone());
-            let (endpoint, headers) = (endpoint.clone(), client_headers.clone());
-            async move { relay.log_in_once(session, &endpoint, &*node, headers, rejected).await }
+            let (relay, session) = (Arc::clone(self), (**known).clone());
+            let (endpoint, headers) = (endpoint.clone(), relayed.client_headers.clone());
+            let request = LoginRequest { endpoint, node, headers, rejected };
+            async move { relay.log_in_once(session, request).await }
         };
         let outcome = self.logins.run(known.key, endpoint, login).await;
         if let LoginOutcome::LoggedIn(cookie) = &outcome {
@@ -44,14 +48,7 @@ impl Relay {
     }
 
     /// Logs in for all requests that wait for it.
-    async fn log_in_once(
-        &self,
-        mut known: OpenSession,
-        endpoint: &EndpointId,
-        node: &dyn Node,
-        headers: HeaderMap,
-        rejected: Option<NodeCookie>,
-    ) -> LoginOutcome {
+    async fn log_in_once(&self, mut known: OpenSession, request: LoginRequest) -> LoginOutcome {
         let fingerprint = self.sessions.fingerprint(known.session.credentials());
         let lock = self.logins.lock(fingerprint);
         let Ok(_guard) = timeout(self.login_timeout, lock.lock()).await else {
@@ -63,18 +60,18 @@ impl Relay {
             Opened::Absent => return LoginOutcome::SessionGone,
             Opened::Unknown => {}
         }
-        if let Some(cookie) = known.session.cookie(endpoint).filter(|cookie| rejected.as_ref() != Some(*cookie)) {
+        if let Some(cookie) = request.current_cookie(&known.session) {
             return LoginOutcome::LoggedIn(cookie.clone());
         }
         if self.logins.is_refused(&fingerprint) || self.sessions.is_refused(&fingerprint).await {
             self.sessions.remove(&known.key).await;
             return LoginOutcome::Refused;
         }
-        let credentials = known.session.credentials();
-        match log_in(node, credentials, headers.clone(), &self.cookies, self.login_timeout).await {
-            LoginOutcome::LoggedIn(cookie) => self.publish(known, endpoint, node, headers, rejected, cookie).await,
+        let (credentials, headers) = (known.session.credentials(), request.headers.clone());
+        match log_in(&*request.node, credentials, headers, &self.cookies, self.login_timeout).await {
+            LoginOutcome::LoggedIn(cookie) => self.publish(known, request, cookie).await,
             LoginOutcome::Refused => {
-                tracing::info!(%endpoint, "node refused the login of a session; it is not repeated");
+                tracing::info!(endpoint = %request.endpoint, "node refused the login of a session; it is not repeated");
                 self.end_refused(&known).await;
                 LoginOutcome::Refused
             }
@@ -83,26 +80,19 @@ impl Relay {
     }
 
     /// Stores the cookie of a new login. If another front end was faster, its cookie counts.
-    async fn publish(
-        &self,
-        mut known: OpenSession,
-        endpoint: &EndpointId,
-        node: &dyn Node,
-        headers: HeaderMap,
-        rejected: Option<NodeCookie>,
-        own: NodeCookie,
-    ) -> LoginOutcome {
+    async fn publish(&self, mut known: OpenSession, request: LoginRequest, own: NodeCookie) -> LoginOutcome {
         let mut first = None;
         let change = self.sessions.change(&mut known, |session| {
-            first = session.cookie(endpoint).filter(|cookie| rejected.as_ref() != Some(*cookie)).cloned();
-            session.set_cookie(endpoint, Some(own.clone()));
+            first = request.current_cookie(session).cloned();
+            session.set_cookie(&request.endpoint, Some(own.clone()));
             first.is_none()
         });
         let exists = change.await;
-        tracing::debug!(%endpoint, "session logged in at node");
+        tracing::debug!(endpoint = %request.endpoint, "session logged in at node");
         if !exists || first.is_some() {
             // The new session at the node is not used.
-            let _ = timeout(self.logout_timeout, node.send_boxed(logout(None, &headers, &own))).await;
+            let logout = request.node.send_boxed(logout(None, &request.headers, &own));
+            let _ = timeout(self.logout_timeout, logout).await;
         }
         if exists { LoginOutcome::LoggedIn(first.unwrap_or(own)) } else { LoginOutcome::SessionGone }
     }
@@ -136,5 +126,12 @@ impl Relay {
         if timeout(self.logout_timeout, all).await.is_err() {
             tracing::debug!("not every node confirmed a logout in time");
         }
+    }
+}
+
+impl LoginRequest {
+    /// Returns the session's cookie at the node, unless the node has rejected it.
+    fn current_cookie<'s>(&self, session: &'s RelayedSession) -> Option<&'s NodeCookie> {
+        session.cookie(&self.endpoint).filter(|cookie| self.rejected.as_ref() != Some(*cookie))
     }
 }

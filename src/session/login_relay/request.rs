@@ -12,7 +12,6 @@ use http_body::Body as _;
 use super::Relay;
 use super::cookies::{NodeCookieChange, remove_id_from_location, set_cookie_header};
 use super::credentials::Credentials;
-use super::ensure_login::LoginRequest;
 use super::login::{LoginOutcome, client_headers};
 use super::record::NodeCookie;
 use super::sealed_sessions::{OpenSession, Opened};
@@ -136,7 +135,7 @@ impl Relay {
             if let Some((_, kind)) = relayed.not_ready.take_if(|(at, _)| at == endpoint) {
                 return Prepared::Failed(SendError::new(kind, LoginFailed));
             }
-            match self.ensure_logged_in_for(relayed, endpoint, nodes, None).await {
+            match self.ensure_logged_in(relayed, endpoint, nodes, None).await {
                 LoginOutcome::LoggedIn(cookie) => {
                     relayed.present(request, Some(cookie), relayed.needs_credentials(request));
                 }
@@ -203,26 +202,13 @@ impl Relay {
         })
     }
 
-    async fn ensure_logged_in_for(
-        self: &Arc<Self>,
-        relayed: &mut RelayRequest,
-        endpoint: &EndpointId,
-        nodes: &dyn Nodes,
-        rejected: Option<NodeCookie>,
-    ) -> LoginOutcome {
-        let RelayRequest { session: Some(known), client_headers, .. } = relayed else {
-            return LoginOutcome::SessionGone;
-        };
-        self.ensure_logged_in(known, LoginRequest { endpoint, nodes, client_headers, rejected }).await
-    }
-
     /// Handles a 401 to a session. Returns whether the request is to be sent again.
     async fn after_unauthorized(self: &Arc<Self>, relayed: &mut RelayRequest, served: &ResponseContext<'_>) -> bool {
         let endpoint = served.endpoint;
         match std::mem::replace(&mut relayed.presented, Presented::Nothing) {
             Presented::Cookie(cookie) if relayed.retried_at.as_ref() != Some(endpoint) => {
                 relayed.retried_at = Some(endpoint.clone());
-                match self.ensure_logged_in_for(relayed, endpoint, served.nodes, Some(cookie)).await {
+                match self.ensure_logged_in(relayed, endpoint, served.nodes, Some(cookie)).await {
                     LoginOutcome::LoggedIn(_) => return true,
                     outcome @ (LoginOutcome::NoCookie | LoginOutcome::NotReady(_)) => {
                         if let Some(known) = &mut relayed.session {

@@ -42,7 +42,7 @@ pub(super) enum Opened {
 }
 
 impl SealedSessions {
-    /// Finds the session of a client. The near cache may answer.
+    /// Finds the session of a client, in the near cache or in the store.
     pub(super) fn find(&self, id: SessionId) -> MaybeReady<'_, Opened> {
         let mut keys = self.sealer.keys(&id);
         let Some(first) = keys.next() else { return MaybeReady::Ready(Opened::Absent) };
