@@ -10,7 +10,6 @@ use super::directives::remarks::{Notice, Remarks};
 use super::directives::server::{ListenAddress, Server, ServerNames};
 use super::directives::settings::{BlockSettings, SettingsReader};
 use super::directives::upstream::Upstream;
-use super::report::Report;
 use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, Parser, Span};
 use super::uri::host_without_port;
 use super::variables::Maps;
@@ -74,11 +73,6 @@ impl Config {
     /// [`ConfigError`] for the first mistake that is found.
     pub fn parse(name: &str, text: &str) -> Result<Config, ConfigError> {
         Config::build(name, |parser| parser.text(name, text))
-    }
-
-    /// Returns how the configuration was understood, as text for people.
-    pub fn report(&self) -> Report<'_> {
-        Report::new(self)
     }
 
     fn build(

@@ -23,9 +23,10 @@ const DIFFERENCES: [&str; 5] = [
 #[derive(Debug, Clone, Copy)]
 pub struct Report<'c>(&'c Config);
 
-impl<'c> Report<'c> {
-    pub(super) fn new(config: &'c Config) -> Self {
-        Report(config)
+impl Config {
+    /// Returns how the configuration was understood, as text for people.
+    pub fn report(&self) -> Report<'_> {
+        Report(self)
     }
 }
 
@@ -141,8 +142,8 @@ fn settings(location: &Location) -> Vec<(&'static str, String)> {
         lines.push(("adds", format!("{}: {}{always}", header.name, header.value)));
     }
     let real_ip = &settings.real_ip;
-    if !real_ip.trusted.is_empty() {
-        let trusted: Vec<_> = real_ip.trusted.iter().map(ToString::to_string).collect();
+    let trusted = real_ip.trusted();
+    if !trusted.is_empty() {
         let recursive = if real_ip.recursive { ", recursive" } else { "" };
         lines.push(("real ip", format!("{} from {}{recursive}", real_ip.header, trusted.join(" "))));
     }

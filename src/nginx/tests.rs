@@ -136,7 +136,7 @@ fn a_whole_nginx_conf_is_read() {
     assert!(!kylin.next_upstream.on_status(500));
     let hides = |name: &'static str| kylin.hides(&http::HeaderName::from_static(name));
     assert!(hides("x-powered-by") && hides("date") && !hides("server") && !hides("x-other"));
-    assert!(kylin.real_ip.recursive && kylin.real_ip.trusted.len() == 2);
+    assert!(kylin.real_ip.recursive && kylin.real_ip.trusted() == ["10.0.0.0/8", "unix:"]);
     let direct = &at("/direct").settings;
     assert_eq!((direct.set_headers.len(), direct.read_timeout), (1, Some(Duration::from_secs(1))));
     let ping = at("/ping");

@@ -3,7 +3,6 @@
 use std::fmt::{self, Write as _};
 use std::io;
 
-use super::lexer::Word;
 use super::source::{Sources, Span};
 
 /// The kind of mistake that a [`ConfigError`] is about.
@@ -152,13 +151,6 @@ impl Span {
 
     pub(crate) fn limit(self, message: impl Into<String>, expected: impl Into<String>) -> Fault {
         Fault::new(ErrorKind::Limit, Some(self), message, expected)
-    }
-}
-
-impl Word {
-    /// Returns the error for a word that is no valid `what`.
-    pub(crate) fn invalid(&self, what: &str, expected: impl Into<String>) -> Fault {
-        self.span.value(format!("invalid {what} \"{}\"", self.text), expected)
     }
 }
 

@@ -1,4 +1,4 @@
-//! nginx's words: `ngx_conf_read_token` of `ngx_conf_file.c`, state for state.
+//! nginx's words: `ngx_conf_read_token` of `ngx_conf_file.c`.
 //!
 //! Configurations depend on its oddities, so they are kept. A quote has a meaning only at the start of
 //! a word. `}` inside a word is a letter. `${` does not open a block. A backslash that escapes nothing
@@ -22,6 +22,11 @@ impl Word {
             None => (&self.text, None),
         }
     }
+
+    /// Returns the error for a word that is no valid `what`.
+    pub(crate) fn invalid(&self, what: &str, expected: impl Into<String>) -> Fault {
+        self.span.value(format!("invalid {what} \"{}\"", self.text), expected)
+    }
 }
 
 /// What ended a run of words.
@@ -37,8 +42,8 @@ pub(crate) enum Terminator {
     EndOfFile,
 }
 
-/// The longest word. nginx reads through a buffer of this size; a longer word usually lacks a quote.
-const MAX_WORD_BYTES: usize = 4096;
+/// The longest word is one byte shorter: nginx reads through a buffer of this size.
+const BUFFER_BYTES: usize = 4096;
 
 /// Reads one file, statement by statement.
 #[derive(Debug)]
@@ -47,16 +52,6 @@ pub(crate) struct Lexer<'t> {
     file: u16,
     line: u32,
     at: usize,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LexState {
-    /// Between words.
-    Space,
-    /// Inside a word; `quote` is what ends it.
-    Word { quote: Option<u8> },
-    /// Behind a closing quote.
-    Closed,
 }
 
 impl<'t> Lexer<'t> {
@@ -68,109 +63,115 @@ impl<'t> Lexer<'t> {
     /// Reads the words up to the next `;`, `{`, `}` or the end. The span is that of the terminator.
     pub(crate) fn statement(&mut self, words: &mut Vec<Word>) -> Result<(Terminator, Span), Fault> {
         words.clear();
-        let bytes = self.text.as_bytes();
-        let mut state = LexState::Space;
-        let mut start = self.span();
-        let (mut escaped, mut variable) = (false, false);
-        while let Some(&byte) = bytes.get(self.at) {
+        let mut after_quote = false;
+        loop {
             let here = self.span();
-            self.at += 1;
-            if byte == b'\n' {
-                self.line += 1;
-            }
-            if escaped {
-                escaped = false;
-                continue;
-            }
-            let space = matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
-            if state == LexState::Closed {
-                match byte {
-                    b';' => return Ok((Terminator::Semicolon, here)),
-                    b'{' => return Ok((Terminator::BlockOpen, here)),
-                    b')' => state = LexState::Space,
-                    _ if space => {
-                        state = LexState::Space;
-                        continue;
-                    }
-                    _ => {
-                        let letter = self.text[here.at as usize..].chars().next().unwrap_or_default();
-                        let message = format!("unexpected \"{letter}\" after a quoted word");
-                        return Err(here.syntax(message, "a space, \";\" or \"{\""));
-                    }
-                }
-            }
-            if state == LexState::Space {
-                start = here;
-                match byte {
-                    _ if space => continue,
-                    b';' | b'{' if words.is_empty() => {
-                        return Err(here.syntax(format!("unexpected \"{}\"", char::from(byte)), "a directive"));
-                    }
-                    b';' => return Ok((Terminator::Semicolon, here)),
-                    b'{' => return Ok((Terminator::BlockOpen, here)),
-                    b'}' if words.is_empty() => return Ok((Terminator::BlockClose, here)),
-                    b'}' => {
-                        return Err(here.syntax("unexpected \"}\"", format!("\";\" after \"{}\"", words[0].text)));
-                    }
-                    b'#' => {
-                        let end = bytes[self.at..].iter().position(|&byte| byte == b'\n');
-                        self.at = end.map_or(bytes.len(), |end| self.at + end);
-                    }
-                    b'"' | b'\'' => {
-                        start = self.span();
-                        state = LexState::Word { quote: Some(byte) };
-                    }
-                    _ => {
-                        escaped = byte == b'\\';
-                        variable = byte == b'$';
-                        state = LexState::Word { quote: None };
-                    }
-                }
-                continue;
-            }
-            let LexState::Word { quote } = state else { continue };
-            if byte == b'{' && variable {
-                continue;
-            }
-            variable = byte == b'$';
-            if byte == b'\\' {
-                escaped = true;
-                continue;
-            }
-            if here.at as usize - start.at as usize >= MAX_WORD_BYTES {
-                let message = format!("word longer than {MAX_WORD_BYTES} bytes");
-                return Err(start.limit(message, "a closing quote or \";\" before that"));
-            }
-            let ends = match quote {
-                Some(quote) => byte == quote,
-                None => space || matches!(byte, b';' | b'{'),
+            let Some(byte) = self.peek() else {
+                return match words.first() {
+                    None => Ok((Terminator::EndOfFile, here)),
+                    Some(word) => Err(word.span.syntax("the file ends inside a directive", "\";\" or \"{\"")),
+                };
             };
-            if !ends {
-                continue;
-            }
-            let raw = self.text.get(start.at as usize..here.at as usize).unwrap_or_default();
-            words.push(Word { text: unescape(raw), span: start });
             match byte {
-                b';' if quote.is_none() => return Ok((Terminator::Semicolon, here)),
-                b'{' if quote.is_none() => return Ok((Terminator::BlockOpen, here)),
-                _ => state = if quote.is_some() { LexState::Closed } else { LexState::Space },
+                b';' | b'{' if words.is_empty() => {
+                    return Err(here.syntax(format!("unexpected \"{}\"", char::from(byte)), "a directive"));
+                }
+                b';' | b'{' => {
+                    self.advance();
+                    return Ok((if byte == b';' { Terminator::Semicolon } else { Terminator::BlockOpen }, here));
+                }
+                _ if is_space(byte) => {
+                    self.advance();
+                    after_quote = false;
+                }
+                _ if after_quote && byte != b')' => {
+                    let letter = self.text[self.at..].chars().next().unwrap_or_default();
+                    let message = format!("unexpected \"{letter}\" after a quoted word");
+                    return Err(here.syntax(message, "a space, \";\" or \"{\""));
+                }
+                b'}' => {
+                    self.advance();
+                    return match words.first() {
+                        None => Ok((Terminator::BlockClose, here)),
+                        Some(word) => Err(here.syntax("unexpected \"}\"", format!("\";\" after \"{}\"", word.text))),
+                    };
+                }
+                b'#' => self.at += self.text[self.at..].find('\n').unwrap_or(self.text.len() - self.at),
+                b'"' | b'\'' => {
+                    words.push(self.quoted(byte)?);
+                    after_quote = true;
+                }
+                _ => {
+                    words.push(self.bare()?);
+                    after_quote = false;
+                }
             }
         }
-        match state {
-            LexState::Space if words.is_empty() => Ok((Terminator::EndOfFile, self.span())),
-            LexState::Word { quote: Some(quote) } => {
-                Err(start.syntax("the file ends inside a quoted word", format!("a closing {}", char::from(quote))))
+    }
+
+    fn quoted(&mut self, quote: u8) -> Result<Word, Fault> {
+        self.advance();
+        let start = self.span();
+        while let Some(byte) = self.peek() {
+            if byte == quote {
+                let word = self.word(start)?;
+                self.advance();
+                return Ok(word);
             }
-            _ => {
-                let span = words.first().map_or(start, |word| word.span);
-                Err(span.syntax("the file ends inside a directive", "\";\" or \"{\""))
+            if byte == b'\\' {
+                self.advance();
             }
+            self.advance();
+        }
+        Err(start.syntax("the file ends inside a quoted word", format!("a closing {}", char::from(quote))))
+    }
+
+    fn bare(&mut self) -> Result<Word, Fault> {
+        let start = self.span();
+        let mut after_dollar = false;
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'{' if after_dollar => {}
+                b';' | b'{' => break,
+                _ if is_space(byte) => break,
+                b'\\' => {
+                    self.advance();
+                    after_dollar = false;
+                }
+                _ => after_dollar = byte == b'$',
+            }
+            self.advance();
+        }
+        self.word(start)
+    }
+
+    /// Makes a word of the text from `start` up to here.
+    fn word(&self, start: Span) -> Result<Word, Fault> {
+        let raw = self.text.get(start.at as usize..self.at).unwrap_or_default();
+        if raw.len() >= BUFFER_BYTES {
+            return Err(start.limit("word too long", format!("a closing quote or \";\" within {BUFFER_BYTES} bytes")));
+        }
+        Ok(Word { text: unescape(raw), span: start })
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn advance(&mut self) {
+        if let Some(byte) = self.peek() {
+            self.at += 1;
+            self.line += u32::from(byte == b'\n');
         }
     }
 
     fn span(&self) -> Span {
         Span { file: self.file, line: self.line, at: u32::try_from(self.at).unwrap_or(u32::MAX) }
     }
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
 /// Undoes `\"`, `\'`, `\\`, `\t`, `\r` and `\n`; any other backslash stays.

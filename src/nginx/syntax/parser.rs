@@ -46,6 +46,7 @@ pub(crate) struct Parser {
     folder: Option<PathBuf>,
     /// The files that are being read, outermost first.
     open_files: Vec<PathBuf>,
+    block_depth: usize,
     text_bytes: usize,
     directives: usize,
 }
@@ -55,9 +56,7 @@ impl Parser {
     pub(crate) fn file(&mut self, path: &Path) -> Result<Vec<Directive>, Fault> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         self.folder = Some(folder.unwrap_or(Path::new(".")).to_owned());
-        let mut directives = Vec::new();
-        self.include_file(path, None, 0, &mut directives)?;
-        Ok(directives)
+        self.include_file(path, None)
     }
 
     /// Reads text that may not include anything.
@@ -65,41 +64,26 @@ impl Parser {
         if text.len() > MAX_TEXT_BYTES {
             return Err(Fault::new(ErrorKind::Limit, None, "too large", MAX_TEXT_EXPECTED));
         }
-        let mut directives = Vec::new();
-        self.source(name, text, None, 0, &mut directives)?;
-        Ok(directives)
+        self.source(name, text, None)
     }
 
-    fn source(
-        &mut self,
-        name: &str,
-        text: &str,
-        from: Option<Span>,
-        depth: usize,
-        into: &mut Vec<Directive>,
-    ) -> Result<(), Fault> {
+    fn source(&mut self, name: &str, text: &str, from: Option<Span>) -> Result<Vec<Directive>, Fault> {
         self.text_bytes += text.len();
         let Some(file) = self.sources.add(name, text).filter(|&file| usize::from(file) < MAX_FILES) else {
             let expected = format!("at most {MAX_FILES}, each counted as often as it is included");
             return Err(Fault::new(ErrorKind::Limit, from, "too many files", expected));
         };
         let text = self.sources.text(file);
-        self.block(&mut Lexer::new(&text, file), None, depth, into)
+        self.block(&mut Lexer::new(&text, file), None)
     }
 
     /// Reads up to the `}` of the block of `opened`, or to the end of the file.
-    fn block(
-        &mut self,
-        lexer: &mut Lexer<'_>,
-        opened: Option<&Word>,
-        depth: usize,
-        into: &mut Vec<Directive>,
-    ) -> Result<(), Fault> {
-        let mut words = Vec::new();
+    fn block(&mut self, lexer: &mut Lexer<'_>, opened: Option<&Word>) -> Result<Vec<Directive>, Fault> {
+        let (mut directives, mut words) = (Vec::new(), Vec::new());
         loop {
             let (terminator, span) = lexer.statement(&mut words)?;
             match (terminator, opened) {
-                (Terminator::EndOfFile, None) | (Terminator::BlockClose, Some(_)) => return Ok(()),
+                (Terminator::EndOfFile, None) | (Terminator::BlockClose, Some(_)) => return Ok(directives),
                 (Terminator::BlockClose, None) => {
                     return Err(span.syntax("unexpected \"}\"", "a directive: no block is open"));
                 }
@@ -113,42 +97,31 @@ impl Parser {
             if self.directives > MAX_DIRECTIVES {
                 return Err(span.limit("too many directives", format!("at most {MAX_DIRECTIVES}")));
             }
-            let mut args = std::mem::take(&mut words).into_iter();
+            let mut args = words.drain(..);
             let Some(name) = args.next() else { continue };
             let args: Vec<Word> = args.collect();
+            let opens_block = terminator == Terminator::BlockOpen;
             if name.text == "include" {
-                self.include(&name, &args, terminator, depth, into)?;
+                directives.extend(self.include(&name, &args, opens_block)?);
                 continue;
             }
-            let block = match terminator {
-                Terminator::BlockOpen if depth >= MAX_BLOCK_DEPTH => {
-                    return Err(span.limit("blocks nested too deeply", format!("at most {MAX_BLOCK_DEPTH} levels")));
-                }
-                Terminator::BlockOpen => {
-                    let mut block = Vec::new();
-                    self.block(lexer, Some(&name), depth + 1, &mut block)?;
-                    Some(block)
-                }
-                _ => None,
-            };
-            into.push(Directive { name, args, block });
+            if opens_block && self.block_depth >= MAX_BLOCK_DEPTH {
+                return Err(span.limit("blocks nested too deeply", format!("at most {MAX_BLOCK_DEPTH} levels")));
+            }
+            self.block_depth += 1;
+            let block = opens_block.then(|| self.block(lexer, Some(&name))).transpose()?;
+            self.block_depth -= 1;
+            directives.push(Directive { name, args, block });
         }
     }
 
-    fn include(
-        &mut self,
-        name: &Word,
-        args: &[Word],
-        terminator: Terminator,
-        depth: usize,
-        into: &mut Vec<Directive>,
-    ) -> Result<(), Fault> {
-        let (Terminator::Semicolon, [pattern]) = (terminator, args) else {
+    fn include(&mut self, name: &Word, args: &[Word], opens_block: bool) -> Result<Vec<Directive>, Fault> {
+        let (false, [pattern]) = (opens_block, args) else {
             return Err(name.span.value("include takes one file", "include FILE;"));
         };
         if Path::new(&pattern.text).file_name().is_some_and(|name| name == "mime.types") {
             self.skipped_includes.push(name.span);
-            return Ok(());
+            return Ok(Vec::new());
         }
         let Some(folder) = &self.folder else {
             let expected = "the included text itself, or a configuration read from a file";
@@ -156,16 +129,14 @@ impl Parser {
         };
         let path = folder.join(&pattern.text);
         let paths = if include::is_pattern(&pattern.text) { include::expand(&path, MAX_FILES) } else { vec![path] };
-        paths.iter().try_for_each(|path| self.include_file(path, Some(pattern.span), depth, into))
+        let mut directives = Vec::new();
+        for path in paths {
+            directives.extend(self.include_file(&path, Some(pattern.span))?);
+        }
+        Ok(directives)
     }
 
-    fn include_file(
-        &mut self,
-        path: &Path,
-        from: Option<Span>,
-        depth: usize,
-        into: &mut Vec<Directive>,
-    ) -> Result<(), Fault> {
+    fn include_file(&mut self, path: &Path, from: Option<Span>) -> Result<Vec<Directive>, Fault> {
         let text = include::read(path, MAX_TEXT_BYTES - self.text_bytes.min(MAX_TEXT_BYTES), from)?;
         // The file was just read, so its path can be resolved.
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -178,9 +149,9 @@ impl Parser {
             }
         }
         self.open_files.push(real);
-        self.source(&path.to_string_lossy(), &text, from, depth, into)?;
+        let directives = self.source(&path.to_string_lossy(), &text, from)?;
         self.open_files.pop();
-        Ok(())
+        Ok(directives)
     }
 }
 

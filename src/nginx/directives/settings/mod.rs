@@ -15,7 +15,7 @@ use http::HeaderName;
 
 pub(crate) use next_upstream::NextUpstream;
 pub(crate) use read::SettingsReader;
-pub(crate) use real_ip::{RealIp, TrustedPeers};
+pub(crate) use real_ip::RealIp;
 pub(crate) use redirect::{Redirect, RedirectRule};
 
 use crate::nginx::variables::Template;
@@ -88,21 +88,16 @@ impl AddHeader {
     }
 }
 
-/// The headers of a node's response that nginx drops unless `proxy_pass_header` names them.
-static HIDDEN: [&str; 8] = [
-    "date",
-    "server",
-    "x-pad",
-    "x-accel-expires",
-    "x-accel-redirect",
-    "x-accel-limit-rate",
-    "x-accel-buffering",
-    "x-accel-charset",
-];
-
 impl BlockSettings {
     /// Returns whether a header of a node's response is kept from the client.
     pub(crate) fn hides(&self, name: &HeaderName) -> bool {
-        self.hide_headers.contains(name) || (HIDDEN.contains(&name.as_str()) && !self.pass_headers.contains(name))
+        // nginx drops these unless `proxy_pass_header` names them.
+        let by_default = match name.as_str() {
+            "date" | "server" | "x-pad" => true,
+            name => name
+                .strip_prefix("x-accel-")
+                .is_some_and(|rest| matches!(rest, "expires" | "redirect" | "limit-rate" | "buffering" | "charset")),
+        };
+        self.hide_headers.contains(name) || (by_default && !self.pass_headers.contains(name))
     }
 }

@@ -17,20 +17,8 @@ pub(crate) struct NextUpstream {
     pub(crate) max_elapsed: Duration,
 }
 
-const CONDITIONS: [&str; 12] = [
-    "error",
-    "timeout",
-    "invalid_header",
-    "http_500",
-    "http_502",
-    "http_503",
-    "http_504",
-    "http_403",
-    "http_404",
-    "http_429",
-    "non_idempotent",
-    "off",
-];
+const CONDITIONS: &str = "error timeout invalid_header http_500 http_502 http_503 http_504 http_403 http_404 http_429 \
+                          non_idempotent off";
 
 impl Default for NextUpstream {
     fn default() -> Self {
@@ -57,8 +45,8 @@ impl NextUpstream {
         self.conditions.clear();
         for word in &directive.args {
             let text = word.text.as_str();
-            let expected = || format!("any of: {}", CONDITIONS.join(" "));
-            match CONDITIONS.into_iter().find(|condition| *condition == text) {
+            let expected = || format!("any of: {CONDITIONS}");
+            match CONDITIONS.split(' ').find(|condition| *condition == text) {
                 Some(condition) if !self.has(condition) => self.conditions.push(condition),
                 Some(_) => {}
                 // It concerns nginx's cache.
@@ -67,7 +55,7 @@ impl NextUpstream {
                     return Err(word.span.unsupported("condition \"denied\" is not supported", expected()));
                 }
                 None => {
-                    let hint = did_you_mean(text, CONDITIONS);
+                    let hint = did_you_mean(text, CONDITIONS.split(' '));
                     return Err(word.span.unknown(format!("unknown condition \"{text}\"{hint}"), expected()));
                 }
             }

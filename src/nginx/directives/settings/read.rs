@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, header};
 
-use super::{AddHeader, BlockSettings, RedirectRule, SetHeader, TrustedPeers};
+use super::{AddHeader, BlockSettings, RedirectRule, SetHeader};
 use crate::nginx::directives::catalogue::{arg, args, wrong_number};
 use crate::nginx::directives::context::ReadContext;
 use crate::nginx::syntax::values::{self, TimeUnit};
@@ -52,12 +52,11 @@ impl SettingsReader {
                 list(is_first, &mut settings.redirect).push(RedirectRule::read(directive, &context.maps)?);
             }
             "set_real_ip_from" => {
-                let peers = TrustedPeers::read(arg(directive)?)?;
-                let trusted = &mut Arc::make_mut(&mut settings.real_ip).trusted;
+                let real_ip = Arc::make_mut(&mut settings.real_ip);
                 if is_first {
-                    trusted.clear();
+                    (real_ip.networks, real_ip.unix) = (Vec::new(), false);
                 }
-                trusted.push(peers);
+                real_ip.trust(arg(directive)?)?;
             }
             _ => {
                 self.once(directive)?;

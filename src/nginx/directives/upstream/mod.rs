@@ -18,7 +18,7 @@ use crate::nginx::syntax::{Directive, Fault, Word};
 use crate::nginx::variables::{Maps, Template};
 
 /// A group of servers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Upstream {
     /// The name; for a `proxy_pass` straight to a host its host and port, or `unix:` and the path.
     pub(crate) name: String,
@@ -39,8 +39,9 @@ pub(crate) struct Upstream {
 }
 
 /// How a server is picked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) enum Method {
+    #[default]
     RoundRobin,
     IpHash,
     LeastConn,
@@ -58,21 +59,8 @@ pub(crate) enum Method {
 impl Upstream {
     /// Makes the group for a `proxy_pass` straight to a host.
     pub(crate) fn of_host(name: String, address: Address) -> Upstream {
-        Upstream { declared: false, servers: vec![UpstreamServer::new(name.clone(), address)], ..Upstream::empty(name) }
-    }
-
-    fn empty(name: String) -> Upstream {
-        Upstream {
-            name,
-            declared: true,
-            method: Method::RoundRobin,
-            sticky: None,
-            servers: Vec::new(),
-            keepalive: None,
-            keepalive_requests: None,
-            keepalive_time: None,
-            keepalive_timeout: None,
-        }
+        let servers = vec![UpstreamServer::new(name.clone(), address)];
+        Upstream { name, declared: false, servers, ..Upstream::default() }
     }
 
     pub(crate) fn read(directive: &Directive, maps: &Maps, remarks: &mut Remarks<'_>) -> Result<Upstream, Fault> {
@@ -82,7 +70,7 @@ impl Upstream {
         if name.text.is_empty() || name.text.contains(['/', '$']) {
             return Err(name.invalid("upstream name", "a name without \"/\" and \"$\""));
         }
-        let mut upstream = Upstream::empty(name.text.clone());
+        let mut upstream = Upstream { name: name.text.clone(), declared: true, ..Upstream::default() };
         let mut seen = HashSet::new();
         for inner in catalogue::modelled(block, Block::Upstream, remarks)? {
             let known = inner.name.text.as_str();

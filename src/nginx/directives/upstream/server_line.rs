@@ -30,17 +30,8 @@ pub(crate) struct UpstreamServer {
     pub(crate) slow_start: Duration,
 }
 
-const PARAMETERS: [&str; 9] = [
-    "weight=N",
-    "max_conns=N",
-    "max_fails=N",
-    "fail_timeout=TIME",
-    "slow_start=TIME",
-    "route=NAME",
-    "backup",
-    "down",
-    "drain",
-];
+const PARAMETERS: &str =
+    "weight=N, max_conns=N, max_fails=N, fail_timeout=TIME, slow_start=TIME, route=NAME, backup, down, drain";
 /// The largest weight. A consistent hash makes 160 points for each unit.
 const MAX_WEIGHT: u32 = 65_535;
 
@@ -63,7 +54,7 @@ impl UpstreamServer {
 
     pub(super) fn read(directive: &Directive) -> Result<UpstreamServer, Fault> {
         let Some((first, parameters)) = directive.args.split_first() else {
-            let expected = format!("server ADDRESS [{}];", PARAMETERS.join("] ["));
+            let expected = format!("server ADDRESS [{}];", PARAMETERS.replace(", ", "] ["));
             return Err(directive.span().value("server without an address", expected));
         };
         let written = address::parse(&first.text, 80).map_err(|reason| {
@@ -98,9 +89,9 @@ fn unknown(name: &str, word: &Word) -> Fault {
         "resolve" => unsupported("an address; a name is looked up once, without it"),
         "service" => unsupported("HOST:PORT"),
         _ => {
-            let known = PARAMETERS.iter().map(|parameter| parameter.split('=').next().unwrap_or_default());
+            let known = PARAMETERS.split(", ").map(|parameter| parameter.split('=').next().unwrap_or_default());
             let message = format!("unknown parameter \"{}\" of server{}", word.text, did_you_mean(name, known));
-            word.span.unknown(message, format!("one of: {}", PARAMETERS.join(", ")))
+            word.span.unknown(message, format!("one of: {PARAMETERS}"))
         }
     }
 }
