@@ -1,6 +1,8 @@
-//! Proves that the nginx module needs nothing but the crate's public API: it compiles here, outside the crate.
+//! Proves that the nginx module needs nothing but the crate's public API: it compiles here, outside
+//! the crate.
 //!
-//! `crate::` in the module finds what `kylin_lb` exports, and nothing private. Compiling is the test, so `main` is empty.
+//! `crate::` in the module finds what `kylin_lb` exports, and nothing private. Compiling is the
+//! test, so `main` is empty.
 
 #![allow(dead_code, missing_docs, unreachable_pub, unused_imports, reason = "the module is written for the crate")]
 

@@ -33,7 +33,8 @@ use super::variables::Maps;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The groups: declared ones in the order of the file, then those made for a `proxy_pass` to a host.
+    /// The groups: declared ones in the order of the file, then those made for a `proxy_pass` to a
+    /// host.
     pub(super) upstreams: Vec<Upstream>,
     /// The servers in the order of the file.
     pub(super) servers: Vec<Server>,
@@ -178,7 +179,8 @@ fn listeners(servers: &[(Server, Span)], remarks: &mut Remarks<'_>) -> Result<Ve
     Ok(listeners)
 }
 
-/// Notes `keepalive_timeout 0` where another address keeps connections: one setting serves all addresses.
+/// Notes `keepalive_timeout 0` where another address keeps connections: one setting serves all
+/// addresses.
 fn note_keepalive(listeners: &[Listener], servers: &[(Server, Span)], remarks: &mut Remarks<'_>) {
     let keeps = |settings: &BlockSettings| settings.keepalive_timeout != Some(Duration::ZERO);
     if listeners.iter().any(|listener| keeps(&servers[listener.default].0.settings)) {
@@ -189,7 +191,8 @@ fn note_keepalive(listeners: &[Listener], servers: &[(Server, Span)], remarks: &
 }
 
 impl Listener {
-    /// Returns the position of the server for a request, and what a regular expression found in the host.
+    /// Returns the position of the server for a request, and what a regular expression found in the
+    /// host.
     ///
     /// `host` is in lower case, with or without a port.
     pub(super) fn server_for<'h>(&self, host: Option<&'h str>) -> (usize, Captures<'h>) {

@@ -1,9 +1,9 @@
 //! Serves an nginx configuration.
 //!
-//! Most clusters of Kylin nodes stand behind nginx today, and the manual shows its configuration. This
-//! module reads that file as it is. The text becomes a typed model ([`Config`]); the model becomes a
-//! front end ([`Site`]) with a cluster for each upstream and a proxy for each location that passes
-//! requests. It uses only the public API of this crate, as an application would.
+//! Most clusters of Kylin nodes stand behind nginx today, and the manual shows its configuration.
+//! This module reads that file as it is. The text becomes a typed model ([`Config`]); the model
+//! becomes a front end ([`Site`]) with a cluster for each upstream and a proxy for each location
+//! that passes requests. It uses only the public API of this crate, as an application would.
 //!
 //! # The rule
 //!

@@ -23,9 +23,9 @@ pub(crate) enum InvalidPath {
 
 /// Returns the decoded path of a request target, without query and fragment.
 ///
-/// Escapes are undone and `.` and `..` resolved; runs of slashes are merged if `merge_slashes` is set
-/// (nginx's default). The result need not be UTF-8. An escaped slash counts as a slash, as in nginx. A
-/// path that needs no change is borrowed.
+/// Escapes are undone and `.` and `..` resolved; runs of slashes are merged if `merge_slashes` is
+/// set (nginx's default). The result need not be UTF-8. An escaped slash counts as a slash, as in
+/// nginx. A path that needs no change is borrowed.
 ///
 /// # Errors
 /// [`InvalidPath`]; the response is 400.
@@ -46,7 +46,8 @@ pub(crate) fn normalise(target: &str, merge_slashes: bool) -> Result<Cow<'_, [u8
     let mut segments = decoded[1..].split(|&byte| byte == b'/').peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
-        // Here `out` is a path without its closing slash. A skipped segment leaves a slash if it is the last.
+        // Here `out` is a path without its closing slash. A skipped segment leaves a slash if it is
+        // the last.
         match segment {
             b"." => {}
             b".." => {

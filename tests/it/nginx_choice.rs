@@ -1,4 +1,4 @@
-//! A real nginx that is asked which server it would choose, to compare the crate's policies with.
+//! Compares the choices of the crate's policies with those of a real nginx.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,7 +12,7 @@ use crate::support::front::eventually;
 use crate::support::raw_node::{Act, RawNode, ok, well};
 use crate::support::{Nginx, http::Connection, require_nginx};
 
-/// A real nginx in front of servers that answer with their own index.
+/// A real nginx in front of servers that respond with their own index.
 #[derive(Debug)]
 pub(crate) struct Chooser {
     servers: Vec<SocketAddr>,
@@ -21,7 +21,7 @@ pub(crate) struct Chooser {
 }
 
 impl Chooser {
-    /// Starts nginx with one server for each of `servers`, which holds its parameters (`"weight=3"`, `"down"`, `""`).
+    /// Starts nginx with one server for each item of `servers`, which holds its parameters (`"weight=3"`, `"down"`, `""`).
     ///
     /// `method` stands first in the `upstream` block: `""` is round robin, `"ip_hash;"`, `"hash $http_x_key;"`,
     /// `"hash $http_x_key consistent;"`. All servers listen, those that are `down` as well.
@@ -62,8 +62,8 @@ impl Chooser {
         assert!(!key.contains(char::is_control) && key.trim() == key, "a header cannot carry the key {key:?}");
         let request = format!("GET / HTTP/1.1\r\nHost: chosen\r\nX-Real-IP: {client}\r\nX-Key: {key}\r\n\r\n");
         self.connection.send(request).await.expect("nginx keeps the connection");
-        let answer = self.connection.answer().await.expect("nginx answers");
-        answer.text().parse().unwrap_or_else(|_| panic!("not the index of a server: {answer:?}"))
+        let response = self.connection.answer().await.expect("nginx responds");
+        response.text().parse().unwrap_or_else(|_| panic!("not the index of a server: {response:?}"))
     }
 }
 
@@ -81,7 +81,7 @@ async fn nginx_spreads_by_smooth_weighted_round_robin() {
 }
 
 #[tokio::test]
-async fn nginx_ip_hash_sees_the_clients_that_the_test_names() {
+async fn nginx_ip_hash_chooses_by_the_address_in_the_header() {
     require_nginx!();
     // ngx_http_upstream_ip_hash_module.c: hash = (hash * 113 + byte) % 6271 over the first three bytes (IPv4) or all
     // sixteen (IPv6), from 89; then hash % 3.
@@ -104,7 +104,7 @@ async fn nginx_ip_hash_sees_the_clients_that_the_test_names() {
 }
 
 #[tokio::test]
-async fn nginx_hash_sees_the_keys_that_the_test_names() {
+async fn nginx_hash_chooses_by_the_key_in_the_header() {
     require_nginx!();
     let mut chooser = Chooser::start("hash $http_x_key;", &["", "", ""]).await;
     for (key, server) in [("a", 2), ("ADMIN", 1), ("/kylin/api/query", 0)] {
@@ -128,14 +128,14 @@ async fn nginx_consistent_hash_keeps_a_key_of_any_text_on_its_server() {
     assert!(seen[0] > 0 && seen[1] > 0 && seen[3] > 0, "{seen:?}");
 }
 
-/// The same cluster as nginx's: the same servers, parameters and order.
+/// Builds a cluster with nginx's servers, parameters and order.
 fn twin(chooser: &Chooser, policy: impl Balancer, parameters: &[&str]) -> Cluster<Nowhere> {
     let endpoints = endpoints(parameters).into_iter().zip(chooser.servers());
     let endpoints = endpoints.map(|(endpoint, server)| endpoint.placement(server.to_string()));
     Cluster::builder().endpoints(endpoints).balancer(policy).build().unwrap()
 }
 
-/// Clients from all over both address spaces, the same in every run.
+/// Returns clients from both address spaces, alike in every run.
 fn clients(count: usize) -> impl Iterator<Item = IpAddr> {
     let mut random = fastrand::Rng::with_seed(42);
     (0..count).map(move |index| match index % 3 {
@@ -184,19 +184,19 @@ async fn round_robin_goes_in_the_same_order_as_nginx() {
     let mut nginx = Chooser::start("", &parameters).await;
     let ours = twin(&nginx, RoundRobin::new(), &parameters);
     let client = CLIENT.parse().unwrap();
-    for turn in 0..100 {
-        assert_eq!(choose(&ours, client, ""), nginx.choose(client, "").await, "turn {turn}");
+    for pick in 0..100 {
+        assert_eq!(choose(&ours, client, ""), nginx.choose(client, "").await, "pick {pick}");
     }
 }
 
-/// What answers a hundred requests, one after the other, while the first of three nodes is busy with one; and three more
-/// when it no longer is.
+/// Returns the nodes that get a hundred requests, one after the other, while the first of three nodes
+/// is busy; and those of three more requests once it is idle.
 async fn while_one_is_busy(nodes: &[RawNode; 3], front: SocketAddr, settled: impl AsyncFn(u64)) -> (String, String) {
     let request = "GET / HTTP/1.1\r\nHost: chosen\r\n\r\n";
     let (mut held, mut others) = (Connection::open(front).await.unwrap(), Connection::open(front).await.unwrap());
     held.send(request).await.unwrap();
     nodes[0].wait_until(|seen| seen.requests.len() == 1).await;
-    let mut ask = async |busy| {
+    let mut send = async |busy| {
         others.send(request).await.unwrap();
         let node = others.answer().await.unwrap().text().to_owned();
         settled(busy).await;
@@ -204,13 +204,13 @@ async fn while_one_is_busy(nodes: &[RawNode; 3], front: SocketAddr, settled: imp
     };
     let (mut during, mut after) = (String::new(), Vec::new());
     for _ in 0..100 {
-        during += &ask(1).await;
+        during += &send(1).await;
     }
     nodes[0].go();
     assert_eq!(held.answer().await.unwrap().text(), "a");
     settled(0).await;
     for _ in 0..3 {
-        after.push(ask(0).await);
+        after.push(send(0).await);
     }
     after.sort();
     (during, after.concat())
@@ -238,7 +238,7 @@ async fn least_conn_avoids_a_busy_server_as_nginx_does() {
     let ours = nodes().await;
     let site = Site::new(Config::parse("front.conf", &text(&ours).replace("@front@", "1")).unwrap()).unwrap();
     let server = site.server_on("127.0.0.1:0".parse().unwrap()).start().unwrap();
-    // An answer may be read before it is counted as ended.
+    // A response may be read before it is counted as ended.
     let settled = async |busy| {
         let (_, cluster) = site.clusters().next().unwrap();
         eventually(|| cluster.status().in_flight() == busy, || format!("{:?}", cluster.status())).await;

@@ -1,4 +1,5 @@
-//! The same configuration served by a real nginx and by the crate: the same answers, and the same requests at the node.
+//! Serves one configuration with a real nginx and with the crate, and compares the responses and the
+//! requests at the node.
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -13,7 +14,7 @@ use crate::support::front::nobody;
 use crate::support::http::{Answer, Connection};
 use crate::support::{Nginx, require_nginx};
 
-/// A node that answers with what it was asked, to any request; paths with `/moved` redirect.
+/// Starts a node that responds with the request that it got; paths with `/moved` redirect.
 fn node() -> Server {
     let echo = |_peer: ClientAddr, request: Request<Body>| async move {
         let mut lines = vec![format!("{} {}", request.method(), request.uri())];
@@ -21,17 +22,17 @@ fn node() -> Server {
             lines.push(format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
         }
         lines[1..].sort();
-        let mut answer = Response::new(Body::from(lines.join("\n")));
-        let headers = answer.headers_mut();
+        let mut response = Response::new(Body::from(lines.join("\n")));
+        let headers = response.headers_mut();
         headers.insert("x-secret", HeaderValue::from_static("hidden"));
         headers.insert("x-kept", HeaderValue::from_static("kept"));
         headers.insert(header::SERVER, HeaderValue::from_static("Tomcat"));
         if request.uri().path().contains("/moved") {
-            *answer.status_mut() = StatusCode::FOUND;
+            *response.status_mut() = StatusCode::FOUND;
             let host = if request.uri().path().contains("/nodes") { "nodes" } else { "other.example" };
-            answer.headers_mut().insert(header::LOCATION, format!("http://{host}/base/login?x=1").parse().unwrap());
+            response.headers_mut().insert(header::LOCATION, format!("http://{host}/base/login?x=1").parse().unwrap());
         }
-        answer
+        response
     };
     Server::builder()
         .listen(SocketAddr::from(([127, 0, 0, 1], 0)).into(), echo)
@@ -40,7 +41,7 @@ fn node() -> Server {
         .unwrap()
 }
 
-/// Everything in it is compared with nginx.
+/// Each line of it is compared with nginx.
 const CONFIGURATION: &str = r#"
 upstream nodes { server NODE; }
 # Both name the node the same way; see the list of differences.
@@ -88,7 +89,7 @@ server {
 }
 "#;
 
-/// Requests, without the empty line at their end.
+/// Returns the requests, without the empty line at their end.
 fn requests() -> Vec<String> {
     let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: kylin.example");
     let mut requests: Vec<String> = [
@@ -131,7 +132,7 @@ fn requests() -> Vec<String> {
             "Host: a.lb.example",
             "Host: other.example",
             "Host: q17.example",
-            "Host: nobody.example",
+            "Host: unknown.example",
             "Host: kylin.example.",
         ]
         .map(|host| format!("GET /headers HTTP/1.1\r\n{host}")),
@@ -148,7 +149,7 @@ fn requests() -> Vec<String> {
             "X-Gone: still here\r\nX-Other: stays",
             "X_Underscored: dropped",
         ]
-        .map(|fields| format!("{}\r\n{fields}", get("/headers"))),
+        .map(|headers| format!("{}\r\n{headers}", get("/headers"))),
     );
     requests.push(format!("{}\r\nContent-Length: 3\r\n\r\nabc", get("/headers").replacen("GET", "POST", 1)));
     requests.push(format!("{}\r\nContent-Length: 65\r\n\r\n{}", get("/x").replacen("GET", "PUT", 1), "x".repeat(65)));
@@ -158,32 +159,32 @@ fn requests() -> Vec<String> {
     requests
 }
 
-async fn ask(front: SocketAddr, request: &str) -> Answer {
+async fn send(front: SocketAddr, request: &str) -> Answer {
     let mut connection = Connection::open(front).await.unwrap();
     let end = if request.contains("\r\n\r\n") { "" } else { "\r\n\r\n" };
     connection.send(format!("{request}{end}")).await.unwrap();
     connection.answer().await.unwrap_or_else(|error| panic!("{request}: {error}"))
 }
 
-/// What has to be the same: the status, the fields that the configuration speaks of, and the body where the
-/// configuration or the node made it.
-fn comparable(answer: &Answer) -> String {
+/// Returns what both must have in common: the status, the headers that the configuration names, and
+/// the body if the configuration or the node made it.
+fn comparable(response: &Answer) -> String {
     let names = ["location", "x-added", "x-where", "x-server", "x-secret", "x-kept", "content-type"];
-    let from_node = answer.header("x-kept").is_some();
-    let mut lines = vec![answer.status().to_string()];
+    let from_node = response.header("x-kept").is_some();
+    let mut lines = vec![response.status().to_string()];
     // Errors have Kylin's form here and are HTML there.
-    if (300..400).contains(&answer.status()) && !from_node {
-        // A redirect of its own: nginx names its host, the crate leaves that to the client; nginx adds a page.
-        let location = answer.header("location").unwrap_or_default();
+    if (300..400).contains(&response.status()) && !from_node {
+        // A redirect of the front end: nginx names its host and adds a page, the crate does neither.
+        let location = response.header("location").unwrap_or_default();
         let own = location.strip_prefix("http://").filter(|url| url.starts_with("kylin.example:"));
         lines.push(own.and_then(|url| url.split_once('/')).map_or(location.into(), |(_, path)| format!("/{path}")));
-        lines.extend(names[1..5].iter().map(|name| format!("{name}: {:?}", answer.head.all(name))));
-    } else if from_node || answer.status() < 400 || answer.text().starts_with("no pictures") {
-        lines.extend(names.iter().map(|name| format!("{name}: {:?}", answer.head.all(name))));
-        // What the crate sends to nodes on its own, and what nginx does, is on the list of differences.
+        lines.extend(names[1..5].iter().map(|name| format!("{name}: {:?}", response.head.all(name))));
+    } else if from_node || response.status() < 400 || response.text().starts_with("no pictures") {
+        lines.extend(names.iter().map(|name| format!("{name}: {:?}", response.head.all(name))));
+        // The headers that the crate or nginx adds by default are in the list of differences.
         let other = ["x-forwarded-host: ", "x-forwarded-proto: ", "connection: "];
-        let body = answer.text().lines().filter(|line| !other.iter().any(|name| line.starts_with(name)));
-        let sets_it = answer.text().contains("/headers");
+        let body = response.text().lines().filter(|line| !other.iter().any(|name| line.starts_with(name)));
+        let sets_it = response.text().contains("/headers");
         lines.extend(body.filter(|line| sets_it || !line.starts_with("x-forwarded-for: ")).map(str::to_owned));
     }
     lines.join("\n")
@@ -202,7 +203,7 @@ async fn a_configuration_means_the_same_as_in_nginx() {
     let ours = Server::builder().listen(SocketAddr::from(([127, 0, 0, 1], 0)).into(), listener).start().unwrap();
     let mut differences = Vec::new();
     for request in requests() {
-        let (theirs, ours) = (ask(front, &request).await, ask(ours.addresses()[0], &request).await);
+        let (theirs, ours) = (send(front, &request).await, send(ours.addresses()[0], &request).await);
         let (theirs, ours) = (comparable(&theirs), comparable(&ours));
         if theirs != ours {
             differences.push(format!("{request}\n--- nginx\n{theirs}\n--- kylin-lb\n{ours}\n"));
@@ -214,7 +215,7 @@ async fn a_configuration_means_the_same_as_in_nginx() {
 }
 
 #[tokio::test]
-async fn the_longest_times_that_a_file_may_say_can_be_served_with() {
+async fn the_longest_times_of_a_file_work() {
     let node = node();
     let text = format!(
         "client_header_timeout 36500d; client_body_timeout 36500d; send_timeout 36500d; keepalive_timeout 36500d;
@@ -233,8 +234,8 @@ async fn the_longest_times_that_a_file_may_say_can_be_served_with() {
     let mut connection = Connection::open(ours.addresses()[0]).await.unwrap();
     for _ in 0..3 {
         connection.send("POST /x HTTP/1.1\r\nHost: kylin\r\nContent-Length: 2\r\n\r\nhi").await.unwrap();
-        let answer = connection.answer().await.unwrap();
-        assert!(answer.text().starts_with("POST /x\n"), "{}", answer.text());
+        let response = connection.answer().await.unwrap();
+        assert!(response.text().starts_with("POST /x\n"), "{}", response.text());
     }
     ours.stop(Duration::from_secs(5)).await;
     node.stop(Duration::from_secs(5)).await;

@@ -1,4 +1,4 @@
-//! The real nginx that other tests compare with starts, and takes the client's address from a header.
+//! The real nginx that other tests compare with starts and takes the client's address from a header.
 
 use crate::support::{Nginx, http, require_nginx};
 
@@ -15,7 +15,7 @@ async fn real_nginx_takes_the_client_address_from_a_header() {
     )
     .await;
     for client in ["203.0.113.9", "2001:db8::1", "::ffff:192.168.1.10"] {
-        let answer = http::get(nginx.address("front"), "/", &[("X-Real-IP", client)]).await.unwrap();
-        assert_eq!((answer.status(), answer.text()), (200, client));
+        let response = http::get(nginx.address("front"), "/", &[("X-Real-IP", client)]).await.unwrap();
+        assert_eq!((response.status(), response.text()), (200, client));
     }
 }

@@ -62,15 +62,15 @@ async fn logged_in(front: &Front) -> Browser {
     browser
 }
 
-/// The node that answers a query.
+/// Returns the node that a query goes to.
 async fn node(browser: &mut Browser) -> String {
-    let answer = browser.query().await;
-    assert_eq!(answer.status(), 200, "a login is lost: {}", answer.text());
-    let at = answer.text().find("[[\"").expect("a result") + 3;
-    answer.text()[at..at + 2].to_owned()
+    let response = browser.query().await;
+    assert_eq!(response.status(), 200, "the login is lost: {}", response.text());
+    let at = response.text().find("[[\"").expect("a result") + 3;
+    response.text()[at..at + 2].to_owned()
 }
 
-/// Many clients log in and query, all at once; each must stay with the node that knows it.
+/// Many clients log in and query at once; each must stay with the node of its login.
 async fn keeps_every_login(front: &Front, nodes: &Nodes) {
     let clients: Vec<_> = (0..24)
         .map(|_| {
@@ -97,24 +97,24 @@ async fn keeps_every_login(front: &Front, nodes: &Nodes) {
 const SERVERS: &str = "server N1; server N2; server N3;";
 
 #[tokio::test]
-async fn a_cookie_keeps_every_login_and_no_node_sees_it() {
+async fn the_sticky_cookie_keeps_every_login_and_no_node_sees_it() {
     let nodes = Nodes::start().await;
     let front =
         nodes.front("", &format!("sticky cookie lb httponly path=/kylin samesite=strict; {SERVERS}"), |site| site);
     keeps_every_login(&front, &nodes).await;
 
     let mut browser = Browser::new(front.address);
-    let answer = browser.get("/demo/head").await;
-    let line = answer.head.all("set-cookie").into_iter().find(|line| line.starts_with("lb=")).unwrap().to_owned();
+    let response = browser.get("/demo/head").await;
+    let line = response.head.all("set-cookie").into_iter().find(|line| line.starts_with("lb=")).unwrap().to_owned();
     assert!(line.ends_with("; Path=/kylin; HttpOnly; SameSite=Strict"), "{line}");
-    assert!(!answer.text().contains("lb="), "{}", answer.text());
-    let answer = browser.get("/demo/head").await;
-    assert!(!answer.text().contains("lb="), "{}", answer.text());
-    assert_eq!(answer.head.all("set-cookie").len(), 0, "it is not set anew every time");
+    assert!(!response.text().contains("lb="), "{}", response.text());
+    let response = browser.get("/demo/head").await;
+    assert!(!response.text().contains("lb="), "{}", response.text());
+    assert_eq!(response.head.all("set-cookie").len(), 0, "a valid cookie is not set again");
 }
 
 #[tokio::test]
-async fn front_ends_with_one_secret_know_each_others_cookies_and_others_do_not() {
+async fn front_ends_with_one_secret_accept_each_others_cookies() {
     let nodes = Nodes::start().await;
     let upstream = format!("least_conn; sticky cookie lb; {SERVERS}");
     let [one, other, stranger] = [1, 1, 2].map(|byte| nodes.front("", &upstream, |site| site.secret(secret(byte))));
@@ -125,7 +125,7 @@ async fn front_ends_with_one_secret_know_each_others_cookies_and_others_do_not()
         assert_eq!(node(&mut browser).await, home);
         browser.front = stranger.address;
         browser.get("/demo/head").await;
-        assert_ne!(browser.cookies["lb"], "", "the stranger has set its own");
+        assert_ne!(browser.cookies["lb"], "", "the front end with another secret sets its own");
     }
 }
 
@@ -172,7 +172,7 @@ async fn a_draining_server_keeps_its_sessions_and_gets_no_new_ones() {
             browsers.push((browser, home));
         }
         assert!(browsers.iter().any(|(_, home)| home == "n2"));
-        // The configuration is changed, and the front end started anew.
+        // The configuration changes, and the front end restarts.
         let drained = lines.replace("N2;", "N2 drain;");
         let after = nodes.front("", &format!("{sticky} {drained}"), |site| site.secret(secret(1)).sessions(sessions));
         for (browser, home) in &mut browsers {
@@ -188,12 +188,12 @@ async fn a_draining_server_keeps_its_sessions_and_gets_no_new_ones() {
     }
 }
 
-/// nginx's documentation has it so.
+/// The recipe of nginx's documentation.
 const RECIPE: &str = r"map $cookie_jsessionid $route_cookie { ~.+\.(?P<route>\w+)$ $route; }
     map $request_uri $route_uri { ~jsessionid=.+\.(?P<route>\w+)$ $route; }";
 
 #[tokio::test]
-async fn a_route_goes_where_the_session_id_says_and_else_where_the_policy_has_it() {
+async fn a_route_goes_to_the_server_of_the_session_id_and_others_by_the_policy() {
     let nodes = Nodes::start().await;
     let upstream =
         "sticky route $route_cookie $route_uri; server N1 route=a; server N2 route=b; server N3 route=c drain;";
@@ -206,17 +206,17 @@ async fn a_route_goes_where_the_session_id_says_and_else_where_the_policy_has_it
         ("0123.c", "", &["n3"]),
         ("0123", ";jsessionid=4567.b", &["n2"]),
         ("0123.b", ";jsessionid=4567.a", &["n2"]),
-        ("0123.nobody", "", &["n1", "n2"]),
+        ("0123.unknown", "", &["n1", "n2"]),
         ("0123", "", &["n1", "n2"]),
     ] {
         let mut seen = BTreeSet::new();
         for _ in 0..6 {
             browser.cookies = [("JSESSIONID".to_owned(), cookie.to_owned())].into();
             let line = format!("POST /kylin/api/query{suffix}");
-            let answer = browser.ask(&line, &[("Content-Type", "application/json")], query).await;
-            assert_eq!(answer.status(), 200, "{}", answer.text());
-            let at = answer.text().find("[[\"").expect("a result") + 3;
-            seen.insert(answer.text()[at..at + 2].to_owned());
+            let response = browser.ask(&line, &[("Content-Type", "application/json")], query).await;
+            assert_eq!(response.status(), 200, "{}", response.text());
+            let at = response.text().find("[[\"").expect("a result") + 3;
+            seen.insert(response.text()[at..at + 2].to_owned());
         }
         assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{cookie} {suffix}");
     }

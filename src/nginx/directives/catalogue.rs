@@ -1,9 +1,9 @@
 //! Every directive that the reader knows, and how it treats each.
 //!
-//! Three lists: directives that are modelled, with the blocks they may stand in; directives that have
-//! no effect here, so that a configuration need not be stripped of them; and directives that nginx has
-//! and this crate refuses, with what to write instead. A name in none of them is an error, so that
-//! nothing that could change behaviour is passed over.
+//! Three lists: directives that are modelled, with the blocks they may stand in; directives that
+//! have no effect here, so that a configuration need not be stripped of them; and directives that
+//! nginx has and this crate refuses, with what to write instead. A name in none of them is an
+//! error, so that nothing that could change behaviour is passed over.
 
 use super::remarks::Remarks;
 use crate::nginx::syntax::{Directive, Fault, Word, nearest};
@@ -89,7 +89,8 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("zone", U, "zone NAME [SIZE];"),
 ];
 
-/// Directives of logs, processes, static files and TLS, separated by spaces. A trailing `*` stands for any ending.
+/// Directives of logs, processes, static files and TLS, separated by spaces. A trailing `*` stands
+/// for any ending.
 const IGNORED: &str = "
     absolute_redirect accept_mutex accept_mutex_delay access_log aio brotli brotli_* charset
     charset_* chunked_transfer_encoding client_body_buffer_size client_body_in_file_only
@@ -113,7 +114,8 @@ fn ignored() -> impl Iterator<Item = &'static str> {
     IGNORED.split_ascii_whitespace()
 }
 
-/// Name, the one value with which it has no effect here, and what to write instead of another value.
+/// Name, the one value with which it has no effect here, and what to write instead of another
+/// value.
 static IGNORED_WITH: &[(&str, &str, &str)] = &[
     ("auth_basic", "off", "auth_basic off; Kylin asks for a password itself"),
     ("auth_request", "off", "auth_request off; Kylin asks for a password itself"),

@@ -34,16 +34,18 @@ impl SiteBuilder {
         SiteBuilder { config, affinities: Affinities::default() }
     }
 
-    /// Sets the secret that signs the cookies of `sticky cookie`. Front ends of one address need the same secret.
+    /// Sets the secret that signs the cookies of `sticky cookie`. Front ends of one address need
+    /// the same secret.
     ///
-    /// Default: random bytes. Another process, or this one after a restart, then ignores the cookie and picks a server by
-    /// the method of the upstream.
+    /// Default: random bytes. Another process, or this one after a restart, then ignores the cookie
+    /// and picks a server by the method of the upstream.
     pub fn secret(mut self, secret: Secret) -> Self {
         self.affinities.secret = Some(secret);
         self
     }
 
-    /// Sets where every `sticky learn` keeps its sessions, for example in a store that front ends share.
+    /// Sets where every `sticky learn` keeps its sessions, for example in a store that front ends
+    /// share.
     ///
     /// Default: in memory, of the size of `zone=`; `sync` is then an error.
     pub fn sessions(mut self, sessions: Sessions) -> Self {

@@ -37,7 +37,8 @@ pub enum SiteError {
         /// The reason.
         source: ClusterError,
     },
-    /// `sticky learn` has `sync`, and [`SiteBuilder::sessions`](super::SiteBuilder::sessions) was not called.
+    /// `sticky learn` has `sync`, and [`SiteBuilder::sessions`](super::SiteBuilder::sessions) was
+    /// not called.
     #[error("upstream {upstream}: sync of sticky learn needs a session store that front ends share")]
     Sync {
         /// The upstream's name.

@@ -113,7 +113,8 @@ impl Routed<'_> {
     }
 }
 
-/// Adds the extensions that the proxy and the policy read, and returns the URI for the node if it changes.
+/// Adds the extensions that the proxy and the policy read, and returns the URI for the node if it
+/// changes.
 fn prepare(
     settings: &BlockSettings,
     pass: &ProxyPass,

@@ -45,7 +45,8 @@ struct SiteParts {
     routes: Vec<Route>,
 }
 
-/// One address of a site: it handles the requests that arrive there. Clones are handles to one site.
+/// One address of a site: it handles the requests that arrive there. Clones are handles to one
+/// site.
 #[derive(Clone)]
 pub struct SiteListener {
     site: Site,
@@ -55,7 +56,8 @@ pub struct SiteListener {
 impl Site {
     /// Makes the clusters and proxies of a configuration.
     ///
-    /// The names of servers are looked up once, here, as in nginx. A name with several addresses becomes as many endpoints.
+    /// The names of servers are looked up once, here, as in nginx. A name with several addresses
+    /// becomes as many endpoints.
     ///
     /// # Errors
     /// [`SiteError`] names the upstream and the server.
@@ -89,7 +91,8 @@ impl Site {
         limits::apply(&self.parts.config, &self.parts.config.listeners, builder)
     }
 
-    /// Returns a server that listens at `listen` only, in place of the configuration's first address.
+    /// Returns a server that listens at `listen` only, in place of the configuration's first
+    /// address.
     ///
     /// It has the servers of that address, and its limits on clients.
     #[cfg(feature = "server")]

@@ -47,7 +47,8 @@ pub(crate) fn is_pattern(path: &str) -> bool {
     path.contains(['*', '?', '['])
 }
 
-/// Returns the files that a pattern matches, sorted by name. A folder that cannot be listed matches nothing, as in nginx.
+/// Returns the files that a pattern matches, sorted by name. A folder that cannot be listed matches
+/// nothing, as in nginx.
 pub(crate) fn expand(pattern: &Path, max_files: usize) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::new()];
     for part in pattern.components() {
@@ -74,7 +75,8 @@ fn entries(folder: &Path, glob: &str) -> Vec<PathBuf> {
     visible.filter(|name| expression.is_match(name)).map(|name| folder.join(name)).collect()
 }
 
-/// Translates glob(7) for one part of a path: `*`, `?`, `[a-z]`, `[!a-z]`, and `\` before a literal letter.
+/// Translates glob(7) for one part of a path: `*`, `?`, `[a-z]`, `[!a-z]`, and `\` before a literal
+/// letter.
 fn expression(glob: &str) -> Option<Regex> {
     let mut expression = String::from("(?s)^");
     let mut rest = glob;

@@ -1,8 +1,8 @@
 //! nginx's words: `ngx_conf_read_token` of `ngx_conf_file.c`.
 //!
-//! Configurations depend on its oddities, so they are kept. A quote has a meaning only at the start of
-//! a word. `}` inside a word is a letter. `${` does not open a block. A backslash that escapes nothing
-//! stays in the word, so that regular expressions need no doubled ones.
+//! Configurations depend on its oddities, so they are kept. A quote has a meaning only at the start
+//! of a word. `}` inside a word is a letter. `${` does not open a block. A backslash that escapes
+//! nothing stays in the word, so that regular expressions need no doubled ones.
 
 use super::error::Fault;
 use super::source::Span;

@@ -1,7 +1,8 @@
 //! Regular expressions of locations, server names and maps.
 //!
-//! nginx runs PCRE over bytes, without UTF mode. The `regex` crate with Unicode off does the same in
-//! linear time. An expression that needs more of PCRE, or that the two read differently, is an error.
+//! nginx runs PCRE over bytes, without UTF mode. The `regex` crate with Unicode off does the same
+//! in linear time. An expression that needs more of PCRE, or that the two read differently, is an
+//! error.
 
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -46,7 +47,8 @@ impl Pattern {
         Some(groups)
     }
 
-    /// Returns the names of the groups by their number; `None` for the whole match and unnamed groups.
+    /// Returns the names of the groups by their number; `None` for the whole match and unnamed
+    /// groups.
     pub(crate) fn group_names(&self) -> impl Iterator<Item = Option<&str>> {
         self.0.capture_names()
     }

@@ -1,6 +1,7 @@
 //! Finding one cookie and one argument, by nginx's rules for where they begin and end.
 
-/// Returns a cookie's value in one `Cookie` header: `ngx_http_parse_multi_header_lines`. Names compare without case.
+/// Returns a cookie's value in one `Cookie` header: `ngx_http_parse_multi_header_lines`. Names
+/// compare without case.
 pub(super) fn cookie<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
     let mut rest = line;
     while !rest.is_empty() {

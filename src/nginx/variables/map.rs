@@ -1,7 +1,7 @@
 //! `map`: a variable whose value follows from another's.
 //!
-//! nginx's recipe for `sticky route` needs it, to take the route out of a session id. A map refers only
-//! to maps that are compiled already, so evaluating one always ends.
+//! nginx's recipe for `sticky route` needs it, to take the route out of a session id. A map refers
+//! only to maps that are compiled already, so evaluating one always ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -42,7 +42,8 @@ impl Maps {
                     }
                     Ok(map) => _ = maps.0.insert(map.name.clone(), Arc::new(map)),
                     Err(error) => {
-                        // An unknown variable may be the consequence of a mistake in the map that defines it.
+                        // An unknown variable may be the consequence of a mistake in the map that
+                        // defines it.
                         if fault.as_ref().is_none_or(|fault: &Fault| fault.kind() == ErrorKind::Unknown) {
                             fault = Some(error);
                         }

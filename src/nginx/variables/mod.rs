@@ -1,7 +1,7 @@
 //! Values with variables: `proxy_set_header`, `add_header`, `return`, `hash`, `sticky route`.
 //!
-//! A [`Template`] is compiled while the configuration is read, so an unknown variable is an error with
-//! a position. A request only walks over the pieces, without a lookup by name.
+//! A [`Template`] is compiled while the configuration is read, so an unknown variable is an error
+//! with a position. A request only walks over the pieces, without a lookup by name.
 
 mod lookup;
 mod map;

@@ -15,7 +15,8 @@ pub(crate) struct Scope<'r> {
     pub(crate) request_uri: &'r str,
     /// The [normalised](crate::nginx::uri::normalise) path.
     pub(crate) path: &'r [u8],
-    /// The headers; `Host` is that of the request target if the target names one (HTTP/2, absolute form).
+    /// The headers; `Host` is that of the request target if the target names one (HTTP/2, absolute
+    /// form).
     pub(crate) headers: &'r HeaderMap,
     /// The client, after `set_real_ip_from`.
     pub(crate) remote: Option<SocketAddr>,

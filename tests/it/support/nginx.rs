@@ -1,4 +1,4 @@
-//! A real nginx, to compare with and to stand behind or before what is tested.
+//! A real nginx to compare with, or to put in front of the tested code or behind it.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -14,10 +14,10 @@ use super::port::free_port;
 use super::process::Process;
 use super::skip;
 
-/// How long nginx may take to start; it takes some 20 ms.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest start of nginx; it usually takes 20 ms.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Ends the test early when nginx is not installed: loudly, and as a failure when the environment says `CI=true`.
+/// Ends the test early with a message if nginx is not installed; with `CI=true` the test fails.
 macro_rules! require_nginx {
     () => {
         if !$crate::support::Nginx::required() {
@@ -35,7 +35,7 @@ pub(crate) struct Nginx {
 }
 
 impl Nginx {
-    /// The program: `$NGINX`, or where Debian or one's own build put it.
+    /// Returns the program: `$NGINX`, else the one in `$PATH` or the usual folders.
     pub(crate) fn program() -> Option<PathBuf> {
         if let Some(chosen) = std::env::var_os("NGINX") {
             return Some(PathBuf::from(chosen)).filter(|path| path.is_file());
@@ -45,19 +45,20 @@ impl Nginx {
         std::env::split_paths(&path).chain(system).map(|folder| folder.join("nginx")).find(|file| file.is_file())
     }
 
-    /// Whether nginx is installed.
+    /// Returns whether nginx is installed.
     pub(crate) fn available() -> bool {
         Self::program().is_some()
     }
 
-    /// [`Self::available`], and loud when it is not; see [`require_nginx`].
+    /// Returns [`Self::available`] and prints a message if it is not; see [`require_nginx`].
     pub(crate) fn required() -> bool {
         skip::installed("nginx", Self::available())
     }
 
-    /// Starts nginx with `http` as what stands inside the `http` block, and waits until it accepts connections.
+    /// Starts nginx with `http` as the content of the `http` block, and waits until it accepts
+    /// connections.
     ///
-    /// `@name@` stands for a free port, the same one wherever the name is the same ([`Self::address`] tells which), and
+    /// `@name@` stands for a free port, one for each name (see [`Self::address`]), and
     /// `@folder@` for the temporary folder. Processes: one, which is master and worker.
     ///
     /// # Panics
@@ -68,25 +69,25 @@ impl Nginx {
             attempts += 1;
             match Self::attempt(http).await {
                 Ok(nginx) => return nginx,
-                // Somebody took a port between our look and nginx's bind.
+                // Another process took a port before nginx bound it.
                 Err(log) if attempts < 5 && log.contains("Address already in use") => {}
                 Err(log) => panic!("{log}"),
             }
         }
     }
 
-    /// The address of the port called `name` in the configuration.
+    /// Returns the address of the port called `name` in the configuration.
     pub(crate) fn address(&self, name: &str) -> SocketAddr {
         let port = self.ports.get(name).unwrap_or_else(|| panic!("the configuration names no port @{name}@"));
         SocketAddr::from((Ipv4Addr::LOCALHOST, *port))
     }
 
-    /// Its folder, for files to be served (readable at `@folder@` in the configuration).
+    /// Returns its folder, `@folder@` in the configuration, for files to be served.
     pub(crate) fn folder(&self) -> &Path {
         self.process.folder()
     }
 
-    /// The process, to signal it, to measure it, to read its log.
+    /// Returns the process, to signal it, to measure it or to read its log.
     pub(crate) fn process(&mut self) -> &mut Process {
         &mut self.process
     }
@@ -102,10 +103,10 @@ impl Nginx {
         command.arg("-p").arg(folder.path()).arg("-c").arg(&file);
         let mut process = Process::spawn("nginx", folder, &mut command).expect("nginx can be run");
         let mut taken = false;
-        let started = process.wait_ready(PATIENCE, |nginx| {
-            // nginx would try again for seconds, but the port that it waits for is another's.
+        let started = process.wait_ready(START_TIMEOUT, |nginx| {
+            // nginx would try again for seconds, but another process has the port.
             taken = nginx.file("error.log").contains("Address already in use");
-            // It writes its id when all its sockets listen; before that an answer could be another's.
+            // nginx writes its id when all its sockets listen; before that another process might respond.
             let listens = nginx.file("nginx.pid").trim() == nginx.id().to_string();
             taken || listens && ports.values().all(|port| TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).is_ok())
         });
@@ -114,7 +115,8 @@ impl Nginx {
     }
 }
 
-/// The whole configuration around `http`, with all that nginx writes inside `folder`; and the ports it was given.
+/// Returns the whole configuration around `http`, with all files of nginx inside `folder`, and its
+/// ports.
 fn configuration(http: &str, folder: &TempDir) -> (String, BTreeMap<String, u16>) {
     let root = folder.path().metadata().expect("the folder is there").uid() == 0;
     let folder = folder.path().to_str().expect("temporary folders have plain names");

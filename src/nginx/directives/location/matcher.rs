@@ -29,7 +29,8 @@ impl PathPattern {
 }
 
 impl Matcher {
-    /// Reads the arguments of `location = /x`; as in nginx the space may be missing. Also returns the word of the path.
+    /// Reads the arguments of `location = /x`; as in nginx the space may be missing. Also returns
+    /// the word of the path.
     pub(super) fn read(directive: &Directive) -> Result<(Matcher, &Word), Fault> {
         let modifiers = ["=", "^~", "~*", "~"];
         let (modifier, word, skip) = match &directive.args[..] {

@@ -21,7 +21,8 @@ use crate::nginx::syntax::Captures;
 /// One `location` block.
 #[derive(Debug, Clone)]
 pub(crate) struct Location {
-    /// Its position among all locations of the configuration, in the order in which their blocks begin.
+    /// Its position among all locations of the configuration, in the order in which their blocks
+    /// begin.
     pub(crate) number: usize,
     pub(crate) matcher: Matcher,
     pub(crate) action: Action,
@@ -44,10 +45,12 @@ pub(crate) enum Action {
 pub(crate) enum LocationMatch<'c, 'r> {
     Location {
         location: &'c Location,
-        /// The groups of its regular expression; `None` if it has none, so that those of the server name stay.
+        /// The groups of its regular expression; `None` if it has none, so that those of the server
+        /// name stay.
         captures: Option<Captures<'r>>,
     },
-    /// The path lacks the slash at the end of this location's: the response redirects there with 301.
+    /// The path lacks the slash at the end of this location's: the response redirects there with
+    /// 301.
     Redirect(&'c Location),
 }
 
@@ -93,12 +96,14 @@ impl Locations {
 
     /// Finds the location for a [normalised](crate::nginx::uri::normalise) path.
     ///
-    /// An exact location wins, else the first regular expression that matches, else the longest prefix.
+    /// An exact location wins, else the first regular expression that matches, else the longest
+    /// prefix.
     pub(crate) fn find<'r>(&self, path: &'r [u8]) -> Option<LocationMatch<'_, 'r>> {
         self.search(path).0
     }
 
-    /// Also returns whether the search is over: nginx's `NGX_OK` or `NGX_DONE` against `NGX_AGAIN` and `NGX_DECLINED`.
+    /// Also returns whether the search is over: nginx's `NGX_OK` or `NGX_DONE` against `NGX_AGAIN`
+    /// and `NGX_DECLINED`.
     fn search<'r>(&self, path: &'r [u8]) -> (Option<LocationMatch<'_, 'r>>, bool) {
         if let Some(&index) = self.exact.get(path) {
             return (Some(LocationMatch::Location { location: &self.all[index], captures: None }), true);
@@ -139,7 +144,8 @@ impl Locations {
 }
 
 impl Location {
-    /// Returns the path without the slash at its end; nginx redirects only to a location that proxies.
+    /// Returns the path without the slash at its end; nginx redirects only to a location that
+    /// proxies.
     fn without_slash(&self) -> Option<&[u8]> {
         match (&self.action, &self.matcher) {
             (Action::Proxy(_), Matcher::Exact(path) | Matcher::Prefix { path, .. }) => {

@@ -34,12 +34,14 @@ pub(crate) enum PassUri {
     Unchanged,
     /// The normalised path, with its first `prefix` bytes replaced.
     Replace { prefix: usize, with: String },
-    /// The normalised path, escaped again (`$uri`); with the query or without (`$uri$is_args$args`).
+    /// The normalised path, escaped again (`$uri`); with the query or without
+    /// (`$uri$is_args$args`).
     Normalised { query: bool },
 }
 
 impl ProxyPass {
-    /// Returns path and query for the node. `path` is `request_uri` [normalised](crate::nginx::uri::normalise).
+    /// Returns path and query for the node. `path` is `request_uri`
+    /// [normalised](crate::nginx::uri::normalise).
     pub(crate) fn upstream_uri<'r>(&self, request_uri: &'r str, path: &[u8]) -> Cow<'r, str> {
         let target = request_uri.split('#').next().unwrap_or_default();
         let (raw, query) = target.split_once('?').map_or((target, None), |(raw, query)| (raw, Some(query)));
@@ -133,7 +135,8 @@ impl PassUri {
     }
 }
 
-/// Returns the position of the group that is meant and its `$proxy_host`. A plain host gets a group of its own.
+/// Returns the position of the group that is meant and its `$proxy_host`. A plain host gets a group
+/// of its own.
 fn find_group(authority: &str, word: &Word, context: &mut ReadContext<'_>) -> Result<(usize, String), Fault> {
     let upstreams = &mut context.upstreams;
     if let Some(upstream) = upstreams.find(authority) {

@@ -10,8 +10,8 @@ use crate::nginx::syntax::{Directive, Fault, Word};
 
 /// Reads the locations among the directives of a block.
 ///
-/// `outer` is the location around them, if there is one. `captures` says whether a regular expression
-/// around them, or the server's name, gives `$1` a value.
+/// `outer` is the location around them, if there is one. `captures` says whether a regular
+/// expression around them, or the server's name, gives `$1` a value.
 pub(crate) fn read_all<'d>(
     block: impl IntoIterator<Item = &'d Directive>,
     outer: Option<&Matcher>,

@@ -29,7 +29,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Finds the location for a [normalised](crate::nginx::uri::normalise) path; without one the response is 404.
+    /// Finds the location for a [normalised](crate::nginx::uri::normalise) path; without one the
+    /// response is 404.
     pub(crate) fn locate<'r>(&self, path: &'r [u8]) -> Option<LocationMatch<'_, 'r>> {
         self.locations.find(path)
     }

@@ -81,11 +81,13 @@ impl ServerNames {
         *map.entry(text.clone()).or_insert(server) == server
     }
 
-    /// Returns the server with the best name: the whole name, the longest `*.x`, the longest `x.*`, the first expression.
+    /// Returns the server with the best name: the whole name, the longest `*.x`, the longest `x.*`,
+    /// the first expression.
     ///
     /// `host` is in lower case and has no port.
     pub(crate) fn find<'h>(&self, host: &'h str) -> Option<(usize, Captures<'h>)> {
-        // From the left a suffix gets shorter, from the right a prefix does: the longest comes first.
+        // From the left a suffix gets shorter, from the right a prefix does: the longest comes
+        // first.
         let suffixes = || host.match_indices('.').map(|(dot, _)| dot).filter(|&dot| dot > 0);
         let prefixes = || host.rmatch_indices('.').map(|(dot, _)| dot + 1).filter(|&end| end < host.len());
         let fixed = self.exact.get(host);

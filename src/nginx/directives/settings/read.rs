@@ -13,7 +13,8 @@ use crate::nginx::syntax::{Directive, Fault, Word};
 use crate::nginx::variables::Template;
 use crate::proxy::HeaderEdits;
 
-/// The largest request head, whatever the file says: each client that sends one holds that much memory.
+/// The largest request head, whatever the file says: each client that sends one holds that much
+/// memory.
 const MAX_HEAD_BYTES: u64 = 1 << 20;
 
 /// The settings of a block while it is read: what it inherits, changed by its own directives.
@@ -39,7 +40,8 @@ impl SettingsReader {
         Err(directive.span().duplicate(format!("\"{name}\" is duplicate"), format!("{name} once in a block")))
     }
 
-    /// Reads a directive that the catalogue models and the reader of the block does not read itself.
+    /// Reads a directive that the catalogue models and the reader of the block does not read
+    /// itself.
     pub(crate) fn read(&mut self, directive: &Directive, context: &mut ReadContext<'_>) -> Result<(), Fault> {
         let settings = &mut self.settings;
         let is_first = !self.seen.contains(&directive.name.text);
@@ -160,7 +162,8 @@ impl SettingsReader {
                 Arc::make_mut(&mut settings.real_ip).header = header_name(word)?;
             }
             "real_ip_recursive" => Arc::make_mut(&mut settings.real_ip).recursive = flag()?,
-            // Each name in the catalogue has an arm in some reader; this is for one that was forgotten.
+            // Each name in the catalogue has an arm in some reader; this is for one that was
+            // forgotten.
             name => return Err(span.unsupported(format!("\"{name}\" is not supported here"), "another directive")),
         }
         Ok(())

@@ -41,7 +41,8 @@ impl RedirectRule {
         }
     }
 
-    /// Returns the replacement of this line, where `default` replaces the prefix of the location itself.
+    /// Returns the replacement of this line, where `default` replaces the prefix of the location
+    /// itself.
     pub(crate) fn with_default(&self, default: &Option<Redirect>) -> Option<Redirect> {
         match self {
             RedirectRule::Default => default.clone(),

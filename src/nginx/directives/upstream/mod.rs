@@ -185,7 +185,8 @@ impl fmt::Display for Method {
     }
 }
 
-/// The groups of a configuration: declared ones in the order of the file, then those made for a host.
+/// The groups of a configuration: declared ones in the order of the file, then those made for a
+/// host.
 #[derive(Debug, Default)]
 pub(crate) struct Upstreams {
     pub(crate) all: Vec<Upstream>,
