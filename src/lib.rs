@@ -1,16 +1,19 @@
 //! Embeddable load balancing for clusters of Apache Kylin and Kyligence (KAP) nodes.
 //!
-//! A host application builds a [`Cluster`] of [`Endpoint`]s under a [policy](balance), puts a [`Proxy`] in front of it, and
-//! calls [`Proxy::forward`] from its HTTP server. Four traits are open: a [`Backend`] sends a request to a node, a
-//! [`Balancer`](balance::Balancer) picks the node, a [`SessionStore`](session::SessionStore) remembers who is logged in where, and
-//! a [`Discovery`](discovery::Discovery) says which nodes there are; with feature `server` a `Handler` answers a request.
+//! An application builds a [`Cluster`] of [`Endpoint`]s under a [policy](balance), puts a [`Proxy`] in front of it, and calls
+//! [`Proxy::forward`] from its HTTP server. The proxy keeps logins, retries what may be retried, and classifies responses,
+//! because it knows Kylin. [`Proxy::plain`] is the same proxy for any other HTTP service.
+//!
+//! Five traits are open: a [`Backend`] sends a request to a node, a [`Balancer`](balance::Balancer) picks a node, a
+//! [`SessionStore`](session::SessionStore) is shared memory of sessions, a [`Discovery`](discovery::Discovery) says which nodes
+//! exist, and a [`Handler`](server::Handler) serves requests behind the crate's own server.
 //!
 //! ```
 //! use http::{Request, Response};
 //! use kylin_lb::balance::LeastConn;
 //! use kylin_lb::{Backend, Body, Cluster, Endpoint, Proxy, SendError};
 //!
-//! /// A node that answers in process; `Endpoint::http("q1", "10.0.0.1:7070")` is one over the network.
+//! /// A node in this process; `Endpoint::http("q1", "10.0.0.1:7070")` is one over the network.
 //! struct Node(&'static str);
 //!
 //! impl Backend for Node {
@@ -30,34 +33,43 @@
 //!
 //! let request = Request::get("/kylin/api/projects").header("host", "kylin.example").body(Body::empty())?;
 //! let client: std::net::SocketAddr = "192.0.2.7:51000".parse()?;
-//! let answer = proxy.forward(client, request).await;
-//! assert_eq!(answer.status(), 200);
+//! let response = proxy.forward(client, request).await;
+//! assert_eq!(response.status(), 200);
 //! # Ok(())
 //! # }
 //! ```
 //!
+//! # Modules
+//!
+//! | module | contents | feature |
+//! |---|---|---|
+//! | [`docs`] | guides: choosing a policy, keeping logins, retries, health, operations | |
+//! | [`proxy`] | the pipeline of a request: headers, retries, errors, the rules of Kylin | |
+//! | [`cluster`] | endpoints behind a policy: membership, picks, status | |
+//! | [`endpoint`] | identity and settings of an endpoint, the lease of a request in flight | |
+//! | [`balance`] | the policies, and the trait for your own | |
+//! | [`session`] | affinity of sessions, session stores | `redis`, `mysql`, `memcached`, `login-relay` |
+//! | [`health`] | ejection, slow start, the health states | |
+//! | [`probe`] | active checks of nodes | |
+//! | [`discovery`] | sources of nodes: list, file, DNS, ZooKeeper, `kylin.properties` | `dns`, `zookeeper` |
+//! | [`backend`] | the trait that sends a request to a node, HTTP/1.1, any tower service | `client`, `tower` |
+//! | [`body`] | the body type of requests and responses | |
+//! | [`clock`] | the clock trait, and a manual clock for tests | |
+//! | [`kylin`] | knowledge of Kylin: the guard, its configuration files | |
+//! | [`server`] | an HTTP server for applications without one | `server` |
+//! | [`nginx`] | a reader of nginx configurations | `nginx` |
+//! | [`testing`] | an in-process Kylin node, scripted backends, conformance suites | `test-util` |
+//!
 //! # What it does not do
 //!
-//! TLS, compression, caching, static files, HTTP/2 to nodes, upgrades such as WebSocket.
-//!
-//! # Rooms
-//!
-//! | room | what is there | feature |
-//! |---|---|---|
-//! | [`cluster`] | endpoints behind a policy, membership, status | |
-//! | [`endpoint`] | an endpoint's identity and settings, the lease of a request in flight | |
-//! | [`balance`] | the policies and the trait for one's own | |
-//! | [`health`] | probes, ejections, slow start: is an endpoint fit to serve? | |
-//! | [`proxy`] | a request in, an answer out: headers, retries, errors | |
-//! | [`backend`] | the trait that sends, and HTTP/1.1 | `client` for the latter |
-//! | [`body`] | the one body type | |
-//! | [`clock`] | where time comes from | |
-//! | [`discovery`] | where the nodes of a cluster come from: a list, a file, DNS, ZooKeeper | `dns`, `zookeeper` for these |
-//! | [`session`] | shared memory of who is logged in where | |
-//! | `kylin` | what is known of Kylin: requests, answers, SQL, its files | `kylin` |
-//! | `server` | an HTTP server for hosts without one | `server` |
-//! | `nginx` | an nginx configuration, read and served | `nginx` |
-//! | `testing` | a Kylin node in process, scripted backends | `test-util` |
+//! TLS, compression, caching, static files, HTTP/2 to nodes, WebSocket.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+// The table above links modules of every feature.
+#![cfg_attr(
+    not(all(feature = "server", feature = "nginx", feature = "test-util")),
+    allow(rustdoc::broken_intra_doc_links, reason = "links to modules whose feature is off")
+)]
 
 pub mod backend;
 mod background;
@@ -68,6 +80,8 @@ pub mod clock;
 pub mod cluster;
 mod cookie;
 pub mod discovery;
+#[cfg(any(doc, doctest))]
+pub mod docs;
 mod drop_guard;
 pub mod endpoint;
 mod hash;
