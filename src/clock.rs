@@ -55,8 +55,13 @@ impl Epoch {
 
     /// Returns the milliseconds from the origin to `moment`; 0 for a moment before it.
     pub(crate) fn millis_at(&self, moment: Instant) -> u64 {
-        u64::try_from(moment.saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)
+        as_millis(moment.saturating_duration_since(self.origin))
     }
+}
+
+/// Returns `duration` in milliseconds, or `u64::MAX` where they are more.
+pub(crate) fn as_millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A moment `after` now on the clock of tokio's timers, which tests can pause.

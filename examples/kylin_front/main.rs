@@ -102,7 +102,7 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
         print!("{}{}", summary(&args), table(&cluster));
         return Ok(());
     }
-    let _checker = args.probe.start(&cluster);
+    let _checker = args.probe.start(&cluster)?;
     let listen = match &args.listen {
         Some(listen) => listen.clone(),
         None => "127.0.0.1:8080".parse()?,
@@ -135,7 +135,7 @@ async fn configured(path: &Path, args: &Args, secret: kylin_lb::session::Secret)
         println!("{}: the configuration is valid", path.display());
         return Ok(());
     }
-    let _checkers: Vec<_> = site.clusters().map(|(_, cluster)| args.probe.start(cluster)).collect();
+    let _checkers: Vec<_> = site.clusters().map(|(_, cluster)| args.probe.start(cluster)).collect::<Result<_, _>>()?;
     let configured: Vec<Listen> = site.listeners().map(|listener| listener.listen()).collect();
     let server = match &args.listen {
         Some(listen) => site.server_on(listen.clone()),

@@ -62,7 +62,8 @@ impl Members {
         #[cfg(not(feature = "zookeeper"))]
         let mut members = members.watch(file, args, make).await?;
         let reference = config.metadata_url().cloned();
-        members.metastore = reference.map(|url| MetastoreCheck::new().reference(url).start(&members.cluster));
+        members.metastore =
+            reference.map(|url| MetastoreCheck::new().reference(url).start(&members.cluster)).transpose()?;
         members.wait_until_one_serves().await;
         Ok(members)
     }

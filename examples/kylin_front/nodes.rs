@@ -4,7 +4,7 @@ use kylin_lb::balance::{BalancerExt, IpHash, LeastConn, QueryAffinity, RandomTwo
 use kylin_lb::cluster::{ClusterBuilder, ClusterError};
 use kylin_lb::discovery::DiscoveredNode;
 use kylin_lb::endpoint::Roles;
-use kylin_lb::health::Outlier;
+use kylin_lb::health::{InvalidSetting, Outlier};
 use kylin_lb::probe::{HealthCheck, HealthChecker, Probe};
 use kylin_lb::{Cluster, Endpoint, HttpBackend};
 
@@ -112,15 +112,15 @@ impl ProbeOption {
         ("none", ProbeOption::None),
     ];
 
-    /// Starts to probe. ProbeOption stops when the returned checker is dropped.
-    pub fn start(self, cluster: &Cluster) -> Option<HealthChecker> {
+    /// Starts to probe, until the returned checker is dropped.
+    pub fn start(self, cluster: &Cluster) -> Result<Option<HealthChecker>, InvalidSetting> {
         let probe = match self {
             ProbeOption::Version => Probe::kylin_version(),
             ProbeOption::Health => Probe::kylin5_health(),
             ProbeOption::Tcp => Probe::tcp(),
-            ProbeOption::None => return None,
+            ProbeOption::None => return Ok(None),
         };
-        Some(HealthCheck::new(probe).start(cluster))
+        HealthCheck::new(probe).start(cluster).map(Some)
     }
 
     pub fn name(self) -> &'static str {

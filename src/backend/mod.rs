@@ -9,6 +9,7 @@ mod absent;
 mod error;
 #[cfg(feature = "client")]
 pub mod http1;
+pub(crate) mod node_client;
 mod timeouts;
 #[cfg(feature = "tower")]
 pub mod tower;

@@ -70,7 +70,7 @@ impl<'c> Candidates<'c> {
     /// Returns whether no endpoint of the cluster is impaired.
     #[inline]
     pub(super) fn all_healthy(&self) -> bool {
-        self.layout.impaired.are_none()
+        self.layout.impaired.is_zero()
     }
 
     /// Returns [`is_eligible`](Self::is_eligible) for a known [`all_healthy`](Self::all_healthy). If all are healthy and the

@@ -68,7 +68,7 @@ impl<B> ClusterBuilder<B> {
     ///
     /// // Without nginx's rule only outliers are ejected.
     /// let endpoints = nodes().into_iter().map(|endpoint| endpoint.max_fails(None));
-    /// let cluster = Cluster::builder().endpoints(endpoints).outlier(Outlier::new().consecutive(5)).build()?;
+    /// let cluster = Cluster::builder().endpoints(endpoints).outlier(Outlier::new()).build()?;
     /// # Ok::<(), kylin_lb::cluster::ClusterError>(())
     /// ```
     pub fn outlier(mut self, rule: Outlier) -> Self {
@@ -88,8 +88,12 @@ impl<B> ClusterBuilder<B> {
     /// Builds the cluster. It may be empty: endpoints can be added later.
     ///
     /// # Errors
-    /// [`ClusterError::Duplicate`] if two endpoints have the same id.
+    /// [`ClusterError::Duplicate`] if two endpoints have the same id, [`ClusterError::Outlier`] if a setting of the outlier rule
+    /// makes no sense.
     pub fn build(self) -> Result<Cluster<B>, ClusterError> {
+        if let Some(outlier) = &self.outlier {
+            outlier.validate().map_err(ClusterError::Outlier)?;
+        }
         let outliers = self.outlier.map(|rule| Arc::new(Outliers::new(rule, Arc::clone(&self.clock))));
         let mut members = Members::new(self.clock, outliers);
         members.replace(self.endpoints)?;

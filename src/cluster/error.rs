@@ -1,4 +1,5 @@
 use crate::endpoint::{EndpointId, InvalidId};
+use crate::health::InvalidSetting;
 
 /// The reason why no endpoint was picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,4 +27,7 @@ pub enum ClusterError {
     /// A text is not a valid id.
     #[error(transparent)]
     InvalidId(#[from] InvalidId),
+    /// A setting of the [`Outlier`](crate::health::Outlier) rule makes no sense.
+    #[error("outlier: {0}")]
+    Outlier(#[source] InvalidSetting),
 }

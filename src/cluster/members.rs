@@ -8,7 +8,7 @@ use crate::balance::{Attempted, Balancer, Candidates};
 use crate::clock::Clock;
 use crate::endpoint::{AdminState, Endpoint, EndpointId, Live, Loads, Member};
 use crate::health::impaired::ImpairedCount;
-use crate::health::state::Peers;
+use crate::health::state::{CheckerId, OutcomeListener};
 use crate::view::{Group, Layout, PerCoreRefs, RotationCounters, View};
 
 /// The membership, from which each new view is made.
@@ -27,8 +27,8 @@ pub(super) struct Members<B> {
     impaired: ImpairedCount,
     /// Whether endpoints that join find a running cluster, and so have a slow start.
     running: bool,
-    /// The verifier that has to admit an endpoint before it may serve; 0 is none.
-    verifier: u64,
+    /// The verifier that has to admit an endpoint before it may serve.
+    verifier: Option<CheckerId>,
 }
 
 struct Entry<B> {
@@ -59,7 +59,7 @@ impl<B> Members<B> {
             outliers,
             impaired: ImpairedCount::default(),
             running: false,
-            verifier: 0,
+            verifier: None,
         }
     }
 
@@ -93,7 +93,7 @@ impl<B> Members<B> {
         // The old entries are dropped only after the new ones have taken over their live state.
         let entries: Vec<_> = (0..).zip(endpoints).map(|(others, endpoint)| self.new_entry(endpoint, others)).collect();
         for (entry, old) in entries.iter().filter_map(|new| Some((new, self.entry_of(new.endpoint.id())?))) {
-            entry.check_address(old);
+            entry.replace(old);
         }
         self.admin_states.retain(|id, _| entries.iter().any(|entry| entry.endpoint.id() == id));
         self.entries = entries;
@@ -123,7 +123,7 @@ impl<B> Members<B> {
                 (Some(entry), false) => entry,
                 (Some(old), true) => {
                     let new = Entry { live: Arc::clone(&old.live), endpoint: self.with_admin_state(endpoint) };
-                    new.check_address(&old);
+                    new.replace(&old);
                     new
                 }
                 (None, _) => self.new_entry(endpoint, entries.len()),
@@ -159,22 +159,23 @@ impl<B> Members<B> {
         let edited = edit(endpoint.share());
         let was_in_maintenance = endpoint.settings.admin_state == AdminState::Maintenance;
         if was_in_maintenance && edited.settings.admin_state != AdminState::Maintenance {
-            // The node was most likely restarted.
+            // The node was most likely restarted, and may be another one.
             live.health.readmit(live.now_ms());
+            live.health.require_verification(live.now_ms());
         }
         *endpoint = edited;
         Ok(())
     }
 
-    /// Sets the verifier that has to admit endpoints, present or to come, before they may serve; 0 is none.
-    pub(super) fn set_verifier(&mut self, verifier: u64) {
+    /// Sets the verifier that has to admit endpoints, present or to come, before they may serve.
+    pub(super) fn set_verifier(&mut self, verifier: Option<CheckerId>) {
         self.verifier = verifier;
         for live in self.entries.iter().map(|entry| &entry.live) {
-            live.health.join(verifier, live.now_ms());
+            live.health.set_verifier(verifier, live.now_ms());
         }
     }
 
-    pub(super) fn verifier(&self) -> u64 {
+    pub(super) fn verifier(&self) -> Option<CheckerId> {
         self.verifier
     }
 
@@ -182,7 +183,7 @@ impl<B> Members<B> {
         let (primary, backup) = (self.group(false, balancer), self.group(true, balancer));
         if let Some(outliers) = &self.outliers {
             let slots = primary.layout.slots.iter().chain(&backup.layout.slots);
-            outliers.watch(slots.map(|slot| &slot.member));
+            outliers.set_members(slots.map(|slot| &slot.member));
         }
         View::new(primary, backup)
     }
@@ -213,16 +214,20 @@ impl<B> Members<B> {
 
     fn live_state(&mut self, id: &EndpointId, others: usize) -> Arc<Live> {
         let live = self.live.get(id).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let peers = self.outliers.as_ref().map(|outliers| Arc::clone(outliers) as Arc<dyn Peers>);
+            let listener = self.outliers.as_ref().map(|outliers| Arc::clone(outliers) as Arc<dyn OutcomeListener>);
             let load = self.loads.next(others);
-            let live = Arc::new(Live::new(load, Arc::clone(&self.clock), peers, self.impaired.clone()));
+            let live = Arc::new(Live::new(load, Arc::clone(&self.clock), listener, self.impaired.clone()));
             if self.running {
                 live.health.readmit(live.now_ms());
             }
             self.live.insert(id.clone(), Arc::downgrade(&live));
             live
         });
-        live.health.join(self.verifier, live.now_ms());
+        live.health.set_verifier(self.verifier, live.now_ms());
+        if self.entry_of(id).is_none() {
+            // An endpoint that was removed and is added again may be another node.
+            live.health.require_verification(live.now_ms());
+        }
         live
     }
 
@@ -246,11 +251,13 @@ impl<B> Entry<B> {
         (Member::new(settings, Arc::clone(&self.live)), Arc::clone(&self.endpoint.backend))
     }
 
-    /// Compares the address with that of `old`, which has the same id. At another address it is another node, which has to be
-    /// verified again.
-    fn check_address(&self, old: &Self) {
-        if self.endpoint.settings.placement != old.endpoint.settings.placement {
-            self.live.health.doubt_belonging(self.live.now_ms());
+    /// Takes the place of `old`, which has the same id. At another address, or after maintenance, it may be another node,
+    /// which has to be verified again.
+    fn replace(&self, old: &Self) {
+        let (new, old) = (&self.endpoint.settings, &old.endpoint.settings);
+        let returns = old.admin_state == AdminState::Maintenance && new.admin_state != AdminState::Maintenance;
+        if returns || new.placement != old.placement {
+            self.live.health.require_verification(self.live.now_ms());
         }
     }
 }

@@ -30,6 +30,7 @@ use self::panic::PanicMode;
 use crate::backend::HttpBackend;
 use crate::balance::Balancer;
 use crate::endpoint::{AdminState, Endpoint, EndpointId};
+use crate::health::state::CheckerId;
 use crate::view::View;
 
 /// Endpoints, the policy that chooses among them, and their live state. Clones share one cluster.
@@ -142,15 +143,15 @@ impl<B> Cluster<B> {
     }
 
     /// Bars every endpoint, present or to come, until `verifier` has verified that it belongs to the cluster.
-    pub(crate) fn set_verifier(&self, verifier: u64) {
-        self.shared.members.lock().set_verifier(verifier);
+    pub(crate) fn set_verifier(&self, verifier: CheckerId) {
+        self.shared.members.lock().set_verifier(Some(verifier));
     }
 
     /// Undoes [`set_verifier`](Self::set_verifier), unless another verifier has been set since.
-    pub(crate) fn clear_verifier(&self, verifier: u64) {
+    pub(crate) fn clear_verifier(&self, verifier: CheckerId) {
         let mut members = self.shared.members.lock();
-        if members.verifier() == verifier {
-            members.set_verifier(0);
+        if members.verifier() == Some(verifier) {
+            members.set_verifier(None);
         }
     }
 

@@ -1,129 +1,110 @@
-//! Carries out what `health::outlier` rules: has every endpoint's counts at hand, and ejects and readmits.
+//! Ejects and readmits endpoints as [`Outlier`] decides.
 //!
-//! There is no task behind it. A request that ends with a failure too many has the ruling made at once; the first request
-//! that ends after an interval has the success rates compared. Nothing of this happens in a pick.
+//! There is no background task. A request that ends with one failure too many has a decision made at once, and the first
+//! request that ends after an interval has the success rates compared. Nothing of this happens in a pick.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::clock::Clock;
-use crate::endpoint::{AdminState, EndpointId, Live, Member, Roles};
+use crate::clock::{Clock, Epoch};
+use crate::endpoint::{AdminState, EndpointSettings, Live, Member};
 use crate::health::Outlier;
-use crate::health::outlier::{Standing, Window};
-use crate::health::passive::Rule;
-use crate::health::state::Peers;
+use crate::health::outlier::{Decision, Snapshot, Window};
+use crate::health::state::OutcomeListener;
 
+/// Compares the endpoints of one cluster.
 pub(super) struct Outliers {
     settings: Outlier,
-    clock: Arc<dyn Clock>,
-    origin: Instant,
-    /// When the present interval ends, in milliseconds since the origin.
+    epoch: Epoch,
+    /// When the present interval ends, in milliseconds of the epoch.
     interval_ends: AtomicU64,
-    watched: Mutex<Vec<Watched>>,
+    endpoints: Mutex<Vec<Endpoint>>,
 }
 
-/// An endpoint without its live state's life: that one knows us.
-struct Watched {
-    id: EndpointId,
+/// Holds the live state weakly, because the live state holds [`Outliers`].
+struct Endpoint {
+    settings: Arc<EndpointSettings>,
     live: Weak<Live>,
-    ready: bool,
-    rule: Rule,
-    roles: Roles,
 }
 
 impl Outliers {
     pub(super) fn new(settings: Outlier, clock: Arc<dyn Clock>) -> Self {
-        let origin = clock.now();
         let interval_ends = AtomicU64::new(settings.interval_ms);
-        Outliers { settings, clock, origin, interval_ends, watched: Mutex::default() }
+        Outliers { settings, epoch: Epoch::new(clock), interval_ends, endpoints: Mutex::default() }
     }
 
-    /// Says who belongs to the cluster now.
-    pub(super) fn watch<'m>(&self, members: impl Iterator<Item = &'m Arc<Member>>) {
-        let watched = members.map(|member| {
-            let settings = &member.settings;
-            Watched {
-                id: settings.id.clone(),
-                live: Arc::downgrade(&member.live),
-                ready: settings.admin_state == AdminState::Ready,
-                rule: settings.rule,
-                roles: settings.roles,
-            }
-        });
-        *self.watched.lock() = watched.collect();
+    /// Sets the members of the cluster.
+    pub(super) fn set_members<'m>(&self, members: impl Iterator<Item = &'m Arc<Member>>) {
+        let endpoints = members
+            .map(|member| Endpoint { settings: Arc::clone(&member.settings), live: Arc::downgrade(&member.live) });
+        *self.endpoints.lock() = endpoints.collect();
     }
 
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.clock.now().saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Has an interval ended since the last call? Exactly one caller is told.
+    /// Returns whether an interval has ended since the last call. Of concurrent callers exactly one gets true.
     fn interval_is_over(&self) -> bool {
-        let now = self.now_ms();
+        let now = self.epoch.millis();
         let ends = self.interval_ends.load(Ordering::Relaxed);
         let next = now.saturating_add(self.settings.interval_ms);
         now >= ends && self.interval_ends.compare_exchange(ends, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Has the ruling made over all endpoints, and carries it out.
-    fn rule(&self, interval_over: bool) {
-        let watched = self.watched.lock();
-        let endpoints: Vec<_> = watched.iter().filter_map(|watched| Some((watched, watched.live.upgrade()?))).collect();
+    /// Decides over all endpoints, and carries the decision out.
+    fn decide(&self, interval_over: bool) {
+        let endpoints = self.endpoints.lock();
+        let endpoints: Vec<_> =
+            endpoints.iter().filter_map(|endpoint| Some((&*endpoint.settings, endpoint.live.upgrade()?))).collect();
         let alone = endpoints.len() == 1;
-        let standings: Vec<_> = endpoints
+        let snapshots: Vec<_> = endpoints
             .iter()
-            .map(|(watched, live)| {
+            .map(|(settings, live)| {
                 let now = live.now_ms();
-                if live.health.expire(now) {
-                    tracing::info!(endpoint = %watched.id, "outlier readmitted");
+                if live.health.expire_ejection(now) {
+                    tracing::info!(endpoint = %settings.id, "outlier readmitted");
                 }
-                live.health.forgive(self.settings.interval_ms, now);
-                watched.standing(live, alone, now, interval_over)
+                live.health.forgive_ejections(self.settings.interval_ms, now);
+                snapshot(settings, live, alone, now, interval_over)
             })
             .collect();
-        let ruling = self.settings.rule(&standings);
-        for (index, cause) in ruling.eject {
-            let (Watched { id, .. }, live) = &endpoints[index];
-            let times = live.health.eject(cause, live.now_ms(), |times| self.settings.ejection_ms(times));
+        let Decision { eject, readmit } = self.settings.decide(&snapshots);
+        for (index, reason) in eject {
+            let (settings, live) = &endpoints[index];
+            let times = live.health.eject(reason, live.now_ms(), |times| self.settings.ejection_ms(times));
             let millis = self.settings.ejection_ms(times);
-            tracing::warn!(endpoint = %id, ?cause, times, millis, "outlier ejected");
+            tracing::warn!(endpoint = %settings.id, %reason, times, millis, "outlier ejected");
         }
-        for index in ruling.readmit {
-            let (Watched { id, .. }, live) = &endpoints[index];
+        for index in readmit {
+            let (settings, live) = &endpoints[index];
             live.health.pardon(live.now_ms());
-            tracing::warn!(endpoint = %id, "readmitted: most endpoints fail alike, so the fault is something they share");
+            tracing::warn!(endpoint = %settings.id, "outlier readmitted: most endpoints fail, so they share the cause");
         }
     }
 }
 
-impl Watched {
-    fn standing(&self, live: &Live, alone: bool, now: u64, interval_over: bool) -> Standing {
-        let health = &live.health;
-        let ready = self.ready && !health.is_down();
-        let by_rule = !alone && live.passive.is_ejected(self.rule, || now);
-        let last_failure = health.last_failure();
-        Standing {
-            ready,
-            fit: ready && !by_rule && !health.is_barred(alone, || now),
-            roles: self.roles.bits(),
-            ejected_for: health.ejected_at().map(|at| now.saturating_sub(at)),
-            run: health.tally.run(),
-            failed_ago: (last_failure > 0).then(|| now.saturating_sub(last_failure)),
-            window: if interval_over { health.tally.take() } else { Window::default() },
-        }
+fn snapshot(settings: &EndpointSettings, live: &Live, alone: bool, now: u64, interval_over: bool) -> Snapshot {
+    let health = &live.health;
+    let ready = settings.admin_state == AdminState::Ready && !health.is_down();
+    let ejected_by_rule = !alone && live.passive.is_ejected(settings.rule, || now);
+    let last_failure = health.last_failure();
+    Snapshot {
+        ready,
+        eligible: ready && !ejected_by_rule && !health.is_unavailable(alone, || now),
+        roles: settings.roles.bits(),
+        ejected_for: health.ejected_at().map(|at| now.saturating_sub(at)),
+        failures_in_a_row: health.outcomes.in_a_row(),
+        failed_ago: (last_failure > 0).then(|| now.saturating_sub(last_failure)),
+        window: if interval_over { health.outcomes.take_window() } else { Window::default() },
     }
 }
 
-impl Peers for Outliers {
-    fn counted(&self, run: u32) {
+impl OutcomeListener for Outliers {
+    fn outcome_counted(&self, failures_in_a_row: u32) {
         let interval_over = self.interval_is_over();
-        let consecutive = self.settings.consecutive;
-        if interval_over || (consecutive > 0 && run >= consecutive) {
-            self.rule(interval_over);
+        let too_many = self.settings.consecutive.is_some_and(|limit| failures_in_a_row >= limit.get());
+        if interval_over || too_many {
+            self.decide(interval_over);
         }
     }
 }

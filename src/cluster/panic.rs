@@ -1,4 +1,4 @@
-//! Panic mode: when health leaves nobody, anybody is better than a refusal.
+//! Panic mode: when health bars every endpoint, one that may fail is better than an error response.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,7 +8,7 @@ use crate::endpoint::{AdminState, EndpointSlot, Member, Role};
 use crate::request::RequestView;
 use crate::view::{Group, View};
 
-/// Whether a cluster may panic, and does. Without a lock: it is read in picks.
+/// Whether a cluster may enter panic mode, and has. Picks read it, so it has no lock.
 #[derive(Debug)]
 pub(super) struct PanicMode {
     pub(super) allowed: bool,
@@ -20,56 +20,57 @@ impl PanicMode {
         PanicMode { allowed, entered: AtomicBool::new(false) }
     }
 
-    /// Notes that a request was served in the normal way.
+    /// Records that a request was served in the normal way.
     pub(super) fn leave(&self) {
         if self.allowed && self.entered.load(Ordering::Relaxed) && self.entered.swap(false, Ordering::Relaxed) {
-            tracing::info!("panic mode left: some endpoint is fit again");
+            tracing::info!("panic mode left: an endpoint can serve again");
         }
     }
 
     fn enter(&self) {
         if !self.entered.swap(true, Ordering::Relaxed) {
-            tracing::warn!("panic mode: no endpoint is fit, the least recently failed serves");
+            tracing::warn!("panic mode entered: health bars every endpoint, so the least recently failed one serves");
         }
     }
 }
 
 impl<B> View<B> {
-    /// Does health, and nothing else, keep requests that need `role` from every endpoint that the operator wants to serve?
-    fn is_left_by_health(&self, role: Option<Role>) -> bool {
-        let mut fitting = self.ready().filter(|(_, _, slot)| slot.member.has_role(role)).peekable();
-        fitting.peek().is_some() && fitting.all(|(group, _, slot)| slot.member.is_barred(group.layout.alone))
+    /// Returns whether health keeps requests of some role from all endpoints that are ready.
+    pub(super) fn lacks_healthy_endpoints(&self) -> bool {
+        [None, Some(Role::Query), Some(Role::Job)].into_iter().any(|role| self.lacks_healthy_endpoint_for(role))
     }
 
-    /// The same for some kind of request.
-    pub(super) fn is_partly_left_by_health(&self) -> bool {
-        [None, Some(Role::Query), Some(Role::Job)].into_iter().any(|role| self.is_left_by_health(role))
+    /// Returns whether there are ready endpoints with `role`, and their health alone bars all of them.
+    fn lacks_healthy_endpoint_for(&self, role: Option<Role>) -> bool {
+        let mut ready = self.ready().filter(|(_, _, slot)| slot.member.has_role(role)).peekable();
+        ready.peek().is_some() && ready.all(|(group, _, slot)| slot.member.is_barred(group.layout.alone))
     }
 
-    /// Every endpoint of this cluster that the operator wants to serve, with its group and its place in it. One that belongs to
-    /// another cluster is no better than none.
+    /// Returns the endpoints that are ready and not quarantined, each with its group and its index in the group.
     fn ready(&self) -> impl Iterator<Item = (&Group<B>, usize, &EndpointSlot)> {
         let groups = [&self.primary, &self.backup].into_iter();
         let all =
             groups.flat_map(|group| (0..).zip(&group.layout.slots).map(move |(index, slot)| (group, index, slot)));
         all.filter(|(_, _, slot)| {
             let Member { settings, live, .. } = &*slot.member;
-            settings.admin_state == AdminState::Ready && !live.health.is_outsider()
+            settings.admin_state == AdminState::Ready && !live.health.is_quarantined()
         })
     }
 }
 
 impl<B> Cluster<B> {
-    /// Takes a slot on the endpoint that failed least recently, of those that have the role and room, and were not attempted.
+    /// Takes a slot on the endpoint that failed least recently, of those that have the role, are below their limit and were
+    /// not attempted.
     pub(super) fn take_in_panic<'v>(
         &self,
         view: &'v View<B>,
         request: &RequestView<'_>,
         attempted: &Attempted,
     ) -> Option<(&'v Group<B>, usize)> {
-        if !self.shared.panic.allowed || !view.is_left_by_health(request.role()) {
+        if !self.shared.panic.allowed || !view.lacks_healthy_endpoint_for(request.role()) {
             return None;
         }
+        // Concurrent requests may take the last slot of an endpoint, which the next round then passes over.
         for _ in 0..view.ready().count() {
             let (group, index, slot) = view
                 .ready()
@@ -77,7 +78,7 @@ impl<B> Cluster<B> {
                     member.has_role(request.role()) && member.is_below_limit() && !attempted.contains(member)
                 })
                 .min_by_key(|(_, _, slot)| (slot.member.last_failure(), slot.load().in_flight()))?;
-            // As if it were alone, which health never keeps from serving.
+            // As if it were alone, so that its ejection does not count.
             if slot.member.acquire(true) {
                 self.shared.panic.enter();
                 return Some((group, index));

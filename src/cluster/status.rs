@@ -73,7 +73,7 @@ impl ClusterStatus {
         ClusterStatus {
             balancer: format!("{balancer:?}"),
             endpoints: endpoints.collect(),
-            panicking: may_panic && view.is_partly_left_by_health(),
+            panicking: may_panic && view.lacks_healthy_endpoints(),
         }
     }
 }
@@ -81,7 +81,7 @@ impl ClusterStatus {
 impl EndpointStatus {
     fn of(member: &Member, alone: bool) -> Self {
         let Member { settings, live, .. } = member;
-        let (health, reason, since) = live.health.describe(member.rule(alone), live.now_ms());
+        let (health, reason, since) = live.health.describe(member.passive_state(alone), live.now_ms());
         EndpointStatus {
             id: settings.id.clone(),
             weight: settings.weight.get(),

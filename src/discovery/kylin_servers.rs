@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::AHashMap;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use tokio::time::sleep;
 
 use super::{DiscoveredNode, Discovery, DiscoveryError, MIN_INTERVAL, error_chain};
 use crate::backend::Backend;
+use crate::backend::node_client::NodeClient;
+use crate::basic_auth;
 use crate::body::BoxError;
 use crate::clock::{InvalidDuration, at_least};
 use crate::cluster::Cluster;
@@ -19,7 +21,6 @@ use crate::endpoint::{AdminState, Member, Roles};
 use crate::kylin::properties::ServerAddr;
 use crate::kylin::servers::{DISCOVERED, NoServers, SERVERS, of_kylin3, of_kylin5};
 use crate::probe::InvalidProbe;
-use crate::probe::ask::{Login, get};
 
 /// The time without requests after a refused login: Kylin 5 locks a user after three wrong passwords.
 const REFUSED_LOGIN_DELAY: Duration = Duration::from_secs(600);
@@ -55,7 +56,8 @@ pub struct KylinServers<B> {
     cluster: Cluster<B>,
     /// `None` once they have been yielded.
     first: Option<Vec<DiscoveredNode>>,
-    login: Option<Login>,
+    /// Marked as sensitive, so that no `Debug` shows it.
+    authorization: Option<HeaderValue>,
     interval: Duration,
     timeout: Duration,
     /// The session cookies of the source's own requests, by the uid of the endpoint.
@@ -73,7 +75,7 @@ impl<B: Backend> KylinServers<B> {
         KylinServers {
             cluster: cluster.clone(),
             first: Some(first.into_iter().collect()),
-            login: None,
+            authorization: None,
             interval: Duration::from_secs(30),
             timeout: Duration::from_secs(3),
             cookies: AHashMap::new(),
@@ -88,7 +90,7 @@ impl<B: Backend> KylinServers<B> {
     /// # Errors
     /// [`InvalidProbe::User`] if the name of the user contains a colon (RFC 7617).
     pub fn login(mut self, user: &str, password: &str) -> Result<Self, InvalidProbe> {
-        self.login = Some(Login::new(user, password)?);
+        self.authorization = Some(basic_auth::authorization(user, password).ok_or(InvalidProbe::User)?);
         Ok(self)
     }
 
@@ -116,7 +118,7 @@ impl<B: Backend> KylinServers<B> {
         let address = |(member, _): &(Arc<Member>, Arc<B>)| Arc::clone(&member.settings.placement);
         let addresses: Vec<Arc<str>> = members.iter().map(address).collect();
         members.retain(|(member, _)| {
-            member.settings.admin_state != AdminState::Maintenance && !member.live.health.is_outsider()
+            member.settings.admin_state != AdminState::Maintenance && !member.live.health.is_quarantined()
         });
         // Unhealthy nodes come last: they may respond all the same.
         members.sort_by_key(|(member, _)| member.is_barred(false));
@@ -128,7 +130,7 @@ impl<B: Backend> KylinServers<B> {
         self.cookies.retain(|uid, _| members.iter().any(|(member, _)| member.live.uid == *uid));
         let mut last_error = unavailable(WHAT.to_owned(), "the cluster has no node to ask".into());
         for (member, backend) in members {
-            match self.list_from(&member, &*backend, &addresses).await {
+            match self.list_from(&member, backend, &addresses).await {
                 // Another node would most likely refuse as well, and Kylin locks the user at the third attempt.
                 Err(error @ DiscoveryError::Denied { .. }) => {
                     self.delay = Some(REFUSED_LOGIN_DELAY);
@@ -147,24 +149,25 @@ impl<B: Backend> KylinServers<B> {
     async fn list_from(
         &mut self,
         member: &Member,
-        backend: &B,
+        backend: Arc<B>,
         addresses: &[Arc<str>],
     ) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
         let asked = &*member.settings.placement;
+        let client = NodeClient::new(backend, asked, self.timeout);
         let cookies = self.cookies.entry(member.live.uid).or_default();
         let mut not_understood = NoServers::NotUnderstood;
         for (path, read) in [(SERVERS, of_kylin5 as Reader), (DISCOVERED, of_kylin3)] {
             let location = format!("{asked}{path}");
-            let reply = match get(backend, asked, path, self.login.as_ref(), cookies, self.timeout).await {
-                Ok(reply) => reply,
+            let response = match client.get(path, self.authorization.as_ref(), cookies).await {
+                Ok(response) => response,
                 Err(error) => return Err(unavailable(location, error.into())),
             };
-            match (reply.status, reply.body) {
+            match (response.status, response.body) {
                 (StatusCode::UNAUTHORIZED, _) => {
                     let source = "the node requires a login, or refuses the configured one".into();
                     return Err(DiscoveryError::Denied { location, source });
                 }
-                (StatusCode::OK, Some(body)) => match read(&body) {
+                (StatusCode::OK, Ok(body)) => match read(&body) {
                     Ok(servers) => {
                         let nodes = validate(&servers, asked, addresses, &location);
                         return nodes.map_err(|source| DiscoveryError::Invalid { location, source });
@@ -173,6 +176,7 @@ impl<B: Backend> KylinServers<B> {
                     Err(error @ NoServers::NotUnderstood) => not_understood = error,
                     Err(error) => return Err(DiscoveryError::Invalid { location, source: error.into() }),
                 },
+                (StatusCode::OK, Err(error)) => return Err(unavailable(location, error.into())),
                 _ => {}
             }
         }
@@ -195,7 +199,10 @@ impl<B: Backend> Discovery for KylinServers<B> {
 
 impl<B> fmt::Debug for KylinServers<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KylinServers").field("first", &self.first).field("login", &self.login).finish_non_exhaustive()
+        f.debug_struct("KylinServers")
+            .field("first", &self.first)
+            .field("authorization", &self.authorization)
+            .finish_non_exhaustive()
     }
 }
 

@@ -75,7 +75,7 @@ impl Drop for Lease {
                 }
                 live.health.fail(now);
             }
-            Outcome::Slow => live.health.slow_down(live.now_ms()),
+            Outcome::Slow => live.health.time_out(live.now_ms()),
             Outcome::Unknown => {}
         }
         self.member.release();

@@ -8,7 +8,7 @@ use super::load::{LoadRef, Wraps};
 use crate::clock::Clock;
 use crate::health::impaired::ImpairedCount;
 use crate::health::passive::Passive;
-use crate::health::state::{Peers, State};
+use crate::health::state::{EndpointHealth, OutcomeListener};
 
 /// What changes while an endpoint serves, on cache lines of its own.
 ///
@@ -18,7 +18,7 @@ use crate::health::state::{Peers, State};
 pub(crate) struct Live {
     pub(crate) passive: Passive,
     /// Begins with what picks read.
-    pub(crate) health: State,
+    pub(crate) health: EndpointHealth,
     pub(crate) load: LoadRef,
     pub(crate) failed: AtomicU64,
     pub(super) wraps: Wraps,
@@ -28,21 +28,21 @@ pub(crate) struct Live {
     clock: Arc<dyn Clock>,
 }
 
-const _: () = assert!(offset_of!(Live, health) + State::READ_IN_PICKS <= 64);
+const _: () = assert!(offset_of!(Live, health) + EndpointHealth::READ_IN_PICKS <= 64);
 
 impl Live {
-    /// `peers` compares the endpoint with the others of its cluster, if outliers are ejected; `impaired` is the cluster's count.
+    /// `listener` compares the endpoint with the others of its cluster, if outliers are ejected; `impaired` is the cluster's count.
     pub(crate) fn new(
         load: LoadRef,
         clock: Arc<dyn Clock>,
-        peers: Option<Arc<dyn Peers>>,
+        listener: Option<Arc<dyn OutcomeListener>>,
         impaired: ImpairedCount,
     ) -> Self {
         static NEXT_UID: AtomicU64 = AtomicU64::new(1);
         Live {
             load,
             passive: Passive::new(impaired.clone()),
-            health: State::new(peers, impaired),
+            health: EndpointHealth::new(listener, impaired),
             failed: AtomicU64::new(0),
             wraps: Wraps::default(),
             uid: NEXT_UID.fetch_add(1, Ordering::Relaxed),
@@ -54,7 +54,7 @@ impl Live {
     /// Returns whether nothing could bar the endpoint: no counted failure, no ejection, no failed probe. Reads no clock.
     #[inline]
     pub(crate) fn is_unimpaired(&self) -> bool {
-        (self.passive.fails() == 0) & self.health.is_unbarred()
+        (self.passive.fails() == 0) & !self.health.is_impaired()
     }
 
     /// Returns how many requests have ended.

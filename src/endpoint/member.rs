@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use super::load::{Load, LoadRef};
 use super::{AdminState, EndpointSettings, Live, Role};
-use crate::health::state::Rule;
+use crate::health::passive::PassiveState;
 
 /// An endpoint's settings and live state.
 #[derive(Debug, Clone)]
@@ -67,7 +67,7 @@ impl Member {
     pub(crate) fn is_barred(&self, alone: bool) -> bool {
         let Member { settings, live, .. } = self;
         (!alone && live.passive.is_ejected(settings.rule, || live.now_ms()))
-            || live.health.is_barred(alone, || live.now_ms())
+            || live.health.is_unavailable(alone, || live.now_ms())
     }
 
     /// Returns when the endpoint failed last, if ever. Comparable between endpoints.
@@ -85,17 +85,12 @@ impl Member {
     /// Returns whether the endpoint takes the pick that rotation offers. During a slow start it lets some pass.
     #[cold]
     pub(crate) fn takes_pick(&self) -> bool {
-        self.live.health.ramp.uses_turn(self.settings.slow_start, || self.live.now_ms())
+        self.live.health.ramp.takes_pick(self.settings.slow_start, || self.live.now_ms())
     }
 
-    /// Returns what nginx's rule of `max_fails` makes of the endpoint.
-    pub(crate) fn rule(&self, alone: bool) -> Rule {
+    /// Returns the state of the endpoint by nginx's rule of `max_fails`.
+    pub(crate) fn passive_state(&self, alone: bool) -> PassiveState {
         let Member { settings, live, .. } = self;
-        let rule = settings.rule;
-        match live.passive.is_ejected(rule, || live.now_ms()) {
-            _ if alone || rule.max_fails == 0 || live.passive.fails() < rule.max_fails => Rule::Fine,
-            true => Rule::Ejected,
-            false => Rule::OnTrial,
-        }
+        live.passive.state(settings.rule, alone, || live.now_ms())
     }
 }

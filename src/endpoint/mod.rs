@@ -29,7 +29,7 @@ pub use role::{InvalidRoles, Role, Roles};
 pub(crate) use slot::{EligibilityFlags, EndpointSlot};
 
 use crate::health::SlowStart;
-use crate::health::passive::Rule;
+use crate::health::passive::PassiveRule;
 
 /// A backend with an identity and the settings under which a cluster uses it.
 ///
@@ -47,7 +47,7 @@ pub(crate) struct EndpointSettings {
     pub(crate) placement: Arc<str>,
     pub(crate) weight: NonZeroU32,
     pub(crate) max_in_flight: Option<NonZeroU32>,
-    pub(crate) rule: Rule,
+    pub(crate) rule: PassiveRule,
     pub(crate) backup: bool,
     pub(crate) slow_start: Option<SlowStart>,
     pub(crate) admin_state: AdminState,
@@ -67,7 +67,7 @@ impl<B> Endpoint<B> {
             id,
             weight: NonZeroU32::MIN,
             max_in_flight: None,
-            rule: Rule::new(1, Duration::from_secs(10)),
+            rule: PassiveRule::new(1, Duration::from_secs(10)),
             backup: false,
             slow_start: None,
             admin_state: AdminState::Ready,
@@ -112,7 +112,7 @@ impl<B> Endpoint<B> {
     /// Sets both the time within which `max_fails` failures are counted and the duration of an ejection (nginx:
     /// `fail_timeout`). Default: 10 s.
     pub fn fail_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.rule = Rule::new(self.settings.rule.max_fails, timeout);
+        self.settings.rule = PassiveRule::new(self.settings.rule.max_fails, timeout);
         self
     }
 

@@ -1,118 +1,122 @@
-//! Is an endpoint fit to serve? Outcomes of requests and of probes go in, its operational state comes out.
+//! Whether an endpoint can serve: state machines that turn the outcomes of requests and probes into a [`HealthState`].
 //!
-//! Two axes decide what an endpoint gets, as in HAProxy, and neither touches the other. What the operator wants is its
-//! [`AdminState`](crate::endpoint::AdminState); how it is doing is its [`HealthState`] state:
+//! Two axes decide which traffic an endpoint gets, as in HAProxy, and they are independent of each other. The operator sets
+//! the [`AdminState`](crate::endpoint::AdminState). Requests and probes move the [`HealthState`]:
 //!
-//! | | ready | drain | maintain |
+//! | | ready | drain | maintenance |
 //! |---|---|---|---|
-//! | **up** | new requests, bound sessions, probes | bound sessions, probes | nothing |
-//! | **in doubt** | new requests, bound sessions, probes | bound sessions, probes | nothing |
-//! | **down** | probes | probes | nothing |
+//! | **healthy** | new requests, bound sessions, probes | bound sessions, probes | nothing |
+//! | **suspect** | new requests, bound sessions, probes | bound sessions, probes | nothing |
+//! | **unhealthy** | probes | probes | nothing |
 //! | **ejected** | probes | probes | nothing |
 //!
-//! [`AdminState::admits`](crate::endpoint::AdminState::admits) is the table as a function. Who moves an endpoint between states:
+//! [`AdminState::admits`](crate::endpoint::AdminState::admits) is this table as a function. These mechanisms change the
+//! health of an endpoint:
 //!
-//! - nginx's rule, always there: [`max_fails`](crate::Endpoint::max_fails) failures within
-//!   [`fail_timeout`](crate::Endpoint::fail_timeout) eject, and one request at a time tries whether it is well again;
-//! - [`Outlier`], opt-in for a cluster: failures in a row, or a success rate below the others', eject for a time;
-//! - [`HealthCheck`], opt-in: a [`Probe`] is sent regularly, and its results say whether an endpoint is down;
-//! - `MetastoreCheck` (feature `kylin`), opt-in: a node whose metastore is not the others' is kept out, in panic mode, too;
-//! - a request that timed out ([`Outcome::Slow`](crate::Outcome::Slow)) puts in doubt, and has the node probed soon. It
-//!   never ejects: a Kylin query may take minutes.
+//! | mechanism | default | effect |
+//! |---|---|---|
+//! | nginx's rule | on | [`max_fails`](crate::Endpoint::max_fails) failures within [`fail_timeout`](crate::Endpoint::fail_timeout) eject; afterwards one request at a time tries the endpoint |
+//! | [`Outlier`] | off | failures in a row, or a success rate below that of the other endpoints, eject for a time |
+//! | [`HealthCheck`](crate::probe::HealthCheck) | off | a [`Probe`](crate::probe::Probe) at an interval reports the endpoint as healthy or unhealthy |
+//! | [`MetastoreCheck`](crate::probe::MetastoreCheck) | off | a node of another metastore is quarantined, in panic mode too |
+//! | a request that timed out ([`Outcome::Slow`](crate::Outcome::Slow)) | on | the endpoint is suspect and is probed soon; it is never ejected, because a Kylin query may take minutes |
 //!
-//! An endpoint that is new or comes back may ramp up by [`SlowStart`]. When nobody is left,
-//! [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode) serves from whoever failed least recently.
+//! An endpoint that is new or returns may ramp up by [`SlowStart`]. When no endpoint can serve,
+//! [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode) uses the endpoint that failed least recently.
 
 pub(crate) mod impaired;
 pub(crate) mod outlier;
 pub(crate) mod passive;
+mod rise_fall;
+mod setting;
 pub(crate) mod slow_start;
 pub(crate) mod state;
-pub(crate) mod verdict;
 
 use http::StatusCode;
 
 pub use outlier::Outlier;
+pub(crate) use rise_fall::{Thresholds, Transition};
+pub use setting::InvalidSetting;
 pub use slow_start::SlowStart;
 
-/// How an endpoint is doing, whatever the operator wants of it.
+/// The health of an endpoint, as requests and probes show it. The operator's [`AdminState`](crate::endpoint::AdminState) is
+/// independent of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum HealthState {
-    /// Nothing speaks against it.
+    /// No failure is known.
     #[default]
     Healthy,
-    /// Something does, but not enough to take it out: it serves, and is probed at the faster interval.
+    /// There are failures, but too few to take the endpoint out. It serves, and is probed at the fast interval.
     Suspect,
-    /// Probes say that it cannot serve, or no probe has succeeded yet where that is asked for; or it is a node of another
-    /// cluster, or nobody has looked yet whether it is.
+    /// Probes fail, no probe has succeeded yet where one must, or the endpoint is quarantined or not verified yet.
     Unhealthy,
-    /// Taken out for a time because of its requests' failures.
+    /// Requests failed, and the endpoint is taken out for a time.
     Ejected,
 }
 
-/// Why an endpoint is not simply up.
+/// Why an endpoint is not healthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
-    /// No probe has succeeded yet: see [`HealthCheck::wait_for_first_success`].
+    /// No probe has succeeded yet: see [`HealthCheck::wait_for_first_success`](crate::probe::HealthCheck::wait_for_first_success).
     #[error("no probe has succeeded yet")]
     Unproven,
-    /// A probe failed, or as many as were needed.
+    /// The last probes failed.
     #[error("probe failed: {0}")]
     Probe(ProbeFailure),
-    /// nginx's rule: [`max_fails`](crate::Endpoint::max_fails).
+    /// As many requests failed as nginx's rule allows: [`max_fails`](crate::Endpoint::max_fails).
     #[error("as many failures as max_fails allows")]
     MaxFails,
-    /// Too many failures in a row: [`Outlier::consecutive`].
+    /// Too many requests failed in a row: [`Outlier::consecutive`].
     #[error("too many failures in a row")]
     Consecutive,
-    /// A success rate below that of the others: [`Outlier::success_rate`].
-    #[error("fewer requests succeed than on the others")]
+    /// The success rate is below that of the other endpoints: [`Outlier::success_rate`].
+    #[error("success rate below that of the other endpoints")]
     SuccessRate,
-    /// A request timed out, and none has succeeded since.
+    /// A request timed out, and no request or probe has succeeded since.
     #[error("a request timed out")]
     Slow,
-    /// Its metastore has not been compared with the others' yet: `MetastoreCheck`.
-    #[error("its metastore has not been compared yet")]
-    Unchecked,
-    /// It is a node of another cluster: `MetastoreCheck`.
-    #[error("it belongs to another cluster: {0}")]
-    OtherMetastore(Mismatch),
+    /// The metastore of the node is not verified yet: [`MetastoreCheck`](crate::probe::MetastoreCheck).
+    #[error("the metastore is not verified yet")]
+    Unverified,
+    /// The node has another metastore: [`MetastoreCheck`](crate::probe::MetastoreCheck).
+    #[error("quarantined: {0}")]
+    Quarantined(Mismatch),
 }
 
-/// What shows that a node belongs to another cluster.
+/// The difference that shows that a node has another metastore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Mismatch {
-    /// Its `kylin.metadata.url`.
-    #[error("its metadata URL is another one")]
+    /// Another `kylin.metadata.url`.
+    #[error("another metadata URL")]
     MetadataUrl,
-    /// The name of its session cookie, in which Kylin 5 has a digest of that URL.
-    #[error("its session cookie is named after another metastore")]
+    /// Another name of the session cookie, which is a digest of the metadata URL in Kylin 5.
+    #[error("another name of the session cookie")]
     SessionCookie,
-    /// A project of the same name as the others', with another id.
-    #[error("a project of the same name has another id")]
+    /// A project of the same name with another id.
+    #[error("another id of a project of the same name")]
     Project,
 }
 
-/// What was wrong with the answer to a probe.
+/// Why a probe failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProbeFailure {
-    /// No connection could be made.
+    /// The node accepts no connection.
     #[error("no connection")]
     Unreachable,
-    /// The connection broke, or what came back is not HTTP.
-    #[error("no valid answer")]
+    /// The connection broke, or the response is not valid HTTP.
+    #[error("no valid response")]
     Broken,
-    /// No whole answer came in time.
-    #[error("no answer in time")]
+    /// No complete response came in time.
+    #[error("no response in time")]
     Timeout,
-    /// A status that is not among those expected.
+    /// The status is not an expected one.
     #[error("unexpected status {}", .0.as_u16())]
     Status(StatusCode),
-    /// A body that is not what was expected.
-    #[error("the body is not what was expected")]
+    /// The body is not as expected.
+    #[error("unexpected body")]
     Body,
 }

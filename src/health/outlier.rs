@@ -1,39 +1,54 @@
-//! Which endpoints stand out by their failures? Settings, counts, and the ruling: a pure function of how all endpoints stand.
+//! Finds the endpoints that fail more than the others: settings, counts, and a decision that is a pure function of all
+//! endpoints.
 //!
-//! Sized for clusters of two to eight nodes. Envoy compares each host with the mean and the standard deviation of all, which
-//! says nothing over three values; here an endpoint is compared with the *pooled* success rate of the others. What all
-//! endpoints suffer alike (the metastore is gone, LDAP does not answer) is no reason to eject any of them.
+//! It is made for clusters of two to eight nodes. Envoy compares each host with the mean and the standard deviation of all,
+//! which says nothing over three values. Here an endpoint is compared with the *pooled* success rate of the others. A failure
+//! that all endpoints share (the metastore is gone, LDAP does not respond) is no reason to eject any of them.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// When an endpoint that fails more than the others is ejected. Goes beside nginx's rule
-/// ([`Endpoint::max_fails`](crate::Endpoint::max_fails)), which it neither needs nor replaces: set `max_fails(None)` to have
-/// only this.
+use super::{InvalidSetting, Reason};
+use crate::clock::as_millis;
+
+/// Ejects endpoints that fail more than the others.
+///
+/// This works beside nginx's rule ([`Endpoint::max_fails`](crate::Endpoint::max_fails)), which it neither needs nor
+/// replaces. With `max_fails(None)` an endpoint has only this.
 ///
 /// An endpoint is ejected after a number of failures in a row, or when over an interval its success rate is lower than that
-/// of all others together by a margin. Only [`Outcome::Failure`](crate::Outcome::Failure) counts as a failure: no connection,
-/// no answer, a broken one, a gateway error. A query that takes long never does.
+/// of all others together by a margin. Only [`Outcome::Failure`](crate::Outcome::Failure) is a failure: no connection, no
+/// response, a broken response, a gateway error. A query that takes long never is.
 ///
-/// What is never done: the last endpoint that can serve, or the last with some role, is not ejected, nor more than a share of the endpoints at once; and
-/// when more than a share of them fail alike within an interval, none is, and those ejected within it come back.
+/// Three limits protect the cluster:
+///
+/// - The last endpoint that can serve, and the last one with some role, are never ejected.
+/// - At most [`max_share`](Self::max_share) of the endpoints are ejected at once.
+/// - When more than [`common_share`](Self::common_share) of the endpoints fail within an interval, none is ejected, and
+///   endpoints that were ejected within the interval return.
+///
+/// [`ClusterBuilder::build`](crate::cluster::ClusterBuilder::build) reports settings that make no sense.
 ///
 /// ```
 /// use kylin_lb::health::Outlier;
+/// use std::num::NonZeroU32;
 /// use std::time::Duration;
 ///
-/// let rule = Outlier::new().consecutive(3).ejection(Duration::from_secs(10), Duration::from_secs(60));
-/// # let _ = rule;
+/// let outlier = Outlier::new()
+///     .consecutive(NonZeroU32::new(3))
+///     .ejection(Duration::from_secs(10), Duration::from_secs(60));
+/// # let _ = outlier;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[must_use]
 pub struct Outlier {
-    pub(crate) consecutive: u32,
+    pub(crate) consecutive: Option<NonZeroU32>,
     pub(crate) interval_ms: u64,
     min_requests: u32,
     margin: f64,
     base_ms: u64,
-    most_ms: u64,
+    max_ms: u64,
     max_share: f64,
     common_share: f64,
 }
@@ -41,12 +56,12 @@ pub struct Outlier {
 impl Default for Outlier {
     fn default() -> Self {
         Outlier {
-            consecutive: 5,
+            consecutive: NonZeroU32::new(5),
             interval_ms: 10_000,
             min_requests: 20,
             margin: 0.3,
             base_ms: 30_000,
-            most_ms: 300_000,
+            max_ms: 300_000,
             max_share: 0.5,
             common_share: 0.5,
         }
@@ -54,127 +69,168 @@ impl Default for Outlier {
 }
 
 impl Outlier {
-    /// Envoy's numbers where they fit: 5 failures in a row, an interval of 10 s, ejections of 30 s times their count up to
-    /// 300 s; and ours: at least 20 requests, a margin of 0.3, at most half of the endpoints.
+    /// Returns the defaults. Failures in a row, interval and ejection times are Envoy's; the other numbers suit few nodes.
     pub fn new() -> Self {
         Outlier::default()
     }
 
-    /// How many failures in a row eject; 0 never does. Default 5.
-    pub fn consecutive(mut self, failures: u32) -> Self {
-        self.consecutive = failures;
+    /// Sets how many failures in a row eject. `None` never does. Default 5, as in Envoy.
+    pub fn consecutive(mut self, failures: impl Into<Option<NonZeroU32>>) -> Self {
+        self.consecutive = failures.into();
         self
     }
 
-    /// Over what time success rates are taken, failures count as simultaneous, and past ejections fade: one is forgotten per
-    /// interval spent in service. Default 10 s, at least 1 ms.
+    /// Sets the interval over which success rates are compared and failures count as simultaneous. One past ejection is
+    /// forgotten per interval in service. Default 10 s, as in Envoy; at least 1 ms.
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval_ms = millis(interval).max(1);
+        self.interval_ms = as_millis(interval);
         self
     }
 
-    /// By how much the success rate must be lower than the others', 0 to 1, and how many requests both sides must have had
-    /// within the interval. Over 20 requests chance alone moves a rate by 0.11 at most (one standard deviation), so the
-    /// defaults, 0.3 and 20, are nearly three of those away. A margin of 1 switches the comparison off.
-    pub fn success_rate(mut self, margin: f64, min_requests: u32) -> Self {
-        self.margin = if margin.is_nan() { 1.0 } else { margin.clamp(0.01, 1.0) };
-        self.min_requests = min_requests.max(1);
+    /// Sets by how much the success rate must be below that of the others, over 0 and up to 1, and how many requests both
+    /// sides must have had within the interval. A margin of 1 never ejects. Default 0.3 and 20: over 20 requests chance
+    /// alone moves a rate by 0.11 at most (one standard deviation), so 0.3 is nearly three of those.
+    pub fn success_rate(mut self, margin: f64, min_requests: NonZeroU32) -> Self {
+        (self.margin, self.min_requests) = (margin, min_requests.get());
         self
     }
 
-    /// How long the first ejection lasts; the second lasts twice as long, and so on up to `most`. Default 30 s and 300 s.
-    pub fn ejection(mut self, base: Duration, most: Duration) -> Self {
-        (self.base_ms, self.most_ms) = (millis(base).max(1), millis(most.max(base)).max(1));
+    /// Sets how long the first ejection lasts. Ejection `n` lasts `n` times as long, up to `max`. Default 30 s and 300 s, as
+    /// in Envoy; at least 1 ms.
+    pub fn ejection(mut self, base: Duration, max: Duration) -> Self {
+        (self.base_ms, self.max_ms) = (as_millis(base), as_millis(max));
         self
     }
 
-    /// The share of the endpoints that may be ejected at once, rounded down, but one where there are two or more. Default
-    /// 0.5.
+    /// Sets the share of the endpoints that may be ejected at once, 0 to 1, rounded down. Where there are two or more
+    /// endpoints, one always may. Default 0.5: half of the nodes can carry the load for a while.
     pub fn max_share(mut self, share: f64) -> Self {
-        self.max_share = fraction(share);
+        self.max_share = share;
         self
     }
 
-    /// When more than this share of the endpoints fail within an interval, what fails is something that they share, and
-    /// nobody is ejected. Default 0.5.
+    /// Sets the share of the endpoints, 0 to 1, that must be exceeded by those that fail within an interval to make the
+    /// failure a common one, for which no endpoint is ejected. Default 0.5.
     pub fn common_share(mut self, share: f64) -> Self {
-        self.common_share = fraction(share);
+        self.common_share = share;
         self
     }
 
-    /// How long the ejection lasts that is number `times`, counted from 1.
-    pub(crate) fn ejection_ms(&self, times: u32) -> u64 {
-        self.base_ms.saturating_mul(u64::from(times)).min(self.most_ms)
+    pub(crate) fn validate(&self) -> Result<(), InvalidSetting> {
+        let is_share = |share: f64| (0.0..=1.0).contains(&share);
+        InvalidSetting::unless(self.interval_ms > 0, "interval", "at least 1 ms")?;
+        InvalidSetting::unless(self.margin > 0.0 && is_share(self.margin), "success_rate", "a margin over 0, up to 1")?;
+        let ordered = (1..=self.max_ms).contains(&self.base_ms);
+        InvalidSetting::unless(ordered, "ejection", "at least 1 ms, and a maximum that is no less")?;
+        InvalidSetting::unless(is_share(self.max_share), "max_share", "0 to 1")?;
+        InvalidSetting::unless(is_share(self.common_share), "common_share", "0 to 1")
     }
 
-    /// How many of `endpoints` may be ejected at once.
-    fn limit(&self, endpoints: usize) -> usize {
+    /// Returns how long ejection number `times` lasts, counted from 1.
+    pub(crate) fn ejection_ms(&self, times: u32) -> u64 {
+        self.base_ms.saturating_mul(u64::from(times)).min(self.max_ms)
+    }
+
+    /// Decides over all endpoints of a cluster.
+    pub(crate) fn decide(&self, endpoints: &[Snapshot]) -> Decision {
+        if self.is_common_failure(endpoints) {
+            let recent = |endpoint: &Snapshot| endpoint.ejected_for.is_some_and(|age| age <= self.interval_ms);
+            let readmit = (0..).zip(endpoints).filter(|(_, endpoint)| recent(endpoint)).map(|(index, _)| index);
+            return Decision { eject: Vec::new(), readmit: readmit.collect() };
+        }
+        let mut outliers: Vec<(usize, Reason)> = (0..)
+            .zip(endpoints)
+            .filter(|(_, endpoint)| endpoint.ready && endpoint.ejected_for.is_none())
+            .filter_map(|(index, _)| Some((index, self.reason_to_eject(endpoints, index)?)))
+            .collect();
+        // The worst first, because the limit may not allow all.
+        outliers.sort_by_key(|(index, _)| std::cmp::Reverse(endpoints[*index].failures_in_a_row));
+
+        let limit = self.max_ejected(endpoints.iter().filter(|endpoint| endpoint.ready).count());
+        let mut ejected = endpoints.iter().filter(|endpoint| endpoint.ready && endpoint.ejected_for.is_some()).count();
+        let mut eligible: Vec<bool> = endpoints.iter().map(|endpoint| endpoint.eligible).collect();
+        let mut eject = Vec::new();
+        for (index, reason) in outliers {
+            if ejected < limit && is_replaceable(endpoints, &eligible, index) {
+                eligible[index] = false;
+                ejected += 1;
+                eject.push((index, reason));
+            }
+        }
+        Decision { eject, readmit: Vec::new() }
+    }
+
+    fn reason_to_eject(&self, endpoints: &[Snapshot], index: usize) -> Option<Reason> {
+        let endpoint = &endpoints[index];
+        if self.consecutive.is_some_and(|limit| endpoint.failures_in_a_row >= limit.get()) {
+            return Some(Reason::Consecutive);
+        }
+        let others = (0..)
+            .zip(endpoints)
+            .filter(|(other, endpoint)| *other != index && endpoint.ready && endpoint.ejected_for.is_none())
+            .fold(Window::default(), |sum, (_, endpoint)| sum.plus(endpoint.window));
+        let enough = u64::from(self.min_requests);
+        let comparable = endpoint.window.requests >= enough && others.requests >= enough;
+        let lower = comparable && endpoint.window.success_rate() + self.margin < others.success_rate();
+        lower.then_some(Reason::SuccessRate)
+    }
+
+    /// Returns whether so many endpoints fail within an interval that they must share the cause.
+    fn is_common_failure(&self, endpoints: &[Snapshot]) -> bool {
+        let recent = |age: Option<u64>| age.is_some_and(|age| age <= self.interval_ms);
+        // Half of the failures that eject: endpoints that fail at the same time do not reach the full number together.
+        let failing = self.consecutive.map_or(1, |limit| limit.get().div_ceil(2));
+        let (mut all, mut affected) = (0_usize, 0_usize);
+        for endpoint in endpoints.iter().filter(|endpoint| endpoint.ready) {
+            let ejected_recently = recent(endpoint.ejected_for);
+            if endpoint.ejected_for.is_some() && !ejected_recently {
+                continue; // It was ejected before the others began to fail.
+            }
+            all += 1;
+            if ejected_recently || (endpoint.failures_in_a_row >= failing && recent(endpoint.failed_ago)) {
+                affected += 1;
+            }
+        }
+        affected >= 2 && affected as f64 > all as f64 * self.common_share.min(0.999)
+    }
+
+    fn max_ejected(&self, endpoints: usize) -> usize {
         if endpoints < 2 { 0 } else { ((endpoints as f64 * self.max_share) as usize).max(1) }
     }
-
-    /// The failures in a row that make an endpoint one of those that fail alike. Half of what ejects: endpoints that take
-    /// turns do not reach the full number in the same moment.
-    fn ailing_run(&self) -> u32 {
-        self.consecutive.div_ceil(2).max(1)
-    }
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// Returns whether for each role of the endpoint at `index` another endpoint is eligible.
+fn is_replaceable(endpoints: &[Snapshot], eligible: &[bool], index: usize) -> bool {
+    let others =
+        || (0..).zip(endpoints.iter().zip(eligible)).filter(|(other, (_, eligible))| *other != index && **eligible);
+    let roles = others().fold(0, |roles, (_, (endpoint, _))| roles | endpoint.roles);
+    others().next().is_some() && roles & endpoints[index].roles == endpoints[index].roles
 }
 
-fn fraction(share: f64) -> f64 {
-    if share.is_nan() { 0.5 } else { share.clamp(0.0, 1.0) }
+/// One endpoint at the time of a decision.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Snapshot {
+    /// The operator has not taken it out, and probes do not report it as unhealthy.
+    pub(crate) ready: bool,
+    /// It is ready and not ejected, so that it could serve a request now.
+    pub(crate) eligible: bool,
+    /// Its roles, one bit each. Only endpoints with the same roles can replace it.
+    pub(crate) roles: u8,
+    /// For how many milliseconds it has been ejected as an outlier.
+    pub(crate) ejected_for: Option<u64>,
+    pub(crate) failures_in_a_row: u32,
+    /// How many milliseconds ago it failed last.
+    pub(crate) failed_ago: Option<u64>,
+    /// Its last interval; empty unless one has just ended.
+    pub(crate) window: Window,
 }
 
-/// Why an endpoint stood out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cause {
-    Consecutive,
-    SuccessRate,
-}
-
-/// What requests have come to on one endpoint. Written by every request that ends; no count is lost between two readings.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    /// Failures since the last success.
-    run: AtomicU32,
-    /// Requests in the upper half, failures among them in the lower, since they were last taken.
-    window: AtomicU64,
-}
-
-impl Tally {
-    pub(crate) fn succeed(&self) {
-        if self.run.load(Ordering::Relaxed) != 0 {
-            self.run.store(0, Ordering::Relaxed);
-        }
-        self.window.fetch_add(1 << 32, Ordering::Relaxed);
-    }
-
-    /// Counts a failure of a request that was in flight when the endpoint was ejected: it says nothing of how it is now.
-    pub(crate) fn fail_late(&self) {
-        self.window.fetch_add((1 << 32) + 1, Ordering::Relaxed);
-    }
-
-    /// Returns how many failures in a row there are now.
-    pub(crate) fn fail(&self) -> u32 {
-        self.window.fetch_add((1 << 32) + 1, Ordering::Relaxed);
-        self.run.fetch_add(1, Ordering::Relaxed).saturating_add(1)
-    }
-
-    pub(crate) fn run(&self) -> u32 {
-        self.run.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn forget_run(&self) {
-        self.run.store(0, Ordering::Relaxed);
-    }
-
-    /// Takes what was counted since the last taking.
-    pub(crate) fn take(&self) -> Window {
-        let window = self.window.swap(0, Ordering::Relaxed);
-        Window { requests: window >> 32, failures: window & u64::from(u32::MAX) }
-    }
+/// The endpoints to eject and to readmit, by index.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Decision {
+    pub(crate) eject: Vec<(usize, Reason)>,
+    /// Not empty only when a common failure is found.
+    pub(crate) readmit: Vec<usize>,
 }
 
 /// Requests and failures over one interval.
@@ -194,191 +250,161 @@ impl Window {
     }
 }
 
-/// How an endpoint stands when the ruling is made.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Standing {
-    /// The operator wants it to serve, and probes do not speak against it.
-    pub(crate) ready: bool,
-    /// Besides, nothing and nobody else has ejected it: it could serve a request now.
-    pub(crate) fit: bool,
-    /// What it does, a bit per role. Only an endpoint with the same roles can stand in for it.
-    pub(crate) roles: u8,
-    /// For how many milliseconds it has been ejected as an outlier.
-    pub(crate) ejected_for: Option<u64>,
-    pub(crate) run: u32,
-    /// How many milliseconds ago it failed last.
-    pub(crate) failed_ago: Option<u64>,
-    /// Its last interval; nothing when none has just ended.
-    pub(crate) window: Window,
+/// The outcomes of the requests of one endpoint. Every request that ends writes here; no count is lost between two readings.
+#[derive(Debug, Default)]
+pub(crate) struct OutcomeCounts {
+    /// Failures since the last success.
+    in_a_row: AtomicU32,
+    /// Requests in the upper half, failures among them in the lower, since they were last taken.
+    window: AtomicU64,
 }
 
-/// What is to be done, by index.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ruling {
-    pub(crate) eject: Vec<(usize, Cause)>,
-    pub(crate) readmit: Vec<usize>,
-    /// So many fail alike that the fault must be something they share.
-    pub(crate) common: bool,
-}
-
-impl Outlier {
-    /// Rules over all endpoints of a cluster.
-    pub(crate) fn rule(&self, standings: &[Standing]) -> Ruling {
-        if self.fail_alike(standings) {
-            let recent = |standing: &Standing| standing.ejected_for.is_some_and(|age| age <= self.interval_ms);
-            let readmit = (0..).zip(standings).filter(|(_, standing)| recent(standing)).map(|(index, _)| index);
-            return Ruling { eject: Vec::new(), readmit: readmit.collect(), common: true };
+impl OutcomeCounts {
+    pub(crate) fn succeed(&self) {
+        if self.in_a_row.load(Ordering::Relaxed) != 0 {
+            self.in_a_row.store(0, Ordering::Relaxed);
         }
-        let mut suspects: Vec<(usize, Cause)> = (0..)
-            .zip(standings)
-            .filter(|(_, standing)| standing.ready && standing.ejected_for.is_none())
-            .filter_map(|(index, _)| Some((index, self.suspicion(standings, index)?)))
-            .collect();
-        // The worst first: there may not be room for all.
-        suspects.sort_by_key(|(index, _)| std::cmp::Reverse(standings[*index].run));
-
-        let limit = self.limit(standings.iter().filter(|standing| standing.ready).count());
-        let mut ejected = standings.iter().filter(|standing| standing.ready && standing.ejected_for.is_some()).count();
-        let mut fit: Vec<bool> = standings.iter().map(|standing| standing.fit).collect();
-        let mut eject = Vec::new();
-        for (index, cause) in suspects {
-            if ejected < limit && is_replaceable(standings, &fit, index) {
-                fit[index] = false;
-                ejected += 1;
-                eject.push((index, cause));
-            }
-        }
-        Ruling { eject, ..Ruling::default() }
+        self.window.fetch_add(1 << 32, Ordering::Relaxed);
     }
 
-    /// What speaks against the endpoint at `index`.
-    fn suspicion(&self, standings: &[Standing], index: usize) -> Option<Cause> {
-        let standing = &standings[index];
-        if self.consecutive > 0 && standing.run >= self.consecutive {
-            return Some(Cause::Consecutive);
-        }
-        let others = (0..)
-            .zip(standings)
-            .filter(|(other, standing)| *other != index && standing.ready && standing.ejected_for.is_none())
-            .fold(Window::default(), |sum, (_, standing)| sum.plus(standing.window));
-        let enough = u64::from(self.min_requests);
-        let comparable = standing.window.requests >= enough && others.requests >= enough;
-        let lower = comparable && standing.window.success_rate() + self.margin < others.success_rate();
-        lower.then_some(Cause::SuccessRate)
+    /// Counts a failure of a request that was in flight when the endpoint was ejected. It is no part of a row, because it
+    /// says nothing about the endpoint's present state.
+    pub(crate) fn fail_late(&self) {
+        self.window.fetch_add((1 << 32) + 1, Ordering::Relaxed);
     }
 
-    /// Do so many fail within an interval that it must be something they share?
-    fn fail_alike(&self, standings: &[Standing]) -> bool {
-        let lately = |age: Option<u64>| age.is_some_and(|age| age <= self.interval_ms);
-        let (mut all, mut ailing) = (0_usize, 0_usize);
-        for standing in standings.iter().filter(|standing| standing.ready) {
-            let ejected_lately = lately(standing.ejected_for);
-            if standing.ejected_for.is_some() && !ejected_lately {
-                continue; // Its fault is its own: it has been out since before.
-            }
-            all += 1;
-            if ejected_lately || (standing.run >= self.ailing_run() && lately(standing.failed_ago)) {
-                ailing += 1;
-            }
-        }
-        ailing >= 2 && ailing as f64 > all as f64 * self.common_share.min(0.999)
+    /// Counts a failure and returns how many in a row there are now.
+    pub(crate) fn fail(&self) -> u32 {
+        self.fail_late();
+        self.in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
-}
 
-/// Is there, for each role of the endpoint at `index`, another that is fit?
-fn is_replaceable(standings: &[Standing], fit: &[bool], index: usize) -> bool {
-    let others = || (0..).zip(standings.iter().zip(fit)).filter(|(other, (_, fit))| *other != index && **fit);
-    let roles = others().fold(0, |roles, (_, (standing, _))| roles | standing.roles);
-    others().next().is_some() && roles & standings[index].roles == standings[index].roles
+    pub(crate) fn in_a_row(&self) -> u32 {
+        self.in_a_row.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn end_row(&self) {
+        self.in_a_row.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes the counts since the last call.
+    pub(crate) fn take_window(&self) -> Window {
+        let window = self.window.swap(0, Ordering::Relaxed);
+        Window { requests: window >> 32, failures: window & u64::from(u32::MAX) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn well() -> Standing {
-        Standing { ready: true, fit: true, roles: 0b11, ..Standing::default() }
+    fn healthy() -> Snapshot {
+        Snapshot { ready: true, eligible: true, roles: 0b11, ..Snapshot::default() }
     }
 
-    fn failing(run: u32) -> Standing {
-        Standing { run, failed_ago: Some(0), ..well() }
+    fn failing(failures_in_a_row: u32) -> Snapshot {
+        Snapshot { failures_in_a_row, failed_ago: Some(0), ..healthy() }
     }
 
-    fn ejected(ago: u64) -> Standing {
-        Standing { fit: false, ejected_for: Some(ago), ..well() }
+    fn ejected(ago: u64) -> Snapshot {
+        Snapshot { eligible: false, ejected_for: Some(ago), ..healthy() }
     }
 
-    fn rate(requests: u64, failures: u64) -> Standing {
-        Standing { window: Window { requests, failures }, ..well() }
+    fn rate(requests: u64, failures: u64) -> Snapshot {
+        Snapshot { window: Window { requests, failures }, ..healthy() }
     }
 
-    fn ejects(standings: &[Standing]) -> Vec<usize> {
-        Outlier::new().rule(standings).eject.into_iter().map(|(index, _)| index).collect()
+    fn ejects(endpoints: &[Snapshot]) -> Vec<usize> {
+        Outlier::new().decide(endpoints).eject.into_iter().map(|(index, _)| index).collect()
     }
 
     #[test]
     fn five_failures_in_a_row_eject_one_of_two_and_never_the_last() {
-        assert!(ejects(&[failing(4), well()]).is_empty());
-        assert_eq!(ejects(&[failing(5), well()]), [0]);
-        assert!(ejects(&[failing(5)]).is_empty(), "it is alone");
-        assert!(ejects(&[failing(5), Standing { fit: false, ..well() }]).is_empty(), "the other cannot serve");
-        assert!(ejects(&[failing(5), Standing::default()]).is_empty(), "the other is out of service");
+        assert!(ejects(&[failing(4), healthy()]).is_empty());
+        assert_eq!(ejects(&[failing(5), healthy()]), [0]);
+        assert!(ejects(&[failing(5)]).is_empty(), "it is the only one");
+        assert!(ejects(&[failing(5), Snapshot { eligible: false, ..healthy() }]).is_empty(), "the other is ejected");
+        assert!(ejects(&[failing(5), Snapshot::default()]).is_empty(), "the other is out of service");
     }
 
     #[test]
     fn the_last_with_a_role_is_not_ejected() {
-        let (query, job) = (Standing { roles: 0b01, ..failing(5) }, Standing { roles: 0b10, ..well() });
+        let (query, job) = (Snapshot { roles: 0b01, ..failing(5) }, Snapshot { roles: 0b10, ..healthy() });
         assert!(ejects(&[query, job, job]).is_empty());
-        assert_eq!(ejects(&[query, job, well()]), [0]);
-        assert_eq!(ejects(&[failing(5), job, Standing { roles: 0b01, ..well() }]), [0], "two stand in for one");
+        assert_eq!(ejects(&[query, job, healthy()]), [0]);
+        assert_eq!(ejects(&[failing(5), job, Snapshot { roles: 0b01, ..healthy() }]), [0], "two replace one");
     }
 
     #[test]
     fn at_most_half_are_ejected_at_once_the_worst_first() {
-        let mut eight = [well(); 8];
+        let mut eight = [healthy(); 8];
         eight[1..4].copy_from_slice(&[failing(5), failing(9), failing(7)]);
         (eight[6], eight[7]) = (ejected(20_000), ejected(20_000));
         assert_eq!(ejects(&eight), [2, 3], "two are out already");
-        assert!(ejects(&[failing(5), ejected(60_000), well()]).is_empty(), "one of three is half, rounded down");
+        assert!(ejects(&[failing(5), ejected(60_000), healthy()]).is_empty(), "one of three is half, rounded down");
     }
 
     #[test]
-    fn what_all_suffer_alike_ejects_nobody_and_brings_back_who_was_first() {
-        let ruling = Outlier::new().rule(&[failing(5), failing(4), failing(4)]);
-        assert_eq!(ruling, Ruling { common: true, ..Ruling::default() });
-        let ruling = Outlier::new().rule(&[ejected(9_000), failing(5), well()]);
-        assert_eq!(ruling, Ruling { common: true, readmit: vec![0], eject: vec![] });
-        assert_eq!(ejects(&[failing(5), Standing { failed_ago: Some(10_001), ..failing(4) }, well()]), [0], "long ago");
+    fn a_common_failure_ejects_no_endpoint_and_readmits_those_ejected_first() {
+        let outlier = Outlier::new();
+        let common = [failing(5), failing(4), failing(4)];
+        assert!(outlier.is_common_failure(&common));
+        assert_eq!(outlier.decide(&common), Decision::default());
+        let decision = outlier.decide(&[ejected(9_000), failing(5), healthy()]);
+        assert_eq!(decision, Decision { readmit: vec![0], eject: vec![] });
+        assert_eq!(
+            ejects(&[failing(5), Snapshot { failed_ago: Some(10_001), ..failing(4) }, healthy()]),
+            [0],
+            "the other failure is too old"
+        );
     }
 
     #[test]
     fn a_success_rate_is_compared_with_that_of_the_others_together() {
         assert_eq!(ejects(&[rate(20, 8), rate(20, 0), rate(20, 1)]), [0]);
         assert!(ejects(&[rate(20, 5), rate(20, 0), rate(20, 0)]).is_empty(), "within the margin");
-        assert!(ejects(&[rate(19, 19), rate(20, 0)]).is_empty(), "too few to say");
-        assert!(ejects(&[rate(20, 20), rate(19, 0)]).is_empty(), "too few to compare with");
+        assert!(ejects(&[rate(19, 19), rate(20, 0)]).is_empty(), "too few requests");
+        assert!(ejects(&[rate(20, 20), rate(19, 0)]).is_empty(), "too few requests of the others");
         assert!(ejects(&[rate(20, 8), rate(20, 8), rate(20, 9)]).is_empty(), "no worse than the others");
     }
 
     #[test]
     fn ejections_grow_up_to_a_maximum() {
-        let rule = Outlier::new();
-        assert_eq!([1, 2, 10, 11, u32::MAX].map(|times| rule.ejection_ms(times) / 1_000), [30, 60, 300, 300, 300]);
+        let outlier = Outlier::new();
+        assert_eq!([1, 2, 10, 11, u32::MAX].map(|times| outlier.ejection_ms(times) / 1_000), [30, 60, 300, 300, 300]);
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_errors() {
+        let (one, ten, few) = (Duration::from_secs(1), Duration::from_secs(10), NonZeroU32::MIN);
+        for (outlier, name) in [
+            (Outlier::new().interval(Duration::ZERO), "interval"),
+            (Outlier::new().success_rate(0.0, few), "success_rate"),
+            (Outlier::new().success_rate(f64::NAN, few), "success_rate"),
+            (Outlier::new().ejection(ten, one), "ejection"),
+            (Outlier::new().ejection(Duration::ZERO, one), "ejection"),
+            (Outlier::new().max_share(1.1), "max_share"),
+            (Outlier::new().common_share(-0.1), "common_share"),
+        ] {
+            assert_eq!(outlier.validate().unwrap_err().name, name);
+        }
+        assert_eq!(Outlier::new().validate(), Ok(()));
+        assert_eq!(Outlier::new().max_share(0.0).success_rate(1.0, few).ejection(one, one).validate(), Ok(()));
     }
 
     #[test]
     fn no_count_is_lost_while_windows_are_taken() {
         const EACH: u64 = 50_000;
-        let tally = Tally::default();
+        let counts = OutcomeCounts::default();
         let taken = std::thread::scope(|scope| {
             let writers: Vec<_> = (0..4)
                 .map(|_| {
                     scope.spawn(|| {
-                        for turn in 0..EACH {
-                            if turn % 5 == 0 {
-                                tally.fail();
+                        for request in 0..EACH {
+                            if request % 5 == 0 {
+                                counts.fail();
                             } else {
-                                tally.succeed();
+                                counts.succeed();
                             }
                         }
                     })
@@ -386,46 +412,47 @@ mod tests {
                 .collect();
             let mut sum = Window::default();
             while writers.iter().any(|writer| !writer.is_finished()) {
-                sum = sum.plus(tally.take());
+                sum = sum.plus(counts.take_window());
             }
-            sum.plus(tally.take())
+            sum.plus(counts.take_window())
         });
         assert_eq!(taken, Window { requests: 4 * EACH, failures: 4 * EACH / 5 });
     }
 
-    fn any_standing() -> impl proptest::strategy::Strategy<Value = Standing> {
+    fn any_snapshot() -> impl proptest::strategy::Strategy<Value = Snapshot> {
         use proptest::prelude::*;
         let ejected = proptest::option::of(0_u64..30_000);
         let numbers = (0_u32..8, proptest::option::of(0_u64..30_000), 0_u64..40, 0.0_f64..=1.0);
-        (any::<bool>(), any::<bool>(), ejected, numbers).prop_map(|(ready, fit, ejected_for, numbers)| {
-            let (run, failed_ago, requests, failing) = numbers;
+        (any::<bool>(), any::<bool>(), ejected, numbers).prop_map(|(ready, eligible, ejected_for, numbers)| {
+            let (failures_in_a_row, failed_ago, requests, failing) = numbers;
             let window = Window { requests, failures: (requests as f64 * failing) as u64 };
-            let fit = ready && fit && ejected_for.is_none();
-            Standing { ready, fit, roles: run as u8 % 4, ejected_for, run, failed_ago, window }
+            let eligible = ready && eligible && ejected_for.is_none();
+            let roles = failures_in_a_row as u8 % 4;
+            Snapshot { ready, eligible, roles, ejected_for, failures_in_a_row, failed_ago, window }
         })
     }
 
     proptest::proptest! {
         #[test]
-        fn whatever_happens_someone_is_left_and_the_share_is_kept(
-            standings in proptest::collection::vec(any_standing(), 0..9),
+        fn an_endpoint_is_always_left_and_the_share_is_kept(
+            endpoints in proptest::collection::vec(any_snapshot(), 0..9),
             max_share in 0.0_f64..=1.0,
             common_share in 0.0_f64..=1.0,
         ) {
-            let rule = Outlier::new().max_share(max_share).common_share(common_share);
-            let ruling = rule.rule(&standings);
-            let ready = standings.iter().filter(|standing| standing.ready).count();
-            let before = standings.iter().filter(|standing| standing.ready && standing.ejected_for.is_some()).count();
-            let ejected: Vec<usize> = ruling.eject.iter().map(|(index, _)| *index).collect();
-            let most = ((ready as f64 * max_share) as usize).max(usize::from(ready > 1));
-            proptest::prop_assert!(ejected.is_empty() || before + ejected.len() <= most);
+            let outlier = Outlier::new().max_share(max_share).common_share(common_share);
+            let decision = outlier.decide(&endpoints);
+            let ready = endpoints.iter().filter(|endpoint| endpoint.ready).count();
+            let before = endpoints.iter().filter(|endpoint| endpoint.ready && endpoint.ejected_for.is_some()).count();
+            let ejected: Vec<usize> = decision.eject.iter().map(|(index, _)| *index).collect();
+            let max = ((ready as f64 * max_share) as usize).max(usize::from(ready > 1));
+            proptest::prop_assert!(ejected.is_empty() || before + ejected.len() <= max);
             if !ejected.is_empty() {
-                let left = (0..).zip(&standings).any(|(index, standing)| standing.fit && !ejected.contains(&index));
-                proptest::prop_assert!(left, "somebody can serve");
+                let left = (0..).zip(&endpoints).any(|(index, endpoint)| endpoint.eligible && !ejected.contains(&index));
+                proptest::prop_assert!(left, "an endpoint can serve");
             }
-            proptest::prop_assert!(ejected.iter().all(|index| standings[*index].ready));
-            proptest::prop_assert!(ruling.readmit.iter().all(|index| standings[*index].ejected_for.is_some()));
-            proptest::prop_assert!(!ruling.common || ejected.is_empty());
+            proptest::prop_assert!(ejected.iter().all(|index| endpoints[*index].ready));
+            proptest::prop_assert!(decision.readmit.iter().all(|index| endpoints[*index].ejected_for.is_some()));
+            proptest::prop_assert!(!outlier.is_common_failure(&endpoints) || ejected.is_empty());
         }
     }
 }

@@ -1,15 +1,16 @@
-//! Passive ejection by nginx's rule, `max_fails` and `fail_timeout` (ngx_http_upstream_round_robin.c).
+//! Ejection by nginx's rule, `max_fails` and `fail_timeout` (ngx_http_upstream_round_robin.c).
 //!
-//! The rule, which is not a sliding window:
-//! - an endpoint is *ejected* while `fails >= max_fails` and no more than `fail_timeout` has passed since `checked`;
-//! - choosing an endpoint whose `checked` is older than `fail_timeout` sets `checked` to now, so after an ejection one
-//!   request per `fail_timeout` probes the endpoint and all others go elsewhere;
-//! - a failure counts one and sets `checked` and `accessed` to now;
-//! - a success clears the count only if `checked` has moved on since the last failure.
+//! The rule is not a sliding window:
 //!
-//! Where this differs from nginx: time is in milliseconds instead of whole seconds; of several workers that meet the end of
-//! an ejection at once exactly one gets the probe; a request that its client gave up says nothing (nginx takes it for a
-//! success).
+//! - An endpoint is *ejected* while `fails >= max_fails` and no more than `fail_timeout` has passed since `checked`.
+//! - Choosing an endpoint whose `checked` is older than `fail_timeout` sets `checked` to now. So after an ejection one
+//!   request per `fail_timeout` tries the endpoint, and all others use other endpoints.
+//! - A failure adds one to `fails` and sets `checked` and `accessed` to now.
+//! - A success clears `fails` only if `checked` is later than the last failure.
+//!
+//! It differs from nginx in three points. Time is in milliseconds instead of whole seconds. Of several workers that meet the
+//! end of an ejection at once, exactly one gets to try the endpoint. A request that its client gave up has no outcome (nginx
+//! counts it as a success).
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,24 +18,34 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::impaired::ImpairedCount;
+use crate::clock::as_millis;
 
-/// The two numbers that an operator sets.
+/// The settings of nginx's rule for one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rule {
+pub(crate) struct PassiveRule {
     /// Failures until ejection; 0 never ejects.
     pub(crate) max_fails: u32,
-    /// Both the counting time and the time of an ejection, in milliseconds.
+    /// Both the time over which failures count and the time of an ejection, in milliseconds.
     pub(crate) fail_timeout_ms: u64,
 }
 
-impl Rule {
+impl PassiveRule {
     pub(crate) fn new(max_fails: u32, fail_timeout: Duration) -> Self {
-        Rule { max_fails, fail_timeout_ms: u64::try_from(fail_timeout.as_millis()).unwrap_or(u64::MAX) }
+        PassiveRule { max_fails, fail_timeout_ms: as_millis(fail_timeout) }
     }
 }
 
-/// One endpoint's failure record. Reading it takes no lock; only reports of outcomes that change something do. What picks read
-/// comes first.
+/// The state of an endpoint by nginx's rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PassiveState {
+    Available,
+    Ejected,
+    /// The ejection is over, and the next request decides.
+    OnTrial,
+}
+
+/// The failures of one endpoint. Reading takes no lock; only an outcome that changes something does. Fields that picks read
+/// come first.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Passive {
@@ -50,27 +61,36 @@ impl Passive {
         Passive { fails: AtomicU32::new(0), checked: AtomicU64::new(0), accessed: Mutex::new(0), impaired }
     }
 
-    /// True while the endpoint must not be chosen. `now` is asked only when there are failures to judge.
-    pub(crate) fn is_ejected(&self, rule: Rule, now: impl FnOnce() -> u64) -> bool {
-        self.over(rule) && now().saturating_sub(self.checked.load(Ordering::Relaxed)) <= rule.fail_timeout_ms
+    /// Returns whether the endpoint must not be chosen. `now` is called only where there are failures.
+    pub(crate) fn is_ejected(&self, rule: PassiveRule, now: impl FnOnce() -> u64) -> bool {
+        self.has_max_fails(rule) && now().saturating_sub(self.checked.load(Ordering::Relaxed)) <= rule.fail_timeout_ms
     }
 
-    /// Notes that the endpoint is chosen. False when another request has just taken the only probe.
-    pub(crate) fn choose(&self, rule: Rule, now: impl FnOnce() -> u64) -> bool {
-        self.fails() == 0 || self.choose_failed(rule, now())
+    /// Returns the state of the endpoint. One that is alone in its cluster is never ejected.
+    pub(crate) fn state(&self, rule: PassiveRule, alone: bool, now: impl FnOnce() -> u64) -> PassiveState {
+        match (alone || !self.has_max_fails(rule), self.is_ejected(rule, now)) {
+            (true, _) => PassiveState::Available,
+            (false, true) => PassiveState::Ejected,
+            (false, false) => PassiveState::OnTrial,
+        }
     }
 
-    fn choose_failed(&self, rule: Rule, now: u64) -> bool {
+    /// Records that the endpoint is chosen. False when another request has just become the one that tries it.
+    pub(crate) fn choose(&self, rule: PassiveRule, now: impl FnOnce() -> u64) -> bool {
+        self.fails() == 0 || self.choose_after_failure(rule, now())
+    }
+
+    fn choose_after_failure(&self, rule: PassiveRule, now: u64) -> bool {
         let checked = self.checked.load(Ordering::Relaxed);
         if now.saturating_sub(checked) <= rule.fail_timeout_ms {
-            return !self.over(rule);
+            return !self.has_max_fails(rule);
         }
         let first = self.checked.compare_exchange(checked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        first || !self.over(rule)
+        first || !self.has_max_fails(rule)
     }
 
-    /// Notes a failure. True when this one ejected the endpoint.
-    pub(crate) fn fail(&self, rule: Rule, now: u64) -> bool {
+    /// Records a failure. True when it ejected the endpoint.
+    pub(crate) fn fail(&self, rule: PassiveRule, now: u64) -> bool {
         let mut accessed = self.accessed.lock();
         *accessed = now;
         self.checked.store(now, Ordering::Relaxed);
@@ -81,8 +101,8 @@ impl Passive {
         rule.max_fails > 0 && fails == rule.max_fails
     }
 
-    /// Notes a success. True when this one readmitted the endpoint.
-    pub(crate) fn succeed(&self, rule: Rule) -> bool {
+    /// Records a success. True when it readmitted the endpoint.
+    pub(crate) fn succeed(&self, rule: PassiveRule) -> bool {
         if self.fails.load(Ordering::Relaxed) == 0 {
             return false;
         }
@@ -100,7 +120,7 @@ impl Passive {
         self.fails.load(Ordering::Relaxed)
     }
 
-    fn over(&self, rule: Rule) -> bool {
+    fn has_max_fails(&self, rule: PassiveRule) -> bool {
         rule.max_fails > 0 && self.fails.load(Ordering::Relaxed) >= rule.max_fails
     }
 }
@@ -115,77 +135,77 @@ impl Drop for Passive {
 mod tests {
     use super::*;
 
-    const RULE: Rule = Rule { max_fails: 3, fail_timeout_ms: 8_000 };
+    const RULE: PassiveRule = PassiveRule { max_fails: 3, fail_timeout_ms: 8_000 };
 
     #[test]
-    fn ejects_after_max_fails_and_lets_one_probe_through_per_fail_timeout() {
-        let state = Passive::default();
-        assert!(!state.fail(RULE, 1_000));
-        assert!(!state.fail(RULE, 1_000));
-        assert!(!state.is_ejected(RULE, || 1_000));
-        assert!(state.fail(RULE, 1_000));
-        assert!(state.is_ejected(RULE, || 9_000));
-        assert!(!state.is_ejected(RULE, || 9_001));
-        assert!(state.choose(RULE, || 9_001), "the first request after fail_timeout is the probe");
-        assert!(!state.choose(RULE, || 9_001), "there is one probe");
-        assert!(state.is_ejected(RULE, || 17_001));
-        assert!(state.succeed(RULE), "the probe's success readmits");
-        assert!(!state.is_ejected(RULE, || 9_002));
+    fn ejects_after_max_fails_and_lets_one_request_through_per_fail_timeout() {
+        let passive = Passive::default();
+        assert!(!passive.fail(RULE, 1_000));
+        assert!(!passive.fail(RULE, 1_000));
+        assert!(!passive.is_ejected(RULE, || 1_000));
+        assert!(passive.fail(RULE, 1_000));
+        assert!(passive.is_ejected(RULE, || 9_000));
+        assert!(!passive.is_ejected(RULE, || 9_001));
+        assert!(passive.choose(RULE, || 9_001), "the first request after fail_timeout tries the endpoint");
+        assert!(!passive.choose(RULE, || 9_001), "only one does");
+        assert!(passive.is_ejected(RULE, || 17_001));
+        assert!(passive.succeed(RULE), "its success readmits");
+        assert!(!passive.is_ejected(RULE, || 9_002));
     }
 
     #[test]
     fn failures_spread_wider_than_one_window_still_eject() {
         // nginx ticket 599: errors every 5 s with fail_timeout=8s and max_fails=3 do eject, successes between or not.
-        let state = Passive::default();
+        let passive = Passive::default();
         for (at, ejected) in [(5_000, false), (10_000, false), (15_000, true)] {
-            assert!(state.choose(RULE, || at - 1));
-            assert!(!state.succeed(RULE), "a success inside the window clears nothing");
-            assert_eq!(state.fail(RULE, at), ejected);
+            assert!(passive.choose(RULE, || at - 1));
+            assert!(!passive.succeed(RULE), "a success inside the window clears nothing");
+            assert_eq!(passive.fail(RULE, at), ejected);
         }
     }
 
     #[test]
-    fn a_success_after_a_new_epoch_clears_the_count() {
-        let state = Passive::default();
-        state.fail(RULE, 1_000);
-        state.fail(RULE, 1_000);
-        assert!(state.choose(RULE, || 9_001), "a new epoch begins");
-        assert!(!state.succeed(RULE), "nothing was ejected");
-        assert_eq!(state.fails(), 0);
+    fn a_success_after_fail_timeout_clears_the_count() {
+        let passive = Passive::default();
+        passive.fail(RULE, 1_000);
+        passive.fail(RULE, 1_000);
+        assert!(passive.choose(RULE, || 9_001), "fail_timeout is over");
+        assert!(!passive.succeed(RULE), "the endpoint was not ejected");
+        assert_eq!(passive.fails(), 0);
     }
 
     #[test]
-    fn of_many_that_meet_the_end_of_an_ejection_at_once_one_gets_the_probe() {
+    fn one_of_many_concurrent_requests_tries_the_endpoint_after_an_ejection() {
         const THREADS: usize = 4;
         for _ in 0..500 {
-            let state = Passive::default();
+            let passive = Passive::default();
             for _ in 0..RULE.max_fails {
-                state.fail(RULE, 1_000);
+                passive.fail(RULE, 1_000);
             }
             let start = std::sync::Barrier::new(THREADS);
-            let probes = std::thread::scope(|scope| {
+            let chosen = std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..THREADS)
                     .map(|_| {
                         scope.spawn(|| {
                             start.wait();
-                            state.choose(RULE, || 9_001)
+                            passive.choose(RULE, || 9_001)
                         })
                     })
                     .collect();
-                threads.into_iter().map(|thread| thread.join().unwrap()).filter(|probe| *probe).count()
+                threads.into_iter().map(|thread| thread.join().unwrap()).filter(|chosen| *chosen).count()
             });
-            assert_eq!(probes, 1);
+            assert_eq!(chosen, 1);
         }
     }
 
     #[test]
     fn max_fails_zero_never_ejects() {
-        let rule = Rule { max_fails: 0, ..RULE };
-        let state = Passive::default();
+        let rule = PassiveRule { max_fails: 0, ..RULE };
+        let passive = Passive::default();
         for _ in 0..100 {
-            assert!(!state.fail(rule, 1_000));
-            assert!(state.choose(rule, || 1_000));
+            assert!(!passive.fail(rule, 1_000));
+            assert!(passive.choose(rule, || 1_000));
         }
-        assert!(!state.is_ejected(rule, || 1_000));
+        assert!(!passive.is_ejected(rule, || 1_000));
     }
 }

@@ -1,13 +1,17 @@
-//! A node that has just come takes its share of traffic by and by: its caches are cold and its JVM has compiled nothing yet.
+//! Slow start: an endpoint that is new or returns grows into its share of traffic, because its caches are cold and its JVM
+//! has compiled nothing yet.
 //!
-//! The share is a fraction of the endpoint's weight that grows with time. Round robin honours it by letting turns go by,
-//! policies that compare loads by a smaller weight. Hash policies do not: nginx refuses `slow_start` there, because keys that
-//! move to a node and away again are worse than a cold node.
+//! The share is a fraction of the endpoint's weight that grows with time. Round robin skips the endpoint in some rotations;
+//! policies that compare loads use a smaller weight. Hash policies ignore the ramp: nginx rejects `slow_start` there, because
+//! keys that move to a node and away again are worse than a cold node.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How an endpoint that is new or readmitted grows into its share of traffic (nginx Plus: `slow_start`).
+use super::InvalidSetting;
+use crate::clock::as_millis;
+
+/// The ramp by which an endpoint that is new or readmitted grows into its share of traffic (nginx Plus: `slow_start`).
 ///
 /// ```
 /// use kylin_lb::health::SlowStart;
@@ -15,9 +19,12 @@ use std::time::Duration;
 ///
 /// let minute = SlowStart::over(Duration::from_secs(60));
 /// assert_eq!(minute.share_after(Duration::from_secs(30)), 0.5);
-/// assert_eq!(minute.share_after(Duration::ZERO), 0.1, "a ramp has to begin somewhere");
+/// assert_eq!(minute.share_after(Duration::ZERO), 0.1, "the ramp begins at its floor");
 /// assert_eq!(minute.share_after(Duration::from_secs(60)), 1.0);
-/// assert_eq!(minute.aggression(2.0).share_after(Duration::from_secs(15)), 0.5, "the square root of a quarter");
+///
+/// let fast = minute.aggression(2.0)?;
+/// assert_eq!(fast.share_after(Duration::from_secs(15)), 0.5, "the square root of a quarter");
+/// # Ok::<(), kylin_lb::health::InvalidSetting>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[must_use]
@@ -28,28 +35,33 @@ pub struct SlowStart {
 }
 
 impl SlowStart {
-    /// A ramp that is linear, lasts for `window` and begins at a tenth. A window of zero is no ramp.
+    /// Returns a linear ramp that lasts for `window` and begins at a tenth, as Envoy's. A window of zero is no ramp.
     pub fn over(window: Duration) -> Self {
-        let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-        SlowStart { window_ms, aggression: 1.0, floor: 0.1 }
+        SlowStart { window_ms: as_millis(window), aggression: 1.0, floor: 0.1 }
     }
 
     /// Bends the ramp as Envoy does: the share is `(elapsed / window) ^ (1 / aggression)`. Over 1 it rises fast at first,
-    /// below 1 late. Default 1, linear; kept within 0.1 to 10.
-    pub fn aggression(mut self, aggression: f64) -> Self {
-        self.aggression = if aggression.is_nan() { 1.0 } else { aggression.clamp(0.1, 10.0) };
-        self
+    /// below 1 late. Default 1, a linear ramp.
+    ///
+    /// # Errors
+    /// [`InvalidSetting`] unless `aggression` is from 0.1 to 10.
+    pub fn aggression(self, aggression: f64) -> Result<Self, InvalidSetting> {
+        InvalidSetting::unless((0.1..=10.0).contains(&aggression), "aggression", "0.1 to 10")?;
+        Ok(SlowStart { aggression, ..self })
     }
 
-    /// The share at which the ramp begins, so that there are requests to warm up with. Default 0.1; kept within 0.01 to 1.
-    pub fn floor(mut self, floor: f64) -> Self {
-        self.floor = if floor.is_nan() { 0.1 } else { floor.clamp(0.01, 1.0) };
-        self
+    /// Sets the share at which the ramp begins, so that there are requests that warm the node up. Default 0.1.
+    ///
+    /// # Errors
+    /// [`InvalidSetting`] unless `floor` is from 0.01 to 1.
+    pub fn floor(self, floor: f64) -> Result<Self, InvalidSetting> {
+        InvalidSetting::unless((0.01..=1.0).contains(&floor), "floor", "0.01 to 1")?;
+        Ok(SlowStart { floor, ..self })
     }
 
-    /// The share of its weight that an endpoint has `elapsed` after the start: from the floor to 1.
+    /// Returns the share of its weight that an endpoint has `elapsed` after the start: from the floor to 1.
     pub fn share_after(&self, elapsed: Duration) -> f64 {
-        self.share(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+        self.share(as_millis(elapsed))
     }
 
     fn share(&self, elapsed_ms: u64) -> f64 {
@@ -71,12 +83,12 @@ impl From<Duration> for SlowStart {
 /// A whole share, in the units of [`Ramp::share`].
 pub(crate) const WHOLE: u32 = 1024;
 
-/// Where one endpoint stands on its ramp. Read in picks: atomics only.
+/// The slow start of one endpoint. Picks read it, so it has atomics only.
 #[derive(Debug, Default)]
 pub(crate) struct Ramp {
     /// Milliseconds since the endpoint's origin; 0 while there is no ramp.
     from: AtomicU64,
-    /// What turns have been granted and not used, in shares.
+    /// The shares that rotations have granted and requests have not used.
     credit: AtomicU32,
 }
 
@@ -86,7 +98,7 @@ impl Ramp {
         self.from.store(at.max(1), Ordering::Relaxed);
     }
 
-    /// The share of its weight that the endpoint has now, of [`WHOLE`]; never 0. `now` is asked only during a ramp.
+    /// Returns the present share of the endpoint's weight, of [`WHOLE`]; never 0. `now` is called only during a ramp.
     pub(crate) fn share(&self, settings: Option<SlowStart>, now: impl FnOnce() -> u64) -> u32 {
         let Some(settings) = settings else { return WHOLE };
         let from = self.from.load(Ordering::Relaxed);
@@ -95,15 +107,16 @@ impl Ramp {
         }
         let elapsed = now().saturating_sub(from);
         if elapsed >= settings.window_ms {
-            // Fails when another ramp has begun meanwhile, which is then left alone.
+            // Fails when another ramp has begun meanwhile, which then stays.
             let _ = self.from.compare_exchange(from, 0, Ordering::Relaxed, Ordering::Relaxed);
             return WHOLE;
         }
         ((settings.share(elapsed) * f64::from(WHOLE)) as u32).clamp(1, WHOLE)
     }
 
-    /// Does the endpoint use the turn that has fallen on it? Of many turns it uses exactly its share, evenly spread.
-    pub(crate) fn uses_turn(&self, settings: Option<SlowStart>, now: impl FnOnce() -> u64) -> bool {
+    /// Returns whether the endpoint serves when it is next in rotation. Of many calls exactly its share is true, evenly
+    /// spread.
+    pub(crate) fn takes_pick(&self, settings: Option<SlowStart>, now: impl FnOnce() -> u64) -> bool {
         let share = self.share(settings, now);
         share == WHOLE || self.credit.fetch_add(share, Ordering::Relaxed) % WHOLE + share >= WHOLE
     }
@@ -116,23 +129,23 @@ mod tests {
     const MINUTE: Option<SlowStart> = Some(SlowStart { window_ms: 60_000, aggression: 1.0, floor: 0.1 });
 
     #[test]
-    fn a_ramp_uses_exactly_its_share_of_the_turns() {
+    fn a_ramp_takes_exactly_its_share_of_the_rotations() {
         let ramp = Ramp::default();
         ramp.begin(1_000);
         for (now, share) in [(1_000, 0.1), (7_000, 0.1), (31_000, 0.5), (55_000, 0.9), (61_000, 1.0)] {
-            let used = (0..10_000).filter(|_| ramp.uses_turn(MINUTE, || now)).count();
+            let used = (0..10_000).filter(|_| ramp.takes_pick(MINUTE, || now)).count();
             assert!((used as f64 / 10_000.0 - share).abs() < 0.001, "{used} of 10000 at {now}");
         }
     }
 
     #[test]
-    fn no_clock_is_asked_where_there_is_no_ramp() {
+    fn the_clock_is_read_only_during_a_ramp() {
         let ramp = Ramp::default();
-        assert_eq!(ramp.share(MINUTE, || panic!("asked")), WHOLE);
+        assert_eq!(ramp.share(MINUTE, || panic!("read")), WHOLE);
         ramp.begin(5);
-        assert_eq!(ramp.share(None, || panic!("asked")), WHOLE);
+        assert_eq!(ramp.share(None, || panic!("read")), WHOLE);
         assert_eq!(ramp.share(MINUTE, || 60_005), WHOLE);
-        assert_eq!(ramp.share(MINUTE, || panic!("asked")), WHOLE, "it is over for good");
+        assert_eq!(ramp.share(MINUTE, || panic!("read")), WHOLE, "the ramp has ended");
     }
 
     #[test]
@@ -144,13 +157,20 @@ mod tests {
 
     proptest::proptest! {
         #[test]
+        fn no_value_out_of_range_is_accepted(value in proptest::num::f64::ANY) {
+            let ramp = SlowStart::over(Duration::from_secs(1));
+            proptest::prop_assert_eq!(ramp.aggression(value).is_ok(), (0.1..=10.0).contains(&value));
+            proptest::prop_assert_eq!(ramp.floor(value).is_ok(), (0.01..=1.0).contains(&value));
+        }
+
+        #[test]
         fn a_share_never_falls_and_keeps_its_bounds(
-            aggression in proptest::num::f64::ANY,
-            floor in proptest::num::f64::ANY,
+            aggression in 0.1..=10.0,
+            floor in 0.01..=1.0,
             window in 0_u64..100_000,
             times in proptest::collection::vec(0_u64..120_000, 2..20),
         ) {
-            let settings = SlowStart::over(Duration::from_millis(window)).aggression(aggression).floor(floor);
+            let settings = SlowStart::over(Duration::from_millis(window)).aggression(aggression).unwrap().floor(floor).unwrap();
             let mut times = times;
             times.sort_unstable();
             let shares: Vec<f64> = times.iter().map(|time| settings.share(*time)).collect();

@@ -1,198 +1,224 @@
-//! What is known of one endpoint's fitness beyond nginx's rule: the word of probes, its ejection as an outlier, its ramp.
+//! The health of one endpoint beyond nginx's rule: its probes, its ejection as an outlier, its membership, its slow start.
 //!
-//! One of these is part of an endpoint's live state and survives changes of membership. What a pick reads is atomic; the lock
-//! is taken only by what changes a verdict and by a status.
+//! It is part of the endpoint's live state and survives changes of membership. A pick reads atomics only. The lock is taken by
+//! what changes the health, and by a status.
 
 use std::fmt;
 use std::mem::offset_of;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::impaired::ImpairedCount;
-use super::outlier::{Cause, Tally};
+use super::outlier::OutcomeCounts;
+use super::passive::PassiveState;
+use super::rise_fall::{RiseFall, Thresholds, Transition};
 use super::slow_start::Ramp;
-use super::verdict::{Change, Thresholds, Verdict};
 use super::{HealthState, Mismatch, ProbeFailure, Reason};
 
-/// Compares an endpoint with the others of its cluster; told after each counted outcome.
-pub(crate) trait Peers: Send + Sync {
-    /// `run` is how many failures in a row the endpoint has now.
-    fn counted(&self, run: u32);
+/// Is told of each outcome that counts, to compare the endpoint with the others of its cluster.
+pub(crate) trait OutcomeListener: Send + Sync {
+    /// `failures_in_a_row` is the endpoint's present number.
+    fn outcome_counted(&self, failures_in_a_row: u32);
 }
 
-/// Times are milliseconds since the endpoint's origin. What picks read comes first.
+/// Identifies a running checker, so that what it reported can be told from the reports of others and be withdrawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CheckerId(u64);
+
+impl CheckerId {
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        CheckerId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Whether an endpoint is a node of this cluster, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Membership {
+    /// Nothing contradicts it.
+    #[default]
+    Assumed,
+    /// A verifier must look at the node first.
+    Unverified,
+    /// The node has another metastore.
+    Foreign(Mismatch),
+}
+
+/// Times are milliseconds since the endpoint's origin. Fields that picks read come first.
 #[repr(C)]
-pub(crate) struct State {
-    /// Until when no request may come: 0 is not at all, `u64::MAX` while the word of probes is that it is down, or it is not
-    /// known to be one of the cluster.
-    barred_until: AtomicU64,
+pub(crate) struct EndpointHealth {
+    /// Until when no request may come; 0 while nothing prevents one. [`DOWN`] and [`QUARANTINED`] have no end.
+    unavailable_until: AtomicU64,
     pub(crate) ramp: Ramp,
-    pub(crate) tally: Tally,
+    pub(crate) outcomes: OutcomeCounts,
     /// 0 when it never failed.
     last_failure: AtomicU64,
-    /// Since when a request that timed out has not been followed by a success; 0 when none.
+    /// When the first request timed out after the last success; 0 when none has.
     slow_since: AtomicU64,
     slow: AtomicU64,
-    /// Is it not known to be one of the cluster?
-    outsider: AtomicBool,
-    record: Mutex<Record>,
-    /// Rouses whoever probes the endpoint.
+    record: Mutex<HealthRecord>,
+    /// Has the endpoint probed soon.
     pub(crate) wake: Notify,
-    peers: Option<Arc<dyn Peers>>,
+    listener: Option<Arc<dyn OutcomeListener>>,
     impaired: ImpairedCount,
 }
 
+/// Probes report the endpoint as down, or none has succeeded yet.
+const DOWN: u64 = u64::MAX - 1;
+/// The endpoint is foreign, or not verified yet.
+const QUARANTINED: u64 = u64::MAX;
+
 /// What changes rarely.
 #[derive(Debug, Default)]
-struct Record {
-    verdict: Verdict,
-    /// Who probes; the words of others are not listened to. 0 is nobody.
-    checker: u64,
-    belonging: Belonging,
-    /// Who says so; 0 is nobody.
-    judge: u64,
-    belonging_since: u64,
+struct HealthRecord {
+    /// The checker whose results count.
+    checker: Option<CheckerId>,
+    probes: RiseFall,
+    /// The verifier that decides the membership.
+    verifier: Option<CheckerId>,
+    membership: Membership,
+    membership_since: u64,
+    /// How often verification was required: a verifier's decision counts only for the node that it looked at.
+    generation: u64,
     ejection: Option<Ejection>,
-    /// How many past ejections are remembered, and since when it is in service without that being counted.
+    /// Past ejections that still lengthen the next one, and the start of the interval after which one is forgotten.
     ejections: u32,
-    calm_since: u64,
+    forgiven_until: u64,
     ejected_by_rule: u64,
-    up_since: u64,
-}
-
-/// Is the endpoint one of the cluster?
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Belonging {
-    /// Nothing says otherwise.
-    #[default]
-    Assumed,
-    /// Nobody has looked yet.
-    Unchecked,
-    No(Mismatch),
+    healthy_since: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Ejection {
     at: u64,
     until: u64,
-    cause: Cause,
+    reason: Reason,
 }
 
-/// What nginx's rule says at the moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rule {
-    Fine,
-    Ejected,
-    /// The ejection is over and the next request decides.
-    OnTrial,
-}
+impl EndpointHealth {
+    /// The bytes, from the beginning, that a pick reads of an impaired endpoint that is in no slow start.
+    pub(crate) const READ_IN_PICKS: usize = offset_of!(EndpointHealth, ramp);
 
-impl State {
-    /// How many bytes a pick reads, from the beginning, where something is said against an endpoint that is in no slow start.
-    pub(crate) const READ_IN_PICKS: usize = offset_of!(State, ramp);
-
-    pub(crate) fn new(peers: Option<Arc<dyn Peers>>, impaired: ImpairedCount) -> Self {
-        State {
-            barred_until: AtomicU64::new(0),
+    pub(crate) fn new(listener: Option<Arc<dyn OutcomeListener>>, impaired: ImpairedCount) -> Self {
+        EndpointHealth {
+            unavailable_until: AtomicU64::new(0),
             ramp: Ramp::default(),
-            tally: Tally::default(),
+            outcomes: OutcomeCounts::default(),
             last_failure: AtomicU64::new(0),
             slow_since: AtomicU64::new(0),
             slow: AtomicU64::new(0),
-            outsider: AtomicBool::new(false),
             record: Mutex::default(),
             wake: Notify::new(),
-            peers,
+            listener,
             impaired,
         }
     }
 
-    /// True while no request may come. An endpoint that is `alone` is never ejected, but probes may have it down. `now` is
-    /// asked only when there is something to judge.
-    pub(crate) fn is_barred(&self, alone: bool, now: impl FnOnce() -> u64) -> bool {
-        match self.barred_until.load(Ordering::Relaxed) {
+    /// Returns whether no request may come now. An endpoint that is `alone` is never ejected, but may be down or quarantined.
+    /// `now` is called only for an endpoint that is or was ejected.
+    pub(crate) fn is_unavailable(&self, alone: bool, now: impl FnOnce() -> u64) -> bool {
+        match self.unavailable_until.load(Ordering::Relaxed) {
             0 => false,
-            u64::MAX => true,
+            DOWN | QUARANTINED => true,
             until => !alone && now() < until,
         }
     }
 
-    /// Is nothing said against it, so that no clock need be asked?
+    /// Returns whether something may make the endpoint unavailable. Reads no clock.
     #[inline]
-    pub(crate) fn is_unbarred(&self) -> bool {
-        self.barred_until.load(Ordering::Relaxed) == 0
+    pub(crate) fn is_impaired(&self) -> bool {
+        self.unavailable_until.load(Ordering::Relaxed) != 0
     }
 
-    /// When it failed last, a failed probe included; 0 is never.
+    /// Returns whether the endpoint is down, quarantined or not verified yet.
+    pub(crate) fn is_down(&self) -> bool {
+        self.unavailable_until.load(Ordering::Relaxed) >= DOWN
+    }
+
+    /// Returns whether the endpoint is foreign or not verified yet. Then it must not serve, in panic mode either.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.unavailable_until.load(Ordering::Relaxed) == QUARANTINED
+    }
+
+    /// Returns when a request or a probe failed last; 0 is never.
     pub(crate) fn last_failure(&self) -> u64 {
         self.last_failure.load(Ordering::Relaxed)
     }
 
-    /// How many requests have timed out.
+    /// Returns how many requests have timed out.
     pub(crate) fn slow(&self) -> u64 {
         self.slow.load(Ordering::Relaxed)
     }
 
-    /// A request was answered.
+    /// Returns when the endpoint was ejected as an outlier, if it is.
+    pub(crate) fn ejected_at(&self) -> Option<u64> {
+        self.record.lock().ejection.map(|ejection| ejection.at)
+    }
+
+    /// Returns whether the next probe should come soon.
+    pub(crate) fn is_undecided(&self) -> bool {
+        self.record.lock().probes.is_undecided() || self.slow_since.load(Ordering::Relaxed) != 0
+    }
+
+    /// Records a request that succeeded.
     pub(crate) fn succeed(&self, now: impl FnOnce() -> u64) {
         if self.slow_since.load(Ordering::Relaxed) != 0 && self.slow_since.swap(0, Ordering::Relaxed) != 0 {
-            self.record.lock().up_since = now();
+            self.record.lock().healthy_since = now();
         }
-        if let Some(peers) = &self.peers {
-            self.tally.succeed();
-            peers.counted(0);
+        if let Some(listener) = &self.listener {
+            self.outcomes.succeed();
+            listener.outcome_counted(0);
         }
     }
 
-    /// A request failed.
+    /// Records a request that failed.
     pub(crate) fn fail(&self, now: u64) {
         self.last_failure.store(now.max(1), Ordering::Relaxed);
         self.wake.notify_one();
-        let Some(peers) = &self.peers else { return };
-        // Not `is_down`: what probes say is no end of the row.
-        let until = self.barred_until.load(Ordering::Relaxed);
-        if until != u64::MAX && now < until {
-            self.tally.fail_late();
+        let Some(listener) = &self.listener else { return };
+        // A failure while probes report the endpoint as down continues the row.
+        let until = self.unavailable_until.load(Ordering::Relaxed);
+        if until < DOWN && now < until {
+            self.outcomes.fail_late();
         } else {
-            peers.counted(self.tally.fail());
+            listener.outcome_counted(self.outcomes.fail());
         }
     }
 
-    /// A request timed out: no failure, but a reason to look.
-    pub(crate) fn slow_down(&self, now: u64) {
+    /// Records a request that timed out. That is no failure, but a reason for a probe.
+    pub(crate) fn time_out(&self, now: u64) {
         self.slow.fetch_add(1, Ordering::Relaxed);
         let _ = self.slow_since.compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
         self.wake.notify_one();
     }
 
-    /// nginx's rule ejected the endpoint.
+    /// Records that nginx's rule ejected the endpoint.
     pub(crate) fn eject_by_rule(&self, now: u64) {
         self.record.lock().ejected_by_rule = now;
     }
 
-    /// nginx's rule readmitted the endpoint, or the operator did.
+    /// Records that nginx's rule or the operator readmitted the endpoint.
     pub(crate) fn readmit(&self, now: u64) {
-        self.record.lock().up_since = now;
+        self.record.lock().healthy_since = now;
         self.ramp.begin(now);
     }
 
-    /// Ejects the endpoint as an outlier, for a time that `lasting` gives for the number of the ejection, which is returned.
-    pub(crate) fn eject(&self, cause: Cause, now: u64, lasting: impl FnOnce(u32) -> u64) -> u32 {
+    /// Ejects the endpoint as an outlier. `duration` gives the time for the number of the ejection, which is returned.
+    pub(crate) fn eject(&self, reason: Reason, now: u64, duration: impl FnOnce(u32) -> u64) -> u32 {
         let mut record = self.record.lock();
         record.ejections = record.ejections.saturating_add(1);
-        // One below the mark of probes, where a time overflows.
-        let until = now.saturating_add(lasting(record.ejections)).clamp(1, u64::MAX - 1);
-        record.ejection = Some(Ejection { at: now, until, cause });
-        self.tally.forget_run();
+        let until = now.saturating_add(duration(record.ejections)).clamp(1, DOWN - 1);
+        record.ejection = Some(Ejection { at: now, until, reason });
+        self.outcomes.end_row();
         self.ramp.begin(until);
-        self.bar(&record);
+        self.publish(&record);
         record.ejections
     }
 
-    /// Ends an ejection as an outlier before its time.
+    /// Ends an ejection as an outlier before its time, and does not count it.
     pub(crate) fn pardon(&self, now: u64) {
         let mut record = self.record.lock();
         record.ejections = record.ejections.saturating_sub(1);
@@ -201,7 +227,7 @@ impl State {
     }
 
     /// Ends an ejection whose time is over. True when there was one.
-    pub(crate) fn expire(&self, now: u64) -> bool {
+    pub(crate) fn expire_ejection(&self, now: u64) -> bool {
         let mut record = self.record.lock();
         let Some(Ejection { until, .. }) = record.ejection.filter(|ejection| ejection.until <= now) else {
             return false;
@@ -210,269 +236,288 @@ impl State {
         true
     }
 
-    fn end_ejection(&self, record: &mut Record, at: u64) {
+    fn end_ejection(&self, record: &mut HealthRecord, at: u64) {
         record.ejection = None;
-        record.up_since = record.up_since.max(at);
-        record.calm_since = at;
-        self.bar(record);
+        record.healthy_since = record.healthy_since.max(at);
+        record.forgiven_until = at;
+        self.publish(record);
     }
 
     /// Forgets one past ejection per `interval` in service.
-    pub(crate) fn forgive(&self, interval: u64, now: u64) {
+    pub(crate) fn forgive_ejections(&self, interval: u64, now: u64) {
         let mut record = self.record.lock();
         if record.ejection.is_none() && record.ejections > 0 {
-            let intervals = now.saturating_sub(record.calm_since) / interval;
+            let intervals = now.saturating_sub(record.forgiven_until) / interval;
             record.ejections = record.ejections.saturating_sub(u32::try_from(intervals).unwrap_or(u32::MAX));
-            record.calm_since += intervals * interval;
+            record.forgiven_until += intervals * interval;
         }
     }
 
-    /// Since when it is ejected as an outlier.
-    pub(crate) fn ejected_at(&self) -> Option<u64> {
-        self.record.lock().ejection.map(|ejection| ejection.at)
-    }
-
-    /// Is the word of probes that it is down, or not proven, or is it not one of the cluster?
-    pub(crate) fn is_down(&self) -> bool {
-        self.barred_until.load(Ordering::Relaxed) == u64::MAX
-    }
-
-    /// From now on `checker` has the word. With `wait` the endpoint may not serve before its first success.
-    pub(crate) fn attach(&self, checker: u64, wait: bool, now: u64) {
+    /// Makes `checker` the one whose results count. With `wait` the endpoint must not serve before its first success.
+    pub(crate) fn attach_checker(&self, checker: CheckerId, wait: bool, now: u64) {
         let mut record = self.record.lock();
         if wait {
-            record.verdict = Verdict::unproven(now);
-        } else if record.checker != checker {
-            record.verdict = Verdict::default();
+            record.probes = RiseFall::unproven(now);
+        } else if record.checker != Some(checker) {
+            record.probes = RiseFall::default();
         }
-        record.checker = checker;
-        self.bar(&record);
+        record.checker = Some(checker);
+        self.publish(&record);
     }
 
-    /// `checker` ends: what it said is forgotten, because nobody would ever take it back.
-    pub(crate) fn detach(&self, checker: u64, now: u64) {
+    /// Forgets what `checker` reported, because nothing would ever withdraw it.
+    pub(crate) fn detach_checker(&self, checker: CheckerId, now: u64) {
         let mut record = self.record.lock();
-        if record.checker == checker {
-            (record.checker, record.verdict, record.up_since) = (0, Verdict::default(), now);
-            self.bar(&record);
+        if record.checker == Some(checker) {
+            (record.checker, record.probes, record.healthy_since) = (None, RiseFall::default(), now);
+            self.publish(&record);
         }
     }
 
-    /// From now on `judge` says whether the endpoint is one of the cluster, and until it does it may not serve; 0 is nobody.
-    pub(crate) fn join(&self, judge: u64, now: u64) {
-        let mut record = self.record.lock();
-        if record.judge != judge {
-            record.judge = judge;
-            let belonging = if judge == 0 { Belonging::Assumed } else { Belonging::Unchecked };
-            self.set_belonging(&mut record, belonging, now);
-        }
-    }
-
-    /// It is another node now than the one that was looked at, if any was.
-    pub(crate) fn doubt_belonging(&self, now: u64) {
-        let mut record = self.record.lock();
-        if record.judge != 0 {
-            self.set_belonging(&mut record, Belonging::Unchecked, now);
-        }
-    }
-
-    /// `judge` says whether the endpoint is one of the cluster. True when that is news.
-    pub(crate) fn belong(&self, judge: u64, belonging: Belonging, now: u64) -> bool {
-        let mut record = self.record.lock();
-        let news = record.judge == judge && record.belonging != belonging;
-        if news {
-            if matches!(record.belonging, Belonging::No(_)) {
-                self.ramp.begin(now);
-            }
-            self.set_belonging(&mut record, belonging, now);
-        }
-        news
-    }
-
-    fn set_belonging(&self, record: &mut Record, belonging: Belonging, now: u64) {
-        (record.belonging, record.belonging_since, record.up_since) = (belonging, now, now);
-        self.outsider.store(belonging != Belonging::Assumed, Ordering::Relaxed);
-        self.bar(record);
-    }
-
-    /// Is it not known to be one of the cluster? Then it must serve nobody, whatever else there is.
-    pub(crate) fn is_outsider(&self) -> bool {
-        self.outsider.load(Ordering::Relaxed)
-    }
-
-    /// Takes the result of a probe by `checker` into account.
-    pub(crate) fn observe(
+    /// Records the result of a probe by `checker`.
+    pub(crate) fn record_probe(
         &self,
-        checker: u64,
-        needed: Thresholds,
+        checker: CheckerId,
+        thresholds: Thresholds,
         result: Result<(), ProbeFailure>,
         now: u64,
-    ) -> Change {
+    ) -> Transition {
         let mut record = self.record.lock();
-        if record.checker != checker {
-            return Change::Nothing;
+        if record.checker != Some(checker) {
+            return Transition::None;
         }
         let was_slow = result.is_ok() && self.slow_since.swap(0, Ordering::Relaxed) != 0;
         if result.is_err() {
             self.last_failure.store(now.max(1), Ordering::Relaxed);
         }
-        let change = record.verdict.observe(needed, result, now);
-        if was_slow || matches!(change, Change::Cleared | Change::Rose) {
-            record.up_since = now;
+        let transition = record.probes.record(thresholds, result, now);
+        if was_slow || matches!(transition, Transition::Cleared | Transition::Rose) {
+            record.healthy_since = now;
         }
-        if change == Change::Rose {
+        if transition == Transition::Rose {
             self.ramp.begin(now);
         }
-        self.bar(&record);
-        change
+        self.publish(&record);
+        transition
     }
 
-    /// Should the next probe come soon?
-    pub(crate) fn is_open(&self) -> bool {
-        self.record.lock().verdict.is_open() || self.slow_since.load(Ordering::Relaxed) != 0
+    /// Sets the verifier that decides whether the endpoint is a member. Until it does, the endpoint must not serve.
+    pub(crate) fn set_verifier(&self, verifier: Option<CheckerId>, now: u64) {
+        let mut record = self.record.lock();
+        if record.verifier != verifier {
+            record.verifier = verifier;
+            let membership = if verifier.is_some() { Membership::Unverified } else { Membership::Assumed };
+            self.change_membership(&mut record, membership, now);
+        }
     }
 
-    /// Writes down what picks read.
-    fn bar(&self, record: &Record) {
+    /// Withdraws the membership until a verifier, if there is one, has looked at the node again: it may be another node now.
+    pub(crate) fn require_verification(&self, now: u64) {
+        let mut record = self.record.lock();
+        record.generation += 1;
+        if record.verifier.is_some() {
+            self.change_membership(&mut record, Membership::Unverified, now);
+        }
+    }
+
+    /// Returns the present membership, and the generation for which a verifier decides it.
+    pub(crate) fn membership(&self) -> (Membership, u64) {
+        let record = self.record.lock();
+        (record.membership, record.generation)
+    }
+
+    /// Records the decision of `verifier`, unless it is outdated. True when it is a change.
+    pub(crate) fn set_membership(
+        &self,
+        verifier: CheckerId,
+        generation: u64,
+        membership: Membership,
+        now: u64,
+    ) -> bool {
+        let mut record = self.record.lock();
+        let counts = record.verifier == Some(verifier) && record.generation == generation;
+        let changes = counts && record.membership != membership;
+        if changes {
+            if matches!(record.membership, Membership::Foreign(_)) {
+                self.ramp.begin(now);
+            }
+            self.change_membership(&mut record, membership, now);
+        }
+        changes
+    }
+
+    fn change_membership(&self, record: &mut HealthRecord, membership: Membership, now: u64) {
+        (record.membership, record.membership_since, record.healthy_since) = (membership, now, now);
+        self.publish(record);
+    }
+
+    /// Writes what picks read.
+    fn publish(&self, record: &HealthRecord) {
         let until = match record.ejection {
-            _ if !record.verdict.is_up() || record.belonging != Belonging::Assumed => u64::MAX,
+            _ if record.membership != Membership::Assumed => QUARANTINED,
+            _ if !record.probes.is_up() => DOWN,
             Some(ejection) => ejection.until,
             None => 0,
         };
-        let before = self.barred_until.swap(until, Ordering::Relaxed);
+        let before = self.unavailable_until.swap(until, Ordering::Relaxed);
         self.impaired.change(before > 0, until > 0);
     }
 
-    /// How the endpoint stands: the state, its reason, and since when.
-    pub(crate) fn describe(&self, rule: Rule, now: u64) -> (HealthState, Option<Reason>, u64) {
+    /// Returns the health, its reason, and since when. Of several reasons the gravest counts.
+    pub(crate) fn describe(&self, passive: PassiveState, now: u64) -> (HealthState, Option<Reason>, u64) {
         let record = self.record.lock();
-        let Record { verdict, ejection, belonging, .. } = &*record;
-        if let Belonging::No(sign) = belonging {
-            return (HealthState::Unhealthy, Some(Reason::OtherMetastore(*sign)), record.belonging_since);
+        let HealthRecord { probes, ejection, membership, membership_since, ejected_by_rule, .. } = &*record;
+        if let Membership::Foreign(mismatch) = membership {
+            return (HealthState::Unhealthy, Some(Reason::Quarantined(*mismatch)), *membership_since);
         }
-        if !verdict.is_up() {
-            let reason = verdict.failure().map_or(Reason::Unproven, Reason::Probe);
-            return (HealthState::Unhealthy, Some(reason), verdict.since());
+        let failure = probes.failure().map(Reason::Probe);
+        if !probes.is_up() {
+            return (HealthState::Unhealthy, failure.or(Some(Reason::Unproven)), probes.since());
         }
-        if *belonging == Belonging::Unchecked {
-            return (HealthState::Unhealthy, Some(Reason::Unchecked), record.belonging_since);
+        if *membership == Membership::Unverified {
+            return (HealthState::Unhealthy, Some(Reason::Unverified), *membership_since);
         }
-        if let Some(Ejection { at, cause, .. }) = ejection.filter(|ejection| now < ejection.until) {
-            let reason = match cause {
-                Cause::Consecutive => Reason::Consecutive,
-                Cause::SuccessRate => Reason::SuccessRate,
-            };
+        if let Some(Ejection { at, reason, .. }) = ejection.filter(|ejection| now < ejection.until) {
             return (HealthState::Ejected, Some(reason), at);
         }
-        if rule == Rule::Ejected {
-            return (HealthState::Ejected, Some(Reason::MaxFails), record.ejected_by_rule);
+        if passive == PassiveState::Ejected {
+            return (HealthState::Ejected, Some(Reason::MaxFails), *ejected_by_rule);
         }
-        if let Some(failure) = verdict.failure() {
-            return (HealthState::Suspect, Some(Reason::Probe(failure)), verdict.since());
+        if failure.is_some() {
+            return (HealthState::Suspect, failure, probes.since());
         }
-        if rule == Rule::OnTrial {
-            return (HealthState::Suspect, Some(Reason::MaxFails), record.ejected_by_rule);
+        if passive == PassiveState::OnTrial {
+            return (HealthState::Suspect, Some(Reason::MaxFails), *ejected_by_rule);
         }
         match self.slow_since.load(Ordering::Relaxed) {
-            0 => (HealthState::Healthy, None, record.up_since.max(ejection.map_or(0, |ejection| ejection.until))),
+            0 => (HealthState::Healthy, None, record.healthy_since.max(ejection.map_or(0, |ejection| ejection.until))),
             since => (HealthState::Suspect, Some(Reason::Slow), since),
         }
     }
 }
 
-impl Drop for State {
+impl Drop for EndpointHealth {
     fn drop(&mut self) {
-        self.impaired.change(!self.is_unbarred(), false);
+        self.impaired.change(self.is_impaired(), false);
     }
 }
 
-impl fmt::Debug for State {
+impl fmt::Debug for EndpointHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").field("record", &*self.record.lock()).finish_non_exhaustive()
+        f.debug_struct("EndpointHealth").field("record", &*self.record.lock()).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
-    const NEEDED: Thresholds = Thresholds { fall: 2, rise: 1 };
     const BAD: Result<(), ProbeFailure> = Err(ProbeFailure::Unreachable);
 
-    fn operational(state: &State, now: u64) -> (HealthState, Option<Reason>, u64) {
-        state.describe(Rule::Fine, now)
+    fn health() -> EndpointHealth {
+        EndpointHealth::new(None, ImpairedCount::default())
+    }
+
+    fn describe(health: &EndpointHealth, now: u64) -> (HealthState, Option<Reason>, u64) {
+        health.describe(PassiveState::Available, now)
+    }
+
+    /// Records a probe with `fall` 2 and `rise` 1.
+    fn probe(health: &EndpointHealth, checker: CheckerId, result: Result<(), ProbeFailure>, now: u64) -> Transition {
+        let thresholds = Thresholds { fall: NonZeroU32::new(2).unwrap(), rise: NonZeroU32::MIN };
+        health.record_probe(checker, thresholds, result, now)
     }
 
     #[test]
-    fn probes_and_an_ejection_bar_independently() {
-        let state = State::new(None, ImpairedCount::default());
-        state.attach(1, false, 0);
-        state.eject(Cause::Consecutive, 10, |times| u64::from(times) * 100);
-        assert!(state.is_barred(false, || 109) && !state.is_barred(true, || 109), "one that is alone is never ejected");
-        assert_eq!(state.observe(1, NEEDED, BAD, 20), Change::Doubted);
-        assert_eq!(state.observe(1, NEEDED, BAD, 30), Change::Fell);
-        assert!(state.is_barred(true, || 500), "probes have the word where it is alone, too");
-        assert_eq!(
-            operational(&state, 40),
-            (HealthState::Unhealthy, Some(Reason::Probe(ProbeFailure::Unreachable)), 30)
-        );
-        assert_eq!(state.observe(1, NEEDED, Ok(()), 50), Change::Rose);
-        assert_eq!(operational(&state, 60), (HealthState::Ejected, Some(Reason::Consecutive), 10));
-        assert!(!state.is_barred(false, || 110), "the time of the ejection is over");
-        assert_eq!(operational(&state, 110), (HealthState::Healthy, None, 110));
-        assert!(state.expire(110) && !state.expire(110));
-        assert_eq!(operational(&state, 200), (HealthState::Healthy, None, 110));
+    fn probes_and_an_ejection_are_independent() {
+        let (health, checker) = (health(), CheckerId::next());
+        health.attach_checker(checker, false, 0);
+        health.eject(Reason::Consecutive, 10, |times| u64::from(times) * 100);
+        assert!(health.is_unavailable(false, || 109));
+        assert!(!health.is_unavailable(true, || 109), "an endpoint that is alone is never ejected");
+        assert_eq!(probe(&health, checker, BAD, 20), Transition::Suspected);
+        assert_eq!(probe(&health, checker, BAD, 30), Transition::Fell);
+        assert!(health.is_unavailable(true, || 500), "probes take out an endpoint that is alone, too");
+        assert_eq!(describe(&health, 40), (HealthState::Unhealthy, Some(Reason::Probe(ProbeFailure::Unreachable)), 30));
+        assert_eq!(probe(&health, checker, Ok(()), 50), Transition::Rose);
+        assert_eq!(describe(&health, 60), (HealthState::Ejected, Some(Reason::Consecutive), 10));
+        assert!(!health.is_unavailable(false, || 110), "the time of the ejection is over");
+        assert_eq!(describe(&health, 110), (HealthState::Healthy, None, 110));
+        assert!(health.expire_ejection(110) && !health.expire_ejection(110));
+        assert_eq!(describe(&health, 200), (HealthState::Healthy, None, 110));
     }
 
     #[test]
-    fn only_the_checker_in_charge_is_heard_and_its_end_frees_the_endpoint() {
-        let state = State::new(None, ImpairedCount::default());
-        state.attach(1, true, 5);
-        assert_eq!(operational(&state, 6), (HealthState::Unhealthy, Some(Reason::Unproven), 5));
-        assert_eq!(state.observe(2, NEEDED, Ok(()), 7), Change::Nothing);
-        assert!(state.is_barred(true, || 7));
-        state.detach(2, 8);
-        assert!(state.is_down());
-        state.detach(1, 9);
-        assert_eq!(operational(&state, 10), (HealthState::Healthy, None, 9));
-        assert_eq!(state.observe(1, NEEDED, BAD, 11), Change::Nothing, "too late");
+    fn only_the_attached_checker_counts_and_its_end_frees_the_endpoint() {
+        let (health, checker, other) = (health(), CheckerId::next(), CheckerId::next());
+        health.attach_checker(checker, true, 5);
+        assert_eq!(describe(&health, 6), (HealthState::Unhealthy, Some(Reason::Unproven), 5));
+        assert_eq!(probe(&health, other, Ok(()), 7), Transition::None);
+        assert!(health.is_unavailable(true, || 7));
+        health.detach_checker(other, 8);
+        assert!(health.is_down());
+        health.detach_checker(checker, 9);
+        assert_eq!(describe(&health, 10), (HealthState::Healthy, None, 9));
+        assert_eq!(probe(&health, checker, BAD, 11), Transition::None, "too late");
     }
 
     #[test]
-    fn a_timeout_puts_in_doubt_until_a_success() {
-        let state = State::new(None, ImpairedCount::default());
-        state.slow_down(10);
-        state.slow_down(20);
-        assert_eq!(operational(&state, 21), (HealthState::Suspect, Some(Reason::Slow), 10));
-        assert!(state.is_open() && !state.is_barred(false, || 21));
-        state.succeed(|| 30);
-        assert_eq!((operational(&state, 31), state.slow()), ((HealthState::Healthy, None, 30), 2));
-        state.slow_down(40);
-        state.attach(1, false, 0);
-        state.observe(1, NEEDED, Ok(()), 50);
-        assert_eq!(operational(&state, 51), (HealthState::Healthy, None, 50));
+    fn only_the_verifier_decides_the_membership_and_only_of_the_node_that_it_looked_at() {
+        let (health, verifier, other) = (health(), CheckerId::next(), CheckerId::next());
+        health.require_verification(1);
+        assert_eq!(health.membership().0, Membership::Assumed, "there is no verifier");
+        health.set_verifier(Some(verifier), 5);
+        assert_eq!(describe(&health, 6), (HealthState::Unhealthy, Some(Reason::Unverified), 5));
+        let (_, generation) = health.membership();
+        assert!(!health.set_membership(other, generation, Membership::Assumed, 7));
+        assert!(health.set_membership(verifier, generation, Membership::Assumed, 8));
+        health.require_verification(9);
+        assert!(!health.set_membership(verifier, generation, Membership::Assumed, 10), "of the node before");
+        assert!(health.is_quarantined() && health.is_unavailable(true, || 10));
+        let foreign = Membership::Foreign(Mismatch::Project);
+        assert!(health.set_membership(verifier, generation + 1, foreign, 11));
+        assert_eq!(describe(&health, 12), (HealthState::Unhealthy, Some(Reason::Quarantined(Mismatch::Project)), 11));
+        health.set_verifier(None, 13);
+        assert_eq!((describe(&health, 14), health.is_impaired()), ((HealthState::Healthy, None, 13), false));
+    }
+
+    #[test]
+    fn an_endpoint_is_suspect_from_a_timeout_until_a_success() {
+        let (health, checker) = (health(), CheckerId::next());
+        health.time_out(10);
+        health.time_out(20);
+        assert_eq!(describe(&health, 21), (HealthState::Suspect, Some(Reason::Slow), 10));
+        assert!(health.is_undecided() && !health.is_unavailable(false, || 21));
+        health.succeed(|| 30);
+        assert_eq!((describe(&health, 31), health.slow()), ((HealthState::Healthy, None, 30), 2));
+        health.time_out(40);
+        health.attach_checker(checker, false, 0);
+        probe(&health, checker, Ok(()), 50);
+        assert_eq!(describe(&health, 51), (HealthState::Healthy, None, 50));
     }
 
     #[test]
     fn ejections_grow_and_are_forgiven_one_per_interval_in_service() {
-        let state = State::new(None, ImpairedCount::default());
+        let health = health();
         let now = std::cell::Cell::new(0);
         let eject = || {
             let mut lasted = 0;
-            state.eject(Cause::Consecutive, now.get(), |times| {
+            health.eject(Reason::Consecutive, now.get(), |times| {
                 lasted = u64::from(times);
                 lasted
             });
             now.set(now.get() + lasted);
-            assert!(state.expire(now.get()));
+            assert!(health.expire_ejection(now.get()));
             lasted
         };
         assert_eq!([eject(), eject(), eject()], [1, 2, 3]);
         let over = now.get();
-        state.forgive(100, over + 199);
-        state.forgive(100, over + 200);
+        health.forgive_ejections(100, over + 199);
+        health.forgive_ejections(100, over + 200);
         assert_eq!([eject(), eject()], [2, 3]);
-        state.forgive(1, u64::MAX);
+        health.forgive_ejections(1, u64::MAX);
         assert_eq!(eject(), 1);
     }
 }

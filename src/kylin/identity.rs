@@ -1,7 +1,8 @@
-//! Do two nodes have the same metastore? Nodes of another cluster behind one address would show other projects, and lose logins.
+//! Whether two nodes have the same metastore. Nodes of another cluster behind one address would show other projects, and lose
+//! logins.
 //!
-//! No Kylin says it plainly. There are three signs, from the strongest: the metadata URL, which 2.x-4.x show to an administrator;
-//! the name of the session cookie of Kylin 5; and the ids of projects.
+//! No Kylin states it plainly. There are three kinds of evidence, from the strongest: the metadata URL, which 2.x-4.x show to an
+//! administrator; the name of the session cookie of Kylin 5; and the ids of projects.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,68 +10,48 @@ use std::fmt;
 use http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::Value;
-use thiserror::Error;
 
 use super::metadata_url::MetadataUrl;
 use crate::cookie::{self, SetCookie};
 
-/// What is known of a node's metastore; more can be learned at any time.
-///
-/// ```
-/// use kylin_lb::kylin::identity::{Evidence, Identity};
-///
-/// let mut one = Evidence::default();
-/// one.learn_projects(br#"[{"name": "learn_kylin", "uuid": "2fbca32a-a33e-4b69-83dd-0bb8b1f8c91b"}]"#)?;
-/// let mut other = Evidence::default();
-/// assert_eq!(one.compare(&other), Identity::Unknown);
-/// other.learn_projects(br#"[{"name": "learn_kylin", "uuid": "1eaca32a-a33e-4b69-83dd-0bb8b1f8c91b"}]"#)?;
-/// assert_eq!(one.compare(&other).to_string(), "different: project learn_kylin is another one");
-/// # Ok::<(), kylin_lb::kylin::identity::NotUnderstood>(())
-/// ```
+/// What a node has shown of its metastore so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Evidence {
+pub(crate) struct Evidence {
     url: Option<MetadataUrl>,
     cookie: Option<String>,
+    /// Ids by names.
     projects: BTreeMap<String, String>,
 }
 
-/// What a comparison comes to.
+/// The result of comparing the evidence of two nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Identity {
-    /// The same metastore.
+pub(crate) enum Comparison {
     Same,
-    /// Another one.
     Different(Difference),
-    /// There is nothing to compare.
+    /// The two have no kind of evidence in common.
     Unknown,
 }
 
-/// Why two metastores are not the same. Holds no secrets.
+/// What differs between two metastores. Holds no secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Difference {
-    /// The metadata URLs, shown without passwords.
+pub(crate) enum Difference {
+    /// `Display` masks passwords.
     Url {
-        /// Of the one.
         one: MetadataUrl,
-        /// Of the other.
         other: MetadataUrl,
     },
-    /// The cookies of Kylin 5.
     Cookie,
-    /// A project with the same name and another id.
+    /// A project of this name has another id.
     Project(String),
 }
 
-/// An answer that is not what Kylin gives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("answer is not {0}")]
-pub struct NotUnderstood(&'static str);
-
 impl Evidence {
-    /// Learns from the cookies that an answer sets. Kylin 5 sets one with its first answer, login or not.
-    pub fn learn_cookies(&mut self, headers: &HeaderMap) {
+    pub(crate) fn of_url(url: MetadataUrl) -> Self {
+        Evidence { url: Some(url), ..Evidence::default() }
+    }
+
+    /// Learns from the cookies of a response. Kylin 5 sets one with its first response, with a login or without.
+    pub(crate) fn learn_cookies(&mut self, headers: &HeaderMap) {
         let mut names =
             headers.get_all(header::SET_COOKIE).iter().filter_map(|line| Some(SetCookie::parse(line)?.name));
         if let Some(name) = names.find(|name| cookie::is_metastore_digest(name)) {
@@ -78,123 +59,88 @@ impl Evidence {
         }
     }
 
-    /// Learns from the body of `GET /api/admin/config` (2.x-4.x, role ADMIN): `{"config": "key=value\n…"}`. Only the metadata URL
-    /// is kept.
-    ///
-    /// # Errors
-    /// [`NotUnderstood`] for another body, or one without the URL.
-    pub fn learn_config(&mut self, body: &[u8]) -> Result<(), NotUnderstood> {
+    /// Learns the metadata URL from the body of `GET /api/admin/config` (2.x-4.x, role ADMIN): `{"config":
+    /// "key=value\n…"}`. None, and no change, for another body.
+    pub(crate) fn learn_config(&mut self, body: &[u8]) -> Option<()> {
         #[derive(Deserialize)]
         struct Config {
             config: String,
         }
-        let wrong = NotUnderstood("the configuration of a node");
-        let Config { config } = serde_json::from_slice(body).map_err(|_| wrong)?;
-        // Kylin writes the pairs as they are, without the escapes of a file. Of one that comes twice, the last counts.
+        let Config { config } = serde_json::from_slice(body).ok()?;
+        // Kylin writes the pairs without the escapes of a file. The last pair of a key counts.
         let mut pairs = config.lines().rev().filter_map(|line| line.split_once('='));
-        let (_, url) = pairs.find(|(key, _)| key.trim() == "kylin.metadata.url").ok_or(wrong)?;
+        let (_, url) = pairs.find(|(key, _)| key.trim() == "kylin.metadata.url")?;
         self.url = Some(MetadataUrl::parse(url));
-        Ok(())
+        Some(())
     }
 
-    /// Learns the metadata URL itself, as from a file of properties.
-    pub fn learn_url(&mut self, url: MetadataUrl) {
-        self.url = Some(url);
-    }
-
-    /// Learns from the body of `GET /api/projects`, in any of its forms: the list itself, or in an envelope. Replaces what was
-    /// known of projects.
-    ///
-    /// # Errors
-    /// [`NotUnderstood`] for another body.
-    pub fn learn_projects(&mut self, body: &[u8]) -> Result<(), NotUnderstood> {
-        let wrong = NotUnderstood("a list of projects");
-        let answer: Value = serde_json::from_slice(body).map_err(|_| wrong)?;
-        let data = answer.get("data").unwrap_or(&answer);
-        let list =
-            [Some(data), data.get("projects"), data.get("value")].into_iter().flatten().find_map(Value::as_array);
+    /// Learns the projects from the body of `GET /api/projects`, which is a list, bare or in an envelope. None, and no
+    /// change, for another body.
+    pub(crate) fn learn_projects(&mut self, body: &[u8]) -> Option<()> {
+        let body: Value = serde_json::from_slice(body).ok()?;
+        let data = body.get("data").unwrap_or(&body);
+        let mut lists = [Some(data), data.get("projects"), data.get("value")].into_iter().flatten();
+        let list = lists.find_map(Value::as_array)?;
         let text = |project: &Value, key: &str| project.get(key).and_then(Value::as_str).map(str::to_owned);
-        let projects = list.ok_or(wrong)?.iter().map(|project| Some((text(project, "name")?, text(project, "uuid")?)));
-        self.projects = projects.collect::<Option<_>>().ok_or(wrong)?;
-        Ok(())
+        let projects = list.iter().map(|project| Some((text(project, "name")?, text(project, "uuid")?)));
+        self.projects = projects.collect::<Option<_>>()?;
+        Some(())
     }
 
-    /// Takes in what was learned now, of which a part may be missing because an answer was. What was known and is not said
-    /// again still holds, unless something else is not what it was: then the node was set up anew, and all of it is old.
-    pub(crate) fn renew(&mut self, now: Self) {
-        let moved = matches!(now.compare(self), Identity::Different(_))
-            || now.url.as_ref().zip(self.url.as_ref()).is_some_and(|(now, old)| !now.is_same_store(old))
-            || now.cookie.as_ref().zip(self.cookie.as_ref()).is_some_and(|(now, old)| now != old);
-        if moved {
-            *self = now;
-        } else {
-            self.url = now.url.or(self.url.take());
-            self.cookie = now.cookie.or(self.cookie.take());
-            if !now.projects.is_empty() {
-                self.projects = now.projects;
-            }
+    /// Adds newer evidence, of which a part may be missing because a response was. Evidence that is not shown again still
+    /// counts, unless the newer contradicts it: then the node was set up again.
+    pub(crate) fn merge(&mut self, newer: Self) {
+        if matches!(newer.compare(self), Comparison::Different(_)) {
+            *self = newer;
+            return;
+        }
+        self.url = newer.url.or(self.url.take());
+        self.cookie = newer.cookie.or(self.cookie.take());
+        if !newer.projects.is_empty() {
+            self.projects = newer.projects;
         }
     }
 
-    /// Takes in what `other`, which is of the same metastore, shows beyond this. Projects come and go: its are the newer ones.
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.renew(other.clone());
-    }
-
-    /// Is anything known?
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Evidence::default()
     }
 
-    /// Compares what is known of two nodes; the strongest sign that both have decides.
+    /// Compares the evidence of two nodes; the strongest kind that both have decides.
     ///
-    /// That the ids of projects tell metastores apart is inferred. A metastore that was copied has the same ids.
-    pub fn compare(&self, other: &Self) -> Identity {
-        let of = |same, difference| if same { Identity::Same } else { Identity::Different(difference) };
+    /// That the ids of projects tell metastores apart is inferred. A copy of a metastore has the same ids.
+    pub(crate) fn compare(&self, other: &Self) -> Comparison {
+        let of = |same, difference| if same { Comparison::Same } else { Comparison::Different(difference) };
+        if let (Some(one), Some(other)) = (&self.url, &other.url) {
+            return of(one.is_same_store(other), Difference::Url { one: one.clone(), other: other.clone() });
+        }
+        // A URL determines the name of the cookie.
         let digest = |evidence: &Self| {
             evidence.cookie.clone().or_else(|| evidence.url.as_ref().map(MetadataUrl::session_cookie))
         };
-        match (&self.url, &other.url) {
-            (Some(one), Some(two)) => {
-                return of(one.is_same_store(two), Difference::Url { one: one.clone(), other: two.clone() });
+        if self.cookie.is_some() || other.cookie.is_some() {
+            if let (Some(one), Some(other)) = (digest(self), digest(other)) {
+                return of(one == other, Difference::Cookie);
             }
-            // A URL gives the cookie that it would lead to.
-            _ if self.cookie.is_some() || other.cookie.is_some() => {
-                if let (Some(one), Some(two)) = (digest(self), digest(other)) {
-                    return of(one == two, Difference::Cookie);
-                }
+        }
+        let mut result = Comparison::Unknown;
+        for (name, id) in &self.projects {
+            match other.projects.get(name) {
+                Some(other) if other == id => result = Comparison::Same,
+                Some(_) => return Comparison::Different(Difference::Project(name.clone())),
+                None => {}
             }
-            _ => {}
         }
-        let mut shared =
-            self.projects.iter().filter_map(|(name, uuid)| Some((name, uuid, other.projects.get(name)?))).peekable();
-        if shared.peek().is_none() {
-            return Identity::Unknown;
-        }
-        match shared.find(|(_, one, two)| one != two) {
-            Some((name, ..)) => Identity::Different(Difference::Project(name.clone())),
-            None => Identity::Same,
-        }
-    }
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Identity::Same => f.write_str("same"),
-            Identity::Unknown => f.write_str("unknown"),
-            Identity::Different(difference) => write!(f, "different: {difference}"),
-        }
+        result
     }
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Difference::Url { one, other } => write!(f, "metadata is at {one} here and at {other} there"),
-            Difference::Cookie => f.write_str("session cookies are named after another metastore"),
-            // A name from another machine may hold anything.
-            Difference::Project(name) => write!(f, "project {} is another one", name.escape_debug()),
+            Difference::Url { one, other } => write!(f, "the metadata URL is {one} instead of {other}"),
+            Difference::Cookie => f.write_str("the session cookie is named after another metastore"),
+            // The name comes from another machine.
+            Difference::Project(name) => write!(f, "the project {} has another id", name.escape_debug()),
         }
     }
 }
@@ -215,9 +161,9 @@ mod tests {
         evidence
     }
 
-    fn cookies(fields: &[&'static str]) -> Evidence {
+    fn cookies(lines: &[&'static str]) -> Evidence {
         let mut evidence = Evidence::default();
-        let headers = fields.iter().map(|field| (header::SET_COOKIE, http::HeaderValue::from_static(field))).collect();
+        let headers = lines.iter().map(|line| (header::SET_COOKIE, http::HeaderValue::from_static(line))).collect();
         evidence.learn_cookies(&headers);
         evidence
     }
@@ -230,11 +176,12 @@ mod tests {
 
     #[test]
     fn the_metadata_url_decides() {
-        assert_eq!(config(URL).compare(&config(&URL.replace("s3cret", "other"))), Identity::Same);
+        assert_eq!(config(URL).compare(&config(&URL.replace("s3cret", "other"))), Comparison::Same);
         let different = config(URL).compare(&config(&URL.replace("3306", "3307")));
-        assert!(matches!(different, Identity::Different(Difference::Url { .. })));
+        assert!(matches!(different, Comparison::Different(Difference::Url { .. })));
+        let Comparison::Different(different) = different else { panic!("{different:?}") };
         assert!(!format!("{different} {different:?}").contains("s3cret"), "{different}");
-        assert!(format!("{different}").contains("3307"));
+        assert!(different.to_string().contains("3307"));
     }
 
     #[test]
@@ -246,11 +193,11 @@ mod tests {
             ])
         };
         let other = cookies(&["aaaa5bd5b23fe84d1894dce1bd9399364ba5af3c7a25f025442c92244c729804=abc"]);
-        assert_eq!(digest().compare(&digest()), Identity::Same);
-        assert_eq!(digest().compare(&other), Identity::Different(Difference::Cookie));
-        assert_eq!(digest().compare(&cookies(&["JSESSIONID=a"])), Identity::Unknown);
-        assert_eq!(digest().compare(&config(URL)), Identity::Same);
-        assert_eq!(other.compare(&config(URL)), Identity::Different(Difference::Cookie));
+        assert_eq!(digest().compare(&digest()), Comparison::Same);
+        assert_eq!(digest().compare(&other), Comparison::Different(Difference::Cookie));
+        assert_eq!(digest().compare(&cookies(&["JSESSIONID=a"])), Comparison::Unknown);
+        assert_eq!(digest().compare(&config(URL)), Comparison::Same);
+        assert_eq!(other.compare(&config(URL)), Comparison::Different(Difference::Cookie));
         assert_eq!(digest().cookie.as_deref(), Some(DIGEST));
     }
 
@@ -262,32 +209,32 @@ mod tests {
             r#"{"code":"000","data":{"projects":[{"name":"a","uuid":"1"},{"name":"c","uuid":"9"}],"size":2},"msg":""}"#,
             r#"{"code":"000","data":{"value":[{"name":"a","uuid":"1"}],"offset":0},"msg":""}"#,
         ] {
-            assert_eq!(bare.compare(&projects(body)), Identity::Same, "{body}");
+            assert_eq!(bare.compare(&projects(body)), Comparison::Same, "{body}");
         }
         assert_eq!(
             bare.compare(&projects(r#"[{"name":"b","uuid":"3"}]"#)),
-            Identity::Different(Difference::Project("b".into()))
+            Comparison::Different(Difference::Project("b".into()))
         );
         // Two users may see different projects of one metastore.
-        assert_eq!(bare.compare(&projects(r#"[{"name":"c","uuid":"3"}]"#)), Identity::Unknown);
-        assert_eq!(bare.compare(&projects("[]")), Identity::Unknown);
+        assert_eq!(bare.compare(&projects(r#"[{"name":"c","uuid":"3"}]"#)), Comparison::Unknown);
+        assert_eq!(bare.compare(&projects("[]")), Comparison::Unknown);
     }
 
     #[test]
-    fn other_answers_are_not_understood_and_change_nothing() {
+    fn other_bodies_are_no_evidence_and_change_nothing() {
         let mut evidence = config(URL);
         for body in [&b"<html>"[..], b"{}", b"[]", b"{\"config\":1}", b"{\"config\":\"a=b\"}"] {
-            assert!(evidence.learn_config(body).is_err());
+            assert!(evidence.learn_config(body).is_none());
         }
         for body in [&b"<html>"[..], b"{}", b"1", b"[{}]", b"[{\"name\":\"a\"}]", b"{\"data\":{}}"] {
-            assert!(evidence.learn_projects(body).is_err());
+            assert!(evidence.learn_projects(body).is_none());
         }
         assert_eq!(evidence, config(URL));
     }
 
     proptest! {
         #[test]
-        fn no_answer_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..60), json in "[{}\\[\\]\":,a-z]{0,40}") {
+        fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..60), json in "[{}\\[\\]\":,a-z]{0,40}") {
             let mut evidence = Evidence::default();
             for body in [&*body, json.as_bytes()] {
                 let _ = evidence.learn_config(body);

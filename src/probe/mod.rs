@@ -1,13 +1,56 @@
-//! Active checks: what asks the nodes how they are.
+//! Active checks: requests of the crate's own that find out about the health and the metastore of each node.
 
-pub(crate) mod ask;
-mod checks;
-mod kylin_probes;
+mod checker;
+mod health_check;
+mod kylin;
 mod matcher;
 mod metastore;
-mod probe;
+mod spec;
 
-pub use checks::{HealthCheck, HealthChecker};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+pub use checker::HealthChecker;
+pub use health_check::HealthCheck;
 pub use matcher::ResponseMatcher;
 pub use metastore::{MetastoreCheck, MetastoreChecker};
-pub use probe::{InvalidProbe, Probe};
+pub use spec::{InvalidProbe, Probe};
+
+use crate::health::InvalidSetting;
+
+/// A longer interval is a mistake.
+const MAX_INTERVAL: Duration = Duration::from_secs(86_400);
+
+/// Checks that a setter got an interval from `min` to a day.
+fn validate_interval(interval: Duration, name: &'static str) -> Result<(), InvalidSetting> {
+    let valid = (Duration::from_millis(1)..=MAX_INTERVAL).contains(&interval);
+    InvalidSetting::unless(valid, name, "1 ms to a day")
+}
+
+/// Lengthens or shortens `interval` at random by up to `part` of it, so that front ends do not send in step.
+fn jittered(interval: Duration, part: f64) -> Duration {
+    interval.mul_f64(1.0 - part + 2.0 * part * fastrand::f64())
+}
+
+/// A task that is aborted when its handle is dropped.
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<()>);
+
+impl AbortOnDrop {
+    /// # Panics
+    /// Outside of a tokio runtime.
+    fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        AbortOnDrop(tokio::spawn(task))
+    }
+
+    fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

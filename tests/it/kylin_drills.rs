@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::num::NonZero;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -58,13 +59,20 @@ impl Drill {
             let timeouts = |b: kylin_lb::backend::http1::HttpBackendBuilder| b.head_timeout(HEAD_TIMEOUT);
             endpoint(n, demo.address(n), timeouts)
         });
-        let outlier = Outlier::new().consecutive(3).ejection(Duration::from_millis(500), Duration::from_secs(2));
+        let outlier =
+            Outlier::new().consecutive(NonZeroU32::new(3)).ejection(Duration::from_millis(500), Duration::from_secs(2));
         let cluster =
             Cluster::builder().endpoints(endpoints).balancer(LeastConn::new()).outlier(outlier).panic_mode(true);
         let cluster = cluster.build().unwrap();
-        let checks = HealthCheck::new(Probe::kylin_version()).fall(2).rise(1).timeout(Duration::from_millis(500));
-        let checker =
-            checks.interval(Duration::from_millis(200)).fast_interval(Duration::from_millis(50)).start(&cluster);
+        let checks = HealthCheck::new(Probe::kylin_version())
+            .fall(NonZeroU32::new(2).unwrap())
+            .rise(NonZeroU32::MIN)
+            .timeout(Duration::from_millis(500));
+        let checker = checks
+            .interval(Duration::from_millis(200))
+            .fast_interval(Duration::from_millis(50))
+            .start(&cluster)
+            .unwrap();
         let front =
             Front::serving(Proxy::builder(cluster).build().unwrap(), |server| server.threads(NonZero::new(2).unwrap()));
         let crowd = Arc::new(Crowd { asks_for: Mutex::new(asks_for), ..Crowd::default() });

@@ -366,7 +366,7 @@ async fn a_node_on_which_a_query_timed_out_is_probed_at_once_and_not_ejected() {
     let hour = Duration::from_secs(3600);
     let checks =
         HealthCheck::new(Probe::kylin_version()).interval(hour).fast_interval(Duration::from_millis(20)).jitter(0.0);
-    let _checker = checks.start(front.proxy.cluster());
+    let _checker = checks.start(front.proxy.cluster()).unwrap();
     node.wait_until(|seen| seen.requests.len() == 1).await;
     let up = || state(front.proxy.cluster(), "0").0 == HealthState::Healthy;
     front::eventually(up, || "the first probe is over".to_owned()).await;

@@ -198,7 +198,7 @@ async fn a_node_of_another_cluster_is_not_asked_who_is_in_this_one() {
     let (_x, sx) = node("x", KylinVersion::V5, Mode::Query, &wrong).await;
     let (_y, sy) = node("y", KylinVersion::V5, Mode::Query, &wrong).await;
     let cluster: Cluster<HttpBackend> = Cluster::builder().build().unwrap();
-    let _checker = MetastoreCheck::new().interval(Duration::from_millis(20)).start(&cluster);
+    let _checker = MetastoreCheck::new().interval(Duration::from_millis(20)).start(&cluster).unwrap();
     cluster.add(found(s1.addr()).http().unwrap()).unwrap();
     let serves = || status(&cluster, &s1.addr().to_string()).reason.is_none();
     eventually(serves, || format!("{:?}", cluster.status())).await;
@@ -208,7 +208,7 @@ async fn a_node_of_another_cluster_is_not_asked_who_is_in_this_one() {
     let _follow = discovery::watch_with(&cluster, source, DiscoveredNode::http, quick());
     q1.wait_until(|stats| stats.requests > 30).await.unwrap();
     let reason = status(&cluster, &sx.addr().to_string()).reason;
-    assert!(matches!(reason, Some(Reason::OtherMetastore(_))), "{reason:?}");
+    assert!(matches!(reason, Some(Reason::Quarantined(_))), "{reason:?}");
     let strangers = cluster.status().endpoints.iter().any(|endpoint| endpoint.id.as_str() == sy.addr().to_string());
     assert!(!strangers, "{:?}", cluster.status());
 }

@@ -1,5 +1,6 @@
-//! A node of another cluster is kept out, whatever brought it here, and let in when it is right.
+//! A node of another metastore is quarantined, and serves again when it has the right one.
 
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,11 +17,11 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::support::front::{demo, endpoint, eventually};
 use crate::support::health::{pick, report, shares, state};
 
-const UP: (HealthState, Option<Reason>) = (HealthState::Healthy, None);
-const UNCHECKED: (HealthState, Option<Reason>) = (HealthState::Unhealthy, Some(Reason::Unchecked));
+const HEALTHY: (HealthState, Option<Reason>) = (HealthState::Healthy, None);
+const UNVERIFIED: (HealthState, Option<Reason>) = (HealthState::Unhealthy, Some(Reason::Unverified));
 
-fn out(sign: Mismatch) -> (HealthState, Option<Reason>) {
-    (HealthState::Unhealthy, Some(Reason::OtherMetastore(sign)))
+fn quarantined(mismatch: Mismatch) -> (HealthState, Option<Reason>) {
+    (HealthState::Unhealthy, Some(Reason::Quarantined(mismatch)))
 }
 
 fn url(identifier: &str) -> String {
@@ -33,8 +34,8 @@ fn metastore(identifier: &str) -> Metastore {
     Metastore::new().identity(&url(identifier), &cookie)
 }
 
-fn node(name: &str, dialect: KylinVersion, metastore: &Metastore) -> KylinNode {
-    KylinNode::new(name).dialect(dialect).metastore(metastore)
+fn node(name: &str, version: KylinVersion, metastore: &Metastore) -> KylinNode {
+    KylinNode::new(name).dialect(version).metastore(metastore)
 }
 
 fn of<B>(nodes: impl IntoIterator<Item = (&'static str, B)>) -> Cluster<B> {
@@ -42,86 +43,87 @@ fn of<B>(nodes: impl IntoIterator<Item = (&'static str, B)>) -> Cluster<B> {
     Cluster::builder().endpoints(endpoints).build().unwrap()
 }
 
-fn quick() -> MetastoreCheck {
-    MetastoreCheck::new().interval(Duration::from_millis(20)).fast_interval(Duration::from_millis(20))
+fn every_20_ms() -> MetastoreCheck {
+    MetastoreCheck::new().interval(Duration::from_millis(20))
 }
 
-fn as_admin() -> MetastoreCheck {
-    quick().login("ADMIN", "KYLIN").unwrap()
+fn as_administrator() -> MetastoreCheck {
+    every_20_ms().login("ADMIN", "KYLIN").unwrap()
 }
 
 async fn becomes<B>(cluster: &Cluster<B>, id: &str, wanted: (HealthState, Option<Reason>)) {
     eventually(|| state(cluster, id) == wanted, || format!("{id} {wanted:?}: {:?}", cluster.status())).await;
 }
 
-/// All of these are up.
-async fn are_up<B>(cluster: &Cluster<B>, ids: &[&str]) {
+/// Waits until all of these are healthy.
+async fn become_healthy<B>(cluster: &Cluster<B>, ids: &[&str]) {
     for id in ids {
-        becomes(cluster, id, UP).await;
+        becomes(cluster, id, HEALTHY).await;
     }
 }
 
-async fn looked_at(node: &KylinNode, times: u64) {
+/// Waits for as many more requests to `node`.
+async fn checked(node: &KylinNode, times: u64) {
     let requests = node.stats().requests;
     node.wait_until(|stats| stats.requests >= requests + times).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_node_of_another_cluster_never_gets_a_request_and_is_let_in_when_it_is_right() {
-    for dialect in [KylinVersion::V4, KylinVersion::V5] {
+async fn a_node_of_another_metastore_gets_no_request_until_it_has_the_right_one() {
+    for version in [KylinVersion::V4, KylinVersion::V5] {
         let (right, wrong) = (metastore("right"), metastore("wrong"));
-        let [one, two] = ["q1", "q2"].map(|name| node(name, dialect, &right));
+        let [one, two] = ["q1", "q2"].map(|name| node(name, version, &right));
         let cluster = of([("q1", one), ("q2", two)]);
-        let checks = match dialect {
-            KylinVersion::V5 => quick(),
-            _ => as_admin(),
+        let check = match version {
+            KylinVersion::V5 => every_20_ms(),
+            _ => as_administrator(),
         };
-        let sign = if dialect == KylinVersion::V5 { Mismatch::SessionCookie } else { Mismatch::MetadataUrl };
-        let _checker = checks.start(&cluster);
-        assert_eq!((state(&cluster, "q1"), state(&cluster, "q2")), (UNCHECKED, UNCHECKED));
-        assert!(pick(&cluster).is_none(), "nobody serves before the first look");
-        are_up(&cluster, &["q1", "q2"]).await;
+        let mismatch = if version == KylinVersion::V5 { Mismatch::SessionCookie } else { Mismatch::MetadataUrl };
+        let _checker = check.start(&cluster).unwrap();
+        assert_eq!((state(&cluster, "q1"), state(&cluster, "q2")), (UNVERIFIED, UNVERIFIED));
+        assert!(pick(&cluster).is_none(), "no endpoint serves before its check");
+        become_healthy(&cluster, &["q1", "q2"]).await;
 
-        let stranger = node("q3", dialect, &wrong);
-        cluster.add(Endpoint::new("q3", stranger.clone()).unwrap()).unwrap();
-        assert_eq!(state(&cluster, "q3"), UNCHECKED, "at once, before any task has run");
+        let foreign = node("q3", version, &wrong);
+        cluster.add(Endpoint::new("q3", foreign.clone()).unwrap()).unwrap();
+        assert_eq!(state(&cluster, "q3"), UNVERIFIED, "at once, before any task has run");
         assert_eq!(shares(&cluster, 90), [45, 45, 0]);
-        becomes(&cluster, "q3", out(sign)).await;
-        looked_at(&stranger, 6).await;
-        assert_eq!(state(&cluster, "q3"), out(sign));
+        becomes(&cluster, "q3", quarantined(mismatch)).await;
+        checked(&foreign, 6).await;
+        assert_eq!(state(&cluster, "q3"), quarantined(mismatch));
         assert_eq!(shares(&cluster, 90), [45, 45, 0]);
-        assert_eq!(stranger.stats().queries, 0);
+        assert_eq!(foreign.stats().queries, 0);
 
-        let _ = stranger.clone().metastore(&right);
-        becomes(&cluster, "q3", UP).await;
+        let _ = foreign.clone().metastore(&right);
+        becomes(&cluster, "q3", HEALTHY).await;
         assert_eq!(shares(&cluster, 90), [30, 30, 30]);
-        let _ = stranger.metastore(&wrong);
-        becomes(&cluster, "q3", out(sign)).await;
+        let _ = foreign.metastore(&wrong);
+        becomes(&cluster, "q3", quarantined(mismatch)).await;
         assert_eq!(shares(&cluster, 90), [45, 45, 0]);
     }
 }
 
 #[tokio::test]
-async fn projects_tell_where_nothing_else_does() {
+async fn the_ids_of_projects_decide_where_there_is_no_other_evidence() {
     let (right, wrong) = (Metastore::new(), Metastore::new());
     let nodes = [("q1", &right), ("q2", &wrong), ("q3", &right)];
     let cluster = of(nodes.map(|(name, metastore)| (name, node(name, KylinVersion::V4, metastore))));
-    let _checker = quick().login("ANALYST", "ANALYST").unwrap().start(&cluster);
-    are_up(&cluster, &["q1", "q3"]).await;
-    becomes(&cluster, "q2", out(Mismatch::Project)).await;
+    let _checker = every_20_ms().login("ANALYST", "ANALYST").unwrap().start(&cluster).unwrap();
+    become_healthy(&cluster, &["q1", "q3"]).await;
+    becomes(&cluster, "q2", quarantined(Mismatch::Project)).await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_known_keeps_nobody_out() {
+async fn a_node_that_cannot_be_compared_is_not_quarantined() {
     let (one, two) = (metastore("one"), metastore("two"));
     let old = |name, metastore| node(name, KylinVersion::V4, metastore);
-    let blind = of([("q1", old("q1", &one)), ("q2", old("q2", &two))]);
-    let _checker = quick().start(&blind);
-    are_up(&blind, &["q1", "q2"]).await;
+    let no_login = of([("q1", old("q1", &one)), ("q2", old("q2", &two))]);
+    let _checker = every_20_ms().start(&no_login).unwrap();
+    become_healthy(&no_login, &["q1", "q2"]).await;
 
-    let locked = of([("q1", old("q1", &one)), ("q2", old("q2", &two))]);
-    let _checker = quick().login("ADMIN", "wrong").unwrap().start(&locked);
-    are_up(&locked, &["q1", "q2"]).await;
+    let wrong_password = of([("q1", old("q1", &one)), ("q2", old("q2", &two))]);
+    let _checker = every_20_ms().login("ADMIN", "wrong").unwrap().start(&wrong_password).unwrap();
+    become_healthy(&wrong_password, &["q1", "q2"]).await;
 
     let nodes = ["q1", "q2", "q3", "q4", "q5"].map(|name| (name, old(name, &two)));
     for ((_, node), fault) in nodes.iter().zip([
@@ -133,76 +135,133 @@ async fn what_cannot_be_known_keeps_nobody_out() {
     ]) {
         node.faults().inject(Reach::Everything, fault);
     }
-    let ill = of(nodes);
-    ill.add(Endpoint::new("q0", old("q0", &one)).unwrap()).unwrap();
-    let _checker = as_admin().start(&ill);
-    are_up(&ill, &["q0", "q1", "q2", "q3", "q4", "q5"]).await;
+    let faulty = of(nodes);
+    faulty.add(Endpoint::new("q0", old("q0", &one)).unwrap()).unwrap();
+    let _checker = as_administrator().start(&faulty).unwrap();
+    become_healthy(&faulty, &["q0", "q1", "q2", "q3", "q4", "q5"]).await;
 }
 
 #[tokio::test]
-async fn a_node_that_hangs_holds_nobody_up_for_longer_than_the_timeout_and_is_looked_at_when_it_is_back() {
+async fn a_node_that_hangs_delays_the_others_no_longer_than_the_timeout_and_is_checked_when_it_is_back() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
     let hung = node("q1", KylinVersion::V5, &wrong);
     hung.faults().inject(Reach::Everything, Fault::Hang);
-    let cluster = of([("q1", hung.clone()), ("q2", node("q2", KylinVersion::V5, &right))]);
-    let _checker = quick().timeout(Duration::from_millis(50)).start(&cluster);
-    are_up(&cluster, &["q1", "q2"]).await;
+    let [q2, q3] = ["q2", "q3"].map(|name| node(name, KylinVersion::V5, &right));
+    let cluster = of([("q1", hung.clone()), ("q2", q2), ("q3", q3)]);
+    let _checker = every_20_ms().timeout(Duration::from_millis(50)).start(&cluster).unwrap();
+    become_healthy(&cluster, &["q1", "q2", "q3"]).await;
     hung.faults().clear();
-    becomes(&cluster, "q1", out(Mismatch::SessionCookie)).await;
-    // Silence afterwards is no proof of the contrary.
+    becomes(&cluster, "q1", quarantined(Mismatch::SessionCookie)).await;
+    // No response is no evidence of the contrary.
     hung.faults().inject(Reach::Everything, Fault::Unreachable);
-    looked_at(&hung, 0).await;
-    tokio::time::timeout(Duration::from_millis(100), becomes(&cluster, "q1", UP)).await.unwrap_err();
+    checked(&hung, 0).await;
+    tokio::time::timeout(Duration::from_millis(100), becomes(&cluster, "q1", HEALTHY)).await.unwrap_err();
 }
 
 #[tokio::test]
-async fn the_first_nodes_are_not_outvoted_by_those_that_join_but_a_reference_outvotes_all() {
+async fn most_nodes_admit_each_other_while_one_hangs() {
+    let (right, wrong) = (metastore("right"), metastore("wrong"));
+    let hung = node("q1", KylinVersion::V5, &wrong);
+    hung.faults().inject(Reach::Everything, Fault::Hang);
+    let [q2, q3] = ["q2", "q3"].map(|name| node(name, KylinVersion::V5, &right));
+    let cluster = of([("q1", hung), ("q2", q2), ("q3", q3)]);
+    let _checker = every_20_ms().timeout(Duration::from_secs(3600)).start(&cluster).unwrap();
+    become_healthy(&cluster, &["q2", "q3"]).await;
+    assert_eq!(state(&cluster, "q1"), UNVERIFIED);
+}
+
+#[tokio::test]
+async fn nodes_that_join_do_not_outvote_those_that_serve_but_a_configured_url_does() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
     let cluster = of([("q1", node("q1", KylinVersion::V5, &right))]);
-    let checker = quick().start(&cluster);
-    are_up(&cluster, &["q1"]).await;
+    let checker = every_20_ms().start(&cluster).unwrap();
+    become_healthy(&cluster, &["q1"]).await;
     for name in ["x1", "x2", "x3"] {
         cluster.add(Endpoint::new(name, node(name, KylinVersion::V5, &wrong)).unwrap()).unwrap();
-        becomes(&cluster, name, out(Mismatch::SessionCookie)).await;
+        becomes(&cluster, name, quarantined(Mismatch::SessionCookie)).await;
     }
-    assert_eq!(state(&cluster, "q1"), UP);
+    assert_eq!(state(&cluster, "q1"), HEALTHY);
 
     let reference = MetadataUrl::parse(&url("right").replace("metastore-secret", "other"));
-    let again = quick().reference(reference).start(&cluster);
+    let again = every_20_ms().reference(reference).start(&cluster).unwrap();
     drop(checker);
-    are_up(&cluster, &["q1"]).await;
-    becomes(&cluster, "x1", out(Mismatch::SessionCookie)).await;
+    become_healthy(&cluster, &["q1"]).await;
+    becomes(&cluster, "x1", quarantined(Mismatch::SessionCookie)).await;
     drop(again);
-    are_up(&cluster, &["q1", "x1", "x2", "x3"]).await;
+    become_healthy(&cluster, &["q1", "x1", "x2", "x3"]).await;
 
-    // Counted now, most are of the other one.
-    let _checker = quick().start(&cluster);
-    becomes(&cluster, "q1", out(Mismatch::SessionCookie)).await;
-    are_up(&cluster, &["x1", "x2", "x3"]).await;
+    // Of the nodes at the start, most have the other metastore.
+    let _checker = every_20_ms().start(&cluster).unwrap();
+    becomes(&cluster, "q1", quarantined(Mismatch::SessionCookie)).await;
+    become_healthy(&cluster, &["x1", "x2", "x3"]).await;
 }
 
 #[tokio::test]
-async fn a_reference_that_no_node_has_keeps_nobody_out_that_the_majority_would_not() {
+async fn a_tie_quarantines_no_node_and_warns() {
+    let log = Log::default();
+    let _guard = log.record();
+    let (one, two) = (metastore("one"), metastore("two"));
+    let nodes = [("q1", &one), ("q2", &two)];
+    let cluster = of(nodes.map(|(name, metastore)| (name, node(name, KylinVersion::V5, metastore))));
+    let _checker = every_20_ms().start(&cluster).unwrap();
+    become_healthy(&cluster, &["q1", "q2"]).await;
+    let warned =
+        || log.text().lines().filter(|line| line.contains("WARN") && line.contains("as many endpoints")).count();
+    eventually(|| warned() == 1, || log.text()).await;
+
+    cluster.add(Endpoint::new("q3", node("q3", KylinVersion::V5, &two)).unwrap()).unwrap();
+    becomes(&cluster, "q1", quarantined(Mismatch::SessionCookie)).await;
+    become_healthy(&cluster, &["q2", "q3"]).await;
+    assert_eq!(warned(), 1, "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_named_node_is_the_reference_even_against_the_majority() {
+    let (right, wrong) = (metastore("right"), metastore("wrong"));
+    let nodes = [("x1", &wrong), ("x2", &wrong), ("q1", &right)];
+    let cluster = of(nodes.map(|(name, metastore)| (name, node(name, KylinVersion::V5, metastore))));
+    let _checker = every_20_ms().reference_node("q1".parse().unwrap()).start(&cluster).unwrap();
+    becomes(&cluster, "q1", HEALTHY).await;
+    for name in ["x1", "x2"] {
+        becomes(&cluster, name, quarantined(Mismatch::SessionCookie)).await;
+    }
+    assert_eq!(shares(&cluster, 10), [0, 0, 10]);
+}
+
+#[tokio::test]
+async fn a_configured_url_is_the_reference_even_against_the_majority() {
+    let (right, wrong) = (metastore("right"), metastore("wrong"));
+    let nodes = [("x1", &wrong), ("x2", &wrong), ("q1", &right)];
+    let cluster = of(nodes.map(|(name, metastore)| (name, node(name, KylinVersion::V5, metastore))));
+    let _checker = every_20_ms().reference(MetadataUrl::parse(&url("right"))).start(&cluster).unwrap();
+    becomes(&cluster, "q1", HEALTHY).await;
+    for name in ["x1", "x2"] {
+        becomes(&cluster, name, quarantined(Mismatch::SessionCookie)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_configured_url_that_no_node_has_leaves_the_decision_to_the_majority() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
     let nodes = [("q1", &right), ("q2", &right), ("q3", &wrong)];
     let cluster = of(nodes.map(|(name, metastore)| (name, node(name, KylinVersion::V5, metastore))));
-    let _checker = quick().reference(MetadataUrl::parse(&url("mistyped"))).start(&cluster);
-    are_up(&cluster, &["q1", "q2"]).await;
-    becomes(&cluster, "q3", out(Mismatch::SessionCookie)).await;
+    let _checker = every_20_ms().reference(MetadataUrl::parse(&url("mistyped"))).start(&cluster).unwrap();
+    become_healthy(&cluster, &["q1", "q2"]).await;
+    becomes(&cluster, "q3", quarantined(Mismatch::SessionCookie)).await;
 }
 
 #[tokio::test]
-async fn a_stranger_serves_nobody_in_panic_mode_nor_a_session_that_is_bound_to_it() {
+async fn panic_mode_never_overrides_a_quarantine_and_neither_does_a_bound_session() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
     let nodes = [("q1", &right), ("q2", &right), ("x", &wrong)];
     let endpoints = nodes.map(|(name, metastore)| {
         Endpoint::new(name, node(name, KylinVersion::V5, metastore)).unwrap().fail_timeout(Duration::MAX)
     });
     let cluster = Cluster::builder().endpoints(endpoints).panic_mode(true).build().unwrap();
-    let _checker = quick().start(&cluster);
-    assert!(pick(&cluster).is_none(), "no panic over nodes that nobody has looked at");
-    are_up(&cluster, &["q1", "q2"]).await;
-    becomes(&cluster, "x", out(Mismatch::SessionCookie)).await;
+    let _checker = every_20_ms().start(&cluster).unwrap();
+    assert!(pick(&cluster).is_none(), "panic mode uses no node that is not verified");
+    become_healthy(&cluster, &["q1", "q2"]).await;
+    becomes(&cluster, "x", quarantined(Mismatch::SessionCookie)).await;
     for id in ["q1", "q2"] {
         report(&cluster, id, Outcome::Failure);
     }
@@ -213,34 +272,43 @@ async fn a_stranger_serves_nobody_in_panic_mode_nor_a_session_that_is_bound_to_i
     let request = http::Request::get("/").body(()).unwrap();
     let view = kylin_lb::RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 7]));
     assert_ne!(cluster.pick_bound(&view, &Attempted::none(), "x").unwrap().lease.endpoint().as_str(), "x");
+
+    for id in ["q1", "q2"] {
+        cluster.remove(&id.parse().unwrap()).unwrap();
+    }
+    assert_eq!(state(&cluster, "x"), quarantined(Mismatch::SessionCookie));
+    assert!(pick(&cluster).is_none(), "not even where no other endpoint is left");
 }
 
 #[tokio::test]
-async fn probes_have_their_say_beside_it_and_neither_takes_back_what_the_other_said() {
+async fn probes_and_the_metastore_check_are_independent() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
-    let stranger = node("x", KylinVersion::V5, &wrong);
+    let foreign = node("x", KylinVersion::V5, &wrong);
     let nodes = [
         ("q1", node("q1", KylinVersion::V5, &right)),
         ("q2", node("q2", KylinVersion::V5, &right)),
-        ("x", stranger.clone()),
+        ("x", foreign.clone()),
     ];
     let cluster = of(nodes);
-    let probes = HealthCheck::new(Probe::kylin5_health()).interval(Duration::from_millis(10)).rise(1).fall(1);
-    let _probes = probes.start(&cluster);
-    let _checker = quick().start(&cluster);
-    becomes(&cluster, "x", out(Mismatch::SessionCookie)).await;
-    looked_at(&stranger, 5).await;
-    assert_eq!(state(&cluster, "x"), out(Mismatch::SessionCookie), "good probes let nobody in");
-    stranger.faults().set_metastore_down(true);
-    let _ = stranger.metastore(&right);
-    let down =
+    let probes = HealthCheck::new(Probe::kylin5_health())
+        .interval(Duration::from_millis(10))
+        .rise(NonZeroU32::MIN)
+        .fall(NonZeroU32::MIN);
+    let _probes = probes.start(&cluster).unwrap();
+    let _checker = every_20_ms().start(&cluster).unwrap();
+    becomes(&cluster, "x", quarantined(Mismatch::SessionCookie)).await;
+    checked(&foreign, 5).await;
+    assert_eq!(state(&cluster, "x"), quarantined(Mismatch::SessionCookie), "good probes end no quarantine");
+    foreign.faults().set_metastore_down(true);
+    let _ = foreign.metastore(&right);
+    let unhealthy =
         |cluster: &Cluster<KylinNode>| matches!(state(cluster, "x"), (HealthState::Unhealthy, Some(Reason::Probe(_))));
-    eventually(|| down(&cluster), || format!("{:?}", cluster.status())).await;
+    eventually(|| unhealthy(&cluster), || format!("{:?}", cluster.status())).await;
     assert_eq!(shares(&cluster, 10), [5, 5, 0]);
 }
 
 #[tokio::test]
-async fn one_that_comes_back_from_maintenance_or_at_another_address_is_looked_at_first() {
+async fn an_endpoint_that_returns_from_maintenance_or_at_another_address_is_checked_first() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
     let (q1, s1) = demo("q1").await;
     let (q2, s2) = demo("q2").await;
@@ -251,77 +319,84 @@ async fn one_that_comes_back_from_maintenance_or_at_another_address_is_looked_at
     let at = |served: &kylin_lb::testing::kylin::Served| Endpoint::http("q2", &served.addr().to_string()).unwrap();
     let cluster =
         Cluster::builder().endpoint(endpoint(1, s1.addr(), |backend| backend)).endpoint(at(&s2)).build().unwrap();
-    let _checker = quick().start(&cluster);
-    are_up(&cluster, &["1", "q2"]).await;
+    let _checker = every_20_ms().start(&cluster).unwrap();
+    become_healthy(&cluster, &["1", "q2"]).await;
 
     let id = at(&s2).id().clone();
     cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Maintenance).unwrap();
-    becomes(&cluster, "q2", UNCHECKED).await;
     let _ = q2.clone().metastore(&wrong);
     cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Ready).unwrap();
-    becomes(&cluster, "q2", out(Mismatch::SessionCookie)).await;
+    assert_eq!(state(&cluster, "q2"), UNVERIFIED, "at once");
+    becomes(&cluster, "q2", quarantined(Mismatch::SessionCookie)).await;
     let _ = q2.metastore(&right);
-    are_up(&cluster, &["1", "q2"]).await;
+    become_healthy(&cluster, &["1", "q2"]).await;
 
     cluster.replace(vec![endpoint(1, s1.addr(), |backend| backend), at(&s2)]).unwrap();
-    assert_eq!((state(&cluster, "1"), state(&cluster, "q2")), (UP, UP), "the same nodes again");
-    cluster.replace(vec![endpoint(1, s1.addr(), |backend| backend).placement(s1.addr().to_string()), at(&sx)]).unwrap();
-    assert_eq!(state(&cluster, "q2"), UNCHECKED, "the id stands for another node now");
-    becomes(&cluster, "q2", out(Mismatch::SessionCookie)).await;
+    assert_eq!((state(&cluster, "1"), state(&cluster, "q2")), (HEALTHY, HEALTHY), "they are the same nodes");
+    cluster.replace(vec![endpoint(1, s1.addr(), |backend| backend), at(&sx)]).unwrap();
+    assert_eq!(state(&cluster, "q2"), UNVERIFIED, "the id is that of another node now");
+    becomes(&cluster, "q2", quarantined(Mismatch::SessionCookie)).await;
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_not_tried_until_the_user_is_locked() {
+async fn a_wrong_password_is_not_sent_until_the_user_is_locked() {
     let store = metastore("right");
     let nodes = ["q1", "q2", "q3", "q4"].map(|name| (name, node(name, KylinVersion::V5, &store)));
     let cluster = of(nodes.clone());
-    let _checker = quick().login("ADMIN", "wrong").unwrap().start(&cluster);
-    are_up(&cluster, &["q1", "q2", "q3", "q4"]).await;
+    let _checker = every_20_ms().login("ADMIN", "wrong").unwrap().start(&cluster).unwrap();
+    become_healthy(&cluster, &["q1", "q2", "q3", "q4"]).await;
     for (_, node) in &nodes {
-        looked_at(node, 5).await;
+        checked(node, 5).await;
     }
     let wrong: u64 = nodes.iter().map(|(_, node)| node.stats().wrong_passwords).sum();
     assert_eq!(wrong, 2, "Kylin 5 locks at the third");
 }
 
 #[tokio::test]
-async fn a_node_is_asked_with_one_session_however_often() {
+async fn all_checks_of_a_node_share_one_session() {
     let store = metastore("right");
-    for dialect in [KylinVersion::V4, KylinVersion::V5] {
-        let node = node("q1", dialect, &store);
+    for version in [KylinVersion::V4, KylinVersion::V5] {
+        let node = node("q1", version, &store);
         let cluster = of([("q1", node.clone())]);
-        let _checker = as_admin().start(&cluster);
-        looked_at(&node, 30).await;
-        assert_eq!((node.stats().logins, node.sessions()), (1, 1), "{dialect:?}");
+        let _checker = as_administrator().start(&cluster).unwrap();
+        checked(&node, 30).await;
+        assert_eq!((node.stats().logins, node.sessions()), (1, 1), "{version:?}");
     }
 }
 
 #[tokio::test]
-async fn hostile_answers_and_backends_that_panic_harm_nobody() {
+async fn hostile_responses_and_backends_that_panic_do_no_harm() {
     let huge = Scripted::new(|_| async { Ok(http::Response::new(Body::from("[".repeat(2_000_000)))) });
     let deep = Scripted::new(|_| async { Ok(http::Response::new(Body::from("[".repeat(100_000)))) });
-    let panics = Scripted::new(|_| async { panic!("a host's fault") });
+    let panics = Scripted::new(|_| async { panic!("this panic is part of the test") });
     let cluster = of([("huge", huge), ("deep", deep), ("panics", panics)]);
-    let _checker = as_admin().start(&cluster);
-    are_up(&cluster, &["huge", "deep", "panics"]).await;
+    let _checker = as_administrator().start(&cluster).unwrap();
+    become_healthy(&cluster, &["huge", "deep", "panics"]).await;
 }
 
 #[tokio::test]
-async fn it_ends_with_its_handle_and_everybody_may_serve() {
+async fn it_ends_with_its_handle_and_all_endpoints_may_serve() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
-    let cluster = of([("q1", node("q1", KylinVersion::V5, &right)), ("x", node("x", KylinVersion::V5, &wrong))]);
-    let checker: MetastoreChecker = quick().start(&cluster);
-    becomes(&cluster, "x", out(Mismatch::SessionCookie)).await;
+    let [q1, q2] = ["q1", "q2"].map(|name| node(name, KylinVersion::V5, &right));
+    let cluster = of([("q1", q1), ("q2", q2), ("x", node("x", KylinVersion::V5, &wrong))]);
+    let checker: MetastoreChecker = every_20_ms().start(&cluster).unwrap();
+    becomes(&cluster, "x", quarantined(Mismatch::SessionCookie)).await;
     drop(checker);
-    are_up(&cluster, &["q1", "x"]).await;
+    become_healthy(&cluster, &["q1", "x"]).await;
     cluster.add(Endpoint::new("x2", node("x2", KylinVersion::V5, &wrong)).unwrap()).unwrap();
-    assert_eq!(state(&cluster, "x2"), UP);
+    assert_eq!(state(&cluster, "x2"), HEALTHY);
 }
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
+    /// Writes all events of this thread to the log.
+    fn record(&self) -> tracing::subscriber::DefaultGuard {
+        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(self.clone());
+        tracing::subscriber::set_default(subscriber.finish())
+    }
+
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }
@@ -347,26 +422,26 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 #[tokio::test]
-async fn the_log_says_what_differs_in_one_line_and_no_secret() {
+async fn the_log_shows_the_difference_once_and_no_secret() {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log.record();
     let (right, wrong) = (metastore("right"), metastore("wrong"));
-    let stranger = node("x", KylinVersion::V4, &wrong);
-    let cluster = of([("q1", node("q1", KylinVersion::V4, &right)), ("x", stranger.clone())]);
-    let checks = as_admin();
-    let mut shown = format!("{checks:?}");
-    let checker = checks.start(&cluster);
-    becomes(&cluster, "x", out(Mismatch::MetadataUrl)).await;
-    looked_at(&stranger, 6).await;
+    let foreign = node("x", KylinVersion::V4, &wrong);
+    let [q1, q2] = ["q1", "q2"].map(|name| node(name, KylinVersion::V4, &right));
+    let cluster = of([("q1", q1), ("q2", q2), ("x", foreign.clone())]);
+    let check = as_administrator();
+    let mut shown = format!("{check:?}");
+    let checker = check.start(&cluster).unwrap();
+    becomes(&cluster, "x", quarantined(Mismatch::MetadataUrl)).await;
+    checked(&foreign, 6).await;
     shown += &format!("{checker:?} {:?} {}", cluster.status(), state(&cluster, "x").1.unwrap());
-    let said = log.text();
-    let kept_out: Vec<&str> = said.lines().filter(|line| line.contains("kept out")).collect();
-    assert_eq!(kept_out.len(), 1, "{said}");
+    let text = log.text();
+    let quarantined: Vec<&str> = text.lines().filter(|line| line.contains("quarantined")).collect();
+    assert_eq!(quarantined.len(), 1, "{text}");
     for word in ["WARN", "endpoint=x", "wrong@jdbc", "right@jdbc", "jdbc:mysql://db:3306/kylin", "password=***"] {
-        assert!(kept_out[0].contains(word), "{word}: {}", kept_out[0]);
+        assert!(quarantined[0].contains(word), "{word}: {}", quarantined[0]);
     }
-    shown += &said;
+    shown += &text;
     let session = format!("{}=", MetadataUrl::parse(&url("right")).session_cookie());
     for secret in ["metastore-secret", "KYLIN\"", "QURNSU46S1lMSU4", "JSESSIONID", &session] {
         assert!(!shown.contains(secret), "{secret} is shown: {shown}");

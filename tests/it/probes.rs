@@ -1,6 +1,7 @@
 //! Nodes are asked how they are, and what they say decides whether they serve.
 
 use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -44,7 +45,7 @@ fn of<B>(nodes: impl IntoIterator<Item = B>) -> Cluster<B> {
 async fn first<B: Backend>(backend: B, probe: Probe) -> (HealthState, Option<Reason>) {
     let cluster = of([backend]);
     let checks = HealthCheck::new(probe).timeout(Duration::from_millis(500)).wait_for_first_success(true);
-    let _checker = checks.start(&cluster);
+    let _checker = checks.start(&cluster).unwrap();
     let known = || state(&cluster, "0") != (HealthState::Unhealthy, Some(Reason::Unproven));
     eventually(known, || format!("{:?}", cluster.status())).await;
     state(&cluster, "0")
@@ -143,7 +144,7 @@ async fn what_goes_over_the_wire_is_a_whole_request() {
         .expect(ResponseMatcher::status(StatusCode::NO_CONTENT));
     let endpoint = Endpoint::http("0", &node.address().to_string()).unwrap();
     let cluster = Cluster::builder().endpoint(endpoint).build().unwrap();
-    let _checker = HealthCheck::new(probe).start(&cluster);
+    let _checker = HealthCheck::new(probe).start(&cluster).unwrap();
     let seen = node.wait_until(|seen| !seen.requests.is_empty()).await;
     let request = seen.texts()[0].to_lowercase();
     assert!(request.starts_with("get /own?deep=1 http/1.1\r\n"), "{request}");
@@ -156,7 +157,7 @@ async fn three_failures_in_a_row_take_down_and_two_successes_bring_back() {
     let nodes = ["q0", "q1"].map(KylinNode::new);
     let cluster = of(nodes.clone());
     let begun = Instant::now();
-    let _checker = every_second(Probe::kylin_version()).start(&cluster);
+    let _checker = every_second(Probe::kylin_version()).start(&cluster).unwrap();
     let at = |millis| tokio::time::sleep_until(begun + Duration::from_millis(millis));
     at(100).await;
     assert_eq!(nodes.each_ref().map(|node| node.stats().requests), [1, 0], "the first probes are spread over a second");
@@ -192,7 +193,7 @@ async fn an_endpoint_in_doubt_is_probed_at_the_fast_interval() {
     let cluster = of([node.clone()]);
     let begun = Instant::now();
     let _checker =
-        HealthCheck::new(Probe::kylin_version()).interval(Duration::from_secs(60)).jitter(0.0).start(&cluster);
+        HealthCheck::new(Probe::kylin_version()).interval(Duration::from_secs(60)).jitter(0.0).start(&cluster).unwrap();
     sleep(Duration::from_millis(2_100)).await;
     assert_eq!((state(&cluster, "0"), node.stats().requests), (down(ProbeFailure::Broken), 3));
     node.faults().clear();
@@ -207,7 +208,7 @@ async fn a_request_that_times_out_or_fails_has_its_node_probed_soon_and_ejects_n
     let endpoints = (0..).zip(nodes.clone()).map(|(id, node): (usize, _)| Endpoint::new(id.to_string(), node).unwrap());
     let cluster = Cluster::builder().endpoints(endpoints.map(|endpoint| endpoint.max_fails(None))).build().unwrap();
     let checks = HealthCheck::new(Probe::kylin_version()).interval(Duration::from_secs(3_600)).jitter(0.0);
-    let _checker = checks.start(&cluster);
+    let _checker = checks.start(&cluster).unwrap();
     sleep(Duration::from_secs(10)).await;
     let requests = || nodes.each_ref().map(|node| node.stats().requests);
     assert_eq!(requests(), [1, 1]);
@@ -250,7 +251,8 @@ async fn there_is_no_storm_of_probes() {
     };
     let nodes: Vec<_> = (0..12).map(node).collect();
     let cluster = of(nodes.clone());
-    let _checker = HealthCheck::new(Probe::get("/").unwrap()).concurrency(3).start(&cluster);
+    let _checker =
+        HealthCheck::new(Probe::get("/").unwrap()).concurrency(NonZeroUsize::new(3).unwrap()).start(&cluster).unwrap();
     sleep(Duration::from_secs(4)).await;
     assert!(nodes.iter().all(|node| node.calls() == 1), "each has had its turn");
     assert_eq!(under_way.1.load(Ordering::SeqCst), 3);
@@ -267,7 +269,7 @@ async fn there_is_no_storm_of_probes() {
 async fn an_endpoint_that_joins_is_probed_at_once_and_admitted_by_its_first_success() {
     let nodes = ["q0", "q1"].map(KylinNode::new);
     let cluster = of([nodes[0].clone()]);
-    let checker = every_second(Probe::kylin_version()).wait_for_first_success(true).start(&cluster);
+    let checker = every_second(Probe::kylin_version()).wait_for_first_success(true).start(&cluster).unwrap();
     assert!(pick(&cluster).is_none(), "nothing is known yet");
     assert_eq!(state(&cluster, "0"), (HealthState::Unhealthy, Some(Reason::Unproven)));
     sleep(Duration::from_millis(1)).await;
@@ -315,7 +317,7 @@ async fn a_backend_that_panics_does_not_end_the_probing() {
         }
     });
     let cluster = of([node]);
-    let _checker = every_second(Probe::get("/").unwrap()).start(&cluster);
+    let _checker = every_second(Probe::get("/").unwrap()).start(&cluster).unwrap();
     sleep(Duration::from_secs(10)).await;
     assert!((8..=11).contains(&calls.load(Ordering::SeqCst)), "{calls:?}");
 }
@@ -328,7 +330,7 @@ async fn a_kept_connection_that_ends_under_a_probe_is_no_failure() {
         Step::Fail(SendErrorKind::Limit),
     ]);
     let cluster = of([node.clone()]);
-    let _checker = every_second(Probe::get("/").unwrap()).fall(1).start(&cluster);
+    let _checker = every_second(Probe::get("/").unwrap()).fall(NonZeroU32::MIN).start(&cluster).unwrap();
     sleep(Duration::from_millis(1)).await;
     assert_eq!((node.calls(), state(&cluster, "0")), (2, UP));
     sleep(Duration::from_secs(20)).await;
@@ -340,7 +342,7 @@ async fn a_kept_connection_that_ends_under_a_probe_is_no_failure() {
 async fn a_probe_logs_in_once_and_a_refused_login_is_not_repeated_soon() {
     let node = KylinNode::new("q0");
     let cluster = of([node.clone()]);
-    let checker = every_second(query("select 1")).start(&cluster);
+    let checker = every_second(query("select 1")).start(&cluster).unwrap();
     sleep(Duration::from_millis(20_500)).await;
     assert_eq!((node.stats().queries, node.stats().logins, node.sessions()), (21, 1, 1));
     node.forget_sessions();
@@ -351,7 +353,7 @@ async fn a_probe_logs_in_once_and_a_refused_login_is_not_repeated_soon() {
     let wrong = Probe::query("select 1", "learn_kylin", "ADMIN", "wrong").unwrap();
     let node = KylinNode::new("q1");
     let cluster = of([node.clone()]);
-    let _checker = every_second(wrong).fall(1).start(&cluster);
+    let _checker = every_second(wrong).fall(NonZeroU32::MIN).start(&cluster).unwrap();
     sleep(Duration::from_secs(59)).await;
     assert_eq!((node.stats().unauthorized, state(&cluster, "0")), (1, UP), "says nothing of the node");
     sleep(Duration::from_secs(59)).await;
@@ -382,7 +384,7 @@ async fn the_truth_table_over_both_axes() {
     {
         let (node, other) = (KylinNode::new("q0"), KylinNode::new("q1"));
         let cluster = of([node.clone(), other]);
-        let _checker = every_second(Probe::kylin_version()).start(&cluster);
+        let _checker = every_second(Probe::kylin_version()).start(&cluster).unwrap();
         match operational {
             HealthState::Suspect => {
                 node.faults().inject(Reach::Everything, Fault::Close);
@@ -422,7 +424,7 @@ async fn the_truth_table_over_both_axes() {
 async fn one_back_from_maintenance_proves_itself_first() {
     let node = KylinNode::new("q0");
     let cluster = of([node.clone()]);
-    let checker = every_second(Probe::kylin_version()).wait_for_first_success(true).start(&cluster);
+    let checker = every_second(Probe::kylin_version()).wait_for_first_success(true).start(&cluster).unwrap();
     sleep(Duration::from_millis(1)).await;
     let id = "0".parse().unwrap();
     cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Maintenance).unwrap();
@@ -457,7 +459,7 @@ async fn a_killed_node_goes_down_before_any_request_meets_it_and_comes_back_when
     let cluster = front.proxy.cluster().clone();
     let fast = Duration::from_millis(10);
     let checks = HealthCheck::new(Probe::kylin_version()).interval(fast).fast_interval(fast);
-    let checker = checks.timeout(Duration::from_secs(5)).start(&cluster);
+    let checker = checks.timeout(Duration::from_secs(5)).start(&cluster).unwrap();
     node.wait_until(|stats| stats.requests > 3).await.unwrap();
     served.kill().await;
     let what = || format!("{:?}", cluster.status());

@@ -86,14 +86,14 @@ async fn a_cluster_from_kylins_own_file_serves_and_quarantines_foreign_nodes() {
     assert_eq!(config.head_timeout(), Some(Duration::from_secs(130)));
     let reference = config.metadata_url().unwrap().clone();
     let checks = MetastoreCheck::new().interval(Duration::from_millis(20)).reference(reference);
-    let _checker = checks.start(&cluster);
+    let _checker = checks.start(&cluster).unwrap();
     let (one, two) = (s1.addr().to_string(), s2.addr().to_string());
     let checked = || {
         let endpoints = cluster.status().endpoints;
-        endpoints.len() == 2 && endpoints.iter().all(|of| of.reason != Some(Reason::Unchecked))
+        endpoints.len() == 2 && endpoints.iter().all(|of| of.reason != Some(Reason::Unverified))
     };
     eventually(checked, || format!("{:?}", cluster.status())).await;
-    let mismatch = Some(Reason::OtherMetastore(Mismatch::SessionCookie));
+    let mismatch = Some(Reason::Quarantined(Mismatch::SessionCookie));
     assert_eq!((status(&cluster, &one).health, status(&cluster, &two).reason), (HealthState::Healthy, mismatch));
 
     let logins = q2.stats().logins;

@@ -118,7 +118,7 @@ fn endpoints_that_a_cluster_begins_with_do_not_ramp_and_returning_ones_do() {
 #[test]
 fn a_ramp_refuses_nobody() {
     let clock = ManualClock::new();
-    let steep = SlowStart::over(RAMP).floor(0.0);
+    let steep = SlowStart::over(RAMP).floor(0.01).unwrap();
     let cluster = Cluster::builder().endpoint(endpoint("0")).clock(clock.clone()).build().unwrap();
     cluster.add(endpoint("1").slow_start(steep)).unwrap();
     cluster.set_admin_state(&"0".parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance).unwrap();

@@ -26,7 +26,8 @@ use crate::kylin::properties::Properties;
 /// let file = KylinFile::new("kylin.properties").overridden_by("kylin.properties.override");
 /// let config = file.read().await?;
 /// let cluster: Cluster<HttpBackend> = Cluster::builder().build()?;
-/// let metastore = config.metadata_url().cloned().map(|url| MetastoreCheck::new().reference(url).start(&cluster));
+/// let check = config.metadata_url().cloned().map(|url| MetastoreCheck::new().reference(url));
+/// let checker = check.map(|check| check.start(&cluster)).transpose()?;
 /// # #[cfg(feature = "client")]
 /// let handle = discovery::watch(&cluster, file, move |node| config.endpoint(node));
 /// # Ok(())

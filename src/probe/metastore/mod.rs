@@ -1,58 +1,58 @@
-//! Keeps nodes of other clusters out.
+//! Quarantines nodes of another metastore.
 //!
-//! An address that was mistyped, or a node that was set up anew with another `kylin.metadata.url`, answers like any Kylin. Its users
+//! A mistyped address, or a node that was set up again with another `kylin.metadata.url`, responds like any Kylin. Its users
 //! would see other projects now and then, and lose their logins.
 
-mod judge;
-mod round;
-mod watch;
+mod decision;
+mod identify;
+mod verifier;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::task::AbortHandle;
+use http::HeaderValue;
 
-use self::judge::Judge;
-use self::watch::Watch;
-use super::InvalidProbe;
-use super::ask::Login;
+use self::decision::Reference;
+use self::verifier::Verifier;
+use super::{AbortOnDrop, InvalidProbe, validate_interval};
 use crate::backend::Backend;
+use crate::basic_auth;
 use crate::cluster::Cluster;
-use crate::kylin::identity::Evidence;
+use crate::endpoint::EndpointId;
+use crate::health::InvalidSetting;
 use crate::kylin::metadata_url::MetadataUrl;
 
-const LONGEST_INTERVAL: Duration = Duration::from_secs(86_400);
-
-/// Compares the metastores of the endpoints of a cluster, and keeps those out that belong to another one.
-/// [`start`](Self::start) begins.
+/// Compares the metastores of the endpoints of a cluster, and quarantines nodes of another one. [`start`](Self::start) begins.
 ///
 /// # What is compared
 ///
-/// | sign | where from | needs |
+/// | evidence | source | needs |
 /// |---|---|---|
-/// | `kylin.metadata.url`, without passwords and pool sizes | `GET /kylin/api/admin/config` (2.x to 4.x) | an administrator's [login](Self::login) |
-/// | the name of the session cookie, a digest of that URL | any answer of Kylin 5 that makes a session: `GET /kylin/api/projects` | nothing |
+/// | `kylin.metadata.url`, without passwords and pool sizes | `GET /kylin/api/admin/config` (2.x to 4.x) | the [login](Self::login) of an administrator |
+/// | the name of the session cookie, a digest of that URL | a response of Kylin 5 that makes a session: `GET /kylin/api/projects` | nothing |
 /// | the ids of projects of the same name | `GET /kylin/api/projects` | a login |
 ///
-/// The strongest sign that two nodes both give decides. That Kylin 5 makes a session for a request without a login is inferred from
-/// its Spring Security (`auto-config` in kylin5 kylinSecurity.xml: what was asked for is kept in a session), that projects' ids tell
-/// metastores apart likewise: a metastore that was copied has the same. Where only these are at hand, a copy is not found out.
+/// The strongest evidence that two nodes both show decides. Two points are inferred. Kylin 5 makes a session for a request
+/// without a login, as its Spring Security does (`auto-config` in kylin5 kylinSecurity.xml). The ids of projects tell
+/// metastores apart, except for a copy of a metastore, which has the same ids.
 ///
-/// # Who is kept out
+/// # Which nodes are quarantined
 ///
-/// An endpoint serves only after it was looked at: all of them when this starts, and each that joins later. What cannot be known
-/// keeps nobody out: a node that is down, that refuses the login, that has no such path. What was learned of a node holds until
-/// it says otherwise.
+/// Nodes are compared with the reference. An application names it: a [metadata URL](Self::reference), or
+/// [a node](Self::reference_node). Otherwise the reference is the identity that most of the nodes share that serve (at the
+/// start: of all nodes), so that nodes that join do not outvote them. In these cases a warning is logged:
 ///
-/// The measure is the [`reference`](Self::reference) where one is set. Otherwise it is what most nodes have when this starts - at a
-/// tie, the first in the order of configuration - and it stays that as long as one node has it: any number of nodes of another
-/// cluster may join, they do not become the majority. Only when none is left that has it the nodes are counted anew. A reference
-/// that every node contradicts is taken for a mistake: a warning says so, and the nodes are counted. So never all are kept out.
+/// - At a tie no node is quarantined.
+/// - When every node contradicts a named URL, the URL is taken for a mistake, and the majority is the reference.
+/// - When a named node shows no identity, or is not in the cluster, the majority is the reference.
 ///
-/// An endpoint that is kept out is [`HealthState::Unhealthy`](super::HealthState::Unhealthy) for
-/// [`Reason::OtherMetastore`](super::Reason::OtherMetastore), gets nothing in panic mode either, and is let in when it is
-/// right. The log says what differs, without passwords.
+/// All nodes are checked when this starts, when an endpoint joins, returns from maintenance or gets another address, and at an
+/// interval. Such an endpoint serves only after the check. A node that cannot be compared is not quarantined: one that is down,
+/// rejects the login, or has no such path. Evidence of a node counts until the node shows other evidence.
+///
+/// A quarantined endpoint is [`HealthState::Unhealthy`](crate::health::HealthState::Unhealthy) for
+/// [`Reason::Quarantined`](crate::health::Reason::Quarantined), and serves in panic mode neither. It serves again when a check
+/// finds the right metastore. The log shows the difference, without passwords.
 ///
 /// ```
 /// use kylin_lb::probe::MetastoreCheck;
@@ -65,10 +65,10 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(86_400);
 /// let cluster = Cluster::builder()
 ///     .endpoint(node("q1", &metastore))
 ///     .endpoint(node("q2", &metastore))
-///     .endpoint(node("stranger", &other))
+///     .endpoint(node("foreign", &other))
 ///     .build()?;
-/// // Ends, and everybody may serve, when this is dropped.
-/// let checker = MetastoreCheck::new().login("ADMIN", "KYLIN")?.start(&cluster);
+/// // The checks end, and all endpoints may serve, when this is dropped.
+/// let checker = MetastoreCheck::new().login("ADMIN", "KYLIN")?.start(&cluster)?;
 /// # let _ = checker;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
@@ -76,94 +76,75 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(86_400);
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct MetastoreCheck {
-    login: Option<Login>,
-    reference: Option<Evidence>,
+    /// Marked as sensitive, so that no `Debug` shows it.
+    authorization: Option<HeaderValue>,
+    reference: Reference,
     interval: Duration,
-    fast_interval: Duration,
-    jitter: f64,
     timeout: Duration,
-    concurrency: usize,
 }
 
 impl MetastoreCheck {
-    /// Compares every minute what nodes show without a login, by the measure of the majority.
+    /// Returns a check without a login whose reference is the majority.
     pub fn new() -> Self {
         MetastoreCheck {
-            login: None,
-            reference: None,
+            authorization: None,
+            reference: Reference::Majority,
             interval: Duration::from_secs(60),
-            fast_interval: Duration::from_secs(5),
-            jitter: 0.1,
             timeout: Duration::from_secs(3),
-            concurrency: 4,
         }
     }
 
-    /// Logs in with HTTP Basic: as an administrator to see the metadata URL, as anybody to see projects. It is never shown. Where a
-    /// node answers it with 401 it is not tried there again for ten minutes, and after two of these in a row nowhere: Kylin 5
-    /// locks a user after three wrong passwords.
+    /// Sets HTTP Basic credentials: an administrator's to see the metadata URL, any user's to see projects.
+    ///
+    /// A node that rejects them with 401 gets them again after ten minutes. After two such nodes in a row no node does, because
+    /// Kylin 5 locks a user after three wrong passwords.
     ///
     /// # Errors
     /// [`InvalidProbe::User`] when the user's name contains a colon (RFC 7617).
     pub fn login(mut self, user: &str, password: &str) -> Result<Self, InvalidProbe> {
-        self.login = Some(Login::new(user, password)?);
+        self.authorization = Some(basic_auth::authorization(user, password).ok_or(InvalidProbe::User)?);
         Ok(self)
     }
 
-    /// Sets what the nodes' metastore has to be, as `kylin.properties` names it. Default: what most of them have.
+    /// Makes this metadata URL the reference, as `kylin.properties` has it. Default: the majority.
     pub fn reference(mut self, url: MetadataUrl) -> Self {
-        let mut evidence = Evidence::default();
-        evidence.learn_url(url);
-        self.reference = Some(evidence);
+        self.reference = Reference::Url(url);
         self
     }
 
-    /// How long after a look at a node the next begins. Default 60 s: a node changes its metastore when it is restarted at the
-    /// earliest. From 10 ms to a day.
+    /// Makes the identity of this endpoint the reference. Default: the majority.
+    pub fn reference_node(mut self, id: EndpointId) -> Self {
+        self.reference = Reference::Node(id);
+        self
+    }
+
+    /// Sets the time between two checks, from 1 ms to a day. Default 60 s, because a node changes its metastore only with a
+    /// restart. After a check that a node did not respond to, the next follows after 5 s at most.
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval.clamp(Duration::from_millis(10), LONGEST_INTERVAL);
+        self.interval = interval;
         self
     }
 
-    /// The interval while a node does not answer at all: it is looked at soon after it has come up. Default 5 s; never longer than
-    /// the interval.
-    pub fn fast_interval(mut self, interval: Duration) -> Self {
-        self.fast_interval = interval.max(Duration::from_millis(10));
-        self
-    }
-
-    /// By which part of it an interval may be longer or shorter at random. Default 0.1; 0 to 0.5.
-    pub fn jitter(mut self, part: f64) -> Self {
-        self.jitter = if part.is_nan() { 0.1 } else { part.clamp(0.0, 0.5) };
-        self
-    }
-
-    /// How long each answer may take, whole. Default 3 s. A node that is silent at the start can hold the others up for that
-    /// long, unless more than half of them agree before.
+    /// Sets the time for each response. Default 3 s. At the start, a node that hangs can delay the others by that time unless
+    /// more than half of the nodes agree.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How many nodes may be looked at at once. Default 4; 0 counts as 1.
-    pub fn concurrency(mut self, nodes: usize) -> Self {
-        self.concurrency = nodes.max(1);
-        self
-    }
-
-    /// Begins to look at the endpoints of `cluster` and those that join it. None serves before. Where this is started twice for a
-    /// cluster, the later one has the word.
+    /// Begins to check the endpoints of `cluster` and those that join it. No endpoint serves before its check. When a cluster
+    /// is checked twice, the later check decides.
+    ///
+    /// # Errors
+    /// [`InvalidSetting`] for a value that a setter does not accept.
     ///
     /// # Panics
     /// Outside of a tokio runtime, as [`tokio::spawn`] does.
-    pub fn start<B: Backend>(self, cluster: &Cluster<B>) -> MetastoreChecker {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        cluster.set_verifier(id);
-        let judge = Judge::new(self.reference.clone());
-        let settings = MetastoreCheck { fast_interval: self.fast_interval.min(self.interval), ..self };
-        let watch = Watch::new(id, settings, judge, cluster.clone());
-        MetastoreChecker { task: tokio::spawn(watch.run()).abort_handle() }
+    pub fn start<B: Backend>(self, cluster: &Cluster<B>) -> Result<MetastoreChecker, InvalidSetting> {
+        validate_interval(self.interval, "interval")?;
+        InvalidSetting::unless(!self.timeout.is_zero(), "timeout", "over 0")?;
+        let verifier = Verifier::new(self, cluster.clone());
+        Ok(MetastoreChecker { _task: AbortOnDrop::spawn(verifier.run()) })
     }
 }
 
@@ -173,16 +154,10 @@ impl Default for MetastoreCheck {
     }
 }
 
-/// Comparing under way. Dropping it ends the comparing, and everybody may serve.
-#[must_use = "dropping the checker ends the comparing"]
+/// A running [`MetastoreCheck`]. Dropping it ends the checks, and all endpoints may serve.
+#[must_use = "dropping the checker ends the checks"]
 pub struct MetastoreChecker {
-    task: AbortHandle,
-}
-
-impl Drop for MetastoreChecker {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _task: AbortOnDrop,
 }
 
 impl fmt::Debug for MetastoreChecker {

@@ -1,0 +1,162 @@
+//! The crate's own requests to a node: probes, logins, logouts, cancelled queries, lists of nodes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::Authority;
+use http::{Request, Response, StatusCode, Uri};
+use tokio::time::{timeout, timeout_at};
+
+use super::{Backend, SendError, SendErrorKind};
+use crate::body::{Body, BodyError};
+use crate::clock::timer_in;
+use crate::cookie::CookieJar;
+use crate::maybe_ready::BoxFuture;
+
+/// Kylin 5 rejects requests without `User-Agent`.
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kylin-lb/", env!("CARGO_PKG_VERSION")));
+
+/// Fits a list of projects, which has some hundred KiB.
+const MAX_BODY: u64 = 1024 * 1024;
+
+/// Sends the crate's own requests to one node.
+///
+/// Such a request goes through the node's [`Backend`] like a client's. The client adds the headers that a request needs
+/// (`Host`, `User-Agent`, `Accept`) where it has none, bounds the time and the size of the whole response, and sends the
+/// request once more when a kept connection ended under it, which says nothing about the node.
+#[derive(Clone)]
+pub(crate) struct NodeClient {
+    backend: Arc<dyn ErasedBackend>,
+    host: HeaderValue,
+    timeout: Duration,
+    max_body: u64,
+    retries_stale: bool,
+}
+
+impl NodeClient {
+    /// Returns a client for the node behind `backend`, whose address is `authority` as the operator wrote it.
+    pub(crate) fn new<B: Backend>(backend: Arc<B>, authority: &str, timeout: Duration) -> Self {
+        let host = authority.parse::<Authority>().ok().and_then(|host| HeaderValue::try_from(host.as_str()).ok());
+        let host = host.unwrap_or(HeaderValue::from_static("localhost"));
+        NodeClient { backend, host, timeout, max_body: MAX_BODY, retries_stale: true }
+    }
+
+    /// Sets the most bytes of a body that are read. Default 1 MiB.
+    pub(crate) fn max_body(self, max_body: u64) -> Self {
+        NodeClient { max_body, ..self }
+    }
+
+    /// Sets the time for a whole response.
+    #[allow(dead_code, reason = "clients that log in have a time-out for each kind of request")]
+    pub(crate) fn timeout(self, timeout: Duration) -> Self {
+        NodeClient { timeout, ..self }
+    }
+
+    /// Sends each request once: for those that a node must not see twice, such as a login.
+    #[allow(dead_code, reason = "only logins are sent once")]
+    pub(crate) fn without_retry(self) -> Self {
+        NodeClient { retries_stale: false, ..self }
+    }
+
+    /// Checks that the node accepts connections, without sending a request.
+    pub(crate) async fn check_connect(&self) -> Result<(), NodeError> {
+        let connected = timeout(self.timeout, self.backend.check_connect_boxed()).await;
+        Ok(connected.map_err(|_| NodeError::Timeout)??)
+    }
+
+    /// Sends a GET, with credentials or without. The cookies that the node sets are kept in `cookies` and sent the next
+    /// time: Kylin makes a session of hours for each request that has only a password.
+    pub(crate) async fn get(
+        &self,
+        path: &'static str,
+        authorization: Option<&HeaderValue>,
+        cookies: &mut CookieJar,
+    ) -> Result<NodeResponse, NodeError> {
+        let mut request = Request::new(Bytes::new());
+        *request.uri_mut() = Uri::from_static(path);
+        if let Some(authorization) = authorization {
+            request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
+        }
+        if let Some(cookie) = cookies.header() {
+            request.headers_mut().insert(header::COOKIE, cookie);
+        }
+        let response = self.send(request).await?;
+        cookies.store(&response.headers);
+        Ok(response)
+    }
+
+    /// Sends `request` and reads the response. The body is read even where the status tells enough, so that the
+    /// connection can be used again.
+    pub(crate) async fn send(&self, mut request: Request<Bytes>) -> Result<NodeResponse, NodeError> {
+        let headers = request.headers_mut();
+        headers.entry(header::HOST).or_insert_with(|| self.host.clone());
+        headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
+        headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+
+        let deadline = timer_in(self.timeout);
+        let response = timeout_at(deadline, self.send_head(request)).await.map_err(|_| NodeError::Timeout)??;
+        let (head, body) = response.into_parts();
+        let body = match timeout_at(deadline, body.collect_up_to(self.max_body)).await {
+            Ok(Err(BodyError::TooLarge)) => Err(NodeError::TooLong(self.max_body)),
+            Ok(body) => body.map_err(NodeError::Body),
+            Err(_) => Err(NodeError::Timeout),
+        };
+        Ok(NodeResponse { status: head.status, headers: head.headers, body })
+    }
+
+    async fn send_head(&self, request: Request<Bytes>) -> Result<Response<Body>, SendError> {
+        match self.backend.send_boxed(request.clone().map(Body::from)).await {
+            Err(error) if self.retries_stale && error.kind() == SendErrorKind::Stale => {
+                self.backend.send_boxed(request.map(Body::from)).await
+            }
+            response => response,
+        }
+    }
+}
+
+/// The response of a node to one of the crate's own requests.
+#[derive(Debug)]
+pub(crate) struct NodeResponse {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// The whole body, or why it was not read. The status counts all the same.
+    pub(crate) body: Result<Bytes, NodeError>,
+}
+
+/// Why a node's response, or its body, was not read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NodeError {
+    /// The message of the [`SendError`], which itself may hold the request with its credentials.
+    #[error("{1}")]
+    Send(SendErrorKind, String),
+    #[error("no complete response in time")]
+    Timeout,
+    #[error("the response broke off")]
+    Body(#[source] BodyError),
+    #[error("the body of the response has more than {0} bytes")]
+    TooLong(u64),
+}
+
+impl From<SendError> for NodeError {
+    fn from(error: SendError) -> Self {
+        NodeError::Send(error.kind(), error.to_string())
+    }
+}
+
+/// A [`Backend`] of any type.
+trait ErasedBackend: Send + Sync {
+    fn send_boxed(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, SendError>>;
+    fn check_connect_boxed(&self) -> BoxFuture<'_, Result<(), SendError>>;
+}
+
+impl<B: Backend> ErasedBackend for B {
+    fn send_boxed(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, SendError>> {
+        Box::pin(self.send(request))
+    }
+
+    fn check_connect_boxed(&self) -> BoxFuture<'_, Result<(), SendError>> {
+        Box::pin(self.check_connect())
+    }
+}

@@ -1,0 +1,181 @@
+//! Turns the results of probes into up or down, as HAProxy's `fall` and `rise` do.
+
+use std::num::NonZeroU32;
+
+use super::ProbeFailure;
+
+/// The results in a row that change the state of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Thresholds {
+    /// Failures until an endpoint that is up is down.
+    pub(crate) fall: NonZeroU32,
+    /// Successes until an endpoint that is down is up.
+    pub(crate) rise: NonZeroU32,
+}
+
+/// The state of one endpoint by its probes.
+#[derive(Debug, Default)]
+pub(crate) struct RiseFall {
+    status: Status,
+    /// Results in a row that contradict the status.
+    streak: u32,
+    failure: Option<ProbeFailure>,
+    /// When the status, or its first contradiction, began: milliseconds since the endpoint's origin.
+    since: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Status {
+    /// Also the status before the first probe.
+    #[default]
+    Up,
+    Down,
+    /// Not admitted before the first success.
+    Unproven,
+}
+
+/// The change that a result made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transition {
+    None,
+    /// A first failure of an endpoint that is up.
+    Suspected,
+    /// A success after too few failures.
+    Cleared,
+    Fell,
+    Rose,
+}
+
+impl RiseFall {
+    /// Returns the state of an endpoint that must not serve before its first success.
+    pub(crate) fn unproven(now: u64) -> Self {
+        RiseFall { status: Status::Unproven, since: now, ..RiseFall::default() }
+    }
+
+    /// Records the result of one probe.
+    pub(crate) fn record(&mut self, thresholds: Thresholds, result: Result<(), ProbeFailure>, now: u64) -> Transition {
+        if let Err(failure) = result {
+            self.failure = Some(failure);
+        }
+        match (self.status, result.is_ok()) {
+            (Status::Up, true) if self.streak > 0 => {
+                (self.streak, self.failure, self.since) = (0, None, now);
+                Transition::Cleared
+            }
+            (Status::Up, true) | (Status::Unproven, false) => Transition::None,
+            (Status::Down, false) => {
+                self.streak = 0;
+                Transition::None
+            }
+            // A node that is starting responds to its first probe when it is ready.
+            (Status::Unproven, true) => self.change(Status::Up, now),
+            (Status::Up, false) => {
+                self.streak += 1;
+                if self.streak >= thresholds.fall.get() {
+                    return self.change(Status::Down, now);
+                }
+                if self.streak > 1 {
+                    return Transition::None;
+                }
+                self.since = now;
+                Transition::Suspected
+            }
+            (Status::Down, true) => {
+                self.streak += 1;
+                if self.streak >= thresholds.rise.get() { self.change(Status::Up, now) } else { Transition::None }
+            }
+        }
+    }
+
+    fn change(&mut self, status: Status, now: u64) -> Transition {
+        (self.status, self.streak, self.since) = (status, 0, now);
+        if status == Status::Up {
+            self.failure = None;
+            return Transition::Rose;
+        }
+        Transition::Fell
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.status == Status::Up
+    }
+
+    /// Returns whether the next results may change the status, so that the next probe should come soon.
+    pub(crate) fn is_undecided(&self) -> bool {
+        self.streak > 0 || self.status == Status::Unproven
+    }
+
+    /// Returns the failure because of which the endpoint is down or suspect.
+    pub(crate) fn failure(&self) -> Option<ProbeFailure> {
+        self.failure
+    }
+
+    pub(crate) fn since(&self) -> u64 {
+        self.since
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BAD: Result<(), ProbeFailure> = Err(ProbeFailure::Timeout);
+    const GOOD: Result<(), ProbeFailure> = Ok(());
+
+    fn thresholds(fall: u32, rise: u32) -> Thresholds {
+        Thresholds { fall: NonZeroU32::new(fall).unwrap(), rise: NonZeroU32::new(rise).unwrap() }
+    }
+
+    /// Records results, one a millisecond from 1 on, with `fall` 3 and `rise` 2. Returns the transitions.
+    fn record(probes: &mut RiseFall, results: &[Result<(), ProbeFailure>]) -> Vec<Transition> {
+        (1..).zip(results).map(|(now, result)| probes.record(thresholds(3, 2), *result, now)).collect()
+    }
+
+    #[test]
+    fn falls_after_fall_failures_in_a_row_and_rises_after_rise_successes_in_a_row() {
+        use Transition::{Cleared, Fell, None as Nothing, Rose, Suspected};
+        let mut probes = RiseFall::default();
+        assert_eq!(record(&mut probes, &[BAD, BAD, GOOD]), [Suspected, Nothing, Cleared]);
+        assert_eq!(record(&mut probes, &[BAD, BAD, BAD]), [Suspected, Nothing, Fell]);
+        assert!(!probes.is_up());
+        assert_eq!(probes.since(), 3);
+        assert_eq!(record(&mut probes, &[BAD, GOOD, BAD, GOOD, GOOD]), [Nothing, Nothing, Nothing, Nothing, Rose]);
+        assert_eq!((probes.is_up(), probes.failure(), probes.since()), (true, None, 5));
+    }
+
+    #[test]
+    fn an_unproven_endpoint_is_admitted_by_its_first_success() {
+        let mut probes = RiseFall::unproven(7);
+        assert_eq!(record(&mut probes, &[BAD; 9]), [Transition::None; 9]);
+        assert_eq!((probes.is_up(), probes.is_undecided(), probes.since()), (false, true, 7));
+        assert_eq!(record(&mut probes, &[GOOD]), [Transition::Rose]);
+    }
+
+    proptest::proptest! {
+        /// Compares with counting the results at the end of the history.
+        #[test]
+        fn the_status_follows_the_last_results(
+            fall in 1_u32..5,
+            rise in 1_u32..5,
+            results in proptest::collection::vec(proptest::bool::ANY, 0..60),
+        ) {
+            let thresholds = thresholds(fall, rise);
+            let mut probes = RiseFall::default();
+            let mut up = true;
+            for (count, good) in (1_usize..).zip(&results) {
+                let transition = probes.record(thresholds, if *good { GOOD } else { BAD }, count as u64);
+                let same_at_the_end = results[..count].iter().rev().take_while(|result| *result == good).count();
+                let before = up;
+                match good {
+                    false if up && same_at_the_end >= fall as usize => up = false,
+                    true if !up && same_at_the_end >= rise as usize => up = true,
+                    _ => {}
+                }
+                proptest::prop_assert_eq!(probes.is_up(), up);
+                proptest::prop_assert_eq!(transition == Transition::Fell, before && !up);
+                proptest::prop_assert_eq!(transition == Transition::Rose, !before && up);
+                proptest::prop_assert_eq!(probes.failure().is_none(), up && *good, "{:?}", probes);
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+/// A setting has a value that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[error("{name} must be {expected}")]
+pub struct InvalidSetting {
+    /// The name of the setter.
+    pub name: &'static str,
+    /// The values that it accepts.
+    pub expected: &'static str,
+}
+
+impl InvalidSetting {
+    /// Returns an error unless `valid`.
+    pub(crate) fn unless(valid: bool, name: &'static str, expected: &'static str) -> Result<(), Self> {
+        if valid { Ok(()) } else { Err(InvalidSetting { name, expected }) }
+    }
+}

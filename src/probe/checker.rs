@@ -1,0 +1,185 @@
+//! The running health check: a task follows the membership and keeps one task per endpoint, which probes and waits in turn.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{sleep_until, timeout, timeout_at};
+
+use super::spec::{MAX_BODY, ProbeResult, SkipReason};
+use super::{AbortOnDrop, HealthCheck, jittered};
+use crate::backend::Backend;
+use crate::backend::node_client::NodeClient;
+use crate::clock::timer_in;
+use crate::cluster::{Cluster, MembersWatch};
+use crate::cookie::CookieJar;
+use crate::endpoint::{AdminState, EndpointId, Live, Member};
+use crate::health::state::CheckerId;
+use crate::health::{ProbeFailure, Transition};
+
+/// The time until credentials that a node rejected are sent to it again.
+const LOGIN_PAUSE: Duration = Duration::from_secs(60);
+
+/// A running [`HealthCheck`]. Dropping it ends the probing, and its results are forgotten, because nothing would ever
+/// withdraw them.
+#[must_use = "dropping the checker ends the probing"]
+pub struct HealthChecker {
+    _task: AbortOnDrop,
+}
+
+impl fmt::Debug for HealthChecker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HealthChecker").finish_non_exhaustive()
+    }
+}
+
+pub(super) fn start<B: Backend>(check: HealthCheck, cluster: &Cluster<B>) -> HealthChecker {
+    let permits = Semaphore::new(check.concurrency.min(Semaphore::MAX_PERMITS));
+    let shared = Arc::new(Shared { id: CheckerId::next(), check, permits });
+    let mut supervisor = Supervisor { shared, members: cluster.watch_members(), probed: HashMap::new() };
+    supervisor.follow_members(true);
+    HealthChecker { _task: AbortOnDrop::spawn(supervisor.run()) }
+}
+
+struct Shared {
+    id: CheckerId,
+    check: HealthCheck,
+    permits: Semaphore,
+}
+
+/// Keeps a task for each endpoint that is to be probed.
+struct Supervisor<B> {
+    shared: Arc<Shared>,
+    members: MembersWatch<B>,
+    /// By the endpoint's uid.
+    probed: HashMap<u64, Probed<B>>,
+}
+
+struct Probed<B> {
+    live: Arc<Live>,
+    backend: Arc<B>,
+    task: AbortOnDrop,
+}
+
+impl<B: Backend> Supervisor<B> {
+    async fn run(mut self) {
+        loop {
+            self.follow_members(false);
+            // The interval replaces tasks that a panic in the application's backend has ended.
+            let _ = timeout(self.shared.check.interval, self.members.changed()).await;
+        }
+    }
+
+    /// Starts the tasks that are missing and ends those that are not wanted.
+    fn follow_members(&mut self, at_start: bool) {
+        let Shared { id, check, .. } = &*self.shared;
+        let members = self.members.members();
+        let is_wanted = |member: &Member| member.settings.admin_state != AdminState::Maintenance;
+        self.probed.retain(|uid, Probed { live, .. }| {
+            let member = members.iter().find(|(member, _)| member.live.uid == *uid);
+            if member.is_none() {
+                live.health.detach_checker(*id, live.now_ms());
+            }
+            member.is_some_and(|(member, _)| is_wanted(member))
+        });
+        let count = members.len() as f64;
+        for (index, (member, backend)) in members.into_iter().enumerate() {
+            let Member { settings, live, .. } = &*member;
+            let present = self.probed.get(&live.uid);
+            let is_running =
+                present.is_some_and(|probed| Arc::ptr_eq(&probed.backend, &backend) && !probed.task.is_finished());
+            if is_running || !is_wanted(&member) {
+                continue;
+            }
+            if present.is_none() {
+                live.health.attach_checker(*id, check.wait, live.now_ms());
+            }
+            let time_limit = check.probe.own_timeout().unwrap_or(check.timeout);
+            let prober = Prober {
+                shared: Arc::clone(&self.shared),
+                id: settings.id.clone(),
+                client: NodeClient::new(Arc::clone(&backend), &settings.placement, time_limit).max_body(MAX_BODY),
+                live: Arc::clone(live),
+            };
+            let spread = if at_start { index as f64 / count } else { 0.0 };
+            let task = AbortOnDrop::spawn(prober.run(check.fast_interval.mul_f64(spread)));
+            self.probed.insert(live.uid, Probed { live: Arc::clone(live), backend, task });
+        }
+    }
+}
+
+impl<B> Drop for Supervisor<B> {
+    fn drop(&mut self) {
+        // Endpoints in maintenance have results, too.
+        let members = self.members.members();
+        let members = members.iter().map(|(member, _)| &member.live);
+        for live in members.chain(self.probed.values().map(|probed| &probed.live)) {
+            live.health.detach_checker(self.shared.id, live.now_ms());
+        }
+    }
+}
+
+/// Probes one endpoint at intervals.
+struct Prober {
+    shared: Arc<Shared>,
+    id: EndpointId,
+    client: NodeClient,
+    live: Arc<Live>,
+}
+
+impl Prober {
+    async fn run(self, delay: Duration) {
+        let Shared { check, permits, .. } = &*self.shared;
+        let wake = &self.live.health.wake;
+        let mut cookies = CookieJar::default();
+        sleep_until(timer_in(delay)).await;
+        loop {
+            let result = {
+                // The semaphore is never closed.
+                let _permit = permits.acquire().await;
+                // This probe is the response to every wake-up before it.
+                let _ = pin!(wake.notified()).enable();
+                check.probe.send(&self.client, &mut cookies).await
+            };
+            let (interval, may_wake) = self.record(result);
+            let (soonest, next) = (timer_in(check.fast_interval), timer_in(jittered(interval, check.jitter)));
+            if may_wake && timeout_at(next, wake.notified()).await.is_ok() {
+                sleep_until(soonest.min(next)).await;
+            } else {
+                sleep_until(next).await;
+            }
+        }
+    }
+
+    /// Records a result. Returns the interval until the next probe, and whether requests that fail may shorten it.
+    fn record(&self, result: ProbeResult) -> (Duration, bool) {
+        let check = &self.shared.check;
+        match result {
+            ProbeResult::Healthy => self.observe(Ok(())),
+            ProbeResult::Unhealthy(failure) => self.observe(Err(failure)),
+            ProbeResult::Inconclusive(SkipReason::ConnectionLimit) => {}
+            ProbeResult::Inconclusive(SkipReason::LoginRejected) => {
+                tracing::warn!(endpoint = %self.id, "node rejected the credentials of the probe, which says nothing about it");
+                return (check.interval.max(LOGIN_PAUSE), false);
+            }
+        }
+        match self.live.health.is_undecided() {
+            true => (check.fast_interval, false),
+            false => (check.interval, true),
+        }
+    }
+
+    fn observe(&self, result: Result<(), ProbeFailure>) {
+        let Prober { shared, id, live, .. } = self;
+        let transition = live.health.record_probe(shared.id, shared.check.thresholds, result, live.now_ms());
+        match (transition, result) {
+            (Transition::Fell, Err(reason)) => tracing::warn!(endpoint = %id, %reason, "endpoint is unhealthy"),
+            (Transition::Suspected, Err(reason)) => tracing::info!(endpoint = %id, %reason, "endpoint is suspect"),
+            (Transition::Rose, _) => tracing::info!(endpoint = %id, "endpoint is healthy"),
+            (Transition::None | Transition::Cleared | Transition::Suspected | Transition::Fell, _) => {}
+        }
+    }
+}

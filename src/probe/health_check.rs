@@ -1,0 +1,153 @@
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use super::checker::{self, HealthChecker};
+use super::{Probe, validate_interval};
+use crate::backend::Backend;
+use crate::cluster::Cluster;
+use crate::health::{InvalidSetting, Thresholds};
+
+/// The way in which the endpoints of a cluster are probed. [`start`](Self::start) begins.
+///
+/// Endpoints that are ready or drained are probed, those in maintenance are not: see the table in
+/// [`health`](crate::health). An endpoint that joins the cluster is probed at once. At the start the first probes are spread
+/// over the fast interval. A failed probe, a failed request and a request that timed out have the endpoint probed at the fast
+/// interval.
+///
+/// ```
+/// use kylin_lb::probe::{HealthCheck, Probe};
+/// use std::time::Duration;
+/// # use kylin_lb::testing::Scripted;
+/// # use kylin_lb::{Cluster, Endpoint};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// # let node = Scripted::answering(http::StatusCode::OK, "");
+/// let cluster = Cluster::builder().endpoint(Endpoint::new("q1", node)?).build()?;
+/// let checker = HealthCheck::new(Probe::kylin_version()).interval(Duration::from_secs(5)).start(&cluster)?;
+/// // Probing ends, and its results are forgotten, when this is dropped.
+/// drop(checker);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct HealthCheck {
+    pub(super) probe: Probe,
+    pub(super) interval: Duration,
+    pub(super) fast_interval: Duration,
+    pub(super) jitter: f64,
+    pub(super) timeout: Duration,
+    pub(super) thresholds: Thresholds,
+    pub(super) concurrency: usize,
+    pub(super) wait: bool,
+}
+
+impl HealthCheck {
+    /// Returns a check with `probe` and the defaults, which the setters explain.
+    pub fn new(probe: Probe) -> Self {
+        let (fall, rise) = const { (NonZeroU32::new(3).unwrap(), NonZeroU32::new(2).unwrap()) };
+        HealthCheck {
+            probe,
+            interval: Duration::from_secs(5),
+            fast_interval: Duration::from_secs(1),
+            jitter: 0.1,
+            timeout: Duration::from_secs(5),
+            thresholds: Thresholds { fall, rise },
+            concurrency: 4,
+            wait: false,
+        }
+    }
+
+    /// Sets the time from the end of a probe to the beginning of the next, from 1 ms to a day. Default 5 s: with `fall` 3 a
+    /// node that is dead is out after 7 s at most.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// Sets the interval while an endpoint is suspect or recovers, and the shortest after a failed request or one that timed
+    /// out, from 1 ms to a day. Where it is longer than the interval, the interval counts. Default 1 s.
+    pub fn fast_interval(mut self, interval: Duration) -> Self {
+        self.fast_interval = interval;
+        self
+    }
+
+    /// Sets the part by which an interval is longer or shorter at random, 0 to 0.5, so that front ends do not probe in step.
+    /// Default 0.1.
+    pub fn jitter(mut self, part: f64) -> Self {
+        self.jitter = part;
+        self
+    }
+
+    /// Sets the time for a whole response. Default 5 s, which is longer than most pauses of a JVM.
+    /// [`Probe::timeout`] overrides it.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets how many failures in a row make an endpoint unhealthy. Default 3, as in HAProxy.
+    pub fn fall(mut self, failures: NonZeroU32) -> Self {
+        self.thresholds.fall = failures;
+        self
+    }
+
+    /// Sets how many successes in a row make it healthy again. Default 2, as in HAProxy.
+    pub fn rise(mut self, successes: NonZeroU32) -> Self {
+        self.thresholds.rise = successes;
+        self
+    }
+
+    /// Sets how many probes may be in flight at once, over all endpoints. Default 4, so that probes are no burst of load.
+    pub fn concurrency(mut self, probes: NonZeroUsize) -> Self {
+        self.concurrency = probes.get();
+        self
+    }
+
+    /// Sets whether an endpoint may serve only after a first success: when checking begins, when it joins the cluster, and
+    /// when it returns from maintenance. Default false: it serves until probes fail.
+    pub fn wait_for_first_success(mut self, wait: bool) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// Begins to probe the endpoints of `cluster` and those that join it. When a cluster is checked twice, the later check
+    /// decides.
+    ///
+    /// # Errors
+    /// [`InvalidSetting`] for a value that a setter does not accept.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, as [`tokio::spawn`] does.
+    pub fn start<B: Backend>(self, cluster: &Cluster<B>) -> Result<HealthChecker, InvalidSetting> {
+        validate_interval(self.interval, "interval")?;
+        validate_interval(self.fast_interval, "fast_interval")?;
+        InvalidSetting::unless((0.0..=0.5).contains(&self.jitter), "jitter", "0 to 0.5")?;
+        InvalidSetting::unless(!self.timeout.is_zero(), "timeout", "over 0")?;
+        let fast_interval = self.fast_interval.min(self.interval);
+        Ok(checker::start(HealthCheck { fast_interval, ..self }, cluster))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Scripted;
+
+    #[test]
+    fn settings_that_make_no_sense_are_errors() {
+        let cluster: Cluster<Scripted> = Cluster::builder().build().unwrap();
+        let check = || HealthCheck::new(Probe::tcp());
+        let (zero, week) = (Duration::ZERO, Duration::from_secs(7 * 86_400));
+        for (check, name) in [
+            (check().interval(zero), "interval"),
+            (check().interval(week), "interval"),
+            (check().fast_interval(zero), "fast_interval"),
+            (check().jitter(0.6), "jitter"),
+            (check().jitter(f64::NAN), "jitter"),
+            (check().timeout(zero), "timeout"),
+        ] {
+            assert_eq!(check.start(&cluster).unwrap_err().name, name);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Ready-made probes for Kylin nodes.
+
+use http::StatusCode;
+use serde_json::json;
+
+use super::matcher::ResponseMatcher;
+use super::spec::{InvalidProbe, Probe};
+
+impl Probe {
+    /// Sends `GET /kylin/api/admin/version` (Kylin 3.1 and later; no login): shows that a Kylin responds, in any role. The
+    /// body must name the version, because an older Kylin, or another server at the address, may have a page for any path.
+    pub fn kylin_version() -> Self {
+        // Kylin 5 wraps the response in `data`.
+        Probe::get_static("/kylin/api/admin/version")
+            .expect(ok().json_has("/kylin.version"))
+            .or_expect(ok().json_has("/data/kylin.version"))
+    }
+
+    /// Sends `GET /kylin/api/health` (Kylin 5; no login): the node reports on its metastore, Spark and disk. A fault that
+    /// nodes share makes all of them unhealthy at once: see
+    /// [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode).
+    pub fn kylin5_health() -> Self {
+        Probe::get_static("/kylin/api/health").expect(ok().json_text("/status", "UP"))
+    }
+
+    /// Sends `GET /kylin/api/service_discovery/state/is_active_job_node` (Kylin 3 and 4 with the job scheduler that elects a
+    /// leader; no login): only the node that runs jobs is healthy. It is for a cluster whose requests must go to that node.
+    pub fn active_job_node() -> Self {
+        Probe::get_static("/kylin/api/service_discovery/state/is_active_job_node").expect(ok().json_bool("", true))
+    }
+
+    /// Runs `sql` in `project` as `user`: shows that a node can execute queries. Choose cheap SQL, enough time
+    /// ([`timeout`](Probe::timeout)), and a user of its own. A node that rejects the query because of its role (*job*) or
+    /// because it runs as many as it may is healthy too.
+    ///
+    /// # Errors
+    /// [`InvalidProbe::User`] when the user's name contains a colon (RFC 7617).
+    ///
+    /// ```
+    /// use kylin_lb::probe::Probe;
+    /// use std::time::Duration;
+    ///
+    /// let probe = Probe::query("select count(*) from KYLIN_CAL_DT", "learn_kylin", "PROBE", "secret")?
+    ///     .timeout(Duration::from_secs(20));
+    /// # let _ = probe;
+    /// # Ok::<(), kylin_lb::probe::InvalidProbe>(())
+    /// ```
+    pub fn query(sql: &str, project: &str, user: &str, password: &str) -> Result<Self, InvalidProbe> {
+        let body = json!({"sql": sql, "project": project, "offset": 0, "limit": 1, "acceptPartial": false}).to_string();
+        let probe = Probe::post_json("/kylin/api/query", body)?.login(user, password)?;
+        Ok(probe
+            .expect(ok().json_bool("/isException", false))
+            .or_expect(ok().json_bool("/data/isException", false))
+            // Kylin 2 to 4 in the mode "job".
+            .or_expect(ResponseMatcher::status(StatusCode::BAD_REQUEST).contains("Query is not allowed in "))
+            .or_expect(ok().or_status(StatusCode::BAD_REQUEST).contains("Too many concurrent query requests"))
+            // Kylin 5: queries are not available on a job node.
+            .or_expect(
+                ResponseMatcher::status(StatusCode::INTERNAL_SERVER_ERROR)
+                    .or_status(StatusCode::BAD_REQUEST)
+                    .contains("KE-040023202"),
+            ))
+    }
+}
+
+fn ok() -> ResponseMatcher {
+    ResponseMatcher::status(StatusCode::OK)
+}

@@ -1,0 +1,112 @@
+//! Finds out what one node shows of its metastore.
+
+use std::time::Duration;
+
+use http::header::SET_COOKIE;
+use http::{HeaderValue, StatusCode};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::backend::node_client::{NodeClient, NodeResponse};
+use crate::clock::timer_in;
+use crate::cookie::CookieJar;
+use crate::kylin::identity::Evidence;
+
+const PROJECTS: &str = "/kylin/api/projects";
+const CONFIG: &str = "/kylin/api/admin/config";
+
+/// The time until credentials that a node rejected are sent again.
+const LOGIN_PAUSE: Duration = Duration::from_secs(600);
+/// After this many rejections in a row no node gets the credentials: Kylin 5 locks a user after three.
+const MAX_REJECTIONS: u32 = 2;
+
+/// Credentials that all checks share: the nodes of one cluster count wrong passwords together.
+pub(super) struct Login {
+    authorization: HeaderValue,
+    /// Locked while a node is asked, so that rejections are counted one by one.
+    rejections: Mutex<Rejections>,
+}
+
+#[derive(Default)]
+struct Rejections {
+    in_a_row: u32,
+    paused_until: Option<Instant>,
+}
+
+/// What is kept of a node from check to check.
+#[derive(Default)]
+pub(super) struct NodeSession {
+    anonymous: CookieJar,
+    logged_in: CookieJar,
+    /// When the node may get the credentials again that it rejected.
+    login_paused_until: Option<Instant>,
+}
+
+/// The result of one check.
+#[derive(Default)]
+pub(super) struct Identification {
+    pub(super) evidence: Evidence,
+    /// Whether the node responded at all.
+    pub(super) responded: bool,
+    pub(super) login_rejected: bool,
+}
+
+/// Checks one node.
+pub(super) async fn identify(client: &NodeClient, login: Option<&Login>, session: &mut NodeSession) -> Identification {
+    let mut result = Identification::default();
+    // Without credentials Kylin 5 sends 401 with the cookie of a session, and Kylin 2.6 may send the projects.
+    let Ok(first) = client.get(PROJECTS, None, &mut session.anonymous).await else { return result };
+    result.responded = true;
+    learn(&mut result.evidence, PROJECTS, &first);
+    if first.headers.contains_key(SET_COOKIE) {
+        // A node sets no new cookie where it gets a valid one. So only its last cookies are kept: the node may return to a
+        // metastore that it had before.
+        session.anonymous.clear();
+        session.anonymous.store(&first.headers);
+    }
+    if let Some(login) = login {
+        result.login_rejected = login.identify(client, session, &mut result.evidence).await;
+    }
+    result
+}
+
+impl Login {
+    pub(super) fn new(authorization: HeaderValue) -> Self {
+        Login { authorization, rejections: Mutex::default() }
+    }
+
+    /// Learns what the node shows to the user, unless the login is paused. True when the node rejects it.
+    async fn identify(&self, client: &NodeClient, session: &mut NodeSession, evidence: &mut Evidence) -> bool {
+        let mut rejections = self.rejections.lock().await;
+        let now = timer_in(Duration::ZERO);
+        let is_paused = |until: Option<Instant>| until.is_some_and(|until| now < until);
+        if is_paused(rejections.paused_until) || is_paused(session.login_paused_until) {
+            return false;
+        }
+        for path in [CONFIG, PROJECTS] {
+            let response = client.get(path, Some(&self.authorization), &mut session.logged_in).await;
+            let Ok(response) = response else { return false };
+            if response.status == StatusCode::UNAUTHORIZED {
+                session.logged_in.clear();
+                session.login_paused_until = Some(timer_in(LOGIN_PAUSE));
+                rejections.in_a_row += 1;
+                if rejections.in_a_row >= MAX_REJECTIONS {
+                    rejections.paused_until = Some(timer_in(LOGIN_PAUSE));
+                }
+                return true;
+            }
+            // Any other status accepts the password: 403 is for a user that is no administrator.
+            *rejections = Rejections::default();
+            learn(evidence, path, &response);
+        }
+        false
+    }
+}
+
+fn learn(evidence: &mut Evidence, path: &str, response: &NodeResponse) {
+    evidence.learn_cookies(&response.headers);
+    if let (StatusCode::OK, Ok(body)) = (response.status, &response.body) {
+        // Another body is no evidence.
+        let _ = if path == CONFIG { evidence.learn_config(body) } else { evidence.learn_projects(body) };
+    }
+}
