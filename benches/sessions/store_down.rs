@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::support::front::Front;
-use crate::support::http::{Answer, Connection};
+use crate::support::http::{Connection, RawResponse};
 use crate::support::login::{ADMIN, Nodes, node_of};
 use crate::support::mariadb::{MariaDb, mariadb_installed};
 use crate::support::memcached::{Memcached, memcached_installed};
@@ -287,7 +287,7 @@ struct Browser {
 }
 
 impl Browser {
-    async fn log_in(&mut self) -> std::io::Result<Answer> {
+    async fn log_in(&mut self) -> std::io::Result<RawResponse> {
         let answer = self.ask("/kylin/api/user/authentication", &format!("Authorization: {ADMIN}\r\n"), "").await?;
         if let Some(set) = answer.header("set-cookie") {
             self.cookie = format!("Cookie: {}\r\n", set.split(';').next().unwrap_or_default());
@@ -295,12 +295,12 @@ impl Browser {
         Ok(answer)
     }
 
-    async fn query(&mut self) -> std::io::Result<Answer> {
+    async fn query(&mut self) -> std::io::Result<RawResponse> {
         let fields = format!("Content-Type: application/json\r\n{}", self.cookie);
         self.ask("/kylin/api/query", &fields, r#"{"sql":"select 1","project":"learn_kylin"}"#).await
     }
 
-    async fn ask(&mut self, path: &str, fields: &str, body: &str) -> std::io::Result<Answer> {
+    async fn ask(&mut self, path: &str, fields: &str, body: &str) -> std::io::Result<RawResponse> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => Connection::open(self.front).await?,
@@ -308,7 +308,7 @@ impl Browser {
         let length = body.len();
         let head = format!("POST {path} HTTP/1.1\r\nHost: kylin\r\nContent-Length: {length}\r\n{fields}\r\n");
         connection.send(head + body).await?;
-        let answer = connection.answer().await?;
+        let answer = connection.response().await?;
         if answer.header("connection") != Some("close") {
             self.connection = Some(connection);
         }

@@ -84,7 +84,7 @@ async fn a_client_that_keeps_its_own_upload_waiting_is_not_the_nodes_fault() {
     // Several times as long as the node is given for its answer.
     timeout(head_timeout * 6, client.head()).await.expect_err("there is no answer to half a request");
     client.send("def").await.unwrap();
-    assert_eq!(client.answer().await.unwrap().text(), "abcdef");
+    assert_eq!(client.response().await.unwrap().text(), "abcdef");
     front.idle().await;
     assert!(front.proxy.cluster().status().endpoints.iter().all(|endpoint| endpoint.failed == 0));
 }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use crate::support::front::{Front, demo, endpoint, refusal};
-use crate::support::raw_node::{Act, RawNode, answers, find, well};
+use crate::support::raw_node::{Act, RawNode, find, healthy, respond};
 use kylin_lb::testing::kylin::{Fault, Reach};
 
 /// All that a client gets for a GET, until the connection is closed.
@@ -89,7 +89,7 @@ async fn ambiguous_framing_is_an_error_and_never_an_answer() {
     ];
     for head in heads {
         for body in ["hello", "5\r\nhello\r\n0\r\n\r\n"] {
-            let node = RawNode::start([answers(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}"))]).await;
+            let node = RawNode::start([respond(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}"))]).await;
             let answer = Front::over(&[node.address()]).get("/").await;
             let answer = answer.unwrap_or_else(|error| panic!("{head:?}: {error}"));
             let message = refusal(&answer, 502);
@@ -97,7 +97,7 @@ async fn ambiguous_framing_is_an_error_and_never_an_answer() {
         }
     }
     for version in ["HTTP/0.9 200 OK", "HTTP/2.0 200 OK", "HTTP/1.1 99 X", "HTTP/1.1 2000 X", "HTTP/1.1", "200 OK"] {
-        let node = RawNode::start([answers(format!("{version}\r\nContent-Length: 2\r\n\r\nhi"))]).await;
+        let node = RawNode::start([respond(format!("{version}\r\nContent-Length: 2\r\n\r\nhi"))]).await;
         let answer = Front::over(&[node.address()]).get("/").await.unwrap();
         refusal(&answer, 502);
     }
@@ -105,7 +105,7 @@ async fn ambiguous_framing_is_an_error_and_never_an_answer() {
 
 #[tokio::test]
 async fn equal_lengths_twice_are_one_or_an_error() {
-    let node = RawNode::start([answers("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi")]).await;
+    let node = RawNode::start([respond("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi")]).await;
     let answer = Front::over(&[node.address()]).get("/").await.unwrap();
     assert!(answer.status() == 502 || answer.head.all("content-length") == ["2"], "{answer:?}");
 }
@@ -122,7 +122,7 @@ async fn a_chunk_that_cannot_be_read_cuts_the_answer_short() {
         "10000000000000005\r\nhello\r\n",
     ] {
         let bytes = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}0\r\n\r\n");
-        let node = RawNode::start([answers(bytes)]).await;
+        let node = RawNode::start([respond(bytes)]).await;
         let front = Front::over(&[node.address()]);
         match front.get("/").await {
             Ok(answer) => _ = refusal(&answer, 502),
@@ -141,7 +141,7 @@ async fn what_follows_an_answer_does_not_reach_the_next_client() {
             Act::Write(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi{smuggled}").into_bytes()),
             Act::UntilClosed,
         ],
-        well("next"),
+        healthy("next"),
     ])
     .await;
     let front = Front::over(&[node.address()]);
@@ -151,7 +151,7 @@ async fn what_follows_an_answer_does_not_reach_the_next_client() {
     }
     for status in ["204 No Content", "304 Not Modified"] {
         let bytes = format!("HTTP/1.1 {status}\r\n\r\n{smuggled}").into_bytes();
-        let node = RawNode::start([vec![Act::Read, Act::Write(bytes), Act::UntilClosed], well("next")]).await;
+        let node = RawNode::start([vec![Act::Read, Act::Write(bytes), Act::UntilClosed], healthy("next")]).await;
         let front = Front::over(&[node.address()]);
         assert_eq!(front.get("/").await.unwrap().body.len(), 0);
         assert_eq!(front.get("/").await.unwrap().text(), "next");
@@ -164,7 +164,7 @@ async fn a_head_without_bounds_is_an_error() {
     let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nhi", "X-Many: 1\r\n".repeat(1000));
     let endless = format!("HTTP/1.1 200 {}", "x".repeat(200 * 1024));
     for head in [long, many, endless] {
-        let node = RawNode::start([answers(head)]).await;
+        let node = RawNode::start([respond(head)]).await;
         let answer = Front::over(&[node.address()]).get("/").await.unwrap();
         assert!(refusal(&answer, 502).contains("not valid HTTP"), "{}", answer.text());
     }

@@ -329,6 +329,6 @@ async fn a_request_in_flight_to_a_node_that_leaves_completes() {
     script.send(Step::Update(vec![address(&other_served)])).unwrap();
     timeout(TIMEOUT, handle.wait_until(|status| status.updates == 2)).await.unwrap();
     assert_eq!(front.get("/demo/bytes?n=3").await.unwrap().status(), 200);
-    assert_eq!(connection.answer().await.unwrap().status(), 200);
+    assert_eq!(connection.response().await.unwrap().status(), 200);
     front.idle().await;
 }

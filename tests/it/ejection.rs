@@ -9,7 +9,7 @@ use kylin_lb::proxy::RetryPolicy;
 use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy};
 
 use crate::support::front::{Front, endpoint, nobody};
-use crate::support::raw_node::{Act, RawNode, answers, ok, well};
+use crate::support::raw_node::{Act, RawNode, healthy, ok, respond};
 
 const BAD: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 3\r\n\r\nbad";
 
@@ -22,11 +22,11 @@ fn once_each(id: usize, node: &RawNode) -> Endpoint<HttpBackend> {
 async fn the_third_failure_ejects_and_one_probe_readmits() {
     let clock = ManualClock::new();
     // Fails the third, sixth and ninth request that it gets, then is well.
-    let fine = answers(ok("0"));
-    let bad = answers(BAD);
+    let fine = respond(ok("0"));
+    let bad = respond(BAD);
     let scripts = (1..=9).map(|turn| if turn % 3 == 0 { bad.clone() } else { fine.clone() });
     let flaky = RawNode::start(scripts.chain([fine.clone()])).await;
-    let steady = RawNode::start([answers(ok("1"))]).await;
+    let steady = RawNode::start([respond(ok("1"))]).await;
     let rule =
         |endpoint: Endpoint<HttpBackend>| endpoint.max_fails(NonZeroU32::new(3)).fail_timeout(Duration::from_secs(10));
     let cluster = Cluster::builder()
@@ -63,8 +63,8 @@ async fn the_third_failure_ejects_and_one_probe_readmits() {
 async fn an_ejected_node_gets_one_probe_at_a_time() {
     let clock = ManualClock::new();
     let bad =
-        RawNode::start([vec![Act::Read], vec![Act::Read, Act::WaitForGo, Act::Write(ok("bad"))], well("bad")]).await;
-    let good = RawNode::start([well("good")]).await;
+        RawNode::start([vec![Act::Read], vec![Act::Read, Act::WaitForGo, Act::Write(ok("bad"))], healthy("bad")]).await;
+    let good = RawNode::start([healthy("good")]).await;
     let rule =
         |endpoint: Endpoint<HttpBackend>| endpoint.max_fails(NonZeroU32::new(1)).fail_timeout(Duration::from_secs(10));
     let front = Front::by_clock(&clock, [rule(once_each(0, &bad)), rule(once_each(1, &good))]);
@@ -88,7 +88,7 @@ async fn an_ejected_node_gets_one_probe_at_a_time() {
 
 #[tokio::test]
 async fn a_node_that_is_alone_is_never_ejected() {
-    let node = RawNode::start([vec![Act::Read], vec![Act::Read], well("back")]).await;
+    let node = RawNode::start([vec![Act::Read], vec![Act::Read], healthy("back")]).await;
     let front = Front::of([once_each(0, &node).max_fails(NonZeroU32::new(1))], |proxy| proxy);
     assert_eq!(front.get("/").await.unwrap().status(), 502);
     assert_eq!(front.get("/").await.unwrap().status(), 502);
@@ -108,8 +108,8 @@ async fn when_all_are_ejected_the_answer_is_503_and_says_when_to_come_back() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_counts_against_its_node() {
-    let cut = answers("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut");
-    let (cutter, good) = (RawNode::start([cut]).await, RawNode::start([well("good")]).await);
+    let cut = respond("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut");
+    let (cutter, good) = (RawNode::start([cut]).await, RawNode::start([healthy("good")]).await);
     let front = Front::of([once_each(0, &cutter).max_fails(NonZeroU32::new(1)), once_each(1, &good)], |proxy| proxy);
     assert!(front.get("/").await.is_err(), "cut short");
     front.idle().await;

@@ -10,7 +10,7 @@ use crate::support::http::{Connection, get};
 use crate::support::mariadb::{MariaDb, mariadb_installed};
 use crate::support::memcached::{Memcached, memcached_installed};
 use crate::support::process::Process;
-use crate::support::raw_node::{RawNode, well};
+use crate::support::raw_node::{RawNode, healthy};
 use crate::support::redis::{Redis, redis_installed};
 
 /// Sessions that are seen for the first time by both at once.
@@ -63,8 +63,11 @@ struct Outcome {
 
 /// Nodes that take every session, as nodes do that share them.
 async fn settle(store: &str) {
-    let nodes =
-        [RawNode::start([well("0")]).await, RawNode::start([well("1")]).await, RawNode::start([well("2")]).await];
+    let nodes = [
+        RawNode::start([healthy("0")]).await,
+        RawNode::start([healthy("1")]).await,
+        RawNode::start([healthy("2")]).await,
+    ];
     let named: Vec<_> = (0..).zip(&nodes).map(|(name, node)| format!("n{name}@{}", node.address())).collect();
     let fronts = FrontEnds::start(&named.join(","), store).await;
     // Out of step, so that the two choose differently.
@@ -105,7 +108,7 @@ async fn race([one, two, later]: [SocketAddr; 3], lane: usize) -> Outcome {
 async fn served_by(connection: &mut Connection, id: &str) -> String {
     let request = format!("GET /kylin/api/projects HTTP/1.1\r\nHost: kylin\r\nCookie: JSESSIONID={id}\r\n\r\n");
     connection.send(request).await.unwrap();
-    let answer = connection.answer().await.unwrap();
+    let answer = connection.response().await.unwrap();
     assert_eq!(answer.status(), 200, "{}", answer.text());
     answer.text().to_owned()
 }

@@ -25,13 +25,13 @@ async fn the_demo_answers_logs_in_and_balances() {
     let (mut process, front) = start(&["--demo", "3"]).await;
     let mut connection = Connection::open(front).await.unwrap();
     connection.send(post("/kylin/api/user/authentication", "")).await.unwrap();
-    let login = connection.answer().await.unwrap();
+    let login = connection.response().await.unwrap();
     assert_eq!(login.status(), 200);
     assert!(login.header("set-cookie").unwrap().starts_with("JSESSIONID="));
     let mut nodes = BTreeSet::new();
     for _ in 0..6 {
         connection.send(post("/kylin/api/query", QUERY)).await.unwrap();
-        let text = connection.answer().await.unwrap().text().to_owned();
+        let text = connection.response().await.unwrap().text().to_owned();
         let at = text.find("node-").unwrap();
         nodes.insert(text[at..at + 6].to_owned());
     }
@@ -70,7 +70,7 @@ server {{
     slow.send(post("/kylin/api/query", &QUERY.replace("select 1", "select sleep_ms(700)"))).await.unwrap();
     node.wait_until(|stats| stats.in_flight == 1).await.unwrap();
     process.signal("TERM");
-    let answer = slow.answer().await.unwrap();
+    let answer = slow.response().await.unwrap();
     assert_eq!(answer.status(), 200, "{}", answer.text());
     assert!(answer.text().contains("q1"));
     assert_eq!(process.ended(PATIENCE).await.unwrap().code(), Some(0));
@@ -99,7 +99,7 @@ async fn the_addresses_of_a_configuration_are_named_and_replaced_with_its_limits
     assert_eq!(answer.text(), "first");
     let mut connection = Connection::open(front).await.unwrap();
     connection.send("GET / HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
-    assert_eq!(connection.answer().await.unwrap().header("connection"), Some("close"), "keepalive_timeout 0");
+    assert_eq!(connection.response().await.unwrap().header("connection"), Some("close"), "keepalive_timeout 0");
 
     let process = spawn(&args).await;
     let stdout = process.file("stdout");

@@ -14,7 +14,7 @@ const TOO_MUCH: usize = 256 << 20;
 async fn a_node_that_does_not_read_holds_the_client_back() {
     let node = RawNode::start([vec![Act::ReadHead, Act::Stall]]).await;
     let front = Front::over(&[node.address()]);
-    let mut client = Connection::open(front.address()).await.unwrap().patience(Duration::from_millis(300));
+    let mut client = Connection::open(front.address()).await.unwrap().read_timeout(Duration::from_millis(300));
     let head = format!("POST / HTTP/1.1\r\nHost: kylin\r\nContent-Length: {TOO_MUCH}\r\n\r\n");
     client.send(head).await.unwrap();
     let piece = vec![b'x'; 1 << 20];
@@ -53,5 +53,5 @@ async fn a_short_upload_reaches_the_node_only_when_it_is_whole() {
     assert_eq!(client.head().await.unwrap().status, 100, "the body is being waited for");
     assert_eq!(node.seen().connections, 0, "a slow client occupies no node");
     client.send("body").await.unwrap();
-    assert_eq!(client.answer().await.unwrap().text(), "fine");
+    assert_eq!(client.response().await.unwrap().text(), "fine");
 }

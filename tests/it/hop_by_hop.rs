@@ -9,11 +9,11 @@ use kylin_lb::{Body, Cluster, Endpoint, Proxy};
 use serde_json::Value;
 
 use crate::support::front::{Front, demo};
-use crate::support::http::Answer;
-use crate::support::raw_node::{RawNode, answers};
+use crate::support::http::RawResponse;
+use crate::support::raw_node::{RawNode, respond};
 
 /// The values of a field as the node saw it.
-fn at_node(answer: &Answer, name: &str) -> Vec<String> {
+fn at_node(answer: &RawResponse, name: &str) -> Vec<String> {
     values(&serde_json::from_slice(&answer.body).unwrap(), name)
 }
 
@@ -88,7 +88,7 @@ async fn what_belongs_to_the_nodes_connection_does_not_reach_the_client() {
         Proxy-Authenticate: Basic\r\nUpgrade: h2c\r\nTrailer: X-T\r\nTransfer-Encoding: chunked\r\n\
         Set-Cookie: b=2; Path=/kylin\r\nSet-Cookie: a=1, x\r\nX-Between: 1\r\nSet-Cookie: b=3\r\n\
         WWW-Authenticate: Basic realm=\"k\"\r\nLocation: http://elsewhere/\r\n\r\n2\r\nhi\r\n0\r\nX-T: 1\r\n\r\n";
-    let node = RawNode::start([answers(bytes)]).await;
+    let node = RawNode::start([respond(bytes)]).await;
     let answer = Front::over(&[node.address()]).get("/").await.unwrap();
     assert_eq!(answer.text(), "hi");
     for gone in ["x-inner", "keep-alive", "proxy-authenticate", "upgrade", "trailer"] {

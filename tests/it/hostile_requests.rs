@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 
 use crate::support::front::Front;
-use crate::support::raw_node::{RawNode, find, well};
+use crate::support::raw_node::{RawNode, find, healthy};
 
 /// What a request smuggled in the tail of another would look like.
 const TAIL: &str = "GET /smuggled HTTP/1.1\r\nHost: kylin\r\n\r\n";
@@ -153,7 +153,7 @@ async fn statuses(front: &Front, name: &str, bytes: &str) -> Vec<u16> {
     _ = client.send(format!("{bytes}{TAIL}")).await;
     let mut statuses = Vec::new();
     loop {
-        match client.answer().await {
+        match client.response().await {
             Ok(answer) => statuses.push(answer.status()),
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 panic!("{name}: the connection stays open after {statuses:?}")
@@ -164,7 +164,7 @@ async fn statuses(front: &Front, name: &str, bytes: &str) -> Vec<u16> {
 }
 
 async fn check(table: Vec<(String, String, AttemptOutcome)>) {
-    let node = RawNode::start([well("node")]).await;
+    let node = RawNode::start([healthy("node")]).await;
     let front = Front::over(&[node.address()]);
     let mut wrong = Vec::new();
     for (name, bytes, fate) in table {
@@ -206,15 +206,15 @@ async fn no_head_is_read_in_two_ways_and_none_is_without_bounds() {
 
 #[tokio::test]
 async fn bytes_after_a_request_to_upgrade_are_another_request() {
-    let node = RawNode::start([well("node")]).await;
+    let node = RawNode::start([healthy("node")]).await;
     let front = Front::over(&[node.address()]);
     for upgrade in ["websocket", "h2c", "foo"] {
         let before = node.seen().requests.len();
         let mut client = front.connect().await;
         let head = format!("GET / HTTP/1.1\r\nHost: kylin\r\nConnection: upgrade\r\nUpgrade: {upgrade}\r\n\r\n");
         client.send(format!("{head}{TAIL}")).await.unwrap();
-        assert_eq!(client.answer().await.unwrap().status(), 200);
-        assert_eq!(client.answer().await.unwrap().status(), 200);
+        assert_eq!(client.response().await.unwrap().status(), 200);
+        assert_eq!(client.response().await.unwrap().status(), 200);
         let seen = node.seen().texts().split_off(before);
         assert_eq!(seen.len(), 2, "{upgrade}");
         for request in seen {

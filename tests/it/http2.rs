@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::support::front::{Front, demo};
-use crate::support::raw_node::{Act, RawNode, well};
+use crate::support::raw_node::{Act, RawNode, healthy};
 
 async fn connect(address: SocketAddr) -> SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(address).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_node_sees_a_plain_http_1_1_request() {
 async fn requests_share_a_connection_and_do_not_wait_for_each_other() {
     let slow = RawNode::start([
         vec![Act::Read, Act::WaitForGo, Act::Write(crate::support::raw_node::ok("slow"))],
-        well("fast"),
+        healthy("fast"),
     ])
     .await;
     let front = Front::over(&[slow.address()]);

@@ -7,7 +7,7 @@ use flate2::write::GzEncoder;
 use kylin_lb::proxy::KylinRules;
 
 use crate::support::front::{self, Front};
-use crate::support::http::Answer;
+use crate::support::http::RawResponse;
 use crate::support::kylin::{Says, bytes, sql};
 use crate::support::raw_node::{Act, RawNode, ok};
 
@@ -41,7 +41,7 @@ fn text(says: Says) -> String {
 
 /// What a client that takes gzip is told when the first node gives this answer, whether another was asked, and how many failures
 /// were counted.
-async fn after(first: Vec<u8>) -> (Answer, bool, u64) {
+async fn after(first: Vec<u8>) -> (RawResponse, bool, u64) {
     let first = RawNode::start([vec![Act::Serve(first)]]).await;
     let second = RawNode::start([vec![Act::Serve(ok("second"))]]).await;
     let endpoints =

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::support::browser::basic;
 use crate::support::front::{Front, endpoint, eventually};
 use crate::support::health::status;
-use crate::support::http::{Answer, Connection};
+use crate::support::http::{Connection, RawResponse};
 use crate::support::kylin::{Demo, sql};
 
 const CLIENTS: u64 = 64;
@@ -174,7 +174,7 @@ impl Crowd {
 }
 
 enum Got {
-    Whole(Answer),
+    Whole(RawResponse),
     /// The connection ended in the middle of an answer, be it in its head: what a body fails with may overtake its head.
     Cut,
     Nothing(std::io::Error),
@@ -184,7 +184,7 @@ async fn answer(connection: &mut Option<Connection>, address: std::net::SocketAd
     let client = match connection {
         Some(client) => client,
         None => match Connection::open(address).await {
-            Ok(client) => connection.insert(client.patience(PATIENCE)),
+            Ok(client) => connection.insert(client.read_timeout(PATIENCE)),
             Err(error) => return Got::Nothing(error),
         },
     };
@@ -204,7 +204,7 @@ async fn answer(connection: &mut Option<Connection>, address: std::net::SocketAd
     loop {
         match body.next().await {
             Ok(Some(part)) => whole.extend_from_slice(&part),
-            Ok(None) => return Got::Whole(Answer { head, body: whole.into(), trailers: Vec::new() }),
+            Ok(None) => return Got::Whole(RawResponse { head, body: whole.into(), trailers: Vec::new() }),
             Err(error) => return cut(error),
         }
     }

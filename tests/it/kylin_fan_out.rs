@@ -14,39 +14,39 @@ use tokio::task::JoinHandle;
 use crate::support::browser::{Browser, basic};
 use crate::support::front::{self, Front, refusal};
 use crate::support::health::state;
-use crate::support::http::Answer;
+use crate::support::http::RawResponse;
 use crate::support::kylin::{Demo, admin, bytes, sql};
 use crate::support::login_relay::secret;
-use crate::support::raw_node::{RawNode, answers, ok};
+use crate::support::raw_node::{RawNode, ok, respond};
 
 const LIST: &str = "GET /kylin/api/query/runningQueries";
 
 /// A query that runs on this node until it is stopped, or for far longer than the test.
-async fn run_on(node: &KylinNode, address: std::net::SocketAddr) -> JoinHandle<Answer> {
+async fn run_on(node: &KylinNode, address: std::net::SocketAddr) -> JoinHandle<RawResponse> {
     let before = node.stats().running;
     let name = node.name().to_owned();
     let task = tokio::spawn(async move {
         let mut client =
-            crate::support::http::Connection::open(address).await.unwrap().patience(Duration::from_secs(60));
+            crate::support::http::Connection::open(address).await.unwrap().read_timeout(Duration::from_secs(60));
         client
             .send(bytes("POST /kylin/api/query", &[], &sql(&format!("select '{name}', sleep_ms(600000)"))))
             .await
             .unwrap();
-        client.answer().await.unwrap()
+        client.response().await.unwrap()
     });
     node.wait_until(|stats| stats.running == before + 1).await.unwrap();
     task
 }
 
 /// The names of the nodes in a list of running queries, and the ids.
-fn listed(answer: &Answer) -> Vec<(String, String)> {
+fn listed(answer: &RawResponse) -> Vec<(String, String)> {
     assert_eq!(answer.status(), 200, "{}", answer.text());
     let list: Vec<Value> = serde_json::from_slice(&answer.body).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     list.iter().map(|query| (text(&query["server"]), text(&query["queryId"]))).collect()
 }
 
-fn servers(answer: &Answer) -> Vec<String> {
+fn servers(answer: &RawResponse) -> Vec<String> {
     listed(answer).into_iter().map(|(server, _)| server).collect()
 }
 
@@ -129,7 +129,7 @@ async fn what_is_no_list_is_passed_on_as_it_is() {
     ] {
         let mut nodes = Vec::new();
         for body in [first, second, third] {
-            nodes.push(RawNode::start([answers(ok(body))]).await);
+            nodes.push(RawNode::start([respond(ok(body))]).await);
         }
         let addresses: Vec<_> = nodes.iter().map(RawNode::address).collect();
         let front = Front::kylin(front::endpoints(&addresses), |proxy| proxy);

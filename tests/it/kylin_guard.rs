@@ -8,7 +8,7 @@ use kylin_lb::testing::kylin::KylinVersion;
 use kylin_lb::{Cluster, Proxy};
 
 use crate::support::front::{self, Front, refusal};
-use crate::support::http::Answer;
+use crate::support::http::RawResponse;
 use crate::support::kylin::{Demo, admin, ask, bytes, request, scripted, well};
 use crate::support::raw_node::{self, RawNode};
 
@@ -73,13 +73,13 @@ const AMBIGUOUS: [&str; 12] = [
     "/kylin/api/%",
 ];
 
-async fn raw(front: &Front, line: &str, headers: &[(&str, &str)]) -> Answer {
+async fn raw(front: &Front, line: &str, headers: &[(&str, &str)]) -> RawResponse {
     front.ask(bytes(line, headers, "")).await.unwrap()
 }
 
 #[tokio::test]
 async fn calls_between_nodes_are_closed_in_every_spelling() {
-    let node = RawNode::start([raw_node::well("node")]).await;
+    let node = RawNode::start([raw_node::healthy("node")]).await;
     let front = Front::kylin(front::endpoints(&[node.address()]), |proxy| proxy);
     for path in CLOSED {
         for spelling in spellings(path) {
@@ -146,7 +146,7 @@ async fn no_client_can_say_that_its_request_was_routed_already() {
         assert_eq!(answer.status(), 200);
     }
     assert_eq!(demo.sum(|stats| stats.routed), 0);
-    let node = RawNode::start([raw_node::well("node")]).await;
+    let node = RawNode::start([raw_node::healthy("node")]).await;
     let front = Front::kylin(front::endpoints(&[node.address()]), |proxy| proxy);
     raw(&front, "POST /kylin/api/models", &[("rOuTeD", "true")]).await;
     let seen = node.seen().texts().concat().to_ascii_lowercase();

@@ -307,7 +307,7 @@ async fn nodes_in_job_mode_cost_nothing_of_the_budget() {
 async fn a_repeated_query_is_the_same_to_the_byte_and_an_insert_is_seen_once() {
     for (text, repeated) in [("select 'ä'", true), ("insert into t values (1)", false)] {
         let bad = RawNode::start([vec![Act::Read, Act::Reset]]).await;
-        let good = RawNode::start([raw_node::well("good")]).await;
+        let good = RawNode::start([raw_node::healthy("good")]).await;
         let endpoints =
             [(0, &bad), (1, &good)].map(|(id, node)| front::endpoint(id, node.address(), |backend| backend));
         let front = Front::kylin(endpoints, |proxy| proxy);
@@ -355,7 +355,7 @@ async fn a_node_on_which_a_query_timed_out_is_probed_at_once_and_not_ejected() {
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{version}",
         version.len()
     );
-    let probed = || raw_node::answers(version.clone());
+    let probed = || raw_node::respond(version.clone());
     let node = RawNode::start([probed(), vec![Act::Read, Act::UntilClosed], probed()]).await;
     let backend = HttpBackend::builder(&node.address().to_string()).unwrap().head_timeout(Duration::from_millis(200));
     let other = Endpoint::http("1", &front::nobody().to_string()).unwrap().admin_state(AdminState::Maintenance);
@@ -392,5 +392,5 @@ async fn an_answer_that_is_given_up_is_let_go_before_the_next_try() {
     bad.wait_until(|seen| seen.closed == 1).await;
     assert_eq!(front.in_flight(), 1);
     good.go();
-    assert_eq!(client.answer().await.unwrap().text(), "good");
+    assert_eq!(client.response().await.unwrap().text(), "good");
 }

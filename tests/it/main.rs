@@ -12,6 +12,7 @@ mod affinity_cookie;
 mod affinity_learn;
 mod affinity_route;
 mod affinity_user;
+mod backends;
 mod blame;
 mod bound_picks;
 mod broken_answers;

@@ -13,7 +13,7 @@ use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 use serde_json::Value;
 
 use crate::support::front::{Front, demo, refusal};
-use crate::support::raw_node::{Act, RawNode, answers, find, ok, well};
+use crate::support::raw_node::{Act, RawNode, find, healthy, ok, respond};
 
 #[tokio::test]
 async fn an_expectation_is_met_with_exactly_one_100() {
@@ -86,7 +86,11 @@ async fn answers_without_bodies_keep_their_heads_and_the_connection() {
             assert_eq!((head.header("content-length"), head.header("transfer-encoding")), (None, None));
         }
         client.send("GET / HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
-        assert_eq!(client.answer().await.unwrap().text(), "next", "{method} {status}: what follows is the next answer");
+        assert_eq!(
+            client.response().await.unwrap().text(),
+            "next",
+            "{method} {status}: what follows is the next answer"
+        );
         assert_eq!(node.seen().connections, 1, "{method} {status}: on the same connection");
     }
 }
@@ -102,7 +106,7 @@ async fn interim_answers_of_a_node_do_not_disturb_the_final_one() {
         assert_eq!(client.head().await.unwrap().status, 200, "{interim}: dropped");
     }
     let node =
-        RawNode::start([answers("HTTP/1.1 101 Switching Protocols\r\nUpgrade: ws\r\nConnection: upgrade\r\n\r\nraw")])
+        RawNode::start([respond("HTTP/1.1 101 Switching Protocols\r\nUpgrade: ws\r\nConnection: upgrade\r\n\r\nraw")])
             .await;
     let front = Front::over(&[node.address()]);
     for extra in ["", "Connection: upgrade\r\nUpgrade: ws\r\n"] {
@@ -121,7 +125,7 @@ async fn trailers_end_at_the_proxy_and_leave_bodies_whole() {
         Authorization: Basic eA==\r\nX-Forwarded-For: 6.6.6.6\r\nX-Trailer: 1\r\n\r\n";
     let mut client = front.connect().await;
     client.send(request).await.unwrap();
-    let answer = client.answer().await.unwrap();
+    let answer = client.response().await.unwrap();
     assert_eq!((answer.text(), answer.trailers.len()), ("hello", 0));
     assert_eq!((answer.header("set-cookie"), answer.header("x-sum")), (None, None));
     let seen = node.seen().texts().remove(0);
@@ -130,7 +134,7 @@ async fn trailers_end_at_the_proxy_and_leave_bodies_whole() {
         assert!(!seen.contains(gone), "{gone}: {seen}");
     }
     client.send("GET / HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
-    assert_eq!(client.answer().await.unwrap().text(), "next", "both connections are still good");
+    assert_eq!(client.response().await.unwrap().text(), "next", "both connections are still good");
     assert_eq!(node.seen().connections, 1);
 }
 
@@ -166,7 +170,7 @@ async fn an_answer_that_comes_before_the_body_was_sent_reaches_the_client() {
                 .unwrap();
             // May fail: the server has every right to close before it has read all.
             _ = client.send(vec![b'x'; length]).await;
-            assert_eq!(client.answer().await.unwrap().status(), 413, "{length} bytes");
+            assert_eq!(client.response().await.unwrap().status(), 413, "{length} bytes");
             front.idle().await;
         }
     }
@@ -185,7 +189,7 @@ async fn an_http_1_0_client_gets_its_answer_and_the_end_of_the_connection() {
         assert!(!head.contains("transfer-encoding"), "{head}");
         assert_eq!(bytes.len() - head.len() - 4, length);
     }
-    let node = RawNode::start([well("raw")]).await;
+    let node = RawNode::start([healthy("raw")]).await;
     let front = Front::over(&[node.address()]);
     assert_eq!(front.ask("GET / HTTP/1.0\r\n\r\n").await.unwrap().text(), "raw");
     let seen = node.seen().texts().remove(0).to_ascii_lowercase();
@@ -195,8 +199,8 @@ async fn an_http_1_0_client_gets_its_answer_and_the_end_of_the_connection() {
 
 #[tokio::test]
 async fn an_absolute_target_names_the_host_and_never_where_to_connect() {
-    let node = RawNode::start([well("node")]).await;
-    let elsewhere = RawNode::start([well("elsewhere")]).await;
+    let node = RawNode::start([healthy("node")]).await;
+    let elsewhere = RawNode::start([healthy("elsewhere")]).await;
     let front = Front::over(&[node.address()]);
     let target = format!("http://{}/kylin/api?x=1", elsewhere.address());
     let answer = front.ask(format!("GET {target} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await.unwrap();
@@ -220,7 +224,7 @@ async fn requests_that_wait_in_line_on_a_connection_are_answered_in_order() {
         .collect();
     client.send(requests).await.unwrap();
     for n in 0..50 {
-        assert_eq!(client.answer().await.unwrap().text(), format!("{n:02}"));
+        assert_eq!(client.response().await.unwrap().text(), format!("{n:02}"));
     }
     assert_eq!(node.stats().connections, 1, "one connection is enough for one client");
 }

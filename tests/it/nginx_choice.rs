@@ -9,7 +9,7 @@ use kylin_lb::nginx::{Config, Site};
 use crate::policies::by_key;
 use crate::support::cluster::{Nowhere, choose, endpoints};
 use crate::support::front::eventually;
-use crate::support::raw_node::{Act, RawNode, ok, well};
+use crate::support::raw_node::{Act, RawNode, healthy, ok};
 use crate::support::{Nginx, http::Connection, require_nginx};
 
 /// A real nginx in front of servers that respond with their own index.
@@ -62,7 +62,7 @@ impl Chooser {
         assert!(!key.contains(char::is_control) && key.trim() == key, "a header cannot carry the key {key:?}");
         let request = format!("GET / HTTP/1.1\r\nHost: chosen\r\nX-Real-IP: {client}\r\nX-Key: {key}\r\n\r\n");
         self.connection.send(request).await.expect("nginx keeps the connection");
-        let response = self.connection.answer().await.expect("nginx responds");
+        let response = self.connection.response().await.expect("nginx responds");
         response.text().parse().unwrap_or_else(|_| panic!("not the index of a server: {response:?}"))
     }
 }
@@ -198,7 +198,7 @@ async fn while_one_is_busy(nodes: &[RawNode; 3], front: SocketAddr, settled: imp
     nodes[0].wait_until(|seen| seen.requests.len() == 1).await;
     let mut send = async |busy| {
         others.send(request).await.unwrap();
-        let node = others.answer().await.unwrap().text().to_owned();
+        let node = others.response().await.unwrap().text().to_owned();
         settled(busy).await;
         node
     };
@@ -207,7 +207,7 @@ async fn while_one_is_busy(nodes: &[RawNode; 3], front: SocketAddr, settled: imp
         during += &send(1).await;
     }
     nodes[0].go();
-    assert_eq!(held.answer().await.unwrap().text(), "a");
+    assert_eq!(held.response().await.unwrap().text(), "a");
     settled(0).await;
     for _ in 0..3 {
         after.push(send(0).await);
@@ -221,7 +221,11 @@ async fn least_conn_avoids_a_busy_server_as_nginx_does() {
     require_nginx!();
     let nodes = async || {
         let busy = vec![Act::Read, Act::WaitForGo, Act::Write(ok("a"))];
-        [RawNode::start([busy, well("a")]).await, RawNode::start([well("b")]).await, RawNode::start([well("c")]).await]
+        [
+            RawNode::start([busy, healthy("a")]).await,
+            RawNode::start([healthy("b")]).await,
+            RawNode::start([healthy("c")]).await,
+        ]
     };
     let text = |nodes: &[RawNode; 3]| {
         let servers = nodes.each_ref().map(|node| format!("server {};", node.address())).concat();

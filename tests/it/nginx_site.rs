@@ -11,7 +11,7 @@ use kylin_lb::server::Server;
 use kylin_lb::{Body, ClientAddr};
 
 use crate::support::front::nobody;
-use crate::support::http::{Answer, Connection};
+use crate::support::http::{Connection, RawResponse};
 use crate::support::{Nginx, require_nginx};
 
 /// Starts a node that responds with the request that it got; paths with `/moved` redirect.
@@ -159,16 +159,16 @@ fn requests() -> Vec<String> {
     requests
 }
 
-async fn send(front: SocketAddr, request: &str) -> Answer {
+async fn send(front: SocketAddr, request: &str) -> RawResponse {
     let mut connection = Connection::open(front).await.unwrap();
     let end = if request.contains("\r\n\r\n") { "" } else { "\r\n\r\n" };
     connection.send(format!("{request}{end}")).await.unwrap();
-    connection.answer().await.unwrap_or_else(|error| panic!("{request}: {error}"))
+    connection.response().await.unwrap_or_else(|error| panic!("{request}: {error}"))
 }
 
 /// Returns what both must have in common: the status, the headers that the configuration names, and
 /// the body if the configuration or the node made it.
-fn comparable(response: &Answer) -> String {
+fn comparable(response: &RawResponse) -> String {
     let names = ["location", "x-added", "x-where", "x-server", "x-secret", "x-kept", "content-type"];
     let from_node = response.header("x-kept").is_some();
     let mut lines = vec![response.status().to_string()];
@@ -234,7 +234,7 @@ async fn the_longest_times_of_a_file_work() {
     let mut connection = Connection::open(ours.addresses()[0]).await.unwrap();
     for _ in 0..3 {
         connection.send("POST /x HTTP/1.1\r\nHost: kylin\r\nContent-Length: 2\r\n\r\nhi").await.unwrap();
-        let response = connection.answer().await.unwrap();
+        let response = connection.response().await.unwrap();
         assert!(response.text().starts_with("POST /x\n"), "{}", response.text());
     }
     ours.stop(Duration::from_secs(5)).await;

@@ -19,7 +19,7 @@ use kylin_lb::{Backend, Body, HttpBackend, SendError};
 use tokio::time::Instant;
 
 use crate::support::front::{Front, refusal};
-use crate::support::raw_node::{Act, RawNode, answers, ok, well};
+use crate::support::raw_node::{Act, RawNode, healthy, ok, respond};
 
 fn get() -> Request<Body> {
     Request::get("/").header("host", "kylin").body(Body::empty()).unwrap()
@@ -39,7 +39,7 @@ async fn whole(answer: Response<Body>) -> Result<Bytes, BodyError> {
 
 /// What a GET gets from a node that answers so.
 async fn asked(answer: impl Into<Vec<u8>>) -> Result<Response<Body>, SendError> {
-    let node = RawNode::start([answers(answer)]).await;
+    let node = RawNode::start([respond(answer)]).await;
     to(node.address()).send(get()).await
 }
 
@@ -105,7 +105,7 @@ async fn chunks_that_are_mostly_extension_are_an_error() {
 #[tokio::test]
 async fn more_fields_than_a_map_can_hold_are_an_error() {
     let fields: String = (0..40_000).map(|number| format!("x{number}: \r\n")).collect();
-    let node = RawNode::start([answers(format!("HTTP/1.1 200 OK\r\n{fields}\r\n"))]).await;
+    let node = RawNode::start([respond(format!("HTTP/1.1 200 OK\r\n{fields}\r\n"))]).await;
     for most in [50_000, usize::MAX] {
         let backend = HttpBackend::builder(&node.address().to_string()).unwrap();
         let backend = backend.max_headers(most).max_head_bytes(1 << 20).build();
@@ -119,13 +119,13 @@ async fn an_answer_without_a_body_stays_without_one_whatever_its_head_says() {
         for framing in ["Content-Length: 38", "Transfer-Encoding: chunked"] {
             let smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
             let bytes = format!("HTTP/1.1 {status}\r\n{framing}\r\n\r\n{smuggled}").into_bytes();
-            let node = RawNode::start([vec![Act::Read, Act::Write(bytes), Act::UntilClosed], well("next")]).await;
+            let node = RawNode::start([vec![Act::Read, Act::Write(bytes), Act::UntilClosed], healthy("next")]).await;
             let front = Front::over(&[node.address()]);
             let mut client = front.connect().await;
             let request = format!("{method} / HTTP/1.1\r\nHost: kylin\r\n\r\nGET /n HTTP/1.1\r\nHost: kylin\r\n\r\n");
             client.send(request).await.unwrap();
             assert_eq!(client.head().await.unwrap().status.to_string(), status[..3]);
-            assert_eq!(client.answer().await.unwrap().text(), "next", "{method} {status} {framing}");
+            assert_eq!(client.response().await.unwrap().text(), "next", "{method} {status} {framing}");
         }
     }
 }
@@ -178,7 +178,7 @@ async fn an_answer_that_came_before_its_request_is_nobodys() {
 
 #[tokio::test]
 async fn a_target_without_a_path_gets_one() {
-    let node = RawNode::start([well("fine")]).await;
+    let node = RawNode::start([healthy("fine")]).await;
     let front = Front::over(&[node.address()]);
     let answer = front.ask("GET http://kylin?x=1 HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
     assert_eq!(answer.text(), "fine");
@@ -325,7 +325,7 @@ fn a_connection_of_another_runtime_is_waited_for_by_the_clock_of_this_one() {
 
 #[tokio::test]
 async fn a_refusal_of_the_front_end_names_no_bytes_of_the_node() {
-    let node = RawNode::start([answers("HTTP/1.1 200 OK\r\nSet-Cookie: JSESSIONID=secret\nX: y\r\n\r\n")]).await;
+    let node = RawNode::start([respond("HTTP/1.1 200 OK\r\nSet-Cookie: JSESSIONID=secret\nX: y\r\n\r\n")]).await;
     let answer = Front::over(&[node.address()]).get("/").await.unwrap();
     assert!(!refusal(&answer, 502).contains("secret"));
 }

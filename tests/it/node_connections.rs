@@ -13,7 +13,7 @@ use kylin_lb::{Backend, Body, HttpBackend};
 use socket2::{Domain, Socket, Type};
 
 use crate::support::front::{Front, endpoint, eventually};
-use crate::support::raw_node::{Act, RawNode, ok, well};
+use crate::support::raw_node::{Act, RawNode, healthy, ok};
 
 fn post(body: &'static str) -> Request<Body> {
     Request::post("/").header("host", "kylin").body(Body::from(body)).unwrap()
@@ -32,7 +32,7 @@ async fn ask(backend: &HttpBackend) {
 
 /// A node, and a backend for it with changes.
 async fn node(change: impl FnOnce(HttpBackendBuilder) -> HttpBackendBuilder) -> (RawNode, HttpBackend) {
-    let node = RawNode::start([well("fine")]).await;
+    let node = RawNode::start([healthy("fine")]).await;
     let backend = change(HttpBackend::builder(&node.address().to_string()).unwrap()).build();
     (node, backend)
 }
@@ -81,7 +81,7 @@ async fn a_connection_becomes_so_old() {
 #[tokio::test]
 async fn a_request_beyond_the_limit_of_connections_goes_elsewhere() {
     let busy = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(ok("late"))]]).await;
-    let other = RawNode::start([well("other")]).await;
+    let other = RawNode::start([healthy("other")]).await;
     let limited = endpoint(0, busy.address(), |backend| backend.max_connections(NonZero::new(1)));
     let front = Front::of([limited, endpoint(1, other.address(), |backend| backend)], |proxy| proxy);
     let first = front.get("/");
@@ -144,7 +144,7 @@ async fn a_node_that_takes_no_connection_in_time_is_passed_over_with_the_request
     assert!(error.take_request().is_some());
     eventually(|| backend.connections() == 0, || "the attempt given up".to_owned()).await;
 
-    let other = RawNode::start([well("other")]).await;
+    let other = RawNode::start([healthy("other")]).await;
     let slow = endpoint(0, full.address, |backend| backend.connect_timeout(timeout));
     let front = Front::of([slow, endpoint(1, other.address(), |backend| backend)], |proxy| proxy);
     for turn in 1..=2 {

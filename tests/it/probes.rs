@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::support::cluster::nonzero;
 use crate::support::front::{self, Front, demo, eventually, nobody};
 use crate::support::health::{pick, report, state, status};
-use crate::support::raw_node::{RawNode, answers};
+use crate::support::raw_node::{RawNode, respond};
 
 const UP: (HealthState, Option<Reason>) = (HealthState::Healthy, None);
 
@@ -137,7 +137,7 @@ async fn a_page_that_answers_every_path_is_no_kylin() {
 
 #[tokio::test]
 async fn what_goes_over_the_wire_is_a_whole_request() {
-    let node = RawNode::start([answers("HTTP/1.1 204 No Content\r\n\r\n")]).await;
+    let node = RawNode::start([respond("HTTP/1.1 204 No Content\r\n\r\n")]).await;
     let probe = Probe::get("/own?deep=1")
         .unwrap()
         .header("x-probe".parse().unwrap(), "yes".parse().unwrap())

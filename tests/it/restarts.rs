@@ -110,7 +110,7 @@ async fn load(client: usize, front: std::net::SocketAddr, over: Arc<AtomicBool>)
         let fields = format!("Host: kylin\r\nX-Request-Id: {id}\r\n");
         if number % 2 == 0 {
             connection.send(format!("GET /demo/bytes?n=2000 HTTP/1.1\r\n{fields}\r\n")).await.unwrap();
-            match connection.answer().await {
+            match connection.response().await {
                 Ok(answer) if answer.status() == 200 && answer.body.len() == 2000 => record.gets += 1,
                 // The node died in the middle of its answer: cut short is what the client must see.
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
@@ -124,7 +124,7 @@ async fn load(client: usize, front: std::net::SocketAddr, over: Arc<AtomicBool>)
             let body = "some body";
             let head = format!("POST /demo/digest HTTP/1.1\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
             connection.send(format!("{head}{body}")).await.unwrap();
-            match connection.answer().await {
+            match connection.response().await {
                 Ok(answer) if answer.status() == 200 => record.posts.push(id),
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                     record.cut += 1;

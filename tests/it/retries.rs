@@ -9,8 +9,8 @@ use kylin_lb::proxy::RetryPolicy;
 use kylin_lb::{Endpoint, HttpBackend};
 
 use crate::support::front::{Front, endpoint, nobody, refusal};
-use crate::support::http::Answer;
-use crate::support::raw_node::{Act, RawNode, answers, find, well};
+use crate::support::http::RawResponse;
+use crate::support::raw_node::{Act, RawNode, find, healthy, respond};
 
 /// Short enough for a test, and long enough that no node which means to answer misses it.
 const HEAD_TIMEOUT: Duration = Duration::from_millis(300);
@@ -19,7 +19,7 @@ fn impatient(id: usize, address: SocketAddr) -> Endpoint<HttpBackend> {
     endpoint(id, address, |backend| backend.head_timeout(HEAD_TIMEOUT))
 }
 
-async fn send(front: &Front, method: &str) -> Answer {
+async fn send(front: &Front, method: &str) -> RawResponse {
     let answer = match method {
         "GET" => front.get("/kylin/api/projects").await,
         _ => front.post("/kylin/api/query", "{\"sql\":\"select 1\"}").await,
@@ -35,13 +35,13 @@ async fn a_get_goes_on_after_any_failure_and_a_post_only_when_it_was_not_sent() 
         ("closes", vec![Act::Read], 502, "may have been executed"),
         ("resets", vec![Act::Read, Act::Reset], 502, "may have been executed"),
         ("hangs", vec![Act::Read, Act::UntilClosed], 504, "did not answer in time"),
-        ("half a head", answers("HTTP/1.1 200 OK\r\nContent-Le"), 502, "broke|not valid HTTP"),
-        ("junk", answers("SSH-2.0-OpenSSH_9.6\r\n\r\n"), 502, "not valid HTTP"),
-        ("503, listed", answers(unavailable.clone()), 503, "busy"),
+        ("half a head", respond("HTTP/1.1 200 OK\r\nContent-Le"), 502, "broke|not valid HTTP"),
+        ("junk", respond("SSH-2.0-OpenSSH_9.6\r\n\r\n"), 502, "not valid HTTP"),
+        ("503, listed", respond(unavailable.clone()), 503, "busy"),
     ];
     for (what, script, status, message) in failures {
         for method in ["GET", "POST"] {
-            let (bad, good) = (RawNode::start([script.clone()]).await, RawNode::start([well("good")]).await);
+            let (bad, good) = (RawNode::start([script.clone()]).await, RawNode::start([healthy("good")]).await);
             let retry = RetryPolicy::default().on_status(StatusCode::SERVICE_UNAVAILABLE);
             let front = Front::of([impatient(0, bad.address()), impatient(1, good.address())], |p| p.retry(retry));
             let answer = send(&front, method).await;
@@ -65,8 +65,8 @@ async fn a_get_goes_on_after_any_failure_and_a_post_only_when_it_was_not_sent() 
 #[tokio::test]
 async fn a_status_that_is_not_listed_is_the_answer() {
     for status in ["500 Internal Server Error", "503 Service Unavailable", "401 Unauthorized"] {
-        let node = RawNode::start([answers(format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno"))]).await;
-        let other = RawNode::start([well("other")]).await;
+        let node = RawNode::start([respond(format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno"))]).await;
+        let other = RawNode::start([healthy("other")]).await;
         let answer = send(&Front::over(&[node.address(), other.address()]), "GET").await;
         assert_eq!((answer.status().to_string(), answer.text()), (status[..3].to_owned(), "no"));
         assert_eq!(other.seen().connections, 0);
@@ -75,7 +75,7 @@ async fn a_status_that_is_not_listed_is_the_answer() {
 
 #[tokio::test]
 async fn a_listed_status_of_the_last_node_is_passed_on() {
-    let busy = answers("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy");
+    let busy = respond("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy");
     let (one, two) = (RawNode::start([busy.clone()]).await, RawNode::start([busy]).await);
     let retry = RetryPolicy::default().on_status(StatusCode::SERVICE_UNAVAILABLE);
     let front = Front::with(&[one.address(), two.address()], |proxy| proxy.retry(retry));
@@ -89,7 +89,7 @@ async fn a_refused_connection_sends_any_request_on_with_its_body_intact() {
     let small = "x".repeat(1000);
     let large = "y".repeat(3 << 20);
     for body in [&small, &large] {
-        let good = RawNode::start([well("good")]).await;
+        let good = RawNode::start([healthy("good")]).await;
         let front = Front::over(&[nobody(), nobody(), good.address()]);
         let answer = front.post("/kylin/api/query", body).await.unwrap();
         assert_eq!((answer.status(), answer.text()), (200, "good"));
@@ -97,7 +97,7 @@ async fn a_refused_connection_sends_any_request_on_with_its_body_intact() {
         assert_eq!(requests.len(), 1);
         assert!(requests[0].ends_with(format!("\r\n\r\n{body}").as_bytes()), "{} bytes", body.len());
     }
-    let good = RawNode::start([well("good")]).await;
+    let good = RawNode::start([healthy("good")]).await;
     let front = Front::over(&[nobody(), good.address()]);
     let chunks = format!("{:x}\r\n{large}\r\n", large.len());
     let head = "POST / HTTP/1.1\r\nHost: kylin\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -111,14 +111,14 @@ async fn a_refused_connection_sends_any_request_on_with_its_body_intact() {
 #[tokio::test]
 async fn a_long_body_of_which_a_part_was_sent_is_not_sent_again() {
     let bad = RawNode::start([vec![Act::ReadHead, Act::Reset]]).await;
-    let good = RawNode::start([well("good")]).await;
+    let good = RawNode::start([healthy("good")]).await;
     let front = Front::over(&[bad.address(), good.address()]);
     let mut client = front.connect().await;
     // PUT is idempotent, but nobody has its bytes any more.
     client.send(format!("PUT / HTTP/1.1\r\nHost: kylin\r\nContent-Length: {}\r\n\r\n", 3 << 20)).await.unwrap();
     // The front end answers before all is sent, and may close.
     _ = client.send("y".repeat(3 << 20)).await;
-    let answer = client.answer().await.unwrap();
+    let answer = client.response().await.unwrap();
     assert!(refusal(&answer, 502).contains("may have been executed"));
     assert_eq!(good.seen().connections, 0);
     // A short one is.
@@ -144,7 +144,7 @@ async fn the_number_of_tries_is_limited() {
     let nodes = [
         RawNode::start([vec![Act::Read]]).await,
         RawNode::start([vec![Act::Read]]).await,
-        RawNode::start([well("3")]).await,
+        RawNode::start([healthy("3")]).await,
     ];
     let addresses = nodes.each_ref().map(RawNode::address);
     let front =
@@ -159,7 +159,8 @@ async fn the_number_of_tries_is_limited() {
 #[tokio::test]
 async fn the_time_for_tries_is_limited() {
     let clock = ManualClock::new();
-    let (slow, good) = (RawNode::start([vec![Act::Read, Act::WaitForGo]]).await, RawNode::start([well("good")]).await);
+    let (slow, good) =
+        (RawNode::start([vec![Act::Read, Act::WaitForGo]]).await, RawNode::start([healthy("good")]).await);
     let nodes = [slow.address(), good.address()];
     let retry = RetryPolicy::default().max_elapsed(Some(Duration::from_secs(10)));
     for (seconds, status) in [(9, 200), (10, 502)] {
@@ -177,7 +178,7 @@ async fn the_time_for_tries_is_limited() {
 
 #[tokio::test]
 async fn backups_serve_when_no_primary_is_left_to_try() {
-    let backup = RawNode::start([well("backup")]).await;
+    let backup = RawNode::start([healthy("backup")]).await;
     let front = Front::of(
         [impatient(0, nobody()), impatient(1, nobody()), impatient(2, backup.address()).backup(true)],
         |proxy| proxy,
@@ -185,7 +186,7 @@ async fn backups_serve_when_no_primary_is_left_to_try() {
     for method in ["GET", "POST"] {
         assert_eq!(send(&front, method).await.text(), "backup");
     }
-    let primary = RawNode::start([well("primary")]).await;
+    let primary = RawNode::start([healthy("primary")]).await;
     let front =
         Front::of([impatient(0, primary.address()), impatient(1, backup.address()).backup(true)], |proxy| proxy);
     for _ in 0..4 {

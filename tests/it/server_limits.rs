@@ -69,7 +69,7 @@ async fn an_idle_client_is_closed_in_order() {
     let server = server(|server| server.head_timeout(Duration::from_millis(100)));
     let mut client = connect(&server).await;
     client.send(GET).await.unwrap();
-    assert_eq!(client.answer().await.unwrap().text(), "hello");
+    assert_eq!(client.response().await.unwrap().text(), "hello");
     assert!(client.rest().await.unwrap().is_empty());
 }
 
@@ -84,7 +84,7 @@ async fn a_head_is_bounded_in_fields_and_bytes() {
     ] {
         let mut client = connect(&server).await;
         client.send(format!("GET / HTTP/1.1\r\nHost: kylin\r\n{fields}\r\n")).await.unwrap();
-        assert_eq!(client.answer().await.unwrap().status(), status, "{} bytes", fields.len());
+        assert_eq!(client.response().await.unwrap().status(), status, "{} bytes", fields.len());
         if status != 200 {
             assert!(closed(&mut client).await.is_empty(), "and closed");
         }
@@ -100,13 +100,13 @@ async fn connections_beyond_the_limit_wait_for_one_to_end_on_any_number_of_threa
             let (mut first, mut second) = (connect(&server).await, connect(&server).await);
             for client in [&mut first, &mut second] {
                 client.send(GET).await.unwrap();
-                assert_eq!(client.answer().await.unwrap().text(), "hello");
+                assert_eq!(client.response().await.unwrap().text(), "hello");
             }
             let mut third = connect(&server).await;
             third.send(GET).await.unwrap();
             assert!(timeout(Duration::from_millis(20), third.head()).await.is_err(), "the third waits");
             drop(first);
-            assert_eq!(third.answer().await.unwrap().text(), "hello");
+            assert_eq!(third.response().await.unwrap().text(), "hello");
         }
     }
 }
@@ -136,7 +136,7 @@ async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
     client.send(lots).await.unwrap();
     node.wait_until(|stats| stats.cancelled == 1).await.unwrap();
     front.idle().await;
-    let error = client.answer().await.unwrap_err();
+    let error = client.response().await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{error}");
 }
 
@@ -145,7 +145,7 @@ async fn keep_alive_can_be_refused() {
     let server = server(|server| server.keep_alive(false));
     let mut client = connect(&server).await;
     client.send(GET).await.unwrap();
-    assert_eq!(client.answer().await.unwrap().header("connection"), Some("close"));
+    assert_eq!(client.response().await.unwrap().header("connection"), Some("close"));
     assert!(client.rest().await.unwrap().is_empty());
 }
 
@@ -155,7 +155,7 @@ async fn a_server_that_is_dropped_is_gone() {
     let address = server.addresses()[0];
     let mut client = connect(&server).await;
     client.send(GET).await.unwrap();
-    assert_eq!(client.answer().await.unwrap().text(), "hello");
+    assert_eq!(client.response().await.unwrap().text(), "hello");
     drop(server);
     assert!(closed(&mut client).await.is_empty(), "open connections are closed");
     let refused = async {

@@ -32,7 +32,7 @@ async fn what_is_in_flight_is_finished_and_idle_connections_are_closed_in_order(
     let (mut idle, mut fresh, mut busy) = (front.connect().await, front.connect().await, front.connect().await);
     slow.go();
     idle.send(GET).await.unwrap();
-    assert_eq!(idle.answer().await.unwrap().text(), "slow");
+    assert_eq!(idle.response().await.unwrap().text(), "slow");
     busy.send(GET).await.unwrap();
     slow.wait_until(|seen| seen.requests.len() == 2).await;
 
@@ -43,7 +43,7 @@ async fn what_is_in_flight_is_finished_and_idle_connections_are_closed_in_order(
     while Connection::open(address).await.is_ok() {}
     assert!(!stop.is_finished(), "one is still busy");
     slow.go();
-    let answer = busy.answer().await.unwrap();
+    let answer = busy.response().await.unwrap();
     assert_eq!((answer.text(), answer.header("connection")), ("slow", Some("close")));
     assert!(busy.rest().await.unwrap().is_empty());
     assert_eq!(stop.await.unwrap().cut, 0);
@@ -77,7 +77,7 @@ async fn what_takes_longer_than_the_grace_is_cut_and_counted() {
     slow.wait_until(|seen| seen.requests.len() == 2).await;
     assert_eq!(front.server.stop(Duration::from_millis(50)).await.cut, 2);
     for client in &mut clients {
-        assert!(client.answer().await.is_err());
+        assert!(client.response().await.is_err());
     }
     slow.wait_until(|seen| seen.closed == 2).await;
 }
@@ -115,7 +115,7 @@ async fn requests_that_the_server_had_not_looked_at_before_the_stop_are_answered
     assert!(timeout(Duration::ZERO, stop.as_mut()).await.is_err());
     release.send(()).unwrap();
     for client in &mut clients {
-        assert_eq!(client.answer().await.unwrap().text(), "hello");
+        assert_eq!(client.response().await.unwrap().text(), "hello");
     }
     assert_eq!(stop.await.cut, 0);
 }
@@ -137,7 +137,7 @@ async fn requests_that_came_before_the_stop_are_all_answered() {
                     let sent = client.send("GET /demo/bytes?n=5000 HTTP/1.1\r\nHost: kylin\r\n\r\n").await;
                     // Whether this request was under way when the stop began.
                     let before = !stopping.load(Ordering::SeqCst);
-                    match client.answer().await {
+                    match client.response().await {
                         Ok(answer) => assert_eq!((answer.status(), answer.body.len()), (200, 5000)),
                         Err(error) => {
                             assert!(!before || sent.is_err(), "a request from before the stop failed: {error}");

@@ -15,10 +15,10 @@ use http_body_util::BodyExt;
 use kylin_lb::{Backend, Body, Endpoint, HttpBackend};
 
 use crate::support::front::{Front, eventually};
-use crate::support::http::Answer;
-use crate::support::raw_node::{Act, RawNode, ok, well};
+use crate::support::http::RawResponse;
+use crate::support::raw_node::{Act, RawNode, healthy, ok};
 
-async fn send(front: &Front, method: &str) -> Answer {
+async fn send(front: &Front, method: &str) -> RawResponse {
     let answer = match method {
         "GET" => front.get("/").await,
         _ => front.post("/", "body").await,
@@ -48,7 +48,7 @@ async fn a_get_on_a_kept_connection_that_breaks_is_repeated_on_a_fresh_one_and_a
     for (method, status) in [("GET", 200), ("POST", 502)] {
         // The second request on the first connection is read and not answered: as if it had crossed with the close.
         let first = vec![Act::Read, Act::Write(ok("fine")), Act::Read];
-        let node = RawNode::start([first, well("fresh")]).await;
+        let node = RawNode::start([first, healthy("fresh")]).await;
         let front = Front::over(&[node.address()]);
         assert_eq!(send(&front, method).await.text(), "fine");
         let answer = send(&front, method).await;

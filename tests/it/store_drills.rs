@@ -11,7 +11,7 @@ use kylin_lb::testing::kylin::KylinVersion;
 use tokio::task::JoinHandle;
 
 use crate::support::front::{Front, eventually};
-use crate::support::http::{Answer, Connection};
+use crate::support::http::{Connection, RawResponse};
 use crate::support::login::{ADMIN, Nodes, node_of};
 use crate::support::mariadb::{MariaDb, mariadb_installed};
 use crate::support::memcached::{Memcached, memcached_installed};
@@ -192,7 +192,7 @@ impl Drill {
 }
 
 impl Tally {
-    fn note(&self, user: &User, answer: std::io::Result<Answer>) {
+    fn note(&self, user: &User, answer: std::io::Result<RawResponse>) {
         let wrong = match answer {
             Ok(answer) if answer.status() == 200 && node_of(&answer) == user.home => None,
             Ok(answer) if answer.status() == 200 => Some("another node".to_owned()),
@@ -229,12 +229,12 @@ impl User {
         user
     }
 
-    async fn query(&mut self) -> std::io::Result<Answer> {
+    async fn query(&mut self) -> std::io::Result<RawResponse> {
         let fields = format!("Content-Type: application/json\r\n{}", self.cookie);
         self.ask("/kylin/api/query", &fields, QUERY).await
     }
 
-    async fn ask(&mut self, path: &str, fields: &str, body: &str) -> std::io::Result<Answer> {
+    async fn ask(&mut self, path: &str, fields: &str, body: &str) -> std::io::Result<RawResponse> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => Connection::open(self.front).await?,
@@ -242,7 +242,7 @@ impl User {
         let length = body.len();
         let request = format!("POST {path} HTTP/1.1\r\nHost: kylin\r\nContent-Length: {length}\r\n{fields}\r\n{body}");
         connection.send(request).await?;
-        let answer = connection.answer().await?;
+        let answer = connection.response().await?;
         if answer.header("connection") != Some("close") {
             self.connection = Some(connection);
         }

@@ -41,9 +41,9 @@ async fn client_ends_a_body_where_its_framing_says() {
     let counted = wire(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 204 No Content\r\n\r\n").await;
     let mut connection = Connection::open(counted).await.unwrap();
     connection.send("GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    assert_eq!(connection.answer().await.unwrap().text(), "hello");
-    assert_eq!(connection.answer().await.unwrap().status(), 204);
-    assert_eq!(connection.answer().await.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    assert_eq!(connection.response().await.unwrap().text(), "hello");
+    assert_eq!(connection.response().await.unwrap().status(), 204);
+    assert_eq!(connection.response().await.unwrap_err().kind(), ErrorKind::UnexpectedEof);
 
     let chunked = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
         5;note=1\r\nhello\r\nB\r\n, the world\r\n0\r\nX-Sum: 16\r\n\r\n";
@@ -75,7 +75,7 @@ async fn client_tells_an_answer_cut_short_from_a_whole_one() {
 async fn client_does_not_wait_for_ever() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let connection = Connection::open(silent.local_addr().unwrap()).await.unwrap();
-    let error = connection.patience(Duration::from_millis(20)).answer().await.unwrap_err();
+    let error = connection.read_timeout(Duration::from_millis(20)).response().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
 }
 

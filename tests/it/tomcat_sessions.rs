@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::support::browser::basic;
 use crate::support::front::Front;
-use crate::support::http::{Answer, Connection};
+use crate::support::http::{Connection, RawResponse};
 use crate::support::tomcat::Tomcat;
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -35,14 +35,14 @@ impl User {
         User { name: format!("user{number}"), connection, cookies: BTreeMap::new() }
     }
 
-    async fn ask(&mut self, line: &str, headers: &str, body: &str) -> Answer {
+    async fn ask(&mut self, line: &str, headers: &str, body: &str) -> RawResponse {
         let mut request = format!("{line} HTTP/1.1\r\nHost: kylin\r\n{headers}Content-Length: {}\r\n", body.len());
         if !self.cookies.is_empty() {
             let cookies: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
             request += &format!("Cookie: {}\r\n", cookies.join("; "));
         }
         self.connection.send(format!("{request}\r\n{body}")).await.unwrap();
-        let answer = self.connection.answer().await.unwrap();
+        let answer = self.connection.response().await.unwrap();
         for field in answer.head.all("set-cookie") {
             let (name, value) = field.split(';').next().unwrap().split_once('=').unwrap();
             self.cookies.insert(name.to_owned(), value.to_owned());

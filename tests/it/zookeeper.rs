@@ -356,7 +356,7 @@ async fn requests(front: std::net::SocketAddr, over: Arc<AtomicBool>, done: Arc<
         let post = "POST /demo/digest HTTP/1.1\r\nHost: kylin\r\nContent-Length: 3\r\n\r\nabc";
         for request in [get, post] {
             connection.send(request).await.unwrap();
-            let response = connection.answer().await.unwrap();
+            let response = connection.response().await.unwrap();
             done.fetch_add(1, Ordering::SeqCst);
             if response.status() != 200 {
                 failed.push(format!("{} {}", response.status(), response.text()));

@@ -1,15 +1,14 @@
 //! Idle connections, one stack per core.
 
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
-use tokio::time::sleep;
 
 use super::connection::Connection;
+use crate::background::{self, BackgroundTask};
 use crate::clock::Clock;
 use crate::shard;
 
@@ -54,13 +53,10 @@ impl Default for PoolSettings {
 /// The idle connections of the threads that share a shard index.
 #[derive(Default)]
 #[repr(align(128))]
-struct Shard(Mutex<Stack>);
-
-#[derive(Default)]
-struct Stack {
+struct Shard {
     /// Oldest first.
-    idle: Vec<IdleConnection>,
-    has_sweeper: bool,
+    idle: Mutex<Vec<IdleConnection>>,
+    sweeper: BackgroundTask,
 }
 
 struct IdleConnection {
@@ -113,13 +109,13 @@ impl Pool {
 
     fn take_from(&self, shard: &Shard) -> Option<Box<Connection>> {
         let now = self.clock.now();
-        let mut stack = shard.0.lock();
-        while let Some(IdleConnection { connection, since }) = stack.idle.pop() {
+        let mut idle = shard.idle.lock();
+        while let Some(IdleConnection { connection, since }) = idle.pop() {
             let idle_time = now.saturating_duration_since(since);
             if idle_time > self.settings.idle_timeout {
                 // All others are older. They are closed after the lock is released.
-                let _expired = std::mem::take(&mut stack.idle);
-                drop(stack);
+                let _expired = std::mem::take(&mut *idle);
+                drop(idle);
                 return None;
             }
             let trust_runtime = connection.uses > 1 && idle_time < TRUST_RUNTIME_TIMEOUT;
@@ -133,7 +129,7 @@ impl Pool {
     /// Closes the idle connections of this core.
     pub(super) fn clear(&self) {
         // Closed after the lock is released.
-        let _idle = std::mem::take(&mut self.shard().0.lock().idle);
+        let _idle = std::mem::take(&mut *self.shard().idle.lock());
     }
 
     /// Keeps a connection whose response was read to its end, unless it has reached a limit.
@@ -148,32 +144,28 @@ impl Pool {
         }
         connection.shrink_buffer();
         let index = self.index();
-        let mut stack = self.shards[index].0.lock();
-        let oldest = (stack.idle.len() >= max_idle).then(|| stack.idle.remove(0));
-        stack.idle.push(IdleConnection { connection, since: now });
-        let start_sweeper = !std::mem::replace(&mut stack.has_sweeper, true);
-        drop(stack);
+        let mut idle = self.shards[index].idle.lock();
+        let oldest = (idle.len() >= max_idle).then(|| idle.remove(0));
+        idle.push(IdleConnection { connection, since: now });
+        drop(idle);
         drop(oldest);
-        if start_sweeper {
-            Sweeper::start(self, index);
-        }
+        background::ensure_running(
+            self,
+            move |pool| &pool.shards[index].sweeper,
+            SWEEP_INTERVAL,
+            move |pool: Arc<Self>| std::future::ready(pool.sweep(&pool.shards[index])),
+            move |pool| !pool.shards[index].idle.lock().is_empty(),
+        );
     }
 
-    /// Closes the idle connections of a shard that cannot be used again. Returns false when none is left, which also ends the
-    /// shard's sweeper.
-    fn sweep(&self, index: usize) -> bool {
+    /// Closes the idle connections of a shard that cannot be used again.
+    fn sweep(&self, shard: &Shard) {
         let now = self.clock.now();
-        let mut stack = self.shards[index].0.lock();
-        let is_expired = |idle: &IdleConnection| {
+        let is_expired = |idle: &mut IdleConnection| {
             now.saturating_duration_since(idle.since) > self.settings.idle_timeout || !idle.connection.is_idle(false)
         };
-        let expired: Vec<_> = stack.idle.extract_if(.., |idle| is_expired(idle)).collect();
-        stack.has_sweeper = !stack.idle.is_empty();
-        let has_idle = stack.has_sweeper;
         // Closed after the lock is released.
-        drop(stack);
-        drop(expired);
-        has_idle
+        let _expired: Vec<_> = shard.idle.lock().extract_if(.., is_expired).collect();
     }
 
     fn shard(&self) -> &Shard {
@@ -182,39 +174,6 @@ impl Pool {
 
     fn index(&self) -> usize {
         shard::of_thread(self.shards.len())
-    }
-}
-
-/// Sweeps a shard until it has no idle connections, or the pool or the runtime is gone.
-struct Sweeper {
-    pool: Weak<Pool>,
-    index: usize,
-}
-
-impl Sweeper {
-    fn start(pool: &Arc<Pool>, index: usize) {
-        // Dropped wherever its task ends; then another sweeper may start.
-        let mut sweeper = Sweeper { pool: Arc::downgrade(pool), index };
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move {
-                loop {
-                    sleep(SWEEP_INTERVAL).await;
-                    let Some(pool) = sweeper.pool.upgrade() else { return };
-                    if !pool.sweep(sweeper.index) {
-                        // The next sweeper may have started already.
-                        return drop(std::mem::take(&mut sweeper.pool));
-                    }
-                }
-            });
-        }
-    }
-}
-
-impl Drop for Sweeper {
-    fn drop(&mut self) {
-        if let Some(pool) = self.pool.upgrade() {
-            pool.shards[self.index].0.lock().has_sweeper = false;
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::http::{Answer, Connection};
+use super::http::{Connection, RawResponse};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Browser {
@@ -32,7 +32,7 @@ impl Browser {
     }
 
     /// The answer to a request on a connection of its own. Cookies that it sets are kept.
-    pub(crate) async fn ask(&mut self, line: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    pub(crate) async fn ask(&mut self, line: &str, headers: &[(&str, &str)], body: &str) -> RawResponse {
         let mut request =
             format!("{line} HTTP/1.1\r\nHost: kylin\r\nUser-Agent: test\r\nContent-Length: {}\r\n", body.len());
         if let Some(authorization) = &self.authorization {
@@ -47,7 +47,7 @@ impl Browser {
         }
         let mut connection = Connection::open(self.front).await.unwrap();
         connection.send(format!("{request}\r\n{body}")).await.unwrap();
-        let answer = connection.answer().await.unwrap();
+        let answer = connection.response().await.unwrap();
         for field in answer.head.all("set-cookie") {
             let (name, value) = field.split(';').next().unwrap().split_once('=').unwrap();
             if value.is_empty() || field.to_ascii_lowercase().contains("max-age=0") {
@@ -59,12 +59,12 @@ impl Browser {
         answer
     }
 
-    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+    pub(crate) async fn get(&mut self, path: &str) -> RawResponse {
         self.ask(&format!("GET {path}"), &[], "").await
     }
 
     /// Logs in as Kylin's web interface does.
-    pub(crate) async fn log_in(&mut self, user: &str, password: &str) -> Answer {
+    pub(crate) async fn log_in(&mut self, user: &str, password: &str) -> RawResponse {
         let authorization = basic(user, password);
         let headers = [("Authorization", &*authorization), ("Content-Type", "application/json")];
         let sent = self.authorization.take();
@@ -74,7 +74,7 @@ impl Browser {
     }
 
     /// A query, of which the answer names the node.
-    pub(crate) async fn query(&mut self) -> Answer {
+    pub(crate) async fn query(&mut self) -> RawResponse {
         let body = r#"{"sql":"select 1","project":"learn_kylin"}"#;
         self.ask("POST /kylin/api/query", &[("Content-Type", "application/json")], body).await
     }

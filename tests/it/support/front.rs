@@ -12,7 +12,7 @@ use kylin_lb::testing::kylin::{KylinNode, Served};
 use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy};
 use serde_json::Value;
 
-use super::http::{Answer, Connection};
+use super::http::{Connection, RawResponse};
 
 /// How long a state that must come may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -83,19 +83,19 @@ impl Front {
     }
 
     /// The answer to these bytes on a connection of their own.
-    pub(crate) async fn ask(&self, bytes: impl AsRef<[u8]>) -> std::io::Result<Answer> {
+    pub(crate) async fn ask(&self, bytes: impl AsRef<[u8]>) -> std::io::Result<RawResponse> {
         let mut connection = self.connect().await;
         connection.send(bytes).await?;
-        connection.answer().await
+        connection.response().await
     }
 
     /// The answer to a GET of `path`.
-    pub(crate) async fn get(&self, path: &str) -> std::io::Result<Answer> {
+    pub(crate) async fn get(&self, path: &str) -> std::io::Result<RawResponse> {
         self.ask(format!("GET {path} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await
     }
 
     /// The answer to a POST.
-    pub(crate) async fn post(&self, path: &str, body: &str) -> std::io::Result<Answer> {
+    pub(crate) async fn post(&self, path: &str, body: &str) -> std::io::Result<RawResponse> {
         self.ask(format!("POST {path} HTTP/1.1\r\nHost: kylin\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await
     }
 
@@ -147,7 +147,7 @@ pub(crate) async fn eventually(mut test: impl FnMut() -> bool, what: impl Fn() -
 }
 
 /// Asserts that `answer` is an error of this status in the form that Kylin's clients know, and returns its message.
-pub(crate) fn refusal(answer: &Answer, status: u16) -> String {
+pub(crate) fn refusal(answer: &RawResponse, status: u16) -> String {
     assert_eq!(answer.status(), status, "{}", answer.text());
     let json: Value = serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("no JSON: {}", answer.text()));
     let fields: std::collections::BTreeSet<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();

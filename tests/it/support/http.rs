@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 client for tests that must control every byte and see every byte.
 //!
-//! It sends what it is given and parses what comes back no more than is needed to find where a message ends. What a
-//! test may want to prove is an error here, not a panic: an answer cut short is `UnexpectedEof`, silence is `TimedOut`.
+//! It sends the bytes that it is given, and parses responses only as far as to find where they end. What a test may want to
+//! prove is an error, not a panic: a truncated response is `UnexpectedEof`, silence is `TimedOut`.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -12,43 +12,43 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// How long a test waits for the next byte, unless it says otherwise.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The most that the head of an answer, or a line of a chunked body, may take.
-const LINE_LIMIT: usize = 64 * 1024;
+/// How long a connection waits for the next byte by default.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest line of a response, in bytes.
+const MAX_LINE: usize = 64 * 1024;
 
-/// Asks for `path` on a connection of its own and returns the whole answer.
-pub(crate) async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> io::Result<Answer> {
+/// Sends a GET of `path` on a connection of its own and returns the whole response.
+pub(crate) async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> io::Result<RawResponse> {
     let mut connection = Connection::open(address).await?;
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n");
     connection.send(head).await?;
-    connection.answer().await
+    connection.response().await
 }
 
-/// The head of an answer.
+/// The head of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head {
     /// `HTTP/1.1`, as sent.
     pub(crate) version: String,
     pub(crate) status: u16,
-    /// In the order they came, names as sent.
+    /// In the order of their arrival, with the names as sent.
     pub(crate) headers: Vec<(String, String)>,
 }
 
 impl Head {
-    /// The first header of this name, in whatever case.
+    /// Returns the first header of this name, in any case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// The values of all headers of this name, in the order they came.
+    /// Returns the values of all headers of this name, in the order of their arrival.
     pub(crate) fn all(&self, name: &str) -> Vec<&str> {
         let named = self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.as_str()).collect()
     }
 
-    /// Where the body ends: RFC 9112 section 6.3.
+    /// Returns how the body is framed (RFC 9112, 6.3).
     fn framing(&self) -> io::Result<Framing> {
         if self.status < 200 || self.status == 204 || self.status == 304 {
             return Ok(Framing::Length(0));
@@ -63,70 +63,70 @@ impl Head {
     }
 }
 
-/// A whole answer.
+/// A whole response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct RawResponse {
     pub(crate) head: Head,
     pub(crate) body: Bytes,
-    /// What followed the last chunk.
+    /// The trailers after the last chunk.
     pub(crate) trailers: Vec<(String, String)>,
 }
 
-impl Answer {
+impl RawResponse {
     pub(crate) fn status(&self) -> u16 {
         self.head.status
     }
 
-    /// The first header of this name, in whatever case.
+    /// Returns the first header of this name, in any case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.header(name)
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("the body is text")
     }
 }
 
-/// A connection. Kept alive as long as the test likes; closed when dropped.
+/// A connection to a server. It is closed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
     read: BytesMut,
-    patience: Duration,
+    read_timeout: Duration,
 }
 
 impl Connection {
     /// Connects.
     pub(crate) async fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = within(PATIENCE, TcpStream::connect(address)).await?;
+        let stream = within(READ_TIMEOUT, TcpStream::connect(address)).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, read: BytesMut::new(), patience: PATIENCE })
+        Ok(Self { stream, read: BytesMut::new(), read_timeout: READ_TIMEOUT })
     }
 
-    /// Waits this long for each read or write, instead of 10 s.
-    pub(crate) fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    /// Sets how long each read or write waits. Default 10 s.
+    pub(crate) fn read_timeout(mut self, timeout: Duration) -> Self {
+        self.read_timeout = timeout;
         self
     }
 
-    /// The socket, for what the test wants to do to it.
+    /// Returns the socket.
     pub(crate) fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
     }
 
     /// Sends these bytes.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        within(self.patience, self.stream.write_all(bytes.as_ref())).await
+        within(self.read_timeout, self.stream.write_all(bytes.as_ref())).await
     }
 
-    /// Says that nothing more will be sent, and still reads.
+    /// Closes the write side. Reads still work.
     pub(crate) async fn finish_sending(&mut self) -> io::Result<()> {
-        within(self.patience, self.stream.shutdown()).await
+        within(self.read_timeout, self.stream.shutdown()).await
     }
 
-    /// The next whole answer, to anything but HEAD; interim answers (1xx) before it are dropped.
-    pub(crate) async fn answer(&mut self) -> io::Result<Answer> {
+    /// Reads the next whole response to any method but HEAD. Drops interim responses (1xx).
+    pub(crate) async fn response(&mut self) -> io::Result<RawResponse> {
         let head = self.final_head().await?;
         let mut body = self.body(&head)?;
         let mut whole = BytesMut::new();
@@ -134,10 +134,10 @@ impl Connection {
             whole.extend_from_slice(&part);
         }
         let trailers = std::mem::take(&mut body.trailers);
-        Ok(Answer { head, body: whole.freeze(), trailers })
+        Ok(RawResponse { head, body: whole.freeze(), trailers })
     }
 
-    /// The head of the next answer that is not interim. To HEAD, that is the whole answer.
+    /// Reads the head of the next response that is not interim. A response to HEAD has nothing else.
     pub(crate) async fn final_head(&mut self) -> io::Result<Head> {
         loop {
             let head = self.head().await?;
@@ -147,37 +147,37 @@ impl Connection {
         }
     }
 
-    /// The next head, an interim one (1xx) too.
+    /// Reads the next head, which may be an interim one (1xx).
     pub(crate) async fn head(&mut self) -> io::Result<Head> {
         let line = self.line().await?;
         let mut words = line.splitn(3, ' ');
         let version = words.next().unwrap_or_default().to_owned();
         let status =
             words.next().and_then(|status| status.parse().ok()).ok_or_else(|| invalid("status line", &line))?;
-        Ok(Head { version, status, headers: self.fields().await? })
+        Ok(Head { version, status, headers: self.headers().await? })
     }
 
-    /// The body that follows `head`, in the pieces in which it comes.
+    /// Returns the body that follows `head`, in the pieces in which it arrives.
     pub(crate) fn body(&mut self, head: &Head) -> io::Result<Body<'_>> {
         Ok(Body { framing: head.framing()?, trailers: Vec::new(), connection: self })
     }
 
-    /// All that comes until the other side closes, as it is on the wire.
+    /// Reads all bytes until the other side closes.
     pub(crate) async fn rest(&mut self) -> io::Result<Bytes> {
         while self.fill().await? {}
         Ok(self.read.split().freeze())
     }
 
-    /// Header or trailer fields up to the empty line.
-    async fn fields(&mut self) -> io::Result<Vec<(String, String)>> {
-        let mut fields = Vec::new();
+    /// Reads headers or trailers up to the empty line.
+    async fn headers(&mut self) -> io::Result<Vec<(String, String)>> {
+        let mut headers = Vec::new();
         loop {
             let line = self.line().await?;
             if line.is_empty() {
-                return Ok(fields);
+                return Ok(headers);
             }
-            let (name, value) = line.split_once(':').ok_or_else(|| invalid("field", &line))?;
-            fields.push((name.to_owned(), value.trim().to_owned()));
+            let (name, value) = line.split_once(':').ok_or_else(|| invalid("header", &line))?;
+            headers.push((name.to_owned(), value.trim().to_owned()));
         }
     }
 
@@ -189,17 +189,17 @@ impl Connection {
                 return Ok(String::from_utf8_lossy(&line[..line.len() - 2]).into_owned());
             }
             searched = self.read.len().saturating_sub(1);
-            if searched > LINE_LIMIT {
+            if searched > MAX_LINE {
                 return Err(invalid("line", "too long"));
             }
             self.must_fill().await?;
         }
     }
 
-    /// Reads more; `false` when the other side has closed.
+    /// Reads more; false if the other side has closed.
     async fn fill(&mut self) -> io::Result<bool> {
-        self.read.reserve(LINE_LIMIT);
-        Ok(within(self.patience, self.stream.read_buf(&mut self.read)).await? > 0)
+        self.read.reserve(MAX_LINE);
+        Ok(within(self.read_timeout, self.stream.read_buf(&mut self.read)).await? > 0)
     }
 
     async fn must_fill(&mut self) -> io::Result<()> {
@@ -207,33 +207,33 @@ impl Connection {
     }
 }
 
-/// A body that is being read. Not reading it is how a slow reader is made.
+/// A body that is being read. A test that does not read it is a slow client.
 #[derive(Debug)]
 pub(crate) struct Body<'c> {
     connection: &'c mut Connection,
     framing: Framing,
-    /// What followed the last chunk; known when the body has ended.
+    /// The trailers after the last chunk, once the body has ended.
     pub(crate) trailers: Vec<(String, String)>,
 }
 
-/// What is still to come of a body.
+/// The rest of a body.
 #[derive(Debug)]
 enum Framing {
     Length(u64),
-    /// The rest of the present chunk; 0 between chunks.
+    /// The rest of the current chunk; 0 between chunks.
     Chunked(u64),
     UntilClose,
 }
 
 impl Body<'_> {
-    /// The next piece, never an empty one; `None` at the proper end. A body cut short is `UnexpectedEof`.
+    /// Returns the next piece, which is not empty; `None` at the end. A truncated body is `UnexpectedEof`.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Bytes>> {
         if let Framing::Chunked(left @ 0) = &mut self.framing {
             let line = self.connection.line().await?;
             let size = line.split(';').next().unwrap_or_default().trim();
             *left = u64::from_str_radix(size, 16).map_err(|_| invalid("chunk size", &line))?;
             if *left == 0 {
-                self.trailers = self.connection.fields().await?;
+                self.trailers = self.connection.headers().await?;
                 self.framing = Framing::Length(0);
             }
         }
@@ -262,15 +262,15 @@ impl Body<'_> {
     }
 }
 
-/// As much of `read` as belongs to the `left` bytes that are still to come.
+/// Takes up to `left` bytes out of `read`.
 fn take(read: &mut BytesMut, left: &mut u64) -> Bytes {
     let length = usize::try_from(*left).map_or(read.len(), |left| left.min(read.len()));
     *left -= length as u64;
     read.split_to(length).freeze()
 }
 
-async fn within<T>(patience: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(patience, work).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(limit, work).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }
 
 fn invalid(what: &str, text: &str) -> io::Error {

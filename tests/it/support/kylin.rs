@@ -12,7 +12,7 @@ use kylin_lb::{Body, Endpoint, HttpBackend, Proxy, SendError};
 
 use super::browser::basic;
 use super::front::{Front, endpoint};
-use super::http::{Answer, Connection};
+use super::http::{Connection, RawResponse};
 
 pub(crate) const ADMIN: (&str, &str) = ("ADMIN", "KYLIN");
 
@@ -153,18 +153,18 @@ pub(crate) fn bytes(line: &str, headers: &[(&str, &str)], body: &str) -> String 
 }
 
 /// The answer to a request of ADMIN on a connection of its own.
-pub(crate) async fn admin(front: &Front, line: &str, body: &str) -> Answer {
+pub(crate) async fn admin(front: &Front, line: &str, body: &str) -> RawResponse {
     front.ask(bytes(line, &[], body)).await.unwrap()
 }
 
 /// The same on a connection that is there, or what went wrong.
-pub(crate) async fn admin_on(connection: &mut Connection, line: &str, body: &str) -> std::io::Result<Answer> {
+pub(crate) async fn admin_on(connection: &mut Connection, line: &str, body: &str) -> std::io::Result<RawResponse> {
     connection.send(bytes(line, &[], body)).await?;
-    connection.answer().await
+    connection.response().await
 }
 
 /// The node that answered a query.
-pub(crate) fn answered_by(answer: &Answer) -> String {
+pub(crate) fn answered_by(answer: &RawResponse) -> String {
     assert_eq!(answer.status(), 200, "{}", answer.text());
     let json: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
     let results = if json["data"].is_object() { &json["data"]["results"] } else { &json["results"] };

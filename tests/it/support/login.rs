@@ -7,7 +7,7 @@ use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore, Served};
 use serde_json::Value;
 
 use super::front::Front;
-use super::http::Answer;
+use super::http::RawResponse;
 
 /// ADMIN:KYLIN
 pub(crate) const ADMIN: &str = "Basic QURNSU46S1lMSU4=";
@@ -47,7 +47,14 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    pub(crate) async fn send(&mut self, front: &Front, method: &str, path: &str, fields: &str, body: &str) -> Answer {
+    pub(crate) async fn send(
+        &mut self,
+        front: &Front,
+        method: &str,
+        path: &str,
+        fields: &str,
+        body: &str,
+    ) -> RawResponse {
         let cookies: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let cookies = if cookies.is_empty() { String::new() } else { format!("Cookie: {}\r\n", cookies.join("; ")) };
         let length = body.len();
@@ -64,7 +71,7 @@ impl Browser {
         answer
     }
 
-    pub(crate) async fn get(&mut self, front: &Front, path: &str) -> Answer {
+    pub(crate) async fn get(&mut self, front: &Front, path: &str) -> RawResponse {
         self.send(front, "GET", path, "", "").await
     }
 
@@ -89,7 +96,7 @@ impl Browser {
 }
 
 /// The node that answered a query.
-pub(crate) fn node_of(answer: &Answer) -> usize {
+pub(crate) fn node_of(answer: &RawResponse) -> usize {
     let json: Value = serde_json::from_slice(&answer.body).unwrap();
     let results = json.get("results").unwrap_or_else(|| &json["data"]["results"]);
     results[0][0].as_str().unwrap().parse().unwrap()

@@ -1,4 +1,4 @@
-//! A node whose every byte is written down beforehand, and which keeps every byte that it gets.
+//! A node that follows a script of bytes, and records every byte that it receives.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a node does next with a connection. At the end of its script it closes.
+/// A step of a node's script for a connection. At the end of the script, the node closes the connection.
 #[derive(Debug, Clone)]
 pub(crate) enum Act {
     /// Reads one whole request.
@@ -21,34 +21,34 @@ pub(crate) enum Act {
     ReadHead,
     /// Sends these bytes.
     Write(Vec<u8>),
-    /// Answers every request with these bytes, until the other side closes.
+    /// Responds to every request with these bytes, until the other side closes.
     Serve(Vec<u8>),
-    /// Reads nothing and sends nothing for ever.
+    /// Reads nothing and sends nothing, forever.
     Stall,
     /// Reads, and sends nothing, until the other side closes.
     UntilClosed,
-    /// Waits until the test says [`RawNode::go`].
+    /// Waits for [`RawNode::go`].
     WaitForGo,
     /// Ends the connection with a RST.
     Reset,
 }
 
-/// An answer of 200 with this body.
+/// Returns a response of status 200 with this body.
 pub(crate) fn ok(body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
-/// The script of a node that answers each request well, naming itself.
-pub(crate) fn well(name: &str) -> Vec<Act> {
+/// Returns the script of a node that responds to each request with its name.
+pub(crate) fn healthy(name: &str) -> Vec<Act> {
     vec![Act::Serve(ok(name))]
 }
 
-/// Reads one request and sends this.
-pub(crate) fn answers(bytes: impl Into<Vec<u8>>) -> Vec<Act> {
+/// Returns the script of a node that reads one request and sends these bytes.
+pub(crate) fn respond(bytes: impl Into<Vec<u8>>) -> Vec<Act> {
     vec![Act::Read, Act::Write(bytes.into())]
 }
 
-/// The node. Ends when it is dropped.
+/// A node. It stops when it is dropped.
 pub(crate) struct RawNode {
     address: SocketAddr,
     seen: Arc<watch::Sender<Seen>>,
@@ -56,28 +56,28 @@ pub(crate) struct RawNode {
     task: JoinHandle<()>,
 }
 
-/// What a node has seen.
+/// What a node has received.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
     /// Connections accepted, closed ones included.
     pub(crate) connections: usize,
-    /// Connections that the other side has closed, as far as the script looks.
+    /// Connections that the other side has closed, as far as the script reads.
     pub(crate) closed: usize,
-    /// Requests read, each as it was on the wire: whole, or its head where the script asks for that only.
+    /// The requests that were read, as they were on the wire: whole, or only the head after [`Act::ReadHead`].
     pub(crate) requests: Vec<Vec<u8>>,
-    /// All bytes of each connection.
+    /// All bytes that each connection received.
     pub(crate) bytes: Vec<Vec<u8>>,
 }
 
 impl Seen {
-    /// The requests as text.
+    /// Returns the requests as text.
     pub(crate) fn texts(&self) -> Vec<String> {
         self.requests.iter().map(|request| String::from_utf8_lossy(request).into_owned()).collect()
     }
 }
 
 impl RawNode {
-    /// A node whose connections follow `scripts` in turn, and then the last one for ever.
+    /// Starts a node whose connections follow `scripts` in order; all further ones follow the last script.
     pub(crate) async fn start(scripts: impl IntoIterator<Item = Vec<Act>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -96,15 +96,15 @@ impl RawNode {
         self.seen.borrow().clone()
     }
 
-    /// Lets one more [`Act::WaitForGo`] pass.
+    /// Lets one more [`Act::WaitForGo`] continue.
     pub(crate) fn go(&self) {
         self.go.send_modify(|count| *count += 1);
     }
 
-    /// Waits until what was seen passes `test`.
+    /// Waits until `test` is true for what the node has received.
     pub(crate) async fn wait_until(&self, test: impl FnMut(&Seen) -> bool) -> Seen {
         let mut changes = self.seen.subscribe();
-        match timeout(PATIENCE, changes.wait_for(test)).await {
+        match timeout(TIMEOUT, changes.wait_for(test)).await {
             Ok(seen) => seen.unwrap().clone(),
             Err(_) => {
                 let seen = self.seen();
@@ -121,9 +121,9 @@ impl Drop for RawNode {
 }
 
 async fn accept(listener: TcpListener, scripts: Vec<Vec<Act>>, seen: Arc<watch::Sender<Seen>>, go: watch::Sender<u64>) {
-    // Goes with this task, and so do the connections.
+    // The connections end with this task.
     let mut connections = tokio::task::JoinSet::new();
-    let gone = Arc::new(Mutex::new(0));
+    let waits = Arc::new(Mutex::new(0));
     for index in 0.. {
         let Ok((stream, _)) = listener.accept().await else { return };
         let script = scripts.get(index).or(scripts.last()).cloned().unwrap_or_default();
@@ -132,7 +132,7 @@ async fn accept(listener: TcpListener, scripts: Vec<Vec<Act>>, seen: Arc<watch::
             seen.bytes.push(Vec::new());
         });
         let wire = Wire { stream, index, read: Vec::new(), seen: Arc::clone(&seen) };
-        connections.spawn(wire.play(script, go.subscribe(), Arc::clone(&gone)));
+        connections.spawn(wire.play(script, go.subscribe(), Arc::clone(&waits)));
     }
 }
 
@@ -144,14 +144,14 @@ struct Wire {
 }
 
 impl Wire {
-    async fn play(mut self, script: Vec<Act>, mut go: watch::Receiver<u64>, gone: Arc<Mutex<u64>>) {
+    async fn play(mut self, script: Vec<Act>, mut go: watch::Receiver<u64>, waits: Arc<Mutex<u64>>) {
         for act in script {
-            let goes_on = match act {
+            let continues = match act {
                 Act::Read => self.request(false).await,
                 Act::ReadHead => self.request(true).await,
                 Act::Write(bytes) => self.stream.write_all(&bytes).await.is_ok(),
-                Act::Serve(answer) => {
-                    while self.request(false).await && self.stream.write_all(&answer).await.is_ok() {}
+                Act::Serve(response) => {
+                    while self.request(false).await && self.stream.write_all(&response).await.is_ok() {}
                     false
                 }
                 Act::Stall => std::future::pending().await,
@@ -161,9 +161,9 @@ impl Wire {
                 }
                 Act::WaitForGo => {
                     let number = {
-                        let mut gone = gone.lock().unwrap();
-                        *gone += 1;
-                        *gone
+                        let mut waits = waits.lock().unwrap();
+                        *waits += 1;
+                        *waits
                     };
                     go.wait_for(|count| *count >= number).await.is_ok()
                 }
@@ -172,13 +172,13 @@ impl Wire {
                     false
                 }
             };
-            if !goes_on {
+            if !continues {
                 return;
             }
         }
     }
 
-    /// Reads more; false when the other side has closed.
+    /// Reads more; false if the other side has closed.
     async fn fill(&mut self) -> bool {
         let before = self.read.len();
         let read = self.stream.read_buf(&mut self.read).await.unwrap_or(0);
@@ -204,7 +204,7 @@ impl Wire {
     }
 }
 
-/// The length of the first request in `bytes`, when it is there as a whole.
+/// Returns the length of the first request in `bytes`, if it is complete.
 fn request_length(bytes: &[u8], head_only: bool) -> Option<usize> {
     let head = find(bytes, b"\r\n\r\n")? + 4;
     let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
@@ -213,7 +213,7 @@ fn request_length(bytes: &[u8], head_only: bool) -> Option<usize> {
     }
     if text.contains("\r\ntransfer-encoding: chunked\r\n") {
         let end = find(&bytes[head..], b"0\r\n\r\n")?;
-        // The end of the body is the first last-chunk that begins a line.
+        // The body ends at the first last-chunk.
         return Some(head + end + 5);
     }
     let length = text.split("\r\ncontent-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
