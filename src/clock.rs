@@ -1,26 +1,26 @@
-//! Where time comes from.
+//! The source of time.
 //!
-//! Every decision that depends on time (ejection, idle limits, deadlines of a retry) asks a [`Clock`], so that tests
-//! drive time by hand and never sleep. Nothing else in the crate calls `Instant::now`.
+//! Every decision that depends on time (ejection, idle limits, deadlines of a retry) reads a [`Clock`], so that tests set the
+//! time and never sleep. Nothing else in the crate calls `Instant::now`.
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A monotonic clock.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// The present moment. Never goes backwards.
+    /// Returns the current instant. It never goes backwards.
     fn now(&self) -> Instant;
 
-    /// The time of day, in seconds since 1970 (UTC): for what other machines have to understand, such as the expiry of a
-    /// cookie. May be set back.
+    /// Returns the time of day, in seconds since 1970 (UTC), for what other machines have to understand, such as the expiry of a
+    /// cookie. It may be set back.
     fn unix(&self) -> u64 {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         since.map_or(0, |since| since.as_secs())
     }
 }
 
-/// The operating system's monotonic clock: the default.
+/// The monotonic clock of the operating system, which is the default.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -53,22 +53,27 @@ impl Epoch {
         self.millis_at(self.clock.now())
     }
 
+    /// Returns the instant `millis` milliseconds after the origin.
+    pub(crate) fn instant(&self, millis: u64) -> Instant {
+        self.origin.checked_add(Duration::from_millis(millis)).unwrap_or(self.origin)
+    }
+
     /// Returns the milliseconds from the origin to `moment`; 0 for a moment before it.
     pub(crate) fn millis_at(&self, moment: Instant) -> u64 {
         as_millis(moment.saturating_duration_since(self.origin))
     }
 }
 
-/// Returns `duration` in milliseconds, or `u64::MAX` where they are more.
-pub(crate) fn as_millis(duration: std::time::Duration) -> u64 {
+/// Returns `duration` in milliseconds, or `u64::MAX` if they are more.
+pub(crate) fn as_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A moment `after` now on the clock of tokio's timers, which tests can pause.
-pub(crate) fn timer_in(after: std::time::Duration) -> tokio::time::Instant {
+/// Returns the instant `after` from now on the clock of tokio's timers, which tests can pause.
+pub(crate) fn timer_in(after: Duration) -> tokio::time::Instant {
     let now = tokio::time::Instant::now();
     // As tokio does for a sleep that never ends.
-    now.checked_add(after).unwrap_or_else(|| now + std::time::Duration::from_secs(30 * 365 * 86_400))
+    now.checked_add(after).unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 86_400))
 }
 
 /// A duration that is too short for its setting.
@@ -79,21 +84,17 @@ pub struct InvalidDuration {
     /// The name of the setting.
     pub setting: &'static str,
     /// The value that was given.
-    pub value: std::time::Duration,
+    pub value: Duration,
     /// The shortest valid value.
-    pub min: std::time::Duration,
+    pub min: Duration,
 }
 
 /// Returns `value`, or an error if it is shorter than `min`.
-pub(crate) fn at_least(
-    min: std::time::Duration,
-    value: std::time::Duration,
-    setting: &'static str,
-) -> Result<std::time::Duration, InvalidDuration> {
+pub(crate) fn at_least(min: Duration, value: Duration, setting: &'static str) -> Result<Duration, InvalidDuration> {
     if value < min { Err(InvalidDuration { setting, value, min }) } else { Ok(value) }
 }
 
-/// A clock that stands still until it is told to move. Clones share one time.
+/// A clock that stands still until it is advanced. Clones share one time.
 ///
 /// ```
 /// use kylin_lb::clock::{Clock, ManualClock};
@@ -113,14 +114,14 @@ pub struct ManualClock {
 
 #[cfg(any(test, feature = "test-util"))]
 impl ManualClock {
-    /// A clock that shows some fixed moment.
+    /// Returns a clock that shows a fixed instant.
     #[allow(clippy::new_without_default, reason = "two clocks made so show different times; a default would hide it")]
     pub fn new() -> Self {
         ManualClock { start: Instant::now(), elapsed_nanos: Default::default() }
     }
 
     /// Moves time forward.
-    pub fn advance(&self, by: std::time::Duration) {
+    pub fn advance(&self, by: Duration) {
         let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         self.elapsed_nanos.fetch_add(nanos, std::sync::atomic::Ordering::SeqCst);
     }
@@ -129,10 +130,10 @@ impl ManualClock {
 #[cfg(any(test, feature = "test-util"))]
 impl Clock for ManualClock {
     fn now(&self) -> Instant {
-        self.start + std::time::Duration::from_nanos(self.elapsed_nanos.load(std::sync::atomic::Ordering::SeqCst))
+        self.start + Duration::from_nanos(self.elapsed_nanos.load(std::sync::atomic::Ordering::SeqCst))
     }
 
-    /// Begins with the first of January 2026.
+    /// Returns the time of day, which starts at the first of January 2026.
     fn unix(&self) -> u64 {
         1_767_225_600 + self.elapsed_nanos.load(std::sync::atomic::Ordering::SeqCst) / 1_000_000_000
     }

@@ -1,31 +1,30 @@
-//! A place that is taken while something lasts.
+//! A guard that releases something when it is dropped.
 //!
-//! A session counts as in use until the body of an answer is over. The body must not know of sessions, which stand above it; it
-//! holds a [`DropGuard`], and dropping that gives the place back.
+//! A session counts as in use until the end of a response body. The body is in a lower layer than sessions, so it holds a
+//! [`DropGuard`] and knows nothing of them.
 
 use std::sync::Arc;
 
-/// Where places are taken.
-pub(crate) trait Releases: Send + Sync {
-    /// The place is free again. Called once for each that was taken.
-    fn leave(&self, place: u64);
+/// The owner of what guards release.
+pub(crate) trait Release: Send + Sync {
+    /// Releases what `token` stands for. Called once for each guard.
+    fn release(&self, token: u64);
 }
 
-/// A place that is taken, until this is dropped.
+/// Calls [`Release::release`] when it is dropped.
 pub(crate) struct DropGuard {
-    seats: Arc<dyn Releases>,
-    place: u64,
+    owner: Arc<dyn Release>,
+    token: u64,
 }
 
 impl DropGuard {
-    /// The place was taken at `seats`.
-    pub(crate) fn new(seats: Arc<dyn Releases>, place: u64) -> Self {
-        DropGuard { seats, place }
+    pub(crate) fn new(owner: Arc<dyn Release>, token: u64) -> Self {
+        DropGuard { owner, token }
     }
 }
 
 impl Drop for DropGuard {
     fn drop(&mut self) {
-        self.seats.leave(self.place);
+        self.owner.release(self.token);
     }
 }

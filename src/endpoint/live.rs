@@ -2,10 +2,10 @@ use std::fmt;
 use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::load::{LoadRef, Wraps};
-use crate::clock::Clock;
+use crate::clock::{Clock, Epoch};
 use crate::health::impaired::ImpairedCount;
 use crate::health::passive::Passive;
 use crate::health::state::{EndpointHealth, OutcomeListener};
@@ -24,8 +24,7 @@ pub(crate) struct Live {
     pub(super) wraps: Wraps,
     /// Identifies the endpoint within the process, for the attempted endpoints of a request.
     pub(crate) uid: u64,
-    origin: Instant,
-    clock: Arc<dyn Clock>,
+    epoch: Epoch,
 }
 
 const _: () = assert!(offset_of!(Live, health) + EndpointHealth::READ_IN_PICKS <= 64);
@@ -46,8 +45,7 @@ impl Live {
             failed: AtomicU64::new(0),
             wraps: Wraps::default(),
             uid: NEXT_UID.fetch_add(1, Ordering::Relaxed),
-            origin: clock.now(),
-            clock,
+            epoch: Epoch::new(clock),
         }
     }
 
@@ -62,14 +60,14 @@ impl Live {
         self.load.get().ended(&self.wraps)
     }
 
-    /// Returns the milliseconds since the origin.
+    /// Returns the milliseconds since the endpoint was added.
     pub(crate) fn now_ms(&self) -> u64 {
-        u64::try_from(self.clock.now().saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)
+        self.epoch.millis()
     }
 
-    /// Returns the instant `ms` milliseconds after the origin.
+    /// Returns the instant `ms` milliseconds after the endpoint was added.
     pub(crate) fn instant(&self, ms: u64) -> Instant {
-        self.origin.checked_add(Duration::from_millis(ms)).unwrap_or(self.origin)
+        self.epoch.instant(ms)
     }
 }
 

@@ -329,7 +329,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
 
     /// Makes the answer the one that the client gets: what counts the request in flight rides inside.
     fn pass(&mut self, picked: Picked<B>) {
-        self.answer.body_mut().pass(picked.lease, self.session.take_in_use());
+        self.answer.body_mut().hold(picked.lease, self.session.take_in_use());
     }
 
     /// Takes out of the answer what belongs to the node's connection.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::Inner;
-use crate::drop_guard::{DropGuard, Releases};
+use crate::drop_guard::{DropGuard, Release};
 use crate::session::SessionKey;
 
 #[derive(Default)]
@@ -45,7 +45,7 @@ impl Register {
         (u64::from(slot) << 32) | lane as u64
     }
 
-    fn leave(&self, place: u64) {
+    fn release(&self, place: u64) {
         let (slot, lane) = ((place >> 32) as u32, place as u32);
         let mut slots = self.lanes[lane as usize].0.lock();
         slots.used[slot as usize] = None;
@@ -61,12 +61,12 @@ impl Register {
 pub(super) fn use_now(inner: &Arc<Inner>, key: SessionKey, ttl: Duration) -> DropGuard {
     let place = inner.register.enter(key, ttl);
     start(inner);
-    DropGuard::new(Arc::clone(inner) as Arc<dyn Releases>, place)
+    DropGuard::new(Arc::clone(inner) as Arc<dyn Release>, place)
 }
 
-impl Releases for Inner {
-    fn leave(&self, place: u64) {
-        self.register.leave(place);
+impl Release for Inner {
+    fn release(&self, place: u64) {
+        self.register.release(place);
     }
 }
 

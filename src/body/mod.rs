@@ -1,9 +1,12 @@
-//! The one body type of requests and answers.
+//! The one body type of requests and responses.
 //!
-//! A body is empty, a single buffer, or a stream. hyper's own body is a variant of its own, so that the common path from
-//! a node's socket to a client's socket neither boxes nor copies. What must happen when a body is over (a connection goes
-//! back to its pool, an endpoint's count in flight goes down) rides inside the body and happens exactly once: at its end,
-//! at its failure, or when it is dropped.
+//! A body is empty, a single buffer, or a stream. hyper's own body is a variant of its own, so the common path from a node's
+//! socket to a client's socket neither boxes nor copies. What must happen at the end of a body (a connection returns to its pool,
+//! an endpoint's count in flight goes down) is part of the body. It happens exactly once: at the end, at a failure, or on drop.
+
+mod boxed;
+mod error;
+mod stall;
 
 use std::any::Any;
 use std::fmt;
@@ -15,16 +18,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
-use http_body_util::combinators::UnsyncBoxBody;
-use tokio::time::Sleep;
 
+pub use self::error::{BodyError, BoxError};
+
+use self::boxed::Boxed;
+use self::stall::Stall;
 use crate::drop_guard::DropGuard;
 use crate::endpoint::{Lease, Outcome};
 
-/// Any error, boxed: what a streamed body may fail with.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// A request's or an answer's body: empty, one buffer, or a stream.
+/// The body of a request or a response: empty, one buffer, or a stream. It is `Send` and `Sync`.
 ///
 /// ```
 /// use kylin_lb::Body;
@@ -37,7 +39,7 @@ pub struct Body {
     kind: Kind,
     on_end: Option<Arc<dyn OnEnd>>,
     lease: Option<Lease>,
-    seat: Option<DropGuard>,
+    in_use: Option<DropGuard>,
     stall: Stall,
     /// How many bytes may still come; more is an error.
     allowance: u64,
@@ -49,39 +51,22 @@ enum Kind {
     Full(Bytes),
     #[cfg(any(feature = "client", feature = "server", feature = "test-util"))]
     Incoming(hyper::body::Incoming),
-    Boxed(UnsyncBoxBody<Bytes, BodyError>),
+    Boxed(Boxed),
 }
 
-/// Why a body ended before its end.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BodyError {
-    /// Its source kept silent for too long.
-    #[error("no byte came for {0:?}")]
-    Stalled(Duration),
-    /// It is longer than it may be.
-    #[error("the body is too large")]
-    TooLarge,
-    /// Its source failed.
-    #[error("the source of the body failed")]
-    Source(#[source] BoxError),
-}
+const _: fn() = || {
+    fn is_send_and_sync<T: Send + Sync>() {}
+    is_send_and_sync::<Body>();
+};
 
-impl BodyError {
-    /// Keeps an error that is one of ours already as it is.
-    fn of(error: BoxError) -> Self {
-        error.downcast().map_or_else(BodyError::Source, |error| *error)
-    }
-}
-
-/// What is told, once, that a body is over.
+/// A hook that is called once, at the end of a body.
 pub(crate) trait OnEnd: Send + Sync {
-    /// `whole` is true when the last byte was read, false when the body failed or was dropped before that.
+    /// `whole` is true if the last byte was read, and false if the body failed or was dropped before.
     fn on_end(self: Arc<Self>, whole: bool);
 }
 
 impl Body {
-    /// A body of no bytes.
+    /// Returns a body of no bytes.
     pub const fn empty() -> Self {
         Body::of(Kind::Empty)
     }
@@ -91,14 +76,14 @@ impl Body {
             kind,
             on_end: None,
             lease: None,
-            seat: None,
+            in_use: None,
             stall: Stall::NEVER,
             allowance: u64::MAX,
             drop_trailers: false,
         }
     }
 
-    /// Wraps any body. A [`Body`] or hyper's `Incoming` passes as it is; anything else is boxed.
+    /// Wraps any body. A [`Body`] or hyper's `Incoming` is taken as it is; any other body is boxed.
     pub fn new<B>(body: B) -> Self
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
@@ -116,29 +101,25 @@ impl Body {
         if body.is_end_stream() {
             return Body::empty();
         }
-        Kind::Boxed(body.map_err(|error| BodyError::of(error.into())).boxed_unsync()).into()
+        Body::of(Kind::Boxed(Boxed::new(body)))
     }
 
-    /// True when the whole body is known and empty.
+    /// Returns whether the whole body is known and empty.
     pub(crate) fn is_empty(&self) -> bool {
-        match &self.kind {
-            Kind::Empty => true,
-            Kind::Full(bytes) => bytes.is_empty(),
-            _ => self.is_end_stream(),
-        }
+        self.is_end_stream()
     }
 
-    /// All bytes of the body, when they are here.
+    /// Returns all bytes of the body, if it is not a stream.
     pub(crate) fn whole(&self) -> Option<&Bytes> {
-        static NOTHING: Bytes = Bytes::new();
+        static NO_BYTES: Bytes = Bytes::new();
         match &self.kind {
-            Kind::Empty => Some(&NOTHING),
+            Kind::Empty => Some(&NO_BYTES),
             Kind::Full(bytes) => Some(bytes),
             _ => None,
         }
     }
 
-    /// All bytes of the body, when they are here, and the body is over.
+    /// Takes all bytes of the body and ends it, if it is not a stream.
     #[cfg_attr(
         not(any(feature = "client", feature = "server")),
         allow(dead_code, reason = "only transports end bodies")
@@ -155,16 +136,17 @@ impl Body {
         }
     }
 
-    /// A second body with the same bytes, when the bytes are all here.
+    /// Returns a second body with the same bytes, if this one is not a stream.
     pub(crate) fn replay(&self) -> Option<Body> {
-        match &self.kind {
-            Kind::Empty => Some(Body::empty()),
-            Kind::Full(bytes) => Some(bytes.clone().into()),
-            _ => None,
-        }
+        Some(self.whole()?.clone().into())
     }
 
-    /// Has `hook` told when this body is over. A body has one hook: its transport sets it, before anybody else sees the body.
+    /// Reads the whole body. A body of more than `max` bytes fails with [`BodyError::TooLarge`].
+    pub(crate) async fn collect_up_to(self, max: u64) -> Result<Bytes, BodyError> {
+        Ok(self.at_most(max).collect().await?.to_bytes())
+    }
+
+    /// Sets the hook for the end of this body. A body has one hook, which its transport sets before any other code has the body.
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only transports hook into a body's end"))]
     pub(crate) fn on_end(mut self, hook: Arc<dyn OnEnd>) -> Self {
         self.on_end = Some(hook);
@@ -174,30 +156,25 @@ impl Body {
         self
     }
 
-    /// Keeps `lease` and a session's `seat` until this body, an answer's, is over. A body that fails before its end counts
+    /// Holds `lease`, and the guard of a session in use, until the end of this response body. A failure of the body counts
     /// against the endpoint. Trailers are dropped.
-    pub(crate) fn pass(&mut self, lease: Lease, seat: Option<DropGuard>) {
+    pub(crate) fn hold(&mut self, lease: Lease, in_use: Option<DropGuard>) {
         if !self.is_end_stream() {
-            (self.lease, self.seat, self.drop_trailers) = (Some(lease), seat, true);
+            (self.lease, self.in_use, self.drop_trailers) = (Some(lease), in_use, true);
         }
     }
 
-    /// Fails the body when its source keeps the reader waiting for longer than `limit` at a stretch. Time that the reader
-    /// itself takes does not count.
+    /// Fails the body if its source keeps the reader waiting for longer than `limit` without a frame. The time that the reader
+    /// takes does not count.
     pub(crate) fn stall_after(mut self, limit: Duration) -> Self {
-        self.stall.limit = Some(limit);
+        self.stall = Stall::after(limit);
         self
     }
 
-    /// Fails the body when more than `bytes` come.
+    /// Fails the body if more than `bytes` come.
     pub(crate) fn at_most(mut self, bytes: u64) -> Self {
         self.allowance = bytes;
         self
-    }
-
-    /// Reads the whole body. A longer one than `max` bytes fails with [`BodyError::TooLarge`].
-    pub(crate) async fn collect_up_to(self, max: u64) -> Result<Bytes, BodyError> {
-        Ok(self.at_most(max).collect().await?.to_bytes())
     }
 
     /// Ends the body before its trailers. A proxy must not merge them into a head, and nginx and Envoy drop them too.
@@ -217,12 +194,12 @@ impl Body {
             Kind::Incoming(incoming) => Pin::new(incoming)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(|error| BodyError::Source(error.into())))),
-            Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
+            Kind::Boxed(body) => body.poll_frame(cx),
         }
     }
 
-    /// Applies the limits to what came.
-    fn admit(&mut self, frame: Option<Result<Frame<Bytes>, BodyError>>) -> Option<Result<Frame<Bytes>, BodyError>> {
+    /// Applies the limits to a frame.
+    fn limit(&mut self, frame: Option<Result<Frame<Bytes>, BodyError>>) -> Option<Result<Frame<Bytes>, BodyError>> {
         match &frame {
             Some(Ok(frame)) if self.drop_trailers && frame.is_trailers() => return None,
             Some(Ok(frame)) if self.allowance != u64::MAX => {
@@ -242,7 +219,7 @@ impl Body {
             hook.on_end(whole);
         }
         self.lease = None;
-        self.seat = None;
+        self.in_use = None;
     }
 }
 
@@ -252,13 +229,12 @@ impl HttpBody for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let source = this.poll_source(cx);
-        let frame = match source {
+        let frame = match this.poll_source(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => Some(Err(ready!(this.stall.poll(cx)))),
         };
         this.stall.progress();
-        let frame = this.admit(frame);
+        let frame = this.limit(frame);
         match &frame {
             None => this.finish(true),
             Some(Err(_)) => {
@@ -306,15 +282,9 @@ impl Default for Body {
     }
 }
 
-impl From<Kind> for Body {
-    fn from(kind: Kind) -> Self {
-        Body::of(kind)
-    }
-}
-
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        if bytes.is_empty() { Body::empty() } else { Kind::Full(bytes).into() }
+        if bytes.is_empty() { Body::empty() } else { Body::of(Kind::Full(bytes)) }
     }
 }
 
@@ -339,7 +309,7 @@ impl From<Vec<u8>> for Body {
 #[cfg(any(feature = "client", feature = "server", feature = "test-util"))]
 impl From<hyper::body::Incoming> for Body {
     fn from(incoming: hyper::body::Incoming) -> Self {
-        if incoming.is_end_stream() { Body::empty() } else { Kind::Incoming(incoming).into() }
+        if incoming.is_end_stream() { Body::empty() } else { Body::of(Kind::Incoming(incoming)) }
     }
 }
 
@@ -357,42 +327,48 @@ impl fmt::Debug for Body {
     }
 }
 
-/// Watches for a source that has gone silent. Makes its timer only when a reader has to wait.
-struct Stall {
-    limit: Option<Duration>,
-    timer: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
-}
-
-impl Stall {
-    const NEVER: Stall = Stall { limit: None, timer: None, waiting: false };
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        let Some(limit) = self.limit else { return Poll::Pending };
-        let timer = match &mut self.timer {
-            Some(timer) => {
-                if !self.waiting {
-                    timer.set(tokio::time::sleep(limit));
-                }
-                timer
-            }
-            none => none.insert(Box::pin(tokio::time::sleep(limit))),
-        };
-        self.waiting = true;
-        timer.as_mut().poll(cx).map(|()| BodyError::Stalled(limit))
-    }
-
-    fn progress(&mut self) {
-        self.waiting = false;
-    }
-}
-
-/// `value` as a `T` when that is what it is.
+/// Returns `value` as a `T` if that is its type.
 fn downcast<T: 'static, U: 'static>(value: U) -> Result<T, U> {
     let mut value = Some(value);
     let slot: &mut dyn Any = &mut value;
     match slot.downcast_mut::<Option<T>>().and_then(Option::take) {
         Some(same) => Ok(same),
         None => Err(value.expect("taken only when it is a T")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use http_body_util::Full;
+
+    use super::*;
+
+    /// A body that is `Send` and not `Sync`.
+    struct NotSync(RefCell<Vec<&'static str>>);
+
+    impl HttpBody for NotSync {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            Poll::Ready(self.0.borrow_mut().pop().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_boxed_body_reports_its_end_and_size_after_each_frame() {
+        let mut body = Body::new(Full::from("abc"));
+        assert_eq!((body.is_end_stream(), body.size_hint().exact()), (false, Some(3)));
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
+        assert_eq!((body.is_end_stream(), body.size_hint().exact()), (true, Some(0)));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_sync_is_wrapped() {
+        let body = || Body::new(NotSync(vec!["c", "ab"].into()));
+        assert_eq!(body().collect_up_to(3).await.unwrap(), "abc");
+        assert!(matches!(body().collect_up_to(2).await, Err(BodyError::TooLarge)));
     }
 }

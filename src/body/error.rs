@@ -1,0 +1,26 @@
+use std::time::Duration;
+
+/// Any error, boxed: the error of a streamed body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The reason why a body failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// Its source sent nothing for too long.
+    #[error("no byte came for {0:?}")]
+    Stalled(Duration),
+    /// It is longer than allowed.
+    #[error("the body is too large")]
+    TooLarge,
+    /// Its source failed.
+    #[error("the source of the body failed")]
+    Source(#[source] BoxError),
+}
+
+impl BodyError {
+    /// Wraps the error of a source. A `BodyError` stays as it is.
+    pub(super) fn from_source(error: BoxError) -> Self {
+        error.downcast().map_or_else(BodyError::Source, |error| *error)
+    }
+}
