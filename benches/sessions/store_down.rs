@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kylin_lb::clock::{Clock as _, SystemClock};
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{Affinity, Secret, Sessions, open};
-use kylin_lb::testing::kylin::KylinVersion;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 

@@ -3,8 +3,8 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::server::Listen;
-use kylin_lb::testing::kylin::KylinVersion;
 
 use crate::nodes::{self, Node, Policy, ProbeOption};
 use crate::sessions::Keep;

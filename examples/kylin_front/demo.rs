@@ -4,7 +4,8 @@ use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore, Served};
+use kylin_lb::kylin::KylinVersion;
+use kylin_lb::testing::kylin::{KylinNode, Metastore, Served};
 
 use crate::nodes::Node;
 
@@ -20,7 +21,7 @@ impl Demo {
         let mut nodes = Vec::new();
         for number in 1..=count {
             let name = format!("node-{number}");
-            let node = KylinNode::new(&name).dialect(version).metastore(&metastore).jvm_route(&name);
+            let node = KylinNode::new(&name).kylin_version(version).metastore(&metastore).jvm_route(&name);
             let served = node.serve((Ipv4Addr::LOCALHOST, 0).into()).await?;
             nodes.push((node, served));
         }

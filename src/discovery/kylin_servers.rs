@@ -18,8 +18,8 @@ use crate::clock::{InvalidDuration, at_least};
 use crate::cluster::Cluster;
 use crate::cookie::CookieJar;
 use crate::endpoint::{AdminState, Member, Roles};
+use crate::kylin::node::servers::{DISCOVERED, NoServers, SERVERS, of_kylin3, of_kylin5};
 use crate::kylin::properties::ServerAddr;
-use crate::kylin::servers::{DISCOVERED, NoServers, SERVERS, of_kylin3, of_kylin5};
 use crate::probe::InvalidProbe;
 
 /// The time without requests after a refused login: Kylin 5 locks a user after three wrong passwords.

@@ -10,7 +10,6 @@ mod lease;
 mod live;
 mod load;
 mod member;
-mod role;
 mod slot;
 
 use std::fmt;
@@ -25,8 +24,9 @@ pub use lease::{Lease, Outcome};
 pub(crate) use live::Live;
 pub(crate) use load::Loads;
 pub(crate) use member::Member;
-pub use role::{InvalidRoles, Role, Roles};
 pub(crate) use slot::{EligibilityFlags, EndpointSlot};
+
+pub use crate::kylin::node::role::{InvalidRoles, Role, Roles};
 
 use crate::health::SlowStart;
 use crate::health::passive::PassiveRule;

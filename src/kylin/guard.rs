@@ -1,33 +1,23 @@
-//! What outsiders must not reach: the calls by which nodes talk to each other.
+//! Paths that are closed to clients: the calls by which nodes talk to each other.
 //!
-//! Kylin's security lets most of them in without a login (apache/kylin 3.1.3 server/src/main/resources/kylinSecurity.xml:234-267),
-//! because they come from nodes. A front end puts all of Kylin on the network, so it has to close this door itself.
+//! Kylin serves most of them without a login (apache/kylin 3.1.3 server/src/main/resources/kylinSecurity.xml:234-267), because it
+//! expects them from nodes only. A front end makes all of Kylin reachable, so it has to close these paths itself.
 
 use std::net::IpAddr;
 
-use http::HeaderName;
-use http::header::HeaderMap;
+use http::Method;
+use http::header::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::class::KylinVersion;
+use super::KylinVersion;
 
-/// The header by which a node of Kylin 5 says that a request was sent on already (kylin5 QueryNodeFilter.java). From a client it
-/// would switch off the routing of writes, so a front end takes it away.
-pub const ROUTED: HeaderName = HeaderName::from_static("routed");
+/// The header by which a node of Kylin 5 marks a request that it forwarded (kylin5 QueryNodeFilter.java).
+const ROUTED: HeaderName = HeaderName::from_static("routed");
 
-/// Takes from a request's headers what only nodes may send.
-pub fn strip(headers: &mut HeaderMap) {
+/// Removes from a client's request the headers that only nodes may send: `routed` would switch the routing of writes off.
+pub(crate) fn strip_internal_headers(headers: &mut HeaderMap) {
     headers.remove(ROUTED);
-}
-
-/// A path that outsiders may not use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Rule {
-    /// Below `/kylin`. `*` is any text within a segment, `**` any number of segments.
-    pattern: Vec<String>,
-    version: Option<KylinVersion>,
-    reason: &'static str,
 }
 
 const CACHE: &str = "nodes announce changed metadata here";
@@ -35,14 +25,14 @@ const STREAMING: &str = "streaming nodes talk to their coordinator here";
 const SPARK: &str = "Spark jobs report to Kylin here";
 const USERS: &str = "nodes tell each other about users here";
 const BROADCAST: &str = "nodes talk to each other here";
-const EPOCH: &str = "nodes settle here who is responsible";
-const METASTORE: &str = "it rewrites or copies the metastore";
+const EPOCH: &str = "nodes agree here on who owns a project";
+const METASTORE: &str = "this call rewrites or copies the metastore";
 const GUARDIAN: &str = "Kylin's guardian controls nodes here";
 
-/// The rules that every guard has; those without a version are for both.
+/// The default rules. A rule without a version holds for both.
 ///
 /// 2.x-4.x: CacheController.java:57-88 and kylinSecurity.xml of 3.1.3, 4.0.4 for jobs/spark. 5: what its security permits to all.
-/// That `jobs/stage/status` and its neighbours come from Spark alone is inferred from QueryNodeFilter.
+/// That only Spark calls `jobs/stage/status` and its neighbours is inferred from QueryNodeFilter.
 const RULES: [(&str, Option<KylinVersion>, &str); 14] = [
     ("/api/cache*/**", None, CACHE),
     ("/api/streaming_coordinator/**", Some(KylinVersion::V4), STREAMING),
@@ -60,22 +50,24 @@ const RULES: [(&str, Option<KylinVersion>, &str); 14] = [
     ("/api/kg/**", Some(KylinVersion::V5), GUARDIAN),
 ];
 
-/// What anybody may see of what the rules close.
-const OPEN: [&str; 1] = ["/api/epoch/maintenance_mode"];
+/// The path below `/kylin` that stays readable although a rule closes it.
+const READABLE: &str = "api/epoch/maintenance_mode";
 
-/// Decides which requests of outsiders are refused.
+/// The number of segments of a path that rules look at. No path of Kylin has more.
+const MAX_SEGMENTS: usize = 24;
+
+/// Decides which paths are closed to clients.
 ///
-/// Paths must be [normalised](super::path::normalise) first.
+/// By default it closes the calls between nodes of both [versions](KylinVersion) to every client. Paths are normalised before
+/// they are checked, so that no spelling of a closed path gets through. A closed path is answered with status 403.
 ///
 /// ```
-/// use http::Method;
-/// use kylin_lb::kylin::guard::Guard;
+/// use kylin_lb::kylin::{Guard, KylinVersion};
+/// use kylin_lb::proxy::KylinRules;
 ///
-/// let guard = Guard::new().trust("10.0.0.0/8".parse()?);
-/// let outside = Some("192.0.2.7".parse()?);
-/// assert!(guard.check(outside, &Method::PUT, "/kylin/api/cache/cube/sales/update").is_err());
-/// assert!(guard.check(outside, &Method::POST, "/kylin/api/query").is_ok());
-/// assert!(guard.check(Some("10.1.2.3".parse()?), &Method::PUT, "/kylin/api/cache/cube/sales/update").is_ok());
+/// // Nodes may call each other through the front end, and clients may not reach the administration.
+/// let guard = Guard::new().version(KylinVersion::V4).trust("10.0.0.0/8".parse()?).close("/api/admin/**")?;
+/// let rules = KylinRules::default().guard(Some(guard));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -85,24 +77,25 @@ pub struct Guard {
     trusted: Vec<IpNet>,
 }
 
-/// Why a request is refused, to be answered with 403.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("not open to clients: {reason}")]
-pub struct Denied {
+/// A closed pattern of paths.
+#[derive(Debug, Clone)]
+struct Rule {
+    /// The segments below `/kylin`. `*` is any text within a segment, `**` any number of segments.
+    pattern: Vec<String>,
+    version: Option<KylinVersion>,
     reason: &'static str,
 }
 
-impl Denied {
-    /// What the path is for.
-    pub fn reason(&self) -> &'static str {
-        self.reason
-    }
-}
-
-/// A text that is no pattern of a path.
+/// A text that is not a pattern of paths.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0:?} is not a pattern below /kylin: expected a path such as /api/admin/**")]
 pub struct InvalidPattern(String);
+
+/// The reason why a request is denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Denied {
+    pub(crate) reason: &'static str,
+}
 
 impl Default for Guard {
     fn default() -> Self {
@@ -111,70 +104,57 @@ impl Default for Guard {
 }
 
 impl Guard {
-    /// Closes the paths of both dialects to everybody.
+    /// Returns a guard that closes the calls between nodes of both versions to every client.
     pub fn new() -> Self {
         let rules = RULES.iter().map(|&(pattern, version, reason)| Rule { pattern: split(pattern), version, reason });
         Guard { rules: rules.collect(), trusted: Vec::new() }
     }
 
-    /// Only the rules that a cluster of this `version` needs, and those added by hand.
+    /// Keeps only the rules that a cluster of this `version` needs, and those added with [`close`](Self::close).
     pub fn version(mut self, version: KylinVersion) -> Self {
-        self.rules.retain(|rule| rule.version.is_none_or(|of| of == version));
+        self.rules.retain(|rule| rule.version.is_none_or(|only| only == version));
         self
     }
 
-    /// Closes `/kylin/api/admin/**` as well. It asks for an administrator's login, but is seldom needed from outside.
-    /// `/api/admin/version` and `/api/admin/public_config` are closed with it. Default: open.
-    pub fn close_admin(mut self) -> Self {
-        self.rules.push(Rule {
-            pattern: split("/api/admin/**"),
-            version: None,
-            reason: "administration is closed here",
-        });
-        self
-    }
-
-    /// Closes the paths of `pattern`, which begins below `/kylin`; `*` stands for any text in a segment, `**` for any number of
-    /// segments.
+    /// Closes the paths that match `pattern`, which begins below `/kylin`.
+    ///
+    /// `*` stands for any text within a segment, `**` for any number of segments: `/api/admin/**` closes the administration.
     ///
     /// # Errors
-    /// [`InvalidPattern`] when it does not begin with a slash, or has an empty segment or `**` within one.
+    /// [`InvalidPattern`] if the pattern does not begin with a slash, has an empty segment, or has `**` within a segment.
     pub fn close(mut self, pattern: &str) -> Result<Self, InvalidPattern> {
         let segments = split(pattern);
-        let sound = |segment: &String| segment == "**" || (!segment.is_empty() && !segment.contains("**"));
-        if !pattern.starts_with('/') || !segments.iter().all(sound) {
+        let is_valid = |segment: &String| segment == "**" || (!segment.is_empty() && !segment.contains("**"));
+        if !pattern.starts_with('/') || !segments.iter().all(is_valid) {
             return Err(InvalidPattern(pattern.chars().take(100).collect()));
         }
-        self.rules.push(Rule { pattern: segments, version: None, reason: "this path is closed here" });
+        self.rules.push(Rule { pattern: segments, version: None, reason: "the application closes this path" });
         Ok(self)
     }
 
-    /// Opens everything to clients of this network: the nodes themselves. Default: nobody.
+    /// Opens every path to clients of this network, such as the nodes themselves. Default: none.
     pub fn trust(mut self, network: IpNet) -> Self {
         self.trusted.push(network);
         self
     }
 
-    /// May a client do this? One without an IP address, at a unix socket, is an outsider.
+    /// Checks whether `client` may send this request. A client at a unix socket has no address and is not trusted.
     ///
-    /// # Errors
-    /// [`Denied`], to be answered with 403.
-    pub fn check(&self, client: Option<IpAddr>, method: &http::Method, path: &str) -> Result<(), Denied> {
+    /// The path must be [normalised](super::path::normalise).
+    pub(crate) fn check(&self, client: Option<IpAddr>, method: &Method, path: &str) -> Result<(), Denied> {
         let Some(below) = path.strip_prefix("/kylin/") else { return Ok(()) };
-        let mut all = below.split('/').filter(|segment| !segment.is_empty());
-        // No path of Kylin's own has more segments than this; what is longer is looked at as far as it goes.
-        let mut segments = [""; 24];
+        let mut segments = [""; MAX_SEGMENTS];
         let mut len = 0;
-        for (slot, segment) in segments.iter_mut().zip(all.by_ref()) {
+        for (slot, segment) in segments.iter_mut().zip(below.split('/').filter(|segment| !segment.is_empty())) {
             *slot = segment;
             len += 1;
         }
         let segments = &segments[..len];
         let Some(rule) = self.rules.iter().find(|rule| matches(&rule.pattern, segments)) else { return Ok(()) };
-        let open = matches!(*method, http::Method::GET | http::Method::HEAD)
-            && OPEN.iter().any(|open| open[1..].split('/').eq(segments.iter().copied()));
-        let trusted = client.is_some_and(|ip| self.trusted.iter().any(|net| net.contains(&ip.to_canonical())));
-        if open || trusted { Ok(()) } else { Err(Denied { reason: rule.reason }) }
+        let is_readable =
+            matches!(*method, Method::GET | Method::HEAD) && READABLE.split('/').eq(segments.iter().copied());
+        let is_trusted = client.is_some_and(|ip| self.trusted.iter().any(|net| net.contains(&ip.to_canonical())));
+        if is_readable || is_trusted { Ok(()) } else { Err(Denied { reason: rule.reason }) }
     }
 }
 
@@ -182,8 +162,8 @@ fn split(pattern: &str) -> Vec<String> {
     pattern.trim_start_matches('/').split('/').map(str::to_owned).collect()
 }
 
-/// Does the path match? Its last segment also matches with a suffix such as `.json`: Spring before 5.3 takes `/spark.json` for
-/// `/spark`.
+/// Returns whether the path matches. The last segment also matches with a suffix such as `.json`: Spring before 5.3 takes
+/// `/spark.json` for `/spark`.
 fn matches(pattern: &[String], path: &[&str]) -> bool {
     let Some((first, pattern)) = pattern.split_first() else { return path.is_empty() };
     if first == "**" {
@@ -194,7 +174,7 @@ fn matches(pattern: &[String], path: &[&str]) -> bool {
     (segment_matches(first, segment) || (rest.is_empty() && segment_matches(first, stem))) && matches(pattern, rest)
 }
 
-/// A segment against a pattern with any number of `*`.
+/// Matches a segment against a pattern with any number of `*`.
 fn segment_matches(pattern: &str, segment: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = segment.strip_prefix(parts.next().unwrap_or_default()) else { return false };
@@ -208,7 +188,6 @@ fn segment_matches(pattern: &str, segment: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
     use proptest::prelude::*;
 
     use super::super::path::normalise;
@@ -228,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nodes_say_to_each_other_is_closed() {
+    fn calls_between_nodes_are_closed() {
         let guard = Guard::new();
         for path in [
             "/kylin/api/cache/cube/c/update",
@@ -252,7 +231,7 @@ mod tests {
             "/kylin/api/system/backup",
             "/kylin/api/system/metadata_backup_tmp_file",
             "/kylin/api/kg/health/instance_info",
-            // What a path looks like to somebody who wants in.
+            // Spellings by which a client may try to get in.
             "/kylin//api/./cache;x=1/a",
             "/kylin/web/..;/api/%63ache/a",
             "//kylin/api/x/%2e%2e/cache/a",
@@ -278,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_can_be_widened_and_narrowed() {
+    fn rules_are_added_and_limited_to_a_version() {
         let v4 = Guard::new().version(KylinVersion::V4);
         assert!(closed(&v4, "/kylin/api/cache/x") && open(&v4, "/kylin/api/kg/x"));
         let v5 = Guard::new().version(KylinVersion::V5);
@@ -287,7 +266,7 @@ mod tests {
                 && closed(&v5, "/kylin/api/jobs/spark")
                 && open(&v5, "/kylin/api/streaming_coordinator/x")
         );
-        assert!(closed(&Guard::new().close_admin(), "/kylin/api/admin/config"));
+        assert!(closed(&Guard::new().close("/api/admin/**").unwrap(), "/kylin/api/admin/config"));
         let own = Guard::new().close("/api/x*y/*/z").unwrap();
         assert!(closed(&own, "/kylin/api/x12y/a/z") && closed(&own, "/kylin/api/xy/a/z.json"));
         assert!(open(&own, "/kylin/api/xy/z") && open(&own, "/kylin/api/xyz/a/z"));
@@ -297,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nodes_themselves_get_through() {
+    fn clients_of_trusted_networks_get_through() {
         let guard = Guard::new().trust("10.0.0.0/8".parse().unwrap()).trust("2001:db8::/32".parse().unwrap());
         let check = |client: Option<&str>| {
             let client = client.map(|ip| ip.parse().unwrap());
@@ -308,26 +287,26 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_of_a_routed_request_is_taken_away() {
+    fn the_header_of_a_forwarded_request_is_removed() {
         let mut headers = HeaderMap::new();
         headers.append("Routed", "true".parse().unwrap());
         headers.append("routed", "false".parse().unwrap());
         headers.append("accept", "x".parse().unwrap());
-        strip(&mut headers);
+        strip_internal_headers(&mut headers);
         assert_eq!(headers.len(), 1);
     }
 
     proptest! {
-        /// However it is written, what Tomcat sees as a closed path is closed.
+        /// A path that Tomcat reads as a closed path is closed in every spelling.
         #[test]
-        fn spelling_does_not_matter(noise in prop::collection::vec("|/\\.|;a=b|/|/x/\\.\\.|/%2e", 4), letter in 0..5_usize) {
+        fn every_spelling_of_a_closed_path_is_closed(noise in prop::collection::vec("|/\\.|;a=b|/|/x/\\.\\.|/%2e", 4), letter in 0..5_usize) {
             let cache = ["cache", "%63ache", "c%61che", "cach%65", "%63%61%63%68%65"][letter];
             let path = format!("/kylin{}/api{}/{cache}{}/x{}", noise[0], noise[1], noise[2], noise[3]);
             prop_assert!(closed(&Guard::new(), &path), "{path}");
         }
 
         #[test]
-        fn any_path_can_be_checked(path in ".{0,60}") {
+        fn check_accepts_any_path(path in ".{0,60}") {
             let _ = Guard::new().check(OUTSIDE, &Method::GET, &path);
             let _ = Guard::new().check(OUTSIDE, &Method::GET, &format!("/kylin/api/{path}"));
         }

@@ -1,32 +1,36 @@
-//! What is known of Apache Kylin and KAP: which requests may be repeated and what answers mean, SQL that changes nothing,
-//! Kylin's own files. Pure functions and values: nothing here does I/O or knows of clusters.
+//! Knowledge of Apache Kylin and Kyligence (KAP): which requests may be retried, what responses mean, which SQL only reads, and
+//! what Kylin's configuration files say.
 //!
-//! | module | answers |
+//! Everything here is a pure function or a value. No item does I/O or depends on a cluster.
+//!
+//! | module | question |
 //! |---|---|
-//! | [`path`] | which path will the node see? |
-//! | [`class`] | what is this request for: may it be repeated, who must serve it, does it write? |
-//! | [`sql`], [`query`] | does this SQL change anything, what is it like, under which keys is it placed? |
-//! | [`answer`], [`retry`] | what does this answer mean, and may the request go elsewhere? |
-//! | [`fan_out`] | does it concern every node, and how do the answers become one? |
-//! | [`guard`], [`cookie`] | is it open to clients, is this a session? |
-//! | [`properties`], [`metadata_url`], [`tomcat`] | what do Kylin's files say of the cluster and its sessions? |
-//! | [`identity`] | do two nodes have the same metastore? |
-//! | [`servers`] | which nodes does a node know? |
+//! | `path` | Which path does the node see? |
+//! | `class` | What does a request do, may it be retried, which role serves it, does it need a login? |
+//! | `query` | Does the SQL only read, and under which keys is the query placed? |
+//! | `response`, `retry` | What does a response mean, and may another node be asked? |
+//! | `fan_out` | Does a request go to every node, and how are the responses merged? |
+//! | [`Guard`] | Which paths are closed to clients? |
+//! | [`properties`], [`MetadataUrl`], [`tomcat`] | What do Kylin's files say about the cluster and its sessions? |
+//! | `node` | What does a node report about its roles, its cluster and its metastore? |
 //!
-//! Where the source of a fact is given, it is a file of <https://github.com/apache/kylin> at the tag or branch named. What was
-//! inferred and not seen is said to be.
+//! Where a fact has a source, it is a file of <https://github.com/apache/kylin> at the tag or branch named. Facts that were
+//! inferred, not read, are marked as inferred.
 
-pub mod class;
-pub mod fan_out;
-pub mod guard;
-pub mod identity;
-mod json;
-pub mod metadata_url;
-pub mod path;
+pub(crate) mod class;
+pub(crate) mod fan_out;
+mod guard;
+pub(crate) mod node;
+pub(crate) mod path;
 pub mod properties;
-pub mod query;
-pub mod response;
-pub mod retry;
-pub mod servers;
-pub mod sql;
+pub(crate) mod query;
+pub(crate) mod response;
+pub(crate) mod retry;
 pub mod tomcat;
+mod version;
+
+pub use guard::{Guard, InvalidPattern};
+pub use node::metadata_url::MetadataUrl;
+pub use version::KylinVersion;
+
+pub(crate) use guard::strip_internal_headers;

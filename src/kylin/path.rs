@@ -1,86 +1,64 @@
-//! The path as the node will see it, or an error.
+//! The path as the node sees it.
 //!
-//! What a request is allowed to do is decided here by its path, and carried out by Tomcat on the path that *it* derives. A
-//! path that the two could read differently would walk around every rule, so it is refused, with 400.
+//! The proxy decides by the path what a request may do, and Tomcat executes the path that *it* derives. A path that the two could
+//! read differently would get past every rule, so it is an error, answered with status 400.
 
 use std::borrow::Cow;
 
-use thiserror::Error;
+use percent_encoding::percent_decode_str;
 
-/// Why a path is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
-#[non_exhaustive]
-pub enum InvalidPath {
-    /// It does not begin with a slash.
-    #[error("path does not begin with a slash")]
+/// Why a path is ambiguous or malformed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum InvalidPath {
+    /// The path does not begin with a slash.
     Relative,
-    /// A `%` without two hexadecimal digits behind it.
-    #[error("invalid escape in path")]
+    /// Two hexadecimal digits are missing after a `%`.
     Escape,
-    /// An escaped slash, which Tomcat refuses or not as it is configured.
-    #[error("escaped slash in path")]
+    /// An escaped slash: Tomcat's configuration decides whether it refuses one.
     Slash,
-    /// A backslash, escaped or not, which Tomcat refuses or takes for a slash as it is configured.
-    #[error("backslash in path")]
+    /// A backslash, escaped or not: Tomcat's configuration decides whether it refuses one or reads a slash.
     Backslash,
-    /// An escaped semicolon: whether it begins parameters depends on who decodes it.
-    #[error("escaped semicolon in path")]
+    /// An escaped semicolon: whether it begins parameters depends on the decoder.
     Semicolon,
-    /// An escape that is still one after it was decoded once.
-    #[error("path is escaped twice")]
+    /// An escape that is still an escape after it was decoded once.
     Twice,
-    /// A zero byte or another control character, or a `#`.
-    #[error("forbidden character in path")]
+    /// A control character or a `#`.
     Character,
-    /// What the escapes stand for is not UTF-8: this shuts out overlong forms of `.` and `/` as well.
-    #[error("path is not UTF-8")]
+    /// The decoded bytes are not UTF-8. This also rejects overlong forms of `.` and `/`.
     Utf8,
     /// `..` leads above the root.
-    #[error("path leads above the root")]
     AboveRoot,
 }
 
-/// The path of `target` as Tomcat derives it: without `;parameters`, decoded once, with `//`, `/./` and `/../` resolved.
-/// A query is left off. An ordinary path is borrowed.
+/// Returns the path of `target` as Tomcat derives it: without `;parameters`, decoded once, with `//`, `/./` and `/../` resolved.
 ///
-/// The order is Tomcat's (`CoyoteAdapter.postParseRequest`): parameters go first, so `/..;x=1/` is `/../`.
-///
-/// ```
-/// use kylin_lb::kylin::path::{InvalidPath, normalise};
-///
-/// assert_eq!(normalise("/kylin/api/query")?, "/kylin/api/query");
-/// assert_eq!(normalise("/kylin/web;v=1/..//api/%63ache/?x=/")?, "/kylin/api/cache/");
-/// assert_eq!(normalise("/kylin/api%2Fcache"), Err(InvalidPath::Slash));
-/// # Ok::<(), InvalidPath>(())
-/// ```
-///
-/// # Errors
-/// [`InvalidPath`] where a front end and Tomcat could disagree; to be answered with 400.
-pub fn normalise(target: &str) -> Result<Cow<'_, str>, InvalidPath> {
+/// The query is cut off. An ordinary path is borrowed. The order is Tomcat's (`CoyoteAdapter.postParseRequest`): parameters go
+/// first, so `/..;x=1/` is `/../`.
+pub(crate) fn normalise(target: &str) -> Result<Cow<'_, str>, InvalidPath> {
     let path = target.split('?').next().unwrap_or_default();
     if !path.starts_with('/') {
         return Err(InvalidPath::Relative);
     }
-    let mut ordinary = true;
+    let mut is_ordinary = true;
     let mut last = 0;
     for &byte in path.as_bytes() {
         match byte {
             b'\\' => return Err(InvalidPath::Backslash),
             0..0x20 | 0x7f | b'#' => return Err(InvalidPath::Character),
-            b'%' | b';' => ordinary = false,
-            b'/' | b'.' if last == b'/' => ordinary = false,
+            b'%' | b';' => is_ordinary = false,
+            b'/' | b'.' if last == b'/' => is_ordinary = false,
             _ => {}
         }
         last = byte;
     }
-    if ordinary { Ok(Cow::Borrowed(path)) } else { resolve(path).map(Cow::Owned) }
+    if is_ordinary { Ok(Cow::Borrowed(path)) } else { resolve(path).map(Cow::Owned) }
 }
 
 fn resolve(path: &str) -> Result<String, InvalidPath> {
     let mut out = String::with_capacity(path.len());
     let mut segments = path[1..].split('/').peekable();
     while let Some(segment) = segments.next() {
-        // Here `out` is a path without its closing slash. What is skipped leaves a slash behind when it came last.
+        // `out` is a path without its closing slash. A skipped segment leaves a slash behind if it is the last one.
         let segment = decode(segment.split(';').next().unwrap_or_default())?;
         match &*segment {
             "" | "." => {}
@@ -101,40 +79,37 @@ fn resolve(path: &str) -> Result<String, InvalidPath> {
     Ok(out)
 }
 
-/// Undoes the escapes of one segment.
+/// Decodes the escapes of one segment.
 fn decode(segment: &str) -> Result<Cow<'_, str>, InvalidPath> {
     if !segment.contains('%') {
         return Ok(Cow::Borrowed(segment));
     }
-    let mut decoded = Vec::with_capacity(segment.len());
-    let mut bytes = segment.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            decoded.push(byte);
-            continue;
-        }
-        let mut digit = || bytes.next().and_then(|byte| char::from(byte).to_digit(16)).ok_or(InvalidPath::Escape);
-        let value = (digit()? << 4 | digit()?) as u8;
-        match value {
+    let is_escape = |bytes: &[u8]| matches!(bytes, [b'%', a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
+    if !segment.match_indices('%').all(|(at, _)| is_escape(&segment.as_bytes()[at..])) {
+        return Err(InvalidPath::Escape);
+    }
+    let decoded: Vec<u8> = percent_decode_str(segment).collect();
+    // The segment had none of these, so each comes from an escape.
+    for &byte in &decoded {
+        match byte {
             b'/' => return Err(InvalidPath::Slash),
             b'\\' => return Err(InvalidPath::Backslash),
             b';' => return Err(InvalidPath::Semicolon),
             0..0x20 | 0x7f => return Err(InvalidPath::Character),
-            value => decoded.push(value),
+            _ => {}
         }
     }
-    let again = |window: &[u8]| window[0] == b'%' && window[1].is_ascii_hexdigit() && window[2].is_ascii_hexdigit();
-    if decoded.windows(3).any(again) {
+    if decoded.windows(3).any(is_escape) {
         return Err(InvalidPath::Twice);
     }
     String::from_utf8(decoded).map(Cow::Owned).map_err(|_| InvalidPath::Utf8)
 }
 
-/// The session id that a path carries as `;jsessionid=`, as a browser without cookies sends it. Of several the last
-/// counts, as in Tomcat. It is as secret as the cookie.
+/// Returns the session id that a path carries as `;jsessionid=` (Servlet specification, 7.1.3), which servers write for a client
+/// without cookies. Of several the last counts, as in Tomcat. The id is as secret as the cookie.
 ///
-/// That Kylin's Tomcat hands such ids out is unverified; that it would accept them is Tomcat's default.
-pub fn session_id(target: &str) -> Option<&str> {
+/// That Kylin's Tomcat writes such ids is unverified. That it accepts them is Tomcat's default.
+pub(crate) fn session_id(target: &str) -> Option<&str> {
     let path = target.split('?').next().unwrap_or_default();
     if !path.contains(';') {
         return None;
@@ -159,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tomcat_resolves_is_resolved() {
+    fn paths_are_resolved_as_tomcat_does() {
         for (path, plain) in [
             ("/kylin//api///query", "/kylin/api/query"),
             ("/kylin/./api/x/../query", "/kylin/api/query"),
@@ -178,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_read_in_two_ways_is_refused() {
+    fn ambiguous_paths_are_errors() {
         for (path, error) in [
             ("", InvalidPath::Relative),
             ("*", InvalidPath::Relative),
@@ -216,7 +191,7 @@ mod tests {
         assert_eq!(session_id("/a;JSESSIONID=A"), None);
     }
 
-    /// Tomcat's own steps, one after the other, on the whole path: `parsePathParameters`, `UDecoder`, `normalize`.
+    /// Tomcat's steps, one after the other, on the whole path: `parsePathParameters`, `UDecoder`, `normalize`.
     fn tomcat(path: &str) -> Option<String> {
         let mut bytes = Vec::new();
         let mut skipping = false;
@@ -260,20 +235,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_makes_it_panic(path in ".{0,40}") {
+        fn no_path_panics(path in ".{0,40}") {
             let _ = normalise(&path);
             let _ = session_id(&path);
         }
 
         #[test]
-        fn what_is_accepted_is_what_tomcat_sees(path in "/([a/.;%=25eEfF\\\\]|%2e|%2F|%25|%61|%3b|%5c|é|%c3%a9){0,12}") {
+        fn an_accepted_path_is_the_one_tomcat_sees(path in "/([a/.;%=25eEfF\\\\]|%2e|%2F|%25|%61|%3b|%5c|é|%c3%a9){0,12}") {
             if let Ok(plain) = normalise(&path) {
                 prop_assert_eq!(Some(plain.into_owned()), tomcat(&path));
             }
         }
 
         #[test]
-        fn it_is_done_after_once(path in "/([a/.;]|%2e|%61){0,12}") {
+        fn a_normalised_path_stays_the_same(path in "/([a/.;]|%2e|%61){0,12}") {
             if let Ok(plain) = normalise(&path) {
                 let again = normalise(&plain);
                 prop_assert_eq!(again.as_deref(), Ok(&*plain));

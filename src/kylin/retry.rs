@@ -1,84 +1,64 @@
-//! May a request be sent to another node? One table over what it is for and what became of it.
+//! The retry table: whether another node may be asked, by the class of the request and the outcome of the attempt.
 //!
-//! Whether the method is idempotent is the wrong question: nginx repeats a `PUT` whose connection broke, and so builds a cube
-//! twice. Budgets, and which nodes are left to try, are the caller's; so is whether the body is still there to be sent.
+//! Idempotent methods are no guide: nginx retries a `PUT` whose connection broke, and so starts a cube build twice. The caller
+//! applies budgets, knows which nodes are left, and knows whether the body can be sent again.
 
 use super::class::{RequestClass, RetrySafety};
 use super::response::{Credentials, Rejection, ResponseClass};
-use crate::backend::SendErrorKind;
 
-/// What became of a request.
+/// The outcome of one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum AttemptOutcome {
-    /// No answer came.
-    Failed(SendErrorKind),
-    /// This one did.
+pub(crate) enum AttemptOutcome {
+    /// The node received nothing of the request.
+    Unsent,
+    /// The connection broke, or the response was malformed.
+    Broken,
+    /// The response head did not arrive in time.
+    HeadTimeout,
+    /// The client did not send the whole request.
+    RequestBody,
+    /// The node responded.
     Responded(ResponseClass),
 }
 
-/// What to do next.
+/// What to do after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum RetryDecision {
-    /// It ends here: the client gets the answer, or an error for the failure.
+pub(crate) enum RetryDecision {
+    /// Returns the response or the error to the client.
     Return,
     /// Another node may be asked.
     OtherEndpoint,
-    /// The node that has the session may be asked, if it is another; else it ends here.
+    /// The node that has the session may be asked, if it is another one.
     SessionOwner,
 }
 
-/// Decides what to do with a request of `class` that met this `fate`.
-///
-/// ```
-/// use kylin_lb::backend::SendErrorKind;
-/// use kylin_lb::kylin::class::RequestClass;
-/// use kylin_lb::kylin::retry::{AttemptOutcome, RetryDecision, decide};
-///
-/// // A build whose connection broke may have begun; a read did no harm.
-/// assert_eq!(decide(RequestClass::Job, AttemptOutcome::Failed(SendErrorKind::Broken)), RetryDecision::Return);
-/// assert_eq!(decide(RequestClass::Read, AttemptOutcome::Failed(SendErrorKind::Broken)), RetryDecision::OtherEndpoint);
-/// ```
-pub fn decide(class: RequestClass, fate: AttemptOutcome) -> RetryDecision {
-    let repeat = class.repeat();
-    // What only one node has, or what goes to every node anyway, goes to no other.
-    if matches!(repeat, RetrySafety::Never | RetrySafety::FanOut) {
+/// Decides what to do with a request of `class` after an attempt with this `outcome`.
+pub(crate) fn decide(class: RequestClass, outcome: AttemptOutcome) -> RetryDecision {
+    let safety = class.retry_safety();
+    if matches!(safety, RetrySafety::Never | RetrySafety::FanOut) {
         return RetryDecision::Return;
     }
-    match fate {
-        AttemptOutcome::Failed(phase) => failed(class, repeat, phase),
-        AttemptOutcome::Responded(meaning) => answered(repeat, meaning),
-    }
-}
-
-fn failed(class: RequestClass, repeat: RetrySafety, phase: SendErrorKind) -> RetryDecision {
-    let again = match phase {
-        _ if phase.is_unsent() => true,
-        SendErrorKind::Broken | SendErrorKind::Stale | SendErrorKind::Invalid => repeat == RetrySafety::Read,
-        // The node works on it still: a second one would double the load that made it slow.
-        SendErrorKind::HeadTimeout => repeat == RetrySafety::Read && !class.is_query(),
-        // The client's own upload failed, or a phase unknown today.
-        _ => false,
+    let may_retry = match outcome {
+        AttemptOutcome::Unsent => true,
+        AttemptOutcome::Broken => safety == RetrySafety::Read,
+        // The node still runs the query: a second one would double the load that made the node slow.
+        AttemptOutcome::HeadTimeout => safety == RetrySafety::Read && !class.is_query(),
+        AttemptOutcome::RequestBody => false,
+        AttemptOutcome::Responded(response) => match response {
+            ResponseClass::Rejected(Rejection::SessionRace) | ResponseClass::Unauthenticated(Credentials::Cookie) => {
+                return RetryDecision::SessionOwner;
+            }
+            ResponseClass::Rejected(Rejection::Role | Rejection::Busy) => true,
+            ResponseClass::NodeFailure => safety == RetrySafety::Read,
+            // A failed login is not retried: the third wrong password locks the user. A fault of the cluster is the same on
+            // every node.
+            ResponseClass::Final
+            | ResponseClass::ClusterFault(_)
+            | ResponseClass::Unauthenticated(Credentials::None | Credentials::Authorization)
+            | ResponseClass::Unreadable => false,
+        },
     };
-    if again { RetryDecision::OtherEndpoint } else { RetryDecision::Return }
-}
-
-fn answered(repeat: RetrySafety, meaning: ResponseClass) -> RetryDecision {
-    match meaning {
-        ResponseClass::Refused(Rejection::SessionRace) | ResponseClass::Unauthenticated(Credentials::Cookie) => {
-            RetryDecision::SessionOwner
-        }
-        ResponseClass::Refused(_) => RetryDecision::OtherEndpoint,
-        ResponseClass::NodeFailure if repeat == RetrySafety::Read => RetryDecision::OtherEndpoint,
-        // A login that failed is not tried again: the third wrong password locks the user. Where the cluster as a whole is
-        // in trouble, the next node says the same.
-        ResponseClass::Answer
-        | ResponseClass::NodeFailure
-        | ResponseClass::ClusterWide(_)
-        | ResponseClass::Unauthenticated(_)
-        | ResponseClass::Unreadable => RetryDecision::Return,
-    }
+    if may_retry { RetryDecision::OtherEndpoint } else { RetryDecision::Return }
 }
 
 #[cfg(test)]
@@ -87,24 +67,15 @@ mod tests {
     use super::super::response::ClusterFault;
     use super::*;
 
-    const PHASES: [SendErrorKind; 9] = [
-        SendErrorKind::Connect,
-        SendErrorKind::ConnectTimeout,
-        SendErrorKind::Limit,
-        SendErrorKind::Refused,
-        SendErrorKind::Broken,
-        SendErrorKind::Stale,
-        SendErrorKind::HeadTimeout,
-        SendErrorKind::Invalid,
-        SendErrorKind::RequestBody,
-    ];
+    const FAILURES: [AttemptOutcome; 4] =
+        [AttemptOutcome::Unsent, AttemptOutcome::Broken, AttemptOutcome::HeadTimeout, AttemptOutcome::RequestBody];
 
-    const MEANINGS: [ResponseClass; 10] = [
-        ResponseClass::Answer,
-        ResponseClass::Refused(Rejection::Role),
-        ResponseClass::Refused(Rejection::Busy),
-        ResponseClass::Refused(Rejection::SessionRace),
-        ResponseClass::ClusterWide(ClusterFault::Maintenance),
+    const RESPONSES: [ResponseClass; 10] = [
+        ResponseClass::Final,
+        ResponseClass::Rejected(Rejection::Role),
+        ResponseClass::Rejected(Rejection::Busy),
+        ResponseClass::Rejected(Rejection::SessionRace),
+        ResponseClass::ClusterFault(ClusterFault::Maintenance),
         ResponseClass::NodeFailure,
         ResponseClass::Unauthenticated(Credentials::None),
         ResponseClass::Unauthenticated(Credentials::Cookie),
@@ -112,26 +83,27 @@ mod tests {
         ResponseClass::Unreadable,
     ];
 
-    /// One letter for each of PHASES, then for each of MEANINGS: elsewhere, owner, or `.` for the end.
+    /// Returns one letter for each of FAILURES, then for each of RESPONSES: `e` for another endpoint, `o` for the session
+    /// owner, `.` for the end.
     fn row(class: RequestClass) -> String {
-        let letter = |fate| match decide(class, fate) {
+        let letter = |outcome| match decide(class, outcome) {
             RetryDecision::Return => '.',
             RetryDecision::OtherEndpoint => 'e',
             RetryDecision::SessionOwner => 'o',
         };
-        let phases: String = PHASES.map(|phase| letter(AttemptOutcome::Failed(phase))).iter().collect();
-        let meanings: String = MEANINGS.map(|meaning| letter(AttemptOutcome::Responded(meaning))).iter().collect();
-        format!("{phases} {meanings}")
+        let failures: String = FAILURES.map(letter).iter().collect();
+        let responses: String = RESPONSES.map(|class| letter(AttemptOutcome::Responded(class))).iter().collect();
+        format!("{failures} {responses}")
     }
 
-    /// Every class by every phase and every meaning.
+    /// Every class by every failure and every class of response.
     #[test]
     fn the_table() {
-        //             C T L R B S H I b   A R B r C N n c a u
-        let read = "eeeeeeee. .eeo.e.o..";
-        let query = "eeeeee.e. .eeo.e.o..";
-        let unexecuted = "eeee..... .eeo...o..";
-        let nowhere = "......... ..........";
+        //             U B H b   F R B r C N n c a u
+        let read = "eee. .eeo.e.o..";
+        let query = "ee.. .eeo.e.o..";
+        let unexecuted = "e... .eeo...o..";
+        let nowhere = ".... ..........";
         let expected = |class: RequestClass| match class {
             RequestClass::Query(Sql::ReadOnly) | RequestClass::Prepare(Sql::ReadOnly) => query,
             RequestClass::Query(_) | RequestClass::Prepare(_) | RequestClass::Export(_) => unexecuted,
@@ -160,10 +132,10 @@ mod tests {
     }
 
     #[test]
-    fn no_write_is_sent_twice_after_it_may_have_been_carried_out() {
+    fn no_write_is_sent_twice_after_it_may_have_been_executed() {
         for class in RequestClass::all().into_iter().filter(|class| class.is_write()) {
-            for phase in PHASES.into_iter().filter(|phase| !phase.is_unsent()) {
-                assert_eq!(decide(class, AttemptOutcome::Failed(phase)), RetryDecision::Return, "{class:?} {phase:?}");
+            for outcome in FAILURES.into_iter().filter(|outcome| *outcome != AttemptOutcome::Unsent) {
+                assert_eq!(decide(class, outcome), RetryDecision::Return, "{class:?} {outcome:?}");
             }
             assert_eq!(
                 decide(class, AttemptOutcome::Responded(ResponseClass::NodeFailure)),

@@ -15,9 +15,9 @@ use crate::endpoint::{EndpointId, Outcome, Role};
 use crate::kylin::class::{RequestClass, RetrySafety, SqlLocation, classify};
 use crate::kylin::fan_out::{Merge, merge_of};
 use crate::kylin::query::QueryRequest;
-use crate::kylin::response::{self, Credentials, Head, ResponseClass};
+use crate::kylin::response::{self, Credentials, NeedsBody, ResponseClass};
 use crate::kylin::retry::{AttemptOutcome, RetryDecision, decide};
-use crate::kylin::{guard, path};
+use crate::kylin::{path, strip_internal_headers};
 use crate::request::{ClientAddr, QueryKeys};
 use crate::{basic_auth, cookie};
 
@@ -50,12 +50,12 @@ impl<'p> Visit<'p> {
         let path = path::normalise(request.uri().path()).map_err(|_| AMBIGUOUS)?;
         if let Some(guard) = &settings.guard {
             guard.check(client.ip(), request.method(), &path).map_err(|denied| {
-                tracing::info!(client = ?client.ip(), reason = denied.reason(), "request denied");
+                tracing::info!(client = ?client.ip(), reason = denied.reason, "request denied");
                 DENIED
             })?;
         }
         let class = classify(request.method(), &path, settings.version);
-        guard::strip(request.headers_mut());
+        strip_internal_headers(request.headers_mut());
         let headers = request.headers();
         let session = cookie::pairs(headers).find(|(name, _)| cookie::is_kylin_session(name)).map(|(_, id)| id);
         let sent = match (headers.contains_key(header::AUTHORIZATION), session) {
@@ -71,7 +71,7 @@ impl<'p> Visit<'p> {
     /// Looks at the SQL, now that the body is read. What cannot be read counts as a write.
     pub(super) fn read_sql(&mut self, request: &Request<Body>) {
         let body = request.body().whole();
-        let query = match (self.class.look(), body) {
+        let query = match (self.class.sql_location(), body) {
             (SqlLocation::Json, Some(body)) => QueryRequest::from_json(body).ok(),
             (SqlLocation::Form, Some(body)) => QueryRequest::from_form(request.uri().query(), body).ok(),
             _ => None,
@@ -109,7 +109,7 @@ impl<'p> Visit<'p> {
 
     /// Could there be another try although the request was sent?
     pub(super) fn wants_copy(&self) -> bool {
-        let refused = AttemptOutcome::Responded(ResponseClass::Refused(response::Rejection::Busy));
+        let refused = AttemptOutcome::Responded(ResponseClass::Rejected(response::Rejection::Busy));
         decide(self.class, refused) != RetryDecision::Return
     }
 
@@ -117,44 +117,41 @@ impl<'p> Visit<'p> {
     /// service by now.
     pub(super) fn goes_on_after(&self, phase: SendErrorKind, is_out: bool) -> bool {
         // A query that takes long is not begun a second time, but for one whose node does not answer probes either.
-        let stuck = is_out && phase == SendErrorKind::HeadTimeout && self.class.repeat() == RetrySafety::Read;
-        stuck || decide(self.class, AttemptOutcome::Failed(phase)) == RetryDecision::OtherEndpoint
+        let stuck = is_out && phase == SendErrorKind::HeadTimeout && self.class.retry_safety() == RetrySafety::Read;
+        stuck || decide(self.class, outcome_of(phase)) == RetryDecision::OtherEndpoint
     }
 
     /// How much of the body of an answer has to be seen before it can be judged, if any.
     pub(super) fn must_see(&self, answer: &Response<Body>) -> Option<usize> {
-        match self.judge_head(answer) {
-            Head::Is(_) => None,
-            Head::Peek(most) => Some(most),
-        }
+        self.judge_head(answer).err().map(|NeedsBody { max }| max)
     }
 
-    fn judge_head(&self, answer: &Response<Body>) -> Head {
+    fn judge_head(&self, answer: &Response<Body>) -> Result<ResponseClass, NeedsBody> {
         let version = self.rules.settings.version;
-        response::from_head(self.class, version, self.sent, answer.status(), answer.headers())
+        response::classify_head(self.class, version, self.sent, answer.status(), answer.headers())
     }
 
     /// What an answer says of its node, and where to go on; `seen` is the beginning of its body, where that must be seen.
     pub(super) fn judge(&self, answer: &Response<Body>, seen: Option<Bytes>) -> Classified {
         let Visit { class, rules, .. } = self;
         let meaning = match (self.judge_head(answer), seen) {
-            (Head::Is(meaning), _) => meaning,
-            (Head::Peek(_), seen) => {
-                response::from_body(*class, answer.status(), answer.headers(), &seen.unwrap_or_default())
+            (Ok(meaning), _) => meaning,
+            (Err(_), seen) => {
+                response::classify_body(*class, answer.status(), answer.headers(), &seen.unwrap_or_default())
             }
         };
         let outcome = if meaning == ResponseClass::NodeFailure { Outcome::Failure } else { Outcome::Success };
         let next = match (decide(*class, AttemptOutcome::Responded(meaning)), meaning) {
-            (_, ResponseClass::Refused(_)) if !rules.settings.retry_rejected => RetryDecision::Return,
+            (_, ResponseClass::Rejected(_)) if !rules.settings.retry_rejected => RetryDecision::Return,
             (_, ResponseClass::Unauthenticated(_)) if !rules.settings.retry_unauthorized => RetryDecision::Return,
             (next, _) => next,
         };
-        if meaning != ResponseClass::Answer {
+        if meaning != ResponseClass::Final {
             tracing::debug!(class = class.name(), ?meaning, ?next, "an answer that is more than one");
         }
         // A node that has another role says so at once: to go past it is no load that a budget would have to bound, and where
         // roles are not known it is every third request.
-        let costs = meaning != ResponseClass::Refused(response::Rejection::Role);
+        let costs = meaning != ResponseClass::Rejected(response::Rejection::Role);
         Classified { outcome, next, costs }
     }
 
@@ -174,6 +171,18 @@ impl<'p> Visit<'p> {
         let stop = self.rules.settings.cancel_on_disconnect.as_ref().filter(|_| self.class.is_query())?;
         let is_export = matches!(self.class, RequestClass::Export(_));
         Watch::over(stop, &self.rules.stopping, is_export, picked.backend(), request)
+    }
+}
+
+/// Returns what the retry table needs to know of a failed attempt.
+fn outcome_of(kind: SendErrorKind) -> AttemptOutcome {
+    match kind {
+        SendErrorKind::Broken | SendErrorKind::Stale | SendErrorKind::Invalid => AttemptOutcome::Broken,
+        SendErrorKind::HeadTimeout => AttemptOutcome::HeadTimeout,
+        SendErrorKind::RequestBody => AttemptOutcome::RequestBody,
+        SendErrorKind::Connect | SendErrorKind::ConnectTimeout | SendErrorKind::Limit | SendErrorKind::Refused => {
+            AttemptOutcome::Unsent
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::cancel::Stopping;
 use super::recent_writes::RecentWrites;
 use crate::clock::Clock;
-use crate::kylin::class::KylinVersion;
-use crate::kylin::guard::Guard;
+use crate::kylin::Guard;
+use crate::kylin::KylinVersion;
 
 /// What a proxy does that knows Kylin: see [`ProxyBuilder::rules`](crate::proxy::ProxyBuilder::rules). Every part can be set apart.
 ///

@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use http::{Extensions, HeaderMap, Method, Uri};
 
 use crate::cookie;
-use crate::endpoint::Role;
+use crate::kylin::node::role::Role;
+pub use crate::kylin::query::QueryKeys;
 
 /// Who sent a request: the peer of the connection, or whom a trusted proxy in front says it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,28 +39,6 @@ impl From<SocketAddr> for ClientAddr {
 impl From<IpAddr> for ClientAddr {
     fn from(ip: IpAddr) -> Self {
         ClientAddr::Inet(SocketAddr::new(ip, 0))
-    }
-}
-
-/// What is known of the query that a request carries, as hashes: enough for a policy to recognise it by, and nothing of its
-/// text or its user.
-///
-/// Whoever reads the body computes them and attaches them with [`RequestView::with_query`]. Both must be the same in every
-/// front end of a cluster and every release: stable hashes, never seeded ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct QueryKeys {
-    /// The same for queries that a node's result cache takes for the same: of user, project, SQL, offset, limit and
-    /// parameters.
-    pub affinity: u64,
-    /// The same for queries that cost about the same: of project and SQL without its literals.
-    pub fingerprint: u64,
-}
-
-impl QueryKeys {
-    /// Keys as computed by whoever read the query.
-    pub const fn new(affinity: u64, fingerprint: u64) -> Self {
-        QueryKeys { affinity, fingerprint }
     }
 }
 

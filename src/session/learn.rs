@@ -12,7 +12,8 @@ use super::hook::{AfterResponse, EndpointHint, MaybeReady, ResponseContext, Sess
 use crate::body::Body;
 use crate::cookie::{self, SetCookie};
 use crate::endpoint::EndpointId;
-use crate::kylin::path;
+use crate::kylin::class::needs_login;
+use crate::kylin::path::{self, normalise};
 use crate::session::cached::Lookup;
 use crate::session::{Precondition, SessionKey, SessionRecord, Sessions};
 
@@ -162,7 +163,7 @@ impl Learn {
         session: Option<(SessionKey, usize, Lookup)>,
         fallback: EndpointHint,
     ) -> SessionContext<Learned> {
-        let learned = Learned { proves: needs_login(request), ..Learned::default() };
+        let learned = Learned { proves: needs_session(request), ..Learned::default() };
         let mut tie = SessionContext::new(fallback, learned);
         if let Some(session) = session {
             self.know(&mut tie, session);
@@ -321,26 +322,10 @@ fn outdated(known: &Lookup, record: &SessionRecord) -> Option<u64> {
     }
 }
 
-/// Is the session cookie all that this request can have been let in for? Pages of the user interface are for everybody, and so
-/// are a few calls (kylinSecurity.xml); credentials let in without a session.
-fn needs_login(request: &Request<Body>) -> bool {
-    const OPEN: [&str; 11] = [
-        "user/authentication",
-        "admin/public_config",
-        "admin/version",
-        "health",
-        "prometheus",
-        "cache",
-        "streaming_coordinator",
-        "service_discovery",
-        "jobs/spark",
-        "epoch",
-        "broadcast",
-    ];
-    let Some((_, call)) = request.uri().path().split_once("/api/") else { return false };
+/// Returns whether the session cookie is all that lets this request in: credentials do so without a session.
+fn needs_session(request: &Request<Body>) -> bool {
     !request.headers().contains_key(header::AUTHORIZATION)
-        && !call.contains("/metrics")
-        && !OPEN.iter().any(|open| call.starts_with(open))
+        && normalise(request.uri().path()).is_ok_and(|path| needs_login(&path))
 }
 
 /// Did the node know the session? What it refuses or sends to its login page it did not. Kylin answers 500, in JSON, to every

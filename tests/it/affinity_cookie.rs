@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use kylin_lb::endpoint::EndpointId;
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{Affinity, Secret, StickyCookie};
-use kylin_lb::testing::kylin::KylinVersion;
 
 use crate::support::front::{Front, endpoint};
 use crate::support::login::{Browser, Nodes};

@@ -5,9 +5,9 @@ use std::num::NonZeroU32;
 
 use http::{Request, Response, StatusCode};
 use kylin_lb::endpoint::EndpointId;
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{Affinity, MemoryStore, Secret, Sessions};
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::KylinVersion;
 use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 
 use crate::support::front::Front;

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kylin_lb::endpoint::EndpointId;
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{Affinity, Secret, Sessions};
-use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore};
+use kylin_lb::testing::kylin::{KylinNode, Metastore};
 
 use crate::support::front::Front;
 use crate::support::login::{Browser, Nodes, node_of};
@@ -32,7 +33,7 @@ async fn nodes_with_users(users: usize) -> Nodes {
     let metastore = (0..users).fold(Metastore::new(), |store, n| store.user(&format!("user{n}"), "pw", false));
     let mut all = Nodes { nodes: Vec::new(), served: Vec::new() };
     for n in 0..3 {
-        let node = KylinNode::new(n.to_string()).dialect(KylinVersion::V4).metastore(&metastore);
+        let node = KylinNode::new(n.to_string()).kylin_version(KylinVersion::V4).metastore(&metastore);
         all.served.push(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap());
         all.nodes.push(node);
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::HeaderValue;
 use kylin_lb::endpoint::Outcome;
 use kylin_lb::health::{HealthState, Reason};
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::{CancelOnDisconnect, KylinRules};
-use kylin_lb::testing::kylin::KylinVersion;
 use serde_json::Value;
 
 use crate::support::browser::basic;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use kylin_lb::backend::SendErrorKind;
 use kylin_lb::clock::ManualClock;
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::{ProxyBuilder, RetryBudget, RetryPolicy};
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::{Fault, KylinVersion, Reach};
+use kylin_lb::testing::kylin::{Fault, Reach};
 use kylin_lb::{Cluster, Proxy};
 
 use crate::support::front::Front;

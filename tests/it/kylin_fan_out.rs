@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use kylin_lb::endpoint::AdminState;
 use kylin_lb::health::{HealthState, Reason};
-use kylin_lb::kylin::class;
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::KylinRules;
 use kylin_lb::session::{Affinity, LoginRelay, Sessions};
-use kylin_lb::testing::kylin::{Fault, KylinNode, KylinVersion, Mode, Reach};
+use kylin_lb::testing::kylin::{Fault, KylinNode, Mode, Reach};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -154,7 +154,7 @@ async fn kylin_5_tells_its_nodes_itself() {
     assert_eq!(demo.sum(|stats| stats.requests), 2, "the query and one request to stop another");
     task.abort();
     // Where it is known that the nodes are of Kylin 5, a path of the older ones is nothing special.
-    let front = demo.front(|proxy| proxy.rules(KylinRules::default().version(class::KylinVersion::V5)));
+    let front = demo.front(|proxy| proxy.rules(KylinRules::default().version(KylinVersion::V5)));
     let before = demo.sum(|stats| stats.requests);
     admin(&front, LIST, "").await;
     assert_eq!(demo.sum(|stats| stats.requests), before + 1);

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use kylin_lb::kylin::guard::Guard;
+use kylin_lb::kylin::Guard;
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::{KylinRules, TrustedProxies};
-use kylin_lb::testing::kylin::KylinVersion;
 use kylin_lb::{Cluster, Proxy};
 
 use crate::support::front::{self, Front, refusal};

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use kylin_lb::clock::ManualClock;
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::{KylinRules, ProxyBuilder};
 use kylin_lb::session::{Affinity, LoginRelay, Sessions};
-use kylin_lb::testing::kylin::KylinVersion;
 use kylin_lb::{Cluster, HttpBackend, Proxy};
 
 use crate::support::browser::{Browser, basic};

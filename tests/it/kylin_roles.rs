@@ -1,9 +1,10 @@
 //! Queries go to nodes that answer queries, builds to nodes that run jobs.
 
 use kylin_lb::endpoint::{Role, Roles};
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::KylinRules;
 use kylin_lb::session::{Affinity, Sessions};
-use kylin_lb::testing::kylin::{KylinVersion, Mode};
+use kylin_lb::testing::kylin::Mode;
 
 use crate::support::browser::Browser;
 use crate::support::front::{Front, refusal};

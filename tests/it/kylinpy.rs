@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore};
+use kylin_lb::kylin::KylinVersion;
+use kylin_lb::testing::kylin::{KylinNode, Metastore};
 
 use crate::support::front::{self, Front};
 use crate::support::skip;
@@ -21,7 +22,7 @@ async fn use_kylinpy(dialect: KylinVersion, versions: &[&str]) {
     let metastore = Metastore::new();
     let mut nodes = Vec::new();
     for name in ["q1", "q2", "q3"] {
-        let node = KylinNode::new(name).dialect(dialect).metastore(&metastore);
+        let node = KylinNode::new(name).kylin_version(dialect).metastore(&metastore);
         let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
         nodes.push((node, served));
     }

@@ -8,9 +8,10 @@ use kylin_lb::balance::Attempted;
 use kylin_lb::discovery::{self, Backoff, DiscoveredNode, DiscoveryHandle, KylinServers, SourceState};
 use kylin_lb::endpoint::Role;
 use kylin_lb::health::Reason;
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::probe::MetastoreCheck;
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::{Fault, KylinNode, KylinVersion, Metastore, Mode, Reach, Served};
+use kylin_lb::testing::kylin::{Fault, KylinNode, Metastore, Mode, Reach, Served};
 use kylin_lb::{Body, Cluster, Endpoint, HttpBackend, RequestView};
 use tokio::time::timeout;
 
@@ -67,7 +68,7 @@ fn found(address: SocketAddr) -> DiscoveredNode {
 }
 
 async fn node(name: &str, dialect: KylinVersion, mode: Mode, metastore: &Metastore) -> (KylinNode, Served) {
-    let node = KylinNode::new(name).dialect(dialect).mode(mode).metastore(metastore);
+    let node = KylinNode::new(name).kylin_version(dialect).mode(mode).metastore(metastore);
     let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
     (node, served)
 }

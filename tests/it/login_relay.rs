@@ -1,8 +1,8 @@
 //! One login serves every node, although the nodes do not share their sessions.
 
 use kylin_lb::balance::{LeastConn, RoundRobin};
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{Affinity, CookieIssue, LoginRelay, SameSite, Secret, Sessions};
-use kylin_lb::testing::kylin::KylinVersion;
 
 use crate::support::browser::{Browser, basic};
 use crate::support::front::{Front, eventually};

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use kylin_lb::balance::RoundRobin;
-use kylin_lb::testing::kylin::{Fault, KylinVersion, Reach};
+use kylin_lb::kylin::KylinVersion;
+use kylin_lb::testing::kylin::{Fault, Reach};
 
 use crate::support::browser::Browser;
 use crate::support::login_relay::{COOKIE, Nodes, logged_in, storm};

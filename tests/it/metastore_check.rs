@@ -7,10 +7,11 @@ use std::time::Duration;
 use http::StatusCode;
 use kylin_lb::balance::Attempted;
 use kylin_lb::health::{HealthState, Mismatch, Reason};
-use kylin_lb::kylin::metadata_url::MetadataUrl;
+use kylin_lb::kylin::KylinVersion;
+use kylin_lb::kylin::MetadataUrl;
 use kylin_lb::probe::{HealthCheck, MetastoreCheck, MetastoreChecker, Probe};
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::{Fault, KylinNode, KylinVersion, Metastore, Reach};
+use kylin_lb::testing::kylin::{Fault, KylinNode, Metastore, Reach};
 use kylin_lb::{Body, Cluster, Endpoint, Outcome};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -35,7 +36,7 @@ fn metastore(identifier: &str) -> Metastore {
 }
 
 fn node(name: &str, version: KylinVersion, metastore: &Metastore) -> KylinNode {
-    KylinNode::new(name).dialect(version).metastore(metastore)
+    KylinNode::new(name).kylin_version(version).metastore(metastore)
 }
 
 fn of<B>(nodes: impl IntoIterator<Item = (&'static str, B)>) -> Cluster<B> {
@@ -314,7 +315,7 @@ async fn an_endpoint_that_returns_from_maintenance_or_at_another_address_is_chec
     let (q2, s2) = demo("q2").await;
     let (x, sx) = demo("x").await;
     for (node, metastore) in [(&q1, &right), (&q2, &right), (&x, &wrong)] {
-        let _ = node.clone().dialect(KylinVersion::V5).metastore(metastore);
+        let _ = node.clone().kylin_version(KylinVersion::V5).metastore(metastore);
     }
     let at = |served: &kylin_lb::testing::kylin::Served| Endpoint::http("q2", &served.addr().to_string()).unwrap();
     let cluster =

@@ -10,8 +10,9 @@ use http::{Response, StatusCode};
 use kylin_lb::backend::SendErrorKind;
 use kylin_lb::endpoint::{AdminState, TrafficKind};
 use kylin_lb::health::{HealthState, ProbeFailure, Reason};
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::probe::{HealthCheck, Probe, ResponseMatcher};
-use kylin_lb::testing::kylin::{Fault, KylinNode, KylinVersion, Mode, Reach};
+use kylin_lb::testing::kylin::{Fault, KylinNode, Mode, Reach};
 use kylin_lb::testing::{Scripted, Step};
 use kylin_lb::{Backend, Body, Cluster, Endpoint, HttpBackend, Outcome};
 use tokio::time::{Instant, sleep, timeout};
@@ -65,7 +66,7 @@ async fn the_ready_made_probes_know_kylin_nodes_of_every_version_and_role_over_a
     for dialect in [KylinVersion::V4, KylinVersion::V5] {
         for mode in [Mode::All, Mode::Query, Mode::Job] {
             let (node, served) = demo("q1").await;
-            let _ = node.clone().dialect(dialect).mode(mode);
+            let _ = node.clone().kylin_version(dialect).mode(mode);
             let at = served.addr();
             assert_eq!(first_at(at, Probe::kylin_version()).await, UP, "{dialect:?} {mode:?}");
             assert_eq!(first_at(at, query("select 1")).await, UP, "{dialect:?} {mode:?}");
@@ -96,7 +97,7 @@ async fn a_probe_sees_what_is_wrong() {
         first_at(at, query("SYNTAX ERROR")).await,
         down(ProbeFailure::Status(StatusCode::INTERNAL_SERVER_ERROR))
     );
-    let _ = node.clone().dialect(KylinVersion::V5);
+    let _ = node.clone().kylin_version(KylinVersion::V5);
     assert_eq!(first_at(at, query("SYNTAX ERROR")).await, down(ProbeFailure::Body), "200 with isException");
     node.faults().set_metastore_down(true);
     let unavailable = down(ProbeFailure::Status(StatusCode::SERVICE_UNAVAILABLE));

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use kylin_lb::discovery::{self, Backoff, DiscoveredNode, DiscoveryHandle, KylinConfig, KylinFile, SourceState};
 use kylin_lb::health::{HealthState, Mismatch, Reason};
-use kylin_lb::kylin::metadata_url::MetadataUrl;
+use kylin_lb::kylin::KylinVersion;
+use kylin_lb::kylin::MetadataUrl;
 use kylin_lb::probe::MetastoreCheck;
-use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore, Served};
+use kylin_lb::testing::kylin::{KylinNode, Metastore, Served};
 use kylin_lb::{Cluster, HttpBackend, Proxy};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -57,7 +58,7 @@ async fn build(file: KylinFile) -> (Cluster<HttpBackend>, DiscoveryHandle, Kylin
 }
 
 async fn node(name: &str, metastore: &Metastore) -> (KylinNode, Served) {
-    let node = KylinNode::new(name).dialect(KylinVersion::V5).metastore(metastore);
+    let node = KylinNode::new(name).kylin_version(KylinVersion::V5).metastore(metastore);
     let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
     (node, served)
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use kylin_lb::balance::RoundRobin;
 use kylin_lb::clock::ManualClock;
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{Affinity, MemoryStore, ReplicatedSessions, Sessions};
-use kylin_lb::testing::kylin::KylinVersion;
 
 use crate::support::browser::{Browser, basic};
 use crate::support::front::Front;

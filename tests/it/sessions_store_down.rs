@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response, StatusCode};
 use kylin_lb::clock::Clock;
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{
     Affinity, MemoryStore, Precondition, SaveOutcome, Secret, SessionKey, SessionRecord, SessionStore, Sessions,
     StoreError, StoreFuture, Stored,
 };
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::KylinVersion;
 use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 
 use crate::support::front::Front;

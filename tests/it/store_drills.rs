@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{Affinity, Secret, Sessions};
-use kylin_lb::testing::kylin::KylinVersion;
 use tokio::task::JoinHandle;
 
 use crate::support::front::{Front, eventually};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::discovery::{DiscoveredNode, InvalidNode};
 use crate::endpoint::Roles;
-use crate::kylin::metadata_url::MetadataUrl;
+use crate::kylin::MetadataUrl;
 use crate::kylin::properties::{Properties, PropertyError, ServerAddr};
 
 /// Kylin up to 4 raises a shorter `kylin.query.timeout-seconds` to this.

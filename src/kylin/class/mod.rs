@@ -1,62 +1,47 @@
-//! What a request is for, and what follows from that: whether it may be repeated, who must serve it, what has to be read
-//! of it.
+//! What a request does, and what follows from it: whether it may be retried, which role must serve it, where its SQL is.
 //!
-//! The method does not say: a `PUT` submits a cube build each time it is sent, a `POST` mostly asks a question, and some
-//! `GET`s of Kylin 5 change things.
+//! The method alone does not tell. A `PUT` submits a cube build each time it is sent, a `POST` mostly asks a question, and some
+//! `GET`s of Kylin 5 write.
 
 mod login;
 mod routes;
-mod v5;
 
-pub(crate) use login::{AUTHENTICATION, SessionCall};
-pub use routes::classify;
-pub use v5::is_local_in_v5;
+pub(crate) use login::{AUTHENTICATION, SessionCall, needs_login};
+pub(crate) use routes::classify;
 
-use crate::endpoint::Role;
+use crate::kylin::node::role::Role;
 
-/// The two families of Kylin's HTTP interface.
+/// The effect of the SQL in a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum KylinVersion {
-    /// Apache Kylin 2.x-4.x and KAP of that time.
-    V4,
-    /// Kylin 5 and Kyligence Enterprise 4.
-    V5,
-}
-
-/// What is known of the SQL in a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Sql {
-    /// It was not looked at, or could not be. It counts as a write.
+pub(crate) enum Sql {
+    /// The SQL was not read, or could not be. The request counts as a write.
     Unread,
-    /// It changes nothing: [`is_read_only`](super::sql::is_read_only).
+    /// The SQL only reads: [`is_read_only`](super::query::is_read_only).
     ReadOnly,
-    /// It may change something.
+    /// The SQL may write.
     Writes,
 }
 
-/// What a request is for.
+/// What a request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum RequestClass {
+pub(crate) enum RequestClass {
     /// `POST /query`.
     Query(Sql),
-    /// `POST /query/prestate`: the same, and only the types are wanted. No handle stays on the node.
+    /// `POST /query/prestate`: a query for its column types. The node keeps no statement handle.
     Prepare(Sql),
-    /// A query whose result is downloaded as a file. The node gathers all of it before the first byte.
+    /// A query whose result is downloaded as a file. The node collects the whole result before it sends the first byte.
     Export(Sql),
-    /// `POST /async_query`: begins a query whose result is fetched later. Each makes a new one.
+    /// `POST /async_query`: starts a query whose result is fetched later. Each request starts another one.
     AsyncSubmit,
-    /// Status or result of such a query. In Kylin 5 any node knows them; whether in KAP before that is unverified.
+    /// Reads the status or the result of an asynchronous query. Any node of Kylin 5 can; for older KAP this is unverified.
     AsyncRead,
-    /// Stops such a query or removes its result.
+    /// Stops an asynchronous query or removes its result.
     AsyncStop,
-    /// `PUT /query/{id}/stop` of 2.x-4.x. Only the node that runs the query can, and every other says 200 all the same.
+    /// `PUT /query/{id}/stop` of 2.x-4.x. Only the node that runs the query can stop it, and every other node returns 200 too.
     Stop,
-    /// `GET /query/runningQueries` of 2.x-4.x: each node knows only its own.
+    /// `GET /query/runningQueries` of 2.x-4.x. Each node lists only its own queries.
     Running,
-    /// `DELETE /query/{id}` of Kylin 5: the node tells all others.
+    /// `DELETE /query/{id}` of Kylin 5. The node tells all other nodes.
     Cancel,
     /// `GET` or `POST /user/authentication`, or the login form.
     Login,
@@ -66,54 +51,98 @@ pub enum RequestClass {
     Read,
     /// Changes metadata: models, cubes, projects, tables, users, saved queries.
     Write,
-    /// Begins, stops or changes a job: each repetition may begin another.
+    /// Starts, stops or changes a job. Each repetition may start another job.
     Job,
-    /// Reads the state of one node: its version, health, configuration, list of servers.
+    /// Reads the state of one node: its version, health, configuration or list of servers.
     AdminRead,
-    /// Changes something of the system.
+    /// Changes the system.
     AdminWrite,
-    /// `PUT /admin/config` of 2.x-4.x: changes a property of the one node that gets it.
+    /// `PUT /admin/config` of 2.x-4.x: changes a property of the one node that receives it.
     NodeConfig,
-    /// Something that only one node has: diagnosis packages and the Spark pages of Kylin 5.
+    /// Reads something that only one node has: diagnosis packages and the Spark pages of Kylin 5.
     NodeBound,
-    /// What nodes tell each other. Most of it asks for no login: [`Guard`](super::guard::Guard).
+    /// A call between nodes. Most of them need no login: [`Guard`](super::Guard).
     Internal,
-    /// A file of the web pages.
+    /// A file of the web interface.
     Page,
-    /// None of these.
+    /// None of the above.
     Unknown,
 }
 
-/// When a request of a class may be sent to another node.
+/// Whether a request may be sent to another node after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum RetrySafety {
-    /// It changes nothing: also after it was sent and no answer came.
+pub(crate) enum RetrySafety {
+    /// The request changes nothing. It may be retried even if it was sent and no response came.
     Read,
-    /// Only where it was certainly not carried out: not sent, or refused unexecuted.
+    /// The request may be retried only if it was certainly not executed: not sent, or rejected before execution.
     Unexecuted,
-    /// Not even then: another node cannot serve it.
+    /// No other node can serve the request.
     Never,
-    /// It goes to every node once: [`fan_out`](super::fan_out).
+    /// The request goes to every node once: [`fan_out`](super::fan_out).
     FanOut,
 }
 
 /// Where the SQL of a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SqlLocation {
-    /// There is none.
-    Nowhere,
-    /// In the body, which is JSON: [`QueryRequest::from_json`](super::query::QueryRequest::from_json).
+pub(crate) enum SqlLocation {
+    /// The request has no SQL, or its SQL was read already.
+    None,
+    /// In the JSON body: [`QueryRequest::from_json`](super::query::QueryRequest::from_json).
     Json,
-    /// In the query of the target, or in a body that is a form:
-    /// [`QueryRequest::from_form`](super::query::QueryRequest::from_form).
+    /// In the query of the target or in the form body: [`QueryRequest::from_form`](super::query::QueryRequest::from_form).
     Form,
 }
 
+/// The properties of a class.
+struct Row {
+    name: &'static str,
+    retry: RetrySafety,
+    role: Option<Role>,
+    writes: bool,
+}
+
 impl RequestClass {
-    /// The class once the SQL was looked at. Classes without SQL stay what they are.
-    pub fn with_sql(self, sql: Sql) -> Self {
+    /// The properties of each class.
+    ///
+    /// An export is not retried once it was sent although it changes nothing: a node may have worked on it for minutes.
+    const fn row(self) -> Row {
+        use RetrySafety::{FanOut, Never, Read, Unexecuted};
+
+        const QUERY: Option<Role> = Some(Role::Query);
+        const JOB: Option<Role> = Some(Role::Job);
+        const fn row(name: &'static str, retry: RetrySafety, role: Option<Role>, writes: bool) -> Row {
+            Row { name, retry, role, writes }
+        }
+        match self {
+            RequestClass::Query(Sql::ReadOnly) => row("query", Read, QUERY, false),
+            RequestClass::Query(Sql::Unread | Sql::Writes) => row("query", Unexecuted, QUERY, true),
+            RequestClass::Prepare(Sql::ReadOnly) => row("prepare", Read, QUERY, false),
+            RequestClass::Prepare(Sql::Unread | Sql::Writes) => row("prepare", Unexecuted, QUERY, false),
+            RequestClass::Export(Sql::Writes) => row("export", Unexecuted, QUERY, true),
+            RequestClass::Export(Sql::Unread | Sql::ReadOnly) => row("export", Unexecuted, QUERY, false),
+            RequestClass::AsyncSubmit => row("async_submit", Unexecuted, QUERY, false),
+            RequestClass::AsyncRead => row("async_read", Read, QUERY, false),
+            RequestClass::AsyncStop => row("async_stop", Unexecuted, QUERY, false),
+            RequestClass::Stop => row("stop", FanOut, QUERY, false),
+            RequestClass::Running => row("running", FanOut, QUERY, false),
+            RequestClass::Cancel => row("cancel", Read, QUERY, false),
+            RequestClass::Login => row("login", Read, None, false),
+            RequestClass::Logout => row("logout", Read, None, false),
+            RequestClass::Read => row("read", Read, None, false),
+            RequestClass::Write => row("write", Unexecuted, None, true),
+            RequestClass::Job => row("job", Unexecuted, JOB, true),
+            RequestClass::AdminRead => row("admin_read", Read, None, false),
+            RequestClass::AdminWrite => row("admin_write", Unexecuted, None, true),
+            RequestClass::NodeConfig => row("node_config", FanOut, None, true),
+            RequestClass::NodeBound => row("node_bound", Never, None, false),
+            RequestClass::Internal => row("internal", Never, None, false),
+            RequestClass::Page => row("page", Read, None, false),
+            RequestClass::Unknown => row("unknown", Unexecuted, None, false),
+        }
+    }
+
+    /// Returns the class for the given effect of its SQL. A class without SQL does not change.
+    pub(crate) fn with_sql(self, sql: Sql) -> Self {
         match self {
             RequestClass::Query(_) => RequestClass::Query(sql),
             RequestClass::Prepare(_) => RequestClass::Prepare(sql),
@@ -122,108 +151,50 @@ impl RequestClass {
         }
     }
 
-    /// When a request may be sent to another node.
-    ///
-    /// Exports are not repeated once sent although they change nothing: a node may have worked on one for minutes.
-    pub fn repeat(self) -> RetrySafety {
-        match self {
-            RequestClass::Query(Sql::ReadOnly) | RequestClass::Prepare(Sql::ReadOnly) => RetrySafety::Read,
-            RequestClass::Query(_) | RequestClass::Prepare(_) | RequestClass::Export(_) => RetrySafety::Unexecuted,
-            RequestClass::AsyncRead
-            | RequestClass::Cancel
-            | RequestClass::Login
-            | RequestClass::Logout
-            | RequestClass::Read
-            | RequestClass::AdminRead
-            | RequestClass::Page => RetrySafety::Read,
-            RequestClass::AsyncSubmit
-            | RequestClass::AsyncStop
-            | RequestClass::Write
-            | RequestClass::Job
-            | RequestClass::AdminWrite
-            | RequestClass::Unknown => RetrySafety::Unexecuted,
-            RequestClass::Stop | RequestClass::Running | RequestClass::NodeConfig => RetrySafety::FanOut,
-            RequestClass::NodeBound | RequestClass::Internal => RetrySafety::Never,
-        }
+    /// Returns whether the request may be sent to another node after a failed attempt.
+    pub(crate) fn retry_safety(self) -> RetrySafety {
+        self.row().retry
     }
 
-    /// The role that a node should have to serve this; none where any may.
-    pub fn role(self) -> Option<Role> {
-        match self {
-            RequestClass::Query(_)
-            | RequestClass::Prepare(_)
-            | RequestClass::Export(_)
-            | RequestClass::AsyncSubmit
-            | RequestClass::AsyncRead
-            | RequestClass::AsyncStop
-            | RequestClass::Stop
-            | RequestClass::Running
-            | RequestClass::Cancel => Some(Role::Query),
-            RequestClass::Job => Some(Role::Job),
-            _ => None,
-        }
+    /// Returns the role that the serving node should have, or `None` if any node will do.
+    pub(crate) fn role(self) -> Option<Role> {
+        self.row().role
     }
 
-    /// Must the node have that role, or would any other do when none has it?
+    /// Returns whether the node must have that [`role`](Self::role) even if no node has it.
     ///
-    /// A node in mode `job` refuses queries. Any node takes builds: in 2.x-4.x it queues them, in 5 it sends them on.
-    pub fn role_is_strict(self) -> bool {
+    /// A node in mode `job` rejects queries. Any node takes builds: 2.x-4.x queues them, Kylin 5 forwards them.
+    pub(crate) fn role_is_strict(self) -> bool {
         self.role() == Some(Role::Query)
     }
 
-    /// Where SQL has to be looked for before the rules are final.
-    pub fn look(self) -> SqlLocation {
+    /// Returns where the SQL is that has to be read before the class is final.
+    pub(crate) fn sql_location(self) -> SqlLocation {
         match self {
             RequestClass::Query(Sql::Unread) | RequestClass::Prepare(Sql::Unread) => SqlLocation::Json,
             RequestClass::Export(Sql::Unread) => SqlLocation::Form,
-            _ => SqlLocation::Nowhere,
+            _ => SqlLocation::None,
         }
     }
 
-    /// May it change what the same client reads next? Then it should be read from the same node for a while: nodes learn
-    /// of changes from each other seconds later.
-    pub fn is_write(self) -> bool {
-        match self {
-            RequestClass::Query(sql) => sql != Sql::ReadOnly,
-            RequestClass::Export(sql) => sql == Sql::Writes,
-            RequestClass::Write | RequestClass::Job | RequestClass::AdminWrite | RequestClass::NodeConfig => true,
-            _ => false,
-        }
+    /// Returns whether the request may change what the same client reads next.
+    ///
+    /// Nodes learn of each other's changes seconds later, so the client should read from the same node for a while.
+    pub(crate) fn is_write(self) -> bool {
+        self.row().writes
     }
 
-    /// Is it work for the query engine, the kind that takes long and fills a node?
-    pub fn is_query(self) -> bool {
+    /// Returns whether the request runs the query engine, which takes long and loads a node.
+    pub(crate) fn is_query(self) -> bool {
         matches!(self, RequestClass::Query(_) | RequestClass::Prepare(_) | RequestClass::Export(_))
     }
 
-    /// A short name, for logs and metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            RequestClass::Query(_) => "query",
-            RequestClass::Prepare(_) => "prepare",
-            RequestClass::Export(_) => "export",
-            RequestClass::AsyncSubmit => "async_submit",
-            RequestClass::AsyncRead => "async_read",
-            RequestClass::AsyncStop => "async_stop",
-            RequestClass::Stop => "stop",
-            RequestClass::Running => "running",
-            RequestClass::Cancel => "cancel",
-            RequestClass::Login => "login",
-            RequestClass::Logout => "logout",
-            RequestClass::Read => "read",
-            RequestClass::Write => "write",
-            RequestClass::Job => "job",
-            RequestClass::AdminRead => "admin_read",
-            RequestClass::AdminWrite => "admin_write",
-            RequestClass::NodeConfig => "node_config",
-            RequestClass::NodeBound => "node_bound",
-            RequestClass::Internal => "internal",
-            RequestClass::Page => "page",
-            RequestClass::Unknown => "unknown",
-        }
+    /// Returns a short name for logs and metrics.
+    pub(crate) fn name(self) -> &'static str {
+        self.row().name
     }
 
-    /// Every class, with each state of its SQL: for tables and tests.
+    /// Returns every class with every effect of its SQL.
     #[cfg(test)]
     pub(super) fn all() -> Vec<RequestClass> {
         let sqls = [Sql::Unread, Sql::ReadOnly, Sql::Writes];
@@ -260,34 +231,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sql_that_was_not_read_is_a_write() {
+    fn unread_sql_counts_as_a_write() {
         for class in
             [RequestClass::Query(Sql::Unread), RequestClass::Query(Sql::Writes), RequestClass::Prepare(Sql::Unread)]
         {
-            assert_eq!(class.repeat(), RetrySafety::Unexecuted, "{class:?}");
+            assert_eq!(class.retry_safety(), RetrySafety::Unexecuted, "{class:?}");
         }
         assert!(RequestClass::Query(Sql::Unread).is_write());
-        assert_eq!(RequestClass::Query(Sql::Unread).with_sql(Sql::ReadOnly).repeat(), RetrySafety::Read);
+        assert_eq!(RequestClass::Query(Sql::Unread).with_sql(Sql::ReadOnly).retry_safety(), RetrySafety::Read);
         assert_eq!(RequestClass::Read.with_sql(Sql::Writes), RequestClass::Read);
     }
 
     #[test]
-    fn nothing_that_writes_is_repeated_once_sent() {
+    fn no_write_is_retried_once_sent() {
         for class in RequestClass::all() {
-            assert!(!(class.is_write() && class.repeat() == RetrySafety::Read), "{class:?}");
+            assert!(!(class.is_write() && class.retry_safety() == RetrySafety::Read), "{class:?}");
         }
     }
 
     #[test]
-    fn sql_is_looked_for_once() {
+    fn sql_is_read_once() {
         for class in RequestClass::all() {
-            assert_eq!(class.with_sql(Sql::ReadOnly).look(), SqlLocation::Nowhere, "{class:?}");
-            assert_eq!(class.with_sql(Sql::Unread).look() != SqlLocation::Nowhere, class.is_query(), "{class:?}");
+            assert_eq!(class.with_sql(Sql::ReadOnly).sql_location(), SqlLocation::None, "{class:?}");
+            assert_eq!(class.with_sql(Sql::Unread).sql_location() != SqlLocation::None, class.is_query(), "{class:?}");
         }
     }
 
     #[test]
-    fn only_queries_must_have_their_role() {
+    fn only_queries_require_their_role() {
         assert!(RequestClass::Query(Sql::Unread).role_is_strict() && RequestClass::AsyncRead.role_is_strict());
         assert!(!RequestClass::Job.role_is_strict() && RequestClass::Job.role() == Some(Role::Job));
         assert!(!RequestClass::Write.role_is_strict() && RequestClass::Write.role().is_none());

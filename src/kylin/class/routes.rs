@@ -1,14 +1,15 @@
-//! The paths of Kylin's interface, by method.
+//! The paths of Kylin's REST interface, by method.
 //!
 //! Sources: apache/kylin 3.1.3 and 4.0.4 server-base/src/main/java/org/apache/kylin/rest/controller (QueryController,
 //! JobController, CubeController, AdminController, CacheController, UserController), kylin5 QueryNodeFilter.java:80-262 and
-//! NQueryController. What a path of the models of Kylin 5 is for, beyond that filter, is inferred from its documentation.
+//! NQueryController. The meaning of the model paths of Kylin 5 beyond that filter is inferred from its documentation.
 
 use http::Method;
 
-use super::{KylinVersion, RequestClass, Sql, v5};
+use super::{RequestClass, SessionCall, Sql};
+use crate::kylin::KylinVersion;
 
-/// Segments behind `cubes/{name}` that begin a job (3.1.3 CubeController.java:434-560).
+/// Segments after `cubes/{name}` that start a job (3.1.3 CubeController.java:434-560).
 const CUBE_JOBS: [&str; 9] = [
     "build",
     "build2",
@@ -21,38 +22,47 @@ const CUBE_JOBS: [&str; 9] = [
     "recover_segment_optimize",
 ];
 
-/// Segments behind `models/{name}` that begin a job in Kylin 5. Inferred; a miss costs only the preference for a job node.
+/// Segments after `models/{name}` that start a job in Kylin 5. Inferred: a missing one costs only the preference for a job node.
 const MODEL_JOBS: [&str; 5] = ["segments", "indexes", "indices", "model_segments", "last_segments"];
 
-/// The most segments that a rule looks at.
-const DEPTH: usize = 4;
+/// `GET` paths of Kylin 5 that write: a query node forwards them to a node that may write (kylin5 QueryNodeFilter.java,
+/// `routeGetApiSet`).
+const V5_WRITING_GETS: [&str; 5] = [
+    "/tables/reload_hive_table_name",
+    "/tables/project_table_names",
+    "/query/favorite_queries",
+    "/storage/table/sync",
+    "/kafka/parsers",
+];
 
-/// What a request to `path` is for. The path must be [normalised](super::super::path::normalise).
+/// The number of segments that the rules look at.
+const MAX_SEGMENTS: usize = 4;
+
+/// Classifies a request by its method and its [normalised](crate::kylin::path::normalise) path.
 ///
-/// Without a `version` the rules of both hold, and where they differ the stricter one.
-///
-/// ```
-/// use http::Method;
-/// use kylin_lb::kylin::class::{RequestClass, RetrySafety, Sql, classify};
-///
-/// assert_eq!(classify(&Method::POST, "/kylin/api/query", None), RequestClass::Query(Sql::Unread));
-/// let build = classify(&Method::PUT, "/kylin/api/cubes/sales/rebuild", None);
-/// assert_eq!((build, build.repeat()), (RequestClass::Job, RetrySafety::Unexecuted));
-/// ```
-pub fn classify(method: &Method, path: &str, version: Option<KylinVersion>) -> RequestClass {
-    let Some(inside) = path.strip_prefix("/kylin").filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
-        return RequestClass::Unknown;
-    };
-    let kind = Kind::of(method);
-    match inside.strip_prefix("/api").filter(|rest| rest.is_empty() || rest.starts_with('/')) {
-        Some(rest) => api(kind, rest, version),
-        None => page(kind, inside),
+/// Without a `version` the rules of both versions hold, and the stricter rule where they differ.
+pub(crate) fn classify(method: &Method, path: &str, version: Option<KylinVersion>) -> RequestClass {
+    match SessionCall::of(method, path) {
+        SessionCall::Login | SessionCall::LoginForm | SessionCall::WhoAmI => return RequestClass::Login,
+        SessionCall::Logout => return RequestClass::Logout,
+        SessionCall::Other => {}
+    }
+    let Some(below) = strip_segments(path, "/kylin") else { return RequestClass::Unknown };
+    let verb = Verb::of(method);
+    match strip_segments(below, "/api") {
+        Some(rest) => api(verb, rest, version),
+        None => page(verb, below),
     }
 }
 
-/// What a method means by itself.
+/// Returns the rest of `path` after the segments of `prefix`.
+fn strip_segments<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
+    path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// What a method alone tells.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Verb {
     Get,
     Post,
     Put,
@@ -60,114 +70,106 @@ enum Kind {
     Other,
 }
 
-impl Kind {
+impl Verb {
     fn of(method: &Method) -> Self {
         match *method {
-            Method::GET | Method::HEAD | Method::OPTIONS => Kind::Get,
-            Method::POST => Kind::Post,
-            Method::PUT => Kind::Put,
-            Method::DELETE => Kind::Delete,
-            _ => Kind::Other,
+            Method::GET | Method::HEAD | Method::OPTIONS => Verb::Get,
+            Method::POST => Verb::Post,
+            Method::PUT => Verb::Put,
+            Method::DELETE => Verb::Delete,
+            _ => Verb::Other,
         }
     }
 
     fn or_write(self, read: RequestClass, write: RequestClass) -> RequestClass {
         match self {
-            Kind::Get => read,
-            Kind::Post | Kind::Put | Kind::Delete => write,
-            Kind::Other => RequestClass::Unknown,
+            Verb::Get => read,
+            Verb::Post | Verb::Put | Verb::Delete => write,
+            Verb::Other => RequestClass::Unknown,
         }
     }
 }
 
-/// Paths outside `/kylin/api`.
-fn page(kind: Kind, inside: &str) -> RequestClass {
-    match inside.split('/').nth(1).unwrap_or_default() {
+/// Classifies a path outside of `/kylin/api`.
+fn page(verb: Verb, below: &str) -> RequestClass {
+    match below.split('/').nth(1).unwrap_or_default() {
         "sparder" => RequestClass::NodeBound,
-        // 2.x-4.x kylinSecurity.xml:234-267.
-        "j_spring_security_logout" | "logout" => RequestClass::Logout,
-        "login" if kind == Kind::Post => RequestClass::Login,
         // The exchange of assertions is no page, and an assertion counts once.
         "saml" => RequestClass::Unknown,
-        _ if kind == Kind::Get => RequestClass::Page,
+        _ if verb == Verb::Get => RequestClass::Page,
         _ => RequestClass::Unknown,
     }
 }
 
-/// Paths below `/kylin/api`.
-fn api(kind: Kind, rest: &str, version: Option<KylinVersion>) -> RequestClass {
-    let (is_v4, is_v5) = (version != Some(KylinVersion::V5), version != Some(KylinVersion::V4));
+/// Classifies a path below `/kylin/api`.
+fn api(verb: Verb, rest: &str, version: Option<KylinVersion>) -> RequestClass {
+    let (may_be_v4, may_be_v5) = (version != Some(KylinVersion::V5), version != Some(KylinVersion::V4));
     // Spring takes a path with a slash at its end for the one without.
     let mut all = rest.split('/').filter(|segment| !segment.is_empty());
-    let mut segments = [""; DEPTH];
+    let mut segments = [""; MAX_SEGMENTS];
     let mut len = 0;
     for (slot, segment) in segments.iter_mut().zip(all.by_ref()) {
         *slot = segment;
         len += 1;
     }
-    let longer = all.next().is_some();
+    let is_longer = all.next().is_some();
     let segments = &segments[..len];
-    if is_v5 && kind == Kind::Get && v5::is_routed_get(rest.trim_end_matches('/')) {
+    if may_be_v5 && verb == Verb::Get && V5_WRITING_GETS.contains(&rest.trim_end_matches('/')) {
         return RequestClass::Write;
     }
     match *segments {
-        ["query", ref below @ ..] => query(kind, below, longer, is_v4, is_v5),
-        ["async_query"] if kind == Kind::Post => RequestClass::AsyncSubmit,
-        ["async_query", ..] => match kind {
-            Kind::Get => RequestClass::AsyncRead,
-            Kind::Delete => RequestClass::AsyncStop,
+        ["query", ref below @ ..] => query(verb, below, is_longer, may_be_v4, may_be_v5),
+        ["async_query"] if verb == Verb::Post => RequestClass::AsyncSubmit,
+        ["async_query", ..] => match verb {
+            Verb::Get => RequestClass::AsyncRead,
+            Verb::Delete => RequestClass::AsyncStop,
             _ => RequestClass::Write,
         },
-        ["user", "authentication"] => match kind {
-            Kind::Get | Kind::Post => RequestClass::Login,
-            Kind::Delete => RequestClass::Logout,
-            _ => RequestClass::Unknown,
-        },
-        ["j_spring_security_logout"] => RequestClass::Logout,
+        ["user", "authentication"] => verb.or_write(RequestClass::Read, RequestClass::Unknown),
         ["user", "update_user"] | ["jobs", "spark"] | ["streaming_coordinator" | "broadcast" | "kg", ..] => {
             RequestClass::Internal
         }
-        ["epoch", "maintenance_mode"] if kind == Kind::Get => RequestClass::AdminRead,
+        ["epoch", "maintenance_mode"] if verb == Verb::Get => RequestClass::AdminRead,
         ["epoch", ..] => RequestClass::Internal,
         [first, ..] if first.starts_with("cache") => RequestClass::Internal,
-        _ if segments.contains(&"snapshotLocalCache") || (longer && rest.contains("/snapshotLocalCache")) => {
+        _ if segments.contains(&"snapshotLocalCache") || (is_longer && rest.contains("/snapshotLocalCache")) => {
             RequestClass::Internal
         }
-        ["admin", "config"] if kind == Kind::Put && is_v4 => RequestClass::NodeConfig,
-        // Creating a diagnosis package may be asked of any node; what is made is only there.
-        ["system", "diag"] if kind == Kind::Post => RequestClass::AdminWrite,
+        ["admin", "config"] if verb == Verb::Put && may_be_v4 => RequestClass::NodeConfig,
+        // Any node can create a diagnosis package, but only that node has it.
+        ["system", "diag"] if verb == Verb::Post => RequestClass::AdminWrite,
         ["system", second, ..] if second.starts_with("diag") => RequestClass::NodeBound,
-        // 2.x-4.x make the package while they answer.
+        // 2.x-4.x create the package while they respond.
         ["diag", ..] => RequestClass::Unknown,
         ["admin" | "system" | "service_discovery" | "monitor", ..] => {
-            kind.or_write(RequestClass::AdminRead, RequestClass::AdminWrite)
+            verb.or_write(RequestClass::AdminRead, RequestClass::AdminWrite)
         }
-        ["health" | "prometheus" | "metrics"] => kind.or_write(RequestClass::AdminRead, RequestClass::Unknown),
-        ["cubes", _, verb, ..] if CUBE_JOBS.contains(&verb) || verb == "segments" => {
-            kind.or_write(RequestClass::Read, RequestClass::Job)
+        ["health" | "prometheus" | "metrics"] => verb.or_write(RequestClass::AdminRead, RequestClass::Unknown),
+        ["cubes", _, action, ..] if CUBE_JOBS.contains(&action) || action == "segments" => {
+            verb.or_write(RequestClass::Read, RequestClass::Job)
         }
-        ["models", _, part, ..] if MODEL_JOBS.contains(&part) => kind.or_write(RequestClass::Read, RequestClass::Job),
+        ["models", _, part, ..] if MODEL_JOBS.contains(&part) => verb.or_write(RequestClass::Read, RequestClass::Job),
         ["tables", "sampling_jobs"] | ["jobs" | "streaming_jobs" | "snapshots", ..] => {
-            kind.or_write(RequestClass::Read, RequestClass::Job)
+            verb.or_write(RequestClass::Read, RequestClass::Job)
         }
-        [] => kind.or_write(RequestClass::Read, RequestClass::Unknown),
-        _ => kind.or_write(RequestClass::Read, RequestClass::Write),
+        [] => verb.or_write(RequestClass::Read, RequestClass::Unknown),
+        _ => verb.or_write(RequestClass::Read, RequestClass::Write),
     }
 }
 
-/// Paths below `/kylin/api/query`.
-fn query(kind: Kind, below: &[&str], longer: bool, is_v4: bool, is_v5: bool) -> RequestClass {
-    match (kind, below) {
-        (Kind::Post, []) => RequestClass::Query(Sql::Unread),
-        (Kind::Post, ["prestate"]) => RequestClass::Prepare(Sql::Unread),
-        (Kind::Get | Kind::Post, ["format", _]) if !longer => RequestClass::Export(Sql::Unread),
-        (Kind::Get, ["runningQueries"]) if is_v4 => RequestClass::Running,
-        (Kind::Put, [_, "stop"]) if is_v4 => RequestClass::Stop,
-        // Not a query in the list of those to be watched, but the same path.
-        (Kind::Post | Kind::Delete, ["if_big_query"]) => RequestClass::Unknown,
-        (Kind::Delete, ["query_histories" | "history_queries" | "favorite_queries", ..]) => RequestClass::Write,
-        (Kind::Delete, [] | [_]) if is_v5 => RequestClass::Cancel,
-        _ => kind.or_write(RequestClass::Read, RequestClass::Write),
+/// Classifies a path below `/kylin/api/query`.
+fn query(verb: Verb, below: &[&str], is_longer: bool, may_be_v4: bool, may_be_v5: bool) -> RequestClass {
+    match (verb, below) {
+        (Verb::Post, []) => RequestClass::Query(Sql::Unread),
+        (Verb::Post, ["prestate"]) => RequestClass::Prepare(Sql::Unread),
+        (Verb::Get | Verb::Post, ["format", _]) if !is_longer => RequestClass::Export(Sql::Unread),
+        (Verb::Get, ["runningQueries"]) if may_be_v4 => RequestClass::Running,
+        (Verb::Put, [_, "stop"]) if may_be_v4 => RequestClass::Stop,
+        // A call of its own, not the id of a query.
+        (Verb::Post | Verb::Delete, ["if_big_query"]) => RequestClass::Unknown,
+        (Verb::Delete, ["query_histories" | "history_queries" | "favorite_queries", ..]) => RequestClass::Write,
+        (Verb::Delete, [] | [_]) if may_be_v5 => RequestClass::Cancel,
+        _ => verb.or_write(RequestClass::Read, RequestClass::Write),
     }
 }
 
@@ -175,9 +177,10 @@ fn query(kind: Kind, below: &[&str], longer: bool, is_v4: bool, is_v5: bool) -> 
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::RetrySafety;
     use super::*;
 
-    const READ: Sql = Sql::Unread;
+    const UNREAD: Sql = Sql::Unread;
 
     fn class(line: &str, version: Option<KylinVersion>) -> RequestClass {
         let (method, path) = line.split_once(' ').unwrap();
@@ -185,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn paths_of_both_dialects_have_their_class() {
+    fn paths_of_both_versions_have_their_class() {
         for (line, expected) in [
-            ("POST /kylin/api/query", RequestClass::Query(READ)),
-            ("POST /kylin/api/query/", RequestClass::Query(READ)),
-            ("POST /kylin/api/query/prestate", RequestClass::Prepare(READ)),
-            ("GET /kylin/api/query/format/csv", RequestClass::Export(READ)),
-            ("POST /kylin/api/query/format/csv", RequestClass::Export(READ)),
+            ("POST /kylin/api/query", RequestClass::Query(UNREAD)),
+            ("POST /kylin/api/query/", RequestClass::Query(UNREAD)),
+            ("POST /kylin/api/query/prestate", RequestClass::Prepare(UNREAD)),
+            ("GET /kylin/api/query/format/csv", RequestClass::Export(UNREAD)),
+            ("POST /kylin/api/query/format/csv", RequestClass::Export(UNREAD)),
             ("GET /kylin/api/query/runningQueries", RequestClass::Running),
             ("PUT /kylin/api/query/a-b-c/stop", RequestClass::Stop),
             ("DELETE /kylin/api/query/stop-id", RequestClass::Cancel),
@@ -267,32 +270,41 @@ mod tests {
     }
 
     #[test]
-    fn a_known_dialect_lifts_the_other_ones_rules() {
+    fn a_known_version_lifts_the_rules_of_the_other_version() {
         for (line, version, expected) in [
             ("GET /kylin/api/tables/reload_hive_table_name", KylinVersion::V4, RequestClass::Read),
             ("DELETE /kylin/api/query/x", KylinVersion::V4, RequestClass::Write),
             ("GET /kylin/api/query/runningQueries", KylinVersion::V5, RequestClass::Read),
             ("PUT /kylin/api/query/x/stop", KylinVersion::V5, RequestClass::Write),
             ("PUT /kylin/api/admin/config", KylinVersion::V5, RequestClass::AdminWrite),
-            ("POST /kylin/api/query", KylinVersion::V5, RequestClass::Query(READ)),
+            ("POST /kylin/api/query", KylinVersion::V5, RequestClass::Query(UNREAD)),
         ] {
             assert_eq!(class(line, Some(version)), expected, "{line}");
         }
     }
 
+    #[test]
+    fn writing_gets_of_kylin_5_are_not_retried_once_sent() {
+        for path in V5_WRITING_GETS {
+            let class = classify(&Method::GET, &format!("/kylin/api{path}"), None);
+            assert_eq!((class, class.retry_safety()), (RequestClass::Write, RetrySafety::Unexecuted), "{path}");
+            assert_eq!(classify(&Method::GET, &format!("/kylin/api{path}/"), None), RequestClass::Write, "{path}");
+        }
+    }
+
     proptest! {
         #[test]
-        fn no_method_but_get_reads_unless_it_is_known_to(
+        fn methods_other_than_get_write_unless_known_to_read(
             method in "POST|PUT|DELETE|PATCH|LOCK",
             path in "/kylin/api(/(query|cubes|jobs|x|models|build|admin|tables|format|1)){0,6}/?",
         ) {
             let class = classify(&method.parse().unwrap(), &path, None);
-            let reads = class.repeat() == super::super::RetrySafety::Read;
+            let reads = class.retry_safety() == RetrySafety::Read;
             prop_assert!(!reads || class == RequestClass::Cancel, "{method} {path}: {class:?}");
         }
 
         #[test]
-        fn a_slash_at_the_end_changes_nothing(path in "/kylin/api(/(query|cubes|jobs|cache|diag|system|x|stop)){1,6}") {
+        fn a_trailing_slash_changes_nothing(path in "/kylin/api(/(query|cubes|jobs|cache|diag|system|x|stop)){1,6}") {
             for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {
                 prop_assert_eq!(classify(&method, &path, None), classify(&method, &format!("{path}/"), None));
             }

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 pub use servers::ServerAddr;
 
-use super::metadata_url::is_secret;
+use super::node::metadata_url::is_secret;
 
 /// The properties of a node, each with the place it was read from.
 ///

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Entry, Properties, PropertyError};
-use crate::endpoint::{Role, Roles};
+use crate::kylin::node::role::{Role, Roles};
 
 /// The port of a node that does not say (apache/kylin 3.1.3 RestClient.java:70).
 const DEFAULT_PORT: u16 = 7070;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{Entry, Properties, PropertyError, ServerAddr};
-use crate::endpoint::Roles;
-use crate::kylin::metadata_url::MetadataUrl;
+use crate::kylin::MetadataUrl;
+use crate::kylin::node::role::Roles;
 
 /// apache/kylin 3.1.3 KylinConfigBase.java:377.
 const ZOOKEEPER_BASE: &str = "/kylin";

@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::endpoint::{Role, Roles};
+use crate::kylin::node::role::{Role, Roles};
 
 fn read(text: &str) -> Properties {
     Properties::parse("kylin.properties", text).unwrap()

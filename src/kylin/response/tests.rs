@@ -7,24 +7,24 @@ use super::*;
 
 const QUERY: RequestClass = RequestClass::Query(Sql::ReadOnly);
 
-fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-    fields.iter().map(|&(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+    pairs.iter().map(|&(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
 }
 
-fn json_head() -> HeaderMap {
+fn json_headers() -> HeaderMap {
     headers(&[("content-type", "application/json;charset=UTF-8")])
 }
 
-/// The whole way: head, then as much of the body as was asked for.
-fn judge(class: RequestClass, status: u16, headers: &HeaderMap, body: &str) -> ResponseClass {
+/// Classifies by the head, then by as much of the body as that asks for.
+fn classify(class: RequestClass, status: u16, headers: &HeaderMap, body: &str) -> ResponseClass {
     let status = StatusCode::from_u16(status).unwrap();
-    match from_head(class, None, Credentials::None, status, headers) {
-        Head::Is(meaning) => meaning,
-        Head::Peek(most) => from_body(class, status, headers, &body.as_bytes()[..body.len().min(most)]),
+    match classify_head(class, None, Credentials::None, status, headers) {
+        Ok(class) => class,
+        Err(NeedsBody { max }) => classify_body(class, status, headers, &body.as_bytes()[..body.len().min(max)]),
     }
 }
 
-/// `ErrorResponse` of 2.x-4.x: the message stands behind everything.
+/// Returns an `ErrorResponse` of 2.x-4.x, whose message is its last member.
 fn v4(message: &str) -> String {
     format!(
         r#"{{"url":"http://h/kylin/api/query","exception":"x","code":"999","data":null,"stacktrace":{},"msg":{}}}"#,
@@ -37,29 +37,29 @@ fn v4(message: &str) -> String {
 }
 
 #[test]
-fn an_error_that_kylin_writes_is_an_answer() {
+fn an_error_that_kylin_writes_is_final() {
     for message in [
         "From line 1, column 8 to line 1, column 10: Column 'Query is not allowed in 'job' mode.' not found",
         "Too many concurrent query requests. while executing SQL: x",
         "KE-040021202(x): no",
         "",
     ] {
-        assert_eq!(judge(QUERY, 500, &json_head(), &v4(message)), ResponseClass::Answer, "{message}");
-        assert_eq!(judge(QUERY, 400, &json_head(), &v4(message)), ResponseClass::Answer, "{message}");
+        assert_eq!(classify(QUERY, 500, &json_headers(), &v4(message)), ResponseClass::Final, "{message}");
+        assert_eq!(classify(QUERY, 400, &json_headers(), &v4(message)), ResponseClass::Final, "{message}");
     }
-    assert_eq!(judge(QUERY, 200, &json_head(), r#"{"isException":false,"results":[]}"#), ResponseClass::Answer);
-    assert_eq!(judge(RequestClass::AdminRead, 503, &json_head(), r#"{"status":"DOWN"}"#), ResponseClass::Answer);
+    assert_eq!(classify(QUERY, 200, &json_headers(), r#"{"isException":false,"results":[]}"#), ResponseClass::Final);
+    assert_eq!(classify(RequestClass::AdminRead, 503, &json_headers(), r#"{"status":"DOWN"}"#), ResponseClass::Final);
     assert_eq!(
-        judge(RequestClass::Page, 404, &headers(&[("content-type", "text/html")]), "<html>"),
-        ResponseClass::Answer
+        classify(RequestClass::Page, 404, &headers(&[("content-type", "text/html")]), "<html>"),
+        ResponseClass::Final
     );
-    assert_eq!(judge(RequestClass::Page, 501, &headers(&[]), ""), ResponseClass::Answer);
+    assert_eq!(classify(RequestClass::Page, 501, &headers(&[]), ""), ResponseClass::Final);
 }
 
 /// apache/kylin 3.1.3 QueryService.java:414-416, QueryRequestLimits.java:109-114; CnMessage.java; kylin5 Message.java.
 #[test]
-fn a_query_that_is_refused_may_go_elsewhere() {
-    for (message, refusal) in [
+fn a_rejected_query_is_recognised_by_its_message() {
+    for (message, rejection) in [
         ("Query is not allowed in 'job' mode.", Rejection::Role),
         ("Query is not allowed in 'job,stream_coordinator' mode.", Rejection::Role),
         ("'job' 模式不支持查询", Rejection::Role),
@@ -67,26 +67,34 @@ fn a_query_that_is_refused_may_go_elsewhere() {
         ("并发查询请求太多。", Rejection::Busy),
         ("Job node is unavailable for queries. Please select a query node.", Rejection::Role),
     ] {
-        assert_eq!(judge(QUERY, 400, &json_head(), &v4(message)), ResponseClass::Refused(refusal), "{message}");
-        assert_eq!(judge(RequestClass::Write, 400, &json_head(), &v4(message)), ResponseClass::Answer, "{message}");
+        assert_eq!(
+            classify(QUERY, 400, &json_headers(), &v4(message)),
+            ResponseClass::Rejected(rejection),
+            "{message}"
+        );
+        assert_eq!(
+            classify(RequestClass::Write, 400, &json_headers(), &v4(message)),
+            ResponseClass::Final,
+            "{message}"
+        );
     }
 }
 
 #[test]
-fn codes_of_kylin_5_say_who_suffers() {
-    for (code, meaning) in [
-        ("KE-040023202", ResponseClass::Refused(Rejection::Role)),
-        ("KE-040023201", ResponseClass::Refused(Rejection::Role)),
-        ("KE-040023203", ResponseClass::Refused(Rejection::Role)),
-        ("KE-020032001", ResponseClass::Refused(Rejection::Busy)),
-        ("KE-040024201", ResponseClass::ClusterWide(ClusterFault::Maintenance)),
-        ("KE-010021002", ResponseClass::ClusterWide(ClusterFault::Recovering)),
-        ("KE-040021201", ResponseClass::ClusterWide(ClusterFault::Recovering)),
-        ("KE-010021003", ResponseClass::ClusterWide(ClusterFault::Transfer)),
-        ("KE-010021004", ResponseClass::ClusterWide(ClusterFault::NoActiveNode)),
-        ("KE-010019002", ResponseClass::ClusterWide(ClusterFault::Metastore)),
-        ("KE-0400232021", ResponseClass::Answer),
-        ("KE-04002320", ResponseClass::Answer),
+fn codes_of_kylin_5_tell_rejections_from_cluster_faults() {
+    for (code, expected) in [
+        ("KE-040023202", ResponseClass::Rejected(Rejection::Role)),
+        ("KE-040023201", ResponseClass::Rejected(Rejection::Role)),
+        ("KE-040023203", ResponseClass::Rejected(Rejection::Role)),
+        ("KE-020032001", ResponseClass::Rejected(Rejection::Busy)),
+        ("KE-040024201", ResponseClass::ClusterFault(ClusterFault::Maintenance)),
+        ("KE-010021002", ResponseClass::ClusterFault(ClusterFault::Recovering)),
+        ("KE-040021201", ResponseClass::ClusterFault(ClusterFault::Recovering)),
+        ("KE-010021003", ResponseClass::ClusterFault(ClusterFault::Transfer)),
+        ("KE-010021004", ResponseClass::ClusterFault(ClusterFault::NoActiveNode)),
+        ("KE-010019002", ResponseClass::ClusterFault(ClusterFault::Metastore)),
+        ("KE-0400232021", ResponseClass::Final),
+        ("KE-04002320", ResponseClass::Final),
     ] {
         for class in [QUERY, RequestClass::Job] {
             for body in [
@@ -94,85 +102,89 @@ fn codes_of_kylin_5_say_who_suffers() {
                 format!(r#"{{"code":"{code}","msg":"x"}}"#),
                 format!(r#"{{"code":"999","msg":"{code}(Query): the node","stacktrace":"cut"#),
             ] {
-                assert_eq!(judge(class, 500, &json_head(), &body), meaning, "{body}");
+                assert_eq!(classify(class, 500, &json_headers(), &body), expected, "{body}");
             }
         }
         let nested =
             format!(r#"{{"code":"999","data":{{"code":"{code}"}},"msg":"it says {code}","stacktrace":"{code}"}}"#);
-        assert_eq!(judge(QUERY, 500, &json_head(), &nested), ResponseClass::Answer, "{nested}");
+        assert_eq!(classify(QUERY, 500, &json_headers(), &nested), ResponseClass::Final, "{nested}");
     }
 }
 
 #[test]
-fn kylin_5_refuses_with_200() {
+fn kylin_5_rejects_with_200() {
     let busy = r#"{"code":"000","data":{"columnMetas":null,"results":null,"isException":true,
         "exceptionMessage":"Too many concurrent query requests.","duration":0},"msg":""}"#;
-    assert_eq!(judge(QUERY, 200, &json_head(), busy), ResponseClass::Refused(Rejection::Busy));
-    assert_eq!(judge(RequestClass::Read, 200, &json_head(), busy), ResponseClass::Answer);
-    assert_eq!(judge(QUERY, 200, &json_head(), &busy.replace("true", "false")), ResponseClass::Answer);
-    // A row can say what it likes.
+    assert_eq!(classify(QUERY, 200, &json_headers(), busy), ResponseClass::Rejected(Rejection::Busy));
+    assert_eq!(classify(RequestClass::Read, 200, &json_headers(), busy), ResponseClass::Final);
+    assert_eq!(classify(QUERY, 200, &json_headers(), &busy.replace("true", "false")), ResponseClass::Final);
+    // Rows may hold any text.
     let row = r#"{"code":"000","data":{"columnMetas":[{"name":"a"}],"results":[["x"]],"isException":true,
         "exceptionMessage":"Too many concurrent query requests."}}"#;
-    assert_eq!(judge(QUERY, 200, &json_head(), row), ResponseClass::Answer);
+    assert_eq!(classify(QUERY, 200, &json_headers(), row), ResponseClass::Final);
 }
 
 #[test]
-fn most_answers_are_judged_by_their_head() {
-    let is = |class, version, status: u16, fields: &[(&'static str, &'static str)]| {
-        from_head(class, version, Credentials::Cookie, StatusCode::from_u16(status).unwrap(), &headers(fields))
+fn most_responses_are_classified_by_their_head() {
+    let is = |class, version, status: u16, pairs: &[(&'static str, &'static str)]| {
+        classify_head(class, version, Credentials::Cookie, StatusCode::from_u16(status).unwrap(), &headers(pairs))
     };
     let json = ("content-type", "application/vnd.apache.kylin-v4-public+json");
-    assert_eq!(is(QUERY, None, 200, &[json]), Head::Peek(GOOD_PEEK));
-    assert_eq!(is(QUERY, None, 200, &[json, ("content-length", "5000")]), Head::Is(ResponseClass::Answer));
-    assert_eq!(is(QUERY, None, 200, &[json, ("content-encoding", "gzip")]), Head::Is(ResponseClass::Answer));
-    assert_eq!(is(QUERY, None, 200, &[("content-type", "text/csv")]), Head::Is(ResponseClass::Answer));
-    assert_eq!(is(QUERY, Some(KylinVersion::V4), 200, &[json]), Head::Is(ResponseClass::Answer));
-    assert_eq!(is(RequestClass::Read, None, 200, &[json]), Head::Is(ResponseClass::Answer));
-    assert_eq!(is(QUERY, None, 302, &[json]), Head::Is(ResponseClass::Answer));
-    assert_eq!(is(QUERY, None, 500, &[json]), Head::Peek(ERROR_PEEK));
-    assert_eq!(is(QUERY, None, 500, &[json, ("content-encoding", "br")]), Head::Is(ResponseClass::Unreadable));
+    assert_eq!(is(QUERY, None, 200, &[json]), Err(NeedsBody { max: MAX_SUCCESS_PEEK }));
+    assert_eq!(is(QUERY, None, 200, &[json, ("content-length", "5000")]), Ok(ResponseClass::Final));
+    assert_eq!(is(QUERY, None, 200, &[json, ("content-encoding", "gzip")]), Ok(ResponseClass::Final));
+    assert_eq!(is(QUERY, None, 200, &[("content-type", "text/csv")]), Ok(ResponseClass::Final));
+    assert_eq!(is(QUERY, Some(KylinVersion::V4), 200, &[json]), Ok(ResponseClass::Final));
+    assert_eq!(is(RequestClass::Read, None, 200, &[json]), Ok(ResponseClass::Final));
+    assert_eq!(is(QUERY, None, 302, &[json]), Ok(ResponseClass::Final));
+    assert_eq!(is(QUERY, None, 500, &[json]), Err(NeedsBody { max: MAX_ERROR_PEEK }));
+    assert_eq!(is(QUERY, None, 500, &[json, ("content-encoding", "br")]), Ok(ResponseClass::Unreadable));
     for coding in ["gzip", "x-gzip", "GZIP", "identity", ""] {
-        assert_eq!(is(QUERY, None, 500, &[json, ("content-encoding", coding)]), Head::Peek(ERROR_PEEK), "{coding}");
+        assert_eq!(
+            is(QUERY, None, 500, &[json, ("content-encoding", coding)]),
+            Err(NeedsBody { max: MAX_ERROR_PEEK }),
+            "{coding}"
+        );
     }
     let twice = [json, ("content-encoding", "gzip"), ("content-encoding", "gzip")];
-    assert_eq!(is(QUERY, None, 500, &twice), Head::Is(ResponseClass::Unreadable));
-    assert_eq!(is(QUERY, None, 401, &[json]), Head::Is(ResponseClass::Unauthenticated(Credentials::Cookie)));
+    assert_eq!(is(QUERY, None, 500, &twice), Ok(ResponseClass::Unreadable));
+    assert_eq!(is(QUERY, None, 401, &[json]), Ok(ResponseClass::Unauthenticated(Credentials::Cookie)));
     for status in [502, 503, 504, 599] {
         assert_eq!(
             is(QUERY, None, status, &[("content-type", "text/html")]),
-            Head::Is(ResponseClass::NodeFailure),
+            Ok(ResponseClass::NodeFailure),
             "{status}"
         );
-        assert_eq!(is(QUERY, None, status, &[]), Head::Is(ResponseClass::NodeFailure), "{status}");
+        assert_eq!(is(QUERY, None, status, &[]), Ok(ResponseClass::NodeFailure), "{status}");
     }
 }
 
 #[test]
-fn a_page_of_tomcat_is_a_failure_of_the_node() {
+fn a_page_of_tomcat_is_a_node_failure() {
     let html = headers(&[("content-type", "text/html;charset=utf-8")]);
-    assert_eq!(judge(QUERY, 500, &html, "<html>HTTP Status 500"), ResponseClass::NodeFailure);
-    assert_eq!(judge(QUERY, 503, &json_head(), "<html>HTTP Status 503"), ResponseClass::NodeFailure);
-    assert_eq!(judge(QUERY, 502, &json_head(), ""), ResponseClass::NodeFailure);
+    assert_eq!(classify(QUERY, 500, &html, "<html>HTTP Status 500"), ResponseClass::NodeFailure);
+    assert_eq!(classify(QUERY, 503, &json_headers(), "<html>HTTP Status 503"), ResponseClass::NodeFailure);
+    assert_eq!(classify(QUERY, 502, &json_headers(), ""), ResponseClass::NodeFailure);
     let race =
         "<html>java.io.IOException: Race condition encountered: attempted to load session[A] which has been created";
-    assert_eq!(judge(QUERY, 500, &html, race), ResponseClass::Refused(Rejection::SessionRace));
-    assert_eq!(judge(QUERY, 500, &json_head(), &v4(race)), ResponseClass::Answer);
+    assert_eq!(classify(QUERY, 500, &html, race), ResponseClass::Rejected(Rejection::SessionRace));
+    assert_eq!(classify(QUERY, 500, &json_headers(), &v4(race)), ResponseClass::Final);
 }
 
 proptest! {
     #[test]
-    fn any_body_has_a_meaning(status in 100..1000_u16, body in prop::collection::vec(any::<u8>(), 0..80)) {
+    fn any_body_has_a_class(status in 100..1000_u16, body in prop::collection::vec(any::<u8>(), 0..80)) {
         let status = StatusCode::from_u16(status).unwrap();
-        from_body(QUERY, status, &json_head(), &body);
-        from_body(RequestClass::Write, status, &headers(&[]), &body);
+        classify_body(QUERY, status, &json_headers(), &body);
+        classify_body(RequestClass::Write, status, &headers(&[]), &body);
     }
 
-    /// What a user wrote into a query, and Kylin quotes in its error, decides nothing.
+    /// A text of the user that Kylin quotes in its error has no effect.
     #[test]
-    fn quoted_text_does_not_refuse(before in "[a-z \":{}]{1,10}", after in "[a-z \":{}]{1,10}", code: bool) {
+    fn quoted_text_does_not_reject(before in "[a-z \":{}]{1,10}", after in "[a-z \":{}]{1,10}", code: bool) {
         let words = if code { "KE-040023202" } else { "Too many concurrent query requests." };
         let body = v4(&format!("x{before}{words}{after}"));
-        prop_assert_eq!(judge(QUERY, 500, &json_head(), &body), ResponseClass::Answer);
+        prop_assert_eq!(classify(QUERY, 500, &json_headers(), &body), ResponseClass::Final);
     }
 }
 
@@ -185,19 +197,20 @@ fn gzip(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_compressed_error_is_read_as_far_as_it_came() {
+fn a_compressed_error_is_read_up_to_its_cut() {
     let headers = headers(&[("content-type", "application/json"), ("content-encoding", "gzip")]);
-    let is = |body: &[u8]| from_body(QUERY, StatusCode::BAD_REQUEST, &headers, body);
-    let refused = ResponseClass::Refused(Rejection::Busy);
+    let is = |body: &[u8]| classify_body(QUERY, StatusCode::BAD_REQUEST, &headers, body);
+    let rejected = ResponseClass::Rejected(Rejection::Busy);
     let body = gzip(&v4("Too many concurrent query requests."));
-    assert_eq!(is(&body), refused);
-    // All but the check sum, and then less than the message.
-    assert_eq!(is(&body[..body.len() - 8]), refused);
-    assert_eq!(is(&body[..30]), ResponseClass::Answer);
-    assert_eq!(is(b""), ResponseClass::Answer);
-    assert_eq!(is(b"{\"msg\":\"Too many concurrent query requests.\"}"), ResponseClass::Answer, "it is no gzip");
-    // What it unpacks to is bounded, and a message behind the bound is not seen.
-    let long = format!(r#"{{"stacktrace":"{}","msg":"Too many concurrent query requests."}}"#, " ".repeat(ERROR_PEEK));
-    assert_eq!(is(&gzip(&long)), ResponseClass::Answer);
-    assert_eq!(gunzip(&gzip(&" ".repeat(10_000_000))).len(), ERROR_PEEK);
+    assert_eq!(is(&body), rejected);
+    // Without the checksum, and then cut before the message.
+    assert_eq!(is(&body[..body.len() - 8]), rejected);
+    assert_eq!(is(&body[..30]), ResponseClass::Final);
+    assert_eq!(is(b""), ResponseClass::Final);
+    assert_eq!(is(b"{\"msg\":\"Too many concurrent query requests.\"}"), ResponseClass::Final, "the body is not gzip");
+    // The decompressed size is bounded, and a message behind the bound is not seen.
+    let long =
+        format!(r#"{{"stacktrace":"{}","msg":"Too many concurrent query requests."}}"#, " ".repeat(MAX_ERROR_PEEK));
+    assert_eq!(is(&gzip(&long)), ResponseClass::Final);
+    assert_eq!(gunzip(&gzip(&" ".repeat(10_000_000))).len(), MAX_ERROR_PEEK);
 }

@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 
 use crate::endpoint::EndpointId;
-use crate::kylin::identity::{Comparison, Difference, Evidence};
-use crate::kylin::metadata_url::MetadataUrl;
+use crate::kylin::MetadataUrl;
+use crate::kylin::node::identity::{Comparison, Difference, Evidence};
 
 /// What nodes are compared with.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::backend::node_client::{NodeClient, NodeResponse};
 use crate::clock::timer_in;
 use crate::cookie::CookieJar;
-use crate::kylin::identity::Evidence;
+use crate::kylin::node::identity::Evidence;
 
 const PROJECTS: &str = "/kylin/api/projects";
 const CONFIG: &str = "/kylin/api/admin/config";

@@ -20,7 +20,7 @@ use crate::basic_auth;
 use crate::cluster::Cluster;
 use crate::endpoint::EndpointId;
 use crate::health::InvalidSetting;
-use crate::kylin::metadata_url::MetadataUrl;
+use crate::kylin::MetadataUrl;
 
 /// Compares the metastores of the endpoints of a cluster, and quarantines nodes of another one. [`start`](Self::start) begins.
 ///

@@ -18,7 +18,7 @@ use crate::cluster::{Cluster, MembersWatch};
 use crate::endpoint::{AdminState, Live, Member};
 use crate::health::Mismatch;
 use crate::health::state::{CheckerId, Membership};
-use crate::kylin::identity::{Difference, Evidence};
+use crate::kylin::node::identity::{Difference, Evidence};
 use crate::probe::jittered;
 
 /// The longest interval after a round in which a node did not respond or was suspected.

@@ -9,7 +9,8 @@ use super::KylinNode;
 use super::call::Call;
 use super::metastore::User;
 use super::response::{Answer, Failure, Shape};
-use super::settings::{KylinVersion, Settings};
+use super::settings::Settings;
+use crate::kylin::KylinVersion;
 
 /// What a path asks of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ pub(super) struct Overrides(Mutex<BTreeMap<String, String>>);
 /// The cheapest answer that proves a node to be Kylin.
 pub(super) fn version(call: &Call) -> Answer {
     call.value(json!({
-        "kylin.version": call.settings.version,
+        "kylin.version": call.settings.reported_version,
         "kylin.version.commitId": "0000000000000000000000000000000000000000",
     }))
 }

@@ -11,8 +11,9 @@ use super::access::{self, Access};
 use super::metastore::User;
 use super::path::Params;
 use super::response::{Answer, Failure, Shape, ok};
-use super::settings::{KylinVersion, Settings};
+use super::settings::Settings;
 use super::{admin, api_v4, api_v5, catalog, query};
+use crate::kylin::KylinVersion;
 
 pub(super) struct Call {
     pub(super) node: KylinNode,
@@ -29,7 +30,7 @@ pub(super) struct Call {
 
 impl Call {
     pub(super) fn shape(&self) -> Shape {
-        Shape::of(self.settings.dialect, &self.headers)
+        Shape::of(self.settings.version, &self.headers)
     }
 
     /// `value`, wrapped as the client expects it.
@@ -68,7 +69,7 @@ pub(super) async fn route(call: &Call) -> Option<Answer> {
     let segments: Vec<&str> = call.path.split('/').collect();
     let segments = segments.as_slice();
     let method = call.method.as_str();
-    let own = match call.settings.dialect {
+    let own = match call.settings.version {
         KylinVersion::V4 => api_v4::route(call, method, segments).await,
         KylinVersion::V5 => api_v5::route(call, method, segments).await,
     };

@@ -18,7 +18,7 @@ pub(super) fn projects(call: &Call) -> Answer {
         json!({
             "uuid": project.uuid,
             "last_modified": LAST_MODIFIED,
-            "version": call.settings.version,
+            "version": call.settings.reported_version,
             "name": project.name,
             "description": "",
             "owner": "ADMIN",
@@ -54,7 +54,7 @@ pub(super) fn cubes(call: &Call) -> Answer {
     call.metastore()?;
     let cube = json!({
         "uuid": "2fbca32a-a33e-4b69-83dd-0bb8b1f8c53b", "name": CUBE, "project": "learn_kylin", "model": MODEL,
-        "status": "READY", "segments": [], "last_modified": LAST_MODIFIED, "version": call.settings.version,
+        "status": "READY", "segments": [], "last_modified": LAST_MODIFIED, "version": call.settings.reported_version,
     });
     call.list("cubes", vec![cube])
 }

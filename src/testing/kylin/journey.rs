@@ -17,10 +17,11 @@ use super::faults::{Fault, ResetSwitch};
 use super::path::{Params, normalise};
 use super::response::{self, Failure, html, redirect, start_page};
 use super::sessions::Cookie;
-use super::settings::{KylinVersion, Settings};
+use super::settings::Settings;
 use super::stats::InFlight;
 use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::{Body, BoxError};
+use crate::kylin::KylinVersion;
 
 /// The largest request body that is read into memory; those below `/demo/` are streamed.
 const BODY_LIMIT: usize = 16 * 1024 * 1024;
@@ -126,7 +127,7 @@ impl KylinNode {
         settings: std::sync::Arc<Settings>,
         url: &str,
     ) -> Response<Body> {
-        let dialect = settings.dialect;
+        let dialect = settings.version;
         let login = parts.method == Method::POST && path == "user/authentication";
         let (user, cookie) = match self.identify(&settings, &parts.headers, login) {
             Caller::Nobody => (None, None),
@@ -164,7 +165,7 @@ impl KylinNode {
     fn page(&self, settings: &Settings, path: &str, headers: &HeaderMap, origin: &str) -> Response<Body> {
         match path {
             // Tomcat before 8.5 makes an absolute address out of `Host`, later ones a relative one.
-            "/kylin" if settings.dialect == KylinVersion::V4 => redirect(&format!("{origin}/kylin/")),
+            "/kylin" if settings.version == KylinVersion::V4 => redirect(&format!("{origin}/kylin/")),
             "/kylin" => redirect("/kylin/"),
             "/kylin/" | "/kylin/index.html" => start_page(StatusCode::OK),
             "/kylin/j_spring_security_logout" => self.log_out(settings, headers, origin),

@@ -2,7 +2,7 @@
 //!
 //! A real node needs Hadoop, a metastore and minutes to start, and cannot be told to fail in the middle of an answer.
 //! This one behaves on the paths that a front end meets: login and session cookies, queries, builds, metadata, health,
-//! with the status codes, bodies and oddities of both generations of Kylin (see [`KylinVersion`]). What it computes is not
+//! with the status codes, bodies and oddities of both generations of Kylin (see [`KylinVersion`](crate::kylin::KylinVersion)). What it computes is not
 //! SQL: the answer to a query names the node that gave it, which is what a test of balancing wants to know.
 //!
 //! - [`KylinNode`] is the node: a [`Backend`](crate::Backend) in process, or behind a socket with [`KylinNode::serve`].
@@ -54,7 +54,7 @@ use parking_lot::RwLock;
 pub use self::faults::{Fault, Faults, Reach};
 pub use self::metastore::{Job, Metastore, Project};
 pub use self::serve::Served;
-pub use self::settings::{KylinVersion, Mode};
+pub use self::settings::Mode;
 pub use self::stats::{Stats, StillWaiting};
 pub use self::stream::demo_bytes_at;
 

@@ -11,12 +11,13 @@ use super::path::Params;
 use super::response::{Answer, Failure, typed};
 use super::running::RunningQuery;
 use super::sessions::uuid;
-use super::settings::{KylinVersion, Mode};
+use super::settings::Mode;
 use super::sql::{self, Markers};
 use super::stream::{Piece, Streamed};
 use super::{api_v4, api_v5};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
+use crate::kylin::KylinVersion;
 
 /// What a client asks for.
 pub(super) struct Ask {
@@ -122,7 +123,7 @@ pub(super) async fn run(call: &Call, ask: Ask) -> Result<Ran, Refusal> {
 /// `POST /query` and `/query/prestate`, which keeps nothing on the server and so is the same.
 pub(super) async fn answer(call: &Call) -> Answer {
     let ask = Ask::parse(call)?;
-    match call.settings.dialect {
+    match call.settings.version {
         KylinVersion::V4 => api_v4::query(call, ask).await,
         KylinVersion::V5 => api_v5::query(call, ask).await,
     }
@@ -132,7 +133,7 @@ pub(super) async fn answer(call: &Call) -> Answer {
 pub(super) async fn csv(call: &Call, params: &Params) -> Answer {
     let text = |name: &str| params.value(name).unwrap_or_default().to_owned();
     let ask = Ask { sql: text("sql"), project: text("project"), id: None, stop_id: None };
-    let ran = run(call, ask).await.map_err(|refusal| match call.settings.dialect {
+    let ran = run(call, ask).await.map_err(|refusal| match call.settings.version {
         KylinVersion::V4 => api_v4::failure(refusal),
         KylinVersion::V5 => api_v5::failure(refusal),
     })?;

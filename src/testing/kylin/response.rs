@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::settings::KylinVersion;
 use crate::body::Body;
+use crate::kylin::KylinVersion;
 
 /// What a handler comes to.
 pub(super) type Answer = Result<Response<Body>, Failure>;

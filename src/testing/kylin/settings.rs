@@ -6,19 +6,7 @@ use std::time::Duration;
 use super::metastore::Metastore;
 use super::sessions::Cookie;
 use super::{KylinNode, Sessions};
-
-/// Which generation of Kylin's REST interface a node speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum KylinVersion {
-    /// Kylin and KAP 2.x to 4.x: `JSESSIONID`, bare JSON (or KAP's envelope where `Accept` asks for it), failing SQL is
-    /// an HTTP 500.
-    #[default]
-    V4,
-    /// Kylin 5 and Kyligence Enterprise 4: the cookie named after the metastore, everything in an envelope, failing SQL
-    /// is an HTTP 200 with `isException`.
-    V5,
-}
+use crate::kylin::KylinVersion;
 
 /// A node's role: `kylin.server.mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -45,13 +33,13 @@ impl Mode {
 
 #[derive(Clone)]
 pub(super) struct Settings {
-    pub(super) dialect: KylinVersion,
+    pub(super) version: KylinVersion,
     pub(super) mode: Mode,
     pub(super) metastore: Metastore,
     pub(super) shares_sessions: bool,
     pub(super) writes_late: bool,
     pub(super) jvm_route: Option<String>,
-    pub(super) version: String,
+    pub(super) reported_version: String,
     pub(super) active_job_node: Option<bool>,
     pub(super) keep_alive: Duration,
 }
@@ -59,13 +47,13 @@ pub(super) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            dialect: KylinVersion::V4,
+            version: KylinVersion::V4,
             mode: Mode::All,
             metastore: Metastore::new(),
             shares_sessions: false,
             writes_late: false,
             jvm_route: None,
-            version: "3.1.3".to_owned(),
+            reported_version: "3.1.3".to_owned(),
             active_job_node: None,
             keep_alive: Duration::from_secs(20), // Tomcat's connectionTimeout in Kylin's server.xml
         }
@@ -74,7 +62,7 @@ impl Default for Settings {
 
 impl Settings {
     pub(super) fn cookie(&self) -> Cookie {
-        match self.dialect {
+        match self.version {
             KylinVersion::V4 => Cookie::Tomcat,
             KylinVersion::V5 => Cookie::Spring { name: self.metastore.cookie() },
         }
@@ -83,14 +71,14 @@ impl Settings {
 
 /// Settings. They may be chained after [`KylinNode::new`], and changed at any later time, on any clone.
 impl KylinNode {
-    /// Sets the dialect and with it the version that the node reports, 3.1.3 or 5.0.0. Default: [`KylinVersion::V4`].
+    /// Sets the version, and with it the text that the node reports, `3.1.3` or `5.0.0`. Default: [`KylinVersion::V4`].
     #[must_use]
-    pub fn dialect(self, dialect: KylinVersion) -> Self {
-        let version = match dialect {
+    pub fn kylin_version(self, version: KylinVersion) -> Self {
+        let reported = match version {
             KylinVersion::V4 => "3.1.3",
             KylinVersion::V5 => "5.0.0",
         };
-        self.change(|settings| settings.dialect = dialect).version(version)
+        self.change(|settings| settings.version = version).reported_version(reported)
     }
 
     /// Sets the role. Default: [`Mode::All`].
@@ -145,10 +133,10 @@ impl KylinNode {
         self.change(|settings| settings.jvm_route = Some(route.to_owned()))
     }
 
-    /// Sets the version that the node reports.
+    /// Sets the text that the node reports as its version.
     #[must_use]
-    pub fn version(self, version: &str) -> Self {
-        self.change(|settings| settings.version = version.to_owned())
+    pub fn reported_version(self, version: &str) -> Self {
+        self.change(|settings| settings.reported_version = version.to_owned())
     }
 
     /// Sets what `is_active_job_node` answers. Default: `None`, a 500, as from a node without the leader-electing job
@@ -180,7 +168,7 @@ impl KylinNode {
 
     pub(super) fn new_session_id(settings: &Settings) -> String {
         let id = settings.cookie().new_id();
-        match (&settings.dialect, &settings.jvm_route) {
+        match (&settings.version, &settings.jvm_route) {
             (KylinVersion::V4, Some(route)) => format!("{id}.{route}"),
             _ => id,
         }

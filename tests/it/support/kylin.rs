@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use kylin_lb::backend::SendErrorKind;
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::ProxyBuilder;
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore, Served};
+use kylin_lb::testing::kylin::{KylinNode, Metastore, Served};
 use kylin_lb::{Body, Endpoint, HttpBackend, Proxy, SendError};
 
 use super::browser::basic;
@@ -112,7 +113,7 @@ pub(crate) struct Demo {
 impl Demo {
     pub(crate) async fn start(dialect: KylinVersion, count: usize) -> Self {
         let metastore = Metastore::new();
-        let nodes = (0..count).map(|n| KylinNode::new(format!("q{n}")).dialect(dialect).metastore(&metastore));
+        let nodes = (0..count).map(|n| KylinNode::new(format!("q{n}")).kylin_version(dialect).metastore(&metastore));
         let nodes: Vec<KylinNode> = nodes.collect();
         let mut served = Vec::new();
         for node in &nodes {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore, Served};
+use kylin_lb::kylin::KylinVersion;
+use kylin_lb::testing::kylin::{KylinNode, Metastore, Served};
 use serde_json::Value;
 
 use super::front::Front;
@@ -23,7 +24,7 @@ impl Nodes {
         let metastore = Metastore::new();
         let mut all = Nodes { nodes: Vec::new(), served: Vec::new() };
         for n in 0..count {
-            let node = KylinNode::new(n.to_string()).dialect(dialect).metastore(&metastore);
+            let node = KylinNode::new(n.to_string()).kylin_version(dialect).metastore(&metastore);
             all.served.push(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap());
             all.nodes.push(node);
         }

@@ -3,8 +3,9 @@
 use std::num::NonZero;
 
 use kylin_lb::balance::{Balancer, RoundRobin};
+use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{Affinity, LoginRelay, MemoryStore, Secret, Sessions};
-use kylin_lb::testing::kylin::{KylinNode, KylinVersion, Metastore, Served};
+use kylin_lb::testing::kylin::{KylinNode, Metastore, Served};
 use kylin_lb::{Cluster, Proxy};
 
 use super::browser::Browser;
@@ -24,7 +25,7 @@ impl Nodes {
         let metastore = Metastore::new();
         let (mut nodes, mut served) = (Vec::new(), Vec::new());
         for n in 0..count {
-            let node = KylinNode::new(format!("node-{n}")).dialect(version).metastore(&metastore);
+            let node = KylinNode::new(format!("node-{n}")).kylin_version(version).metastore(&metastore);
             served.push(Some(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap()));
             nodes.push(node);
         }

@@ -15,9 +15,10 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use super::{KylinNode, KylinVersion};
+use super::KylinNode;
 use crate::backend::Backend;
 use crate::body::Body;
+use crate::kylin::KylinVersion;
 
 /// An answer, read to its end.
 struct Read {
@@ -77,5 +78,5 @@ async fn query(node: &KylinNode, text: &str) -> Read {
 }
 
 fn v5(name: &str) -> KylinNode {
-    KylinNode::new(name).dialect(KylinVersion::V5)
+    KylinNode::new(name).kylin_version(KylinVersion::V5)
 }

@@ -19,7 +19,7 @@ const MASK: &str = "***";
 /// `Display` and `Debug` mask passwords.
 ///
 /// ```
-/// use kylin_lb::kylin::metadata_url::MetadataUrl;
+/// use kylin_lb::kylin::MetadataUrl;
 ///
 /// let url: MetadataUrl = "prod@jdbc,url=jdbc:mysql://db:3306/kylin,username=kylin,password=secret".parse()?;
 /// assert_eq!((url.identifier(), url.scheme(), url.parameter("username")), ("prod", "jdbc", Some("kylin")));
@@ -147,7 +147,7 @@ impl fmt::Debug for MetadataUrl {
 }
 
 /// Does a property or parameter of this name hold a secret?
-pub(super) fn is_secret(name: &str) -> bool {
+pub(in crate::kylin) fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["password", "passwd", "pwd", "secret", "token", "credential", "private", "access-key", "accesskey", "passphrase"]
         .iter()

@@ -36,7 +36,7 @@ pub(super) enum Value<'b> {
 }
 
 /// Calls `visit` with each field, in the order of the text. An array is reported when it begins.
-pub(super) fn fields<'b>(text: &'b [u8], mut visit: impl FnMut(Level, &str, Value<'b>) -> ControlFlow<()>) {
+pub(super) fn members<'b>(text: &'b [u8], mut visit: impl FnMut(Level, &str, Value<'b>) -> ControlFlow<()>) {
     // Nothing else matters where the walk ends.
     let _ = Walk { text, at: 0 }.document(&mut visit);
 }
@@ -252,7 +252,7 @@ mod tests {
 
     fn all(text: &[u8]) -> Vec<(Level, String, Value<'_>)> {
         let mut found = Vec::new();
-        fields(text, |level, key, value| {
+        members(text, |level, key, value| {
             found.push((level, key.to_owned(), value));
             ControlFlow::Continue(())
         });

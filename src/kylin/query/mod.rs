@@ -1,140 +1,119 @@
-//! What a query request says: its SQL, its project, and the keys under which it is placed and measured.
+//! A query request: its SQL, its project, and the keys by which a policy recognises it.
+
+mod sql;
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use thiserror::Error;
 
 use super::class::Sql;
-use super::sql;
 use crate::hash::Key64;
-use crate::request::QueryKeys;
 
-/// Ends a field of a key; no byte of UTF-8 is like it.
+/// Ends a component of a key. No byte of UTF-8 has this value.
 const END: &[u8] = &[0xff];
+
+/// The identity of a query as two hashes: a policy recognises a query by them, and learns nothing of its text or its user.
+///
+/// The code that reads the body computes them and attaches them with [`RequestView::with_query`](crate::RequestView::with_query).
+/// Both must be the same in every front end of a cluster and every release: stable hashes, never seeded ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct QueryKeys {
+    /// A hash of user, project, SQL, offset, limit and parameters: equal for queries that share an entry of a node's query cache.
+    pub affinity: u64,
+    /// A hash of the project and of the SQL without its literals: equal for queries of about the same cost.
+    pub fingerprint: u64,
+}
+
+impl QueryKeys {
+    /// Returns keys that were computed by the application.
+    pub const fn new(affinity: u64, fingerprint: u64) -> Self {
+        QueryKeys { affinity, fingerprint }
+    }
+}
 
 /// A query as it was sent, borrowed from the request.
 ///
-/// What Kylin would read in another way than this does is an error, never a guess: a field that comes twice, text behind
-/// the object, a body that is not UTF-8. A request that cannot be read counts as a write.
+/// What Kylin could read in another way is an error, never a guess: a duplicate member, text after the object, a body that is
+/// not UTF-8. A request that cannot be read counts as a write.
 #[derive(Clone, Default)]
-pub struct QueryRequest<'b> {
+pub(crate) struct QueryRequest<'b> {
     sql: Cow<'b, str>,
     project: Cow<'b, str>,
     offset: i64,
     limit: i64,
     accept_partial: bool,
     execute_as: Option<Cow<'b, str>>,
-    query_id: Option<Cow<'b, str>>,
     stop_id: Option<Cow<'b, str>>,
     params: &'b str,
     toggles: &'b str,
 }
 
-/// Why a query request could not be read. Says where, and never shows what was there.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum QueryError {
-    /// The body is not the JSON of a query.
-    #[error("body is not a query in JSON: line {line} column {column}")]
-    Json {
-        /// From 1.
-        line: usize,
-        /// From 1.
-        column: usize,
-    },
-    /// A field is not of its type.
-    #[error("{0} of the query is not a number")]
+/// Why a query request cannot be read. The error never holds text of the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum QueryError {
+    /// The body is not the JSON of a query. Line and column begin at 1.
+    Json { line: usize, column: usize },
+    /// The member or parameter is not a number.
     Number(&'static str),
-    /// There is no SQL in it.
-    #[error("the query has no SQL")]
+    /// There is no SQL.
     NoSql,
-    /// A parameter of a form comes more than once, and which one counts depends on who reads it.
-    #[error("parameter {0} comes twice")]
-    Twice(&'static str),
+    /// A form has the parameter more than once: which one counts depends on the reader.
+    Duplicate(&'static str),
     /// The body of a form is not UTF-8.
-    #[error("form is not UTF-8")]
     Utf8,
 }
 
-/// The fields as apache/kylin 3.1.3 SQLRequest.java:33-43 and its Kylin 5 successor name them.
+/// The members of the JSON body. serde refuses a member that comes twice, and all others are passed over.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Wire<'b> {
-    #[serde(borrow)]
+#[serde(rename_all = "camelCase", bound(deserialize = "'de: 'b"))]
+struct Members<'b> {
     sql: Option<Text<'b>>,
-    #[serde(borrow)]
     project: Option<Text<'b>>,
-    #[serde(borrow)]
     offset: Option<&'b RawValue>,
-    #[serde(borrow)]
     limit: Option<&'b RawValue>,
-    #[serde(borrow)]
     accept_partial: Option<&'b RawValue>,
-    #[serde(borrow)]
     execute_as: Option<Text<'b>>,
-    #[serde(borrow)]
-    query_id: Option<Text<'b>>,
-    #[serde(borrow)]
     stop_id: Option<Text<'b>>,
-    #[serde(borrow)]
     params: Option<&'b RawValue>,
-    #[serde(borrow)]
     backdoor_toggles: Option<&'b RawValue>,
 }
 
-/// Borrowed where the string has no escapes; serde does not borrow inside an `Option<Cow>` by itself.
+/// A string that is borrowed if it has no escapes: serde does not borrow inside an `Option<Cow>`.
 #[derive(Deserialize)]
 struct Text<'b>(#[serde(borrow)] Cow<'b, str>);
 
 impl<'b> QueryRequest<'b> {
-    /// Reads the body of `POST /query` or `POST /query/prestate`. The caller bounds its length; nesting is bounded here.
-    ///
-    /// ```
-    /// use kylin_lb::kylin::query::QueryRequest;
-    ///
-    /// let body = br#"{"sql": "select 1", "project": "learn_kylin", "limit": 50000}"#;
-    /// let query = QueryRequest::from_json(body)?;
-    /// assert_eq!((query.sql(), query.project(), query.limit()), ("select 1", "learn_kylin", 50000));
-    /// # Ok::<(), kylin_lb::kylin::query::QueryError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`QueryError`] for what is not such a body.
-    pub fn from_json(body: &'b [u8]) -> Result<Self, QueryError> {
-        let wire: Wire<'b> = serde_json::from_slice(body)
+    /// Reads the body of `POST /query` or `POST /query/prestate`. The caller bounds its length.
+    pub(crate) fn from_json(body: &'b [u8]) -> Result<Self, QueryError> {
+        let members: Members<'b> = serde_json::from_slice(body)
             .map_err(|error| QueryError::Json { line: error.line(), column: error.column() })?;
-        let text = |text: Option<Text<'b>>| text.map(|Text(text)| text);
-        let raw = |raw: Option<&'b RawValue>| raw.map_or("", RawValue::get);
-        let number = |name, raw: Option<&'b RawValue>| match raw.map_or("0", RawValue::get).trim_matches('"').trim() {
-            "null" | "" => Ok(0),
-            digits => digits.parse().map_err(|_| QueryError::Number(name)),
+        let text = |member: Option<Text<'b>>| member.map(|Text(text)| text);
+        let raw = |member: Option<&'b RawValue>| member.map_or("", RawValue::get);
+        let number = |name, member| match raw(member).trim_matches('"').trim() {
+            "null" => Ok(0),
+            digits => parse_number(name, digits),
         };
-        let request = QueryRequest {
-            sql: text(wire.sql).unwrap_or_default(),
-            project: text(wire.project).unwrap_or_default(),
-            offset: number("offset", wire.offset)?,
-            limit: number("limit", wire.limit)?,
-            accept_partial: matches!(raw(wire.accept_partial), "true" | "\"true\""),
-            execute_as: text(wire.execute_as),
-            query_id: text(wire.query_id),
-            stop_id: text(wire.stop_id),
-            params: raw(wire.params),
-            toggles: raw(wire.backdoor_toggles),
-        };
-        request.with_sql()
+        QueryRequest {
+            sql: text(members.sql).unwrap_or_default(),
+            project: text(members.project).unwrap_or_default(),
+            offset: number("offset", members.offset)?,
+            limit: number("limit", members.limit)?,
+            accept_partial: matches!(raw(members.accept_partial), "true" | "\"true\""),
+            execute_as: text(members.execute_as),
+            stop_id: text(members.stop_id),
+            params: raw(members.params),
+            toggles: raw(members.backdoor_toggles),
+        }
+        .with_sql()
     }
 
-    /// Reads an export: `GET /query/format/csv?sql=…&project=…`, where the parameters are the `query` of the target, or
-    /// `POST /query/format/csv`, where they are a form in the `body`. A servlet sees both as one, so both are read.
-    ///
-    /// # Errors
-    /// [`QueryError`] for parameters that are missing, come twice or are not UTF-8.
-    pub fn from_form(query: Option<&'b str>, body: &'b [u8]) -> Result<Self, QueryError> {
+    /// Reads an export: `GET /query/format/csv?sql=…&project=…` with the parameters in the `query` of the target, or
+    /// `POST /query/format/csv` with a form in the `body`. A servlet merges both, so both are read.
+    pub(crate) fn from_form(query: Option<&'b str>, body: &'b [u8]) -> Result<Self, QueryError> {
         let body = std::str::from_utf8(body).map_err(|_| QueryError::Utf8)?;
-        let mut request = QueryRequest::default();
         let (mut sql, mut project, mut offset, mut limit) = (None, None, None, None);
         for part in [query.unwrap_or_default(), body] {
             for (name, value) in form_urlencoded::parse(part.as_bytes()) {
@@ -146,96 +125,70 @@ impl<'b> QueryRequest<'b> {
                     _ => continue,
                 };
                 if slot.replace(value).is_some() {
-                    return Err(QueryError::Twice(name));
+                    return Err(QueryError::Duplicate(name));
                 }
             }
         }
-        let number = |name, value: Option<Cow<'_, str>>| match value.as_deref().map_or("", str::trim) {
-            "" => Ok(0),
-            digits => digits.parse().map_err(|_| QueryError::Number(name)),
-        };
-        request.offset = number("offset", offset)?;
-        request.limit = number("limit", limit)?;
-        request.sql = sql.unwrap_or_default();
-        request.project = project.unwrap_or_default();
-        request.with_sql()
+        QueryRequest {
+            offset: parse_number("offset", offset.unwrap_or_default().trim())?,
+            limit: parse_number("limit", limit.unwrap_or_default().trim())?,
+            sql: sql.unwrap_or_default(),
+            project: project.unwrap_or_default(),
+            ..QueryRequest::default()
+        }
+        .with_sql()
     }
 
     fn with_sql(self) -> Result<Self, QueryError> {
         if self.sql.trim().is_empty() { Err(QueryError::NoSql) } else { Ok(self) }
     }
 
-    /// The SQL; never blank.
-    pub fn sql(&self) -> &str {
+    /// Returns the SQL, which is never blank.
+    pub(crate) fn sql(&self) -> &str {
         &self.sql
     }
 
-    /// The project, as it was written; empty when there is none.
-    pub fn project(&self) -> &str {
-        &self.project
-    }
-
-    /// The first row wanted.
-    pub fn offset(&self) -> i64 {
-        self.offset
-    }
-
-    /// How many rows are wanted; 0 for all.
-    pub fn limit(&self) -> i64 {
-        self.limit
-    }
-
-    /// May the result be partial?
-    pub fn accept_partial(&self) -> bool {
-        self.accept_partial
-    }
-
-    /// The id that the client gives the query (Kylin 5).
-    pub fn query_id(&self) -> Option<&str> {
-        self.query_id.as_deref()
-    }
-
-    /// The id by which the client may stop the query (Kylin 5).
-    pub fn stop_id(&self) -> Option<&str> {
+    /// Returns the id by which the client may stop the query (Kylin 5).
+    pub(crate) fn stop_id(&self) -> Option<&str> {
         self.stop_id.as_deref()
     }
 
-    /// Does the SQL change anything?
-    pub fn effect(&self) -> Sql {
+    /// Returns whether the SQL only reads.
+    pub(crate) fn effect(&self) -> Sql {
         if sql::is_read_only(&self.sql) { Sql::ReadOnly } else { Sql::Writes }
     }
 
-    /// The keys of this query when `user` sends it.
+    /// Returns the keys of this query when `user` sends it.
     ///
-    /// The affinity key follows the key of Kylin's query cache (apache/kylin 3.1.3 SQLRequest.java, `getCacheKey`): the SQL with
-    /// no-break spaces made plain but nothing else changed, the project in upper case, offset, limit, acceptPartial, toggles, the
-    /// user, and the parameters of a prepared statement.
-    pub fn keys(&self, user: &str) -> QueryKeys {
-        let mut key = Key64::new();
-        for field in [user, self.execute_as.as_deref().unwrap_or_default()] {
-            key.update(field.as_bytes());
-            key.update(END);
+    /// The affinity key has the components of the key of Kylin's query cache (apache/kylin 3.1.3 SQLRequest.java, `getCacheKey`):
+    /// the SQL with no-break spaces made plain but otherwise unchanged, the project in upper case, offset, limit, acceptPartial,
+    /// toggles, the user, and the parameters of a prepared statement.
+    pub(crate) fn keys(&self, user: &str) -> QueryKeys {
+        let mut affinity = Key64::new();
+        for name in [user, self.execute_as.as_deref().unwrap_or_default()] {
+            affinity.update(name.as_bytes());
+            affinity.update(END);
         }
-        self.feed_project(&mut key);
-        let mut pieces = self.sql.split('\u{a0}');
-        key.update(pieces.next().unwrap_or_default().as_bytes());
-        for piece in pieces {
-            key.update(b" ");
-            key.update(piece.as_bytes());
+        self.feed_project(&mut affinity);
+        for (at, piece) in self.sql.split('\u{a0}').enumerate() {
+            if at > 0 {
+                affinity.update(b" ");
+            }
+            affinity.update(piece.as_bytes());
         }
-        key.update(END);
-        key.update(&self.offset.to_le_bytes());
-        key.update(&self.limit.to_le_bytes());
-        key.update(&[u8::from(self.accept_partial)]);
-        for field in [self.toggles, self.params] {
-            // A null is like a field that is not there.
-            key.update(if field == "null" { b"" } else { field.as_bytes() });
-            key.update(END);
+        affinity.update(END);
+        affinity.update(&self.offset.to_le_bytes());
+        affinity.update(&self.limit.to_le_bytes());
+        affinity.update(&[u8::from(self.accept_partial)]);
+        for json in [self.toggles, self.params] {
+            // A null counts as a missing member.
+            affinity.update(if json == "null" { b"" } else { json.as_bytes() });
+            affinity.update(END);
         }
         let mut fingerprint = Key64::new();
         self.feed_project(&mut fingerprint);
-        sql::feed_shape(&self.sql, &mut |piece| fingerprint.update(piece));
-        QueryKeys::new(key.finish(), fingerprint.finish())
+        sql::feed_fingerprint(&self.sql, &mut |piece| fingerprint.update(piece));
+        QueryKeys::new(affinity.finish(), fingerprint.finish())
     }
 
     fn feed_project(&self, key: &mut Key64) {
@@ -244,8 +197,12 @@ impl<'b> QueryRequest<'b> {
     }
 }
 
+fn parse_number(name: &'static str, digits: &str) -> Result<i64, QueryError> {
+    if digits.is_empty() { Ok(0) } else { digits.parse().map_err(|_| QueryError::Number(name)) }
+}
+
 impl fmt::Debug for QueryRequest<'_> {
-    /// Leaves the SQL and its parameters out: they hold what users look for.
+    /// Leaves out the SQL and its parameters: they hold what users search for.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QueryRequest")
             .field("project", &self.project)
@@ -268,22 +225,22 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_clients_of_both_dialects_send() {
+    fn reads_requests_of_both_versions() {
         let body = r#"{"sql":"select \"A\"","project":"P","offset":1,"limit":"500","acceptPartial":true,"backdoorToggles":{},
             "params":[{"className":"java.lang.Integer","value":"1"}],"enableStatementCache":true,"queryId":"q","stopId":"s",
             "user_defined_tag":null,"unknown":[[[]]]}"#;
         let query = QueryRequest::from_json(body.as_bytes()).unwrap();
-        assert_eq!((query.sql(), query.project()), ("select \"A\"", "P"));
-        assert_eq!((query.offset(), query.limit(), query.accept_partial()), (1, 500, true));
-        assert_eq!((query.query_id(), query.stop_id()), (Some("q"), Some("s")));
+        assert_eq!((query.sql(), &*query.project), ("select \"A\"", "P"));
+        assert_eq!((query.offset, query.limit, query.accept_partial), (1, 500, true));
+        assert_eq!(query.stop_id(), Some("s"));
         assert_eq!(query.effect(), Sql::ReadOnly);
         let plain = QueryRequest::from_json(br#"{"sql":"drop table x","project":null,"limit":null}"#).unwrap();
-        assert_eq!((plain.project(), plain.limit(), plain.effect()), ("", 0, Sql::Writes));
+        assert_eq!((&*plain.project, plain.limit, plain.effect()), ("", 0, Sql::Writes));
         assert!(matches!(plain.sql, Cow::Borrowed(_)));
     }
 
     #[test]
-    fn what_could_be_read_in_two_ways_is_no_query() {
+    fn an_ambiguous_body_is_an_error() {
         for (body, error) in [
             (r#"{"sql":"select 1","sql":"drop table x"}"#, QueryError::Json { line: 1, column: 25 }),
             (r#"{"sql":"select 1"} {"sql":"drop table x"}"#, QueryError::Json { line: 1, column: 20 }),
@@ -304,15 +261,15 @@ mod tests {
         assert!(QueryRequest::from_json(b"{\"sql\":\"select \xff\"}").is_err());
         assert!(QueryRequest::from_json("\u{feff}{\"sql\":\"select 1\"}".as_bytes()).is_err());
         let deep = format!(r#"{{"sql":"select 1","params":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
-        // Deep nesting is either refused or passed over; it must not end the process.
+        // Deep nesting is either refused or passed over. It must not end the process.
         let _ = QueryRequest::from_json(deep.as_bytes());
     }
 
     #[test]
-    fn errors_do_not_show_the_body() {
+    fn errors_and_debug_output_hold_no_text_of_the_body() {
         for body in [r#"{"sql":"secret""#, r#"{"sql":["secret"]}"#, r#"{"sql":"x","limit":"secret"}"#] {
             let error = QueryRequest::from_json(body.as_bytes()).unwrap_err();
-            assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
         }
         let query = QueryRequest::from_json(br#"{"sql":"select 'secret'"}"#).unwrap();
         assert!(!format!("{query:?}").contains("secret"));
@@ -321,16 +278,19 @@ mod tests {
     #[test]
     fn exports_are_read_from_target_and_body() {
         let query = QueryRequest::from_form(Some("sql=select+1%2C%272%27&project=P&limit=5"), b"").unwrap();
-        assert_eq!((query.sql(), query.project(), query.limit()), ("select 1,'2'", "P", 5));
+        assert_eq!((query.sql(), &*query.project, query.limit), ("select 1,'2'", "P", 5));
         let query = QueryRequest::from_form(None, b"project=P&sql=drop%20table%20x").unwrap();
         assert_eq!(query.effect(), Sql::Writes);
-        assert_eq!(QueryRequest::from_form(Some("sql=select+1"), b"sql=drop").unwrap_err(), QueryError::Twice("sql"));
+        assert_eq!(
+            QueryRequest::from_form(Some("sql=select+1"), b"sql=drop").unwrap_err(),
+            QueryError::Duplicate("sql")
+        );
         assert_eq!(QueryRequest::from_form(Some("project=P"), b"").unwrap_err(), QueryError::NoSql);
         assert_eq!(QueryRequest::from_form(None, b"sql=\xff").unwrap_err(), QueryError::Utf8);
     }
 
     #[test]
-    fn the_affinity_key_is_the_cache_key() {
+    fn the_affinity_key_is_the_key_of_the_query_cache() {
         let base = keys(r#"{"sql":"select 1","project":"learn","offset":0,"limit":10}"#).affinity;
         for same in [
             r#"{"limit":10,"project":"LEARN","sql":"select\u00a01"}"#,
@@ -355,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shape_forgets_literals_but_not_the_project() {
+    fn the_fingerprint_ignores_literals_but_not_the_project() {
         let base = keys(r#"{"sql":"select 1 from t limit 5","project":"learn"}"#).fingerprint;
         assert_eq!(keys(r#"{"sql":"SELECT  2 FROM t LIMIT 50","project":"LEARN","limit":3}"#).fingerprint, base);
         assert_ne!(keys(r#"{"sql":"select 1 from t limit 5","project":"other"}"#).fingerprint, base);
@@ -371,26 +331,33 @@ mod tests {
         affinity.extend(b"\0\xff\xff");
         assert_eq!(keys.affinity, crate::hash::key64(&affinity));
         assert_eq!(keys.fingerprint, crate::hash::key64(b"LEARN_KYLIN\xffSELECT A FROM T WHERE B = ? "));
+        // These are in tests/it/kylin_policies.rs too.
+        let json = json!({"sql": "select a from t where b = 1", "project": "learn_kylin", "offset": 0, "limit": 50000})
+            .to_string();
+        let of_body = QueryRequest::from_json(json.as_bytes()).unwrap().keys("MARY");
+        assert_eq!(of_body, QueryKeys::new(3_595_239_346_745_456_820, 4_044_632_451_923_595_588));
+        let of_form = QueryRequest::from_form(None, b"sql=select+a+from+t&project=P").unwrap().keys("MARY");
+        assert_eq!(of_form, QueryKeys::new(2_287_366_462_893_482_114, 14_206_268_185_962_480_174));
     }
 
     proptest! {
         #[test]
-        fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..80), text in "[{}\\[\\]\",:a-z1 ]{0,60}") {
+        fn no_body_panics(body in prop::collection::vec(any::<u8>(), 0..80), text in "[{}\\[\\]\",:a-z1 ]{0,60}") {
             let _ = QueryRequest::from_json(&body);
             let _ = QueryRequest::from_json(text.as_bytes());
             let _ = QueryRequest::from_form(Some(&text), &body);
         }
 
         #[test]
-        fn what_a_client_writes_is_read(sql in "\\PC{0,40}", project in "\\PC{0,10}", offset: i32, limit: i32) {
+        fn a_serialised_request_is_read_back(sql in "\\PC{0,40}", project in "\\PC{0,10}", offset: i32, limit: i32) {
             let sql = format!("x{sql}");
             let body = json!({"sql": sql, "project": project, "offset": offset, "limit": limit}).to_string();
             let query = QueryRequest::from_json(body.as_bytes()).unwrap();
-            prop_assert_eq!((query.sql(), query.project()), (&*sql, &*project));
-            prop_assert_eq!((query.offset(), query.limit()), (offset.into(), limit.into()));
+            prop_assert_eq!((query.sql(), &*query.project), (&*sql, &*project));
+            prop_assert_eq!((query.offset, query.limit), (offset.into(), limit.into()));
             let form = form_urlencoded::Serializer::new(String::new()).append_pair("sql", &sql).append_pair("project", &project).finish();
             let export = QueryRequest::from_form(None, form.as_bytes()).unwrap();
-            prop_assert_eq!((export.sql(), export.project()), (&*sql, &*project));
+            prop_assert_eq!((export.sql(), &*export.project), (&*sql, &*project));
         }
     }
 }

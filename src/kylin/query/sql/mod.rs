@@ -4,11 +4,10 @@
 //! (apache/kylin 3.1.3 QueryService.java:235-256), and `CREATE TABLE` may be stored as a temporary statement
 //! (TempStatementUtil.java:37-70). A statement may be repeated on another node only if it certainly changes nothing.
 
-mod shape;
+mod fingerprint;
 mod token;
 
-pub(super) use shape::{feed as feed_shape, upper as feed_upper};
-pub use shape::{shape, shape_hash};
+pub(super) use fingerprint::{feed as feed_fingerprint, upper as feed_upper};
 
 use token::{Reading, Seen, Token, Tokens};
 
@@ -22,16 +21,7 @@ use token::{Reading, Seen, Token, Tokens};
 /// `VALUES` is not in the list, for Kylin does not count it as a query and would push it down as an update.
 ///
 /// Functions are trusted: one of the data source's own that changes something when it is called is not known here.
-///
-/// ```
-/// use kylin_lb::kylin::sql::is_read_only;
-///
-/// assert!(is_read_only("-- sales\n(SELECT count(*) FROM kylin_sales) LIMIT 5;"));
-/// assert!(is_read_only("select 'drop table x'"));
-/// assert!(!is_read_only("select 1; drop table x"));
-/// assert!(!is_read_only("with t as (select 1) insert into x select * from t"));
-/// ```
-pub fn is_read_only(sql: &str) -> bool {
+pub(super) fn is_read_only(sql: &str) -> bool {
     let (fine, seen) = reads_only(sql, Reading::default());
     // Only disagreements that were met make other readings.
     fine && readings(seen).all(|reading| reads_only(sql, reading).0)

@@ -175,6 +175,14 @@ mod tests {
     }
 
     #[test]
+    fn evidence_is_compared_once_both_have_it() {
+        let one = projects(r#"[{"name": "learn_kylin", "uuid": "2fbca32a-a33e-4b69-83dd-0bb8b1f8c91b"}]"#);
+        assert_eq!(one.compare(&Evidence::default()), Comparison::Unknown);
+        let other = projects(r#"[{"name": "learn_kylin", "uuid": "1eaca32a-a33e-4b69-83dd-0bb8b1f8c91b"}]"#);
+        assert_eq!(one.compare(&other), Comparison::Different(Difference::Project("learn_kylin".into())));
+    }
+
+    #[test]
     fn the_metadata_url_decides() {
         assert_eq!(config(URL).compare(&config(&URL.replace("s3cret", "other"))), Comparison::Same);
         let different = config(URL).compare(&config(&URL.replace("3306", "3307")));

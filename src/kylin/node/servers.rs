@@ -3,14 +3,14 @@
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::properties::ServerAddr;
-use crate::endpoint::{Role, Roles};
+use super::role::{Role, Roles};
+use crate::kylin::properties::ServerAddr;
 
 /// The path at which Kylin 5 lists its nodes; it asks for a login.
-pub const SERVERS: &str = "/kylin/api/system/servers?ext=true";
+pub(crate) const SERVERS: &str = "/kylin/api/system/servers?ext=true";
 
 /// The path at which Kylin 3 and 4 list theirs, where they discover each other; it asks for a login.
-pub const DISCOVERED: &str = "/kylin/api/service_discovery/state/all";
+pub(crate) const DISCOVERED: &str = "/kylin/api/service_discovery/state/all";
 
 /// The most nodes that are read from an answer.
 const MOST: usize = 1000;
@@ -18,7 +18,7 @@ const MOST: usize = 1000;
 /// An answer that is no list of nodes. Shows nothing of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub enum NoServers {
+pub(crate) enum NoServers {
     /// It is not what Kylin answers.
     #[error("the answer is no list of nodes")]
     NotUnderstood,
@@ -40,17 +40,9 @@ struct Envelope<D> {
 
 /// Reads the answer of Kylin 5 to [`SERVERS`]: `{"data":[{"host":"h:7070","mode":"all",…}]}`, or the list alone.
 ///
-/// ```
-/// use kylin_lb::kylin::servers::of_kylin5;
-///
-/// let nodes = of_kylin5(br#"{"code":"000","data":[{"host":"q1:7070","mode":"query","secretName":null}],"msg":""}"#)?;
-/// assert_eq!((nodes[0].to_string(), nodes[0].roles().unwrap().to_string()), ("q1:7070".into(), "query".into()));
-/// # Ok::<(), kylin_lb::kylin::servers::NoServers>(())
-/// ```
-///
 /// # Errors
 /// [`NoServers`]. One entry that is wrong makes the whole answer wrong: half a list would take nodes out that are there.
-pub fn of_kylin5(body: &[u8]) -> Result<Vec<ServerAddr>, NoServers> {
+pub(crate) fn of_kylin5(body: &[u8]) -> Result<Vec<ServerAddr>, NoServers> {
     #[derive(Deserialize)]
     struct Server {
         host: String,
@@ -80,7 +72,7 @@ pub fn of_kylin5(body: &[u8]) -> Result<Vec<ServerAddr>, NoServers> {
 ///
 /// # Errors
 /// As [`of_kylin5`].
-pub fn of_kylin3(body: &[u8]) -> Result<Vec<ServerAddr>, NoServers> {
+pub(crate) fn of_kylin3(body: &[u8]) -> Result<Vec<ServerAddr>, NoServers> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct State {
