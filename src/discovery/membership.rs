@@ -1,13 +1,16 @@
 //! The task that applies the updates of a source to a cluster.
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use ahash::AHashSet;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::catch_panic::{catch_panic, catch_panic_in};
 use super::status::{DiscoveryStatus, SourceState};
 use super::{Backoff, DiscoveredNode, Discovery, DiscoveryError, error_chain};
 use crate::Cluster;
@@ -159,7 +162,8 @@ fn make_endpoint<B>(
     make: &mut impl FnMut(&DiscoveredNode) -> Result<Endpoint<B>, BoxError>,
     node: &DiscoveredNode,
 ) -> Option<Endpoint<B>> {
-    let result = catch_panic_in(|| make(node)).unwrap_or_else(|| Err("the application's function panicked".into()));
+    let result = catch_unwind(AssertUnwindSafe(|| make(node)))
+        .unwrap_or_else(|_| Err("the application's function panicked".into()));
     let log = |error: &BoxError| {
         let (node, source, error) = (node.address(), node.source(), error_chain(&**error));
         tracing::warn!(node, source, error, "no endpoint can be made of a discovered node");
@@ -184,4 +188,15 @@ fn log_changes<B>(before: &[Entry<B>], after: &[Entry<B>]) {
     for Entry { node, .. } in before.iter().filter(|entry| !has(after, &entry.node)) {
         tracing::info!(endpoint = %node.id(), "endpoint is no longer listed");
     }
+}
+
+/// Awaits `future`. Returns `None` if it panics.
+async fn catch_panic<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    // Unwind safe: after a panic the future is only dropped.
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(poll) => poll.map(Some),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
 }

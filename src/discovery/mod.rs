@@ -41,7 +41,6 @@
 //! ```
 
 mod backoff;
-mod catch_panic;
 #[cfg(feature = "dns")]
 mod dns;
 mod file;
@@ -52,6 +51,7 @@ mod node;
 mod static_list;
 mod status;
 mod watch;
+mod watched_files;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;
 

@@ -78,7 +78,7 @@ async fn a_list_is_read_and_read_again_when_it_changes() {
     assert_eq!(status.endpoints[1].roles.to_string(), "query");
     list.write("c:1\nb:1\n");
     list.has(&["c:1", "b:1"]).await;
-    // The same length, and perhaps the same modification time.
+    // Equal length, and perhaps an equal modification time.
     list.write("d:1\nb:1\n");
     list.has(&["d:1", "b:1"]).await;
     rename_over(&list.path(), "e:1\n");

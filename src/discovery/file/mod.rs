@@ -1,11 +1,10 @@
 mod list;
-mod watched;
 
 use std::path::Path;
 use std::time::Duration;
 
 pub use self::list::InvalidLine;
-pub(super) use self::watched::{FileContent, WatchedFiles};
+use super::watched_files::WatchedFiles;
 use super::{DiscoveredNode, Discovery, DiscoveryError};
 use crate::clock::InvalidDuration;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use self::config::{InvalidKylinConfig, KylinConfig};
-use super::file::{FileContent, WatchedFiles};
+use super::watched_files::{FileContent, WatchedFiles};
 use super::{DiscoveredNode, Discovery, DiscoveryError};
 use crate::clock::InvalidDuration;
 use crate::kylin::properties::Properties;

@@ -15,7 +15,7 @@
 //!
 //! Paths and descriptions come from Kylin's source (tags 3.0.0-alpha to 5.x). The JSON around them is
 //! *derived* from the serializer of Curator 2.12, and for Kylin 5 from public samples of Spring Cloud
-//! Zookeeper. It was not observed on a running Kylin, so unknown JSON fields are ignored, and missing
+//! Zookeeper. It was not observed on a running Kylin, so unknown JSON keys are ignored, and missing
 //! ones have defaults. An `instance_status` other than `UP` drains the node, as Spring defines it.
 //! *Unverified*: KAP 2.4 registers as Kylin 3.0 does, under its metadata prefix; later 5.x register
 //! the services `data-loading` and `smart` beside `job`.

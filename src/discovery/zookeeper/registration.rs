@@ -72,7 +72,7 @@ fn bounded(data: &[u8]) -> Result<&[u8], InvalidRegistration> {
 }
 
 /// Returns address and roles where the description is `host:port`, `host:port:mode` or `mode`. An
-/// address in it takes precedence over the JSON fields, since Kylin 3.0 writes it there.
+/// address in it takes precedence over the JSON keys, since Kylin 3.0 writes it there.
 fn described(json: &Value, description: &str) -> Result<(String, Option<Roles>), InvalidRegistration> {
     if !description.contains(':') {
         let roles = if description.is_empty() { None } else { Some(Roles::parse(description)?) };
@@ -90,7 +90,7 @@ fn described(json: &Value, description: &str) -> Result<(String, Option<Roles>),
     }
 }
 
-/// Returns the address in the JSON fields `address` and `port`.
+/// Returns the address in the JSON keys `address` and `port`.
 fn address(json: &Value) -> Result<String, InvalidRegistration> {
     let missing = InvalidRegistration::Missing;
     let host = json["address"].as_str().filter(|host| !host.is_empty()).ok_or(missing("address"))?;

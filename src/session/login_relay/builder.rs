@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Relay;
-use super::client_login::NodeSessionCache;
+use super::client_login::{CookieIssue, NodeSessionCache};
 use super::cookies::RelayCookies;
 use super::seal::Sealer;
 use super::sealed_sessions::SealedSessions;
@@ -51,20 +51,6 @@ pub struct LoginRelay {
     login_timeout: Duration,
     logout_timeout: Duration,
     clock: Arc<dyn Clock>,
-}
-
-/// When a client gets a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum CookieIssue {
-    /// When the client logs in, or sends credentials and has a cookie of the front end already.
-    /// Clients that keep no cookies then leave no sessions in the store.
-    #[default]
-    AtLogin,
-    /// With any request whose credentials a node has accepted. This serves clients that keep cookies
-    /// and never log in. Each request of a client that keeps none leaves a session in the store until
-    /// it expires.
-    WithCredentials,
 }
 
 impl LoginRelay {

@@ -7,11 +7,11 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use parking_lot::Mutex;
 
+use super::Relay;
 use super::cookies::NodeCookieChange;
 use super::credentials::Credentials;
 use super::record::{NodeCookie, RelayedSession};
 use super::request::RelayRequest;
-use super::{CookieIssue, Relay};
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::endpoint::EndpointId;
@@ -19,6 +19,20 @@ use crate::kylin::class::SessionCall;
 use crate::session::SessionKey;
 use crate::session::hook::ResponseContext;
 use crate::session::store::latest::Latest;
+
+/// When a client gets a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum CookieIssue {
+    /// When the client logs in, or sends credentials and has a cookie of the front end already.
+    /// Clients that keep no cookies then leave no sessions in the store.
+    #[default]
+    AtLogin,
+    /// With any request whose credentials a node has accepted. This serves clients that keep cookies
+    /// and never log in. Each request of a client that keeps none leaves a session in the store until
+    /// it expires.
+    WithCredentials,
+}
 
 impl Relay {
     /// Handles the response to a request with credentials of the client.

@@ -30,7 +30,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use builder::{CookieIssue, LoginRelay};
+pub use builder::LoginRelay;
+pub use client_login::CookieIssue;
 pub(crate) use request::RelayRequest;
 
 use self::client_login::NodeSessionCache;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use super::{DiscoveryError, MIN_INTERVAL};
 use crate::clock::{InvalidDuration, at_least};
-use crate::discovery::{DiscoveryError, MIN_INTERVAL};
 
 const MAX_BYTES: u64 = 1024 * 1024;
 /// A changed file is used once it stays the same for this long, since it may be half written.
@@ -18,7 +18,7 @@ const MAX_SETTLE_READS: u32 = 50;
 
 /// Files that are read together.
 #[derive(Debug)]
-pub(in crate::discovery) struct WatchedFiles {
+pub(super) struct WatchedFiles {
     /// Each path, and whether the file may be missing. A missing file is empty.
     paths: Vec<(PathBuf, bool)>,
     interval: Duration,
@@ -28,8 +28,8 @@ pub(in crate::discovery) struct WatchedFiles {
 
 /// The content of a file when it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::discovery) struct FileContent {
-    pub(in crate::discovery) path: PathBuf,
+pub(super) struct FileContent {
+    pub(super) path: PathBuf,
     bytes: Vec<u8>,
 }
 
@@ -37,23 +37,23 @@ type Contents = Result<Vec<FileContent>, (PathBuf, io::Error)>;
 
 impl WatchedFiles {
     /// Creates a reader of one file.
-    pub(in crate::discovery) fn new(path: &Path) -> Self {
+    pub(super) fn new(path: &Path) -> Self {
         WatchedFiles { paths: vec![(path.to_owned(), false)], interval: Duration::from_secs(1), last: None }
     }
 
     /// Adds a file that may be missing.
-    pub(in crate::discovery) fn add_optional(&mut self, path: &Path) {
+    pub(super) fn add_optional(&mut self, path: &Path) {
         self.paths.push((path.to_owned(), true));
     }
 
     /// Sets how often the files are read.
-    pub(in crate::discovery) fn set_interval(&mut self, interval: Duration) -> Result<(), InvalidDuration> {
+    pub(super) fn set_interval(&mut self, interval: Duration) -> Result<(), InvalidDuration> {
         self.interval = at_least(MIN_INTERVAL, interval, "interval")?;
         Ok(())
     }
 
     /// Waits until the contents, or the error, differ from what the last call returned.
-    pub(in crate::discovery) async fn next(&mut self) -> Result<Vec<FileContent>, DiscoveryError> {
+    pub(super) async fn next(&mut self) -> Result<Vec<FileContent>, DiscoveryError> {
         loop {
             if self.last.is_some() {
                 sleep(self.interval).await;
@@ -71,7 +71,7 @@ impl WatchedFiles {
     }
 
     /// Reads the contents now.
-    pub(in crate::discovery) async fn read(&self) -> Result<Vec<FileContent>, DiscoveryError> {
+    pub(super) async fn read(&self) -> Result<Vec<FileContent>, DiscoveryError> {
         self.read_all().await.map_err(unavailable)
     }
 
@@ -110,7 +110,7 @@ impl WatchedFiles {
 }
 
 impl FileContent {
-    pub(in crate::discovery) fn text(&self) -> Result<&str, DiscoveryError> {
+    pub(super) fn text(&self) -> Result<&str, DiscoveryError> {
         let location = || self.path.display().to_string();
         let text = std::str::from_utf8(&self.bytes);
         text.map_err(|error| DiscoveryError::Invalid { location: location(), source: error.into() })
