@@ -49,13 +49,16 @@ impl NodeClient {
     }
 
     /// Sets the time for a whole response.
-    #[allow(dead_code, reason = "clients that log in have a time-out for each kind of request")]
+    #[cfg_attr(
+        not(feature = "login-relay"),
+        allow(dead_code, reason = "only the login relay has a timeout for each kind of request")
+    )]
     pub(crate) fn timeout(self, timeout: Duration) -> Self {
         NodeClient { timeout, ..self }
     }
 
     /// Sends each request once: for those that a node must not see twice, such as a login.
-    #[allow(dead_code, reason = "only logins are sent once")]
+    #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only logins are sent once"))]
     pub(crate) fn without_retry(self) -> Self {
         NodeClient { retries_stale: false, ..self }
     }

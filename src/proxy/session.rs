@@ -1,10 +1,11 @@
 //! The session of one request, across its attempts.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response};
 
 use crate::backend::Backend;
+use crate::backend::node_client::NodeClient;
 use crate::balance::Attempted;
 use crate::body::Body;
 use crate::cluster::{Cluster, PickError, Picked};
@@ -12,7 +13,10 @@ use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
 use crate::request::RequestView;
 use crate::session::affinity::{Affinity, RequestSession};
-use crate::session::hook::{AfterResponse, Node, Nodes, Prepared};
+use crate::session::hook::{AfterResponse, Nodes, Prepared};
+
+/// The timeout of a strategy's own requests, unless the strategy sets another.
+const NODE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The session of one request, if the proxy keeps sessions.
 pub(super) struct Session<'p> {
@@ -97,7 +101,7 @@ impl<'p> Session<'p> {
 }
 
 impl<B: Backend> Nodes for Cluster<B> {
-    fn find(&self, endpoint: &EndpointId) -> Option<Arc<dyn Node>> {
-        self.backend(endpoint).map(|backend| backend as Arc<dyn Node>)
+    fn find(&self, endpoint: &EndpointId) -> Option<NodeClient> {
+        self.backend(endpoint).map(|backend| NodeClient::new(backend, endpoint.as_str(), NODE_TIMEOUT))
     }
 }

@@ -20,10 +20,9 @@
 //!   replaces what it prepared before, and does not add to it.
 //! - Strategies do not depend on each other, nor on the dispatcher in [`affinity`](super::affinity).
 
-use std::sync::Arc;
-
 use http::{Request, Response};
 
+use crate::backend::node_client::NodeClient;
 use crate::backend::{Backend, SendError};
 use crate::body::Body;
 use crate::drop_guard::DropGuard;
@@ -102,6 +101,6 @@ impl<B: Backend> Node for B {
 /// The nodes of a cluster, by the ids of their endpoints.
 #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay talks to nodes"))]
 pub(crate) trait Nodes: Send + Sync {
-    /// Returns the node of an endpoint; `None` if the endpoint was removed.
-    fn find(&self, endpoint: &EndpointId) -> Option<Arc<dyn Node>>;
+    /// Returns a client for the node of an endpoint; `None` if the endpoint was removed.
+    fn find(&self, endpoint: &EndpointId) -> Option<NodeClient>;
 }

@@ -10,13 +10,14 @@ use super::record::{NodeCookie, RelayedSession};
 use super::request::RelayRequest;
 use super::sealed_sessions::{OpenSession, Opened};
 use crate::backend::SendErrorKind;
+use crate::backend::node_client::NodeClient;
 use crate::endpoint::EndpointId;
-use crate::session::hook::{Node, Nodes};
+use crate::session::hook::Nodes;
 
 /// A login of a session at a node.
 struct LoginRequest {
     endpoint: EndpointId,
-    node: Arc<dyn Node>,
+    node: NodeClient,
     headers: HeaderMap,
     /// The cookie that the node has just rejected.
     rejected: Option<NodeCookie>,
@@ -67,8 +68,8 @@ impl Relay {
             self.sessions.remove(&known.key).await;
             return LoginOutcome::Refused;
         }
-        let (credentials, headers) = (known.session.credentials(), request.headers.clone());
-        match log_in(&*request.node, credentials, headers, &self.cookies, self.login_timeout).await {
+        let (node, headers) = (request.node.clone().timeout(self.login_timeout), request.headers.clone());
+        match log_in(node, known.session.credentials(), headers, &self.cookies).await {
             LoginOutcome::LoggedIn(cookie) => self.publish(known, request, cookie).await,
             LoginOutcome::Refused => {
                 tracing::info!(endpoint = %request.endpoint, "node refused the login of a session; it is not repeated");
@@ -91,8 +92,8 @@ impl Relay {
         tracing::debug!(endpoint = %request.endpoint, "session logged in at node");
         if !exists || first.is_some() {
             // The new session at the node is not used.
-            let logout = request.node.send_boxed(logout(None, &request.headers, &own));
-            let _ = timeout(self.logout_timeout, logout).await;
+            let node = request.node.timeout(self.logout_timeout);
+            let _ = node.send(logout(None, &request.headers, &own)).await;
         }
         if exists { LoginOutcome::LoggedIn(first.unwrap_or(own)) } else { LoginOutcome::SessionGone }
     }
@@ -118,13 +119,14 @@ impl Relay {
         let mut logouts = JoinSet::new();
         for (endpoint, cookie) in known.session.nodes().iter().filter(|(endpoint, _)| Some(endpoint) != except) {
             if let Some(node) = nodes.find(endpoint) {
-                let request = logout(like, headers, cookie);
-                logouts.spawn(async move { drop(node.send_boxed(request).await) });
+                let (node, request) = (node.timeout(self.logout_timeout), logout(like, headers, cookie));
+                logouts.spawn(async move { node.send(request).await.is_ok() });
             }
         }
-        let all = async { while logouts.join_next().await.is_some() {} };
-        if timeout(self.logout_timeout, all).await.is_err() {
-            tracing::debug!("not every node confirmed a logout in time");
+        while let Some(confirmed) = logouts.join_next().await {
+            if !matches!(confirmed, Ok(true)) {
+                tracing::debug!("a node did not confirm a logout in time");
+            }
         }
     }
 }

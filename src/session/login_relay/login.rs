@@ -1,19 +1,15 @@
 //! The relay's own logins and logouts at a node.
 
-use std::time::Duration;
-
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Limited};
-use tokio::time::timeout;
+use http::{Method, Request, StatusCode, Uri};
 
 use super::cookies::{self, RelayCookies};
 use super::credentials::Credentials;
 use super::record::NodeCookie;
 use crate::backend::SendErrorKind;
-use crate::body::Body;
+use crate::backend::node_client::{NodeClient, NodeError};
 use crate::kylin::class::AUTHENTICATION;
-use crate::session::hook::Node;
 
 /// The result of a login at a node.
 #[derive(Debug, Clone)]
@@ -36,7 +32,7 @@ impl LoginOutcome {
 }
 
 /// The maximum length of a response to a login.
-const MAX_RESPONSE: usize = 64 * 1024;
+const MAX_RESPONSE: u64 = 64 * 1024;
 
 /// The client's headers that the relay repeats in its own requests. The node's log then shows the
 /// client, and Kylin 5 requires a `User-Agent`.
@@ -62,55 +58,54 @@ pub(super) fn client_headers(request: &HeaderMap) -> HeaderMap {
 /// Logs in at `node`, once. The node has seen the password if the outcome is `Refused`, and may have
 /// seen it if it is `NotReady`.
 pub(super) async fn log_in(
-    node: &dyn Node,
+    node: NodeClient,
     credentials: &Credentials,
     mut headers: HeaderMap,
     cookies: &RelayCookies,
-    limit: Duration,
 ) -> LoginOutcome {
     let Some(authorization) = credentials.authorization() else { return LoginOutcome::Refused };
     headers.insert(header::AUTHORIZATION, authorization);
-    headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static("kylin-lb"));
-    headers.entry(header::HOST).or_insert(HeaderValue::from_static(""));
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/plain, */*"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let mut request = Request::new(Body::from("{}"));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = Uri::from_static(AUTHENTICATION);
-    *request.headers_mut() = headers;
-
-    match timeout(limit, send(node, request)).await {
-        Ok(Ok(mut response)) => {
-            let cookie = cookies.take_from_response(response.headers_mut()).set;
-            outcome(response.status(), response.body(), cookie)
-        }
-        Ok(Err(kind)) => LoginOutcome::NotReady(kind),
-        Err(_) => LoginOutcome::NotReady(SendErrorKind::HeadTimeout),
+    let request = request(Method::POST, Uri::from_static(AUTHENTICATION), headers, "{}");
+    let mut response = match node.max_body(MAX_RESPONSE).without_retry().send(request).await {
+        Ok(response) => response,
+        Err(error) => return LoginOutcome::NotReady(kind(&error)),
+    };
+    match response.body {
+        Ok(body) => outcome(response.status, &body, cookies.take_from_response(&mut response.headers).set),
+        Err(error) => LoginOutcome::NotReady(kind(&error)),
     }
 }
 
 /// Makes a logout request: like the client's own, if there is one, which its version of Kylin
 /// understands.
-pub(super) fn logout(like: Option<(&Method, &Uri)>, headers: &HeaderMap, cookie: &NodeCookie) -> Request<Body> {
+pub(super) fn logout(like: Option<(&Method, &Uri)>, headers: &HeaderMap, cookie: &NodeCookie) -> Request<Bytes> {
     let (method, uri) = match like {
         Some((method, uri)) => (method.clone(), uri.clone()),
         None if cookie.is_jsessionid() => (Method::GET, Uri::from_static("/kylin/j_spring_security_logout")),
         // All paths of Kylin 5 are below `/api`.
         None => (Method::GET, Uri::from_static("/kylin/api/j_spring_security_logout")),
     };
-    let mut request = Request::new(Body::empty());
+    let mut headers = headers.clone();
+    cookies::set_cookie_header(&mut headers, None, Some(cookie));
+    request(method, uri, headers, "")
+}
+
+fn request(method: Method, uri: Uri, headers: HeaderMap, body: &'static str) -> Request<Bytes> {
+    let mut request = Request::new(Bytes::from_static(body.as_bytes()));
     *request.method_mut() = method;
     *request.uri_mut() = uri;
-    *request.headers_mut() = headers.clone();
-    request.headers_mut().entry(header::HOST).or_insert(HeaderValue::from_static(""));
-    cookies::set_cookie_header(request.headers_mut(), None, Some(cookie));
+    *request.headers_mut() = headers;
     request
 }
 
-async fn send(node: &dyn Node, request: Request<Body>) -> Result<Response<bytes::Bytes>, SendErrorKind> {
-    let (head, body) = node.send_boxed(request).await.map_err(|error| error.kind())?.into_parts();
-    let body = Limited::new(body, MAX_RESPONSE).collect().await.map_err(|_| SendErrorKind::Broken)?;
-    Ok(Response::from_parts(head, body.to_bytes()))
+fn kind(error: &NodeError) -> SendErrorKind {
+    match error {
+        NodeError::Send(kind, _) => *kind,
+        NodeError::Timeout => SendErrorKind::HeadTimeout,
+        NodeError::Body(_) | NodeError::TooLong(_) => SendErrorKind::Broken,
+    }
 }
 
 /// Classifies the response to a login, which succeeded if the response names the user. A node that
