@@ -131,7 +131,8 @@ impl<B: Backend> KylinServers<B> {
         let mut last_error = unavailable(WHAT.to_owned(), "the cluster has no node to ask".into());
         for (member, backend) in members {
             match self.list_from(&member, backend, &addresses).await {
-                // Another node would most likely refuse as well, and Kylin locks the user at the third attempt.
+                // Another node would most likely refuse as well, and Kylin locks the user at the
+                // third attempt.
                 Err(error @ DiscoveryError::Denied { .. }) => {
                     self.delay = Some(REFUSED_LOGIN_DELAY);
                     return Err(error);

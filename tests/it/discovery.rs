@@ -196,8 +196,8 @@ async fn administrative_settings_survive_updates_of_the_membership() {
     assert_eq!((watched.admin_state("a:1"), watched.admin_state("b:1")), (AdminState::Ready, AdminState::Drain));
     assert_eq!(cluster.status().endpoints[2].weight, 3);
 
-    // The stricter state wins: a drain of the source does not end maintenance, and its end does not end
-    // a drain by the operator.
+    // The stricter state wins: a drain of the source does not end maintenance, and its end does not
+    // end a drain by the operator.
     watched.update([node("a:1").with_drain(true), node("b:1").with_drain(true)]).await;
     assert_eq!((watched.admin_state("a:1"), watched.admin_state("b:1")), (AdminState::Drain, AdminState::Drain));
     cluster.set_admin_state(&id("a:1"), kylin_lb::endpoint::AdminState::Maintenance).unwrap();

@@ -106,8 +106,8 @@ async fn a_refused_login_is_attempted_once_across_sessions_and_front_ends() {
         assert_eq!(storm(&one, 3, 3).await + storm(&two, 3, 3).await, 0);
         let _ = nodes.metastore.clone().user("ADMIN", "changed", true);
         nodes.forget();
-        // Twenty concurrent requests of one session at three nodes, then another session of the same user at
-        // another front end.
+        // Twenty concurrent requests of one session at three nodes, then another session of the
+        // same user at another front end.
         assert_eq!(storm(&one, 20, 1).await, 20);
         assert_eq!(nodes.wrong_passwords(), 1);
         assert_eq!(storm(&two, 20, 1).await, 20);

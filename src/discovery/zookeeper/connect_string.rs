@@ -40,7 +40,8 @@ impl ConnectString {
         let path = path.strip_suffix('/').unwrap_or(path);
         if !path.is_empty() {
             let (base, cluster) = path.rsplit_once('/').ok_or(InvalidZooKeeper::Path)?;
-            // `host/kylin` could be a base path, or a cluster in the root: `set_base` accepts the root.
+            // `host/kylin` could be a base path, or a cluster in the root: `set_base` accepts the
+            // root.
             if base.ends_with('/') || base.is_empty() {
                 return Err(InvalidZooKeeper::Path);
             }

@@ -181,7 +181,8 @@ async fn watch_data(
     loop {
         let (data, owner, watcher) = match client.get_and_watch_data(&path).await {
             Ok((data, stat, watcher)) => (Some(data), stat.ephemeral_owner, Some(watcher)),
-            // The znode may return under its name before its parent is read, and is never unlisted then.
+            // The znode may return under its name before its parent is read, and is never unlisted
+            // then.
             Err(Error::NoNode) => match client.check_and_watch_stat(&path).await? {
                 (None, watcher) => (None, 0, Some(watcher)),
                 (Some(_), _) => continue,

@@ -20,7 +20,8 @@ impl SessionId {
     /// Parses the value of a cookie. Returns `None` for a value that no front end has made.
     pub(super) fn parse(value: &[u8]) -> Option<Self> {
         let mut bytes = Zeroizing::new([0; 25]);
-        // 25 bytes are 34 characters. The decoder rejects spare bits in the last one: one id has one form.
+        // 25 bytes are 34 characters. The decoder rejects spare bits in the last one: one id has
+        // one form.
         (value.len() == 34 && BASE64.decode_slice(value, &mut bytes[..]).ok()? == 25).then_some(SessionId(bytes))
     }
 

@@ -19,7 +19,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// The path of Debian's package.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
 
-/// Skips the test with a message if ZooKeeper or Java is not installed. With `CI=true` that is a failure.
+/// Skips the test with a message if ZooKeeper or Java is not installed. With `CI=true` that is a
+/// failure.
 macro_rules! require_zookeeper {
     () => {
         if !$crate::support::zookeeper::required() {
@@ -79,12 +80,14 @@ impl ZooKeeperServer {
         self.run().await.unwrap_or_else(|log| panic!("{log}"));
     }
 
-    /// Creates a client with a session as long as that of Kylin. Its ephemeral znodes go when it is dropped.
+    /// Creates a client with a session as long as that of Kylin. Its ephemeral znodes go when it is
+    /// dropped.
     pub(crate) async fn client(&self) -> Client {
         self.connect(Client::connector().with_session_timeout(Duration::from_secs(120))).await
     }
 
-    /// Creates a client whose session ends a second after it is dropped, like that of a killed process.
+    /// Creates a client whose session ends a second after it is dropped, like that of a killed
+    /// process.
     pub(crate) async fn mortal_client(&self) -> Client {
         self.connect(Client::connector().with_session_timeout(Duration::from_secs(1)).with_detached()).await
     }
