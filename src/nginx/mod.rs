@@ -32,7 +32,7 @@
 //! | subject | nginx | here |
 //! |---|---|---|
 //! | `Host` without `proxy_set_header` | the name of the upstream | the client's: Kylin puts `Host` into redirects and error messages |
-//! | connections to nodes | HTTP/1.0, closed after each request | HTTP/1.1, up to 64 idle per core, kept for 15 s |
+//! | connections to nodes | in most versions HTTP/1.0, closed after each request | HTTP/1.1, up to 64 idle per core, kept for 15 s |
 //! | `keepalive N` | N for the upstream and worker | N for each server and core |
 //! | timeouts of a node without a directive | 60 s | those of [`Timeouts`](crate::backend::Timeouts): Kylin lets a query run for 300 s |
 //! | `X-Forwarded-For`, `-Proto`, `-Host` | only by `proxy_set_header` | sent unless `proxy_set_header` changes them |
@@ -40,12 +40,12 @@
 //! | `backlog`, `large_client_header_buffers`, client timeouts | per address | one for all addresses: the most generous of their default servers |
 //! | slow heads and idle client connections | two timeouts | one: the longer of `client_header_timeout` and `keepalive_timeout` |
 //! | no eligible server | 502 | 503; every error response has Kylin's form |
-//! | `Server` and `Date` of a node's response | replaced by nginx's own | dropped |
+//! | `Server` of a node's response | replaced by nginx's own | dropped |
 //! | redirects of the front end | absolute `Location` | relative `Location` |
 //! | type of a `return`ed text | by the path's ending, else `default_type` | `default_type` |
 //! | `proxy_pass` with `$uri` | the decoded path | the path escaped again |
 //! | `sticky cookie` | the MD5 of an address or `route=`, set on each response | a [signed cookie](crate::session::StickyCookie) that reveals no address, with `Path=/` by default, set when it is missing, old or names another server; see [`SiteBuilder::secret`] |
-//! | `sticky learn` | by `create` | also with a cookie of unknown origin that a server accepts as a login; also `;jsessionid=` in paths; forgets a session that its server ends; `zone=` is the size of the memory, `sync` needs [`SiteBuilder::sessions`] |
+//! | `sticky learn` | binds a session to the server that sets its cookie | also binds one whose cookie a server accepts as a login; also reads `;jsessionid=` in paths; forgets a session that its server ends; `zone=` is the size of the memory, `sync` needs [`SiteBuilder::sessions`] |
 //! | `sticky route` | a server without `route=` has a name of its own | a server without `route=` has none |
 //! | `slow_start` | begins at 0 | begins at a tenth of the weight |
 //! | `map` | `hostnames`; named groups are variables everywhere | no `hostnames`; named groups only in the map's own results |
@@ -59,7 +59,6 @@ mod uri;
 mod variables;
 
 pub use config::Config;
-pub use directives::remarks::Notice;
 pub use report::Report;
 pub use serve::{Site, SiteBuilder, SiteError, SiteListener};
 pub use syntax::{ConfigError, ErrorKind};

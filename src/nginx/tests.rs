@@ -6,6 +6,7 @@ use http::{HeaderMap, Method as HttpMethod};
 use proptest::prelude::*;
 
 use super::directives::location::{Action, LocationMatch, PassUri};
+use super::directives::remarks::Notice;
 use super::directives::server::ListenAddress;
 use super::directives::upstream::Method;
 use super::variables::{Scope, Template};

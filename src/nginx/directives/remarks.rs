@@ -7,14 +7,12 @@ use crate::nginx::syntax::{Sources, Span};
 
 /// A remark about a line of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Notice {
-    /// The file.
-    pub file: Arc<str>,
+pub(crate) struct Notice {
+    pub(crate) file: Arc<str>,
     /// The line, from 1.
-    pub line: u32,
+    pub(crate) line: u32,
     /// The directive, or the remark.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 impl fmt::Display for Notice {

@@ -96,9 +96,11 @@ fn route<'s>(
             let upstream = &site.config.upstreams[pass.upstream];
             let uri = prepare(&location.settings, pass, upstream, &scope, &mut head.extensions)?;
             let edits = ResponseEdits::new(&location.settings, pass, &scope)?;
-            head.uri = uri.unwrap_or_else(|| std::mem::take(&mut head.uri));
+            if let Some(uri) = uri {
+                head.uri = uri;
+            }
             if let Some(timeouts) = timeouts {
-                head.extensions.insert(timeouts.clone());
+                head.extensions.insert(*timeouts);
             }
             Ok(Routed::Forward(proxy, edits))
         }

@@ -1,4 +1,7 @@
-//! Finding one cookie and one argument, by nginx's rules for where they begin and end.
+//! Finds one cookie and one argument by nginx's rules for where they begin and end.
+//!
+//! The rules are nginx's own (names without case, commas as separators), so that a configuration sees
+//! the values that it sees in nginx. The proxy itself reads cookies by RFC 6265.
 
 /// Returns a cookie's value in one `Cookie` header: `ngx_http_parse_multi_header_lines`. Names
 /// compare without case.
