@@ -1,4 +1,4 @@
-//! The crate in a bare hyper server: the whole of embedding.
+//! The proxy in a bare hyper server.
 //!
 //! ```sh
 //! cargo run --example embed -- 127.0.0.1:8080 10.0.0.1:7070 10.0.0.2:7070

@@ -1,7 +1,7 @@
-//! One login, three nodes that know nothing of each other: the front end logs in where it has to.
+//! One login, three nodes that share no sessions: the front end logs in at each node that it uses.
 //!
 //! ```sh
-//! cargo run --example login_relay
+//! cargo run --example login_relay --features login-relay
 //! ```
 
 use http::{Request, StatusCode};
@@ -29,11 +29,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .header("host", "kylin.example")
         .header("authorization", "Basic QURNSU46S1lMSU4=") // ADMIN:KYLIN
         .body(Body::empty())?;
-    let answer = proxy.forward(client, login).await;
-    let field = answer.headers().get("set-cookie").ok_or("no session")?.to_str()?;
+    let response = proxy.forward(client, login).await;
+    let field = response.headers().get("set-cookie").ok_or("no session")?.to_str()?;
     let cookie = field.split(';').next().unwrap_or_default().to_owned();
-    // A request is in flight until its answer's body is read or dropped.
-    drop(answer);
+    // A request is in flight until the body of its response is read or dropped.
+    drop(response);
     println!("logged in; the client has one cookie, the front end's own");
 
     for round in ["each node is logged into once", "every node was restarted; nobody notices"] {
@@ -42,9 +42,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .header("host", "kylin.example")
                 .header("cookie", &cookie)
                 .body(Body::from(r#"{"sql":"select 1","project":"learn_kylin"}"#))?;
-            let answer = proxy.forward(client, query).await;
-            if answer.status() != StatusCode::OK {
-                return Err(format!("a query failed: {}", answer.status()).into());
+            let response = proxy.forward(client, query).await;
+            if response.status() != StatusCode::OK {
+                return Err(format!("a query failed: {}", response.status()).into());
             }
         }
         println!("30 queries answered: {round}");

@@ -1,4 +1,4 @@
-//! A backend of one's own: nodes that answer in process, or over whatever client a host already has.
+//! A backend: nodes in this process. A client that the application already has is wrapped the same way.
 //!
 //! ```sh
 //! cargo run --example own_backend
@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use kylin_lb::backend::SendErrorKind;
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Proxy, SendError};
 
-/// Answers by itself; the one called `q1` is unreachable.
+/// A node in this process. The one called `q1` is unreachable.
 struct InProcess {
     name: &'static str,
 }
@@ -21,7 +21,7 @@ struct InProcess {
 impl Backend for InProcess {
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
         if self.name == "q1" {
-            // Nothing was sent, and here is the request: the proxy may try it elsewhere, whatever its method.
+            // Nothing was sent, and the request is handed back: the proxy may send it to another node, whatever its method.
             return Err(
                 SendError::new(SendErrorKind::Connect, "q1 is down for the demonstration").with_request(request)
             );
@@ -42,9 +42,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..3 {
         let request =
             Request::post("/kylin/api/query").header("host", "kylin").body(Body::from("{\"sql\":\"select 1\"}"))?;
-        let answer = proxy.forward(IpAddr::from(Ipv4Addr::LOCALHOST), request).await;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
+        let response = proxy.forward(IpAddr::from(Ipv4Addr::LOCALHOST), request).await;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
         println!("{status}: {}", String::from_utf8_lossy(&body));
     }
     println!("{:#?}", proxy.cluster().status());

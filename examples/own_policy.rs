@@ -1,4 +1,4 @@
-//! A policy of one's own, in ten lines, combined with one of the crate's.
+//! A policy in ten lines, combined with one of the crate's.
 //!
 //! ```sh
 //! cargo run --example own_policy
@@ -12,7 +12,7 @@ use kylin_lb::balance::{Attempted, Balancer, BalancerExt, Candidate, Candidates,
 use kylin_lb::testing::KylinNode;
 use kylin_lb::{Cluster, Endpoint, RequestView};
 
-/// Keeps reports, which come from a batch host, on the last endpoint; abstains for everybody else.
+/// Sends reports, which one batch machine requests, to the last endpoint, and abstains from other requests.
 #[derive(Debug)]
 struct ReportsLast;
 
