@@ -7,8 +7,9 @@ use super::outliers::Outliers;
 use crate::balance::{Attempted, Balancer, Candidates};
 use crate::clock::Clock;
 use crate::endpoint::{AdminState, Endpoint, EndpointId, Live, Loads, Member};
+use crate::health::CheckerId;
 use crate::health::impaired::ImpairedCount;
-use crate::health::state::{CheckerId, OutcomeListener};
+use crate::health::state::OutcomeListener;
 use crate::view::{Group, Layout, PerCoreRefs, RotationCounters, View};
 
 /// The membership, from which each new view is made.

@@ -30,7 +30,7 @@ use self::panic::PanicMode;
 use crate::backend::HttpBackend;
 use crate::balance::Balancer;
 use crate::endpoint::{AdminState, Endpoint, EndpointId};
-use crate::health::state::CheckerId;
+use crate::health::CheckerId;
 use crate::view::View;
 
 /// Endpoints, the policy that chooses among them, and their live state. Clones share one cluster.

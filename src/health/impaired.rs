@@ -39,8 +39,8 @@ mod tests {
 
     use super::*;
     use crate::health::passive::{Passive, PassiveRule};
-    use crate::health::state::{CheckerId, EndpointHealth};
-    use crate::health::{ProbeFailure, Reason, Thresholds};
+    use crate::health::state::EndpointHealth;
+    use crate::health::{CheckerId, ProbeFailure, Reason, Thresholds};
 
     const RULE: PassiveRule = PassiveRule { max_fails: 2, fail_timeout_ms: 10 };
 

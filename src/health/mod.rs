@@ -1,4 +1,4 @@
-//! Whether an endpoint can serve: state machines that turn the outcomes of requests and probes into a [`HealthState`].
+//! Whether an endpoint can serve: state machines that derive a [`HealthState`] from the outcomes of requests and probes.
 //!
 //! Two axes decide which traffic an endpoint gets, as in HAProxy, and they are independent of each other. The operator sets
 //! the [`AdminState`](crate::endpoint::AdminState). Requests and probes move the [`HealthState`]:
@@ -25,6 +25,7 @@
 //! [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode) uses the endpoint that failed least recently.
 
 pub(crate) mod impaired;
+mod membership;
 pub(crate) mod outlier;
 pub(crate) mod passive;
 mod rise_fall;
@@ -34,6 +35,7 @@ pub(crate) mod state;
 
 use http::StatusCode;
 
+pub(crate) use membership::{CheckerId, Membership};
 pub use outlier::Outlier;
 pub(crate) use rise_fall::{Thresholds, Transition};
 pub use setting::InvalidSetting;

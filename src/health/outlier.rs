@@ -1,7 +1,7 @@
 //! Finds the endpoints that fail more than the others: settings, counts, and a decision that is a pure function of all
 //! endpoints.
 //!
-//! It is made for clusters of two to eight nodes. Envoy compares each host with the mean and the standard deviation of all,
+//! It is made for clusters of two to eight nodes. Envoy compares each node with the mean and the standard deviation of all,
 //! which says nothing over three values. Here an endpoint is compared with the *pooled* success rate of the others. A failure
 //! that all endpoints share (the metastore is gone, LDAP does not respond) is no reason to eject any of them.
 

@@ -1,4 +1,4 @@
-//! Turns the results of probes into up or down, as HAProxy's `fall` and `rise` do.
+//! Decides from the results of probes whether an endpoint is up, by HAProxy's `fall` and `rise`.
 
 use std::num::NonZeroU32;
 

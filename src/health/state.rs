@@ -12,39 +12,17 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::impaired::ImpairedCount;
+use super::membership::{CheckerId, Membership};
 use super::outlier::OutcomeCounts;
 use super::passive::PassiveState;
 use super::rise_fall::{RiseFall, Thresholds, Transition};
 use super::slow_start::Ramp;
-use super::{HealthState, Mismatch, ProbeFailure, Reason};
+use super::{HealthState, ProbeFailure, Reason};
 
-/// Is told of each outcome that counts, to compare the endpoint with the others of its cluster.
+/// Gets each outcome that counts, to compare the endpoint with the others of its cluster.
 pub(crate) trait OutcomeListener: Send + Sync {
     /// `failures_in_a_row` is the endpoint's present number.
     fn outcome_counted(&self, failures_in_a_row: u32);
-}
-
-/// Identifies a running checker, so that what it reported can be told from the reports of others and be withdrawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct CheckerId(u64);
-
-impl CheckerId {
-    pub(crate) fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        CheckerId(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-/// Whether an endpoint is a node of this cluster, as far as is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Membership {
-    /// Nothing contradicts it.
-    #[default]
-    Assumed,
-    /// A verifier must look at the node first.
-    Unverified,
-    /// The node has another metastore.
-    Foreign(Mismatch),
 }
 
 /// Times are milliseconds since the endpoint's origin. Fields that picks read come first.
@@ -81,7 +59,7 @@ struct HealthRecord {
     verifier: Option<CheckerId>,
     membership: Membership,
     membership_since: u64,
-    /// How often verification was required: a verifier's decision counts only for the node that it looked at.
+    /// How often verification was required: a verifier's decision counts only for the node that it checked.
     generation: u64,
     ejection: Option<Ejection>,
     /// Past ejections that still lengthen the next one, and the start of the interval after which one is forgotten.
@@ -311,7 +289,7 @@ impl EndpointHealth {
         }
     }
 
-    /// Withdraws the membership until a verifier, if there is one, has looked at the node again: it may be another node now.
+    /// Withdraws the membership until the verifier, if there is one, has checked the node again: it may be another node now.
     pub(crate) fn require_verification(&self, now: u64) {
         let mut record = self.record.lock();
         record.generation += 1;
@@ -413,6 +391,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
+    use crate::health::Mismatch;
 
     const BAD: Result<(), ProbeFailure> = Err(ProbeFailure::Unreachable);
 
@@ -464,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_verifier_decides_the_membership_and_only_of_the_node_that_it_looked_at() {
+    fn only_the_verifier_decides_the_membership_and_only_of_the_node_that_it_checked() {
         let (health, verifier, other) = (health(), CheckerId::next(), CheckerId::next());
         health.require_verification(1);
         assert_eq!(health.membership().0, Membership::Assumed, "there is no verifier");

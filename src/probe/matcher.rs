@@ -1,7 +1,7 @@
 use http::StatusCode;
 use serde_json::Value;
 
-/// Matches the responses that show a healthy node: by one of some statuses and, where asked for, by the body.
+/// Matches the responses that show a healthy node: by one of some statuses and, optionally, by the body.
 ///
 /// ```
 /// use http::StatusCode;

@@ -1,6 +1,5 @@
 //! Active checks: requests of the crate's own that find out about the health and the metastore of each node.
 
-mod checker;
 mod health_check;
 mod kylin;
 mod matcher;
@@ -11,8 +10,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-pub use checker::HealthChecker;
-pub use health_check::HealthCheck;
+pub use health_check::{HealthCheck, HealthChecker};
 pub use matcher::ResponseMatcher;
 pub use metastore::{MetastoreCheck, MetastoreChecker};
 pub use spec::{InvalidProbe, Probe};

@@ -28,7 +28,7 @@ pub(super) struct NodeRecord {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum NodeDecision {
     /// It is too early; the node stays as it is.
     Undecided,
     Admit,
@@ -41,7 +41,7 @@ pub(super) enum Limitation {
     #[error("no endpoint shows its metastore, so none is quarantined; Kylin 2 to 4 show it to an administrator only")]
     NoEvidence,
     #[error("as many endpoints have one metastore as have another, so none is quarantined")]
-    Tie,
+    NoMajority,
     #[error("the reference endpoint does not show its metastore, so the majority of the endpoints is the reference")]
     NoReference,
     #[error("no endpoint has the configured metastore, so the majority of the endpoints is the reference")]
@@ -54,31 +54,31 @@ pub(super) fn decide(
     reference: &Reference,
     nodes: &mut [NodeRecord],
     complete: bool,
-) -> (Vec<Verdict>, Option<Limitation>) {
+) -> (Vec<NodeDecision>, Option<Limitation>) {
     let (reference, limitation) = resolve(reference, nodes, complete);
-    let verdicts = nodes.iter_mut().map(|node| {
+    let decisions = nodes.iter_mut().map(|node| {
         let comparison = match &reference {
             Some(reference) if node.checked => node.evidence.compare(reference),
             _ => Comparison::Unknown,
         };
         let was_suspected = std::mem::take(&mut node.suspected);
         match comparison {
-            Comparison::Same => Verdict::Admit,
+            Comparison::Same => NodeDecision::Admit,
             _ if !complete => {
                 node.suspected = was_suspected;
-                Verdict::Undecided
+                NodeDecision::Undecided
             }
-            Comparison::Unknown => Verdict::Admit,
+            Comparison::Unknown => NodeDecision::Admit,
             // A project that is dropped and created again has another id, which one node may show before the others. Only
             // when all were checked again it is clear that this node differs.
             Comparison::Different(Difference::Project(_)) if node.admitted && !was_suspected => {
                 node.suspected = true;
-                Verdict::Undecided
+                NodeDecision::Undecided
             }
-            Comparison::Different(difference) => Verdict::Quarantine(difference),
+            Comparison::Different(difference) => NodeDecision::Quarantine(difference),
         }
     });
-    (verdicts.collect(), limitation)
+    (decisions.collect(), limitation)
 }
 
 /// Returns the identity to compare with, if one is known.
@@ -125,7 +125,7 @@ fn majority(nodes: &[NodeRecord], complete: bool) -> Result<Option<Evidence>, Li
     };
     let contradicts = |other: &Evidence| matches!(other.compare(first), Comparison::Different(_));
     if groups.iter().any(|(other, other_count)| other_count == count && contradicts(other)) {
-        return if complete { Err(Limitation::Tie) } else { Ok(None) };
+        return if complete { Err(Limitation::NoMajority) } else { Ok(None) };
     }
     let settled = complete || any_admitted || 2 * count > nodes.len();
     Ok(settled.then(|| first.clone()))
@@ -172,22 +172,22 @@ mod tests {
     }
 
     /// Decides, complete where all are checked: `a` is admitted, `q` quarantined, `?` undecided.
-    fn verdicts(reference: &Reference, nodes: &mut [NodeRecord]) -> (String, Option<Limitation>) {
+    fn decisions(reference: &Reference, nodes: &mut [NodeRecord]) -> (String, Option<Limitation>) {
         let complete = nodes.iter().all(|node| node.checked);
-        let (verdicts, limitation) = decide(reference, nodes, complete);
-        let letter = |verdict| match verdict {
-            Verdict::Undecided => '?',
-            Verdict::Admit => 'a',
-            Verdict::Quarantine(_) => 'q',
+        let (decisions, limitation) = decide(reference, nodes, complete);
+        let letter = |decision| match decision {
+            NodeDecision::Undecided => '?',
+            NodeDecision::Admit => 'a',
+            NodeDecision::Quarantine(_) => 'q',
         };
-        for (node, verdict) in nodes.iter_mut().zip(&verdicts) {
-            node.admitted = *verdict == Verdict::Admit || (node.admitted && *verdict == Verdict::Undecided);
+        for (node, decision) in nodes.iter_mut().zip(&decisions) {
+            node.admitted = *decision == NodeDecision::Admit || (node.admitted && *decision == NodeDecision::Undecided);
         }
-        (verdicts.into_iter().map(letter).collect(), limitation)
+        (decisions.into_iter().map(letter).collect(), limitation)
     }
 
     fn by_majority<const N: usize>(mut nodes: [NodeRecord; N]) -> String {
-        verdicts(&Reference::Majority, &mut nodes).0
+        decisions(&Reference::Majority, &mut nodes).0
     }
 
     #[test]
@@ -200,11 +200,11 @@ mod tests {
 
     #[test]
     fn a_tie_quarantines_no_node_and_warns() {
-        let decide = |nodes: &mut [NodeRecord]| verdicts(&Reference::Majority, nodes);
-        assert_eq!(decide(&mut [at("b@jdbc"), at("a@jdbc")]), ("aa".into(), Some(Limitation::Tie)));
-        assert_eq!(decide(&mut [at("b@jdbc"), at("a@jdbc"), silent()]), ("aaa".into(), Some(Limitation::Tie)));
+        let decide = |nodes: &mut [NodeRecord]| decisions(&Reference::Majority, nodes);
+        assert_eq!(decide(&mut [at("b@jdbc"), at("a@jdbc")]), ("aa".into(), Some(Limitation::NoMajority)));
+        assert_eq!(decide(&mut [at("b@jdbc"), at("a@jdbc"), silent()]), ("aaa".into(), Some(Limitation::NoMajority)));
         let two_each = &mut [at("a@jdbc"), at("b@jdbc"), at("c@jdbc"), at("b@jdbc"), at("a@jdbc")];
-        assert_eq!(decide(two_each), ("aaaaa".into(), Some(Limitation::Tie)));
+        assert_eq!(decide(two_each), ("aaaaa".into(), Some(Limitation::NoMajority)));
         assert_eq!(decide(&mut [at("b@jdbc"), at("a@jdbc"), unchecked()]), ("???".into(), None), "too early");
         let different_evidence = &mut [at("a@jdbc"), NodeRecord { evidence: projects("1"), ..silent() }];
         assert_eq!(decide(different_evidence), ("aa".into(), None), "nothing is contradicted");
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_node_that_cannot_be_compared_is_not_quarantined() {
-        let decide = |reference: &Reference, nodes: &mut [NodeRecord]| verdicts(reference, nodes);
+        let decide = |reference: &Reference, nodes: &mut [NodeRecord]| decisions(reference, nodes);
         let nothing_known = ("aa".into(), Some(Limitation::NoEvidence));
         assert_eq!(decide(&Reference::Majority, &mut [silent(), silent()]), nothing_known);
         let nodes = &mut [silent(), at("a@jdbc"), at("a@jdbc"), at("b@jdbc")];
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(by_majority([at("a@jdbc"), at("a@jdbc"), unchecked()]), "aa?");
         assert_eq!(by_majority([serving(at("a@jdbc")), at("a@jdbc"), at("b@jdbc"), unchecked()]), "aa??");
         let configured = &mut [at("a@jdbc"), unchecked(), at("b@jdbc")];
-        assert_eq!(verdicts(&url("a@jdbc"), configured).0, "a??");
+        assert_eq!(decisions(&url("a@jdbc"), configured).0, "a??");
     }
 
     #[test]
@@ -246,22 +246,22 @@ mod tests {
         let with = |node| {
             let mut nodes: Vec<_> = others().into_iter().collect();
             nodes.insert(0, named("q1", node));
-            verdicts(&reference, &mut nodes)
+            decisions(&reference, &mut nodes)
         };
         assert_eq!(with(at("b@jdbc")), ("aqq".into(), None));
         assert_eq!(with(unchecked()), ("???".into(), None));
         let mut nodes = [at("b@jdbc"), at("a@jdbc"), at("a@jdbc"), named("q1", silent())];
-        assert_eq!(verdicts(&reference, &mut nodes), ("qaaa".into(), Some(Limitation::NoReference)));
-        assert_eq!(verdicts(&reference, &mut others()), ("aa".into(), Some(Limitation::NoReference)));
+        assert_eq!(decisions(&reference, &mut nodes), ("qaaa".into(), Some(Limitation::NoReference)));
+        assert_eq!(decisions(&reference, &mut others()), ("aa".into(), Some(Limitation::NoReference)));
     }
 
     #[test]
     fn a_configured_url_that_every_node_contradicts_is_a_mistake() {
         let reference = url("x@jdbc");
-        assert_eq!(verdicts(&reference, &mut [at("a@jdbc"), unchecked()]), ("??".into(), None));
+        assert_eq!(decisions(&reference, &mut [at("a@jdbc"), unchecked()]), ("??".into(), None));
         let nodes = &mut [at("b@jdbc"), at("a@jdbc"), at("a@jdbc")];
-        assert_eq!(verdicts(&reference, nodes), ("qaa".into(), Some(Limitation::Contradicted)));
-        assert_eq!(verdicts(&reference, &mut [at("a@jdbc"), at("x@jdbc")]), ("qa".into(), None));
+        assert_eq!(decisions(&reference, nodes), ("qaa".into(), Some(Limitation::Contradicted)));
+        assert_eq!(decisions(&reference, &mut [at("a@jdbc"), at("x@jdbc")]), ("qa".into(), None));
     }
 
     #[test]
@@ -279,8 +279,8 @@ mod tests {
             for (node, id) in nodes.iter_mut().zip(shown) {
                 node.evidence.merge(projects(id));
             }
-            let (verdicts, _) = verdicts(&Reference::Majority, &mut nodes);
-            verdicts + if nodes.iter().any(|node| node.suspected) { " soon" } else { "" }
+            let (decisions, _) = decisions(&Reference::Majority, &mut nodes);
+            decisions + if nodes.iter().any(|node| node.suspected) { " soon" } else { "" }
         };
         assert_eq!(round(["old", "old", "old"]), "aaa");
         assert_eq!(round(["old", "new", "old"]), "a?a soon");
@@ -310,8 +310,8 @@ mod tests {
                 kind => url(&format!("m{kind}@jdbc")),
             };
             for round in rounds {
-                let (verdicts, _) = verdicts(&reference, &mut round.iter().map(node).collect::<Vec<_>>());
-                proptest::prop_assert!(verdicts.contains('a') && !verdicts.contains('?'), "{round:?} {verdicts}");
+                let (decisions, _) = decisions(&reference, &mut round.iter().map(node).collect::<Vec<_>>());
+                proptest::prop_assert!(decisions.contains('a') && !decisions.contains('?'), "{round:?} {decisions}");
             }
         }
     }

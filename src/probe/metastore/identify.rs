@@ -23,7 +23,7 @@ const MAX_REJECTIONS: u32 = 2;
 /// Credentials that all checks share: the nodes of one cluster count wrong passwords together.
 pub(super) struct Login {
     authorization: HeaderValue,
-    /// Locked while a node is asked, so that rejections are counted one by one.
+    /// Locked while a node is checked, so that rejections are counted one by one.
     rejections: Mutex<Rejections>,
 }
 

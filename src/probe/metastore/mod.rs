@@ -7,7 +7,6 @@ mod decision;
 mod identify;
 mod verifier;
 
-use std::fmt;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -155,13 +154,8 @@ impl Default for MetastoreCheck {
 }
 
 /// A running [`MetastoreCheck`]. Dropping it ends the checks, and all endpoints may serve.
+#[derive(Debug)]
 #[must_use = "dropping the checker ends the checks"]
 pub struct MetastoreChecker {
     _task: AbortOnDrop,
-}
-
-impl fmt::Debug for MetastoreChecker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MetastoreChecker").finish_non_exhaustive()
-    }
 }

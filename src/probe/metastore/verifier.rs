@@ -9,15 +9,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::MetastoreCheck;
-use super::decision::{Limitation, NodeRecord, Verdict, decide};
+use super::decision::{Limitation, NodeDecision, NodeRecord, decide};
 use super::identify::{Login, NodeSession, identify};
 use crate::backend::Backend;
 use crate::backend::node_client::NodeClient;
 use crate::clock::timer_in;
 use crate::cluster::{Cluster, MembersWatch};
 use crate::endpoint::{AdminState, Live, Member};
-use crate::health::Mismatch;
-use crate::health::state::{CheckerId, Membership};
+use crate::health::{CheckerId, Membership, Mismatch};
 use crate::kylin::node::identity::{Difference, Evidence};
 use crate::probe::jittered;
 
@@ -147,23 +146,23 @@ impl<B: Backend> Verifier<B> {
 
     /// Decides on all nodes with what is known now.
     fn carry_out(&mut self, targets: &[Target], records: &mut [NodeRecord], complete: bool) {
-        let (verdicts, limitation) = decide(&self.check.reference, records, complete);
-        for ((target, record), verdict) in targets.iter().zip(records).zip(verdicts) {
-            let membership = match &verdict {
-                Verdict::Undecided => continue,
-                Verdict::Admit => Membership::Assumed,
-                Verdict::Quarantine(difference) => Membership::Foreign(mismatch(difference)),
+        let (decisions, limitation) = decide(&self.check.reference, records, complete);
+        for ((target, record), decision) in targets.iter().zip(records).zip(decisions) {
+            let membership = match &decision {
+                NodeDecision::Undecided => continue,
+                NodeDecision::Admit => Membership::Assumed,
+                NodeDecision::Quarantine(difference) => Membership::Foreign(mismatch(difference)),
             };
             record.admitted = membership == Membership::Assumed;
             let Target { live, generation, .. } = target;
             if !live.health.set_membership(self.id, *generation, membership, live.now_ms()) {
                 continue;
             }
-            match verdict {
-                Verdict::Quarantine(difference) => {
+            match decision {
+                NodeDecision::Quarantine(difference) => {
                     tracing::warn!(endpoint = %record.id, reason = printable(&difference), "endpoint quarantined: another metastore");
                 }
-                Verdict::Undecided | Verdict::Admit => {
+                NodeDecision::Undecided | NodeDecision::Admit => {
                     tracing::info!(endpoint = %record.id, "endpoint verified: nothing shows another metastore");
                 }
             }

@@ -1,7 +1,10 @@
+mod checker;
+
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use super::checker::{self, HealthChecker};
+pub use checker::HealthChecker;
+
 use super::{Probe, validate_interval};
 use crate::backend::Backend;
 use crate::cluster::Cluster;
@@ -32,14 +35,14 @@ use crate::health::{InvalidSetting, Thresholds};
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct HealthCheck {
-    pub(super) probe: Probe,
-    pub(super) interval: Duration,
-    pub(super) fast_interval: Duration,
-    pub(super) jitter: f64,
-    pub(super) timeout: Duration,
-    pub(super) thresholds: Thresholds,
-    pub(super) concurrency: usize,
-    pub(super) wait: bool,
+    probe: Probe,
+    interval: Duration,
+    fast_interval: Duration,
+    jitter: f64,
+    timeout: Duration,
+    thresholds: Thresholds,
+    concurrency: usize,
+    wait: bool,
 }
 
 impl HealthCheck {

@@ -1,7 +1,6 @@
-//! The running health check: a task follows the membership and keeps one task per endpoint, which probes and waits in turn.
+//! The running health check: a task follows the membership and keeps one task per endpoint, which probes at an interval.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,31 +8,26 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep_until, timeout, timeout_at};
 
-use super::spec::{MAX_BODY, ProbeResult, SkipReason};
-use super::{AbortOnDrop, HealthCheck, jittered};
+use super::HealthCheck;
 use crate::backend::Backend;
 use crate::backend::node_client::NodeClient;
 use crate::clock::timer_in;
 use crate::cluster::{Cluster, MembersWatch};
 use crate::cookie::CookieJar;
 use crate::endpoint::{AdminState, EndpointId, Live, Member};
-use crate::health::state::CheckerId;
-use crate::health::{ProbeFailure, Transition};
+use crate::health::{CheckerId, ProbeFailure, Transition};
+use crate::probe::spec::{MAX_BODY, ProbeResult, SkipReason};
+use crate::probe::{AbortOnDrop, jittered};
 
 /// The time until credentials that a node rejected are sent to it again.
 const LOGIN_PAUSE: Duration = Duration::from_secs(60);
 
 /// A running [`HealthCheck`]. Dropping it ends the probing, and its results are forgotten, because nothing would ever
 /// withdraw them.
+#[derive(Debug)]
 #[must_use = "dropping the checker ends the probing"]
 pub struct HealthChecker {
     _task: AbortOnDrop,
-}
-
-impl fmt::Debug for HealthChecker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HealthChecker").finish_non_exhaustive()
-    }
 }
 
 pub(super) fn start<B: Backend>(check: HealthCheck, cluster: &Cluster<B>) -> HealthChecker {
@@ -98,14 +92,14 @@ impl<B: Backend> Supervisor<B> {
                 live.health.attach_checker(*id, check.wait, live.now_ms());
             }
             let time_limit = check.probe.own_timeout().unwrap_or(check.timeout);
-            let prober = Prober {
+            let task = ProbeTask {
                 shared: Arc::clone(&self.shared),
                 id: settings.id.clone(),
                 client: NodeClient::new(Arc::clone(&backend), &settings.placement, time_limit).max_body(MAX_BODY),
                 live: Arc::clone(live),
             };
             let spread = if at_start { index as f64 / count } else { 0.0 };
-            let task = AbortOnDrop::spawn(prober.run(check.fast_interval.mul_f64(spread)));
+            let task = AbortOnDrop::spawn(task.run(check.fast_interval.mul_f64(spread)));
             self.probed.insert(live.uid, Probed { live: Arc::clone(live), backend, task });
         }
     }
@@ -123,14 +117,14 @@ impl<B> Drop for Supervisor<B> {
 }
 
 /// Probes one endpoint at intervals.
-struct Prober {
+struct ProbeTask {
     shared: Arc<Shared>,
     id: EndpointId,
     client: NodeClient,
     live: Arc<Live>,
 }
 
-impl Prober {
+impl ProbeTask {
     async fn run(self, delay: Duration) {
         let Shared { check, permits, .. } = &*self.shared;
         let wake = &self.live.health.wake;
@@ -173,7 +167,7 @@ impl Prober {
     }
 
     fn observe(&self, result: Result<(), ProbeFailure>) {
-        let Prober { shared, id, live, .. } = self;
+        let ProbeTask { shared, id, live, .. } = self;
         let transition = live.health.record_probe(shared.id, shared.check.thresholds, result, live.now_ms());
         match (transition, result) {
             (Transition::Fell, Err(reason)) => tracing::warn!(endpoint = %id, %reason, "endpoint is unhealthy"),
