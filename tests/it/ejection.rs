@@ -1,4 +1,4 @@
-//! Nodes that fail are left alone for a while, by nginx's rule, through the whole of the front end.
+//! nginx's rule ejects nodes that fail, for a time, through the whole front end.
 
 use std::num::{NonZero, NonZeroU32};
 use std::time::Duration;
@@ -19,12 +19,12 @@ fn once_each(id: usize, node: &RawNode) -> Endpoint<HttpBackend> {
 }
 
 #[tokio::test]
-async fn the_third_failure_ejects_and_one_probe_readmits() {
+async fn the_third_failure_ejects_and_one_success_readmits() {
     let clock = ManualClock::new();
-    // Fails the third, sixth and ninth request that it gets, then is well.
+    // Fails the third, sixth and ninth request that it gets, then works.
     let fine = respond(ok("0"));
     let bad = respond(BAD);
-    let scripts = (1..=9).map(|turn| if turn % 3 == 0 { bad.clone() } else { fine.clone() });
+    let scripts = (1..=9).map(|request| if request % 3 == 0 { bad.clone() } else { fine.clone() });
     let flaky = RawNode::start(scripts.chain([fine.clone()])).await;
     let steady = RawNode::start([respond(ok("1"))]).await;
     let rule =
@@ -40,13 +40,13 @@ async fn the_third_failure_ejects_and_one_probe_readmits() {
     });
 
     for _ in 0..30 {
-        assert_eq!(front.get("/").await.unwrap().status(), 200, "the steady node helps out");
+        assert_eq!(front.get("/").await.unwrap().status(), 200, "the steady node serves the retry");
     }
     front.idle().await;
     let status = front.proxy.cluster().status();
     assert!(status.endpoints[0].ejected && !status.endpoints[1].ejected);
     assert_eq!(flaky.seen().requests.len(), 9, "none after its third failure");
-    assert_eq!(steady.seen().requests.len(), 24, "all that the other did not answer well");
+    assert_eq!(steady.seen().requests.len(), 24, "all that the other did not serve");
 
     clock.advance(Duration::from_secs(10));
     front.get("/").await.unwrap();
@@ -55,12 +55,12 @@ async fn the_third_failure_ejects_and_one_probe_readmits() {
     for _ in 0..4 {
         front.get("/").await.unwrap();
     }
-    assert!(flaky.seen().requests.len() > 9, "back after one probe that went well");
+    assert!(flaky.seen().requests.len() > 9, "back after one success");
     assert!(!front.proxy.cluster().status().endpoints[0].ejected);
 }
 
 #[tokio::test]
-async fn an_ejected_node_gets_one_probe_at_a_time() {
+async fn an_ejected_node_gets_one_request_at_a_time() {
     let clock = ManualClock::new();
     let bad =
         RawNode::start([vec![Act::Read], vec![Act::Read, Act::WaitForGo, Act::Write(ok("bad"))], healthy("bad")]).await;
@@ -73,17 +73,17 @@ async fn an_ejected_node_gets_one_probe_at_a_time() {
     }
     assert_eq!(bad.seen().requests.len(), 1);
     clock.advance(Duration::from_secs(11));
-    let probe = async {
+    let meanwhile = async {
         bad.wait_until(|seen| seen.requests.len() == 2).await;
         for _ in 0..6 {
-            assert_eq!(front.get("/").await.unwrap().text(), "good", "the probe is still out");
+            assert_eq!(front.get("/").await.unwrap().text(), "good", "the request to the other is still in flight");
         }
         assert_eq!(bad.seen().requests.len(), 2);
         bad.go();
     };
     let first_two = async { [front.get("/").await.unwrap(), front.get("/").await.unwrap()] };
-    let (answers, ()) = tokio::join!(first_two, probe);
-    assert!(answers.iter().any(|answer| answer.text() == "bad"), "the probe's answer reaches its client");
+    let (responses, ()) = tokio::join!(first_two, meanwhile);
+    assert!(responses.iter().any(|response| response.text() == "bad"), "its response reaches the client");
 }
 
 #[tokio::test]
@@ -96,18 +96,18 @@ async fn a_node_that_is_alone_is_never_ejected() {
 }
 
 #[tokio::test]
-async fn when_all_are_ejected_the_answer_is_503_and_says_when_to_come_back() {
+async fn when_all_are_ejected_the_response_is_503_with_retry_after() {
     let clock = ManualClock::new();
     let dead = |id| endpoint(id, nobody(), |backend| backend).max_fails(NonZeroU32::new(1));
     let front = Front::by_clock(&clock, [dead(0), dead(1)]);
     assert_eq!(front.get("/").await.unwrap().status(), 502);
-    let answer = front.post("/", "x").await.unwrap();
-    crate::support::front::refusal(&answer, 503);
-    assert_eq!(answer.header("retry-after"), Some("1"));
+    let response = front.post("/", "x").await.unwrap();
+    crate::support::front::refusal(&response, 503);
+    assert_eq!(response.header("retry-after"), Some("1"));
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_counts_against_its_node() {
+async fn a_response_that_breaks_off_counts_against_its_node() {
     let cut = respond("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut");
     let (cutter, good) = (RawNode::start([cut]).await, RawNode::start([healthy("good")]).await);
     let front = Front::of([once_each(0, &cutter).max_fails(NonZeroU32::new(1)), once_each(1, &good)], |proxy| proxy);

@@ -1,4 +1,4 @@
-//! What nodes do, and that they are there, is learned from what Kylin itself lists.
+//! Nodes and their roles are learned from Kylin's own lists.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,12 +18,12 @@ use tokio::time::timeout;
 use crate::support::front::eventually;
 use crate::support::health::status;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A cluster that begins with one node and follows what its nodes list.
 struct Learning {
     cluster: Cluster<HttpBackend>,
-    follow: DiscoveryHandle,
+    handle: DiscoveryHandle,
 }
 
 impl Learning {
@@ -31,8 +31,8 @@ impl Learning {
         let cluster = Cluster::builder().build().unwrap();
         let source = KylinServers::new(&cluster, [found(first)]).login("ADMIN", password).unwrap();
         let source = source.interval(Duration::from_millis(20)).unwrap().timeout(Duration::from_millis(500)).unwrap();
-        let follow = discovery::watch_with(&cluster, source, DiscoveredNode::http, quick());
-        Learning { cluster, follow }
+        let handle = discovery::watch_with(&cluster, source, DiscoveredNode::http, quick());
+        Learning { cluster, handle }
     }
 
     /// `address role` of every endpoint, in some order.
@@ -46,15 +46,15 @@ impl Learning {
     async fn becomes(&self, nodes: &[(SocketAddr, &str)]) {
         let mut wanted: Vec<String> = nodes.iter().map(|(address, roles)| format!("{address} {roles}")).collect();
         wanted.sort();
-        eventually(|| self.shown() == wanted, || format!("{wanted:?}: {:?} {:?}", self.shown(), self.follow)).await;
+        eventually(|| self.shown() == wanted, || format!("{wanted:?}: {:?} {:?}", self.shown(), self.handle)).await;
     }
 
     async fn fails(&self, what: &str) {
         let failing = |status: &discovery::DiscoveryStatus| {
             status.source == SourceState::Failing && status.error.as_ref().is_some_and(|error| error.contains(what))
         };
-        let came = timeout(PATIENCE, self.follow.wait_until(failing)).await;
-        assert!(came.is_ok(), "no {what:?}: {:?}", self.follow.status());
+        let came = timeout(TIMEOUT, self.handle.wait_until(failing)).await;
+        assert!(came.is_ok(), "no {what:?}: {:?}", self.handle.status());
     }
 }
 
@@ -103,14 +103,14 @@ async fn nodes_and_their_roles_are_learned_from_any_node_of_either_generation() 
         learning.becomes(&[(s1.addr(), "query"), (s2.addr(), "job"), (s3.addr(), "job")]).await;
         let (_q4, s4) = node("q4", dialect, Mode::Query, &metastore).await;
         learning.becomes(&[(s1.addr(), "query"), (s2.addr(), "job"), (s3.addr(), "job"), (s4.addr(), "query")]).await;
-        // The node that it began with goes, and the others are asked.
+        // The first node is removed, and the others are asked.
         drop(s1);
         learning.becomes(&[(s2.addr(), "job"), (s3.addr(), "job"), (s4.addr(), "query")]).await;
     }
 }
 
 #[tokio::test]
-async fn whatever_the_nodes_say_the_cluster_keeps_its_nodes() {
+async fn the_cluster_keeps_its_nodes_whatever_the_nodes_respond() {
     let metastore = Metastore::new();
     let (q1, s1) = node("q1", KylinVersion::V5, Mode::Query, &metastore).await;
     let (q2, s2) = node("q2", KylinVersion::V5, Mode::Query, &metastore).await;
@@ -140,7 +140,7 @@ async fn whatever_the_nodes_say_the_cluster_keeps_its_nodes() {
 }
 
 #[tokio::test]
-async fn a_refused_login_is_not_tried_until_the_user_is_locked() {
+async fn a_rejected_login_is_not_sent_until_the_user_is_locked() {
     let metastore = Metastore::new();
     let (q1, s1) = node("q1", KylinVersion::V5, Mode::Query, &metastore).await;
     let learning = Learning::from(s1.addr(), "wrong");
@@ -148,50 +148,50 @@ async fn a_refused_login_is_not_tried_until_the_user_is_locked() {
     // Many times the backoff.
     tokio::time::timeout(Duration::from_millis(300), q1.wait_until(|stats| stats.requests > 1)).await.unwrap_err();
     assert_eq!(q1.stats().wrong_passwords, 1);
-    let shown = format!("{:?} {:?}", learning.follow.status(), learning.cluster);
+    let shown = format!("{:?} {:?}", learning.handle.status(), learning.cluster);
     assert!(!shown.contains("wrong\""), "{shown}");
 }
 
-/// A source over one node in process that always gives this list.
-fn told(list: &'static str, id: &str) -> (Cluster<Scripted>, DiscoveryHandle) {
+/// A source over one in-process node that always sends this list.
+fn listing(list: &'static str, id: &str) -> (Cluster<Scripted>, DiscoveryHandle) {
     let node = Scripted::new(move |_| async move { Ok(Response::new(Body::from(list))) });
     let cluster = Cluster::builder().endpoint(Endpoint::new(id, node).unwrap()).build().unwrap();
     let source = KylinServers::new(&cluster, []).interval(Duration::from_millis(10)).unwrap();
-    let follow = discovery::watch_with(
+    let handle = discovery::watch_with(
         &cluster,
         source,
         |found| found.endpoint(Scripted::answering(StatusCode::OK, "")),
         quick(),
     );
-    (cluster, follow)
+    (cluster, handle)
 }
 
 #[tokio::test]
-async fn a_list_that_does_not_fit_is_not_believed() {
+async fn a_list_that_does_not_fit_is_not_used() {
     for (list, what) in [
         (r#"[{"host":"other:7070","mode":"all"}]"#, "as Kylin names them"),
         (r#"[{"host":"q1:7070","mode":"all"},{"host":"localhost:7070","mode":"all"}]"#, "kylin.server.host-address"),
         (r#"[{"host":"q1:7070","mode":"all"},{"host":"q2:7070","mode":"chief"}]"#, "mode of entry 2"),
         (r#"[{"host":"q1:7070","mode":"all"},{"host":"http://q2","mode":"all"}]"#, "entry 2"),
     ] {
-        let (cluster, follow) = told(list, "q1:7070");
+        let (cluster, handle) = listing(list, "q1:7070");
         let failing =
             |status: &discovery::DiscoveryStatus| status.error.as_ref().is_some_and(|error| error.contains(what));
-        let came = timeout(PATIENCE, follow.wait_until(failing)).await;
-        assert!(came.is_ok(), "no {what:?}: {:?}", follow.status());
+        let came = timeout(TIMEOUT, handle.wait_until(failing)).await;
+        assert!(came.is_ok(), "no {what:?}: {:?}", handle.status());
         assert_eq!(cluster.status().endpoints.len(), 1);
     }
-    let (cluster, follow) = told("[]", "q1:7070");
-    timeout(PATIENCE, follow.wait_until(|status| status.source == SourceState::Empty)).await.unwrap();
+    let (cluster, handle) = listing("[]", "q1:7070");
+    timeout(TIMEOUT, handle.wait_until(|status| status.source == SourceState::Empty)).await.unwrap();
     assert_eq!(cluster.status().endpoints.len(), 1);
-    let (cluster, _follow) = told(r#"[{"host":"Q1:7070","mode":"job"},{"host":"q2:7070","mode":"job"}]"#, "q1:7070");
+    let (cluster, _handle) = listing(r#"[{"host":"Q1:7070","mode":"job"},{"host":"q2:7070","mode":"job"}]"#, "q1:7070");
     eventually(|| cluster.status().endpoints.len() == 2, || format!("{:?}", cluster.status())).await;
     assert_eq!(status(&cluster, "q1:7070").roles.to_string(), "all", "what the operator configured stays");
     assert_eq!(status(&cluster, "q2:7070").roles.to_string(), "job");
 }
 
 #[tokio::test]
-async fn a_node_of_another_cluster_is_not_asked_who_is_in_this_one() {
+async fn a_node_of_another_metastore_is_not_asked_for_its_list() {
     let cookie = |digit: &str| digit.repeat(64);
     let right = Metastore::new().identity("right@jdbc", &cookie("a"));
     let wrong = Metastore::new().identity("wrong@jdbc", &cookie("b"));
@@ -206,10 +206,10 @@ async fn a_node_of_another_cluster_is_not_asked_who_is_in_this_one() {
     cluster.add(found(sx.addr()).http().unwrap()).unwrap();
     let source = KylinServers::new(&cluster, []).login("ADMIN", "KYLIN").unwrap();
     let source = source.interval(Duration::from_millis(10)).unwrap();
-    let _follow = discovery::watch_with(&cluster, source, DiscoveredNode::http, quick());
+    let _handle = discovery::watch_with(&cluster, source, DiscoveredNode::http, quick());
     q1.wait_until(|stats| stats.requests > 30).await.unwrap();
     let reason = status(&cluster, &sx.addr().to_string()).reason;
     assert!(matches!(reason, Some(Reason::Quarantined(_))), "{reason:?}");
-    let strangers = cluster.status().endpoints.iter().any(|endpoint| endpoint.id.as_str() == sy.addr().to_string());
-    assert!(!strangers, "{:?}", cluster.status());
+    let foreign = cluster.status().endpoints.iter().any(|endpoint| endpoint.id.as_str() == sy.addr().to_string());
+    assert!(!foreign, "{:?}", cluster.status());
 }

@@ -1,4 +1,4 @@
-//! Endpoints that stand out by their failures are ejected, and never so many that it does harm.
+//! Endpoints that fail more than the others are ejected, within limits that keep the cluster in service.
 
 use std::num::{NonZero, NonZeroU32};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,7 +42,7 @@ fn five_failures_in_a_row_eject_for_half_a_minute_and_the_next_time_for_longer()
     report(&cluster, "1", Outcome::Success);
     fail(&cluster, "1", 4);
     report(&cluster, "1", Outcome::Unknown);
-    assert_eq!(ejected(&cluster), [] as [usize; 0], "what says nothing of the node does not count, nor break the row");
+    assert_eq!(ejected(&cluster), [] as [usize; 0], "other outcomes neither count nor end the row");
     fail(&cluster, "1", 1);
     assert_eq!(state(&cluster, "1"), (HealthState::Ejected, Some(Reason::Consecutive)));
     let since = status(&cluster, "1").since;
@@ -70,7 +70,7 @@ fn five_failures_in_a_row_eject_for_half_a_minute_and_the_next_time_for_longer()
 }
 
 #[test]
-fn of_two_one_is_ejected_and_the_last_one_never() {
+fn one_of_two_is_ejected_and_the_last_one_never() {
     let clock = ManualClock::new();
     let cluster = cluster(2, Outlier::new(), &clock);
     fail(&cluster, "0", 5);
@@ -86,7 +86,7 @@ fn at_most_half_are_ejected_at_once() {
     let clock = ManualClock::new();
     let cluster = cluster(8, Outlier::new(), &clock);
     for id in 0..6 {
-        // So far apart that nobody takes it for a common cause.
+        // So far apart that they are no common failure.
         advance(&clock, 5.1);
         fail(&cluster, &id.to_string(), 5);
     }
@@ -94,7 +94,7 @@ fn at_most_half_are_ejected_at_once() {
 }
 
 #[test]
-fn what_all_suffer_alike_ejects_nobody() {
+fn a_common_failure_ejects_no_endpoint() {
     let clock = ManualClock::new();
     let cluster = cluster(4, Outlier::new(), &clock);
     // Requests go round, and each fails.
@@ -106,11 +106,11 @@ fn what_all_suffer_alike_ejects_nobody() {
 }
 
 #[test]
-fn who_was_ejected_first_comes_back_when_the_others_fail_alike() {
+fn an_endpoint_returns_when_its_failure_turns_out_to_be_common() {
     let clock = ManualClock::new();
     let cluster = cluster(3, Outlier::new(), &clock);
     fail(&cluster, "2", 5);
-    assert_eq!(ejected(&cluster), [2], "nobody knows yet that it is not its own fault");
+    assert_eq!(ejected(&cluster), [2], "so far it is the only one that fails");
     advance(&clock, 2.0);
     fail(&cluster, "0", 5);
     assert_eq!(ejected(&cluster), [] as [usize; 0]);
@@ -120,11 +120,11 @@ fn who_was_ejected_first_comes_back_when_the_others_fail_alike() {
 fn a_success_rate_below_the_others_ejects_at_the_end_of_the_interval() {
     let clock = ManualClock::new();
     let cluster = cluster(3, Outlier::new(), &clock);
-    for turn in 0..30 {
+    for round in 0..30 {
         // Never two in a row.
-        report(&cluster, "0", if turn % 2 == 0 { Outcome::Failure } else { Outcome::Success });
+        report(&cluster, "0", if round % 2 == 0 { Outcome::Failure } else { Outcome::Success });
         report(&cluster, "1", Outcome::Success);
-        report(&cluster, "2", if turn % 10 == 0 { Outcome::Failure } else { Outcome::Success });
+        report(&cluster, "2", if round % 10 == 0 { Outcome::Failure } else { Outcome::Success });
     }
     assert_eq!(ejected(&cluster), [] as [usize; 0]);
     advance(&clock, 10.0);
@@ -137,7 +137,7 @@ fn a_success_rate_below_the_others_ejects_at_the_end_of_the_interval() {
 fn nginx_rule_stays_the_default_and_works_beside() {
     let plain = Cluster::builder().endpoints([endpoint("0").max_fails(None), endpoint("1")]).build().unwrap();
     fail(&plain, "0", 50);
-    assert_eq!(ejected(&plain), [] as [usize; 0], "no outlier rule unless asked for");
+    assert_eq!(ejected(&plain), [] as [usize; 0], "the default is no outlier rule");
 
     let clock = ManualClock::new();
     let both = Cluster::builder()
@@ -161,21 +161,21 @@ fn nginx_rule_stays_the_default_and_works_beside() {
 }
 
 #[test]
-fn no_outcome_is_lost_and_somebody_always_serves_while_threads_report() {
+fn no_outcome_is_lost_and_an_endpoint_always_serves_while_threads_report() {
     const THREADS: u64 = 4;
     const EACH: u64 = 20_000;
     let clock = ManualClock::new();
     let cluster = cluster(6, Outlier::new().ejection(Duration::from_millis(50), Duration::from_millis(400)), &clock);
     let done = AtomicBool::new(false);
     let failures = AtomicU64::new(0);
-    let most = thread::scope(|scope| {
+    let max = thread::scope(|scope| {
         let watch = scope.spawn(|| {
-            let mut most = 0;
+            let mut max = 0;
             while !done.load(Ordering::Relaxed) {
                 clock.advance(Duration::from_millis(7));
-                most = most.max(ejected(&cluster).len());
+                max = max.max(ejected(&cluster).len());
             }
-            most
+            max
         });
         let reporters: Vec<_> = (0..THREADS)
             .map(|thread| {
@@ -183,9 +183,9 @@ fn no_outcome_is_lost_and_somebody_always_serves_while_threads_report() {
                 scope.spawn(move || {
                     let mut random = fastrand::Rng::with_seed(thread);
                     for _ in 0..EACH {
-                        let mut picked = pick(cluster).expect("somebody can serve");
-                        let ill = matches!(picked.lease.endpoint().as_str(), "1" | "4");
-                        let outcome = if ill && random.u8(..10) > 0 { Outcome::Failure } else { Outcome::Success };
+                        let mut picked = pick(cluster).expect("an endpoint can serve");
+                        let faulty = matches!(picked.lease.endpoint().as_str(), "1" | "4");
+                        let outcome = if faulty && random.u8(..10) > 0 { Outcome::Failure } else { Outcome::Success };
                         failures.fetch_add(u64::from(outcome == Outcome::Failure), Ordering::Relaxed);
                         picked.lease.set_outcome(outcome);
                     }
@@ -198,14 +198,14 @@ fn no_outcome_is_lost_and_somebody_always_serves_while_threads_report() {
         done.store(true, Ordering::Relaxed);
         watch.join().unwrap()
     });
-    assert!((1..=3).contains(&most), "{most} of six at once");
+    assert!((1..=3).contains(&max), "{max} of six at once");
     let endpoints = cluster.status().endpoints;
     assert_eq!(endpoints.iter().map(|endpoint| endpoint.served).sum::<u64>(), THREADS * EACH);
     assert_eq!(endpoints.iter().map(|endpoint| endpoint.failed).sum::<u64>(), failures.into_inner());
     assert_eq!(cluster.status().in_flight(), 0);
 }
 
-/// Three demo nodes of one metastore behind a front end that repeats after gateway errors.
+/// Three demo nodes of one metastore behind a front end that retries after gateway errors.
 async fn front_over_three(
     metastore: &Metastore,
 ) -> (Vec<(kylin_lb::testing::kylin::KylinNode, kylin_lb::testing::kylin::Served)>, Front) {
@@ -226,7 +226,7 @@ async fn front_over_three(
 }
 
 #[tokio::test]
-async fn a_node_with_gateway_errors_is_left_out_and_a_lost_metastore_costs_nobody_the_place() {
+async fn a_node_with_gateway_errors_is_ejected_and_a_lost_metastore_ejects_no_node() {
     let metastore = Metastore::new();
     let (nodes, front) = front_over_three(&metastore).await;
     nodes[1].0.faults().inject(Reach::Everything, Fault::Html(StatusCode::BAD_GATEWAY));
@@ -239,7 +239,7 @@ async fn a_node_with_gateway_errors_is_left_out_and_a_lost_metastore_costs_nobod
 
     metastore.set_down(true);
     for _ in 0..30 {
-        // A Kylin error in JSON is an answer, and passed on.
+        // An error of Kylin in JSON is a response, and passed on.
         let query = r#"{"sql":"select 1","project":"learn_kylin"}"#;
         assert!(front.post("/kylin/api/query", query).await.unwrap().status() >= 400);
     }
@@ -250,7 +250,7 @@ async fn a_node_with_gateway_errors_is_left_out_and_a_lost_metastore_costs_nobod
 }
 
 #[tokio::test]
-async fn when_all_nodes_have_gateway_errors_nobody_is_ejected() {
+async fn when_all_nodes_have_gateway_errors_none_is_ejected() {
     let (nodes, front) = front_over_three(&Metastore::new()).await;
     for (node, _) in &nodes {
         node.faults().inject(Reach::Everything, Fault::Close);

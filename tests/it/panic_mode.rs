@@ -1,4 +1,4 @@
-//! When their health leaves no endpoint, the one that failed least recently serves - where that is asked for.
+//! In panic mode, when health bars every endpoint, the one that failed least recently serves.
 
 use std::num::NonZeroU32;
 
@@ -27,7 +27,7 @@ fn picked(cluster: &Cluster<Nowhere>) -> Option<String> {
 }
 
 #[test]
-fn without_it_nobody_serves_when_all_are_ejected() {
+fn without_panic_mode_no_endpoint_serves_when_all_are_ejected() {
     let clock = ManualClock::new();
     let cluster = cluster(&["", ""], false, &clock);
     fail_in_order(&cluster, &clock, &["0", "1"]);
@@ -40,7 +40,7 @@ fn the_least_recently_failed_serves_until_it_fails_again() {
     let clock = ManualClock::new();
     let cluster = cluster(&["", "", ""], true, &clock);
     fail_in_order(&cluster, &clock, &["2", "0"]);
-    assert!(!cluster.status().panicking, "one is fit");
+    assert!(!cluster.status().panicking, "one is healthy");
     fail_in_order(&cluster, &clock, &["1"]);
     assert!(cluster.status().panicking);
     for expected in ["2", "0", "1", "2"] {
@@ -59,28 +59,29 @@ fn the_least_recently_failed_serves_until_it_fails_again() {
 }
 
 #[test]
-fn retries_go_on_to_those_that_were_not_tried() {
+fn retries_use_endpoints_that_were_not_attempted() {
     let clock = ManualClock::new();
     let cluster = cluster(&["", ""], true, &clock);
     fail_in_order(&cluster, &clock, &["0", "1"]);
     let request = http::Request::get("/").body(()).unwrap();
-    let mut tried = Attempted::none();
+    let mut attempted = Attempted::none();
     let mut order = Vec::new();
-    while let Ok(picked) = cluster.pick(&RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 1])), &tried) {
-        tried.add(&picked.lease);
+    while let Ok(picked) = cluster.pick(&RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 1])), &attempted)
+    {
+        attempted.add(&picked.lease);
         order.push(picked.lease.endpoint().to_string());
     }
     assert_eq!(order, ["0", "1"]);
 }
 
 #[test]
-fn intent_and_limits_are_no_reason_to_panic_and_hold_in_it() {
+fn admin_states_and_limits_never_cause_panic_mode_and_apply_in_it() {
     let clock = ManualClock::new();
     let cluster = cluster(&["max_conns=1", "down", ""], true, &clock);
     fail_in_order(&cluster, &clock, &["2"]);
     let held = pick(&cluster).unwrap();
     assert_eq!(held.lease.endpoint().as_str(), "0");
-    assert_eq!(picked(&cluster), None, "full is not ill, and the ejected one is none of its business");
+    assert_eq!(picked(&cluster), None, "an endpoint at its limit is healthy");
     assert!(!cluster.status().panicking);
     drop(held);
     fail_in_order(&cluster, &clock, &["0"]);
@@ -92,11 +93,11 @@ fn intent_and_limits_are_no_reason_to_panic_and_hold_in_it() {
     let _full = pick(&cluster).unwrap();
     assert_eq!(picked(&cluster).as_deref(), Some("2"), "the limit of the least recently failed is reached");
     cluster.set_admin_state(&"2".parse().unwrap(), kylin_lb::endpoint::AdminState::Drain).unwrap();
-    assert_eq!(picked(&cluster), None, "one is full, the others are not wanted");
+    assert_eq!(picked(&cluster), None, "one is at its limit, the others are not ready");
 }
 
 #[test]
-fn panic_is_for_a_role_where_only_its_endpoints_are_ill() {
+fn panic_mode_is_for_one_role_when_only_its_endpoints_are_unhealthy() {
     let clock = ManualClock::new();
     let of = |id: &str, role| endpoint(id).roles(Roles::only(role));
     let endpoints = [of("0", Role::Query), of("1", Role::Job), of("2", Role::Query)];
@@ -112,7 +113,7 @@ fn panic_is_for_a_role_where_only_its_endpoints_are_ill() {
 }
 
 #[test]
-fn backups_are_among_those_left() {
+fn panic_mode_uses_backups_too() {
     let clock = ManualClock::new();
     let cluster = cluster(&["", "backup"], true, &clock);
     fail_in_order(&cluster, &clock, &["0", "1"]);
@@ -122,7 +123,7 @@ fn backups_are_among_those_left() {
 }
 
 #[test]
-fn a_pick_in_panic_allocates_no_slot_twice() {
+fn concurrent_picks_in_panic_mode_keep_to_the_limit() {
     let clock = ManualClock::new();
     let cluster = Cluster::builder()
         .endpoints([endpoint("0").max_in_flight(NonZeroU32::new(3)), endpoint("1").max_in_flight(NonZeroU32::new(3))])
@@ -131,23 +132,23 @@ fn a_pick_in_panic_allocates_no_slot_twice() {
         .build()
         .unwrap();
     fail_in_order(&cluster, &clock, &["0", "1"]);
-    let most = std::thread::scope(|scope| {
+    let max = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut most = 0;
+                    let mut max = 0;
                     for _ in 0..5_000 {
                         let held: Vec<_> = (0..3).filter_map(|_| pick(&cluster)).collect();
                         let status = cluster.status().endpoints;
-                        most = most.max(status.iter().map(|endpoint| endpoint.in_flight).max().unwrap());
+                        max = max.max(status.iter().map(|endpoint| endpoint.in_flight).max().unwrap());
                         drop(held);
                     }
-                    most
+                    max
                 })
             })
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).max()
     });
-    assert_eq!(most, Some(3));
+    assert_eq!(max, Some(3));
     assert_eq!(cluster.status().in_flight(), 0);
 }

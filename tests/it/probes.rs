@@ -1,4 +1,4 @@
-//! Nodes are asked how they are, and what they say decides whether they serve.
+//! Nodes are probed, and the results decide whether they serve.
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -22,13 +22,13 @@ use crate::support::front::{self, Front, demo, eventually, nobody};
 use crate::support::health::{pick, report, state, status};
 use crate::support::raw_node::{RawNode, respond};
 
-const UP: (HealthState, Option<Reason>) = (HealthState::Healthy, None);
+const HEALTHY: (HealthState, Option<Reason>) = (HealthState::Healthy, None);
 
-fn down(failure: ProbeFailure) -> (HealthState, Option<Reason>) {
+fn unhealthy(failure: ProbeFailure) -> (HealthState, Option<Reason>) {
     (HealthState::Unhealthy, Some(Reason::Probe(failure)))
 }
 
-fn in_doubt(failure: ProbeFailure) -> (HealthState, Option<Reason>) {
+fn suspect(failure: ProbeFailure) -> (HealthState, Option<Reason>) {
     (HealthState::Suspect, Some(Reason::Probe(failure)))
 }
 
@@ -42,7 +42,7 @@ fn of<B>(nodes: impl IntoIterator<Item = B>) -> Cluster<B> {
     Cluster::builder().endpoints(endpoints).build().unwrap()
 }
 
-/// What the first probe of `backend` comes to.
+/// Returns the state and its reason after the first probe of `backend`.
 async fn first<B: Backend>(backend: B, probe: Probe) -> (HealthState, Option<Reason>) {
     let cluster = of([backend]);
     let checks = HealthCheck::new(probe).timeout(Duration::from_millis(500)).wait_for_first_success(true);
@@ -52,7 +52,7 @@ async fn first<B: Backend>(backend: B, probe: Probe) -> (HealthState, Option<Rea
     state(&cluster, "0")
 }
 
-/// The same over a socket.
+/// Returns the result of the first probe of the node at `address`, over a socket.
 async fn first_at(address: SocketAddr, probe: Probe) -> (HealthState, Option<Reason>) {
     first(HttpBackend::new(&address.to_string()).unwrap(), probe).await
 }
@@ -62,18 +62,18 @@ fn query(sql: &str) -> Probe {
 }
 
 #[tokio::test]
-async fn the_ready_made_probes_know_kylin_nodes_of_every_version_and_role_over_a_socket() {
+async fn the_ready_made_probes_accept_kylin_nodes_of_every_version_and_role_over_a_socket() {
     for dialect in [KylinVersion::V4, KylinVersion::V5] {
         for mode in [Mode::All, Mode::Query, Mode::Job] {
             let (node, served) = demo("q1").await;
             let _ = node.clone().kylin_version(dialect).mode(mode);
             let at = served.addr();
-            assert_eq!(first_at(at, Probe::kylin_version()).await, UP, "{dialect:?} {mode:?}");
-            assert_eq!(first_at(at, query("select 1")).await, UP, "{dialect:?} {mode:?}");
-            assert_eq!(first_at(at, Probe::tcp()).await, UP);
+            assert_eq!(first_at(at, Probe::kylin_version()).await, HEALTHY, "{dialect:?} {mode:?}");
+            assert_eq!(first_at(at, query("select 1")).await, HEALTHY, "{dialect:?} {mode:?}");
+            assert_eq!(first_at(at, Probe::tcp()).await, HEALTHY);
             let health = match dialect {
-                KylinVersion::V5 => UP,
-                _ => down(ProbeFailure::Status(StatusCode::UNAUTHORIZED)),
+                KylinVersion::V5 => HEALTHY,
+                _ => unhealthy(ProbeFailure::Status(StatusCode::UNAUTHORIZED)),
             };
             assert_eq!(first_at(at, Probe::kylin5_health()).await, health);
         }
@@ -81,28 +81,28 @@ async fn the_ready_made_probes_know_kylin_nodes_of_every_version_and_role_over_a
 }
 
 #[tokio::test]
-async fn a_probe_sees_what_is_wrong() {
+async fn a_probe_reports_why_it_failed() {
     let (node, served) = demo("q1").await;
     let at = served.addr();
     assert_eq!(
         first_at(at, Probe::active_job_node()).await,
-        down(ProbeFailure::Status(StatusCode::INTERNAL_SERVER_ERROR))
+        unhealthy(ProbeFailure::Status(StatusCode::INTERNAL_SERVER_ERROR))
     );
     let _ = node.clone().active_job_node(Some(true));
-    assert_eq!(first_at(at, Probe::active_job_node()).await, UP);
+    assert_eq!(first_at(at, Probe::active_job_node()).await, HEALTHY);
     let _ = node.clone().active_job_node(Some(false));
-    assert_eq!(first_at(at, Probe::active_job_node()).await, down(ProbeFailure::Body));
+    assert_eq!(first_at(at, Probe::active_job_node()).await, unhealthy(ProbeFailure::Body));
 
     assert_eq!(
         first_at(at, query("SYNTAX ERROR")).await,
-        down(ProbeFailure::Status(StatusCode::INTERNAL_SERVER_ERROR))
+        unhealthy(ProbeFailure::Status(StatusCode::INTERNAL_SERVER_ERROR))
     );
     let _ = node.clone().kylin_version(KylinVersion::V5);
-    assert_eq!(first_at(at, query("SYNTAX ERROR")).await, down(ProbeFailure::Body), "200 with isException");
+    assert_eq!(first_at(at, query("SYNTAX ERROR")).await, unhealthy(ProbeFailure::Body), "200 with isException");
     node.faults().set_metastore_down(true);
-    let unavailable = down(ProbeFailure::Status(StatusCode::SERVICE_UNAVAILABLE));
+    let unavailable = unhealthy(ProbeFailure::Status(StatusCode::SERVICE_UNAVAILABLE));
     assert_eq!(first_at(at, Probe::kylin5_health()).await, unavailable);
-    assert_eq!(first_at(at, Probe::kylin_version()).await, UP, "which asks nothing of the metastore");
+    assert_eq!(first_at(at, Probe::kylin_version()).await, HEALTHY, "this probe needs no metastore");
 
     for (fault, failure) in [
         (Fault::Hang, ProbeFailure::Timeout),
@@ -115,29 +115,29 @@ async fn a_probe_sees_what_is_wrong() {
     ] {
         node.faults().clear();
         node.faults().inject(Reach::Everything, fault);
-        assert_eq!(first_at(at, Probe::kylin_version()).await, down(failure), "{fault:?}");
+        assert_eq!(first_at(at, Probe::kylin_version()).await, unhealthy(failure), "{fault:?}");
     }
-    assert_eq!(first_at(nobody(), Probe::kylin_version()).await, down(ProbeFailure::Unreachable));
-    assert_eq!(first_at(nobody(), Probe::tcp()).await, down(ProbeFailure::Unreachable));
+    assert_eq!(first_at(nobody(), Probe::kylin_version()).await, unhealthy(ProbeFailure::Unreachable));
+    assert_eq!(first_at(nobody(), Probe::tcp()).await, unhealthy(ProbeFailure::Unreachable));
 }
 
 #[tokio::test]
-async fn a_page_that_answers_every_path_is_no_kylin() {
+async fn a_server_with_a_page_for_every_path_is_no_kylin() {
     let page = "<!doctype html><html><title>kylin.version</title></html>";
     for status in [StatusCode::OK, StatusCode::NOT_FOUND] {
-        assert_ne!(first(Scripted::answering(status, page), Probe::kylin_version()).await, UP);
+        assert_ne!(first(Scripted::answering(status, page), Probe::kylin_version()).await, HEALTHY);
     }
     let huge = Scripted::new(|_| async { Ok(Response::new(Body::from(" ".repeat(70_000) + "true"))) });
     assert_eq!(
         first(huge.clone(), Probe::active_job_node()).await,
-        down(ProbeFailure::Body),
+        unhealthy(ProbeFailure::Body),
         "no more is read than 64 KiB"
     );
-    assert_eq!(first(huge, Probe::get("/").unwrap()).await, UP, "where nothing is asked of the body");
+    assert_eq!(first(huge, Probe::get("/").unwrap()).await, HEALTHY, "where the body does not matter");
 }
 
 #[tokio::test]
-async fn what_goes_over_the_wire_is_a_whole_request() {
+async fn a_probe_is_a_complete_request_on_the_wire() {
     let node = RawNode::start([respond("HTTP/1.1 204 No Content\r\n\r\n")]).await;
     let probe = Probe::get("/own?deep=1")
         .unwrap()
@@ -154,7 +154,7 @@ async fn what_goes_over_the_wire_is_a_whole_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn three_failures_in_a_row_take_down_and_two_successes_bring_back() {
+async fn three_failures_in_a_row_make_unhealthy_and_two_successes_make_healthy() {
     let nodes = ["q0", "q1"].map(KylinNode::new);
     let cluster = of(nodes.clone());
     let begun = Instant::now();
@@ -168,27 +168,27 @@ async fn three_failures_in_a_row_take_down_and_two_successes_bring_back() {
     nodes[0].faults().inject(Reach::Everything, Fault::Html(StatusCode::SERVICE_UNAVAILABLE));
     let failure = ProbeFailure::Status(StatusCode::SERVICE_UNAVAILABLE);
     at(1_100).await;
-    assert_eq!(state(&cluster, "0"), in_doubt(failure));
-    assert_eq!(state(&cluster, "1"), UP);
+    assert_eq!(state(&cluster, "0"), suspect(failure));
+    assert_eq!(state(&cluster, "1"), HEALTHY);
     at(2_900).await;
-    assert_eq!(state(&cluster, "0"), in_doubt(failure));
+    assert_eq!(state(&cluster, "0"), suspect(failure));
     at(3_100).await;
-    assert_eq!(state(&cluster, "0"), down(failure));
+    assert_eq!(state(&cluster, "0"), unhealthy(failure));
     for _ in 0..4 {
         assert_eq!(pick(&cluster).unwrap().lease.endpoint().as_str(), "1");
     }
     nodes[0].faults().clear();
     at(4_100).await;
-    assert_eq!(state(&cluster, "0"), down(failure));
+    assert_eq!(state(&cluster, "0"), unhealthy(failure));
     nodes[0].faults().inject_times(1, Reach::Everything, Fault::Close);
     at(6_100).await;
-    assert_eq!(state(&cluster, "0"), down(ProbeFailure::Broken), "good, bad, good is not two in a row");
+    assert_eq!(state(&cluster, "0"), unhealthy(ProbeFailure::Broken), "good, bad, good is not two in a row");
     at(7_100).await;
-    assert_eq!(state(&cluster, "0"), UP);
+    assert_eq!(state(&cluster, "0"), HEALTHY);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_in_doubt_is_probed_at_the_fast_interval() {
+async fn a_suspect_endpoint_is_probed_at_the_fast_interval() {
     let node = KylinNode::new("q0");
     node.faults().inject(Reach::Everything, Fault::Close);
     let cluster = of([node.clone()]);
@@ -196,15 +196,15 @@ async fn an_endpoint_in_doubt_is_probed_at_the_fast_interval() {
     let _checker =
         HealthCheck::new(Probe::kylin_version()).interval(Duration::from_secs(60)).jitter(0.0).start(&cluster).unwrap();
     sleep(Duration::from_millis(2_100)).await;
-    assert_eq!((state(&cluster, "0"), node.stats().requests), (down(ProbeFailure::Broken), 3));
+    assert_eq!((state(&cluster, "0"), node.stats().requests), (unhealthy(ProbeFailure::Broken), 3));
     node.faults().clear();
     sleep(Duration::from_secs(61)).await;
-    assert_eq!(state(&cluster, "0"), UP, "one success after a minute, the second a second later");
+    assert_eq!(state(&cluster, "0"), HEALTHY, "one success after a minute, the second a second later");
     assert!(begun.elapsed() < Duration::from_secs(64));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_times_out_or_fails_has_its_node_probed_soon_and_ejects_nobody() {
+async fn a_request_that_times_out_or_fails_has_its_node_probed_soon_and_ejects_no_endpoint() {
     let nodes = ["q0", "q1"].map(KylinNode::new);
     let endpoints = (0..).zip(nodes.clone()).map(|(id, node): (usize, _)| Endpoint::new(id.to_string(), node).unwrap());
     let cluster = Cluster::builder().endpoints(endpoints.map(|endpoint| endpoint.max_fails(None))).build().unwrap();
@@ -219,9 +219,9 @@ async fn a_request_that_times_out_or_fails_has_its_node_probed_soon_and_ejects_n
     }
     assert_eq!(state(&cluster, "0"), (HealthState::Suspect, Some(Reason::Slow)));
     assert_eq!((status(&cluster, "0").slow, status(&cluster, "0").failed), (20, 0));
-    assert!(pick(&cluster).is_some_and(|_| pick(&cluster).is_some()), "it serves all the same");
+    assert!(pick(&cluster).is_some_and(|_| pick(&cluster).is_some()), "it still serves");
     sleep(Duration::from_secs(1)).await;
-    assert_eq!((requests(), state(&cluster, "0")), ([2, 1], UP), "the probe's success ends the doubt");
+    assert_eq!((requests(), state(&cluster, "0")), ([2, 1], HEALTHY), "the success of the probe ends it");
 
     report(&cluster, "1", Outcome::Failure);
     sleep(Duration::from_secs(1)).await;
@@ -235,7 +235,7 @@ async fn a_request_that_times_out_or_fails_has_its_node_probed_soon_and_ejects_n
 }
 
 #[tokio::test(start_paused = true)]
-async fn there_is_no_storm_of_probes() {
+async fn the_number_of_concurrent_probes_is_bounded() {
     let under_way = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
     let node = |_| {
         let under_way = Arc::clone(&under_way);
@@ -255,7 +255,7 @@ async fn there_is_no_storm_of_probes() {
     let _checker =
         HealthCheck::new(Probe::get("/").unwrap()).concurrency(NonZeroUsize::new(3).unwrap()).start(&cluster).unwrap();
     sleep(Duration::from_secs(4)).await;
-    assert!(nodes.iter().all(|node| node.calls() == 1), "each has had its turn");
+    assert!(nodes.iter().all(|node| node.calls() == 1), "each was probed");
     assert_eq!(under_way.1.load(Ordering::SeqCst), 3);
     // From now on probes are jittered apart.
     sleep(Duration::from_secs(60)).await;
@@ -271,36 +271,36 @@ async fn an_endpoint_that_joins_is_probed_at_once_and_admitted_by_its_first_succ
     let nodes = ["q0", "q1"].map(KylinNode::new);
     let cluster = of([nodes[0].clone()]);
     let checker = every_second(Probe::kylin_version()).wait_for_first_success(true).start(&cluster).unwrap();
-    assert!(pick(&cluster).is_none(), "nothing is known yet");
+    assert!(pick(&cluster).is_none(), "no probe has ended");
     assert_eq!(state(&cluster, "0"), (HealthState::Unhealthy, Some(Reason::Unproven)));
     sleep(Duration::from_millis(1)).await;
-    assert_eq!(state(&cluster, "0"), UP);
+    assert_eq!(state(&cluster, "0"), HEALTHY);
 
     nodes[1].faults().inject_times(2, Reach::Everything, Fault::Unreachable);
     cluster.add(Endpoint::new("1", nodes[1].clone()).unwrap()).unwrap();
     sleep(Duration::from_millis(1)).await;
-    assert_eq!(state(&cluster, "1"), down(ProbeFailure::Unreachable));
+    assert_eq!(state(&cluster, "1"), unhealthy(ProbeFailure::Unreachable));
     assert!((0..4).all(|_| pick(&cluster).unwrap().lease.endpoint().as_str() == "0"));
     sleep(Duration::from_millis(2_000)).await;
-    assert_eq!(state(&cluster, "1"), UP);
+    assert_eq!(state(&cluster, "1"), HEALTHY);
 
-    // The verdict belongs to the id: a change of weight leaves it, and so does a replacement of all.
+    // The result belongs to the id: a change of weight leaves it, and so does a replacement of all.
     nodes[1].faults().inject(Reach::Everything, Fault::Close);
     sleep(Duration::from_secs(3)).await;
     cluster.set_weight(&"1".parse().unwrap(), nonzero(3)).unwrap();
     cluster
         .replace(vec![Endpoint::new("1", nodes[1].clone()).unwrap(), Endpoint::new("0", nodes[0].clone()).unwrap()])
         .unwrap();
-    assert_eq!(state(&cluster, "1"), down(ProbeFailure::Broken));
+    assert_eq!(state(&cluster, "1"), unhealthy(ProbeFailure::Broken));
     cluster.remove(&"0".parse().unwrap()).unwrap();
     sleep(Duration::from_millis(10)).await;
     let probed = nodes[0].stats().requests;
     sleep(Duration::from_secs(10)).await;
-    assert_eq!(nodes[0].stats().requests, probed, "one that left is not probed");
+    assert_eq!(nodes[0].stats().requests, probed, "a removed endpoint is not probed");
 
     drop(checker);
     sleep(Duration::from_millis(1)).await;
-    assert_eq!(state(&cluster, "1"), UP, "nobody could ever take it back");
+    assert_eq!(state(&cluster, "1"), HEALTHY, "the result is forgotten, because nothing would ever withdraw it");
     let probed = nodes[1].stats().requests;
     sleep(Duration::from_secs(10)).await;
     assert_eq!(nodes[1].stats().requests, probed);
@@ -324,7 +324,7 @@ async fn a_backend_that_panics_does_not_end_the_probing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kept_connection_that_ends_under_a_probe_is_no_failure() {
+async fn a_kept_connection_that_ends_during_a_probe_is_no_failure() {
     let node = Scripted::steps([
         Step::Fail(SendErrorKind::Stale),
         Step::Answer(StatusCode::OK, ""),
@@ -333,14 +333,14 @@ async fn a_kept_connection_that_ends_under_a_probe_is_no_failure() {
     let cluster = of([node.clone()]);
     let _checker = every_second(Probe::get("/").unwrap()).fall(NonZeroU32::MIN).start(&cluster).unwrap();
     sleep(Duration::from_millis(1)).await;
-    assert_eq!((node.calls(), state(&cluster, "0")), (2, UP));
+    assert_eq!((node.calls(), state(&cluster, "0")), (2, HEALTHY));
     sleep(Duration::from_secs(20)).await;
-    assert_eq!(state(&cluster, "0"), UP, "a full pool of connections says nothing of the node");
+    assert_eq!(state(&cluster, "0"), HEALTHY, "a full pool of connections says nothing about the node");
     assert_eq!(node.calls(), 22);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_logs_in_once_and_a_refused_login_is_not_repeated_soon() {
+async fn a_probe_logs_in_once_and_a_rejected_login_is_not_repeated_soon() {
     let node = KylinNode::new("q0");
     let cluster = of([node.clone()]);
     let checker = every_second(query("select 1")).start(&cluster).unwrap();
@@ -348,7 +348,11 @@ async fn a_probe_logs_in_once_and_a_refused_login_is_not_repeated_soon() {
     assert_eq!((node.stats().queries, node.stats().logins, node.sessions()), (21, 1, 1));
     node.forget_sessions();
     sleep(Duration::from_secs(2)).await;
-    assert_eq!((node.stats().logins, state(&cluster, "0")), (2, UP), "and again when the node has forgotten");
+    assert_eq!(
+        (node.stats().logins, state(&cluster, "0")),
+        (2, HEALTHY),
+        "and again when the node has forgotten the session"
+    );
     drop(checker);
 
     let wrong = Probe::query("select 1", "learn_kylin", "ADMIN", "wrong").unwrap();
@@ -356,13 +360,17 @@ async fn a_probe_logs_in_once_and_a_refused_login_is_not_repeated_soon() {
     let cluster = of([node.clone()]);
     let _checker = every_second(wrong).fall(NonZeroU32::MIN).start(&cluster).unwrap();
     sleep(Duration::from_secs(59)).await;
-    assert_eq!((node.stats().unauthorized, state(&cluster, "0")), (1, UP), "says nothing of the node");
+    assert_eq!(
+        (node.stats().unauthorized, state(&cluster, "0")),
+        (1, HEALTHY),
+        "a rejected login says nothing about the node"
+    );
     sleep(Duration::from_secs(59)).await;
     assert_eq!(node.stats().unauthorized, 2);
 }
 
 #[test]
-fn credentials_are_in_no_debug() {
+fn no_debug_output_shows_credentials() {
     let probe = query("select 'hidden'").header("x-key".parse().unwrap(), "hidden".parse().unwrap());
     let text = format!("{:?} {:?}", probe, HealthCheck::new(probe.clone()));
     assert!(text.contains("/kylin/api/query") && text.contains("x-key"), "{text}");
@@ -374,7 +382,7 @@ fn credentials_are_in_no_debug() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_truth_table_over_both_axes() {
+async fn traffic_follows_the_table_of_admin_state_and_health() {
     for (operational, admin_state) in
         [HealthState::Healthy, HealthState::Suspect, HealthState::Unhealthy, HealthState::Ejected].into_iter().flat_map(
             |operational| {
@@ -407,7 +415,7 @@ async fn the_truth_table_over_both_axes() {
             }
             _ => {}
         }
-        assert_eq!(state(&cluster, "0").0, operational, "the axes do not touch each other");
+        assert_eq!(state(&cluster, "0").0, operational, "the axes are independent");
         let new = (0..8).any(|_| pick(&cluster).unwrap().lease.endpoint() == &id);
         assert_eq!(new, admin_state.admits(TrafficKind::New, operational), "{operational:?} {admin_state:?}");
         sleep(Duration::from_millis(1)).await;
@@ -422,7 +430,7 @@ async fn the_truth_table_over_both_axes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_back_from_maintenance_proves_itself_first() {
+async fn an_endpoint_back_from_maintenance_waits_for_its_first_success() {
     let node = KylinNode::new("q0");
     let cluster = of([node.clone()]);
     let checker = every_second(Probe::kylin_version()).wait_for_first_success(true).start(&cluster).unwrap();
@@ -431,13 +439,13 @@ async fn one_back_from_maintenance_proves_itself_first() {
     cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     node.faults().inject(Reach::Everything, Fault::Unreachable);
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(state(&cluster, "0"), UP, "nobody asked");
+    assert_eq!(state(&cluster, "0"), HEALTHY, "it is not probed");
     cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Ready).unwrap();
     sleep(Duration::from_millis(1)).await;
-    assert_eq!(state(&cluster, "0"), down(ProbeFailure::Unreachable));
+    assert_eq!(state(&cluster, "0"), unhealthy(ProbeFailure::Unreachable));
     node.faults().clear();
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(state(&cluster, "0"), UP);
+    assert_eq!(state(&cluster, "0"), HEALTHY);
 
     node.faults().inject(Reach::Everything, Fault::Unreachable);
     sleep(Duration::from_secs(3)).await;
@@ -446,11 +454,11 @@ async fn one_back_from_maintenance_proves_itself_first() {
     sleep(Duration::from_secs(1)).await;
     drop(checker);
     sleep(Duration::from_millis(1)).await;
-    assert_eq!(state(&cluster, "0"), UP, "the end of the probing frees those in maintenance, too");
+    assert_eq!(state(&cluster, "0"), HEALTHY, "the end of the probing also frees endpoints in maintenance");
 }
 
 #[tokio::test]
-async fn a_killed_node_goes_down_before_any_request_meets_it_and_comes_back_when_it_listens_again() {
+async fn a_killed_node_is_unhealthy_before_a_request_reaches_it_and_healthy_when_it_listens_again() {
     let (node, served) = demo("q0").await;
     let (_other, other) = demo("q1").await;
     let at = served.addr();
@@ -465,13 +473,13 @@ async fn a_killed_node_goes_down_before_any_request_meets_it_and_comes_back_when
     served.kill().await;
     let what = || format!("{:?}", cluster.status());
     eventually(|| state(&cluster, "0").0 == HealthState::Unhealthy, what).await;
-    assert_eq!(state(&cluster, "0"), down(ProbeFailure::Unreachable));
+    assert_eq!(state(&cluster, "0"), unhealthy(ProbeFailure::Unreachable));
     for _ in 0..10 {
         assert_eq!(front.get("/kylin/api/admin/version").await.unwrap().status(), 200);
     }
-    assert_eq!(status(&cluster, "0").failed, 0, "no request met it");
+    assert_eq!(status(&cluster, "0").failed, 0, "no request reached it");
     let served = node.serve(at).await.unwrap();
-    eventually(|| state(&cluster, "0") == UP, what).await;
+    eventually(|| state(&cluster, "0") == HEALTHY, what).await;
     drop(checker);
     // With the probing its connections end, but for those that idle in the pool.
     let quiet = async {

@@ -47,7 +47,7 @@ fn round_robin_gives_a_new_endpoint_exactly_the_share_of_its_ramp() {
 }
 
 #[test]
-fn random_gives_it_the_share_of_its_ramp() {
+fn random_gives_a_new_endpoint_the_share_of_its_ramp() {
     for draws_one in [true, false] {
         let (cluster, clock) = if draws_one { added_to(RandomOne::new()) } else { added_to(RandomTwo::new()) };
         for (seconds, share) in [(0.0, 0.1), (50.0, 0.5), (50.0, 1.0)] {
@@ -59,7 +59,7 @@ fn random_gives_it_the_share_of_its_ramp() {
 }
 
 #[test]
-fn least_conn_fills_it_in_proportion_to_its_ramp() {
+fn least_conn_fills_a_new_endpoint_in_proportion_to_its_ramp() {
     let (cluster, clock) = added_to(LeastConn::new());
     for (seconds, share) in [(0.0, 0.1), (50.0, 0.5), (50.0, 1.0)] {
         advance(&clock, seconds);
@@ -67,14 +67,14 @@ fn least_conn_fills_it_in_proportion_to_its_ramp() {
         let in_flight: Vec<_> = cluster.status().endpoints.iter().map(|endpoint| endpoint.in_flight as usize).collect();
         assert!((relative(&in_flight) - share).abs() < 0.02, "{in_flight:?} at {share}");
         drop(held);
-        // And when nothing is in flight, its turns count.
+        // When nothing is in flight, rotation decides.
         let idle = relative(&shares(&cluster, 12_000));
         assert!((idle - share).abs() < 0.01, "{idle} at {share}");
     }
 }
 
 #[test]
-fn hash_policies_go_by_the_whole_weight() {
+fn hash_policies_use_the_whole_weight() {
     fn placements(policy: impl Balancer, ramp: bool) -> Vec<usize> {
         let clock = ManualClock::new();
         let with = |endpoint: Endpoint<Nowhere>| if ramp { endpoint.slow_start(RAMP) } else { endpoint };
@@ -92,7 +92,7 @@ fn hash_policies_go_by_the_whole_weight() {
 }
 
 #[test]
-fn endpoints_that_a_cluster_begins_with_do_not_ramp_and_returning_ones_do() {
+fn the_first_endpoints_of_a_cluster_do_not_ramp_and_returning_ones_do() {
     let clock = ManualClock::new();
     let cluster = cluster(RoundRobin::new(), &clock);
     let ramp = |id: &str| status(&cluster, id).ramp;
@@ -116,14 +116,14 @@ fn endpoints_that_a_cluster_begins_with_do_not_ramp_and_returning_ones_do() {
 }
 
 #[test]
-fn a_ramp_refuses_nobody() {
+fn a_ramp_rejects_no_request() {
     let clock = ManualClock::new();
     let steep = SlowStart::over(RAMP).floor(0.01).unwrap();
     let cluster = Cluster::builder().endpoint(endpoint("0")).clock(clock.clone()).build().unwrap();
     cluster.add(endpoint("1").slow_start(steep)).unwrap();
     cluster.set_admin_state(&"0".parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     assert_eq!(shares(&cluster, 1_000), [0, 1_000]);
-    // The same where the only one left has few turns among many.
+    // It also serves where it is the only one left of many, and so seldom next in rotation.
     for id in 2..40 {
         cluster.add(endpoint(&id.to_string())).unwrap();
         report(&cluster, &id.to_string(), Outcome::Failure);
