@@ -26,12 +26,12 @@ impl BackgroundTask {
 
 /// Starts the task of `owner` that `task` names, unless it runs already or the caller is outside of a runtime.
 ///
-/// The task waits for `interval`, runs one `round`, and repeats that until `has_work` is false after a round. Returns
-/// whether the task runs now.
+/// The task waits for `interval`, which it asks for anew each time, runs one `round`, and repeats that until `has_work` is
+/// false after a round. Returns whether the task runs now.
 pub(crate) fn ensure_running<T, R, F>(
     owner: &Arc<T>,
     task: impl Fn(&T) -> &BackgroundTask + Send + 'static,
-    interval: Duration,
+    interval: impl Fn(&T) -> Duration + Send + 'static,
     round: R,
     has_work: impl Fn(&T) -> bool + Send + 'static,
 ) -> bool
@@ -51,13 +51,18 @@ where
     true
 }
 
-async fn run<T, R, F, K>(mut running: Running<T, K>, interval: Duration, round: R, has_work: impl Fn(&T) -> bool)
-where
+async fn run<T, R, F, K>(
+    mut running: Running<T, K>,
+    interval: impl Fn(&T) -> Duration,
+    round: R,
+    has_work: impl Fn(&T) -> bool,
+) where
     R: Fn(Arc<T>) -> F,
     F: Future<Output = ()>,
     K: Fn(&T) -> &BackgroundTask,
 {
     loop {
+        let Some(interval) = running.owner.upgrade().map(|owner| interval(&owner)) else { return };
         sleep(interval).await;
         let Some(owner) = running.owner.upgrade() else { return };
         round(Arc::clone(&owner)).await;
@@ -107,7 +112,7 @@ mod tests {
         ensure_running(
             owner,
             |owner| &owner.task,
-            INTERVAL,
+            |_| INTERVAL,
             |owner: Arc<Owner>| async move {
                 assert_ne!(owner.work.fetch_sub(1, Ordering::SeqCst), 99, "a round that panics");
                 owner.done.fetch_add(1, Ordering::SeqCst);

@@ -1,5 +1,6 @@
 //! A value that is there at once, or a future of it.
 
+use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -54,6 +55,15 @@ impl<'a, T> MaybeReady<'a, T> {
             MaybeReady::Ready(value) => Ok(value),
             MaybeReady::Boxed(_) => Err(self),
         }
+    }
+}
+
+impl<T> fmt::Debug for MaybeReady<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MaybeReady::Ready(_) => "MaybeReady::Ready",
+            MaybeReady::Boxed(_) => "MaybeReady::Boxed",
+        })
     }
 }
 

@@ -1,32 +1,34 @@
-//! What a session costs in memory, how long it takes to find, what affinity adds to a request, and what users notice when the
-//! store that front ends share goes away.
+//! Memory and lookup time of a session, the time that affinity adds to a request, and response times
+//! while a shared store is down.
 //!
 //! ```sh
 //! cargo bench --bench sessions                          # about four minutes
 //! cargo bench --bench sessions -- --cases memory        # bytes per session and nanoseconds per lookup, 10 thousand to 10 million
-//! cargo bench --bench sessions -- --cases requests      # nanoseconds per request with each way of keeping sessions
-//! cargo bench --bench sessions -- --cases store-down    # waiting times while Redis, MariaDB or Memcached is down, and after
+//! cargo bench --bench sessions -- --cases requests      # nanoseconds per request with each affinity
+//! cargo bench --bench sessions -- --cases store-down    # response times while Redis, MariaDB or Memcached is down, and after
 //! cargo bench --bench sessions -- --cases store-down --seconds 3 --stores redis
+//! BINARY --cases loop --loop proxy --rounds 21000       # a fixed amount of work, to count its instructions
 //! ```
 //!
-//! See `benches/README.md` for what is measured and how to read it.
+//! `benches/README.md` explains the figures.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a program for a terminal, which may stop"
+    reason = "a program for a terminal, which may panic"
 )]
-#![allow(unreachable_pub, reason = "a program has no outside")]
+#![allow(unreachable_pub, reason = "a program exports nothing")]
 
+mod fixed;
 mod memory;
 mod requests;
 mod store_down;
 
 /// The real servers, the front end and the client of the tests.
 #[path = "../../tests/it/support"]
-#[allow(dead_code, reason = "not all that tests need")]
+#[allow(dead_code, reason = "the tests use more of it")]
 mod support {
     pub(crate) mod front;
     pub(crate) mod http;
@@ -51,6 +53,10 @@ fn main() {
     }
     if wants("--cases", "requests") {
         requests::run();
+    }
+    if value("--cases") == Some("loop") {
+        let rounds = value("--rounds").map_or(1000, |rounds| rounds.parse().unwrap());
+        fixed::run(value("--loop").unwrap_or("store"), rounds);
     }
     if wants("--cases", "store-down") {
         let seconds = value("--seconds").map_or(10, |seconds| seconds.parse().unwrap());

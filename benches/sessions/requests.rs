@@ -1,4 +1,4 @@
-//! What affinity adds to a request in process.
+//! The time that each affinity adds to a request, in process.
 
 use std::hint::black_box;
 
@@ -7,23 +7,23 @@ use kylin_lb::clock::{Clock, SystemClock};
 use kylin_lb::session::{Affinity, MemoryStore, Secret, Sessions};
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Proxy, SendError};
 
-/// Answers at once, and hands out a session at `/login`.
-struct Answers;
+/// Responds at once, and starts a session at `/login`.
+pub(crate) struct Node;
 
-impl Backend for Answers {
+impl Backend for Node {
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
-        let mut answer = Response::new(Body::from("{}"));
+        let mut response = Response::new(Body::from("{}"));
         if request.uri().path() == "/login" {
             let line = "JSESSIONID=0123456789ABCDEF0123456789ABCDEF; Path=/kylin; HttpOnly";
-            answer.headers_mut().insert("set-cookie", line.parse().unwrap());
+            response.headers_mut().insert("set-cookie", line.parse().unwrap());
         }
-        Ok(answer)
+        Ok(response)
     }
 }
 
 pub fn run() {
     let secret = || Secret::new([7; 32]);
-    let ways = [
+    let affinities = [
         ("none", None),
         ("learned, store in memory", Some(Affinity::learn(Sessions::local(MemoryStore::new(), secret())))),
         ("learned, near cache", Some(Affinity::learn(Sessions::remote(MemoryStore::new(), secret())))),
@@ -33,8 +33,8 @@ pub fn run() {
     ];
     println!("\n{:<28} {:>14}", "affinity", "ns per request");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    for (name, affinity) in ways {
-        let endpoints = (0..3).map(|n| Endpoint::new(format!("q{n}"), Answers).unwrap().route(format!("r{n}")));
+    for (name, affinity) in affinities {
+        let endpoints = (0..3).map(|n| Endpoint::new(format!("q{n}"), Node).unwrap().route(format!("r{n}")));
         let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
         let proxy = Proxy::plain(cluster).affinity(affinity).build().unwrap();
         let client: std::net::SocketAddr = "192.0.2.7:51000".parse().unwrap();
@@ -51,7 +51,7 @@ pub fn run() {
         for line in login.headers().get_all("set-cookie") {
             cookie = format!("{cookie}; {}", line.to_str().unwrap().split(';').next().unwrap());
         }
-        // Of its own cookie and the node's, the session's stays the first.
+        // The session cookie stays the first of its name.
         let mut best = f64::MAX;
         for _ in 0..10 {
             const REQUESTS: usize = 20_000;

@@ -1,9 +1,9 @@
-//! What users notice when the store that front ends share is killed, or hangs, and when it comes back.
+//! Response times while a shared session store is down, and after it recovers.
 //!
-//! A front end with its defaults learns sessions over a real server. Users who are logged in ask at a fixed rate, each with a
-//! connection of its own, and others log in, which writes to the store before they have their answer. The rate leaves the machine
-//! mostly idle, so that what grows is what the store adds. A request that could not be sent when it should have been, because the one
-//! before it was late, counts from when it should have been sent.
+//! A front end with default settings learns sessions in a real server. Users with a session query at
+//! a fixed rate, each on a connection of its own. Other users log in, which writes to the store
+//! before the response. The rate leaves the machine mostly idle, so that added time is that of the
+//! store. A request that is sent late, because the one before it was late, counts from its due time.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,18 +24,18 @@ use crate::support::memcached::{Memcached, memcached_installed};
 use crate::support::process::Process;
 use crate::support::redis::{Redis, redis_installed};
 
-/// Users who stay, and how often each of them asks: 1,000 requests a second.
+/// Users with a session, and how often each of them queries: 1,000 requests a second.
 const USERS: u32 = 200;
-const ASKS_EVERY: Duration = Duration::from_millis(200);
-/// Users of whom each logs in anew, and asks once: 50 logins a second.
-const NEWCOMERS: u32 = 50;
-const LOGS_IN_EVERY: Duration = Duration::from_secs(1);
-/// How long the users work before anything is counted.
+const QUERY_INTERVAL: Duration = Duration::from_millis(200);
+/// Users who log in again and again and query once: 50 logins a second.
+const LOGIN_USERS: u32 = 50;
+const LOGIN_INTERVAL: Duration = Duration::from_secs(1);
+/// The time before requests are counted.
 const WARM_UP: Duration = Duration::from_secs(4);
-/// What an operation on the store may take: the default.
+/// The deadline of a store operation: the default.
 const DEADLINE_MS: u64 = 50;
 
-/// Measures each store, killed and then stopped, for so many seconds before, during and after.
+/// Measures each store, killed and then stopped, for `seconds` before, during and after the outage.
 pub fn run(seconds: u64, wanted: impl Fn(&str) -> bool) {
     println!("\nms; the deadline of the store is {DEADLINE_MS}");
     println!(
@@ -70,7 +70,7 @@ pub fn run(seconds: u64, wanted: impl Fn(&str) -> bool) {
 enum Down {
     /// `kill -9`: connections are refused until it is started again.
     Killed,
-    /// `kill -STOP`: the kernel goes on to take connections and bytes for it, and nobody answers.
+    /// `kill -STOP`: the kernel still accepts connections and bytes, and the server does not respond.
     Stopped,
 }
 
@@ -81,7 +81,7 @@ enum Store {
 }
 
 impl Store {
-    /// Loud where it is not.
+    /// Returns whether the server is installed, and reports it if not.
     fn is_installed(name: &str) -> bool {
         match name {
             "redis" => redis_installed(),
@@ -114,14 +114,14 @@ impl Store {
         }
     }
 
-    fn goes(&mut self, down: Down) {
+    fn take_down(&mut self, down: Down) {
         match down {
             Down::Killed => self.process().kill(),
             Down::Stopped => self.process().signal("STOP"),
         }
     }
 
-    async fn comes_back(&mut self, down: Down) {
+    async fn recover(&mut self, down: Down) {
         match (down, self) {
             (Down::Stopped, store) => store.process().signal("CONT"),
             (Down::Killed, Store::Redis(server)) => server.restart().await,
@@ -134,10 +134,10 @@ impl Store {
 const WINDOWS: [&str; 3] = ["before", "down", "after"];
 const DOWN: usize = 1;
 
-/// What users saw.
+/// The measured response times.
 #[derive(Default)]
-struct Seen {
-    counts: AtomicBool,
+struct Measurements {
+    is_counting: AtomicBool,
     stop: AtomicBool,
     window: AtomicUsize,
     windows: Mutex<[Window; 3]>,
@@ -155,37 +155,37 @@ async fn measure(name: &str, mut store: Store, down: Down, length: Duration) {
     let nodes = Nodes::of(KylinVersion::V4, 3).await;
     let sessions = Sessions::remote(open(&store.url()).unwrap(), Secret::new([7; 32]));
     let front = Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::learn(sessions.clone())));
-    let seen = Arc::new(Seen::default());
+    let measurements = Arc::new(Measurements::default());
     let mut users = JoinSet::new();
     for user in 0..USERS {
-        users.spawn(stay(front.address(), Arc::clone(&seen), ASKS_EVERY * user / USERS));
+        users.spawn(query_often(front.address(), Arc::clone(&measurements), QUERY_INTERVAL * user / USERS));
     }
-    for newcomer in 0..NEWCOMERS {
-        users.spawn(come_anew(front.address(), Arc::clone(&seen), LOGS_IN_EVERY * newcomer / NEWCOMERS));
+    for user in 0..LOGIN_USERS {
+        users.spawn(log_in_often(front.address(), Arc::clone(&measurements), LOGIN_INTERVAL * user / LOGIN_USERS));
     }
     tokio::time::sleep(WARM_UP).await;
-    assert!(!sessions.is_store_unavailable(), "the store works");
-    seen.counts.store(true, Ordering::SeqCst);
+    assert!(sessions.is_store_available(), "the store works");
+    measurements.is_counting.store(true, Ordering::SeqCst);
     tokio::time::sleep(length).await;
 
-    seen.window.store(1, Ordering::SeqCst);
-    store.goes(down);
+    measurements.window.store(1, Ordering::SeqCst);
+    store.take_down(down);
     tokio::time::sleep(length).await;
-    assert!(sessions.is_store_unavailable(), "the store is missed");
+    assert!(!sessions.is_store_available(), "the outage is detected");
 
-    seen.window.store(2, Ordering::SeqCst);
+    measurements.window.store(2, Ordering::SeqCst);
     let begun = SystemClock.now();
-    store.comes_back(down).await;
+    store.recover(down).await;
     tokio::time::sleep(length.saturating_sub(SystemClock.now() - begun)).await;
 
-    seen.stop.store(true, Ordering::SeqCst);
+    measurements.stop.store(true, Ordering::SeqCst);
     while let Some(user) = users.join_next().await {
         user.unwrap();
     }
-    report(name, down, &mut seen.windows.lock().unwrap());
+    report(name, down, &mut measurements.windows.lock().unwrap());
     assert!(
-        !sessions.is_store_unavailable() && sessions.backlog() == 0,
-        "the store has got all that it missed: {sessions:?}"
+        sessions.is_store_available() && sessions.pending_writes() == 0,
+        "all pending writes are done: {sessions:?}"
     );
 }
 
@@ -218,19 +218,19 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
-impl Seen {
-    /// Notes what was asked for in `window` at `begun`, and answered just now.
-    fn note(&self, window: usize, begun: Instant, is_login: bool, went_well: bool) {
+impl Measurements {
+    /// Records a request that was due in `window` at `begun` and has its response now.
+    fn record(&self, window: usize, begun: Instant, is_login: bool, is_ok: bool) {
         let millis = begun.elapsed().as_secs_f64() * 1e3;
-        if !self.counts.load(Ordering::SeqCst) {
-            assert!(went_well, "all is well before anything happens");
+        if !self.is_counting.load(Ordering::SeqCst) {
+            assert!(is_ok, "requests succeed during the warm-up");
             return;
         }
-        // All that had to do with a store that was down.
+        // A request that began during the outage counts for it, whenever it ends.
         let now = self.window.load(Ordering::SeqCst);
         let window = &mut self.windows.lock().unwrap()[if window == DOWN { window } else { now }];
         if is_login { &mut window.logins } else { &mut window.queries }.push(millis);
-        window.failed += usize::from(!went_well);
+        window.failed += usize::from(!is_ok);
     }
 
     fn window(&self) -> usize {
@@ -238,8 +238,9 @@ impl Seen {
     }
 }
 
-/// When something that is due at `due` begins: now, if nothing was in its way, so that the timer's coarseness does not count.
-async fn begins(due: Instant) -> Instant {
+/// Waits until `due` and returns the time from which a request counts: now, so that the coarse timer
+/// does not count, or `due` if that has passed.
+async fn wait_until(due: Instant) -> Instant {
     if due < Instant::now() {
         return due;
     }
@@ -247,39 +248,39 @@ async fn begins(due: Instant) -> Instant {
     Instant::now()
 }
 
-/// A user who has logged in and stays.
-async fn stay(front: SocketAddr, seen: Arc<Seen>, phase: Duration) {
+/// Logs in once and then queries at a fixed rate.
+async fn query_often(front: SocketAddr, measurements: Arc<Measurements>, offset: Duration) {
     let mut user = Browser { front, connection: None, cookie: String::new() };
     user.log_in().await.unwrap();
     let home = node_of(&user.query().await.unwrap());
-    let mut due = Instant::now() + phase;
-    while !seen.stop.load(Ordering::SeqCst) {
-        let begun = begins(due).await;
-        let window = seen.window();
-        let answer = user.query().await;
-        let went_well = answer.is_ok_and(|answer| answer.status() == 200 && node_of(&answer) == home);
-        seen.note(window, begun, false, went_well);
-        due += ASKS_EVERY;
+    let mut due = Instant::now() + offset;
+    while !measurements.stop.load(Ordering::SeqCst) {
+        let begun = wait_until(due).await;
+        let window = measurements.window();
+        let response = user.query().await;
+        let is_ok = response.is_ok_and(|response| response.status() == 200 && node_of(&response) == home);
+        measurements.record(window, begun, false, is_ok);
+        due += QUERY_INTERVAL;
     }
 }
 
-/// One user after another who logs in and asks once.
-async fn come_anew(front: SocketAddr, seen: Arc<Seen>, phase: Duration) {
-    let mut due = Instant::now() + phase;
-    while !seen.stop.load(Ordering::SeqCst) {
-        let begun = begins(due).await;
-        let window = seen.window();
+/// Logs in and queries once, again and again.
+async fn log_in_often(front: SocketAddr, measurements: Arc<Measurements>, offset: Duration) {
+    let mut due = Instant::now() + offset;
+    while !measurements.stop.load(Ordering::SeqCst) {
+        let begun = wait_until(due).await;
+        let window = measurements.window();
         let mut user = Browser { front, connection: None, cookie: String::new() };
-        let went_well = user.log_in().await.is_ok_and(|answer| answer.status() == 200);
-        seen.note(window, begun, true, went_well);
-        let (begun, window) = (Instant::now(), seen.window());
-        let went_well = user.query().await.is_ok_and(|answer| answer.status() == 200);
-        seen.note(window, begun, false, went_well);
-        due += LOGS_IN_EVERY;
+        let is_ok = user.log_in().await.is_ok_and(|response| response.status() == 200);
+        measurements.record(window, begun, true, is_ok);
+        let (begun, window) = (Instant::now(), measurements.window());
+        let is_ok = user.query().await.is_ok_and(|response| response.status() == 200);
+        measurements.record(window, begun, false, is_ok);
+        due += LOGIN_INTERVAL;
     }
 }
 
-/// Keeps its connection and its cookie.
+/// A client that keeps its connection and its cookie.
 struct Browser {
     front: SocketAddr,
     connection: Option<Connection>,
@@ -288,30 +289,30 @@ struct Browser {
 
 impl Browser {
     async fn log_in(&mut self) -> std::io::Result<RawResponse> {
-        let answer = self.ask("/kylin/api/user/authentication", &format!("Authorization: {ADMIN}\r\n"), "").await?;
-        if let Some(set) = answer.header("set-cookie") {
+        let response = self.send("/kylin/api/user/authentication", &format!("Authorization: {ADMIN}\r\n"), "").await?;
+        if let Some(set) = response.header("set-cookie") {
             self.cookie = format!("Cookie: {}\r\n", set.split(';').next().unwrap_or_default());
         }
-        Ok(answer)
+        Ok(response)
     }
 
     async fn query(&mut self) -> std::io::Result<RawResponse> {
-        let fields = format!("Content-Type: application/json\r\n{}", self.cookie);
-        self.ask("/kylin/api/query", &fields, r#"{"sql":"select 1","project":"learn_kylin"}"#).await
+        let headers = format!("Content-Type: application/json\r\n{}", self.cookie);
+        self.send("/kylin/api/query", &headers, r#"{"sql":"select 1","project":"learn_kylin"}"#).await
     }
 
-    async fn ask(&mut self, path: &str, fields: &str, body: &str) -> std::io::Result<RawResponse> {
+    async fn send(&mut self, path: &str, headers: &str, body: &str) -> std::io::Result<RawResponse> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => Connection::open(self.front).await?,
         };
         let length = body.len();
-        let head = format!("POST {path} HTTP/1.1\r\nHost: kylin\r\nContent-Length: {length}\r\n{fields}\r\n");
+        let head = format!("POST {path} HTTP/1.1\r\nHost: kylin\r\nContent-Length: {length}\r\n{headers}\r\n");
         connection.send(head + body).await?;
-        let answer = connection.response().await?;
-        if answer.header("connection") != Some("close") {
+        let response = connection.response().await?;
+        if response.header("connection") != Some("close") {
             self.connection = Some(connection);
         }
-        Ok(answer)
+        Ok(response)
     }
 }

@@ -127,7 +127,7 @@ async fn configured(path: &Path, args: &Args, secret: kylin_lb::session::Secret)
     let mut site = Site::builder(config);
     let mut store = None;
     if let Keep::Learn(given) = &args.sessions {
-        let sessions = store.insert(given.sessions(secret.clone(), args.store_deadline));
+        let sessions = store.insert(given.sessions(secret.clone(), args.store_deadline)?);
         site = site.sessions(sessions.clone());
     }
     let site = site.secret(secret).build()?;

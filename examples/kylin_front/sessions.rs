@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kylin_lb::session::{self, Affinity, Secret, SessionStore, Sessions};
+use kylin_lb::session::{self, Affinity, InvalidStore, Secret, SessionStore, Sessions};
 
 pub enum Keep {
     Memory,
@@ -58,11 +58,11 @@ impl Keep {
         let secret = || secret.clone();
         let sessions = match self {
             Keep::Memory => Some(Sessions::in_memory()?),
-            Keep::Learn(store) => Some(store.sessions(secret(), deadline)),
+            Keep::Learn(store) => Some(store.sessions(secret(), deadline)?),
             #[cfg(feature = "login-relay")]
             Keep::LoginRelay(None) => Some(Sessions::in_memory()?),
             #[cfg(feature = "login-relay")]
-            Keep::LoginRelay(Some(store)) => Some(store.sessions(secret(), deadline)),
+            Keep::LoginRelay(Some(store)) => Some(store.sessions(secret(), deadline)?),
             Keep::Cookie | Keep::Route | Keep::User | Keep::None => None,
         };
         let affinity = match (self, &sessions) {
@@ -109,8 +109,8 @@ impl Store {
         Ok(Store { store, shown: shown(address) })
     }
 
-    pub fn sessions(&self, secret: Secret, deadline: Duration) -> Sessions {
-        Sessions::remote(Arc::clone(&self.store), secret).deadline(deadline)
+    pub fn sessions(&self, secret: Secret, deadline: Duration) -> Result<Sessions, InvalidStore> {
+        Sessions::builder(Arc::clone(&self.store), secret).deadline(deadline).build()
     }
 }
 

@@ -50,8 +50,8 @@ impl Monitored {
         json!({
             "clusters": clusters.collect::<serde_json::Map<_, _>>(),
             "session_store": self.sessions.as_ref().map(|sessions| json!({
-                "unavailable": sessions.is_store_unavailable(),
-                "writes_waiting": sessions.backlog(),
+                "available": sessions.is_store_available(),
+                "pending_writes": sessions.pending_writes(),
             })),
             "discovery": self.discovery.as_ref().map(|discovery| {
                 let status = discovery.status();

@@ -19,7 +19,7 @@ mod user;
 pub use crate::cookie::{InvalidCookie, SameSite};
 pub use crate::maybe_ready::{BoxFuture, MaybeReady, MaybeReadyFuture};
 pub use affinity::Affinity;
-pub use cached::Sessions;
+pub use cached::{Sessions, SessionsBuilder};
 pub use learn::SessionCookie;
 #[cfg(feature = "login-relay")]
 pub use login_relay::{CookieIssue, LoginRelay};

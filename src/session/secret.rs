@@ -1,8 +1,9 @@
-//! The secret that front ends share, and what is derived from it.
+//! The secret that front ends share, and the keys derived from it.
 //!
-//! One secret serves many purposes (keys of sessions, signatures, seals), and no purpose may learn anything of another's key.
-//! So each gets a key of its own: HMAC-SHA-256 of the purpose's name under the secret, which is the expand step of HKDF
-//! (RFC 5869, 2.3) for one block. Rotation keeps the previous secrets for reading; only the current one writes.
+//! One secret serves several purposes (session keys, signatures, seals), and the key of one purpose
+//! must reveal nothing about that of another. So each purpose has a key of its own: HMAC-SHA-256 of
+//! its name under the secret, which is the expand step of HKDF (RFC 5869, 2.3) for one block.
+//! Rotation keeps the previous secrets for reading; only the current one writes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,14 +13,14 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
-/// 32 secret bytes that all front ends of one address have in common, and those that were in use before.
+/// 32 secret bytes that all front ends of one address share, and the previous ones.
 ///
 /// ```
 /// use kylin_lb::session::Secret;
 ///
-/// // From `openssl rand -base64 32` or `openssl rand -hex 32`, kept where only the host can read it.
+/// // From `openssl rand -base64 32` or `openssl rand -hex 32`, kept where only the application can read it.
 /// let secret = Secret::parse("q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=")?;
-/// // When it is replaced, what was made under the old one stays valid until it expires.
+/// // After a rotation, sessions from before it stay valid until they expire.
 /// let rotated = Secret::new([7; 32]).with_previous(secret);
 /// assert_eq!(format!("{rotated:?}"), "Secret(1 previous)");
 /// # Ok::<(), kylin_lb::session::InvalidSecret>(())
@@ -31,26 +32,26 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// The secret made of these bytes, which must be random: a password will not do.
+    /// Makes a secret of these bytes, which must be random. A password is not random enough.
     pub fn new(bytes: [u8; 32]) -> Self {
         Secret { keys: Arc::new([bytes]) }
     }
 
-    /// A secret that nobody else has, from the operating system: for a front end that is alone. What it protects ends with
-    /// the process.
+    /// Makes a random secret for a single front end. What it protects ends with the process.
     ///
     /// # Errors
-    /// [`InvalidSecret`] when the operating system has no random bytes to give.
+    /// [`InvalidSecret`] when the operating system has no random bytes.
     pub fn random() -> Result<Self, InvalidSecret> {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).map_err(|_| InvalidSecret)?;
         Ok(Secret::new(bytes))
     }
 
-    /// Reads 32 bytes written as 64 hexadecimal digits or in base64 (either alphabet). Space around them is ignored.
+    /// Parses 32 bytes, written as 64 hexadecimal digits or in base64 (either alphabet). Ignores
+    /// surrounding white space.
     ///
     /// # Errors
-    /// [`InvalidSecret`] when `text` is neither, or is of another length.
+    /// [`InvalidSecret`] when `text` is neither, or has another length.
     pub fn parse(text: &str) -> Result<Self, InvalidSecret> {
         let text = text.trim();
         let bytes = match text.len() {
@@ -62,18 +63,19 @@ impl Secret {
         bytes.and_then(|bytes| bytes.try_into().ok()).map(Secret::new).ok_or(InvalidSecret)
     }
 
-    /// This secret for all that is new, and `previous` for reading what was made before it came.
+    /// Adds a `previous` secret, which is accepted but not used for anything new.
     #[must_use]
     pub fn with_previous(self, previous: Secret) -> Self {
         Secret { keys: self.keys.iter().chain(previous.keys.iter()).copied().collect() }
     }
 
-    /// A key for `purpose` from each secret, the current one first. Purposes have names that never change.
+    /// Derives a key for `purpose` from each secret, the current one first. The name of a purpose never
+    /// changes.
     pub(crate) fn derive(&self, purpose: &'static str) -> impl ExactSizeIterator<Item = [u8; 32]> + '_ {
         self.keys.iter().map(move |key| Tagger::new(key).tag(&[b"kylin-lb/v1/", purpose.as_bytes()]))
     }
 
-    /// The same as [`Tagger`]s, the current one first.
+    /// Derives a [`Tagger`] for `purpose` from each secret, the current one first.
     pub(crate) fn taggers(&self, purpose: &'static str) -> Arc<[Tagger]> {
         self.derive(purpose).map(|key| Tagger::new(&key)).collect()
     }
@@ -85,30 +87,30 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// HMAC-SHA-256 under one key, with the work that depends on the key alone done beforehand.
+/// HMAC-SHA-256 under one key, with the work that depends on the key done in advance.
 #[derive(Clone)]
 pub(crate) struct Tagger(Hmac<Sha256>);
 
 impl Tagger {
     pub(crate) fn new(key: &[u8; 32]) -> Self {
-        // A key of half a block fills the block up with zeros, as RFC 2104 has it.
+        // RFC 2104, 2: a key that is shorter than a block is padded with zeros.
         let mut block = [0; 64];
         block[..32].copy_from_slice(key);
         Tagger(Hmac::new(&block.into()))
     }
 
-    /// The tag of `parts` put together. Where parts can vary in length, let them begin with it.
+    /// Returns the tag of the joined `parts`. Parts of variable length must begin with their length.
     pub(crate) fn tag(&self, parts: &[&[u8]]) -> [u8; 32] {
-        self.over(parts).finalize().into_bytes().into()
+        self.mac_of(parts).finalize().into_bytes().into()
     }
 
-    /// Is `tag` the beginning of the tag of `parts`? Takes the same time whatever differs. Tags of less than 16 bytes never
-    /// fit.
+    /// Returns whether the tag of `parts` begins with `tag`, in constant time. Always false for less
+    /// than 16 bytes.
     pub(crate) fn verifies(&self, parts: &[&[u8]], tag: &[u8]) -> bool {
-        tag.len() >= 16 && self.over(parts).verify_truncated_left(tag).is_ok()
+        tag.len() >= 16 && self.mac_of(parts).verify_truncated_left(tag).is_ok()
     }
 
-    fn over(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
+    fn mac_of(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
         let mut mac = self.0.clone();
         for part in parts {
             mac.update(part);
@@ -128,7 +130,7 @@ fn hex(text: &str) -> Option<Vec<u8>> {
     text.as_bytes().chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect()
 }
 
-/// A text that is not a secret, or no random bytes to make one of. Does not show the text.
+/// The text is not a secret, or the operating system has no random bytes. Does not show the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a secret: expected 32 random bytes as 64 hexadecimal digits or in base64")]
 pub struct InvalidSecret;
@@ -138,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_hexadecimal_and_both_alphabets_of_base64() {
+    fn parses_hexadecimal_and_both_alphabets_of_base64() {
         let bytes: [u8; 32] = std::array::from_fn(|n| 255 - n as u8);
         let hex: String = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
         let standard = STANDARD.encode(bytes);
@@ -151,7 +153,7 @@ mod tests {
         }
     }
 
-    /// Values computed with another implementation: a change would lock every front end out of what it has written.
+    /// Values from another implementation. After a change, front ends could not read what they wrote.
     #[test]
     fn derived_keys_never_change() {
         let secret = Secret::new([1; 32]).with_previous(Secret::new([2; 32]));
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_verifies_whole_or_cut_to_16_bytes_and_no_further() {
+    fn a_tag_verifies_whole_or_truncated_to_16_bytes_and_not_shorter() {
         let tagger = Tagger::new(&[3; 32]);
         let tag = tagger.tag(&[b"a", b"b"]);
         assert!(tagger.verifies(&[b"ab"], &tag) && tagger.verifies(&[b"ab"], &tag[..16]));

@@ -356,7 +356,7 @@ async fn an_unavailable_store_costs_no_login() {
     let mut before = logged_in(&one).await;
     // Not every node knows the session, so logins occur while the store is unavailable.
     assert_eq!(before.query().await.status(), 200);
-    store.set_away(true);
+    store.set_unavailable(true);
     assert_eq!(storm(&before, 5, 10).await, 0);
     nodes.forget();
     assert_eq!(storm(&before, 5, 10).await, 0);
@@ -370,7 +370,7 @@ async fn an_unavailable_store_costs_no_login() {
     assert_eq!(at_two.query().await.status(), 401);
     assert_eq!(at_two.cookies, meanwhile.cookies);
 
-    store.set_away(false);
+    store.set_unavailable(false);
     eventually(|| nodes.store.len() == 2, || format!("{} sessions in the store", nodes.store.len())).await;
     for browser in [before, meanwhile] {
         let at_two = Browser { front: two.address(), ..browser };

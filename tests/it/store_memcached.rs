@@ -9,21 +9,21 @@ use kylin_lb::testing::store::{Pair, conformance};
 
 use crate::support::memcached::{Memcached, memcached_installed};
 use crate::support::sessions::{
-    TTL, bind, bound, comes_back, front_end, hex, keeps_answers_apart, key, says_that_it_is_down, settle_first_sights,
-    whole_text,
+    TTL, bind, bound, fails_as_unavailable, front_end, full_text, keeps_responses_apart, key, recovers,
+    settle_concurrent_bindings,
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keeps_every_promise_of_a_store() {
+async fn conforms_to_the_contract() {
     if !memcached_installed() {
         return;
     }
     let (one, other) = (Memcached::start(&[]).await, Memcached::start(&[]).await);
-    // Each front end has the list in its own order.
+    // Each front end has the servers in another order.
     let urls = [(&one, &other), (&other, &one)].map(|(a, b)| format!("memcached://{},{}", a.address(), b.address()));
     conformance(|| async { Pair { one: front_end(&urls[0]), other: front_end(&urls[1]) } }).await;
-    settle_first_sights(front_end(&urls[0]), front_end(&urls[1]), 10_000).await;
-    keeps_answers_apart(front_end(&urls[0])).await;
+    settle_concurrent_bindings(front_end(&urls[0]), front_end(&urls[1]), 10_000).await;
+    keeps_responses_apart(front_end(&urls[0])).await;
     for server in [&one, &other] {
         let stored: u64 = server.stat("total_items").parse().unwrap();
         assert!(stored > 3000, "sessions are spread over the servers: {stored} here");
@@ -31,7 +31,7 @@ async fn keeps_every_promise_of_a_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_crashed_takes_only_its_own_sessions_with_it() {
+async fn a_crashed_server_loses_only_its_own_sessions() {
     if !memcached_installed() {
         return;
     }
@@ -55,14 +55,14 @@ async fn a_server_that_crashed_takes_only_its_own_sessions_with_it() {
     }
     assert_eq!((served, down.len() as u64), (200 - here as u32, here));
     one.restart().await;
-    comes_back(&store, down[0]).await;
-    assert_eq!(store.load(down[0]).await.unwrap(), None, "a cache comes back empty");
+    recovers(&store, down[0]).await;
+    assert_eq!(store.load(down[0]).await.unwrap(), None, "a cache restarts empty");
 }
 
 #[tokio::test]
-async fn is_made_without_a_server() {
-    // Port 1 has none.
-    says_that_it_is_down(&front_end("memcached://127.0.0.1:1")).await;
+async fn building_a_store_needs_no_server() {
+    // No server listens on port 1.
+    fails_as_unavailable(&front_end("memcached://127.0.0.1:1")).await;
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn a_long_time_to_live_is_not_taken_for_a_date() {
 }
 
 #[tokio::test]
-async fn what_is_no_record_counts_as_absent_and_is_replaced() {
+async fn a_value_that_is_no_record_counts_as_absent_and_is_replaced() {
     if !memcached_installed() {
         return;
     }
@@ -92,17 +92,17 @@ async fn what_is_no_record_counts_as_absent_and_is_replaced() {
     for (number, length) in (0..).zip([0, 1, 8, 100, 17_000, 900_000]) {
         let key = key(number);
         let value = "x".repeat(length);
-        assert_eq!(say(&server, &format!("set kylin-lb:{} 0 0 {length}\r\n{value}\r\n", hex(&key))), "STORED");
+        assert_eq!(send(&server, &format!("set kylin-lb:{} 0 0 {length}\r\n{value}\r\n", key.to_hex())), "STORED");
         assert_eq!(store.load(&key).await.unwrap(), None, "{length} bytes");
-        let lost = store.save(&key, &bound("q1"), Precondition::Version(7), TTL).await.unwrap();
-        assert_eq!(lost, SaveOutcome::Conflict(None), "{length} bytes");
+        let conflict = store.save(&key, &bound("q1"), Precondition::Version(7), TTL).await.unwrap();
+        assert_eq!(conflict, SaveOutcome::Conflict(None), "{length} bytes");
         assert!(matches!(bind(&store, &key, "q1").await, Ok(SaveOutcome::Stored(_))), "{length} bytes");
         assert_eq!(store.load(&key).await.unwrap().map(|there| there.record), Some(bound("q1")), "{length} bytes");
     }
 }
 
 #[tokio::test]
-async fn logs_in_where_that_is_asked_for() {
+async fn logs_in_at_a_server_with_an_authentication_file() {
     if !memcached_installed() {
         return;
     }
@@ -116,22 +116,22 @@ async fn logs_in_where_that_is_asked_for() {
         let store = front_end(&format!("memcached://{login}{}", server.address()));
         let error = bind(&store, &key(2), "endpoint-9").await.unwrap_err();
         assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
-        let text = whole_text(&error);
+        let text = full_text(&error);
         for secret in ["front", "wrong-word", "endpoint-9", "kylin-lb:"] {
             assert!(!text.contains(secret), "{text}");
         }
     }
 }
 
-/// What the server answers to one command, to its first line end.
-fn say(server: &Memcached, command: &str) -> String {
+/// Sends a command, and returns the first line of the response.
+fn send(server: &Memcached, command: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
     stream.write_all(command.as_bytes()).unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n") {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
         let mut byte = [0];
         stream.read_exact(&mut byte).unwrap();
-        answer.push(byte[0]);
+        line.push(byte[0]);
     }
-    String::from_utf8(answer).unwrap().trim_end().to_owned()
+    String::from_utf8(line).unwrap().trim_end().to_owned()
 }

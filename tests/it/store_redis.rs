@@ -7,12 +7,12 @@ use kylin_lb::testing::store::{Pair, conformance};
 
 use crate::support::redis::{Certificate, Redis, openssl_installed, redis_installed, text};
 use crate::support::sessions::{
-    TTL, bind, bound, comes_back, front_end, hex, keeps_answers_apart, key, says_that_it_is_down, settle_first_sights,
-    whole_text,
+    TTL, bind, bound, fails_as_unavailable, front_end, full_text, keeps_responses_apart, key, recovers,
+    settle_concurrent_bindings,
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keeps_every_promise_of_a_store() {
+async fn conforms_to_the_contract() {
     if !redis_installed() {
         return;
     }
@@ -22,17 +22,17 @@ async fn keeps_every_promise_of_a_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_front_ends_settle_10_000_first_sights() {
+async fn two_front_ends_settle_10_000_concurrent_bindings() {
     if !redis_installed() {
         return;
     }
     let redis = Redis::start(&[]).await;
     let url = format!("redis://{}", redis.address());
-    settle_first_sights(front_end(&url), front_end(&url), 10_000).await;
+    settle_concurrent_bindings(front_end(&url), front_end(&url), 10_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_crashed_is_found_again_by_the_same_handle() {
+async fn a_store_recovers_after_a_crash_of_the_server() {
     if !redis_installed() {
         return;
     }
@@ -42,50 +42,50 @@ async fn a_server_that_crashed_is_found_again_by_the_same_handle() {
     bind(&store, &key, "q1").await.unwrap();
     for _ in 0..2 {
         redis.kill();
-        says_that_it_is_down(&store).await;
+        fails_as_unavailable(&store).await;
         redis.restart().await;
-        comes_back(&store, &key).await;
+        recovers(&store, &key).await;
     }
 }
 
 #[tokio::test]
-async fn is_made_without_a_server() {
-    // Port 1 has none.
-    says_that_it_is_down(&front_end("redis://127.0.0.1:1")).await;
+async fn building_a_store_needs_no_server() {
+    // No server listens on port 1.
+    fails_as_unavailable(&front_end("redis://127.0.0.1:1")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_that_go_leave_no_answer_behind() {
+async fn dropped_callers_leave_no_response_to_others() {
     if !redis_installed() {
         return;
     }
     let redis = Redis::start(&[]).await;
-    keeps_answers_apart(front_end(&format!("redis://{}", redis.address()))).await;
+    keeps_responses_apart(front_end(&format!("redis://{}", redis.address()))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_falls_silent_is_given_up() {
+async fn a_server_that_stops_responding_is_abandoned() {
     if !redis_installed() {
         return;
     }
-    let mut silent = Redis::start(&[]).await;
-    let store = front_end(&format!("redis://{}", silent.address()));
+    let mut stopped = Redis::start(&[]).await;
+    let store = front_end(&format!("redis://{}", stopped.address()));
     bind(&store, &key(1), "q1").await.unwrap();
-    silent.process().signal("STOP");
-    // The caller goes; nobody else asks. Still the connection is found to be dead, and a new one waits for the server.
+    stopped.process().signal("STOP");
+    // The caller is dropped and no other request follows. The health check still finds that the connection is dead.
     let gone = tokio::time::timeout(Duration::from_millis(50), store.load(&key(1))).await;
     assert!(gone.is_err(), "{gone:?}");
-    let told = tokio::time::timeout(Duration::from_secs(20), async {
+    let unavailable = tokio::time::timeout(Duration::from_secs(20), async {
         while !matches!(store.load(&key(1)).await, Err(StoreError::Unavailable(_))) {}
     });
-    told.await.expect("callers are told that the store is unavailable");
-    silent.process().signal("CONT");
-    comes_back(&store, &key(1)).await;
+    unavailable.await.expect("operations fail as unavailable");
+    stopped.process().signal("CONT");
+    recovers(&store, &key(1)).await;
     assert_eq!(store.load(&key(1)).await.unwrap().map(|there| there.record), Some(bound("q1")));
 }
 
 #[tokio::test]
-async fn what_is_no_record_counts_as_absent_and_is_replaced() {
+async fn a_value_that_is_no_record_counts_as_absent_and_is_replaced() {
     if !redis_installed() {
         return;
     }
@@ -95,7 +95,7 @@ async fn what_is_no_record_counts_as_absent_and_is_replaced() {
     let foreign: [&[&str]; 7] = [
         &["set", "", ""],
         &["set", "", "x"],
-        &["set", "", "a value of somebody else's"],
+        &["set", "", "a value of another program"],
         &["set", "", &long],
         &["lpush", "", "a", "list"],
         &["hset", "", "a", "hash"],
@@ -103,23 +103,23 @@ async fn what_is_no_record_counts_as_absent_and_is_replaced() {
     ];
     for (number, command) in (0..).zip(foreign) {
         let key = key(number);
-        let name = format!("kylin-lb:{}", hex(&key));
+        let name = format!("kylin-lb:{}", key.to_hex());
         let command: Vec<&str> =
             command.iter().enumerate().map(|(n, &word)| if n == 1 { &*name } else { word }).collect();
         redis.cli(&command);
         assert_eq!(store.load(&key).await.unwrap(), None, "{command:.40?}");
-        let lost = store.save(&key, &bound("q1"), Precondition::Version(7), TTL).await.unwrap();
-        assert_eq!(lost, SaveOutcome::Conflict(None), "{command:.40?}");
+        let conflict = store.save(&key, &bound("q1"), Precondition::Version(7), TTL).await.unwrap();
+        assert_eq!(conflict, SaveOutcome::Conflict(None), "{command:.40?}");
         store.touch(&key, TTL).await.unwrap();
         let saved = bind(&store, &key, "q1").await.unwrap();
         assert!(matches!(saved, SaveOutcome::Stored(_)), "{saved:?} over {command:.40?}");
         assert_eq!(store.load(&key).await.unwrap().map(|there| there.record), Some(bound("q1")), "{command:.40?}");
-        assert_ne!(redis.cli(&["pttl", &name]), "-1", "the record expires, whatever was there before");
+        assert_ne!(redis.cli(&["pttl", &name]), "-1", "the record expires, unlike the value before it");
     }
 }
 
 #[tokio::test]
-async fn a_server_that_forgets_the_script_is_given_it_again() {
+async fn a_server_that_lost_the_script_receives_it_again() {
     if !redis_installed() {
         return;
     }
@@ -132,7 +132,7 @@ async fn a_server_that_forgets_the_script_is_given_it_again() {
 }
 
 #[tokio::test]
-async fn logs_in_with_few_rights_into_a_database_of_its_own() {
+async fn logs_in_with_few_rights_to_another_database() {
     if !redis_installed() {
         return;
     }
@@ -144,13 +144,13 @@ async fn logs_in_with_few_rights_into_a_database_of_its_own() {
     let key = key(1);
     bind(&store, &key, "q1").await.unwrap();
     store.touch(&key, TTL).await.unwrap();
-    assert_eq!(redis.cli(&["-n", "4", "exists", &format!("kylin-lb:{}", hex(&key))]), "1");
+    assert_eq!(redis.cli(&["-n", "4", "exists", &format!("kylin-lb:{}", key.to_hex())]), "1");
     store.remove(&key).await.unwrap();
     assert_eq!(redis.cli(&["-n", "4", "dbsize"]), "0");
 }
 
 #[tokio::test]
-async fn refusals_say_why_and_nothing_secret() {
+async fn errors_give_the_reason_and_nothing_secret() {
     if !redis_installed() {
         return;
     }
@@ -163,27 +163,27 @@ async fn refusals_say_why_and_nothing_secret() {
         (format!("redis://{address}"), "NOAUTH"),
         (format!("redis://:right@{address}/99"), "ERR"),
     ];
-    for (url, why) in cases {
+    for (url, reason) in cases {
         let store = front_end(&url);
         let error = bind(&store, &key, "endpoint-9").await.unwrap_err();
         assert!(matches!(error, StoreError::Refused(_)), "{url}: {error:?}");
-        let text = whole_text(&error);
-        assert!(text.contains(why), "{url}: {text}");
+        let text = full_text(&error);
+        assert!(text.contains(reason), "{url}: {text}");
         for secret in ["hunter2", "right", "5eed5eed", "endpoint-9"] {
             assert!(!text.contains(secret), "{url}: {text}");
         }
     }
-    // A user who may connect but do nothing.
+    // A user without rights.
     redis.cli(&["-a", "right", "acl", "setuser", "guest", "on", ">hunter2"]);
     let store = front_end(&format!("redis://guest:hunter2@{address}"));
     let error = bind(&store, &key, "endpoint-9").await.unwrap_err();
     assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
-    let text = whole_text(&error);
+    let text = full_text(&error);
     assert!(text.contains("NOPERM") && !text.contains("guest") && !text.contains("5eed5eed"), "{text}");
 }
 
 #[tokio::test]
-async fn speaks_tls_and_believes_only_who_it_is_told_to() {
+async fn connects_over_tls_and_trusts_only_the_given_certificates() {
     if !redis_installed() || !openssl_installed() {
         return;
     }
@@ -195,9 +195,9 @@ async fn speaks_tls_and_believes_only_who_it_is_told_to() {
     let saved = bind(&store, &key(1), "q1").await;
     assert!(matches!(saved, Ok(SaveOutcome::Stored(_))), "{saved:?}");
     let other = Certificate::make();
-    let strange = front_end(&format!("rediss://{}?ca={}", redis.address(), text(&other.file())));
-    let error = bind(&strange, &key(2), "q1").await.unwrap_err();
+    let distrustful = front_end(&format!("rediss://{}?ca={}", redis.address(), text(&other.file())));
+    let error = bind(&distrustful, &key(2), "q1").await.unwrap_err();
     assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
-    let text = whole_text(&error);
+    let text = full_text(&error);
     assert!(text.contains("TLS: invalid peer certificate"), "{text}");
 }

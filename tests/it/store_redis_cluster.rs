@@ -7,17 +7,17 @@ use std::time::Duration;
 use kylin_lb::testing::store::{Pair, conformance};
 
 use crate::support::redis::{RedisCluster, cli, redis_installed};
-use crate::support::sessions::{bind, bound, comes_back, front_end, hex, key, settle_first_sights};
+use crate::support::sessions::{bind, bound, front_end, key, recovers, settle_concurrent_bindings};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keeps_every_promise_of_a_store_and_settles_10_000_first_sights() {
+async fn conforms_and_settles_10_000_concurrent_bindings() {
     if !redis_installed() {
         return;
     }
     let cluster = RedisCluster::start().await;
     let url = cluster.url();
     conformance(|| async { Pair { one: front_end(&url), other: front_end(&url) } }).await;
-    settle_first_sights(front_end(&url), front_end(&url), 10_000).await;
+    settle_concurrent_bindings(front_end(&url), front_end(&url), 10_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,7 +27,7 @@ async fn a_slot_moves_without_a_failed_operation() {
     }
     let mut cluster = RedisCluster::start().await;
     let store = front_end(&cluster.url());
-    // All in one slot, by a tag: of that slot some keys have moved and some have not, all the time.
+    // A tag puts all keys into one slot, so that during the move some keys have moved and others have not.
     let tagged = front_end(&format!("{}?prefix=%7Btag%7D", cluster.url()));
     for number in 0..500 {
         bind(&tagged, &key(number), "q1").await.unwrap();
@@ -40,12 +40,12 @@ async fn a_slot_moves_without_a_failed_operation() {
     let is_master = |port| cli(port, &["role"]).starts_with("master");
     let to = cluster.nodes.iter().map(|node| node.port()).find(|&port| port != from && is_master(port)).unwrap();
 
-    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let (stop, operations) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let callers: Vec<_> = (0..4)
-        .map(|lane| {
-            let (store, stop, asked) = (tagged.clone(), stop.clone(), asked.clone());
+        .map(|task| {
+            let (store, stop, operations) = (tagged.clone(), stop.clone(), operations.clone());
             tokio::spawn(async move {
-                let mut number: u128 = lane * 1000;
+                let mut number: u128 = task * 1000;
                 while !stop.load(Ordering::Relaxed) {
                     number += 1;
                     let old = key(number % 500);
@@ -54,13 +54,13 @@ async fn a_slot_moves_without_a_failed_operation() {
                     let new = key(1_000_000 + number);
                     bind(&store, &new, "q2").await.unwrap();
                     store.remove(&new).await.unwrap();
-                    asked.fetch_add(1, Ordering::Relaxed);
+                    operations.fetch_add(1, Ordering::Relaxed);
                 }
             })
         })
         .collect();
 
-    // What `redis-cli --cluster reshard` does for one slot.
+    // As `redis-cli --cluster reshard` does for one slot.
     let moved = tokio::task::spawn_blocking(move || {
         let (from_id, to_id) = (id(from), id(to));
         assert_eq!(cli(to, &["cluster", "setslot", &slot, "importing", &from_id]), "OK");
@@ -73,16 +73,16 @@ async fn a_slot_moves_without_a_failed_operation() {
             let port = to.to_string();
             let mut migrate = vec!["migrate", "127.0.0.1", &port, "", "0", "5000", "keys"];
             migrate.extend(keys.lines());
-            let said = cli(from, &migrate);
-            assert!(said == "OK" || said == "NOKEY", "{said}");
+            let reply = cli(from, &migrate);
+            assert!(reply == "OK" || reply == "NOKEY", "{reply}");
         }
         for port in [to, from] {
             assert_eq!(cli(port, &["cluster", "setslot", &slot, "node", &to_id]), "OK");
         }
     });
     moved.await.unwrap();
-    let before = asked.load(Ordering::Relaxed);
-    while asked.load(Ordering::Relaxed) < before + 200 && !callers.iter().any(|caller| caller.is_finished()) {
+    let before = operations.load(Ordering::Relaxed);
+    while operations.load(Ordering::Relaxed) < before + 200 && !callers.iter().any(|caller| caller.is_finished()) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     stop.store(true, Ordering::Relaxed);
@@ -90,12 +90,12 @@ async fn a_slot_moves_without_a_failed_operation() {
         caller.await.unwrap();
     }
     assert!(before > 0, "operations ran while the slot moved");
-    let held = cluster.node(to).cli(&["get", &format!("{{tag}}{}", hex(&key(0)))]);
-    assert!(!held.is_empty(), "the keys did move");
+    let held = cluster.node(to).cli(&["get", &format!("{{tag}}{}", key(0).to_hex())]);
+    assert!(!held.is_empty(), "the keys have moved");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_dies_is_replaced_by_its_replica() {
+async fn a_replica_replaces_a_killed_master() {
     if !redis_installed() {
         return;
     }
@@ -103,36 +103,36 @@ async fn a_master_that_dies_is_replaced_by_its_replica() {
     let store = front_end(&cluster.url());
     let lost = key(7);
     bind(&store, &lost, "q1").await.unwrap();
-    let name = format!("kylin-lb:{}", hex(&lost));
+    let name = format!("kylin-lb:{}", lost.to_hex());
     let master = cluster.master_of(&name, &cluster.nodes[0]);
-    // On another master, which goes on serving after the first moments.
+    // On another master, which keeps serving.
     let other = (100..)
         .map(key)
-        .find(|other| cluster.master_of(&format!("kylin-lb:{}", hex(other)), &cluster.nodes[0]) != master);
+        .find(|other| cluster.master_of(&format!("kylin-lb:{}", other.to_hex()), &cluster.nodes[0]) != master);
     let other = other.unwrap();
     bind(&store, &other, "q2").await.unwrap();
-    // Replication is asynchronous: the record is safe once a replica has it.
+    // Replication is asynchronous. The record is safe once a replica has it.
     assert_eq!(cluster.node(master).cli(&["wait", "1", "5000"]), "1");
 
     cluster.node(master).kill();
-    comes_back(&store, &lost).await;
+    recovers(&store, &lost).await;
     assert_eq!(store.load(&lost).await.unwrap().map(|there| there.record), Some(bound("q1")));
     assert_eq!(store.load(&other).await.unwrap().map(|there| there.record), Some(bound("q2")));
 
-    // The dead one returns as a replica, and nothing happens.
+    // The old master returns as a replica, without effect.
     cluster.node(master).restart().await;
-    comes_back(&store, &lost).await;
+    recovers(&store, &lost).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_that_was_all_gone_is_found_again() {
+async fn a_store_recovers_after_all_nodes_of_a_cluster_stopped() {
     if !redis_installed() {
         return;
     }
     let mut cluster = RedisCluster::start().await;
     let store = front_end(&cluster.url());
     bind(&store, &key(1), "q1").await.unwrap();
-    // Stopped rather than killed: what a cluster knows of itself is lost with the folder of a node.
+    // Stopped rather than killed, because a killed node loses the folder with the state of the cluster.
     for node in &mut cluster.nodes {
         node.process().signal("STOP");
     }
@@ -143,5 +143,5 @@ async fn a_cluster_that_was_all_gone_is_found_again() {
     for node in &mut cluster.nodes {
         node.process().signal("CONT");
     }
-    comes_back(&store, &key(1)).await;
+    recovers(&store, &key(1)).await;
 }

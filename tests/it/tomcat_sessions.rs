@@ -1,4 +1,4 @@
-//! Logins on real Tomcat nodes that do not share sessions: lost under plain round robin, kept by each way of keeping them.
+//! Logins on real Tomcat nodes that do not share sessions: plain round robin loses them, every affinity keeps them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,9 +20,9 @@ const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const USERS: usize = 200;
 const QUERIES: usize = 50;
 /// Users who query at the same time.
-const AT_ONCE: usize = 16;
+const CONCURRENCY: usize = 16;
 
-/// A user with a connection and the cookies that the answers have set.
+/// A user with a connection and cookies.
 struct User {
     name: String,
     connection: Connection,
@@ -35,44 +35,44 @@ impl User {
         User { name: format!("user{number}"), connection, cookies: BTreeMap::new() }
     }
 
-    async fn ask(&mut self, line: &str, headers: &str, body: &str) -> RawResponse {
+    async fn send(&mut self, line: &str, headers: &str, body: &str) -> RawResponse {
         let mut request = format!("{line} HTTP/1.1\r\nHost: kylin\r\n{headers}Content-Length: {}\r\n", body.len());
         if !self.cookies.is_empty() {
             let cookies: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
             request += &format!("Cookie: {}\r\n", cookies.join("; "));
         }
         self.connection.send(format!("{request}\r\n{body}")).await.unwrap();
-        let answer = self.connection.response().await.unwrap();
-        for field in answer.head.all("set-cookie") {
-            let (name, value) = field.split(';').next().unwrap().split_once('=').unwrap();
+        let response = self.connection.response().await.unwrap();
+        for line in response.head.all("set-cookie") {
+            let (name, value) = line.split(';').next().unwrap().split_once('=').unwrap();
             self.cookies.insert(name.to_owned(), value.to_owned());
         }
-        answer
+        response
     }
 
     async fn log_in(&mut self) {
         let authorization = format!("Authorization: {}\r\n", basic(&self.name, "KYLIN"));
-        let answer = self.ask("POST /kylin/api/user/authentication", &authorization, "").await;
-        assert_eq!(answer.status(), 200, "{}", answer.text());
+        let response = self.send("POST /kylin/api/user/authentication", &authorization, "").await;
+        assert_eq!(response.status(), 200, "{}", response.text());
     }
 
-    /// The node that answered a query as this user; none when the login was lost.
+    /// Queries as this user. Returns the node that responded, or `None` when the login was lost.
     async fn query(&mut self) -> Option<String> {
-        let answer = self.ask("POST /kylin/api/query", "Content-Type: application/json\r\n", QUERY).await;
-        if answer.status() == 401 {
+        let response = self.send("POST /kylin/api/query", "Content-Type: application/json\r\n", QUERY).await;
+        if response.status() == 401 {
             return None;
         }
-        assert_eq!(answer.status(), 200, "{}", answer.text());
-        let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-        let row = &answer["results"][0];
-        assert_eq!(row[1], self.name.as_str(), "somebody else's session");
+        assert_eq!(response.status(), 200, "{}", response.text());
+        let response: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+        let row = &response["results"][0];
+        assert_eq!(row[1], self.name.as_str(), "the session of another user");
         Some(row[0].as_str().unwrap().to_owned())
     }
 }
 
 const QUERY: &str = r#"{"sql":"select 1","project":"learn_kylin"}"#;
 
-/// What came of the queries of all users.
+/// The outcomes of the queries of all users.
 #[derive(Debug, Default)]
 struct Tally {
     lost: usize,
@@ -91,35 +91,35 @@ impl Tally {
         self.lost + self.by_node.values().sum::<usize>()
     }
 
-    /// Every node within a tenth of the mean.
-    fn assert_even(&self, way: &str) {
+    /// Checks that every node is within a tenth of the mean.
+    fn assert_even(&self, affinity: &str) {
         let mean = self.total() as f64 / NODES.len() as f64;
         for name in NODES {
             let share = self.by_node.get(name).copied().unwrap_or_default() as f64;
-            assert!((share - mean).abs() <= mean / 10.0, "{way}: {self:?}");
+            assert!((share - mean).abs() <= mean / 10.0, "{affinity}: {self:?}");
         }
     }
 }
 
-/// Every user logs in, one after the other, and then they query, [`AT_ONCE`] at a time.
+/// Logs users in, one after the other, and lets them query, [`CONCURRENCY`] at a time.
 ///
-/// With nobody waiting for an answer when a session is placed, how evenly sessions spread is the policy's doing alone.
-/// Were they placed while others query, least-conn would rightly give fewer to the node that a busy machine slows down.
-async fn work(front: &Front, users: usize, queries: usize) -> Tally {
-    let mut waiting = Vec::new();
+/// No query runs while sessions are placed, so the policy alone decides how evenly they spread. Otherwise least-conn would
+/// rightly give fewer sessions to a node that a busy machine slows down.
+async fn run_users(front: &Front, users: usize, queries: usize) -> Tally {
+    let mut queue = Vec::new();
     for number in 0..users {
         let mut user = User::new(number, front.address()).await;
         user.log_in().await;
-        waiting.push(user);
+        queue.push(user);
     }
-    let waiting = Arc::new(Mutex::new(waiting));
+    let queue = Arc::new(Mutex::new(queue));
     let mut workers = JoinSet::new();
-    for _ in 0..AT_ONCE.min(users) {
-        let waiting = Arc::clone(&waiting);
+    for _ in 0..CONCURRENCY.min(users) {
+        let queue = Arc::clone(&queue);
         workers.spawn(async move {
             let mut tally = Tally::default();
             loop {
-                let Some(mut user) = waiting.lock().pop() else { return tally };
+                let Some(mut user) = queue.lock().pop() else { return tally };
                 for _ in 0..queries {
                     tally.add(user.query().await);
                 }
@@ -141,7 +141,7 @@ fn endpoints(nodes: &[Tomcat]) -> Vec<Endpoint<HttpBackend>> {
     NODES.iter().zip(nodes).map(endpoint).collect()
 }
 
-/// A front end that balances by least-conn and keeps sessions in this way.
+/// Starts a front end with least-conn and this affinity.
 fn front(nodes: &[Tomcat], affinity: Affinity) -> Front {
     let cluster = Cluster::builder().endpoints(endpoints(nodes)).balancer(LeastConn::new()).build().unwrap();
     Front::serving(Proxy::builder(cluster).affinity(affinity).build().unwrap(), |server| {
@@ -149,12 +149,12 @@ fn front(nodes: &[Tomcat], affinity: Affinity) -> Front {
     })
 }
 
-fn shared() -> Affinity {
+fn login_relay() -> Affinity {
     Affinity::login_relay(LoginRelay::new(Sessions::in_memory().unwrap(), Secret::random().unwrap()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_way_keeps_all_logins_and_round_robin_alone_loses_them() {
+async fn every_affinity_keeps_all_logins_and_plain_round_robin_loses_them() {
     if !Tomcat::required() {
         return;
     }
@@ -163,19 +163,19 @@ async fn every_way_keeps_all_logins_and_round_robin_alone_loses_them() {
     let cluster = Cluster::builder().endpoints(endpoints(&nodes)).balancer(RoundRobin::new()).build().unwrap();
     let plain =
         Front::serving(Proxy::plain(cluster).build().unwrap(), |server| server.threads(NonZero::new(2).unwrap()));
-    let tally = work(&plain, 4, 6).await;
+    let tally = run_users(&plain, 4, 6).await;
     assert!(tally.lost > 0, "round robin loses logins, or the nodes share sessions: {tally:?}");
     drop(plain);
 
-    let ways = [
+    let affinities = [
         ("learned", Affinity::learn(Sessions::in_memory().unwrap())),
         ("cookie", Affinity::cookie(Secret::random().unwrap())),
         ("route", Affinity::route()),
-        ("shared", shared()),
+        ("login relay", login_relay()),
     ];
-    for (name, affinity) in ways {
+    for (name, affinity) in affinities {
         let front = front(&nodes, affinity);
-        let tally = work(&front, USERS, QUERIES).await;
+        let tally = run_users(&front, USERS, QUERIES).await;
         assert_eq!((tally.lost, tally.total()), (0, USERS * QUERIES), "{name}: {tally:?}");
         tally.assert_even(name);
         front.idle().await;
@@ -183,12 +183,12 @@ async fn every_way_keeps_all_logins_and_round_robin_alone_loses_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_killed_takes_no_login_with_it_where_the_front_end_shares_sessions() {
+async fn with_the_login_relay_a_killed_node_loses_no_login() {
     if !Tomcat::required() {
         return;
     }
     let mut nodes = Tomcat::start(&NODES).await;
-    let front = front(&nodes, shared());
+    let front = front(&nodes, login_relay());
     let mut users = Vec::new();
     for number in 0..30 {
         let mut user = User::new(number, front.address()).await;

@@ -152,7 +152,7 @@ impl Pool {
         background::ensure_running(
             self,
             move |pool| &pool.shards[index].sweeper,
-            SWEEP_INTERVAL,
+            |_| SWEEP_INTERVAL,
             move |pool: Arc<Self>| std::future::ready(pool.sweep(&pool.shards[index])),
             move |pool| !pool.shards[index].idle.lock().is_empty(),
         );

@@ -1,5 +1,7 @@
 //! `sticky`: an affinity for each upstream that has it.
 
+use std::num::NonZeroUsize;
+
 use super::SiteError;
 use crate::nginx::directives::upstream::{LearnedCookies, Sticky, Upstream};
 use crate::session::{Affinity, MemoryStore, Secret, SessionCookie, Sessions};
@@ -15,7 +17,7 @@ pub(super) struct Affinities {
 /// What nginx needs for a session: it stores about 4000 in a megabyte.
 const NGINX_SESSION_BYTES: u64 = 262;
 /// What a session needs in a [`MemoryStore`], with its part of the tables.
-const SESSION_BYTES: usize = 512;
+const SESSION_BYTES: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 
 impl Affinities {
     pub(super) fn build(&mut self, upstream: &Upstream) -> Result<Option<Affinity>, SiteError> {
@@ -37,7 +39,8 @@ impl Affinities {
             Some(sessions) => sessions.clone(),
             None if learned.sync => return Err(SiteError::Sync { upstream: upstream.name.clone() }),
             None => {
-                let entries = usize::try_from(learned.zone / NGINX_SESSION_BYTES).unwrap_or(usize::MAX).max(1);
+                let entries = usize::try_from(learned.zone / NGINX_SESSION_BYTES).unwrap_or(usize::MAX);
+                let entries = NonZeroUsize::new(entries).unwrap_or(NonZeroUsize::MIN);
                 let store = MemoryStore::bounded(entries, entries.saturating_mul(SESSION_BYTES));
                 Sessions::local(store, self.secret(upstream)?)
             }

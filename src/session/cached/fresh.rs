@@ -1,38 +1,33 @@
-//! What must not wait for the near cache to grow old: is the session still there, and is it gone?
+//! Lookups and removals that bypass the near cache, for the login relay.
 
-use super::backlog::{self, Write};
-use super::{Lookup, Sessions, known};
+use super::{Lookup, Sessions, Write};
 use crate::session::SessionKey;
 
 impl Sessions {
-    /// What the store has under `key` now, whatever the near cache remembers; that where the store is away.
+    /// Looks up the session under `key` in the store; in the near cache only while the store is
+    /// unavailable.
     pub(crate) async fn find_fresh(&self, key: SessionKey) -> Lookup {
-        let inner = &*self.inner;
-        let near = inner.near.as_ref().and_then(|cache| cache.get(&key, inner.tenths()));
-        // What waits to be written is newer than what the store has.
-        if near.as_ref().is_some_and(|near| near.version.is_none()) || !inner.breaker.allows(inner.millis()) {
-            return near.map_or(Lookup::Unknown, known);
+        let store = self.store();
+        let near = store.recall(&key);
+        // A pending write is newer than the record in the store.
+        if near.as_ref().is_some_and(|near| near.version.is_none()) || !store.is_allowed() {
+            return near.map_or(Lookup::Unknown, Lookup::from);
         }
-        let era = inner.era();
-        let loaded = inner.in_time(inner.store.load(&key)).await;
-        inner.loaded(&key, loaded, near, era)
+        let epoch = store.loss_epoch();
+        let loaded = store.call(store.store.load(&key)).await;
+        store.loaded(&key, loaded, near, epoch)
     }
 
-    /// [`remove`](Self::remove), waited for: when this returns, no front end finds the session in the store any more, unless the
-    /// store is away.
+    /// Removes the session under `key` and waits for the store. Afterwards no front end finds the
+    /// session in the store, unless the store is unavailable.
     pub(crate) async fn remove_now(&self, key: SessionKey) {
-        let inner = &self.inner;
-        let forget = || {
-            if let Some(near) = &inner.near {
-                near.forget(&key);
-            }
-        };
-        forget();
-        let removed = inner.breaker.allows(inner.millis()) && inner.in_time(inner.store.remove(&key)).await.is_ok();
-        // Somebody may have looked it up in between.
-        forget();
-        if !removed {
-            backlog::later(inner, key, Write::Remove);
+        let store = self.store();
+        store.forget(&key);
+        let is_removed = store.is_allowed() && store.call(store.store.remove(&key)).await.is_ok();
+        // Another request may have looked the session up meanwhile.
+        store.forget(&key);
+        if !is_removed {
+            store.write_later(key, Write::Remove);
         }
     }
 }

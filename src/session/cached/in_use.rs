@@ -1,30 +1,48 @@
-//! Sessions with a request in flight: they are touched while it lasts, so that none expires under its own query.
-//!
-//! A request puts its session down here when it begins and takes it away when its answer's body is over, which costs it two
-//! short locks. One task, which lives as long as there is anything here, walks over them now and then.
+//! The sessions with a request in flight. The front end touches them while the request lasts, so that
+//! no session expires during its own query.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::Inner;
+use super::CachedStore;
+use crate::background::{self, BackgroundTask};
 use crate::drop_guard::{DropGuard, Release};
 use crate::session::SessionKey;
 
-#[derive(Default)]
-pub(super) struct Register {
-    lanes: [Lane; LANES],
-    walking: AtomicBool,
+/// How often sessions in use are considered. [`CachedStore::touch`] touches them less often.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(5);
+
+const SHARDS: usize = 16;
+
+/// Registers the session as in use until the guard is dropped, at the end of the response body.
+pub(super) fn hold(store: &Arc<CachedStore>, key: SessionKey, ttl: Duration) -> DropGuard {
+    let place = store.in_use.add(key, ttl);
+    background::ensure_running(
+        store,
+        |store| &store.in_use.task,
+        |_| TOUCH_INTERVAL,
+        |store: Arc<CachedStore>| async move {
+            for (key, ttl) in store.in_use.sessions() {
+                store.touch(&key, ttl);
+            }
+        },
+        |store| !store.in_use.sessions().is_empty(),
+    );
+    DropGuard::new(Arc::clone(store) as Arc<dyn Release>, place)
 }
 
-const LANES: usize = 16;
+#[derive(Default)]
+pub(super) struct InUseRegistry {
+    shards: [Shard; SHARDS],
+    task: BackgroundTask,
+}
 
 /// On cache lines of its own.
 #[derive(Default)]
 #[repr(align(128))]
-struct Lane(Mutex<Slots>);
+struct Shard(Mutex<Slots>);
 
 #[derive(Default)]
 struct Slots {
@@ -32,85 +50,34 @@ struct Slots {
     free: Vec<u32>,
 }
 
-impl Register {
-    /// The place that the session takes.
-    fn enter(&self, key: SessionKey, ttl: Duration) -> u64 {
-        let lane = usize::from(key.as_bytes()[15]) % LANES;
-        let mut slots = self.lanes[lane].0.lock();
+impl InUseRegistry {
+    /// Adds a session. Returns its slot and shard in one number.
+    fn add(&self, key: SessionKey, ttl: Duration) -> u64 {
+        let shard = usize::from(key.as_bytes()[15]) % SHARDS;
+        let mut slots = self.shards[shard].0.lock();
         let slot = slots.free.pop().unwrap_or_else(|| {
             slots.used.push(None);
             (slots.used.len() - 1) as u32
         });
         slots.used[slot as usize] = Some((key, ttl));
-        (u64::from(slot) << 32) | lane as u64
+        (u64::from(slot) << 32) | shard as u64
     }
 
-    fn release(&self, place: u64) {
-        let (slot, lane) = ((place >> 32) as u32, place as u32);
-        let mut slots = self.lanes[lane as usize].0.lock();
+    fn remove(&self, place: u64) {
+        let (slot, shard) = ((place >> 32) as u32, place as u32);
+        let mut slots = self.shards[shard as usize].0.lock();
         slots.used[slot as usize] = None;
         slots.free.push(slot);
     }
 
-    fn all(&self) -> Vec<(SessionKey, Duration)> {
-        self.lanes.iter().flat_map(|lane| lane.0.lock().used.iter().flatten().copied().collect::<Vec<_>>()).collect()
+    fn sessions(&self) -> Vec<(SessionKey, Duration)> {
+        let of_shard = |shard: &Shard| shard.0.lock().used.iter().flatten().copied().collect::<Vec<_>>();
+        self.shards.iter().flat_map(of_shard).collect()
     }
 }
 
-/// Keeps a session alive while it lives: a request holds it until the body of its answer is over.
-pub(super) fn use_now(inner: &Arc<Inner>, key: SessionKey, ttl: Duration) -> DropGuard {
-    let place = inner.register.enter(key, ttl);
-    start(inner);
-    DropGuard::new(Arc::clone(inner) as Arc<dyn Release>, place)
-}
-
-impl Release for Inner {
+impl Release for CachedStore {
     fn release(&self, place: u64) {
-        self.register.release(place);
-    }
-}
-
-/// Starts the task that walks, unless there is one or no runtime to carry it.
-fn start(inner: &Arc<Inner>) {
-    let walking = &inner.register.walking;
-    if walking.load(Ordering::SeqCst) {
-        return;
-    }
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-    if !walking.swap(true, Ordering::SeqCst) {
-        runtime.spawn(walk(Walker(Arc::downgrade(inner))));
-    }
-}
-
-/// Says that no task walks any more, also when its runtime is gone before its time.
-struct Walker(Weak<Inner>);
-
-impl Drop for Walker {
-    fn drop(&mut self) {
-        if let Some(inner) = self.0.upgrade() {
-            inner.register.walking.store(false, Ordering::SeqCst);
-        }
-    }
-}
-
-/// How often sessions in use are looked at. They are touched less often than that: see [`Inner::touch`].
-const WALK: Duration = Duration::from_secs(5);
-
-async fn walk(mut walker: Walker) {
-    loop {
-        tokio::time::sleep(WALK).await;
-        let Some(inner) = walker.0.upgrade() else { return };
-        let all = inner.register.all();
-        if all.is_empty() {
-            // Who comes in from here on sees that nobody walks; who came in before is seen now.
-            inner.register.walking.store(false, Ordering::SeqCst);
-            if inner.register.all().is_empty() || inner.register.walking.swap(true, Ordering::SeqCst) {
-                walker.0 = Weak::new();
-                return;
-            }
-        }
-        for (key, ttl) in all {
-            inner.touch(&key, ttl);
-        }
+        self.in_use.remove(place);
     }
 }

@@ -1,83 +1,105 @@
-use crate::session::store::cache::{Limits, Shelf, Tenths, Weigh};
+use std::time::Duration;
+
+use crate::clock::Epoch;
+use crate::session::store::cache::{CacheLimits, ShardedCache, Weighted};
 use crate::session::{SessionKey, SessionRecord};
 
-/// What this front end remembers of a session that a store keeps.
-#[derive(Clone)]
-pub(super) struct Near {
+/// The near cache: serves repeated lookups without a round trip, and all lookups while the store is
+/// unavailable.
+pub(super) struct NearCache {
+    cache: ShardedCache<Cached>,
+    /// In milliseconds.
+    staleness: u64,
+    epoch: Epoch,
+}
+
+/// What the near cache returns of a session.
+pub(super) struct NearEntry {
     pub(super) record: SessionRecord,
-    /// The version in the store; none when the store does not have it yet.
+    /// The version in the store; `None` while the store does not have the record yet.
     pub(super) version: Option<u64>,
-    /// When the store said so, or was last asked in vain.
-    pub(super) seen: Tenths,
-    /// The store's [era](super::Inner::era) in which it said so.
-    pub(super) era: u32,
-    /// When the store was last told that the session is in use.
-    pub(super) touched: Tenths,
+    /// The [loss epoch](super::CachedStore::loss_epoch) in which the store had the record.
+    pub(super) epoch: u32,
+    /// The entry is fresh, or newer than what the store has.
+    pub(super) is_current: bool,
 }
 
-impl Weigh for Near {
-    fn extra_bytes(&self) -> usize {
-        self.record.sealed().len()
-    }
+struct Cached {
+    record: SessionRecord,
+    version: Option<u64>,
+    epoch: u32,
+    /// When the store last returned the record or failed to, in milliseconds.
+    checked: u64,
+    /// When the store last received a touch, in milliseconds.
+    touched: u64,
 }
 
-/// The near cache: answers repeated lookups without a round trip, and all lookups while the store is away.
-pub(super) struct NearCache(Shelf<Near>);
-
-/// Something is kept as long as the store could keep it: what is old is not trusted while the store can be asked, but better
-/// than nothing when it cannot.
-const KEPT: Tenths = 24 * 3600 * 10;
+/// An entry stays as long as the store could keep it. An old entry is used only while the store is
+/// unavailable.
+const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 impl NearCache {
-    pub(super) fn new(limits: Limits, origin: std::time::Instant) -> Self {
-        NearCache(Shelf::new(limits, origin))
+    pub(super) fn new(limits: CacheLimits, staleness: Duration, epoch: Epoch) -> Self {
+        let staleness = u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX);
+        NearCache { cache: ShardedCache::new(limits), staleness, epoch }
     }
 
-    pub(super) fn get(&self, key: &SessionKey, now: Tenths) -> Option<Near> {
-        let (mut shard, hash) = self.0.shard(key);
-        shard.get(key, hash, now).map(|near| near.clone())
+    pub(super) fn get(&self, key: &SessionKey) -> Option<NearEntry> {
+        let now = self.epoch.millis();
+        let entry = self.cache.entry(key, now);
+        let Cached { record, version, epoch, checked, .. } = entry.get()?;
+        let is_current = version.is_none() || now.saturating_sub(*checked) < self.staleness;
+        Some(NearEntry { record: record.clone(), version: *version, epoch: *epoch, is_current })
     }
 
-    /// Notes what the store had in this era, unless it is what is known already; then only that it is known to be so.
-    pub(super) fn learn(&self, key: &SessionKey, record: &SessionRecord, version: Option<u64>, era: u32, now: Tenths) {
-        let (mut shard, hash) = self.0.shard(key);
-        match shard.get(key, hash, now) {
-            Some(near) if near.version == version && near.record == *record => (near.seen, near.era) = (now, era),
-            there => {
-                // A touch is the session's, whoever it is bound to.
-                let touched = there.map_or(now, |near| near.touched);
-                let near = Near { record: record.clone(), version, seen: now, era, touched };
-                shard.put(key, hash, near, now.saturating_add(KEPT), now);
+    /// Notes that the store had this record in this epoch.
+    pub(super) fn learn(&self, key: &SessionKey, record: &SessionRecord, version: Option<u64>, epoch: u32) {
+        let now = self.epoch.millis();
+        let mut entry = self.cache.entry(key, now);
+        let known = entry.update(|cached| {
+            let is_same = cached.version == version && cached.record == *record;
+            if is_same {
+                (cached.checked, cached.epoch) = (now, epoch);
             }
-        }
+            (is_same, cached.touched)
+        });
+        let touched = match known {
+            Some((true, _)) => return,
+            // A touch is for the session, whatever endpoint it is bound to.
+            Some((false, touched)) => touched,
+            None => now,
+        };
+        entry.insert(Cached { record: record.clone(), version, epoch, checked: now, touched }, LIFETIME);
     }
 
-    /// The store was asked in vain: what is known is believed for a while again, so that not every request asks in vain.
-    pub(super) fn put_off(&self, key: &SessionKey, now: Tenths) {
-        let (mut shard, hash) = self.0.shard(key);
-        if let Some(near) = shard.get(key, hash, now) {
-            near.seen = now;
-        }
+    /// Makes an entry fresh again after the store failed, so that not every request waits for the
+    /// store in vain.
+    pub(super) fn postpone(&self, key: &SessionKey) {
+        let now = self.epoch.millis();
+        self.cache.entry(key, now).update(|cached| cached.checked = now);
     }
 
     pub(super) fn forget(&self, key: &SessionKey) {
-        let (mut shard, hash) = self.0.shard(key);
-        shard.remove(key, hash);
+        self.cache.entry(key, self.epoch.millis()).remove();
     }
 
-    /// True when the store is to be told that the session is in use: once per `interval`, however many ask.
-    pub(super) fn wants_touch(&self, key: &SessionKey, interval: Tenths, now: Tenths) -> bool {
-        let (mut shard, hash) = self.0.shard(key);
-        match shard.get(key, hash, now) {
-            Some(near) if now.saturating_sub(near.touched) >= interval => {
-                near.touched = now;
-                true
+    /// Returns whether to touch the session in the store: true once per `interval`, for however many
+    /// requests.
+    pub(super) fn is_touch_due(&self, key: &SessionKey, interval: Duration) -> bool {
+        let now = self.epoch.millis();
+        let is_due = self.cache.entry(key, now).update(|cached| {
+            let is_due = u128::from(now.saturating_sub(cached.touched)) >= interval.as_millis();
+            if is_due {
+                cached.touched = now;
             }
-            _ => false,
-        }
+            is_due
+        });
+        is_due.unwrap_or(false)
     }
+}
 
-    pub(super) fn tenths(&self, now: std::time::Instant) -> Tenths {
-        self.0.tenths(now)
+impl Weighted for Cached {
+    fn heap_bytes(&self) -> usize {
+        self.record.sealed().len()
     }
 }

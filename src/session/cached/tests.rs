@@ -3,7 +3,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::clock::ManualClock;
 use crate::endpoint::EndpointId;
-use crate::session::{StoreError, StoreFuture};
+use crate::maybe_ready::MaybeReady;
+use crate::session::{MemoryStore, Secret};
 
 fn secret(n: u8) -> Secret {
     Secret::new([n; 32])
@@ -35,7 +36,7 @@ fn keys_differ_by_secret_and_by_id() {
 }
 
 #[test]
-fn a_store_in_this_process_answers_at_once() {
+fn a_store_in_this_process_responds_at_once() {
     let sessions = Sessions::local(MemoryStore::new(), secret(1));
     let key = sessions.key(b"A");
     assert!(matches!(sessions.find(key, b"A", Some(TTL)), MaybeReady::Ready(Lookup::Absent)));
@@ -46,7 +47,7 @@ fn a_store_in_this_process_answers_at_once() {
 }
 
 #[tokio::test]
-async fn the_loser_of_a_race_learns_of_the_winner() {
+async fn the_loser_of_a_race_receives_the_record_of_the_winner() {
     let store = MemoryStore::new();
     let (one, two) = (Sessions::remote(store.clone(), secret(1)), Sessions::remote(store, secret(1)));
     bind(&one, b"A", "q1").await;
@@ -55,14 +56,18 @@ async fn the_loser_of_a_race_learns_of_the_winner() {
 }
 
 #[tokio::test]
-async fn the_near_cache_is_believed_for_its_staleness_and_no_longer() {
+async fn the_near_cache_serves_entries_up_to_the_staleness() {
     let (store, clock) = (MemoryStore::new(), ManualClock::new());
-    let one = Sessions::remote(store.clone(), secret(1)).clock(clock.clone());
-    let two = Sessions::remote(store, secret(1)).clock(clock.clone()).staleness(Duration::from_secs(1));
+    let one = Sessions::builder(store.clone(), secret(1)).clock(clock.clone()).build().unwrap();
+    let two = Sessions::builder(store, secret(1)).clock(clock.clone()).staleness(Duration::from_secs(1));
+    let two = two.build().unwrap();
     let Lookup::Found(_, Some(version)) = bind(&one, b"A", "q1").await else { panic!("not bound") };
     assert_eq!(find(&two, b"A").await.as_deref(), Some("q1"));
     one.save(one.key(b"A"), bound("q2"), Precondition::Version(version), TTL).await;
-    assert!(matches!(two.find(two.key(b"A"), b"A", Some(TTL)), MaybeReady::Ready(Lookup::Found(..))), "believed");
+    assert!(
+        matches!(two.find(two.key(b"A"), b"A", Some(TTL)), MaybeReady::Ready(Lookup::Found(..))),
+        "from the near cache"
+    );
     clock.advance(Duration::from_millis(1100));
     assert_eq!(find(&two, b"A").await.as_deref(), Some("q2"));
     one.remove(one.key(b"A"));
@@ -72,7 +77,7 @@ async fn the_near_cache_is_believed_for_its_staleness_and_no_longer() {
 }
 
 #[tokio::test]
-async fn sessions_under_a_replaced_secret_are_found() {
+async fn sessions_under_a_previous_secret_are_found() {
     let store = MemoryStore::new();
     bind(&Sessions::remote(store.clone(), secret(1)), b"A", "q1").await;
     let rotated = Sessions::remote(store.clone(), secret(2).with_previous(secret(1)));
@@ -81,13 +86,13 @@ async fn sessions_under_a_replaced_secret_are_found() {
     assert_eq!(find(&Sessions::remote(store, secret(2)), b"A").await, None);
 }
 
-/// Counts touches and is always in good health.
+/// Counts touches and never fails.
 #[derive(Debug, Default)]
-struct Touched(AtomicUsize);
+struct TouchCounter(AtomicUsize);
 
-impl SessionStore for Arc<Touched> {
+impl SessionStore for Arc<TouchCounter> {
     fn load<'a>(&'a self, _: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
-        StoreFuture::ready(Ok(None))
+        StoreFuture::Ready(Ok(None))
     }
 
     fn save<'a>(
@@ -97,23 +102,23 @@ impl SessionStore for Arc<Touched> {
         _: Precondition,
         _: Duration,
     ) -> StoreFuture<'a, SaveOutcome> {
-        StoreFuture::ready(Ok(SaveOutcome::Stored(1)))
+        StoreFuture::Ready(Ok(SaveOutcome::Stored(1)))
     }
 
     fn touch<'a>(&'a self, _: &'a SessionKey, _: Duration) -> StoreFuture<'a, ()> {
         self.0.fetch_add(1, Ordering::SeqCst);
-        StoreFuture::ready(Ok(()))
+        StoreFuture::Ready(Ok(()))
     }
 
     fn remove<'a>(&'a self, _: &'a SessionKey) -> StoreFuture<'a, ()> {
-        StoreFuture::ready(Ok(()))
+        StoreFuture::Ready(Ok(()))
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_tasks_end_with_the_last_handle_and_with_the_last_session_in_use() {
-    let (store, clock) = (Arc::new(Touched::default()), ManualClock::new());
-    let sessions = Sessions::remote(Arc::clone(&store), secret(1)).clock(clock.clone());
+async fn background_tasks_end_with_the_last_handle_and_with_the_last_session_in_use() {
+    let (store, clock) = (Arc::new(TouchCounter::default()), ManualClock::new());
+    let sessions = Sessions::builder(Arc::clone(&store), secret(1)).clock(clock.clone()).build().unwrap();
     bind(&sessions, b"A", "q1").await;
     let (one, two) = (sessions.use_now(sessions.key(b"A"), TTL), sessions.use_now(sessions.key(b"A"), TTL));
     clock.advance(TTL / 4);
@@ -124,36 +129,36 @@ async fn the_tasks_end_with_the_last_handle_and_with_the_last_session_in_use() {
     tokio::time::sleep(Duration::from_secs(11)).await;
     assert_eq!(store.0.load(Ordering::SeqCst), 1);
     let metrics = tokio::runtime::Handle::current().metrics();
-    assert_eq!(metrics.num_alive_tasks(), 0, "nothing is in use, nobody walks");
+    assert_eq!(metrics.num_alive_tasks(), 0, "no session is in use, no task runs");
 
     let again = sessions.use_now(sessions.key(b"A"), TTL);
     drop(sessions);
     drop(again);
-    // The touch that is under way has its deadline.
+    // The touch in progress ends at its deadline.
     tokio::time::sleep(Duration::from_millis(51)).await;
     assert_eq!(Arc::strong_count(&store), 1, "no task holds the sessions");
     tokio::time::sleep(Duration::from_secs(11)).await;
     assert_eq!(metrics.num_alive_tasks(), 0);
 }
 
-/// Fails until it is told not to, and counts who asks.
+/// Fails until `works` is set, and counts operations.
 #[derive(Debug, Default)]
 struct Failing {
     works: std::sync::atomic::AtomicBool,
-    asked: AtomicUsize,
+    operations: AtomicUsize,
 }
 
 impl Failing {
-    fn answer<T>(&self, answer: T) -> StoreFuture<'_, T> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
+    fn respond<T>(&self, response: T) -> StoreFuture<'_, T> {
+        self.operations.fetch_add(1, Ordering::SeqCst);
         let works = self.works.load(Ordering::SeqCst);
-        StoreFuture::ready(if works { Ok(answer) } else { Err(StoreError::Unavailable("it is down".into())) })
+        StoreFuture::Ready(if works { Ok(response) } else { Err(StoreError::Unavailable("it is down".into())) })
     }
 }
 
 impl SessionStore for Arc<Failing> {
     fn load<'a>(&'a self, _: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
-        self.answer(None)
+        self.respond(None)
     }
 
     fn save<'a>(
@@ -163,20 +168,20 @@ impl SessionStore for Arc<Failing> {
         _: Precondition,
         _: Duration,
     ) -> StoreFuture<'a, SaveOutcome> {
-        self.answer(SaveOutcome::Stored(1))
+        self.respond(SaveOutcome::Stored(1))
     }
 
     fn touch<'a>(&'a self, _: &'a SessionKey, _: Duration) -> StoreFuture<'a, ()> {
-        self.answer(())
+        self.respond(())
     }
 
     fn remove<'a>(&'a self, _: &'a SessionKey) -> StoreFuture<'a, ()> {
-        self.answer(())
+        self.respond(())
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_asks_whether_the_store_is_back_as_long_as_it_is_away_and_sessions_are_held() {
+async fn a_task_probes_the_store_while_it_is_unavailable_and_a_handle_exists() {
     let store = Arc::new(Failing::default());
     let sessions = Sessions::remote(Arc::clone(&store), secret(1));
     let metrics = tokio::runtime::Handle::current().metrics();
@@ -184,21 +189,27 @@ async fn a_task_asks_whether_the_store_is_back_as_long_as_it_is_away_and_session
         for _ in 0..5 {
             assert_eq!(find(&sessions, b"A").await, None);
         }
-        assert!(sessions.is_store_unavailable());
+        assert!(!sessions.is_store_available());
     };
     fail().await;
-    let asked = store.asked.load(Ordering::SeqCst);
+    let before = store.operations.load(Ordering::SeqCst);
     tokio::time::sleep(Duration::from_millis(10_500)).await;
-    assert_eq!(store.asked.load(Ordering::SeqCst) - asked, 10, "once a second, though nobody asks for anything");
+    assert_eq!(store.operations.load(Ordering::SeqCst) - before, 10, "once a second, without any request");
 
     store.works.store(true, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(!sessions.is_store_unavailable() && metrics.num_alive_tasks() == 0, "it is back");
+    assert!(sessions.is_store_available() && metrics.num_alive_tasks() == 0, "available again");
 
     store.works.store(false, Ordering::SeqCst);
     fail().await;
-    assert_eq!(metrics.num_alive_tasks(), 1, "away again");
+    assert_eq!(metrics.num_alive_tasks(), 1, "unavailable again");
     drop(sessions);
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert_eq!((metrics.num_alive_tasks(), Arc::strong_count(&store)), (0, 1), "nobody is left to ask for");
+    assert_eq!((metrics.num_alive_tasks(), Arc::strong_count(&store)), (0, 1), "no handle is left");
+}
+
+#[test]
+fn a_deadline_of_zero_is_an_error() {
+    let error = Sessions::builder(MemoryStore::new(), secret(1)).deadline(Duration::ZERO).build().unwrap_err();
+    assert_eq!(error.to_string(), "session store, the deadline: expected more than zero");
 }

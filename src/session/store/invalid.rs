@@ -1,35 +1,32 @@
 use crate::body::BoxError;
 
-/// Settings that no session store can be made of. Never shows what was given, since a password may stand in it.
+/// Why settings do not describe a session store. Never shows the given text, since it may contain a password.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidStore {
-    /// The address names no kind of store.
+    /// The scheme of the address is unknown. Contains the known ones.
     #[error("unknown scheme of a session store: expected {0}")]
     Scheme(&'static str),
-    /// The address names a kind of store that this build does not hold.
+    /// The scheme needs this feature of the crate, which the build lacks.
     #[error("session stores of this scheme need feature `{0}` of kylin-lb, which this build is without")]
     Feature(&'static str),
-    /// A part of the address is not as it should be.
+    /// A part of the address is wrong.
     #[error("address of a session store, {part}: expected {expected}")]
     Url {
-        /// Which part.
+        /// The part.
         part: &'static str,
-        /// How it is written.
+        /// The expected form.
         expected: &'static str,
     },
-    /// A setting is not as it should be.
+    /// A setting is wrong.
     #[error("session store, {setting}: expected {expected}")]
     Setting {
-        /// Which setting.
+        /// The setting.
         setting: &'static str,
-        /// What it may be.
+        /// The allowed values.
         expected: &'static str,
     },
-    /// It is where Tomcat keeps its own sessions.
-    #[error("session store: {0}")]
-    Tomcat(#[from] crate::kylin::tomcat::Conflict),
-    /// Certificates cannot be read, or are none.
+    /// Certificates cannot be read, or the file contains none.
     #[error("certificates for a session store")]
     Certificates(#[source] BoxError),
 }

@@ -3,7 +3,7 @@ use std::hash::Hash;
 
 use ahash::AHashMap;
 
-/// A map of the latest entries.
+/// A bounded map that evicts its oldest entry.
 pub(in crate::session) struct Latest<K, V> {
     entries: AHashMap<K, V>,
     order: VecDeque<K>,
@@ -14,25 +14,25 @@ impl<K: Hash + Eq + Clone, V> Latest<K, V> {
         self.entries.get(key)
     }
 
-    /// Sets the entry of `key`; beyond `most` entries the oldest goes.
-    pub(in crate::session) fn put(&mut self, key: K, value: V, most: usize) {
+    /// Sets the value of `key`. Evicts the oldest entries beyond `max`. A replaced entry keeps its age.
+    pub(in crate::session) fn put(&mut self, key: K, value: V, max: usize) {
         if self.entries.insert(key.clone(), value).is_none() {
             self.order.push_back(key);
         }
-        while self.order.len() > most {
+        while self.order.len() > max {
             if let Some(oldest) = self.order.pop_front() {
                 self.entries.remove(&oldest);
             }
         }
     }
 
-    #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only logins are taken back"))]
+    #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay removes entries"))]
     pub(in crate::session) fn remove(&mut self, key: &K) -> bool {
-        let was_there = self.entries.remove(key).is_some();
-        if was_there {
-            self.order.retain(|known| known != key);
+        let was_present = self.entries.remove(key).is_some();
+        if was_present {
+            self.order.retain(|other| other != key);
         }
-        was_there
+        was_present
     }
 }
 
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_entry_goes_first() {
+    fn evicts_the_oldest_entry_first() {
         let mut latest = Latest::default();
         for n in 0..5 {
             latest.put(n, n, 3);

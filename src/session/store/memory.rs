@@ -1,44 +1,142 @@
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::cache::{self, Limits, Shelf, Tenths, Weigh};
+use super::cache::{CacheLimits, ShardedCache, Weighted};
 use super::{Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, Epoch, SystemClock};
 use crate::endpoint::EndpointId;
 
-/// Sessions in the memory of this process: the default, and all that one front end needs. They end with the process; clones
-/// share them.
+/// A store in the memory of this process: the default, and enough for a single front end.
 ///
-/// Bounded: by default to 1,000,000 sessions and 256 MiB, of which a session that is just bound takes some 95 bytes. When it is
-/// full, expired sessions go first, then those that were never asked for again; the busiest go last, so that a flood of made-up
-/// ids does not drive out sessions in use.
+/// The sessions end with the process. Clones share them. The store is bounded, by default to
+/// 1,000,000 sessions and 256 MiB; a bound session takes about 90 to 150 bytes. Expired sessions
+/// are removed as new ones arrive. When the store is full, sessions that were never looked up are
+/// evicted first, so that a flood of made-up ids does not evict sessions in use.
 #[derive(Clone)]
 pub struct MemoryStore {
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
 }
 
-struct Inner {
-    shelf: Shelf<Entry>,
-    /// No version is ever given twice, not even for another key.
-    versions: AtomicU64,
-    clock: Arc<dyn Clock>,
+struct Shared {
+    cache: ShardedCache<Entry>,
+    /// The next version. No two writes share one, not even under different keys.
+    next_version: AtomicU64,
+    epoch: Epoch,
 }
 
-/// A record and its version, so small that a slot of the shelf with it takes one cache line.
+/// A record and its version, in few bytes.
 struct Entry {
     endpoint: Option<EndpointId>,
-    /// None where it is empty.
+    /// `None` for an empty sealed part.
     sealed: Option<Box<Bytes>>,
     version: u64,
 }
 
+impl MemoryStore {
+    /// The default limit of sessions.
+    const MAX_ENTRIES: NonZeroUsize = NonZeroUsize::new(1_000_000).expect("not zero");
+    /// The default limit of bytes.
+    const MAX_BYTES: NonZeroUsize = NonZeroUsize::new(256 << 20).expect("not zero");
+
+    /// Makes a store with the default limits.
+    pub fn new() -> Self {
+        Self::bounded(Self::MAX_ENTRIES, Self::MAX_BYTES)
+    }
+
+    /// Makes a store of at most `entries` sessions, which together take at most about `bytes`.
+    pub fn bounded(entries: NonZeroUsize, bytes: NonZeroUsize) -> Self {
+        Self::with_clock(entries, bytes, SystemClock)
+    }
+
+    /// Makes a store of at most `entries` sessions and about `bytes`, whose sessions expire by
+    /// `clock`.
+    pub fn with_clock(entries: NonZeroUsize, bytes: NonZeroUsize, clock: impl Clock) -> Self {
+        let cache = ShardedCache::new(CacheLimits { entries, bytes });
+        let epoch = Epoch::new(Arc::new(clock));
+        MemoryStore { shared: Arc::new(Shared { cache, next_version: AtomicU64::new(1), epoch }) }
+    }
+
+    /// Returns the number of sessions, including expired ones that were not removed yet.
+    pub fn len(&self) -> usize {
+        self.shared.cache.len()
+    }
+
+    /// Returns whether there are no sessions.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns how many sessions were evicted because the store was full.
+    pub fn evicted(&self) -> u64 {
+        self.shared.cache.evicted()
+    }
+}
+
+impl Shared {
+    fn load(&self, key: &SessionKey) -> Option<Stored> {
+        self.cache.entry(key, self.epoch.millis()).get().map(Entry::stored)
+    }
+
+    fn save(
+        &self,
+        key: &SessionKey,
+        record: &SessionRecord,
+        precondition: Precondition,
+        ttl: Duration,
+    ) -> Result<SaveOutcome, StoreError> {
+        let length = record.encoded_len();
+        if length > SessionRecord::MAX_LEN {
+            return Err(StoreError::TooLong(length));
+        }
+        let mut entry = self.cache.entry(key, self.epoch.millis());
+        let holds = match (entry.get(), precondition) {
+            (None, Precondition::Absent) => true,
+            (Some(entry), Precondition::Version(version)) => entry.version == version,
+            (None, Precondition::Version(_)) | (Some(_), Precondition::Absent) => false,
+        };
+        if !holds {
+            return Ok(SaveOutcome::Conflict(entry.get().map(Entry::stored)));
+        }
+        let version = self.next_version.fetch_add(1, Ordering::Relaxed);
+        entry.insert(Entry::new(record, version), ttl);
+        Ok(SaveOutcome::Stored(version))
+    }
+}
+
+impl SessionStore for MemoryStore {
+    fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
+        StoreFuture::Ready(Ok(self.shared.load(key)))
+    }
+
+    fn save<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        record: &'a SessionRecord,
+        precondition: Precondition,
+        ttl: Duration,
+    ) -> StoreFuture<'a, SaveOutcome> {
+        StoreFuture::Ready(self.shared.save(key, record, precondition, ttl))
+    }
+
+    fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()> {
+        self.shared.cache.entry(key, self.shared.epoch.millis()).touch(ttl);
+        StoreFuture::Ready(Ok(()))
+    }
+
+    fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()> {
+        self.shared.cache.entry(key, self.shared.epoch.millis()).remove();
+        StoreFuture::Ready(Ok(()))
+    }
+}
+
 impl Entry {
     fn new(record: &SessionRecord, version: u64) -> Self {
-        // The bytes may be a part of something much larger.
+        // The sealed part may be a slice of a much larger buffer.
         let sealed = Some(record.sealed()).filter(|sealed| !sealed.is_empty());
         let sealed = sealed.map(|sealed| Box::new(Bytes::copy_from_slice(sealed)));
         Entry { endpoint: record.endpoint().cloned(), sealed, version }
@@ -54,116 +152,11 @@ impl Entry {
     }
 }
 
-impl Weigh for Entry {
-    fn extra_bytes(&self) -> usize {
+impl Weighted for Entry {
+    fn heap_bytes(&self) -> usize {
         let sealed = self.sealed.as_ref().map_or(0, |sealed| size_of::<Bytes>() + sealed.len());
-        // An endpoint's id is the same one in all records that were bound to it here.
+        // All records that were bound to an endpoint here share its id.
         sealed + self.endpoint.as_ref().map_or(0, |id| id.as_str().len())
-    }
-}
-
-impl MemoryStore {
-    /// A store with the default bounds.
-    pub fn new() -> Self {
-        Self::bounded(1_000_000, 256 << 20)
-    }
-
-    /// A store of at most `entries` sessions, which take at most about `bytes`.
-    pub fn bounded(entries: usize, bytes: usize) -> Self {
-        Self::with_clock(entries, bytes, SystemClock)
-    }
-
-    /// The same, where sessions expire by `clock`.
-    pub fn with_clock(entries: usize, bytes: usize, clock: impl Clock) -> Self {
-        let clock = Arc::new(clock);
-        let shelf = Shelf::new(Limits { entries, bytes }, clock.now());
-        MemoryStore { inner: Arc::new(Inner { shelf, versions: AtomicU64::new(1), clock }) }
-    }
-
-    /// How many sessions there are, some of which may have expired.
-    pub fn len(&self) -> usize {
-        self.inner.shelf.len()
-    }
-
-    /// True when there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// How many sessions had to go because the store was full.
-    pub fn evicted(&self) -> u64 {
-        self.inner.shelf.evicted()
-    }
-}
-
-impl Inner {
-    fn now(&self) -> Tenths {
-        self.shelf.tenths(self.clock.now())
-    }
-
-    fn load(&self, key: &SessionKey) -> Option<Stored> {
-        let now = self.now();
-        let (mut shard, hash) = self.shelf.shard(key);
-        shard.get(key, hash, now).map(|entry| entry.stored())
-    }
-
-    fn save(
-        &self,
-        key: &SessionKey,
-        record: &SessionRecord,
-        expect: Precondition,
-        ttl: Duration,
-    ) -> Result<SaveOutcome, StoreError> {
-        let length = record.encoded_len();
-        if length > SessionRecord::MAX_LEN {
-            return Err(StoreError::TooLong(length));
-        }
-        let now = self.now();
-        let (mut shard, hash) = self.shelf.shard(key);
-        let there = shard.get(key, hash, now);
-        let as_expected = match (&there, expect) {
-            (None, Precondition::Absent) => true,
-            (Some(entry), Precondition::Version(version)) => entry.version == version,
-            _ => false,
-        };
-        if !as_expected {
-            return Ok(SaveOutcome::Conflict(there.map(|entry| entry.stored())));
-        }
-        let version = self.versions.fetch_add(1, Ordering::Relaxed);
-        shard.put(key, hash, Entry::new(record, version), cache::after(now, ttl), now);
-        Ok(SaveOutcome::Stored(version))
-    }
-}
-
-impl SessionStore for MemoryStore {
-    fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
-        StoreFuture::ready(Ok(self.inner.load(key)))
-    }
-
-    fn save<'a>(
-        &'a self,
-        key: &'a SessionKey,
-        record: &'a SessionRecord,
-        expect: Precondition,
-        ttl: Duration,
-    ) -> StoreFuture<'a, SaveOutcome> {
-        StoreFuture::ready(self.inner.save(key, record, expect, ttl))
-    }
-
-    fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()> {
-        let now = self.inner.now();
-        let (mut shard, hash) = self.inner.shelf.shard(key);
-        // What has expired does not come to life again.
-        if shard.get(key, hash, now).is_some() {
-            shard.keep(key, hash, cache::after(now, ttl));
-        }
-        StoreFuture::ready(Ok(()))
-    }
-
-    fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()> {
-        let (mut shard, hash) = self.inner.shelf.shard(key);
-        shard.remove(key, hash);
-        StoreFuture::ready(Ok(()))
     }
 }
 
@@ -192,15 +185,19 @@ mod tests {
         SessionKey::from_bytes(n.to_be_bytes())
     }
 
-    #[test]
-    fn a_session_takes_one_cache_line() {
-        assert_eq!(Shelf::<Entry>::SLOT, 64);
+    fn store(entries: usize, bytes: usize, clock: impl Clock) -> MemoryStore {
+        MemoryStore::with_clock(NonZeroUsize::new(entries).unwrap(), NonZeroUsize::new(bytes).unwrap(), clock)
     }
 
     #[test]
-    fn sessions_live_as_long_as_they_should_and_not_much_longer() {
+    fn an_entry_is_half_a_cache_line() {
+        assert_eq!(size_of::<Entry>(), 32);
+    }
+
+    #[test]
+    fn sessions_live_for_their_ttl_and_not_much_longer() {
         let clock = ManualClock::new();
-        let store = MemoryStore::with_clock(100, 1 << 20, clock.clone()).inner;
+        let store = store(100, 1 << 20, clock.clone()).shared;
         let ttl = Duration::from_secs(600);
         store.save(&key(1), &bound(), Precondition::Absent, ttl).unwrap();
         clock.advance(ttl);
@@ -210,9 +207,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn touching_keeps_a_session_and_wakes_no_dead_one() {
+    async fn a_touch_extends_a_session_and_does_not_revive_an_expired_one() {
         let clock = ManualClock::new();
-        let store = MemoryStore::with_clock(100, 1 << 20, clock.clone());
+        let store = store(100, 1 << 20, clock.clone());
         let ttl = Duration::from_secs(10);
         let saved = store.save(&key(1), &bound(), Precondition::Absent, ttl).await.unwrap();
         assert!(matches!(saved, SaveOutcome::Stored(_)));
@@ -227,8 +224,8 @@ mod tests {
     }
 
     #[test]
-    fn made_up_ids_by_the_million_leave_a_session_in_use_and_take_bounded_room() {
-        let store = MemoryStore::bounded(10_000, 2 << 20).inner;
+    fn a_million_made_up_ids_evict_no_session_in_use_and_stay_within_the_bound() {
+        let store = store(10_000, 2 << 20, SystemClock).shared;
         let live = |n: u128| key(n << 64 | n);
         for n in 0..5000 {
             store.save(&live(n), &bound(), Precondition::Absent, Duration::from_secs(60)).unwrap();
@@ -237,7 +234,7 @@ mod tests {
         for n in 0..1_000_000 {
             store.save(&key(1 << 100 | n), &bound(), Precondition::Absent, Duration::from_secs(60)).unwrap();
         }
-        assert!(store.shelf.len() <= 10_000);
+        assert!(store.cache.len() <= 10_000);
         assert_eq!((0..5000).filter(|n| store.load(&live(*n)).is_some()).count(), 5000);
     }
 }

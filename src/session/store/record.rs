@@ -4,21 +4,21 @@ use bytes::{Bytes, BytesMut};
 
 use crate::endpoint::EndpointId;
 
-/// What is kept of a session: the endpoint that it is bound to, and, where the front end shares sessions among nodes, a
-/// sealed part that only front ends with the key can read.
+/// What a store keeps of a session: the endpoint to which it is bound, and with the login relay a sealed part that only front
+/// ends with the secret can read.
 ///
-/// On the wire a record is
+/// The encoding:
 ///
-/// | bytes | what |
+/// | bytes | content |
 /// |---|---|
 /// | 1 | format, at present 1 |
-/// | 1 | length of the endpoint's id; 0 when it is bound to none |
+/// | 1 | length of the endpoint's id; 0 for an unbound session |
 /// | n | the id |
-/// | m | the sealed part, up to the last four bytes |
-/// | 4 | CRC-32 of all before, big-endian |
+/// | m | the sealed part |
+/// | 4 | CRC-32 of all bytes before, big-endian |
 ///
-/// so a binding of a short id takes some ten bytes. A record that does not read back ([`DamagedRecord`]) counts as absent: it is
-/// replaced, and never yields another session's binding.
+/// A binding to an endpoint with a short id takes about ten bytes. Bytes that do not decode ([`DamagedRecord`]) count as absent:
+/// they are replaced, and never yield the binding of another session.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct SessionRecord {
     endpoint: Option<EndpointId>,
@@ -28,37 +28,37 @@ pub struct SessionRecord {
 const FORMAT: u8 = 1;
 
 impl SessionRecord {
-    /// The longest encoded record that stores have to keep, in bytes.
+    /// The maximum length of an encoded record, in bytes.
     pub const MAX_LEN: usize = 16 * 1024;
 
-    /// The record of a session that is bound to `endpoint`.
+    /// Makes the record of a session that is bound to `endpoint`.
     pub fn bound(endpoint: EndpointId) -> Self {
         SessionRecord { endpoint: Some(endpoint), sealed: Bytes::new() }
     }
 
-    /// The record with its sealed part set. What makes it longer than [`MAX_LEN`](Self::MAX_LEN) makes stores refuse it.
+    /// Sets the sealed part. Stores refuse a record that is longer than [`MAX_LEN`](Self::MAX_LEN).
     #[must_use]
     pub fn with_sealed(mut self, sealed: impl Into<Bytes>) -> Self {
         self.sealed = sealed.into();
         self
     }
 
-    /// The endpoint that the session is bound to.
+    /// Returns the endpoint to which the session is bound.
     pub fn endpoint(&self) -> Option<&EndpointId> {
         self.endpoint.as_ref()
     }
 
-    /// The sealed part; empty where there is none.
+    /// Returns the sealed part, which may be empty.
     pub fn sealed(&self) -> &Bytes {
         &self.sealed
     }
 
-    /// How long [`encode`](Self::encode) makes it, in bytes.
+    /// Returns the length of the [encoded](Self::encode) record, in bytes.
     pub fn encoded_len(&self) -> usize {
         6 + self.endpoint.as_ref().map_or(0, |id| id.as_str().len()) + self.sealed.len()
     }
 
-    /// The record as stores keep it.
+    /// Encodes the record for a store.
     pub fn encode(&self) -> Bytes {
         let id = self.endpoint.as_ref().map_or("", EndpointId::as_str);
         let mut bytes = BytesMut::with_capacity(self.encoded_len());
@@ -71,10 +71,10 @@ impl SessionRecord {
         bytes.freeze()
     }
 
-    /// Reads what a store has kept.
+    /// Decodes bytes from a store.
     ///
     /// # Errors
-    /// [`DamagedRecord`] when it is not a whole record of a known format.
+    /// [`DamagedRecord`] when the bytes are not a whole record of a known format.
     pub fn decode(bytes: &[u8]) -> Result<Self, DamagedRecord> {
         if bytes.len() > Self::MAX_LEN {
             return Err(DamagedRecord);
@@ -97,7 +97,7 @@ impl SessionRecord {
 }
 
 impl fmt::Debug for SessionRecord {
-    /// Shows how long the sealed part is, never the part.
+    /// Shows the length of the sealed part, never its content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionRecord")
             .field("endpoint", &self.endpoint)
@@ -106,8 +106,7 @@ impl fmt::Debug for SessionRecord {
     }
 }
 
-/// Bytes in a store that are not a session record: cut short, altered, of a format that this version does not know, or
-/// somebody else's.
+/// Bytes in a store that are not a session record: truncated, altered, of an unknown format, or written by another program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a session record of format {FORMAT}")]
 pub struct DamagedRecord;
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_back_what_was_written() {
+    fn decodes_what_was_encoded() {
         for record in [SessionRecord::default(), bound(), bound().with_sealed(vec![7_u8; 300])] {
             assert_eq!(SessionRecord::decode(&record.encode()), Ok(record));
         }
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_and_every_flipped_bit_is_noticed() {
+    fn every_truncation_and_every_flipped_bit_is_detected() {
         let bytes = bound().with_sealed(vec![7_u8; 20]).encode();
         for length in 0..bytes.len() {
             assert_eq!(SessionRecord::decode(&bytes[..length]), Err(DamagedRecord));
@@ -143,7 +142,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_are_too_strange(bytes in proptest::collection::vec(0_u8.., 0..100)) {
+        fn decoding_arbitrary_bytes_never_panics(bytes in proptest::collection::vec(0_u8.., 0..100)) {
             if let Ok(record) = SessionRecord::decode(&bytes) {
                 proptest::prop_assert_eq!(&record.encode()[..], &bytes[..]);
             }

@@ -11,15 +11,15 @@ use super::process::Process;
 use super::redis::on_path;
 use super::skip;
 
-/// How long it may take to start; it takes some 150 ms, and longer after a crash.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The time limit for the start. It takes about 150 ms, and longer after a crash.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Whether MariaDB is installed; loud when it is not.
+/// Returns whether MariaDB is installed, and reports a skipped test if not.
 pub(crate) fn mariadb_installed() -> bool {
     skip::installed("mariadb-server", ["mariadbd", "mariadb-install-db", "mariadb"].iter().all(|name| on_path(name)))
 }
 
-/// A running server with a database `kylin` and a user `front` (password `hunter2`), killed when this is dropped.
+/// A running server with a database `kylin` and a user `front` (password `hunter2`), killed on drop.
 #[derive(Debug)]
 pub(crate) struct MariaDb {
     process: Process,
@@ -57,13 +57,13 @@ impl MariaDb {
         self.process.kill();
     }
 
-    /// Starts it again on the same port and the same data, once it was killed.
+    /// Starts a killed server again on the same port, with its data.
     pub(crate) async fn restart(&mut self) {
         let process = Self::attempt(self.port, self.data.path(), &self.arguments).await;
-        self.process = process.expect("a server that was killed starts again");
+        self.process = process.expect("a killed server starts again");
     }
 
-    /// The address of a store on it.
+    /// Returns the address of a store.
     pub(crate) fn url(&self) -> String {
         format!("mysql://front:hunter2@127.0.0.1:{}/kylin", self.port)
     }
@@ -76,7 +76,7 @@ impl MariaDb {
         self.port
     }
 
-    /// What the server's own client prints for a statement, as the administrator, in database `kylin` if there is one.
+    /// Executes a statement as the administrator, in database `kylin` if it exists. Returns the output of the client.
     ///
     /// # Panics
     /// When the statement fails.
@@ -99,18 +99,18 @@ impl MariaDb {
         command.args(user()).arg(format!("--port={port}")).args(folders(data));
         command.arg(format!("--socket={}", data.join("socket").display())).args(arguments);
         let mut process = Process::spawn("mariadbd", folder, &mut command).expect("mariadbd can be run");
-        let ready = process.wait_ready(PATIENCE, |server| server.file("stderr").contains("ready for connections"));
+        let ready = process.wait_ready(START_TIMEOUT, |server| server.file("stderr").contains("ready for connections"));
         ready.await.ok().map(|()| process)
     }
 }
 
-/// A folder for its data, and one of its own for temporary tables: a server that starts removes all that it finds there, those of
-/// other servers that run as well.
+/// Returns the options for the data folder and for a folder of temporary tables. A server that starts empties the latter, so
+/// that no two servers may share it.
 fn folders(data: &Path) -> [String; 2] {
     [format!("--datadir={}", data.join("data").display()), format!("--tmpdir={}", data.join("tmp").display())]
 }
 
-/// The server refuses to be root unless it is told to.
+/// Returns the option without which the server refuses to run as root.
 fn user() -> Option<&'static str> {
     let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     root.then_some("--user=root")

@@ -10,15 +10,15 @@ use super::process::Process;
 use super::redis::on_path;
 use super::skip;
 
-/// How long it may take to start; it takes some 4 ms.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The time limit for the start, which takes about 4 ms.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Whether Memcached is installed; loud when it is not.
+/// Returns whether Memcached is installed, and reports a skipped test if not.
 pub(crate) fn memcached_installed() -> bool {
     skip::installed("memcached", on_path("memcached"))
 }
 
-/// A running server, killed when this is dropped.
+/// A running server. Killed on drop.
 #[derive(Debug)]
 pub(crate) struct Memcached {
     process: Process,
@@ -27,7 +27,7 @@ pub(crate) struct Memcached {
 }
 
 impl Memcached {
-    /// Starts a server with further arguments, and waits until it listens.
+    /// Starts a server with additional arguments, and waits until it listens.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         for _ in 0..5 {
@@ -44,10 +44,10 @@ impl Memcached {
         self.process.kill();
     }
 
-    /// Starts it again on the same port, empty, once it was killed.
+    /// Starts a killed server again on the same port, without data.
     pub(crate) async fn restart(&mut self) {
         let process = Self::attempt(self.port, &self.arguments).await;
-        self.process = process.expect("the port of a server that was killed is free");
+        self.process = process.expect("the port of a killed server is free");
     }
 
     pub(crate) fn process(&mut self) -> &mut Process {
@@ -63,23 +63,23 @@ impl Memcached {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// One of the server's figures.
+    /// Returns a figure of `stats`.
     pub(crate) fn stat(&self, name: &str) -> String {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("the server listens");
         stream.write_all(b"stats\r\nquit\r\n").expect("the server reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("the server answers");
-        let line = answer.lines().find_map(|line| line.strip_prefix(&format!("STAT {name} ")));
-        line.unwrap_or_else(|| panic!("{answer}")).to_owned()
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("the server responds");
+        let line = response.lines().find_map(|line| line.strip_prefix(&format!("STAT {name} ")));
+        line.unwrap_or_else(|| panic!("{response}")).to_owned()
     }
 
     async fn attempt(port: u16, arguments: &[String]) -> Option<Process> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new("memcached");
-        // As root it wants to be told whom to become; others it ignores that for.
+        // The server needs a user to switch to when it starts as root, and ignores the option otherwise.
         command.args(["-u", "nobody", "-l", "127.0.0.1", "-p", &port.to_string()]).args(arguments);
         let mut process = Process::spawn("memcached", folder, &mut command).expect("memcached can be run");
-        let ready = process.wait_ready(PATIENCE, |_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
+        let ready = process.wait_ready(START_TIMEOUT, |_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
         ready.await.ok().map(|()| process)
     }
 }

@@ -1,4 +1,4 @@
-//! Real Redis servers: one alone, a cluster, a master with Sentinels.
+//! Real Redis servers: a single one, a cluster, a master with Sentinels.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,26 +10,26 @@ use super::port::free_port;
 use super::process::Process;
 use super::skip;
 
-/// How long a server may take to start, and a group of them to find each other; it takes some 10 ms, and 5 s.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The time limit for the start of servers. A single one needs about 10 ms, a cluster 5 s.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Whether Redis is installed; loud when it is not.
+/// Returns whether Redis is installed, and reports a skipped test if not.
 pub(crate) fn redis_installed() -> bool {
     skip::installed("redis-server", on_path("redis-server") && on_path("redis-cli"))
 }
 
-/// Whether Sentinel is installed; loud when it is not.
+/// Returns whether Sentinel is installed, and reports a skipped test if not.
 pub(crate) fn sentinel_installed() -> bool {
     skip::installed("redis-sentinel", on_path("redis-sentinel") && on_path("redis-cli"))
 }
 
-/// Whether a program can be found.
+/// Returns whether a program is installed.
 pub(crate) fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|folder| folder.join(program).is_file())
 }
 
-/// A running server, killed when this is dropped.
+/// A running server. Killed on drop.
 #[derive(Debug)]
 pub(crate) struct Redis {
     process: Process,
@@ -38,7 +38,7 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// Starts a server with further arguments, and waits until it serves.
+    /// Starts a server with additional arguments, and waits until it is ready.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         for _ in 0..5 {
@@ -55,10 +55,10 @@ impl Redis {
         self.process.kill();
     }
 
-    /// Starts it again on the same port, empty, once it was killed.
+    /// Starts a killed server again on the same port, without data.
     pub(crate) async fn restart(&mut self) {
         let process = Self::attempt(self.port, &self.arguments).await;
-        self.process = process.expect("the port of a server that was killed is free");
+        self.process = process.expect("the port of a killed server is free");
     }
 
     pub(crate) fn process(&mut self) -> &mut Process {
@@ -74,7 +74,7 @@ impl Redis {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// What `redis-cli` says to these arguments.
+    /// Runs `redis-cli` and returns its output.
     pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         cli(self.port, arguments)
     }
@@ -87,12 +87,13 @@ impl Redis {
         let ports = if tls { ["--port", "0", "--tls-port", &port] } else { ["--port", &port, "--tls-port", "0"] };
         command.args(ports).args(["--bind", "127.0.0.1", "--save", "", "--dir"]).arg(folder.path()).args(arguments);
         let mut process = Process::spawn("redis-server", folder, &mut command).expect("redis-server can be run");
-        let ready = process.wait_ready(PATIENCE, |redis| redis.file("stdout").contains("Ready to accept connections"));
+        let ready =
+            process.wait_ready(START_TIMEOUT, |redis| redis.file("stdout").contains("Ready to accept connections"));
         ready.await.ok().map(|()| process)
     }
 }
 
-/// What `redis-cli` says to these arguments.
+/// Runs `redis-cli` and returns its output.
 pub(crate) fn cli(port: u16, arguments: &[&str]) -> String {
     let output = Command::new("redis-cli").args(["-h", "127.0.0.1", "-p", &port.to_string()]).args(arguments).output();
     let output = output.expect("redis-cli can be run");
@@ -106,7 +107,7 @@ pub(crate) struct RedisCluster {
 }
 
 impl RedisCluster {
-    /// Starts six servers, makes them a cluster, and waits until every replica could take its master's place.
+    /// Starts six servers, joins them to a cluster, and waits until every replica is in sync.
     pub(crate) async fn start() -> Self {
         let mut nodes = Vec::new();
         for _ in 0..6 {
@@ -117,8 +118,8 @@ impl RedisCluster {
         let addresses: Vec<String> = nodes.iter().map(Redis::address).collect();
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         let create = [&["--cluster", "create"], &addresses[..], &["--cluster-replicas", "1", "--cluster-yes"]].concat();
-        let said = cli(nodes[0].port, &create);
-        assert!(said.contains("All 16384 slots covered"), "{said}");
+        let output = cli(nodes[0].port, &create);
+        assert!(output.contains("All 16384 slots covered"), "{output}");
         let cluster = RedisCluster { nodes };
         eventually("the cluster is whole", || {
             let whole = |node: &Redis| node.cli(&["cluster", "info"]).contains("cluster_state:ok");
@@ -129,15 +130,15 @@ impl RedisCluster {
         cluster
     }
 
-    /// The address of a store on it; two of its nodes, so that the others have to be found.
+    /// Returns the address of a store with two of the nodes, so that the store must discover the others.
     pub(crate) fn url(&self) -> String {
         format!("redis+cluster://{},{}", self.nodes[0].address(), self.nodes[5].address())
     }
 
-    /// The port of the master of a key, as the node that is asked knows it.
-    pub(crate) fn master_of(&self, key: &str, asked: &Redis) -> u16 {
-        let slot: u32 = asked.cli(&["cluster", "keyslot", key]).parse().expect("a slot");
-        let nodes = asked.cli(&["cluster", "nodes"]);
+    /// Returns the port of the master of a key, according to `node`.
+    pub(crate) fn master_of(&self, key: &str, node: &Redis) -> u16 {
+        let slot: u32 = node.cli(&["cluster", "keyslot", key]).parse().expect("a slot");
+        let nodes = node.cli(&["cluster", "nodes"]);
         for line in nodes.lines().filter(|line| line.contains("master") && !line.contains("fail")) {
             let words: Vec<&str> = line.split(' ').collect();
             let serves = words[8..].iter().any(|range| {
@@ -153,7 +154,7 @@ impl RedisCluster {
         panic!("no master serves slot {slot}:\n{nodes}");
     }
 
-    /// The node at a port.
+    /// Returns the node at a port.
     pub(crate) fn node(&mut self, port: u16) -> &mut Redis {
         self.nodes.iter_mut().find(|node| node.port == port).expect("a node of the cluster")
     }
@@ -161,14 +162,14 @@ impl RedisCluster {
 
 /// A master called `kylin`, a replica, and three Sentinels.
 #[derive(Debug)]
-pub(crate) struct Watched {
+pub(crate) struct SentinelGroup {
     pub(crate) master: Redis,
     pub(crate) replica: Redis,
     sentinels: Vec<(Process, u16)>,
 }
 
-impl Watched {
-    /// Starts all of them, and waits until they know each other.
+impl SentinelGroup {
+    /// Starts all servers, and waits until the Sentinels know each other.
     pub(crate) async fn start() -> Self {
         let delay = ["--repl-diskless-sync-delay", "0"];
         let master = Redis::start(&delay).await;
@@ -187,10 +188,10 @@ impl Watched {
             })
         })
         .await;
-        Watched { master, replica, sentinels }
+        SentinelGroup { master, replica, sentinels }
     }
 
-    /// The address of a store at the master, whoever that is. The first of the Sentinels is not there.
+    /// Returns the address of a store on the current master. The first Sentinel in it does not exist.
     pub(crate) fn url(&self) -> String {
         let sentinels: Vec<String> = self.sentinels.iter().map(|(_, port)| format!("127.0.0.1:{port}")).collect();
         format!("redis+sentinel://127.0.0.1:1,{}/kylin/3", sentinels.join(","))
@@ -210,7 +211,7 @@ impl Watched {
             let mut command = Command::new("redis-sentinel");
             let mut process =
                 Process::spawn("redis-sentinel", folder, command.arg(&file)).expect("redis-sentinel can be run");
-            let ready = process.wait_ready(PATIENCE, |_| cli(port, &["ping"]) == "PONG").await;
+            let ready = process.wait_ready(START_TIMEOUT, |_| cli(port, &["ping"]) == "PONG").await;
             if ready.is_ok() {
                 return (process, port);
             }
@@ -219,12 +220,12 @@ impl Watched {
     }
 }
 
-/// A certificate for 127.0.0.1 that is its own authority.
+/// A self-signed certificate for 127.0.0.1.
 #[derive(Debug)]
 pub(crate) struct Certificate(TempDir);
 
 impl Certificate {
-    /// Made by the `openssl` command.
+    /// Makes a certificate with the `openssl` command.
     pub(crate) fn make() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let certificate = Certificate(folder);
@@ -248,12 +249,12 @@ impl Certificate {
     }
 }
 
-/// Whether the command that makes certificates is installed; loud when it is not.
+/// Returns whether `openssl` is installed, and reports a skipped test if not.
 pub(crate) fn openssl_installed() -> bool {
     skip::installed("openssl", on_path("openssl"))
 }
 
-/// A path as text.
+/// Returns a path as text.
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("temporary folders have plain names")
 }
@@ -263,9 +264,9 @@ pub(crate) fn text(path: &Path) -> &str {
 /// # Panics
 /// When it does not within a minute.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = tokio::time::Instant::now() + PATIENCE;
+    let until = tokio::time::Instant::now() + START_TIMEOUT;
     while !holds() {
-        assert!(tokio::time::Instant::now() < until, "never came true: {what}");
+        assert!(tokio::time::Instant::now() < until, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

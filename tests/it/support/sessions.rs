@@ -1,4 +1,4 @@
-//! What is asked of every store that front ends share, beyond the suite that the library brings.
+//! Checks for every store that front ends share, beyond the conformance suite of the library.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use kylin_lb::session::{self, Precondition, SaveOutcome, SessionKey, SessionReco
 
 /// Long enough for any test.
 pub(crate) const TTL: Duration = Duration::from_secs(600);
-/// How long an operation on a store that is down may take before it counts as stuck.
-const STUCK: Duration = Duration::from_secs(10);
-/// How long a store may take to be found again.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The time limit for an operation on a store that is down.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time limit for a store to become available again.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A handle on the store at an address, as a front end has it.
+/// Opens the store at an address, as a front end does.
 pub(crate) fn front_end(url: &str) -> Arc<dyn SessionStore> {
     session::open(url).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -22,17 +22,12 @@ pub(crate) fn key(number: u128) -> SessionKey {
     SessionKey::from_bytes(number.to_be_bytes())
 }
 
-/// The 32 digits of a key, as stores with textual keys have it.
-pub(crate) fn hex(key: &SessionKey) -> String {
-    String::from_utf8(key.hex().to_vec()).expect("digits")
-}
-
-/// The record bound to an endpoint of this name.
+/// Makes a record that is bound to an endpoint of this name.
 pub(crate) fn bound(endpoint: &str) -> SessionRecord {
     SessionRecord::bound(EndpointId::new(endpoint).expect("a valid id"))
 }
 
-/// Binds a session that nobody has seen.
+/// Binds a new session.
 pub(crate) async fn bind(
     store: &Arc<dyn SessionStore>,
     key: &SessionKey,
@@ -41,17 +36,21 @@ pub(crate) async fn bind(
     store.save(key, &bound(endpoint), Precondition::Absent, TTL).await
 }
 
-/// Two front ends see sessions for the first time at once, and each binds them to another endpoint. Both must end up with the
-/// same: one of them writes it, and the other is told what the first has written.
-pub(crate) async fn settle_first_sights(one: Arc<dyn SessionStore>, other: Arc<dyn SessionStore>, sessions: u128) {
-    const AT_ONCE: u128 = 32;
+/// Two front ends bind the same new sessions at the same time, each to another endpoint. For every session one must write its
+/// record, and the other must receive that record.
+pub(crate) async fn settle_concurrent_bindings(
+    one: Arc<dyn SessionStore>,
+    other: Arc<dyn SessionStore>,
+    sessions: u128,
+) {
+    const CONCURRENCY: u128 = 32;
     let first = fastrand::u128(..);
-    let lanes: Vec<_> = (0..AT_ONCE)
-        .map(|lane| {
+    let tasks: Vec<_> = (0..CONCURRENCY)
+        .map(|task| {
             let (one, other) = (one.clone(), other.clone());
             tokio::spawn(async move {
                 let mut disagreements = 0;
-                for number in (lane..sessions).step_by(AT_ONCE as usize) {
+                for number in (task..sessions).step_by(CONCURRENCY as usize) {
                     let key = key(first.wrapping_add(number));
                     let (left, right) = tokio::join!(bind(&one, &key, "left"), bind(&other, &key, "right"));
                     let agreed = match (left.unwrap(), right.unwrap()) {
@@ -71,8 +70,8 @@ pub(crate) async fn settle_first_sights(one: Arc<dyn SessionStore>, other: Arc<d
         })
         .collect();
     let mut disagreements = 0;
-    for lane in lanes {
-        disagreements += lane.await.unwrap();
+    for task in tasks {
+        disagreements += task.await.unwrap();
     }
     assert_eq!(disagreements, 0, "of {sessions}");
 }
@@ -81,33 +80,34 @@ fn stored(endpoint: &str, version: u64) -> Option<Stored> {
     Some(Stored { record: bound(endpoint), version })
 }
 
-/// Asks a store that is down: every operation says so, and soon.
-pub(crate) async fn says_that_it_is_down(store: &Arc<dyn SessionStore>) {
+/// Checks that every operation on a store that is down fails as unavailable, and soon.
+pub(crate) async fn fails_as_unavailable(store: &Arc<dyn SessionStore>) {
     let key = key(fastrand::u128(..));
     for _ in 0..50 {
-        let loaded = tokio::time::timeout(STUCK, store.load(&key)).await.expect("a load does not hang");
+        let loaded = tokio::time::timeout(OPERATION_TIMEOUT, store.load(&key)).await.expect("a load does not hang");
         assert!(matches!(loaded, Err(StoreError::Unavailable(_))), "{loaded:?}");
-        let saved = tokio::time::timeout(STUCK, bind(store, &key, "q1")).await.expect("a save does not hang");
+        let saved =
+            tokio::time::timeout(OPERATION_TIMEOUT, bind(store, &key, "q1")).await.expect("a save does not hang");
         assert!(matches!(saved, Err(StoreError::Unavailable(_))), "{saved:?}");
     }
 }
 
-/// Waits until a store serves again, by the same handle; each operation under a deadline, as the front end has them.
-pub(crate) async fn comes_back(store: &Arc<dyn SessionStore>, key: &SessionKey) {
-    let until = tokio::time::Instant::now() + PATIENCE;
+/// Waits until a store is available again to the same handle. Each operation has a deadline, as in the front end.
+pub(crate) async fn recovers(store: &Arc<dyn SessionStore>, key: &SessionKey) {
+    let until = tokio::time::Instant::now() + RECOVERY_TIMEOUT;
     loop {
         match tokio::time::timeout(Duration::from_millis(50), store.load(key)).await {
             Ok(Ok(_)) => break,
-            failed => assert!(tokio::time::Instant::now() < until, "the store does not come back: {failed:?}"),
+            failed => assert!(tokio::time::Instant::now() < until, "the store does not recover: {failed:?}"),
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let other = self::key(fastrand::u128(..));
-    assert!(matches!(bind(store, &other, "q1").await, Ok(SaveOutcome::Stored(_))), "and it can be written to");
+    assert!(matches!(bind(store, &other, "q1").await, Ok(SaveOutcome::Stored(_))), "the store accepts writes");
 }
 
-/// Callers that go in the middle of an operation, at all moments, leave no answer behind that another caller would get.
-pub(crate) async fn keeps_answers_apart(store: Arc<dyn SessionStore>) {
+/// Drops callers at any point of an operation, and checks that no other caller receives their response.
+pub(crate) async fn keeps_responses_apart(store: Arc<dyn SessionStore>) {
     let first = fastrand::u128(..);
     for number in 0..20 {
         bind(&store, &key(first ^ number), &format!("endpoint-{number}")).await.unwrap();
@@ -119,7 +119,7 @@ pub(crate) async fn keeps_answers_apart(store: Arc<dyn SessionStore>) {
                 for _ in 0..300 {
                     let number = fastrand::u128(0..20);
                     let (key, deadline) = (key(first ^ number), Duration::from_micros(fastrand::u64(0..1500)));
-                    // Whether it is in time depends on the machine; what it says must not.
+                    // Whether the response is in time depends on the machine; its content must not.
                     if let Ok(loaded) = tokio::time::timeout(deadline, store.load(&key)).await {
                         let there = loaded.unwrap().expect("it was bound");
                         assert_eq!(there.record, bound(&format!("endpoint-{number}")));
@@ -137,8 +137,8 @@ pub(crate) async fn keeps_answers_apart(store: Arc<dyn SessionStore>) {
     }
 }
 
-/// The whole text of an error: what a log would show of it.
-pub(crate) fn whole_text(error: &StoreError) -> String {
+/// Returns the text of an error and all its sources: what a log could show.
+pub(crate) fn full_text(error: &StoreError) -> String {
     let mut text = format!("{error:?}");
     let mut next: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = next {

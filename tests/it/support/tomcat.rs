@@ -1,7 +1,7 @@
-//! A real Tomcat with a small application that logs in and answers queries as Kylin 2-4 does, sessions and all.
+//! A real Tomcat with a small application that has the login, the sessions and the queries of Kylin 2-4.
 //!
-//! Kylin is a Tomcat application, and what a front end has to get right about sessions is Tomcat's doing: when a session
-//! is made, what its cookie looks like, that another node does not know it.
+//! Kylin is a Tomcat application. Tomcat decides what a front end must handle: when a session starts, what its cookie looks
+//! like, and that another node does not know it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,12 +13,12 @@ use super::process::Process;
 use super::skip;
 
 const HOME: &str = "/usr/share/tomcat10";
-/// How long Tomcat may take to start; alone on a machine it takes about two seconds.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// The time limit for the start of Tomcat. On an idle machine it takes about two seconds.
+const START_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Login, query and logout: `server` is the node's name; a login ends the old session, as Spring Security's protection
-/// against fixation does, and Basic credentials without a session make one. A query takes two milliseconds at least, so
-/// that the nodes are about equally fast even where the machine has no time for all of them.
+/// Login, query and logout. A login ends the old session, as the fixation protection of Spring Security does. Basic
+/// credentials without a session start one. A query takes at least two milliseconds, so that the nodes are about equally
+/// fast on a busy machine.
 const APPLICATION: &str = r#"<%@ page contentType="application/json;charset=UTF-8" session="false" trimDirectiveWhitespaces="true"
     import="java.util.Base64,java.nio.charset.StandardCharsets" %><%
     String path = request.getServletPath() + (request.getPathInfo() == null ? "" : request.getPathInfo());
@@ -66,7 +66,7 @@ const APPLICATION_WEB_XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 </web-app>
 "#;
 
-/// What Tomcat's own conf/web.xml has of importance: the servlet that compiles pages.
+/// The essential part of Tomcat's own `conf/web.xml`: the servlet that compiles pages.
 const CONTAINER_WEB_XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 <web-app xmlns="https://jakarta.ee/xml/ns/jakartaee" version="5.0">
   <servlet>
@@ -78,7 +78,7 @@ const CONTAINER_WEB_XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 </web-app>
 "#;
 
-/// A running Tomcat: one process, killed when this is dropped.
+/// A running Tomcat. Killed on drop.
 #[derive(Debug)]
 pub(crate) struct Tomcat {
     process: Process,
@@ -86,18 +86,18 @@ pub(crate) struct Tomcat {
 }
 
 impl Tomcat {
-    /// Whether Tomcat is installed; loud when it is not, and a failure when the environment says `CI=true`.
+    /// Returns whether Tomcat is installed, and reports a skipped test if not. Fails instead where `CI=true` is set.
     pub(crate) fn required() -> bool {
         let present = Path::new(HOME).join("bin/bootstrap.jar").is_file();
         skip::installed("Tomcat (Debian: tomcat10)", present && which("java"))
     }
 
-    /// Starts one for each name, together; the names are also their `jvmRoute`s.
+    /// Starts a node for each name, all at the same time. The name is also the `jvmRoute`.
     pub(crate) async fn start(names: &[&str]) -> Vec<Tomcat> {
         let mut nodes: Vec<Tomcat> = names.iter().map(|name| Tomcat::spawn(name)).collect();
         for (node, name) in nodes.iter_mut().zip(names) {
             while let Err(log) = node.ready().await {
-                // Somebody took the port between our look and Tomcat's bind.
+                // Another process took the port before Tomcat did.
                 assert!(log.contains("Address already in use"), "{log}");
                 *node = Tomcat::spawn(name);
             }
@@ -109,7 +109,7 @@ impl Tomcat {
         self.address
     }
 
-    /// Kills it at once.
+    /// Kills the process.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
     }
@@ -142,23 +142,23 @@ impl Tomcat {
         Tomcat { process, address: ([127, 0, 0, 1], port).into() }
     }
 
-    /// Waits until it serves.
+    /// Waits until the node is ready.
     async fn ready(&mut self) -> Result<(), String> {
-        let started = self.process.wait_ready(PATIENCE, |tomcat| {
+        let started = self.process.wait_ready(START_TIMEOUT, |tomcat| {
             let log = tomcat.file("stderr");
             log.contains("Server startup in") || log.contains("Address already in use")
         });
         started.await.map_err(|failure| failure.to_string())?;
-        let answer = super::http::get(self.address, "/kylin/api/admin/version", &[]).await;
-        match answer {
-            Ok(answer) if answer.text().contains("kylin.version") => Ok(()),
+        let response = super::http::get(self.address, "/kylin/api/admin/version", &[]).await;
+        match response {
+            Ok(response) if response.text().contains("kylin.version") => Ok(()),
             other => Err(format!("{other:?}\n{}", self.process.log())),
         }
     }
 }
 
 fn server_xml(name: &str, port: u16) -> String {
-    // The connector's settings are those of Kylin's own server.xml.
+    // With the connector settings of Kylin's own server.xml.
     format!(
         r#"<?xml version="1.0" encoding="UTF-8"?>
 <Server port="-1">

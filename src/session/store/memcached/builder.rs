@@ -1,3 +1,5 @@
+use std::num::NonZeroU16;
+
 use super::MemcachedStore;
 use super::connection::Server;
 use crate::hash;
@@ -6,23 +8,28 @@ use crate::session::store::remote::url::{Host, wrong};
 use crate::session::store::remote::{Pool, StoreUrl};
 
 const PORT: u16 = 11211;
+const MAX_CONNECTIONS: NonZeroU16 = NonZeroU16::new(8).expect("not zero");
 
 /// Settings of a [`MemcachedStore`]. [`Debug`](std::fmt::Debug) shows no login.
 pub struct MemcachedBuilder {
     hosts: Vec<Host>,
     login: Option<(String, String)>,
     prefix: String,
-    connections: usize,
+    max_connections: NonZeroU16,
 }
 
 impl MemcachedBuilder {
-    /// A store on these servers, each `host` or `host:port`; by default port 11211. All front ends write them alike.
+    /// Starts the settings of a store on these servers, each `host` or `host:port`. The default port
+    /// is 11211. All front ends must write a server alike.
     ///
     /// # Errors
-    /// [`InvalidStore::Url`] when one is neither.
+    /// [`InvalidStore::Url`] when a server is neither.
     pub fn servers<'a>(servers: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidStore> {
-        let hosts = servers.into_iter().map(Host::parse).collect::<Result<_, _>>()?;
-        Ok(MemcachedBuilder { hosts, login: None, prefix: "kylin-lb:".to_owned(), connections: 8 })
+        Ok(Self::new(servers.into_iter().map(Host::parse).collect::<Result<_, _>>()?))
+    }
+
+    fn new(hosts: Vec<Host>) -> Self {
+        MemcachedBuilder { hosts, login: None, prefix: "kylin-lb:".to_owned(), max_connections: MAX_CONNECTIONS }
     }
 
     pub(super) fn from_address(address: &str) -> Result<Self, InvalidStore> {
@@ -33,8 +40,7 @@ impl MemcachedBuilder {
         if !url.path.is_empty() {
             return Err(wrong("the path", "none"));
         }
-        let mut builder = Self::servers([])?;
-        builder.hosts = std::mem::take(&mut url.hosts);
+        let mut builder = Self::new(std::mem::take(&mut url.hosts));
         builder.login = match (url.user.take(), url.password.take()) {
             (Some(user), Some(password)) => Some((user, password)),
             (None, None) => None,
@@ -47,52 +53,52 @@ impl MemcachedBuilder {
         Ok(builder)
     }
 
-    /// Log in at servers that were started with an authentication file.
+    /// Sets the login for servers that were started with an authentication file. Default: none.
     #[must_use]
     pub fn login(mut self, user: &str, password: &str) -> Self {
         self.login = Some((user.to_owned(), password.to_owned()));
         self
     }
 
-    /// What goes before the keys; `kylin-lb:` by default. Front ends of one cluster have the same, those of different clusters
-    /// must not.
+    /// Sets the prefix of all keys. Default: `kylin-lb:`. Front ends of one cluster need the same
+    /// prefix, those of different clusters need different ones.
     #[must_use]
     pub fn prefix(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.prefix);
         self
     }
 
-    /// The most connections to each server; 8 by default, at least 1. Each carries one request at a time.
+    /// Sets the maximum number of connections to each server. Default: 8. A connection carries one
+    /// request at a time.
     #[must_use]
-    pub fn connections(mut self, most: usize) -> Self {
-        self.connections = most.clamp(1, 1024);
+    pub fn max_connections(mut self, max: NonZeroU16) -> Self {
+        self.max_connections = max;
         self
     }
 
-    /// The store. Nothing is connected yet.
+    /// Makes the store, which connects when it is first used.
     ///
     /// # Errors
-    /// [`InvalidStore::Setting`] when settings are not usable.
+    /// [`InvalidStore::Setting`] when a setting is invalid.
     pub fn build(self) -> Result<MemcachedStore, InvalidStore> {
         let invalid = |setting, expected| Err(InvalidStore::Setting { setting, expected });
-        if self.prefix.len() > 200 || !self.prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let is_visible = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        if self.prefix.len() > 200 || !is_visible(&self.prefix) {
             return invalid("the prefix", "at most 200 visible ASCII characters");
         }
-        if let Some((user, password)) = &self.login {
-            let plain =
-                |text: &str| !text.is_empty() && text.len() <= 500 && text.bytes().all(|byte| byte.is_ascii_graphic());
-            if !plain(user) || !plain(password) {
-                return invalid("the login", "visible ASCII characters");
-            }
+        if let Some((user, password)) = &self.login
+            && [user, password].iter().any(|text| !(1..=500).contains(&text.len()) || !is_visible(text))
+        {
+            return invalid("the login", "visible ASCII characters");
         }
         let mut servers = Vec::new();
         for host in &self.hosts {
-            let server = Server::new(host.or_port(PORT), self.login.clone());
+            let server = Server::new(host.with_default_port(PORT), self.login.clone());
             let identity = hash::key64(server.address().as_bytes());
             if servers.iter().any(|(other, _)| *other == identity) {
                 return invalid("the servers", "each once");
             }
-            servers.push((identity, Pool::new(server, self.connections)));
+            servers.push((identity, Pool::new(server, self.max_connections)));
         }
         if servers.is_empty() {
             return invalid("the servers", "at least one");
@@ -106,7 +112,7 @@ impl std::fmt::Debug for MemcachedBuilder {
         f.debug_struct("MemcachedBuilder")
             .field("hosts", &self.hosts)
             .field("prefix", &self.prefix)
-            .field("connections", &self.connections)
+            .field("max_connections", &self.max_connections)
             .finish_non_exhaustive()
     }
 }
@@ -116,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mistakes_are_explained_without_the_password() {
+    fn errors_explain_the_mistake_without_the_password() {
         let cases = [
             ("memcached://hunter2@a", "address of a session store, the login: expected user and password, or neither"),
             ("memcached://u:hunter2@a/x", "address of a session store, the path: expected none"),

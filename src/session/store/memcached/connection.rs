@@ -1,24 +1,24 @@
-//! The classic text protocol (memcached's `doc/protocol.txt`), as much of it as a store needs.
+//! The text protocol of Memcached (`doc/protocol.txt`), as much of it as a store needs.
 //!
-//! Whatever a server says is bounded and parsed strictly. After an answer that is not as expected nobody knows where the
-//! next one begins, so the connection is given up.
+//! Responses are bounded and parsed strictly. After an unexpected response the start of the next one
+//! is unknown, so the connection is closed.
 
 use std::io;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use crate::session::store::remote::{Dial, Failed, Fault, LONGEST};
+use crate::session::store::remote::{Connect, Failure, MAX_VALUE_LEN, RequestError};
 
-/// The server's kind, for messages.
+/// The name of the system, for messages.
 pub(super) const SYSTEM: &str = "memcached";
 
-/// The longest line of an answer: a key of 250 bytes, three numbers, some words.
-const LINE: u64 = 512;
-/// The longest foreign value that is read past, in bytes: Memcached's own bound, unless it was raised.
-const FOREIGN: u64 = 1 << 20;
+/// The maximum length of a response line: a key of 250 bytes, three numbers, some words.
+const MAX_LINE_LEN: u64 = 512;
+/// The maximum length of a foreign value that is skipped: the default limit of Memcached.
+const MAX_FOREIGN_LEN: u64 = 1 << 20;
 
-/// One of the servers.
+/// The address of a server, and the login there.
 pub(super) struct Server {
     address: String,
     target: (String, u16),
@@ -30,19 +30,19 @@ impl Server {
         Server { address: format!("{}:{}", target.0, target.1), target, login }
     }
 
-    /// Host and port, which is what the server is known by.
+    /// Returns `host:port`, which identifies the server.
     pub(super) fn address(&self) -> &str {
         &self.address
     }
 }
 
-impl Dial for Server {
+impl Connect for Server {
     type Connection = Connection;
     const SYSTEM: &'static str = SYSTEM;
 
-    async fn dial(&self) -> Result<Connection, Fault> {
-        let stream = TcpStream::connect((&*self.target.0, self.target.1)).await.map_err(|error| broken(&error))?;
-        stream.set_nodelay(true).map_err(|error| broken(&error))?;
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let stream = TcpStream::connect((&*self.target.0, self.target.1)).await.map_err(|error| io_failure(&error))?;
+        stream.set_nodelay(true).map_err(|error| io_failure(&error))?;
         let mut connection = Connection { stream: BufReader::with_capacity(2048, stream) };
         if let Some((user, password)) = &self.login {
             connection.log_in(user, password).await?;
@@ -51,117 +51,116 @@ impl Dial for Server {
     }
 }
 
-/// A connection that one request at a time may use.
+/// A connection, for one request at a time.
 pub(super) struct Connection<S = TcpStream> {
     stream: BufReader<S>,
 }
 
-/// A value, and what `cas` calls it.
+/// A value, and its `cas` number.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    /// Absent when it is longer than any record.
-    pub(super) value: Option<Vec<u8>>,
+pub(super) struct Value {
+    /// `None` for a value that is too long for a record.
+    pub(super) bytes: Option<Vec<u8>>,
     pub(super) cas: u64,
 }
 
-impl<S: AsyncRead + tokio::io::AsyncWrite + Unpin> Connection<S> {
-    pub(super) async fn gets(&mut self, key: &[u8]) -> Result<Option<Found>, Failed> {
-        self.send(&[b"gets ", key, b"\r\n"]).await?;
-        let line = self.line().await?;
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(super) async fn gets(&mut self, key: &str) -> Result<Option<Value>, RequestError> {
+        self.send(format!("gets {key}\r\n").as_bytes()).await?;
+        let line = self.read_line().await?;
         if line == b"END" {
             return Ok(None);
         }
-        let found = value_line(&line, key).ok_or_else(|| unexpected(&line));
-        let (length, cas) = found.map_err(Failed::Lost)?;
-        let value = if length <= LONGEST as u64 {
-            let mut value = vec![0; length as usize];
-            self.stream.read_exact(&mut value).await.map_err(lost)?;
-            Some(value)
-        } else if length <= FOREIGN {
+        let (length, cas) = parse_value_line(&line, key).ok_or_else(|| unexpected(&line))?;
+        let bytes = if length <= MAX_VALUE_LEN as u64 {
+            let mut bytes = vec![0; length as usize];
+            self.stream.read_exact(&mut bytes).await.map_err(lost)?;
+            Some(bytes)
+        } else if length <= MAX_FOREIGN_LEN {
             tokio::io::copy(&mut (&mut self.stream).take(length), &mut tokio::io::sink()).await.map_err(lost)?;
             None
         } else {
-            return Err(Failed::Lost(Fault::refused(SYSTEM, "a value is longer than values can be")));
+            return Err(out_of_sync("a value is longer than values can be"));
         };
         for expected in [&b""[..], b"END"] {
-            let line = self.line().await?;
+            let line = self.read_line().await?;
             if line != expected {
-                return Err(Failed::Lost(unexpected(&line)));
+                return Err(unexpected(&line));
             }
         }
-        Ok(Some(Found { value, cas }))
+        Ok(Some(Value { bytes, cas }))
     }
 
-    /// Stores a value where there is none; whether it did.
-    pub(super) async fn add(&mut self, key: &[u8], value: &[u8], ttl: u64) -> Result<bool, Failed> {
-        let rest = format!(" 0 {ttl} {}\r\n", value.len());
-        self.send(&[b"add ", key, rest.as_bytes(), value, b"\r\n"]).await?;
+    /// Stores a value unless there is one. Returns whether it did.
+    pub(super) async fn add(&mut self, key: &str, value: &[u8], ttl: u64) -> Result<bool, RequestError> {
+        let line = format!("add {key} 0 {ttl} {}\r\n", value.len());
+        self.send(&[line.as_bytes(), value, b"\r\n"].concat()).await?;
         self.expect(b"STORED", &[b"NOT_STORED"]).await
     }
 
-    /// Stores a value in place of the one that `cas` names; whether it did.
-    pub(super) async fn cas(&mut self, key: &[u8], value: &[u8], ttl: u64, cas: u64) -> Result<bool, Failed> {
-        let rest = format!(" 0 {ttl} {} {cas}\r\n", value.len());
-        self.send(&[b"cas ", key, rest.as_bytes(), value, b"\r\n"]).await?;
+    /// Replaces the value that has this `cas` number. Returns whether it did.
+    pub(super) async fn cas(&mut self, key: &str, value: &[u8], ttl: u64, cas: u64) -> Result<bool, RequestError> {
+        let line = format!("cas {key} 0 {ttl} {} {cas}\r\n", value.len());
+        self.send(&[line.as_bytes(), value, b"\r\n"].concat()).await?;
         self.expect(b"STORED", &[b"EXISTS", b"NOT_FOUND"]).await
     }
 
-    pub(super) async fn touch(&mut self, key: &[u8], ttl: u64) -> Result<(), Failed> {
-        self.send(&[b"touch ", key, format!(" {ttl}\r\n").as_bytes()]).await?;
+    pub(super) async fn touch(&mut self, key: &str, ttl: u64) -> Result<(), RequestError> {
+        self.send(format!("touch {key} {ttl}\r\n").as_bytes()).await?;
         self.expect(b"TOUCHED", &[b"NOT_FOUND"]).await.map(drop)
     }
 
-    pub(super) async fn delete(&mut self, key: &[u8]) -> Result<(), Failed> {
-        self.send(&[b"delete ", key, b"\r\n"]).await?;
+    pub(super) async fn delete(&mut self, key: &str) -> Result<(), RequestError> {
+        self.send(format!("delete {key}\r\n").as_bytes()).await?;
         self.expect(b"DELETED", &[b"NOT_FOUND"]).await.map(drop)
     }
 
-    /// `protocol.txt`, "Authentication": the first command is a `set`, whatever its key, of user and password.
-    async fn log_in(&mut self, user: &str, password: &str) -> Result<(), Fault> {
-        let login = format!("{user} {password}");
-        let command = format!("set login 0 0 {}\r\n{login}\r\n", login.len());
-        self.stream.write_all(command.as_bytes()).await.map_err(|error| broken(&error))?;
-        match self.line().await {
+    /// Logs in. `protocol.txt`, "Authentication": the first command is a `set` of user and password
+    /// under any key.
+    async fn log_in(&mut self, user: &str, password: &str) -> Result<(), Failure> {
+        let length = user.len() + 1 + password.len();
+        let command = format!("set login 0 0 {length}\r\n{user} {password}\r\n");
+        self.stream.write_all(command.as_bytes()).await.map_err(|error| io_failure(&error))?;
+        match self.read_line().await {
             Ok(line) if line == b"STORED" => Ok(()),
-            Ok(_) => Err(Fault::refused(SYSTEM, "user and password were not accepted")),
-            Err(Failed::Lost(fault)) => Err(fault),
-            Err(Failed::Answered(_)) => Err(Fault::unavailable(SYSTEM, "the login failed")),
+            Ok(_) => Err(Failure::refused(SYSTEM, "user and password were not accepted")),
+            Err(RequestError::ConnectionLost(failure)) => Err(failure),
+            Err(RequestError::Refused(_)) => Err(Failure::unavailable(SYSTEM, "the login failed")),
         }
     }
 
-    async fn send(&mut self, parts: &[&[u8]]) -> Result<(), Failed> {
-        // An answer before the question belongs to another one.
+    async fn send(&mut self, request: &[u8]) -> Result<(), RequestError> {
         if !self.stream.buffer().is_empty() {
-            return Err(Failed::Lost(Fault::refused(SYSTEM, "an answer to nothing")));
+            return Err(out_of_sync("a response without a request"));
         }
-        self.stream.write_all(&parts.concat()).await.map_err(lost)
+        self.stream.write_all(request).await.map_err(lost)
     }
 
-    async fn expect(&mut self, yes: &[u8], no: &[&[u8]]) -> Result<bool, Failed> {
-        let line = self.line().await?;
+    async fn expect(&mut self, yes: &[u8], no: &[&[u8]]) -> Result<bool, RequestError> {
+        let line = self.read_line().await?;
         match &line[..] {
             line if line == yes => Ok(true),
             line if no.contains(&line) => Ok(false),
-            line => Err(Failed::Lost(unexpected(line))),
+            line => Err(unexpected(line)),
         }
     }
 
-    /// A line without its end.
-    async fn line(&mut self) -> Result<Vec<u8>, Failed> {
+    /// Reads a line, and returns it without its end.
+    async fn read_line(&mut self) -> Result<Vec<u8>, RequestError> {
         let mut line = Vec::new();
-        (&mut self.stream).take(LINE).read_until(b'\n', &mut line).await.map_err(lost)?;
+        (&mut self.stream).take(MAX_LINE_LEN).read_until(b'\n', &mut line).await.map_err(lost)?;
         match line.strip_suffix(b"\r\n") {
             Some(line) => Ok(line.to_vec()),
-            None if line.len() as u64 == LINE => Err(Failed::Lost(Fault::refused(SYSTEM, "the answer has no end"))),
-            None if line.ends_with(b"\n") => Err(Failed::Lost(unexpected(&line))),
-            None => Err(Failed::Lost(broken(&io::ErrorKind::UnexpectedEof.into()))),
+            None if line.len() as u64 == MAX_LINE_LEN => Err(out_of_sync("the response line is too long")),
+            None if line.ends_with(b"\n") => Err(unexpected(&line)),
+            None => Err(lost(io::ErrorKind::UnexpectedEof.into())),
         }
     }
 }
 
-/// Length and `cas` of `VALUE <key> <flags> <length> <cas>`.
-fn value_line(line: &[u8], key: &[u8]) -> Option<(u64, u64)> {
-    let rest = line.strip_prefix(b"VALUE ")?.strip_prefix(key)?.strip_prefix(b" ")?;
+/// Parses `VALUE <key> <flags> <length> <cas>`. Returns the length and the `cas` number.
+fn parse_value_line(line: &[u8], key: &str) -> Option<(u64, u64)> {
+    let rest = line.strip_prefix(b"VALUE ")?.strip_prefix(key.as_bytes())?.strip_prefix(b" ")?;
     let mut words = std::str::from_utf8(rest).ok()?.split(' ');
     let _flags: u32 = words.next()?.parse().ok()?;
     let length = words.next()?.parse().ok()?;
@@ -169,98 +168,107 @@ fn value_line(line: &[u8], key: &[u8]) -> Option<(u64, u64)> {
     words.next().is_none().then_some((length, cas))
 }
 
-/// What may be said of a line that was not expected: its first word, if it is one of the protocol's.
-fn unexpected(line: &[u8]) -> Fault {
+/// Describes an unexpected line by its first word, if that is one of the protocol.
+fn unexpected(line: &[u8]) -> RequestError {
     if line.starts_with(b"SERVER_ERROR") {
-        Fault::unavailable(SYSTEM, "the server answered SERVER_ERROR")
+        RequestError::ConnectionLost(Failure::unavailable(SYSTEM, "the server sent SERVER_ERROR"))
     } else if line.starts_with(b"CLIENT_ERROR") {
-        Fault::refused(SYSTEM, "the server answered CLIENT_ERROR")
+        out_of_sync("the server sent CLIENT_ERROR")
     } else if line == b"ERROR" {
-        Fault::refused(SYSTEM, "the server answered ERROR")
+        out_of_sync("the server sent ERROR")
     } else {
-        Fault::refused(SYSTEM, "the answer is not of the Memcached protocol")
+        out_of_sync("the response is not of the Memcached protocol")
     }
 }
 
-fn lost(error: io::Error) -> Failed {
-    Failed::Lost(broken(&error))
+fn out_of_sync(description: &'static str) -> RequestError {
+    RequestError::ConnectionLost(Failure::refused(SYSTEM, description))
 }
 
-fn broken(error: &io::Error) -> Fault {
-    Fault::io(SYSTEM, error)
+fn lost(error: io::Error) -> RequestError {
+    RequestError::ConnectionLost(io_failure(&error))
+}
+
+fn io_failure(error: &io::Error) -> Failure {
+    Failure::io(SYSTEM, error)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A connection on which `answer` has arrived for whatever is asked.
-    fn answering(answer: &[u8]) -> Connection<tokio::io::Join<io::Cursor<Vec<u8>>, tokio::io::Sink>> {
-        let stream = tokio::io::join(io::Cursor::new(answer.to_vec()), tokio::io::sink());
+    /// Makes a connection on which `response` has arrived already.
+    fn responding(response: &[u8]) -> Connection<tokio::io::Join<io::Cursor<Vec<u8>>, tokio::io::Sink>> {
+        let stream = tokio::io::join(io::Cursor::new(response.to_vec()), tokio::io::sink());
         Connection { stream: BufReader::new(stream) }
     }
 
-    fn why<T: std::fmt::Debug>(result: Result<T, Failed>) -> String {
+    fn failure<T: std::fmt::Debug>(result: Result<T, RequestError>) -> String {
         match result {
-            Err(Failed::Lost(fault)) => fault.to_string(),
-            Err(Failed::Answered(error)) => panic!("the connection would be used again after {error}"),
+            Err(RequestError::ConnectionLost(failure)) => failure.to_string(),
+            Err(RequestError::Refused(error)) => panic!("the connection would be used again after {error}"),
             Ok(value) => panic!("accepted: {value:?}"),
         }
     }
 
     #[tokio::test]
     async fn a_value_is_read_whole() {
-        let found = answering(b"VALUE k 0 3 18446744073709551615\r\na\r\n\r\nEND\r\n").gets(b"k").await;
-        let found = found.unwrap_or_else(|_| panic!("a good answer"));
-        assert_eq!(found, Some(Found { value: Some(b"a\r\n".to_vec()), cas: u64::MAX }));
-        assert!(matches!(answering(b"END\r\n").gets(b"k").await, Ok(None)));
+        let found = responding(b"VALUE k 0 3 18446744073709551615\r\na\r\n\r\nEND\r\n").gets("k").await;
+        let found = found.unwrap_or_else(|_| panic!("a valid response"));
+        assert_eq!(found, Some(Value { bytes: Some(b"a\r\n".to_vec()), cas: u64::MAX }));
+        assert!(matches!(responding(b"END\r\n").gets("k").await, Ok(None)));
     }
 
     #[tokio::test]
-    async fn a_value_that_is_too_long_is_read_past() {
-        let length = LONGEST + 1;
-        let answer = [format!("VALUE k 0 {length} 5\r\n").as_bytes(), &vec![b'x'; length], b"\r\nEND\r\n"].concat();
-        let found = answering(&answer).gets(b"k").await.unwrap_or_else(|_| panic!("a good answer"));
-        assert_eq!(found, Some(Found { value: None, cas: 5 }));
+    async fn a_value_that_is_too_long_is_skipped() {
+        let length = MAX_VALUE_LEN + 1;
+        let response = [format!("VALUE k 0 {length} 5\r\n").as_bytes(), &vec![b'x'; length], b"\r\nEND\r\n"].concat();
+        let found = responding(&response).gets("k").await.unwrap_or_else(|_| panic!("a valid response"));
+        assert_eq!(found, Some(Value { bytes: None, cas: 5 }));
     }
 
     #[tokio::test]
-    async fn hostile_answers_end_the_connection_and_are_not_quoted() {
+    async fn hostile_responses_end_the_connection_and_are_not_quoted() {
         let long = [b'x'; 600];
         let cases: [(&[u8], &str); 12] = [
             (b"", "memcached: unexpected end of file"),
             (b"VALUE k 0 3 1\r\nab", "memcached: unexpected end of file"),
-            (b"VALUE k 0 3 1\r\nabcde\r\nEND\r\n", "memcached: the answer is not of the Memcached protocol"),
-            (b"VALUE k 0 3 1\r\nabc\r\nVALUE k 0 1 1\r\n", "memcached: the answer is not of the Memcached protocol"),
-            (b"VALUE other 0 3 1\r\nabc\r\nEND\r\n", "memcached: the answer is not of the Memcached protocol"),
-            (b"VALUE k 0 3\r\nabc\r\nEND\r\n", "memcached: the answer is not of the Memcached protocol"),
-            (b"VALUE k 0 -1 1\r\n", "memcached: the answer is not of the Memcached protocol"),
-            (b"VALUE k 0 99999999999999999999 1\r\n", "memcached: the answer is not of the Memcached protocol"),
+            (b"VALUE k 0 3 1\r\nabcde\r\nEND\r\n", "memcached: the response is not of the Memcached protocol"),
+            (b"VALUE k 0 3 1\r\nabc\r\nVALUE k 0 1 1\r\n", "memcached: the response is not of the Memcached protocol"),
+            (b"VALUE other 0 3 1\r\nabc\r\nEND\r\n", "memcached: the response is not of the Memcached protocol"),
+            (b"VALUE k 0 3\r\nabc\r\nEND\r\n", "memcached: the response is not of the Memcached protocol"),
+            (b"VALUE k 0 -1 1\r\n", "memcached: the response is not of the Memcached protocol"),
+            (b"VALUE k 0 99999999999999999999 1\r\n", "memcached: the response is not of the Memcached protocol"),
             (b"VALUE k 0 9999999999 1\r\n", "memcached: a value is longer than values can be"),
-            (b"SERVER_ERROR hunter2\r\n", "memcached: the server answered SERVER_ERROR"),
-            (b"END\n", "memcached: the answer is not of the Memcached protocol"),
-            (&long, "memcached: the answer has no end"),
+            (b"SERVER_ERROR hunter2\r\n", "memcached: the server sent SERVER_ERROR"),
+            (b"END\n", "memcached: the response is not of the Memcached protocol"),
+            (&long, "memcached: the response line is too long"),
         ];
-        for (answer, expected) in cases {
-            assert_eq!(why(answering(answer).gets(b"k").await), expected, "{:?}", String::from_utf8_lossy(answer));
+        for (response, expected) in cases {
+            assert_eq!(
+                failure(responding(response).gets("k").await),
+                expected,
+                "{:?}",
+                String::from_utf8_lossy(response)
+            );
         }
         assert_eq!(
-            why(answering(b"STORED?\r\n").add(b"k", b"v", 1).await),
-            "memcached: the answer is not of the Memcached protocol"
+            failure(responding(b"STORED?\r\n").add("k", b"v", 1).await),
+            "memcached: the response is not of the Memcached protocol"
         );
     }
 
     #[tokio::test]
-    async fn an_answer_to_nothing_is_nobodys() {
-        let mut connection = answering(b"TOUCHED\r\nEND\r\n");
-        assert!(connection.touch(b"k", 1).await.is_ok());
-        assert_eq!(why(connection.gets(b"k").await), "memcached: an answer to nothing");
+    async fn a_response_without_a_request_ends_the_connection() {
+        let mut connection = responding(b"TOUCHED\r\nEND\r\n");
+        assert!(connection.touch("k", 1).await.is_ok());
+        assert_eq!(failure(connection.gets("k").await), "memcached: a response without a request");
     }
 
     proptest::proptest! {
         #[test]
-        fn no_line_is_too_strange(line in "(VALUE k |.{0,5})[0-9 -]{0,30}.{0,5}") {
-            let _ = value_line(line.as_bytes(), b"k");
+        fn arbitrary_lines_never_panic(line in "(VALUE k |.{0,5})[0-9 -]{0,30}.{0,5}") {
+            let _ = parse_value_line(line.as_bytes(), "k");
         }
     }
 }

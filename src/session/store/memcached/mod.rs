@@ -1,55 +1,55 @@
 //! Sessions in one or several Memcached servers.
 //!
-//! The protocol is spoken here rather than by a crate: of those that are asynchronous none has `cas` and `touch`, bounds what it
-//! reads, and keeps a caller that was dropped from leaving its answer to the next one.
+//! This module speaks the protocol itself. No asynchronous crate for Memcached has `cas` and
+//! `touch`, bounds what it reads, and keeps the response to a dropped caller from the next one.
 
 mod builder;
 mod connection;
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use self::connection::{Connection, Found, Server};
-use super::remote::{self, Failed, Fault, Pool};
-use super::{
-    InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
-};
+pub use self::builder::MemcachedBuilder;
+use self::connection::{Connection, Server, Value};
+use super::remote::{self, Failure, Pool, RemoteStore, RequestError};
+use super::{InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, StoreError, Stored};
 use crate::hash;
 
-pub use self::builder::MemcachedBuilder;
+/// How often a save compares again after another writer was faster.
+const MAX_SAVE_ROUNDS: usize = 4;
 
-/// How often a save that others overtake compares again, before it gives up.
-const ROUNDS: usize = 4;
+/// The longest time to live of Memcached, in seconds. It takes a larger number for a date.
+const MAX_TTL: u64 = 30 * 86_400;
 
-/// What Memcached takes for a time to live; a larger number would be a date.
-const MONTH: u64 = 30 * 86_400;
-
-/// Sessions in Memcached 1.4 or later. Made by a [`MemcachedBuilder`]; needs no running server to be made.
+/// Sessions in Memcached 1.4 or later.
 ///
-/// Each session is on one of the servers, found by rendezvous hashing of its key with the servers' addresses as they are
-/// written: front ends that agree on the list, in any order, agree on the place, and a server that is added or taken away
-/// moves only its own share. While a server is down its sessions are unavailable; they are not looked for elsewhere, where
-/// another front end would not find them.
+/// Rendezvous hashing of the key with the addresses of the servers, as they are written, chooses the
+/// server of a session. Front ends with the same list, in any order, choose the same server, and a
+/// server that is added or removed moves only its own share. While a server is down, its sessions
+/// are unavailable: another server would not have them.
 ///
-/// Memcached is a cache: a restart loses all that a server had, and memory that runs short loses the longest unused. A time to
-/// live is rounded up to seconds and is at most 30 days, after which a session that nothing touched is forgotten.
+/// Memcached is a cache. A restart loses all sessions of a server, and a server that runs out of
+/// memory evicts the sessions that were unused for the longest time. A time to live is rounded up
+/// to seconds and is at most 30 days.
 ///
-/// A load, and a save of a new record, is one round trip; a save that replaces a record is two.
+/// A load, and a save of a new record, is one round trip. A save that replaces a record is two.
 ///
 /// | in a server | |
 /// |---|---|
 /// | key | the prefix (`kylin-lb:`) and 32 hexadecimal digits |
 /// | value | version, 8 bytes, and the encoded [`SessionRecord`] |
-/// | exptime | the record's time to live |
+/// | exptime | the time to live of the record |
 pub struct MemcachedStore {
     prefix: String,
+    /// Each with the hash of its address.
     servers: Vec<(u64, Pool<Server>)>,
 }
 
 impl MemcachedStore {
-    /// The settings of a store at `memcached://[user:password@]host[:11211][,host[:11211]...][?prefix=...]`. The login is for
-    /// servers with an authentication file (`-Y`).
+    /// Parses the settings of a store at
+    /// `memcached://[user:password@]host[:11211][,host[:11211]...][?prefix=...]`.
+    ///
+    /// The login is for servers with an authentication file (`-Y`).
     ///
     /// ```
     /// use kylin_lb::session::MemcachedStore;
@@ -59,167 +59,115 @@ impl MemcachedStore {
     /// ```
     ///
     /// # Errors
-    /// [`InvalidStore`] when the address is not one of these.
+    /// [`InvalidStore`] when the address is invalid.
     pub fn builder(address: &str) -> Result<MemcachedBuilder, InvalidStore> {
         MemcachedBuilder::from_address(address)
     }
 
-    /// The server of a key.
-    fn server(&self, key: &SessionKey) -> &Pool<Server> {
+    fn server_of(&self, key: &SessionKey) -> &Pool<Server> {
         let key = hash::key64(key.as_bytes());
         let best = self.servers.iter().max_by_key(|(server, _)| hash::mix(key, *server));
         &best.expect("a store has at least one server").1
     }
 
-    fn key(&self, key: &SessionKey) -> Arc<[u8]> {
-        remote::prefixed(&self.prefix, key).into()
+    fn key_of(&self, key: &SessionKey) -> String {
+        format!("{}{}", self.prefix, key.to_hex())
+    }
+}
+
+impl RemoteStore for MemcachedStore {
+    async fn load(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
+        let server = self.server_of(key);
+        let value = server.run(self.key_of(key), |connection, key| Box::pin(connection.gets(key))).await?;
+        Ok(value.and_then(|value| value.stored()))
     }
 
-    async fn read(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
-        let name = self.key(key);
-        self.server(key)
-            .run(move |connection| {
-                let name = name.clone();
-                Box::pin(async move { Ok(connection.gets(&name).await?.and_then(|found| found.stored())) })
-            })
-            .await
-    }
-
-    async fn write(
+    async fn save(
         &self,
         key: &SessionKey,
         record: &SessionRecord,
-        expect: Precondition,
+        precondition: Precondition,
         ttl: Duration,
     ) -> Result<SaveOutcome, StoreError> {
-        let record = remote::encode(record)?;
-        let version = remote::fresh_version();
-        let new =
-            Arc::new(New { name: self.key(key), version, value: remote::pack(version, &record), ttl: seconds(ttl) });
-        self.server(key)
-            .run(move |connection| {
-                let new = new.clone();
-                Box::pin(async move {
-                    match expect {
-                        Precondition::Absent => new.add(connection).await,
-                        Precondition::Version(version) => new.replace(connection, version).await,
-                    }
-                })
-            })
-            .await
-    }
-}
-
-/// A record on its way into a server.
-struct New {
-    name: Arc<[u8]>,
-    version: u64,
-    value: Vec<u8>,
-    ttl: u64,
-}
-
-impl New {
-    async fn add(&self, connection: &mut Connection) -> Result<SaveOutcome, Failed> {
-        for _ in 0..ROUNDS {
-            if connection.add(&self.name, &self.value, self.ttl).await? {
-                return Ok(SaveOutcome::Stored(self.version));
-            }
-            let Some(found) = connection.gets(&self.name).await? else { continue };
-            match found.stored() {
-                Some(stored) => return Ok(self.or_lost(stored)),
-                // What is there is no record and counts as absent: it is replaced, if it is still the same.
-                None if connection.cas(&self.name, &self.value, self.ttl, found.cas).await? => {
-                    return Ok(SaveOutcome::Stored(self.version));
-                }
-                None => {}
-            }
-        }
-        Err(overtaken())
+        let record = remote::encode_record(record)?;
+        let version = remote::new_version();
+        let value = remote::encode_value(version, &record);
+        let write = Write { key: self.key_of(key), version, value, ttl: seconds(ttl), precondition };
+        self.server_of(key).run(write, |connection, write| Box::pin(write.save(connection))).await
     }
 
-    async fn replace(&self, connection: &mut Connection, expected: u64) -> Result<SaveOutcome, Failed> {
-        for _ in 0..ROUNDS {
-            let Some(found) = connection.gets(&self.name).await? else { return Ok(SaveOutcome::Conflict(None)) };
-            match found.stored() {
-                Some(stored) if stored.version == expected => {
-                    if connection.cas(&self.name, &self.value, self.ttl, found.cas).await? {
-                        return Ok(SaveOutcome::Stored(self.version));
-                    }
-                }
-                Some(stored) => return Ok(self.or_lost(stored)),
-                None => return Ok(SaveOutcome::Conflict(None)),
-            }
-        }
-        Err(overtaken())
+    async fn touch(&self, key: &SessionKey, ttl: Duration) -> Result<(), StoreError> {
+        let request = (self.key_of(key), seconds(ttl));
+        self.server_of(key).run(request, |connection, (key, ttl)| Box::pin(connection.touch(key, *ttl))).await
     }
 
-    /// Lost to what is there, unless that is this very record, from an attempt whose answer was lost.
-    fn or_lost(&self, stored: Stored) -> SaveOutcome {
-        if stored.version == self.version {
-            SaveOutcome::Stored(self.version)
-        } else {
-            SaveOutcome::Conflict(Some(stored))
-        }
-    }
-}
-
-fn overtaken() -> Failed {
-    Fault::unavailable(connection::SYSTEM, "the value keeps changing").into()
-}
-
-impl Found {
-    fn stored(&self) -> Option<Stored> {
-        remote::unpack(self.value.as_deref()?)
-    }
-}
-
-impl SessionStore for MemcachedStore {
-    fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
-        StoreFuture::boxed(self.read(key))
-    }
-
-    fn save<'a>(
-        &'a self,
-        key: &'a SessionKey,
-        record: &'a SessionRecord,
-        expect: Precondition,
-        ttl: Duration,
-    ) -> StoreFuture<'a, SaveOutcome> {
-        StoreFuture::boxed(self.write(key, record, expect, ttl))
-    }
-
-    fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()> {
-        let name = self.key(key);
-        StoreFuture::boxed(self.server(key).run(move |connection| {
-            let name = name.clone();
-            Box::pin(async move { connection.touch(&name, seconds(ttl)).await })
-        }))
-    }
-
-    fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()> {
-        let name = self.key(key);
-        StoreFuture::boxed(self.server(key).run(move |connection| {
-            let name = name.clone();
-            Box::pin(async move { connection.delete(&name).await })
-        }))
+    async fn remove(&self, key: &SessionKey) -> Result<(), StoreError> {
+        self.server_of(key).run(self.key_of(key), |connection, key| Box::pin(connection.delete(key))).await
     }
 
     fn connection_epoch(&self) -> u64 {
-        self.servers.iter().map(|(_, pool)| pool.lost()).sum()
+        self.servers.iter().map(|(_, pool)| pool.lost_connections()).sum()
     }
 }
 
-/// A time to live as Memcached takes it. One second more, because its clock moves once a second and the one that runs
-/// counts as over.
+/// A record on its way to a server.
+struct Write {
+    key: String,
+    version: u64,
+    value: Vec<u8>,
+    ttl: u64,
+    precondition: Precondition,
+}
+
+impl Write {
+    async fn save(&self, connection: &mut Connection) -> Result<SaveOutcome, RequestError> {
+        for _ in 0..MAX_SAVE_ROUNDS {
+            if self.precondition == Precondition::Absent && connection.add(&self.key, &self.value, self.ttl).await? {
+                return Ok(SaveOutcome::Stored(self.version));
+            }
+            let found = connection.gets(&self.key).await?;
+            let stored = found.as_ref().and_then(Value::stored);
+            let replaceable = match (self.precondition, &stored) {
+                // An earlier attempt, whose response was lost, has written this record.
+                (_, Some(stored)) if stored.version == self.version => return Ok(SaveOutcome::Stored(self.version)),
+                // A value that is no record counts as absent.
+                (Precondition::Absent, stored) => stored.is_none(),
+                (Precondition::Version(expected), stored) => {
+                    stored.as_ref().is_some_and(|stored| stored.version == expected)
+                }
+            };
+            match found {
+                Some(found) if replaceable => {
+                    if connection.cas(&self.key, &self.value, self.ttl, found.cas).await? {
+                        return Ok(SaveOutcome::Stored(self.version));
+                    }
+                }
+                // The value has gone since `add` found it.
+                None if replaceable => {}
+                _ => return Ok(SaveOutcome::Conflict(stored)),
+            }
+        }
+        Err(Failure::unavailable(connection::SYSTEM, "the value keeps changing").into())
+    }
+}
+
+impl Value {
+    fn stored(&self) -> Option<Stored> {
+        remote::decode_value(self.bytes.as_deref()?)
+    }
+}
+
+/// Converts a time to live for Memcached. Adds a second, because the clock of Memcached advances
+/// once a second and the current second counts as over.
 fn seconds(ttl: Duration) -> u64 {
     let whole = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
-    whole.saturating_add(1).clamp(1, MONTH)
+    whole.saturating_add(1).min(MAX_TTL)
 }
 
 impl fmt::Debug for MemcachedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemcachedStore")
-            .field("servers", &self.servers.iter().map(|(_, pool)| pool.dialer().address()).collect::<Vec<_>>())
+            .field("servers", &self.servers.iter().map(|(_, pool)| pool.connector().address()).collect::<Vec<_>>())
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
     }
@@ -230,31 +178,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_to_live_is_never_a_date() {
+    fn a_time_to_live_is_never_taken_for_a_date() {
         assert_eq!(seconds(Duration::from_secs(1)), 2);
         assert_eq!(seconds(Duration::from_millis(1500)), 3);
-        assert_eq!(seconds(Duration::from_secs(31 * 86_400)), MONTH);
-        assert_eq!(seconds(Duration::MAX), MONTH);
+        assert_eq!(seconds(Duration::from_secs(31 * 86_400)), MAX_TTL);
+        assert_eq!(seconds(Duration::MAX), MAX_TTL);
     }
 
     #[test]
-    fn the_place_of_a_session_does_not_depend_on_the_order_of_servers() {
-        let place = |address: &str, byte| {
+    fn the_server_of_a_session_does_not_depend_on_the_order_of_servers() {
+        let server = |address: &str, byte| {
             let store = MemcachedStore::builder(address).unwrap().build().unwrap();
-            store.server(&SessionKey::from_bytes([byte; 16])).dialer().address().to_owned()
+            store.server_of(&SessionKey::from_bytes([byte; 16])).connector().address().to_owned()
         };
-        let mut places = std::collections::BTreeMap::new();
+        let mut shares = std::collections::BTreeMap::new();
         for byte in 0..=255 {
-            let found = place("memcached://a,b,c", byte);
-            assert_eq!(place("memcached://c:11211,A,b", byte), found);
-            *places.entry(found).or_insert(0) += 1;
-            // Without c, what was not there stays.
-            let without = place("memcached://a,b", byte);
-            assert!(without == place("memcached://a,b,c", byte) || place("memcached://a,b,c", byte) == "c:11211");
+            let chosen = server("memcached://a,b,c", byte);
+            assert_eq!(server("memcached://c:11211,A,b", byte), chosen);
+            // Without c, only the sessions of c move.
+            assert!(chosen == "c:11211" || server("memcached://a,b", byte) == chosen);
+            *shares.entry(chosen).or_insert(0) += 1;
         }
-        assert!(places.len() == 3 && places.values().all(|&share| share > 50), "{places:?}");
-        // Golden: a version of this crate that placed otherwise would lose all sessions of a cluster that is being upgraded.
-        assert_eq!(place("memcached://a,b,c", 7), GOLDEN);
+        assert!(shares.len() == 3 && shares.values().all(|&share| share > 50), "{shares:?}");
+        // A version of this crate with another choice would lose all sessions in an upgrade.
+        assert_eq!(server("memcached://a,b,c", 7), GOLDEN);
     }
 
     const GOLDEN: &str = "c:11211";

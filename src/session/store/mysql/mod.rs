@@ -2,8 +2,8 @@
 
 mod builder;
 mod connection;
+mod failure;
 mod statements;
-mod sweep;
 mod table;
 
 use std::fmt;
@@ -12,16 +12,20 @@ use std::time::Duration;
 
 pub use self::builder::MysqlBuilder;
 use self::connection::Server;
-use self::statements::{Found, New, Statements};
-use self::sweep::Sweep;
-use super::remote::{self, Pool};
-use super::{
-    InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
-};
+use self::statements::{NewRow, Statements};
+use super::remote::{self, Pool, RemoteStore};
+use super::{InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, StoreError, Stored};
+use crate::background::{self, BackgroundTask};
 
-/// Sessions in MariaDB 10.5 or later, or MySQL 8. Made by a [`MysqlBuilder`]; needs no running server to be made.
+/// The maximum number of statements of one sweep. The next sweep removes the rest.
+const MAX_SWEEP_STATEMENTS: usize = 200;
+
+/// The longest time to live, in milliseconds: a hundred years, so that no sum overflows.
+const MAX_TTL: u128 = 100 * 365 * 86_400_000;
+
+/// Sessions in MariaDB 10.5 or later, or MySQL 8.
 ///
-/// The table is made on first use if it is missing, and checked if it is there:
+/// The store creates the table on first use if it is missing, and checks it if it exists:
 ///
 /// ```sql
 /// CREATE TABLE kylin_lb_sessions (
@@ -33,18 +37,28 @@ use super::{
 /// )
 /// ```
 ///
-/// The user needs `SELECT, INSERT, UPDATE, DELETE` on it, and `CREATE` if it is to be made. A load, and a save that wins, is one
-/// round trip; a save that loses is two. Records that have expired count as absent at once and are removed by a task that each
-/// front end runs every minute or so, a bounded number at a time; it ends with the store.
+/// The user needs `SELECT, INSERT, UPDATE, DELETE` on it, and `CREATE` if it is missing. A load, and
+/// a save without a conflict, is one round trip; a save with a conflict is two.
+///
+/// Expired records count as absent at once. A background task of each front end removes them, every
+/// minute or so and a bounded number at a time. The task ends with the store.
 pub struct MysqlStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     pool: Pool<Server>,
     statements: Arc<Statements>,
-    sweep: Sweep,
+    sweeper: BackgroundTask,
+    sweep_interval: Duration,
 }
 
 impl MysqlStore {
-    /// The settings of a store at `mysql://[user[:password]@]host[:3306]/database`, or `mysqls` for the same over TLS. Options:
-    /// `table`, `connections`, `ca` (a file of PEM certificates to trust in place of Mozilla's list).
+    /// Parses the settings of a store at `mysql://[user[:password]@]host[:3306]/database`, or
+    /// `mysqls` for a connection over TLS.
+    ///
+    /// Options: `table`, `connections`, and `ca` for a file of PEM certificates that replaces
+    /// Mozilla's list of roots.
     ///
     /// ```
     /// use kylin_lb::session::MysqlStore;
@@ -55,110 +69,108 @@ impl MysqlStore {
     /// ```
     ///
     /// # Errors
-    /// [`InvalidStore`] when the address is not one of these.
+    /// [`InvalidStore`] when the address is invalid.
     pub fn builder(address: &str) -> Result<MysqlBuilder, InvalidStore> {
         MysqlBuilder::from_address(address)
     }
 
-    /// Removes what has expired, now rather than when the task comes round; how many records that were.
+    fn new(pool: Pool<Server>, statements: Arc<Statements>, sweep_interval: Duration) -> Self {
+        let sweeper = BackgroundTask::default();
+        MysqlStore { shared: Arc::new(Shared { pool, statements, sweeper, sweep_interval }) }
+    }
+
+    /// Removes expired records now, without waiting for the background task. Returns their number.
     ///
     /// # Errors
-    /// [`StoreError`] as every operation.
+    /// [`StoreError`] when the store fails.
     pub async fn sweep(&self) -> Result<u64, StoreError> {
-        sweep::all(&self.pool, &self.statements).await
+        self.shared.sweep().await
     }
 
-    fn pool(&self) -> &Pool<Server> {
-        self.sweep.ensure_running(&self.pool, &self.statements);
-        &self.pool
+    /// Returns the pool and the statements. Starts the sweeper unless it runs.
+    fn table(&self) -> (&Pool<Server>, Arc<Statements>) {
+        background::ensure_running(
+            &self.shared,
+            |shared| &shared.sweeper,
+            // The jitter keeps the sweeps of several front ends apart.
+            |shared| shared.sweep_interval.mul_f64(0.5 + fastrand::f64()),
+            // The next sweep makes up for one that failed.
+            |shared: Arc<Shared>| async move { _ = shared.sweep().await },
+            |_| true,
+        );
+        (&self.shared.pool, self.shared.statements.clone())
+    }
+}
+
+impl Shared {
+    async fn sweep(&self) -> Result<u64, StoreError> {
+        let mut total = 0;
+        for _ in 0..MAX_SWEEP_STATEMENTS {
+            let sweep =
+                self.pool.run(self.statements.clone(), |connection, statements| Box::pin(statements.sweep(connection)));
+            let (removed, has_more) = sweep.await?;
+            total += removed;
+            if !has_more {
+                break;
+            }
+        }
+        Ok(total)
+    }
+}
+
+impl RemoteStore for MysqlStore {
+    async fn load(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
+        let (pool, statements) = self.table();
+        let load =
+            pool.run((statements, *key), |connection, (statements, key)| Box::pin(statements.load(connection, key)));
+        Ok(load.await?.and_then(|row| row.stored()))
     }
 
-    async fn read(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
-        let (statements, key) = (self.statements.clone(), *key);
-        let work = self.pool().run(move |connection| {
-            let statements = statements.clone();
-            Box::pin(async move { Ok(statements.load(connection, &key).await?.and_then(|found| found.stored())) })
-        });
-        work.await
-    }
-
-    async fn write(
+    async fn save(
         &self,
         key: &SessionKey,
         record: &SessionRecord,
-        expect: Precondition,
+        precondition: Precondition,
         ttl: Duration,
     ) -> Result<SaveOutcome, StoreError> {
-        let record = remote::encode(record)?;
-        let new = Arc::new(New { key: *key, version: remote::fresh_version(), record, ttl: milliseconds(ttl) });
-        let statements = self.statements.clone();
-        let work = self.pool().run(move |connection| {
-            let (statements, new) = (statements.clone(), new.clone());
-            Box::pin(async move { statements.save(connection, &new, expect).await })
+        let record = remote::encode_record(record)?;
+        let row = NewRow { key: *key, version: remote::new_version(), record, ttl: milliseconds(ttl) };
+        let (pool, statements) = self.table();
+        let save = pool.run((statements, row, precondition), |connection, (statements, row, precondition)| {
+            Box::pin(statements.save(connection, row, *precondition))
         });
-        work.await
-    }
-}
-
-impl Found {
-    fn stored(&self) -> Option<Stored> {
-        let record = SessionRecord::decode(&self.record).ok()?;
-        Some(Stored { record, version: self.version })
-    }
-}
-
-impl SessionStore for MysqlStore {
-    fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
-        StoreFuture::boxed(self.read(key))
+        save.await
     }
 
-    fn save<'a>(
-        &'a self,
-        key: &'a SessionKey,
-        record: &'a SessionRecord,
-        expect: Precondition,
-        ttl: Duration,
-    ) -> StoreFuture<'a, SaveOutcome> {
-        StoreFuture::boxed(self.write(key, record, expect, ttl))
+    async fn touch(&self, key: &SessionKey, ttl: Duration) -> Result<(), StoreError> {
+        let (pool, statements) = self.table();
+        let touch = pool.run((statements, *key, milliseconds(ttl)), |connection, (statements, key, ttl)| {
+            Box::pin(statements.touch(connection, key, *ttl))
+        });
+        touch.await
     }
 
-    fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()> {
-        let (statements, key, ttl) = (self.statements.clone(), *key, milliseconds(ttl));
-        StoreFuture::boxed(async move {
-            let work = self.pool().run(move |connection| {
-                let statements = statements.clone();
-                Box::pin(async move { statements.touch(connection, &key, ttl).await })
-            });
-            work.await
-        })
-    }
-
-    fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()> {
-        let (statements, key) = (self.statements.clone(), *key);
-        StoreFuture::boxed(async move {
-            let work = self.pool().run(move |connection| {
-                let statements = statements.clone();
-                Box::pin(async move { statements.remove(connection, &key).await })
-            });
-            work.await
-        })
+    async fn remove(&self, key: &SessionKey) -> Result<(), StoreError> {
+        let (pool, statements) = self.table();
+        let remove =
+            pool.run((statements, *key), |connection, (statements, key)| Box::pin(statements.remove(connection, key)));
+        remove.await
     }
 
     fn connection_epoch(&self) -> u64 {
-        self.pool.lost()
+        self.shared.pool.lost_connections()
     }
 }
 
-/// At most a hundred years, so that no sum overflows.
 fn milliseconds(ttl: Duration) -> u64 {
-    ttl.as_millis().clamp(1, 100 * 365 * 86_400_000) as u64
+    ttl.as_millis().clamp(1, MAX_TTL) as u64
 }
 
 impl fmt::Debug for MysqlStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MysqlStore")
-            .field("server", &self.pool.dialer().address())
-            .field("table", &self.statements.table())
+            .field("server", &self.shared.pool.connector().address())
+            .field("table", &self.shared.statements.table())
             .finish_non_exhaustive()
     }
 }

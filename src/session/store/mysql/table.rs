@@ -1,15 +1,15 @@
-//! The table: made where there is none, looked at where there is one.
+//! The table: created if it is missing, checked if it exists.
 
 use std::collections::BTreeMap;
 
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 
-use super::connection::{SYSTEM, fault};
+use super::failure::{SYSTEM, failure};
 use crate::session::SessionRecord;
-use crate::session::store::remote::Fault;
+use crate::session::store::remote::Failure;
 
-/// A column as `information_schema` tells it.
+/// A column as `information_schema` describes it.
 #[derive(Debug, Default)]
 struct Column {
     kind: String,
@@ -17,23 +17,23 @@ struct Column {
     length: u64,
 }
 
-/// Makes sure that the table is there and can hold records.
+/// Makes sure that the table exists and can hold records.
 ///
 /// # Errors
-/// A [`Fault`] that names the column that is missing or wrong.
-pub(super) async fn check_or_create(connection: &mut Conn, table: &str) -> Result<(), Fault> {
+/// A [`Failure`] with the column that is missing or wrong.
+pub(super) async fn check_or_create(connection: &mut Conn, table: &str) -> Result<(), Failure> {
     let mut columns = columns(connection, table).await?;
     if columns.is_empty() {
         create(connection, table).await?;
         columns = self::columns(connection, table).await?;
     }
-    check(&columns).map_err(|wrong| Fault::refused(SYSTEM, format!("table {table}: {wrong}")))
+    check(&columns).map_err(|wrong| Failure::refused(SYSTEM, format!("table {table}: {wrong}")))
 }
 
-async fn columns(connection: &mut Conn, table: &str) -> Result<BTreeMap<String, Column>, Fault> {
+async fn columns(connection: &mut Conn, table: &str) -> Result<BTreeMap<String, Column>, Failure> {
     let query = "SELECT LOWER(COLUMN_NAME), LOWER(COLUMN_TYPE), COLUMN_KEY, COALESCE(CHARACTER_OCTET_LENGTH, 0) \
                  FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?";
-    let rows: Vec<Row> = connection.exec(query, (table,)).await.map_err(|error| fault(&error))?;
+    let rows: Vec<Row> = connection.exec(query, (table,)).await.map_err(|error| failure(&error))?;
     let text = |row: &mut Row, at| row.take_opt::<String, _>(at).and_then(Result::ok).unwrap_or_default();
     let columns = rows.into_iter().map(|mut row| {
         let length = row.take_opt::<u64, _>(3).and_then(Result::ok).unwrap_or_default();
@@ -42,8 +42,8 @@ async fn columns(connection: &mut Conn, table: &str) -> Result<BTreeMap<String, 
     Ok(columns.collect())
 }
 
-async fn create(connection: &mut Conn, table: &str) -> Result<(), Fault> {
-    // Another front end may be faster.
+async fn create(connection: &mut Conn, table: &str) -> Result<(), Failure> {
+    // Another front end may create it first.
     let statement = format!(
         "CREATE TABLE IF NOT EXISTS `{table}` (\
          id BINARY(16) NOT NULL PRIMARY KEY, \
@@ -53,14 +53,14 @@ async fn create(connection: &mut Conn, table: &str) -> Result<(), Fault> {
          KEY expires (expires))",
         SessionRecord::MAX_LEN
     );
-    connection.query_drop(statement).await.map_err(|error| fault(&error))
+    connection.query_drop(statement).await.map_err(|error| failure(&error))
 }
 
-/// What is wrong with the columns, and what was expected.
+/// Checks the columns. The error says which one is wrong and what was expected.
 fn check(columns: &BTreeMap<String, Column>) -> Result<(), String> {
-    let column = |name: &str, expected: &str, good: fn(&Column) -> bool| match columns.get(name) {
+    let column = |name: &str, expected: &str, is_valid: fn(&Column) -> bool| match columns.get(name) {
         None => Err(format!("column {name} is missing, expected {expected}")),
-        Some(column) if !good(column) => Err(format!("column {name} has another type or key, expected {expected}")),
+        Some(column) if !is_valid(column) => Err(format!("column {name} has another type or key, expected {expected}")),
         Some(_) => Ok(()),
     };
     let keys = columns.values().filter(|column| column.key == "PRI").count();
@@ -82,7 +82,7 @@ fn check(columns: &BTreeMap<String, Column>) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn good() -> BTreeMap<String, Column> {
+    fn valid() -> BTreeMap<String, Column> {
         let column = |name: &str, kind: &str, key: &str, length| {
             (name.to_owned(), Column { kind: kind.to_owned(), key: key.to_owned(), length })
         };
@@ -95,20 +95,20 @@ mod tests {
     }
 
     #[test]
-    fn a_good_table_passes_and_each_fault_is_named() {
-        assert_eq!(check(&good()), Ok(()));
+    fn a_valid_table_passes_and_an_error_names_the_wrong_column() {
+        assert_eq!(check(&valid()), Ok(()));
         for name in ["id", "version", "record", "expires"] {
-            let mut columns = good();
+            let mut columns = valid();
             columns.remove(name);
             assert!(check(&columns).unwrap_err().starts_with(&format!("column {name} is missing, expected ")));
-            let mut columns = good();
+            let mut columns = valid();
             columns.get_mut(name).unwrap().kind = "varchar(99)".to_owned();
             assert!(check(&columns).unwrap_err().starts_with(&format!("column {name} has another type")));
         }
-        let mut columns = good();
+        let mut columns = valid();
         columns.get_mut("record").unwrap().length = 255;
         assert!(check(&columns).unwrap_err().contains("expected VARBINARY(16384) or a BLOB"));
-        let mut columns = good();
+        let mut columns = valid();
         columns.insert("tenant".to_owned(), Column { key: "PRI".to_owned(), ..Column::default() });
         assert!(check(&columns).unwrap_err().contains("primary key"));
     }

@@ -1,11 +1,12 @@
 use redis::TlsCertificates;
 
 use super::RedisStore;
-use super::dialer::{Dialer, Login, Server, Topology};
-use super::link::Link;
+use super::connection::SharedConnection;
+use super::connector::{Connector, Login, Server, Topology};
 use crate::session::InvalidStore;
+use crate::session::store::remote::StoreUrl;
+use crate::session::store::remote::tls::Tls;
 use crate::session::store::remote::url::{Host, wrong};
-use crate::session::store::remote::{StoreUrl, tls};
 
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
@@ -13,55 +14,57 @@ const OPTIONS: &str = "prefix, ca, sentinel_user, sentinel_password";
 
 /// Settings of a [`RedisStore`]. [`Debug`](std::fmt::Debug) shows no login.
 pub struct RedisBuilder {
-    pub(super) topology: Topology,
+    topology: Topology,
     login: Login,
     sentinel_login: Login,
-    pub(super) database: u32,
+    database: u32,
     prefix: String,
-    tls: Option<TlsCertificates>,
+    tls: Tls,
 }
 
 impl RedisBuilder {
-    /// A single server: `host` or `host:port`, by default port 6379.
+    /// Starts the settings of a store on a single server: `host` or `host:port`. The default port is
+    /// 6379.
     ///
     /// # Errors
-    /// [`InvalidStore::Url`] when it is neither.
+    /// [`InvalidStore::Url`] when the server is neither.
     pub fn single(server: &str) -> Result<Self, InvalidStore> {
-        Ok(Self::new(Topology::Single(Host::parse(server)?.or_port(PORT))))
+        Ok(Self::new(Topology::Single(Host::parse(server)?.with_default_port(PORT))))
     }
 
-    /// The server that these Sentinels know as the master called `master`; by default port 26379.
+    /// Starts the settings of a store on the server that these Sentinels know as the master called
+    /// `master`. The default port of a Sentinel is 26379.
     ///
     /// # Errors
-    /// [`InvalidStore`] when there is no Sentinel, or one is neither `host` nor `host:port`, or the name is empty.
+    /// [`InvalidStore`] when there is no Sentinel, when one is neither `host` nor `host:port`, or
+    /// when the name is empty.
     pub fn sentinel<'a>(sentinels: impl IntoIterator<Item = &'a str>, master: &str) -> Result<Self, InvalidStore> {
         let sentinels = servers(sentinels.into_iter().map(Host::parse), SENTINEL_PORT)?;
         if master.is_empty() {
-            return Err(InvalidStore::Setting {
-                setting: "the master",
-                expected: "the name that the Sentinels know it by",
-            });
+            let expected = "the name that the Sentinels know it by";
+            return Err(InvalidStore::Setting { setting: "the master", expected });
         }
         Ok(Self::new(Topology::Sentinel { sentinels, master: master.to_owned() }))
     }
 
-    /// The cluster that these nodes belong to; the others are learned from those that answer. By default port 6379.
+    /// Starts the settings of a store on the cluster of these nodes. The store learns the other nodes
+    /// from them. The default port is 6379.
     ///
     /// # Errors
-    /// [`InvalidStore`] when there is no node, or one is neither `host` nor `host:port`.
+    /// [`InvalidStore`] when there is no node, or when one is neither `host` nor `host:port`.
     pub fn cluster<'a>(nodes: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidStore> {
         Ok(Self::new(Topology::Cluster(servers(nodes.into_iter().map(Host::parse), PORT)?)))
     }
 
     pub(super) fn from_address(address: &str) -> Result<Self, InvalidStore> {
         let mut url = StoreUrl::parse(address)?;
-        let (secure, kind) = match url.scheme.strip_prefix("rediss") {
+        let (tls, kind) = match url.scheme.strip_prefix("rediss") {
             Some(kind) => (true, kind),
             None => (false, url.scheme.strip_prefix("redis").unwrap_or("none")),
         };
         let hosts = url.hosts.iter().cloned().map(Ok);
         let (topology, path) = match (kind, &url.path[..]) {
-            ("", path) => (Topology::Single(url.one_host()?.or_port(PORT)), path),
+            ("", path) => (Topology::Single(url.single_host()?.with_default_port(PORT)), path),
             ("+sentinel", [master, path @ ..]) => {
                 (Topology::Sentinel { sentinels: servers(hosts, SENTINEL_PORT)?, master: master.clone() }, path)
             }
@@ -80,15 +83,7 @@ impl RedisBuilder {
         if let Some(prefix) = url.take("prefix") {
             builder.prefix = prefix;
         }
-        if secure {
-            builder = builder.tls();
-        }
-        if let Some(file) = url.take("ca") {
-            if !secure {
-                return Err(wrong("an option", "ca only with rediss"));
-            }
-            builder = builder.root_certificates(tls::read_roots(file.as_ref())?)?;
-        }
+        builder.tls = Tls::from_url(&mut url, tls, "ca only with rediss")?;
         url.no_more_options(OPTIONS)?;
         Ok(builder)
     }
@@ -100,91 +95,97 @@ impl RedisBuilder {
             sentinel_login: Login::default(),
             database: 0,
             prefix: "kylin-lb:".to_owned(),
-            tls: None,
+            tls: Tls::Off,
         }
     }
 
-    /// The user to log in as; by default Redis's `default`.
+    /// Sets the user. Default: `default`, the default user of Redis.
     #[must_use]
     pub fn user(mut self, user: &str) -> Self {
         self.login.user = Some(user.to_owned());
         self
     }
 
-    /// The user's password; by default none is sent.
+    /// Sets the password. Default: none.
     #[must_use]
     pub fn password(mut self, password: &str) -> Self {
         self.login.password = Some(password.to_owned());
         self
     }
 
-    /// The login at the Sentinels, which is apart from that at the servers; by default none.
+    /// Sets the login at the Sentinels, which is separate from that at the servers. Default: none.
     #[must_use]
     pub fn sentinel_login(mut self, user: Option<&str>, password: &str) -> Self {
         self.sentinel_login = Login { user: user.map(str::to_owned), password: Some(password.to_owned()) };
         self
     }
 
-    /// The number of the database; 0 by default, and in a cluster always.
+    /// Sets the number of the database. Default: 0, the only one of a cluster.
     #[must_use]
     pub fn database(mut self, database: u32) -> Self {
         self.database = database;
         self
     }
 
-    /// What goes before the keys; `kylin-lb:` by default. Front ends of one cluster have the same, those of different clusters
-    /// must not. A part of it in braces makes a Redis Cluster keep all records in one slot, so leave them out.
+    /// Sets the prefix of all keys. Default: `kylin-lb:`. Front ends of one cluster need the same
+    /// prefix, those of different clusters need different ones. Avoid braces: a Redis Cluster would
+    /// keep all records in one slot.
     #[must_use]
     pub fn prefix(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.prefix);
         self
     }
 
-    /// Connect over TLS, to Sentinels as well. The certificate must be for the name or address under which a server is known -
-    /// also to Sentinels, or to the cluster - and be signed by one that the system trusts.
+    /// Connects over TLS, to Sentinels as well. The certificate must be valid for the name or address
+    /// under which a server is known, also to Sentinels or to the cluster, and be signed by a root
+    /// that the system trusts.
     #[must_use]
     pub fn tls(mut self) -> Self {
-        self.tls.get_or_insert(TlsCertificates { client_tls: None, root_cert: None });
+        if !self.tls.is_on() {
+            self.tls = Tls::DefaultRoots;
+        }
         self
     }
 
-    /// Connect over TLS, and trust these certificates (PEM) in place of the system's.
+    /// Connects over TLS, and trusts these certificates (PEM) in place of the roots of the system.
     ///
     /// # Errors
-    /// [`InvalidStore::Certificates`] when it is not a text of certificates.
+    /// [`InvalidStore::Certificates`] when `pem` contains no certificate or an unusable one.
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Result<Self, InvalidStore> {
-        let root_cert = Some(tls::check_roots(pem.into())?);
-        self.tls = Some(TlsCertificates { client_tls: None, root_cert });
+        self.tls = Tls::with_roots(pem.into())?;
         Ok(self)
     }
 
-    /// The store. Nothing is connected yet.
+    /// Makes the store, which connects when it is first used.
     ///
     /// # Errors
-    /// [`InvalidStore::Setting`] when settings are not usable, alone or together.
+    /// [`InvalidStore::Setting`] when settings are invalid, alone or in combination.
     pub fn build(self) -> Result<RedisStore, InvalidStore> {
         let invalid = |setting, expected| Err(InvalidStore::Setting { setting, expected });
-        if self.database != 0 && matches!(self.topology, Topology::Cluster(_)) {
-            return invalid("the database", "0, for a cluster has no other");
+        if self.database != 0 && self.topology.is_cluster() {
+            return invalid("the database", "0, because a cluster has no other");
         }
         if self.prefix.len() > 200 || self.prefix.bytes().any(|byte| byte.is_ascii_control()) {
             return invalid("the prefix", "at most 200 bytes without control characters");
         }
-        let without_password = |login: &Login| login.user.is_some() && login.password.is_none();
-        if without_password(&self.login) || without_password(&self.sentinel_login) {
+        let lacks_password = |login: &Login| login.user.is_some() && login.password.is_none();
+        if lacks_password(&self.login) || lacks_password(&self.sentinel_login) {
             return invalid("the password", "one for the user that is given");
         }
-        if self.tls.is_some() {
-            tls::ensure_provider();
-        }
-        let RedisBuilder { topology, login, sentinel_login, database, prefix, tls } = self;
-        let link = Link::new(Dialer { topology, login, sentinel_login, database, tls });
-        Ok(RedisStore { prefix, link })
+        self.tls.ensure_provider();
+        let tls = match self.tls {
+            Tls::Off => None,
+            Tls::DefaultRoots => Some(TlsCertificates { client_tls: None, root_cert: None }),
+            Tls::Roots(pem) => Some(TlsCertificates { client_tls: None, root_cert: Some(pem) }),
+        };
+        let RedisBuilder { topology, login, sentinel_login, database, prefix, .. } = self;
+        let connection = SharedConnection::new(Connector { topology, login, sentinel_login, database, tls });
+        Ok(RedisStore { prefix, connection })
     }
 }
 
 fn servers(hosts: impl Iterator<Item = Result<Host, InvalidStore>>, port: u16) -> Result<Vec<Server>, InvalidStore> {
-    let servers: Vec<_> = hosts.map(|host| Ok(host?.or_port(port))).collect::<Result<_, InvalidStore>>()?;
+    let servers: Vec<_> = hosts.map(|host| Ok(host?.with_default_port(port))).collect::<Result<_, InvalidStore>>()?;
     if servers.is_empty() {
         return Err(InvalidStore::Setting { setting: "the servers", expected: "at least one" });
     }
@@ -197,7 +198,7 @@ impl std::fmt::Debug for RedisBuilder {
             .field("topology", &self.topology)
             .field("database", &self.database)
             .field("prefix", &self.prefix)
-            .field("tls", &self.tls.is_some())
+            .field("tls", &self.tls.is_on())
             .finish_non_exhaustive()
     }
 }
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_name_the_three_kinds() {
+    fn addresses_name_the_three_topologies() {
         assert_eq!(topology("redis://h"), Topology::Single(server("h", 6379)));
         assert_eq!(topology("rediss://h:1/3"), Topology::Single(server("h", 1)));
         assert_eq!(
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_explained_without_the_password() {
+    fn errors_explain_the_mistake_without_the_password() {
         let cases = [
             (
                 "redis+sentinel://:hunter2@a",
@@ -241,7 +242,7 @@ mod tests {
             ),
             ("redis://:hunter2@a,b", "address of a session store, the hosts: expected one host"),
             ("redis://:hunter2@a/x", "address of a session store, the path: expected the number of a database"),
-            ("redis+cluster://:hunter2@a/1", "session store, the database: expected 0, for a cluster has no other"),
+            ("redis+cluster://:hunter2@a/1", "session store, the database: expected 0, because a cluster has no other"),
             ("redis://hunter2@a", "session store, the password: expected one for the user that is given"),
             ("redis://:hunter2@a?ca=x", "address of a session store, an option: expected ca only with rediss"),
             ("rediss://:hunter2@a?ca=/none", "certificates for a session store"),
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn no_login_is_shown() {
+    fn debug_output_shows_no_login() {
         let builder = RedisStore::builder("redis+sentinel://me:hunter2@a/m?sentinel_password=hunter3").unwrap();
         let shown = format!("{builder:?}");
         let store = format!("{:?}", builder.build().unwrap());

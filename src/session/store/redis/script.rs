@@ -3,21 +3,19 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use redis::{Cmd, Script, Value, cmd};
+use redis::{Cmd, Script, cmd};
 
-use super::faults::{Verdict, nonsense};
-use super::link::Link;
-use crate::session::StoreError;
-use crate::session::store::remote::LONGEST;
+use crate::session::store::remote::MAX_VALUE_LEN;
 
-/// KEYS: the record's. ARGV: the new version, the new record, its time to live in ms, what is compared, with what.
+/// KEYS: that of the record. ARGV: the new version, the new record, its time to live in ms, what to
+/// compare (`version` or `value`), and with what.
 ///
-/// Answers 1 when the write was done - also when it had been done before, by a request whose answer was lost -, otherwise with
-/// what is there. A value of another type than string counts as nothing, as does a missing one. No value is read further than
-/// one byte past the longest that may be ours.
+/// Returns 1 when the record is written, also by an earlier request whose response was lost; otherwise
+/// the value under the key. A value of another type than string counts as missing. The script reads
+/// one byte more than the longest value of this store.
 static SAVE: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "local found = redis.pcall('GETRANGE', KEYS[1], 0, {LONGEST})
+        "local found = redis.pcall('GETRANGE', KEYS[1], 0, {MAX_VALUE_LEN})
         if type(found) == 'table' then
             if string.sub(found.err or '', 1, 9) ~= 'WRONGTYPE' then return found end
             found = ''
@@ -32,76 +30,74 @@ static SAVE: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// What the server knows the script by.
+/// The hash by which servers know the script.
 static SAVE_HASH: LazyLock<String> = LazyLock::new(|| Script::new(&SAVE).get_hash().to_owned());
 
-/// The longest time to live that is asked for, in ms: a hundred years, far below where Redis refuses.
-const LONGEST_TTL: u128 = 100 * 365 * 86_400_000;
+/// The longest time to live, in ms: a hundred years, far below the limit of Redis.
+const MAX_TTL: u128 = 100 * 365 * 86_400_000;
 
-/// What a writer compares with.
-pub(super) enum Believed {
-    /// No value.
-    Absent,
+/// What the value under a key must be for a write.
+pub(super) enum Expected {
+    Nothing,
     /// A value with this version.
     Version(u64),
     /// Exactly this value.
-    Bytes(Vec<u8>),
+    Value(Vec<u8>),
 }
 
-/// What became of a write.
-pub(super) enum Outcome {
-    /// It is there.
-    Done,
-    /// This value is; empty when none.
-    Found(Vec<u8>),
+/// How to name the script to a server.
+#[derive(Clone, Copy)]
+pub(super) enum Call {
+    /// By its hash, which is enough for a server that has seen the script.
+    ByHash,
+    /// By its text, after which the server knows the hash.
+    ByText,
 }
 
-/// Writes the record if what is there is what is `believed`.
-pub(super) async fn save(
-    link: &Link,
-    key: &[u8],
-    version: u64,
-    record: &[u8],
-    believed: &Believed,
-    ttl: Duration,
-) -> Result<Outcome, StoreError> {
-    let call = |name, script: &[u8]| {
+/// A write for the script: the new record, and what the value under its key must be.
+pub(super) struct Write<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) version: u64,
+    pub(super) record: &'a [u8],
+    pub(super) ttl: Duration,
+    pub(super) expected: Expected,
+}
+
+impl Write<'_> {
+    /// Makes the command that writes the record if the value under the key is the expected one.
+    pub(super) fn command(&self, call: Call) -> Cmd {
+        let (name, script) = match call {
+            Call::ByHash => ("EVALSHA", &*SAVE_HASH),
+            Call::ByText => ("EVAL", &*SAVE),
+        };
         let mut command = cmd(name);
-        command.arg(script).arg(1).arg(key).arg(&version.to_be_bytes()[..]).arg(record).arg(milliseconds(ttl));
-        match believed {
-            Believed::Absent => command.arg("value").arg(""),
-            Believed::Version(version) => command.arg("version").arg(&version.to_be_bytes()[..]),
-            Believed::Bytes(bytes) => command.arg("value").arg(&bytes[..]),
+        command.arg(script);
+        let version = &self.version.to_be_bytes()[..];
+        command.arg(1).arg(self.key).arg(version).arg(self.record).arg(milliseconds(self.ttl));
+        match &self.expected {
+            Expected::Nothing => command.arg("value").arg(""),
+            Expected::Version(version) => command.arg("version").arg(&version.to_be_bytes()[..]),
+            Expected::Value(value) => command.arg("value").arg(&value[..]),
         };
         command
-    };
-    let answer = match link.ask(&call("EVALSHA", SAVE_HASH.as_bytes()), key).await {
-        // A server that has not seen the script yet, or lost it in a restart.
-        Err(Verdict::NoScript) => link.ask(&call("EVAL", SAVE.as_bytes()), key).await,
-        answer => answer,
-    };
-    match answer? {
-        Value::Int(1) => Ok(Outcome::Done),
-        Value::BulkString(bytes) => Ok(Outcome::Found(bytes)),
-        _ => Err(nonsense().into()),
     }
 }
 
-/// Reads a value, or as much of it as shows that it is too long.
+/// Makes the command that reads a value, or as much of it as shows that it is too long.
 pub(super) fn get_range(key: &[u8]) -> Cmd {
     let mut command = cmd("GETRANGE");
-    command.arg(key).arg(0).arg(LONGEST);
+    command.arg(key).arg(0).arg(MAX_VALUE_LEN);
     command
 }
 
-/// Gives a key a new time to live.
+/// Makes the command that sets a new time to live.
 pub(super) fn expire(key: &[u8], ttl: Duration) -> Cmd {
     let mut command = cmd("PEXPIRE");
     command.arg(key).arg(milliseconds(ttl));
     command
 }
 
-/// Removes a key.
+/// Makes the command that removes a key.
 pub(super) fn unlink(key: &[u8]) -> Cmd {
     let mut command = cmd("UNLINK");
     command.arg(key);
@@ -109,5 +105,5 @@ pub(super) fn unlink(key: &[u8]) -> Cmd {
 }
 
 fn milliseconds(ttl: Duration) -> u64 {
-    ttl.as_millis().clamp(1, LONGEST_TTL) as u64
+    ttl.as_millis().clamp(1, MAX_TTL) as u64
 }

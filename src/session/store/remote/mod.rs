@@ -1,24 +1,24 @@
-//! What the stores over the network have in common.
-//!
-//! None of it knows a protocol: addresses as hosts write them, faults in words of our own, versions that never repeat, the pause
-//! before a server is tried again, connections that callers take turns with.
+//! What the stores on servers share. Nothing in here knows a protocol.
 
-mod envelope;
-mod fault;
-mod gate;
+mod backoff;
+mod codec;
+mod failure;
 #[cfg(any(feature = "mysql", feature = "memcached"))]
 mod pool;
+mod store;
 #[cfg(any(feature = "redis", feature = "mysql"))]
 pub(super) mod tls;
 pub(super) mod url;
 
+#[cfg(feature = "redis")]
+pub(super) use backoff::ReconnectBackoff;
 #[cfg(feature = "memcached")]
-pub(super) use envelope::pack;
+pub(super) use codec::encode_value;
 #[cfg(any(feature = "redis", feature = "memcached"))]
-pub(super) use envelope::{LONGEST, prefixed, unpack};
-pub(super) use envelope::{encode, fresh_version};
-pub(super) use fault::Fault;
-pub(super) use gate::Gate;
+pub(super) use codec::{MAX_VALUE_LEN, decode_value};
+pub(super) use codec::{encode_record, new_version};
+pub(super) use failure::Failure;
 #[cfg(any(feature = "mysql", feature = "memcached"))]
-pub(super) use pool::{Dial, Failed, Pool};
+pub(super) use pool::{Connect, Pool, RequestError};
+pub(super) use store::RemoteStore;
 pub(super) use url::StoreUrl;

@@ -1,13 +1,14 @@
-//! Connections that carry one request at a time, for protocols whose answers belong to the request before them.
+//! A pool of connections that carry one request at a time, for protocols without request ids.
 //!
-//! Callers are dropped at their deadline, in the middle of anything. An answer that nobody read would then be taken for that of
-//! the next request, another session's. So the work is not the caller's: a task does it, to the end or to a limit of its
-//! own, and gives the connection back whether or not somebody still waits. For the same reason a connection that is being made
-//! when its caller goes is there for the next one.
+//! A caller is dropped at its deadline, at any point. The next request on the connection would then
+//! read the response that the caller left behind, which is about another session. So a task of its
+//! own does the work, to its end or to a limit, and returns the connection to the pool whether or
+//! not the caller still waits. For the same reason a connection that is ready after its caller has
+//! gone serves the next caller.
 
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,172 +17,169 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-use super::{Fault, Gate};
+use super::{Failure, ReconnectBackoff};
+use crate::maybe_ready::BoxFuture;
 use crate::session::StoreError;
 
-/// How long making a connection may take.
-const DIAL: Duration = Duration::from_secs(1);
-/// How long one piece of work may take in all: above every sensible deadline of a caller.
-const LIMIT: Duration = Duration::from_secs(3);
+/// The time limit for a connection attempt.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time limit for a request in all: above every sensible deadline of a caller.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Makes connections to one server.
-pub(crate) trait Dial: Send + Sync + 'static {
-    /// What is made.
+/// Connects to one server.
+pub(crate) trait Connect: Send + Sync + 'static {
+    /// A connection.
     type Connection: Send + 'static;
-    /// The server's kind, for messages.
+    /// The name of the system, for messages.
     const SYSTEM: &'static str;
 
-    /// A connection that is ready for work.
-    fn dial(&self) -> impl Future<Output = Result<Self::Connection, Fault>> + Send;
+    /// Opens a connection that is ready for requests.
+    fn connect(&self) -> impl Future<Output = Result<Self::Connection, Failure>> + Send;
 
-    /// Told why a connection was lost, before another one is made.
-    fn lost(&self, _why: &Fault) {}
+    /// Takes note of a lost connection, before another one is opened.
+    fn on_connection_lost(&self, _failure: &Failure) {}
 }
 
-/// Why work was not done.
-pub(crate) enum Failed {
-    /// The connection is of no further use. If it was kept from earlier, the work is done again on a fresh one; so work has
-    /// to be such that this does no harm.
-    Lost(Fault),
-    /// The connection is good; the server's answer was not.
-    Answered(StoreError),
+/// Why a request failed.
+pub(crate) enum RequestError {
+    /// The connection is of no further use. The pool repeats a request that failed so on a kept
+    /// connection, on a new one; so a request must be safe to repeat.
+    ConnectionLost(Failure),
+    /// The connection stays usable.
+    Refused(StoreError),
 }
 
-impl<E: Into<StoreError>> From<E> for Failed {
-    fn from(answer: E) -> Self {
-        Failed::Answered(answer.into())
+impl<E: Into<StoreError>> From<E> for RequestError {
+    fn from(error: E) -> Self {
+        RequestError::Refused(error.into())
     }
 }
 
-/// One piece of work under way.
-pub(crate) type Work<'c, T> = Pin<Box<dyn Future<Output = Result<T, Failed>> + Send + 'c>>;
+/// Sends a request made of `R` and reads the response. May be called twice.
+pub(crate) type Exchange<C, R, T> =
+    for<'a> fn(&'a mut <C as Connect>::Connection, &'a R) -> BoxFuture<'a, Result<T, RequestError>>;
 
-/// At most so many connections to one server, made when they are needed.
-pub(crate) struct Pool<D: Dial>(Arc<Shared<D>>);
+/// A bounded number of connections to one server, opened on demand. Clones share them.
+pub(crate) struct Pool<C: Connect>(Arc<Shared<C>>);
 
-impl<D: Dial> Clone for Pool<D> {
+impl<C: Connect> Clone for Pool<C> {
     fn clone(&self) -> Self {
         Pool(self.0.clone())
     }
 }
 
-struct Shared<D: Dial> {
-    dialer: D,
-    turns: Arc<Semaphore>,
-    idle: Mutex<Vec<D::Connection>>,
-    gate: Gate,
+struct Shared<C: Connect> {
+    connector: C,
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<C::Connection>>,
+    backoff: ReconnectBackoff,
     lost: AtomicU64,
 }
 
-impl<D: Dial> Pool<D> {
-    /// No connection yet; later at most `most`.
-    pub(crate) fn new(dialer: D, most: usize) -> Self {
-        let turns = Arc::new(Semaphore::new(most));
-        let (idle, gate, lost) = (Mutex::default(), Gate::default(), AtomicU64::default());
-        Pool(Arc::new(Shared { dialer, turns, idle, gate, lost }))
+impl<C: Connect> Pool<C> {
+    /// Makes a pool without a connection.
+    pub(crate) fn new(connector: C, max_connections: NonZeroU16) -> Self {
+        Pool(Arc::new(Shared {
+            connector,
+            permits: Arc::new(Semaphore::new(usize::from(max_connections.get()))),
+            idle: Mutex::default(),
+            backoff: ReconnectBackoff::default(),
+            lost: AtomicU64::default(),
+        }))
     }
 
-    /// What makes the connections.
-    pub(crate) fn dialer(&self) -> &D {
-        &self.0.dialer
+    /// Returns what opens the connections.
+    pub(crate) fn connector(&self) -> &C {
+        &self.0.connector
     }
 
-    /// How many connections were lost so far.
-    pub(crate) fn lost(&self) -> u64 {
+    /// Returns the number of connections that were lost so far.
+    pub(crate) fn lost_connections(&self) -> u64 {
         self.0.lost.load(Ordering::Relaxed)
     }
 
-    /// Does `work` on a connection of its own.
+    /// Performs the `exchange` of `request` on a connection of its own.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when there is no connection to be had, otherwise what `work` fails with.
-    pub(crate) async fn run<T, F>(&self, work: F) -> Result<T, StoreError>
+    /// [`StoreError::Unavailable`] when no connection can be opened, otherwise the error of
+    /// `exchange`.
+    pub(crate) async fn run<R, T>(&self, request: R, exchange: Exchange<C, R, T>) -> Result<T, StoreError>
     where
+        R: Send + Sync + 'static,
         T: Send + 'static,
-        F: for<'c> Fn(&'c mut D::Connection) -> Work<'c, T> + Send + Sync + 'static,
     {
-        let turn = self.0.turns.clone().acquire_owned().await.map_err(|_| ended::<D>())?;
+        let permit = self.0.permits.clone().acquire_owned().await.map_err(|_| runtime_ended::<C>())?;
         if self.0.idle.lock().is_empty() {
-            self.0.gate.check()?;
+            self.0.backoff.check()?;
         }
-        let (mut done, result) = oneshot::channel();
+        let (mut sender, response) = oneshot::channel();
         let shared = self.0.clone();
         tokio::spawn(async move {
-            let _turn = turn;
-            let outcome = timeout(LIMIT, shared.attempt(work, &mut done)).await;
-            let slow = || Err(Fault::unavailable(D::SYSTEM, "no answer").into());
-            let _ = done.send(outcome.unwrap_or_else(|_| slow()));
+            let _permit = permit;
+            let result = timeout(REQUEST_TIMEOUT, shared.send(&request, exchange, &mut sender)).await;
+            let timed_out = || Err(Failure::unavailable(C::SYSTEM, "no response").into());
+            let _ = sender.send(result.unwrap_or_else(|_| timed_out()));
         });
-        // A task is dropped unfinished only with its runtime.
-        result.await.unwrap_or_else(|_| Err(ended::<D>().into()))
+        // The task is dropped unfinished only with its runtime.
+        response.await.unwrap_or_else(|_| Err(runtime_ended::<C>().into()))
     }
 }
 
-impl<D: Dial> Shared<D> {
-    async fn attempt<T>(
+impl<C: Connect> Shared<C> {
+    async fn send<R, T>(
         &self,
-        work: impl for<'c> Fn(&'c mut D::Connection) -> Work<'c, T>,
+        request: &R,
+        exchange: Exchange<C, R, T>,
         caller: &mut oneshot::Sender<Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         loop {
             let kept = self.idle.lock().pop();
-            let fresh = kept.is_none();
+            let is_new = kept.is_none();
             let mut connection = match kept {
                 Some(connection) => connection,
-                None => self.dial().await?,
+                None => self.connect().await?,
             };
             if caller.is_closed() {
                 self.idle.lock().push(connection);
-                return Err(Fault::unavailable(D::SYSTEM, "given up by its caller").into());
+                return Err(Failure::unavailable(C::SYSTEM, "the caller has gone").into());
             }
-            let failed = match work(&mut connection).await {
-                Ok(value) => {
-                    self.idle.lock().push(connection);
-                    return Ok(value);
-                }
-                Err(failed) => failed,
-            };
-            match failed {
-                Failed::Answered(error) => {
-                    self.idle.lock().push(connection);
-                    return Err(error);
-                }
-                Failed::Lost(fault) => {
+            let result = match exchange(&mut connection, request).await {
+                Ok(value) => Ok(value),
+                Err(RequestError::Refused(error)) => Err(error),
+                Err(RequestError::ConnectionLost(failure)) => {
                     self.lost.fetch_add(1, Ordering::Relaxed);
-                    self.dialer.lost(&fault);
-                    // What ended this one has most likely ended all that were kept.
+                    self.connector.on_connection_lost(&failure);
+                    // What ended this connection has most likely ended the idle ones too.
                     drop(connection);
-                    let stale = std::mem::take(&mut *self.idle.lock());
-                    drop(stale);
-                    if fresh {
-                        return Err(fault.into());
+                    drop(std::mem::take(&mut *self.idle.lock()));
+                    if is_new {
+                        return Err(failure.into());
                     }
+                    continue;
                 }
-            }
+            };
+            self.idle.lock().push(connection);
+            return result;
         }
     }
 
-    async fn dial(&self) -> Result<D::Connection, Fault> {
-        self.gate.check()?;
-        let dialed = timeout(DIAL, self.dialer.dial()).await;
-        match dialed.unwrap_or_else(|_| Err(Fault::unavailable(D::SYSTEM, "no connection in time"))) {
-            Ok(connection) => {
-                self.gate.open();
-                Ok(connection)
-            }
-            Err(fault) => {
-                self.gate.close(fault.clone());
-                Err(fault)
-            }
+    async fn connect(&self) -> Result<C::Connection, Failure> {
+        self.backoff.check()?;
+        let connected = timeout(CONNECT_TIMEOUT, self.connector.connect()).await;
+        let connected = connected.unwrap_or_else(|_| Err(Failure::unavailable(C::SYSTEM, "no connection in time")));
+        match &connected {
+            Ok(_) => self.backoff.reset(),
+            Err(failure) => self.backoff.record_failure(failure.clone()),
         }
+        connected
     }
 }
 
-fn ended<D: Dial>() -> Fault {
-    Fault::unavailable(D::SYSTEM, "the runtime has ended")
+fn runtime_ended<C: Connect>() -> Failure {
+    Failure::unavailable(C::SYSTEM, "the runtime has ended")
 }
 
-impl<D: Dial> fmt::Debug for Pool<D> {
+impl<C: Connect> fmt::Debug for Pool<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("idle", &self.0.idle.lock().len()).finish_non_exhaustive()
     }

@@ -1,45 +1,69 @@
-//! TLS to stores: the roots that a host names, and a provider of cryptography for rustls.
-
-use std::path::Path;
+//! TLS to stores: trusted roots, and the crypto provider of rustls.
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use super::StoreUrl;
+use super::url::wrong;
 use crate::session::InvalidStore;
 
-/// Makes sure that the process has a provider. The drivers ask rustls for the process's own, and rustls panics where there is
-/// none and the build holds several; one that the host has installed stays.
-pub(crate) fn ensure_provider() {
-    if CryptoProvider::get_default().is_none() {
-        // Fails only when another thread was faster, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
+/// Whether a store connects over TLS, and which roots it trusts.
+#[derive(Default)]
+pub(crate) enum Tls {
+    #[default]
+    Off,
+    /// Trusts the default roots of the driver.
+    DefaultRoots,
+    /// Trusts these certificates (PEM) and no others.
+    Roots(Vec<u8>),
 }
 
-/// Certificates in PEM, from a file.
-///
-/// # Errors
-/// [`InvalidStore::Certificates`].
-pub(crate) fn read_roots(file: &Path) -> Result<Vec<u8>, InvalidStore> {
-    let pem = std::fs::read(file).map_err(|error| InvalidStore::Certificates(Box::new(error)))?;
-    check_roots(pem)
-}
+impl Tls {
+    /// Takes the option `ca`, the path of a PEM file, out of an address.
+    ///
+    /// # Errors
+    /// [`InvalidStore::Url`] with `expected` when there is a `ca` without TLS,
+    /// [`InvalidStore::Certificates`] when the file is unusable.
+    pub(crate) fn from_url(url: &mut StoreUrl, enabled: bool, expected: &'static str) -> Result<Self, InvalidStore> {
+        match url.take("ca") {
+            None if enabled => Ok(Tls::DefaultRoots),
+            None => Ok(Tls::Off),
+            Some(_) if !enabled => Err(wrong("an option", expected)),
+            Some(file) => {
+                let pem = std::fs::read(file).map_err(|error| InvalidStore::Certificates(Box::new(error)))?;
+                Tls::with_roots(pem)
+            }
+        }
+    }
 
-/// Certificates in PEM, checked for being that.
-///
-/// # Errors
-/// [`InvalidStore::Certificates`].
-pub(crate) fn check_roots(pem: Vec<u8>) -> Result<Vec<u8>, InvalidStore> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let added = certificate.map(|certificate| roots.add(certificate));
-        added
-            .map_err(|error| InvalidStore::Certificates(error.to_string().into()))?
-            .map_err(|error| InvalidStore::Certificates(Box::new(error)))?;
+    /// Trusts the certificates in `pem` only.
+    ///
+    /// # Errors
+    /// [`InvalidStore::Certificates`] when there are none, or one is unusable.
+    pub(crate) fn with_roots(pem: Vec<u8>) -> Result<Self, InvalidStore> {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate.map_err(|error| InvalidStore::Certificates(error.to_string().into()))?;
+            roots.add(certificate).map_err(|error| InvalidStore::Certificates(Box::new(error)))?;
+        }
+        if roots.is_empty() {
+            return Err(InvalidStore::Certificates("no certificate in PEM format was found".into()));
+        }
+        Ok(Tls::Roots(pem))
     }
-    if roots.is_empty() {
-        return Err(InvalidStore::Certificates("no certificate in PEM format was found".into()));
+
+    pub(crate) fn is_on(&self) -> bool {
+        !matches!(self, Tls::Off)
     }
-    Ok(pem)
+
+    /// Makes sure that the process has a crypto provider where TLS is on. The drivers ask rustls
+    /// for the default of the process, and rustls panics where there is none and the build has
+    /// several. A provider that the application installed stays.
+    pub(crate) fn ensure_provider(&self) {
+        if self.is_on() && CryptoProvider::get_default().is_none() {
+            // Fails only when another thread was faster, which is as good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+    }
 }

@@ -1,24 +1,24 @@
-//! The address of a store as a host writes it:
+//! The address of a store:
 //! `scheme://[user[:password]@]host[:port][,host[:port]...][/segment...][?option=value&...]`.
 //!
-//! User, password, path and options may hold `%` and two hexadecimal digits for any byte. No error shows any of the text,
-//! because a password may stand anywhere in a mistyped one.
+//! User, password, path and options may be percent-encoded. No error shows any of the text, because
+//! a mistyped address may contain a password anywhere.
 
 use std::fmt;
+
+use percent_encoding::percent_decode_str;
 
 use crate::session::InvalidStore;
 
 /// The parts of a store's address. [`Debug`](fmt::Debug) shows no password.
 pub(crate) struct StoreUrl {
-    /// What stands before `://`, in lower case.
+    /// In lower case.
     pub(crate) scheme: String,
-    /// Who to log in as.
     pub(crate) user: Option<String>,
-    /// With which password.
     pub(crate) password: Option<String>,
-    /// Where: at least one.
+    /// At least one.
     pub(crate) hosts: Vec<Host>,
-    /// The path's segments; none is empty.
+    /// The segments of the path; none is empty.
     pub(crate) path: Vec<String>,
     options: Vec<(String, String)>,
 }
@@ -28,15 +28,15 @@ pub(crate) struct StoreUrl {
 pub(crate) struct Host {
     /// Without the brackets of an IPv6 address.
     pub(crate) name: String,
-    /// 1 to 65535.
+    /// Never 0.
     pub(crate) port: Option<u16>,
 }
 
 impl StoreUrl {
-    /// Takes `text` apart.
+    /// Parses an address.
     ///
     /// # Errors
-    /// [`InvalidStore::Url`] says which part is wrong and what was expected.
+    /// [`InvalidStore::Url`] with the part that is wrong.
     pub(crate) fn parse(text: &str) -> Result<Self, InvalidStore> {
         let (scheme, rest) = text.split_once("://").ok_or(wrong("the scheme", "scheme://host"))?;
         if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) {
@@ -46,47 +46,46 @@ impl StoreUrl {
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (login, hosts) =
             authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
-        let (user, password) = match login {
+        let (user, password) = match login.map(|login| login.split_once(':').ok_or(login)) {
             None => (None, None),
-            Some(login) => {
-                let (user, password) = login.split_once(':').map_or((login, None), |(user, pass)| (user, Some(pass)));
-                (Some(user).filter(|user| !user.is_empty()), password)
-            }
+            Some(Ok((user, password))) => (Some(user), Some(password)),
+            Some(Err(user)) => (Some(user), None),
         };
         Ok(StoreUrl {
             scheme: scheme.to_ascii_lowercase(),
-            user: user.map(|text| plain("the user", text)).transpose()?,
-            password: password.map(|text| plain("the password", text)).transpose()?,
+            user: user.filter(|user| !user.is_empty()).map(|text| decode("the user", text)).transpose()?,
+            password: password.map(|text| decode("the password", text)).transpose()?,
             hosts: hosts.split(',').map(Host::parse).collect::<Result<_, _>>()?,
             path: path
                 .split('/')
                 .filter(|part| !part.is_empty())
-                .map(|part| plain("the path", part))
+                .map(|part| decode("the path", part))
                 .collect::<Result<_, _>>()?,
             options: options.split('&').filter(|pair| !pair.is_empty()).map(option).collect::<Result<_, _>>()?,
         })
     }
 
-    /// Takes the option called `name` out.
+    /// Removes the option `name` and returns its value.
     pub(crate) fn take(&mut self, name: &str) -> Option<String> {
-        let at = self.options.iter().position(|(found, _)| found == name)?;
-        Some(self.options.remove(at).1)
+        let index = self.options.iter().position(|(option, _)| option == name)?;
+        Some(self.options.remove(index).1)
     }
 
-    /// That every option was taken.
+    /// Checks that every option was taken.
     ///
     /// # Errors
-    /// [`InvalidStore::Url`] with the options that there are, when another was given, or one twice.
+    /// [`InvalidStore::Url`] with the `known` options, when the address has an unknown option or one
+    /// twice.
     pub(crate) fn no_more_options(&self, known: &'static str) -> Result<(), InvalidStore> {
         if self.options.is_empty() { Ok(()) } else { Err(wrong("an option", known)) }
     }
 
-    /// The only host.
+    /// Returns the only host.
     ///
     /// # Errors
     /// [`InvalidStore::Url`] when there are several.
-    #[cfg_attr(not(any(feature = "redis", feature = "mysql")), allow(dead_code, reason = "Memcached has many"))]
-    pub(crate) fn one_host(&self) -> Result<&Host, InvalidStore> {
+    #[cfg(any(feature = "redis", feature = "mysql"))]
+    pub(crate) fn single_host(&self) -> Result<&Host, InvalidStore> {
         match &self.hosts[..] {
             [host] => Ok(host),
             _ => Err(wrong("the hosts", "one host")),
@@ -95,7 +94,7 @@ impl StoreUrl {
 }
 
 impl Host {
-    /// `name`, `name:port`, `[address]` or `[address]:port`.
+    /// Parses `name`, `name:port`, `[address]` or `[address]:port`.
     ///
     /// # Errors
     /// [`InvalidStore::Url`].
@@ -124,39 +123,29 @@ impl Host {
         Ok(Host { name, port: port.transpose()? })
     }
 
-    /// Name and port, that of the protocol where none is given.
-    pub(crate) fn or_port(&self, default: u16) -> (String, u16) {
+    /// Returns the name and the port, which is `default` where the address has none.
+    pub(crate) fn with_default_port(&self, default: u16) -> (String, u16) {
         (self.name.clone(), self.port.unwrap_or(default))
     }
 }
 
-/// A part of an address that is not as it should be.
+/// Makes the error for a part of an address.
 pub(crate) const fn wrong(part: &'static str, expected: &'static str) -> InvalidStore {
     InvalidStore::Url { part, expected }
 }
 
 fn option(pair: &str) -> Result<(String, String), InvalidStore> {
     let (name, value) = pair.split_once('=').ok_or(wrong("an option", "name=value"))?;
-    Ok((plain("an option", name)?, plain("an option", value)?))
+    Ok((decode("an option", name)?, decode("an option", value)?))
 }
 
-/// The text with `%XX` replaced.
-fn plain(part: &'static str, text: &str) -> Result<String, InvalidStore> {
-    let invalid = || wrong(part, "UTF-8 text, with % only before two hexadecimal digits");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if byte == b'%' {
-            let (digits, tail) = tail.split_first_chunk::<2>().ok_or_else(invalid)?;
-            let digit = |byte: u8| char::from(byte).to_digit(16).ok_or_else(invalid);
-            bytes.push((digit(digits[0])? * 16 + digit(digits[1])?) as u8);
-            rest = tail;
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| invalid())
+/// Decodes percent-encoded text. Unlike the crate, this refuses a `%` without two digits.
+fn decode(part: &'static str, text: &str) -> Result<String, InvalidStore> {
+    let is_escape =
+        |rest: &str| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    let decoded = percent_decode_str(text).decode_utf8().ok().filter(|_| text.split('%').skip(1).all(is_escape));
+    let expected = "UTF-8 text, with % only before two hexadecimal digits";
+    decoded.map(|text| text.into_owned()).ok_or(wrong(part, expected))
 }
 
 impl fmt::Debug for StoreUrl {
@@ -174,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_an_address_apart() {
+    fn parses_an_address() {
         let mut url =
             StoreUrl::parse("Redis+Sentinel://me:p%40ss%2f:x@a:1,B.example,[::1]:3/my%20master/5?prefix=x%3A&ca=/a/b")
                 .unwrap();
@@ -195,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_and_never_quoted() {
+    fn errors_name_the_part_and_never_quote_it() {
         let cases = [
             ("hunter2", "the scheme: expected scheme://host"),
             ("red is://hunter2", "the scheme: expected letters, digits, + - ."),
@@ -218,7 +207,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_is_too_strange(text in "\\PC{0,40}", rest in "[a-z:/@%,?&=\\[\\]0-9]{0,40}") {
+        fn arbitrary_text_never_panics(text in "\\PC{0,40}", rest in "[a-z:/@%,?&=\\[\\]0-9]{0,40}") {
             let _ = StoreUrl::parse(&text);
             let _ = StoreUrl::parse(&format!("redis://{rest}"));
         }

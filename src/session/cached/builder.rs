@@ -1,0 +1,100 @@
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use super::{CachedStore, NearCache, Sessions};
+use crate::clock::{Clock, Epoch, SystemClock};
+use crate::session::store::cache::CacheLimits;
+use crate::session::{InvalidStore, Secret, SessionStore};
+
+const DEADLINE: Duration = Duration::from_millis(50);
+const STALENESS: Duration = Duration::from_secs(3);
+const NEAR_ENTRIES: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
+const NEAR_BYTES: NonZeroUsize = NonZeroUsize::new(64 << 20).expect("not zero");
+
+/// Settings of [`Sessions`] in a store that several front ends may share.
+#[derive(Debug)]
+#[must_use]
+pub struct SessionsBuilder {
+    store: Arc<dyn SessionStore>,
+    secret: Secret,
+    deadline: Duration,
+    staleness: Duration,
+    near: CacheLimits,
+    clock: Arc<dyn Clock>,
+}
+
+impl SessionsBuilder {
+    pub(super) fn new(store: Arc<dyn SessionStore>, secret: Secret) -> Self {
+        SessionsBuilder {
+            store,
+            secret,
+            deadline: DEADLINE,
+            staleness: STALENESS,
+            near: CacheLimits { entries: NEAR_ENTRIES, bytes: NEAR_BYTES },
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// Sets the time limit for an operation of the store. Default: 50 ms.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets how long the front end uses an entry of its near cache before it asks the store again.
+    /// Default: 3 s; zero asks the store every time. This bounds how late the front end learns that
+    /// another one has moved a session.
+    pub fn staleness(mut self, staleness: Duration) -> Self {
+        self.staleness = staleness;
+        self
+    }
+
+    /// Sets the limits of the near cache. Default: 100,000 sessions and 64 MiB.
+    pub fn near_cache(mut self, entries: NonZeroUsize, bytes: NonZeroUsize) -> Self {
+        self.near = CacheLimits { entries, bytes };
+        self
+    }
+
+    /// Sets the clock. Default: [`SystemClock`]. Deadlines use the timers of tokio in any case.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Makes the sessions.
+    ///
+    /// # Errors
+    /// [`InvalidStore::Setting`] when the deadline is zero.
+    pub fn build(self) -> Result<Sessions, InvalidStore> {
+        if self.deadline.is_zero() {
+            return Err(InvalidStore::Setting { setting: "the deadline", expected: "more than zero" });
+        }
+        Ok(self.build_remote())
+    }
+
+    pub(super) fn build_remote(self) -> Sessions {
+        let near = NearCache::new(self.near, self.staleness, Epoch::new(Arc::clone(&self.clock)));
+        self.finish(Some(near))
+    }
+
+    pub(super) fn build_local(self) -> Sessions {
+        self.finish(None)
+    }
+
+    fn finish(self, near: Option<NearCache>) -> Sessions {
+        Sessions::new(CachedStore {
+            store: self.store,
+            near,
+            taggers: self.secret.taggers("session-key"),
+            deadline: self.deadline,
+            epoch: Epoch::new(self.clock),
+            breaker: Default::default(),
+            probe: Default::default(),
+            pending: Default::default(),
+            in_use: Default::default(),
+            failures: AtomicU32::new(0),
+        })
+    }
+}

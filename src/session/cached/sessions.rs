@@ -1,0 +1,246 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{CachedStore, Lookup, SessionsBuilder, Unavailable, Write, in_use, is_binding};
+use crate::drop_guard::DropGuard;
+use crate::maybe_ready::MaybeReady;
+use crate::session::secret::Tagger;
+use crate::session::{
+    InvalidSecret, MemoryStore, Precondition, SaveOutcome, Secret, SessionKey, SessionRecord, SessionStore, Stored,
+};
+
+/// The sessions of one or several front ends, in a store. Clones share them.
+///
+/// ```
+/// use std::time::Duration;
+/// use kylin_lb::session::{Affinity, Sessions};
+///
+/// // One front end: in its own memory.
+/// let alone = Affinity::learn(Sessions::in_memory()?);
+/// # let store = kylin_lb::session::MemoryStore::new();
+/// # let secret = kylin_lb::session::Secret::new([7; 32]);
+///
+/// // Several front ends: in a store that all of them reach, with a secret that all of them have.
+/// let sessions = Sessions::builder(store, secret).deadline(Duration::from_millis(20)).build()?;
+/// let shared = Affinity::learn(sessions);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # When the store is slow or unavailable
+///
+/// Every operation has a deadline. After five failures in a row the front end stops calling the
+/// store, and a background task checks once a second whether it is available again. Meanwhile the
+/// front end uses its near cache, however old the entries are. New bindings live in the near cache
+/// and are written when the store is available. A session that the near cache does not have is
+/// placed by a hash that all front ends compute alike. No request fails for lack of the store.
+///
+/// A store may come back with fewer sessions than before, as a cache does, or a server that keeps
+/// nothing on disk. A binding that this front end knows and the store has lost is written again when
+/// the session is next used. A record with credentials is not: another front end may have logged the
+/// session out meanwhile.
+#[derive(Clone)]
+#[must_use]
+pub struct Sessions {
+    store: Arc<CachedStore>,
+}
+
+impl Sessions {
+    /// Keeps sessions in the memory of this process, with a random secret.
+    ///
+    /// # Errors
+    /// [`InvalidSecret`] when the operating system has no random bytes for the secret.
+    pub fn in_memory() -> Result<Self, InvalidSecret> {
+        Ok(Self::local(MemoryStore::new(), Secret::random()?))
+    }
+
+    /// Keeps sessions in `store`, which is in this process and responds at once.
+    pub fn local(store: MemoryStore, secret: Secret) -> Self {
+        SessionsBuilder::new(Arc::new(store), secret).build_local()
+    }
+
+    /// Keeps sessions in a store that other front ends may share, with the defaults of
+    /// [`builder`](Self::builder).
+    ///
+    /// All front ends need the same secret. It derives the keys of sessions from their ids, so that
+    /// the store receives no id.
+    pub fn remote(store: impl SessionStore, secret: Secret) -> Self {
+        SessionsBuilder::new(Arc::new(store), secret).build_remote()
+    }
+
+    /// Starts the settings of sessions in a store that other front ends may share.
+    pub fn builder(store: impl SessionStore, secret: Secret) -> SessionsBuilder {
+        SessionsBuilder::new(Arc::new(store), secret)
+    }
+
+    pub(super) fn new(store: CachedStore) -> Self {
+        Sessions { store: Arc::new(store) }
+    }
+
+    /// Returns whether the front end currently calls the store. It does not while the store fails.
+    pub fn is_store_available(&self) -> bool {
+        !self.store.breaker.is_open()
+    }
+
+    /// Returns how many writes wait until the store is available again.
+    pub fn pending_writes(&self) -> usize {
+        self.store.pending.len()
+    }
+
+    /// Returns the time of day, in seconds since 1970.
+    pub(crate) fn unix(&self) -> u64 {
+        self.store.epoch.clock().unix()
+    }
+
+    /// Returns the key of the session with this id.
+    pub(crate) fn key(&self, id: &[u8]) -> SessionKey {
+        derive_key(&self.store.taggers[0], id)
+    }
+
+    /// Looks up the session under `key`, the key of `id`. With a `ttl`, a binding that the store has
+    /// lost is written again, to live for so long.
+    pub(crate) fn find<'a>(&'a self, key: SessionKey, id: &[u8], ttl: Option<Duration>) -> MaybeReady<'a, Lookup> {
+        let store = &self.store;
+        let near = store.recall(&key);
+        match near {
+            Some(near) if near.is_current => return MaybeReady::Ready(near.into()),
+            _ if !store.is_allowed() => return MaybeReady::Ready(near.map_or(Lookup::Unknown, Lookup::from)),
+            _ => {}
+        }
+        if store.near.is_none()
+            && let Ok(loaded) = store.store.load(&key).into_ready()
+        {
+            return MaybeReady::Ready(store.loaded(&key, loaded, near, 0));
+        }
+        let old_keys: Vec<SessionKey> = store.taggers[1..].iter().map(|tagger| derive_key(tagger, id)).collect();
+        MaybeReady::boxed(async move {
+            let epoch = store.loss_epoch();
+            let loaded = store.call(store.store.load(&key)).await;
+            if let (Ok(None), Some(near), Some(ttl)) = (&loaded, &near, ttl)
+                && store.has_lost(near)
+            {
+                return self.save(key, near.record.clone(), Precondition::Absent, ttl).await;
+            }
+            let lookup = store.loaded(&key, loaded, near, epoch);
+            if lookup == Lookup::Absent {
+                for old_key in old_keys {
+                    if let Ok(Some(Stored { record, .. })) = store.call(store.store.load(&old_key)).await {
+                        return Lookup::UnderOldKey(record);
+                    }
+                }
+            }
+            lookup
+        })
+    }
+
+    /// Saves `record` under `key`, if the store meets the `precondition`. Returns the lookup
+    /// afterwards: this record, or that of a faster writer.
+    pub(crate) fn save<'a>(
+        &'a self,
+        key: SessionKey,
+        record: SessionRecord,
+        precondition: Precondition,
+        ttl: Duration,
+    ) -> MaybeReady<'a, Lookup> {
+        let store = &self.store;
+        if !store.is_allowed() {
+            return MaybeReady::Ready(self.save_later(key, record, precondition, ttl));
+        }
+        let epoch = store.loss_epoch();
+        let ready = || store.store.save(&key, &record, precondition, ttl).into_ready().ok();
+        if store.near.is_none()
+            && let Some(saved) = ready()
+        {
+            let saved = saved.map_err(|error| {
+                store.record_failure(&error);
+                Unavailable
+            });
+            return MaybeReady::Ready(self.saved(key, record, precondition, ttl, saved, epoch));
+        }
+        MaybeReady::boxed(async move {
+            let saved = store.call(store.store.save(&key, &record, precondition, ttl)).await;
+            self.saved(key, record, precondition, ttl, saved.map_err(|_| Unavailable), epoch)
+        })
+    }
+
+    fn saved(
+        &self,
+        key: SessionKey,
+        record: SessionRecord,
+        precondition: Precondition,
+        ttl: Duration,
+        saved: Result<SaveOutcome, Unavailable>,
+        epoch: u32,
+    ) -> Lookup {
+        let store = &self.store;
+        let lookup = match saved {
+            Ok(SaveOutcome::Stored(version)) => Lookup::Found(record, Some(version)),
+            Ok(SaveOutcome::Conflict(Some(Stored { record, version }))) => Lookup::Found(record, Some(version)),
+            // The store has lost the record that was to be replaced.
+            Ok(SaveOutcome::Conflict(None))
+                if is_binding(&record) && store.recall(&key).is_some_and(|near| store.has_lost(&near)) =>
+            {
+                return self.save_later(key, record, Precondition::Absent, ttl);
+            }
+            Ok(SaveOutcome::Conflict(None)) => Lookup::Absent,
+            Err(Unavailable) => return self.save_later(key, record, precondition, ttl),
+        };
+        store.remember(&key, &lookup, epoch);
+        lookup
+    }
+
+    /// Keeps the record in the near cache, and writes it when the store is available again.
+    fn save_later(&self, key: SessionKey, record: SessionRecord, precondition: Precondition, ttl: Duration) -> Lookup {
+        let lookup = Lookup::Found(record.clone(), None);
+        self.store.remember(&key, &lookup, self.store.loss_epoch());
+        self.store.write_later(key, Write::Save { record, precondition, ttl });
+        lookup
+    }
+
+    /// Removes the session under `key`, in the background.
+    pub(crate) fn remove(&self, key: SessionKey) {
+        let store = &self.store;
+        if store.near.is_none() {
+            let _ = store.store.remove(&key).into_ready();
+            return;
+        }
+        store.forget(&key);
+        if !store.is_allowed() {
+            store.write_later(key, Write::Remove);
+        } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let store = Arc::clone(store);
+            runtime.spawn(async move {
+                if store.call(store.store.remove(&key)).await.is_err() {
+                    store.write_later(key, Write::Remove);
+                }
+            });
+        }
+    }
+
+    /// Extends the life of the session, now and until the guard is dropped.
+    pub(crate) fn use_now(&self, key: SessionKey, ttl: Duration) -> DropGuard {
+        self.store.touch(&key, ttl);
+        in_use::hold(&self.store, key, ttl)
+    }
+
+    #[cfg(feature = "login-relay")]
+    pub(super) fn store(&self) -> &Arc<CachedStore> {
+        &self.store
+    }
+}
+
+fn derive_key(tagger: &Tagger, id: &[u8]) -> SessionKey {
+    let tag = tagger.tag(&[id]);
+    let (key, _) = tag.split_first_chunk().expect("a tag has 32 bytes");
+    SessionKey::from_bytes(*key)
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions")
+            .field("store", &self.store.store)
+            .field("is_store_available", &self.is_store_available())
+            .field("pending_writes", &self.pending_writes())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,299 @@
+//! A bounded map from session keys to values that expire: the base of [`MemoryStore`] and of the
+//! near cache.
+//!
+//! The map is sharded, so that cores rarely contend. Each shard is a `quick_cache` (a CLOCK-Pro
+//! cache): a new key enters a small cold part and moves on to the hot part only when it is looked
+//! up again. So a flood of keys that are used once does not evict sessions in use.
+//! `benches/README.md` says what was compared before this crate was chosen.
+//!
+//! [`MemoryStore`]: super::MemoryStore
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use ahash::RandomState;
+use parking_lot::{Mutex, MutexGuard};
+use quick_cache::unsync::{Cache, DefaultLifecycle};
+use quick_cache::{OptionsBuilder, Weighter};
+
+use super::{SessionKey, SessionRecord};
+
+/// The bounds of a cache.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::session) struct CacheLimits {
+    pub(in crate::session) entries: NonZeroUsize,
+    pub(in crate::session) bytes: NonZeroUsize,
+}
+
+/// A value whose memory counts.
+pub(in crate::session) trait Weighted {
+    /// Returns the bytes that the value takes apart from its own size.
+    fn heap_bytes(&self) -> usize;
+}
+
+/// A cache whose shards each have a lock of their own.
+pub(in crate::session) struct ShardedCache<V> {
+    shards: Box<[PaddedShard<V>]>,
+    /// Seeded, so that a client cannot choose keys that collide.
+    hasher: RandomState,
+}
+
+/// Keeps the locks of two shards off one cache line.
+#[repr(align(128))]
+struct PaddedShard<V>(Mutex<Shard<V>>);
+
+struct Shard<V> {
+    entries: Cache<SessionKey, Expiring<V>, EntryWeight, RandomState>,
+    inserted_since_sweep: usize,
+    evicted: u64,
+}
+
+struct Expiring<V> {
+    value: V,
+    /// In milliseconds of the caller's clock.
+    expires: u64,
+}
+
+/// What a lookup, an insertion or a removal works on: one key in its locked shard.
+pub(in crate::session) struct CacheEntry<'a, V> {
+    shard: MutexGuard<'a, Shard<V>>,
+    key: SessionKey,
+    now: u64,
+}
+
+impl<V: Weighted> ShardedCache<V> {
+    pub(in crate::session) fn new(limits: CacheLimits) -> Self {
+        // Very small shards fill unevenly and then hold less than the limits allow.
+        let shards = (limits.entries.get() / 64).min(limits.bytes.get() / (4 * SessionRecord::MAX_LEN));
+        Self::with_shards(shards.clamp(1, 128).next_power_of_two(), limits)
+    }
+
+    fn with_shards(shards: usize, limits: CacheLimits) -> Self {
+        let (entries, bytes) = ((limits.entries.get() / shards).max(1), (limits.bytes.get() / shards).max(1));
+        // The cache bounds one weight. An entry weighs its bytes, and at least its share of the
+        // limit, so that neither limit is exceeded.
+        let weight = EntryWeight { minimum: bytes.div_ceil(entries) as u64 };
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(entries)
+            .weight_capacity(bytes as u64)
+            // The cold part of a very small shard could not hold one entry.
+            .hot_allocation(if entries < 32 { 1.0 } else { 0.95 })
+            // A remembered key would take as much memory as an entry.
+            .ghost_allocation(0.0)
+            .build()
+            .expect("both capacities are set");
+        let hasher = RandomState::new();
+        let shard = |_| {
+            let lifecycle = DefaultLifecycle::default();
+            let entries = Cache::with_options(options.clone(), weight.clone(), hasher.clone(), lifecycle);
+            PaddedShard(Mutex::new(Shard { entries, inserted_since_sweep: 0, evicted: 0 }))
+        };
+        ShardedCache { shards: (0..shards).map(shard).collect(), hasher }
+    }
+
+    /// Locks the shard of `key`. Entries count as expired by `now`, in milliseconds.
+    pub(in crate::session) fn entry(&self, key: &SessionKey, now: u64) -> CacheEntry<'_, V> {
+        let shard = self.hasher.hash_one(key) as usize & (self.shards.len() - 1);
+        CacheEntry { shard: self.shards[shard].0.lock(), key: *key, now }
+    }
+
+    /// Returns the number of entries, including expired ones that were not removed yet.
+    pub(in crate::session) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.0.lock().entries.len()).sum()
+    }
+
+    /// Returns how many entries were removed to make space for others.
+    pub(in crate::session) fn evicted(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.0.lock().evicted).sum()
+    }
+}
+
+impl<V: Weighted> CacheEntry<'_, V> {
+    /// Returns the value, unless it has expired. Counts as a use.
+    pub(in crate::session) fn get(&self) -> Option<&V> {
+        let entry = self.shard.entries.get(&self.key)?;
+        (entry.expires > self.now).then_some(&entry.value)
+    }
+
+    /// Changes the value with `change`, unless it has expired. Counts as a use.
+    pub(in crate::session) fn update<T>(&mut self, change: impl FnOnce(&mut V) -> T) -> Option<T> {
+        let mut entry = self.shard.entries.get_mut(&self.key).filter(|entry| entry.expires > self.now)?;
+        Some(change(&mut entry.value))
+    }
+
+    /// Lets the value expire `ttl` from now, unless it has expired already.
+    pub(in crate::session) fn touch(&mut self, ttl: Duration) {
+        let expires = after(self.now, ttl);
+        if let Some(mut entry) = self.shard.entries.get_mut(&self.key)
+            && entry.expires > self.now
+        {
+            entry.expires = expires;
+        }
+    }
+
+    /// Sets the value, which expires `ttl` from now.
+    pub(in crate::session) fn insert(&mut self, value: V, ttl: Duration) {
+        let shard = &mut *self.shard;
+        shard.sweep(self.now);
+        let is_new = !shard.entries.contains_key(&self.key);
+        let expected = shard.entries.len() + usize::from(is_new);
+        shard.entries.insert(self.key, Expiring { value, expires: after(self.now, ttl) });
+        shard.evicted += (expected - shard.entries.len()) as u64;
+    }
+
+    /// Removes the value.
+    pub(in crate::session) fn remove(&mut self) {
+        self.shard.entries.remove(&self.key);
+    }
+}
+
+impl<V: Weighted> Shard<V> {
+    /// Removes expired entries once the number of entries may have doubled since the last time, so
+    /// that an insertion pays for looking at two of them on average.
+    fn sweep(&mut self, now: u64) {
+        self.inserted_since_sweep += 1;
+        if self.inserted_since_sweep > self.entries.len() / 2 + 16 {
+            self.inserted_since_sweep = 0;
+            self.entries.retain(|_, entry| entry.expires > now);
+        }
+    }
+}
+
+#[derive(Clone)]
+struct EntryWeight {
+    minimum: u64,
+}
+
+impl<V: Weighted> Weighter<SessionKey, Expiring<V>> for EntryWeight {
+    fn weight(&self, _: &SessionKey, entry: &Expiring<V>) -> u64 {
+        // The entry with its list links, which may stand in a vector that has just doubled, and
+        // its part of the hash index.
+        let slot = 2 * (size_of::<SessionKey>() + size_of::<Expiring<V>>() + 16) + 12;
+        self.minimum.max((slot + entry.value.heap_bytes()) as u64)
+    }
+}
+
+/// Returns the millisecond at which an entry expires that lives for `ttl`: never too early.
+fn after(now: u64, ttl: Duration) -> u64 {
+    let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+    now.saturating_add(ttl).saturating_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    const TTL: Duration = Duration::from_millis(100);
+
+    impl Weighted for u64 {
+        fn heap_bytes(&self) -> usize {
+            (*self % 7) as usize
+        }
+    }
+
+    fn limits(entries: usize, bytes: usize) -> CacheLimits {
+        CacheLimits { entries: NonZeroUsize::new(entries).unwrap(), bytes: NonZeroUsize::new(bytes).unwrap() }
+    }
+
+    /// Makes a cache of one shard.
+    fn shard(entries: usize) -> ShardedCache<u64> {
+        ShardedCache::with_shards(1, limits(entries, entries * 512))
+    }
+
+    fn key(n: u64) -> SessionKey {
+        SessionKey::from_bytes(u128::from(n).to_be_bytes())
+    }
+
+    fn insert(cache: &ShardedCache<u64>, n: u64) {
+        cache.entry(&key(n), 0).insert(n, TTL);
+    }
+
+    fn contains(cache: &ShardedCache<u64>, n: u64) -> bool {
+        cache.entry(&key(n), 0).get().is_some()
+    }
+
+    #[test]
+    fn a_flood_of_keys_that_are_used_once_leaves_the_sessions_in_use() {
+        let cache = shard(1000);
+        for n in 0..900 {
+            insert(&cache, n);
+            assert!(contains(&cache, n), "used once more");
+        }
+        for n in 0..1_000_000 {
+            insert(&cache, 1_000_000 + n);
+        }
+        assert!(cache.len() <= 1000);
+        assert_eq!(cache.evicted(), 1_000_900 - cache.len() as u64);
+        let kept = (0..900).filter(|n| contains(&cache, *n)).count();
+        assert_eq!(kept, 900, "sessions in use");
+    }
+
+    #[test]
+    fn the_most_used_entries_are_evicted_last() {
+        let cache = shard(100);
+        for n in 0..200 {
+            insert(&cache, n);
+            for busy in 0..5 {
+                assert!(contains(&cache, busy) || busy > n, "{busy} after {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_bounded_too() {
+        let cache = ShardedCache::with_shards(1, limits(1_000_000, 60_000));
+        for n in 0..10_000 {
+            insert(&cache, n);
+            let shard = cache.shards[0].0.lock();
+            assert!(shard.entries.weight() <= 60_000 && shard.entries.memory_used().total() <= 60_000);
+        }
+        assert!(cache.len() > 300, "{}", cache.len());
+    }
+
+    #[test]
+    fn insertions_remove_expired_entries() {
+        let cache = ShardedCache::new(limits(1_000_000, 1 << 30));
+        for n in 0..10_000 {
+            insert(&cache, n);
+        }
+        for n in 10_000..30_000 {
+            cache.entry(&key(n), 200).insert(n, TTL);
+        }
+        assert_eq!(cache.evicted(), 0);
+        assert_eq!(cache.len(), 20_000);
+    }
+
+    proptest::proptest! {
+        /// Compares with a map without a limit: a value that is there is the last one inserted.
+        #[test]
+        fn behaves_as_a_map(steps in proptest::collection::vec((0_u64..40, 0_u8..4), 0..400), entries in 1_usize..50) {
+            let cache = shard(entries);
+            let mut map = HashMap::new();
+            for (step, (n, action)) in steps.into_iter().enumerate() {
+                let mut entry = cache.entry(&key(n), 0);
+                match action {
+                    0 | 1 => {
+                        entry.insert(step as u64, TTL);
+                        map.insert(n, step as u64);
+                    }
+                    2 => {
+                        entry.remove();
+                        proptest::prop_assert!(entry.get().is_none());
+                        map.remove(&n);
+                    }
+                    _ => {
+                        let found = entry.get().copied();
+                        proptest::prop_assert!(found.is_none() || found == map.get(&n).copied());
+                    }
+                }
+                drop(entry);
+                proptest::prop_assert!(cache.len() <= entries);
+                if entries >= 40 {
+                    proptest::prop_assert_eq!(cache.len(), map.len());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The delay before a server that could not be reached is connected to again.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::Failure;
+use crate::clock::{Clock, SystemClock};
+
+/// Short, because most failures are a restart or a failover that ends soon.
+const MIN_DELAY: Duration = Duration::from_millis(10);
+/// Bounds how long a server that is reachable again goes unnoticed.
+const MAX_DELAY: Duration = Duration::from_millis(500);
+
+/// Exponential back-off between attempts to connect. During a delay, callers receive the last
+/// failure at once; after it, the next caller may connect.
+#[derive(Debug, Default)]
+pub(crate) struct ReconnectBackoff(Mutex<Option<Delay>>);
+
+#[derive(Debug)]
+struct Delay {
+    until: Instant,
+    length: Duration,
+    failure: Failure,
+}
+
+impl ReconnectBackoff {
+    /// Returns `Ok` when an attempt may be made now.
+    ///
+    /// # Errors
+    /// The failure of the last attempt, during the delay after it.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        match &*self.0.lock() {
+            Some(delay) if SystemClock.now() < delay.until => Err(delay.failure.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the delays after a successful attempt.
+    pub(crate) fn reset(&self) {
+        *self.0.lock() = None;
+    }
+
+    /// Starts a delay of twice the last one after a failed attempt. A jitter of a quarter keeps
+    /// front ends apart that lost a server at the same time.
+    pub(crate) fn record_failure(&self, failure: Failure) {
+        let mut delay = self.0.lock();
+        let length = delay.as_ref().map_or(MIN_DELAY, |last| (last.length * 2).min(MAX_DELAY));
+        let until = SystemClock.now() + length.mul_f64(0.75 + fastrand::f64() / 2.0);
+        *delay = Some(Delay { until, length, failure });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_a_bound_and_a_success_ends_them() {
+        let backoff = ReconnectBackoff::default();
+        assert!(backoff.check().is_ok());
+        let mut delays = Vec::new();
+        for _ in 0..8 {
+            backoff.record_failure(Failure::unavailable("redis", "gone"));
+            delays.push(backoff.0.lock().as_ref().unwrap().length.as_millis());
+        }
+        assert_eq!(delays, [10, 20, 40, 80, 160, 320, 500, 500]);
+        assert_eq!(backoff.check().unwrap_err().to_string(), "redis: gone");
+        backoff.reset();
+        assert!(backoff.check().is_ok());
+    }
+}

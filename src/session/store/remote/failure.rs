@@ -1,0 +1,78 @@
+//! Failures of servers, described without any text of theirs.
+//!
+//! Errors of drivers and servers repeat what they were sent: commands with keys, values and user
+//! names. A log must not contain these. So a [`Failure`] has a description of this crate, an error
+//! code, or the text of the operating system.
+
+use std::borrow::Cow;
+use std::io;
+
+use crate::session::StoreError;
+
+/// Why a server did not do what a store asked for.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{system}: {description}")]
+pub(crate) struct Failure {
+    system: &'static str,
+    description: Cow<'static, str>,
+    permanent: bool,
+}
+
+impl Failure {
+    /// The server cannot be reached or cannot serve at present.
+    pub(crate) fn unavailable(system: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
+        Failure { system, description: description.into(), permanent: false }
+    }
+
+    /// The server refused the request or sent an invalid response. A retry does not help.
+    pub(crate) fn refused(system: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
+        Failure { system, description: description.into(), permanent: true }
+    }
+
+    /// A connection failed. Keeps the text of errors of the operating system and of TLS; the text
+    /// of others may quote what was read.
+    pub(crate) fn io(system: &'static str, error: &io::Error) -> Self {
+        #[cfg(any(feature = "redis", feature = "mysql"))]
+        if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return Failure::tls(system, tls);
+        }
+        let description = match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code).to_string(),
+            None => error.kind().to_string(),
+        };
+        Failure::unavailable(system, description)
+    }
+
+    /// TLS failed. These errors describe certificates and the protocol only.
+    #[cfg(any(feature = "redis", feature = "mysql"))]
+    pub(crate) fn tls(system: &'static str, error: &rustls::Error) -> Self {
+        let permanent = matches!(error, rustls::Error::InvalidCertificate(_));
+        Failure { system, description: format!("TLS: {error}").into(), permanent }
+    }
+
+    /// Returns whether a retry cannot help.
+    #[cfg(feature = "mysql")]
+    pub(crate) fn is_permanent(&self) -> bool {
+        self.permanent
+    }
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        let (permanent, source) = (failure.permanent, Box::new(failure));
+        if permanent { StoreError::Refused(source) } else { StoreError::Unavailable(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn io_errors_keep_the_text_of_the_operating_system_and_no_other() {
+        let refused = Failure::io("redis", &io::Error::from_raw_os_error(111));
+        assert!(refused.to_string().starts_with("redis: Connection refused"), "{refused}");
+        let quoting = Failure::io("redis", &io::Error::new(io::ErrorKind::InvalidData, "bad byte in hunter2"));
+        assert_eq!(quoting.to_string(), "redis: invalid data");
+    }
+}
