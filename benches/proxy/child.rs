@@ -1,4 +1,4 @@
-//! A child process on a core of its own, and what it uses.
+//! A child process on its own core, and the CPU time and memory that it uses.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,23 +6,23 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The core of the proxies, and the core of what they are measured with.
+/// The core of the proxies, and the core of the load generator and the node.
 pub const PROXY_CORE: &str = "1";
 pub const OTHER_CORE: &str = "0";
 
 pub struct Process(Child);
 
-/// What a process has used so far.
+/// The resources that a process has used so far.
 #[derive(Debug, Clone, Copy)]
 pub struct Usage {
-    /// User and system time, from the scheduler, in nanoseconds.
+    /// User and system time, as the scheduler counts it.
     pub cpu: Duration,
     /// Resident memory in bytes.
     pub resident: u64,
 }
 
 impl Process {
-    /// Starts `program` on `core`, with room for many connections. Output goes to files in `folder`.
+    /// Starts `program` on `core`. Its output goes to files in `folder`.
     pub fn start(core: &str, program: &str, args: &[&str], env: &[(&str, &str)], folder: &Path) -> Self {
         let name = Path::new(program).file_name().unwrap().to_string_lossy().into_owned();
         let file = |kind| fs::File::create(folder.join(format!("{name}.{kind}"))).unwrap();
@@ -38,7 +38,7 @@ impl Process {
         Process(child)
     }
 
-    /// Waits until somebody accepts connections at `address`.
+    /// Waits until the process accepts connections at `address`.
     pub fn ready(&mut self, address: SocketAddr, folder: &Path) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(address).is_err() {
@@ -74,7 +74,7 @@ impl Drop for Process {
     }
 }
 
-/// A port that was free a moment ago.
+/// Returns a port that was free a moment ago.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -1,4 +1,4 @@
-//! The load: what is asked, and how the answers are taken.
+//! The load: the requests, and how the responses are read.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,22 +7,23 @@ use std::time::{Duration, Instant};
 
 use super::child::OTHER_CORE;
 
-/// What is measured.
+/// A measured case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Case {
-    /// POST of a query: 160 bytes of SQL, a login and a session cookie; 1.8 KB of JSON come back.
+    /// POST of a query: 160 bytes of SQL, a login and a session cookie. The response has 1.8 KB of
+    /// JSON.
     Post,
-    /// GET of a small answer.
+    /// GET of a small response.
     Get,
     /// GET of 1 MiB.
     Megabyte,
     /// GET of 1 GiB.
     Gigabyte,
-    /// Connections that have had one answer and wait.
+    /// Connections that have received one response and are idle.
     Idle,
 }
 
-/// What came of it.
+/// The result of a run.
 pub struct Done {
     pub requests: u64,
     pub bytes: u64,
@@ -47,7 +48,7 @@ impl Case {
     }
 }
 
-/// Sessions that the clients have, so that sticky peers have something to tell apart.
+/// The clients have 200 sessions, so that sticky peers must tell them apart.
 const SCRIPT: &str = r#"
 local sql = '{"sql":"select part_dt, sum(price) as total from kylin_sales where part_dt > 1 group by part_dt order by part_dt limit 100","project":"learn_kylin","offset":0}'
 local count = 0
@@ -78,7 +79,7 @@ pub fn wrk(front: SocketAddr, case: Case, time: Duration) -> Done {
         Case::Get => ("/kylin/api/admin/version", "32"),
         _ => ("/1m", "8"),
     };
-    // wrk counts whole seconds; shorter runs are for --quick.
+    // wrk takes whole seconds, so that shorter runs take one second.
     let seconds = format!("{}s", time.as_secs().max(1));
     let output = Command::new("taskset")
         .args(["-c", OTHER_CORE, "wrk", "-t1", "-c", connections, "-d", &seconds, "-s"])
@@ -88,7 +89,8 @@ pub fn wrk(front: SocketAddr, case: Case, time: Duration) -> Done {
         .expect("wrk runs (Debian: wrk)");
     _ = std::fs::remove_file(&script);
     let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().find_map(|line| line.strip_prefix("RESULT ")).unwrap_or_else(|| panic!("wrk said: {text}"));
+    let line =
+        text.lines().find_map(|line| line.strip_prefix("RESULT ")).unwrap_or_else(|| panic!("wrk printed: {text}"));
     let figures: Vec<f64> = line.split(' ').map(|figure| figure.parse().unwrap()).collect();
     Done {
         requests: figures[0] as u64,
@@ -100,7 +102,7 @@ pub fn wrk(front: SocketAddr, case: Case, time: Duration) -> Done {
     }
 }
 
-/// One answer, read as fast as it comes.
+/// Reads one response as fast as it arrives.
 pub fn download(front: SocketAddr, path: &str) -> Done {
     let began = Instant::now();
     let mut stream = TcpStream::connect(front).unwrap();
@@ -117,15 +119,15 @@ pub fn download(front: SocketAddr, path: &str) -> Done {
     Done { requests: 1, bytes, errors, time: began.elapsed(), p50: 0.0, p99: 0.0 }
 }
 
-/// Connections that have had an answer each.
+/// Opens connections and receives one response on each.
 pub fn idle(front: SocketAddr, count: usize) -> Vec<TcpStream> {
     (0..count)
         .map(|_| {
             let mut stream = TcpStream::connect(front).unwrap();
             stream.write_all(b"GET /kylin/api/admin/version HTTP/1.1\r\nHost: kylin\r\n\r\n").unwrap();
-            let mut answer = [0; 4096];
-            let read = stream.read(&mut answer).unwrap();
-            assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer[..read]));
+            let mut response = [0; 4096];
+            let read = stream.read(&mut response).unwrap();
+            assert!(response[..read].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&response[..read]));
             stream
         })
         .collect()

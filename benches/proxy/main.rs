@@ -1,4 +1,5 @@
-//! What a front end costs: nginx, HAProxy, a bare TCP relay and kylin-lb before the same node, in one run.
+//! The cost of a front end: nginx, HAProxy, a plain TCP relay and kylin-lb before the same node, in
+//! one run.
 //!
 //! ```sh
 //! cargo bench --bench proxy                      # about ten minutes
@@ -29,8 +30,8 @@ use self::load::Case;
 use self::peers::{Node, Peer};
 use self::report::{Report, Row};
 
-/// Connections of the idle case.
-const IDLE: usize = 4_000;
+/// The number of connections in the idle case.
+const IDLE_CONNECTIONS: usize = 4_000;
 
 struct Options {
     rounds: usize,
@@ -71,8 +72,8 @@ fn measure(peer: &Peer, case: Case, options: &Options) -> Row {
     let before = peer.usage();
     let done = match case {
         Case::Idle => {
-            let held = load::idle(peer.address, IDLE);
-            // Idle is what has been silent for a while.
+            let held = load::idle(peer.address, IDLE_CONNECTIONS);
+            // kylin-lb parks a connection only after a while.
             std::thread::sleep(Duration::from_secs(1));
             let after = peer.usage();
             let bytes = after.resident.saturating_sub(before.resident) as f64;
@@ -107,7 +108,7 @@ fn measure(peer: &Peer, case: Case, options: &Options) -> Row {
 fn options(words: &[String]) -> Options {
     let value = |name: &str| {
         let at = words.iter().position(|word| word == name)?;
-        Some(words.get(at + 1).unwrap_or_else(|| panic!("{name} wants a value")).clone())
+        Some(words.get(at + 1).unwrap_or_else(|| panic!("{name} needs a value")).clone())
     };
     let list = |name: &str| value(name).map(|list| list.split(',').map(str::to_owned).collect());
     let quick = words.iter().any(|word| word == "--quick");

@@ -1,4 +1,4 @@
-//! The node, and the front ends that are compared, each on one core with one thread and with logs off.
+//! The node and the compared front ends, each on one core with one thread and without logs.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::child::{OTHER_CORE, PROXY_CORE, Process, Usage, free_port};
 use super::load::Case;
 
-/// An nginx with fixed answers, at two addresses that stand for two nodes.
+/// An nginx with fixed responses, at two addresses that stand for two nodes.
 pub struct Node {
     pub addresses: [SocketAddr; 2],
     _process: Process,
@@ -19,7 +19,7 @@ pub struct Node {
 pub struct Peer {
     pub name: &'static str,
     pub address: SocketAddr,
-    /// Compared in the query case only.
+    /// The peer is compared in the query case only.
     sticky: bool,
     process: Process,
     _folder: TempDir,
@@ -33,13 +33,13 @@ impl Peer {
     pub fn takes(&self, case: Case) -> bool {
         match case {
             Case::Post => true,
-            // A relay has a connection to the node for each client's: it is no front end in this respect.
+            // A relay has a connection to the node for each client, unlike a front end.
             Case::Idle => !self.sticky && self.name != "relay",
             _ => !self.sticky,
         }
     }
 
-    /// Waits until the connections that were just closed are gone.
+    /// Waits until the process has handled the connections that were just closed.
     pub fn settle(&self) {
         let mut last = self.usage().cpu;
         loop {
@@ -57,7 +57,7 @@ fn local(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// Everything that nginx would rather write elsewhere goes to its folder.
+/// Writes a configuration that keeps all files of nginx in `folder`.
 fn nginx_conf(folder: &Path, http: &str) -> PathBuf {
     let file = folder.join("nginx.conf");
     let text = format!(
@@ -83,7 +83,7 @@ impl Node {
     pub fn start() -> Self {
         let folder = TempDir::new().unwrap();
         let addresses = [local(free_port()), local(free_port())];
-        // A Kylin answer of about 1.8 KB.
+        // A Kylin response of about 1.8 KB.
         let rows: Vec<String> =
             (0..24).map(|row| format!(r#"["2026-11-{row:02}","{}","some text in a cell"]"#, row * 7919)).collect();
         let json = format!(
@@ -101,7 +101,7 @@ impl Node {
             addresses[1],
             folder.path().display()
         );
-        // The files are read by whoever nginx runs as.
+        // nginx must run as a user that may read the files.
         let user = "user root;";
         let conf = nginx_conf(folder.path(), &http);
         fs::write(&conf, format!("{user}\n{}", fs::read_to_string(&conf).unwrap())).unwrap();
@@ -174,6 +174,7 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
     add("nginx", false, &|port, folder| Some(nginx(PROXY_CORE, folder, &nginx_front("least_conn;", port))));
     add("haproxy", false, &|port, folder| haproxy("", port, folder));
     add("kylin-lb", false, &|port, folder| Some(own("kylin-lb", None, port, folder)));
+    add("kylin-lb default", false, &|port, folder| Some(own("default", None, port, folder)));
     add("kylin-lb bare", false, &|port, folder| Some(own("bare", None, port, folder)));
     add("kylin-lb nginx.conf", false, &|port, folder| Some(own("nginx", None, port, folder)));
     add("kylin-lb mimalloc", false, &|port, folder| {
@@ -198,7 +199,7 @@ fn installed(program: &str) -> bool {
         .any(|folder| Path::new(folder).join(program).exists())
 }
 
-/// A shared library of Debian's, for LD_PRELOAD.
+/// Returns the path of a shared library of Debian, for LD_PRELOAD.
 fn library(name: &str) -> Option<PathBuf> {
     let folders = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
     folders.map(|folder| folder.join(name)).find(|path| path.exists())

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::load::Case;
 use super::peers::Peer;
 
-/// One peer in one case of one round.
+/// The figures of one peer in one case and one round.
 pub struct Row {
     peer: &'static str,
     case: Case,
@@ -26,7 +26,8 @@ impl Row {
     }
 }
 
-/// By case, in the order of measuring: by peer, by figure, one value a round.
+/// Per case, the peers in the order of measurement; per peer, the figures; per figure, one value a
+/// round.
 #[derive(Default)]
 pub struct Report {
     cases: BTreeMap<Case, Vec<(&'static str, Figures)>>,
@@ -34,7 +35,7 @@ pub struct Report {
 
 type Figures = Vec<(&'static str, Vec<f64>)>;
 
-/// Whom a peer is compared with.
+/// The peers that all others are compared with.
 const AGAINST: [&str; 3] = ["nginx", "haproxy", "relay"];
 
 impl Report {
@@ -70,7 +71,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (case, peers) in &self.cases {
             let names: Vec<_> = peers[0].1.iter().map(|(name, _)| *name).collect();
-            // The last figure is what the case is about: that one is compared.
+            // The last figure is the one that is compared.
             let key = names.len() - 1;
             let of = |peer: &str| peers.iter().find(|(name, _)| *name == peer).map(|(_, figures)| &figures[key].1);
             let against: Vec<_> = AGAINST.iter().filter_map(|peer| of(peer).map(|values| (peer, values))).collect();
@@ -87,7 +88,7 @@ impl fmt::Display for Report {
                     write!(f, " {:>10} |", short(median(values)))?;
                 }
                 for (_, theirs) in &against {
-                    // Round by round: a machine that slows down slows both.
+                    // Ratios within a round, because a machine that slows down slows both.
                     let ratios: Vec<_> =
                         figures[key].1.iter().zip(*theirs).map(|(ours, theirs)| ours / theirs).collect();
                     write!(f, " {:>9.3} |", median(&ratios))?;

@@ -1,4 +1,4 @@
-//! The front ends that this program is itself: kylin-lb in several configurations, and the bare relay.
+//! The front ends in this program: kylin-lb in several configurations, and the TCP relay.
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -12,7 +12,7 @@ use kylin_lb::{Cluster, Endpoint, Proxy};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
-/// `KIND LISTEN NODE NODE`. Runs until it is killed.
+/// Runs the front end of `KIND LISTEN NODE NODE` until it is killed.
 pub fn serve(words: &[String]) {
     let [kind, listen, nodes @ ..] = words else { panic!("--serve KIND LISTEN NODE...") };
     let listen: SocketAddr = listen.parse().unwrap();
@@ -23,9 +23,13 @@ pub fn serve(words: &[String]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _server = match kind.as_str() {
         "relay" => return runtime.block_on(relay(listen, nodes[0].parse().unwrap())),
-        // Everything that there is: least-conn, passive health, forwarded headers, a replay copy.
+        // The plain proxy: least-conn, passive health, forwarding headers, a replay copy.
         "kylin-lb" => {
             start(listen, Proxy::plain(cluster().balancer(LeastConn::new()).build().unwrap()).build().unwrap())
+        }
+        // The default mode: Kylin-aware, with learned sessions in memory.
+        "default" => {
+            start(listen, Proxy::builder(cluster().balancer(LeastConn::new()).build().unwrap()).build().unwrap())
         }
         "bare" => {
             let cluster = cluster().balancer(RoundRobin::new()).build().unwrap();
@@ -62,7 +66,7 @@ fn start(listen: SocketAddr, proxy: Proxy) -> Server {
         .unwrap()
 }
 
-/// The practical limit: bytes from one socket to another and back, and no HTTP.
+/// Copies bytes from one socket to another and back without HTTP: the practical limit.
 async fn relay(listen: SocketAddr, node: SocketAddr) {
     let listener = TcpListener::bind(listen).await.unwrap();
     loop {

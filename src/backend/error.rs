@@ -6,8 +6,9 @@ use crate::body::{Body, BoxError};
 
 /// How far a request got before it failed.
 ///
-/// The proxy decides by the kind whether it sends the request again, so a backend promises what the kind says. If it cannot
-/// tell whether the node has seen the request, the kind is [`Broken`](Self::Broken).
+/// The proxy decides by the kind whether it sends the request again, so a backend promises what the
+/// kind says. If it cannot tell whether the node has seen the request, the kind is
+/// [`Broken`](Self::Broken).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendErrorKind {
@@ -20,30 +21,35 @@ pub enum SendErrorKind {
     /// The backend's own limit of connections is reached. Nothing was sent.
     #[error("the limit of connections to the node is reached")]
     Limit,
-    /// A kept connection had ended before the first byte of the request was written. The node has not processed the request.
+    /// A kept connection had ended before the first byte of the request was written. The node has
+    /// not processed the request.
     #[error("the node closed the connection before the request was sent")]
     Refused,
-    /// The connection ended before the head of a response, after at least a part of the request was sent. The node may have
-    /// processed the request.
+    /// The connection ended before the head of a response, after at least a part of the request was
+    /// sent. The node may have processed the request.
     #[error("the connection to the node ended before a response")]
     Broken,
-    /// A connection that had carried other requests ended before the head of a response. The node most likely closed the idle
-    /// connection while the request was on its way, but it may have processed the request.
+    /// A connection that had carried other requests ended before the head of a response. The node
+    /// most likely closed the idle connection while the request was on its way, but it may have
+    /// processed the request.
     #[error("the kept connection to the node ended before a response")]
     Stale,
     /// The head of a response did not arrive in time. The node may still work on the request.
     #[error("no response from the node in time")]
     HeadTimeout,
-    /// The node responded with something that is not valid HTTP. The node may have processed the request.
+    /// The node responded with something that is not valid HTTP. The node may have processed the
+    /// request.
     #[error("the node's response is not valid HTTP")]
     Invalid,
-    /// The body of the request failed: the client left or broke its framing. The node is not at fault.
+    /// The body of the request failed: the client left or broke its framing. The node is not at
+    /// fault.
     #[error("the body of the request ended early")]
     RequestBody,
 }
 
 impl SendErrorKind {
-    /// Returns true if the node has certainly not begun to process the request, whatever its method.
+    /// Returns true if the node has certainly not begun to process the request, whatever its
+    /// method.
     pub fn is_unsent(self) -> bool {
         match self {
             SendErrorKind::Connect | SendErrorKind::ConnectTimeout | SendErrorKind::Limit | SendErrorKind::Refused => {
@@ -86,8 +92,8 @@ impl SendError {
         SendError { kind, source: source.into(), request: None }
     }
 
-    /// Returns the request with the error, so that the caller can send it to another node. Only for a request of which no
-    /// part was consumed.
+    /// Returns the request with the error, so that the caller can send it to another node. Only for
+    /// a request of which no part was consumed.
     #[must_use]
     pub fn with_request(mut self, request: Request<Body>) -> Self {
         self.request = Some(Box::new(request));

@@ -1,8 +1,8 @@
 //! Sends requests to one node.
 //!
-//! [`Backend`] is the trait, and its documentation is the contract for implementers. [`HttpBackend`] speaks HTTP/1.1 over TCP
-//! or a unix socket. [`TowerBackend`](tower::TowerBackend) turns any `tower::Service` into a backend, for example a client of
-//! hyper-util or reqwest.
+//! [`Backend`] is the trait, and its documentation is the contract for implementers.
+//! [`HttpBackend`] speaks HTTP/1.1 over TCP or a unix socket. [`TowerBackend`](tower::TowerBackend)
+//! turns any `tower::Service` into a backend, for example a client of hyper-util or reqwest.
 
 #[cfg(not(feature = "client"))]
 mod absent;
@@ -27,8 +27,9 @@ use crate::body::Body;
 
 /// Sends requests to one node and returns its responses.
 ///
-/// The crate's own implementation is [`HttpBackend`]. An application implements the trait to send with a client of its own,
-/// or to respond in process. `testing::backend::conformance` (feature `test-util`) checks an implementation.
+/// The crate's own implementation is [`HttpBackend`]. An application implements the trait to send
+/// with a client of its own, or to respond in process. `testing::backend::conformance` (feature
+/// `test-util`) checks an implementation.
 ///
 /// ```
 /// use http::{Request, Response};
@@ -44,26 +45,34 @@ use crate::body::Body;
 /// ```
 ///
 /// # The request
-/// - The target is in origin form (`/kylin/api/query?x=1`, or `*` for `OPTIONS`): it has no scheme and no authority. The
-///   backend knows the node. `Host` is the name that the client asked for, and the backend sends it unchanged.
-/// - The version is HTTP/1.1. A backend that speaks another version to its node sets that version itself.
-/// - The proxy has removed the hop-by-hop headers (RFC 9110, 7.6.1) and has added the forwarding headers. `Content-Length`
-///   remains if the client sent it, and the body's own size takes precedence over it.
-/// - The extensions are those of the request that the application gave to the proxy, such as axum's `ConnectInfo`. They hold
-///   [`Timeouts`] if this request waits longer or shorter than the backend's default; a backend with timeouts honours them.
-/// - Probes and other requests of the crate itself arrive through the same method, so that they test what clients use. They
-///   carry `User-Agent: kylin-lb/VERSION (probe)`, and no extensions.
+/// - The target is in origin form (`/kylin/api/query?x=1`, or `*` for `OPTIONS`): it has no scheme
+///   and no authority. The backend knows the node. `Host` is the name that the client asked for,
+///   and the backend sends it unchanged.
+/// - The version is HTTP/1.1. A backend that speaks another version to its node sets that version
+///   itself.
+/// - The proxy has removed the hop-by-hop headers (RFC 9110, 7.6.1) and has added the forwarding
+///   headers. `Content-Length` remains if the client sent it, and the body's own size takes
+///   precedence over it.
+/// - The extensions are those of the request that the application gave to the proxy, such as axum's
+///   `ConnectInfo`. They hold [`Timeouts`] if this request waits longer or shorter than the
+///   backend's default; a backend with timeouts honours them.
+/// - Probes and the other requests of the crate itself arrive through the same method, so that they
+///   test what clients use. Their extensions hold [`OwnRequest`].
 ///
 /// # The response
 /// - A response of any status is a success, 500 included. The proxy decides what the status means.
 /// - Redirects are not followed and cookies are not stored: both belong to the client.
-/// - The body is not decompressed, and no `Accept-Encoding` is added: the headers must describe the bytes that follow.
-/// - The future is ready with the head; the body streams. A body that the node truncates ends with an error.
-/// - The backend does not retry. The proxy retries, within its budget, by what [`SendErrorKind`] promises.
+/// - The body is not decompressed, and no `Accept-Encoding` is added: the headers must describe the
+///   bytes that follow.
+/// - The future is ready with the head; the body streams. A body that the node truncates ends with
+///   an error.
+/// - The backend does not retry. The proxy retries, within its budget, by what [`SendErrorKind`]
+///   promises.
 ///
 /// # Cancellation
-/// When the caller drops the future or the response's body, the backend gives the request up and releases what it holds. A
-/// backend with connections closes the one that carries the request, because the node notices only that.
+/// When the caller drops the future or the response's body, the backend gives the request up and
+/// releases what it holds. A backend with connections closes the one that carries the request,
+/// because the node notices only that.
 pub trait Backend: Send + Sync + 'static {
     /// Sends `request` and returns the head of the response. The body is still streaming then.
     ///
@@ -71,8 +80,9 @@ pub trait Backend: Send + Sync + 'static {
     /// [`SendError`] tells how far the request got, which decides whether it may be sent again.
     fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send;
 
-    /// Checks that the node accepts connections, without sending a request; used by [`Probe::tcp`](crate::probe::Probe::tcp).
-    /// The default is for backends without connections and always succeeds.
+    /// Checks that the node accepts connections, without sending a request; used by
+    /// [`Probe::tcp`](crate::probe::Probe::tcp). The default is for backends without connections
+    /// and always succeeds.
     ///
     /// # Errors
     /// [`SendError`] of a kind that [is unsent](SendErrorKind::is_unsent).
@@ -80,6 +90,12 @@ pub trait Backend: Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 }
+
+/// Marks a request of the crate itself, such as a probe or a relayed login. It is in the request's
+/// extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OwnRequest;
 
 impl<B: Backend> Backend for std::sync::Arc<B> {
     fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {

@@ -9,7 +9,7 @@ use http::uri::Authority;
 use http::{Request, Response, StatusCode, Uri};
 use tokio::time::{timeout, timeout_at};
 
-use super::{Backend, SendError, SendErrorKind};
+use super::{Backend, OwnRequest, SendError, SendErrorKind};
 use crate::body::{Body, BodyError};
 use crate::clock::timer_in;
 use crate::cookie::CookieJar;
@@ -23,9 +23,10 @@ const MAX_BODY: u64 = 1024 * 1024;
 
 /// Sends the crate's own requests to one node.
 ///
-/// Such a request goes through the node's [`Backend`] like a client's. The client adds the headers that a request needs
-/// (`Host`, `User-Agent`, `Accept`) where it has none, bounds the time and the size of the whole response, and sends the
-/// request once more when a kept connection ended under it, which says nothing about the node.
+/// Such a request goes through the node's [`Backend`] like a client's. The client adds the headers
+/// that a request needs (`Host`, `User-Agent`, `Accept`) where it has none, bounds the time and the
+/// size of the whole response, and sends the request once more when a kept connection ended under
+/// it, which says nothing about the node.
 #[derive(Clone)]
 pub(crate) struct NodeClient {
     backend: Arc<dyn ErasedBackend>,
@@ -36,7 +37,8 @@ pub(crate) struct NodeClient {
 }
 
 impl NodeClient {
-    /// Returns a client for the node behind `backend`, whose address is `authority` as the operator wrote it.
+    /// Returns a client for the node behind `backend`, whose address is `authority` as the operator
+    /// wrote it.
     pub(crate) fn new<B: Backend>(backend: Arc<B>, authority: &str, timeout: Duration) -> Self {
         let host = authority.parse::<Authority>().ok().and_then(|host| HeaderValue::try_from(host.as_str()).ok());
         let host = host.unwrap_or(HeaderValue::from_static("localhost"));
@@ -69,8 +71,9 @@ impl NodeClient {
         Ok(connected.map_err(|_| NodeError::Timeout)??)
     }
 
-    /// Sends a GET, with credentials or without. The cookies that the node sets are kept in `cookies` and sent the next
-    /// time: Kylin makes a session of hours for each request that has only a password.
+    /// Sends a GET, with credentials or without. The cookies that the node sets are kept in
+    /// `cookies` and sent the next time: Kylin makes a session of hours for each request that has
+    /// only a password.
     pub(crate) async fn get(
         &self,
         path: &'static str,
@@ -90,9 +93,10 @@ impl NodeClient {
         Ok(response)
     }
 
-    /// Sends `request` and reads the response. The body is read even where the status tells enough, so that the
-    /// connection can be used again.
+    /// Sends `request` and reads the response. The body is read even where the status tells enough,
+    /// so that the connection can be used again.
     pub(crate) async fn send(&self, mut request: Request<Bytes>) -> Result<NodeResponse, NodeError> {
+        request.extensions_mut().insert(OwnRequest);
         let headers = request.headers_mut();
         headers.entry(header::HOST).or_insert_with(|| self.host.clone());
         headers.entry(header::USER_AGENT).or_insert(USER_AGENT);

@@ -1,16 +1,18 @@
 use std::time::Duration;
 
-/// How long a backend waits for its node. A request's extensions may hold other values than its backend's.
+/// How long a backend waits for its node. A request's extensions may hold other values than its
+/// backend's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// The time for a connection to be made. Default 5 s: within one data centre a connection takes milliseconds, and another
-    /// node is available.
+    /// The time for a connection to be made. Default 5 s: within one data centre a connection takes
+    /// milliseconds, and another node is available.
     pub connect: Duration,
-    /// The time from the last byte of the request to the head of the response. Default 310 s, because a Kylin 5 query may
-    /// take 300 s (`kylin.query.timeout-seconds`).
+    /// The time from the last byte of the request to the head of the response. Default 310 s,
+    /// because a Kylin 5 query may take 300 s (`kylin.query.timeout-seconds`).
     pub head: Duration,
-    /// The time between two pieces of the response's body. Default 60 s: a node starts to respond when the result is complete.
+    /// The time between two pieces of the response's body. Default 60 s: a node starts to respond
+    /// when the result is complete.
     pub body: Duration,
 }
 

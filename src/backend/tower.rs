@@ -15,7 +15,8 @@ use crate::body::{Body, BodyError, BoxError};
 
 /// Sends requests with a clone of a `tower::Service`, such as a client of hyper-util or reqwest.
 ///
-/// The service must meet the contract of [`Backend`]: no redirects, no decompression, no cookie store and no retries.
+/// The service must meet the contract of [`Backend`]: no redirects, no decompression, no cookie
+/// store and no retries.
 ///
 /// ```
 /// use http::{Request, Response};
@@ -39,14 +40,16 @@ use crate::body::{Body, BodyError, BoxError};
 /// ```
 ///
 /// # Errors
-/// An error of the service's `poll_ready` is [`Connect`](SendErrorKind::Connect), and the request is returned with it. An
-/// error of a call is [`RequestBody`](SendErrorKind::RequestBody) if a [`BodyError`] of the request is among its sources, and
-/// otherwise what the function given to [`classify`](Self::classify) says. Without that function it is
+/// An error of the service's `poll_ready` is [`Connect`](SendErrorKind::Connect), and the request
+/// is returned with it. An error of a call is [`RequestBody`](SendErrorKind::RequestBody) if a
+/// [`BodyError`] of the request is among its sources, and otherwise what the function given to
+/// [`classify`](Self::classify) says. Without that function it is
 /// [`Broken`](SendErrorKind::Broken), because the node may have received the request.
 ///
 /// # Timeouts
-/// The service makes the connections, so it applies the connect timeout. [`Timeouts::head`] counts from the call, because a
-/// service does not tell when the request is written. [`Timeouts::body`] counts between pieces of the response's body.
+/// The service makes the connections, so it applies the connect timeout. [`Timeouts::head`] counts
+/// from the call, because a service does not tell when the request is written. [`Timeouts::body`]
+/// counts between pieces of the response's body.
 pub struct TowerBackend<S: Service<Request<Body>>> {
     service: S,
     origin: Option<(Scheme, Authority)>,
@@ -60,8 +63,8 @@ impl<S: Service<Request<Body>>> TowerBackend<S> {
         TowerBackend { service, origin: None, timeouts: Timeouts::default(), classify: |_| SendErrorKind::Broken }
     }
 
-    /// Sets the scheme and authority of the node, such as `http://10.0.0.1:7070`. The target of each request becomes an
-    /// absolute URI then, as most clients need it. The `Host` header stays.
+    /// Sets the scheme and authority of the node, such as `http://10.0.0.1:7070`. The target of
+    /// each request becomes an absolute URI then, as most clients need it. The `Host` header stays.
     ///
     /// # Errors
     /// [`InvalidOrigin`] if `origin` is not a scheme and an authority.

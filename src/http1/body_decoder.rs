@@ -58,7 +58,8 @@ impl BodyDecoder {
         }
     }
 
-    /// Takes the whole body if its length is known and all of it was read with the head, as with small messages.
+    /// Takes the whole body if its length is known and all of it was read with the head, as with
+    /// small messages.
     pub(crate) fn take_whole(&self, read: &mut BytesMut) -> Option<Bytes> {
         let length = usize::try_from(self.remaining()?).ok().filter(|length| *length <= read.len())?;
         Some(read.split_to(length).freeze())

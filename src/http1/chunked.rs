@@ -1,4 +1,5 @@
-//! Decodes a body in chunks (RFC 9112, 7.1). Where two parsers could see different chunks, the decoder fails.
+//! Decodes a body in chunks (RFC 9112, 7.1). Where two parsers could see different chunks, the
+//! decoder fails.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderName;
@@ -11,8 +12,9 @@ const MAX_SIZE_LINE: usize = 4096;
 /// The most bytes of all trailers together.
 const MAX_TRAILERS: usize = 16 * 1024;
 
-/// A size line may have this many bytes plus the length of its chunk. What the size lines of a body have beyond that adds
-/// up to at most `MAX_OVERHEAD`: bytes that carry no data are wasted work (CVE-2023-39326).
+/// A size line may have this many bytes plus the length of its chunk. What the size lines of a body
+/// have beyond that adds up to at most `MAX_OVERHEAD`: bytes that carry no data are wasted work
+/// (CVE-2023-39326).
 const FREE_SIZE_LINE: u64 = 16;
 const MAX_OVERHEAD: u64 = 16 * 1024;
 
@@ -67,7 +69,8 @@ impl ChunkedDecoder {
                     0 => Position::DataEnd,
                     remaining => Position::Data(remaining),
                 };
-                // The end usually arrives with the last data, so that the last piece is known to be the last.
+                // The end usually arrives with the last data, so that the last piece is known to be
+                // the last.
                 self.skip_to_data(read)?;
                 Ok(Decoded::Data(data))
             }
@@ -113,7 +116,8 @@ impl ChunkedDecoder {
     }
 }
 
-/// Takes a line out of `read`, without its CR LF; `None` while it is incomplete. A CR or LF inside a line is an error.
+/// Takes a line out of `read`, without its CR LF; `None` while it is incomplete. A CR or LF inside
+/// a line is an error.
 fn take_line(read: &mut BytesMut, max_length: usize) -> Result<Option<Bytes>, InvalidChunk> {
     let within = &read[..read.len().min(max_length)];
     match within.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
@@ -142,7 +146,8 @@ fn is_text(byte: &u8) -> bool {
     *byte == b'\t' || !byte.is_ascii_control()
 }
 
-/// Parses 1 to 16 hexadecimal digits, after which blanks and an extension of printable characters may follow.
+/// Parses 1 to 16 hexadecimal digits, after which blanks and an extension of printable characters
+/// may follow.
 fn parse_size(line: &[u8]) -> Result<u64, InvalidChunk> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let mut rest = line[digits..].iter().skip_while(|byte| matches!(byte, b' ' | b'\t'));
@@ -158,7 +163,8 @@ fn parse_size(line: &[u8]) -> Result<u64, InvalidChunk> {
 mod tests {
     use super::*;
 
-    /// Decodes `text` in pieces of `step` bytes. Returns the data, whether the end was found, and the bytes after it.
+    /// Decodes `text` in pieces of `step` bytes. Returns the data, whether the end was found, and
+    /// the bytes after it.
     fn read_all(text: &[u8], step: usize) -> Result<(Vec<u8>, bool, Vec<u8>), InvalidChunk> {
         let (mut decoder, mut read, mut data) = (ChunkedDecoder::default(), BytesMut::new(), Vec::new());
         let mut pieces = text.chunks(step);

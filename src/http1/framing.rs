@@ -17,7 +17,8 @@ pub(crate) enum FramingError {
     ContentLength,
 }
 
-/// The headers that frame a message, collected while its head is parsed: a lookup in the map costs more.
+/// The headers that frame a message, collected while its head is parsed: a lookup in the map costs
+/// more.
 #[derive(Debug, Default)]
 pub(crate) struct FramingHeaders {
     transfer_encodings: usize,
@@ -51,8 +52,8 @@ impl FramingHeaders {
         }
     }
 
-    /// Returns the decoder of the body (RFC 9112, 6.3), or `None` if no header frames it. Fails where parsers may disagree
-    /// on the end of the body (RFC 9112, 6.1).
+    /// Returns the decoder of the body (RFC 9112, 6.3), or `None` if no header frames it. Fails
+    /// where parsers may disagree on the end of the body (RFC 9112, 6.1).
     pub(crate) fn decoder(&self, version: Version) -> Result<Option<BodyDecoder>, FramingError> {
         match (self.transfer_encodings, self.content_lengths) {
             (0, 0) => Ok(None),
@@ -67,7 +68,8 @@ impl FramingHeaders {
         }
     }
 
-    /// Returns true if the sender of this head accepts another message on the connection (RFC 9112, 9.3).
+    /// Returns true if the sender of this head accepts another message on the connection (RFC 9112,
+    /// 9.3).
     pub(crate) fn is_keep_alive(&self, version: Version) -> bool {
         !self.close && (version == Version::HTTP_11 || self.keep_alive)
     }

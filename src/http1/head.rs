@@ -41,12 +41,14 @@ pub(crate) enum HeadError {
 /// Searches for the end of a head.
 #[derive(Debug, Default)]
 pub(crate) struct HeadScanner {
-    /// The bytes before this were searched. They hold no end of a head, and only their last line is incomplete.
+    /// The bytes before this were searched. They hold no end of a head, and only their last line is
+    /// incomplete.
     searched: usize,
 }
 
 impl HeadScanner {
-    /// Takes a head out of `read` and parses it; `None` while it is incomplete. Between calls, `read` may only grow.
+    /// Takes a head out of `read` and parses it; `None` while it is incomplete. Between calls,
+    /// `read` may only grow.
     pub(crate) fn take<T>(
         &mut self,
         read: &mut BytesMut,
@@ -78,7 +80,8 @@ impl HeadScanner {
     }
 }
 
-/// Returns the end of the first empty line, and in `line_ends` the line feed of each line before it.
+/// Returns the end of the first empty line, and in `line_ends` the line feed of each line before
+/// it.
 fn find_end(read: &[u8], max_headers: usize, line_ends: &mut Vec<usize>) -> Result<Option<usize>, HeadError> {
     let mut start = 0;
     for at in memchr_iter(b'\n', read) {

@@ -1,7 +1,7 @@
 //! Parses the headers of a head.
 //!
-//! The `http` crate checks the characters of names and values. This module also refuses what another parser could read
-//! differently.
+//! The `http` crate checks the characters of names and values. This module also refuses what
+//! another parser could read differently.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -14,7 +14,8 @@ use super::framing::FramingHeaders;
 use super::head::HeadLines;
 
 thread_local! {
-    /// Maps of messages that were written, for messages that are read next: to make and drop a map costs four allocations.
+    /// Maps of messages that were written, for messages that are read next: to make and drop a map
+    /// costs four allocations.
     static SPARE_MAPS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -22,7 +23,8 @@ const MAX_SPARE_MAPS: usize = 8;
 /// The largest capacity of a map that is kept, in headers.
 const MAX_SPARE_CAPACITY: usize = 64;
 
-/// How many headers can be added to a parsed head before its map grows: the forwarding headers and `Host`.
+/// How many headers can be added to a parsed head before its map grows: the forwarding headers and
+/// `Host`.
 const EXTRA_CAPACITY: usize = 4;
 
 /// Why the headers of a head are not valid.
@@ -38,15 +40,15 @@ pub(crate) enum InvalidHeaders {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sender {
     Client,
-    /// A `Connection` header that is only `close` or `keep-alive` is recorded and left out: nearly every response has one, and
-    /// the proxy would remove it again.
+    /// A `Connection` header that is only `close` or `keep-alive` is recorded and left out: nearly
+    /// every response has one, and the proxy would remove it again.
     Node,
 }
 
 /// Parses the headers of `head`. The values share the memory of `head`.
 ///
-/// A name ends at its colon. Whitespace before the colon, or before a name as in a folded line, is not part of a name
-/// (RFC 9112, 5.1 and 5.2), so such lines are refused.
+/// A name ends at its colon. Whitespace before the colon, or before a name as in a folded line, is
+/// not part of a name (RFC 9112, 5.1 and 5.2), so such lines are refused.
 pub(crate) fn parse(
     head: &Bytes,
     lines: &HeadLines<'_>,
@@ -105,8 +107,8 @@ fn is_only_persistence(value: &[u8]) -> bool {
     value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
 }
 
-/// Looks up the names of nearly every message in their two usual spellings: `HeaderName` copies a name in lower case before
-/// it looks it up.
+/// Looks up the names of nearly every message in their two usual spellings: `HeaderName` copies a
+/// name in lower case before it looks it up.
 fn common_name(name: &[u8]) -> Option<HeaderName> {
     Some(match (name.len(), name) {
         (4, b"Host" | b"host") => header::HOST,

@@ -1,7 +1,8 @@
-//! The HTTP/1.1 wire format that the server (towards clients) and the backend (towards nodes) share.
+//! The HTTP/1.1 wire format that the server (towards clients) and the backend (towards nodes)
+//! share.
 //!
-//! Parsing is strict. A message that two parsers could read in two ways is refused, whichever side sends it: request
-//! smuggling lives in the difference between the two readings.
+//! Parsing is strict. A message that two parsers could read in two ways is refused, whichever side
+//! sends it: request smuggling lives in the difference between the two readings.
 #![cfg_attr(
     not(all(feature = "client", feature = "server")),
     allow(dead_code, reason = "some parts serve only requests or only responses")

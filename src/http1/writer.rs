@@ -12,12 +12,13 @@ use tokio::io::AsyncWrite;
 
 use crate::body::{Body, BodyError};
 
-/// Data up to this length is copied behind the encoded bytes: a plain write and the copy cost the kernel less than a
-/// vectored write.
+/// Data up to this length is copied behind the encoded bytes: a plain write and the copy cost the
+/// kernel less than a vectored write.
 const MAX_COPY: usize = 4096;
 
 thread_local! {
-    /// A buffer that no message uses. Thousands of idle connections hold none, and the next message finds it warm.
+    /// A buffer that no message uses. Thousands of idle connections hold none, and the next message
+    /// finds it warm.
     static SPARE_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
@@ -68,7 +69,8 @@ impl MessageWriter {
         head(&mut self.encoded)
     }
 
-    /// Takes the body that follows the head out of `body`; nothing if `framing` says that it is empty.
+    /// Takes the body that follows the head out of `body`; nothing if `framing` says that it is
+    /// empty.
     pub(crate) fn set_body(&mut self, body: &mut Body, framing: BodyFraming) {
         self.body = match framing {
             BodyFraming::Length(0) => None,

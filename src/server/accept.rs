@@ -23,7 +23,8 @@ const MAX_DRAINED: usize = 4096;
 /// How long the loop waits after a resource such as file descriptors ran out.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts connections until the server stops, and then waits for the connections to end. Returns how many were cut.
+/// Accepts connections until the server stops, and then waits for the connections to end. Returns
+/// how many were cut.
 pub(super) async fn accept<H: Handler>(
     sockets: Vec<(Socket, Arc<H>)>,
     limits: Limits,
@@ -73,8 +74,8 @@ impl<H: Handler> AcceptTask<H> {
                 () = self.accept_one(&acceptor) => {}
             }
         }
-        // Closing the socket would reset the connections that the kernel has already accepted. The timeout of zero still lets
-        // the runtime poll the socket once.
+        // Closing the socket would reset the connections that the kernel has already accepted. The
+        // timeout of zero still lets the runtime poll the socket once.
         for _ in 0..MAX_DRAINED {
             // Unconstrained, because the cooperative budget would interrupt a long drain.
             if timeout(Duration::ZERO, unconstrained(self.accept_one(&acceptor))).await.is_err() {
@@ -102,8 +103,8 @@ impl<H: Handler> AcceptTask<H> {
 
     /// Serves a connection when a permit is free.
     ///
-    /// The permit is taken after the connection: a loop that waits for a connection must not hold a permit that another loop
-    /// needs.
+    /// The permit is taken after the connection: a loop that waits for a connection must not hold a
+    /// permit that another loop needs.
     async fn spawn<S>(&self, stream: S, peer: ClientAddr)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -121,7 +122,8 @@ impl<H: Handler> AcceptTask<H> {
     }
 }
 
-/// Waits a moment after an error of the listening socket. An error of a single connection needs no wait.
+/// Waits a moment after an error of the listening socket. An error of a single connection needs no
+/// wait.
 async fn recover(error: io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput, NotConnected};
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput | NotConnected) {

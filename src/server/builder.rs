@@ -13,7 +13,8 @@ use super::listen::{Listen, Listener};
 use super::stop::StopSignal;
 use super::{AcceptLoop, Handler, Server};
 
-/// The default of [`ServerBuilder::backlog`]: enough for a burst of new clients, and no more than a core accepts within a second.
+/// The default of [`ServerBuilder::backlog`]: enough for a burst of new clients, and no more than a
+/// core accepts within a second.
 pub const DEFAULT_BACKLOG: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 
 /// Configures a [`Server`].
@@ -49,42 +50,46 @@ impl<H: Handler> ServerBuilder<H> {
         self
     }
 
-    /// Sets how many connections are served at once. More connections wait unread, most of them in the kernel's backlog.
-    /// `None` is no limit. Default 16384.
+    /// Sets how many connections are served at once. More connections wait unread, most of them in
+    /// the kernel's backlog. `None` is no limit. Default 16384.
     pub fn max_connections(mut self, connections: Option<NonZeroUsize>) -> Self {
         self.max_connections = connections;
         self
     }
 
-    /// Sets how many connections the kernel lets wait for each accept loop of an address (nginx: `backlog`). The kernel may
-    /// have a lower limit (Linux: `net.core.somaxconn`). Default [`DEFAULT_BACKLOG`].
+    /// Sets how many connections the kernel lets wait for each accept loop of an address (nginx:
+    /// `backlog`). The kernel may have a lower limit (Linux: `net.core.somaxconn`). Default
+    /// [`DEFAULT_BACKLOG`].
     pub fn backlog(mut self, connections: NonZeroU32) -> Self {
         self.backlog = connections;
         self
     }
 
-    /// Sets how long a client may take until the head of its next request is complete. The time counts from the connection's
-    /// start or the end of the last response, so that it ends both idle and deliberately slow connections. Default 60 s.
+    /// Sets how long a client may take until the head of its next request is complete. The time
+    /// counts from the connection's start or the end of the last response, so that it ends both
+    /// idle and deliberately slow connections. Default 60 s.
     pub fn head_timeout(mut self, timeout: Duration) -> Self {
         self.limits.head_timeout = timeout;
         self
     }
 
-    /// Sets how long a client may accept nothing of a response that waits for it (nginx: `send_timeout`). Without this limit, a
-    /// client that does not read would hold its node's connection forever. Default 60 s.
+    /// Sets how long a client may accept nothing of a response that waits for it (nginx:
+    /// `send_timeout`). Without this limit, a client that does not read would hold its node's
+    /// connection forever. Default 60 s.
     pub fn send_timeout(mut self, timeout: Duration) -> Self {
         self.limits.send_timeout = timeout;
         self
     }
 
-    /// Sets how many headers a request may have. The server responds to more with status 431. Default 100.
+    /// Sets how many headers a request may have. The server responds to more with status 431.
+    /// Default 100.
     pub fn max_headers(mut self, headers: usize) -> Self {
         self.limits.head.headers = headers;
         self
     }
 
-    /// Sets how many bytes the head of a request may have. The server responds to more with status 431. Default 64 KiB: Kylin
-    /// takes SQL in the query of a GET.
+    /// Sets how many bytes the head of a request may have. The server responds to more with status
+    /// 431. Default 64 KiB: Kylin takes SQL in the query of a GET.
     pub fn max_head_bytes(mut self, bytes: usize) -> Self {
         self.limits.head.bytes = bytes;
         self

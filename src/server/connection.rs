@@ -1,7 +1,8 @@
 //! Serves the connection of one client.
 //!
-//! An idle connection is *parked*: it drops everything that serving requests needs and keeps only the socket and a timer.
-//! Thousands of clients that keep connections open, as JDBC pools do, cost about a kilobyte each.
+//! An idle connection is *parked*: it drops everything that serving requests needs and keeps only
+//! the socket and a timer. Thousands of clients that keep connections open, as JDBC pools do, cost
+//! about a kilobyte each.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,8 +10,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
+use super::client::{Client, IdleConnection, LAST_HEAD_TIMEOUT};
 use super::limits::Limits;
 use super::sniff::{Protocol, read_some, sniff};
 use super::stop::StopSignal;
@@ -18,9 +20,6 @@ use super::{Handler, http1, http2};
 use crate::body::BoxError;
 use crate::clock::timer_in;
 use crate::request::ClientAddr;
-
-/// When the server stops, a connection has this long for its first byte or the rest of a head: the request may be on its way.
-pub(super) const LAST_HEAD_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Serves requests until the client leaves, an error occurs or the server stops.
 pub(super) async fn serve<S, H>(
@@ -55,22 +54,6 @@ where
         Protocol::Http2 => Box::pin(http2::serve(client, stream, read)).await,
         Protocol::Http1 => client.http1(IdleConnection { stream, read, deadline }).await,
     }
-}
-
-/// A client and what serves it.
-pub(super) struct Client<H> {
-    pub(super) peer: ClientAddr,
-    pub(super) handler: Arc<H>,
-    pub(super) limits: Limits,
-    pub(super) stop: StopSignal,
-}
-
-/// An idle connection: its socket, and the bytes of the next request that were read.
-pub(super) struct IdleConnection<S> {
-    pub(super) stream: S,
-    pub(super) read: BytesMut,
-    /// When the head of the next request must be complete.
-    pub(super) deadline: Instant,
 }
 
 impl<H: Handler> Client<H> {

@@ -16,7 +16,8 @@ use tokio::net::UnixListener;
 pub enum Listen {
     /// A TCP address. With port 0, the kernel chooses a port.
     Tcp(SocketAddr),
-    /// An IPv6 address whose socket also accepts IPv4 connections. Their peers have mapped addresses.
+    /// An IPv6 address whose socket also accepts IPv4 connections. Their peers have mapped
+    /// addresses.
     DualStack(SocketAddr),
     /// The path of a unix socket. A socket that an earlier process left there is replaced.
     Unix(PathBuf),
@@ -64,7 +65,8 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Binds a socket for each of `loops` accept loops. The kernel lets `backlog` connections wait at each.
+    /// Binds a socket for each of `loops` accept loops. The kernel lets `backlog` connections wait
+    /// at each.
     pub(super) fn bind(listen: &Listen, loops: usize, backlog: NonZeroU32) -> io::Result<Self> {
         let backlog = i32::try_from(backlog.get()).unwrap_or(i32::MAX);
         let bound = match listen {
@@ -80,8 +82,8 @@ impl Listener {
 }
 
 fn bind_tcp(address: SocketAddr, v6_only: bool, loops: usize, backlog: i32) -> io::Result<Listener> {
-    // The first socket is bound without SO_REUSEPORT, so that an address in use is an error and is not shared. It never
-    // listens: closing it would reset the connections that it had accepted.
+    // The first socket is bound without SO_REUSEPORT, so that an address in use is an error and is
+    // not shared. It never listens: closing it would reset the connections that it had accepted.
     let exclusive = tcp_socket(address, v6_only, false)?;
     let address = exclusive.local_addr()?.as_socket().unwrap_or(address);
     drop(exclusive);
@@ -150,8 +152,8 @@ mod tests {
 
     const BACKLOG: NonZeroU32 = NonZeroU32::new(16).unwrap();
 
-    /// Uses loopback addresses of its own: other programs take ports at any time, and a client with the server's address may
-    /// connect to itself.
+    /// Uses loopback addresses of its own: other programs take ports at any time, and a client with
+    /// the server's address may connect to itself.
     #[test]
     #[cfg(target_os = "linux")]
     fn a_client_that_connects_while_the_server_starts_is_not_reset() {

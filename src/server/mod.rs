@@ -1,13 +1,15 @@
 //! An HTTP server for applications without one.
 //!
-//! Each core has one accept loop and one single-threaded runtime. The kernel spreads connections over the loops
-//! (`SO_REUSEPORT`), and all of a request, its connection to the node included, stays on the core that accepted it. The server
-//! speaks HTTP/1.1 with keep-alive, and HTTP/2 without TLS to clients that begin with its preface.
+//! Each core has one accept loop and one single-threaded runtime. The kernel spreads connections
+//! over the loops (`SO_REUSEPORT`), and all of a request, its connection to the node included,
+//! stays on the core that accepted it. The server speaks HTTP/1.1 with keep-alive, and HTTP/2
+//! without TLS to clients that begin with its preface.
 //!
 //! The server does not speak TLS: the application or a load balancer in front terminates it.
 
 mod accept;
 mod builder;
+mod client;
 mod connection;
 mod http1;
 mod http2;
@@ -35,7 +37,8 @@ use crate::request::ClientAddr;
 /// How long the bytes of a client that keeps sending are read and dropped after the last response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Responds to the requests of a server. A [`Proxy`] is a handler, and so is an async closure of the application.
+/// Responds to the requests of a server. A [`Proxy`] is a handler, and so is an async closure of
+/// the application.
 pub trait Handler: Send + Sync + 'static {
     /// Responds to `request`, which `peer` sent.
     fn handle(&self, peer: ClientAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;
@@ -107,8 +110,9 @@ impl Server {
         &self.addresses
     }
 
-    /// Stops the server. It accepts no new connections, closes idle ones, and closes the others after the response to the
-    /// request in flight. It cuts connections that are still open after `grace`.
+    /// Stops the server. It accepts no new connections, closes idle ones, and closes the others
+    /// after the response to the request in flight. It cuts connections that are still open after
+    /// `grace`.
     pub async fn stop(mut self, grace: Duration) -> Stopped {
         self.stop.send_replace(Some(grace));
         let mut cut = 0;

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// Tells the accept loops and connections that the server stops, and how much time requests in flight have.
+/// Tells the accept loops and connections that the server stops, and how much time requests in
+/// flight have.
 #[derive(Debug, Clone)]
 pub(super) struct StopSignal(watch::Receiver<Option<Duration>>);
 
@@ -12,7 +13,8 @@ impl StopSignal {
         (sender, StopSignal(receiver))
     }
 
-    /// Waits until the server stops. Returns the time for requests in flight, which is zero if the server was dropped.
+    /// Waits until the server stops. Returns the time for requests in flight, which is zero if the
+    /// server was dropped.
     pub(super) async fn grace(&mut self) -> Duration {
         self.0.wait_for(Option::is_some).await.map_or(None, |grace| *grace).unwrap_or_default()
     }

@@ -30,8 +30,8 @@ use crate::body::{Body, BoxError};
 /// How long the suite waits for a single event.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Checks every promise of the trait on backends that `open` makes for nodes at the addresses that it gets. The nodes speak
-/// HTTP/1.1 without TLS.
+/// Checks every promise of the trait on backends that `open` makes for nodes at the addresses that
+/// it gets. The nodes speak HTTP/1.1 without TLS.
 ///
 /// # Panics
 /// If the backend breaks a promise; the message names it.
@@ -149,7 +149,8 @@ async fn failure<B: Backend>(backend: &B, request: Request<Body>) -> SendErrorKi
     timeout(TIMEOUT, backend.send(request)).await.expect("an error in time").expect_err("no response").kind()
 }
 
-/// A node that responds to each request with the same pieces. All but the first wait for [`Node::next`].
+/// A node that responds to each request with the same pieces. All but the first wait for
+/// [`Node::next`].
 struct Node {
     address: SocketAddr,
     /// The requests as text, and `None` for the end of a connection.

@@ -1,4 +1,4 @@
-//! Clients that speak HTTP/2 without TLS.
+//! HTTP/2 clients without TLS.
 
 use std::net::SocketAddr;
 
@@ -31,13 +31,13 @@ async fn bodies_pass_both_ways() {
     let front = Front::over(&[served.addr()]);
     let mut client = connect(front.address()).await;
     for length in [0, 5, 3 << 20] {
-        let answer = client.send_request(request("POST", "/demo/echo", vec![b'x'; length])).await.unwrap();
-        assert_eq!(answer.status(), StatusCode::OK);
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let response = client.send_request(request("POST", "/demo/echo", vec![b'x'; length])).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
         assert!(body.len() == length && body.iter().all(|byte| *byte == b'x'));
     }
-    let answer = client.send_request(request("HEAD", "/demo/bytes?n=7", "")).await.unwrap();
-    assert_eq!(answer.headers()["content-length"], "7");
+    let response = client.send_request(request("HEAD", "/demo/bytes?n=7", "")).await.unwrap();
+    assert_eq!(response.headers()["content-length"], "7");
 }
 
 #[tokio::test]
@@ -50,11 +50,11 @@ async fn a_node_sees_a_plain_http_1_1_request() {
         request.headers_mut().append("cookie", cookie.parse().unwrap());
     }
     request.headers_mut().append("te", "trailers".parse().unwrap());
-    let answer = client.send_request(request).await.unwrap();
-    let seen: Value = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    let response = client.send_request(request).await.unwrap();
+    let seen: Value = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
     let values = |name: &str| {
-        let fields = seen["headers"].as_array().unwrap().iter().filter(|field| field[0] == name);
-        fields.map(|field| field[1].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        let headers = seen["headers"].as_array().unwrap().iter().filter(|header| header[0] == name);
+        headers.map(|header| header[1].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!((seen["version"].as_str(), seen["target"].as_str()), (Some("HTTP/1.1"), Some("/demo/head")));
     assert_eq!(values("host"), ["kylin.example"]);
@@ -71,16 +71,16 @@ async fn requests_share_a_connection_and_do_not_wait_for_each_other() {
     .await;
     let front = Front::over(&[slow.address()]);
     let client = connect(front.address()).await;
-    let ask = || {
+    let send = || {
         let mut client = client.clone();
         async move {
-            let answer = client.send_request(request("GET", "/", "")).await.unwrap();
-            answer.into_body().collect().await.unwrap().to_bytes()
+            let response = client.send_request(request("GET", "/", "")).await.unwrap();
+            response.into_body().collect().await.unwrap().to_bytes()
         }
     };
-    let first = tokio::spawn(ask());
+    let first = tokio::spawn(send());
     slow.wait_until(|seen| seen.requests.len() == 1).await;
-    let many = futures_all((0..20).map(|_| ask())).await;
+    let many = futures_all((0..20).map(|_| send())).await;
     assert!(many.iter().all(|body| body == "fast"));
     slow.go();
     assert_eq!(first.await.unwrap(), "slow");
@@ -100,23 +100,23 @@ async fn a_stream_that_is_reset_cancels_its_request_only() {
     let (node, served) = demo("q1").await;
     let front = Front::over(&[served.addr()]);
     let mut client = connect(front.address()).await;
-    let answer = client.send_request(request("GET", "/demo/bytes?n=1000000000", "")).await.unwrap();
+    let response = client.send_request(request("GET", "/demo/bytes?n=1000000000", "")).await.unwrap();
     assert_eq!(node.stats().in_flight, 1);
-    drop(answer);
+    drop(response);
     node.wait_until(|stats| stats.cancelled == 1).await.unwrap();
     front.idle().await;
-    let answer = client.send_request(request("GET", "/demo/bytes?n=3", "")).await.unwrap();
-    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), 3);
+    let response = client.send_request(request("GET", "/demo/bytes?n=3", "")).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), 3);
 }
 
 #[tokio::test]
-async fn an_answer_cut_short_resets_the_stream() {
+async fn a_truncated_response_resets_the_stream() {
     let cut = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".to_vec();
     let node = RawNode::start([vec![Act::Read, Act::Write(cut)]]).await;
     let front = Front::over(&[node.address()]);
     let mut client = connect(front.address()).await;
-    // The reset may overtake the head.
-    if let Ok(answer) = client.send_request(request("GET", "/", "")).await {
-        assert!(answer.into_body().collect().await.is_err());
+    // The reset may arrive before the head.
+    if let Ok(response) = client.send_request(request("GET", "/", "")).await {
+        assert!(response.into_body().collect().await.is_err());
     }
 }

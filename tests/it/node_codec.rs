@@ -1,5 +1,4 @@
-//! What a node may do to the bytes of its answers, and what it must not get away with: limits, answers that nobody asked for,
-//! and whose time it is that passes.
+//! Responses of nodes that are malformed, unrequested or late.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -33,23 +32,23 @@ fn to(address: SocketAddr) -> HttpBackend {
     HttpBackend::new(&address.to_string()).unwrap()
 }
 
-async fn whole(answer: Response<Body>) -> Result<Bytes, BodyError> {
-    Ok(answer.into_body().collect().await?.to_bytes())
+async fn whole(response: Response<Body>) -> Result<Bytes, BodyError> {
+    Ok(response.into_body().collect().await?.to_bytes())
 }
 
-/// What a GET gets from a node that answers so.
-async fn asked(answer: impl Into<Vec<u8>>) -> Result<Response<Body>, SendError> {
-    let node = RawNode::start([respond(answer)]).await;
+/// Sends a GET to a node that responds with these bytes.
+async fn get_from(response: impl Into<Vec<u8>>) -> Result<Response<Body>, SendError> {
+    let node = RawNode::start([respond(response)]).await;
     to(node.address()).send(get()).await
 }
 
 #[tokio::test]
-async fn so_many_interim_answers_and_no_more() {
+async fn interim_responses_are_skipped_up_to_a_limit() {
     for interim in ["100 Continue", "102 Processing", "103 Early Hints\r\nLink: </a>"] {
         let interim = format!("HTTP/1.1 {interim}\r\n\r\n");
         let after = |count: usize| [interim.repeat(count).into_bytes(), ok("final")].concat();
-        assert_eq!(whole(asked(after(16)).await.unwrap()).await.unwrap(), "final");
-        assert_eq!(asked(after(17)).await.unwrap_err().kind(), SendErrorKind::Invalid, "{interim}");
+        assert_eq!(whole(get_from(after(16)).await.unwrap()).await.unwrap(), "final");
+        assert_eq!(get_from(after(17)).await.unwrap_err().kind(), SendErrorKind::Invalid, "{interim}");
     }
 }
 
@@ -65,11 +64,11 @@ async fn a_head_that_parsers_read_differently_is_an_error() {
         "\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
         "HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 2\r\n\r\n",
         "HTTP/1.1 200 OK\rContent-Length: 2\r\n\r\n",
-        // Negative to who keeps it in 64 bits with a sign.
+        // Negative in a signed 64-bit integer.
         "HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775808\r\n\r\n",
         "HTTP/1.1 100 Continue\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
     ] {
-        let error = asked(format!("{head}hi")).await.map(|_| ()).expect_err(head);
+        let error = get_from(format!("{head}hi")).await.map(|_| ()).expect_err(head);
         assert_eq!(error.kind(), SendErrorKind::Invalid, "{head:?}");
     }
 }
@@ -84,8 +83,9 @@ async fn a_chunk_that_parsers_read_differently_is_an_error() {
         "8000000000000005\r\nhello",
         "5;\x7f\r\nhello",
     ] {
-        let answer = asked(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}\r\n0\r\n\r\n")).await;
-        whole(answer.unwrap()).await.expect_err(chunk);
+        let response =
+            get_from(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}\r\n0\r\n\r\n")).await;
+        whole(response.unwrap()).await.expect_err(chunk);
     }
 }
 
@@ -93,28 +93,28 @@ async fn a_chunk_that_parsers_read_differently_is_an_error() {
 async fn chunks_that_are_mostly_extension_are_an_error() {
     const HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     let tiny = |extension: usize| format!("1;{}\r\nx\r\n", "e".repeat(extension)).repeat(1000);
-    let body = whole(asked(format!("{HEAD}{}0\r\n\r\n", tiny(8))).await.unwrap()).await.unwrap();
-    assert_eq!(body.len(), 1000, "a little is nobody's harm");
-    assert!(whole(asked(format!("{HEAD}{}0\r\n\r\n", tiny(1000))).await.unwrap()).await.is_err());
-    // Large chunks earn theirs.
+    let body = whole(get_from(format!("{HEAD}{}0\r\n\r\n", tiny(8))).await.unwrap()).await.unwrap();
+    assert_eq!(body.len(), 1000, "short extensions are accepted");
+    assert!(whole(get_from(format!("{HEAD}{}0\r\n\r\n", tiny(1000))).await.unwrap()).await.is_err());
+    // Large chunks may have long extensions.
     let large = format!("2000;{}\r\n{}\r\n", "e".repeat(1000), "x".repeat(0x2000)).repeat(50);
-    let body = whole(asked(format!("{HEAD}{large}0\r\n\r\n")).await.unwrap()).await.unwrap();
+    let body = whole(get_from(format!("{HEAD}{large}0\r\n\r\n")).await.unwrap()).await.unwrap();
     assert_eq!(body.len(), 50 * 0x2000);
 }
 
 #[tokio::test]
-async fn more_fields_than_a_map_can_hold_are_an_error() {
-    let fields: String = (0..40_000).map(|number| format!("x{number}: \r\n")).collect();
-    let node = RawNode::start([respond(format!("HTTP/1.1 200 OK\r\n{fields}\r\n"))]).await;
-    for most in [50_000, usize::MAX] {
+async fn more_headers_than_a_map_can_hold_are_an_error() {
+    let headers: String = (0..40_000).map(|number| format!("x{number}: \r\n")).collect();
+    let node = RawNode::start([respond(format!("HTTP/1.1 200 OK\r\n{headers}\r\n"))]).await;
+    for limit in [50_000, usize::MAX] {
         let backend = HttpBackend::builder(&node.address().to_string()).unwrap();
-        let backend = backend.max_headers(most).max_head_bytes(1 << 20).build();
+        let backend = backend.max_headers(limit).max_head_bytes(1 << 20).build();
         assert_eq!(backend.send(get()).await.unwrap_err().kind(), SendErrorKind::Invalid);
     }
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body_stays_without_one_whatever_its_head_says() {
+async fn a_response_without_a_body_stays_without_one_whatever_its_headers_say() {
     for (method, status) in [("GET", "204 No Content"), ("GET", "304 Not Modified"), ("HEAD", "200 OK")] {
         for framing in ["Content-Length: 38", "Transfer-Encoding: chunked"] {
             let smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
@@ -130,12 +130,12 @@ async fn an_answer_without_a_body_stays_without_one_whatever_its_head_says() {
     }
 }
 
-/// A node in a thread of its own that sends `extra` behind its first answer, when the answer has been read.
-fn poisoner(extra: &'static [u8]) -> (SocketAddr, impl FnOnce()) {
+/// Starts a node in its own thread that sends `extra` after its first response, when that was read.
+fn node_with_extra_bytes(extra: &'static [u8]) -> (SocketAddr, impl FnOnce()) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (go, wait) = channel::<()>();
-    let (say, said) = channel();
+    let (sent, was_sent) = channel();
     std::thread::spawn(move || {
         let serve = |stream: &mut std::net::TcpStream, body: &str| {
             let mut read = Vec::new();
@@ -150,28 +150,29 @@ fn poisoner(extra: &'static [u8]) -> (SocketAddr, impl FnOnce()) {
         serve(&mut first, "first");
         wait.recv().unwrap();
         first.write_all(extra).unwrap();
-        say.send(()).unwrap();
+        sent.send(()).unwrap();
         let (mut second, _) = listener.accept().unwrap();
         serve(&mut second, "second");
     });
     (address, move || {
         go.send(()).unwrap();
-        said.recv().unwrap();
+        was_sent.recv().unwrap();
     })
 }
 
 #[tokio::test]
-async fn an_answer_that_came_before_its_request_is_nobodys() {
+async fn a_response_that_arrives_before_its_request_belongs_to_no_request() {
     for extra in [
         &b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"[..],
         b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
         b"\r\n",
     ] {
-        let (address, poison) = poisoner(extra);
+        let (address, send_extra) = node_with_extra_bytes(extra);
         let backend = to(address);
         assert_eq!(whole(backend.send(get()).await.unwrap()).await.unwrap(), "first");
-        // The bytes are in the kernel and the runtime has not heard of them, as when a core is busy with other requests.
-        poison();
+        // The kernel has the bytes and the runtime does not know, as when a core is busy with other
+        // requests.
+        send_extra();
         assert_eq!(whole(backend.send(get()).await.unwrap()).await.unwrap(), "second", "{}", extra.escape_ascii());
     }
 }
@@ -180,16 +181,17 @@ async fn an_answer_that_came_before_its_request_is_nobodys() {
 async fn a_target_without_a_path_gets_one() {
     let node = RawNode::start([healthy("fine")]).await;
     let front = Front::over(&[node.address()]);
-    let answer = front.ask("GET http://kylin?x=1 HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
-    assert_eq!(answer.text(), "fine");
+    let response = front.ask("GET http://kylin?x=1 HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+    assert_eq!(response.text(), "fine");
     let seen = node.seen().texts().remove(0);
     assert!(seen.starts_with("GET /?x=1 HTTP/1.1\r\n"), "{seen}");
 }
 
 const LIMIT: Duration = Duration::from_secs(100);
 
-/// For how long a request waits for a node that follows `script`, by a clock that jumps to the next timer when all wait.
-async fn waits(script: Vec<Act>, body: Body) -> (SendErrorKind, Duration) {
+/// Returns how a request to a node that follows `script` fails, and after how long. The test's
+/// clock is paused.
+async fn time_of_failure(script: Vec<Act>, body: Body) -> (SendErrorKind, Duration) {
     let node = RawNode::start([script]).await;
     let backend = HttpBackend::builder(&node.address().to_string()).unwrap().head_timeout(LIMIT).build();
     let start = Instant::now();
@@ -198,22 +200,23 @@ async fn waits(script: Vec<Act>, body: Body) -> (SendErrorKind, Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_has_its_time_once_and_not_twice() {
+async fn the_head_timeout_counts_once() {
     let close = |waited: Duration| LIMIT <= waited && waited < LIMIT + LIMIT / 10;
     for body in [Body::empty(), Body::from("body"), Body::from(vec![0; 100_000])] {
-        let what = format!("{body:?}");
-        let (phase, waited) = waits(vec![Act::ReadHead, Act::UntilClosed], body).await;
-        assert_eq!(phase, SendErrorKind::HeadTimeout);
-        assert!(close(waited), "{what}: {waited:?}");
+        let name = format!("{body:?}");
+        let (kind, waited) = time_of_failure(vec![Act::ReadHead, Act::UntilClosed], body).await;
+        assert_eq!(kind, SendErrorKind::HeadTimeout);
+        assert!(close(waited), "{name}: {waited:?}");
     }
-    // A head that drips has no more time than one that does not come.
+    // A head that arrives slowly has the same time as one that does not arrive.
     let drips = b"HTTP/1.1 200 OK\r\nX: ".map(|byte| Act::Write(vec![byte])).to_vec();
-    let (phase, waited) = waits([vec![Act::Read], drips, vec![Act::UntilClosed]].concat(), Body::empty()).await;
-    assert!(phase == SendErrorKind::HeadTimeout && close(waited), "{waited:?}");
+    let (kind, waited) =
+        time_of_failure([vec![Act::Read], drips, vec![Act::UntilClosed]].concat(), Body::empty()).await;
+    assert!(kind == SendErrorKind::HeadTimeout && close(waited), "{waited:?}");
 }
 
 #[tokio::test]
-async fn a_kept_connection_has_the_time_of_each_request_whatever_the_one_before_had() {
+async fn a_kept_connection_has_the_timeout_of_each_request() {
     for (before, now) in [(LIMIT * 10, LIMIT), (LIMIT, LIMIT * 10)] {
         let fine = || Act::Write(ok("fine"));
         let script = vec![Act::Read, fine(), Act::Read, Act::WaitForGo, fine(), Act::Read, Act::UntilClosed];
@@ -227,11 +230,11 @@ async fn a_kept_connection_has_the_time_of_each_request_whatever_the_one_before_
             request
         };
         assert_eq!(whole(backend.send(get(before)).await.unwrap()).await.unwrap(), "fine");
-        // While it is paused, the clock jumps to the next timer when all wait.
+        // A paused clock moves to the next timer when all tasks wait.
         tokio::time::pause();
         let mut sent = Box::pin(backend.send(get(before)));
         let second = tokio::time::timeout(Duration::from_secs(1), &mut sent).await;
-        assert!(second.is_err(), "it has begun to wait, and has not had its time");
+        assert!(second.is_err(), "the request still waits");
         tokio::time::resume();
         node.go();
         assert_eq!(whole(sent.await.unwrap()).await.unwrap(), "fine");
@@ -245,7 +248,7 @@ async fn a_kept_connection_has_the_time_of_each_request_whatever_the_one_before_
     }
 }
 
-/// A body that comes piece by piece, each some time after the one before.
+/// A body whose pieces arrive at an interval.
 struct Slow {
     pieces: usize,
     length: usize,
@@ -276,47 +279,47 @@ impl http_body::Body for Slow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn time_that_an_upload_takes_is_not_the_nodes() {
-    // Each piece comes after more than the node's time.
+async fn the_time_of_an_upload_does_not_count_against_the_node() {
+    // Each piece arrives after more than the head timeout.
     let every = LIMIT * 3 / 2;
-    let (phase, waited) = waits(vec![Act::ReadHead, Act::UntilClosed], Slow::body(4, 10, every)).await;
-    assert_eq!(phase, SendErrorKind::HeadTimeout);
-    let after = waited.checked_sub(every * 4).expect("not before the upload was over");
+    let (kind, waited) = time_of_failure(vec![Act::ReadHead, Act::UntilClosed], Slow::body(4, 10, every)).await;
+    assert_eq!(kind, SendErrorKind::HeadTimeout);
+    let after = waited.checked_sub(every * 4).expect("the upload ends first");
     assert!(LIMIT <= after && after < LIMIT + LIMIT / 10, "{after:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_takes_no_more_of_an_upload_is_not_waited_for_because_more_is_to_come() {
-    // Pieces come for ever, and the kernel's buffers are full before long.
+async fn a_node_that_stops_reading_an_upload_times_out_though_more_arrives() {
+    // Pieces arrive forever, and fill the buffers of the kernel.
     let pieces = Slow::body(usize::MAX, 1 << 20, Duration::from_secs(1));
-    let (phase, waited) = waits(vec![Act::ReadHead, Act::Stall], pieces).await;
-    assert_eq!(phase, SendErrorKind::HeadTimeout);
+    let (kind, waited) = time_of_failure(vec![Act::ReadHead, Act::Stall], pieces).await;
+    assert_eq!(kind, SendErrorKind::HeadTimeout);
     assert!(waited < LIMIT * 3, "{waited:?}");
     let small = Slow::body(usize::MAX, 1000, Duration::from_millis(1));
-    let (phase, _) = waits(vec![Act::ReadHead, Act::Stall], small).await;
-    assert_eq!(phase, SendErrorKind::HeadTimeout, "a little is always waiting to be written");
+    let (kind, _) = time_of_failure(vec![Act::ReadHead, Act::Stall], small).await;
+    assert_eq!(kind, SendErrorKind::HeadTimeout, "a little data always waits to be written");
 }
 
 #[test]
-fn a_connection_of_another_runtime_is_waited_for_by_the_clock_of_this_one() {
+fn a_connection_of_another_runtime_times_out_by_the_timer_of_this_one() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (made, used) = (runtime(), runtime());
     let nodes = runtime();
     let (node, address) = {
-        let (say, said) = channel();
+        let (send_address, address) = channel();
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
             nodes.block_on(async {
                 let node = RawNode::start([vec![Act::Read, Act::Write(ok("fine")), Act::UntilClosed]]).await;
-                say.send(node.address()).unwrap();
+                send_address.send(node.address()).unwrap();
                 _ = ended.await;
             });
         });
-        ((thread, end), said.recv().unwrap())
+        ((thread, end), address.recv().unwrap())
     };
     let backend = HttpBackend::builder(&address.to_string()).unwrap().head_timeout(Duration::from_millis(100)).build();
     assert_eq!(made.block_on(async { whole(backend.send(get()).await.unwrap()).await.unwrap() }), "fine");
-    // Nobody drives the runtime that watches the connection, which must not mean that the request is never over.
+    // The runtime of the connection is not driven; the request must end nevertheless.
     let error = used.block_on(backend.send(get())).unwrap_err();
     assert_eq!(error.kind(), SendErrorKind::HeadTimeout);
     drop((backend, made, node.1));
@@ -324,8 +327,8 @@ fn a_connection_of_another_runtime_is_waited_for_by_the_clock_of_this_one() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_front_end_names_no_bytes_of_the_node() {
+async fn an_error_response_contains_no_bytes_of_the_node() {
     let node = RawNode::start([respond("HTTP/1.1 200 OK\r\nSet-Cookie: JSESSIONID=secret\nX: y\r\n\r\n")]).await;
-    let answer = Front::over(&[node.address()]).get("/").await.unwrap();
-    assert!(!refusal(&answer, 502).contains("secret"));
+    let response = Front::over(&[node.address()]).get("/").await.unwrap();
+    assert!(!refusal(&response, 502).contains("secret"));
 }

@@ -1,4 +1,4 @@
-//! How long connections to nodes are made, kept and used again, and how many there may be.
+//! The limits on connections to nodes: their number, age, idle time and uses.
 
 use std::net::{SocketAddr, TcpStream};
 use std::num::NonZero;
@@ -19,18 +19,18 @@ fn post(body: &'static str) -> Request<Body> {
     Request::post("/").header("host", "kylin").body(Body::from(body)).unwrap()
 }
 
-/// Sends a request and reads its answer.
-async fn ask(backend: &HttpBackend) {
-    let answer = backend.send(post("body")).await.unwrap();
-    assert_eq!(answer.status(), StatusCode::OK);
-    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "fine");
-    // Turns in which the connection learns that it is idle.
+/// Sends a request and reads its response.
+async fn exchange(backend: &HttpBackend) {
+    let response = backend.send(post("body")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "fine");
+    // Lets the runtime poll the idle connection.
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
 }
 
-/// A node, and a backend for it with changes.
+/// Starts a node and a backend for it.
 async fn node(change: impl FnOnce(HttpBackendBuilder) -> HttpBackendBuilder) -> (RawNode, HttpBackend) {
     let node = RawNode::start([healthy("fine")]).await;
     let backend = change(HttpBackend::builder(&node.address().to_string()).unwrap()).build();
@@ -38,48 +38,48 @@ async fn node(change: impl FnOnce(HttpBackendBuilder) -> HttpBackendBuilder) -> 
 }
 
 #[tokio::test]
-async fn a_connection_that_idled_too_long_is_not_used_again() {
+async fn a_connection_that_was_idle_for_too_long_is_not_reused() {
     let clock = ManualClock::new();
     let (node, backend) = node(|backend| backend.idle_timeout(Duration::from_secs(10)).clock(clock.clone())).await;
-    ask(&backend).await;
+    exchange(&backend).await;
     clock.advance(Duration::from_secs(10));
-    ask(&backend).await;
-    assert_eq!(node.seen().connections, 1, "used again at the limit");
+    exchange(&backend).await;
+    assert_eq!(node.seen().connections, 1, "reused at the limit");
     clock.advance(Duration::from_millis(10_001));
-    ask(&backend).await;
-    assert_eq!(node.seen().connections, 2, "and not beyond it");
+    exchange(&backend).await;
+    assert_eq!(node.seen().connections, 2, "but not beyond it");
     eventually(|| backend.connections() == 1, || "the old connection closed".to_owned()).await;
 }
 
 #[tokio::test]
-async fn a_connection_carries_so_many_requests() {
+async fn a_connection_carries_a_limited_number_of_requests() {
     let (node, backend) = node(|backend| backend.max_uses(NonZero::new(2))).await;
     for requests in 1..=5_usize {
-        ask(&backend).await;
+        exchange(&backend).await;
         assert_eq!(node.seen().connections, requests.div_ceil(2), "after {requests} requests");
     }
     node.wait_until(|seen| seen.closed == 2).await;
 }
 
 #[tokio::test]
-async fn a_connection_becomes_so_old() {
+async fn a_connection_has_a_maximum_age() {
     let clock = ManualClock::new();
     let (hour, minute) = (Duration::from_secs(3600), Duration::from_secs(60));
     let (node, backend) = node(|backend| backend.max_age(Some(minute)).idle_timeout(hour).clock(clock.clone())).await;
-    ask(&backend).await;
+    exchange(&backend).await;
     clock.advance(minute);
-    ask(&backend).await;
+    exchange(&backend).await;
     assert_eq!(node.seen().connections, 1);
     clock.advance(Duration::from_secs(1));
-    // The first of these may still be its last.
-    ask(&backend).await;
-    ask(&backend).await;
+    // The first of these may still use the old connection.
+    exchange(&backend).await;
+    exchange(&backend).await;
     assert_eq!(node.seen().connections, 2);
     node.wait_until(|seen| seen.closed == 1).await;
 }
 
 #[tokio::test]
-async fn a_request_beyond_the_limit_of_connections_goes_elsewhere() {
+async fn a_request_beyond_the_limit_of_connections_goes_to_another_node() {
     let busy = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(ok("late"))]]).await;
     let other = RawNode::start([healthy("other")]).await;
     let limited = endpoint(0, busy.address(), |backend| backend.max_connections(NonZero::new(1)));
@@ -95,11 +95,11 @@ async fn a_request_beyond_the_limit_of_connections_goes_elsewhere() {
     let (first, ()) = tokio::join!(first, others);
     assert_eq!(first.unwrap().text(), "late");
     assert_eq!(busy.seen().connections, 1);
-    assert_eq!(front.proxy.cluster().status().endpoints[0].failed, 0, "no fault of the node's");
+    assert_eq!(front.proxy.cluster().status().endpoints[0].failed, 0, "the node is not at fault");
 }
 
 #[tokio::test]
-async fn a_request_beyond_the_limit_of_connections_comes_back_unsent() {
+async fn a_request_beyond_the_limit_of_connections_is_returned_unsent() {
     let node = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(ok("late"))]]).await;
     let backend = HttpBackend::builder(&node.address().to_string()).unwrap().max_connections(NonZero::new(1)).build();
     let others = async {
@@ -115,7 +115,7 @@ async fn a_request_beyond_the_limit_of_connections_comes_back_unsent() {
     assert_eq!(node.seen().requests.len(), 1);
 }
 
-/// A listener whose queue is full: the kernel answers no more clients.
+/// A listener whose accept queue is full, so that the kernel accepts no more clients.
 struct Full {
     address: SocketAddr,
     _open: (Socket, Vec<TcpStream>),
@@ -135,28 +135,33 @@ impl Full {
 }
 
 #[tokio::test]
-async fn a_node_that_takes_no_connection_in_time_is_passed_over_with_the_request_unsent() {
+async fn a_node_that_does_not_accept_in_time_is_skipped_with_the_request_unsent() {
     let full = Full::new();
     let timeout = Duration::from_millis(100);
     let backend = HttpBackend::builder(&full.address.to_string()).unwrap().connect_timeout(timeout).build();
     let mut error = backend.send(post("body")).await.unwrap_err();
     assert_eq!(error.kind(), SendErrorKind::ConnectTimeout);
     assert!(error.take_request().is_some());
-    eventually(|| backend.connections() == 0, || "the attempt given up".to_owned()).await;
+    eventually(|| backend.connections() == 0, || "the attempt cancelled".to_owned()).await;
 
     let other = RawNode::start([healthy("other")]).await;
     let slow = endpoint(0, full.address, |backend| backend.connect_timeout(timeout));
     let front = Front::of([slow, endpoint(1, other.address(), |backend| backend)], |proxy| proxy);
-    for turn in 1..=2 {
+    for round in 1..=2 {
         assert_eq!(front.post("/", "body").await.unwrap().text(), "other");
-        assert_eq!(other.seen().requests.len(), turn);
-        assert_eq!(front.proxy.cluster().status().endpoints[0].failed, turn as u64, "asked first and to blame");
+        assert_eq!(other.seen().requests.len(), round);
+        assert_eq!(
+            front.proxy.cluster().status().endpoints[0].failed,
+            round as u64,
+            "the node was tried first and is at fault"
+        );
     }
 }
 
-/// A host may have several runtimes, and end one while the others go on sending through the same backend.
+/// An application may have several runtimes, and end one while the others send through the same
+/// backend.
 #[test]
-fn a_connection_whose_runtime_has_ended_is_in_nobodys_way() {
+fn a_connection_whose_runtime_has_ended_is_not_reused() {
     use kylin_lb::{Backend, Body, ClientAddr, HttpBackend};
 
     let hello = |_: ClientAddr, _: http::Request<Body>| async { http::Response::new(Body::from("hello")) };
@@ -168,11 +173,11 @@ fn a_connection_whose_runtime_has_ended_is_in_nobodys_way() {
     let backend = HttpBackend::new(&node.addresses()[0].to_string()).unwrap();
     for _ in 0..3 {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let answer = runtime.block_on(async {
+        let body = runtime.block_on(async {
             let request = http::Request::post("/").header("host", "kylin").body(Body::from("x")).unwrap();
-            let answer = backend.send(request).await.unwrap();
-            http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes()
+            let response = backend.send(request).await.unwrap();
+            http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes()
         });
-        assert_eq!(answer, "hello");
+        assert_eq!(body, "hello");
     }
 }

@@ -1,4 +1,4 @@
-//! What the server holds its clients to.
+//! The limits of the server on its clients.
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
@@ -35,7 +35,7 @@ async fn connect(server: &Server) -> Connection {
     Connection::open(server.addresses()[0]).await.unwrap()
 }
 
-/// What still comes until the server closes, be it in order or with a reset. Silence is no end.
+/// Reads until the server closes or resets the connection. Fails if the server does neither.
 async fn closed(client: &mut Connection) -> Bytes {
     client.rest().await.unwrap_or_else(|error| {
         assert_ne!(error.kind(), ErrorKind::TimedOut, "still open");
@@ -54,18 +54,18 @@ async fn a_client_that_never_completes_its_head_is_closed() {
         let rest = closed(&mut client).await;
         assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{beginning:?}: {rest:?}");
     }
-    // A byte now and then is no progress.
+    // A byte from time to time does not extend the time.
     let mut client = connect(&server).await;
-    let mut drip = 0;
-    while client.send(if drip == 0 { "GET / HTTP/1.1\r\nX: " } else { "x" }).await.is_ok() {
+    let mut sent = 0;
+    while client.send(if sent == 0 { "GET / HTTP/1.1\r\nX: " } else { "x" }).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        drip += 1;
-        assert!(drip < 500, "still open");
+        sent += 1;
+        assert!(sent < 500, "still open");
     }
 }
 
 #[tokio::test]
-async fn an_idle_client_is_closed_in_order() {
+async fn an_idle_client_is_closed_without_a_reset() {
     let server = server(|server| server.head_timeout(Duration::from_millis(100)));
     let mut client = connect(&server).await;
     client.send(GET).await.unwrap();
@@ -74,17 +74,17 @@ async fn an_idle_client_is_closed_in_order() {
 }
 
 #[tokio::test]
-async fn a_head_is_bounded_in_fields_and_bytes() {
+async fn a_head_is_bounded_in_headers_and_bytes() {
     let server = server(|server| server.max_headers(20).max_head_bytes(8192));
-    for (fields, status) in [
+    for (headers, status) in [
         ("X: 1\r\n".repeat(19), 200),
         ("X: 1\r\n".repeat(20), 431),
         (format!("X: {}\r\n", "x".repeat(7_000)), 200),
         (format!("X: {}\r\n", "x".repeat(9_000)), 431),
     ] {
         let mut client = connect(&server).await;
-        client.send(format!("GET / HTTP/1.1\r\nHost: kylin\r\n{fields}\r\n")).await.unwrap();
-        assert_eq!(client.response().await.unwrap().status(), status, "{} bytes", fields.len());
+        client.send(format!("GET / HTTP/1.1\r\nHost: kylin\r\n{headers}\r\n")).await.unwrap();
+        assert_eq!(client.response().await.unwrap().status(), status, "{} bytes", headers.len());
         if status != 200 {
             assert!(closed(&mut client).await.is_empty(), "and closed");
         }
@@ -95,7 +95,8 @@ async fn a_head_is_bounded_in_fields_and_bytes() {
 async fn connections_beyond_the_limit_wait_for_one_to_end_on_any_number_of_threads() {
     for threads in [1, 2, 4] {
         let server = server(|server| server.max_connections(NonZero::new(2)).threads(NonZero::new(threads).unwrap()));
-        // Wherever the kernel puts them: a loop that has nothing to do must keep no slot from one that has.
+        // The kernel chooses the loop: a loop without connections must not hold a permit that
+        // another loop needs.
         for _ in 0..8 {
             let (mut first, mut second) = (connect(&server).await, connect(&server).await);
             for client in [&mut first, &mut second] {
@@ -112,25 +113,26 @@ async fn connections_beyond_the_limit_wait_for_one_to_end_on_any_number_of_threa
 }
 
 #[test]
-fn the_kernel_lets_as_many_connections_wait_as_was_said() {
+fn the_backlog_limits_the_connections_that_wait_in_the_kernel() {
     const CLIENTS: usize = 30;
     let fit = |backlog| {
         let server = server(|server| server.max_connections(NonZero::new(1)).backlog(NonZero::new(backlog).unwrap()));
         let connect = || TcpStream::connect_timeout(&server.addresses()[0], Duration::from_millis(300)).ok();
         std::iter::from_fn(connect).take(CLIENTS).collect::<Vec<_>>().len()
     };
-    // One is served, one waits for its slot, and Linux lets one more wait than it was told.
+    // One is served, one waits for its permit, and Linux lets one more wait than the backlog says.
     assert!(fit(2) <= 5, "{}", fit(2));
     assert_eq!(fit(100), CLIENTS);
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
+async fn a_client_that_accepts_nothing_of_its_response_is_cut() {
     let (node, served) = demo("q1").await;
     let inner = Front::over(&[served.addr()]);
-    let patience = Duration::from_millis(300);
-    let front =
-        Front::serving(inner.proxy.clone(), |server| server.threads(NonZero::new(1).unwrap()).send_timeout(patience));
+    let send_timeout = Duration::from_millis(300);
+    let front = Front::serving(inner.proxy.clone(), |server| {
+        server.threads(NonZero::new(1).unwrap()).send_timeout(send_timeout)
+    });
     let lots = "GET /demo/bytes?n=1000000000 HTTP/1.1\r\nHost: kylin\r\n\r\n";
     let mut client = front.connect().await;
     client.send(lots).await.unwrap();
@@ -141,7 +143,7 @@ async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
 }
 
 #[tokio::test]
-async fn keep_alive_can_be_refused() {
+async fn keep_alive_can_be_disabled() {
     let server = server(|server| server.keep_alive(false));
     let mut client = connect(&server).await;
     client.send(GET).await.unwrap();
@@ -150,7 +152,7 @@ async fn keep_alive_can_be_refused() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_dropped_is_gone() {
+async fn a_server_that_is_dropped_stops() {
     let server = server(|server| server.threads(NonZero::new(2).unwrap()));
     let address = server.addresses()[0];
     let mut client = connect(&server).await;
@@ -161,7 +163,7 @@ async fn a_server_that_is_dropped_is_gone() {
     let refused = async {
         while !matches!(Connection::open(address).await, Err(error) if error.kind() == ErrorKind::ConnectionRefused) {}
     };
-    timeout(Duration::from_secs(10), refused).await.expect("and nobody listens");
+    timeout(Duration::from_secs(10), refused).await.expect("the address is free");
 }
 
 #[tokio::test]

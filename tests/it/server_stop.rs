@@ -1,4 +1,4 @@
-//! A server that is told to stop.
+//! A server that stops.
 
 use std::num::NonZero;
 use std::pin::pin;
@@ -19,15 +19,15 @@ use crate::support::raw_node::{Act, RawNode, ok};
 const GET: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
 const LONG: Duration = Duration::from_secs(20);
 
-/// One that answers when it is told to.
-fn on_command() -> Vec<Act> {
-    let turn = [Act::Read, Act::WaitForGo, Act::Write(ok("slow"))];
-    [&turn[..], &turn].concat()
+/// Returns the script of a node that responds when the test says so.
+fn responds_on_go() -> Vec<Act> {
+    let exchange = [Act::Read, Act::WaitForGo, Act::Write(ok("slow"))];
+    [&exchange[..], &exchange].concat()
 }
 
 #[tokio::test]
-async fn what_is_in_flight_is_finished_and_idle_connections_are_closed_in_order() {
-    let slow = RawNode::start([on_command()]).await;
+async fn requests_in_flight_are_finished_and_idle_connections_are_closed_without_a_reset() {
+    let slow = RawNode::start([responds_on_go()]).await;
     let front = Front::over(&[slow.address()]);
     let (mut idle, mut fresh, mut busy) = (front.connect().await, front.connect().await, front.connect().await);
     slow.go();
@@ -39,18 +39,18 @@ async fn what_is_in_flight_is_finished_and_idle_connections_are_closed_in_order(
     let address = front.address();
     let stop = tokio::spawn(front.server.stop(LONG));
     assert!(idle.rest().await.unwrap().is_empty(), "an idle connection ends with a FIN");
-    assert!(fresh.rest().await.unwrap().is_empty(), "and so does one on which nothing came");
+    assert!(fresh.rest().await.unwrap().is_empty(), "and so does one without a request");
     while Connection::open(address).await.is_ok() {}
-    assert!(!stop.is_finished(), "one is still busy");
+    assert!(!stop.is_finished(), "one connection is still busy");
     slow.go();
-    let answer = busy.response().await.unwrap();
-    assert_eq!((answer.text(), answer.header("connection")), ("slow", Some("close")));
+    let response = busy.response().await.unwrap();
+    assert_eq!((response.text(), response.header("connection")), ("slow", Some("close")));
     assert!(busy.rest().await.unwrap().is_empty());
     assert_eq!(stop.await.unwrap().cut, 0);
 }
 
 #[tokio::test]
-async fn a_long_answer_in_flight_is_finished() {
+async fn a_long_response_in_flight_is_finished() {
     let (_node, served) = demo("q1").await;
     let front = Front::over(&[served.addr()]);
     let mut client = front.connect().await;
@@ -67,7 +67,7 @@ async fn a_long_answer_in_flight_is_finished() {
 }
 
 #[tokio::test]
-async fn what_takes_longer_than_the_grace_is_cut_and_counted() {
+async fn requests_that_take_longer_than_the_grace_are_cut_and_counted() {
     let slow = RawNode::start([vec![Act::Read, Act::UntilClosed]]).await;
     let front = Front::over(&[slow.address()]);
     let mut clients = vec![front.connect().await, front.connect().await];
@@ -82,9 +82,10 @@ async fn what_takes_longer_than_the_grace_is_cut_and_counted() {
     slow.wait_until(|seen| seen.closed == 2).await;
 }
 
-/// Connections in the kernel's backlog, their requests in its buffers, while the only thread of the server is busy.
+/// The connections are in the kernel's backlog and the requests in its buffers, while the server's
+/// only thread is busy.
 #[tokio::test]
-async fn requests_that_the_server_had_not_looked_at_before_the_stop_are_answered() {
+async fn requests_that_the_server_had_not_read_before_the_stop_get_a_response() {
     let (busy, is_busy) = std::sync::mpsc::channel();
     let (release, released) = std::sync::mpsc::channel();
     let released = std::sync::Mutex::new(released);
@@ -111,7 +112,7 @@ async fn requests_that_the_server_had_not_looked_at_before_the_stop_are_answered
         clients.push(client);
     }
     let mut stop = pin!(server.stop(LONG));
-    // Tells the server, whose thread has no time to hear it.
+    // Sends the signal, which the busy thread does not see yet.
     assert!(timeout(Duration::ZERO, stop.as_mut()).await.is_err());
     release.send(()).unwrap();
     for client in &mut clients {
@@ -121,34 +122,34 @@ async fn requests_that_the_server_had_not_looked_at_before_the_stop_are_answered
 }
 
 #[tokio::test]
-async fn requests_that_came_before_the_stop_are_all_answered() {
+async fn all_requests_from_before_the_stop_get_a_response() {
     for round in 0..5 {
         let (_node, served) = demo("q1").await;
         let inner = Front::over(&[served.addr()]);
         let front = Front::serving(inner.proxy.clone(), |server| server.threads(NonZero::new(2).unwrap()));
         let address = front.address();
-        let (stopping, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stopping, responses) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut clients = JoinSet::new();
         for _ in 0..16 {
-            let (stopping, answered) = (Arc::clone(&stopping), Arc::clone(&answered));
+            let (stopping, responses) = (Arc::clone(&stopping), Arc::clone(&responses));
             clients.spawn(async move {
                 loop {
                     let Ok(mut client) = Connection::open(address).await else { break };
                     let sent = client.send("GET /demo/bytes?n=5000 HTTP/1.1\r\nHost: kylin\r\n\r\n").await;
-                    // Whether this request was under way when the stop began.
+                    // The request was in flight before the stop.
                     let before = !stopping.load(Ordering::SeqCst);
                     match client.response().await {
-                        Ok(answer) => assert_eq!((answer.status(), answer.body.len()), (200, 5000)),
+                        Ok(response) => assert_eq!((response.status(), response.body.len()), (200, 5000)),
                         Err(error) => {
                             assert!(!before || sent.is_err(), "a request from before the stop failed: {error}");
                             break;
                         }
                     }
-                    answered.fetch_add(1, Ordering::SeqCst);
+                    responses.fetch_add(1, Ordering::SeqCst);
                 }
             });
         }
-        while answered.load(Ordering::SeqCst) < 200 {
+        while responses.load(Ordering::SeqCst) < 200 {
             tokio::task::yield_now().await;
         }
         stopping.store(true, Ordering::SeqCst);

@@ -1,6 +1,8 @@
-//! Nodes that close connections at awkward moments: while one idles, while a request is on its way, before it is read.
+//! Nodes that close a connection while it is idle, while a request is on its way, or before the
+//! request is read.
 //!
-//! Where the order of events matters the test blocks the only thread of its runtime until the kernel has them all.
+//! Where the order of events matters, the test blocks the only thread of its runtime until the
+//! kernel has them all.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,46 +21,47 @@ use crate::support::http::RawResponse;
 use crate::support::raw_node::{Act, RawNode, healthy, ok};
 
 async fn send(front: &Front, method: &str) -> RawResponse {
-    let answer = match method {
+    let response = match method {
         "GET" => front.get("/").await,
         _ => front.post("/", "body").await,
     };
-    answer.unwrap()
+    response.unwrap()
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_the_node_has_closed_fails_nobody() {
+async fn a_kept_connection_that_the_node_has_closed_fails_no_request() {
     for method in ["GET", "POST"] {
-        // Answers once on each connection, closes it when told, and says nothing of that beforehand.
+        // Responds once on each connection and closes it later, without `Connection: close`.
         let node = RawNode::start([vec![Act::Read, Act::Write(ok("fine")), Act::WaitForGo]]).await;
         let backend = HttpBackend::new(&node.address().to_string()).unwrap();
         let front = Front::of([Endpoint::new("0", backend.clone()).unwrap()], |proxy| proxy);
-        for turn in 1..=3 {
+        for round in 1..=3 {
             assert_eq!(send(&front, method).await.text(), "fine");
-            assert_eq!(node.seen().requests.len(), turn, "{method}: each request is received once");
+            assert_eq!(node.seen().requests.len(), round, "{method}: each request is received once");
             node.go();
-            eventually(|| backend.connections() == 0, || "the close seen".to_owned()).await;
+            eventually(|| backend.connections() == 0, || "the close noticed".to_owned()).await;
         }
         assert_eq!(front.proxy.cluster().status().endpoints[0].failed, 0);
     }
 }
 
 #[tokio::test]
-async fn a_get_on_a_kept_connection_that_breaks_is_repeated_on_a_fresh_one_and_a_post_is_not() {
+async fn a_get_on_a_kept_connection_that_breaks_is_retried_on_a_new_one_and_a_post_is_not() {
     for (method, status) in [("GET", 200), ("POST", 502)] {
-        // The second request on the first connection is read and not answered: as if it had crossed with the close.
+        // The node reads the second request on the first connection and closes, as if the request
+        // and the close had crossed.
         let first = vec![Act::Read, Act::Write(ok("fine")), Act::Read];
         let node = RawNode::start([first, healthy("fresh")]).await;
         let front = Front::over(&[node.address()]);
         assert_eq!(send(&front, method).await.text(), "fine");
-        let answer = send(&front, method).await;
-        assert_eq!(answer.status(), status, "{method}: {}", answer.text());
+        let response = send(&front, method).await;
+        assert_eq!(response.status(), status, "{method}: {}", response.text());
         let seen = node.seen();
         assert_eq!((seen.requests.len(), seen.connections), if method == "GET" { (3, 2) } else { (2, 1) });
     }
 }
 
-/// Reads until what was read ends so.
+/// Reads until the bytes end with `end`.
 fn read_until(stream: &mut TcpStream, end: &[u8]) {
     let mut read = Vec::new();
     while !read.ends_with(end) {
@@ -68,7 +71,7 @@ fn read_until(stream: &mut TcpStream, end: &[u8]) {
     }
 }
 
-/// A node in a thread of its own, that does not depend on the test's runtime.
+/// Starts a node in its own thread, independent of the test's runtime.
 fn node(serve: impl FnOnce(TcpListener) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -77,7 +80,7 @@ fn node(serve: impl FnOnce(TcpListener) + Send + 'static) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn a_post_does_not_run_into_a_close_that_has_arrived() {
+async fn a_post_is_not_sent_on_a_connection_whose_close_has_arrived() {
     for _ in 0..20 {
         let (close, closing) = channel();
         let (closed, is_closed) = channel();
@@ -93,17 +96,18 @@ async fn a_post_does_not_run_into_a_close_that_has_arrived() {
         });
         let backend = HttpBackend::new(&address.to_string()).unwrap();
         let post = || Request::post("/").header("host", "kylin").body(Body::from("body")).unwrap();
-        let answer = backend.send(post()).await.unwrap();
-        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "fine");
+        let response = backend.send(post()).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "fine");
         close.send(()).unwrap();
-        // The close is in the kernel and nobody has looked yet, as when a core is busy with other requests.
+        // The kernel has the close and the runtime does not know, as when a core is busy with other
+        // requests.
         is_closed.recv().unwrap();
-        let answer = backend.send(post()).await.unwrap();
-        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "fine");
+        let response = backend.send(post()).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "fine");
     }
 }
 
-/// An upload whose second piece comes when the node has closed, and that goes on for a while.
+/// An upload whose second piece arrives when the node has closed, followed by more pieces.
 struct Late {
     is_closed: Receiver<()>,
     pieces: usize,
@@ -124,14 +128,14 @@ impl http_body::Body for Late {
 }
 
 #[tokio::test]
-async fn an_answer_is_read_although_the_node_has_closed_to_the_rest_of_the_upload() {
+async fn a_response_is_read_though_the_node_has_closed_before_the_rest_of_the_upload() {
     for _ in 0..20 {
         let (closed, is_closed) = channel();
         let address = node(move |listener| {
             let (mut stream, _) = listener.accept().unwrap();
             read_until(&mut stream, b"x");
             stream.write_all(b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 3\r\n\r\nbig").unwrap();
-            // With bytes unread, which makes the kernel reset the connection.
+            // Unread bytes make the kernel reset the connection.
             drop(stream);
             closed.send(()).unwrap();
             let (mut stream, _) = listener.accept().unwrap();
@@ -140,9 +144,9 @@ async fn an_answer_is_read_although_the_node_has_closed_to_the_rest_of_the_uploa
         });
         let backend = HttpBackend::new(&address.to_string()).unwrap();
         let upload = Request::post("/").header("host", "kylin").body(Body::new(Late { is_closed, pieces: 0 })).unwrap();
-        let answer = backend.send(upload).await.unwrap();
-        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
-        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "big");
+        let response = backend.send(upload).await.unwrap();
+        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "big");
         let next = backend.send(Request::get("/").header("host", "kylin").body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(next.into_body().collect().await.unwrap().to_bytes(), "fine", "on another connection");
     }

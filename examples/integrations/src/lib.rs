@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use http::Request;
+use http::{Request, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kylin_lb::backend::SendErrorKind;
@@ -10,11 +10,12 @@ use kylin_lb::backend::tower::TowerBackend;
 use kylin_lb::testing::kylin::KylinNode;
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Proxy};
 
-/// Returns a backend that sends with the client of hyper-util to a node such as `http://10.0.0.1:7070`.
+/// Returns a backend that sends with the client of hyper-util to a node such as
+/// `http://10.0.0.1:7070`.
 ///
 /// # Errors
 /// If `node` is not an origin.
-pub fn hyper_util_backend(node: &str) -> Result<impl Backend, Box<dyn Error>> {
+pub fn hyper_util_backend(node: &str) -> Result<impl Backend + use<>, Box<dyn Error>> {
     let client = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         // The proxy retries, within its budget.
@@ -23,6 +24,31 @@ pub fn hyper_util_backend(node: &str) -> Result<impl Backend, Box<dyn Error>> {
     Ok(TowerBackend::new(client)
         .origin(node)?
         .classify(|error| if error.is_connect() { SendErrorKind::Connect } else { SendErrorKind::Broken }))
+}
+
+/// Returns a backend that sends with the client of reqwest to a node such as
+/// `http://10.0.0.1:7070`.
+///
+/// # Errors
+/// If `node` is not an origin, or the client cannot be built.
+pub fn reqwest_backend(node: &str) -> Result<impl Backend + use<>, Box<dyn Error>> {
+    let client = reqwest::Client::builder()
+        // The client follows redirects, not the proxy. The node is addressed directly, and the
+        // proxy retries.
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .retry(reqwest::retry::never())
+        .build()?;
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let client = client.clone();
+        async move {
+            let request = reqwest::Request::try_from(request.map(reqwest::Body::wrap))?;
+            client.execute(request).await.map(Response::from)
+        }
+    });
+    Ok(TowerBackend::new(service).origin(node)?.classify(|error: &reqwest::Error| {
+        if error.is_connect() { SendErrorKind::Connect } else { SendErrorKind::Broken }
+    }))
 }
 
 /// Sends a query through a proxy in front of a Kylin node in this process, and prints the response.

@@ -1,4 +1,5 @@
-//! The axum example as a process: it serves `/kylin`, `/kylin/` and below, and stops gracefully on SIGTERM.
+//! The axum example as a process: it serves `/kylin`, `/kylin/` and below, and stops gracefully on
+//! SIGTERM.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};

@@ -58,21 +58,22 @@ impl HttpBackendBuilder {
         self
     }
 
-    /// Sets how long a connection may be idle before it is closed (nginx: `keepalive_timeout`). Default 15 s; Kylin's Tomcat
-    /// closes at 20 s.
+    /// Sets how long a connection may be idle before it is closed (nginx: `keepalive_timeout`).
+    /// Default 15 s; Kylin's Tomcat closes at 20 s.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.pool.idle_timeout = timeout;
         self
     }
 
-    /// Sets how many idle connections are kept per core (nginx: `keepalive`, per worker). With 0, every request makes a new
-    /// connection. Default 64.
+    /// Sets how many idle connections are kept per core (nginx: `keepalive`, per worker). With 0,
+    /// every request makes a new connection. Default 64.
     pub fn max_idle(mut self, connections: usize) -> Self {
         self.pool.max_idle = connections;
         self
     }
 
-    /// Sets how many requests a connection carries before it is closed (nginx: `keepalive_requests`). Default: no limit.
+    /// Sets how many requests a connection carries before it is closed (nginx:
+    /// `keepalive_requests`). Default: no limit.
     pub fn max_uses(mut self, requests: Option<NonZeroU32>) -> Self {
         self.pool.max_uses = requests;
         self
@@ -84,9 +85,9 @@ impl HttpBackendBuilder {
         self
     }
 
-    /// Sets how many connections may be open, idle ones included. Requests beyond the limit fail with
-    /// [`SendErrorKind::Limit`]; policies know of [`Endpoint::max_in_flight`] and avoid a full endpoint instead. Default: no
-    /// limit.
+    /// Sets how many connections may be open, idle ones included. Requests beyond the limit fail
+    /// with [`SendErrorKind::Limit`]; policies know of [`Endpoint::max_in_flight`] and avoid a full
+    /// endpoint instead. Default: no limit.
     pub fn max_connections(mut self, connections: Option<NonZeroUsize>) -> Self {
         self.pool.max_open = connections;
         self

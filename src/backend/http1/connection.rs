@@ -1,8 +1,8 @@
 //! A connection to a node, driven by the request that uses it.
 //!
-//! No task stands between a request and its connection: the future of the request, and then the body of the response, write
-//! and read the socket themselves. That saves two task switches and a hand-over in each direction, and a slow reader holds
-//! the node back with no buffer in between.
+//! No task stands between a request and its connection: the future of the request, and then the
+//! body of the response, write and read the socket themselves. That saves two task switches and a
+//! hand-over in each direction, and a slow reader holds the node back with no buffer in between.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt;
 use tokio::runtime::{self, Handle};
 use tokio::time::{Sleep, sleep_until};
 
-use super::pool::OpenSlot;
+use super::open_count::OpenPermit;
 use super::request_head;
 use super::response_head::{ParserState, ResponseHead};
 use super::stream::Stream;
@@ -46,11 +46,11 @@ pub(super) struct Connection {
     runtime: Option<runtime::Id>,
     pub(super) uses: u32,
     pub(super) opened: Instant,
-    _slot: OpenSlot,
+    _permit: OpenPermit,
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, slot: OpenSlot, now: Instant) -> Self {
+    pub(super) fn new(stream: Stream, permit: OpenPermit, now: Instant) -> Self {
         Connection {
             stream,
             read: BytesMut::new(),
@@ -61,7 +61,7 @@ impl Connection {
             runtime: current_runtime(),
             uses: 0,
             opened: now,
-            _slot: slot,
+            _permit: permit,
         }
     }
 
@@ -83,7 +83,8 @@ impl Connection {
         }
     }
 
-    /// Starts a request, whose head and body are left empty, and returns its method. The request before it is fully written.
+    /// Starts a request, whose head and body are left empty, and returns its method. The request
+    /// before it is fully written.
     pub(super) fn start(&mut self, request: &mut Request<Body>) -> Method {
         self.uses = self.uses.saturating_add(1);
         self.read_size = MIN_READ;
@@ -94,8 +95,9 @@ impl Connection {
         take(request.method_mut())
     }
 
-    /// Sends the request that was started and waits for the head of its response, up to `limit` after the node last accepted a
-    /// part of the request. Dropping the connection cancels the request.
+    /// Sends the request that was started and waits for the head of its response, up to `limit`
+    /// after the node last accepted a part of the request. Dropping the connection cancels the
+    /// request.
     pub(super) fn response(
         &mut self,
         method: Method,
@@ -176,13 +178,15 @@ impl Connection {
         Poll::Ready(Ok(length))
     }
 
-    /// Writes what there is of the request; ready when all is written. The error is the client's or the node's.
+    /// Writes what there is of the request; ready when all is written. The error is the client's or
+    /// the node's.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         match ready!(self.writer.poll_send(&mut self.stream, cx)) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(WriteError::Body(error)) => Poll::Ready(Err(SendError::new(SendErrorKind::RequestBody, error))),
-            // A node may respond before it has read the whole request, and close. Then the rest cannot be written while the
-            // response waits to be read. Reading decides: it finds the response or the end of the connection.
+            // A node may respond before it has read the whole request, and close. Then the rest
+            // cannot be written while the response waits to be read. Reading decides: it finds the
+            // response or the end of the connection.
             Err(WriteError::Io(error))
                 if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
             {

@@ -1,16 +1,18 @@
 //! HTTP/1.1 to a node, over TCP or a unix socket.
 //!
-//! A request owns its connection and drives it (`connection`). When the response is read to its end, the connection returns
-//! to the pool. The pool keeps idle connections per core, so that a request finds one that its own core's runtime polls. It
-//! hands out the most recently used first, so that surplus connections grow old and are closed.
+//! A request owns its connection and drives it (`connection`). When the response is read to its
+//! end, the connection returns to the pool. The pool keeps idle connections per core, so that a
+//! request finds one that its own core's runtime polls. It hands out the most recently used first,
+//! so that surplus connections grow old and are closed.
 //!
-//! A Kylin node's Tomcat closes connections that are idle for 20 s. The pool drops them at 15 s, because a request that meets
-//! the close cannot always be sent again.
+//! A Kylin node's Tomcat closes connections that are idle for 20 s. The pool drops them at 15 s,
+//! because a request that meets the close cannot always be sent again.
 
 mod address;
 mod builder;
 mod connect;
 mod connection;
+mod open_count;
 mod pool;
 #[cfg(test)]
 mod property;
@@ -41,8 +43,9 @@ use crate::http1::head::HeadLimits;
 
 /// Sends requests to a node over HTTP/1.1. Clones share the connections.
 ///
-/// Requests must be sent from within a tokio runtime, and a connection lives no longer than the runtime that made it.
-/// Trailers of responses are dropped, and so is a `Connection` header that is only `close` or `keep-alive`.
+/// Requests must be sent from within a tokio runtime, and a connection lives no longer than the
+/// runtime that made it. Trailers of responses are dropped, and so is a `Connection` header that is
+/// only `close` or `keep-alive`.
 #[derive(Clone)]
 pub struct HttpBackend {
     shared: Arc<Shared>,
@@ -65,8 +68,8 @@ impl HttpBackend {
         Ok(Self::builder(address)?.build())
     }
 
-    /// Returns a builder for the node at `address`: `name:port`, `1.2.3.4:port`, `[v6]:port` or `unix:/path`. A name is
-    /// resolved for every new connection.
+    /// Returns a builder for the node at `address`: `name:port`, `1.2.3.4:port`, `[v6]:port` or
+    /// `unix:/path`. A name is resolved for every new connection.
     ///
     /// # Errors
     /// [`InvalidAddress`] if `address` has none of these forms.
@@ -86,19 +89,19 @@ impl HttpBackend {
 
     /// Returns how many connections to the node are open, idle ones included.
     pub fn connections(&self) -> usize {
-        self.shared.pool.open()
+        self.shared.pool.open.get()
     }
 
-    /// Makes a connection. At the limit of open connections, takes one that idles on another core. Returns whether the
-    /// connection was used before.
+    /// Makes a connection. At the limit of open connections, takes one that idles on another core.
+    /// Returns whether the connection was used before.
     async fn open(&self, limit: Duration) -> Result<(Box<Connection>, bool), SendError> {
         let Shared { pool, clock, .. } = &*self.shared;
-        let Some(slot) = pool.open_slot() else {
+        let Some(permit) = pool.open.acquire() else {
             let other = pool.take_from_any_core().map(|connection| (connection, true));
             return other.ok_or_else(|| SendError::new(SendErrorKind::Limit, "every allowed connection is in use"));
         };
         let stream = self.connect(limit).await?;
-        Ok((Box::new(Connection::new(stream, slot, clock.now())), false))
+        Ok((Box::new(Connection::new(stream, permit, clock.now())), false))
     }
 
     async fn connect(&self, limit: Duration) -> Result<Stream, SendError> {
@@ -111,7 +114,8 @@ impl HttpBackend {
 }
 
 impl Backend for HttpBackend {
-    /// Starts the request on an idle connection before the future is polled: a future that holds no request is cheaper to move.
+    /// Starts the request on an idle connection before the future is polled: a future that holds no
+    /// request is cheaper to move.
     fn send(&self, mut request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
         let Shared { timeouts, pool, head_limits, .. } = &*self.shared;
         let timeouts = request.extensions().get::<Timeouts>().copied().unwrap_or(*timeouts);
@@ -163,7 +167,8 @@ impl fmt::Debug for HttpBackend {
 }
 
 impl Endpoint<HttpBackend> {
-    /// Creates an endpoint `id` at `address` (see [`HttpBackend::builder`]), which is also its placement name.
+    /// Creates an endpoint `id` at `address` (see [`HttpBackend::builder`]), which is also its
+    /// placement name.
     ///
     /// # Errors
     /// [`InvalidEndpoint`] if the id or the address is not valid.

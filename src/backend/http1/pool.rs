@@ -2,18 +2,18 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::connection::Connection;
+use super::open_count::OpenCount;
 use crate::background::{self, BackgroundTask};
 use crate::clock::Clock;
 use crate::shard;
 
-/// How often idle connections are searched for those that their node has closed or that are idle for too long. A request
-/// checks its connection itself; the sweep only frees sockets.
+/// How often idle connections are searched for those that their node has closed or that are idle
+/// for too long. A request checks its connection itself; the sweep only frees sockets.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// For this long after a response, the state of the socket in the runtime counts as current.
@@ -23,7 +23,7 @@ pub(super) struct Pool {
     shards: Box<[Shard]>,
     settings: PoolSettings,
     clock: Arc<dyn Clock>,
-    open: Arc<AtomicUsize>,
+    pub(super) open: OpenCount,
 }
 
 /// Limits on connections and their reuse; `None` is no limit.
@@ -64,41 +64,19 @@ struct IdleConnection {
     since: Instant,
 }
 
-/// The permit for one open connection.
-pub(super) struct OpenSlot(Arc<AtomicUsize>);
-
-impl Drop for OpenSlot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Pool {
     pub(super) fn new(settings: PoolSettings, clock: Arc<dyn Clock>) -> Self {
         let shards = std::iter::repeat_with(Shard::default).take(shard::count()).collect();
-        Pool { shards, settings, clock, open: Arc::default() }
-    }
-
-    pub(super) fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    /// Returns `None` at the limit of open connections.
-    pub(super) fn open_slot(&self) -> Option<OpenSlot> {
-        let open = self.open.fetch_add(1, Ordering::Relaxed);
-        if self.settings.max_open.is_none_or(|max| open < max.get()) {
-            return Some(OpenSlot(Arc::clone(&self.open)));
-        }
-        self.open.fetch_sub(1, Ordering::Relaxed);
-        None
+        Pool { shards, settings, clock, open: OpenCount::new(settings.max_open) }
     }
 
     /// Takes the most recently used connection of this core.
     ///
-    /// The kernel is asked whether the connection is open and silent. The runtime's state of the socket may be old: bytes that
-    /// arrived before the request belong to no request, and a request on a closed connection cannot always be sent again.
-    /// The system call is saved if the connection was used a moment ago and has survived a response before: then its node
-    /// does not close after each response without announcing it.
+    /// The kernel is asked whether the connection is open and silent. The runtime's state of the
+    /// socket may be old: bytes that arrived before the request belong to no request, and a request
+    /// on a closed connection cannot always be sent again. The system call is saved if the
+    /// connection was used a moment ago and has survived a response before: then its node does not
+    /// close after each response without announcing it.
     pub(super) fn take(&self) -> Option<Box<Connection>> {
         self.take_from(self.shard())
     }
@@ -185,15 +163,16 @@ mod tests {
     use crate::backend::http1::stream::Stream;
     use crate::clock::ManualClock;
 
-    /// Returns true if the pool hands out a connection that has carried `uses` requests, was idle for `idle`, and was closed
-    /// by its node meanwhile, which the runtime does not know.
+    /// Returns true if the pool hands out a connection that has carried `uses` requests, was idle
+    /// for `idle`, and was closed by its node meanwhile, which the runtime does not know.
     fn is_taken(uses: u32, idle: Duration) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let clock = ManualClock::new();
             let pool = Arc::new(Pool::new(PoolSettings::default(), Arc::new(clock.clone())));
             let (near, far) = UnixStream::pair().unwrap();
-            let mut connection = Box::new(Connection::new(Stream::Unix(near), pool.open_slot().unwrap(), clock.now()));
+            let mut connection =
+                Box::new(Connection::new(Stream::Unix(near), pool.open.acquire().unwrap(), clock.now()));
             connection.uses = uses;
             pool.put(connection);
             clock.advance(idle);

@@ -50,7 +50,7 @@ fn pool() -> Arc<Pool> {
 }
 
 fn connection(pool: &Pool, stream: UnixStream) -> Box<Connection> {
-    Box::new(Connection::new(Stream::Unix(stream), pool.open_slot().unwrap(), SystemClock.now()))
+    Box::new(Connection::new(Stream::Unix(stream), pool.open.acquire().unwrap(), SystemClock.now()))
 }
 
 fn request(method: &Method) -> Request<Body> {
@@ -88,7 +88,8 @@ async fn write(mut stream: UnixStream, bytes: &[u8], cuts: &[Index]) {
             yield_now().await;
         }
     }
-    // Half a close: this side still reads what the other side writes, so that the kernel sends no reset.
+    // Half a close: this side still reads what the other side writes, so that the kernel sends no
+    // reset.
     _ = stream.shutdown().await;
     _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
 }
@@ -113,7 +114,7 @@ async fn ours(method: &Method, bytes: &[u8], cuts: &[Index]) -> (Option<Received
     let mut kept = 0;
     let both = async {
         let received = (&mut read).await;
-        kept = pool.open();
+        kept = pool.open.get();
         // The other side reads until this one closes.
         pool.clear();
         received
@@ -189,14 +190,14 @@ fn valid_response() -> impl Strategy<Value = (Vec<u8>, Received)> {
             ("transfer-encoding: Chunked\r\n".to_owned(), wire, body)
         }),
     ];
-    let fields = vec(("x-[a-z]{0,20}", "([!-~]([ -~]{0,40}[!-~])?)?"), 0..20);
-    (0..4_usize, select(vec![200_u16, 201, 404, 500, 599]), "[ -~]{0,20}", fields, body).prop_map(
-        |(interim, status, reason, fields, (framing, wire, body))| {
-            let lines: String = fields.iter().map(|(name, value)| format!("{name}:{value}\r\n")).collect();
+    let pairs = vec(("x-[a-z]{0,20}", "([!-~]([ -~]{0,40}[!-~])?)?"), 0..20);
+    (0..4_usize, select(vec![200_u16, 201, 404, 500, 599]), "[ -~]{0,20}", pairs, body).prop_map(
+        |(interim, status, reason, pairs, (framing, wire, body))| {
+            let lines: String = pairs.iter().map(|(name, value)| format!("{name}:{value}\r\n")).collect();
             let interim = "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n".repeat(interim);
             let head = format!("{interim}HTTP/1.1 {status} {reason}\r\n{lines}{framing}\r\n");
             let mut headers: HeaderMap = HeaderMap::new();
-            for (name, value) in fields
+            for (name, value) in pairs
                 .into_iter()
                 .chain(framing.trim_end().split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned())))
             {
@@ -249,7 +250,8 @@ fn methods() -> impl Strategy<Value = Method> {
     select(vec![Method::GET, Method::GET, Method::HEAD, Method::POST])
 }
 
-/// Checks that an accepted response is what hyper reads in the same bytes, however they are cut into reads.
+/// Checks that an accepted response is what hyper reads in the same bytes, however they are cut
+/// into reads.
 fn agrees(method: &Method, bytes: &[u8], cuts: &[Index]) -> Result<(), TestCaseError> {
     run(async {
         let (at_once, _) = ours(method, bytes, &[]).await;
@@ -270,7 +272,8 @@ fn agrees(method: &Method, bytes: &[u8], cuts: &[Index]) -> Result<(), TestCaseE
     })
 }
 
-/// Checks that two responses are equal, except for how much of a truncated body arrived before its error.
+/// Checks that two responses are equal, except for how much of a truncated body arrived before its
+/// error.
 fn alike(one: &Option<Received>, other: &Option<Received>) -> Result<(), TestCaseError> {
     match (one, other) {
         (Some(one), Some(other)) if !one.whole && !other.whole => {
@@ -294,7 +297,8 @@ proptest! {
             let extra = if framed { extra } else { "" };
             let (received, kept) = ours(&Method::GET, &[&bytes, extra.as_bytes()].concat(), &cuts).await;
             prop_assert_eq!(received, Some(sent));
-            // Extra bytes are found before the connection is kept if they arrive at once, or when it is taken if they arrive later.
+            // Extra bytes are found before the connection is kept if they arrive at once, or when
+            // it is taken if they arrive later.
             prop_assert!(kept == 0 || framed);
             Ok(())
         })?;
@@ -324,13 +328,13 @@ proptest! {
     fn a_server_reads_a_request_as_it_was_sent(
         method in select(vec!["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "X-OWN"]),
         target in "/[!$-;=?-Z_a-z~]{0,60}(\\?[!$-;=?-Z_a-z~]{0,60})?",
-        fields in vec(("x-[a-z0-9_]{0,20}", "([!-~]([ -~\\t]{0,60}[!-~])?)?"), 0..30),
+        headers in vec(("x-[a-z0-9_]{0,20}", "([!-~]([ -~\\t]{0,60}[!-~])?)?"), 0..30),
         pieces in vec(vec(any::<u8>(), 0..9000), 0..6),
         shape in 0..3_usize,
     ) {
         let all = pieces.concat();
         let mut request = Request::builder().method(method).uri(&target).header("host", "kylin");
-        for (name, value) in &fields {
+        for (name, value) in &headers {
             request = request.header(name, value);
         }
         let body = match shape {
@@ -356,8 +360,8 @@ proptest! {
     }
 }
 
-/// Sends `request` and another one to hyper's server on one connection, and returns the first as the server read it. No byte
-/// may be left between the two.
+/// Sends `request` and another one to hyper's server on one connection, and returns the first as
+/// the server read it. No byte may be left between the two.
 async fn served(request: Request<Body>) -> (http::request::Parts, Bytes) {
     let pool = pool();
     let (near, far) = UnixStream::pair().unwrap();

@@ -1,4 +1,5 @@
-//! The body of a response, read from its connection. At the end of the body the connection returns to the pool.
+//! The body of a response, read from its connection. At the end of the body the connection returns
+//! to the pool.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use super::pool::Pool;
 use crate::body::{Body, BodyError};
 use crate::http1::body_decoder::{BodyDecoder, Decoded};
 
-/// Returns the body that `decoder` reads from `connection`. Dropping it before its end closes the connection.
+/// Returns the body that `decoder` reads from `connection`. Dropping it before its end closes the
+/// connection.
 pub(super) fn new(mut connection: Box<Connection>, decoder: BodyDecoder, keep_alive: bool, pool: &Arc<Pool>) -> Body {
     if let Some(whole) = decoder.take_whole(&mut connection.read) {
         if keep_alive && connection.has_sent() {
@@ -33,7 +35,8 @@ struct ResponseBody {
 impl ResponseBody {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyError>> {
         let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(None)) };
-        // A node may respond before it has the whole request. The rest is sent meanwhile; if that fails, the response goes on.
+        // A node may respond before it has the whole request. The rest is sent meanwhile; if that
+        // fails, the response continues.
         if !connection.has_sent()
             && let Poll::Ready(Err(error)) = connection.poll_send(cx)
         {

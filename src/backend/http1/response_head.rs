@@ -1,7 +1,7 @@
 //! Parses the head of a response.
 //!
-//! A response that another parser could read differently is refused: the proxy and the client would see two responses, and the
-//! rest of one could become the next client's response.
+//! A response that another parser could read differently is refused: the proxy and the client would
+//! see two responses, and the rest of one could become the next client's response.
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Response, StatusCode, Version};
@@ -34,8 +34,9 @@ pub(super) struct ParserState {
 }
 
 impl ParserState {
-    /// Takes the head of the response to a `method` request out of `read`; `None` while it is incomplete. Skips interim
-    /// responses: a proxy need not forward them (RFC 9110, 15.2), and the server has sent its own `100 Continue`.
+    /// Takes the head of the response to a `method` request out of `read`; `None` while it is
+    /// incomplete. Skips interim responses: a proxy need not forward them (RFC 9110, 15.2), and the
+    /// server has sent its own `100 Continue`.
     pub(super) fn take(
         &mut self,
         read: &mut BytesMut,
@@ -81,8 +82,8 @@ fn parse(head: Bytes, lines: HeadLines<'_>) -> Result<(Response<()>, FramingHead
     Ok((response, framing))
 }
 
-/// Splits a status line into version, status and reason phrase. Tomcat leaves the phrase out, and some servers also the space
-/// before it (RFC 9112, 4).
+/// Splits a status line into version, status and reason phrase. Tomcat leaves the phrase out, and
+/// some servers also the space before it (RFC 9112, 4).
 fn status_line(line: &[u8]) -> Option<(Version, &[u8; 3], &[u8])> {
     let (version, line) = match line.split_first_chunk()? {
         (b"HTTP/1.1 ", line) => (Version::HTTP_11, line),

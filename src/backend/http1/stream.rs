@@ -29,8 +29,8 @@ macro_rules! either {
 }
 
 impl Stream {
-    /// Returns true if the other side has neither closed nor sent anything. The runtime's state costs nothing, but may be older
-    /// than the kernel's.
+    /// Returns true if the other side has neither closed nor sent anything. The runtime's state
+    /// costs nothing, but may be older than the kernel's.
     pub(super) fn is_quiet(&self, ask_kernel: bool) -> bool {
         // An error means that the runtime of the socket is gone.
         let ready = either!(self, socket => socket.poll_write_ready(&mut Context::from_waker(Waker::noop())));

@@ -83,8 +83,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Connection<S> {
         self.read.is_empty()
     }
 
-    /// Waits for the head of the next request, or for the client to leave. The head stays in the connection, because each move
-    /// would copy it.
+    /// Waits for the head of the next request, or for the client to leave. The head stays in the
+    /// connection, because each move would copy it.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Result<(), InvalidRequest>>> {
         loop {
             if !self.read.is_empty() {
@@ -132,8 +132,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Connection<S> {
         take(request)
     }
 
-    /// Drives the handler's `response` and the request body that it reads, and then starts to write the response. Fails when
-    /// the client has left.
+    /// Drives the handler's `response` and the request body that it reads, and then starts to write
+    /// the response. Fails when the client has left.
     pub(super) fn poll_handler<F: Future<Output = Response<Body>>>(
         &mut self,
         mut response: Pin<&mut F>,
@@ -178,7 +178,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Connection<S> {
         }
     }
 
-    /// Ready when a part of the request body was passed to the handler. Fails when the client has left.
+    /// Ready when a part of the request body was passed to the handler. Fails when the client has
+    /// left.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some((sender, _)) = &self.request_body else { return self.poll_closed(cx) };
         match sender.demand(cx) {
@@ -271,8 +272,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Connection<S> {
         poll_fn(|cx| self.poll_response(cx)).await
     }
 
-    /// Closes the connection. If the client may still be sending, its bytes are read and dropped for a while: a close with
-    /// unread bytes resets the connection, and the client could lose the response (nginx: `lingering_close`).
+    /// Closes the connection. If the client may still be sending, its bytes are read and dropped
+    /// for a while: a close with unread bytes resets the connection, and the client could lose the
+    /// response (nginx: `lingering_close`).
     pub(super) async fn close(mut self) -> Result<(), BoxError> {
         self.stream.shutdown().await?;
         if !self.has_unread && self.read.is_empty() {

@@ -9,18 +9,21 @@ use crate::clock::timer_in;
 /// How long a connection is idle before it is parked.
 pub(in crate::server) const PARK_DELAY: Duration = Duration::from_millis(50);
 
-/// The delay for a connection that had several requests within [`PARK_DELAY`], and is likely to have more.
+/// The delay for a connection that had several requests within [`PARK_DELAY`], and is likely to
+/// have more.
 const BUSY_PARK_DELAY: Duration = Duration::from_secs(1);
 
 /// Limits the wait for the next request.
 ///
-/// The timer is left to run out rather than reset for each request: to reset it costs more than to fire once in many requests.
+/// The timer is left to run out rather than reset for each request: to reset it costs more than to
+/// fire once in many requests.
 pub(super) struct IdleTimer<'t> {
     timer: Pin<&'t mut Sleep>,
     /// How many requests were served when the timer was set; `None` if it must be set again.
     set_at: Option<usize>,
     park_at: Instant,
-    /// When the head of the next request must be complete. Computed on the first use after a request.
+    /// When the head of the next request must be complete. Computed on the first use after a
+    /// request.
     deadline: Option<Instant>,
     head_timeout: Duration,
     requests: usize,

@@ -1,7 +1,8 @@
 //! Serves HTTP/1.1 clients.
 //!
-//! One future serves a connection: it reads a request, drives the handler and writes the response, without handing anything
-//! from task to task. While the handler runs, it watches the client, so that no node works for a client that has left.
+//! One future serves a connection: it reads a request, drives the handler and writes the response,
+//! without handing anything from task to task. While the handler runs, it watches the client, so
+//! that no node works for a client that has left.
 
 mod connection;
 mod idle_timer;
@@ -26,10 +27,11 @@ pub(super) use self::idle_timer::PARK_DELAY;
 use self::idle_timer::{Expired, IdleTimer};
 use self::request_head::InvalidRequest;
 use super::Handler;
-use super::connection::{Client, IdleConnection, LAST_HEAD_TIMEOUT};
+use super::client::{Client, IdleConnection, LAST_HEAD_TIMEOUT};
 use crate::body::BoxError;
 
-/// Serves requests until the connection has been idle for a while. Returns `None` when the connection has ended.
+/// Serves requests until the connection has been idle for a while. Returns `None` when the
+/// connection has ended.
 pub(super) async fn serve_until_idle<S, H>(
     client: &mut Client<H>,
     idle: IdleConnection<S>,
@@ -51,7 +53,8 @@ where
                 return Poll::Ready(Ok::<_, BoxError>(read.map_or_else(Event::Invalid, |()| Event::Request)));
             }
             let is_quiet = connection.is_quiet();
-            // Polled once to register the waker, and again when the signal is set, but not for every request.
+            // Polled once to register the waker, and again when the signal is set, but not for
+            // every request.
             if !replace(&mut polled_stop, true) || (stop.is_set() && !stopping) {
                 stopping = stopped.as_mut().poll(cx).is_ready();
                 if stopping {

@@ -1,4 +1,5 @@
-//! Whole connections, cut into reads at random: every request gets its own response, and bodies pass unchanged.
+//! Whole connections, cut into reads at random: every request gets its own response, and bodies
+//! pass unchanged.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,8 @@
-//! The body of a request that is still arriving, between the connection that reads it and the handler that consumes it.
+//! The body of a request that is still arriving, between the connection that reads it and the
+//! handler that consumes it.
 //!
-//! The connection reads only what the handler asks for, so that a slow handler holds the client back. The two sides may live
-//! in different tasks, and either may be dropped first.
+//! The connection reads only what the handler asks for, so that a slow handler holds the client
+//! back. The two sides may live in different tasks, and either may be dropped first.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -61,8 +62,8 @@ impl BodySender {
         Demand::Later
     }
 
-    /// Passes data to the handler; `is_end` means that nothing follows. A handler that is polled with the connection is not
-    /// woken.
+    /// Passes data to the handler; `is_end` means that nothing follows. A handler that is polled
+    /// with the connection is not woken.
     pub(super) fn send(&self, data: Option<Result<Bytes, BodyError>>, is_end: bool, cx: &mut Context<'_>) {
         let mut channel = self.0.lock();
         (channel.data, channel.is_end) = (data, is_end);

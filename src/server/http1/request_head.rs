@@ -35,8 +35,8 @@ const fn invalid(status: StatusCode, message: &'static str) -> InvalidRequest {
 }
 
 impl RequestHead {
-    /// Takes the head of a request out of `read` and into `self`; false while it is incomplete. A returned head would be moved
-    /// several times.
+    /// Takes the head of a request out of `read` and into `self`; false while it is incomplete. A
+    /// returned head would be moved several times.
     pub(super) fn take(
         &mut self,
         read: &mut BytesMut,
@@ -68,13 +68,15 @@ impl RequestHead {
         *request.headers_mut() = headers;
         self.body = framing.decoder(version).map_err(invalid_framing)?.unwrap_or_default();
         self.expects_continue = !self.body.is_end() && version == Version::HTTP_11 && framing.expects_continue();
-        // The server makes no tunnel, so the bytes that a client sends after CONNECT may be anything.
+        // The server makes no tunnel, so the bytes that a client sends after CONNECT may be
+        // anything.
         self.keep_alive = framing.is_keep_alive(version) && request.method() != Method::CONNECT;
         Ok(())
     }
 }
 
-/// Splits a request line into method, target and version, with one space between them (RFC 9112, 3).
+/// Splits a request line into method, target and version, with one space between them (RFC 9112,
+/// 3).
 fn request_line(line: &[u8]) -> Option<(&[u8], &[u8], Version)> {
     let (line, version) = match line.split_last_chunk()? {
         (line, b" HTTP/1.1") => (line, Version::HTTP_11),

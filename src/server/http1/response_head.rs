@@ -28,7 +28,8 @@ impl ResponseContext {
     }
 }
 
-/// Returns how the body of `response` is framed. As with requests to nodes, the body's own size precedes the headers.
+/// Returns how the body of `response` is framed. As with requests to nodes, the body's own size
+/// precedes the headers.
 pub(super) fn framing(response: &Response<Body>, context: ResponseContext) -> BodyFraming {
     match response.body().size_hint().exact().or_else(|| declared_length(response.headers())) {
         _ if context.has_no_body(response.status()) => BodyFraming::Length(0),
@@ -38,8 +39,8 @@ pub(super) fn framing(response: &Response<Body>, context: ResponseContext) -> Bo
     }
 }
 
-/// Appends the head of `response` to `out`. Returns true if the connection is kept, which a `Connection: close` of the
-/// response prevents.
+/// Appends the head of `response` to `out`. Returns true if the connection is kept, which a
+/// `Connection: close` of the response prevents.
 pub(super) fn encode(
     response: &Response<Body>,
     context: ResponseContext,
@@ -97,7 +98,8 @@ pub(super) fn encode(
     keep_alive
 }
 
-/// Appends the `Date` header that a response must have (RFC 9110, 6.6.1). It is formatted once a second.
+/// Appends the `Date` header that a response must have (RFC 9110, 6.6.1). It is formatted once a
+/// second.
 fn append_date(out: &mut Vec<u8>) {
     thread_local! {
         static FORMATTED: RefCell<(u64, Vec<u8>)> = const { RefCell::new((0, Vec::new())) };

@@ -16,7 +16,8 @@ use super::coalesce::{CoalesceBuffer, coalesce};
 use super::stream_stats::StreamStats;
 use crate::server::LINGER_TIMEOUT;
 
-/// A stream that begins with bytes that were already read, and fails when its client accepts nothing for too long.
+/// A stream that begins with bytes that were already read, and fails when its client accepts
+/// nothing for too long.
 pub(super) struct ClientStream<S> {
     read: Bytes,
     stream: TokioIo<S>,
@@ -70,8 +71,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for ClientStream<S> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Closes the write side. If the client may still be sending, its bytes are read and dropped for a while: a close with
-    /// unread bytes resets the connection, and the client could lose the response (nginx: `lingering_close`).
+    /// Closes the write side. If the client may still be sending, its bytes are read and dropped
+    /// for a while: a close with unread bytes resets the connection, and the client could lose the
+    /// response (nginx: `lingering_close`).
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;

@@ -12,8 +12,8 @@ pub(super) type CoalesceBuffer = SmallVec<[u8; MAX_COALESCED]>;
 
 /// Copies `bufs` into the empty `buffer`; `None` if there are fewer than two or they are too long.
 ///
-/// hyper writes frames and their data as separate buffers. A vectored write costs the kernel more than a plain write and the
-/// copy of some kilobytes.
+/// hyper writes frames and their data as separate buffers. A vectored write costs the kernel more
+/// than a plain write and the copy of some kilobytes.
 pub(super) fn coalesce<'b>(bufs: &[IoSlice<'_>], buffer: &'b mut CoalesceBuffer) -> Option<&'b [u8]> {
     let length: usize = bufs.iter().map(|buf| buf.len()).sum();
     if bufs.len() < 2 || length > MAX_COALESCED {

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use self::client_stream::ClientStream;
 use self::stream_stats::{ResponseBody, StreamStats};
 use super::Handler;
-use super::connection::Client;
+use super::client::Client;
 use super::limits::Limits;
 use crate::body::BoxError;
 

@@ -1,4 +1,5 @@
-//! Counts what the streams of a connection do, to tell whether the connection is idle and whether its client has stalled.
+//! Counts what the streams of a connection do, to tell whether the connection is idle and whether
+//! its client has stalled.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -50,7 +51,8 @@ impl StreamStats {
         (body.on_end(Arc::clone(self) as Arc<dyn OnEnd>), in_flight)
     }
 
-    /// Returns true if the client has accepted nothing of some response since the last call, though more of it is available.
+    /// Returns true if the client has accepted nothing of some response since the last call, though
+    /// more of it is available.
     pub(super) fn has_stalled(&self) -> bool {
         let mut stalled = false;
         self.responses.lock().retain(|response| match response.upgrade() {

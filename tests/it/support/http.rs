@@ -1,7 +1,8 @@
 //! A small HTTP/1.1 client for tests that must control every byte and see every byte.
 //!
-//! It sends the bytes that it is given, and parses responses only as far as to find where they end. What a test may want to
-//! prove is an error, not a panic: a truncated response is `UnexpectedEof`, silence is `TimedOut`.
+//! It sends the bytes that it is given, and parses responses only as far as to find where they end.
+//! What a test may want to prove is an error, not a panic: a truncated response is `UnexpectedEof`,
+//! silence is `TimedOut`.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -137,7 +138,8 @@ impl Connection {
         Ok(RawResponse { head, body: whole.freeze(), trailers })
     }
 
-    /// Reads the head of the next response that is not interim. A response to HEAD has nothing else.
+    /// Reads the head of the next response that is not interim. A response to HEAD has nothing
+    /// else.
     pub(crate) async fn final_head(&mut self) -> io::Result<Head> {
         loop {
             let head = self.head().await?;
@@ -226,7 +228,8 @@ enum Framing {
 }
 
 impl Body<'_> {
-    /// Returns the next piece, which is not empty; `None` at the end. A truncated body is `UnexpectedEof`.
+    /// Returns the next piece, which is not empty; `None` at the end. A truncated body is
+    /// `UnexpectedEof`.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Bytes>> {
         if let Framing::Chunked(left @ 0) = &mut self.framing {
             let line = self.connection.line().await?;

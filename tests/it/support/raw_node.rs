@@ -12,7 +12,8 @@ use tokio::time::timeout;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A step of a node's script for a connection. At the end of the script, the node closes the connection.
+/// A step of a node's script for a connection. At the end of the script, the node closes the
+/// connection.
 #[derive(Debug, Clone)]
 pub(crate) enum Act {
     /// Reads one whole request.
@@ -63,7 +64,8 @@ pub(crate) struct Seen {
     pub(crate) connections: usize,
     /// Connections that the other side has closed, as far as the script reads.
     pub(crate) closed: usize,
-    /// The requests that were read, as they were on the wire: whole, or only the head after [`Act::ReadHead`].
+    /// The requests that were read, as they were on the wire: whole, or only the head after
+    /// [`Act::ReadHead`].
     pub(crate) requests: Vec<Vec<u8>>,
     /// All bytes that each connection received.
     pub(crate) bytes: Vec<Vec<u8>>,
@@ -77,7 +79,8 @@ impl Seen {
 }
 
 impl RawNode {
-    /// Starts a node whose connections follow `scripts` in order; all further ones follow the last script.
+    /// Starts a node whose connections follow `scripts` in order; all further ones follow the last
+    /// script.
     pub(crate) async fn start(scripts: impl IntoIterator<Item = Vec<Act>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,9 +1,10 @@
-//! What a pick costs in other libraries, with the clockwork and the endpoints of `cargo bench --bench pick`.
+//! The cost of a pick in other libraries, measured as in `cargo bench --bench pick`.
 //!
-//! They do not do the same. pingora-load-balancing knows nothing of requests in flight and gives a copy of the endpoint's
-//! address away. tower's balance and every policy of poise take `&mut self`: one thread each, and a host that has more must
-//! put a lock or a channel around them. poise's policies choose an index and no more; where the row says so, its in-flight
-//! guard is taken and dropped too.
+//! The libraries differ in what a pick includes. pingora-load-balancing does not count requests in
+//! flight and returns a copy of the endpoint's address. tower's balance and every policy of poise
+//! take `&mut self`: an application with several threads needs a lock or a channel around them. A
+//! policy of poise only returns an index; where the row says so, its in-flight guard is taken and
+//! dropped too.
 
 use std::collections::BTreeSet;
 use std::future::{Ready, ready};
@@ -70,7 +71,7 @@ fn address(n: usize) -> String {
     format!("10.{}.{}.{}:7070", n >> 16, (n >> 8) & 0xff, n & 0xff)
 }
 
-/// 1, 2, 3, 1, 2, 3 and so on, as for kylin-lb.
+/// The weights are 1, 2, 3, 1, 2, 3 and so on, as for kylin-lb.
 fn weight(n: usize) -> usize {
     1 + n % 3
 }
@@ -98,7 +99,7 @@ where
     })
 }
 
-/// A service that is always ready and answers at once.
+/// A service that is always ready and responds at once.
 struct Nowhere;
 
 impl Service<()> for Nowhere {
@@ -115,7 +116,7 @@ impl Service<()> for Nowhere {
     }
 }
 
-/// `poll_ready`, `call`, and the answer's end. tower has no weights.
+/// Measures `poll_ready`, `call` and the end of the response. tower has no weights.
 fn tower<S>(endpoints: usize, service: impl Fn() -> S) -> Worker
 where
     S: Service<(), Response = (), Error = std::convert::Infallible> + Load + 'static,
@@ -174,7 +175,7 @@ fn poise_with_guard<P: Policy<Candidate> + 'static>(
     })
 }
 
-/// With as many points as ketama.
+/// Measures a ring with as many points as ketama.
 fn poise_ring(endpoints: usize, keys: Keys) -> Worker {
     let points = NonZeroU32::new(160).expect("not zero");
     let config = poise::RingHashConfig::new(points, NonZeroUsize::MAX).expect("no limit");

@@ -1,6 +1,7 @@
-//! The least that a proxy on Pingora is: one worker thread, one node, connections to it kept alive, no log.
+//! The smallest proxy on Pingora: one worker thread, one node, kept-alive connections, no log.
 //!
-//! `pingora_proxy LISTEN NODE`, two addresses. Ends at once on SIGTERM, where Pingora by itself would wait for minutes.
+//! `pingora_proxy LISTEN NODE`, two addresses. Ends at once on SIGTERM; Pingora alone would wait
+//! for minutes.
 
 use std::net::SocketAddr;
 
@@ -24,10 +25,10 @@ impl ProxyHttp for OneNode {
     }
 }
 
-struct AtOnce;
+struct FastShutdown;
 
 #[async_trait]
-impl ShutdownSignalWatch for AtOnce {
+impl ShutdownSignalWatch for FastShutdown {
     async fn recv(&self) -> ShutdownSignal {
         let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be watched");
         terminate.recv().await;
@@ -44,6 +45,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut service = http_proxy_service(&server.configuration, OneNode(node.parse()?));
     service.add_tcp(listen);
     server.add_service(service);
-    server.run(RunArgs { shutdown_signal: Box::new(AtOnce) });
+    server.run(RunArgs { shutdown_signal: Box::new(FastShutdown) });
     Ok(())
 }

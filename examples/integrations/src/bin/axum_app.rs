@@ -29,7 +29,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // axum puts the client's address into the extensions of a request.
     let kylin = proxy.service(|extensions| extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.into()));
-    // Three routes: axum's wildcard does not match an empty rest. `nest_service` would cut `/kylin` off the path.
+    // Three routes: axum's wildcard does not match an empty rest. `nest_service` would cut `/kylin`
+    // off the path.
     let app = Router::new()
         .route("/status", get(status))
         .with_state(cluster)

@@ -1,0 +1,29 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use super::limits::Limits;
+use super::stop::StopSignal;
+use crate::request::ClientAddr;
+
+/// When the server stops, a connection has this long for its first byte or the rest of a head: the
+/// request may be on its way.
+pub(super) const LAST_HEAD_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// A client and what serves it.
+pub(super) struct Client<H> {
+    pub(super) peer: ClientAddr,
+    pub(super) handler: Arc<H>,
+    pub(super) limits: Limits,
+    pub(super) stop: StopSignal,
+}
+
+/// An idle connection: its socket, and the bytes of the next request that were read.
+pub(super) struct IdleConnection<S> {
+    pub(super) stream: S,
+    pub(super) read: BytesMut,
+    /// When the head of the next request must be complete.
+    pub(super) deadline: Instant,
+}
