@@ -30,13 +30,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .header("authorization", "Basic QURNSU46S1lMSU4=") // ADMIN:KYLIN
         .body(Body::empty())?;
     let response = proxy.forward(client, login).await;
-    let field = response.headers().get("set-cookie").ok_or("no session")?.to_str()?;
-    let cookie = field.split(';').next().unwrap_or_default().to_owned();
+    let set_cookie = response.headers().get("set-cookie").ok_or("no session")?.to_str()?;
+    let cookie = set_cookie.split(';').next().unwrap_or_default().to_owned();
     // A request is in flight until the body of its response is read or dropped.
     drop(response);
-    println!("logged in; the client has one cookie, the front end's own");
+    println!("logged in; the client has one cookie, which the front end set");
 
-    for round in ["each node is logged into once", "every node was restarted; nobody notices"] {
+    for round in ["each node is logged into once", "every node was restarted, and no client notices"] {
         for _ in 0..30 {
             let query = Request::post("/kylin/api/query")
                 .header("host", "kylin.example")

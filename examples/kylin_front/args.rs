@@ -49,7 +49,7 @@ Balancing:
 This program:
   --listen ADDR       where to listen (default 127.0.0.1:8080): HOST:PORT, [V6]:PORT, unix:/path; replaces all
                       addresses of a configuration, and serves its first server
-  --status ADDR       serves GET /front/status for operators, to whoever can connect (default: off)
+  --status ADDR       serves GET /front/status for operators; it has no login (default: off)
   --threads N         accept loops, each on a thread of its own (default: one per core)
   --check             prints what was understood, and exits
   --help              prints this
