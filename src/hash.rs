@@ -1,13 +1,13 @@
-//! Hashes that decide where a request goes.
+//! Hashes that decide which endpoint serves a request.
 //!
-//! Two front ends, built at different times on different machines, must place the same key on the same endpoint. So
-//! nothing here is seeded or may ever change; the golden values in the tests pin it down. For hash *maps* the crate uses
-//! ahash, which is seeded anew in every process and must therefore never decide a placement.
+//! Two front ends, built at different times on different machines, must place the same key on the same endpoint. So these hashes
+//! are not seeded and never change; golden values in the tests pin them. For hash *maps* the crate uses ahash, which has a new
+//! seed in every process and must therefore never decide a placement.
 
 use xxhash_rust::xxh3::Xxh3;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// CRC-32 (IEEE 802.3) over pieces: what nginx's `hash` uses.
+/// CRC-32 (IEEE 802.3) over pieces, as in nginx's `hash`.
 #[derive(Clone, Default)]
 pub(crate) struct Crc32(crc32fast::Hasher);
 
@@ -21,12 +21,12 @@ impl Crc32 {
     }
 }
 
-/// A 64-bit hash of a key (xxh3).
+/// Returns the 64-bit hash of a key (xxh3).
 pub(crate) fn key64(bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, 0)
 }
 
-/// [`key64`] over pieces: equal to it over their concatenation.
+/// [`key64`] over pieces. It equals the hash of their concatenation.
 pub(crate) struct Key64(Xxh3);
 
 impl Key64 {
@@ -43,7 +43,7 @@ impl Key64 {
     }
 }
 
-/// Mixes a key's hash with an endpoint's, for rendezvous hashing: both inputs change every bit of the result.
+/// Mixes a key's hash with an endpoint's for rendezvous hashing. Both inputs affect every bit of the result.
 pub(crate) fn mix(key: u64, endpoint: u64) -> u64 {
     // The finalizer of splitmix64 (Steele, Lea, Flood 2014), over a sum that does not commute.
     let mut z = key.rotate_left(32).wrapping_add(endpoint.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -52,10 +52,10 @@ pub(crate) fn mix(key: u64, endpoint: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// `-log2(u)` for `u` in (0, 1] given as `(hash + 1) / 2^64`, as fixed point with 32 fractional bits.
+/// Returns `-log2(u)` for `u` in (0, 1] given as `(hash + 1) / 2^64`, as fixed point with 32 fractional bits.
 ///
-/// Weighted rendezvous hashing needs a logarithm, and `f64::ln` may differ in its last bit between platforms, on which
-/// two front ends would disagree. This one is integer arithmetic only. Error below 2^-24.
+/// Weighted rendezvous hashing needs a logarithm. `f64::ln` may differ in its last bit between platforms, so two front ends might
+/// disagree. This function uses integer arithmetic only. Its error is below 2^-24.
 pub(crate) fn neg_log2(hash: u64) -> u64 {
     let value = u128::from(hash) + 1;
     let exponent = 127 - value.leading_zeros(); // 0..=64
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(key64(b""), 0x2d06_8005_38d3_94c2); // XXH3_64bits of nothing, seed 0, from the xxHash specification
         assert_eq!(key64(b"a"), 0xe6c6_32b6_1e96_4e1f);
         assert_eq!(key64(b"abc"), 0x78af_5f94_892f_3950);
-        // Computed apart from this code, in arbitrary precision.
+        // Computed independently of this code, in arbitrary precision.
         for (key, endpoint, mixed) in [
             (0, 0, 0),
             (1, 2, 0x37ad_5fdd_5756_bd3d),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_in_pieces_is_the_key() {
+    fn the_hash_of_pieces_is_that_of_the_whole_key() {
         let key: Vec<u8> = (0..1000_u32).map(|i| (i * 7) as u8).collect();
         for size in [1, 3, 64, 256, 999] {
             let mut hash = Key64::new();

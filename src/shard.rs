@@ -1,4 +1,4 @@
-//! What exists once per core, so that cores do not meet in memory, is kept in shards; a thread has one of them.
+//! Shards: data that exists once per core, so that cores do not contend for cache lines. Each thread uses one shard.
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
@@ -6,30 +6,30 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 
-/// The present thread's shard, of `count`, which is a power of two. It stays the same for the life of the thread.
+/// Returns the shard of the current thread, out of `count`, a power of two. It is fixed for the life of the thread.
 #[inline]
 pub(crate) fn of_thread(count: usize) -> usize {
     thread_index() & (count - 1)
 }
 
-/// How many shards there are where each thread that can work at once has its own: a power of two. Asked once, since the answer
-/// depends on the thread that asks, which may be bound to one core.
+/// Returns the number of shards if each thread that can run in parallel has its own: a power of two. It is read once, since the
+/// result depends on the calling thread, which may be bound to one core.
 pub(crate) fn count() -> usize {
     static COUNT: OnceLock<usize> = OnceLock::new();
     *COUNT.get_or_init(|| available_parallelism().map_or(1, NonZeroUsize::get).next_power_of_two())
 }
 
-/// A small number that stays the same for the life of a thread.
+/// Returns a small number that is fixed for the life of the thread.
 #[inline]
 fn thread_index() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
-        static INDEX: Cell<usize> = const { Cell::new(UNKNOWN) };
+        static INDEX: Cell<usize> = const { Cell::new(UNASSIGNED) };
     }
-    const UNKNOWN: usize = usize::MAX;
-    let known = INDEX.try_with(Cell::get).unwrap_or(0);
-    if known != UNKNOWN {
-        return known;
+    const UNASSIGNED: usize = usize::MAX;
+    let index = INDEX.try_with(Cell::get).unwrap_or(0);
+    if index != UNASSIGNED {
+        return index;
     }
     let index = NEXT.fetch_add(1, Ordering::Relaxed);
     INDEX.set(index);

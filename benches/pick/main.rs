@@ -1,11 +1,11 @@
-//! What a pick costs: every policy x 3 to 10,000 endpoints x 1, 2 and 4 threads.
+//! The cost of a pick: every policy x 3 to 10,000 endpoints x 1, 2 and 4 threads.
 //!
-//! A pick is `Cluster::pick` and the end of its lease. The rows `... alone` are the policy without the cluster around it:
-//! the view, the slot in flight and the lease cost the difference. `chooses the first` is a policy that does nothing.
-//! Nothing is in flight when a pick begins, so that the first that is looked at will do. `all busy` is the same where nobody is
-//! idle, so that endpoints have to be compared: the most that `least_conn` and `random two` can do. `64 in flight` holds
-//! leases and ends them in random order, as traffic does. `one has failed` is a cluster in which a failure is counted, which
-//! ejects nobody: then the health of endpoints is looked at one by one.
+//! A pick is `Cluster::pick` and the end of its lease. The rows `... alone` are the policy without the cluster around it: the
+//! difference is the cost of the view, the count in flight and the lease. `chooses the first` is a policy that does nothing.
+//! Nothing is in flight when a pick starts, so the first endpoint that is read is picked. In `all busy` none is idle, so endpoints
+//! have to be compared: the worst case of `least_conn` and `random two`. `64 in flight` holds leases and ends them in random
+//! order, as traffic does. `one has failed` is a cluster with a counted failure that ejects none, so the health of each endpoint
+//! is read.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a program, not the library")]
 
@@ -22,7 +22,7 @@ use kylin_lb::balance::{
     RandomTwo, RequestKey, RoundRobin, Table,
 };
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Outcome, QueryKeys, RequestView, SendError};
-use measure::{LEAST, Options, SIZES, Subject, Worker};
+use measure::{MIN_PICKS, Options, SIZES, Subject, Worker};
 
 fn main() {
     let options = Options::from_args();
@@ -67,7 +67,7 @@ fn views() -> Views {
     Box::leak(Box::new(std::array::from_fn(view)))
 }
 
-/// The subjects of one size.
+/// The subjects for one number of endpoints.
 struct Plan<'p> {
     options: &'p Options,
     endpoints: usize,
@@ -87,7 +87,7 @@ impl Plan<'_> {
         self.add(name, &policy);
         self.push(alone, 1, repeat(policy, views), move |cluster, thread| {
             let mut work = picks(cluster, views, thread);
-            Box::new(move |count| work(count / LEAST))
+            Box::new(move |count| work(count / MIN_PICKS))
         });
     }
 
@@ -95,19 +95,19 @@ impl Plan<'_> {
     fn add_busy<P: Balancer>(&mut self, name: &'static str, policy: impl Fn() -> P) {
         let views = self.views;
         self.push(name, 1, repeat(policy, views), move |cluster, thread| {
-            let tried = Attempted::none();
+            let attempted = Attempted::none();
             let endpoints = cluster.status().endpoints;
             let each_twice = endpoints.iter().flat_map(|one| std::iter::repeat_n(&one.id, 2 * one.weight as usize));
-            let held: Vec<_> = each_twice.map(|id| cluster.pick_bound(&views[0], &tried, id.as_str())).collect();
+            let held: Vec<_> = each_twice.map(|id| cluster.pick_bound(&views[0], &attempted, id.as_str())).collect();
             let mut work = picks(cluster, views, thread);
             Box::new(move |count| {
-                work(count / LEAST);
+                work(count / MIN_PICKS);
                 black_box(&held);
             })
         });
     }
 
-    /// Alone, while nothing bars any endpoint, but one has failed, so that all have to be looked at.
+    /// Adds the policy alone in a cluster with a counted failure, so the health of each endpoint is read.
     fn add_with_failed<P: Balancer>(&mut self, name: &'static str, policy: impl Fn() -> P) {
         let views = self.views;
         self.push(name, 1, repeat(policy, views), move |cluster, thread| {
@@ -115,7 +115,7 @@ impl Plan<'_> {
             let failed = cluster.pick_bound(&views[0], &Attempted::none(), first.as_str());
             failed.unwrap().lease.set_outcome(Outcome::Failure);
             let mut work = picks(cluster, views, thread);
-            Box::new(move |count| work(count / LEAST))
+            Box::new(move |count| work(count / MIN_PICKS))
         });
     }
 
@@ -127,14 +127,14 @@ impl Plan<'_> {
     fn push<P: Balancer>(
         &mut self,
         name: &'static str,
-        most_threads: usize,
+        max_threads: usize,
         policy: impl Fn() -> P,
         worker: impl Fn(Cluster<Nowhere>, usize) -> Worker + Sync + 'static,
     ) {
         if self.options.wants(name, self.endpoints) {
             let cluster = cluster(self.endpoints, policy());
             let worker = Box::new(move |thread| worker(cluster.clone(), thread));
-            self.subjects.push(Subject { name, endpoints: self.endpoints, most_threads, worker });
+            self.subjects.push(Subject { name, endpoints: self.endpoints, max_threads, worker });
         }
     }
 }
@@ -160,35 +160,35 @@ fn cluster(endpoints: usize, policy: impl Balancer) -> Cluster<Nowhere> {
 }
 
 fn picks(cluster: Cluster<Nowhere>, views: Views, thread: usize) -> Worker {
-    let tried = Attempted::none();
+    let attempted = Attempted::none();
     let mut next = first_of(thread);
     Box::new(move |count| {
         for _ in 0..count {
-            black_box(&cluster.pick(&views[next % REQUESTS], &tried));
+            black_box(&cluster.pick(&views[next % REQUESTS], &attempted));
             next += 1;
         }
     })
 }
 
 fn picks_under_load(cluster: Cluster<Nowhere>, views: Views, thread: usize) -> Worker {
-    let tried = Attempted::none();
+    let attempted = Attempted::none();
     let mut next = first_of(thread);
-    let mut held: Vec<_> = (0..64).map(|n| cluster.pick(&views[n], &tried)).collect();
+    let mut held: Vec<_> = (0..64).map(|n| cluster.pick(&views[n], &attempted)).collect();
     let mut random = xorshift(thread as u64);
     Box::new(move |count| {
         for _ in 0..count {
-            held[random() as usize % 64] = cluster.pick(&views[next % REQUESTS], &tried);
+            held[random() as usize % 64] = cluster.pick(&views[next % REQUESTS], &attempted);
             next += 1;
         }
     })
 }
 
-/// Every thread begins with another request.
+/// Returns the first request of a thread. Each thread starts with another one.
 fn first_of(thread: usize) -> usize {
     thread * (REQUESTS / 4)
 }
 
-/// xorshift64 (Marsaglia 2003): which lease ends next.
+/// xorshift64 (Marsaglia 2003), which selects the lease that ends next.
 fn xorshift(thread: u64) -> impl FnMut() -> u64 {
     let mut state = 0x9e37_79b9_7f4a_7c15 ^ thread;
     move || {
@@ -199,7 +199,7 @@ fn xorshift(thread: u64) -> impl FnMut() -> u64 {
     }
 }
 
-/// The least that a policy can do.
+/// A policy that does nothing.
 #[derive(Debug)]
 struct First;
 
@@ -209,7 +209,7 @@ impl Balancer for First {
     }
 }
 
-/// A policy that never knows.
+/// A policy that always abstains.
 #[derive(Debug)]
 struct Abstains;
 
@@ -219,7 +219,7 @@ impl Balancer for Abstains {
     }
 }
 
-/// Asks a policy [`LEAST`] times whenever the cluster asks once, which makes the cluster's own part vanish.
+/// Calls a policy [`MIN_PICKS`] times for each call of the cluster, so the cluster's own cost vanishes.
 #[derive(Debug)]
 struct Repeat<P> {
     policy: P,
@@ -233,8 +233,8 @@ fn repeat<P>(policy: impl Fn() -> P, views: Views) -> impl Fn() -> Repeat<P> {
 
 impl<P: Balancer> Balancer for Repeat<P> {
     fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
-        let next = self.next.fetch_add(LEAST as usize, Ordering::Relaxed) % REQUESTS;
-        let views = &self.views[next..next + LEAST as usize];
+        let next = self.next.fetch_add(MIN_PICKS as usize, Ordering::Relaxed) % REQUESTS;
+        let views = &self.views[next..next + MIN_PICKS as usize];
         views.iter().map(|view| black_box(self.policy.pick(view, from))).last().flatten()
     }
 

@@ -1,24 +1,24 @@
-//! The clockwork of a comparison: subjects x endpoints x threads, in rounds that are interleaved over all of them, so that
-//! whatever else the machine does falls on all alike. Knows nothing of load balancing; the peers are timed with it too.
+//! The timing of a comparison: subjects x endpoints x threads, in rounds that are interleaved over all of them, so other load of the
+//! machine affects all alike. Independent of load balancing; the peers are timed with it too.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-/// One thread's share of the work: does so many picks, a multiple of [`LEAST`]. Made afresh for every thread.
+/// The work of one thread: makes the given number of picks, a multiple of [`MIN_PICKS`]. Each thread has its own.
 pub(crate) type Worker = Box<dyn FnMut(u64)>;
 
 /// Something to be timed.
 pub(crate) struct Subject {
     pub(crate) name: &'static str,
     pub(crate) endpoints: usize,
-    /// How many threads may share it; 1 where it cannot be shared.
-    pub(crate) most_threads: usize,
+    /// The maximum number of threads that may share it.
+    pub(crate) max_threads: usize,
     pub(crate) worker: Box<dyn Fn(usize) -> Worker + Sync>,
 }
 
-/// What was asked for on the command line.
+/// The options of the command line.
 pub(crate) struct Options {
     rounds: usize,
     batch: Duration,
@@ -36,13 +36,13 @@ const USAGE: &str = "[--quick] [--json FILE] [--only NAME] [--endpoints N] [--th
   --endpoints N  only this size
   --threads N    only so many threads";
 
-/// Numbers of endpoints, of which 8 is what most published figures are for.
+/// The numbers of endpoints. Most published figures are for 8.
 pub(crate) const SIZES: [usize; 5] = [3, 8, 16, 128, 10_000];
 
 const THREADS: [usize; 3] = [1, 2, 4];
 
 impl Options {
-    /// From the command line. Wrong arguments end the program.
+    /// Parses the command line. Wrong arguments end the program.
     pub(crate) fn from_args() -> Self {
         let mut options = Options {
             rounds: 9,
@@ -54,8 +54,8 @@ impl Options {
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
-            let known = match argument.as_str() {
-                "--bench" => Some(()), // said by `cargo bench`
+            let parsed = match argument.as_str() {
+                "--bench" => Some(()), // passed by `cargo bench`
                 "--quick" => {
                     (options.rounds, options.batch) = (3, Duration::from_millis(50));
                     Some(())
@@ -70,15 +70,15 @@ impl Options {
                 "--threads" => number(arguments.next()).map(|count| options.threads = Some(count)),
                 _ => None,
             };
-            if known.is_none() {
-                eprintln!("{argument}: not understood\n\n{USAGE}");
+            if parsed.is_none() {
+                eprintln!("{argument}: unknown or incomplete\n\n{USAGE}");
                 std::process::exit(2);
             }
         }
         options
     }
 
-    /// Was this subject asked for? Spares the building of large clusters that are not.
+    /// Returns whether this subject is selected, so that large clusters are not built in vain.
     pub(crate) fn wants(&self, name: &str, endpoints: usize) -> bool {
         self.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
             && self.endpoints.is_none_or(|only| only == endpoints)
@@ -102,12 +102,12 @@ struct Figure {
     rate: f64,
 }
 
-/// Times all `subjects`, prints a table under `title` and writes JSON where that was asked for.
+/// Times all `subjects`, prints a table under `title`, and writes JSON if the options say so.
 pub(crate) fn run(title: &str, options: &Options, subjects: &[Subject]) {
     let wanted = THREADS.into_iter().filter(|threads| options.threads.is_none_or(|only| only == *threads));
     let mut cases: Vec<(&Subject, usize, Vec<Sample>)> = wanted
         .flat_map(|threads| subjects.iter().map(move |subject| (subject, threads, Vec::new())))
-        .filter(|(subject, threads, _)| *threads <= subject.most_threads)
+        .filter(|(subject, threads, _)| *threads <= subject.max_threads)
         .collect();
     let began = Instant::now();
     for _ in 0..options.rounds {
@@ -164,12 +164,12 @@ fn sample(subject: &Subject, threads: usize, batch: Duration) -> Sample {
     Sample { nanos: nanos / threads as f64, rate }
 }
 
-/// The fewest picks that a worker is asked for at once. It is asked for multiples of this.
-pub(crate) const LEAST: u64 = 64;
+/// The minimum number of picks of a call of a worker. Calls are for multiples of it.
+pub(crate) const MIN_PICKS: u64 = 64;
 
-/// Fills caches and finds how many picks take some 100 us, so that the clock is looked at seldom.
+/// Fills caches and finds how many picks take some 100 us, so that the clock is read seldom.
 fn warm_up(work: &mut Worker) -> u64 {
-    let mut chunk = LEAST;
+    let mut chunk = MIN_PICKS;
     loop {
         let began = Instant::now();
         work(chunk);
@@ -229,13 +229,13 @@ fn table(figures: &[Figure]) -> String {
     text
 }
 
-/// In order of first appearance.
+/// Returns the distinct items in order of first appearance.
 fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
-    items.fold(Vec::new(), |mut known, item| {
-        if !known.contains(&item) {
-            known.push(item);
+    items.fold(Vec::new(), |mut seen, item| {
+        if !seen.contains(&item) {
+            seen.push(item);
         }
-        known
+        seen
     })
 }
 

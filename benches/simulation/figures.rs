@@ -1,13 +1,13 @@
 //! What is told of a run.
 
-use crate::nodes::Answer;
+use crate::nodes::Completion;
 use crate::workload::{Micros, Query};
 
 /// What came of the same front over several seeds.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     took: Vec<Micros>,
-    /// Of the queries that any node answers at once: quick ones, and those found in a cache.
+    /// The queries that any node serves at once: quick ones, and those found in a cache.
     quick: Vec<Micros>,
     waited: u128,
     hits: usize,
@@ -17,24 +17,24 @@ pub(crate) struct Figures {
 
 impl Figures {
     /// Adds a run. Its first tenth is left out: nodes begin with nothing to do and nothing cached.
-    pub(crate) fn add(&mut self, queries: &[Query], answers: &[Answer]) {
-        let warm = answers.len() / 10;
+    pub(crate) fn add(&mut self, queries: &[Query], completions: &[Completion]) {
+        let warm = completions.len() / 10;
         let before = self.took.len();
-        for (query, answer) in queries.iter().zip(answers).skip(warm) {
-            self.took.push(answer.took);
-            self.waited += u128::from(answer.waited);
-            self.hits += usize::from(answer.hit);
-            if answer.hit || !query.is_cacheable() {
-                self.quick.push(answer.took);
+        for (query, completion) in queries.iter().zip(completions).skip(warm) {
+            self.took.push(completion.took);
+            self.waited += u128::from(completion.waited);
+            self.hits += usize::from(completion.hit);
+            if completion.hit || !query.is_cacheable() {
+                self.quick.push(completion.took);
             }
-            let word = answer.took << 8 | u64::from(answer.node);
+            let word = completion.took << 8 | u64::from(completion.node);
             self.checksum = (self.checksum ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
         }
         let sum: u64 = self.took[before..].iter().sum();
         self.means.push(seconds(sum) / (self.took.len() - before) as f64);
     }
 
-    /// Seconds from a query to its answer.
+    /// Returns the seconds from a query to its response.
     pub(crate) fn mean(&self) -> f64 {
         self.means.iter().sum::<f64>() / self.means.len() as f64
     }
@@ -44,12 +44,12 @@ impl Figures {
         self.means.iter().fold((f64::INFINITY, 0.0), |(low, high), mean| (low.min(*mean), high.max(*mean)))
     }
 
-    /// Seconds within which this share of the answers came.
+    /// Returns the seconds within which this share of the queries completed.
     pub(crate) fn within(&self, share: f64) -> f64 {
         percentile(&self.took, share)
     }
 
-    /// The same of the queries that take no time themselves.
+    /// Returns the seconds within which 99 % of the quick queries completed.
     pub(crate) fn quick_within(&self, share: f64) -> f64 {
         percentile(&self.quick, share)
     }
@@ -59,12 +59,12 @@ impl Figures {
         self.waited as f64 / 1e6 / self.took.len() as f64
     }
 
-    /// The share of queries that were answered from a cache.
+    /// Returns the share of queries that were served from a cache.
     pub(crate) fn hits(&self) -> f64 {
         self.hits as f64 / self.took.len() as f64
     }
 
-    /// Says whether two runs were the same to the microsecond.
+    /// Identifies a run to the microsecond.
     pub(crate) fn checksum(&self) -> u64 {
         self.checksum
     }

@@ -1,5 +1,5 @@
-//! What the policies do to waiting times, in virtual time: the crate's own policies through `Cluster::pick`, in front of
-//! 8 simulated nodes of 8 slots that have the queries of dashboards to answer.
+//! The effect of the policies on waiting times, in virtual time: the crate's own policies through `Cluster::pick`, in front of
+//! 8 simulated nodes of 8 slots that serve the queries of dashboards.
 //!
 //! ```sh
 //! cargo bench --bench simulation                 # the whole, some minutes
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     let (mut size, mut write, mut check) = (WHOLE, false, false);
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
-            "--bench" => {} // said by `cargo bench`
+            "--bench" => {} // passed by `cargo bench`
             "--quick" => size = QUICK,
             "--write" => write = true,
             "--check" => check = true,

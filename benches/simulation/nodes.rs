@@ -16,23 +16,23 @@ use crate::workload::{Micros, PROJECTS, Query};
 pub(crate) const NODES: usize = 8;
 /// How many queries a node runs at once; the others wait at the node, first come, first served.
 pub(crate) const SLOTS: usize = 8;
-/// How many results a node's cache holds, of which the one used longest ago makes room.
+/// How many results a node's cache holds. The least recently used one is evicted.
 pub(crate) const CACHED_RESULTS: usize = 400;
 /// How often a project gets new data, which makes its cached results void.
 const LOAD_EVERY: Micros = 15 * 60 * 1_000_000;
 
-/// Who decides where a query goes.
+/// The front end that decides which node runs a query.
 pub(crate) enum Front {
     /// A policy of the crate, when the query comes.
     Policy(Arc<dyn Balancer>),
-    /// Nobody, before a slot is free: one queue for all nodes. With `one_cache` they share their cache too.
+    /// One queue for all nodes: a query waits until a slot is free. With `one_cache` the nodes share their cache too.
     Central { one_cache: bool },
 }
 
-/// What became of a query.
+/// The result of a query.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Answer {
-    /// From the query to its answer.
+pub(crate) struct Completion {
+    /// The time from the query to its response.
     pub(crate) took: Micros,
     /// Of that, what was spent waiting for a slot.
     pub(crate) waited: Micros,
@@ -40,15 +40,15 @@ pub(crate) struct Answer {
     pub(crate) node: u8,
 }
 
-/// Runs `queries` under `front`; the answers are in their order.
-pub(crate) fn run(queries: &[Query], front: &Front) -> Vec<Answer> {
+/// Runs `queries` under `front`; the results are in their order.
+pub(crate) fn run(queries: &[Query], front: &Front) -> Vec<Completion> {
     let mut simulation = Simulation::new(queries, front);
     for (index, query) in queries.iter().enumerate() {
         simulation.until(query.at);
         simulation.arrive(index);
     }
     simulation.until(Micros::MAX);
-    simulation.answers
+    simulation.completions
 }
 
 struct Simulation<'s> {
@@ -62,7 +62,7 @@ struct Simulation<'s> {
     /// When which query ends; the index decides between equals.
     ends: BinaryHeap<Reverse<(Micros, usize)>>,
     leases: HashMap<usize, Lease>,
-    answers: Vec<Answer>,
+    completions: Vec<Completion>,
     request: Request<()>,
 }
 
@@ -89,7 +89,7 @@ impl<'s> Simulation<'s> {
             now: 0,
             ends: BinaryHeap::new(),
             leases: HashMap::new(),
-            answers: vec![Answer::default(); queries.len()],
+            completions: vec![Completion::default(); queries.len()],
             request: Request::post("/kylin/api/query").body(()).expect("a valid request"),
         }
     }
@@ -123,7 +123,7 @@ impl<'s> Simulation<'s> {
         let picked = cluster.pick(&view, &Attempted::none()).expect("all nodes can serve");
         let node = picked.lease.endpoint().as_str()[1..].parse::<usize>().expect("a node's number");
         self.leases.insert(index, picked.lease);
-        self.answers[index].node = node as u8;
+        self.completions[index].node = node as u8;
         match self.nodes[node].running {
             SLOTS => self.nodes[node].waiting.push_back(index),
             _ => self.start(index, node),
@@ -137,17 +137,17 @@ impl<'s> Simulation<'s> {
         let hit = self.nodes[cache].cache.has(query, self.now);
         let takes = if hit { query.cached } else { query.fresh };
         let waited = self.now - query.at;
-        self.answers[index] = Answer { took: waited + takes, waited, hit, node: node as u8 };
+        self.completions[index] = Completion { took: waited + takes, waited, hit, node: node as u8 };
         self.ends.push(Reverse((self.now + takes, index)));
     }
 
     fn end(&mut self, index: usize) {
-        let node = usize::from(self.answers[index].node);
+        let node = usize::from(self.completions[index].node);
         if let Some(mut lease) = self.leases.remove(&index) {
             lease.set_outcome(Outcome::Success);
         }
         let cache = if self.one_cache { 0 } else { node };
-        let Answer { took, waited, .. } = self.answers[index];
+        let Completion { took, waited, .. } = self.completions[index];
         self.nodes[cache].cache.put(&self.queries[index], self.now - (took - waited));
         self.nodes[node].running -= 1;
         match self.nodes[node].waiting.pop_front() {
@@ -204,7 +204,7 @@ impl Cache {
         Cache { most, used: 0, results: HashMap::new(), by_use: BTreeMap::new() }
     }
 
-    /// Is the result of `query` there? Looking counts as use.
+    /// Returns whether the cache has the result of `query`, and counts as a use.
     pub(crate) fn has(&mut self, query: &Query, now: Micros) -> bool {
         let key = query.keys.affinity;
         if self.results.get(&key).is_none_or(|stored| stored.loads != loads(query, now)) {
@@ -236,7 +236,7 @@ impl Cache {
     }
 }
 
-/// How many data loads the project of `query` has seen at `now`; the projects take turns.
+/// How many data loads the project of `query` has seen at `now`; projects load one after the other.
 fn loads(query: &Query, now: Micros) -> u64 {
     (now + LOAD_EVERY * u64::from(query.project) / PROJECTS as u64) / LOAD_EVERY
 }

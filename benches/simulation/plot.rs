@@ -31,7 +31,7 @@ pub(crate) fn svg(results: &[(f64, Results)]) -> String {
         24.0,
         "start",
         "font-size=\"15\" font-weight=\"bold\"",
-        "Seconds to an answer, 8 nodes of 8 slots",
+        "Seconds to a response, 8 nodes of 8 slots",
     );
     if let Some((_, rows)) = results.first() {
         for (row, (name, kind, _)) in rows.iter().enumerate() {

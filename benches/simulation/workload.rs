@@ -1,4 +1,4 @@
-//! The queries of a day of dashboards: who asks what, when, and how long it takes a node that has nothing cached.
+//! The queries of a day of dashboards: which client sends what and when, and how long a node takes without its cache.
 //!
 //! One trace is made per seed and load, and every policy is given the same.
 
@@ -23,7 +23,7 @@ pub(crate) struct Query {
     pub(crate) project: u8,
     /// What it takes to compute.
     pub(crate) fresh: Micros,
-    /// What it takes to answer from the result cache.
+    /// The time to respond from the result cache.
     pub(crate) cached: Micros,
 }
 
@@ -35,26 +35,26 @@ impl Query {
     }
 }
 
-const SHAPES: usize = 200;
+const TEMPLATES: usize = 200;
 const CLIENTS: usize = 40;
-/// Shapes belong to projects in turn; a data load is of one project.
+/// Templates are dealt out to the projects; a data load is of one project.
 pub(crate) const PROJECTS: usize = 10;
-/// How fast popularity falls with rank: of shapes, and of the variants of a shape.
+/// How fast popularity falls with rank: of templates, and of the variants of a template.
 const ZIPF: f64 = 0.9;
-/// The same of clients, which are offices behind one address each: the largest sends a tenth of all.
+/// How fast popularity of clients falls with rank. Clients are offices behind one address each; the largest sends a tenth of all.
 const ZIPF_OF_CLIENTS: f64 = 0.5;
-/// A shape has 1 to this many variants (filter values, users), log-uniformly.
-const MOST_VARIANTS: f64 = 120.0;
-/// Ranks of the shapes that take minutes: about one query in four hundred.
+/// A template has 1 to this many variants (filter values, users), log-uniformly.
+const MAX_VARIANTS: f64 = 120.0;
+/// Ranks of the templates that take minutes: about one query in four hundred.
 const SLOW_RANKS: [usize; 2] = [150, 195];
-/// The most popular shapes, none of which takes longer than 1.5 s.
+/// The most popular templates, none of which takes longer than 1.5 s.
 const TUNED_RANKS: usize = 10;
-/// Of the other shapes, the share that takes 50 to 200 ms.
+/// Of the other templates, the share that takes 50 to 200 ms.
 const FAST_SHARE: f64 = 0.6;
 /// Opening a dashboard sends 1 to this many queries at once.
-const MOST_AT_ONCE: usize = 8;
+const MAX_BURST: usize = 8;
 
-struct Shape {
+struct Template {
     mean: f64,
     variants: Zipf,
 }
@@ -62,18 +62,18 @@ struct Shape {
 /// `count` queries that keep 8 x 8 slots busy to `load` under round robin.
 pub(crate) fn trace(seed: u64, count: usize, load: f64) -> Vec<Query> {
     let mut random = Rng::with_seed(seed);
-    let shapes: Vec<Shape> = (0..SHAPES).map(|rank| shape(rank, &mut random)).collect();
-    let (by_rank, by_client) = (Zipf::new(SHAPES, ZIPF), Zipf::new(CLIENTS, ZIPF_OF_CLIENTS));
+    let templates: Vec<Template> = (0..TEMPLATES).map(|rank| template(rank, &mut random)).collect();
+    let (by_rank, by_client) = (Zipf::new(TEMPLATES, ZIPF), Zipf::new(CLIENTS, ZIPF_OF_CLIENTS));
     let mut queries = Vec::with_capacity(count);
     let mut now = 0.0;
     while queries.len() < count {
         // Dashboards are opened independently of each other; the pace is set below.
         now += -(1.0 - random.f64()).ln() * 1e6;
         let client = by_client.draw(&mut random);
-        for _ in 0..random.usize(1..=MOST_AT_ONCE) {
+        for _ in 0..random.usize(1..=MAX_BURST) {
             let rank = by_rank.draw(&mut random);
-            let variant = shapes[rank].variants.draw(&mut random);
-            queries.push(query(now as Micros, client, rank, variant, shapes[rank].mean, &mut random));
+            let variant = templates[rank].variants.draw(&mut random);
+            queries.push(query(now as Micros, client, rank, variant, templates[rank].mean, &mut random));
         }
     }
     queries.truncate(count);
@@ -81,7 +81,7 @@ pub(crate) fn trace(seed: u64, count: usize, load: f64) -> Vec<Query> {
     queries
 }
 
-fn shape(rank: usize, random: &mut Rng) -> Shape {
+fn template(rank: usize, random: &mut Rng) -> Template {
     let slow = SLOW_RANKS.contains(&rank);
     let seconds = if slow {
         log_uniform(60.0, 180.0, random)
@@ -90,15 +90,15 @@ fn shape(rank: usize, random: &mut Rng) -> Shape {
     } else {
         1.2 * (0.8 * normal(random)).exp()
     };
-    // What everybody looks at all day has been made quick.
+    // Operators make popular dashboards quick.
     let seconds = if rank < TUNED_RANKS { seconds.min(1.5) } else { seconds };
     // What takes minutes is asked by few, and each asks something else.
-    let fewest = if slow { MOST_VARIANTS / 2.0 } else { 1.0 };
-    Shape { mean: seconds * 1e6, variants: Zipf::new(log_uniform(fewest, MOST_VARIANTS, random) as usize, ZIPF) }
+    let fewest = if slow { MAX_VARIANTS / 2.0 } else { 1.0 };
+    Template { mean: seconds * 1e6, variants: Zipf::new(log_uniform(fewest, MAX_VARIANTS, random) as usize, ZIPF) }
 }
 
 fn query(at: Micros, client: usize, rank: usize, variant: usize, mean: f64, random: &mut Rng) -> Query {
-    // A variant is heavier or lighter than its shape for good, and every run differs a little.
+    // A variant is heavier or lighter than its template for good, and every run differs a little.
     let affinity = scramble((rank as u64) << 32 | variant as u64);
     let of_variant = normal(&mut Rng::with_seed(affinity));
     let fresh = mean * (0.3 * of_variant + 0.2 * normal(random)).exp();
@@ -128,16 +128,16 @@ fn busy(queries: &[Query]) -> f64 {
     let mut caches: Vec<Cache> = (0..nodes::NODES).map(|_| Cache::new(nodes::CACHED_RESULTS)).collect();
     let mut ends: BinaryHeap<Reverse<(Micros, usize)>> = BinaryHeap::new();
     let mut total = 0;
-    for (turn, query) in queries.iter().enumerate() {
+    for (number, query) in queries.iter().enumerate() {
         while let Some(Reverse((_, ended))) = ends.peek().copied().filter(|Reverse((end, _))| *end <= query.at) {
             ends.pop();
             caches[ended % nodes::NODES].put(&queries[ended], queries[ended].at);
         }
-        if caches[turn % nodes::NODES].has(query, query.at) {
+        if caches[number % nodes::NODES].has(query, query.at) {
             total += query.cached;
         } else {
             total += query.fresh;
-            ends.push(Reverse((query.at + query.fresh, turn)));
+            ends.push(Reverse((query.at + query.fresh, number)));
         }
     }
     let span = queries.last().map_or(1, |query| query.at.max(1));

@@ -1,4 +1,4 @@
-//! Where a request goes that belongs to a session, or needs a role.
+//! Picks for requests that belong to a session or need a role.
 
 use kylin_lb::balance::{Attempted, IpHash, LeastConn, RoundRobin};
 use kylin_lb::endpoint::{EndpointId, Role};
@@ -6,9 +6,9 @@ use kylin_lb::{ClientAddr, Cluster, RequestView};
 
 use crate::support::cluster::{Nowhere, cluster, endpoint, index, request};
 
-fn pick_bound(cluster: &Cluster<Nowhere>, id: &str, tried: &Attempted) -> usize {
+fn pick_bound(cluster: &Cluster<Nowhere>, id: &str, attempted: &Attempted) -> usize {
     let request = request("");
-    index(&cluster.pick_bound(&RequestView::of(&request, ClientAddr::Unix), tried, id).unwrap())
+    index(&cluster.pick_bound(&RequestView::of(&request, ClientAddr::Unix), attempted, id).unwrap())
 }
 
 fn id(text: &str) -> EndpointId {
@@ -41,7 +41,7 @@ fn a_draining_endpoint_and_a_backup_keep_their_sessions_and_one_in_maintenance_d
 }
 
 #[test]
-fn the_policy_chooses_where_the_bound_endpoint_is_full_tried_or_unknown() {
+fn the_policy_picks_if_the_bound_endpoint_is_full_attempted_or_unknown() {
     let cluster = cluster(RoundRobin::new(), &["max_conns=1", ""]);
     let request = request("");
     let view = RequestView::of(&request, ClientAddr::Unix);
@@ -49,9 +49,9 @@ fn the_policy_chooses_where_the_bound_endpoint_is_full_tried_or_unknown() {
     assert_eq!(pick_bound(&cluster, "0", &Attempted::none()), 1, "full");
     drop(held);
 
-    let mut tried = Attempted::none();
-    tried.add(&cluster.pick_bound(&view, &Attempted::none(), "0").unwrap().lease);
-    assert_eq!(pick_bound(&cluster, "0", &tried), 1, "tried");
+    let mut attempted = Attempted::none();
+    attempted.add(&cluster.pick_bound(&view, &Attempted::none(), "0").unwrap().lease);
+    assert_eq!(pick_bound(&cluster, "0", &attempted), 1, "attempted");
 
     let unknown = pick_bound(&cluster, "gone", &Attempted::none());
     assert!(unknown < 2);
@@ -78,5 +78,5 @@ fn a_request_that_needs_a_role_goes_only_to_endpoints_that_have_it() {
     assert_ne!(index(&cluster.pick_bound(&view.needs(Some(Role::Query)), &Attempted::none(), "1").unwrap()), 1);
     cluster.set_admin_state(&id("2"), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     cluster.set_admin_state(&id("1"), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
-    assert!(cluster.pick(&view.needs(Some(Role::Job)), &Attempted::none()).is_err(), "nobody has the role");
+    assert!(cluster.pick(&view.needs(Some(Role::Job)), &Attempted::none()).is_err(), "no endpoint has the role");
 }

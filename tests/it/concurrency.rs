@@ -1,4 +1,4 @@
-//! Picks on several threads while the membership changes: nothing is lost, nothing is waited for.
+//! Picks on several threads while the membership changes: no count is lost and no pick waits.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,9 +17,9 @@ use crate::support::cluster::{Nowhere, choose, cluster, endpoint, index, nonzero
 
 const PICKS: usize = 100_000;
 const THREADS: usize = 4;
-const ANYBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const CLIENT_ADDR: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-/// Picks on four threads; each holds some leases at a time. Returns how often each endpoint was picked.
+/// Picks on four threads, each of which holds some leases. Returns how often each endpoint was picked.
 fn pick_from_four_threads(cluster: &Cluster<Nowhere>, endpoints: usize) -> Vec<usize> {
     let counts: Vec<AtomicUsize> = (0..endpoints).map(|_| AtomicUsize::new(0)).collect();
     thread::scope(|scope| {
@@ -27,8 +27,8 @@ fn pick_from_four_threads(cluster: &Cluster<Nowhere>, endpoints: usize) -> Vec<u
             let counts = &counts;
             scope.spawn(move || {
                 let mut held = std::collections::VecDeque::new();
-                for turn in 0..PICKS / THREADS {
-                    let client = IpAddr::from([10, thread as u8, (turn >> 8) as u8, turn as u8]);
+                for pick_number in 0..PICKS / THREADS {
+                    let client = IpAddr::from([10, thread as u8, (pick_number >> 8) as u8, pick_number as u8]);
                     let mut picked = pick(cluster, client, "key", &Attempted::none()).expect("some endpoint can serve");
                     counts[index(&picked)].fetch_add(1, Ordering::Relaxed);
                     picked.lease.set_outcome(Outcome::Success);
@@ -43,14 +43,14 @@ fn pick_from_four_threads(cluster: &Cluster<Nowhere>, endpoints: usize) -> Vec<u
     counts.into_iter().map(AtomicUsize::into_inner).collect()
 }
 
-/// Adds, removes, weighs, drains and maintains the endpoints from 3 on until told to stop.
+/// Changes the endpoints from 3 on (membership, weight, administrative state) until `done` is set.
 fn churn(cluster: &Cluster<Nowhere>, done: &AtomicBool) -> usize {
     let mut random = fastrand::Rng::with_seed(3);
     let mut changes = 0;
     while !done.load(Ordering::Relaxed) {
         let id = (3 + random.usize(..3)).to_string();
         let id = id.parse().unwrap();
-        // Half of these fail because the endpoint is there already or is not; that is part of the game.
+        // About half of these fail, because the endpoint is already there or is not.
         let _ = match random.u8(..6) {
             0 | 1 => cluster.add(endpoint(&format!("{id}")).weight(nonzero(1 + random.u32(..5)))),
             2 => cluster.remove(&id),
@@ -71,7 +71,7 @@ fn survives_churn(policy: impl Balancer) -> Vec<usize> {
         let churning = scope.spawn(|| churn(&cluster, &done));
         let counts = pick_from_four_threads(&cluster, 6);
         done.store(true, Ordering::Relaxed);
-        assert!(churning.join().unwrap() > 10, "the membership did change meanwhile");
+        assert!(churning.join().unwrap() > 10, "the membership changed meanwhile");
         counts
     });
     assert_eq!(counts.iter().sum::<usize>(), PICKS);
@@ -110,12 +110,12 @@ fn round_robin_is_exact_over_threads_when_nothing_changes() {
 }
 
 #[test]
-fn threads_that_take_turns_among_equals_in_rounds_of_their_own_keep_the_shares() {
+fn threads_with_rotations_of_their_own_keep_the_shares() {
     {
         let cluster = cluster(LeastConn::new(), &["weight=3", ""]);
         let mut counts = [0; 2];
         for _ in 0..THREADS {
-            let chosen = || (0..8).map(|_| choose(&cluster, ANYBODY, "")).collect::<Vec<_>>();
+            let chosen = || (0..8).map(|_| choose(&cluster, CLIENT_ADDR, "")).collect::<Vec<_>>();
             let chosen = thread::scope(|scope| scope.spawn(chosen).join().unwrap());
             chosen.into_iter().for_each(|index| counts[index] += 1);
         }
@@ -126,18 +126,18 @@ fn threads_that_take_turns_among_equals_in_rounds_of_their_own_keep_the_shares()
 #[test]
 fn a_limit_in_flight_holds_against_four_threads() {
     let cluster = cluster(LeastConn::new(), &["max_conns=3", "max_conns=2"]);
-    let most = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    let max = [AtomicUsize::new(0), AtomicUsize::new(0)];
     let now = [AtomicUsize::new(0), AtomicUsize::new(0)];
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 for _ in 0..5_000 {
-                    // Two at a time: eight are wanted where five fit.
-                    let taken = [(); 2].map(|()| pick(&cluster, ANYBODY, "", &Attempted::none()));
+                    // Two at a time: eight are requested and five are allowed.
+                    let taken = [(); 2].map(|()| pick(&cluster, CLIENT_ADDR, "", &Attempted::none()));
                     for picked in taken.into_iter().flatten() {
                         let at = index(&picked);
                         let count = now[at].fetch_add(1, Ordering::SeqCst) + 1;
-                        most[at].fetch_max(count, Ordering::SeqCst);
+                        max[at].fetch_max(count, Ordering::SeqCst);
                         thread::yield_now();
                         now[at].fetch_sub(1, Ordering::SeqCst);
                     }
@@ -145,8 +145,8 @@ fn a_limit_in_flight_holds_against_four_threads() {
             });
         }
     });
-    let most = most.map(AtomicUsize::into_inner);
-    assert!(most[0] <= 3 && most[1] <= 2, "{most:?}");
+    let max = max.map(AtomicUsize::into_inner);
+    assert!(max[0] <= 3 && max[1] <= 2, "{max:?}");
     assert_eq!(cluster.status().in_flight(), 0);
 }
 
@@ -154,25 +154,25 @@ fn a_limit_in_flight_holds_against_four_threads() {
 fn live_state_belongs_to_the_id_and_survives_removal_while_in_flight() {
     let cluster = cluster(RoundRobin::new(), &["", ""]);
     let first = cluster.status().endpoints[0].id.clone();
-    let mut held = pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap();
+    let mut held = pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap();
     held.lease.set_outcome(Outcome::Failure);
     cluster.remove(&first).unwrap();
-    assert_eq!(cluster.status().in_flight(), 0, "it is not listed any more");
+    assert_eq!(cluster.status().in_flight(), 0, "it is no longer a member");
     cluster.add(endpoint("0").weight(nonzero(7))).unwrap();
-    assert_eq!(cluster.status().in_flight(), 1, "and back with its request");
+    assert_eq!(cluster.status().in_flight(), 1, "it is back with its request");
     drop(held);
     let status = cluster.status();
     let back = status.endpoints.iter().find(|endpoint| endpoint.id == first).unwrap();
     assert_eq!((back.in_flight, back.failed, back.ejected, back.weight), (0, 1, true, 7));
     cluster.set_weight(&first, nonzero(2)).unwrap();
-    assert!(cluster.status().endpoints.iter().any(|endpoint| endpoint.ejected), "a new weight forgives nothing");
+    assert!(cluster.status().endpoints.iter().any(|endpoint| endpoint.ejected), "a new weight ends no ejection");
 }
 
-/// A policy whose preparation of a new view waits until the test lets it go on.
+/// A policy whose preparation of a new view waits until the test continues it.
 #[derive(Debug)]
 struct SlowToPrepare {
     entered: mpsc::SyncSender<()>,
-    go_on: std::sync::Mutex<mpsc::Receiver<()>>,
+    proceed: std::sync::Mutex<mpsc::Receiver<()>>,
 }
 
 impl Balancer for SlowToPrepare {
@@ -183,7 +183,7 @@ impl Balancer for SlowToPrepare {
     fn prepare(&self, members: &Candidates<'_>) -> Table {
         if members.len() == 3 {
             self.entered.send(()).unwrap();
-            self.go_on.lock().unwrap().recv().unwrap();
+            self.proceed.lock().unwrap().recv().unwrap();
         }
         Table::none()
     }
@@ -192,16 +192,16 @@ impl Balancer for SlowToPrepare {
 #[test]
 fn a_pick_waits_for_no_change_in_progress() {
     let (entered, is_entered) = mpsc::sync_channel(1);
-    let (go_on, may_go_on) = mpsc::sync_channel(1);
-    let cluster = cluster(SlowToPrepare { entered, go_on: may_go_on.into() }, &["", ""]);
+    let (proceed, may_proceed) = mpsc::sync_channel(1);
+    let cluster = cluster(SlowToPrepare { entered, proceed: may_proceed.into() }, &["", ""]);
     thread::scope(|scope| {
         let change = scope.spawn(|| cluster.add(endpoint("2")));
         is_entered.recv().unwrap();
-        // The change holds the lock of changes now. Were it needed here, this would never return.
-        let picked: Vec<_> = (0..4).map(|_| choose(&cluster, ANYBODY, "")).collect();
+        // The change holds its lock now. A pick that needed the lock would never return.
+        let picked: Vec<_> = (0..4).map(|_| choose(&cluster, CLIENT_ADDR, "")).collect();
         assert_eq!(picked, [0, 1, 0, 1]);
         assert_eq!(cluster.status().endpoints.len(), 2);
-        go_on.send(()).unwrap();
+        proceed.send(()).unwrap();
         change.join().unwrap().unwrap();
     });
     assert_eq!(cluster.status().endpoints.len(), 3);

@@ -23,8 +23,8 @@ pub(crate) struct Chooser {
 impl Chooser {
     /// Starts nginx with one server for each item of `servers`, which holds its parameters (`"weight=3"`, `"down"`, `""`).
     ///
-    /// `method` stands first in the `upstream` block: `""` is round robin, `"ip_hash;"`, `"hash $http_x_key;"`,
-    /// `"hash $http_x_key consistent;"`. All servers listen, those that are `down` as well.
+    /// `method` is the first line of the `upstream` block: `""` is round robin, `"ip_hash;"`, `"hash $http_x_key;"`,
+    /// `"hash $http_x_key consistent;"`. All servers listen, including those that are `down`.
     pub(crate) async fn start(method: &str, servers: &[&str]) -> Self {
         let mut upstream = String::new();
         let mut listeners = String::new();
@@ -49,15 +49,15 @@ impl Chooser {
         Self { servers, connection, _nginx: nginx }
     }
 
-    /// The addresses of the servers, as they are written in the configuration (a consistent hash depends on them).
+    /// Returns the addresses of the servers as written in the configuration (a consistent hash depends on them).
     pub(crate) fn servers(&self) -> &[SocketAddr] {
         &self.servers
     }
 
-    /// The index of the server that nginx chooses for a client with this address and this key (`$http_x_key`).
+    /// Returns the index of the server that nginx chooses for a client with this address and this key (`$http_x_key`).
     ///
     /// # Panics
-    /// When a header cannot carry the key: when it has control characters, or space at either end.
+    /// If a header cannot carry the key, because it has control characters or space at either end.
     pub(crate) async fn choose(&mut self, client: IpAddr, key: &str) -> usize {
         assert!(!key.contains(char::is_control) && key.trim() == key, "a header cannot carry the key {key:?}");
         let request = format!("GET / HTTP/1.1\r\nHost: chosen\r\nX-Real-IP: {client}\r\nX-Key: {key}\r\n\r\n");
@@ -178,7 +178,7 @@ async fn hash_chooses_the_same_server_as_nginx_for_every_key() {
 }
 
 #[tokio::test]
-async fn round_robin_goes_in_the_same_order_as_nginx() {
+async fn round_robin_has_the_order_of_nginx() {
     require_nginx!();
     let parameters = ["weight=7", "weight=2", "down", "weight=4", ""];
     let mut nginx = Chooser::start("", &parameters).await;

@@ -1,5 +1,5 @@
-//! The policies against golden values: how nginx 1.22 to 1.31 choose, computed from its sources, those of `ip_hash` and
-//! `hash` confirmed by the real one in `nginx_choice`.
+//! The policies against golden values of nginx 1.22 to 1.31, computed from its sources. `nginx_choice` confirms those of
+//! `ip_hash` and `hash` with a real nginx.
 
 use std::net::IpAddr;
 
@@ -15,24 +15,24 @@ use kylin_lb::{Cluster, RequestView};
 
 use crate::support::cluster::{Nowhere, choose, cluster, endpoint, index, pick, request};
 
-const ANYBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+const CLIENT_ADDR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
 pub(crate) fn by_key() -> RequestKey {
     RequestKey::Header(HeaderName::from_static("x-key"))
 }
 
 fn sequence(cluster: &Cluster<Nowhere>, length: usize) -> String {
-    (0..length).map(|_| char::from(b'a' + choose(cluster, ANYBODY, "") as u8)).collect()
+    (0..length).map(|_| char::from(b'a' + choose(cluster, CLIENT_ADDR, "") as u8)).collect()
 }
 
-/// The endpoints that a request with `key` is sent to one after the other.
+/// Returns the endpoints of consecutive attempts of a request with `key`.
 fn draws(cluster: &Cluster<Nowhere>, client: ClientAddr, key: &str) -> Vec<usize> {
-    let mut tried = Attempted::none();
+    let mut attempted = Attempted::none();
     let request = request(key);
     let view = RequestView::of(&request, client);
     std::iter::from_fn(|| {
-        let picked = cluster.pick(&view, &tried).ok()?;
-        tried.add(&picked.lease);
+        let picked = cluster.pick(&view, &attempted).ok()?;
+        attempted.add(&picked.lease);
         Some(index(&picked))
     })
     .collect()
@@ -49,7 +49,7 @@ fn round_robin_is_smooth_and_weighted() {
 #[test]
 fn round_robin_spreads_the_share_of_a_dead_endpoint_over_all_others() {
     let cluster = cluster(RoundRobin::new(), &["", "", "", ""]);
-    pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap().lease.set_outcome(Outcome::Failure);
+    pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap().lease.set_outcome(Outcome::Failure);
     assert!(cluster.status().endpoints[0].ejected);
     assert_eq!(sequence(&cluster, 9), "bcdbcdbcd");
 }
@@ -96,12 +96,12 @@ fn ip_hash_equals_the_golden_values() {
 }
 
 #[test]
-fn ip_hash_draws_again_and_down_keeps_its_place() {
+fn ip_hash_draws_again_and_an_endpoint_in_maintenance_keeps_its_clients() {
     let client = "192.168.1.10".parse().unwrap();
     assert_eq!(choose(&cluster(IpHash::new(), &["", "down", ""]), client, ""), 2);
     assert_eq!(draws(&cluster(IpHash::new(), &["", "", ""]), client.into(), "")[..2], [1, 2]);
 
-    // Clients of the others stay where they are while one is down, and its own come back when it does.
+    // Clients of the others keep their endpoint while one is down, and its own return with it.
     let cluster = cluster(IpHash::new(), &["", "", "", ""]);
     let clients: Vec<IpAddr> = (0..200).map(|net| IpAddr::from([10, 1, net, 9])).collect();
     let homes = |cluster| clients.iter().map(|client| choose(cluster, *client, "")).collect::<Vec<_>>();
@@ -138,7 +138,7 @@ fn rendezvous_follows_the_weights_and_moves_only_the_clients_of_the_endpoint_tha
     cluster.remove(&"1".parse().unwrap()).unwrap();
     let after = homes(&cluster);
     assert!(before.iter().zip(&after).all(|(before, after)| *before == 1 || before == after));
-    // Pinned: another front end, built years later, must agree.
+    // Golden values: another front end, built years later, must agree.
     assert_eq!(before[..12], [0, 2, 2, 0, 0, 0, 1, 1, 0, 0, 0, 0]);
 }
 
@@ -146,14 +146,14 @@ fn rendezvous_follows_the_weights_and_moves_only_the_clients_of_the_endpoint_tha
 fn hash_equals_the_golden_draws() {
     for (key, expected) in [("a", [2, 1, 0]), ("ADMIN", [1, 0, 2]), ("/kylin/api/query", [0, 1, 2])] {
         let cluster = cluster(HashKeyed::modulo(by_key()), &["", "", ""]);
-        // Draws of endpoints that were tried are skipped: of "a" 2,1,0,1,0,2 and "ADMIN" 1,0,1,2 remain three each. The
+        // Draws of endpoints that were attempted are skipped: of "a" 2,1,0,1,0,2 and "ADMIN" 1,0,1,2 remain three each. The
         // draws of "/kylin/api/query" are 0,1,1,1,1,1, and none of the first 21 need be 2.
-        assert_eq!(draws(&cluster, ANYBODY.into(), key), expected, "{key}");
+        assert_eq!(draws(&cluster, CLIENT_ADDR.into(), key), expected, "{key}");
     }
 }
 
 #[test]
-fn a_request_without_a_key_is_balanced_in_turn() {
+fn a_request_without_a_key_is_balanced_by_round_robin() {
     assert_eq!(sequence(&cluster(HashKeyed::modulo(by_key()), &["", "", ""]), 6), "abcabc");
     assert_eq!(sequence(&cluster(HashKeyed::consistent(by_key()), &["", "", ""]), 6), "abcabc");
 }
@@ -166,16 +166,16 @@ fn consistent_hash_equals_the_golden_values() {
     };
     let cluster = ring();
     for (key, expected) in [("a", 3), ("ADMIN", 2), ("session-42", 3), ("/kylin/api/query", 3)] {
-        assert_eq!(choose(&cluster, ANYBODY, key), expected, "{key}");
+        assert_eq!(choose(&cluster, CLIENT_ADDR, key), expected, "{key}");
     }
     let mut counts = [0; 4];
     for n in 0..30_000 {
-        counts[choose(&cluster, ANYBODY, &n.to_string())] += 1;
+        counts[choose(&cluster, CLIENT_ADDR, &n.to_string())] += 1;
     }
     assert_eq!(counts, [0, 11_250, 9_544, 9_206]);
 
-    // One that leaves, for good or for a while, moves only its own keys.
-    let homes = |cluster| (0..5_000).map(|n| choose(cluster, ANYBODY, &n.to_string())).collect::<Vec<_>>();
+    // An endpoint that leaves, permanently or for a while, moves only its own keys.
+    let homes = |cluster| (0..5_000).map(|n| choose(cluster, CLIENT_ADDR, &n.to_string())).collect::<Vec<_>>();
     let before = homes(&cluster);
     cluster.set_admin_state(&"2".parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     let without = homes(&cluster);
@@ -186,13 +186,13 @@ fn consistent_hash_equals_the_golden_values() {
 }
 
 #[test]
-fn endpoints_that_share_a_name_share_its_keys_in_turn() {
+fn endpoints_that_share_a_name_share_its_keys_evenly() {
     let endpoints =
         ["0", "1", "2"].map(|id| endpoint(id).placement(if id == "2" { "other:7070" } else { "same:7070" }));
     let cluster = Cluster::builder().endpoints(endpoints).balancer(HashKeyed::consistent(by_key())).build().unwrap();
     for n in 0..50 {
         let key = n.to_string();
-        let chosen: Vec<_> = (0..4).map(|_| choose(&cluster, ANYBODY, &key)).collect();
+        let chosen: Vec<_> = (0..4).map(|_| choose(&cluster, CLIENT_ADDR, &key)).collect();
         let mut sorted = chosen.clone();
         sorted.sort_unstable();
         assert!(sorted == [0, 0, 1, 1] || sorted == [2; 4], "{chosen:?}");
@@ -202,14 +202,14 @@ fn endpoints_that_share_a_name_share_its_keys_in_turn() {
 #[test]
 fn least_conn_fills_by_weight_and_breaks_ties_in_smooth_order() {
     let cluster = cluster(LeastConn::new(), &["weight=2", "", ""]);
-    let mut held: Vec<_> = (0..8).map(|_| pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap()).collect();
+    let mut held: Vec<_> = (0..8).map(|_| pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap()).collect();
     let status = cluster.status();
     assert_eq!(status.endpoints.iter().map(|endpoint| endpoint.in_flight).collect::<Vec<_>>(), [4, 2, 2]);
 
-    // The one that is given back is the next to be filled.
+    // The endpoint whose request ended is the next to be picked.
     let position = held.iter().position(|picked| index(picked) == 1).unwrap();
     drop(held.remove(position));
-    assert_eq!(choose(&cluster, ANYBODY, ""), 1);
+    assert_eq!(choose(&cluster, CLIENT_ADDR, ""), 1);
     drop(held);
     assert_eq!(sequence(&cluster, 4).matches('a').count(), 2, "idle endpoints are all tied");
 }
@@ -229,7 +229,7 @@ proptest::proptest! {
                 continue;
             }
             let before: Vec<_> = cluster.status().endpoints.iter().map(|endpoint| endpoint.in_flight).collect();
-            let picked = pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap();
+            let picked = pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap();
             let of = index(&picked);
             for (other, in_flight) in before.iter().enumerate() {
                 proptest::prop_assert!(
@@ -245,30 +245,30 @@ proptest::proptest! {
 #[test]
 fn least_conn_avoids_an_endpoint_that_is_stuck() {
     let cluster = cluster(LeastConn::new(), &["", "", ""]);
-    let stuck = pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap();
-    let after: Vec<_> = (0..10).map(|_| choose(&cluster, ANYBODY, "")).collect();
+    let stuck = pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap();
+    let after: Vec<_> = (0..10).map(|_| choose(&cluster, CLIENT_ADDR, "")).collect();
     assert!(!after.contains(&index(&stuck)), "{after:?}");
 }
 
 #[test]
-fn least_conn_passes_over_one_that_is_idle_because_it_is_ejected() {
+fn least_conn_does_not_pick_an_idle_endpoint_that_is_ejected() {
     let cluster = cluster(LeastConn::new(), &["max_fails=1", "", ""]);
     pick_at(&cluster, "0").lease.set_outcome(Outcome::Failure);
     let held = [(); 5].map(|()| pick_at(&cluster, "1"));
-    assert!((0..12).all(|_| choose(&cluster, ANYBODY, "") == 2));
+    assert!((0..12).all(|_| choose(&cluster, CLIENT_ADDR, "") == 2));
     drop(held);
 }
 
 fn pick_at(cluster: &Cluster<Nowhere>, id: &str) -> Picked<Nowhere> {
-    cluster.pick_bound(&RequestView::of(&request(""), ANYBODY), &Attempted::none(), id).unwrap()
+    cluster.pick_bound(&RequestView::of(&request(""), CLIENT_ADDR), &Attempted::none(), id).unwrap()
 }
 
 #[test]
-fn whatever_the_policy_a_full_endpoint_is_passed_over() {
+fn no_policy_picks_a_full_endpoint() {
     fn fills_all(policy: impl Balancer) {
         let name = format!("{policy:?}");
         let cluster = cluster(policy, &["max_conns=1"; 4]);
-        let pick = || pick(&cluster, ANYBODY, "", &Attempted::none());
+        let pick = || pick(&cluster, CLIENT_ADDR, "", &Attempted::none());
         let held: Vec<_> = std::iter::from_fn(pick).take(5).collect();
         let chosen: std::collections::BTreeSet<_> = held.iter().map(index).collect();
         assert_eq!((held.len(), chosen.len()), (4, 4), "{name}");
@@ -287,17 +287,17 @@ fn whatever_the_policy_a_full_endpoint_is_passed_over() {
 #[test]
 fn least_conn_finds_the_only_idle_endpoint_behind_some_that_are_tied() {
     let cluster = cluster(LeastConn::new(), &["", "", "", ""]);
-    let mut held: Vec<_> = (0..4).map(|_| pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap()).collect();
+    let mut held: Vec<_> = (0..4).map(|_| pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap()).collect();
     held.retain(|picked| index(picked) != 3);
-    assert_eq!(choose(&cluster, ANYBODY, ""), 3);
-    assert_eq!(choose(&cluster, ANYBODY, ""), 3, "it was given back");
+    assert_eq!(choose(&cluster, CLIENT_ADDR, ""), 3);
+    assert_eq!(choose(&cluster, CLIENT_ADDR, ""), 3, "the request before has ended");
     drop(held);
 }
 
 #[test]
-fn random_two_takes_the_less_loaded_and_reaches_everybody() {
+fn random_two_picks_the_less_loaded_and_reaches_every_endpoint() {
     let cluster = cluster(RandomTwo::new(), &["", "weight=3"]);
-    let held: Vec<_> = (0..400).map(|_| pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap()).collect();
+    let held: Vec<_> = (0..400).map(|_| pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap()).collect();
     let counts = [0, 1].map(|of| held.iter().filter(|picked| index(picked) == of).count());
     // Of two endpoints both are drawn every time, so this is least-conn.
     assert_eq!(counts, [100, 300]);
@@ -305,7 +305,7 @@ fn random_two_takes_the_less_loaded_and_reaches_everybody() {
     let cluster = many(RandomTwo::new());
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..2_000 {
-        seen.insert(choose(&cluster, ANYBODY, ""));
+        seen.insert(choose(&cluster, CLIENT_ADDR, ""));
     }
     assert_eq!(seen.len(), 20);
 }
@@ -317,28 +317,28 @@ fn many(policy: impl Balancer) -> Cluster<Nowhere> {
 #[test]
 fn backups_serve_only_when_no_primary_can() {
     let cluster = cluster(RoundRobin::new(), &["max_conns=1", "backup", "max_conns=1", "backup"]);
-    let mut held: Vec<_> = (0..4).map(|_| pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap()).collect();
+    let mut held: Vec<_> = (0..4).map(|_| pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap()).collect();
     assert_eq!(held.iter().map(index).collect::<Vec<_>>(), [0, 2, 1, 3]);
     held.remove(1);
-    assert_eq!(choose(&cluster, ANYBODY, ""), 2);
+    assert_eq!(choose(&cluster, CLIENT_ADDR, ""), 2);
 }
 
 #[test]
-fn limits_in_flight_are_exact_and_drained_endpoints_are_left_alone() {
+fn limits_in_flight_are_exact_and_draining_endpoints_get_nothing() {
     let cluster = cluster(LeastConn::new(), &["max_conns=2", "max_conns=1"]);
-    let held: Vec<_> = (0..3).map(|_| pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap()).collect();
-    assert!(pick(&cluster, ANYBODY, "", &Attempted::none()).is_none());
+    let held: Vec<_> = (0..3).map(|_| pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap()).collect();
+    assert!(pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).is_none());
     drop(held);
     cluster.set_admin_state(&"0".parse().unwrap(), kylin_lb::endpoint::AdminState::Drain).unwrap();
-    assert_eq!([0; 3].map(|_| choose(&cluster, ANYBODY, "")), [1; 3]);
+    assert_eq!([0; 3].map(|_| choose(&cluster, CLIENT_ADDR, "")), [1; 3]);
 }
 
 #[test]
-fn random_shares_by_weight_among_those_that_can_serve() {
+fn random_shares_by_weight_among_eligible_endpoints() {
     let cluster = cluster(RandomOne::new(), &["weight=4", "weight=2", "", "down"]);
     let shares = |draws: usize| {
         let mut counts = [0_usize; 4];
-        (0..draws).for_each(|_| counts[choose(&cluster, ANYBODY, "")] += 1);
+        (0..draws).for_each(|_| counts[choose(&cluster, CLIENT_ADDR, "")] += 1);
         counts
     };
     // Six standard deviations are 250 of 7000 at most.
@@ -354,12 +354,12 @@ fn random_shares_by_weight_among_those_that_can_serve() {
 fn the_last_endpoint_is_never_ejected() {
     let cluster = cluster(RoundRobin::new(), &["max_fails=1"]);
     for _ in 0..5 {
-        pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap().lease.set_outcome(Outcome::Failure);
+        pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap().lease.set_outcome(Outcome::Failure);
     }
     assert!(!cluster.status().endpoints[0].ejected);
 }
 
-/// Sends everybody called `ADMIN` to the first endpoint and abstains for others.
+/// Picks the first endpoint for the key `ADMIN` and abstains for others.
 #[derive(Debug)]
 struct AdminsFirst;
 
@@ -370,38 +370,40 @@ impl Balancer for AdminsFirst {
 }
 
 #[test]
-fn a_policy_of_ones_own_can_be_combined_with_any_other() {
+fn a_custom_policy_can_be_combined_with_any_other() {
     let cluster = cluster(AdminsFirst.or(HashKeyed::consistent(by_key())), &["", "", ""]);
-    assert_eq!(choose(&cluster, ANYBODY, "ADMIN"), 0);
-    let others: std::collections::BTreeSet<_> = (0..50).map(|n| choose(&cluster, ANYBODY, &n.to_string())).collect();
+    assert_eq!(choose(&cluster, CLIENT_ADDR, "ADMIN"), 0);
+    let others: std::collections::BTreeSet<_> =
+        (0..50).map(|n| choose(&cluster, CLIENT_ADDR, &n.to_string())).collect();
     assert_eq!(others.len(), 3);
-    // A choice that cannot serve counts as abstaining.
+    // The choice of an endpoint that is not eligible counts as abstaining.
     cluster.set_admin_state(&"0".parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
-    assert_ne!(choose(&cluster, ANYBODY, "ADMIN"), 0);
+    assert_ne!(choose(&cluster, CLIENT_ADDR, "ADMIN"), 0);
 }
 
 #[test]
-fn least_conn_keeps_many_endpoints_as_level_as_few() {
+fn least_conn_loads_many_endpoints_as_evenly_as_few() {
     let cluster = cluster(LeastConn::new(), &[""; 200]);
-    let hold =
-        |count: usize| (0..count).map(|_| pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap()).collect::<Vec<_>>();
+    let hold = |count: usize| {
+        (0..count).map(|_| pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap()).collect::<Vec<_>>()
+    };
     let counts = || cluster.status().endpoints.iter().map(|endpoint| endpoint.in_flight).collect::<Vec<_>>();
     let mut held = hold(200);
     assert_eq!(counts(), [1; 200], "in order while all are equal");
-    // Some fall idle.
+    // Some become idle.
     held.retain(|picked| ![7, 90, 91].contains(&index(picked)));
     held.extend(hold(3 * 200));
     let counts = counts();
-    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
-    assert!(most - least <= 2, "{counts:?}");
+    let (min, max) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+    assert!(max - min <= 2, "{counts:?}");
 }
 
 #[test]
-fn least_conn_finds_the_few_of_many_that_can_serve() {
+fn least_conn_finds_the_few_eligible_endpoints_of_many() {
     let mut parameters = vec!["down"; 300];
     (parameters[3], parameters[200]) = ("", "");
     let cluster = cluster(LeastConn::new(), &parameters);
-    let held: Vec<_> = (0..4).map(|_| pick(&cluster, ANYBODY, "", &Attempted::none()).unwrap()).collect();
+    let held: Vec<_> = (0..4).map(|_| pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap()).collect();
     let mut chosen: Vec<_> = held.iter().map(index).collect();
     chosen.sort_unstable();
     assert_eq!(chosen, [3, 3, 200, 200]);

@@ -1,4 +1,4 @@
-//! The policies that know queries: `QueryAffinity` and `LeastWork`.
+//! `QueryAffinity`, the policy that knows queries.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,35 +9,42 @@ use proptest::prelude::*;
 
 use crate::support::cluster::{Nowhere, cluster, endpoint, endpoints, index, nonzero, request};
 
-const ANYBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const CLIENT_ADDR: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-fn ask(cluster: &Cluster<Nowhere>, affinity: u64, shape: u64) -> Picked<Nowhere> {
-    ask_again(cluster, affinity, shape, &Attempted::none()).expect("an endpoint can serve")
+fn pick_query(cluster: &Cluster<Nowhere>, affinity: u64, fingerprint: u64) -> Picked<Nowhere> {
+    pick_unattempted(cluster, affinity, fingerprint, &Attempted::none()).expect("an endpoint can serve")
 }
 
-fn ask_again(cluster: &Cluster<Nowhere>, affinity: u64, shape: u64, tried: &Attempted) -> Option<Picked<Nowhere>> {
+fn pick_unattempted(
+    cluster: &Cluster<Nowhere>,
+    affinity: u64,
+    fingerprint: u64,
+    attempted: &Attempted,
+) -> Option<Picked<Nowhere>> {
     let request = request("");
-    cluster.pick(&RequestView::of(&request, ANYBODY).with_query(QueryKeys::new(affinity, shape)), tried).ok()
+    cluster
+        .pick(&RequestView::of(&request, CLIENT_ADDR).with_query(QueryKeys::new(affinity, fingerprint)), attempted)
+        .ok()
 }
 
-/// Where each of 2000 queries goes when nothing else is in flight.
+/// Returns the endpoint of each of 2000 queries while nothing else is in flight.
 fn homes(cluster: &Cluster<Nowhere>) -> Vec<usize> {
-    (0..2000).map(|key| index(&ask(cluster, key, 0))).collect()
+    (0..2000).map(|key| index(&pick_query(cluster, key, 0))).collect()
 }
 
-/// The endpoints in the order in which `key` prefers them.
+/// Returns the endpoints in the order of preference of `key`.
 fn preference(cluster: &Cluster<Nowhere>, key: u64) -> Vec<usize> {
-    let mut tried = Attempted::none();
+    let mut attempted = Attempted::none();
     std::iter::from_fn(|| {
-        let picked = ask_again(cluster, key, 0, &tried)?;
-        tried.add(&picked.lease);
+        let picked = pick_unattempted(cluster, key, 0, &attempted)?;
+        attempted.add(&picked.lease);
         Some(index(&picked))
     })
     .collect()
 }
 
 #[test]
-fn a_query_goes_where_it_went_before_and_every_front_end_knows_where() {
+fn a_query_returns_to_its_endpoint_and_every_front_end_agrees() {
     let one = cluster(QueryAffinity::new(), &["", "", "", "weight=2"]);
     let other = Cluster::builder().endpoints(endpoints(&["", "", "", "weight=2"]).into_iter().rev());
     let other = other.balancer(QueryAffinity::new()).build().unwrap();
@@ -46,7 +53,7 @@ fn a_query_goes_where_it_went_before_and_every_front_end_knows_where() {
     assert_eq!(homes(&other), before);
     let share = before.iter().filter(|home| **home == 3).count();
     assert!((720..880).contains(&share), "two fifths by weight: {share} of 2000");
-    // Pinned: another front end, built years later, must agree.
+    // Golden values: another front end, built years later, must agree.
     assert_eq!(before[..12], [3, 1, 2, 3, 2, 3, 2, 3, 3, 2, 0, 0]);
     assert!((0..50).all(|key| preference(&one, key) == preference(&other, key)));
 }
@@ -63,21 +70,21 @@ fn an_endpoint_that_leaves_moves_only_its_own_queries() {
         assert_eq!(after[key], expected, "{key}");
     }
     cluster.add(endpoint("1")).unwrap();
-    assert_eq!(homes(&cluster), before, "and they come back with it");
+    assert_eq!(homes(&cluster), before, "its queries return with it");
 }
 
 #[test]
-fn a_hot_query_spills_over_in_its_own_order() {
+fn a_popular_query_overflows_in_its_order_of_preference() {
     let cluster = cluster(QueryAffinity::new().load_factor(2.0).unwrap(), &[""; 4]);
     let order = preference(&cluster, 42);
     let mut seen = Vec::new();
-    let held: Vec<_> = (0..40).map(|_| ask(&cluster, 42, 0)).collect();
+    let held: Vec<_> = (0..40).map(|_| pick_query(&cluster, 42, 0)).collect();
     for picked in &held {
         if !seen.contains(&index(picked)) {
             seen.push(index(picked));
         }
     }
-    // With a factor of two, two of four endpoints can hold everything; the third helps only while there is little.
+    // With a factor of two, two of four endpoints can serve everything; the third is used only while little is in flight.
     assert_eq!(seen, order[..seen.len()]);
     let counts = order.iter().map(|node| held.iter().filter(|picked| index(picked) == *node).count());
     let counts: Vec<usize> = counts.collect();
@@ -89,7 +96,7 @@ fn a_request_without_a_query_is_left_to_the_other_policy() {
     let cluster = cluster(QueryAffinity::new().or(LeastConn::new()), &["", "", ""]);
     let request = request("");
     let held: Vec<_> =
-        (0..6).map(|_| cluster.pick(&RequestView::of(&request, ANYBODY), &Attempted::none()).unwrap()).collect();
+        (0..6).map(|_| cluster.pick(&RequestView::of(&request, CLIENT_ADDR), &Attempted::none()).unwrap()).collect();
     let nodes: Vec<usize> = held.iter().map(index).collect();
     assert_eq!([0, 1, 2].map(|node| nodes.iter().filter(|at| **at == node).count()), [2, 2, 2]);
 }
@@ -105,7 +112,7 @@ fn a_load_factor_out_of_range_is_an_error() {
 
 proptest! {
     #[test]
-    fn no_endpoint_is_ever_given_more_than_its_share(
+    fn no_endpoint_exceeds_its_share(
         weights in proptest::collection::vec(1_u32..6, 1..9),
         percent in 100_u32..300,
         steps in proptest::collection::vec((0_u64..5, 0_usize..100), 1..300),
@@ -116,12 +123,12 @@ proptest! {
         let total_weight: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
         let mut held = Vec::new();
         for (key, end) in steps {
-            let picked = ask(&cluster, key, 0);
+            let picked = pick_query(&cluster, key, 0);
             let node = index(&picked);
             held.push(picked);
-            let on_it = held.iter().filter(|picked| index(picked) == node).count() as u64;
+            let there = held.iter().filter(|picked| index(picked) == node).count() as u64;
             let share = u64::from(percent) * held.len() as u64 * u64::from(weights[node]);
-            prop_assert!(on_it <= share.div_ceil(100 * total_weight), "{on_it} of {} on {node}", held.len());
+            prop_assert!(there <= share.div_ceil(100 * total_weight), "{there} of {} on {node}", held.len());
             if end < held.len() {
                 held.swap_remove(end);
             }

@@ -1,4 +1,4 @@
-//! Clusters of endpoints that are picked and never sent to.
+//! Clusters whose endpoints are picked and get no requests.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -9,7 +9,7 @@ use kylin_lb::cluster::Picked;
 use kylin_lb::endpoint::AdminState;
 use kylin_lb::{Backend, Body, Cluster, Endpoint, QueryKeys, RequestView, SendError};
 
-/// A backend that is in the cluster for its settings only.
+/// A backend that must not be sent to.
 #[derive(Debug)]
 pub(crate) struct Nowhere;
 
@@ -19,12 +19,12 @@ impl Backend for Nowhere {
     }
 }
 
-/// An endpoint without a node.
+/// Returns an endpoint without a node.
 pub(crate) fn endpoint(id: &str) -> Endpoint<Nowhere> {
     Endpoint::new(id, Nowhere).unwrap()
 }
 
-/// Endpoints called `0`, `1`, ... with nginx's server parameters (`"weight=3 down"`).
+/// Returns endpoints called `0`, `1`, ... with nginx's server parameters (`"weight=3 down"`).
 pub(crate) fn endpoints(parameters: &[&str]) -> Vec<Endpoint<Nowhere>> {
     let with = |index: usize, parameters: &str| {
         parameters.split_whitespace().fold(endpoint(&index.to_string()), |endpoint, parameter| {
@@ -46,30 +46,30 @@ pub(crate) const fn nonzero(number: u32) -> NonZeroU32 {
     NonZeroU32::new(number).unwrap()
 }
 
-/// A cluster of such endpoints.
+/// Returns a cluster of such endpoints.
 pub(crate) fn cluster(balancer: impl Balancer, parameters: &[&str]) -> Cluster<Nowhere> {
     Cluster::builder().endpoints(endpoints(parameters)).balancer(balancer).build().unwrap()
 }
 
-/// A request with a key in `x-key`.
+/// Returns a request with a key in `x-key`.
 pub(crate) fn request(key: &str) -> Request<()> {
     Request::get("/").header("x-key", key).body(()).unwrap()
 }
 
-/// Picks for a client and a key, which is also what the request's query is known by.
+/// Picks for a client and a key, from which the query keys are made too.
 pub(crate) fn pick(
     cluster: &Cluster<Nowhere>,
     client: IpAddr,
     key: &str,
-    tried: &Attempted,
+    attempted: &Attempted,
 ) -> Option<Picked<Nowhere>> {
     let number = key.bytes().fold(7, |number: u64, byte| number.wrapping_mul(257).wrapping_add(byte.into()));
-    cluster.pick(&RequestView::of(&request(key), client).with_query(QueryKeys::new(number, number)), tried).ok()
+    cluster.pick(&RequestView::of(&request(key), client).with_query(QueryKeys::new(number, number)), attempted).ok()
 }
 
-/// The index of the endpoint that is picked for a client and a key; its slot is given back at once.
+/// Returns the index of the endpoint that is picked for a client and a key. The lease is dropped at once.
 pub(crate) fn choose(cluster: &Cluster<Nowhere>, client: IpAddr, key: &str) -> usize {
-    index(&pick(cluster, client, key, &Attempted::none()).expect("an endpoint can serve"))
+    index(&pick(cluster, client, key, &Attempted::none()).expect("an endpoint is eligible"))
 }
 
 pub(crate) fn index(picked: &Picked<Nowhere>) -> usize {
