@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderValue, header};
+use http::HeaderValue;
 
 /// Longer tokens, in base64, are not decoded.
 pub(crate) const MAX_TOKEN: usize = 4096;
@@ -13,10 +13,10 @@ pub(crate) fn token(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"basic ").then(|| token.trim_ascii())
 }
 
-/// Returns the user name of the Basic credentials in `headers`: what precedes the first colon. None where there are no
-/// such credentials, they cannot be decoded, or the name is empty.
-pub(crate) fn user(headers: &HeaderMap) -> Option<Vec<u8>> {
-    let token = token(headers.get(header::AUTHORIZATION)?.as_bytes()).filter(|token| token.len() <= MAX_TOKEN)?;
+/// Returns the user name of Basic credentials: what precedes the first colon. None where the `Authorization` header has no such
+/// credentials, they cannot be decoded, or the name is empty.
+pub(crate) fn user(authorization: &HeaderValue) -> Option<Vec<u8>> {
+    let token = token(authorization.as_bytes()).filter(|token| token.len() <= MAX_TOKEN)?;
     let mut credentials = STANDARD.decode(token).ok()?;
     let colon = credentials.iter().position(|byte| *byte == b':').filter(|colon| *colon > 0)?;
     credentials.truncate(colon);
@@ -38,9 +38,7 @@ mod tests {
     use super::*;
 
     fn user_of(value: &str) -> Option<String> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, value.parse().unwrap());
-        user(&headers).map(|user| String::from_utf8(user).unwrap())
+        user(&value.parse().unwrap()).map(|user| String::from_utf8(user).unwrap())
     }
 
     #[test]

@@ -85,6 +85,7 @@ pub mod docs;
 mod drop_guard;
 pub mod endpoint;
 mod hash;
+mod header_walk;
 pub mod health;
 #[cfg(any(feature = "client", feature = "server"))]
 mod http1;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::budget::RetryAccount;
+use super::retry::RetryAccount;
 use super::rules::{KylinRules, RuleState};
 use super::{Inner, Proxy, RetryPolicy, TrustedProxies};
 use crate::clock::{Clock, SystemClock};

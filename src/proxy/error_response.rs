@@ -1,39 +1,14 @@
-//! Answers that the proxy makes itself, in the shape that Kylin's clients know.
+//! Error responses of the proxy itself, in the form of Kylin.
 //!
 //! A Kylin node reports a failure as `{"code":"999","data":null,"msg":...,"stacktrace":...,"exception":...,"url":...}`
-//! (ErrorResponse.java); JDBC and ODBC show `msg` to the user. Nothing internal is told: no address, no id of an endpoint.
+//! (ErrorResponse.java); JDBC and ODBC show `msg` to the user. The proxy's responses name no address and no endpoint.
 
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode, Uri, Version, request};
+use http::{Response, StatusCode, Version, request};
 
 use crate::backend::SendErrorKind;
 use crate::body::Body;
-
-/// What a client asked for, kept to name it in an error when the request itself has gone to a node.
-pub(super) struct ErrorContext {
-    host: Option<HeaderValue>,
-    uri: Uri,
-    version: Version,
-}
-
-impl ErrorContext {
-    pub(super) fn of<T>(request: &Request<T>) -> Self {
-        let host = request.headers().get(header::HOST).cloned();
-        ErrorContext { host, uri: request.uri().clone(), version: request.version() }
-    }
-
-    /// What the request's `Host` says.
-    pub(super) fn host(&self) -> Option<&HeaderValue> {
-        self.host.as_ref()
-    }
-
-    /// Without the query, which may hold SQL.
-    fn url(&self) -> String {
-        let host = self.host.as_ref().and_then(|host| host.to_str().ok());
-        let host = host.or_else(|| self.uri.host()).unwrap_or_default();
-        format!("http://{host}{}", self.uri.path())
-    }
-}
+use crate::request::{ClientAddr, RequestContext};
 
 /// An error response of the front end itself, in the form that Kylin's clients understand.
 ///
@@ -53,34 +28,33 @@ impl ErrorContext {
 /// # Ok::<(), http::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{why}")]
+#[error("{message}")]
 pub struct ErrorResponse {
     status: StatusCode,
-    why: &'static str,
+    message: &'static str,
 }
 
 impl ErrorResponse {
     /// Makes an error response with a message for the user.
     pub const fn new(status: StatusCode, message: &'static str) -> Self {
-        ErrorResponse { status, why: message }
+        ErrorResponse { status, message }
     }
 
     /// Returns the response to the request with this head. Its body names the request's URL without the query.
     pub fn response_to(self, request: &request::Parts) -> Response<Body> {
-        let host = request.headers.get(header::HOST).cloned();
-        self.answer(&ErrorContext { host, uri: request.uri.clone(), version: request.version })
+        self.response(&RequestContext::of_head(ClientAddr::Unix, &request.uri, &request.headers, request.version))
     }
 
     pub(super) const fn unavailable(status: StatusCode) -> Self {
         ErrorResponse::new(status, "no Kylin node can serve the request at present")
     }
 
-    /// What a client is told when the last node it could be sent to failed in `phase`.
-    pub(super) fn of_failure(phase: SendErrorKind, unavailable: StatusCode) -> Self {
-        match phase {
+    /// Returns the response to a request whose last attempt failed.
+    pub(super) fn of_failure(kind: SendErrorKind, unavailable: StatusCode) -> Self {
+        match kind {
             SendErrorKind::Limit => ErrorResponse::unavailable(unavailable),
             SendErrorKind::ConnectTimeout | SendErrorKind::HeadTimeout => {
-                ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "the Kylin node did not answer in time")
+                ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "the Kylin node did not respond in time")
             }
             SendErrorKind::RequestBody => {
                 ErrorResponse::new(StatusCode::BAD_REQUEST, "the body of the request ended early")
@@ -94,12 +68,13 @@ impl ErrorResponse {
                 "the connection to the Kylin node broke after the request was sent; it may have been executed",
             ),
             SendErrorKind::Invalid => {
-                ErrorResponse::new(StatusCode::BAD_GATEWAY, "the Kylin node's answer is not valid HTTP")
+                ErrorResponse::new(StatusCode::BAD_GATEWAY, "the response of the Kylin node is not valid HTTP")
             }
         }
     }
 
-    /// Where the request ends is in doubt (after CONNECT too), or the rest of it would have to be read for nothing.
+    /// Returns whether the connection must close: the end of the request is unclear (after CONNECT too), or the proxy would have
+    /// to read the rest of it to no purpose.
     fn ends_connection(self) -> bool {
         use StatusCode as S;
         matches!(
@@ -113,45 +88,45 @@ impl ErrorResponse {
         self.status
     }
 
-    /// The answer to a request that was sent to `place`.
-    pub(super) fn answer(self, place: &ErrorContext) -> Response<Body> {
-        tracing::debug!(status = self.status.as_u16(), why = self.why, "answered by the proxy itself");
-        let url = json_text(&place.url());
-        let why = json_text(self.why);
+    /// Returns the response to a request.
+    pub(super) fn response(self, context: &RequestContext) -> Response<Body> {
+        tracing::debug!(status = self.status.as_u16(), message = self.message, "error response of the proxy");
+        let url = json_string(&context.url());
+        let message = json_string(self.message);
         let reason = self.status.canonical_reason().unwrap_or("Error");
         let body = format!(
-            "{{\"code\":\"999\",\"data\":null,\"msg\":{why},\"stacktrace\":\"\",\"exception\":\"{reason}\",\"url\":{url}}}"
+            "{{\"code\":\"999\",\"data\":null,\"msg\":{message},\"stacktrace\":\"\",\"exception\":\"{reason}\",\"url\":{url}}}"
         );
-        let mut answer = Response::new(Body::from(body));
-        *answer.status_mut() = self.status;
-        let headers = answer.headers_mut();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json;charset=UTF-8"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE => _ = headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1")),
-            // RFC 9110, 15.5.6 asks for it.
+            // Required by RFC 9110, 15.5.6.
             StatusCode::METHOD_NOT_ALLOWED => {
                 let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
                 headers.insert(header::ALLOW, allowed);
             }
             _ => {}
         }
-        if self.ends_connection() && place.version <= Version::HTTP_11 {
+        if self.ends_connection() && context.version() <= Version::HTTP_11 {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        answer
+        response
     }
 }
 
-/// `text` as a JSON string (RFC 8259, 7). Host and path come from the client.
-fn json_text(text: &str) -> String {
+/// Returns `text` as a JSON string (RFC 8259, 7). Host and path come from the client.
+fn json_string(text: &str) -> String {
     let mut json = String::with_capacity(text.len() + 2);
     json.push('"');
     for c in text.chars() {
         match c {
             '"' => json.push_str("\\\""),
             '\\' => json.push_str("\\\\"),
-            // What could end a script element, should somebody embed the answer in a page.
+            // These could end a script element if an application embeds the response in a page.
             c if c.is_control() || matches!(c, '<' | '>' | '&') => json.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => json.push(c),
         }
@@ -167,14 +142,14 @@ mod tests {
     #[test]
     fn text_from_a_client_stays_inside_its_string() {
         let hostile = "a\"b\\c</script>\u{1}\u{7f}é";
-        let json = json_text(hostile);
+        let json = json_string(hostile);
         assert_eq!(json, "\"a\\\"b\\\\c\\u003c/script\\u003e\\u0001\\u007fé\"");
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), hostile);
     }
 
     #[test]
-    fn a_timeout_is_504_and_a_full_cluster_what_the_host_says() {
-        let of = |phase| ErrorResponse::of_failure(phase, StatusCode::INTERNAL_SERVER_ERROR).status;
+    fn a_timeout_is_504_and_a_full_cluster_has_the_configured_status() {
+        let of = |kind| ErrorResponse::of_failure(kind, StatusCode::INTERNAL_SERVER_ERROR).status;
         assert_eq!(of(SendErrorKind::ConnectTimeout), StatusCode::GATEWAY_TIMEOUT);
         assert_eq!(of(SendErrorKind::HeadTimeout), StatusCode::GATEWAY_TIMEOUT);
         assert_eq!(of(SendErrorKind::Broken), StatusCode::BAD_GATEWAY);

@@ -1,25 +1,17 @@
-//! The thin helper that puts a cluster behind one function: a request in, an answer out.
+//! The proxy: takes a request, and returns the response of a node of a cluster.
 
-mod budget;
+mod attempts;
 mod builder;
-mod cancel;
-mod client;
-mod edits;
 mod error_response;
-mod fan_out;
-mod forward;
 mod head;
-mod headers;
-mod kylin_request;
-mod peek;
-mod recent_writes;
-mod resumed;
+mod replay;
 mod retry;
 mod rules;
 #[cfg(feature = "tower")]
 mod service;
 mod session;
-mod upload;
+#[cfg(all(test, feature = "client"))]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,25 +19,22 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response};
 
-pub use budget::{InvalidRatio, RetryBudget};
 pub use builder::{KylinAware, Plain, ProxyBuildError, ProxyBuilder};
-pub use client::TrustedProxies;
-pub use edits::HeaderEdits;
 pub use error_response::ErrorResponse;
-pub use head::check_head;
-pub use retry::RetryPolicy;
+pub use head::{HeaderEdits, TrustedProxies, check_head};
+pub use retry::{InvalidRatio, RetryBudget, RetryPolicy};
 pub use rules::{CancelOnDisconnect, KylinRules};
 #[cfg(feature = "tower")]
 pub use service::ProxyService;
 
-use self::budget::RetryAccount;
 use self::builder::ProxySettings;
+use self::retry::RetryAccount;
 use crate::backend::{Backend, HttpBackend};
 use crate::body::{Body, BoxError};
 use crate::cluster::Cluster;
 use crate::request::ClientAddr;
 
-/// Forwards requests to a cluster. Clones are handles to the same proxy.
+/// Forwards requests to a cluster. Clones share the same proxy.
 ///
 /// ```no_run
 /// # async fn run(peer: std::net::SocketAddr, request: http::Request<kylin_lb::Body>) -> Result<(), Box<dyn std::error::Error>> {
@@ -59,7 +48,7 @@ use crate::request::ClientAddr;
 ///     .build()?;
 /// let proxy = Proxy::builder(cluster).build()?;
 ///
-/// let answer = proxy.forward(peer, request).await;
+/// let response = proxy.forward(peer, request).await;
 /// # Ok(())
 /// # }
 /// ```
@@ -89,24 +78,25 @@ impl<B: Backend> Proxy<B> {
         ProxyBuilder::plain(cluster)
     }
 
-    /// The cluster behind the proxy.
+    /// Returns the cluster behind the proxy.
     pub fn cluster(&self) -> &Cluster<B> {
         &self.inner.cluster
     }
 
-    /// Sends `request`, which came from `peer`, to an endpoint, and gives back the answer with its body still streaming.
+    /// Sends `request`, which came from `peer`, to an endpoint and returns the response, whose body streams.
     ///
-    /// Never fails: where no endpoint could answer, the answer says so in the form of a Kylin error (JSON). The request
-    /// counts as in flight on its endpoint until the body of the answer has ended or is dropped. Dropping the future, or
-    /// that body, cancels the request at the node.
+    /// Never fails: if no endpoint responds, the response is an error in the form of Kylin (JSON). The request counts as in flight
+    /// on its endpoint until the body of the response has ended or is dropped. Dropping the future or that body cancels the
+    /// request at the node.
     ///
-    /// | what happened | status |
+    /// | cause | status |
     /// |---|---|
-    /// | the head of the request is not acceptable | 400, 405, 417, 501 |
+    /// | the head of the request is ambiguous or not supported | 400, 405, 417, 501 |
+    /// | the path is closed to clients | 403 |
     /// | the body of the request ended early / came too slowly / is too large | 400 / 408 / 413 |
-    /// | the node could not be reached, or broke off, or answered nonsense | 502 |
-    /// | no endpoint can serve: all are out, ejected or full | 503 |
-    /// | the node did not answer in time | 504 |
+    /// | the node could not be reached, or the connection broke, or the response is not HTTP | 502 |
+    /// | no endpoint is eligible: all are unhealthy, ejected, in maintenance or full | 503 |
+    /// | the node did not respond in time | 504 |
     pub fn forward<R>(
         &self,
         peer: impl Into<ClientAddr>,
@@ -119,13 +109,13 @@ impl<B: Backend> Proxy<B> {
         self.forward_body(peer.into(), request.map(Body::new))
     }
 
-    /// The same for a body of our own: to see that it is one would move the request twice.
+    /// Forwards a request whose body is a [`Body`] already: to detect that would move the request twice.
     pub(crate) fn forward_body(
         &self,
         peer: ClientAddr,
         request: Request<Body>,
     ) -> impl Future<Output = Response<Body>> + Send {
-        forward::forward(&self.inner, peer, request)
+        attempts::forward(&self.inner, peer, request)
     }
 }
 
@@ -139,18 +129,5 @@ impl<B> fmt::Debug for Proxy<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { cluster, settings, rules, .. } = &*self.inner;
         f.debug_struct("Proxy").field("cluster", cluster).field("settings", settings).field("rules", rules).finish()
-    }
-}
-
-#[cfg(all(test, feature = "client"))]
-mod tests {
-    use super::*;
-
-    /// Servers move the future of a request about, and keep one per connection.
-    #[test]
-    fn the_future_of_a_request_is_small() {
-        let proxy: Proxy = Proxy::builder(Cluster::builder().build().unwrap()).build().unwrap();
-        let forwarded = proxy.forward(ClientAddr::Unix, Request::new(Body::empty()));
-        assert!(size_of_val(&forwarded) <= 2112, "{}", size_of_val(&forwarded));
     }
 }

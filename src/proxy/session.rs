@@ -11,7 +11,7 @@ use crate::body::Body;
 use crate::cluster::{Cluster, PickError, Picked};
 use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
-use crate::request::RequestView;
+use crate::request::{RequestContext, RequestView};
 use crate::session::affinity::{Affinity, RequestSession};
 use crate::session::hook::{AfterResponse, Nodes, Prepared};
 
@@ -32,9 +32,9 @@ impl<'p> Session<'p> {
     }
 
     /// Looks the session up.
-    pub(super) async fn begin(&mut self, request: &mut Request<Body>) {
+    pub(super) async fn begin(&mut self, context: &RequestContext, request: &mut Request<Body>) {
         if let Some(affinity) = self.affinity {
-            self.context = affinity.begin(request).await;
+            self.context = affinity.begin(context, request).await;
         }
     }
 
@@ -83,6 +83,7 @@ impl<'p> Session<'p> {
 
     pub(super) async fn settle<B: Backend>(
         &mut self,
+        request: &RequestContext,
         cluster: &Cluster<B>,
         picked: &Picked<B>,
         response: &mut Response<Body>,
@@ -91,7 +92,7 @@ impl<'p> Session<'p> {
         let hint = &self.context.hint;
         let is_elsewhere = hint.is_binding() && !hint.names(endpoint);
         let bound_unavailable = is_elsewhere && (self.began_at_bound || cluster.is_out(hint));
-        self.context.settle(endpoint, bound_unavailable, cluster, response).await
+        self.context.settle(request, endpoint, bound_unavailable, cluster, response).await
     }
 
     /// Takes what marks the session as in use while it lives.

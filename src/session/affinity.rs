@@ -21,6 +21,7 @@ use super::{Secret, Sessions};
 use crate::body::Body;
 use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
+use crate::request::RequestContext;
 
 /// How sessions are bound to endpoints: see [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity). Clones share the
 /// same sessions.
@@ -172,24 +173,30 @@ impl Affinity {
     }
 
     /// Looks up the session of `request`, and removes cookies that no node may see.
-    pub(crate) fn begin<'a: 'r, 'r>(&'a self, request: &'r mut Request<Body>) -> MaybeReady<'r, RequestSession<'a>> {
-        let fallback = self.user.as_ref().and_then(|user| user.hint(request.headers())).unwrap_or_default();
+    pub(crate) fn begin<'a: 'r, 'r>(
+        &'a self,
+        context: &RequestContext,
+        request: &'r mut Request<Body>,
+    ) -> MaybeReady<'r, RequestSession<'a>> {
+        let fallback = self.user.as_ref().and_then(|user| user.hint(context)).unwrap_or_default();
         let hinted = |hint: Option<EndpointHint>, fallback| {
             MaybeReady::Ready(SessionContext::new(hint.unwrap_or(fallback), BoundSession::Hinted))
         };
         match &*self.strategy {
             Strategy::User => hinted(None, fallback),
             Strategy::Learn(learn) => {
-                learn.begin(request, fallback).map(|context| context.with(|state| BoundSession::Learn(learn, state)))
+                learn.begin(context, fallback).map(|session| session.with(|state| BoundSession::Learn(learn, state)))
             }
             Strategy::Sticky(cookie) => {
-                MaybeReady::Ready(cookie.begin(request, fallback).with(|state| BoundSession::Sticky(cookie, state)))
+                let session = cookie.begin(context, fallback);
+                cookie.strip(request);
+                MaybeReady::Ready(session.with(|state| BoundSession::Sticky(cookie, state)))
             }
-            Strategy::Route(route) => hinted(route.hint(request), fallback),
-            Strategy::GivenRoute => hinted(SessionRoute::hint(request), fallback),
+            Strategy::Route(route) => hinted(route.hint(context), fallback),
+            Strategy::GivenRoute => hinted(SessionRoute::hint(request.extensions()), fallback),
             Strategy::Replicated(replicated) => replicated
-                .begin(request, fallback)
-                .map(|context| context.with(|state| BoundSession::Replicated(replicated, state))),
+                .begin(context, fallback)
+                .map(|session| session.with(|state| BoundSession::Replicated(replicated, state))),
             #[cfg(feature = "login-relay")]
             Strategy::LoginRelay(relay) => relay.begin(request).map(|mut relayed| {
                 // A session may go to any node. Only requests without one are placed by their user.
@@ -235,12 +242,13 @@ impl RequestSession<'_> {
     /// Learns from the head of the response that the client gets, and may change its headers.
     pub(crate) fn settle<'a>(
         &'a mut self,
+        request: &'a RequestContext,
         endpoint: &'a EndpointId,
         bound_unavailable: bool,
         nodes: &'a dyn Nodes,
         response: &'a mut Response<Body>,
     ) -> MaybeReady<'a, AfterResponse> {
-        let context = ResponseContext { endpoint, hint: &self.hint, bound_unavailable, nodes };
+        let context = ResponseContext { request, endpoint, hint: &self.hint, bound_unavailable, nodes };
         match &mut self.state {
             BoundSession::Hinted => MaybeReady::Ready(AfterResponse::Return),
             BoundSession::Learn(learn, state) => learn.settle(state, &context, response),

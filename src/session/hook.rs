@@ -29,6 +29,7 @@ use crate::drop_guard::DropGuard;
 pub(crate) use crate::endpoint::EndpointHint;
 use crate::endpoint::EndpointId;
 pub(crate) use crate::maybe_ready::{BoxFuture, MaybeReady};
+use crate::request::RequestContext;
 
 /// What a strategy knows of one request's session. `begin` makes it; every later hook of the request gets its `state`.
 #[derive(Default)]
@@ -72,8 +73,9 @@ pub(crate) enum AfterResponse {
     SendAgain,
 }
 
-/// Who responded, and under which circumstances.
+/// Who responded to which request, and under which circumstances.
 pub(crate) struct ResponseContext<'a> {
+    pub(crate) request: &'a RequestContext,
     pub(crate) endpoint: &'a EndpointId,
     /// The hint of the request.
     pub(crate) hint: &'a EndpointHint,

@@ -1,73 +1,75 @@
-//! Strategy 1: the node's own session cookie ties a session to the node that set it.
+//! Binds a session to the node that set its cookie.
 //!
-//! Only two things bind an id to an endpoint: a `Set-Cookie` that the endpoint sent, which is proof; or, for an id of whose origin
-//! nobody knows (this front end has been restarted, say), that the endpoint served with it what it serves only to who is logged
-//! in. An id that a client made up proves neither, so nobody can plant one.
+//! Two things bind an id to an endpoint: a `Set-Cookie` of that endpoint; or, for an id of unknown origin (after a restart of the
+//! front end, for example), a response of the endpoint that only a client with a login gets. An id that a client made up gets
+//! neither, so no client can plant one.
 
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode, header};
 
 use super::hook::{AfterResponse, EndpointHint, MaybeReady, ResponseContext, SessionContext};
 use crate::body::Body;
 use crate::cookie::{self, SetCookie};
 use crate::endpoint::EndpointId;
-use crate::kylin::class::needs_login;
-use crate::kylin::path::{self, normalise};
+use crate::request::RequestContext;
 use crate::session::cached::Lookup;
 use crate::session::{Precondition, SessionKey, SessionRecord, Sessions};
 
 /// A cookie in which nodes keep the ids of their sessions.
 #[derive(Debug, Clone)]
 pub struct SessionCookie {
-    name: Name,
+    name: CookieName,
     ttl: Duration,
 }
 
 #[derive(Debug, Clone)]
-enum Name {
-    Exactly(Box<str>),
-    /// In upper or lower case.
-    AnyCase(Box<str>),
-    /// 64 lower-case hexadecimal digits.
-    Digest,
+enum CookieName {
+    Exact(Box<str>),
+    IgnoringCase(Box<str>),
+    /// The name of Kylin 5, which is a digest of the metastore.
+    MetastoreDigest,
 }
 
+/// How long a session of Kylin may be idle, by its `web.xml`.
+const KYLIN_TTL: Duration = Duration::from_secs(480 * 60);
+
 impl SessionCookie {
-    /// The cookie called `name`, whose sessions live for 480 minutes: what Kylin's `web.xml` says.
+    /// Returns the cookie called `name`. Its sessions live for 480 minutes, as in Kylin's `web.xml`.
     pub fn named(name: impl Into<String>) -> Self {
-        SessionCookie { name: Name::Exactly(name.into().into_boxed_str()), ttl: Duration::from_secs(480 * 60) }
+        SessionCookie { name: CookieName::Exact(name.into().into_boxed_str()), ttl: KYLIN_TTL }
     }
 
     /// Returns the cookie called `name` in upper or lower case, as nginx compares the names of cookies. Its sessions live for
     /// 480 minutes.
     pub fn named_ignoring_case(name: impl Into<String>) -> Self {
-        SessionCookie { name: Name::AnyCase(name.into().into_boxed_str()), ..SessionCookie::named("") }
+        SessionCookie { name: CookieName::IgnoringCase(name.into().into_boxed_str()), ttl: KYLIN_TTL }
     }
 
-    /// Kylin 5's, whose name is a SHA-256 in hexadecimal digits (BootstrapServer.java). Its sessions live for 600 s
-    /// (`spring.session.timeout`).
+    /// Returns the cookie of Kylin 5, whose name is a SHA-256 in hexadecimal digits (BootstrapServer.java). Its sessions live for
+    /// 600 s (`spring.session.timeout`).
     pub fn kylin5() -> Self {
-        SessionCookie { name: Name::Digest, ttl: Duration::from_secs(600) }
+        SessionCookie { name: CookieName::MetastoreDigest, ttl: Duration::from_secs(600) }
     }
 
-    /// For how long a session is remembered after it was last used: as long as the nodes do, at least 1 s.
+    /// Sets how long a session is remembered after it was last used: as long as the nodes remember it. Less than 1 s counts as
+    /// 1 s, the resolution of stores.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl.max(Duration::from_secs(1));
         self
     }
 
-    /// What Kylin of any version uses.
+    /// Returns the cookies of all versions of Kylin.
     pub(super) fn of_kylin() -> Vec<Self> {
         vec![SessionCookie::named("JSESSIONID"), SessionCookie::kylin5()]
     }
 
     pub(super) fn is_called(&self, name: &[u8]) -> bool {
         match &self.name {
-            Name::Exactly(known) => known.as_bytes() == name,
-            Name::AnyCase(known) => known.as_bytes().eq_ignore_ascii_case(name),
-            Name::Digest => cookie::is_metastore_digest(name),
+            CookieName::Exact(own) => own.as_bytes() == name,
+            CookieName::IgnoringCase(own) => own.as_bytes().eq_ignore_ascii_case(name),
+            CookieName::MetastoreDigest => cookie::is_metastore_digest(name),
         }
     }
 }
@@ -77,262 +79,236 @@ pub(crate) struct Learn {
     pub(super) cookies: Vec<SessionCookie>,
 }
 
-/// What is remembered of a request whose sessions are learned.
+/// What the strategy remembers of a request.
 #[derive(Default)]
 pub(crate) struct Learned {
-    /// The session that the client named, and the number of its cookie.
-    session: Option<(SessionKey, usize)>,
-    standing: Standing,
-    /// Only who is logged in gets what the request asks for, and the cookie is all that it has to show.
-    proves: bool,
+    /// The session that the client named.
+    session: Option<NamedSession>,
+    binding: Binding,
+}
+
+/// A session that a cookie names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct NamedSession {
+    key: SessionKey,
+    /// The index of its cookie.
+    cookie: usize,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    /// Nobody knows of it.
+enum Binding {
+    /// Not found, or the store is unavailable.
     #[default]
     Unknown,
-    /// It is bound, in this version if the store has it already.
+    /// Bound, in this version if the store has it.
     Bound(Option<u64>),
-    /// It is bound under a secret of before.
-    Old,
+    /// Bound under a previous secret.
+    UnderOldKey,
 }
 
-/// A client may send several: a proxy in front has its own, a path another.
-const MOST_IDS: usize = 4;
-/// An answer that sets more cookies than this is not read to the end.
-const MOST_SET: usize = 32;
+/// A client may send several session cookies: a proxy in front has its own, a path another.
+const MAX_IDS: usize = 4;
+/// Further cookies that a response sets are ignored.
+const MAX_SET_COOKIES: usize = 32;
 
 impl Learn {
-    pub(super) fn begin<'a>(
-        &'a self,
-        request: &Request<Body>,
+    pub(super) fn begin(
+        &self,
+        request: &RequestContext,
         fallback: EndpointHint,
-    ) -> MaybeReady<'a, SessionContext<Learned>> {
+    ) -> MaybeReady<'_, SessionContext<Learned>> {
+        let mut context = SessionContext::new(fallback, Learned::default());
         let mut first = None;
-        let mut ids = self.ids(request).take(MOST_IDS);
+        let mut ids = self.ids(request).take(MAX_IDS);
         while let Some((id, cookie)) = ids.next() {
-            let key = self.sessions.key(id);
-            match self.sessions.find(key, id, Some(self.ttl(cookie))) {
-                MaybeReady::Ready(Lookup::Absent) => _ = first.get_or_insert((key, cookie, Lookup::Absent)),
-                MaybeReady::Ready(Lookup::Unknown) => _ = first.get_or_insert((key, cookie, Lookup::Unknown)),
-                MaybeReady::Ready(known) => {
-                    return MaybeReady::Ready(self.tie(request, Some((key, cookie, known)), fallback));
+            let session = NamedSession { key: self.sessions.key(id), cookie };
+            match self.sessions.find(session.key, id, Some(self.ttl(cookie))) {
+                MaybeReady::Ready(lookup) if lookup.is_bound() => {
+                    self.bind(&mut context, session, lookup);
+                    return MaybeReady::Ready(context);
                 }
-                MaybeReady::Boxed(found) => {
+                MaybeReady::Ready(lookup) => _ = first.get_or_insert((session, lookup)),
+                MaybeReady::Boxed(lookup) => {
                     let rest: Vec<(Vec<u8>, usize)> = ids.map(|(id, cookie)| (id.to_vec(), cookie)).collect();
-                    let mut tie = self.tie(request, None, fallback);
-                    return MaybeReady::Boxed(Box::pin(async move {
-                        let mut found = (key, cookie, found.await);
+                    return MaybeReady::boxed(async move {
+                        let mut found = (session, lookup.await);
                         for (id, cookie) in rest {
-                            if matches!(found.2, Lookup::Found(..) | Lookup::UnderOldKey(_)) {
+                            if found.1.is_bound() {
                                 break;
                             }
-                            let key = self.sessions.key(&id);
-                            let other = match self.sessions.find(key, &id, Some(self.ttl(cookie))) {
-                                MaybeReady::Ready(known) => known,
-                                MaybeReady::Boxed(known) => known.await,
-                            };
-                            if matches!(other, Lookup::Found(..) | Lookup::UnderOldKey(_)) {
-                                found = (key, cookie, other);
+                            let session = NamedSession { key: self.sessions.key(&id), cookie };
+                            let lookup = self.sessions.find(session.key, &id, Some(self.ttl(cookie))).await;
+                            if lookup.is_bound() {
+                                found = (session, lookup);
                             }
                         }
-                        self.know(&mut tie, found);
-                        tie
-                    }));
+                        self.bind(&mut context, found.0, found.1);
+                        context
+                    });
                 }
             }
         }
-        MaybeReady::Ready(self.tie(request, first, fallback))
-    }
-
-    /// The ids that the client names, cookies first, as Tomcat has it.
-    fn ids<'r>(&self, request: &'r Request<Body>) -> impl Iterator<Item = (&'r [u8], usize)> + use<'r, '_> {
-        let numbered = || (0_usize..).zip(&self.cookies);
-        let in_cookies = cookie::pairs(request.headers()).filter_map(move |(name, value)| {
-            let (number, _) = numbered().find(|(_, cookie)| cookie.is_called(name))?;
-            Some((value, number))
-        });
-        let in_path = path::session_id(request.uri().path()).map(|id| (id.as_bytes(), 0));
-        in_cookies.chain(in_path).filter(|(id, _)| cookie::is_session_id(id))
-    }
-
-    fn tie(
-        &self,
-        request: &Request<Body>,
-        session: Option<(SessionKey, usize, Lookup)>,
-        fallback: EndpointHint,
-    ) -> SessionContext<Learned> {
-        let learned = Learned { proves: needs_session(request), ..Learned::default() };
-        let mut tie = SessionContext::new(fallback, learned);
-        if let Some(session) = session {
-            self.know(&mut tie, session);
+        if let Some((session, lookup)) = first {
+            self.bind(&mut context, session, lookup);
         }
-        tie
+        MaybeReady::Ready(context)
     }
 
-    fn know(&self, tie: &mut SessionContext<Learned>, (key, cookie, known): (SessionKey, usize, Lookup)) {
-        let learned = &mut tie.state;
-        learned.session = Some((key, cookie));
-        match known {
-            Lookup::Absent => {}
-            // Every front end computes the same, so that at most one login is lost and not one per request.
-            Lookup::Unknown => tie.hint = EndpointHint::Key(*key.as_bytes()),
+    /// Returns the ids that the client names, cookies before the path, like Tomcat.
+    fn ids<'r>(&self, request: &'r RequestContext) -> impl Iterator<Item = (&'r [u8], usize)> + use<'r, '_> {
+        let in_cookies = request.cookies().filter_map(|(name, id)| Some((id, self.index_of(name)?)));
+        let in_cookies = in_cookies.filter(|(id, _)| cookie::is_session_id(id));
+        in_cookies.chain(request.path_session_id().map(|id| (id, 0)))
+    }
+
+    fn index_of(&self, name: &[u8]) -> Option<usize> {
+        self.cookies.iter().position(|cookie| cookie.is_called(name))
+    }
+
+    fn bind(&self, context: &mut SessionContext<Learned>, session: NamedSession, lookup: Lookup) {
+        context.state.session = Some(session);
+        let record = match lookup {
+            Lookup::Absent => return,
+            Lookup::Unknown => {
+                // All front ends compute the same endpoint, so the user logs in at most once, not at each request.
+                context.hint = EndpointHint::Key(*session.key.as_bytes());
+                return;
+            }
             Lookup::Found(record, version) => {
-                learned.standing = Standing::Bound(version);
-                tie.in_use = Some(self.sessions.use_now(key, self.ttl(cookie)));
-                tie.hint = record.endpoint().map_or(EndpointHint::Any, |id| EndpointHint::Id(id.clone()));
+                context.state.binding = Binding::Bound(version);
+                context.in_use = Some(self.sessions.use_now(session.key, self.ttl(session.cookie)));
+                record
             }
             Lookup::UnderOldKey(record) => {
-                learned.standing = Standing::Old;
-                tie.hint = record.endpoint().map_or(EndpointHint::Any, |id| EndpointHint::Id(id.clone()));
+                context.state.binding = Binding::UnderOldKey;
+                record
             }
-        }
+        };
+        context.hint = record.endpoint().map_or(EndpointHint::Any, |id| EndpointHint::Id(id.clone()));
     }
 
     fn ttl(&self, cookie: usize) -> Duration {
-        self.cookies.get(cookie).map_or(Duration::from_secs(480 * 60), |cookie| cookie.ttl)
+        self.cookies.get(cookie).map_or(KYLIN_TTL, |cookie| cookie.ttl)
     }
 
     pub(super) fn settle<'a>(
         &'a self,
         learned: &Learned,
-        served: &ResponseContext<'_>,
-        answer: &Response<Body>,
+        context: &ResponseContext<'_>,
+        response: &Response<Body>,
     ) -> MaybeReady<'a, AfterResponse> {
-        let mut issued = Issued::default();
-        self.read(learned, answer.headers(), &mut issued);
+        let issued = self.issued(learned, response.headers());
         if issued.ends_session
-            && let Some((key, _)) = learned.session
+            && let Some(session) = learned.session
         {
-            self.sessions.remove(key);
+            self.sessions.remove(session.key);
         }
-        let endpoint = served.endpoint;
+        let endpoint = context.endpoint;
         if let Some(first) = issued.first {
             return match issued.more.is_empty() {
-                // The answer names the session again that is bound there anyhow.
-                true if learned.session == Some(first) && served.hint.names(endpoint) => {
+                // The response names the session that is bound to this endpoint already.
+                true if learned.session == Some(first) && context.hint.names(endpoint) => {
                     MaybeReady::Ready(AfterResponse::Return)
                 }
-                true => self.bind_issued(first, endpoint),
+                true => self.save_issued(first, endpoint),
                 false => {
                     let endpoint = endpoint.clone();
-                    MaybeReady::Boxed(Box::pin(async move {
+                    MaybeReady::boxed(async move {
                         for session in std::iter::once(first).chain(issued.more) {
-                            if let MaybeReady::Boxed(then) = self.bind_issued(session, &endpoint) {
-                                then.await;
-                            }
+                            self.save_issued(session, &endpoint).await;
                         }
                         AfterResponse::Return
-                    }))
+                    })
                 }
             };
         }
-        let Some((key, cookie)) = learned.session.filter(|_| !issued.ends_session) else {
+        let Some(session) = learned.session.filter(|_| !issued.ends_session) else {
             return MaybeReady::Ready(AfterResponse::Return);
         };
-        let is_known = || learned.proves && is_accepted(answer);
-        let binds = match learned.standing {
-            Standing::Unknown => is_known(),
-            Standing::Bound(_) => served.bound_unavailable && is_known(),
-            Standing::Old => served.hint.names(endpoint) || served.bound_unavailable && is_known(),
+        let is_proven = || is_accepted(response) && context.request.needs_session();
+        let binds = match learned.binding {
+            Binding::Unknown => is_proven(),
+            Binding::Bound(_) => context.bound_unavailable && is_proven(),
+            Binding::UnderOldKey => context.hint.names(endpoint) || context.bound_unavailable && is_proven(),
         };
         if !binds {
             return MaybeReady::Ready(AfterResponse::Return);
         }
-        let expect = match learned.standing {
-            Standing::Bound(Some(version)) => Precondition::Version(version),
-            _ => Precondition::Absent,
+        let precondition = match learned.binding {
+            Binding::Bound(Some(version)) => Precondition::Version(version),
+            Binding::Bound(None) | Binding::Unknown | Binding::UnderOldKey => Precondition::Absent,
         };
-        // The loser of a race follows the winner: the near cache has learned of it.
-        self.sessions
-            .save(key, SessionRecord::bound(endpoint.clone()), expect, self.ttl(cookie))
-            .map(|_| AfterResponse::Return)
+        // If another writer wins the race, the near cache has its binding.
+        let record = SessionRecord::bound(endpoint.clone());
+        self.sessions.save(session.key, record, precondition, self.ttl(session.cookie)).map(|_| AfterResponse::Return)
     }
 
-    /// What the answer says of sessions.
-    fn read(&self, learned: &Learned, headers: &HeaderMap, issued: &mut Issued) {
+    /// Returns what the response does to sessions.
+    fn issued(&self, learned: &Learned, headers: &HeaderMap) -> Issued {
+        let mut issued = Issued::default();
         let mut now = None;
-        for line in headers.get_all(header::SET_COOKIE).into_iter().take(MOST_SET) {
-            let now = *now.get_or_insert_with(|| self.sessions.unix());
+        for line in headers.get_all(header::SET_COOKIE).into_iter().take(MAX_SET_COOKIES) {
             let Some(set) = SetCookie::parse(line) else { continue };
-            let Some((number, _)) = (0_usize..).zip(&self.cookies).find(|(_, cookie)| cookie.is_called(set.name))
-            else {
-                continue;
-            };
-            match (!set.deletes(now)).then_some(set.value) {
-                Some(id) if cookie::is_session_id(id) => {
-                    let session = (self.sessions.key(id), number);
-                    // The node has given the client another id for the same session, as at every login.
-                    issued.ends_session |=
-                        learned.session.is_some_and(|(key, cookie)| cookie == number && key != session.0);
-                    match issued.first {
-                        None => issued.first = Some(session),
-                        Some(_) => issued.more.push(session),
-                    }
+            let Some(cookie) = self.index_of(set.name) else { continue };
+            let named = learned.session.filter(|session| session.cookie == cookie);
+            if set.deletes(*now.get_or_insert_with(|| self.sessions.unix())) {
+                issued.ends_session |= named.is_some();
+            } else if cookie::is_session_id(set.value) {
+                let session = NamedSession { key: self.sessions.key(set.value), cookie };
+                // The node gave the session another id, as at every login.
+                issued.ends_session |= named.is_some_and(|named| named.key != session.key);
+                match issued.first {
+                    None => issued.first = Some(session),
+                    Some(_) => issued.more.push(session),
                 }
-                Some(_) => {}
-                None => issued.ends_session |= learned.session.is_some_and(|(_, cookie)| cookie == number),
             }
         }
+        issued
     }
 
-    /// Binds a session to the endpoint that has just issued it, whatever was known of it.
-    fn bind_issued<'a>(
-        &'a self,
-        (key, cookie): (SessionKey, usize),
-        endpoint: &EndpointId,
-    ) -> MaybeReady<'a, AfterResponse> {
-        let ttl = self.ttl(cookie);
+    /// Binds a session to the endpoint that has just issued it, even if it was bound to another one.
+    fn save_issued<'a>(&'a self, session: NamedSession, endpoint: &EndpointId) -> MaybeReady<'a, AfterResponse> {
+        let (key, ttl) = (session.key, self.ttl(session.cookie));
         let record = SessionRecord::bound(endpoint.clone());
+        let replace = move |record, version| self.sessions.save(key, record, Precondition::Version(version), ttl);
         match self.sessions.save(key, record.clone(), Precondition::Absent, ttl) {
-            MaybeReady::Ready(known) => match outdated(&known, &record) {
-                Some(version) => {
-                    self.sessions.save(key, record, Precondition::Version(version), ttl).map(|_| AfterResponse::Return)
-                }
+            MaybeReady::Ready(saved) => match outdated(&saved, &record) {
+                Some(version) => replace(record, version).map(|_| AfterResponse::Return),
                 None => MaybeReady::Ready(AfterResponse::Return),
             },
-            MaybeReady::Boxed(saved) => MaybeReady::Boxed(Box::pin(async move {
-                if let Some(version) = outdated(&saved.await, &record)
-                    && let MaybeReady::Boxed(again) =
-                        self.sessions.save(key, record, Precondition::Version(version), ttl)
-                {
-                    again.await;
+            MaybeReady::Boxed(saved) => MaybeReady::boxed(async move {
+                if let Some(version) = outdated(&saved.await, &record) {
+                    replace(record, version).await;
                 }
                 AfterResponse::Return
-            })),
+            }),
         }
     }
 }
 
-/// What an answer says of sessions: their keys and the numbers of their cookies.
+/// What a response does to sessions.
 #[derive(Default)]
 struct Issued {
-    first: Option<(SessionKey, usize)>,
-    more: Vec<(SessionKey, usize)>,
-    /// The client's session is over.
+    first: Option<NamedSession>,
+    more: Vec<NamedSession>,
+    /// The session that the client named has ended.
     ends_session: bool,
 }
 
-/// The version of what is known, when it is bound elsewhere than `record` says.
-fn outdated(known: &Lookup, record: &SessionRecord) -> Option<u64> {
-    match known {
-        Lookup::Found(there, Some(version)) if there.endpoint() != record.endpoint() => Some(*version),
+/// Returns the version of the record in the store, if that binds the session to another endpoint than `record`.
+fn outdated(lookup: &Lookup, record: &SessionRecord) -> Option<u64> {
+    match lookup {
+        Lookup::Found(stored, Some(version)) if stored.endpoint() != record.endpoint() => Some(*version),
         _ => None,
     }
 }
 
-/// Returns whether the session cookie is all that lets this request in: credentials do so without a session.
-fn needs_session(request: &Request<Body>) -> bool {
-    !request.headers().contains_key(header::AUTHORIZATION)
-        && normalise(request.uri().path()).is_ok_and(|path| needs_login(&path))
-}
-
-/// Did the node know the session? What it refuses or sends to its login page it did not. Kylin answers 500, in JSON, to every
-/// SQL error of who is logged in.
-fn is_accepted(answer: &Response<Body>) -> bool {
+/// Returns whether the node knew the session: it neither refused the request nor redirected it to its login page. Kylin responds
+/// with 500, in JSON, to every SQL error of a client that is logged in.
+fn is_accepted(response: &Response<Body>) -> bool {
     let is_json = || {
-        answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
+        let kind = response.headers().get(header::CONTENT_TYPE);
+        kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
     };
-    answer.status().is_success() || answer.status() == StatusCode::INTERNAL_SERVER_ERROR && is_json()
+    response.status().is_success() || response.status() == StatusCode::INTERNAL_SERVER_ERROR && is_json()
 }

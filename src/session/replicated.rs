@@ -1,10 +1,10 @@
-//! Sessions that the nodes share among themselves, by a session manager over Redis for one.
+//! Keeps a session with its node for a moment, where the nodes replicate their sessions.
 //!
-//! No affinity is needed then but for a moment. tomcat-redis-session-manager writes a placeholder when a session begins, and the
-//! session itself *after* the answer has been sent (RedisSessionHandlerValve.java:24-31). A fast next request that goes to
-//! another node meets the placeholder: "attempted to load session which has been created but not yet serialized", HTTP 500
-//! (RedisSessionManager.java:388). So a session stays with the node that began it for a grace time. When that write fails, the
-//! placeholder stays for ever, and its cookie is poisoned: every request with it fails at every node.
+//! tomcat-redis-session-manager writes a placeholder when a session begins, and the session itself *after* the response was sent
+//! (RedisSessionHandlerValve.java:24-31). A fast next request that goes to another node finds the placeholder: "attempted to load
+//! session which has been created but not yet serialized", HTTP 500 (RedisSessionManager.java:388). So a session stays with the
+//! node that began it for a grace time. If that write fails, the placeholder stays for ever, and its cookie is poisoned: every
+//! request with it fails at every node.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,8 +26,9 @@ use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, SetCookie};
 use crate::endpoint::EndpointId;
+use crate::request::RequestContext;
 
-/// Sessions that the nodes share, for [`Affinity::replicated`](super::Affinity::replicated).
+/// Settings for nodes that replicate their sessions: see [`Affinity::replicated`](super::Affinity::replicated).
 #[derive(Clone)]
 #[must_use]
 pub struct ReplicatedSessions {
@@ -39,7 +40,7 @@ pub struct ReplicatedSessions {
 }
 
 impl ReplicatedSessions {
-    /// The defaults: a grace of 3 s, no healing, nothing shared with other front ends.
+    /// Returns the defaults: a grace of 3 s, no healing, no store that front ends share.
     pub fn new() -> Self {
         ReplicatedSessions {
             grace: Duration::from_secs(3),
@@ -50,36 +51,39 @@ impl ReplicatedSessions {
         }
     }
 
-    /// For how long a new session stays with the node that began it. Default: 3 s; the write that is waited for takes
-    /// milliseconds, unless the node is busy.
+    /// Sets how long a new session stays with the node that began it. Default: 3 s. The node writes the session within
+    /// milliseconds, unless it is busy.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// Has other front ends know of new sessions, through a store that all of them share. It must not be the database in which
-    /// the nodes keep their sessions: their manager empties it as a whole. Default: each front end knows of those that began
-    /// through it.
+    /// Sets a store through which front ends share their knowledge of new sessions. Default: each front end knows the sessions
+    /// that began through it.
+    ///
+    /// The store must not be the database in which the nodes keep their sessions: their session manager flushes that database.
     pub fn sessions(mut self, sessions: Sessions) -> Self {
         self.sessions = Some(sessions);
         self
     }
 
-    /// Whether a request that fails because its session was never written is helped: it is sent once more after a moment, then
-    /// without the cookie if it has an `Authorization` to do without; and the client's cookie is deleted. Nothing has been
-    /// executed when a node fails so. Default: no, because another failure might have the same words.
+    /// Sets whether a request is sent again if it fails because its session was not written. Default: no, because another failure
+    /// may have the same message.
+    ///
+    /// The request is sent again after 100 ms, and then without the cookie if it has an `Authorization`. The client's cookie is
+    /// deleted. The node has executed nothing when it fails in this way.
     pub fn heal(mut self, heal: bool) -> Self {
         self.heal = heal;
         self
     }
 
-    /// One more name of the nodes' session cookie. `JSESSIONID` and the 64 hexadecimal digits of Kylin 5 are known.
+    /// Adds a name of the nodes' session cookie, besides `JSESSIONID` and the 64 hexadecimal digits of Kylin 5.
     pub fn node_cookie(mut self, name: impl Into<String>) -> Self {
         self.names.push(name.into());
         self
     }
 
-    /// Sets where time comes from. Default: the system's clock.
+    /// Sets the clock of the grace time. Default: the system's clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
@@ -87,12 +91,12 @@ impl ReplicatedSessions {
 
     pub(super) fn build(self) -> Replicated {
         Replicated {
-            within: self.grace,
+            grace: self.grace,
             heal: self.heal,
             names: self.names,
             sessions: self.sessions,
             hasher: RandomState::new(),
-            begun: Mutex::default(),
+            recent: Mutex::default(),
             clock: self.clock,
         }
     }
@@ -113,171 +117,160 @@ impl fmt::Debug for ReplicatedSessions {
     }
 }
 
-/// Where sessions of a moment ago began.
+/// The strategy: where recent sessions began.
 pub(crate) struct Replicated {
-    within: Duration,
+    grace: Duration,
     heal: bool,
     names: Vec<String>,
     sessions: Option<Sessions>,
-    /// Makes keys where no other front end has to know them.
+    /// Makes keys, where front ends share no store.
     hasher: RandomState,
-    /// With the endpoint as long as that matters; without, the session is an old one.
-    begun: Mutex<Latest<SessionKey, (Option<EndpointId>, Instant)>>,
+    /// The endpoint while the grace time lasts; `None` for an older session.
+    recent: Mutex<Latest<SessionKey, (Option<EndpointId>, Instant)>>,
     clock: Arc<dyn Clock>,
 }
 
 /// How many sessions are remembered.
-const REMEMBERED: usize = 50_000;
-/// The longest answer of a failing node that is looked at.
+const RECENT_CAPACITY: usize = 50_000;
+/// The longest error that is read, in bytes.
 const MAX_ERROR: u64 = 64 * 1024;
-/// How long the node may take for it.
-const ERROR_WITHIN: Duration = Duration::from_secs(1);
-/// After which a session that is just being written should be there.
-const MOMENT: Duration = Duration::from_millis(100);
+/// How long reading an error may take.
+const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a request waits before it is sent again: the session should be written by then.
+const HEAL_DELAY: Duration = Duration::from_millis(100);
 
-/// What the tries of one request know of its session.
+/// What the strategy remembers of a request.
 #[derive(Default)]
 pub(crate) struct ReplicatedSession {
-    /// The name of the cookie that it came with.
+    /// The name of the session cookie that the request carries.
     cookie: Option<Vec<u8>>,
     has_credentials: bool,
     healing: Healing,
 }
 
-/// How far the healing of a request has come.
+/// What was done so far to heal a request.
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 enum Healing {
     #[default]
-    Unneeded,
+    None,
     Waited,
-    Stripped,
+    CookieRemoved,
 }
 
 impl Replicated {
-    /// Where the session began, if that was a moment ago.
-    pub(crate) fn begin<'a>(
-        &'a self,
-        request: &'a mut Request<Body>,
+    pub(super) fn begin(
+        &self,
+        request: &RequestContext,
         fallback: EndpointHint,
-    ) -> MaybeReady<'a, SessionContext<ReplicatedSession>> {
-        let mut graced = ReplicatedSession {
-            has_credentials: request.headers().contains_key(header::AUTHORIZATION),
-            ..ReplicatedSession::default()
+    ) -> MaybeReady<'_, SessionContext<ReplicatedSession>> {
+        let mut state =
+            ReplicatedSession { has_credentials: request.authorization().is_some(), ..ReplicatedSession::default() };
+        let Some((name, id)) = request.cookies().find(|(name, _)| self.is_session(name)) else {
+            return MaybeReady::Ready(SessionContext::new(fallback, state));
         };
-        let Some((name, value)) = self.session_of(request.headers()) else {
-            return MaybeReady::Ready(SessionContext::new(fallback, graced));
-        };
-        graced.cookie = Some(name.to_vec());
-        let key = self.key(value);
-        if let Some((endpoint, since)) = self.begun.lock().get(&key) {
-            let is_new = self.clock.now().saturating_duration_since(*since) < self.within;
-            let home = endpoint.clone().filter(|_| is_new);
-            return MaybeReady::Ready(SessionContext::new(home.map_or(fallback, EndpointHint::Id), graced));
+        state.cookie = Some(name.to_vec());
+        let key = self.key(id);
+        if let Some((endpoint, since)) = self.recent.lock().get(&key) {
+            let is_new = self.clock.now().saturating_duration_since(*since) < self.grace;
+            let endpoint = endpoint.clone().filter(|_| is_new);
+            return MaybeReady::Ready(SessionContext::new(endpoint.map_or(fallback, EndpointHint::Id), state));
         }
-        let Some(sessions) = &self.sessions else { return MaybeReady::Ready(SessionContext::new(fallback, graced)) };
-        // Seen here for the first time: another front end may have been there when it began.
-        // A grace that is gone is over.
-        let found = sessions.find(key, value, None);
-        MaybeReady::Boxed(Box::pin(async move {
-            let endpoint = match found.await {
+        let Some(sessions) = &self.sessions else { return MaybeReady::Ready(SessionContext::new(fallback, state)) };
+        // The session may have begun through another front end.
+        let lookup = sessions.find(key, id, None);
+        MaybeReady::boxed(async move {
+            let endpoint = match lookup.await {
                 Lookup::Found(record, _) | Lookup::UnderOldKey(record) => record.endpoint().cloned(),
                 Lookup::Absent => None,
-                Lookup::Unknown => return SessionContext::new(fallback, graced),
+                Lookup::Unknown => return SessionContext::new(fallback, state),
             };
-            self.begun.lock().put(key, (endpoint.clone(), self.clock.now()), REMEMBERED);
-            SessionContext::new(endpoint.map_or(fallback, EndpointHint::Id), graced)
-        }))
+            self.recent.lock().put(key, (endpoint.clone(), self.clock.now()), RECENT_CAPACITY);
+            SessionContext::new(endpoint.map_or(fallback, EndpointHint::Id), state)
+        })
     }
 
-    pub(crate) fn wants_copy(&self, graced: &ReplicatedSession) -> bool {
-        self.heal && graced.cookie.is_some() && graced.healing != Healing::Stripped
+    pub(super) fn wants_copy(&self, state: &ReplicatedSession) -> bool {
+        self.heal && state.cookie.is_some() && state.healing != Healing::CookieRemoved
     }
 
-    /// Leaves a poisoned cookie out.
-    pub(crate) fn prepare(&self, graced: &ReplicatedSession, request: &mut Request<Body>) {
-        let (Healing::Stripped, Some(name)) = (graced.healing, &graced.cookie) else { return };
-        cookie::retain(request.headers_mut(), |known, _| known != name.as_slice());
+    /// Removes a poisoned cookie from the request.
+    pub(super) fn prepare(&self, state: &ReplicatedSession, request: &mut Request<Body>) {
+        if let (Healing::CookieRemoved, Some(poisoned)) = (state.healing, &state.cookie) {
+            cookie::retain(request.headers_mut(), |name, _| name != poisoned.as_slice());
+        }
     }
 
-    pub(crate) fn settle<'a>(
+    pub(super) fn settle<'a>(
         &'a self,
-        graced: &'a mut ReplicatedSession,
-        served: &ResponseContext<'_>,
-        answer: &'a mut Response<Body>,
+        state: &'a mut ReplicatedSession,
+        context: &ResponseContext<'_>,
+        response: &'a mut Response<Body>,
     ) -> MaybeReady<'a, AfterResponse> {
-        if self.heal && graced.cookie.is_some() && may_be_a_race(answer) {
-            return MaybeReady::Boxed(Box::pin(self.look_into(graced, answer)));
+        if self.heal && state.cookie.is_some() && may_be_a_race(response) {
+            return MaybeReady::boxed(self.heal(state, response));
         }
-        self.take_back(graced, answer);
-        let Some(key) = self.begun_by(answer.headers()) else { return MaybeReady::Ready(AfterResponse::Return) };
-        let endpoint = served.endpoint.clone();
-        self.begun.lock().put(key, (Some(endpoint.clone()), self.clock.now()), REMEMBERED);
+        self.delete_cookie(state, response);
+        let Some(key) = self.session_begun(response.headers()) else {
+            return MaybeReady::Ready(AfterResponse::Return);
+        };
+        let endpoint = context.endpoint.clone();
+        self.recent.lock().put(key, (Some(endpoint.clone()), self.clock.now()), RECENT_CAPACITY);
         let Some(sessions) = &self.sessions else { return MaybeReady::Ready(AfterResponse::Return) };
-        let ttl = self.within.max(Duration::from_secs(1));
-        match sessions.save(key, SessionRecord::bound(endpoint), Precondition::Absent, ttl) {
-            MaybeReady::Ready(_) => MaybeReady::Ready(AfterResponse::Return),
-            MaybeReady::Boxed(saved) => MaybeReady::Boxed(Box::pin(async move {
-                saved.await;
-                AfterResponse::Return
-            })),
-        }
+        let ttl = self.grace.max(Duration::from_secs(1));
+        sessions.save(key, SessionRecord::bound(endpoint), Precondition::Absent, ttl).map(|_| AfterResponse::Return)
     }
 
-    /// Reads what went wrong, and puts it back if it is something else.
-    async fn look_into(&self, graced: &mut ReplicatedSession, answer: &mut Response<Body>) -> AfterResponse {
-        let body = std::mem::take(answer.body_mut());
-        let Ok(Ok(read)) = timeout(ERROR_WITHIN, body.collect()).await else {
-            // The node is broken in more than one way: the client gets the status.
-            answer.headers_mut().remove(header::CONTENT_LENGTH);
+    /// Reads the error. If it is the race, takes the next step to heal the request; else the client gets the response.
+    async fn heal(&self, state: &mut ReplicatedSession, response: &mut Response<Body>) -> AfterResponse {
+        let body = std::mem::take(response.body_mut());
+        let Ok(Ok(read)) = timeout(ERROR_TIMEOUT, body.collect()).await else {
+            // The error itself breaks off: the client gets the status alone.
+            response.headers_mut().remove(header::CONTENT_LENGTH);
             return AfterResponse::Return;
         };
         let read = read.to_bytes();
-        const WORDS: &[u8] = b"created but not yet serialized";
-        let is_race = read.windows(WORDS.len()).any(|part| part == WORDS);
-        *answer.body_mut() = Body::from(read);
+        const MESSAGE: &[u8] = b"created but not yet serialized";
+        let is_race = read.windows(MESSAGE.len()).any(|part| part == MESSAGE);
+        *response.body_mut() = Body::from(read);
         if !is_race {
             return AfterResponse::Return;
         }
-        match graced.healing {
-            Healing::Unneeded => {
-                graced.healing = Healing::Waited;
-                tokio::time::sleep(MOMENT).await;
+        match state.healing {
+            Healing::None => {
+                state.healing = Healing::Waited;
+                tokio::time::sleep(HEAL_DELAY).await;
                 AfterResponse::SendAgain
             }
-            Healing::Waited if graced.has_credentials => {
-                tracing::debug!("left out the cookie of a session that its node never wrote");
-                graced.healing = Healing::Stripped;
+            Healing::Waited if state.has_credentials => {
+                tracing::debug!("removed the cookie of a session that its node did not write");
+                state.healing = Healing::CookieRemoved;
                 AfterResponse::SendAgain
             }
-            _ => {
-                graced.healing = Healing::Stripped;
-                self.take_back(graced, answer);
+            Healing::Waited | Healing::CookieRemoved => {
+                state.healing = Healing::CookieRemoved;
+                self.delete_cookie(state, response);
                 AfterResponse::Return
             }
         }
     }
 
-    /// Has the client forget a poisoned cookie, unless it has just been given another.
-    fn take_back(&self, graced: &ReplicatedSession, answer: &mut Response<Body>) {
-        let (Healing::Stripped, Some(name)) = (graced.healing, &graced.cookie) else { return };
-        if self.begun_by(answer.headers()).is_some() {
+    /// Deletes a poisoned cookie at the client, unless the response sets another one.
+    fn delete_cookie(&self, state: &ReplicatedSession, response: &mut Response<Body>) {
+        let (Healing::CookieRemoved, Some(name)) = (state.healing, &state.cookie) else { return };
+        if self.session_begun(response.headers()).is_some() {
             return;
         }
-        // Tomcat 7 and 8.5 write the path differently, and a browser deletes only where it is the same.
+        // Tomcat 7 and 8.5 write different paths, and a browser deletes a cookie only by its own path.
         for path in ["/kylin", "/kylin/"] {
-            let field = [name, format!("=; Path={path}; Max-Age=0; HttpOnly").as_bytes()].concat();
-            if let Ok(field) = HeaderValue::from_bytes(&field) {
-                answer.headers_mut().append(header::SET_COOKIE, field);
+            let line = [name, format!("=; Path={path}; Max-Age=0; HttpOnly").as_bytes()].concat();
+            if let Ok(line) = HeaderValue::from_bytes(&line) {
+                response.headers_mut().append(header::SET_COOKIE, line);
             }
         }
     }
 
-    fn session_of<'h>(&self, headers: &'h HeaderMap) -> Option<(&'h [u8], &'h [u8])> {
-        cookie::pairs(headers).find(|(name, _)| self.is_session(name))
-    }
-
-    /// The session that this answer begins.
-    fn begun_by(&self, headers: &HeaderMap) -> Option<SessionKey> {
+    /// Returns the session that a response begins.
+    fn session_begun(&self, headers: &HeaderMap) -> Option<SessionKey> {
         let cookies = headers.get_all(header::SET_COOKIE).iter().filter_map(SetCookie::parse);
         // The last one counts, as in a browser.
         let session = cookies
@@ -291,26 +284,26 @@ impl Replicated {
         cookie::is_kylin_session(name) || self.names.iter().any(|known| known.as_bytes() == name)
     }
 
-    fn key(&self, value: &[u8]) -> SessionKey {
+    fn key(&self, id: &[u8]) -> SessionKey {
         match &self.sessions {
-            Some(sessions) => sessions.key(value),
+            Some(sessions) => sessions.key(id),
             None => {
                 let mut key = [0; 16];
-                key[..8].copy_from_slice(&self.hasher.hash_one((0, value)).to_be_bytes());
-                key[8..].copy_from_slice(&self.hasher.hash_one((1, value)).to_be_bytes());
+                key[..8].copy_from_slice(&self.hasher.hash_one((0, id)).to_be_bytes());
+                key[8..].copy_from_slice(&self.hasher.hash_one((1, id)).to_be_bytes());
                 SessionKey::from_bytes(key)
             }
         }
     }
 }
 
-/// A page that Tomcat makes of an exception; Kylin's own errors are JSON.
-fn may_be_a_race(answer: &Response<Body>) -> bool {
-    let is_page = answer
+/// Returns whether the response may be the race: a short page that Tomcat makes of an exception. Kylin's own errors are JSON.
+fn may_be_a_race(response: &Response<Body>) -> bool {
+    let is_page = response
         .headers()
         .get(header::CONTENT_TYPE)
         .is_none_or(|kind| kind.as_bytes().to_ascii_lowercase().starts_with(b"text/"));
-    let is_plain = !answer.headers().contains_key(header::CONTENT_ENCODING);
-    let is_short = answer.body().size_hint().exact().is_some_and(|length| length <= MAX_ERROR);
-    answer.status() == StatusCode::INTERNAL_SERVER_ERROR && is_page && is_plain && is_short
+    let is_plain = !response.headers().contains_key(header::CONTENT_ENCODING);
+    let is_short = response.body().size_hint().exact().is_some_and(|length| length <= MAX_ERROR);
+    response.status() == StatusCode::INTERNAL_SERVER_ERROR && is_page && is_plain && is_short
 }

@@ -1,25 +1,23 @@
-//! Strategy 2, without any memory: the node writes its name into the ids of its sessions (Tomcat's `jvmRoute`).
+//! Binds a session to the endpoint whose route is in its id (Tomcat's `jvmRoute`). The front end remembers nothing.
 
-use http::Request;
+use http::Extensions;
 
 use super::hook::EndpointHint;
 use super::learn::SessionCookie;
-use crate::body::Body;
 use crate::cookie;
-use crate::kylin::path;
+use crate::request::RequestContext;
 
 pub(super) struct Route {
     pub(super) cookies: Vec<SessionCookie>,
 }
 
 impl Route {
-    /// The route of the first session id that has one: what follows its first dot, as in httpd (mod_proxy_balancer.c,
+    /// Returns the route of the first session id that has one: the text after its first dot, as in httpd (mod_proxy_balancer.c,
     /// find_session_route). memcached-session-manager puts `-` and a node of its own before the dot, which changes nothing.
-    pub(super) fn hint(&self, request: &Request<Body>) -> Option<EndpointHint> {
+    pub(super) fn hint(&self, request: &RequestContext) -> Option<EndpointHint> {
         let is_session = |name: &[u8]| self.cookies.iter().any(|cookie| cookie.is_called(name));
-        let in_cookies = cookie::pairs(request.headers()).filter(|(name, _)| is_session(name)).map(|(_, value)| value);
-        let in_path = path::session_id(request.uri().path()).map(str::as_bytes);
-        let ids = in_cookies.chain(in_path).filter(|id| cookie::is_session_id(id));
+        let in_cookies = request.cookies().filter(|(name, _)| is_session(name)).map(|(_, id)| id);
+        let ids = in_cookies.filter(|id| cookie::is_session_id(id)).chain(request.path_session_id());
         ids.filter_map(route).next().map(EndpointHint::route)
     }
 }
@@ -46,8 +44,8 @@ impl SessionRoute {
         SessionRoute(EndpointHint::route(route.as_ref()))
     }
 
-    pub(super) fn hint(request: &Request<Body>) -> Option<EndpointHint> {
-        request.extensions().get::<SessionRoute>().map(|route| route.0.clone())
+    pub(super) fn hint(extensions: &Extensions) -> Option<EndpointHint> {
+        extensions.get::<SessionRoute>().map(|route| route.0.clone())
     }
 }
 
@@ -58,10 +56,14 @@ fn route(id: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
+    use crate::body::Body;
+    use crate::request::ClientAddr;
 
     #[test]
-    fn a_route_is_what_follows_the_first_dot() {
+    fn the_route_follows_the_first_dot() {
         assert_eq!(route(b"0123.n1"), Some(&b"n1"[..]));
         assert_eq!(route(b"0123-m2.n1.x"), Some(&b"n1.x"[..]));
         assert_eq!(route(b"0123-m2"), None);
@@ -69,11 +71,13 @@ mod tests {
     }
 
     #[test]
-    fn cookies_go_before_the_path_and_ids_without_a_route_are_passed_over() {
+    fn cookies_precede_the_path_and_ids_without_a_route_are_skipped() {
         let route = Route { cookies: SessionCookie::of_kylin() };
         let hint = |cookie: &str, path: &str| {
             let request = Request::builder().uri(path).header("cookie", cookie).body(Body::empty()).unwrap();
-            route.hint(&request)
+            let mut context = RequestContext::new(ClientAddr::Unix, &request);
+            context.read_credentials(request.headers());
+            route.hint(&context)
         };
         let named = |name: &str| Some(EndpointHint::route(name.as_bytes()));
         assert_eq!(hint("a=1; JSESSIONID=0123.n1", "/kylin;jsessionid=0123.n2"), named("n1"));

@@ -1,10 +1,17 @@
-//! Strategy 2: a cookie of the front end's own, in which the endpoint stands, unreadable and unforgeable.
+//! Binds a client to an endpoint by a signed cookie of the front end.
 //!
-//! The value is base64 of 29 bytes: a format, 1 byte; 12 bytes masked; a tag, 16 bytes. Under the mask lie the hash of the
-//! endpoint's id (8 bytes) and the time of expiry (4 bytes, seconds since 1970). The tag is an HMAC-SHA-256 of what lies under the
-//! mask, cut to 16 bytes, and the mask an HMAC-SHA-256 of the tag under another key (a synthetic initialisation vector, as in RFC 5297).
-//! So a cookie tells nothing but whether two of them are equal, survives changes of order and address, and whoever has not the secret
-//! cannot make one.
+//! The value is base64 of 29 bytes:
+//!
+//! | bytes | content |
+//! |---|---|
+//! | 1 | the format |
+//! | 8 | the hash of the endpoint's id, masked |
+//! | 4 | the time of expiry in seconds since 1970, masked |
+//! | 16 | the tag |
+//!
+//! The tag is an HMAC-SHA-256 of the 12 bytes before they are masked, cut to 16 bytes. The mask is an HMAC-SHA-256 of the tag
+//! under another key (a synthetic initialisation vector, as in RFC 5297). So a cookie reveals only whether it equals another one,
+//! stays valid when endpoints change their order or address, and cannot be made without the secret.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,13 +25,14 @@ use super::hook::{EndpointHint, ResponseContext, SessionContext};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, Attributes, InvalidCookie, SameSite};
+use crate::request::RequestContext;
 use crate::session::Secret;
 use crate::session::secret::Tagger;
 
-/// The front end's own cookie: its name, its attributes, and the secret that it is signed with.
+/// The cookie of the front end: its name, its attributes, and the secret that signs it.
 ///
-/// Without a word it is called `kylin_lb`, is valid for 12 hours and renewed while it is used, ends with the browser's session,
-/// and has the attributes `Path=/; HttpOnly; SameSite=Lax`.
+/// By default it is called `kylin_lb`, is valid for 12 hours, is renewed while it is used, ends with the browser's session, and
+/// has the attributes `Path=/; HttpOnly; SameSite=Lax`.
 #[derive(Clone)]
 #[must_use]
 pub struct StickyCookie {
@@ -32,13 +40,16 @@ pub struct StickyCookie {
     masks: Arc<[Tagger]>,
     attributes: Attributes,
     valid_for: Duration,
-    persists: bool,
+    is_persistent: bool,
     clock: Arc<dyn Clock>,
 }
 
-/// Whether the response sets the cookie, unless the request went to another endpoint only for now.
+/// What the strategy remembers of a request.
 #[derive(Clone, Copy)]
-pub(crate) struct Renewal(bool);
+pub(crate) struct Renewal {
+    /// The response sets the cookie, unless the request went to another endpoint only for now.
+    is_due: bool,
+}
 
 const FORMAT: u8 = 1;
 const MASKED: usize = 12;
@@ -48,19 +59,19 @@ const BYTES: usize = 1 + MASKED + TAG;
 const DIGITS: usize = 39;
 
 impl StickyCookie {
-    /// A cookie that is signed with `secret`. Front ends with the same secret and name understand each other's.
+    /// Returns a cookie that is signed with `secret`. Front ends with the same secret and name share their cookies.
     pub fn new(secret: Secret) -> Self {
         StickyCookie {
             tags: secret.taggers("sticky-cookie-tag"),
             masks: secret.taggers("sticky-cookie-mask"),
             attributes: Attributes::new("kylin_lb", "/"),
             valid_for: Duration::from_secs(12 * 3600),
-            persists: false,
+            is_persistent: false,
             clock: Arc::new(SystemClock),
         }
     }
 
-    /// Its name. Default `kylin_lb`.
+    /// Sets the name. Default: `kylin_lb`.
     ///
     /// # Errors
     /// [`InvalidCookie`] when `name` is empty or has characters that a name cannot have (RFC 6265, 4.1.1).
@@ -69,7 +80,7 @@ impl StickyCookie {
         Ok(self)
     }
 
-    /// Below which path browsers send it. Default `/`.
+    /// Sets the path below which browsers send the cookie. Default: `/`.
     ///
     /// # Errors
     /// [`InvalidCookie`] when `path` does not begin with `/` or has characters that end an attribute.
@@ -78,7 +89,7 @@ impl StickyCookie {
         Ok(self)
     }
 
-    /// To which domain, subdomains included, browsers send it. Default: only to the host that set it.
+    /// Sets the domain to which browsers send the cookie, with its subdomains. Default: only the host that set it.
     ///
     /// # Errors
     /// [`InvalidCookie`] when `domain` is empty or has characters that end an attribute.
@@ -87,77 +98,77 @@ impl StickyCookie {
         Ok(self)
     }
 
-    /// Whether browsers send it over TLS only. Default: no; say yes where clients reach the host over TLS.
+    /// Sets whether browsers send the cookie over TLS only. Default: no. Set it where clients reach the application over TLS.
     pub fn secure(mut self, secure: bool) -> Self {
         self.attributes.secure = secure;
         self
     }
 
-    /// Whether it is hidden from scripts. Default: yes.
+    /// Sets whether the cookie is hidden from scripts. Default: yes.
     pub fn http_only(mut self, http_only: bool) -> Self {
         self.attributes.http_only = http_only;
         self
     }
 
-    /// To which requests browsers add it; none leaves the attribute out. Default [`SameSite::Lax`].
+    /// Sets to which requests browsers add the cookie; `None` leaves the attribute out. Default: [`SameSite::Lax`].
     pub fn same_site(mut self, same_site: Option<SameSite>) -> Self {
         self.attributes.same_site = same_site;
         self
     }
 
-    /// For how long it is valid; it is renewed when half of that has gone. Default 12 h, above the 8 h that a session of Kylin may
-    /// be idle.
+    /// Sets how long the cookie is valid; it is renewed after half of that time. Less than 2 s counts as 2 s. Default: 12 h, more
+    /// than the 8 h that a session of Kylin may be idle.
     pub fn valid_for(mut self, time: Duration) -> Self {
-        self.valid_for = time.clamp(Duration::from_secs(2), Duration::from_secs(10 * 365 * 86_400));
+        self.valid_for = time.max(Duration::from_secs(2));
         self
     }
 
-    /// Whether browsers keep it as long as it is valid (`Max-Age`), beyond their own session. Default: no.
+    /// Sets whether browsers keep the cookie as long as it is valid (`Max-Age`), beyond their own session. Default: no.
     pub fn persistent(mut self, persistent: bool) -> Self {
-        self.persists = persistent;
+        self.is_persistent = persistent;
         self
     }
 
-    /// Sets where the time of day comes from.
+    /// Sets the clock of expiry. Default: the system's clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    pub(super) fn begin(&self, request: &mut Request<Body>, fallback: EndpointHint) -> SessionContext<Renewal> {
+    pub(super) fn begin(&self, request: &RequestContext, fallback: EndpointHint) -> SessionContext<Renewal> {
         let own = self.attributes.name().as_bytes();
-        let (mut count, mut read) = (0, None);
-        for (_, value) in cookie::pairs(request.headers()).filter(|(name, _)| *name == own) {
-            count += 1;
-            // Two of them: somebody plays tricks. Neither counts.
-            read = if count == 1 { self.read(value) } else { None };
-        }
-        if count > 0 {
-            cookie::retain(request.headers_mut(), |name, _| name != own);
-        }
-        let (hint, renews) = match read {
-            Some((digest, expires)) => {
+        let mut values = request.cookies().filter(|(name, _)| *name == own).map(|(_, value)| value);
+        // Of several cookies at least one was planted, so none counts.
+        let value = values.next().filter(|_| values.next().is_none());
+        let (hint, is_due) = match value.and_then(|value| self.read(value)) {
+            Some((id_hash, expires)) => {
                 let left = u64::from(expires).saturating_sub(self.clock.unix());
-                (EndpointHint::IdHash(digest), left < self.valid_for.as_secs() / 2)
+                (EndpointHint::IdHash(id_hash), left < self.valid_for.as_secs() / 2)
             }
             None => (fallback, true),
         };
-        SessionContext::new(hint, Renewal(renews))
+        SessionContext::new(hint, Renewal { is_due })
     }
 
-    pub(super) fn settle(&self, Renewal(renews): Renewal, served: &ResponseContext<'_>, answer: &mut Response<Body>) {
-        // Somebody whose endpoint is only full for the moment has a login there.
-        let hint = served.hint;
-        let stays = hint.is_binding() && !hint.names(served.endpoint) && !served.bound_unavailable;
-        if stays || !renews && hint.names(served.endpoint) {
+    /// Removes the cookie from what the node gets.
+    pub(super) fn strip(&self, request: &mut Request<Body>) {
+        let own = self.attributes.name().as_bytes();
+        cookie::retain(request.headers_mut(), |name, _| name != own);
+    }
+
+    pub(super) fn settle(&self, renewal: Renewal, context: &ResponseContext<'_>, response: &mut Response<Body>) {
+        let (hint, endpoint) = (context.hint, context.endpoint);
+        // If the bound endpoint is only full for the moment, the login there remains useful.
+        let stays = hint.is_binding() && !hint.names(endpoint) && !context.bound_unavailable;
+        if stays || !renewal.is_due && hint.names(endpoint) {
             return;
         }
-        if let Some(line) = self.line(served.endpoint.hash64()) {
-            answer.headers_mut().append(header::SET_COOKIE, line);
+        if let Some(line) = self.line(endpoint.hash64()) {
+            response.headers_mut().append(header::SET_COOKIE, line);
         }
     }
 
-    /// The endpoint's digest and the time of expiry, when the value is one of ours and still valid.
+    /// Returns the hash of the endpoint's id and the time of expiry, if the value is authentic and valid.
     fn read(&self, value: &[u8]) -> Option<(u64, u32)> {
         if value.len() != DIGITS {
             return None;
@@ -171,16 +182,16 @@ impl StickyCookie {
             if !tagger.verifies(&[&[FORMAT], &plain], tag) {
                 return None;
             }
-            let (digest, expires) = plain.split_first_chunk::<8>()?;
+            let (id_hash, expires) = plain.split_first_chunk::<8>()?;
             let expires = u32::from_be_bytes(expires.try_into().ok()?);
-            (u64::from(expires) > self.clock.unix()).then_some((u64::from_be_bytes(*digest), expires))
+            (u64::from(expires) > self.clock.unix()).then_some((u64::from_be_bytes(*id_hash), expires))
         })
     }
 
-    fn value(&self, digest: u64) -> String {
+    fn value(&self, id_hash: u64) -> String {
         let expires = self.clock.unix().saturating_add(self.valid_for.as_secs());
         let mut plain = [0; MASKED];
-        plain[..8].copy_from_slice(&digest.to_be_bytes());
+        plain[..8].copy_from_slice(&id_hash.to_be_bytes());
         plain[8..].copy_from_slice(&u32::try_from(expires).unwrap_or(u32::MAX).to_be_bytes());
         let tag = &self.tags[0].tag(&[&[FORMAT], &plain])[..TAG];
         let mut bytes = [FORMAT; BYTES];
@@ -189,9 +200,9 @@ impl StickyCookie {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    fn line(&self, digest: u64) -> Option<HeaderValue> {
+    fn line(&self, id_hash: u64) -> Option<HeaderValue> {
         let mut line = String::new();
-        self.attributes.write(&self.value(digest), self.persists.then_some(self.valid_for), &mut line);
+        self.attributes.write(&self.value(id_hash), self.is_persistent.then_some(self.valid_for), &mut line);
         HeaderValue::try_from(line).ok()
     }
 }
@@ -225,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_its_own_until_it_expires() {
+    fn a_cookie_is_valid_until_it_expires() {
         let clock = ManualClock::new();
         let cookie = cookie(1).clock(clock.clone()).valid_for(Duration::from_secs(60));
         let value = cookie.value(7);
@@ -238,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_was_replaced_still_reads_and_no_longer_writes() {
+    fn a_previous_secret_still_reads_and_no_longer_writes() {
         let old = cookie(1);
         let new = StickyCookie::new(Secret::new([2; 32]).with_previous(Secret::new([1; 32]))).clock(ManualClock::new());
         assert!(new.read(old.value(7).as_bytes()).is_some());
@@ -247,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_has_the_attributes_that_were_asked_for() {
+    fn the_header_has_the_configured_attributes() {
         let line =
             |cookie: StickyCookie| cookie.line(7).unwrap().to_str().unwrap().split_once("; ").unwrap().1.to_owned();
         assert_eq!(line(cookie(1)), "Path=/; HttpOnly; SameSite=Lax");
@@ -261,7 +272,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_made_up_value_is_read(value in "[A-Za-z0-9_-]{0,60}", bytes in proptest::collection::vec(0_u8.., 0..100)) {
+        fn no_forged_value_is_read(value in "[A-Za-z0-9_-]{0,60}", bytes in proptest::collection::vec(0_u8.., 0..100)) {
             proptest::prop_assert_eq!(cookie(1).read(value.as_bytes()), None);
             proptest::prop_assert_eq!(cookie(1).read(&bytes), None);
         }

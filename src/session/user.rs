@@ -1,18 +1,19 @@
-//! Clients without cookies (kylinpy, ODBC) send Basic credentials with every request, and each makes a node ask LDAP again and
-//! keep a session for eight hours. Tied to one node by their user, they are known there.
+//! Places requests by the user of their Basic credentials.
+//!
+//! Clients without cookies (kylinpy, ODBC) send Basic credentials with every request. A node that does not know them asks LDAP
+//! and keeps a session for eight hours. So all requests of a user go to one node, which knows them.
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-
 use super::hook::EndpointHint;
 use crate::basic_auth;
+use crate::request::RequestContext;
 use crate::session::Secret;
 use crate::session::secret::Tagger;
 
 #[derive(Clone)]
 pub(super) struct User {
-    /// Only the current secret: a placement that changes costs nobody a login.
+    /// The first one counts: when the secret changes, placements may change, which costs no login.
     taggers: Arc<[Tagger]>,
 }
 
@@ -21,10 +22,10 @@ impl User {
         User { taggers: secret.taggers("user") }
     }
 
-    /// Where the user of Basic credentials is placed.
-    pub(super) fn hint(&self, headers: &HeaderMap) -> Option<EndpointHint> {
-        let mut user = basic_auth::user(headers)?;
-        // To Kylin ADMIN and admin are one.
+    /// Returns the hint for the user of Basic credentials.
+    pub(super) fn hint(&self, request: &RequestContext) -> Option<EndpointHint> {
+        let mut user = basic_auth::user(request.authorization()?)?;
+        // Kylin ignores case in user names.
         user.make_ascii_lowercase();
         let tag = self.taggers[0].tag(&[&user]);
         let mut key = [0; 16];
@@ -37,14 +38,16 @@ impl User {
 mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
-    use http::header;
+    use http::{Request, header};
 
     use super::*;
+    use crate::request::ClientAddr;
 
     fn hint(secret: u8, value: &str) -> Option<EndpointHint> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, value.parse().unwrap());
-        User::new(&Secret::new([secret; 32])).hint(&headers)
+        let request = Request::builder().header(header::AUTHORIZATION, value).body(()).unwrap();
+        let mut context = RequestContext::new(ClientAddr::Unix, &request);
+        context.read_credentials(request.headers());
+        User::new(&Secret::new([secret; 32])).hint(&context)
     }
 
     fn basic(credentials: &str) -> String {
@@ -52,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn goes_by_the_user_alone_in_any_case() {
+    fn only_the_user_counts_in_any_case() {
         let admin = hint(1, &basic("ADMIN:KYLIN"));
         assert!(admin.is_some());
         assert_eq!(hint(1, &basic("admin:other")), admin);
@@ -62,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_nobody_is_placed_nowhere() {
+    fn credentials_without_a_user_have_no_hint() {
         let long = basic(&"x".repeat(basic_auth::MAX_TOKEN));
         for value in ["Basic", "Basic ", "Bearer QURNSU46", "Basic !!!", &basic("nocolon"), &basic(":pw"), &long] {
             assert_eq!(hint(1, value), None, "{value}");

@@ -34,7 +34,7 @@ async fn a_get_goes_on_after_any_failure_and_a_post_only_when_it_was_not_sent() 
     let failures: [(&str, Vec<Act>, u16, &str); 6] = [
         ("closes", vec![Act::Read], 502, "may have been executed"),
         ("resets", vec![Act::Read, Act::Reset], 502, "may have been executed"),
-        ("hangs", vec![Act::Read, Act::UntilClosed], 504, "did not answer in time"),
+        ("hangs", vec![Act::Read, Act::UntilClosed], 504, "did not respond in time"),
         ("half a head", respond("HTTP/1.1 200 OK\r\nContent-Le"), 502, "broke|not valid HTTP"),
         ("junk", respond("SSH-2.0-OpenSSH_9.6\r\n\r\n"), 502, "not valid HTTP"),
         ("503, listed", respond(unavailable.clone()), 503, "busy"),

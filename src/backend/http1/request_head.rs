@@ -6,6 +6,7 @@ use http::{Method, Request};
 use http_body::Body as _;
 
 use crate::body::Body;
+use crate::header_walk::walk;
 use crate::http1::encode;
 use crate::http1::framing::declared_length;
 use crate::http1::writer::BodyFraming;
@@ -26,7 +27,7 @@ pub(super) fn encode(request: &Request<Body>, out: &mut Vec<u8>) -> BodyFraming 
     }
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in request.headers() {
+    for (name, value) in walk(request.headers()) {
         if name != header::CONTENT_LENGTH && name != header::TRANSFER_ENCODING {
             encode::header(name, value, out);
         }

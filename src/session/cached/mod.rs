@@ -47,6 +47,16 @@ pub(crate) enum Lookup {
     Unknown,
 }
 
+impl Lookup {
+    /// Returns whether the session was found.
+    pub(crate) fn is_bound(&self) -> bool {
+        match self {
+            Lookup::Found(..) | Lookup::UnderOldKey(_) => true,
+            Lookup::Absent | Lookup::Unknown => false,
+        }
+    }
+}
+
 /// A store with what stands between it and the strategies.
 struct CachedStore {
     store: Arc<dyn SessionStore>,

@@ -31,7 +31,7 @@ impl RealIp {
     /// Returns the rule as the proxy applies it.
     pub(crate) fn trusted_proxies(&self) -> TrustedProxies {
         let networks = self.networks.iter().copied();
-        TrustedProxies::new(networks).unix(self.unix).field(self.header.clone()).recursive(self.recursive)
+        TrustedProxies::new(networks).unix(self.unix).header(self.header.clone()).recursive(self.recursive)
     }
 
     /// Adds the argument of `set_real_ip_from`.

@@ -1,22 +1,20 @@
-//! A look at the beginning of an answer's body, which is then passed on whole.
-
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body_util::BodyExt;
 
+use super::resumed::Resumed;
 use crate::body::Body;
-use crate::proxy::resumed::Resumed;
 
-/// Reads up to `most` bytes of the body, or what there is of it, and gives the answer back as if nothing had been read. A body
-/// that fails meanwhile fails its reader in the same way, after what came before.
-pub(super) async fn peek(answer: Response<Body>, most: usize) -> (Bytes, Response<Body>) {
-    let (head, mut body) = answer.into_parts();
+/// Reads up to `max` bytes of the body, or all of a shorter one. Returns them with the response, whose reader gets all bytes. If
+/// the body fails meanwhile, its reader gets what came before and then the error.
+pub(crate) async fn peek(response: Response<Body>, max: usize) -> (Bytes, Response<Body>) {
+    let (head, mut body) = response.into_parts();
     let mut read = BytesMut::new();
     let mut failure = None;
-    let mut whole = body.is_empty();
-    while !whole && read.len() < most && failure.is_none() {
+    let mut is_whole = body.is_empty();
+    while !is_whole && read.len() < max && failure.is_none() {
         match body.frame().await {
-            None => whole = true,
+            None => is_whole = true,
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
                     read.extend_from_slice(&data);
@@ -27,9 +25,8 @@ pub(super) async fn peek(answer: Response<Body>, most: usize) -> (Bytes, Respons
     }
     let read = read.freeze();
     let body = match failure {
-        Some(error) => Resumed::failed(read.clone(), error, body).into(),
-        None if whole => read.clone().into(),
-        None => Resumed::new(read.clone(), body).into(),
+        None if is_whole => read.clone().into(),
+        error => Resumed::new(read.clone(), error, body).into(),
     };
     (read, Response::from_parts(head, body))
 }
@@ -58,10 +55,10 @@ mod tests {
         }
     }
 
-    /// What was seen with a look at four bytes, and what the reader gets afterwards.
-    async fn looked(pieces: Vec<io::Result<&'static str>>) -> (Bytes, Vec<u8>, bool) {
-        let (seen, answer) = peek(Response::new(Body::new(Pieces(pieces.into()))), 4).await;
-        let mut body = answer.into_body();
+    /// Returns what a peek of four bytes sees, what the reader gets afterwards, and whether it gets all.
+    async fn peeked(pieces: Vec<io::Result<&'static str>>) -> (Bytes, Vec<u8>, bool) {
+        let (seen, response) = peek(Response::new(Body::new(Pieces(pieces.into()))), 4).await;
+        let mut body = response.into_body();
         let mut whole = Vec::new();
         loop {
             match body.frame().await {
@@ -73,7 +70,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_was_seen_the_reader_gets_all_of_it() {
+    async fn the_reader_gets_what_was_peeked_at() {
         let broken = || Err(io::ErrorKind::ConnectionReset.into());
         for (pieces, seen, whole, good) in [
             (vec![], "", "", true),
@@ -84,7 +81,7 @@ mod tests {
             (vec![broken()], "", "", false),
             (vec![Ok("abcd"), broken()], "abcd", "abcd", false),
         ] {
-            let got = looked(pieces).await;
+            let got = peeked(pieces).await;
             assert_eq!(got, (Bytes::from(seen), whole.as_bytes().to_vec(), good), "{seen}");
         }
     }

@@ -1,5 +1,3 @@
-//! A body of which the beginning was read already.
-
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -8,22 +6,16 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::body::{Body, BodyError};
 
-/// What was read of a body, and then the rest of it.
+/// A body whose beginning was read: yields those bytes, then the error if reading on failed, then the rest.
 pub(super) struct Resumed {
     read: Bytes,
-    /// How reading ended, if it failed.
     error: Option<BodyError>,
     rest: Body,
 }
 
 impl Resumed {
-    pub(super) fn new(read: Bytes, rest: Body) -> Self {
-        Resumed { read, error: None, rest }
-    }
-
-    /// The same when reading on has failed: whoever reads gets what came, and then the error.
-    pub(super) fn failed(read: Bytes, error: BodyError, rest: Body) -> Self {
-        Resumed { read, error: Some(error), rest }
+    pub(super) fn new(read: Bytes, error: Option<BodyError>, rest: Body) -> Self {
+        Resumed { read, error, rest }
     }
 }
 

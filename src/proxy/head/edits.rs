@@ -1,13 +1,13 @@
-//! What a host changes in a head, last of all.
-
 use std::fmt;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::headers::{KEEP_ALIVE, PROXY_CONNECTION};
+pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+pub(super) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Changes to a request's header fields that a host wants made last, after the proxy's own: attach it to the request's
-/// extensions. Fields that belong to the connection, and those that frame the body, cannot be changed.
+/// Changes to the headers of one request, made after the proxy's own. The application puts it into the request's extensions.
+///
+/// Edits of headers that belong to the connection or frame the body have no effect: see [`allows`](Self::allows).
 ///
 /// ```
 /// use http::header::{HOST, HeaderValue};
@@ -23,7 +23,7 @@ use super::headers::{KEEP_ALIVE, PROXY_CONNECTION};
 pub struct HeaderEdits(Vec<(HeaderName, Option<HeaderValue>)>);
 
 impl HeaderEdits {
-    /// Sets `name` to `value`, in place of all values that it has.
+    /// Sets `name` to `value`, which replaces all its values.
     pub fn set(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.push((name, Some(value)));
         self
@@ -35,7 +35,7 @@ impl HeaderEdits {
         self
     }
 
-    /// True when nothing is to be changed.
+    /// Returns whether there are no edits.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -46,7 +46,7 @@ impl HeaderEdits {
         !is_framing(name)
     }
 
-    pub(super) fn apply(self, headers: &mut HeaderMap) {
+    pub(crate) fn apply(self, headers: &mut HeaderMap) {
         for (name, value) in self.0 {
             if is_framing(&name) {
                 continue;
@@ -60,13 +60,13 @@ impl HeaderEdits {
 }
 
 impl fmt::Debug for HeaderEdits {
-    /// Shows the names; a value may be a credential.
+    /// Shows the names only; a value may be a credential.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.iter().map(|(name, _)| name)).finish()
     }
 }
 
-/// Fields that say where a message ends or belong to one connection: set by hand they would split it.
+/// Returns whether a header says where a message ends or belongs to one connection. Edits of it would split the message.
 fn is_framing(name: &HeaderName) -> bool {
     static FRAMING: [HeaderName; 9] = [
         header::CONNECTION,
@@ -86,11 +86,11 @@ fn is_framing(name: &HeaderName) -> bool {
 mod tests {
     use super::*;
 
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let field = |(name, value): &(&'static str, &'static str)| {
+    fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
+        let header = |(name, value): &(&'static str, &'static str)| {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };
-        fields.iter().map(field).collect()
+        headers.iter().map(header).collect()
     }
 
     #[test]

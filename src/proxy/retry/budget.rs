@@ -5,9 +5,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Instant;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Epoch};
 
 /// Bounds how many requests a proxy may repeat that a node may have received.
 ///
@@ -64,20 +63,19 @@ const ONE: i64 = 1000;
 
 /// The state of a budget: requests deposit, retries withdraw.
 #[derive(Debug)]
-pub(super) struct RetryAccount {
+pub(crate) struct RetryAccount {
     per_request: i64,
     per_second: i64,
     capacity: i64,
     balance: AtomicI64,
-    /// Until when `per_second` was deposited, in milliseconds since the origin.
+    /// Until when `per_second` was deposited, in milliseconds of the epoch.
     deposited_until: AtomicU64,
-    origin: Instant,
-    clock: Arc<dyn Clock>,
+    epoch: Epoch,
 }
 
 impl RetryAccount {
     /// Returns an account that is full.
-    pub(super) fn new(budget: RetryBudget, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(budget: RetryBudget, clock: Arc<dyn Clock>) -> Self {
         let per_second = i64::from(budget.min_per_second) * ONE;
         let is_empty = budget.ratio == 0.0 && budget.min_per_second == 0;
         let capacity = if is_empty { 0 } else { (10 * per_second).max(100 * ONE) };
@@ -87,28 +85,26 @@ impl RetryAccount {
             capacity,
             balance: AtomicI64::new(capacity),
             deposited_until: AtomicU64::new(0),
-            origin: clock.now(),
-            clock,
+            epoch: Epoch::new(clock),
         }
     }
 
     /// Adds the share of one request. Writes nothing while the account is full, which is nearly always.
-    pub(super) fn deposit(&self) {
+    pub(crate) fn deposit(&self) {
         if self.balance.load(Ordering::Relaxed) < self.capacity {
             self.balance.fetch_add(self.per_request, Ordering::Relaxed);
         }
     }
 
     /// Takes one retry. Returns false when none is left.
-    pub(super) fn withdraw(&self) -> bool {
+    pub(crate) fn withdraw(&self) -> bool {
         self.deposit_for_time_passed();
         let less = |balance: i64| (balance >= ONE).then(|| balance.min(self.capacity) - ONE);
         self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
     fn deposit_for_time_passed(&self) {
-        let since = self.clock.now().saturating_duration_since(self.origin);
-        let now = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let now = self.epoch.millis();
         let until = self.deposited_until.load(Ordering::Relaxed);
         let passed = i64::try_from(now.saturating_sub(until)).unwrap_or(i64::MAX);
         let due = (passed.saturating_mul(self.per_second) / 1000).min(self.capacity);

@@ -1,27 +1,33 @@
-//! The body of a request, read as far as it is to be kept for another try.
+//! Bodies that are read before they are passed on: of requests, to send them again; of responses, to classify them.
+
+mod peek;
+mod resumed;
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, StatusCode};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
+pub(super) use self::peek::peek;
+use self::resumed::Resumed;
+use super::ErrorResponse;
 use super::builder::ProxySettings;
-use super::error_response::ErrorResponse;
-use super::resumed::Resumed;
 use crate::body::{Body, BodyError};
 
-/// Refuses what is said to be longer than a body may be.
-pub(super) fn check(body: &Body, settings: &ProxySettings) -> Result<(), ErrorResponse> {
+const TOO_LARGE: ErrorResponse =
+    ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large");
+
+/// Refuses a body that is declared longer than a body may be.
+pub(super) fn check_length(body: &Body, settings: &ProxySettings) -> Result<(), ErrorResponse> {
     match settings.max_body {
-        Some(limit) if body.size_hint().lower() > limit => Err(TOO_LARGE),
+        Some(max) if body.size_hint().lower() > max => Err(TOO_LARGE),
         _ => Ok(()),
     }
 }
 
-/// Reads `body` whole when it is no longer than the replay limit; what is longer comes back as a stream that begins with
-/// what was read.
+/// Reads the whole body if it is no longer than the replay limit. A longer one becomes a stream that begins with what was read.
 ///
-/// Reading before sending also keeps a slow client from occupying a node, as nginx's request buffering does.
+/// Reading before sending also keeps a slow client from occupying a node, like nginx's request buffering.
 pub(super) async fn read(body: Body, settings: &ProxySettings) -> Result<Body, ErrorResponse> {
     if body.is_empty() {
         return Ok(Body::empty());
@@ -32,16 +38,16 @@ pub(super) async fn read(body: Body, settings: &ProxySettings) -> Result<Body, E
         Some(limit) => body.at_most(limit),
         None => body,
     };
-    let keep = settings.replay_limit as u64;
-    if declared.exact().is_some_and(|length| length > keep) {
+    let limit = settings.replay_limit as u64;
+    if declared.exact().is_some_and(|length| length > limit) {
         return Ok(body);
     }
-    // One piece, which is the rule, is kept as it is. More are copied together: many small ones must not hold the large
-    // buffers that they were cut from.
+    // A single frame, the usual case, is kept as it is. Several are copied into one: many small frames would hold the large
+    // buffers that they are slices of.
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|error| refusal(&error))?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|error| body_error(&error))?.into_data() else { continue };
         if first.is_empty() {
             first = data;
         } else {
@@ -50,8 +56,8 @@ pub(super) async fn read(body: Body, settings: &ProxySettings) -> Result<Body, E
             }
             joined.extend_from_slice(&data);
         }
-        if first.len().max(joined.len()) as u64 > keep {
-            return Ok(Resumed::new(whole(first, joined), body).into());
+        if first.len().max(joined.len()) as u64 > limit {
+            return Ok(Resumed::new(whole(first, joined), None, body).into());
         }
         if body.is_end_stream() {
             break;
@@ -60,7 +66,7 @@ pub(super) async fn read(body: Body, settings: &ProxySettings) -> Result<Body, E
     Ok(whole(first, joined).into())
 }
 
-/// A second request like this one; none when its body is not all here.
+/// Returns a copy of the request; `None` if its body was not read as a whole.
 pub(super) fn copy(request: &Request<Body>) -> Option<Request<Body>> {
     let mut copy = Request::new(request.body().replay()?);
     *copy.method_mut() = request.method().clone();
@@ -70,15 +76,8 @@ pub(super) fn copy(request: &Request<Body>) -> Option<Request<Body>> {
     Some(copy)
 }
 
-fn whole(first: Bytes, joined: BytesMut) -> Bytes {
-    if joined.is_empty() { first } else { joined.freeze() }
-}
-
-const TOO_LARGE: ErrorResponse =
-    ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large");
-
-/// What to tell a client whose body failed.
-pub(super) fn refusal(error: &(dyn std::error::Error + 'static)) -> ErrorResponse {
+/// Returns the error response for a request whose body failed.
+pub(super) fn body_error(error: &(dyn std::error::Error + 'static)) -> ErrorResponse {
     let mut cause = Some(error);
     while let Some(error) = cause {
         match error.downcast_ref() {
@@ -91,4 +90,8 @@ pub(super) fn refusal(error: &(dyn std::error::Error + 'static)) -> ErrorRespons
         cause = error.source();
     }
     ErrorResponse::new(StatusCode::BAD_REQUEST, "the body of the request ended early")
+}
+
+fn whole(first: Bytes, joined: BytesMut) -> Bytes {
+    if joined.is_empty() { first } else { joined.freeze() }
 }

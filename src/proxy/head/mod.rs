@@ -1,13 +1,25 @@
-//! Is the head of a request one that every HTTP parser reads alike?
+//! The head of a request: checked so that every HTTP parser reads it alike, and rewritten for the node.
 //!
-//! A host's own server may accept some that Tomcat reads otherwise; between the two lies request smuggling. What is not clear is refused.
+//! The application's server may accept a head that Tomcat reads differently, which allows request smuggling. The proxy refuses
+//! such heads.
+
+mod edits;
+mod forwarded;
+mod hop_by_hop;
+mod presence;
+mod trusted;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, StatusCode, Uri, Version};
 
+pub use self::edits::HeaderEdits;
+pub(super) use self::forwarded::Forwarded;
+pub(super) use self::hop_by_hop::{join_cookies, remove_hop_by_hop};
+pub(super) use self::presence::HeaderPresence;
+pub use self::trusted::TrustedProxies;
 use super::error_response::ErrorResponse;
-use super::headers::Found;
+use crate::header_walk::walk;
 
 /// Checks the head of a request and brings its target into origin form, with the host in `Host` only.
 ///
@@ -31,22 +43,22 @@ pub fn check_head<T>(request: &mut Request<T>) -> Result<(), ErrorResponse> {
     check(request).map(drop)
 }
 
-/// Checks the head and brings its target into origin form, with the host in `Host` only. Returns what else is in it.
-pub(crate) fn check<T>(request: &mut Request<T>) -> Result<Found, ErrorResponse> {
-    let refuse = |status, why| Err(ErrorResponse::new(status, why));
+/// Checks the head and brings its target into origin form. Returns which headers it has.
+pub(super) fn check<T>(request: &mut Request<T>) -> Result<HeaderPresence, ErrorResponse> {
+    let refuse = |status, message| Err(ErrorResponse::new(status, message));
     let method = request.method();
     if method == Method::CONNECT || method == Method::TRACE {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "the method is not served");
     }
-    // Methods are case-sensitive, and none that is known has a small letter; a node might take `post` for POST.
+    // Methods are case-sensitive, and no known one has a lower-case letter; a node might take `post` for POST.
     if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
         return refuse(StatusCode::BAD_REQUEST, "the method is not valid");
     }
-    let fields = Fields::of(request.headers());
-    fields.check_framing(request.version())?;
-    let Fields { expects, found, .. } = fields;
-    let has_host = fields.check_host()?;
-    settle_host(request, has_host)?;
+    let framing = FramingHeaders::of(request.headers());
+    framing.check_framing(request.version())?;
+    let FramingHeaders { expects, presence, .. } = framing;
+    let has_host = framing.check_host()?;
+    set_host(request, has_host)?;
     if expects
         && let Some(expect) = request.headers_mut().remove(header::EXPECT)
         && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
@@ -63,12 +75,12 @@ pub(crate) fn check<T>(request: &mut Request<T>) -> Result<Found, ErrorResponse>
         let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from(path);
     }
-    Ok(found)
+    Ok(presence)
 }
 
-/// How often a request has the fields that are to be checked. To see all fields pass costs less than to look these up.
+/// The headers of a request that must be unambiguous. One pass over all headers costs less than a lookup for each.
 #[derive(Default)]
-struct Fields<'h> {
+struct FramingHeaders<'h> {
     coding: Option<&'h HeaderValue>,
     codings: usize,
     length: Option<&'h HeaderValue>,
@@ -76,26 +88,26 @@ struct Fields<'h> {
     host: Option<&'h HeaderValue>,
     hosts: usize,
     expects: bool,
-    found: Found,
+    presence: HeaderPresence,
 }
 
-impl<'h> Fields<'h> {
+impl<'h> FramingHeaders<'h> {
     fn of(headers: &'h HeaderMap) -> Self {
-        let mut fields = Fields::default();
-        for (name, value) in headers {
-            fields.found.note(name);
+        let mut found = FramingHeaders::default();
+        for (name, value) in walk(headers) {
+            found.presence.note(name);
             match *name {
-                header::TRANSFER_ENCODING => (fields.coding, fields.codings) = (Some(value), fields.codings + 1),
-                header::CONTENT_LENGTH => (fields.length, fields.lengths) = (Some(value), fields.lengths + 1),
-                header::HOST => (fields.host, fields.hosts) = (Some(value), fields.hosts + 1),
-                header::EXPECT => fields.expects = true,
+                header::TRANSFER_ENCODING => (found.coding, found.codings) = (Some(value), found.codings + 1),
+                header::CONTENT_LENGTH => (found.length, found.lengths) = (Some(value), found.lengths + 1),
+                header::HOST => (found.host, found.hosts) = (Some(value), found.hosts + 1),
+                header::EXPECT => found.expects = true,
                 _ => {}
             }
         }
-        fields
+        found
     }
 
-    /// At most one valid host; is there one?
+    /// Checks that there is at most one `Host` and that it is valid. Returns whether there is one.
     fn check_host(&self) -> Result<bool, ErrorResponse> {
         match self.host {
             Some(host) if self.hosts > 1 || !is_host(host.as_bytes()) => Err(NO_HOST),
@@ -103,8 +115,8 @@ impl<'h> Fields<'h> {
         }
     }
 
-    /// Exactly one `chunked` is what all agree on. Several equal lengths are legal, but one is what all agree on; so are
-    /// numbers of 63 bits.
+    /// Allows what all parsers read alike: one `chunked`, or one length of at most 63 bits. Several equal lengths are legal too,
+    /// but parsers differ.
     fn check_framing(&self, version: Version) -> Result<(), ErrorResponse> {
         let number =
             |length: &HeaderValue| matches!(length.len(), 1..=18) && length.as_bytes().iter().all(u8::is_ascii_digit);
@@ -123,8 +135,8 @@ impl<'h> Fields<'h> {
 
 const NO_HOST: ErrorResponse = ErrorResponse::new(StatusCode::BAD_REQUEST, "the request does not name one valid host");
 
-/// One valid host, in `Host` or in the target; the target's wins (RFC 9112, 3.2.2).
-fn settle_host<T>(request: &mut Request<T>, has_host: bool) -> Result<(), ErrorResponse> {
+/// Puts the host into `Host`: the one of the target, if it has one (RFC 9112, 3.2.2), else the one that is there.
+fn set_host<T>(request: &mut Request<T>, has_host: bool) -> Result<(), ErrorResponse> {
     match request.uri().authority() {
         Some(authority) if !is_host(authority.as_str().as_bytes()) => return Err(NO_HOST),
         Some(authority) => {
@@ -134,7 +146,7 @@ fn settle_host<T>(request: &mut Request<T>, has_host: bool) -> Result<(), ErrorR
         None if has_host => {}
         // HTTP/2 may do without; HTTP/1.1 may not.
         None if request.version() == Version::HTTP_11 => return Err(NO_HOST),
-        // The node is spoken to in HTTP/1.1, where the field must be there (RFC 9112, 3.2).
+        // The proxy sends HTTP/1.1, which requires the header (RFC 9112, 3.2).
         None => _ = request.headers_mut().insert(header::HOST, HeaderValue::from_static("")),
     }
     Ok(())
@@ -144,10 +156,9 @@ fn host_value(authority: &Authority) -> Option<HeaderValue> {
     HeaderValue::from_str(authority.as_str()).ok()
 }
 
-/// A host name or address with an optional port: no user, no path, nothing that a log or a `Location` could be tricked by.
-/// An empty value is legal (RFC 9112, 3.2).
+/// Returns whether `host` is a name or an address with an optional port. Users, paths and delimiters would confuse a log or a
+/// `Location`. An empty value is legal (RFC 9112, 3.2).
 fn is_host(host: &[u8]) -> bool {
-    // Up to the port, where there is no other colon.
     let end = host.iter().position(|byte| !NAME[usize::from(*byte)]).unwrap_or(host.len());
     match &host[end..] {
         [] => true,
@@ -157,7 +168,7 @@ fn is_host(host: &[u8]) -> bool {
     }
 }
 
-/// What follows the bracket of an address of IPv6.
+/// Returns whether `rest`, which follows a bracket, ends an address of IPv6 with an optional port.
 fn is_literal(rest: &[u8]) -> bool {
     let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
     let (literal, port) = (&rest[..end], &rest[end + 1..]);
@@ -169,7 +180,7 @@ fn is_literal(rest: &[u8]) -> bool {
     port && literal.iter().all(|byte| byte.is_ascii_hexdigit() || b":.%".contains(byte))
 }
 
-/// What a host's name may consist of. A table, because every request has one.
+/// The bytes of a host name. A table, because every request is checked.
 const NAME: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -198,7 +209,7 @@ mod tests {
 
     fn checked(request: request::Builder) -> Result<request::Parts, StatusCode> {
         let mut request = request.body(()).unwrap();
-        check(&mut request).map(|_| request.into_parts().0).map_err(|refusal| refusal.status())
+        check(&mut request).map(|_| request.into_parts().0).map_err(|error| error.status())
     }
 
     fn get(target: &str) -> request::Builder {
@@ -234,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_valid_host() {
+    fn a_request_needs_exactly_one_valid_host() {
         for good in ["kylin", "kylin:7070", "10.0.0.1", "[::1]:80", "[::1]", "a_b.example", ""] {
             assert!(checked(http::Request::get("/").header("host", good)).is_ok(), "{good}");
         }
@@ -259,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_targets_and_expectations() {
+    fn unserved_methods_targets_and_expectations_are_refused() {
         assert_eq!(checked(get("/").method("TRACE")).unwrap_err(), StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(checked(get("kylin:80").method("CONNECT")).unwrap_err(), StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(checked(get("*")).unwrap_err(), StatusCode::BAD_REQUEST);

@@ -1,9 +1,14 @@
+//! When a request is sent to another endpoint.
+
+mod budget;
+
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use super::budget::RetryBudget;
+pub(super) use self::budget::RetryAccount;
+pub use self::budget::{InvalidRatio, RetryBudget};
 use crate::backend::SendErrorKind;
 
 /// When a request is sent to another endpoint (nginx: `proxy_next_upstream`).

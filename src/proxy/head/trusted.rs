@@ -1,5 +1,3 @@
-//! Who the client is, when the connection comes from another proxy.
-
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
@@ -7,27 +5,27 @@ use ipnet::IpNet;
 
 use crate::request::ClientAddr;
 
-/// The proxies whose word about a client's address is taken, and where they say it (nginx: the realip module).
+/// The proxies that may name the client, and the header in which they do (nginx: the realip module).
 ///
-/// Only a connection that comes from one of `networks` is asked. Of several addresses in the field the last is taken, which
-/// the proxy nearest to us added; with [`recursive`](Self::recursive), the last that is not itself a trusted proxy. What
-/// is not an address ends the search.
+/// The header counts only on connections from one of the networks. Of several addresses in it the last one is the client, which
+/// the nearest proxy added; with [`recursive`](Self::recursive), the last one that is not a trusted proxy itself. A text that is
+/// not an address ends the search.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct TrustedProxies {
     networks: Vec<IpNet>,
     unix: bool,
-    field: HeaderName,
+    header: HeaderName,
     recursive: bool,
 }
 
 impl TrustedProxies {
-    /// Nobody is trusted.
+    /// Trusts no proxy.
     pub const fn none() -> Self {
         TrustedProxies {
             networks: Vec::new(),
             unix: false,
-            field: HeaderName::from_static("x-forwarded-for"),
+            header: HeaderName::from_static("x-forwarded-for"),
             recursive: false,
         }
     }
@@ -37,25 +35,26 @@ impl TrustedProxies {
         TrustedProxies { networks: networks.into_iter().collect(), recursive: true, ..TrustedProxies::none() }
     }
 
-    /// Also trusts the peers of unix sockets.
+    /// Sets whether the peers of unix sockets are trusted too. Default: no.
     pub fn unix(mut self, trusted: bool) -> Self {
         self.unix = trusted;
         self
     }
 
-    /// The field that names the client (nginx: `real_ip_header`).
-    pub fn field(mut self, field: HeaderName) -> Self {
-        self.field = field;
+    /// Sets the header that names the client (nginx: `real_ip_header`). Default: `X-Forwarded-For`.
+    pub fn header(mut self, header: HeaderName) -> Self {
+        self.header = header;
         self
     }
 
-    /// Whether to go on past addresses that are trusted proxies themselves (nginx: `real_ip_recursive`).
+    /// Sets whether addresses that are trusted proxies themselves are passed over (nginx: `real_ip_recursive`). Default: yes
+    /// after [`new`](Self::new), no after [`none`](Self::none).
     pub fn recursive(mut self, recursive: bool) -> Self {
         self.recursive = recursive;
         self
     }
 
-    /// Is `peer` one of the trusted proxies?
+    /// Returns whether `peer` is one of the trusted proxies.
     pub fn trusts(&self, peer: ClientAddr) -> bool {
         match peer.ip() {
             // A dual-stack socket shows IPv4 peers as mapped addresses.
@@ -67,13 +66,13 @@ impl TrustedProxies {
         }
     }
 
-    /// The client behind `peer`.
+    /// Returns the client behind `peer`; `peer` itself if it is not trusted or names no client.
     pub fn client(&self, peer: ClientAddr, headers: &HeaderMap) -> ClientAddr {
         if self.networks.is_empty() && !self.unix {
             return peer;
         }
-        // The last line was added last; within a line the last address was.
-        let lines = headers.get_all(&self.field).iter().rev();
+        // Proxies append: the last address of the last line is the newest.
+        let lines = headers.get_all(&self.header).iter().rev();
         let mut addresses = lines.flat_map(|line| line.as_bytes().rsplit(|byte| matches!(byte, b',' | b' ')));
         let mut client = peer;
         while self.trusts(client) {
@@ -88,7 +87,7 @@ impl TrustedProxies {
     }
 }
 
-/// An address with or without a port, IPv6 in brackets or bare.
+/// Parses an address with or without a port, IPv6 in brackets or bare.
 fn parse(text: &[u8]) -> Option<ClientAddr> {
     let text = std::str::from_utf8(text).ok()?;
     if let Ok(ip) = text.parse::<IpAddr>() {
@@ -122,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn believes_only_trusted_peers() {
+    fn only_trusted_peers_name_the_client() {
         let trusted = trust(&["10.0.0.0/8"]);
         assert_eq!(client(&trusted, "192.0.2.1", &["1.1.1.1"]), "192.0.2.1");
         assert_eq!(client(&trusted, "10.0.0.1", &["1.1.1.1"]), "1.1.1.1");
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_rightmost_address_that_is_not_trusted() {
+    fn the_rightmost_address_that_is_not_trusted_is_the_client() {
         let trusted = trust(&["10.0.0.0/8"]);
         assert_eq!(client(&trusted, "10.0.0.1", &["6.6.6.6, 1.1.1.1, 10.9.9.9"]), "1.1.1.1");
         assert_eq!(client(&trusted, "10.0.0.1", &["6.6.6.6, 1.1.1.1", "10.9.9.9"]), "1.1.1.1");
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_ends_the_search() {
+    fn a_text_that_is_not_an_address_ends_the_search() {
         let trusted = trust(&["10.0.0.0/8"]);
         assert_eq!(client(&trusted, "10.0.0.1", &["1.1.1.1, unknown"]), "10.0.0.1");
         assert_eq!(client(&trusted, "10.0.0.1", &["1.1.1.1, _hidden, 10.2.2.2"]), "10.2.2.2");
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_ports_and_brackets() {
+    fn addresses_may_have_ports_and_brackets() {
         let trusted = trust(&["10.0.0.0/8"]);
         assert_eq!(client(&trusted, "10.0.0.1", &["1.1.1.1:4711"]), "1.1.1.1");
         assert_eq!(client(&trusted, "10.0.0.1", &["[2001:db8::1]:4711"]), "2001:db8::1");
@@ -160,7 +159,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_yield_some_address(line in proptest::collection::vec(0x20_u8..0xff, 0..200)) {
+        fn any_bytes_yield_a_client(line in proptest::collection::vec(0x20_u8..0xff, 0..200)) {
             if let Ok(value) = http::HeaderValue::from_bytes(&line) {
                 let mut headers = HeaderMap::new();
                 headers.append("x-forwarded-for", value);

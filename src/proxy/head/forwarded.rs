@@ -1,0 +1,146 @@
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::presence::{HeaderPresence, NAMED_BY_PROXIES};
+use crate::request::ClientAddr;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// The facts about the client that go into `X-Forwarded-For`, `-Proto` and `-Host`.
+pub(crate) struct Forwarded<'r> {
+    pub(crate) peer: ClientAddr,
+    /// The peer is a trusted proxy: its headers are continued. Otherwise they are replaced.
+    pub(crate) is_trusted: bool,
+    pub(crate) is_secure: bool,
+    pub(crate) host: Option<&'r HeaderValue>,
+}
+
+impl Forwarded<'_> {
+    /// Names the client in the headers for the node.
+    pub(crate) fn apply(&self, headers: &mut HeaderMap, presence: HeaderPresence) {
+        let mut text = [0; 46];
+        let address = address(self.peer, &mut text);
+        let chain = if self.is_trusted {
+            let before = headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
+            let chain: String = before.flat_map(|line| [line, ", "]).chain([address]).collect();
+            HeaderValue::from_str(&chain)
+        } else {
+            if presence.named_by_proxies {
+                for name in &NAMED_BY_PROXIES {
+                    headers.remove(name);
+                }
+            }
+            HeaderValue::from_str(address)
+        };
+        if let Ok(chain) = chain {
+            headers.insert(X_FORWARDED_FOR, chain);
+        }
+        if !(self.is_trusted && headers.contains_key(&X_FORWARDED_PROTO)) {
+            let scheme = if self.is_secure { "https" } else { "http" };
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+        }
+        if !(self.is_trusted && headers.contains_key(&X_FORWARDED_HOST)) {
+            match self.host {
+                Some(host) => _ = headers.insert(X_FORWARDED_HOST, host.clone()),
+                None => _ = headers.remove(X_FORWARDED_HOST),
+            }
+        }
+    }
+}
+
+/// Writes the address of `peer` into `text`, which is long enough for any address.
+fn address(peer: ClientAddr, text: &mut [u8; 46]) -> &str {
+    let length = match peer.ip().map(|ip| ip.to_canonical()) {
+        Some(IpAddr::V4(ip)) => dotted(ip, text),
+        Some(IpAddr::V6(ip)) => {
+            let mut rest = &mut text[..];
+            // An address of IPv6 has at most 46 characters.
+            _ = write!(rest, "{ip}");
+            46 - rest.len()
+        }
+        None => return "unknown",
+    };
+    std::str::from_utf8(&text[..length]).unwrap_or("unknown")
+}
+
+/// Writes an address of IPv4 and returns its length. The formatter of the standard library takes ten times as long.
+fn dotted(ip: Ipv4Addr, text: &mut [u8; 46]) -> usize {
+    let mut length = 0;
+    let mut push = |byte| {
+        text[length] = byte;
+        length += 1;
+    };
+    for (index, number) in ip.octets().into_iter().enumerate() {
+        if index > 0 {
+            push(b'.');
+        }
+        if number >= 100 {
+            push(b'0' + number / 100);
+        }
+        if number >= 10 {
+            push(b'0' + number / 10 % 10);
+        }
+        push(b'0' + number % 10);
+    }
+    length
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_like_by_the_standard_library() {
+        for ip in [
+            "0.0.0.0",
+            "1.20.99.100",
+            "255.255.255.255",
+            "10.0.0.199",
+            "2001:db8::7",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        ] {
+            let parsed = ip.parse::<std::net::IpAddr>().unwrap();
+            assert_eq!(address(parsed.into(), &mut [0; 46]), ip);
+        }
+        let mapped = "::ffff:10.1.2.3".parse::<std::net::IpAddr>().unwrap();
+        assert_eq!(address(mapped.into(), &mut [0; 46]), "10.1.2.3");
+        assert_eq!(address(ClientAddr::Unix, &mut [0; 46]), "unknown");
+    }
+
+    #[test]
+    fn forwarded_headers_are_replaced_unless_a_trusted_proxy_sent_them() {
+        let sent =
+            [("host", "kylin"), ("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "https"), ("forwarded", "for=x")];
+        let peer = ClientAddr::from("10.0.0.1".parse::<std::net::IpAddr>().unwrap());
+
+        let mut headers = map(&sent);
+        let presence = HeaderPresence::of(&headers);
+        let host = HeaderValue::from_static("kylin");
+        let stranger = Forwarded { peer, is_trusted: false, is_secure: false, host: Some(&host) };
+        stranger.apply(&mut headers, presence);
+        assert_eq!(headers["x-forwarded-for"], "10.0.0.1");
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        assert_eq!(headers["x-forwarded-host"], "kylin");
+        assert!(!headers.contains_key("forwarded"));
+
+        let mut headers = map(&sent);
+        headers.append("x-forwarded-for", HeaderValue::from_static("7.7.7.7"));
+        let presence = HeaderPresence::of(&headers);
+        Forwarded { is_trusted: true, host: None, ..stranger }.apply(&mut headers, presence);
+        assert_eq!(headers.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), ["6.6.6.6, 7.7.7.7, 10.0.0.1"]);
+        assert_eq!(headers["x-forwarded-proto"], "https");
+    }
+
+    fn map(headers: &[(&str, &str)]) -> HeaderMap {
+        let header = |(name, value): &(&str, &str)| {
+            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+        };
+        let mut map = HeaderMap::new();
+        headers.iter().map(header).for_each(|(name, value)| _ = map.append(name, value));
+        map
+    }
+}

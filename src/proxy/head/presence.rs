@@ -1,0 +1,84 @@
+use http::header::{self, HeaderMap, HeaderName};
+
+use super::edits::{KEEP_ALIVE, PROXY_CONNECTION};
+use crate::header_walk::walk;
+
+/// Which headers a head has that the proxy may have to remove or change. One pass over all names costs less than a lookup for
+/// each.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct HeaderPresence {
+    pub(super) connection: bool,
+    pub(super) hop_by_hop: bool,
+    /// Any of [`NAMED_BY_PROXIES`].
+    pub(super) named_by_proxies: bool,
+    /// The number of `Cookie` headers.
+    pub(super) cookies: usize,
+}
+
+impl HeaderPresence {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let mut presence = HeaderPresence::default();
+        // Not the keys: several headers of one name have one key.
+        walk(headers).for_each(|(name, _)| presence.note(name));
+        presence
+    }
+
+    pub(super) fn note(&mut self, name: &HeaderName) {
+        // The length first: most names need no comparison then.
+        match name.as_str().len() {
+            6 => self.cookies += usize::from(name == header::COOKIE),
+            9 => self.named_by_proxies |= NAMED_BY_PROXIES.contains(name),
+            10 if name == header::CONNECTION => self.connection = true,
+            16 | 18 => {
+                self.named_by_proxies |= NAMED_BY_PROXIES.contains(name);
+                self.hop_by_hop |= HOP_BY_HOP.contains(name);
+            }
+            2 | 7 | 10 | 14 | 17 | 19 => self.hop_by_hop |= HOP_BY_HOP.contains(name),
+            _ => {}
+        }
+    }
+}
+
+/// The headers that belong to one connection, without `Connection` itself (RFC 9110, 7.6.1). A static, because a constant is
+/// built and dropped at each use.
+pub(super) static HOP_BY_HOP: [HeaderName; 9] = [
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    HeaderName::from_static("http2-settings"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+];
+
+/// The headers, besides those that the proxy sets, in which proxies name the client.
+pub(super) static NAMED_BY_PROXIES: [HeaderName; 4] = [
+    header::FORWARDED,
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-server"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_header_that_may_have_to_go_is_noted() {
+        let noted = |name: &HeaderName| {
+            let mut presence = HeaderPresence::default();
+            presence.note(name);
+            presence
+        };
+        assert!(HOP_BY_HOP.iter().all(|name| noted(name).hop_by_hop));
+        assert!(NAMED_BY_PROXIES.iter().all(|name| noted(name).named_by_proxies));
+        assert!(noted(&header::CONNECTION).connection && !noted(&header::CONNECTION).hop_by_hop);
+        for name in [header::HOST, header::COOKIE, header::AUTHORIZATION, header::CONTENT_TYPE, header::ACCEPT] {
+            let HeaderPresence { connection, hop_by_hop, named_by_proxies, cookies } = noted(&name);
+            assert!(!connection && !hop_by_hop && !named_by_proxies, "{name}");
+            assert_eq!(cookies, usize::from(name == header::COOKIE));
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Stops queries whose client has disconnected.
+//!
+//! Kylin runs a query to its end when its client disconnects, and a user who reloads the page runs it twice. A watch guards each
+//! query that is sent. When the future of the request is dropped before the head of a response, or the time for it is over, the
+//! watch tells the node to stop the query.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri};
+use serde::Deserialize;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use crate::backend::Backend;
+use crate::body::Body;
+use crate::kylin::query::QueryRequest;
+use crate::request::RequestContext;
+use crate::session::hook::Node;
+
+/// How long stopping a query may take.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many queries are stopped at once; further ones run to their end.
+const MAX_CONCURRENT: usize = 64;
+/// The longest list of running queries that is read, in bytes.
+const MAX_LIST: u64 = 4 << 20;
+
+/// How a query is stopped when its client disconnects.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum CancelOnDisconnect {
+    /// Kylin 5: `DELETE /kylin/api/query/{stopId}` with the credentials of the query. The proxy adds a `stopId` to a query
+    /// without one, which changes its body.
+    ByStopId,
+    /// Kylin 2.x-4.x: finds the query by user and SQL in `GET /kylin/api/query/runningQueries` of its node, and stops it with
+    /// `PUT /kylin/api/query/{id}/stop`.
+    ///
+    /// Both need an administrator. That the list names user and SQL is read in QueryContext.java and was not observed. When a
+    /// node refuses the login, it is not used again while the proxy lives.
+    AsAdmin {
+        /// The value of `Authorization`: `Basic` and the credentials in base64.
+        authorization: HeaderValue,
+    },
+}
+
+impl fmt::Debug for CancelOnDisconnect {
+    /// Leaves the credentials out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CancelOnDisconnect::ByStopId => "ByStopId",
+            CancelOnDisconnect::AsAdmin { .. } => "AsAdmin",
+        })
+    }
+}
+
+/// What a proxy remembers of the queries that it stops.
+#[derive(Debug, Default)]
+pub(super) struct CancelState {
+    running: AtomicUsize,
+    /// A node refused the administrator's login. It is not tried again: a few wrong passwords lock a user.
+    login_refused: AtomicBool,
+}
+
+/// Stops a query when it is dropped, unless it was disarmed.
+pub(crate) struct QueryWatch(Option<Box<Cancellation>>);
+
+struct Cancellation {
+    node: Arc<dyn Node>,
+    runtime: Handle,
+    state: Arc<CancelState>,
+    /// The headers of the query that say who may stop it by its id.
+    credentials: HeaderMap,
+    target: Target,
+}
+
+/// How the node finds the query.
+enum Target {
+    StopId(String),
+    RunningQuery { authorization: HeaderValue, sql: String, user: Option<String> },
+}
+
+impl QueryWatch {
+    /// Watches `request`, which is about to be sent with `backend`. Returns `None` if the query could not be stopped.
+    pub(super) fn new<B: Backend>(
+        cancel: &CancelOnDisconnect,
+        state: &Arc<CancelState>,
+        is_export: bool,
+        context: &RequestContext,
+        backend: &Arc<B>,
+        request: &mut Request<Body>,
+    ) -> Option<Self> {
+        let runtime = Handle::try_current().ok()?;
+        let body = request.body().whole()?.clone();
+        let target = match cancel {
+            // An export has no parameter for an id.
+            CancelOnDisconnect::ByStopId if is_export => return None,
+            CancelOnDisconnect::ByStopId => Target::StopId(stop_id(request, &body)?),
+            CancelOnDisconnect::AsAdmin { .. } if state.login_refused.load(Ordering::Relaxed) => return None,
+            CancelOnDisconnect::AsAdmin { authorization } => {
+                let query = match is_export {
+                    true => QueryRequest::from_form(request.uri().query(), &body),
+                    false => QueryRequest::from_json(&body),
+                };
+                let sql = query.ok()?.sql().trim().to_owned();
+                let user = context.basic_user();
+                Target::RunningQuery { authorization: authorization.clone(), sql, user }
+            }
+        };
+        let mut credentials = HeaderMap::new();
+        for name in [header::AUTHORIZATION, header::COOKIE, header::HOST, header::USER_AGENT, header::ACCEPT] {
+            if let Some(value) = request.headers().get(&name) {
+                credentials.insert(name, value.clone());
+            }
+        }
+        let node = Arc::clone(backend) as Arc<dyn Node>;
+        let state = Arc::clone(state);
+        Some(QueryWatch(Some(Box::new(Cancellation { node, runtime, state, credentials, target }))))
+    }
+
+    /// Ends the watch: the query is over, or was not sent.
+    pub(crate) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for QueryWatch {
+    fn drop(&mut self) {
+        let Some(cancellation) = self.0.take() else { return };
+        let Some(permit) = Permit::acquire(&cancellation.state) else { return };
+        cancellation.runtime.clone().spawn(async move {
+            // Released even if the runtime ends before this task has begun.
+            let _permit = permit;
+            let stopped = matches!(timeout(CANCEL_TIMEOUT, cancellation.run()).await, Ok(Some(())));
+            tracing::debug!(stopped, "query of a disconnected client");
+        });
+    }
+}
+
+/// One of the queries that are being stopped.
+struct Permit(Arc<CancelState>);
+
+impl Permit {
+    fn acquire(state: &Arc<CancelState>) -> Option<Self> {
+        let more = |running: usize| (running < MAX_CONCURRENT).then_some(running + 1);
+        state.running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Permit(Arc::clone(state)))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Cancellation {
+    async fn run(&self) -> Option<()> {
+        match &self.target {
+            Target::StopId(id) => self.request(Method::DELETE, &format!("/kylin/api/query/{id}"), None).await.map(drop),
+            Target::RunningQuery { authorization, sql, user } => {
+                let list = self.request(Method::GET, "/kylin/api/query/runningQueries", Some(authorization)).await?;
+                let running: Vec<RunningQuery> = serde_json::from_slice(&list).ok()?;
+                let is_same = |running: &&RunningQuery| {
+                    running.sql.trim() == sql
+                        && user.as_deref().is_none_or(|user| running.username.eq_ignore_ascii_case(user))
+                };
+                let id = running.iter().find(is_same).map(|running| &running.query_id)?;
+                // The id comes from a node and goes into a path.
+                if !is_id(id) {
+                    return None;
+                }
+                self.request(Method::PUT, &format!("/kylin/api/query/{id}/stop"), Some(authorization)).await.map(drop)
+            }
+        }
+    }
+
+    async fn request(&self, method: Method, path: &str, authorization: Option<&HeaderValue>) -> Option<Bytes> {
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = method;
+        *request.uri_mut() = Uri::try_from(path).ok()?;
+        *request.headers_mut() = self.credentials.clone();
+        if let Some(authorization) = authorization {
+            request.headers_mut().remove(header::COOKIE);
+            request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
+        }
+        let response: Response<Body> = self.node.send_boxed(request).await.ok()?;
+        let status = response.status();
+        if authorization.is_some() && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            tracing::warn!(
+                status = status.as_u16(),
+                "a node refused the login that stops queries; the proxy stops no more queries"
+            );
+            self.state.login_refused.store(true, Ordering::Relaxed);
+        }
+        if !status.is_success() {
+            return None;
+        }
+        response.into_body().collect_up_to(MAX_LIST).await.ok()
+    }
+}
+
+/// An element of the list of running queries (apache/kylin 3.1.3 QueryContext.java).
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RunningQuery {
+    query_id: String,
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    sql: String,
+}
+
+/// Returns the id by which the query can be stopped: its own, or a new one that is added to its body.
+fn stop_id(request: &mut Request<Body>, body: &Bytes) -> Option<String> {
+    let query = QueryRequest::from_json(body).ok()?;
+    if let Some(id) = query.stop_id() {
+        return is_id(id).then(|| id.to_owned());
+    }
+    let id = format!("kylin-lb-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    // The body is an object with at least one member, because it was parsed as a query.
+    let start = body.iter().position(|byte| *byte == b'{')? + 1;
+    let mut with_id = BytesMut::with_capacity(body.len() + id.len() + 16);
+    with_id.extend_from_slice(&body[..start]);
+    with_id.extend_from_slice(format!("\"stopId\":\"{id}\",").as_bytes());
+    with_id.extend_from_slice(&body[start..]);
+    *request.headers_mut().entry(header::CONTENT_LENGTH).or_insert(0.into()) = HeaderValue::from(with_id.len());
+    *request.body_mut() = with_id.freeze().into();
+    Some(id)
+}
+
+fn is_id(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}

@@ -1,0 +1,187 @@
+//! Sends one request to every node that serves queries, and merges the responses.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode};
+use tokio::time::timeout;
+
+use crate::backend::{Backend, SendErrorKind};
+use crate::balance::Attempted;
+use crate::body::{Body, BodyError};
+use crate::cluster::{Cluster, Picked};
+use crate::endpoint::{AdminState, EndpointId, Outcome, Role};
+use crate::kylin::fan_out::{Merge, best, concat};
+use crate::proxy::session::Session;
+use crate::proxy::{ErrorResponse, replay};
+use crate::request::{RequestContext, RequestView};
+use crate::session::hook::Prepared;
+
+/// How long a node may take: it has nothing to compute.
+const NODE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest response that is merged, in bytes: a list of running queries with their SQL.
+const MAX_RESPONSE: u64 = 4 << 20;
+const BODY_TOO_LARGE: ErrorResponse =
+    ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large to be sent to all nodes");
+const NO_RESPONSE: ErrorResponse =
+    ErrorResponse::new(StatusCode::BAD_GATEWAY, "no node that serves queries could be reached");
+
+/// Sends the request to all query nodes of the cluster at once.
+pub(crate) async fn fan_out<B: Backend>(
+    cluster: &Cluster<B>,
+    context: &RequestContext,
+    session: &mut Session<'_>,
+    merge: Merge,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, ErrorResponse> {
+    // Compressed responses could not be joined.
+    request.headers_mut().remove(header::ACCEPT_ENCODING);
+    let ids = query_nodes(cluster);
+    let mut sent: Vec<Pin<Box<dyn Future<Output = Option<Response<Bytes>>> + Send>>> = Vec::with_capacity(ids.len());
+    for id in &ids {
+        let mut request = replay::copy(&request).ok_or(BODY_TOO_LARGE)?;
+        let Some(picked) = pick(cluster, context, id, &request) else { continue };
+        match session.prepare(cluster, &picked, &mut request).await {
+            Prepared::Send => sent.push(Box::pin(send(picked, request))),
+            // Without a login the node would not respond to any purpose.
+            Prepared::Failed(_) => {}
+        }
+    }
+    let responses: Vec<Response<Bytes>> = join_all(sent).await.into_iter().flatten().collect();
+    if responses.len() < ids.len() {
+        let (responded, total) = (responses.len(), ids.len());
+        tracing::warn!(responded, total, "not every node responded to a request for all nodes");
+    }
+    merge_all(merge, responses).ok_or(NO_RESPONSE)
+}
+
+fn query_nodes<B>(cluster: &Cluster<B>) -> Vec<EndpointId> {
+    let endpoints = cluster.status().endpoints.into_iter();
+    endpoints
+        .filter(|endpoint| endpoint.roles.has(Role::Query) && endpoint.admin_state != AdminState::Maintenance)
+        .map(|endpoint| endpoint.id)
+        .collect()
+}
+
+/// Picks the endpoint `id`; returns `None` if it is not eligible. The endpoint picked in its place has a request of its own.
+fn pick<B: Backend>(
+    cluster: &Cluster<B>,
+    context: &RequestContext,
+    id: &EndpointId,
+    request: &Request<Body>,
+) -> Option<Picked<B>> {
+    let view = RequestView::of(request, context.client());
+    let picked = cluster.pick_bound(&view, &Attempted::none(), id.as_str()).ok()?;
+    (picked.lease.endpoint() == id).then_some(picked)
+}
+
+/// Returns the whole response of a node; `None` if the node failed or the response is too long.
+async fn send<B: Backend>(mut picked: Picked<B>, request: Request<Body>) -> Option<Response<Bytes>> {
+    let sent = timeout(NODE_TIMEOUT, whole_response(&**picked.backend(), request)).await;
+    let (outcome, response) = match sent {
+        Ok(Ok(response)) => (Outcome::Success, response),
+        Ok(Err(outcome)) => (outcome, None),
+        Err(_) => (Outcome::Slow, None),
+    };
+    picked.lease.set_outcome(outcome);
+    response
+}
+
+/// Returns the response, `None` if it is too long.
+///
+/// # Errors
+/// What the failure tells about the node.
+async fn whole_response<B: Backend>(backend: &B, request: Request<Body>) -> Result<Option<Response<Bytes>>, Outcome> {
+    let response = backend.send(request).await.map_err(|error| match error.kind() {
+        SendErrorKind::HeadTimeout => Outcome::Slow,
+        kind if kind.blames_node() => Outcome::Failure,
+        _ => Outcome::Unknown,
+    })?;
+    let (head, body) = response.into_parts();
+    match body.collect_up_to(MAX_RESPONSE).await {
+        Ok(body) => Ok(Some(Response::from_parts(head, body))),
+        Err(BodyError::TooLarge) => Ok(None),
+        Err(_) => Err(Outcome::Failure),
+    }
+}
+
+/// Waits for all futures: there is one for each node.
+async fn join_all<T>(mut futures: Vec<Pin<Box<dyn Future<Output = T> + Send>>>) -> Vec<T> {
+    let mut outputs: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        for (future, output) in futures.iter_mut().zip(&mut outputs).filter(|(_, output)| output.is_none()) {
+            if let Poll::Ready(value) = future.as_mut().poll(cx) {
+                *output = Some(value);
+            }
+        }
+        if outputs.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    outputs.into_iter().flatten().collect()
+}
+
+/// Merges responses into one; returns `None` if there are none.
+fn merge_all(merge: Merge, mut responses: Vec<Response<Bytes>>) -> Option<Response<Body>> {
+    // If no response is a list, any of them is better than an empty list.
+    let is_list = |response: &Response<Bytes>| {
+        response.status().is_success() && response.body().trim_ascii_start().starts_with(b"[")
+    };
+    let list = match merge {
+        Merge::Concat if responses.iter().any(is_list) => {
+            responses.retain(is_list);
+            let (list, invalid) = concat(responses.iter().map(|response| &response.body()[..]));
+            (invalid < responses.len()).then_some(list)
+        }
+        Merge::Concat | Merge::Best => None,
+    };
+    let index = best(responses.iter().map(|response| response.status()))?;
+    let mut response = responses.into_iter().nth(index)?;
+    if let Some(list) = list {
+        *response.body_mut() = list.into();
+    }
+    let length = HeaderValue::from(response.body().len());
+    let headers = response.headers_mut();
+    // These describe the response of one node. A session that only this node has begun is of no use to the client.
+    for name in [header::ETAG, header::CONTENT_ENCODING, header::TRANSFER_ENCODING, header::SET_COOKIE] {
+        headers.remove(name);
+    }
+    headers.insert(header::CONTENT_LENGTH, length);
+    Some(response.map(Body::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(status: u16, body: &'static str) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        response.headers_mut().insert(header::SET_COOKIE, "JSESSIONID=x".parse().unwrap());
+        response
+    }
+
+    #[test]
+    fn lists_are_joined_and_other_responses_are_returned_as_they_are() {
+        let merged = |merge, responses: &[(u16, &'static str)]| {
+            let response = merge_all(merge, responses.iter().map(|(status, body)| response(*status, body)).collect())?;
+            assert!(!response.headers().contains_key(header::SET_COOKIE));
+            let body = response.body().whole().unwrap().clone();
+            assert_eq!(response.headers()["content-length"], body.len().to_string());
+            Some((response.status().as_u16(), String::from_utf8(body.to_vec()).unwrap()))
+        };
+        let is = |status, body: &str| Some((status, body.to_owned()));
+        let (list, one) = (Merge::Concat, Merge::Best);
+        assert_eq!(merged(list, &[(200, "[1]"), (500, "[2]"), (200, " [3,4]")]), is(200, "[1,3,4]"));
+        assert_eq!(merged(list, &[(200, "<html>"), (200, "[]"), (200, "[1]")]), is(200, "[1]"));
+        assert_eq!(merged(list, &[(502, "x"), (200, "{\"data\":[1]}"), (200, "{}")]), is(200, "{\"data\":[1]}"));
+        assert_eq!(merged(list, &[(200, "[oh]"), (200, "[dear]")]), is(200, "[oh]"));
+        assert_eq!(merged(list, &[(403, "no"), (502, "x")]), is(403, "no"));
+        assert_eq!(merged(one, &[(502, "x"), (200, "[1]"), (200, "[2]")]), is(200, "[1]"));
+        assert_eq!(merged(one, &[]), None);
+        assert_eq!(merged(list, &[]), None);
+    }
+}

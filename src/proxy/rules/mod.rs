@@ -1,0 +1,117 @@
+//! What a Kylin-aware proxy does with its knowledge: settings, and the state behind them.
+
+mod cancel;
+mod fan_out;
+mod recent_writes;
+mod state;
+
+use std::time::Duration;
+
+pub use self::cancel::CancelOnDisconnect;
+pub(super) use self::fan_out::fan_out;
+pub(super) use self::recent_writes::Writer;
+pub(super) use self::state::{Classified, RuleState};
+use crate::kylin::{Guard, KylinVersion};
+
+/// What a Kylin-aware proxy does: see [`ProxyBuilder::rules`](crate::proxy::ProxyBuilder::rules). Each rule can be set on its
+/// own.
+///
+/// | rule | default | reason |
+/// |---|---|---|
+/// | [`guard`](Self::guard) | closes the calls between nodes to all clients | most of them need no login |
+/// | [`roles`](Self::roles) | on | a node in mode `job` rejects queries |
+/// | [`retry_rejected`](Self::retry_rejected) | on | a rejected request was not executed |
+/// | [`retry_unauthorized`](Self::retry_unauthorized) | on | another node may know the session |
+/// | [`fan_out`](Self::fan_out) | on | a running query is known to its own node only |
+/// | [`read_your_writes`](Self::read_your_writes) | 8 s | other nodes learn of a write seconds later |
+/// | [`cancel_on_disconnect`](Self::cancel_on_disconnect) | off | it changes requests or needs an administrator's login |
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct KylinRules {
+    version: Option<KylinVersion>,
+    guard: Option<Guard>,
+    roles: bool,
+    retry_rejected: bool,
+    retry_unauthorized: bool,
+    fan_out: bool,
+    read_your_writes: Option<Duration>,
+    cancel_on_disconnect: Option<CancelOnDisconnect>,
+}
+
+impl Default for KylinRules {
+    fn default() -> Self {
+        KylinRules {
+            version: None,
+            guard: Some(Guard::new()),
+            roles: true,
+            retry_rejected: true,
+            retry_unauthorized: true,
+            fan_out: true,
+            read_your_writes: Some(Duration::from_secs(8)),
+            cancel_on_disconnect: None,
+        }
+    }
+}
+
+impl KylinRules {
+    /// Sets the generation of Kylin that the nodes run. Default: unknown; where the two differ, the stricter rule applies.
+    pub fn version(mut self, version: KylinVersion) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    /// Sets which paths are closed to clients; `None` closes none. Default: [`Guard::new`].
+    pub fn guard(mut self, guard: Option<Guard>) -> Self {
+        self.guard = guard;
+        self
+    }
+
+    /// Sets whether queries go only to nodes that serve queries, and builds to nodes that run jobs while there is one (see
+    /// [`Endpoint::roles`](crate::Endpoint::roles)). Default: on.
+    pub fn roles(mut self, on: bool) -> Self {
+        self.roles = on;
+        self
+    }
+
+    /// Sets whether a request is retried when the response says that the node rejected it and did not execute it. Default: on.
+    ///
+    /// Such responses are `not allowed in 'job' mode`, `Too many concurrent query requests.`, and Kylin 5's codes for them. The
+    /// proxy also reads errors that are compressed by gzip, the only coding of Tomcat; it passes on errors in other codings.
+    pub fn retry_rejected(mut self, on: bool) -> Self {
+        self.retry_rejected = on;
+        self
+    }
+
+    /// Sets whether a request with a session cookie and without `Authorization` is retried after a 401, because the session may
+    /// be on another node. Such retries count against the [budget](crate::proxy::RetryPolicy::budget). Default: on.
+    pub fn retry_unauthorized(mut self, on: bool) -> Self {
+        self.retry_unauthorized = on;
+        self
+    }
+
+    /// Sets whether `PUT /query/{id}/stop` and `GET /query/runningQueries` of Kylin 2.x-4.x go to every node that serves queries,
+    /// with the responses merged into one. Default: on.
+    ///
+    /// A node does nothing if it knows neither the credentials nor the session of the request. With a cookie alone these are all
+    /// nodes but one, unless the logins are relayed or the sessions replicated.
+    pub fn fan_out(mut self, on: bool) -> Self {
+        self.fan_out = on;
+        self
+    }
+
+    /// Sets how long a session, or a user without one, stays with the node that took its last write; `None` turns this off.
+    /// Default: 8 s, a little more than the 5 s after which the nodes of Kylin 5 catch up.
+    pub fn read_your_writes(mut self, window: Option<Duration>) -> Self {
+        self.read_your_writes = window;
+        self
+    }
+
+    /// Sets how a query is stopped on its node when its client disconnects or its time is over; `None` lets it run to its end,
+    /// as Kylin does. Default: `None`.
+    ///
+    /// The proxy stops at most 64 queries at once, each within 5 s. Further ones run to their end.
+    pub fn cancel_on_disconnect(mut self, cancel: Option<CancelOnDisconnect>) -> Self {
+        self.cancel_on_disconnect = cancel;
+        self
+    }
+}

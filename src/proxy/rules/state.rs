@@ -1,0 +1,166 @@
+use std::sync::Arc;
+
+use http::{Request, Response, StatusCode};
+
+use super::KylinRules;
+use super::cancel::{CancelState, QueryWatch};
+use super::recent_writes::{RecentWrites, Writer};
+use crate::backend::{Backend, SendErrorKind};
+use crate::body::Body;
+use crate::clock::Clock;
+use crate::endpoint::{EndpointId, Outcome, Role};
+use crate::kylin::class::{RequestClass, RetrySafety};
+use crate::kylin::fan_out::{Merge, merge_of};
+use crate::kylin::response::{self, Credentials, NeedsBody, Rejection, ResponseClass};
+use crate::kylin::retry::{AttemptOutcome, RetryDecision, decide};
+use crate::kylin::strip_internal_headers;
+use crate::proxy::ErrorResponse;
+use crate::request::RequestContext;
+
+const AMBIGUOUS_PATH: ErrorResponse =
+    ErrorResponse::new(StatusCode::BAD_REQUEST, "the path of the request can be read in more than one way");
+const CLOSED_PATH: ErrorResponse = ErrorResponse::new(StatusCode::FORBIDDEN, "the path is not open to clients");
+
+/// The rules of a proxy, with what they remember.
+#[derive(Debug)]
+pub(crate) struct RuleState {
+    rules: KylinRules,
+    writes: Option<RecentWrites>,
+    cancel: Arc<CancelState>,
+}
+
+/// What follows from the class of a response.
+pub(crate) struct Classified {
+    /// What the response tells about the health of its node.
+    pub(crate) outcome: Outcome,
+    pub(crate) decision: RetryDecision,
+    /// A retry does not count against the budget.
+    pub(crate) is_free: bool,
+}
+
+impl RuleState {
+    pub(crate) fn new(rules: KylinRules, clock: &Arc<dyn Clock>) -> Self {
+        let writes = rules.read_your_writes.map(|window| RecentWrites::new(window, Arc::clone(clock)));
+        RuleState { writes, cancel: Arc::default(), rules }
+    }
+
+    /// Classifies a request, refuses it if its path is ambiguous or closed to clients, and removes headers that only nodes may
+    /// send.
+    pub(crate) fn admit(&self, context: &mut RequestContext, request: &mut Request<Body>) -> Result<(), ErrorResponse> {
+        context.classify(request.method(), self.rules.version).map_err(|_| AMBIGUOUS_PATH)?;
+        if let Some(guard) = &self.rules.guard {
+            guard.check(context.client().ip(), request.method(), context.path()).map_err(|denied| {
+                tracing::info!(client = ?context.client().ip(), reason = denied.reason, "request denied");
+                CLOSED_PATH
+            })?;
+        }
+        strip_internal_headers(request.headers_mut());
+        Ok(())
+    }
+
+    /// Returns the role that an endpoint needs to serve the request, and whether no other endpoint will do.
+    pub(crate) fn role(&self, class: RequestClass) -> (Option<Role>, bool) {
+        match self.rules.roles {
+            true => (class.role(), class.role_is_strict()),
+            false => (None, true),
+        }
+    }
+
+    /// Returns how the responses of all nodes are merged; `None` if the request goes to one node.
+    pub(crate) fn merge(&self, class: RequestClass) -> Option<Merge> {
+        merge_of(class).filter(|_| self.rules.fan_out)
+    }
+
+    /// Returns who sends the request, if it writes or any write was remembered.
+    pub(crate) fn writer(&self, context: &RequestContext, class: RequestClass) -> Option<Writer> {
+        let writes = self.writes.as_ref().filter(|writes| class.is_write() || !writes.is_empty())?;
+        writes.writer(context)
+    }
+
+    /// Returns the endpoint that took the last write of `writer`.
+    pub(crate) fn written_to(&self, writer: Option<Writer>) -> Option<EndpointId> {
+        self.writes.as_ref()?.endpoint(writer?)
+    }
+
+    /// Remembers the endpoint that took a write.
+    pub(crate) fn note_write(&self, writer: Option<Writer>, endpoint: &EndpointId) {
+        if let Some((writes, writer)) = self.writes.as_ref().zip(writer) {
+            writes.note(writer, endpoint);
+        }
+    }
+
+    /// Returns whether there may be another attempt after a node received the request.
+    pub(crate) fn wants_copy(&self, class: RequestClass) -> bool {
+        let rejected = AttemptOutcome::Responded(ResponseClass::Rejected(Rejection::Busy));
+        decide(class, rejected) != RetryDecision::Return
+    }
+
+    /// Returns whether a failed attempt may be retried, as far as the class of the request decides. `is_out`: the node is out of
+    /// service by now.
+    pub(crate) fn may_retry(&self, class: RequestClass, kind: SendErrorKind, is_out: bool) -> bool {
+        // A long query is not started a second time, unless its node fails its probes too.
+        let is_stuck = is_out && kind == SendErrorKind::HeadTimeout && class.retry_safety() == RetrySafety::Read;
+        is_stuck || decide(class, outcome_of(kind)) == RetryDecision::OtherEndpoint
+    }
+
+    /// Classifies a response by its head.
+    ///
+    /// # Errors
+    /// [`NeedsBody`] if the beginning of the body decides.
+    pub(crate) fn classify_head(
+        &self,
+        context: &RequestContext,
+        class: RequestClass,
+        response: &Response<Body>,
+    ) -> Result<ResponseClass, NeedsBody> {
+        let status = response.status();
+        // Only a 401 asks for them.
+        let sent = if status == StatusCode::UNAUTHORIZED { context.credentials() } else { Credentials::None };
+        response::classify_head(class, self.rules.version, sent, status, response.headers())
+    }
+
+    /// Classifies a response by the beginning of its body.
+    pub(crate) fn classify_body(class: RequestClass, response: &Response<Body>, beginning: &[u8]) -> ResponseClass {
+        response::classify_body(class, response.status(), response.headers(), beginning)
+    }
+
+    /// Decides what follows from a response.
+    pub(crate) fn decide(&self, of_request: RequestClass, class: ResponseClass) -> Classified {
+        let outcome = if class == ResponseClass::NodeFailure { Outcome::Failure } else { Outcome::Success };
+        let decision = match class {
+            ResponseClass::Rejected(_) if !self.rules.retry_rejected => RetryDecision::Return,
+            ResponseClass::Unauthenticated(_) if !self.rules.retry_unauthorized => RetryDecision::Return,
+            class => decide(of_request, AttemptOutcome::Responded(class)),
+        };
+        if class != ResponseClass::Final {
+            tracing::debug!(request = of_request.name(), response = ?class, ?decision, "response classified");
+        }
+        // A node of another role rejects at once, which costs nothing, and where roles are unknown every third request meets one.
+        Classified { outcome, decision, is_free: class == ResponseClass::Rejected(Rejection::Role) }
+    }
+
+    /// Watches a query that is about to be sent, to stop it if its client disconnects. May change the request.
+    pub(crate) fn watch<B: Backend>(
+        &self,
+        context: &RequestContext,
+        class: RequestClass,
+        backend: &Arc<B>,
+        request: &mut Request<Body>,
+    ) -> Option<QueryWatch> {
+        let cancel = self.rules.cancel_on_disconnect.as_ref().filter(|_| class.is_query())?;
+        let is_export = matches!(class, RequestClass::Export(_));
+        QueryWatch::new(cancel, &self.cancel, is_export, context, backend, request)
+    }
+}
+
+/// Returns the row of the retry table for a failed attempt.
+fn outcome_of(kind: SendErrorKind) -> AttemptOutcome {
+    match kind {
+        SendErrorKind::Broken | SendErrorKind::Stale | SendErrorKind::Invalid => AttemptOutcome::Broken,
+        SendErrorKind::HeadTimeout => AttemptOutcome::HeadTimeout,
+        SendErrorKind::RequestBody => AttemptOutcome::RequestBody,
+        SendErrorKind::Connect | SendErrorKind::ConnectTimeout | SendErrorKind::Limit | SendErrorKind::Refused => {
+            AttemptOutcome::Unsent
+        }
+    }
+}

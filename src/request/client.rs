@@ -1,0 +1,33 @@
+use std::net::{IpAddr, SocketAddr};
+
+/// The sender of a request: the peer of the connection, or the client that a trusted proxy in front names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ClientAddr {
+    /// An IP address, with port 0 where only the address is known.
+    Inet(SocketAddr),
+    /// The peer of a unix socket, which has no address.
+    Unix,
+}
+
+impl ClientAddr {
+    /// Returns the IP address; `None` on a unix socket.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            ClientAddr::Inet(addr) => Some(addr.ip()),
+            ClientAddr::Unix => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for ClientAddr {
+    fn from(addr: SocketAddr) -> Self {
+        ClientAddr::Inet(addr)
+    }
+}
+
+impl From<IpAddr> for ClientAddr {
+    fn from(ip: IpAddr) -> Self {
+        ClientAddr::Inet(SocketAddr::new(ip, 0))
+    }
+}
