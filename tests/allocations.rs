@@ -33,7 +33,7 @@ fn allocations_of_1000_picks(policy: impl Balancer) -> u64 {
     let client: IpAddr = "2001:db8::7".parse().unwrap();
     let pick_1000 = || {
         for _ in 0..250 {
-            // Three tries of the same request, then one that has been tried on three before.
+            // Three attempts of one request, then one that was attempted on three endpoints before.
             let mut tried = Attempted::none();
             for _ in 0..4 {
                 let view = RequestView::of(&request, client).with_query(QueryKeys::new(1, 2));
@@ -65,7 +65,7 @@ fn a_pick_allocates_nothing_whatever_the_policy() {
 }
 
 #[test]
-fn a_pick_allocates_nothing_in_a_slow_start_or_in_panic() {
+fn a_pick_allocates_nothing_in_slow_start_or_panic_mode() {
     let minute = std::time::Duration::from_secs(60);
     for policy in
         [Arc::new(RoundRobin::new()) as Arc<dyn Balancer>, Arc::new(LeastConn::new()), Arc::new(RandomTwo::new())]
@@ -95,10 +95,10 @@ fn the_counter_counts() {
     assert_eq!(measure(|| drop(black_box(Box::new(1)))).count_total, 1);
 }
 
-/// What a proxied request allocates apart from HTTP's own parsing and the node's answer, which are the host's and the
+/// What a proxied request allocates apart from HTTP parsing and the response, which belong to the application and the
 /// backend's.
 #[test]
-fn a_forwarded_request_allocates_little() {
+fn a_forwarded_request_allocates_within_bounds() {
     struct Answers;
 
     impl Backend for Answers {
@@ -147,7 +147,7 @@ fn a_forwarded_request_allocates_little() {
     }
 }
 
-/// Affinity costs an ordinary request of a session nothing that allocates, whether the store is in this process or answered by
+/// A session lookup allocates nothing for an ordinary request, whether the store is in this process or the lookup ends in
 /// the near cache.
 #[test]
 fn a_request_of_a_known_session_allocates_no_more_than_one_without() {

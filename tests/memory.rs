@@ -1,4 +1,4 @@
-//! A long answer and a long upload pass through in little memory.
+//! A long response and a long upload take little memory.
 //!
 //! In a binary of its own, because the kernel counts memory by process: this one holds the front end, the node and the
 //! client, and all of them stream.
@@ -27,10 +27,10 @@ use resources::Memory;
 
 const DOWN: u64 = 2 << 30;
 const UP: u64 = 256 << 20;
-const MOST: u64 = 64 << 20;
-/// A slow reader reads this much and then nothing for a while, in which more than the bound would come, were it not held back.
+const MAX_MEMORY: u64 = 64 << 20;
+/// A slow reader reads this much and then pauses. Without back pressure more than the bound would arrive in that pause.
 const BURST: u64 = 64 << 20;
-const PAUSE: Duration = Duration::from_millis(200);
+const READ_PAUSE: Duration = Duration::from_millis(200);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_gib_down_and_256_mib_up_pass_byte_for_byte_in_less_than_64_mib() {
@@ -44,7 +44,7 @@ async fn two_gib_down_and_256_mib_up_pass_byte_for_byte_in_less_than_64_mib() {
         .start()
         .unwrap();
     let to_slow = front_of(slow.addresses()[0]);
-    // The pattern and the buffers that everybody has.
+    // The pattern and the buffers that any request needs.
     download(front, 1 << 20, 1 << 20).await;
     upload(front, 1 << 20).await;
     upload(to_slow.addresses()[0], 1 << 20).await;
@@ -55,7 +55,7 @@ async fn two_gib_down_and_256_mib_up_pass_byte_for_byte_in_less_than_64_mib() {
     upload(to_slow.addresses()[0], UP).await;
     let after = Memory::of_this_process();
     println!("resident {} KiB before, {} KiB at most", before.resident >> 10, after.peak >> 10);
-    assert!(after.peak - before.resident < MOST, "{} bytes more", after.peak - before.resident);
+    assert!(after.peak - before.resident < MAX_MEMORY, "{} bytes more", after.peak - before.resident);
     server.stop(Duration::from_secs(5)).await;
     to_slow.stop(Duration::from_secs(5)).await;
     slow.stop(Duration::from_secs(5)).await;
@@ -67,7 +67,7 @@ fn front_of(node: SocketAddr) -> Server {
     Server::builder().listen("127.0.0.1:0".parse().unwrap(), proxy).threads(NonZero::new(1).unwrap()).start().unwrap()
 }
 
-/// A node that answers as `/demo/digest` does, and reads a burst and then nothing for a while.
+/// A node that responds like `/demo/digest`, and reads a burst and then nothing for a while.
 async fn digest_in_bursts(_peer: ClientAddr, request: Request<Body>) -> Response<Body> {
     let mut body = request.into_body();
     let (mut read, mut pause_at, mut crc) = (0, BURST / 2, crc32fast::Hasher::new());
@@ -77,7 +77,7 @@ async fn digest_in_bursts(_peer: ClientAddr, request: Request<Body>) -> Response
         read += part.len() as u64;
         if read >= pause_at {
             pause_at += BURST;
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(READ_PAUSE).await;
         }
     }
     Response::new(Body::from(format!("{{\"bytes\":{read},\"crc32\":\"{:08x}\"}}", crc.finalize())))
@@ -100,7 +100,7 @@ async fn download(front: SocketAddr, length: u64, burst: u64) {
         }
         if read >= pause_at {
             pause_at += burst;
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(READ_PAUSE).await;
         }
     }
     assert_eq!(read, length);

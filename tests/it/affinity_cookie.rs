@@ -1,4 +1,4 @@
-//! A login that lives on one node is kept by a signed cookie, without any memory.
+//! A signed cookie keeps a login on one node, and the front end remembers nothing.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ fn front(nodes: &Nodes) -> Front {
 }
 
 #[tokio::test]
-async fn no_login_is_lost_and_new_clients_go_where_the_policy_has_them() {
+async fn no_login_is_lost_and_the_policy_places_new_clients() {
     let nodes = Nodes::of(KylinVersion::V4, 3).await;
     let front = front(&nodes);
     let mut homes = BTreeSet::new();
@@ -52,7 +52,7 @@ async fn the_cookie_is_only_set_when_it_changes_and_no_node_sees_it() {
 }
 
 #[tokio::test]
-async fn it_survives_another_order_another_front_end_and_another_address() {
+async fn the_cookie_is_valid_after_a_change_of_order_front_end_or_address() {
     let nodes = Nodes::of(KylinVersion::V4, 3).await;
     let mut user = Browser::default();
     user.log_in(&front(&nodes)).await;
@@ -71,7 +71,7 @@ async fn it_survives_another_order_another_front_end_and_another_address() {
 }
 
 #[tokio::test]
-async fn what_the_front_end_has_not_made_is_balanced_as_if_it_were_not_there() {
+async fn forged_cookies_are_ignored() {
     let nodes = Nodes::of(KylinVersion::V4, 3).await;
     let front = front(&nodes);
     let mut user = Browser::default();
@@ -112,7 +112,7 @@ async fn what_the_front_end_has_not_made_is_balanced_as_if_it_were_not_there() {
 }
 
 #[tokio::test]
-async fn a_draining_node_keeps_its_clients_and_one_in_maintenance_gives_them_away_for_good() {
+async fn a_draining_node_keeps_its_clients_and_one_in_maintenance_loses_them() {
     let nodes = Nodes::of(KylinVersion::V4, 2).await;
     let cookie = StickyCookie::new(Secret::new([7; 32])).name("node").unwrap().secure(true);
     let front = Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::cookie(cookie)));

@@ -1,4 +1,4 @@
-//! A login that lives on one node is kept by learning the node's own cookie.
+//! Learning the cookie of a node keeps a login on it.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -55,7 +55,7 @@ async fn round_robin_loses_logins_and_learning_loses_none() {
 }
 
 #[tokio::test]
-async fn the_id_that_a_login_changes_is_learned_anew_and_the_old_one_forgotten() {
+async fn a_login_that_changes_the_id_binds_the_new_one_and_forgets_the_old_one() {
     let nodes = Nodes::of(KylinVersion::V4, 3).await;
     let store = MemoryStore::new();
     let front = learning(&nodes, &store);
@@ -82,7 +82,7 @@ async fn logging_out_forgets_the_session() {
     assert!(user.cookies.is_empty());
 }
 
-/// Session fixation: who plants an id in a victim's browser must not find it bound.
+/// Session fixation: an id that an attacker plants in a victim's browser must not be bound.
 #[tokio::test]
 async fn an_id_that_no_node_has_issued_binds_nothing() {
     let nodes = Nodes::of(KylinVersion::V4, 3).await;
@@ -126,7 +126,7 @@ async fn a_draining_node_keeps_its_sessions_and_takes_no_new_ones() {
 }
 
 #[tokio::test]
-async fn the_session_of_a_dead_node_moves_for_the_price_of_one_login_and_stays_when_it_returns() {
+async fn the_session_of_a_dead_node_moves_with_one_login_and_stays_when_the_node_returns() {
     let mut nodes = Nodes::of(KylinVersion::V4, 3).await;
     let front = learning(&nodes, &MemoryStore::new());
     let mut user = Browser::default();
@@ -147,7 +147,7 @@ async fn the_session_of_a_dead_node_moves_for_the_price_of_one_login_and_stays_w
 }
 
 #[tokio::test]
-async fn a_front_end_that_was_restarted_finds_sessions_again() {
+async fn a_restarted_front_end_binds_sessions_again() {
     let nodes = Nodes::of(KylinVersion::V4, 3).await;
     let mut user = Browser::default();
     user.log_in(&learning(&nodes, &MemoryStore::new())).await;
@@ -183,7 +183,7 @@ async fn two_front_ends_over_one_store_send_a_session_to_one_node() {
     }
 }
 
-/// What a node says in its answer, by the path of the request.
+/// The response of a node, by the path of the request.
 fn scripted(name: &'static str) -> Endpoint<Scripted> {
     let node = Scripted::new(move |request: Request<Body>| async move {
         let mut answer = Response::new(Body::from(name));

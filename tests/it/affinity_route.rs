@@ -1,4 +1,4 @@
-//! The route in a session id ties it to an endpoint.
+//! The route in a session id binds the session to an endpoint.
 
 use http::{Request, Response};
 use kylin_lb::session::Affinity;
@@ -18,7 +18,7 @@ async fn ask(proxy: &Proxy<Scripted>, path: &str, cookie: &str) -> String {
 }
 
 #[tokio::test]
-async fn requests_follow_the_route_and_go_anywhere_without_one() {
+async fn requests_follow_the_route_and_the_policy_places_those_without() {
     let cluster = Cluster::builder()
         .endpoints([node("a", "r1"), node("b", "r2"), node("c", "r2"), node("d", "")])
         .build()

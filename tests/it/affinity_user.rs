@@ -1,4 +1,4 @@
-//! Clients without cookies are tied to a node by their user.
+//! Clients without cookies are placed by their user.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +40,7 @@ async fn nodes_with_users(users: usize) -> Nodes {
     all
 }
 
-/// The node that answers a client that keeps no cookies.
+/// The node that serves a client without cookies.
 async fn query(front: &Front, user: &str) -> usize {
     let fields = basic(user) + "Content-Type: application/json\r\n";
     let body = r#"{"sql":"select 1","project":"learn_kylin"}"#;
@@ -50,7 +50,7 @@ async fn query(front: &Front, user: &str) -> usize {
 }
 
 #[tokio::test]
-async fn each_user_goes_to_one_node_at_every_front_end_and_only_a_gone_nodes_users_move() {
+async fn each_user_goes_to_one_node_at_every_front_end_and_moves_only_if_it_is_removed() {
     let nodes = nodes_with_users(30).await;
     let front = |affinity: Affinity| Front::with(&nodes.addresses(), |proxy| proxy.affinity(affinity));
     let one = front(Affinity::user(secret()));
@@ -78,7 +78,7 @@ async fn each_user_goes_to_one_node_at_every_front_end_and_only_a_gone_nodes_use
 }
 
 #[tokio::test]
-async fn a_session_goes_before_the_user() {
+async fn a_session_precedes_the_user() {
     let nodes = nodes_with_users(1).await;
     let affinity = Affinity::learn(Sessions::in_memory().unwrap()).or_user(secret());
     let front = Front::with(&nodes.addresses(), |proxy| proxy.affinity(affinity));

@@ -1,4 +1,4 @@
-//! A node is blamed for what it did, and for nothing else.
+//! Only failures of a node count against its health.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZero;
@@ -26,9 +26,9 @@ fn request(method: &str) -> Request<Body> {
     Request::builder().method(method).uri("/kylin/api/query").header("host", "kylin").body(Body::from("{}")).unwrap()
 }
 
-/// Kylin 2 to 4 answer every SQL error with 500: nobody's typing mistakes may take the nodes away from everybody.
+/// Kylin 2 to 4 respond with 500 to every SQL error, which must not eject nodes.
 #[tokio::test]
-async fn an_answer_that_is_passed_on_is_a_success_whatever_its_status() {
+async fn a_response_that_the_client_gets_is_a_success_whatever_its_status() {
     let error = || Scripted::answering(StatusCode::INTERNAL_SERVER_ERROR, "{\"msg\":\"syntax error\"}");
     let cluster = scripted([error(), error()]);
     let retry = RetryPolicy::default().on_status(StatusCode::INTERNAL_SERVER_ERROR);
@@ -47,7 +47,7 @@ async fn an_answer_that_is_passed_on_is_a_success_whatever_its_status() {
 }
 
 #[tokio::test]
-async fn what_a_lone_endpoint_failed_at_is_forgotten_when_it_gets_company() {
+async fn failures_of_a_single_endpoint_are_forgotten_when_another_is_added() {
     let cluster = scripted([Scripted::failing(SendErrorKind::Connect)]);
     let proxy = Proxy::plain(cluster.clone()).build().unwrap();
     for _ in 0..5 {
@@ -58,7 +58,7 @@ async fn what_a_lone_endpoint_failed_at_is_forgotten_when_it_gets_company() {
     assert_eq!((first.failed, first.fails, first.ejected), (5, 0, false));
 }
 
-/// A node that answers with the body it got.
+/// A node that responds with the body of the request.
 fn echo() -> Server {
     let echo = |_peer: ClientAddr, request: Request<Body>| async move {
         let body = request.into_body().collect().await.map(|body| body.to_bytes());
@@ -72,7 +72,7 @@ fn echo() -> Server {
 }
 
 #[tokio::test]
-async fn a_client_that_keeps_its_own_upload_waiting_is_not_the_nodes_fault() {
+async fn a_slow_upload_of_the_client_is_not_a_failure_of_the_node() {
     let node = echo();
     let head_timeout = Duration::from_millis(100);
     let impatient = |backend: kylin_lb::backend::http1::HttpBackendBuilder| backend.head_timeout(head_timeout);
@@ -106,7 +106,7 @@ async fn the_body_of_a_get_reaches_the_node_whatever_its_framing() {
 }
 
 #[tokio::test]
-async fn a_length_that_does_not_fit_the_body_is_put_right() {
+async fn a_wrong_content_length_is_corrected() {
     let node = echo();
     let cluster = Cluster::builder().endpoint(endpoint(0, node.addresses()[0], |backend| backend)).build().unwrap();
     let proxy = Proxy::plain(cluster).build().unwrap();
@@ -118,7 +118,7 @@ async fn a_length_that_does_not_fit_the_body_is_put_right() {
 }
 
 #[tokio::test]
-async fn an_upload_in_tiny_pieces_is_kept_without_what_it_was_cut_from() {
+async fn an_upload_in_small_frames_does_not_hold_their_buffers() {
     let node = echo();
     let front = Front::over(node.addresses());
     let mut upload = String::from("POST /x HTTP/1.1\r\nHost: kylin\r\nTransfer-Encoding: chunked\r\n\r\n");

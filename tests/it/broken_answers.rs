@@ -1,4 +1,4 @@
-//! Nodes that break off, stall or talk nonsense: what is cut short never looks complete, what is ambiguous is not passed on.
+//! Nodes that break connections, stall or send invalid HTTP: a truncated response never looks complete, an ambiguous one is refused.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -18,7 +18,7 @@ async fn all_bytes(front: &Front) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn an_answer_cut_short_at_the_node_is_cut_short_at_the_client() {
+async fn a_response_truncated_at_the_node_is_truncated_at_the_client() {
     const LENGTH: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     let script = |head: &str, body: &str, end: &[Act]| {
@@ -47,7 +47,7 @@ async fn an_answer_cut_short_at_the_node_is_cut_short_at_the_client() {
 }
 
 #[tokio::test]
-async fn a_reset_in_the_middle_of_a_long_answer_is_seen_at_the_client() {
+async fn a_reset_within_a_long_response_reaches_the_client() {
     let (node, served) = demo("q1").await;
     let front = Front::over(&[served.addr()]);
     for fault in [Fault::ResetAfter(1_000_000), Fault::TruncateAfter(1_000_000)] {
@@ -61,7 +61,7 @@ async fn a_reset_in_the_middle_of_a_long_answer_is_seen_at_the_client() {
 }
 
 #[tokio::test]
-async fn ambiguous_framing_is_an_error_and_never_an_answer() {
+async fn ambiguous_framing_is_an_error() {
     let heads = [
         "Content-Length: 5\r\nTransfer-Encoding: chunked",
         "Transfer-Encoding: chunked\r\nContent-Length: 5",
@@ -111,7 +111,7 @@ async fn equal_lengths_twice_are_one_or_an_error() {
 }
 
 #[tokio::test]
-async fn a_chunk_that_cannot_be_read_cuts_the_answer_short() {
+async fn an_invalid_chunk_truncates_the_response() {
     for chunk in [
         "xyz\r\nhello\r\n",
         "5g\r\nhello\r\n",
@@ -133,7 +133,7 @@ async fn a_chunk_that_cannot_be_read_cuts_the_answer_short() {
 }
 
 #[tokio::test]
-async fn what_follows_an_answer_does_not_reach_the_next_client() {
+async fn bytes_after_a_response_do_not_reach_the_next_client() {
     let smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
     let node = RawNode::start([
         vec![

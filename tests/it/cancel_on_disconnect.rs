@@ -1,4 +1,4 @@
-//! A query of which nobody waits for the answer is stopped on its node.
+//! A query whose client has disconnected is stopped on its node.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::support::kylin::{Demo, admin, answered_by, bytes, sql};
 use crate::support::raw_node::{Act, RawNode, ok};
 
 const QUERY: &str = "POST /kylin/api/query";
-/// Longer than any test waits.
+/// Longer than any test runs.
 const LONG: &str = "select 'long', sleep_ms(600000)";
 
 fn as_admin() -> CancelOnDisconnect {
@@ -31,14 +31,14 @@ fn rules(dialect: KylinVersion) -> KylinRules {
     }))
 }
 
-/// Nodes whose queries go on when their clients have gone, as Kylin's do.
+/// Nodes that run queries to their end when clients disconnect, like Kylin.
 async fn stubborn(dialect: KylinVersion) -> Demo {
     let demo = Demo::start(dialect, 3).await;
     demo.nodes.iter().for_each(|node| node.faults().set_queries_outlive_clients(true));
     demo
 }
 
-/// A client of ANALYST's that waits for the answer to this, on the node that is returned.
+/// Sends a query of ANALYST, and returns the node that runs it.
 async fn begin(demo: &Demo, front: &Front, line: &str, body: &str) -> (Connection, usize) {
     let before: Vec<u64> = demo.nodes.iter().map(|node| node.stats().running).collect();
     let mut client = front.connect().await;
@@ -55,7 +55,7 @@ async fn begin(demo: &Demo, front: &Front, line: &str, body: &str) -> (Connectio
 }
 
 #[tokio::test]
-async fn a_query_whose_client_has_gone_is_stopped_and_no_other() {
+async fn only_the_query_of_a_disconnected_client_is_stopped() {
     for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let demo = stubborn(dialect).await;
         let front = demo.front(|proxy| proxy.rules(rules(dialect)));
@@ -82,7 +82,7 @@ async fn a_query_whose_client_has_gone_is_stopped_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_query_whose_time_is_over_is_stopped_and_the_client_is_told_that_it_took_too_long() {
+async fn a_query_that_times_out_is_stopped_and_the_client_gets_504() {
     for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let demo = stubborn(dialect).await;
         let endpoints =
@@ -95,13 +95,13 @@ async fn a_query_whose_time_is_over_is_stopped_and_the_client_is_told_that_it_to
         assert_eq!(state(front.proxy.cluster(), &node), (HealthState::Suspect, Some(Reason::Slow)));
         front.idle().await;
     }
-    // The word for it, so that nobody takes it for a failure.
+    // A timeout is not a failure of the node.
     assert_ne!(Outcome::Slow, Outcome::Failure);
 }
 
 /// A few wrong passwords lock a user.
 #[tokio::test]
-async fn a_login_that_is_refused_is_not_tried_again() {
+async fn a_refused_login_is_not_used_again() {
     for login in [basic("ADMIN", "wrong"), basic("ANALYST", "ANALYST")] {
         let demo = stubborn(KylinVersion::V4).await;
         let stop = CancelOnDisconnect::AsAdmin { authorization: HeaderValue::from_str(&login).unwrap() };
@@ -119,7 +119,7 @@ async fn a_login_that_is_refused_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn an_export_that_nobody_waits_for_is_stopped_as_well() {
+async fn an_abandoned_export_is_stopped_too() {
     let demo = stubborn(KylinVersion::V4).await;
     let front = demo.front(|proxy| proxy.rules(rules(KylinVersion::V4)));
     let target = "GET /kylin/api/query/format/csv?project=learn_kylin&sql=select+1%2C+sleep_ms(600000)";
@@ -130,7 +130,7 @@ async fn an_export_that_nobody_waits_for_is_stopped_as_well() {
 }
 
 #[tokio::test]
-async fn a_query_that_was_answered_is_not_stopped() {
+async fn a_query_with_a_response_is_not_stopped() {
     for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let demo = stubborn(dialect).await;
         let front = demo.front(|proxy| proxy.rules(rules(dialect)));
@@ -153,7 +153,7 @@ async fn a_query_that_was_answered_is_not_stopped() {
 }
 
 #[tokio::test]
-async fn nothing_is_stopped_unless_it_is_asked_for() {
+async fn no_query_is_stopped_by_default() {
     let demo = stubborn(KylinVersion::V5).await;
     let front = demo.front(|proxy| proxy);
     let (client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
@@ -164,7 +164,7 @@ async fn nothing_is_stopped_unless_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_query_gets_an_id_to_be_stopped_by_and_nothing_else_changes() {
+async fn a_stop_id_is_added_to_a_query_and_nothing_else_changes() {
     let node = RawNode::start([vec![Act::Serve(ok("x"))]]).await;
     let front = Front::kylin([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.rules(rules(KylinVersion::V5)));
     let own = r#"{"sql":"select 1","stopId":"mine"}"#;
@@ -192,9 +192,9 @@ async fn a_query_gets_an_id_to_be_stopped_by_and_nothing_else_changes() {
     }
 }
 
-/// The client sends its body in chunks, and what is sent on says how long it is.
+/// The client sends its body in chunks, and the proxy sends it with its length.
 #[tokio::test]
-async fn a_body_in_chunks_gets_its_id_too() {
+async fn a_stop_id_is_added_to_a_chunked_body() {
     let node = RawNode::start([vec![Act::Serve(ok("x"))]]).await;
     let front = Front::kylin([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.rules(rules(KylinVersion::V5)));
     let body = r#"{"sql":"select 1"}"#;

@@ -1,4 +1,4 @@
-//! Clients that go away, and how long a request counts as in flight.
+//! Clients that disconnect, and how long a request counts as in flight.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::raw_node::{Act, RawNode};
 const LOTS: &str = "GET /demo/bytes?n=1000000000 HTTP/1.1\r\nHost: kylin\r\n\r\n";
 
 #[tokio::test]
-async fn a_client_that_leaves_in_the_middle_of_an_answer_cancels_it_at_the_node() {
+async fn a_client_that_disconnects_within_a_response_cancels_it_at_the_node() {
     let (node, served) = demo("q1").await;
     let front = Front::over(&[served.addr()]);
     let mut client = front.connect().await;
@@ -29,7 +29,7 @@ async fn a_client_that_leaves_in_the_middle_of_an_answer_cancels_it_at_the_node(
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_head_cancels_the_request_at_the_node() {
+async fn a_client_that_disconnects_before_the_head_cancels_the_request_at_the_node() {
     let node = RawNode::start([vec![Act::Read, Act::UntilClosed]]).await;
     let front = Front::over(&[node.address()]);
     for request in
@@ -49,7 +49,7 @@ async fn a_client_that_leaves_before_the_head_cancels_the_request_at_the_node() 
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_in_the_middle_of_an_upload_cancels_it_at_the_node() {
+async fn a_client_that_disconnects_within_an_upload_cancels_it_at_the_node() {
     let (node, served) = demo("q1").await;
     let front = Front::over(&[served.addr()]);
     let mut client = front.connect().await;

@@ -1,4 +1,4 @@
-//! Header fields on their way through: which ones end here, which ones are added, which ones stay as they are.
+//! Headers: which ones the proxy removes, adds, or leaves as they are.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use crate::support::front::{Front, demo};
 use crate::support::http::RawResponse;
 use crate::support::raw_node::{RawNode, respond};
 
-/// The values of a field as the node saw it.
+/// The values of a header as the node got it.
 fn at_node(answer: &RawResponse, name: &str) -> Vec<String> {
     values(&serde_json::from_slice(&answer.body).unwrap(), name)
 }
@@ -23,7 +23,7 @@ fn values(seen: &Value, name: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_belongs_to_the_clients_connection_does_not_reach_the_node() {
+async fn headers_of_the_clients_connection_do_not_reach_the_node() {
     let (_node, served) = demo("q1").await;
     let front = Front::over(&[served.addr()]);
     let request = "GET /demo/head?a=%20b HTTP/1.1\r\nHost: kylin.example:8080\r\nConnection: keep-alive, X-Secret\r\n\
@@ -59,7 +59,7 @@ async fn what_belongs_to_the_clients_connection_does_not_reach_the_node() {
 }
 
 #[tokio::test]
-async fn what_a_stranger_says_about_itself_is_replaced_and_a_trusted_proxys_word_continued() {
+async fn forwarded_headers_are_replaced_unless_a_trusted_proxy_sent_them() {
     let (_node, served) = demo("q1").await;
     let request = "GET /demo/head HTTP/1.1\r\nHost: kylin\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 7.7.7.7\r\n\
         X-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nForwarded: for=6.6.6.6\r\n\r\n";
@@ -83,7 +83,7 @@ async fn what_a_stranger_says_about_itself_is_replaced_and_a_trusted_proxys_word
 }
 
 #[tokio::test]
-async fn what_belongs_to_the_nodes_connection_does_not_reach_the_client() {
+async fn headers_of_the_nodes_connection_do_not_reach_the_client() {
     let bytes = "HTTP/1.1 200 OK\r\nConnection: X-Inner, keep-alive\r\nX-Inner: 1\r\nKeep-Alive: timeout=9\r\n\
         Proxy-Authenticate: Basic\r\nUpgrade: h2c\r\nTrailer: X-T\r\nTransfer-Encoding: chunked\r\n\
         Set-Cookie: b=2; Path=/kylin\r\nSet-Cookie: a=1, x\r\nX-Between: 1\r\nSet-Cookie: b=3\r\n\
@@ -101,7 +101,7 @@ async fn what_belongs_to_the_nodes_connection_does_not_reach_the_client() {
 }
 
 #[tokio::test]
-async fn edits_of_the_host_come_last() {
+async fn edits_of_the_application_come_last() {
     let (_node, served) = demo("q1").await;
     let cluster =
         Cluster::builder().endpoint(Endpoint::http("q1", &served.addr().to_string()).unwrap()).build().unwrap();

@@ -1,4 +1,4 @@
-//! Requests that two parsers may read in two ways, or that have no end: each is refused, and no node sees a second request in
+//! Requests that two parsers may read differently, or that have no end: each is refused, and no node sees a second request in
 //! it. One table; every line of it goes over the wire.
 
 use std::io::ErrorKind;
@@ -6,13 +6,13 @@ use std::io::ErrorKind;
 use crate::support::front::Front;
 use crate::support::raw_node::{RawNode, find, healthy};
 
-/// What a request smuggled in the tail of another would look like.
+/// A request that is smuggled in the tail of another one.
 const TAIL: &str = "GET /smuggled HTTP/1.1\r\nHost: kylin\r\n\r\n";
 
-/// What must become of a request.
+/// The expected outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum AttemptOutcome {
-    /// Refused with one of these (none: closed without an answer is enough), the connection closed, nothing at the node.
+    /// Refused with one of these statuses (none: closed without a response is enough), the connection closed, nothing at the node.
     Refused(&'static [u16]),
     /// Either that, or brought into a form that cannot be misread: one request at the node, and the connection closed, so
     /// that what follows is never taken for another.
@@ -195,12 +195,12 @@ async fn check(table: Vec<(String, String, AttemptOutcome)>) {
 }
 
 #[tokio::test]
-async fn no_framing_is_read_in_two_ways() {
+async fn ambiguous_framing_is_refused() {
     check(framing()).await;
 }
 
 #[tokio::test]
-async fn no_head_is_read_in_two_ways_and_none_is_without_bounds() {
+async fn ambiguous_and_oversized_heads_are_refused() {
     check(heads()).await;
 }
 

@@ -1,4 +1,4 @@
-//! Repeating requests must not multiply the load on nodes that fail.
+//! Retries must not multiply the load on nodes that fail.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use kylin_lb::{Cluster, Proxy};
 use crate::support::front::Front;
 use crate::support::kylin::{Demo, Says, admin, admin_on, ask, request, saying, scripted, sql, well};
 
-/// What may come at once, by default.
+/// The retries that the default budget allows at once.
 const BURST: usize = 100;
 
 fn proxy(
@@ -27,7 +27,7 @@ fn proxy(
 }
 
 #[tokio::test]
-async fn when_all_nodes_fail_the_load_on_them_grows_by_a_fifth_and_no_more() {
+async fn when_all_nodes_fail_retries_add_a_fifth_of_the_load() {
     const REQUESTS: usize = 5000;
     let page = Says::Html(502, "<html>502</html>".to_owned());
     for says in
@@ -55,7 +55,7 @@ async fn when_all_nodes_fail_the_load_on_them_grows_by_a_fifth_and_no_more() {
 }
 
 #[tokio::test]
-async fn what_was_not_sent_goes_on_without_a_budget() {
+async fn unsent_requests_are_retried_without_a_budget() {
     let clock = ManualClock::new();
     let none = RetryBudget::default().ratio(0.0).unwrap().min_per_second(0);
     let none = RetryPolicy::default().budget(Some(none));
@@ -69,7 +69,7 @@ async fn what_was_not_sent_goes_on_without_a_budget() {
 
 /// Over sockets: every node closes its connections after the work was done.
 #[tokio::test]
-async fn nodes_that_break_off_get_their_fifth_more_and_serve_again_when_they_are_well() {
+async fn nodes_that_break_connections_get_a_fifth_more_and_recover() {
     const REQUESTS: u64 = 600;
     let demo = Demo::start(KylinVersion::V4, 3).await;
     let front: Front = demo.front(|proxy| proxy);

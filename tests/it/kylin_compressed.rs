@@ -1,4 +1,4 @@
-//! Errors that a node has compressed are understood, and reach the client as they are.
+//! The proxy reads compressed errors, and the client gets them unchanged.
 
 use std::io::Write;
 
@@ -17,7 +17,7 @@ fn gzip(text: &str) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// An answer as Tomcat sends it compressed: in chunks, without a length.
+/// A response as Tomcat compresses it: in chunks, without a length.
 fn answer(status: u16, media: &str, coding: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
         "HTTP/1.1 {status} X\r\nContent-Type: {media}\r\nContent-Encoding: {coding}\r\nVary: Accept-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -39,7 +39,7 @@ fn text(says: Says) -> String {
     }
 }
 
-/// What a client that takes gzip is told when the first node gives this answer, whether another was asked, and how many failures
+/// What a client that accepts gzip gets when the first node sends this response, whether another node got the request, and how many failures
 /// were counted.
 async fn after(first: Vec<u8>) -> (RawResponse, bool, u64) {
     let first = RawNode::start([vec![Act::Serve(first)]]).await;
@@ -58,7 +58,7 @@ async fn after(first: Vec<u8>) -> (RawResponse, bool, u64) {
 const JSON: &str = "application/json;charset=UTF-8";
 
 #[tokio::test]
-async fn a_refusal_is_read_although_it_is_compressed() {
+async fn a_compressed_rejection_is_retried() {
     for refused in [
         Says::error(400, "Too many concurrent query requests."),
         Says::error(400, "Query is not allowed in 'job' mode."),
@@ -89,10 +89,10 @@ async fn an_error_for_the_client_stays_compressed() {
 }
 
 #[tokio::test]
-async fn what_calls_itself_compressed_and_is_not_is_no_word_of_kylins() {
+async fn an_invalid_compressed_body_is_not_a_rejection() {
     let refusal = text(Says::error(400, "Too many concurrent query requests."));
     let page = gzip("<html>Apache Tomcat</html>");
-    // A body that unpacks to far more than anybody reads.
+    // A body that unpacks to far more than the proxy reads.
     let bomb = gzip(&format!(r#"{{"code":"999","stacktrace":"{}","msg":"x"}}"#, " ".repeat(30_000_000)));
     let cut = &gzip(&refusal)[..40];
     for (what, status, media, coding, body, failed) in [

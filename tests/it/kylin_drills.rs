@@ -1,4 +1,4 @@
-//! What goes wrong in the life of a cluster, under 64 clients: nothing that may be repeated fails, and no build is done twice.
+//! Failures of a cluster under 64 clients: no request that may be repeated fails, and no build runs twice.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -27,11 +27,11 @@ use crate::support::kylin::{Demo, sql};
 const CLIENTS: u64 = 64;
 /// Those of them that build.
 const BUILDERS: u64 = 4;
-/// No node that is well needs as long for an answer, even where the machine has other things to do.
+/// No healthy node takes that long, even on a busy machine.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(15);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Three demo nodes behind a front end with what a host would switch on, only faster.
+/// Three demo nodes behind a front end with common settings, only faster.
 struct Drill {
     demo: Demo,
     front: Front,
@@ -49,7 +49,7 @@ struct Crowd {
     answered: AtomicU64,
     built: AtomicU64,
     broken: AtomicU64,
-    /// Answers to what may be repeated that are not 200, by status and beginning.
+    /// Responses to repeatable requests that are not 200, by status and beginning.
     failed: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -87,7 +87,7 @@ impl Drill {
         drill
     }
 
-    /// Until each client has had some more answers, on the average.
+    /// Waits until each client has had some more responses, on average.
     async fn go_on(&self) {
         let goal = self.crowd.answered.load(Ordering::Relaxed) + 5 * CLIENTS;
         let there = || self.crowd.answered.load(Ordering::Relaxed) >= goal;
@@ -99,7 +99,7 @@ impl Drill {
         eventually(is, || format!("{state:?}: {:?}", self.front.proxy.cluster().status())).await;
     }
 
-    /// Sends the clients home, and checks what holds in every drill. Returns what the clients saw.
+    /// Stops the clients, and checks what holds in every drill. Returns what the clients saw.
     async fn end(self) -> Arc<Crowd> {
         let Drill { demo, front, crowd, clients, .. } = self;
         crowd.over.store(true, Ordering::Relaxed);
@@ -124,7 +124,7 @@ impl Crowd {
         *self.failed.lock().entry(what).or_default() += 1;
     }
 
-    /// What failed, and how many answers were cut short.
+    /// What failed, and how many responses were truncated.
     fn failures(&self) -> (BTreeMap<String, u64>, u64) {
         (self.failed.lock().clone(), self.broken.load(Ordering::Relaxed))
     }
@@ -176,7 +176,7 @@ impl Crowd {
 
 enum Got {
     Whole(RawResponse),
-    /// The connection ended in the middle of an answer, be it in its head: what a body fails with may overtake its head.
+    /// The connection ended within a response, possibly in its head: the failure of a body may overtake its head.
     Cut,
     Nothing(std::io::Error),
 }
@@ -185,7 +185,7 @@ async fn answer(connection: &mut Option<Connection>, address: std::net::SocketAd
     let client = match connection {
         Some(client) => client,
         None => match Connection::open(address).await {
-            Ok(client) => connection.insert(client.read_timeout(PATIENCE)),
+            Ok(client) => connection.insert(client.read_timeout(RESPONSE_TIMEOUT)),
             Err(error) => return Got::Nothing(error),
         },
     };
@@ -223,7 +223,7 @@ fn none() -> (BTreeMap<String, u64>, u64) {
 }
 
 #[tokio::test]
-async fn a_rolling_restart_fails_nothing() {
+async fn a_rolling_restart_fails_no_request() {
     for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let mut drill = Drill::begin(dialect, ", sleep_ms(2)").await;
         for n in 0..3 {
@@ -244,11 +244,11 @@ async fn a_rolling_restart_fails_nothing() {
 /// Neither its clients nor the probes hear from it. What waits for it goes elsewhere when its time is over, since it is known
 /// by then that the node does nothing for it.
 #[tokio::test]
-async fn a_node_that_hangs_fails_nothing() {
+async fn a_node_that_hangs_fails_no_request() {
     let drill = Drill::begin(KylinVersion::V4, ", sleep_ms(2)").await;
     drill.demo.nodes[1].faults().inject(Reach::Everything, Fault::Stall);
     drill.until(1, HealthState::Unhealthy).await;
-    // Clients wait for it as long as anybody waits for an answer.
+    // Clients wait for it as long as for any response.
     eventually(|| drill.demo.nodes[1].stats().in_flight == 0, || format!("{:?}", drill.demo.nodes[1])).await;
     drill.go_on().await;
     drill.demo.nodes[1].faults().clear();
@@ -259,7 +259,7 @@ async fn a_node_that_hangs_fails_nothing() {
 }
 
 #[tokio::test]
-async fn a_node_that_answers_with_pages_of_500_fails_nothing() {
+async fn a_node_that_responds_with_pages_of_500_fails_no_request() {
     for (dialect, status) in
         [(KylinVersion::V4, StatusCode::INTERNAL_SERVER_ERROR), (KylinVersion::V5, StatusCode::BAD_GATEWAY)]
     {
@@ -275,9 +275,9 @@ async fn a_node_that_answers_with_pages_of_500_fails_nothing() {
     }
 }
 
-/// The client has had the head, so nobody can help it any more. It must see that it has not got everything.
+/// The client has the head already, so a retry is impossible. It must see that the response is truncated.
 #[tokio::test]
-async fn a_node_that_resets_in_the_middle_of_an_answer_shows() {
+async fn a_reset_within_a_response_reaches_the_client() {
     for fault in [Fault::ResetAfter(1024), Fault::TruncateAfter(1024)] {
         let drill = Drill::begin(KylinVersion::V4, ", repeat_bytes(20000)").await;
         drill.demo.nodes[1].faults().inject(Reach::Queries, fault);
@@ -293,7 +293,7 @@ async fn a_node_that_resets_in_the_middle_of_an_answer_shows() {
 }
 
 #[tokio::test]
-async fn a_node_in_job_mode_of_which_nobody_has_told_fails_nothing() {
+async fn an_unknown_job_node_fails_no_request() {
     for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let drill = Drill::begin(dialect, "").await;
         drill.demo.nodes[1].set_mode(Mode::Job);
@@ -304,9 +304,9 @@ async fn a_node_in_job_mode_of_which_nobody_has_told_fails_nothing() {
     }
 }
 
-/// Nobody is to blame, nobody is ejected, and what Kylin says of it is passed on.
+/// No node fails, none is ejected, and the client gets Kylin's response.
 #[tokio::test]
-async fn a_metastore_that_is_gone_ejects_nobody() {
+async fn an_unavailable_metastore_ejects_no_node() {
     for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let drill = Drill::begin(dialect, "").await;
         drill.demo.metastore.set_down(true);
@@ -325,7 +325,7 @@ async fn a_metastore_that_is_gone_ejects_nobody() {
 }
 
 #[tokio::test]
-async fn a_node_that_closes_its_connections_fails_nothing() {
+async fn a_node_that_closes_its_connections_fails_no_request() {
     let drill = Drill::begin(KylinVersion::V4, "").await;
     drill.demo.nodes[1].faults().inject(Reach::Queries, Fault::Close);
     drill.until(1, HealthState::Ejected).await;

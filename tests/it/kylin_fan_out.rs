@@ -1,4 +1,4 @@
-//! Running queries are known to their own node only, so all nodes are asked, and the client gets one answer.
+//! A running query is known to its own node only, so the request goes to all nodes and the client gets one response.
 
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ async fn the_queries_of_all_nodes_are_listed_and_a_stop_reaches_the_one_that_run
 }
 
 #[tokio::test]
-async fn a_node_that_is_dead_or_slow_or_does_not_answer_queries_is_left_out() {
+async fn nodes_that_are_dead_or_slow_or_serve_no_queries_are_left_out() {
     let mut demo = Demo::start(KylinVersion::V4, 5).await;
     let mut endpoints = demo.endpoints();
     endpoints[1] = front::endpoint(1, demo.address(1), |b| b.head_timeout(Duration::from_millis(300)));
@@ -101,7 +101,7 @@ async fn a_node_that_is_dead_or_slow_or_does_not_answer_queries_is_left_out() {
 }
 
 #[tokio::test]
-async fn who_may_not_see_them_is_told_so() {
+async fn a_client_without_permission_gets_the_refusal() {
     let demo = Demo::start(KylinVersion::V4, 3).await;
     let front = demo.front(|proxy| proxy);
     let ask = async |line: &str, authorization: Option<String>| {
@@ -119,7 +119,7 @@ async fn who_may_not_see_them_is_told_so() {
 }
 
 #[tokio::test]
-async fn what_is_no_list_is_passed_on_as_it_is() {
+async fn a_response_that_is_not_a_list_is_returned_as_it_is() {
     let envelope = r#"{"code":"000","data":[],"msg":""}"#;
     for (first, second, third, merged) in [
         (envelope, "{}", "<html>", envelope),
@@ -145,7 +145,7 @@ async fn what_is_no_list_is_passed_on_as_it_is() {
 }
 
 #[tokio::test]
-async fn kylin_5_tells_its_nodes_itself() {
+async fn requests_to_kylin_5_do_not_fan_out() {
     let demo = Demo::start(KylinVersion::V5, 3).await;
     let front = demo.front(|proxy| proxy);
     let task = run_on(&demo.nodes[2], demo.address(2)).await;
@@ -163,9 +163,9 @@ async fn kylin_5_tells_its_nodes_itself() {
     assert_eq!(demo.sum(|stats| stats.requests), before + 2);
 }
 
-/// The client has a cookie of the front end's, and no node knows it: each is logged into for it.
+/// The client has a cookie of the front end, which logs in at each node.
 #[tokio::test]
-async fn a_session_that_the_front_end_shares_is_known_to_all_nodes() {
+async fn a_relayed_login_is_valid_at_all_nodes() {
     let demo = Demo::start(KylinVersion::V4, 3).await;
     let sessions = LoginRelay::new(Sessions::in_memory().unwrap(), secret());
     let front = demo.front(|proxy| proxy.affinity(Affinity::login_relay(sessions)));

@@ -1,4 +1,4 @@
-//! What nodes say to each other is closed to clients, however they spell it.
+//! Calls between nodes are closed to clients in every spelling.
 
 use std::net::IpAddr;
 
@@ -31,7 +31,7 @@ const CLOSED: [&str; 15] = [
     "/kylin/api/jobs/wait_and_run_time",
 ];
 
-/// The same path in the spellings by which somebody might hope to get in.
+/// Spellings of a path by which an attacker may try to reach it.
 fn spellings(path: &str) -> Vec<String> {
     let below = path.strip_prefix("/kylin/api/").unwrap();
     let (first, rest) = below.split_at(1);
@@ -57,7 +57,7 @@ fn spellings(path: &str) -> Vec<String> {
     ]
 }
 
-/// Paths that a node may read in another way than we do.
+/// Paths that a node may read differently.
 const AMBIGUOUS: [&str; 12] = [
     "/kylin/api%2fcache/x",
     "/kylin/api%2Fprojects",
@@ -100,7 +100,7 @@ async fn calls_between_nodes_are_closed_in_every_spelling() {
 }
 
 #[tokio::test]
-async fn nodes_of_a_trusted_network_and_whoever_switches_it_off_get_through() {
+async fn trusted_networks_pass_the_guard_and_it_can_be_turned_off() {
     let demo = Demo::start(KylinVersion::V4, 1).await;
     let announce = "PUT /kylin/api/cache/cube/c/update";
     let closed = demo.front(|proxy| proxy);
@@ -115,9 +115,9 @@ async fn nodes_of_a_trusted_network_and_whoever_switches_it_off_get_through() {
     }
 }
 
-/// It is the client that counts, and not the proxy in front of us; and a client cannot say who it is.
+/// The client counts, not the proxy in front; and a client cannot name itself.
 #[tokio::test]
-async fn trust_goes_to_the_client_that_a_trusted_proxy_names() {
+async fn the_guard_trusts_the_client_that_a_trusted_proxy_names() {
     let guard = Guard::new().trust("10.0.0.0/8".parse().unwrap());
     let node = well("node");
     let proxy = |trusted: TrustedProxies| {
@@ -138,7 +138,7 @@ async fn trust_goes_to_the_client_that_a_trusted_proxy_names() {
 }
 
 #[tokio::test]
-async fn no_client_can_say_that_its_request_was_routed_already() {
+async fn the_routed_header_of_clients_is_removed() {
     let demo = Demo::start(KylinVersion::V5, 2).await;
     let front = demo.front(|proxy| proxy);
     for name in ["routed", "Routed", "ROUTED"] {

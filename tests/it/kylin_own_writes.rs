@@ -1,4 +1,4 @@
-//! Who has written reads from the node that took the write, for as long as the others may not know of it.
+//! A client that wrote reads from the node that took the write, until the others know of it.
 
 use std::time::Duration;
 
@@ -103,7 +103,7 @@ async fn a_session_reads_what_it_wrote_and_another_of_the_same_user_does_not_hav
 }
 
 #[tokio::test]
-async fn a_session_that_the_front_end_shares_is_a_writer_as_well() {
+async fn a_relayed_session_is_a_writer_too() {
     let (demo, clock) = (Demo::start(KylinVersion::V4, 3).await, ManualClock::new());
     let sessions = LoginRelay::new(Sessions::in_memory().unwrap(), secret());
     let front = front(&demo, &clock, |proxy| proxy.affinity(Affinity::login_relay(sessions)));
@@ -119,7 +119,7 @@ async fn a_session_that_the_front_end_shares_is_a_writer_as_well() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_bound_stays_where_it_is_and_the_rule_is_there_for_the_others() {
+async fn a_bound_session_stays_with_its_node() {
     let (demo, clock) = (Demo::start(KylinVersion::V4, 3).await, ManualClock::new());
     let front = front(&demo, &clock, |proxy| proxy.affinity(Affinity::learn(Sessions::in_memory().unwrap())));
     let mut bound = Browser::new(front.address());
@@ -136,7 +136,7 @@ async fn a_session_that_is_bound_stays_where_it_is_and_the_rule_is_there_for_the
 }
 
 #[tokio::test]
-async fn a_node_that_is_gone_holds_nobody() {
+async fn a_removed_node_pins_no_writer() {
     let (mut demo, clock) = (Demo::start(KylinVersion::V4, 3).await, ManualClock::new());
     let front = front(&demo, &clock, |proxy| proxy);
     assert_eq!(admin(&front, BUILD, "").await.status(), 200);
@@ -154,7 +154,7 @@ fn proxy(window: Option<Duration>, nodes: &[&kylin_lb::testing::Scripted]) -> Pr
 }
 
 #[tokio::test]
-async fn only_what_wrote_and_went_well_pins() {
+async fn only_successful_writes_pin() {
     let user = basic("ADMIN", "KYLIN");
     let headers = [("authorization", &*user)];
     let query = "POST /kylin/api/query";

@@ -1,4 +1,4 @@
-//! What is read of a query reaches the policies that go by it.
+//! The keys of a query reach the policies that use them.
 
 use std::collections::BTreeSet;
 use std::num::NonZero;
@@ -44,7 +44,7 @@ async fn the_same_dashboard_query_goes_to_the_same_node() {
     }
 }
 
-/// Picks the first, and remembers by what the queries were known.
+/// Picks the first endpoint, and remembers the keys of the queries.
 #[derive(Debug, Clone, Default)]
 struct Watching(Arc<Mutex<Vec<Option<QueryKeys>>>>);
 
@@ -56,7 +56,7 @@ impl Balancer for Watching {
 }
 
 #[tokio::test]
-async fn each_try_of_a_query_is_known_by_its_user_and_sql() {
+async fn each_attempt_of_a_query_has_its_keys() {
     let watching = Watching::default();
     let refused = saying(Says::error(400, "Too many concurrent query requests."));
     let nodes = [scripted("0", &refused), scripted("1", &refused), scripted("2", &well("2"))];
@@ -84,7 +84,7 @@ async fn each_try_of_a_query_is_known_by_its_user_and_sql() {
         ask(&proxy, request(line, &headers, body)).await;
         assert_eq!(watching.0.lock().unwrap()[0], None, "{line}");
     }
-    // Without the knowledge of Kylin nobody reads bodies.
+    // A plain proxy does not read bodies.
     let watching = Watching::default();
     let cluster = Cluster::builder().endpoint(scripted("0", &well("0"))).balancer(watching.clone()).build().unwrap();
     ask(&Proxy::plain(cluster).build().unwrap(), request(QUERY, &headers, &body)).await;

@@ -1,4 +1,4 @@
-//! Queries go to nodes that answer queries, builds to nodes that run jobs.
+//! Queries go to nodes that serve queries, builds to nodes that run jobs.
 
 use kylin_lb::endpoint::{Role, Roles};
 use kylin_lb::kylin::KylinVersion;
@@ -12,7 +12,7 @@ use crate::support::kylin::{Demo, admin, answered_by, sql};
 
 const QUERY: &str = "POST /kylin/api/query";
 
-/// How each dialect is told to build.
+/// The request that starts a build in each version.
 fn build(dialect: KylinVersion) -> &'static str {
     match dialect {
         KylinVersion::V5 => "POST /kylin/api/models/m/segments",
@@ -20,7 +20,7 @@ fn build(dialect: KylinVersion) -> &'static str {
     }
 }
 
-/// Nodes in these modes, of which the front end knows or does not know.
+/// Nodes in these modes, which the front end knows or does not know.
 async fn cluster(dialect: KylinVersion, modes: &[Mode], known: bool) -> (Demo, Front) {
     let demo = Demo::start(dialect, modes.len()).await;
     for (node, mode) in demo.nodes.iter().zip(modes) {
@@ -55,7 +55,7 @@ async fn queries_go_to_query_nodes_and_builds_to_job_nodes() {
 }
 
 #[tokio::test]
-async fn where_no_node_runs_jobs_any_takes_a_build_and_where_none_answers_queries_none_is_asked() {
+async fn without_a_job_node_any_node_builds_and_without_a_query_node_queries_fail() {
     for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let (demo, front) = cluster(dialect, &[Mode::Query, Mode::Query], true).await;
         assert!(admin(&front, build(dialect), "{}").await.status() < 300);
@@ -72,7 +72,7 @@ async fn where_no_node_runs_jobs_any_takes_a_build_and_where_none_answers_querie
 }
 
 #[tokio::test]
-async fn a_job_node_that_is_gone_leaves_its_builds_to_the_others() {
+async fn other_nodes_build_when_the_job_node_is_gone() {
     let (mut demo, front) = cluster(KylinVersion::V4, &[Mode::Query, Mode::Job], true).await;
     demo.served[1].take().unwrap().kill().await;
     assert_eq!(admin(&front, build(KylinVersion::V4), "").await.status(), 200);
@@ -80,7 +80,7 @@ async fn a_job_node_that_is_gone_leaves_its_builds_to_the_others() {
 }
 
 #[tokio::test]
-async fn a_role_that_nobody_has_told_of_shows_in_the_refusal() {
+async fn a_rejection_by_role_is_retried_where_roles_are_unknown() {
     for dialect in [KylinVersion::V4, KylinVersion::V5] {
         let (demo, front) = cluster(dialect, &[Mode::Job, Mode::Query, Mode::Job], false).await;
         for n in 0..300 {
@@ -123,7 +123,7 @@ async fn a_build_of_a_session_that_the_job_node_does_not_know_is_done_once() {
 }
 
 #[tokio::test]
-async fn with_roles_switched_off_every_node_is_asked_for_everything() {
+async fn without_roles_every_node_gets_every_request() {
     let demo = Demo::start(KylinVersion::V4, 2).await;
     let endpoints = demo.endpoints().into_iter().map(|endpoint| endpoint.roles(Role::Job));
     let front = Front::kylin(endpoints, |proxy| proxy.rules(KylinRules::default().roles(false)));

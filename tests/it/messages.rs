@@ -1,4 +1,4 @@
-//! The less usual parts of HTTP on the way through: interim answers, answers without bodies, trailers, early answers, other
+//! The less usual parts of HTTP: interim responses, responses without bodies, trailers, early responses, other
 //! versions and forms of target.
 
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use crate::support::front::{Front, demo, refusal};
 use crate::support::raw_node::{Act, RawNode, find, healthy, ok, respond};
 
 #[tokio::test]
-async fn an_expectation_is_met_with_exactly_one_100() {
+async fn an_expectation_gets_exactly_one_100() {
     let (_node, served) = demo("q1").await;
     let front = Front::over(&[served.addr()]);
     for length in [3, 3 << 20] {
@@ -35,7 +35,7 @@ async fn an_expectation_is_met_with_exactly_one_100() {
 }
 
 #[tokio::test]
-async fn a_body_that_will_not_be_taken_is_refused_without_a_100() {
+async fn a_refused_body_gets_no_100() {
     let (node, served) = demo("q1").await;
     let front = Front::with(&[served.addr()], |proxy| proxy.max_body(Some(1000)));
     let head = "POST /demo/digest HTTP/1.1\r\nHost: kylin\r\nExpect: 100-continue\r\nContent-Length: 1001\r\n\r\n";
@@ -56,7 +56,7 @@ async fn a_body_that_will_not_be_taken_is_refused_without_a_100() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_its_body_too_slowly_is_told_so() {
+async fn a_slow_body_gets_408() {
     let (node, served) = demo("q1").await;
     let front = Front::with(&[served.addr()], |proxy| proxy.body_timeout(Duration::from_millis(100)));
     let answer = front.ask("POST /demo/digest HTTP/1.1\r\nHost: kylin\r\nContent-Length: 9\r\n\r\nhalf").await.unwrap();
@@ -65,7 +65,7 @@ async fn a_client_that_sends_its_body_too_slowly_is_told_so() {
 }
 
 #[tokio::test]
-async fn answers_without_bodies_keep_their_heads_and_the_connection() {
+async fn responses_without_bodies_keep_their_heads_and_the_connection() {
     let scripts = [
         "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\nETag: \"a\"\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -96,7 +96,7 @@ async fn answers_without_bodies_keep_their_heads_and_the_connection() {
 }
 
 #[tokio::test]
-async fn interim_answers_of_a_node_do_not_disturb_the_final_one() {
+async fn interim_responses_of_a_node_are_not_the_final_one() {
     for interim in ["100 Continue", "102 Processing", "103 Early Hints\r\nLink: </a>"] {
         let bytes = format!("HTTP/1.1 {interim}\r\n\r\n").repeat(3).into_bytes();
         let node = RawNode::start([vec![Act::Read, Act::Write([bytes, ok("final")].concat()), Act::UntilClosed]]).await;
@@ -155,7 +155,7 @@ async fn trailers_end_at_the_proxy_whatever_the_backend() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_before_the_body_was_sent_reaches_the_client() {
+async fn a_response_before_the_end_of_the_request_reaches_the_client() {
     let (_node, served) = demo("q1").await;
     let closing = "HTTP/1.1 413 Payload Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbig";
     for length in [300 << 10, 8 << 20] {
@@ -177,7 +177,7 @@ async fn an_answer_that_comes_before_the_body_was_sent_reaches_the_client() {
 }
 
 #[tokio::test]
-async fn an_http_1_0_client_gets_its_answer_and_the_end_of_the_connection() {
+async fn an_http_1_0_client_gets_its_response_and_the_connection_closes() {
     let (_node, served) = demo("q1").await;
     let front = Front::over(&[served.addr()]);
     for (path, length) in [("/demo/bytes?n=100000", 100_000), ("/demo/bytes?n=100000&chunked", 100_000)] {
@@ -215,7 +215,7 @@ async fn an_absolute_target_names_the_host_and_never_where_to_connect() {
 }
 
 #[tokio::test]
-async fn requests_that_wait_in_line_on_a_connection_are_answered_in_order() {
+async fn pipelined_requests_get_their_responses_in_order() {
     let (node, served) = demo("q1").await;
     let front = Front::over(&[served.addr()]);
     let mut client = front.connect().await;
@@ -254,7 +254,7 @@ async fn a_node_is_reached_over_a_unix_socket_and_so_is_the_front_end() {
 
     first.stop(Duration::from_secs(5)).await;
     refusal(&outer.get("/demo/head").await.unwrap(), 502);
-    // What an earlier server left at the path is in nobody's way.
+    // A socket that an earlier server left at the path does no harm.
     let second =
         Server::builder().listen(listen, inner.proxy.clone()).threads(NonZero::new(1).unwrap()).start().unwrap();
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();

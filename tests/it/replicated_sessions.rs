@@ -1,4 +1,4 @@
-//! Nodes that share their sessions, and write a new one only after the answer that begins it.
+//! Nodes that replicate their sessions, and write a new one only after the response that begins it.
 
 use std::time::Duration;
 
@@ -21,9 +21,9 @@ fn front(nodes: &Nodes, change: impl FnOnce(ReplicatedSessions) -> ReplicatedSes
     nodes.front_of(RoundRobin::new(), Affinity::replicated(change(ReplicatedSessions::new())), 1 << 20)
 }
 
-/// The problem that the grace is for.
+/// The failure that the grace time prevents.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_grace_the_next_request_meets_a_placeholder() {
+async fn without_grace_the_next_request_finds_a_placeholder() {
     let nodes = nodes().await;
     let addresses: Vec<_> = nodes.served.iter().map(|served| served.as_ref().unwrap().addr()).collect();
     let front = Front::over(&addresses);
@@ -33,7 +33,7 @@ async fn without_grace_the_next_request_meets_a_placeholder() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_stays_where_it_began_for_the_grace_and_then_goes_anywhere() {
+async fn a_session_stays_with_its_node_for_the_grace_time_only() {
     let nodes = nodes().await;
     let clock = ManualClock::new();
     let front = front(&nodes, |share| share.clock(clock.clone()));
@@ -78,7 +78,7 @@ async fn another_front_end_knows_of_a_new_session_through_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poisoned_cookie_is_left_out_where_there_are_credentials() {
+async fn a_poisoned_cookie_is_removed_if_there_are_credentials() {
     let nodes = nodes().await;
     let front = front(&nodes, |share| share.heal(true));
     // A session whose write failed: its node has forgotten it, and all that is left is the placeholder.
@@ -94,7 +94,7 @@ async fn a_poisoned_cookie_is_left_out_where_there_are_credentials() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poisoned_cookie_is_taken_back_where_there_are_none() {
+async fn a_poisoned_cookie_is_deleted_if_there_are_no_credentials() {
     let nodes = nodes().await;
     let front = front(&nodes, |share| share.heal(true));
     let mut browser = poisoned(&nodes).await;
@@ -114,7 +114,7 @@ async fn a_session_that_is_being_written_is_waited_for() {
     assert!(browser.query().await.text().contains("node-0"), "round robin begins where the session is known");
     let failed = || nodes.nodes.iter().map(|node| node.stats().requests).sum::<u64>();
     let asked = failed();
-    // Written as soon as somebody has met the placeholder.
+    // Written as soon as a request has found the placeholder.
     let metastore = nodes.metastore.clone();
     let write = async {
         crate::support::front::eventually(|| failed() > asked, || "no request came".into()).await;
@@ -125,7 +125,7 @@ async fn a_session_that_is_being_written_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_healing_failures_are_passed_on_as_they_are() {
+async fn without_healing_the_client_gets_the_failure() {
     let nodes = nodes().await;
     let front = front(&nodes, |share| share);
     let mut browser = poisoned(&nodes).await;
@@ -137,7 +137,7 @@ async fn without_healing_failures_are_passed_on_as_they_are() {
     assert_eq!(browser.cookies, before);
 }
 
-/// A client whose session only one node can read.
+/// A client with a session that only one node can read.
 async fn poisoned(nodes: &Nodes) -> Browser {
     let mut browser = Browser::new(nodes.served[0].as_ref().unwrap().addr());
     assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);

@@ -1,4 +1,4 @@
-//! A cluster whose nodes die and come back under load.
+//! A cluster whose nodes are killed and restarted under load.
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -18,16 +18,16 @@ use crate::support::port::free_port;
 const ROUNDS: u32 = 20;
 const CLIENTS: usize = 64;
 
-/// What became of the requests of one client.
+/// The outcomes of one client's requests.
 #[derive(Default)]
 struct Record {
     gets: usize,
-    /// POSTs that were answered by a node.
+    /// POSTs with a response of a node.
     posts: Vec<String>,
-    /// POSTs that were answered by the front end, with its answer.
+    /// POSTs with a response of the front end, with that response.
     failed_posts: Vec<(String, String)>,
     failed_gets: Vec<String>,
-    /// Answers that ended early, because their node died.
+    /// Responses that ended early, because their node was killed.
     cut: usize,
 }
 

@@ -1,4 +1,4 @@
-//! What happens to a request when the first node fails it: who is asked, how often, and what the client is told.
+//! What happens to a request when the first node fails: which nodes get it, how often, and what the client gets.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::support::front::{Front, endpoint, nobody, refusal};
 use crate::support::http::RawResponse;
 use crate::support::raw_node::{Act, RawNode, find, healthy, respond};
 
-/// Short enough for a test, and long enough that no node which means to answer misses it.
+/// Short enough for a test, and long enough for a node that responds at all.
 const HEAD_TIMEOUT: Duration = Duration::from_millis(300);
 
 fn impatient(id: usize, address: SocketAddr) -> Endpoint<HttpBackend> {
@@ -28,7 +28,7 @@ async fn send(front: &Front, method: &str) -> RawResponse {
 }
 
 #[tokio::test]
-async fn a_get_goes_on_after_any_failure_and_a_post_only_when_it_was_not_sent() {
+async fn a_get_is_retried_after_any_failure_and_a_post_only_if_it_was_not_sent() {
     let unavailable = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy".to_vec();
     // What the first node does, and what a client of POST is told (GET always gets the second node's answer).
     let failures: [(&str, Vec<Act>, u16, &str); 6] = [
@@ -63,7 +63,7 @@ async fn a_get_goes_on_after_any_failure_and_a_post_only_when_it_was_not_sent() 
 }
 
 #[tokio::test]
-async fn a_status_that_is_not_listed_is_the_answer() {
+async fn a_status_that_is_not_listed_is_returned() {
     for status in ["500 Internal Server Error", "503 Service Unavailable", "401 Unauthorized"] {
         let node = RawNode::start([respond(format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno"))]).await;
         let other = RawNode::start([healthy("other")]).await;
@@ -74,7 +74,7 @@ async fn a_status_that_is_not_listed_is_the_answer() {
 }
 
 #[tokio::test]
-async fn a_listed_status_of_the_last_node_is_passed_on() {
+async fn a_listed_status_of_the_last_node_is_returned() {
     let busy = respond("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy");
     let (one, two) = (RawNode::start([busy.clone()]).await, RawNode::start([busy]).await);
     let retry = RetryPolicy::default().on_status(StatusCode::SERVICE_UNAVAILABLE);
@@ -85,7 +85,7 @@ async fn a_listed_status_of_the_last_node_is_passed_on() {
 }
 
 #[tokio::test]
-async fn a_refused_connection_sends_any_request_on_with_its_body_intact() {
+async fn any_request_is_retried_with_its_body_after_a_refused_connection() {
     let small = "x".repeat(1000);
     let large = "y".repeat(3 << 20);
     for body in [&small, &large] {
@@ -114,7 +114,7 @@ async fn a_long_body_of_which_a_part_was_sent_is_not_sent_again() {
     let good = RawNode::start([healthy("good")]).await;
     let front = Front::over(&[bad.address(), good.address()]);
     let mut client = front.connect().await;
-    // PUT is idempotent, but nobody has its bytes any more.
+    // PUT is idempotent, but its bytes are gone.
     client.send(format!("PUT / HTTP/1.1\r\nHost: kylin\r\nContent-Length: {}\r\n\r\n", 3 << 20)).await.unwrap();
     // The front end answers before all is sent, and may close.
     _ = client.send("y".repeat(3 << 20)).await;
@@ -127,7 +127,7 @@ async fn a_long_body_of_which_a_part_was_sent_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn no_endpoint_is_tried_twice_and_the_client_is_told_when_none_is_left() {
+async fn no_endpoint_is_attempted_twice_and_the_client_gets_an_error_when_none_is_left() {
     let front = Front::over(&[nobody(), nobody()]);
     for method in ["GET", "POST"] {
         let message = refusal(&send(&front, method).await, 502);
@@ -140,7 +140,7 @@ async fn no_endpoint_is_tried_twice_and_the_client_is_told_when_none_is_left() {
 }
 
 #[tokio::test]
-async fn the_number_of_tries_is_limited() {
+async fn the_number_of_attempts_is_limited() {
     let nodes = [
         RawNode::start([vec![Act::Read]]).await,
         RawNode::start([vec![Act::Read]]).await,
@@ -157,7 +157,7 @@ async fn the_number_of_tries_is_limited() {
 }
 
 #[tokio::test]
-async fn the_time_for_tries_is_limited() {
+async fn the_time_for_attempts_is_limited() {
     let clock = ManualClock::new();
     let (slow, good) =
         (RawNode::start([vec![Act::Read, Act::WaitForGo]]).await, RawNode::start([healthy("good")]).await);
@@ -177,7 +177,7 @@ async fn the_time_for_tries_is_limited() {
 }
 
 #[tokio::test]
-async fn backups_serve_when_no_primary_is_left_to_try() {
+async fn backups_serve_when_no_primary_is_left() {
     let backup = RawNode::start([healthy("backup")]).await;
     let front = Front::of(
         [impatient(0, nobody()), impatient(1, nobody()), impatient(2, backup.address()).backup(true)],
