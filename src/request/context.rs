@@ -7,6 +7,8 @@ use http::{Method, Request, Uri, Version};
 use super::{ClientAddr, QueryKeys};
 use crate::body::Body;
 use crate::kylin::KylinVersion;
+#[cfg(feature = "login-relay")]
+use crate::kylin::class::SessionCall;
 use crate::kylin::class::{RequestClass, SqlLocation, classify, needs_login};
 use crate::kylin::path::{self, normalise};
 use crate::kylin::query::QueryRequest;
@@ -128,6 +130,16 @@ impl RequestContext {
     /// Returns the path as the node sees it; in a plain proxy, as the client wrote it.
     pub(crate) fn path(&self) -> &str {
         self.normalised.as_deref().unwrap_or_else(|| self.raw_path())
+    }
+
+    /// Returns what the request does to the session of its client.
+    #[cfg(feature = "login-relay")]
+    pub(crate) fn session_call(&self, method: &Method) -> SessionCall {
+        match self.class {
+            Some(_) => SessionCall::of(method, self.path()),
+            // An ambiguous path neither logs in nor out.
+            None => normalise(self.path()).map_or(SessionCall::Other, |path| SessionCall::of(method, &path)),
+        }
     }
 
     /// Returns the session id in the path (`;jsessionid=`), which servers write for clients without cookies.

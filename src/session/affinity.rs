@@ -198,7 +198,7 @@ impl Affinity {
                 .begin(context, fallback)
                 .map(|session| session.with(|state| BoundSession::Replicated(replicated, state))),
             #[cfg(feature = "login-relay")]
-            Strategy::LoginRelay(relay) => relay.begin(request).map(|mut relayed| {
+            Strategy::LoginRelay(relay) => relay.begin(context, request).map(|mut relayed| {
                 // A session may go to any node. Only requests without one are placed by their user.
                 let hint = if relayed.has_session() { EndpointHint::Any } else { fallback };
                 let in_use = relayed.in_use.take();

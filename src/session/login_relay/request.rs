@@ -1,13 +1,9 @@
 //! The steps of one request through the relay.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
-use http_body::Body as _;
 
 use super::Relay;
 use super::cookies::{NodeCookieChange, remove_id_from_location, set_cookie_header};
@@ -20,7 +16,7 @@ use crate::body::Body;
 use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
 use crate::kylin::class::SessionCall;
-use crate::kylin::path::normalise;
+use crate::request::RequestContext;
 use crate::session::hook::{AfterResponse, BoxFuture, MaybeReady, Nodes, Prepared, ResponseContext};
 
 /// What the relay knows of one request, over all its attempts.
@@ -57,16 +53,18 @@ enum Presented {
 
 impl Relay {
     /// Finds the session of a request.
-    pub(crate) fn begin<'a>(self: &'a Arc<Self>, request: &'a mut Request<Body>) -> MaybeReady<'a, Box<RelayRequest>> {
-        let path = normalise(request.uri().path());
-        // The guard rejects a path that is ambiguous.
-        let call = path.map_or(SessionCall::Other, |path| SessionCall::of(request.method(), &path));
+    pub(crate) fn begin<'a>(
+        self: &'a Arc<Self>,
+        context: &RequestContext,
+        request: &'a mut Request<Body>,
+    ) -> MaybeReady<'a, Box<RelayRequest>> {
+        let call = context.session_call(request.method());
         let own_cookie = self.cookies.take_from_request(request.headers_mut());
         let headers = request.headers();
-        let authorization = headers.get(header::AUTHORIZATION).cloned();
+        let authorization = context.authorization().cloned();
         let client_credentials = match (call, &authorization) {
             (SessionCall::LoginForm, _) => {
-                buffered(request.body()).and_then(|body| Credentials::from_form(headers, &body))
+                request.body().whole().and_then(|body| Credentials::from_form(headers, body))
             }
             (_, Some(value)) => Credentials::from_authorization(value.as_bytes()),
             (_, None) => None,
@@ -315,15 +313,6 @@ impl RelayRequest {
             }
             None => _ = headers.remove(header::AUTHORIZATION),
         }
-    }
-}
-
-/// Returns the bytes of a body that is already buffered.
-fn buffered(body: &Body) -> Option<Bytes> {
-    let mut copy = body.replay()?;
-    match Pin::new(&mut copy).poll_frame(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
-        _ => None,
     }
 }
 
