@@ -4,7 +4,7 @@
 //! The map is sharded, so that cores rarely contend. Each shard is a `quick_cache` (a CLOCK-Pro
 //! cache): a new key enters a small cold part and moves on to the hot part only when it is looked
 //! up again. So a flood of keys that are used once does not evict sessions in use.
-//! `benches/README.md` says what was compared before this crate was chosen.
+//! `benches/README.md` has the comparison on which this choice is based.
 //!
 //! [`MemoryStore`]: super::MemoryStore
 
@@ -266,7 +266,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Compares with a map without a limit: a value that is there is the last one inserted.
+        /// Compares with a map without a limit: a value that is found is the last one inserted.
         #[test]
         fn behaves_as_a_map(steps in proptest::collection::vec((0_u64..40, 0_u8..4), 0..400), entries in 1_usize..50) {
             let cache = shard(entries);

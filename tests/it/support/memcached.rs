@@ -77,7 +77,7 @@ impl Memcached {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new("memcached");
         // The server needs a user to switch to when it starts as root, and ignores the option otherwise.
-        command.args(["-u", "nobody", "-l", "127.0.0.1", "-p", &port.to_string()]).args(arguments);
+        command.args(["-u", "daemon", "-l", "127.0.0.1", "-p", &port.to_string()]).args(arguments);
         let mut process = Process::spawn("memcached", folder, &mut command).expect("memcached can be run");
         let ready = process.wait_ready(START_TIMEOUT, |_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
         ready.await.ok().map(|()| process)
