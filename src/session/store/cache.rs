@@ -258,11 +258,11 @@ mod tests {
         for n in 0..10_000 {
             insert(&cache, n);
         }
-        for n in 10_000..30_000 {
+        for n in 10_000..50_000 {
             cache.entry(&key(n), 200).insert(n, TTL);
         }
         assert_eq!(cache.evicted(), 0);
-        assert_eq!(cache.len(), 20_000);
+        assert_eq!(cache.len(), 40_000);
     }
 
     proptest::proptest! {

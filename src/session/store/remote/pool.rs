@@ -17,7 +17,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-use super::{Failure, ReconnectBackoff};
+use super::Failure;
+use super::backoff::ReconnectBackoff;
 use crate::maybe_ready::BoxFuture;
 use crate::session::StoreError;
 
