@@ -18,7 +18,7 @@ use crate::clock::{InvalidDuration, at_least};
 use crate::cluster::Cluster;
 use crate::cookie::CookieJar;
 use crate::endpoint::{AdminState, Member, Roles};
-use crate::kylin::node::servers::{DISCOVERED, NoServers, SERVERS, of_kylin3, of_kylin5};
+use crate::kylin::node::servers::{DISCOVERED, InvalidServerList, SERVERS, of_kylin3, of_kylin5};
 use crate::kylin::properties::ServerAddr;
 use crate::probe::InvalidProbe;
 
@@ -156,7 +156,7 @@ impl<B: Backend> KylinServers<B> {
         let asked = &*member.settings.placement;
         let client = NodeClient::new(backend, asked, self.timeout);
         let cookies = self.cookies.entry(member.live.uid).or_default();
-        let mut not_understood = NoServers::NotUnderstood;
+        let mut not_understood = InvalidServerList::NotUnderstood;
         for (path, read) in [(SERVERS, of_kylin5 as Reader), (DISCOVERED, of_kylin3)] {
             let location = format!("{asked}{path}");
             let response = match client.get(path, self.authorization.as_ref(), cookies).await {
@@ -174,7 +174,7 @@ impl<B: Backend> KylinServers<B> {
                         return nodes.map_err(|source| DiscoveryError::Invalid { location, source });
                     }
                     // A Kylin of the other generation may respond to any path with a page.
-                    Err(error @ NoServers::NotUnderstood) => not_understood = error,
+                    Err(error @ InvalidServerList::NotUnderstood) => not_understood = error,
                     Err(error) => return Err(DiscoveryError::Invalid { location, source: error.into() }),
                 },
                 (StatusCode::OK, Err(error)) => return Err(unavailable(location, error.into())),
@@ -209,7 +209,7 @@ impl<B> fmt::Debug for KylinServers<B> {
 
 const WHAT: &str = "Kylin's list of nodes";
 
-type Reader = fn(&[u8]) -> Result<Vec<ServerAddr>, NoServers>;
+type Reader = fn(&[u8]) -> Result<Vec<ServerAddr>, InvalidServerList>;
 
 /// Returns the nodes of a list that the node at `asked` gave, if the list fits the cluster, which has
 /// nodes at `addresses`.

@@ -1,20 +1,20 @@
-//! `kylin.metadata.url`: where a node keeps its metadata, which is what makes nodes a cluster.
+//! `kylin.metadata.url`: the address of a metastore. Nodes with one metastore are one cluster.
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
-/// The identifier where none is written (apache/kylin 3.1.3 StorageURL.java:58-100).
+/// The default identifier (apache/kylin 3.1.3 StorageURL.java:58-100).
 const DEFAULT_IDENTIFIER: &str = "kylin_metadata";
 
-/// What is shown for a secret.
+/// Replaces a secret in output.
 const MASK: &str = "***";
 
 /// A metadata URL: `IDENTIFIER@SCHEME[,name=value]…`.
 ///
-/// The grammar is Kylin's (StorageURL.java:58-100): every comma separates, so a value cannot hold one; the first part is cut at
-/// its last `@`, each other at its first `=`; blanks around all of them go. Every text is a URL.
+/// The grammar is Kylin's (StorageURL.java:58-100). Every comma separates, so a value cannot contain one. The first part is cut at
+/// its last `@`, each other part at its first `=`, and blanks are trimmed. Every text is a URL.
 ///
 /// `Display` and `Debug` mask passwords.
 ///
@@ -34,7 +34,7 @@ pub struct MetadataUrl {
 }
 
 impl MetadataUrl {
-    /// Reads a URL.
+    /// Parses a URL.
     pub fn parse(text: &str) -> Self {
         let mut parts = text.split(',').map(str::trim);
         let first = parts.next().unwrap_or_default();
@@ -47,7 +47,7 @@ impl MetadataUrl {
         for part in parts.filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             let (name, value) = (name.trim(), value.trim().to_owned());
-            // Kylin puts them into a map, so the last one counts.
+            // Kylin puts parameters into a map, so the last one of a name counts.
             match parameters.iter_mut().find(|(known, _)| known == name) {
                 Some((_, known)) => *known = value,
                 None => parameters.push((name.to_owned(), value)),
@@ -56,25 +56,26 @@ impl MetadataUrl {
         MetadataUrl { identifier: identifier.to_owned(), scheme: scheme.trim().to_owned(), parameters }
     }
 
-    /// Which metastore in the store: the prefix of its tables. The name of the cluster unless `kylin.server.cluster-name` says
-    /// another.
+    /// Returns the identifier of the metastore in its store, which is the prefix of its tables.
+    ///
+    /// It is also the name of the cluster, unless `kylin.server.cluster-name` is set.
     pub fn identifier(&self) -> &str {
         &self.identifier
     }
 
-    /// The kind of store: `hbase`, `jdbc`, `hdfs`; empty when it is not said.
+    /// Returns the kind of store, such as `hbase`, `jdbc` or `hdfs`. Empty if the URL has none.
     pub fn scheme(&self) -> &str {
         &self.scheme
     }
 
-    /// A parameter by its name. This may be a password.
+    /// Returns a parameter by its name. The value may be a password.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
     }
 
-    /// Is this the same metastore? Identifier, scheme and the parameter `url` say so; passwords and pool sizes may differ.
+    /// Returns whether both are the same metastore: identifier, scheme and the parameter `url` are equal.
     ///
-    /// Only the text is compared: two names of one database host make two metastores.
+    /// Passwords and pool sizes may differ. Only the text is compared: two names of one database server make two metastores.
     pub fn is_same_store(&self, other: &Self) -> bool {
         let store = |url: &Self| url.parameter("url").map(str::to_owned);
         self.identifier == other.identifier
@@ -82,10 +83,10 @@ impl MetadataUrl {
             && store(self) == store(other)
     }
 
-    /// The name that Kylin 5 gives the session cookie: SHA-256, in hexadecimal, of identifier, `_` and the parameter `url`, with
-    /// each character that is not a letter, digit or `_` replaced by `_` (kylin5 BootstrapServer.java:102-110).
+    /// Returns the name of Kylin 5's session cookie: the SHA-256, in hexadecimal, of identifier, `_` and the parameter `url`.
     ///
-    /// That a URL without the parameter counts as an empty one is inferred.
+    /// `_` replaces each character that is not a letter, digit or `_` (kylin5 BootstrapServer.java:102-110). That a URL without
+    /// the parameter counts as an empty one is inferred.
     pub fn session_cookie(&self) -> String {
         let name = self.unique(self.parameter("url").unwrap_or_default());
         let mut hex = String::with_capacity(64);
@@ -96,8 +97,10 @@ impl MetadataUrl {
         hex
     }
 
-    /// The node of ZooKeeper below `/kylin` under which Kylin 5 registers: as for the cookie, but the URL is cut at its `?`
-    /// (kylin5 KylinConfigBase.java:601-612).
+    /// Returns the name of the znode below `/kylin` under which Kylin 5 registers.
+    ///
+    /// It is the identifier, `_` and the parameter `url` up to its `?`, with `_` for each character that is not a letter, digit or
+    /// `_` (kylin5 KylinConfigBase.java:601-612).
     pub fn unique_id(&self) -> String {
         let url = self.parameter("url").unwrap_or_default();
         self.unique(url.split('?').next().unwrap_or_default())
@@ -119,7 +122,7 @@ impl FromStr for MetadataUrl {
 
 impl fmt::Display for MetadataUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Whatever stands before the last `@` of the first part is the identifier, also `user:password@host`.
+        // All text before the last `@` of the first part is the identifier, also `user:password@host`.
         match self.identifier.rsplit_once('@') {
             Some((_, identifier)) => write!(f, "{MASK}@{identifier}")?,
             None => f.write_str(&self.identifier)?,
@@ -146,7 +149,7 @@ impl fmt::Debug for MetadataUrl {
     }
 }
 
-/// Does a property or parameter of this name hold a secret?
+/// Returns whether a property or parameter of this name holds a secret.
 pub(in crate::kylin) fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["password", "passwd", "pwd", "secret", "token", "credential", "private", "access-key", "accesskey", "passphrase"]
@@ -154,7 +157,7 @@ pub(in crate::kylin) fn is_secret(name: &str) -> bool {
         .any(|word| name.contains(word))
 }
 
-/// Parameters that are written without a value.
+/// Returns whether this is the name of a parameter that may have no value.
 fn is_plain(name: &str) -> bool {
     !name.is_empty()
         && name.bytes().all(|byte| byte.is_ascii_alphabetic())
@@ -163,13 +166,13 @@ fn is_plain(name: &str) -> bool {
             .contains(&name)
 }
 
-/// A URL of a database without the secrets that such URLs may carry: `user:password@`, and `password=` among its parameters.
+/// A URL of a database whose secrets are masked: `user:password@`, and `password=` among its parameters.
 struct Masked<'u>(&'u str);
 
 impl fmt::Display for Masked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0;
-        // Also `jdbc:oracle:thin:user/password@host`. Where the `@` stands in a parameter too much is masked, never too little.
+        // Also `jdbc:oracle:thin:user/password@host`. If the `@` is in a parameter, too much is masked, never too little.
         if let Some(at) = rest.rfind('@') {
             let kept = rest[..at].find("//").map_or("", |slashes| &rest[..slashes + 2]);
             write!(f, "{kept}{MASK}")?;
@@ -196,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_kylin_reads() {
+    fn parses_urls_as_kylin_does() {
         for (text, identifier, scheme, url) in [
             ("kylin_metadata@hbase", "kylin_metadata", "hbase", None),
             ("", "kylin_metadata", "", None),
@@ -213,7 +216,7 @@ mod tests {
         assert_eq!(MetadataUrl::parse("k@jdbc,x").parameter("x"), Some(""));
     }
 
-    /// The vector of kylin5's own test of BootstrapServer.
+    /// The test vector of kylin5's test of BootstrapServer.
     #[test]
     fn the_cookie_of_kylin_5_is_named_by_the_store() {
         let url = MetadataUrl::parse(
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_and_pools_do_not_make_a_store() {
+    fn passwords_and_pool_sizes_do_not_matter() {
         let base = MetadataUrl::parse("k@jdbc,url=jdbc:mysql://h/k,username=a,password=b,maxActive=10");
         let same = |text: &str| base.is_same_store(&MetadataUrl::parse(text));
         assert!(same("k@JDBC,password=c,url=jdbc:mysql://h/k,maxActive=5"));
@@ -261,9 +264,9 @@ mod tests {
             let _ = format!("{url} {url:?}");
         }
 
-        /// Read again, what is shown is what was read, if there are no secrets.
+        /// A URL without secrets is parsed back from its output.
         #[test]
-        fn what_is_shown_can_be_read(identifier in "[a-z]{1,5}", scheme in "[a-z]{1,5}", values in prop::collection::vec("[a-z:/.0-9]{1,9}", 0..4)) {
+        fn output_without_secrets_is_parsed_back(identifier in "[a-z]{1,5}", scheme in "[a-z]{1,5}", values in prop::collection::vec("[a-z:/.0-9]{1,9}", 0..4)) {
             let mut text = format!("{identifier}@{scheme}");
             for (at, value) in values.iter().enumerate() {
                 let _ = write!(text, ",p{at}={value}");

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A kind of work that a node may do.
+/// A kind of work of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Role {

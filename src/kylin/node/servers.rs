@@ -1,4 +1,4 @@
-//! Which nodes does a node know? What it answers when it is asked for the others.
+//! The nodes that a node lists.
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -6,30 +6,30 @@ use thiserror::Error;
 use super::role::{Role, Roles};
 use crate::kylin::properties::ServerAddr;
 
-/// The path at which Kylin 5 lists its nodes; it asks for a login.
+/// The path at which Kylin 5 lists its nodes. It needs a login.
 pub(crate) const SERVERS: &str = "/kylin/api/system/servers?ext=true";
 
-/// The path at which Kylin 3 and 4 list theirs, where they discover each other; it asks for a login.
+/// The path at which Kylin 3 and 4 list their nodes if these discover each other. It needs a login.
 pub(crate) const DISCOVERED: &str = "/kylin/api/service_discovery/state/all";
 
-/// The most nodes that are read from an answer.
-const MOST: usize = 1000;
+/// The number of nodes that are read from a response.
+const MAX_NODES: usize = 1000;
 
-/// An answer that is no list of nodes. Shows nothing of it.
+/// A response that is not a list of nodes. The error shows nothing of the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub(crate) enum NoServers {
-    /// It is not what Kylin answers.
-    #[error("the answer is no list of nodes")]
+pub(crate) enum InvalidServerList {
+    /// The response is not Kylin's.
+    #[error("the response is not a list of nodes")]
     NotUnderstood,
-    /// An entry, counted from 1, is not `host:port`.
+    /// An entry is not `host:port`. Entries are counted from 1.
     #[error("entry {0} of the list of nodes is not host:port")]
     Address(usize),
-    /// The mode of an entry is not known: what such a node is for cannot be said.
-    #[error("the mode of entry {0} of the list of nodes is not known")]
+    /// The mode of an entry is unknown.
+    #[error("the mode of entry {0} of the list of nodes is unknown")]
     Mode(usize),
-    /// There are more than a thousand.
-    #[error("the list of nodes has more than {MOST} entries")]
+    /// The list has more than a thousand entries.
+    #[error("the list of nodes has more than {MAX_NODES} entries")]
     TooMany,
 }
 
@@ -38,11 +38,11 @@ struct Envelope<D> {
     data: D,
 }
 
-/// Reads the answer of Kylin 5 to [`SERVERS`]: `{"data":[{"host":"h:7070","mode":"all",…}]}`, or the list alone.
+/// Reads the response of Kylin 5 to [`SERVERS`]: `{"data":[{"host":"h:7070","mode":"all",…}]}`, or the list alone.
 ///
 /// # Errors
-/// [`NoServers`]. One entry that is wrong makes the whole answer wrong: half a list would take nodes out that are there.
-pub(crate) fn of_kylin5(body: &[u8]) -> Result<Vec<ServerAddr>, NoServers> {
+/// [`InvalidServerList`]. One invalid entry makes the whole list invalid: half a list would remove nodes that are there.
+pub(crate) fn of_kylin5(body: &[u8]) -> Result<Vec<ServerAddr>, InvalidServerList> {
     #[derive(Deserialize)]
     struct Server {
         host: String,
@@ -50,17 +50,17 @@ pub(crate) fn of_kylin5(body: &[u8]) -> Result<Vec<ServerAddr>, NoServers> {
     }
     let list: Vec<Server> = match serde_json::from_slice(body) {
         Ok(Envelope { data }) => data,
-        Err(_) => serde_json::from_slice(body).map_err(|_| NoServers::NotUnderstood)?,
+        Err(_) => serde_json::from_slice(body).map_err(|_| InvalidServerList::NotUnderstood)?,
     };
-    if list.len() > MOST {
-        return Err(NoServers::TooMany);
+    if list.len() > MAX_NODES {
+        return Err(InvalidServerList::TooMany);
     }
     let mut servers: Vec<ServerAddr> = Vec::new();
     for (at, Server { host, mode }) in (1..).zip(list) {
-        let roles = Roles::parse(&mode).map_err(|_| NoServers::Mode(at))?;
+        let roles = Roles::parse(&mode).map_err(|_| InvalidServerList::Mode(at))?;
         let server = address(&host, at)?;
         match servers.iter_mut().find(|known| known.is_at(&server)) {
-            // Later 5.x have a node register once for each of its services.
+            // In later 5.x a node registers once for each of its services.
             Some(known) => *known = server.serving(known.roles().unwrap_or(Roles::NONE).and(roles)),
             None => servers.push(server.serving(roles)),
         }
@@ -68,11 +68,11 @@ pub(crate) fn of_kylin5(body: &[u8]) -> Result<Vec<ServerAddr>, NoServers> {
     Ok(servers)
 }
 
-/// Reads the answer of Kylin 3 and 4 to [`DISCOVERED`]: `{"data":{"allNodes":["h:7070"],"queryNodes":[…],"jobNodes":[…],…}}`.
+/// Reads the response of Kylin 3 and 4 to [`DISCOVERED`]: `{"data":{"allNodes":["h:7070"],"queryNodes":[…],"jobNodes":[…],…}}`.
 ///
 /// # Errors
-/// As [`of_kylin5`].
-pub(crate) fn of_kylin3(body: &[u8]) -> Result<Vec<ServerAddr>, NoServers> {
+/// [`InvalidServerList`]. One invalid entry makes the whole list invalid.
+pub(crate) fn of_kylin3(body: &[u8]) -> Result<Vec<ServerAddr>, InvalidServerList> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct State {
@@ -83,9 +83,9 @@ pub(crate) fn of_kylin3(body: &[u8]) -> Result<Vec<ServerAddr>, NoServers> {
         job_nodes: Vec<String>,
     }
     let Envelope { data: State { all_nodes, query_nodes, job_nodes } } =
-        serde_json::from_slice(body).map_err(|_| NoServers::NotUnderstood)?;
-    if [&all_nodes, &query_nodes, &job_nodes].iter().any(|list| list.len() > MOST) {
-        return Err(NoServers::TooMany);
+        serde_json::from_slice(body).map_err(|_| InvalidServerList::NotUnderstood)?;
+    if [&all_nodes, &query_nodes, &job_nodes].iter().any(|list| list.len() > MAX_NODES) {
+        return Err(InvalidServerList::TooMany);
     }
     let mut servers: Vec<ServerAddr> = Vec::new();
     for (at, text) in (1..).zip(&all_nodes) {
@@ -99,8 +99,8 @@ pub(crate) fn of_kylin3(body: &[u8]) -> Result<Vec<ServerAddr>, NoServers> {
     Ok(servers)
 }
 
-fn address(text: &str, at: usize) -> Result<ServerAddr, NoServers> {
-    ServerAddr::parse(text).ok_or(NoServers::Address(at))
+fn address(text: &str, at: usize) -> Result<ServerAddr, InvalidServerList> {
+    ServerAddr::parse(text).ok_or(InvalidServerList::Address(at))
 }
 
 #[cfg(test)]
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn both_generations_are_read() {
+    fn lists_of_both_versions_are_read() {
         let list =
             br#"[{"host":"a:7070","mode":"all"},{"host":"b","mode":"query"},{"host":"[::1]:1","mode":"job","x":[]}]"#;
         let expected = ["a:7070:all", "b:7070:query", "[::1]:1:job"];
@@ -131,27 +131,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_is_an_error_that_shows_nothing_of_it() {
+    fn an_invalid_list_is_an_error_that_shows_nothing_of_it() {
         for (body, error) in [
-            ("<html>secret</html>", NoServers::NotUnderstood),
-            (r#"{"data":{"servers":["a:7070"]}}"#, NoServers::NotUnderstood),
-            (r#"[{"host":"a:7070","mode":"all"},{"host":"secret:x","mode":"all"}]"#, NoServers::Address(2)),
-            (r#"[{"host":"a:7070","mode":"secret"}]"#, NoServers::Mode(1)),
+            ("<html>secret</html>", InvalidServerList::NotUnderstood),
+            (r#"{"data":{"servers":["a:7070"]}}"#, InvalidServerList::NotUnderstood),
+            (r#"[{"host":"a:7070","mode":"all"},{"host":"secret:x","mode":"all"}]"#, InvalidServerList::Address(2)),
+            (r#"[{"host":"a:7070","mode":"secret"}]"#, InvalidServerList::Mode(1)),
         ] {
             assert_eq!(of_kylin5(body.as_bytes()), Err(error), "{body}");
             assert!(!error.to_string().contains("secret"));
         }
-        let many = format!("[{}]", vec![r#"{"host":"a","mode":"all"}"#; MOST + 1].join(","));
-        assert_eq!(of_kylin5(many.as_bytes()), Err(NoServers::TooMany));
-        assert_eq!(of_kylin3(br#"{"data":{"allNodes":["a b"]}}"#), Err(NoServers::Address(1)));
-        assert_eq!(of_kylin3(b"[]"), Err(NoServers::NotUnderstood));
+        let many = format!("[{}]", vec![r#"{"host":"a","mode":"all"}"#; MAX_NODES + 1].join(","));
+        assert_eq!(of_kylin5(many.as_bytes()), Err(InvalidServerList::TooMany));
+        assert_eq!(of_kylin3(br#"{"data":{"allNodes":["a b"]}}"#), Err(InvalidServerList::Address(1)));
+        assert_eq!(of_kylin3(b"[]"), Err(InvalidServerList::NotUnderstood));
         let deep = "[".repeat(100_000);
-        assert_eq!(of_kylin5(deep.as_bytes()), Err(NoServers::NotUnderstood));
+        assert_eq!(of_kylin5(deep.as_bytes()), Err(InvalidServerList::NotUnderstood));
     }
 
     proptest! {
         #[test]
-        fn no_answer_makes_it_panic(body in "[\\[\\]{}\":,a-z0-9 ]{0,80}") {
+        fn no_response_panics(body in "[\\[\\]{}\":,a-z0-9 ]{0,80}") {
             let _ = of_kylin5(body.as_bytes());
             let _ = of_kylin3(body.as_bytes());
         }

@@ -1,6 +1,6 @@
-//! Kylin's own files: `kylin.properties`, and `kylin.properties.override` over it.
+//! Kylin's configuration files: `kylin.properties`, and `kylin.properties.override` on top of it.
 //!
-//! The caller reads the files; here is text. The syntax is that of Java's `Properties.load`, which Kylin uses.
+//! The application reads the files and passes their text. The syntax is that of Java's `Properties.load`, which Kylin uses.
 
 mod servers;
 mod settings;
@@ -14,7 +14,7 @@ pub use servers::ServerAddr;
 
 use super::node::metadata_url::is_secret;
 
-/// The properties of a node, each with the place it was read from.
+/// The properties of a node, each with its location in a file.
 ///
 /// ```
 /// use kylin_lb::kylin::properties::Properties;
@@ -34,71 +34,71 @@ pub struct Properties {
 struct Entry {
     key: String,
     value: String,
-    place: Place,
+    location: Location,
 }
 
-/// Where a property stands.
+/// The location of a property.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     file: String,
     line: u32,
 }
 
-impl Place {
-    /// The file, as the caller named it.
+impl Location {
+    /// Returns the file, as the application named it.
     pub fn file(&self) -> &str {
         &self.file
     }
 
-    /// The line, from 1.
+    /// Returns the line, from 1.
     pub fn line(&self) -> u32 {
         self.line
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.line)
     }
 }
 
-/// What is wrong with a file of properties. Names the place and the key; a value is shown only where it cannot be a secret.
+/// An error in a file of properties. It names the location and the key, and never shows a value.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PropertyError {
     /// `\u` without four hexadecimal digits behind it: Java refuses the whole file.
-    #[error("{place}: \\u needs four hexadecimal digits")]
+    #[error("{location}: \\u needs four hexadecimal digits")]
     Escape {
-        /// Where.
-        place: Place,
+        /// The location of the line.
+        location: Location,
     },
-    /// A value is not what its key takes.
-    #[error("{place}: {key}: expected {expected}")]
+    /// The value is not one that its key takes.
+    #[error("{location}: {key}: expected {expected}")]
     Value {
-        /// Where.
-        place: Place,
+        /// The location of the line.
+        location: Location,
         /// The key.
         key: String,
-        /// What would have been accepted.
+        /// The accepted values.
         expected: String,
     },
 }
 
 impl Properties {
-    /// Reads a file that is called `file` in errors. Of a key that comes twice the last one counts, as in Java.
+    /// Reads the `text` of a file that errors call `file`. If a key comes twice, the last one counts, as in Java.
     ///
     /// # Errors
-    /// [`PropertyError::Escape`]; everything else is a property.
+    /// [`PropertyError::Escape`]. Any other text is a property.
     pub fn parse(file: &str, text: &str) -> Result<Self, PropertyError> {
         let mut properties = Properties::default();
         properties.read(file, text)?;
         Ok(properties)
     }
 
-    /// Reads a second file over the first: `kylin.properties.override`, whose keys win.
+    /// Reads a second file, such as `kylin.properties.override`, whose keys win.
     ///
     /// # Errors
-    /// As [`Properties::parse`].
+    /// [`PropertyError::Escape`]. Any other text is a property.
     pub fn overridden_by(mut self, file: &str, text: &str) -> Result<Self, PropertyError> {
         self.read(file, text)?;
         Ok(self)
@@ -106,31 +106,31 @@ impl Properties {
 
     fn read(&mut self, file: &str, text: &str) -> Result<(), PropertyError> {
         for line in syntax::lines(text) {
-            let place = Place { file: file.to_owned(), line: line.number };
+            let location = Location { file: file.to_owned(), line: line.number };
             let Some((key, value)) =
-                line.pair().map_err(|syntax::BadEscape| PropertyError::Escape { place: place.clone() })?
+                line.pair().map_err(|syntax::BadEscape| PropertyError::Escape { location: location.clone() })?
             else {
                 continue;
             };
             match self.entries.iter_mut().find(|entry| entry.key == key) {
-                Some(entry) => (entry.value, entry.place) = (value, place),
-                None => self.entries.push(Entry { key, value, place }),
+                Some(entry) => (entry.value, entry.location) = (value, location),
+                None => self.entries.push(Entry { key, value, location }),
             }
         }
         Ok(())
     }
 
-    /// The value of `key`, without blanks at its end: Kylin trims it too. This may be a secret.
+    /// Returns the value of `key` without blanks at its end, which Kylin trims too. The value may be a secret.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.entry(key).map(|entry| entry.value.trim())
     }
 
-    /// Where `key` was set.
-    pub fn place(&self, key: &str) -> Option<&Place> {
-        self.entry(key).map(|entry| &entry.place)
+    /// Returns where `key` was set.
+    pub fn location(&self, key: &str) -> Option<&Location> {
+        self.entry(key).map(|entry| &entry.location)
     }
 
-    /// All keys, in the order in which they first came.
+    /// Returns all keys in the order of their first occurrence.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|entry| &*entry.key)
     }
@@ -139,15 +139,15 @@ impl Properties {
         self.entries.iter().find(|entry| entry.key == key)
     }
 
-    /// The first of `keys` that is set and not blank: a name and its older ones.
+    /// Returns the first of `keys` that is set and not blank: a name, then its older names.
     fn first(&self, keys: &[&'static str]) -> Option<&Entry> {
         keys.iter().filter_map(|key| self.entry(key)).find(|entry| !entry.value.trim().is_empty())
     }
 }
 
 impl Entry {
-    fn fault(&self, expected: impl Into<String>) -> PropertyError {
-        PropertyError::Value { place: self.place.clone(), key: self.key.clone(), expected: expected.into() }
+    fn invalid(&self, expected: impl Into<String>) -> PropertyError {
+        PropertyError::Value { location: self.location.clone(), key: self.key.clone(), expected: expected.into() }
     }
 
     fn value(&self) -> &str {
@@ -156,7 +156,7 @@ impl Entry {
 }
 
 impl fmt::Debug for Properties {
-    /// Secrets are masked, and so are values that often hold some.
+    /// Masks secrets, and values that often hold one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.entries.iter().map(|Entry { key, value, .. }| {
             let hidden = is_secret(key) || value.contains('@') || value.to_ascii_lowercase().contains("password");

@@ -1,14 +1,14 @@
-//! Lists of nodes: `kylin.server.cluster-servers` in its forms.
+//! Lists of nodes: `kylin.server.cluster-servers` and its variants.
 
 use std::fmt;
 
 use super::{Entry, Properties, PropertyError};
 use crate::kylin::node::role::{Role, Roles};
 
-/// The port of a node that does not say (apache/kylin 3.1.3 RestClient.java:70).
+/// The port of a node without one (apache/kylin 3.1.3 RestClient.java:70).
 const DEFAULT_PORT: u16 = 7070;
 
-/// A node of a list. Credentials that stood before its name are not kept.
+/// The address of a node in a list. Credentials before the host are dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServerAddr {
     host: String,
@@ -17,7 +17,7 @@ pub struct ServerAddr {
 }
 
 impl ServerAddr {
-    /// Reads `host`, `host:port` or `user:password@host:port`; an IPv6 address with a port stands in brackets.
+    /// Reads `host`, `host:port` or `user:password@host:port`. An IPv6 address needs brackets.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let address = text.rsplit_once('@').map_or(text, |(_, address)| address);
@@ -29,10 +29,14 @@ impl ServerAddr {
             }
             None => address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port))),
         };
-        let sound = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+        let is_valid = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
         let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()).then(|| port.parse().ok()).flatten();
         let port = port.map_or(Some(DEFAULT_PORT), digits).filter(|&port| port != 0)?;
-        (!host.is_empty() && host.chars().all(sound)).then(|| ServerAddr { host: host.to_owned(), port, roles: None })
+        (!host.is_empty() && host.chars().all(is_valid)).then(|| ServerAddr {
+            host: host.to_owned(),
+            port,
+            roles: None,
+        })
     }
 
     /// Reads `host:port:mode`, as in `kylin.server.cluster-servers-with-mode`.
@@ -41,35 +45,35 @@ impl ServerAddr {
         Some(ServerAddr::parse(address)?.serving(Roles::parse(mode).ok()?))
     }
 
-    /// The same node, which does this.
+    /// Sets the roles of the node.
     pub(crate) fn serving(mut self, roles: Roles) -> Self {
         self.roles = Some(roles);
         self
     }
 
-    /// Is it the node at the same address? Names do not tell case apart.
+    /// Returns whether both have the same address. Names are compared without case.
     pub(crate) fn is_at(&self, other: &Self) -> bool {
         self.port == other.port && self.host.eq_ignore_ascii_case(&other.host)
     }
 
-    /// The name or address, an IPv6 address without brackets.
+    /// Returns the name or address, an IPv6 address without brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port; 7070 where none was written.
+    /// Returns the port. Default: 7070.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// What the node does, where the list says so.
+    /// Returns the roles of the node, if the list has them.
     pub fn roles(&self) -> Option<Roles> {
         self.roles
     }
 }
 
 impl fmt::Display for ServerAddr {
-    /// `host:port`, as `HttpBackend` takes it.
+    /// Writes `host:port`, the form that `HttpBackend` takes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
@@ -80,14 +84,14 @@ impl fmt::Display for ServerAddr {
 }
 
 impl Properties {
-    /// The nodes that this node knows: `kylin.server.cluster-servers-with-mode` if it is set, else the lists
+    /// Returns the nodes that this node knows: `kylin.server.cluster-servers-with-mode` if it is set, else the lists
     /// `kylin.server.cluster-mode-all`, `-query` and `-job` of Kylin 5, else `kylin.server.cluster-servers`, which was
-    /// `kylin.rest.servers` before 2.0. Empty when none is set: Kylin then takes itself for the only node.
+    /// `kylin.rest.servers` before 2.0. Empty if none is set: Kylin then is the only node.
     ///
     /// In 3.1 and later discovery may know more nodes than the file: [`self_discovery`](Properties::self_discovery).
     ///
     /// # Errors
-    /// [`PropertyError::Value`] for an entry that is no address.
+    /// [`PropertyError::Value`] if an entry is not an address.
     pub fn cluster_servers(&self) -> Result<Vec<ServerAddr>, PropertyError> {
         if let Some(entry) = self.first(&["kylin.server.cluster-servers-with-mode"]) {
             return list(entry, ServerAddr::parse_with_mode, "host:port:mode, …");
@@ -110,7 +114,7 @@ impl Properties {
 
 const ADDRESSES: &str = "host:port or user:password@host:port, …";
 
-/// The entries of a list, each once.
+/// Reads the entries of a list, each once.
 fn list(
     entry: &Entry,
     read: impl Fn(&str) -> Option<ServerAddr>,
@@ -118,7 +122,7 @@ fn list(
 ) -> Result<Vec<ServerAddr>, PropertyError> {
     let mut servers: Vec<ServerAddr> = Vec::new();
     for (at, text) in entry.value().split(',').enumerate().filter(|(_, text)| !text.trim().is_empty()) {
-        let server = read(text).ok_or_else(|| entry.fault(format!("{expected} (entry {} is not)", at + 1)))?;
+        let server = read(text).ok_or_else(|| entry.invalid(format!("{expected} (entry {} is not)", at + 1)))?;
         if !servers.contains(&server) {
             servers.push(server);
         }

@@ -4,21 +4,22 @@
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadEscape;
 
-/// A line with its continuations, and where it begins. No comment and not blank.
+/// A logical line: a line with its continuations. It is neither a comment nor blank.
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) number: u32,
     text: String,
 }
 
-/// The logical lines of a text. A line that ends in an odd number of backslashes goes on in the next, whose leading blanks go.
+/// Returns the logical lines of a text. A line that ends in an odd number of backslashes continues in the next line, whose
+/// leading blanks are dropped.
 pub(super) fn lines(text: &str) -> impl Iterator<Item = Line> {
     let mut natural = (1..).zip(natural_lines(text));
     std::iter::from_fn(move || {
         loop {
             let (number, line) = natural.next()?;
             let line = line.trim_start_matches(is_blank);
-            // Only a whole line can be a comment: one that goes on another is not.
+            // Only a whole line can be a comment: a continuation is not.
             if line.is_empty() || line.starts_with(['#', '!']) {
                 continue;
             }
@@ -35,7 +36,7 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = Line> {
     })
 }
 
-/// Lines end with `\n`, `\r` or `\r\n`.
+/// Splits a text into lines, which end with `\n`, `\r` or `\r\n`.
 fn natural_lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -59,7 +60,7 @@ fn is_blank(c: char) -> bool {
 }
 
 impl Line {
-    /// Key and value; none where both are empty. The key ends at the first `=`, `:` or blank that is not escaped.
+    /// Returns the key and the value, or `None` if both are empty. The key ends at the first `=`, `:` or blank that is not escaped.
     pub(super) fn pair(&self) -> Result<Option<(String, String)>, BadEscape> {
         let (mut end, mut escaped) = (self.text.len(), false);
         for (at, c) in self.text.char_indices() {
@@ -77,12 +78,12 @@ impl Line {
     }
 }
 
-/// Undoes escapes. Of one that is not known only the backslash goes.
+/// Decodes escapes. Of an unknown escape only the backslash is dropped.
 fn unescape(text: &str) -> Result<String, BadEscape> {
     let mut units: Vec<u16> = Vec::new();
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
-    // Escapes are UTF-16, so a character may be two of them.
+    // Escapes are UTF-16, so a character may take two.
     let flush = |units: &mut Vec<u16>, out: &mut String| {
         out.extend(char::decode_utf16(units.drain(..)).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)));
     };

@@ -9,14 +9,14 @@ fn read(text: &str) -> Properties {
     Properties::parse("kylin.properties", text).unwrap()
 }
 
-fn fault(error: PropertyError) -> (u32, String) {
+fn location_of(error: PropertyError) -> (u32, String) {
     match error {
-        PropertyError::Value { place, key, .. } => (place.line(), key),
-        PropertyError::Escape { place } => (place.line(), String::new()),
+        PropertyError::Value { location, key, .. } => (location.line(), key),
+        PropertyError::Escape { location } => (location.line(), String::new()),
     }
 }
 
-/// The examples of java.util.Properties.load, and what its text says of corners.
+/// The examples of java.util.Properties.load, and its documented corner cases.
 #[test]
 fn reads_as_java_does() {
     for (text, key, value) in [
@@ -45,17 +45,17 @@ fn reads_as_java_does() {
 }
 
 #[test]
-fn the_second_file_wins_and_places_are_kept() {
+fn the_second_file_wins_and_locations_are_kept() {
     let both = read("a=1\nb=2\n").overridden_by("kylin.properties.override", "\nb=3\nc=4").unwrap();
     assert_eq!((both.get("a"), both.get("b"), both.get("c")), (Some("1"), Some("3"), Some("4")));
-    assert_eq!(both.place("b").unwrap().to_string(), "kylin.properties.override:2");
-    assert_eq!(both.place("a").unwrap().to_string(), "kylin.properties:1");
+    assert_eq!(both.location("b").unwrap().to_string(), "kylin.properties.override:2");
+    assert_eq!(both.location("a").unwrap().to_string(), "kylin.properties:1");
     let error = Properties::parse("k", "a=b\\\n c\nx=\\u12g4").unwrap_err();
     assert_eq!(error.to_string(), "k:3: \\u needs four hexadecimal digits");
 }
 
 #[test]
-fn servers_come_in_many_forms() {
+fn servers_are_read_in_every_form() {
     let list = |text: &str| {
         let servers = read(text).cluster_servers().unwrap();
         servers.iter().map(|server| format!("{server} {:?}", server.roles())).collect::<Vec<_>>()
@@ -89,7 +89,7 @@ fn servers_come_in_many_forms() {
     ] {
         let error = read(&format!("\n{line}")).cluster_servers().unwrap_err();
         assert!(!error.to_string().contains("secret"), "{error}");
-        assert_eq!(fault(error), (2, key.to_owned()), "{line}");
+        assert_eq!(location_of(error), (2, key.to_owned()), "{line}");
     }
     let error = read("kylin.server.cluster-servers=a,b:x").cluster_servers().unwrap_err();
     assert_eq!(
@@ -99,7 +99,7 @@ fn servers_come_in_many_forms() {
 }
 
 #[test]
-fn what_is_not_set_has_kylins_default() {
+fn what_is_not_set_has_kylins_delocation_of() {
     let none = read("");
     assert_eq!(none.metadata_url().unwrap(), None);
     assert_eq!(none.server_mode().unwrap(), Roles::ALL);
@@ -107,12 +107,12 @@ fn what_is_not_set_has_kylins_default() {
     assert_eq!(none.cluster_name().unwrap(), "kylin_metadata");
     assert_eq!(none.zookeeper_root().unwrap(), "/kylin/kylin_metadata");
     assert_eq!(none.zookeeper_servers().unwrap(), None);
-    assert_eq!((none.server_port().unwrap(), none.query_timeout().unwrap()), (7070, None));
+    assert_eq!(none.query_timeout().unwrap(), None);
     assert_eq!(none.host_address().unwrap(), None);
 }
 
 #[test]
-fn what_is_set_is_read() {
+fn set_properties_are_read() {
     let set = read(
         "kylin.metadata.url=prod@jdbc,url=jdbc:mysql://db/k,password=s3cret\n\
          kylin.server.mode=query,stream_coordinator\n\
@@ -122,7 +122,7 @@ fn what_is_set_is_read() {
          kylin.job.scheduler.default=100\n\
          kylin.env.zookeeper-base-path=/k/\n\
          kylin.query.timeout-seconds=300\n\
-         server.port=8080 \n",
+",
     );
     assert_eq!(set.metadata_url().unwrap().unwrap().identifier(), "prod");
     assert_eq!(set.server_mode().unwrap(), Roles::only(Role::Query));
@@ -132,7 +132,6 @@ fn what_is_set_is_read() {
     assert_eq!(set.zookeeper_root().unwrap(), "/k/prod");
     assert_eq!((set.zookeeper_chroot().unwrap().as_str(), set.job_scheduler().unwrap()), ("/ch/root", Some(100)));
     assert_eq!(set.query_timeout().unwrap(), Some(Duration::from_secs(300)));
-    assert_eq!(set.server_port().unwrap(), 8080);
     assert!(!format!("{set:?}").contains("s3cret"));
     assert_eq!(read("kylin.server.cluster-name=c").zookeeper_root().unwrap(), "/kylin/c");
 }
@@ -141,13 +140,12 @@ fn what_is_set_is_read() {
 fn errors_name_line_and_key() {
     let check = |text: &str, read_it: &dyn Fn(&Properties) -> Option<PropertyError>| {
         let properties = read(&format!("# head\n{text}"));
-        let (line, key) = fault(read_it(&properties).unwrap());
+        let (line, key) = location_of(read_it(&properties).unwrap());
         assert_eq!((line, Some(&*key)), (2, text.split('=').next()), "{text}");
     };
     check("kylin.server.mode=boss", &|p| p.server_mode().err());
     check("kylin.server.self-discovery-enabled=yes", &|p| p.self_discovery().err());
     check("kylin.server.host-address=:1", &|p| p.host_address().err());
-    check("server.port=0", &|p| p.server_port().err());
     check("kylin.query.timeout-seconds=-1", &|p| p.query_timeout().err());
     check("kylin.env.zookeeper-base-path=kylin", &|p| p.zookeeper_root().err());
     check("kylin.env.zookeeper-connect-string=a:b", &|p| p.zookeeper_servers().err());
@@ -157,7 +155,7 @@ fn errors_name_line_and_key() {
     check("kylin.metadata.url=${URL}", &|p| p.cluster_name().err());
 }
 
-/// Writes a pair the way `Properties.store` does.
+/// Writes a pair as `Properties.store` does.
 fn store(key: &str, value: &str) -> String {
     let escape = |text: &str, key: bool| {
         let mut out = String::new();
@@ -184,7 +182,7 @@ fn store(key: &str, value: &str) -> String {
 
 proptest! {
     #[test]
-    fn what_java_writes_is_read(pairs in prop::collection::btree_map("[ -~\\t\\né😀]{1,10}", "\\S|\\S.{0,10}\\S", 0..6)) {
+    fn properties_that_java_writes_are_read(pairs in prop::collection::btree_map("[ -~\\t\\né😀]{1,10}", "\\S|\\S.{0,10}\\S", 0..6)) {
         let text: String = pairs.iter().map(|(key, value)| store(key, value)).collect();
         let properties = read(&text);
         for (key, value) in &pairs {
@@ -194,7 +192,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_it_panic(text in "(\\PC|\n|\r|\\\\|=|:| ){0,60}", server in ".{0,30}") {
+    fn no_text_panics(text in "(\\PC|\n|\r|\\\\|=|:| ){0,60}", server in ".{0,30}") {
         if let Ok(properties) = Properties::parse("x", &text) {
             let _ = format!("{properties:?}");
         }

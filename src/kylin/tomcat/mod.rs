@@ -1,7 +1,8 @@
-//! Session managers of Tomcat: what `context.xml` says of where Kylin's sessions are, and what is known to be wrong with it.
+//! Session managers of Tomcat: where the nodes store their sessions by `context.xml`, and the known defects of that setup.
 //!
-//! Kylin's own manual advises tomcat-redis-session-manager; deployments use two others as well. A front end must know the store,
-//! above all to keep out of it: one of them empties the whole database.
+//! Kylin's manual recommends tomcat-redis-session-manager, and deployments use two others as well. **Keep the front end's session
+//! store in another Redis database (or server) than Tomcat's**: tomcat-redis-session-manager empties its whole database when it is
+//! cleared, and each manager uses the bare session id as its key.
 
 mod read;
 
@@ -9,21 +10,21 @@ use std::fmt;
 
 use thiserror::Error;
 
-/// Which session manager it is.
+/// A session manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ManagerKind {
-    /// tomcat-redis-session-manager 1.x (`com.radiadesign.catalina.session`), the one of the KAP manual.
+    /// tomcat-redis-session-manager 1.x (`com.radiadesign.catalina.session`), which the KAP manual recommends.
     TomcatRedis1,
-    /// The same from 2.0 on (`com.orangefunction.tomcat.redissessions`).
+    /// tomcat-redis-session-manager from 2.0 on (`com.orangefunction.tomcat.redissessions`).
     TomcatRedis2,
-    /// ran-jit's, the one of the Kyligence Enterprise manual (`tomcat.request.session.redis`).
+    /// ran-jit's manager (`tomcat.request.session.redis`), which the Kyligence Enterprise manual recommends.
     RanJit,
     /// memcached-session-manager (`de.javakaffee.web.msm`).
     Memcached,
 }
 
-/// A session manager, as a node is configured to use it. Passwords are not kept.
+/// The session manager that a node is configured to use. Passwords are not kept.
 ///
 /// ```
 /// use kylin_lb::kylin::tomcat::SessionManager;
@@ -34,8 +35,8 @@ pub enum ManagerKind {
 ///              host="10.0.0.9" port="6379" database="0" maxInactiveInterval="60"/>
 /// </Context>"#;
 /// let manager = SessionManager::from_context("context.xml", xml)?.expect("a manager");
-/// assert!(manager.conflict("10.0.0.9", 6379, 0).is_some());
-/// assert!(manager.conflict("10.0.0.9", 6379, 1).is_none());
+/// assert_eq!((manager.stores()[0].host(), manager.database()), ("10.0.0.9", 0));
+/// assert!(manager.warnings().contains(&kylin_lb::kylin::tomcat::Warning::Flushes));
 /// # Ok::<(), kylin_lb::kylin::tomcat::TomcatError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,13 +45,12 @@ pub struct SessionManager {
     stores: Vec<Store>,
     database: u32,
     has_password: bool,
-    timeout_ms: u32,
     max_inactive_s: Option<i64>,
     sentinel_master: Option<String>,
     valve: bool,
 }
 
-/// A server that holds sessions.
+/// A server that stores sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
     name: Option<String>,
@@ -59,57 +59,48 @@ pub struct Store {
 }
 
 impl Store {
-    /// The name that memcached-session-manager gives it, and puts at the end of session ids.
+    /// Returns the name that memcached-session-manager gives the server and appends to session ids.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// Its host.
+    /// Returns the host.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Its port.
+    /// Returns the port.
     pub fn port(&self) -> u16 {
         self.port
     }
 }
 
-/// Something about a session manager that an operator should know.
+/// A known defect or limit of a session manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Warning {
-    /// There is no valve: sessions are never saved.
+    /// The valve is missing: sessions are never saved.
     NoValve,
-    /// `maxInactiveInterval` of the manager counts for nothing from Tomcat 7.0.7x on: the session-timeout of `web.xml`, 480
-    /// minutes in Kylin, does (tomcat-redis-session-manager issues 48 and 81).
+    /// Tomcat from 7.0.7x on ignores `maxInactiveInterval` of the manager, and uses the session-timeout of `web.xml`, 480 minutes
+    /// in Kylin (tomcat-redis-session-manager issues 48 and 81).
     MaxInactiveIgnored,
-    /// A `jvmRoute` in `server.xml` makes 1.2 loop for ever at the first session (RedisSessionManager.java:257-265).
+    /// Version 1.2 loops forever at the first session if `server.xml` has a `jvmRoute` (RedisSessionManager.java:257-265).
     NoJvmRoute,
-    /// A session is saved only after the answer that made it was sent: a fast client fails on another node (issues 30, 72, 88).
+    /// A session is saved only after the response that created it: a fast client fails on another node (issues 30, 72, 88).
     SavedLate,
     /// Emptying the manager empties the whole database.
     Flushes,
-    /// The store is on the node itself, and so not shared.
+    /// The store is on the node itself, so other nodes do not see it.
     Local,
-    /// The state of sessions is written by Java's serialisation: who may write to the store may run code on the nodes.
+    /// Sessions are serialised Java objects: write access to the store allows running code on the nodes.
     Serialised,
 }
 
-/// The store is already that of Tomcat's sessions.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("database {database} of {host}:{port} holds Tomcat's sessions, and Tomcat may empty it: use another database")]
-pub struct Conflict {
-    host: String,
-    port: u16,
-    database: u32,
-}
-
-/// What is wrong with the configuration of a session manager. Values are not shown, they may be passwords.
+/// An error in the configuration of a session manager. Values are not shown because they may be passwords.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TomcatError {
-    /// It is no XML, or has a document type, or is very large.
+    /// The file is not XML, has a document type, or is very large.
     #[error("{file}:{line}:{column}: not well-formed XML without a document type")]
     Xml {
         /// The file, as the caller named it.
@@ -119,57 +110,47 @@ pub enum TomcatError {
         /// From 1.
         column: u32,
     },
-    /// An attribute is not what the manager takes.
+    /// An attribute or property has an invalid value.
     #[error("{file}:{line}: {attribute}: expected {expected}")]
     Value {
         /// The file, as the caller named it.
         file: String,
-        /// From 1; 0 where only the file is known.
+        /// From 1, or 0 if only the file is known.
         line: u32,
         /// The attribute or property.
         attribute: String,
-        /// What would have been accepted.
+        /// The accepted values.
         expected: &'static str,
     },
 }
 
 impl SessionManager {
-    /// Which one it is.
+    /// Returns the kind of manager.
     pub fn kind(&self) -> ManagerKind {
         self.kind
     }
 
-    /// The servers, at least one; Sentinels where there is a [master](SessionManager::sentinel_master).
+    /// Returns the servers, at least one. They are Sentinels if there is a [master](SessionManager::sentinel_master).
     pub fn stores(&self) -> &[Store] {
         &self.stores
     }
 
-    /// The number of the Redis database.
+    /// Returns the number of the Redis database.
     pub fn database(&self) -> u32 {
         self.database
     }
 
-    /// Does the store ask for a password?
+    /// Returns whether the store has a password.
     pub fn has_password(&self) -> bool {
         self.has_password
     }
 
-    /// How long the manager waits for the store, in milliseconds.
-    pub fn timeout_ms(&self) -> u32 {
-        self.timeout_ms
-    }
-
-    /// `maxInactiveInterval` in seconds, which [may not count](Warning::MaxInactiveIgnored).
-    pub fn max_inactive_seconds(&self) -> Option<i64> {
-        self.max_inactive_s
-    }
-
-    /// The name of the master when Sentinels say where it is.
+    /// Returns the name of the master that Sentinels watch.
     pub fn sentinel_master(&self) -> Option<&str> {
         self.sentinel_master.as_deref()
     }
 
-    /// What an operator should know.
+    /// Returns the known defects of this configuration.
     pub fn warnings(&self) -> Vec<Warning> {
         let jcoleman = matches!(self.kind, ManagerKind::TomcatRedis1 | ManagerKind::TomcatRedis2);
         let local = |store: &Store| is_local(&store.host);
@@ -186,21 +167,9 @@ impl SessionManager {
         .filter_map(|(holds, warning)| holds.then_some(warning))
         .collect()
     }
-
-    /// Would something else that used this Redis database share it with Tomcat? It must not: one of the managers empties the
-    /// database when it is cleared, and all use the bare session id as their key.
-    ///
-    /// Hosts are compared as they are written, but for the names of the machine itself; other names of one host are not seen to
-    /// be the same.
-    pub fn conflict(&self, host: &str, port: u16, database: u32) -> Option<Conflict> {
-        let same_host = |one: &str| one.eq_ignore_ascii_case(host) || (is_local(one) && is_local(host));
-        let same = |store: &Store| store.port == port && same_host(&store.host);
-        let shared = self.kind != ManagerKind::Memcached && self.database == database && self.stores.iter().any(same);
-        shared.then(|| Conflict { host: host.to_owned(), port, database })
-    }
 }
 
-/// Is it the machine that the name is used on?
+/// Returns whether `host` is a name of the machine itself.
 fn is_local(host: &str) -> bool {
     matches!(&*host.to_ascii_lowercase(), "localhost" | "127.0.0.1" | "::1" | "[::1]")
 }
@@ -213,7 +182,7 @@ impl fmt::Display for Warning {
                 "maxInactiveInterval of the manager is ignored by Tomcat 7.0.7x and later: session-timeout of web.xml counts"
             }
             Warning::NoJvmRoute => "tomcat-redis-session-manager 1.2 hangs when server.xml sets a jvmRoute",
-            Warning::SavedLate => "a session is saved after its first answer: the next request must go to the same node",
+            Warning::SavedLate => "a session is saved after its first response: the next request must go to the same node",
             Warning::Flushes => "the session manager may empty its whole Redis database: nothing else may be in it",
             Warning::Local => "the session store is on the node itself and not shared",
             Warning::Serialised => "sessions are serialised Java objects: only nodes may write to the store",

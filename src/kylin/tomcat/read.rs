@@ -5,30 +5,24 @@ use roxmltree::{Document, Node, ParsingOptions};
 use super::{ManagerKind, SessionManager, Store, TomcatError};
 use crate::kylin::properties::Properties;
 
-/// More elements and attributes than a configuration has.
-const MOST_NODES: u32 = 100_000;
+/// The number of elements and attributes that are read. A configuration has fewer.
+const MAX_XML_NODES: u32 = 100_000;
 
 const REDIS_PORT: u16 = 6379;
 const MEMCACHED_PORT: u16 = 11211;
 
-/// What all of them wait for Redis by default, in milliseconds (redis.clients.jedis.Protocol.DEFAULT_TIMEOUT).
-const REDIS_TIMEOUT_MS: u32 = 2000;
-
-/// memcached-session-manager's `sessionBackupTimeout`.
-const MEMCACHED_TIMEOUT_MS: u32 = 100;
-
 impl SessionManager {
-    /// Reads Tomcat's `context.xml`; errors call it `file`. None when it names no session manager that is known here, so that
-    /// sessions are in the memory of each node.
+    /// Reads Tomcat's `context.xml`, which errors call `file`. Returns `None` if it names none of the known session managers:
+    /// sessions are then in the memory of each node.
     ///
-    /// Of [`ManagerKind::RanJit`] the servers are in another file: [`SessionManager::from_redis_data_cache`].
+    /// [`ManagerKind::RanJit`] has its servers in another file: [`SessionManager::from_redis_data_cache`].
     ///
     /// # Errors
-    /// [`TomcatError`] for what is no XML, and for attributes that Tomcat could not use.
+    /// [`TomcatError`] if the text is not XML, or an attribute is invalid.
     pub fn from_context(file: &str, xml: &str) -> Result<Option<Self>, TomcatError> {
-        let options = ParsingOptions { allow_dtd: false, nodes_limit: MOST_NODES, entity_resolver: None };
+        let options = ParsingOptions { allow_dtd: false, nodes_limit: MAX_XML_NODES, entity_resolver: None };
         let document = Document::parse_with_options(xml, options).map_err(|error| {
-            // Its message may quote an attribute.
+            // The message of the parser may quote an attribute.
             TomcatError::Xml { file: file.to_owned(), line: error.pos().row, column: error.pos().col }
         })?;
         let elements = |name: &'static str| document.descendants().filter(move |node| node.has_tag_name(name));
@@ -46,19 +40,17 @@ impl SessionManager {
             stores: Vec::new(),
             database: read.number("database")?.unwrap_or(0),
             has_password: node.attribute("password").is_some_and(|password| !password.is_empty()),
-            timeout_ms: read.number("timeout")?.unwrap_or(REDIS_TIMEOUT_MS),
             max_inactive_s: read.number("maxInactiveInterval")?,
             sentinel_master: read.text("sentinelMaster")?.map(str::to_owned),
             valve,
         };
         manager.stores = match (kind, read.text("sentinels")?, &manager.sentinel_master) {
             (ManagerKind::Memcached, ..) => {
-                manager.timeout_ms = read.number("sessionBackupTimeout")?.unwrap_or(MEMCACHED_TIMEOUT_MS);
                 let nodes = read.text("memcachedNodes")?.unwrap_or_default();
-                memcached(nodes).ok_or_else(|| read.fault("memcachedNodes", "name:host:port, … or host:port"))?
+                memcached(nodes).ok_or_else(|| read.invalid("memcachedNodes", "name:host:port, … or host:port"))?
             }
             (_, Some(sentinels), Some(_)) => {
-                stores(sentinels, 26379).ok_or_else(|| read.fault("sentinels", "host:port, …"))?
+                stores(sentinels, 26379).ok_or_else(|| read.invalid("sentinels", "host:port, …"))?
             }
             _ => {
                 let host = read.text("host")?.unwrap_or("localhost").to_owned();
@@ -72,31 +64,30 @@ impl SessionManager {
     /// Reads ran-jit's `redis-data-cache.properties`.
     ///
     /// # Errors
-    /// [`TomcatError::Value`] for properties that it could not use.
+    /// [`TomcatError::Value`] if a property is invalid.
     pub fn from_redis_data_cache(properties: &Properties) -> Result<Self, TomcatError> {
-        let fault = |key: &str, expected| {
-            let place = properties.place(key);
-            let file = place.map_or("redis-data-cache.properties", |place| place.file()).to_owned();
+        let invalid = |key: &str, expected| {
+            let location = properties.location(key);
+            let file = location.map_or("redis-data-cache.properties", |location| location.file()).to_owned();
             TomcatError::Value {
                 file,
-                line: place.map_or(0, |place| place.line()),
+                line: location.map_or(0, |location| location.line()),
                 attribute: key.to_owned(),
                 expected,
             }
         };
         let number = |key, default| match properties.get(key).unwrap_or_default() {
             "" => Ok(default),
-            digits => digits.parse().map_err(|_| fault(key, "a whole number")),
+            digits => digits.parse().map_err(|_| invalid(key, "a whole number")),
         };
         let hosts = properties.get("redis.hosts").unwrap_or_default();
         let sentinel = properties.get("redis.sentinel.enabled").is_some_and(|on| on.eq_ignore_ascii_case("true"));
         let master = properties.get("redis.sentinel.master").filter(|master| sentinel && !master.is_empty());
         Ok(SessionManager {
             kind: ManagerKind::RanJit,
-            stores: stores(hosts, REDIS_PORT).ok_or_else(|| fault("redis.hosts", "host:port, …"))?,
+            stores: stores(hosts, REDIS_PORT).ok_or_else(|| invalid("redis.hosts", "host:port, …"))?,
             database: number("redis.database", 0)?,
             has_password: properties.get("redis.password").is_some_and(|password| !password.is_empty()),
-            timeout_ms: number("redis.timeout", REDIS_TIMEOUT_MS)?,
             max_inactive_s: None,
             sentinel_master: master.map(str::to_owned),
             valve: true,
@@ -131,36 +122,36 @@ struct Attributes<'d, 'x> {
 }
 
 impl<'d> Attributes<'d, '_> {
-    fn fault(&self, name: &str, expected: &'static str) -> TomcatError {
+    fn invalid(&self, name: &str, expected: &'static str) -> TomcatError {
         let attribute =
             self.node.attribute_node(name).map_or(self.node.range().start, |attribute| attribute.range().start);
         let line = self.document.text_pos_at(attribute).row;
         TomcatError::Value { file: self.file.to_owned(), line, attribute: name.to_owned(), expected }
     }
 
-    /// The value, if there is one, without the variables that Tomcat would replace.
+    /// Returns the value unless it is empty, or an error if it contains a variable that Tomcat would replace.
     fn text(&self, name: &str) -> Result<Option<&'d str>, TomcatError> {
         let value = self.node.attribute(name).map(str::trim).filter(|value| !value.is_empty());
         match value {
-            Some(value) if value.contains("${") => Err(self.fault(name, "a value without variables: write out ${…}")),
+            Some(value) if value.contains("${") => Err(self.invalid(name, "a value without variables: write out ${…}")),
             value => Ok(value),
         }
     }
 
     fn number<N: std::str::FromStr>(&self, name: &str) -> Result<Option<N>, TomcatError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| self.fault(name, "a whole number"))
+        text.parse().map(Some).map_err(|_| self.invalid(name, "a whole number"))
     }
 }
 
-/// `host:port, …`, at least one.
+/// Parses `host:port, …`, at least one.
 fn stores(text: &str, default_port: u16) -> Option<Vec<Store>> {
     let parts = text.split([',', ' ']).map(str::trim).filter(|part| !part.is_empty());
     let stores: Option<Vec<Store>> = parts.map(|part| store(None, part, default_port)).collect();
     stores.filter(|stores| !stores.is_empty())
 }
 
-/// `name:host:port, …`, or one without a name.
+/// Parses `name:host:port, …`, or one server without a name.
 fn memcached(text: &str) -> Option<Vec<Store>> {
     let parts: Vec<&str> = text.split([',', ' ']).map(str::trim).filter(|part| !part.is_empty()).collect();
     let named = |part: &str| {

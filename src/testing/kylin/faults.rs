@@ -16,9 +16,9 @@ use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 
-use super::KylinNode;
-use super::settings::Settings;
 use crate::body::{Body, BoxError};
+use crate::testing::kylin::KylinNode;
+use crate::testing::kylin::settings::Settings;
 
 /// What happens to a request instead of its being answered well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl Faults {
         self.queries_outlive_clients.store(on, Ordering::SeqCst);
     }
 
-    pub(super) fn queries_outlive_clients(&self) -> bool {
+    pub(crate) fn queries_outlive_clients(&self) -> bool {
         self.queries_outlive_clients.load(Ordering::SeqCst)
     }
 
@@ -111,7 +111,7 @@ impl Faults {
         self.concurrent_queries.store(limit, Ordering::SeqCst);
     }
 
-    /// Cuts this node off from its metastore; [`Metastore::set_down`](super::Metastore::set_down) does so to all nodes.
+    /// Cuts this node off from its metastore; [`Metastore::set_down`](crate::testing::kylin::Metastore::set_down) does so to all nodes.
     pub fn set_metastore_down(&self, down: bool) {
         self.metastore_down.store(down, Ordering::SeqCst);
     }
@@ -122,20 +122,20 @@ impl Faults {
         self.session_store_down.store(down, Ordering::SeqCst);
     }
 
-    pub(super) fn query_latency(&self) -> Duration {
+    pub(crate) fn query_latency(&self) -> Duration {
         *self.query_latency.lock()
     }
 
-    pub(super) fn concurrent_queries(&self) -> usize {
+    pub(crate) fn concurrent_queries(&self) -> usize {
         self.concurrent_queries.load(Ordering::SeqCst)
     }
 
-    pub(super) fn session_store_is_down(&self) -> bool {
+    pub(crate) fn session_store_is_down(&self) -> bool {
         self.session_store_down.load(Ordering::SeqCst)
     }
 
     /// The fault, if any, that strikes a request for `path`; it is used up where it strikes a number of times only.
-    pub(super) fn strike(&self, path: &str) -> Option<Fault> {
+    pub(crate) fn strike(&self, path: &str) -> Option<Fault> {
         let mut injected = self.injected.lock();
         let at = injected.iter().position(|fault| match fault.reach {
             Reach::Everything => true,
@@ -156,12 +156,12 @@ impl Faults {
 
 impl Fault {
     /// True for the faults that spoil an answer that is ready.
-    pub(super) fn cuts(self) -> bool {
+    pub(crate) fn cuts(self) -> bool {
         matches!(self, Fault::Close | Fault::ResetAfter(_) | Fault::TruncateAfter(_))
     }
 
     /// What this fault leaves of `response`: nothing at all where there is no body, whose middle could be cut in.
-    pub(super) fn cut(
+    pub(crate) fn cut(
         self,
         response: Response<Body>,
         is_head: bool,
@@ -180,7 +180,7 @@ impl Fault {
 }
 
 impl KylinNode {
-    pub(super) fn metastore_is_down(&self, settings: &Settings) -> bool {
+    pub(crate) fn metastore_is_down(&self, settings: &Settings) -> bool {
         self.faults().metastore_down.load(Ordering::SeqCst) || settings.metastore.is_down()
     }
 }
@@ -188,7 +188,7 @@ impl KylinNode {
 /// Lets a connection be reset instead of closed in order. It travels in the extensions of each request that came over
 /// TCP.
 #[derive(Clone, Default)]
-pub(super) struct ResetSwitch(pub(super) Arc<AtomicBool>);
+pub(crate) struct ResetSwitch(pub(crate) Arc<AtomicBool>);
 
 /// A body that fails in the middle.
 struct CutOff {

@@ -23,25 +23,12 @@
 //! | `POST /demo/early` | 413 at once, the body unread |
 //! | any `/demo/head` | method, target and headers as the node saw them |
 
-mod access;
-mod admin;
-mod api_v4;
-mod api_v5;
-mod call;
-mod catalog;
-mod demo;
+mod api;
+mod data;
+mod exchange;
 mod faults;
-mod journey;
-mod metastore;
-mod path;
-mod query;
-mod response;
-mod running;
 mod serve;
-mod sessions;
 mod settings;
-mod sql;
-mod stats;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -51,18 +38,18 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+pub use self::data::metastore::{Job, Metastore, Project};
+pub use self::data::stats::{Stats, StillWaiting};
 pub use self::faults::{Fault, Faults, Reach};
-pub use self::metastore::{Job, Metastore, Project};
 pub use self::serve::Served;
 pub use self::settings::Mode;
-pub use self::stats::{Stats, StillWaiting};
 pub use self::stream::demo_bytes_at;
 
-use self::admin::Overrides;
-use self::running::Running;
-use self::sessions::Sessions;
+use self::api::admin::Overrides;
+use self::data::running::Running;
+use self::data::sessions::Sessions;
+use self::data::stats::Counts;
 use self::settings::Settings;
-use self::stats::Counts;
 
 /// A Kylin node. Clones are handles to the same node.
 ///

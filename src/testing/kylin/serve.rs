@@ -18,11 +18,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::KylinNode;
-use super::faults::ResetSwitch;
-use super::metastore::Metastore;
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
+use crate::testing::kylin::KylinNode;
+use crate::testing::kylin::data::metastore::Metastore;
+use crate::testing::kylin::faults::ResetSwitch;
 
 /// How long [`KylinNode::serve`] waits for an address that is still taken, by a [`Served`] that was dropped a moment ago.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);

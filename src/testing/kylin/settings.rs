@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::metastore::Metastore;
-use super::sessions::Cookie;
-use super::{KylinNode, Sessions};
 use crate::kylin::KylinVersion;
+use crate::testing::kylin::KylinNode;
+use crate::testing::kylin::data::metastore::Metastore;
+use crate::testing::kylin::data::sessions::Cookie;
+use crate::testing::kylin::data::sessions::Sessions;
 
 /// A node's role: `kylin.server.mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -22,7 +23,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    pub(super) fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Mode::All => "all",
             Mode::Query => "query",
@@ -32,16 +33,16 @@ impl Mode {
 }
 
 #[derive(Clone)]
-pub(super) struct Settings {
-    pub(super) version: KylinVersion,
-    pub(super) mode: Mode,
-    pub(super) metastore: Metastore,
-    pub(super) shares_sessions: bool,
-    pub(super) writes_late: bool,
-    pub(super) jvm_route: Option<String>,
-    pub(super) reported_version: String,
-    pub(super) active_job_node: Option<bool>,
-    pub(super) keep_alive: Duration,
+pub(crate) struct Settings {
+    pub(crate) version: KylinVersion,
+    pub(crate) mode: Mode,
+    pub(crate) metastore: Metastore,
+    pub(crate) shares_sessions: bool,
+    pub(crate) writes_late: bool,
+    pub(crate) jvm_route: Option<String>,
+    pub(crate) reported_version: String,
+    pub(crate) active_job_node: Option<bool>,
+    pub(crate) keep_alive: Duration,
 }
 
 impl Default for Settings {
@@ -61,7 +62,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    pub(super) fn cookie(&self) -> Cookie {
+    pub(crate) fn cookie(&self) -> Cookie {
         match self.version {
             KylinVersion::V4 => Cookie::Tomcat,
             KylinVersion::V5 => Cookie::Spring { name: self.metastore.cookie() },
@@ -158,15 +159,15 @@ impl KylinNode {
         self.settings().metastore.clone()
     }
 
-    pub(super) fn settings(&self) -> Arc<Settings> {
+    pub(crate) fn settings(&self) -> Arc<Settings> {
         self.inner.settings.read().clone()
     }
 
-    pub(super) fn session_table(&self, settings: &Settings) -> Sessions {
+    pub(crate) fn session_table(&self, settings: &Settings) -> Sessions {
         if settings.shares_sessions { settings.metastore.sessions().clone() } else { self.inner.sessions.clone() }
     }
 
-    pub(super) fn new_session_id(settings: &Settings) -> String {
+    pub(crate) fn new_session_id(settings: &Settings) -> String {
         let id = settings.cookie().new_id();
         match (&settings.version, &settings.jvm_route) {
             (KylinVersion::V4, Some(route)) => format!("{id}.{route}"),

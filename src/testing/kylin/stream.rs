@@ -34,7 +34,7 @@ pub fn demo_bytes_at(offset: u64) -> Bytes {
 }
 
 /// A piece of a [`Streamed`] body.
-pub(super) enum Piece {
+pub(crate) enum Piece {
     Bytes(Bytes),
     /// The letter `x`, that many times.
     Filler(u64),
@@ -43,14 +43,14 @@ pub(super) enum Piece {
 }
 
 /// Pieces one after the other, in chunks of 64 KiB at most.
-pub(super) struct Streamed {
+pub(crate) struct Streamed {
     pieces: VecDeque<Piece>,
     announced: bool,
 }
 
 impl Streamed {
     /// With `announced`, the length is known beforehand and becomes a `Content-Length`.
-    pub(super) fn new(pieces: impl IntoIterator<Item = Piece>, announced: bool) -> Self {
+    pub(crate) fn new(pieces: impl IntoIterator<Item = Piece>, announced: bool) -> Self {
         let pieces = pieces.into_iter().filter(|piece| piece.left() > 0).collect();
         Streamed { pieces, announced }
     }

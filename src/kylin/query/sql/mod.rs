@@ -1,8 +1,8 @@
-//! Does a statement change anything, and which statements are alike?
+//! Whether a statement only reads, and its fingerprint.
 //!
-//! Kylin executes more than queries through `POST /query`: with push-down of updates what is no query goes to the data source
+//! Kylin executes more than queries through `POST /query`: with push-down of updates, other statements go to the data source
 //! (apache/kylin 3.1.3 QueryService.java:235-256), and `CREATE TABLE` may be stored as a temporary statement
-//! (TempStatementUtil.java:37-70). A statement may be repeated on another node only if it certainly changes nothing.
+//! (TempStatementUtil.java:37-70). A statement may be retried on another node only if it certainly only reads.
 
 mod fingerprint;
 mod token;
@@ -11,24 +11,25 @@ pub(super) use fingerprint::{feed as feed_fingerprint, upper as feed_upper};
 
 use token::{Reading, Seen, Token, Tokens};
 
-/// Does every statement in `sql` certainly change nothing?
+/// Returns whether every statement in `sql` certainly only reads.
 ///
 /// True for `SELECT`, `WITH … SELECT` and `EXPLAIN` of these, in parentheses, with comments and hints, one or several
-/// separated by `;`. In doubt it is false: where a string or comment does not end, parentheses do not match, or a keyword of a
-/// change stands anywhere in a statement (`WITH x AS (…) INSERT`, `SELECT … INTO`, `FOR UPDATE`). Text that SQL dialects read
-/// differently must be harmless in each reading.
+/// separated by `;`. False where a string or comment does not end, parentheses do not match, or a keyword that writes stands
+/// anywhere in a statement (`WITH x AS (…) INSERT`, `SELECT … INTO`, `FOR UPDATE`). Text that SQL dialects read differently must
+/// only read in each reading.
 ///
-/// `VALUES` is not in the list, for Kylin does not count it as a query and would push it down as an update.
+/// `VALUES` is not in the list: Kylin does not count it as a query and would push it down as an update.
 ///
-/// Functions are trusted: one of the data source's own that changes something when it is called is not known here.
+/// Functions are trusted. A function of the data source that writes when it is called is not recognised.
 pub(super) fn is_read_only(sql: &str) -> bool {
-    let (fine, seen) = reads_only(sql, Reading::default());
-    // Only disagreements that were met make other readings.
-    fine && readings(seen).all(|reading| reads_only(sql, reading).0)
+    let (is_read_only, seen) = reads_only(sql, Reading::default());
+    // Only ambiguities that occurred make other readings.
+    is_read_only && readings(seen).all(|reading| reads_only(sql, reading).0)
 }
 
-/// The readings, other than the default one, of a text that shows these disagreements. One disagreement may come to light only
-/// when another is read the other way, so each takes part in all.
+/// Returns the readings other than the default one of a text with these ambiguities.
+///
+/// One ambiguity may show only if another is read the other way, so all combinations are returned.
 fn readings(seen: Seen) -> impl Iterator<Item = Reading> {
     let any = seen.backslash || seen.nested || seen.tight_dashes;
     (1..if any { 8 } else { 1 }).map(|bits| Reading {
@@ -40,31 +41,31 @@ fn readings(seen: Seen) -> impl Iterator<Item = Reading> {
 
 fn reads_only(sql: &str, reading: Reading) -> (bool, Seen) {
     let mut tokens = Tokens::new(sql, reading);
-    let (mut fine, mut found) = (true, false);
+    let (mut is_read_only, mut has_statement) = (true, false);
     let mut statement = Statement::default();
     for token in tokens.by_ref() {
         if token == Token::Symbol(';') {
-            found |= !statement.is_empty();
-            fine &= std::mem::take(&mut statement).end();
+            has_statement |= !statement.is_empty();
+            is_read_only &= std::mem::take(&mut statement).end();
         } else {
             statement.read(token);
         }
     }
-    found |= !statement.is_empty();
-    fine &= statement.end();
-    (fine && found && !tokens.seen.doubt, tokens.seen)
+    has_statement |= !statement.is_empty();
+    is_read_only &= statement.end();
+    (is_read_only && has_statement && !tokens.seen.unreadable, tokens.seen)
 }
 
-/// How far a statement was recognised.
+/// The recognised beginning of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Head {
     #[default]
-    Nothing,
-    /// `EXPLAIN` and its options, of which `WITH` may be one; the query is still to come.
+    Start,
+    /// `EXPLAIN` and its options, of which `WITH` may be one. The query is still to come.
     Explain {
         with: bool,
     },
-    /// `WITH` at this depth; a `SELECT` at the same is still to come.
+    /// `WITH` at this depth. A `SELECT` at the same depth is still to come.
     With {
         depth: usize,
     },
@@ -72,28 +73,28 @@ enum Head {
     Other,
 }
 
-/// One statement, token by token.
+/// A statement that is read token by token.
 #[derive(Debug, Default)]
 struct Statement<'s> {
     head: Head,
     depth: usize,
     unbalanced: bool,
-    changes: bool,
-    any: bool,
+    writes: bool,
+    has_tokens: bool,
     last: Option<Token<'s>>,
     before_last: Option<Token<'s>>,
 }
 
 impl<'s> Statement<'s> {
     fn is_empty(&self) -> bool {
-        !self.any
+        !self.has_tokens
     }
 
     fn read(&mut self, token: Token<'s>) {
         if matches!(token, Token::Hint(_)) {
             return;
         }
-        self.any = true;
+        self.has_tokens = true;
         match token {
             Token::Symbol('(') => self.depth += 1,
             Token::Symbol(')') => match self.depth.checked_sub(1) {
@@ -102,37 +103,37 @@ impl<'s> Statement<'s> {
             },
             _ => {}
         }
-        self.change(token);
+        self.find_write(token);
         self.advance(token);
         self.before_last = self.last.replace(token);
     }
 
-    /// Looks for what changes something, in the word before `token` and in `token`.
-    fn change(&mut self, token: Token<'s>) {
+    /// Looks for a keyword that writes in the word before `token` and in `token`.
+    fn find_write(&mut self, token: Token<'s>) {
         let dot = Some(Token::Symbol('.'));
         if let Some(Token::Word(word)) = self.last {
             // TRUNCATE(x, 2) is arithmetic.
             let called = token == Token::Symbol('(') || self.before_last == dot;
-            self.changes |= word.eq_ignore_ascii_case("truncate") && !called;
+            self.writes |= word.eq_ignore_ascii_case("truncate") && !called;
             // SELECT TRANSFORM(…) USING 'script' runs a program.
-            self.changes |= word.eq_ignore_ascii_case("using") && matches!(token, Token::Text(_));
+            self.writes |= word.eq_ignore_ascii_case("using") && matches!(token, Token::Text(_));
         }
         if let Token::Word(word) = token {
             let follows =
                 |first: &str| matches!(self.last, Some(Token::Word(last)) if last.eq_ignore_ascii_case(first));
             let begins =
                 |first: &str| matches!(self.before_last, Some(Token::Word(last)) if last.eq_ignore_ascii_case(first));
-            self.changes |= is_any(word, &CHANGES) && self.last != dot;
-            self.changes |= word.eq_ignore_ascii_case("for") && follows("value") && begins("next");
+            self.writes |= is_any(word, &WRITE_KEYWORDS) && self.last != dot;
+            self.writes |= word.eq_ignore_ascii_case("for") && follows("value") && begins("next");
         }
     }
 
     fn advance(&mut self, token: Token<'s>) {
         self.head = match (self.head, token) {
-            (Head::Nothing | Head::Explain { with: false }, Token::Symbol('(')) => return,
-            (Head::Nothing, Token::Word(word)) if word.eq_ignore_ascii_case("select") => Head::Query,
-            (Head::Nothing, Token::Word(word)) if word.eq_ignore_ascii_case("with") => Head::With { depth: self.depth },
-            (Head::Nothing, Token::Word(word)) if word.eq_ignore_ascii_case("explain") => Head::Explain { with: false },
+            (Head::Start | Head::Explain { with: false }, Token::Symbol('(')) => return,
+            (Head::Start, Token::Word(word)) if word.eq_ignore_ascii_case("select") => Head::Query,
+            (Head::Start, Token::Word(word)) if word.eq_ignore_ascii_case("with") => Head::With { depth: self.depth },
+            (Head::Start, Token::Word(word)) if word.eq_ignore_ascii_case("explain") => Head::Explain { with: false },
             (Head::Explain { .. }, Token::Word(word)) if word.eq_ignore_ascii_case("select") => Head::Query,
             (Head::Explain { with: false }, Token::Word(word)) if word.eq_ignore_ascii_case("with") => {
                 Head::Explain { with: true }
@@ -149,20 +150,20 @@ impl<'s> Statement<'s> {
                 Head::Query
             }
             (head @ (Head::With { .. } | Head::Query), _) => head,
-            (Head::Nothing | Head::Explain { .. } | Head::Other, _) => Head::Other,
+            (Head::Start | Head::Explain { .. } | Head::Other, _) => Head::Other,
         };
     }
 
-    /// Does it change nothing? An empty statement does not.
+    /// Ends the statement and returns whether it only reads. An empty statement does.
     fn end(mut self) -> bool {
-        self.change(Token::Symbol(';'));
-        !self.any || (self.head == Head::Query && self.depth == 0 && !self.unbalanced && !self.changes)
+        self.find_write(Token::Symbol(';'));
+        !self.has_tokens || (self.head == Head::Query && self.depth == 0 && !self.unbalanced && !self.writes)
     }
 }
 
-/// Reserved words of statements that change something; as names they would have to be quoted (Calcite's reserved words).
+/// Reserved words of statements that write. As names they must be quoted (Calcite's reserved words).
 /// `UPDATE` covers `FOR UPDATE` too.
-const CHANGES: [&str; 20] = [
+const WRITE_KEYWORDS: [&str; 20] = [
     "insert",
     "update",
     "delete",

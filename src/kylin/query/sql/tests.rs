@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn queries_read_only() {
+fn queries_only_read() {
     for sql in [
         "select 1",
         "SELECT * FROM t;",
@@ -34,7 +34,7 @@ fn queries_read_only() {
 }
 
 #[test]
-fn in_doubt_it_is_a_write() {
+fn other_or_unreadable_statements_count_as_writes() {
     for sql in [
         "",
         " ;; ",
@@ -85,7 +85,7 @@ fn in_doubt_it_is_a_write() {
         "select 1)",
         ")select 1(",
         "select 1 from t where truncate",
-        // Read one way they are harmless, read another they are not.
+        // These only read in one reading, and write in another.
         r"select 'a\'; drop table t; select '",
         r"select 'a\' ; drop table t; --'",
         r#"select "a\"; drop table t; select ""#,
@@ -102,8 +102,8 @@ fn in_doubt_it_is_a_write() {
 }
 
 #[test]
-fn every_word_of_change_is_found_wherever_it_stands() {
-    for word in CHANGES {
+fn every_write_keyword_is_found_anywhere_in_a_statement() {
+    for word in WRITE_KEYWORDS {
         for sql in [
             format!("{word} x"),
             format!("select 1 {word} x"),
@@ -119,14 +119,14 @@ fn every_word_of_change_is_found_wherever_it_stands() {
 
 proptest! {
     #[test]
-    fn no_text_makes_it_panic(sql in ".{0,80}") {
+    fn no_text_panics(sql in ".{0,80}") {
         is_read_only(&sql);
         is_read_only(&format!("select {sql}"));
     }
 
-    /// An oracle: statements put together from parts of which it is known what they do.
+    /// Joined statements only read if each of them does.
     #[test]
-    fn statements_of_known_parts(
+    fn joined_statements_read_only_if_all_do(
         parts in prop::collection::vec((any::<bool>(), 0..5_usize), 1..4),
         blank in "( |\n|/\\* ; drop table x \\*/|-- insert into y\n){1,3}",
     ) {
@@ -140,9 +140,9 @@ proptest! {
         prop_assert_eq!(is_read_only(&sql), parts.iter().all(|part| part.0), "{}", sql);
     }
 
-    /// What stands in quotes changes nothing, whatever it is, as long as all dialects agree where the quotes end.
+    /// Text in quotes is no code if all dialects agree where the quotes end.
     #[test]
-    fn quotes_hide(text in "[a-z;()*/ \"`-]{0,30}") {
+    fn quoted_text_is_not_code(text in "[a-z;()*/ \"`-]{0,30}") {
         let sql = format!("select '{text}'");
         prop_assert!(is_read_only(&sql));
     }

@@ -1,16 +1,15 @@
-//! SQL cut into tokens, as far as is needed to know where text is code and where it is not.
+//! SQL as tokens, in enough detail to tell code from text.
 //!
-//! There is no one SQL here: Kylin reads a statement with Calcite, and what it cannot answer it may push down to Hive, Spark
-//! or any database with a JDBC driver. They disagree on a few things, and each disagreement is a place where a statement could be
-//! hidden from us. So text is read under a [`Reading`], and [`Tokens::seen`] says which disagreements it ran into: whoever needs
-//! certainty reads again the other way.
+//! Several dialects apply: Kylin parses a statement with Calcite, and may push it down to Hive, Spark or any database with a JDBC
+//! driver. Where they disagree, a statement could be hidden from the proxy. So text is read under a [`Reading`], and
+//! [`Tokens::seen`] holds the ambiguities that occurred. A caller that needs certainty reads again the other way.
 
-/// How to read what SQL dialects disagree on.
+/// One way to read what SQL dialects disagree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Reading {
-    /// A backslash in quotes takes the next character's meaning away (Hive, Spark, MySQL); otherwise it is one like any other.
+    /// A backslash in quotes escapes the next character (Hive, Spark, MySQL). Otherwise it is an ordinary character.
     pub(super) backslash: bool,
-    /// Block comments nest (Spark, PostgreSQL); otherwise the first `*/` ends all (Calcite, Hive).
+    /// Block comments nest (Spark, PostgreSQL). Otherwise the first `*/` ends all (Calcite, Hive).
     pub(super) nested: bool,
     /// `--` begins a comment only before a blank (MySQL).
     pub(super) dashes_need_blank: bool,
@@ -33,26 +32,26 @@ pub(super) enum Token<'s> {
     Symbol(char),
 }
 
-/// What makes a text ambiguous or no SQL at all.
+/// The ambiguities and errors of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Seen {
     /// A backslash in quotes before a quote or another backslash.
     pub(super) backslash: bool,
     /// `/*` in a block comment.
     pub(super) nested: bool,
-    /// `--` with no blank behind it.
+    /// `--` without a blank behind it.
     pub(super) tight_dashes: bool,
     /// A string, name or comment without an end; `/*!`, which MySQL executes; `$$`, which quotes in PostgreSQL; brackets
-    /// that are a name in one version and code in another. No reading makes this safe.
-    pub(super) doubt: bool,
+    /// that are a name in one dialect and code in another. No reading makes this safe.
+    pub(super) unreadable: bool,
 }
 
-/// The tokens of a text; every text has some. Blanks and comments are left out.
+/// The tokens of any text, without blanks and comments.
 #[derive(Debug, Clone)]
 pub(super) struct Tokens<'s> {
     rest: &'s str,
     reading: Reading,
-    /// What was met so far; complete at the end.
+    /// The ambiguities so far. Complete at the end.
     pub(super) seen: Seen,
     in_brackets: bool,
 }
@@ -74,7 +73,7 @@ impl<'s> Tokens<'s> {
         self.take(len)
     }
 
-    /// Something quoted, which begins with `quote`; a doubled quote is a part of it.
+    /// Takes a quoted text that begins with `quote`. A doubled quote is part of it.
     fn quoted(&mut self, quote: u8) -> &'s str {
         let bytes = self.rest.as_bytes();
         let mut at = 1;
@@ -90,14 +89,14 @@ impl<'s> Tokens<'s> {
                 _ => at += 1,
             }
         }
-        self.seen.doubt = true;
+        self.seen.unreadable = true;
         self.take(bytes.len())
     }
 
-    /// A block comment, which the text begins with.
+    /// Takes the block comment at the beginning.
     fn block_comment(&mut self) -> &'s str {
         let bytes = self.rest.as_bytes();
-        self.seen.doubt |= matches!(bytes.get(2), Some(b'!')) || bytes[2..].starts_with(b"M!");
+        self.seen.unreadable |= matches!(bytes.get(2), Some(b'!')) || bytes[2..].starts_with(b"M!");
         let (mut at, mut depth) = (2, 1_usize);
         while depth > 0 {
             match bytes.get(at..at + 2) {
@@ -112,7 +111,7 @@ impl<'s> Tokens<'s> {
                 }
                 Some(_) => at += 1,
                 None => {
-                    self.seen.doubt = true;
+                    self.seen.unreadable = true;
                     return self.take(bytes.len());
                 }
             }
@@ -120,19 +119,19 @@ impl<'s> Tokens<'s> {
         self.take(at)
     }
 
-    /// `[`: a name in brackets, or an index into an array or a map. It is one token, and in doubt unless what stands before the
-    /// first `]` is whole under both readings.
+    /// Takes a name in brackets, or an index into an array or a map, as one token. It is unreadable unless the text before the
+    /// first `]` is complete under both readings.
     fn brackets(&mut self) -> Token<'s> {
         let Some(end) = self.rest.find(']').filter(|_| !self.in_brackets) else {
-            self.seen.doubt = true;
+            self.seen.unreadable = true;
             self.take(1);
             return Token::Symbol('[');
         };
         let taken = self.take(end + 1);
         let mut inside = Tokens { in_brackets: true, ..Tokens::new(&taken[1..end], self.reading) };
         let separates = inside.by_ref().any(|token| token == Token::Symbol(';'));
-        // A line comment would reach beyond the bracket.
-        self.seen.doubt |= separates || inside.seen.doubt || taken.contains("--");
+        // A line comment would extend beyond the bracket.
+        self.seen.unreadable |= separates || inside.seen.unreadable || taken.contains("--");
         self.seen.backslash |= inside.seen.backslash;
         self.seen.nested |= inside.seen.nested;
         Token::Quoted(taken)
@@ -190,7 +189,7 @@ impl<'s> Iterator for Tokens<'s> {
                 ('.', Some(digit)) if digit.is_ascii_digit() => return Some(self.number()),
                 (letter, _) if is_word(letter) && letter != '$' => return Some(Token::Word(self.take_while(is_word))),
                 (symbol, _) => {
-                    self.seen.doubt |= symbol == '$';
+                    self.seen.unreadable |= symbol == '$';
                     self.take(symbol.len_utf8());
                     return Some(Token::Symbol(symbol));
                 }
@@ -199,7 +198,7 @@ impl<'s> Iterator for Tokens<'s> {
     }
 }
 
-/// Blanks, the one that does not break among them: Kylin takes it for a space.
+/// Returns whether `c` is a blank, also the no-break space, which Kylin reads as a space.
 fn is_blank(c: char) -> bool {
     c.is_whitespace()
 }
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_sql_into_tokens() {
+    fn splits_sql_into_tokens() {
         use Token::*;
         assert_eq!(
             tokens("select a.\"b\"\"c\", `d`,[e f] -- x\n, 'it''s' /* y */ , 1.5e-3,.5 /*+ h */ <> ? ;"),
@@ -264,9 +263,9 @@ mod tests {
         assert!(seen("/* /* */ x */", plain).nested);
         assert_eq!(tokens("/* /* */ x */").len(), 3);
         assert_eq!(Tokens::new("/* /* */ x */", nested).count(), 0);
-        assert!(seen(r"'a\'b'", plain).backslash && seen(r"'a\'b'", plain).doubt);
+        assert!(seen(r"'a\'b'", plain).backslash && seen(r"'a\'b'", plain).unreadable);
         let backslash = Reading { backslash: true, ..plain };
-        assert!(!seen(r"'a\'b'", backslash).doubt);
+        assert!(!seen(r"'a\'b'", backslash).unreadable);
         assert!(!seen(r"'a\n'", plain).backslash);
         assert!(
             seen("5--1", plain).tight_dashes
@@ -278,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_end_is_in_doubt() {
+    fn text_without_an_end_is_unreadable() {
         for sql in [
             "'a",
             "\"a",
@@ -295,10 +294,10 @@ mod tests {
             "/*M! a */",
             "$$",
         ] {
-            assert!(seen(sql, Reading::default()).doubt, "{sql}");
+            assert!(seen(sql, Reading::default()).unreadable, "{sql}");
         }
         for sql in ["", "''", "'a'''", "/**/", "[a]", "m['k']", "a$b", "--", "-- 'a"] {
-            assert!(!seen(sql, Reading::default()).doubt, "{sql}");
+            assert!(!seen(sql, Reading::default()).unreadable, "{sql}");
         }
     }
 

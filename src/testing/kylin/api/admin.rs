@@ -6,16 +6,16 @@ use http::Response;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::call::Call;
-use super::response::{Answer, Failure, ok};
 use crate::body::Body;
+use crate::testing::kylin::api::call::Call;
+use crate::testing::kylin::api::response::{Answer, Failure, ok};
 
 /// Properties changed with `PUT /admin/config`: on this node and on no other, which is how clusters drift apart.
 #[derive(Default)]
-pub(super) struct Overrides(Mutex<BTreeMap<String, String>>);
+pub(crate) struct Overrides(Mutex<BTreeMap<String, String>>);
 
 /// The cheapest answer that proves a node to be Kylin.
-pub(super) fn version(call: &Call) -> Answer {
+pub(crate) fn version(call: &Call) -> Answer {
     call.value(json!({
         "kylin.version": call.settings.reported_version,
         "kylin.version.commitId": "0000000000000000000000000000000000000000",
@@ -23,12 +23,12 @@ pub(super) fn version(call: &Call) -> Answer {
 }
 
 /// The few properties that everybody may see.
-pub(super) fn public_config(call: &Call) -> Answer {
+pub(crate) fn public_config(call: &Call) -> Answer {
     call.value(json!({"config": "kylin.web.timezone=UTC\nkylin.web.query-timeout=300000\n"}))
 }
 
 /// All properties: with the metastore's URL and the password inside it.
-pub(super) fn config(call: &Call) -> Answer {
+pub(crate) fn config(call: &Call) -> Answer {
     let metastore = &call.settings.metastore;
     let servers = metastore.servers();
     let names: Vec<String> = servers.iter().map(|(addr, _)| addr.to_string()).collect();
@@ -45,7 +45,7 @@ pub(super) fn config(call: &Call) -> Answer {
 }
 
 /// Changes a property of this node.
-pub(super) fn set_config(call: &Call) -> Answer {
+pub(crate) fn set_config(call: &Call) -> Answer {
     let change = call.json()?;
     let (Some(key), Some(value)) = (change["key"].as_str(), change["value"].as_str()) else {
         return Err(Failure::refused("key and value are needed"));
@@ -55,13 +55,13 @@ pub(super) fn set_config(call: &Call) -> Answer {
 }
 
 /// What nodes tell each other about changed metadata. Kylin asks no login for it.
-pub(super) fn cache(call: &Call) -> Answer {
+pub(crate) fn cache(call: &Call) -> Answer {
     call.node.inner.counts.add(|stats| stats.cache_calls += 1);
     Ok(Response::new(Body::empty()))
 }
 
 /// `is_active_job_node`: a bare boolean, or a 500 where no leader is elected.
-pub(super) fn is_active_job_node(call: &Call) -> Answer {
+pub(crate) fn is_active_job_node(call: &Call) -> Answer {
     match call.settings.active_job_node {
         Some(active) => Ok(ok(&Value::Bool(active))),
         None => Err(Failure::internal("the job scheduler of this node elects no leader")),
@@ -69,7 +69,7 @@ pub(super) fn is_active_job_node(call: &Call) -> Answer {
 }
 
 /// Which nodes service discovery knows.
-pub(super) fn discovered(call: &Call) -> Answer {
+pub(crate) fn discovered(call: &Call) -> Answer {
     let servers = call.settings.metastore.servers();
     let those = |keep: fn(&str) -> bool| -> Vec<String> {
         servers.iter().filter(|(_, mode)| keep(mode.as_str())).map(|(addr, _)| addr.to_string()).collect()

@@ -5,23 +5,23 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value, json};
 
-use super::KylinNode;
-use super::call::Call;
-use super::metastore::User;
-use super::response::{Answer, Failure, Shape};
-use super::settings::Settings;
 use crate::kylin::KylinVersion;
+use crate::testing::kylin::KylinNode;
+use crate::testing::kylin::api::call::Call;
+use crate::testing::kylin::api::response::{Answer, Failure, Shape};
+use crate::testing::kylin::data::metastore::User;
+use crate::testing::kylin::settings::Settings;
 
 /// What a path asks of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
+pub(crate) enum Access {
     Everyone,
     SignedIn,
     Admin,
 }
 
 /// What the credentials of a request come to.
-pub(super) enum Caller {
+pub(crate) enum Caller {
     Nobody,
     /// Credentials came and are wrong, or nobody can say.
     Rejected(Rejection),
@@ -31,7 +31,7 @@ pub(super) enum Caller {
     Known(User, Option<HeaderValue>),
 }
 
-pub(super) enum Rejection {
+pub(crate) enum Rejection {
     Credentials,
     MetastoreDown,
 }
@@ -42,7 +42,7 @@ impl KylinNode {
     /// A session of the same user makes the password go unchecked. A login proper checks it always and makes a new
     /// session, ending the one that came along: Spring's protection against session fixation, because of which a front
     /// end has to learn the cookie anew from each answer.
-    pub(super) fn identify(&self, settings: &Settings, headers: &HeaderMap, login: bool) -> Caller {
+    pub(crate) fn identify(&self, settings: &Settings, headers: &HeaderMap, login: bool) -> Caller {
         let (cookie, sessions) = (settings.cookie(), self.session_table(settings));
         let stored = !self.faults().session_store_is_down();
         let session =
@@ -86,7 +86,7 @@ impl KylinNode {
 }
 
 /// `GET` and `POST /user/authentication`. A caller without credentials gets `{}` from 2.x-4.x and a 401 from 5.
-pub(super) fn authentication(call: &Call) -> Answer {
+pub(crate) fn authentication(call: &Call) -> Answer {
     let Some(user) = &call.user else { return call.value(json!({})) };
     let mut authorities = vec![json!({"authority": "ROLE_ANALYST"})];
     if user.admin {
@@ -106,7 +106,7 @@ pub(super) fn authentication(call: &Call) -> Answer {
 }
 
 /// What follows from `needed` for `caller`: the user, if any, that the handler sees.
-pub(super) fn admit(needed: Access, user: Option<&User>) -> Result<(), Denied> {
+pub(crate) fn admit(needed: Access, user: Option<&User>) -> Result<(), Denied> {
     match (needed, user) {
         (Access::Everyone, _) | (Access::SignedIn, Some(_)) => Ok(()),
         (Access::Admin, Some(user)) if user.admin => Ok(()),
@@ -116,20 +116,20 @@ pub(super) fn admit(needed: Access, user: Option<&User>) -> Result<(), Denied> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Denied {
+pub(crate) enum Denied {
     Unauthorized,
     Forbidden,
 }
 
 impl Denied {
     /// 2.x-4.x leave the page to Tomcat, 5 writes JSON.
-    pub(super) fn render(&self, dialect: KylinVersion, url: &str) -> http::Response<crate::body::Body> {
+    pub(crate) fn render(&self, dialect: KylinVersion, url: &str) -> http::Response<crate::body::Body> {
         let (status, message) = match self {
             Denied::Unauthorized => (http::StatusCode::UNAUTHORIZED, "Invalid username or password."),
             Denied::Forbidden => (http::StatusCode::FORBIDDEN, "Access is denied."),
         };
         match dialect {
-            KylinVersion::V4 => super::response::html(status),
+            KylinVersion::V4 => crate::testing::kylin::api::response::html(status),
             KylinVersion::V5 => Failure::refused(message).with_status(status).render(dialect, url),
         }
     }

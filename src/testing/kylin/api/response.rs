@@ -8,11 +8,11 @@ use crate::body::Body;
 use crate::kylin::KylinVersion;
 
 /// What a handler comes to.
-pub(super) type Answer = Result<Response<Body>, Failure>;
+pub(crate) type Answer = Result<Response<Body>, Failure>;
 
 /// How lists and results are wrapped. The client's `Accept` says which, as far as the dialect has a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     /// Apache Kylin 2.x-4.x: the value itself.
     Bare,
     /// KAP 2.x-3.x: an envelope, lists under their own name.
@@ -22,7 +22,7 @@ pub(super) enum Shape {
 }
 
 impl Shape {
-    pub(super) fn of(dialect: KylinVersion, headers: &HeaderMap) -> Self {
+    pub(crate) fn of(dialect: KylinVersion, headers: &HeaderMap) -> Self {
         let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
         match dialect {
             _ if accept.contains("apache.kylin-v2") => Shape::V2,
@@ -32,7 +32,7 @@ impl Shape {
         }
     }
 
-    pub(super) fn wrap(self, value: Value) -> Value {
+    pub(crate) fn wrap(self, value: Value) -> Value {
         match self {
             Shape::Bare => value,
             Shape::V2 | Shape::V4 => json!({"code": "000", "data": value, "msg": ""}),
@@ -40,7 +40,7 @@ impl Shape {
     }
 
     /// A whole list, called `name` where lists have names.
-    pub(super) fn wrap_list(self, name: &str, items: Vec<Value>) -> Value {
+    pub(crate) fn wrap_list(self, name: &str, items: Vec<Value>) -> Value {
         let size = items.len();
         self.wrap(match self {
             Shape::Bare => Value::Array(items),
@@ -52,8 +52,8 @@ impl Shape {
 
 /// Kylin's `ErrorResponse`, before it is written in a dialect.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) status: StatusCode,
+pub(crate) struct Failure {
+    pub(crate) status: StatusCode,
     message: String,
     exception: &'static str,
     code: Option<&'static str>,
@@ -61,32 +61,32 @@ pub(super) struct Failure {
 
 impl Failure {
     /// A request that Kylin refuses as such.
-    pub(super) fn refused(message: impl Into<String>) -> Self {
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
         let exception = "org.apache.kylin.rest.exception.BadRequestException";
         Failure { status: StatusCode::BAD_REQUEST, message: message.into(), exception, code: None }
     }
 
     /// Something went wrong on the way.
-    pub(super) fn internal(message: impl Into<String>) -> Self {
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
         let exception = "org.apache.kylin.rest.exception.InternalErrorException";
         Failure { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.into(), exception, code: None }
     }
 
     /// What every call that needs the metastore answers while it is down.
-    pub(super) fn metastore_down() -> Self {
+    pub(crate) fn metastore_down() -> Self {
         Failure::internal("the metadata store cannot be reached: Communications link failure")
     }
 
-    pub(super) fn with_status(self, status: StatusCode) -> Self {
+    pub(crate) fn with_status(self, status: StatusCode) -> Self {
         Failure { status, ..self }
     }
 
     /// Gives the error one of Kylin 5's codes.
-    pub(super) fn with_code(self, code: &'static str) -> Self {
+    pub(crate) fn with_code(self, code: &'static str) -> Self {
         Failure { message: format!("{code}: {}", self.message), code: Some(code), ..self }
     }
 
-    pub(super) fn render(self, dialect: KylinVersion, url: &str) -> Response<Body> {
+    pub(crate) fn render(self, dialect: KylinVersion, url: &str) -> Response<Body> {
         let Failure { status, message, exception, code } = self;
         let trace = format!("{exception}: {message}\n\tat org.apache.kylin.rest.controller.BasicController");
         let mut error = json!({
@@ -100,35 +100,35 @@ impl Failure {
     }
 }
 
-pub(super) fn ok(value: &Value) -> Response<Body> {
+pub(crate) fn ok(value: &Value) -> Response<Body> {
     json(StatusCode::OK, value)
 }
 
-pub(super) fn json(status: StatusCode, value: &Value) -> Response<Body> {
+pub(crate) fn json(status: StatusCode, value: &Value) -> Response<Body> {
     typed(status, "application/json;charset=UTF-8", value.to_string())
 }
 
 /// The page that Tomcat, or a gateway before it, makes up for a status.
-pub(super) fn html(status: StatusCode) -> Response<Body> {
+pub(crate) fn html(status: StatusCode) -> Response<Body> {
     let page = format!("<html><head><title>{status}</title></head><body><h1>HTTP Status {status}</h1></body></html>");
     typed(status, "text/html;charset=utf-8", page)
 }
 
 /// What Tomcat makes of the exception of tomcat-redis-session-manager (RedisSessionManager.java:388).
-pub(super) fn unwritten_session() -> Response<Body> {
+pub(crate) fn unwritten_session() -> Response<Body> {
     let page = "<html><body><h1>HTTP Status 500</h1><pre>java.lang.IllegalStateException: Race condition encountered: \
                 attempted to load session which has been created but not yet serialized.</pre></body></html>";
     typed(StatusCode::INTERNAL_SERVER_ERROR, "text/html;charset=utf-8", page)
 }
 
 /// The start page of the web application, with which Kylin answers wrong paths too.
-pub(super) fn start_page(status: StatusCode) -> Response<Body> {
+pub(crate) fn start_page(status: StatusCode) -> Response<Body> {
     let page =
         "<!doctype html><html lang=\"en\"><head><title>Kylin</title></head><body ng-app=\"kylin\"></body></html>";
     typed(status, "text/html", page)
 }
 
-pub(super) fn redirect(to: &str) -> Response<Body> {
+pub(crate) fn redirect(to: &str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::FOUND;
     if let Ok(to) = HeaderValue::try_from(to) {
@@ -137,7 +137,7 @@ pub(super) fn redirect(to: &str) -> Response<Body> {
     response
 }
 
-pub(super) fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+pub(crate) fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::from(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

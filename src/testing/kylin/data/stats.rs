@@ -67,26 +67,26 @@ impl fmt::Display for StillWaiting {
 
 impl std::error::Error for StillWaiting {}
 
-pub(super) struct Counts {
+pub(crate) struct Counts {
     stats: watch::Sender<Stats>,
     ids: Mutex<Remembered>,
     sql: Mutex<Remembered>,
 }
 
 impl Counts {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Counts { stats: watch::Sender::new(Stats::default()), ids: Mutex::default(), sql: Mutex::default() }
     }
 
-    pub(super) fn snapshot(&self) -> Stats {
+    pub(crate) fn snapshot(&self) -> Stats {
         self.stats.borrow().clone()
     }
 
-    pub(super) fn add(&self, change: impl FnOnce(&mut Stats)) {
+    pub(crate) fn add(&self, change: impl FnOnce(&mut Stats)) {
         self.stats.send_modify(change);
     }
 
-    pub(super) async fn wait_until(&self, test: impl FnMut(&Stats) -> bool) -> Result<Stats, StillWaiting> {
+    pub(crate) async fn wait_until(&self, test: impl FnMut(&Stats) -> bool) -> Result<Stats, StillWaiting> {
         let mut changes = self.stats.subscribe();
         match tokio::time::timeout(PATIENCE, changes.wait_for(test)).await {
             Ok(Ok(stats)) => Ok(stats.clone()),
@@ -95,20 +95,20 @@ impl Counts {
         }
     }
 
-    pub(super) fn saw_id(&self, id: &str) {
+    pub(crate) fn saw_id(&self, id: &str) {
         self.ids.lock().count(id);
     }
 
-    pub(super) fn times_seen(&self, id: &str) -> u64 {
+    pub(crate) fn times_seen(&self, id: &str) -> u64 {
         self.ids.lock().times(id)
     }
 
-    pub(super) fn ran_sql(&self, sql: &str) {
+    pub(crate) fn ran_sql(&self, sql: &str) {
         self.sql.lock().count(sql);
         self.add(|stats| stats.queries += 1);
     }
 
-    pub(super) fn times_ran(&self, sql: &str) -> u64 {
+    pub(crate) fn times_ran(&self, sql: &str) -> u64 {
         self.sql.lock().times(sql)
     }
 }
@@ -142,13 +142,13 @@ impl Remembered {
 }
 
 /// One request on the node, from its arrival until its answer has ended or was given up.
-pub(super) struct InFlight {
+pub(crate) struct InFlight {
     counts: Arc<Counts>,
     ended: AtomicBool,
 }
 
 impl InFlight {
-    pub(super) fn begin(counts: &Arc<Counts>) -> Arc<Self> {
+    pub(crate) fn begin(counts: &Arc<Counts>) -> Arc<Self> {
         counts.add(|stats| {
             stats.requests += 1;
             stats.in_flight += 1;
@@ -157,7 +157,7 @@ impl InFlight {
     }
 
     /// The node itself ends this request early: that is no cancelling by the other side.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }
 }

@@ -6,48 +6,52 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use serde_json::Value;
 
-use super::KylinNode;
-use super::access::{self, Access};
-use super::metastore::User;
-use super::path::Params;
-use super::response::{Answer, Failure, Shape, ok};
-use super::settings::Settings;
-use super::{admin, api_v4, api_v5, catalog, query};
 use crate::kylin::KylinVersion;
+use crate::testing::kylin::KylinNode;
+use crate::testing::kylin::api::access::{self, Access};
+use crate::testing::kylin::api::admin;
+use crate::testing::kylin::api::catalog;
+use crate::testing::kylin::api::path::Params;
+use crate::testing::kylin::api::query;
+use crate::testing::kylin::api::response::{Answer, Failure, Shape, ok};
+use crate::testing::kylin::api::v4;
+use crate::testing::kylin::api::v5;
+use crate::testing::kylin::data::metastore::User;
+use crate::testing::kylin::settings::Settings;
 
-pub(super) struct Call {
-    pub(super) node: KylinNode,
-    pub(super) settings: Arc<Settings>,
-    pub(super) method: Method,
+pub(crate) struct Call {
+    pub(crate) node: KylinNode,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) method: Method,
     /// Normalised, without the `/kylin/api/` before it.
-    pub(super) path: String,
-    pub(super) params: Params,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+    pub(crate) path: String,
+    pub(crate) params: Params,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
     /// Who calls; nobody where the path is open to everyone and no credentials came.
-    pub(super) user: Option<User>,
+    pub(crate) user: Option<User>,
 }
 
 impl Call {
-    pub(super) fn shape(&self) -> Shape {
+    pub(crate) fn shape(&self) -> Shape {
         Shape::of(self.settings.version, &self.headers)
     }
 
     /// `value`, wrapped as the client expects it.
-    pub(super) fn value(&self, value: Value) -> Answer {
+    pub(crate) fn value(&self, value: Value) -> Answer {
         Ok(ok(&self.shape().wrap(value)))
     }
 
     /// A list, wrapped as the client expects it.
-    pub(super) fn list(&self, name: &str, items: Vec<Value>) -> Answer {
+    pub(crate) fn list(&self, name: &str, items: Vec<Value>) -> Answer {
         Ok(ok(&self.shape().wrap_list(name, items)))
     }
 
-    pub(super) fn user_name(&self) -> &str {
+    pub(crate) fn user_name(&self) -> &str {
         self.user.as_ref().map_or("anonymous", |user| &user.name)
     }
 
-    pub(super) fn json(&self) -> Result<Value, Failure> {
+    pub(crate) fn json(&self) -> Result<Value, Failure> {
         if self.body.is_empty() {
             return Ok(Value::Null);
         }
@@ -56,7 +60,7 @@ impl Call {
     }
 
     /// Fails when the node's metastore cannot be reached.
-    pub(super) fn metastore(&self) -> Result<&super::Metastore, Failure> {
+    pub(crate) fn metastore(&self) -> Result<&crate::testing::kylin::Metastore, Failure> {
         if self.node.metastore_is_down(&self.settings) {
             return Err(Failure::metastore_down());
         }
@@ -65,13 +69,13 @@ impl Call {
 }
 
 /// Answers a call of somebody who may make it; `None` when there is no such path.
-pub(super) async fn route(call: &Call) -> Option<Answer> {
+pub(crate) async fn route(call: &Call) -> Option<Answer> {
     let segments: Vec<&str> = call.path.split('/').collect();
     let segments = segments.as_slice();
     let method = call.method.as_str();
     let own = match call.settings.version {
-        KylinVersion::V4 => api_v4::route(call, method, segments).await,
-        KylinVersion::V5 => api_v5::route(call, method, segments).await,
+        KylinVersion::V4 => v4::route(call, method, segments).await,
+        KylinVersion::V5 => v5::route(call, method, segments).await,
     };
     if own.is_some() {
         return own;
@@ -98,9 +102,9 @@ pub(super) async fn route(call: &Call) -> Option<Answer> {
 }
 
 /// Who may make a call.
-pub(super) fn access(dialect: KylinVersion, path: &str) -> Access {
+pub(crate) fn access(dialect: KylinVersion, path: &str) -> Access {
     match dialect {
-        KylinVersion::V4 => api_v4::access(path),
-        KylinVersion::V5 => api_v5::access(path),
+        KylinVersion::V4 => v4::access(path),
+        KylinVersion::V5 => v5::access(path),
     }
 }

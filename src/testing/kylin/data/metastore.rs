@@ -11,10 +11,10 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::Inner;
-use super::running::Running;
-use super::sessions::{Sessions, uuid};
-use super::settings::Mode;
+use crate::testing::kylin::Inner;
+use crate::testing::kylin::data::running::Running;
+use crate::testing::kylin::data::sessions::{Sessions, uuid};
+use crate::testing::kylin::settings::Mode;
 
 /// The URL whose identity hashes to [`COOKIE`]: the vector that Kylin's own test uses.
 const URL: &str = "test_docker@jdbc,driverClassName=com.mysql.jdbc.Driver,\
@@ -48,14 +48,14 @@ struct State {
 }
 
 #[derive(Clone)]
-pub(super) struct User {
-    pub(super) name: Arc<str>,
+pub(crate) struct User {
+    pub(crate) name: Arc<str>,
     password: Arc<str>,
-    pub(super) admin: bool,
+    pub(crate) admin: bool,
 }
 
 impl User {
-    pub(super) fn new(name: &str, password: &str, admin: bool) -> Self {
+    pub(crate) fn new(name: &str, password: &str, admin: bool) -> Self {
         User { name: name.into(), password: password.into(), admin }
     }
 }
@@ -87,10 +87,10 @@ pub struct Job {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct SavedQuery {
-    pub(super) id: String,
-    pub(super) owner: String,
-    pub(super) query: serde_json::Value,
+pub(crate) struct SavedQuery {
+    pub(crate) id: String,
+    pub(crate) owner: String,
+    pub(crate) query: serde_json::Value,
 }
 
 impl Metastore {
@@ -171,70 +171,70 @@ impl Metastore {
         self.shared.sessions.write_all();
     }
 
-    pub(super) fn sessions(&self) -> &Sessions {
+    pub(crate) fn sessions(&self) -> &Sessions {
         &self.shared.sessions
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.shared.state.lock().url.clone()
     }
 
-    pub(super) fn cookie(&self) -> String {
+    pub(crate) fn cookie(&self) -> String {
         self.shared.state.lock().cookie.clone()
     }
 
     /// Kylin's user names do not tell case apart.
-    pub(super) fn check_password(&self, name: &str, password: &str) -> Option<User> {
+    pub(crate) fn check_password(&self, name: &str, password: &str) -> Option<User> {
         let state = self.shared.state.lock();
         state.users.iter().find(|user| user.name.eq_ignore_ascii_case(name) && *user.password == *password).cloned()
     }
 
-    pub(super) fn has_project(&self, name: &str) -> bool {
+    pub(crate) fn has_project(&self, name: &str) -> bool {
         self.shared.state.lock().projects.iter().any(|project| project.name.eq_ignore_ascii_case(name))
     }
 
-    pub(super) fn submit(&self, job: Job) {
+    pub(crate) fn submit(&self, job: Job) {
         self.shared.state.lock().jobs.push(job);
     }
 
-    pub(super) fn save_query(&self, owner: &str, query: serde_json::Value) {
+    pub(crate) fn save_query(&self, owner: &str, query: serde_json::Value) {
         let saved = SavedQuery { id: uuid(), owner: owner.to_owned(), query };
         self.shared.state.lock().saved.push(saved);
     }
 
-    pub(super) fn saved_queries(&self, owner: &str) -> Vec<SavedQuery> {
+    pub(crate) fn saved_queries(&self, owner: &str) -> Vec<SavedQuery> {
         self.shared.state.lock().saved.iter().filter(|saved| saved.owner == owner).cloned().collect()
     }
 
-    pub(super) fn delete_query(&self, owner: &str, id: &str) {
+    pub(crate) fn delete_query(&self, owner: &str, id: &str) {
         self.shared.state.lock().saved.retain(|saved| saved.owner != owner || saved.id != id);
     }
 
     /// The nodes that listen, each with its role at this moment.
-    pub(super) fn servers(&self) -> Vec<(SocketAddr, Mode)> {
+    pub(crate) fn servers(&self) -> Vec<(SocketAddr, Mode)> {
         // A node's settings may be locked by somebody who waits for our state: never hold both.
         let servers = self.shared.state.lock().servers.clone();
         servers.iter().filter_map(|(addr, node)| Some((*addr, node.upgrade()?.settings.read().mode))).collect()
     }
 
-    pub(super) fn register(&self, addr: SocketAddr, node: Weak<Inner>) {
+    pub(in crate::testing::kylin) fn register(&self, addr: SocketAddr, node: Weak<Inner>) {
         let mut state = self.shared.state.lock();
         state.servers.retain(|(known, _)| *known != addr);
         state.servers.push((addr, node));
     }
 
-    pub(super) fn unregister(&self, addr: SocketAddr) {
+    pub(crate) fn unregister(&self, addr: SocketAddr) {
         self.shared.state.lock().servers.retain(|(known, _)| *known != addr);
     }
 
-    pub(super) fn join(&self, running: &Arc<Running>) {
+    pub(crate) fn join(&self, running: &Arc<Running>) {
         let mut state = self.shared.state.lock();
         state.running.retain(|node| node.strong_count() > 0);
         state.running.push(Arc::downgrade(running));
     }
 
     /// Stops the query `id` on whichever node runs it.
-    pub(super) fn stop_everywhere(&self, id: &str) {
+    pub(crate) fn stop_everywhere(&self, id: &str) {
         let nodes: Vec<_> = self.shared.state.lock().running.iter().filter_map(Weak::upgrade).collect();
         for node in nodes {
             node.stop(id);

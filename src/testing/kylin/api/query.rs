@@ -6,32 +6,33 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::call::Call;
-use super::path::Params;
-use super::response::{Answer, Failure, typed};
-use super::running::RunningQuery;
-use super::sessions::uuid;
-use super::settings::Mode;
-use super::sql::{self, Markers};
-use super::stream::{Piece, Streamed};
-use super::{api_v4, api_v5};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
 use crate::kylin::KylinVersion;
+use crate::testing::kylin::api::call::Call;
+use crate::testing::kylin::api::path::Params;
+use crate::testing::kylin::api::response::{Answer, Failure, typed};
+use crate::testing::kylin::api::sql::{self, Markers};
+use crate::testing::kylin::api::v4;
+use crate::testing::kylin::api::v5;
+use crate::testing::kylin::data::running::RunningQuery;
+use crate::testing::kylin::data::sessions::uuid;
+use crate::testing::kylin::settings::Mode;
+use crate::testing::kylin::stream::{Piece, Streamed};
 
 /// What a client asks for.
-pub(super) struct Ask {
-    pub(super) sql: String,
-    pub(super) project: String,
+pub(crate) struct Ask {
+    pub(crate) sql: String,
+    pub(crate) project: String,
     /// Kylin 5: the id that the client chose for its query.
     id: Option<String>,
     stop_id: Option<String>,
 }
 
 /// A query that ran to its end.
-pub(super) struct Ran {
-    pub(super) id: String,
-    pub(super) duration: Duration,
+pub(crate) struct Ran {
+    pub(crate) id: String,
+    pub(crate) duration: Duration,
     node: String,
     cell: Cell,
 }
@@ -44,7 +45,7 @@ enum Cell {
 
 /// Why a query has no result.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// The node does not answer queries. Not executed.
     JobMode,
     /// Project or text is missing or unknown. Not executed.
@@ -59,7 +60,7 @@ pub(super) enum Refusal {
 const HOLE: &str = "@filler@";
 
 impl Ask {
-    pub(super) fn parse(call: &Call) -> Result<Self, Failure> {
+    pub(crate) fn parse(call: &Call) -> Result<Self, Failure> {
         let body = call.json()?;
         let text = |name: &str| body[name].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
         Ok(Ask {
@@ -72,7 +73,7 @@ impl Ask {
 }
 
 /// Runs `ask` in the order in which Kylin checks: role, project, text, room, and then the query itself.
-pub(super) async fn run(call: &Call, ask: Ask) -> Result<Ran, Refusal> {
+pub(crate) async fn run(call: &Call, ask: Ask) -> Result<Ran, Refusal> {
     if call.settings.mode == Mode::Job {
         return Err(Refusal::JobMode);
     }
@@ -121,21 +122,21 @@ pub(super) async fn run(call: &Call, ask: Ask) -> Result<Ran, Refusal> {
 }
 
 /// `POST /query` and `/query/prestate`, which keeps nothing on the server and so is the same.
-pub(super) async fn answer(call: &Call) -> Answer {
+pub(crate) async fn answer(call: &Call) -> Answer {
     let ask = Ask::parse(call)?;
     match call.settings.version {
-        KylinVersion::V4 => api_v4::query(call, ask).await,
-        KylinVersion::V5 => api_v5::query(call, ask).await,
+        KylinVersion::V4 => v4::query(call, ask).await,
+        KylinVersion::V5 => v5::query(call, ask).await,
     }
 }
 
 /// The export: the query runs anew and its result comes as a file.
-pub(super) async fn csv(call: &Call, params: &Params) -> Answer {
+pub(crate) async fn csv(call: &Call, params: &Params) -> Answer {
     let text = |name: &str| params.value(name).unwrap_or_default().to_owned();
     let ask = Ask { sql: text("sql"), project: text("project"), id: None, stop_id: None };
     let ran = run(call, ask).await.map_err(|refusal| match call.settings.version {
-        KylinVersion::V4 => api_v4::failure(refusal),
-        KylinVersion::V5 => api_v5::failure(refusal),
+        KylinVersion::V4 => v4::failure(refusal),
+        KylinVersion::V5 => v5::failure(refusal),
     })?;
     let mut response = ran.write(|node, cell| format!("NODE,SQL\n{node},\"{}\"\n", cell.replace('"', "\"\"")));
     let headers = response.headers_mut();
@@ -146,7 +147,7 @@ pub(super) async fn csv(call: &Call, params: &Params) -> Answer {
 
 impl Ran {
     /// Writes the result as JSON: `form` is given the columns and the rows.
-    pub(super) fn json(&self, form: impl FnOnce(Value, Value) -> Value) -> Response<Body> {
+    pub(crate) fn json(&self, form: impl FnOnce(Value, Value) -> Value) -> Response<Body> {
         let mut response = self.write(|node, cell| form(columns(), json!([[node, cell]])).to_string());
         let json = HeaderValue::from_static("application/json;charset=UTF-8");
         response.headers_mut().insert(header::CONTENT_TYPE, json);

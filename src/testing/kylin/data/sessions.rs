@@ -12,13 +12,13 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{HeaderMap, HeaderValue, header};
 use parking_lot::Mutex;
 
-use super::metastore::User;
+use crate::testing::kylin::data::metastore::User;
 
 /// Clients without cookies leave a session behind with every request; the oldest make room.
 const SESSIONS: usize = 65_536;
 
 #[derive(Clone, Default)]
-pub(super) struct Sessions(Arc<Mutex<Table>>);
+pub(crate) struct Sessions(Arc<Mutex<Table>>);
 
 #[derive(Default)]
 struct Table {
@@ -30,7 +30,7 @@ struct Table {
 
 impl Sessions {
     /// A new session of `user`; its id is returned.
-    pub(super) fn open(&self, user: User, id: String) {
+    pub(crate) fn open(&self, user: User, id: String) {
         let mut table = self.0.lock();
         while table.users.len() >= SESSIONS {
             let Some(oldest) = table.order.pop_front() else { break };
@@ -40,25 +40,25 @@ impl Sessions {
         table.users.insert(id, user);
     }
 
-    pub(super) fn user(&self, id: &str) -> Option<User> {
+    pub(crate) fn user(&self, id: &str) -> Option<User> {
         self.0.lock().users.get(id).cloned()
     }
 
     /// Notes that only the node called `name` knows what is in the session.
-    pub(super) fn leave_unwritten(&self, id: &str, name: &str) {
+    pub(crate) fn leave_unwritten(&self, id: &str, name: &str) {
         self.0.lock().unwritten.insert(id.to_owned(), name.to_owned());
     }
 
     /// Is it a placeholder to the node called `name`?
-    pub(super) fn is_unwritten_for(&self, id: &str, name: &str) -> bool {
+    pub(crate) fn is_unwritten_for(&self, id: &str, name: &str) -> bool {
         self.0.lock().unwritten.get(id).is_some_and(|knows| knows != name)
     }
 
-    pub(super) fn write_all(&self) {
+    pub(crate) fn write_all(&self) {
         self.0.lock().unwritten.clear();
     }
 
-    pub(super) fn end(&self, id: &str) {
+    pub(crate) fn end(&self, id: &str) {
         let mut table = self.0.lock();
         table.unwritten.remove(id);
         if table.users.remove(id).is_some() {
@@ -66,18 +66,18 @@ impl Sessions {
         }
     }
 
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         *self.0.lock() = Table::default();
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.lock().users.len()
     }
 }
 
 /// How a dialect writes its session cookie.
 #[derive(Debug, Clone)]
-pub(super) enum Cookie {
+pub(crate) enum Cookie {
     /// 2.x-4.x: `JSESSIONID`, the id itself as its value.
     Tomcat,
     /// 5.x: the metastore's hash as the name, base64 of the id as the value.
@@ -85,7 +85,7 @@ pub(super) enum Cookie {
 }
 
 impl Cookie {
-    pub(super) fn new_id(&self) -> String {
+    pub(crate) fn new_id(&self) -> String {
         match self {
             Cookie::Tomcat => (0..2).map(|_| format!("{:016X}", fastrand::u64(..))).collect(),
             Cookie::Spring { .. } => uuid(),
@@ -93,7 +93,7 @@ impl Cookie {
     }
 
     /// The ids that a request's cookies name: more than one when it carries the cookie more than once.
-    pub(super) fn ids(&self, headers: &HeaderMap) -> Vec<String> {
+    pub(crate) fn ids(&self, headers: &HeaderMap) -> Vec<String> {
         let name = match self {
             Cookie::Tomcat => "JSESSIONID",
             Cookie::Spring { name } => name,
@@ -113,7 +113,7 @@ impl Cookie {
     }
 
     /// The `Set-Cookie` that hands `id` out.
-    pub(super) fn set(&self, id: &str) -> HeaderValue {
+    pub(crate) fn set(&self, id: &str) -> HeaderValue {
         let line = match self {
             Cookie::Tomcat => format!("JSESSIONID={id}; Path=/kylin; HttpOnly"),
             Cookie::Spring { name } => {
@@ -124,12 +124,12 @@ impl Cookie {
     }
 
     /// What logging out sets. Kylin 5 deletes `JSESSIONID`, which is not its cookie.
-    pub(super) const DELETE: HeaderValue =
+    pub(crate) const DELETE: HeaderValue =
         HeaderValue::from_static("JSESSIONID=; Max-Age=0; Expires=Thu, 01-Jan-1970 00:00:10 GMT; Path=/kylin");
 }
 
 /// A random UUID in its usual form.
-pub(super) fn uuid() -> String {
+pub(crate) fn uuid() -> String {
     let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (4 << 76) | (2 << 62);
     let hex = format!("{bits:032x}");
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])

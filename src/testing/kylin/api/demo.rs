@@ -5,14 +5,14 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use super::journey::NoAnswer;
-use super::path::Params;
-use super::response::{html, ok};
-use super::stream::{Piece, Streamed};
 use crate::body::Body;
+use crate::testing::kylin::api::path::Params;
+use crate::testing::kylin::api::response::{html, ok};
+use crate::testing::kylin::exchange::NoAnswer;
+use crate::testing::kylin::stream::{Piece, Streamed};
 
 /// Answers a request below `/demo/`, whose body is still to be read.
-pub(super) async fn answer(path: &str, request: Request<Body>) -> Result<Response<Body>, NoAnswer> {
+pub(crate) async fn answer(path: &str, request: Request<Body>) -> Result<Response<Body>, NoAnswer> {
     let params = Params::parse(request.uri().query().unwrap_or(""));
     Ok(match (request.method().as_str(), path) {
         ("GET" | "HEAD", "/demo/bytes") => {

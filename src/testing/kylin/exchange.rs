@@ -8,26 +8,26 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 
-use super::KylinNode;
-use super::access::{Caller, Denied, Rejection, admit};
-use super::call::{self, Call};
-use super::catalog::request_id;
-use super::demo;
-use super::faults::{Fault, ResetSwitch};
-use super::path::{Params, normalise};
-use super::response::{self, Failure, html, redirect, start_page};
-use super::sessions::Cookie;
-use super::settings::Settings;
-use super::stats::InFlight;
 use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::{Body, BoxError};
 use crate::kylin::KylinVersion;
+use crate::testing::kylin::KylinNode;
+use crate::testing::kylin::api::access::{Caller, Denied, Rejection, admit};
+use crate::testing::kylin::api::call::{self, Call};
+use crate::testing::kylin::api::catalog::request_id;
+use crate::testing::kylin::api::demo;
+use crate::testing::kylin::api::path::{Params, normalise};
+use crate::testing::kylin::api::response::{self, Failure, html, redirect, start_page};
+use crate::testing::kylin::data::sessions::Cookie;
+use crate::testing::kylin::data::stats::InFlight;
+use crate::testing::kylin::faults::{Fault, ResetSwitch};
+use crate::testing::kylin::settings::Settings;
 
 /// The largest request body that is read into memory; those below `/demo/` are streamed.
 const BODY_LIMIT: usize = 16 * 1024 * 1024;
 
 /// Why a request is left without an answer.
-pub(super) enum NoAnswer {
+pub(crate) enum NoAnswer {
     /// [`Fault::Unreachable`]: nothing was done.
     Unreachable(Box<Request<Body>>),
     /// [`Fault::Close`]: it was done.
@@ -51,7 +51,7 @@ impl Backend for KylinNode {
 
 impl KylinNode {
     /// Answers `request`, and counts it until the answer's body has ended.
-    pub(super) async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, NoAnswer> {
+    pub(crate) async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, NoAnswer> {
         let path = normalise(request.uri().path());
         let fault = self.faults().strike(path.as_deref().unwrap_or(""));
         if fault == Some(Fault::Unreachable) {

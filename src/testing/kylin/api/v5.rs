@@ -3,14 +3,14 @@
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
-use super::access::Access;
-use super::call::Call;
-use super::catalog;
-use super::path::Params;
-use super::query::{self, Ask, Refusal};
-use super::response::{self, Answer, Failure};
+use crate::testing::kylin::api::access::Access;
+use crate::testing::kylin::api::call::Call;
+use crate::testing::kylin::api::catalog;
+use crate::testing::kylin::api::path::Params;
+use crate::testing::kylin::api::query::{self, Ask, Refusal};
+use crate::testing::kylin::api::response::{self, Answer, Failure};
 
-pub(super) fn access(path: &str) -> Access {
+pub(crate) fn access(path: &str) -> Access {
     let open = matches!(path, "health" | "prometheus" | "admin/public_config" | "admin/version")
         || path == "epoch/maintenance_mode"
         || path.split('/').any(|segment| segment.starts_with("cache"));
@@ -20,7 +20,7 @@ pub(super) fn access(path: &str) -> Access {
     if path.starts_with("admin") { Access::Admin } else { Access::SignedIn }
 }
 
-pub(super) async fn route(call: &Call, method: &str, segments: &[&str]) -> Option<Answer> {
+pub(crate) async fn route(call: &Call, method: &str, segments: &[&str]) -> Option<Answer> {
     Some(match (method, segments) {
         ("POST", ["query"] | ["query", "prestate"]) => match demand_user_agent(call) {
             Ok(()) => query::answer(call).await,
@@ -45,7 +45,7 @@ pub(super) async fn route(call: &Call, method: &str, segments: &[&str]) -> Optio
 }
 
 /// A query that fails is an HTTP 200 with `isException`; only what is thrown before it begins is an HTTP error.
-pub(super) async fn query(call: &Call, ask: Ask) -> Answer {
+pub(crate) async fn query(call: &Call, ask: Ask) -> Answer {
     let ran = match query::run(call, ask).await {
         Ok(ran) => ran,
         Err(Refusal::Failed(message)) => return exception(call, &message),
@@ -65,7 +65,7 @@ pub(super) async fn query(call: &Call, ask: Ask) -> Answer {
 }
 
 /// The error of a query outside of `POST /query`.
-pub(super) fn failure(refusal: Refusal) -> Failure {
+pub(crate) fn failure(refusal: Refusal) -> Failure {
     match refusal {
         Refusal::JobMode => Failure::internal("Query is not available on a job node.").with_code("KE-040023202"),
         Refusal::TooMany => Failure::internal(TOO_MANY),
@@ -94,7 +94,7 @@ fn result(call: &Call) -> Value {
         "hitExceptionCache": false,
         "storageCacheUsed": false,
         "storageCacheType": null,
-        "queryId": super::sessions::uuid(),
+        "queryId": crate::testing::kylin::data::sessions::uuid(),
         "server": format!("{}:7070", call.node.name()),
         "engineType": "NATIVE",
         "isException": false,

@@ -3,17 +3,17 @@
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
-use super::call::Call;
-use super::metastore::Job;
-use super::response::{Answer, Failure};
-use super::sessions::uuid;
+use crate::testing::kylin::api::call::Call;
+use crate::testing::kylin::api::response::{Answer, Failure};
+use crate::testing::kylin::data::metastore::Job;
+use crate::testing::kylin::data::sessions::uuid;
 
 const CUBE: &str = "kylin_sales_cube";
 const MODEL: &str = "kylin_sales_model";
 const LAST_MODIFIED: u64 = 1_600_000_000_000;
 
 /// Every project, with the uuid by which nodes of different metastores can be told apart.
-pub(super) fn projects(call: &Call) -> Answer {
+pub(crate) fn projects(call: &Call) -> Answer {
     let projects = call.metastore()?.projects().into_iter().map(|project| {
         json!({
             "uuid": project.uuid,
@@ -29,7 +29,7 @@ pub(super) fn projects(call: &Call) -> Answer {
 }
 
 /// One table, enough for a SQL client to show something.
-pub(super) fn tables_and_columns(call: &Call) -> Answer {
+pub(crate) fn tables_and_columns(call: &Call) -> Answer {
     let metastore = call.metastore()?;
     let project = call.params.value("project").unwrap_or("");
     if !metastore.has_project(project) {
@@ -50,7 +50,7 @@ pub(super) fn tables_and_columns(call: &Call) -> Answer {
     }]))
 }
 
-pub(super) fn cubes(call: &Call) -> Answer {
+pub(crate) fn cubes(call: &Call) -> Answer {
     call.metastore()?;
     let cube = json!({
         "uuid": "2fbca32a-a33e-4b69-83dd-0bb8b1f8c53b", "name": CUBE, "project": "learn_kylin", "model": MODEL,
@@ -59,7 +59,7 @@ pub(super) fn cubes(call: &Call) -> Answer {
     call.list("cubes", vec![cube])
 }
 
-pub(super) fn models(call: &Call) -> Answer {
+pub(crate) fn models(call: &Call) -> Answer {
     call.metastore()?;
     let model = json!({
         "uuid": "0928468a-9fab-4185-9a14-6f2e7c74823f", "name": MODEL, "fact_table": "DEFAULT.KYLIN_SALES",
@@ -68,23 +68,23 @@ pub(super) fn models(call: &Call) -> Answer {
     call.list("models", vec![model])
 }
 
-pub(super) fn jobs(call: &Call) -> Answer {
+pub(crate) fn jobs(call: &Call) -> Answer {
     call.list("jobs", call.metastore()?.jobs().iter().map(job).collect())
 }
 
 /// `PUT /cubes/{cube}/build`: each call is one more job, although the method is PUT.
-pub(super) fn build(call: &Call, target: &str) -> Answer {
+pub(crate) fn build(call: &Call, target: &str) -> Answer {
     let submitted = submit(call, target)?;
     call.value(job(&submitted))
 }
 
 /// `POST /models/{model}/segments` of Kylin 5.
-pub(super) fn build_model(call: &Call, target: &str) -> Answer {
+pub(crate) fn build_model(call: &Call, target: &str) -> Answer {
     let submitted = submit(call, target)?;
     call.value(json!({"jobs": [{"job_id": submitted.id, "job_name": "INC_BUILD"}]}))
 }
 
-pub(super) fn saved_queries(call: &Call) -> Answer {
+pub(crate) fn saved_queries(call: &Call) -> Answer {
     let saved = call.metastore()?.saved_queries(call.user_name()).into_iter().map(|saved| {
         json!({
             "id": saved.id,
@@ -98,12 +98,12 @@ pub(super) fn saved_queries(call: &Call) -> Answer {
 }
 
 /// Appends: the same twice is two saved queries.
-pub(super) fn save_query(call: &Call) -> Answer {
+pub(crate) fn save_query(call: &Call) -> Answer {
     call.metastore()?.save_query(call.user_name(), call.json()?);
     call.value(Value::Null)
 }
 
-pub(super) fn delete_query(call: &Call, id: &str) -> Answer {
+pub(crate) fn delete_query(call: &Call, id: &str) -> Answer {
     call.metastore()?.delete_query(call.user_name(), id);
     call.value(Value::Null)
 }
@@ -126,7 +126,7 @@ fn submit(call: &Call, target: &str) -> Result<Job, Failure> {
     Ok(submitted)
 }
 
-pub(super) fn request_id(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn request_id(headers: &HeaderMap) -> Option<&str> {
     headers.get("x-request-id").and_then(|id| id.to_str().ok())
 }
 

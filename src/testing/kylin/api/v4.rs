@@ -2,15 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::access::Access;
-use super::call::Call;
-use super::query::{self, Ask, Refusal};
-use super::response::{Answer, Failure};
-use super::settings::Mode;
-use super::{admin, response};
+use crate::testing::kylin::api::access::Access;
+use crate::testing::kylin::api::admin;
+use crate::testing::kylin::api::call::Call;
+use crate::testing::kylin::api::query::{self, Ask, Refusal};
+use crate::testing::kylin::api::response;
+use crate::testing::kylin::api::response::{Answer, Failure};
+use crate::testing::kylin::settings::Mode;
 
 /// `kylinSecurity.xml` of 3.1.3, as far as the node has the paths.
-pub(super) fn access(path: &str) -> Access {
+pub(crate) fn access(path: &str) -> Access {
     let open = path.starts_with("user/authentication")
         || path.ends_with("/metrics")
         || path.split('/').any(|segment| segment.starts_with("cache"))
@@ -26,7 +27,7 @@ pub(super) fn access(path: &str) -> Access {
     Access::SignedIn
 }
 
-pub(super) async fn route(call: &Call, method: &str, segments: &[&str]) -> Option<Answer> {
+pub(crate) async fn route(call: &Call, method: &str, segments: &[&str]) -> Option<Answer> {
     Some(match (method, segments) {
         ("POST", ["query"] | ["query", "prestate"]) => query::answer(call).await,
         ("GET", ["query", "runningQueries"]) => running(call),
@@ -41,7 +42,7 @@ pub(super) async fn route(call: &Call, method: &str, segments: &[&str]) -> Optio
     })
 }
 
-pub(super) async fn query(call: &Call, ask: Ask) -> Answer {
+pub(crate) async fn query(call: &Call, ask: Ask) -> Answer {
     let ran = query::run(call, ask).await.map_err(failure)?;
     let millis = u64::try_from(ran.duration.as_millis()).unwrap_or(u64::MAX);
     Ok(ran.json(|columns, rows| {
@@ -65,7 +66,7 @@ pub(super) async fn query(call: &Call, ask: Ask) -> Answer {
 }
 
 /// A typo in the SQL is an HTTP 500; what was refused unexecuted is a 400.
-pub(super) fn failure(refusal: Refusal) -> Failure {
+pub(crate) fn failure(refusal: Refusal) -> Failure {
     match refusal {
         Refusal::JobMode => Failure::refused(format!("Query is not allowed in '{}' mode.", Mode::Job.as_str())),
         Refusal::TooMany => Failure::refused("Too many concurrent query requests."),

@@ -5,7 +5,7 @@
 
 /// The path that Tomcat would serve, or `None` where it answers 400: a broken escape, an escaped slash or backslash or
 /// NUL, a path that climbs above the root.
-pub(super) fn normalise(raw: &str) -> Option<String> {
+pub(crate) fn normalise(raw: &str) -> Option<String> {
     // Parameters are cut off before decoding, as in CoyoteAdapter.parsePathParameters: `%3B` is a character of a name.
     let bare: Vec<&str> = raw.split('/').map(|segment| segment.split(';').next().unwrap_or("")).collect();
     let mut kept: Vec<String> = Vec::with_capacity(bare.len());
@@ -33,10 +33,10 @@ pub(super) fn normalise(raw: &str) -> Option<String> {
 
 /// The parameters of a query string or of a form.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Params(Vec<(String, String)>);
+pub(crate) struct Params(Vec<(String, String)>);
 
 impl Params {
-    pub(super) fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let pairs = text.split('&').filter(|pair| !pair.is_empty());
         Params(
             pairs
@@ -48,7 +48,7 @@ impl Params {
         )
     }
 
-    pub(super) fn value(&self, name: &str) -> Option<&str> {
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }

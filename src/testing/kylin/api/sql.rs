@@ -2,18 +2,18 @@
 
 /// What a test may ask of the node inside a query's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Markers {
+pub(crate) struct Markers {
     /// `sleep_ms(n)`: the query runs that long.
-    pub(super) sleep_ms: u64,
+    pub(crate) sleep_ms: u64,
     /// `repeat_bytes(n)`: the second cell of the result holds that many bytes, announced with a `Content-Length`.
-    pub(super) repeat_bytes: Option<u64>,
+    pub(crate) repeat_bytes: Option<u64>,
     /// `repeat_bytes_chunked(n)`: the same with no length announced.
-    pub(super) repeat_bytes_chunked: Option<u64>,
+    pub(crate) repeat_bytes_chunked: Option<u64>,
     /// The words `SYNTAX ERROR`: the query fails.
-    pub(super) fails: bool,
+    pub(crate) fails: bool,
 }
 
-pub(super) fn markers(sql: &str) -> Markers {
+pub(crate) fn markers(sql: &str) -> Markers {
     Markers {
         sleep_ms: argument(sql, "sleep_ms(").unwrap_or(0),
         repeat_bytes: argument(sql, "repeat_bytes("),
@@ -23,7 +23,7 @@ pub(super) fn markers(sql: &str) -> Markers {
 }
 
 /// True for SELECT, WITH and EXPLAIN, after comments and opening parentheses.
-pub(super) fn reads(sql: &str) -> bool {
+pub(crate) fn reads(sql: &str) -> bool {
     let mut rest = sql;
     loop {
         rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == '(');

@@ -8,23 +8,23 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::stats::Counts;
+use crate::testing::kylin::data::stats::Counts;
 
 #[derive(Default)]
-pub(super) struct Running(Mutex<Vec<Arc<RunningQuery>>>);
+pub(crate) struct Running(Mutex<Vec<Arc<RunningQuery>>>);
 
-pub(super) struct RunningQuery {
-    pub(super) id: String,
+pub(crate) struct RunningQuery {
+    pub(crate) id: String,
     /// What a Kylin 5 client may name instead of the id to stop its own query.
-    pub(super) stop_id: Option<String>,
-    pub(super) sql: String,
-    pub(super) project: String,
-    pub(super) user: String,
+    pub(crate) stop_id: Option<String>,
+    pub(crate) sql: String,
+    pub(crate) project: String,
+    pub(crate) user: String,
     stopped: Notify,
 }
 
 /// A query's place among the running ones, until it is dropped.
-pub(super) struct Slot {
+pub(crate) struct Slot {
     query: Arc<RunningQuery>,
     running: Arc<Running>,
     counts: Arc<Counts>,
@@ -32,7 +32,7 @@ pub(super) struct Slot {
 
 impl Running {
     /// Enters `query` unless `limit` queries (0: any number) run already.
-    pub(super) fn enter(self: &Arc<Self>, query: RunningQuery, limit: usize, counts: &Arc<Counts>) -> Option<Slot> {
+    pub(crate) fn enter(self: &Arc<Self>, query: RunningQuery, limit: usize, counts: &Arc<Counts>) -> Option<Slot> {
         let query = Arc::new(query);
         let mut queries = self.0.lock();
         if limit > 0 && queries.len() >= limit {
@@ -44,12 +44,12 @@ impl Running {
         Some(Slot { query, running: self.clone(), counts: counts.clone() })
     }
 
-    pub(super) fn list(&self) -> Vec<Arc<RunningQuery>> {
+    pub(crate) fn list(&self) -> Vec<Arc<RunningQuery>> {
         self.0.lock().clone()
     }
 
     /// Asks the query `id` to stop; nothing happens when there is none.
-    pub(super) fn stop(&self, id: &str) {
+    pub(crate) fn stop(&self, id: &str) {
         for query in self.0.lock().iter().filter(|query| query.id == id || query.stop_id.as_deref() == Some(id)) {
             query.stopped.notify_one();
         }
@@ -57,14 +57,14 @@ impl Running {
 }
 
 impl RunningQuery {
-    pub(super) fn new(id: String, stop_id: Option<String>, sql: String, project: String, user: String) -> Self {
+    pub(crate) fn new(id: String, stop_id: Option<String>, sql: String, project: String, user: String) -> Self {
         RunningQuery { id, stop_id, sql, project, user, stopped: Notify::new() }
     }
 }
 
 impl Slot {
     /// Returns when somebody asked this query to stop.
-    pub(super) async fn stopped(&self) {
+    pub(crate) async fn stopped(&self) {
         self.query.stopped.notified().await;
         self.counts.add(|stats| stats.stopped += 1);
     }
