@@ -1,4 +1,4 @@
-//! A backend whose answers are written down beforehand, for tests of what stands above a backend.
+//! A backend with scripted responses, for tests of the code above a backend.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
 
-type Answer = Result<Response<Body>, SendError>;
-type AnswerFuture = Pin<Box<dyn Future<Output = Answer> + Send>>;
+type ScriptedResult = Result<Response<Body>, SendError>;
+type ScriptedFuture = Pin<Box<dyn Future<Output = ScriptedResult> + Send>>;
 
-/// A [`Backend`] that answers by script and counts its calls. Clones share script and count.
+/// A [`Backend`] that follows a script and counts its calls. Clones share the script and the count.
 ///
 /// ```
 /// use http::{Request, StatusCode};
@@ -24,7 +24,7 @@ type AnswerFuture = Pin<Box<dyn Future<Output = Answer> + Send>>;
 /// use kylin_lb::Body;
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// let backend = Scripted::steps([Step::Fail(SendErrorKind::Broken), Step::Answer(StatusCode::OK, "hello")]);
+/// let backend = Scripted::steps([Step::Fail(SendErrorKind::Broken), Step::Respond(StatusCode::OK, "hello")]);
 /// assert_eq!(backend.send(Request::default()).await.unwrap_err().kind(), SendErrorKind::Broken);
 /// assert_eq!(backend.send(Request::default()).await.unwrap().status(), StatusCode::OK);
 /// assert_eq!(backend.calls(), 2);
@@ -32,71 +32,71 @@ type AnswerFuture = Pin<Box<dyn Future<Output = Answer> + Send>>;
 /// ```
 #[derive(Clone)]
 pub struct Scripted {
-    script: Arc<dyn Fn(Request<Body>) -> AnswerFuture + Send + Sync>,
+    script: Arc<dyn Fn(Request<Body>) -> ScriptedFuture + Send + Sync>,
     calls: Arc<AtomicUsize>,
 }
 
-/// One line of a script.
+/// One step of a script.
 #[derive(Debug, Clone, Copy)]
 pub enum Step {
-    /// This status and body.
-    Answer(StatusCode, &'static str),
-    /// No answer. The request comes back inside the error where the phase says that nothing was sent.
+    /// Responds with this status and body.
+    Respond(StatusCode, &'static str),
+    /// Fails. The error holds the request if its kind means that nothing was sent.
     Fail(SendErrorKind),
 }
 
 impl Scripted {
-    /// Answers each request with what `answer` makes of it.
-    pub fn new<F, A>(answer: F) -> Self
+    /// Responds to each request with the result of `respond`.
+    pub fn new<F, R>(respond: F) -> Self
     where
-        F: Fn(Request<Body>) -> A + Send + Sync + 'static,
-        A: Future<Output = Answer> + Send + 'static,
+        F: Fn(Request<Body>) -> R + Send + Sync + 'static,
+        R: Future<Output = ScriptedResult> + Send + 'static,
     {
-        Scripted { script: Arc::new(move |request| Box::pin(answer(request))), calls: Arc::default() }
+        Scripted { script: Arc::new(move |request| Box::pin(respond(request))), calls: Arc::default() }
     }
 
-    /// Answers with each of `steps` in turn, then with the last one for ever; with 200 and no body when there are none.
+    /// Follows `steps` in order, then repeats the last one. Without steps it responds with 200 and no body.
     pub fn steps(steps: impl IntoIterator<Item = Step>) -> Self {
         let steps = Mutex::new(steps.into_iter().collect::<VecDeque<_>>());
         Scripted::new(move |request| {
             let mut steps = steps.lock();
             let step = if steps.len() > 1 { steps.pop_front() } else { steps.front().copied() };
-            std::future::ready(step.unwrap_or(Step::Answer(StatusCode::OK, "")).play(request))
+            std::future::ready(step.unwrap_or(Step::Respond(StatusCode::OK, "")).play(request))
         })
     }
 
-    /// Always answers with `status` and `body`.
-    pub fn answering(status: StatusCode, body: &'static str) -> Self {
-        Scripted::steps([Step::Answer(status, body)])
+    /// Always responds with `status` and `body`.
+    pub fn responding(status: StatusCode, body: &'static str) -> Self {
+        Scripted::steps([Step::Respond(status, body)])
     }
 
-    /// Always fails in `phase`.
-    pub fn failing(phase: SendErrorKind) -> Self {
-        Scripted::steps([Step::Fail(phase)])
+    /// Always fails with this `kind`.
+    pub fn failing(kind: SendErrorKind) -> Self {
+        Scripted::steps([Step::Fail(kind)])
     }
 
-    /// How many requests were sent here, answered or not.
+    /// Returns the number of requests that were sent to this backend.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 }
 
 impl Step {
-    fn play(self, request: Request<Body>) -> Answer {
+    fn play(self, request: Request<Body>) -> ScriptedResult {
         match self {
-            Step::Answer(status, body) => {
+            Step::Respond(status, body) => {
                 let mut response = Response::new(Body::from(body));
                 *response.status_mut() = status;
                 Ok(response)
             }
-            Step::Fail(phase) if phase.is_unsent() => Err(SendError::new(phase, "scripted").with_request(request)),
-            Step::Fail(phase) => Err(SendError::new(phase, "scripted")),
+            Step::Fail(kind) if kind.is_unsent() => Err(SendError::new(kind, "scripted").with_request(request)),
+            Step::Fail(kind) => Err(SendError::new(kind, "scripted")),
         }
     }
 }
 
 impl Backend for Scripted {
-    fn send(&self, request: Request<Body>) -> impl Future<Output = Answer> + Send {
+    fn send(&self, request: Request<Body>) -> impl Future<Output = ScriptedResult> + Send {
         self.calls.fetch_add(1, Ordering::SeqCst);
         (self.script)(request)
     }
@@ -113,11 +113,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn steps_are_played_in_order_and_the_last_one_stays() {
-        let backend = Scripted::steps([Step::Fail(SendErrorKind::Connect), Step::Answer(StatusCode::ACCEPTED, "x")]);
+    async fn steps_are_followed_in_order_and_the_last_one_repeats() {
+        let backend = Scripted::steps([Step::Fail(SendErrorKind::Connect), Step::Respond(StatusCode::ACCEPTED, "x")]);
         let mut refused = backend.send(Request::new(Body::from("kept"))).await.unwrap_err();
         assert_eq!(refused.kind(), SendErrorKind::Connect);
-        assert!(refused.take_request().is_some(), "what was not sent comes back");
+        assert!(refused.take_request().is_some(), "an unsent request comes back");
         for _ in 0..2 {
             assert_eq!(backend.send(Request::default()).await.unwrap().status(), StatusCode::ACCEPTED);
         }

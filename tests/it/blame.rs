@@ -29,7 +29,7 @@ fn request(method: &str) -> Request<Body> {
 /// Kylin 2 to 4 respond with 500 to every SQL error, which must not eject nodes.
 #[tokio::test]
 async fn a_response_that_the_client_gets_is_a_success_whatever_its_status() {
-    let error = || Scripted::answering(StatusCode::INTERNAL_SERVER_ERROR, "{\"msg\":\"syntax error\"}");
+    let error = || Scripted::responding(StatusCode::INTERNAL_SERVER_ERROR, "{\"msg\":\"syntax error\"}");
     let cluster = scripted([error(), error()]);
     let retry = RetryPolicy::default().on_status(StatusCode::INTERNAL_SERVER_ERROR);
     let proxy = Proxy::plain(cluster.clone()).retry(retry).build().unwrap();
@@ -53,7 +53,7 @@ async fn failures_of_a_single_endpoint_are_forgotten_when_another_is_added() {
     for _ in 0..5 {
         assert_eq!(proxy.forward(CLIENT, request("GET")).await.status(), StatusCode::BAD_GATEWAY);
     }
-    cluster.add(Endpoint::new("1", Scripted::answering(StatusCode::OK, "")).unwrap()).unwrap();
+    cluster.add(Endpoint::new("1", Scripted::responding(StatusCode::OK, "")).unwrap()).unwrap();
     let first = &cluster.status().endpoints[0];
     assert_eq!((first.failed, first.fails, first.ejected), (5, 0, false));
 }

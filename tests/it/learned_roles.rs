@@ -160,7 +160,7 @@ fn listing(list: &'static str, id: &str) -> (Cluster<Scripted>, DiscoveryHandle)
     let handle = discovery::watch_with(
         &cluster,
         source,
-        |found| found.endpoint(Scripted::answering(StatusCode::OK, "")),
+        |found| found.endpoint(Scripted::responding(StatusCode::OK, "")),
         quick(),
     );
     (cluster, handle)

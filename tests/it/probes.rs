@@ -125,7 +125,7 @@ async fn a_probe_reports_why_it_failed() {
 async fn a_server_with_a_page_for_every_path_is_no_kylin() {
     let page = "<!doctype html><html><title>kylin.version</title></html>";
     for status in [StatusCode::OK, StatusCode::NOT_FOUND] {
-        assert_ne!(first(Scripted::answering(status, page), Probe::kylin_version()).await, HEALTHY);
+        assert_ne!(first(Scripted::responding(status, page), Probe::kylin_version()).await, HEALTHY);
     }
     let huge = Scripted::new(|_| async { Ok(Response::new(Body::from(" ".repeat(70_000) + "true"))) });
     assert_eq!(
@@ -327,7 +327,7 @@ async fn a_backend_that_panics_does_not_end_the_probing() {
 async fn a_kept_connection_that_ends_during_a_probe_is_no_failure() {
     let node = Scripted::steps([
         Step::Fail(SendErrorKind::Stale),
-        Step::Answer(StatusCode::OK, ""),
+        Step::Respond(StatusCode::OK, ""),
         Step::Fail(SendErrorKind::Limit),
     ]);
     let cluster = of([node.clone()]);

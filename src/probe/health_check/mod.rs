@@ -24,7 +24,7 @@ use crate::health::{InvalidSetting, Thresholds};
 /// # use kylin_lb::{Cluster, Endpoint};
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
-/// # let node = Scripted::answering(http::StatusCode::OK, "");
+/// # let node = Scripted::responding(http::StatusCode::OK, "");
 /// let cluster = Cluster::builder().endpoint(Endpoint::new("q1", node)?).build()?;
 /// let checker = HealthCheck::new(Probe::kylin_version()).interval(Duration::from_secs(5)).start(&cluster)?;
 /// // Probing ends, and its results are forgotten, when this is dropped.

@@ -91,7 +91,7 @@ pub(crate) async fn run(call: &Call, ask: Ask) -> Result<Ran, Refusal> {
     let id = ask.id.unwrap_or_else(uuid);
     let user = call.user_name().to_owned();
     let query = RunningQuery::new(id.clone(), ask.stop_id, ask.sql.clone(), ask.project, user);
-    let slot = inner.running.enter(query, inner.faults.concurrent_queries(), &inner.counts).ok_or(Refusal::TooMany)?;
+    let slot = inner.running.start(query, inner.faults.concurrent_queries(), &inner.counts).ok_or(Refusal::TooMany)?;
     inner.counts.ran_sql(&ask.sql);
 
     let markers = sql::markers(&ask.sql);

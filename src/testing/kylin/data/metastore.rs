@@ -1,8 +1,7 @@
-//! What the nodes of one cluster share.
+//! The data that the nodes of one cluster share.
 //!
-//! A Kylin node keeps nothing of its own but caches, running queries and sessions: users, projects, saved queries and
-//! jobs are in the metastore. Giving several nodes one [`Metastore`] makes them one cluster; the list of jobs in it is
-//! where a test sees whether a build was executed twice.
+//! A Kylin node has only caches, running queries and sessions of its own. Users, projects, saved queries and jobs are in
+//! the metastore. Nodes with one [`Metastore`] are one cluster. Its list of jobs shows whether a build was executed twice.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,19 +10,19 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use crate::testing::kylin::Inner;
+use crate::testing::kylin::NodeData;
 use crate::testing::kylin::data::running::Running;
 use crate::testing::kylin::data::sessions::{Sessions, uuid};
 use crate::testing::kylin::settings::Mode;
 
-/// The URL whose identity hashes to [`COOKIE`]: the vector that Kylin's own test uses.
+/// The URL whose identity hashes to [`COOKIE`]: the test vector of Kylin's test.
 const URL: &str = "test_docker@jdbc,driverClassName=com.mysql.jdbc.Driver,\
                    url=jdbc:mysql://mysql:3306/kylin?useSSL=false,username=kylin,password=metastore-secret";
 const COOKIE: &str = "ce8a5bd5b23fe84d1894dce1bd9399364ba5af3c7a25f025442c92244c729804";
 
-/// The shared state of a cluster of [`KylinNode`](super::KylinNode)s. Clones are handles to the same one.
+/// The shared data of a cluster of [`KylinNode`](crate::testing::KylinNode)s. Clones refer to one metastore.
 ///
-/// It begins with the users `ADMIN` (password `KYLIN`, an administrator) and `ANALYST` (password `ANALYST`), and the
+/// It starts with the users `ADMIN` (password `KYLIN`, an administrator) and `ANALYST` (password `ANALYST`), and the
 /// project `learn_kylin` with a random uuid.
 #[derive(Clone)]
 pub struct Metastore {
@@ -31,19 +30,19 @@ pub struct Metastore {
 }
 
 struct Shared {
-    state: Mutex<State>,
+    tables: Mutex<Tables>,
     sessions: Sessions,
     down: AtomicBool,
 }
 
-struct State {
+struct Tables {
     url: String,
     cookie: String,
     users: Vec<User>,
     projects: Vec<Project>,
     jobs: Vec<Job>,
     saved: Vec<SavedQuery>,
-    servers: Vec<(SocketAddr, Weak<Inner>)>,
+    servers: Vec<(SocketAddr, Weak<NodeData>)>,
     running: Vec<Weak<Running>>,
 }
 
@@ -66,23 +65,23 @@ impl User {
 pub struct Project {
     /// The name that queries give.
     pub name: String,
-    /// The same on every node of the metastore, another in every other metastore.
+    /// The id, which differs in every other metastore.
     pub uuid: String,
 }
 
-/// One build that was submitted.
+/// A submitted build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Job {
     /// The job's id.
     pub id: String,
-    /// The cube (2.x-4.x) or model (5.x) that was to be built.
+    /// The cube (2.x-4.x) or model (5.x) to build.
     pub target: String,
-    /// The name of the node that took it.
+    /// The name of the node that accepted it.
     pub node: String,
-    /// Who submitted it.
+    /// The user who submitted it.
     pub submitter: String,
-    /// The header `x-request-id` of the request, where it had one.
+    /// The header `x-request-id` of the request, if any.
     pub request_id: Option<String>,
 }
 
@@ -94,9 +93,9 @@ pub(crate) struct SavedQuery {
 }
 
 impl Metastore {
-    /// A metastore with the default users and project.
+    /// Returns a metastore with the default users and project.
     pub fn new() -> Self {
-        let state = State {
+        let tables = Tables {
             url: URL.to_owned(),
             cookie: COOKIE.to_owned(),
             users: vec![User::new("ADMIN", "KYLIN", true), User::new("ANALYST", "ANALYST", false)],
@@ -107,7 +106,7 @@ impl Metastore {
             running: Vec::new(),
         };
         Metastore {
-            shared: Arc::new(Shared { state: Mutex::new(state), sessions: Sessions::default(), down: false.into() }),
+            shared: Arc::new(Shared { tables: Mutex::new(tables), sessions: Sessions::default(), down: false.into() }),
         }
     }
 
@@ -115,58 +114,59 @@ impl Metastore {
     /// of the URL's identity. The default is the pair of Kylin's own unit test.
     #[must_use]
     pub fn identity(self, url: &str, cookie: &str) -> Self {
-        let mut state = self.shared.state.lock();
-        (state.url, state.cookie) = (url.to_owned(), cookie.to_owned());
-        drop(state);
+        let mut tables = self.shared.tables.lock();
+        (tables.url, tables.cookie) = (url.to_owned(), cookie.to_owned());
+        drop(tables);
         self
     }
 
     /// Adds a user, or replaces the one of that name.
     #[must_use]
     pub fn user(self, name: &str, password: &str, admin: bool) -> Self {
-        let mut state = self.shared.state.lock();
-        state.users.retain(|user| !user.name.eq_ignore_ascii_case(name));
-        state.users.push(User::new(name, password, admin));
-        drop(state);
+        let mut tables = self.shared.tables.lock();
+        tables.users.retain(|user| !user.name.eq_ignore_ascii_case(name));
+        tables.users.push(User::new(name, password, admin));
+        drop(tables);
         self
     }
 
     /// Adds a project.
     #[must_use]
     pub fn project(self, name: &str) -> Self {
-        self.shared.state.lock().projects.push(Project { name: name.to_owned(), uuid: uuid() });
+        self.shared.tables.lock().projects.push(Project { name: name.to_owned(), uuid: uuid() });
         self
     }
 
-    /// The projects.
+    /// Returns the projects.
     pub fn projects(&self) -> Vec<Project> {
-        self.shared.state.lock().projects.clone()
+        self.shared.tables.lock().projects.clone()
     }
 
-    /// Every build that was submitted, in order, by whichever node.
+    /// Returns every submitted build of all nodes, in order.
     pub fn jobs(&self) -> Vec<Job> {
-        self.shared.state.lock().jobs.clone()
+        self.shared.tables.lock().jobs.clone()
     }
 
-    /// How many builds of `target` were submitted. More than one for one admin_state is a build executed twice.
+    /// Returns the number of submitted builds of `target`. More than one for one request is a build executed twice.
     pub fn builds_of(&self, target: &str) -> usize {
-        self.shared.state.lock().jobs.iter().filter(|job| job.target == target).count()
+        self.shared.tables.lock().jobs.iter().filter(|job| job.target == target).count()
     }
 
-    /// Makes the metastore unreachable for all its nodes, or reachable again. While it is down, metadata calls and
-    /// everything that has to check a password answer 500 with a Kylin error, and Kylin 5's health is DOWN; queries of
-    /// a session that exists go on.
+    /// Makes the metastore unreachable for all its nodes, or reachable again.
+    ///
+    /// While it is down, metadata calls and password checks return 500 with a Kylin error, and Kylin 5's health is DOWN.
+    /// Queries of an existing session still work.
     pub fn set_down(&self, down: bool) {
         self.shared.down.store(down, Ordering::SeqCst);
     }
 
-    /// True while it is unreachable.
+    /// Returns whether the metastore is unreachable.
     pub fn is_down(&self) -> bool {
         self.shared.down.load(Ordering::SeqCst)
     }
 
-    /// Has the nodes write what they have left unwritten of shared sessions, see
-    /// [`KylinNode::writes_sessions_late`](super::KylinNode::writes_sessions_late).
+    /// Makes the nodes write the placeholders of shared sessions, see
+    /// [`KylinNode::writes_sessions_late`](crate::testing::KylinNode::writes_sessions_late).
     pub fn write_sessions(&self) {
         self.shared.sessions.write_all();
     }
@@ -176,66 +176,66 @@ impl Metastore {
     }
 
     pub(crate) fn url(&self) -> String {
-        self.shared.state.lock().url.clone()
+        self.shared.tables.lock().url.clone()
     }
 
     pub(crate) fn cookie(&self) -> String {
-        self.shared.state.lock().cookie.clone()
+        self.shared.tables.lock().cookie.clone()
     }
 
-    /// Kylin's user names do not tell case apart.
+    /// Returns the user with this password. Kylin compares user names without case.
     pub(crate) fn check_password(&self, name: &str, password: &str) -> Option<User> {
-        let state = self.shared.state.lock();
-        state.users.iter().find(|user| user.name.eq_ignore_ascii_case(name) && *user.password == *password).cloned()
+        let tables = self.shared.tables.lock();
+        tables.users.iter().find(|user| user.name.eq_ignore_ascii_case(name) && *user.password == *password).cloned()
     }
 
     pub(crate) fn has_project(&self, name: &str) -> bool {
-        self.shared.state.lock().projects.iter().any(|project| project.name.eq_ignore_ascii_case(name))
+        self.shared.tables.lock().projects.iter().any(|project| project.name.eq_ignore_ascii_case(name))
     }
 
     pub(crate) fn submit(&self, job: Job) {
-        self.shared.state.lock().jobs.push(job);
+        self.shared.tables.lock().jobs.push(job);
     }
 
     pub(crate) fn save_query(&self, owner: &str, query: serde_json::Value) {
         let saved = SavedQuery { id: uuid(), owner: owner.to_owned(), query };
-        self.shared.state.lock().saved.push(saved);
+        self.shared.tables.lock().saved.push(saved);
     }
 
     pub(crate) fn saved_queries(&self, owner: &str) -> Vec<SavedQuery> {
-        self.shared.state.lock().saved.iter().filter(|saved| saved.owner == owner).cloned().collect()
+        self.shared.tables.lock().saved.iter().filter(|saved| saved.owner == owner).cloned().collect()
     }
 
     pub(crate) fn delete_query(&self, owner: &str, id: &str) {
-        self.shared.state.lock().saved.retain(|saved| saved.owner != owner || saved.id != id);
+        self.shared.tables.lock().saved.retain(|saved| saved.owner != owner || saved.id != id);
     }
 
-    /// The nodes that listen, each with its role at this moment.
+    /// Returns the nodes that listen, each with its current role.
     pub(crate) fn servers(&self) -> Vec<(SocketAddr, Mode)> {
-        // A node's settings may be locked by somebody who waits for our state: never hold both.
-        let servers = self.shared.state.lock().servers.clone();
+        // Another thread may hold the lock of a node's settings and wait for the tables: never hold both.
+        let servers = self.shared.tables.lock().servers.clone();
         servers.iter().filter_map(|(addr, node)| Some((*addr, node.upgrade()?.settings.read().mode))).collect()
     }
 
-    pub(in crate::testing::kylin) fn register(&self, addr: SocketAddr, node: Weak<Inner>) {
-        let mut state = self.shared.state.lock();
-        state.servers.retain(|(known, _)| *known != addr);
-        state.servers.push((addr, node));
+    pub(in crate::testing::kylin) fn register(&self, addr: SocketAddr, node: Weak<NodeData>) {
+        let mut tables = self.shared.tables.lock();
+        tables.servers.retain(|(known, _)| *known != addr);
+        tables.servers.push((addr, node));
     }
 
     pub(crate) fn unregister(&self, addr: SocketAddr) {
-        self.shared.state.lock().servers.retain(|(known, _)| *known != addr);
+        self.shared.tables.lock().servers.retain(|(known, _)| *known != addr);
     }
 
     pub(crate) fn join(&self, running: &Arc<Running>) {
-        let mut state = self.shared.state.lock();
-        state.running.retain(|node| node.strong_count() > 0);
-        state.running.push(Arc::downgrade(running));
+        let mut tables = self.shared.tables.lock();
+        tables.running.retain(|node| node.strong_count() > 0);
+        tables.running.push(Arc::downgrade(running));
     }
 
-    /// Stops the query `id` on whichever node runs it.
+    /// Stops the query `id` on the node that runs it.
     pub(crate) fn stop_everywhere(&self, id: &str) {
-        let nodes: Vec<_> = self.shared.state.lock().running.iter().filter_map(Weak::upgrade).collect();
+        let nodes: Vec<_> = self.shared.tables.lock().running.iter().filter_map(Weak::upgrade).collect();
         for node in nodes {
             node.stop(id);
         }
@@ -249,12 +249,12 @@ impl Default for Metastore {
 }
 
 impl fmt::Debug for Metastore {
-    /// Leaves passwords and the URL, which has one inside, out.
+    /// Leaves out passwords, and the URL, which contains one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.shared.state.lock();
+        let tables = self.shared.tables.lock();
         f.debug_struct("Metastore")
-            .field("projects", &state.projects)
-            .field("jobs", &state.jobs.len())
+            .field("projects", &tables.projects)
+            .field("jobs", &tables.jobs.len())
             .field("down", &self.is_down())
             .finish_non_exhaustive()
     }

@@ -1,7 +1,6 @@
-//! The queries that run on one node at this moment.
+//! The running queries of one node.
 //!
-//! In Kylin 2.x-4.x this is a map in the memory of each node, which no other node knows: to list or stop queries through
-//! a front end, all nodes have to be asked.
+//! In Kylin 2.x-4.x this is a map in the memory of each node: to list or stop queries, all nodes have to be asked.
 
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ pub(crate) struct Running(Mutex<Vec<Arc<RunningQuery>>>);
 
 pub(crate) struct RunningQuery {
     pub(crate) id: String,
-    /// What a Kylin 5 client may name instead of the id to stop its own query.
+    /// The id that a client of Kylin 5 chooses to stop its own query.
     pub(crate) stop_id: Option<String>,
     pub(crate) sql: String,
     pub(crate) project: String,
@@ -23,16 +22,21 @@ pub(crate) struct RunningQuery {
     stopped: Notify,
 }
 
-/// A query's place among the running ones, until it is dropped.
-pub(crate) struct Slot {
+/// Removes its query from the running ones when it is dropped.
+pub(crate) struct RunningGuard {
     query: Arc<RunningQuery>,
     running: Arc<Running>,
     counts: Arc<Counts>,
 }
 
 impl Running {
-    /// Enters `query` unless `limit` queries (0: any number) run already.
-    pub(crate) fn enter(self: &Arc<Self>, query: RunningQuery, limit: usize, counts: &Arc<Counts>) -> Option<Slot> {
+    /// Adds `query`, unless `limit` queries run already. Zero is no limit.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        query: RunningQuery,
+        limit: usize,
+        counts: &Arc<Counts>,
+    ) -> Option<RunningGuard> {
         let query = Arc::new(query);
         let mut queries = self.0.lock();
         if limit > 0 && queries.len() >= limit {
@@ -41,14 +45,14 @@ impl Running {
         queries.push(query.clone());
         drop(queries);
         counts.add(|stats| stats.running += 1);
-        Some(Slot { query, running: self.clone(), counts: counts.clone() })
+        Some(RunningGuard { query, running: self.clone(), counts: counts.clone() })
     }
 
     pub(crate) fn list(&self) -> Vec<Arc<RunningQuery>> {
         self.0.lock().clone()
     }
 
-    /// Asks the query `id` to stop; nothing happens when there is none.
+    /// Stops the query `id`, if it runs on this node.
     pub(crate) fn stop(&self, id: &str) {
         for query in self.0.lock().iter().filter(|query| query.id == id || query.stop_id.as_deref() == Some(id)) {
             query.stopped.notify_one();
@@ -62,15 +66,15 @@ impl RunningQuery {
     }
 }
 
-impl Slot {
-    /// Returns when somebody asked this query to stop.
+impl RunningGuard {
+    /// Returns when this query is stopped.
     pub(crate) async fn stopped(&self) {
         self.query.stopped.notified().await;
         self.counts.add(|stats| stats.stopped += 1);
     }
 }
 
-impl Drop for Slot {
+impl Drop for RunningGuard {
     fn drop(&mut self) {
         self.running.0.lock().retain(|query| !Arc::ptr_eq(query, &self.query));
         self.counts.add(|stats| stats.running -= 1);

@@ -1,7 +1,7 @@
-//! Who is logged in: a table of sessions and the cookie that names one.
+//! A table of sessions, and the cookie that holds the id of one.
 //!
-//! By default a table belongs to one node, as in every Kylin without session sharing. That is what makes affinity
-//! necessary at all: another node answers 401 to the same cookie.
+//! By default a table belongs to one node, as in every Kylin without session sharing. This makes affinity necessary:
+//! another node returns 401 for the same cookie.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 
 use crate::testing::kylin::data::metastore::User;
 
-/// Clients without cookies leave a session behind with every request; the oldest make room.
-const SESSIONS: usize = 65_536;
+/// The number of sessions of a table. Clients without cookies create one with every request, and the oldest are removed.
+const MAX_SESSIONS: usize = 65_536;
 
 #[derive(Clone, Default)]
 pub(crate) struct Sessions(Arc<Mutex<Table>>);
@@ -24,15 +24,15 @@ pub(crate) struct Sessions(Arc<Mutex<Table>>);
 struct Table {
     users: AHashMap<String, User>,
     order: VecDeque<String>,
-    /// Sessions that are in a shared table by their id only, and the nodes that know more of them.
+    /// Sessions that are placeholders in a shared table, and the names of the nodes that have their content.
     unwritten: AHashMap<String, String>,
 }
 
 impl Sessions {
-    /// A new session of `user`; its id is returned.
+    /// Adds a session of `user`.
     pub(crate) fn open(&self, user: User, id: String) {
         let mut table = self.0.lock();
-        while table.users.len() >= SESSIONS {
+        while table.users.len() >= MAX_SESSIONS {
             let Some(oldest) = table.order.pop_front() else { break };
             table.users.remove(&oldest);
         }
@@ -44,14 +44,14 @@ impl Sessions {
         self.0.lock().users.get(id).cloned()
     }
 
-    /// Notes that only the node called `name` knows what is in the session.
+    /// Marks the session as a placeholder for all nodes but `name`.
     pub(crate) fn leave_unwritten(&self, id: &str, name: &str) {
         self.0.lock().unwritten.insert(id.to_owned(), name.to_owned());
     }
 
-    /// Is it a placeholder to the node called `name`?
+    /// Returns whether the session is a placeholder for the node `name`.
     pub(crate) fn is_unwritten_for(&self, id: &str, name: &str) -> bool {
-        self.0.lock().unwritten.get(id).is_some_and(|knows| knows != name)
+        self.0.lock().unwritten.get(id).is_some_and(|owner| owner != name)
     }
 
     pub(crate) fn write_all(&self) {
@@ -75,7 +75,7 @@ impl Sessions {
     }
 }
 
-/// How a dialect writes its session cookie.
+/// The session cookie of a version.
 #[derive(Debug, Clone)]
 pub(crate) enum Cookie {
     /// 2.x-4.x: `JSESSIONID`, the id itself as its value.
@@ -92,7 +92,7 @@ impl Cookie {
         }
     }
 
-    /// The ids that a request's cookies name: more than one when it carries the cookie more than once.
+    /// Returns the session ids in a request's cookies: more than one if it has the cookie more than once.
     pub(crate) fn ids(&self, headers: &HeaderMap) -> Vec<String> {
         let name = match self {
             Cookie::Tomcat => "JSESSIONID",
@@ -112,7 +112,7 @@ impl Cookie {
         }
     }
 
-    /// The `Set-Cookie` that hands `id` out.
+    /// Returns the `Set-Cookie` value for `id`.
     pub(crate) fn set(&self, id: &str) -> HeaderValue {
         let line = match self {
             Cookie::Tomcat => format!("JSESSIONID={id}; Path=/kylin; HttpOnly"),
@@ -123,12 +123,12 @@ impl Cookie {
         HeaderValue::try_from(line).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
-    /// What logging out sets. Kylin 5 deletes `JSESSIONID`, which is not its cookie.
+    /// The `Set-Cookie` value of a logout. Kylin 5 deletes `JSESSIONID`, which is not its cookie.
     pub(crate) const DELETE: HeaderValue =
         HeaderValue::from_static("JSESSIONID=; Max-Age=0; Expires=Thu, 01-Jan-1970 00:00:10 GMT; Path=/kylin");
 }
 
-/// A random UUID in its usual form.
+/// Returns a random UUID in its usual form.
 pub(crate) fn uuid() -> String {
     let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (4 << 76) | (2 << 62);
     let hex = format!("{bits:032x}");
@@ -144,18 +144,18 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_session_makes_room() {
+    fn the_oldest_session_is_removed() {
         let sessions = Sessions::default();
-        for i in 0..=SESSIONS {
+        for i in 0..=MAX_SESSIONS {
             sessions.open(user(), i.to_string());
         }
-        assert_eq!(sessions.count(), SESSIONS);
+        assert_eq!(sessions.count(), MAX_SESSIONS);
         assert!(sessions.user("0").is_none());
         assert!(sessions.user("1").is_some());
     }
 
     #[test]
-    fn a_cookie_is_found_among_others_and_read_back() {
+    fn a_cookie_is_read_back_among_others() {
         for cookie in [Cookie::Tomcat, Cookie::Spring { name: "ab".repeat(32) }] {
             let id = cookie.new_id();
             let set = cookie.set(&id).to_str().unwrap().to_owned();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_uuid_says_that_it_is_random() {
+    fn a_uuid_has_version_4() {
         let id = uuid();
         assert_eq!(id.len(), 36);
         assert_eq!(&id[14..15], "4");

@@ -1,4 +1,4 @@
-//! What a test can see of a node: counters, which requests reached it, and a way to wait for either without sleeping.
+//! The counters of a node, the requests that reached it, and a way to wait for them without sleeping.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,60 +12,60 @@ use tokio::sync::watch;
 
 use crate::body::OnEnd;
 
-/// How many request ids, and how many different SQL texts, a node remembers.
-const REMEMBERED: usize = 100_000;
-/// How long a test may wait before it is told that what it waits for does not come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The number of request ids, and of different SQL texts, that a node remembers.
+const MAX_REMEMBERED: usize = 100_000;
+/// The time after which a wait fails.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What has happened on a node since it was made. All are counts since then, but for `in_flight` and `open_connections`.
+/// The counters of a node since it was made. `in_flight`, `running` and `open_connections` are current values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Requests that reached the node, of any kind.
     pub requests: u64,
-    /// Requests whose answer has not ended yet.
+    /// Requests whose response has not ended yet.
     pub in_flight: u64,
-    /// Requests given up by the other side: the future, or the body of the answer, was dropped before it ended.
+    /// Requests that the client cancelled: the future or the body of the response was dropped before its end.
     pub cancelled: u64,
-    /// Queries that were executed, failing SQL and CSV exports included, refused ones not.
+    /// Executed queries, with failing SQL and CSV exports, without rejected ones.
     pub queries: u64,
-    /// Queries running at this moment.
+    /// Queries that run now.
     pub running: u64,
-    /// Queries that somebody has stopped.
+    /// Stopped queries.
     pub stopped: u64,
     /// Builds that this node submitted to the metastore.
     pub builds: u64,
-    /// Passwords checked and found right. Clients without cookies cause one with every request.
+    /// Successful password checks. A client without cookies causes one with every request.
     pub logins: u64,
-    /// Passwords checked and found wrong. Kylin 5 locks a user after three.
+    /// Failed password checks. Kylin 5 locks a user after three.
     pub wrong_passwords: u64,
-    /// Answers of 401.
+    /// Responses with status 401.
     pub unauthorized: u64,
-    /// Calls of `/kylin/api/cache`, which no client from outside should reach.
+    /// Calls of `/kylin/api/cache`, which no client may reach.
     pub cache_calls: u64,
-    /// Requests with the header `routed`, by which Kylin 5 nodes know requests of each other.
+    /// Requests with the header `routed`, which marks requests between nodes of Kylin 5.
     pub routed: u64,
-    /// Connections accepted.
+    /// Accepted connections.
     pub connections: u64,
-    /// Connections open at this moment.
+    /// Open connections.
     pub open_connections: u64,
 }
 
-/// What was waited for did not come in 30 s.
+/// The awaited event did not happen within 30 s.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct StillWaiting {
-    /// The counters at the end of the wait.
+pub struct WaitTimeout {
+    /// The counters at the timeout.
     pub stats: Stats,
 }
 
-impl fmt::Display for StillWaiting {
+impl fmt::Display for WaitTimeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "what was waited for did not happen in {PATIENCE:?}: {:?}", self.stats)
+        write!(f, "the awaited event did not happen within {WAIT_TIMEOUT:?}: {:?}", self.stats)
     }
 }
 
-impl std::error::Error for StillWaiting {}
+impl std::error::Error for WaitTimeout {}
 
 pub(crate) struct Counts {
     stats: watch::Sender<Stats>,
@@ -86,12 +86,12 @@ impl Counts {
         self.stats.send_modify(change);
     }
 
-    pub(crate) async fn wait_until(&self, test: impl FnMut(&Stats) -> bool) -> Result<Stats, StillWaiting> {
+    pub(crate) async fn wait_until(&self, test: impl FnMut(&Stats) -> bool) -> Result<Stats, WaitTimeout> {
         let mut changes = self.stats.subscribe();
-        match tokio::time::timeout(PATIENCE, changes.wait_for(test)).await {
+        match tokio::time::timeout(WAIT_TIMEOUT, changes.wait_for(test)).await {
             Ok(Ok(stats)) => Ok(stats.clone()),
-            // The sender is ours, so it cannot be gone while we wait: this is the end of the patience.
-            _ => Err(StillWaiting { stats: self.snapshot() }),
+            // `self` holds the sender, so the channel is open and this is the timeout.
+            _ => Err(WaitTimeout { stats: self.snapshot() }),
         }
     }
 
@@ -113,7 +113,7 @@ impl Counts {
     }
 }
 
-/// How often each text came, of the last [`REMEMBERED`] different ones.
+/// The count of each of the last [`MAX_REMEMBERED`] different texts.
 #[derive(Default)]
 struct Remembered {
     times: AHashMap<Arc<str>, u64>,
@@ -126,7 +126,7 @@ impl Remembered {
             *times += 1;
             return;
         }
-        if self.order.len() == REMEMBERED
+        if self.order.len() == MAX_REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
             self.times.remove(&oldest);
@@ -141,7 +141,7 @@ impl Remembered {
     }
 }
 
-/// One request on the node, from its arrival until its answer has ended or was given up.
+/// A request on the node, from its arrival to the end or the drop of its response.
 pub(crate) struct InFlight {
     counts: Arc<Counts>,
     ended: AtomicBool,
@@ -156,7 +156,7 @@ impl InFlight {
         Arc::new(InFlight { counts: counts.clone(), ended: AtomicBool::new(false) })
     }
 
-    /// The node itself ends this request early: that is no cancelling by the other side.
+    /// Ends the request early. It does not count as cancelled.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }
@@ -185,27 +185,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_counts_as_cancelled_only_when_it_did_not_end() {
+    fn a_request_is_cancelled_only_if_it_did_not_end() {
         let counts = Arc::new(Counts::new());
-        let (answered, dropped) = (InFlight::begin(&counts), InFlight::begin(&counts));
+        let (ended, dropped) = (InFlight::begin(&counts), InFlight::begin(&counts));
         assert_eq!(counts.snapshot().in_flight, 2);
-        answered.on_end(true);
+        ended.on_end(true);
         dropped.on_end(false);
         assert_eq!(counts.snapshot(), Stats { requests: 2, cancelled: 1, ..Stats::default() });
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_memory_of_texts_is_bounded() {
         let mut remembered = Remembered::default();
-        for i in 0..REMEMBERED + 10 {
+        for i in 0..MAX_REMEMBERED + 10 {
             remembered.count(&i.to_string());
         }
-        assert_eq!(remembered.times.len(), REMEMBERED);
+        assert_eq!(remembered.times.len(), MAX_REMEMBERED);
         assert_eq!((remembered.times("0"), remembered.times("10")), (0, 1));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiting_in_vain_ends_and_says_what_was_seen() {
+    async fn a_wait_times_out_and_returns_the_counters() {
         let counts = Counts::new();
         let waited = counts.wait_until(|stats| stats.queries > 0).await;
         assert_eq!(waited.unwrap_err().stats, Stats::default());
