@@ -124,7 +124,7 @@ fn measure(load: f64, size: Size) -> Results {
         .collect()
 }
 
-/// The same seed must give the same figures, or none of them can be compared with those of another day.
+/// Runs a short comparison twice. Equal seeds must yield equal figures; otherwise figures of different days cannot be compared.
 fn repeats() -> ExitCode {
     let size = Size { seeds: 1, queries: 15_000 };
     let checksums = || measure(0.85, size).iter().map(|(name, _, figures)| (*name, figures.checksum())).collect();
