@@ -16,11 +16,18 @@ pub(crate) fn token(value: &[u8]) -> Option<&[u8]> {
 /// Returns the user name of Basic credentials: what precedes the first colon. None where the `Authorization` header has no such
 /// credentials, they cannot be decoded, or the name is empty.
 pub(crate) fn user(authorization: &HeaderValue) -> Option<Vec<u8>> {
-    let token = token(authorization.as_bytes()).filter(|token| token.len() <= MAX_TOKEN)?;
-    let mut credentials = STANDARD.decode(token).ok()?;
-    let colon = credentials.iter().position(|byte| *byte == b':').filter(|colon| *colon > 0)?;
-    credentials.truncate(colon);
-    Some(credentials)
+    let length = token(authorization.as_bytes()).map(<[u8]>::len).filter(|length| *length <= MAX_TOKEN)?;
+    let mut decoded = vec![0; length];
+    let user = user_in(authorization, &mut decoded)?.len();
+    decoded.truncate(user);
+    Some(decoded)
+}
+
+/// Returns the user name of Basic credentials, which are decoded into `decoded`. None also where that is too short for them.
+pub(crate) fn user_in<'d>(authorization: &HeaderValue, decoded: &'d mut [u8]) -> Option<&'d mut [u8]> {
+    let length = STANDARD.decode_slice(token(authorization.as_bytes())?, decoded).ok()?;
+    let colon = decoded[..length].iter().position(|byte| *byte == b':').filter(|colon| *colon > 0)?;
+    Some(&mut decoded[..colon])
 }
 
 /// Returns the `Authorization` value of these credentials, marked as sensitive. None where the user has a colon.

@@ -103,7 +103,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             edits.apply(headers);
         }
         if self.proxy.rules.is_some() || settings.affinity.is_some() {
-            self.context.read_credentials(headers);
+            self.context.read_credentials(headers, self.proxy.rules.is_some());
         }
         if let Some(rules) = &self.proxy.rules {
             rules.admit(&mut self.context, request)?;

@@ -29,6 +29,8 @@ pub(crate) struct RequestContext {
     /// The normalised path, where the request is classified and it differs from the path of the target.
     normalised: Option<Box<str>>,
     cookies: Option<HeaderValue>,
+    has_authorization: bool,
+    /// None in a plain proxy, which knows no users.
     authorization: Option<HeaderValue>,
     query: Option<QueryKeys>,
 }
@@ -55,6 +57,7 @@ impl RequestContext {
             class: None,
             normalised: None,
             cookies: None,
+            has_authorization: false,
             authorization: None,
             query: None,
         }
@@ -65,10 +68,13 @@ impl RequestContext {
         self.client = client;
     }
 
-    /// Reads the cookies and credentials from headers with at most one `Cookie`.
-    pub(crate) fn read_credentials(&mut self, headers: &HeaderMap) {
+    /// Reads the cookies and credentials from headers with at most one `Cookie`. `keeps_user`: the credentials are asked for
+    /// later, not only whether there are any.
+    pub(crate) fn read_credentials(&mut self, headers: &HeaderMap, keeps_user: bool) {
         self.cookies = headers.get(header::COOKIE).cloned();
-        self.authorization = headers.get(header::AUTHORIZATION).cloned();
+        let authorization = headers.get(header::AUTHORIZATION);
+        self.has_authorization = authorization.is_some();
+        self.authorization = authorization.filter(|_| keeps_user).cloned();
     }
 
     /// Normalises the path and classifies the request.
@@ -162,7 +168,12 @@ impl RequestContext {
         self.cookies().find(|(name, _)| cookie::is_kylin_session(name)).map(|(_, id)| id)
     }
 
-    /// Returns the `Authorization` header.
+    /// Returns whether the request carries credentials.
+    pub(crate) fn has_authorization(&self) -> bool {
+        self.has_authorization
+    }
+
+    /// Returns the `Authorization` header, where it was kept.
     pub(crate) fn authorization(&self) -> Option<&HeaderValue> {
         self.authorization.as_ref()
     }
@@ -174,10 +185,10 @@ impl RequestContext {
 
     /// Returns which credentials the request carries.
     pub(crate) fn credentials(&self) -> Credentials {
-        match (&self.authorization, self.kylin_session()) {
-            (Some(_), _) => Credentials::Authorization,
-            (None, Some(_)) => Credentials::Cookie,
-            (None, None) => Credentials::None,
+        match self.kylin_session() {
+            _ if self.has_authorization => Credentials::Authorization,
+            Some(_) => Credentials::Cookie,
+            None => Credentials::None,
         }
     }
 
@@ -187,7 +198,7 @@ impl RequestContext {
             Some(_) => needs_login(self.path()),
             None => normalise(self.path()).is_ok_and(|path| needs_login(&path)),
         };
-        self.authorization.is_none() && needs_login()
+        !self.has_authorization && needs_login()
     }
 
     /// Returns the keys of the query, once it was read.

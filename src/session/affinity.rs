@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use http::header::AUTHORIZATION;
 use http::{Request, Response};
 
 use super::hook::{
@@ -178,7 +179,8 @@ impl Affinity {
         context: &RequestContext,
         request: &'r mut Request<Body>,
     ) -> MaybeReady<'r, RequestSession<'a>> {
-        let fallback = self.user.as_ref().and_then(|user| user.hint(context)).unwrap_or_default();
+        let fallback =
+            self.user.as_ref().and_then(|user| user.hint(request.headers().get(AUTHORIZATION)?)).unwrap_or_default();
         let hinted = |hint: Option<EndpointHint>, fallback| {
             MaybeReady::Ready(SessionContext::new(hint.unwrap_or(fallback), BoundSession::Hinted))
         };

@@ -164,7 +164,7 @@ impl Replicated {
         fallback: EndpointHint,
     ) -> MaybeReady<'_, SessionContext<ReplicatedSession>> {
         let mut state =
-            ReplicatedSession { has_credentials: request.authorization().is_some(), ..ReplicatedSession::default() };
+            ReplicatedSession { has_credentials: request.has_authorization(), ..ReplicatedSession::default() };
         let Some((name, id)) = request.cookies().find(|(name, _)| self.is_session(name)) else {
             return MaybeReady::Ready(SessionContext::new(fallback, state));
         };

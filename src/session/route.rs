@@ -76,7 +76,7 @@ mod tests {
         let hint = |cookie: &str, path: &str| {
             let request = Request::builder().uri(path).header("cookie", cookie).body(Body::empty()).unwrap();
             let mut context = RequestContext::new(ClientAddr::Unix, &request);
-            context.read_credentials(request.headers());
+            context.read_credentials(request.headers(), false);
             route.hint(&context)
         };
         let named = |name: &str| Some(EndpointHint::route(name.as_bytes()));

@@ -119,7 +119,7 @@ mod tests {
         let request = headers.iter().fold(Request::builder(), |request, (name, value)| request.header(*name, *value));
         let request = request.body(Body::empty()).unwrap();
         let mut context = RequestContext::new(ClientAddr::Unix, &request);
-        context.read_credentials(request.headers());
+        context.read_credentials(request.headers(), true);
         context
     }
 
