@@ -45,6 +45,10 @@ impl Default for IpHash {
 }
 
 impl Balancer for IpHash {
+    fn reads_query(&self) -> bool {
+        false
+    }
+
     fn pick<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         let client = request.client();
         match (self.mapping, client.ip().map(|ip| ip.to_canonical())) {

@@ -32,6 +32,10 @@ impl LeastConn {
 }
 
 impl Balancer for LeastConn {
+    fn reads_query(&self) -> bool {
+        false
+    }
+
     fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         if from.len() > MAX_COMPARED {
             return least_of_window(from);

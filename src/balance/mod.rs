@@ -71,6 +71,12 @@ pub trait Balancer: Debug + Send + Sync + 'static {
     /// eligible, the next in smooth weighted round-robin order serves.
     fn pick<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>>;
 
+    /// Returns whether `pick` reads [`RequestView::query`]. The proxy computes the keys of a query only then. Default: yes, which
+    /// is always correct.
+    fn reads_query(&self) -> bool {
+        true
+    }
+
     /// Derives a table for `pick` (a hash ring, for instance) from the members of a new view. It is called once per change of
     /// membership, off the path of requests. `pick` finds the result in [`Candidates::table`], so table and members always
     /// agree.
@@ -82,6 +88,10 @@ pub trait Balancer: Debug + Send + Sync + 'static {
 impl Balancer for Arc<dyn Balancer> {
     fn pick<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         (**self).pick(request, from)
+    }
+
+    fn reads_query(&self) -> bool {
+        (**self).reads_query()
     }
 
     fn prepare(&self, members: &Candidates<'_>) -> Table {
@@ -101,3 +111,21 @@ impl<B: Balancer> BalancerExt for B {}
 
 /// The trait is dyn compatible.
 const _: fn(&dyn Balancer) = |_| {};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_policies_that_read_queries_have_their_keys_computed() {
+        let by_path = || HashKeyed::modulo(RequestKey::PathAndQuery);
+        assert!(!RoundRobin::new().reads_query() && !LeastConn::new().reads_query() && !IpHash::new().reads_query());
+        assert!(!RandomOne::new().reads_query() && !RandomTwo::new().reads_query());
+        // The key of a hash policy may be a closure that reads the query.
+        assert!(QueryAffinity::new().reads_query() && by_path().reads_query());
+        assert!(LeastConn::new().or(QueryAffinity::new()).reads_query());
+        assert!(!LeastConn::new().or(RoundRobin::new()).reads_query());
+        let shared: Arc<dyn Balancer> = Arc::new(LeastConn::new());
+        assert!(!shared.reads_query());
+    }
+}

@@ -28,6 +28,10 @@ impl<A: Balancer, B: Balancer> Balancer for Or<A, B> {
             .or_else(|| self.second.pick(request, &from.with_table(&tables.second)))
     }
 
+    fn reads_query(&self) -> bool {
+        self.first.reads_query() || self.second.reads_query()
+    }
+
     fn prepare(&self, members: &Candidates<'_>) -> Table {
         Table::new(Tables { first: self.first.prepare(members), second: self.second.prepare(members) })
     }

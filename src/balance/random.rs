@@ -16,6 +16,10 @@ impl RandomOne {
 }
 
 impl Balancer for RandomOne {
+    fn reads_query(&self) -> bool {
+        false
+    }
+
     fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         (0..MAX_DRAWS).filter_map(|_| from.draw()).find(|candidate| from.is_eligible(*candidate))
     }
@@ -36,6 +40,10 @@ impl RandomTwo {
 }
 
 impl Balancer for RandomTwo {
+    fn reads_query(&self) -> bool {
+        false
+    }
+
     fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         let mut first: Option<Candidate<'c>> = None;
         for _ in 0..MAX_DRAWS {

@@ -18,6 +18,10 @@ impl RoundRobin {
 }
 
 impl Balancer for RoundRobin {
+    fn reads_query(&self) -> bool {
+        false
+    }
+
     fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
         from.next_eligible()
     }

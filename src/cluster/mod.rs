@@ -130,6 +130,11 @@ impl<B> Cluster<B> {
         self.change(|members| members.set_admin_state(id, state))
     }
 
+    /// Returns whether the policy reads the keys of queries.
+    pub(crate) fn reads_query(&self) -> bool {
+        self.shared.balancer.reads_query()
+    }
+
     /// Returns the state of the cluster and its endpoints as plain values.
     pub fn status(&self) -> ClusterStatus {
         ClusterStatus::of(&self.shared.view.load(), &*self.shared.balancer, self.shared.panic.allowed)

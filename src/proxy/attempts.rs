@@ -122,7 +122,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             // Boxed, because a body that fits into one read comes with its head.
             *request.body_mut() = Box::pin(replay::read(body, &self.proxy.settings)).await?;
         }
-        self.context.read_sql(request.body());
+        self.context.read_sql(request.body(), self.proxy.cluster.reads_query());
         self.session.begin(&self.context, request).await;
         if let Some((rules, class)) = self.kylin() {
             self.writer = rules.writer(&self.context, class);

@@ -93,8 +93,8 @@ impl RequestContext {
     }
 
     /// Parses the SQL in `body`, which was read as a whole. The class then tells whether it writes. SQL that cannot be parsed
-    /// counts as a write.
-    pub(crate) fn read_sql(&mut self, body: &Body) {
+    /// counts as a write. The keys of the query are computed if the policy reads them (`with_keys`).
+    pub(crate) fn read_sql(&mut self, body: &Body, with_keys: bool) {
         let Some((class, body)) = self.class.zip(body.whole()) else { return };
         let query = match class.sql_location() {
             SqlLocation::None => return,
@@ -103,7 +103,7 @@ impl RequestContext {
         };
         if let Ok(query) = query {
             self.class = Some(class.with_sql(query.effect()));
-            self.query = Some(query.keys(&self.basic_user().unwrap_or_default()));
+            self.query = with_keys.then(|| query.keys(&self.basic_user().unwrap_or_default()));
         }
     }
 

@@ -11,11 +11,12 @@ use http::{Request, Response};
 use super::hook::{
     AfterResponse, BoxFuture, EndpointHint, MaybeReady, Nodes, Prepared, ResponseContext, SessionContext,
 };
-use super::learn::{Learn, Learned, SessionCookie};
+use super::learn::{Learn, Learned};
 #[cfg(feature = "login-relay")]
 use super::login_relay::{LoginRelay, Relay, RelayRequest};
 use super::replicated::{Replicated, ReplicatedSession, ReplicatedSessions};
 use super::route::{Route, SessionRoute};
+use super::session_cookie::SessionCookie;
 use super::sticky::{Renewal, StickyCookie};
 use super::user::User;
 use super::{Secret, Sessions};

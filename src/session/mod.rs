@@ -1,7 +1,7 @@
-//! Shared memory of sessions: who is logged in where.
+//! Sessions: which node each login belongs to.
 //!
-//! Kylin keeps a login in the memory of one node. What ties a session to that node is a [`SessionRecord`] under a
-//! [`SessionKey`], in a [`SessionStore`] that any number of front ends may share.
+//! Kylin keeps a login in the memory of one node. An [`Affinity`] sends the requests of a session to that node. A
+//! [`SessionStore`] holds [`SessionRecord`]s under [`SessionKey`]s, and any number of front ends may share it.
 
 pub(crate) mod affinity;
 mod cached;
@@ -12,6 +12,7 @@ mod login_relay;
 mod replicated;
 mod route;
 mod secret;
+mod session_cookie;
 mod sticky;
 mod store;
 mod user;
@@ -20,12 +21,12 @@ pub use crate::cookie::{InvalidCookie, SameSite};
 pub use crate::maybe_ready::{BoxFuture, MaybeReady, MaybeReadyFuture};
 pub use affinity::Affinity;
 pub use cached::{Sessions, SessionsBuilder};
-pub use learn::SessionCookie;
 #[cfg(feature = "login-relay")]
 pub use login_relay::{CookieIssue, LoginRelay};
 pub use replicated::ReplicatedSessions;
 pub use route::SessionRoute;
 pub use secret::{InvalidSecret, Secret};
+pub use session_cookie::SessionCookie;
 pub use sticky::StickyCookie;
 pub use store::{
     DamagedRecord, InvalidStore, MemoryStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore,

@@ -3,7 +3,7 @@
 use http::Extensions;
 
 use super::hook::EndpointHint;
-use super::learn::SessionCookie;
+use super::session_cookie::SessionCookie;
 use crate::cookie;
 use crate::request::RequestContext;
 

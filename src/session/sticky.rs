@@ -51,6 +51,9 @@ pub(crate) struct Renewal {
     is_due: bool,
 }
 
+/// A cookie is renewed after half of its lifetime, and has seconds as its unit.
+const MIN_LIFETIME: Duration = Duration::from_secs(2);
+
 const FORMAT: u8 = 1;
 const MASKED: usize = 12;
 const TAG: usize = 16;
@@ -116,11 +119,17 @@ impl StickyCookie {
         self
     }
 
-    /// Sets how long the cookie is valid; it is renewed after half of that time. Less than 2 s counts as 2 s. Default: 12 h, more
-    /// than the 8 h that a session of Kylin may be idle.
-    pub fn valid_for(mut self, time: Duration) -> Self {
-        self.valid_for = time.max(Duration::from_secs(2));
-        self
+    /// Sets how long the cookie is valid; it is renewed after half of that time. Default: 12 h, more than the 8 h that a session of
+    /// Kylin may be idle.
+    ///
+    /// # Errors
+    /// [`InvalidCookie`] below 2 s.
+    pub fn valid_for(mut self, time: Duration) -> Result<Self, InvalidCookie> {
+        if time < MIN_LIFETIME {
+            return Err(InvalidCookie::new(format!("{time:?}"), "lifetime"));
+        }
+        self.valid_for = time;
+        Ok(self)
     }
 
     /// Sets whether browsers keep the cookie as long as it is valid (`Max-Age`), beyond their own session. Default: no.
@@ -238,7 +247,7 @@ mod tests {
     #[test]
     fn a_cookie_is_valid_until_it_expires() {
         let clock = ManualClock::new();
-        let cookie = cookie(1).clock(clock.clone()).valid_for(Duration::from_secs(60));
+        let cookie = cookie(1).clock(clock.clone()).valid_for(Duration::from_secs(60)).unwrap();
         let value = cookie.value(7);
         assert_eq!(value.len(), DIGITS);
         assert_eq!(cookie.read(value.as_bytes()).map(|(digest, _)| digest), Some(7));
@@ -263,7 +272,7 @@ mod tests {
             |cookie: StickyCookie| cookie.line(7).unwrap().to_str().unwrap().split_once("; ").unwrap().1.to_owned();
         assert_eq!(line(cookie(1)), "Path=/; HttpOnly; SameSite=Lax");
         let every = cookie(1).path("/kylin").unwrap().domain("example.org").unwrap().secure(true).http_only(false);
-        let every = every.same_site(Some(SameSite::None)).persistent(true).valid_for(Duration::from_secs(60));
+        let every = every.same_site(Some(SameSite::None)).persistent(true).valid_for(Duration::from_secs(60)).unwrap();
         assert_eq!(line(every), "Path=/kylin; Domain=example.org; Max-Age=60; Secure; SameSite=None");
         assert!(cookie(1).name("a;b").is_err() && cookie(1).name("").is_err());
         assert!(cookie(1).path("kylin").is_err() && cookie(1).path("/a; Secure").is_err());

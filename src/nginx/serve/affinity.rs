@@ -46,6 +46,8 @@ impl Affinities {
             }
         };
         let cookies = learned.names.iter().map(|name| SessionCookie::named_ignoring_case(name).ttl(learned.timeout));
+        let cookies: Result<Vec<_>, _> = cookies.collect();
+        let cookies = cookies.map_err(|source| SiteError::Timeout { upstream: upstream.name.clone(), source })?;
         Ok(Affinity::learn_from(sessions, cookies))
     }
 

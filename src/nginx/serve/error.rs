@@ -1,5 +1,6 @@
 use std::io;
 
+use crate::clock::InvalidDuration;
 use crate::cluster::ClusterError;
 use crate::endpoint::InvalidId;
 use crate::proxy::ProxyBuildError;
@@ -43,6 +44,14 @@ pub enum SiteError {
     Sync {
         /// The upstream's name.
         upstream: String,
+    },
+    /// The `timeout` of `sticky learn` is shorter than a session store can count.
+    #[error("upstream {upstream}: timeout of sticky learn is too short")]
+    Timeout {
+        /// The upstream's name.
+        upstream: String,
+        /// The reason.
+        source: InvalidDuration,
     },
     /// The attributes of `sticky cookie` cannot be a cookie.
     #[error("upstream {upstream}: sticky cookie is invalid")]

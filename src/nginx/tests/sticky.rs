@@ -127,6 +127,12 @@ fn every_mistake_has_its_message() {
         (sticky("cookie lb path=kylin"), ErrorKind::Value, 31, "\"kylin\" cannot be the path of a cookie"),
         (sticky("cookie lb samesite=some"), ErrorKind::Value, 31, "invalid attribute \"samesite=some\""),
         (sticky("cookie lb expires=1"), ErrorKind::Value, 39, "invalid time \"1\""),
+        (
+            sticky("learn create=$upstream_cookie_A lookup=$cookie_A zone=s:1m timeout=500ms"),
+            ErrorKind::Value,
+            87,
+            "invalid time \"500ms\"",
+        ),
         (sticky("cookie lb domain=$host"), ErrorKind::Unsupported, 31, "a variable in the attribute of a cookie"),
         (sticky("cookie lb httpOnly"), ErrorKind::Unknown, 31, "unknown parameter \"httpOnly\" of sticky"),
         (sticky("route"), ErrorKind::Missing, 14, "sticky route without a variable"),

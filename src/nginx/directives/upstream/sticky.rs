@@ -47,6 +47,8 @@ pub(crate) struct LearnedCookies {
 
 /// The longest life of a sticky cookie. `expires=max` is the end of 2037 in nginx.
 const MAX_EXPIRES: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// The resolution of session stores.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// nginx's default of `timeout`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 /// The smallest zone: nginx wants eight pages.
@@ -132,10 +134,10 @@ impl CookieAttributes {
         if let Some(domain) = &self.domain {
             cookie = cookie.domain(domain)?;
         }
-        Ok(match self.expires {
-            Some(expires) => cookie.valid_for(expires).persistent(true),
-            None => cookie,
-        })
+        match self.expires {
+            Some(expires) => Ok(cookie.valid_for(expires)?.persistent(true)),
+            None => Ok(cookie),
+        }
     }
 }
 
@@ -173,7 +175,13 @@ impl LearnedCookies {
                 ("create", Some(value)) => create.push(created_cookie(word, &value)?),
                 ("lookup", Some(value)) => lookup.push(looked_up_cookie(word, &value, maps)?),
                 ("zone", Some(value)) => zone = Some(zone_bytes(word, &value)?),
-                ("timeout", Some(value)) => timeout = Some(values::time(&value, TimeUnit::Seconds)?),
+                ("timeout", Some(value)) => {
+                    let time = values::time(&value, TimeUnit::Seconds)?;
+                    if time < MIN_TIMEOUT {
+                        return Err(value.invalid("time", "1s or more"));
+                    }
+                    timeout = Some(time);
+                }
                 _ => return Err(unknown(word, LEARN)),
             }
         }
