@@ -1,13 +1,13 @@
-//! Guides. This module exists in the rustdoc only.
+//! Guides. This module exists only in the rustdoc.
 //!
 //! | page | for |
 //! |---|---|
-//! | [`architecture`] | how the parts fit together, and the way of one request |
+//! | [`architecture`] | the parts, the words, and the steps of one request |
 //! | [`policies`] | choosing a policy |
 //! | [`logins`] | keeping logins |
-//! | [`retries`] | what is retried, and what never is |
+//! | [`retries`] | what is retried and what is not |
 //! | [`health`] | health of nodes: ejection, probes, slow start, panic mode |
-//! | [`several_front_ends`] | more than one front end for one address |
+//! | [`several_front_ends`] | several front ends for one cluster |
 //! | [`axum`] | mounting the proxy in an axum application |
 //! | [`operations`] | running a front end |
 
