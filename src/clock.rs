@@ -1,7 +1,7 @@
 //! The source of time.
 //!
 //! Every decision that depends on time (ejection, idle limits, deadlines of a retry) reads a [`Clock`], so that tests set the
-//! time and never sleep. Nothing else in the crate calls `Instant::now`.
+//! time and never sleep.
 
 use std::fmt::Debug;
 use std::sync::Arc;

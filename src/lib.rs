@@ -1,12 +1,15 @@
 //! Embeddable load balancing for clusters of Apache Kylin and Kyligence (KAP) nodes.
 //!
-//! An application builds a [`Cluster`] of [`Endpoint`]s under a [policy](balance), puts a [`Proxy`] in front of it, and calls
-//! [`Proxy::forward`] from its HTTP server. The proxy keeps logins, retries what may be retried, and classifies responses,
-//! because it knows Kylin. [`Proxy::plain`] is the same proxy for any other HTTP service.
+//! An application builds a [`Cluster`] of [`Endpoint`]s with a [policy](balance), builds a [`Proxy`] for it, and calls
+//! [`Proxy::forward`] from its HTTP server. The proxy knows Kylin: it keeps logins, retries what may be retried, and classifies
+//! responses. [`Proxy::plain`] builds a proxy for any other HTTP service.
 //!
-//! Five traits are open: a [`Backend`] sends a request to a node, a [`Balancer`](balance::Balancer) picks a node, a
-//! [`SessionStore`](session::SessionStore) is shared memory of sessions, a [`Discovery`](discovery::Discovery) says which nodes
-//! exist, and a [`Handler`](server::Handler) serves requests behind the crate's own server.
+//! A *node* is a Kylin server, an *endpoint* is its entry in a cluster, and a *front end* is a process that embeds this crate. The
+//! guide [`docs::architecture`] describes the steps of a request.
+//!
+//! An application can implement five traits: a [`Backend`] sends a request to a node, a [`Balancer`](balance::Balancer) picks an
+//! endpoint, a [`SessionStore`](session::SessionStore) stores sessions that front ends share, a [`Discovery`](discovery::Discovery)
+//! lists the nodes, and a [`Handler`](server::Handler) responds to requests of the crate's own server.
 //!
 //! ```
 //! use http::{Request, Response};
@@ -44,9 +47,9 @@
 //! | module | contents | feature |
 //! |---|---|---|
 //! | [`docs`] | guides: choosing a policy, keeping logins, retries, health, operations | |
-//! | [`proxy`] | the pipeline of a request: headers, retries, errors, the rules of Kylin | |
-//! | [`cluster`] | endpoints behind a policy: membership, picks, status | |
-//! | [`endpoint`] | identity and settings of an endpoint, the lease of a request in flight | |
+//! | [`proxy`] | the proxy, its retries, error responses, and the rules of Kylin | `tower` |
+//! | [`cluster`] | endpoints and their policy: membership, picks, status | |
+//! | [`endpoint`] | identity and settings of an endpoint, admin states, roles | |
 //! | [`balance`] | the policies, and the trait for your own | |
 //! | [`session`] | affinity of sessions, session stores | `redis`, `mysql`, `memcached`, `login-relay` |
 //! | [`health`] | ejection, slow start, the health states | |
@@ -55,14 +58,14 @@
 //! | [`backend`] | the trait that sends a request to a node, HTTP/1.1, any tower service | `client`, `tower` |
 //! | [`body`] | the body type of requests and responses | |
 //! | [`clock`] | the clock trait, and a manual clock for tests | |
-//! | [`kylin`] | knowledge of Kylin: the guard, its configuration files | |
+//! | [`kylin`] | knowledge of Kylin: the guard of internal calls, versions, configuration files | |
 //! | [`server`] | an HTTP server for applications without one | `server` |
 //! | [`nginx`] | a reader of nginx configurations | `nginx` |
 //! | [`testing`] | an in-process Kylin node, scripted backends, conformance suites | `test-util` |
 //!
 //! # What it does not do
 //!
-//! TLS, compression, caching, static files, HTTP/2 to nodes, WebSocket.
+//! The crate has no TLS, compression, response cache, static files, HTTP/2 to nodes, or WebSocket.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // The table above links modules of every feature.

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-/// How long a backend waits for its node. A request's extensions may hold other values than its
-/// backend's.
+/// How long a backend waits for its node. `Timeouts` in a request's extensions override those of the
+/// backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {

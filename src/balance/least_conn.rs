@@ -15,7 +15,7 @@ const MAX_ROTATIONS: usize = 32;
 ///
 /// The count covers requests whose response has not ended, over all cores of the process. Each core rotates among equals for
 /// itself, as nginx's workers do, so cores do not contend for a counter. An idle endpoint that is next in rotation is picked
-/// without a look at the others.
+/// without reading the loads of the others.
 ///
 /// A pick compares up to 64 endpoints. Among more it compares the next 32 in smooth weighted order; if none of these is
 /// eligible, the next eligible one in order serves. nginx compares all, which for thousands of endpoints costs more than sending

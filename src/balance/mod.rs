@@ -77,8 +77,8 @@ pub trait Balancer: Debug + Send + Sync + 'static {
         true
     }
 
-    /// Derives a table for `pick` (a hash ring, for instance) from the members of a new view. It is called once per change of
-    /// membership, off the path of requests. `pick` finds the result in [`Candidates::table`], so table and members always
+    /// Derives a table for `pick` (a hash ring, for instance) from the members of a new view. The cluster calls it once per change
+    /// of membership, not during requests. `pick` finds the result in [`Candidates::table`], so table and members always
     /// agree.
     fn prepare(&self, _members: &Candidates<'_>) -> Table {
         Table::none()

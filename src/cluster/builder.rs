@@ -15,6 +15,14 @@ use crate::endpoint::Endpoint;
 use crate::health::Outlier;
 
 /// Builds a [`Cluster`].
+///
+/// | setting | default |
+/// |---|---|
+/// | [`endpoint`](Self::endpoint), [`endpoints`](Self::endpoints) | none |
+/// | [`balancer`](Self::balancer) | [`RoundRobin`] |
+/// | [`outlier`](Self::outlier) | off |
+/// | [`panic_mode`](Self::panic_mode) | off |
+/// | [`clock`](Self::clock) | the system's clock |
 #[must_use]
 pub struct ClusterBuilder<B> {
     endpoints: Vec<Endpoint<B>>,
@@ -64,7 +72,7 @@ impl<B> ClusterBuilder<B> {
     /// ```
     /// use kylin_lb::health::Outlier;
     /// use kylin_lb::{Cluster, Endpoint};
-    /// # fn nodes() -> Vec<Endpoint<std::sync::Arc<kylin_lb::HttpBackend>>> { Vec::new() }
+    /// # fn nodes() -> Vec<Endpoint<kylin_lb::HttpBackend>> { Vec::new() }
     ///
     /// // Without nginx's rule only outliers are ejected.
     /// let endpoints = nodes().into_iter().map(|endpoint| endpoint.max_fails(None));
@@ -76,8 +84,8 @@ impl<B> ClusterBuilder<B> {
         self
     }
 
-    /// Sets whether a request is served although health bars every ready endpoint that has the role it needs. The endpoint that
-    /// failed least recently then serves, since its state may be wrong or only part of the node may fail. Administrative states,
+    /// Sets whether an unhealthy or ejected endpoint serves while health bars every ready endpoint that has the role that the request
+    /// needs. The endpoint that failed least recently then serves, since its state may be wrong or only part of the node may fail. Administrative states,
     /// limits of requests in flight and attempted endpoints apply as usual, and endpoints of another metastore never serve.
     /// Default: off, as in nginx.
     pub fn panic_mode(mut self, on: bool) -> Self {
@@ -89,7 +97,7 @@ impl<B> ClusterBuilder<B> {
     ///
     /// # Errors
     /// [`ClusterError::Duplicate`] if two endpoints have the same id, [`ClusterError::Outlier`] if a setting of the outlier rule
-    /// makes no sense.
+    /// is invalid.
     pub fn build(self) -> Result<Cluster<B>, ClusterError> {
         if let Some(outlier) = &self.outlier {
             outlier.validate().map_err(ClusterError::Outlier)?;

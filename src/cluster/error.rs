@@ -27,7 +27,7 @@ pub enum ClusterError {
     /// A text is not a valid id.
     #[error(transparent)]
     InvalidId(#[from] InvalidId),
-    /// A setting of the [`Outlier`](crate::health::Outlier) rule makes no sense.
+    /// A setting of the [`Outlier`](crate::health::Outlier) rule is invalid.
     #[error("outlier: {0}")]
     Outlier(#[source] InvalidSetting),
 }

@@ -30,7 +30,7 @@ impl<B> Cluster<B> {
     /// Picks an endpoint for `request` that is not in `attempted`, and counts the request in flight there.
     ///
     /// The policy chooses among the primary endpoints. If it abstains, the next endpoint in smooth weighted round-robin order
-    /// serves. If no primary endpoint is eligible, the backups are asked likewise, and then
+    /// serves. If no primary endpoint is eligible, the policy chooses among the backups, and then
     /// [panic mode](super::ClusterBuilder::panic_mode), if it is on. Takes no lock and allocates nothing.
     ///
     /// # Errors

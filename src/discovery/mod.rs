@@ -74,17 +74,41 @@ pub use zookeeper::ZooKeeper;
 
 use crate::body::BoxError;
 
-/// A source of membership.
+/// Lists the nodes of a cluster, and their changes.
+///
+/// ```
+/// use kylin_lb::discovery::{DiscoveredNode, Discovery, DiscoveryError};
+/// use std::time::Duration;
+///
+/// /// Reads the addresses of the nodes from an environment variable, once a minute.
+/// struct FromEnv {
+///     first: bool,
+/// }
+///
+/// impl Discovery for FromEnv {
+///     async fn next(&mut self) -> Result<Vec<DiscoveredNode>, DiscoveryError> {
+///         if !std::mem::take(&mut self.first) {
+///             tokio::time::sleep(Duration::from_secs(60)).await;
+///         }
+///         let addresses = std::env::var("KYLIN_NODES").map_err(|error| DiscoveryError::Unavailable {
+///             location: "KYLIN_NODES".into(),
+///             source: error.into(),
+///         })?;
+///         let nodes = addresses.split(',').map(DiscoveredNode::new).collect::<Result<_, _>>();
+///         nodes.map_err(|error| DiscoveryError::Invalid { location: "KYLIN_NODES".into(), source: error.into() })
+///     }
+/// }
+/// ```
 ///
 /// # What the caller guarantees
-/// Calls of [`next`](Self::next) follow one another. After an error the next call comes later each
-/// time (see [`Backoff`]). A call that panics counts as an error.
+/// The caller makes one call of [`next`](Self::next) at a time. After each error in a row it waits
+/// longer before the next call (see [`Backoff`]). It treats a panic as an error.
 ///
 /// # What an implementation guarantees
 /// - The first call yields as soon as the membership is known. Each later call yields when the
 ///   source has an update, even if the nodes are unchanged.
-/// - A dropped future loses no update.
-/// - After an error, a later call reconnects without help.
+/// - If the future is dropped, the next call yields the update that it would have yielded.
+/// - After an error, a later call connects again.
 /// - Errors hold no credentials.
 pub trait Discovery: Send + 'static {
     /// Waits for the next complete membership.

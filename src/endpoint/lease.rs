@@ -16,7 +16,7 @@ pub enum Outcome {
     /// No response came in time. This never ejects, since a query may take minutes. The endpoint becomes
     /// [suspect](crate::health::HealthState::Suspect), and a running [`HealthCheck`](crate::probe::HealthCheck) probes it soon.
     Slow,
-    /// The request tells nothing about the endpoint, for instance because the client disconnected first.
+    /// The request ended without a result that concerns the endpoint, for instance because the client disconnected first.
     #[default]
     Unknown,
 }

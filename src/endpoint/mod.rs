@@ -1,4 +1,4 @@
-//! One backend in a cluster: its identity, its settings and its live state.
+//! One node of a cluster: its identity, its backend, its settings and its live state.
 //!
 //! Settings are values and change by replacement. Live state belongs to the [`EndpointId`] and survives every change of
 //! membership or weight.
@@ -31,7 +31,9 @@ pub use crate::kylin::node::role::{InvalidRoles, Role, Roles};
 use crate::health::SlowStart;
 use crate::health::passive::PassiveRule;
 
-/// A backend with an identity and the settings under which a cluster uses it.
+/// A node's entry in a cluster: an id, a [`Backend`](crate::Backend) that sends requests to the node, and settings.
+///
+/// `Endpoint::http` makes one over the network; [`Endpoint::new`] takes any backend.
 ///
 /// The defaults are nginx's: weight 1, no limit in flight, `max_fails` 1, `fail_timeout` 10 s, not a backup.
 #[must_use]

@@ -21,7 +21,7 @@
 //! | [`MetastoreCheck`](crate::probe::MetastoreCheck) | off | a node of another metastore is quarantined, in panic mode too |
 //! | a request that timed out ([`Outcome::Slow`](crate::Outcome::Slow)) | on | the endpoint is suspect and is probed soon; it is never ejected, because a Kylin query may take minutes |
 //!
-//! An endpoint that is new or returns may ramp up by [`SlowStart`]. When no endpoint can serve,
+//! An endpoint that is new or returns may ramp up by [`SlowStart`]. When no endpoint is eligible,
 //! [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode) uses the endpoint that failed least recently.
 
 pub(crate) mod impaired;

@@ -2,7 +2,7 @@
 //! endpoints.
 //!
 //! It is made for clusters of two to eight nodes. Envoy compares each node with the mean and the standard deviation of all,
-//! which says nothing over three values. Here an endpoint is compared with the *pooled* success rate of the others. A failure
+//! which is not meaningful for three values. Here an endpoint is compared with the *pooled* success rate of the others. A failure
 //! that all endpoints share (the metastore is gone, LDAP does not respond) is no reason to eject any of them.
 
 use std::num::NonZeroU32;
@@ -14,12 +14,12 @@ use crate::clock::as_millis;
 
 /// Ejects endpoints that fail more than the others.
 ///
-/// This works beside nginx's rule ([`Endpoint::max_fails`](crate::Endpoint::max_fails)), which it neither needs nor
-/// replaces. With `max_fails(None)` an endpoint has only this.
+/// This rule and nginx's ([`Endpoint::max_fails`](crate::Endpoint::max_fails)) are independent. Set `max_fails(None)` on the endpoints to
+/// use this one alone.
 ///
 /// An endpoint is ejected after a number of failures in a row, or when over an interval its success rate is lower than that
 /// of all others together by a margin. Only [`Outcome::Failure`](crate::Outcome::Failure) is a failure: no connection, no
-/// response, a broken response, a gateway error. A query that takes long never is.
+/// response, a broken response, a gateway error. A query that takes long is none.
 ///
 /// Three limits protect the cluster:
 ///
@@ -28,7 +28,7 @@ use crate::clock::as_millis;
 /// - When more than [`common_share`](Self::common_share) of the endpoints fail within an interval, none is ejected, and
 ///   endpoints that were ejected within the interval return.
 ///
-/// [`ClusterBuilder::build`](crate::cluster::ClusterBuilder::build) reports settings that make no sense.
+/// [`ClusterBuilder::build`](crate::cluster::ClusterBuilder::build) returns an error for settings that are invalid.
 ///
 /// ```
 /// use kylin_lb::health::Outlier;

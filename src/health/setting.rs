@@ -1,4 +1,4 @@
-/// A setting has a value that makes no sense.
+/// The error for a setting whose value is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[error("{name} must be {expected}")]

@@ -53,13 +53,13 @@ const RULES: [(&str, Option<KylinVersion>, &str); 14] = [
 /// The path below `/kylin` that stays readable although a rule closes it.
 const READABLE: &str = "api/epoch/maintenance_mode";
 
-/// The number of segments of a path that rules look at. No path of Kylin has more.
+/// The number of segments of a path that rules compare. No path of Kylin has more.
 const MAX_SEGMENTS: usize = 24;
 
 /// Decides which paths are closed to clients.
 ///
 /// By default it closes the calls between nodes of both [versions](KylinVersion) to every client. Paths are normalised before
-/// they are checked, so that no spelling of a closed path gets through. A closed path is answered with status 403.
+/// they are checked, so that no spelling of a closed path gets through. The proxy responds with 403 to a request for a closed path.
 ///
 /// ```
 /// use kylin_lb::kylin::{Guard, KylinVersion};

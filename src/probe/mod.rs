@@ -1,4 +1,4 @@
-//! Active checks: requests of the crate's own that find out about the health and the metastore of each node.
+//! Active checks: requests that the crate itself sends to find out the health and the metastore of each node.
 
 mod health_check;
 mod kylin;

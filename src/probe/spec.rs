@@ -19,9 +19,9 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kylin-lb/", en
 /// Responses to probes have a few hundred bytes in Kylin.
 pub(super) const MAX_BODY: u64 = 64 * 1024;
 
-/// A request that finds out whether a node can serve, and the responses that show it.
+/// A request that checks whether a node can serve, and the responses that a healthy node gives.
 ///
-/// Some are ready-made for Kylin, and an application can define its own. A probe with credentials keeps the session cookie
+/// The crate has probes for Kylin, and an application can define others. A probe with credentials keeps the session cookie
 /// that a node sets and sends it the next time, because Kylin makes a session of hours for each request that has only a
 /// password.
 ///
@@ -106,7 +106,7 @@ impl Probe {
 
     /// Sends HTTP Basic credentials. Use a user that has no other rights.
     ///
-    /// A response with status 401 says nothing about the node. It is logged, and the next probe of the node follows after a
+    /// A response with status 401 does not change the health of the node. It is logged, and the next probe of the node follows after a
     /// minute at the earliest, because Kylin 5 locks a user after three wrong passwords.
     ///
     /// # Errors
@@ -207,7 +207,7 @@ impl fmt::Debug for Probe {
 pub(super) enum ProbeResult {
     Healthy,
     Unhealthy(ProbeFailure),
-    /// The probe could not be made, which says nothing about the node.
+    /// The probe could not be made; the health of the node stays as it is.
     Inconclusive(SkipReason),
 }
 

@@ -27,11 +27,11 @@ pub(super) struct ProxySettings {
     pub(super) affinity: Option<Affinity>,
 }
 
-/// Marks a builder of a proxy that knows Kylin: see [`Proxy::builder`].
+/// Marks a [`ProxyBuilder`] of a Kylin-aware proxy: see [`Proxy::builder`].
 #[derive(Debug)]
 pub enum KylinAware {}
 
-/// Marks a builder of a proxy for any HTTP service: see [`Proxy::plain`].
+/// Marks a [`ProxyBuilder`] of a proxy for any HTTP service: see [`Proxy::plain`].
 #[derive(Debug)]
 pub enum Plain {}
 
@@ -79,7 +79,7 @@ impl<B> ProxyBuilder<B> {
         Self::new(cluster, Some(KylinRules::default()))
     }
 
-    /// Sets what the proxy does with its knowledge of Kylin. Default: [`KylinRules::default`].
+    /// Sets the rules of Kylin that the proxy applies. Default: [`KylinRules::default`].
     pub fn rules(mut self, rules: KylinRules) -> Self {
         self.rules = Some(rules);
         self
@@ -115,9 +115,10 @@ impl<B, K> ProxyBuilder<B, K> {
         self
     }
 
-    /// Sets whether the proxy names the client to nodes in `X-Forwarded-For`, `-Proto` and `-Host`. Default: on.
+    /// Sets whether the proxy sets `X-Forwarded-For`, `-Proto` and `-Host` on requests to nodes. Default: on.
     ///
-    /// The proxy continues these headers where a trusted proxy sent them, and replaces them otherwise.
+    /// If a [trusted proxy](Self::trusted_proxies) sent the request, the proxy appends to `X-Forwarded-For` and keeps the other two.
+    /// Otherwise it replaces all three.
     pub fn forwarded_headers(mut self, on: bool) -> Self {
         self.settings.forwarded_headers = on;
         self
@@ -137,7 +138,7 @@ impl<B, K> ProxyBuilder<B, K> {
 
     /// Sets how many bytes of a request body are read before it is sent, so that it can be sent again. Default: 1 MiB.
     ///
-    /// A longer body streams, and can be sent again only while none of it has gone to a node.
+    /// A longer body streams, and can be sent again only if no part of it was sent to a node.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.settings.replay_limit = bytes;
         self

@@ -12,8 +12,8 @@ use crate::request::{ClientAddr, RequestContext};
 
 /// An error response of the front end itself, in the form that Kylin's clients understand.
 ///
-/// An application that routes requests or refuses them before the proxy responds to them with this, so that JDBC, ODBC and the
-/// web page show its message as they show Kylin's own.
+/// An application that refuses requests itself can respond with this, so that JDBC, ODBC and the web page show its message as they
+/// show Kylin's own messages.
 ///
 /// ```
 /// use http::{Request, StatusCode};

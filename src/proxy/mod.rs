@@ -66,14 +66,14 @@ struct Inner<B> {
 }
 
 impl<B: Backend> Proxy<B> {
-    /// Returns a builder of a proxy that knows Kylin: it keeps logins, retries by what a request is for, and guards the calls
-    /// between nodes.
+    /// Returns a builder of a Kylin-aware proxy: it keeps logins, retries by the class of a request, and closes the calls between
+    /// nodes to clients.
     pub fn builder(cluster: Cluster<B>) -> ProxyBuilder<B> {
         ProxyBuilder::kylin_aware(cluster)
     }
 
-    /// Returns a builder of a proxy for any HTTP service: it keeps no sessions unless it is told to, retries by method and
-    /// status, and guards nothing.
+    /// Returns a builder of a proxy for any HTTP service: it keeps no sessions unless an
+    /// [affinity](ProxyBuilder::affinity) is set, retries by method and status, and closes no path.
     pub fn plain(cluster: Cluster<B>) -> ProxyBuilder<B, Plain> {
         ProxyBuilder::plain(cluster)
     }
@@ -85,7 +85,7 @@ impl<B: Backend> Proxy<B> {
 
     /// Sends `request`, which came from `peer`, to an endpoint and returns the response, whose body streams.
     ///
-    /// Never fails: if no endpoint responds, the response is an error in the form of Kylin (JSON). The request counts as in flight
+    /// If no endpoint responds, the response is an [error in Kylin's JSON form](ErrorResponse). The request counts as in flight
     /// on its endpoint until the body of the response has ended or is dropped. Dropping the future or that body cancels the
     /// request at the node.
     ///

@@ -13,18 +13,20 @@ use crate::backend::{Backend, HttpBackend};
 use crate::body::{Body, BoxError};
 use crate::request::ClientAddr;
 
-/// A [`Proxy`] as a [`tower::Service`](tower_service::Service), to mount in a router. Never fails.
+/// A [`Proxy`] as a [`tower::Service`](tower_service::Service), to mount in a router: see [`Proxy::service`]. It never returns an
+/// error.
 ///
-/// A service gets a request without its peer, so the host says where in the request's extensions the address is: axum, for
-/// one, puts a `ConnectInfo<SocketAddr>` there. A [`ClientAddr`] in the extensions is found without that. Where there is
-/// none the client counts as the peer of a unix socket, and policies by address put all such clients on one endpoint.
+/// A `tower::Service` gets no peer address, so the proxy reads it from the request's extensions with the function that
+/// [`Proxy::service`] takes. axum, for example, stores a `ConnectInfo<SocketAddr>` there. If the function returns `None`, the proxy
+/// uses a [`ClientAddr`] in the extensions. Without that it treats the client as the peer of a unix socket, and policies by address
+/// send all such clients to one endpoint.
 pub struct ProxyService<B = HttpBackend> {
     proxy: Proxy<B>,
     peer: fn(&Extensions) -> Option<ClientAddr>,
 }
 
 impl<B: Backend> Proxy<B> {
-    /// The proxy as a service; `peer` finds the address of a request's sender.
+    /// Returns the proxy as a service. `peer` reads the client's address from a request's extensions.
     ///
     /// ```
     /// # fn mount<B: kylin_lb::Backend>(proxy: kylin_lb::Proxy<B>) {
@@ -48,7 +50,7 @@ where
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-    /// Always ready: a request that no endpoint can take is answered, not held back.
+    /// Always returns ready: a request that no endpoint can serve gets an error response.
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }

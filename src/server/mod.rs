@@ -1,8 +1,8 @@
 //! An HTTP server for applications without one.
 //!
 //! Each core has one accept loop and one single-threaded runtime. The kernel spreads connections
-//! over the loops (`SO_REUSEPORT`), and all of a request, its connection to the node included,
-//! stays on the core that accepted it. The server speaks HTTP/1.1 with keep-alive, and HTTP/2
+//! over the loops (`SO_REUSEPORT`). A request and its connection to the node stay on the core that
+//! accepted the client. The server speaks HTTP/1.1 with keep-alive, and HTTP/2
 //! without TLS to clients that begin with its preface.
 //!
 //! The server does not speak TLS: the application or a load balancer in front terminates it.
@@ -37,8 +37,8 @@ use crate::request::ClientAddr;
 /// How long the bytes of a client that keeps sending are read and dropped after the last response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Responds to the requests of a server. A [`Proxy`] is a handler, and so is an async closure of
-/// the application.
+/// Responds to the requests of a [`Server`]. A [`Proxy`] is a handler, and so is a closure that returns a
+/// future of a response.
 pub trait Handler: Send + Sync + 'static {
     /// Responds to `request`, which `peer` sent.
     fn handle(&self, peer: ClientAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;

@@ -1,6 +1,6 @@
 //! How sessions are bound to endpoints: the strategies to choose from, and the dispatch of their [hooks](super::hook).
 //!
-//! The proxy alone asks an affinity, before the cluster asks its policy.
+//! The proxy asks the affinity before the cluster asks its policy.
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ use crate::request::RequestContext;
 /// | [`route`](Self::route) | the `jvmRoute` in the session id | none |
 /// | [`given_route`](Self::given_route) | a route that the application names | none |
 /// | [`user`](Self::user) | the user of Basic credentials | none |
-/// | [`replicated`](Self::replicated) | nothing, except for a moment after a session began | recent sessions |
+/// | [`replicated`](Self::replicated) | nothing, except for 3 s after a session began | recent sessions |
 /// | [`login_relay`](Self::login_relay) | nothing: the front end logs in at each node | sealed logins, in memory or in a shared store |
 #[derive(Clone)]
 #[must_use]
@@ -65,7 +65,7 @@ pub(crate) type RequestSession<'a> = SessionContext<BoundSession<'a>>;
 /// A strategy with its state.
 #[derive(Default)]
 pub(crate) enum BoundSession<'a> {
-    /// Nothing to remember: the hint says it all.
+    /// The strategy keeps no state: the hint is enough.
     #[default]
     Hinted,
     Learn(&'a Learn, Learned),
@@ -80,9 +80,10 @@ impl Affinity {
     ///
     /// The proxy learns sessions from every `Set-Cookie` and forgets them at logout. It also reads `;jsessionid=` in paths.
     ///
-    /// - If a session's node is gone, the policy picks another node, the user logs in once more, and the session stays there.
+    /// - If a session's node is gone, the policy picks another node, the user logs in once more, and the new session is bound to
+    ///   that node.
     /// - A draining node keeps its sessions.
-    /// - An id that no node has set binds nothing, unless a node serves with it what needs a login.
+    /// - An id of unknown origin binds nothing until a node serves a request with it that needs a login.
     ///
     /// ```
     /// # async fn run(cluster: kylin_lb::Cluster) -> Result<(), Box<dyn std::error::Error>> {
@@ -136,8 +137,8 @@ impl Affinity {
 
     /// Relays logins: the front end keeps the login of each session and logs in at every node that does not know it.
     ///
-    /// Any node serves any request of a session, so every policy balances freely and a node that is gone takes no login along.
-    /// The front end keeps credentials for it: [`LoginRelay`] says how they are protected, and what clients see.
+    /// Any node serves any request of a session, so every policy balances freely and no login is lost with a node. The front end
+    /// keeps credentials for it: [`LoginRelay`] describes how they are protected, and what clients see.
     ///
     /// ```
     /// use kylin_lb::session::{Affinity, LoginRelay, Secret, Sessions};
@@ -155,8 +156,8 @@ impl Affinity {
         Self::new(Strategy::LoginRelay(Arc::new(relay.build())))
     }
 
-    /// Places requests by the user of their Basic credentials: rendezvous hashing of a keyed hash, the same at all front ends
-    /// with the same secret.
+    /// Sends all requests of a user to one endpoint, by the user name in their Basic credentials. The endpoint follows from
+    /// rendezvous hashing of a keyed hash, which is the same at all front ends with the same secret.
     ///
     /// This suits clients without cookies, each of whose requests costs a node a login. All requests of one user go to one node,
     /// so an application with a single user loads a single node.
@@ -164,7 +165,7 @@ impl Affinity {
         Self::new(Strategy::User).or_user(secret)
     }
 
-    /// Places requests that no session binds by their [user](Self::user).
+    /// Sends requests without a bound session to the endpoint of their [user](Self::user).
     pub fn or_user(mut self, secret: Secret) -> Self {
         self.user = Some(User::new(&secret));
         self

@@ -1,7 +1,14 @@
-//! Sessions: which node each login belongs to.
+//! Session affinity: which endpoint gets the requests of a session.
 //!
-//! Kylin keeps a login in the memory of one node. An [`Affinity`] sends the requests of a session to that node. A
-//! [`SessionStore`] holds [`SessionRecord`]s under [`SessionKey`]s, and any number of front ends may share it.
+//! Kylin keeps a login session in the memory of one node, so requests of the session must go to that node.
+//!
+//! | type | purpose |
+//! |---|---|
+//! | [`Affinity`] | chooses how sessions are kept: set it with [`ProxyBuilder::affinity`](crate::proxy::ProxyBuilder::affinity) |
+//! | [`Sessions`] | the sessions of a front end: in memory, or in a store with a near cache |
+//! | [`SessionStore`] | the trait of stores, which any number of front ends may share; [`open`] makes one from an address |
+//! | [`SessionRecord`] under a [`SessionKey`] | what a store keeps of a session: the endpoint to which it is bound |
+//! | [`Secret`] | derives the keys of sessions and signs cookies; all front ends of a cluster need the same one |
 
 pub(crate) mod affinity;
 mod cached;

@@ -3,7 +3,7 @@
 //! tomcat-redis-session-manager writes a placeholder when a session begins, and the session itself *after* the response was sent
 //! (RedisSessionHandlerValve.java:24-31). A fast next request that goes to another node finds the placeholder: "attempted to load
 //! session which has been created but not yet serialized", HTTP 500 (RedisSessionManager.java:388). So a session stays with the
-//! node that began it for a grace time. If that write fails, the placeholder stays for ever, and its cookie is poisoned: every
+//! node that began it for a grace time. If that write fails, the placeholder never goes away, and its cookie is poisoned: every
 //! request with it fails at every node.
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What every [`Backend`] promises, as a suite that its implementers run.
+//! The conformance suite of [`Backend`], for tests of implementations.
 //!
 //! ```
 //! use kylin_lb::HttpBackend;
@@ -30,8 +30,7 @@ use crate::body::{Body, BoxError};
 /// How long the suite waits for a single event.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Checks every promise of the trait on backends that `open` makes for nodes at the addresses that
-/// it gets. The nodes speak HTTP/1.1 without TLS.
+/// Checks the promises of [`Backend`]. `open` makes a backend for the node at an address. The nodes speak HTTP/1.1 without TLS.
 ///
 /// # Panics
 /// If the backend breaks a promise; the message names it.

@@ -1,9 +1,9 @@
 //! Parts for tests and demonstrations.
 //!
-//! What a balancer does shows only against nodes that behave, and misbehave, as real ones do. [`kylin::KylinNode`] is
-//! such a node, in process or behind a socket; [`Scripted`] is the other extreme: a backend of a few lines for unit tests
-//! that care about the order of answers and nothing else. [`store::conformance`] checks what a session store of one's own
-//! promises, and [`backend::conformance`] what a backend does.
+//! - [`kylin::KylinNode`] is a Kylin node that runs in process or behind a socket, and fails on demand.
+//! - [`Scripted`] is a backend with a list of responses, for unit tests.
+//! - [`store::conformance`] checks an implementation of [`SessionStore`](crate::session::SessionStore).
+//! - [`backend::conformance`] checks an implementation of [`Backend`](crate::Backend).
 
 pub mod backend;
 pub mod kylin;

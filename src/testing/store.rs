@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::endpoint::EndpointId;
 use crate::session::{Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, Stored};
 
-/// Two handles to one store, as two front ends have them.
+/// Two handles to one store, like those of two front ends.
 #[derive(Debug)]
 pub struct Pair {
     /// The handle of one front end.
@@ -39,12 +39,13 @@ const EXPIRY_TOLERANCE: Duration = Duration::from_secs(10);
 /// The number of concurrent writers of one key.
 const WRITERS: usize = 16;
 
-/// Checks every promise of the trait on stores from `open`. Takes some seconds, because records have to expire.
+/// Checks the promises of [`SessionStore`] on the store that `open` returns. Takes some seconds of real time, because records have
+/// to expire.
 ///
-/// Keys are random, so that the store may be in use, and several suites may run on it at the same time.
+/// Keys are random, so the store may be in use, and several suites may run on it concurrently.
 ///
 /// # Panics
-/// When a promise is broken, with that promise.
+/// If the store breaks a promise; the message names it.
 pub async fn conformance<F, P>(open: F)
 where
     F: Fn() -> P,

@@ -5,7 +5,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub(super) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Changes to the headers of one request, made after the proxy's own. The application puts it into the request's extensions.
+/// Changes to the headers of one request, which the proxy applies after its own. The application adds it to the request's
+/// extensions.
 ///
 /// Edits of headers that belong to the connection or frame the body have no effect: see [`allows`](Self::allows).
 ///
@@ -66,7 +67,7 @@ impl fmt::Debug for HeaderEdits {
     }
 }
 
-/// Returns whether a header says where a message ends or belongs to one connection. Edits of it would split the message.
+/// Returns whether a header frames the message or belongs to one connection. Edits of it would split the message.
 fn is_framing(name: &HeaderName) -> bool {
     static FRAMING: [HeaderName; 9] = [
         header::CONNECTION,

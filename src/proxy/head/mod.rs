@@ -21,13 +21,13 @@ pub use self::trusted::TrustedProxies;
 use super::error_response::ErrorResponse;
 use crate::header_walk::walk;
 
-/// Checks the head of a request and brings its target into origin form, with the host in `Host` only.
+/// Checks the head of a request, converts its target to origin form, and moves the host of the target into `Host`.
 ///
-/// [`Proxy::forward`](crate::Proxy::forward) does this first. An application that chooses by path or host before it
-/// forwards calls this before it reads them, so that it decides on the same host and path as the node.
+/// [`Proxy::forward`](crate::Proxy::forward) does this first. An application that routes by path or host calls it before it reads
+/// them, so that it sees the same host and path as the node.
 ///
 /// # Errors
-/// The response for a request that HTTP parsers may read differently (RFC 9112, 3.2 and 6), or whose method is not served.
+/// [`ErrorResponse`] for a request that HTTP parsers may read differently (RFC 9112, 3.2 and 6), or whose method is not supported.
 ///
 /// ```
 /// use http::Request;

@@ -5,11 +5,11 @@ use ipnet::IpNet;
 
 use crate::request::ClientAddr;
 
-/// The proxies that may name the client, and the header in which they do (nginx: the realip module).
+/// The proxies in front whose header names the client (nginx: the realip module).
 ///
-/// The header counts only on connections from one of the networks. Of several addresses in it the last one is the client, which
-/// the nearest proxy added; with [`recursive`](Self::recursive), the last one that is not a trusted proxy itself. A text that is
-/// not an address ends the search.
+/// The header counts only on connections from one of the networks. The client is the last address in it, which the
+/// nearest proxy added; with [`recursive`](Self::recursive), the last one that is not a trusted proxy itself. A text that is not an
+/// address ends the search.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct TrustedProxies {

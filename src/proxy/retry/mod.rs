@@ -1,4 +1,4 @@
-//! When a request is sent to another endpoint.
+//! Decides when a request is sent to another endpoint.
 
 mod budget;
 
@@ -11,16 +11,16 @@ pub(super) use self::budget::RetryAccount;
 pub use self::budget::{InvalidRatio, RetryBudget};
 use crate::backend::SendErrorKind;
 
-/// When a request is sent to another endpoint (nginx: `proxy_next_upstream`).
+/// Decides when a request is sent to another endpoint (nginx: `proxy_next_upstream`).
 ///
-/// - Each endpoint gets a request once. The exception is a kept-alive connection that ended under the request, which tells nothing
-///   about the node: the proxy sends the request once more to the same endpoint, on a fresh connection.
+/// - Each endpoint gets a request once. The exception is a kept-alive connection that the node closed before it responded, which
+///   is no failure of the node: the proxy sends the request once more to the same endpoint, on a fresh connection.
 /// - A request that certainly was not processed may be retried whatever its method.
 /// - A request that may have been processed is retried only if its method is idempotent (RFC 9110, 9.2.2), which POST, LOCK and
 ///   PATCH are not, if its body was short enough to be kept, and if the [budget](Self::budget) allows it.
 ///
 /// In a Kylin-aware proxy the class of the request decides instead of its method, and the class of the response instead of its
-/// status; the kinds of failure, `max_attempts`, `max_elapsed` and the budget hold there too.
+/// status; the kinds of failure, `max_attempts`, `max_elapsed` and the budget apply there too.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub struct RetryPolicy {
@@ -52,7 +52,7 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Returns a policy that retries nothing, except that a full endpoint is passed over.
+    /// Returns a policy without retries. The proxy still skips an endpoint whose backend is at its connection limit.
     pub fn off() -> Self {
         RetryPolicy { error: false, timeout: false, invalid: false, ..RetryPolicy::default() }
     }

@@ -13,12 +13,12 @@ pub(super) use self::recent_writes::Writer;
 pub(super) use self::state::{Classified, RuleState};
 use crate::kylin::{Guard, KylinVersion};
 
-/// What a Kylin-aware proxy does: see [`ProxyBuilder::rules`](crate::proxy::ProxyBuilder::rules). Each rule can be set on its
-/// own.
+/// The rules of Kylin that a proxy applies: see [`ProxyBuilder::rules`](crate::proxy::ProxyBuilder::rules). Each rule can be set
+/// separately.
 ///
 /// | rule | default | reason |
 /// |---|---|---|
-/// | [`guard`](Self::guard) | closes the calls between nodes to all clients | most of them need no login |
+/// | [`guard`](Self::guard) | responds with 403 to the calls that only nodes make to each other | most of them need no login |
 /// | [`roles`](Self::roles) | on | a node in mode `job` rejects queries |
 /// | [`retry_rejected`](Self::retry_rejected) | on | a rejected request was not executed |
 /// | [`retry_unauthorized`](Self::retry_unauthorized) | on | another node may know the session |
@@ -73,10 +73,10 @@ impl KylinRules {
         self
     }
 
-    /// Sets whether a request is retried when the response says that the node rejected it and did not execute it. Default: on.
+    /// Sets whether a request is retried after a response by which the node rejected it without executing it. Default: on.
     ///
     /// Such responses are `not allowed in 'job' mode`, `Too many concurrent query requests.`, and Kylin 5's codes for them. The
-    /// proxy also reads errors that are compressed by gzip, the only coding of Tomcat; it passes on errors in other codings.
+    /// proxy also reads errors that are compressed with gzip, Tomcat's only coding. It returns errors in other codings to the client.
     pub fn retry_rejected(mut self, on: bool) -> Self {
         self.retry_rejected = on;
         self
@@ -92,8 +92,8 @@ impl KylinRules {
     /// Sets whether `PUT /query/{id}/stop` and `GET /query/runningQueries` of Kylin 2.x-4.x go to every node that serves queries,
     /// with the responses merged into one. Default: on.
     ///
-    /// A node does nothing if it knows neither the credentials nor the session of the request. With a cookie alone these are all
-    /// nodes but one, unless the logins are relayed or the sessions replicated.
+    /// A node acts only if the request has Basic credentials or a session that the node knows. A session cookie is known to one
+    /// node, unless logins are relayed or sessions replicated, so clients should send credentials with these calls.
     pub fn fan_out(mut self, on: bool) -> Self {
         self.fan_out = on;
         self

@@ -10,18 +10,18 @@ use crate::session::{
     InvalidSecret, MemoryStore, Precondition, SaveOutcome, Secret, SessionKey, SessionRecord, SessionStore, Stored,
 };
 
-/// The sessions of one or several front ends, in a store. Clones share them.
+/// The sessions of this front end, kept in a [`SessionStore`]. Clones share them.
 ///
 /// ```
 /// use std::time::Duration;
 /// use kylin_lb::session::{Affinity, Sessions};
 ///
-/// // One front end: in its own memory.
+/// // A single front end keeps sessions in its memory.
 /// let alone = Affinity::learn(Sessions::in_memory()?);
 /// # let store = kylin_lb::session::MemoryStore::new();
 /// # let secret = kylin_lb::session::Secret::new([7; 32]);
 ///
-/// // Several front ends: in a store that all of them reach, with a secret that all of them have.
+/// // Several front ends keep them in one store, with the same secret.
 /// let sessions = Sessions::builder(store, secret).deadline(Duration::from_millis(20)).build()?;
 /// let shared = Affinity::learn(sessions);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -31,9 +31,10 @@ use crate::session::{
 ///
 /// Every operation has a deadline. After five failures in a row the front end stops calling the
 /// store, and a background task checks once a second whether it is available again. Meanwhile the
-/// front end uses its near cache, however old the entries are. New bindings live in the near cache
+/// front end uses its near cache (the sessions in its own memory), however old the entries are. New bindings live in the near cache
 /// and are written when the store is available. A session that the near cache does not have is
-/// placed by a hash that all front ends compute alike. No request fails for lack of the store.
+/// goes to the endpoint that a hash of it yields, which is the same at all front ends. No request
+/// fails because of the store.
 ///
 /// A store may come back with fewer sessions than before, as a cache does, or a server that keeps
 /// nothing on disk. A binding that this front end knows and the store has lost is written again when
@@ -46,7 +47,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Keeps sessions in the memory of this process, with a random secret.
+    /// Returns sessions in the memory of this process, with a random secret.
     ///
     /// # Errors
     /// [`InvalidSecret`] when the operating system has no random bytes for the secret.
@@ -54,21 +55,22 @@ impl Sessions {
         Ok(Self::local(MemoryStore::new(), Secret::random()?))
     }
 
-    /// Keeps sessions in `store`, which is in this process and responds at once.
+    /// Returns sessions in `store`, which is in this process. There is no near cache and no deadline, since every operation is
+    /// ready at once.
     pub fn local(store: MemoryStore, secret: Secret) -> Self {
         SessionsBuilder::new(Arc::new(store), secret).build_local()
     }
 
-    /// Keeps sessions in a store that other front ends may share, with the defaults of
+    /// Returns sessions in any store, which other front ends may share, with the defaults of
     /// [`builder`](Self::builder).
     ///
-    /// All front ends need the same secret. It derives the keys of sessions from their ids, so that
-    /// the store receives no id.
+    /// All front ends need the same secret. The front end derives the key of a session from the
+    /// secret and the session id, so that the store never gets an id.
     pub fn remote(store: impl SessionStore, secret: Secret) -> Self {
         SessionsBuilder::new(Arc::new(store), secret).build_remote()
     }
 
-    /// Starts the settings of sessions in a store that other front ends may share.
+    /// Returns a builder of sessions in any store, which other front ends may share.
     pub fn builder(store: impl SessionStore, secret: Secret) -> SessionsBuilder {
         SessionsBuilder::new(Arc::new(store), secret)
     }
@@ -77,7 +79,7 @@ impl Sessions {
         Sessions { store: Arc::new(store) }
     }
 
-    /// Returns whether the front end currently calls the store. It does not while the store fails.
+    /// Returns whether the front end calls the store at present. It does not while the circuit breaker is open.
     pub fn is_store_available(&self) -> bool {
         !self.store.breaker.is_open()
     }

@@ -10,27 +10,104 @@ use crate::maybe_ready::MaybeReady;
 
 /// Shared storage of sessions: compare-and-set over small records that expire.
 ///
-/// An implementer may rely on these facts:
+/// [`Sessions::remote`](crate::session::Sessions::remote) uses an implementation, and adds deadlines, a near cache and a circuit
+/// breaker to it. The trait is also implemented for `Arc<dyn SessionStore>`, so that several owners can share one store.
 ///
-/// - An encoded record has at most [`SessionRecord::MAX_LEN`] bytes.
+/// An implementation may rely on these facts:
+///
 /// - Keys are uniformly distributed.
 /// - A time to live is at least one second.
-/// - Every call has a deadline above it. The caller drops the future when the deadline has passed.
+/// - The caller has a deadline for every call, and drops the future when the deadline has passed.
 ///
-/// An implementer must keep these promises:
+/// An implementation must keep these promises:
 ///
-/// - [`save`](Self::save) decides between two writers of one key, whatever processes they run in.
+/// - Of two concurrent calls of [`save`](Self::save) for one key at most one succeeds, in whichever processes they run.
+/// - A record is not returned after its time to live.
+/// - [`save`](Self::save) fails with [`StoreError::TooLong`] if the encoded record has more than [`SessionRecord::MAX_LEN`] bytes.
 /// - A record that cannot be decoded counts as absent.
-/// - After a connection has failed, a later call opens a new one by itself.
+/// - After a connection has failed, a later call opens a new one.
 /// - Errors never contain keys, records or credentials.
 ///
-/// The conformance suite in `testing::store` (feature `test-util`) checks them.
+/// The conformance suite in `testing::store` (feature `test-util`) checks an implementation.
+///
+/// A store in a map returns [`MaybeReady::Ready`]. A store on a server returns
+/// [`MaybeReady::boxed`]`(async move { .. })`.
+///
+/// ```
+/// use kylin_lb::session::{
+///     MaybeReady, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
+/// };
+/// use std::collections::HashMap;
+/// use std::sync::{Mutex, PoisonError};
+/// use std::time::{Duration, Instant};
+///
+/// /// The last version, and the records with their expiry.
+/// #[derive(Debug, Default)]
+/// struct MapStore(Mutex<(u64, HashMap<SessionKey, (Stored, Instant)>)>);
+///
+/// impl MapStore {
+///     /// Calls `f` with the last version and all records but an expired one under `key`.
+///     fn with<T>(&self, key: &SessionKey, f: impl FnOnce(&mut u64, &mut HashMap<SessionKey, (Stored, Instant)>) -> T) -> T {
+///         let (version, records) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+///         if records.get(key).is_some_and(|(_, expires)| *expires <= Instant::now()) {
+///             records.remove(key);
+///         }
+///         f(version, records)
+///     }
+/// }
+///
+/// impl SessionStore for MapStore {
+///     fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
+///         MaybeReady::Ready(Ok(self.with(key, |_, records| records.get(key).map(|(stored, _)| stored.clone()))))
+///     }
+///
+///     fn save<'a>(
+///         &'a self,
+///         key: &'a SessionKey,
+///         record: &'a SessionRecord,
+///         precondition: Precondition,
+///         ttl: Duration,
+///     ) -> StoreFuture<'a, SaveOutcome> {
+///         if record.encoded_len() > SessionRecord::MAX_LEN {
+///             return MaybeReady::Ready(Err(StoreError::TooLong(record.encoded_len())));
+///         }
+///         MaybeReady::Ready(Ok(self.with(key, |version, records| {
+///             let current = records.get(key).map(|(stored, _)| stored);
+///             let holds = match precondition {
+///                 Precondition::Absent => current.is_none(),
+///                 Precondition::Version(version) => current.is_some_and(|stored| stored.version == version),
+///             };
+///             if !holds {
+///                 return SaveOutcome::Conflict(current.cloned());
+///             }
+///             *version += 1;
+///             let stored = Stored { record: record.clone(), version: *version };
+///             records.insert(*key, (stored, Instant::now() + ttl));
+///             SaveOutcome::Stored(*version)
+///         })))
+///     }
+///
+///     fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()> {
+///         self.with(key, |_, records| {
+///             if let Some((_, expires)) = records.get_mut(key) {
+///                 *expires = Instant::now() + ttl;
+///             }
+///         });
+///         MaybeReady::Ready(Ok(()))
+///     }
+///
+///     fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()> {
+///         self.with(key, |_, records| records.remove(key));
+///         MaybeReady::Ready(Ok(()))
+///     }
+/// }
+/// ```
 pub trait SessionStore: fmt::Debug + Send + Sync + 'static {
     /// Returns the record under `key`, with its version.
     fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>>;
 
-    /// Writes `record` under `key` for the time to live `ttl`, if the store meets the `precondition`. The loser of a race
-    /// receives the record of the winner.
+    /// Writes `record` under `key` for the time to live `ttl` if the `precondition` holds, and returns its new version. Otherwise
+    /// returns [`SaveOutcome::Conflict`] with the current record.
     fn save<'a>(
         &'a self,
         key: &'a SessionKey,
@@ -39,7 +116,7 @@ pub trait SessionStore: fmt::Debug + Send + Sync + 'static {
         ttl: Duration,
     ) -> StoreFuture<'a, SaveOutcome>;
 
-    /// Extends the life of the record under `key` to `ttl` from now. A missing record is not an error.
+    /// Sets the time to live of the record under `key` to `ttl` from now. Does nothing if there is no record.
     fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()>;
 
     /// Removes the record under `key`, if there is one.
@@ -63,7 +140,8 @@ pub type StoreFuture<'a, T> = MaybeReady<'a, Result<T, StoreError>>;
 pub struct Stored {
     /// The record.
     pub record: SessionRecord,
-    /// Differs for every write. Versions can only be compared for equality, under one key of one store.
+    /// Identifies a write. The store chooses it and never uses it again for the key. Callers only compare versions of one key
+    /// for equality.
     pub version: u64,
 }
 
@@ -103,7 +181,7 @@ pub enum StoreError {
     TooLong(usize),
 }
 
-/// Lets a store that [`open`](super::open) returned stand where any other store can.
+/// Makes the result of [`open`](super::open) a store.
 impl SessionStore for Arc<dyn SessionStore> {
     fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
         (**self).load(key)
