@@ -13,7 +13,7 @@ use kylin_lb::{Body, Cluster, Endpoint, Proxy};
 #[tokio::main]
 #[allow(clippy::print_stdout, reason = "it is what the example is for")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // Front ends of one address share a store (`Sessions::remote`) and the secret.
+    // Front ends of one cluster share a store (`Sessions::remote`) and the secret.
     let affinity = Affinity::login_relay(LoginRelay::new(Sessions::in_memory()?, Secret::random()?));
 
     let metastore = Metastore::new();

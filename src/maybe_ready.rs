@@ -1,4 +1,4 @@
-//! A value that is there at once, or a future of it.
+//! A value that is ready, or a future of it.
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -35,7 +35,7 @@ impl<'a, T> MaybeReady<'a, T> {
         MaybeReady::Boxed(Box::pin(future))
     }
 
-    /// Applies `f` to the value: at once where it is ready, else when the future yields it.
+    /// Applies `f` to the value: at once if it is ready, else when the future yields it.
     pub fn map<U>(self, f: impl FnOnce(T) -> U + Send + 'a) -> MaybeReady<'a, U>
     where
         T: 'a,
@@ -46,10 +46,10 @@ impl<'a, T> MaybeReady<'a, T> {
         }
     }
 
-    /// Returns the value where it is ready, else the unchanged future.
+    /// Returns the value if it is ready, else the unchanged future.
     ///
     /// # Errors
-    /// The unchanged `MaybeReady` where the value is not ready.
+    /// The unchanged `MaybeReady` if the value is not ready.
     pub fn into_ready(self) -> Result<T, Self> {
         match self {
             MaybeReady::Ready(value) => Ok(value),

@@ -7,13 +7,13 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BodyError {
-    /// Its source sent nothing for too long.
+    /// The source of the body sent nothing for too long.
     #[error("no byte came for {0:?}")]
     Stalled(Duration),
-    /// It is longer than allowed.
+    /// The body is longer than allowed.
     #[error("the body is too large")]
     TooLarge,
-    /// Its source failed.
+    /// The source of the body failed.
     #[error("the source of the body failed")]
     Source(#[source] BoxError),
 }

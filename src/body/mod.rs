@@ -1,8 +1,8 @@
 //! The one body type of requests and responses.
 //!
 //! A body is empty, a single buffer, or a stream. hyper's own body is a variant of its own, so the common path from a node's
-//! socket to a client's socket neither boxes nor copies. What must happen at the end of a body (a connection returns to its pool,
-//! an endpoint's count in flight goes down) is part of the body. It happens exactly once: at the end, at a failure, or on drop.
+//! socket to a client's socket neither boxes nor copies. A body runs actions when it ends, fails or is dropped, each exactly once: a
+//! connection returns to its pool, and the request is no longer in flight.
 
 mod boxed;
 mod error;

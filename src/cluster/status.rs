@@ -39,9 +39,9 @@ pub struct EndpointStatus {
     pub health: HealthState,
     /// The reason if the endpoint is not healthy.
     pub reason: Option<Reason>,
-    /// When it came into its state of health, on the cluster's clock.
+    /// When the endpoint entered its state of health, on the cluster's clock.
     pub since: Instant,
-    /// Whether it is ejected for its failures.
+    /// Whether the endpoint is ejected for its failures.
     pub ejected: bool,
     /// The current percentage of its weight. It is below 100 during a slow start.
     pub ramp: u32,

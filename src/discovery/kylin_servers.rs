@@ -31,8 +31,8 @@ const REFUSED_LOGIN_DELAY: Duration = Duration::from_secs(600);
 /// `GET /kylin/api/service_discovery/state/all` (3 and 4, where nodes discover each other). Both
 /// require a [`login`](Self::login).
 ///
-/// It starts with the given nodes and continues with those that they list. Each time it asks one
-/// node, and the next one if that does not list any. It does not ask nodes of
+/// It starts with the given nodes and continues with those that they list. At each interval it asks
+/// one node, and the next one if that does not list any. It does not ask nodes of
 /// [another cluster](crate::probe::MetastoreCheck).
 ///
 /// A list is used as a whole or not at all. It must name a node that the cluster has, under the same

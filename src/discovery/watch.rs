@@ -41,7 +41,8 @@ where
     watch_with(cluster, discovery, make_endpoint, Backoff::default())
 }
 
-/// Does what [`watch`] does, with other delays after failures of the source.
+/// Keeps the membership of `cluster` up to date with `discovery`, as [`watch`] does, with `backoff` as the delays after failures of
+/// the source.
 ///
 /// # Panics
 /// Outside of a tokio runtime.
@@ -75,8 +76,8 @@ impl DiscoveryHandle {
         self.status.borrow().clone()
     }
 
-    /// Waits until `test` holds, and returns that status. An application can wait for its first
-    /// endpoints with it. It has no timeout of its own.
+    /// Waits until `test` returns true for the status, and returns that status. An application can
+    /// wait for its first endpoints with it. It has no timeout.
     pub async fn wait_until(&self, test: impl FnMut(&DiscoveryStatus) -> bool) -> DiscoveryStatus {
         wait_until(&self.status, test).await
     }

@@ -1,6 +1,6 @@
 use crate::health::HealthState;
 
-/// The administrative state of an endpoint: what the operator wants of it, whatever its health. Stricter states are greater.
+/// The administrative state of an endpoint, which the operator sets. It is independent of health. Stricter states are greater.
 ///
 /// | state | new requests | requests of bound sessions | probes |
 /// |---|---|---|---|

@@ -14,9 +14,9 @@ use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, Parser, 
 use super::uri::host_without_port;
 use super::variables::Maps;
 
-/// An nginx configuration, read and checked.
+/// An nginx configuration, parsed and checked.
 ///
-/// Either a whole `nginx.conf` or what stands in its `http` block, like the files in `conf.d`.
+/// It is a whole `nginx.conf`, or the content of its `http` block, like the files in `conf.d`.
 ///
 /// ```
 /// use kylin_lb::nginx::Config;
@@ -59,7 +59,7 @@ pub(super) struct Listener {
 }
 
 impl Config {
-    /// Reads a file and what it includes.
+    /// Reads a file and the files that it includes.
     ///
     /// # Errors
     /// [`ConfigError`] for the first mistake that is found.
@@ -68,7 +68,7 @@ impl Config {
         Config::build(&path.to_string_lossy(), |parser| parser.file(path))
     }
 
-    /// Reads a text, called `name` in errors, that includes nothing.
+    /// Parses a text, which errors call `name`. `include` is an error in it.
     ///
     /// # Errors
     /// [`ConfigError`] for the first mistake that is found.

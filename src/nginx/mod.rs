@@ -1,19 +1,19 @@
 //! Serves an nginx configuration.
 //!
 //! Most clusters of Kylin nodes stand behind nginx today, and the manual shows its configuration.
-//! This module reads that file as it is. The text becomes a typed model ([`Config`]); the model
-//! becomes a front end ([`Site`]) with a cluster for each upstream and a proxy for each location
-//! that passes requests. It uses only the public API of this crate, as an application would.
+//! This module reads that file unchanged: [`Config`] parses and checks it, and [`Site`] serves it,
+//! with a cluster for each upstream and a [plain proxy](crate::Proxy::plain) for each location with
+//! `proxy_pass`. It uses only the public API of this crate, as an application would.
 //!
 //! # The rule
 //!
-//! Each directive is treated in one of three ways, and none is skipped in silence:
+//! Each directive is treated in one of three ways, and none is ignored silently:
 //!
-//! - it is **modelled**, and does what nginx does;
+//! - it is **supported**, and does what nginx does;
 //! - it is **accepted without effect**, and [`Config::report`] lists it with its line: logs, processes,
 //!   buffers, files, TLS files, compression;
 //! - it is **an error** with file, line, column, the reason and what to write instead: an unknown name,
-//!   or a directive that would change behaviour and is not modelled (`if`, `rewrite`, `root`, `ssl`).
+//!   or a directive that would change behaviour and is not supported (`if`, `rewrite`, `root`, `ssl`).
 //!
 //! # What is supported
 //!
@@ -27,7 +27,7 @@
 //! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `proxy_redirect`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
 //! | values | `$host`, `$uri`, `$request_uri`, `$args`, `$remote_addr`, `$proxy_add_x_forwarded_for`, `$scheme`, `$server_name`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`, `$1`…`$9` and more |
 //!
-//! # What differs from nginx, on purpose
+//! # Intended differences from nginx
 //!
 //! | subject | nginx | here |
 //! |---|---|---|

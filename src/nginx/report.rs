@@ -1,4 +1,4 @@
-//! How a configuration was understood, as text for people.
+//! A report of how a configuration was interpreted, as text.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,12 +19,13 @@ const DIFFERENCES: [&str; 5] = [
     "limits, least_conn and round robin count over all threads; no live server is 503 in Kylin's form",
 ];
 
-/// Displays how a [`Config`] was understood.
+/// Displays how a [`Config`] was interpreted.
 #[derive(Debug, Clone, Copy)]
 pub struct Report<'c>(&'c Config);
 
 impl Config {
-    /// Returns how the configuration was understood, as text for people.
+    /// Returns a report of how the configuration was interpreted, which `Display` formats: servers, locations, upstreams, and the
+    /// lines without effect.
     pub fn report(&self) -> Report<'_> {
         Report(self)
     }

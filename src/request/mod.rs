@@ -1,7 +1,7 @@
-//! What is known of a request.
+//! The facts of a request that the proxy reads once.
 //!
-//! - [`RequestContext`]: everything that the proxy knows of one request, read from its head once and handed down by reference.
-//! - [`RequestView`]: what a policy may read: a borrowed view, so that a pick neither touches the body nor allocates.
+//! - [`RequestContext`]: the facts of one request, read from its head once and passed by reference.
+//! - [`RequestView`]: the part that a policy may read. It borrows, so that a pick does not allocate.
 
 mod client;
 mod context;

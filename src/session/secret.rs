@@ -13,7 +13,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
-/// 32 secret bytes that all front ends of one address share, and the previous ones.
+/// 32 secret bytes that all front ends of one cluster share, and the previous ones.
 ///
 /// ```
 /// use kylin_lb::session::Secret;

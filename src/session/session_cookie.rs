@@ -3,7 +3,7 @@ use std::time::Duration;
 use crate::clock::{InvalidDuration, at_least};
 use crate::cookie;
 
-/// A cookie in which nodes keep the ids of their sessions.
+/// A cookie of the nodes that holds a session id.
 #[derive(Debug, Clone)]
 pub struct SessionCookie {
     name: CookieName,

@@ -48,7 +48,7 @@ const MIN_SESSION_TIMEOUT: Duration = Duration::from_millis(100);
 /// The nodes that Kylin registers in ZooKeeper: see the [module](self).
 ///
 /// While ZooKeeper is unavailable, the membership does not change. After a reconnect, a missing node
-/// is removed only after a [grace period](Self::grace), since it may be about to reconnect as well.
+/// is removed only after a [grace period](Self::grace), since it may be reconnecting too.
 pub struct ZooKeeper {
     options: SessionOptions,
     session: Option<Session>,
@@ -246,7 +246,7 @@ impl JobLeader {
         self.0.borrow().clone()
     }
 
-    /// Waits until `test` holds of the leader's address, and returns the address. It has no timeout
+    /// Waits until `test` returns true for the leader's address, and returns the address. It has no timeout
     /// of its own.
     pub async fn wait_until(&self, mut test: impl FnMut(Option<&str>) -> bool) -> Option<String> {
         wait_until(&self.0, |leader| test(leader.as_deref())).await

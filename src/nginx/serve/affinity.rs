@@ -6,7 +6,7 @@ use super::SiteError;
 use crate::nginx::directives::upstream::{LearnedCookies, Sticky, Upstream};
 use crate::session::{Affinity, MemoryStore, Secret, SessionCookie, Sessions};
 
-/// Builds affinities from what the front ends of one address share.
+/// Builds affinities from the secret and the sessions that the front ends of one cluster share.
 #[derive(Debug, Default)]
 pub(super) struct Affinities {
     /// The application's secret, or a random one once an upstream needed it.

@@ -5,7 +5,7 @@ use super::{Site, SiteError, SiteParts, clusters, routes};
 use crate::nginx::config::Config;
 use crate::session::{Secret, Sessions};
 
-/// Collects the parts of a [`Site`]. Only `sticky` needs more than the configuration.
+/// Builds a [`Site`] from a configuration, and from what `sticky` needs besides it.
 ///
 /// ```
 /// use kylin_lb::nginx::{Config, Site};
@@ -34,7 +34,7 @@ impl SiteBuilder {
         SiteBuilder { config, affinities: Affinities::default() }
     }
 
-    /// Sets the secret that signs the cookies of `sticky cookie`. Front ends of one address need
+    /// Sets the secret that signs the cookies of `sticky cookie`. Front ends of one cluster need
     /// the same secret.
     ///
     /// Default: random bytes. Another process, or this one after a restart, then ignores the cookie

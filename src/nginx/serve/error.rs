@@ -6,11 +6,11 @@ use crate::endpoint::InvalidId;
 use crate::proxy::ProxyBuildError;
 use crate::session::{InvalidCookie, InvalidSecret};
 
-/// The error for a configuration that is correct and cannot be served.
+/// The error for a valid configuration that cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SiteError {
-    /// The name of a server has no address.
+    /// The name of a server does not resolve to an address.
     #[error("upstream {upstream}: host not found in server {server}")]
     HostNotFound {
         /// The upstream's name.
@@ -20,7 +20,7 @@ pub enum SiteError {
         /// The error of the lookup.
         source: io::Error,
     },
-    /// A server cannot be an endpoint.
+    /// No endpoint can be made of a server.
     #[error("upstream {upstream}: server {server} cannot be an endpoint")]
     Endpoint {
         /// The upstream's name.
@@ -30,7 +30,7 @@ pub enum SiteError {
         /// The reason.
         source: InvalidId,
     },
-    /// The servers of an upstream cannot be a cluster.
+    /// No cluster can be made of the servers of an upstream.
     #[error("upstream {upstream} cannot be a cluster")]
     Cluster {
         /// The upstream's name.
@@ -53,7 +53,7 @@ pub enum SiteError {
         /// The reason.
         source: InvalidDuration,
     },
-    /// The attributes of `sticky cookie` cannot be a cookie.
+    /// The attributes of `sticky cookie` do not form a valid cookie.
     #[error("upstream {upstream}: sticky cookie is invalid")]
     Cookie {
         /// The upstream's name.
@@ -61,7 +61,7 @@ pub enum SiteError {
         /// The reason.
         source: InvalidCookie,
     },
-    /// The settings of a location cannot be a proxy.
+    /// No proxy can be built with the settings of a location.
     #[error("location cannot be a proxy")]
     Proxy(#[from] ProxyBuildError),
     /// The operating system has no random bytes for a secret.

@@ -21,7 +21,7 @@ use self::routes::Route;
 use super::config::{Config, Listener};
 use crate::{Body, ClientAddr, Cluster};
 
-/// A front end made from an nginx configuration. Clones are handles to one site.
+/// A front end that serves an nginx configuration. Clones share one site.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -45,8 +45,7 @@ struct SiteParts {
     routes: Vec<Route>,
 }
 
-/// One address of a site: it handles the requests that arrive there. Clones are handles to one
-/// site.
+/// One address of a site, which handles the requests that arrive there. Clones share one site.
 #[derive(Clone)]
 pub struct SiteListener {
     site: Site,
@@ -65,7 +64,8 @@ impl Site {
         Self::builder(config).build()
     }
 
-    /// Returns a builder, for what the front ends of one address share and no configuration holds.
+    /// Returns a builder, which takes a secret and a session store. Front ends of one cluster share them, and an nginx configuration
+    /// does not contain them.
     pub fn builder(config: Config) -> SiteBuilder {
         SiteBuilder::new(config)
     }
@@ -81,7 +81,7 @@ impl Site {
         (0..self.parts.config.listeners.len()).map(|number| SiteListener { site: self.clone(), number })
     }
 
-    /// Returns a server that listens where the configuration says, with its limits on clients.
+    /// Returns a builder of a server that listens at the addresses of the configuration, with its limits on clients.
     #[cfg(feature = "server")]
     pub fn server(&self) -> crate::server::ServerBuilder<SiteListener> {
         let builder = self.listeners().fold(crate::server::Server::builder(), |builder, listener| {
@@ -91,8 +91,8 @@ impl Site {
         limits::apply(&self.parts.config, &self.parts.config.listeners, builder)
     }
 
-    /// Returns a server that listens at `listen` only, in place of the configuration's first
-    /// address.
+    /// Returns a builder of a server that listens at `listen` only, in place of the configuration's
+    /// first address.
     ///
     /// It has the servers of that address, and its limits on clients.
     #[cfg(feature = "server")]

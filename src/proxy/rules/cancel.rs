@@ -1,8 +1,8 @@
 //! Stops queries whose client has disconnected.
 //!
 //! Kylin runs a query to its end when its client disconnects, and a user who reloads the page runs it twice. A watch guards each
-//! query that is sent. When the future of the request is dropped before the head of a response, or the time for it is over, the
-//! watch tells the node to stop the query.
+//! query that is sent. When the future of the request is dropped before the response head, or the head times out, the watch tells
+//! the node to stop the query.
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub enum CancelOnDisconnect {
     /// `PUT /kylin/api/query/{id}/stop`.
     ///
     /// Both need an administrator. That the list names user and SQL is read in QueryContext.java and was not observed. When a
-    /// node refuses the login, it is not used again while the proxy lives.
+    /// node rejects the login, the proxy does not use it again.
     AsAdmin {
         /// The value of `Authorization`: `Basic` and the credentials in base64.
         authorization: HeaderValue,

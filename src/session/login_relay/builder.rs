@@ -31,9 +31,10 @@ use crate::session::{Secret, Sessions};
 ///
 /// - A client logs in as at Kylin itself: `POST /kylin/api/user/authentication` with Basic
 ///   credentials, or the login form. The response sets the front end's cookie instead of the node's.
-/// - The node's 401 to wrong credentials of the client is passed on.
-/// - If a node refuses a login that the front end repeats, the session ends and the client gets 401.
-///   No front end uses these credentials again, at any node, until a client has logged in with them.
+/// - If the credentials are wrong, the client gets the node's 401.
+/// - If a node rejects a login that the front end sends for the client, the session ends and the
+///   client gets 401. No front end uses these credentials again, at any node, until a client has
+///   logged in with them.
 /// - A client that logs in with other credentials gets a new session. The old one ends at all nodes.
 /// - A logout ends the session in the store, then at every node.
 /// - A client that sends credentials with every request and keeps no cookies (kylinpy, ODBC) gets no
@@ -56,7 +57,7 @@ pub struct LoginRelay {
 impl LoginRelay {
     /// Creates a login relay that keeps its sessions in `sessions`, sealed with `secret`.
     ///
-    /// All front ends of one address need the same store and secret. A replaced secret should stay as
+    /// All front ends of one cluster need the same store and secret. A replaced secret should stay as
     /// a [previous one](Secret::with_previous) for as long as sessions last.
     pub fn new(sessions: Sessions, secret: Secret) -> Self {
         LoginRelay {
