@@ -41,7 +41,7 @@ where
     watch_with(cluster, discovery, make_endpoint, Backoff::default())
 }
 
-/// Keeps the membership of `cluster` up to date with `discovery`, as [`watch`] does, with `backoff` as the delays after failures of
+/// Keeps the membership of `cluster` up to date with `discovery`, as [`watch()`] does, with `backoff` as the delays after failures of
 /// the source.
 ///
 /// # Panics
@@ -63,7 +63,7 @@ where
     DiscoveryHandle { task: tokio::spawn(membership.run(discovery, backoff)).abort_handle(), status }
 }
 
-/// A running [`watch`]. Dropping it stops the updates; the cluster keeps its endpoints.
+/// A running [`watch()`]. Dropping it stops the updates; the cluster keeps its endpoints.
 #[must_use = "dropping the handle stops the updates"]
 pub struct DiscoveryHandle {
     task: AbortHandle,

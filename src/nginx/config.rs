@@ -68,7 +68,7 @@ impl Config {
         Config::build(&path.to_string_lossy(), |parser| parser.file(path))
     }
 
-    /// Parses a text, which errors call `name`. `include` is an error in it.
+    /// Parses a text, which errors call `name`. It must not contain `include`, except of `mime.types`.
     ///
     /// # Errors
     /// [`ConfigError`] for the first mistake that is found.
