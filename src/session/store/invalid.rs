@@ -30,3 +30,10 @@ pub enum InvalidStore {
     #[error("certificates for a session store")]
     Certificates(#[source] BoxError),
 }
+
+impl InvalidStore {
+    /// Makes the error for a setting.
+    pub(in crate::session) const fn setting(setting: &'static str, expected: &'static str) -> Self {
+        InvalidStore::Setting { setting, expected }
+    }
+}

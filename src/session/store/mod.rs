@@ -1,7 +1,7 @@
 //! Session stores: the contract, and the stores of this crate.
 //!
 //! [`MemoryStore`] keeps sessions in the process. The stores of `redis`, `mysql` and `memcached` keep them on servers that
-//! several front ends share; they implement [`remote::RemoteStore`], from which the contract follows.
+//! several front ends share; [`remote`] has what these stores have in common.
 
 pub(in crate::session) mod cache;
 mod contract;

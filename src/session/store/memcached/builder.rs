@@ -1,37 +1,24 @@
 use std::num::NonZeroU16;
 
 use super::MemcachedStore;
-use super::connection::Server;
+use super::connection::Connector;
 use crate::hash;
 use crate::session::InvalidStore;
-use crate::session::store::remote::url::{Host, wrong};
-use crate::session::store::remote::{Pool, StoreUrl};
+use crate::session::store::remote::{DEFAULT_PREFIX, Login, Pool, Server, StoreUrl, wrong};
 
 const PORT: u16 = 11211;
-const MAX_CONNECTIONS: NonZeroU16 = NonZeroU16::new(8).expect("not zero");
 
 /// Settings of a [`MemcachedStore`]. [`Debug`](std::fmt::Debug) shows no login.
+#[derive(Debug)]
+#[must_use]
 pub struct MemcachedBuilder {
-    hosts: Vec<Host>,
-    login: Option<(String, String)>,
+    servers: Vec<Server>,
+    login: Login,
     prefix: String,
     max_connections: NonZeroU16,
 }
 
 impl MemcachedBuilder {
-    /// Starts the settings of a store on these servers, each `host` or `host:port`. The default port
-    /// is 11211. All front ends must write a server alike.
-    ///
-    /// # Errors
-    /// [`InvalidStore::Url`] when a server is neither.
-    pub fn servers<'a>(servers: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidStore> {
-        Ok(Self::new(servers.into_iter().map(Host::parse).collect::<Result<_, _>>()?))
-    }
-
-    fn new(hosts: Vec<Host>) -> Self {
-        MemcachedBuilder { hosts, login: None, prefix: "kylin-lb:".to_owned(), max_connections: MAX_CONNECTIONS }
-    }
-
     pub(super) fn from_address(address: &str) -> Result<Self, InvalidStore> {
         let mut url = StoreUrl::parse(address)?;
         if url.scheme != "memcached" {
@@ -40,37 +27,31 @@ impl MemcachedBuilder {
         if !url.path.is_empty() {
             return Err(wrong("the path", "none"));
         }
-        let mut builder = Self::new(std::mem::take(&mut url.hosts));
-        builder.login = match (url.user.take(), url.password.take()) {
-            (Some(user), Some(password)) => Some((user, password)),
-            (None, None) => None,
-            _ => return Err(wrong("the login", "user and password, or neither")),
-        };
-        if let Some(prefix) = url.take("prefix") {
-            builder.prefix = prefix;
+        if url.login.user.is_some() != url.login.password.is_some() {
+            return Err(wrong("the login", "user and password, or neither"));
         }
-        url.no_more_options("prefix")?;
-        Ok(builder)
+        let prefix = url.take("prefix").unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
+        let max_connections = url.take_max_connections()?;
+        url.no_more_options("prefix, connections")?;
+        Ok(MemcachedBuilder { servers: url.servers(PORT), login: url.login, prefix, max_connections })
     }
 
-    /// Sets the login for servers that were started with an authentication file. Default: none.
-    #[must_use]
+    /// Sets the login for servers that were started with an authentication file. Default: that of the
+    /// address, or none.
     pub fn login(mut self, user: &str, password: &str) -> Self {
-        self.login = Some((user.to_owned(), password.to_owned()));
+        self.login = Login::new(user, password);
         self
     }
 
-    /// Sets the prefix of all keys. Default: `kylin-lb:`. Front ends of one cluster need the same
-    /// prefix, those of different clusters need different ones.
-    #[must_use]
+    /// Sets the prefix of all keys. Default: that of the address, or `kylin-lb:`. Front ends of one
+    /// cluster need the same prefix, those of different clusters need different ones.
     pub fn prefix(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.prefix);
         self
     }
 
-    /// Sets the maximum number of connections to each server. Default: 8. A connection carries one
-    /// request at a time.
-    #[must_use]
+    /// Sets the maximum number of connections to each server. Default: that of the address, or 8. A
+    /// connection carries one request at a time.
     pub fn max_connections(mut self, max: NonZeroU16) -> Self {
         self.max_connections = max;
         self
@@ -81,39 +62,24 @@ impl MemcachedBuilder {
     /// # Errors
     /// [`InvalidStore::Setting`] when a setting is invalid.
     pub fn build(self) -> Result<MemcachedStore, InvalidStore> {
-        let invalid = |setting, expected| Err(InvalidStore::Setting { setting, expected });
         let is_visible = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
         if self.prefix.len() > 200 || !is_visible(&self.prefix) {
-            return invalid("the prefix", "at most 200 visible ASCII characters");
+            return Err(InvalidStore::setting("the prefix", "at most 200 visible ASCII characters"));
         }
-        if let Some((user, password)) = &self.login
-            && [user, password].iter().any(|text| !(1..=500).contains(&text.len()) || !is_visible(text))
-        {
-            return invalid("the login", "visible ASCII characters");
+        let mut login = self.login.user.iter().chain(&self.login.password);
+        if !login.all(|text| (1..=500).contains(&text.len()) && is_visible(text)) {
+            return Err(InvalidStore::setting("the login", "visible ASCII characters"));
         }
         let mut servers = Vec::new();
-        for host in &self.hosts {
-            let server = Server::new(host.with_default_port(PORT), self.login.clone());
-            let identity = hash::key64(server.address().as_bytes());
+        for server in self.servers {
+            let connector = Connector::new(server, self.login.clone());
+            let identity = hash::key64(connector.address().as_bytes());
             if servers.iter().any(|(other, _)| *other == identity) {
-                return invalid("the servers", "each once");
+                return Err(InvalidStore::setting("the servers", "each once"));
             }
-            servers.push((identity, Pool::new(server, self.max_connections)));
-        }
-        if servers.is_empty() {
-            return invalid("the servers", "at least one");
+            servers.push((identity, Pool::new(connector, self.max_connections)));
         }
         Ok(MemcachedStore { prefix: self.prefix, servers })
-    }
-}
-
-impl std::fmt::Debug for MemcachedBuilder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MemcachedBuilder")
-            .field("hosts", &self.hosts)
-            .field("prefix", &self.prefix)
-            .field("max_connections", &self.max_connections)
-            .finish_non_exhaustive()
     }
 }
 

@@ -1,14 +1,14 @@
 //! The text protocol of Memcached (`doc/protocol.txt`), as much of it as a store needs.
 //!
 //! Responses are bounded and parsed strictly. After an unexpected response the start of the next one
-//! is unknown, so the connection is closed.
+//! is unknown, so each failure ends the connection.
 
 use std::io;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use crate::session::store::remote::{Connect, Failure, MAX_VALUE_LEN, RequestError};
+use crate::session::store::remote::{Connect, Failure, Login, MAX_VALUE_LEN, Server};
 
 /// The name of the system, for messages.
 pub(super) const SYSTEM: &str = "memcached";
@@ -18,16 +18,16 @@ const MAX_LINE_LEN: u64 = 512;
 /// The maximum length of a foreign value that is skipped: the default limit of Memcached.
 const MAX_FOREIGN_LEN: u64 = 1 << 20;
 
-/// The address of a server, and the login there.
-pub(super) struct Server {
+/// Connects to a server, and logs in.
+pub(super) struct Connector {
     address: String,
-    target: (String, u16),
-    login: Option<(String, String)>,
+    server: Server,
+    login: Login,
 }
 
-impl Server {
-    pub(super) fn new(target: (String, u16), login: Option<(String, String)>) -> Self {
-        Server { address: format!("{}:{}", target.0, target.1), target, login }
+impl Connector {
+    pub(super) fn new(server: Server, login: Login) -> Self {
+        Connector { address: format!("{}:{}", server.0, server.1), server, login }
     }
 
     /// Returns `host:port`, which identifies the server.
@@ -36,15 +36,15 @@ impl Server {
     }
 }
 
-impl Connect for Server {
+impl Connect for Connector {
     type Connection = Connection;
     const SYSTEM: &'static str = SYSTEM;
 
     async fn connect(&self) -> Result<Connection, Failure> {
-        let stream = TcpStream::connect((&*self.target.0, self.target.1)).await.map_err(|error| io_failure(&error))?;
-        stream.set_nodelay(true).map_err(|error| io_failure(&error))?;
+        let stream = TcpStream::connect((&*self.server.0, self.server.1)).await.map_err(lost)?;
+        stream.set_nodelay(true).map_err(lost)?;
         let mut connection = Connection { stream: BufReader::with_capacity(2048, stream) };
-        if let Some((user, password)) = &self.login {
+        if let (Some(user), Some(password)) = (&self.login.user, &self.login.password) {
             connection.log_in(user, password).await?;
         }
         Ok(connection)
@@ -65,7 +65,7 @@ pub(super) struct Value {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    pub(super) async fn gets(&mut self, key: &str) -> Result<Option<Value>, RequestError> {
+    pub(super) async fn gets(&mut self, key: &str) -> Result<Option<Value>, Failure> {
         self.send(format!("gets {key}\r\n").as_bytes()).await?;
         let line = self.read_line().await?;
         if line == b"END" {
@@ -80,7 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             tokio::io::copy(&mut (&mut self.stream).take(length), &mut tokio::io::sink()).await.map_err(lost)?;
             None
         } else {
-            return Err(out_of_sync("a value is longer than values can be"));
+            return Err(Failure::refused(SYSTEM, "a value is longer than values can be"));
         };
         for expected in [&b""[..], b"END"] {
             let line = self.read_line().await?;
@@ -92,25 +92,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Stores a value unless there is one. Returns whether it did.
-    pub(super) async fn add(&mut self, key: &str, value: &[u8], ttl: u64) -> Result<bool, RequestError> {
+    pub(super) async fn add(&mut self, key: &str, value: &[u8], ttl: u64) -> Result<bool, Failure> {
         let line = format!("add {key} 0 {ttl} {}\r\n", value.len());
         self.send(&[line.as_bytes(), value, b"\r\n"].concat()).await?;
         self.expect(b"STORED", &[b"NOT_STORED"]).await
     }
 
     /// Replaces the value that has this `cas` number. Returns whether it did.
-    pub(super) async fn cas(&mut self, key: &str, value: &[u8], ttl: u64, cas: u64) -> Result<bool, RequestError> {
+    pub(super) async fn cas(&mut self, key: &str, value: &[u8], ttl: u64, cas: u64) -> Result<bool, Failure> {
         let line = format!("cas {key} 0 {ttl} {} {cas}\r\n", value.len());
         self.send(&[line.as_bytes(), value, b"\r\n"].concat()).await?;
         self.expect(b"STORED", &[b"EXISTS", b"NOT_FOUND"]).await
     }
 
-    pub(super) async fn touch(&mut self, key: &str, ttl: u64) -> Result<(), RequestError> {
+    pub(super) async fn touch(&mut self, key: &str, ttl: u64) -> Result<(), Failure> {
         self.send(format!("touch {key} {ttl}\r\n").as_bytes()).await?;
         self.expect(b"TOUCHED", &[b"NOT_FOUND"]).await.map(drop)
     }
 
-    pub(super) async fn delete(&mut self, key: &str) -> Result<(), RequestError> {
+    pub(super) async fn delete(&mut self, key: &str) -> Result<(), Failure> {
         self.send(format!("delete {key}\r\n").as_bytes()).await?;
         self.expect(b"DELETED", &[b"NOT_FOUND"]).await.map(drop)
     }
@@ -120,23 +120,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn log_in(&mut self, user: &str, password: &str) -> Result<(), Failure> {
         let length = user.len() + 1 + password.len();
         let command = format!("set login 0 0 {length}\r\n{user} {password}\r\n");
-        self.stream.write_all(command.as_bytes()).await.map_err(|error| io_failure(&error))?;
-        match self.read_line().await {
-            Ok(line) if line == b"STORED" => Ok(()),
-            Ok(_) => Err(Failure::refused(SYSTEM, "user and password were not accepted")),
-            Err(RequestError::ConnectionLost(failure)) => Err(failure),
-            Err(RequestError::Refused(_)) => Err(Failure::unavailable(SYSTEM, "the login failed")),
+        self.send(command.as_bytes()).await?;
+        if self.read_line().await? == b"STORED" {
+            Ok(())
+        } else {
+            Err(Failure::refused(SYSTEM, "user and password were not accepted"))
         }
     }
 
-    async fn send(&mut self, request: &[u8]) -> Result<(), RequestError> {
+    async fn send(&mut self, request: &[u8]) -> Result<(), Failure> {
         if !self.stream.buffer().is_empty() {
-            return Err(out_of_sync("a response without a request"));
+            return Err(Failure::refused(SYSTEM, "a response without a request"));
         }
         self.stream.write_all(request).await.map_err(lost)
     }
 
-    async fn expect(&mut self, yes: &[u8], no: &[&[u8]]) -> Result<bool, RequestError> {
+    async fn expect(&mut self, yes: &[u8], no: &[&[u8]]) -> Result<bool, Failure> {
         let line = self.read_line().await?;
         match &line[..] {
             line if line == yes => Ok(true),
@@ -146,12 +145,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Reads a line, and returns it without its end.
-    async fn read_line(&mut self) -> Result<Vec<u8>, RequestError> {
+    async fn read_line(&mut self) -> Result<Vec<u8>, Failure> {
         let mut line = Vec::new();
         (&mut self.stream).take(MAX_LINE_LEN).read_until(b'\n', &mut line).await.map_err(lost)?;
         match line.strip_suffix(b"\r\n") {
             Some(line) => Ok(line.to_vec()),
-            None if line.len() as u64 == MAX_LINE_LEN => Err(out_of_sync("the response line is too long")),
+            None if line.len() as u64 == MAX_LINE_LEN => Err(Failure::refused(SYSTEM, "the response line is too long")),
             None if line.ends_with(b"\n") => Err(unexpected(&line)),
             None => Err(lost(io::ErrorKind::UnexpectedEof.into())),
         }
@@ -169,28 +168,20 @@ fn parse_value_line(line: &[u8], key: &str) -> Option<(u64, u64)> {
 }
 
 /// Describes an unexpected line by its first word, if that is one of the protocol.
-fn unexpected(line: &[u8]) -> RequestError {
+fn unexpected(line: &[u8]) -> Failure {
     if line.starts_with(b"SERVER_ERROR") {
-        RequestError::ConnectionLost(Failure::unavailable(SYSTEM, "the server sent SERVER_ERROR"))
+        Failure::unavailable(SYSTEM, "the server sent SERVER_ERROR")
     } else if line.starts_with(b"CLIENT_ERROR") {
-        out_of_sync("the server sent CLIENT_ERROR")
+        Failure::refused(SYSTEM, "the server sent CLIENT_ERROR")
     } else if line == b"ERROR" {
-        out_of_sync("the server sent ERROR")
+        Failure::refused(SYSTEM, "the server sent ERROR")
     } else {
-        out_of_sync("the response is not of the Memcached protocol")
+        Failure::refused(SYSTEM, "the response is not of the Memcached protocol")
     }
 }
 
-fn out_of_sync(description: &'static str) -> RequestError {
-    RequestError::ConnectionLost(Failure::refused(SYSTEM, description))
-}
-
-fn lost(error: io::Error) -> RequestError {
-    RequestError::ConnectionLost(io_failure(&error))
-}
-
-fn io_failure(error: &io::Error) -> Failure {
-    Failure::io(SYSTEM, error)
+fn lost(error: io::Error) -> Failure {
+    Failure::io(SYSTEM, &error)
 }
 
 #[cfg(test)]
@@ -203,19 +194,14 @@ mod tests {
         Connection { stream: BufReader::new(stream) }
     }
 
-    fn failure<T: std::fmt::Debug>(result: Result<T, RequestError>) -> String {
-        match result {
-            Err(RequestError::ConnectionLost(failure)) => failure.to_string(),
-            Err(RequestError::Refused(error)) => panic!("the connection would be used again after {error}"),
-            Ok(value) => panic!("accepted: {value:?}"),
-        }
+    fn failure<T: std::fmt::Debug>(result: Result<T, Failure>) -> String {
+        result.unwrap_err().to_string()
     }
 
     #[tokio::test]
     async fn a_value_is_read_whole() {
         let found = responding(b"VALUE k 0 3 18446744073709551615\r\na\r\n\r\nEND\r\n").gets("k").await;
-        let found = found.unwrap_or_else(|_| panic!("a valid response"));
-        assert_eq!(found, Some(Value { bytes: Some(b"a\r\n".to_vec()), cas: u64::MAX }));
+        assert_eq!(found.unwrap(), Some(Value { bytes: Some(b"a\r\n".to_vec()), cas: u64::MAX }));
         assert!(matches!(responding(b"END\r\n").gets("k").await, Ok(None)));
     }
 
@@ -223,7 +209,7 @@ mod tests {
     async fn a_value_that_is_too_long_is_skipped() {
         let length = MAX_VALUE_LEN + 1;
         let response = [format!("VALUE k 0 {length} 5\r\n").as_bytes(), &vec![b'x'; length], b"\r\nEND\r\n"].concat();
-        let found = responding(&response).gets("k").await.unwrap_or_else(|_| panic!("a valid response"));
+        let found = responding(&response).gets("k").await.unwrap();
         assert_eq!(found, Some(Value { bytes: None, cas: 5 }));
     }
 

@@ -10,9 +10,9 @@ use std::fmt;
 use std::time::Duration;
 
 pub use self::builder::MemcachedBuilder;
-use self::connection::{Connection, Server, Value};
-use super::remote::{self, Failure, Pool, RemoteStore, RequestError};
-use super::{InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, StoreError, Stored};
+use self::connection::{Connection, Connector, Value};
+use super::remote::{self, Failure, Pool, RequestError};
+use super::{InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreFuture, Stored};
 use crate::hash;
 
 /// How often a save compares again after another writer was faster.
@@ -42,14 +42,15 @@ const MAX_TTL: u64 = 30 * 86_400;
 pub struct MemcachedStore {
     prefix: String,
     /// Each with the hash of its address.
-    servers: Vec<(u64, Pool<Server>)>,
+    servers: Vec<(u64, Pool<Connector>)>,
 }
 
 impl MemcachedStore {
     /// Parses the settings of a store at
-    /// `memcached://[user:password@]host[:11211][,host[:11211]...][?prefix=...]`.
+    /// `memcached://[user:password@]host[:11211][,host[:11211]...]`.
     ///
-    /// The login is for servers with an authentication file (`-Y`).
+    /// The login is for servers with an authentication file (`-Y`). Options: `prefix` and `connections`. All
+    /// front ends must write the servers alike.
     ///
     /// ```
     /// use kylin_lb::session::MemcachedStore;
@@ -64,7 +65,7 @@ impl MemcachedStore {
         MemcachedBuilder::from_address(address)
     }
 
-    fn server_of(&self, key: &SessionKey) -> &Pool<Server> {
+    fn server_of(&self, key: &SessionKey) -> &Pool<Connector> {
         let key = hash::key64(key.as_bytes());
         let best = self.servers.iter().max_by_key(|(server, _)| hash::mix(key, *server));
         &best.expect("a store has at least one server").1
@@ -75,34 +76,40 @@ impl MemcachedStore {
     }
 }
 
-impl RemoteStore for MemcachedStore {
-    async fn load(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
-        let server = self.server_of(key);
-        let value = server.run(self.key_of(key), |connection, key| Box::pin(connection.gets(key))).await?;
-        Ok(value.and_then(|value| value.stored()))
+impl SessionStore for MemcachedStore {
+    fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
+        StoreFuture::boxed(async move {
+            let server = self.server_of(key);
+            let value = server.run(self.key_of(key), |connection, key| Box::pin(connection.gets(key))).await?;
+            Ok(value.and_then(|value| value.stored()))
+        })
     }
 
-    async fn save(
-        &self,
-        key: &SessionKey,
-        record: &SessionRecord,
+    fn save<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        record: &'a SessionRecord,
         precondition: Precondition,
         ttl: Duration,
-    ) -> Result<SaveOutcome, StoreError> {
-        let record = remote::encode_record(record)?;
-        let version = remote::new_version();
-        let value = remote::encode_value(version, &record);
-        let write = Write { key: self.key_of(key), version, value, ttl: seconds(ttl), precondition };
-        self.server_of(key).run(write, |connection, write| Box::pin(write.save(connection))).await
+    ) -> StoreFuture<'a, SaveOutcome> {
+        StoreFuture::boxed(async move {
+            let record = remote::encode_record(record)?;
+            let version = remote::new_version();
+            let value = remote::encode_value(version, &record);
+            let write = Write { key: self.key_of(key), version, value, ttl: seconds(ttl), precondition };
+            self.server_of(key).run(write, |connection, write| Box::pin(write.save(connection))).await
+        })
     }
 
-    async fn touch(&self, key: &SessionKey, ttl: Duration) -> Result<(), StoreError> {
+    fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()> {
         let request = (self.key_of(key), seconds(ttl));
-        self.server_of(key).run(request, |connection, (key, ttl)| Box::pin(connection.touch(key, *ttl))).await
+        let touch = self.server_of(key).run(request, |connection, (key, ttl)| Box::pin(connection.touch(key, *ttl)));
+        StoreFuture::boxed(touch)
     }
 
-    async fn remove(&self, key: &SessionKey) -> Result<(), StoreError> {
-        self.server_of(key).run(self.key_of(key), |connection, key| Box::pin(connection.delete(key))).await
+    fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()> {
+        let server = self.server_of(key);
+        StoreFuture::boxed(server.run(self.key_of(key), |connection, key| Box::pin(connection.delete(key))))
     }
 
     fn connection_epoch(&self) -> u64 {
@@ -147,7 +154,7 @@ impl Write {
                 _ => return Ok(SaveOutcome::Conflict(stored)),
             }
         }
-        Err(Failure::unavailable(connection::SYSTEM, "the value keeps changing").into())
+        Err(RequestError::Refused(Failure::unavailable(connection::SYSTEM, "the value keeps changing").into()))
     }
 }
 

@@ -1,27 +1,24 @@
 use std::num::NonZeroU16;
-use std::sync::Arc;
 use std::time::Duration;
 
 use mysql_async::{Opts, OptsBuilder, SslOpts};
 
 use super::MysqlStore;
-use super::connection::Server;
+use super::connection::Connector;
 use super::statements::Statements;
 use crate::session::InvalidStore;
-use crate::session::store::remote::tls::Tls;
-use crate::session::store::remote::url::{Host, wrong};
-use crate::session::store::remote::{Pool, StoreUrl};
+use crate::session::store::remote::{Login, Pool, Server, StoreUrl, Tls, wrong};
 
 const PORT: u16 = 3306;
-const MAX_CONNECTIONS: NonZeroU16 = NonZeroU16::new(8).expect("not zero");
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Settings of a [`MysqlStore`]. [`Debug`](std::fmt::Debug) shows no login.
+#[derive(Debug)]
+#[must_use]
 pub struct MysqlBuilder {
-    host: Host,
+    server: Server,
     database: String,
-    user: Option<String>,
-    password: Option<String>,
+    login: Login,
     table: String,
     max_connections: NonZeroU16,
     sweep_interval: Duration,
@@ -29,15 +26,6 @@ pub struct MysqlBuilder {
 }
 
 impl MysqlBuilder {
-    /// Starts the settings of a store in `database` of a server: `host` or `host:port`. The default
-    /// port is 3306.
-    ///
-    /// # Errors
-    /// [`InvalidStore`] when the server is neither, or the name of the database is empty.
-    pub fn server(server: &str, database: &str) -> Result<Self, InvalidStore> {
-        Self::new(Host::parse(server)?, database.to_owned())
-    }
-
     pub(super) fn from_address(address: &str) -> Result<Self, InvalidStore> {
         let mut url = StoreUrl::parse(address)?;
         let tls = match &*url.scheme {
@@ -46,67 +34,31 @@ impl MysqlBuilder {
             _ => return Err(InvalidStore::Scheme("mysql or mysqls")),
         };
         let [database] = &url.path[..] else { return Err(wrong("the path", "/database")) };
-        let mut builder = Self::new(url.single_host()?.clone(), database.clone())?;
-        (builder.user, builder.password) = (url.user.take(), url.password.take());
-        if let Some(table) = url.take("table") {
-            builder = builder.table(&table)?;
-        }
-        if let Some(max) = url.take("connections") {
-            builder.max_connections = max.parse().map_err(|_| wrong("an option", "connections=number"))?;
-        }
-        builder.tls = Tls::from_url(&mut url, tls, "ca only with mysqls")?;
+        let (server, database) = (url.server(PORT)?, database.clone());
+        let table = url.take("table").unwrap_or_else(|| "kylin_lb_sessions".to_owned());
+        let max_connections = url.take_max_connections()?;
+        let tls = Tls::from_url(&mut url, tls, "ca only with mysqls")?;
         url.no_more_options("table, connections, ca")?;
-        Ok(builder)
+        let sweep_interval = SWEEP_INTERVAL;
+        Ok(MysqlBuilder { server, database, login: url.login, table, max_connections, sweep_interval, tls })
     }
 
-    fn new(host: Host, database: String) -> Result<Self, InvalidStore> {
-        if database.is_empty() {
-            return Err(InvalidStore::Setting { setting: "the database", expected: "a name" });
-        }
-        Ok(MysqlBuilder {
-            host,
-            database,
-            user: None,
-            password: None,
-            table: "kylin_lb_sessions".to_owned(),
-            max_connections: MAX_CONNECTIONS,
-            sweep_interval: SWEEP_INTERVAL,
-            tls: Tls::Off,
-        })
-    }
-
-    /// Sets the user. Default: one without a name.
-    #[must_use]
-    pub fn user(mut self, user: &str) -> Self {
-        self.user = Some(user.to_owned());
+    /// Sets the login. Default: that of the address, or none.
+    pub fn login(mut self, user: &str, password: &str) -> Self {
+        self.login = Login::new(user, password);
         self
     }
 
-    /// Sets the password. Default: none.
-    #[must_use]
-    pub fn password(mut self, password: &str) -> Self {
-        self.password = Some(password.to_owned());
-        self
-    }
-
-    /// Sets the table. Default: `kylin_lb_sessions`. Front ends of one cluster need the same table,
-    /// those of different clusters need different ones.
-    ///
-    /// # Errors
-    /// [`InvalidStore::Setting`] unless the name is 1 to 64 ASCII letters, digits and underscores.
-    pub fn table(mut self, table: &str) -> Result<Self, InvalidStore> {
-        let is_plain = table.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        if !is_plain || !(1..=64).contains(&table.len()) {
-            let expected = "1 to 64 letters, digits and underscores";
-            return Err(InvalidStore::Setting { setting: "the table", expected });
-        }
+    /// Sets the table: 1 to 64 ASCII letters, digits and underscores. Default: that of the address, or
+    /// `kylin_lb_sessions`. Front ends of one cluster need the same table, those of different clusters
+    /// need different ones.
+    pub fn table(mut self, table: &str) -> Self {
         table.clone_into(&mut self.table);
-        Ok(self)
+        self
     }
 
-    /// Sets the maximum number of connections. Default: 8. A connection carries one request at a
-    /// time.
-    #[must_use]
+    /// Sets the maximum number of connections. Default: that of the address, or 8. A connection carries
+    /// one request at a time.
     pub fn max_connections(mut self, max: NonZeroU16) -> Self {
         self.max_connections = max;
         self
@@ -114,23 +66,13 @@ impl MysqlBuilder {
 
     /// Sets the average interval at which expired records are removed. Default: 60 s. Each interval
     /// is up to a half shorter or longer.
-    #[must_use]
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
         self.sweep_interval = interval;
         self
     }
 
-    /// Connects over TLS only. The certificate must be valid for the name or address of the server
-    /// and be signed by a root on Mozilla's list.
-    #[must_use]
-    pub fn tls(mut self) -> Self {
-        if !self.tls.is_on() {
-            self.tls = Tls::DefaultRoots;
-        }
-        self
-    }
-
-    /// Connects over TLS only, and trusts these certificates (PEM) in place of Mozilla's list.
+    /// Connects over TLS only, whatever the scheme of the address, and trusts these certificates (PEM)
+    /// in place of Mozilla's list.
     ///
     /// # Errors
     /// [`InvalidStore::Certificates`] when `pem` contains no certificate or an unusable one.
@@ -142,10 +84,15 @@ impl MysqlBuilder {
     /// Makes the store, which connects when it is first used.
     ///
     /// # Errors
-    /// [`InvalidStore::Setting`] when the sweep interval is not between 100 ms and a day.
+    /// [`InvalidStore::Setting`] when the name of the table is invalid, or when the sweep interval is
+    /// not between 100 ms and a day.
     pub fn build(self) -> Result<MysqlStore, InvalidStore> {
+        let is_plain = self.table.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if !is_plain || !(1..=64).contains(&self.table.len()) {
+            return Err(InvalidStore::setting("the table", "1 to 64 letters, digits and underscores"));
+        }
         if !(Duration::from_millis(100)..=Duration::from_secs(86_400)).contains(&self.sweep_interval) {
-            return Err(InvalidStore::Setting { setting: "the sweep interval", expected: "100 ms to 1 day" });
+            return Err(InvalidStore::setting("the sweep interval", "100 ms to 1 day"));
         }
         self.tls.ensure_provider();
         let tls = match self.tls {
@@ -155,12 +102,12 @@ impl MysqlBuilder {
                 Some(SslOpts::default().with_root_certs(vec![pem.into()]).with_disable_built_in_roots(true))
             }
         };
-        let (host, port) = self.host.with_default_port(PORT);
+        let (host, port) = self.server;
         let options = OptsBuilder::default()
             .ip_or_hostname(host)
             .tcp_port(port)
-            .user(self.user)
-            .pass(self.password)
+            .user(self.login.user)
+            .pass(self.login.password)
             .db_name(Some(self.database))
             .ssl_opts(tls)
             // The driver must not leave the address that it was given for a socket.
@@ -172,22 +119,8 @@ impl MysqlBuilder {
             .wait_timeout(Some(28_800))
             // The defaults of servers differ.
             .init(vec!["SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES'"]);
-        let statements = Arc::new(Statements::new(self.table));
-        let server = Server::new(Opts::from(options), statements.clone());
-        Ok(MysqlStore::new(Pool::new(server, self.max_connections), statements, self.sweep_interval))
-    }
-}
-
-impl std::fmt::Debug for MysqlBuilder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MysqlBuilder")
-            .field("host", &self.host)
-            .field("database", &self.database)
-            .field("table", &self.table)
-            .field("max_connections", &self.max_connections)
-            .field("sweep_interval", &self.sweep_interval)
-            .field("tls", &self.tls.is_on())
-            .finish_non_exhaustive()
+        let connector = Connector::new(Opts::from(options), Statements::new(self.table));
+        Ok(MysqlStore::new(Pool::new(connector, self.max_connections), self.sweep_interval))
     }
 }
 

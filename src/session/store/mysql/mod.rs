@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::builder::MysqlBuilder;
-use self::connection::Server;
-use self::statements::{NewRow, Statements};
-use super::remote::{self, Pool, RemoteStore};
-use super::{InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, StoreError, Stored};
+use self::connection::{Connector, NewRow};
+use super::remote::{self, Pool};
+use super::{
+    InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
+};
 use crate::background::{self, BackgroundTask};
 
 /// The maximum number of statements of one sweep. The next sweep removes the rest.
@@ -47,8 +48,7 @@ pub struct MysqlStore {
 }
 
 struct Shared {
-    pool: Pool<Server>,
-    statements: Arc<Statements>,
+    pool: Pool<Connector>,
     sweeper: BackgroundTask,
     sweep_interval: Duration,
 }
@@ -63,7 +63,7 @@ impl MysqlStore {
     /// ```
     /// use kylin_lb::session::MysqlStore;
     ///
-    /// let store = MysqlStore::builder("mysql://kylin:s3cret@10.0.0.9/kylin")?.table("sessions")?.build()?;
+    /// let store = MysqlStore::builder("mysql://kylin:s3cret@10.0.0.9/kylin")?.table("sessions").build()?;
     /// assert!(!format!("{store:?}").contains("s3cret"));
     /// # Ok::<(), kylin_lb::session::InvalidStore>(())
     /// ```
@@ -74,9 +74,8 @@ impl MysqlStore {
         MysqlBuilder::from_address(address)
     }
 
-    fn new(pool: Pool<Server>, statements: Arc<Statements>, sweep_interval: Duration) -> Self {
-        let sweeper = BackgroundTask::default();
-        MysqlStore { shared: Arc::new(Shared { pool, statements, sweeper, sweep_interval }) }
+    fn new(pool: Pool<Connector>, sweep_interval: Duration) -> Self {
+        MysqlStore { shared: Arc::new(Shared { pool, sweeper: BackgroundTask::default(), sweep_interval }) }
     }
 
     /// Removes expired records now, without waiting for the background task. Returns their number.
@@ -87,8 +86,8 @@ impl MysqlStore {
         self.shared.sweep().await
     }
 
-    /// Returns the pool and the statements. Starts the sweeper unless it runs.
-    fn table(&self) -> (&Pool<Server>, Arc<Statements>) {
+    /// Returns the pool. Starts the sweeper unless it runs.
+    fn pool(&self) -> &Pool<Connector> {
         background::ensure_running(
             &self.shared,
             |shared| &shared.sweeper,
@@ -98,7 +97,7 @@ impl MysqlStore {
             |shared: Arc<Shared>| async move { _ = shared.sweep().await },
             |_| true,
         );
-        (&self.shared.pool, self.shared.statements.clone())
+        &self.shared.pool
     }
 }
 
@@ -106,9 +105,7 @@ impl Shared {
     async fn sweep(&self) -> Result<u64, StoreError> {
         let mut total = 0;
         for _ in 0..MAX_SWEEP_STATEMENTS {
-            let sweep =
-                self.pool.run(self.statements.clone(), |connection, statements| Box::pin(statements.sweep(connection)));
-            let (removed, has_more) = sweep.await?;
+            let (removed, has_more) = self.pool.run((), |connection, ()| Box::pin(connection.sweep())).await?;
             total += removed;
             if !has_more {
                 break;
@@ -118,43 +115,35 @@ impl Shared {
     }
 }
 
-impl RemoteStore for MysqlStore {
-    async fn load(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
-        let (pool, statements) = self.table();
-        let load =
-            pool.run((statements, *key), |connection, (statements, key)| Box::pin(statements.load(connection, key)));
-        Ok(load.await?.and_then(|row| row.stored()))
+impl SessionStore for MysqlStore {
+    fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
+        StoreFuture::boxed(self.pool().run(*key, |connection, key| Box::pin(connection.load(key))))
     }
 
-    async fn save(
-        &self,
-        key: &SessionKey,
-        record: &SessionRecord,
+    fn save<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        record: &'a SessionRecord,
         precondition: Precondition,
         ttl: Duration,
-    ) -> Result<SaveOutcome, StoreError> {
-        let record = remote::encode_record(record)?;
-        let row = NewRow { key: *key, version: remote::new_version(), record, ttl: milliseconds(ttl) };
-        let (pool, statements) = self.table();
-        let save = pool.run((statements, row, precondition), |connection, (statements, row, precondition)| {
-            Box::pin(statements.save(connection, row, *precondition))
-        });
-        save.await
+    ) -> StoreFuture<'a, SaveOutcome> {
+        StoreFuture::boxed(async move {
+            let record = remote::encode_record(record)?;
+            let row = NewRow { key: *key, version: remote::new_version(), record, ttl: milliseconds(ttl) };
+            let save = self.pool().run((row, precondition), |connection, (row, precondition)| {
+                Box::pin(connection.save(row, *precondition))
+            });
+            save.await
+        })
     }
 
-    async fn touch(&self, key: &SessionKey, ttl: Duration) -> Result<(), StoreError> {
-        let (pool, statements) = self.table();
-        let touch = pool.run((statements, *key, milliseconds(ttl)), |connection, (statements, key, ttl)| {
-            Box::pin(statements.touch(connection, key, *ttl))
-        });
-        touch.await
+    fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()> {
+        let request = (*key, milliseconds(ttl));
+        StoreFuture::boxed(self.pool().run(request, |connection, (key, ttl)| Box::pin(connection.touch(key, *ttl))))
     }
 
-    async fn remove(&self, key: &SessionKey) -> Result<(), StoreError> {
-        let (pool, statements) = self.table();
-        let remove =
-            pool.run((statements, *key), |connection, (statements, key)| Box::pin(statements.remove(connection, key)));
-        remove.await
+    fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()> {
+        StoreFuture::boxed(self.pool().run(*key, |connection, key| Box::pin(connection.remove(key))))
     }
 
     fn connection_epoch(&self) -> u64 {
@@ -170,7 +159,7 @@ impl fmt::Debug for MysqlStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MysqlStore")
             .field("server", &self.shared.pool.connector().address())
-            .field("table", &self.shared.statements.table())
+            .field("table", &self.shared.pool.connector().table())
             .finish_non_exhaustive()
     }
 }

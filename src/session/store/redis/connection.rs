@@ -87,7 +87,7 @@ impl SharedConnection {
                 Err(error) => RequestFailure::from(&error),
             };
             let delay = match &failure {
-                RequestFailure::ConnectionLost(_) | RequestFailure::NotMaster(_) => {
+                RequestFailure::ConnectionLost(_) => {
                     self.0.replace(live.number);
                     // The driver of a cluster finds lost nodes again by itself, in its own time.
                     if self.topology().is_cluster() {
@@ -195,7 +195,7 @@ impl Shared {
             let read = super::script::get_range(&key);
             match timeout(HEALTH_CHECK_TIMEOUT, live.connection.send(&read)).await {
                 Ok(Ok(_)) => {}
-                Ok(Err(error)) if !RequestFailure::from(&error).needs_new_connection() => {}
+                Ok(Err(error)) if !matches!(RequestFailure::from(&error), RequestFailure::ConnectionLost(_)) => {}
                 Ok(Err(_)) | Err(_) => shared.replace(number),
             }
         });

@@ -14,8 +14,8 @@ use redis::{
 };
 use tokio::task::JoinSet;
 
-use super::failure::{SYSTEM, failure};
-use crate::session::store::remote::Failure;
+use super::failure::SYSTEM;
+use crate::session::store::remote::{Failure, Login, Server, Tls};
 
 /// The time limit for a server to accept a connection and a login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,23 +33,14 @@ pub(super) enum Topology {
     Cluster(Vec<Server>),
 }
 
-/// Host and port.
-pub(super) type Server = (String, u16);
-
-#[derive(Clone, Default)]
-pub(super) struct Login {
-    pub(super) user: Option<String>,
-    pub(super) password: Option<String>,
-}
-
 /// Opens connections.
+#[derive(Debug)]
 pub(super) struct Connector {
     pub(super) topology: Topology,
     pub(super) login: Login,
     pub(super) sentinel_login: Login,
     pub(super) database: u32,
-    /// `None` for connections without TLS.
-    pub(super) tls: Option<TlsCertificates>,
+    pub(super) tls: Tls,
 }
 
 /// A connection that any number of requests share.
@@ -101,17 +92,12 @@ async fn send_asking(connection: &mut ClusterConnection, command: &Cmd, (host, p
 impl Connector {
     pub(super) async fn connect(&self) -> Result<RedisConnection, Failure> {
         match &self.topology {
-            Topology::Single(server) => {
-                let connection = connect(self.client(server, &self.login, self.database)).await;
-                Ok(RedisConnection::Single(connection.map_err(|error| failure(&error))?))
-            }
+            Topology::Single(server) => Ok(RedisConnection::Single(self.connect_to_server(server).await?)),
             Topology::Sentinel { sentinels, master } => {
                 Ok(RedisConnection::Single(self.connect_to_master(sentinels, master).await?))
             }
             Topology::Cluster(nodes) => {
-                let client = self.cluster_client(nodes).map_err(|error| failure(&error))?;
-                let connection = client.get_async_connection().await.map_err(|error| failure(&error))?;
-                Ok(RedisConnection::Cluster(connection))
+                Ok(RedisConnection::Cluster(self.cluster_client(nodes)?.get_async_connection().await?))
             }
         }
     }
@@ -144,18 +130,21 @@ impl Connector {
                 Ok(Ok(None)) => {
                     last_failure = Failure::refused(SYSTEM, "the Sentinels know no master of this name");
                 }
-                Ok(Err(error)) if attempted.is_empty() => last_failure = failure(&error),
+                Ok(Err(error)) if attempted.is_empty() => last_failure = error.into(),
                 Ok(Err(_)) | Err(_) => {}
             }
         }
         Err(last_failure)
     }
 
+    async fn connect_to_server(&self, server: &Server) -> RedisResult<MultiplexedConnection> {
+        connect(self.client(server, &self.login, self.database)).await
+    }
+
     /// Connects to the server that a Sentinel named, and checks that it is a master.
     async fn connect_if_master(&self, server: &Server) -> Result<MultiplexedConnection, Failure> {
-        let connected = connect(self.client(server, &self.login, self.database)).await;
-        let mut connection = connected.map_err(|error| failure(&error))?;
-        let role: Value = cmd("ROLE").query_async(&mut connection).await.map_err(|error| failure(&error))?;
+        let mut connection = self.connect_to_server(server).await?;
+        let role: Value = cmd("ROLE").query_async(&mut connection).await?;
         match &role {
             Value::Array(parts) if parts.first() == Some(&Value::BulkString(b"master".to_vec())) => Ok(connection),
             _ => Err(Failure::unavailable(SYSTEM, "the master is changing")),
@@ -165,8 +154,10 @@ impl Connector {
     fn connection_info(&self, server: &Server, login: &Login, database: u32) -> RedisResult<ConnectionInfo> {
         let (host, port) = server.clone();
         let address = match &self.tls {
-            None => ConnectionAddr::Tcp(host, port),
-            Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+            Tls::Off => ConnectionAddr::Tcp(host, port),
+            Tls::DefaultRoots | Tls::Roots(_) => {
+                ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+            }
         };
         let mut settings = RedisConnectionInfo::default().set_db(i64::from(database)).set_skip_set_lib_name();
         if let Some(user) = &login.user {
@@ -180,10 +171,20 @@ impl Connector {
 
     fn client(&self, server: &Server, login: &Login, database: u32) -> RedisResult<Client> {
         let info = self.connection_info(server, login, database)?;
-        match &self.tls {
+        match self.certificates() {
             None => Client::open(info),
-            Some(certificates) => Client::build_with_tls(info, certificates.clone()),
+            Some(certificates) => Client::build_with_tls(info, certificates),
         }
+    }
+
+    /// Returns the certificates for the driver, or `None` without TLS.
+    fn certificates(&self) -> Option<TlsCertificates> {
+        let root_cert = match &self.tls {
+            Tls::Off => return None,
+            Tls::DefaultRoots => None,
+            Tls::Roots(pem) => Some(pem.clone()),
+        };
+        Some(TlsCertificates { client_tls: None, root_cert })
     }
 
     /// The driver makes one or two quick attempts of its own, which follow a slot that has moved.
@@ -198,8 +199,8 @@ impl Connector {
             .min_retry_wait(2)
             .max_retry_wait(12)
             .tcp_settings(tcp_settings());
-        if let Some(certificates) = &self.tls {
-            builder = builder.certs(certificates.clone());
+        if let Some(certificates) = self.certificates() {
+            builder = builder.certs(certificates);
         }
         builder.build()
     }

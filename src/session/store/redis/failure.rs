@@ -13,12 +13,10 @@ use crate::session::store::remote::Failure;
 pub(super) const SYSTEM: &str = "redis";
 
 /// Why a request failed.
-#[derive(Debug, Clone)]
 pub(super) enum RequestFailure {
-    /// The connection is of no further use. The server may have executed the request.
+    /// The connection is of no further use: it failed, perhaps after the server executed the request,
+    /// or the server is not the master any more.
     ConnectionLost(Failure),
-    /// The server is not the master any more.
-    NotMaster(Failure),
     /// The server cannot serve for a moment.
     Busy(Failure),
     /// The server does not know the script.
@@ -29,18 +27,12 @@ pub(super) enum RequestFailure {
     Refused(Failure),
 }
 
-impl RequestFailure {
-    pub(super) fn needs_new_connection(&self) -> bool {
-        matches!(self, RequestFailure::ConnectionLost(_) | RequestFailure::NotMaster(_))
-    }
-}
-
 impl From<&RedisError> for RequestFailure {
     fn from(error: &RedisError) -> Self {
-        let failure = failure(error);
+        let failure = Failure::from(error);
         match error.kind() {
             ErrorKind::Server(ServerErrorKind::NoScript) => RequestFailure::NoScript,
-            ErrorKind::Server(ServerErrorKind::ReadOnly) => RequestFailure::NotMaster(failure),
+            ErrorKind::Server(ServerErrorKind::ReadOnly) => RequestFailure::ConnectionLost(failure),
             ErrorKind::Server(_) | ErrorKind::Extension if is_temporary(error) => RequestFailure::Busy(failure),
             ErrorKind::Extension => match error.code() {
                 Some("WRONGTYPE") => RequestFailure::WrongType,
@@ -75,31 +67,42 @@ fn is_temporary(error: &RedisError) -> bool {
     }
 }
 
-/// Describes an error without the text of the server.
-pub(super) fn failure(error: &RedisError) -> Failure {
-    let source = error.source().and_then(|source| source.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>());
-    if let Some(io) = source.and_then(|source| source.downcast_ref::<io::Error>()) {
-        return Failure::io(SYSTEM, io);
-    }
-    match error.kind() {
-        ErrorKind::Server(_) | ErrorKind::Extension => {
-            // A code is one upper-case word. Any other text in its place is not repeated.
-            let code = error
-                .code()
-                .filter(|code| (1..=20).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_uppercase()));
-            let description = format!("the server sent {}", code.unwrap_or("an error"));
-            if is_temporary(error) {
-                Failure::unavailable(SYSTEM, description)
-            } else {
-                Failure::refused(SYSTEM, description)
-            }
+impl From<&RedisError> for Failure {
+    /// Describes an error without the text of the server.
+    fn from(error: &RedisError) -> Self {
+        let source =
+            error.source().and_then(|source| source.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>());
+        if let Some(io) = source.and_then(|source| source.downcast_ref::<io::Error>()) {
+            return Failure::io(SYSTEM, io);
         }
-        ErrorKind::Io => Failure::unavailable(SYSTEM, "the connection failed"),
-        ErrorKind::ClusterConnectionNotFound => Failure::unavailable(SYSTEM, "no node of the cluster can be reached"),
-        ErrorKind::AuthenticationFailed => Failure::refused(SYSTEM, "user and password were not accepted"),
-        ErrorKind::Parse => Failure::refused(SYSTEM, "the response is not of the Redis protocol"),
-        ErrorKind::InvalidClientConfig => Failure::refused(SYSTEM, "the settings are not usable"),
-        _ => Failure::refused(SYSTEM, "the driver cannot do this"),
+        match error.kind() {
+            ErrorKind::Server(_) | ErrorKind::Extension => {
+                // A code is one upper-case word. Any other text in its place is not repeated.
+                let code = error.code().filter(|code| {
+                    (1..=20).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_uppercase())
+                });
+                let description = format!("the server sent {}", code.unwrap_or("an error"));
+                if is_temporary(error) {
+                    Failure::unavailable(SYSTEM, description)
+                } else {
+                    Failure::refused(SYSTEM, description)
+                }
+            }
+            ErrorKind::Io => Failure::unavailable(SYSTEM, "the connection failed"),
+            ErrorKind::ClusterConnectionNotFound => {
+                Failure::unavailable(SYSTEM, "no node of the cluster can be reached")
+            }
+            ErrorKind::AuthenticationFailed => Failure::refused(SYSTEM, "user and password were not accepted"),
+            ErrorKind::Parse => Failure::refused(SYSTEM, "the response is not of the Redis protocol"),
+            ErrorKind::InvalidClientConfig => Failure::refused(SYSTEM, "the settings are not usable"),
+            _ => Failure::refused(SYSTEM, "the driver cannot do this"),
+        }
+    }
+}
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        Failure::from(&error)
     }
 }
 
@@ -112,7 +115,6 @@ impl From<RequestFailure> for StoreError {
     fn from(failure: RequestFailure) -> Self {
         match failure {
             RequestFailure::ConnectionLost(failure)
-            | RequestFailure::NotMaster(failure)
             | RequestFailure::Busy(failure)
             | RequestFailure::Refused(failure) => failure.into(),
             RequestFailure::NoScript => Failure::refused(SYSTEM, "the server keeps no scripts").into(),

@@ -13,11 +13,12 @@ use redis::{Cmd, Value};
 
 pub use self::builder::RedisBuilder;
 use self::connection::SharedConnection;
-use self::connector::Topology;
 use self::failure::{RequestFailure, unexpected_response};
 use self::script::{Call, Expected, Write};
-use super::remote::{self, Failure, RemoteStore};
-use super::{InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, StoreError, Stored};
+use super::remote::{self, Failure};
+use super::{
+    InvalidStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
+};
 
 /// How often a save compares again with a changing value that is no record.
 const MAX_SAVE_ROUNDS: usize = 4;
@@ -86,62 +87,66 @@ impl RedisStore {
     }
 }
 
-impl RemoteStore for RedisStore {
-    async fn load(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
-        let key = self.key_of(key);
-        match self.connection.request(&script::get_range(&key), &key).await {
-            Ok(Value::BulkString(bytes)) => Ok(remote::decode_value(&bytes)),
-            Ok(_) => Err(unexpected_response().into()),
-            // Another program wrote a list or a hash: there is no record.
-            Err(RequestFailure::WrongType) => Ok(None),
-            Err(failure) => Err(failure.into()),
-        }
+impl SessionStore for RedisStore {
+    fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
+        StoreFuture::boxed(async move {
+            let key = self.key_of(key);
+            match self.connection.request(&script::get_range(&key), &key).await {
+                Ok(Value::BulkString(bytes)) => Ok(remote::decode_value(&bytes)),
+                Ok(_) => Err(unexpected_response().into()),
+                // Another program wrote a list or a hash: there is no record.
+                Err(RequestFailure::WrongType) => Ok(None),
+                Err(failure) => Err(failure.into()),
+            }
+        })
     }
 
-    async fn save(
-        &self,
-        key: &SessionKey,
-        record: &SessionRecord,
+    fn save<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        record: &'a SessionRecord,
         precondition: Precondition,
         ttl: Duration,
-    ) -> Result<SaveOutcome, StoreError> {
-        let record = remote::encode_record(record)?;
-        let version = remote::new_version();
-        let key = self.key_of(key);
-        let expected = match precondition {
-            Precondition::Absent => Expected::Nothing,
-            Precondition::Version(version) => Expected::Version(version),
-        };
-        let mut write = Write { key: &key, version, record: &record, ttl, expected };
-        for _ in 0..MAX_SAVE_ROUNDS {
-            let response = match self.connection.request(&write.command(Call::ByHash), &key).await {
-                // The server has not seen the script yet, or lost it in a restart.
-                Err(RequestFailure::NoScript) => self.connection.request(&write.command(Call::ByText), &key).await,
-                response => response,
+    ) -> StoreFuture<'a, SaveOutcome> {
+        StoreFuture::boxed(async move {
+            let record = remote::encode_record(record)?;
+            let version = remote::new_version();
+            let key = self.key_of(key);
+            let expected = match precondition {
+                Precondition::Absent => Expected::Value(Vec::new()),
+                Precondition::Version(version) => Expected::Version(version),
             };
-            let found = match response? {
-                Value::Int(1) => return Ok(SaveOutcome::Stored(version)),
-                Value::BulkString(found) => found,
-                _ => return Err(unexpected_response().into()),
-            };
-            let stored = remote::decode_value(&found);
-            if stored.is_some() || matches!(precondition, Precondition::Version(_)) {
-                return Ok(SaveOutcome::Conflict(stored));
+            let mut write = Write { key: &key, version, record: &record, ttl, expected };
+            for _ in 0..MAX_SAVE_ROUNDS {
+                let response = match self.connection.request(&write.command(Call::ByHash), &key).await {
+                    // The server has not seen the script yet, or lost it in a restart.
+                    Err(RequestFailure::NoScript) => self.connection.request(&write.command(Call::ByText), &key).await,
+                    response => response,
+                };
+                let found = match response? {
+                    Value::Int(1) => return Ok(SaveOutcome::Stored(version)),
+                    Value::BulkString(found) => found,
+                    _ => return Err(unexpected_response().into()),
+                };
+                let stored = remote::decode_value(&found);
+                if stored.is_some() || matches!(precondition, Precondition::Version(_)) {
+                    return Ok(SaveOutcome::Conflict(stored));
+                }
+                // A value that is no record counts as absent. It is replaced unless it has changed since.
+                write.expected = Expected::Value(found);
             }
-            // A value that is no record counts as absent. It is replaced unless it has changed since.
-            write.expected = Expected::Value(found);
-        }
-        Err(Failure::unavailable(failure::SYSTEM, "a value that is no record keeps changing").into())
+            Err(Failure::unavailable(failure::SYSTEM, "a value that is no record keeps changing").into())
+        })
     }
 
-    async fn touch(&self, key: &SessionKey, ttl: Duration) -> Result<(), StoreError> {
+    fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()> {
         let key = self.key_of(key);
-        self.execute(script::expire(&key, ttl), &key).await
+        StoreFuture::boxed(async move { self.execute(script::expire(&key, ttl), &key).await })
     }
 
-    async fn remove(&self, key: &SessionKey) -> Result<(), StoreError> {
+    fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()> {
         let key = self.key_of(key);
-        self.execute(script::unlink(&key), &key).await
+        StoreFuture::boxed(async move { self.execute(Cmd::unlink(&key), &key).await })
     }
 
     fn connection_epoch(&self) -> u64 {
@@ -151,12 +156,9 @@ impl RemoteStore for RedisStore {
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("RedisStore");
-        match self.connection.topology() {
-            Topology::Single(server) => debug.field("server", server),
-            Topology::Sentinel { sentinels, master } => debug.field("sentinels", sentinels).field("master", master),
-            Topology::Cluster(nodes) => debug.field("cluster", nodes),
-        };
-        debug.field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("RedisStore")
+            .field("topology", self.connection.topology())
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
     }
 }

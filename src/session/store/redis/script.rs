@@ -38,10 +38,9 @@ const MAX_TTL: u128 = 100 * 365 * 86_400_000;
 
 /// What the value under a key must be for a write.
 pub(super) enum Expected {
-    Nothing,
     /// A value with this version.
     Version(u64),
-    /// Exactly this value.
+    /// Exactly this value; empty for none.
     Value(Vec<u8>),
 }
 
@@ -71,11 +70,9 @@ impl Write<'_> {
             Call::ByText => ("EVAL", &*SAVE),
         };
         let mut command = cmd(name);
-        command.arg(script);
         let version = &self.version.to_be_bytes()[..];
-        command.arg(1).arg(self.key).arg(version).arg(self.record).arg(milliseconds(self.ttl));
+        command.arg(script).arg(1).arg(self.key).arg(version).arg(self.record).arg(milliseconds(self.ttl));
         match &self.expected {
-            Expected::Nothing => command.arg("value").arg(""),
             Expected::Version(version) => command.arg("version").arg(&version.to_be_bytes()[..]),
             Expected::Value(value) => command.arg("value").arg(&value[..]),
         };
@@ -85,25 +82,14 @@ impl Write<'_> {
 
 /// Makes the command that reads a value, or as much of it as shows that it is too long.
 pub(super) fn get_range(key: &[u8]) -> Cmd {
-    let mut command = cmd("GETRANGE");
-    command.arg(key).arg(0).arg(MAX_VALUE_LEN);
-    command
+    Cmd::getrange(key, 0, MAX_VALUE_LEN as isize)
 }
 
 /// Makes the command that sets a new time to live.
 pub(super) fn expire(key: &[u8], ttl: Duration) -> Cmd {
-    let mut command = cmd("PEXPIRE");
-    command.arg(key).arg(milliseconds(ttl));
-    command
+    Cmd::pexpire(key, milliseconds(ttl))
 }
 
-/// Makes the command that removes a key.
-pub(super) fn unlink(key: &[u8]) -> Cmd {
-    let mut command = cmd("UNLINK");
-    command.arg(key);
-    command
-}
-
-fn milliseconds(ttl: Duration) -> u64 {
-    ttl.as_millis().clamp(1, MAX_TTL) as u64
+fn milliseconds(ttl: Duration) -> i64 {
+    ttl.as_millis().clamp(1, MAX_TTL) as i64
 }

@@ -5,10 +5,9 @@ mod codec;
 mod failure;
 #[cfg(any(feature = "mysql", feature = "memcached"))]
 mod pool;
-mod store;
 #[cfg(any(feature = "redis", feature = "mysql"))]
-pub(super) mod tls;
-pub(super) mod url;
+mod tls;
+mod url;
 
 #[cfg(feature = "redis")]
 pub(super) use backoff::ReconnectBackoff;
@@ -20,5 +19,8 @@ pub(super) use codec::{encode_record, new_version};
 pub(super) use failure::Failure;
 #[cfg(any(feature = "mysql", feature = "memcached"))]
 pub(super) use pool::{Connect, Pool, RequestError};
-pub(super) use store::RemoteStore;
-pub(super) use url::StoreUrl;
+#[cfg(any(feature = "redis", feature = "mysql"))]
+pub(super) use tls::Tls;
+#[cfg(any(feature = "redis", feature = "memcached"))]
+pub(super) use url::DEFAULT_PREFIX;
+pub(super) use url::{Login, Server, StoreUrl, wrong};

@@ -50,15 +50,15 @@ pub(crate) enum RequestError {
     Refused(StoreError),
 }
 
-impl<E: Into<StoreError>> From<E> for RequestError {
-    fn from(error: E) -> Self {
-        RequestError::Refused(error.into())
+impl From<Failure> for RequestError {
+    fn from(failure: Failure) -> Self {
+        RequestError::ConnectionLost(failure)
     }
 }
 
 /// Sends a request made of `R` and reads the response. May be called twice.
-pub(crate) type Exchange<C, R, T> =
-    for<'a> fn(&'a mut <C as Connect>::Connection, &'a R) -> BoxFuture<'a, Result<T, RequestError>>;
+pub(crate) type Exchange<C, R, T, E> =
+    for<'a> fn(&'a mut <C as Connect>::Connection, &'a R) -> BoxFuture<'a, Result<T, E>>;
 
 /// A bounded number of connections to one server, opened on demand. Clones share them.
 pub(crate) struct Pool<C: Connect>(Arc<Shared<C>>);
@@ -104,10 +104,11 @@ impl<C: Connect> Pool<C> {
     /// # Errors
     /// [`StoreError::Unavailable`] when no connection can be opened, otherwise the error of
     /// `exchange`.
-    pub(crate) async fn run<R, T>(&self, request: R, exchange: Exchange<C, R, T>) -> Result<T, StoreError>
+    pub(crate) async fn run<R, T, E>(&self, request: R, exchange: Exchange<C, R, T, E>) -> Result<T, StoreError>
     where
         R: Send + Sync + 'static,
         T: Send + 'static,
+        E: Into<RequestError> + 'static,
     {
         let permit = self.0.permits.clone().acquire_owned().await.map_err(|_| runtime_ended::<C>())?;
         if self.0.idle.lock().is_empty() {
@@ -127,10 +128,10 @@ impl<C: Connect> Pool<C> {
 }
 
 impl<C: Connect> Shared<C> {
-    async fn send<R, T>(
+    async fn send<R, T, E: Into<RequestError>>(
         &self,
         request: &R,
-        exchange: Exchange<C, R, T>,
+        exchange: Exchange<C, R, T, E>,
         caller: &mut oneshot::Sender<Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         loop {
@@ -144,7 +145,7 @@ impl<C: Connect> Shared<C> {
                 self.idle.lock().push(connection);
                 return Err(Failure::unavailable(C::SYSTEM, "the caller has gone").into());
             }
-            let result = match exchange(&mut connection, request).await {
+            let result = match exchange(&mut connection, request).await.map_err(E::into) {
                 Ok(value) => Ok(value),
                 Err(RequestError::Refused(error)) => Err(error),
                 Err(RequestError::ConnectionLost(failure)) => {

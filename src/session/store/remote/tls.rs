@@ -1,5 +1,7 @@
 //! TLS to stores: trusted roots, and the crypto provider of rustls.
 
+use std::fmt;
+
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -9,9 +11,7 @@ use super::url::wrong;
 use crate::session::InvalidStore;
 
 /// Whether a store connects over TLS, and which roots it trusts.
-#[derive(Default)]
 pub(crate) enum Tls {
-    #[default]
     Off,
     /// Trusts the default roots of the driver.
     DefaultRoots,
@@ -53,17 +53,23 @@ impl Tls {
         Ok(Tls::Roots(pem))
     }
 
-    pub(crate) fn is_on(&self) -> bool {
-        !matches!(self, Tls::Off)
-    }
-
     /// Makes sure that the process has a crypto provider where TLS is on. The drivers ask rustls
     /// for the default of the process, and rustls panics where there is none and the build has
     /// several. A provider that the application installed stays.
     pub(crate) fn ensure_provider(&self) {
-        if self.is_on() && CryptoProvider::get_default().is_none() {
+        if !matches!(self, Tls::Off) && CryptoProvider::get_default().is_none() {
             // Fails only when another thread was faster, which is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Tls::Off => "Off",
+            Tls::DefaultRoots => "DefaultRoots",
+            Tls::Roots(_) => "Roots",
+        })
     }
 }

@@ -5,31 +5,41 @@
 //! a mistyped address may contain a password anywhere.
 
 use std::fmt;
+#[cfg(any(feature = "mysql", feature = "memcached"))]
+use std::num::NonZeroU16;
 
 use percent_encoding::percent_decode_str;
 
 use crate::session::InvalidStore;
 
+/// The prefix of all keys, unless another one is set.
+#[cfg(any(feature = "redis", feature = "memcached"))]
+pub(crate) const DEFAULT_PREFIX: &str = "kylin-lb:";
+
+/// The number of connections that a [`Pool`](super::Pool) opens at most, unless another one is set.
+#[cfg(any(feature = "mysql", feature = "memcached"))]
+const DEFAULT_MAX_CONNECTIONS: NonZeroU16 = NonZeroU16::new(8).expect("not zero");
+
 /// The parts of a store's address. [`Debug`](fmt::Debug) shows no password.
 pub(crate) struct StoreUrl {
     /// In lower case.
     pub(crate) scheme: String,
-    pub(crate) user: Option<String>,
-    pub(crate) password: Option<String>,
+    pub(crate) login: Login,
     /// At least one.
-    pub(crate) hosts: Vec<Host>,
+    hosts: Vec<(String, Option<u16>)>,
     /// The segments of the path; none is empty.
     pub(crate) path: Vec<String>,
     options: Vec<(String, String)>,
 }
 
-/// A host name or address, and a port where one is given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Host {
-    /// Without the brackets of an IPv6 address.
-    pub(crate) name: String,
-    /// Never 0.
-    pub(crate) port: Option<u16>,
+/// A host name or address, without the brackets of an IPv6 address, and a port.
+pub(crate) type Server = (String, u16);
+
+/// A user and a password. [`Debug`](fmt::Debug) shows neither.
+#[derive(Clone, Default)]
+pub(crate) struct Login {
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<String>,
 }
 
 impl StoreUrl {
@@ -53,9 +63,11 @@ impl StoreUrl {
         };
         Ok(StoreUrl {
             scheme: scheme.to_ascii_lowercase(),
-            user: user.filter(|user| !user.is_empty()).map(|text| decode("the user", text)).transpose()?,
-            password: password.map(|text| decode("the password", text)).transpose()?,
-            hosts: hosts.split(',').map(Host::parse).collect::<Result<_, _>>()?,
+            login: Login {
+                user: user.filter(|user| !user.is_empty()).map(|text| decode("the user", text)).transpose()?,
+                password: password.map(|text| decode("the password", text)).transpose()?,
+            },
+            hosts: hosts.split(',').map(host).collect::<Result<_, _>>()?,
             path: path
                 .split('/')
                 .filter(|part| !part.is_empty())
@@ -71,6 +83,16 @@ impl StoreUrl {
         Some(self.options.remove(index).1)
     }
 
+    /// Removes the option `connections`, the maximum number of connections to a server.
+    ///
+    /// # Errors
+    /// [`InvalidStore::Url`] when it is not a number, or 0.
+    #[cfg(any(feature = "mysql", feature = "memcached"))]
+    pub(crate) fn take_max_connections(&mut self) -> Result<NonZeroU16, InvalidStore> {
+        let parse = |max: String| max.parse().map_err(|_| wrong("an option", "connections=number"));
+        self.take("connections").map_or(Ok(DEFAULT_MAX_CONNECTIONS), parse)
+    }
+
     /// Checks that every option was taken.
     ///
     /// # Errors
@@ -80,58 +102,60 @@ impl StoreUrl {
         if self.options.is_empty() { Ok(()) } else { Err(wrong("an option", known)) }
     }
 
-    /// Returns the only host.
+    /// Returns the servers, at `default_port` where the address has no port. At least one.
+    #[cfg(any(feature = "redis", feature = "memcached"))]
+    pub(crate) fn servers(&self, default_port: u16) -> Vec<Server> {
+        self.hosts.iter().map(|(name, port)| (name.clone(), port.unwrap_or(default_port))).collect()
+    }
+
+    /// Returns the only server, at `default_port` where the address has no port.
     ///
     /// # Errors
-    /// [`InvalidStore::Url`] when there are several.
+    /// [`InvalidStore::Url`] when there are several servers.
     #[cfg(any(feature = "redis", feature = "mysql"))]
-    pub(crate) fn single_host(&self) -> Result<&Host, InvalidStore> {
+    pub(crate) fn server(&self, default_port: u16) -> Result<Server, InvalidStore> {
         match &self.hosts[..] {
-            [host] => Ok(host),
+            [(name, port)] => Ok((name.clone(), port.unwrap_or(default_port))),
             _ => Err(wrong("the hosts", "one host")),
         }
     }
 }
 
-impl Host {
-    /// Parses `name`, `name:port`, `[address]` or `[address]:port`.
-    ///
-    /// # Errors
-    /// [`InvalidStore::Url`].
-    pub(crate) fn parse(text: &str) -> Result<Self, InvalidStore> {
-        const EXPECTED: &str = "host or host:port, several separated by commas, an IPv6 address in brackets";
-        let invalid = || wrong("a host", EXPECTED);
-        let (name, port) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (address, rest) = rest.split_once(']').ok_or_else(invalid)?;
-                let address: std::net::Ipv6Addr = address.parse().map_err(|_| invalid())?;
-                let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or_else(invalid)?) };
-                (address.to_string(), port)
-            }
-            None => {
-                let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
-                if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)) {
-                    return Err(invalid());
-                }
-                (name.to_ascii_lowercase(), port)
-            }
-        };
-        let port = port.map(|port| match port.parse() {
-            Ok(0) | Err(_) => Err(wrong("a port", "a number from 1 to 65535")),
-            Ok(port) => Ok(port),
-        });
-        Ok(Host { name, port: port.transpose()? })
-    }
-
-    /// Returns the name and the port, which is `default` where the address has none.
-    pub(crate) fn with_default_port(&self, default: u16) -> (String, u16) {
-        (self.name.clone(), self.port.unwrap_or(default))
+impl Login {
+    pub(crate) fn new(user: &str, password: &str) -> Self {
+        Login { user: Some(user.to_owned()), password: Some(password.to_owned()) }
     }
 }
 
 /// Makes the error for a part of an address.
 pub(crate) const fn wrong(part: &'static str, expected: &'static str) -> InvalidStore {
     InvalidStore::Url { part, expected }
+}
+
+/// Parses `name`, `name:port`, `[address]` or `[address]:port`.
+fn host(text: &str) -> Result<(String, Option<u16>), InvalidStore> {
+    const EXPECTED: &str = "host or host:port, several separated by commas, an IPv6 address in brackets";
+    let invalid = || wrong("a host", EXPECTED);
+    let (name, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, rest) = rest.split_once(']').ok_or_else(invalid)?;
+            let address: std::net::Ipv6Addr = address.parse().map_err(|_| invalid())?;
+            let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or_else(invalid)?) };
+            (address.to_string(), port)
+        }
+        None => {
+            let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+            if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)) {
+                return Err(invalid());
+            }
+            (name.to_ascii_lowercase(), port)
+        }
+    };
+    let port = port.map(|port| match port.parse() {
+        Ok(0) | Err(_) => Err(wrong("a port", "a number from 1 to 65535")),
+        Ok(port) => Ok(port),
+    });
+    Ok((name, port.transpose()?))
 }
 
 fn option(pair: &str) -> Result<(String, String), InvalidStore> {
@@ -154,13 +178,15 @@ impl fmt::Debug for StoreUrl {
     }
 }
 
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Login")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn host(name: &str, port: impl Into<Option<u16>>) -> Host {
-        Host { name: name.to_owned(), port: port.into() }
-    }
 
     #[test]
     fn parses_an_address() {
@@ -168,8 +194,8 @@ mod tests {
             StoreUrl::parse("Redis+Sentinel://me:p%40ss%2f:x@a:1,B.example,[::1]:3/my%20master/5?prefix=x%3A&ca=/a/b")
                 .unwrap();
         assert_eq!(url.scheme, "redis+sentinel");
-        assert_eq!((url.user.as_deref(), url.password.as_deref()), (Some("me"), Some("p@ss/:x")));
-        assert_eq!(url.hosts, [host("a", 1), host("b.example", None), host("::1", 3)]);
+        assert_eq!((url.login.user.as_deref(), url.login.password.as_deref()), (Some("me"), Some("p@ss/:x")));
+        assert_eq!(url.hosts, [("a".into(), Some(1)), ("b.example".into(), None), ("::1".into(), Some(3))]);
         assert_eq!(url.path, ["my master", "5"]);
         assert!(url.no_more_options("none").is_err());
         assert_eq!(url.take("ca").as_deref(), Some("/a/b"));
@@ -180,7 +206,7 @@ mod tests {
     #[test]
     fn a_password_needs_no_user() {
         let url = StoreUrl::parse("redis://:secret@h").unwrap();
-        assert_eq!((url.user, url.password.as_deref()), (None, Some("secret")));
+        assert_eq!((url.login.user, url.login.password.as_deref()), (None, Some("secret")));
     }
 
     #[test]
