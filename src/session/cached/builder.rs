@@ -21,18 +21,19 @@ pub struct SessionsBuilder {
     secret: Secret,
     deadline: Duration,
     staleness: Duration,
-    near: CacheLimits,
+    /// `None` for a store in this process.
+    near: Option<CacheLimits>,
     clock: Arc<dyn Clock>,
 }
 
 impl SessionsBuilder {
-    pub(super) fn new(store: Arc<dyn SessionStore>, secret: Secret) -> Self {
+    pub(super) fn new(store: impl SessionStore, secret: Secret) -> Self {
         SessionsBuilder {
-            store,
+            store: Arc::new(store),
             secret,
             deadline: DEADLINE,
             staleness: STALENESS,
-            near: CacheLimits { entries: NEAR_ENTRIES, bytes: NEAR_BYTES },
+            near: Some(CacheLimits { entries: NEAR_ENTRIES, bytes: NEAR_BYTES }),
             clock: Arc::new(SystemClock),
         }
     }
@@ -53,7 +54,7 @@ impl SessionsBuilder {
 
     /// Sets the limits of the near cache. Default: 100,000 sessions and 64 MiB.
     pub fn near_cache(mut self, entries: NonZeroUsize, bytes: NonZeroUsize) -> Self {
-        self.near = CacheLimits { entries, bytes };
+        self.near = Some(CacheLimits { entries, bytes });
         self
     }
 
@@ -69,27 +70,24 @@ impl SessionsBuilder {
     /// [`InvalidStore::Setting`] when the deadline is zero.
     pub fn build(self) -> Result<Sessions, InvalidStore> {
         if self.deadline.is_zero() {
-            return Err(InvalidStore::Setting { setting: "the deadline", expected: "more than zero" });
+            return Err(InvalidStore::setting("the deadline", "more than zero"));
         }
-        Ok(self.build_remote())
+        Ok(self.build_unchecked())
     }
 
-    pub(super) fn build_remote(self) -> Sessions {
-        let near = NearCache::new(self.near, self.staleness, Epoch::new(Arc::clone(&self.clock)));
-        self.finish(Some(near))
+    pub(super) fn without_near_cache(self) -> Self {
+        SessionsBuilder { near: None, ..self }
     }
 
-    pub(super) fn build_local(self) -> Sessions {
-        self.finish(None)
-    }
-
-    fn finish(self, near: Option<NearCache>) -> Sessions {
+    pub(super) fn build_unchecked(self) -> Sessions {
+        let epoch = Epoch::new(self.clock);
+        let near = self.near.map(|limits| NearCache::new(limits, self.staleness, epoch.clone()));
         Sessions::new(CachedStore {
             store: self.store,
             near,
             taggers: self.secret.taggers("session-key"),
             deadline: self.deadline,
-            epoch: Epoch::new(self.clock),
+            epoch,
             breaker: Default::default(),
             probe: Default::default(),
             pending: Default::default(),

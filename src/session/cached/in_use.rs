@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ahash::AHashMap;
 use parking_lot::Mutex;
 
 use super::CachedStore;
@@ -14,11 +15,11 @@ use crate::session::SessionKey;
 /// How often sessions in use are considered. [`CachedStore::touch`] touches them less often.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(5);
 
-const SHARDS: usize = 16;
+const SHARDS: u64 = 16;
 
 /// Registers the session as in use until the guard is dropped, at the end of the response body.
 pub(super) fn hold(store: &Arc<CachedStore>, key: SessionKey, ttl: Duration) -> DropGuard {
-    let place = store.in_use.add(key, ttl);
+    let id = store.in_use.add(key, ttl);
     background::ensure_running(
         store,
         |store| &store.in_use.task,
@@ -30,54 +31,45 @@ pub(super) fn hold(store: &Arc<CachedStore>, key: SessionKey, ttl: Duration) -> 
         },
         |store| !store.in_use.sessions().is_empty(),
     );
-    DropGuard::new(Arc::clone(store) as Arc<dyn Release>, place)
+    DropGuard::new(Arc::clone(store) as Arc<dyn Release>, id)
 }
 
 #[derive(Default)]
 pub(super) struct InUseRegistry {
-    shards: [Shard; SHARDS],
+    shards: [Shard; SHARDS as usize],
     task: BackgroundTask,
 }
 
 /// On cache lines of its own.
 #[derive(Default)]
 #[repr(align(128))]
-struct Shard(Mutex<Slots>);
+struct Shard(Mutex<Uses>);
 
 #[derive(Default)]
-struct Slots {
-    used: Vec<Option<(SessionKey, Duration)>>,
-    free: Vec<u32>,
+struct Uses {
+    by_id: AHashMap<u64, (SessionKey, Duration)>,
+    last_id: u64,
 }
 
 impl InUseRegistry {
-    /// Adds a session. Returns its slot and shard in one number.
+    /// Adds a use of a session. Returns its id, whose remainder by [`SHARDS`] is the shard.
     fn add(&self, key: SessionKey, ttl: Duration) -> u64 {
-        let shard = usize::from(key.as_bytes()[15]) % SHARDS;
-        let mut slots = self.shards[shard].0.lock();
-        let slot = slots.free.pop().unwrap_or_else(|| {
-            slots.used.push(None);
-            (slots.used.len() - 1) as u32
-        });
-        slots.used[slot as usize] = Some((key, ttl));
-        (u64::from(slot) << 32) | shard as u64
-    }
-
-    fn remove(&self, place: u64) {
-        let (slot, shard) = ((place >> 32) as u32, place as u32);
-        let mut slots = self.shards[shard as usize].0.lock();
-        slots.used[slot as usize] = None;
-        slots.free.push(slot);
+        let shard = u64::from(key.as_bytes()[15]) % SHARDS;
+        let mut uses = self.shards[shard as usize].0.lock();
+        uses.last_id += SHARDS;
+        let id = uses.last_id + shard;
+        uses.by_id.insert(id, (key, ttl));
+        id
     }
 
     fn sessions(&self) -> Vec<(SessionKey, Duration)> {
-        let of_shard = |shard: &Shard| shard.0.lock().used.iter().flatten().copied().collect::<Vec<_>>();
+        let of_shard = |shard: &Shard| shard.0.lock().by_id.values().copied().collect::<Vec<_>>();
         self.shards.iter().flat_map(of_shard).collect()
     }
 }
 
 impl Release for CachedStore {
-    fn release(&self, place: u64) {
-        self.in_use.remove(place);
+    fn release(&self, id: u64) {
+        self.in_use.shards[(id % SHARDS) as usize].0.lock().by_id.remove(&id);
     }
 }

@@ -6,8 +6,6 @@
 
 mod breaker;
 mod builder;
-#[cfg(feature = "login-relay")]
-mod fresh;
 mod in_use;
 mod near;
 mod pending;
@@ -48,6 +46,11 @@ pub(crate) enum Lookup {
 }
 
 impl Lookup {
+    /// Makes the lookup from the near cache alone.
+    fn without_store(near: Option<NearEntry>) -> Self {
+        near.map_or(Lookup::Unknown, |near| Lookup::Found(near.record, near.version))
+    }
+
     /// Returns whether the session was found.
     pub(crate) fn is_bound(&self) -> bool {
         match self {
@@ -184,7 +187,7 @@ impl CachedStore {
                 if let Some(near) = &self.near {
                     near.postpone(key);
                 }
-                near.map_or(Lookup::Unknown, Lookup::from)
+                Lookup::without_store(near)
             }
         }
     }
@@ -256,12 +259,6 @@ impl CachedStore {
         };
         self.remember(key, &Lookup::Found(record, Some(version)), epoch);
         Ok(Some(version))
-    }
-}
-
-impl From<NearEntry> for Lookup {
-    fn from(near: NearEntry) -> Self {
-        Lookup::Found(near.record, near.version)
     }
 }
 

@@ -2,12 +2,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CachedStore, Lookup, SessionsBuilder, Unavailable, Write, in_use, is_binding};
+use super::{CachedStore, Lookup, SessionsBuilder, Write, in_use, is_binding};
 use crate::drop_guard::DropGuard;
 use crate::maybe_ready::MaybeReady;
 use crate::session::secret::Tagger;
 use crate::session::{
-    InvalidSecret, MemoryStore, Precondition, SaveOutcome, Secret, SessionKey, SessionRecord, SessionStore, Stored,
+    InvalidSecret, MemoryStore, Precondition, SaveOutcome, Secret, SessionKey, SessionRecord, SessionStore, StoreError,
+    Stored,
 };
 
 /// The sessions of this front end, kept in a [`SessionStore`]. Clones share them.
@@ -58,7 +59,7 @@ impl Sessions {
     /// Returns sessions in `store`, which is in this process. There is no near cache and no deadline, since every operation is
     /// ready at once.
     pub fn local(store: MemoryStore, secret: Secret) -> Self {
-        SessionsBuilder::new(Arc::new(store), secret).build_local()
+        SessionsBuilder::new(store, secret).without_near_cache().build_unchecked()
     }
 
     /// Returns sessions in any store, which other front ends may share, with the defaults of
@@ -67,12 +68,12 @@ impl Sessions {
     /// All front ends need the same secret. The front end derives the key of a session from the
     /// secret and the session id, so that the store never gets an id.
     pub fn remote(store: impl SessionStore, secret: Secret) -> Self {
-        SessionsBuilder::new(Arc::new(store), secret).build_remote()
+        SessionsBuilder::new(store, secret).build_unchecked()
     }
 
     /// Returns a builder of sessions in any store, which other front ends may share.
     pub fn builder(store: impl SessionStore, secret: Secret) -> SessionsBuilder {
-        SessionsBuilder::new(Arc::new(store), secret)
+        SessionsBuilder::new(store, secret)
     }
 
     pub(super) fn new(store: CachedStore) -> Self {
@@ -104,10 +105,8 @@ impl Sessions {
     pub(crate) fn find<'a>(&'a self, key: SessionKey, id: &[u8], ttl: Option<Duration>) -> MaybeReady<'a, Lookup> {
         let store = &self.store;
         let near = store.recall(&key);
-        match near {
-            Some(near) if near.is_current => return MaybeReady::Ready(near.into()),
-            _ if !store.is_allowed() => return MaybeReady::Ready(near.map_or(Lookup::Unknown, Lookup::from)),
-            _ => {}
+        if near.as_ref().is_some_and(|near| near.is_current) || !store.is_allowed() {
+            return MaybeReady::Ready(Lookup::without_store(near));
         }
         if store.near.is_none()
             && let Ok(loaded) = store.store.load(&key).into_ready()
@@ -149,19 +148,14 @@ impl Sessions {
             return MaybeReady::Ready(self.save_later(key, record, precondition, ttl));
         }
         let epoch = store.loss_epoch();
-        let ready = || store.store.save(&key, &record, precondition, ttl).into_ready().ok();
         if store.near.is_none()
-            && let Some(saved) = ready()
+            && let Some(saved) = store.store.save(&key, &record, precondition, ttl).into_ready().ok()
         {
-            let saved = saved.map_err(|error| {
-                store.record_failure(&error);
-                Unavailable
-            });
             return MaybeReady::Ready(self.saved(key, record, precondition, ttl, saved, epoch));
         }
         MaybeReady::boxed(async move {
             let saved = store.call(store.store.save(&key, &record, precondition, ttl)).await;
-            self.saved(key, record, precondition, ttl, saved.map_err(|_| Unavailable), epoch)
+            self.saved(key, record, precondition, ttl, saved, epoch)
         })
     }
 
@@ -171,13 +165,13 @@ impl Sessions {
         record: SessionRecord,
         precondition: Precondition,
         ttl: Duration,
-        saved: Result<SaveOutcome, Unavailable>,
+        saved: Result<SaveOutcome, StoreError>,
         epoch: u32,
     ) -> Lookup {
         let store = &self.store;
         let lookup = match saved {
             Ok(SaveOutcome::Stored(version)) => Lookup::Found(record, Some(version)),
-            Ok(SaveOutcome::Conflict(Some(Stored { record, version }))) => Lookup::Found(record, Some(version)),
+            Ok(SaveOutcome::Conflict(Some(winner))) => Lookup::Found(winner.record, Some(winner.version)),
             // The store has lost the record that was to be replaced.
             Ok(SaveOutcome::Conflict(None))
                 if is_binding(&record) && store.recall(&key).is_some_and(|near| store.has_lost(&near)) =>
@@ -185,7 +179,7 @@ impl Sessions {
                 return self.save_later(key, record, Precondition::Absent, ttl);
             }
             Ok(SaveOutcome::Conflict(None)) => Lookup::Absent,
-            Err(Unavailable) => return self.save_later(key, record, precondition, ttl),
+            Err(_) => return self.save_later(key, record, precondition, ttl),
         };
         store.remember(&key, &lookup, epoch);
         lookup
@@ -224,10 +218,36 @@ impl Sessions {
         self.store.touch(&key, ttl);
         in_use::hold(&self.store, key, ttl)
     }
+}
 
-    #[cfg(feature = "login-relay")]
-    pub(super) fn store(&self) -> &Arc<CachedStore> {
-        &self.store
+/// What the login relay needs: lookups and removals that bypass the near cache.
+#[cfg(feature = "login-relay")]
+impl Sessions {
+    /// Looks up the session under `key` in the store; in the near cache only while the store is
+    /// unavailable.
+    pub(crate) async fn find_fresh(&self, key: SessionKey) -> Lookup {
+        let store = &self.store;
+        let near = store.recall(&key);
+        // A pending write is newer than the record in the store.
+        if near.as_ref().is_some_and(|near| near.version.is_none()) || !store.is_allowed() {
+            return Lookup::without_store(near);
+        }
+        let epoch = store.loss_epoch();
+        let loaded = store.call(store.store.load(&key)).await;
+        store.loaded(&key, loaded, near, epoch)
+    }
+
+    /// Removes the session under `key` and waits for the store. Afterwards no front end finds the
+    /// session in the store, unless the store is unavailable.
+    pub(crate) async fn remove_now(&self, key: SessionKey) {
+        let store = &self.store;
+        store.forget(&key);
+        let is_removed = store.is_allowed() && store.call(store.store.remove(&key)).await.is_ok();
+        // Another request may have looked the session up meanwhile.
+        store.forget(&key);
+        if !is_removed {
+            store.write_later(key, Write::Remove);
+        }
     }
 }
 

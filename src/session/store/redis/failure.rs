@@ -28,82 +28,63 @@ pub(super) enum RequestFailure {
 }
 
 impl From<&RedisError> for RequestFailure {
+    /// Classifies an error, and describes it without the text of the server.
     fn from(error: &RedisError) -> Self {
-        let failure = Failure::from(error);
+        let refused = |description| RequestFailure::Refused(Failure::refused(SYSTEM, description));
         match error.kind() {
             ErrorKind::Server(ServerErrorKind::NoScript) => RequestFailure::NoScript,
-            ErrorKind::Server(ServerErrorKind::ReadOnly) => RequestFailure::ConnectionLost(failure),
-            ErrorKind::Server(_) | ErrorKind::Extension if is_temporary(error) => RequestFailure::Busy(failure),
+            ErrorKind::Server(ServerErrorKind::ReadOnly) => {
+                RequestFailure::ConnectionLost(Failure::unavailable(SYSTEM, server_error(error)))
+            }
+            // The server loads its data, or the cluster has no master for the key or moves it.
+            ErrorKind::Server(
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::Moved
+                | ServerErrorKind::Ask,
+            ) => RequestFailure::Busy(Failure::unavailable(SYSTEM, server_error(error))),
             ErrorKind::Extension => match error.code() {
                 Some("WRONGTYPE") => RequestFailure::WrongType,
-                // After a change of users, a connection keeps its old identity, or none.
-                Some("NOAUTH") => RequestFailure::ConnectionLost(failure),
-                _ => RequestFailure::Refused(failure),
-            },
-            // After a parse error the responses no longer match the requests.
-            ErrorKind::ClusterConnectionNotFound | ErrorKind::Io | ErrorKind::Parse => {
-                RequestFailure::ConnectionLost(failure)
-            }
-            _ => RequestFailure::Refused(failure),
-        }
-    }
-}
-
-/// Returns whether an error of a server ends by itself: the server loads its data, the cluster has no
-/// master for the key or moves it, memory or replicas or disk are short, a script runs for long.
-fn is_temporary(error: &RedisError) -> bool {
-    match error.kind() {
-        ErrorKind::Server(
-            ServerErrorKind::BusyLoading
-            | ServerErrorKind::ClusterDown
-            | ServerErrorKind::MasterDown
-            | ServerErrorKind::TryAgain
-            | ServerErrorKind::Moved
-            | ServerErrorKind::Ask
-            | ServerErrorKind::ReadOnly,
-        ) => true,
-        ErrorKind::Extension => matches!(error.code(), Some("OOM" | "NOREPLICAS" | "MISCONF" | "BUSY")),
-        _ => false,
-    }
-}
-
-impl From<&RedisError> for Failure {
-    /// Describes an error without the text of the server.
-    fn from(error: &RedisError) -> Self {
-        let source =
-            error.source().and_then(|source| source.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>());
-        if let Some(io) = source.and_then(|source| source.downcast_ref::<io::Error>()) {
-            return Failure::io(SYSTEM, io);
-        }
-        match error.kind() {
-            ErrorKind::Server(_) | ErrorKind::Extension => {
-                // A code is one upper-case word. Any other text in its place is not repeated.
-                let code = error.code().filter(|code| {
-                    (1..=20).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_uppercase())
-                });
-                let description = format!("the server sent {}", code.unwrap_or("an error"));
-                if is_temporary(error) {
-                    Failure::unavailable(SYSTEM, description)
-                } else {
-                    Failure::refused(SYSTEM, description)
+                // Memory or replicas or disk are short, or a script runs for long.
+                Some("OOM" | "NOREPLICAS" | "MISCONF" | "BUSY") => {
+                    RequestFailure::Busy(Failure::unavailable(SYSTEM, server_error(error)))
                 }
-            }
-            ErrorKind::Io => Failure::unavailable(SYSTEM, "the connection failed"),
+                // After a change of users, a connection keeps its old identity, or none.
+                Some("NOAUTH") => RequestFailure::ConnectionLost(Failure::refused(SYSTEM, server_error(error))),
+                _ => RequestFailure::Refused(Failure::refused(SYSTEM, server_error(error))),
+            },
+            ErrorKind::Server(_) => RequestFailure::Refused(Failure::refused(SYSTEM, server_error(error))),
+            ErrorKind::Io => RequestFailure::ConnectionLost(match io_error(error) {
+                Some(error) => Failure::io(SYSTEM, error),
+                None => Failure::unavailable(SYSTEM, "the connection failed"),
+            }),
             ErrorKind::ClusterConnectionNotFound => {
-                Failure::unavailable(SYSTEM, "no node of the cluster can be reached")
+                let description = "no node of the cluster can be reached";
+                RequestFailure::ConnectionLost(Failure::unavailable(SYSTEM, description))
             }
-            ErrorKind::AuthenticationFailed => Failure::refused(SYSTEM, "user and password were not accepted"),
-            ErrorKind::Parse => Failure::refused(SYSTEM, "the response is not of the Redis protocol"),
-            ErrorKind::InvalidClientConfig => Failure::refused(SYSTEM, "the settings are not usable"),
-            _ => Failure::refused(SYSTEM, "the driver cannot do this"),
+            // The responses no longer match the requests.
+            ErrorKind::Parse => {
+                let description = "the response is not of the Redis protocol";
+                RequestFailure::ConnectionLost(Failure::refused(SYSTEM, description))
+            }
+            ErrorKind::AuthenticationFailed => refused("user and password were not accepted"),
+            ErrorKind::InvalidClientConfig => refused("the settings are not usable"),
+            _ => refused("the driver cannot do this"),
         }
     }
 }
 
-impl From<RedisError> for Failure {
-    fn from(error: RedisError) -> Self {
-        Failure::from(&error)
-    }
+/// Describes an error of the server by its code, which is one upper-case word. Any other text in its
+/// place is not repeated.
+fn server_error(error: &RedisError) -> String {
+    let is_word = |code: &&str| (1..=20).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_uppercase());
+    format!("the server sent {}", error.code().filter(is_word).unwrap_or("an error"))
+}
+
+fn io_error(error: &RedisError) -> Option<&io::Error> {
+    error.source()?.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>()?.downcast_ref()
 }
 
 /// A response of another type than the command has.
@@ -111,14 +92,26 @@ pub(super) fn unexpected_response() -> Failure {
     Failure::refused(SYSTEM, "the response does not fit the request")
 }
 
-impl From<RequestFailure> for StoreError {
+impl From<RequestFailure> for Failure {
     fn from(failure: RequestFailure) -> Self {
         match failure {
             RequestFailure::ConnectionLost(failure)
             | RequestFailure::Busy(failure)
-            | RequestFailure::Refused(failure) => failure.into(),
-            RequestFailure::NoScript => Failure::refused(SYSTEM, "the server keeps no scripts").into(),
-            RequestFailure::WrongType => Failure::refused(SYSTEM, "the key holds a value of another type").into(),
+            | RequestFailure::Refused(failure) => failure,
+            RequestFailure::NoScript => Failure::refused(SYSTEM, "the server keeps no scripts"),
+            RequestFailure::WrongType => Failure::refused(SYSTEM, "the key holds a value of another type"),
         }
+    }
+}
+
+impl From<RequestFailure> for StoreError {
+    fn from(failure: RequestFailure) -> Self {
+        Failure::from(failure).into()
+    }
+}
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        RequestFailure::from(&error).into()
     }
 }
