@@ -194,3 +194,36 @@ fn a_request_of_a_known_session_allocates_no_more_than_one_without() {
         assert!(count <= 4, "{affinity:?}: {count}");
     }
 }
+
+/// The sticky cookie is taken out of a request at the cost of the new `Cookie` header, and costs nothing where there is none.
+#[test]
+fn the_removal_of_a_cookie_allocates_within_bounds() {
+    use kylin_lb::session::{Affinity, Secret};
+
+    struct Answers;
+
+    impl Backend for Answers {
+        async fn send(&self, _request: Request<Body>) -> Result<Response<Body>, SendError> {
+            Ok(Response::new(Body::from("{}")))
+        }
+    }
+
+    let cluster = Cluster::builder().endpoint(Endpoint::new("n0", Answers).unwrap()).build().unwrap();
+    let proxy = kylin_lb::Proxy::plain(cluster).affinity(Affinity::cookie(Secret::new([7; 32]))).build().unwrap();
+    let client: std::net::SocketAddr = "192.0.2.7:51000".parse().unwrap();
+    let request = |cookies: &str| {
+        let request = Request::get("/kylin/api/projects").header("host", "kylin.example");
+        request.header("cookie", cookies).body(Body::empty()).unwrap()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let forward = |request| runtime.block_on(proxy.forward(client, request));
+    let count = |cookies: &str| {
+        let request = request(cookies);
+        measure(|| drop(forward(request))).count_total
+    };
+    let others = "theme=dark; JSESSIONID=0123456789ABCDEF; language=en";
+    let first = forward(request(others));
+    let sticky = first.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+    let (without, with) = (count(others), count(&format!("{others}; {sticky}")));
+    assert!(without <= 16 && with <= 10, "{without} {with}");
+}

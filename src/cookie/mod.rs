@@ -27,21 +27,20 @@ pub(crate) fn value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> 
     raw_pairs(headers).find(|(known, _)| *known == name.as_bytes()).map(|(_, value)| value)
 }
 
-/// Removes the cookies of a request for which `keep` is false. Headers without such a cookie stay as they are.
+/// Removes the cookies of a request for which `keep` is false. Headers without such a cookie stay as they are, which allocates
+/// nothing. `keep` may see a cookie twice.
 pub(crate) fn retain(headers: &mut HeaderMap, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
-    let mut kept = Vec::new();
-    let mut all = true;
-    for part in parts(headers) {
+    let mut is_kept = |part: &[u8]| {
         let (name, value) = split(part).unwrap_or((part, b""));
-        if !keep(name, unquoted(value)) {
-            all = false;
-        } else if !part.is_empty() {
-            kept.extend_from_slice(if kept.is_empty() { b"" } else { b"; " });
-            kept.extend_from_slice(part);
-        }
-    }
-    if all {
+        keep(name, unquoted(value))
+    };
+    if parts(headers).all(&mut is_kept) {
         return;
+    }
+    let mut kept = Vec::with_capacity(headers.get_all(header::COOKIE).iter().map(|line| line.len() + 2).sum());
+    for part in parts(headers).filter(|&part| !part.is_empty() && is_kept(part)) {
+        kept.extend_from_slice(if kept.is_empty() { b"" } else { b"; " });
+        kept.extend_from_slice(part);
     }
     headers.remove(header::COOKIE);
     if let Ok(mut rest) = HeaderValue::from_maybe_shared(Bytes::from(kept))

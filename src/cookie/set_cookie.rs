@@ -8,6 +8,9 @@ pub(crate) struct SetCookie<'a> {
     pub(crate) name: &'a [u8],
     /// Without quotes around it.
     pub(crate) value: &'a [u8],
+    /// As the node sent it: with its quotes, if it has any.
+    #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay sends cookies back"))]
+    pub(crate) raw_value: &'a [u8],
     /// Whether `Max-Age` is zero or less. The last valid attribute counts, and precedes `Expires`.
     max_age_is_over: Option<bool>,
     /// Seconds since 1970.
@@ -19,7 +22,8 @@ impl<'a> SetCookie<'a> {
     pub(crate) fn parse(line: &'a HeaderValue) -> Option<Self> {
         let mut parts = line.as_bytes().split(|byte| *byte == b';');
         let (name, value) = split(parts.next()?)?;
-        let mut cookie = SetCookie { name, value: unquoted(value), max_age_is_over: None, expires: None };
+        let mut cookie =
+            SetCookie { name, value: unquoted(value), raw_value: value, max_age_is_over: None, expires: None };
         for (attribute, value) in parts.filter_map(split) {
             if attribute.eq_ignore_ascii_case(b"max-age") {
                 cookie.max_age_is_over = is_zero_or_less(value).or(cookie.max_age_is_over);

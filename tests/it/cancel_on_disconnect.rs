@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderValue, Method, Request, Response};
+use kylin_lb::backend::OwnRequest;
 use kylin_lb::endpoint::Outcome;
 use kylin_lb::health::{HealthState, Reason};
 use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::{CancelOnDisconnect, KylinRules};
+use kylin_lb::{Backend, Body, ClientAddr, Cluster, Endpoint, Proxy, SendError};
 use serde_json::Value;
+use tokio::sync::mpsc;
 
 use crate::support::browser::basic;
 use crate::support::front::{self, Front, refusal};
@@ -206,4 +209,31 @@ async fn a_stop_id_is_added_to_a_chunked_body() {
     let head = head.to_ascii_lowercase();
     assert!(head.contains(&format!("content-length: {}", sent.len())) && !head.contains("transfer-encoding"), "{head}");
     assert!(serde_json::from_str::<Value>(sent).unwrap()["stopId"].is_string(), "{sent}");
+}
+
+/// Responds to no query, and reports each request with whether it is marked as the crate's own.
+struct Silent(mpsc::UnboundedSender<(Method, bool)>);
+
+impl Backend for Silent {
+    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+        let is_own = request.extensions().get::<OwnRequest>().is_some();
+        self.0.send((request.method().clone(), is_own)).unwrap();
+        if request.method() == Method::POST {
+            std::future::pending::<()>().await;
+        }
+        Ok(Response::new(Body::empty()))
+    }
+}
+
+#[tokio::test]
+async fn the_request_that_stops_a_query_is_marked_as_the_crates_own() {
+    let (sender, mut requests) = mpsc::unbounded_channel();
+    let cluster = Cluster::builder().endpoint(Endpoint::new("q1", Silent(sender)).unwrap()).build().unwrap();
+    let proxy = Proxy::builder(cluster).rules(rules(KylinVersion::V5)).build().unwrap();
+    let query = Request::post("/kylin/api/query").header("host", "kylin").body(Body::from(sql(LONG))).unwrap();
+    tokio::select! {
+        _ = proxy.forward(ClientAddr::Unix, query) => panic!("the node does not respond"),
+        sent = requests.recv() => assert_eq!(sent, Some((Method::POST, false))),
+    }
+    assert_eq!(requests.recv().await, Some((Method::DELETE, true)));
 }

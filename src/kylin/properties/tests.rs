@@ -99,7 +99,7 @@ fn servers_are_read_in_every_form() {
 }
 
 #[test]
-fn what_is_not_set_has_kylins_delocation_of() {
+fn settings_that_are_missing_have_kylins_default() {
     let none = read("");
     assert_eq!(none.metadata_url().unwrap(), None);
     assert_eq!(none.server_mode().unwrap(), Roles::ALL);

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, OwnRequest};
 use crate::body::Body;
 use crate::kylin::query::QueryRequest;
 use crate::request::RequestContext;
@@ -182,6 +182,7 @@ impl Cancellation {
         let mut request = Request::new(Body::empty());
         *request.method_mut() = method;
         *request.uri_mut() = Uri::try_from(path).ok()?;
+        request.extensions_mut().insert(OwnRequest);
         *request.headers_mut() = self.credentials.clone();
         if let Some(authorization) = authorization {
             request.headers_mut().remove(header::COOKIE);

@@ -79,8 +79,9 @@ impl RelayCookies {
             }
             match SetCookie::parse(&line).filter(|cookie| self.is_node_session(cookie.name)) {
                 Some(cookie) if cookie.deletes(self.clock.unix()) => change.deleted = true,
-                // The last one counts: a login may first set the cookie of the previous session.
-                Some(cookie) => change.set = NodeCookie::new(cookie.name, cookie.value),
+                // The last one counts: a login may first set the cookie of the previous session. Its quotes go back to the
+                // node: without them, the legacy cookie processor of Tomcat ends a value at its first `=`.
+                Some(cookie) => change.set = NodeCookie::new(cookie.name, cookie.raw_value),
                 None => {}
             }
         }
@@ -205,6 +206,13 @@ mod tests {
         assert_eq!(change.set.as_ref().map(NodeCookie::pair), Some(&b"JSESSIONID=B"[..]));
         assert!(!change.deleted);
         assert_eq!(all(&response, header::SET_COOKIE), ["theme=dark; Path=/"]);
+    }
+
+    #[test]
+    fn a_quoted_cookie_goes_back_to_its_node_with_its_quotes() {
+        let line = "JSESSIONID=\"bm9kZQ==\"; Path=/kylin; HttpOnly";
+        let change = cookies().take_from_response(&mut headers(header::SET_COOKIE, &[line]));
+        assert_eq!(change.set.as_ref().map(NodeCookie::pair), Some(&b"JSESSIONID=\"bm9kZQ==\""[..]));
     }
 
     #[test]

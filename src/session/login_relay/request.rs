@@ -61,7 +61,8 @@ impl Relay {
         let call = context.session_call(request.method());
         let own_cookie = self.cookies.take_from_request(request.headers_mut());
         let headers = request.headers();
-        let authorization = context.authorization().cloned();
+        // From the request, because the context of a plain proxy does not keep it.
+        let authorization = headers.get(header::AUTHORIZATION).cloned();
         let client_credentials = match (call, &authorization) {
             (SessionCall::LoginForm, _) => {
                 request.body().whole().and_then(|body| Credentials::from_form(headers, body))
