@@ -27,8 +27,8 @@ Nodes, from one of:
 
 Balancing:
   --policy NAME       round-robin, least-conn (default), ip-hash, random-two or query-affinity
-  --kylin on|off      use what is known of Kylin: roles, retries, closed calls (default: on)
-  --sessions HOW      how a login finds its node again:
+  --kylin on|off      apply the rules of Kylin: roles, retries, closed internal calls (default: on)
+  --sessions HOW      how logins are kept:
                         memory            learned from the nodes' cookies, in memory (default)
                         STORE             learned, in a store that front ends share: redis://, redis+sentinel://,
                                           redis+cluster://, mysql:// or memcached:// (build with --features redis, mysql)
@@ -36,8 +36,8 @@ Balancing:
                         route             the jvmRoute in session ids
                         login-relay[:STORE]  the front end logs in at each node; in memory, or in a store
                                           (build with --features login-relay)
-                        user              by the user of clients without cookies
-                        none              not at all
+                        user              one node for each user, for clients without cookies
+                        none              logins are not kept
                       With --config: a STORE for its sticky learn.
   --store-deadline MS milliseconds for one operation of a store, after which the request proceeds without it
                       (default: 50)
@@ -51,7 +51,7 @@ This program:
                       addresses of a configuration, and serves its first server
   --status ADDR       serves GET /front/status for operators; it has no login (default: off)
   --threads N         accept loops, each on a thread of its own (default: one per core)
-  --check             prints what was understood, and exits
+  --check             prints the nodes and settings, and exits
   --help              prints this
 ";
 

@@ -32,7 +32,7 @@ pub enum SendErrorKind {
     /// A connection that had carried other requests ended before the head of a response. The node
     /// most likely closed the idle connection while the request was on its way, but it may have
     /// processed the request.
-    #[error("the kept connection to the node ended before a response")]
+    #[error("the kept-alive connection to the node ended before a response")]
     Stale,
     /// The head of a response did not arrive in time. The node may still work on the request.
     #[error("no response from the node in time")]

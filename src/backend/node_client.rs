@@ -140,7 +140,7 @@ pub(crate) enum NodeError {
     Send(SendErrorKind, String),
     #[error("no complete response in time")]
     Timeout,
-    #[error("the response broke off")]
+    #[error("the connection ended within the response")]
     Body(#[source] BodyError),
     #[error("the body of the response has more than {0} bytes")]
     TooLong(u64),

@@ -49,8 +49,8 @@ use crate::request::RequestView;
 
 /// A policy that picks an endpoint.
 ///
-/// `pick` is called for every attempt of every request, on all cores concurrently: it must not block, lock or allocate.
-/// Endpoints that the same request has already been sent to are among the candidates but not eligible.
+/// The cluster calls `pick` for every attempt of every request, on all cores concurrently: it must not block, lock or allocate.
+/// The candidates include endpoints that are not eligible, for example those to which this request was sent before.
 ///
 /// ```
 /// use kylin_lb::balance::{Balancer, Candidate, Candidates};

@@ -8,7 +8,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[non_exhaustive]
 pub enum BodyError {
     /// The source of the body sent nothing for too long.
-    #[error("no byte came for {0:?}")]
+    #[error("no data arrived for {0:?}")]
     Stalled(Duration),
     /// The body is longer than allowed.
     #[error("the body is too large")]

@@ -8,8 +8,8 @@ pub enum PickError {
     /// The cluster has no endpoints.
     #[error("the cluster has no endpoints")]
     Empty,
-    /// Every endpoint is out of service, ejected, at its limit, without the role that the request needs, or was attempted
-    /// already.
+    /// No endpoint is eligible: each one is in maintenance or draining, unhealthy, ejected or at its limit, lacks the role that the
+    /// request needs, or was attempted before.
     #[error("no endpoint is eligible")]
     NoneEligible,
 }

@@ -12,7 +12,7 @@ use crate::health::state::{EndpointHealth, OutcomeListener};
 
 /// What changes while an endpoint serves, on cache lines of its own.
 ///
-/// The order of the fields puts what picks read of an impaired endpoint into the first line. The load, which changes with each
+/// The order of the members puts what picks read of an impaired endpoint into the first line. The load, which changes with each
 /// request, lies elsewhere.
 #[repr(C, align(128))]
 pub(crate) struct Live {

@@ -68,7 +68,7 @@ pub enum Reason {
     #[error("probe failed: {0}")]
     Probe(ProbeFailure),
     /// As many requests failed as nginx's rule allows: [`max_fails`](crate::Endpoint::max_fails).
-    #[error("as many failures as max_fails allows")]
+    #[error("max_fails failures within fail_timeout")]
     MaxFails,
     /// Too many requests failed in a row: [`Outlier::consecutive`].
     #[error("too many failures in a row")]
@@ -92,13 +92,13 @@ pub enum Reason {
 #[non_exhaustive]
 pub enum Mismatch {
     /// Another `kylin.metadata.url`.
-    #[error("another metadata URL")]
+    #[error("the node has another metadata URL")]
     MetadataUrl,
     /// Another name of the session cookie, which is a digest of the metadata URL in Kylin 5.
-    #[error("another name of the session cookie")]
+    #[error("the node's session cookie has another name")]
     SessionCookie,
     /// A project of the same name with another id.
-    #[error("another id of a project of the same name")]
+    #[error("a project of the same name has another id")]
     Project,
 }
 

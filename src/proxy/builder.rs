@@ -67,7 +67,7 @@ pub enum ProxyBuildError {
     #[error("no random bytes for the secret of the sessions")]
     Randomness(#[source] InvalidSecret),
     /// The status for requests that no endpoint can serve is not an error status.
-    #[error("{0} is not a status of an error")]
+    #[error("{0} is not an error status")]
     UnavailableStatus(StatusCode),
     /// The timeout for request bodies is zero.
     #[error("the timeout for request bodies is zero")]

@@ -21,7 +21,7 @@ pub enum SiteError {
         source: io::Error,
     },
     /// No endpoint can be made of a server.
-    #[error("upstream {upstream}: server {server} cannot be an endpoint")]
+    #[error("upstream {upstream}: no endpoint can be made of server {server}")]
     Endpoint {
         /// The upstream's name.
         upstream: String,
@@ -31,7 +31,7 @@ pub enum SiteError {
         source: InvalidId,
     },
     /// No cluster can be made of the servers of an upstream.
-    #[error("upstream {upstream} cannot be a cluster")]
+    #[error("upstream {upstream}: no cluster can be made of its servers")]
     Cluster {
         /// The upstream's name.
         upstream: String,
@@ -62,10 +62,10 @@ pub enum SiteError {
         source: InvalidCookie,
     },
     /// No proxy can be built with the settings of a location.
-    #[error("location cannot be a proxy")]
+    #[error("no proxy can be built with the settings of a location")]
     Proxy(#[from] ProxyBuildError),
     /// The operating system has no random bytes for a secret.
-    #[error("upstream {upstream}: no secret for its sessions")]
+    #[error("upstream {upstream}: no random bytes for the secret of its sessions")]
     Secret {
         /// The upstream's name.
         upstream: String,

@@ -35,7 +35,7 @@ pub(crate) struct Scope<'r> {
 }
 
 impl<'r> Scope<'r> {
-    /// Makes a scope of a request's essentials; the caller sets the other fields.
+    /// Makes a scope of a request's essentials; the caller sets the rest.
     pub(crate) fn new(method: &'r Method, request_uri: &'r str, path: &'r [u8], headers: &'r HeaderMap) -> Self {
         Scope {
             method,

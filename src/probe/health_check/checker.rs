@@ -156,7 +156,7 @@ impl ProbeTask {
             ProbeResult::Unhealthy(failure) => self.observe(Err(failure)),
             ProbeResult::Inconclusive(SkipReason::ConnectionLimit) => {}
             ProbeResult::Inconclusive(SkipReason::LoginRejected) => {
-                tracing::warn!(endpoint = %self.id, "node rejected the credentials of the probe, which says nothing about it");
+                tracing::warn!(endpoint = %self.id, "node rejected the credentials of the probe; its health is unchanged");
                 return (check.interval.max(LOGIN_PAUSE), false);
             }
         }

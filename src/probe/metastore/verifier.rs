@@ -122,7 +122,7 @@ impl<B: Backend> Verifier<B> {
             target.session = session;
             target.due = result.responded.then_some(interval);
             if result.login_rejected {
-                tracing::warn!(endpoint = %record.id, "node rejected the credentials of the metastore check, which says nothing about it");
+                tracing::warn!(endpoint = %record.id, "node rejected the credentials of the metastore check, so it cannot be compared");
             }
             record.evidence.merge(result.evidence);
             record.checked = true;

@@ -135,7 +135,7 @@ impl Drop for QueryWatch {
             // Released even if the runtime ends before this task has begun.
             let _permit = permit;
             let stopped = matches!(timeout(CANCEL_TIMEOUT, cancellation.run()).await, Ok(Some(())));
-            tracing::debug!(stopped, "query of a disconnected client");
+            tracing::debug!(stopped, "cancelled the query of a disconnected client");
         });
     }
 }

@@ -72,7 +72,7 @@ impl Relay {
         match log_in(node, known.session.credentials(), headers, &self.cookies).await {
             LoginOutcome::LoggedIn(cookie) => self.publish(known, request, cookie).await,
             LoginOutcome::Refused => {
-                tracing::info!(endpoint = %request.endpoint, "node refused the login of a session; it is not repeated");
+                tracing::info!(endpoint = %request.endpoint, "node rejected the login of a session; it is not sent again");
                 self.end_refused(&known).await;
                 LoginOutcome::Refused
             }

@@ -333,5 +333,5 @@ fn unsent(kind: SendErrorKind) -> SendErrorKind {
 
 /// Why a request was not sent to a node.
 #[derive(Debug, thiserror::Error)]
-#[error("the session could not be logged in at the node")]
+#[error("the login of the session at the node failed")]
 struct LoginFailed;

@@ -174,7 +174,7 @@ pub enum StoreError {
     #[error("the session store did not respond within {0:?}")]
     Timeout(Duration),
     /// The store sent an invalid response or refused the request for good, for example for a wrong password or table.
-    #[error("the session store refused or misunderstood a request")]
+    #[error("the session store refused a request or sent an invalid response")]
     Refused(#[source] BoxError),
     /// The encoded record has this many bytes, which is more than [`SessionRecord::MAX_LEN`].
     #[error("a session record of {0} bytes is too long")]
