@@ -159,10 +159,8 @@ impl<B: Backend> KylinServers<B> {
         let mut not_understood = InvalidServerList::NotUnderstood;
         for (path, read) in [(SERVERS, of_kylin5 as Reader), (DISCOVERED, of_kylin3)] {
             let location = format!("{asked}{path}");
-            let response = match client.get(path, self.authorization.as_ref(), cookies).await {
-                Ok(response) => response,
-                Err(error) => return Err(unavailable(location, error.into())),
-            };
+            let response = client.get(path, self.authorization.as_ref(), cookies).await;
+            let response = response.map_err(|error| unavailable(location.clone(), error.into()))?;
             match (response.status, response.body) {
                 (StatusCode::UNAUTHORIZED, _) => {
                     let source = "the node requires a login, or refuses the configured one".into();

@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 /// The state of a watched source and of the endpoints that come from it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DiscoveryStatus {
     /// The last result of the source.
@@ -23,10 +23,11 @@ pub struct DiscoveryStatus {
 }
 
 /// The last result of a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceState {
     /// The source has not responded yet.
+    #[default]
     Waiting,
     /// The source listed the nodes that the cluster has.
     Current,
@@ -34,16 +35,4 @@ pub enum SourceState {
     Empty,
     /// The source failed; the cluster keeps the nodes it had.
     Failing,
-}
-
-impl DiscoveryStatus {
-    pub(super) const WAITING: DiscoveryStatus = DiscoveryStatus {
-        source: SourceState::Waiting,
-        endpoints: 0,
-        rejected: 0,
-        updates: 0,
-        failures: 0,
-        error: None,
-        last_update: None,
-    };
 }

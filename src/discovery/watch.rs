@@ -1,7 +1,7 @@
 use std::fmt;
 
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 
 use super::membership::Membership;
 use super::{Backoff, DiscoveredNode, Discovery, DiscoveryStatus};
@@ -57,16 +57,19 @@ where
     D: Discovery,
     E: Into<BoxError>,
 {
-    let (sender, status) = watch::channel(DiscoveryStatus::WAITING);
+    let (sender, status) = watch::channel(DiscoveryStatus::default());
     let make_endpoint = move |node: &DiscoveredNode| make_endpoint(node).map_err(Into::into);
     let membership = Membership::new(cluster.clone(), make_endpoint, sender);
-    DiscoveryHandle { task: tokio::spawn(membership.run(discovery, backoff)).abort_handle(), status }
+    let mut task = JoinSet::new();
+    task.spawn(membership.run(discovery, backoff));
+    DiscoveryHandle { _task: task, status }
 }
 
 /// A running [`watch()`]. Dropping it stops the updates; the cluster keeps its endpoints.
 #[must_use = "dropping the handle stops the updates"]
 pub struct DiscoveryHandle {
-    task: AbortHandle,
+    /// The only task of the set, which the drop of the set aborts.
+    _task: JoinSet<()>,
     status: watch::Receiver<DiscoveryStatus>,
 }
 
@@ -80,12 +83,6 @@ impl DiscoveryHandle {
     /// wait for its first endpoints with it. It has no timeout.
     pub async fn wait_until(&self, test: impl FnMut(&DiscoveryStatus) -> bool) -> DiscoveryStatus {
         wait_until(&self.status, test).await
-    }
-}
-
-impl Drop for DiscoveryHandle {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

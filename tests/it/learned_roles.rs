@@ -118,8 +118,8 @@ async fn the_cluster_keeps_its_nodes_whatever_the_nodes_respond() {
     let all = [(s1.addr(), "query"), (s2.addr(), "query")];
     learning.becomes(&all).await;
     for (fault, what) in [
-        (Fault::Html(StatusCode::OK), "no list of nodes"),
-        (Fault::Html(StatusCode::NOT_FOUND), "no list of nodes"),
+        (Fault::Html(StatusCode::OK), "not a list of nodes"),
+        (Fault::Html(StatusCode::NOT_FOUND), "not a list of nodes"),
         (Fault::Hang, "in time"),
         (Fault::Close, "unavailable"),
         (Fault::TruncateAfter(20), "broke off"),
@@ -136,7 +136,7 @@ async fn the_cluster_keeps_its_nodes_whatever_the_nodes_respond() {
     q2.set_mode(Mode::All);
     learning.becomes(&[(s1.addr(), "query"), (s2.addr(), "all")]).await;
     metastore.set_down(true);
-    learning.fails("no list of nodes").await;
+    learning.fails("not a list of nodes").await;
 }
 
 #[tokio::test]

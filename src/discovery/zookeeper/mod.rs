@@ -170,12 +170,8 @@ impl ZooKeeper {
     /// Returns the membership, if it is completely known and differs from the last update.
     fn update(&mut self) -> Option<Vec<DiscoveredNode>> {
         let registry = self.session.as_ref()?.registry()?;
-        self.leader.send_if_modified(|leader| {
-            let current = registry.leader();
-            let changed = *leader != current;
-            *leader = current;
-            changed
-        });
+        let leader = registry.leader();
+        self.leader.send_if_modified(|last| std::mem::replace(last, leader.clone()) != leader);
         let mut nodes = registry.members();
         if self.grace_until.is_some() {
             let listed = nodes.len();

@@ -1,13 +1,13 @@
-//! What can go wrong, at the push of a button.
+//! Faults that a test injects.
 //!
-//! Faults that cut an answer off strike after the node has done its work, as in life: a front end that repeats a build
-//! because no answer came has it built twice, and the metastore's list of jobs shows it.
+//! Faults that cut a response off strike after the node has done its work, as real ones do: a front end that repeats a build
+//! because no response came has it built twice, and the metastore's list of jobs shows it.
 
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,28 +17,27 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 
 use crate::body::{Body, BoxError};
-use crate::testing::kylin::KylinNode;
-use crate::testing::kylin::settings::Settings;
 
-/// What happens to a request instead of its being answered well.
+/// What happens to a request instead of a normal response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Neither read nor answered, as by a node that is stuck. Ends when the other side gives up.
+    /// The request is neither read nor processed, as by a node that is stuck. Ends when the client cancels.
     Stall,
-    /// Worked on, but the answer never comes.
+    /// The request is processed, but there is never a response.
     Hang,
-    /// Not worked on: an HTML page of this status, as Tomcat or a gateway before it makes.
+    /// The request is not processed. The response is an HTML page of this status, as Tomcat or a gateway before it makes.
     Html(StatusCode),
-    /// Worked on, and the connection closed without an answer.
+    /// The request is processed, and the connection closed without a response.
     Close,
-    /// Worked on; after this many bytes of the answer's body the connection is reset (over TCP with a RST). At least the
-    /// last byte of the body is always missing.
+    /// The request is processed. After this many bytes of the body the connection is reset (over TCP with a RST). At least
+    /// the last byte of the body is always missing.
     ResetAfter(u64),
-    /// The same with an orderly end of the connection: what was announced and what came differ.
+    /// The request is processed. After this many bytes of the body the connection is closed in order, so the body is shorter
+    /// than its `Content-Length`.
     TruncateAfter(u64),
-    /// In process: no connection, the request comes back unsent. Over TCP: the connection is closed, nothing read of the
-    /// body and nothing worked on. To have no listener at all, use [`Served::kill`](super::Served::kill).
+    /// The request is not processed. In process it comes back unsent; over TCP the connection is closed. To have no listener
+    /// at all, use [`Served::kill`](super::Served::kill).
     Unreachable,
 }
 
@@ -46,95 +45,90 @@ pub enum Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reach {
-    /// All of them, health checks included.
+    /// All requests, including health checks.
     Everything,
-    /// Those below `/kylin/api/query`: the node looks well and fails at its work.
+    /// Those below `/kylin/api/query`: health checks succeed and queries fail.
     Queries,
     /// Logins and logouts.
     Sessions,
 }
 
-/// The knobs of one node. They may be turned at any time and count for requests that come later.
+/// The faults of one node. Changes apply to later requests.
 #[derive(Debug, Default)]
 pub struct Faults {
     injected: Mutex<VecDeque<Injected>>,
-    query_latency: Mutex<Duration>,
-    concurrent_queries: AtomicUsize,
-    queries_outlive_clients: AtomicBool,
-    metastore_down: AtomicBool,
-    session_store_down: AtomicBool,
+    switches: Mutex<Switches>,
 }
 
 #[derive(Debug)]
 struct Injected {
     fault: Fault,
     reach: Reach,
-    left: Option<u64>,
+    left: u64,
+}
+
+/// The faults that last until they are switched off.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Switches {
+    pub(crate) query_latency: Duration,
+    pub(crate) concurrent_queries: Option<usize>,
+    pub(crate) queries_outlive_clients: bool,
+    pub(crate) metastore_down: bool,
+    pub(crate) session_store_down: bool,
 }
 
 impl Faults {
-    /// Has `fault` happen to every request within `reach` until [`clear`](Self::clear). Of several that match, the one
+    /// Injects `fault` into every request within `reach` until [`clear`](Self::clear). Of several that match, the one
     /// injected first strikes.
     pub fn inject(&self, reach: Reach, fault: Fault) {
-        self.injected.lock().push_back(Injected { fault, reach, left: None });
+        self.inject_times(u64::MAX, reach, fault);
     }
 
-    /// Has `fault` happen to the next `times` requests within `reach`.
+    /// Injects `fault` into the next `times` requests within `reach`.
     pub fn inject_times(&self, times: u64, reach: Reach, fault: Fault) {
         if times > 0 {
-            self.injected.lock().push_back(Injected { fault, reach, left: Some(times) });
+            self.injected.lock().push_back(Injected { fault, reach, left: times });
         }
     }
 
-    /// Ends all injected faults. Requests that hang go on hanging.
+    /// Ends all injected faults. Requests that hang continue to hang.
     pub fn clear(&self) {
         self.injected.lock().clear();
     }
 
     /// Makes every query run this much longer. Default: 0.
     pub fn set_query_latency(&self, latency: Duration) {
-        *self.query_latency.lock() = latency;
+        self.switches.lock().query_latency = latency;
     }
 
-    /// Has queries run to their end although nobody waits for the answer any more, as Kylin's do, unless somebody stops them.
-    /// Default: off, a query ends with its request.
+    /// Sets whether queries run to their end after their client cancelled the request, as Kylin's do unless they are
+    /// stopped. Default: off, a query ends with its request.
     pub fn set_queries_outlive_clients(&self, on: bool) {
-        self.queries_outlive_clients.store(on, Ordering::SeqCst);
+        self.switches.lock().queries_outlive_clients = on;
     }
 
-    pub(crate) fn queries_outlive_clients(&self) -> bool {
-        self.queries_outlive_clients.load(Ordering::SeqCst)
+    /// Refuses queries while this many run: `kylin.query.project-concurrent-running-threshold`. Default: no limit.
+    pub fn set_concurrent_queries(&self, limit: Option<usize>) {
+        self.switches.lock().concurrent_queries = limit;
     }
 
-    /// Refuses queries while this many run: `kylin.query.project-concurrent-running-threshold`. Default: 0, no limit.
-    pub fn set_concurrent_queries(&self, limit: usize) {
-        self.concurrent_queries.store(limit, Ordering::SeqCst);
-    }
-
-    /// Cuts this node off from its metastore; [`Metastore::set_down`](crate::testing::kylin::Metastore::set_down) does so to all nodes.
+    /// Makes the metastore unreachable for this node.
+    /// [`Metastore::set_down`](crate::testing::kylin::Metastore::set_down) does so for all nodes.
     pub fn set_metastore_down(&self, down: bool) {
-        self.metastore_down.store(down, Ordering::SeqCst);
+        self.switches.lock().metastore_down = down;
     }
 
-    /// Takes the store of sessions away: no cookie is known any more, so that it gets a 401; logins succeed, but their
-    /// sessions are not kept. This is what Tomcat with a dead session database does.
+    /// Makes the session store unavailable, as Tomcat with a dead session database: every session cookie gets a 401; logins
+    /// succeed, but their sessions are not kept.
     pub fn set_session_store_down(&self, down: bool) {
-        self.session_store_down.store(down, Ordering::SeqCst);
+        self.switches.lock().session_store_down = down;
     }
 
-    pub(crate) fn query_latency(&self) -> Duration {
-        *self.query_latency.lock()
+    pub(crate) fn switches(&self) -> Switches {
+        *self.switches.lock()
     }
 
-    pub(crate) fn concurrent_queries(&self) -> usize {
-        self.concurrent_queries.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn session_store_is_down(&self) -> bool {
-        self.session_store_down.load(Ordering::SeqCst)
-    }
-
-    /// The fault, if any, that strikes a request for `path`; it is used up where it strikes a number of times only.
+    /// Returns the fault that strikes a request for `path`, if any, and counts it.
     pub(crate) fn strike(&self, path: &str) -> Option<Fault> {
         let mut injected = self.injected.lock();
         let at = injected.iter().position(|fault| match fault.reach {
@@ -142,25 +136,18 @@ impl Faults {
             Reach::Queries => path.starts_with("/kylin/api/query"),
             Reach::Sessions => path == "/kylin/api/user/authentication" || path.ends_with("logout"),
         })?;
-        let Injected { fault, left, .. } = injected.get_mut(at)?;
-        let fault = *fault;
-        if let Some(left) = left {
-            *left -= 1;
-            if *left == 0 {
-                injected.remove(at);
-            }
+        let struck = injected.get_mut(at)?;
+        struck.left -= 1;
+        let Injected { fault, left, .. } = *struck;
+        if left == 0 {
+            injected.remove(at);
         }
         Some(fault)
     }
 }
 
 impl Fault {
-    /// True for the faults that spoil an answer that is ready.
-    pub(crate) fn cuts(self) -> bool {
-        matches!(self, Fault::Close | Fault::ResetAfter(_) | Fault::TruncateAfter(_))
-    }
-
-    /// What this fault leaves of `response`: nothing at all where there is no body, whose middle could be cut in.
+    /// Returns what this fault leaves of `response`: nothing if there is no body to cut off.
     pub(crate) fn cut(
         self,
         response: Response<Body>,
@@ -179,14 +166,7 @@ impl Fault {
     }
 }
 
-impl KylinNode {
-    pub(crate) fn metastore_is_down(&self, settings: &Settings) -> bool {
-        self.faults().metastore_down.load(Ordering::SeqCst) || settings.metastore.is_down()
-    }
-}
-
-/// Lets a connection be reset instead of closed in order. It travels in the extensions of each request that came over
-/// TCP.
+/// Makes the end of a connection a reset. It is in the extensions of each request that came over TCP.
 #[derive(Clone, Default)]
 pub(crate) struct ResetSwitch(pub(crate) Arc<AtomicBool>);
 
@@ -200,10 +180,10 @@ struct CutOff {
 }
 
 impl CutOff {
-    /// `body` up to `after` bytes, less when it is not longer. With a `switch`, the connection is reset.
+    /// Cuts `body` off after `after` bytes, or before its last byte. With a `switch`, the connection is reset.
     fn new(body: Body, after: u64, error: io::ErrorKind, switch: Option<ResetSwitch>) -> Self {
-        let most = body.size_hint().exact().map_or(u64::MAX, |length| length.saturating_sub(1));
-        CutOff { body, left: after.min(most), paused: false, error, switch }
+        let max = body.size_hint().exact().map_or(u64::MAX, |length| length.saturating_sub(1));
+        CutOff { body, left: after.min(max), paused: false, error, switch }
     }
 }
 
@@ -228,7 +208,7 @@ impl HttpBody for CutOff {
             }))));
         }
         if !this.paused {
-            // hyper flushes when a body has nothing for the moment; without the pause what was sent so far would be lost.
+            // hyper flushes when a body is pending; without the pause the bytes before the cut would be lost.
             this.paused = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;

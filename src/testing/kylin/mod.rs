@@ -33,19 +33,19 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 pub use self::data::metastore::{Job, Metastore, Project};
+pub use self::data::mode::Mode;
 pub use self::data::stats::{Stats, WaitTimeout};
 pub use self::faults::{Fault, Faults, Reach};
 pub use self::serve::Served;
-pub use self::settings::Mode;
 pub use self::stream::demo_bytes_at;
 
-use self::api::admin::Overrides;
 use self::data::running::Running;
 use self::data::sessions::Sessions;
 use self::data::stats::Counts;
@@ -78,33 +78,24 @@ pub struct KylinNode {
     inner: Arc<NodeData>,
 }
 
+#[derive(Default)]
 struct NodeData {
     name: String,
     settings: RwLock<Arc<Settings>>,
     sessions: Sessions,
-    running: Arc<Running>,
+    running: Running,
     counts: Arc<Counts>,
     faults: Faults,
-    overrides: Overrides,
+    /// Properties changed with `PUT /admin/config`: on this node and on no other, which is how clusters drift apart.
+    overrides: Mutex<BTreeMap<String, String>>,
 }
 
 impl KylinNode {
     /// Returns a node of Kylin 2.x-4.x in mode *all* with a metastore of its own and without faults.
     pub fn new(name: impl Into<String>) -> Self {
-        let settings = Settings::default();
-        let running = Arc::<Running>::default();
-        settings.metastore.join(&running);
-        KylinNode {
-            inner: Arc::new(NodeData {
-                name: name.into(),
-                settings: RwLock::new(Arc::new(settings)),
-                sessions: Sessions::default(),
-                running,
-                counts: Arc::new(Counts::new()),
-                faults: Faults::default(),
-                overrides: Overrides::default(),
-            }),
-        }
+        let node = KylinNode { inner: Arc::new(NodeData { name: name.into(), ..NodeData::default() }) };
+        node.cluster().join(&node.inner);
+        node
     }
 
     /// Returns the name, which is in the first cell of every query's result.

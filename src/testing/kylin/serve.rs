@@ -1,39 +1,40 @@
-//! The node behind a socket, to be killed and started again as a process is.
+//! The node behind a socket, which a test kills and starts again like a process.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::backend::Backend;
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
 use crate::testing::kylin::KylinNode;
 use crate::testing::kylin::data::metastore::Metastore;
 use crate::testing::kylin::faults::ResetSwitch;
 
-/// How long [`KylinNode::serve`] waits for an address that is still taken, by a [`Served`] that was dropped a moment ago.
-const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
+/// How long [`KylinNode::serve`] waits for an address that is still in use by a [`Served`] that was just dropped.
+const BIND_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection may be idle: `connectionTimeout` in Kylin's `server.xml`.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl KylinNode {
-    /// Listens on `addr` (port 0: any free one) and answers HTTP/1.1 there until the result is killed or dropped.
+    /// Listens on `addr` (port 0: any free one) and serves HTTP/1.1 there until the result is killed or dropped.
     ///
     /// The node may listen on several addresses, and on the same one again right after a kill.
     ///
     /// # Errors
-    /// When the address cannot be bound.
+    /// An I/O error if the address cannot be bound.
     pub async fn serve(&self, addr: SocketAddr) -> io::Result<Served> {
         let listener = listen(addr).await?;
         let addr = listener.local_addr()?;
@@ -54,13 +55,12 @@ pub struct Served {
 }
 
 impl Served {
-    /// The address that the node listens on.
+    /// Returns the address on which the node listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Kills the node as `kill -9` does: the listener is closed and every connection dropped in the middle of whatever
-    /// it does. When this returns, all of that has happened.
+    /// Kills the node as `kill -9` does: closes the listener and drops every connection at once. Returns when that is done.
     ///
     /// The node's sessions are still there when it is served again; a process would have lost them, see
     /// [`KylinNode::forget_sessions`].
@@ -86,12 +86,12 @@ impl fmt::Debug for Served {
     }
 }
 
-/// tokio sets SO_REUSEADDR, so that connections of an earlier listener that linger in the kernel are in nobody's way.
+/// Binds the address. tokio sets SO_REUSEADDR, so connections of an earlier listener that linger in the kernel do not matter.
 async fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let begun = SystemClock.now();
     loop {
         match TcpListener::bind(addr).await {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && SystemClock.now() - begun < ADDRESS_PATIENCE => {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && SystemClock.now() - begun < BIND_TIMEOUT => {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             bound => return bound,
@@ -107,7 +107,7 @@ async fn accept(node: KylinNode, listener: TcpListener, mut stopped: oneshot::Re
                 Ok((stream, _)) => {
                     connections.spawn(connection(node.clone(), stream));
                 }
-                // Out of descriptors, as a rule: others have to be closed first.
+                // Usually the process is out of descriptors until others are closed.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
             Some(_) = connections.join_next() => {}
@@ -120,79 +120,46 @@ async fn accept(node: KylinNode, listener: TcpListener, mut stopped: oneshot::Re
 
 async fn connection(node: KylinNode, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
+    let _open = OpenConnection::new(&node);
     let switch = ResetSwitch::default();
-    let wire = Wire::new(&node, stream, switch.clone());
-    let keep_alive = node.settings().keep_alive;
-    let service = service_fn(move |mut request: http::Request<Incoming>| {
-        request.extensions_mut().insert(switch.clone());
-        let node = node.clone();
-        async move { node.answer(request.map(Body::from)).await.map_err(|_| io::Error::from(io::ErrorKind::Other)) }
-    });
-    // A failed connection is the other side's business, or a fault that was asked for.
-    let _ = http1::Builder::new()
+    let service = {
+        let switch = switch.clone();
+        service_fn(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(switch.clone());
+            let node = node.clone();
+            Box::pin(async move { node.send(request.map(Body::from)).await })
+        })
+    };
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(keep_alive)
-        .serve_connection(TokioIo::new(wire), service)
-        .await;
+        .header_read_timeout(IDLE_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    // The client, or an injected fault, causes the failure of a connection.
+    let _ = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+    if switch.0.load(Ordering::SeqCst) {
+        let stream = connection.into_parts().io.into_inner();
+        // With a linger time of zero nothing blocks, which is the reason for the deprecation; its replacement is newer than
+        // the oldest tokio that this crate supports.
+        #[allow(deprecated, reason = "see above")]
+        let _ = stream.set_linger(Some(Duration::ZERO));
+    }
 }
 
-/// A connection that can end with a reset and is counted while it is open.
-struct Wire {
-    stream: TcpStream,
-    switch: ResetSwitch,
-    node: KylinNode,
-}
+/// Counts a connection while it is open.
+struct OpenConnection(KylinNode);
 
-impl Wire {
-    fn new(node: &KylinNode, stream: TcpStream, switch: ResetSwitch) -> Self {
+impl OpenConnection {
+    fn new(node: &KylinNode) -> Self {
         node.inner.counts.add(|stats| {
             stats.connections += 1;
             stats.open_connections += 1;
         });
-        Wire { stream, switch, node: node.clone() }
+        OpenConnection(node.clone())
     }
 }
 
-impl Drop for Wire {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
-        if self.switch.0.load(Ordering::SeqCst) {
-            // With no time to linger nothing blocks, which is the reason for the deprecation; its replacement is younger
-            // than the oldest tokio that this crate works with.
-            #[allow(deprecated, reason = "see above")]
-            let _ = self.stream.set_linger(Some(Duration::ZERO));
-        }
-        self.node.inner.counts.add(|stats| stats.open_connections -= 1);
-    }
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.0.inner.counts.add(|stats| stats.open_connections -= 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Long answers that are never in memory as a whole.
+//! Long bodies that are never in memory as a whole.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -11,12 +11,12 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::hash::mix;
 
-/// The largest prime below 2^20. The bytes repeat after this many, so that making them costs nothing; and because it is
-/// prime, a piece of any usual buffer's size that is lost or doubled shifts all that follows and is noticed.
+/// The largest prime below 2^20. The bytes repeat after this many. Because it is prime, the loss or repetition of a piece of
+/// any usual buffer size shifts all bytes after it, so a comparison finds it.
 const PERIOD: u64 = 1_048_573;
 const CHUNK: u64 = 64 * 1024;
 
-/// The bytes of `/demo/bytes` from `offset` on: as many as are at hand, at least one.
+/// Returns bytes of `/demo/bytes` from `offset` on: at least one.
 ///
 /// ```
 /// use kylin_lb::testing::kylin::demo_bytes_at;
@@ -38,21 +38,21 @@ pub(crate) enum Piece {
     Bytes(Bytes),
     /// The letter `x`, that many times.
     Filler(u64),
-    /// [`demo_bytes_at`] from the first number on, as many as the second.
+    /// The bytes of [`demo_bytes_at`]: an offset and a length.
     Demo(u64, u64),
 }
 
-/// Pieces one after the other, in chunks of 64 KiB at most.
+/// A body of pieces in order, in chunks of at most 64 KiB.
 pub(crate) struct Streamed {
     pieces: VecDeque<Piece>,
-    announced: bool,
+    has_length: bool,
 }
 
 impl Streamed {
-    /// With `announced`, the length is known beforehand and becomes a `Content-Length`.
-    pub(crate) fn new(pieces: impl IntoIterator<Item = Piece>, announced: bool) -> Self {
+    /// Creates the body of these pieces. With `has_length`, it has a `Content-Length`.
+    pub(crate) fn new(pieces: impl IntoIterator<Item = Piece>, has_length: bool) -> Self {
         let pieces = pieces.into_iter().filter(|piece| piece.left() > 0).collect();
-        Streamed { pieces, announced }
+        Streamed { pieces, has_length }
     }
 }
 
@@ -102,7 +102,7 @@ impl HttpBody for Streamed {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.announced {
+        if self.has_length {
             SizeHint::with_exact(self.pieces.iter().map(Piece::left).sum())
         } else {
             SizeHint::default()

@@ -1,18 +1,20 @@
-//! Who is calling: session cookie or Basic credentials, checked in the filter chain before any handler runs.
+//! Finds out who sends a request, by session cookie or Basic credentials, before any handler runs.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
+use crate::basic_auth;
+use crate::body::Body;
 use crate::kylin::KylinVersion;
 use crate::testing::kylin::KylinNode;
 use crate::testing::kylin::api::call::Call;
-use crate::testing::kylin::api::response::{Answer, Failure, Shape};
-use crate::testing::kylin::data::metastore::User;
+use crate::testing::kylin::api::response::{CallResult, Envelope, Failure, html, unwritten_session};
+use crate::testing::kylin::data::sessions::User;
 use crate::testing::kylin::settings::Settings;
 
-/// What a path asks of its caller.
+/// What a path requires of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Everyone,
@@ -20,73 +22,78 @@ pub(crate) enum Access {
     Admin,
 }
 
-/// What the credentials of a request come to.
-pub(crate) enum Caller {
-    Nobody,
-    /// Credentials came and are wrong, or nobody can say.
-    Rejected(Rejection),
-    /// A session of which there is no more than a placeholder.
-    Unwritten,
-    /// A user, and the cookie of the session that was made for the occasion.
-    Known(User, Option<HeaderValue>),
-}
-
-pub(crate) enum Rejection {
-    Credentials,
+/// Why a request does not reach its handler.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Denied {
+    /// The credentials are missing, unreadable or wrong.
+    Unauthorized,
+    /// The user is not an administrator.
+    Forbidden,
+    /// The password cannot be checked.
     MetastoreDown,
+    /// The session is no more than a placeholder.
+    UnwrittenSession,
 }
 
 impl KylinNode {
-    /// Finds out who sends `headers`.
+    /// Returns the user who sends `headers`, if there are credentials, and the cookie of a session made for this request.
     ///
-    /// A session of the same user makes the password go unchecked. A login proper checks it always and makes a new
-    /// session, ending the one that came along: Spring's protection against session fixation, because of which a front
-    /// end has to learn the cookie anew from each answer.
-    pub(crate) fn identify(&self, settings: &Settings, headers: &HeaderMap, login: bool) -> Caller {
+    /// With a session of the same user the password is not checked. A login checks it always and makes a new session, and
+    /// ends the session of the request: Spring's protection against session fixation, because of which a front end has to
+    /// learn the cookie anew from each response.
+    pub(crate) fn identify(
+        &self,
+        settings: &Settings,
+        headers: &HeaderMap,
+        login: bool,
+    ) -> Result<(Option<User>, Option<HeaderValue>), Denied> {
         let (cookie, sessions) = (settings.cookie(), self.session_table(settings));
-        let stored = !self.faults().session_store_is_down();
+        let stored = !self.faults().switches().session_store_down;
         let session =
             cookie.ids(headers).into_iter().filter(|_| stored).find_map(|id| sessions.user(&id).map(|user| (id, user)));
         if session.as_ref().is_some_and(|(id, _)| sessions.is_unwritten_for(id, self.name())) {
-            return Caller::Unwritten;
+            return Err(Denied::UnwrittenSession);
         }
         let Some(credentials) = headers.get(header::AUTHORIZATION) else {
-            return session.map_or(Caller::Nobody, |(_, user)| Caller::Known(user, None));
+            return Ok((session.map(|(_, user)| user), None));
         };
-        let Some((name, password)) = basic(credentials) else {
-            return Caller::Rejected(Rejection::Credentials);
-        };
+        let (name, password) = basic(credentials).ok_or(Denied::Unauthorized)?;
         if let Some((_, user)) = &session
             && !login
             && user.name.eq_ignore_ascii_case(&name)
         {
-            return Caller::Known(user.clone(), None);
+            return Ok((Some(user.clone()), None));
         }
         if self.metastore_is_down(settings) {
-            return Caller::Rejected(Rejection::MetastoreDown);
+            return Err(Denied::MetastoreDown);
         }
-        let Some(user) = settings.metastore.check_password(&name, &password) else {
-            self.inner.counts.add(|stats| stats.wrong_passwords += 1);
-            return Caller::Rejected(Rejection::Credentials);
-        };
-        self.inner.counts.add(|stats| stats.logins += 1);
+        let user = self.check_password(settings, &name, &password).ok_or(Denied::Unauthorized)?;
         if let Some((id, _)) = session {
             sessions.end(&id);
         }
-        let id = Self::new_session_id(settings);
-        let set = cookie.set(&id);
-        if stored {
-            if settings.shares_sessions && settings.writes_late {
-                sessions.leave_unwritten(&id, self.name());
-            }
+        let id = settings.new_session_id();
+        let set_cookie = cookie.set(&id);
+        if stored && settings.shares_sessions && settings.writes_late {
+            sessions.open_unwritten(user.clone(), id, self.name());
+        } else if stored {
             sessions.open(user.clone(), id);
         }
-        Caller::Known(user, Some(set))
+        Ok((Some(user), Some(set_cookie)))
+    }
+
+    /// Returns the user with this password, and counts the check.
+    pub(crate) fn check_password(&self, settings: &Settings, name: &str, password: &str) -> Option<User> {
+        let user = settings.metastore.check_password(name, password);
+        self.inner.counts.add(|stats| match user {
+            Some(_) => stats.logins += 1,
+            None => stats.wrong_passwords += 1,
+        });
+        user
     }
 }
 
-/// `GET` and `POST /user/authentication`. A caller without credentials gets `{}` from 2.x-4.x and a 401 from 5.
-pub(crate) fn authentication(call: &Call) -> Answer {
+/// Responds to `GET` and `POST /user/authentication`. Without credentials, 2.x-4.x return `{}` and 5 returns 401.
+pub(crate) fn authentication(call: &Call) -> CallResult {
     let Some(user) = &call.user else { return call.value(json!({})) };
     let mut authorities = vec![json!({"authority": "ROLE_ANALYST"})];
     if user.admin {
@@ -99,13 +106,13 @@ pub(crate) fn authentication(call: &Call) -> Answer {
         "defaultPassword": false,
         "password": Value::Null,
     });
-    match call.shape() {
-        Shape::Bare => call.value(json!({"userDetails": details})),
-        Shape::V2 | Shape::V4 => call.value(details),
+    match call.envelope() {
+        Envelope::Bare => call.value(json!({"userDetails": details})),
+        Envelope::V2 | Envelope::V4 => call.value(details),
     }
 }
 
-/// What follows from `needed` for `caller`: the user, if any, that the handler sees.
+/// Checks that `user` has the access that a path needs.
 pub(crate) fn admit(needed: Access, user: Option<&User>) -> Result<(), Denied> {
     match (needed, user) {
         (Access::Everyone, _) | (Access::SignedIn, Some(_)) => Ok(()),
@@ -115,32 +122,24 @@ pub(crate) fn admit(needed: Access, user: Option<&User>) -> Result<(), Denied> {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Denied {
-    Unauthorized,
-    Forbidden,
-}
-
 impl Denied {
-    /// 2.x-4.x leave the page to Tomcat, 5 writes JSON.
-    pub(crate) fn render(&self, dialect: KylinVersion, url: &str) -> http::Response<crate::body::Body> {
+    /// Returns the response. 2.x-4.x leave the page of a refusal to Tomcat, 5 writes JSON.
+    pub(crate) fn render(self, version: KylinVersion, url: &str) -> Response<Body> {
         let (status, message) = match self {
-            Denied::Unauthorized => (http::StatusCode::UNAUTHORIZED, "Invalid username or password."),
-            Denied::Forbidden => (http::StatusCode::FORBIDDEN, "Access is denied."),
+            Denied::Unauthorized => (StatusCode::UNAUTHORIZED, "Invalid username or password."),
+            Denied::Forbidden => (StatusCode::FORBIDDEN, "Access is denied."),
+            Denied::MetastoreDown => return Failure::metastore_down().render(version, url),
+            Denied::UnwrittenSession => return unwritten_session(),
         };
-        match dialect {
-            KylinVersion::V4 => crate::testing::kylin::api::response::html(status),
-            KylinVersion::V5 => Failure::refused(message).with_status(status).render(dialect, url),
+        match version {
+            KylinVersion::V4 => html(status),
+            KylinVersion::V5 => Failure::refused(message).with_status(status).render(version, url),
         }
     }
 }
 
 fn basic(value: &HeaderValue) -> Option<(String, String)> {
-    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = String::from_utf8(BASE64.decode(encoded.trim()).ok()?).ok()?;
+    let decoded = String::from_utf8(BASE64.decode(basic_auth::token(value.as_bytes())?).ok()?).ok()?;
     let (name, password) = decoded.split_once(':')?;
     Some((name.to_owned(), password.to_owned()))
 }

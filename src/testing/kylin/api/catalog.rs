@@ -1,65 +1,60 @@
-//! What is in the metastore, as the REST interface lists it: projects, tables, cubes, models, jobs, saved queries.
+//! The calls that list and change the content of the metastore: projects, tables, cubes, models, jobs, saved queries.
 
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
+use crate::testing::kylin::Job;
 use crate::testing::kylin::api::call::Call;
-use crate::testing::kylin::api::response::{Answer, Failure};
-use crate::testing::kylin::data::metastore::Job;
+use crate::testing::kylin::api::response::{CallResult, Failure};
 use crate::testing::kylin::data::sessions::uuid;
 
 const CUBE: &str = "kylin_sales_cube";
 const MODEL: &str = "kylin_sales_model";
 const LAST_MODIFIED: u64 = 1_600_000_000_000;
 
-/// Every project, with the uuid by which nodes of different metastores can be told apart.
-pub(crate) fn projects(call: &Call) -> Answer {
+/// Lists the projects, each with its uuid, which differs between metastores.
+pub(crate) fn projects(call: &Call) -> CallResult {
     let projects = call.metastore()?.projects().into_iter().map(|project| {
         json!({
-            "uuid": project.uuid,
-            "last_modified": LAST_MODIFIED,
-            "version": call.settings.reported_version,
-            "name": project.name,
-            "description": "",
-            "owner": "ADMIN",
+            "uuid": project.uuid, "name": project.name, "description": "", "owner": "ADMIN",
+            "last_modified": LAST_MODIFIED, "version": call.settings.reported_version(),
             "realizations": [{"name": CUBE, "type": "CUBE", "realization": CUBE}],
         })
     });
     call.list("projects", projects.collect())
 }
 
-/// One table, enough for a SQL client to show something.
-pub(crate) fn tables_and_columns(call: &Call) -> Answer {
+/// Lists one table: enough for a SQL client to show something.
+pub(crate) fn tables_and_columns(call: &Call) -> CallResult {
     let metastore = call.metastore()?;
     let project = call.params.value("project").unwrap_or("");
     if !metastore.has_project(project) {
         return Err(Failure::refused(format!("Cannot find project '{project}'.")));
     }
-    let column = |position: usize, (name, sql_type, type_name): &(&str, i32, &str)| {
+    let columns = [(1, "TRANS_ID", -5, "BIGINT"), (2, "PART_DT", 91, "DATE"), (3, "PRICE", 3, "DECIMAL(19,4)")];
+    let columns = columns.map(|(position, name, sql_type, type_name)| {
         json!({
             "table_CAT": "defaultCatalog", "table_SCHEM": "DEFAULT", "table_NAME": "KYLIN_SALES",
             "column_NAME": name, "data_TYPE": sql_type, "type_NAME": type_name, "column_SIZE": -1,
-            "nullable": 1, "ordinal_POSITION": position + 1, "is_NULLABLE": "YES",
+            "nullable": 1, "ordinal_POSITION": position, "is_NULLABLE": "YES",
         })
-    };
-    let columns = [("TRANS_ID", -5, "BIGINT"), ("PART_DT", 91, "DATE"), ("PRICE", 3, "DECIMAL(19,4)")];
-    let columns: Vec<Value> = columns.iter().enumerate().map(|(position, of)| column(position, of)).collect();
+    });
     call.value(json!([{
         "table_CAT": "defaultCatalog", "table_SCHEM": "DEFAULT", "table_NAME": "KYLIN_SALES", "table_TYPE": "TABLE",
         "columns": columns,
     }]))
 }
 
-pub(crate) fn cubes(call: &Call) -> Answer {
+pub(crate) fn cubes(call: &Call) -> CallResult {
     call.metastore()?;
     let cube = json!({
         "uuid": "2fbca32a-a33e-4b69-83dd-0bb8b1f8c53b", "name": CUBE, "project": "learn_kylin", "model": MODEL,
-        "status": "READY", "segments": [], "last_modified": LAST_MODIFIED, "version": call.settings.reported_version,
+        "status": "READY", "segments": [], "last_modified": LAST_MODIFIED, "version": call.settings.reported_version(),
     });
     call.list("cubes", vec![cube])
 }
 
-pub(crate) fn models(call: &Call) -> Answer {
+pub(crate) fn models(call: &Call) -> CallResult {
     call.metastore()?;
     let model = json!({
         "uuid": "0928468a-9fab-4185-9a14-6f2e7c74823f", "name": MODEL, "fact_table": "DEFAULT.KYLIN_SALES",
@@ -68,50 +63,46 @@ pub(crate) fn models(call: &Call) -> Answer {
     call.list("models", vec![model])
 }
 
-pub(crate) fn jobs(call: &Call) -> Answer {
+pub(crate) fn jobs(call: &Call) -> CallResult {
     call.list("jobs", call.metastore()?.jobs().iter().map(job).collect())
 }
 
-/// `PUT /cubes/{cube}/build`: each call is one more job, although the method is PUT.
-pub(crate) fn build(call: &Call, target: &str) -> Answer {
+/// Responds to `PUT /cubes/{cube}/build`. Each call submits a job, although the method is PUT.
+pub(crate) fn build(call: &Call, target: &str) -> CallResult {
     let submitted = submit(call, target)?;
     call.value(job(&submitted))
 }
 
-/// `POST /models/{model}/segments` of Kylin 5.
-pub(crate) fn build_model(call: &Call, target: &str) -> Answer {
+/// Responds to `POST /models/{model}/segments` of Kylin 5.
+pub(crate) fn build_model(call: &Call, target: &str) -> CallResult {
     let submitted = submit(call, target)?;
     call.value(json!({"jobs": [{"job_id": submitted.id, "job_name": "INC_BUILD"}]}))
 }
 
-pub(crate) fn saved_queries(call: &Call) -> Answer {
-    let saved = call.metastore()?.saved_queries(call.user_name()).into_iter().map(|saved| {
+pub(crate) fn saved_queries(call: &Call) -> CallResult {
+    let saved = call.metastore()?.saved_queries(call.user_name()).into_iter().map(|(id, query)| {
         json!({
-            "id": saved.id,
-            "name": saved.query["name"],
-            "project": saved.query["project"],
-            "sql": saved.query["sql"],
-            "description": saved.query["description"],
+            "id": id, "name": query["name"], "project": query["project"], "sql": query["sql"],
+            "description": query["description"],
         })
     });
     call.list("queries", saved.collect())
 }
 
-/// Appends: the same twice is two saved queries.
-pub(crate) fn save_query(call: &Call) -> Answer {
+/// Saves a query. A repeated call saves it a second time.
+pub(crate) fn save_query(call: &Call) -> CallResult {
     call.metastore()?.save_query(call.user_name(), call.json()?);
     call.value(Value::Null)
 }
 
-pub(crate) fn delete_query(call: &Call, id: &str) -> Answer {
+pub(crate) fn delete_query(call: &Call, id: &str) -> CallResult {
     call.metastore()?.delete_query(call.user_name(), id);
     call.value(Value::Null)
 }
 
 fn submit(call: &Call, target: &str) -> Result<Job, Failure> {
     let metastore = call.metastore()?;
-    let admin = call.user.as_ref().is_some_and(|user| user.admin);
-    if !admin {
+    if !call.user.as_ref().is_some_and(|user| user.admin) {
         return Err(Failure::refused("Access is denied").with_status(StatusCode::FORBIDDEN));
     }
     let submitted = Job {
@@ -130,7 +121,7 @@ pub(crate) fn request_id(headers: &HeaderMap) -> Option<&str> {
     headers.get("x-request-id").and_then(|id| id.to_str().ok())
 }
 
-/// One job with the names of 2.x-4.x and of 5 side by side.
+/// Returns a job with the keys of both generations.
 fn job(job: &Job) -> Value {
     json!({
         "uuid": job.id, "id": job.id,

@@ -1,24 +1,24 @@
-//! Paths that Kylin does not have: what a test of the transport needs and a query cannot give.
+//! Paths that Kylin does not have, for tests of the transport.
 
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
+use crate::backend::{SendError, SendErrorKind};
 use crate::body::Body;
 use crate::testing::kylin::api::path::Params;
 use crate::testing::kylin::api::response::{html, ok};
-use crate::testing::kylin::exchange::NoAnswer;
 use crate::testing::kylin::stream::{Piece, Streamed};
 
-/// Answers a request below `/demo/`, whose body is still to be read.
-pub(crate) async fn answer(path: &str, request: Request<Body>) -> Result<Response<Body>, NoAnswer> {
+/// Responds to a request below `/demo/`, whose body has not been read.
+pub(crate) async fn respond(path: &str, request: Request<Body>) -> Result<Response<Body>, SendError> {
     let params = Params::parse(request.uri().query().unwrap_or(""));
     Ok(match (request.method().as_str(), path) {
         ("GET" | "HEAD", "/demo/bytes") => {
             let length = params.value("n").and_then(|n| n.parse().ok()).unwrap_or(0);
-            let announced = params.value("chunked").is_none();
-            Response::new(Body::new(Streamed::new([Piece::Demo(0, length)], announced)))
+            let has_length = params.value("chunked").is_none();
+            Response::new(Body::new(Streamed::new([Piece::Demo(0, length)], has_length)))
         }
         ("POST" | "PUT", "/demo/digest") => digest(request.into_body()).await?,
         ("POST" | "PUT", "/demo/echo") => Response::new(Body::new(request.into_body().map_frame(|frame| frame))),
@@ -28,11 +28,11 @@ pub(crate) async fn answer(path: &str, request: Request<Body>) -> Result<Respons
     })
 }
 
-async fn digest(mut body: Body) -> Result<Response<Body>, NoAnswer> {
+async fn digest(mut body: Body) -> Result<Response<Body>, SendError> {
     let (mut bytes, mut crc) = (0, crc32fast::Hasher::new());
     while !body.is_end_stream() {
         let Some(frame) = body.frame().await else { break };
-        if let Ok(data) = frame.map_err(|error| NoAnswer::RequestBody(error.into()))?.into_data() {
+        if let Ok(data) = frame.map_err(|error| SendError::new(SendErrorKind::RequestBody, error))?.into_data() {
             bytes += data.len();
             crc.update(&data);
         }

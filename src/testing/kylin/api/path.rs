@@ -1,16 +1,16 @@
 //! Paths and parameters as Tomcat understands them.
 //!
-//! A front end that bars `/kylin/api/cache/` is worth nothing when the node reads `/kylin//api;x=1/cach%65/` as the same
-//! path. So the node normalises as Tomcat does, for tests to find out where the two disagree.
+//! A front end that bars `/kylin/api/cache/` protects nothing if the node reads `/kylin//api;x=1/cach%65/` as the same path.
+//! The node normalises as Tomcat does, with code of its own, so that tests find where the two disagree.
 
-/// The path that Tomcat would serve, or `None` where it answers 400: a broken escape, an escaped slash or backslash or
-/// NUL, a path that climbs above the root.
+/// Returns the path that Tomcat would serve, or `None` where it returns 400: for a broken escape, an escaped slash,
+/// backslash or NUL, and a path that climbs above the root.
 pub(crate) fn normalise(raw: &str) -> Option<String> {
     // Parameters are cut off before decoding, as in CoyoteAdapter.parsePathParameters: `%3B` is a character of a name.
     let bare: Vec<&str> = raw.split('/').map(|segment| segment.split(';').next().unwrap_or("")).collect();
     let mut kept: Vec<String> = Vec::with_capacity(bare.len());
     for segment in &bare {
-        let decoded = decode(segment, false)?;
+        let decoded = decode(segment)?;
         if decoded.contains(['/', '\\', '\0']) {
             return None;
         }
@@ -37,15 +37,7 @@ pub(crate) struct Params(Vec<(String, String)>);
 
 impl Params {
     pub(crate) fn parse(text: &str) -> Self {
-        let pairs = text.split('&').filter(|pair| !pair.is_empty());
-        Params(
-            pairs
-                .filter_map(|pair| {
-                    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                    Some((decode(name, true)?, decode(value, true)?))
-                })
-                .collect(),
-        )
+        Params(form_urlencoded::parse(text.as_bytes()).into_owned().collect())
     }
 
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
@@ -53,13 +45,12 @@ impl Params {
     }
 }
 
-fn decode(text: &str, plus_is_space: bool) -> Option<String> {
+fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
         bytes.push(match byte {
             b'%' => hex(rest.next()?)? << 4 | hex(rest.next()?)?,
-            b'+' if plus_is_space => b' ',
             other => other,
         });
     }

@@ -1,194 +1,232 @@
-//! Running a query, alike in both dialects; they differ in how they say what came of it.
+//! Queries of both generations. They differ in how they respond to a query that fails.
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::body::Body;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, as_millis};
 use crate::kylin::KylinVersion;
+use crate::testing::kylin::Mode;
 use crate::testing::kylin::api::call::Call;
 use crate::testing::kylin::api::path::Params;
-use crate::testing::kylin::api::response::{Answer, Failure, typed};
+use crate::testing::kylin::api::response::{CallResult, Failure, ok, typed};
 use crate::testing::kylin::api::sql::{self, Markers};
-use crate::testing::kylin::api::v4;
-use crate::testing::kylin::api::v5;
 use crate::testing::kylin::data::running::RunningQuery;
 use crate::testing::kylin::data::sessions::uuid;
-use crate::testing::kylin::settings::Mode;
 use crate::testing::kylin::stream::{Piece, Streamed};
 
-/// What a client asks for.
-pub(crate) struct Ask {
-    pub(crate) sql: String,
-    pub(crate) project: String,
-    /// Kylin 5: the id that the client chose for its query.
-    id: Option<String>,
-    stop_id: Option<String>,
+/// Responds to `POST /query` and `/query/prestate`, which keeps nothing on the server.
+///
+/// In Kylin 5, a query that fails is a 200 with `isException`; only an error before it begins is an HTTP error.
+pub(crate) async fn json(call: &Call) -> CallResult {
+    let version = call.settings.version;
+    if version == KylinVersion::V5 && !call.headers.contains_key(header::USER_AGENT) {
+        // The query controller declares the header as required.
+        return Err(Failure::refused("Missing request header 'User-Agent' for method parameter of type String"));
+    }
+    let body = call.json()?;
+    let text = |name: &str| body[name].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let id = text("queryId").unwrap_or_else(uuid);
+    let mut result = result(call, &id);
+    let (sql, project) = (text("sql").unwrap_or_default(), text("project").unwrap_or_default());
+    let query = RunningQuery::new(id, text("stopId"), sql, project, call.user_name());
+    match (run(call, query).await, version) {
+        (Ok(ran), _) => {
+            result["duration"] = as_millis(ran.duration).into();
+            let json = |node: &str, cell: &str| {
+                result["columnMetas"] = json!([column("NODE"), column("SQL")]);
+                result["results"] = json!([[node, cell]]);
+                if version == KylinVersion::V5 {
+                    result["resultRowCount"] = 1.into();
+                }
+                call.envelope().wrap(result).to_string()
+            };
+            Ok(ran.write("application/json;charset=UTF-8", json))
+        }
+        (Err(refusal @ (Refusal::Failed(_) | Refusal::TooMany)), KylinVersion::V5) => {
+            result["isException"] = true.into();
+            result["exceptionMessage"] = refusal.message(version).into();
+            call.value(result)
+        }
+        (Err(refusal), _) => Err(refusal.failure(version)),
+    }
+}
+
+/// Exports a result: the query runs anew and its result is a file.
+pub(crate) async fn csv(call: &Call, params: &Params) -> CallResult {
+    let text = |name: &str| params.value(name).unwrap_or_default().to_owned();
+    let query = RunningQuery::new(uuid(), None, text("sql"), text("project"), call.user_name());
+    let ran = run(call, query).await.map_err(|refusal| refusal.failure(call.settings.version))?;
+    let csv = |node: &str, cell: &str| format!("NODE,SQL\n{node},\"{}\"\n", cell.replace('"', "\"\""));
+    let mut response = ran.write("text/csv;charset=utf-8", csv);
+    let attachment = HeaderValue::from_static("attachment; filename=\"result.csv\"");
+    response.headers_mut().insert(header::CONTENT_DISPOSITION, attachment);
+    Ok(response)
+}
+
+/// Lists the queries of this node in 2.x-4.x. The other nodes list their own.
+pub(crate) fn running(call: &Call) -> CallResult {
+    let listed = |query: &RunningQuery| {
+        json!({
+            "queryId": query.id, "sql": query.sql, "username": query.user, "project": query.project,
+            "status": "RUNNING", "server": call.node.name(),
+        })
+    };
+    Ok(ok(&call.node.inner.running.list().iter().map(|query| listed(query)).collect()))
 }
 
 /// A query that ran to its end.
-pub(crate) struct Ran {
-    pub(crate) id: String,
-    pub(crate) duration: Duration,
+struct Ran {
+    duration: Duration,
     node: String,
-    cell: Cell,
-}
-
-/// The second cell of the result.
-enum Cell {
-    Text(String),
-    Filler { length: u64, announced: bool },
+    sql: String,
+    markers: Markers,
 }
 
 /// Why a query has no result.
 #[derive(Debug)]
-pub(crate) enum Refusal {
-    /// The node does not answer queries. Not executed.
+enum Refusal {
+    /// The node does not run queries. Not executed.
     JobMode,
     /// Project or text is missing or unknown. Not executed.
     Invalid(String),
-    /// As many queries run as may. Not executed.
+    /// The limit of concurrent queries is reached. Not executed.
     TooMany,
     /// The query itself is wrong, or was stopped.
     Failed(String),
 }
 
-/// Stands where the filler goes while a result is being written.
-const HOLE: &str = "@filler@";
-
-impl Ask {
-    pub(crate) fn parse(call: &Call) -> Result<Self, Failure> {
-        let body = call.json()?;
-        let text = |name: &str| body[name].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-        Ok(Ask {
-            sql: text("sql").unwrap_or_default(),
-            project: text("project").unwrap_or_default(),
-            id: text("queryId"),
-            stop_id: text("stopId"),
-        })
-    }
-}
-
-/// Runs `ask` in the order in which Kylin checks: role, project, text, room, and then the query itself.
-pub(crate) async fn run(call: &Call, ask: Ask) -> Result<Ran, Refusal> {
+/// Runs `query` with the checks in Kylin's order: role, project, text, limit, and then the query itself.
+async fn run(call: &Call, query: RunningQuery) -> Result<Ran, Refusal> {
     if call.settings.mode == Mode::Job {
         return Err(Refusal::JobMode);
     }
-    if ask.project.is_empty() {
+    if query.project.is_empty() {
         return Err(Refusal::Invalid("Project name could not be empty, please specify it.".to_owned()));
     }
-    if !call.settings.metastore.has_project(&ask.project) {
-        return Err(Refusal::Invalid(format!("Cannot find project '{}'.", ask.project)));
+    if !call.settings.metastore.has_project(&query.project) {
+        return Err(Refusal::Invalid(format!("Cannot find project '{}'.", query.project)));
     }
-    if ask.sql.trim().is_empty() {
+    if query.sql.trim().is_empty() {
         return Err(Refusal::Invalid("SQL should not be empty.".to_owned()));
     }
-    let inner = &call.node.inner;
-    let begun = SystemClock.now();
-    let id = ask.id.unwrap_or_else(uuid);
-    let user = call.user_name().to_owned();
-    let query = RunningQuery::new(id.clone(), ask.stop_id, ask.sql.clone(), ask.project, user);
-    let slot = inner.running.start(query, inner.faults.concurrent_queries(), &inner.counts).ok_or(Refusal::TooMany)?;
-    inner.counts.ran_sql(&ask.sql);
+    let started_at = SystemClock.now();
+    let sql = query.sql.clone();
+    let switches = call.node.faults().switches();
+    let guard = call.node.start(query, switches.concurrent_queries).ok_or(Refusal::TooMany)?;
+    call.node.inner.counts.ran_sql(&sql);
 
-    let markers = sql::markers(&ask.sql);
-    let wait = inner.faults.query_latency() + Duration::from_millis(markers.sleep_ms);
+    let markers = sql::markers(&sql);
+    let wait = switches.query_latency + Duration::from_millis(markers.sleep_ms);
     if !wait.is_zero() {
         let work = async move {
             tokio::select! {
-                () = tokio::time::sleep(wait) => Some(slot),
-                () = slot.stopped() => None,
+                () = tokio::time::sleep(wait) => Some(guard),
+                () = guard.stopped() => None,
             }
         };
-        let slot = match inner.faults.queries_outlive_clients() {
+        let guard = match switches.queries_outlive_clients {
             true => tokio::spawn(work).await.unwrap_or_default(),
             false => work.await,
         };
-        // What is over counts as running until here.
-        if slot.is_none() {
+        // A query that is over counts as running until here.
+        if guard.is_none() {
             return Err(Refusal::Failed("Query is stopped by an administrator.".to_owned()));
         }
     }
     if markers.fails {
-        return Err(Refusal::Failed(format!("Encountered \"SYNTAX ERROR\" while executing SQL: \"{}\"", ask.sql)));
+        return Err(Refusal::Failed(format!("Encountered \"SYNTAX ERROR\" while executing SQL: \"{sql}\"")));
     }
-    if !sql::reads(&ask.sql) {
-        return Err(Refusal::Failed(format!("Not Supported SQL: \"{}\"", ask.sql)));
+    if !sql::reads(&sql) {
+        return Err(Refusal::Failed(format!("Not Supported SQL: \"{sql}\"")));
     }
-    Ok(Ran { id, duration: SystemClock.now() - begun, node: inner.name.clone(), cell: Cell::of(ask.sql, markers) })
+    Ok(Ran { duration: SystemClock.now() - started_at, node: call.node.name().to_owned(), sql, markers })
 }
 
-/// `POST /query` and `/query/prestate`, which keeps nothing on the server and so is the same.
-pub(crate) async fn answer(call: &Call) -> Answer {
-    let ask = Ask::parse(call)?;
-    match call.settings.version {
-        KylinVersion::V4 => v4::query(call, ask).await,
-        KylinVersion::V5 => v5::query(call, ask).await,
-    }
-}
-
-/// The export: the query runs anew and its result comes as a file.
-pub(crate) async fn csv(call: &Call, params: &Params) -> Answer {
-    let text = |name: &str| params.value(name).unwrap_or_default().to_owned();
-    let ask = Ask { sql: text("sql"), project: text("project"), id: None, stop_id: None };
-    let ran = run(call, ask).await.map_err(|refusal| match call.settings.version {
-        KylinVersion::V4 => v4::failure(refusal),
-        KylinVersion::V5 => v5::failure(refusal),
-    })?;
-    let mut response = ran.write(|node, cell| format!("NODE,SQL\n{node},\"{}\"\n", cell.replace('"', "\"\"")));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/csv;charset=utf-8"));
-    headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"result.csv\""));
-    Ok(response)
-}
-
-impl Ran {
-    /// Writes the result as JSON: `form` is given the columns and the rows.
-    pub(crate) fn json(&self, form: impl FnOnce(Value, Value) -> Value) -> Response<Body> {
-        let mut response = self.write(|node, cell| form(columns(), json!([[node, cell]])).to_string());
-        let json = HeaderValue::from_static("application/json;charset=UTF-8");
-        response.headers_mut().insert(header::CONTENT_TYPE, json);
-        response
+impl Refusal {
+    fn message(self, version: KylinVersion) -> String {
+        match (self, version) {
+            (Refusal::JobMode, KylinVersion::V4) => "Query is not allowed in 'job' mode.".to_owned(),
+            (Refusal::JobMode, KylinVersion::V5) => "Query is not available on a job node.".to_owned(),
+            (Refusal::TooMany, _) => "Too many concurrent query requests.".to_owned(),
+            (Refusal::Invalid(message) | Refusal::Failed(message), _) => message,
+        }
     }
 
-    /// Writes the result as `form` has it, the second cell streamed where it is long.
-    fn write(&self, form: impl FnOnce(&str, &str) -> String) -> Response<Body> {
-        let Cell::Filler { length, announced } = self.cell else {
-            let Cell::Text(cell) = &self.cell else { return Response::new(Body::empty()) };
-            return typed(StatusCode::OK, "text/plain", form(&self.node, cell));
-        };
-        let whole = Bytes::from(form(&self.node, HOLE));
-        let at = whole.windows(HOLE.len()).position(|window| window == HOLE.as_bytes()).unwrap_or(0);
-        let pieces = [
-            Piece::Bytes(whole.slice(..at)),
-            Piece::Filler(length),
-            Piece::Bytes(whole.slice((at + HOLE.len()).min(whole.len())..)),
-        ];
-        Response::new(Body::new(Streamed::new(pieces, announced)))
-    }
-}
-
-impl Cell {
-    fn of(sql: String, markers: Markers) -> Self {
-        match (markers.repeat_bytes, markers.repeat_bytes_chunked) {
-            (Some(length), _) => Cell::Filler { length, announced: true },
-            (None, Some(length)) => Cell::Filler { length, announced: false },
-            (None, None) => Cell::Text(sql),
+    /// Returns the HTTP error. Only 2.x-4.x tell a refused query (400) from one that failed (500).
+    fn failure(self, version: KylinVersion) -> Failure {
+        match (&self, version) {
+            (Refusal::Failed(_), _) | (Refusal::Invalid(_) | Refusal::TooMany, KylinVersion::V5) => {
+                Failure::internal(self.message(version))
+            }
+            (Refusal::JobMode, KylinVersion::V5) => Failure::internal(self.message(version)).with_code("KE-040023202"),
+            (_, KylinVersion::V4) => Failure::refused(self.message(version)),
         }
     }
 }
 
-fn columns() -> Value {
-    let column = |name: &str| {
-        json!({
-            "isNullable": 1, "displaySize": 256, "label": name, "name": name, "schemaName": null,
-            "catelogName": null, "tableName": null, "precision": 256, "scale": 0,
-            "columnType": 12, "columnTypeName": "VARCHAR", "signed": true, "autoIncrement": false,
-            "caseSensitive": true, "searchable": false, "currency": false, "readOnly": true,
-        })
+impl Ran {
+    /// Writes the result with `form`, which is given the two cells: the node and the text of the query, or a filler. A
+    /// filler is streamed.
+    fn write(self, content_type: &'static str, form: impl FnOnce(&str, &str) -> String) -> Response<Body> {
+        const FILLER: &str = "@filler@";
+        let Markers { repeat_bytes, repeat_bytes_chunked, .. } = self.markers;
+        let Some(length) = repeat_bytes.or(repeat_bytes_chunked) else {
+            return typed(StatusCode::OK, content_type, form(&self.node, &self.sql));
+        };
+        let text = form(&self.node, FILLER);
+        let (before, after) = text.split_once(FILLER).unwrap_or((&text, ""));
+        let piece = |text: &str| Piece::Bytes(text.to_owned().into());
+        let pieces = [piece(before), Piece::Filler(length), piece(after)];
+        typed(StatusCode::OK, content_type, Body::new(Streamed::new(pieces, repeat_bytes.is_some())))
+    }
+}
+
+/// Returns a result without rows.
+fn result(call: &Call, id: &str) -> Value {
+    let mut result = json!({
+        "columnMetas": [],
+        "results": [],
+        "duration": 0,
+        "totalScanBytes": 0,
+        "hitExceptionCache": false,
+        "storageCacheUsed": false,
+        "isException": false,
+        "exceptionMessage": null,
+        "pushDown": false,
+    });
+    let own = match call.settings.version {
+        KylinVersion::V4 => json!({
+            "cube": "CUBE[name=kylin_sales_cube]",
+            "affectedRowCount": 0,
+            "totalScanCount": 0,
+            "traceUrl": null,
+            "partial": false,
+        }),
+        KylinVersion::V5 => json!({
+            "totalScanRows": 0,
+            "resultRowCount": 0,
+            "storageCacheType": null,
+            "queryId": id,
+            "server": format!("{}:7070", call.node.name()),
+            "engineType": "NATIVE",
+            "appMasterURL": "/kylin/sparder/SQL/execution/?id=0",
+            "traces": [],
+        }),
     };
-    json!([column("NODE"), column("SQL")])
+    if let (Some(result), Value::Object(own)) = (result.as_object_mut(), own) {
+        result.extend(own);
+    }
+    result
+}
+
+fn column(name: &str) -> Value {
+    json!({
+        "isNullable": 1, "displaySize": 256, "label": name, "name": name, "schemaName": null,
+        "catelogName": null, "tableName": null, "precision": 256, "scale": 0,
+        "columnType": 12, "columnTypeName": "VARCHAR", "signed": true, "autoIncrement": false,
+        "caseSensitive": true, "searchable": false, "currency": false, "readOnly": true,
+    })
 }

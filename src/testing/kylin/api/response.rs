@@ -1,18 +1,17 @@
-//! The forms in which a node answers: bare JSON, envelopes, errors, and the HTML that Tomcat sends.
+//! The forms of a response: bare JSON, envelopes, errors, and the HTML that Tomcat sends.
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::body::Body;
 use crate::kylin::KylinVersion;
 
-/// What a handler comes to.
-pub(crate) type Answer = Result<Response<Body>, Failure>;
+/// The result of a handler.
+pub(crate) type CallResult = Result<Response<Body>, Failure>;
 
-/// How lists and results are wrapped. The client's `Accept` says which, as far as the dialect has a choice.
+/// How lists and results are wrapped. The client chooses with `Accept`; the default depends on the version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub(crate) enum Envelope {
     /// Apache Kylin 2.x-4.x: the value itself.
     Bare,
     /// KAP 2.x-3.x: an envelope, lists under their own name.
@@ -21,58 +20,58 @@ pub(crate) enum Shape {
     V4,
 }
 
-impl Shape {
-    pub(crate) fn of(dialect: KylinVersion, headers: &HeaderMap) -> Self {
+impl Envelope {
+    pub(crate) fn of(version: KylinVersion, headers: &HeaderMap) -> Self {
         let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
-        match dialect {
-            _ if accept.contains("apache.kylin-v2") => Shape::V2,
-            _ if accept.contains("apache.kylin-v4") => Shape::V4,
-            KylinVersion::V4 => Shape::Bare,
-            KylinVersion::V5 => Shape::V4,
+        match version {
+            _ if accept.contains("apache.kylin-v2") => Envelope::V2,
+            _ if accept.contains("apache.kylin-v4") => Envelope::V4,
+            KylinVersion::V4 => Envelope::Bare,
+            KylinVersion::V5 => Envelope::V4,
         }
     }
 
     pub(crate) fn wrap(self, value: Value) -> Value {
         match self {
-            Shape::Bare => value,
-            Shape::V2 | Shape::V4 => json!({"code": "000", "data": value, "msg": ""}),
+            Envelope::Bare => value,
+            Envelope::V2 | Envelope::V4 => json!({"code": "000", "data": value, "msg": ""}),
         }
     }
 
-    /// A whole list, called `name` where lists have names.
+    /// Wraps a whole list, under `name` where lists have names.
     pub(crate) fn wrap_list(self, name: &str, items: Vec<Value>) -> Value {
         let size = items.len();
         self.wrap(match self {
-            Shape::Bare => Value::Array(items),
-            Shape::V2 => json!({name: items, "size": size}),
-            Shape::V4 => json!({"value": items, "offset": 0, "limit": size, "total_size": size}),
+            Envelope::Bare => Value::Array(items),
+            Envelope::V2 => json!({name: items, "size": size}),
+            Envelope::V4 => json!({"value": items, "offset": 0, "limit": size, "total_size": size}),
         })
     }
 }
 
-/// Kylin's `ErrorResponse`, before it is written in a dialect.
+/// Kylin's `ErrorResponse`, before it is written for a version.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    pub(crate) status: StatusCode,
+    status: StatusCode,
     message: String,
     exception: &'static str,
     code: Option<&'static str>,
 }
 
 impl Failure {
-    /// A request that Kylin refuses as such.
+    /// Returns the error of an invalid request.
     pub(crate) fn refused(message: impl Into<String>) -> Self {
         let exception = "org.apache.kylin.rest.exception.BadRequestException";
         Failure { status: StatusCode::BAD_REQUEST, message: message.into(), exception, code: None }
     }
 
-    /// Something went wrong on the way.
+    /// Returns the error of a request that failed.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         let exception = "org.apache.kylin.rest.exception.InternalErrorException";
         Failure { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.into(), exception, code: None }
     }
 
-    /// What every call that needs the metastore answers while it is down.
+    /// Returns the error of every call that needs the metastore while it is down.
     pub(crate) fn metastore_down() -> Self {
         Failure::internal("the metadata store cannot be reached: Communications link failure")
     }
@@ -86,42 +85,42 @@ impl Failure {
         Failure { message: format!("{code}: {}", self.message), code: Some(code), ..self }
     }
 
-    pub(crate) fn render(self, dialect: KylinVersion, url: &str) -> Response<Body> {
+    pub(crate) fn render(self, version: KylinVersion, url: &str) -> Response<Body> {
         let Failure { status, message, exception, code } = self;
         let trace = format!("{exception}: {message}\n\tat org.apache.kylin.rest.controller.BasicController");
         let mut error = json!({
             "code": "999", "data": null, "msg": message, "stacktrace": trace, "exception": exception, "url": url,
         });
-        if dialect == KylinVersion::V5 {
+        if version == KylinVersion::V5 {
             error["suggestion"] = Value::Null;
             error["error_code"] = code.into();
         }
-        json(status, &error)
+        json_response(status, &error)
     }
 }
 
 pub(crate) fn ok(value: &Value) -> Response<Body> {
-    json(StatusCode::OK, value)
+    json_response(StatusCode::OK, value)
 }
 
-pub(crate) fn json(status: StatusCode, value: &Value) -> Response<Body> {
+pub(crate) fn json_response(status: StatusCode, value: &Value) -> Response<Body> {
     typed(status, "application/json;charset=UTF-8", value.to_string())
 }
 
-/// The page that Tomcat, or a gateway before it, makes up for a status.
+/// Returns the page of a status as Tomcat, or a gateway before it, makes it.
 pub(crate) fn html(status: StatusCode) -> Response<Body> {
     let page = format!("<html><head><title>{status}</title></head><body><h1>HTTP Status {status}</h1></body></html>");
     typed(status, "text/html;charset=utf-8", page)
 }
 
-/// What Tomcat makes of the exception of tomcat-redis-session-manager (RedisSessionManager.java:388).
+/// Returns the page that Tomcat makes of an exception of tomcat-redis-session-manager (RedisSessionManager.java:388).
 pub(crate) fn unwritten_session() -> Response<Body> {
     let page = "<html><body><h1>HTTP Status 500</h1><pre>java.lang.IllegalStateException: Race condition encountered: \
                 attempted to load session which has been created but not yet serialized.</pre></body></html>";
     typed(StatusCode::INTERNAL_SERVER_ERROR, "text/html;charset=utf-8", page)
 }
 
-/// The start page of the web application, with which Kylin answers wrong paths too.
+/// Returns the start page of the web application, which Kylin sends for wrong paths too.
 pub(crate) fn start_page(status: StatusCode) -> Response<Body> {
     let page =
         "<!doctype html><html lang=\"en\"><head><title>Kylin</title></head><body ng-app=\"kylin\"></body></html>";
@@ -137,8 +136,8 @@ pub(crate) fn redirect(to: &str) -> Response<Body> {
     response
 }
 
-pub(crate) fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::from(body.into()));
+pub(crate) fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response

@@ -1,13 +1,13 @@
-//! As much SQL as the node needs: whether a text reads, and the markers by which a query asks for a certain behaviour.
+//! The SQL that the node understands: whether a text reads, and markers that ask for a behaviour.
 
-/// What a test may ask of the node inside a query's text.
+/// The behaviour that a test asks for in the text of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Markers {
     /// `sleep_ms(n)`: the query runs that long.
     pub(crate) sleep_ms: u64,
     /// `repeat_bytes(n)`: the second cell of the result holds that many bytes, announced with a `Content-Length`.
     pub(crate) repeat_bytes: Option<u64>,
-    /// `repeat_bytes_chunked(n)`: the same with no length announced.
+    /// `repeat_bytes_chunked(n)`: the second cell holds that many bytes, without a `Content-Length`.
     pub(crate) repeat_bytes_chunked: Option<u64>,
     /// The words `SYNTAX ERROR`: the query fails.
     pub(crate) fails: bool,
@@ -22,7 +22,7 @@ pub(crate) fn markers(sql: &str) -> Markers {
     }
 }
 
-/// True for SELECT, WITH and EXPLAIN, after comments and opening parentheses.
+/// Returns true for SELECT, WITH and EXPLAIN, after comments and opening parentheses.
 pub(crate) fn reads(sql: &str) -> bool {
     let mut rest = sql;
     loop {

@@ -5,15 +5,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use crate::testing::kylin::NodeData;
-use crate::testing::kylin::data::running::Running;
-use crate::testing::kylin::data::sessions::{Sessions, uuid};
-use crate::testing::kylin::settings::Mode;
+use crate::testing::kylin::data::mode::Mode;
+use crate::testing::kylin::data::sessions::{Sessions, User, uuid};
 
 /// The URL whose identity hashes to [`COOKIE`]: the test vector of Kylin's test.
 const URL: &str = "test_docker@jdbc,driverClassName=com.mysql.jdbc.Driver,\
@@ -26,13 +24,8 @@ const COOKIE: &str = "ce8a5bd5b23fe84d1894dce1bd9399364ba5af3c7a25f025442c92244c
 /// project `learn_kylin` with a random uuid.
 #[derive(Clone)]
 pub struct Metastore {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    tables: Mutex<Tables>,
+    tables: Arc<Mutex<Tables>>,
     sessions: Sessions,
-    down: AtomicBool,
 }
 
 struct Tables {
@@ -42,21 +35,11 @@ struct Tables {
     projects: Vec<Project>,
     jobs: Vec<Job>,
     saved: Vec<SavedQuery>,
+    /// The nodes of the cluster.
+    nodes: Vec<Weak<NodeData>>,
+    /// The addresses on which nodes listen.
     servers: Vec<(SocketAddr, Weak<NodeData>)>,
-    running: Vec<Weak<Running>>,
-}
-
-#[derive(Clone)]
-pub(crate) struct User {
-    pub(crate) name: Arc<str>,
-    password: Arc<str>,
-    pub(crate) admin: bool,
-}
-
-impl User {
-    pub(crate) fn new(name: &str, password: &str, admin: bool) -> Self {
-        User { name: name.into(), password: password.into(), admin }
-    }
+    down: bool,
 }
 
 /// A project of the metastore.
@@ -85,11 +68,16 @@ pub struct Job {
     pub request_id: Option<String>,
 }
 
-#[derive(Debug, Clone)]
-pub(crate) struct SavedQuery {
-    pub(crate) id: String,
-    pub(crate) owner: String,
-    pub(crate) query: serde_json::Value,
+struct SavedQuery {
+    id: String,
+    owner: String,
+    query: serde_json::Value,
+}
+
+impl Project {
+    fn new(name: &str) -> Self {
+        Project { name: name.to_owned(), uuid: uuid() }
+    }
 }
 
 impl Metastore {
@@ -99,22 +87,21 @@ impl Metastore {
             url: URL.to_owned(),
             cookie: COOKIE.to_owned(),
             users: vec![User::new("ADMIN", "KYLIN", true), User::new("ANALYST", "ANALYST", false)],
-            projects: vec![Project { name: "learn_kylin".to_owned(), uuid: uuid() }],
+            projects: vec![Project::new("learn_kylin")],
             jobs: Vec::new(),
             saved: Vec::new(),
+            nodes: Vec::new(),
             servers: Vec::new(),
-            running: Vec::new(),
+            down: false,
         };
-        Metastore {
-            shared: Arc::new(Shared { tables: Mutex::new(tables), sessions: Sessions::default(), down: false.into() }),
-        }
+        Metastore { tables: Arc::new(Mutex::new(tables)), sessions: Sessions::default() }
     }
 
     /// Sets `kylin.metadata.url`, and the name of Kylin 5's session cookie, which is the lower-case hexadecimal SHA-256
     /// of the URL's identity. The default is the pair of Kylin's own unit test.
     #[must_use]
     pub fn identity(self, url: &str, cookie: &str) -> Self {
-        let mut tables = self.shared.tables.lock();
+        let mut tables = self.tables.lock();
         (tables.url, tables.cookie) = (url.to_owned(), cookie.to_owned());
         drop(tables);
         self
@@ -123,7 +110,7 @@ impl Metastore {
     /// Adds a user, or replaces the one of that name.
     #[must_use]
     pub fn user(self, name: &str, password: &str, admin: bool) -> Self {
-        let mut tables = self.shared.tables.lock();
+        let mut tables = self.tables.lock();
         tables.users.retain(|user| !user.name.eq_ignore_ascii_case(name));
         tables.users.push(User::new(name, password, admin));
         drop(tables);
@@ -133,23 +120,23 @@ impl Metastore {
     /// Adds a project.
     #[must_use]
     pub fn project(self, name: &str) -> Self {
-        self.shared.tables.lock().projects.push(Project { name: name.to_owned(), uuid: uuid() });
+        self.tables.lock().projects.push(Project::new(name));
         self
     }
 
     /// Returns the projects.
     pub fn projects(&self) -> Vec<Project> {
-        self.shared.tables.lock().projects.clone()
+        self.tables.lock().projects.clone()
     }
 
     /// Returns every submitted build of all nodes, in order.
     pub fn jobs(&self) -> Vec<Job> {
-        self.shared.tables.lock().jobs.clone()
+        self.tables.lock().jobs.clone()
     }
 
     /// Returns the number of submitted builds of `target`. More than one for one request is a build executed twice.
     pub fn builds_of(&self, target: &str) -> usize {
-        self.shared.tables.lock().jobs.iter().filter(|job| job.target == target).count()
+        self.tables.lock().jobs.iter().filter(|job| job.target == target).count()
     }
 
     /// Makes the metastore unreachable for all its nodes, or reachable again.
@@ -157,87 +144,93 @@ impl Metastore {
     /// While it is down, metadata calls and password checks return 500 with a Kylin error, and Kylin 5's health is DOWN.
     /// Queries of an existing session still work.
     pub fn set_down(&self, down: bool) {
-        self.shared.down.store(down, Ordering::SeqCst);
+        self.tables.lock().down = down;
     }
 
     /// Returns whether the metastore is unreachable.
-    pub fn is_down(&self) -> bool {
-        self.shared.down.load(Ordering::SeqCst)
+    pub(crate) fn is_down(&self) -> bool {
+        self.tables.lock().down
     }
 
     /// Makes the nodes write the placeholders of shared sessions, see
     /// [`KylinNode::writes_sessions_late`](crate::testing::KylinNode::writes_sessions_late).
     pub fn write_sessions(&self) {
-        self.shared.sessions.write_all();
+        self.sessions.write_all();
     }
 
     pub(crate) fn sessions(&self) -> &Sessions {
-        &self.shared.sessions
+        &self.sessions
     }
 
     pub(crate) fn url(&self) -> String {
-        self.shared.tables.lock().url.clone()
+        self.tables.lock().url.clone()
     }
 
     pub(crate) fn cookie(&self) -> String {
-        self.shared.tables.lock().cookie.clone()
+        self.tables.lock().cookie.clone()
     }
 
     /// Returns the user with this password. Kylin compares user names without case.
     pub(crate) fn check_password(&self, name: &str, password: &str) -> Option<User> {
-        let tables = self.shared.tables.lock();
+        let tables = self.tables.lock();
         tables.users.iter().find(|user| user.name.eq_ignore_ascii_case(name) && *user.password == *password).cloned()
     }
 
     pub(crate) fn has_project(&self, name: &str) -> bool {
-        self.shared.tables.lock().projects.iter().any(|project| project.name.eq_ignore_ascii_case(name))
+        self.tables.lock().projects.iter().any(|project| project.name.eq_ignore_ascii_case(name))
     }
 
     pub(crate) fn submit(&self, job: Job) {
-        self.shared.tables.lock().jobs.push(job);
+        self.tables.lock().jobs.push(job);
     }
 
     pub(crate) fn save_query(&self, owner: &str, query: serde_json::Value) {
         let saved = SavedQuery { id: uuid(), owner: owner.to_owned(), query };
-        self.shared.tables.lock().saved.push(saved);
+        self.tables.lock().saved.push(saved);
     }
 
-    pub(crate) fn saved_queries(&self, owner: &str) -> Vec<SavedQuery> {
-        self.shared.tables.lock().saved.iter().filter(|saved| saved.owner == owner).cloned().collect()
+    /// Returns the saved queries of `owner`, each with its id.
+    pub(crate) fn saved_queries(&self, owner: &str) -> Vec<(String, serde_json::Value)> {
+        let tables = self.tables.lock();
+        let own = tables.saved.iter().filter(|saved| saved.owner == owner);
+        own.map(|saved| (saved.id.clone(), saved.query.clone())).collect()
     }
 
     pub(crate) fn delete_query(&self, owner: &str, id: &str) {
-        self.shared.tables.lock().saved.retain(|saved| saved.owner != owner || saved.id != id);
+        self.tables.lock().saved.retain(|saved| saved.owner != owner || saved.id != id);
     }
 
-    /// Returns the nodes that listen, each with its current role.
-    pub(crate) fn servers(&self) -> Vec<(SocketAddr, Mode)> {
+    /// Returns the addresses of the nodes that listen, each with its current role.
+    pub(crate) fn servers(&self) -> Vec<(String, Mode)> {
         // Another thread may hold the lock of a node's settings and wait for the tables: never hold both.
-        let servers = self.shared.tables.lock().servers.clone();
-        servers.iter().filter_map(|(addr, node)| Some((*addr, node.upgrade()?.settings.read().mode))).collect()
+        let servers = self.tables.lock().servers.clone();
+        servers
+            .iter()
+            .filter_map(|(addr, node)| Some((addr.to_string(), node.upgrade()?.settings.read().mode)))
+            .collect()
     }
 
     pub(in crate::testing::kylin) fn register(&self, addr: SocketAddr, node: Weak<NodeData>) {
-        let mut tables = self.shared.tables.lock();
+        let mut tables = self.tables.lock();
         tables.servers.retain(|(known, _)| *known != addr);
         tables.servers.push((addr, node));
     }
 
     pub(crate) fn unregister(&self, addr: SocketAddr) {
-        self.shared.tables.lock().servers.retain(|(known, _)| *known != addr);
+        self.tables.lock().servers.retain(|(known, _)| *known != addr);
     }
 
-    pub(crate) fn join(&self, running: &Arc<Running>) {
-        let mut tables = self.shared.tables.lock();
-        tables.running.retain(|node| node.strong_count() > 0);
-        tables.running.push(Arc::downgrade(running));
+    pub(in crate::testing::kylin) fn join(&self, node: &Arc<NodeData>) {
+        let mut tables = self.tables.lock();
+        tables.nodes.retain(|node| node.strong_count() > 0);
+        tables.nodes.push(Arc::downgrade(node));
     }
 
     /// Stops the query `id` on the node that runs it.
     pub(crate) fn stop_everywhere(&self, id: &str) {
-        let nodes: Vec<_> = self.shared.tables.lock().running.iter().filter_map(Weak::upgrade).collect();
+        let nodes: Vec<_> = self.tables.lock().nodes.iter().filter_map(Weak::upgrade).collect();
         for node in nodes {
-            node.stop(id);
+            node.running.stop(id);
         }
     }
 }
@@ -251,11 +244,11 @@ impl Default for Metastore {
 impl fmt::Debug for Metastore {
     /// Leaves out passwords, and the URL, which contains one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tables = self.shared.tables.lock();
+        let tables = self.tables.lock();
         f.debug_struct("Metastore")
             .field("projects", &tables.projects)
             .field("jobs", &tables.jobs.len())
-            .field("down", &self.is_down())
+            .field("down", &tables.down)
             .finish_non_exhaustive()
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::testing::kylin::data::stats::Counts;
+use crate::testing::kylin::KylinNode;
 
 #[derive(Default)]
 pub(crate) struct Running(Mutex<Vec<Arc<RunningQuery>>>);
@@ -25,29 +25,25 @@ pub(crate) struct RunningQuery {
 /// Removes its query from the running ones when it is dropped.
 pub(crate) struct RunningGuard {
     query: Arc<RunningQuery>,
-    running: Arc<Running>,
-    counts: Arc<Counts>,
+    node: KylinNode,
 }
 
-impl Running {
-    /// Adds `query`, unless `limit` queries run already. Zero is no limit.
-    pub(crate) fn start(
-        self: &Arc<Self>,
-        query: RunningQuery,
-        limit: usize,
-        counts: &Arc<Counts>,
-    ) -> Option<RunningGuard> {
+impl KylinNode {
+    /// Adds `query` to the running ones, unless there are `limit` of them.
+    pub(crate) fn start(&self, query: RunningQuery, limit: Option<usize>) -> Option<RunningGuard> {
         let query = Arc::new(query);
-        let mut queries = self.0.lock();
-        if limit > 0 && queries.len() >= limit {
+        let mut queries = self.inner.running.0.lock();
+        if limit.is_some_and(|limit| queries.len() >= limit) {
             return None;
         }
         queries.push(query.clone());
         drop(queries);
-        counts.add(|stats| stats.running += 1);
-        Some(RunningGuard { query, running: self.clone(), counts: counts.clone() })
+        self.inner.counts.add(|stats| stats.running += 1);
+        Some(RunningGuard { query, node: self.clone() })
     }
+}
 
+impl Running {
     pub(crate) fn list(&self) -> Vec<Arc<RunningQuery>> {
         self.0.lock().clone()
     }
@@ -61,8 +57,8 @@ impl Running {
 }
 
 impl RunningQuery {
-    pub(crate) fn new(id: String, stop_id: Option<String>, sql: String, project: String, user: String) -> Self {
-        RunningQuery { id, stop_id, sql, project, user, stopped: Notify::new() }
+    pub(crate) fn new(id: String, stop_id: Option<String>, sql: String, project: String, user: &str) -> Self {
+        RunningQuery { id, stop_id, sql, project, user: user.to_owned(), stopped: Notify::new() }
     }
 }
 
@@ -70,13 +66,13 @@ impl RunningGuard {
     /// Returns when this query is stopped.
     pub(crate) async fn stopped(&self) {
         self.query.stopped.notified().await;
-        self.counts.add(|stats| stats.stopped += 1);
+        self.node.inner.counts.add(|stats| stats.stopped += 1);
     }
 }
 
 impl Drop for RunningGuard {
     fn drop(&mut self) {
-        self.running.0.lock().retain(|query| !Arc::ptr_eq(query, &self.query));
-        self.counts.add(|stats| stats.running -= 1);
+        self.node.inner.running.0.lock().retain(|query| !Arc::ptr_eq(query, &self.query));
+        self.node.inner.counts.add(|stats| stats.running -= 1);
     }
 }

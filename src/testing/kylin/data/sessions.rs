@@ -3,75 +3,77 @@
 //! By default a table belongs to one node, as in every Kylin without session sharing. This makes affinity necessary:
 //! another node returns 401 for the same cookie.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ahash::AHashMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{HeaderMap, HeaderValue, header};
 use parking_lot::Mutex;
 
-use crate::testing::kylin::data::metastore::User;
+use crate::cookie;
+use crate::testing::kylin::data::bounded::BoundedMap;
 
 /// The number of sessions of a table. Clients without cookies create one with every request, and the oldest are removed.
 const MAX_SESSIONS: usize = 65_536;
 
-#[derive(Clone, Default)]
-pub(crate) struct Sessions(Arc<Mutex<Table>>);
+#[derive(Clone)]
+pub(crate) struct User {
+    pub(crate) name: Arc<str>,
+    pub(crate) password: Arc<str>,
+    pub(crate) admin: bool,
+}
 
-#[derive(Default)]
-struct Table {
-    users: AHashMap<String, User>,
-    order: VecDeque<String>,
-    /// Sessions that are placeholders in a shared table, and the names of the nodes that have their content.
-    unwritten: AHashMap<String, String>,
+impl User {
+    pub(crate) fn new(name: &str, password: &str, admin: bool) -> Self {
+        User { name: name.into(), password: password.into(), admin }
+    }
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Sessions(Arc<Mutex<BoundedMap<Session, MAX_SESSIONS>>>);
+
+struct Session {
+    user: User,
+    /// The node that has the content of this session, which is only a placeholder for the other nodes.
+    unwritten_by: Option<String>,
 }
 
 impl Sessions {
     /// Adds a session of `user`.
     pub(crate) fn open(&self, user: User, id: String) {
-        let mut table = self.0.lock();
-        while table.users.len() >= MAX_SESSIONS {
-            let Some(oldest) = table.order.pop_front() else { break };
-            table.users.remove(&oldest);
-        }
-        table.order.push_back(id.clone());
-        table.users.insert(id, user);
+        self.0.lock().insert(id, Session { user, unwritten_by: None });
+    }
+
+    /// Adds a session that is a placeholder for all nodes but `node`.
+    pub(crate) fn open_unwritten(&self, user: User, id: String, node: &str) {
+        self.0.lock().insert(id, Session { user, unwritten_by: Some(node.to_owned()) });
     }
 
     pub(crate) fn user(&self, id: &str) -> Option<User> {
-        self.0.lock().users.get(id).cloned()
+        self.0.lock().get(id).map(|session| session.user.clone())
     }
 
-    /// Marks the session as a placeholder for all nodes but `name`.
-    pub(crate) fn leave_unwritten(&self, id: &str, name: &str) {
-        self.0.lock().unwritten.insert(id.to_owned(), name.to_owned());
+    /// Returns whether the session is a placeholder for `node`.
+    pub(crate) fn is_unwritten_for(&self, id: &str, node: &str) -> bool {
+        let sessions = self.0.lock();
+        sessions.get(id).and_then(|session| session.unwritten_by.as_deref()).is_some_and(|owner| owner != node)
     }
 
-    /// Returns whether the session is a placeholder for the node `name`.
-    pub(crate) fn is_unwritten_for(&self, id: &str, name: &str) -> bool {
-        self.0.lock().unwritten.get(id).is_some_and(|owner| owner != name)
-    }
-
+    /// Writes all sessions, so that none is a placeholder.
     pub(crate) fn write_all(&self) {
-        self.0.lock().unwritten.clear();
+        self.0.lock().values_mut().for_each(|session| session.unwritten_by = None);
     }
 
     pub(crate) fn end(&self, id: &str) {
-        let mut table = self.0.lock();
-        table.unwritten.remove(id);
-        if table.users.remove(id).is_some() {
-            table.order.retain(|kept| kept != id);
-        }
+        self.0.lock().remove(id);
     }
 
     pub(crate) fn forget(&self) {
-        *self.0.lock() = Table::default();
+        *self.0.lock() = BoundedMap::default();
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.0.lock().users.len()
+        self.0.lock().len()
     }
 }
 
@@ -98,18 +100,12 @@ impl Cookie {
             Cookie::Tomcat => "JSESSIONID",
             Cookie::Spring { name } => name,
         };
-        let pairs = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let values = pairs
-            .flat_map(|line| line.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='))
-            .filter(|(known, _)| *known == name)
-            .map(|(_, value)| value);
-        match self {
-            Cookie::Tomcat => values.map(str::to_owned).collect(),
-            Cookie::Spring { .. } => {
-                values.filter_map(|value| String::from_utf8(BASE64.decode(value).ok()?).ok()).collect()
-            }
-        }
+        let pairs = headers.get_all(header::COOKIE).iter().flat_map(cookie::pairs);
+        let values = pairs.filter(|(known, _)| *known == name.as_bytes()).map(|(_, value)| match self {
+            Cookie::Tomcat => value.to_vec(),
+            Cookie::Spring { .. } => BASE64.decode(value).unwrap_or_default(),
+        });
+        values.filter_map(|value| String::from_utf8(value).ok()).collect()
     }
 
     /// Returns the `Set-Cookie` value for `id`.
@@ -122,10 +118,6 @@ impl Cookie {
         };
         HeaderValue::try_from(line).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
-
-    /// The `Set-Cookie` value of a logout. Kylin 5 deletes `JSESSIONID`, which is not its cookie.
-    pub(crate) const DELETE: HeaderValue =
-        HeaderValue::from_static("JSESSIONID=; Max-Age=0; Expires=Thu, 01-Jan-1970 00:00:10 GMT; Path=/kylin");
 }
 
 /// Returns a random UUID in its usual form.

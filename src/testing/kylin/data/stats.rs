@@ -1,16 +1,14 @@
 //! The counters of a node, the requests that reached it, and a way to wait for them without sleeping.
 
-use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ahash::AHashMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::body::OnEnd;
+use crate::testing::kylin::data::bounded::BoundedMap;
 
 /// The number of request ids, and of different SQL texts, that a node remembers.
 const MAX_REMEMBERED: usize = 100_000;
@@ -52,21 +50,15 @@ pub struct Stats {
 }
 
 /// The awaited event did not happen within 30 s.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the awaited event did not happen within {WAIT_TIMEOUT:?}: {stats:?}")]
 #[non_exhaustive]
 pub struct WaitTimeout {
     /// The counters at the timeout.
     pub stats: Stats,
 }
 
-impl fmt::Display for WaitTimeout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the awaited event did not happen within {WAIT_TIMEOUT:?}: {:?}", self.stats)
-    }
-}
-
-impl std::error::Error for WaitTimeout {}
-
+#[derive(Default)]
 pub(crate) struct Counts {
     stats: watch::Sender<Stats>,
     ids: Mutex<Remembered>,
@@ -74,10 +66,6 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    pub(crate) fn new() -> Self {
-        Counts { stats: watch::Sender::new(Stats::default()), ids: Mutex::default(), sql: Mutex::default() }
-    }
-
     pub(crate) fn snapshot(&self) -> Stats {
         self.stats.borrow().clone()
     }
@@ -115,29 +103,18 @@ impl Counts {
 
 /// The count of each of the last [`MAX_REMEMBERED`] different texts.
 #[derive(Default)]
-struct Remembered {
-    times: AHashMap<Arc<str>, u64>,
-    order: VecDeque<Arc<str>>,
-}
+struct Remembered(BoundedMap<u64, MAX_REMEMBERED>);
 
 impl Remembered {
     fn count(&mut self, text: &str) {
-        if let Some(times) = self.times.get_mut(text) {
-            *times += 1;
-            return;
+        match self.0.get_mut(text) {
+            Some(times) => *times += 1,
+            None => self.0.insert(text, 1),
         }
-        if self.order.len() == MAX_REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.times.remove(&oldest);
-        }
-        let text: Arc<str> = text.into();
-        self.order.push_back(text.clone());
-        self.times.insert(text, 1);
     }
 
     fn times(&self, text: &str) -> u64 {
-        self.times.get(text).copied().unwrap_or(0)
+        self.0.get(text).copied().unwrap_or(0)
     }
 }
 
@@ -186,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_request_is_cancelled_only_if_it_did_not_end() {
-        let counts = Arc::new(Counts::new());
+        let counts = Arc::new(Counts::default());
         let (ended, dropped) = (InFlight::begin(&counts), InFlight::begin(&counts));
         assert_eq!(counts.snapshot().in_flight, 2);
         ended.on_end(true);
@@ -200,13 +177,13 @@ mod tests {
         for i in 0..MAX_REMEMBERED + 10 {
             remembered.count(&i.to_string());
         }
-        assert_eq!(remembered.times.len(), MAX_REMEMBERED);
+        assert_eq!(remembered.0.len(), MAX_REMEMBERED);
         assert_eq!((remembered.times("0"), remembered.times("10")), (0, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_times_out_and_returns_the_counters() {
-        let counts = Counts::new();
+        let counts = Counts::default();
         let waited = counts.wait_until(|stats| stats.queries > 0).await;
         assert_eq!(waited.unwrap_err().stats, Stats::default());
     }

@@ -8,7 +8,7 @@ async fn get(node: &KylinNode, path: &str) -> Read {
 #[tokio::test]
 async fn projects_have_the_uuid_of_their_metastore() {
     let metastore = Metastore::new();
-    let uuid = |answer: Read| answer.json()[0]["uuid"].as_str().unwrap().to_owned();
+    let uuid = |response: Read| response.json()[0]["uuid"].as_str().unwrap().to_owned();
     let [a, b] = ["q1", "q2"].map(|name| KylinNode::new(name).metastore(&metastore));
     let here = uuid(get(&a, "/kylin/api/projects").await);
     assert_eq!(here, uuid(get(&b, "/kylin/api/projects").await));
@@ -112,9 +112,9 @@ async fn the_active_job_node_is_known_only_where_leaders_are_elected() {
         (Some(true), StatusCode::OK, Some("true")),
         (Some(false), StatusCode::OK, Some("false")),
     ] {
-        let answer = send(&KylinNode::new("q1").active_job_node(setting), at("GET", path), "").await;
-        assert_eq!(answer.status(), status);
-        assert!(body.is_none_or(|body| answer.body == body));
+        let response = send(&KylinNode::new("q1").active_job_node(setting), at("GET", path), "").await;
+        assert_eq!(response.status(), status);
+        assert!(body.is_none_or(|body| response.body == body));
     }
 }
 
@@ -160,6 +160,6 @@ async fn head_is_get_without_the_body() {
 #[tokio::test]
 async fn a_request_body_that_is_too_long_is_refused() {
     let node = KylinNode::new("q1");
-    let answer = send(&node, admin("POST", "/kylin/api/query"), vec![b' '; 16 * 1024 * 1024 + 1]).await;
-    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let response = send(&node, admin("POST", "/kylin/api/query"), vec![b' '; 16 * 1024 * 1024 + 1]).await;
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
 }

@@ -4,13 +4,13 @@ use super::*;
 #[tokio::test]
 async fn bytes_are_those_of_the_function() {
     let node = KylinNode::new("q1");
-    let answer = send(&node, at("GET", "/demo/bytes?n=3000000"), "").await;
-    assert_eq!(answer.body.len(), 3_000_000);
+    let response = send(&node, at("GET", "/demo/bytes?n=3000000"), "").await;
+    assert_eq!(response.body.len(), 3_000_000);
     let mut at = 0;
-    while at < answer.body.len() {
+    while at < response.body.len() {
         let expected = demo_bytes_at(at as u64);
-        let length = expected.len().min(answer.body.len() - at);
-        assert_eq!(answer.body[at..at + length], expected[..length]);
+        let length = expected.len().min(response.body.len() - at);
+        assert_eq!(response.body[at..at + length], expected[..length]);
         at += length;
     }
 }

@@ -5,7 +5,7 @@ use super::*;
 use crate::backend::SendErrorKind;
 
 #[tokio::test]
-async fn a_stuck_node_answers_nothing_until_its_client_gives_up() {
+async fn a_stuck_node_sends_nothing_until_its_client_cancels() {
     for (fault, executed) in [(Fault::Stall, 0), (Fault::Hang, 1)] {
         let node = KylinNode::new("q1");
         node.faults().inject(Reach::Queries, fault);
@@ -27,8 +27,8 @@ async fn gateway_pages_are_html_and_nothing_is_executed() {
     for status in [500, 502, 503, 504] {
         let node = KylinNode::new("q1");
         node.faults().inject(Reach::Everything, Fault::Html(StatusCode::from_u16(status).unwrap()));
-        let answer = query(&node, "select 1").await;
-        assert_eq!((answer.status().as_u16(), answer.is_html()), (status, true));
+        let response = query(&node, "select 1").await;
+        assert_eq!((response.status().as_u16(), response.is_html()), (status, true));
         assert_eq!(node.stats().queries, 0);
         node.faults().clear();
         assert_eq!(query(&node, "select 1").await.status(), StatusCode::OK);
@@ -36,7 +36,7 @@ async fn gateway_pages_are_html_and_nothing_is_executed() {
 }
 
 #[tokio::test]
-async fn an_answer_is_lost_after_the_work_was_done() {
+async fn a_response_is_lost_after_the_work_was_done() {
     let node = KylinNode::new("q1");
     node.faults().inject_times(1, Reach::Everything, Fault::Close);
     let request = || admin("PUT", "/kylin/api/cubes/c/build").body(Body::from("{}")).unwrap();
@@ -48,7 +48,7 @@ async fn an_answer_is_lost_after_the_work_was_done() {
 }
 
 #[tokio::test]
-async fn an_answer_breaks_off_in_the_middle() {
+async fn a_response_breaks_off_in_the_middle() {
     for (fault, kind) in [
         (Fault::ResetAfter(1024), io::ErrorKind::ConnectionReset),
         (Fault::TruncateAfter(1024), io::ErrorKind::UnexpectedEof),
@@ -93,9 +93,9 @@ async fn without_its_metastore_a_cluster_checks_no_password_and_lists_nothing() 
         at("GET", "/kylin/api/projects").header(header::COOKIE, &cookie),
         at("PUT", "/kylin/api/cubes/c/build").header(header::COOKIE, &cookie),
     ] {
-        let answer = send(&node, request, "{}").await;
-        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(answer.json()["code"], "999");
+        let response = send(&node, request, "{}").await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.json()["code"], "999");
     }
     assert_eq!(metastore.builds_of("c"), 0);
     let request = at("POST", "/kylin/api/query").header(header::COOKIE, &cookie);

@@ -12,12 +12,12 @@ async fn projects_with(node: &KylinNode, cookie: &str) -> StatusCode {
 #[tokio::test]
 async fn a_login_opens_a_session_that_its_cookie_names() {
     let node = KylinNode::new("q1");
-    let answer = login(&node).await;
-    assert_eq!(answer.json()["userDetails"]["username"], "ADMIN");
-    assert_eq!(answer.json()["userDetails"]["authorities"][1]["authority"], "ROLE_ADMIN");
-    let line = answer.head.headers[header::SET_COOKIE].to_str().unwrap();
+    let response = login(&node).await;
+    assert_eq!(response.json()["userDetails"]["username"], "ADMIN");
+    assert_eq!(response.json()["userDetails"]["authorities"][1]["authority"], "ROLE_ADMIN");
+    let line = response.head.headers[header::SET_COOKIE].to_str().unwrap();
     assert!(line.starts_with("JSESSIONID=") && line.ends_with("; Path=/kylin; HttpOnly"), "{line}");
-    let cookie = answer.cookie().unwrap();
+    let cookie = response.cookie().unwrap();
     assert_eq!(projects_with(&node, &cookie).await, StatusCode::OK);
     let whoami = send(&node, at("GET", "/kylin/api/user/authentication").header(header::COOKIE, cookie), "").await;
     assert_eq!(whoami.json()["userDetails"]["username"], "ADMIN");
@@ -48,10 +48,10 @@ async fn basic_without_a_session_makes_one_every_time_and_with_one_none() {
 }
 
 #[tokio::test]
-async fn without_credentials_the_login_path_answers_and_others_refuse() {
+async fn without_credentials_the_login_path_responds_and_others_refuse() {
     let node = KylinNode::new("q1");
-    let nobody = send(&node, at("GET", "/kylin/api/user/authentication"), "").await;
-    assert_eq!((nobody.status(), nobody.json()), (StatusCode::OK, json!({})));
+    let anonymous = send(&node, at("GET", "/kylin/api/user/authentication"), "").await;
+    assert_eq!((anonymous.status(), anonymous.json()), (StatusCode::OK, json!({})));
     let refused = send(&node, at("GET", "/kylin/api/projects"), "").await;
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     assert!(refused.is_html());
@@ -85,13 +85,13 @@ async fn sessions_are_known_to_their_node_only_unless_shared() {
 #[tokio::test]
 async fn kylin_5_names_its_cookie_after_the_metastore_and_refuses_in_json() {
     let node = v5("q1");
-    let answer = login(&node).await;
-    assert_eq!(answer.json()["code"], "000");
-    assert_eq!(answer.json()["data"]["username"], "ADMIN");
-    let line = answer.head.headers[header::SET_COOKIE].to_str().unwrap();
+    let response = login(&node).await;
+    assert_eq!(response.json()["code"], "000");
+    assert_eq!(response.json()["data"]["username"], "ADMIN");
+    let line = response.head.headers[header::SET_COOKIE].to_str().unwrap();
     assert!(line.starts_with("ce8a5bd5b23fe84d1894dce1bd9399364ba5af3c7a25f025442c92244c729804="), "{line}");
     assert!(line.ends_with("; Path=/kylin; HttpOnly; SameSite=Lax"), "{line}");
-    assert_eq!(projects_with(&node, &answer.cookie().unwrap()).await, StatusCode::OK);
+    assert_eq!(projects_with(&node, &response.cookie().unwrap()).await, StatusCode::OK);
     let refused = send(&node, at("GET", "/kylin/api/projects"), "").await;
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(refused.json()["code"], "999");
@@ -105,10 +105,10 @@ async fn logging_out_ends_the_session_and_deletes_the_cookie() {
     let node = KylinNode::new("q1");
     let cookie = login(&node).await.cookie().unwrap();
     let out = at("GET", "/kylin/j_spring_security_logout").header(header::COOKIE, &cookie);
-    let answer = send(&node, out, "").await;
-    assert_eq!(answer.status(), StatusCode::FOUND);
-    assert_eq!(answer.head.headers[header::LOCATION], "http://kylin.example/kylin/");
-    assert_eq!(answer.cookie().unwrap(), "JSESSIONID=");
+    let response = send(&node, out, "").await;
+    assert_eq!(response.status(), StatusCode::FOUND);
+    assert_eq!(response.head.headers[header::LOCATION], "http://kylin.example/kylin/");
+    assert_eq!(response.cookie().unwrap(), "JSESSIONID=");
     assert_eq!(node.sessions(), 0);
     assert_eq!(projects_with(&node, &cookie).await, StatusCode::UNAUTHORIZED);
 }

@@ -20,7 +20,7 @@ use crate::backend::Backend;
 use crate::body::Body;
 use crate::kylin::KylinVersion;
 
-/// An answer, read to its end.
+/// A response, read to its end.
 struct Read {
     head: http::response::Parts,
     body: Bytes,

@@ -7,8 +7,8 @@ use super::*;
 
 #[tokio::test]
 async fn a_result_names_the_node_and_has_kylins_fields() {
-    let answer = query(&KylinNode::new("q1"), "select 1").await;
-    let result = answer.json();
+    let response = query(&KylinNode::new("q1"), "select 1").await;
+    let result = response.json();
     assert_eq!(result["results"], json!([["q1", "select 1"]]));
     assert_eq!(result["columnMetas"][0]["columnTypeName"], "VARCHAR");
     assert_eq!((&result["isException"], &result["exceptionMessage"]), (&json!(false), &Value::Null));
@@ -23,7 +23,7 @@ async fn a_result_names_the_node_and_has_kylins_fields() {
 }
 
 #[tokio::test]
-async fn failing_sql_is_a_500_in_the_old_dialect_and_a_200_in_the_new() {
+async fn failing_sql_is_a_500_in_2_to_4_and_a_200_in_5() {
     for text in ["select SYNTAX ERROR", "delete from t", "-- nothing"] {
         let node = KylinNode::new("q1");
         let old = query(&node, text).await;
@@ -47,20 +47,20 @@ async fn what_kylin_refuses_is_not_executed() {
     for body in
         [r#"{"sql":"select 1"}"#, r#"{"sql":"select 1","project":"other"}"#, r#"{"project":"learn_kylin"}"#, "{"]
     {
-        let answer = ask(body).await;
-        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{body}");
-        assert_eq!(answer.json()["code"], "999");
+        let response = ask(body).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{body}");
+        assert_eq!(response.json()["code"], "999");
     }
     node.set_mode(Mode::Job);
-    let answer = query(&node, "select 1").await;
-    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
-    assert_eq!(answer.json()["msg"], "Query is not allowed in 'job' mode.");
+    let response = query(&node, "select 1").await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(response.json()["msg"], "Query is not allowed in 'job' mode.");
     assert_eq!(node.stats().queries, 0);
 
     let node = v5("q1").mode(Mode::Job);
-    let answer = query(&node, "select 1").await;
-    assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!(answer.json()["error_code"], "KE-040023202");
+    let response = query(&node, "select 1").await;
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(response.json()["error_code"], "KE-040023202");
     assert_eq!(node.stats().queries, 0);
 }
 
@@ -73,7 +73,7 @@ async fn kylin_5_wants_a_user_agent() {
 #[tokio::test]
 async fn queries_beyond_the_limit_are_refused_while_others_run() {
     for node in [KylinNode::new("q1"), v5("q1")] {
-        node.faults().set_concurrent_queries(1);
+        node.faults().set_concurrent_queries(Some(1));
         let running = tokio::spawn({
             let node = node.clone();
             async move { query(&node, "select sleep_ms(600000)").await }
@@ -118,7 +118,7 @@ async fn a_long_result_is_streamed_and_is_valid_json() {
         let request = admin("POST", "/kylin/api/query").body(sql(text).into()).unwrap();
         let response = node.send(request).await.unwrap();
         assert_eq!(response.body().size_hint().exact().is_some(), announced);
-        assert_eq!(node.stats().in_flight, 1, "the answer has not ended yet");
+        assert_eq!(node.stats().in_flight, 1, "the response has not ended yet");
         let result = Read::of(response).await.json();
         assert_eq!(result["results"][0][0], "q1");
         assert_eq!(result["results"][0][1].as_str().unwrap().len(), 1_048_576);
@@ -128,7 +128,7 @@ async fn a_long_result_is_streamed_and_is_valid_json() {
 }
 
 #[tokio::test]
-async fn an_answer_dropped_in_the_middle_counts_as_cancelled() {
+async fn a_response_dropped_in_the_middle_counts_as_cancelled() {
     let node = KylinNode::new("q1");
     let request = admin("POST", "/kylin/api/query").body(sql("select repeat_bytes(10000000)").into()).unwrap();
     let mut response = node.send(request).await.unwrap();
@@ -138,19 +138,19 @@ async fn an_answer_dropped_in_the_middle_counts_as_cancelled() {
 }
 
 #[tokio::test]
-async fn csv_is_exported_in_the_way_of_each_dialect() {
+async fn csv_is_exported_by_each_version() {
     let node = KylinNode::new("q1");
     let request = admin("GET", "/kylin/api/query/format/csv?sql=select+%22a%22&project=learn_kylin");
-    let answer = send(&node, request, "").await;
-    assert_eq!(answer.body, "NODE,SQL\nq1,\"select \"\"a\"\"\"\n");
-    assert_eq!(answer.head.headers[header::CONTENT_TYPE], "text/csv;charset=utf-8");
+    let response = send(&node, request, "").await;
+    assert_eq!(response.body, "NODE,SQL\nq1,\"select \"\"a\"\"\"\n");
+    assert_eq!(response.head.headers[header::CONTENT_TYPE], "text/csv;charset=utf-8");
     let form = "sql=select+1&project=learn_kylin";
-    let answer = send(&v5("q1"), admin("POST", "/kylin/api/query/format/csv"), form).await;
-    assert_eq!(answer.body, "NODE,SQL\nq1,\"select 1\"\n");
+    let response = send(&v5("q1"), admin("POST", "/kylin/api/query/format/csv"), form).await;
+    assert_eq!(response.body, "NODE,SQL\nq1,\"select 1\"\n");
 }
 
 #[tokio::test]
-async fn running_queries_are_listed_and_stopped_on_their_own_node_in_the_old_dialect() {
+async fn running_queries_are_listed_and_stopped_on_their_own_node_in_2_to_4() {
     let metastore = Metastore::new();
     let [here, there] = ["q1", "q2"].map(|name| KylinNode::new(name).metastore(&metastore));
     let asking = tokio::spawn({

@@ -52,7 +52,7 @@ async fn a_killed_node_drops_its_connections_and_may_serve_again_at_once() {
             sender.send_request(request).await
         });
         node.wait_until(|stats| stats.running == 1).await.unwrap();
-        // Every other time without the courtesy of waiting.
+        // Every other time the node is dropped without waiting.
         if round % 2 == 0 {
             served.kill().await
         } else {
@@ -62,7 +62,7 @@ async fn a_killed_node_drops_its_connections_and_may_serve_again_at_once() {
         let stats = node.wait_until(|stats| stats.in_flight == 0 && stats.open_connections == 0).await.unwrap();
         assert_eq!(stats.cancelled, round + 1);
         if round % 2 == 0 {
-            assert!(TcpStream::connect(addr).await.is_err(), "nobody listens");
+            assert!(TcpStream::connect(addr).await.is_err(), "the listener is closed");
         }
         served = node.serve(addr).await.unwrap();
         assert_eq!(node.cluster().servers().len(), 1);
@@ -107,33 +107,33 @@ async fn raw(served: &Served, path: &str) -> (Vec<u8>, std::io::Result<usize>) {
     }
 }
 
-fn body_of(answer: &[u8]) -> &[u8] {
-    let at = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
-    &answer[at + 4..]
+fn body_of(response: &[u8]) -> &[u8] {
+    let at = response.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    &response[at + 4..]
 }
 
 #[tokio::test]
-async fn a_cut_answer_arrives_as_far_as_it_goes_and_then_the_connection_ends() {
+async fn a_response_that_is_cut_off_arrives_up_to_the_cut_and_then_the_connection_ends() {
     let node = KylinNode::new("q1");
     let served = node.serve(any_port()).await.unwrap();
     node.faults().inject_times(1, Reach::Everything, Fault::ResetAfter(1024));
-    let (answer, end) = raw(&served, "/demo/bytes?n=100000").await;
-    assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n"), "{answer:?}");
-    assert_eq!(body_of(&answer).len(), 1024);
+    let (response, end) = raw(&served, "/demo/bytes?n=100000").await;
+    assert!(response.starts_with(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n"), "{response:?}");
+    assert_eq!(body_of(&response).len(), 1024);
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 
     node.faults().inject_times(1, Reach::Everything, Fault::TruncateAfter(10));
-    let (answer, end) = raw(&served, "/demo/bytes?n=100000").await;
-    assert_eq!((body_of(&answer).len(), end.unwrap()), (10, 0));
+    let (response, end) = raw(&served, "/demo/bytes?n=100000").await;
+    assert_eq!((body_of(&response).len(), end.unwrap()), (10, 0));
 
     node.faults().inject_times(1, Reach::Everything, Fault::TruncateAfter(10));
-    let (answer, end) = raw(&served, "/demo/bytes?n=100000&chunked").await;
-    assert_eq!((body_of(&answer).len(), end.unwrap()), ("a\r\n".len() + 10 + "\r\n".len(), 0));
+    let (response, end) = raw(&served, "/demo/bytes?n=100000&chunked").await;
+    assert_eq!((body_of(&response).len(), end.unwrap()), ("a\r\n".len() + 10 + "\r\n".len(), 0));
 
     for fault in [Fault::Close, Fault::Unreachable] {
         node.faults().inject_times(1, Reach::Everything, fault);
-        let (answer, _) = raw(&served, "/kylin/").await;
-        assert_eq!(answer, b"");
+        let (response, _) = raw(&served, "/kylin/").await;
+        assert_eq!(response, b"");
     }
 }
 
@@ -146,11 +146,11 @@ async fn an_upload_is_digested_as_it_comes() {
     let bytes =
         source.send(at("GET", "/demo/bytes?n=20000000").body(Body::empty()).unwrap()).await.unwrap().into_body();
     let request = at("POST", "/demo/digest").body(bytes).unwrap();
-    let answer = Read::of(sender.send_request(request).await.unwrap().map(Body::from)).await.json();
+    let response = Read::of(sender.send_request(request).await.unwrap().map(Body::from)).await.json();
     let again = source.send(at("GET", "/demo/bytes?n=20000000").body(Body::empty()).unwrap()).await.unwrap();
     let local = send(&source, at("POST", "/demo/digest"), again.into_body()).await.json();
-    assert_eq!(answer["bytes"], 20_000_000);
-    assert_eq!(answer, local);
+    assert_eq!(response["bytes"], 20_000_000);
+    assert_eq!(response, local);
 }
 
 #[tokio::test]
