@@ -22,7 +22,7 @@ pub struct SessionsBuilder {
     deadline: Duration,
     staleness: Duration,
     /// `None` for a store in this process.
-    near: Option<CacheLimits>,
+    pub(super) near: Option<CacheLimits>,
     clock: Arc<dyn Clock>,
 }
 
@@ -75,14 +75,10 @@ impl SessionsBuilder {
         Ok(self.build_unchecked())
     }
 
-    pub(super) fn without_near_cache(self) -> Self {
-        SessionsBuilder { near: None, ..self }
-    }
-
     pub(super) fn build_unchecked(self) -> Sessions {
         let epoch = Epoch::new(self.clock);
         let near = self.near.map(|limits| NearCache::new(limits, self.staleness, epoch.clone()));
-        Sessions::new(CachedStore {
+        let store = CachedStore {
             store: self.store,
             near,
             taggers: self.secret.taggers("session-key"),
@@ -93,6 +89,7 @@ impl SessionsBuilder {
             pending: Default::default(),
             in_use: Default::default(),
             failures: AtomicU32::new(0),
-        })
+        };
+        Sessions { store: Arc::new(store) }
     }
 }

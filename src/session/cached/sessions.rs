@@ -44,7 +44,7 @@ use crate::session::{
 #[derive(Clone)]
 #[must_use]
 pub struct Sessions {
-    store: Arc<CachedStore>,
+    pub(super) store: Arc<CachedStore>,
 }
 
 impl Sessions {
@@ -59,7 +59,9 @@ impl Sessions {
     /// Returns sessions in `store`, which is in this process. There is no near cache and no deadline, since every operation is
     /// ready at once.
     pub fn local(store: MemoryStore, secret: Secret) -> Self {
-        SessionsBuilder::new(store, secret).without_near_cache().build_unchecked()
+        let mut builder = SessionsBuilder::new(store, secret);
+        builder.near = None;
+        builder.build_unchecked()
     }
 
     /// Returns sessions in any store, which other front ends may share, with the defaults of
@@ -74,10 +76,6 @@ impl Sessions {
     /// Returns a builder of sessions in any store, which other front ends may share.
     pub fn builder(store: impl SessionStore, secret: Secret) -> SessionsBuilder {
         SessionsBuilder::new(store, secret)
-    }
-
-    pub(super) fn new(store: CachedStore) -> Self {
-        Sessions { store: Arc::new(store) }
     }
 
     /// Returns whether the front end calls the store at present. It does not while the circuit breaker is open.

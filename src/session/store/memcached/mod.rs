@@ -154,7 +154,7 @@ impl Write {
                 _ => return Ok(SaveOutcome::Conflict(stored)),
             }
         }
-        Err(RequestError::Refused(Failure::unavailable(connection::SYSTEM, "the value keeps changing").into()))
+        Err(RequestError::Refused(Failure::unavailable(connection::SYSTEM, "the value keeps changing")))
     }
 }
 

@@ -118,7 +118,7 @@ impl Connection {
                 return Ok(SaveOutcome::Stored(row.version));
             }
         }
-        Err(refused(Failure::unavailable(SYSTEM, "the record keeps changing")))
+        Err(RequestError::Refused(Failure::unavailable(SYSTEM, "the record keeps changing")))
     }
 
     pub(super) async fn touch(&mut self, key: &SessionKey, ttl: u64) -> Result<(), RequestError> {
@@ -140,7 +140,7 @@ impl Connection {
         let Some(mut row): Option<Row> = row.map_err(request_error)? else { return Ok(None) };
         match (row.take_opt(0), row.take_opt(1)) {
             (Some(Ok(version)), Some(Ok(record))) => Ok(Some(StoredRow { version, record })),
-            _ => Err(refused(Failure::refused(SYSTEM, "a row has other types than the table"))),
+            _ => Err(RequestError::Refused(Failure::refused(SYSTEM, "a row has other types than the table"))),
         }
     }
 
@@ -174,11 +174,6 @@ impl StoredRow {
         let record = SessionRecord::decode(&self.record).ok()?;
         Some(Stored { record, version: self.version })
     }
-}
-
-/// Makes the error of a request after which the connection stays usable.
-fn refused(failure: Failure) -> RequestError {
-    RequestError::Refused(failure.into())
 }
 
 fn id(key: &SessionKey) -> Value {

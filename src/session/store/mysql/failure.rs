@@ -13,7 +13,7 @@ pub(super) fn request_error(error: Error) -> RequestError {
     match &error {
         // Too many connections, a lock, a time limit: the connection stays usable.
         Error::Server(server) if matches!(server.code, 1040 | 1203 | 1205 | 1213 | 1226 | 3024) => {
-            RequestError::Refused(failure.into())
+            RequestError::Refused(failure)
         }
         // A new connection may help: against a missing table, or after a failover.
         _ => RequestError::ConnectionLost(failure),
@@ -36,19 +36,19 @@ pub(super) fn failure(error: &Error) -> Failure {
         }
         Error::Server(server) => {
             let code = server.code;
+            let unavailable = |reason| Failure::unavailable(SYSTEM, format!("error {code}: {reason}"));
+            let refused = |reason| Failure::refused(SYSTEM, format!("error {code}: {reason}"));
             match code {
-                1040 | 1203 | 1226 => Failure::unavailable(SYSTEM, format!("error {code}: too many connections")),
-                1053 | 1077 | 1927 => Failure::unavailable(SYSTEM, format!("error {code}: the server is going down")),
-                1205 | 1213 => Failure::unavailable(SYSTEM, format!("error {code}: another transaction holds the row")),
-                1290 | 1792 | 1836 => Failure::unavailable(SYSTEM, format!("error {code}: the server is read-only")),
-                1044 | 1045 | 1698 | 2061 => {
-                    Failure::refused(SYSTEM, format!("error {code}: the login was not accepted"))
-                }
-                1049 => Failure::refused(SYSTEM, format!("error {code}: there is no such database")),
-                1142 | 1143 | 1370 => Failure::refused(SYSTEM, format!("error {code}: the user may not do this")),
-                1146 => Failure::refused(SYSTEM, format!("error {code}: the table is missing")),
-                1054 => Failure::refused(SYSTEM, format!("error {code}: the table lacks a column")),
-                code => Failure::refused(SYSTEM, format!("error {code}")),
+                1040 | 1203 | 1226 => unavailable("too many connections"),
+                1053 | 1077 | 1927 => unavailable("the server is going down"),
+                1205 | 1213 => unavailable("another transaction holds the row"),
+                1290 | 1792 | 1836 => unavailable("the server is read-only"),
+                1044 | 1045 | 1698 | 2061 => refused("the login was not accepted"),
+                1049 => refused("there is no such database"),
+                1142 | 1143 | 1370 => refused("the user may not do this"),
+                1146 => refused("the table is missing"),
+                1054 => refused("the table lacks a column"),
+                _ => Failure::refused(SYSTEM, format!("error {code}")),
             }
         }
         Error::Driver(DriverError::ConnectionClosed) => Failure::unavailable(SYSTEM, "the connection was closed"),

@@ -160,22 +160,13 @@ impl Shared {
         let (sender, result) = watch::channel(None);
         let shared = self.clone();
         let task = tokio::spawn(async move {
-            let connected = timeout(CONNECT_TIMEOUT, shared.connector.connect()).await;
-            let connected = connected.unwrap_or_else(|_| Err(Failure::unavailable(SYSTEM, "no connection in time")));
+            let connected = shared.backoff.attempt(SYSTEM, CONNECT_TIMEOUT, shared.connector.connect()).await;
             let mut slot = shared.slot.lock();
-            let result = match connected {
-                Ok(connection) => {
-                    shared.backoff.reset();
-                    slot.opened += 1;
-                    slot.live = Some(Live { connection, number: slot.opened });
-                    Ok(())
-                }
-                Err(failure) => {
-                    shared.backoff.record_failure(failure.clone());
-                    Err(failure)
-                }
-            };
             slot.connecting = None;
+            let result = connected.map(|connection| {
+                slot.opened += 1;
+                slot.live = Some(Live { connection, number: slot.opened });
+            });
             drop(slot);
             let _ = sender.send(Some(result));
         });

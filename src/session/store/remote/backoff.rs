@@ -1,8 +1,10 @@
 //! The delay before a server that could not be reached is connected to again.
 
+use std::future::Future;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::time::timeout;
 
 use super::Failure;
 use crate::clock::{Clock, SystemClock};
@@ -36,14 +38,34 @@ impl ReconnectBackoff {
         }
     }
 
-    /// Ends the delays after a successful attempt.
-    pub(crate) fn reset(&self) {
+    /// Attempts to connect to `system` within `limit`. A success ends the delays; a failure starts the
+    /// next one.
+    ///
+    /// # Errors
+    /// The failure of the attempt, or of the last one, during the delay after it.
+    pub(crate) async fn attempt<T>(
+        &self,
+        system: &'static str,
+        limit: Duration,
+        connect: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        self.check()?;
+        let connected = timeout(limit, connect).await;
+        let connected = connected.unwrap_or_else(|_| Err(Failure::unavailable(system, "no connection in time")));
+        match &connected {
+            Ok(_) => self.reset(),
+            Err(failure) => self.record_failure(failure.clone()),
+        }
+        connected
+    }
+
+    fn reset(&self) {
         *self.0.lock() = None;
     }
 
-    /// Starts a delay of twice the last one after a failed attempt. A jitter of a quarter keeps
-    /// front ends apart that lost a server at the same time.
-    pub(crate) fn record_failure(&self, failure: Failure) {
+    /// Starts a delay of twice the last one. A jitter of a quarter keeps front ends apart that lost a
+    /// server at the same time.
+    fn record_failure(&self, failure: Failure) {
         let mut delay = self.0.lock();
         let length = delay.as_ref().map_or(MIN_DELAY, |last| (last.length * 2).min(MAX_DELAY));
         let until = SystemClock.now() + length.mul_f64(0.75 + fastrand::f64() / 2.0);

@@ -6,7 +6,6 @@
 //! not the caller still waits. For the same reason a connection that is ready after its caller has
 //! gone serves the next caller.
 
-use std::fmt;
 use std::future::Future;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -47,7 +46,7 @@ pub(crate) enum RequestError {
     /// connection, on a new one; so a request must be safe to repeat.
     ConnectionLost(Failure),
     /// The connection stays usable.
-    Refused(StoreError),
+    Refused(Failure),
 }
 
 impl From<Failure> for RequestError {
@@ -60,14 +59,8 @@ impl From<Failure> for RequestError {
 pub(crate) type Exchange<C, R, T, E> =
     for<'a> fn(&'a mut <C as Connect>::Connection, &'a R) -> BoxFuture<'a, Result<T, E>>;
 
-/// A bounded number of connections to one server, opened on demand. Clones share them.
+/// A bounded number of connections to one server, opened on demand.
 pub(crate) struct Pool<C: Connect>(Arc<Shared<C>>);
-
-impl<C: Connect> Clone for Pool<C> {
-    fn clone(&self) -> Self {
-        Pool(self.0.clone())
-    }
-}
 
 struct Shared<C: Connect> {
     connector: C,
@@ -139,7 +132,7 @@ impl<C: Connect> Shared<C> {
             let is_new = kept.is_none();
             let mut connection = match kept {
                 Some(connection) => connection,
-                None => self.connect().await?,
+                None => self.backoff.attempt(C::SYSTEM, CONNECT_TIMEOUT, self.connector.connect()).await?,
             };
             if caller.is_closed() {
                 self.idle.lock().push(connection);
@@ -147,7 +140,7 @@ impl<C: Connect> Shared<C> {
             }
             let result = match exchange(&mut connection, request).await.map_err(E::into) {
                 Ok(value) => Ok(value),
-                Err(RequestError::Refused(error)) => Err(error),
+                Err(RequestError::Refused(failure)) => Err(failure.into()),
                 Err(RequestError::ConnectionLost(failure)) => {
                     self.lost.fetch_add(1, Ordering::Relaxed);
                     self.connector.on_connection_lost(&failure);
@@ -164,25 +157,8 @@ impl<C: Connect> Shared<C> {
             return result;
         }
     }
-
-    async fn connect(&self) -> Result<C::Connection, Failure> {
-        self.backoff.check()?;
-        let connected = timeout(CONNECT_TIMEOUT, self.connector.connect()).await;
-        let connected = connected.unwrap_or_else(|_| Err(Failure::unavailable(C::SYSTEM, "no connection in time")));
-        match &connected {
-            Ok(_) => self.backoff.reset(),
-            Err(failure) => self.backoff.record_failure(failure.clone()),
-        }
-        connected
-    }
 }
 
 fn runtime_ended<C: Connect>() -> Failure {
     Failure::unavailable(C::SYSTEM, "the runtime has ended")
-}
-
-impl<C: Connect> fmt::Debug for Pool<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("idle", &self.0.idle.lock().len()).finish_non_exhaustive()
-    }
 }

@@ -66,10 +66,6 @@ impl Tls {
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Tls::Off => "Off",
-            Tls::DefaultRoots => "DefaultRoots",
-            Tls::Roots(_) => "Roots",
-        })
+        f.write_str(if matches!(self, Tls::Off) { "Off" } else { "On" })
     }
 }

@@ -54,17 +54,13 @@ impl StoreUrl {
         }
         let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (login, hosts) =
-            authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
-        let (user, password) = match login.map(|login| login.split_once(':').ok_or(login)) {
-            None => (None, None),
-            Some(Ok((user, password))) => (Some(user), Some(password)),
-            Some(Err(user)) => (Some(user), None),
-        };
+        let (login, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let (user, password) = login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
+        let user = Some(user).filter(|user| !user.is_empty());
         Ok(StoreUrl {
             scheme: scheme.to_ascii_lowercase(),
             login: Login {
-                user: user.filter(|user| !user.is_empty()).map(|text| decode("the user", text)).transpose()?,
+                user: user.map(|text| decode("the user", text)).transpose()?,
                 password: password.map(|text| decode("the password", text)).transpose()?,
             },
             hosts: hosts.split(',').map(host).collect::<Result<_, _>>()?,
