@@ -35,7 +35,7 @@ pub struct ErrorResponse {
 }
 
 impl ErrorResponse {
-    /// Makes an error response with a message for the user.
+    /// Returns an error response with a message for the user.
     pub const fn new(status: StatusCode, message: &'static str) -> Self {
         ErrorResponse { status, message }
     }

@@ -32,12 +32,12 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// Makes a secret of these bytes, which must be random. A password is not random enough.
+    /// Returns a secret of these bytes, which must be random. A password is not random enough.
     pub fn new(bytes: [u8; 32]) -> Self {
         Secret { keys: Arc::new([bytes]) }
     }
 
-    /// Makes a random secret for a single front end. What it protects ends with the process.
+    /// Returns a random secret for a single front end. What it protects ends with the process.
     ///
     /// # Errors
     /// [`InvalidSecret`] when the operating system has no random bytes.

@@ -53,7 +53,7 @@ impl SiteBuilder {
         self
     }
 
-    /// Makes the clusters and proxies, as [`Site::new`] does.
+    /// Builds the clusters and proxies, as [`Site::new`] does.
     ///
     /// # Errors
     /// [`SiteError`] names the upstream and the server.

@@ -53,7 +53,7 @@ pub struct SiteListener {
 }
 
 impl Site {
-    /// Makes the clusters and proxies of a configuration.
+    /// Builds the clusters and proxies of a configuration.
     ///
     /// The names of servers are looked up once, here, as in nginx. A name with several addresses
     /// becomes as many endpoints.

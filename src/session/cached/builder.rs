@@ -13,7 +13,7 @@ const STALENESS: Duration = Duration::from_secs(3);
 const NEAR_ENTRIES: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 const NEAR_BYTES: NonZeroUsize = NonZeroUsize::new(64 << 20).expect("not zero");
 
-/// Settings of [`Sessions`] in a store that several front ends may share.
+/// Builds [`Sessions`] in a store that several front ends may share.
 #[derive(Debug)]
 #[must_use]
 pub struct SessionsBuilder {
@@ -64,7 +64,7 @@ impl SessionsBuilder {
         self
     }
 
-    /// Makes the sessions.
+    /// Builds the sessions.
     ///
     /// # Errors
     /// [`InvalidStore::Setting`] when the deadline is zero.

@@ -5,7 +5,7 @@ use std::fmt;
 pub struct SessionKey([u8; 16]);
 
 impl SessionKey {
-    /// Makes a key of these bytes, which must come from a keyed hash.
+    /// Returns a key of these bytes, which must come from a keyed hash.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         SessionKey(bytes)
     }

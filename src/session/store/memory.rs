@@ -43,17 +43,17 @@ impl MemoryStore {
     /// The default limit of bytes.
     const MAX_BYTES: NonZeroUsize = NonZeroUsize::new(256 << 20).expect("not zero");
 
-    /// Makes a store with the default limits.
+    /// Returns a store with the default limits.
     pub fn new() -> Self {
         Self::bounded(Self::MAX_ENTRIES, Self::MAX_BYTES)
     }
 
-    /// Makes a store of at most `entries` sessions, which together take at most about `bytes`.
+    /// Returns a store of at most `entries` sessions, which together take at most about `bytes`.
     pub fn bounded(entries: NonZeroUsize, bytes: NonZeroUsize) -> Self {
         Self::with_clock(entries, bytes, SystemClock)
     }
 
-    /// Makes a store of at most `entries` sessions and about `bytes`, whose sessions expire by
+    /// Returns a store of at most `entries` sessions and about `bytes`, whose sessions expire by
     /// `clock`.
     pub fn with_clock(entries: NonZeroUsize, bytes: NonZeroUsize, clock: impl Clock) -> Self {
         let cache = ShardedCache::new(CacheLimits { entries, bytes });

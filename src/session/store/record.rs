@@ -31,7 +31,7 @@ impl SessionRecord {
     /// The maximum length of an encoded record, in bytes.
     pub const MAX_LEN: usize = 16 * 1024;
 
-    /// Makes the record of a session that is bound to `endpoint`.
+    /// Returns the record of a session that is bound to `endpoint`.
     pub fn bound(endpoint: EndpointId) -> Self {
         SessionRecord { endpoint: Some(endpoint), sealed: Bytes::new() }
     }

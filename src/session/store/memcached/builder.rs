@@ -8,7 +8,7 @@ use crate::session::store::remote::{DEFAULT_PREFIX, Login, Pool, Server, StoreUr
 
 const PORT: u16 = 11211;
 
-/// Settings of a [`MemcachedStore`]. [`Debug`](std::fmt::Debug) shows no login.
+/// Builds a [`MemcachedStore`]. [`Debug`](std::fmt::Debug) shows no login.
 #[derive(Debug)]
 #[must_use]
 pub struct MemcachedBuilder {
@@ -57,7 +57,7 @@ impl MemcachedBuilder {
         self
     }
 
-    /// Makes the store, which connects when it is first used.
+    /// Builds the store, which connects when it is first used.
     ///
     /// # Errors
     /// [`InvalidStore::Setting`] when a setting is invalid.

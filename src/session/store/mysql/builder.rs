@@ -12,7 +12,7 @@ use crate::session::store::remote::{Login, Pool, Server, StoreUrl, Tls, wrong};
 const PORT: u16 = 3306;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Settings of a [`MysqlStore`]. [`Debug`](std::fmt::Debug) shows no login.
+/// Builds a [`MysqlStore`]. [`Debug`](std::fmt::Debug) shows no login.
 #[derive(Debug)]
 #[must_use]
 pub struct MysqlBuilder {
@@ -81,7 +81,7 @@ impl MysqlBuilder {
         Ok(self)
     }
 
-    /// Makes the store, which connects when it is first used.
+    /// Builds the store, which connects when it is first used.
     ///
     /// # Errors
     /// [`InvalidStore::Setting`] when the name of the table is invalid, or when the sweep interval is

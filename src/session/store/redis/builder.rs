@@ -7,7 +7,7 @@ use crate::session::store::remote::{DEFAULT_PREFIX, Login, StoreUrl, Tls, wrong}
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// Settings of a [`RedisStore`]. [`Debug`](std::fmt::Debug) shows no login.
+/// Builds a [`RedisStore`]. [`Debug`](std::fmt::Debug) shows no login.
 #[derive(Debug)]
 #[must_use]
 pub struct RedisBuilder {
@@ -77,7 +77,7 @@ impl RedisBuilder {
         Ok(self)
     }
 
-    /// Makes the store, which connects when it is first used.
+    /// Builds the store, which connects when it is first used.
     ///
     /// # Errors
     /// [`InvalidStore::Setting`] when settings are invalid, alone or in combination.

@@ -27,7 +27,7 @@ const MAX_SAVE_ROUNDS: usize = 4;
 ///
 /// One connection (in a cluster, one to each node) carries the requests of all callers. A background
 /// task opens it on first use and again when it fails. A request whose connection failed is sent
-/// again. This is safe even for a write, which recognizes itself by its version. Every operation is
+/// again. This is safe even for a write, because the store recognises its version. Every operation is
 /// one round trip.
 ///
 /// | in the server | |
