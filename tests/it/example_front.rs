@@ -155,7 +155,7 @@ fn options_are_checked() {
         (&["--config=x", "--kylin=on"], "--config and --kylin exclude each other"),
         (&["--config=x", "--outlier=on"], "--config and --outlier exclude each other"),
         (&["--config=x", "--sessions=cookie"], "names the store of its \"sticky learn\""),
-        (&["--nodes=a:1", "--kylin-version=v5"], "it goes with --demo"),
+        (&["--nodes=a:1", "--kylin-version=v5"], "use it with --demo"),
         (&["--nodes=a"], "--nodes: "),
         (&["--nodes=a:1=chief"], "\"chief\" is not a server mode"),
         (&["--zookeeper", "a:b:c"], "--zookeeper: "),
