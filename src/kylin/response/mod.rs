@@ -150,15 +150,13 @@ pub(crate) fn classify_body(
     let (mut by_code, mut by_message) = (None, None);
     json::members(body, |level, name, value| {
         let (Level::Top, Value::Text(text)) = (level, value) else { return ControlFlow::Continue(()) };
-        match name {
-            "code" | "error_code" => by_code = by_code.or_else(|| class_by_code(&text)),
-            "msg" | "exception" => {
-                by_code = by_code.or_else(|| class_by_code(&text));
-                // Phrases count only where Kylin rejects queries with them.
-                let is_phrase = name == "msg" && class.is_query();
-                by_message = by_message.or_else(|| is_phrase.then(|| rejection_by_message(&text)).flatten());
+        if matches!(name, "code" | "error_code" | "msg" | "exception") {
+            let text = text.decode();
+            by_code = by_code.or_else(|| class_by_code(&text));
+            // Phrases count only where Kylin rejects queries with them.
+            if name == "msg" && class.is_query() {
+                by_message = by_message.or_else(|| rejection_by_message(&text));
             }
-            _ => {}
         }
         if by_code.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -210,7 +208,7 @@ fn class_of_success(body: &[u8]) -> ResponseClass {
         match (name, value) {
             ("results" | "columnMetas", Value::Array { filled: true }) => return ControlFlow::Break(()),
             ("isException", Value::Bare(value)) => is_exception = value == "true",
-            ("exceptionMessage", Value::Text(text)) => rejection = rejection_by_message(&text),
+            ("exceptionMessage", Value::Text(text)) => rejection = rejection_by_message(&text.decode()),
             _ => {}
         }
         ControlFlow::Continue(())
