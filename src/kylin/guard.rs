@@ -59,7 +59,7 @@ const MAX_SEGMENTS: usize = 24;
 /// Decides which paths are closed to clients.
 ///
 /// By default it closes the calls between nodes of both [versions](KylinVersion) to every client. Paths are normalised before
-/// they are checked, so that no spelling of a closed path gets through. The proxy responds with 403 to a request for a closed path.
+/// they are checked, so that no spelling of a closed path gets through. A request for a closed path gets status 403.
 ///
 /// ```
 /// use kylin_lb::kylin::{Guard, KylinVersion};

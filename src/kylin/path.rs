@@ -1,7 +1,7 @@
 //! The path as the node sees it.
 //!
 //! The proxy decides by the path what a request may do, and Tomcat executes the path that *it* derives. A path that the two could
-//! read differently would get past every rule, so it is an error, answered with status 400.
+//! read differently would get past every rule, so it is an error and gets status 400.
 
 use std::borrow::Cow;
 

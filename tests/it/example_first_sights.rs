@@ -1,5 +1,5 @@
-//! Processes of the example front end over one store, and sessions that none of them has ever seen: two see each of them at once.
-//! Whatever each chooses in that moment, from then on both, and one that comes later, send it to one node.
+//! Processes of the example front end over one store: two see a new session at the same moment. After that both, and a third
+//! process, must send the session to one node.
 
 use std::net::SocketAddr;
 
@@ -13,12 +13,11 @@ use crate::support::process::Process;
 use crate::support::raw_node::{RawNode, healthy};
 use crate::support::redis::{Redis, redis_installed};
 
-/// Sessions that are seen for the first time by both at once.
+/// The number of sessions that both see for the first time at once.
 const RACES: usize = 10_000;
-/// Races at one time: enough to keep all processes busy, on as few cores as there may be.
-const LANES: usize = 32;
-/// Milliseconds that the store may take: no more than that a store answers at all is asked here. A front end that takes a busy
-/// machine for a dead store chooses alone, and that is right then.
+/// The number of concurrent races, which keeps all processes busy on few cores.
+const CONCURRENT: usize = 32;
+/// A long deadline of the store: a front end that takes a busy machine for an unavailable store decides alone, which is right then.
 const DEADLINE: &str = "--store-deadline=20000";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,7 +35,7 @@ async fn processes_over_one_mariadb_settle_10_000_first_sights() {
     if !mariadb_installed() {
         return;
     }
-    // Without waiting for the disk at each commit; what is asked here does not depend on it.
+    // No flush to disk at each commit: the test does not depend on it.
     let server = MariaDb::start(&["--innodb-flush-log-at-trx-commit=0"]).await;
     settle(&server.url()).await;
     assert_eq!(server.sql("SELECT COUNT(*) FROM kylin_lb_sessions"), RACES.to_string());
@@ -52,16 +51,16 @@ async fn processes_over_one_memcached_settle_10_000_first_sights() {
     assert_eq!(server.stat("curr_items"), RACES.to_string());
 }
 
-/// What came of races.
+/// The outcome of races.
 #[derive(Debug, Default)]
 struct Outcome {
     /// The two chose differently when they first saw the session.
     contested: usize,
-    /// They, or the one that came later, went on to send it to different nodes.
+    /// Later requests of the session went to different nodes.
     disagreements: usize,
 }
 
-/// Nodes that take every session, as nodes do that share them.
+/// Runs the races over nodes that accept every session, as nodes with shared sessions do.
 async fn settle(store: &str) {
     let nodes = [
         RawNode::start([healthy("0")]).await,
@@ -70,12 +69,12 @@ async fn settle(store: &str) {
     ];
     let named: Vec<_> = (0..).zip(&nodes).map(|(name, node)| format!("n{name}@{}", node.address())).collect();
     let fronts = FrontEnds::start(&named.join(","), store).await;
-    // Out of step, so that the two choose differently.
+    // One extra request, so that the two choose differently.
     get(fronts.addresses[0], "/kylin/api/projects", &[]).await.unwrap();
-    let races = (0..LANES).map(|lane| tokio::spawn(race(fronts.addresses, lane)));
+    let races = (0..CONCURRENT).map(|first| tokio::spawn(race(fronts.addresses, first)));
     let mut sum = Outcome::default();
-    for lane in races.collect::<Vec<_>>() {
-        let Outcome { contested, disagreements } = lane.await.unwrap();
+    for first in races.collect::<Vec<_>>() {
+        let Outcome { contested, disagreements } = first.await.unwrap();
         sum.contested += contested;
         sum.disagreements += disagreements;
     }
@@ -87,13 +86,13 @@ async fn settle(store: &str) {
     }
 }
 
-/// One in so many races, each over a session of its own.
-async fn race([one, two, later]: [SocketAddr; 3], lane: usize) -> Outcome {
+/// Runs every `CONCURRENT`th race, each over its own session.
+async fn race([one, two, later]: [SocketAddr; 3], first: usize) -> Outcome {
     let mut one = Connection::open(one).await.unwrap();
     let mut two = Connection::open(two).await.unwrap();
     let mut later = Connection::open(later).await.unwrap();
     let mut outcome = Outcome::default();
-    for race in (lane..RACES).step_by(LANES) {
+    for race in (first..RACES).step_by(CONCURRENT) {
         let id = format!("{race:032X}");
         let (at_one, at_two) = tokio::join!(served_by(&mut one, &id), served_by(&mut two, &id));
         outcome.contested += usize::from(at_one != at_two);
@@ -104,13 +103,13 @@ async fn race([one, two, later]: [SocketAddr; 3], lane: usize) -> Outcome {
     outcome
 }
 
-/// The node that serves a request which only who is logged in may make.
+/// Returns the node that serves a request which needs a login.
 async fn served_by(connection: &mut Connection, id: &str) -> String {
     let request = format!("GET /kylin/api/projects HTTP/1.1\r\nHost: kylin\r\nCookie: JSESSIONID={id}\r\n\r\n");
     connection.send(request).await.unwrap();
-    let answer = connection.response().await.unwrap();
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    answer.text().to_owned()
+    let response = connection.response().await.unwrap();
+    assert_eq!(response.status(), 200, "{}", response.text());
+    response.text().to_owned()
 }
 
 /// Three processes over the same nodes, store and secret.

@@ -84,16 +84,16 @@ async fn calls_between_nodes_are_closed_in_every_spelling() {
     for path in CLOSED {
         for spelling in spellings(path) {
             for method in ["GET", "PUT", "POST", "DELETE"] {
-                let answer = raw(&front, &format!("{method} {spelling}"), &[]).await;
-                assert_eq!(refusal(&answer, 403), "the path is not open to clients", "{method} {spelling}");
+                let response = raw(&front, &format!("{method} {spelling}"), &[]).await;
+                assert_eq!(refusal(&response, 403), "the path is not open to clients", "{method} {spelling}");
             }
         }
     }
     for path in AMBIGUOUS {
-        let answer = raw(&front, &format!("GET {path}"), &[]).await;
-        assert_eq!(answer.status(), 400, "{path}: {}", answer.text());
+        let response = raw(&front, &format!("GET {path}"), &[]).await;
+        assert_eq!(response.status(), 400, "{path}: {}", response.text());
     }
-    assert_eq!(node.seen().connections, 0, "the node has seen nothing of it");
+    assert_eq!(node.seen().connections, 0, "no request reached the node");
     for path in ["/kylin/api/projects", "/kylin/api/jobs", "/kylin/api/epoch/maintenance_mode", "/kylin/cache.html"] {
         assert_eq!(raw(&front, &format!("GET {path}"), &[]).await.text(), "node", "{path}");
     }
@@ -125,16 +125,21 @@ async fn the_guard_trusts_the_client_that_a_trusted_proxy_names() {
         let rules = KylinRules::default().guard(Some(guard.clone()));
         Proxy::builder(cluster).trusted_proxies(trusted).rules(rules).build().unwrap()
     };
-    let announce = |told: &'static str| request("PUT /kylin/api/cache/x", &[("x-forwarded-for", told)], "");
+    let announce =
+        |forwarded_for: &'static str| request("PUT /kylin/api/cache/x", &[("x-forwarded-for", forwarded_for)], "");
     let strangers = proxy(TrustedProxies::none());
     assert_eq!(ask(&strangers, announce("10.0.0.1")).await.0, 403);
     let behind = proxy(TrustedProxies::new(["192.0.2.0/24".parse().unwrap()]));
     assert_eq!(ask(&behind, announce("10.0.0.1")).await.0, 200);
     assert_eq!(ask(&behind, announce("203.0.113.5")).await.0, 403);
-    assert_eq!(ask(&behind, announce("10.0.0.1, 203.0.113.5")).await.0, 403, "the last one that is not trusted");
+    assert_eq!(
+        ask(&behind, announce("10.0.0.1, 203.0.113.5")).await.0,
+        403,
+        "the last address that is not trusted counts"
+    );
     let near = IpAddr::from([10, 1, 2, 3]);
-    let answer = strangers.forward(near, request("PUT /kylin/api/cache/x", &[], "")).await;
-    assert_eq!(answer.status(), 200);
+    let response = strangers.forward(near, request("PUT /kylin/api/cache/x", &[], "")).await;
+    assert_eq!(response.status(), 200);
 }
 
 #[tokio::test]
@@ -142,8 +147,8 @@ async fn the_routed_header_of_clients_is_removed() {
     let demo = Demo::start(KylinVersion::V5, 2).await;
     let front = demo.front(|proxy| proxy);
     for name in ["routed", "Routed", "ROUTED"] {
-        let answer = front.ask(bytes("GET /kylin/api/projects", &[(name, "true"), (name, "x")], "")).await.unwrap();
-        assert_eq!(answer.status(), 200);
+        let response = front.ask(bytes("GET /kylin/api/projects", &[(name, "true"), (name, "x")], "")).await.unwrap();
+        assert_eq!(response.status(), 200);
     }
     assert_eq!(demo.sum(|stats| stats.routed), 0);
     let node = RawNode::start([raw_node::healthy("node")]).await;

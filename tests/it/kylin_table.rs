@@ -1,5 +1,5 @@
-//! Every class of request by everything that can become of it: whether it is sent to another node, what the client is told, and
-//! what is thought of the node.
+//! Every class of request by every outcome of its attempt: whether another node is asked, what the client gets, and how the node
+//! is rated.
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
@@ -19,34 +19,34 @@ use crate::support::health::state;
 use crate::support::kylin::{Says, ask, request, saying, scripted, sql, well};
 use crate::support::raw_node::{self, Act, RawNode};
 
-/// When a request goes on.
+/// After which outcomes a request is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Goes {
-    /// Whenever that can help.
-    On,
-    /// The same, but a query that takes long is not begun a second time.
-    OnAsQuery,
-    /// A query of which it is not known that it only reads: when it was certainly not carried out.
+enum RetriedAfter {
+    /// Every failure of a node.
+    Failures,
+    /// Every failure of a node but a time-out: a slow query is not started again.
+    QueryFailures,
+    /// Outcomes that show that the query was not executed. It may write.
     Unexecuted,
-    /// The same of what is no query: words that refuse queries mean nothing.
+    /// Outcomes that show that the request was not executed. It is no query, so messages that reject queries do not count.
     UnexecutedNoQuery,
-    /// Never.
-    Nowhere,
+    /// No outcome.
+    Never,
 }
-use Goes::{Nowhere, On, OnAsQuery, Unexecuted, UnexecutedNoQuery};
+use RetriedAfter::{Failures, Never, QueryFailures, Unexecuted, UnexecutedNoQuery};
 
-/// A request of each class, and of queries one for each way in which their SQL can be taken.
-fn requests() -> Vec<(&'static str, String, Goes)> {
+/// Returns requests of each class, and queries with each effect of their SQL.
+fn requests() -> Vec<(&'static str, String, RetriedAfter)> {
     let query = "POST /kylin/api/query";
-    let mut all: Vec<(&str, String, Goes)> = Vec::new();
+    let mut all: Vec<(&str, String, RetriedAfter)> = Vec::new();
     for read in [
         "select 1",
         "-- note\n /* and */ ((SELECT count(*) FROM t))",
         "with x as (select 1) select * from x",
         "explain plan for select 1",
     ] {
-        all.push((query, sql(read), OnAsQuery));
-        all.push(("POST /kylin/api/query/prestate", sql(read), OnAsQuery));
+        all.push((query, sql(read), QueryFailures));
+        all.push(("POST /kylin/api/query/prestate", sql(read), QueryFailures));
     }
     for write in [
         "insert into t values (1)",
@@ -76,7 +76,7 @@ fn requests() -> Vec<(&'static str, String, Goes)> {
         "GET /kylin/j_spring_security_logout",
         "GET /kylin/js/app.js",
     ] {
-        all.push((line, String::new(), On));
+        all.push((line, String::new(), Failures));
     }
     for line in [
         "PUT /kylin/api/cubes/c/build",
@@ -99,62 +99,62 @@ fn requests() -> Vec<(&'static str, String, Goes)> {
         all.push((line, "{}".to_owned(), UnexecutedNoQuery));
     }
     for line in ["PUT /kylin/api/admin/config", "GET /kylin/api/system/diag/status", "GET /kylin/sparder/jobs"] {
-        all.push((line, String::new(), Nowhere));
+        all.push((line, String::new(), Never));
     }
     all
 }
 
-/// What becomes of a request on its first node.
+/// The outcome of the first attempt.
 struct AttemptOutcome {
     says: Says,
-    /// Who goes on after it.
-    goes_on: &'static [Goes],
-    /// Does it count against the node?
+    /// Who class on after it.
+    retried: &'static [RetriedAfter],
+    /// Whether the outcome counts as a failure of the node.
     counts: bool,
 }
 
-fn fates() -> Vec<AttemptOutcome> {
-    const NOBODY: &[Goes] = &[];
-    const UNSENT: &[Goes] = &[On, OnAsQuery, Unexecuted, UnexecutedNoQuery];
-    const READS: &[Goes] = &[On, OnAsQuery];
-    const QUERIES: &[Goes] = &[OnAsQuery, Unexecuted];
-    let fate = |says, goes_on, counts| AttemptOutcome { says, goes_on, counts };
+fn outcomes() -> Vec<AttemptOutcome> {
+    const NONE: &[RetriedAfter] = &[];
+    const UNSENT: &[RetriedAfter] = &[Failures, QueryFailures, Unexecuted, UnexecutedNoQuery];
+    const READS: &[RetriedAfter] = &[Failures, QueryFailures];
+    const QUERIES: &[RetriedAfter] = &[QueryFailures, Unexecuted];
+    let outcome = |says, retried, counts| AttemptOutcome { says, retried, counts };
     let page = |status| Says::Html(status, "<html>Apache Tomcat</html>".to_owned());
     let mut all = vec![
-        fate(Says::Nothing(SendErrorKind::Connect), UNSENT, true),
-        fate(Says::Nothing(SendErrorKind::ConnectTimeout), UNSENT, true),
-        fate(Says::Nothing(SendErrorKind::Refused), UNSENT, true),
-        fate(Says::Nothing(SendErrorKind::Limit), UNSENT, false),
-        fate(Says::Nothing(SendErrorKind::Broken), READS, true),
-        fate(Says::Nothing(SendErrorKind::Invalid), READS, true),
-        fate(Says::Nothing(SendErrorKind::HeadTimeout), &[On], false),
-        fate(Says::Nothing(SendErrorKind::RequestBody), NOBODY, false),
-        // Refused and not carried out: words for queries, codes for anything.
-        fate(Says::error(400, "Query is not allowed in 'job' mode."), QUERIES, false),
-        fate(Says::error(400, "Too many concurrent query requests."), QUERIES, false),
-        fate(Says::exception("Too many concurrent query requests."), QUERIES, false),
-        fate(Says::exception("Column X not found"), NOBODY, false),
-        fate(Says::error(500, "Column 'Too many concurrent query requests.' not found"), NOBODY, false),
-        fate(Says::error(500, "metastore is gone"), NOBODY, false),
-        fate(Says::error(404, "no such cube"), NOBODY, false),
-        fate(Says::Json(503, r#"{"status":"DOWN"}"#.to_owned()), NOBODY, false),
-        fate(page(404), NOBODY, false),
-        fate(page(501), NOBODY, false),
-        // tomcat-redis-session-manager: said in front of every handler.
-        fate(
+        outcome(Says::Nothing(SendErrorKind::Connect), UNSENT, true),
+        outcome(Says::Nothing(SendErrorKind::ConnectTimeout), UNSENT, true),
+        outcome(Says::Nothing(SendErrorKind::Refused), UNSENT, true),
+        outcome(Says::Nothing(SendErrorKind::Limit), UNSENT, false),
+        outcome(Says::Nothing(SendErrorKind::Broken), READS, true),
+        outcome(Says::Nothing(SendErrorKind::Invalid), READS, true),
+        outcome(Says::Nothing(SendErrorKind::HeadTimeout), &[Failures], false),
+        outcome(Says::Nothing(SendErrorKind::RequestBody), NONE, false),
+        // Rejected before execution: by a message for queries, by a code for any request.
+        outcome(Says::error(400, "Query is not allowed in 'job' mode."), QUERIES, false),
+        outcome(Says::error(400, "Too many concurrent query requests."), QUERIES, false),
+        outcome(Says::exception("Too many concurrent query requests."), QUERIES, false),
+        outcome(Says::exception("Column X not found"), NONE, false),
+        outcome(Says::error(500, "Column 'Too many concurrent query requests.' not found"), NONE, false),
+        outcome(Says::error(500, "metastore is gone"), NONE, false),
+        outcome(Says::error(404, "no such cube"), NONE, false),
+        outcome(Says::Json(503, r#"{"status":"DOWN"}"#.to_owned()), NONE, false),
+        outcome(page(404), NONE, false),
+        outcome(page(501), NONE, false),
+        // tomcat-redis-session-manager responds before any handler.
+        outcome(
             Says::Html(500, "<html>Race condition encountered: attempted to load session[X]</html>".to_owned()),
             UNSENT,
             false,
         ),
     ];
     for code in ["KE-040023202", "KE-040023201", "KE-040023203", "KE-020032001"] {
-        all.push(fate(Says::code(code), UNSENT, false));
+        all.push(outcome(Says::code(code), UNSENT, false));
     }
     for code in ["KE-040024201", "KE-010021002", "KE-040021201", "KE-010021003", "KE-010021004", "KE-010019002"] {
-        all.push(fate(Says::code(code), NOBODY, false));
+        all.push(outcome(Says::code(code), NONE, false));
     }
     for status in [500, 502, 503, 504] {
-        all.push(fate(page(status), READS, true));
+        all.push(outcome(page(status), READS, true));
     }
     all
 }
@@ -173,30 +173,30 @@ fn three_with(
 }
 
 #[tokio::test]
-async fn what_every_class_of_request_does_after_everything_that_can_become_of_it() {
+async fn every_class_of_request_after_every_outcome() {
     let mut cases = 0;
-    for (line, body, goes) in requests() {
-        for AttemptOutcome { says, goes_on, counts } in fates() {
+    for (line, body, class) in requests() {
+        for AttemptOutcome { says, retried, counts } in outcomes() {
             let (first, second) = (saying(says.clone()), well("second"));
             let proxy = three(&first, &second, KylinRules::default());
             let (status, text) = ask(&proxy, request(line, &[], &body)).await;
             let case = format!("{line} {body} {says:?}: {status} {text}");
             assert_eq!(first.calls(), 1, "{case}");
-            assert_eq!(second.calls(), usize::from(goes_on.contains(&goes)), "{case}");
+            assert_eq!(second.calls(), usize::from(retried.contains(&class)), "{case}");
             match (&says, second.calls()) {
                 (_, 1) => assert!(status == StatusCode::OK && text.contains("second"), "{case}"),
                 (Says::Json(code, said) | Says::Html(code, said), _) => {
-                    assert_eq!((status.as_u16(), &text), (*code, said), "as it was given: {case}");
+                    assert_eq!((status.as_u16(), &text), (*code, said), "as the node sent it: {case}");
                 }
-                (Says::Nothing(phase), _) => {
-                    let expected = match phase {
+                (Says::Nothing(kind), _) => {
+                    let expected = match kind {
                         SendErrorKind::HeadTimeout | SendErrorKind::ConnectTimeout => 504,
                         SendErrorKind::RequestBody => 400,
                         SendErrorKind::Limit => 503,
                         _ => 502,
                     };
                     assert_eq!(status, expected, "{case}");
-                    assert!(text.starts_with(r#"{"code":"999","data":null,"msg":"#), "Kylin's form: {case}");
+                    assert!(text.starts_with(r#"{"code":"999","data":null,"msg":"#), "in Kylin's form: {case}");
                 }
             }
             let seen = &proxy.cluster().status().endpoints[0];
@@ -211,14 +211,14 @@ async fn what_every_class_of_request_does_after_everything_that_can_become_of_it
 }
 
 #[tokio::test]
-async fn a_stale_connection_is_tried_once_more_on_the_same_node_where_that_does_no_harm() {
-    for (line, body, goes) in requests() {
+async fn a_safe_request_on_a_stale_connection_is_retried_on_the_same_node() {
+    for (line, body, class) in requests() {
         let (first, second) = (saying(Says::Nothing(SendErrorKind::Stale)), well("second"));
         let proxy = three(&first, &second, KylinRules::default());
         let (status, text) = ask(&proxy, request(line, &[], &body)).await;
-        let expected = if matches!(goes, On | OnAsQuery) { (2, 1, 200) } else { (1, 0, 502) };
+        let expected = if matches!(class, Failures | QueryFailures) { (2, 1, 200) } else { (1, 0, 502) };
         assert_eq!((first.calls(), second.calls(), status.as_u16()), expected, "{line} {body}: {text}");
-        assert_eq!(proxy.cluster().status().endpoints[0].failed, 0, "the node is not to blame");
+        assert_eq!(proxy.cluster().status().endpoints[0].failed, 0, "the node did not fail");
     }
 }
 
@@ -230,20 +230,20 @@ const BOTH: &[(&str, &str)] = &[("cookie", "JSESSIONID=1"), ("authorization", "B
 const OTHER: &[(&str, &str)] = &[("cookie", "theme=dark")];
 
 #[tokio::test]
-async fn a_session_is_searched_for_and_a_password_is_never_tried_twice() {
+async fn a_session_is_searched_for_and_a_password_is_never_sent_twice() {
     let unauthorized = || saying(Says::Html(401, "<html>401</html>".to_owned()));
-    for (line, body, goes) in requests() {
+    for (line, body, class) in requests() {
         for (headers, searched) in
             [(COOKIE, true), (COOKIE_5, true), (BASIC, false), (BOTH, false), (OTHER, false), (&[], false)]
         {
-            let searched = searched && goes != Nowhere;
+            let searched = searched && class != Never;
             let (first, second) = (unauthorized(), well("second"));
             let proxy = three(&first, &second, KylinRules::default());
             let (status, text) = ask(&proxy, request(line, headers, &body)).await;
             let expected = if searched { (1, 1, 200) } else { (1, 0, 401) };
             assert_eq!((first.calls(), second.calls(), status.as_u16()), expected, "{line} {body} {headers:?}: {text}");
 
-            // Where no node knows it, each is asked once, and the client is told what they say.
+            // If no node knows the session, each is asked once and the client gets their response.
             let (first, second) = (unauthorized(), unauthorized());
             let proxy = three(&first, &second, KylinRules::default());
             let (status, text) = ask(&proxy, request(line, headers, &body)).await;
@@ -251,7 +251,7 @@ async fn a_session_is_searched_for_and_a_password_is_never_tried_twice() {
             assert_eq!((first.calls(), second.calls()), asked, "{line} {body} {headers:?}");
             assert_eq!((status.as_u16(), &*text), (401, "<html>401</html>"));
             let endpoints = proxy.cluster().status().endpoints;
-            assert!(endpoints.iter().all(|endpoint| endpoint.failed == 0), "no node is to blame");
+            assert!(endpoints.iter().all(|endpoint| endpoint.failed == 0), "no node failed");
         }
     }
 }
@@ -304,30 +304,30 @@ async fn nodes_in_job_mode_cost_nothing_of_the_budget() {
 }
 
 #[tokio::test]
-async fn a_repeated_query_is_the_same_to_the_byte_and_an_insert_is_seen_once() {
+async fn a_retried_query_is_the_same_to_the_byte_and_an_insert_is_sent_once() {
     for (text, repeated) in [("select 'ä'", true), ("insert into t values (1)", false)] {
         let bad = RawNode::start([vec![Act::Read, Act::Reset]]).await;
         let good = RawNode::start([raw_node::healthy("good")]).await;
         let endpoints =
             [(0, &bad), (1, &good)].map(|(id, node)| front::endpoint(id, node.address(), |backend| backend));
         let front = Front::kylin(endpoints, |proxy| proxy);
-        let answer = front.post("/kylin/api/query", &sql(text)).await.unwrap();
+        let response = front.post("/kylin/api/query", &sql(text)).await.unwrap();
         assert_eq!(bad.seen().requests.len(), 1);
         if repeated {
-            assert_eq!((answer.status(), answer.text()), (200, "good"));
+            assert_eq!((response.status(), response.text()), (200, "good"));
             assert_eq!(bad.seen().requests, good.seen().requests);
         } else {
-            assert_eq!((answer.status(), good.seen().connections), (502, 0));
-            front::refusal(&answer, 502);
+            assert_eq!((response.status(), good.seen().connections), (502, 0));
+            front::refusal(&response, 502);
         }
         front.idle().await;
     }
 }
 
-/// A query that takes long is on its way still. On a node that has been taken out of service meanwhile it is not.
+/// A query that takes long is on its way still. Failures a node that has been taken out of service meanwhile it is not.
 #[tokio::test]
 async fn a_read_that_timed_out_on_a_node_that_is_out_by_then_goes_on_and_a_write_does_not() {
-    for (line, body, goes) in requests() {
+    for (line, body, class) in requests() {
         let cluster: Arc<OnceLock<Cluster<Scripted>>> = Arc::default();
         let (inside, second) = (cluster.clone(), well("second"));
         let first = Scripted::new(move |_| {
@@ -342,7 +342,7 @@ async fn a_read_that_timed_out_on_a_node_that_is_out_by_then_goes_on_and_a_write
         let built = cluster.get_or_init(|| Cluster::builder().endpoints(nodes).build().unwrap());
         let proxy = Proxy::builder(built.clone()).build().unwrap();
         let (status, text) = ask(&proxy, request(line, &[], &body)).await;
-        let expected = if matches!(goes, On | OnAsQuery) { (1, 1, 200) } else { (1, 0, 504) };
+        let expected = if matches!(class, Failures | QueryFailures) { (1, 1, 200) } else { (1, 0, 504) };
         assert_eq!((first.calls(), second.calls(), status.as_u16()), expected, "{line} {body}: {text}");
     }
 }
@@ -370,8 +370,8 @@ async fn a_node_on_which_a_query_timed_out_is_probed_at_once_and_not_ejected() {
     node.wait_until(|seen| seen.requests.len() == 1).await;
     let up = || state(front.proxy.cluster(), "0").0 == HealthState::Healthy;
     front::eventually(up, || "the first probe is over".to_owned()).await;
-    let answer = front.post("/kylin/api/query", &sql("select 1")).await.unwrap();
-    front::refusal(&answer, 504);
+    let response = front.post("/kylin/api/query", &sql("select 1")).await.unwrap();
+    front::refusal(&response, 504);
     let seen = node.wait_until(|seen| seen.requests.len() == 3).await.texts();
     assert!(seen[0].starts_with("GET /kylin/api/admin/version") && seen[1].starts_with("POST /kylin/api/query"));
     assert!(seen[2].starts_with("GET /kylin/api/admin/version"), "{}", seen[2]);
@@ -381,7 +381,7 @@ async fn a_node_on_which_a_query_timed_out_is_probed_at_once_and_not_ejected() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_given_up_is_let_go_before_the_next_try() {
+async fn a_discarded_response_is_closed_before_the_next_attempt() {
     let head = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 100000\r\n\r\n<html>";
     let bad = RawNode::start([vec![Act::Read, Act::Write(head.into()), Act::UntilClosed]]).await;
     let good = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(raw_node::ok("good"))]]).await;

@@ -1,4 +1,4 @@
-//! The Python client that real users have, through the front end, against demo nodes of both dialects.
+//! kylinpy, a Python client of real users, through the front end against demo nodes of both versions.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,20 +9,20 @@ use kylin_lb::testing::kylin::{KylinNode, Metastore};
 use crate::support::front::{self, Front};
 use crate::support::skip;
 
-/// The interpreter of the virtual environment that `tests/run` makes (`$KYLIN_LB_PYTHON`).
+/// Returns the interpreter of the virtual environment that `tests/run` creates (`$KYLIN_LB_PYTHON`).
 fn python() -> Option<PathBuf> {
     let python = std::env::var_os("KYLIN_LB_PYTHON").map(PathBuf::from).filter(|path| path.is_file());
     skip::installed("kylinpy (tests/run installs it, KYLIN_LB_PYTHON names its Python)", python.is_some());
     python
 }
 
-/// Three nodes of a cluster behind a front end, used in each of `versions`, kylinpy's names for dialects.
-async fn use_kylinpy(dialect: KylinVersion, versions: &[&str]) {
+/// Runs kylinpy against three nodes behind a front end, with each of `api_versions`.
+async fn use_kylinpy(version: KylinVersion, api_versions: &[&str]) {
     let Some(python) = python() else { return };
     let metastore = Metastore::new();
     let mut nodes = Vec::new();
     for name in ["q1", "q2", "q3"] {
-        let node = KylinNode::new(name).kylin_version(dialect).metastore(&metastore);
+        let node = KylinNode::new(name).kylin_version(version).metastore(&metastore);
         let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
         nodes.push((node, served));
     }
@@ -30,12 +30,12 @@ async fn use_kylinpy(dialect: KylinVersion, versions: &[&str]) {
     let front = Front::kylin(front::endpoints(&addresses), |proxy| proxy);
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kylinpy/client.py");
     let mut command = Command::new(python);
-    command.arg(program).arg("127.0.0.1").arg(front.address().port().to_string()).args(versions);
+    command.arg(program).arg("127.0.0.1").arg(front.address().port().to_string()).args(api_versions);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && out.trim() == "ok", "{out}{err}");
     for (node, _) in &nodes {
-        assert!(node.stats().queries > 0, "{} answered no query", node.name());
+        assert!(node.stats().queries > 0, "{} ran no query", node.name());
     }
 }
 

@@ -1,4 +1,4 @@
-//! The support itself, where a fault in it would let other tests pass wrongly.
+//! Tests of the test support, where a fault in it would let other tests pass wrongly.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -14,9 +14,9 @@ use crate::support::port::free_port;
 use crate::support::process::Process;
 use crate::support::resources::Memory;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A server that answers each connection with these bytes, a few at a time, and closes it.
+/// Starts a server that sends these bytes on each connection, a few at a time, and closes it.
 async fn wire(bytes: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -47,18 +47,18 @@ async fn client_ends_a_body_where_its_framing_says() {
 
     let chunked = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
         5;note=1\r\nhello\r\nB\r\n, the world\r\n0\r\nX-Sum: 16\r\n\r\n";
-    let answer = http::get(wire(chunked).await, "/", &[]).await.unwrap();
-    assert_eq!(answer.text(), "hello, the world");
-    assert_eq!(answer.trailers, [("X-Sum".to_owned(), "16".to_owned())]);
+    let response = http::get(wire(chunked).await, "/", &[]).await.unwrap();
+    assert_eq!(response.text(), "hello, the world");
+    assert_eq!(response.trailers, [("X-Sum".to_owned(), "16".to_owned())]);
 
     let closed = wire(b"HTTP/1.0 200 OK\r\nX-A: 1\r\nx-a:2\r\n\r\nuntil the end").await;
-    let answer = http::get(closed, "/", &[]).await.unwrap();
-    assert_eq!(answer.text(), "until the end");
-    assert_eq!(answer.head.all("X-A"), ["1", "2"]);
+    let response = http::get(closed, "/", &[]).await.unwrap();
+    assert_eq!(response.text(), "until the end");
+    assert_eq!(response.head.all("X-A"), ["1", "2"]);
 }
 
 #[tokio::test]
-async fn client_tells_an_answer_cut_short_from_a_whole_one() {
+async fn client_tells_a_cut_response_from_a_complete_one() {
     let cut: [&[u8]; 4] = [
         b"HTTP/1.1 200 OK\r\nContent-Le",
         b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello",
@@ -72,7 +72,7 @@ async fn client_tells_an_answer_cut_short_from_a_whole_one() {
 }
 
 #[tokio::test]
-async fn client_does_not_wait_for_ever() {
+async fn client_times_out() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let connection = Connection::open(silent.local_addr().unwrap()).await.unwrap();
     let error = connection.read_timeout(Duration::from_millis(20)).response().await.unwrap_err();
@@ -84,9 +84,9 @@ async fn process_ends_by_signal_and_leaves_its_output() {
     let script = "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.01; done";
     let folder = tempfile::tempdir().unwrap();
     let mut process = Process::spawn("script", folder, Command::new("sh").args(["-c", script])).unwrap();
-    process.wait_ready(PATIENCE, |process| process.file("stdout").contains("ready")).await.unwrap();
+    process.wait_ready(TIMEOUT, |process| process.file("stdout").contains("ready")).await.unwrap();
     process.signal("TERM");
-    assert_eq!(process.ended(PATIENCE).await.and_then(|status| status.code()), Some(7));
+    assert_eq!(process.ended(TIMEOUT).await.and_then(|status| status.code()), Some(7));
     assert!(process.log().contains("bye"));
 }
 
@@ -95,7 +95,7 @@ async fn process_that_ends_while_starting_shows_its_log() {
     let folder = tempfile::tempdir().unwrap();
     let mut process =
         Process::spawn("script", folder, Command::new("sh").args(["-c", "echo no such port >&2; exit 3"])).unwrap();
-    let failure = process.wait_ready(PATIENCE, |_| false).await.unwrap_err().to_string();
+    let failure = process.wait_ready(TIMEOUT, |_| false).await.unwrap_err().to_string();
     assert!(failure.contains("exit status: 3") && failure.contains("no such port"), "{failure}");
 }
 

@@ -38,7 +38,7 @@ pub(super) enum Value<'b> {
     Object,
 }
 
-/// A string as written. Decoding is left to the visitor, who passes over most strings, such as stack traces.
+/// A string as written. The visitor decodes only the strings that it needs, and no stack traces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Text<'b>(&'b [u8]);
 

@@ -1,7 +1,7 @@
 //! What a response means: a result or an error of Kylin, a rejection, or a failure of the node.
 //!
-//! The status alone does not tell. Kylin 2.x-4.x answers a typo in SQL with 500 (apache/kylin 3.1.3 QueryService.java:485-486),
-//! Kylin 5 a failed query with 200 (kylin5 QueryService.java:654-666). A request that was rejected before it was executed, and may
+//! The status alone does not tell. Kylin 2.x-4.x returns 500 for a typo in SQL (apache/kylin 3.1.3 QueryService.java:485-486), and
+//! Kylin 5 returns 200 for a failed query (kylin5 QueryService.java:654-666). A request that was rejected before it was executed, and may
 //! go to another node, looks like any other error. So the beginning of some bodies is read.
 
 mod json;

@@ -1,4 +1,4 @@
-//! Requests of Kylin's clients, nodes of a few lines that answer them, and clusters of demo nodes behind a front end.
+//! Requests of Kylin's clients, scripted nodes that respond to them, and clusters of demo nodes behind a front end.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -35,12 +35,12 @@ impl Says {
         )
     }
 
-    /// The same with a code of Kylin 5.
+    /// An error with a code of Kylin 5.
     pub(crate) fn code(code: &str) -> Self {
         Says::Json(500, format!(r#"{{"code":"999","data":null,"msg":"{code}: no","error_code":"{code}"}}"#))
     }
 
-    /// A query of Kylin 5 that has failed.
+    /// A failed query of Kylin 5.
     pub(crate) fn exception(message: &str) -> Self {
         let data = format!(r#"{{"columnMetas":[],"results":[],"isException":true,"exceptionMessage":"{message}"}}"#);
         Says::Json(200, format!(r#"{{"code":"000","data":{data},"msg":""}}"#))
@@ -55,24 +55,24 @@ impl Says {
 
     fn say(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
         let (status, media, text) = match self {
-            Says::Nothing(phase) if phase.is_unsent() => {
-                return Err(SendError::new(*phase, "scripted").with_request(request));
+            Says::Nothing(kind) if kind.is_unsent() => {
+                return Err(SendError::new(*kind, "scripted").with_request(request));
             }
-            Says::Nothing(phase) => return Err(SendError::new(*phase, "scripted")),
+            Says::Nothing(kind) => return Err(SendError::new(*kind, "scripted")),
             Says::Json(status, text) => (status, "application/json;charset=UTF-8", text),
             Says::Html(status, text) => (status, "text/html;charset=utf-8", text),
         };
-        let answer = Response::builder().status(*status).header("content-type", media);
-        Ok(answer.body(Body::from(text.clone())).unwrap())
+        let response = Response::builder().status(*status).header("content-type", media);
+        Ok(response.body(Body::from(text.clone())).unwrap())
     }
 }
 
-/// A node that says this to everything.
+/// A node that responds so to every request.
 pub(crate) fn saying(says: Says) -> Scripted {
     Scripted::new(move |request| std::future::ready(says.say(request)))
 }
 
-/// A node that answers everything well, naming itself.
+/// A node that responds to every request with its name.
 pub(crate) fn well(name: &str) -> Scripted {
     saying(Says::Json(200, format!(r#"{{"node":"{name}"}}"#)))
 }
@@ -82,7 +82,7 @@ pub(crate) fn scripted(id: &str, node: &Scripted) -> Endpoint<Scripted> {
     Endpoint::new(id, node.clone()).unwrap().max_fails(None)
 }
 
-/// The request of this line, such as `GET /kylin/`.
+/// Returns the request of a line such as `GET /kylin/`.
 pub(crate) fn request(line: &str, headers: &[(&str, &str)], body: &str) -> Request<Body> {
     let (method, path) = line.split_once(' ').unwrap();
     let builder = Request::builder().method(method).uri(path).header("host", "kylin");
@@ -95,11 +95,11 @@ pub(crate) fn sql(sql: &str) -> String {
     serde_json::json!({"sql": sql, "project": "learn_kylin", "offset": 0, "limit": 50000}).to_string()
 }
 
-/// Status and body of the answer to a request of a client somewhere outside.
+/// Sends a request of an outside client and returns the status and the body of the response.
 pub(crate) async fn ask<B: kylin_lb::Backend>(proxy: &Proxy<B>, request: Request<Body>) -> (StatusCode, String) {
-    let answer = proxy.forward(IpAddr::from([192, 0, 2, 7]), request).await;
-    let status = answer.status();
-    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    let response = proxy.forward(IpAddr::from([192, 0, 2, 7]), request).await;
+    let status = response.status();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
@@ -111,9 +111,9 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    pub(crate) async fn start(dialect: KylinVersion, count: usize) -> Self {
+    pub(crate) async fn start(version: KylinVersion, count: usize) -> Self {
         let metastore = Metastore::new();
-        let nodes = (0..count).map(|n| KylinNode::new(format!("q{n}")).kylin_version(dialect).metastore(&metastore));
+        let nodes = (0..count).map(|n| KylinNode::new(format!("q{n}")).kylin_version(version).metastore(&metastore));
         let nodes: Vec<KylinNode> = nodes.collect();
         let mut served = Vec::new();
         for node in &nodes {
@@ -131,7 +131,7 @@ impl Demo {
         (0..self.nodes.len()).map(|n| endpoint(n, self.address(n), |backend| backend)).collect()
     }
 
-    /// A front end over all of them, with changes.
+    /// Starts a front end over all nodes, after `change`.
     pub(crate) fn front(&self, change: impl FnOnce(ProxyBuilder<HttpBackend>) -> ProxyBuilder<HttpBackend>) -> Front {
         Front::kylin(self.endpoints(), change)
     }
@@ -153,18 +153,18 @@ pub(crate) fn bytes(line: &str, headers: &[(&str, &str)], body: &str) -> String 
     )
 }
 
-/// The answer to a request of ADMIN on a connection of its own.
+/// Sends a request of ADMIN on a new connection.
 pub(crate) async fn admin(front: &Front, line: &str, body: &str) -> RawResponse {
     front.ask(bytes(line, &[], body)).await.unwrap()
 }
 
-/// The same on a connection that is there, or what went wrong.
+/// Sends a request of ADMIN on an existing connection.
 pub(crate) async fn admin_on(connection: &mut Connection, line: &str, body: &str) -> std::io::Result<RawResponse> {
     connection.send(bytes(line, &[], body)).await?;
     connection.response().await
 }
 
-/// The node that answered a query.
+/// Returns the node that ran a query.
 pub(crate) fn answered_by(answer: &RawResponse) -> String {
     assert_eq!(answer.status(), 200, "{}", answer.text());
     let json: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
