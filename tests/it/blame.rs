@@ -40,7 +40,7 @@ async fn a_response_that_the_client_gets_is_a_success_whatever_its_status() {
     let status = cluster.status();
     assert!(status.endpoints.iter().all(|endpoint| endpoint.failed == 0 && !endpoint.ejected), "{status:?}");
 
-    // A request that may be repeated gives one answer up for the other, which is then passed on.
+    // A request that may be repeated drops one response for the other, which the client gets.
     assert_eq!(proxy.forward(CLIENT, request("PUT")).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
     let status = cluster.status();
     assert_eq!(status.endpoints.iter().map(|endpoint| endpoint.failed).sum::<u64>(), 1, "{status:?}");
@@ -81,7 +81,7 @@ async fn a_slow_upload_of_the_client_is_not_a_failure_of_the_node() {
 
     let mut client = front.connect().await;
     client.send("POST /x HTTP/1.1\r\nHost: kylin\r\nContent-Length: 6\r\n\r\nabc").await.unwrap();
-    // Several times as long as the node is given for its answer.
+    // Several times as long as the node is given for its response.
     timeout(head_timeout * 6, client.head()).await.expect_err("there is no answer to half a request");
     client.send("def").await.unwrap();
     assert_eq!(client.response().await.unwrap().text(), "abcdef");

@@ -139,7 +139,7 @@ async fn a_query_with_a_response_is_not_stopped() {
         let front = demo.front(|proxy| proxy.rules(rules(dialect)));
         for n in 0..12 {
             answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await);
-            // One that fails is over too, and so is one whose client leaves while it reads the answer.
+            // One that fails is over too, and so is one whose client leaves while it reads the response.
             admin(&front, QUERY, &sql(&format!("select {n} SYNTAX ERROR"))).await;
             let mut client = front.connect().await;
             client.send(bytes(QUERY, &[], &sql(&format!("select {n}, repeat_bytes(3000000)")))).await.unwrap();

@@ -270,7 +270,7 @@ async fn hostile_responses_change_nothing() {
         ("a count of answers that is too high", Reply::Raw(65_535, header(SRV, 0))),
         ("data that ends before it should", Reply::Raw(1, with(header(SRV, 300), &[0, 1, 0, 1]))),
         ("no data", Reply::Raw(1, header(SRV, 0))),
-        // The name of the answer points to itself.
+        // The name of the response points to itself.
         ("a name without end", Reply::Raw(1, with(vec![0xc0, 38, 0, 33, 0, 1], &[0xc0, 38, 0, 0, 0, 0, 0, 0]))),
         (
             "a target that points beyond the end",

@@ -8,7 +8,7 @@ use kylin_lb::clock::ManualClock;
 use kylin_lb::proxy::RetryPolicy;
 use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy};
 
-use crate::support::front::{Front, endpoint, nobody};
+use crate::support::front::{Front, closed_port, endpoint};
 use crate::support::raw_node::{Act, RawNode, healthy, ok, respond};
 
 const BAD: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 3\r\n\r\nbad";
@@ -98,7 +98,7 @@ async fn a_node_that_is_alone_is_never_ejected() {
 #[tokio::test]
 async fn when_all_are_ejected_the_response_is_503_with_retry_after() {
     let clock = ManualClock::new();
-    let dead = |id| endpoint(id, nobody(), |backend| backend).max_fails(NonZeroU32::new(1));
+    let dead = |id| endpoint(id, closed_port(), |backend| backend).max_fails(NonZeroU32::new(1));
     let front = Front::by_clock(&clock, [dead(0), dead(1)]);
     assert_eq!(front.get("/").await.unwrap().status(), 502);
     let response = front.post("/", "x").await.unwrap();

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use kylin_lb::testing::KylinNode;
 use tempfile::TempDir;
 
-use crate::support::example::{PATIENCE, run, spawn, start};
+use crate::support::example::{TIMEOUT, run, spawn, start};
 use crate::support::http::{self, Connection};
 use crate::support::port::free_port;
 
@@ -39,7 +39,7 @@ async fn the_demo_answers_logs_in_and_balances() {
     assert!(process.file("stdout").contains("curl -s -c cookies -u ADMIN:KYLIN"));
     drop(connection);
     process.signal("TERM");
-    assert_eq!(process.ended(PATIENCE).await.unwrap().code(), Some(0));
+    assert_eq!(process.ended(TIMEOUT).await.unwrap().code(), Some(0));
 }
 
 #[tokio::test]
@@ -73,7 +73,7 @@ server {{
     let answer = slow.response().await.unwrap();
     assert_eq!(answer.status(), 200, "{}", answer.text());
     assert!(answer.text().contains("q1"));
-    assert_eq!(process.ended(PATIENCE).await.unwrap().code(), Some(0));
+    assert_eq!(process.ended(TIMEOUT).await.unwrap().code(), Some(0));
     assert!(process.file("stdout").contains("0 connections were cut"), "{}", process.log());
 }
 

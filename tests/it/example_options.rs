@@ -6,8 +6,8 @@ use kylin_lb::testing::kylin::{KylinNode, Mode, Served};
 use serde_json::Value;
 
 use crate::support::browser::Browser;
-use crate::support::example::{PATIENCE, address, check, spawn, start};
-use crate::support::front::{demo, nobody};
+use crate::support::example::{TIMEOUT, address, check, spawn, start};
+use crate::support::front::{closed_port, demo};
 use crate::support::http;
 use crate::support::zookeeper::{ZooKeeperServer, create, kylin_3_1, require_zookeeper};
 
@@ -110,7 +110,7 @@ async fn becomes(operators: SocketAddr, test: impl Fn(&Value) -> bool) -> Value 
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, came).await.expect("the status becomes so")
+    tokio::time::timeout(TIMEOUT, came).await.expect("the status becomes so")
 }
 
 fn endpoint(told: &Value, id: &str) -> Value {
@@ -121,7 +121,7 @@ fn endpoint(told: &Value, id: &str) -> Value {
 #[tokio::test]
 async fn the_status_tells_of_probes_and_is_not_on_the_front() {
     let (_nodes, named) = nodes(1).await;
-    let named = format!("{named},gone@{}", nobody());
+    let named = format!("{named},gone@{}", closed_port());
     for probe in ["version", "tcp"] {
         let args = ["--nodes", &named, "--probe", probe, "--status", "127.0.0.1:0", "--listen", "127.0.0.1:0"];
         let process = spawn(&args).await;
@@ -137,7 +137,7 @@ async fn the_status_tells_of_probes_and_is_not_on_the_front() {
 #[tokio::test]
 async fn outlier_ejection_takes_the_place_of_max_fails() {
     let (_nodes, named) = nodes(2).await;
-    let named = format!("{named},gone@{}", nobody());
+    let named = format!("{named},gone@{}", closed_port());
     let args = [
         "--nodes",
         &named,

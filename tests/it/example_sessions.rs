@@ -20,7 +20,7 @@ async fn logged_in(front: SocketAddr) -> Browser {
     browser
 }
 
-/// Clients log in at the first of these front ends and query at all of them in turn: how many answers were not 200.
+/// Clients log in at the first of these front ends and query at all of them in turn: how many responses were not 200.
 async fn lost(fronts: &[SocketAddr], clients: usize) -> usize {
     let clients: Vec<_> = (0..clients)
         .map(|_| {

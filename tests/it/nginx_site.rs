@@ -10,7 +10,7 @@ use kylin_lb::nginx::{Config, Site};
 use kylin_lb::server::Server;
 use kylin_lb::{Body, ClientAddr};
 
-use crate::support::front::nobody;
+use crate::support::front::closed_port;
 use crate::support::http::{Connection, RawResponse};
 use crate::support::{Nginx, require_nginx};
 
@@ -226,7 +226,7 @@ async fn the_longest_times_of_a_file_work() {
             keepalive 4; keepalive_timeout 36500d; keepalive_time 36500d;
         }}
         server {{ listen 127.0.0.1:1; location / {{ proxy_pass http://nodes; }} }}",
-        nobody(),
+        closed_port(),
         node.addresses()[0]
     );
     let site = Site::new(Config::parse("front.conf", &text).unwrap()).unwrap();

@@ -18,7 +18,7 @@ use kylin_lb::{Backend, Body, Cluster, Endpoint, HttpBackend, Outcome};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::cluster::nonzero;
-use crate::support::front::{self, Front, demo, eventually, nobody};
+use crate::support::front::{self, Front, closed_port, demo, eventually};
 use crate::support::health::{pick, report, state, status};
 use crate::support::raw_node::{RawNode, respond};
 
@@ -117,8 +117,8 @@ async fn a_probe_reports_why_it_failed() {
         node.faults().inject(Reach::Everything, fault);
         assert_eq!(first_at(at, Probe::kylin_version()).await, unhealthy(failure), "{fault:?}");
     }
-    assert_eq!(first_at(nobody(), Probe::kylin_version()).await, unhealthy(ProbeFailure::Unreachable));
-    assert_eq!(first_at(nobody(), Probe::tcp()).await, unhealthy(ProbeFailure::Unreachable));
+    assert_eq!(first_at(closed_port(), Probe::kylin_version()).await, unhealthy(ProbeFailure::Unreachable));
+    assert_eq!(first_at(closed_port(), Probe::tcp()).await, unhealthy(ProbeFailure::Unreachable));
 }
 
 #[tokio::test]

@@ -112,7 +112,7 @@ async fn load(client: usize, front: std::net::SocketAddr, over: Arc<AtomicBool>)
             connection.send(format!("GET /demo/bytes?n=2000 HTTP/1.1\r\n{fields}\r\n")).await.unwrap();
             match connection.response().await {
                 Ok(answer) if answer.status() == 200 && answer.body.len() == 2000 => record.gets += 1,
-                // The node died in the middle of its answer: cut short is what the client must see.
+                // The node died in the middle of its response: cut short is what the client must see.
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                     record.cut += 1;
                     connection = Connection::open(front).await.unwrap();

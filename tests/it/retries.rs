@@ -8,7 +8,7 @@ use kylin_lb::clock::ManualClock;
 use kylin_lb::proxy::RetryPolicy;
 use kylin_lb::{Endpoint, HttpBackend};
 
-use crate::support::front::{Front, endpoint, nobody, refusal};
+use crate::support::front::{Front, closed_port, endpoint, refusal};
 use crate::support::http::RawResponse;
 use crate::support::raw_node::{Act, RawNode, find, healthy, respond};
 
@@ -30,7 +30,7 @@ async fn send(front: &Front, method: &str) -> RawResponse {
 #[tokio::test]
 async fn a_get_is_retried_after_any_failure_and_a_post_only_if_it_was_not_sent() {
     let unavailable = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy".to_vec();
-    // What the first node does, and what a client of POST is told (GET always gets the second node's answer).
+    // What the first node does, and what a client of POST is told (GET always gets the second node's response).
     let failures: [(&str, Vec<Act>, u16, &str); 6] = [
         ("closes", vec![Act::Read], 502, "may have been executed"),
         ("resets", vec![Act::Read, Act::Reset], 502, "may have been executed"),
@@ -90,7 +90,7 @@ async fn any_request_is_retried_with_its_body_after_a_refused_connection() {
     let large = "y".repeat(3 << 20);
     for body in [&small, &large] {
         let good = RawNode::start([healthy("good")]).await;
-        let front = Front::over(&[nobody(), nobody(), good.address()]);
+        let front = Front::over(&[closed_port(), closed_port(), good.address()]);
         let answer = front.post("/kylin/api/query", body).await.unwrap();
         assert_eq!((answer.status(), answer.text()), (200, "good"));
         let requests = good.seen().requests;
@@ -98,7 +98,7 @@ async fn any_request_is_retried_with_its_body_after_a_refused_connection() {
         assert!(requests[0].ends_with(format!("\r\n\r\n{body}").as_bytes()), "{} bytes", body.len());
     }
     let good = RawNode::start([healthy("good")]).await;
-    let front = Front::over(&[nobody(), good.address()]);
+    let front = Front::over(&[closed_port(), good.address()]);
     let chunks = format!("{:x}\r\n{large}\r\n", large.len());
     let head = "POST / HTTP/1.1\r\nHost: kylin\r\nTransfer-Encoding: chunked\r\n\r\n";
     let answer = front.ask(format!("{head}{chunks}0\r\n\r\n")).await.unwrap();
@@ -116,7 +116,7 @@ async fn a_long_body_of_which_a_part_was_sent_is_not_sent_again() {
     let mut client = front.connect().await;
     // PUT is idempotent, but its bytes are gone.
     client.send(format!("PUT / HTTP/1.1\r\nHost: kylin\r\nContent-Length: {}\r\n\r\n", 3 << 20)).await.unwrap();
-    // The front end answers before all is sent, and may close.
+    // The front end responds before all is sent, and may close.
     _ = client.send("y".repeat(3 << 20)).await;
     let answer = client.response().await.unwrap();
     assert!(refusal(&answer, 502).contains("may have been executed"));
@@ -128,7 +128,7 @@ async fn a_long_body_of_which_a_part_was_sent_is_not_sent_again() {
 
 #[tokio::test]
 async fn no_endpoint_is_attempted_twice_and_the_client_gets_an_error_when_none_is_left() {
-    let front = Front::over(&[nobody(), nobody()]);
+    let front = Front::over(&[closed_port(), closed_port()]);
     for method in ["GET", "POST"] {
         let message = refusal(&send(&front, method).await, 502);
         assert!(message.contains("could not be reached; the request was not sent"), "{message}");
@@ -180,7 +180,7 @@ async fn the_time_for_attempts_is_limited() {
 async fn backups_serve_when_no_primary_is_left() {
     let backup = RawNode::start([healthy("backup")]).await;
     let front = Front::of(
-        [impatient(0, nobody()), impatient(1, nobody()), impatient(2, backup.address()).backup(true)],
+        [impatient(0, closed_port()), impatient(1, closed_port()), impatient(2, backup.address()).backup(true)],
         |proxy| proxy,
     );
     for method in ["GET", "POST"] {

@@ -31,7 +31,7 @@ impl Browser {
         Browser { authorization: Some(basic(user, password)), ..Browser::new(front) }
     }
 
-    /// The answer to a request on a connection of its own. Cookies that it sets are kept.
+    /// The response to a request on a connection of its own. Cookies that it sets are kept.
     pub(crate) async fn ask(&mut self, line: &str, headers: &[(&str, &str)], body: &str) -> RawResponse {
         let mut request =
             format!("{line} HTTP/1.1\r\nHost: kylin\r\nUser-Agent: test\r\nContent-Length: {}\r\n", body.len());
@@ -73,7 +73,7 @@ impl Browser {
         answer
     }
 
-    /// A query, of which the answer names the node.
+    /// A query, of which the response names the node.
     pub(crate) async fn query(&mut self) -> RawResponse {
         let body = r#"{"sql":"select 1","project":"learn_kylin"}"#;
         self.ask("POST /kylin/api/query", &[("Content-Type", "application/json")], body).await

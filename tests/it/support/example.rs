@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::process::Process;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// `cargo test` builds the examples beside the test binary.
 pub(crate) fn program() -> PathBuf {
@@ -41,7 +41,7 @@ pub(crate) async fn spawn_with(args: &[&str], change: impl FnOnce(&mut Command) 
     let mut command = Command::new(program());
     change(command.args(args).args(["--threads", "2"]));
     let mut process = Process::spawn("kylin_front", TempDir::new().unwrap(), &mut command).unwrap();
-    let ready = process.wait_ready(PATIENCE, |process| process.file("stdout").contains("policy: ")).await;
+    let ready = process.wait_ready(TIMEOUT, |process| process.file("stdout").contains("policy: ")).await;
     ready.unwrap_or_else(|error| panic!("{error}"));
     process
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::http::{Connection, RawResponse};
 
 /// How long a state that must come may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Front {
     pub(crate) proxy: Proxy,
@@ -82,19 +82,19 @@ impl Front {
         Connection::open(self.address()).await.unwrap()
     }
 
-    /// The answer to these bytes on a connection of their own.
+    /// The response to these bytes on a connection of their own.
     pub(crate) async fn ask(&self, bytes: impl AsRef<[u8]>) -> std::io::Result<RawResponse> {
         let mut connection = self.connect().await;
         connection.send(bytes).await?;
         connection.response().await
     }
 
-    /// The answer to a GET of `path`.
+    /// The response to a GET of `path`.
     pub(crate) async fn get(&self, path: &str) -> std::io::Result<RawResponse> {
         self.ask(format!("GET {path} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await
     }
 
-    /// The answer to a POST.
+    /// The response to a POST.
     pub(crate) async fn post(&self, path: &str, body: &str) -> std::io::Result<RawResponse> {
         self.ask(format!("POST {path} HTTP/1.1\r\nHost: kylin\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await
     }
@@ -132,21 +132,21 @@ pub(crate) async fn demo(name: &str) -> (KylinNode, Served) {
     (node, served)
 }
 
-/// An address that refuses connections: nobody listens there, and it is in the range of no outgoing connection.
-pub(crate) fn nobody() -> SocketAddr {
+/// An address that refuses connections: no server listens there, and outgoing connections do not use that range.
+pub(crate) fn closed_port() -> SocketAddr {
     ([127, 0, 0, 1], super::port::free_port()).into()
 }
 
-/// Waits for a state that must come and of which nobody tells.
+/// Waits for a state that must come and that no event announces.
 pub(crate) async fn eventually(mut test: impl FnMut() -> bool, what: impl Fn() -> String) {
     let begun = kylin_lb::clock::SystemClock.now();
     while !test() {
-        assert!(kylin_lb::clock::SystemClock.now() - begun < PATIENCE, "did not come: {}", what());
+        assert!(kylin_lb::clock::SystemClock.now() - begun < TIMEOUT, "did not come: {}", what());
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
-/// Asserts that `answer` is an error of this status in the form that Kylin's clients know, and returns its message.
+/// Asserts that `response` is an error of this status in the form that Kylin's clients know, and returns its message.
 pub(crate) fn refusal(answer: &RawResponse, status: u16) -> String {
     assert_eq!(answer.status(), status, "{}", answer.text());
     let json: Value = serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("no JSON: {}", answer.text()));

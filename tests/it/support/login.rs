@@ -83,7 +83,7 @@ impl Browser {
         assert_eq!(answer.status(), 200, "{}", answer.text());
     }
 
-    /// The node that answers a query, unless the login is lost.
+    /// The node that responds to a query, unless the login is lost.
     pub(crate) async fn query(&mut self, front: &Front) -> Option<usize> {
         let fields = "Content-Type: application/json\r\nUser-Agent: test\r\n";
         let body = r#"{"sql":"select 1","project":"learn_kylin"}"#;
@@ -96,7 +96,7 @@ impl Browser {
     }
 }
 
-/// The node that answered a query.
+/// The node that responded to a query.
 pub(crate) fn node_of(answer: &RawResponse) -> usize {
     let json: Value = serde_json::from_slice(&answer.body).unwrap();
     let results = json.get("results").unwrap_or_else(|| &json["data"]["results"]);

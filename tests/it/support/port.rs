@@ -1,7 +1,7 @@
 //! Free ports for servers that are told their port before they start.
 //!
-//! What can bind port 0 itself should do that instead. Between finding a port free and a server's bind anybody may take
-//! it, so whoever starts a server tries again when that happens ([`super::Nginx::start`] does).
+//! A server that can bind port 0 itself should do that instead. Another process may take a free port before the server binds
+//! it, so the start of a server is tried again then ([`super::Nginx::start`] does).
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, TcpListener};
