@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 //! The members at the top of a JSON object that may be cut anywhere.
-=======
-//! The members at the top of a JSON object, of which perhaps only the beginning is there.
->>>>>>> 60c2e9c (Say response, closed port and timeout in the support code of the tests)
 //!
 //! A response is classified by the first kilobytes of its body. A parser that needs the whole body cannot do that, and a text
 //! search would find what a user wrote into a string. This parser walks over the text once, allocates nothing, and stops at the
