@@ -122,7 +122,7 @@ async fn the_cluster_keeps_its_nodes_whatever_the_nodes_respond() {
         (Fault::Html(StatusCode::NOT_FOUND), "not a list of nodes"),
         (Fault::Hang, "in time"),
         (Fault::Close, "unavailable"),
-        (Fault::TruncateAfter(20), "broke off"),
+        (Fault::TruncateAfter(20), "ended within the response"),
     ] {
         for node in [&q1, &q2] {
             node.faults().clear();
