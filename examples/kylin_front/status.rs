@@ -26,7 +26,7 @@ pub fn serve(listen: Listen, monitored: Arc<Monitored>) -> Result<Server, Box<dy
         let monitored = Arc::clone(&monitored);
         async move { response(&monitored, &request) }
     };
-    Ok(Server::builder().listen(listen, handler).threads(NonZero::new(1).unwrap()).start()?)
+    Ok(Server::builder().listen(listen, handler).threads(NonZero::<usize>::MIN).start()?)
 }
 
 fn response(monitored: &Monitored, request: &Request<Body>) -> Response<Body> {

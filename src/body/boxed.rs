@@ -38,6 +38,7 @@ impl Boxed {
         self.is_end_stream
     }
 
+    #[allow(clippy::clone_on_copy, reason = "`Copy` since http-body 1.1 only")]
     pub(super) fn size_hint(&self) -> SizeHint {
         self.size_hint.clone()
     }

@@ -48,7 +48,7 @@ pub struct Probe {
 #[derive(Clone)]
 enum ProbeKind {
     Connect,
-    Request(Request<Bytes>),
+    Request(Box<Request<Bytes>>),
 }
 
 impl Probe {
@@ -92,7 +92,7 @@ impl Probe {
         *request.uri_mut() = target.into();
         request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
         let expected = vec![ResponseMatcher::status(StatusCode::OK)];
-        Probe { kind: ProbeKind::Request(request), expected, timeout: None }
+        Probe { kind: ProbeKind::Request(Box::new(request)), expected, timeout: None }
     }
 
     /// Sets a header. Default for `host`: the endpoint's placement name, which is its address as written. Has no effect on
@@ -149,7 +149,7 @@ impl Probe {
         if let Some(cookie) = cookies.header() {
             request.headers_mut().insert(header::COOKIE, cookie);
         }
-        match client.send(request).await {
+        match client.send(*request).await {
             Ok(response) => self.classify(&response, cookies),
             Err(error) => failure(&error),
         }

@@ -34,13 +34,13 @@ impl Backend for Counting {
 
 /// A node that responds to one request on a connection.
 async fn one_response(listener: TcpListener) {
-    let (mut stream, _) = listener.accept().await.unwrap();
+    let (mut stream, _) = listener.accept().await.expect("a connection");
     let mut read = Vec::new();
     while !read.ends_with(b"}") {
-        assert!(stream.read_buf(&mut read).await.unwrap() > 0);
+        assert!(stream.read_buf(&mut read).await.expect("a read") > 0);
     }
     let response = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
-    stream.write_all(response).await.unwrap();
+    stream.write_all(response).await.expect("a write");
 }
 
 /// One pass reads the headers, another writes them. Everything between asks the request context.

@@ -1,6 +1,8 @@
 //! The axum example as a process: it serves `/kylin`, `/kylin/` and below, and stops gracefully on
 //! SIGTERM.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};

@@ -1,5 +1,7 @@
 //! Backends over other HTTP clients meet the contract of `Backend`, and their examples run.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::process::Command;
 
 use kylin_lb::testing::backend::conformance;

@@ -1,5 +1,7 @@
 //! The proxy as a `tower::Service` in an application's router.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::{Ipv4Addr, SocketAddr};
 
 use axum::Router;

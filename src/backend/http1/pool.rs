@@ -131,7 +131,7 @@ impl Pool {
             self,
             move |pool| &pool.shards[index].sweeper,
             |_| SWEEP_INTERVAL,
-            move |pool: Arc<Self>| std::future::ready(pool.sweep(&pool.shards[index])),
+            move |pool: Arc<Self>| async move { pool.sweep(&pool.shards[index]) },
             move |pool| !pool.shards[index].idle.lock().is_empty(),
         );
     }

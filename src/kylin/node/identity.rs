@@ -117,10 +117,10 @@ impl Evidence {
         let digest = |evidence: &Self| {
             evidence.cookie.clone().or_else(|| evidence.url.as_ref().map(MetadataUrl::session_cookie))
         };
-        if self.cookie.is_some() || other.cookie.is_some() {
-            if let (Some(one), Some(other)) = (digest(self), digest(other)) {
-                return of(one == other, Difference::Cookie);
-            }
+        if (self.cookie.is_some() || other.cookie.is_some())
+            && let (Some(one), Some(other)) = (digest(self), digest(other))
+        {
+            return of(one == other, Difference::Cookie);
         }
         let mut result = Comparison::Unknown;
         for (name, id) in &self.projects {

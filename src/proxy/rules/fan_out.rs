@@ -1,7 +1,6 @@
 //! Sends one request to every node that serves queries, and merges the responses.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use crate::body::{Body, BodyError};
 use crate::cluster::{Cluster, Picked};
 use crate::endpoint::{AdminState, EndpointId, Outcome, Role};
 use crate::kylin::fan_out::{Merge, best, concat};
+use crate::maybe_ready::BoxFuture;
 use crate::proxy::session::Session;
 use crate::proxy::{ErrorResponse, replay};
 use crate::request::{RequestContext, RequestView};
@@ -41,7 +41,7 @@ pub(crate) async fn fan_out<B: Backend>(
     // Compressed responses could not be joined.
     request.headers_mut().remove(header::ACCEPT_ENCODING);
     let ids = query_nodes(cluster);
-    let mut sent: Vec<Pin<Box<dyn Future<Output = Option<Response<Bytes>>> + Send>>> = Vec::with_capacity(ids.len());
+    let mut sent: Vec<BoxFuture<'_, Option<Response<Bytes>>>> = Vec::with_capacity(ids.len());
     for id in &ids {
         let mut request = replay::copy(&request).ok_or(BODY_TOO_LARGE)?;
         let Some(picked) = pick(cluster, context, id, &request) else { continue };
@@ -110,7 +110,7 @@ async fn whole_response<B: Backend>(backend: &B, request: Request<Body>) -> Resu
 }
 
 /// Waits for all futures: there is one for each node.
-async fn join_all<T>(mut futures: Vec<Pin<Box<dyn Future<Output = T> + Send>>>) -> Vec<T> {
+async fn join_all<T>(mut futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
     let mut outputs: Vec<Option<T>> = futures.iter().map(|_| None).collect();
     poll_fn(|cx| {
         for (future, output) in futures.iter_mut().zip(&mut outputs).filter(|(_, output)| output.is_none()) {

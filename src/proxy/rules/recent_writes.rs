@@ -117,7 +117,7 @@ mod tests {
 
     fn context(headers: &[(&str, &str)]) -> RequestContext {
         let request = headers.iter().fold(Request::builder(), |request, (name, value)| request.header(*name, *value));
-        let request = request.body(Body::empty()).unwrap();
+        let request = request.body(Body::empty()).expect("a valid request");
         let mut context = RequestContext::new(ClientAddr::Unix, &request);
         context.read_credentials(request.headers(), true);
         context
