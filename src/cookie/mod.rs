@@ -8,7 +8,9 @@ mod set_cookie;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 
-pub(crate) use attributes::{Attributes, is_name};
+pub(crate) use attributes::Attributes;
+#[cfg(feature = "login-relay")]
+pub(crate) use attributes::is_name;
 pub use attributes::{InvalidCookie, SameSite};
 pub(crate) use jar::CookieJar;
 pub(crate) use set_cookie::SetCookie;

@@ -6,7 +6,9 @@
 mod login;
 mod routes;
 
-pub(crate) use login::{AUTHENTICATION, SessionCall, needs_login};
+#[cfg(feature = "login-relay")]
+pub(crate) use login::AUTHENTICATION;
+pub(crate) use login::{SessionCall, needs_login};
 pub(crate) use routes::classify;
 
 use crate::kylin::node::role::Role;
