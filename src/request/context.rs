@@ -92,8 +92,8 @@ impl RequestContext {
         Ok(())
     }
 
-    /// Parses the SQL in `body`, which was read as a whole. The class then tells whether it writes. SQL that cannot be parsed
-    /// counts as a write. The keys of the query are computed if the policy reads them (`with_keys`).
+    /// Parses the SQL in `body`, which was read as a whole. The class then tells whether it writes, unless the SQL
+    /// cannot be parsed or is too long. The keys of the query are computed if the policy reads them (`with_keys`).
     pub(crate) fn read_sql(&mut self, body: &Body, with_keys: bool) {
         let Some((class, body)) = self.class.zip(body.whole()) else { return };
         let query = match class.sql_location() {

@@ -16,8 +16,8 @@ use crate::kylin::node::role::Role;
 /// The effect of the SQL in a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Sql {
-    /// The SQL was not read, or could not be. The request counts as a write.
-    Unread,
+    /// The SQL is unknown: it was not read yet, cannot be read, or is too long. The request is not retried once it was sent.
+    Unknown,
     /// The SQL only reads: [`is_read_only`](super::query::is_read_only).
     ReadOnly,
     /// The SQL may write.
@@ -117,11 +117,12 @@ impl RequestClass {
         }
         match self {
             RequestClass::Query(Sql::ReadOnly) => row("query", Read, QUERY, false),
-            RequestClass::Query(Sql::Unread | Sql::Writes) => row("query", Unexecuted, QUERY, true),
+            RequestClass::Query(Sql::Writes) => row("query", Unexecuted, QUERY, true),
+            RequestClass::Query(Sql::Unknown) => row("query", Unexecuted, QUERY, false),
             RequestClass::Prepare(Sql::ReadOnly) => row("prepare", Read, QUERY, false),
-            RequestClass::Prepare(Sql::Unread | Sql::Writes) => row("prepare", Unexecuted, QUERY, false),
+            RequestClass::Prepare(Sql::Unknown | Sql::Writes) => row("prepare", Unexecuted, QUERY, false),
             RequestClass::Export(Sql::Writes) => row("export", Unexecuted, QUERY, true),
-            RequestClass::Export(Sql::Unread | Sql::ReadOnly) => row("export", Unexecuted, QUERY, false),
+            RequestClass::Export(Sql::Unknown | Sql::ReadOnly) => row("export", Unexecuted, QUERY, false),
             RequestClass::AsyncSubmit => row("async_submit", Unexecuted, QUERY, false),
             RequestClass::AsyncRead => row("async_read", Read, QUERY, false),
             RequestClass::AsyncStop => row("async_stop", Unexecuted, QUERY, false),
@@ -173,8 +174,8 @@ impl RequestClass {
     /// Returns where the SQL is that has to be read before the class is final.
     pub(crate) fn sql_location(self) -> SqlLocation {
         match self {
-            RequestClass::Query(Sql::Unread) | RequestClass::Prepare(Sql::Unread) => SqlLocation::Json,
-            RequestClass::Export(Sql::Unread) => SqlLocation::Form,
+            RequestClass::Query(Sql::Unknown) | RequestClass::Prepare(Sql::Unknown) => SqlLocation::Json,
+            RequestClass::Export(Sql::Unknown) => SqlLocation::Form,
             _ => SqlLocation::None,
         }
     }
@@ -199,7 +200,7 @@ impl RequestClass {
     /// Returns every class with every effect of its SQL.
     #[cfg(test)]
     pub(super) fn all() -> Vec<RequestClass> {
-        let sqls = [Sql::Unread, Sql::ReadOnly, Sql::Writes];
+        let sqls = [Sql::Unknown, Sql::ReadOnly, Sql::Writes];
         let mut all: Vec<RequestClass> = sqls
             .iter()
             .flat_map(|&sql| [RequestClass::Query(sql), RequestClass::Prepare(sql), RequestClass::Export(sql)])
@@ -233,14 +234,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unread_sql_counts_as_a_write() {
+    fn only_sql_that_reads_is_retried_once_sent() {
         for class in
-            [RequestClass::Query(Sql::Unread), RequestClass::Query(Sql::Writes), RequestClass::Prepare(Sql::Unread)]
+            [RequestClass::Query(Sql::Unknown), RequestClass::Query(Sql::Writes), RequestClass::Prepare(Sql::Unknown)]
         {
             assert_eq!(class.retry_safety(), RetrySafety::Unexecuted, "{class:?}");
         }
-        assert!(RequestClass::Query(Sql::Unread).is_write());
-        assert_eq!(RequestClass::Query(Sql::Unread).with_sql(Sql::ReadOnly).retry_safety(), RetrySafety::Read);
+        assert!(RequestClass::Query(Sql::Writes).is_write() && !RequestClass::Query(Sql::Unknown).is_write());
+        assert_eq!(RequestClass::Query(Sql::Unknown).with_sql(Sql::ReadOnly).retry_safety(), RetrySafety::Read);
         assert_eq!(RequestClass::Read.with_sql(Sql::Writes), RequestClass::Read);
     }
 
@@ -255,13 +256,13 @@ mod tests {
     fn sql_is_read_once() {
         for class in RequestClass::all() {
             assert_eq!(class.with_sql(Sql::ReadOnly).sql_location(), SqlLocation::None, "{class:?}");
-            assert_eq!(class.with_sql(Sql::Unread).sql_location() != SqlLocation::None, class.is_query(), "{class:?}");
+            assert_eq!(class.with_sql(Sql::Unknown).sql_location() != SqlLocation::None, class.is_query(), "{class:?}");
         }
     }
 
     #[test]
     fn only_queries_require_their_role() {
-        assert!(RequestClass::Query(Sql::Unread).role_is_strict() && RequestClass::AsyncRead.role_is_strict());
+        assert!(RequestClass::Query(Sql::Unknown).role_is_strict() && RequestClass::AsyncRead.role_is_strict());
         assert!(!RequestClass::Job.role_is_strict() && RequestClass::Job.role() == Some(Role::Job));
         assert!(!RequestClass::Write.role_is_strict() && RequestClass::Write.role().is_none());
     }

@@ -160,9 +160,9 @@ fn api(verb: Verb, rest: &str, version: Option<KylinVersion>) -> RequestClass {
 /// Classifies a path below `/kylin/api/query`.
 fn query(verb: Verb, below: &[&str], is_longer: bool, may_be_v4: bool, may_be_v5: bool) -> RequestClass {
     match (verb, below) {
-        (Verb::Post, []) => RequestClass::Query(Sql::Unread),
-        (Verb::Post, ["prestate"]) => RequestClass::Prepare(Sql::Unread),
-        (Verb::Get | Verb::Post, ["format", _]) if !is_longer => RequestClass::Export(Sql::Unread),
+        (Verb::Post, []) => RequestClass::Query(Sql::Unknown),
+        (Verb::Post, ["prestate"]) => RequestClass::Prepare(Sql::Unknown),
+        (Verb::Get | Verb::Post, ["format", _]) if !is_longer => RequestClass::Export(Sql::Unknown),
         (Verb::Get, ["runningQueries"]) if may_be_v4 => RequestClass::Running,
         (Verb::Put, [_, "stop"]) if may_be_v4 => RequestClass::Stop,
         // A call of its own, not the id of a query.
@@ -180,7 +180,7 @@ mod tests {
     use super::super::RetrySafety;
     use super::*;
 
-    const UNREAD: Sql = Sql::Unread;
+    const UNKNOWN: Sql = Sql::Unknown;
 
     fn class(line: &str, version: Option<KylinVersion>) -> RequestClass {
         let (method, path) = line.split_once(' ').unwrap();
@@ -190,11 +190,11 @@ mod tests {
     #[test]
     fn paths_of_both_versions_have_their_class() {
         for (line, expected) in [
-            ("POST /kylin/api/query", RequestClass::Query(UNREAD)),
-            ("POST /kylin/api/query/", RequestClass::Query(UNREAD)),
-            ("POST /kylin/api/query/prestate", RequestClass::Prepare(UNREAD)),
-            ("GET /kylin/api/query/format/csv", RequestClass::Export(UNREAD)),
-            ("POST /kylin/api/query/format/csv", RequestClass::Export(UNREAD)),
+            ("POST /kylin/api/query", RequestClass::Query(UNKNOWN)),
+            ("POST /kylin/api/query/", RequestClass::Query(UNKNOWN)),
+            ("POST /kylin/api/query/prestate", RequestClass::Prepare(UNKNOWN)),
+            ("GET /kylin/api/query/format/csv", RequestClass::Export(UNKNOWN)),
+            ("POST /kylin/api/query/format/csv", RequestClass::Export(UNKNOWN)),
             ("GET /kylin/api/query/runningQueries", RequestClass::Running),
             ("PUT /kylin/api/query/a-b-c/stop", RequestClass::Stop),
             ("DELETE /kylin/api/query/stop-id", RequestClass::Cancel),
@@ -277,7 +277,7 @@ mod tests {
             ("GET /kylin/api/query/runningQueries", KylinVersion::V5, RequestClass::Read),
             ("PUT /kylin/api/query/x/stop", KylinVersion::V5, RequestClass::Write),
             ("PUT /kylin/api/admin/config", KylinVersion::V5, RequestClass::AdminWrite),
-            ("POST /kylin/api/query", KylinVersion::V5, RequestClass::Query(UNREAD)),
+            ("POST /kylin/api/query", KylinVersion::V5, RequestClass::Query(UNKNOWN)),
         ] {
             assert_eq!(class(line, Some(version)), expected, "{line}");
         }

@@ -153,12 +153,18 @@ impl<'b> QueryRequest<'b> {
         self.stop_id.as_deref()
     }
 
-    /// Returns whether the SQL only reads.
+    /// Returns whether the SQL only reads. The effect of SQL over 64 KiB is unknown.
     pub(crate) fn effect(&self) -> Sql {
-        if sql::is_read_only(&self.sql) { Sql::ReadOnly } else { Sql::Writes }
+        if self.sql.len() > sql::MAX_ANALYSED {
+            Sql::Unknown
+        } else if sql::is_read_only(&self.sql) {
+            Sql::ReadOnly
+        } else {
+            Sql::Writes
+        }
     }
 
-    /// Returns the keys of this query when `user` sends it.
+    /// Returns the keys of this query when `user` sends it. The fingerprint of SQL over 64 KiB keeps its literals.
     ///
     /// The affinity key has the components of the key of Kylin's query cache (apache/kylin 3.1.3 SQLRequest.java, `getCacheKey`):
     /// the SQL with no-break spaces made plain but otherwise unchanged, the project in upper case, offset, limit, acceptPartial,
@@ -187,7 +193,11 @@ impl<'b> QueryRequest<'b> {
         }
         let mut fingerprint = Key64::new();
         self.feed_project(&mut fingerprint);
-        sql::feed_fingerprint(&self.sql, &mut |piece| fingerprint.update(piece));
+        if self.sql.len() > sql::MAX_ANALYSED {
+            fingerprint.update(self.sql.as_bytes());
+        } else {
+            sql::feed_fingerprint(&self.sql, &mut |piece| fingerprint.update(piece));
+        }
         QueryKeys::new(affinity.finish(), fingerprint.finish())
     }
 
@@ -320,6 +330,17 @@ mod tests {
         assert_eq!(keys(r#"{"sql":"SELECT  2 FROM t LIMIT 50","project":"LEARN","limit":3}"#).fingerprint, base);
         assert_ne!(keys(r#"{"sql":"select 1 from t limit 5","project":"other"}"#).fingerprint, base);
         assert_ne!(keys(r#"{"sql":"select 1 from u limit 5","project":"learn"}"#).fingerprint, base);
+    }
+
+    #[test]
+    fn the_effect_of_long_sql_is_unknown() {
+        let of_length = |length: usize| {
+            let body = json!({"sql": format!("select {}", "1".repeat(length - 7))}).to_string();
+            let query = QueryRequest::from_json(body.as_bytes()).unwrap();
+            (query.effect(), query.keys("ADMIN").fingerprint == keys(r#"{"sql":"select 2"}"#).fingerprint)
+        };
+        assert_eq!(of_length(sql::MAX_ANALYSED), (Sql::ReadOnly, true));
+        assert_eq!(of_length(sql::MAX_ANALYSED + 1), (Sql::Unknown, false));
     }
 
     #[test]

@@ -5,11 +5,16 @@
 //! (TempStatementUtil.java:37-70). A statement may be retried on another node only if it certainly only reads.
 
 mod fingerprint;
+mod keyword;
 mod token;
 
 pub(super) use fingerprint::{feed as feed_fingerprint, upper as feed_upper};
 
+use keyword::Keyword;
 use token::{Reading, Seen, Token, Tokens};
+
+/// Longer SQL is not analysed. Queries of BI tools have some KiB.
+pub(super) const MAX_ANALYSED: usize = 64 * 1024;
 
 /// Returns whether every statement in `sql` certainly only reads.
 ///
@@ -21,39 +26,42 @@ use token::{Reading, Seen, Token, Tokens};
 /// `VALUES` is not in the list: Kylin does not count it as a query and would push it down as an update.
 ///
 /// Functions are trusted. A function of the data source that writes when it is called is not recognised.
-pub(super) fn is_read_only(sql: &str) -> bool {
-    let (is_read_only, seen) = reads_only(sql, Reading::default());
-    // Only ambiguities that occurred make other readings.
-    is_read_only && readings(seen).all(|reading| reads_only(sql, reading).0)
-}
-
-/// Returns the readings other than the default one of a text with these ambiguities.
 ///
-/// One ambiguity may show only if another is read the other way, so all combinations are returned.
-fn readings(seen: Seen) -> impl Iterator<Item = Reading> {
-    let any = seen.backslash || seen.nested || seen.tight_dashes;
-    (1..if any { 8 } else { 1 }).map(|bits| Reading {
-        backslash: bits & 1 != 0,
-        nested: bits & 2 != 0,
-        dashes_need_blank: bits & 4 != 0,
-    })
+/// Text without ambiguities is read once; each ambiguity that occurs doubles the readings, up to eight.
+pub(super) fn is_read_only(sql: &str) -> bool {
+    // One bit for each reading that was or must be tried. One ambiguity may show only if another is read the other way.
+    let (mut tried, mut wanted) = (0_u8, 1_u8);
+    while tried != wanted {
+        let bits = (wanted & !tried).trailing_zeros() as u8;
+        tried |= 1 << bits;
+        let Some(seen) = reads_only(sql, Reading::of_bits(bits)) else { return false };
+        for (bit, occurred) in [seen.backslash, seen.nested, seen.tight_dashes].into_iter().enumerate() {
+            wanted |= u8::from(occurred) << (bits | 1_u8 << bit);
+        }
+    }
+    true
 }
 
-fn reads_only(sql: &str, reading: Reading) -> (bool, Seen) {
+/// Returns the ambiguities that occurred, or `None` if `sql` may write. Ends at the first sign that it does.
+fn reads_only(sql: &str, reading: Reading) -> Option<Seen> {
     let mut tokens = Tokens::new(sql, reading);
-    let (mut is_read_only, mut has_statement) = (true, false);
+    let mut has_statement = false;
     let mut statement = Statement::default();
-    for token in tokens.by_ref() {
+    while let Some(token) = tokens.next() {
         if token == Token::Symbol(';') {
             has_statement |= !statement.is_empty();
-            is_read_only &= std::mem::take(&mut statement).end();
-        } else {
-            statement.read(token);
+            if !std::mem::take(&mut statement).end() {
+                return None;
+            }
+        } else if !statement.read(token) {
+            return None;
+        }
+        if tokens.seen.unreadable {
+            return None;
         }
     }
     has_statement |= !statement.is_empty();
-    is_read_only &= statement.end();
-    (is_read_only && has_statement && !tokens.seen.unreadable, tokens.seen)
+    (statement.end() && has_statement && !tokens.seen.unreadable).then_some(tokens.seen)
 }
 
 /// The recognised beginning of a statement.
@@ -70,149 +78,115 @@ enum Head {
         depth: usize,
     },
     Query,
+}
+
+/// What a statement has to know of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Kind {
+    Word(Keyword),
+    Quoted,
+    Text,
+    Dot,
+    Open,
+    Close,
+    #[default]
     Other,
+}
+
+impl Kind {
+    fn of(token: Token<'_>) -> Self {
+        match token {
+            Token::Word(word) => Kind::Word(Keyword::of(word)),
+            Token::Quoted(_) => Kind::Quoted,
+            Token::Text(_) => Kind::Text,
+            Token::Symbol('.') => Kind::Dot,
+            Token::Symbol('(') => Kind::Open,
+            Token::Symbol(')') => Kind::Close,
+            Token::Number(_) | Token::Hint(_) | Token::Symbol(_) => Kind::Other,
+        }
+    }
 }
 
 /// A statement that is read token by token.
 #[derive(Debug, Default)]
-struct Statement<'s> {
+struct Statement {
     head: Head,
     depth: usize,
-    unbalanced: bool,
-    writes: bool,
     has_tokens: bool,
-    last: Option<Token<'s>>,
-    before_last: Option<Token<'s>>,
+    last: Kind,
+    before_last: Kind,
 }
 
-impl<'s> Statement<'s> {
+impl Statement {
     fn is_empty(&self) -> bool {
         !self.has_tokens
     }
 
-    fn read(&mut self, token: Token<'s>) {
+    /// Reads the next token. Returns false if the statement may write.
+    fn read(&mut self, token: Token<'_>) -> bool {
         if matches!(token, Token::Hint(_)) {
-            return;
+            return true;
         }
         self.has_tokens = true;
-        match token {
-            Token::Symbol('(') => self.depth += 1,
-            Token::Symbol(')') => match self.depth.checked_sub(1) {
+        let kind = Kind::of(token);
+        match kind {
+            Kind::Open => self.depth += 1,
+            Kind::Close => match self.depth.checked_sub(1) {
                 Some(depth) => self.depth = depth,
-                None => self.unbalanced = true,
+                None => return false,
             },
             _ => {}
         }
-        self.find_write(token);
-        self.advance(token);
-        self.before_last = self.last.replace(token);
+        let Some(head) = self.next_head(kind).filter(|_| !self.writes(kind)) else { return false };
+        self.head = head;
+        self.before_last = std::mem::replace(&mut self.last, kind);
+        true
     }
 
-    /// Looks for a keyword that writes in the word before `token` and in `token`.
-    fn find_write(&mut self, token: Token<'s>) {
-        let dot = Some(Token::Symbol('.'));
-        if let Some(Token::Word(word)) = self.last {
+    /// Returns whether `kind`, with the tokens before it, shows that the statement writes.
+    fn writes(&self, kind: Kind) -> bool {
+        let after_word = match self.last {
             // TRUNCATE(x, 2) is arithmetic.
-            let called = token == Token::Symbol('(') || self.before_last == dot;
-            self.writes |= word.eq_ignore_ascii_case("truncate") && !called;
+            Kind::Word(Keyword::Truncate) => kind != Kind::Open && self.before_last != Kind::Dot,
             // SELECT TRANSFORM(…) USING 'script' runs a program.
-            self.writes |= word.eq_ignore_ascii_case("using") && matches!(token, Token::Text(_));
-        }
-        if let Token::Word(word) = token {
-            let follows =
-                |first: &str| matches!(self.last, Some(Token::Word(last)) if last.eq_ignore_ascii_case(first));
-            let begins =
-                |first: &str| matches!(self.before_last, Some(Token::Word(last)) if last.eq_ignore_ascii_case(first));
-            self.writes |= is_any(word, &WRITE_KEYWORDS) && self.last != dot;
-            self.writes |= word.eq_ignore_ascii_case("for") && follows("value") && begins("next");
-        }
+            Kind::Word(Keyword::Using) => kind == Kind::Text,
+            _ => false,
+        };
+        let is_write = match kind {
+            Kind::Word(Keyword::Write) => self.last != Kind::Dot,
+            Kind::Word(Keyword::For) => {
+                (self.before_last, self.last) == (Kind::Word(Keyword::Next), Kind::Word(Keyword::Value))
+            }
+            _ => false,
+        };
+        after_word || is_write
     }
 
-    fn advance(&mut self, token: Token<'s>) {
-        self.head = match (self.head, token) {
-            (Head::Start | Head::Explain { with: false }, Token::Symbol('(')) => return,
-            (Head::Start, Token::Word(word)) if word.eq_ignore_ascii_case("select") => Head::Query,
-            (Head::Start, Token::Word(word)) if word.eq_ignore_ascii_case("with") => Head::With { depth: self.depth },
-            (Head::Start, Token::Word(word)) if word.eq_ignore_ascii_case("explain") => Head::Explain { with: false },
-            (Head::Explain { .. }, Token::Word(word)) if word.eq_ignore_ascii_case("select") => Head::Query,
-            (Head::Explain { with: false }, Token::Word(word)) if word.eq_ignore_ascii_case("with") => {
-                Head::Explain { with: true }
-            }
+    /// Returns the beginning as far as it is known with the next token; `None` if the statement is no query.
+    fn next_head(&self, kind: Kind) -> Option<Head> {
+        match (self.head, kind) {
+            (head @ (Head::Start | Head::Explain { with: false }), Kind::Open) => Some(head),
+            (Head::Start | Head::Explain { .. }, Kind::Word(Keyword::Select)) => Some(Head::Query),
+            (Head::Start, Kind::Word(Keyword::With)) => Some(Head::With { depth: self.depth }),
+            (Head::Start, Kind::Word(Keyword::Explain)) => Some(Head::Explain { with: false }),
+            (Head::Explain { with: false }, Kind::Word(Keyword::With)) => Some(Head::Explain { with: true }),
             // EXPLAIN PLAN WITH TYPE FOR …, or EXPLAIN WITH t AS ….
-            (Head::Explain { with: true }, Token::Word(word)) if !is_any(word, &EXPLAIN_WITH) => {
-                Head::With { depth: self.depth }
-            }
-            (Head::Explain { .. }, Token::Word(word)) if is_any(word, &EXPLAIN_OPTIONS) => {
-                Head::Explain { with: false }
-            }
-            (Head::Explain { with: true }, Token::Quoted(_)) => Head::With { depth: self.depth },
-            (Head::With { depth }, Token::Word(word)) if depth == self.depth && word.eq_ignore_ascii_case("select") => {
-                Head::Query
-            }
-            (head @ (Head::With { .. } | Head::Query), _) => head,
-            (Head::Start | Head::Explain { .. } | Head::Other, _) => Head::Other,
-        };
+            (Head::Explain { with: true }, Kind::Word(Keyword::ExplainWith)) => Some(Head::Explain { with: false }),
+            (Head::Explain { with: true }, Kind::Word(_) | Kind::Quoted) => Some(Head::With { depth: self.depth }),
+            (
+                Head::Explain { with: false },
+                Kind::Word(Keyword::ExplainOption | Keyword::ExplainWith | Keyword::For),
+            ) => Some(Head::Explain { with: false }),
+            (Head::With { depth }, Kind::Word(Keyword::Select)) if depth == self.depth => Some(Head::Query),
+            (head @ (Head::With { .. } | Head::Query), _) => Some(head),
+            (Head::Start | Head::Explain { .. }, _) => None,
+        }
     }
 
     /// Ends the statement and returns whether it only reads. An empty statement does.
-    fn end(mut self) -> bool {
-        self.find_write(Token::Symbol(';'));
-        !self.has_tokens || (self.head == Head::Query && self.depth == 0 && !self.unbalanced && !self.writes)
+    fn end(self) -> bool {
+        !self.has_tokens || (self.head == Head::Query && self.depth == 0 && !self.writes(Kind::Other))
     }
-}
-
-/// Reserved words of statements that write. As names they must be quoted (Calcite's reserved words).
-/// `UPDATE` covers `FOR UPDATE` too.
-const WRITE_KEYWORDS: [&str; 20] = [
-    "insert",
-    "update",
-    "delete",
-    "merge",
-    "upsert",
-    "into",
-    "create",
-    "drop",
-    "alter",
-    "grant",
-    "revoke",
-    "call",
-    "exec",
-    "execute",
-    "overwrite",
-    "nextval",
-    "setval",
-    "outfile",
-    "dumpfile",
-    "vacuum",
-];
-
-const EXPLAIN_WITH: [&str; 2] = ["type", "implementation"];
-
-const EXPLAIN_OPTIONS: [&str; 20] = [
-    "plan",
-    "for",
-    "extended",
-    "formatted",
-    "codegen",
-    "cost",
-    "logical",
-    "dependency",
-    "authorization",
-    "analyze",
-    "verbose",
-    "excluding",
-    "including",
-    "attributes",
-    "without",
-    "implementation",
-    "type",
-    "as",
-    "xml",
-    "json",
-];
-
-fn is_any(word: &str, of: &[&str]) -> bool {
-    of.iter().any(|one| one.eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]

@@ -101,9 +101,33 @@ fn other_or_unreadable_statements_count_as_writes() {
     }
 }
 
+const WRITE_KEYWORDS: [&str; 20] = [
+    "insert",
+    "update",
+    "delete",
+    "merge",
+    "upsert",
+    "into",
+    "create",
+    "drop",
+    "alter",
+    "grant",
+    "revoke",
+    "call",
+    "exec",
+    "execute",
+    "overwrite",
+    "nextval",
+    "setval",
+    "outfile",
+    "dumpfile",
+    "vacuum",
+];
+
 #[test]
 fn every_write_keyword_is_found_anywhere_in_a_statement() {
     for word in WRITE_KEYWORDS {
+        assert_eq!(Keyword::of(word), Keyword::Write);
         for sql in [
             format!("{word} x"),
             format!("select 1 {word} x"),

@@ -15,6 +15,13 @@ pub(super) struct Reading {
     pub(super) dashes_need_blank: bool,
 }
 
+impl Reading {
+    /// Returns the reading that takes the other side of each ambiguity whose bit is set: backslash, nested, dashes.
+    pub(super) fn of_bits(bits: u8) -> Self {
+        Reading { backslash: bits & 1 != 0, nested: bits & 2 != 0, dashes_need_blank: bits & 4 != 0 }
+    }
+}
+
 /// A piece of SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token<'s> {
@@ -47,164 +54,221 @@ pub(super) struct Seen {
 }
 
 /// The tokens of any text, without blanks and comments.
+///
+/// Each byte is read at most twice: once more if it stands in brackets.
 #[derive(Debug, Clone)]
 pub(super) struct Tokens<'s> {
-    rest: &'s str,
+    sql: &'s str,
+    at: usize,
     reading: Reading,
     /// The ambiguities so far. Complete at the end.
     pub(super) seen: Seen,
-    in_brackets: bool,
+    /// No further `]` can end a bracket: there is none, or this is the text in a bracket.
+    no_bracket_ends: bool,
 }
 
 impl<'s> Tokens<'s> {
     pub(super) fn new(sql: &'s str, reading: Reading) -> Self {
-        Tokens { rest: sql, reading, seen: Seen::default(), in_brackets: false }
+        Tokens { sql, at: 0, reading, seen: Seen::default(), no_bracket_ends: false }
     }
 
-    /// Takes `len` bytes.
-    fn take(&mut self, len: usize) -> &'s str {
-        let (taken, rest) = self.rest.split_at(len);
-        self.rest = rest;
-        taken
+    fn bytes(&self) -> &'s [u8] {
+        self.sql.as_bytes()
     }
 
-    fn take_while(&mut self, inside: impl Fn(char) -> bool) -> &'s str {
-        let len = self.rest.find(|c| !inside(c)).unwrap_or(self.rest.len());
-        self.take(len)
+    /// Returns the text from `begin` up to the present position.
+    fn since(&self, begin: usize) -> &'s str {
+        &self.sql[begin..self.at]
     }
 
-    /// Takes a quoted text that begins with `quote`. A doubled quote is part of it.
-    fn quoted(&mut self, quote: u8) -> &'s str {
-        let bytes = self.rest.as_bytes();
-        let mut at = 1;
-        while let Some(&byte) = bytes.get(at) {
-            let next = bytes.get(at + 1).copied();
+    /// Returns the character at the present position, which is not ASCII.
+    fn wide_char(&self) -> Option<char> {
+        self.sql[self.at..].chars().next()
+    }
+
+    /// Passes the rest of a word, whose first character was passed.
+    fn pass_word(&mut self) {
+        while let Some(&byte) = self.bytes().get(self.at) {
+            match byte {
+                b'_' | b'$' => self.at += 1,
+                _ if byte.is_ascii_alphanumeric() => self.at += 1,
+                0x80.. => match self.wide_char() {
+                    Some(c) if c.is_alphanumeric() => self.at += c.len_utf8(),
+                    _ => return,
+                },
+                _ => return,
+            }
+        }
+    }
+
+    /// Passes a quoted text that begins with `quote`. A doubled quote is part of it.
+    fn pass_quoted(&mut self, quote: u8) {
+        let bytes = self.bytes();
+        self.at += 1;
+        while let Some(&byte) = bytes.get(self.at) {
+            let next = bytes.get(self.at + 1).copied();
             match byte {
                 b'\\' if quote != b'`' && next.is_some_and(|next| next == quote || next == b'\\') => {
                     self.seen.backslash = true;
-                    at += if self.reading.backslash { 2 } else { 1 };
+                    self.at += if self.reading.backslash { 2 } else { 1 };
                 }
-                byte if byte == quote && next == Some(quote) => at += 2,
-                byte if byte == quote => return self.take(at + 1),
-                _ => at += 1,
+                byte if byte == quote && next == Some(quote) => self.at += 2,
+                byte if byte == quote => {
+                    self.at += 1;
+                    return;
+                }
+                _ => self.at += 1,
             }
         }
         self.seen.unreadable = true;
-        self.take(bytes.len())
     }
 
-    /// Takes the block comment at the beginning.
-    fn block_comment(&mut self) -> &'s str {
-        let bytes = self.rest.as_bytes();
-        self.seen.unreadable |= matches!(bytes.get(2), Some(b'!')) || bytes[2..].starts_with(b"M!");
-        let (mut at, mut depth) = (2, 1_usize);
+    /// Passes a comment up to the end of its line.
+    fn pass_line(&mut self) {
+        let rest = &self.bytes()[self.at..];
+        self.at += rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+    }
+
+    /// Passes a block comment.
+    fn pass_block_comment(&mut self) {
+        let bytes = self.bytes();
+        self.at += 2;
+        self.seen.unreadable |= bytes[self.at..].starts_with(b"!") || bytes[self.at..].starts_with(b"M!");
+        let mut depth = 1_usize;
         while depth > 0 {
-            match bytes.get(at..at + 2) {
+            match bytes.get(self.at..self.at + 2) {
                 Some(b"*/") => {
                     depth -= 1;
-                    at += 2;
+                    self.at += 2;
                 }
                 Some(b"/*") => {
                     self.seen.nested = true;
                     depth += usize::from(self.reading.nested);
-                    at += if self.reading.nested { 2 } else { 1 };
+                    self.at += if self.reading.nested { 2 } else { 1 };
                 }
-                Some(_) => at += 1,
+                Some(_) => self.at += 1,
                 None => {
                     self.seen.unreadable = true;
-                    return self.take(bytes.len());
+                    self.at = bytes.len();
+                    return;
                 }
             }
         }
-        self.take(at)
     }
 
-    /// Takes a name in brackets, or an index into an array or a map, as one token. It is unreadable unless the text before the
-    /// first `]` is complete under both readings.
+    /// Returns a name in brackets, or an index into an array or a map, as one token. It is unreadable unless the text before
+    /// the first `]` is complete under both readings.
     fn brackets(&mut self) -> Token<'s> {
-        let Some(end) = self.rest.find(']').filter(|_| !self.in_brackets) else {
+        let begin = self.at;
+        self.at += 1;
+        let end = if self.no_bracket_ends { None } else { self.sql[self.at..].find(']') };
+        let Some(len) = end else {
+            self.no_bracket_ends = true;
             self.seen.unreadable = true;
-            self.take(1);
             return Token::Symbol('[');
         };
-        let taken = self.take(end + 1);
-        let mut inside = Tokens { in_brackets: true, ..Tokens::new(&taken[1..end], self.reading) };
+        let text = &self.sql[self.at..self.at + len];
+        self.at += len + 1;
+        let mut inside = Tokens { no_bracket_ends: true, ..Tokens::new(text, self.reading) };
         let separates = inside.by_ref().any(|token| token == Token::Symbol(';'));
         // A line comment would extend beyond the bracket.
-        self.seen.unreadable |= separates || inside.seen.unreadable || taken.contains("--");
+        self.seen.unreadable |= separates || inside.seen.unreadable || text.contains("--");
         self.seen.backslash |= inside.seen.backslash;
         self.seen.nested |= inside.seen.nested;
-        Token::Quoted(taken)
+        Token::Quoted(self.since(begin))
     }
 
-    fn number(&mut self) -> Token<'s> {
-        let bytes = self.rest.as_bytes();
-        let mut len = 0;
-        while let Some(&byte) = bytes.get(len) {
+    fn pass_number(&mut self) {
+        let (bytes, begin) = (self.bytes(), self.at);
+        while let Some(&byte) = bytes.get(self.at) {
             let exponent = matches!(byte, b'+' | b'-')
-                && matches!(bytes[len - 1], b'e' | b'E')
-                && bytes.get(len + 1).is_some_and(u8::is_ascii_digit)
-                && !bytes[..len].starts_with(b"0x");
+                && self.at > begin
+                && matches!(bytes[self.at - 1], b'e' | b'E')
+                && bytes.get(self.at + 1).is_some_and(u8::is_ascii_digit)
+                && !bytes[begin..].starts_with(b"0x");
             if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_') || exponent {
-                len += 1;
+                self.at += 1;
             } else {
-                break;
+                return;
             }
         }
-        Token::Number(self.take(len))
+    }
+
+    /// Returns whether the `--` at the present position has something else than a blank behind it.
+    fn is_tight(&self) -> bool {
+        self.sql[self.at + 2..].chars().next().is_some_and(|c| !c.is_whitespace() && !c.is_control())
     }
 }
 
 impl<'s> Iterator for Tokens<'s> {
     type Item = Token<'s>;
 
+    #[inline]
     fn next(&mut self) -> Option<Token<'s>> {
         loop {
-            let first = self.rest.chars().next()?;
-            let second = self.rest[first.len_utf8()..].chars().next();
-            match (first, second) {
-                (blank, _) if is_blank(blank) => {
-                    self.take_while(is_blank);
+            let begin = self.at;
+            let byte = *self.bytes().get(begin)?;
+            let next = self.bytes().get(begin + 1).copied();
+            match byte {
+                b'\t'..=b'\r' | b' ' => self.at += 1,
+                b'a'..=b'z' | b'A'..=b'Z' | b'_' => {
+                    self.at += 1;
+                    self.pass_word();
+                    return Some(Token::Word(self.since(begin)));
                 }
-                ('-', Some('-')) => {
-                    let tight = self.rest[2..].chars().next().is_some_and(|c| !is_blank(c) && !c.is_control());
+                b'0'..=b'9' => {
+                    self.pass_number();
+                    return Some(Token::Number(self.since(begin)));
+                }
+                b'.' if next.is_some_and(|next| next.is_ascii_digit()) => {
+                    self.pass_number();
+                    return Some(Token::Number(self.since(begin)));
+                }
+                b'-' if next == Some(b'-') => {
+                    let tight = self.is_tight();
                     self.seen.tight_dashes |= tight;
                     if tight && self.reading.dashes_need_blank {
-                        self.take(1);
+                        self.at += 1;
                         return Some(Token::Symbol('-'));
                     }
-                    self.take_while(|c| c != '\n' && c != '\r');
+                    self.pass_line();
                 }
-                ('/', Some('*')) => {
-                    let comment = self.block_comment();
+                b'/' if next == Some(b'*') => {
+                    self.pass_block_comment();
+                    let comment = self.since(begin);
                     if comment.starts_with("/*+") {
                         return Some(Token::Hint(comment));
                     }
                 }
-                ('\'', _) => return Some(Token::Text(self.quoted(b'\''))),
-                ('"', _) => return Some(Token::Quoted(self.quoted(b'"'))),
-                ('`', _) => return Some(Token::Quoted(self.quoted(b'`'))),
-                ('[', _) => return Some(self.brackets()),
-                (digit, _) if digit.is_ascii_digit() => return Some(self.number()),
-                ('.', Some(digit)) if digit.is_ascii_digit() => return Some(self.number()),
-                (letter, _) if is_word(letter) && letter != '$' => return Some(Token::Word(self.take_while(is_word))),
-                (symbol, _) => {
-                    self.seen.unreadable |= symbol == '$';
-                    self.take(symbol.len_utf8());
-                    return Some(Token::Symbol(symbol));
+                b'\'' => {
+                    self.pass_quoted(byte);
+                    return Some(Token::Text(self.since(begin)));
+                }
+                b'"' | b'`' => {
+                    self.pass_quoted(byte);
+                    return Some(Token::Quoted(self.since(begin)));
+                }
+                b'[' => return Some(self.brackets()),
+                0x80.. => {
+                    let c = self.wide_char()?;
+                    self.at += c.len_utf8();
+                    // The no-break space is a blank, as in Kylin.
+                    if c.is_alphanumeric() {
+                        self.pass_word();
+                        return Some(Token::Word(self.since(begin)));
+                    }
+                    if !c.is_whitespace() {
+                        return Some(Token::Symbol(c));
+                    }
+                }
+                _ => {
+                    self.seen.unreadable |= byte == b'$';
+                    self.at += 1;
+                    return Some(Token::Symbol(char::from(byte)));
                 }
             }
         }
     }
-}
-
-/// Returns whether `c` is a blank, also the no-break space, which Kylin reads as a space.
-fn is_blank(c: char) -> bool {
-    c.is_whitespace()
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || matches!(c, '_' | '$')
 }
 
 #[cfg(test)]
@@ -301,6 +365,51 @@ mod tests {
         }
     }
 
+    /// Quadratic work over a megabyte would take minutes.
+    #[test]
+    fn a_megabyte_of_any_unit_is_read() {
+        let units = [
+            "[",
+            "]",
+            "[]",
+            "[a",
+            "[[a]",
+            "[--",
+            "'",
+            "''",
+            "\\'",
+            "\"",
+            "`",
+            "/*",
+            "*/",
+            "/*/",
+            "/**/",
+            "--",
+            "--\n",
+            "-",
+            "(",
+            ")",
+            ";",
+            "$$",
+            "1e",
+            "0x",
+            ".1",
+            "a ",
+            "é",
+            "\u{a0}",
+            "select ",
+            "with a as (",
+            "select 1;",
+            "/*+",
+        ];
+        for unit in units {
+            for reading in [Reading::default(), Reading { backslash: true, nested: true, dashes_need_blank: true }] {
+                Tokens::new(&unit.repeat((1 << 20) / unit.len()), reading).for_each(drop);
+                Tokens::new(&format!("[{}]", unit.repeat((1 << 20) / unit.len())), reading).for_each(drop);
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn every_text_has_tokens(sql in ".{0,80}", backslash: bool, nested: bool, dashes_need_blank: bool) {
@@ -317,7 +426,7 @@ mod tests {
                     Token::Word(t) | Token::Quoted(t) | Token::Text(t) | Token::Number(t) | Token::Hint(t) => t.len(),
                     Token::Symbol(c) => c.len_utf8(),
                 };
-                let next = sql.len() - tokens.rest.len();
+                let next = tokens.at;
                 let gap = sql[end..next - len].trim_start();
                 prop_assert!(gap.is_empty() || gap.starts_with("--") || gap.starts_with("/*"), "{gap:?}");
                 end = next;
