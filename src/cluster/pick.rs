@@ -36,9 +36,22 @@ impl<B> Cluster<B> {
     /// # Errors
     /// [`PickError`] if no endpoint is eligible.
     pub fn pick(&self, request: &RequestView<'_>, attempted: &Attempted) -> Result<Picked<B>, PickError> {
+        self.pick_in_order(request, attempted, |_, _| None)
+    }
+
+    /// Picks from the primary endpoints, then from the backups, then in panic mode. In a group, the endpoint at the index that
+    /// `bound` returns precedes the choice of the policy, if it is eligible.
+    #[inline]
+    fn pick_in_order(
+        &self,
+        request: &RequestView<'_>,
+        attempted: &Attempted,
+        bound: impl Fn(&View<B>, bool) -> Option<usize>,
+    ) -> Result<Picked<B>, PickError> {
         let view = self.shared.view.load();
-        for group in [&view.primary, &view.backup] {
-            if let Some(index) = self.acquire_by_policy(group, request, attempted) {
+        for (is_backup, group) in view.groups() {
+            let bound = bound(&view, is_backup).filter(|index| acquire_bound(group, *index, request, attempted));
+            if let Some(index) = bound.or_else(|| self.acquire_by_policy(group, request, attempted)) {
                 self.shared.panic.leave();
                 return Ok(picked(group, index));
             }
@@ -91,17 +104,24 @@ impl<B> Cluster<B> {
     }
 
     /// Picks the endpoint that a session asks for, if it is eligible; otherwise [`pick`](Self::pick) decides.
+    ///
+    /// A session that is bound to a backup stays there, unless `primaries_first` is true. A route is always looked up among the
+    /// primary endpoints, and among the backups only if no primary endpoint is eligible: endpoints may share a route.
     pub(crate) fn pick_hinted(
         &self,
         request: &RequestView<'_>,
         attempted: &Attempted,
         hint: &EndpointHint,
+        primaries_first: bool,
     ) -> Result<Picked<B>, PickError> {
         match hint {
             EndpointHint::Any => self.pick(request, attempted),
             EndpointHint::Key(key) => self.pick_by_hash(request, attempted, key),
-            EndpointHint::Id(_) | EndpointHint::IdHash(_) | EndpointHint::RouteHash(_) => {
+            EndpointHint::Id(_) | EndpointHint::IdHash(_) if !primaries_first => {
                 self.pick_at(request, attempted, |view| view.find_hinted(hint))
+            }
+            EndpointHint::Id(_) | EndpointHint::IdHash(_) | EndpointHint::RouteHash(_) => {
+                self.pick_in_order(request, attempted, |view, is_backup| view.find_in_group(is_backup, hint))
             }
         }
     }
@@ -110,6 +130,11 @@ impl<B> Cluster<B> {
     pub(crate) fn is_out(&self, hint: &EndpointHint) -> bool {
         let view = self.shared.view.load();
         view.find_hinted(hint).is_none_or(|(group, index)| group.layout.slots[index].member.is_out(group.layout.alone))
+    }
+
+    /// Returns whether `hint` names a backup.
+    pub(crate) fn is_backup(&self, hint: &EndpointHint) -> bool {
+        self.shared.view.load().find_in_group(true, hint).is_some()
     }
 
     /// Returns the backend of the endpoint called `id`, eligible or not.
@@ -127,12 +152,10 @@ impl<B> Cluster<B> {
     ) -> Result<Picked<B>, PickError> {
         {
             let view = self.shared.view.load();
-            if let Some((group, index)) = find(&view) {
-                let candidates = Candidates::new(&group.layout, attempted, request.role());
-                let bound = candidates.at(index);
-                if candidates.is_eligible_when_bound(bound) && candidates.acquire(bound) {
-                    return Ok(picked(group, index));
-                }
+            if let Some((group, index)) = find(&view)
+                && acquire_bound(group, index, request, attempted)
+            {
+                return Ok(picked(group, index));
             }
         }
         self.pick(request, attempted)
@@ -159,6 +182,13 @@ impl<B> Cluster<B> {
         }
         None
     }
+}
+
+/// Counts the request in flight on the endpoint at `index`, to which its session is bound. Returns false if that is not eligible.
+fn acquire_bound<B>(group: &Group<B>, index: usize, request: &RequestView<'_>, attempted: &Attempted) -> bool {
+    let candidates = Candidates::new(&group.layout, attempted, request.role());
+    let bound = candidates.at(index);
+    candidates.is_eligible_when_bound(bound) && candidates.acquire(bound)
 }
 
 /// Builds the result where its caller wants it, last and in one piece: moving it would cost as much as counting the references.

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{EndpointId, Member};
+use super::{EndpointHint, EndpointId, EndpointSettings, Member};
 
 /// The outcome of a request, as far as the health of its endpoint is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -43,6 +43,22 @@ impl Lease {
     /// Returns the endpoint that was picked.
     pub fn endpoint(&self) -> &EndpointId {
         &self.member.settings.id
+    }
+
+    /// Returns whether `hint` names the endpoint that was picked.
+    pub(crate) fn is_named_by(&self, hint: &EndpointHint) -> bool {
+        let EndpointSettings { id, route, .. } = &*self.member.settings;
+        match hint {
+            EndpointHint::RouteHash(hash) => {
+                route.as_deref().is_some_and(|route| *hash == EndpointHint::route_hash(route.as_bytes()))
+            }
+            hint => hint.names(id),
+        }
+    }
+
+    /// Returns whether the endpoint that was picked is a backup.
+    pub(crate) fn is_backup(&self) -> bool {
+        self.member.settings.backup
     }
 
     /// Sets the outcome that is reported when the lease is dropped. The last call counts.

@@ -46,6 +46,7 @@
 //! | `proxy_pass` with `$uri` | the decoded path | the path escaped again |
 //! | `sticky cookie` | the MD5 of an address or `route=`, set on each response | a [signed cookie](crate::session::StickyCookie) that reveals no address, with `Path=/` by default, set when it is missing, old or names another server; see [`SiteBuilder::secret`] |
 //! | `sticky learn` | binds a session to the server that sets its cookie | also binds one whose cookie a server accepts as a login; also reads `;jsessionid=` in paths; forgets a session that its server ends; `zone=` is the size of the memory, `sync` needs [`SiteBuilder::sessions`] |
+//! | `sticky`, the server is full | binds the session to the server that serves it instead | the session stays bound, and returns |
 //! | `sticky route` | a server without `route=` has a name of its own | a server without `route=` has none |
 //! | `slow_start` | begins at 0 | begins at a tenth of the weight |
 //! | `map` | `hostnames`; named groups are variables everywhere | no `hostnames`; named groups only in the map's own results |

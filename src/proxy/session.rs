@@ -47,9 +47,9 @@ impl<'p> Session<'p> {
         if self.affinity.is_none() {
             return cluster.pick(request, attempted);
         }
-        let picked = cluster.pick_hinted(request, attempted, &self.context.hint)?;
+        let picked = cluster.pick_hinted(request, attempted, &self.context.hint, self.primaries_first())?;
         if attempted.is_empty() {
-            self.began_at_bound = self.context.hint.names(picked.lease.endpoint());
+            self.began_at_bound = self.is_bound_to(&picked);
         }
         Ok(picked)
     }
@@ -61,7 +61,12 @@ impl<'p> Session<'p> {
 
     /// Returns whether the session is bound to the endpoint that was picked.
     pub(super) fn is_bound_to<B>(&self, picked: &Picked<B>) -> bool {
-        self.context.hint.names(picked.lease.endpoint())
+        picked.lease.is_named_by(&self.context.hint)
+    }
+
+    /// Returns whether a session that is bound to a backup moves to a primary endpoint.
+    fn primaries_first(&self) -> bool {
+        self.affinity.is_some_and(Affinity::has_primaries_first)
     }
 
     /// Returns whether the session may ask for the request to be sent again after a response.
@@ -90,8 +95,9 @@ impl<'p> Session<'p> {
     ) -> AfterResponse {
         let endpoint = picked.lease.endpoint();
         let hint = &self.context.hint;
-        let is_elsewhere = hint.is_binding() && !hint.names(endpoint);
-        let bound_unavailable = is_elsewhere && (self.began_at_bound || cluster.is_out(hint));
+        let is_elsewhere = hint.is_binding() && !self.is_bound_to(picked);
+        let left_backup = || self.primaries_first() && !picked.lease.is_backup() && cluster.is_backup(hint);
+        let bound_unavailable = is_elsewhere && (self.began_at_bound || cluster.is_out(hint) || left_backup());
         self.context.settle(request, endpoint, bound_unavailable, cluster, response).await
     }
 

@@ -43,6 +43,7 @@ pub struct Affinity {
     strategy: Arc<Strategy>,
     /// Places requests that no session binds.
     user: Option<User>,
+    primaries_first: bool,
 }
 
 /// The strategies. A new one is a variant here and in [`BoundSession`], with an arm in each hook.
@@ -112,6 +113,9 @@ impl Affinity {
     /// Binds a session to the endpoint of the [route](crate::Endpoint::route) in its id.
     ///
     /// The route follows the first dot of `JSESSIONID` or `;jsessionid=`. Tomcat puts it there when its `jvmRoute` is set.
+    ///
+    /// Endpoints may share a route, as in nginx. The first primary endpoint with the route serves; if it is not eligible, the
+    /// policy picks another primary endpoint. The route is looked up among the backups only if no primary endpoint is eligible.
     pub fn route() -> Self {
         Self::route_of(SessionCookie::of_kylin())
     }
@@ -171,8 +175,21 @@ impl Affinity {
         self
     }
 
+    /// Sets whether a session that is bound to a [backup](crate::Endpoint::backup) moves to a primary endpoint as soon as one is
+    /// eligible, as in nginx. Default: no. The session stays, because its login is there, as with HAProxy.
+    ///
+    /// A [route](Self::route) is always looked up among the primary endpoints first.
+    pub fn primaries_first(mut self, primaries_first: bool) -> Self {
+        self.primaries_first = primaries_first;
+        self
+    }
+
+    pub(crate) fn has_primaries_first(&self) -> bool {
+        self.primaries_first
+    }
+
     fn new(strategy: Strategy) -> Self {
-        Affinity { strategy: Arc::new(strategy), user: None }
+        Affinity { strategy: Arc::new(strategy), user: None, primaries_first: false }
     }
 
     /// Looks up the session of `request`, and removes cookies that no node may see.

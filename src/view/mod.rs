@@ -21,7 +21,9 @@ pub(crate) struct View<B> {
     by_id: AHashMap<EndpointId, Position>,
     /// By the hash of the id.
     by_id_hash: AHashMap<u64, Position>,
-    by_route_hash: AHashMap<u64, Position>,
+    /// By group and the hash of the route. If endpoints of a group share a route, the first owns it, as in nginx
+    /// (ngx_http_upstream_get_rr_peer_by_sid).
+    by_route_hash: AHashMap<(bool, u64), u32>,
 }
 
 /// Endpoints that can replace each other.
@@ -43,8 +45,8 @@ impl<B> View<B> {
                 by_id.insert(settings.id.clone(), (is_backup, index));
                 by_id_hash.insert(settings.id.hash64(), (is_backup, index));
                 if let Some(route) = &settings.route {
-                    // If endpoints share a route, the first owns it, a primary before a backup.
-                    by_route_hash.entry(EndpointHint::route_hash(route.as_bytes())).or_insert((is_backup, index));
+                    let hash = EndpointHint::route_hash(route.as_bytes());
+                    by_route_hash.entry((is_backup, hash)).or_insert(index);
                 }
             }
         }
@@ -56,15 +58,26 @@ impl<B> View<B> {
         Some(self.at(*self.by_id.get(id)?))
     }
 
-    /// Returns the group and the index of the endpoint that `hint` names.
-    pub(crate) fn find_hinted(&self, hint: &EndpointHint) -> Option<(&Group<B>, usize)> {
-        let position = match hint {
-            EndpointHint::Id(id) => self.by_id.get(id)?,
-            EndpointHint::IdHash(hash) => self.by_id_hash.get(hash)?,
-            EndpointHint::RouteHash(hash) => self.by_route_hash.get(hash)?,
+    /// Returns the groups in the order in which they serve. `true` marks the backups.
+    pub(crate) fn groups(&self) -> [(bool, &Group<B>); 2] {
+        [(false, &self.primary), (true, &self.backup)]
+    }
+
+    /// Returns the index, among the backups or the primary endpoints, of the endpoint that `hint` names.
+    pub(crate) fn find_in_group(&self, is_backup: bool, hint: &EndpointHint) -> Option<usize> {
+        let (found_in, index) = match hint {
+            EndpointHint::Id(id) => *self.by_id.get(id)?,
+            EndpointHint::IdHash(hash) => *self.by_id_hash.get(hash)?,
+            EndpointHint::RouteHash(hash) => (is_backup, *self.by_route_hash.get(&(is_backup, *hash))?),
             EndpointHint::Any | EndpointHint::Key(_) => return None,
         };
-        Some(self.at(*position))
+        (found_in == is_backup).then_some(index as usize)
+    }
+
+    /// Returns the group and the index of the endpoint that `hint` names, a primary before a backup.
+    pub(crate) fn find_hinted(&self, hint: &EndpointHint) -> Option<(&Group<B>, usize)> {
+        let find = |(is_backup, group)| Some((group, self.find_in_group(is_backup, hint)?));
+        self.groups().into_iter().find_map(find)
     }
 
     fn at(&self, (is_backup, index): Position) -> (&Group<B>, usize) {

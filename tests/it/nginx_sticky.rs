@@ -10,7 +10,7 @@ use kylin_lb::session::{MemoryStore, Secret, Sessions};
 use kylin_lb::testing::kylin::{KylinNode, Served};
 
 use crate::support::browser::Browser;
-use crate::support::front::demo;
+use crate::support::front::{closed_port, demo};
 
 struct Nodes {
     nodes: Vec<KylinNode>,
@@ -184,6 +184,59 @@ async fn a_draining_server_keeps_its_sessions_and_gets_no_new_ones() {
         for _ in 0..9 {
             let mut browser = logged_in(&after).await;
             assert_ne!(node(&mut browser).await, "n2", "{sticky}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_began_at_a_backup_moves_to_a_primary_server_as_in_nginx() {
+    let nodes = Nodes::start().await;
+    for sticky in [
+        "sticky cookie lb;",
+        "sticky learn create=$upstream_cookie_JSESSIONID lookup=$cookie_JSESSIONID zone=s:1m;",
+        "sticky cookie lb; least_conn;",
+    ] {
+        let sessions = Sessions::local(MemoryStore::new(), secret(1));
+        let front = |servers: &str| {
+            let change = |site: SiteBuilder| site.secret(secret(1)).sessions(sessions.clone());
+            nodes.front("", &format!("{sticky} {servers}"), change)
+        };
+        let outage = front("server N1 down; server N2 down; server N3 backup;");
+        let mut browser = Browser::insistent(outage.address, "ADMIN", "KYLIN");
+        for _ in 0..3 {
+            assert_eq!(node(&mut browser).await, "n3");
+        }
+        let before = browser.cookies.clone();
+        let after = front("server N1; server N2 down; server N3 backup;");
+        browser.front = after.address;
+        assert_eq!(node(&mut browser).await, "n1", "{sticky}");
+        assert_ne!(browser.cookies, before, "the session is bound to the primary server now");
+        // Another primary server does not take the session away again.
+        let more = front("server N1; server N2; server N3 backup;");
+        browser.front = more.address;
+        for _ in 0..4 {
+            assert_eq!(node(&mut browser).await, "n1", "{sticky}");
+        }
+    }
+}
+
+/// Requests that reach dead servers eject them, as `max_fails` says.
+#[tokio::test]
+async fn a_route_that_a_dead_server_shares_with_a_backup_goes_to_the_backup_if_no_primary_server_lives() {
+    let nodes = Nodes::start().await;
+    let dead = [closed_port(), closed_port()];
+    let live = "N3 route=a backup; server N2 route=b backup; server N1 route=c backup";
+    for (servers, route, expected) in [
+        (format!("server {} route=a; server {} route=b; server {live};", dead[0], dead[1]), "a", "n3"),
+        (format!("server {} route=a; server {} route=b; server {live};", dead[0], dead[1]), "c", "n1"),
+        (format!("server {} route=a; server N2 route=b; server N3 route=a backup;", dead[0]), "a", "n2"),
+        ("server N1 route=a; server N2 route=b down; server N3 route=c backup;".to_owned(), "c", "n1"),
+    ] {
+        let front = nodes.front(RECIPE, &format!("sticky route $route_cookie $route_uri; {servers}"), |site| site);
+        let mut browser = Browser::insistent(front.address, "ADMIN", "KYLIN");
+        for _ in 0..4 {
+            browser.cookies = [("JSESSIONID".to_owned(), format!("0123.{route}"))].into();
+            assert_eq!(node(&mut browser).await, expected, "route {route} of {servers}");
         }
     }
 }

@@ -21,7 +21,7 @@ const SESSION_BYTES: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 
 impl Affinities {
     pub(super) fn build(&mut self, upstream: &Upstream) -> Result<Option<Affinity>, SiteError> {
-        Ok(Some(match &upstream.sticky {
+        let affinity = match &upstream.sticky {
             None => return Ok(None),
             Some(Sticky::Route(_)) => Affinity::given_route(),
             Some(Sticky::Cookie(attributes)) => {
@@ -31,7 +31,9 @@ impl Affinities {
                 )
             }
             Some(Sticky::Learn(learned)) => self.learn(learned, upstream)?,
-        }))
+        };
+        // nginx looks for the server of a session among the backups only if no primary server is eligible.
+        Ok(Some(affinity.primaries_first(true)))
     }
 
     fn learn(&mut self, learned: &LearnedCookies, upstream: &Upstream) -> Result<Affinity, SiteError> {
