@@ -43,7 +43,8 @@ Balancing:
                       (default: 50)
   --secret-file FILE  the secret that front ends share: 64 hexadecimal digits, base64 of 32 bytes, or 32 bytes; further
                       lines are earlier secrets (default: random, which works for one front end)
-  --probe WHAT        version (default), health (Kylin 5), tcp or none (default with --config)
+  --probe WHAT        auto (default: what each node offers), version (Kylin 3.1 and later), health (Kylin 5), tcp or none
+                      (default with --config)
   --outlier on|off    eject nodes that fail more than the others, instead of nginx's max_fails (default: off)
 
 This program:
@@ -93,7 +94,7 @@ impl Args {
             sessions: Keep::Memory,
             store_deadline: Duration::from_millis(50),
             secret_file: None,
-            probe: ProbeOption::Version,
+            probe: ProbeOption::Auto,
             outlier: false,
             listen: None,
             status: None,

@@ -28,6 +28,7 @@ pub enum Policy {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum ProbeOption {
+    Auto,
     Version,
     Health,
     Tcp,
@@ -105,7 +106,8 @@ pub fn with_one_ejection_rule(endpoint: Endpoint<HttpBackend>, outlier: bool) ->
 }
 
 impl ProbeOption {
-    pub const NAMES: [(&str, Self); 4] = [
+    pub const NAMES: [(&str, Self); 5] = [
+        ("auto", ProbeOption::Auto),
         ("version", ProbeOption::Version),
         ("health", ProbeOption::Health),
         ("tcp", ProbeOption::Tcp),
@@ -115,6 +117,7 @@ impl ProbeOption {
     /// Starts to probe, until the returned checker is dropped.
     pub fn start(self, cluster: &Cluster) -> Result<Option<HealthChecker>, InvalidSetting> {
         let probe = match self {
+            ProbeOption::Auto => Probe::kylin(),
             ProbeOption::Version => Probe::kylin_version(),
             ProbeOption::Health => Probe::kylin5_health(),
             ProbeOption::Tcp => Probe::tcp(),

@@ -77,6 +77,7 @@ fn describe(status: &ClusterStatus) -> Value {
             "admin_state": format!("{:?}", endpoint.admin_state).to_lowercase(),
             "health": format!("{:?}", endpoint.health).to_lowercase(),
             "reason": endpoint.reason.as_ref().map(ToString::to_string),
+            "probe_level": endpoint.probe_level.map(|level| level.to_string()),
             "in_flight": endpoint.in_flight,
             "max_in_flight": endpoint.max_in_flight.map_or(0, NonZeroU32::get),
             "served": endpoint.served,

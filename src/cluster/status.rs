@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::balance::Balancer;
 use crate::endpoint::{AdminState, EndpointId, Member, Roles};
 use crate::health::slow_start::WHOLE;
-use crate::health::{HealthState, Reason};
+use crate::health::{HealthState, ProbeLevel, Reason};
 use crate::view::View;
 
 /// The state of a cluster at one moment, as plain values for a status page or metrics.
@@ -41,6 +41,9 @@ pub struct EndpointStatus {
     pub reason: Option<Reason>,
     /// When the endpoint entered its state of health, on the cluster's clock.
     pub since: Instant,
+    /// The request by which [`Probe::kylin`](crate::probe::Probe::kylin) found the endpoint healthy; `None` before its first
+    /// success, and with other probes.
+    pub probe_level: Option<ProbeLevel>,
     /// Whether the endpoint is ejected for its failures.
     pub ejected: bool,
     /// The current percentage of its weight. It is below 100 during a slow start.
@@ -91,6 +94,7 @@ impl EndpointStatus {
             health,
             reason,
             since: live.instant(since),
+            probe_level: live.probe_level.get(),
             ejected: health == HealthState::Ejected,
             ramp: (member.share() * 100 + WHOLE / 2) / WHOLE,
             fails: live.passive.fails(),

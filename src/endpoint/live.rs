@@ -8,6 +8,7 @@ use super::load::{LoadRef, Wraps};
 use crate::clock::{Clock, Epoch};
 use crate::health::impaired::ImpairedCount;
 use crate::health::passive::Passive;
+use crate::health::probe_level::FoundLevel;
 use crate::health::state::{EndpointHealth, OutcomeListener};
 
 /// What changes while an endpoint serves, on cache lines of its own.
@@ -21,6 +22,7 @@ pub(crate) struct Live {
     pub(crate) health: EndpointHealth,
     pub(crate) load: LoadRef,
     pub(crate) failed: AtomicU64,
+    pub(crate) probe_level: FoundLevel,
     pub(super) wraps: Wraps,
     /// Identifies the endpoint within the process, for the attempted endpoints of a request.
     pub(crate) uid: u64,
@@ -43,6 +45,7 @@ impl Live {
             passive: Passive::new(impaired.clone()),
             health: EndpointHealth::new(listener, impaired),
             failed: AtomicU64::new(0),
+            probe_level: FoundLevel::default(),
             wraps: Wraps::default(),
             uid: NEXT_UID.fetch_add(1, Ordering::Relaxed),
             epoch: Epoch::new(clock),

@@ -28,6 +28,7 @@ pub(crate) mod impaired;
 mod membership;
 pub(crate) mod outlier;
 pub(crate) mod passive;
+pub(crate) mod probe_level;
 mod rise_fall;
 mod setting;
 pub(crate) mod slow_start;
@@ -37,6 +38,7 @@ use http::StatusCode;
 
 pub(crate) use membership::{CheckerId, Membership};
 pub use outlier::Outlier;
+pub use probe_level::ProbeLevel;
 pub(crate) use rise_fall::{Thresholds, Transition};
 pub use setting::InvalidSetting;
 pub use slow_start::SlowStart;

@@ -1,32 +1,53 @@
 //! Ready-made probes for Kylin nodes.
 
 use http::StatusCode;
+use http::uri::PathAndQuery;
 use serde_json::json;
 
 use super::matcher::ResponseMatcher;
+use super::request::RequestProbe;
 use super::spec::{InvalidProbe, Probe};
 
 impl Probe {
+    /// Finds out by which request each node shows that it is healthy. For any version of Kylin, and for a cluster whose nodes
+    /// have several. No login.
+    ///
+    /// | level | request | a healthy response | offered by |
+    /// |---|---|---|---|
+    /// | [`Version`](crate::health::ProbeLevel::Version) | `GET /kylin/api/admin/version` | 200 with the version in JSON | Kylin 3.1 and later |
+    /// | [`Authentication`](crate::health::ProbeLevel::Authentication) | `GET /kylin/api/user/authentication` | 200 with a JSON object, or 401 | every Kylin |
+    /// | [`Tcp`](crate::health::ProbeLevel::Tcp) | those above | any but a 5xx | a server that is no Kylin, or whose Kylin is not deployed yet |
+    ///
+    /// The first probe of a node takes the first level that succeeds. From then on the node has to succeed at that level or a
+    /// higher one, because a Tomcat that stops sends 404 for every path. A node at `Tcp` is probed at all levels each time. A
+    /// node at `Authentication` is asked for the version every minute, and after a failure: it may have been upgraded. A
+    /// node that was unreachable, or in maintenance, may return with an older Kylin and then settle on `Authentication`.
+    ///
+    /// [`EndpointStatus::probe_level`](crate::cluster::EndpointStatus::probe_level) has the level of each endpoint. A change
+    /// is logged.
+    pub fn kylin() -> Self {
+        let mut authentication = RequestProbe::get(PathAndQuery::from_static("/kylin/api/user/authentication"));
+        authentication.expected = vec![ok().json_object(), ResponseMatcher::status(StatusCode::UNAUTHORIZED)];
+        Probe::by_level(version(), authentication)
+    }
+
     /// Sends `GET /kylin/api/admin/version` (Kylin 3.1 and later; no login): shows that a Kylin responds, in any role. The
     /// body must name the version, because an older Kylin, or another server at the address, may have a page for any path.
     pub fn kylin_version() -> Self {
-        // Kylin 5 wraps the response in `data`.
-        Probe::get_static("/kylin/api/admin/version")
-            .expect(ok().json_has("/kylin.version"))
-            .or_expect(ok().json_has("/data/kylin.version"))
+        Probe::of(version())
     }
 
     /// Sends `GET /kylin/api/health` (Kylin 5; no login): the node reports on its metastore, Spark and disk. A fault that
     /// nodes share makes all of them unhealthy at once: see
     /// [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode).
     pub fn kylin5_health() -> Self {
-        Probe::get_static("/kylin/api/health").expect(ok().json_text("/status", "UP"))
+        get("/kylin/api/health").expect(ok().json_text("/status", "UP"))
     }
 
     /// Sends `GET /kylin/api/service_discovery/state/is_active_job_node` (Kylin 3 and 4 with the job scheduler that elects a
     /// leader; no login): only the node that runs jobs is healthy. It is for a cluster whose requests must go to that node.
     pub fn active_job_node() -> Self {
-        Probe::get_static("/kylin/api/service_discovery/state/is_active_job_node").expect(ok().json_bool("", true))
+        get("/kylin/api/service_discovery/state/is_active_job_node").expect(ok().json_bool("", true))
     }
 
     /// Runs `sql` in `project` as `user`: shows that a node can execute queries. Choose cheap SQL, enough time
@@ -61,6 +82,17 @@ impl Probe {
                     .contains("KE-040023202"),
             ))
     }
+}
+
+fn get(path: &'static str) -> Probe {
+    Probe::of(RequestProbe::get(PathAndQuery::from_static(path)))
+}
+
+fn version() -> RequestProbe {
+    let mut probe = RequestProbe::get(PathAndQuery::from_static("/kylin/api/admin/version"));
+    // Kylin 5 wraps the response in `data`.
+    probe.expected = vec![ok().json_has("/kylin.version"), ok().json_has("/data/kylin.version")];
+    probe
 }
 
 fn ok() -> ResponseMatcher {

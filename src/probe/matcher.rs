@@ -22,6 +22,7 @@ enum BodyCondition {
     Contains(Box<[u8]>),
     /// The JSON value at a pointer (RFC 6901); `None` is any but null.
     Json(String, Option<Value>),
+    JsonObject,
 }
 
 impl ResponseMatcher {
@@ -58,6 +59,12 @@ impl ResponseMatcher {
         self.json(pointer, Some(value.into()))
     }
 
+    /// Requires that the body is a JSON object, which may be empty.
+    pub(super) fn json_object(mut self) -> Self {
+        self.conditions.push(BodyCondition::JsonObject);
+        self
+    }
+
     fn json(mut self, pointer: &str, value: Option<Value>) -> Self {
         self.conditions.push(BodyCondition::Json(pointer.to_owned(), value));
         self
@@ -73,10 +80,11 @@ impl ResponseMatcher {
             return true;
         }
         let Some(body) = body else { return false };
-        let needs_json = self.conditions.iter().any(|condition| matches!(condition, BodyCondition::Json(..)));
+        let needs_json = self.conditions.iter().any(|condition| !matches!(condition, BodyCondition::Contains(_)));
         let json: Option<Value> = needs_json.then(|| serde_json::from_slice(body).ok()).flatten();
         self.conditions.iter().all(|condition| match condition {
             BodyCondition::Contains(text) => contains(body, text),
+            BodyCondition::JsonObject => json.as_ref().is_some_and(Value::is_object),
             BodyCondition::Json(pointer, expected) => {
                 let value = json.as_ref().and_then(|json| json.pointer(pointer));
                 value.is_some_and(|value| expected.as_ref().map_or(!value.is_null(), |expected| value == expected))

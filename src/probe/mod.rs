@@ -2,8 +2,10 @@
 
 mod health_check;
 mod kylin;
+mod levels;
 mod matcher;
 mod metastore;
+mod request;
 mod spec;
 
 use std::time::Duration;

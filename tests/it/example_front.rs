@@ -163,7 +163,7 @@ fn options_are_checked() {
         (&["--policy", "best"], "--policy best: expected round-robin, least-conn"),
         (&["--kylin", "yes"], "--kylin yes: expected on, off"),
         (&["--outlier", "1"], "--outlier 1: expected on, off"),
-        (&["--probe", "ping"], "--probe ping: expected version, health, tcp, none"),
+        (&["--probe", "ping"], "--probe ping: expected auto, version, health, tcp, none"),
         (&["--sessions", "hunter2"], "--sessions: expected memory, redis://"),
         (&["--sessions", "gopher://:hunter2@example"], "--sessions: unknown scheme"),
         (&["--sessions", "login-relay:mysql://front:hunter2@host"], "--sessions: "),

@@ -122,12 +122,13 @@ fn endpoint(told: &Value, id: &str) -> Value {
 async fn the_status_tells_of_probes_and_is_not_on_the_front() {
     let (_nodes, named) = nodes(1).await;
     let named = format!("{named},gone@{}", closed_port());
-    for probe in ["version", "tcp"] {
+    for (probe, level) in [("auto", "version".into()), ("version", Value::Null), ("tcp", Value::Null)] {
         let args = ["--nodes", &named, "--probe", probe, "--status", "127.0.0.1:0", "--listen", "127.0.0.1:0"];
         let process = spawn(&args).await;
         let operators = address(&process, "status on http://");
         let told = becomes(operators, |told| endpoint(told, "gone")["health"] == "unhealthy").await;
         assert_eq!(endpoint(&told, "n1")["health"], "healthy", "{probe}");
+        assert_eq!(endpoint(&told, "n1")["probe_level"], level, "{probe}");
         assert_eq!(http::get(operators, "/", &[]).await.unwrap().status(), 404);
         let front = address(&process, "listening on http://");
         assert_ne!(http::get(front, "/front/status", &[]).await.unwrap().status(), 200);
@@ -242,5 +243,5 @@ fn check_says_what_was_understood_and_no_password() {
     let said =
         check(&["--demo", "2", "--sessions", "login-relay:memcached://127.0.0.1:11211", "--kylin-version", "v5"]);
     assert!(said.contains("sessions: relayed logins, in memcached://127.0.0.1:11211"), "{said}");
-    assert!(said.contains("node-2 ") && said.contains("probes: version"), "{said}");
+    assert!(said.contains("node-2 ") && said.contains("probes: auto"), "{said}");
 }

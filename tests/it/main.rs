@@ -57,6 +57,7 @@ mod node_wire;
 mod outlier;
 mod panic_mode;
 mod policies;
+mod probe_levels;
 mod probes;
 mod properties_cluster;
 mod query_policies;

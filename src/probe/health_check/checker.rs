@@ -13,10 +13,10 @@ use crate::backend::Backend;
 use crate::backend::node_client::NodeClient;
 use crate::clock::timer_in;
 use crate::cluster::{Cluster, MembersWatch};
-use crate::cookie::CookieJar;
 use crate::endpoint::{AdminState, EndpointId, Live, Member};
-use crate::health::{CheckerId, ProbeFailure, Transition};
-use crate::probe::spec::{MAX_BODY, ProbeResult, SkipReason};
+use crate::health::{CheckerId, ProbeFailure, ProbeLevel, Transition};
+use crate::probe::levels::{NodeLevel, NodeMemory};
+use crate::probe::request::{MAX_BODY, ProbeResult, SkipReason};
 use crate::probe::{AbortOnDrop, jittered};
 
 /// The time until credentials that a node rejected are sent to it again.
@@ -55,6 +55,8 @@ struct Supervisor<B> {
 struct Probed<B> {
     live: Arc<Live>,
     backend: Arc<B>,
+    /// The address of the node.
+    placement: Arc<str>,
     task: AbortOnDrop,
 }
 
@@ -76,6 +78,7 @@ impl<B: Backend> Supervisor<B> {
             let member = members.iter().find(|(member, _)| member.live.uid == *uid);
             if member.is_none() {
                 live.health.detach_checker(*id, live.now_ms());
+                live.probe_level.detach(*id);
             }
             member.is_some_and(|(member, _)| is_wanted(member))
         });
@@ -90,6 +93,10 @@ impl<B: Backend> Supervisor<B> {
             }
             if present.is_none() {
                 live.health.attach_checker(*id, check.wait, live.now_ms());
+                live.probe_level.attach(*id);
+            }
+            if present.is_some_and(|probed| probed.placement != settings.placement) {
+                live.probe_level.set(*id, None);
             }
             let time_limit = check.probe.own_timeout().unwrap_or(check.timeout);
             let task = ProbeTask {
@@ -99,8 +106,9 @@ impl<B: Backend> Supervisor<B> {
                 live: Arc::clone(live),
             };
             let spread = if at_start { index as f64 / count } else { 0.0 };
+            let placement = Arc::clone(&settings.placement);
             let task = AbortOnDrop::spawn(task.run(check.fast_interval.mul_f64(spread)));
-            self.probed.insert(live.uid, Probed { live: Arc::clone(live), backend, task });
+            self.probed.insert(live.uid, Probed { live: Arc::clone(live), backend, placement, task });
         }
     }
 }
@@ -112,6 +120,7 @@ impl<B> Drop for Supervisor<B> {
         let members = members.iter().map(|(member, _)| &member.live);
         for live in members.chain(self.probed.values().map(|probed| &probed.live)) {
             live.health.detach_checker(self.shared.id, live.now_ms());
+            live.probe_level.detach(self.shared.id);
         }
     }
 }
@@ -128,7 +137,8 @@ impl ProbeTask {
     async fn run(self, delay: Duration) {
         let Shared { check, permits, .. } = &*self.shared;
         let wake = &self.live.health.wake;
-        let mut cookies = CookieJar::default();
+        let mut memory = NodeMemory::default();
+        memory.level = NodeLevel::earlier(self.live.probe_level.get());
         sleep_until(timer_in(delay)).await;
         loop {
             let result = {
@@ -136,8 +146,9 @@ impl ProbeTask {
                 let _permit = permits.acquire().await;
                 // This probe is the response to every wake-up before it.
                 let _ = pin!(wake.notified()).enable();
-                check.probe.send(&self.client, &mut cookies).await
+                check.probe.send(&self.client, &mut memory).await
             };
+            self.record_level(memory.level.settled());
             let (interval, may_wake) = self.record(result);
             let (soonest, next) = (timer_in(check.fast_interval), timer_in(jittered(interval, check.jitter)));
             if may_wake && timeout_at(next, wake.notified()).await.is_ok() {
@@ -163,6 +174,14 @@ impl ProbeTask {
         match self.live.health.is_undecided() {
             true => (check.fast_interval, false),
             false => (check.interval, true),
+        }
+    }
+
+    fn record_level(&self, level: Option<ProbeLevel>) {
+        if self.live.probe_level.set(self.shared.id, level)
+            && let Some(level) = level
+        {
+            tracing::info!(endpoint = %self.id, %level, "probe level changed");
         }
     }
 

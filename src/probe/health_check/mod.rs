@@ -26,7 +26,7 @@ use crate::health::{InvalidSetting, Thresholds};
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
 /// # let node = Scripted::responding(http::StatusCode::OK, "");
 /// let cluster = Cluster::builder().endpoint(Endpoint::new("q1", node)?).build()?;
-/// let checker = HealthCheck::new(Probe::kylin_version()).interval(Duration::from_secs(5)).start(&cluster)?;
+/// let checker = HealthCheck::new(Probe::kylin()).interval(Duration::from_secs(5)).start(&cluster)?;
 /// // Probing ends, and its results are forgotten, when this is dropped.
 /// drop(checker);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -129,6 +129,13 @@ impl HealthCheck {
         InvalidSetting::unless(!self.timeout.is_zero(), "timeout", "over 0")?;
         let fast_interval = self.fast_interval.min(self.interval);
         Ok(checker::start(HealthCheck { fast_interval, ..self }, cluster))
+    }
+}
+
+impl Default for HealthCheck {
+    /// Returns a check with [`Probe::kylin`], which works with every version of Kylin.
+    fn default() -> Self {
+        HealthCheck::new(Probe::kylin())
     }
 }
 

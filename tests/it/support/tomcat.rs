@@ -66,6 +66,14 @@ const APPLICATION_WEB_XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 </web-app>
 "#;
 
+/// Stops and starts the other application, as an operator does with the manager of Tomcat.
+const CONTROL: &str = r#"<%@ page session="false"
+    import="java.lang.management.ManagementFactory,javax.management.ObjectName" %><%
+    ObjectName kylin = new ObjectName("Catalina:j2eeType=WebModule,name=//localhost/kylin,J2EEApplication=none,J2EEServer=none");
+    ManagementFactory.getPlatformMBeanServer().invoke(kylin, request.getParameter("do"), null, null);
+    out.print("done");
+%>"#;
+
 /// The essential part of Tomcat's own `conf/web.xml`: the servlet that compiles pages.
 const CONTAINER_WEB_XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 <web-app xmlns="https://jakarta.ee/xml/ns/jakartaee" version="5.0">
@@ -109,6 +117,13 @@ impl Tomcat {
         self.address
     }
 
+    /// Stops or starts the application. While it is stopped, Tomcat responds with 404 to every path of it.
+    pub(crate) async fn set_deployed(&self, deployed: bool) {
+        let path = format!("/control/control.jsp?do={}", if deployed { "start" } else { "stop" });
+        let response = super::http::get(self.address, &path, &[]).await.unwrap();
+        assert!(response.status() == 200 && response.text().contains("done"), "{}", response.text());
+    }
+
     /// Kills the process.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
@@ -127,6 +142,7 @@ impl Tomcat {
         write("conf/web.xml", CONTAINER_WEB_XML);
         write("webapps/kylin/WEB-INF/web.xml", APPLICATION_WEB_XML);
         write("webapps/kylin/node.jsp", APPLICATION);
+        write("webapps/control/control.jsp", CONTROL);
         for empty in ["temp", "work", "logs"] {
             std::fs::create_dir_all(base.join(empty)).expect("a folder can be made");
         }

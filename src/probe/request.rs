@@ -1,0 +1,123 @@
+//! One request of a probe, and what the response shows.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Request, StatusCode};
+
+use super::matcher::ResponseMatcher;
+use crate::backend::SendErrorKind;
+use crate::backend::node_client::{NodeClient, NodeError, NodeResponse};
+use crate::cookie::CookieJar;
+use crate::health::ProbeFailure;
+
+/// Tells probes from other requests in the log of a node.
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kylin-lb/", env!("CARGO_PKG_VERSION"), " (probe)"));
+
+/// Responses to probes have a few hundred bytes in Kylin.
+pub(super) const MAX_BODY: u64 = 64 * 1024;
+
+/// A request and the responses that a healthy node gives.
+#[derive(Clone)]
+pub(super) struct RequestProbe {
+    pub(super) request: Request<Bytes>,
+    pub(super) expected: Vec<ResponseMatcher>,
+}
+
+impl RequestProbe {
+    /// Returns a GET of `target` that expects the status 200.
+    pub(super) fn get(target: PathAndQuery) -> Self {
+        let mut request = Request::new(Bytes::new());
+        *request.uri_mut() = target.into();
+        request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
+        RequestProbe { request, expected: vec![ResponseMatcher::status(StatusCode::OK)] }
+    }
+
+    /// Sends the request to a node.
+    pub(super) async fn send(&self, client: &NodeClient, cookies: &mut CookieJar) -> ProbeResult {
+        let mut request = self.request.clone();
+        if let Some(cookie) = cookies.header() {
+            request.headers_mut().insert(header::COOKIE, cookie);
+        }
+        match client.send(request).await {
+            Ok(response) => self.classify(&response, cookies),
+            Err(error) => ProbeResult::of_error(&error),
+        }
+    }
+
+    fn classify(&self, response: &NodeResponse, cookies: &mut CookieJar) -> ProbeResult {
+        let NodeResponse { status, headers, body } = response;
+        if *status == StatusCode::UNAUTHORIZED && self.request.headers().contains_key(header::AUTHORIZATION) {
+            cookies.clear();
+            return ProbeResult::Inconclusive(SkipReason::LoginRejected);
+        }
+        cookies.store(headers);
+        let mut expected = self.expected.iter().filter(|expected| expected.matches_status(*status)).peekable();
+        if expected.peek().is_none() {
+            return ProbeResult::Unhealthy(ProbeFailure::Status(*status));
+        }
+        let body = match body {
+            Ok(body) => Some(&**body),
+            Err(NodeError::TooLong(_)) => None,
+            Err(error) => return ProbeResult::of_error(error),
+        };
+        if expected.any(|expected| expected.matches_body(body)) {
+            return ProbeResult::Healthy;
+        }
+        // Where only an alternative accepts the status, the status is the failure.
+        let first = self.expected.first().is_some_and(|expected| expected.matches_status(*status));
+        ProbeResult::Unhealthy(if first { ProbeFailure::Body } else { ProbeFailure::Status(*status) })
+    }
+}
+
+impl fmt::Debug for RequestProbe {
+    /// Leaves out header values and the body, because they hold credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RequestProbe { request, expected } = self;
+        f.debug_struct("RequestProbe")
+            .field("method", request.method())
+            .field("path", &request.uri().path())
+            .field("headers", &request.headers().keys().map(HeaderName::as_str).collect::<Vec<_>>())
+            .field("expected", expected)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The result of one probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ProbeResult {
+    Healthy,
+    Unhealthy(ProbeFailure),
+    /// The probe could not be made; the health of the node stays as it is.
+    Inconclusive(SkipReason),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SkipReason {
+    /// The backend's own limit of connections is reached.
+    ConnectionLimit,
+    /// 401 to the probe's credentials.
+    LoginRejected,
+}
+
+impl ProbeResult {
+    pub(super) fn of_error(error: &NodeError) -> Self {
+        ProbeResult::Unhealthy(match error {
+            NodeError::Send(kind, _) => match kind {
+                SendErrorKind::Limit => return ProbeResult::Inconclusive(SkipReason::ConnectionLimit),
+                SendErrorKind::Connect | SendErrorKind::ConnectTimeout => ProbeFailure::Unreachable,
+                SendErrorKind::HeadTimeout => ProbeFailure::Timeout,
+                SendErrorKind::Refused
+                | SendErrorKind::Broken
+                | SendErrorKind::Stale
+                | SendErrorKind::Invalid
+                | SendErrorKind::RequestBody => ProbeFailure::Broken,
+            },
+            NodeError::Timeout => ProbeFailure::Timeout,
+            NodeError::Body(_) => ProbeFailure::Broken,
+            NodeError::TooLong(_) => ProbeFailure::Body,
+        })
+    }
+}
