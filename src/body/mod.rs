@@ -237,9 +237,10 @@ impl HttpBody for Body {
         let frame = this.limit(frame);
         match &frame {
             None => this.finish(true),
-            Some(Err(_)) => {
+            Some(Err(error)) => {
                 if let Some(lease) = &mut this.lease {
-                    lease.set_outcome(Outcome::Failure);
+                    let is_slow = matches!(error, BodyError::Stalled(_));
+                    lease.set_outcome(if is_slow { Outcome::Slow } else { Outcome::Failure });
                 }
                 this.finish(false);
             }

@@ -91,6 +91,7 @@ fn snapshot(settings: &EndpointSettings, live: &Live, alone: bool, now: u64, int
     Snapshot {
         ready,
         eligible: ready && !ejected_by_rule && !health.is_unavailable(alone, || now),
+        exempt: !settings.outlier,
         roles: settings.roles.bits(),
         ejected_for: health.ejected_at().map(|at| now.saturating_sub(at)),
         failures_in_a_row: health.outcomes.in_a_row(),

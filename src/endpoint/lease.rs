@@ -56,6 +56,11 @@ impl Lease {
         }
     }
 
+    /// Returns whether a number of failures ejects the endpoint (nginx's `max_fails`).
+    pub(crate) fn has_max_fails(&self) -> bool {
+        self.member.settings.rule.max_fails > 0
+    }
+
     /// Returns whether the endpoint that was picked is a backup.
     pub(crate) fn is_backup(&self) -> bool {
         self.member.settings.backup

@@ -50,6 +50,8 @@ pub(crate) struct EndpointSettings {
     pub(crate) weight: NonZeroU32,
     pub(crate) max_in_flight: Option<NonZeroU32>,
     pub(crate) rule: PassiveRule,
+    /// The outlier rule of the cluster may eject the endpoint.
+    pub(crate) outlier: bool,
     pub(crate) backup: bool,
     pub(crate) slow_start: Option<SlowStart>,
     pub(crate) admin_state: AdminState,
@@ -70,6 +72,7 @@ impl<B> Endpoint<B> {
             weight: NonZeroU32::MIN,
             max_in_flight: None,
             rule: PassiveRule::new(1, Duration::from_secs(10)),
+            outlier: true,
             backup: false,
             slow_start: None,
             admin_state: AdminState::Ready,
@@ -115,6 +118,13 @@ impl<B> Endpoint<B> {
     /// `fail_timeout`). Default: 10 s.
     pub fn fail_timeout(mut self, timeout: Duration) -> Self {
         self.settings.rule = PassiveRule::new(self.settings.rule.max_fails, timeout);
+        self
+    }
+
+    /// Sets whether the [outlier rule](crate::health::Outlier) of the cluster may eject the endpoint. Default: true. The endpoint is
+    /// compared with the others in any case.
+    pub fn outlier(mut self, outlier: bool) -> Self {
+        self.settings.outlier = outlier;
         self
     }
 

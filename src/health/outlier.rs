@@ -140,7 +140,7 @@ impl Outlier {
         }
         let mut outliers: Vec<(usize, Reason)> = (0..)
             .zip(endpoints)
-            .filter(|(_, endpoint)| endpoint.ready && endpoint.ejected_for.is_none())
+            .filter(|(_, endpoint)| endpoint.ready && !endpoint.exempt && endpoint.ejected_for.is_none())
             .filter_map(|(index, _)| Some((index, self.reason_to_eject(endpoints, index)?)))
             .collect();
         // The worst first, because the limit may not allow all.
@@ -214,6 +214,8 @@ pub(crate) struct Snapshot {
     pub(crate) ready: bool,
     /// It is ready and not ejected, so that it could serve a request now.
     pub(crate) eligible: bool,
+    /// This rule never ejects it.
+    pub(crate) exempt: bool,
     /// Its roles, one bit each. Only endpoints with the same roles can replace it.
     pub(crate) roles: u8,
     /// For how many milliseconds it has been ejected as an outlier.
@@ -423,12 +425,13 @@ mod tests {
         use proptest::prelude::*;
         let ejected = proptest::option::of(0_u64..30_000);
         let numbers = (0_u32..8, proptest::option::of(0_u64..30_000), 0_u64..40, 0.0_f64..=1.0);
-        (any::<bool>(), any::<bool>(), ejected, numbers).prop_map(|(ready, eligible, ejected_for, numbers)| {
+        let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+        (flags, ejected, numbers).prop_map(|((ready, eligible, exempt), ejected_for, numbers)| {
             let (failures_in_a_row, failed_ago, requests, failing) = numbers;
             let window = Window { requests, failures: (requests as f64 * failing) as u64 };
             let eligible = ready && eligible && ejected_for.is_none();
             let roles = failures_in_a_row as u8 % 4;
-            Snapshot { ready, eligible, roles, ejected_for, failures_in_a_row, failed_ago, window }
+            Snapshot { ready, eligible, exempt, roles, ejected_for, failures_in_a_row, failed_ago, window }
         })
     }
 
@@ -450,7 +453,7 @@ mod tests {
                 let left = (0..).zip(&endpoints).any(|(index, endpoint)| endpoint.eligible && !ejected.contains(&index));
                 proptest::prop_assert!(left, "an endpoint can serve");
             }
-            proptest::prop_assert!(ejected.iter().all(|index| endpoints[*index].ready));
+            proptest::prop_assert!(ejected.iter().all(|index| endpoints[*index].ready && !endpoints[*index].exempt));
             proptest::prop_assert!(decision.readmit.iter().all(|index| endpoints[*index].ejected_for.is_some()));
             proptest::prop_assert!(!outlier.is_common_failure(&endpoints) || ejected.is_empty());
         }

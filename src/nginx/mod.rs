@@ -34,6 +34,9 @@
 //! | `Host` without `proxy_set_header` | the name of the upstream | the client's: Kylin puts `Host` into redirects and error messages |
 //! | connections to nodes | in most versions HTTP/1.0, closed after each request | HTTP/1.1, up to 64 idle per core, kept for 15 s |
 //! | `keepalive N` | N for the upstream and worker | N for each server and core |
+//! | a `server` with neither `max_fails` nor `fail_timeout` | ejected for 10 s after one failure | ejected if it fails more than the others: [`Outlier`](crate::health::Outlier) |
+//! | a response that does not come in time | a failure | slow, not a failure, unless `max_fails` or `fail_timeout`, and `proxy_next_upstream` with `timeout`, are written |
+//! | all servers ejected | no server serves | the server that failed least recently serves |
 //! | timeouts of a node without a directive | 60 s | those of [`Timeouts`](crate::backend::Timeouts): Kylin lets a query run for 300 s |
 //! | `X-Forwarded-For`, `-Proto`, `-Host` | only by `proxy_set_header` | sent unless `proxy_set_header` changes them |
 //! | `max_conns`, `least_conn` | counted per worker without a `zone` | counted over all threads |

@@ -7,15 +7,16 @@ use super::config::Config;
 use super::directives::location::{Action, Location, Locations};
 use super::directives::remarks::Notice;
 use super::directives::server::{Server, ServerName};
-use super::directives::upstream::{Upstream, UpstreamServer};
+use super::directives::upstream::{EjectionRule, Upstream, UpstreamServer};
 use super::syntax::printable;
 
 /// A summary of the differences that the documentation of the module lists.
-const DIFFERENCES: [&str; 5] = [
+const DIFFERENCES: [&str; 6] = [
     "Host is the client's, unless proxy_set_header sets it",
     "connections to nodes are HTTP/1.1 and kept, 64 per core unless keepalive sets another number",
     "a node has 5 s to connect and 310 s to respond, unless proxy_connect_timeout and proxy_read_timeout are set",
     "X-Forwarded-For, -Proto and -Host are sent, unless proxy_set_header sets them",
+    "while all servers are ejected, the one that failed least recently serves",
     "limits, least_conn and round robin count over all threads; no live server is 503 in Kylin's form",
 ];
 
@@ -42,7 +43,7 @@ impl fmt::Display for Report<'_> {
 
 fn print(config: &Config, f: &mut dyn fmt::Write) -> fmt::Result {
     config.upstreams.iter().try_for_each(|upstream| print_upstream(upstream, f))?;
-    config.servers.iter().try_for_each(|server| print_server(server, f))?;
+    config.servers.iter().try_for_each(|server| print_server(server, &config.upstreams, f))?;
     print_list("accepted, without effect here", &config.ignored, f)?;
     print_list("differs from nginx", &config.notes, f)?;
     writeln!(f, "differs from nginx in every configuration:")?;
@@ -58,8 +59,15 @@ fn print_upstream(upstream: &Upstream, f: &mut dyn fmt::Write) -> fmt::Result {
     }
     let width = upstream.servers.iter().map(|server| server.written.chars().count()).max().unwrap_or_default();
     for server in &upstream.servers {
-        let UpstreamServer { written, weight, max_conns, max_fails, fail_timeout, .. } = server;
-        write!(f, "  {written:width$}  weight {weight}  max_fails {max_fails} in {}", seconds(*fail_timeout))?;
+        let UpstreamServer { written, weight, max_conns, .. } = server;
+        write!(f, "  {written:width$}  weight {weight}  ")?;
+        match server.ejection() {
+            EjectionRule::Outlier => write!(f, "outlier rule (neither max_fails nor fail_timeout is written)")?,
+            EjectionRule::MaxFails { max_fails: 0, .. } => write!(f, "max_fails 0 (never ejected)")?,
+            EjectionRule::MaxFails { max_fails, fail_timeout } => {
+                write!(f, "max_fails {max_fails} in {}", seconds(fail_timeout))?;
+            }
+        }
         if *max_conns > 0 {
             write!(f, "  max_conns {max_conns}")?;
         }
@@ -79,7 +87,7 @@ fn print_upstream(upstream: &Upstream, f: &mut dyn fmt::Write) -> fmt::Result {
     Ok(())
 }
 
-fn print_server(server: &Server, f: &mut dyn fmt::Write) -> fmt::Result {
+fn print_server(server: &Server, upstreams: &[Upstream], f: &mut dyn fmt::Write) -> fmt::Result {
     let default = |is_default| if is_default { " (default)" } else { "" };
     let listens = server.listens.iter().map(|listen| format!("{}{}", listen.address, default(listen.default_server)));
     writeln!(f, "server {}", listens.collect::<Vec<_>>().join(", "))?;
@@ -90,16 +98,21 @@ fn print_server(server: &Server, f: &mut dyn fmt::Write) -> fmt::Result {
     if let Some(reply) = &server.reply {
         writeln!(f, "  always     {}", action(&Action::Return(reply.clone())))?;
     }
-    print_locations(&server.locations, 2, f)
+    print_locations(&server.locations, upstreams, 2, f)
 }
 
-fn print_locations(locations: &Locations, indent: usize, f: &mut dyn fmt::Write) -> fmt::Result {
+fn print_locations(
+    locations: &Locations,
+    upstreams: &[Upstream],
+    indent: usize,
+    f: &mut dyn fmt::Write,
+) -> fmt::Result {
     for location in locations.iter() {
         writeln!(f, "{:indent$}location {} -> {}", "", location.matcher, action(&location.action))?;
-        for (name, value) in settings(location) {
+        for (name, value) in settings(location, upstreams) {
             writeln!(f, "{:indent$}  {name:<10} {value}", "")?;
         }
-        print_locations(&location.nested, indent + 2, f)?;
+        print_locations(&location.nested, upstreams, indent + 2, f)?;
     }
     Ok(())
 }
@@ -116,10 +129,10 @@ fn action(action: &Action) -> String {
 }
 
 /// Returns the settings of a location that are worth a line, and their values.
-fn settings(location: &Location) -> Vec<(&'static str, String)> {
+fn settings(location: &Location, upstreams: &[Upstream]) -> Vec<(&'static str, String)> {
     let settings = &location.settings;
     let mut lines = Vec::new();
-    if matches!(location.action, Action::Proxy(_)) {
+    if let Action::Proxy(pass) = &location.action {
         let timeouts = [("connect", settings.connect_timeout), ("read", settings.read_timeout)];
         let timeouts = timeouts.iter().filter_map(|(name, time)| time.map(|time| format!("{name} {}", seconds(time))));
         let timeouts: Vec<_> = timeouts.collect();
@@ -136,6 +149,12 @@ fn settings(location: &Location) -> Vec<(&'static str, String)> {
         let elapsed = next.max_elapsed;
         let within = if elapsed.is_zero() { String::new() } else { format!(", within {}", seconds(elapsed)) };
         lines.push(("next", format!("{next}{tries}{within}")));
+        let counts = next.timeout_is_written && upstreams[pass.upstream].has_max_fails();
+        let timeout = match counts {
+            true => "a failure of servers with max_fails: proxy_next_upstream has timeout",
+            false => "slow, not a failure: max_fails and timeout of proxy_next_upstream are not both written",
+        };
+        lines.push(("time-out", timeout.into()));
         lines.extend(settings.set_headers.iter().map(|header| ("sends", format!("{}: {}", header.name, header.value))));
     }
     for header in settings.add_headers.iter() {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::directives::location::{Action, LocationMatch, PassUri};
 use super::directives::remarks::Notice;
 use super::directives::server::ListenAddress;
-use super::directives::upstream::Method;
+use super::directives::upstream::{EjectionRule, Method, UpstreamServer};
 use super::variables::{Scope, Template};
 use super::*;
 use crate::backend::http1::Address;
@@ -79,8 +79,9 @@ fn the_manuals_configuration_is_read_verbatim() {
     assert_eq!(upstream.name, "kylin");
     assert!(matches!(upstream.method, Method::RoundRobin));
     let servers: Vec<_> =
-        upstream.servers.iter().map(|server| (server.written.as_str(), server.weight, server.max_fails)).collect();
-    assert_eq!(servers, [("1.1.1.1:7070", 1, 1), ("1.1.1.2:7070", 1, 1)]);
+        upstream.servers.iter().map(|server| (server.written.as_str(), server.weight, server.ejection())).collect();
+    let rule = EjectionRule::Outlier;
+    assert_eq!(servers, [("1.1.1.1:7070", 1, rule), ("1.1.1.2:7070", 1, rule)]);
     let [listener] = &config.listeners[..] else { panic!() };
     assert_eq!(listener.address, ListenAddress::Tcp("0.0.0.0:8080".parse().unwrap()));
     let Some(LocationMatch::Location { location, .. }) = config.servers[0].locate(b"/kylin/api/query") else {
@@ -94,13 +95,42 @@ fn the_manuals_configuration_is_read_verbatim() {
     assert_eq!(
         understood,
         "upstream kylin: round robin
-  1.1.1.1:7070  weight 1  max_fails 1 in 10s
-  1.1.1.2:7070  weight 1  max_fails 1 in 10s
+  1.1.1.1:7070  weight 1  outlier rule (neither max_fails nor fail_timeout is written)
+  1.1.1.2:7070  weight 1  outlier rule (neither max_fails nor fail_timeout is written)
 server 0.0.0.0:8080
   location / -> http://kylin
     next       error timeout
+    time-out   slow, not a failure: max_fails and timeout of proxy_next_upstream are not both written
 "
     );
+}
+
+#[test]
+fn one_parameter_of_nginxs_rule_is_enough_for_it_and_the_other_has_nginxs_default() {
+    let servers = "server a; server b max_fails=3; server c fail_timeout=30s; server d max_fails=0;";
+    let site = |next: &str| {
+        parse(&format!("upstream u {{ {servers} }} server {{ location / {{ proxy_pass http://u; }} {next} }}"))
+    };
+    let config = site("");
+    let rules: Vec<_> = config.upstreams[0].servers.iter().map(UpstreamServer::ejection).collect();
+    let rule = |max_fails, seconds| EjectionRule::MaxFails { max_fails, fail_timeout: Duration::from_secs(seconds) };
+    assert_eq!(rules, [EjectionRule::Outlier, rule(3, 10), rule(1, 30), rule(0, 10)]);
+    for (next, counts) in [
+        ("", false),
+        ("proxy_next_upstream error;", false),
+        ("proxy_next_upstream off;", false),
+        ("proxy_next_upstream timeout;", true),
+        ("proxy_next_upstream http_503 timeout error;", true),
+    ] {
+        let report = site(next).report().to_string();
+        assert_eq!(report.contains("time-out   a failure of servers with max_fails"), counts, "{next}: {report}");
+    }
+    let report = config.report().to_string();
+    for part in
+        ["a  weight 1  outlier rule", "b  weight 1  max_fails 3 in 10s", "d  weight 1  max_fails 0 (never ejected)"]
+    {
+        assert!(report.contains(part), "{part} in {report}");
+    }
 }
 
 #[test]
@@ -110,8 +140,8 @@ fn a_whole_nginx_conf_is_read() {
     assert_eq!((upstream.keepalive, upstream.keepalive_timeout), (Some(16), Some(Duration::from_secs(15))));
     let [first, second, third] = &upstream.servers[..] else { panic!() };
     assert_eq!(
-        (first.weight, first.max_conns, first.max_fails, first.fail_timeout),
-        (5, 32, 3, Duration::from_secs(30))
+        (first.weight, first.max_conns, first.ejection()),
+        (5, 32, EjectionRule::MaxFails { max_fails: 3, fail_timeout: Duration::from_secs(30) })
     );
     assert!(second.down && third.backup && matches!(third.address, Address::Unix(_)));
     // Both locations that name a host share the group that is made for it.

@@ -274,12 +274,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
             }
             request => request,
         };
-        picked.lease.set_outcome(match kind {
-            // A query may take minutes.
-            SendErrorKind::HeadTimeout if self.context.class().is_some() => Outcome::Slow,
-            kind if kind.blames_node() => Outcome::Failure,
-            _ => Outcome::Unknown,
-        });
+        let may_time_out = self.context.class().is_some() || !picked.lease.has_max_fails();
+        picked.lease.set_outcome(self.proxy.settings.retry.outcome(kind, may_time_out));
         // The next pick sees the free slot and the failure.
         drop(picked);
         if let Some(request) = request

@@ -48,6 +48,7 @@ mod login_relay_secrets;
 mod messages;
 mod metastore_check;
 mod nginx_choice;
+mod nginx_ejection;
 mod nginx_site;
 mod nginx_smoke;
 mod nginx_sticky;

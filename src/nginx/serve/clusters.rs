@@ -12,7 +12,8 @@ use crate::backend::http1::{Address, HttpBackend};
 use crate::balance::{HashKeyed, IpHash, LeastConn, RandomOne, RandomTwo, RoundRobin, key_fn};
 use crate::cluster::{Cluster, ClusterBuilder};
 use crate::endpoint::{AdminState, Endpoint};
-use crate::nginx::directives::upstream::{Method, Upstream, UpstreamServer};
+use crate::health::Outlier;
+use crate::nginx::directives::upstream::{EjectionRule, Method, Upstream, UpstreamServer};
 
 /// A request extension: the value of the upstream's hash key.
 #[derive(Clone)]
@@ -34,7 +35,7 @@ pub(super) fn build(upstream: &Upstream) -> Result<Cluster, SiteError> {
             endpoints.push(endpoint(id, upstream, server, address)?);
         }
     }
-    let builder = Cluster::builder().endpoints(endpoints);
+    let builder = Cluster::builder().endpoints(endpoints).outlier(Outlier::new()).panic_mode(true);
     let cluster = with_policy(&upstream.method, builder).build();
     cluster.map_err(|source| SiteError::Cluster { upstream: upstream.name.clone(), source })
 }
@@ -59,10 +60,14 @@ fn endpoint(
         .placement(&server.written)
         .weight(NonZeroU32::new(server.weight).unwrap_or(NonZeroU32::MIN))
         .max_in_flight(NonZeroU32::new(server.max_conns))
-        .max_fails(NonZeroU32::new(server.max_fails))
-        .fail_timeout(server.fail_timeout)
         .backup(server.backup)
         .admin_state(admin_state);
+    endpoint = match server.ejection() {
+        EjectionRule::Outlier => endpoint.max_fails(None),
+        EjectionRule::MaxFails { max_fails, fail_timeout } => {
+            endpoint.max_fails(NonZeroU32::new(max_fails)).fail_timeout(fail_timeout).outlier(false)
+        }
+    };
     if let Some(route) = &server.route {
         endpoint = endpoint.route(route);
     }

@@ -73,6 +73,7 @@ fn retry(next: &NextUpstream) -> RetryPolicy {
     let retry = RetryPolicy::off()
         .on_error(next.has("error"))
         .on_timeout(next.has("timeout"))
+        .timeout_is_failure(next.timeout_is_written)
         .on_invalid(next.has("invalid_header"))
         .non_idempotent(next.has("non_idempotent"))
         .max_attempts(NonZeroU32::new(next.tries))

@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 pub(super) use self::budget::RetryAccount;
 pub use self::budget::{InvalidRatio, RetryBudget};
 use crate::backend::SendErrorKind;
+use crate::endpoint::Outcome;
 
 /// Decides when a request is sent to another endpoint (nginx: `proxy_next_upstream`).
 ///
@@ -27,6 +28,7 @@ pub struct RetryPolicy {
     pub(super) error: bool,
     pub(super) timeout: bool,
     pub(super) invalid: bool,
+    pub(super) timeout_is_failure: bool,
     pub(super) statuses: Vec<StatusCode>,
     pub(super) non_idempotent: bool,
     pub(super) max_attempts: Option<NonZeroU32>,
@@ -42,6 +44,7 @@ impl Default for RetryPolicy {
             error: true,
             timeout: true,
             invalid: true,
+            timeout_is_failure: false,
             statuses: Vec::new(),
             non_idempotent: false,
             max_attempts: None,
@@ -68,6 +71,14 @@ impl RetryPolicy {
     /// A request that takes long is then sent to one endpoint after the other, and waits for each until its timeout.
     pub fn on_timeout(mut self, on: bool) -> Self {
         self.timeout = on;
+        self
+    }
+
+    /// Sets whether a response head that does not come in time counts as a failure of an endpoint with
+    /// [`max_fails`](crate::Endpoint::max_fails), as in nginx. Default: no. The outcome is then [`Slow`](crate::Outcome::Slow), which
+    /// ejects no endpoint, since a query may take minutes. A Kylin-aware proxy never counts it.
+    pub fn timeout_is_failure(mut self, on: bool) -> Self {
+        self.timeout_is_failure = on;
         self
     }
 
@@ -122,6 +133,16 @@ impl RetryPolicy {
             SendErrorKind::Invalid => self.invalid,
             SendErrorKind::Limit => true,
             SendErrorKind::RequestBody => false,
+        }
+    }
+
+    /// Returns what a failure of this kind says about the endpoint. `may_time_out` is true if a time-out is never a failure.
+    pub(super) fn outcome(&self, kind: SendErrorKind, may_time_out: bool) -> Outcome {
+        match kind {
+            // A query may take minutes.
+            SendErrorKind::HeadTimeout if may_time_out || !self.timeout_is_failure => Outcome::Slow,
+            kind if kind.blames_node() => Outcome::Failure,
+            _ => Outcome::Unknown,
         }
     }
 

@@ -11,6 +11,8 @@ use crate::nginx::syntax::{Directive, Fault, did_you_mean};
 pub(crate) struct NextUpstream {
     /// The conditions of the line, each once; empty for `off`.
     conditions: Vec<&'static str>,
+    /// A line has `timeout`; it is not the default that has it.
+    pub(crate) timeout_is_written: bool,
     /// The most servers that a request is sent to; 0 is no limit.
     pub(crate) tries: u32,
     /// The longest time until the last attempt begins; zero is no limit.
@@ -22,7 +24,12 @@ const CONDITIONS: &str = "error timeout invalid_header http_500 http_502 http_50
 
 impl Default for NextUpstream {
     fn default() -> Self {
-        NextUpstream { conditions: vec!["error", "timeout"], tries: 0, max_elapsed: Duration::ZERO }
+        NextUpstream {
+            conditions: vec!["error", "timeout"],
+            timeout_is_written: false,
+            tries: 0,
+            max_elapsed: Duration::ZERO,
+        }
     }
 }
 
@@ -64,6 +71,7 @@ impl NextUpstream {
         if self.has("off") {
             self.conditions.clear();
         }
+        self.timeout_is_written = self.has("timeout");
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-pub(crate) use server_line::UpstreamServer;
+pub(crate) use server_line::{EjectionRule, UpstreamServer};
 pub(crate) use sticky::{LearnedCookies, Sticky};
 
 use super::catalogue::{self, Block, arg, wrong_number};
@@ -105,6 +105,11 @@ impl Upstream {
         upstream.check_method(block)?;
         upstream.note_routes(name, remarks);
         Ok(upstream)
+    }
+
+    /// Returns whether a line of a server has `max_fails` or `fail_timeout`.
+    pub(crate) fn has_max_fails(&self) -> bool {
+        self.servers.iter().any(|server| server.ejection() != EjectionRule::Outlier)
     }
 
     /// nginx refuses `backup` and `slow_start` with the methods that draw or hash.

@@ -17,9 +17,10 @@ pub(crate) struct UpstreamServer {
     pub(crate) weight: u32,
     /// `max_conns`; 0 is no limit.
     pub(crate) max_conns: u32,
-    /// `max_fails`; 0 never ejects.
-    pub(crate) max_fails: u32,
-    pub(crate) fail_timeout: Duration,
+    /// `max_fails`, if it is written; 0 never ejects.
+    max_fails: Option<u32>,
+    /// `fail_timeout`, if it is written.
+    fail_timeout: Option<Duration>,
     pub(crate) backup: bool,
     pub(crate) down: bool,
     /// `drain`: only for sessions that are bound to it.
@@ -28,6 +29,15 @@ pub(crate) struct UpstreamServer {
     pub(crate) route: Option<String>,
     /// `slow_start`; zero is none.
     pub(crate) slow_start: Duration,
+}
+
+/// Which rule ejects a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EjectionRule {
+    /// The line has neither `max_fails` nor `fail_timeout`: the server is ejected if it fails more than the others.
+    Outlier,
+    /// nginx's rule, with its default for the parameter that is not written. `max_fails` 0 never ejects.
+    MaxFails { max_fails: u32, fail_timeout: Duration },
 }
 
 const PARAMETERS: &str =
@@ -42,8 +52,8 @@ impl UpstreamServer {
             address,
             weight: 1,
             max_conns: 0,
-            max_fails: 1,
-            fail_timeout: Duration::from_secs(10),
+            max_fails: None,
+            fail_timeout: None,
             backup: false,
             down: false,
             drain: false,
@@ -65,8 +75,8 @@ impl UpstreamServer {
             match word.parameter() {
                 ("weight", Some(value)) => server.weight = values::number(&value, 1..=MAX_WEIGHT)?,
                 ("max_conns", Some(value)) => server.max_conns = values::number(&value, 0..=u32::MAX)?,
-                ("max_fails", Some(value)) => server.max_fails = values::number(&value, 0..=u32::MAX)?,
-                ("fail_timeout", Some(value)) => server.fail_timeout = values::time(&value, TimeUnit::Seconds)?,
+                ("max_fails", Some(value)) => server.max_fails = Some(values::number(&value, 0..=u32::MAX)?),
+                ("fail_timeout", Some(value)) => server.fail_timeout = Some(values::time(&value, TimeUnit::Seconds)?),
                 ("slow_start", Some(value)) => server.slow_start = values::time(&value, TimeUnit::Seconds)?,
                 ("route", Some(value)) if value.text.is_empty() || value.text.contains('$') => {
                     return Err(word.invalid("route", "route=NAME, as the ids of its sessions end"));
@@ -79,6 +89,17 @@ impl UpstreamServer {
             }
         }
         Ok(server)
+    }
+
+    /// Returns which rule ejects the server.
+    pub(crate) fn ejection(&self) -> EjectionRule {
+        match (self.max_fails, self.fail_timeout) {
+            (None, None) => EjectionRule::Outlier,
+            (max_fails, fail_timeout) => EjectionRule::MaxFails {
+                max_fails: max_fails.unwrap_or(1),
+                fail_timeout: fail_timeout.unwrap_or(Duration::from_secs(10)),
+            },
+        }
     }
 }
 
