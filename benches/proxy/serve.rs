@@ -33,7 +33,7 @@ pub fn serve(words: &[String]) {
         }
         "bare" => {
             let cluster = cluster().balancer(RoundRobin::new()).build().unwrap();
-            start(listen, Proxy::plain(cluster).forwarded_headers(false).retry(RetryPolicy::off()).build().unwrap())
+            start(listen, Proxy::plain(cluster).forwarded_headers(false).retry(RetryPolicy::none()).build().unwrap())
         }
         "sticky" => {
             let by_session = HashKeyed::consistent(RequestKey::Cookie("JSESSIONID".into()));

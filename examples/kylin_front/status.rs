@@ -82,7 +82,7 @@ fn describe(status: &ClusterStatus) -> Value {
             "max_in_flight": endpoint.max_in_flight.map_or(0, NonZeroU32::get),
             "served": endpoint.served,
             "failed": endpoint.failed,
-            "slow": endpoint.slow,
+            "timed_out": endpoint.timed_out,
         })
     });
     json!({"policy": status.balancer, "panicking": status.panicking, "endpoints": endpoints.collect::<Vec<_>>()})

@@ -59,7 +59,7 @@ pub struct EndpointStatus {
     /// The requests that have ended with a failure.
     pub failed: u64,
     /// The requests that timed out.
-    pub slow: u64,
+    pub timed_out: u64,
 }
 
 impl ClusterStatus {
@@ -102,7 +102,7 @@ impl EndpointStatus {
             max_in_flight: settings.max_in_flight,
             served: live.served(),
             failed: live.failed.load(Ordering::Relaxed),
-            slow: live.health.slow(),
+            timed_out: live.health.slow(),
         }
     }
 }

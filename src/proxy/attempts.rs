@@ -200,7 +200,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             Some(id) if !self.session.is_bound() => cluster.pick_bound(&view, &self.attempted, id.as_str()).ok(),
             _ => self.session.pick(cluster, &view, &self.attempted).ok(),
         };
-        pick(view.needs(role)).or_else(|| if is_strict { None } else { pick(view.needs(None)) })
+        pick(view.with_role(role)).or_else(|| if is_strict { None } else { pick(view.with_role(None)) })
     }
 
     /// Picks another endpoint for `request`, unless the limits of retries are reached.
@@ -222,7 +222,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             Some((rules, class)) => rules.wants_copy(class),
             None => retry.is_repeatable(request.method()),
         };
-        let is_wanted = (is_repeatable && !retry.is_off()) || self.session.wants_copy();
+        let is_wanted = (is_repeatable && !retry.is_none()) || self.session.wants_copy();
         if is_wanted { replay::copy(request).map(Box::new) } else { None }
     }
 
@@ -328,7 +328,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             RetryDecision::Return => false,
         };
         if may_retry
-            && !self.proxy.settings.retry.is_off()
+            && !self.proxy.settings.retry.is_none()
             && let Some(copy) = self.copy.take()
         {
             if let Some(next) = self.pick_again(&copy)

@@ -41,7 +41,7 @@ impl<'r> RequestView<'r> {
 
     /// Returns the view of a request that only an endpoint with `role` may serve; with `None` any endpoint may.
     #[must_use]
-    pub fn needs(mut self, role: Option<Role>) -> Self {
+    pub fn with_role(mut self, role: Option<Role>) -> Self {
         self.role = role;
         self
     }

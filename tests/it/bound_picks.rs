@@ -70,13 +70,13 @@ fn a_request_that_needs_a_role_goes_only_to_endpoints_that_have_it() {
     let view = RequestView::of(&request, ClientAddr::Unix);
     for (role, expected) in [(Role::Query, [0, 2]), (Role::Job, [1, 2])] {
         for _ in 0..6 {
-            let picked = cluster.pick(&view.needs(Some(role)), &Attempted::none()).unwrap();
+            let picked = cluster.pick(&view.with_role(Some(role)), &Attempted::none()).unwrap();
             assert!(expected.contains(&index(&picked)), "{role:?}");
         }
     }
-    assert_eq!(index(&cluster.pick_bound(&view.needs(Some(Role::Job)), &Attempted::none(), "1").unwrap()), 1);
-    assert_ne!(index(&cluster.pick_bound(&view.needs(Some(Role::Query)), &Attempted::none(), "1").unwrap()), 1);
+    assert_eq!(index(&cluster.pick_bound(&view.with_role(Some(Role::Job)), &Attempted::none(), "1").unwrap()), 1);
+    assert_ne!(index(&cluster.pick_bound(&view.with_role(Some(Role::Query)), &Attempted::none(), "1").unwrap()), 1);
     cluster.set_admin_state(&id("2"), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
     cluster.set_admin_state(&id("1"), kylin_lb::endpoint::AdminState::Maintenance).unwrap();
-    assert!(cluster.pick(&view.needs(Some(Role::Job)), &Attempted::none()).is_err(), "no endpoint has the role");
+    assert!(cluster.pick(&view.with_role(Some(Role::Job)), &Attempted::none()).is_err(), "no endpoint has the role");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::front::{Front, demo, endpoint, refusal};
 use crate::support::raw_node::{Act, RawNode, find, healthy, respond};
-use kylin_lb::testing::kylin::{Fault, Reach};
+use kylin_lb::testing::kylin::{Fault, FaultScope};
 
 /// All that a client gets for a GET, until the connection is closed.
 async fn all_bytes(front: &Front) -> Vec<u8> {
@@ -52,7 +52,7 @@ async fn a_reset_within_a_long_response_reaches_the_client() {
     let front = Front::over(&[served.addr()]);
     for fault in [Fault::ResetAfter(1_000_000), Fault::TruncateAfter(1_000_000)] {
         for path in ["/demo/bytes?n=3000000", "/demo/bytes?n=3000000&chunked"] {
-            node.faults().inject_times(1, Reach::Everything, fault);
+            node.faults().inject_times(1, FaultScope::Everything, fault);
             let error = front.get(path).await.expect_err("cut short");
             assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{fault:?} {path}");
         }

@@ -7,7 +7,7 @@ use kylin_lb::clock::ManualClock;
 use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::{ProxyBuilder, RetryBudget, RetryPolicy};
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::{Fault, Reach};
+use kylin_lb::testing::kylin::{Fault, FaultScope};
 use kylin_lb::{Cluster, Proxy};
 
 use crate::support::front::Front;
@@ -74,7 +74,7 @@ async fn nodes_that_break_connections_get_a_fifth_more_and_recover() {
     let demo = Demo::start(KylinVersion::V4, 3).await;
     let front: Front = demo.front(|proxy| proxy);
     for node in &demo.nodes {
-        node.faults().inject(Reach::Queries, Fault::Close);
+        node.faults().inject(FaultScope::Queries, Fault::Close);
     }
     let mut client = front.connect().await;
     for _ in 0..REQUESTS {

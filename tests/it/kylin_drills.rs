@@ -13,7 +13,7 @@ use kylin_lb::balance::LeastConn;
 use kylin_lb::health::{HealthState, Outlier};
 use kylin_lb::kylin::KylinVersion;
 use kylin_lb::probe::{HealthCheck, HealthChecker, Probe};
-use kylin_lb::testing::kylin::{Fault, Mode, Reach};
+use kylin_lb::testing::kylin::{Fault, FaultScope, Mode};
 use kylin_lb::{Cluster, Proxy};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -246,7 +246,7 @@ async fn a_rolling_restart_fails_no_request() {
 #[tokio::test]
 async fn a_node_that_hangs_fails_no_request() {
     let drill = Drill::begin(KylinVersion::V4, ", sleep_ms(2)").await;
-    drill.demo.nodes[1].faults().inject(Reach::Everything, Fault::Stall);
+    drill.demo.nodes[1].faults().inject(FaultScope::Everything, Fault::Stall);
     drill.until(1, HealthState::Unhealthy).await;
     // Clients wait for it as long as for any response.
     eventually(|| drill.demo.nodes[1].stats().in_flight == 0, || format!("{:?}", drill.demo.nodes[1])).await;
@@ -264,7 +264,7 @@ async fn a_node_that_responds_with_pages_of_500_fails_no_request() {
         [(KylinVersion::V4, StatusCode::INTERNAL_SERVER_ERROR), (KylinVersion::V5, StatusCode::BAD_GATEWAY)]
     {
         let drill = Drill::begin(dialect, "").await;
-        drill.demo.nodes[1].faults().inject(Reach::Queries, Fault::Html(status));
+        drill.demo.nodes[1].faults().inject(FaultScope::Queries, Fault::Html(status));
         drill.until(1, HealthState::Ejected).await;
         drill.go_on().await;
         drill.go_on().await;
@@ -280,7 +280,7 @@ async fn a_node_that_responds_with_pages_of_500_fails_no_request() {
 async fn a_reset_within_a_response_reaches_the_client() {
     for fault in [Fault::ResetAfter(1024), Fault::TruncateAfter(1024)] {
         let drill = Drill::begin(KylinVersion::V4, ", repeat_bytes(20000)").await;
-        drill.demo.nodes[1].faults().inject(Reach::Queries, fault);
+        drill.demo.nodes[1].faults().inject(FaultScope::Queries, fault);
         drill.until(1, HealthState::Ejected).await;
         drill.go_on().await;
         let spoilt = drill.demo.nodes[1].stats().queries;
@@ -327,7 +327,7 @@ async fn an_unavailable_metastore_ejects_no_node() {
 #[tokio::test]
 async fn a_node_that_closes_its_connections_fails_no_request() {
     let drill = Drill::begin(KylinVersion::V4, "").await;
-    drill.demo.nodes[1].faults().inject(Reach::Queries, Fault::Close);
+    drill.demo.nodes[1].faults().inject(FaultScope::Queries, Fault::Close);
     drill.until(1, HealthState::Ejected).await;
     drill.go_on().await;
     drill.demo.nodes[1].faults().clear();

@@ -7,7 +7,7 @@ use kylin_lb::health::{HealthState, Reason};
 use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::KylinRules;
 use kylin_lb::session::{Affinity, LoginRelay, Sessions};
-use kylin_lb::testing::kylin::{Fault, KylinNode, Mode, Reach};
+use kylin_lb::testing::kylin::{Fault, FaultScope, KylinNode, Mode};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -87,7 +87,7 @@ async fn nodes_that_are_dead_or_slow_or_serve_no_queries_are_left_out() {
         running.push(run_on(&demo.nodes[n], demo.address(n)).await);
     }
     demo.served[0].take().unwrap().kill().await;
-    demo.nodes[1].faults().inject(Reach::Queries, Fault::Stall);
+    demo.nodes[1].faults().inject(FaultScope::Queries, Fault::Stall);
     assert_eq!(servers(&admin(&front, LIST, "").await), ["q2"]);
     let status = front.proxy.cluster().status();
     assert_eq!(status.endpoints.iter().map(|endpoint| endpoint.failed).collect::<Vec<_>>(), [1, 0, 0, 0, 0]);

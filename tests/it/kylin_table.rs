@@ -285,7 +285,7 @@ async fn each_rule_can_be_switched_off() {
     let first = saying(Says::Nothing(SendErrorKind::Broken));
     let nodes = [("0", &first), ("1", &second)].map(|(id, node)| scripted(id, node));
     let cluster = Cluster::builder().endpoints(nodes).build().unwrap();
-    let proxy = Proxy::builder(cluster).retry(RetryPolicy::off()).build().unwrap();
+    let proxy = Proxy::builder(cluster).retry(RetryPolicy::none()).build().unwrap();
     let (status, _) = ask(&proxy, request("GET /kylin/api/projects", &[], "")).await;
     assert_eq!((status.as_u16(), second.calls()), (502, 0));
 }

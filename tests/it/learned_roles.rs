@@ -11,7 +11,7 @@ use kylin_lb::health::Reason;
 use kylin_lb::kylin::KylinVersion;
 use kylin_lb::probe::MetastoreCheck;
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::{Fault, KylinNode, Metastore, Mode, Reach, Served};
+use kylin_lb::testing::kylin::{Fault, FaultScope, KylinNode, Metastore, Mode, Served};
 use kylin_lb::{Body, Cluster, Endpoint, HttpBackend, RequestView};
 use tokio::time::timeout;
 
@@ -76,7 +76,7 @@ async fn node(name: &str, dialect: KylinVersion, mode: Mode, metastore: &Metasto
 /// Where a request that needs `role` may go.
 fn goes_to<B>(cluster: &Cluster<B>, role: Role) -> Vec<String> {
     let request = http::Request::get("/").body(()).unwrap();
-    let view = RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 7])).needs(Some(role));
+    let view = RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 7])).with_role(Some(role));
     let mut ids: Vec<String> = (0..20)
         .map(|_| cluster.pick(&view, &Attempted::none()).unwrap().lease.endpoint().as_str().to_owned())
         .collect();
@@ -126,7 +126,7 @@ async fn the_cluster_keeps_its_nodes_whatever_the_nodes_respond() {
     ] {
         for node in [&q1, &q2] {
             node.faults().clear();
-            node.faults().inject(Reach::Everything, fault);
+            node.faults().inject(FaultScope::Everything, fault);
         }
         learning.fails(what).await;
         learning.becomes(&all).await;

@@ -84,12 +84,12 @@ async fn a_killed_node_costs_no_login() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_survives_logins_that_fail_for_other_reasons_than_the_password() {
-    use kylin_lb::testing::kylin::{Fault, Reach};
+    use kylin_lb::testing::kylin::{Fault, FaultScope};
     let nodes = Nodes::start(3, KylinVersion::V4).await;
     let front = nodes.front();
     let browser = logged_in(&front).await;
-    nodes.nodes[1].faults().inject(Reach::Sessions, Fault::Html(http::StatusCode::BAD_GATEWAY));
-    nodes.nodes[2].faults().inject(Reach::Sessions, Fault::Close);
+    nodes.nodes[1].faults().inject(FaultScope::Sessions, Fault::Html(http::StatusCode::BAD_GATEWAY));
+    nodes.nodes[2].faults().inject(FaultScope::Sessions, Fault::Close);
     assert_eq!(storm(&browser, 3, 10).await, 0);
     nodes.nodes[1].faults().clear();
     nodes.nodes[2].faults().clear();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kylin_lb::balance::RoundRobin;
 use kylin_lb::kylin::KylinVersion;
-use kylin_lb::testing::kylin::{Fault, Reach};
+use kylin_lb::testing::kylin::{Fault, FaultScope};
 
 use crate::support::browser::Browser;
 use crate::support::login_relay::{COOKIE, Nodes, logged_in, storm};
@@ -63,7 +63,7 @@ async fn a_logout_waits_for_nodes_within_its_timeout() {
             .set_admin_state(&id.parse().unwrap(), kylin_lb::endpoint::AdminState::Maintenance)
             .unwrap();
     }
-    nodes.nodes[1].faults().inject(Reach::Sessions, Fault::Stall);
+    nodes.nodes[1].faults().inject(FaultScope::Sessions, Fault::Stall);
     nodes.served[2].take().unwrap().kill().await;
     let mut old = browser.clone();
     assert_eq!(browser.get("/kylin/j_spring_security_logout").await.status(), 302);

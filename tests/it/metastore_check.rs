@@ -11,7 +11,7 @@ use kylin_lb::kylin::KylinVersion;
 use kylin_lb::kylin::MetadataUrl;
 use kylin_lb::probe::{HealthCheck, MetastoreCheck, MetastoreChecker, Probe};
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::{Fault, KylinNode, Metastore, Reach};
+use kylin_lb::testing::kylin::{Fault, FaultScope, KylinNode, Metastore};
 use kylin_lb::{Body, Cluster, Endpoint, Outcome};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -134,7 +134,7 @@ async fn a_node_that_cannot_be_compared_is_not_quarantined() {
         Fault::Html(StatusCode::OK),
         Fault::TruncateAfter(10),
     ]) {
-        node.faults().inject(Reach::Everything, fault);
+        node.faults().inject(FaultScope::Everything, fault);
     }
     let faulty = of(nodes);
     faulty.add(Endpoint::new("q0", old("q0", &one)).unwrap()).unwrap();
@@ -146,7 +146,7 @@ async fn a_node_that_cannot_be_compared_is_not_quarantined() {
 async fn a_node_that_hangs_delays_the_others_no_longer_than_the_timeout_and_is_checked_when_it_is_back() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
     let hung = node("q1", KylinVersion::V5, &wrong);
-    hung.faults().inject(Reach::Everything, Fault::Hang);
+    hung.faults().inject(FaultScope::Everything, Fault::Hang);
     let [q2, q3] = ["q2", "q3"].map(|name| node(name, KylinVersion::V5, &right));
     let cluster = of([("q1", hung.clone()), ("q2", q2), ("q3", q3)]);
     let _checker = every_20_ms().timeout(Duration::from_millis(50)).start(&cluster).unwrap();
@@ -154,7 +154,7 @@ async fn a_node_that_hangs_delays_the_others_no_longer_than_the_timeout_and_is_c
     hung.faults().clear();
     becomes(&cluster, "q1", quarantined(Mismatch::SessionCookie)).await;
     // No response is no evidence of the contrary.
-    hung.faults().inject(Reach::Everything, Fault::Unreachable);
+    hung.faults().inject(FaultScope::Everything, Fault::Unreachable);
     checked(&hung, 0).await;
     tokio::time::timeout(Duration::from_millis(100), becomes(&cluster, "q1", HEALTHY)).await.unwrap_err();
 }
@@ -163,7 +163,7 @@ async fn a_node_that_hangs_delays_the_others_no_longer_than_the_timeout_and_is_c
 async fn most_nodes_admit_each_other_while_one_hangs() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
     let hung = node("q1", KylinVersion::V5, &wrong);
-    hung.faults().inject(Reach::Everything, Fault::Hang);
+    hung.faults().inject(FaultScope::Everything, Fault::Hang);
     let [q2, q3] = ["q2", "q3"].map(|name| node(name, KylinVersion::V5, &right));
     let cluster = of([("q1", hung), ("q2", q2), ("q3", q3)]);
     let _checker = every_20_ms().timeout(Duration::from_secs(3600)).start(&cluster).unwrap();

@@ -9,7 +9,7 @@ use http::StatusCode;
 use kylin_lb::clock::ManualClock;
 use kylin_lb::health::{HealthState, Outlier, Reason};
 use kylin_lb::proxy::RetryPolicy;
-use kylin_lb::testing::kylin::{Fault, Metastore, Reach};
+use kylin_lb::testing::kylin::{Fault, FaultScope, Metastore};
 use kylin_lb::{Cluster, Outcome, Proxy};
 
 use crate::support::cluster::{Nowhere, endpoint};
@@ -229,7 +229,7 @@ async fn front_over_three(
 async fn a_node_with_gateway_errors_is_ejected_and_a_lost_metastore_ejects_no_node() {
     let metastore = Metastore::new();
     let (nodes, front) = front_over_three(&metastore).await;
-    nodes[1].0.faults().inject(Reach::Everything, Fault::Html(StatusCode::BAD_GATEWAY));
+    nodes[1].0.faults().inject(FaultScope::Everything, Fault::Html(StatusCode::BAD_GATEWAY));
     for _ in 0..30 {
         assert_eq!(front.get("/kylin/api/admin/version").await.unwrap().status(), 200);
     }
@@ -253,7 +253,7 @@ async fn a_node_with_gateway_errors_is_ejected_and_a_lost_metastore_ejects_no_no
 async fn when_all_nodes_have_gateway_errors_none_is_ejected() {
     let (nodes, front) = front_over_three(&Metastore::new()).await;
     for (node, _) in &nodes {
-        node.faults().inject(Reach::Everything, Fault::Close);
+        node.faults().inject(FaultScope::Everything, Fault::Close);
     }
     for _ in 0..40 {
         assert_eq!(front.get("/kylin/api/admin/version").await.unwrap().status(), 502);

@@ -106,7 +106,7 @@ fn panic_mode_is_for_one_role_when_only_its_endpoints_are_unhealthy() {
     assert!(cluster.status().panicking);
     let request = http::Request::get("/").body(()).unwrap();
     let picked = |role| {
-        let view = RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 1])).needs(Some(role));
+        let view = RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 1])).with_role(Some(role));
         cluster.pick(&view, &Attempted::none()).unwrap().lease.endpoint().to_string()
     };
     assert_eq!([picked(Role::Query), picked(Role::Job)], ["2", "1"]);

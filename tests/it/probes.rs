@@ -12,7 +12,7 @@ use kylin_lb::endpoint::{AdminState, TrafficKind};
 use kylin_lb::health::{HealthState, ProbeFailure, Reason};
 use kylin_lb::kylin::KylinVersion;
 use kylin_lb::probe::{HealthCheck, Probe, ResponseMatcher};
-use kylin_lb::testing::kylin::{Fault, KylinNode, Mode, Reach};
+use kylin_lb::testing::kylin::{Fault, FaultScope, KylinNode, Mode};
 use kylin_lb::testing::{Scripted, Step};
 use kylin_lb::{Backend, Body, Cluster, Endpoint, HttpBackend, Outcome};
 use tokio::time::{Instant, sleep, timeout};
@@ -114,7 +114,7 @@ async fn a_probe_reports_why_it_failed() {
         (Fault::Html(StatusCode::BAD_GATEWAY), ProbeFailure::Status(StatusCode::BAD_GATEWAY)),
     ] {
         node.faults().clear();
-        node.faults().inject(Reach::Everything, fault);
+        node.faults().inject(FaultScope::Everything, fault);
         assert_eq!(first_at(at, Probe::kylin_version()).await, unhealthy(failure), "{fault:?}");
     }
     assert_eq!(first_at(closed_port(), Probe::kylin_version()).await, unhealthy(ProbeFailure::Unreachable));
@@ -165,7 +165,7 @@ async fn three_failures_in_a_row_make_unhealthy_and_two_successes_make_healthy()
     at(700).await;
     assert_eq!(nodes.each_ref().map(|node| node.stats().requests), [1, 1]);
 
-    nodes[0].faults().inject(Reach::Everything, Fault::Html(StatusCode::SERVICE_UNAVAILABLE));
+    nodes[0].faults().inject(FaultScope::Everything, Fault::Html(StatusCode::SERVICE_UNAVAILABLE));
     let failure = ProbeFailure::Status(StatusCode::SERVICE_UNAVAILABLE);
     at(1_100).await;
     assert_eq!(state(&cluster, "0"), suspect(failure));
@@ -180,7 +180,7 @@ async fn three_failures_in_a_row_make_unhealthy_and_two_successes_make_healthy()
     nodes[0].faults().clear();
     at(4_100).await;
     assert_eq!(state(&cluster, "0"), unhealthy(failure));
-    nodes[0].faults().inject_times(1, Reach::Everything, Fault::Close);
+    nodes[0].faults().inject_times(1, FaultScope::Everything, Fault::Close);
     at(6_100).await;
     assert_eq!(state(&cluster, "0"), unhealthy(ProbeFailure::Broken), "good, bad, good is not two in a row");
     at(7_100).await;
@@ -190,7 +190,7 @@ async fn three_failures_in_a_row_make_unhealthy_and_two_successes_make_healthy()
 #[tokio::test(start_paused = true)]
 async fn a_suspect_endpoint_is_probed_at_the_fast_interval() {
     let node = KylinNode::new("q0");
-    node.faults().inject(Reach::Everything, Fault::Close);
+    node.faults().inject(FaultScope::Everything, Fault::Close);
     let cluster = of([node.clone()]);
     let begun = Instant::now();
     let _checker =
@@ -218,7 +218,7 @@ async fn a_request_that_times_out_or_fails_has_its_node_probed_soon_and_ejects_n
         report(&cluster, "0", Outcome::Slow);
     }
     assert_eq!(state(&cluster, "0"), (HealthState::Suspect, Some(Reason::Slow)));
-    assert_eq!((status(&cluster, "0").slow, status(&cluster, "0").failed), (20, 0));
+    assert_eq!((status(&cluster, "0").timed_out, status(&cluster, "0").failed), (20, 0));
     assert!(pick(&cluster).is_some_and(|_| pick(&cluster).is_some()), "it still serves");
     sleep(Duration::from_secs(1)).await;
     assert_eq!((requests(), state(&cluster, "0")), ([2, 1], HEALTHY), "the success of the probe ends it");
@@ -276,7 +276,7 @@ async fn an_endpoint_that_joins_is_probed_at_once_and_admitted_by_its_first_succ
     sleep(Duration::from_millis(1)).await;
     assert_eq!(state(&cluster, "0"), HEALTHY);
 
-    nodes[1].faults().inject_times(2, Reach::Everything, Fault::Unreachable);
+    nodes[1].faults().inject_times(2, FaultScope::Everything, Fault::Unreachable);
     cluster.add(Endpoint::new("1", nodes[1].clone()).unwrap()).unwrap();
     sleep(Duration::from_millis(1)).await;
     assert_eq!(state(&cluster, "1"), unhealthy(ProbeFailure::Unreachable));
@@ -285,7 +285,7 @@ async fn an_endpoint_that_joins_is_probed_at_once_and_admitted_by_its_first_succ
     assert_eq!(state(&cluster, "1"), HEALTHY);
 
     // The result belongs to the id: a change of weight leaves it, and so does a replacement of all.
-    nodes[1].faults().inject(Reach::Everything, Fault::Close);
+    nodes[1].faults().inject(FaultScope::Everything, Fault::Close);
     sleep(Duration::from_secs(3)).await;
     cluster.set_weight(&"1".parse().unwrap(), nonzero(3)).unwrap();
     cluster
@@ -396,11 +396,11 @@ async fn traffic_follows_the_table_of_admin_state_and_health() {
         let _checker = every_second(Probe::kylin_version()).start(&cluster).unwrap();
         match operational {
             HealthState::Suspect => {
-                node.faults().inject(Reach::Everything, Fault::Close);
+                node.faults().inject(FaultScope::Everything, Fault::Close);
                 sleep(Duration::from_millis(500)).await;
             }
             HealthState::Unhealthy => {
-                node.faults().inject(Reach::Everything, Fault::Close);
+                node.faults().inject(FaultScope::Everything, Fault::Close);
                 sleep(Duration::from_secs(3)).await;
             }
             HealthState::Ejected => report(&cluster, "0", Outcome::Failure),
@@ -437,7 +437,7 @@ async fn an_endpoint_back_from_maintenance_waits_for_its_first_success() {
     sleep(Duration::from_millis(1)).await;
     let id = "0".parse().unwrap();
     cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Maintenance).unwrap();
-    node.faults().inject(Reach::Everything, Fault::Unreachable);
+    node.faults().inject(FaultScope::Everything, Fault::Unreachable);
     sleep(Duration::from_secs(60)).await;
     assert_eq!(state(&cluster, "0"), HEALTHY, "it is not probed");
     cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Ready).unwrap();
@@ -447,7 +447,7 @@ async fn an_endpoint_back_from_maintenance_waits_for_its_first_success() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(state(&cluster, "0"), HEALTHY);
 
-    node.faults().inject(Reach::Everything, Fault::Unreachable);
+    node.faults().inject(FaultScope::Everything, Fault::Unreachable);
     sleep(Duration::from_secs(3)).await;
     assert_eq!(state(&cluster, "0").0, HealthState::Unhealthy);
     cluster.set_admin_state(&id, kylin_lb::endpoint::AdminState::Maintenance).unwrap();

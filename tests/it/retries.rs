@@ -151,7 +151,7 @@ async fn the_number_of_attempts_is_limited() {
         Front::with(&addresses, |proxy| proxy.retry(RetryPolicy::default().max_attempts(std::num::NonZeroU32::new(2))));
     refusal(&send(&front, "GET").await, 502);
     assert_eq!(nodes[2].seen().connections, 0);
-    let front = Front::with(&addresses, |proxy| proxy.retry(RetryPolicy::off()));
+    let front = Front::with(&addresses, |proxy| proxy.retry(RetryPolicy::none()));
     refusal(&send(&front, "GET").await, 502);
     assert_eq!(nodes.each_ref().map(|node| node.seen().requests.len()), [2, 1, 0]);
 }

@@ -42,7 +42,7 @@ pub enum ManagerKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionManager {
     kind: ManagerKind,
-    stores: Vec<Store>,
+    stores: Vec<SessionServer>,
     database: u32,
     has_password: bool,
     max_inactive_s: Option<i64>,
@@ -52,13 +52,13 @@ pub struct SessionManager {
 
 /// A server that stores sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Store {
+pub struct SessionServer {
     name: Option<String>,
     host: String,
     port: u16,
 }
 
-impl Store {
+impl SessionServer {
     /// Returns the name that memcached-session-manager gives the server and appends to session ids.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
@@ -131,7 +131,7 @@ impl SessionManager {
     }
 
     /// Returns the servers, at least one. They are Sentinels if there is a [master](SessionManager::sentinel_master).
-    pub fn stores(&self) -> &[Store] {
+    pub fn stores(&self) -> &[SessionServer] {
         &self.stores
     }
 
@@ -153,7 +153,7 @@ impl SessionManager {
     /// Returns the known defects of this configuration.
     pub fn warnings(&self) -> Vec<Warning> {
         let jcoleman = matches!(self.kind, ManagerKind::TomcatRedis1 | ManagerKind::TomcatRedis2);
-        let local = |store: &Store| is_local(&store.host);
+        let local = |store: &SessionServer| is_local(&store.host);
         [
             (!self.valve && self.kind != ManagerKind::Memcached, Warning::NoValve),
             (self.stores.iter().all(local), Warning::Local),

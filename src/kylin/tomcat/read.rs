@@ -2,7 +2,7 @@
 
 use roxmltree::{Document, Node, ParsingOptions};
 
-use super::{ManagerKind, SessionManager, Store, TomcatError};
+use super::{ManagerKind, SessionManager, SessionServer, TomcatError};
 use crate::kylin::properties::Properties;
 
 /// The number of elements and attributes that are read. A configuration has fewer.
@@ -55,7 +55,7 @@ impl SessionManager {
             _ => {
                 let host = read.text("host")?.unwrap_or("localhost").to_owned();
                 let port = read.number("port")?.filter(|&port| port != 0).unwrap_or(REDIS_PORT);
-                vec![Store { name: None, host, port }]
+                vec![SessionServer { name: None, host, port }]
             }
         };
         Ok(Some(manager))
@@ -145,14 +145,14 @@ impl<'d> Attributes<'d, '_> {
 }
 
 /// Parses `host:port, …`, at least one.
-fn stores(text: &str, default_port: u16) -> Option<Vec<Store>> {
+fn stores(text: &str, default_port: u16) -> Option<Vec<SessionServer>> {
     let parts = text.split([',', ' ']).map(str::trim).filter(|part| !part.is_empty());
-    let stores: Option<Vec<Store>> = parts.map(|part| store(None, part, default_port)).collect();
+    let stores: Option<Vec<SessionServer>> = parts.map(|part| store(None, part, default_port)).collect();
     stores.filter(|stores| !stores.is_empty())
 }
 
 /// Parses `name:host:port, …`, or one server without a name.
-fn memcached(text: &str) -> Option<Vec<Store>> {
+fn memcached(text: &str) -> Option<Vec<SessionServer>> {
     let parts: Vec<&str> = text.split([',', ' ']).map(str::trim).filter(|part| !part.is_empty()).collect();
     let named = |part: &str| {
         let (name, address) = part.split_once(':')?;
@@ -166,10 +166,10 @@ fn memcached(text: &str) -> Option<Vec<Store>> {
     }
 }
 
-fn store(name: Option<String>, address: &str, default_port: u16) -> Option<Store> {
+fn store(name: Option<String>, address: &str, default_port: u16) -> Option<SessionServer> {
     let (host, port) = match address.rsplit_once(':') {
         Some((host, port)) => (host, port.parse().ok().filter(|&port| port != 0)?),
         None => (address, default_port),
     };
-    (!host.is_empty()).then(|| Store { name, host: host.to_owned(), port })
+    (!host.is_empty()).then(|| SessionServer { name, host: host.to_owned(), port })
 }

@@ -70,7 +70,7 @@ fn proxy(location: &Location, groups: &[Group]) -> Result<Option<Proxy>, SiteErr
 
 fn retry(next: &NextUpstream) -> RetryPolicy {
     let statuses = (400..600).filter(|status| next.on_status(*status));
-    let retry = RetryPolicy::off()
+    let retry = RetryPolicy::none()
         .on_error(next.has("error"))
         .on_timeout(next.has("timeout"))
         .timeout_is_failure(next.timeout_is_written)

@@ -56,7 +56,7 @@ impl Default for RetryPolicy {
 
 impl RetryPolicy {
     /// Returns a policy without retries. The proxy still skips an endpoint whose backend is at its connection limit.
-    pub fn off() -> Self {
+    pub fn none() -> Self {
         RetryPolicy { error: false, timeout: false, invalid: false, ..RetryPolicy::default() }
     }
 
@@ -163,7 +163,7 @@ impl RetryPolicy {
     }
 
     /// Returns whether nothing is retried.
-    pub(super) fn is_off(&self) -> bool {
+    pub(super) fn is_none(&self) -> bool {
         !(self.error || self.timeout || self.invalid) && self.statuses.is_empty()
     }
 }
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn without_retries_only_a_full_endpoint_is_passed_over() {
-        let off = RetryPolicy::off();
+        let none = RetryPolicy::none();
         for kind in [
             SendErrorKind::Connect,
             SendErrorKind::ConnectTimeout,
@@ -184,10 +184,10 @@ mod tests {
             SendErrorKind::HeadTimeout,
             SendErrorKind::Invalid,
         ] {
-            assert!(!off.covers(kind), "{kind:?}");
+            assert!(!none.covers(kind), "{kind:?}");
             assert!(RetryPolicy::default().covers(kind), "{kind:?}");
         }
-        assert!(off.covers(SendErrorKind::Limit));
+        assert!(none.covers(SendErrorKind::Limit));
         assert!(!RetryPolicy::default().covers(SendErrorKind::RequestBody));
     }
 

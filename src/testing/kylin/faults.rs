@@ -44,7 +44,7 @@ pub enum Fault {
 /// Which requests a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Reach {
+pub enum FaultScope {
     /// All requests, including health checks.
     Everything,
     /// Those below `/kylin/api/query`: health checks succeed and queries fail.
@@ -63,7 +63,7 @@ pub struct Faults {
 #[derive(Debug)]
 struct Injected {
     fault: Fault,
-    reach: Reach,
+    reach: FaultScope,
     left: u64,
 }
 
@@ -80,12 +80,12 @@ pub(crate) struct Switches {
 impl Faults {
     /// Injects `fault` into every request within `reach` until [`clear`](Self::clear). Of several that match, the one
     /// injected first strikes.
-    pub fn inject(&self, reach: Reach, fault: Fault) {
+    pub fn inject(&self, reach: FaultScope, fault: Fault) {
         self.inject_times(u64::MAX, reach, fault);
     }
 
     /// Injects `fault` into the next `times` requests within `reach`.
-    pub fn inject_times(&self, times: u64, reach: Reach, fault: Fault) {
+    pub fn inject_times(&self, times: u64, reach: FaultScope, fault: Fault) {
         if times > 0 {
             self.injected.lock().push_back(Injected { fault, reach, left: times });
         }
@@ -132,9 +132,9 @@ impl Faults {
     pub(crate) fn strike(&self, path: &str) -> Option<Fault> {
         let mut injected = self.injected.lock();
         let at = injected.iter().position(|fault| match fault.reach {
-            Reach::Everything => true,
-            Reach::Queries => path.starts_with("/kylin/api/query"),
-            Reach::Sessions => path == "/kylin/api/user/authentication" || path.ends_with("logout"),
+            FaultScope::Everything => true,
+            FaultScope::Queries => path.starts_with("/kylin/api/query"),
+            FaultScope::Sessions => path == "/kylin/api/user/authentication" || path.ends_with("logout"),
         })?;
         let struck = injected.get_mut(at)?;
         struck.left -= 1;
@@ -236,8 +236,8 @@ mod tests {
     #[test]
     fn a_fault_strikes_where_and_as_often_as_it_should() {
         let faults = Faults::default();
-        faults.inject_times(2, Reach::Queries, Fault::Close);
-        faults.inject(Reach::Everything, Fault::Hang);
+        faults.inject_times(2, FaultScope::Queries, Fault::Close);
+        faults.inject(FaultScope::Everything, Fault::Hang);
         assert_eq!(faults.strike("/kylin/api/projects"), Some(Fault::Hang));
         assert_eq!(faults.strike("/kylin/api/query"), Some(Fault::Close));
         assert_eq!(faults.strike("/kylin/api/query/prestate"), Some(Fault::Close));

@@ -42,7 +42,7 @@ use parking_lot::{Mutex, RwLock};
 pub use self::data::metastore::{Job, Metastore, Project};
 pub use self::data::mode::Mode;
 pub use self::data::stats::{Stats, WaitTimeout};
-pub use self::faults::{Fault, Faults, Reach};
+pub use self::faults::{Fault, FaultScope, Faults};
 pub use self::serve::Served;
 pub use self::stream::demo_bytes_at;
 

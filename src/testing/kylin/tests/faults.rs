@@ -1,6 +1,6 @@
 use std::io;
 
-use super::super::{Fault, Metastore, Reach};
+use super::super::{Fault, FaultScope, Metastore};
 use super::*;
 use crate::backend::SendErrorKind;
 
@@ -8,7 +8,7 @@ use crate::backend::SendErrorKind;
 async fn a_stuck_node_sends_nothing_until_its_client_cancels() {
     for (fault, executed) in [(Fault::Stall, 0), (Fault::Hang, 1)] {
         let node = KylinNode::new("q1");
-        node.faults().inject(Reach::Queries, fault);
+        node.faults().inject(FaultScope::Queries, fault);
         let asking = tokio::spawn({
             let node = node.clone();
             async move { query(&node, "select 1").await }
@@ -26,7 +26,7 @@ async fn a_stuck_node_sends_nothing_until_its_client_cancels() {
 async fn gateway_pages_are_html_and_nothing_is_executed() {
     for status in [500, 502, 503, 504] {
         let node = KylinNode::new("q1");
-        node.faults().inject(Reach::Everything, Fault::Html(StatusCode::from_u16(status).unwrap()));
+        node.faults().inject(FaultScope::Everything, Fault::Html(StatusCode::from_u16(status).unwrap()));
         let response = query(&node, "select 1").await;
         assert_eq!((response.status().as_u16(), response.is_html()), (status, true));
         assert_eq!(node.stats().queries, 0);
@@ -38,7 +38,7 @@ async fn gateway_pages_are_html_and_nothing_is_executed() {
 #[tokio::test]
 async fn a_response_is_lost_after_the_work_was_done() {
     let node = KylinNode::new("q1");
-    node.faults().inject_times(1, Reach::Everything, Fault::Close);
+    node.faults().inject_times(1, FaultScope::Everything, Fault::Close);
     let request = || admin("PUT", "/kylin/api/cubes/c/build").body(Body::from("{}")).unwrap();
     let error = node.send(request()).await.unwrap_err();
     assert_eq!(error.kind(), SendErrorKind::Broken);
@@ -54,7 +54,7 @@ async fn a_response_breaks_off_in_the_middle() {
         (Fault::TruncateAfter(1024), io::ErrorKind::UnexpectedEof),
     ] {
         let node = KylinNode::new("q1");
-        node.faults().inject(Reach::Queries, fault);
+        node.faults().inject(FaultScope::Queries, fault);
         let request = admin("POST", "/kylin/api/query").body(sql("select repeat_bytes(100000)").into()).unwrap();
         let mut body = node.send(request).await.unwrap().into_body();
         let mut length = 0;
@@ -74,7 +74,7 @@ async fn a_response_breaks_off_in_the_middle() {
 #[tokio::test]
 async fn an_unreachable_node_gives_the_request_back_unseen() {
     let node = KylinNode::new("q1");
-    node.faults().inject(Reach::Everything, Fault::Unreachable);
+    node.faults().inject(FaultScope::Everything, Fault::Unreachable);
     let request = admin("POST", "/kylin/api/query").body(sql("select 1").into()).unwrap();
     let mut error = node.send(request).await.unwrap_err();
     assert_eq!(error.kind(), SendErrorKind::Connect);

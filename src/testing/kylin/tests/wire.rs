@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::super::{Fault, Reach, Served};
+use super::super::{Fault, FaultScope, Served};
 use super::*;
 
 fn any_port() -> SocketAddr {
@@ -116,22 +116,22 @@ fn body_of(response: &[u8]) -> &[u8] {
 async fn a_response_that_is_cut_off_arrives_up_to_the_cut_and_then_the_connection_ends() {
     let node = KylinNode::new("q1");
     let served = node.serve(any_port()).await.unwrap();
-    node.faults().inject_times(1, Reach::Everything, Fault::ResetAfter(1024));
+    node.faults().inject_times(1, FaultScope::Everything, Fault::ResetAfter(1024));
     let (response, end) = raw(&served, "/demo/bytes?n=100000").await;
     assert!(response.starts_with(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n"), "{response:?}");
     assert_eq!(body_of(&response).len(), 1024);
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 
-    node.faults().inject_times(1, Reach::Everything, Fault::TruncateAfter(10));
+    node.faults().inject_times(1, FaultScope::Everything, Fault::TruncateAfter(10));
     let (response, end) = raw(&served, "/demo/bytes?n=100000").await;
     assert_eq!((body_of(&response).len(), end.unwrap()), (10, 0));
 
-    node.faults().inject_times(1, Reach::Everything, Fault::TruncateAfter(10));
+    node.faults().inject_times(1, FaultScope::Everything, Fault::TruncateAfter(10));
     let (response, end) = raw(&served, "/demo/bytes?n=100000&chunked").await;
     assert_eq!((body_of(&response).len(), end.unwrap()), ("a\r\n".len() + 10 + "\r\n".len(), 0));
 
     for fault in [Fault::Close, Fault::Unreachable] {
-        node.faults().inject_times(1, Reach::Everything, fault);
+        node.faults().inject_times(1, FaultScope::Everything, fault);
         let (response, _) = raw(&served, "/kylin/").await;
         assert_eq!(response, b"");
     }
