@@ -3,8 +3,8 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use kylin_lb::kylin::KylinVersion;
 use kylin_lb::server::Listen;
+use kylin_lb::testing::kylin::Dialect;
 
 use crate::nodes::{self, Node, Policy, ProbeOption};
 use crate::sessions::Keep;
@@ -16,7 +16,7 @@ Usage: kylin_front [OPTIONS]          each option also as --name=value
 
 Nodes, from one of:
   --demo N            N demo Kylin nodes in this process (default, with N = 3)
-  --kylin-version V   version of the demo nodes: v4 (Kylin 2 to 4, default) or v5
+  --kylin-version V   version of the demo nodes: 2.4 (KAP), 2.6, 3.0, 3.1 (default), 4.0 or 5.0; also v4 for 3.1, v5 for 5.0
   --nodes NODE,...    a node is [NAME@]HOST:PORT[=ROLE], with the role all (default), query or job; the name is the
                       endpoint's id, and its jvmRoute for --sessions route
   --zookeeper PLACE   the ZooKeeper where Kylin registers its nodes: HOST:PORT[,HOST:PORT...][/BASE/CLUSTER]
@@ -73,7 +73,7 @@ pub struct Args {
 
 /// The source of the nodes.
 pub enum Source {
-    Demo(usize, KylinVersion),
+    Demo(usize, Dialect),
     Nodes(Vec<Node>),
     #[cfg(feature = "zookeeper")]
     ZooKeeper(Box<kylin_lb::discovery::ZooKeeper>),
@@ -88,7 +88,7 @@ impl Args {
     /// Parses the arguments. Returns `None` for `--help`. Call it within a tokio runtime: it opens a store, without connecting.
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut args = Args {
-            source: Source::Demo(3, KylinVersion::V4),
+            source: Source::Demo(3, Dialect::default()),
             policy: Policy::LeastConn,
             kylin: true,
             sessions: Keep::Memory,
@@ -102,7 +102,7 @@ impl Args {
             check: false,
         };
         let mut given: Vec<String> = Vec::new();
-        let mut version = KylinVersion::V4;
+        let mut version = Dialect::default();
         while let Some(word) = words.next() {
             let (name, mut value) = match word.split_once('=') {
                 Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
@@ -117,9 +117,10 @@ impl Args {
             }
             let mut value = || value.take().or_else(|| words.next()).ok_or(format!("{name} needs a value"));
             match name.as_str() {
-                "--demo" => args.source = Source::Demo(count(&name, &value()?, 1024)?.get(), KylinVersion::V4),
+                "--demo" => args.source = Source::Demo(count(&name, &value()?, 1024)?.get(), Dialect::default()),
                 "--kylin-version" => {
-                    version = one_of(&name, &value()?, &[("v4", KylinVersion::V4), ("v5", KylinVersion::V5)])?
+                    let value = value()?;
+                    version = value.parse().map_err(|error| format!("{name} {value}: {error}"))?;
                 }
                 "--nodes" => {
                     args.source = Source::Nodes(nodes::parse(&value()?).map_err(|error| format!("--nodes: {error}"))?)
@@ -153,7 +154,7 @@ impl Args {
     }
 
     /// Checks that the options agree.
-    fn check_agreement(&mut self, given: &[String], chosen: KylinVersion) -> Result<(), String> {
+    fn check_agreement(&mut self, given: &[String], chosen: Dialect) -> Result<(), String> {
         let has = |name: &str| given.iter().any(|given| given == name);
         let sources = ["--demo", "--nodes", "--zookeeper", "--properties", "--config"];
         let mut sources = sources.into_iter().filter(|name| has(name));

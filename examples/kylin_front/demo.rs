@@ -4,8 +4,7 @@ use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use kylin_lb::kylin::KylinVersion;
-use kylin_lb::testing::kylin::{KylinNode, Metastore, Served};
+use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
 
 use crate::nodes::Node;
 
@@ -16,7 +15,7 @@ pub struct Demo {
 }
 
 impl Demo {
-    pub async fn start(count: usize, version: KylinVersion) -> Result<Self, Box<dyn Error>> {
+    pub async fn start(count: usize, version: Dialect) -> Result<Self, Box<dyn Error>> {
         let metastore = Metastore::new();
         let mut nodes = Vec::new();
         for number in 1..=count {

@@ -159,7 +159,7 @@ fn options_are_checked() {
         (&["--nodes=a"], "--nodes: "),
         (&["--nodes=a:1=chief"], "\"chief\" is not a server mode"),
         (&["--zookeeper", "a:b:c"], "--zookeeper: "),
-        (&["--kylin-version", "v3"], "--kylin-version v3: expected v4, v5"),
+        (&["--kylin-version", "v3"], "--kylin-version v3: expected 2.4, 2.6, 3.0, 3.1, 4.0, 5.0, v4 or v5"),
         (&["--policy", "best"], "--policy best: expected round-robin, least-conn"),
         (&["--kylin", "yes"], "--kylin yes: expected on, off"),
         (&["--outlier", "1"], "--outlier 1: expected on, off"),

@@ -17,7 +17,7 @@ use crate::testing::kylin::api::access::admit;
 use crate::testing::kylin::api::call::Call;
 use crate::testing::kylin::api::catalog::request_id;
 use crate::testing::kylin::api::path::{Params, normalise};
-use crate::testing::kylin::api::response::{html, redirect, start_page};
+use crate::testing::kylin::api::response::{html, no_such_path, redirect, start_page};
 use crate::testing::kylin::api::{demo, routes};
 use crate::testing::kylin::data::stats::InFlight;
 use crate::testing::kylin::faults::{Fault, ResetSwitch};
@@ -93,7 +93,7 @@ impl KylinNode {
                 self.log_out(&settings, &parts.headers, &origin)
             }
             // Tomcat before 8.5 makes an absolute address out of `Host`, later ones a relative one.
-            "/kylin" if settings.version == KylinVersion::V4 => redirect(&format!("{origin}/kylin/")),
+            "/kylin" if settings.dialect.facts().is_tomcat_7 => redirect(&format!("{origin}/kylin/")),
             "/kylin" => redirect("/kylin/"),
             "/kylin/" | "/kylin/index.html" => start_page(StatusCode::OK),
             _ => match path.strip_prefix("/kylin/api/") {
@@ -116,13 +116,13 @@ impl KylinNode {
         settings: Arc<Settings>,
         url: &str,
     ) -> Response<Body> {
-        let version = settings.version;
+        let version = settings.version();
         let login = parts.method == Method::POST && path == "user/authentication";
         let (user, set_cookie) = match self.identify(&settings, &parts.headers, login) {
             Ok(identified) => identified,
             Err(denied) => return denied.render(version, url),
         };
-        if let Err(denied) = admit(routes::access(version, &path), user.as_ref()) {
+        if let Err(denied) = admit(routes::access(settings.dialect, &path), user.as_ref()) {
             let mut response = denied.render(version, url);
             let cookie = settings.cookie();
             if version == KylinVersion::V5 && user.is_none() && cookie.ids(&parts.headers).is_empty() {
@@ -138,7 +138,7 @@ impl KylinNode {
         let mut response = match routes::route(&call).await {
             Some(Ok(response)) => response,
             Some(Err(failure)) => failure.render(version, url),
-            None => start_page(StatusCode::NOT_FOUND),
+            None => no_such_path(version, url),
         };
         if let Some(set_cookie) = set_cookie {
             response.headers_mut().insert(header::SET_COOKIE, set_cookie);

@@ -2,8 +2,7 @@
 //!
 //! A real node needs Hadoop, a metastore and minutes to start, and cannot fail on demand in the middle of a response.
 //! This one implements the paths that a front end meets: login and session cookies, queries, builds, metadata, health,
-//! with the status codes, bodies and oddities of both generations of Kylin (see [`KylinVersion`](crate::kylin::KylinVersion)). It runs no
-//! SQL: the result of a query names the node that ran it, which a test of balancing needs to know.
+//! with the status codes, bodies and oddities of Kylin 2.4 to 5.0 (see [`Dialect`]). It runs no SQL: the result of a query names the node that ran it, which a test of balancing needs to know.
 //!
 //! - [`KylinNode`] is the node: a [`Backend`](crate::Backend) in process, or behind a socket with [`KylinNode::serve`].
 //! - [`Metastore`] makes several nodes one cluster and records every build.
@@ -25,6 +24,7 @@
 
 mod api;
 mod data;
+mod dialect;
 mod exchange;
 mod faults;
 mod serve;
@@ -42,6 +42,7 @@ use parking_lot::{Mutex, RwLock};
 pub use self::data::metastore::{Job, Metastore, Project};
 pub use self::data::mode::Mode;
 pub use self::data::stats::{Stats, WaitTimeout};
+pub use self::dialect::{Dialect, UnknownDialect};
 pub use self::faults::{Fault, FaultScope, Faults};
 pub use self::serve::Served;
 pub use self::stream::demo_bytes_at;
@@ -91,7 +92,7 @@ struct NodeData {
 }
 
 impl KylinNode {
-    /// Returns a node of Kylin 2.x-4.x in mode *all* with a metastore of its own and without faults.
+    /// Returns a node of Kylin 3.1 in mode *all* with a metastore of its own and without faults.
     pub fn new(name: impl Into<String>) -> Self {
         let node = KylinNode { inner: Arc::new(NodeData { name: name.into(), ..NodeData::default() }) };
         node.cluster().join(&node.inner);

@@ -7,10 +7,11 @@ use crate::testing::kylin::KylinNode;
 use crate::testing::kylin::data::metastore::Metastore;
 use crate::testing::kylin::data::mode::Mode;
 use crate::testing::kylin::data::sessions::{Cookie, Sessions};
+use crate::testing::kylin::dialect::Dialect;
 
 #[derive(Clone)]
 pub(crate) struct Settings {
-    pub(crate) version: KylinVersion,
+    pub(crate) dialect: Dialect,
     pub(crate) mode: Mode,
     pub(crate) metastore: Metastore,
     pub(crate) shares_sessions: bool,
@@ -22,7 +23,7 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            version: KylinVersion::V4,
+            dialect: Dialect::default(),
             mode: Mode::All,
             metastore: Metastore::new(),
             shares_sessions: false,
@@ -34,35 +35,35 @@ impl Default for Settings {
 }
 
 impl Settings {
+    pub(crate) fn version(&self) -> KylinVersion {
+        self.dialect.generation()
+    }
+
     pub(crate) fn cookie(&self) -> Cookie {
-        match self.version {
-            KylinVersion::V4 => Cookie::Tomcat,
+        match self.version() {
+            KylinVersion::V4 if self.dialect.facts().is_tomcat_7 => Cookie::Tomcat { path: "/kylin/" },
+            KylinVersion::V4 => Cookie::Tomcat { path: "/kylin" },
             KylinVersion::V5 => Cookie::Spring { name: self.metastore.cookie() },
         }
     }
 
     pub(crate) fn new_session_id(&self) -> String {
         let id = self.cookie().new_id();
-        match (self.version, &self.jvm_route) {
+        match (self.version(), &self.jvm_route) {
             (KylinVersion::V4, Some(route)) => format!("{id}.{route}"),
             _ => id,
-        }
-    }
-
-    pub(crate) fn reported_version(&self) -> &'static str {
-        match self.version {
-            KylinVersion::V4 => "3.1.3",
-            KylinVersion::V5 => "5.0.0",
         }
     }
 }
 
 /// Settings. They may be chained after [`KylinNode::new`], and changed later on any clone.
 impl KylinNode {
-    /// Sets the version. The node reports `3.1.3` or `5.0.0`. Default: [`KylinVersion::V4`].
+    /// Sets the version that the node behaves as: a [`Dialect`], or a [`KylinVersion`] for a dialect of that generation.
+    /// Default: [`Dialect::V3_1`].
     #[must_use]
-    pub fn kylin_version(self, version: KylinVersion) -> Self {
-        self.change(|settings| settings.version = version)
+    pub fn kylin_version(self, version: impl Into<Dialect>) -> Self {
+        let dialect = version.into();
+        self.change(|settings| settings.dialect = dialect)
     }
 
     /// Sets the role. Default: [`Mode::All`].

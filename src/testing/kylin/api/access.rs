@@ -29,6 +29,8 @@ pub(crate) enum Denied {
     Unauthorized,
     /// The user is not an administrator.
     Forbidden,
+    /// Too many passwords of the user were wrong.
+    Locked,
     /// The password cannot be checked.
     MetastoreDown,
     /// The session is no more than a placeholder.
@@ -66,6 +68,9 @@ impl KylinNode {
         }
         if self.metastore_is_down(settings) {
             return Err(Denied::MetastoreDown);
+        }
+        if settings.version() == KylinVersion::V5 && settings.metastore.is_locked(&name) {
+            return Err(Denied::Locked);
         }
         let user = self.check_password(settings, &name, &password).ok_or(Denied::Unauthorized)?;
         if let Some((id, _)) = session {
@@ -127,6 +132,7 @@ impl Denied {
     pub(crate) fn render(self, version: KylinVersion, url: &str) -> Response<Body> {
         let (status, message) = match self {
             Denied::Unauthorized => (StatusCode::UNAUTHORIZED, "Invalid username or password."),
+            Denied::Locked => (StatusCode::BAD_REQUEST, "The user is locked, please try again after 30 seconds."),
             Denied::Forbidden => (StatusCode::FORBIDDEN, "Access is denied."),
             Denied::MetastoreDown => return Failure::metastore_down().render(version, url),
             Denied::UnwrittenSession => return unwritten_session(),

@@ -12,7 +12,7 @@ use crate::testing::kylin::api::response::{CallResult, Failure};
 
 /// Responds with the version: the cheapest proof that a node is Kylin.
 pub(crate) fn version(call: &Call) -> CallResult {
-    let version = call.settings.reported_version();
+    let version = call.settings.dialect.facts().version;
     call.value(json!({"kylin.version": version, "kylin.version.commitId": "0000000000000000000000000000000000000000"}))
 }
 

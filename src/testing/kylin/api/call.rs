@@ -27,7 +27,7 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) fn envelope(&self) -> Envelope {
-        Envelope::of(self.settings.version, &self.headers)
+        Envelope::of(self.settings.version(), &self.headers)
     }
 
     /// Responds with `value`, wrapped as the client expects it.

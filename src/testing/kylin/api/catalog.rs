@@ -17,7 +17,7 @@ pub(crate) fn projects(call: &Call) -> CallResult {
     let projects = call.metastore()?.projects().into_iter().map(|project| {
         json!({
             "uuid": project.uuid, "name": project.name, "description": "", "owner": "ADMIN",
-            "last_modified": LAST_MODIFIED, "version": call.settings.reported_version(),
+            "last_modified": LAST_MODIFIED, "version": call.settings.dialect.facts().version,
             "realizations": [{"name": CUBE, "type": "CUBE", "realization": CUBE}],
         })
     });
@@ -49,7 +49,7 @@ pub(crate) fn cubes(call: &Call) -> CallResult {
     call.metastore()?;
     let cube = json!({
         "uuid": "2fbca32a-a33e-4b69-83dd-0bb8b1f8c53b", "name": CUBE, "project": "learn_kylin", "model": MODEL,
-        "status": "READY", "segments": [], "last_modified": LAST_MODIFIED, "version": call.settings.reported_version(),
+        "status": "READY", "segments": [], "last_modified": LAST_MODIFIED, "version": call.settings.dialect.facts().version,
     });
     call.list("cubes", vec![cube])
 }

@@ -21,7 +21,7 @@ use crate::testing::kylin::stream::{Piece, Streamed};
 ///
 /// In Kylin 5, a query that fails is a 200 with `isException`; only an error before it begins is an HTTP error.
 pub(crate) async fn json(call: &Call) -> CallResult {
-    let version = call.settings.version;
+    let version = call.settings.version();
     if version == KylinVersion::V5 && !call.headers.contains_key(header::USER_AGENT) {
         // The query controller declares the header as required.
         return Err(Failure::refused("Missing request header 'User-Agent' for method parameter of type String"));
@@ -58,7 +58,7 @@ pub(crate) async fn json(call: &Call) -> CallResult {
 pub(crate) async fn csv(call: &Call, params: &Params) -> CallResult {
     let text = |name: &str| params.value(name).unwrap_or_default().to_owned();
     let query = RunningQuery::new(uuid(), None, text("sql"), text("project"), call.user_name());
-    let ran = run(call, query).await.map_err(|refusal| refusal.failure(call.settings.version))?;
+    let ran = run(call, query).await.map_err(|refusal| refusal.failure(call.settings.version()))?;
     let csv = |node: &str, cell: &str| format!("NODE,SQL\n{node},\"{}\"\n", cell.replace('"', "\"\""));
     let mut response = ran.write("text/csv;charset=utf-8", csv);
     let attachment = HeaderValue::from_static("attachment; filename=\"result.csv\"");
@@ -197,7 +197,7 @@ fn result(call: &Call, id: &str) -> Value {
         "exceptionMessage": null,
         "pushDown": false,
     });
-    let own = match call.settings.version {
+    let own = match call.settings.version() {
         KylinVersion::V4 => json!({
             "cube": "CUBE[name=kylin_sales_cube]",
             "affectedRowCount": 0,

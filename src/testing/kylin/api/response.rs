@@ -127,6 +127,19 @@ pub(crate) fn start_page(status: StatusCode) -> Response<Body> {
     typed(status, "text/html", page)
 }
 
+/// Returns the response to a path of the REST interface that does not exist.
+///
+/// Tomcat sends the start page (the `error-page` of Kylin's `web.xml`), Spring Boot in Kylin 5 sends JSON.
+pub(crate) fn no_such_path(version: KylinVersion, url: &str) -> Response<Body> {
+    match version {
+        KylinVersion::V4 => start_page(StatusCode::NOT_FOUND),
+        KylinVersion::V5 => {
+            let error = json!({"status": 404, "error": "Not Found", "message": "No message available", "path": url});
+            json_response(StatusCode::NOT_FOUND, &error)
+        }
+    }
+}
+
 pub(crate) fn redirect(to: &str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::FOUND;

@@ -4,21 +4,23 @@ use http::Response;
 use serde_json::Value;
 
 use crate::body::Body;
-use crate::kylin::KylinVersion::{self, V4, V5};
+use crate::kylin::KylinVersion::{V4, V5};
 use crate::testing::kylin::api::access::{self, Access};
 use crate::testing::kylin::api::call::Call;
 use crate::testing::kylin::api::path::Params;
 use crate::testing::kylin::api::response::CallResult;
 use crate::testing::kylin::api::{admin, catalog, query, servers};
+use crate::testing::kylin::dialect::{Dialect, Facts};
 
 /// Returns the access that a path needs: for 2.x-4.x from `kylinSecurity.xml` of 3.1.3, as far as the node has the paths.
-pub(crate) fn access(version: KylinVersion, path: &str) -> Access {
-    let (open, admin) = match version {
+pub(crate) fn access(dialect: Dialect, path: &str) -> Access {
+    let (open, admin) = match dialect.generation() {
         V4 => (
             path.starts_with("user/authentication")
                 || path.ends_with("/metrics")
                 || path.starts_with("streaming_coordinator/")
-                || path == "service_discovery/state/is_active_job_node",
+                || path == "service_discovery/state/is_active_job_node"
+                || path == "projects" && dialect.facts().opens_projects,
             path == "query/runningQueries" || path.starts_with("query/") && path.ends_with("/stop"),
         ),
         V5 => (matches!(path, "health" | "prometheus" | "epoch/maintenance_mode"), false),
@@ -37,13 +39,16 @@ pub(crate) fn access(version: KylinVersion, path: &str) -> Access {
 /// Responds to a call that its client may make. Returns `None` if there is no such path.
 pub(crate) async fn route(call: &Call) -> Option<CallResult> {
     let segments: Vec<&str> = call.path.split('/').collect();
-    Some(match (call.settings.version, call.method.as_str(), segments.as_slice()) {
+    let Facts { has_version_path, has_service_discovery, .. } = call.settings.dialect.facts();
+    Some(match (call.settings.version(), call.method.as_str(), segments.as_slice()) {
         (V4, "GET", ["query", "runningQueries"]) => query::running(call),
         (V4, "PUT", ["query", id, "stop"]) => {
             // An unknown id has the same response, so a client cannot tell that the query runs on another node.
             call.node.inner.running.stop(id);
             Ok(Response::new(Body::empty()))
         }
+        (_, _, ["service_discovery", ..]) if !has_service_discovery => return None,
+        (_, _, ["admin", "version"]) if !has_version_path => return None,
         (V4, "GET", ["service_discovery", "state", "is_active_job_node"]) => servers::is_active_job_node(call),
         (V4, "GET", ["service_discovery", "state", "all"]) => servers::discovered(call),
         (V5, "POST", ["query", "format", "csv"]) => {

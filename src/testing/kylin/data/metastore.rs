@@ -3,12 +3,15 @@
 //! A Kylin node has only caches, running queries and sessions of its own. Users, projects, saved queries and jobs are in
 //! the metastore. Nodes with one [`Metastore`] are one cluster. Its list of jobs shows whether a build was executed twice.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::clock::{Clock, SystemClock};
 use crate::testing::kylin::NodeData;
 use crate::testing::kylin::data::mode::Mode;
 use crate::testing::kylin::data::sessions::{Sessions, User, uuid};
@@ -17,6 +20,10 @@ use crate::testing::kylin::data::sessions::{Sessions, User, uuid};
 const URL: &str = "test_docker@jdbc,driverClassName=com.mysql.jdbc.Driver,\
                    url=jdbc:mysql://mysql:3306/kylin?useSSL=false,username=kylin,password=metastore-secret";
 const COOKIE: &str = "ce8a5bd5b23fe84d1894dce1bd9399364ba5af3c7a25f025442c92244c729804";
+
+/// The wrong passwords in a row after which Kylin 5 locks a user (`ManagedUser`), and for how long (`UserLockRuleUtil`).
+const MAX_WRONG_PASSWORDS: u32 = 3;
+const LOCK_DURATION: Duration = Duration::from_secs(30);
 
 /// The shared data of a cluster of [`KylinNode`](crate::testing::KylinNode)s. Clones refer to one metastore.
 ///
@@ -32,6 +39,7 @@ struct Tables {
     url: String,
     cookie: String,
     users: Vec<User>,
+    wrong_passwords: HashMap<String, WrongPasswords>,
     projects: Vec<Project>,
     jobs: Vec<Job>,
     saved: Vec<SavedQuery>,
@@ -68,6 +76,12 @@ pub struct Job {
     pub request_id: Option<String>,
 }
 
+/// The wrong passwords of a user in a row.
+struct WrongPasswords {
+    count: u32,
+    last: Instant,
+}
+
 struct SavedQuery {
     id: String,
     owner: String,
@@ -87,6 +101,7 @@ impl Metastore {
             url: URL.to_owned(),
             cookie: COOKIE.to_owned(),
             users: vec![User::new("ADMIN", "KYLIN", true), User::new("ANALYST", "ANALYST", false)],
+            wrong_passwords: HashMap::new(),
             projects: vec![Project::new("learn_kylin")],
             jobs: Vec::new(),
             saved: Vec::new(),
@@ -172,8 +187,24 @@ impl Metastore {
 
     /// Returns the user with this password. Kylin compares user names without case.
     pub(crate) fn check_password(&self, name: &str, password: &str) -> Option<User> {
+        let tables = &mut *self.tables.lock();
+        let user = tables.users.iter().find(|user| user.name.eq_ignore_ascii_case(name))?;
+        let key = user.name.to_ascii_lowercase();
+        if *user.password == *password {
+            tables.wrong_passwords.remove(&key);
+            return Some(user.clone());
+        }
+        let now = SystemClock.now();
+        let wrong = tables.wrong_passwords.entry(key).or_insert(WrongPasswords { count: 0, last: now });
+        (wrong.count, wrong.last) = (wrong.count + 1, now);
+        None
+    }
+
+    /// Returns whether Kylin 5 refuses any password of the user, which all its nodes do.
+    pub(crate) fn is_locked(&self, name: &str) -> bool {
         let tables = self.tables.lock();
-        tables.users.iter().find(|user| user.name.eq_ignore_ascii_case(name) && *user.password == *password).cloned()
+        let wrong = tables.wrong_passwords.get(&name.to_ascii_lowercase());
+        wrong.is_some_and(|wrong| wrong.count >= MAX_WRONG_PASSWORDS && SystemClock.now() - wrong.last < LOCK_DURATION)
     }
 
     pub(crate) fn has_project(&self, name: &str) -> bool {

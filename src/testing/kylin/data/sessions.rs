@@ -81,7 +81,7 @@ impl Sessions {
 #[derive(Debug, Clone)]
 pub(crate) enum Cookie {
     /// 2.x-4.x: `JSESSIONID`, the id itself as its value.
-    Tomcat,
+    Tomcat { path: &'static str },
     /// 5.x: the metastore's hash as the name, base64 of the id as the value.
     Spring { name: String },
 }
@@ -89,7 +89,7 @@ pub(crate) enum Cookie {
 impl Cookie {
     pub(crate) fn new_id(&self) -> String {
         match self {
-            Cookie::Tomcat => (0..2).map(|_| format!("{:016X}", fastrand::u64(..))).collect(),
+            Cookie::Tomcat { .. } => (0..2).map(|_| format!("{:016X}", fastrand::u64(..))).collect(),
             Cookie::Spring { .. } => uuid(),
         }
     }
@@ -97,12 +97,12 @@ impl Cookie {
     /// Returns the session ids in a request's cookies: more than one if it has the cookie more than once.
     pub(crate) fn ids(&self, headers: &HeaderMap) -> Vec<String> {
         let name = match self {
-            Cookie::Tomcat => "JSESSIONID",
+            Cookie::Tomcat { .. } => "JSESSIONID",
             Cookie::Spring { name } => name,
         };
         let pairs = headers.get_all(header::COOKIE).iter().flat_map(cookie::pairs);
         let values = pairs.filter(|(known, _)| *known == name.as_bytes()).map(|(_, value)| match self {
-            Cookie::Tomcat => value.to_vec(),
+            Cookie::Tomcat { .. } => value.to_vec(),
             Cookie::Spring { .. } => BASE64.decode(value).unwrap_or_default(),
         });
         values.filter_map(|value| String::from_utf8(value).ok()).collect()
@@ -111,7 +111,7 @@ impl Cookie {
     /// Returns the `Set-Cookie` value for `id`.
     pub(crate) fn set(&self, id: &str) -> HeaderValue {
         let line = match self {
-            Cookie::Tomcat => format!("JSESSIONID={id}; Path=/kylin; HttpOnly"),
+            Cookie::Tomcat { path } => format!("JSESSIONID={id}; Path={path}; HttpOnly"),
             Cookie::Spring { name } => {
                 format!("{name}={}; Path=/kylin; HttpOnly; SameSite=Lax", BASE64.encode(id))
             }
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_cookie_is_read_back_among_others() {
-        for cookie in [Cookie::Tomcat, Cookie::Spring { name: "ab".repeat(32) }] {
+        for cookie in [Cookie::Tomcat { path: "/kylin" }, Cookie::Spring { name: "ab".repeat(32) }] {
             let id = cookie.new_id();
             let set = cookie.set(&id).to_str().unwrap().to_owned();
             let pair = set.split(';').next().unwrap();

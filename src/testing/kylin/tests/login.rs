@@ -16,7 +16,7 @@ async fn a_login_opens_a_session_that_its_cookie_names() {
     assert_eq!(response.json()["userDetails"]["username"], "ADMIN");
     assert_eq!(response.json()["userDetails"]["authorities"][1]["authority"], "ROLE_ADMIN");
     let line = response.head.headers[header::SET_COOKIE].to_str().unwrap();
-    assert!(line.starts_with("JSESSIONID=") && line.ends_with("; Path=/kylin; HttpOnly"), "{line}");
+    assert!(line.starts_with("JSESSIONID=") && line.ends_with("; Path=/kylin/; HttpOnly"), "{line}");
     let cookie = response.cookie().unwrap();
     assert_eq!(projects_with(&node, &cookie).await, StatusCode::OK);
     let whoami = send(&node, at("GET", "/kylin/api/user/authentication").header(header::COOKIE, cookie), "").await;

@@ -2,6 +2,7 @@
 
 mod calls;
 mod demo;
+mod dialects;
 mod faults;
 mod login;
 mod queries;
