@@ -22,6 +22,7 @@ mod concurrency;
 mod discovery;
 mod discovery_dns;
 mod discovery_file;
+mod drills;
 mod ejection;
 mod example_first_sights;
 mod example_front;

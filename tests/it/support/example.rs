@@ -11,8 +11,11 @@ use super::process::Process;
 
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// `cargo test` builds the examples beside the test binary.
+/// `$KYLIN_FRONT`, else the example that `cargo test` builds beside the test binary.
 pub(crate) fn program() -> PathBuf {
+    if let Some(chosen) = std::env::var_os("KYLIN_FRONT") {
+        return chosen.into();
+    }
     let tests = std::env::current_exe().unwrap();
     let built = tests.parent().and_then(|deps| deps.parent()).unwrap().join("examples/kylin_front");
     assert!(built.exists(), "{} is built by: cargo build --examples", built.display());

@@ -5,12 +5,12 @@
 //! silence is `TimedOut`.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// How long a connection waits for the next byte by default.
@@ -94,15 +94,31 @@ impl RawResponse {
 pub(crate) struct Connection {
     stream: TcpStream,
     read: BytesMut,
+    received: u64,
     read_timeout: Duration,
 }
 
 impl Connection {
     /// Connects.
     pub(crate) async fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = within(READ_TIMEOUT, TcpStream::connect(address)).await?;
+        Self::over(within(READ_TIMEOUT, TcpStream::connect(address)).await?)
+    }
+
+    /// Connects from this address of the machine.
+    pub(crate) async fn open_from(local: IpAddr, address: SocketAddr) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((local, 0).into())?;
+        Self::over(within(READ_TIMEOUT, socket.connect(address)).await?)
+    }
+
+    fn over(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self { stream, read: BytesMut::new(), read_timeout: READ_TIMEOUT })
+        Ok(Self { stream, read: BytesMut::new(), received: 0, read_timeout: READ_TIMEOUT })
+    }
+
+    /// Returns how many bytes have arrived so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
     }
 
     /// Sets how long each read or write waits. Default 10 s.
@@ -201,7 +217,9 @@ impl Connection {
     /// Reads more; false if the other side has closed.
     async fn fill(&mut self) -> io::Result<bool> {
         self.read.reserve(MAX_LINE);
-        Ok(within(self.read_timeout, self.stream.read_buf(&mut self.read)).await? > 0)
+        let read = within(self.read_timeout, self.stream.read_buf(&mut self.read)).await?;
+        self.received += read as u64;
+        Ok(read > 0)
     }
 
     async fn must_fill(&mut self) -> io::Result<()> {

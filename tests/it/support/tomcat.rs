@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use super::port::free_port;
 use super::process::Process;
 use super::skip;
@@ -18,7 +20,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Login, query and logout. A login ends the old session, as the fixation protection of Spring Security does. Basic
 /// credentials without a session start one. A query takes at least two milliseconds, so that the nodes are about equally
-/// fast on a busy machine.
+/// fast on a busy machine, or as long as `sleep_ms(250)` in it says. Every other call of a user is a job, which takes as
+/// long as `sleep_ms250` in its path says. Each is a line of the file `executed` when it begins.
 const APPLICATION: &str = r#"<%@ page contentType="application/json;charset=UTF-8" session="false" trimDirectiveWhitespaces="true"
     import="java.util.Base64,java.nio.charset.StandardCharsets" %><%
     String path = request.getServletPath() + (request.getPathInfo() == null ? "" : request.getPathInfo());
@@ -52,8 +55,17 @@ const APPLICATION: &str = r#"<%@ page contentType="application/json;charset=UTF-
         response.setStatus(401); out.print("{\"code\":\"999\",\"msg\":\"not logged in\"}"); return;
     }
     if (path.startsWith("/api/user/authentication")) { out.print("{\"userDetails\":{\"username\":\"" + user + "\"}}"); return; }
-    Thread.sleep(2);
-    out.print("{\"columnMetas\":[],\"results\":[[\"" + System.getProperty("kylin.node") + "\",\"" + user + "\"]],\"isException\":false}");
+    String sql = path;
+    if (path.equals("/api/query")) {
+        sql = request.getReader().lines().collect(java.util.stream.Collectors.joining());
+        sql = sql.substring(sql.indexOf("select"), sql.indexOf('"', sql.indexOf("select")));
+    }
+    try (java.io.FileOutputStream log = new java.io.FileOutputStream(System.getProperty("catalina.base") + "/executed", true)) {
+        log.write((sql + "\n").getBytes(StandardCharsets.UTF_8));
+    }
+    java.util.regex.Matcher sleep = java.util.regex.Pattern.compile("sleep_ms\\(?([0-9]+)").matcher(sql);
+    Thread.sleep(sleep.find() ? Integer.parseInt(sleep.group(1)) : 2);
+    out.print("{\"columnMetas\":[],\"results\":[[\"" + System.getProperty("kylin.node") + "\",\"" + user + "\",\"" + sql + "\"]],\"isException\":false}");
 %>"#;
 
 const APPLICATION_WEB_XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
@@ -90,6 +102,8 @@ const CONTAINER_WEB_XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 #[derive(Debug)]
 pub(crate) struct Tomcat {
     process: Process,
+    base: TempDir,
+    name: String,
     address: SocketAddr,
 }
 
@@ -129,6 +143,30 @@ impl Tomcat {
         self.process.kill();
     }
 
+    /// Stops the node with its own `shutdown.sh`, and waits until the process has ended.
+    pub(crate) async fn shut_down(&mut self) {
+        let mut script = Command::new(format!("{HOME}/bin/shutdown.sh"));
+        script.env("CATALINA_HOME", HOME).env("CATALINA_BASE", self.base.path());
+        script.env("JAVA_OPTS", "-Xmx32m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC");
+        let mut script =
+            Process::spawn("shutdown.sh", tempfile::tempdir().unwrap(), &mut script).expect("Tomcat has shutdown.sh");
+        let status = script.ended(START_TIMEOUT).await.expect("shutdown.sh ends");
+        assert!(status.success(), "{}", script.log());
+        self.process.ended(START_TIMEOUT).await.unwrap_or_else(|| panic!("Tomcat ends: {}", self.process.log()));
+    }
+
+    /// Starts the node again at its address, and waits until it is ready.
+    pub(crate) async fn restart(&mut self) {
+        self.process = run(&self.name, self.base.path());
+        self.ready().await.unwrap_or_else(|log| panic!("{log}"));
+    }
+
+    /// Returns the queries and jobs that were executed here, also before a restart: a line each, in the order of their
+    /// beginning.
+    pub(crate) fn executed(&self) -> String {
+        std::fs::read_to_string(self.base.path().join("executed")).unwrap_or_default()
+    }
+
     fn spawn(name: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let base = folder.path();
@@ -138,7 +176,7 @@ impl Tomcat {
             std::fs::create_dir_all(file.parent().expect("files lie in folders")).expect("a folder can be made");
             std::fs::write(file, text).expect("a file can be written");
         };
-        write("conf/server.xml", &server_xml(name, port));
+        write("conf/server.xml", &server_xml(name, port, free_port()));
         write("conf/web.xml", CONTAINER_WEB_XML);
         write("webapps/kylin/WEB-INF/web.xml", APPLICATION_WEB_XML);
         write("webapps/kylin/node.jsp", APPLICATION);
@@ -146,16 +184,7 @@ impl Tomcat {
         for empty in ["temp", "work", "logs"] {
             std::fs::create_dir_all(base.join(empty)).expect("a folder can be made");
         }
-        let mut java = Command::new("java");
-        java.args(["-Xmx96m", "-Xss512k", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
-            .args(["-cp", &format!("{HOME}/bin/bootstrap.jar:{HOME}/bin/tomcat-juli.jar")])
-            .arg(format!("-Dcatalina.home={HOME}"))
-            .arg(format!("-Dcatalina.base={}", base.display()))
-            .arg(format!("-Djava.io.tmpdir={}", base.join("temp").display()))
-            .arg(format!("-Dkylin.node={name}"))
-            .args(["org.apache.catalina.startup.Bootstrap", "start"]);
-        let process = Process::spawn("tomcat", folder, &mut java).expect("java can be run");
-        Tomcat { process, address: ([127, 0, 0, 1], port).into() }
+        Tomcat { process: run(name, base), name: name.to_owned(), base: folder, address: ([127, 0, 0, 1], port).into() }
     }
 
     /// Waits until the node is ready.
@@ -173,11 +202,23 @@ impl Tomcat {
     }
 }
 
-fn server_xml(name: &str, port: u16) -> String {
+fn run(name: &str, base: &Path) -> Process {
+    let mut java = Command::new("java");
+    java.args(["-Xmx96m", "-Xss512k", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+        .args(["-cp", &format!("{HOME}/bin/bootstrap.jar:{HOME}/bin/tomcat-juli.jar")])
+        .arg(format!("-Dcatalina.home={HOME}"))
+        .arg(format!("-Dcatalina.base={}", base.display()))
+        .arg(format!("-Djava.io.tmpdir={}", base.join("temp").display()))
+        .arg(format!("-Dkylin.node={name}"))
+        .args(["org.apache.catalina.startup.Bootstrap", "start"]);
+    Process::spawn("tomcat", tempfile::tempdir().expect("a temporary folder"), &mut java).expect("java can be run")
+}
+
+fn server_xml(name: &str, port: u16, shutdown_port: u16) -> String {
     // With the connector settings of Kylin's own server.xml.
     format!(
         r#"<?xml version="1.0" encoding="UTF-8"?>
-<Server port="-1">
+<Server port="{shutdown_port}" shutdown="SHUTDOWN">
   <Service name="Catalina">
     <Connector address="127.0.0.1" port="{port}" protocol="HTTP/1.1" connectionTimeout="20000" maxThreads="50" minSpareThreads="2"/>
     <Engine name="Catalina" defaultHost="localhost" jvmRoute="{name}">

@@ -1,0 +1,81 @@
+//! Restarts and outages of nodes behind the example front end, as users run it.
+
+use std::time::Duration;
+
+use crate::support::drills::{Drill, Event, MODES, Mode, Scale, Tally, Tomcats};
+use crate::support::tomcat::Tomcat;
+
+const SCALE: Scale = Scale {
+    clients: 6,
+    think_time: Duration::from_millis(80),
+    boot_time: Duration::from_millis(300),
+    query_ms: 5,
+    requests: 60,
+};
+
+/// Runs a drill in each of the modes at the same time, checks what holds in every drill, and returns what else was seen.
+async fn in_modes(modes: &[Mode], event: Event) -> Vec<(Mode, Tally)> {
+    let runs: Vec<_> = modes.iter().map(|mode| (*mode, tokio::spawn(Drill::run(*mode, SCALE, event)))).collect();
+    let mut results = Vec::new();
+    for (mode, run) in runs {
+        results.push((mode, run.await.unwrap()));
+    }
+    for (mode, tally) in &results {
+        println!("{event:?}, {}: {tally}", mode.name);
+    }
+    results.iter().for_each(|(mode, tally)| check(mode, tally));
+    results
+}
+
+/// Checks what holds in every drill.
+fn check(mode: &Mode, tally: &Tally) {
+    let shown = || format!("{}: {tally}", mode.name);
+    assert_eq!(tally.silent, 0, "connections closed without a byte: {}", shown());
+    assert_eq!((tally.repeated_writes, tally.repeated_often), (0, 0), "executed too often: {}", shown());
+    if mode.binds {
+        assert_eq!(tally.lost_wrongly, 0, "logins lost whose node lives: {}", shown());
+    }
+    if mode.keeps_logins {
+        assert_eq!(tally.lost, 0, "logins lost: {}", shown());
+    }
+}
+
+/// Requests in flight at a paused node wait for it, as they wait for a long query.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_paused_fails_no_request() {
+    let pause = Duration::from_secs(2);
+    for (mode, tally) in in_modes(&MODES[..1], Event::Pause(pause)).await {
+        assert_eq!((tally.failed(), tally.broken_writes, tally.repeated_reads), (0, 0, 0), "{}: {tally}", mode.name);
+        assert!(tally.slowest < pause + Duration::from_secs(2), "{}: {tally}", mode.name);
+    }
+}
+
+/// Tomcat lets requests run for two seconds, then it cuts them. The front end sends the queries to another node, and says
+/// of the builds that they may have been executed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tomcat_that_its_own_script_stops_under_64_clients_fails_no_read() {
+    if !Tomcat::required() {
+        return;
+    }
+    let scale = Scale { clients: 64, think_time: Duration::from_millis(100), query_ms: 20, requests: 300, ..SCALE };
+    let mode = MODES[0];
+    let mut drill = Tomcats::start(&mode, scale).await;
+    let long = drill.send_long(6, Duration::from_secs(12)).await;
+    let runs_long = |node: &usize, kind| drill.nodes[*node].executed().matches(kind).count();
+    let stopped = (0..3).max_by_key(|node| runs_long(node, "/models/long").min(runs_long(node, "select 'long")));
+    drill.restart(stopped.unwrap()).await;
+    let mut broken = 0;
+    for (what, response) in long {
+        let response = response.await.unwrap().unwrap_or_else(|error| panic!("{what}: {error}"));
+        let shown = format!("{what}: {} {}", response.status(), response.text());
+        match (response.status(), what.starts_with("select"), drill.executions(&what)) {
+            (200, true, 1..=2) | (200, false, 1) => {}
+            (502, false, 1) => broken += 1,
+            (_, _, times) => panic!("{shown}, executed {times} times"),
+        }
+    }
+    assert!(broken > 0, "the stopped node had no long build");
+    let tally = drill.end().await;
+    check(&mode, &tally);
+    assert_eq!(tally.failed(), 0, "{tally}");
+}

@@ -1,0 +1,17 @@
+//! Drills: nodes that stop, die and pause as processes do, front ends over them, and clients that prove each response.
+//!
+//! `tests/it/drills.rs` runs them small, `benches/drills` at full size beside HAProxy and nginx.
+
+mod client;
+mod crew;
+mod mode;
+mod node;
+mod tally;
+mod tomcats;
+
+pub(crate) use crew::{Drill, Event, Scale};
+#[allow(unused_imports, reason = "for the bench")]
+pub(crate) use mode::{FrontEnd, PEERS};
+pub(crate) use mode::{MODES, Mode};
+pub(crate) use tally::Tally;
+pub(crate) use tomcats::Tomcats;

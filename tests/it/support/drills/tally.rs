@@ -1,0 +1,105 @@
+//! What the clients of a drill saw, and what the nodes executed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::AddAssign;
+use std::time::Duration;
+
+use kylin_lb::testing::kylin::{KylinNode, Metastore};
+
+/// The outcome of a drill, for one client or for all.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Tally {
+    /// Exchanges, logins included.
+    pub(crate) requests: u64,
+    /// What a client cannot use: a 4xx or 5xx that is not a lost login, a wrong body, a truncated response, none at all.
+    pub(crate) failures: BTreeMap<String, u64>,
+    /// Failures while no node ran.
+    pub(crate) failed_in_outage: u64,
+    /// Responses 502 to requests that the front end must not repeat, because they may have been executed: writes, and where
+    /// it knows nothing of Kylin every POST.
+    pub(crate) broken_writes: u64,
+    /// Kept connections that closed without a byte of the response. The client repeated the request.
+    pub(crate) silent: u64,
+    /// Logins that ended with the node that had the session in its memory.
+    pub(crate) lost: u64,
+    /// Logins that ended although the node of the session lives.
+    pub(crate) lost_wrongly: u64,
+    /// Queries that nodes executed more than once.
+    pub(crate) repeated_reads: u64,
+    /// Queries that nodes executed more than twice.
+    pub(crate) repeated_often: u64,
+    /// Builds that nodes executed more than once.
+    pub(crate) repeated_writes: u64,
+    pub(crate) slowest: Duration,
+    queries: Vec<String>,
+    builds: Vec<String>,
+}
+
+impl Tally {
+    pub(crate) fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+
+    pub(crate) fn sends(&mut self, token: &str, is_build: bool) {
+        if is_build { &mut self.builds } else { &mut self.queries }.push(token.to_owned());
+    }
+
+    /// Counts how often the requests were executed.
+    pub(crate) fn count_executions(&mut self, query: impl Fn(&str) -> u64, build: impl Fn(&str) -> u64) {
+        let times: Vec<u64> = self.queries.iter().map(|token| query(token)).collect();
+        self.repeated_reads = times.iter().filter(|times| **times > 1).count() as u64;
+        self.repeated_often = times.iter().filter(|times| **times > 2).count() as u64;
+        self.repeated_writes = self.builds.iter().filter(|token| build(token) > 1).count() as u64;
+    }
+
+    /// [`Self::count_executions`] of in-process nodes.
+    pub(crate) fn count_executions_of(&mut self, nodes: &[KylinNode], metastore: &Metastore) {
+        let mut builds = BTreeMap::<String, u64>::new();
+        for job in metastore.jobs() {
+            *builds.entry(job.target).or_default() += 1;
+        }
+        self.count_executions(
+            |token| nodes.iter().map(|node| node.executed(&super::client::sql(token))).sum(),
+            |token| builds.get(token).copied().unwrap_or(0),
+        );
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Tally) {
+        for (what, times) in other.failures {
+            *self.failures.entry(what).or_default() += times;
+        }
+        self.requests += other.requests;
+        self.failed_in_outage += other.failed_in_outage;
+        self.broken_writes += other.broken_writes;
+        self.silent += other.silent;
+        self.lost += other.lost;
+        self.lost_wrongly += other.lost_wrongly;
+        self.slowest = self.slowest.max(other.slowest);
+        self.queries.extend(other.queries);
+        self.builds.extend(other.builds);
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} requests, {} failed and {} in the outage, {} broken writes, {} silent, {} logins lost and {} wrongly, {} reads and {} writes \
+             executed twice, slowest {:?} {:?}",
+            self.requests,
+            self.failed(),
+            self.failed_in_outage,
+            self.broken_writes,
+            self.silent,
+            self.lost,
+            self.lost_wrongly,
+            self.repeated_reads,
+            self.repeated_writes,
+            self.slowest,
+            self.failures
+        )
+    }
+}
