@@ -12,6 +12,7 @@ use crate::backend::SendErrorKind;
 use crate::backend::node_client::{NodeClient, NodeError, NodeResponse};
 use crate::cookie::CookieJar;
 use crate::health::ProbeFailure;
+use crate::kylin::response::is_user_source_down;
 
 /// Tells probes from other requests in the log of a node.
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kylin-lb/", env!("CARGO_PKG_VERSION"), " (probe)"));
@@ -49,9 +50,14 @@ impl RequestProbe {
 
     fn classify(&self, response: &NodeResponse, cookies: &mut CookieJar) -> ProbeResult {
         let NodeResponse { status, headers, body } = response;
-        if *status == StatusCode::UNAUTHORIZED && self.request.headers().contains_key(header::AUTHORIZATION) {
-            cookies.clear();
-            return ProbeResult::Inconclusive(SkipReason::LoginRejected);
+        if self.request.headers().contains_key(header::AUTHORIZATION) {
+            if *status == StatusCode::UNAUTHORIZED {
+                cookies.clear();
+                return ProbeResult::Inconclusive(SkipReason::LoginRejected);
+            }
+            if body.as_ref().is_ok_and(|body| is_user_source_down(*status, headers, body)) {
+                return ProbeResult::Inconclusive(SkipReason::LoginUnchecked);
+            }
         }
         cookies.store(headers);
         let mut expected = self.expected.iter().filter(|expected| expected.matches_status(*status)).peekable();
@@ -100,6 +106,8 @@ pub(super) enum SkipReason {
     ConnectionLimit,
     /// 401 to the probe's credentials.
     LoginRejected,
+    /// The node cannot check the probe's credentials.
+    LoginUnchecked,
 }
 
 impl ProbeResult {

@@ -92,7 +92,8 @@ impl Probe {
     /// Sends HTTP Basic credentials. Use a user that has no other rights.
     ///
     /// A response with status 401 does not change the health of the node. It is logged, and the next probe of the node follows after a
-    /// minute at the earliest, because Kylin 5 locks a user after three wrong passwords.
+    /// minute at the earliest, because Kylin 5 locks a user after three wrong passwords. The error KE-010021006 of Kylin 5, whose user
+    /// source is unreachable, does not change the health either.
     ///
     /// # Errors
     /// [`InvalidProbe::User`] when the user's name contains a colon (RFC 7617).

@@ -286,7 +286,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
         Err(match (kind, error.source()) {
             (SendErrorKind::RequestBody, Some(cause)) => replay::body_error(cause),
-            _ => ErrorResponse::of_failure(kind, self.proxy.settings.unavailable),
+            _ => ErrorResponse::of_failure(&error, self.proxy.settings.unavailable),
         })
     }
 

@@ -3,12 +3,15 @@
 //! A Kylin node reports a failure as `{"code":"999","data":null,"msg":...,"stacktrace":...,"exception":...,"url":...}`
 //! (ErrorResponse.java); JDBC and ODBC show `msg` to the user. The proxy's responses name no address and no endpoint.
 
+use std::error::Error as _;
+
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode, Version, request};
 
-use crate::backend::SendErrorKind;
+use crate::backend::{SendError, SendErrorKind};
 use crate::body::Body;
 use crate::request::{ClientAddr, RequestContext};
+use crate::session::hook::LoginUnavailable;
 
 /// An error response of the front end itself, in the form that Kylin's clients understand.
 ///
@@ -50,8 +53,14 @@ impl ErrorResponse {
     }
 
     /// Returns the response to a request whose last attempt failed.
-    pub(super) fn of_failure(kind: SendErrorKind, unavailable: StatusCode) -> Self {
-        match kind {
+    pub(super) fn of_failure(error: &SendError, unavailable: StatusCode) -> Self {
+        match error.kind() {
+            SendErrorKind::Limit if error.source().is_some_and(|cause| cause.is::<LoginUnavailable>()) => {
+                ErrorResponse::new(
+                    unavailable,
+                    "no Kylin node can check the login of the session at present; it is kept",
+                )
+            }
             SendErrorKind::Limit => ErrorResponse::unavailable(unavailable),
             SendErrorKind::ConnectTimeout | SendErrorKind::HeadTimeout => {
                 ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "the Kylin node did not respond in time")
@@ -149,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_timeout_is_504_and_a_full_cluster_has_the_configured_status() {
-        let of = |kind| ErrorResponse::of_failure(kind, StatusCode::INTERNAL_SERVER_ERROR).status;
+        let of = |kind| ErrorResponse::of_failure(&SendError::new(kind, "x"), StatusCode::INTERNAL_SERVER_ERROR).status;
         assert_eq!(of(SendErrorKind::ConnectTimeout), StatusCode::GATEWAY_TIMEOUT);
         assert_eq!(of(SendErrorKind::HeadTimeout), StatusCode::GATEWAY_TIMEOUT);
         assert_eq!(of(SendErrorKind::Broken), StatusCode::BAD_GATEWAY);

@@ -220,8 +220,8 @@ impl Affinity {
                 .map(|session| session.with(|state| BoundSession::Replicated(replicated, state))),
             #[cfg(feature = "login-relay")]
             Strategy::LoginRelay(relay) => relay.begin(context, request).map(|mut relayed| {
-                // A session may go to any node. Only requests without one are placed by their user.
-                let hint = if relayed.has_session() { EndpointHint::Any } else { fallback };
+                // Only requests without a session are placed by their user.
+                let hint = if relayed.has_session() { relay.hint(&relayed) } else { fallback };
                 let in_use = relayed.in_use.take();
                 SessionContext { hint, in_use, state: BoundSession::LoginRelay(relay, relayed) }
             }),
@@ -256,7 +256,9 @@ impl RequestSession<'_> {
                 None
             }
             #[cfg(feature = "login-relay")]
-            BoundSession::LoginRelay(relay, relayed) => relay.prepare(relayed, endpoint, nodes, request),
+            BoundSession::LoginRelay(relay, relayed) => {
+                relay.prepare(relayed, &mut self.hint, endpoint, nodes, request)
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | The head is checked and the body is read. | `begin` | Looks the session up, in a cache at once or in a store later. Removes cookies that no node may see. |
 //! | Before each pick. | [`SessionContext::hint`] | Names the endpoint of the session. The cluster follows the hint where that endpoint is eligible. |
-//! | Before each attempt, with an endpoint picked. | `prepare` | Rewrites the request for this endpoint, and may send requests of its own to it first. |
+//! | Before each attempt, with an endpoint picked. | `prepare` | Rewrites the request for this endpoint, and may send requests of its own to it first. May change the hint for the next pick. |
 //! | The head of the final response is there. | `settle` | Learns from the response, writes to the store, changes cookies, or asks for the request to be sent again to the same endpoint. |
 //! | Until the body of the response has ended or is dropped. | [`SessionContext::in_use`] | Keeps the session alive. |
 //!
@@ -62,6 +62,12 @@ pub(crate) enum Prepared {
     /// if the [kind](crate::backend::SendErrorKind::is_unsent) of the error allows it.
     Failed(SendError),
 }
+
+/// Why a request was not sent: its session is to log in at the node, and logins fail at present.
+#[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay logs in at nodes"))]
+#[derive(Debug, thiserror::Error)]
+#[error("logins of the session fail at present")]
+pub(crate) struct LoginUnavailable;
 
 /// What to do with a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

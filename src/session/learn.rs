@@ -140,7 +140,10 @@ impl Learn {
         context: &ResponseContext<'_>,
         response: &Response<Body>,
     ) -> MaybeReady<'a, AfterResponse> {
-        let issued = self.issued(learned, response.headers());
+        let mut issued = self.issued(learned, response.headers());
+        // A failed login says nothing about the session: LDAP may be down.
+        let status = response.status();
+        issued.ends_session &= status != StatusCode::UNAUTHORIZED && !status.is_server_error();
         if issued.ends_session
             && let Some(session) = learned.session
         {

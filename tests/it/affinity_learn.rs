@@ -190,6 +190,11 @@ fn scripted(name: &'static str) -> Endpoint<Scripted> {
         match request.uri().path() {
             "/kylin/api/issue" => _ = answer.headers_mut().insert("set-cookie", "JSESSIONID=A1".parse().unwrap()),
             "/kylin/api/refuse" => *answer.status_mut() = StatusCode::UNAUTHORIZED,
+            // Spring keeps the refused request in a session, to continue with it after the login.
+            "/kylin/api/401" | "/kylin/api/500" => {
+                *answer.status_mut() = request.uri().path()[11..].parse().unwrap();
+                answer.headers_mut().insert("set-cookie", "JSESSIONID=B1".parse().unwrap());
+            }
             _ => {}
         }
         Ok(answer)
@@ -213,6 +218,20 @@ async fn ids_are_found_in_cookies_and_in_paths() {
         assert_eq!(ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await, home);
         assert_eq!(ask(&proxy, "/kylin/api/x", "JSESSIONID=other; JSESSIONID=\"A1\"").await, home, "any that is known");
         assert_eq!(ask(&proxy, "/kylin/api/x;jsessionid=A1", "x=y").await, home);
+    }
+}
+
+/// LDAP may be down.
+#[tokio::test]
+async fn a_failed_login_does_not_unbind_a_session() {
+    let cluster = Cluster::builder().endpoints(["a", "b", "c"].map(scripted)).build().unwrap();
+    let proxy = Proxy::plain(cluster).affinity(Affinity::learn(Sessions::in_memory().unwrap())).build().unwrap();
+    let home = ask(&proxy, "/kylin/api/issue", "x=y").await;
+    for status in ["401", "500"] {
+        ask(&proxy, &format!("/kylin/api/{status}"), "JSESSIONID=A1").await;
+        for _ in 0..4 {
+            assert_eq!(ask(&proxy, "/kylin/api/x", "JSESSIONID=A1").await, home, "{status}");
+        }
     }
 }
 

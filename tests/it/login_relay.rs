@@ -1,6 +1,9 @@
 //! One login serves every node, although the nodes do not share their sessions.
 
+use std::time::Duration;
+
 use kylin_lb::balance::{LeastConn, RoundRobin};
+use kylin_lb::clock::ManualClock;
 use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{Affinity, CookieIssue, LoginRelay, SameSite, Secret, Sessions};
 
@@ -100,8 +103,9 @@ async fn a_session_survives_logins_that_fail_for_other_reasons_than_the_password
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_login_is_attempted_once_across_sessions_and_front_ends() {
     for version in BOTH {
-        let nodes = Nodes::start(3, version).await;
-        let (front, other_front) = (nodes.front(), nodes.front());
+        let (nodes, clock) = (Nodes::start(3, version).await, ManualClock::new());
+        let [front, other_front] =
+            [(); 2].map(|()| nodes.front_with(RoundRobin::new(), |relay| relay.clock(clock.clone())));
         let (mut one, two) = (logged_in(&front).await, logged_in(&other_front).await);
         assert_eq!(storm(&one, 3, 3).await + storm(&two, 3, 3).await, 0);
         let _ = nodes.metastore.clone().user("ADMIN", "changed", true);
@@ -112,19 +116,28 @@ async fn a_refused_login_is_attempted_once_across_sessions_and_front_ends() {
         assert_eq!(nodes.wrong_passwords(), 1);
         assert_eq!(storm(&two, 20, 1).await, 20);
         assert_eq!(nodes.wrong_passwords(), 1);
+        let mut refusals = 1;
+        if version == KylinVersion::V4 {
+            // LDAP may have been down, so a second node is asked later.
+            clock.advance(Duration::from_secs(60));
+            assert_eq!(storm(&one, 20, 1).await, 20);
+            assert_eq!(storm(&two, 20, 1).await, 20);
+            refusals = 2;
+        }
+        assert_eq!(nodes.wrong_passwords(), refusals);
 
         let response = one.query().await;
         assert_eq!(response.status(), 401);
         assert!(!one.cookies.contains_key(COOKIE), "the cookie of an ended session is deleted");
         assert_eq!(one.log_in("ADMIN", "changed").await.status(), 200);
         assert_eq!(storm(&one, 3, 10).await, 0);
-        assert_eq!(nodes.wrong_passwords(), 1);
+        assert_eq!(nodes.wrong_passwords(), refusals);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_credentials_are_used_again_once_a_client_has_logged_in_with_them() {
-    let nodes = Nodes::start(2, KylinVersion::V4).await;
+    let nodes = Nodes::start(2, KylinVersion::V5).await;
     let front = nodes.front();
     let browser = logged_in(&front).await;
     let _ = nodes.metastore.clone().user("ADMIN", "changed", true);

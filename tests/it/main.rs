@@ -79,4 +79,5 @@ mod store_redis_cluster;
 mod store_sentinel;
 mod support_works;
 mod tomcat_sessions;
+mod user_source_down;
 mod zookeeper;

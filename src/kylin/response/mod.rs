@@ -5,6 +5,7 @@
 //! go to another node, looks like any other error. So the beginning of some bodies is read.
 
 mod json;
+mod login;
 mod phrases;
 
 use std::borrow::Cow;
@@ -15,6 +16,9 @@ use flate2::read::GzDecoder;
 use http::{HeaderMap, StatusCode, header};
 
 use self::json::{Level, Value};
+#[cfg(feature = "login-relay")]
+pub(crate) use self::login::LoginVerdict;
+pub(crate) use self::login::is_user_source_down;
 use self::phrases::{class_by_code, rejection_by_message};
 use super::KylinVersion;
 use super::class::RequestClass;
@@ -69,6 +73,8 @@ pub(crate) enum ClusterFault {
     Transfer,
     /// The metastore is unreachable.
     Metastore,
+    /// The user source (LDAP) is unreachable, so no credentials can be checked.
+    UserSource,
 }
 
 /// The credentials that a request carried.

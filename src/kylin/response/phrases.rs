@@ -23,6 +23,7 @@ pub(super) fn class_by_code(text: &str) -> Option<ResponseClass> {
         "KE-010021002" | "KE-040021201" => ResponseClass::ClusterFault(ClusterFault::Recovering),
         "KE-010021003" => ResponseClass::ClusterFault(ClusterFault::Transfer),
         "KE-010021004" => ResponseClass::ClusterFault(ClusterFault::NoActiveNode),
+        "KE-010021006" => ResponseClass::ClusterFault(ClusterFault::UserSource),
         "KE-010019002" => ResponseClass::ClusterFault(ClusterFault::Metastore),
         _ => return None,
     })

@@ -92,6 +92,7 @@ fn codes_of_kylin_5_tell_rejections_from_cluster_faults() {
         ("KE-040021201", ResponseClass::ClusterFault(ClusterFault::Recovering)),
         ("KE-010021003", ResponseClass::ClusterFault(ClusterFault::Transfer)),
         ("KE-010021004", ResponseClass::ClusterFault(ClusterFault::NoActiveNode)),
+        ("KE-010021006", ResponseClass::ClusterFault(ClusterFault::UserSource)),
         ("KE-010019002", ResponseClass::ClusterFault(ClusterFault::Metastore)),
         ("KE-0400232021", ResponseClass::Final),
         ("KE-04002320", ResponseClass::Final),

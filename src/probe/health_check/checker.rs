@@ -166,6 +166,10 @@ impl ProbeTask {
             ProbeResult::Healthy => self.observe(Ok(())),
             ProbeResult::Unhealthy(failure) => self.observe(Err(failure)),
             ProbeResult::Inconclusive(SkipReason::ConnectionLimit) => {}
+            ProbeResult::Inconclusive(SkipReason::LoginUnchecked) => {
+                tracing::warn!(endpoint = %self.id, "node cannot check the credentials of the probe; its health is unchanged");
+                return (check.interval.max(LOGIN_PAUSE), false);
+            }
             ProbeResult::Inconclusive(SkipReason::LoginRejected) => {
                 tracing::warn!(endpoint = %self.id, "node rejected the credentials of the probe; its health is unchanged");
                 return (check.interval.max(LOGIN_PAUSE), false);

@@ -6,24 +6,28 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::backend::{Backend, OwnRequest};
 use crate::body::Body;
+use crate::clock::timer_in;
 use crate::kylin::query::QueryRequest;
 use crate::request::RequestContext;
 use crate::session::hook::Node;
 
 /// How long stopping a query may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time until a login that a node refused is sent again.
+const LOGIN_PAUSE: Duration = Duration::from_secs(600);
 /// How many queries are stopped at once; further ones run to their end.
 const MAX_CONCURRENT: usize = 64;
 /// The longest list of running queries that is read, in bytes.
@@ -40,7 +44,7 @@ pub enum CancelOnDisconnect {
     /// `PUT /kylin/api/query/{id}/stop`.
     ///
     /// Both need an administrator. That the list names user and SQL is read in QueryContext.java and was not observed. When a
-    /// node rejects the login, the proxy does not use it again.
+    /// node rejects the login, the proxy stops no queries for ten minutes.
     AsAdmin {
         /// The value of `Authorization`: `Basic` and the credentials in base64.
         authorization: HeaderValue,
@@ -61,8 +65,15 @@ impl fmt::Debug for CancelOnDisconnect {
 #[derive(Debug, Default)]
 pub(super) struct CancelState {
     running: AtomicUsize,
-    /// A node refused the administrator's login. It is not tried again: a few wrong passwords lock a user.
-    login_refused: AtomicBool,
+    /// A node refused the administrator's login, which is not sent before. A few wrong passwords lock a user, but the node may only
+    /// have been unable to check it: LDAP may be down.
+    login_paused_until: Mutex<Option<Instant>>,
+}
+
+impl CancelState {
+    fn is_login_paused(&self) -> bool {
+        self.login_paused_until.lock().is_some_and(|until| timer_in(Duration::ZERO) < until)
+    }
 }
 
 /// Stops a query when it is dropped, unless it was disarmed.
@@ -99,7 +110,7 @@ impl QueryWatch {
             // An export has no parameter for an id.
             CancelOnDisconnect::ByStopId if is_export => return None,
             CancelOnDisconnect::ByStopId => Target::StopId(stop_id(request, &body)?),
-            CancelOnDisconnect::AsAdmin { .. } if state.login_refused.load(Ordering::Relaxed) => return None,
+            CancelOnDisconnect::AsAdmin { .. } if state.is_login_paused() => return None,
             CancelOnDisconnect::AsAdmin { authorization } => {
                 let query = match is_export {
                     true => QueryRequest::from_form(request.uri().query(), &body),
@@ -193,9 +204,9 @@ impl Cancellation {
         if authorization.is_some() && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             tracing::warn!(
                 status = status.as_u16(),
-                "a node refused the login that stops queries; the proxy stops no more queries"
+                "a node refused the login that stops queries; the proxy stops no queries for ten minutes"
             );
-            self.state.login_refused.store(true, Ordering::Relaxed);
+            *self.state.login_paused_until.lock() = Some(timer_in(LOGIN_PAUSE));
         }
         if !status.is_success() {
             return None;

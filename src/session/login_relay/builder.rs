@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Relay;
 use super::client_login::{CookieIssue, NodeSessionCache};
 use super::cookies::RelayCookies;
+use super::logins::LoginBackoff;
 use super::seal::Sealer;
 use super::sealed_sessions::SealedSessions;
 use crate::clock::{Clock, InvalidDuration, SystemClock, at_least};
@@ -32,15 +33,36 @@ use crate::session::{Secret, Sessions};
 /// - A client logs in as at Kylin itself: `POST /kylin/api/user/authentication` with Basic
 ///   credentials, or the login form. The response sets the front end's cookie instead of the node's.
 /// - If the credentials are wrong, the client gets the node's 401.
-/// - If a node rejects a login that the front end sends for the client, the session ends and the
+/// - If a node refuses a login that the front end sends for the client, the session ends and the
 ///   client gets 401. No front end uses these credentials again, at any node, until a client has
-///   logged in with them.
+///   logged in with them. [While logins fail](#while-logins-fail) says which refusals count.
 /// - A client that logs in with other credentials gets a new session. The old one ends at all nodes.
 /// - A logout ends the session in the store, then at every node.
 /// - A client that sends credentials with every request and keeps no cookies (kylinpy, ODBC) gets no
 ///   cookie, and nothing is stored for it. Requests with the same credentials reuse its sessions at
 ///   the nodes for a [while](Self::reuse_for).
 /// - Requests with credentials other than Basic pass through unchanged.
+///
+/// # While logins fail
+///
+/// A login may fail although the password is right: LDAP is unreachable, or the user is locked.
+///
+/// | response to a login | means |
+/// |---|---|
+/// | 401 in JSON (Kylin 5) | the password is wrong; the session ends |
+/// | another 401 (2.x-4.x), 403 | the password is wrong, or LDAP is unreachable |
+/// | 400, KE-010021006 | no node can check the password |
+/// | 500, none in time | this node cannot check the password |
+///
+/// After a login that failed, the credentials are not sent again for 30 s, by any session; other
+/// front ends with the same store wait too, if the node refused them. Requests of the session go
+/// to the nodes where it is logged in. If there is none, the client gets 503 and its session stays.
+///
+/// A password that may be wrong is sent after 0 and 30 s, 2, 8 and 32 minutes, then once an hour,
+/// so that LDAP does not lock the user. It counts as wrong once a second node has refused it after
+/// the delay (or the same one after 60 s, if no other is there). A session that a node still knows
+/// stays at that node even then, as it does in Kylin itself; any other session with these
+/// credentials ends.
 #[derive(Clone)]
 #[must_use]
 pub struct LoginRelay {
@@ -175,6 +197,7 @@ impl LoginRelay {
             cookies: self.cookies(),
             sessions: self.sessions,
             logins: Arc::default(),
+            backoff: LoginBackoff::new(Arc::clone(&self.clock)),
             node_sessions: self.reuse_for.map(|duration| NodeSessionCache::new(duration, self.clock)),
             cookie_issue: self.cookie_issue,
             login_timeout: self.login_timeout,

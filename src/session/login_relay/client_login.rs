@@ -10,12 +10,14 @@ use parking_lot::Mutex;
 use super::Relay;
 use super::cookies::NodeCookieChange;
 use super::credentials::Credentials;
+use super::logins::LoginOutcome;
 use super::record::{NodeCookie, RelayedSession};
 use super::request::RelayRequest;
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::endpoint::EndpointId;
 use crate::kylin::class::SessionCall;
+use crate::kylin::response::LoginVerdict;
 use crate::session::SessionKey;
 use crate::session::hook::ResponseContext;
 use crate::session::store::latest::Latest;
@@ -51,17 +53,20 @@ impl Relay {
             if let Some(cache) = &self.node_sessions {
                 cache.remove(fingerprint, served.endpoint);
             }
-            // A wrong password ends the session only if the session has the same one.
+            // A wrong password can end the session only if the session has the same one.
             if let Some(known) = known {
-                self.end_refused(known).await;
-                relayed.end_session();
+                let verdict = LoginVerdict::of_unauthorized(response.headers());
+                let outcome = self.after_refused_credentials(known, served.endpoint, served.nodes, verdict);
+                if matches!(outcome.await, LoginOutcome::SessionGone) {
+                    relayed.end_session();
+                }
             }
             return;
         }
         if !is_accepted(relayed.call, &change, response) {
             return;
         }
-        let was_refused = self.logins.mark_accepted(&fingerprint);
+        let was_refused = self.backoff.accepted(&fingerprint) | self.logins.mark_accepted(&fingerprint);
         if was_refused || relayed.call != SessionCall::Other {
             self.sessions.remove(&fingerprint).await;
         }

@@ -10,21 +10,20 @@
 //! |---|---|
 //! | [`session_id`], [`credentials`], [`record`], [`seal`], [`sealed_sessions`] | what a session is, and how it is stored |
 //! | [`cookies`] | the cookies of requests and responses |
-//! | [`login`], [`single_flight`], [`ensure_login`] | logging in at a node, once |
-//! | [`request`], [`client_login`] | the steps of one request |
+//! | [`logins`] | logging in at a node, once, and rarely while logins fail |
+//! | [`request`], [`client_login`], [`unauthorized`] | the steps of one request |
 
 mod builder;
 mod client_login;
 mod cookies;
 mod credentials;
-mod ensure_login;
-mod login;
+mod logins;
 mod record;
 mod request;
 mod seal;
 mod sealed_sessions;
 mod session_id;
-mod single_flight;
+mod unauthorized;
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,14 +35,15 @@ pub(crate) use request::RelayRequest;
 
 use self::client_login::NodeSessionCache;
 use self::cookies::RelayCookies;
+use self::logins::{LoginBackoff, SingleFlight};
 use self::sealed_sessions::SealedSessions;
-use self::single_flight::SingleFlight;
 
 /// The login relay of a running front end.
 pub(crate) struct Relay {
     cookies: RelayCookies,
     sessions: SealedSessions,
     logins: Arc<SingleFlight>,
+    backoff: LoginBackoff,
     /// `None` if node sessions of clients without cookies are not reused.
     node_sessions: Option<NodeSessionCache>,
     cookie_issue: CookieIssue,

@@ -78,6 +78,11 @@ impl RelayedSession {
         &self.nodes
     }
 
+    /// Returns whether the session is logged in at another node.
+    pub(super) fn is_known_elsewhere(&self, id: &EndpointId) -> bool {
+        self.nodes.iter().any(|(known, _)| known != id)
+    }
+
     /// Sets or removes the session's cookie at a node.
     pub(super) fn set_cookie(&mut self, id: &EndpointId, cookie: Option<NodeCookie>) {
         self.nodes.retain(|(known, _)| known != id);

@@ -8,7 +8,7 @@ use http::{Request, Response, StatusCode};
 use super::Relay;
 use super::cookies::{NodeCookieChange, remove_id_from_location, set_cookie_header};
 use super::credentials::Credentials;
-use super::login::{LoginOutcome, client_headers};
+use super::logins::{LoginOutcome, client_headers};
 use super::record::NodeCookie;
 use super::sealed_sessions::{OpenSession, Opened};
 use crate::backend::{SendError, SendErrorKind};
@@ -17,7 +17,9 @@ use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
 use crate::kylin::class::SessionCall;
 use crate::request::RequestContext;
-use crate::session::hook::{AfterResponse, BoxFuture, MaybeReady, Nodes, Prepared, ResponseContext};
+use crate::session::hook::{
+    AfterResponse, BoxFuture, EndpointHint, LoginUnavailable, MaybeReady, Nodes, Prepared, ResponseContext,
+};
 
 /// What the relay knows of one request, over all its attempts.
 pub(crate) struct RelayRequest {
@@ -37,18 +39,21 @@ pub(crate) struct RelayRequest {
     pub(super) is_ended: bool,
     /// Keeps the session alive until the response is complete.
     pub(crate) in_use: Option<DropGuard>,
-    presented: Presented,
+    pub(super) presented: Presented,
     /// The node at which a 401 has caused a new login.
-    retried_at: Option<EndpointId>,
+    pub(super) retried_at: Option<EndpointId>,
     /// The node where the session could not be logged in after a 401.
-    not_ready: Option<(EndpointId, SendErrorKind)>,
+    pub(super) not_ready: Option<(EndpointId, SendErrorKind)>,
+    /// The nodes where the session cannot be logged in now.
+    pub(super) postponed_at: Vec<EndpointId>,
 }
 
 /// What identifies the session in the request that was sent to the node.
-enum Presented {
+pub(super) enum Presented {
     Nothing,
     Cookie(NodeCookie),
-    Credentials,
+    /// With a cookie if the session has one.
+    Credentials(Option<NodeCookie>),
 }
 
 impl Relay {
@@ -85,6 +90,7 @@ impl Relay {
             presented: Presented::Nothing,
             retried_at: None,
             not_ready: None,
+            postponed_at: Vec::new(),
         });
         let Some(id) = own_cookie.id.filter(|_| !other_scheme) else { return MaybeReady::Ready(relayed) };
         self.sessions.find(id).map(|opened| {
@@ -105,10 +111,24 @@ impl Relay {
         }
     }
 
-    /// Prepares the request for the node at `endpoint`.
+    /// Returns where the session should go: to any node, but while logins with its credentials fail, to one that knows it.
+    pub(crate) fn hint(&self, relayed: &RelayRequest) -> EndpointHint {
+        match &relayed.session {
+            Some(known) if self.is_waiting(known) => relayed.known_node(),
+            Some(_) | None => EndpointHint::Any,
+        }
+    }
+
+    fn is_waiting(&self, known: &OpenSession) -> bool {
+        self.backoff.is_waiting(|| self.sessions.fingerprint(known.session.credentials()))
+    }
+
+    /// Prepares the request for the node at `endpoint`. If the session cannot be logged in there now, `hint` names a node that
+    /// knows it.
     pub(crate) fn prepare<'a>(
         self: &'a Arc<Self>,
         relayed: &'a mut RelayRequest,
+        hint: &'a mut EndpointHint,
         endpoint: &'a EndpointId,
         nodes: &'a dyn Nodes,
         request: &'a mut Request<Body>,
@@ -127,10 +147,15 @@ impl Relay {
             return Some(Box::pin(self.prepare_logout(relayed, endpoint, nodes, request)));
         }
         if let Some(cookie) = known.session.cookie(endpoint).cloned() {
-            relayed.present(request, Some(cookie), relayed.needs_credentials(request));
+            let with_credentials = relayed.needs_credentials(request) && !self.is_waiting(known);
+            relayed.present(request, Some(cookie), with_credentials);
             return None;
         }
         Some(Box::pin(async move {
+            if relayed.postponed_at.contains(endpoint) {
+                *hint = relayed.known_node();
+                return Prepared::Failed(SendError::new(SendErrorKind::Limit, LoginUnavailable));
+            }
             if let Some((_, kind)) = relayed.not_ready.take_if(|(at, _)| at == endpoint) {
                 return Prepared::Failed(SendError::new(kind, LoginFailed));
             }
@@ -142,6 +167,12 @@ impl Relay {
                 LoginOutcome::Refused | LoginOutcome::SessionGone => {
                     relayed.end_session();
                     relayed.present(request, None, false);
+                }
+                LoginOutcome::Postponed => {
+                    relayed.postponed_at.push(endpoint.clone());
+                    *hint = relayed.known_node();
+                    // No node is to blame.
+                    return Prepared::Failed(SendError::new(SendErrorKind::Limit, LoginUnavailable));
                 }
                 LoginOutcome::NotReady(kind) => return Prepared::Failed(SendError::new(unsent(kind), LoginFailed)),
             }
@@ -182,6 +213,7 @@ impl Relay {
         let unauthorized = response.status() == StatusCode::UNAUTHORIZED;
         let is_current = relayed.session.as_ref().is_none_or(|known| known.is_current);
         let is_ordinary = relayed.client_credentials.is_none() && relayed.call != SessionCall::Logout;
+        let is_ordinary = is_ordinary && !relayed.may_be_unchecked(response);
         if change.is_none() && !unauthorized && is_current && is_ordinary {
             self.delete_ended_cookie(relayed, response);
             return MaybeReady::Ready(AfterResponse::Return);
@@ -189,8 +221,8 @@ impl Relay {
         MaybeReady::boxed(async move {
             if relayed.client_credentials.is_some() {
                 self.after_credentials(relayed, &served, change, response).await;
-            } else if unauthorized && relayed.session.is_some() {
-                if self.after_unauthorized(relayed, &served).await {
+            } else if let Some(verdict) = relayed.verdict(response).await {
+                if self.after_unauthorized(relayed, &served, verdict).await {
                     return AfterResponse::SendAgain;
                 }
             } else if relayed.call != SessionCall::Logout {
@@ -199,39 +231,6 @@ impl Relay {
             self.delete_ended_cookie(relayed, response);
             AfterResponse::Return
         })
-    }
-
-    /// Handles a 401 to a session. Returns whether the request is to be sent again.
-    async fn after_unauthorized(self: &Arc<Self>, relayed: &mut RelayRequest, served: &ResponseContext<'_>) -> bool {
-        let endpoint = served.endpoint;
-        match std::mem::replace(&mut relayed.presented, Presented::Nothing) {
-            Presented::Cookie(cookie) if relayed.retried_at.as_ref() != Some(endpoint) => {
-                relayed.retried_at = Some(endpoint.clone());
-                match self.ensure_logged_in(relayed, endpoint, served.nodes, Some(cookie)).await {
-                    LoginOutcome::LoggedIn(_) => return true,
-                    outcome @ (LoginOutcome::NoCookie | LoginOutcome::NotReady(_)) => {
-                        if let Some(known) = &mut relayed.session {
-                            known.session.set_cookie(endpoint, None);
-                        }
-                        if let LoginOutcome::NotReady(kind) = outcome {
-                            relayed.not_ready = Some((endpoint.clone(), unsent(kind)));
-                        }
-                        return true;
-                    }
-                    LoginOutcome::Refused | LoginOutcome::SessionGone => relayed.end_session(),
-                }
-            }
-            // The node has checked the credentials.
-            Presented::Credentials => {
-                if let Some(known) = &relayed.session {
-                    self.end_refused(known).await;
-                }
-                relayed.end_session();
-            }
-            // The node rejects the cookie of a new login, so another login would not help.
-            Presented::Cookie(_) | Presented::Nothing => {}
-        }
-        false
     }
 
     /// Stores a cookie that the node has changed, and seals with the current secret.
@@ -289,6 +288,16 @@ impl RelayRequest {
         self.call == SessionCall::WhoAmI || request.body().replay().is_none()
     }
 
+    /// Returns a node that knows the session, unless this request has found that it does not. Requests are spread over such nodes.
+    fn known_node(&self) -> EndpointHint {
+        let nodes = self.session.as_ref().map_or(&[][..], |known| known.session.nodes());
+        let is_left = |index: &usize| !self.postponed_at.contains(&nodes[*index].0);
+        let left = (0..nodes.len()).filter(is_left).count();
+        let chosen = (left > 0).then(|| fastrand::usize(..left));
+        let chosen = chosen.and_then(|chosen| (0..nodes.len()).filter(is_left).nth(chosen));
+        chosen.map_or(EndpointHint::Any, |index| EndpointHint::Id(nodes[index].0.clone()))
+    }
+
     /// Continues without the session.
     pub(super) fn end_session(&mut self) {
         self.session = None;
@@ -303,7 +312,7 @@ impl RelayRequest {
         let known = self.session.as_ref().filter(|_| with_credentials);
         let own = known.and_then(|known| known.session.credentials().authorization());
         self.presented = match cookie {
-            _ if own.is_some() => Presented::Credentials,
+            cookie if own.is_some() => Presented::Credentials(cookie),
             Some(cookie) => Presented::Cookie(cookie),
             None => Presented::Nothing,
         };
@@ -318,7 +327,7 @@ impl RelayRequest {
 }
 
 /// Converts the error of a login: the client's own request was not sent in any case.
-fn unsent(kind: SendErrorKind) -> SendErrorKind {
+pub(super) fn unsent(kind: SendErrorKind) -> SendErrorKind {
     match kind {
         SendErrorKind::ConnectTimeout | SendErrorKind::HeadTimeout => SendErrorKind::ConnectTimeout,
         SendErrorKind::Limit => SendErrorKind::Limit,

@@ -5,6 +5,7 @@ use super::record::RelayedSession;
 use super::seal::Sealer;
 use super::session_id::SessionId;
 use crate::drop_guard::DropGuard;
+use crate::endpoint::EndpointId;
 use crate::maybe_ready::MaybeReady;
 use crate::session::cached::{Lookup, Sessions};
 use crate::session::{Precondition, SessionKey, SessionRecord};
@@ -31,6 +32,14 @@ pub(super) struct OpenSession {
     version: Option<u64>,
     /// Whether it is sealed with the current secret.
     pub(super) is_current: bool,
+}
+
+/// What the store tells of credentials.
+pub(super) enum Mark {
+    /// They are wrong.
+    Refused,
+    /// This node has just refused them, or could not check them.
+    RefusedBy(EndpointId),
 }
 
 /// The result of a lookup.
@@ -126,15 +135,29 @@ impl SealedSessions {
         self.sealer.fingerprint(credentials.as_bytes())
     }
 
-    /// Returns whether any front end has marked these credentials as refused.
-    pub(super) async fn is_refused(&self, fingerprint: &SessionKey) -> bool {
-        matches!(self.sessions.find_fresh(*fingerprint).await, Lookup::Found(..))
+    /// Returns how any front end has marked these credentials.
+    pub(super) async fn mark(&self, fingerprint: &SessionKey) -> Option<Mark> {
+        match self.sessions.find_fresh(*fingerprint).await {
+            Lookup::Found(record, _) => Some(record.endpoint().cloned().map_or(Mark::Refused, Mark::RefusedBy)),
+            Lookup::UnderOldKey(_) | Lookup::Absent | Lookup::Unknown => None,
+        }
     }
 
     /// Marks credentials as refused for all front ends. The mark is an empty record.
     pub(super) async fn mark_refused(&self, fingerprint: &SessionKey) {
-        // A conflict means that the mark is there already.
-        self.sessions.save(*fingerprint, SessionRecord::default(), Precondition::Absent, self.ttl).await;
+        let mark = SessionRecord::default;
+        let saved = self.sessions.save(*fingerprint, mark(), Precondition::Absent, self.ttl).await;
+        if let Lookup::Found(present, Some(version)) = saved
+            && present != mark()
+        {
+            self.sessions.save(*fingerprint, mark(), Precondition::Version(version), self.ttl).await;
+        }
+    }
+
+    /// Marks credentials for all front ends as refused by one node. The mark is a record with the id of the node, for the time
+    /// `ttl`.
+    pub(super) async fn mark_refused_by(&self, fingerprint: &SessionKey, node: EndpointId, ttl: Duration) {
+        self.sessions.save(*fingerprint, SessionRecord::bound(node), Precondition::Absent, ttl).await;
     }
 
     /// Opens a record. One that is damaged, or sealed with a secret that is gone, counts as absent.

@@ -14,6 +14,16 @@ impl<K: Hash + Eq + Clone, V> Latest<K, V> {
         self.entries.get(key)
     }
 
+    #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay changes entries"))]
+    pub(in crate::session) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.entries.get_mut(key)
+    }
+
+    #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay removes entries"))]
+    pub(in crate::session) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Sets the value of `key`. Evicts the oldest entries beyond `max`. A replaced entry keeps its age.
     pub(in crate::session) fn put(&mut self, key: K, value: V, max: usize) {
         if self.entries.insert(key.clone(), value).is_none() {

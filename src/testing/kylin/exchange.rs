@@ -150,7 +150,11 @@ impl KylinNode {
     fn log_in_by_form(&self, settings: &Settings, body: &[u8]) -> Response<Body> {
         let form = Params::parse(&String::from_utf8_lossy(body));
         let (name, password) = (form.value("username").unwrap_or(""), form.value("password").unwrap_or(""));
-        let user = self.check_password(settings, name, password);
+        let checked = self.check_password(settings, name, password);
+        if let (Err(denied), KylinVersion::V5) = (&checked, settings.version()) {
+            return denied.render(settings.version(), "/kylin/login");
+        }
+        let user = checked.unwrap_or_default();
         let mut response = redirect(if user.is_some() { "/kylin/" } else { "/kylin/login?error" });
         let id = settings.new_session_id();
         response.headers_mut().insert(header::SET_COOKIE, settings.cookie().set(&id));

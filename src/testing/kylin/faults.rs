@@ -75,6 +75,7 @@ pub(crate) struct Switches {
     pub(crate) queries_outlive_clients: bool,
     pub(crate) metastore_down: bool,
     pub(crate) session_store_down: bool,
+    pub(crate) user_source_down: bool,
 }
 
 impl Faults {
@@ -122,6 +123,12 @@ impl Faults {
     /// succeed, but their sessions are not kept.
     pub fn set_session_store_down(&self, down: bool) {
         self.switches.lock().session_store_down = down;
+    }
+
+    /// Makes the user source (LDAP) unreachable, so that no password is checked: 2.x-4.x respond with 401, as to a wrong password,
+    /// and 5 with 500 and KE-010021006. Requests with the cookie of a session are processed.
+    pub fn set_user_source_down(&self, down: bool) {
+        self.switches.lock().user_source_down = down;
     }
 
     pub(crate) fn switches(&self) -> Switches {

@@ -33,6 +33,8 @@ pub(crate) enum Denied {
     Locked,
     /// The password cannot be checked.
     MetastoreDown,
+    /// The password cannot be checked, because the user source is unreachable.
+    UserSourceDown,
     /// The session is no more than a placeholder.
     UnwrittenSession,
 }
@@ -72,7 +74,7 @@ impl KylinNode {
         if settings.version() == KylinVersion::V5 && settings.metastore.is_locked(&name) {
             return Err(Denied::Locked);
         }
-        let user = self.check_password(settings, &name, &password).ok_or(Denied::Unauthorized)?;
+        let user = self.check_password(settings, &name, &password)?.ok_or(Denied::Unauthorized)?;
         if let Some((id, _)) = session {
             sessions.end(&id);
         }
@@ -87,13 +89,25 @@ impl KylinNode {
     }
 
     /// Returns the user with this password, and counts the check.
-    pub(crate) fn check_password(&self, settings: &Settings, name: &str, password: &str) -> Option<User> {
+    ///
+    /// # Errors
+    /// [`Denied::UserSourceDown`].
+    pub(crate) fn check_password(
+        &self,
+        settings: &Settings,
+        name: &str,
+        password: &str,
+    ) -> Result<Option<User>, Denied> {
+        if self.faults().switches().user_source_down {
+            self.inner.counts.add(|stats| stats.unchecked_logins += 1);
+            return Err(Denied::UserSourceDown);
+        }
         let user = settings.metastore.check_password(name, password);
         self.inner.counts.add(|stats| match user {
             Some(_) => stats.logins += 1,
             None => stats.wrong_passwords += 1,
         });
-        user
+        Ok(user)
     }
 }
 
@@ -133,6 +147,12 @@ impl Denied {
         let (status, message) = match self {
             Denied::Unauthorized => (StatusCode::UNAUTHORIZED, "Invalid username or password."),
             Denied::Locked => (StatusCode::BAD_REQUEST, "The user is locked, please try again after 30 seconds."),
+            Denied::UserSourceDown if version == KylinVersion::V5 => {
+                return Failure::internal("Can't connect to the user source.")
+                    .with_code("KE-010021006")
+                    .render(version, url);
+            }
+            Denied::UserSourceDown => (StatusCode::UNAUTHORIZED, "Authentication service failure."),
             Denied::Forbidden => (StatusCode::FORBIDDEN, "Access is denied."),
             Denied::MetastoreDown => return Failure::metastore_down().render(version, url),
             Denied::UnwrittenSession => return unwritten_session(),

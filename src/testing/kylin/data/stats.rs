@@ -37,6 +37,8 @@ pub struct Stats {
     pub logins: u64,
     /// Failed password checks. Kylin 5 locks a user after three.
     pub wrong_passwords: u64,
+    /// Passwords that could not be checked, because the user source is unreachable.
+    pub unchecked_logins: u64,
     /// Responses with status 401.
     pub unauthorized: u64,
     /// Calls of `/kylin/api/cache`, which no client may reach.

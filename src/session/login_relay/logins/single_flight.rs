@@ -11,7 +11,7 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::login::LoginOutcome;
+use super::LoginOutcome;
 use crate::endpoint::EndpointId;
 use crate::session::SessionKey;
 use crate::session::store::latest::Latest;
@@ -20,7 +20,7 @@ use crate::session::store::latest::Latest;
 type FlightKey = (SessionKey, EndpointId);
 
 /// Serialises the logins with the same credentials.
-pub(super) type LoginLock = tokio::sync::Mutex<()>;
+type LoginLock = tokio::sync::Mutex<()>;
 
 /// The maximum number of refused credentials that are remembered.
 const MAX_REFUSED: usize = 10_000;
@@ -28,7 +28,7 @@ const MAX_REFUSED: usize = 10_000;
 const MAX_UNUSED_LOCKS: usize = 1024;
 
 #[derive(Default)]
-pub(super) struct SingleFlight {
+pub(in super::super) struct SingleFlight {
     running: Mutex<AHashMap<FlightKey, watch::Receiver<Option<LoginOutcome>>>>,
     locks: Mutex<AHashMap<SessionKey, Weak<LoginLock>>>,
     refused: Mutex<Latest<SessionKey, ()>>,
@@ -94,7 +94,7 @@ impl SingleFlight {
     }
 
     /// Removes the mark of credentials that a node has accepted. Returns whether they had one.
-    pub(super) fn mark_accepted(&self, credentials: &SessionKey) -> bool {
+    pub(in super::super) fn mark_accepted(&self, credentials: &SessionKey) -> bool {
         self.refused.lock().remove(credentials)
     }
 }

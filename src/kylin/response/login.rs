@@ -1,0 +1,104 @@
+//! What the response to a login says of the credentials.
+//!
+//! A login that fails is not always a wrong password. While LDAP is unreachable, Kylin 5 responds with 500 and KE-010021006
+//! (kylin5 NUnauthorisedEntryPoint), but Kylin 2.x-4.x with the 401 of a wrong password (BasicAuthenticationFilter passes every
+//! AuthenticationException to the entry point).
+
+use http::{HeaderMap, StatusCode};
+
+#[cfg(any(test, feature = "login-relay"))]
+use super::is_json;
+use super::{ClusterFault, ResponseClass, classify_body};
+use crate::kylin::class::RequestClass;
+
+/// What the response to a login says of its credentials.
+#[cfg(any(test, feature = "login-relay"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LoginVerdict {
+    /// The node has checked and accepted them.
+    Accepted,
+    /// The node has checked and refused them.
+    Refused,
+    /// They are wrong, or the node could not check them: it does not tell.
+    Unconfirmed,
+    /// No node can check them at present: the user source is unreachable, or the user is locked because of the wrong passwords of
+    /// others.
+    Unchecked,
+    /// This node could not check them.
+    Failed,
+    /// The node did not process the login.
+    NotServed,
+}
+
+#[cfg(any(test, feature = "login-relay"))]
+impl LoginVerdict {
+    /// Reads the response to `POST /kylin/api/user/authentication`.
+    pub(crate) fn of(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+        // The response to a login names the user. 2.x-4.x respond with `{}` if they ignore the credentials (UserController.java).
+        const USER: &[u8] = b"\"username\"";
+        match status {
+            _ if is_user_source_down(status, headers, body) => LoginVerdict::Unchecked,
+            status if status.is_success() && body.windows(USER.len()).any(|part| part == USER) => {
+                LoginVerdict::Accepted
+            }
+            StatusCode::UNAUTHORIZED => LoginVerdict::of_unauthorized(headers),
+            // Kylin 5 locks a user after three wrong passwords, also those of other clients.
+            StatusCode::BAD_REQUEST => LoginVerdict::Unchecked,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::NOT_FOUND => {
+                LoginVerdict::NotServed
+            }
+            status if status.is_success() || status.is_client_error() => LoginVerdict::Unconfirmed,
+            StatusCode::INTERNAL_SERVER_ERROR => LoginVerdict::Failed,
+            _ => LoginVerdict::NotServed,
+        }
+    }
+
+    /// Reads a 401 to a request with credentials. Kylin 5 writes it in JSON, and only after it could check them; 2.x-4.x leave it
+    /// to Tomcat.
+    pub(crate) fn of_unauthorized(headers: &HeaderMap) -> Self {
+        if is_json(headers) { LoginVerdict::Refused } else { LoginVerdict::Unconfirmed }
+    }
+}
+
+/// Returns whether Kylin 5 says that it cannot check any credentials.
+pub(crate) fn is_user_source_down(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> bool {
+    !status.is_success()
+        && classify_body(RequestClass::Login, status, headers, body)
+            == ResponseClass::ClusterFault(ClusterFault::UserSource)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{CONTENT_TYPE, HeaderValue};
+
+    use super::*;
+
+    fn of(status: u16, kind: &'static str, body: &str) -> LoginVerdict {
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
+        LoginVerdict::of(StatusCode::from_u16(status).unwrap(), &headers, body.as_bytes())
+    }
+
+    #[test]
+    fn only_kylin_5_refuses_for_certain() {
+        const HTML: &str = "text/html;charset=utf-8";
+        const JSON: &str = "application/json;charset=UTF-8";
+        let down = r#"{"code":"999","msg":"x","error_code":"KE-010021006"}"#;
+        for (status, kind, body, expected) in [
+            (200, JSON, r#"{"userDetails":{"username":"ADMIN"}}"#, LoginVerdict::Accepted),
+            (200, JSON, "{}", LoginVerdict::Unconfirmed),
+            (401, JSON, r#"{"code":"999"}"#, LoginVerdict::Refused),
+            (401, HTML, "", LoginVerdict::Unconfirmed),
+            (403, HTML, "", LoginVerdict::Unconfirmed),
+            (400, JSON, r#"{"code":"999","msg":"locked"}"#, LoginVerdict::Unchecked),
+            (500, JSON, down, LoginVerdict::Unchecked),
+            (401, JSON, down, LoginVerdict::Unchecked),
+            (500, HTML, "", LoginVerdict::Failed),
+            (302, HTML, "", LoginVerdict::NotServed),
+            (404, HTML, "", LoginVerdict::NotServed),
+            (429, HTML, "", LoginVerdict::NotServed),
+            (503, HTML, "", LoginVerdict::NotServed),
+        ] {
+            assert_eq!(of(status, kind, body), expected, "{status} {kind} {body}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Delays logins with credentials that were not accepted, and tells a wrong password from a user source that is down.
+//!
+//! Kylin 2.x-4.x respond with 401 to a wrong password, and also while LDAP is unreachable. So a refusal counts only if a second
+//! node confirms it after a delay. Kylin 5 and LDAP lock a user after a few wrong passwords, so meanwhile no node gets the
+//! credentials.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+use crate::endpoint::EndpointId;
+use crate::session::SessionKey;
+use crate::session::store::latest::Latest;
+
+/// The time between two logins with credentials that were not accepted.
+pub(super) const DELAY: Duration = Duration::from_secs(30);
+/// After each refusal the delay is this many times the time since the first one. A wrong password is then sent after 0 and 30 s,
+/// 2, 8 and 32 minutes, which is below the usual limits of directories.
+const GROWTH: u32 = 3;
+/// The maximum delay. A failure is forgotten if it is older than this.
+const MAX_DELAY: Duration = Duration::from_secs(3600);
+/// The maximum number of credentials that are remembered.
+const CAPACITY: usize = 10_000;
+
+/// The failed logins of this front end, by the fingerprint of their credentials.
+pub(in super::super) struct LoginBackoff {
+    failures: Mutex<Latest<SessionKey, LoginFailure>>,
+    /// Spares requests the lock and the fingerprint while no login has failed.
+    has_failures: AtomicBool,
+    clock: Arc<dyn Clock>,
+}
+
+/// The failed logins with one pair of credentials since a node last accepted them.
+#[derive(Clone)]
+struct LoginFailure {
+    /// The only node that failed to check the credentials; another one may be able to. `None` if no node gets them.
+    failed_at: Option<EndpointId>,
+    /// The node that first refused the credentials, and when. It may not have been able to check them.
+    refused: Option<(EndpointId, Instant)>,
+    /// A second refusal has confirmed the first.
+    is_confirmed: bool,
+    /// No node gets the credentials before.
+    until: Instant,
+}
+
+/// Whether credentials may be sent to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Permit {
+    /// They may be sent.
+    Send,
+    /// They may be sent, and no other permit is given until the next delay has passed.
+    SendOnce,
+    /// They may not be sent now.
+    Wait,
+}
+
+impl LoginBackoff {
+    pub(in super::super) fn new(clock: Arc<dyn Clock>) -> Self {
+        LoginBackoff { failures: Mutex::default(), has_failures: AtomicBool::new(false), clock }
+    }
+
+    /// Returns whether the credentials wait for the end of a delay.
+    pub(in super::super) fn is_waiting(&self, credentials: impl FnOnce() -> SessionKey) -> bool {
+        self.has_failures.load(Ordering::Relaxed)
+            && self.failures.lock().get(&credentials()).is_some_and(|failure| self.clock.now() < failure.until)
+    }
+
+    /// Returns whether a login with the credentials has failed since the last one that succeeded.
+    pub(super) fn has_failed(&self, credentials: &SessionKey) -> bool {
+        self.has_failures.load(Ordering::Relaxed) && self.failures.lock().get(credentials).is_some()
+    }
+
+    /// Returns whether two refusals show that the credentials are wrong.
+    pub(in super::super) fn is_confirmed(&self, credentials: &SessionKey) -> bool {
+        self.failures.lock().get(credentials).is_some_and(|failure| failure.is_confirmed)
+    }
+
+    /// Asks whether the node at `endpoint` may get the credentials.
+    pub(super) fn permit(&self, credentials: &SessionKey, endpoint: &EndpointId) -> Permit {
+        let now = self.clock.now();
+        let mut failures = self.failures.lock();
+        let Some(failure) = failures.get_mut(credentials).filter(|failure| !failure.is_old(now)) else {
+            return Permit::Send;
+        };
+        if now < failure.until {
+            let is_elsewhere = failure.failed_at.as_ref().is_some_and(|at| at != endpoint);
+            return if is_elsewhere { Permit::Send } else { Permit::Wait };
+        }
+        // A second refusal by the same node confirms nothing while another node can be asked.
+        let is_useless = |(at, since): &(EndpointId, Instant)| at == endpoint && now < *since + 2 * DELAY;
+        if !failure.is_confirmed && failure.refused.as_ref().is_some_and(is_useless) {
+            return Permit::Wait;
+        }
+        failure.until = now + DELAY;
+        Permit::SendOnce
+    }
+
+    /// Notes that the node at `endpoint` failed to check the credentials. If a second node fails, no node gets them.
+    pub(super) fn node_failed(&self, credentials: SessionKey, endpoint: &EndpointId) {
+        self.note(credentials, |failure, is_first, _| match &failure.failed_at {
+            None if is_first => failure.failed_at = Some(endpoint.clone()),
+            Some(at) if at != endpoint => failure.failed_at = None,
+            Some(_) | None => {}
+        });
+    }
+
+    /// Notes that no node can check the credentials at present.
+    pub(in super::super) fn unchecked(&self, credentials: SessionKey) {
+        self.note(credentials, |failure, _, _| failure.failed_at = None);
+    }
+
+    /// Notes that the node at `endpoint` refused the credentials, or could not check them.
+    pub(in super::super) fn refused(&self, credentials: SessionKey, endpoint: &EndpointId) {
+        self.note(credentials, |failure, _, now| {
+            failure.failed_at = None;
+            let (at, since) = failure.refused.get_or_insert_with(|| (endpoint.clone(), now));
+            let elapsed = now.saturating_duration_since(*since);
+            failure.is_confirmed |= elapsed >= if at == endpoint { 2 * DELAY } else { DELAY };
+            failure.until = now + (elapsed * GROWTH).clamp(DELAY, MAX_DELAY);
+        });
+    }
+
+    /// Notes that a node accepted the credentials. Returns whether a login with them had failed.
+    pub(in super::super) fn accepted(&self, credentials: &SessionKey) -> bool {
+        if !self.has_failures.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut failures = self.failures.lock();
+        let had_failed = failures.remove(credentials);
+        self.has_failures.store(!failures.is_empty(), Ordering::Relaxed);
+        had_failed
+    }
+
+    /// Changes the entry of the credentials, after which they wait. `change` also gets whether this failure is the first, and the
+    /// time.
+    fn note(&self, credentials: SessionKey, change: impl FnOnce(&mut LoginFailure, bool, Instant)) {
+        let now = self.clock.now();
+        let mut failures = self.failures.lock();
+        let known = failures.get(&credentials).filter(|failure| !failure.is_old(now)).cloned();
+        let is_first = known.is_none();
+        let first = LoginFailure { failed_at: None, refused: None, is_confirmed: false, until: now };
+        let mut failure = known.unwrap_or(first);
+        failure.until = failure.until.max(now + DELAY);
+        change(&mut failure, is_first, now);
+        failures.put(credentials, failure, CAPACITY);
+        self.has_failures.store(true, Ordering::Relaxed);
+    }
+}
+
+impl LoginFailure {
+    fn is_old(&self, now: Instant) -> bool {
+        now >= self.until + MAX_DELAY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    const ADMIN: SessionKey = SessionKey::from_bytes([1; 16]);
+
+    fn node(id: &str) -> EndpointId {
+        EndpointId::new(id).unwrap()
+    }
+
+    fn backoff() -> (LoginBackoff, ManualClock) {
+        let clock = ManualClock::new();
+        (LoginBackoff::new(Arc::new(clock.clone())), clock)
+    }
+
+    #[test]
+    fn a_refusal_delays_all_nodes_and_a_second_node_confirms_it() {
+        let (backoff, clock) = backoff();
+        assert_eq!(backoff.permit(&ADMIN, &node("q1")), Permit::Send);
+        backoff.refused(ADMIN, &node("q1"));
+        assert!(backoff.is_waiting(|| ADMIN) && !backoff.is_confirmed(&ADMIN));
+        assert!(!backoff.is_waiting(|| SessionKey::from_bytes([2; 16])), "other credentials");
+        clock.advance(Duration::from_millis(29_999));
+        assert_eq!(backoff.permit(&ADMIN, &node("q2")), Permit::Wait);
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(backoff.permit(&ADMIN, &node("q1")), Permit::Wait, "another node has to confirm it");
+        assert_eq!(backoff.permit(&ADMIN, &node("q2")), Permit::SendOnce);
+        assert_eq!(backoff.permit(&ADMIN, &node("q3")), Permit::Wait, "one login at a time");
+        backoff.refused(ADMIN, &node("q2"));
+        assert!(backoff.is_confirmed(&ADMIN));
+    }
+
+    #[test]
+    fn the_only_node_confirms_its_refusal_later() {
+        let (backoff, clock) = backoff();
+        backoff.refused(ADMIN, &node("q1"));
+        clock.advance(DELAY);
+        backoff.refused(ADMIN, &node("q1"));
+        assert!(!backoff.is_confirmed(&ADMIN), "a client may repeat its own login");
+        clock.advance(3 * DELAY);
+        assert_eq!(backoff.permit(&ADMIN, &node("q1")), Permit::SendOnce);
+        backoff.refused(ADMIN, &node("q1"));
+        assert!(backoff.is_confirmed(&ADMIN));
+    }
+
+    #[test]
+    fn a_wrong_password_is_sent_ever_more_rarely() {
+        let (backoff, clock) = backoff();
+        let begun = clock.now();
+        let mut sent = Vec::new();
+        for node in [node("q1"), node("q2")].iter().cycle().take(5) {
+            while backoff.permit(&ADMIN, node) == Permit::Wait {
+                clock.advance(Duration::from_secs(1));
+            }
+            sent.push((clock.now() - begun).as_secs());
+            backoff.refused(ADMIN, node);
+        }
+        assert_eq!(sent, [0, 30, 120, 480, 1920]);
+    }
+
+    #[test]
+    fn a_failing_node_delays_the_others_only_if_a_second_one_fails() {
+        let (backoff, clock) = backoff();
+        backoff.node_failed(ADMIN, &node("q1"));
+        assert_eq!(backoff.permit(&ADMIN, &node("q1")), Permit::Wait);
+        assert_eq!(backoff.permit(&ADMIN, &node("q2")), Permit::Send);
+        backoff.node_failed(ADMIN, &node("q2"));
+        assert_eq!(backoff.permit(&ADMIN, &node("q3")), Permit::Wait);
+        clock.advance(DELAY);
+        assert_eq!(backoff.permit(&ADMIN, &node("q1")), Permit::SendOnce);
+        assert!(!backoff.is_confirmed(&ADMIN));
+    }
+
+    #[test]
+    fn an_outage_of_the_user_source_confirms_nothing() {
+        let (backoff, clock) = backoff();
+        for _ in 0..5 {
+            backoff.unchecked(ADMIN);
+            assert_eq!(backoff.permit(&ADMIN, &node("q2")), Permit::Wait);
+            clock.advance(DELAY);
+            assert_eq!(backoff.permit(&ADMIN, &node("q2")), Permit::SendOnce);
+        }
+        assert!(!backoff.is_confirmed(&ADMIN));
+    }
+
+    #[test]
+    fn accepted_credentials_wait_no_longer_and_old_failures_do_not_count() {
+        let (backoff, clock) = backoff();
+        backoff.refused(ADMIN, &node("q1"));
+        backoff.accepted(&ADMIN);
+        assert!(!backoff.is_waiting(|| panic!("nothing has failed")));
+        assert_eq!(backoff.permit(&ADMIN, &node("q1")), Permit::Send);
+        backoff.refused(ADMIN, &node("q1"));
+        clock.advance(DELAY + MAX_DELAY);
+        assert_eq!(backoff.permit(&ADMIN, &node("q2")), Permit::Send);
+        backoff.refused(ADMIN, &node("q2"));
+        assert!(!backoff.is_confirmed(&ADMIN), "it counts as the first one");
+    }
+}

@@ -1,0 +1,223 @@
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, Uri};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::LoginOutcome;
+use super::attempt::{Attempt, log_in, logout};
+use super::backoff::{DELAY, Permit};
+use crate::backend::SendErrorKind;
+use crate::backend::node_client::NodeClient;
+use crate::endpoint::EndpointId;
+use crate::kylin::response::LoginVerdict;
+use crate::session::SessionKey;
+use crate::session::hook::Nodes;
+use crate::session::login_relay::Relay;
+use crate::session::login_relay::record::{NodeCookie, RelayedSession};
+use crate::session::login_relay::request::RelayRequest;
+use crate::session::login_relay::sealed_sessions::{Mark, OpenSession, Opened};
+
+/// A login of a session at a node.
+struct LoginRequest {
+    endpoint: EndpointId,
+    node: NodeClient,
+    headers: HeaderMap,
+    /// The cookie that the node has just rejected.
+    rejected: Option<NodeCookie>,
+    /// That of the credentials.
+    fingerprint: SessionKey,
+}
+
+impl Relay {
+    /// Logs the session of a request in at a node, or waits for the login that is running. The
+    /// session then has the cookie. `rejected` is the cookie that the node has just rejected.
+    pub(in super::super) async fn ensure_logged_in(
+        self: &Arc<Self>,
+        relayed: &mut RelayRequest,
+        endpoint: &EndpointId,
+        nodes: &dyn Nodes,
+        rejected: Option<NodeCookie>,
+    ) -> LoginOutcome {
+        let Some(known) = &mut relayed.session else { return LoginOutcome::SessionGone };
+        let Some(node) = nodes.find(endpoint) else { return LoginOutcome::UNREACHABLE };
+        let fingerprint = self.sessions.fingerprint(known.session.credentials());
+        let is_known_elsewhere = known.session.is_known_elsewhere(endpoint);
+        let outcome = match is_known_elsewhere && self.backoff.is_waiting(|| fingerprint) {
+            true => LoginOutcome::Postponed,
+            false => {
+                let login = || {
+                    let (relay, session) = (Arc::clone(self), (**known).clone());
+                    let (endpoint, headers) = (endpoint.clone(), relayed.client_headers.clone());
+                    let request = LoginRequest { endpoint, node, headers, rejected, fingerprint };
+                    async move { relay.log_in_once(session, request).await }
+                };
+                self.logins.run(known.key, endpoint, login).await
+            }
+        };
+        match outcome {
+            LoginOutcome::LoggedIn(cookie) => {
+                known.session.set_cookie(endpoint, Some(cookie.clone()));
+                LoginOutcome::LoggedIn(cookie)
+            }
+            LoginOutcome::Refused => self.leave_refused(known, endpoint, nodes).await,
+            LoginOutcome::Postponed if self.backoff.is_confirmed(&fingerprint) => {
+                self.leave_refused(known, endpoint, nodes).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Logs in for all requests that wait for it.
+    async fn log_in_once(&self, mut known: OpenSession, request: LoginRequest) -> LoginOutcome {
+        let LoginRequest { endpoint, fingerprint, .. } = &request;
+        let is_known_elsewhere = known.session.is_known_elsewhere(endpoint);
+        let lock = self.logins.lock(*fingerprint);
+        let guard = match is_known_elsewhere && self.backoff.has_failed(fingerprint) {
+            // The login that holds the lock may last, and another node can serve the request now.
+            true => lock.try_lock().ok(),
+            false => timeout(self.login_timeout, lock.lock()).await.ok(),
+        };
+        let Some(_guard) = guard else { return LoginOutcome::Postponed };
+        // The near cache may be outdated: another front end may have logged in or out.
+        match self.sessions.refresh(&known).await {
+            Opened::Session(current) => known = *current,
+            Opened::Absent => return LoginOutcome::SessionGone,
+            Opened::Unknown => {}
+        }
+        if let Some(cookie) = request.current_cookie(&known.session) {
+            return LoginOutcome::LoggedIn(cookie.clone());
+        }
+        if self.logins.is_refused(fingerprint) {
+            return LoginOutcome::Refused;
+        }
+        // The login before this one may have failed.
+        if is_known_elsewhere && self.backoff.is_waiting(|| *fingerprint) {
+            return LoginOutcome::Postponed;
+        }
+        let permit = self.backoff.permit(fingerprint, endpoint);
+        if permit == Permit::Wait {
+            return LoginOutcome::Postponed;
+        }
+        match self.sessions.mark(fingerprint).await {
+            Some(Mark::Refused) => return LoginOutcome::Refused,
+            Some(Mark::RefusedBy(node)) if permit == Permit::Send => {
+                self.backoff.refused(*fingerprint, &node);
+                return LoginOutcome::Postponed;
+            }
+            Some(Mark::RefusedBy(_)) | None => {}
+        }
+        let (node, headers) = (request.node.clone().timeout(self.login_timeout), request.headers.clone());
+        match log_in(node, known.session.credentials(), headers, &self.cookies).await {
+            Attempt::Responded(LoginVerdict::Accepted, cookie) => {
+                if self.backoff.accepted(fingerprint) {
+                    self.sessions.remove(fingerprint).await;
+                }
+                match cookie {
+                    Some(cookie) => self.publish(known, request, cookie).await,
+                    None => LoginOutcome::NoCookie,
+                }
+            }
+            Attempt::Responded(LoginVerdict::Refused, _) => {
+                tracing::info!(%endpoint, "node refused the login of a session; it is not sent again");
+                self.end_refused(&known).await;
+                LoginOutcome::SessionGone
+            }
+            Attempt::Responded(LoginVerdict::Unconfirmed, _) => {
+                tracing::info!(%endpoint, "node refused the login of a session, or could not check it");
+                self.backoff.refused(*fingerprint, endpoint);
+                self.sessions.mark_refused_by(fingerprint, endpoint.clone(), DELAY).await;
+                LoginOutcome::Postponed
+            }
+            Attempt::Responded(LoginVerdict::Unchecked, _) => {
+                tracing::info!(%endpoint, "the login of a session cannot be checked");
+                self.backoff.unchecked(*fingerprint);
+                LoginOutcome::Postponed
+            }
+            Attempt::Responded(LoginVerdict::Failed, _) | Attempt::TimedOut => {
+                tracing::info!(%endpoint, "node could not check the login of a session");
+                self.backoff.node_failed(*fingerprint, endpoint);
+                LoginOutcome::Postponed
+            }
+            Attempt::Responded(LoginVerdict::NotServed, _) => LoginOutcome::NotReady(SendErrorKind::Invalid),
+            Attempt::Failed(kind) => LoginOutcome::NotReady(kind),
+        }
+    }
+
+    /// Decides on a session whose credentials are refused, and which is not logged in at `endpoint`. It ends if no node knows it;
+    /// otherwise it stays at those nodes, as it would without a front end.
+    pub(in super::super) async fn leave_refused(
+        &self,
+        known: &mut OpenSession,
+        endpoint: &EndpointId,
+        nodes: &dyn Nodes,
+    ) -> LoginOutcome {
+        match self.sessions.refresh(known).await {
+            Opened::Session(current) => *known = *current,
+            Opened::Absent => return LoginOutcome::SessionGone,
+            Opened::Unknown => {}
+        }
+        if known.session.nodes().iter().any(|(id, _)| id != endpoint && nodes.find(id).is_some()) {
+            return LoginOutcome::Postponed;
+        }
+        self.end_refused(known).await;
+        LoginOutcome::SessionGone
+    }
+
+    /// Stores the cookie of a new login. If another front end was faster, its cookie counts.
+    async fn publish(&self, mut known: OpenSession, request: LoginRequest, own: NodeCookie) -> LoginOutcome {
+        let mut first = None;
+        let change = self.sessions.change(&mut known, |session| {
+            first = request.current_cookie(session).cloned();
+            session.set_cookie(&request.endpoint, Some(own.clone()));
+            first.is_none()
+        });
+        let exists = change.await;
+        tracing::debug!(endpoint = %request.endpoint, "session logged in at node");
+        if !exists || first.is_some() {
+            // The new session at the node is not used.
+            let node = request.node.timeout(self.logout_timeout);
+            let _ = node.send(logout(None, &request.headers, &own)).await;
+        }
+        if exists { LoginOutcome::LoggedIn(first.unwrap_or(own)) } else { LoginOutcome::SessionGone }
+    }
+
+    /// Ends a session whose login was refused. Its credentials are not used again.
+    pub(in super::super) async fn end_refused(&self, known: &OpenSession) {
+        let fingerprint = self.sessions.fingerprint(known.session.credentials());
+        self.logins.mark_refused(fingerprint);
+        self.sessions.mark_refused(&fingerprint).await;
+        self.sessions.remove(&known.key).await;
+    }
+
+    /// Logs a removed session out at all nodes but `except`, as far as the timeout allows. `like` is
+    /// the client's own logout.
+    pub(in super::super) async fn log_out(
+        &self,
+        known: &OpenSession,
+        except: Option<&EndpointId>,
+        nodes: &dyn Nodes,
+        headers: &HeaderMap,
+        like: Option<(&Method, &Uri)>,
+    ) {
+        let mut logouts = JoinSet::new();
+        for (endpoint, cookie) in known.session.nodes().iter().filter(|(endpoint, _)| Some(endpoint) != except) {
+            if let Some(node) = nodes.find(endpoint) {
+                let (node, request) = (node.timeout(self.logout_timeout), logout(like, headers, cookie));
+                logouts.spawn(async move { node.send(request).await.is_ok() });
+            }
+        }
+        while let Some(confirmed) = logouts.join_next().await {
+            if !matches!(confirmed, Ok(true)) {
+                tracing::debug!("a node did not confirm a logout in time");
+            }
+        }
+    }
+}
+
+impl LoginRequest {
+    /// Returns the session's cookie at the node, unless the node has rejected it.
+    fn current_cookie<'s>(&self, session: &'s RelayedSession) -> Option<&'s NodeCookie> {
+        session.cookie(&self.endpoint).filter(|cookie| self.rejected.as_ref() != Some(*cookie))
+    }
+}

@@ -1,0 +1,10 @@
+//! Logging in at nodes: once for all requests that need it, and rarely while logins fail.
+
+mod attempt;
+mod backoff;
+mod ensure;
+mod single_flight;
+
+pub(super) use attempt::{LoginOutcome, client_headers};
+pub(super) use backoff::LoginBackoff;
+pub(super) use single_flight::SingleFlight;

@@ -1,0 +1,131 @@
+//! Responses of nodes that do not know the session of a request, or refuse its credentials.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Response, StatusCode, header};
+use tokio::time::timeout;
+
+use super::Relay;
+use super::logins::LoginOutcome;
+use super::record::NodeCookie;
+use super::request::{Presented, RelayRequest, unsent};
+use super::sealed_sessions::OpenSession;
+use crate::body::Body;
+use crate::endpoint::EndpointId;
+use crate::kylin::class::SessionCall;
+use crate::kylin::response::{LoginVerdict, is_user_source_down};
+use crate::session::hook::{Nodes, ResponseContext};
+
+/// The maximum length of an error that is read, in bytes.
+const MAX_ERROR: u64 = 64 * 1024;
+/// How long reading an error may take.
+const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Relay {
+    /// Handles a response to a session that the node does not know. Returns whether the request is to be sent again. `verdict`: what the response says of
+    /// credentials, if the request had any.
+    pub(super) async fn after_unauthorized(
+        self: &Arc<Self>,
+        relayed: &mut RelayRequest,
+        served: &ResponseContext<'_>,
+        verdict: LoginVerdict,
+    ) -> bool {
+        let endpoint = served.endpoint;
+        let (outcome, rejected) = match std::mem::replace(&mut relayed.presented, Presented::Nothing) {
+            Presented::Cookie(cookie) if relayed.retried_at.as_ref() != Some(endpoint) => {
+                relayed.retried_at = Some(endpoint.clone());
+                let login = self.ensure_logged_in(relayed, endpoint, served.nodes, Some(cookie.clone()));
+                (login.await, Some(cookie))
+            }
+            Presented::Credentials(cookie) => {
+                let Some(known) = &mut relayed.session else { return false };
+                (self.after_refused_credentials(known, endpoint, served.nodes, verdict).await, cookie)
+            }
+            // The node rejects the cookie of a new login, so another login would not help.
+            Presented::Cookie(_) | Presented::Nothing => return false,
+        };
+        match outcome {
+            LoginOutcome::LoggedIn(_) => return true,
+            LoginOutcome::NoCookie => {}
+            LoginOutcome::NotReady(kind) => relayed.not_ready = Some((endpoint.clone(), unsent(kind))),
+            LoginOutcome::Postponed => {
+                relayed.postponed_at.push(endpoint.clone());
+                self.remove_cookie(relayed, endpoint, rejected).await;
+            }
+            LoginOutcome::Refused | LoginOutcome::SessionGone => {
+                relayed.end_session();
+                return false;
+            }
+        }
+        if let Some(known) = &mut relayed.session {
+            known.session.set_cookie(endpoint, None);
+        }
+        true
+    }
+
+    /// Handles a `verdict` of the node at `endpoint` on the credentials of a session, other than that it accepts them.
+    pub(super) async fn after_refused_credentials(
+        &self,
+        known: &mut OpenSession,
+        endpoint: &EndpointId,
+        nodes: &dyn Nodes,
+        verdict: LoginVerdict,
+    ) -> LoginOutcome {
+        let fingerprint = self.sessions.fingerprint(known.session.credentials());
+        match verdict {
+            LoginVerdict::Refused => {
+                self.end_refused(known).await;
+                return LoginOutcome::SessionGone;
+            }
+            LoginVerdict::Unchecked => self.backoff.unchecked(fingerprint),
+            _ => self.backoff.refused(fingerprint, endpoint),
+        }
+        match self.backoff.is_confirmed(&fingerprint) {
+            true => self.leave_refused(known, endpoint, nodes).await,
+            false => LoginOutcome::Postponed,
+        }
+    }
+
+    /// Removes a cookie that a node has rejected, so that the node no longer counts as one that knows the session.
+    async fn remove_cookie(&self, relayed: &mut RelayRequest, endpoint: &EndpointId, rejected: Option<NodeCookie>) {
+        let (Some(known), Some(rejected)) = (&mut relayed.session, rejected) else { return };
+        let removal = self.sessions.change(known, |session| {
+            let is_rejected = session.cookie(endpoint) == Some(&rejected);
+            if is_rejected {
+                session.set_cookie(endpoint, None);
+            }
+            is_rejected
+        });
+        removal.await;
+    }
+}
+
+impl RelayRequest {
+    /// Returns whether the response may say that the node could not check the credentials, which only its body tells. Only a
+    /// request that can be sent again, to a node that knows the session, is worth the wait for the body.
+    pub(super) fn may_be_unchecked(&self, response: &Response<Body>) -> bool {
+        let has_credentials = matches!(self.presented, Presented::Credentials(_));
+        has_credentials && self.call == SessionCall::WhoAmI && response.status() == StatusCode::INTERNAL_SERVER_ERROR
+    }
+
+    /// Returns what a response says of the session's credentials if the node does not know the session.
+    pub(super) async fn verdict(&self, response: &mut Response<Body>) -> Option<LoginVerdict> {
+        self.session.as_ref()?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            return Some(LoginVerdict::of_unauthorized(response.headers()));
+        }
+        if !self.may_be_unchecked(response) {
+            return None;
+        }
+        let body = std::mem::take(response.body_mut()).collect_up_to(MAX_ERROR);
+        let body = timeout(ERROR_TIMEOUT, body).await.ok().and_then(Result::ok).unwrap_or_default();
+        let is_unchecked = is_user_source_down(response.status(), response.headers(), &body);
+        if body.is_empty() {
+            // The client gets the status alone.
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
+        *response.body_mut() = Body::from(body);
+        is_unchecked.then_some(LoginVerdict::Unchecked)
+    }
+}
