@@ -14,7 +14,6 @@ use http::{HeaderName, Request, Response};
 use kylin_lb::balance::{
     Attempted, Balancer, BalancerExt, HashKeyed, IpHash, LeastConn, QueryAffinity, RandomTwo, RequestKey, RoundRobin,
 };
-use kylin_lb::health::Outlier;
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Outcome, QueryKeys, RequestView, SendError};
 
 struct Nowhere;
@@ -70,11 +69,10 @@ fn a_pick_allocates_nothing_in_slow_start_or_panic_mode() {
     for policy in
         [Arc::new(RoundRobin::new()) as Arc<dyn Balancer>, Arc::new(LeastConn::new()), Arc::new(RandomTwo::new())]
     {
-        let builder = Cluster::builder().balancer(policy).outlier(Outlier::new()).panic_mode(true);
-        let cluster =
-            builder.endpoints((0..3).map(|n| Endpoint::new(format!("n{n}"), Nowhere).unwrap())).build().unwrap();
+        let failing_once = |n| Endpoint::new(format!("n{n}"), Nowhere).unwrap().max_fails(NonZeroU32::new(1));
+        let cluster = Cluster::builder().balancer(policy).endpoints((0..3).map(failing_once)).build().unwrap();
         for n in 3..6 {
-            cluster.add(Endpoint::new(format!("n{n}"), Nowhere).unwrap().slow_start(minute)).unwrap();
+            cluster.add(failing_once(n).slow_start(minute)).unwrap();
         }
         let request = Request::get("/").body(()).unwrap();
         let client: IpAddr = "192.0.2.7".parse().unwrap();

@@ -45,7 +45,8 @@ Balancing:
                       lines are earlier secrets (default: random, which works for one front end)
   --probe WHAT        auto (default: what each node offers), version (Kylin 3.1 and later), health (Kylin 5), tcp or none
                       (default with --config)
-  --outlier on|off    eject nodes that fail more than the others, instead of nginx's max_fails (default: off)
+  --outlier on|off    eject nodes that fail more than the others; off: by nginx's max_fails, 1 in 10s (default: on)
+  --panic on|off      use a node that failed where health bars all of them, instead of a 503 (default: on)
 
 This program:
   --listen ADDR       where to listen (default 127.0.0.1:8080): HOST:PORT, [V6]:PORT, unix:/path; replaces all
@@ -65,6 +66,7 @@ pub struct Args {
     pub secret_file: Option<PathBuf>,
     pub probe: ProbeOption,
     pub outlier: bool,
+    pub panic: bool,
     pub listen: Option<Listen>,
     pub status: Option<Listen>,
     pub threads: NonZeroUsize,
@@ -82,7 +84,7 @@ pub enum Source {
 }
 
 /// Options that an nginx configuration replaces.
-const SET_BY_CONFIG: [&str; 4] = ["--kylin-version", "--policy", "--kylin", "--outlier"];
+const SET_BY_CONFIG: [&str; 5] = ["--kylin-version", "--policy", "--kylin", "--outlier", "--panic"];
 
 impl Args {
     /// Parses the arguments. Returns `None` for `--help`. Call it within a tokio runtime: it opens a store, without connecting.
@@ -95,7 +97,8 @@ impl Args {
             store_deadline: Duration::from_millis(50),
             secret_file: None,
             probe: ProbeOption::Auto,
-            outlier: false,
+            outlier: true,
+            panic: true,
             listen: None,
             status: None,
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -141,6 +144,7 @@ impl Args {
                 "--secret-file" => args.secret_file = Some(value()?.into()),
                 "--probe" => args.probe = one_of(&name, &value()?, &ProbeOption::NAMES)?,
                 "--outlier" => args.outlier = switch(&name, &value()?)?,
+                "--panic" => args.panic = switch(&name, &value()?)?,
                 "--listen" => args.listen = Some(value()?.parse().map_err(|error| format!("--listen: {error}"))?),
                 "--status" => args.status = Some(value()?.parse().map_err(|error| format!("--status: {error}"))?),
                 "--threads" => args.threads = count(&name, &value()?, 1024)?,

@@ -179,11 +179,12 @@ fn status(args: &Args, monitored: Monitored) -> Result<(Option<Server>, Arc<Moni
 fn summary(args: &Args) -> String {
     let on = |on| if on { "on" } else { "off" };
     format!(
-        "sessions: {}\nkylin rules: {}\nprobes: {}\noutlier ejection: {}\n",
+        "sessions: {}\nkylin rules: {}\nprobes: {}\noutlier ejection: {}\npanic mode: {}\n",
         args.sessions,
         on(args.kylin),
         args.probe.name(),
-        on(args.outlier)
+        on(args.outlier),
+        on(args.panic)
     )
 }
 

@@ -92,7 +92,7 @@ impl Members {
     {
         let outlier = args.outlier;
         let make =
-            move |found: &DiscoveredNode| make(found).map(|endpoint| nodes::with_one_ejection_rule(endpoint, outlier));
+            move |found: &DiscoveredNode| make(found).map(|endpoint| nodes::with_ejection_rule(endpoint, outlier));
         let discovery = sources::watch(&self.cluster, source, make);
         let first = discovery.wait_until(|status| status.updates > 0);
         if tokio::time::timeout(START_TIMEOUT, first).await.is_err() {

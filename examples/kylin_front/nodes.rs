@@ -1,10 +1,12 @@
 //! The cluster: its nodes, its policy and its probes.
 
+use std::num::NonZeroU32;
+
 use kylin_lb::balance::{BalancerExt, IpHash, LeastConn, QueryAffinity, RandomTwo, RoundRobin};
 use kylin_lb::cluster::{ClusterBuilder, ClusterError};
 use kylin_lb::discovery::DiscoveredNode;
 use kylin_lb::endpoint::Roles;
-use kylin_lb::health::{InvalidSetting, Outlier};
+use kylin_lb::health::InvalidSetting;
 use kylin_lb::probe::{HealthCheck, HealthChecker, Probe};
 use kylin_lb::{Cluster, Endpoint, HttpBackend};
 
@@ -89,20 +91,19 @@ impl Policy {
 pub fn cluster(nodes: &[Node], args: &Args) -> Result<Cluster, Box<dyn std::error::Error>> {
     let mut endpoints = Vec::new();
     for Node { node, route } in nodes {
-        let endpoint = with_one_ejection_rule(node.http()?, args.outlier);
+        let endpoint = with_ejection_rule(node.http()?, args.outlier);
         endpoints.push(match route {
             Some(route) => endpoint.route(route),
             None => endpoint,
         });
     }
     let cluster = args.policy.of(Cluster::builder().endpoints(endpoints));
-    let cluster = if args.outlier { cluster.outlier(Outlier::new()) } else { cluster };
-    Ok(cluster.build().map_err(|error: ClusterError| format!("--nodes: {error}"))?)
+    Ok(cluster.panic_mode(args.panic).build().map_err(|error: ClusterError| format!("--nodes: {error}"))?)
 }
 
-/// Turns `max_fails` off where outlier detection ejects, so that one rule decides.
-pub fn with_one_ejection_rule(endpoint: Endpoint<HttpBackend>, outlier: bool) -> Endpoint<HttpBackend> {
-    if outlier { endpoint.max_fails(None) } else { endpoint }
+/// Sets nginx's `max_fails=1` where the outlier rule, which is the default, shall not eject.
+pub fn with_ejection_rule(endpoint: Endpoint<HttpBackend>, outlier: bool) -> Endpoint<HttpBackend> {
+    if outlier { endpoint } else { endpoint.max_fails(Some(NonZeroU32::MIN)) }
 }
 
 impl ProbeOption {

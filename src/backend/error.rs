@@ -3,6 +3,7 @@ use std::fmt;
 use http::Request;
 
 use crate::body::{Body, BoxError};
+use crate::endpoint::Outcome;
 
 /// How far a request got before it failed.
 ///
@@ -63,17 +64,20 @@ impl SendErrorKind {
         }
     }
 
+    /// Returns what the failure tells about the node's health.
+    pub(crate) fn outcome(self) -> Outcome {
+        match self {
+            SendErrorKind::RequestBody | SendErrorKind::Limit | SendErrorKind::Stale => Outcome::Unknown,
+            SendErrorKind::Connect | SendErrorKind::ConnectTimeout | SendErrorKind::Refused | SendErrorKind::Broken => {
+                Outcome::Unreachable
+            }
+            SendErrorKind::HeadTimeout | SendErrorKind::Invalid => Outcome::Failure,
+        }
+    }
+
     /// Returns true if the failure counts against the node's health.
     pub fn blames_node(self) -> bool {
-        match self {
-            SendErrorKind::RequestBody | SendErrorKind::Limit | SendErrorKind::Stale => false,
-            SendErrorKind::Connect
-            | SendErrorKind::ConnectTimeout
-            | SendErrorKind::Refused
-            | SendErrorKind::Broken
-            | SendErrorKind::HeadTimeout
-            | SendErrorKind::Invalid => true,
-        }
+        self.outcome() != Outcome::Unknown
     }
 }
 

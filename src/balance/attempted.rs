@@ -6,6 +6,8 @@ pub struct Attempted {
     first: [u64; 4],
     count: usize,
     more: Vec<u64>,
+    /// The last of them responded, and the client can get that response.
+    has_response: bool,
 }
 
 impl Attempted {
@@ -28,6 +30,15 @@ impl Attempted {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// Records whether the last endpoint responded, so that another attempt is not the only way to a response.
+    pub(crate) fn set_has_response(&mut self, has_response: bool) {
+        self.has_response = has_response;
+    }
+
+    pub(crate) fn has_response(&self) -> bool {
+        self.has_response
     }
 
     pub(crate) fn insert(&mut self, uid: u64) {

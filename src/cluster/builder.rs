@@ -13,6 +13,7 @@ use crate::balance::{Balancer, RoundRobin};
 use crate::clock::{Clock, SystemClock};
 use crate::endpoint::Endpoint;
 use crate::health::Outlier;
+use crate::health::impaired::ImpairedCount;
 
 /// Builds a [`Cluster`].
 ///
@@ -20,8 +21,8 @@ use crate::health::Outlier;
 /// |---|---|
 /// | [`endpoint`](Self::endpoint), [`endpoints`](Self::endpoints) | none |
 /// | [`balancer`](Self::balancer) | [`RoundRobin`] |
-/// | [`outlier`](Self::outlier) | off |
-/// | [`panic_mode`](Self::panic_mode) | off |
+/// | [`outlier`](Self::outlier) | [`Outlier::default`] |
+/// | [`panic_mode`](Self::panic_mode) | on |
 /// | [`clock`](Self::clock) | the system's clock |
 #[must_use]
 pub struct ClusterBuilder<B> {
@@ -38,8 +39,8 @@ impl<B> ClusterBuilder<B> {
             endpoints: Vec::new(),
             balancer: Arc::new(RoundRobin::new()),
             clock: Arc::new(SystemClock),
-            outlier: None,
-            panic: false,
+            outlier: Some(Outlier::default()),
+            panic: true,
         }
     }
 
@@ -67,27 +68,30 @@ impl<B> ClusterBuilder<B> {
         self
     }
 
-    /// Ejects endpoints that fail more than the others, in addition to nginx's rule. Default: off.
+    /// Sets the rule that ejects endpoints which fail more than the others. Endpoints with
+    /// [`max_fails`](Endpoint::max_fails) or [`fail_timeout`](Endpoint::fail_timeout) have nginx's rule instead. `None` ejects
+    /// none of the others. Default: [`Outlier::default`].
     ///
     /// ```
     /// use kylin_lb::health::Outlier;
     /// use kylin_lb::{Cluster, Endpoint};
+    /// use std::num::NonZeroU32;
     /// # fn nodes() -> Vec<Endpoint<kylin_lb::HttpBackend>> { Vec::new() }
     ///
-    /// // Without nginx's rule only outliers are ejected.
-    /// let endpoints = nodes().into_iter().map(|endpoint| endpoint.max_fails(None));
-    /// let cluster = Cluster::builder().endpoints(endpoints).outlier(Outlier::new()).build()?;
+    /// let outlier = Outlier::new().consecutive(NonZeroU32::new(3));
+    /// let cluster = Cluster::builder().endpoints(nodes()).outlier(outlier).build()?;
     /// # Ok::<(), kylin_lb::cluster::ClusterError>(())
     /// ```
-    pub fn outlier(mut self, rule: Outlier) -> Self {
-        self.outlier = Some(rule);
+    pub fn outlier(mut self, rule: impl Into<Option<Outlier>>) -> Self {
+        self.outlier = rule.into();
         self
     }
 
     /// Sets whether an unhealthy or ejected endpoint serves while health bars every ready endpoint that has the role that the request
-    /// needs. The endpoint that failed least recently then serves, since its state may be wrong or only part of the node may fail. Administrative states,
-    /// limits of requests in flight and attempted endpoints apply as usual, and endpoints of another metastore never serve.
-    /// Default: off, as in nginx.
+    /// needs and was not attempted yet. The endpoint that failed least recently then serves, since its state may be wrong or only
+    /// part of the node may fail. Administrative states, limits of requests in flight and attempted endpoints apply as usual, and
+    /// endpoints of another metastore never serve. Default: on. nginx has the same effect by another way: when all peers of an
+    /// upstream have failed, it forgets their failures at once (`ngx_http_upstream_get_round_robin_peer`).
     pub fn panic_mode(mut self, on: bool) -> Self {
         self.panic = on;
         self
@@ -102,8 +106,10 @@ impl<B> ClusterBuilder<B> {
         if let Some(outlier) = &self.outlier {
             outlier.validate().map_err(ClusterError::Outlier)?;
         }
-        let outliers = self.outlier.map(|rule| Arc::new(Outliers::new(rule, Arc::clone(&self.clock))));
-        let mut members = Members::new(self.clock, outliers);
+        let impaired = ImpairedCount::default();
+        let outliers = |rule| Arc::new(Outliers::new(rule, Arc::clone(&self.clock), impaired.clone()));
+        let outliers = self.outlier.map(outliers);
+        let mut members = Members::new(self.clock, outliers, impaired);
         members.replace(self.endpoints)?;
         members.run();
         let shared = Shared {

@@ -48,7 +48,7 @@ pub(crate) struct Wanted<B> {
 const MAX_ABSENT_STATES: usize = 1000;
 
 impl<B> Members<B> {
-    pub(super) fn new(clock: Arc<dyn Clock>, outliers: Option<Arc<Outliers>>) -> Self {
+    pub(super) fn new(clock: Arc<dyn Clock>, outliers: Option<Arc<Outliers>>, impaired: ImpairedCount) -> Self {
         Members {
             entries: Vec::new(),
             live: AHashMap::new(),
@@ -58,7 +58,7 @@ impl<B> Members<B> {
             backup_rotation: Arc::default(),
             clock,
             outliers,
-            impaired: ImpairedCount::default(),
+            impaired,
             running: false,
             verifier: None,
         }

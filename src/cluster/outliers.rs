@@ -1,7 +1,8 @@
 //! Ejects and readmits endpoints as [`Outlier`] decides.
 //!
 //! There is no background task. A request that ends with one failure too many has a decision made at once, and the first
-//! request that ends after an interval has the success rates compared. Nothing of this happens in a pick.
+//! request that ends after an interval with failures has the success rates compared. Nothing of this happens in a pick, and
+//! while no request fails, nothing happens here at all.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,9 +12,11 @@ use parking_lot::Mutex;
 
 use crate::clock::{Clock, Epoch};
 use crate::endpoint::{AdminState, EndpointSettings, Live, Member};
-use crate::health::Outlier;
-use crate::health::outlier::{Decision, Snapshot, Window};
+use crate::health::impaired::ImpairedCount;
+use crate::health::outcomes::Window;
+use crate::health::outlier::{Decision, Snapshot};
 use crate::health::state::OutcomeListener;
+use crate::health::{Outlier, Reason};
 
 /// Compares the endpoints of one cluster.
 pub(super) struct Outliers {
@@ -22,6 +25,7 @@ pub(super) struct Outliers {
     /// When the present interval ends, in milliseconds of the epoch.
     interval_ends: AtomicU64,
     endpoints: Mutex<Vec<Endpoint>>,
+    impaired: ImpairedCount,
 }
 
 /// Holds the live state weakly, because the live state holds [`Outliers`].
@@ -31,9 +35,9 @@ struct Endpoint {
 }
 
 impl Outliers {
-    pub(super) fn new(settings: Outlier, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(settings: Outlier, clock: Arc<dyn Clock>, impaired: ImpairedCount) -> Self {
         let interval_ends = AtomicU64::new(settings.interval_ms);
-        Outliers { settings, epoch: Epoch::new(clock), interval_ends, endpoints: Mutex::default() }
+        Outliers { settings, epoch: Epoch::new(clock), interval_ends, endpoints: Mutex::default(), impaired }
     }
 
     /// Sets the members of the cluster.
@@ -64,14 +68,23 @@ impl Outliers {
                 if live.health.expire_ejection(now) {
                     tracing::info!(endpoint = %settings.id, "outlier readmitted");
                 }
-                live.health.forgive_ejections(self.settings.interval_ms, now);
                 snapshot(settings, live, alone, now, interval_over)
             })
             .collect();
+        if interval_over && snapshots.iter().all(|endpoint| endpoint.window.failures == 0) {
+            self.impaired.unwatch();
+        }
         let Decision { eject, readmit } = self.settings.decide(&snapshots);
         for (index, reason) in eject {
             let (settings, live) = &endpoints[index];
-            let times = live.health.eject(reason, live.now_ms(), |times| self.settings.ejection_ms(times));
+            let now = live.now_ms();
+            if reason == Reason::Unreachable {
+                let millis = live.health.eject_unreachable(now);
+                tracing::warn!(endpoint = %settings.id, %reason, millis, "outlier ejected");
+                continue;
+            }
+            let Outlier { interval_ms, .. } = self.settings;
+            let times = live.health.eject(reason, now, interval_ms, |times| self.settings.ejection_ms(times));
             let millis = self.settings.ejection_ms(times);
             tracing::warn!(endpoint = %settings.id, %reason, times, millis, "outlier ejected");
         }
@@ -87,25 +100,38 @@ fn snapshot(settings: &EndpointSettings, live: &Live, alone: bool, now: u64, int
     let health = &live.health;
     let ready = settings.admin_state == AdminState::Ready && !health.is_down();
     let ejected_by_rule = !alone && live.passive.is_ejected(settings.rule, || now);
+    let ejection = health.ejection();
+    let (row, ended) = (health.outcomes.row(), live.served());
+    let succeeds = row.failures == 0 && health.outcomes.has_succeeded(ended);
+    let is_burst = row.is_burst(live.in_flight(), now);
     let last_failure = health.last_failure();
     Snapshot {
         ready,
         eligible: ready && !ejected_by_rule && !health.is_unavailable(alone, || now),
-        exempt: !settings.outlier,
         roles: settings.roles.bits(),
-        ejected_for: health.ejected_at().map(|at| now.saturating_sub(at)),
-        failures_in_a_row: health.outcomes.in_a_row(),
+        governed: settings.has_outlier_rule(),
+        ejected_for: ejection.map(|(at, _)| now.saturating_sub(at)),
+        failures_in_a_row: if is_burst { 0 } else { row.failures },
+        is_unreachable: ejection.map_or(row.unreached > 0, |(_, is_unreachable)| is_unreachable),
+        on_probation: row.on_probation,
+        succeeds,
         failed_ago: (last_failure > 0).then(|| now.saturating_sub(last_failure)),
-        window: if interval_over { health.outcomes.take_window() } else { Window::default() },
+        window: if interval_over { health.outcomes.take_window(ended) } else { Window::default() },
     }
 }
 
 impl OutcomeListener for Outliers {
-    fn outcome_counted(&self, failures_in_a_row: u32) {
+    fn failure_counted(&self, failures_in_a_row: u32, on_probation: bool) {
         let interval_over = self.interval_is_over();
-        let too_many = self.settings.consecutive.is_some_and(|limit| failures_in_a_row >= limit.get());
-        if interval_over || too_many {
+        let is_full = self.settings.consecutive.is_some_and(|limit| failures_in_a_row >= limit.get());
+        if interval_over || is_full || on_probation {
             self.decide(interval_over);
+        }
+    }
+
+    fn success_counted(&self) {
+        if self.interval_is_over() {
+            self.decide(true);
         }
     }
 }

@@ -37,12 +37,14 @@ impl PanicMode {
 impl<B> View<B> {
     /// Returns whether health keeps requests of some role from all endpoints that are ready.
     pub(super) fn lacks_healthy_endpoints(&self) -> bool {
-        [None, Some(Role::Query), Some(Role::Job)].into_iter().any(|role| self.lacks_healthy_endpoint_for(role))
+        let none = Attempted::none();
+        [None, Some(Role::Query), Some(Role::Job)].into_iter().any(|role| self.lacks_healthy_endpoint_for(role, &none))
     }
 
-    /// Returns whether there are ready endpoints with `role`, and their health alone bars all of them.
-    fn lacks_healthy_endpoint_for(&self, role: Option<Role>) -> bool {
-        let mut ready = self.ready().filter(|(_, _, slot)| slot.member.has_role(role)).peekable();
+    /// Returns whether there are ready endpoints with `role` that were not attempted, and their health alone bars all of them.
+    fn lacks_healthy_endpoint_for(&self, role: Option<Role>, attempted: &Attempted) -> bool {
+        let is_candidate = |member: &Member| member.has_role(role) && !attempted.contains(member);
+        let mut ready = self.ready().filter(|(_, _, slot)| is_candidate(&slot.member)).peekable();
         ready.peek().is_some() && ready.all(|(group, _, slot)| slot.member.is_barred(group.layout.alone))
     }
 
@@ -67,7 +69,9 @@ impl<B> Cluster<B> {
         request: &RequestView<'_>,
         attempted: &Attempted,
     ) -> Option<(&'v Group<B>, usize)> {
-        if !self.shared.panic.allowed || !view.lacks_healthy_endpoint_for(request.role()) {
+        // An endpoint that is likely to fail is no better than a response.
+        let passed_over = if attempted.has_response() { &Attempted::none() } else { attempted };
+        if !self.shared.panic.allowed || !view.lacks_healthy_endpoint_for(request.role(), passed_over) {
             return None;
         }
         // Concurrent requests may take the last slot of an endpoint, which the next round then passes over.
@@ -80,7 +84,10 @@ impl<B> Cluster<B> {
                 .min_by_key(|(_, _, slot)| (slot.member.last_failure(), slot.load().in_flight()))?;
             // As if it were alone, so that its ejection does not count.
             if slot.member.acquire(true) {
-                self.shared.panic.enter();
+                // Otherwise only this request lacks one, after those that it was sent to.
+                if attempted.is_empty() {
+                    self.shared.panic.enter();
+                }
                 return Some((group, index));
             }
         }

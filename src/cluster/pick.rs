@@ -195,7 +195,8 @@ fn acquire_bound<B>(group: &Group<B>, index: usize, request: &RequestView<'_>, a
 #[inline]
 fn picked<B>(group: &Group<B>, index: usize) -> Picked<B> {
     let EndpointRef { member, backend } = group.refs.of_thread(index);
-    Picked { lease: Lease::new(member, group.layout.alone), backend: Arc::clone(backend) }
+    let on_trial = !group.layout.impaired.is_zero() && member.live.health.is_impaired();
+    Picked { lease: Lease::new(member, group.layout.alone, on_trial), backend: Arc::clone(backend) }
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub struct EndpointStatus {
     pub ejected: bool,
     /// The current percentage of its weight. It is below 100 during a slow start.
     pub ramp: u32,
-    /// The failures that count towards an ejection.
+    /// The failures that count towards an ejection: those in a row, or those within `fail_timeout`.
     pub fails: u32,
     /// The requests in flight.
     pub in_flight: u32,
@@ -97,7 +97,7 @@ impl EndpointStatus {
             probe_level: live.probe_level.get(),
             ejected: health == HealthState::Ejected,
             ramp: (member.share() * 100 + WHOLE / 2) / WHOLE,
-            fails: live.passive.fails(),
+            fails: live.passive.fails().max(live.health.outcomes.row().failures),
             in_flight: member.load().in_flight(),
             max_in_flight: settings.max_in_flight,
             served: live.served(),

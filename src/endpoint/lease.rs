@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{EndpointHint, EndpointId, EndpointSettings, Member};
+use crate::health::state::Failure;
 
 /// The outcome of a request, as far as the health of its endpoint is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -10,9 +11,12 @@ use super::{EndpointHint, EndpointId, EndpointSettings, Member};
 pub enum Outcome {
     /// The endpoint responded.
     Success,
-    /// The endpoint failed: no connection, no response, a broken response, or a status that the application counts as a
-    /// failure.
+    /// The endpoint failed in what it responded: a response that is not valid HTTP or breaks off, or one whose status the
+    /// application counts as a failure. An ejection for such failures lasts its time.
     Failure,
+    /// The endpoint was not reached: no connection was made, or it ended before a response. The node is down, restarts or
+    /// refuses load. An ejection for such failures ends when a probe or a request on trial succeeds.
+    Unreachable,
     /// No response came in time. This never ejects, since a query may take minutes. The endpoint becomes
     /// [suspect](crate::health::HealthState::Suspect), and a running [`HealthCheck`](crate::probe::HealthCheck) probes it soon.
     Slow,
@@ -30,14 +34,16 @@ pub struct Lease {
     member: Arc<Member>,
     /// The endpoint is the only one of its cluster, so its failures do not eject it.
     alone: bool,
+    /// The endpoint was withdrawn when it was picked, so that this request tries whether it is back.
+    on_trial: bool,
     outcome: Outcome,
 }
 
 impl Lease {
     /// Returns the lease of a request that [`Member::acquire`] has counted in.
     #[inline]
-    pub(crate) fn new(member: &Arc<Member>, alone: bool) -> Self {
-        Lease { member: Arc::clone(member), alone, outcome: Outcome::Unknown }
+    pub(crate) fn new(member: &Arc<Member>, alone: bool, on_trial: bool) -> Self {
+        Lease { member: Arc::clone(member), alone, on_trial, outcome: Outcome::Unknown }
     }
 
     /// Returns the endpoint that was picked.
@@ -76,28 +82,37 @@ impl Lease {
     }
 }
 
+impl Lease {
+    fn fail(&self, unreached: bool) {
+        let Member { settings, live, .. } = &*self.member;
+        live.failed.fetch_add(1, Ordering::Relaxed);
+        let now = live.now_ms();
+        if !self.alone && live.passive.fail(settings.rule, unreached, now) {
+            live.health.eject_by_rule(now);
+            tracing::warn!(endpoint = %settings.id, "endpoint ejected");
+        }
+        let (governed, in_flight) = (settings.has_outlier_rule() && !self.alone, live.in_flight());
+        live.health.fail(Failure { unreached, on_trial: self.on_trial, governed, in_flight }, now);
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let Member { settings, live, .. } = &*self.member;
         match self.outcome {
             Outcome::Success => {
-                if !self.alone && live.passive.succeed(settings.rule) {
+                let readmitted_by_rule = !self.alone && live.passive.succeed(settings.rule);
+                if readmitted_by_rule {
                     live.health.readmit(live.now_ms());
+                }
+                if live.health.succeed(self.on_trial, || live.now_ms()) || readmitted_by_rule {
                     tracing::info!(endpoint = %settings.id, "endpoint readmitted");
                 }
-                live.health.succeed(|| live.now_ms());
             }
-            Outcome::Failure => {
-                live.failed.fetch_add(1, Ordering::Relaxed);
-                let now = live.now_ms();
-                if !self.alone && live.passive.fail(settings.rule, now) {
-                    live.health.eject_by_rule(now);
-                    tracing::warn!(endpoint = %settings.id, "endpoint ejected");
-                }
-                live.health.fail(now);
-            }
+            Outcome::Failure => self.fail(false),
+            Outcome::Unreachable => self.fail(true),
             Outcome::Slow => live.health.time_out(live.now_ms()),
-            Outcome::Unknown => {}
+            Outcome::Unknown => live.health.outcomes.skip(),
         }
         self.member.release();
     }

@@ -58,6 +58,11 @@ impl Live {
         (self.passive.fails() == 0) & !self.health.is_impaired()
     }
 
+    /// Returns how many requests are in flight.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.load.get().in_flight()
+    }
+
     /// Returns how many requests have ended.
     pub(crate) fn served(&self) -> u64 {
         self.load.get().ended(&self.wraps)
@@ -76,7 +81,6 @@ impl Live {
 
 impl fmt::Debug for Live {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let in_flight = self.load.get().in_flight();
-        f.debug_struct("Live").field("in_flight", &in_flight).field("fails", &self.passive.fails()).finish()
+        f.debug_struct("Live").field("in_flight", &self.in_flight()).field("fails", &self.passive.fails()).finish()
     }
 }

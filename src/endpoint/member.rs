@@ -34,7 +34,8 @@ impl Member {
         if !load.get().begin(settings.max_in_flight) {
             return false;
         }
-        if alone || live.passive.choose(settings.rule, || live.now_ms()) {
+        let now = || live.now_ms();
+        if alone || (live.passive.choose(settings.rule, now) && live.health.choose(now)) {
             return true;
         }
         load.get().undo_begin();

@@ -35,7 +35,8 @@ use crate::health::passive::PassiveRule;
 ///
 /// `Endpoint::http` makes one over the network; [`Endpoint::new`] takes any backend.
 ///
-/// The defaults are nginx's: weight 1, no limit in flight, `max_fails` 1, `fail_timeout` 10 s, not a backup.
+/// The defaults are weight 1, no limit in flight, not a backup, and ejection by the cluster's outlier rule instead of nginx's
+/// `max_fails`.
 #[must_use]
 pub struct Endpoint<B> {
     pub(crate) settings: EndpointSettings,
@@ -49,9 +50,12 @@ pub(crate) struct EndpointSettings {
     pub(crate) placement: Arc<str>,
     pub(crate) weight: NonZeroU32,
     pub(crate) max_in_flight: Option<NonZeroU32>,
+    /// nginx's rule, if `max_fails` is not 0.
     pub(crate) rule: PassiveRule,
+    /// The application has set `max_fails`.
+    has_max_fails: bool,
     /// The outlier rule of the cluster may eject the endpoint.
-    pub(crate) outlier: bool,
+    outlier: bool,
     pub(crate) backup: bool,
     pub(crate) slow_start: Option<SlowStart>,
     pub(crate) admin_state: AdminState,
@@ -71,7 +75,8 @@ impl<B> Endpoint<B> {
             id,
             weight: NonZeroU32::MIN,
             max_in_flight: None,
-            rule: PassiveRule::new(1, Duration::from_secs(10)),
+            rule: PassiveRule::new(0, Duration::from_secs(10)),
+            has_max_fails: false,
             outlier: true,
             backup: false,
             slow_start: None,
@@ -107,22 +112,27 @@ impl<B> Endpoint<B> {
         self
     }
 
-    /// Sets how many failures within [`fail_timeout`](Self::fail_timeout) eject the endpoint (nginx: `max_fails`). Default: 1.
-    /// `None` never ejects it by this rule, as nginx's 0 does. The only endpoint of a cluster is never ejected.
+    /// Ejects the endpoint by nginx's rule instead of the cluster's [outlier rule](crate::health::Outlier): after so many
+    /// failures within [`fail_timeout`](Self::fail_timeout) (nginx: `max_fails`). Default: `None`, the outlier rule. The only
+    /// endpoint of a cluster is never ejected.
     pub fn max_fails(mut self, fails: Option<NonZeroU32>) -> Self {
         self.settings.rule.max_fails = fails.map_or(0, NonZeroU32::get);
+        self.settings.has_max_fails = true;
         self
     }
 
-    /// Sets both the time within which `max_fails` failures are counted and the duration of an ejection (nginx:
-    /// `fail_timeout`). Default: 10 s.
+    /// Ejects the endpoint by nginx's rule, with `max_fails` 1 unless [`max_fails`](Self::max_fails) is set too: sets both the
+    /// time within which failures are counted and the duration of an ejection (nginx: `fail_timeout`). Default: the outlier
+    /// rule; where only `max_fails` is set, 10 s.
     pub fn fail_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.rule = PassiveRule::new(self.settings.rule.max_fails, timeout);
+        let max_fails = if self.settings.has_max_fails { self.settings.rule.max_fails } else { 1 };
+        self.settings.rule = PassiveRule::new(max_fails, timeout);
         self
     }
 
-    /// Sets whether the [outlier rule](crate::health::Outlier) of the cluster may eject the endpoint. Default: true. The endpoint is
-    /// compared with the others in any case.
+    /// Sets whether the [outlier rule](crate::health::Outlier) of the cluster may eject the endpoint. Default: true. Without it
+    /// and without `max_fails` no failed request ejects the endpoint, as with nginx's `max_fails=0`. The endpoint is compared with
+    /// the others in any case.
     pub fn outlier(mut self, outlier: bool) -> Self {
         self.settings.outlier = outlier;
         self
@@ -175,6 +185,13 @@ impl<B> Endpoint<B> {
     /// Returns an endpoint with the same settings and the same backend.
     pub(crate) fn share(&self) -> Self {
         Endpoint { settings: self.settings.clone(), backend: Arc::clone(&self.backend) }
+    }
+}
+
+impl EndpointSettings {
+    /// Returns whether the cluster's outlier rule may eject the endpoint.
+    pub(crate) fn has_outlier_rule(&self) -> bool {
+        self.outlier && self.rule.max_fails == 0
     }
 }
 

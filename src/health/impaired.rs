@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The number of impairments on the endpoints of a cluster: facts that may keep an endpoint from serving.
 ///
@@ -15,19 +15,38 @@ pub(crate) struct ImpairedCount(Arc<Line>);
 /// On cache lines of its own, because every pick reads it and hardly anything writes it.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Line(AtomicUsize);
+struct Line {
+    count: AtomicUsize,
+    /// Requests have failed, so that outcomes are compared when an interval ends.
+    watched: AtomicBool,
+}
 
 impl ImpairedCount {
     #[inline]
     pub(crate) fn is_zero(&self) -> bool {
-        self.0.0.load(Ordering::Relaxed) == 0
+        self.0.count.load(Ordering::Relaxed) == 0
+    }
+
+    /// Returns whether a success has to be counted: see [`watch`](Self::watch).
+    #[inline]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.0.watched.load(Ordering::Relaxed)
+    }
+
+    /// Has each success of the cluster looked at, until [`unwatch`](Self::unwatch).
+    pub(crate) fn watch(&self) {
+        self.0.watched.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unwatch(&self) {
+        self.0.watched.store(false, Ordering::Relaxed);
     }
 
     /// Counts the change of one possible impairment.
     pub(crate) fn change(&self, before: bool, now: bool) {
         match (before, now) {
-            (false, true) => _ = self.0.0.fetch_add(1, Ordering::Relaxed),
-            (true, false) => _ = self.0.0.fetch_sub(1, Ordering::Relaxed),
+            (false, true) => _ = self.0.count.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = self.0.count.fetch_sub(1, Ordering::Relaxed),
             _ => {}
         }
     }
@@ -39,26 +58,30 @@ mod tests {
 
     use super::*;
     use crate::health::passive::{Passive, PassiveRule};
-    use crate::health::state::EndpointHealth;
+    use crate::health::state::{EndpointHealth, Failure};
     use crate::health::{CheckerId, ProbeFailure, Reason, Thresholds};
 
     const RULE: PassiveRule = PassiveRule { max_fails: 2, fail_timeout_ms: 10 };
 
-    /// Applies one of 11 actions to an endpoint.
+    /// Applies one of 14 actions to an endpoint.
     fn act(action: u8, checker: CheckerId, passive: &Passive, health: &EndpointHealth, now: u64) {
         let thresholds = Thresholds { fall: NonZeroU32::MIN, rise: NonZeroU32::MIN };
-        let probed = |result| _ = health.record_probe(checker, thresholds, result, now);
+        let probed = |result| _ = health.record_probe(checker, thresholds, result, passive, now);
+        let failure = Failure { unreached: now.is_multiple_of(2), on_trial: true, governed: true, in_flight: 1 };
         match action {
-            0 => _ = passive.fail(RULE, now),
+            0 => _ = passive.fail(RULE, now.is_multiple_of(2), now),
             1 => _ = passive.choose(RULE, || now),
             2 => _ = passive.succeed(RULE),
-            3 => _ = health.eject(Reason::Consecutive, now, |_| 20),
+            3 => _ = health.eject(Reason::Consecutive, now, 10, |_| 20),
             4 => _ = health.expire_ejection(now),
             5 => health.pardon(now),
             6 => health.attach_checker(checker, now.is_multiple_of(2), now),
             7 => health.detach_checker(checker, now),
             8 => probed(Ok(())),
             9 => probed(Err(ProbeFailure::Unreachable)),
+            10 => _ = health.eject_unreachable(now),
+            11 => health.fail(failure, now),
+            12 => _ = health.choose(|| now) && health.succeed(true, || now),
             _ => health.set_verifier((now % 2 == 1).then_some(checker), now),
         }
     }
@@ -66,7 +89,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn the_count_is_zero_exactly_while_no_endpoint_is_impaired(
-            actions in proptest::collection::vec((0..3_usize, 0..11_u8, 0..20_u64), 0..60),
+            actions in proptest::collection::vec((0..3_usize, 0..14_u8, 0..20_u64), 0..60),
         ) {
             let (impaired, checker) = (ImpairedCount::default(), CheckerId::next());
             let mut endpoints: Vec<_> =
@@ -94,7 +117,7 @@ mod tests {
                 let (passive, health) = (&passive, &health);
                 scope.spawn(move || {
                     for n in 0..5_000_u64 {
-                        let action = [0, 1, 2, 3, 5, 9, 8, 2][(n as usize + thread) % 8];
+                        let action = [0, 1, 2, 3, 5, 9, 8, 10, 12, 2][(n as usize + thread) % 10];
                         act(action, checker, passive, health, 100 + 11 * n);
                     }
                 });

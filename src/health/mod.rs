@@ -15,29 +15,36 @@
 //!
 //! | mechanism | default | effect |
 //! |---|---|---|
-//! | nginx's rule | on | [`max_fails`](crate::Endpoint::max_fails) failures within [`fail_timeout`](crate::Endpoint::fail_timeout) eject; afterwards one request at a time tries the endpoint |
-//! | [`Outlier`] | off | failures in a row, or a success rate below that of the other endpoints, eject for a time |
+//! | [`Outlier`] | on | failures in a row, or a success rate below that of the other endpoints, eject |
+//! | nginx's rule | off; where it is set, instead of [`Outlier`] | [`max_fails`](crate::Endpoint::max_fails) failures within [`fail_timeout`](crate::Endpoint::fail_timeout) eject; afterwards one request at a time tries the endpoint |
 //! | [`HealthCheck`](crate::probe::HealthCheck) | off | a [`Probe`](crate::probe::Probe) at an interval reports the endpoint as healthy or unhealthy |
 //! | [`MetastoreCheck`](crate::probe::MetastoreCheck) | off | a node of another metastore is quarantined, in panic mode too |
 //! | a request that timed out ([`Outcome::Slow`](crate::Outcome::Slow)) | on | the endpoint is suspect and is probed soon; it is never ejected, because a Kylin query may take minutes |
 //!
+//! A probe that succeeds also ends an ejection, by either rule, of an endpoint that
+//! [could not be reached](crate::Outcome::Unreachable).
+//!
 //! An endpoint that is new or returns may ramp up by [`SlowStart`]. When no endpoint is eligible,
-//! [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode) uses the endpoint that failed least recently.
+//! [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode), which is on by default, uses the endpoint that failed least recently.
 
 pub(crate) mod impaired;
 mod membership;
+pub(crate) mod outcomes;
 pub(crate) mod outlier;
+mod pace;
 pub(crate) mod passive;
 pub(crate) mod probe_level;
 mod rise_fall;
 mod setting;
 pub(crate) mod slow_start;
 pub(crate) mod state;
+mod withdrawal;
 
 use http::StatusCode;
 
 pub(crate) use membership::{CheckerId, Membership};
 pub use outlier::Outlier;
+pub(crate) use pace::ProbePace;
 pub use probe_level::ProbeLevel;
 pub(crate) use rise_fall::{Thresholds, Transition};
 pub use setting::InvalidSetting;
@@ -72,6 +79,9 @@ pub enum Reason {
     /// As many requests failed as nginx's rule allows: [`max_fails`](crate::Endpoint::max_fails).
     #[error("max_fails failures within fail_timeout")]
     MaxFails,
+    /// The endpoint could not be reached by too many requests in a row: [`Outlier::consecutive`].
+    #[error("too many failed connections in a row")]
+    Unreachable,
     /// Too many requests failed in a row: [`Outlier::consecutive`].
     #[error("too many failures in a row")]
     Consecutive,

@@ -6,27 +6,39 @@
 //! that all endpoints share (the metastore is gone, LDAP does not respond) is no reason to eject any of them.
 
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::outcomes::Window;
 use super::{InvalidSetting, Reason};
 use crate::clock::as_millis;
 
 /// Ejects endpoints that fail more than the others.
 ///
-/// This rule and nginx's ([`Endpoint::max_fails`](crate::Endpoint::max_fails)) are independent. Set `max_fails(None)` on the endpoints to
-/// use this one alone.
+/// Every cluster has this rule unless the application [turns it off](crate::cluster::ClusterBuilder::outlier). An endpoint with
+/// [`max_fails`](crate::Endpoint::max_fails) or [`fail_timeout`](crate::Endpoint::fail_timeout) has nginx's rule instead.
 ///
 /// An endpoint is ejected after a number of failures in a row, or when over an interval its success rate is lower than that
-/// of all others together by a margin. Only [`Outcome::Failure`](crate::Outcome::Failure) is a failure: no connection, no
-/// response, a broken response, a gateway error. A query that takes long is none.
+/// of all others together by a margin. [`Outcome::Failure`](crate::Outcome::Failure) and
+/// [`Outcome::Unreachable`](crate::Outcome::Unreachable) are failures. A query that takes long is none.
 ///
-/// Three limits protect the cluster:
+/// How long an ejection lasts depends on the failures:
+///
+/// | failures | the endpoint returns |
+/// |---|---|
+/// | responses: gateway errors, invalid or broken-off responses | after the [time of the ejection](Self::ejection) |
+/// | connections: at least one of the failures in a row did not reach the node | when a probe succeeds, or a request on trial: one, 250 ms after the ejection; each that fails doubles the time until the next, up to 30 s |
+///
+/// Failures in a row are a burst and eject nothing while the endpoint works on more requests than have failed, for a second at
+/// most: a node that is at its limit of connections refuses some and completes others.
+///
+/// These limits protect the cluster:
 ///
 /// - The last endpoint that can serve, and the last one with some role, are never ejected.
 /// - At most [`max_share`](Self::max_share) of the endpoints are ejected at once.
 /// - When more than [`common_share`](Self::common_share) of the endpoints fail within an interval, none is ejected, and
 ///   endpoints that were ejected within the interval return.
+///
+/// The last two do not apply to an endpoint that cannot be reached while requests to another endpoint succeed.
 ///
 /// [`ClusterBuilder::build`](crate::cluster::ClusterBuilder::build) returns an error for settings that are invalid.
 ///
@@ -133,14 +145,16 @@ impl Outlier {
 
     /// Decides over all endpoints of a cluster.
     pub(crate) fn decide(&self, endpoints: &[Snapshot]) -> Decision {
-        if self.is_common_failure(endpoints) {
-            let recent = |endpoint: &Snapshot| endpoint.ejected_for.is_some_and(|age| age <= self.interval_ms);
-            let readmit = (0..).zip(endpoints).filter(|(_, endpoint)| recent(endpoint)).map(|(index, _)| index);
-            return Decision { eject: Vec::new(), readmit: readmit.collect() };
-        }
+        let reached_elsewhere = endpoints.iter().any(|endpoint| endpoint.eligible && endpoint.succeeds);
+        let is_own = |endpoint: &Snapshot| reached_elsewhere && endpoint.is_unreachable;
+        let common = self.is_common_failure(endpoints, is_own);
+        let recent = |endpoint: &Snapshot| endpoint.ejected_for.is_some_and(|age| age <= self.interval_ms);
+        let is_common = |endpoint: &Snapshot| common && !is_own(endpoint);
+        let readmit = (0..).zip(endpoints).filter(|(_, endpoint)| is_common(endpoint) && recent(endpoint));
+        let readmit = readmit.map(|(index, _)| index).collect();
         let mut outliers: Vec<(usize, Reason)> = (0..)
             .zip(endpoints)
-            .filter(|(_, endpoint)| endpoint.ready && !endpoint.exempt && endpoint.ejected_for.is_none())
+            .filter(|(_, endpoint)| endpoint.ready && endpoint.ejected_for.is_none() && !is_common(endpoint))
             .filter_map(|(index, _)| Some((index, self.reason_to_eject(endpoints, index)?)))
             .collect();
         // The worst first, because the limit may not allow all.
@@ -151,19 +165,25 @@ impl Outlier {
         let mut eligible: Vec<bool> = endpoints.iter().map(|endpoint| endpoint.eligible).collect();
         let mut eject = Vec::new();
         for (index, reason) in outliers {
-            if ejected < limit && is_replaceable(endpoints, &eligible, index) {
+            let within_limit = ejected < limit || is_own(&endpoints[index]);
+            if within_limit && is_replaceable(endpoints, &eligible, index) {
                 eligible[index] = false;
                 ejected += 1;
                 eject.push((index, reason));
             }
         }
-        Decision { eject, readmit: Vec::new() }
+        Decision { eject, readmit }
     }
 
     fn reason_to_eject(&self, endpoints: &[Snapshot], index: usize) -> Option<Reason> {
         let endpoint = &endpoints[index];
-        if self.consecutive.is_some_and(|limit| endpoint.failures_in_a_row >= limit.get()) {
-            return Some(Reason::Consecutive);
+        if !endpoint.governed {
+            return None;
+        }
+        let is_full = |limit: NonZeroU32| endpoint.failures_in_a_row >= limit.get();
+        let returned_in_vain = endpoint.on_probation && endpoint.is_unreachable;
+        if returned_in_vain || self.consecutive.is_some_and(is_full) {
+            return Some(if endpoint.is_unreachable { Reason::Unreachable } else { Reason::Consecutive });
         }
         let others = (0..)
             .zip(endpoints)
@@ -175,13 +195,14 @@ impl Outlier {
         lower.then_some(Reason::SuccessRate)
     }
 
-    /// Returns whether so many endpoints fail within an interval that they must share the cause.
-    fn is_common_failure(&self, endpoints: &[Snapshot]) -> bool {
+    /// Returns whether so many endpoints fail within an interval that they must share the cause. An endpoint whose failures are
+    /// its own does not count.
+    fn is_common_failure(&self, endpoints: &[Snapshot], is_own: impl Fn(&Snapshot) -> bool) -> bool {
         let recent = |age: Option<u64>| age.is_some_and(|age| age <= self.interval_ms);
         // Half of the failures that eject: endpoints that fail at the same time do not reach the full number together.
         let failing = self.consecutive.map_or(1, |limit| limit.get().div_ceil(2));
         let (mut all, mut affected) = (0_usize, 0_usize);
-        for endpoint in endpoints.iter().filter(|endpoint| endpoint.ready) {
+        for endpoint in endpoints.iter().filter(|endpoint| endpoint.ready && !is_own(endpoint)) {
             let ejected_recently = recent(endpoint.ejected_for);
             if endpoint.ejected_for.is_some() && !ejected_recently {
                 continue; // It was ejected before the others began to fail.
@@ -214,13 +235,20 @@ pub(crate) struct Snapshot {
     pub(crate) ready: bool,
     /// It is ready and not ejected, so that it could serve a request now.
     pub(crate) eligible: bool,
-    /// This rule never ejects it.
-    pub(crate) exempt: bool,
     /// Its roles, one bit each. Only endpoints with the same roles can replace it.
     pub(crate) roles: u8,
+    /// This rule may eject it.
+    pub(crate) governed: bool,
     /// For how many milliseconds it has been ejected as an outlier.
     pub(crate) ejected_for: Option<u64>,
+    /// 0 while they may be a burst.
     pub(crate) failures_in_a_row: u32,
+    /// Among the failures in a row, or those that ejected it, are some for which it was not reached.
+    pub(crate) is_unreachable: bool,
+    /// It was readmitted after it could not be reached, and no request has succeeded since.
+    pub(crate) on_probation: bool,
+    /// Its last request succeeded, and that was not long ago.
+    pub(crate) succeeds: bool,
     /// How many milliseconds ago it failed last.
     pub(crate) failed_ago: Option<u64>,
     /// Its last interval; empty unless one has just ended.
@@ -235,73 +263,12 @@ pub(crate) struct Decision {
     pub(crate) readmit: Vec<usize>,
 }
 
-/// Requests and failures over one interval.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Window {
-    pub(crate) requests: u64,
-    pub(crate) failures: u64,
-}
-
-impl Window {
-    fn success_rate(self) -> f64 {
-        1.0 - self.failures as f64 / self.requests as f64
-    }
-
-    fn plus(self, other: Window) -> Window {
-        Window { requests: self.requests + other.requests, failures: self.failures + other.failures }
-    }
-}
-
-/// The outcomes of the requests of one endpoint. Every request that ends writes here; no count is lost between two readings.
-#[derive(Debug, Default)]
-pub(crate) struct OutcomeCounts {
-    /// Failures since the last success.
-    in_a_row: AtomicU32,
-    /// Requests in the upper half, failures among them in the lower, since they were last taken.
-    window: AtomicU64,
-}
-
-impl OutcomeCounts {
-    pub(crate) fn succeed(&self) {
-        if self.in_a_row.load(Ordering::Relaxed) != 0 {
-            self.in_a_row.store(0, Ordering::Relaxed);
-        }
-        self.window.fetch_add(1 << 32, Ordering::Relaxed);
-    }
-
-    /// Counts a failure of a request that was in flight when the endpoint was ejected. It is no part of a row, because it
-    /// says nothing about the endpoint's present state.
-    pub(crate) fn fail_late(&self) {
-        self.window.fetch_add((1 << 32) + 1, Ordering::Relaxed);
-    }
-
-    /// Counts a failure and returns how many in a row there are now.
-    pub(crate) fn fail(&self) -> u32 {
-        self.fail_late();
-        self.in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1)
-    }
-
-    pub(crate) fn in_a_row(&self) -> u32 {
-        self.in_a_row.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn end_row(&self) {
-        self.in_a_row.store(0, Ordering::Relaxed);
-    }
-
-    /// Takes the counts since the last call.
-    pub(crate) fn take_window(&self) -> Window {
-        let window = self.window.swap(0, Ordering::Relaxed);
-        Window { requests: window >> 32, failures: window & u64::from(u32::MAX) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn healthy() -> Snapshot {
-        Snapshot { ready: true, eligible: true, roles: 0b11, ..Snapshot::default() }
+        Snapshot { ready: true, eligible: true, governed: true, roles: 0b11, ..Snapshot::default() }
     }
 
     fn failing(failures_in_a_row: u32) -> Snapshot {
@@ -350,7 +317,7 @@ mod tests {
     fn a_common_failure_ejects_no_endpoint_and_readmits_those_ejected_first() {
         let outlier = Outlier::new();
         let common = [failing(5), failing(4), failing(4)];
-        assert!(outlier.is_common_failure(&common));
+        assert!(outlier.is_common_failure(&common, |_| false));
         assert_eq!(outlier.decide(&common), Decision::default());
         let decision = outlier.decide(&[ejected(9_000), failing(5), healthy()]);
         assert_eq!(decision, Decision { readmit: vec![0], eject: vec![] });
@@ -359,6 +326,24 @@ mod tests {
             [0],
             "the other failure is too old"
         );
+    }
+
+    #[test]
+    fn endpoints_that_are_not_reached_while_another_is_are_ejected_without_a_share_but_for_the_last() {
+        let unreached = |failures_in_a_row| Snapshot { is_unreachable: true, ..failing(failures_in_a_row) };
+        let serving = Snapshot { succeeds: true, ..healthy() };
+        assert_eq!(ejects(&[unreached(5), unreached(6), unreached(5), serving]), [1, 0, 2]);
+        assert!(
+            ejects(&[unreached(5), unreached(6), unreached(5), healthy()]).is_empty(),
+            "perhaps nothing can be reached"
+        );
+        assert_eq!(ejects(&[unreached(4), unreached(9), serving]), [1]);
+        let returned = Snapshot { on_probation: true, ..unreached(1) };
+        assert_eq!(ejects(&[returned, serving]), [0], "its return failed");
+        assert!(ejects(&[Snapshot { governed: false, ..unreached(5) }, serving]).is_empty(), "another rule governs it");
+        let gone = Snapshot { is_unreachable: true, ..ejected(100) };
+        assert_eq!(Outlier::new().decide(&[gone, failing(5), serving]), Decision::default(), "one of three is out");
+        assert_eq!(ejects(&[gone, failing(5), serving, serving]), [1]);
     }
 
     #[test]
@@ -394,45 +379,34 @@ mod tests {
         assert_eq!(Outlier::new().max_share(0.0).success_rate(1.0, few).ejection(one, one).validate(), Ok(()));
     }
 
-    #[test]
-    fn no_count_is_lost_while_windows_are_taken() {
-        const EACH: u64 = 50_000;
-        let counts = OutcomeCounts::default();
-        let taken = std::thread::scope(|scope| {
-            let writers: Vec<_> = (0..4)
-                .map(|_| {
-                    scope.spawn(|| {
-                        for request in 0..EACH {
-                            if request % 5 == 0 {
-                                counts.fail();
-                            } else {
-                                counts.succeed();
-                            }
-                        }
-                    })
-                })
-                .collect();
-            let mut sum = Window::default();
-            while writers.iter().any(|writer| !writer.is_finished()) {
-                sum = sum.plus(counts.take_window());
-            }
-            sum.plus(counts.take_window())
-        });
-        assert_eq!(taken, Window { requests: 4 * EACH, failures: 4 * EACH / 5 });
-    }
-
     fn any_snapshot() -> impl proptest::strategy::Strategy<Value = Snapshot> {
         use proptest::prelude::*;
         let ejected = proptest::option::of(0_u64..30_000);
         let numbers = (0_u32..8, proptest::option::of(0_u64..30_000), 0_u64..40, 0.0_f64..=1.0);
-        let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-        (flags, ejected, numbers).prop_map(|((ready, eligible, exempt), ejected_for, numbers)| {
-            let (failures_in_a_row, failed_ago, requests, failing) = numbers;
-            let window = Window { requests, failures: (requests as f64 * failing) as u64 };
-            let eligible = ready && eligible && ejected_for.is_none();
-            let roles = failures_in_a_row as u8 % 4;
-            Snapshot { ready, eligible, exempt, roles, ejected_for, failures_in_a_row, failed_ago, window }
-        })
+        let flags = any::<(bool, bool, bool)>();
+        (any::<bool>(), any::<bool>(), ejected, numbers, flags).prop_map(
+            |(ready, eligible, ejected_for, numbers, flags)| {
+                let (is_unreachable, on_probation, governed) = flags;
+                let (failures_in_a_row, failed_ago, requests, failing) = numbers;
+                let window = Window { requests, failures: (requests as f64 * failing) as u64 };
+                let eligible = ready && eligible && ejected_for.is_none();
+                let roles = failures_in_a_row as u8 % 4;
+                let succeeds = failures_in_a_row == 0 && requests > 0;
+                Snapshot {
+                    ready,
+                    eligible,
+                    roles,
+                    governed,
+                    ejected_for,
+                    failures_in_a_row,
+                    is_unreachable,
+                    on_probation,
+                    succeeds,
+                    failed_ago,
+                    window,
+                }
+            },
+        )
     }
 
     proptest::proptest! {
@@ -448,14 +422,17 @@ mod tests {
             let before = endpoints.iter().filter(|endpoint| endpoint.ready && endpoint.ejected_for.is_some()).count();
             let ejected: Vec<usize> = decision.eject.iter().map(|(index, _)| *index).collect();
             let max = ((ready as f64 * max_share) as usize).max(usize::from(ready > 1));
-            proptest::prop_assert!(ejected.is_empty() || before + ejected.len() <= max);
+            let reached_elsewhere = endpoints.iter().any(|endpoint| endpoint.eligible && endpoint.succeeds);
+            let is_own = |endpoint: &Snapshot| reached_elsewhere && endpoint.is_unreachable;
+            let limited = ejected.iter().filter(|index| !is_own(&endpoints[**index])).count();
+            proptest::prop_assert!(limited == 0 || before + limited <= max);
             if !ejected.is_empty() {
                 let left = (0..).zip(&endpoints).any(|(index, endpoint)| endpoint.eligible && !ejected.contains(&index));
                 proptest::prop_assert!(left, "an endpoint can serve");
             }
-            proptest::prop_assert!(ejected.iter().all(|index| endpoints[*index].ready && !endpoints[*index].exempt));
+            proptest::prop_assert!(ejected.iter().all(|index| endpoints[*index].ready && endpoints[*index].governed));
             proptest::prop_assert!(decision.readmit.iter().all(|index| endpoints[*index].ejected_for.is_some()));
-            proptest::prop_assert!(!outlier.is_common_failure(&endpoints) || ejected.is_empty());
+            proptest::prop_assert!(!outlier.is_common_failure(&endpoints, is_own) || limited == 0);
         }
     }
 }

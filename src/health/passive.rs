@@ -8,11 +8,11 @@
 //! - A failure adds one to `fails` and sets `checked` and `accessed` to now.
 //! - A success clears `fails` only if `checked` is later than the last failure.
 //!
-//! It differs from nginx in three points. Time is in milliseconds instead of whole seconds. Of several workers that meet the
+//! It differs from nginx in four points. Time is in milliseconds instead of whole seconds. Of several workers that meet the
 //! end of an ejection at once, exactly one gets to try the endpoint. A request that its client gave up has no outcome (nginx
-//! counts it as a success).
+//! counts it as a success). A probe that succeeds readmits an endpoint that could not be reached.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -23,7 +23,7 @@ use crate::clock::as_millis;
 /// The settings of nginx's rule for one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PassiveRule {
-    /// Failures until ejection; 0 never ejects.
+    /// Failures until ejection; 0 is no such rule, and no failure counts.
     pub(crate) max_fails: u32,
     /// Both the time over which failures count and the time of an ejection, in milliseconds.
     pub(crate) fail_timeout_ms: u64,
@@ -50,15 +50,25 @@ pub(crate) enum PassiveState {
 #[repr(C)]
 pub(crate) struct Passive {
     fails: AtomicU32,
+    /// The endpoint is ejected, and was not reached in any of the failures.
+    is_unreachable: AtomicBool,
     /// Milliseconds since the endpoint's origin, as `accessed`.
     checked: AtomicU64,
-    accessed: Mutex<u64>,
+    last: Mutex<LastFailures>,
     impaired: ImpairedCount,
+}
+
+#[derive(Debug, Default)]
+struct LastFailures {
+    accessed: u64,
+    /// The failures among `fails` for which the endpoint was not reached.
+    unreached: u32,
 }
 
 impl Passive {
     pub(crate) fn new(impaired: ImpairedCount) -> Self {
-        Passive { fails: AtomicU32::new(0), checked: AtomicU64::new(0), accessed: Mutex::new(0), impaired }
+        let (fails, is_unreachable, checked) = Default::default();
+        Passive { fails, is_unreachable, checked, last: Mutex::default(), impaired }
     }
 
     /// Returns whether the endpoint must not be chosen. `now` is called only where there are failures.
@@ -89,16 +99,39 @@ impl Passive {
         first || !self.has_max_fails(rule)
     }
 
-    /// Records a failure. True when it ejected the endpoint.
-    pub(crate) fn fail(&self, rule: PassiveRule, now: u64) -> bool {
-        let mut accessed = self.accessed.lock();
-        *accessed = now;
+    /// Records a failure, in which the endpoint was `unreached` or not. True when it ejected the endpoint.
+    pub(crate) fn fail(&self, rule: PassiveRule, unreached: bool, now: u64) -> bool {
+        if rule.max_fails == 0 {
+            return false;
+        }
+        let mut last = self.last.lock();
+        last.accessed = now;
         self.checked.store(now, Ordering::Relaxed);
         let before = self.fails.load(Ordering::Relaxed);
         let fails = before.saturating_add(1);
+        last.unreached = if before == 0 { 0 } else { last.unreached } + u32::from(unreached);
+        self.is_unreachable.store(fails >= rule.max_fails && last.unreached == fails, Ordering::Relaxed);
         self.fails.store(fails, Ordering::Relaxed);
         self.impaired.change(before > 0, true);
-        rule.max_fails > 0 && fails == rule.max_fails
+        fails == rule.max_fails
+    }
+
+    /// Returns whether the endpoint is ejected only because it was not reached.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.is_unreachable.load(Ordering::Relaxed)
+    }
+
+    /// Readmits an endpoint that was ejected only because it was not reached: now it is. True when there was such an ejection.
+    pub(crate) fn readmit_reachable(&self) -> bool {
+        if !self.is_unreachable() {
+            return false;
+        }
+        let _last = self.last.lock();
+        let was_unreachable = self.is_unreachable.swap(false, Ordering::Relaxed);
+        if was_unreachable {
+            self.impaired.change(self.fails.swap(0, Ordering::Relaxed) > 0, false);
+        }
+        was_unreachable
     }
 
     /// Records a success. True when it readmitted the endpoint.
@@ -106,10 +139,11 @@ impl Passive {
         if self.fails.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        let accessed = self.accessed.lock();
-        if *accessed >= self.checked.load(Ordering::Relaxed) {
+        let last = self.last.lock();
+        if last.accessed >= self.checked.load(Ordering::Relaxed) {
             return false;
         }
+        self.is_unreachable.store(false, Ordering::Relaxed);
         let fails = self.fails.swap(0, Ordering::Relaxed);
         self.impaired.change(fails > 0, false);
         fails >= rule.max_fails && rule.max_fails > 0
@@ -140,10 +174,10 @@ mod tests {
     #[test]
     fn ejects_after_max_fails_and_lets_one_request_through_per_fail_timeout() {
         let passive = Passive::default();
-        assert!(!passive.fail(RULE, 1_000));
-        assert!(!passive.fail(RULE, 1_000));
+        assert!(!passive.fail(RULE, false, 1_000));
+        assert!(!passive.fail(RULE, false, 1_000));
         assert!(!passive.is_ejected(RULE, || 1_000));
-        assert!(passive.fail(RULE, 1_000));
+        assert!(passive.fail(RULE, false, 1_000));
         assert!(passive.is_ejected(RULE, || 9_000));
         assert!(!passive.is_ejected(RULE, || 9_001));
         assert!(passive.choose(RULE, || 9_001), "the first request after fail_timeout tries the endpoint");
@@ -160,15 +194,15 @@ mod tests {
         for (at, ejected) in [(5_000, false), (10_000, false), (15_000, true)] {
             assert!(passive.choose(RULE, || at - 1));
             assert!(!passive.succeed(RULE), "a success inside the window clears nothing");
-            assert_eq!(passive.fail(RULE, at), ejected);
+            assert_eq!(passive.fail(RULE, false, at), ejected);
         }
     }
 
     #[test]
     fn a_success_after_fail_timeout_clears_the_count() {
         let passive = Passive::default();
-        passive.fail(RULE, 1_000);
-        passive.fail(RULE, 1_000);
+        passive.fail(RULE, false, 1_000);
+        passive.fail(RULE, false, 1_000);
         assert!(passive.choose(RULE, || 9_001), "fail_timeout is over");
         assert!(!passive.succeed(RULE), "the endpoint was not ejected");
         assert_eq!(passive.fails(), 0);
@@ -180,7 +214,7 @@ mod tests {
         for _ in 0..500 {
             let passive = Passive::default();
             for _ in 0..RULE.max_fails {
-                passive.fail(RULE, 1_000);
+                passive.fail(RULE, false, 1_000);
             }
             let start = std::sync::Barrier::new(THREADS);
             let chosen = std::thread::scope(|scope| {
@@ -199,11 +233,30 @@ mod tests {
     }
 
     #[test]
+    fn only_an_endpoint_that_was_never_reached_is_readmitted_by_reaching_it() {
+        for (failures, readmits) in [([true, true, true], true), ([true, false, true], false)] {
+            let passive = Passive::default();
+            assert!(!passive.readmit_reachable());
+            for unreached in failures {
+                assert!(!passive.is_unreachable());
+                passive.fail(RULE, unreached, 1_000);
+            }
+            assert_eq!((passive.is_unreachable(), passive.readmit_reachable()), (readmits, readmits));
+            assert_eq!((passive.is_ejected(RULE, || 1_000), passive.fails() == 0), (!readmits, readmits));
+        }
+        let passive = Passive::default();
+        passive.fail(RULE, false, 1_000);
+        assert!(passive.choose(RULE, || 9_001) && !passive.succeed(RULE));
+        (0..3).for_each(|_| _ = passive.fail(RULE, true, 9_001));
+        assert!(passive.is_unreachable(), "the failure before the success is forgotten");
+    }
+
+    #[test]
     fn max_fails_zero_never_ejects() {
         let rule = PassiveRule { max_fails: 0, ..RULE };
         let passive = Passive::default();
         for _ in 0..100 {
-            assert!(!passive.fail(rule, 1_000));
+            assert!(!passive.fail(rule, false, 1_000));
             assert!(passive.choose(rule, || 1_000));
         }
         assert!(!passive.is_ejected(rule, || 1_000));

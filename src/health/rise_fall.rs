@@ -22,7 +22,12 @@ pub(crate) struct RiseFall {
     failure: Option<ProbeFailure>,
     /// When the status, or its first contradiction, began: milliseconds since the endpoint's origin.
     since: u64,
+    /// When a probe last found that the node accepts no connection, if one has since the endpoint was last healthy.
+    refused: Option<u64>,
 }
+
+/// For how long a node that accepted no connection is expected to be starting.
+const MAX_START_MS: u64 = 120_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Status {
@@ -44,6 +49,8 @@ pub(crate) enum Transition {
     Cleared,
     Fell,
     Rose,
+    /// A success readmitted an endpoint that was ejected because it could not be reached.
+    Readmitted,
 }
 
 impl RiseFall {
@@ -56,10 +63,13 @@ impl RiseFall {
     pub(crate) fn record(&mut self, thresholds: Thresholds, result: Result<(), ProbeFailure>, now: u64) -> Transition {
         if let Err(failure) = result {
             self.failure = Some(failure);
+            if failure == ProbeFailure::Unreachable {
+                self.refused = Some(now);
+            }
         }
         match (self.status, result.is_ok()) {
             (Status::Up, true) if self.streak > 0 => {
-                (self.streak, self.failure, self.since) = (0, None, now);
+                (self.streak, self.failure, self.refused, self.since) = (0, None, None, now);
                 Transition::Cleared
             }
             (Status::Up, true) | (Status::Unproven, false) => Transition::None,
@@ -82,7 +92,9 @@ impl RiseFall {
             }
             (Status::Down, true) => {
                 self.streak += 1;
-                if self.streak >= thresholds.rise.get() { self.change(Status::Up, now) } else { Transition::None }
+                // A node that accepts connections again has started, which one success proves.
+                let is_proven = self.refused.is_some() || self.streak >= thresholds.rise.get();
+                if is_proven { self.change(Status::Up, now) } else { Transition::None }
             }
         }
     }
@@ -90,7 +102,7 @@ impl RiseFall {
     fn change(&mut self, status: Status, now: u64) -> Transition {
         (self.status, self.streak, self.since) = (status, 0, now);
         if status == Status::Up {
-            self.failure = None;
+            (self.failure, self.refused) = (None, None);
             return Transition::Rose;
         }
         Transition::Fell
@@ -100,9 +112,19 @@ impl RiseFall {
         self.status == Status::Up
     }
 
+    /// Returns whether the endpoint must not serve before its first success.
+    pub(crate) fn is_unproven(&self) -> bool {
+        self.status == Status::Unproven
+    }
+
     /// Returns whether the next results may change the status, so that the next probe should come soon.
     pub(crate) fn is_undecided(&self) -> bool {
         self.streak > 0 || self.status == Status::Unproven
+    }
+
+    /// Returns whether the node accepts no connection, or did so not long ago and has not responded well since.
+    pub(crate) fn is_starting(&self, now: u64) -> bool {
+        self.refused.is_some_and(|refused| now.saturating_sub(refused) <= MAX_START_MS)
     }
 
     /// Returns the failure because of which the endpoint is down or suspect.
@@ -141,6 +163,16 @@ mod tests {
         assert_eq!(probes.since(), 3);
         assert_eq!(record(&mut probes, &[BAD, GOOD, BAD, GOOD, GOOD]), [Nothing, Nothing, Nothing, Nothing, Rose]);
         assert_eq!((probes.is_up(), probes.failure(), probes.since()), (true, None, 5));
+    }
+
+    #[test]
+    fn one_success_suffices_after_the_node_accepted_no_connection() {
+        const REFUSED: Result<(), ProbeFailure> = Err(ProbeFailure::Unreachable);
+        let mut probes = RiseFall::default();
+        record(&mut probes, &[REFUSED, BAD, BAD, BAD]);
+        assert!(!probes.is_up() && probes.is_starting(MAX_START_MS) && !probes.is_starting(MAX_START_MS + 2));
+        assert_eq!(record(&mut probes, &[GOOD]), [Transition::Rose]);
+        assert!(!probes.is_starting(5));
     }
 
     #[test]

@@ -278,6 +278,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         picked.lease.set_outcome(self.proxy.settings.retry.outcome(kind, may_time_out));
         // The next pick sees the free slot and the failure.
         drop(picked);
+        self.attempted.set_has_response(false);
         if let Some(request) = request
             && let Some(next) = self.pick_again(&request)
             && (kind.is_unsent() || self.withdraw())
@@ -306,6 +307,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
 
     /// Decides between the response and another attempt. `class` is `None` in a plain proxy.
     fn after_response(&mut self, picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
+        self.attempted.set_has_response(true);
         match (self.kylin(), class) {
             (Some((rules, of_request)), Some(class)) => self.after_classified(picked, rules, of_request, class),
             _ => self.after_status(picked),

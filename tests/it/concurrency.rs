@@ -152,13 +152,13 @@ fn a_limit_in_flight_holds_against_four_threads() {
 
 #[test]
 fn live_state_belongs_to_the_id_and_survives_removal_while_in_flight() {
-    let cluster = cluster(RoundRobin::new(), &["", ""]);
+    let cluster = cluster(RoundRobin::new(), &["max_fails=1", ""]);
     let first = cluster.status().endpoints[0].id.clone();
     let mut held = pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap();
     held.lease.set_outcome(Outcome::Failure);
     cluster.remove(&first).unwrap();
     assert_eq!(cluster.status().in_flight(), 0, "it is no longer a member");
-    cluster.add(endpoint("0").weight(nonzero(7))).unwrap();
+    cluster.add(endpoint("0").max_fails(Some(nonzero(1))).weight(nonzero(7))).unwrap();
     assert_eq!(cluster.status().in_flight(), 1, "it is back with its request");
     drop(held);
     let status = cluster.status();

@@ -99,7 +99,10 @@ async fn a_node_that_is_alone_is_never_ejected() {
 async fn when_all_are_ejected_the_response_is_503_with_retry_after() {
     let clock = ManualClock::new();
     let dead = |id| endpoint(id, closed_port(), |backend| backend).max_fails(NonZeroU32::new(1));
-    let front = Front::by_clock(&clock, [dead(0), dead(1)]);
+    let cluster = Cluster::builder().endpoints([dead(0), dead(1)]).clock(clock.clone()).panic_mode(false);
+    let front = Front::serving(Proxy::plain(cluster.build().unwrap()).clock(clock).build().unwrap(), |server| {
+        server.threads(NonZero::new(1).unwrap())
+    });
     assert_eq!(front.get("/").await.unwrap().status(), 502);
     let response = front.post("/", "x").await.unwrap();
     crate::support::front::refusal(&response, 503);

@@ -154,6 +154,7 @@ fn options_are_checked() {
         (&["--config=x", "--policy=ip-hash"], "--config and --policy exclude each other"),
         (&["--config=x", "--kylin=on"], "--config and --kylin exclude each other"),
         (&["--config=x", "--outlier=on"], "--config and --outlier exclude each other"),
+        (&["--config=x", "--panic=off"], "--config and --panic exclude each other"),
         (&["--config=x", "--sessions=cookie"], "names the store of its \"sticky learn\""),
         (&["--nodes=a:1", "--kylin-version=v5"], "use it with --demo"),
         (&["--nodes=a"], "--nodes: "),

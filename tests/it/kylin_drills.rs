@@ -58,7 +58,7 @@ impl Drill {
         let demo = Demo::start(dialect, 3).await;
         let endpoints = (0..3).map(|n| {
             let timeouts = |b: kylin_lb::backend::http1::HttpBackendBuilder| b.head_timeout(HEAD_TIMEOUT);
-            endpoint(n, demo.address(n), timeouts)
+            endpoint(n, demo.address(n), timeouts).outlier(true)
         });
         let outlier =
             Outlier::new().consecutive(NonZeroU32::new(3)).ejection(Duration::from_millis(500), Duration::from_secs(2));

@@ -7,18 +7,19 @@ use std::time::Duration;
 
 use http::StatusCode;
 use kylin_lb::clock::ManualClock;
+use kylin_lb::cluster::ClusterBuilder;
 use kylin_lb::health::{HealthState, Outlier, Reason};
 use kylin_lb::proxy::RetryPolicy;
 use kylin_lb::testing::kylin::{Fault, FaultScope, Metastore};
-use kylin_lb::{Cluster, Outcome, Proxy};
+use kylin_lb::{Cluster, Endpoint, Outcome, Proxy};
 
 use crate::support::cluster::{Nowhere, endpoint};
 use crate::support::front::{self, Front};
-use crate::support::health::{advance, pick, report, state, status};
+use crate::support::health::{advance, pick, report, shares, state, status};
 
-/// Endpoints `0`, `1`, ... that only the outlier rule ejects.
+/// Endpoints `0`, `1`, ...
 fn cluster(endpoints: usize, rule: Outlier, clock: &ManualClock) -> Cluster<Nowhere> {
-    let endpoints = (0..endpoints).map(|id| endpoint(&id.to_string()).max_fails(None));
+    let endpoints = (0..endpoints).map(|id| endpoint(&id.to_string()));
     Cluster::builder().endpoints(endpoints).outlier(rule).clock(clock.clone()).build().unwrap()
 }
 
@@ -134,30 +135,101 @@ fn a_success_rate_below_the_others_ejects_at_the_end_of_the_interval() {
 }
 
 #[test]
-fn nginx_rule_stays_the_default_and_works_beside() {
-    let plain = Cluster::builder().endpoints([endpoint("0").max_fails(None), endpoint("1")]).build().unwrap();
-    fail(&plain, "0", 50);
-    assert_eq!(ejected(&plain), [] as [usize; 0], "the default is no outlier rule");
+fn the_rule_is_the_default_and_nginxs_rule_takes_its_place_where_it_is_written() {
+    let of = |endpoint: Endpoint<Nowhere>| Cluster::builder().endpoints([endpoint, self::endpoint("1")]);
+    /// Returns why the endpoint `0` is ejected after so many failures less one, and after these.
+    fn reasons(builder: ClusterBuilder<Nowhere>, failures: usize) -> [Option<Reason>; 2] {
+        let cluster = builder.build().unwrap();
+        [failures - 1, 1].map(|failures| {
+            fail(&cluster, "0", failures);
+            status(&cluster, "0").reason
+        })
+    }
+    let (one, two) = (NonZeroU32::new(1), NonZeroU32::new(2));
+    let minute = Duration::from_secs(60);
+    for (endpoint, least, expected) in [
+        (endpoint("0"), 5, Reason::Consecutive),
+        (endpoint("0").max_fails(None), 5, Reason::Consecutive),
+        (endpoint("0").max_fails(None).fail_timeout(minute), 5, Reason::Consecutive),
+        (endpoint("0").fail_timeout(minute).max_fails(None), 5, Reason::Consecutive),
+        (endpoint("0").max_fails(two), 2, Reason::MaxFails),
+        (endpoint("0").fail_timeout(minute), 1, Reason::MaxFails),
+        (endpoint("0").max_fails(two).fail_timeout(minute), 2, Reason::MaxFails),
+        (endpoint("0").fail_timeout(minute).max_fails(two), 2, Reason::MaxFails),
+        (endpoint("0").outlier(false).max_fails(one), 1, Reason::MaxFails),
+    ] {
+        let shown = format!("{endpoint:?}");
+        assert_eq!(reasons(of(endpoint), least), [None, Some(expected)], "{shown}");
+    }
+    assert_eq!(reasons(of(endpoint("0")).outlier(None), 50), [None; 2]);
+    assert_eq!(reasons(of(endpoint("0").max_fails(None).outlier(false)), 50), [None; 2]);
+    assert_eq!(
+        reasons(of(endpoint("0").max_fails(NonZeroU32::new(20))), 19),
+        [None; 2],
+        "one rule governs an endpoint"
+    );
+}
 
+#[test]
+fn an_endpoint_that_was_not_reached_is_tried_by_one_request_at_a_time_and_returns_with_the_first_success() {
     let clock = ManualClock::new();
-    let both = Cluster::builder()
-        .endpoints([endpoint("0").max_fails(NonZeroU32::new(2)), endpoint("1").max_fails(None)])
-        .outlier(Outlier::new())
-        .clock(clock.clone())
-        .build()
-        .unwrap();
-    fail(&both, "0", 2);
-    assert_eq!(state(&both, "0"), (HealthState::Ejected, Some(Reason::MaxFails)));
-    advance(&clock, 10.001);
-    assert_eq!(state(&both, "0"), (HealthState::Suspect, Some(Reason::MaxFails)), "the next request decides");
-    fail(&both, "0", 1);
-    advance(&clock, 10.001);
-    fail(&both, "0", 1);
-    advance(&clock, 10.001);
-    fail(&both, "0", 1);
-    assert_eq!(state(&both, "0"), (HealthState::Ejected, Some(Reason::Consecutive)), "the fifth in a row");
-    advance(&clock, 29.0);
-    assert_eq!(ejected(&both), [0], "for longer than fail_timeout");
+    let cluster = cluster(3, Outlier::new(), &clock);
+    for _ in 0..5 {
+        report(&cluster, "0", Outcome::Unreachable);
+    }
+    assert_eq!(state(&cluster, "0"), (HealthState::Ejected, Some(Reason::Unreachable)));
+    // Each trial that fails doubles the time until the next.
+    for millis in [250, 500, 1_000, 2_000] {
+        clock.advance(Duration::from_millis(millis - 1));
+        assert_eq!(shares(&cluster, 30)[0], 0);
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(state(&cluster, "0"), (HealthState::Suspect, Some(Reason::Unreachable)));
+        let mut trial = std::iter::repeat_with(|| pick(&cluster).unwrap())
+            .find(|picked| picked.lease.endpoint().as_str() == "0")
+            .unwrap();
+        assert_eq!(shares(&cluster, 30)[0], 0, "one request is on trial");
+        trial.lease.set_outcome(Outcome::Unreachable);
+    }
+    clock.advance(Duration::from_secs(4));
+    report(&cluster, "0", Outcome::Success);
+    assert_eq!(state(&cluster, "0"), (HealthState::Healthy, None));
+    assert_eq!(shares(&cluster, 30)[0], 10);
+    assert_eq!(cluster.status().in_flight(), 0);
+}
+
+#[test]
+fn a_burst_of_refused_connections_ejects_no_endpoint_that_works_on_more_requests() {
+    let clock = ManualClock::new();
+    let cluster = cluster(2, Outlier::new(), &clock);
+    let held: Vec<_> = std::iter::repeat_with(|| pick(&cluster).unwrap()).take(80).collect();
+    for _ in 0..20 {
+        report(&cluster, "0", Outcome::Unreachable);
+    }
+    assert_eq!(ejected(&cluster), [] as [usize; 0], "it works on 40");
+    clock.advance(Duration::from_millis(999));
+    report(&cluster, "0", Outcome::Unreachable);
+    assert_eq!(ejected(&cluster), [] as [usize; 0]);
+    clock.advance(Duration::from_millis(1));
+    report(&cluster, "0", Outcome::Unreachable);
+    assert_eq!(ejected(&cluster), [0], "nothing has succeeded for a second");
+    drop(held);
+}
+
+#[test]
+fn endpoints_that_are_not_reached_are_ejected_beyond_the_share_while_another_serves() {
+    let clock = ManualClock::new();
+    let cluster = cluster(3, Outlier::new(), &clock);
+    report(&cluster, "2", Outcome::Success);
+    for id in ["0", "1"] {
+        for _ in 0..5 {
+            report(&cluster, id, Outcome::Unreachable);
+        }
+    }
+    assert_eq!(ejected(&cluster), [0, 1]);
+    for _ in 0..50 {
+        pick(&cluster).unwrap().lease.set_outcome(Outcome::Unreachable);
+        assert!(ejected(&cluster).len() < 3, "never all");
+    }
 }
 
 #[test]
@@ -215,8 +287,10 @@ async fn front_over_three(
         let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
         nodes.push((node, served));
     }
-    let endpoints =
-        nodes.iter().enumerate().map(|(id, (_, served))| front::endpoint(id, served.addr(), |backend| backend));
+    let endpoints = nodes
+        .iter()
+        .enumerate()
+        .map(|(id, (_, served))| front::endpoint(id, served.addr(), |backend| backend).outlier(true));
     let cluster = Cluster::builder().endpoints(endpoints).outlier(Outlier::new()).build().unwrap();
     let retry = RetryPolicy::default().on_status(StatusCode::BAD_GATEWAY);
     let front = Front::serving(Proxy::plain(cluster).retry(retry).build().unwrap(), |server| {

@@ -2,16 +2,25 @@
 
 use std::num::NonZeroU32;
 
+use http::StatusCode;
+use kylin_lb::backend::SendErrorKind;
 use kylin_lb::balance::Attempted;
 use kylin_lb::clock::ManualClock;
 use kylin_lb::endpoint::{Role, Roles};
-use kylin_lb::{Cluster, Outcome, RequestView};
+use kylin_lb::testing::Scripted;
+use kylin_lb::{Body, Cluster, Endpoint, Outcome, Proxy, RequestView};
 
 use crate::support::cluster::{Nowhere, endpoint, endpoints};
 use crate::support::health::{advance, pick, report};
 
 fn cluster(parameters: &[&str], panic: bool, clock: &ManualClock) -> Cluster<Nowhere> {
-    Cluster::builder().endpoints(endpoints(parameters)).clock(clock.clone()).panic_mode(panic).build().unwrap()
+    let endpoints = endpoints(parameters).into_iter().map(failing_once);
+    Cluster::builder().endpoints(endpoints).clock(clock.clone()).panic_mode(panic).build().unwrap()
+}
+
+/// The endpoint, which one failure ejects.
+fn failing_once(endpoint: Endpoint<Nowhere>) -> Endpoint<Nowhere> {
+    endpoint.max_fails(Some(NonZeroU32::MIN))
 }
 
 /// Has each endpoint that can serve fail once, a second apart, in this order.
@@ -33,6 +42,43 @@ fn without_panic_mode_no_endpoint_serves_when_all_are_ejected() {
     fail_in_order(&cluster, &clock, &["0", "1"]);
     assert_eq!(picked(&cluster), None);
     assert!(!cluster.status().panicking);
+}
+
+#[test]
+fn it_is_on_by_default_and_serves_a_retry_where_the_only_other_endpoint_is_ejected() {
+    let clock = ManualClock::new();
+    let endpoints = endpoints(&["", ""]).into_iter().map(failing_once);
+    let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
+    fail_in_order(&cluster, &clock, &["0"]);
+    // As after a connection that the node refuses: the endpoint is not ejected yet, but this request has been there.
+    let mut attempted = Attempted::none();
+    attempted.add(&pick(&cluster).unwrap().lease);
+    let request = http::Request::get("/").body(()).unwrap();
+    let view = RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 1]));
+    let retry = cluster.pick(&view, &attempted).unwrap();
+    assert_eq!(retry.lease.endpoint().as_str(), "0");
+    assert!(!cluster.status().panicking, "other requests have an endpoint");
+    attempted.add(&retry.lease);
+    assert!(cluster.pick(&view, &attempted).is_err());
+}
+
+/// The retry of a login that one node does not know must not go to a node that is dead.
+#[tokio::test]
+async fn a_response_is_better_than_an_endpoint_that_is_ejected() {
+    let [unknown, dead] =
+        [Scripted::responding(StatusCode::UNAUTHORIZED, "{}"), Scripted::failing(SendErrorKind::Connect)];
+    let endpoint = |id: &str, node| Endpoint::new(id, node).unwrap().max_fails(Some(NonZeroU32::MIN));
+    let cluster = Cluster::builder().endpoints([endpoint("0", unknown), endpoint("1", dead.clone())]).build().unwrap();
+    let proxy = Proxy::builder(cluster.clone()).build().unwrap();
+    report(&cluster, "1", Outcome::Unreachable);
+    for _ in 0..6 {
+        let request =
+            http::Request::get("/kylin/api/projects").header("host", "kylin").header("cookie", "JSESSIONID=gone");
+        let response =
+            proxy.forward(std::net::IpAddr::from([192, 0, 2, 1]), request.body(Body::empty()).unwrap()).await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!((dead.calls(), cluster.status().endpoints[1].ejected), (0, true));
 }
 
 #[test]
@@ -99,7 +145,7 @@ fn admin_states_and_limits_never_cause_panic_mode_and_apply_in_it() {
 #[test]
 fn panic_mode_is_for_one_role_when_only_its_endpoints_are_unhealthy() {
     let clock = ManualClock::new();
-    let of = |id: &str, role| endpoint(id).roles(Roles::only(role));
+    let of = |id: &str, role| failing_once(endpoint(id).roles(Roles::only(role)));
     let endpoints = [of("0", Role::Query), of("1", Role::Job), of("2", Role::Query)];
     let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).panic_mode(true).build().unwrap();
     fail_in_order(&cluster, &clock, &["2", "0"]);
@@ -126,9 +172,8 @@ fn panic_mode_uses_backups_too() {
 fn concurrent_picks_in_panic_mode_keep_to_the_limit() {
     let clock = ManualClock::new();
     let cluster = Cluster::builder()
-        .endpoints([endpoint("0").max_in_flight(NonZeroU32::new(3)), endpoint("1").max_in_flight(NonZeroU32::new(3))])
+        .endpoints(["0", "1"].map(|id| failing_once(endpoint(id)).max_in_flight(NonZeroU32::new(3))))
         .clock(clock.clone())
-        .panic_mode(true)
         .build()
         .unwrap();
     fail_in_order(&cluster, &clock, &["0", "1"]);

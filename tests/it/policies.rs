@@ -48,7 +48,7 @@ fn round_robin_is_smooth_and_weighted() {
 
 #[test]
 fn round_robin_spreads_the_share_of_a_dead_endpoint_over_all_others() {
-    let cluster = cluster(RoundRobin::new(), &["", "", "", ""]);
+    let cluster = cluster(RoundRobin::new(), &["max_fails=1", "", "", ""]);
     pick(&cluster, CLIENT_ADDR, "", &Attempted::none()).unwrap().lease.set_outcome(Outcome::Failure);
     assert!(cluster.status().endpoints[0].ejected);
     assert_eq!(sequence(&cluster, 9), "bcdbcdbcd");

@@ -235,6 +235,43 @@ async fn a_request_that_times_out_or_fails_has_its_node_probed_soon_and_ejects_n
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_was_not_reached_serves_a_quarter_of_a_second_after_it_accepts_connections() {
+    for rule in [None, Some(NonZeroU32::MIN)] {
+        let nodes = ["q0", "q1"].map(KylinNode::new);
+        let endpoints = (0..).zip(nodes.clone()).map(|(id, node): (usize, _)| {
+            Endpoint::new(id.to_string(), node).unwrap().max_fails(rule).fail_timeout(Duration::from_secs(3_600))
+        });
+        let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
+        let check = HealthCheck::new(Probe::kylin_version()).interval(Duration::from_secs(3_600)).jitter(0.0);
+        let _checker = check.start(&cluster).unwrap();
+        sleep(Duration::from_secs(10)).await;
+        let eject = |outcome| {
+            while !status(&cluster, "0").ejected {
+                report(&cluster, "0", outcome);
+            }
+        };
+        eject(Outcome::Unreachable);
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(state(&cluster, "0"), HEALTHY, "the first probe comes at once, and no request was needed");
+        report(&cluster, "0", Outcome::Success);
+
+        nodes[0].faults().inject(FaultScope::Everything, Fault::Unreachable);
+        eject(Outcome::Unreachable);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(state(&cluster, "0"), unhealthy(ProbeFailure::Unreachable));
+        sleep(Duration::from_secs(600)).await;
+        nodes[0].faults().clear();
+        sleep(Duration::from_millis(251)).await;
+        assert_eq!(state(&cluster, "0"), HEALTHY, "one success suffices");
+        report(&cluster, "0", Outcome::Success);
+
+        eject(Outcome::Failure);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(state(&cluster, "0").0, HealthState::Ejected, "a probe says nothing about what the node responded");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_number_of_concurrent_probes_is_bounded() {
     let under_way = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
     let node = |_| {
@@ -392,7 +429,9 @@ async fn traffic_follows_the_table_of_admin_state_and_health() {
         )
     {
         let (node, other) = (KylinNode::new("q0"), KylinNode::new("q1"));
-        let cluster = of([node.clone(), other]);
+        let endpoints = [("0", node.clone()), ("1", other)]
+            .map(|(id, node)| Endpoint::new(id, node).unwrap().max_fails(Some(NonZeroU32::MIN)));
+        let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
         let _checker = every_second(Probe::kylin_version()).start(&cluster).unwrap();
         match operational {
             HealthState::Suspect => {

@@ -14,7 +14,12 @@ use crate::support::health::{advance, pick, report, shares, status};
 const RAMP: Duration = Duration::from_secs(100);
 
 fn ramping(id: &str) -> Endpoint<Nowhere> {
-    endpoint(id).slow_start(RAMP)
+    failing_once(id).slow_start(RAMP)
+}
+
+/// An endpoint that one failure ejects.
+fn failing_once(id: &str) -> Endpoint<Nowhere> {
+    endpoint(id).max_fails(Some(nonzero(1)))
 }
 
 fn cluster(policy: impl Balancer, clock: &ManualClock) -> Cluster<Nowhere> {
@@ -125,7 +130,7 @@ fn a_ramp_rejects_no_request() {
     assert_eq!(shares(&cluster, 1_000), [0, 1_000]);
     // It also serves where it is the only one left of many, and so seldom next in rotation.
     for id in 2..40 {
-        cluster.add(endpoint(&id.to_string())).unwrap();
+        cluster.add(failing_once(&id.to_string())).unwrap();
         report(&cluster, &id.to_string(), Outcome::Failure);
     }
     assert_eq!(shares(&cluster, 1_000)[1], 1_000);
@@ -134,7 +139,7 @@ fn a_ramp_rejects_no_request() {
 #[test]
 fn shares_stay_right_when_most_endpoints_cannot_serve_and_one_ramps() {
     let clock = ManualClock::new();
-    let endpoints = (0..150).map(|id| endpoint(&id.to_string()).slow_start(RAMP));
+    let endpoints = (0..150).map(|id| ramping(&id.to_string()));
     let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
     for id in 3..150 {
         report(&cluster, &id.to_string(), Outcome::Failure);

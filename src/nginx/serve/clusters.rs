@@ -12,7 +12,6 @@ use crate::backend::http1::{Address, HttpBackend};
 use crate::balance::{HashKeyed, IpHash, LeastConn, RandomOne, RandomTwo, RoundRobin, key_fn};
 use crate::cluster::{Cluster, ClusterBuilder};
 use crate::endpoint::{AdminState, Endpoint};
-use crate::health::Outlier;
 use crate::nginx::directives::upstream::{EjectionRule, Method, Upstream, UpstreamServer};
 
 /// A request extension: the value of the upstream's hash key.
@@ -35,7 +34,7 @@ pub(super) fn build(upstream: &Upstream) -> Result<Cluster, SiteError> {
             endpoints.push(endpoint(id, upstream, server, address)?);
         }
     }
-    let builder = Cluster::builder().endpoints(endpoints).outlier(Outlier::new()).panic_mode(true);
+    let builder = Cluster::builder().endpoints(endpoints);
     let cluster = with_policy(&upstream.method, builder).build();
     cluster.map_err(|source| SiteError::Cluster { upstream: upstream.name.clone(), source })
 }
@@ -63,7 +62,7 @@ fn endpoint(
         .backup(server.backup)
         .admin_state(admin_state);
     endpoint = match server.ejection() {
-        EjectionRule::Outlier => endpoint.max_fails(None),
+        EjectionRule::Outlier => endpoint,
         EjectionRule::MaxFails { max_fails, fail_timeout } => {
             endpoint.max_fails(NonZeroU32::new(max_fails)).fail_timeout(fail_timeout).outlier(false)
         }

@@ -14,7 +14,7 @@ use crate::backend::node_client::NodeClient;
 use crate::clock::timer_in;
 use crate::cluster::{Cluster, MembersWatch};
 use crate::endpoint::{AdminState, EndpointId, Live, Member};
-use crate::health::{CheckerId, ProbeFailure, ProbeLevel, Transition};
+use crate::health::{CheckerId, ProbeFailure, ProbeLevel, ProbePace, Transition};
 use crate::probe::levels::{NodeLevel, NodeMemory};
 use crate::probe::request::{MAX_BODY, ProbeResult, SkipReason};
 use crate::probe::{AbortOnDrop, jittered};
@@ -125,6 +125,12 @@ impl<B> Drop for Supervisor<B> {
     }
 }
 
+/// When the next probe comes.
+enum Next {
+    AfterInterval,
+    AfterLoginPause,
+}
+
 /// Probes one endpoint at intervals.
 struct ProbeTask {
     shared: Arc<Shared>,
@@ -141,44 +147,60 @@ impl ProbeTask {
         memory.level = NodeLevel::earlier(self.live.probe_level.get());
         sleep_until(timer_in(delay)).await;
         loop {
-            let result = {
+            let (result, took) = {
                 // The semaphore is never closed.
                 let _permit = permits.acquire().await;
                 // This probe is the response to every wake-up before it.
+                self.live.health.probe_begins();
                 let _ = pin!(wake.notified()).enable();
-                check.probe.send(&self.client, &mut memory).await
+                let began = timer_in(Duration::ZERO);
+                (check.probe.send(&self.client, &mut memory).await, began.elapsed())
             };
             self.record_level(memory.level.settled());
-            let (interval, may_wake) = self.record(result);
-            let (soonest, next) = (timer_in(check.fast_interval), timer_in(jittered(interval, check.jitter)));
-            if may_wake && timeout_at(next, wake.notified()).await.is_ok() {
-                sleep_until(soonest.min(next)).await;
-            } else {
-                sleep_until(next).await;
+            match self.record(result) {
+                Next::AfterInterval => self.wait(took).await,
+                Next::AfterLoginPause => {
+                    sleep_until(timer_in(jittered(check.interval.max(LOGIN_PAUSE), check.jitter))).await;
+                }
             }
         }
     }
 
-    /// Records a result. Returns the interval until the next probe, and whether requests that fail may shorten it.
-    fn record(&self, result: ProbeResult) -> (Duration, bool) {
+    /// Waits until the next probe is due. Requests that fail meanwhile make it due earlier. `took` is the time of the last probe.
+    async fn wait(&self, took: Duration) {
         let check = &self.shared.check;
+        let Live { health, passive, .. } = &*self.live;
+        let due_after = |interval| timer_in(jittered(interval, check.jitter));
+        let [normal, fast, reconnect] = [check.interval, check.fast_interval, check.reconnect_interval].map(due_after);
+        loop {
+            let due = match health.probe_pace(passive, self.live.now_ms()) {
+                ProbePace::Normal => normal,
+                // Probes of a node that does not respond to an attempt to connect would hold the permits of the others.
+                ProbePace::Reconnect if took <= check.fast_interval => reconnect.min(normal),
+                ProbePace::Fast | ProbePace::Reconnect => fast.min(normal),
+            };
+            if timeout_at(due, health.wake.notified()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Records a result.
+    fn record(&self, result: ProbeResult) -> Next {
         match result {
             ProbeResult::Healthy => self.observe(Ok(())),
             ProbeResult::Unhealthy(failure) => self.observe(Err(failure)),
             ProbeResult::Inconclusive(SkipReason::ConnectionLimit) => {}
             ProbeResult::Inconclusive(SkipReason::LoginUnchecked) => {
                 tracing::warn!(endpoint = %self.id, "node cannot check the credentials of the probe; its health is unchanged");
-                return (check.interval.max(LOGIN_PAUSE), false);
+                return Next::AfterLoginPause;
             }
             ProbeResult::Inconclusive(SkipReason::LoginRejected) => {
                 tracing::warn!(endpoint = %self.id, "node rejected the credentials of the probe; its health is unchanged");
-                return (check.interval.max(LOGIN_PAUSE), false);
+                return Next::AfterLoginPause;
             }
         }
-        match self.live.health.is_undecided() {
-            true => (check.fast_interval, false),
-            false => (check.interval, true),
-        }
+        Next::AfterInterval
     }
 
     fn record_level(&self, level: Option<ProbeLevel>) {
@@ -191,11 +213,13 @@ impl ProbeTask {
 
     fn observe(&self, result: Result<(), ProbeFailure>) {
         let ProbeTask { shared, id, live, .. } = self;
-        let transition = live.health.record_probe(shared.id, shared.check.thresholds, result, live.now_ms());
+        let (thresholds, now) = (shared.check.thresholds, live.now_ms());
+        let transition = live.health.record_probe(shared.id, thresholds, result, &live.passive, now);
         match (transition, result) {
             (Transition::Fell, Err(reason)) => tracing::warn!(endpoint = %id, %reason, "endpoint is unhealthy"),
             (Transition::Suspected, Err(reason)) => tracing::info!(endpoint = %id, %reason, "endpoint is suspect"),
             (Transition::Rose, _) => tracing::info!(endpoint = %id, "endpoint is healthy"),
+            (Transition::Readmitted, _) => tracing::info!(endpoint = %id, "endpoint readmitted: its probe succeeded"),
             (Transition::None | Transition::Cleared | Transition::Suspected | Transition::Fell, _) => {}
         }
     }

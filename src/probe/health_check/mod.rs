@@ -15,7 +15,7 @@ use crate::health::{InvalidSetting, Thresholds};
 /// Endpoints that are ready or drained are probed, those in maintenance are not: see the table in
 /// [`health`](crate::health). An endpoint that joins the cluster is probed at once. At the start the first probes are spread
 /// over the fast interval. A failed probe, a failed request and a request that timed out have the endpoint probed at the fast
-/// interval.
+/// interval, a node that cannot be reached at the [reconnect interval](Self::reconnect_interval).
 ///
 /// ```
 /// use kylin_lb::probe::{HealthCheck, Probe};
@@ -38,6 +38,7 @@ pub struct HealthCheck {
     probe: Probe,
     interval: Duration,
     fast_interval: Duration,
+    reconnect_interval: Duration,
     jitter: f64,
     timeout: Duration,
     thresholds: Thresholds,
@@ -53,6 +54,7 @@ impl HealthCheck {
             probe,
             interval: Duration::from_secs(5),
             fast_interval: Duration::from_secs(1),
+            reconnect_interval: Duration::from_millis(250),
             jitter: 0.1,
             timeout: Duration::from_secs(5),
             thresholds: Thresholds { fall, rise },
@@ -72,6 +74,18 @@ impl HealthCheck {
     /// out, from 1 ms to a day. Where it is longer than the interval, the interval counts. Default 1 s.
     pub fn fast_interval(mut self, interval: Duration) -> Self {
         self.fast_interval = interval;
+        self
+    }
+
+    /// Sets the interval while the node cannot be reached and while it starts after that, and the shortest after a request that
+    /// did not reach it, from 1 ms to a day. Where it is longer than the fast interval, that counts. Default 250 ms: a refused
+    /// connection costs little, and the endpoint serves so soon after its node accepts connections again.
+    ///
+    /// An endpoint that was [ejected because it could not be reached](crate::Outcome::Unreachable) is readmitted by the first
+    /// probe that succeeds. If it then fails again before a request has succeeded, it stays out for this time and longer, up to
+    /// 30 s. A node that does not respond to an attempt to connect is probed at the fast interval.
+    pub fn reconnect_interval(mut self, interval: Duration) -> Self {
+        self.reconnect_interval = interval;
         self
     }
 
@@ -95,7 +109,8 @@ impl HealthCheck {
         self
     }
 
-    /// Sets how many successes in a row make it healthy again. Default 2, as in HAProxy.
+    /// Sets how many successes in a row make it healthy again. Default 2, as in HAProxy. After the node accepted no connection,
+    /// one suffices.
     pub fn rise(mut self, successes: NonZeroU32) -> Self {
         self.thresholds.rise = successes;
         self
@@ -125,10 +140,12 @@ impl HealthCheck {
     pub fn start<B: Backend>(self, cluster: &Cluster<B>) -> Result<HealthChecker, InvalidSetting> {
         validate_interval(self.interval, "interval")?;
         validate_interval(self.fast_interval, "fast_interval")?;
+        validate_interval(self.reconnect_interval, "reconnect_interval")?;
         InvalidSetting::unless((0.0..=0.5).contains(&self.jitter), "jitter", "0 to 0.5")?;
         InvalidSetting::unless(!self.timeout.is_zero(), "timeout", "over 0")?;
         let fast_interval = self.fast_interval.min(self.interval);
-        Ok(checker::start(HealthCheck { fast_interval, ..self }, cluster))
+        let reconnect_interval = self.reconnect_interval.min(fast_interval);
+        Ok(checker::start(HealthCheck { fast_interval, reconnect_interval, ..self }, cluster))
     }
 }
 
@@ -153,6 +170,7 @@ mod tests {
             (check().interval(zero), "interval"),
             (check().interval(week), "interval"),
             (check().fast_interval(zero), "fast_interval"),
+            (check().reconnect_interval(zero), "reconnect_interval"),
             (check().jitter(0.6), "jitter"),
             (check().jitter(f64::NAN), "jitter"),
             (check().timeout(zero), "timeout"),

@@ -141,8 +141,7 @@ impl RetryPolicy {
         match kind {
             // A query may take minutes.
             SendErrorKind::HeadTimeout if may_time_out || !self.timeout_is_failure => Outcome::Slow,
-            kind if kind.blames_node() => Outcome::Failure,
-            _ => Outcome::Unknown,
+            kind => kind.outcome(),
         }
     }
 

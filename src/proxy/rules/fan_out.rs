@@ -98,8 +98,7 @@ async fn send<B: Backend>(mut picked: Picked<B>, request: Request<Body>) -> Opti
 async fn whole_response<B: Backend>(backend: &B, request: Request<Body>) -> Result<Option<Response<Bytes>>, Outcome> {
     let response = backend.send(request).await.map_err(|error| match error.kind() {
         SendErrorKind::HeadTimeout => Outcome::Slow,
-        kind if kind.blames_node() => Outcome::Failure,
-        _ => Outcome::Unknown,
+        kind => kind.outcome(),
     })?;
     let (head, body) = response.into_parts();
     match body.collect_up_to(MAX_RESPONSE).await {

@@ -122,7 +122,7 @@ pub(crate) fn endpoint(
     change: impl FnOnce(HttpBackendBuilder) -> HttpBackendBuilder,
 ) -> Endpoint<HttpBackend> {
     let backend = change(HttpBackend::builder(&address.to_string()).unwrap()).build();
-    Endpoint::new(id.to_string(), backend).unwrap().max_fails(None)
+    Endpoint::new(id.to_string(), backend).unwrap().outlier(false)
 }
 
 /// A demo node that listens on a free port.

@@ -79,7 +79,7 @@ pub(crate) fn well(name: &str) -> Scripted {
 
 /// An endpoint called `id` that is never ejected.
 pub(crate) fn scripted(id: &str, node: &Scripted) -> Endpoint<Scripted> {
-    Endpoint::new(id, node.clone()).unwrap().max_fails(None)
+    Endpoint::new(id, node.clone()).unwrap().outlier(false)
 }
 
 /// Returns the request of a line such as `GET /kylin/`.

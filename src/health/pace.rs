@@ -1,0 +1,20 @@
+/// How soon the next probe of an endpoint comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ProbePace {
+    /// At the normal interval.
+    Normal,
+    /// At the fast interval: the endpoint is suspect or recovers.
+    Fast,
+    /// At the reconnect interval: the node could not be reached, and may accept connections again at any time.
+    Reconnect,
+}
+
+impl ProbePace {
+    pub(super) fn from_u8(pace: u8) -> Self {
+        match pace {
+            0 => ProbePace::Normal,
+            1 => ProbePace::Fast,
+            _ => ProbePace::Reconnect,
+        }
+    }
+}

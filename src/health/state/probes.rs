@@ -1,0 +1,159 @@
+//! What probes and the check of the metastore change.
+
+use std::sync::atomic::Ordering;
+
+use super::{EndpointHealth, HealthRecord};
+use crate::health::membership::{CheckerId, Membership};
+use crate::health::passive::Passive;
+use crate::health::rise_fall::{RiseFall, Thresholds, Transition};
+use crate::health::withdrawal::{WithdrawalKind, probes_after};
+use crate::health::{ProbeFailure, ProbePace};
+
+impl EndpointHealth {
+    /// Returns how soon the next probe should come.
+    pub(crate) fn probe_pace(&self, passive: &Passive, now: u64) -> ProbePace {
+        let record = self.record.lock();
+        let ends_by_success = record.withdrawal.is_some_and(|withdrawal| withdrawal.kind.ends_by_success());
+        let known = if ends_by_success || passive.is_unreachable() || record.probes.is_starting(now) {
+            ProbePace::Reconnect
+        } else if record.probes.is_undecided() || self.slow_since.load(Ordering::Relaxed) != 0 {
+            ProbePace::Fast
+        } else {
+            ProbePace::Normal
+        };
+        known.max(ProbePace::from_u8(self.wanted_pace.load(Ordering::Relaxed)))
+    }
+
+    /// Records that a probe begins, which is the response to every request for one before it.
+    pub(crate) fn probe_begins(&self) {
+        self.wanted_pace.store(ProbePace::Normal as u8, Ordering::Relaxed);
+    }
+
+    /// Makes `checker` the one whose results count. With `wait` the endpoint must not serve before its first success.
+    pub(crate) fn attach_checker(&self, checker: CheckerId, wait: bool, now: u64) {
+        let mut record = self.record.lock();
+        if wait {
+            record.probes = RiseFall::unproven(now);
+        } else if record.checker != Some(checker) {
+            record.probes = RiseFall::default();
+        }
+        record.checker = Some(checker);
+        self.publish(&record);
+    }
+
+    /// Forgets what `checker` reported, because nothing would ever withdraw it.
+    pub(crate) fn detach_checker(&self, checker: CheckerId, now: u64) {
+        let mut record = self.record.lock();
+        if record.checker == Some(checker) {
+            (record.checker, record.probes, record.healthy_since) = (None, RiseFall::default(), now);
+            self.publish(&record);
+        }
+    }
+
+    /// Records the result of a probe by `checker`. A success also ends an ejection for failed connections, by nginx's rule
+    /// (`passive`) as well.
+    pub(crate) fn record_probe(
+        &self,
+        checker: CheckerId,
+        thresholds: Thresholds,
+        result: Result<(), ProbeFailure>,
+        passive: &Passive,
+        now: u64,
+    ) -> Transition {
+        let mut record = self.record.lock();
+        if record.checker != Some(checker) {
+            return Transition::None;
+        }
+        let was_slow = result.is_ok() && self.slow_since.swap(0, Ordering::Relaxed) != 0;
+        if result.is_err() {
+            self.last_failure.store(now.max(1), Ordering::Relaxed);
+        }
+        let transition = record.probes.record(thresholds, result, now);
+        let returned = match result {
+            Ok(()) => self.reach(&mut record, passive, now),
+            Err(failure) => {
+                if let Some(ejection) = record.withdrawal.as_mut().filter(|_| failure == ProbeFailure::Unreachable) {
+                    // What responded before is gone, so a process that is there later is another one.
+                    ejection.kind = WithdrawalKind::Connections;
+                }
+                false
+            }
+        };
+        if was_slow || matches!(transition, Transition::Cleared | Transition::Rose) {
+            record.healthy_since = now;
+        }
+        if transition == Transition::Rose {
+            self.ramp.begin(now);
+        }
+        self.publish(&record);
+        if returned && transition != Transition::Rose { Transition::Readmitted } else { transition }
+    }
+
+    /// Readmits the endpoint if it was ejected because it could not be reached, unless its last returns failed not long ago.
+    fn reach(&self, record: &mut HealthRecord, passive: &Passive, now: u64) -> bool {
+        let withdrawal = record.withdrawal.filter(|withdrawal| withdrawal.kind.ends_by_success());
+        let ejected = withdrawal.map(|withdrawal| withdrawal.at).into_iter();
+        let at = ejected.chain(passive.is_unreachable().then_some(record.ejected_by_rule)).max();
+        if at.is_none_or(|at| now < at.saturating_add(probes_after(record.failed_returns))) {
+            return false;
+        }
+        let returned = passive.readmit_reachable() | withdrawal.is_some();
+        if withdrawal.is_some() {
+            self.end_withdrawal(record, now);
+        }
+        record.healthy_since = now;
+        self.outcomes.put_on_probation();
+        self.ramp.begin(now);
+        returned
+    }
+
+    /// Sets the verifier that decides whether the endpoint is a member. Until it does, the endpoint must not serve.
+    pub(crate) fn set_verifier(&self, verifier: Option<CheckerId>, now: u64) {
+        let mut record = self.record.lock();
+        if record.verifier != verifier {
+            record.verifier = verifier;
+            let membership = if verifier.is_some() { Membership::Unverified } else { Membership::Assumed };
+            self.change_membership(&mut record, membership, now);
+        }
+    }
+
+    /// Withdraws the membership until the verifier, if there is one, has checked the node again: it may be another node now.
+    pub(crate) fn require_verification(&self, now: u64) {
+        let mut record = self.record.lock();
+        record.generation += 1;
+        if record.verifier.is_some() {
+            self.change_membership(&mut record, Membership::Unverified, now);
+        }
+    }
+
+    /// Returns the present membership, and the generation for which a verifier decides it.
+    pub(crate) fn membership(&self) -> (Membership, u64) {
+        let record = self.record.lock();
+        (record.membership, record.generation)
+    }
+
+    /// Records the decision of `verifier`, unless it is outdated. True when it is a change.
+    pub(crate) fn set_membership(
+        &self,
+        verifier: CheckerId,
+        generation: u64,
+        membership: Membership,
+        now: u64,
+    ) -> bool {
+        let mut record = self.record.lock();
+        let counts = record.verifier == Some(verifier) && record.generation == generation;
+        let changes = counts && record.membership != membership;
+        if changes {
+            if matches!(record.membership, Membership::Foreign(_)) {
+                self.ramp.begin(now);
+            }
+            self.change_membership(&mut record, membership, now);
+        }
+        changes
+    }
+
+    fn change_membership(&self, record: &mut HealthRecord, membership: Membership, now: u64) {
+        (record.membership, record.membership_since, record.healthy_since) = (membership, now, now);
+        self.publish(record);
+    }
+}

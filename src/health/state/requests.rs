@@ -1,0 +1,181 @@
+//! What requests change, and the rules that compare their outcomes.
+
+use std::sync::atomic::Ordering;
+
+use super::{EndpointHealth, Failure, HealthRecord};
+use crate::health::withdrawal::{Withdrawal, WithdrawalKind, trial_after};
+use crate::health::{ProbePace, Reason};
+
+impl EndpointHealth {
+    fn want_probe(&self, pace: ProbePace) {
+        self.wanted_pace.fetch_max(pace as u8, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// Records a request that succeeded. True when it readmitted the endpoint.
+    #[inline]
+    pub(crate) fn succeed(&self, on_trial: bool, now: impl Fn() -> u64) -> bool {
+        if self.slow_since.load(Ordering::Relaxed) != 0 && self.slow_since.swap(0, Ordering::Relaxed) != 0 {
+            self.record.lock().healthy_since = now();
+        }
+        let readmitted = (on_trial || self.outcomes.is_in_row()) && self.succeed_after_failures(on_trial, now());
+        if self.impaired.is_watched()
+            && let Some(listener) = &self.listener
+        {
+            listener.success_counted();
+        }
+        readmitted
+    }
+
+    #[cold]
+    fn succeed_after_failures(&self, on_trial: bool, now: u64) -> bool {
+        let mut record = self.record.lock();
+        match record.withdrawal {
+            None => {
+                self.outcomes.end_row();
+                record.failed_returns = 0;
+                false
+            }
+            Some(withdrawal) if withdrawal.kind.ends_by_success() => {
+                // A node that stops completes requests that it got before.
+                if on_trial {
+                    self.end_withdrawal(&mut record, now);
+                    self.ramp.begin(now);
+                    self.outcomes.end_row();
+                    record.failed_returns = 0;
+                }
+                on_trial
+            }
+            Some(_) => self.expire(&mut record, now),
+        }
+    }
+
+    /// Records a request that failed.
+    pub(crate) fn fail(&self, failure: Failure, now: u64) {
+        self.last_failure.store(now.max(1), Ordering::Relaxed);
+        self.want_probe(if failure.unreached { ProbePace::Reconnect } else { ProbePace::Fast });
+        let Some(listener) = self.listener.as_ref().filter(|_| failure.governed) else { return };
+        self.impaired.watch();
+        // A failure while probes report the endpoint as down continues the row.
+        if self.is_impaired() && !self.is_down() && self.fail_withdrawn(failure, now) {
+            self.outcomes.fail_late();
+            return;
+        }
+        self.outcomes.fail(failure.unreached, now);
+        let row = self.outcomes.row();
+        let failures = if row.is_burst(failure.in_flight, now) { 0 } else { row.failures };
+        listener.failure_counted(failures, row.on_probation);
+    }
+
+    /// Returns whether a failure changes nothing more because the endpoint is withdrawn.
+    fn fail_withdrawn(&self, failure: Failure, now: u64) -> bool {
+        let mut record = self.record.lock();
+        let Some(withdrawal) = record.withdrawal else { return false };
+        if withdrawal.kind.ends_by_success() && failure.on_trial {
+            self.withdraw_again(&mut record, withdrawal, now);
+            return true;
+        }
+        withdrawal.kind.ends_by_success() || now < withdrawal.until
+    }
+
+    /// Prolongs a withdrawal that a request on trial did not end.
+    fn withdraw_again(&self, record: &mut HealthRecord, withdrawal: Withdrawal, now: u64) {
+        record.failed_returns = record.failed_returns.saturating_add(1);
+        let until = now.saturating_add(trial_after(record.failed_returns));
+        record.withdrawal = Some(Withdrawal { until, ..withdrawal });
+        self.publish(record);
+    }
+
+    /// Records a request that timed out. That is no failure, but a reason for a probe.
+    pub(crate) fn time_out(&self, now: u64) {
+        self.outcomes.skip();
+        self.slow.fetch_add(1, Ordering::Relaxed);
+        let _ = self.slow_since.compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        self.want_probe(ProbePace::Fast);
+    }
+
+    /// Records that nginx's rule ejected the endpoint.
+    pub(crate) fn eject_by_rule(&self, now: u64) {
+        let mut record = self.record.lock();
+        record.ejected_by_rule = now;
+        self.count_return(&mut record);
+    }
+
+    /// Counts a return that failed, if the endpoint has returned and no request has succeeded since.
+    fn count_return(&self, record: &mut HealthRecord) {
+        if self.outcomes.row().on_probation {
+            record.failed_returns = record.failed_returns.saturating_add(1);
+        }
+    }
+
+    /// Records that nginx's rule or the operator readmitted the endpoint.
+    pub(crate) fn readmit(&self, now: u64) {
+        self.record.lock().healthy_since = now;
+        self.ramp.begin(now);
+    }
+
+    /// Ejects the endpoint as an outlier for what it responded. `duration` gives the time for the number of the ejection, which
+    /// is returned. One past ejection is forgotten for each `forgiven_after` in service.
+    pub(crate) fn eject(
+        &self,
+        reason: Reason,
+        now: u64,
+        forgiven_after: u64,
+        duration: impl FnOnce(u32) -> u64,
+    ) -> u32 {
+        let mut record = self.record.lock();
+        let intervals = now.saturating_sub(record.forgiven_until) / forgiven_after;
+        let left = record.ejections.saturating_sub(u32::try_from(intervals).unwrap_or(u32::MAX));
+        record.ejections = left.saturating_add(1);
+        let until = now.saturating_add(duration(record.ejections));
+        record.withdrawal = Some(Withdrawal { at: now, until, reason, kind: WithdrawalKind::Responses });
+        // As if it had been forgiven until the end of the ejection.
+        record.forgiven_until = until;
+        self.outcomes.end_row();
+        self.ramp.begin(until);
+        self.publish(&record);
+        record.ejections
+    }
+
+    /// Ejects the endpoint because it could not be reached. Returns the milliseconds until a request may try it.
+    pub(crate) fn eject_unreachable(&self, now: u64) -> u64 {
+        let mut record = self.record.lock();
+        self.count_return(&mut record);
+        let millis = trial_after(record.failed_returns);
+        let until = now.saturating_add(millis);
+        let kind = WithdrawalKind::Connections;
+        record.withdrawal = Some(Withdrawal { at: now, until, reason: Reason::Unreachable, kind });
+        self.publish(&record);
+        millis
+    }
+
+    /// Ends an ejection as an outlier before its time, and does not count it.
+    pub(crate) fn pardon(&self, now: u64) {
+        let mut record = self.record.lock();
+        if record.withdrawal.is_some_and(|ejection| ejection.kind == WithdrawalKind::Responses) {
+            record.ejections = record.ejections.saturating_sub(1);
+        }
+        self.end_withdrawal(&mut record, now);
+        record.forgiven_until = now;
+        self.outcomes.end_row();
+        self.ramp.begin(now);
+    }
+
+    /// Ends an ejection whose time is over. True when there was one.
+    pub(crate) fn expire_ejection(&self, now: u64) -> bool {
+        self.expire(&mut self.record.lock(), now)
+    }
+
+    fn expire(&self, record: &mut HealthRecord, now: u64) -> bool {
+        let is_over = |ejection: &Withdrawal| ejection.kind == WithdrawalKind::Responses && ejection.until <= now;
+        let Some(Withdrawal { until, .. }) = record.withdrawal.filter(is_over) else { return false };
+        self.end_withdrawal(record, until);
+        true
+    }
+
+    pub(super) fn end_withdrawal(&self, record: &mut HealthRecord, at: u64) {
+        record.withdrawal = None;
+        record.healthy_since = record.healthy_since.max(at);
+        self.publish(record);
+    }
+}

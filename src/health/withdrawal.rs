@@ -1,0 +1,136 @@
+//! Why and until when an endpoint gets no new requests on account of what requests showed, and what ends that.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Reason;
+
+/// Keeps new requests from an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Withdrawal {
+    pub(crate) at: u64,
+    /// When it ends, or when the first request may try the endpoint.
+    pub(crate) until: u64,
+    pub(crate) reason: Reason,
+    pub(crate) kind: WithdrawalKind,
+}
+
+/// What ends a withdrawal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WithdrawalKind {
+    /// The endpoint is ejected for what it responded: the ejection lasts its time.
+    Responses = 1,
+    /// The endpoint is ejected because it could not be reached: a probe that succeeds ends it, or a request on trial.
+    Connections = 2,
+}
+
+impl WithdrawalKind {
+    /// Returns whether a probe or a request that succeeds ends the withdrawal before its time.
+    pub(crate) fn ends_by_success(self) -> bool {
+        match self {
+            WithdrawalKind::Responses => false,
+            WithdrawalKind::Connections => true,
+        }
+    }
+}
+
+/// The first time until one request may try an endpoint that could not be reached. It doubles with each return that failed.
+const FIRST_TRIAL_MS: u64 = 250;
+
+/// The longest such time, and the longest time for which probes that succeed do not readmit.
+const MAX_TRIAL_MS: u64 = 30_000;
+
+/// The time that one request on trial has before another may try.
+const TRIAL_MS: u64 = 1_000;
+
+/// Returns for how long no request tries an endpoint whose last `failed_returns` returns failed.
+pub(crate) fn trial_after(failed_returns: u32) -> u64 {
+    FIRST_TRIAL_MS.checked_shl(failed_returns.min(16)).unwrap_or(u64::MAX).min(MAX_TRIAL_MS)
+}
+
+/// Returns for how long probes that succeed do not readmit an endpoint whose last `failed_returns` returns failed. The first
+/// that succeeds does.
+pub(crate) fn probes_after(failed_returns: u32) -> u64 {
+    failed_returns.checked_sub(1).map_or(0, trial_after)
+}
+
+/// What bars an endpoint, in one word that picks read.
+#[derive(Debug, Default)]
+pub(crate) struct Bar(AtomicU64);
+
+/// Nothing.
+const OPEN: u64 = 0;
+/// Probes report the endpoint as down.
+const DOWN: u64 = u64::MAX - 1;
+/// The endpoint is foreign, not verified yet, or waits for its first successful probe.
+const QUARANTINED: u64 = u64::MAX;
+/// The kind of a withdrawal is in the lowest bits, and its end above them.
+const KIND_BITS: u32 = 2;
+
+/// What a [`Bar`] may be set to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum BarState {
+    Open,
+    Withdrawn(Withdrawal),
+    Down,
+    Quarantined,
+}
+
+impl Bar {
+    /// Sets the state, and returns whether there was a bar before and is one now.
+    pub(crate) fn set(&self, state: BarState) -> (bool, bool) {
+        let word = match state {
+            BarState::Open => OPEN,
+            BarState::Withdrawn(Withdrawal { until, kind, .. }) => word(until, kind),
+            BarState::Down => DOWN,
+            BarState::Quarantined => QUARANTINED,
+        };
+        (self.0.swap(word, Ordering::Relaxed) != OPEN, word != OPEN)
+    }
+
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == OPEN
+    }
+
+    /// Returns whether the endpoint is down, quarantined or not verified yet.
+    pub(crate) fn is_down(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= DOWN
+    }
+
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == QUARANTINED
+    }
+
+    /// Returns whether no request may come now. An endpoint that is `alone` is never withdrawn.
+    pub(crate) fn bars(&self, alone: bool, now: impl FnOnce() -> u64) -> bool {
+        match self.0.load(Ordering::Relaxed) {
+            OPEN => false,
+            DOWN | QUARANTINED => true,
+            word => !alone && now() < word >> KIND_BITS,
+        }
+    }
+
+    /// Records that the endpoint is chosen. Of the requests that meet an endpoint whose trial is due, exactly one gets true.
+    pub(crate) fn choose(&self, now: impl FnOnce() -> u64) -> bool {
+        let before = self.0.load(Ordering::Relaxed);
+        if before >= DOWN || !WithdrawalKind::of(before).is_some_and(WithdrawalKind::ends_by_success) {
+            return true;
+        }
+        let now = now();
+        let next = word(now.saturating_add(TRIAL_MS), WithdrawalKind::Connections);
+        let is_due = before >> KIND_BITS <= now;
+        is_due && self.0.compare_exchange(before, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+fn word(until: u64, kind: WithdrawalKind) -> u64 {
+    (until.clamp(1, DOWN >> (KIND_BITS + 1)) << KIND_BITS) | kind as u64
+}
+
+impl WithdrawalKind {
+    fn of(word: u64) -> Option<Self> {
+        [WithdrawalKind::Responses, WithdrawalKind::Connections]
+            .into_iter()
+            .find(|kind| *kind as u64 == word & ((1 << KIND_BITS) - 1))
+    }
+}
