@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use crate::endpoint::Outcome;
+
 /// Any error, boxed: the error of a streamed body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -19,6 +21,22 @@ pub enum BodyError {
 }
 
 impl BodyError {
+    /// Returns what the failure of a response's body tells about the node.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            BodyError::Stalled(_) => Outcome::Slow,
+            BodyError::TooLarge | BodyError::Source(_) => Outcome::Failure,
+        }
+    }
+
+    pub(crate) fn longer_than_declared() -> Self {
+        BodyError::Source("longer than its content-length".into())
+    }
+
+    pub(crate) fn shorter_than_declared() -> Self {
+        BodyError::Source("shorter than its content-length".into())
+    }
+
     /// Wraps the error of a source. A `BodyError` stays as it is.
     pub(super) fn from_source(error: BoxError) -> Self {
         error.downcast().map_or_else(BodyError::Source, |error| *error)

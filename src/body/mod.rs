@@ -6,25 +6,27 @@
 
 mod boxed;
 mod error;
+mod joined;
+mod read;
 mod stall;
 
 use std::any::Any;
 use std::fmt;
-use std::pin::Pin;
+use std::mem::take;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
 pub use self::error::{BodyError, BoxError};
 
 use self::boxed::Boxed;
+pub(crate) use self::joined::Joined;
 use self::stall::Stall;
 use crate::drop_guard::DropGuard;
-use crate::endpoint::{Lease, Outcome};
+use crate::endpoint::Lease;
 
 /// The body of a request or a response: empty, one buffer, or a stream. It is `Send` and `Sync`.
 ///
@@ -43,12 +45,18 @@ pub struct Body {
     stall: Stall,
     /// How many bytes may still come; more is an error.
     allowance: u64,
+    /// Fewer bytes than the allowance are an error too.
+    is_exact: bool,
     drop_trailers: bool,
+    /// Was read from the source, and not yet by the reader.
+    ahead: Bytes,
 }
 
 enum Kind {
     Empty,
     Full(Bytes),
+    /// The body has failed, and its reader does not know yet.
+    Failed(BodyError),
     #[cfg(any(feature = "client", feature = "server", feature = "test-util"))]
     Incoming(hyper::body::Incoming),
     Boxed(Boxed),
@@ -79,8 +87,15 @@ impl Body {
             in_use: None,
             stall: Stall::NEVER,
             allowance: u64::MAX,
+            is_exact: false,
             drop_trailers: false,
+            ahead: Bytes::new(),
         }
+    }
+
+    /// Returns a body that fails with `error`.
+    pub(crate) fn failed(error: BodyError) -> Self {
+        Body::of(Kind::Failed(error))
     }
 
     /// Wraps any body. A [`Body`] or hyper's `Incoming` is taken as it is; any other body is boxed.
@@ -128,7 +143,7 @@ impl Body {
         match &mut self.kind {
             Kind::Empty => Some(Bytes::new()),
             Kind::Full(bytes) => {
-                let bytes = std::mem::take(bytes);
+                let bytes = take(bytes);
                 self.finish(true);
                 Some(bytes)
             }
@@ -177,97 +192,23 @@ impl Body {
         self
     }
 
+    /// Fails a body of unknown length if more or fewer than `bytes` come. If more come, the data that would make the body look
+    /// complete is held back.
+    pub(crate) fn exactly(&mut self, bytes: u64) {
+        if self.is_exact || self.size_hint().exact().is_some() {
+            return;
+        }
+        match bytes.checked_sub(self.ahead.len() as u64) {
+            Some(rest) if rest > self.allowance => {}
+            Some(rest) => (self.allowance, self.is_exact) = (rest, true),
+            None => (self.ahead, self.kind) = (Bytes::new(), Kind::Failed(BodyError::longer_than_declared())),
+        }
+    }
+
     /// Ends the body before its trailers. A proxy must not merge them into a head, and nginx and Envoy drop them too.
     pub(crate) fn without_trailers(mut self) -> Self {
         self.drop_trailers = true;
         self
-    }
-
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.kind {
-            Kind::Empty => Poll::Ready(None),
-            Kind::Full(bytes) => match std::mem::take(bytes) {
-                bytes if bytes.is_empty() => Poll::Ready(None),
-                bytes => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            },
-            #[cfg(any(feature = "client", feature = "server", feature = "test-util"))]
-            Kind::Incoming(incoming) => Pin::new(incoming)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(|error| BodyError::Source(error.into())))),
-            Kind::Boxed(body) => body.poll_frame(cx),
-        }
-    }
-
-    /// Applies the limits to a frame.
-    fn limit(&mut self, frame: Option<Result<Frame<Bytes>, BodyError>>) -> Option<Result<Frame<Bytes>, BodyError>> {
-        match &frame {
-            Some(Ok(frame)) if self.drop_trailers && frame.is_trailers() => return None,
-            Some(Ok(frame)) if self.allowance != u64::MAX => {
-                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-                match self.allowance.checked_sub(length) {
-                    Some(rest) => self.allowance = rest,
-                    None => return Some(Err(BodyError::TooLarge)),
-                }
-            }
-            _ => {}
-        }
-        frame
-    }
-
-    fn finish(&mut self, whole: bool) {
-        if let Some(hook) = self.on_end.take() {
-            hook.on_end(whole);
-        }
-        self.lease = None;
-        self.in_use = None;
-    }
-}
-
-impl HttpBody for Body {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        let frame = match this.poll_source(cx) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => Some(Err(ready!(this.stall.poll(cx)))),
-        };
-        this.stall.progress();
-        let frame = this.limit(frame);
-        match &frame {
-            None => this.finish(true),
-            Some(Err(error)) => {
-                if let Some(lease) = &mut this.lease {
-                    let is_slow = matches!(error, BodyError::Stalled(_));
-                    lease.set_outcome(if is_slow { Outcome::Slow } else { Outcome::Failure });
-                }
-                this.finish(false);
-            }
-            Some(Ok(_)) if this.is_end_stream() => this.finish(true),
-            Some(Ok(_)) => {}
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Empty => true,
-            Kind::Full(bytes) => bytes.is_empty(),
-            #[cfg(any(feature = "client", feature = "server", feature = "test-util"))]
-            Kind::Incoming(incoming) => incoming.is_end_stream(),
-            Kind::Boxed(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Empty => SizeHint::with_exact(0),
-            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            #[cfg(any(feature = "client", feature = "server", feature = "test-util"))]
-            Kind::Incoming(incoming) => incoming.size_hint(),
-            Kind::Boxed(body) => body.size_hint(),
-        }
     }
 }
 
@@ -320,6 +261,7 @@ impl fmt::Debug for Body {
         let kind = match &self.kind {
             Kind::Empty => "empty",
             Kind::Full(_) => "full",
+            Kind::Failed(_) => "failed",
             #[cfg(any(feature = "client", feature = "server", feature = "test-util"))]
             Kind::Incoming(_) => "incoming",
             Kind::Boxed(_) => "streamed",
@@ -341,7 +283,10 @@ fn downcast<T: 'static, U: 'static>(value: U) -> Result<T, U> {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
 
+    use http_body::Frame;
     use http_body_util::Full;
 
     use super::*;

@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::Body as _;
 use tokio::io::AsyncWrite;
 
 use crate::body::{Body, BodyError};
@@ -48,6 +47,8 @@ pub(crate) struct MessageWriter {
     /// Follows the encoded bytes.
     data: Bytes,
     body: Option<(Body, BodyFraming)>,
+    /// Where the message begins in the encoded bytes, as long as no byte of it was written.
+    unwritten_from: Option<usize>,
     /// A chunk was written whose line end is still missing.
     chunk_open: bool,
     /// Counts the writes that the other side accepted.
@@ -65,6 +66,7 @@ impl MessageWriter {
             self.encoded.clear();
             self.written = 0;
         }
+        self.unwritten_from = Some(self.encoded.len());
         (self.chunk_open, self.body_pending) = (false, false);
         head(&mut self.encoded)
     }
@@ -81,7 +83,10 @@ impl MessageWriter {
                 }
                 // Polling the body reports the wrong length.
                 Some(whole) => Some((whole.into(), framing)),
-                None => Some((take(body), framing)),
+                None => {
+                    body.exactly(length);
+                    Some((take(body), framing))
+                }
             },
             BodyFraming::Chunked | BodyFraming::UntilClose => Some((take(body), framing)),
         };
@@ -107,18 +112,31 @@ impl MessageWriter {
         self.writes
     }
 
+    /// Drops the message if no byte of it was written. Returns whether it did.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only responses are replaced"))]
+    pub(crate) fn discard(&mut self) -> bool {
+        let Some(start) = self.unwritten_from else { return false };
+        self.encoded.truncate(start);
+        (self.data, self.body) = (Bytes::new(), None);
+        true
+    }
+
     /// Drops the rest of the message.
     pub(crate) fn abort(&mut self) {
         *self = MessageWriter { writes: self.writes, ..MessageWriter::default() };
     }
 
-    /// Writes what there is; ready when the whole message is written.
+    /// Writes what there is; ready when the whole message is written. After an error of the body, writes what the body gave before
+    /// if it is polled again, and then ends: the caller must not let that look like the end of the message.
     pub(crate) fn poll_send<S>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>>
     where
         S: AsyncWrite + Unpin,
     {
         loop {
-            let body = self.poll_body(cx).map_err(WriteError::Body)?;
+            let body = self.poll_body(cx).map_err(|error| {
+                self.body = None;
+                WriteError::Body(error)
+            })?;
             if !self.has_unwritten() {
                 return body.map(Ok);
             }
@@ -132,7 +150,7 @@ impl MessageWriter {
             if !self.data.is_empty() || self.encoded.len() - self.written >= MAX_COPY {
                 return Poll::Pending;
             }
-            let frame = Pin::new(&mut *body).poll_frame(cx);
+            let frame = body.poll_next(cx);
             self.body_pending = frame.is_pending();
             let data = match ready!(frame).transpose()? {
                 Some(frame) => match frame.into_data() {
@@ -143,7 +161,8 @@ impl MessageWriter {
             };
             match (data, framing) {
                 (Some(data), BodyFraming::Length(remaining)) => {
-                    *remaining = remaining.checked_sub(data.len() as u64).ok_or(BodyError::TooLarge)?;
+                    *remaining =
+                        remaining.checked_sub(data.len() as u64).ok_or_else(BodyError::longer_than_declared)?;
                     if *remaining == 0 {
                         self.body = None;
                     }
@@ -156,7 +175,7 @@ impl MessageWriter {
                 }
                 (Some(data), BodyFraming::UntilClose) => self.push(data),
                 (None, BodyFraming::Length(_)) => {
-                    return Poll::Ready(Err(BodyError::Source("shorter than its content-length".into())));
+                    return Poll::Ready(Err(BodyError::shorter_than_declared()));
                 }
                 (None, BodyFraming::Chunked) => {
                     let end: &[u8] = if self.chunk_open { b"\r\n0\r\n\r\n" } else { b"0\r\n\r\n" };
@@ -194,6 +213,7 @@ impl MessageWriter {
         self.writes = self.writes.wrapping_add(1);
         let of_encoded = length.min(encoded.len());
         self.written += of_encoded;
+        self.unwritten_from = self.unwritten_from.filter(|start| *start >= self.written);
         let of_data = length - of_encoded;
         self.data = if of_data < self.data.len() { self.data.slice(of_data..) } else { Bytes::new() };
         if self.written == self.encoded.len() {

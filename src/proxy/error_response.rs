@@ -13,6 +13,12 @@ use crate::body::Body;
 use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::LoginUnavailable;
 
+/// A response that ended before a byte of it had reached the client.
+pub(crate) const TRUNCATED: ErrorResponse = ErrorResponse::new(
+    StatusCode::BAD_GATEWAY,
+    "the response of the Kylin node ended early; the request may have been executed",
+);
+
 /// An error response of the front end itself, in the form that Kylin's clients understand.
 ///
 /// An application that refuses requests itself can respond with this, so that JDBC, ODBC and the web page show its message as they
@@ -99,8 +105,18 @@ impl ErrorResponse {
 
     /// Returns the response to a request.
     pub(super) fn response(self, context: &RequestContext) -> Response<Body> {
+        self.response_about(&context.url(), context.version())
+    }
+
+    /// Returns the response to a request whose head the caller does not have.
+    #[cfg(feature = "server")]
+    pub(crate) fn response_without_url(self) -> Response<Body> {
+        self.response_about("", Version::HTTP_11)
+    }
+
+    fn response_about(self, url: &str, version: Version) -> Response<Body> {
         tracing::debug!(status = self.status.as_u16(), message = self.message, "error response of the proxy");
-        let url = json_string(&context.url());
+        let url = json_string(url);
         let message = json_string(self.message);
         let reason = self.status.canonical_reason().unwrap_or("Error");
         let body = format!(
@@ -120,7 +136,7 @@ impl ErrorResponse {
             }
             _ => {}
         }
-        if self.ends_connection() && context.version() <= Version::HTTP_11 {
+        if self.ends_connection() && version <= Version::HTTP_11 {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -21,6 +21,8 @@ use http::{Request, Response};
 
 pub use builder::{KylinAware, Plain, ProxyBuildError, ProxyBuilder};
 pub use error_response::ErrorResponse;
+#[cfg(feature = "server")]
+pub(crate) use error_response::TRUNCATED;
 pub use head::{HeaderEdits, TrustedProxies, check_head};
 pub use retry::{InvalidRatio, RetryBudget, RetryPolicy};
 pub use rules::{CancelOnDisconnect, KylinRules};
@@ -85,6 +87,9 @@ impl<B: Backend> Proxy<B> {
 
     /// Sends `request`, which came from `peer`, to an endpoint and returns the response, whose body streams.
     ///
+    /// A response that ends early after `forward` has returned it ends with an error of its body. The server must then close the
+    /// connection, or reset the stream.
+    ///
     /// If no endpoint responds, the response is an [error in Kylin's JSON form](ErrorResponse). The request counts as in flight
     /// on its endpoint until the body of the response has ended or is dropped. Dropping the future or that body cancels the
     /// request at the node.
@@ -94,7 +99,7 @@ impl<B: Backend> Proxy<B> {
     /// | the head of the request is ambiguous or not supported | 400, 405, 417, 501 |
     /// | the path is closed to clients | 403 |
     /// | the body of the request ended early / came too slowly / is too large | 400 / 408 / 413 |
-    /// | the node could not be reached, or the connection broke, or the response is not HTTP | 502 |
+    /// | the node could not be reached, or the connection broke, or the response is not HTTP or ended early | 502 |
     /// | no endpoint is eligible: all are unhealthy, ejected, in maintenance or full | 503 |
     /// | the node did not respond in time | 504 |
     pub fn forward<R>(

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::Socket;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, unconstrained};
 use tokio::time::{sleep, timeout};
 
@@ -14,11 +13,15 @@ use super::Handler;
 use super::connection::serve;
 use super::limits::Limits;
 use super::listen::Acceptor;
-use super::stop::StopSignal;
+use super::socket::ClientSocket;
+use super::stop::{StopSignal, StopStage};
 use crate::request::ClientAddr;
 
 /// How many connections are taken from the kernel's backlog when the server stops.
 const MAX_DRAINED: usize = 4096;
+
+/// How long connections have to write their last responses when the time of requests in flight is over.
+const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How long the loop waits after a resource such as file descriptors ran out.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
@@ -29,8 +32,9 @@ pub(super) async fn accept<H: Handler>(
     sockets: Vec<(Socket, Arc<H>)>,
     limits: Limits,
     permits: Arc<Semaphore>,
-    mut stop: StopSignal,
+    mut stop: watch::Receiver<Option<Duration>>,
 ) -> usize {
+    let (stage, signal) = StopSignal::channel();
     // Every connection holds a sender. The channel closes when the last connection ends.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     let mut acceptors = JoinSet::new();
@@ -42,17 +46,22 @@ pub(super) async fn accept<H: Handler>(
                 continue;
             }
         };
-        let (permits, stop, alive) = (Arc::clone(&permits), stop.clone(), alive.clone());
+        let (permits, stop, alive) = (Arc::clone(&permits), signal.clone(), alive.clone());
         acceptors.spawn(AcceptTask { handler, limits, permits, stop, alive }.run(acceptor));
     }
     drop(alive);
-    let grace = stop.grace().await;
+    // A server that was dropped gives no time.
+    let grace = stop.wait_for(Option::is_some).await.map_or(None, |grace| *grace).unwrap_or_default();
+    stage.send_replace(StopStage::Draining);
     acceptors.join_all().await;
     let connections = all_gone.sender_strong_count();
-    match timeout(grace, all_gone.recv()).await {
-        Ok(_) => 0,
-        Err(_) => connections.min(all_gone.sender_strong_count()),
+    if timeout(grace, all_gone.recv()).await.is_ok() {
+        return 0;
     }
+    let cut = connections.min(all_gone.sender_strong_count());
+    stage.send_replace(StopStage::Cutting);
+    _ = timeout(LAST_RESPONSE_TIMEOUT, all_gone.recv()).await;
+    cut
 }
 
 /// Accepts from one socket.
@@ -105,10 +114,7 @@ impl<H: Handler> AcceptTask<H> {
     ///
     /// The permit is taken after the connection: a loop that waits for a connection must not hold a
     /// permit that another loop needs.
-    async fn spawn<S>(&self, stream: S, peer: ClientAddr)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn spawn<S: ClientSocket>(&self, stream: S, peer: ClientAddr) {
         // The semaphore is never closed.
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
         let (handler, limits) = (Arc::clone(&self.handler), self.limits);

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::thread::{self, available_parallelism};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::accept::accept;
 use super::limits::Limits;
 use super::listen::{Listen, Listener};
-use super::stop::StopSignal;
 use super::{AcceptLoop, Handler, Server};
 
 /// The default of [`ServerBuilder::backlog`]: enough for a burst of new clients, and no more than a
@@ -118,7 +117,7 @@ impl<H: Handler> ServerBuilder<H> {
             bound.push((Listener::bind(&listen, threads, self.backlog)?, handler));
         }
         let addresses = bound.iter().filter_map(|(listener, _)| listener.address).collect();
-        let (stop, stopped) = StopSignal::channel();
+        let (stop, stopped) = watch::channel(None);
         let max_connections = self.max_connections.map_or(usize::MAX, NonZeroUsize::get);
         let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
         let mut loops = Vec::with_capacity(threads);

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep, timeout, timeout_at};
 
 use super::client::{Client, IdleConnection, LAST_HEAD_TIMEOUT};
 use super::limits::Limits;
 use super::sniff::{Protocol, read_some, sniff};
+use super::socket::ClientSocket;
 use super::stop::StopSignal;
 use super::{Handler, http1, http2};
 use crate::body::BoxError;
@@ -27,20 +27,23 @@ pub(super) async fn serve<S, H>(
     peer: ClientAddr,
     handler: Arc<H>,
     limits: Limits,
-    mut stop: StopSignal,
+    stop: StopSignal,
 ) -> Result<(), BoxError>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: ClientSocket,
     H: Handler,
 {
     let mut read = BytesMut::new();
     let deadline = timer_in(limits.head_timeout);
     let protocol = {
+        // On a clone, because the other one must still be set.
+        let mut signal = stop.clone();
+        let mut stopped = pin!(signal.stopped());
         let mut sniffed = pin!(timeout_at(deadline, sniff(&mut stream, &mut read)));
         tokio::select! {
             biased;
             protocol = sniffed.as_mut() => protocol??,
-            () = stop.stopped() => match timeout(LAST_HEAD_TIMEOUT, sniffed).await {
+            () = stopped.as_mut() => match timeout(LAST_HEAD_TIMEOUT, sniffed).await {
                 Ok(protocol) => protocol??,
                 Err(_) => return Ok(()),
             },
@@ -58,10 +61,7 @@ where
 
 impl<H: Handler> Client<H> {
     /// Serves requests, parks the connection, and serves again when bytes arrive.
-    async fn http1<S>(mut self, mut idle: IdleConnection<S>) -> Result<(), BoxError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn http1<S: ClientSocket>(mut self, mut idle: IdleConnection<S>) -> Result<(), BoxError> {
         // Boxed, because it is polled in two places.
         let mut timer = Box::pin(sleep(Duration::ZERO));
         loop {
@@ -87,6 +87,7 @@ impl<H: Handler> Client<H> {
 #[cfg(test)]
 mod tests {
     use super::super::http1::PARK_DELAY;
+    use super::super::stop::StopStage;
     use super::*;
     use crate::body::Body;
     use crate::http1::head::HeadLimits;
@@ -102,7 +103,7 @@ mod tests {
 
     type Served = JoinHandle<Result<(), BoxError>>;
 
-    fn start() -> (DuplexStream, Arc<impl Handler>, Served, tokio::sync::watch::Sender<Option<Duration>>) {
+    fn start() -> (DuplexStream, Arc<impl Handler>, Served, tokio::sync::watch::Sender<StopStage>) {
         let limits = Limits { head: HeadLimits { bytes: 8192, ..HeadLimits::default() }, ..Limits::default() };
         let handler =
             Arc::new(|_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::from("here")) });
@@ -182,7 +183,7 @@ mod tests {
         let (mut client, _handler, served, stop) = start();
         client.write_all(&[REQUEST, &REQUEST[..10]].concat()).await.unwrap();
         response(&mut client).await;
-        stop.send_replace(Some(Duration::from_secs(5)));
+        stop.send_replace(StopStage::Draining);
         let began = timer_in(Duration::ZERO);
         served.await.unwrap().unwrap();
         assert!(began.elapsed() < Duration::from_secs(1));
@@ -211,7 +212,7 @@ mod tests {
         client.write_all(REQUEST).await.unwrap();
         response(&mut client).await;
         sleep(PARK_DELAY * 3).await;
-        stop.send_replace(Some(Duration::from_secs(5)));
+        stop.send_replace(StopStage::Draining);
         served.await.unwrap().unwrap();
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }

@@ -16,6 +16,7 @@ mod http2;
 mod limits;
 mod listen;
 mod sniff;
+mod socket;
 mod stop;
 
 use std::fmt;
@@ -23,7 +24,7 @@ use std::net::SocketAddr;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use tokio::sync::watch;
 
 pub use builder::{DEFAULT_BACKLOG, ServerBuilder};
@@ -31,11 +32,15 @@ pub use listen::{InvalidListen, Listen};
 
 use crate::backend::Backend;
 use crate::body::Body;
-use crate::proxy::Proxy;
+use crate::proxy::{ErrorResponse, Proxy};
 use crate::request::ClientAddr;
 
 /// How long the bytes of a client that keeps sending are read and dropped after the last response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time of requests in flight is over, and the handler has not responded.
+const STOPPED: ErrorResponse =
+    ErrorResponse::new(StatusCode::BAD_GATEWAY, "the front end stops; the request may have been executed");
 
 /// Responds to the requests of a [`Server`]. A [`Proxy`] is a handler, and so is a closure that returns a
 /// future of a response.
@@ -111,8 +116,9 @@ impl Server {
     }
 
     /// Stops the server. It accepts no new connections, closes idle ones, and closes the others
-    /// after the response to the request in flight. It cuts connections that are still open after
-    /// `grace`.
+    /// after the response to the request in flight. After `grace`, requests without a response get a
+    /// 502, and connections that are still open are cut: a connection that closed without a byte
+    /// would have its client repeat the request. A server that is dropped does the same at once.
     pub async fn stop(mut self, grace: Duration) -> Stopped {
         self.stop.send_replace(Some(grace));
         let mut cut = 0;

@@ -1,27 +1,38 @@
-use std::time::Duration;
-
 use tokio::sync::watch;
 
-/// Tells the accept loops and connections that the server stops, and how much time requests in
-/// flight have.
+/// How far the server is on its way to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum StopStage {
+    Running,
+    /// Connections end after the request in flight.
+    Draining,
+    /// The time of requests in flight is over.
+    Cutting,
+}
+
+/// Tells the accept loop and the connections of a core that the server stops.
 #[derive(Debug, Clone)]
-pub(super) struct StopSignal(watch::Receiver<Option<Duration>>);
+pub(super) struct StopSignal(watch::Receiver<StopStage>);
 
 impl StopSignal {
-    pub(super) fn channel() -> (watch::Sender<Option<Duration>>, Self) {
-        let (sender, receiver) = watch::channel(None);
+    pub(super) fn channel() -> (watch::Sender<StopStage>, Self) {
+        let (sender, receiver) = watch::channel(StopStage::Running);
         (sender, StopSignal(receiver))
-    }
-
-    /// Waits until the server stops. Returns the time for requests in flight, which is zero if the
-    /// server was dropped.
-    pub(super) async fn grace(&mut self) -> Duration {
-        self.0.wait_for(Option::is_some).await.map_or(None, |grace| *grace).unwrap_or_default()
     }
 
     /// Waits until the server stops.
     pub(super) async fn stopped(&mut self) {
-        self.grace().await;
+        self.reached(StopStage::Draining).await;
+    }
+
+    /// Waits until the time of requests in flight is over.
+    pub(super) async fn cutting(mut self) {
+        self.reached(StopStage::Cutting).await;
+    }
+
+    async fn reached(&mut self, stage: StopStage) {
+        // Without a sender, the server is gone.
+        _ = self.0.wait_for(|current| *current >= stage).await;
     }
 
     /// Returns true if the server stops and this signal was not awaited since.

@@ -114,7 +114,8 @@ async fn a_response_that_breaks_off_counts_against_its_node() {
     let cut = respond("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut");
     let (cutter, good) = (RawNode::start([cut]).await, RawNode::start([healthy("good")]).await);
     let front = Front::of([once_each(0, &cutter).max_fails(NonZeroU32::new(1)), once_each(1, &good)], |proxy| proxy);
-    assert!(front.get("/").await.is_err(), "cut short");
+    // An error response, if the front end has noticed before it wrote the head.
+    assert!(front.get("/").await.map_or(true, |response| response.status() == 502), "cut short");
     front.idle().await;
     assert!(front.proxy.cluster().status().endpoints[0].ejected);
     assert_eq!(front.get("/").await.unwrap().text(), "good");

@@ -79,5 +79,6 @@ mod store_redis_cluster;
 mod store_sentinel;
 mod support_works;
 mod tomcat_sessions;
+mod truncated_responses;
 mod user_source_down;
 mod zookeeper;

@@ -12,7 +12,7 @@ use kylin_lb::{Body, ClientAddr};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::front::{Front, demo};
+use crate::support::front::{Front, demo, refusal};
 use crate::support::http::Connection;
 use crate::support::raw_node::{Act, RawNode, ok};
 
@@ -77,9 +77,23 @@ async fn requests_that_take_longer_than_the_grace_are_cut_and_counted() {
     slow.wait_until(|seen| seen.requests.len() == 2).await;
     assert_eq!(front.server.stop(Duration::from_millis(50)).await.cut, 2);
     for client in &mut clients {
-        assert!(client.response().await.is_err());
+        // A close without a byte would have the client repeat its request.
+        assert!(refusal(&client.response().await.unwrap(), 502).contains("may have been executed"));
+        assert!(client.rest().await.unwrap().is_empty());
     }
     slow.wait_until(|seen| seen.closed == 2).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_dropped_responds_to_requests_in_flight() {
+    let slow = RawNode::start([vec![Act::Read, Act::UntilClosed]]).await;
+    let front = Front::over(&[slow.address()]);
+    let mut client = front.connect().await;
+    client.send(GET).await.unwrap();
+    slow.wait_until(|seen| seen.requests.len() == 1).await;
+    drop(front);
+    refusal(&client.response().await.unwrap(), 502);
+    slow.wait_until(|seen| seen.closed == 1).await;
 }
 
 /// The connections are in the kernel's backlog and the requests in its buffers, while the server's

@@ -1,18 +1,15 @@
 //! Bodies that are read before they are passed on: of requests, to send them again; of responses, to classify them.
 
 mod peek;
-mod resumed;
 
-use bytes::{Bytes, BytesMut};
 use http::{Request, StatusCode};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
 pub(super) use self::peek::peek;
-use self::resumed::Resumed;
 use super::ErrorResponse;
 use super::builder::ProxySettings;
-use crate::body::{Body, BodyError};
+use crate::body::{Body, BodyError, Joined};
 
 const TOO_LARGE: ErrorResponse =
     ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large");
@@ -42,28 +39,18 @@ pub(super) async fn read(body: Body, settings: &ProxySettings) -> Result<Body, E
     if declared.exact().is_some_and(|length| length > limit) {
         return Ok(body);
     }
-    // A single frame, the usual case, is kept as it is. Several are copied into one: many small frames would hold the large
-    // buffers that they are slices of.
-    let mut first = Bytes::new();
-    let mut joined = BytesMut::new();
+    let mut read = Joined::default();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|error| body_error(&error))?.into_data() else { continue };
-        if first.is_empty() {
-            first = data;
-        } else {
-            if joined.is_empty() {
-                joined.extend_from_slice(&first);
-            }
-            joined.extend_from_slice(&data);
-        }
-        if first.len().max(joined.len()) as u64 > limit {
-            return Ok(Resumed::new(whole(first, joined), None, body).into());
+        read.push(data);
+        if read.len() as u64 > limit {
+            return Ok(body.put_back(read.into_bytes()));
         }
         if body.is_end_stream() {
             break;
         }
     }
-    Ok(whole(first, joined).into())
+    Ok(read.into_bytes().into())
 }
 
 /// Returns a copy of the request; `None` if its body was not read as a whole.
@@ -90,8 +77,4 @@ pub(super) fn body_error(error: &(dyn std::error::Error + 'static)) -> ErrorResp
         cause = error.source();
     }
     ErrorResponse::new(StatusCode::BAD_REQUEST, "the body of the request ended early")
-}
-
-fn whole(first: Bytes, joined: BytesMut) -> Bytes {
-    if joined.is_empty() { first } else { joined.freeze() }
 }

@@ -1,33 +1,28 @@
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::Response;
 use http_body_util::BodyExt;
 
-use super::resumed::Resumed;
-use crate::body::Body;
+use crate::body::{Body, Joined};
 
 /// Reads up to `max` bytes of the body, or all of a shorter one. Returns them with the response, whose reader gets all bytes. If
-/// the body fails meanwhile, its reader gets what came before and then the error.
+/// the body fails meanwhile, its reader gets only the error: no byte of the response has left, so it can be replaced.
 pub(crate) async fn peek(response: Response<Body>, max: usize) -> (Bytes, Response<Body>) {
     let (head, mut body) = response.into_parts();
-    let mut read = BytesMut::new();
-    let mut failure = None;
+    let mut read = Joined::default();
     let mut is_whole = body.is_empty();
-    while !is_whole && read.len() < max && failure.is_none() {
+    while !is_whole && read.len() < max {
         match body.frame().await {
             None => is_whole = true,
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
-                    read.extend_from_slice(&data);
+                    read.push(data);
                 }
             }
-            Some(Err(error)) => failure = Some(error),
+            Some(Err(error)) => return (read.into_bytes(), Response::from_parts(head, Body::failed(error))),
         }
     }
-    let read = read.freeze();
-    let body = match failure {
-        None if is_whole => read.clone().into(),
-        error => Resumed::new(read.clone(), error, body).into(),
-    };
+    let read = read.into_bytes();
+    let body = if is_whole { read.clone().into() } else { body.put_back(read.clone()) };
     (read, Response::from_parts(head, body))
 }
 
@@ -70,14 +65,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_reader_gets_what_was_peeked_at() {
+    async fn the_reader_gets_what_was_peeked_at_or_the_error() {
         let broken = || Err(io::ErrorKind::ConnectionReset.into());
         for (pieces, seen, whole, good) in [
             (vec![], "", "", true),
             (vec![Ok("ab")], "ab", "ab", true),
             (vec![Ok("ab"), Ok("cdef"), Ok("gh")], "abcdef", "abcdefgh", true),
             (vec![Ok("abcd")], "abcd", "abcd", true),
-            (vec![Ok("ab"), broken()], "ab", "ab", false),
+            (vec![Ok("ab"), broken()], "ab", "", false),
             (vec![broken()], "", "", false),
             (vec![Ok("abcd"), broken()], "abcd", "abcd", false),
         ] {

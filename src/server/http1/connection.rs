@@ -2,14 +2,15 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::mem::take;
+use std::mem::{replace, take};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, Version};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use http::{Method, Request, Response, StatusCode, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::request_body::{BodySender, Demand};
@@ -21,10 +22,12 @@ use crate::http1::body_decoder::{BodyDecoder, Decoded};
 use crate::http1::head::HeadScanner;
 use crate::http1::headers;
 use crate::http1::writer::{BodyFraming, MessageWriter, WriteError};
-use crate::server::LINGER_TIMEOUT;
+use crate::proxy::{ErrorResponse, TRUNCATED};
 use crate::server::limits::Limits;
 use crate::server::sniff::poll_some;
+use crate::server::socket::ClientSocket;
 use crate::server::stop::StopSignal;
+use crate::server::{LINGER_TIMEOUT, STOPPED};
 
 /// The size of one read of a request's body.
 const READ_SIZE: usize = 16 * 1024;
@@ -51,9 +54,19 @@ pub(super) struct Http1Connection<S> {
     has_unread: bool,
     /// The connection closes after this response.
     is_last: bool,
+    /// Waits for the time when no response may be waited for any more; set when the server stops.
+    cutting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// The end of the connection ends the response. Until the response is complete, any close is a reset.
+    until_close: bool,
+    /// Why the response ended early, after a part of it was written.
+    failure: Option<BodyError>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Http1Connection<S> {
+/// The handler panicked.
+const PANICKED: ErrorResponse =
+    ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the front end failed; the request may have been executed");
+
+impl<S: ClientSocket> Http1Connection<S> {
     pub(super) fn new(stream: S, read: BytesMut, limits: Limits) -> Self {
         Http1Connection {
             stream,
@@ -70,6 +83,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Connection<S> {
             writes_continue: false,
             has_unread: false,
             is_last: false,
+            cutting: None,
+            until_close: false,
+            failure: None,
         }
     }
 
@@ -134,6 +150,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Connection<S> {
 
     /// Drives the handler's `response` and the request body that it reads, and then starts to write
     /// the response. Fails when the client has left.
+    ///
+    /// A handler that panics, or does not respond before the server ends, gets an error response in its place: a client whose
+    /// connection closes without a byte repeats its request.
     pub(super) fn poll_handler<F: Future<Output = Response<Body>>>(
         &mut self,
         mut response: Pin<&mut F>,
@@ -141,12 +160,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Connection<S> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            if let Poll::Ready(response) = &mut response.as_mut().poll(cx) {
-                self.start_response(response, stop.is_set());
+            // The future is not polled again after a panic.
+            match &mut catch_unwind(AssertUnwindSafe(|| response.as_mut().poll(cx))) {
+                Ok(Poll::Pending) => {}
+                Ok(Poll::Ready(response)) => {
+                    self.start_response(response, stop.is_set());
+                    return Poll::Ready(Ok(()));
+                }
+                Err(_) => {
+                    self.start_response(&mut PANICKED.response_without_url(), true);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            if self.poll_cutting(stop, cx).is_ready() {
+                self.start_response(&mut STOPPED.response_without_url(), true);
                 return Poll::Ready(Ok(()));
             }
             ready!(self.poll_client(cx))?;
         }
+    }
+
+    /// Ready when the time of requests in flight is over. The signal of the stop itself wakes the connection anyway.
+    fn poll_cutting(&mut self, stop: &StopSignal, cx: &mut Context<'_>) -> Poll<()> {
+        if !stop.is_set() {
+            return Poll::Pending;
+        }
+        self.cutting.get_or_insert_with(|| Box::pin(stop.clone().cutting())).as_mut().poll(cx)
     }
 
     /// Starts to write a response, whose headers and body are left empty.
@@ -155,19 +194,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Connection<S> {
         let framing = response_head::framing(response, context);
         // A client that was not told to continue may send its body or not.
         self.is_last |= take(&mut self.expects_continue) || stopping || !self.limits.keep_alive || !context.keep_alive;
-        self.is_last |= framing == BodyFraming::UntilClose;
+        let until_close = framing == BodyFraming::UntilClose;
+        self.is_last |= until_close;
+        if until_close != replace(&mut self.until_close, until_close) {
+            self.stream.reset_on_close(until_close);
+        }
         self.writes_continue = false;
         self.is_last = !self.writer.start(|out| response_head::encode(response, context, framing, !self.is_last, out));
         self.writer.set_body(response.body_mut(), framing);
         headers::recycle(take(response.headers_mut()));
     }
 
-    /// Writes the response, and reads the request body that its body depends on.
+    /// Writes the response, and reads the request body that its body depends on. If the body fails, a response of which no byte was
+    /// written is replaced by an error response; otherwise the connection closes after the bytes that came before the failure.
     pub(super) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         loop {
             match self.writer.poll_send(&mut self.stream, cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-                Poll::Ready(Err(WriteError::Body(error))) => return Poll::Ready(Err(error.into())),
+                Poll::Ready(Ok(())) => {
+                    if self.until_close && self.failure.is_none() {
+                        self.stream.reset_on_close(false);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Err(WriteError::Body(_))) if self.writer.discard() => {
+                    self.start_response(&mut TRUNCATED.response_without_url(), false);
+                    continue;
+                }
+                Poll::Ready(Err(WriteError::Body(error))) => {
+                    (self.failure, self.is_last) = (Some(error), true);
+                    continue;
+                }
                 Poll::Ready(Err(WriteError::Io(error))) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {}
             }
@@ -276,6 +332,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Connection<S> {
     /// for a while: a close with unread bytes resets the connection, and the client could lose the
     /// response (nginx: `lingering_close`).
     pub(super) async fn close(mut self) -> Result<(), BoxError> {
+        if self.until_close
+            && let Some(failure) = self.failure
+        {
+            return Err(failure.into());
+        }
         self.stream.shutdown().await?;
         if !self.has_unread && self.read.is_empty() {
             return Ok(());

@@ -18,7 +18,6 @@ use std::mem::replace;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
 use self::connection::Http1Connection;
@@ -28,6 +27,7 @@ use self::idle_timer::{Expired, IdleTimer};
 use self::request_head::InvalidRequest;
 use super::Handler;
 use super::client::{Client, IdleConnection, LAST_HEAD_TIMEOUT};
+use super::socket::ClientSocket;
 use crate::body::BoxError;
 
 /// Serves requests until the connection has been idle for a while. Returns `None` when the
@@ -38,7 +38,7 @@ pub(super) async fn serve_until_idle<S, H>(
     timer: Pin<&mut Sleep>,
 ) -> Result<Option<IdleConnection<S>>, BoxError>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: ClientSocket,
     H: Handler,
 {
     let stop = client.stop.clone();
@@ -49,20 +49,27 @@ where
     let (mut polled_stop, mut stopping) = (false, false);
     loop {
         let event = poll_fn(|cx| {
+            // Polled once to register the waker, before the first request: the signal must also wake a
+            // connection that waits for its handler. Polled again when the signal is set, but not for
+            // every request.
+            let mut is_new = false;
+            if !replace(&mut polled_stop, true) {
+                stopping = stopped.as_mut().poll(cx).is_ready();
+                is_new = stopping;
+            }
             if let Poll::Ready(read) = connection.poll_head(cx)? {
                 return Poll::Ready(Ok::<_, BoxError>(read.map_or_else(Event::Invalid, |()| Event::Request)));
             }
             let is_quiet = connection.is_quiet();
-            // Polled once to register the waker, and again when the signal is set, but not for
-            // every request.
-            if !replace(&mut polled_stop, true) || (stop.is_set() && !stopping) {
+            if stop.is_set() && !stopping {
                 stopping = stopped.as_mut().poll(cx).is_ready();
-                if stopping {
-                    if is_quiet {
-                        return Poll::Ready(Ok(Event::Expired(Expired::Head)));
-                    }
-                    idle_timer.end_within(LAST_HEAD_TIMEOUT);
+                is_new = stopping;
+            }
+            if is_new {
+                if is_quiet {
+                    return Poll::Ready(Ok(Event::Expired(Expired::Head)));
                 }
+                idle_timer.end_within(LAST_HEAD_TIMEOUT);
             }
             idle_timer.poll(is_quiet, cx).map(|expired| Ok(Event::Expired(expired)))
         });

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{Request, Response};
+use http::header::CONTENT_LENGTH;
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::{Service, service_fn};
@@ -19,10 +21,11 @@ use tokio::time::sleep;
 
 use self::client_stream::ClientStream;
 use self::stream_stats::{ResponseBody, StreamStats};
-use super::Handler;
 use super::client::Client;
 use super::limits::Limits;
-use crate::body::BoxError;
+use super::{Handler, STOPPED};
+use crate::body::{Body, BoxError};
+use crate::http1::framing::declared_length;
 
 /// Serves requests until the client leaves, an error occurs or the server stops.
 pub(super) async fn serve<S, H>(mut client: Client<H>, stream: S, read: BytesMut) -> Result<(), BoxError>
@@ -76,14 +79,39 @@ fn service<H: Handler>(
 ) -> impl Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send> + Unpin + use<H>
 {
     let (handler, peer, stats) = (Arc::clone(&client.handler), client.peer, Arc::clone(stats));
+    let stop = client.stop.clone();
     service_fn(move |request: Request<Incoming>| {
-        let handler = Arc::clone(&handler);
+        let (handler, cutting) = (Arc::clone(&handler), stop.clone().cutting());
+        let is_head = request.method() == Method::HEAD;
         let (head, body) = request.into_parts();
         let (body, in_flight) = stats.start_request(body.into());
         let request = Request::from_parts(head, body);
         async move {
-            let response = handler.handle(peer, request).await;
+            let mut response = tokio::select! {
+                biased;
+                response = handler.handle(peer, request) => response,
+                () = cutting => STOPPED.response_without_url(),
+            };
+            if !is_head {
+                check_length(&mut response);
+            }
             Ok::<_, Infallible>(in_flight.track(response))
         }
     })
+}
+
+/// Makes a declared length agree with the body: the body's own size precedes, as in HTTP/1.1, and a body of unknown size fails if it
+/// is longer or shorter. hyper checks neither.
+fn check_length(response: &mut Response<Body>) {
+    if response.status() == StatusCode::NOT_MODIFIED {
+        return;
+    }
+    let Some(declared) = declared_length(response.headers()) else { return };
+    match response.body().size_hint().exact() {
+        Some(length) if length != declared => {
+            response.headers_mut().insert(CONTENT_LENGTH, length.into());
+        }
+        Some(_) => {}
+        None => response.body_mut().exactly(declared),
+    }
 }

@@ -1,25 +1,29 @@
 //! One request: from its head to the response, over as many attempts as it takes.
 
+mod next;
+mod response;
+
 use std::error::Error as _;
+use std::future::poll_fn;
 use std::mem::take;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response, StatusCode, Version, header};
 
-use super::error_response::ErrorResponse;
+use self::response::AfterAttempt;
+
+use super::error_response::{ErrorResponse, TRUNCATED};
 use super::head::{self, Forwarded, HeaderEdits, HeaderPresence, join_cookies, remove_hop_by_hop};
-use super::rules::{Classified, RuleState, Writer, fan_out};
+use super::rules::{RuleState, Writer, fan_out};
 use super::session::Session;
-use super::{Inner, RetryAccount, replay};
+use super::{Inner, replay};
 use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::balance::Attempted;
-use crate::body::Body;
+use crate::body::{Body, BodyError};
 use crate::cluster::Picked;
-use crate::endpoint::{EndpointHint, EndpointId, Outcome};
 use crate::kylin::class::RequestClass;
-use crate::kylin::response::{NeedsBody, ResponseClass};
-use crate::kylin::retry::RetryDecision;
-use crate::request::{ClientAddr, RequestContext, RequestView};
+use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::{AfterResponse, Prepared};
 
 /// Forwards a request. Steps that never wait run before the future exists, and the future is kept small: servers move futures
@@ -61,6 +65,7 @@ struct Attempts<'p, B> {
     copy: Option<Box<Request<Body>>>,
     /// The request was sent again to the same endpoint, on a fresh connection.
     reconnected: bool,
+    is_head: bool,
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
@@ -76,6 +81,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             response: Response::default(),
             copy: None,
             reconnected: false,
+            is_head: request.method() == Method::HEAD,
         }
     }
 
@@ -168,6 +174,11 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 }
                 AfterAttempt::Return(same) => picked = same,
             }
+            if let Err(error) = poll_fn(|cx| Poll::Ready(self.read_ahead(cx))).await {
+                tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "response ended early");
+                picked.lease.set_outcome(error.outcome());
+                return Err(TRUNCATED);
+            }
             match self.settle(&picked).await {
                 Some(copy) => {
                     *request = *copy;
@@ -184,35 +195,6 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// Returns the rules and the class of the request, in a Kylin-aware proxy.
     fn kylin(&self) -> Option<(&'p RuleState, RequestClass)> {
         self.proxy.rules.as_ref().zip(self.context.class())
-    }
-
-    fn pick(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
-        let view = RequestView::of(request, self.context.client());
-        let cluster = &self.proxy.cluster;
-        let Some((rules, class)) = self.kylin() else { return self.session.pick(cluster, &view, &self.attempted).ok() };
-        let (role, is_strict) = rules.role(class);
-        let view = match self.context.query() {
-            Some(keys) => view.with_query(keys),
-            None => view,
-        };
-        let mut pick = |view: RequestView<'_>| match rules.written_to(self.writer) {
-            // A bound session reads where it wrote in any case.
-            Some(id) if !self.session.is_bound() => cluster.pick_bound(&view, &self.attempted, id.as_str()).ok(),
-            _ => self.session.pick(cluster, &view, &self.attempted).ok(),
-        };
-        pick(view.with_role(role)).or_else(|| if is_strict { None } else { pick(view.with_role(None)) })
-    }
-
-    /// Picks another endpoint for `request`, unless the limits of retries are reached.
-    fn pick_again(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
-        let settings = &self.proxy.settings;
-        let retry = &settings.retry;
-        let in_time = match (retry.max_elapsed, self.began) {
-            (Some(limit), Some(began)) => settings.clock.now().saturating_duration_since(began) < limit,
-            _ => true,
-        };
-        let attempts_left = retry.max_attempts.is_none_or(|max| self.attempted.len() < max.get() as usize);
-        if in_time && attempts_left { self.pick(request) } else { None }
     }
 
     /// Copies the request if it may have to be sent again although a node receives it now.
@@ -237,135 +219,20 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Returns whether a request that failed at `endpoint` may be sent again.
-    fn may_retry(&self, kind: SendErrorKind, endpoint: &EndpointId, method: &Method) -> bool {
-        let retry = &self.proxy.settings.retry;
-        retry.covers(kind)
-            && match self.kylin() {
-                Some((rules, class)) => {
-                    let is_out = kind == SendErrorKind::HeadTimeout
-                        && self.proxy.cluster.is_out(&EndpointHint::Id(endpoint.clone()));
-                    rules.may_retry(class, kind, is_out)
-                }
-                None => kind.is_unsent() || retry.is_repeatable(method),
-            }
-    }
-
-    /// Takes one retry from the budget. Returns false when it is used up.
-    fn withdraw(&self) -> bool {
-        self.proxy.budget.as_ref().is_none_or(RetryAccount::withdraw)
-    }
-
-    /// Returns the next endpoint after a failed attempt, or the error for the client.
-    fn after_failure(
-        &mut self,
-        mut picked: Picked<B>,
-        mut error: SendError,
-    ) -> Result<(Picked<B>, Request<Body>), ErrorResponse> {
-        let kind = error.kind();
-        tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "attempt failed");
-        let unsent = error.take_request().filter(|_| kind.is_unsent());
-        let request = unsent.or_else(|| self.copy.take().map(|copy| *copy));
-        let request = request.filter(|request| self.may_retry(kind, picked.lease.endpoint(), request.method()));
-        let request = match request {
-            Some(request) if kind == SendErrorKind::Stale && !self.reconnected && self.withdraw() => {
-                self.reconnected = true;
-                return Ok((picked, request));
-            }
-            request => request,
-        };
-        let may_time_out = self.context.class().is_some() || !picked.lease.has_max_fails();
-        picked.lease.set_outcome(self.proxy.settings.retry.outcome(kind, may_time_out));
-        // The next pick sees the free slot and the failure.
-        drop(picked);
-        self.attempted.set_has_response(false);
-        if let Some(request) = request
-            && let Some(next) = self.pick_again(&request)
-            && (kind.is_unsent() || self.withdraw())
-        {
-            return Ok((next, request));
+    /// Finds out whether the response has failed already. Otherwise its body is read to its end, or the connection of the client is
+    /// cut: a response that began cannot be taken back.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        if self.response.body().whole().is_some() {
+            return Ok(());
         }
-        Err(match (kind, error.source()) {
-            (SendErrorKind::RequestBody, Some(cause)) => replay::body_error(cause),
-            _ => ErrorResponse::of_failure(&error, self.proxy.settings.unavailable),
-        })
-    }
-
-    /// Classifies the response by its head; `None` in a plain proxy.
-    fn classify_head(&self) -> Option<Result<ResponseClass, NeedsBody>> {
-        let (rules, class) = self.kylin()?;
-        Some(rules.classify_head(&self.context, class, &self.response))
-    }
-
-    /// Classifies the response by the beginning of its body, which the client gets all the same.
-    async fn classify_body(&mut self, needs_body: NeedsBody) -> Option<ResponseClass> {
-        let (beginning, response) = replay::peek(take(&mut self.response), needs_body.max).await;
-        self.response = response;
-        let (_, class) = self.kylin()?;
-        Some(RuleState::classify_body(class, &self.response, &beginning))
-    }
-
-    /// Decides between the response and another attempt. `class` is `None` in a plain proxy.
-    fn after_response(&mut self, picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
-        self.attempted.set_has_response(true);
-        match (self.kylin(), class) {
-            (Some((rules, of_request)), Some(class)) => self.after_classified(picked, rules, of_request, class),
-            _ => self.after_status(picked),
+        let has_body = !self.is_head && self.response.status() != StatusCode::NOT_MODIFIED;
+        let length = self.response.headers().get(header::CONTENT_LENGTH).filter(|_| has_body);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let body = self.response.body_mut();
+        if let Some(length) = length {
+            body.exactly(length);
         }
-    }
-
-    fn after_classified(
-        &mut self,
-        mut picked: Picked<B>,
-        rules: &RuleState,
-        of_request: RequestClass,
-        class: ResponseClass,
-    ) -> AfterAttempt<B> {
-        let Classified { outcome, decision, is_free } = rules.decide(of_request, class);
-        picked.lease.set_outcome(outcome);
-        let may_retry = match decision {
-            RetryDecision::OtherEndpoint => true,
-            // A strategy that sends requests again takes care of this itself.
-            RetryDecision::SessionOwner => !self.session.wants_copy() && !self.session.is_bound_to(&picked),
-            RetryDecision::Return => false,
-        };
-        if may_retry
-            && !self.proxy.settings.retry.is_none()
-            && let Some(copy) = self.copy.take()
-        {
-            if let Some(next) = self.pick_again(&copy)
-                && (is_free || self.withdraw())
-            {
-                tracing::debug!(endpoint = %picked.lease.endpoint(), "retrying on another endpoint");
-                return AfterAttempt::Retry(next, copy);
-            }
-            self.copy = Some(copy);
-        }
-        if of_request.is_write() && self.response.status().is_success() {
-            rules.note_write(self.writer, picked.lease.endpoint());
-        }
-        AfterAttempt::Return(picked)
-    }
-
-    /// Decides by the status alone, like nginx.
-    fn after_status(&mut self, mut picked: Picked<B>) -> AfterAttempt<B> {
-        let retry = &self.proxy.settings.retry;
-        let status = self.response.status();
-        picked.lease.set_outcome(Outcome::Success);
-        if retry.covers_status(status)
-            && let Some(copy) = self.copy.take_if(|copy| retry.is_repeatable(copy.method()))
-            && let Some(next) = self.pick_again(&copy)
-            && self.withdraw()
-        {
-            // Only a response that is dropped counts against its endpoint, as in nginx (ngx_http_upstream_test_next). One that
-            // the client gets does not: Kylin responds with 500 to every SQL error.
-            if retry.is_failure(status) {
-                picked.lease.set_outcome(Outcome::Failure);
-            }
-            tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "retrying on another endpoint");
-            return AfterAttempt::Retry(next, copy);
-        }
-        AfterAttempt::Return(picked)
+        body.read_ahead(cx)
     }
 
     /// Lets the session learn from the response. Returns the request when it is to be sent again to the same endpoint.
@@ -383,13 +250,6 @@ impl<'p, B: Backend> Attempts<'p, B> {
         *self.response.version_mut() = Version::HTTP_11;
         self.response
     }
-}
-
-enum AfterAttempt<B> {
-    /// Return the response to the client.
-    Return(Picked<B>),
-    /// Send the request to this endpoint.
-    Retry(Picked<B>, Box<Request<Body>>),
 }
 
 /// Returns whether the node still works on a request for whose response the proxy no longer waits.

@@ -1,0 +1,99 @@
+//! Picks the next endpoint of a request.
+
+use std::error::Error as _;
+
+use http::{Method, Request};
+
+use super::Attempts;
+use crate::backend::{Backend, SendError, SendErrorKind};
+use crate::body::Body;
+use crate::cluster::Picked;
+use crate::endpoint::{EndpointHint, EndpointId};
+use crate::proxy::error_response::ErrorResponse;
+use crate::proxy::{RetryAccount, replay};
+use crate::request::RequestView;
+
+impl<B: Backend> Attempts<'_, B> {
+    pub(super) fn pick(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
+        let view = RequestView::of(request, self.context.client());
+        let cluster = &self.proxy.cluster;
+        let Some((rules, class)) = self.kylin() else { return self.session.pick(cluster, &view, &self.attempted).ok() };
+        let (role, is_strict) = rules.role(class);
+        let view = match self.context.query() {
+            Some(keys) => view.with_query(keys),
+            None => view,
+        };
+        let mut pick = |view: RequestView<'_>| match rules.written_to(self.writer) {
+            // A bound session reads where it wrote in any case.
+            Some(id) if !self.session.is_bound() => cluster.pick_bound(&view, &self.attempted, id.as_str()).ok(),
+            _ => self.session.pick(cluster, &view, &self.attempted).ok(),
+        };
+        pick(view.with_role(role)).or_else(|| if is_strict { None } else { pick(view.with_role(None)) })
+    }
+
+    /// Picks another endpoint for `request`, unless the limits of retries are reached.
+    pub(super) fn pick_again(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
+        let settings = &self.proxy.settings;
+        let retry = &settings.retry;
+        let in_time = match (retry.max_elapsed, self.began) {
+            (Some(limit), Some(began)) => settings.clock.now().saturating_duration_since(began) < limit,
+            _ => true,
+        };
+        let attempts_left = retry.max_attempts.is_none_or(|max| self.attempted.len() < max.get() as usize);
+        if in_time && attempts_left { self.pick(request) } else { None }
+    }
+
+    /// Returns whether a request that failed at `endpoint` may be sent again.
+    fn may_retry(&self, kind: SendErrorKind, endpoint: &EndpointId, method: &Method) -> bool {
+        let retry = &self.proxy.settings.retry;
+        retry.covers(kind)
+            && match self.kylin() {
+                Some((rules, class)) => {
+                    let is_out = kind == SendErrorKind::HeadTimeout
+                        && self.proxy.cluster.is_out(&EndpointHint::Id(endpoint.clone()));
+                    rules.may_retry(class, kind, is_out)
+                }
+                None => kind.is_unsent() || retry.is_repeatable(method),
+            }
+    }
+
+    /// Takes one retry from the budget. Returns false when it is used up.
+    pub(super) fn withdraw(&self) -> bool {
+        self.proxy.budget.as_ref().is_none_or(RetryAccount::withdraw)
+    }
+
+    /// Returns the next endpoint after a failed attempt, or the error for the client.
+    pub(super) fn after_failure(
+        &mut self,
+        mut picked: Picked<B>,
+        mut error: SendError,
+    ) -> Result<(Picked<B>, Request<Body>), ErrorResponse> {
+        let kind = error.kind();
+        tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "attempt failed");
+        let unsent = error.take_request().filter(|_| kind.is_unsent());
+        let request = unsent.or_else(|| self.copy.take().map(|copy| *copy));
+        let request = request.filter(|request| self.may_retry(kind, picked.lease.endpoint(), request.method()));
+        let request = match request {
+            Some(request) if kind == SendErrorKind::Stale && !self.reconnected && self.withdraw() => {
+                self.reconnected = true;
+                return Ok((picked, request));
+            }
+            request => request,
+        };
+        let may_time_out = self.context.class().is_some() || !picked.lease.has_max_fails();
+        picked.lease.set_outcome(self.proxy.settings.retry.outcome(kind, may_time_out));
+        // The next pick sees the free slot and the failure.
+        drop(picked);
+        self.attempted.set_has_response(false);
+        if let Some(request) = request
+            && let Some(next) = self.pick_again(&request)
+            && (kind.is_unsent() || self.withdraw())
+        {
+            return Ok((next, request));
+        }
+        Err(match (kind, error.source()) {
+            (SendErrorKind::RequestBody, Some(cause)) => replay::body_error(cause),
+            _ => ErrorResponse::of_failure(&error, self.proxy.settings.unavailable),
+        })
+    }
+}

@@ -1,0 +1,102 @@
+//! Decides between the response to an attempt and another attempt.
+
+use std::mem::take;
+
+use http::Request;
+
+use super::Attempts;
+use crate::backend::Backend;
+use crate::body::Body;
+use crate::cluster::Picked;
+use crate::endpoint::Outcome;
+use crate::kylin::class::RequestClass;
+use crate::kylin::response::{NeedsBody, ResponseClass};
+use crate::kylin::retry::RetryDecision;
+use crate::proxy::replay;
+use crate::proxy::rules::{Classified, RuleState};
+
+pub(super) enum AfterAttempt<B> {
+    /// Return the response to the client.
+    Return(Picked<B>),
+    /// Send the request to this endpoint.
+    Retry(Picked<B>, Box<Request<Body>>),
+}
+
+impl<B: Backend> Attempts<'_, B> {
+    /// Classifies the response by its head; `None` in a plain proxy.
+    pub(super) fn classify_head(&self) -> Option<Result<ResponseClass, NeedsBody>> {
+        let (rules, class) = self.kylin()?;
+        Some(rules.classify_head(&self.context, class, &self.response))
+    }
+
+    /// Classifies the response by the beginning of its body, which the client gets all the same.
+    pub(super) async fn classify_body(&mut self, needs_body: NeedsBody) -> Option<ResponseClass> {
+        let (beginning, response) = replay::peek(take(&mut self.response), needs_body.max).await;
+        self.response = response;
+        let (_, class) = self.kylin()?;
+        Some(RuleState::classify_body(class, &self.response, &beginning))
+    }
+
+    /// Decides between the response and another attempt. `class` is `None` in a plain proxy.
+    pub(super) fn after_response(&mut self, picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
+        self.attempted.set_has_response(true);
+        match (self.kylin(), class) {
+            (Some((rules, of_request)), Some(class)) => self.after_classified(picked, rules, of_request, class),
+            _ => self.after_status(picked),
+        }
+    }
+
+    fn after_classified(
+        &mut self,
+        mut picked: Picked<B>,
+        rules: &RuleState,
+        of_request: RequestClass,
+        class: ResponseClass,
+    ) -> AfterAttempt<B> {
+        let Classified { outcome, decision, is_free } = rules.decide(of_request, class);
+        picked.lease.set_outcome(outcome);
+        let may_retry = match decision {
+            RetryDecision::OtherEndpoint => true,
+            // A strategy that sends requests again takes care of this itself.
+            RetryDecision::SessionOwner => !self.session.wants_copy() && !self.session.is_bound_to(&picked),
+            RetryDecision::Return => false,
+        };
+        if may_retry
+            && !self.proxy.settings.retry.is_none()
+            && let Some(copy) = self.copy.take()
+        {
+            if let Some(next) = self.pick_again(&copy)
+                && (is_free || self.withdraw())
+            {
+                tracing::debug!(endpoint = %picked.lease.endpoint(), "retrying on another endpoint");
+                return AfterAttempt::Retry(next, copy);
+            }
+            self.copy = Some(copy);
+        }
+        if of_request.is_write() && self.response.status().is_success() {
+            rules.note_write(self.writer, picked.lease.endpoint());
+        }
+        AfterAttempt::Return(picked)
+    }
+
+    /// Decides by the status alone, like nginx.
+    fn after_status(&mut self, mut picked: Picked<B>) -> AfterAttempt<B> {
+        let retry = &self.proxy.settings.retry;
+        let status = self.response.status();
+        picked.lease.set_outcome(Outcome::Success);
+        if retry.covers_status(status)
+            && let Some(copy) = self.copy.take_if(|copy| retry.is_repeatable(copy.method()))
+            && let Some(next) = self.pick_again(&copy)
+            && self.withdraw()
+        {
+            // Only a response that is dropped counts against its endpoint, as in nginx (ngx_http_upstream_test_next). One that
+            // the client gets does not: Kylin responds with 500 to every SQL error.
+            if retry.is_failure(status) {
+                picked.lease.set_outcome(Outcome::Failure);
+            }
+            tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "retrying on another endpoint");
+            return AfterAttempt::Retry(next, copy);
+        }
+        AfterAttempt::Return(picked)
+    }
+}
