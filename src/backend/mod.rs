@@ -14,7 +14,7 @@ mod timeouts;
 #[cfg(feature = "tower")]
 pub mod tower;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 
 #[cfg(not(feature = "client"))]
 pub use absent::HttpBackend;
@@ -47,7 +47,7 @@ use crate::body::Body;
 /// # The request
 /// - The target is in origin form (`/kylin/api/query?x=1`, or `*` for `OPTIONS`): it has no scheme
 ///   and no authority. The backend knows the node. `Host` is the name that the client asked for,
-///   and the backend sends it unchanged.
+///   or [`host`](Self::host) if it named none, and the backend sends it unchanged.
 /// - The version is HTTP/1.1. A backend that speaks another version to its node sets that version
 ///   itself.
 /// - The proxy has removed the hop-by-hop headers (RFC 9110, 7.6.1) and has added the forwarding
@@ -89,6 +89,12 @@ pub trait Backend: Send + Sync + 'static {
     fn check_connect(&self) -> impl Future<Output = Result<(), SendError>> + Send {
         std::future::ready(Ok(()))
     }
+
+    /// Returns the address of the node as a value of `Host`. Requests that name no host get it, and so do those of the crate
+    /// itself. The default is `None`, for the [placement name](crate::Endpoint::placement) of the endpoint.
+    fn host(&self) -> Option<HeaderValue> {
+        None
+    }
 }
 
 /// Marks a request of the crate itself, such as a probe or a relayed login. It is in the request's
@@ -104,5 +110,9 @@ impl<B: Backend> Backend for std::sync::Arc<B> {
 
     fn check_connect(&self) -> impl Future<Output = Result<(), SendError>> + Send {
         B::check_connect(self)
+    }
+
+    fn host(&self) -> Option<HeaderValue> {
+        B::host(self)
     }
 }

@@ -21,6 +21,12 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kylin-lb/", en
 /// Fits a list of projects, which has some hundred KiB.
 const MAX_BODY: u64 = 1024 * 1024;
 
+/// Returns the value of `Host` for a node at `authority`, which an operator wrote.
+pub(crate) fn host_of_node(authority: &str) -> HeaderValue {
+    let host = authority.parse::<Authority>().ok().and_then(|host| HeaderValue::try_from(host.as_str()).ok());
+    host.unwrap_or(HeaderValue::from_static("localhost"))
+}
+
 /// Sends the crate's own requests to one node.
 ///
 /// Such a request goes through the node's [`Backend`] like a client's. The client adds the headers
@@ -40,8 +46,7 @@ impl NodeClient {
     /// Returns a client for the node behind `backend`, whose address is `authority` as the operator
     /// wrote it.
     pub(crate) fn new<B: Backend>(backend: Arc<B>, authority: &str, timeout: Duration) -> Self {
-        let host = authority.parse::<Authority>().ok().and_then(|host| HeaderValue::try_from(host.as_str()).ok());
-        let host = host.unwrap_or(HeaderValue::from_static("localhost"));
+        let host = backend.host().unwrap_or_else(|| host_of_node(authority));
         NodeClient { backend, host, timeout, max_body: MAX_BODY, retries_stale: true }
     }
 

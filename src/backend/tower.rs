@@ -6,7 +6,7 @@ use std::future::poll_fn;
 
 use bytes::Bytes;
 use http::uri::{Authority, InvalidUri, PathAndQuery, Scheme};
-use http::{Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri};
 use tokio::time::timeout;
 use tower_service::Service;
 
@@ -121,6 +121,13 @@ where
             }
             Err(elapsed) => Err(SendError::new(SendErrorKind::HeadTimeout, elapsed)),
         }
+    }
+
+    /// Returns the authority of the [origin](Self::origin).
+    fn host(&self) -> Option<HeaderValue> {
+        let (_, authority) = self.origin.as_ref()?;
+        // Without a user, which is no part of the header.
+        HeaderValue::try_from(authority.as_str().rsplit('@').next()?).ok()
     }
 }
 

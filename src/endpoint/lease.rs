@@ -72,6 +72,11 @@ impl Lease {
         self.member.settings.backup
     }
 
+    /// Returns the placement name of the endpoint, which is the address of its node as the operator wrote it.
+    pub(crate) fn placement(&self) -> &str {
+        &self.member.settings.placement
+    }
+
     /// Sets the outcome that is reported when the lease is dropped. The last call counts.
     pub fn set_outcome(&mut self, outcome: Outcome) {
         self.outcome = outcome;

@@ -31,7 +31,7 @@
 //!
 //! | subject | nginx | here |
 //! |---|---|---|
-//! | `Host` without `proxy_set_header` | the name of the upstream | the client's: Kylin puts `Host` into redirects and error messages |
+//! | `Host` without `proxy_set_header` | the name of the upstream | the client's, if it names one: Kylin puts `Host` into redirects and error messages |
 //! | connections to nodes | in most versions HTTP/1.0, closed after each request | HTTP/1.1, up to 64 idle per core, kept for 15 s |
 //! | `keepalive N` | N for the upstream and worker | N for each server and core |
 //! | a `server` with neither `max_fails` nor `fail_timeout` | ejected for 10 s after one failure | ejected if it fails more than the others: [`Outlier`](crate::health::Outlier) |

@@ -12,7 +12,7 @@ use super::syntax::printable;
 
 /// A summary of the differences that the documentation of the module lists.
 const DIFFERENCES: [&str; 6] = [
-    "Host is the client's, unless proxy_set_header sets it",
+    "Host is the client's if it names one, unless proxy_set_header sets it",
     "connections to nodes are HTTP/1.1 and kept, 64 per core unless keepalive sets another number",
     "a node has 5 s to connect and 310 s to respond, unless proxy_connect_timeout and proxy_read_timeout are set",
     "X-Forwarded-For, -Proto and -Host are sent, unless proxy_set_header sets them",

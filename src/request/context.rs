@@ -47,7 +47,7 @@ impl RequestContext {
 
     /// Reads the parts of a head.
     pub(crate) fn of_head(client: ClientAddr, target: &Uri, headers: &HeaderMap, version: Version) -> Self {
-        let host = headers.get(header::HOST).cloned();
+        let host = headers.get(header::HOST).filter(|host| !host.is_empty()).cloned();
         let host = host.or_else(|| HeaderValue::from_str(target.host()?).ok());
         RequestContext {
             client,

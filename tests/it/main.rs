@@ -30,6 +30,7 @@ mod example_options;
 mod example_sessions;
 mod flow_control;
 mod hop_by_hop;
+mod host_header;
 mod hostile_requests;
 mod http2;
 mod kylin_budget;

@@ -25,7 +25,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tokio::time::timeout;
 
 pub use address::{Address, InvalidAddress};
@@ -156,6 +156,14 @@ impl Backend for HttpBackend {
     /// Makes a connection and closes it.
     async fn check_connect(&self) -> Result<(), SendError> {
         self.connect(self.shared.timeouts.connect).await.map(drop)
+    }
+
+    /// Returns the address and port; `localhost` for a unix socket, as nginx does.
+    fn host(&self) -> Option<HeaderValue> {
+        match &self.shared.address {
+            Address::Unix(_) => Some(HeaderValue::from_static("localhost")),
+            address => HeaderValue::try_from(address.to_string()).ok(),
+        }
     }
 }
 

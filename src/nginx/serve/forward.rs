@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Extensions, Request, Response, StatusCode, Uri, request};
 
 use super::SiteParts;
@@ -125,11 +125,20 @@ fn prepare(
     extensions: &mut Extensions,
 ) -> Result<Option<Uri>, ErrorResponse> {
     let mut edits = HeaderEdits::default();
+    let mut has_host = scope.headers.get(header::HOST).is_some_and(|host| !host.is_empty());
     for header in settings.set_headers.iter() {
-        edits = match header.value.to_header(scope)? {
+        let value = header.value.to_header(scope)?;
+        if header.name == header::HOST {
+            has_host = value.is_some();
+        }
+        edits = match value {
             Some(value) => edits.set(header.name.clone(), value),
             None => edits.remove(header.name.clone()),
         };
+    }
+    // HTTP/1.1 requires the header.
+    if !has_host && let Ok(host) = HeaderValue::from_str(&pass.host) {
+        edits = edits.set(header::HOST, host);
     }
     if !edits.is_empty() {
         extensions.insert(edits);

@@ -9,7 +9,8 @@ use std::mem::take;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::{Method, Request, Response, StatusCode, Version, header};
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
 
 use self::response::AfterAttempt;
 
@@ -66,6 +67,8 @@ struct Attempts<'p, B> {
     /// The request was sent again to the same endpoint, on a fresh connection.
     reconnected: bool,
     is_head: bool,
+    /// The client names no host, so each node gets its own in `Host`.
+    names_no_host: bool,
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
@@ -82,6 +85,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             copy: None,
             reconnected: false,
             is_head: request.method() == Method::HEAD,
+            names_no_host: false,
         }
     }
 
@@ -105,8 +109,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
             let forwarded = Forwarded { peer, is_trusted, is_secure: settings.secure, host: self.context.host() };
             forwarded.apply(headers, presence);
         }
+        self.names_no_host = self.context.host().is_none();
         if let Some(edits) = edits {
             edits.apply(headers);
+            self.names_no_host = headers.get(header::HOST).is_none_or(HeaderValue::is_empty);
         }
         if self.proxy.rules.is_some() || settings.affinity.is_some() {
             self.context.read_credentials(headers, self.proxy.rules.is_some());
@@ -133,6 +139,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
         if let Some((rules, class)) = self.kylin() {
             self.writer = rules.writer(&self.context, class);
             if let Some(merge) = rules.merge(class) {
+                if self.names_no_host {
+                    request.headers_mut().remove(header::HOST);
+                }
                 let response = fan_out(&self.proxy.cluster, &self.context, &mut self.session, merge, take(request));
                 self.response = Box::pin(response).await?;
                 return Ok(());
@@ -142,6 +151,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
         loop {
             self.attempted.add(&picked.lease);
             self.copy = self.keep_copy(request);
+            if self.names_no_host {
+                head::set_host_of(&picked, request);
+            }
             let failure = match self.session.prepare(&self.proxy.cluster, &picked, request).await {
                 Prepared::Send => {
                     let watch = self

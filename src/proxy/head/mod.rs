@@ -19,9 +19,16 @@ pub(super) use self::hop_by_hop::{join_cookies, remove_hop_by_hop};
 pub(super) use self::presence::HeaderPresence;
 pub use self::trusted::TrustedProxies;
 use super::error_response::ErrorResponse;
+use crate::backend::Backend;
+use crate::backend::node_client::host_of_node;
+use crate::body::Body;
+use crate::cluster::Picked;
 use crate::header_walk::walk;
 
 /// Checks the head of a request, converts its target to origin form, and moves the host of the target into `Host`.
+///
+/// HTTP/1.0 allows a request without `Host`, and HTTP/1.1 an empty one. Such a request stays as it is here, and the proxy sends the
+/// address of the node.
 ///
 /// [`Proxy::forward`](crate::Proxy::forward) does this first. An application that routes by path or host calls it before it reads
 /// them, so that it sees the same host and path as the node.
@@ -143,13 +150,18 @@ fn set_host<T>(request: &mut Request<T>, has_host: bool) -> Result<(), ErrorResp
             let host = host_value(authority).ok_or(NO_HOST)?;
             request.headers_mut().insert(header::HOST, host);
         }
-        None if has_host => {}
-        // HTTP/2 may do without; HTTP/1.1 may not.
-        None if request.version() == Version::HTTP_11 => return Err(NO_HOST),
-        // The proxy sends HTTP/1.1, which requires the header (RFC 9112, 3.2).
-        None => _ = request.headers_mut().insert(header::HOST, HeaderValue::from_static("")),
+        // HTTP/1.0 and HTTP/2 may do without; HTTP/1.1 may not.
+        None if !has_host && request.version() == Version::HTTP_11 => return Err(NO_HOST),
+        None => {}
     }
     Ok(())
+}
+
+/// Puts the address of the node into `Host`, for a request that names no host: HTTP/1.1 requires the header (RFC 9112, 3.2), and
+/// servers refuse an empty one.
+pub(super) fn set_host_of<B: Backend>(picked: &Picked<B>, request: &mut Request<Body>) {
+    let host = picked.backend().host().unwrap_or_else(|| host_of_node(picked.lease.placement()));
+    request.headers_mut().insert(header::HOST, host);
 }
 
 fn host_value(authority: &Authority) -> Option<HeaderValue> {
@@ -157,12 +169,12 @@ fn host_value(authority: &Authority) -> Option<HeaderValue> {
 }
 
 /// Returns whether `host` is a name or an address with an optional port. Users, paths and delimiters would confuse a log or a
-/// `Location`. An empty value is legal (RFC 9112, 3.2).
+/// `Location`. An empty value is legal (RFC 9112, 3.2), a port without a name is not (RFC 9110, 4.2.1).
 fn is_host(host: &[u8]) -> bool {
     let end = host.iter().position(|byte| !NAME[usize::from(*byte)]).unwrap_or(host.len());
     match &host[end..] {
         [] => true,
-        [b':', port @ ..] => is_port(port),
+        [b':', port @ ..] if end > 0 => is_port(port),
         [b'[', rest @ ..] if end == 0 => is_literal(rest),
         _ => false,
     }
@@ -250,14 +262,15 @@ mod tests {
             assert!(checked(http::Request::get("/").header("host", good)).is_ok(), "{good}");
         }
         for bad in [
-            "a@b", "a/b", "a b", "a,b", "a:b", "a:123456", "[::1", "a\"b", "a<b", "[x]", "[::1]x", "[::1]:x", "a[::1]",
-            "a:1:2",
+            "a@b", ":80", "a/b", "a b", "a,b", "a:b", "a:123456", "[::1", "a\"b", "a<b", "[x]", "[::1]x", "[::1]:x",
+            "a[::1]", "a:1:2",
         ] {
             let status = checked(http::Request::get("/").header("host", bad)).unwrap_err();
             assert_eq!(status, StatusCode::BAD_REQUEST, "{bad}");
         }
         assert!(checked(http::Request::get("/")).is_err());
         assert!(checked(http::Request::get("/").version(Version::HTTP_10)).is_ok());
+        assert_eq!(checked(http::Request::get("http://kylin/").header("host", "")).unwrap().headers["host"], "kylin");
         assert!(checked(get("/").header("host", "kylin")).is_err());
     }
 

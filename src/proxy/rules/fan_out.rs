@@ -17,7 +17,7 @@ use crate::endpoint::{AdminState, EndpointId, Outcome, Role};
 use crate::kylin::fan_out::{Merge, best, concat};
 use crate::maybe_ready::BoxFuture;
 use crate::proxy::session::Session;
-use crate::proxy::{ErrorResponse, replay};
+use crate::proxy::{ErrorResponse, head, replay};
 use crate::request::{RequestContext, RequestView};
 use crate::session::hook::Prepared;
 
@@ -45,6 +45,9 @@ pub(crate) async fn fan_out<B: Backend>(
     for id in &ids {
         let mut request = replay::copy(&request).ok_or(BODY_TOO_LARGE)?;
         let Some(picked) = pick(cluster, context, id, &request) else { continue };
+        if !request.headers().contains_key(header::HOST) {
+            head::set_host_of(&picked, &mut request);
+        }
         match session.prepare(cluster, &picked, &mut request).await {
             Prepared::Send => sent.push(Box::pin(send(picked, request))),
             // Without a login the node would not respond to any purpose.
