@@ -48,11 +48,12 @@ pub(crate) fn decide(class: RequestClass, outcome: AttemptOutcome) -> RetryDecis
             ResponseClass::Rejected(Rejection::SessionRace) | ResponseClass::Unauthenticated(Credentials::Cookie) => {
                 return RetryDecision::SessionOwner;
             }
-            ResponseClass::Rejected(Rejection::Role | Rejection::Busy) => true,
+            ResponseClass::Rejected(Rejection::Role | Rejection::Busy | Rejection::NotRunning) => true,
             ResponseClass::NodeFailure => safety == RetrySafety::Read,
             // A failed login is not retried: the third wrong password locks the user. A fault of the cluster is the same on
             // every node.
             ResponseClass::Final
+            | ResponseClass::NotFound
             | ResponseClass::ClusterFault(_)
             | ResponseClass::Unauthenticated(Credentials::None | Credentials::Authorization)
             | ResponseClass::Unreadable => false,
@@ -70,7 +71,7 @@ mod tests {
     const FAILURES: [AttemptOutcome; 4] =
         [AttemptOutcome::Unsent, AttemptOutcome::Broken, AttemptOutcome::HeadTimeout, AttemptOutcome::RequestBody];
 
-    const RESPONSES: [ResponseClass; 10] = [
+    const RESPONSES: [ResponseClass; 12] = [
         ResponseClass::Final,
         ResponseClass::Rejected(Rejection::Role),
         ResponseClass::Rejected(Rejection::Busy),
@@ -81,6 +82,8 @@ mod tests {
         ResponseClass::Unauthenticated(Credentials::Cookie),
         ResponseClass::Unauthenticated(Credentials::Authorization),
         ResponseClass::Unreadable,
+        ResponseClass::NotFound,
+        ResponseClass::Rejected(Rejection::NotRunning),
     ];
 
     /// Returns one letter for each of FAILURES, then for each of RESPONSES: `e` for another endpoint, `o` for the session
@@ -99,11 +102,11 @@ mod tests {
     /// Every class by every failure and every class of response.
     #[test]
     fn the_table() {
-        //             U B H b   F R B r C N n c a u
-        let read = "eee. .eeo.e.o..";
-        let query = "ee.. .eeo.e.o..";
-        let unexecuted = "e... .eeo...o..";
-        let nowhere = ".... ..........";
+        //             U B H b   F R B r C N n c a u f k
+        let read = "eee. .eeo.e.o...e";
+        let query = "ee.. .eeo.e.o...e";
+        let unexecuted = "e... .eeo...o...e";
+        let nowhere = ".... ............";
         let expected = |class: RequestClass| match class {
             RequestClass::Query(Sql::ReadOnly) | RequestClass::Prepare(Sql::ReadOnly) => query,
             RequestClass::Query(_) | RequestClass::Prepare(_) | RequestClass::Export(_) => unexecuted,

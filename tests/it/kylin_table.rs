@@ -138,7 +138,6 @@ fn outcomes() -> Vec<AttemptOutcome> {
         outcome(Says::error(500, "metastore is gone"), NONE, false),
         outcome(Says::error(404, "no such cube"), NONE, false),
         outcome(Says::Json(503, r#"{"status":"DOWN"}"#.to_owned()), NONE, false),
-        outcome(page(404), NONE, false),
         outcome(page(501), NONE, false),
         // tomcat-redis-session-manager responds before any handler.
         outcome(

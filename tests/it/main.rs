@@ -72,6 +72,7 @@ mod server_stop;
 mod sessions_store_down;
 mod slow_start;
 mod stale_connections;
+mod stopping_nodes;
 mod store_drills;
 mod store_memcached;
 mod store_mysql;

@@ -1,15 +1,17 @@
 //! What happens to a request when the first node fails: which nodes get it, how often, and what the client gets.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use http::StatusCode;
 use kylin_lb::clock::ManualClock;
-use kylin_lb::proxy::RetryPolicy;
+use kylin_lb::nginx::{Config, Site};
+use kylin_lb::proxy::{RetryBudget, RetryPolicy};
 use kylin_lb::{Endpoint, HttpBackend};
 
-use crate::support::front::{Front, closed_port, endpoint, refusal};
-use crate::support::http::RawResponse;
+use crate::support::front::{Front, closed_port, endpoint, endpoints, refusal};
+use crate::support::http::{Connection, RawResponse};
 use crate::support::raw_node::{Act, RawNode, find, healthy, respond};
 
 /// Short enough for a test, and long enough for a node that responds at all.
@@ -147,13 +149,51 @@ async fn the_number_of_attempts_is_limited() {
         RawNode::start([healthy("3")]).await,
     ];
     let addresses = nodes.each_ref().map(RawNode::address);
-    let front =
-        Front::with(&addresses, |proxy| proxy.retry(RetryPolicy::default().max_attempts(std::num::NonZeroU32::new(2))));
+    let front = Front::with(&addresses, |proxy| proxy.retry(RetryPolicy::default().max_attempts(NonZeroU32::new(2))));
     refusal(&send(&front, "GET").await, 502);
     assert_eq!(nodes[2].seen().connections, 0);
     let front = Front::with(&addresses, |proxy| proxy.retry(RetryPolicy::none()));
     refusal(&send(&front, "GET").await, 502);
     assert_eq!(nodes.each_ref().map(|node| node.seen().requests.len()), [2, 1, 0]);
+}
+
+#[tokio::test]
+async fn a_request_that_reached_no_node_is_limited_by_the_number_of_endpoints_only() {
+    let good = RawNode::start([healthy("good")]).await;
+    let addresses = || [closed_port(), closed_port(), closed_port(), good.address()];
+    let none = RetryBudget::default().ratio(0.0).unwrap().min_per_second(0);
+    let one = RetryPolicy::default().max_attempts(NonZeroU32::new(1)).budget(Some(none));
+    for method in ["GET", "POST"] {
+        let front = Front::with(&addresses(), |proxy| proxy.retry(one.clone()));
+        assert_eq!(send(&front, method).await.text(), "good");
+        let front = Front::kylin(endpoints(&addresses()), |proxy| proxy.retry(one.clone()));
+        assert_eq!(send(&front, method).await.text(), "good");
+        // As nginx counts.
+        let front = Front::with(&addresses(), |proxy| proxy.retry(one.clone().count_unsent(true)));
+        refusal(&send(&front, method).await, 502);
+    }
+    // Attempts that a node may have got are still limited.
+    let bad = [RawNode::start([vec![Act::Read]]).await, RawNode::start([vec![Act::Read]]).await];
+    let front = Front::with(&[closed_port(), bad[0].address(), bad[1].address()], |proxy| {
+        proxy.retry(RetryPolicy::default().max_attempts(NonZeroU32::new(1)))
+    });
+    refusal(&send(&front, "GET").await, 502);
+    assert_eq!(bad.each_ref().map(|node| node.seen().requests.len()), [1, 0]);
+}
+
+#[tokio::test]
+async fn the_tries_of_an_nginx_configuration_are_what_the_file_says() {
+    let good = RawNode::start([healthy("good")]).await;
+    for (tries, status) in [("", 200), ("proxy_next_upstream_tries 3;", 200), ("proxy_next_upstream_tries 2;", 502)] {
+        let (one, two, three) = (closed_port(), closed_port(), good.address());
+        let upstream = format!("upstream u {{ server {one}; server {two}; server {three}; }}");
+        let text = format!("{upstream} server {{ listen 127.0.0.1:1; {tries} location / {{ proxy_pass http://u; }} }}");
+        let site = Site::new(Config::parse("front.conf", &text).unwrap()).unwrap();
+        let server = site.server_on("127.0.0.1:0".parse().unwrap()).start().unwrap();
+        let mut client = Connection::open(server.addresses()[0]).await.unwrap();
+        client.send("GET / HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+        assert_eq!(client.response().await.unwrap().status(), status, "{tries}");
+    }
 }
 
 #[tokio::test]

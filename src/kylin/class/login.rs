@@ -3,7 +3,6 @@
 use http::Method;
 
 /// The path at which clients log in, and at which the crate itself does.
-#[cfg(any(test, feature = "login-relay"))]
 pub(crate) const AUTHENTICATION: &str = "/kylin/api/user/authentication";
 
 /// Calls that Kylin serves without a login, by the beginning of their path below `/kylin/api/` (apache/kylin 3.1.3

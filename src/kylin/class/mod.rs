@@ -3,10 +3,11 @@
 //! The method alone does not tell. A `PUT` submits a cube build each time it is sent, a `POST` mostly asks a question, and some
 //! `GET`s of Kylin 5 write.
 
+mod common;
 mod login;
 mod routes;
 
-#[cfg(feature = "login-relay")]
+pub(crate) use common::is_in_all_versions;
 pub(crate) use login::AUTHENTICATION;
 pub(crate) use login::{SessionCall, needs_login};
 pub(crate) use routes::classify;

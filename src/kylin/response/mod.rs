@@ -43,6 +43,8 @@ pub(crate) enum ResponseClass {
     ClusterFault(ClusterFault),
     /// A failure of the node: an error that Kylin did not write.
     NodeFailure,
+    /// A 404 that Kylin did not write. A Tomcat that stops or starts responds so while Kylin does not run there.
+    NotFound,
     /// The node does not know the caller. Filters return this before anything is executed.
     Unauthenticated(Credentials),
     /// An error whose body cannot be read, because its coding is not gzip, the only one of Tomcat. Rejections go unnoticed.
@@ -56,6 +58,9 @@ pub(crate) enum Rejection {
     Role,
     /// The node runs as many queries as it may.
     Busy,
+    /// Kylin does not run at the node: [`NotFound`](ResponseClass::NotFound) for a path that Kylin always serves, and the node has
+    /// no Kylin when it is asked.
+    NotRunning,
     /// The shared store of tomcat-redis-session-manager does not have the session yet. That no handler ran is inferred.
     SessionRace,
 }
@@ -203,8 +208,12 @@ fn gunzip(body: &[u8]) -> Vec<u8> {
 
 /// Classifies a response whose body Kylin did not write. 501 and 505 are Tomcat's errors about the request itself.
 fn class_without_json(status: StatusCode) -> ResponseClass {
-    let is_about_request = matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::HTTP_VERSION_NOT_SUPPORTED);
-    if status.is_server_error() && !is_about_request { ResponseClass::NodeFailure } else { ResponseClass::Final }
+    match status {
+        StatusCode::NOT_IMPLEMENTED | StatusCode::HTTP_VERSION_NOT_SUPPORTED => ResponseClass::Final,
+        StatusCode::NOT_FOUND => ResponseClass::NotFound,
+        status if status.is_server_error() => ResponseClass::NodeFailure,
+        _ => ResponseClass::Final,
+    }
 }
 
 /// Classifies a response of Kylin 5 with status 200, `isException` and a message in its envelope. A response with rows is a result.

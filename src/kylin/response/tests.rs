@@ -51,8 +51,10 @@ fn an_error_that_kylin_writes_is_final() {
     assert_eq!(classify(RequestClass::AdminRead, 503, &json_headers(), r#"{"status":"DOWN"}"#), ResponseClass::Final);
     assert_eq!(
         classify(RequestClass::Page, 404, &headers(&[("content-type", "text/html")]), "<html>"),
-        ResponseClass::Final
+        ResponseClass::NotFound
     );
+    assert_eq!(classify(QUERY, 404, &json_headers(), "<html>"), ResponseClass::NotFound);
+    assert_eq!(classify(QUERY, 404, &json_headers(), &v4("no such cube")), ResponseClass::Final);
     assert_eq!(classify(RequestClass::Page, 501, &headers(&[]), ""), ResponseClass::Final);
 }
 

@@ -77,6 +77,7 @@ fn retry(next: &NextUpstream) -> RetryPolicy {
         .on_invalid(next.has("invalid_header"))
         .non_idempotent(next.has("non_idempotent"))
         .max_attempts(NonZeroU32::new(next.tries))
+        .count_unsent(true)
         .budget(None)
         .max_elapsed(Some(next.max_elapsed).filter(|time| !time.is_zero()));
     statuses.filter_map(|status| StatusCode::from_u16(status).ok()).fold(retry, RetryPolicy::on_status)

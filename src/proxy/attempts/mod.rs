@@ -24,6 +24,7 @@ use crate::balance::Attempted;
 use crate::body::{Body, BodyError};
 use crate::cluster::Picked;
 use crate::kylin::class::RequestClass;
+use crate::kylin::response::ResponseClass;
 use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::{AfterResponse, Prepared};
 
@@ -66,6 +67,10 @@ struct Attempts<'p, B> {
     copy: Option<Box<Request<Body>>>,
     /// The request was sent again to the same endpoint, on a fresh connection.
     reconnected: bool,
+    /// How many of the attempts certainly reached no node.
+    unsent: usize,
+    /// A node was attempted on which Kylin does not run.
+    met_not_running: bool,
     is_head: bool,
     /// The client names no host, so each node gets its own in `Host`.
     names_no_host: bool,
@@ -84,6 +89,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
             response: Response::default(),
             copy: None,
             reconnected: false,
+            unsent: 0,
+            met_not_running: false,
             is_head: request.method() == Method::HEAD,
             names_no_host: false,
         }
@@ -176,6 +183,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 Some(Ok(class)) => Some(class),
                 // Boxed, because it is rare.
                 Some(Err(needs_body)) => Box::pin(self.classify_body(needs_body)).await,
+            };
+            let class = match class {
+                Some(ResponseClass::NotFound) => Some(Box::pin(self.confirm_not_found(&picked)).await),
+                class => class,
             };
             match self.after_response(picked, class) {
                 AfterAttempt::Retry(next, copy) => {

@@ -31,15 +31,19 @@ impl<B: Backend> Attempts<'_, B> {
         pick(view.with_role(role)).or_else(|| if is_strict { None } else { pick(view.with_role(None)) })
     }
 
-    /// Picks another endpoint for `request`, unless the limits of retries are reached.
-    pub(super) fn pick_again(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
+    /// Picks another endpoint for `request`, unless the limits of retries are reached. `is_unsent`: no node got the request in the
+    /// last attempt.
+    pub(super) fn pick_again(&mut self, request: &Request<Body>, is_unsent: bool) -> Option<Picked<B>> {
         let settings = &self.proxy.settings;
         let retry = &settings.retry;
         let in_time = match (retry.max_elapsed, self.began) {
             (Some(limit), Some(began)) => settings.clock.now().saturating_duration_since(began) < limit,
             _ => true,
         };
-        let attempts_left = retry.max_attempts.is_none_or(|max| self.attempted.len() < max.get() as usize);
+        let free = if retry.count_unsent { 0 } else { self.unsent };
+        let is_free = is_unsent && !retry.count_unsent;
+        let attempts_left =
+            is_free || retry.max_attempts.is_none_or(|max| self.attempted.len() - free < max.get() as usize);
         if in_time && attempts_left { self.pick(request) } else { None }
     }
 
@@ -85,8 +89,9 @@ impl<B: Backend> Attempts<'_, B> {
         // The next pick sees the free slot and the failure.
         drop(picked);
         self.attempted.set_has_response(false);
+        self.unsent += usize::from(kind.is_unsent());
         if let Some(request) = request
-            && let Some(next) = self.pick_again(&request)
+            && let Some(next) = self.pick_again(&request, kind.is_unsent())
             && (kind.is_unsent() || self.withdraw())
         {
             return Ok((next, request));

@@ -1,6 +1,6 @@
 //! Decides between the response to an attempt and another attempt.
 
-use std::mem::take;
+use std::mem::{replace, take};
 
 use http::Request;
 
@@ -10,7 +10,7 @@ use crate::body::Body;
 use crate::cluster::Picked;
 use crate::endpoint::Outcome;
 use crate::kylin::class::RequestClass;
-use crate::kylin::response::{NeedsBody, ResponseClass};
+use crate::kylin::response::{NeedsBody, Rejection, ResponseClass};
 use crate::kylin::retry::RetryDecision;
 use crate::proxy::replay;
 use crate::proxy::rules::{Classified, RuleState};
@@ -37,6 +37,16 @@ impl<B: Backend> Attempts<'_, B> {
         Some(RuleState::classify_body(class, &self.response, &beginning))
     }
 
+    /// Returns the class of a 404 that Kylin did not write, after asking the node whether Kylin runs there.
+    pub(super) async fn confirm_not_found(&mut self, picked: &Picked<B>) -> ResponseClass {
+        match self.kylin() {
+            Some((rules, _)) if rules.is_running(&self.context, picked).await == Some(false) => {
+                ResponseClass::Rejected(Rejection::NotRunning)
+            }
+            _ => ResponseClass::NotFound,
+        }
+    }
+
     /// Decides between the response and another attempt. `class` is `None` in a plain proxy.
     pub(super) fn after_response(&mut self, picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
         self.attempted.set_has_response(true);
@@ -56,6 +66,10 @@ impl<B: Backend> Attempts<'_, B> {
         let Classified { outcome, decision, is_free } = rules.decide(of_request, class);
         picked.lease.set_outcome(outcome);
         let may_retry = match decision {
+            // Once: the node after it may have no Kylin either, and it is unknown whether any has.
+            RetryDecision::OtherEndpoint if class == ResponseClass::Rejected(Rejection::NotRunning) => {
+                !replace(&mut self.met_not_running, true)
+            }
             RetryDecision::OtherEndpoint => true,
             // A strategy that sends requests again takes care of this itself.
             RetryDecision::SessionOwner => !self.session.wants_copy() && !self.session.is_bound_to(&picked),
@@ -65,7 +79,7 @@ impl<B: Backend> Attempts<'_, B> {
             && !self.proxy.settings.retry.is_none()
             && let Some(copy) = self.copy.take()
         {
-            if let Some(next) = self.pick_again(&copy)
+            if let Some(next) = self.pick_again(&copy, false)
                 && (is_free || self.withdraw())
             {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), "retrying on another endpoint");
@@ -86,7 +100,7 @@ impl<B: Backend> Attempts<'_, B> {
         picked.lease.set_outcome(Outcome::Success);
         if retry.covers_status(status)
             && let Some(copy) = self.copy.take_if(|copy| retry.is_repeatable(copy.method()))
-            && let Some(next) = self.pick_again(&copy)
+            && let Some(next) = self.pick_again(&copy, false)
             && self.withdraw()
         {
             // Only a response that is dropped counts against its endpoint, as in nginx (ngx_http_upstream_test_next). One that

@@ -16,7 +16,8 @@ use crate::endpoint::Outcome;
 ///
 /// - Each endpoint gets a request once. The exception is a kept-alive connection that the node closed before it responded, which
 ///   is no failure of the node: the proxy sends the request once more to the same endpoint, on a fresh connection.
-/// - A request that certainly was not processed may be retried whatever its method.
+/// - A request that certainly was not processed may be retried whatever its method. If no node got it, each endpoint is
+///   attempted once, whatever the budget and `max_attempts`.
 /// - A request that may have been processed is retried only if its method is idempotent (RFC 9110, 9.2.2), which POST, LOCK and
 ///   PATCH are not, if its body was short enough to be kept, and if the [budget](Self::budget) allows it.
 ///
@@ -32,6 +33,7 @@ pub struct RetryPolicy {
     pub(super) statuses: Vec<StatusCode>,
     pub(super) non_idempotent: bool,
     pub(super) max_attempts: Option<NonZeroU32>,
+    pub(super) count_unsent: bool,
     pub(super) max_elapsed: Option<Duration>,
     pub(super) budget: Option<RetryBudget>,
 }
@@ -48,6 +50,7 @@ impl Default for RetryPolicy {
             statuses: Vec::new(),
             non_idempotent: false,
             max_attempts: None,
+            count_unsent: false,
             max_elapsed: None,
             budget: Some(RetryBudget::default()),
         }
@@ -105,9 +108,19 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets how many endpoints a request is sent to at most; `None` is no limit. Default: `None`.
+    /// Sets how many endpoints may get a request at most; `None` is no limit. Default: `None`.
+    ///
+    /// An endpoint that certainly got nothing of the request does not count, for example one that refused the connection: the
+    /// request goes to the next one at once, until each endpoint was attempted once. See [`count_unsent`](Self::count_unsent).
     pub fn max_attempts(mut self, attempts: Option<NonZeroU32>) -> Self {
         self.max_attempts = attempts;
+        self
+    }
+
+    /// Sets whether an endpoint that certainly got nothing of a request counts for [`max_attempts`](Self::max_attempts) too, as in
+    /// nginx (`proxy_next_upstream_tries`). Default: no.
+    pub fn count_unsent(mut self, on: bool) -> Self {
+        self.count_unsent = on;
         self
     }
 

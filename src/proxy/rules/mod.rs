@@ -3,6 +3,7 @@
 mod cancel;
 mod fan_out;
 mod recent_writes;
+mod running;
 mod state;
 
 use std::time::Duration;
@@ -75,7 +76,9 @@ impl KylinRules {
 
     /// Sets whether a request is retried after a response by which the node rejected it without executing it. Default: on.
     ///
-    /// Such responses are `not allowed in 'job' mode`, `Too many concurrent query requests.`, and Kylin 5's codes for them. The
+    /// Such responses are `not allowed in 'job' mode`, `Too many concurrent query requests.`, and Kylin 5's codes for them. A 404
+    /// that Kylin did not write, for a path that all versions serve, is one if Kylin does not run at the node, which the proxy asks
+    /// the node on the spot: a Tomcat that stops responds so. The request is then sent to one other node. The
     /// proxy also reads errors that are compressed with gzip, Tomcat's only coding. It returns errors in other codings to the client.
     pub fn retry_rejected(mut self, on: bool) -> Self {
         self.retry_rejected = on;

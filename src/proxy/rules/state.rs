@@ -5,11 +5,13 @@ use http::{Request, Response, StatusCode};
 use super::KylinRules;
 use super::cancel::{CancelState, QueryWatch};
 use super::recent_writes::{RecentWrites, Writer};
+use super::running::RunningChecks;
 use crate::backend::{Backend, SendErrorKind};
 use crate::body::Body;
 use crate::clock::Clock;
+use crate::cluster::Picked;
 use crate::endpoint::{EndpointId, Outcome, Role};
-use crate::kylin::class::{RequestClass, RetrySafety};
+use crate::kylin::class::{RequestClass, RetrySafety, is_in_all_versions};
 use crate::kylin::fan_out::{Merge, merge_of};
 use crate::kylin::response::{self, Credentials, NeedsBody, Rejection, ResponseClass};
 use crate::kylin::retry::{AttemptOutcome, RetryDecision, decide};
@@ -27,6 +29,7 @@ pub(crate) struct RuleState {
     rules: KylinRules,
     writes: Option<RecentWrites>,
     cancel: Arc<CancelState>,
+    running: RunningChecks,
 }
 
 /// What follows from the class of a response.
@@ -41,7 +44,7 @@ pub(crate) struct Classified {
 impl RuleState {
     pub(crate) fn new(rules: KylinRules, clock: &Arc<dyn Clock>) -> Self {
         let writes = rules.read_your_writes.map(|window| RecentWrites::new(window, Arc::clone(clock)));
-        RuleState { writes, cancel: Arc::default(), rules }
+        RuleState { writes, cancel: Arc::default(), running: RunningChecks::new(Arc::clone(clock)), rules }
     }
 
     /// Classifies a request, refuses it if its path is ambiguous or closed to clients, and removes headers that only nodes may
@@ -124,9 +127,20 @@ impl RuleState {
         response::classify_body(class, response.status(), response.headers(), beginning)
     }
 
+    /// Returns whether Kylin runs at the node that has responded with 404; `None` if that is no question.
+    pub(crate) async fn is_running<B: Backend>(&self, context: &RequestContext, picked: &Picked<B>) -> Option<bool> {
+        if !self.rules.retry_rejected || !is_in_all_versions(context.path()) {
+            return None;
+        }
+        Some(self.running.check(picked).await)
+    }
+
     /// Decides what follows from a response.
     pub(crate) fn decide(&self, of_request: RequestClass, class: ResponseClass) -> Classified {
-        let outcome = if class == ResponseClass::NodeFailure { Outcome::Failure } else { Outcome::Success };
+        let outcome = match class {
+            ResponseClass::NodeFailure | ResponseClass::Rejected(Rejection::NotRunning) => Outcome::Failure,
+            _ => Outcome::Success,
+        };
         let decision = match class {
             ResponseClass::Rejected(_) if !self.rules.retry_rejected => RetryDecision::Return,
             ResponseClass::Unauthenticated(_) if !self.rules.retry_unauthorized => RetryDecision::Return,
@@ -136,7 +150,9 @@ impl RuleState {
             tracing::debug!(request = of_request.name(), response = ?class, ?decision, "response classified");
         }
         // A node of another role rejects at once, which costs nothing, and where roles are unknown every third request meets one.
-        Classified { outcome, decision, is_free: class == ResponseClass::Rejected(Rejection::Role) }
+        // A node without Kylin is as good as one that refuses the connection.
+        let is_free = matches!(class, ResponseClass::Rejected(Rejection::Role | Rejection::NotRunning));
+        Classified { outcome, decision, is_free }
     }
 
     /// Watches a query that is about to be sent, to stop it if its client disconnects. May change the request.

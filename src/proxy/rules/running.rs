@@ -1,0 +1,87 @@
+//! Asks a node whether Kylin runs there.
+//!
+//! A Tomcat that stops ends its web applications before it closes its port, and responds to everything with 404 meanwhile. So a
+//! 404 for a path that Kylin always serves may mean that nothing was executed, and that another node should be asked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use parking_lot::Mutex;
+
+use crate::backend::Backend;
+use crate::backend::node_client::NodeClient;
+use crate::clock::Clock;
+use crate::cluster::Picked;
+use crate::cookie::CookieJar;
+use crate::endpoint::EndpointId;
+use crate::kylin::class::AUTHENTICATION;
+
+/// Kylin has nothing to compute for the response.
+const TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_BODY: u64 = 64 * 1024;
+/// How long a response counts: a client that provokes many 404s must not make as many requests.
+const REUSE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The last response of a node, and when it came. Locked while the node is asked, so that it is asked once at a time.
+type LastCheck = Arc<tokio::sync::Mutex<Option<(Instant, bool)>>>;
+
+/// Asks nodes, each at most once at a time.
+#[derive(Debug)]
+pub(super) struct RunningChecks {
+    clock: Arc<dyn Clock>,
+    last: Mutex<HashMap<EndpointId, LastCheck>>,
+}
+
+impl RunningChecks {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        RunningChecks { clock, last: Mutex::default() }
+    }
+
+    /// Returns whether Kylin runs at the node.
+    pub(super) async fn check<B: Backend>(&self, picked: &Picked<B>) -> bool {
+        let endpoint = picked.lease.endpoint();
+        let last = self.last_check(endpoint);
+        let mut last = last.lock().await;
+        let is_fresh = |at: Instant| self.clock.now().saturating_duration_since(at) < REUSE_INTERVAL;
+        if let Some((_, is_running)) = last.filter(|(at, _)| is_fresh(*at)) {
+            return is_running;
+        }
+        let client =
+            NodeClient::new(Arc::clone(picked.backend()), picked.lease.placement(), TIMEOUT).max_body(MAX_BODY);
+        let is_running = is_running(&client).await;
+        if !is_running {
+            tracing::warn!(%endpoint, "a node responds with 404, and Kylin does not run there");
+        }
+        *last = Some((self.clock.now(), is_running));
+        is_running
+    }
+
+    fn last_check(&self, endpoint: &EndpointId) -> LastCheck {
+        let mut checks = self.last.lock();
+        if let Some(last) = checks.get(endpoint) {
+            return Arc::clone(last);
+        }
+        // Endpoints that have left are forgotten when another one is asked for the first time.
+        let now = self.clock.now();
+        checks.retain(|_, last| {
+            let is_old = |at: Instant| now.saturating_duration_since(at) >= REUSE_INTERVAL;
+            last.try_lock().map_or(true, |last| last.is_none_or(|(at, _)| !is_old(at)))
+        });
+        Arc::clone(checks.entry(endpoint.clone()).or_default())
+    }
+}
+
+/// A 401 and a JSON object prove a Kylin of any version, which may be in trouble. A page does not: Tomcat and other servers have
+/// pages.
+async fn is_running(client: &NodeClient) -> bool {
+    match client.get(AUTHENTICATION, None, &mut CookieJar::default()).await {
+        Ok(response) if response.status == StatusCode::UNAUTHORIZED => true,
+        Ok(response) => {
+            let is_object = response.body.is_ok_and(|body| body.trim_ascii_start().starts_with(b"{"));
+            is_object && response.status != StatusCode::NOT_FOUND
+        }
+        Err(_) => false,
+    }
+}

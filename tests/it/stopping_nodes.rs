@@ -1,0 +1,179 @@
+//! A Tomcat that stops ends Kylin before it closes its port, and responds with 404 to everything meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response};
+use kylin_lb::backend::{OwnRequest, SendErrorKind};
+use kylin_lb::clock::ManualClock;
+use kylin_lb::proxy::{KylinRules, ProxyBuilder};
+use kylin_lb::testing::Scripted;
+use kylin_lb::{Body, Cluster, Proxy, SendError};
+
+use crate::support::front::Front;
+use crate::support::kylin::{Says, ask, request, saying, scripted, sql, well};
+use crate::support::raw_node::{Act, RawNode, healthy};
+
+const PAGE: &str = "<html>HTTP Status 404 - Not Found</html>";
+
+/// A node that responds with a page of status 404 to its clients, and in another way to the front end's own requests.
+struct Stopping {
+    node: Scripted,
+    /// The front end's own requests.
+    asked: Arc<AtomicUsize>,
+}
+
+impl Stopping {
+    fn new(when_asked: Says) -> Self {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let node = Scripted::new(move |request: Request<Body>| {
+            let says = match request.extensions().get::<OwnRequest>() {
+                Some(_) => {
+                    assert_eq!(
+                        (request.method().as_str(), request.uri().path()),
+                        ("GET", "/kylin/api/user/authentication")
+                    );
+                    assert!(
+                        !request.headers().contains_key("authorization") && !request.headers().contains_key("cookie")
+                    );
+                    count.fetch_add(1, Ordering::SeqCst);
+                    when_asked.clone()
+                }
+                None => page(404),
+            };
+            async move {
+                // Other requests run meanwhile.
+                tokio::task::yield_now().await;
+                respond(&says)
+            }
+        });
+        Stopping { node, asked }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+fn page(status: u16) -> Says {
+    Says::Html(status, PAGE.to_owned())
+}
+
+fn respond(says: &Says) -> Result<Response<Body>, SendError> {
+    let (status, media, text) = match says {
+        Says::Nothing(kind) => return Err(SendError::new(*kind, "scripted")),
+        Says::Json(status, text) => (status, "application/json;charset=UTF-8", text),
+        Says::Html(status, text) => (status, "text/html;charset=utf-8", text),
+    };
+    let response = Response::builder().status(*status).header("content-type", media);
+    Ok(response.body(Body::from(text.clone())).unwrap())
+}
+
+fn proxy(
+    nodes: &[&Scripted],
+    change: impl FnOnce(ProxyBuilder<Scripted>) -> ProxyBuilder<Scripted>,
+) -> Proxy<Scripted> {
+    let endpoints = nodes.iter().enumerate().map(|(id, node)| scripted(&id.to_string(), node));
+    change(Proxy::builder(Cluster::builder().endpoints(endpoints).build().unwrap())).build().unwrap()
+}
+
+#[tokio::test]
+async fn a_404_for_a_path_of_every_kylin_is_a_refusal_if_the_node_has_no_kylin() {
+    let insert = sql("insert into t values (1)");
+    let calls = [
+        ("POST /kylin/api/query", insert.as_str()),
+        ("POST /kylin/api/query/", &insert),
+        ("POST /kylin/api/query/prestate", &insert),
+        ("POST /kylin/api/user/authentication", ""),
+        ("GET /kylin/api/projects", ""),
+        ("POST /kylin/api/projects", "{}"),
+        ("GET /kylin/api/jobs?limit=1", ""),
+        ("GET /kylin/", ""),
+    ];
+    for (when_asked, is_running) in [
+        (page(404), false),
+        (page(200), false),
+        (page(503), false),
+        (Says::Json(404, "{}".to_owned()), false),
+        (Says::Nothing(SendErrorKind::Connect), false),
+        (Says::Nothing(SendErrorKind::Broken), false),
+        (Says::Json(200, "{}".to_owned()), true),
+        (page(401), true),
+        (Says::error(401, "who are you"), true),
+        (Says::code("KE-010021006"), true),
+    ] {
+        for (line, body) in calls {
+            let (first, second) = (Stopping::new(when_asked.clone()), well("second"));
+            let proxy = proxy(&[&first.node, &second], |proxy| proxy);
+            let (status, text) = ask(&proxy, request(line, &[], body)).await;
+            let case = format!("{line}, when asked {when_asked:?}: {status} {text}");
+            let expected = if is_running { (404, 0, 0) } else { (200, 1, 1) };
+            let failed = proxy.cluster().status().endpoints[0].failed;
+            assert_eq!((status.as_u16(), second.calls(), failed), expected, "{case}");
+            assert_eq!((first.asked(), first.node.calls()), (1, 2), "{case}");
+            assert!(!is_running || text == PAGE, "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_404_of_kylin_or_for_a_path_of_some_versions_is_returned_without_a_question() {
+    for line in ["GET /kylin/api/admin/version", "GET /kylin/api/projects/p", "GET /kylin/js/app.js", "POST /elsewhere"]
+    {
+        let (first, second) = (Stopping::new(page(404)), well("second"));
+        let proxy = proxy(&[&first.node, &second], |proxy| proxy);
+        let (status, text) = ask(&proxy, request(line, &[], "")).await;
+        assert_eq!((status.as_u16(), text.as_str(), first.asked(), second.calls()), (404, PAGE, 0, 0), "{line}");
+    }
+    let (first, second) = (saying(Says::error(404, "no such project")), well("second"));
+    let proxy = proxy(&[&first, &second], |proxy| proxy);
+    let (status, _) = ask(&proxy, request("GET /kylin/api/projects", &[], "")).await;
+    assert_eq!((status.as_u16(), first.calls(), second.calls()), (404, 1, 0));
+}
+
+#[tokio::test]
+async fn a_request_is_repeated_once_and_the_rule_can_be_switched_off() {
+    let (first, second, third) = (Stopping::new(page(404)), Stopping::new(page(404)), well("third"));
+    let nodes = [&first.node, &second.node, &third];
+    let query = || request("POST /kylin/api/query", &[], &sql("select 1"));
+    let (status, text) = ask(&proxy(&nodes, |proxy| proxy), query()).await;
+    assert_eq!((status.as_u16(), text.as_str(), third.calls()), (404, PAGE, 0));
+    assert_eq!((first.asked(), second.asked()), (1, 1));
+    let off = proxy(&nodes, |proxy| proxy.rules(KylinRules::default().retry_rejected(false)));
+    let (status, _) = ask(&off, query()).await;
+    assert_eq!((status.as_u16(), first.asked()), (404, 1));
+}
+
+#[tokio::test]
+async fn many_404s_ask_a_node_once_in_half_a_second() {
+    for when_asked in [Says::Json(200, "{}".to_owned()), page(404)] {
+        let clock = ManualClock::new();
+        let node = Stopping::new(when_asked);
+        let proxy = proxy(&[&node.node], |proxy| proxy.clock(clock.clone()));
+        for round in 1..=3 {
+            let mut clients = tokio::task::JoinSet::new();
+            for _ in 0..50 {
+                let proxy = proxy.clone();
+                clients.spawn(async move { ask(&proxy, request("GET /kylin/api/projects", &[], "")).await.0 });
+            }
+            assert!(clients.join_all().await.iter().all(|status| *status == 404));
+            assert_eq!(node.asked(), round);
+            clock.advance(Duration::from_millis(500));
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_client_sees_the_404s_of_a_node_that_stops() {
+    let not_found = format!("HTTP/1.1 404 \r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{PAGE}", PAGE.len());
+    let stopping = RawNode::start([vec![Act::Serve(not_found.into_bytes())]]).await;
+    let good = RawNode::start([healthy("good")]).await;
+    let front = Front::kylin(crate::support::front::endpoints(&[stopping.address(), good.address()]), |proxy| proxy);
+    for _ in 0..10 {
+        let response = front.post("/kylin/api/query", &sql("insert into t values (1)")).await.unwrap();
+        assert_eq!((response.status(), response.text()), (200, "good"));
+    }
+    assert_eq!(good.seen().requests.len(), 10, "each is executed once");
+}
