@@ -18,13 +18,16 @@ use crate::maybe_ready::BoxFuture;
 /// Kylin 5 rejects requests without `User-Agent`.
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("kylin-lb/", env!("CARGO_PKG_VERSION")));
 
+/// The `Host` of a request to a node whose address is none, such as a unix socket.
+const NO_HOST: HeaderValue = HeaderValue::from_static("localhost");
+
 /// Fits a list of projects, which has some hundred KiB.
 const MAX_BODY: u64 = 1024 * 1024;
 
 /// Returns the value of `Host` for a node at `authority`, which an operator wrote.
 pub(crate) fn host_of_node(authority: &str) -> HeaderValue {
     let host = authority.parse::<Authority>().ok().and_then(|host| HeaderValue::try_from(host.as_str()).ok());
-    host.unwrap_or(HeaderValue::from_static("localhost"))
+    host.unwrap_or(NO_HOST)
 }
 
 /// Sends the crate's own requests to one node.
@@ -48,6 +51,11 @@ impl NodeClient {
     pub(crate) fn new<B: Backend>(backend: Arc<B>, authority: &str, timeout: Duration) -> Self {
         let host = backend.host().unwrap_or_else(|| host_of_node(authority));
         NodeClient { backend, host, timeout, max_body: MAX_BODY, retries_stale: true }
+    }
+
+    /// Returns a client for requests that have a `Host`. Makes nothing but a reference to the backend.
+    pub(crate) fn with_given_host<B: Backend>(backend: Arc<B>, timeout: Duration) -> Self {
+        NodeClient { backend, host: NO_HOST, timeout, max_body: MAX_BODY, retries_stale: true }
     }
 
     /// Sets the most bytes of a body that are read. Default 1 MiB.

@@ -20,11 +20,8 @@
 //!   replaces what it prepared before, and does not add to it.
 //! - Strategies do not depend on each other, nor on the dispatcher in [`affinity`](super::affinity).
 
-use http::{Request, Response};
-
 use crate::backend::node_client::NodeClient;
-use crate::backend::{Backend, SendError};
-use crate::body::Body;
+use crate::backend::SendError;
 use crate::drop_guard::DropGuard;
 pub(crate) use crate::endpoint::EndpointHint;
 use crate::endpoint::EndpointId;
@@ -91,19 +88,6 @@ pub(crate) struct ResponseContext<'a> {
     /// For requests of the strategy's own.
     #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay talks to nodes"))]
     pub(crate) nodes: &'a dyn Nodes,
-}
-
-/// A node, whatever the type of its backend.
-#[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay talks to nodes"))]
-pub(crate) trait Node: Send + Sync {
-    /// Sends a request of the front end's own.
-    fn send_boxed(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, SendError>>;
-}
-
-impl<B: Backend> Node for B {
-    fn send_boxed(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, SendError>> {
-        Box::pin(self.send(request))
-    }
 }
 
 /// The nodes of a cluster, by the ids of their endpoints.

@@ -11,20 +11,20 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, StatusCode, Uri};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use crate::backend::{Backend, OwnRequest};
+use crate::backend::Backend;
+use crate::backend::node_client::NodeClient;
 use crate::body::Body;
 use crate::clock::timer_in;
 use crate::kylin::query::QueryRequest;
 use crate::request::RequestContext;
-use crate::session::hook::Node;
 
-/// How long stopping a query may take.
+/// How long a node may take to respond to each request that stops a query.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time until a login that a node refused is sent again.
 const LOGIN_PAUSE: Duration = Duration::from_secs(600);
@@ -80,7 +80,7 @@ impl CancelState {
 pub(crate) struct QueryWatch(Option<Box<Cancellation>>);
 
 struct Cancellation {
-    node: Arc<dyn Node>,
+    node: NodeClient,
     runtime: Handle,
     state: Arc<CancelState>,
     /// The headers of the query that say who may stop it by its id.
@@ -127,7 +127,7 @@ impl QueryWatch {
                 credentials.insert(name, value.clone());
             }
         }
-        let node = Arc::clone(backend) as Arc<dyn Node>;
+        let node = NodeClient::with_given_host(Arc::clone(backend), CANCEL_TIMEOUT).max_body(MAX_LIST);
         let state = Arc::clone(state);
         Some(QueryWatch(Some(Box::new(Cancellation { node, runtime, state, credentials, target }))))
     }
@@ -145,7 +145,7 @@ impl Drop for QueryWatch {
         cancellation.runtime.clone().spawn(async move {
             // Released even if the runtime ends before this task has begun.
             let _permit = permit;
-            let stopped = matches!(timeout(CANCEL_TIMEOUT, cancellation.run()).await, Ok(Some(())));
+            let stopped = cancellation.run().await.is_some();
             tracing::debug!(stopped, "cancelled the query of a disconnected client");
         });
     }
@@ -190,17 +190,16 @@ impl Cancellation {
     }
 
     async fn request(&self, method: Method, path: &str, authorization: Option<&HeaderValue>) -> Option<Bytes> {
-        let mut request = Request::new(Body::empty());
+        let mut request = Request::new(Bytes::new());
         *request.method_mut() = method;
         *request.uri_mut() = Uri::try_from(path).ok()?;
-        request.extensions_mut().insert(OwnRequest);
         *request.headers_mut() = self.credentials.clone();
         if let Some(authorization) = authorization {
             request.headers_mut().remove(header::COOKIE);
             request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
         }
-        let response: Response<Body> = self.node.send_boxed(request).await.ok()?;
-        let status = response.status();
+        let response = self.node.send(request).await.ok()?;
+        let status = response.status;
         if authorization.is_some() && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             tracing::warn!(
                 status = status.as_u16(),
@@ -208,10 +207,7 @@ impl Cancellation {
             );
             *self.state.login_paused_until.lock() = Some(timer_in(LOGIN_PAUSE));
         }
-        if !status.is_success() {
-            return None;
-        }
-        response.into_body().collect_up_to(MAX_LIST).await.ok()
+        response.body.ok().filter(|_| status.is_success())
     }
 }
 
