@@ -20,8 +20,8 @@
 //!   replaces what it prepared before, and does not add to it.
 //! - Strategies do not depend on each other, nor on the dispatcher in [`affinity`](super::affinity).
 
-use crate::backend::node_client::NodeClient;
 use crate::backend::SendError;
+use crate::backend::node_client::NodeClient;
 use crate::drop_guard::DropGuard;
 pub(crate) use crate::endpoint::EndpointHint;
 use crate::endpoint::EndpointId;

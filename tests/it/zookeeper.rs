@@ -274,8 +274,7 @@ async fn a_server_that_is_not_zookeeper_is_an_error_and_is_retried() {
                 kept.push(stream);
             }
         });
-        let source =
-            ZooKeeper::parse(&address.to_string()).unwrap().session_timeout(Duration::from_millis(200)).unwrap();
+        let source = ZooKeeper::parse(&address.to_string()).unwrap().session_timeout(Duration::from_secs(1)).unwrap();
         let watched = Watched::with(source);
         let failed = watched.handle.wait_until(|status| status.failures > 2);
         let status = timeout(TIMEOUT, failed).await.unwrap_or_else(|_| panic!("{:?}", watched.handle.status()));

@@ -43,7 +43,8 @@ use super::watch::wait_until;
 use super::{DiscoveredNode, Discovery, DiscoveryError};
 use crate::clock::{InvalidDuration, at_least, timer_in};
 
-const MIN_SESSION_TIMEOUT: Duration = Duration::from_millis(100);
+/// Servers have a minimum of two ticks, which are 2 s each by default.
+const MIN_SESSION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The nodes that Kylin registers in ZooKeeper: see the [module](self).
 ///
@@ -131,7 +132,7 @@ impl ZooKeeper {
     /// and another server is found. Default: 10 s. The server may negotiate another value.
     ///
     /// # Errors
-    /// [`InvalidDuration`] if `timeout` is below 100 ms.
+    /// [`InvalidDuration`] if `timeout` is below 1 s.
     pub fn session_timeout(mut self, timeout: Duration) -> Result<Self, InvalidDuration> {
         self.options.session_timeout = at_least(MIN_SESSION_TIMEOUT, timeout, "session timeout")?;
         Ok(self)
@@ -152,8 +153,7 @@ impl ZooKeeper {
     }
 
     async fn connect(&mut self) -> Result<(), DiscoveryError> {
-        let limit = self.options.session_timeout.max(Duration::from_secs(1)) * 2;
-        let session = timeout(limit, Session::connect(&self.options)).await;
+        let session = timeout(self.options.session_timeout * 2, Session::connect(&self.options)).await;
         self.session = Some(session.map_err(|_| DiscoveryError::Timeout(self.options.connect_string.to_string()))??);
         self.start_grace();
         Ok(())

@@ -1,7 +1,5 @@
 //! One ZooKeeper session: a task for each watched znode, and the events of all of them.
 
-use std::time::Duration;
-
 use ahash::AHashMap;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
@@ -71,7 +69,7 @@ impl Session {
             sender,
             tasks,
             data_tasks: AHashMap::new(),
-            deadline: Some(timer_in(options.session_timeout.max(Duration::from_secs(1)) * 2)),
+            deadline: Some(timer_in(options.session_timeout * 2)),
         })
     }
 

@@ -107,7 +107,7 @@ impl<B: Backend> Supervisor<B> {
             };
             let spread = if at_start { index as f64 / count } else { 0.0 };
             let placement = Arc::clone(&settings.placement);
-            let task = AbortOnDrop::spawn(task.run(check.fast_interval.mul_f64(spread)));
+            let task = AbortOnDrop::spawn(task.run(check.fast().mul_f64(spread)));
             self.probed.insert(live.uid, Probed { live: Arc::clone(live), backend, placement, task });
         }
     }
@@ -171,12 +171,12 @@ impl ProbeTask {
         let check = &self.shared.check;
         let Live { health, passive, .. } = &*self.live;
         let due_after = |interval| timer_in(jittered(interval, check.jitter));
-        let [normal, fast, reconnect] = [check.interval, check.fast_interval, check.reconnect_interval].map(due_after);
+        let [normal, fast, reconnect] = [check.interval, check.fast(), check.reconnect()].map(due_after);
         loop {
             let due = match health.probe_pace(passive, self.live.now_ms()) {
                 ProbePace::Normal => normal,
                 // Probes of a node that does not respond to an attempt to connect would hold the permits of the others.
-                ProbePace::Reconnect if took <= check.fast_interval => reconnect.min(normal),
+                ProbePace::Reconnect if took <= check.fast() => reconnect.min(normal),
                 ProbePace::Fast | ProbePace::Reconnect => fast.min(normal),
             };
             if timeout_at(due, health.wake.notified()).await.is_err() {

@@ -37,8 +37,10 @@ use crate::health::{InvalidSetting, Thresholds};
 pub struct HealthCheck {
     probe: Probe,
     interval: Duration,
-    fast_interval: Duration,
-    reconnect_interval: Duration,
+    /// As set, else [`fast`](Self::fast).
+    fast_interval: Option<Duration>,
+    /// As set, else [`reconnect`](Self::reconnect).
+    reconnect_interval: Option<Duration>,
     jitter: f64,
     timeout: Duration,
     thresholds: Thresholds,
@@ -53,8 +55,8 @@ impl HealthCheck {
         HealthCheck {
             probe,
             interval: Duration::from_secs(5),
-            fast_interval: Duration::from_secs(1),
-            reconnect_interval: Duration::from_millis(250),
+            fast_interval: None,
+            reconnect_interval: None,
             jitter: 0.1,
             timeout: Duration::from_secs(5),
             thresholds: Thresholds { fall, rise },
@@ -71,21 +73,21 @@ impl HealthCheck {
     }
 
     /// Sets the interval while an endpoint is suspect or recovers, and the shortest after a failed request or one that timed
-    /// out, from 1 ms to a day. Where it is longer than the interval, the interval counts. Default 1 s.
+    /// out, from 1 ms to the interval. Default 1 s, or the interval where that is shorter.
     pub fn fast_interval(mut self, interval: Duration) -> Self {
-        self.fast_interval = interval;
+        self.fast_interval = Some(interval);
         self
     }
 
     /// Sets the interval while the node cannot be reached and while it starts after that, and the shortest after a request that
-    /// did not reach it, from 1 ms to a day. Where it is longer than the fast interval, that counts. Default 250 ms: a refused
+    /// did not reach it, from 1 ms to the fast interval. Default 250 ms, or the fast interval where that is shorter: a refused
     /// connection costs little, and the endpoint serves so soon after its node accepts connections again.
     ///
     /// An endpoint that was [ejected because it could not be reached](crate::Outcome::Unreachable) is readmitted by the first
     /// probe that succeeds. If it then fails again before a request has succeeded, it stays out for this time and longer, up to
     /// 30 s. A node that does not respond to an attempt to connect is probed at the fast interval.
     pub fn reconnect_interval(mut self, interval: Duration) -> Self {
-        self.reconnect_interval = interval;
+        self.reconnect_interval = Some(interval);
         self
     }
 
@@ -139,13 +141,22 @@ impl HealthCheck {
     /// Outside of a tokio runtime, as [`tokio::spawn`] does.
     pub fn start<B: Backend>(self, cluster: &Cluster<B>) -> Result<HealthChecker, InvalidSetting> {
         validate_interval(self.interval, "interval")?;
-        validate_interval(self.fast_interval, "fast_interval")?;
-        validate_interval(self.reconnect_interval, "reconnect_interval")?;
+        let (fast, reconnect) = (self.fast(), self.reconnect());
+        validate_interval(fast, "fast_interval")?;
+        InvalidSetting::unless(fast <= self.interval, "fast_interval", "at most the interval")?;
+        validate_interval(reconnect, "reconnect_interval")?;
+        InvalidSetting::unless(reconnect <= fast, "reconnect_interval", "at most the fast interval")?;
         InvalidSetting::unless((0.0..=0.5).contains(&self.jitter), "jitter", "0 to 0.5")?;
         InvalidSetting::unless(!self.timeout.is_zero(), "timeout", "over 0")?;
-        let fast_interval = self.fast_interval.min(self.interval);
-        let reconnect_interval = self.reconnect_interval.min(fast_interval);
-        Ok(checker::start(HealthCheck { fast_interval, reconnect_interval, ..self }, cluster))
+        Ok(checker::start(self, cluster))
+    }
+
+    fn fast(&self) -> Duration {
+        self.fast_interval.unwrap_or(self.interval.min(Duration::from_secs(1)))
+    }
+
+    fn reconnect(&self) -> Duration {
+        self.reconnect_interval.unwrap_or(self.fast().min(Duration::from_millis(250)))
     }
 }
 
@@ -171,6 +182,12 @@ mod tests {
             (check().interval(week), "interval"),
             (check().fast_interval(zero), "fast_interval"),
             (check().reconnect_interval(zero), "reconnect_interval"),
+            (check().interval(Duration::from_millis(999)).fast_interval(Duration::from_secs(1)), "fast_interval"),
+            (check().reconnect_interval(Duration::from_millis(1001)), "reconnect_interval"),
+            (
+                check().interval(Duration::from_millis(9)).reconnect_interval(Duration::from_millis(10)),
+                "reconnect_interval",
+            ),
             (check().jitter(0.6), "jitter"),
             (check().jitter(f64::NAN), "jitter"),
             (check().timeout(zero), "timeout"),
