@@ -45,7 +45,7 @@ impl NodeLevel {
     }
 
     /// Returns the levels that the next probe tries in turn, until one succeeds.
-    fn to_try(&self, now: Instant) -> &'static [ProbeLevel] {
+    fn levels_to_try(&self, now: Instant) -> &'static [ProbeLevel] {
         use ProbeLevel::{Authentication, Tcp, Version};
         let is_due = self.may_be_another_process || self.recheck.is_none_or(|recheck| recheck <= now);
         match self.settled {
@@ -77,7 +77,7 @@ pub(super) async fn send(
     memory: &mut NodeMemory,
 ) -> ProbeResult {
     let NodeMemory { cookies, level } = memory;
-    let levels = level.to_try(timer_in(Duration::ZERO));
+    let levels = level.levels_to_try(timer_in(Duration::ZERO));
     let mut failures = Vec::new();
     for tried in levels {
         let result = match tried {

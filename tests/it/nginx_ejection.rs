@@ -83,7 +83,7 @@ async fn get(front: SocketAddr, path: &str, count: usize) -> Vec<(u16, String)> 
 /// Returns whether each server is ejected.
 fn ejected(site: &Site) -> Vec<bool> {
     let (_, cluster) = site.clusters().next().unwrap();
-    let is_ejected = |health: &HealthState| matches!(health, HealthState::Ejected { .. });
+    let is_ejected = |health: &HealthState| matches!(health, HealthState::Ejected);
     cluster.status().endpoints.iter().map(|endpoint| is_ejected(&endpoint.health)).collect()
 }
 

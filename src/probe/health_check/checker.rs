@@ -143,8 +143,7 @@ impl ProbeTask {
     async fn run(self, delay: Duration) {
         let Shared { check, permits, .. } = &*self.shared;
         let wake = &self.live.health.wake;
-        let mut memory = NodeMemory::default();
-        memory.level = NodeLevel::earlier(self.live.probe_level.get());
+        let mut memory = NodeMemory { level: NodeLevel::earlier(self.live.probe_level.get()), ..NodeMemory::default() };
         sleep_until(timer_in(delay)).await;
         loop {
             let (result, took) = {

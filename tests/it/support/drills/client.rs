@@ -146,7 +146,7 @@ impl Client {
     }
 
     async fn work(&mut self, round: u64) {
-        let is_build = round % BUILD_EVERY == 0;
+        let is_build = round.is_multiple_of(BUILD_EVERY);
         let token = format!("t{}-{round}-{}", self.number, self.crowd.query_ms);
         self.tally.sends(&token, is_build);
         let (line, body) = match is_build {
