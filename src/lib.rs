@@ -87,6 +87,9 @@ pub mod discovery;
 pub mod docs;
 mod drop_guard;
 pub mod endpoint;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hash;
 mod header_walk;
 pub mod health;

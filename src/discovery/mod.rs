@@ -52,6 +52,16 @@ mod static_list;
 mod status;
 mod watch;
 mod watched_files;
+
+/// Parses `data` as each list and registration.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(data: &[u8]) {
+    zookeeper::fuzz(data);
+    if let Ok(text) = std::str::from_utf8(data) {
+        file::fuzz(text);
+        let _ = DiscoveredNode::new(text);
+    }
+}
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;
 

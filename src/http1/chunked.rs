@@ -159,6 +159,31 @@ fn parse_size(line: &[u8]) -> Result<u64, InvalidChunk> {
     u64::from_str_radix(digits, 16).ok().filter(|size| *size <= MAX_LENGTH).ok_or(InvalidChunk)
 }
 
+/// Decodes `data` as chunks, at once and in two parts: the data must be the same.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(data: &[u8]) {
+    let decode = |parts: [&[u8]; 2]| {
+        let (mut decoder, mut read, mut out) = (ChunkedDecoder::default(), BytesMut::new(), Vec::new());
+        for part in parts {
+            read.extend_from_slice(part);
+            loop {
+                match decoder.next(&mut read) {
+                    Ok(Decoded::Data(data)) => out.extend_from_slice(&data),
+                    Ok(Decoded::NeedMore) => break,
+                    Ok(Decoded::End) => return (out, Ok(true)),
+                    Err(error) => return (out, Err(error)),
+                }
+            }
+        }
+        (out, Ok(false))
+    };
+    let (at_once, result) = decode([data, b""]);
+    let (in_two, of_two) = decode(super::in_two(data));
+    assert_eq!(result, of_two);
+    assert!(result.is_err() || at_once == in_two);
+    assert!(at_once.len() <= data.len());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,3 +15,13 @@ pub(crate) mod framing;
 pub(crate) mod head;
 pub(crate) mod headers;
 pub(crate) mod writer;
+
+#[cfg(fuzzing)]
+pub(crate) use chunked::fuzz as fuzz_chunked;
+
+/// Cuts `data` at the place that its first byte names.
+#[cfg(fuzzing)]
+pub(crate) fn in_two(data: &[u8]) -> [&[u8]; 2] {
+    let at = usize::from(data.first().copied().unwrap_or(0)) % (data.len() + 1);
+    [&data[..at], &data[at..]]
+}

@@ -19,6 +19,9 @@ mod sniff;
 mod socket;
 mod stop;
 
+#[cfg(fuzzing)]
+pub(crate) use http1::fuzz_request_head;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::thread::JoinHandle;

@@ -24,6 +24,9 @@ mod sticky;
 mod store;
 mod user;
 
+#[cfg(fuzzing)]
+pub(crate) use login_relay::fuzz as fuzz_relayed_session;
+
 pub use crate::cookie::{InvalidCookie, SameSite};
 pub use crate::maybe_ready::{BoxFuture, MaybeReady, MaybeReadyFuture};
 pub use affinity::Affinity;

@@ -21,6 +21,9 @@ mod response_body;
 mod response_head;
 mod stream;
 
+#[cfg(fuzzing)]
+pub(crate) use response_head::fuzz as fuzz_response_head;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

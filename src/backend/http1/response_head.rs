@@ -114,6 +114,25 @@ fn invalid(source: impl Into<BoxError>) -> SendError {
     SendError::new(SendErrorKind::Invalid, source)
 }
 
+/// Parses `data` as the head of a response that arrives in two parts.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(data: &[u8]) {
+    for method in [Method::GET, Method::HEAD] {
+        let (mut read, mut state) = (BytesMut::new(), ParserState::default());
+        for part in crate::http1::in_two(data) {
+            read.extend_from_slice(part);
+            match state.take(&mut read, &method, HeadLimits::default()) {
+                Ok(None) => {}
+                Ok(Some(head)) => {
+                    assert!(!head.response.status().is_informational());
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -109,6 +109,15 @@ fn quoted(word: &str) -> String {
     format!("{:?}", word.chars().take(60).collect::<String>())
 }
 
+/// Parses `text` as a list of nodes.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(text: &str) {
+    match parse(text) {
+        Ok(nodes) => assert!(nodes.len() <= text.lines().count()),
+        Err(error) => assert!(error.line() <= text.lines().count() + 1),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;

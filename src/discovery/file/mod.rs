@@ -1,5 +1,8 @@
 mod list;
 
+#[cfg(fuzzing)]
+pub(super) use list::fuzz;
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -29,6 +29,9 @@ mod registration;
 mod registry;
 mod session;
 
+#[cfg(fuzzing)]
+pub(super) use registration::fuzz;
+
 use std::fmt;
 use std::time::Duration;
 

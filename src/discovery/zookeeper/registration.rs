@@ -99,6 +99,19 @@ fn address(json: &Value) -> Result<String, InvalidRegistration> {
     Ok(if is_v6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
 }
 
+/// Parses `data` as the data of a znode, and as its name.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(data: &[u8]) {
+    for kind in [ChildKind::Described, ChildKind::LeaderCandidate, ChildKind::WithRoles(Roles::ALL)] {
+        let _ = parse(kind, data);
+    }
+    let _ = parse_candidate(data);
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = candidate_number(text);
+        let _ = super::connect_string::ConnectString::parse(text);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

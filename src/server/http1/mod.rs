@@ -13,6 +13,9 @@ mod request_head;
 mod response_head;
 mod write_timeout;
 
+#[cfg(fuzzing)]
+pub(crate) use request_head::fuzz as fuzz_request_head;
+
 use std::future::poll_fn;
 use std::mem::replace;
 use std::pin::{Pin, pin};

@@ -98,6 +98,27 @@ fn invalid_framing(error: FramingError) -> InvalidRequest {
     }
 }
 
+/// Parses `data` as the head of a request that arrives in two parts.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(data: &[u8]) {
+    let mut read = BytesMut::new();
+    let (mut head, mut scanner) = (RequestHead::default(), HeadScanner::default());
+    for part in crate::http1::in_two(data) {
+        read.extend_from_slice(part);
+        match head.take(&mut read, &mut scanner, HeadLimits::default()) {
+            Ok(false) => {}
+            Ok(true) => {
+                assert!(head.request.uri().path().starts_with('/') || head.request.uri().path() == "*");
+                return;
+            }
+            Err(error) => {
+                assert!(error.status.is_client_error() || error.status.is_server_error());
+                return;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,6 +25,9 @@ mod sealed_sessions;
 mod session_id;
 mod unauthorized;
 
+#[cfg(fuzzing)]
+pub(crate) use record::fuzz;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

@@ -167,6 +167,14 @@ fn take_long<'b>(rest: &mut &'b [u8]) -> Option<&'b [u8]> {
     take(rest, length.into())
 }
 
+/// Decodes `data` as the sealed part of a session. What is decoded is encoded to the same bytes.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Some(session) = RelayedSession::decode(data) {
+        assert!(RelayedSession::decode(&session.encode()).is_some());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
