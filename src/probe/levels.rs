@@ -57,7 +57,12 @@ impl NodeLevel {
     }
 
     fn succeed(&mut self, level: ProbeLevel, tried: &[ProbeLevel]) {
-        let recheck = if tried.len() > 1 { Some(timer_in(RECHECK_INTERVAL)) } else { self.recheck };
+        let recheck = match tried.len() {
+            1 => self.recheck,
+            // Kylin may have been deployed between two requests of this probe, so the next one asks again.
+            _ if self.settled != Some(level) => None,
+            _ => Some(timer_in(RECHECK_INTERVAL)),
+        };
         *self = NodeLevel { settled: Some(level), may_be_another_process: false, recheck };
     }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use kylin_lb::endpoint::EndpointId;
-use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{Affinity, Secret, StickyCookie};
+use kylin_lb::testing::kylin::Dialect;
 
+use crate::support::dialects::in_each_dialect;
 use crate::support::front::{Front, endpoint};
 use crate::support::login::{Browser, Nodes};
 
@@ -17,9 +18,9 @@ fn front(nodes: &Nodes) -> Front {
     Front::with(&nodes.addresses(), |proxy| proxy.affinity(affinity()))
 }
 
-#[tokio::test]
-async fn no_login_is_lost_and_the_policy_places_new_clients() {
-    let nodes = Nodes::of(KylinVersion::V4, 3).await;
+in_each_dialect!(no_login_is_lost_and_the_policy_places_new_clients);
+async fn no_login_is_lost_and_the_policy_places_new_clients(dialect: Dialect) {
+    let nodes = Nodes::of(dialect, 3).await;
     let front = front(&nodes);
     let mut homes = BTreeSet::new();
     for _ in 0..6 {
@@ -36,9 +37,9 @@ async fn no_login_is_lost_and_the_policy_places_new_clients() {
     assert_eq!(homes.len(), 3);
 }
 
-#[tokio::test]
-async fn the_cookie_is_only_set_when_it_changes_and_no_node_sees_it() {
-    let nodes = Nodes::of(KylinVersion::V4, 2).await;
+in_each_dialect!(the_cookie_is_only_set_when_it_changes_and_no_node_sees_it);
+async fn the_cookie_is_only_set_when_it_changes_and_no_node_sees_it(dialect: Dialect) {
+    let nodes = Nodes::of(dialect, 2).await;
     let front = front(&nodes);
     let mut user = Browser::default();
     user.cookies.insert("other".into(), "kept".into());
@@ -51,9 +52,9 @@ async fn the_cookie_is_only_set_when_it_changes_and_no_node_sees_it() {
     assert!(second.text().contains("other=kept") && !second.text().contains("kylin_lb"), "{}", second.text());
 }
 
-#[tokio::test]
-async fn the_cookie_is_valid_after_a_change_of_order_front_end_or_address() {
-    let nodes = Nodes::of(KylinVersion::V4, 3).await;
+in_each_dialect!(the_cookie_is_valid_after_a_change_of_order_front_end_or_address);
+async fn the_cookie_is_valid_after_a_change_of_order_front_end_or_address(dialect: Dialect) {
+    let nodes = Nodes::of(dialect, 3).await;
     let mut user = Browser::default();
     user.log_in(&front(&nodes)).await;
     let home = user.query(&front(&nodes)).await.expect("another front end with the same secret");
@@ -70,9 +71,9 @@ async fn the_cookie_is_valid_after_a_change_of_order_front_end_or_address() {
     }
 }
 
-#[tokio::test]
-async fn forged_cookies_are_ignored() {
-    let nodes = Nodes::of(KylinVersion::V4, 3).await;
+in_each_dialect!(forged_cookies_are_ignored);
+async fn forged_cookies_are_ignored(dialect: Dialect) {
+    let nodes = Nodes::of(dialect, 3).await;
     let front = front(&nodes);
     let mut user = Browser::default();
     user.log_in(&front).await;
@@ -111,9 +112,9 @@ async fn forged_cookies_are_ignored() {
     }
 }
 
-#[tokio::test]
-async fn a_draining_node_keeps_its_clients_and_one_in_maintenance_loses_them() {
-    let nodes = Nodes::of(KylinVersion::V4, 2).await;
+in_each_dialect!(a_draining_node_keeps_its_clients_and_one_in_maintenance_loses_them);
+async fn a_draining_node_keeps_its_clients_and_one_in_maintenance_loses_them(dialect: Dialect) {
+    let nodes = Nodes::of(dialect, 2).await;
     let cookie = StickyCookie::new(Secret::new([7; 32])).name("node").unwrap().secure(true);
     let front = Front::with(&nodes.addresses(), |proxy| proxy.affinity(Affinity::cookie(cookie)));
     let mut user = Browser::default();

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kylin_lb::endpoint::EndpointId;
-use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{Affinity, Secret, Sessions};
-use kylin_lb::testing::kylin::{KylinNode, Metastore};
+use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore};
 
+use crate::support::dialects::in_each_dialect;
 use crate::support::front::Front;
 use crate::support::login::{Browser, Nodes, node_of};
 
@@ -29,11 +29,11 @@ fn basic(user: &str) -> String {
     text + "\r\n"
 }
 
-async fn nodes_with_users(users: usize) -> Nodes {
+async fn nodes_with_users(users: usize, dialect: Dialect) -> Nodes {
     let metastore = (0..users).fold(Metastore::new(), |store, n| store.user(&format!("user{n}"), "pw", false));
     let mut all = Nodes { nodes: Vec::new(), served: Vec::new() };
     for n in 0..3 {
-        let node = KylinNode::new(n.to_string()).kylin_version(KylinVersion::V4).metastore(&metastore);
+        let node = KylinNode::new(n.to_string()).kylin_version(dialect).metastore(&metastore);
         all.served.push(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap());
         all.nodes.push(node);
     }
@@ -42,16 +42,16 @@ async fn nodes_with_users(users: usize) -> Nodes {
 
 /// The node that serves a client without cookies.
 async fn query(front: &Front, user: &str) -> usize {
-    let fields = basic(user) + "Content-Type: application/json\r\n";
+    let fields = basic(user) + "Content-Type: application/json\r\nUser-Agent: test\r\n";
     let body = r#"{"sql":"select 1","project":"learn_kylin"}"#;
     let answer = Browser::default().send(front, "POST", "/kylin/api/query", &fields, body).await;
     assert_eq!(answer.status(), 200, "{}", answer.text());
     node_of(&answer)
 }
 
-#[tokio::test]
-async fn each_user_goes_to_one_node_at_every_front_end_and_moves_only_if_it_is_removed() {
-    let nodes = nodes_with_users(30).await;
+in_each_dialect!(each_user_goes_to_one_node_at_every_front_end_and_moves_only_if_it_is_removed);
+async fn each_user_goes_to_one_node_at_every_front_end_and_moves_only_if_it_is_removed(dialect: Dialect) {
+    let nodes = nodes_with_users(30, dialect).await;
     let front = |affinity: Affinity| Front::with(&nodes.addresses(), |proxy| proxy.affinity(affinity));
     let one = front(Affinity::user(secret()));
     let other = front(Affinity::learn(Sessions::in_memory().unwrap()).or_user(secret()));
@@ -77,9 +77,9 @@ async fn each_user_goes_to_one_node_at_every_front_end_and_moves_only_if_it_is_r
     }
 }
 
-#[tokio::test]
-async fn a_session_precedes_the_user() {
-    let nodes = nodes_with_users(1).await;
+in_each_dialect!(a_session_precedes_the_user);
+async fn a_session_precedes_the_user(dialect: Dialect) {
+    let nodes = nodes_with_users(1, dialect).await;
     let affinity = Affinity::learn(Sessions::in_memory().unwrap()).or_user(secret());
     let front = Front::with(&nodes.addresses(), |proxy| proxy.affinity(affinity));
     let home = query(&front, "user0").await;
@@ -91,7 +91,7 @@ async fn a_session_precedes_the_user() {
     front.proxy.cluster().set_admin_state(&away, kylin_lb::endpoint::AdminState::Ready).unwrap();
     assert_eq!(query(&front, "user0").await, home);
     let body = r#"{"sql":"select 1","project":"learn_kylin"}"#;
-    let fields = basic("user0") + "Content-Type: application/json\r\n";
+    let fields = basic("user0") + "Content-Type: application/json\r\nUser-Agent: test\r\n";
     let answer = browser.send(&front, "POST", "/kylin/api/query", &fields, body).await;
     assert_ne!(node_of(&answer), home, "where the session is");
 }

@@ -8,11 +8,13 @@ use kylin_lb::endpoint::Outcome;
 use kylin_lb::health::{HealthState, Reason};
 use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::{CancelOnDisconnect, KylinRules};
+use kylin_lb::testing::kylin::{Dialect, Stats};
 use kylin_lb::{Backend, Body, ClientAddr, Cluster, Endpoint, Proxy, SendError};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::support::browser::basic;
+use crate::support::dialects::{in_each_dialect, is_v5};
 use crate::support::front::{self, Front, refusal};
 use crate::support::health::state;
 use crate::support::http::Connection;
@@ -27,15 +29,15 @@ fn as_admin() -> CancelOnDisconnect {
     CancelOnDisconnect::AsAdmin { authorization: HeaderValue::from_str(&basic("ADMIN", "KYLIN")).unwrap() }
 }
 
-fn rules(dialect: KylinVersion) -> KylinRules {
-    KylinRules::default().cancel_on_disconnect(Some(match dialect {
+fn rules(dialect: Dialect) -> KylinRules {
+    KylinRules::default().cancel_on_disconnect(Some(match dialect.generation() {
         KylinVersion::V5 => CancelOnDisconnect::ByStopId,
         _ => as_admin(),
     }))
 }
 
 /// Nodes that run queries to their end when clients disconnect, like Kylin.
-async fn stubborn(dialect: KylinVersion) -> Demo {
+async fn stubborn(dialect: Dialect) -> Demo {
     let demo = Demo::start(dialect, 3).await;
     demo.nodes.iter().for_each(|node| node.faults().set_queries_outlive_clients(true));
     demo
@@ -57,56 +59,53 @@ async fn begin(demo: &Demo, front: &Front, line: &str, body: &str) -> (Connectio
     (client, node)
 }
 
-#[tokio::test]
-async fn only_the_query_of_a_disconnected_client_is_stopped() {
-    for dialect in [KylinVersion::V4, KylinVersion::V5] {
-        let demo = stubborn(dialect).await;
-        let front = demo.front(|proxy| proxy.rules(rules(dialect)));
-        let (kept, other) = begin(&demo, &front, QUERY, &sql("select 'other', sleep_ms(600000)")).await;
-        for _ in 0..3 {
-            let (client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
-            let stopped = demo.nodes[node].stats().stopped;
-            drop(client);
-            demo.nodes[node].wait_until(|stats| stats.stopped == stopped + 1).await.unwrap();
-        }
-        assert_eq!(demo.sum(|stats| stats.stopped), 3);
-        assert_eq!((demo.sum(|stats| stats.running), demo.nodes[other].stats().running), (1, 1), "{dialect:?}");
-        if dialect == KylinVersion::V4 {
-            let list = admin(&front, "GET /kylin/api/query/runningQueries", "").await;
-            assert!(list.text().contains("'other'") && !list.text().contains("'long'"), "{}", list.text());
-        }
-        drop(kept);
-        demo.nodes[other].wait_until(|stats| stats.running == 0).await.unwrap();
-        front.idle().await;
-        for node in &demo.nodes {
-            node.wait_until(|stats| stats.in_flight == 0).await.unwrap();
-        }
+in_each_dialect!(only_the_query_of_a_disconnected_client_is_stopped);
+async fn only_the_query_of_a_disconnected_client_is_stopped(dialect: Dialect) {
+    let demo = stubborn(dialect).await;
+    let front = demo.front(|proxy| proxy.rules(rules(dialect)));
+    let (kept, other) = begin(&demo, &front, QUERY, &sql("select 'other', sleep_ms(600000)")).await;
+    for _ in 0..3 {
+        let (client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
+        let stopped = demo.nodes[node].stats().stopped;
+        drop(client);
+        let left = u64::from(node == other);
+        let ended = |stats: &Stats| stats.stopped == stopped + 1 && stats.running == left;
+        demo.nodes[node].wait_until(ended).await.unwrap();
+    }
+    assert_eq!(demo.sum(|stats| stats.stopped), 3);
+    assert_eq!((demo.sum(|stats| stats.running), demo.nodes[other].stats().running), (1, 1));
+    if !is_v5(dialect) {
+        let list = admin(&front, "GET /kylin/api/query/runningQueries", "").await;
+        assert!(list.text().contains("'other'") && !list.text().contains("'long'"), "{}", list.text());
+    }
+    drop(kept);
+    demo.nodes[other].wait_until(|stats| stats.running == 0).await.unwrap();
+    front.idle().await;
+    for node in &demo.nodes {
+        node.wait_until(|stats| stats.in_flight == 0).await.unwrap();
     }
 }
 
-#[tokio::test]
-async fn a_query_that_times_out_is_stopped_and_the_client_gets_504() {
-    for dialect in [KylinVersion::V4, KylinVersion::V5] {
-        let demo = stubborn(dialect).await;
-        let endpoints =
-            (0..3).map(|n| front::endpoint(n, demo.address(n), |b| b.head_timeout(Duration::from_millis(400))));
-        let front = Front::kylin(endpoints, |proxy| proxy.rules(rules(dialect)));
-        refusal(&admin(&front, QUERY, &sql(LONG)).await, 504);
-        front::eventually(|| demo.sum(|stats| stats.stopped) == 1, || format!("{:?}", demo.nodes)).await;
-        assert_eq!(demo.sum(|stats| stats.queries), 1, "it was begun once");
-        let node = demo.nodes.iter().position(|node| node.stats().stopped == 1).unwrap().to_string();
-        assert_eq!(state(front.proxy.cluster(), &node), (HealthState::Suspect, Some(Reason::Slow)));
-        front.idle().await;
-    }
+in_each_dialect!(a_query_that_times_out_is_stopped_and_the_client_gets_504);
+async fn a_query_that_times_out_is_stopped_and_the_client_gets_504(dialect: Dialect) {
+    let demo = stubborn(dialect).await;
+    let endpoints = (0..3).map(|n| front::endpoint(n, demo.address(n), |b| b.head_timeout(Duration::from_millis(400))));
+    let front = Front::kylin(endpoints, |proxy| proxy.rules(rules(dialect)));
+    refusal(&admin(&front, QUERY, &sql(LONG)).await, 504);
+    front::eventually(|| demo.sum(|stats| stats.stopped) == 1, || format!("{:?}", demo.nodes)).await;
+    assert_eq!(demo.sum(|stats| stats.queries), 1, "it was begun once");
+    let node = demo.nodes.iter().position(|node| node.stats().stopped == 1).unwrap().to_string();
+    assert_eq!(state(front.proxy.cluster(), &node), (HealthState::Suspect, Some(Reason::Slow)));
+    front.idle().await;
     // A timeout is not a failure of the node.
     assert_ne!(Outcome::Slow, Outcome::Failure);
 }
 
+in_each_dialect!(a_refused_login_is_not_used_again, V4);
 /// A few wrong passwords lock a user.
-#[tokio::test]
-async fn a_refused_login_is_not_used_again() {
+async fn a_refused_login_is_not_used_again(dialect: Dialect) {
     for login in [basic("ADMIN", "wrong"), basic("ANALYST", "ANALYST")] {
-        let demo = stubborn(KylinVersion::V4).await;
+        let demo = stubborn(dialect).await;
         let stop = CancelOnDisconnect::AsAdmin { authorization: HeaderValue::from_str(&login).unwrap() };
         let front = demo.front(|proxy| proxy.rules(KylinRules::default().cancel_on_disconnect(Some(stop))));
         for n in 1..4 {
@@ -121,10 +120,10 @@ async fn a_refused_login_is_not_used_again() {
     }
 }
 
-#[tokio::test]
-async fn an_abandoned_export_is_stopped_too() {
-    let demo = stubborn(KylinVersion::V4).await;
-    let front = demo.front(|proxy| proxy.rules(rules(KylinVersion::V4)));
+in_each_dialect!(an_abandoned_export_is_stopped_too, V4);
+async fn an_abandoned_export_is_stopped_too(dialect: Dialect) {
+    let demo = stubborn(dialect).await;
+    let front = demo.front(|proxy| proxy.rules(rules(dialect)));
     let target = "GET /kylin/api/query/format/csv?project=learn_kylin&sql=select+1%2C+sleep_ms(600000)";
     let (client, node) = begin(&demo, &front, target, "").await;
     drop(client);
@@ -132,32 +131,30 @@ async fn an_abandoned_export_is_stopped_too() {
     front.idle().await;
 }
 
-#[tokio::test]
-async fn a_query_with_a_response_is_not_stopped() {
-    for dialect in [KylinVersion::V4, KylinVersion::V5] {
-        let demo = stubborn(dialect).await;
-        let front = demo.front(|proxy| proxy.rules(rules(dialect)));
-        for n in 0..12 {
-            answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await);
-            // One that fails is over too, and so is one whose client leaves while it reads the response.
-            admin(&front, QUERY, &sql(&format!("select {n} SYNTAX ERROR"))).await;
-            let mut client = front.connect().await;
-            client.send(bytes(QUERY, &[], &sql(&format!("select {n}, repeat_bytes(3000000)")))).await.unwrap();
-            assert_eq!(client.final_head().await.unwrap().status, 200);
-        }
-        // What is stopped comes later than all of these, and is all that is asked of the nodes besides.
-        let (client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
-        drop(client);
-        demo.nodes[node].wait_until(|stats| stats.stopped == 1 && stats.running == 0).await.unwrap();
-        let to_stop = if dialect == KylinVersion::V5 { 1 } else { 2 };
-        assert_eq!(demo.sum(|stats| stats.requests), 36 + 1 + to_stop, "{dialect:?}");
-        front.idle().await;
+in_each_dialect!(a_query_with_a_response_is_not_stopped);
+async fn a_query_with_a_response_is_not_stopped(dialect: Dialect) {
+    let demo = stubborn(dialect).await;
+    let front = demo.front(|proxy| proxy.rules(rules(dialect)));
+    for n in 0..12 {
+        answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await);
+        // One that fails is over too, and so is one whose client leaves while it reads the response.
+        admin(&front, QUERY, &sql(&format!("select {n} SYNTAX ERROR"))).await;
+        let mut client = front.connect().await;
+        client.send(bytes(QUERY, &[], &sql(&format!("select {n}, repeat_bytes(3000000)")))).await.unwrap();
+        assert_eq!(client.final_head().await.unwrap().status, 200);
     }
+    // What is stopped comes later than all of these, and is all that is asked of the nodes besides.
+    let (client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
+    drop(client);
+    demo.nodes[node].wait_until(|stats| stats.stopped == 1 && stats.running == 0).await.unwrap();
+    let to_stop = if is_v5(dialect) { 1 } else { 2 };
+    assert_eq!(demo.sum(|stats| stats.requests), 36 + 1 + to_stop, "{dialect:?}");
+    front.idle().await;
 }
 
-#[tokio::test]
-async fn no_query_is_stopped_by_default() {
-    let demo = stubborn(KylinVersion::V5).await;
+in_each_dialect!(no_query_is_stopped_by_default);
+async fn no_query_is_stopped_by_default(dialect: Dialect) {
+    let demo = stubborn(dialect).await;
     let front = demo.front(|proxy| proxy);
     let (client, node) = begin(&demo, &front, QUERY, &sql(LONG)).await;
     drop(client);
@@ -166,10 +163,10 @@ async fn no_query_is_stopped_by_default() {
     assert_eq!(demo.sum(|stats| stats.requests), 1);
 }
 
-#[tokio::test]
-async fn a_stop_id_is_added_to_a_query_and_nothing_else_changes() {
+in_each_dialect!(a_stop_id_is_added_to_a_query_and_nothing_else_changes, V5);
+async fn a_stop_id_is_added_to_a_query_and_nothing_else_changes(dialect: Dialect) {
     let node = RawNode::start([vec![Act::Serve(ok("x"))]]).await;
-    let front = Front::kylin([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.rules(rules(KylinVersion::V5)));
+    let front = Front::kylin([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.rules(rules(dialect)));
     let own = r#"{"sql":"select 1","stopId":"mine"}"#;
     for body in [r#" { "sql" : "select 'ä'" , "x" : [1] } "#, own, r#"{"sql":"","x":1}"#, "not json", ""] {
         let before = node.seen().requests.len();
@@ -195,11 +192,11 @@ async fn a_stop_id_is_added_to_a_query_and_nothing_else_changes() {
     }
 }
 
+in_each_dialect!(a_stop_id_is_added_to_a_chunked_body, V5);
 /// The client sends its body in chunks, and the proxy sends it with its length.
-#[tokio::test]
-async fn a_stop_id_is_added_to_a_chunked_body() {
+async fn a_stop_id_is_added_to_a_chunked_body(dialect: Dialect) {
     let node = RawNode::start([vec![Act::Serve(ok("x"))]]).await;
-    let front = Front::kylin([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.rules(rules(KylinVersion::V5)));
+    let front = Front::kylin([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.rules(rules(dialect)));
     let body = r#"{"sql":"select 1"}"#;
     let head = format!("{QUERY} HTTP/1.1\r\nHost: kylin\r\nTransfer-Encoding: chunked\r\n\r\n");
     let answer = front.ask(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len())).await.unwrap();
@@ -225,11 +222,11 @@ impl Backend for Silent {
     }
 }
 
-#[tokio::test]
-async fn the_request_that_stops_a_query_is_marked_as_the_crates_own() {
+in_each_dialect!(the_request_that_stops_a_query_is_marked_as_the_crates_own, V5);
+async fn the_request_that_stops_a_query_is_marked_as_the_crates_own(dialect: Dialect) {
     let (sender, mut requests) = mpsc::unbounded_channel();
     let cluster = Cluster::builder().endpoint(Endpoint::new("q1", Silent(sender)).unwrap()).build().unwrap();
-    let proxy = Proxy::builder(cluster).rules(rules(KylinVersion::V5)).build().unwrap();
+    let proxy = Proxy::builder(cluster).rules(rules(dialect)).build().unwrap();
     let query = Request::post("/kylin/api/query").header("host", "kylin").body(Body::from(sql(LONG))).unwrap();
     tokio::select! {
         _ = proxy.forward(ClientAddr::Unix, query) => panic!("the node does not respond"),

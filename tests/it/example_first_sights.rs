@@ -70,7 +70,7 @@ async fn settle(store: &str) {
     let named: Vec<_> = (0..).zip(&nodes).map(|(name, node)| format!("n{name}@{}", node.address())).collect();
     let fronts = FrontEnds::start(&named.join(","), store).await;
     // One extra request, so that the two choose differently.
-    get(fronts.addresses[0], "/kylin/api/projects", &[]).await.unwrap();
+    get(fronts.addresses[0], "/kylin/api/cubes", &[]).await.unwrap();
     let races = (0..CONCURRENT).map(|first| tokio::spawn(race(fronts.addresses, first)));
     let mut sum = Outcome::default();
     for first in races.collect::<Vec<_>>() {
@@ -105,7 +105,7 @@ async fn race([one, two, later]: [SocketAddr; 3], first: usize) -> Outcome {
 
 /// Returns the node that serves a request which needs a login.
 async fn served_by(connection: &mut Connection, id: &str) -> String {
-    let request = format!("GET /kylin/api/projects HTTP/1.1\r\nHost: kylin\r\nCookie: JSESSIONID={id}\r\n\r\n");
+    let request = format!("GET /kylin/api/cubes HTTP/1.1\r\nHost: kylin\r\nCookie: JSESSIONID={id}\r\n\r\n");
     connection.send(request).await.unwrap();
     let response = connection.response().await.unwrap();
     assert_eq!(response.status(), 200, "{}", response.text());

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use kylin_lb::backend::SendErrorKind;
 use kylin_lb::clock::ManualClock;
-use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::{ProxyBuilder, RetryBudget, RetryPolicy};
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::{Fault, FaultScope};
+use kylin_lb::testing::kylin::{Dialect, Fault, FaultScope};
 use kylin_lb::{Cluster, Proxy};
 
+use crate::support::dialects::in_each_dialect;
 use crate::support::front::Front;
 use crate::support::kylin::{Demo, Says, admin, admin_on, ask, request, saying, scripted, sql, well};
 
@@ -67,11 +67,11 @@ async fn unsent_requests_are_retried_without_a_budget() {
     assert_eq!(node.calls(), 500);
 }
 
+in_each_dialect!(nodes_that_break_connections_get_a_fifth_more_and_recover);
 /// Over sockets: every node closes its connections after the work was done.
-#[tokio::test]
-async fn nodes_that_break_connections_get_a_fifth_more_and_recover() {
+async fn nodes_that_break_connections_get_a_fifth_more_and_recover(dialect: Dialect) {
     const REQUESTS: u64 = 600;
-    let demo = Demo::start(KylinVersion::V4, 3).await;
+    let demo = Demo::start(dialect, 3).await;
     let front: Front = demo.front(|proxy| proxy);
     for node in &demo.nodes {
         node.faults().inject(FaultScope::Queries, Fault::Close);

@@ -12,13 +12,14 @@ use http::StatusCode;
 use kylin_lb::balance::LeastConn;
 use kylin_lb::health::{HealthState, Outlier};
 use kylin_lb::kylin::KylinVersion;
-use kylin_lb::probe::{HealthCheck, HealthChecker, Probe};
-use kylin_lb::testing::kylin::{Fault, FaultScope, Mode};
+use kylin_lb::probe::{HealthCheck, HealthChecker};
+use kylin_lb::testing::kylin::{Dialect, Fault, FaultScope, Mode};
 use kylin_lb::{Cluster, Proxy};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::support::browser::basic;
+use crate::support::dialects::{in_each_dialect, is_v5};
 use crate::support::front::{Front, endpoint, eventually};
 use crate::support::health::status;
 use crate::support::http::{Connection, RawResponse};
@@ -54,7 +55,7 @@ struct Crowd {
 }
 
 impl Drill {
-    async fn begin(dialect: KylinVersion, asks_for: &'static str) -> Self {
+    async fn begin(dialect: Dialect, asks_for: &'static str) -> Self {
         let demo = Demo::start(dialect, 3).await;
         let endpoints = (0..3).map(|n| {
             let timeouts = |b: kylin_lb::backend::http1::HttpBackendBuilder| b.head_timeout(HEAD_TIMEOUT);
@@ -65,7 +66,7 @@ impl Drill {
         let cluster =
             Cluster::builder().endpoints(endpoints).balancer(LeastConn::new()).outlier(outlier).panic_mode(true);
         let cluster = cluster.build().unwrap();
-        let checks = HealthCheck::new(Probe::kylin_version())
+        let checks = HealthCheck::default()
             .fall(NonZeroU32::new(2).unwrap())
             .rise(NonZeroU32::MIN)
             .timeout(Duration::from_millis(500));
@@ -129,7 +130,7 @@ impl Crowd {
         (self.failed.lock().clone(), self.broken.load(Ordering::Relaxed))
     }
 
-    async fn client(&self, n: u64, dialect: KylinVersion, address: std::net::SocketAddr) {
+    async fn client(&self, n: u64, dialect: Dialect, address: std::net::SocketAddr) {
         let mut connection = None;
         for round in 0_u64.. {
             if self.over.load(Ordering::Relaxed) {
@@ -211,8 +212,8 @@ async fn answer(connection: &mut Option<Connection>, address: std::net::SocketAd
     }
 }
 
-fn build(dialect: KylinVersion, target: &str) -> String {
-    match dialect {
+fn build(dialect: Dialect, target: &str) -> String {
+    match dialect.generation() {
         KylinVersion::V5 => format!("POST /kylin/api/models/{target}/segments"),
         _ => format!("PUT /kylin/api/cubes/{target}/build"),
     }
@@ -222,30 +223,28 @@ fn none() -> (BTreeMap<String, u64>, u64) {
     (BTreeMap::new(), 0)
 }
 
-#[tokio::test]
-async fn a_rolling_restart_fails_no_request() {
-    for dialect in [KylinVersion::V4, KylinVersion::V5] {
-        let mut drill = Drill::begin(dialect, ", sleep_ms(2)").await;
-        for n in 0..3 {
-            let address = drill.demo.address(n);
-            drill.demo.served[n].take().unwrap().kill().await;
-            drill.demo.nodes[n].forget_sessions();
-            drill.go_on().await;
-            drill.demo.served[n] = Some(drill.demo.nodes[n].serve(address).await.unwrap());
-            let before = drill.demo.nodes[n].stats().queries;
-            drill.until(n, HealthState::Healthy).await;
-            drill.demo.nodes[n].wait_until(|stats| stats.queries > before).await.unwrap();
-            drill.go_on().await;
-        }
-        assert_eq!(drill.end().await.failures(), none());
+in_each_dialect!(a_rolling_restart_fails_no_request);
+async fn a_rolling_restart_fails_no_request(dialect: Dialect) {
+    let mut drill = Drill::begin(dialect, ", sleep_ms(2)").await;
+    for n in 0..3 {
+        let address = drill.demo.address(n);
+        drill.demo.served[n].take().unwrap().kill().await;
+        drill.demo.nodes[n].forget_sessions();
+        drill.go_on().await;
+        drill.demo.served[n] = Some(drill.demo.nodes[n].serve(address).await.unwrap());
+        let before = drill.demo.nodes[n].stats().queries;
+        drill.until(n, HealthState::Healthy).await;
+        drill.demo.nodes[n].wait_until(|stats| stats.queries > before).await.unwrap();
+        drill.go_on().await;
     }
+    assert_eq!(drill.end().await.failures(), none());
 }
 
+in_each_dialect!(a_node_that_hangs_fails_no_request);
 /// Neither its clients nor the probes hear from it. What waits for it goes elsewhere when its time is over, since it is known
 /// by then that the node does nothing for it.
-#[tokio::test]
-async fn a_node_that_hangs_fails_no_request() {
-    let drill = Drill::begin(KylinVersion::V4, ", sleep_ms(2)").await;
+async fn a_node_that_hangs_fails_no_request(dialect: Dialect) {
+    let drill = Drill::begin(dialect, ", sleep_ms(2)").await;
     drill.demo.nodes[1].faults().inject(FaultScope::Everything, Fault::Stall);
     drill.until(1, HealthState::Unhealthy).await;
     // Clients wait for it as long as for any response.
@@ -258,29 +257,26 @@ async fn a_node_that_hangs_fails_no_request() {
     assert_eq!(drill.end().await.failures(), none());
 }
 
-#[tokio::test]
-async fn a_node_that_responds_with_pages_of_500_fails_no_request() {
-    for (dialect, status) in
-        [(KylinVersion::V4, StatusCode::INTERNAL_SERVER_ERROR), (KylinVersion::V5, StatusCode::BAD_GATEWAY)]
-    {
-        let drill = Drill::begin(dialect, "").await;
-        drill.demo.nodes[1].faults().inject(FaultScope::Queries, Fault::Html(status));
-        drill.until(1, HealthState::Ejected).await;
-        drill.go_on().await;
-        drill.go_on().await;
-        drill.demo.nodes[1].faults().clear();
-        let before = drill.demo.nodes[1].stats().queries;
-        drill.demo.nodes[1].wait_until(|stats| stats.queries > before + 20).await.unwrap();
-        assert_eq!(drill.end().await.failures(), none());
-    }
+in_each_dialect!(a_node_that_responds_with_pages_of_500_fails_no_request);
+async fn a_node_that_responds_with_pages_of_500_fails_no_request(dialect: Dialect) {
+    let status = if is_v5(dialect) { StatusCode::BAD_GATEWAY } else { StatusCode::INTERNAL_SERVER_ERROR };
+    let drill = Drill::begin(dialect, "").await;
+    drill.demo.nodes[1].faults().inject(FaultScope::Queries, Fault::Html(status));
+    drill.until(1, HealthState::Ejected).await;
+    drill.go_on().await;
+    drill.go_on().await;
+    drill.demo.nodes[1].faults().clear();
+    let before = drill.demo.nodes[1].stats().queries;
+    drill.demo.nodes[1].wait_until(|stats| stats.queries > before + 20).await.unwrap();
+    assert_eq!(drill.end().await.failures(), none());
 }
 
+in_each_dialect!(a_reset_within_a_response_reaches_the_client);
 /// A node may have executed the query, so it is not retried. The client must see that the response is truncated: by a 502 if no
 /// byte of the response was sent yet, else by the end of its connection.
-#[tokio::test]
-async fn a_reset_within_a_response_reaches_the_client() {
+async fn a_reset_within_a_response_reaches_the_client(dialect: Dialect) {
     for fault in [Fault::ResetAfter(1024), Fault::TruncateAfter(1024)] {
-        let drill = Drill::begin(KylinVersion::V4, ", repeat_bytes(20000)").await;
+        let drill = Drill::begin(dialect, ", repeat_bytes(20000)").await;
         drill.demo.nodes[1].faults().inject(FaultScope::Queries, fault);
         drill.until(1, HealthState::Ejected).await;
         drill.go_on().await;
@@ -294,41 +290,37 @@ async fn a_reset_within_a_response_reaches_the_client() {
     }
 }
 
-#[tokio::test]
-async fn an_unknown_job_node_fails_no_request() {
-    for dialect in [KylinVersion::V4, KylinVersion::V5] {
-        let drill = Drill::begin(dialect, "").await;
-        drill.demo.nodes[1].set_mode(Mode::Job);
-        let refused = drill.demo.nodes[1].stats().requests;
-        drill.demo.nodes[1].wait_until(|stats| stats.requests > refused + 500).await.unwrap();
-        assert_eq!(status(drill.front.proxy.cluster(), "1").health, HealthState::Healthy, "it is no worse a node");
-        assert_eq!(drill.end().await.failures(), none());
-    }
+in_each_dialect!(an_unknown_job_node_fails_no_request);
+async fn an_unknown_job_node_fails_no_request(dialect: Dialect) {
+    let drill = Drill::begin(dialect, "").await;
+    drill.demo.nodes[1].set_mode(Mode::Job);
+    let refused = drill.demo.nodes[1].stats().requests;
+    drill.demo.nodes[1].wait_until(|stats| stats.requests > refused + 500).await.unwrap();
+    assert_eq!(status(drill.front.proxy.cluster(), "1").health, HealthState::Healthy, "it is no worse a node");
+    assert_eq!(drill.end().await.failures(), none());
 }
 
+in_each_dialect!(an_unavailable_metastore_ejects_no_node);
 /// No node fails, none is ejected, and the client gets Kylin's response.
-#[tokio::test]
-async fn an_unavailable_metastore_ejects_no_node() {
-    for dialect in [KylinVersion::V4, KylinVersion::V5] {
-        let drill = Drill::begin(dialect, "").await;
-        drill.demo.metastore.set_down(true);
-        drill.go_on().await;
-        drill.go_on().await;
-        for endpoint in drill.front.proxy.cluster().status().endpoints {
-            assert_eq!((endpoint.failed, endpoint.ejected, endpoint.health), (0, false, HealthState::Healthy));
-        }
-        drill.demo.metastore.set_down(false);
-        // Those who were told so have been; from now on all is well.
-        drill.go_on().await;
-        drill.crowd.failed.lock().retain(|what, _| !what.starts_with("500 ") || !what.contains(r#""code":"999""#));
-        drill.go_on().await;
-        assert_eq!(drill.end().await.failures(), none(), "all errors were Kylin's own");
+async fn an_unavailable_metastore_ejects_no_node(dialect: Dialect) {
+    let drill = Drill::begin(dialect, "").await;
+    drill.demo.metastore.set_down(true);
+    drill.go_on().await;
+    drill.go_on().await;
+    for endpoint in drill.front.proxy.cluster().status().endpoints {
+        assert_eq!((endpoint.failed, endpoint.ejected, endpoint.health), (0, false, HealthState::Healthy));
     }
+    drill.demo.metastore.set_down(false);
+    // Those who were told so have been; from now on all is well.
+    drill.go_on().await;
+    drill.crowd.failed.lock().retain(|what, _| !what.starts_with("500 ") || !what.contains(r#""code":"999""#));
+    drill.go_on().await;
+    assert_eq!(drill.end().await.failures(), none(), "all errors were Kylin's own");
 }
 
-#[tokio::test]
-async fn a_node_that_closes_its_connections_fails_no_request() {
-    let drill = Drill::begin(KylinVersion::V4, "").await;
+in_each_dialect!(a_node_that_closes_its_connections_fails_no_request);
+async fn a_node_that_closes_its_connections_fails_no_request(dialect: Dialect) {
+    let drill = Drill::begin(dialect, "").await;
     drill.demo.nodes[1].faults().inject(FaultScope::Queries, Fault::Close);
     drill.until(1, HealthState::Ejected).await;
     drill.go_on().await;

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use kylin_lb::endpoint::AdminState;
 use kylin_lb::health::{HealthState, Reason};
-use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::KylinRules;
 use kylin_lb::session::{Affinity, LoginRelay, Sessions};
-use kylin_lb::testing::kylin::{Fault, FaultScope, KylinNode, Mode};
+use kylin_lb::testing::kylin::{Dialect, Fault, FaultScope, KylinNode, Mode};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::support::browser::{Browser, basic};
+use crate::support::dialects::in_each_dialect;
 use crate::support::front::{self, Front, refusal};
 use crate::support::health::state;
 use crate::support::http::RawResponse;
@@ -50,9 +50,9 @@ fn servers(answer: &RawResponse) -> Vec<String> {
     listed(answer).into_iter().map(|(server, _)| server).collect()
 }
 
-#[tokio::test]
-async fn the_queries_of_all_nodes_are_listed_and_a_stop_reaches_the_one_that_runs_it() {
-    let demo = Demo::start(KylinVersion::V4, 3).await;
+in_each_dialect!(the_queries_of_all_nodes_are_listed_and_a_stop_reaches_the_one_that_runs_it, V4);
+async fn the_queries_of_all_nodes_are_listed_and_a_stop_reaches_the_one_that_runs_it(dialect: Dialect) {
+    let demo = Demo::start(dialect, 3).await;
     let front = demo.front(|proxy| proxy);
     let mut running = Vec::new();
     for n in 0..3 {
@@ -73,9 +73,9 @@ async fn the_queries_of_all_nodes_are_listed_and_a_stop_reaches_the_one_that_run
     front.idle().await;
 }
 
-#[tokio::test]
-async fn nodes_that_are_dead_or_slow_or_serve_no_queries_are_left_out() {
-    let mut demo = Demo::start(KylinVersion::V4, 5).await;
+in_each_dialect!(nodes_that_are_dead_or_slow_or_serve_no_queries_are_left_out, V4);
+async fn nodes_that_are_dead_or_slow_or_serve_no_queries_are_left_out(dialect: Dialect) {
+    let mut demo = Demo::start(dialect, 5).await;
     let mut endpoints = demo.endpoints();
     endpoints[1] = front::endpoint(1, demo.address(1), |b| b.head_timeout(Duration::from_millis(300)));
     demo.nodes[3].set_mode(Mode::Job);
@@ -95,14 +95,16 @@ async fn nodes_that_are_dead_or_slow_or_serve_no_queries_are_left_out() {
     assert_eq!((demo.nodes[3].stats().requests, demo.nodes[4].stats().requests), (0, 0));
     assert_eq!(admin(&front, "PUT /kylin/api/query/unknown/stop", "").await.status(), 200, "as Kylin has it");
     running.iter().for_each(JoinHandle::abort);
-    demo.served.clear();
+    for served in demo.served.iter_mut().filter_map(Option::take) {
+        served.kill().await;
+    }
     refusal(&admin(&front, LIST, "").await, 502);
     front.idle().await;
 }
 
-#[tokio::test]
-async fn a_client_without_permission_gets_the_refusal() {
-    let demo = Demo::start(KylinVersion::V4, 3).await;
+in_each_dialect!(a_client_without_permission_gets_the_refusal, V4);
+async fn a_client_without_permission_gets_the_refusal(dialect: Dialect) {
+    let demo = Demo::start(dialect, 3).await;
     let front = demo.front(|proxy| proxy);
     let ask = async |line: &str, authorization: Option<String>| {
         let authorization = authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
@@ -144,9 +146,9 @@ async fn a_response_that_is_not_a_list_is_returned_as_it_is() {
     }
 }
 
-#[tokio::test]
-async fn requests_to_kylin_5_do_not_fan_out() {
-    let demo = Demo::start(KylinVersion::V5, 3).await;
+in_each_dialect!(requests_to_kylin_5_do_not_fan_out, V5);
+async fn requests_to_kylin_5_do_not_fan_out(dialect: Dialect) {
+    let demo = Demo::start(dialect, 3).await;
     let front = demo.front(|proxy| proxy);
     let task = run_on(&demo.nodes[2], demo.address(2)).await;
     let id = "select";
@@ -154,7 +156,7 @@ async fn requests_to_kylin_5_do_not_fan_out() {
     assert_eq!(demo.sum(|stats| stats.requests), 2, "the query and one request to stop another");
     task.abort();
     // Where it is known that the nodes are of Kylin 5, a path of the older ones is nothing special.
-    let front = demo.front(|proxy| proxy.rules(KylinRules::default().version(KylinVersion::V5)));
+    let front = demo.front(|proxy| proxy.rules(KylinRules::default().version(dialect.generation())));
     let before = demo.sum(|stats| stats.requests);
     admin(&front, LIST, "").await;
     assert_eq!(demo.sum(|stats| stats.requests), before + 1);
@@ -163,10 +165,10 @@ async fn requests_to_kylin_5_do_not_fan_out() {
     assert_eq!(demo.sum(|stats| stats.requests), before + 2);
 }
 
+in_each_dialect!(a_relayed_login_is_valid_at_all_nodes, V4);
 /// The client has a cookie of the front end, which logs in at each node.
-#[tokio::test]
-async fn a_relayed_login_is_valid_at_all_nodes() {
-    let demo = Demo::start(KylinVersion::V4, 3).await;
+async fn a_relayed_login_is_valid_at_all_nodes(dialect: Dialect) {
+    let demo = Demo::start(dialect, 3).await;
     let sessions = LoginRelay::new(Sessions::in_memory().unwrap(), secret());
     let front = demo.front(|proxy| proxy.affinity(Affinity::login_relay(sessions)));
     let mut browser = Browser::new(front.address());

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use kylin_lb::kylin::Guard;
-use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::{KylinRules, TrustedProxies};
+use kylin_lb::testing::kylin::Dialect;
 use kylin_lb::{Cluster, Proxy};
 
+use crate::support::dialects::in_each_dialect;
 use crate::support::front::{self, Front, refusal};
 use crate::support::http::RawResponse;
 use crate::support::kylin::{Demo, admin, ask, bytes, request, scripted, well};
@@ -99,9 +100,9 @@ async fn calls_between_nodes_are_closed_in_every_spelling() {
     }
 }
 
-#[tokio::test]
-async fn trusted_networks_pass_the_guard_and_it_can_be_turned_off() {
-    let demo = Demo::start(KylinVersion::V4, 1).await;
+in_each_dialect!(trusted_networks_pass_the_guard_and_it_can_be_turned_off);
+async fn trusted_networks_pass_the_guard_and_it_can_be_turned_off(dialect: Dialect) {
+    let demo = Demo::start(dialect, 1).await;
     let announce = "PUT /kylin/api/cache/cube/c/update";
     let closed = demo.front(|proxy| proxy);
     assert_eq!(admin(&closed, announce, "").await.status(), 403);
@@ -142,9 +143,9 @@ async fn the_guard_trusts_the_client_that_a_trusted_proxy_names() {
     assert_eq!(response.status(), 200);
 }
 
-#[tokio::test]
-async fn the_routed_header_of_clients_is_removed() {
-    let demo = Demo::start(KylinVersion::V5, 2).await;
+in_each_dialect!(the_routed_header_of_clients_is_removed);
+async fn the_routed_header_of_clients_is_removed(dialect: Dialect) {
+    let demo = Demo::start(dialect, 2).await;
     let front = demo.front(|proxy| proxy);
     for name in ["routed", "Routed", "ROUTED"] {
         let response = front.ask(bytes("GET /kylin/api/projects", &[(name, "true"), (name, "x")], "")).await.unwrap();

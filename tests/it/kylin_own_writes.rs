@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use kylin_lb::clock::ManualClock;
-use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::{KylinRules, ProxyBuilder};
 use kylin_lb::session::{Affinity, LoginRelay, Sessions};
+use kylin_lb::testing::kylin::Dialect;
 use kylin_lb::{Cluster, HttpBackend, Proxy};
 
 use crate::support::browser::{Browser, basic};
+use crate::support::dialects::{in_each_dialect, is_v5};
 use crate::support::front::Front;
 use crate::support::kylin::{Demo, Says, admin, ask, request, saying, scripted, sql, well};
 use crate::support::login_relay::secret;
@@ -63,9 +64,9 @@ async fn cookieless_reads(demo: &Demo, front: &Front, user: &str, password: &str
     asked_since(demo, &before)
 }
 
-#[tokio::test]
-async fn a_user_without_a_session_reads_what_it_wrote_within_the_window_and_not_after() {
-    let (demo, clock) = (Demo::start(KylinVersion::V4, 3).await, ManualClock::new());
+in_each_dialect!(a_user_without_a_session_reads_what_it_wrote_within_the_window_and_not_after);
+async fn a_user_without_a_session_reads_what_it_wrote_within_the_window_and_not_after(dialect: Dialect) {
+    let (demo, clock) = (Demo::start(dialect, 3).await, ManualClock::new());
     let front = front(&demo, &clock, |proxy| proxy);
     for _ in 0..4 {
         assert_eq!(cookieless_reads(&demo, &front, "ADMIN", "KYLIN").await, [2, 2, 2], "before it has written");
@@ -84,9 +85,9 @@ async fn a_user_without_a_session_reads_what_it_wrote_within_the_window_and_not_
     }
 }
 
-#[tokio::test]
-async fn a_session_reads_what_it_wrote_and_another_of_the_same_user_does_not_have_to() {
-    let (demo, clock) = (Demo::start(KylinVersion::V5, 3).await, ManualClock::new());
+in_each_dialect!(a_session_reads_what_it_wrote_and_another_of_the_same_user_does_not_have_to);
+async fn a_session_reads_what_it_wrote_and_another_of_the_same_user_does_not_have_to(dialect: Dialect) {
+    let (demo, clock) = (Demo::start(dialect, 3).await, ManualClock::new());
     let demo = Demo { nodes: demo.nodes.into_iter().map(|node| node.share_sessions(true)).collect(), ..demo };
     let front = front(&demo, &clock, |proxy| proxy);
     let mut one = Browser::new(front.address());
@@ -94,7 +95,8 @@ async fn a_session_reads_what_it_wrote_and_another_of_the_same_user_does_not_hav
     for browser in [&mut one, &mut other] {
         assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
     }
-    assert_eq!(one.ask("POST /kylin/api/models/m/segments", &[], "{}").await.status(), 200);
+    let build = if is_v5(dialect) { "POST /kylin/api/models/m/segments" } else { BUILD };
+    assert_eq!(one.ask(build, &[], "{}").await.status(), 200);
     let node = builder(&demo);
     assert_eq!(reads(&demo, &mut one).await, only(node, 6));
     assert_eq!(reads(&demo, &mut other).await, [2, 2, 2]);
@@ -102,9 +104,9 @@ async fn a_session_reads_what_it_wrote_and_another_of_the_same_user_does_not_hav
     assert_eq!(reads(&demo, &mut one).await, [2, 2, 2]);
 }
 
-#[tokio::test]
-async fn a_relayed_session_is_a_writer_too() {
-    let (demo, clock) = (Demo::start(KylinVersion::V4, 3).await, ManualClock::new());
+in_each_dialect!(a_relayed_session_is_a_writer_too);
+async fn a_relayed_session_is_a_writer_too(dialect: Dialect) {
+    let (demo, clock) = (Demo::start(dialect, 3).await, ManualClock::new());
     let sessions = LoginRelay::new(Sessions::in_memory().unwrap(), secret());
     let front = front(&demo, &clock, |proxy| proxy.affinity(Affinity::login_relay(sessions)));
     let mut browser = Browser::new(front.address());
@@ -118,9 +120,9 @@ async fn a_relayed_session_is_a_writer_too() {
     assert_eq!(reads(&demo, &mut browser).await, [2, 2, 2]);
 }
 
-#[tokio::test]
-async fn a_bound_session_stays_with_its_node() {
-    let (demo, clock) = (Demo::start(KylinVersion::V4, 3).await, ManualClock::new());
+in_each_dialect!(a_bound_session_stays_with_its_node);
+async fn a_bound_session_stays_with_its_node(dialect: Dialect) {
+    let (demo, clock) = (Demo::start(dialect, 3).await, ManualClock::new());
     let front = front(&demo, &clock, |proxy| proxy.affinity(Affinity::learn(Sessions::in_memory().unwrap())));
     let mut bound = Browser::new(front.address());
     assert_eq!(bound.log_in("ADMIN", "KYLIN").await.status(), 200);
@@ -135,9 +137,9 @@ async fn a_bound_session_stays_with_its_node() {
     assert_eq!(cookieless_reads(&demo, &front, "ADMIN", "KYLIN").await, [2, 2, 2]);
 }
 
-#[tokio::test]
-async fn a_removed_node_pins_no_writer() {
-    let (mut demo, clock) = (Demo::start(KylinVersion::V4, 3).await, ManualClock::new());
+in_each_dialect!(a_removed_node_pins_no_writer);
+async fn a_removed_node_pins_no_writer(dialect: Dialect) {
+    let (mut demo, clock) = (Demo::start(dialect, 3).await, ManualClock::new());
     let front = front(&demo, &clock, |proxy| proxy);
     assert_eq!(admin(&front, BUILD, "").await.status(), 200);
     let node = builder(&demo);

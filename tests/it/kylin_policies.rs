@@ -5,43 +5,42 @@ use std::num::NonZero;
 use std::sync::{Arc, Mutex};
 
 use kylin_lb::balance::{Balancer, BalancerExt, Candidate, Candidates, LeastConn, QueryAffinity};
-use kylin_lb::kylin::KylinVersion;
+use kylin_lb::testing::kylin::Dialect;
 use kylin_lb::{Cluster, Proxy, QueryKeys, RequestView};
 
 use crate::support::browser::{Browser, basic};
+use crate::support::dialects::in_each_dialect;
 use crate::support::front::Front;
 use crate::support::kylin::{Demo, Says, answered_by, ask, request, saying, scripted, sql, well};
 
 const QUERY: &str = "POST /kylin/api/query";
 
-#[tokio::test]
-async fn the_same_dashboard_query_goes_to_the_same_node() {
-    for dialect in [KylinVersion::V4, KylinVersion::V5] {
-        let demo = Demo::start(dialect, 3).await;
-        let policy = QueryAffinity::new().or(LeastConn::new());
-        let cluster = Cluster::builder().endpoints(demo.endpoints()).balancer(policy).build().unwrap();
-        let front =
-            Front::serving(Proxy::builder(cluster).build().unwrap(), |server| server.threads(NonZero::new(1).unwrap()));
-        let mut homes = BTreeSet::new();
-        for n in 0..24 {
-            let body = sql(&format!("select {n} from kylin_sales"));
-            let mut nodes = BTreeSet::new();
-            for user in ["ADMIN", "ANALYST"] {
-                let password = if user == "ADMIN" { "KYLIN" } else { user };
-                let of_user = || async {
-                    let mut browser = Browser::insistent(front.address(), user, password);
-                    answered_by(&browser.ask(QUERY, &[], &body).await)
-                };
-                let home = of_user().await;
-                for _ in 0..3 {
-                    assert_eq!(of_user().await, home, "{body} of {user}");
-                }
-                nodes.insert(home);
+in_each_dialect!(the_same_dashboard_query_goes_to_the_same_node);
+async fn the_same_dashboard_query_goes_to_the_same_node(dialect: Dialect) {
+    let demo = Demo::start(dialect, 3).await;
+    let policy = QueryAffinity::new().or(LeastConn::new());
+    let cluster = Cluster::builder().endpoints(demo.endpoints()).balancer(policy).build().unwrap();
+    let front =
+        Front::serving(Proxy::builder(cluster).build().unwrap(), |server| server.threads(NonZero::new(1).unwrap()));
+    let mut homes = BTreeSet::new();
+    for n in 0..24 {
+        let body = sql(&format!("select {n} from kylin_sales"));
+        let mut nodes = BTreeSet::new();
+        for user in ["ADMIN", "ANALYST"] {
+            let password = if user == "ADMIN" { "KYLIN" } else { user };
+            let of_user = || async {
+                let mut browser = Browser::insistent(front.address(), user, password);
+                answered_by(&browser.ask(QUERY, &[], &body).await)
+            };
+            let home = of_user().await;
+            for _ in 0..3 {
+                assert_eq!(of_user().await, home, "{body} of {user}");
             }
-            homes.extend(nodes);
+            nodes.insert(home);
         }
-        assert_eq!(homes.len(), 3, "and different ones go to different nodes");
+        homes.extend(nodes);
     }
+    assert_eq!(homes.len(), 3, "and different ones go to different nodes");
 }
 
 /// Picks the first endpoint, and remembers the keys of the queries.

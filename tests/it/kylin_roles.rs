@@ -4,24 +4,25 @@ use kylin_lb::endpoint::{Role, Roles};
 use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::KylinRules;
 use kylin_lb::session::{Affinity, Sessions};
-use kylin_lb::testing::kylin::Mode;
+use kylin_lb::testing::kylin::{Dialect, Mode};
 
 use crate::support::browser::Browser;
+use crate::support::dialects::{in_each_dialect, is_v5};
 use crate::support::front::{Front, refusal};
 use crate::support::kylin::{Demo, admin, answered_by, sql};
 
 const QUERY: &str = "POST /kylin/api/query";
 
 /// The request that starts a build in each version.
-fn build(dialect: KylinVersion) -> &'static str {
-    match dialect {
+fn build(dialect: Dialect) -> &'static str {
+    match dialect.generation() {
         KylinVersion::V5 => "POST /kylin/api/models/m/segments",
         _ => "PUT /kylin/api/cubes/c/build",
     }
 }
 
 /// Nodes in these modes, which the front end knows or does not know.
-async fn cluster(dialect: KylinVersion, modes: &[Mode], known: bool) -> (Demo, Front) {
+async fn cluster(dialect: Dialect, modes: &[Mode], known: bool) -> (Demo, Front) {
     let demo = Demo::start(dialect, modes.len()).await;
     for (node, mode) in demo.nodes.iter().zip(modes) {
         node.set_mode(*mode);
@@ -36,76 +37,70 @@ async fn cluster(dialect: KylinVersion, modes: &[Mode], known: bool) -> (Demo, F
     (demo, front)
 }
 
-#[tokio::test]
-async fn queries_go_to_query_nodes_and_builds_to_job_nodes() {
-    for dialect in [KylinVersion::V4, KylinVersion::V5] {
-        let (demo, front) = cluster(dialect, &[Mode::Query, Mode::Job, Mode::Query], true).await;
-        for n in 0..12 {
-            let by = answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await);
-            assert_ne!(by, "q1");
-            // That this user has just written there does not draw its queries to the job node.
-            assert!(admin(&front, build(dialect), "{}").await.status() < 300);
-        }
-        let jobs = demo.metastore.jobs();
-        assert_eq!(jobs.len(), 12);
-        assert!(jobs.iter().all(|job| job.node == "q1"), "{jobs:?}");
-        assert_eq!(demo.nodes[1].stats().queries, 0);
-        assert_eq!(demo.nodes[1].stats().requests, 12, "the job node was asked for builds and nothing else");
-    }
-}
-
-#[tokio::test]
-async fn without_a_job_node_any_node_builds_and_without_a_query_node_queries_fail() {
-    for dialect in [KylinVersion::V4, KylinVersion::V5] {
-        let (demo, front) = cluster(dialect, &[Mode::Query, Mode::Query], true).await;
+in_each_dialect!(queries_go_to_query_nodes_and_builds_to_job_nodes);
+async fn queries_go_to_query_nodes_and_builds_to_job_nodes(dialect: Dialect) {
+    let (demo, front) = cluster(dialect, &[Mode::Query, Mode::Job, Mode::Query], true).await;
+    for n in 0..12 {
+        let by = answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await);
+        assert_ne!(by, "q1");
+        // That this user has just written there does not draw its queries to the job node.
         assert!(admin(&front, build(dialect), "{}").await.status() < 300);
-        assert_eq!(demo.metastore.jobs().len(), 1);
-
-        let (demo, front) = cluster(dialect, &[Mode::Job, Mode::Job], true).await;
-        for line in [QUERY, "GET /kylin/api/query/format/csv?sql=select+1&project=learn_kylin"] {
-            let answer = admin(&front, line, &sql("select 1")).await;
-            refusal(&answer, 503);
-        }
-        assert_eq!(demo.sum(|stats| stats.requests), 0, "a job node is not even asked");
-        assert_eq!(admin(&front, "GET /kylin/api/projects", "").await.status(), 200, "which any node knows");
     }
+    let jobs = demo.metastore.jobs();
+    assert_eq!(jobs.len(), 12);
+    assert!(jobs.iter().all(|job| job.node == "q1"), "{jobs:?}");
+    assert_eq!(demo.nodes[1].stats().queries, 0);
+    assert_eq!(demo.nodes[1].stats().requests, 12, "the job node was asked for builds and nothing else");
 }
 
-#[tokio::test]
-async fn other_nodes_build_when_the_job_node_is_gone() {
-    let (mut demo, front) = cluster(KylinVersion::V4, &[Mode::Query, Mode::Job], true).await;
+in_each_dialect!(without_a_job_node_any_node_builds_and_without_a_query_node_queries_fail);
+async fn without_a_job_node_any_node_builds_and_without_a_query_node_queries_fail(dialect: Dialect) {
+    let (demo, front) = cluster(dialect, &[Mode::Query, Mode::Query], true).await;
+    assert!(admin(&front, build(dialect), "{}").await.status() < 300);
+    assert_eq!(demo.metastore.jobs().len(), 1);
+
+    let (demo, front) = cluster(dialect, &[Mode::Job, Mode::Job], true).await;
+    for line in [QUERY, "GET /kylin/api/query/format/csv?sql=select+1&project=learn_kylin"] {
+        let answer = admin(&front, line, &sql("select 1")).await;
+        refusal(&answer, 503);
+    }
+    assert_eq!(demo.sum(|stats| stats.requests), 0, "a job node is not even asked");
+    assert_eq!(admin(&front, "GET /kylin/api/projects", "").await.status(), 200, "which any node knows");
+}
+
+in_each_dialect!(other_nodes_build_when_the_job_node_is_gone);
+async fn other_nodes_build_when_the_job_node_is_gone(dialect: Dialect) {
+    let (mut demo, front) = cluster(dialect, &[Mode::Query, Mode::Job], true).await;
     demo.served[1].take().unwrap().kill().await;
-    assert_eq!(admin(&front, build(KylinVersion::V4), "").await.status(), 200);
+    assert_eq!(admin(&front, build(dialect), "").await.status(), 200);
     assert_eq!(demo.metastore.jobs().iter().map(|job| &*job.node).collect::<Vec<_>>(), ["q0"]);
 }
 
-#[tokio::test]
-async fn a_rejection_by_role_is_retried_where_roles_are_unknown() {
-    for dialect in [KylinVersion::V4, KylinVersion::V5] {
-        let (demo, front) = cluster(dialect, &[Mode::Job, Mode::Query, Mode::Job], false).await;
-        for n in 0..300 {
-            assert_eq!(answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await), "q1");
-        }
-        // An INSERT as well: it was refused, not carried out.
-        let answer = admin(&front, QUERY, &sql("insert into t values (1)")).await;
-        assert!(answer.text().contains("Not Supported SQL"), "the word of the query node: {}", answer.text());
-        assert_eq!((demo.nodes[0].stats().queries, demo.nodes[2].stats().queries), (0, 0));
-        let endpoints = front.proxy.cluster().status().endpoints;
-        assert!(endpoints.iter().all(|endpoint| endpoint.failed == 0), "no node is to blame: {endpoints:?}");
-
-        let (demo, front) = cluster(dialect, &[Mode::Job, Mode::Job], false).await;
-        let answer = admin(&front, QUERY, &sql("select 1")).await;
-        let word = if dialect == KylinVersion::V5 { "KE-040023202" } else { "not allowed in 'job' mode" };
-        assert!(answer.text().contains(word), "both were asked, the last has the word: {}", answer.text());
-        assert_eq!(demo.sum(|stats| stats.requests), 2);
+in_each_dialect!(a_rejection_by_role_is_retried_where_roles_are_unknown);
+async fn a_rejection_by_role_is_retried_where_roles_are_unknown(dialect: Dialect) {
+    let (demo, front) = cluster(dialect, &[Mode::Job, Mode::Query, Mode::Job], false).await;
+    for n in 0..300 {
+        assert_eq!(answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await), "q1");
     }
+    // An INSERT as well: it was refused, not carried out.
+    let answer = admin(&front, QUERY, &sql("insert into t values (1)")).await;
+    assert!(answer.text().contains("Not Supported SQL"), "the word of the query node: {}", answer.text());
+    assert_eq!((demo.nodes[0].stats().queries, demo.nodes[2].stats().queries), (0, 0));
+    let endpoints = front.proxy.cluster().status().endpoints;
+    assert!(endpoints.iter().all(|endpoint| endpoint.failed == 0), "no node is to blame: {endpoints:?}");
+
+    let (demo, front) = cluster(dialect, &[Mode::Job, Mode::Job], false).await;
+    let answer = admin(&front, QUERY, &sql("select 1")).await;
+    let word = if is_v5(dialect) { "KE-040023202" } else { "not allowed in 'job' mode" };
+    assert!(answer.text().contains(word), "both were asked, the last has the word: {}", answer.text());
+    assert_eq!(demo.sum(|stats| stats.requests), 2);
 }
 
+in_each_dialect!(a_build_of_a_session_that_the_job_node_does_not_know_is_done_once);
 /// The session is known to a query node only, and has no `Authorization`: the build is refused at the job node with 401 and
 /// then taken where the session lives.
-#[tokio::test]
-async fn a_build_of_a_session_that_the_job_node_does_not_know_is_done_once() {
-    let (demo, _) = cluster(KylinVersion::V4, &[Mode::Query, Mode::Job], true).await;
+async fn a_build_of_a_session_that_the_job_node_does_not_know_is_done_once(dialect: Dialect) {
+    let (demo, _) = cluster(dialect, &[Mode::Query, Mode::Job], true).await;
     let mut endpoints = demo.endpoints();
     let job = endpoints.pop().unwrap().roles(Role::Job);
     let query = endpoints.pop().unwrap().roles(Role::Query);
@@ -117,14 +112,14 @@ async fn a_build_of_a_session_that_the_job_node_does_not_know_is_done_once() {
         assert_eq!(browser.ask("GET /kylin/api/projects", &[], "").await.status(), 200);
     }
     browser.authorization = None;
-    let answer = browser.ask(build(KylinVersion::V4), &[], "").await;
+    let answer = browser.ask(build(dialect), &[], "").await;
     assert_eq!(answer.status(), 200, "{}", answer.text());
     assert_eq!(demo.metastore.jobs().iter().map(|job| &*job.node).collect::<Vec<_>>(), ["q0"]);
 }
 
-#[tokio::test]
-async fn without_roles_every_node_gets_every_request() {
-    let demo = Demo::start(KylinVersion::V4, 2).await;
+in_each_dialect!(without_roles_every_node_gets_every_request);
+async fn without_roles_every_node_gets_every_request(dialect: Dialect) {
+    let demo = Demo::start(dialect, 2).await;
     let endpoints = demo.endpoints().into_iter().map(|endpoint| endpoint.roles(Role::Job));
     let front = Front::kylin(endpoints, |proxy| proxy.rules(KylinRules::default().roles(false)));
     for n in 0..4 {

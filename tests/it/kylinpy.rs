@@ -1,11 +1,11 @@
-//! kylinpy, a Python client of real users, through the front end against demo nodes of both versions.
+//! kylinpy, a Python client of real users, through the front end against demo nodes of every version.
 
 use std::path::PathBuf;
 use std::process::Command;
 
-use kylin_lb::kylin::KylinVersion;
-use kylin_lb::testing::kylin::{KylinNode, Metastore};
+use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore};
 
+use crate::support::dialects::is_v5;
 use crate::support::front::{self, Front};
 use crate::support::skip;
 
@@ -17,7 +17,7 @@ fn python() -> Option<PathBuf> {
 }
 
 /// Runs kylinpy against three nodes behind a front end, with each of `api_versions`.
-async fn use_kylinpy(version: KylinVersion, api_versions: &[&str]) {
+async fn use_kylinpy(version: Dialect, api_versions: &[&str]) {
     let Some(python) = python() else { return };
     let metastore = Metastore::new();
     let mut nodes = Vec::new();
@@ -41,10 +41,12 @@ async fn use_kylinpy(version: KylinVersion, api_versions: &[&str]) {
 
 #[tokio::test]
 async fn kylinpy_logs_in_lists_and_queries_on_kylin_2_to_4() {
-    use_kylinpy(KylinVersion::V4, &["v1", "v2"]).await;
+    for dialect in Dialect::ALL.into_iter().filter(|dialect| !is_v5(*dialect)) {
+        use_kylinpy(dialect, &["v1", "v2"]).await;
+    }
 }
 
 #[tokio::test]
 async fn kylinpy_logs_in_lists_and_queries_on_kylin_5() {
-    use_kylinpy(KylinVersion::V5, &["v2", "v4"]).await;
+    use_kylinpy(Dialect::V5_0, &["v2", "v4"]).await;
 }

@@ -8,13 +8,13 @@ use kylin_lb::balance::Attempted;
 use kylin_lb::discovery::{self, Backoff, DiscoveredNode, DiscoveryHandle, KylinServers, SourceState};
 use kylin_lb::endpoint::Role;
 use kylin_lb::health::Reason;
-use kylin_lb::kylin::KylinVersion;
 use kylin_lb::probe::MetastoreCheck;
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::{Fault, FaultScope, KylinNode, Metastore, Mode, Served};
+use kylin_lb::testing::kylin::{Dialect, Fault, FaultScope, KylinNode, Metastore, Mode, Served};
 use kylin_lb::{Body, Cluster, Endpoint, HttpBackend, RequestView};
 use tokio::time::timeout;
 
+use crate::support::dialects::in_each_dialect;
 use crate::support::front::eventually;
 use crate::support::health::status;
 
@@ -67,7 +67,7 @@ fn found(address: SocketAddr) -> DiscoveredNode {
     DiscoveredNode::new(&address.to_string()).unwrap()
 }
 
-async fn node(name: &str, dialect: KylinVersion, mode: Mode, metastore: &Metastore) -> (KylinNode, Served) {
+async fn node(name: &str, dialect: Dialect, mode: Mode, metastore: &Metastore) -> (KylinNode, Served) {
     let node = KylinNode::new(name).kylin_version(dialect).mode(mode).metastore(metastore);
     let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
     (node, served)
@@ -85,35 +85,38 @@ fn goes_to<B>(cluster: &Cluster<B>, role: Role) -> Vec<String> {
     ids
 }
 
-#[tokio::test]
-async fn nodes_and_their_roles_are_learned_from_any_node_of_either_generation() {
-    for dialect in [KylinVersion::V4, KylinVersion::V5] {
-        let metastore = Metastore::new();
-        let (_q1, s1) = node("q1", dialect, Mode::Query, &metastore).await;
-        let (q2, s2) = node("q2", dialect, Mode::All, &metastore).await;
-        let (_j1, s3) = node("j1", dialect, Mode::Job, &metastore).await;
-        let learning = Learning::from(s1.addr(), "KYLIN");
-        learning.becomes(&[(s1.addr(), "query"), (s2.addr(), "all"), (s3.addr(), "job")]).await;
-        let mut queries = [s1.addr().to_string(), s2.addr().to_string()];
-        queries.sort();
-        assert_eq!(goes_to(&learning.cluster, Role::Query), queries);
-        assert!(!goes_to(&learning.cluster, Role::Job).contains(&s1.addr().to_string()));
-
-        q2.set_mode(Mode::Job);
-        learning.becomes(&[(s1.addr(), "query"), (s2.addr(), "job"), (s3.addr(), "job")]).await;
-        let (_q4, s4) = node("q4", dialect, Mode::Query, &metastore).await;
-        learning.becomes(&[(s1.addr(), "query"), (s2.addr(), "job"), (s3.addr(), "job"), (s4.addr(), "query")]).await;
-        // The first node is removed, and the others are asked.
-        drop(s1);
-        learning.becomes(&[(s2.addr(), "job"), (s3.addr(), "job"), (s4.addr(), "query")]).await;
-    }
+/// Returns whether the nodes list each other.
+fn lists_nodes(dialect: Dialect) -> bool {
+    !matches!(dialect, Dialect::Kap2_4 | Dialect::V2_6)
 }
 
-#[tokio::test]
-async fn the_cluster_keeps_its_nodes_whatever_the_nodes_respond() {
+in_each_dialect!(nodes_and_their_roles_are_learned_from_any_node_of_either_generation, super::lists_nodes);
+async fn nodes_and_their_roles_are_learned_from_any_node_of_either_generation(dialect: Dialect) {
     let metastore = Metastore::new();
-    let (q1, s1) = node("q1", KylinVersion::V5, Mode::Query, &metastore).await;
-    let (q2, s2) = node("q2", KylinVersion::V5, Mode::Query, &metastore).await;
+    let (_q1, s1) = node("q1", dialect, Mode::Query, &metastore).await;
+    let (q2, s2) = node("q2", dialect, Mode::All, &metastore).await;
+    let (_j1, s3) = node("j1", dialect, Mode::Job, &metastore).await;
+    let learning = Learning::from(s1.addr(), "KYLIN");
+    learning.becomes(&[(s1.addr(), "query"), (s2.addr(), "all"), (s3.addr(), "job")]).await;
+    let mut queries = [s1.addr().to_string(), s2.addr().to_string()];
+    queries.sort();
+    assert_eq!(goes_to(&learning.cluster, Role::Query), queries);
+    assert!(!goes_to(&learning.cluster, Role::Job).contains(&s1.addr().to_string()));
+
+    q2.set_mode(Mode::Job);
+    learning.becomes(&[(s1.addr(), "query"), (s2.addr(), "job"), (s3.addr(), "job")]).await;
+    let (_q4, s4) = node("q4", dialect, Mode::Query, &metastore).await;
+    learning.becomes(&[(s1.addr(), "query"), (s2.addr(), "job"), (s3.addr(), "job"), (s4.addr(), "query")]).await;
+    // The first node is removed, and the others are asked.
+    drop(s1);
+    learning.becomes(&[(s2.addr(), "job"), (s3.addr(), "job"), (s4.addr(), "query")]).await;
+}
+
+in_each_dialect!(the_cluster_keeps_its_nodes_whatever_the_nodes_respond, V5);
+async fn the_cluster_keeps_its_nodes_whatever_the_nodes_respond(dialect: Dialect) {
+    let metastore = Metastore::new();
+    let (q1, s1) = node("q1", dialect, Mode::Query, &metastore).await;
+    let (q2, s2) = node("q2", dialect, Mode::Query, &metastore).await;
     let learning = Learning::from(s1.addr(), "KYLIN");
     let all = [(s1.addr(), "query"), (s2.addr(), "query")];
     learning.becomes(&all).await;
@@ -139,10 +142,10 @@ async fn the_cluster_keeps_its_nodes_whatever_the_nodes_respond() {
     learning.fails("not a list of nodes").await;
 }
 
-#[tokio::test]
-async fn a_rejected_login_is_not_sent_until_the_user_is_locked() {
+in_each_dialect!(a_rejected_login_is_not_sent_until_the_user_is_locked);
+async fn a_rejected_login_is_not_sent_until_the_user_is_locked(dialect: Dialect) {
     let metastore = Metastore::new();
-    let (q1, s1) = node("q1", KylinVersion::V5, Mode::Query, &metastore).await;
+    let (q1, s1) = node("q1", dialect, Mode::Query, &metastore).await;
     let learning = Learning::from(s1.addr(), "wrong");
     learning.fails("denies access").await;
     // Many times the backoff.
@@ -190,14 +193,14 @@ async fn a_list_that_does_not_fit_is_not_used() {
     assert_eq!(status(&cluster, "q2:7070").roles.to_string(), "job");
 }
 
-#[tokio::test]
-async fn a_node_of_another_metastore_is_not_asked_for_its_list() {
+in_each_dialect!(a_node_of_another_metastore_is_not_asked_for_its_list, V5);
+async fn a_node_of_another_metastore_is_not_asked_for_its_list(dialect: Dialect) {
     let cookie = |digit: &str| digit.repeat(64);
     let right = Metastore::new().identity("right@jdbc", &cookie("a"));
     let wrong = Metastore::new().identity("wrong@jdbc", &cookie("b"));
-    let (q1, s1) = node("q1", KylinVersion::V5, Mode::Query, &right).await;
-    let (_x, sx) = node("x", KylinVersion::V5, Mode::Query, &wrong).await;
-    let (_y, sy) = node("y", KylinVersion::V5, Mode::Query, &wrong).await;
+    let (q1, s1) = node("q1", dialect, Mode::Query, &right).await;
+    let (_x, sx) = node("x", dialect, Mode::Query, &wrong).await;
+    let (_y, sy) = node("y", dialect, Mode::Query, &wrong).await;
     let cluster: Cluster<HttpBackend> = Cluster::builder().build().unwrap();
     let _checker = MetastoreCheck::new().interval(Duration::from_millis(20)).start(&cluster).unwrap();
     cluster.add(found(s1.addr()).http().unwrap()).unwrap();

@@ -7,14 +7,14 @@ use std::time::Duration;
 use http::StatusCode;
 use kylin_lb::balance::Attempted;
 use kylin_lb::health::{HealthState, Mismatch, Reason};
-use kylin_lb::kylin::KylinVersion;
 use kylin_lb::kylin::MetadataUrl;
 use kylin_lb::probe::{HealthCheck, MetastoreCheck, MetastoreChecker, Probe};
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::{Fault, FaultScope, KylinNode, Metastore};
+use kylin_lb::testing::kylin::{Dialect, Fault, FaultScope, KylinNode, Metastore};
 use kylin_lb::{Body, Cluster, Endpoint, Outcome};
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::support::dialects::{in_each_dialect, is_v5};
 use crate::support::front::{demo, endpoint, eventually};
 use crate::support::health::{pick, report, shares, state};
 
@@ -35,7 +35,7 @@ fn metastore(identifier: &str) -> Metastore {
     Metastore::new().identity(&url(identifier), &cookie)
 }
 
-fn node(name: &str, version: KylinVersion, metastore: &Metastore) -> KylinNode {
+fn node(name: &str, version: Dialect, metastore: &Metastore) -> KylinNode {
     KylinNode::new(name).kylin_version(version).metastore(metastore)
 }
 
@@ -69,55 +69,50 @@ async fn checked(node: &KylinNode, times: u64) {
     node.wait_until(|stats| stats.requests >= requests + times).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_node_of_another_metastore_gets_no_request_until_it_has_the_right_one() {
-    for version in [KylinVersion::V4, KylinVersion::V5] {
-        let (right, wrong) = (metastore("right"), metastore("wrong"));
-        let [one, two] = ["q1", "q2"].map(|name| node(name, version, &right));
-        let cluster = of([("q1", one), ("q2", two)]);
-        let check = match version {
-            KylinVersion::V5 => every_20_ms(),
-            _ => as_administrator(),
-        };
-        let mismatch = if version == KylinVersion::V5 { Mismatch::SessionCookie } else { Mismatch::MetadataUrl };
-        let _checker = check.start(&cluster).unwrap();
-        assert_eq!((state(&cluster, "q1"), state(&cluster, "q2")), (UNVERIFIED, UNVERIFIED));
-        assert!(pick(&cluster).is_none(), "no endpoint serves before its check");
-        become_healthy(&cluster, &["q1", "q2"]).await;
+in_each_dialect!(a_node_of_another_metastore_gets_no_request_until_it_has_the_right_one);
+async fn a_node_of_another_metastore_gets_no_request_until_it_has_the_right_one(dialect: Dialect) {
+    let (right, wrong) = (metastore("right"), metastore("wrong"));
+    let [one, two] = ["q1", "q2"].map(|name| node(name, dialect, &right));
+    let cluster = of([("q1", one), ("q2", two)]);
+    let check = if is_v5(dialect) { every_20_ms() } else { as_administrator() };
+    let mismatch = if is_v5(dialect) { Mismatch::SessionCookie } else { Mismatch::MetadataUrl };
+    let _checker = check.start(&cluster).unwrap();
+    assert_eq!((state(&cluster, "q1"), state(&cluster, "q2")), (UNVERIFIED, UNVERIFIED));
+    assert!(pick(&cluster).is_none(), "no endpoint serves before its check");
+    become_healthy(&cluster, &["q1", "q2"]).await;
 
-        let foreign = node("q3", version, &wrong);
-        cluster.add(Endpoint::new("q3", foreign.clone()).unwrap()).unwrap();
-        assert_eq!(state(&cluster, "q3"), UNVERIFIED, "at once, before any task has run");
-        assert_eq!(shares(&cluster, 90), [45, 45, 0]);
-        becomes(&cluster, "q3", quarantined(mismatch)).await;
-        checked(&foreign, 6).await;
-        assert_eq!(state(&cluster, "q3"), quarantined(mismatch));
-        assert_eq!(shares(&cluster, 90), [45, 45, 0]);
-        assert_eq!(foreign.stats().queries, 0);
+    let foreign = node("q3", dialect, &wrong);
+    cluster.add(Endpoint::new("q3", foreign.clone()).unwrap()).unwrap();
+    assert_eq!(state(&cluster, "q3"), UNVERIFIED, "at once, before any task has run");
+    assert_eq!(shares(&cluster, 90), [45, 45, 0]);
+    becomes(&cluster, "q3", quarantined(mismatch)).await;
+    checked(&foreign, 6).await;
+    assert_eq!(state(&cluster, "q3"), quarantined(mismatch));
+    assert_eq!(shares(&cluster, 90), [45, 45, 0]);
+    assert_eq!(foreign.stats().queries, 0);
 
-        let _ = foreign.clone().metastore(&right);
-        becomes(&cluster, "q3", HEALTHY).await;
-        assert_eq!(shares(&cluster, 90), [30, 30, 30]);
-        let _ = foreign.metastore(&wrong);
-        becomes(&cluster, "q3", quarantined(mismatch)).await;
-        assert_eq!(shares(&cluster, 90), [45, 45, 0]);
-    }
+    let _ = foreign.clone().metastore(&right);
+    becomes(&cluster, "q3", HEALTHY).await;
+    assert_eq!(shares(&cluster, 90), [30, 30, 30]);
+    let _ = foreign.metastore(&wrong);
+    becomes(&cluster, "q3", quarantined(mismatch)).await;
+    assert_eq!(shares(&cluster, 90), [45, 45, 0]);
 }
 
-#[tokio::test]
-async fn the_ids_of_projects_decide_where_there_is_no_other_evidence() {
+in_each_dialect!(the_ids_of_projects_decide_where_there_is_no_other_evidence, V4);
+async fn the_ids_of_projects_decide_where_there_is_no_other_evidence(dialect: Dialect) {
     let (right, wrong) = (Metastore::new(), Metastore::new());
     let nodes = [("q1", &right), ("q2", &wrong), ("q3", &right)];
-    let cluster = of(nodes.map(|(name, metastore)| (name, node(name, KylinVersion::V4, metastore))));
+    let cluster = of(nodes.map(|(name, metastore)| (name, node(name, dialect, metastore))));
     let _checker = every_20_ms().login("ANALYST", "ANALYST").unwrap().start(&cluster).unwrap();
     become_healthy(&cluster, &["q1", "q3"]).await;
     becomes(&cluster, "q2", quarantined(Mismatch::Project)).await;
 }
 
-#[tokio::test]
-async fn a_node_that_cannot_be_compared_is_not_quarantined() {
+in_each_dialect!(a_node_that_cannot_be_compared_is_not_quarantined, V4);
+async fn a_node_that_cannot_be_compared_is_not_quarantined(dialect: Dialect) {
     let (one, two) = (metastore("one"), metastore("two"));
-    let old = |name, metastore| node(name, KylinVersion::V4, metastore);
+    let old = |name, metastore| node(name, dialect, metastore);
     let no_login = of([("q1", old("q1", &one)), ("q2", old("q2", &two))]);
     let _checker = every_20_ms().start(&no_login).unwrap();
     become_healthy(&no_login, &["q1", "q2"]).await;
@@ -145,9 +140,9 @@ async fn a_node_that_cannot_be_compared_is_not_quarantined() {
 #[tokio::test]
 async fn a_node_that_hangs_delays_the_others_no_longer_than_the_timeout_and_is_checked_when_it_is_back() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
-    let hung = node("q1", KylinVersion::V5, &wrong);
+    let hung = node("q1", Dialect::V5_0, &wrong);
     hung.faults().inject(FaultScope::Everything, Fault::Hang);
-    let [q2, q3] = ["q2", "q3"].map(|name| node(name, KylinVersion::V5, &right));
+    let [q2, q3] = ["q2", "q3"].map(|name| node(name, Dialect::V5_0, &right));
     let cluster = of([("q1", hung.clone()), ("q2", q2), ("q3", q3)]);
     let _checker = every_20_ms().timeout(Duration::from_millis(50)).start(&cluster).unwrap();
     become_healthy(&cluster, &["q1", "q2", "q3"]).await;
@@ -162,9 +157,9 @@ async fn a_node_that_hangs_delays_the_others_no_longer_than_the_timeout_and_is_c
 #[tokio::test]
 async fn most_nodes_admit_each_other_while_one_hangs() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
-    let hung = node("q1", KylinVersion::V5, &wrong);
+    let hung = node("q1", Dialect::V5_0, &wrong);
     hung.faults().inject(FaultScope::Everything, Fault::Hang);
-    let [q2, q3] = ["q2", "q3"].map(|name| node(name, KylinVersion::V5, &right));
+    let [q2, q3] = ["q2", "q3"].map(|name| node(name, Dialect::V5_0, &right));
     let cluster = of([("q1", hung), ("q2", q2), ("q3", q3)]);
     let _checker = every_20_ms().timeout(Duration::from_secs(3600)).start(&cluster).unwrap();
     become_healthy(&cluster, &["q2", "q3"]).await;
@@ -174,11 +169,11 @@ async fn most_nodes_admit_each_other_while_one_hangs() {
 #[tokio::test]
 async fn nodes_that_join_do_not_outvote_those_that_serve_but_a_configured_url_does() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
-    let cluster = of([("q1", node("q1", KylinVersion::V5, &right))]);
+    let cluster = of([("q1", node("q1", Dialect::V5_0, &right))]);
     let checker = every_20_ms().start(&cluster).unwrap();
     become_healthy(&cluster, &["q1"]).await;
     for name in ["x1", "x2", "x3"] {
-        cluster.add(Endpoint::new(name, node(name, KylinVersion::V5, &wrong)).unwrap()).unwrap();
+        cluster.add(Endpoint::new(name, node(name, Dialect::V5_0, &wrong)).unwrap()).unwrap();
         becomes(&cluster, name, quarantined(Mismatch::SessionCookie)).await;
     }
     assert_eq!(state(&cluster, "q1"), HEALTHY);
@@ -203,14 +198,14 @@ async fn a_tie_quarantines_no_node_and_warns() {
     let _guard = log.record();
     let (one, two) = (metastore("one"), metastore("two"));
     let nodes = [("q1", &one), ("q2", &two)];
-    let cluster = of(nodes.map(|(name, metastore)| (name, node(name, KylinVersion::V5, metastore))));
+    let cluster = of(nodes.map(|(name, metastore)| (name, node(name, Dialect::V5_0, metastore))));
     let _checker = every_20_ms().start(&cluster).unwrap();
     become_healthy(&cluster, &["q1", "q2"]).await;
     let warned =
         || log.text().lines().filter(|line| line.contains("WARN") && line.contains("as many endpoints")).count();
     eventually(|| warned() == 1, || log.text()).await;
 
-    cluster.add(Endpoint::new("q3", node("q3", KylinVersion::V5, &two)).unwrap()).unwrap();
+    cluster.add(Endpoint::new("q3", node("q3", Dialect::V5_0, &two)).unwrap()).unwrap();
     becomes(&cluster, "q1", quarantined(Mismatch::SessionCookie)).await;
     become_healthy(&cluster, &["q2", "q3"]).await;
     assert_eq!(warned(), 1, "{}", log.text());
@@ -220,7 +215,7 @@ async fn a_tie_quarantines_no_node_and_warns() {
 async fn a_named_node_is_the_reference_even_against_the_majority() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
     let nodes = [("x1", &wrong), ("x2", &wrong), ("q1", &right)];
-    let cluster = of(nodes.map(|(name, metastore)| (name, node(name, KylinVersion::V5, metastore))));
+    let cluster = of(nodes.map(|(name, metastore)| (name, node(name, Dialect::V5_0, metastore))));
     let _checker = every_20_ms().reference_node("q1".parse().unwrap()).start(&cluster).unwrap();
     becomes(&cluster, "q1", HEALTHY).await;
     for name in ["x1", "x2"] {
@@ -233,7 +228,7 @@ async fn a_named_node_is_the_reference_even_against_the_majority() {
 async fn a_configured_url_is_the_reference_even_against_the_majority() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
     let nodes = [("x1", &wrong), ("x2", &wrong), ("q1", &right)];
-    let cluster = of(nodes.map(|(name, metastore)| (name, node(name, KylinVersion::V5, metastore))));
+    let cluster = of(nodes.map(|(name, metastore)| (name, node(name, Dialect::V5_0, metastore))));
     let _checker = every_20_ms().reference(MetadataUrl::parse(&url("right"))).start(&cluster).unwrap();
     becomes(&cluster, "q1", HEALTHY).await;
     for name in ["x1", "x2"] {
@@ -245,7 +240,7 @@ async fn a_configured_url_is_the_reference_even_against_the_majority() {
 async fn a_configured_url_that_no_node_has_leaves_the_decision_to_the_majority() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
     let nodes = [("q1", &right), ("q2", &right), ("q3", &wrong)];
-    let cluster = of(nodes.map(|(name, metastore)| (name, node(name, KylinVersion::V5, metastore))));
+    let cluster = of(nodes.map(|(name, metastore)| (name, node(name, Dialect::V5_0, metastore))));
     let _checker = every_20_ms().reference(MetadataUrl::parse(&url("mistyped"))).start(&cluster).unwrap();
     become_healthy(&cluster, &["q1", "q2"]).await;
     becomes(&cluster, "q3", quarantined(Mismatch::SessionCookie)).await;
@@ -256,7 +251,7 @@ async fn panic_mode_never_overrides_a_quarantine_and_neither_does_a_bound_sessio
     let (right, wrong) = (metastore("right"), metastore("wrong"));
     let nodes = [("q1", &right), ("q2", &right), ("x", &wrong)];
     let endpoints = nodes.map(|(name, metastore)| {
-        Endpoint::new(name, node(name, KylinVersion::V5, metastore)).unwrap().fail_timeout(Duration::MAX)
+        Endpoint::new(name, node(name, Dialect::V5_0, metastore)).unwrap().fail_timeout(Duration::MAX)
     });
     let cluster = Cluster::builder().endpoints(endpoints).panic_mode(true).build().unwrap();
     let _checker = every_20_ms().start(&cluster).unwrap();
@@ -284,12 +279,9 @@ async fn panic_mode_never_overrides_a_quarantine_and_neither_does_a_bound_sessio
 #[tokio::test]
 async fn probes_and_the_metastore_check_are_independent() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
-    let foreign = node("x", KylinVersion::V5, &wrong);
-    let nodes = [
-        ("q1", node("q1", KylinVersion::V5, &right)),
-        ("q2", node("q2", KylinVersion::V5, &right)),
-        ("x", foreign.clone()),
-    ];
+    let foreign = node("x", Dialect::V5_0, &wrong);
+    let nodes =
+        [("q1", node("q1", Dialect::V5_0, &right)), ("q2", node("q2", Dialect::V5_0, &right)), ("x", foreign.clone())];
     let cluster = of(nodes);
     let probes = HealthCheck::new(Probe::kylin5_health())
         .interval(Duration::from_millis(10))
@@ -315,7 +307,7 @@ async fn an_endpoint_that_returns_from_maintenance_or_at_another_address_is_chec
     let (q2, s2) = demo("q2").await;
     let (x, sx) = demo("x").await;
     for (node, metastore) in [(&q1, &right), (&q2, &right), (&x, &wrong)] {
-        let _ = node.clone().kylin_version(KylinVersion::V5).metastore(metastore);
+        let _ = node.clone().kylin_version(Dialect::V5_0).metastore(metastore);
     }
     let at = |served: &kylin_lb::testing::kylin::Served| Endpoint::http("q2", &served.addr().to_string()).unwrap();
     let cluster =
@@ -342,7 +334,7 @@ async fn an_endpoint_that_returns_from_maintenance_or_at_another_address_is_chec
 #[tokio::test]
 async fn a_wrong_password_is_not_sent_until_the_user_is_locked() {
     let store = metastore("right");
-    let nodes = ["q1", "q2", "q3", "q4"].map(|name| (name, node(name, KylinVersion::V5, &store)));
+    let nodes = ["q1", "q2", "q3", "q4"].map(|name| (name, node(name, Dialect::V5_0, &store)));
     let cluster = of(nodes.clone());
     let _checker = every_20_ms().login("ADMIN", "wrong").unwrap().start(&cluster).unwrap();
     become_healthy(&cluster, &["q1", "q2", "q3", "q4"]).await;
@@ -353,16 +345,14 @@ async fn a_wrong_password_is_not_sent_until_the_user_is_locked() {
     assert_eq!(wrong, 2, "Kylin 5 locks at the third");
 }
 
-#[tokio::test]
-async fn all_checks_of_a_node_share_one_session() {
+in_each_dialect!(all_checks_of_a_node_share_one_session);
+async fn all_checks_of_a_node_share_one_session(dialect: Dialect) {
     let store = metastore("right");
-    for version in [KylinVersion::V4, KylinVersion::V5] {
-        let node = node("q1", version, &store);
-        let cluster = of([("q1", node.clone())]);
-        let _checker = as_administrator().start(&cluster).unwrap();
-        checked(&node, 30).await;
-        assert_eq!((node.stats().logins, node.sessions()), (1, 1), "{version:?}");
-    }
+    let node = node("q1", dialect, &store);
+    let cluster = of([("q1", node.clone())]);
+    let _checker = as_administrator().start(&cluster).unwrap();
+    checked(&node, 30).await;
+    assert_eq!((node.stats().logins, node.sessions()), (1, 1));
 }
 
 #[tokio::test]
@@ -378,13 +368,13 @@ async fn hostile_responses_and_backends_that_panic_do_no_harm() {
 #[tokio::test]
 async fn it_ends_with_its_handle_and_all_endpoints_may_serve() {
     let (right, wrong) = (metastore("right"), metastore("wrong"));
-    let [q1, q2] = ["q1", "q2"].map(|name| node(name, KylinVersion::V5, &right));
-    let cluster = of([("q1", q1), ("q2", q2), ("x", node("x", KylinVersion::V5, &wrong))]);
+    let [q1, q2] = ["q1", "q2"].map(|name| node(name, Dialect::V5_0, &right));
+    let cluster = of([("q1", q1), ("q2", q2), ("x", node("x", Dialect::V5_0, &wrong))]);
     let checker: MetastoreChecker = every_20_ms().start(&cluster).unwrap();
     becomes(&cluster, "x", quarantined(Mismatch::SessionCookie)).await;
     drop(checker);
     become_healthy(&cluster, &["q1", "x"]).await;
-    cluster.add(Endpoint::new("x2", node("x2", KylinVersion::V5, &wrong)).unwrap()).unwrap();
+    cluster.add(Endpoint::new("x2", node("x2", Dialect::V5_0, &wrong)).unwrap()).unwrap();
     assert_eq!(state(&cluster, "x2"), HEALTHY);
 }
 
@@ -427,8 +417,8 @@ async fn the_log_shows_the_difference_once_and_no_secret() {
     let log = Log::default();
     let _guard = log.record();
     let (right, wrong) = (metastore("right"), metastore("wrong"));
-    let foreign = node("x", KylinVersion::V4, &wrong);
-    let [q1, q2] = ["q1", "q2"].map(|name| node(name, KylinVersion::V4, &right));
+    let foreign = node("x", Dialect::V3_1, &wrong);
+    let [q1, q2] = ["q1", "q2"].map(|name| node(name, Dialect::V3_1, &right));
     let cluster = of([("q1", q1), ("q2", q2), ("x", foreign.clone())]);
     let check = as_administrator();
     let mut shown = format!("{check:?}");

@@ -9,12 +9,15 @@ use kylin_lb::endpoint::AdminState;
 use kylin_lb::health::{HealthState, ProbeFailure, ProbeLevel, Reason};
 use kylin_lb::probe::{HealthCheck, Probe};
 use kylin_lb::testing::Scripted;
+use kylin_lb::testing::kylin::Dialect;
 use kylin_lb::{Body, Cluster, Endpoint, HttpBackend, SendError};
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
-use crate::support::front::eventually;
+use crate::support::dialects::in_each_dialect;
+use crate::support::front::{Front, eventually};
 use crate::support::health::{pick, status};
+use crate::support::kylin::{Demo, admin, sql};
 use crate::support::tomcat::Tomcat;
 use ProbeLevel::{Authentication, Tcp, Version};
 
@@ -215,6 +218,8 @@ async fn a_node_without_the_version_is_asked_for_it_once_a_minute_and_settles_on
     let _checker = every_second().start(&cluster).unwrap();
     sleep(HALF).await;
     assert_eq!(node.paths(), [VERSION, AUTHENTICATION]);
+    seconds(1).await;
+    assert_eq!(node.paths(), [VERSION, AUTHENTICATION], "it may have been deployed between the two");
     seconds(59).await;
     assert_eq!(node.paths(), vec![AUTHENTICATION; 59]);
     seconds(60).await;
@@ -315,4 +320,28 @@ async fn a_real_tomcat_is_healthy_by_its_port_until_kylin_is_deployed_and_unheal
         tomcat.set_deployed(deployed).await;
         eventually(|| found(&cluster) == expected, || format!("{deployed}: {:?}", cluster.status())).await;
     }
+}
+
+in_each_dialect!(nodes_of_every_version_serve_under_the_default_probe);
+async fn nodes_of_every_version_serve_under_the_default_probe(dialect: Dialect) {
+    let demo = Demo::start(dialect, 3).await;
+    let front = Front::kylin(demo.endpoints(), |proxy| proxy);
+    let cluster = front.proxy.cluster();
+    let often = Duration::from_millis(20);
+    let _checker = HealthCheck::default().interval(often).fast_interval(often).start(cluster).unwrap();
+    for node in &demo.nodes {
+        // Many times `fall`.
+        node.wait_until(|stats| stats.requests > 12).await.unwrap();
+    }
+    let mut served = 0;
+    for n in 0..60 {
+        let response = admin(&front, "POST /kylin/api/query", &sql(&format!("select {n}"))).await;
+        served += usize::from(response.status() == 200);
+    }
+    assert_eq!(served, 60);
+    let level = if dialect.reported_version().is_some() { Version } else { Authentication };
+    for endpoint in &cluster.status().endpoints {
+        assert_eq!((endpoint.health, endpoint.probe_level), healthy_at(level), "{endpoint:?}");
+    }
+    assert_eq!(demo.sum(|stats| stats.queries), 60);
 }

@@ -10,14 +10,14 @@ use http::{Response, StatusCode};
 use kylin_lb::backend::SendErrorKind;
 use kylin_lb::endpoint::{AdminState, TrafficKind};
 use kylin_lb::health::{HealthState, ProbeFailure, Reason};
-use kylin_lb::kylin::KylinVersion;
 use kylin_lb::probe::{HealthCheck, Probe, ResponseMatcher};
-use kylin_lb::testing::kylin::{Fault, FaultScope, KylinNode, Mode};
+use kylin_lb::testing::kylin::{Dialect, Fault, FaultScope, KylinNode, Mode};
 use kylin_lb::testing::{Scripted, Step};
 use kylin_lb::{Backend, Body, Cluster, Endpoint, HttpBackend, Outcome};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::cluster::nonzero;
+use crate::support::dialects::{in_each_dialect, is_v5};
 use crate::support::front::{self, Front, closed_port, demo, eventually};
 use crate::support::health::{pick, report, state, status};
 use crate::support::raw_node::{RawNode, respond};
@@ -61,22 +61,22 @@ fn query(sql: &str) -> Probe {
     Probe::query(sql, "learn_kylin", "ADMIN", "KYLIN").unwrap()
 }
 
-#[tokio::test]
-async fn the_ready_made_probes_accept_kylin_nodes_of_every_version_and_role_over_a_socket() {
-    for dialect in [KylinVersion::V4, KylinVersion::V5] {
-        for mode in [Mode::All, Mode::Query, Mode::Job] {
-            let (node, served) = demo("q1").await;
-            let _ = node.clone().kylin_version(dialect).mode(mode);
-            let at = served.addr();
-            assert_eq!(first_at(at, Probe::kylin_version()).await, HEALTHY, "{dialect:?} {mode:?}");
-            assert_eq!(first_at(at, query("select 1")).await, HEALTHY, "{dialect:?} {mode:?}");
-            assert_eq!(first_at(at, Probe::tcp()).await, HEALTHY);
-            let health = match dialect {
-                KylinVersion::V5 => HEALTHY,
-                _ => unhealthy(ProbeFailure::Status(StatusCode::UNAUTHORIZED)),
-            };
-            assert_eq!(first_at(at, Probe::kylin5_health()).await, health);
-        }
+in_each_dialect!(the_ready_made_probes_accept_kylin_nodes_of_every_version_and_role_over_a_socket);
+async fn the_ready_made_probes_accept_kylin_nodes_of_every_version_and_role_over_a_socket(dialect: Dialect) {
+    for mode in [Mode::All, Mode::Query, Mode::Job] {
+        let (node, served) = demo("q1").await;
+        let _ = node.clone().kylin_version(dialect).mode(mode);
+        let at = served.addr();
+        let version = match dialect.reported_version() {
+            Some(_) => HEALTHY,
+            None => unhealthy(ProbeFailure::Status(StatusCode::NOT_FOUND)),
+        };
+        assert_eq!(first_at(at, Probe::kylin()).await, HEALTHY, "{mode:?}");
+        assert_eq!(first_at(at, Probe::kylin_version()).await, version, "{mode:?}");
+        assert_eq!(first_at(at, query("select 1")).await, HEALTHY, "{mode:?}");
+        assert_eq!(first_at(at, Probe::tcp()).await, HEALTHY);
+        let health = if is_v5(dialect) { HEALTHY } else { unhealthy(ProbeFailure::Status(StatusCode::UNAUTHORIZED)) };
+        assert_eq!(first_at(at, Probe::kylin5_health()).await, health);
     }
 }
 
@@ -97,7 +97,7 @@ async fn a_probe_reports_why_it_failed() {
         first_at(at, query("SYNTAX ERROR")).await,
         unhealthy(ProbeFailure::Status(StatusCode::INTERNAL_SERVER_ERROR))
     );
-    let _ = node.clone().kylin_version(KylinVersion::V5);
+    let _ = node.clone().kylin_version(Dialect::V5_0);
     assert_eq!(first_at(at, query("SYNTAX ERROR")).await, unhealthy(ProbeFailure::Body), "200 with isException");
     node.faults().set_metastore_down(true);
     let unavailable = unhealthy(ProbeFailure::Status(StatusCode::SERVICE_UNAVAILABLE));

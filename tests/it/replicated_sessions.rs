@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use kylin_lb::balance::RoundRobin;
 use kylin_lb::clock::ManualClock;
-use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{Affinity, MemoryStore, ReplicatedSessions, Sessions};
+use kylin_lb::testing::kylin::Dialect;
 
 use crate::support::browser::{Browser, basic};
+use crate::support::dialects::in_each_dialect;
 use crate::support::front::Front;
 use crate::support::login_relay::{Nodes, secret};
 
-async fn nodes() -> Nodes {
-    let mut nodes = Nodes::start(3, KylinVersion::V4).await;
+async fn nodes(dialect: Dialect) -> Nodes {
+    let mut nodes = Nodes::start(3, dialect).await;
     nodes.nodes = nodes.nodes.into_iter().map(|node| node.share_sessions(true).writes_sessions_late(true)).collect();
     nodes
 }
@@ -21,10 +22,10 @@ fn front(nodes: &Nodes, change: impl FnOnce(ReplicatedSessions) -> ReplicatedSes
     nodes.front_of(RoundRobin::new(), Affinity::replicated(change(ReplicatedSessions::new())), 1 << 20)
 }
 
+in_each_dialect!(without_grace_the_next_request_finds_a_placeholder, V4);
 /// The failure that the grace time prevents.
-#[tokio::test(flavor = "multi_thread")]
-async fn without_grace_the_next_request_finds_a_placeholder() {
-    let nodes = nodes().await;
+async fn without_grace_the_next_request_finds_a_placeholder(dialect: Dialect) {
+    let nodes = nodes(dialect).await;
     let addresses: Vec<_> = nodes.served.iter().map(|served| served.as_ref().unwrap().addr()).collect();
     let front = Front::over(&addresses);
     let mut browser = Browser::new(front.address());
@@ -32,9 +33,9 @@ async fn without_grace_the_next_request_finds_a_placeholder() {
     assert_eq!(browser.query().await.status(), 500);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_stays_with_its_node_for_the_grace_time_only() {
-    let nodes = nodes().await;
+in_each_dialect!(a_session_stays_with_its_node_for_the_grace_time_only, V4);
+async fn a_session_stays_with_its_node_for_the_grace_time_only(dialect: Dialect) {
+    let nodes = nodes(dialect).await;
     let clock = ManualClock::new();
     let front = front(&nodes, |share| share.clock(clock.clone()));
     let mut browser = Browser::new(front.address());
@@ -56,9 +57,9 @@ async fn a_session_stays_with_its_node_for_the_grace_time_only() {
     assert_eq!(seen.len(), 3, "{seen:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn another_front_end_knows_of_a_new_session_through_the_store() {
-    let nodes = nodes().await;
+in_each_dialect!(another_front_end_knows_of_a_new_session_through_the_store, V4);
+async fn another_front_end_knows_of_a_new_session_through_the_store(dialect: Dialect) {
+    let nodes = nodes(dialect).await;
     let store = MemoryStore::new();
     let with_store = |share: ReplicatedSessions| share.sessions(Sessions::remote(store.clone(), secret()));
     let (one, two) = (front(&nodes, with_store), front(&nodes, with_store));
@@ -77,9 +78,9 @@ async fn another_front_end_knows_of_a_new_session_through_the_store() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_poisoned_cookie_is_removed_if_there_are_credentials() {
-    let nodes = nodes().await;
+in_each_dialect!(a_poisoned_cookie_is_removed_if_there_are_credentials, V4);
+async fn a_poisoned_cookie_is_removed_if_there_are_credentials(dialect: Dialect) {
+    let nodes = nodes(dialect).await;
     let front = front(&nodes, |share| share.heal(true));
     // A session whose write failed: its node has forgotten it, and all that is left is the placeholder.
     let mut browser = poisoned(&nodes).await;
@@ -93,9 +94,9 @@ async fn a_poisoned_cookie_is_removed_if_there_are_credentials() {
     assert_ne!(browser.cookies, before, "the client has another session");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_poisoned_cookie_is_deleted_if_there_are_no_credentials() {
-    let nodes = nodes().await;
+in_each_dialect!(a_poisoned_cookie_is_deleted_if_there_are_no_credentials, V4);
+async fn a_poisoned_cookie_is_deleted_if_there_are_no_credentials(dialect: Dialect) {
+    let nodes = nodes(dialect).await;
     let front = front(&nodes, |share| share.heal(true));
     let mut browser = poisoned(&nodes).await;
     browser.front = front.address();
@@ -104,9 +105,9 @@ async fn a_poisoned_cookie_is_deleted_if_there_are_no_credentials() {
     assert_eq!(browser.query().await.status(), 401);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_is_being_written_is_waited_for() {
-    let nodes = nodes().await;
+in_each_dialect!(a_session_that_is_being_written_is_waited_for, V4);
+async fn a_session_that_is_being_written_is_waited_for(dialect: Dialect) {
+    let nodes = nodes(dialect).await;
     let front = front(&nodes, |share| share.heal(true));
     let mut browser = poisoned(&nodes).await;
     browser.front = front.address();
@@ -124,9 +125,9 @@ async fn a_session_that_is_being_written_is_waited_for() {
     assert_eq!((answer.status(), &browser.cookies), (200, &before));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_healing_the_client_gets_the_failure() {
-    let nodes = nodes().await;
+in_each_dialect!(without_healing_the_client_gets_the_failure, V4);
+async fn without_healing_the_client_gets_the_failure(dialect: Dialect) {
+    let nodes = nodes(dialect).await;
     let front = front(&nodes, |share| share);
     let mut browser = poisoned(&nodes).await;
     browser.front = front.address();

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response, StatusCode};
 use kylin_lb::clock::Clock;
-use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{
     Affinity, MemoryStore, Precondition, SaveOutcome, Secret, SessionKey, SessionRecord, SessionStore, Sessions,
     StoreError, StoreFuture, Stored,
 };
 use kylin_lb::testing::Scripted;
+use kylin_lb::testing::kylin::Dialect;
 use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 
+use crate::support::dialects::in_each_dialect;
 use crate::support::front::Front;
 use crate::support::login::{Browser, Nodes};
 
@@ -369,9 +370,9 @@ impl Write for CapturedLog {
     }
 }
 
+in_each_dialect!(no_log_or_debug_output_contains_a_session_id_or_a_credential);
 /// At the trace level, over real sockets, with a store that fails: the log has no id, cookie or credential.
-#[tokio::test]
-async fn no_log_or_debug_output_contains_a_session_id_or_a_credential() {
+async fn no_log_or_debug_output_contains_a_session_id_or_a_credential(dialect: Dialect) {
     let captured = CapturedLog::default();
     let writer = captured.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -380,7 +381,7 @@ async fn no_log_or_debug_output_contains_a_session_id_or_a_credential() {
         .with_ansi(false)
         .finish();
     // The subscriber sees this thread only. Nodes and server have threads of their own.
-    let nodes = Nodes::of(KylinVersion::V4, 2).await;
+    let nodes = Nodes::of(dialect, 2).await;
     let store = ScriptedStore::new();
     let sessions = Sessions::remote(store.clone(), Secret::new([7; 32]));
     let cookie = Affinity::cookie(Secret::new([9; 32]));

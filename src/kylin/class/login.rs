@@ -57,10 +57,13 @@ impl SessionCall {
 
 /// Returns whether Kylin serves the [normalised](crate::kylin::path::normalise) path only to clients that are logged in.
 ///
-/// The pages of the web interface are open, and so are a few calls.
+/// The pages of the web interface are open, and so are a few calls. The list of projects is open in Kylin 2.6 (2.6.6
+/// kylinSecurity.xml), so a response to it shows no login.
 pub(crate) fn needs_login(path: &str) -> bool {
-    path.strip_prefix("/kylin/api/")
-        .is_some_and(|call| !call.contains("/metrics") && !OPEN.iter().any(|open| call.starts_with(open)))
+    path.strip_prefix("/kylin/api/").is_some_and(|call| {
+        let is_open = call.trim_end_matches('/') == "projects" || OPEN.iter().any(|open| call.starts_with(open));
+        !is_open && !call.contains("/metrics")
+    })
 }
 
 #[cfg(test)]
@@ -88,12 +91,19 @@ mod tests {
 
     #[test]
     fn pages_and_public_calls_need_no_login() {
-        for path in ["/kylin/api/projects", "/kylin/api/query", "/kylin/api/admin/config", "/kylin/api/user/x"] {
+        for path in ["/kylin/api/projects/x", "/kylin/api/query", "/kylin/api/admin/config", "/kylin/api/user/x"] {
             assert!(needs_login(path), "{path}");
         }
-        for path in
-            ["/kylin/", "/kylin/js/app.js", "/", AUTHENTICATION, "/kylin/api/admin/version", "/kylin/api/x/metrics"]
-        {
+        for path in [
+            "/kylin/",
+            "/kylin/js/app.js",
+            "/",
+            AUTHENTICATION,
+            "/kylin/api/admin/version",
+            "/kylin/api/x/metrics",
+            "/kylin/api/projects",
+            "/kylin/api/projects/",
+        ] {
             assert!(!needs_login(path), "{path}");
         }
     }

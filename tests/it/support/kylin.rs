@@ -5,10 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use kylin_lb::backend::SendErrorKind;
-use kylin_lb::kylin::KylinVersion;
 use kylin_lb::proxy::ProxyBuilder;
 use kylin_lb::testing::Scripted;
-use kylin_lb::testing::kylin::{KylinNode, Metastore, Served};
+use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
 use kylin_lb::{Body, Endpoint, HttpBackend, Proxy, SendError};
 
 use super::browser::basic;
@@ -111,7 +110,8 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    pub(crate) async fn start(version: KylinVersion, count: usize) -> Self {
+    pub(crate) async fn start(version: impl Into<Dialect>, count: usize) -> Self {
+        let version = version.into();
         let metastore = Metastore::new();
         let nodes = (0..count).map(|n| KylinNode::new(format!("q{n}")).kylin_version(version).metastore(&metastore));
         let nodes: Vec<KylinNode> = nodes.collect();

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use kylin_lb::kylin::KylinVersion;
-use kylin_lb::testing::kylin::{KylinNode, Metastore, Served};
+use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
 use serde_json::Value;
 
 use super::front::Front;
@@ -20,7 +19,8 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    pub(crate) async fn of(dialect: KylinVersion, count: usize) -> Self {
+    pub(crate) async fn of(dialect: impl Into<Dialect>, count: usize) -> Self {
+        let dialect = dialect.into();
         let metastore = Metastore::new();
         let mut all = Nodes { nodes: Vec::new(), served: Vec::new() };
         for n in 0..count {

@@ -3,9 +3,8 @@
 use std::num::NonZero;
 
 use kylin_lb::balance::{Balancer, RoundRobin};
-use kylin_lb::kylin::KylinVersion;
 use kylin_lb::session::{Affinity, LoginRelay, MemoryStore, Secret, Sessions};
-use kylin_lb::testing::kylin::{KylinNode, Metastore, Served};
+use kylin_lb::testing::kylin::{Dialect, KylinNode, Metastore, Served};
 use kylin_lb::{Cluster, Proxy};
 
 use super::browser::Browser;
@@ -21,7 +20,8 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    pub(crate) async fn start(count: usize, version: KylinVersion) -> Self {
+    pub(crate) async fn start(count: usize, version: impl Into<Dialect>) -> Self {
+        let version = version.into();
         let metastore = Metastore::new();
         let (mut nodes, mut served) = (Vec::new(), Vec::new());
         for n in 0..count {

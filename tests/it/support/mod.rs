@@ -5,6 +5,7 @@
 
 pub(crate) mod browser;
 pub(crate) mod cluster;
+pub(crate) mod dialects;
 pub(crate) mod drills;
 pub(crate) mod example;
 pub(crate) mod front;
