@@ -8,6 +8,8 @@ mod context;
 mod view;
 
 pub use client::ClientAddr;
+#[allow(unused_imports, reason = "limits for each client follow")]
+pub(crate) use client::ClientKey;
 pub(crate) use context::RequestContext;
 pub use view::RequestView;
 
