@@ -24,7 +24,7 @@ const fn drill(name: &'static str, takes: fn(&Mode) -> bool) -> Outline {
     Outline { name, takes }
 }
 
-pub(crate) const DRILLS: [Outline; 12] = [
+pub(crate) const DRILLS: [Outline; 13] = [
     drill("rolling-0", |_| true),
     drill("rolling-2", |_| true),
     drill("kill", |_| true),
@@ -35,6 +35,7 @@ pub(crate) const DRILLS: [Outline; 12] = [
     drill("redis-hung", has_store),
     drill("relay-redis-empty", has_store),
     drill("relay-redis-killed", has_store),
+    drill("ldap", |mode| mode.name == "login relay"),
     drill("zookeeper", has_store),
     drill("tomcat", is_basic),
 ];
@@ -57,6 +58,7 @@ pub(crate) async fn run(drill: &'static str, mode: Mode) -> Tally {
     match drill {
         "tomcat" => return tomcat(&mode).await,
         "zookeeper" => return zookeeper().await,
+        "ldap" => return ldap(&mode).await,
         "redis-empty" => return redis("", Failure::Empty).await,
         "redis-killed" => return redis("", Failure::Killed).await,
         "redis-hung" => return redis("", Failure::Hung).await,
@@ -111,6 +113,20 @@ async fn redis(kind: &str, failure: Failure) -> Tally {
         }
     }
     tokio::time::sleep(OUTAGE).await;
+    run.work().await;
+    run.end().await
+}
+
+/// A node loses its sessions while no node can check a password.
+async fn ldap(mode: &Mode) -> Tally {
+    let mut run = Drill::start(mode, SCALE).await;
+    let unreachable =
+        |run: &Drill, down| run.nodes.iter().for_each(|node| node.node.faults().set_user_source_down(down));
+    unreachable(&run, true);
+    run.nodes[0].kill();
+    run.nodes[0].boot().await;
+    tokio::time::sleep(OUTAGE).await;
+    unreachable(&run, false);
     run.work().await;
     run.end().await
 }

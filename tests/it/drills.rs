@@ -40,6 +40,44 @@ fn check(mode: &Mode, tally: &Tally) {
     }
 }
 
+/// A build at a node that stops ends with what Tomcat responds meanwhile. A front end that knows nothing of Kylin cannot tell
+/// the 404 of a stopping Tomcat from another, and passes that of a query on too, as nginx and HAProxy do.
+async fn rolling_restart(between: Duration) {
+    for (mode, tally) in in_modes(&MODES, Event::RollingRestart { between }).await {
+        let not_found = |what: &str| what.contains("404 <html>") && (!mode.knows_kylin || what.starts_with("build"));
+        assert!(tally.failures.keys().all(|what| not_found(what)), "{}: {tally}", mode.name);
+        if mode.knows_kylin {
+            assert!(tally.failed() + tally.broken_writes <= 4, "{}: {tally}", mode.name);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_without_a_pause_between_nodes_fails_no_read_in_any_mode() {
+    rolling_restart(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_with_two_seconds_between_nodes_fails_no_read_in_any_mode() {
+    rolling_restart(Duration::from_secs(2)).await;
+}
+
+/// A request in flight at a node that dies may be lost if it writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_are_killed_one_after_the_other_fail_no_read() {
+    for (mode, tally) in in_modes(&MODES, Event::Kills { between: Duration::from_millis(500) }).await {
+        assert!(tally.failed() == 0 && tally.broken_writes <= 3, "{}: {tally}", mode.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_all_nodes_died_the_first_that_is_back_is_used_at_once() {
+    for (mode, tally) in in_modes(&MODES, Event::Outage).await {
+        // A node may be readmitted between the steps of one pick, which then finds none.
+        assert!(tally.failed() <= 1, "{}: {tally}", mode.name);
+    }
+}
+
 /// Requests in flight at a paused node wait for it, as they wait for a long query.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_paused_fails_no_request() {
