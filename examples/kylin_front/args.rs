@@ -55,6 +55,9 @@ This program:
   --threads N         accept loops, each on a thread of its own (default: one per core)
   --check             prints the nodes and settings, and exits
   --help              prints this
+
+SIGTERM, SIGINT and SIGQUIT stop it after the requests in flight, a second one at once. SIGHUP, SIGUSR1 and SIGUSR2 have
+no effect.
 ";
 
 pub struct Args {

@@ -17,10 +17,12 @@ mod demo;
 mod members;
 mod nodes;
 mod sessions;
+mod signals;
 mod status;
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,7 +31,6 @@ use std::time::Duration;
 use kylin_lb::nginx::{Config, Site};
 use kylin_lb::server::{Listen, Server};
 use kylin_lb::{Cluster, Proxy};
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -38,6 +39,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use self::args::{Args, Source};
 use self::members::Members;
 use self::sessions::{Keep, Kept};
+use self::signals::Signals;
 use self::status::Monitored;
 
 /// How long requests in flight may take to finish after a signal.
@@ -77,11 +79,14 @@ fn main() -> ExitCode {
 fn log_to_stderr() {
     let levels = std::env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
     let levels = levels.unwrap_or_else(|| Targets::new().with_default(LevelFilter::ERROR));
-    let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Without the messages about a standard error that is closed: to print these panics.
+    let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     tracing_subscriber::registry().with(output.with_filter(levels)).init();
 }
 
 async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
+    // First, because a signal without a handler kills the process.
+    let signals = Signals::new()?;
     let (secret, is_random) = sessions::secret(args.secret_file.as_deref())?;
     if is_random && args.sessions.needs_secret() {
         eprintln!(
@@ -89,7 +94,7 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
         );
     }
     if let Source::Config(path) = &args.source {
-        return configured(path, &args, secret).await;
+        return configured(path, &args, secret, signals).await;
     }
     let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
     let Members { cluster, discovery, demo, metastore: _metastore } = Members::find(source, &args).await?;
@@ -99,7 +104,7 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
         false => Proxy::plain(cluster.clone()).affinity(affinity).build()?,
     };
     if args.check {
-        print!("{}{}", summary(&args), table(&cluster));
+        say(format_args!("{}{}", summary(&args), table(&cluster)));
         return Ok(());
     }
     let _checker = args.probe.start(&cluster)?;
@@ -111,18 +116,23 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     greet(&server, &[listen]);
     let monitored = Monitored { clusters: vec![("kylin".into(), cluster.clone())], sessions, discovery };
     let _status = status(&args, monitored)?;
-    print!("{}{}", summary(&args), table(&cluster));
+    say(format_args!("{}{}", summary(&args), table(&cluster)));
     if let (Some(_), Some(address)) = (&demo, server.addresses().first()) {
-        print!("{}", demo::commands(*address));
+        say(format_args!("{}", demo::commands(*address)));
     }
-    until_signal(server).await
+    until_signal(server, signals).await
 }
 
 /// Serves an nginx configuration.
-async fn configured(path: &Path, args: &Args, secret: kylin_lb::session::Secret) -> Result<(), Box<dyn Error>> {
+async fn configured(
+    path: &Path,
+    args: &Args,
+    secret: kylin_lb::session::Secret,
+    signals: Signals,
+) -> Result<(), Box<dyn Error>> {
     let config = Config::read(path)?;
     if args.check {
-        print!("{}", config.report());
+        say(format_args!("{}", config.report()));
     }
     let mut site = Site::builder(config);
     let mut store = None;
@@ -132,7 +142,7 @@ async fn configured(path: &Path, args: &Args, secret: kylin_lb::session::Secret)
     }
     let site = site.secret(secret).build()?;
     if args.check {
-        println!("{}: the configuration is valid", path.display());
+        say(format_args!("{}: the configuration is valid\n", path.display()));
         return Ok(());
     }
     let _checkers: Vec<_> = site.clusters().map(|(_, cluster)| args.probe.start(cluster)).collect::<Result<_, _>>()?;
@@ -145,23 +155,23 @@ async fn configured(path: &Path, args: &Args, secret: kylin_lb::session::Secret)
     greet(&server, args.listen.as_ref().map_or(&configured, std::slice::from_ref));
     if args.listen.is_some() {
         for listen in configured {
-            println!("not listening on {listen}, which --listen replaces");
+            say(format_args!("not listening on {listen}, which --listen replaces\n"));
         }
     }
     let clusters = site.clusters().map(|(name, cluster)| (name.to_owned(), cluster.clone())).collect();
     let _status = status(args, Monitored { clusters, sessions: store, discovery: None })?;
     for (name, cluster) in site.clusters() {
-        print!("\nupstream {name}{}", table(cluster));
+        say(format_args!("\nupstream {name}{}", table(cluster)));
     }
-    until_signal(server).await
+    until_signal(server, signals).await
 }
 
 fn greet(server: &Server, listens: &[Listen]) {
     for address in server.addresses() {
-        println!("listening on http://{address}");
+        say(format_args!("listening on http://{address}\n"));
     }
     for unix in listens.iter().filter(|listen| matches!(listen, Listen::Unix(_))) {
-        println!("listening on {unix}");
+        say(format_args!("listening on {unix}\n"));
     }
 }
 
@@ -170,9 +180,14 @@ fn status(args: &Args, monitored: Monitored) -> Result<(Option<Server>, Arc<Moni
     let monitored = Arc::new(monitored);
     let server = args.status.clone().map(|listen| status::serve(listen, Arc::clone(&monitored))).transpose()?;
     for address in server.iter().flat_map(Server::addresses) {
-        println!("status on http://{address}/front/status");
+        say(format_args!("status on http://{address}/front/status\n"));
     }
     Ok((server, monitored))
+}
+
+/// Prints to standard output. Nothing reads it any more if the write fails, which must not end the front end.
+fn say(text: std::fmt::Arguments<'_>) {
+    _ = std::io::stdout().write_fmt(text);
 }
 
 /// Returns the chosen options, one a line.
@@ -206,15 +221,13 @@ fn table<B>(cluster: &Cluster<B>) -> String {
     table
 }
 
-/// Serves until SIGTERM or SIGINT, then waits for requests in flight. A second signal ends the wait.
-async fn until_signal(server: Server) -> Result<(), Box<dyn Error>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
-    println!("stopping: requests in flight have {} s", GRACE.as_secs());
+/// Serves until a signal to stop, then waits for requests in flight. A second one ends the wait.
+async fn until_signal(server: Server, mut signals: Signals) -> Result<(), Box<dyn Error>> {
+    signals.stop().await;
+    say(format_args!("stopping: requests in flight have {} s\n", GRACE.as_secs()));
     tokio::select! {
-        stopped = server.stop(GRACE) => println!("stopped; {} connections were cut", stopped.cut),
-        _ = terminate.recv() => println!("stopped at once"),
-        _ = interrupt.recv() => println!("stopped at once"),
+        stopped = server.stop(GRACE) => say(format_args!("stopped; {} connections were cut\n", stopped.cut)),
+        () = signals.stop() => say(format_args!("stopped at once\n")),
     }
     Ok(())
 }

@@ -29,6 +29,8 @@ impl Default for HeadLimits {
 pub(crate) enum HeadError {
     #[error("the head is too long")]
     TooLong,
+    #[error("the first line of the head is too long")]
+    StartLineTooLong,
     #[error("the head has too many headers")]
     TooManyHeaders,
     /// Some parsers end a line there, and some do not.
@@ -63,7 +65,7 @@ impl HeadScanner {
         let taken = match find_end(read, limits.headers, &mut line_ends) {
             Err(error) => Err(error),
             Ok(None) => self.incomplete(read, limits),
-            Ok(Some(end)) if end > limits.bytes => Err(HeadError::TooLong),
+            Ok(Some(end)) if end > limits.bytes => Err(too_long(read, limits)),
             Ok(Some(_)) if line_ends.is_empty() => Err(HeadError::Empty),
             Ok(Some(end)) => {
                 self.searched = 0;
@@ -76,8 +78,14 @@ impl HeadScanner {
 
     fn incomplete<T>(&mut self, read: &[u8], limits: HeadLimits) -> Result<Option<T>, HeadError> {
         self.searched = read.len();
-        if self.searched > limits.bytes { Err(HeadError::TooLong) } else { Ok(None) }
+        if self.searched > limits.bytes { Err(too_long(read, limits)) } else { Ok(None) }
     }
+}
+
+/// Returns which part of a head is too long.
+fn too_long(read: &[u8], limits: HeadLimits) -> HeadError {
+    let has_line = read.iter().take(limits.bytes).any(|byte| *byte == b'\n');
+    if has_line { HeadError::TooLong } else { HeadError::StartLineTooLong }
 }
 
 /// Returns the end of the first empty line, and in `line_ends` the line feed of each line before
@@ -152,7 +160,8 @@ mod tests {
         assert!(lines(&format!("{}\r\n\r\n", "a".repeat(60))).is_ok());
         assert_eq!(lines(&format!("{}\r\n\r\n", "a".repeat(61))), Err(HeadError::TooLong));
         assert_eq!(lines(&"a".repeat(64)), Ok(None));
-        assert_eq!(lines(&"a".repeat(65)), Err(HeadError::TooLong));
+        assert_eq!(lines(&"a".repeat(65)), Err(HeadError::StartLineTooLong));
+        assert_eq!(lines(&format!("a\r\n{}", "a".repeat(65))), Err(HeadError::TooLong));
         assert!(lines("a\r\nb\r\nc\r\n\r\n").is_ok());
         assert_eq!(lines("a\r\nb\r\nc\r\nd\r\n"), Err(HeadError::TooManyHeaders));
     }

@@ -13,6 +13,10 @@ use crate::body::Body;
 use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::LoginUnavailable;
 
+/// The methods that the proxy forwards, besides others that are not registered.
+pub(super) const ALLOWED_METHODS: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
 /// A response that ended before a byte of it had reached the client.
 pub(crate) const TRUNCATED: ErrorResponse = ErrorResponse::new(
     StatusCode::BAD_GATEWAY,
@@ -131,8 +135,7 @@ impl ErrorResponse {
             StatusCode::SERVICE_UNAVAILABLE => _ = headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1")),
             // Required by RFC 9110, 15.5.6.
             StatusCode::METHOD_NOT_ALLOWED => {
-                let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-                headers.insert(header::ALLOW, allowed);
+                headers.insert(header::ALLOW, ALLOWED_METHODS);
             }
             _ => {}
         }

@@ -23,6 +23,8 @@ pub use builder::{KylinAware, Plain, ProxyBuildError, ProxyBuilder};
 pub use error_response::ErrorResponse;
 #[cfg(feature = "server")]
 pub(crate) use error_response::TRUNCATED;
+#[cfg(feature = "server")]
+pub(crate) use head::MAX_METHOD;
 pub use head::{HeaderEdits, TrustedProxies, check_head};
 pub use retry::{InvalidRatio, RetryBudget, RetryPolicy};
 pub use rules::{CancelOnDisconnect, KylinRules};

@@ -66,7 +66,8 @@ impl<H: Handler> ServerBuilder<H> {
 
     /// Sets how long a client may take until the head of its next request is complete. The time
     /// counts from the connection's start or the end of the last response, so that it ends both
-    /// idle and deliberately slow connections. Default 60 s.
+    /// idle and deliberately slow connections. A client that has sent a part of a head gets status
+    /// 408; an idle one gets nothing. Default 60 s.
     pub fn head_timeout(mut self, timeout: Duration) -> Self {
         self.limits.head_timeout = timeout;
         self
@@ -87,8 +88,8 @@ impl<H: Handler> ServerBuilder<H> {
         self
     }
 
-    /// Sets how many bytes the head of a request may have. The server responds to more with status
-    /// 431. Default 64 KiB: Kylin takes SQL in the query of a GET.
+    /// Sets how many bytes the head of a request may have. The server responds with status 414 if the
+    /// target alone has more, else with 431. Default 64 KiB: Kylin takes SQL in the query of a GET.
     pub fn max_head_bytes(mut self, bytes: usize) -> Self {
         self.limits.head.bytes = bytes;
         self

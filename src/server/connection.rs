@@ -35,6 +35,7 @@ where
 {
     let mut read = BytesMut::new();
     let deadline = timer_in(limits.head_timeout);
+    // None if the client has sent too little in time.
     let protocol = {
         // On a clone, because the other one must still be set.
         let mut signal = stop.clone();
@@ -42,16 +43,17 @@ where
         let mut sniffed = pin!(timeout_at(deadline, sniff(&mut stream, &mut read)));
         tokio::select! {
             biased;
-            protocol = sniffed.as_mut() => protocol??,
+            protocol = sniffed.as_mut() => protocol.ok().transpose()?,
             () = stopped.as_mut() => match timeout(LAST_HEAD_TIMEOUT, sniffed).await {
-                Ok(protocol) => protocol??,
-                Err(_) => return Ok(()),
+                Ok(protocol) => protocol.ok().transpose()?,
+                Err(_) => None,
             },
         }
     };
     if read.is_empty() {
         return Ok(());
     }
+    let Some(protocol) = protocol else { return Box::pin(http1::reject_slow(stream, limits)).await };
     let client = Client { peer, handler, limits, stop };
     match protocol {
         Protocol::Http2 => Box::pin(http2::serve(client, stream, read)).await,
@@ -175,6 +177,9 @@ mod tests {
             served.await.unwrap().unwrap();
             let took = began.elapsed();
             assert!(took > Duration::from_secs(59) && took < Duration::from_secs(62), "{took:?}");
+            let mut read = String::new();
+            client.read_to_string(&mut read).await.unwrap();
+            assert_eq!(read.contains("HTTP/1.1 408 "), !sent.ends_with(b"\r\n\r\n"), "only a begun head: {read}");
         }
     }
 

@@ -78,6 +78,45 @@ server {{
 }
 
 #[tokio::test]
+async fn no_signal_but_those_to_stop_ends_the_process_or_loses_a_request() {
+    let (mut process, front) = start(&["--demo", "1"]).await;
+    let ask = || async move {
+        let mut connection = Connection::open(front).await.unwrap();
+        connection.send(post("/kylin/api/query", &QUERY.replace("select 1", "select sleep_ms(20)"))).await.unwrap();
+        connection.response().await.unwrap().status()
+    };
+    for signal in ["HUP", "USR1", "USR2", "WINCH", "PIPE", "HUP"] {
+        let requests: Vec<_> = (0..40).map(|_| tokio::spawn(ask())).collect();
+        process.signal(signal);
+        for request in requests {
+            assert_eq!(request.await.unwrap(), 200, "{signal}");
+        }
+        assert!(process.ended(std::time::Duration::ZERO).await.is_none(), "{signal}");
+    }
+    let printed = process.file("stdout");
+    for signal in ["SIGHUP", "SIGUSR1", "SIGUSR2"] {
+        assert!(printed.contains(&format!("received {signal}, ")), "{printed}");
+    }
+}
+
+#[tokio::test]
+async fn each_signal_to_stop_lets_requests_finish() {
+    for signal in ["TERM", "INT", "QUIT"] {
+        let (mut process, front) = start(&["--demo", "1"]).await;
+        let mut slow = Connection::open(front).await.unwrap();
+        slow.send(post("/kylin/api/query", &QUERY.replace("select 1", "select sleep_ms(500)"))).await.unwrap();
+        let mut other = Connection::open(front).await.unwrap();
+        other.send(post("/kylin/api/query", QUERY)).await.unwrap();
+        assert_eq!(other.response().await.unwrap().status(), 200);
+        process.signal(signal);
+        process.signal("HUP");
+        assert_eq!(slow.response().await.unwrap().status(), 200, "{signal}");
+        assert_eq!(process.ended(TIMEOUT).await.unwrap().code(), Some(0), "{signal}");
+        assert!(process.file("stdout").contains("0 connections were cut"), "{}", process.log());
+    }
+}
+
+#[tokio::test]
 async fn the_addresses_of_a_configuration_are_named_and_replaced_with_its_limits_kept() {
     let folder = TempDir::new().unwrap();
     let config = folder.path().join("front.conf");

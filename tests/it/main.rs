@@ -65,6 +65,7 @@ mod probes;
 mod properties_cluster;
 mod query_policies;
 mod replicated_sessions;
+mod request_rules;
 mod restarts;
 mod retries;
 mod server_limits;

@@ -15,7 +15,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use self::response::AfterAttempt;
 
 use super::error_response::{ErrorResponse, TRUNCATED};
-use super::head::{self, Forwarded, HeaderEdits, HeaderPresence, join_cookies, remove_hop_by_hop};
+use super::head::{self, Forwarded, HeaderEdits, HeaderPresence, Hops, join_cookies, remove_hop_by_hop};
 use super::rules::{RuleState, Writer, fan_out};
 use super::session::Session;
 use super::{Inner, replay};
@@ -40,7 +40,11 @@ pub(super) fn forward<B: Backend>(
     let admitted = checked.and_then(|presence| attempts.admit(peer, &mut request, presence));
     async move {
         let result = match admitted {
-            Ok(()) => attempts.run(&mut request).await,
+            Ok(Hops::Left) => attempts.run(&mut request).await,
+            Ok(Hops::Used) => {
+                attempts.response = head::options_response();
+                Ok(())
+            }
             Err(error) => Err(error),
         };
         match result {
@@ -102,7 +106,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         peer: ClientAddr,
         request: &mut Request<Body>,
         presence: HeaderPresence,
-    ) -> Result<(), ErrorResponse> {
+    ) -> Result<Hops, ErrorResponse> {
         let settings = &self.proxy.settings;
         let edits = request.extensions_mut().remove::<HeaderEdits>();
         *request.version_mut() = Version::HTTP_11;
@@ -130,7 +134,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         if let Some(budget) = &self.proxy.budget {
             budget.deposit();
         }
-        replay::check_length(request.body(), settings)
+        replay::check_length(request.body(), settings)?;
+        head::count_hop(request)
     }
 
     /// Sends the request until there is a response to return. The request stays where it is until it is sent: a future that

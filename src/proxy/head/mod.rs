@@ -10,20 +10,23 @@ mod presence;
 mod trusted;
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::{Authority, PathAndQuery};
-use http::{Method, Request, StatusCode, Uri, Version};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 
 pub use self::edits::HeaderEdits;
 pub(super) use self::forwarded::Forwarded;
 pub(super) use self::hop_by_hop::{join_cookies, remove_hop_by_hop};
 pub(super) use self::presence::HeaderPresence;
 pub use self::trusted::TrustedProxies;
-use super::error_response::ErrorResponse;
+use super::error_response::{ALLOWED_METHODS, ErrorResponse};
 use crate::backend::Backend;
 use crate::backend::node_client::host_of_node;
 use crate::body::Body;
 use crate::cluster::Picked;
 use crate::header_walk::walk;
+
+/// The maximum length of a method. The registered ones have at most 17 bytes (RFC 9110, 16.1).
+pub(crate) const MAX_METHOD: usize = 64;
 
 /// Checks the head of a request, converts its target to origin form, and moves the host of the target into `Host`.
 ///
@@ -54,6 +57,9 @@ pub fn check_head<T>(request: &mut Request<T>) -> Result<(), ErrorResponse> {
 pub(super) fn check<T>(request: &mut Request<T>) -> Result<HeaderPresence, ErrorResponse> {
     let refuse = |status, message| Err(ErrorResponse::new(status, message));
     let method = request.method();
+    if method.as_str().len() > MAX_METHOD {
+        return refuse(StatusCode::NOT_IMPLEMENTED, "the method is not known");
+    }
     if method == Method::CONNECT || method == Method::TRACE {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "the method is not served");
     }
@@ -66,23 +72,73 @@ pub(super) fn check<T>(request: &mut Request<T>) -> Result<HeaderPresence, Error
     let FramingHeaders { expects, presence, .. } = framing;
     let has_host = framing.check_host()?;
     set_host(request, has_host)?;
-    if expects
-        && let Some(expect) = request.headers_mut().remove(header::EXPECT)
-        && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
-    {
-        return refuse(StatusCode::EXPECTATION_FAILED, "the only expectation met is 100-continue");
+    if expects {
+        let mut expectations = request.headers().get_all(header::EXPECT).iter();
+        if !expectations.all(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+            return refuse(StatusCode::EXPECTATION_FAILED, "the only expectation met is 100-continue");
+        }
+        request.headers_mut().remove(header::EXPECT);
     }
+    set_origin_form(request)?;
+    Ok(presence)
+}
+
+/// Brings the target into origin form, or leaves the `*` of OPTIONS (RFC 9112, 3.2).
+fn set_origin_form<T>(request: &mut Request<T>) -> Result<(), ErrorResponse> {
+    let refuse = |message| Err(ErrorResponse::new(StatusCode::BAD_REQUEST, message));
     let uri = request.uri();
-    let path = uri.path();
-    let is_path = path.starts_with('/') || (path == "*" && request.method() == Method::OPTIONS);
-    if !is_path {
-        return refuse(StatusCode::BAD_REQUEST, "the target is not a path");
+    let is_path = uri.path().starts_with('/');
+    let is_asterisk = || uri.path() == "*" && uri.query().is_none() && request.method() == Method::OPTIONS;
+    if !is_path && !is_asterisk() {
+        return refuse("the target is not a path");
+    }
+    if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
+        return refuse("the scheme of the target is not served");
     }
     if uri.authority().is_some() || uri.scheme().is_some() {
         let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from(path);
     }
-    Ok(presence)
+    Ok(())
+}
+
+/// Whether a request with `Max-Forwards` may be forwarded.
+pub(super) enum Hops {
+    /// The request may be forwarded. The number of a request that has one is lower by one now.
+    Left,
+    /// The proxy is the last recipient and responds itself.
+    Used,
+}
+
+/// Counts down `Max-Forwards` of an OPTIONS request. The header means nothing with other methods, and TRACE is not served (RFC
+/// 9110, 7.6.2).
+///
+/// # Errors
+/// [`ErrorResponse`] if the value is not one number.
+pub(super) fn count_hop<T>(request: &mut Request<T>) -> Result<Hops, ErrorResponse> {
+    if *request.method() != Method::OPTIONS {
+        return Ok(Hops::Left);
+    }
+    let mut values = request.headers().get_all(header::MAX_FORWARDS).iter();
+    let Some(value) = values.next() else { return Ok(Hops::Left) };
+    let is_number = !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
+    if !is_number || values.next().is_some() {
+        return Err(ErrorResponse::new(StatusCode::BAD_REQUEST, "max-forwards is not one number"));
+    }
+    // A number that is too large for the type is lowered to one that fits.
+    let hops = value.to_str().ok().and_then(|value| value.parse::<u32>().ok()).unwrap_or(u32::MAX);
+    if hops == 0 {
+        return Ok(Hops::Used);
+    }
+    request.headers_mut().insert(header::MAX_FORWARDS, HeaderValue::from(hops - 1));
+    Ok(Hops::Left)
+}
+
+/// Returns the proxy's own response to an OPTIONS request: the methods that it forwards.
+pub(super) fn options_response() -> Response<Body> {
+    let mut response = Response::default();
+    response.headers_mut().insert(header::ALLOW, ALLOWED_METHODS);
+    response
 }
 
 /// The headers of a request that must be unambiguous. One pass over all headers costs less than a lookup for each.

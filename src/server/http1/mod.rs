@@ -21,17 +21,24 @@ use std::mem::replace;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
+use bytes::BytesMut;
 use tokio::time::Sleep;
 
 use self::connection::Http1Connection;
 #[cfg(test)]
 pub(super) use self::idle_timer::PARK_DELAY;
 use self::idle_timer::{Expired, IdleTimer};
-use self::request_head::InvalidRequest;
+use self::request_head::{InvalidRequest, TOO_SLOW};
 use super::Handler;
 use super::client::{Client, IdleConnection, LAST_HEAD_TIMEOUT};
+use super::limits::Limits;
 use super::socket::ClientSocket;
 use crate::body::BoxError;
+
+/// Tells a client whose first head did not arrive in time, before its protocol was clear, and closes the connection.
+pub(super) async fn reject_slow<S: ClientSocket>(stream: S, limits: Limits) -> Result<(), BoxError> {
+    Http1Connection::new(stream, BytesMut::new(), limits).reject(TOO_SLOW).await
+}
 
 /// Serves requests until the connection has been idle for a while. Returns `None` when the
 /// connection has ended.
@@ -86,7 +93,12 @@ where
                 let (stream, read) = connection.into_parts();
                 return Ok(Some(IdleConnection { stream, read, deadline }));
             }
-            Event::Expired(Expired::Head) => return Ok(None),
+            Event::Expired(Expired::Head) => {
+                if !connection.is_quiet() {
+                    connection.reject(TOO_SLOW).await?;
+                }
+                return Ok(None);
+            }
         }
         if !connection.has_request() {
             return Ok(None);

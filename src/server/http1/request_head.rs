@@ -1,6 +1,9 @@
 //! Parses the head of a request.
 
+use std::mem::take;
+
 use bytes::{Buf, Bytes, BytesMut};
+use http::uri::PathAndQuery;
 use http::{Method, Request, StatusCode, Uri, Version};
 
 use crate::body::Body;
@@ -8,6 +11,7 @@ use crate::http1::body_decoder::BodyDecoder;
 use crate::http1::framing::FramingError;
 use crate::http1::head::{HeadError, HeadLimits, HeadLines, HeadScanner};
 use crate::http1::headers::{self, Sender};
+use crate::proxy::MAX_METHOD;
 
 /// The head of a request, and what it says about the body and the connection.
 #[derive(Debug, Default)]
@@ -28,8 +32,14 @@ pub(super) struct InvalidRequest {
     pub(super) message: &'static str,
 }
 
-/// The registered methods have at most 17 bytes (RFC 9110, 16.1).
-const MAX_METHOD: usize = 64;
+/// The head did not arrive in time (RFC 9110, 15.5.9).
+pub(super) const TOO_SLOW: InvalidRequest =
+    invalid(StatusCode::REQUEST_TIMEOUT, "the head of the request did not arrive in time");
+
+const TARGET_TOO_LONG: InvalidRequest = invalid(StatusCode::URI_TOO_LONG, "the target of the request is too long");
+
+const HEAD_TOO_LARGE: InvalidRequest =
+    invalid(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large");
 
 const MALFORMED: InvalidRequest = invalid(StatusCode::BAD_REQUEST, "the head of the request is not valid");
 
@@ -54,9 +64,8 @@ impl RequestHead {
         match scanner.take(read, limits, |bytes, lines| self.parse(&bytes, &lines)) {
             Ok(Some(parsed)) => parsed.map(|()| true),
             Ok(None) => Ok(false),
-            Err(HeadError::TooLong | HeadError::TooManyHeaders) => {
-                Err(invalid(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large"))
-            }
+            Err(HeadError::StartLineTooLong) => Err(TARGET_TOO_LONG),
+            Err(HeadError::TooLong | HeadError::TooManyHeaders) => Err(HEAD_TOO_LARGE),
             Err(HeadError::BareLineFeed | HeadError::Empty) => Err(MALFORMED),
         }
     }
@@ -73,6 +82,12 @@ impl RequestHead {
         let request = &mut self.request;
         *request.method_mut() = Method::from_bytes(method).map_err(|_| MALFORMED)?;
         *request.uri_mut() = Uri::from_maybe_shared(bytes.slice_ref(target)).map_err(|_| MALFORMED)?;
+        if *request.method() == Method::OPTIONS && is_absolute_without_path(target) {
+            // The request is about the server as a whole (RFC 9112, 3.2.4). `Uri` would make the path `/` of it.
+            let mut parts = take(request.uri_mut()).into_parts();
+            parts.path_and_query = Some(PathAndQuery::from_static("*"));
+            *request.uri_mut() = Uri::from_parts(parts).map_err(|_| MALFORMED)?;
+        }
         *request.version_mut() = version;
         let (headers, framing) = headers::parse(bytes, lines, Sender::Client).map_err(|_| MALFORMED)?;
         *request.headers_mut() = headers;
@@ -95,6 +110,12 @@ fn request_line(line: &[u8]) -> Option<(&[u8], &[u8], Version)> {
     };
     let space = line.iter().position(|byte| *byte == b' ')?;
     Some((&line[..space], &line[space + 1..], version))
+}
+
+/// Returns whether `target` is an absolute URI that ends with its authority.
+fn is_absolute_without_path(target: &[u8]) -> bool {
+    let authority = target.windows(3).position(|bytes| bytes == b"://").map(|at| &target[at + 3..]);
+    authority.is_some_and(|authority| !authority.iter().any(|byte| matches!(byte, b'/' | b'?')))
 }
 
 fn invalid_framing(error: FramingError) -> InvalidRequest {
@@ -223,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_head_is_bounded() {
-        assert_eq!(status(&"x".repeat(8193)), 431, "without an end");
+        assert_eq!(status(&"x".repeat(8193)), 414, "without an end");
         assert_eq!(with(&format!("X: {}\r\n", "x".repeat(8192))).unwrap_err().status.as_u16(), 431);
         assert!(with(&"x: y\r\n".repeat(99)).is_ok());
         assert_eq!(with(&"x: y\r\n".repeat(100)).unwrap_err().status.as_u16(), 431);

@@ -1,4 +1,7 @@
 //! Serves HTTP/2 clients, with hyper's codec.
+//!
+//! The codec cuts a fragment off `:path` before other code sees the target. RFC 9113, 8.3.1 calls such a request malformed. What
+//! is left is what every decision is about and what the node gets, so the two cannot differ.
 
 mod client_stream;
 mod coalesce;
@@ -25,7 +28,10 @@ use super::client::Client;
 use super::limits::Limits;
 use super::{Handler, STOPPED};
 use crate::body::{Body, BoxError};
+use crate::header_walk::walk;
 use crate::http1::framing::declared_length;
+use crate::http1::head::HeadLimits;
+use crate::proxy::ErrorResponse;
 
 /// Serves requests until the client leaves, an error occurs or the server stops.
 pub(super) async fn serve<S, H>(mut client: Client<H>, stream: S, read: BytesMut) -> Result<(), BoxError>
@@ -39,7 +45,8 @@ where
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(max_streams.get())
-        .max_header_list_size(u32::try_from(head.bytes).unwrap_or(u32::MAX))
+        // More than the limit, so that the response can tell which part is too large. hyper refuses what is larger.
+        .max_header_list_size(u32::try_from(head.bytes.saturating_mul(2)).unwrap_or(u32::MAX))
         // Closes the connection of a client that does not respond to pings.
         .keep_alive_interval(head_timeout)
         .serve_connection(socket, service(&client, &stats));
@@ -79,6 +86,7 @@ fn service<H: Handler>(
 ) -> impl Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send> + Unpin + use<H>
 {
     let (handler, peer, stats) = (Arc::clone(&client.handler), client.peer, Arc::clone(stats));
+    let limits = client.limits.head;
     let stop = client.stop.clone();
     service_fn(move |request: Request<Incoming>| {
         let (handler, cutting) = (Arc::clone(&handler), stop.clone().cutting());
@@ -87,10 +95,13 @@ fn service<H: Handler>(
         let (body, in_flight) = stats.start_request(body.into());
         let request = Request::from_parts(head, body);
         async move {
-            let mut response = tokio::select! {
-                biased;
-                response = handler.handle(peer, request) => response,
-                () = cutting => STOPPED.response_without_url(),
+            let mut response = match check_size(&request, limits) {
+                Ok(()) => tokio::select! {
+                    biased;
+                    response = handler.handle(peer, request) => response,
+                    () = cutting => STOPPED.response_without_url(),
+                },
+                Err(error) => error.response_without_url(),
             };
             if !is_head {
                 check_length(&mut response);
@@ -98,6 +109,21 @@ fn service<H: Handler>(
             Ok::<_, Infallible>(in_flight.track(response))
         }
     })
+}
+
+/// Refuses a head over the limits, with the status that an HTTP/1.1 client gets.
+fn check_size(request: &Request<Body>, limits: HeadLimits) -> Result<(), ErrorResponse> {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if target > limits.bytes {
+        return Err(ErrorResponse::new(StatusCode::URI_TOO_LONG, "the target of the request is too long"));
+    }
+    let headers = request.headers();
+    let bytes = walk(headers).fold(target, |bytes, (name, value)| bytes + name.as_str().len() + value.len());
+    if headers.len() > limits.headers || bytes > limits.bytes {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(ErrorResponse::new(status, "the head of the request is too large"));
+    }
+    Ok(())
 }
 
 /// Makes a declared length agree with the body: the body's own size precedes, as in HTTP/1.1, and a body of unknown size fails if it

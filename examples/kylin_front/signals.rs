@@ -1,0 +1,50 @@
+//! The signals of the process.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The signals that have handlers, so that none of them kills the process. A handler stays until the process ends.
+///
+/// | signal | effect |
+/// |---|---|
+/// | SIGTERM, SIGINT, SIGQUIT | stops after the requests in flight |
+/// | SIGHUP, SIGUSR1, SIGUSR2 | none: it is printed |
+/// | SIGWINCH, SIGPIPE | none |
+pub struct Signals {
+    stop: [Signal; 3],
+    printed: [(&'static str, Signal); 3],
+}
+
+impl Signals {
+    pub fn new() -> io::Result<Self> {
+        _ = signal(SignalKind::window_change())?;
+        _ = signal(SignalKind::pipe())?;
+        Ok(Signals {
+            stop: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::quit())?],
+            printed: [
+                ("SIGHUP", signal(SignalKind::hangup())?),
+                ("SIGUSR1", signal(SignalKind::user_defined1())?),
+                ("SIGUSR2", signal(SignalKind::user_defined2())?),
+            ],
+        })
+    }
+
+    /// Waits for a signal to stop, and prints those without an effect.
+    pub async fn stop(&mut self) {
+        poll_fn(|cx| {
+            for (name, signal) in &mut self.printed {
+                while signal.poll_recv(cx).is_ready() {
+                    crate::say(format_args!("received {name}, which has no effect\n"));
+                }
+            }
+            match self.stop.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+    }
+}
