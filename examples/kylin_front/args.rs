@@ -1,13 +1,14 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use kylin_lb::nginx::{InvalidOption, PolicyName, ProbeMode, SessionMode};
 use kylin_lb::server::Listen;
 use kylin_lb::testing::kylin::Dialect;
 
-use crate::nodes::{self, Node, Policy, ProbeOption};
-use crate::sessions::Keep;
+use crate::nodes::{self, Node};
 
 pub const HELP: &str = "\
 A load-balancing front end for Apache Kylin.
@@ -23,10 +24,11 @@ Nodes, from one of:
                       (build with --features zookeeper)
   --properties FILE   a kylin.properties, and FILE.override if it exists: the nodes that it names, or those of its
                       ZooKeeper, followed as they change; nodes of another metastore are quarantined
-  --config FILE       an nginx configuration: upstreams, servers, locations; it sets nodes, policy and rules itself
+  --config FILE       an nginx configuration: upstreams, servers, locations; the options of \"Balancing\" are for upstreams about
+                      which it says nothing, and a comment \"# kylin_lb: sessions redis://...;\" in an upstream or server sets one
 
 Balancing:
-  --policy NAME       round-robin, least-conn (default), ip-hash, random-two or query-affinity
+  --policy NAME       round-robin (default with --config), least-conn (default), ip-hash, random-two or query-affinity
   --kylin on|off      apply the rules of Kylin: roles, retries, closed internal calls (default: on)
   --sessions HOW      how logins are kept:
                         memory            learned from the nodes' cookies, in memory (default)
@@ -38,13 +40,12 @@ Balancing:
                                           (build with --features login-relay)
                         user              one node for each user, for clients without cookies
                         none              logins are not kept
-                      With --config: a STORE for its sticky learn.
+                      With --config a STORE is also for its sticky learn.
   --store-deadline MS milliseconds for one operation of a store, after which the request proceeds without it
                       (default: 50)
   --secret-file FILE  the secret that front ends share: 64 hexadecimal digits, base64 of 32 bytes, or 32 bytes; further
                       lines are earlier secrets (default: random, which works for one front end)
   --probe WHAT        auto (default: what each node offers), version (Kylin 3.1 and later), health (Kylin 5), tcp or none
-                      (default with --config)
   --outlier on|off    eject nodes that fail more than the others; off: by nginx's max_fails, 1 in 10s (default: on)
   --panic on|off      use a node that failed where health bars all of them, instead of a 503 (default: on)
 
@@ -62,12 +63,12 @@ no effect.
 
 pub struct Args {
     pub source: Source,
-    pub policy: Policy,
+    pub policy: Option<PolicyName>,
     pub kylin: bool,
-    pub sessions: Keep,
+    pub sessions: Option<SessionMode>,
     pub store_deadline: Duration,
     pub secret_file: Option<PathBuf>,
-    pub probe: ProbeOption,
+    pub probe: Option<ProbeMode>,
     pub outlier: bool,
     pub panic: bool,
     pub listen: Option<Listen>,
@@ -86,20 +87,17 @@ pub enum Source {
     Config(PathBuf),
 }
 
-/// Options that an nginx configuration replaces.
-const SET_BY_CONFIG: [&str; 5] = ["--kylin-version", "--policy", "--kylin", "--outlier", "--panic"];
-
 impl Args {
     /// Parses the arguments. Returns `None` for `--help`. Call it within a tokio runtime: it opens a store, without connecting.
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut args = Args {
             source: Source::Demo(3, Dialect::default()),
-            policy: Policy::LeastConn,
+            policy: None,
             kylin: true,
-            sessions: Keep::Memory,
+            sessions: None,
             store_deadline: Duration::from_millis(50),
             secret_file: None,
-            probe: ProbeOption::Auto,
+            probe: None,
             outlier: true,
             panic: true,
             listen: None,
@@ -136,16 +134,14 @@ impl Args {
                 }
                 "--properties" => args.source = Source::Properties(value()?.into()),
                 "--config" => args.source = Source::Config(value()?.into()),
-                "--policy" => args.policy = one_of(&name, &value()?, &Policy::NAMES)?,
+                "--policy" => args.policy = Some(parse(&name, &value()?)?),
                 "--kylin" => args.kylin = switch(&name, &value()?)?,
-                "--sessions" => {
-                    args.sessions = Keep::parse(&value()?).map_err(|error| format!("--sessions: {error}"))?
-                }
+                "--sessions" => args.sessions = Some(value()?.parse().map_err(|error| format!("--sessions: {error}"))?),
                 "--store-deadline" => {
                     args.store_deadline = Duration::from_millis(count(&name, &value()?, 60_000)?.get() as u64)
                 }
                 "--secret-file" => args.secret_file = Some(value()?.into()),
-                "--probe" => args.probe = one_of(&name, &value()?, &ProbeOption::NAMES)?,
+                "--probe" => args.probe = Some(parse(&name, &value()?)?),
                 "--outlier" => args.outlier = switch(&name, &value()?)?,
                 "--panic" => args.panic = switch(&name, &value()?)?,
                 "--listen" => args.listen = Some(value()?.parse().map_err(|error| format!("--listen: {error}"))?),
@@ -170,21 +166,6 @@ impl Args {
         }
         match &mut self.source {
             Source::Demo(_, version) => *version = chosen,
-            Source::Config(_) => {
-                if let Some(name) = SET_BY_CONFIG.into_iter().find(|name| has(name)) {
-                    return Err(format!("--config and {name} exclude each other: the configuration sets that itself"));
-                }
-                if has("--sessions") && !matches!(self.sessions, Keep::Learn(_)) {
-                    return Err(
-                        "with --config, --sessions names the store of its \"sticky learn\": redis://, mysql:// or \
-                                memcached://"
-                            .into(),
-                    );
-                }
-                if !has("--probe") {
-                    self.probe = ProbeOption::None;
-                }
-            }
             _ if has("--kylin-version") => return Err("--kylin-version is for demo nodes: use it with --demo".into()),
             _ => {}
         }
@@ -211,12 +192,13 @@ fn count(name: &str, text: &str, max: usize) -> Result<NonZeroUsize, String> {
 }
 
 fn switch(name: &str, text: &str) -> Result<bool, String> {
-    one_of(name, text, &[("on", true), ("off", false)])
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{name} {text}: expected on, off")),
+    }
 }
 
-fn one_of<T: Copy>(name: &str, text: &str, known: &[(&str, T)]) -> Result<T, String> {
-    known.iter().find(|(known, _)| *known == text).map(|(_, value)| *value).ok_or_else(|| {
-        let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
-        format!("{name} {text}: expected {}", names.join(", "))
-    })
+fn parse<T: FromStr<Err = InvalidOption>>(name: &str, text: &str) -> Result<T, String> {
+    text.parse().map_err(|error| format!("{name} {text}: {error}"))
 }

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kylin_lb::nginx::{Config, Site};
+use kylin_lb::nginx::{Config, ProbeMode, SessionMode, Site, SiteBuilder};
 use kylin_lb::server::{Listen, Server};
 use kylin_lb::{Cluster, Proxy};
 use tracing_subscriber::Layer as _;
@@ -38,7 +38,6 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::args::{Args, Source};
 use self::members::Members;
-use self::sessions::{Keep, Kept};
 use self::signals::Signals;
 use self::status::Monitored;
 
@@ -88,7 +87,7 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     // First, because a signal without a handler kills the process.
     let signals = Signals::new()?;
     let (secret, is_random) = sessions::secret(args.secret_file.as_deref())?;
-    if is_random && args.sessions.needs_secret() {
+    if is_random && args.sessions.as_ref().is_some_and(SessionMode::needs_secret) {
         eprintln!(
             "kylin_front: without --secret-file the secret is random: several front ends need a common one, and restarts need the same"
         );
@@ -98,7 +97,9 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     }
     let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
     let Members { cluster, discovery, demo, metastore: _metastore } = Members::find(source, &args).await?;
-    let Kept { affinity, sessions } = args.sessions.affinity(&secret, args.store_deadline)?;
+    let mode = args.sessions.get_or_insert(SessionMode::MEMORY);
+    let sessions = mode.sessions(&secret, args.store_deadline)?;
+    let affinity = mode.affinity(&secret, sessions.as_ref());
     let proxy = match args.kylin {
         true => Proxy::builder(cluster.clone()).affinity(affinity).build()?,
         false => Proxy::plain(cluster.clone()).affinity(affinity).build()?,
@@ -107,7 +108,7 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
         say(format_args!("{}{}", summary(&args), table(&cluster)));
         return Ok(());
     }
-    let _checker = args.probe.start(&cluster)?;
+    let _checker = args.probe.unwrap_or(ProbeMode::Auto).start(&cluster)?;
     let listen = match &args.listen {
         Some(listen) => listen.clone(),
         None => "127.0.0.1:8080".parse()?,
@@ -130,22 +131,35 @@ async fn configured(
     secret: kylin_lb::session::Secret,
     signals: Signals,
 ) -> Result<(), Box<dyn Error>> {
-    let config = Config::read(path)?;
+    let mut site = Site::builder(Config::read(path)?).secret(secret).store_deadline(args.store_deadline);
+    // What was not given is left to the defaults, so that the report says so.
+    for (on, set) in [
+        (args.kylin, SiteBuilder::kylin as fn(SiteBuilder, bool) -> SiteBuilder),
+        (args.outlier, SiteBuilder::outlier),
+        (args.panic, SiteBuilder::panic_mode),
+    ] {
+        if !on {
+            site = set(site, false);
+        }
+    }
+    if let Some(mode) = &args.sessions {
+        site = site.session_mode(mode.clone());
+    }
+    if let Some(policy) = args.policy {
+        site = site.policy(policy);
+    }
+    if let Some(probe) = args.probe {
+        site = site.probe(probe);
+    }
     if args.check {
-        say(format_args!("{}", config.report()));
+        say(format_args!("{}", site.report()));
     }
-    let mut site = Site::builder(config);
-    let mut store = None;
-    if let Keep::Learn(given) = &args.sessions {
-        let sessions = store.insert(given.sessions(secret.clone(), args.store_deadline)?);
-        site = site.sessions(sessions.clone());
-    }
-    let site = site.secret(secret).build()?;
+    let site = site.build()?;
     if args.check {
         say(format_args!("{}: the configuration is valid\n", path.display()));
         return Ok(());
     }
-    let _checkers: Vec<_> = site.clusters().map(|(_, cluster)| args.probe.start(cluster)).collect::<Result<_, _>>()?;
+    let _checkers = site.start_probes()?;
     let configured: Vec<Listen> = site.listeners().map(|listener| listener.listen()).collect();
     let server = match &args.listen {
         Some(listen) => site.server_on(listen.clone()),
@@ -159,7 +173,7 @@ async fn configured(
         }
     }
     let clusters = site.clusters().map(|(name, cluster)| (name.to_owned(), cluster.clone())).collect();
-    let _status = status(args, Monitored { clusters, sessions: store, discovery: None })?;
+    let _status = status(args, Monitored { clusters, sessions: site.sessions().cloned(), discovery: None })?;
     for (name, cluster) in site.clusters() {
         say(format_args!("\nupstream {name}{}", table(cluster)));
     }
@@ -195,9 +209,9 @@ fn summary(args: &Args) -> String {
     let on = |on| if on { "on" } else { "off" };
     format!(
         "sessions: {}\nkylin rules: {}\nprobes: {}\noutlier ejection: {}\npanic mode: {}\n",
-        args.sessions,
+        args.sessions.as_ref().unwrap_or(&SessionMode::MEMORY),
         on(args.kylin),
-        args.probe.name(),
+        args.probe.unwrap_or(ProbeMode::Auto),
         on(args.outlier),
         on(args.panic)
     )

@@ -1,13 +1,11 @@
-//! The cluster: its nodes, its policy and its probes.
+//! The cluster: its nodes and its policy.
 
 use std::num::NonZeroU32;
 
-use kylin_lb::balance::{BalancerExt, IpHash, LeastConn, QueryAffinity, RandomTwo, RoundRobin};
-use kylin_lb::cluster::{ClusterBuilder, ClusterError};
+use kylin_lb::cluster::ClusterError;
 use kylin_lb::discovery::DiscoveredNode;
 use kylin_lb::endpoint::Roles;
-use kylin_lb::health::InvalidSetting;
-use kylin_lb::probe::{HealthCheck, HealthChecker, Probe};
+use kylin_lb::nginx::PolicyName;
 use kylin_lb::{Cluster, Endpoint, HttpBackend};
 
 use crate::args::Args;
@@ -17,24 +15,6 @@ pub struct Node {
     node: DiscoveredNode,
     /// The jvmRoute of the node.
     route: Option<String>,
-}
-
-#[derive(Clone, Copy)]
-pub enum Policy {
-    RoundRobin,
-    LeastConn,
-    IpHash,
-    RandomTwo,
-    QueryAffinity,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum ProbeOption {
-    Auto,
-    Version,
-    Health,
-    Tcp,
-    None,
 }
 
 /// Parses `[NAME@]HOST:PORT[=ROLE]`, separated by commas.
@@ -67,26 +47,6 @@ impl Node {
     }
 }
 
-impl Policy {
-    pub const NAMES: [(&str, Self); 5] = [
-        ("round-robin", Policy::RoundRobin),
-        ("least-conn", Policy::LeastConn),
-        ("ip-hash", Policy::IpHash),
-        ("random-two", Policy::RandomTwo),
-        ("query-affinity", Policy::QueryAffinity),
-    ];
-
-    fn of(self, cluster: ClusterBuilder<HttpBackend>) -> ClusterBuilder<HttpBackend> {
-        match self {
-            Policy::RoundRobin => cluster.balancer(RoundRobin::new()),
-            Policy::LeastConn => cluster.balancer(LeastConn::new()),
-            Policy::IpHash => cluster.balancer(IpHash::new()),
-            Policy::RandomTwo => cluster.balancer(RandomTwo::new()),
-            Policy::QueryAffinity => cluster.balancer(QueryAffinity::new().or(LeastConn::new())),
-        }
-    }
-}
-
 /// Builds the cluster of these nodes; without any where discovery adds them later.
 pub fn cluster(nodes: &[Node], args: &Args) -> Result<Cluster, Box<dyn std::error::Error>> {
     let mut endpoints = Vec::new();
@@ -97,37 +57,12 @@ pub fn cluster(nodes: &[Node], args: &Args) -> Result<Cluster, Box<dyn std::erro
             None => endpoint,
         });
     }
-    let cluster = args.policy.of(Cluster::builder().endpoints(endpoints));
+    let policy = args.policy.unwrap_or(PolicyName::LeastConn);
+    let cluster = Cluster::builder().endpoints(endpoints).balancer(policy.balancer());
     Ok(cluster.panic_mode(args.panic).build().map_err(|error: ClusterError| format!("--nodes: {error}"))?)
 }
 
 /// Sets nginx's `max_fails=1` where the outlier rule, which is the default, shall not eject.
 pub fn with_ejection_rule(endpoint: Endpoint<HttpBackend>, outlier: bool) -> Endpoint<HttpBackend> {
     if outlier { endpoint } else { endpoint.max_fails(Some(NonZeroU32::MIN)) }
-}
-
-impl ProbeOption {
-    pub const NAMES: [(&str, Self); 5] = [
-        ("auto", ProbeOption::Auto),
-        ("version", ProbeOption::Version),
-        ("health", ProbeOption::Health),
-        ("tcp", ProbeOption::Tcp),
-        ("none", ProbeOption::None),
-    ];
-
-    /// Starts to probe, until the returned checker is dropped.
-    pub fn start(self, cluster: &Cluster) -> Result<Option<HealthChecker>, InvalidSetting> {
-        let probe = match self {
-            ProbeOption::Auto => Probe::kylin(),
-            ProbeOption::Version => Probe::kylin_version(),
-            ProbeOption::Health => Probe::kylin5_health(),
-            ProbeOption::Tcp => Probe::tcp(),
-            ProbeOption::None => return Ok(None),
-        };
-        HealthCheck::new(probe).start(cluster).map(Some)
-    }
-
-    pub fn name(self) -> &'static str {
-        ProbeOption::NAMES.iter().find(|(_, probe)| *probe == self).map_or("", |(name, _)| name)
-    }
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::directives::catalogue::{self, Block};
+use super::directives::comments::CommentOptions;
 use super::directives::context::ReadContext;
+use super::directives::location::{Action, Locations};
 use super::directives::remarks::{Notice, Remarks};
 use super::directives::server::{ListenAddress, Server, ServerNames};
 use super::directives::settings::{BlockSettings, SettingsReader};
@@ -36,6 +38,8 @@ pub struct Config {
     /// The groups: declared ones in the order of the file, then those made for a `proxy_pass` to a
     /// host.
     pub(super) upstreams: Vec<Upstream>,
+    /// For each group the comments of the servers that pass requests to it.
+    pub(super) server_comments: Vec<CommentOptions>,
     /// The servers in the order of the file.
     pub(super) servers: Vec<Server>,
     /// The addresses to accept connections at, each once.
@@ -109,9 +113,10 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     }
     let listeners = listeners(&servers, &mut context.remarks)?;
     note_keepalive(&listeners, &servers, &mut context.remarks);
+    let server_comments = server_comments(&servers, context.upstreams.all.len())?;
     let servers = servers.into_iter().map(|(server, _)| server).collect();
     let Remarks { ignored, notes, .. } = context.remarks;
-    Ok(Config { upstreams: context.upstreams.all, servers, listeners, ignored, notes })
+    Ok(Config { upstreams: context.upstreams.all, server_comments, servers, listeners, ignored, notes })
 }
 
 fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(Server, Span)>, Fault> {
@@ -137,6 +142,31 @@ fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(
     }
     let servers = named("server");
     servers.map(|directive| Ok((Server::read(directive, &level.settings, context)?, directive.span()))).collect()
+}
+
+/// Returns for each group the comments of the servers whose locations pass requests to it.
+fn server_comments(servers: &[(Server, Span)], upstreams: usize) -> Result<Vec<CommentOptions>, Fault> {
+    let mut merged = vec![CommentOptions::default(); upstreams];
+    for (server, span) in servers {
+        let mut targets = Vec::new();
+        collect_targets(&server.locations, &mut targets);
+        for upstream in targets {
+            merged[upstream].merge(&server.comments).map_err(|name| {
+                let message = format!("two servers set \"{name}\" of kylin_lb for one upstream, to different values");
+                span.duplicate(message, format!("# kylin_lb: {name} ...; in the upstream"))
+            })?;
+        }
+    }
+    Ok(merged)
+}
+
+fn collect_targets(locations: &Locations, targets: &mut Vec<usize>) {
+    for location in locations.iter() {
+        if let Action::Proxy(pass) = &location.action {
+            targets.push(pass.upstream);
+        }
+        collect_targets(&location.nested, targets);
+    }
 }
 
 fn listeners(servers: &[(Server, Span)], remarks: &mut Remarks<'_>) -> Result<Vec<Listener>, Fault> {

@@ -2,8 +2,7 @@
 //!
 //! Most clusters of Kylin nodes stand behind nginx today, and the manual shows its configuration.
 //! This module reads that file unchanged: [`Config`] parses and checks it, and [`Site`] serves it,
-//! with a cluster for each upstream and a [plain proxy](crate::Proxy::plain) for each location with
-//! `proxy_pass`. It uses only the public API of this crate, as an application would.
+//! with a cluster for each upstream and a proxy for each location with `proxy_pass`. It uses only the public API of this crate, as an application would.
 //!
 //! # The rule
 //!
@@ -27,6 +26,40 @@
 //! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `proxy_redirect`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
 //! | values | `$host`, `$uri`, `$request_uri`, `$args`, `$remote_addr`, `$proxy_add_x_forwarded_for`, `$scheme`, `$server_name`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`, `$1`…`$9` and more |
 //!
+//! # What Kylin nodes get besides
+//!
+//! nginx does not know Kylin: with the manual's file it sends every other request of a login to a node that does not know it. Here
+//! an upstream of Kylin nodes gets the defaults of the crate, unless the file says otherwise.
+//!
+//! | setting | default for Kylin nodes | option of [`SiteBuilder`] |
+//! |---|---|---|
+//! | `kylin` | the rules of Kylin below `/kylin` ([`KylinRules`](crate::proxy::KylinRules)): internal calls are closed, the class of a request decides where it goes and whether it is retried | [`kylin`](SiteBuilder::kylin) |
+//! | `sessions` | logins are learned, in memory ([`SessionMode`]) | [`session_mode`](SiteBuilder::session_mode) |
+//! | `policy` | round robin, as in nginx ([`PolicyName`]) | [`policy`](SiteBuilder::policy) |
+//! | `probe` | what each node offers ([`ProbeMode`]), once [`Site::start_probes`] is called | [`probe`](SiteBuilder::probe) |
+//! | `outlier`, `panic` | on, for any upstream | [`outlier`](SiteBuilder::outlier), [`panic_mode`](SiteBuilder::panic_mode) |
+//!
+//! - `sticky`, `ip_hash` and `hash` decide about sessions, any method about the policy, and `max_fails` and `fail_timeout` about
+//!   ejection. `proxy_next_upstream off` turns all retries off; below `/kylin` its other conditions apply to requests that may be
+//!   sent again, and `non_idempotent` and statuses do not apply.
+//! - A comment sets one of the settings for an upstream, or in a server for the upstreams of its locations. nginx still accepts
+//!   the file. Several settings may stand in one comment, and a second `#` begins a comment for people:
+//!
+//!   ```text
+//!   upstream kylin {
+//!       # kylin_lb: sessions redis://10.0.0.5/3; policy least-conn;
+//!       server 1.1.1.1:7070;
+//!   }
+//!   ```
+//!
+//!   An unknown or misplaced setting is an error, as an unknown directive is. `## kylin_lb: ...` is a comment for people.
+//! - The closest source decides: the upstream, else a server, else an option, else the default. [`Config::report`] names it.
+//! - An upstream is one of Kylin nodes if a location passes paths below `/kylin` to it, or if it has a server of such an upstream.
+//!   The port does not matter. In a file that serves something else too, the other service gets neither sessions nor rules nor
+//!   probes if it has a location and an upstream of its own, such as `location /grafana/`. `kylin on` and `kylin off` in a comment
+//!   say it where the locations do not.
+//! - Requests for paths that are not below `/kylin` are retried as in nginx, whatever their upstream.
+//!
 //! # Intended differences from nginx
 //!
 //! | subject | nginx | here |
@@ -35,6 +68,8 @@
 //! | connections to nodes | in most versions HTTP/1.0, closed after each request | HTTP/1.1, up to 64 idle per core, kept for 15 s |
 //! | `keepalive N` | N for the upstream and worker | N for each server and core |
 //! | a `server` with neither `max_fails` nor `fail_timeout` | ejected for 10 s after one failure | ejected if it fails more than the others: [`Outlier`](crate::health::Outlier) |
+//! | logins at Kylin nodes | lost with every change of the node | kept |
+//! | `PUT` whose connection broke, below `/kylin` | sent to the next server, which starts a second build | not sent again |
 //! | a response that does not come in time | a failure | slow, not a failure, unless `max_fails` or `fail_timeout`, and `proxy_next_upstream` with `timeout`, are written |
 //! | all servers ejected | no server serves | the server that failed least recently serves |
 //! | timeouts of a node without a directive | 60 s | those of [`Timeouts`](crate::backend::Timeouts): Kylin lets a query run for 300 s |
@@ -54,8 +89,10 @@
 //! | `slow_start` | begins at 0 | begins at a tenth of the weight |
 //! | `map` | `hostnames`; named groups are variables everywhere | no `hostnames`; named groups only in the map's own results |
 
+mod applied;
 mod config;
 mod directives;
+mod options;
 mod report;
 mod serve;
 mod syntax;
@@ -63,6 +100,7 @@ mod uri;
 mod variables;
 
 pub use config::Config;
+pub use options::{InvalidOption, PolicyName, ProbeMode, SessionMode};
 pub use report::Report;
 pub use serve::{Site, SiteBuilder, SiteError, SiteListener};
 pub use syntax::{ConfigError, ErrorKind};

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::applied::{Applied, applied};
 use super::config::Config;
 use super::directives::location::{Action, Location, Locations};
 use super::directives::remarks::Notice;
 use super::directives::server::{Server, ServerName};
 use super::directives::upstream::{EjectionRule, Upstream, UpstreamServer};
+use super::options::KylinOptions;
 use super::syntax::printable;
 
 /// A summary of the differences that the documentation of the module lists.
@@ -21,39 +23,57 @@ const DIFFERENCES: [&str; 6] = [
 ];
 
 /// Displays how a [`Config`] was interpreted.
-#[derive(Debug, Clone, Copy)]
-pub struct Report<'c>(&'c Config);
+#[derive(Debug, Clone)]
+pub struct Report<'c> {
+    config: &'c Config,
+    options: KylinOptions,
+}
+
+impl<'c> Report<'c> {
+    pub(super) fn new(config: &'c Config, options: KylinOptions) -> Self {
+        Report { config, options }
+    }
+}
 
 impl Config {
     /// Returns a report of how the configuration was interpreted, which `Display` formats: servers, locations, upstreams, and the
     /// lines without effect.
     pub fn report(&self) -> Report<'_> {
-        Report(self)
+        Report::new(self, KylinOptions::default())
     }
 }
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
-        print(self.0, &mut text)?;
+        print(self, &mut text)?;
         // Control characters of the file must not reach the terminal.
         text.lines().try_for_each(|line| writeln!(f, "{}", printable(line)))
     }
 }
 
-fn print(config: &Config, f: &mut dyn fmt::Write) -> fmt::Result {
-    config.upstreams.iter().try_for_each(|upstream| print_upstream(upstream, f))?;
-    config.servers.iter().try_for_each(|server| print_server(server, &config.upstreams, f))?;
+fn print(Report { config, options }: &Report<'_>, f: &mut dyn fmt::Write) -> fmt::Result {
+    let applied = applied(config, options);
+    let groups: Vec<Group<'_>> = config.upstreams.iter().zip(&applied).collect();
+    groups.iter().try_for_each(|group| print_upstream(*group, f))?;
+    config.servers.iter().try_for_each(|server| print_server(server, &groups, f))?;
     print_list("accepted, without effect here", &config.ignored, f)?;
     print_list("differs from nginx", &config.notes, f)?;
     writeln!(f, "differs from nginx in every configuration:")?;
     DIFFERENCES.iter().try_for_each(|difference| writeln!(f, "  {difference}"))
 }
 
-fn print_upstream(upstream: &Upstream, f: &mut dyn fmt::Write) -> fmt::Result {
+/// An upstream and what applies to it.
+type Group<'c> = (&'c Upstream, &'c Applied);
+
+fn print_upstream((upstream, applied): Group<'_>, f: &mut dyn fmt::Write) -> fmt::Result {
     let kind = if upstream.declared { "upstream" } else { "host" };
     let keepalive = upstream.keepalive.map(|connections| format!(", keepalive {connections}")).unwrap_or_default();
-    writeln!(f, "{kind} {}: {}{keepalive}", upstream.name, upstream.method)?;
+    match applied.policy.value {
+        Some(policy) => writeln!(f, "{kind} {}: {policy}{keepalive}", upstream.name)?,
+        None => writeln!(f, "{kind} {}: {}{keepalive}", upstream.name, upstream.method)?,
+    }
+    print_applied(applied, f)?;
     if let Some(sticky) = &upstream.sticky {
         writeln!(f, "  sticky {sticky}")?;
     }
@@ -61,7 +81,7 @@ fn print_upstream(upstream: &Upstream, f: &mut dyn fmt::Write) -> fmt::Result {
     for server in &upstream.servers {
         let UpstreamServer { written, weight, max_conns, .. } = server;
         write!(f, "  {written:width$}  weight {weight}  ")?;
-        match server.ejection() {
+        match applied.ejection(server) {
             EjectionRule::Outlier => write!(f, "outlier rule (neither max_fails nor fail_timeout is written)")?,
             EjectionRule::MaxFails { max_fails: 0, .. } => write!(f, "max_fails 0 (never ejected)")?,
             EjectionRule::MaxFails { max_fails, fail_timeout } => {
@@ -87,7 +107,19 @@ fn print_upstream(upstream: &Upstream, f: &mut dyn fmt::Write) -> fmt::Result {
     Ok(())
 }
 
-fn print_server(server: &Server, upstreams: &[Upstream], f: &mut dyn fmt::Write) -> fmt::Result {
+/// Prints what applies to an upstream, and why.
+fn print_applied(applied: &Applied, f: &mut dyn fmt::Write) -> fmt::Result {
+    let on = |on| if on { "on" } else { "off" };
+    let Applied { kylin, sessions, policy, probe, outlier, panic } = applied;
+    writeln!(f, "  kylin      {} ({})", on(kylin.value), kylin.why)?;
+    writeln!(f, "  sessions   {} ({})", sessions.value, sessions.why)?;
+    writeln!(f, "  policy     {}", policy.why)?;
+    writeln!(f, "  probe      {} ({})", probe.value, probe.why)?;
+    writeln!(f, "  outlier    {} ({})", on(outlier.value), outlier.why)?;
+    writeln!(f, "  panic      {} ({})", on(panic.value), panic.why)
+}
+
+fn print_server(server: &Server, groups: &[Group<'_>], f: &mut dyn fmt::Write) -> fmt::Result {
     let default = |is_default| if is_default { " (default)" } else { "" };
     let listens = server.listens.iter().map(|listen| format!("{}{}", listen.address, default(listen.default_server)));
     writeln!(f, "server {}", listens.collect::<Vec<_>>().join(", "))?;
@@ -98,21 +130,16 @@ fn print_server(server: &Server, upstreams: &[Upstream], f: &mut dyn fmt::Write)
     if let Some(reply) = &server.reply {
         writeln!(f, "  always     {}", action(&Action::Return(reply.clone())))?;
     }
-    print_locations(&server.locations, upstreams, 2, f)
+    print_locations(&server.locations, groups, 2, f)
 }
 
-fn print_locations(
-    locations: &Locations,
-    upstreams: &[Upstream],
-    indent: usize,
-    f: &mut dyn fmt::Write,
-) -> fmt::Result {
+fn print_locations(locations: &Locations, groups: &[Group<'_>], indent: usize, f: &mut dyn fmt::Write) -> fmt::Result {
     for location in locations.iter() {
         writeln!(f, "{:indent$}location {} -> {}", "", location.matcher, action(&location.action))?;
-        for (name, value) in settings(location, upstreams) {
+        for (name, value) in settings(location, groups) {
             writeln!(f, "{:indent$}  {name:<10} {value}", "")?;
         }
-        print_locations(&location.nested, upstreams, indent + 2, f)?;
+        print_locations(&location.nested, groups, indent + 2, f)?;
     }
     Ok(())
 }
@@ -129,7 +156,7 @@ fn action(action: &Action) -> String {
 }
 
 /// Returns the settings of a location that are worth a line, and their values.
-fn settings(location: &Location, upstreams: &[Upstream]) -> Vec<(&'static str, String)> {
+fn settings(location: &Location, groups: &[Group<'_>]) -> Vec<(&'static str, String)> {
     let settings = &location.settings;
     let mut lines = Vec::new();
     if let Action::Proxy(pass) = &location.action {
@@ -149,8 +176,14 @@ fn settings(location: &Location, upstreams: &[Upstream]) -> Vec<(&'static str, S
         let elapsed = next.max_elapsed;
         let within = if elapsed.is_zero() { String::new() } else { format!(", within {}", seconds(elapsed)) };
         lines.push(("next", format!("{next}{tries}{within}")));
-        let counts = next.timeout_is_written && upstreams[pass.upstream].has_max_fails();
+        let (upstream, applied) = groups[pass.upstream];
+        if applied.kylin.value && next.has("error") {
+            let without = if next.has("non_idempotent") { "; non_idempotent has no effect there" } else { "" };
+            lines.push(("kylin", format!("below /kylin the kind of request decides: no write is sent twice{without}")));
+        }
+        let counts = next.timeout_is_written() && upstream.has_max_fails();
         let timeout = match counts {
+            true if applied.kylin.value => "a failure of servers with max_fails, except below /kylin",
             true => "a failure of servers with max_fails: proxy_next_upstream has timeout",
             false => "slow, not a failure: max_fails and timeout of proxy_next_upstream are not both written",
         };

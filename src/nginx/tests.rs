@@ -13,6 +13,7 @@ use super::variables::{Scope, Template};
 use super::*;
 use crate::backend::http1::Address;
 
+mod comments;
 mod mistakes;
 mod sticky;
 
@@ -95,11 +96,18 @@ fn the_manuals_configuration_is_read_verbatim() {
     assert_eq!(
         understood,
         "upstream kylin: round robin
+  kylin      on (location / of server 0.0.0.0:8080 passes /kylin/api/query)
+  sessions   learned from the nodes' cookies, in memory (default)
+  policy     default
+  probe      auto (default)
+  outlier    on (default)
+  panic      on (default)
   1.1.1.1:7070  weight 1  outlier rule (neither max_fails nor fail_timeout is written)
   1.1.1.2:7070  weight 1  outlier rule (neither max_fails nor fail_timeout is written)
 server 0.0.0.0:8080
   location / -> http://kylin
     next       error timeout
+    kylin      below /kylin the kind of request decides: no write is sent twice
     time-out   slow, not a failure: max_fails and timeout of proxy_next_upstream are not both written
 "
     );

@@ -92,6 +92,13 @@ impl RequestContext {
         Ok(())
     }
 
+    /// Forgets the class of a request whose path is not below `/kylin`, so that it is treated as in a plain proxy.
+    pub(crate) fn forget_class_of_other_paths(&mut self) {
+        if !(self.path() == "/kylin" || self.path().starts_with("/kylin/")) {
+            self.class = None;
+        }
+    }
+
     /// Parses the SQL in `body`, which was read as a whole. The class then tells whether it writes, unless the SQL
     /// cannot be parsed or is too long. The keys of the query are computed if the policy reads them (`with_keys`).
     pub(crate) fn read_sql(&mut self, body: &Body, with_keys: bool) {

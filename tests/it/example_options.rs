@@ -223,6 +223,88 @@ async fn nodes_that_kylins_properties_name_are_followed() {
     assert!(printed.contains(&addresses[2]) && !printed.contains("hunter2"), "{printed}");
 }
 
+/// The file of the KAP manual over these nodes, with `inside` in its upstream.
+fn manual(folder: &tempfile::TempDir, nodes: &[(KylinNode, Served)], inside: &str) -> String {
+    let servers: String = nodes.iter().map(|(_, served)| format!("    server {};\n", served.addr())).collect();
+    let text = format!(
+        "upstream kylin {{\n{inside}{servers}}}\nserver {{\n    listen 8080;\n    location / {{ proxy_pass http://kylin; }}\n}}\n"
+    );
+    let file = folder.path().join("kylin.conf");
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+/// How many of eight queries after a login were not served.
+async fn lost(front: SocketAddr) -> usize {
+    let mut browser = Browser::new(front);
+    assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+    let mut lost = 0;
+    for _ in 0..8 {
+        lost += usize::from(browser.query().await.status() != 200);
+    }
+    lost
+}
+
+#[tokio::test]
+async fn a_configuration_keeps_logins_unless_an_option_or_a_comment_says_otherwise() {
+    let (nodes, _) = nodes(2).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    for (inside, options, kept) in [
+        ("", &[][..], true),
+        ("", &["--kylin=off"], true),
+        ("", &["--sessions=none", "--kylin=off"], false),
+        ("# kylin_lb: sessions none; kylin off;\n", &[], false),
+        ("# kylin_lb: sessions cookie;\n", &["--sessions=none", "--kylin=off"], true),
+        ("", &["--sessions=cookie", "--kylin=off"], true),
+        ("", &["--sessions=login-relay"], true),
+        ("ip_hash;\n", &["--kylin=off"], true),
+    ] {
+        let file = manual(&folder, &nodes, inside);
+        let (_process, front) = start(&[&["--config", &file][..], options].concat()).await;
+        assert_eq!(lost(front).await == 0, kept, "{inside} {options:?}");
+        let guarded = http::get(front, "/kylin/api/cache/x", &[]).await.unwrap().status() == 403;
+        let is_off = options.contains(&"--kylin=off") || inside.contains("kylin off");
+        assert_eq!(guarded, !is_off, "{inside} {options:?}");
+    }
+}
+
+#[tokio::test]
+async fn policy_probe_outlier_and_panic_work_beside_a_configuration() {
+    let (nodes, _) = nodes(2).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = manual(&folder, &nodes, "");
+    let shown = check(&["--config", &file]);
+    for line in ["  kylin      on (location / of server", "  probe      auto (default)", "  policy     default"] {
+        assert!(shown.contains(line), "{line} in {shown}");
+    }
+    let options = ["--policy=query-affinity", "--probe=none", "--outlier=off", "--panic=off", "--sessions=none"];
+    let shown = check(&[&["--config", &file][..], &options].concat());
+    for line in [
+        "upstream kylin: query-affinity",
+        "  sessions   not kept (option)",
+        "  probe      none (option)",
+        "  outlier    off (option)",
+        "  panic      off (option)",
+        "max_fails 1 in 10s",
+    ] {
+        assert!(shown.contains(line), "{line} in {shown}");
+    }
+    let (_process, front) = start(&[&["--config", &file][..], &options].concat()).await;
+    for _ in 0..6 {
+        assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
+    }
+    let mut queries = queries(&nodes);
+    queries.sort_unstable();
+    assert_eq!(queries, [0, 6], "one query, one node");
+
+    let file = manual(&folder, &nodes, "# kylin_lb: probe version;\n");
+    let process = spawn(&["--config", &file, "--listen=127.0.0.1:0", "--probe=tcp", "--status=127.0.0.1:0"]).await;
+    let before = nodes[0].0.stats().requests;
+    nodes[0].0.wait_until(|stats| stats.requests > before).await.unwrap();
+    let told = status(address(&process, "status on http://")).await;
+    assert!(told["session_store"]["available"] == true, "{told}");
+}
+
 #[test]
 fn check_says_what_was_understood_and_no_password() {
     let said = check(&[

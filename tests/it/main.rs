@@ -51,6 +51,7 @@ mod messages;
 mod metastore_check;
 mod nginx_choice;
 mod nginx_ejection;
+mod nginx_kylin;
 mod nginx_site;
 mod nginx_smoke;
 mod nginx_sticky;

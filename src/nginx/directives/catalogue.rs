@@ -176,7 +176,8 @@ pub(crate) fn modelled<'d>(
     remarks: &mut Remarks<'_>,
 ) -> Result<Vec<&'d Directive>, Fault> {
     let mut modelled = Vec::new();
-    for directive in directives {
+    // The reader of the block reads the comments itself.
+    for directive in directives.iter().filter(|directive| !directive.in_comment) {
         if is_modelled(directive, block)? {
             modelled.push(directive);
         } else {

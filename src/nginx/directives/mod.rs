@@ -4,6 +4,7 @@
 //! family of directives each.
 
 pub(crate) mod catalogue;
+pub(crate) mod comments;
 pub(crate) mod context;
 pub(crate) mod location;
 pub(crate) mod remarks;

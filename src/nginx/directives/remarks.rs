@@ -44,6 +44,11 @@ impl<'s> Remarks<'s> {
         self.notes.push(self.notice(span, text.into()));
     }
 
+    /// Returns file and line of a word.
+    pub(crate) fn place(&self, span: Span) -> String {
+        format!("{}:{}", self.sources.name(span.file), span.line)
+    }
+
     fn notice(&self, span: Span, text: String) -> Notice {
         Notice { file: self.sources.name(span.file), line: span.line, text }
     }

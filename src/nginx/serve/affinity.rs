@@ -1,9 +1,12 @@
-//! `sticky`: an affinity for each upstream that has it.
+//! An affinity for each upstream: as its `sticky` says, else as an option or the default does.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use super::SiteError;
+use crate::nginx::applied::{Applied, AppliedSessions};
 use crate::nginx::directives::upstream::{LearnedCookies, Sticky, Upstream};
+use crate::nginx::options::SessionMode;
 use crate::session::{Affinity, MemoryStore, Secret, SessionCookie, Sessions};
 
 /// Builds affinities from the secret and the sessions that the front ends of one cluster share.
@@ -12,7 +15,17 @@ pub(super) struct Affinities {
     /// The application's secret, or a random one once an upstream needed it.
     pub(super) secret: Option<Secret>,
     pub(super) sessions: Option<Sessions>,
+    /// The time for one operation of a store.
+    pub(super) deadline: Option<Duration>,
+    /// A mode with a store, which `sticky learn` uses where there are no `sessions`.
+    pub(super) shared: Option<SessionMode>,
+    /// What was made for each mode: upstreams of one mode share their sessions, so that a login through one upstream is known to
+    /// another one with the same servers.
+    modes: Vec<(SessionMode, Option<Affinity>, Option<Sessions>)>,
 }
+
+/// The default of a store's deadline.
+const STORE_DEADLINE: Duration = Duration::from_millis(50);
 
 /// What nginx needs for a session: it stores about 4000 in a megabyte.
 const NGINX_SESSION_BYTES: u64 = 262;
@@ -20,7 +33,10 @@ const NGINX_SESSION_BYTES: u64 = 262;
 const SESSION_BYTES: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 
 impl Affinities {
-    pub(super) fn build(&mut self, upstream: &Upstream) -> Result<Option<Affinity>, SiteError> {
+    pub(super) fn build(&mut self, upstream: &Upstream, applied: &Applied) -> Result<Option<Affinity>, SiteError> {
+        if let AppliedSessions::Mode(mode) = &applied.sessions.value {
+            return self.of_mode(mode, upstream);
+        }
         let affinity = match &upstream.sticky {
             None => return Ok(None),
             Some(Sticky::Route(_)) => Affinity::given_route(),
@@ -36,7 +52,29 @@ impl Affinities {
         Ok(Some(affinity.primaries_first(true)))
     }
 
+    /// Returns the sessions of the modes, for the status of the application.
+    pub(super) fn into_sessions(self) -> Option<Sessions> {
+        self.modes.into_iter().find_map(|(_, _, sessions)| sessions).or(self.sessions)
+    }
+
+    fn of_mode(&mut self, mode: &SessionMode, upstream: &Upstream) -> Result<Option<Affinity>, SiteError> {
+        if let Some((_, affinity, _)) = self.modes.iter().find(|(known, ..)| known == mode) {
+            return Ok(affinity.clone());
+        }
+        let secret = self.secret(upstream)?;
+        let sessions = mode.sessions(&secret, self.deadline.unwrap_or(STORE_DEADLINE));
+        let sessions = sessions.map_err(|source| SiteError::Sessions { upstream: upstream.name.clone(), source })?;
+        let affinity = mode.affinity(&secret, sessions.as_ref());
+        self.modes.push((mode.clone(), affinity.clone(), sessions));
+        Ok(affinity)
+    }
+
     fn learn(&mut self, learned: &LearnedCookies, upstream: &Upstream) -> Result<Affinity, SiteError> {
+        if let (None, Some(shared)) = (&self.sessions, self.shared.clone()) {
+            self.of_mode(&shared, upstream)?;
+            let made = self.modes.iter().find(|(mode, ..)| *mode == shared);
+            self.sessions = made.and_then(|(_, _, sessions)| sessions.clone());
+        }
         let sessions = match &self.sessions {
             Some(sessions) => sessions.clone(),
             None if learned.sync => return Err(SiteError::Sync { upstream: upstream.name.clone() }),

@@ -1,11 +1,27 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::affinity::Affinities;
+use super::routes::Group;
 use super::{Site, SiteError, SiteParts, clusters, routes};
+use crate::nginx::applied::applied;
 use crate::nginx::config::Config;
+use crate::nginx::options::{KylinOptions, PolicyName, ProbeMode, SessionMode};
+use crate::nginx::report::Report;
 use crate::session::{Secret, Sessions};
 
-/// Builds a [`Site`] from a configuration, and from what `sticky` needs besides it.
+/// Builds a [`Site`] from a configuration, and from what nginx has no directive for.
+///
+/// The settings are for the upstreams about which the file says nothing: a directive or a comment of an upstream is closer than a
+/// comment of a server, which is closer than a setting of this builder.
+///
+/// | setting | default |
+/// |---|---|
+/// | [`kylin`](Self::kylin) | on, for upstreams of Kylin |
+/// | [`session_mode`](Self::session_mode) | learned sessions in memory, for upstreams of Kylin |
+/// | [`policy`](Self::policy) | round robin |
+/// | [`probe`](Self::probe) | [`ProbeMode::Auto`], for upstreams of Kylin |
+/// | [`outlier`](Self::outlier), [`panic_mode`](Self::panic_mode) | on |
 ///
 /// ```
 /// use kylin_lb::nginx::{Config, Site};
@@ -26,12 +42,13 @@ use crate::session::{Secret, Sessions};
 #[must_use]
 pub struct SiteBuilder {
     config: Config,
+    options: KylinOptions,
     affinities: Affinities,
 }
 
 impl SiteBuilder {
     pub(super) fn new(config: Config) -> Self {
-        SiteBuilder { config, affinities: Affinities::default() }
+        SiteBuilder { config, options: KylinOptions::default(), affinities: Affinities::default() }
     }
 
     /// Sets the secret that signs the cookies of `sticky cookie`. Front ends of one cluster need
@@ -53,18 +70,72 @@ impl SiteBuilder {
         self
     }
 
+    /// Sets whether the rules of Kylin apply to upstreams of Kylin: roles, retries by class, closed internal calls. Default: on.
+    pub fn kylin(mut self, on: bool) -> Self {
+        self.options.kylin = Some(on);
+        self
+    }
+
+    /// Sets how upstreams of Kylin keep logins. Default: [`SessionMode::MEMORY`].
+    pub fn session_mode(mut self, mode: SessionMode) -> Self {
+        self.options.sessions = Some(mode);
+        self
+    }
+
+    /// Sets the time for one operation of a store, after which the request proceeds without it. Default: 50 ms.
+    pub fn store_deadline(mut self, deadline: Duration) -> Self {
+        self.affinities.deadline = Some(deadline);
+        self
+    }
+
+    /// Sets the policy of upstreams without a method. Default: round robin, as in nginx.
+    pub fn policy(mut self, policy: PolicyName) -> Self {
+        self.options.policy = Some(policy);
+        self
+    }
+
+    /// Sets how [`Site::start_probes`] probes: upstreams of Kylin, and with [`ProbeMode::Tcp`] all. Default: [`ProbeMode::Auto`].
+    pub fn probe(mut self, probe: ProbeMode) -> Self {
+        self.options.probe = Some(probe);
+        self
+    }
+
+    /// Sets whether servers without `max_fails` and `fail_timeout` are ejected if they fail more than the others. Default: on. If
+    /// it is off, they have nginx's default: ejected for 10 s after one failure.
+    pub fn outlier(mut self, on: bool) -> Self {
+        self.options.outlier = Some(on);
+        self
+    }
+
+    /// Sets whether a server that failed serves where health bars all of them:
+    /// [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode). Default: on.
+    pub fn panic_mode(mut self, on: bool) -> Self {
+        self.options.panic = Some(on);
+        self
+    }
+
+    /// Returns a report like [`Config::report`], with the settings of this builder.
+    pub fn report(&self) -> Report<'_> {
+        Report::new(&self.config, self.options.clone())
+    }
+
     /// Builds the clusters and proxies, as [`Site::new`] does.
     ///
     /// # Errors
     /// [`SiteError`] names the upstream and the server.
     pub fn build(self) -> Result<Site, SiteError> {
-        let SiteBuilder { config, mut affinities } = self;
-        let mut groups = Vec::new();
-        for upstream in &config.upstreams {
-            groups.push((clusters::build(upstream)?, affinities.build(upstream)?));
+        let SiteBuilder { config, options, mut affinities } = self;
+        affinities.shared = options.sessions.clone().filter(SessionMode::has_store);
+        let (mut groups, mut probes) = (Vec::new(), Vec::new());
+        for (upstream, applied) in config.upstreams.iter().zip(applied(&config, &options)) {
+            let cluster = clusters::build(upstream, &applied)?;
+            let affinity = affinities.build(upstream, &applied)?;
+            groups.push(Group { cluster, affinity, kylin: applied.kylin.value });
+            probes.push(applied.probe.value);
         }
         let routes = routes::build(&config, &groups)?;
-        let clusters = groups.into_iter().map(|(cluster, _)| cluster).collect();
-        Ok(Site { parts: Arc::new(SiteParts { config, clusters, routes }) })
+        let clusters = groups.into_iter().map(|group| group.cluster).collect();
+        let sessions = affinities.into_sessions();
+        Ok(Site { parts: Arc::new(SiteParts { config, clusters, probes, sessions, routes }) })
     }
 }

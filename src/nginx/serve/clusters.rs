@@ -12,13 +12,14 @@ use crate::backend::http1::{Address, HttpBackend};
 use crate::balance::{HashKeyed, IpHash, LeastConn, RandomOne, RandomTwo, RoundRobin, key_fn};
 use crate::cluster::{Cluster, ClusterBuilder};
 use crate::endpoint::{AdminState, Endpoint};
+use crate::nginx::applied::Applied;
 use crate::nginx::directives::upstream::{EjectionRule, Method, Upstream, UpstreamServer};
 
 /// A request extension: the value of the upstream's hash key.
 #[derive(Clone)]
 pub(super) struct UpstreamKey(pub(super) Bytes);
 
-pub(super) fn build(upstream: &Upstream) -> Result<Cluster, SiteError> {
+pub(super) fn build(upstream: &Upstream, applied: &Applied) -> Result<Cluster, SiteError> {
     let mut endpoints = Vec::new();
     let mut times: HashMap<String, usize> = HashMap::new();
     for server in &upstream.servers {
@@ -31,11 +32,15 @@ pub(super) fn build(upstream: &Upstream) -> Result<Cluster, SiteError> {
             if *time > 1 {
                 id = format!("{id}#{time}");
             }
-            endpoints.push(endpoint(id, upstream, server, address)?);
+            endpoints.push(endpoint(id, upstream, server, address, applied)?);
         }
     }
-    let builder = Cluster::builder().endpoints(endpoints);
-    let cluster = with_policy(&upstream.method, builder).build();
+    let builder = Cluster::builder().endpoints(endpoints).panic_mode(applied.panic.value);
+    let builder = match applied.policy.value {
+        Some(policy) => builder.balancer(policy.balancer()),
+        None => with_method(&upstream.method, builder),
+    };
+    let cluster = builder.build();
     cluster.map_err(|source| SiteError::Cluster { upstream: upstream.name.clone(), source })
 }
 
@@ -44,6 +49,7 @@ fn endpoint(
     upstream: &Upstream,
     server: &UpstreamServer,
     address: Address,
+    applied: &Applied,
 ) -> Result<Endpoint<HttpBackend>, SiteError> {
     let endpoint = Endpoint::new(id, backend(upstream, address)).map_err(|source| SiteError::Endpoint {
         upstream: upstream.name.clone(),
@@ -61,7 +67,7 @@ fn endpoint(
         .max_in_flight(NonZeroU32::new(server.max_conns))
         .backup(server.backup)
         .admin_state(admin_state);
-    endpoint = match server.ejection() {
+    endpoint = match applied.ejection(server) {
         EjectionRule::Outlier => endpoint,
         EjectionRule::MaxFails { max_fails, fail_timeout } => {
             endpoint.max_fails(NonZeroU32::new(max_fails)).fail_timeout(fail_timeout).outlier(false)
@@ -104,7 +110,7 @@ fn addresses(upstream: &Upstream, server: &UpstreamServer) -> Result<Vec<Address
     })
 }
 
-fn with_policy(method: &Method, builder: ClusterBuilder<HttpBackend>) -> ClusterBuilder<HttpBackend> {
+fn with_method(method: &Method, builder: ClusterBuilder<HttpBackend>) -> ClusterBuilder<HttpBackend> {
     let key = || {
         key_fn("upstream key", |request, sink| {
             if let Some(UpstreamKey(key)) = request.extensions().get() {

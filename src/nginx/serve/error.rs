@@ -4,7 +4,7 @@ use crate::clock::InvalidDuration;
 use crate::cluster::ClusterError;
 use crate::endpoint::InvalidId;
 use crate::proxy::ProxyBuildError;
-use crate::session::{InvalidCookie, InvalidSecret};
+use crate::session::{InvalidCookie, InvalidSecret, InvalidStore};
 
 /// The error for a valid configuration that cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,14 @@ pub enum SiteError {
         upstream: String,
         /// The reason.
         source: ClusterError,
+    },
+    /// The sessions of an upstream cannot be kept as an option or a comment says.
+    #[error("upstream {upstream}: its sessions cannot be kept so")]
+    Sessions {
+        /// The upstream's name.
+        upstream: String,
+        /// The reason.
+        source: InvalidStore,
     },
     /// `sticky learn` has `sync`, and [`SiteBuilder::sessions`](super::SiteBuilder::sessions) was
     /// not called.

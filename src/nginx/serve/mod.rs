@@ -19,6 +19,10 @@ pub use self::builder::SiteBuilder;
 pub use self::error::SiteError;
 use self::routes::Route;
 use super::config::{Config, Listener};
+use super::options::ProbeMode;
+use crate::health::InvalidSetting;
+use crate::probe::HealthChecker;
+use crate::session::Sessions;
 use crate::{Body, ClientAddr, Cluster};
 
 /// A front end that serves an nginx configuration. Clones share one site.
@@ -41,6 +45,10 @@ struct SiteParts {
     config: Config,
     /// Parallel to the configuration's upstreams.
     clusters: Vec<Cluster>,
+    /// Parallel to the clusters.
+    probes: Vec<ProbeMode>,
+    /// Those that the status of an application shows.
+    sessions: Option<Sessions>,
     /// By the number of the location.
     routes: Vec<Route>,
 }
@@ -74,6 +82,21 @@ impl Site {
     pub fn clusters(&self) -> impl ExactSizeIterator<Item = (&str, &Cluster)> {
         let SiteParts { config, clusters, .. } = &*self.parts;
         config.upstreams.iter().zip(clusters).map(|(upstream, cluster)| (upstream.name.as_str(), cluster))
+    }
+
+    /// Starts to probe the servers of each upstream that is to be probed, until the returned checkers are dropped. Call it within a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// As of [`ProbeMode::start`].
+    pub fn start_probes(&self) -> Result<Vec<HealthChecker>, InvalidSetting> {
+        let probed = self.parts.probes.iter().zip(&self.parts.clusters);
+        probed.filter_map(|(probe, cluster)| probe.start(cluster).transpose()).collect()
+    }
+
+    /// Returns the sessions that the front end keeps in memory or in a store: the first, if upstreams keep them differently.
+    pub fn sessions(&self) -> Option<&Sessions> {
+        self.parts.sessions.as_ref()
     }
 
     /// Returns the addresses that the configuration listens at, each once.

@@ -6,11 +6,11 @@ use http::StatusCode;
 
 use super::SiteError;
 use crate::Cluster;
-use crate::backend::Timeouts;
+use crate::backend::{HttpBackend, Timeouts};
 use crate::nginx::config::Config;
 use crate::nginx::directives::location::{Action, Location, Locations};
 use crate::nginx::directives::settings::{BlockSettings, NextUpstream};
-use crate::proxy::{Proxy, RetryPolicy, TrustedProxies};
+use crate::proxy::{KylinRules, Proxy, ProxyBuilder, RetryBudget, RetryPolicy, TrustedProxies};
 use crate::session::Affinity;
 
 /// nginx's default of `client_max_body_size`.
@@ -25,8 +25,12 @@ pub(super) struct Route {
     pub(super) timeouts: Option<Timeouts>,
 }
 
-/// The cluster of an upstream, and how its sessions find their endpoint.
-pub(super) type Group = (Cluster, Option<Affinity>);
+/// The cluster of an upstream, how its sessions find their endpoint, and whether the rules of Kylin apply.
+pub(super) struct Group {
+    pub(super) cluster: Cluster,
+    pub(super) affinity: Option<Affinity>,
+    pub(super) kylin: bool,
+}
 
 /// Returns the routes by the number of the location.
 pub(super) fn build(config: &Config, groups: &[Group]) -> Result<Vec<Route>, SiteError> {
@@ -51,34 +55,50 @@ fn collect(locations: &Locations, groups: &[Group], routes: &mut Vec<(usize, Rou
 fn proxy(location: &Location, groups: &[Group]) -> Result<Option<Proxy>, SiteError> {
     let settings = &location.settings;
     let Action::Proxy(pass) = &location.action else { return Ok(None) };
-    let (cluster, affinity) = &groups[pass.upstream];
-    let mut builder = Proxy::plain(cluster.clone())
+    let group = &groups[pass.upstream];
+    let retry = retry(&settings.next_upstream, group.kylin);
+    Ok(Some(match group.kylin {
+        true => {
+            let rules = KylinRules::default().other_paths(false);
+            with_settings(Proxy::builder(group.cluster.clone()).rules(rules), settings, group, retry)?
+        }
+        false => with_settings(Proxy::plain(group.cluster.clone()), settings, group, retry)?,
+    }))
+}
+
+fn with_settings<K>(
+    builder: ProxyBuilder<HttpBackend, K>,
+    settings: &BlockSettings,
+    group: &Group,
+    retry: RetryPolicy,
+) -> Result<Proxy, SiteError> {
+    let mut builder = builder
         .trusted_proxies(settings.real_ip.trusted_proxies())
-        .retry(retry(&settings.next_upstream))
+        .retry(retry)
+        .affinity(group.affinity.clone())
         .max_body(Some(settings.max_body_size.unwrap_or(DEFAULT_MAX_BODY_BYTES)).filter(|size| *size > 0));
     if let Some(timeout) = settings.body_timeout {
         builder = builder.body_timeout(timeout);
     }
-    if let Some(affinity) = affinity {
-        builder = builder.affinity(affinity.clone());
-    }
     if settings.request_buffering == Some(false) {
         builder = builder.replay_limit(0);
     }
-    Ok(Some(builder.build()?))
+    Ok(builder.build()?)
 }
 
-fn retry(next: &NextUpstream) -> RetryPolicy {
+/// Returns the conditions of `proxy_next_upstream`. Where the rules of Kylin apply, the class of a request decides which of them
+/// count, and a budget bounds the retries.
+fn retry(next: &NextUpstream, kylin: bool) -> RetryPolicy {
     let statuses = (400..600).filter(|status| next.on_status(*status));
     let retry = RetryPolicy::none()
         .on_error(next.has("error"))
         .on_timeout(next.has("timeout"))
-        .timeout_is_failure(next.timeout_is_written)
-        .on_invalid(next.has("invalid_header"))
+        .timeout_is_failure(next.timeout_is_written())
+        .on_invalid(next.has("invalid_header") || (kylin && !next.is_written))
         .non_idempotent(next.has("non_idempotent"))
         .max_attempts(NonZeroU32::new(next.tries))
         .count_unsent(true)
-        .budget(None)
+        .budget(if kylin { Some(RetryBudget::default()) } else { None })
         .max_elapsed(Some(next.max_elapsed).filter(|time| !time.is_zero()));
     statuses.filter_map(|status| StatusCode::from_u16(status).ok()).fold(retry, RetryPolicy::on_status)
 }

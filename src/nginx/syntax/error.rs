@@ -178,9 +178,23 @@ impl Fault {
             Some(position) => (position.file, position.line, position.column, position.text),
             None => (main, 0, 0, ""),
         };
-        let (file, text) = (file.to_owned(), text.to_owned());
+        let (file, text) = (file.to_owned(), without_userinfo(text));
         ConfigError(Box::new(Located { fault: self, file, line, column, text }))
     }
+}
+
+/// Returns the line with the user and password of each address hidden; every character stays at its column.
+fn without_userinfo(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once("://") {
+        let end = after.find([' ', '\t', ';', '"', '\'']).unwrap_or(after.len());
+        let secret = after[..end].rfind('@').unwrap_or(0);
+        shown.extend([before, "://"]);
+        shown.extend(after[..secret].chars().map(|_| '*'));
+        rest = &after[secret..];
+    }
+    shown + rest
 }
 
 /// The most characters of a line that an error shows.

@@ -3,6 +3,8 @@
 //! Configurations depend on its oddities, so they are kept. A quote has a meaning only at the start
 //! of a word. `}` inside a word is a letter. `${` does not open a block. A backslash that escapes
 //! nothing stays in the word, so that regular expressions need no doubled ones.
+//!
+//! nginx skips comments. One that begins with `# kylin_lb:` holds directives of this crate, up to the end of its line.
 
 use super::error::Fault;
 use super::source::Span;
@@ -40,7 +42,12 @@ pub(crate) enum Terminator {
     BlockClose,
     /// The end of the file, with no words before it.
     EndOfFile,
+    /// A comment with directives of this crate, with no words before it. [`Lexer::comment`] reads them.
+    OwnComment,
 }
+
+/// How a comment with directives of this crate is written.
+pub(super) const OWN_COMMENT: &str = "# kylin_lb: NAME VALUE;";
 
 /// The longest word is one byte shorter: nginx reads through a buffer of this size.
 const BUFFER_BYTES: usize = 4096;
@@ -52,12 +59,14 @@ pub(crate) struct Lexer<'t> {
     file: u16,
     line: u32,
     at: usize,
+    /// What ends where the text ends.
+    whole: &'static str,
 }
 
 impl<'t> Lexer<'t> {
     pub(crate) fn new(text: &'t str, file: u16) -> Self {
         let at = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
-        Lexer { text, file, line: 1, at }
+        Lexer { text, file, line: 1, at, whole: "file" }
     }
 
     /// Reads the words up to the next `;`, `{`, `}` or the end. The span is that of the terminator.
@@ -69,7 +78,11 @@ impl<'t> Lexer<'t> {
             let Some(byte) = self.peek() else {
                 return match words.first() {
                     None => Ok((Terminator::EndOfFile, here)),
-                    Some(word) => Err(word.span.syntax("the file ends inside a directive", "\";\" or \"{\"")),
+                    Some(word) => {
+                        let message = format!("the {} ends inside a directive", self.whole);
+                        let expected = if self.whole == "file" { "\";\" or \"{\"" } else { OWN_COMMENT };
+                        Err(word.span.syntax(message, expected))
+                    }
                 };
             };
             match byte {
@@ -96,7 +109,20 @@ impl<'t> Lexer<'t> {
                         Some(word) => Err(here.syntax("unexpected \"}\"", format!("\";\" after \"{}\"", word.text))),
                     };
                 }
-                b'#' => self.at += self.text[self.at..].find('\n').unwrap_or(self.text.len() - self.at),
+                b'#' => match own_comment(self.comment_text()) {
+                    None => self.at = self.line_end(),
+                    Some(_) if !words.is_empty() => {
+                        let message = "a \"# kylin_lb:\" comment inside a directive";
+                        return Err(here.misplaced(message, "the comment behind the \";\" or \"{\""));
+                    }
+                    Some(OwnComment::Misspelt) => {
+                        return Err(here.syntax("a comment that looks like \"# kylin_lb:\"", OWN_COMMENT));
+                    }
+                    Some(OwnComment::Directives(length)) => {
+                        self.at += length;
+                        return Ok((Terminator::OwnComment, here));
+                    }
+                },
                 b'"' | b'\'' => {
                     words.push(self.quoted(byte)?);
                     after_quote = true;
@@ -107,6 +133,22 @@ impl<'t> Lexer<'t> {
                 }
             }
         }
+    }
+
+    /// Returns a lexer for the rest of the line, and moves to its end.
+    pub(crate) fn comment(&mut self) -> Lexer<'t> {
+        let end = self.line_end();
+        let rest = Lexer { text: &self.text[..end], whole: "comment", ..*self };
+        self.at = end;
+        rest
+    }
+
+    fn line_end(&self) -> usize {
+        self.text[self.at..].find('\n').map_or(self.text.len(), |newline| self.at + newline)
+    }
+
+    fn comment_text(&self) -> &'t str {
+        &self.text[self.at..self.line_end()]
     }
 
     fn quoted(&mut self, quote: u8) -> Result<Word, Fault> {
@@ -123,7 +165,10 @@ impl<'t> Lexer<'t> {
             }
             self.advance();
         }
-        Err(start.syntax("the file ends inside a quoted word", format!("a closing {}", char::from(quote))))
+        Err(start.syntax(
+            format!("the {} ends inside a quoted word", self.whole),
+            format!("a closing {}", char::from(quote)),
+        ))
     }
 
     fn bare(&mut self) -> Result<Word, Fault> {
@@ -167,6 +212,27 @@ impl<'t> Lexer<'t> {
 
     fn span(&self) -> Span {
         Span { file: self.file, line: self.line, at: u32::try_from(self.at).unwrap_or(u32::MAX) }
+    }
+}
+
+/// A comment that is more than one for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OwnComment {
+    /// `# kylin_lb:`, which has this length.
+    Directives(usize),
+    /// `# kylin-lb:` and the like, which would otherwise be passed over silently.
+    Misspelt,
+}
+
+/// Returns what a comment is, if it is not for people only. A second `#` makes any comment one for people.
+fn own_comment(comment: &str) -> Option<OwnComment> {
+    let (name, _) = comment.strip_prefix('#')?.split_once(':')?;
+    match name.trim() {
+        "kylin_lb" if !name.ends_with([' ', '\t']) => Some(OwnComment::Directives("#:".len() + name.len())),
+        other => {
+            let plain: String = other.chars().filter(|letter| !matches!(letter, '_' | '-' | ' ' | '\t')).collect();
+            plain.eq_ignore_ascii_case("kylinlb").then_some(OwnComment::Misspelt)
+        }
     }
 }
 
@@ -217,6 +283,27 @@ mod tests {
         assert_eq!(words("a b#c;"), ["a", "b#c"]);
         assert_eq!(words("if (a = \"b\") {"), ["if", "(a", "=", "b", ")"]);
         assert_eq!(words("a \"\";"), ["a", ""]);
+    }
+
+    #[test]
+    fn only_a_comment_of_the_exact_form_holds_directives() {
+        for (text, expected) in [
+            ("# kylin_lb: sessions memory;", Some(OwnComment::Directives(11))),
+            ("#kylin_lb:", Some(OwnComment::Directives(10))),
+            ("#\tkylin_lb:sessions memory;", Some(OwnComment::Directives(11))),
+            ("# kylin-lb: sessions memory;", Some(OwnComment::Misspelt)),
+            ("# Kylin_LB: sessions memory;", Some(OwnComment::Misspelt)),
+            ("# kylinlb : x", Some(OwnComment::Misspelt)),
+            ("# kylin lb: x", Some(OwnComment::Misspelt)),
+            ("## kylin_lb: sessions memory;", None),
+            ("# # kylin_lb: sessions memory;", None),
+            ("# served by kylin_lb: see there", None),
+            ("# kylin_lb has no colon", None),
+            ("# Kylin Server 1", None),
+            ("#", None),
+        ] {
+            assert_eq!(own_comment(text), expected, "{text}");
+        }
     }
 
     #[test]

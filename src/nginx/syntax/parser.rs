@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{ErrorKind, Fault};
 use super::include::{self, MAX_TEXT_EXPECTED};
-use super::lexer::{Lexer, Terminator, Word};
+use super::lexer::{Lexer, OWN_COMMENT, Terminator, Word};
 use super::source::{Sources, Span};
 
 /// `name args... ;` or `name args... { block }`.
@@ -16,6 +16,8 @@ pub(crate) struct Directive {
     pub(crate) name: Word,
     pub(crate) args: Vec<Word>,
     pub(crate) block: Option<Vec<Directive>>,
+    /// It stands in a `# kylin_lb:` comment, which nginx passes over.
+    pub(crate) in_comment: bool,
 }
 
 impl Directive {
@@ -46,7 +48,8 @@ pub(crate) struct Parser {
     folder: Option<PathBuf>,
     /// The files that are being read, outermost first.
     open_files: Vec<PathBuf>,
-    block_depth: usize,
+    /// The names of the blocks that are being read, outermost first.
+    open_blocks: Vec<String>,
     text_bytes: usize,
     directives: usize,
 }
@@ -91,12 +94,13 @@ impl Parser {
                     let message = format!("the block of \"{}\" is never closed", opened.text);
                     return Err(opened.span.syntax(message, "\"}\" before the end of the file"));
                 }
+                (Terminator::OwnComment, _) => {
+                    directives.extend(self.own_comment(lexer.comment(), span)?);
+                    continue;
+                }
                 (Terminator::Semicolon | Terminator::BlockOpen, _) => {}
             }
-            self.directives += 1;
-            if self.directives > MAX_DIRECTIVES {
-                return Err(span.limit("too many directives", format!("at most {MAX_DIRECTIVES}")));
-            }
+            self.count(span)?;
             let mut args = words.drain(..);
             let Some(name) = args.next() else { continue };
             let args: Vec<Word> = args.collect();
@@ -105,13 +109,54 @@ impl Parser {
                 directives.extend(self.include(&name, &args, opens_block)?);
                 continue;
             }
-            if opens_block && self.block_depth >= MAX_BLOCK_DEPTH {
+            if opens_block && self.open_blocks.len() >= MAX_BLOCK_DEPTH {
                 return Err(span.limit("blocks nested too deeply", format!("at most {MAX_BLOCK_DEPTH} levels")));
             }
-            self.block_depth += 1;
-            let block = opens_block.then(|| self.block(lexer, Some(&name))).transpose()?;
-            self.block_depth -= 1;
-            directives.push(Directive { name, args, block });
+            let block = match opens_block {
+                true => {
+                    self.open_blocks.push(name.text.clone());
+                    let block = self.block(lexer, Some(&name))?;
+                    self.open_blocks.pop();
+                    Some(block)
+                }
+                false => None,
+            };
+            directives.push(Directive { name, args, block, in_comment: false });
+        }
+    }
+
+    fn count(&mut self, span: Span) -> Result<(), Fault> {
+        self.directives += 1;
+        if self.directives > MAX_DIRECTIVES {
+            return Err(span.limit("too many directives", format!("at most {MAX_DIRECTIVES}")));
+        }
+        Ok(())
+    }
+
+    /// Reads the directives of a `# kylin_lb:` comment that begins at `at`.
+    fn own_comment(&mut self, mut line: Lexer<'_>, at: Span) -> Result<Vec<Directive>, Fault> {
+        if !matches!(self.open_blocks.last().map(String::as_str), Some("upstream" | "server")) {
+            let message = "a \"# kylin_lb:\" comment outside an upstream and a server";
+            return Err(at.misplaced(message, "the comment inside upstream NAME { ... } or server { ... }"));
+        }
+        let (mut directives, mut words) = (Vec::new(), Vec::new());
+        loop {
+            match line.statement(&mut words)? {
+                (Terminator::Semicolon, span) => {
+                    self.count(span)?;
+                    let mut args = words.drain(..);
+                    let Some(name) = args.next() else { continue };
+                    let args = args.collect();
+                    directives.push(Directive { name, args, block: None, in_comment: true });
+                }
+                (Terminator::EndOfFile, _) if directives.is_empty() => {
+                    return Err(at.syntax("a \"# kylin_lb:\" comment that says nothing", OWN_COMMENT));
+                }
+                (Terminator::EndOfFile, _) => return Ok(directives),
+                (Terminator::BlockOpen | Terminator::BlockClose | Terminator::OwnComment, span) => {
+                    return Err(span.syntax("a brace or a comment in a \"# kylin_lb:\" comment", OWN_COMMENT));
+                }
+            }
         }
     }
 

@@ -26,6 +26,7 @@ use crate::kylin::{Guard, KylinVersion};
 /// | [`fan_out`](Self::fan_out) | on | a running query is known to its own node only |
 /// | [`read_your_writes`](Self::read_your_writes) | 8 s | other nodes learn of a write seconds later |
 /// | [`cancel_on_disconnect`](Self::cancel_on_disconnect) | off | it changes requests or needs an administrator's login |
+/// | [`other_paths`](Self::other_paths) | on | all that a Kylin node serves is below `/kylin` |
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct KylinRules {
@@ -37,6 +38,7 @@ pub struct KylinRules {
     fan_out: bool,
     read_your_writes: Option<Duration>,
     cancel_on_disconnect: Option<CancelOnDisconnect>,
+    other_paths: bool,
 }
 
 impl Default for KylinRules {
@@ -50,6 +52,7 @@ impl Default for KylinRules {
             fan_out: true,
             read_your_writes: Some(Duration::from_secs(8)),
             cancel_on_disconnect: None,
+            other_paths: true,
         }
     }
 }
@@ -106,6 +109,14 @@ impl KylinRules {
     /// Default: 8 s, a little more than the 5 s after which the nodes of Kylin 5 catch up.
     pub fn read_your_writes(mut self, window: Option<Duration>) -> Self {
         self.read_your_writes = window;
+        self
+    }
+
+    /// Sets whether the rules apply to requests whose path is not below `/kylin` too. Default: on. If it is off, such requests are
+    /// proxied as by a [plain proxy](crate::Proxy::plain): retried by method and status. This suits nodes behind which there is
+    /// more than Kylin. The path counts as Tomcat reads it.
+    pub fn other_paths(mut self, on: bool) -> Self {
+        self.other_paths = on;
         self
     }
 

@@ -58,6 +58,9 @@ impl RuleState {
             })?;
         }
         strip_internal_headers(request.headers_mut());
+        if !self.rules.other_paths {
+            context.forget_class_of_other_paths();
+        }
         Ok(())
     }
 

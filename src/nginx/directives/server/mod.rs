@@ -9,6 +9,7 @@ pub(crate) use listen::{Listen, ListenAddress};
 pub(crate) use server_name::{ServerName, ServerNames};
 
 use super::catalogue::{self, Block, wrong_number};
+use super::comments::CommentOptions;
 use super::context::ReadContext;
 use super::location::{self, LocationMatch, Locations, Reply};
 use super::settings::{BlockSettings, SettingsReader};
@@ -26,6 +27,8 @@ pub(crate) struct Server {
     /// `return` outside locations: the response to every request.
     pub(crate) reply: Option<Reply>,
     pub(crate) locations: Locations,
+    /// `# kylin_lb:` comments, which concern the upstreams of the locations.
+    pub(crate) comments: CommentOptions,
 }
 
 impl Server {
@@ -45,6 +48,7 @@ impl Server {
             return Err(word.span.misplaced("server with an address outside an upstream", expected));
         }
         let block = directive.block.as_deref().unwrap_or_default();
+        let comments = CommentOptions::read(block, &context.remarks)?;
         let block = catalogue::modelled(block, Block::Server, &mut context.remarks)?;
         let mut level = SettingsReader::inside(http);
         let (mut listens, mut names, mut reply) = (Vec::<Listen>::new(), Vec::new(), None);
@@ -93,6 +97,6 @@ impl Server {
             context.remarks.note(directive.span(), text);
         }
         let name = names[0].text();
-        Ok(Server { listens, names, name, settings: level.settings, reply, locations })
+        Ok(Server { listens, names, name, settings: level.settings, reply, locations, comments })
     }
 }

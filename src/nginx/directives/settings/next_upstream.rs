@@ -11,8 +11,8 @@ use crate::nginx::syntax::{Directive, Fault, did_you_mean};
 pub(crate) struct NextUpstream {
     /// The conditions of the line, each once; empty for `off`.
     conditions: Vec<&'static str>,
-    /// A line has `timeout`; it is not the default that has it.
-    pub(crate) timeout_is_written: bool,
+    /// There is a line; the conditions are not the default.
+    pub(crate) is_written: bool,
     /// The most servers that a request is sent to; 0 is no limit.
     pub(crate) tries: u32,
     /// The longest time until the last attempt begins; zero is no limit.
@@ -24,12 +24,7 @@ const CONDITIONS: &str = "error timeout invalid_header http_500 http_502 http_50
 
 impl Default for NextUpstream {
     fn default() -> Self {
-        NextUpstream {
-            conditions: vec!["error", "timeout"],
-            timeout_is_written: false,
-            tries: 0,
-            max_elapsed: Duration::ZERO,
-        }
+        NextUpstream { conditions: vec!["error", "timeout"], is_written: false, tries: 0, max_elapsed: Duration::ZERO }
     }
 }
 
@@ -37,6 +32,11 @@ impl NextUpstream {
     /// Returns whether the line has this condition.
     pub(crate) fn has(&self, condition: &str) -> bool {
         self.conditions.contains(&condition)
+    }
+
+    /// Returns whether a line has `timeout`; the default has it too.
+    pub(crate) fn timeout_is_written(&self) -> bool {
+        self.is_written && self.has("timeout")
     }
 
     /// Returns whether a response with this status is replaced by another server's.
@@ -71,7 +71,7 @@ impl NextUpstream {
         if self.has("off") {
             self.conditions.clear();
         }
-        self.timeout_is_written = self.has("timeout");
+        self.is_written = true;
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ pub(crate) use server_line::{EjectionRule, UpstreamServer};
 pub(crate) use sticky::{LearnedCookies, Sticky};
 
 use super::catalogue::{self, Block, arg, wrong_number};
+use super::comments::CommentOptions;
 use super::remarks::Remarks;
 use crate::backend::http1::Address;
 use crate::nginx::syntax::values::{self, TimeUnit};
@@ -36,6 +37,8 @@ pub(crate) struct Upstream {
     pub(crate) keepalive_time: Option<Duration>,
     /// How long a connection may idle; nginx: 60 s.
     pub(crate) keepalive_timeout: Option<Duration>,
+    /// `# kylin_lb:` comments.
+    pub(crate) comments: CommentOptions,
 }
 
 /// How a server is picked.
@@ -70,7 +73,8 @@ impl Upstream {
         if name.text.is_empty() || name.text.contains(['/', '$']) {
             return Err(name.invalid("upstream name", "a name without \"/\" and \"$\""));
         }
-        let mut upstream = Upstream { name: name.text.clone(), declared: true, ..Upstream::default() };
+        let comments = CommentOptions::read(block, remarks)?;
+        let mut upstream = Upstream { name: name.text.clone(), declared: true, comments, ..Upstream::default() };
         let mut seen = HashSet::new();
         for inner in catalogue::modelled(block, Block::Upstream, remarks)? {
             let known = inner.name.text.as_str();
@@ -103,6 +107,7 @@ impl Upstream {
             return Err(name.span.missing(message, "server ADDRESS; that is not a backup"));
         }
         upstream.check_method(block)?;
+        upstream.check_comments(block)?;
         upstream.note_routes(name, remarks);
         Ok(upstream)
     }
@@ -123,6 +128,21 @@ impl Upstream {
                 let message = format!("ip_hash, hash and random do not support parameter \"{parameter}\"");
                 return Err(word.span.value(message, format!("least_conn or round robin, or no {parameter}")));
             }
+        }
+        Ok(())
+    }
+
+    /// Checks that no comment contradicts a directive of the block.
+    fn check_comments(&self, block: &[Directive]) -> Result<(), Fault> {
+        for comment in block.iter().filter(|inner| inner.in_comment) {
+            let message = match comment.name.text.as_str() {
+                "sessions" if self.sticky.is_some() => "sessions of kylin_lb beside sticky",
+                "policy" if !matches!(self.method, Method::RoundRobin) => {
+                    "policy of kylin_lb beside a balancing method"
+                }
+                _ => continue,
+            };
+            return Err(comment.span().duplicate(message, "one of the two"));
         }
         Ok(())
     }

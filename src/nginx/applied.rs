@@ -1,0 +1,225 @@
+//! What applies to each upstream, and why.
+//!
+//! The closest source decides: a directive or comment of the upstream, else a comment of a server that passes requests to it, else
+//! an option of the site, else the default. The defaults of the crate apply to upstreams of Kylin nodes only.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::config::Config;
+use super::directives::comments::CommentOptions;
+use super::directives::location::{Action, LocationMatch, Locations, Matcher, ProxyPass};
+use super::directives::server::Server;
+use super::directives::upstream::{EjectionRule, Method, Upstream, UpstreamServer};
+use super::options::{KylinOptions, PolicyName, ProbeMode, SessionMode};
+
+/// The settings of one upstream.
+#[derive(Debug, Clone)]
+pub(super) struct Applied {
+    /// Whether the rules of Kylin apply.
+    pub(super) kylin: Choice<bool>,
+    pub(super) sessions: Choice<AppliedSessions>,
+    /// `None`: the method of the upstream.
+    pub(super) policy: Choice<Option<PolicyName>>,
+    pub(super) probe: Choice<ProbeMode>,
+    pub(super) outlier: Choice<bool>,
+    pub(super) panic: Choice<bool>,
+}
+
+/// A value and where it comes from.
+#[derive(Debug, Clone)]
+pub(super) struct Choice<T> {
+    pub(super) value: T,
+    pub(super) why: String,
+}
+
+/// How the sessions of an upstream find their server.
+#[derive(Debug, Clone)]
+pub(super) enum AppliedSessions {
+    /// As `sticky` says.
+    Sticky,
+    Mode(SessionMode),
+}
+
+/// Paths that only Kylin has. Where a location passes one of them to a group, its servers are Kylin nodes.
+const KYLIN_PATHS: [&str; 5] =
+    ["/kylin/api/query", "/kylin/api/user/authentication", "/kylin/api/projects", "/kylin/api/jobs", "/kylin/"];
+
+const DEFAULT: &str = "default";
+const OPTION: &str = "option";
+
+/// Returns what applies to each upstream of the configuration.
+pub(super) fn applied(config: &Config, site: &KylinOptions) -> Vec<Applied> {
+    let of_kylin = of_kylin(config);
+    let upstreams = config.upstreams.iter().zip(&config.server_comments).zip(of_kylin);
+    upstreams.map(|((upstream, servers), of_kylin)| of_upstream(upstream, servers, site, of_kylin)).collect()
+}
+
+fn of_upstream(upstream: &Upstream, servers: &CommentOptions, site: &KylinOptions, of_kylin: Choice<bool>) -> Applied {
+    let layers = Layers { upstream: &upstream.comments, servers, site };
+    let is_of_kylin = of_kylin.value;
+    let kylin = match site.kylin {
+        Some(false) if is_of_kylin && !layers.is_in_comment("kylin") => Choice::new(false, OPTION),
+        _ => of_kylin,
+    };
+    let uses_address = matches!(upstream.method, Method::IpHash | Method::Hash { .. });
+    let sessions = match layers.comment("sessions", |options| options.sessions.clone()) {
+        _ if upstream.sticky.is_some() => Choice::new(AppliedSessions::Sticky, "sticky in the file"),
+        Some(choice) if !uses_address || upstream.comments.place("sessions").is_some() => {
+            choice.map(AppliedSessions::Mode)
+        }
+        _ if uses_address => {
+            Choice::new(AppliedSessions::Mode(SessionMode::NONE), "the method in the file places clients")
+        }
+        _ if !is_of_kylin => Choice::new(AppliedSessions::Mode(SessionMode::NONE), "no Kylin"),
+        _ => layers.site(SessionMode::MEMORY, |options| options.sessions.clone()).map(AppliedSessions::Mode),
+    };
+    let policy = match layers.comment("policy", |options| options.policy) {
+        _ if !matches!(upstream.method, Method::RoundRobin) => Choice::new(None, "the method in the file"),
+        Some(choice) => choice.map(Some),
+        None => layers.site(None, |options| options.policy.map(Some)),
+    };
+    let probe = match (layers.comment("probe", |options| options.probe), site.probe) {
+        (Some(choice), _) => choice,
+        (None, Some(probe)) if is_of_kylin || !probe.asks_kylin() => Choice::new(probe, OPTION),
+        (None, _) if !is_of_kylin => Choice::new(ProbeMode::None, "no Kylin"),
+        (None, _) => Choice::new(ProbeMode::Auto, DEFAULT),
+    };
+    let outlier = layers.find("outlier", true, |options| options.outlier);
+    let panic = layers.find("panic", true, |options| options.panic);
+    Applied { kylin, sessions, policy, probe, outlier, panic }
+}
+
+/// The sources of the settings of one upstream, the closest first.
+struct Layers<'c> {
+    upstream: &'c CommentOptions,
+    servers: &'c CommentOptions,
+    site: &'c KylinOptions,
+}
+
+impl Layers<'_> {
+    fn comment<T>(&self, name: &str, of: impl Fn(&KylinOptions) -> Option<T>) -> Option<Choice<T>> {
+        [self.upstream, self.servers].into_iter().find_map(|comments| {
+            let (value, place) = of(&comments.options).zip(comments.place(name))?;
+            Some(Choice { value, why: format!("comment at {place}") })
+        })
+    }
+
+    fn is_in_comment(&self, name: &str) -> bool {
+        self.upstream.place(name).or(self.servers.place(name)).is_some()
+    }
+
+    fn site<T>(&self, default: T, of: impl Fn(&KylinOptions) -> Option<T>) -> Choice<T> {
+        match of(self.site) {
+            Some(value) => Choice { value, why: OPTION.into() },
+            None => Choice { value: default, why: DEFAULT.into() },
+        }
+    }
+
+    fn find<T>(&self, name: &str, default: T, of: impl Fn(&KylinOptions) -> Option<T>) -> Choice<T> {
+        self.comment(name, &of).unwrap_or_else(|| self.site(default, &of))
+    }
+}
+
+impl<T> Choice<T> {
+    fn new(value: T, why: &str) -> Self {
+        Choice { value, why: why.to_owned() }
+    }
+
+    fn map<U>(self, change: impl FnOnce(T) -> U) -> Choice<U> {
+        Choice { value: change(self.value), why: self.why }
+    }
+}
+
+impl Applied {
+    /// Returns which rule ejects a server.
+    pub(super) fn ejection(&self, server: &UpstreamServer) -> EjectionRule {
+        match server.ejection() {
+            EjectionRule::Outlier if !self.outlier.value => {
+                EjectionRule::MaxFails { max_fails: 1, fail_timeout: Duration::from_secs(10) }
+            }
+            rule => rule,
+        }
+    }
+}
+
+impl fmt::Display for AppliedSessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AppliedSessions::Sticky => f.write_str("sticky"),
+            AppliedSessions::Mode(mode) => mode.fmt(f),
+        }
+    }
+}
+
+/// Returns for each group whether its servers are Kylin nodes: a comment says so, a location passes paths of Kylin to it, or it
+/// shares a server with such a group.
+///
+/// The port tells nothing: several nodes of one machine have ports of their own.
+fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
+    let mut found: Vec<Option<Choice<bool>>> = config
+        .upstreams
+        .iter()
+        .zip(&config.server_comments)
+        .map(|(upstream, servers)| {
+            let layers = Layers { upstream: &upstream.comments, servers, site: &KylinOptions::default() };
+            layers.comment("kylin", |options| options.kylin)
+        })
+        .collect();
+    for server in config.servers.iter().filter(|server| server.reply.is_none()) {
+        for path in KYLIN_PATHS {
+            if let Some(LocationMatch::Location { location, .. }) = server.locate(path.as_bytes())
+                && let Action::Proxy(pass) = &location.action
+            {
+                note(pass, &location.matcher, path, server, &mut found);
+            }
+        }
+        note_locations(&server.locations, server, &mut found);
+    }
+    // A path that nginx and Tomcat read differently must not reach a node as one that is not of Kylin.
+    while let Some((index, other)) = sharing(config, &found) {
+        let why = format!("it has a server of upstream {}", config.upstreams[other].name);
+        found[index] = Some(Choice { value: true, why });
+    }
+    let none = || Choice { value: false, why: "no location passes it paths below /kylin".into() };
+    found.into_iter().map(|choice| choice.unwrap_or_else(none)).collect()
+}
+
+/// Notes locations that no path of [`KYLIN_PATHS`] leads to, and whose own path is below `/kylin`.
+fn note_locations(locations: &Locations, server: &Server, found: &mut [Option<Choice<bool>>]) {
+    for location in locations.iter() {
+        if let Action::Proxy(pass) = &location.action {
+            match &location.matcher {
+                Matcher::Exact(path) | Matcher::Prefix { path, .. } => {
+                    note(pass, &location.matcher, path, server, found);
+                }
+                Matcher::Regex(_) if location.matcher.text().contains("kylin") => {
+                    note(pass, &location.matcher, KYLIN_PATHS[0], server, found);
+                }
+                Matcher::Regex(_) => {}
+            }
+        }
+        note_locations(&location.nested, server, found);
+    }
+}
+
+/// Notes the group of a location if the node gets `path` below `/kylin`.
+fn note(pass: &ProxyPass, at: &Matcher, path: &str, server: &Server, found: &mut [Option<Choice<bool>>]) {
+    let sent = pass.upstream_uri(path, path.as_bytes());
+    if found[pass.upstream].is_none() && (sent == "/kylin" || sent.starts_with("/kylin/")) {
+        let listen = server.listens.first().map(|listen| listen.address.to_string()).unwrap_or_default();
+        let why = format!("location {at} of server {listen} passes {sent}");
+        found[pass.upstream] = Some(Choice { value: true, why });
+    }
+}
+
+/// Returns a group of which nothing is known, and a group of Kylin nodes that has one of its servers.
+fn sharing(config: &Config, found: &[Option<Choice<bool>>]) -> Option<(usize, usize)> {
+    let servers = |index: usize| config.upstreams[index].servers.iter().map(|server| &server.address);
+    let unknown = found.iter().enumerate().filter(|(_, choice)| choice.is_none()).map(|(index, _)| index);
+    let kylin = || found.iter().enumerate().filter(|(_, choice)| choice.as_ref().is_some_and(|choice| choice.value));
+    let shares = |one: usize, other: usize| servers(one).any(|server| servers(other).any(|known| known == server));
+    unknown
+        .into_iter()
+        .find_map(|index| Some((index, kylin().map(|(other, _)| other).find(|other| shares(index, *other))?)))
+}

@@ -1,0 +1,92 @@
+//! `# kylin_lb:` comments: settings of this crate that nginx passes over.
+
+use super::catalogue::arg;
+use super::remarks::Remarks;
+use crate::nginx::options::{InvalidOption, KylinOptions, OPTIONS};
+use crate::nginx::syntax::{Directive, Fault, did_you_mean};
+
+/// The settings in the comments of one upstream or server, and the lines where they stand.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CommentOptions {
+    pub(crate) options: KylinOptions,
+    /// Name of the option, file and line.
+    places: Vec<(&'static str, String)>,
+}
+
+impl CommentOptions {
+    /// Reads the comments of a block.
+    pub(super) fn read(block: &[Directive], remarks: &Remarks<'_>) -> Result<CommentOptions, Fault> {
+        let mut comments = CommentOptions::default();
+        for directive in block.iter().filter(|directive| directive.in_comment) {
+            comments.add(directive, remarks)?;
+        }
+        Ok(comments)
+    }
+
+    fn add(&mut self, directive: &Directive, remarks: &Remarks<'_>) -> Result<(), Fault> {
+        let name = directive.name.text.as_str();
+        let Some((known, values)) = OPTIONS.into_iter().find(|(known, _)| *known == name) else {
+            let hint = did_you_mean(name, OPTIONS.map(|(known, _)| known));
+            let all = OPTIONS.map(|(known, values)| format!("{known} {values}")).join(", ");
+            let message = format!("unknown setting \"{name}\" of kylin_lb{hint}");
+            return Err(directive.span().unknown(message, format!("one of: {all}")));
+        };
+        if self.place(known).is_some() {
+            let message = format!("\"{known}\" of kylin_lb is duplicate");
+            return Err(directive.span().duplicate(message, format!("{known} once in an upstream or server")));
+        }
+        let word = match arg(directive) {
+            Ok(word) => word,
+            Err(_) => {
+                let message = format!("\"{known}\" of kylin_lb takes one value");
+                return Err(directive.span().value(message, format!("# kylin_lb: {known} {values};")));
+            }
+        };
+        let set = self.options.set(known, &word.text);
+        set.map_err(|error: InvalidOption| {
+            // The value may hold a password, but the line is in the error in any case.
+            let expected = error.to_string();
+            let expected = expected.strip_prefix("expected ").unwrap_or(&expected).to_owned();
+            word.span.value(format!("invalid value of \"{known}\""), expected)
+        })?;
+        self.places.push((known, remarks.place(directive.span())));
+        Ok(())
+    }
+
+    /// Returns file and line of an option, if it is set.
+    pub(crate) fn place(&self, name: &str) -> Option<&str> {
+        self.places.iter().find(|(known, _)| *known == name).map(|(_, place)| place.as_str())
+    }
+
+    /// Adds the options of another server that passes requests to an upstream. Returns the option that both set, to different
+    /// values.
+    pub(crate) fn merge(&mut self, other: &CommentOptions) -> Result<(), &'static str> {
+        let (ours, theirs) = (&mut self.options, &other.options);
+        let agreed = [
+            ("kylin", merge(&mut ours.kylin, &theirs.kylin)),
+            ("sessions", merge(&mut ours.sessions, &theirs.sessions)),
+            ("policy", merge(&mut ours.policy, &theirs.policy)),
+            ("probe", merge(&mut ours.probe, &theirs.probe)),
+            ("outlier", merge(&mut ours.outlier, &theirs.outlier)),
+            ("panic", merge(&mut ours.panic, &theirs.panic)),
+        ];
+        for (name, place) in &other.places {
+            if self.place(name).is_none() {
+                self.places.push((*name, place.clone()));
+            }
+        }
+        agreed.iter().find(|(_, agrees)| !agrees).map_or(Ok(()), |(name, _)| Err(*name))
+    }
+}
+
+/// Takes over a value. Returns false if there is another one.
+fn merge<T: Clone + PartialEq>(ours: &mut Option<T>, theirs: &Option<T>) -> bool {
+    match (&ours, theirs) {
+        (Some(one), Some(other)) => one == other,
+        (None, Some(_)) => {
+            ours.clone_from(theirs);
+            true
+        }
+        (_, None) => true,
+    }
+}

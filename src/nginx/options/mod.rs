@@ -1,0 +1,76 @@
+//! What an operator can say of an upstream besides nginx's directives: in a `# kylin_lb:` comment of the file, or as a default
+//! of the site.
+
+mod policy;
+mod probe;
+mod sessions;
+
+use thiserror::Error;
+
+pub use policy::PolicyName;
+pub use probe::ProbeMode;
+pub use sessions::SessionMode;
+
+/// The settings of an upstream that nginx has no directive for. What is `None` was not set.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct KylinOptions {
+    /// In a comment: whether the servers are Kylin nodes. As a default of the site: whether the rules of Kylin apply.
+    pub(crate) kylin: Option<bool>,
+    pub(crate) sessions: Option<SessionMode>,
+    pub(crate) policy: Option<PolicyName>,
+    pub(crate) probe: Option<ProbeMode>,
+    /// False: servers without `max_fails` and `fail_timeout` have nginx's default for them.
+    pub(crate) outlier: Option<bool>,
+    pub(crate) panic: Option<bool>,
+}
+
+/// Name, values.
+pub(crate) const OPTIONS: [(&str, &str); 6] = [
+    ("kylin", "on|off"),
+    ("sessions", "HOW"),
+    ("policy", "NAME"),
+    ("probe", "WHAT"),
+    ("outlier", "on|off"),
+    ("panic", "on|off"),
+];
+
+/// A value that an option does not take. Never shows the given text, since it may contain a password.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct InvalidOption(String);
+
+impl KylinOptions {
+    /// Sets the option `name`, one of [`OPTIONS`].
+    pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), InvalidOption> {
+        match name {
+            "kylin" => self.kylin = Some(switch(value)?),
+            "sessions" => self.sessions = Some(value.parse()?),
+            "policy" => self.policy = Some(value.parse()?),
+            "probe" => self.probe = Some(value.parse()?),
+            "outlier" => self.outlier = Some(switch(value)?),
+            "panic" => self.panic = Some(switch(value)?),
+            _ => return Err(InvalidOption::expected(OPTIONS.map(|(known, _)| known))),
+        }
+        Ok(())
+    }
+}
+
+impl InvalidOption {
+    fn expected(known: impl IntoIterator<Item = &'static str>) -> Self {
+        InvalidOption(format!("expected {}", known.into_iter().collect::<Vec<_>>().join(", ")))
+    }
+}
+
+fn switch(value: &str) -> Result<bool, InvalidOption> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(InvalidOption::expected(["on", "off"])),
+    }
+}
+
+/// Returns what `text` names.
+fn one_of<T: Copy>(text: &str, known: &[(&'static str, T)]) -> Result<T, InvalidOption> {
+    let found = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+    found.ok_or_else(|| InvalidOption::expected(known.iter().map(|(name, _)| *name)))
+}

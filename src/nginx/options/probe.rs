@@ -1,0 +1,70 @@
+use std::fmt;
+use std::str::FromStr;
+
+use super::{InvalidOption, one_of};
+use crate::Cluster;
+use crate::health::InvalidSetting;
+use crate::probe::{HealthCheck, HealthChecker, Probe};
+
+/// How nodes are probed: `auto`, `version`, `health`, `tcp` or `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ProbeMode {
+    /// What each node offers: [`Probe::kylin`].
+    Auto,
+    /// [`Probe::kylin_version`].
+    Version,
+    /// [`Probe::kylin5_health`].
+    Health,
+    /// [`Probe::tcp`].
+    Tcp,
+    /// Not at all.
+    None,
+}
+
+const NAMES: [(&str, ProbeMode); 5] = [
+    ("auto", ProbeMode::Auto),
+    ("version", ProbeMode::Version),
+    ("health", ProbeMode::Health),
+    ("tcp", ProbeMode::Tcp),
+    ("none", ProbeMode::None),
+];
+
+impl ProbeMode {
+    /// Starts to probe the endpoints of `cluster`, until the returned checker is dropped. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// None at present: the settings of the check are the defaults.
+    pub fn start(self, cluster: &Cluster) -> Result<Option<HealthChecker>, InvalidSetting> {
+        let probe = match self {
+            ProbeMode::Auto => Probe::kylin(),
+            ProbeMode::Version => Probe::kylin_version(),
+            ProbeMode::Health => Probe::kylin5_health(),
+            ProbeMode::Tcp => Probe::tcp(),
+            ProbeMode::None => return Ok(None),
+        };
+        HealthCheck::new(probe).start(cluster).map(Some)
+    }
+
+    /// Returns whether the probe sends a request that only Kylin knows.
+    pub(crate) fn asks_kylin(self) -> bool {
+        match self {
+            ProbeMode::Auto | ProbeMode::Version | ProbeMode::Health => true,
+            ProbeMode::Tcp | ProbeMode::None => false,
+        }
+    }
+}
+
+impl FromStr for ProbeMode {
+    type Err = InvalidOption;
+
+    fn from_str(text: &str) -> Result<Self, InvalidOption> {
+        one_of(text, &NAMES)
+    }
+}
+
+impl fmt::Display for ProbeMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(NAMES.iter().find(|(_, probe)| probe == self).map_or("", |(name, _)| name))
+    }
+}

@@ -1,0 +1,179 @@
+use std::error::Error;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::InvalidOption;
+#[cfg(feature = "login-relay")]
+use crate::session::LoginRelay;
+use crate::session::{self, Affinity, InvalidStore, Secret, SessionStore, Sessions};
+
+/// How logins are kept, as an option names it.
+///
+/// | text | affinity |
+/// |---|---|
+/// | `memory` | [`Affinity::learn`] with sessions in memory |
+/// | an address such as `redis://10.0.0.5` | [`Affinity::learn`] with the store that [`open`](crate::session::open) returns |
+/// | `cookie` | [`Affinity::cookie`] |
+/// | `route` | [`Affinity::route`] |
+/// | `login-relay`, `login-relay:ADDRESS` | `Affinity::login_relay`, in memory or with a store (feature `login-relay`) |
+/// | `user` | [`Affinity::user`] |
+/// | `none` | none |
+///
+/// Neither `Display` nor `Debug` shows the credentials of an address.
+#[derive(Clone, PartialEq)]
+pub struct SessionMode(Mode);
+
+#[derive(Clone, PartialEq)]
+enum Mode {
+    Memory,
+    Learn(Store),
+    Cookie,
+    Route,
+    #[cfg(feature = "login-relay")]
+    LoginRelay(Option<Store>),
+    User,
+    None,
+}
+
+/// A store that front ends share.
+#[derive(Clone)]
+struct Store {
+    store: Arc<dyn SessionStore>,
+    address: String,
+}
+
+const KNOWN: &str = "expected memory, redis://, redis+sentinel://, redis+cluster://, mysql://, memcached://, cookie, route, \
+                     login-relay, login-relay:STORE, user or none";
+
+impl SessionMode {
+    /// Sessions that are learned from the nodes' cookies, in memory.
+    pub const MEMORY: SessionMode = SessionMode(Mode::Memory);
+    /// Logins are not kept.
+    pub const NONE: SessionMode = SessionMode(Mode::None);
+
+    /// Returns the sessions that the affinity needs, in memory or in the store; `None` where it needs none. `deadline` is the time
+    /// for one operation of a store.
+    ///
+    /// # Errors
+    /// [`InvalidStore`] for a deadline that is out of range, and where the system has no random bytes.
+    pub fn sessions(&self, secret: &Secret, deadline: Duration) -> Result<Option<Sessions>, InvalidStore> {
+        let store = match &self.0 {
+            Mode::Memory => None,
+            Mode::Learn(store) => Some(store),
+            #[cfg(feature = "login-relay")]
+            Mode::LoginRelay(store) => store.as_ref(),
+            Mode::Cookie | Mode::Route | Mode::User | Mode::None => return Ok(None),
+        };
+        Ok(Some(match store {
+            Some(store) => Sessions::builder(Arc::clone(&store.store), secret.clone()).deadline(deadline).build()?,
+            None => Sessions::local(session::MemoryStore::new(), secret.clone()),
+        }))
+    }
+
+    /// Returns the affinity, with the [sessions](Self::sessions) that it needs.
+    pub fn affinity(&self, secret: &Secret, sessions: Option<&Sessions>) -> Option<Affinity> {
+        let secret = secret.clone();
+        match (&self.0, sessions) {
+            (Mode::Memory | Mode::Learn(_), sessions) => Some(Affinity::learn(sessions?.clone())),
+            #[cfg(feature = "login-relay")]
+            (Mode::LoginRelay(_), sessions) => Some(Affinity::login_relay(LoginRelay::new(sessions?.clone(), secret))),
+            (Mode::Cookie, _) => Some(Affinity::cookie(secret)),
+            (Mode::Route, _) => Some(Affinity::route()),
+            (Mode::User, _) => Some(Affinity::user(secret)),
+            (Mode::None, _) => None,
+        }
+    }
+
+    /// Returns whether front ends that share an address must share the secret.
+    pub fn needs_secret(&self) -> bool {
+        !matches!(self.0, Mode::Memory | Mode::Route | Mode::None)
+    }
+
+    /// Returns whether sessions are in a store that front ends share.
+    pub fn has_store(&self) -> bool {
+        matches!(self.0, Mode::Learn(_))
+    }
+}
+
+impl FromStr for SessionMode {
+    type Err = InvalidOption;
+
+    fn from_str(text: &str) -> Result<Self, InvalidOption> {
+        Ok(SessionMode(match text {
+            "memory" => Mode::Memory,
+            "cookie" => Mode::Cookie,
+            "route" => Mode::Route,
+            "login-relay" => login_relay(None)?,
+            "user" => Mode::User,
+            "none" => Mode::None,
+            _ => match text.strip_prefix("login-relay:") {
+                Some(address) => login_relay(Some(address))?,
+                None if text.contains("://") => Mode::Learn(Store::open(text)?),
+                None => return Err(InvalidOption(KNOWN.into())),
+            },
+        }))
+    }
+}
+
+#[cfg(feature = "login-relay")]
+fn login_relay(address: Option<&str>) -> Result<Mode, InvalidOption> {
+    Ok(Mode::LoginRelay(address.map(Store::open).transpose()?))
+}
+
+#[cfg(not(feature = "login-relay"))]
+fn login_relay(_: Option<&str>) -> Result<Mode, InvalidOption> {
+    Err(InvalidOption("this build has no login relay: build it with --features login-relay".into()))
+}
+
+impl Store {
+    fn open(address: &str) -> Result<Self, InvalidOption> {
+        let store = session::open(address).map_err(|error| {
+            let mut text = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                text += &format!(": {error}");
+                cause = error.source();
+            }
+            InvalidOption(text)
+        })?;
+        Ok(Store { store, address: address.to_owned() })
+    }
+
+    /// Returns `scheme://hosts`: the parts before an `@` and behind the hosts may be secret.
+    fn shown(&self) -> String {
+        let (scheme, rest) = self.address.split_once("://").unwrap_or((&self.address, ""));
+        let rest = rest.rsplit_once('@').map_or(rest, |(_, hosts)| hosts);
+        format!("{scheme}://{}", rest.split(['/', '?', '#']).next().unwrap_or_default())
+    }
+}
+
+impl PartialEq for Store {
+    fn eq(&self, other: &Self) -> bool {
+        self.address == other.address
+    }
+}
+
+impl fmt::Display for SessionMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Mode::Memory => f.write_str("learned from the nodes' cookies, in memory"),
+            Mode::Learn(store) => write!(f, "learned from the nodes' cookies, in {}", store.shown()),
+            Mode::Cookie => f.write_str("a signed cookie of the front end"),
+            Mode::Route => f.write_str("the jvmRoute in session ids"),
+            #[cfg(feature = "login-relay")]
+            Mode::LoginRelay(None) => f.write_str("relayed logins, in memory"),
+            #[cfg(feature = "login-relay")]
+            Mode::LoginRelay(Some(store)) => write!(f, "relayed logins, in {}", store.shown()),
+            Mode::User => f.write_str("by user"),
+            Mode::None => f.write_str("not kept"),
+        }
+    }
+}
+
+impl fmt::Debug for SessionMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SessionMode").field(&format_args!("{self}")).finish()
+    }
+}
