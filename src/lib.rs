@@ -57,6 +57,7 @@
 //! | [`discovery`] | sources of nodes: list, file, DNS, ZooKeeper, `kylin.properties` | `dns`, `zookeeper` |
 //! | [`backend`] | the trait that sends a request to a node, HTTP/1.1, any tower service | `client`, `tower` |
 //! | [`body`] | the body type of requests and responses | |
+//! | [`buffer`] | the budget of all bytes that wait in memory | |
 //! | [`clock`] | the clock trait, and a manual clock for tests | |
 //! | [`kylin`] | knowledge of Kylin: the guard of internal calls, versions, configuration files | |
 //! | [`server`] | an HTTP server for applications without one | `server` |
@@ -79,6 +80,8 @@ mod background;
 pub mod balance;
 mod basic_auth;
 pub mod body;
+pub mod buffer;
+mod client_key;
 pub mod clock;
 pub mod cluster;
 mod cookie;
@@ -114,6 +117,8 @@ mod view;
 pub use backend::{Backend, HttpBackend, SendError};
 #[doc(inline)]
 pub use body::Body;
+#[doc(inline)]
+pub use buffer::BufferBudget;
 #[doc(inline)]
 pub use cluster::Cluster;
 #[doc(inline)]

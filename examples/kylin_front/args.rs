@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use kylin_lb::BufferBudget;
 use kylin_lb::nginx::{InvalidOption, PolicyName, ProbeMode, SessionMode};
 use kylin_lb::server::Listen;
 use kylin_lb::testing::kylin::Dialect;
@@ -46,6 +47,8 @@ Balancing:
   --secret-file FILE  the secret that front ends share: 64 hexadecimal digits, base64 of 32 bytes, or 32 bytes; further
                       lines are earlier secrets (default: random, which works for one front end)
   --probe WHAT        auto (default: what each node offers), version (Kylin 3.1 and later), health (Kylin 5), tcp or none
+  --buffer-bytes N    how many bytes may wait in memory for all clients together, of which one client may have an eighth:
+                      bodies of requests, and responses that clients do not read; or none (default: 268435456)
   --outlier on|off    eject nodes that fail more than the others; off: by nginx's max_fails, 1 in 10s (default: on)
   --panic on|off      use a node that failed where health bars all of them, instead of a 503 (default: on)
 
@@ -69,6 +72,7 @@ pub struct Args {
     pub store_deadline: Duration,
     pub secret_file: Option<PathBuf>,
     pub probe: Option<ProbeMode>,
+    pub buffers: BufferBudget,
     pub outlier: bool,
     pub panic: bool,
     pub listen: Option<Listen>,
@@ -98,6 +102,7 @@ impl Args {
             store_deadline: Duration::from_millis(50),
             secret_file: None,
             probe: None,
+            buffers: BufferBudget::process(),
             outlier: true,
             panic: true,
             listen: None,
@@ -142,6 +147,7 @@ impl Args {
                 }
                 "--secret-file" => args.secret_file = Some(value()?.into()),
                 "--probe" => args.probe = Some(parse(&name, &value()?)?),
+                "--buffer-bytes" => args.buffers = BufferBudget::new(limit(&name, &value()?, usize::MAX - 1)?),
                 "--outlier" => args.outlier = switch(&name, &value()?)?,
                 "--panic" => args.panic = switch(&name, &value()?)?,
                 "--listen" => args.listen = Some(value()?.parse().map_err(|error| format!("--listen: {error}"))?),
@@ -189,6 +195,13 @@ fn count(name: &str, text: &str, max: usize) -> Result<NonZeroUsize, String> {
         .ok()
         .filter(|count| count.get() <= max)
         .ok_or_else(|| format!("{name} {text}: expected a number from 1 to {max}"))
+}
+
+fn limit(name: &str, text: &str, max: usize) -> Result<Option<NonZeroUsize>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    count(name, text, max).map(Some).map_err(|error| format!("{error}, or none"))
 }
 
 fn switch(name: &str, text: &str) -> Result<bool, String> {

@@ -101,8 +101,8 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     let sessions = mode.sessions(&secret, args.store_deadline)?;
     let affinity = mode.affinity(&secret, sessions.as_ref());
     let proxy = match args.kylin {
-        true => Proxy::builder(cluster.clone()).affinity(affinity).build()?,
-        false => Proxy::plain(cluster.clone()).affinity(affinity).build()?,
+        true => Proxy::builder(cluster.clone()).affinity(affinity).buffers(args.buffers.clone()).build()?,
+        false => Proxy::plain(cluster.clone()).affinity(affinity).buffers(args.buffers.clone()).build()?,
     };
     if args.check {
         say(format_args!("{}{}", summary(&args), table(&cluster)));
@@ -115,7 +115,8 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     };
     let server = Server::builder().listen(listen.clone(), proxy).threads(args.threads).start()?;
     greet(&server, &[listen]);
-    let monitored = Monitored { clusters: vec![("kylin".into(), cluster.clone())], sessions, discovery };
+    let clusters = vec![("kylin".into(), cluster.clone())];
+    let monitored = Monitored { clusters, sessions, discovery, buffers: args.buffers.clone() };
     let _status = status(&args, monitored)?;
     say(format_args!("{}{}", summary(&args), table(&cluster)));
     if let (Some(_), Some(address)) = (&demo, server.addresses().first()) {
@@ -132,6 +133,7 @@ async fn configured(
     signals: Signals,
 ) -> Result<(), Box<dyn Error>> {
     let mut site = Site::builder(Config::read(path)?).secret(secret).store_deadline(args.store_deadline);
+    site = site.buffers(args.buffers.clone());
     // What was not given is left to the defaults, so that the report says so.
     for (on, set) in [
         (args.kylin, SiteBuilder::kylin as fn(SiteBuilder, bool) -> SiteBuilder),
@@ -173,7 +175,8 @@ async fn configured(
         }
     }
     let clusters = site.clusters().map(|(name, cluster)| (name.to_owned(), cluster.clone())).collect();
-    let _status = status(args, Monitored { clusters, sessions: site.sessions().cloned(), discovery: None })?;
+    let (sessions, buffers) = (site.sessions().cloned(), args.buffers.clone());
+    let _status = status(args, Monitored { clusters, sessions, discovery: None, buffers })?;
     for (name, cluster) in site.clusters() {
         say(format_args!("\nupstream {name}{}", table(cluster)));
     }

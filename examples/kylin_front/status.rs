@@ -9,7 +9,7 @@ use kylin_lb::cluster::ClusterStatus;
 use kylin_lb::discovery::DiscoveryHandle;
 use kylin_lb::server::{Listen, Server};
 use kylin_lb::session::Sessions;
-use kylin_lb::{Body, ClientAddr, Cluster};
+use kylin_lb::{Body, BufferBudget, ClientAddr, Cluster};
 use serde_json::{Value, json};
 
 /// What the status covers.
@@ -18,6 +18,7 @@ pub struct Monitored {
     pub clusters: Vec<(String, Cluster)>,
     pub sessions: Option<Sessions>,
     pub discovery: Option<DiscoveryHandle>,
+    pub buffers: BufferBudget,
 }
 
 /// Serves the status at `listen`, on one thread.
@@ -47,7 +48,16 @@ fn response(monitored: &Monitored, request: &Request<Body>) -> Response<Body> {
 impl Monitored {
     fn describe(&self) -> Value {
         let clusters = self.clusters.iter().map(|(name, cluster)| (name.clone(), describe(&cluster.status())));
+        let buffers = self.buffers.status();
         json!({
+            "buffers": {
+                "limit": buffers.limit,
+                "client_share": buffers.client_share,
+                "used": buffers.used,
+                "clients": buffers.clients,
+                "waiting": buffers.waiting,
+                "refused": buffers.refused,
+            },
             "clusters": clusters.collect::<serde_json::Map<_, _>>(),
             "session_store": self.sessions.as_ref().map(|sessions| json!({
                 "available": sessions.is_store_available(),

@@ -13,6 +13,7 @@ mod stall;
 use std::any::Any;
 use std::fmt;
 use std::mem::take;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ pub struct Body {
     kind: Kind,
     on_end: Option<Arc<dyn OnEnd>>,
     lease: Option<Lease>,
+    /// Of a response: the session is in use. Of a request: it counts as one of those that stream to the node.
     in_use: Option<DropGuard>,
     stall: Stall,
     /// How many bytes may still come; more is an error.
@@ -184,6 +186,18 @@ impl Body {
     pub(crate) fn stall_after(mut self, limit: Duration) -> Self {
         self.stall = Stall::after(limit);
         self
+    }
+
+    /// Fails the body as [`stall_after`](Self::stall_after) does, and also if all waits together take longer than `limit` and the
+    /// time in which the bytes that arrived come at `min_rate` bytes a second.
+    pub(crate) fn paced(mut self, limit: Duration, min_rate: NonZeroU32) -> Self {
+        self.stall = Stall::paced(limit, min_rate);
+        self
+    }
+
+    /// Holds `guard` until the end of this request body.
+    pub(crate) fn hold_guard(&mut self, guard: DropGuard) {
+        self.in_use = Some(guard);
     }
 
     /// Fails the body if more than `bytes` come.

@@ -73,7 +73,10 @@ impl Body {
             Poll::Ready(frame) => frame,
             Poll::Pending => Some(Err(ready!(self.stall.poll(cx)))),
         };
-        self.stall.progress();
+        self.stall.progress(match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+            _ => 0,
+        });
         let frame = self.limit(frame);
         let is_last = self.is_exact && self.allowance == 0 && matches!(frame, Some(Ok(_)));
         Poll::Ready(match self.check_end(is_last, cx) {

@@ -1,13 +1,16 @@
 use std::fmt;
 use std::marker::PhantomData;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 
+use super::replay::{DEFAULT_STREAMS, StreamLimit};
 use super::retry::RetryAccount;
 use super::rules::{KylinRules, RuleState};
 use super::{Inner, Proxy, RetryPolicy, TrustedProxies};
+use crate::buffer::BufferBudget;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
 use crate::session::{Affinity, InvalidSecret, Sessions};
@@ -22,6 +25,9 @@ pub(super) struct ProxySettings {
     pub(super) replay_limit: usize,
     pub(super) max_body: Option<u64>,
     pub(super) body_timeout: Duration,
+    pub(super) body_min_rate: Option<NonZeroU32>,
+    pub(super) buffers: BufferBudget,
+    pub(super) streams: Arc<StreamLimit>,
     pub(super) unavailable: StatusCode,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) affinity: Option<Affinity>,
@@ -45,6 +51,9 @@ pub enum Plain {}
 /// | [`replay_limit`](Self::replay_limit) | 1 MiB |
 /// | [`max_body`](Self::max_body) | no limit |
 /// | [`body_timeout`](Self::body_timeout) | 60 s |
+/// | [`body_min_rate`](Self::body_min_rate) | 1 KiB/s |
+/// | [`buffers`](Self::buffers) | the budget of the process |
+/// | [`streamed_bodies`](Self::streamed_bodies) | 16 to a node |
 /// | [`trusted_proxies`](Self::trusted_proxies) | none |
 /// | [`forwarded_headers`](Self::forwarded_headers) | on |
 /// | [`secure`](Self::secure) | off |
@@ -102,6 +111,9 @@ impl<B, K> ProxyBuilder<B, K> {
             replay_limit: 1 << 20,
             max_body: None,
             body_timeout: Duration::from_secs(60),
+            body_min_rate: NonZeroU32::new(1024),
+            buffers: BufferBudget::process(),
+            streams: StreamLimit::new(Some(DEFAULT_STREAMS)),
             unavailable: StatusCode::SERVICE_UNAVAILABLE,
             clock: Arc::new(SystemClock),
             affinity: None,
@@ -138,7 +150,8 @@ impl<B, K> ProxyBuilder<B, K> {
 
     /// Sets how many bytes of a request body are read before it is sent, so that it can be sent again. Default: 1 MiB.
     ///
-    /// A longer body streams, and can be sent again only if no part of it was sent to a node.
+    /// A longer body streams, and can be sent again only if no part of it was sent to a node. The bytes belong to the
+    /// [budget](Self::buffers).
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.settings.replay_limit = bytes;
         self
@@ -158,6 +171,33 @@ impl<B, K> ProxyBuilder<B, K> {
     /// The proxy responds with 408 after that time.
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
         self.settings.body_timeout = timeout;
+        self
+    }
+
+    /// Sets the rate at which the body of a request must arrive on average, in bytes a second; `None` is no limit. Default: 1024.
+    ///
+    /// All waits for a body together may take the [`body_timeout`](Self::body_timeout), and a second more for each so many bytes
+    /// that have arrived (Apache httpd: `MinRate` of `RequestReadTimeout`). The time in which the proxy does not read does not
+    /// count. The proxy responds with 408 after that. A client that sends a byte from time to time would otherwise hold what was
+    /// read of its body for as long as it likes.
+    pub fn body_min_rate(mut self, bytes_per_second: Option<NonZeroU32>) -> Self {
+        self.settings.body_min_rate = bytes_per_second;
+        self
+    }
+
+    /// Sets the budget of bytes that wait in memory. Default: [`BufferBudget::process`].
+    pub fn buffers(mut self, budget: BufferBudget) -> Self {
+        self.settings.buffers = budget;
+        self
+    }
+
+    /// Sets how many request bodies may stream to one node at a time; `None` is no limit. Default: 16.
+    ///
+    /// A body streams if it is longer than the [`replay_limit`](Self::replay_limit), or if the [budget](Self::buffers) has no
+    /// bytes for it. As long as it arrives it occupies a thread of the node. One client may have half of these bodies. A request
+    /// beyond that goes to another node; if there is none, the response is a 503.
+    pub fn streamed_bodies(mut self, per_node: Option<NonZeroUsize>) -> Self {
+        self.settings.streams = StreamLimit::new(per_node);
         self
     }
 

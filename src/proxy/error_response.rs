@@ -8,6 +8,7 @@ use std::error::Error as _;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode, Version, request};
 
+use super::replay::TooManyStreams;
 use crate::backend::{SendError, SendErrorKind};
 use crate::body::Body;
 use crate::request::{ClientAddr, RequestContext};
@@ -69,6 +70,12 @@ impl ErrorResponse {
                 ErrorResponse::new(
                     unavailable,
                     "no Kylin node can check the login of the session at present; it is kept",
+                )
+            }
+            SendErrorKind::Limit if error.source().is_some_and(|cause| cause.is::<TooManyStreams>()) => {
+                ErrorResponse::new(
+                    unavailable,
+                    "too many request bodies are on their way to the Kylin nodes at present; this one was not sent",
                 )
             }
             SendErrorKind::Limit => ErrorResponse::unavailable(unavailable),

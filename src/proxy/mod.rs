@@ -35,6 +35,7 @@ use self::builder::ProxySettings;
 use self::retry::RetryAccount;
 use crate::backend::{Backend, HttpBackend};
 use crate::body::{Body, BoxError};
+use crate::buffer::BufferBudget;
 use crate::cluster::Cluster;
 use crate::request::ClientAddr;
 
@@ -87,6 +88,16 @@ impl<B: Backend> Proxy<B> {
         &self.inner.cluster
     }
 
+    /// Returns the budget of the bytes that wait in memory.
+    pub fn buffers(&self) -> &BufferBudget {
+        &self.inner.settings.buffers
+    }
+
+    /// Returns how many request bodies stream to nodes at present (see [`ProxyBuilder::streamed_bodies`]).
+    pub fn streamed_bodies(&self) -> usize {
+        self.inner.settings.streams.count()
+    }
+
     /// Sends `request`, which came from `peer`, to an endpoint and returns the response, whose body streams.
     ///
     /// A response that ends early after `forward` has returned it ends with an error of its body. The server must then close the
@@ -103,6 +114,7 @@ impl<B: Backend> Proxy<B> {
     /// | the body of the request ended early / came too slowly / is too large | 400 / 408 / 413 |
     /// | the node could not be reached, or the connection broke, or the response is not HTTP or ended early | 502 |
     /// | no endpoint is eligible: all are unhealthy, ejected, in maintenance or full | 503 |
+    /// | there is no memory for the body, and too many bodies stream to the nodes | 503 |
     /// | the node did not respond in time | 504 |
     pub fn forward<R>(
         &self,

@@ -7,9 +7,9 @@ mod client;
 mod context;
 mod view;
 
-pub use client::ClientAddr;
 #[allow(unused_imports, reason = "limits for each client follow")]
-pub(crate) use client::ClientKey;
+pub(crate) use crate::client_key::ClientKey;
+pub use client::ClientAddr;
 pub(crate) use context::RequestContext;
 pub use view::RequestView;
 

@@ -336,3 +336,18 @@ fn check_says_what_was_understood_and_no_password() {
     assert!(said.contains("sessions: relayed logins, in memcached://127.0.0.1:11211"), "{said}");
     assert!(said.contains("node-2 ") && said.contains("probes: auto"), "{said}");
 }
+
+#[tokio::test]
+async fn the_memory_for_bodies_has_a_limit_that_the_status_shows() {
+    let (_nodes, named) = nodes(1).await;
+    for (option, limit, share) in [
+        ("--buffer-bytes=8000000", 8_000_000.into(), 1_000_000.into()),
+        ("--buffer-bytes=none", Value::Null, Value::Null),
+    ] {
+        let args = ["--nodes", &named, option, "--probe=none", "--status", "127.0.0.1:0", "--listen", "127.0.0.1:0"];
+        let process = spawn(&args).await;
+        let buffers = status(address(&process, "status on http://")).await["buffers"].clone();
+        assert_eq!((&buffers["limit"], &buffers["client_share"]), (&limit, &share), "{buffers}");
+        assert_eq!((&buffers["waiting"], &buffers["refused"]), (&0.into(), &0.into()), "{buffers}");
+    }
+}

@@ -16,6 +16,7 @@ mod backends;
 mod blame;
 mod bound_picks;
 mod broken_answers;
+mod buffered_uploads;
 mod cancel_on_disconnect;
 mod cancelled_requests;
 mod concurrency;

@@ -4,6 +4,7 @@ use std::time::Duration;
 use super::affinity::Affinities;
 use super::routes::Group;
 use super::{Site, SiteError, SiteParts, clusters, routes};
+use crate::buffer::BufferBudget;
 use crate::nginx::applied::applied;
 use crate::nginx::config::Config;
 use crate::nginx::options::{KylinOptions, PolicyName, ProbeMode, SessionMode};
@@ -44,11 +45,13 @@ pub struct SiteBuilder {
     config: Config,
     options: KylinOptions,
     affinities: Affinities,
+    buffers: BufferBudget,
 }
 
 impl SiteBuilder {
     pub(super) fn new(config: Config) -> Self {
-        SiteBuilder { config, options: KylinOptions::default(), affinities: Affinities::default() }
+        let (options, affinities) = (KylinOptions::default(), Affinities::default());
+        SiteBuilder { config, options, affinities, buffers: BufferBudget::process() }
     }
 
     /// Sets the secret that signs the cookies of `sticky cookie`. Front ends of one cluster need
@@ -114,6 +117,12 @@ impl SiteBuilder {
         self
     }
 
+    /// Sets the budget of bytes that wait in memory, for all locations together. Default: [`BufferBudget::process`].
+    pub fn buffers(mut self, budget: BufferBudget) -> Self {
+        self.buffers = budget;
+        self
+    }
+
     /// Returns a report like [`Config::report`], with the settings of this builder.
     pub fn report(&self) -> Report<'_> {
         Report::new(&self.config, self.options.clone())
@@ -124,13 +133,13 @@ impl SiteBuilder {
     /// # Errors
     /// [`SiteError`] names the upstream and the server.
     pub fn build(self) -> Result<Site, SiteError> {
-        let SiteBuilder { config, options, mut affinities } = self;
+        let SiteBuilder { config, options, mut affinities, buffers } = self;
         affinities.shared = options.sessions.clone().filter(SessionMode::has_store);
         let (mut groups, mut probes) = (Vec::new(), Vec::new());
         for (upstream, applied) in config.upstreams.iter().zip(applied(&config, &options)) {
             let cluster = clusters::build(upstream, &applied)?;
             let affinity = affinities.build(upstream, &applied)?;
-            groups.push(Group { cluster, affinity, kylin: applied.kylin.value });
+            groups.push(Group { cluster, affinity, kylin: applied.kylin.value, buffers: buffers.clone() });
             probes.push(applied.probe.value);
         }
         let routes = routes::build(&config, &groups)?;

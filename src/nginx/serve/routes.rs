@@ -7,6 +7,7 @@ use http::StatusCode;
 use super::SiteError;
 use crate::Cluster;
 use crate::backend::{HttpBackend, Timeouts};
+use crate::buffer::BufferBudget;
 use crate::nginx::config::Config;
 use crate::nginx::directives::location::{Action, Location, Locations};
 use crate::nginx::directives::settings::{BlockSettings, NextUpstream};
@@ -30,6 +31,7 @@ pub(super) struct Group {
     pub(super) cluster: Cluster,
     pub(super) affinity: Option<Affinity>,
     pub(super) kylin: bool,
+    pub(super) buffers: BufferBudget,
 }
 
 /// Returns the routes by the number of the location.
@@ -73,6 +75,7 @@ fn with_settings<K>(
     retry: RetryPolicy,
 ) -> Result<Proxy, SiteError> {
     let mut builder = builder
+        .buffers(group.buffers.clone())
         .trusted_proxies(settings.real_ip.trusted_proxies())
         .retry(retry)
         .affinity(group.affinity.clone())
@@ -81,7 +84,8 @@ fn with_settings<K>(
         builder = builder.body_timeout(timeout);
     }
     if settings.request_buffering == Some(false) {
-        builder = builder.replay_limit(0);
+        // The file asks for bodies that stream, and nginx does not limit them.
+        builder = builder.replay_limit(0).streamed_bodies(None);
     }
     Ok(builder.build()?)
 }

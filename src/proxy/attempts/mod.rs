@@ -143,8 +143,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
     async fn run(&mut self, request: &mut Request<Body>) -> Result<(), ErrorResponse> {
         if request.body().whole().is_none() {
             let body = take(request.body_mut());
+            let client = self.context.client().key();
             // Boxed, because a body that fits into one read comes with its head.
-            *request.body_mut() = Box::pin(replay::read(body, &self.proxy.settings)).await?;
+            *request.body_mut() = Box::pin(replay::read(body, client, &self.proxy.settings)).await?;
         }
         self.context.read_sql(request.body(), self.proxy.cluster.reads_query());
         self.session.begin(&self.context, request).await;
@@ -165,6 +166,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
             self.copy = self.keep_copy(request);
             if self.names_no_host {
                 head::set_host_of(&picked, request);
+            }
+            if let Err(error) = self.count_stream(&picked, request) {
+                (picked, *request) = self.after_failure(picked, error.with_request(take(request)))?;
+                continue;
             }
             let failure = match self.session.prepare(&self.proxy.cluster, &picked, request).await {
                 Prepared::Send => {
@@ -223,6 +228,16 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// Returns the rules and the class of the request, in a Kylin-aware proxy.
     fn kylin(&self) -> Option<(&'p RuleState, RequestClass)> {
         self.proxy.rules.as_ref().zip(self.context.class())
+    }
+
+    /// Counts the body of the request among those that stream to the endpoint, if it is one.
+    fn count_stream(&self, picked: &Picked<B>, request: &mut Request<Body>) -> Result<(), SendError> {
+        if request.body().whole().is_none()
+            && let Some(guard) = self.proxy.settings.streams.open(&picked.lease, self.context.client().key())?
+        {
+            request.body_mut().hold_guard(guard);
+        }
+        Ok(())
     }
 
     /// Copies the request if it may have to be sent again although a node receives it now.

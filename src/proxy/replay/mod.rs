@@ -1,15 +1,19 @@
 //! Bodies that are read before they are passed on: of requests, to send them again; of responses, to classify them.
 
 mod peek;
+mod streams;
 
 use http::{Request, StatusCode};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
 pub(super) use self::peek::peek;
+pub(super) use self::streams::{DEFAULT_STREAMS, StreamLimit, TooManyStreams};
 use super::ErrorResponse;
 use super::builder::ProxySettings;
-use crate::body::{Body, BodyError, Joined};
+use crate::body::{Body, BodyError};
+use crate::buffer::GrowingBuffer;
+use crate::client_key::ClientKey;
 
 const TOO_LARGE: ErrorResponse =
     ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large");
@@ -22,28 +26,39 @@ pub(super) fn check_length(body: &Body, settings: &ProxySettings) -> Result<(), 
     }
 }
 
-/// Reads the whole body if it is no longer than the replay limit. A longer one becomes a stream that begins with what was read.
+/// Reads the whole body if it is no longer than the replay limit, and the budget has the bytes for it. Any other body becomes a
+/// stream that begins with what was read.
 ///
 /// Reading before sending also keeps a slow client from occupying a node, like nginx's request buffering.
-pub(super) async fn read(body: Body, settings: &ProxySettings) -> Result<Body, ErrorResponse> {
+pub(super) async fn read(
+    body: Body,
+    client: Option<ClientKey>,
+    settings: &ProxySettings,
+) -> Result<Body, ErrorResponse> {
     if body.is_empty() {
         return Ok(Body::empty());
     }
-    let declared = body.size_hint();
-    let body = body.without_trailers().stall_after(settings.body_timeout);
+    let declared = body.size_hint().exact();
+    let body = body.without_trailers();
+    let body = match settings.body_min_rate {
+        Some(rate) => body.paced(settings.body_timeout, rate),
+        None => body.stall_after(settings.body_timeout),
+    };
     let mut body = match settings.max_body {
         Some(limit) => body.at_most(limit),
         None => body,
     };
     let limit = settings.replay_limit as u64;
-    if declared.exact().is_some_and(|length| length > limit) {
+    if declared.is_some_and(|length| length > limit) {
         return Ok(body);
     }
-    let mut read = Joined::default();
+    let max = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(settings.replay_limit);
+    let mut read = GrowingBuffer::new(settings.buffers.reservation(client), max);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|error| body_error(&error))?.into_data() else { continue };
-        read.push(data);
-        if read.len() as u64 > limit {
+        let fits = read.len() + data.len() <= settings.replay_limit && read.push(&data).await;
+        if !fits {
+            read.push_anyway(&data);
             return Ok(body.put_back(read.into_bytes()));
         }
         if body.is_end_stream() {

@@ -1,0 +1,116 @@
+use std::mem::replace;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use bytes::Bytes;
+
+use super::Account;
+use crate::client_key::ClientKey;
+
+/// Bytes that are reserved in a budget, until it is dropped.
+pub(crate) struct Reservation {
+    account: Arc<Account>,
+    client: Option<ClientKey>,
+    /// What the client has reserved in all; looked up when the first byte is reserved.
+    of_client: Option<Arc<AtomicUsize>>,
+    bytes: usize,
+}
+
+impl Reservation {
+    pub(super) fn empty(account: &Arc<Account>, client: Option<ClientKey>) -> Self {
+        Reservation { account: Arc::clone(account), client, of_client: None, bytes: 0 }
+    }
+
+    /// Returns how many bytes are reserved.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Reserves more, and waits for a moment where the limits do not allow it; returns whether they then did.
+    pub(crate) async fn grow_or_wait(&mut self, bytes: usize) -> bool {
+        if self.try_grow(bytes) {
+            return true;
+        }
+        let account = Arc::clone(&self.account);
+        match account.waiting.wait(self.client_count(), self.client, bytes).await {
+            Some(mut more) => {
+                self.bytes += replace(&mut more.bytes, 0);
+                true
+            }
+            None => {
+                account.count_refusal();
+                false
+            }
+        }
+    }
+
+    /// Reserves more, whatever the limits.
+    pub(crate) fn grow_anyway(&mut self, bytes: usize) {
+        let of_client = self.client_count();
+        self.account.take_anyway(of_client.as_deref(), bytes);
+        self.bytes += bytes;
+    }
+
+    /// Releases what exceeds `bytes`.
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+        let excess = self.bytes.saturating_sub(bytes);
+        self.bytes -= excess;
+        self.account.release(self.of_client.as_ref(), excess);
+    }
+
+    /// Returns the data as bytes that hold this reservation: it ends with the last slice of them.
+    pub(crate) fn hold(self, data: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Held { data, _reservation: self })
+    }
+
+    pub(super) fn try_grow(&mut self, bytes: usize) -> bool {
+        let of_client = self.client_count();
+        let is_taken = self.account.take(of_client.as_deref(), bytes);
+        if is_taken {
+            self.bytes += bytes;
+        }
+        is_taken
+    }
+
+    fn client_count(&mut self) -> Option<Arc<AtomicUsize>> {
+        if self.of_client.is_none()
+            && let Some(client) = self.client
+        {
+            self.of_client = Some(Arc::clone(self.account.clients.lock().entry(client).or_default()));
+        }
+        self.of_client.clone()
+    }
+
+    pub(super) fn granted(
+        account: &Arc<Account>,
+        client: Option<ClientKey>,
+        of_client: Option<Arc<AtomicUsize>>,
+        bytes: usize,
+    ) -> Self {
+        Reservation { account: Arc::clone(account), client, of_client, bytes }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.account.release(self.of_client.as_ref(), self.bytes);
+        if let (Some(client), Some(of_client)) = (self.client, self.of_client.take()) {
+            let mut clients = self.account.clients.lock();
+            // One in the map, and this one. A clone is made under the lock, or of one that is counted here.
+            if Arc::strong_count(&of_client) == 2 {
+                clients.remove(&client);
+            }
+        }
+    }
+}
+
+struct Held {
+    data: Vec<u8>,
+    _reservation: Reservation,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}

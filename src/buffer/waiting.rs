@@ -1,0 +1,95 @@
+//! Those who wait until bytes are free, in the order in which they came.
+
+use std::mem::take;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::{Account, Reservation};
+use crate::client_key::ClientKey;
+
+/// How long a body waits for bytes to become free. A client notices little of it, and most queries take longer.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+
+/// How many may wait. Each release of bytes looks at all of them, and each may hold one read from its client.
+const MAX_WAITING: usize = 1024;
+
+#[derive(Default)]
+pub(super) struct Waiting {
+    queue: Mutex<Vec<Waiter>>,
+    /// The length of the queue, read without its lock.
+    length: AtomicUsize,
+}
+
+struct Waiter {
+    client: Option<ClientKey>,
+    of_client: Option<Arc<AtomicUsize>>,
+    bytes: usize,
+    granted: oneshot::Sender<Reservation>,
+}
+
+impl Waiting {
+    pub(super) fn len(&self) -> usize {
+        self.length.load(Ordering::Relaxed)
+    }
+
+    /// Waits for bytes; `None` if none became free in time, or too many wait.
+    pub(super) async fn wait(
+        &self,
+        of_client: Option<Arc<AtomicUsize>>,
+        client: Option<ClientKey>,
+        bytes: usize,
+    ) -> Option<Reservation> {
+        // Dropped last, so that it finds its own entry closed.
+        let _leave = Leave(self);
+        let (granted, is_granted) = oneshot::channel();
+        {
+            let mut queue = self.queue.lock();
+            if queue.len() >= MAX_WAITING {
+                return None;
+            }
+            queue.push(Waiter { client, of_client, bytes, granted });
+            self.length.store(queue.len(), Ordering::Relaxed);
+        }
+        timeout(MAX_WAIT, is_granted).await.ok()?.ok()
+    }
+
+    /// Gives free bytes to those who wait, first come first served as far as their shares allow.
+    pub(super) fn serve(&self, account: &Arc<Account>) {
+        if self.length.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut queue = self.queue.lock();
+        let mut unclaimed = Vec::new();
+        for waiter in take(&mut *queue) {
+            if waiter.granted.is_closed() {
+                continue;
+            }
+            if !account.take(waiter.of_client.as_deref(), waiter.bytes) {
+                queue.push(waiter);
+                continue;
+            }
+            let Waiter { client, of_client, bytes, granted } = waiter;
+            unclaimed.extend(granted.send(Reservation::granted(account, client, of_client, bytes)).err());
+        }
+        self.length.store(queue.len(), Ordering::Relaxed);
+        drop(queue);
+        // Each serves the queue again when it is dropped.
+        drop(unclaimed);
+    }
+}
+
+/// Removes the entries of those who no longer wait.
+struct Leave<'w>(&'w Waiting);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue.lock();
+        queue.retain(|waiter| !waiter.granted.is_closed());
+        self.0.length.store(queue.len(), Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,164 @@
+//! Bodies that wait in memory: all of them together are bounded, and one client cannot use the memory of the others.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
+use std::time::Duration;
+
+use kylin_lb::BufferBudget;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::support::example::start;
+use crate::support::front::{Front, demo, endpoints, eventually, refusal};
+use crate::support::http::{Connection, RawResponse};
+use crate::support::raw_node::{Act, RawNode, ok};
+use crate::support::resources::Memory;
+
+const MIB: usize = 1 << 20;
+/// As many as took 7.8 GiB with copies that were bounded each and not together: `KYLIN_LB_UPLOADS=8000`.
+const UPLOADS: usize = 600;
+
+static BLANKS: [u8; MIB] = [b' '; MIB];
+
+fn budget(limit: usize, share: usize) -> BufferBudget {
+    BufferBudget::with_client_share(NonZero::new(limit), NonZero::new(share)).unwrap()
+}
+
+fn post(length: usize) -> String {
+    format!("POST /kylin/api/query HTTP/1.1\r\nHost: kylin\r\nContent-Length: {length}\r\n\r\n")
+}
+
+/// Sends a request from `client` whose last byte does not come. Returns the response that comes all the same.
+async fn one_byte_short(client: IpAddr, front: SocketAddr, length: usize) -> io::Result<RawResponse> {
+    let mut connection = Connection::open_from(client, front).await?.read_timeout(Duration::from_secs(100));
+    // A server that responds before it has all of the body may close.
+    connection.send(post(length)).await?;
+    _ = connection.send(&BLANKS[..length - 1]).await;
+    connection.response().await
+}
+
+fn client(number: usize) -> IpAddr {
+    let [high, low] = u16::try_from(number).unwrap().to_be_bytes();
+    [127, 1, high, low].into()
+}
+
+/// Queries of other clients, with a body that comes with its head, and with one that does not.
+async fn others_are_served(front: SocketAddr, rounds: usize) {
+    for round in 0..rounds {
+        for length in [40, 40_000] {
+            let mut connection = Connection::open_from(client(60_000 + round), front).await.unwrap();
+            connection.send(post(length)).await.unwrap();
+            // The demo node answers 400 or 401 to a query without SQL, which no front end does.
+            connection.send(vec![b' '; length]).await.unwrap();
+            let response = connection.response().await.unwrap();
+            assert!(!response.text().contains("memory") && response.status() < 500, "{}", response.text());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_one_byte_short_take_no_more_memory_than_the_budget_and_others_are_served() {
+    let uploads = std::env::var("KYLIN_LB_UPLOADS").map_or(UPLOADS, |count| count.parse().unwrap());
+    let nodes: Vec<_> = [demo("n1").await, demo("n2").await].into();
+    let named: Vec<_> = nodes.iter().map(|(node, served)| format!("{}@{}", node.name(), served.addr())).collect();
+    let (process, front) = start(&["--nodes", &named.join(","), "--sessions=none", "--probe=none"]).await;
+    let mut slow = JoinSet::new();
+    for number in 0..uploads {
+        // From many addresses, so that the budget bounds them, and not the share of one client.
+        slow.spawn(one_byte_short(client(number % 64), front, MIB));
+    }
+    // Until nothing more arrives: what is not kept in memory was refused, or fills the buffers of the kernel.
+    let mut before = 0;
+    loop {
+        others_are_served(front, 8).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = Memory::of(process.id()).resident >> 20;
+        if now == before {
+            break;
+        }
+        before = now;
+    }
+    let peak = Memory::of(process.id()).peak >> 20;
+    println!("{uploads} uploads one byte short of 1 MiB: {before} MiB resident, {peak} MiB at most");
+    assert!(peak < 512, "{peak} MiB");
+    slow.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_client_has_a_share_of_the_memory_and_the_rest_is_for_the_others() {
+    let (_node, served) = demo("n1").await;
+    let buffers = budget(8 * MIB, MIB);
+    let front =
+        Front::of(endpoints(&[served.addr()]), |proxy| proxy.buffers(buffers.clone()).streamed_bodies(NonZero::new(4)));
+    let greedy: IpAddr = client(1);
+    let mut uploads = JoinSet::new();
+    for _ in 0..20 {
+        uploads.spawn(one_byte_short(greedy, front.address(), MIB / 2));
+    }
+    // Two have the share, two stream, and the rest is refused with the reason.
+    for _ in 0..16 {
+        let response = timeout(Duration::from_secs(20), uploads.join_next()).await.unwrap().unwrap().unwrap().unwrap();
+        let reason = refusal(&response, 503);
+        assert!(reason.contains("request bodies"), "{reason}");
+    }
+    let status = buffers.status();
+    assert!(status.used <= 2 * MIB && status.used >= MIB, "{status:?}");
+    assert_eq!(front.proxy.streamed_bodies(), 2, "half of those that may stream to the node");
+    others_are_served(front.address(), 4).await;
+    uploads.shutdown().await;
+    eventually(|| buffers.status().used == 0 && front.proxy.streamed_bodies() == 0, || format!("{buffers:?}")).await;
+    front.idle().await;
+}
+
+#[tokio::test]
+async fn a_body_for_which_there_is_no_memory_streams_and_is_not_repeated() {
+    let body = vec![b'x'; 200_000];
+    let broken = RawNode::start([vec![Act::ReadHead, Act::Reset]]).await;
+    let good = RawNode::start([vec![Act::Read, Act::Write(ok("fine"))]]).await;
+    for (memory, status) in [(MIB, 200), (64_000, 502)] {
+        let front =
+            Front::of(endpoints(&[broken.address(), good.address()]), |proxy| proxy.buffers(budget(memory, memory)));
+        let mut connection = front.connect().await;
+        let head = format!("PUT /x HTTP/1.1\r\nHost: kylin\r\nContent-Length: {}\r\n\r\n", body.len());
+        connection.send([head.as_bytes(), &body].concat()).await.unwrap();
+        let response = connection.response().await.unwrap();
+        assert_eq!(response.status(), status, "{}", response.text());
+        eventually(|| front.proxy.buffers().status().used < 16_000, || format!("{:?}", front.proxy.buffers())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_declared_length_takes_no_memory_and_a_body_no_longer_than_it_is_needed() {
+    let node = RawNode::start([vec![Act::Read, Act::Stall]]).await;
+    let buffers = budget(64 * MIB, 64 * MIB);
+    let front = Front::of(endpoints(&[node.address()]), |proxy| proxy.buffers(buffers.clone()));
+    let mut connection = front.connect().await;
+    connection.send(post(MIB)).await.unwrap();
+    connection.send(vec![b'x'; 3000]).await.unwrap();
+    eventually(|| buffers.status().used >= 3000, || format!("{buffers:?}")).await;
+    assert!(buffers.status().used < 32_000, "{buffers:?}");
+    // A POST is not repeated by a plain proxy: while the node works on it, no copy is needed.
+    connection.send(vec![b'x'; MIB - 3000]).await.unwrap();
+    node.wait_until(|seen| seen.bytes.iter().map(Vec::len).sum::<usize>() > MIB).await;
+    eventually(|| buffers.status().used < 32_000, || format!("{buffers:?}")).await;
+    assert_eq!(front.in_flight(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_comes_too_slowly_in_all_ends_with_408() {
+    let (_node, served) = demo("n1").await;
+    for (min_rate, status) in [(NonZero::new(1000), 408), (None, 200)] {
+        let front = Front::of(endpoints(&[served.addr()]), |proxy| {
+            proxy.body_timeout(Duration::from_millis(500)).body_min_rate(min_rate)
+        });
+        let mut connection = front.connect().await;
+        connection.send("PUT /demo/echo HTTP/1.1\r\nHost: kylin\r\nContent-Length: 25\r\n\r\n").await.unwrap();
+        for _ in 0..25 {
+            _ = connection.send("x").await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let response = connection.response().await.unwrap();
+        assert!(response.status() == status || (status == 200 && response.status() != 408), "{}", response.text());
+    }
+}
