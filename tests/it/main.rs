@@ -73,6 +73,7 @@ mod retries;
 mod server_limits;
 mod server_stop;
 mod sessions_store_down;
+mod simulation;
 mod slow_start;
 mod stale_connections;
 mod stopping_nodes;
