@@ -7,9 +7,10 @@
 //! A *node* is a Kylin server, an *endpoint* is its entry in a cluster, and a *front end* is a process that embeds this crate. The
 //! guide [`docs::architecture`] describes the steps of a request.
 //!
-//! An application can implement five traits: a [`Backend`] sends a request to a node, a [`Balancer`](balance::Balancer) picks an
+//! An application can implement six traits: a [`Backend`] sends a request to a node, a [`Balancer`](balance::Balancer) picks an
 //! endpoint, a [`SessionStore`](session::SessionStore) stores sessions that front ends share, a [`Discovery`](discovery::Discovery)
-//! lists the nodes, and a [`Handler`](server::Handler) responds to requests of the crate's own server.
+//! lists the nodes, an [`Observer`](observe::Observer) learns what happens, and a [`Handler`](server::Handler) responds to requests of
+//! the crate's own server.
 //!
 //! ```
 //! use http::{Request, Response};
@@ -56,6 +57,7 @@
 //! | [`probe`] | active checks of nodes | |
 //! | [`discovery`] | sources of nodes: list, file, DNS, ZooKeeper, `kylin.properties` | `dns`, `zookeeper` |
 //! | [`backend`] | the trait that sends a request to a node, HTTP/1.1, any tower service | `client`, `tower` |
+//! | [`observe`] | events of requests and endpoints, for logs, metrics and traces | |
 //! | [`body`] | the body type of requests and responses | |
 //! | [`buffer`] | the budget of all bytes that wait in memory | |
 //! | [`clock`] | the clock trait, and a manual clock for tests | |
@@ -102,6 +104,7 @@ pub mod kylin;
 mod maybe_ready;
 #[cfg(feature = "nginx")]
 pub mod nginx;
+pub mod observe;
 pub mod probe;
 pub mod proxy;
 mod request;

@@ -103,6 +103,22 @@ pub trait Backend: Send + Sync + 'static {
 #[non_exhaustive]
 pub struct OwnRequest;
 
+/// Takes how long a connection took to make, for an observer. It is in the extensions of a request that is observed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ConnectTimer(std::sync::Arc<std::sync::OnceLock<std::time::Duration>>);
+
+impl ConnectTimer {
+    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only `HttpBackend` makes connections"))]
+    pub(crate) fn set(&self, connecting: std::time::Duration) {
+        _ = self.0.set(connecting);
+    }
+
+    /// Returns the time; `None` if no connection was made.
+    pub(crate) fn get(&self) -> Option<std::time::Duration> {
+        self.0.get().copied()
+    }
+}
+
 impl<B: Backend> Backend for std::sync::Arc<B> {
     fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
         B::send(self, request)

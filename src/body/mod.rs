@@ -44,6 +44,7 @@ pub struct Body {
     lease: Option<Lease>,
     /// Of a response: the session is in use. Of a request: it counts as one of those that stream to the node.
     in_use: Option<DropGuard>,
+    tap: Option<Box<dyn BodyTap>>,
     stall: Stall,
     /// How many bytes may still come; more is an error.
     allowance: u64,
@@ -75,6 +76,25 @@ pub(crate) trait OnEnd: Send + Sync {
     fn on_end(self: Arc<Self>, whole: bool);
 }
 
+/// Learns what a reader takes of a body, and how the body ends.
+pub(crate) trait BodyTap: Send + Sync {
+    /// The reader took `bytes`.
+    fn data(&mut self, bytes: usize);
+
+    /// The body ended. Called once.
+    fn end(&mut self, end: BodyEnd<'_>);
+}
+
+/// How a body ended.
+pub(crate) enum BodyEnd<'a> {
+    /// The reader took the last byte.
+    Complete,
+    /// The source failed.
+    Failed(&'a BodyError),
+    /// The reader dropped the body.
+    Dropped,
+}
+
 impl Body {
     /// Returns a body of no bytes.
     pub const fn empty() -> Self {
@@ -87,6 +107,7 @@ impl Body {
             on_end: None,
             lease: None,
             in_use: None,
+            tap: None,
             stall: Stall::NEVER,
             allowance: u64::MAX,
             is_exact: false,
@@ -146,6 +167,9 @@ impl Body {
             Kind::Empty => Some(Bytes::new()),
             Kind::Full(bytes) => {
                 let bytes = take(bytes);
+                if let Some(tap) = &mut self.tap {
+                    tap.data(bytes.len());
+                }
                 self.finish(true);
                 Some(bytes)
             }
@@ -178,6 +202,15 @@ impl Body {
     pub(crate) fn hold(&mut self, lease: Lease, in_use: Option<DropGuard>) {
         if !self.is_end_stream() {
             (self.lease, self.in_use, self.drop_trailers) = (Some(lease), in_use, true);
+        }
+    }
+
+    /// Sets what learns of the bytes and of the end of this response body.
+    pub(crate) fn set_tap(&mut self, mut tap: Box<dyn BodyTap>) {
+        if self.is_end_stream() {
+            tap.end(BodyEnd::Complete);
+        } else {
+            self.tap = Some(tap);
         }
     }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::{Body, BodyError, Joined, Kind};
+use super::{Body, BodyEnd, BodyError, Joined, Kind};
 
 /// How many bytes [`Body::read_ahead`] reads before it stops: about one write.
 const MAX_AHEAD: usize = 4096;
@@ -59,10 +59,16 @@ impl Body {
                 if let Some(lease) = &mut self.lease {
                     lease.set_outcome(error.outcome());
                 }
-                self.finish(false);
+                self.finish_with(BodyEnd::Failed(error));
             }
-            Some(Ok(_)) if self.is_end_stream() => self.finish(true),
-            Some(Ok(_)) => {}
+            Some(Ok(frame)) => {
+                if let Some(tap) = &mut self.tap {
+                    tap.data(frame.data_ref().map_or(0, Bytes::len));
+                }
+                if self.is_end_stream() {
+                    self.finish(true);
+                }
+            }
         }
         Poll::Ready(frame)
     }
@@ -157,11 +163,19 @@ impl Body {
     }
 
     pub(super) fn finish(&mut self, whole: bool) {
+        self.finish_with(if whole { BodyEnd::Complete } else { BodyEnd::Dropped });
+    }
+
+    fn finish_with(&mut self, end: BodyEnd<'_>) {
         if let Some(hook) = self.on_end.take() {
-            hook.on_end(whole);
+            hook.on_end(matches!(end, BodyEnd::Complete));
         }
         self.lease = None;
         self.in_use = None;
+        // Last, so that an observer sees the request as no longer in flight.
+        if let Some(mut tap) = self.tap.take() {
+            tap.end(end);
+        }
     }
 }
 

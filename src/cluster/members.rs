@@ -176,6 +176,10 @@ impl<B> Members<B> {
         }
     }
 
+    pub(super) fn impaired(&self) -> ImpairedCount {
+        self.impaired.clone()
+    }
+
     pub(super) fn verifier(&self) -> Option<CheckerId> {
         self.verifier
     }

@@ -6,6 +6,7 @@ mod members;
 mod outliers;
 mod panic;
 mod pick;
+mod pick_reason;
 mod status;
 mod watch;
 
@@ -22,6 +23,7 @@ pub use builder::ClusterBuilder;
 pub use error::{ClusterError, PickError};
 pub(crate) use members::Wanted;
 pub use pick::Picked;
+pub use pick_reason::PickReason;
 pub use status::{ClusterStatus, EndpointStatus};
 pub(crate) use watch::MembersWatch;
 

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::{Cluster, PickError};
+use super::{Cluster, PickError, PickReason};
 use crate::balance::{Attempted, Candidates};
 use crate::endpoint::{EndpointHint, EndpointId, Lease};
 use crate::request::RequestView;
@@ -12,6 +12,8 @@ use crate::view::{EndpointRef, Group, View};
 pub struct Picked<B> {
     /// Counts the request in flight until it is dropped.
     pub lease: Lease,
+    /// Why this endpoint was picked.
+    pub reason: PickReason,
     #[expect(
         clippy::redundant_allocation,
         reason = "the outer reference belongs to one core, so cores do not contend"
@@ -51,13 +53,14 @@ impl<B> Cluster<B> {
         let view = self.shared.view.load();
         for (is_backup, group) in view.groups() {
             let bound = bound(&view, is_backup).filter(|index| acquire_bound(group, *index, request, attempted));
+            let reason = if bound.is_some() { PickReason::Bound } else { PickReason::Policy };
             if let Some(index) = bound.or_else(|| self.acquire_by_policy(group, request, attempted)) {
                 self.shared.panic.leave();
-                return Ok(picked(group, index));
+                return Ok(picked(group, index, reason));
             }
         }
         if let Some((group, index)) = self.take_in_panic(&view, request, attempted) {
-            return Ok(picked(group, index));
+            return Ok(picked(group, index, PickReason::Panic));
         }
         Err(match view.primary.layout.slots.len() + view.backup.layout.slots.len() {
             0 => PickError::Empty,
@@ -96,7 +99,7 @@ impl<B> Cluster<B> {
             for group in [&view.primary, &view.backup] {
                 let candidates = Candidates::new(&group.layout, attempted, request.role());
                 if let Some(chosen) = candidates.rendezvous(key).filter(|chosen| candidates.acquire(*chosen)) {
-                    return Ok(picked(group, chosen.index()));
+                    return Ok(picked(group, chosen.index(), PickReason::Hash));
                 }
             }
         }
@@ -155,7 +158,7 @@ impl<B> Cluster<B> {
             if let Some((group, index)) = find(&view)
                 && acquire_bound(group, index, request, attempted)
             {
-                return Ok(picked(group, index));
+                return Ok(picked(group, index, PickReason::Bound));
             }
         }
         self.pick(request, attempted)
@@ -193,10 +196,10 @@ fn acquire_bound<B>(group: &Group<B>, index: usize, request: &RequestView<'_>, a
 
 /// Builds the result where its caller wants it, last and in one piece: moving it would cost as much as counting the references.
 #[inline]
-fn picked<B>(group: &Group<B>, index: usize) -> Picked<B> {
+fn picked<B>(group: &Group<B>, index: usize, reason: PickReason) -> Picked<B> {
     let EndpointRef { member, backend } = group.refs.of_thread(index);
     let on_trial = !group.layout.impaired.is_zero() && member.live.health.is_impaired();
-    Picked { lease: Lease::new(member, group.layout.alone, on_trial), backend: Arc::clone(backend) }
+    Picked { lease: Lease::new(member, group.layout.alone, on_trial), reason, backend: Arc::clone(backend) }
 }
 
 #[cfg(test)]

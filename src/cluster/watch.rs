@@ -4,6 +4,7 @@ use tokio::sync::watch;
 
 use super::Cluster;
 use crate::endpoint::Member;
+use crate::health::impaired::ImpairedCount;
 use crate::view::Group;
 
 /// Follows the membership of a cluster: see [`Cluster::watch_members`].
@@ -20,6 +21,11 @@ impl<B> MembersWatch<B> {
         self.cluster.members()
     }
 
+    /// Marks the membership as seen.
+    pub(crate) fn mark_seen(&mut self) {
+        self.changes.mark_unchanged();
+    }
+
     /// Completes when the membership has changed since [`members`](Self::members) was called. Cancel safe.
     pub(crate) async fn changed(&mut self) {
         // The cluster, which owns the sender, lives as long as this watch.
@@ -31,6 +37,11 @@ impl<B> Cluster<B> {
     /// Follows the membership, beginning with the present members.
     pub(crate) fn watch_members(&self) -> MembersWatch<B> {
         MembersWatch { cluster: self.clone(), changes: self.shared.changes.subscribe() }
+    }
+
+    /// Returns what is notified when the health of an endpoint changes.
+    pub(crate) fn health_changes(&self) -> ImpairedCount {
+        self.shared.members.lock().impaired()
     }
 
     /// Returns every endpoint with its backend, primaries first.

@@ -79,6 +79,11 @@ impl DiscoveryHandle {
         self.status.borrow().clone()
     }
 
+    /// Follows the status.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<DiscoveryStatus> {
+        self.status.clone()
+    }
+
     /// Waits until `test` returns true for the status, and returns that status. An application can
     /// wait for its first endpoints with it. It has no timeout.
     pub async fn wait_until(&self, test: impl FnMut(&DiscoveryStatus) -> bool) -> DiscoveryStatus {

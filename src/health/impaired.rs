@@ -1,6 +1,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
 /// The number of impairments on the endpoints of a cluster: facts that may keep an endpoint from serving.
 ///
 /// An endpoint has one impairment while nginx's rule counts failures of it, and another while it is ejected as an outlier,
@@ -19,6 +22,8 @@ struct Line {
     count: AtomicUsize,
     /// Requests have failed, so that outcomes are compared when an interval ends.
     watched: AtomicBool,
+    /// Notified when the health of an endpoint may have changed, for observers.
+    changed: Notify,
 }
 
 impl ImpairedCount {
@@ -42,6 +47,16 @@ impl ImpairedCount {
         self.0.watched.store(false, Ordering::Relaxed);
     }
 
+    /// Completes at the next change of the health of an endpoint.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.0.changed.notified()
+    }
+
+    /// Wakes those that wait for a change of health. Costs one atomic operation while there are none.
+    pub(crate) fn notify(&self) {
+        self.0.changed.notify_waiters();
+    }
+
     /// Counts the change of one possible impairment.
     pub(crate) fn change(&self, before: bool, now: bool) {
         match (before, now) {
@@ -49,6 +64,7 @@ impl ImpairedCount {
             (true, false) => _ = self.0.count.fetch_sub(1, Ordering::Relaxed),
             _ => {}
         }
+        self.notify();
     }
 }
 

@@ -13,6 +13,7 @@ use super::{Inner, Proxy, RetryPolicy, TrustedProxies};
 use crate::buffer::BufferBudget;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
+use crate::observe::{Observer, Observers};
 use crate::session::{Affinity, InvalidSecret, Sessions};
 
 /// The settings of a proxy, apart from its cluster.
@@ -31,6 +32,8 @@ pub(super) struct ProxySettings {
     pub(super) unavailable: StatusCode,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) affinity: Option<Affinity>,
+    pub(super) observers: Arc<Observers>,
+    pub(super) served_by: bool,
 }
 
 /// Marks a [`ProxyBuilder`] of a Kylin-aware proxy: see [`Proxy::builder`].
@@ -58,6 +61,8 @@ pub enum Plain {}
 /// | [`forwarded_headers`](Self::forwarded_headers) | on |
 /// | [`secure`](Self::secure) | off |
 /// | [`unavailable_status`](Self::unavailable_status) | 503 |
+/// | [`observer`](Self::observer) | none |
+/// | [`served_by`](Self::served_by) | off, on with an observer |
 #[must_use]
 pub struct ProxyBuilder<B, K = KylinAware> {
     cluster: Cluster<B>,
@@ -117,6 +122,8 @@ impl<B, K> ProxyBuilder<B, K> {
             unavailable: StatusCode::SERVICE_UNAVAILABLE,
             clock: Arc::new(SystemClock),
             affinity: None,
+            observers: Arc::default(),
+            served_by: false,
         };
         ProxyBuilder { cluster, settings, rules, affinity_is_set: false, kind: PhantomData }
     }
@@ -221,6 +228,20 @@ impl<B, K> ProxyBuilder<B, K> {
     pub fn affinity(mut self, affinity: impl Into<Option<Affinity>>) -> Self {
         self.settings.affinity = affinity.into();
         self.affinity_is_set = true;
+        self
+    }
+
+    /// Adds an observer, which gets the events of every request after the observers that were added before. Default: none, which
+    /// costs nothing.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        Arc::make_mut(&mut self.settings.observers).add(Arc::new(observer));
+        self
+    }
+
+    /// Sets whether a response has a [`ServedBy`](crate::observe::ServedBy) in its extensions: the endpoint that served, and why. It
+    /// costs three allocations a request. Default: off, and on with an observer.
+    pub fn served_by(mut self, on: bool) -> Self {
+        self.settings.served_by = on;
         self
     }
 

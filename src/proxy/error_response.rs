@@ -11,6 +11,7 @@ use http::{Response, StatusCode, Version, request};
 use super::replay::TooManyStreams;
 use crate::backend::{SendError, SendErrorKind};
 use crate::body::Body;
+use crate::observe::Termination;
 use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::LoginUnavailable;
 
@@ -22,7 +23,8 @@ pub(super) const ALLOWED_METHODS: HeaderValue =
 pub(crate) const TRUNCATED: ErrorResponse = ErrorResponse::new(
     StatusCode::BAD_GATEWAY,
     "the response of the Kylin node ended early; the request may have been executed",
-);
+)
+.because(Termination::ResponseTruncated);
 
 /// An error response of the front end itself, in the form that Kylin's clients understand.
 ///
@@ -46,12 +48,31 @@ pub(crate) const TRUNCATED: ErrorResponse = ErrorResponse::new(
 pub struct ErrorResponse {
     status: StatusCode,
     message: &'static str,
+    /// None where it follows from the status.
+    termination: Option<Termination>,
 }
 
 impl ErrorResponse {
     /// Returns an error response with a message for the user.
     pub const fn new(status: StatusCode, message: &'static str) -> Self {
-        ErrorResponse { status, message }
+        ErrorResponse { status, message, termination: None }
+    }
+
+    /// Sets what observers are told of the request.
+    pub(super) const fn because(mut self, termination: Termination) -> Self {
+        self.termination = Some(termination);
+        self
+    }
+
+    /// Returns how a request ended that got this response.
+    pub(super) fn termination(self) -> Termination {
+        self.termination.unwrap_or(match self.status {
+            StatusCode::FORBIDDEN => Termination::Denied,
+            StatusCode::REQUEST_TIMEOUT => Termination::RequestTimeout,
+            StatusCode::PAYLOAD_TOO_LARGE => Termination::RequestTooLarge,
+            status if status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED => Termination::Refused,
+            _ => Termination::NoEndpoint,
+        })
     }
 
     /// Returns the response to the request with this head. Its body names the request's URL without the query.
@@ -60,12 +81,21 @@ impl ErrorResponse {
     }
 
     pub(super) const fn unavailable(status: StatusCode) -> Self {
-        ErrorResponse::new(status, "no Kylin node can serve the request at present")
+        ErrorResponse::new(status, "no Kylin node can serve the request at present").because(Termination::NoEndpoint)
     }
 
     /// Returns the response to a request whose last attempt failed.
     pub(super) fn of_failure(error: &SendError, unavailable: StatusCode) -> Self {
-        match error.kind() {
+        let termination = match error.kind() {
+            SendErrorKind::Limit => Termination::Overflow,
+            SendErrorKind::ConnectTimeout => Termination::ConnectTimeout,
+            SendErrorKind::HeadTimeout => Termination::ResponseTimeout,
+            SendErrorKind::RequestBody => Termination::RequestAborted,
+            SendErrorKind::Connect | SendErrorKind::Refused => Termination::ConnectFailed,
+            SendErrorKind::Broken | SendErrorKind::Stale => Termination::ConnectionBroken,
+            SendErrorKind::Invalid => Termination::InvalidResponse,
+        };
+        let response = match error.kind() {
             SendErrorKind::Limit if error.source().is_some_and(|cause| cause.is::<LoginUnavailable>()) => {
                 ErrorResponse::new(
                     unavailable,
@@ -96,7 +126,8 @@ impl ErrorResponse {
             SendErrorKind::Invalid => {
                 ErrorResponse::new(StatusCode::BAD_GATEWAY, "the response of the Kylin node is not valid HTTP")
             }
-        }
+        };
+        response.because(termination)
     }
 
     /// Returns whether the connection must close: the end of the request is unclear (after CONNECT too), or the proxy would have

@@ -54,6 +54,11 @@ impl<'p> Session<'p> {
         Ok(picked)
     }
 
+    /// Returns whether the proxy keeps sessions.
+    pub(super) fn is_kept(&self) -> bool {
+        self.affinity.is_some()
+    }
+
     /// Returns whether the session is bound to an endpoint.
     pub(super) fn is_bound(&self) -> bool {
         self.context.hint.is_binding()

@@ -100,8 +100,9 @@ impl RequestContext {
     }
 
     /// Parses the SQL in `body`, which was read as a whole. The class then tells whether it writes, unless the SQL
-    /// cannot be parsed or is too long. The keys of the query are computed if the policy reads them (`with_keys`).
-    pub(crate) fn read_sql(&mut self, body: &Body, with_keys: bool) {
+    /// cannot be parsed or is too long. The keys of the query are computed if the policy reads them (`with_keys`). `observe` gets the
+    /// query.
+    pub(crate) fn read_sql(&mut self, body: &Body, with_keys: bool, observe: impl FnOnce(&QueryRequest<'_>)) {
         let Some((class, body)) = self.class.zip(body.whole()) else { return };
         let query = match class.sql_location() {
             SqlLocation::None => return,
@@ -109,6 +110,7 @@ impl RequestContext {
             SqlLocation::Form => QueryRequest::from_form(self.target.as_ref().and_then(PathAndQuery::query), body),
         };
         if let Ok(query) = query {
+            observe(&query);
             self.class = Some(class.with_sql(query.effect()));
             self.query = with_keys.then(|| query.keys(&self.basic_user().unwrap_or_default()));
         }

@@ -5,12 +5,14 @@
 
 mod client;
 mod context;
+mod observed;
 mod view;
 
 #[allow(unused_imports, reason = "limits for each client follow")]
 pub(crate) use crate::client_key::ClientKey;
 pub use client::ClientAddr;
 pub(crate) use context::RequestContext;
+pub(crate) use observed::ObservedQuery;
 pub use view::RequestView;
 
 pub use crate::kylin::query::QueryKeys;

@@ -275,10 +275,7 @@ impl RequestSession<'_> {
         match &mut self.state {
             BoundSession::Hinted => MaybeReady::Ready(AfterResponse::Return),
             BoundSession::Learn(learn, state) => learn.settle(state, &context, response),
-            BoundSession::Sticky(cookie, state) => {
-                cookie.settle(*state, &context, response);
-                MaybeReady::Ready(AfterResponse::Return)
-            }
+            BoundSession::Sticky(cookie, state) => MaybeReady::Ready(cookie.settle(*state, &context, response)),
             BoundSession::Replicated(replicated, state) => replicated.settle(state, &context, response),
             #[cfg(feature = "login-relay")]
             BoundSession::LoginRelay(relay, relayed) => relay.settle(relayed, context, response),

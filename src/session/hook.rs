@@ -71,6 +71,8 @@ pub(crate) struct LoginUnavailable;
 pub(crate) enum AfterResponse {
     /// Return it to the client.
     Return,
+    /// Return it to the client: it has bound the session to the endpoint that responded.
+    Bound,
     /// Drop it and send the request again to the same endpoint, prepared anew. Where no copy of the request was kept, the client
     /// gets the response.
     SendAgain,

@@ -163,7 +163,7 @@ impl Learn {
                         for session in std::iter::once(first).chain(issued.more) {
                             self.save_issued(session, &endpoint).await;
                         }
-                        AfterResponse::Return
+                        AfterResponse::Bound
                     })
                 }
             };
@@ -186,7 +186,7 @@ impl Learn {
         };
         // If another writer wins the race, the near cache has its binding.
         let record = SessionRecord::bound(endpoint.clone());
-        self.sessions.save(session.key, record, precondition, self.ttl(session.cookie)).map(|_| AfterResponse::Return)
+        self.sessions.save(session.key, record, precondition, self.ttl(session.cookie)).map(|_| AfterResponse::Bound)
     }
 
     /// Returns what the response does to sessions.
@@ -219,14 +219,14 @@ impl Learn {
         let replace = move |record, version| self.sessions.save(key, record, Precondition::Version(version), ttl);
         match self.sessions.save(key, record.clone(), Precondition::Absent, ttl) {
             MaybeReady::Ready(saved) => match outdated(&saved, &record) {
-                Some(version) => replace(record, version).map(|_| AfterResponse::Return),
-                None => MaybeReady::Ready(AfterResponse::Return),
+                Some(version) => replace(record, version).map(|_| AfterResponse::Bound),
+                None => MaybeReady::Ready(AfterResponse::Bound),
             },
             MaybeReady::Boxed(saved) => MaybeReady::boxed(async move {
                 if let Some(version) = outdated(&saved.await, &record) {
                     replace(record, version).await;
                 }
-                AfterResponse::Return
+                AfterResponse::Bound
             }),
         }
     }

@@ -21,7 +21,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderValue, Request, Response, header};
 
-use super::hook::{EndpointHint, ResponseContext, SessionContext};
+use super::hook::{AfterResponse, EndpointHint, ResponseContext, SessionContext};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::{self, Attributes, InvalidCookie, SameSite};
@@ -165,16 +165,22 @@ impl StickyCookie {
         cookie::retain(request.headers_mut(), |name, _| name != own);
     }
 
-    pub(super) fn settle(&self, renewal: Renewal, context: &ResponseContext<'_>, response: &mut Response<Body>) {
+    pub(super) fn settle(
+        &self,
+        renewal: Renewal,
+        context: &ResponseContext<'_>,
+        response: &mut Response<Body>,
+    ) -> AfterResponse {
         let (hint, endpoint) = (context.hint, context.endpoint);
         // If the bound endpoint is only full for the moment, the login there remains useful.
         let stays = hint.is_binding() && !hint.names(endpoint) && !context.bound_unavailable;
         if stays || !renewal.is_due && hint.names(endpoint) {
-            return;
+            return AfterResponse::Return;
         }
-        if let Some(line) = self.line(endpoint.hash64()) {
-            response.headers_mut().append(header::SET_COOKIE, line);
-        }
+        let Some(line) = self.line(endpoint.hash64()) else { return AfterResponse::Return };
+        response.headers_mut().append(header::SET_COOKIE, line);
+        // A cookie that is only renewed names the same endpoint.
+        if hint.names(endpoint) { AfterResponse::Return } else { AfterResponse::Bound }
     }
 
     /// Returns the hash of the endpoint's id and the time of expiry, if the value is authentic and valid.

@@ -59,6 +59,7 @@ mod nginx_sticky;
 mod node_codec;
 mod node_connections;
 mod node_wire;
+mod observer;
 mod outlier;
 mod panic_mode;
 mod policies;

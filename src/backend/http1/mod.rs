@@ -38,7 +38,7 @@ use self::connect::connect;
 use self::connection::Connection;
 use self::pool::Pool;
 use self::stream::Stream;
-use super::{Backend, SendError, SendErrorKind, Timeouts};
+use super::{Backend, ConnectTimer, SendError, SendErrorKind, Timeouts};
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::endpoint::{Endpoint, InvalidId};
@@ -97,14 +97,19 @@ impl HttpBackend {
 
     /// Makes a connection. At the limit of open connections, takes one that idles on another core.
     /// Returns whether the connection was used before.
-    async fn open(&self, limit: Duration) -> Result<(Box<Connection>, bool), SendError> {
+    async fn open(&self, limit: Duration, timer: Option<&ConnectTimer>) -> Result<(Box<Connection>, bool), SendError> {
         let Shared { pool, clock, .. } = &*self.shared;
         let Some(permit) = pool.open.acquire() else {
             let other = pool.take_from_any_core().map(|connection| (connection, true));
             return other.ok_or_else(|| SendError::new(SendErrorKind::Limit, "every allowed connection is in use"));
         };
-        let stream = self.connect(limit).await?;
-        Ok((Box::new(Connection::new(stream, permit, clock.now())), false))
+        let began = timer.map(|timer| (timer, clock.now()));
+        let stream = self.connect(limit).await;
+        let now = clock.now();
+        if let Some((timer, began)) = began {
+            timer.set(now.saturating_duration_since(began));
+        }
+        Ok((Box::new(Connection::new(stream?, permit, now)), false))
     }
 
     async fn connect(&self, limit: Duration) -> Result<Stream, SendError> {
@@ -133,7 +138,7 @@ impl Backend for HttpBackend {
             let (mut connection, method, reused) = match idle {
                 Ok((connection, method)) => (connection, method, true),
                 // Boxed, because it is rare and its state is large.
-                Err(mut request) => match Box::pin(self.open(timeouts.connect)).await {
+                Err(mut request) => match Box::pin(self.open(timeouts.connect, request.extensions().get())).await {
                     Ok((mut connection, reused)) => {
                         let method = connection.start(&mut request);
                         (connection, method, reused)

@@ -99,6 +99,7 @@ impl EndpointHealth {
         let mut record = self.record.lock();
         record.ejected_by_rule = now;
         self.count_return(&mut record);
+        self.impaired.notify();
     }
 
     /// Counts a return that failed, if the endpoint has returned and no request has succeeded since.
@@ -112,6 +113,7 @@ impl EndpointHealth {
     pub(crate) fn readmit(&self, now: u64) {
         self.record.lock().healthy_since = now;
         self.ramp.begin(now);
+        self.impaired.notify();
     }
 
     /// Ejects the endpoint as an outlier for what it responded. `duration` gives the time for the number of the ejection, which

@@ -191,6 +191,11 @@ impl<'b> QueryRequest<'b> {
             affinity.update(if json == "null" { b"" } else { json.as_bytes() });
             affinity.update(END);
         }
+        QueryKeys::new(affinity.finish(), self.fingerprint())
+    }
+
+    /// Returns the fingerprint, as in [`keys`](Self::keys).
+    pub(crate) fn fingerprint(&self) -> u64 {
         let mut fingerprint = Key64::new();
         self.feed_project(&mut fingerprint);
         if self.sql.len() > sql::MAX_ANALYSED {
@@ -198,7 +203,12 @@ impl<'b> QueryRequest<'b> {
         } else {
             sql::feed_fingerprint(&self.sql, &mut |piece| fingerprint.update(piece));
         }
-        QueryKeys::new(affinity.finish(), fingerprint.finish())
+        fingerprint.finish()
+    }
+
+    /// Returns the project, as it was written.
+    pub(crate) fn project(&self) -> &str {
+        &self.project
     }
 
     fn feed_project(&self, key: &mut Key64) {

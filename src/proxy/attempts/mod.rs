@@ -23,8 +23,11 @@ use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::balance::Attempted;
 use crate::body::{Body, BodyError};
 use crate::cluster::Picked;
+use crate::endpoint::EndpointId;
 use crate::kylin::class::RequestClass;
 use crate::kylin::response::ResponseClass;
+use crate::observe::{RequestRecorder, RetryReason, ServedBy};
+use crate::proxy::RetryAccount;
 use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::{AfterResponse, Prepared};
 
@@ -36,7 +39,7 @@ pub(super) fn forward<B: Backend>(
     mut request: Request<Body>,
 ) -> impl Future<Output = Response<Body>> + Send {
     let checked = head::check(&mut request);
-    let mut attempts = Attempts::new(proxy, peer, &request);
+    let mut attempts = Attempts::new(proxy, peer, &mut request);
     let admitted = checked.and_then(|presence| attempts.admit(peer, &mut request, presence));
     async move {
         let result = match admitted {
@@ -49,7 +52,7 @@ pub(super) fn forward<B: Backend>(
         };
         match result {
             Ok(()) => attempts.into_response(),
-            Err(error) => error.response(&attempts.context),
+            Err(error) => attempts.into_error(error),
         }
     }
 }
@@ -78,12 +81,16 @@ struct Attempts<'p, B> {
     is_head: bool,
     /// The client names no host, so each node gets its own in `Host`.
     names_no_host: bool,
+    /// None where nothing observes the request.
+    recorder: Option<Box<RequestRecorder>>,
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
-    fn new(proxy: &'p Inner<B>, peer: ClientAddr, request: &Request<Body>) -> Self {
+    fn new(proxy: &'p Inner<B>, peer: ClientAddr, request: &mut Request<Body>) -> Self {
         let settings = &proxy.settings;
+        let client = |request: &Request<Body>| settings.trusted.client(peer, request.headers());
         Attempts {
+            recorder: RequestRecorder::begin(&settings.observers, &settings.clock, client, request),
             proxy,
             context: RequestContext::new(peer, request),
             writer: None,
@@ -130,6 +137,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
         if let Some(rules) = &self.proxy.rules {
             rules.admit(&mut self.context, request)?;
+            if let Some((recorder, class)) = self.recorder.as_mut().zip(self.context.class()) {
+                recorder.classified(class.name());
+            }
         }
         if let Some(budget) = &self.proxy.budget {
             budget.deposit();
@@ -147,15 +157,26 @@ impl<'p, B: Backend> Attempts<'p, B> {
             // Boxed, because a body that fits into one read comes with its head.
             *request.body_mut() = Box::pin(replay::read(body, client, &self.proxy.settings)).await?;
         }
-        self.context.read_sql(request.body(), self.proxy.cluster.reads_query());
+        self.context.read_sql(request.body(), self.proxy.cluster.reads_query(), |query| {
+            if let Some(recorder) = &mut self.recorder {
+                recorder.query(query);
+            }
+        });
         self.session.begin(&self.context, request).await;
+        if let Some(recorder) = &self.recorder
+            && self.session.is_kept()
+        {
+            recorder.session_looked_up(self.session.is_bound());
+        }
         if let Some((rules, class)) = self.kylin() {
             self.writer = rules.writer(&self.context, class);
             if let Some(merge) = rules.merge(class) {
                 if self.names_no_host {
                     request.headers_mut().remove(header::HOST);
                 }
-                let response = fan_out(&self.proxy.cluster, &self.context, &mut self.session, merge, take(request));
+                let (cluster, session, recorder) =
+                    (&self.proxy.cluster, &mut self.session, self.recorder.as_deref_mut());
+                let response = fan_out(cluster, &self.context, session, merge, take(request), recorder);
                 self.response = Box::pin(response).await?;
                 return Ok(());
             }
@@ -164,6 +185,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
         loop {
             self.attempted.add(&picked.lease);
             self.copy = self.keep_copy(request);
+            if let Some(recorder) = &mut self.recorder {
+                recorder.attempt_begins(&picked, request);
+            }
             if self.names_no_host {
                 head::set_host_of(&picked, request);
             }
@@ -182,11 +206,19 @@ impl<'p, B: Backend> Attempts<'p, B> {
                     }
                     self.keep_response(sent)
                 }
-                Prepared::Failed(error) => Some(error.with_request(take(request))),
+                Prepared::Failed(error) => {
+                    if let Some(recorder) = &mut self.recorder {
+                        recorder.attempt_unprepared();
+                    }
+                    Some(error.with_request(take(request)))
+                }
             };
             if let Some(error) = failure {
                 (picked, *request) = self.after_failure(picked, error)?;
                 continue;
+            }
+            if let Some(recorder) = &mut self.recorder {
+                recorder.attempt_responded(self.response.status());
             }
             let class = match self.classify_head() {
                 None => None,
@@ -216,8 +248,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 Some(copy) => {
                     *request = *copy;
                     self.response = Response::default();
+                    self.note_retry(picked.lease.endpoint(), RetryReason::Login);
                 }
                 None => {
+                    self.note_served_by(&picked);
                     self.response.body_mut().hold(picked.lease, self.session.take_in_use());
                     return Ok(());
                 }
@@ -283,6 +317,28 @@ impl<'p, B: Backend> Attempts<'p, B> {
         match self.session.settle(&self.context, &self.proxy.cluster, picked, &mut self.response).await {
             AfterResponse::SendAgain => self.copy.take(),
             AfterResponse::Return => None,
+            AfterResponse::Bound => {
+                if let Some(recorder) = &self.recorder {
+                    recorder.session_bound(picked.lease.endpoint(), self.session.is_bound());
+                }
+                None
+            }
+        }
+    }
+
+    /// Tells observers that the request is sent again, to `next`.
+    fn note_retry(&mut self, next: &EndpointId, reason: RetryReason) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.retried(next, reason, self.proxy.budget.as_ref().map(RetryAccount::left));
+        }
+    }
+
+    /// Leaves in the response which endpoint served.
+    fn note_served_by(&mut self, picked: &Picked<B>) {
+        if self.recorder.is_some() || self.proxy.settings.served_by {
+            let attempts = u32::try_from(self.attempted.len()).unwrap_or(u32::MAX);
+            let served_by = ServedBy::new(picked.lease.endpoint().clone(), attempts, picked.reason);
+            self.response.extensions_mut().insert(served_by);
         }
     }
 
@@ -291,7 +347,19 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let presence = HeaderPresence::of(self.response.headers());
         remove_hop_by_hop(self.response.headers_mut(), presence);
         *self.response.version_mut() = Version::HTTP_11;
+        if let Some(recorder) = self.recorder.take() {
+            recorder.respond(&mut self.response, self.is_head);
+        }
         self.response
+    }
+
+    fn into_error(mut self, error: ErrorResponse) -> Response<Body> {
+        let mut response = error.response(&self.context);
+        if let Some(mut recorder) = self.recorder.take() {
+            recorder.failed(error.termination());
+            recorder.respond(&mut response, self.is_head);
+        }
+        response
     }
 }
 

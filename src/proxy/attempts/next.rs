@@ -7,8 +7,9 @@ use http::{Method, Request};
 use super::Attempts;
 use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
-use crate::cluster::Picked;
+use crate::cluster::{PickReason, Picked};
 use crate::endpoint::{EndpointHint, EndpointId};
+use crate::observe::RetryReason;
 use crate::proxy::error_response::ErrorResponse;
 use crate::proxy::{RetryAccount, replay};
 use crate::request::RequestView;
@@ -19,16 +20,30 @@ impl<B: Backend> Attempts<'_, B> {
         let cluster = &self.proxy.cluster;
         let Some((rules, class)) = self.kylin() else { return self.session.pick(cluster, &view, &self.attempted).ok() };
         let (role, is_strict) = rules.role(class);
+        let has_keys = self.context.query().is_some();
         let view = match self.context.query() {
             Some(keys) => view.with_query(keys),
             None => view,
         };
         let mut pick = |view: RequestView<'_>| match rules.written_to(self.writer) {
             // A bound session reads where it wrote in any case.
-            Some(id) if !self.session.is_bound() => cluster.pick_bound(&view, &self.attempted, id.as_str()).ok(),
+            Some(id) if !self.session.is_bound() => {
+                let mut picked = cluster.pick_bound(&view, &self.attempted, id.as_str()).ok();
+                if let Some(Picked { reason: reason @ PickReason::Bound, .. }) = &mut picked {
+                    *reason = PickReason::Written;
+                }
+                picked
+            }
             _ => self.session.pick(cluster, &view, &self.attempted).ok(),
         };
-        pick(view.with_role(role)).or_else(|| if is_strict { None } else { pick(view.with_role(None)) })
+        let mut picked =
+            pick(view.with_role(role)).or_else(|| if is_strict { None } else { pick(view.with_role(None)) });
+        if let Some(Picked { reason: reason @ PickReason::Policy, .. }) = &mut picked
+            && has_keys
+        {
+            *reason = PickReason::Fingerprint;
+        }
+        picked
     }
 
     /// Picks another endpoint for `request`, unless the limits of retries are reached. `is_unsent`: no node got the request in the
@@ -80,6 +95,10 @@ impl<B: Backend> Attempts<'_, B> {
         let request = match request {
             Some(request) if kind == SendErrorKind::Stale && !self.reconnected && self.withdraw() => {
                 self.reconnected = true;
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.attempt_failed(kind);
+                }
+                self.note_retry(picked.lease.endpoint(), RetryReason::Failed(kind));
                 return Ok((picked, request));
             }
             request => request,
@@ -88,12 +107,16 @@ impl<B: Backend> Attempts<'_, B> {
         picked.lease.set_outcome(self.proxy.settings.retry.outcome(kind, may_time_out));
         // The next pick sees the free slot and the failure.
         drop(picked);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.attempt_failed(kind);
+        }
         self.attempted.set_has_response(false);
         self.unsent += usize::from(kind.is_unsent());
         if let Some(request) = request
             && let Some(next) = self.pick_again(&request, kind.is_unsent())
             && (kind.is_unsent() || self.withdraw())
         {
+            self.note_retry(next.lease.endpoint(), RetryReason::Failed(kind));
             return Ok((next, request));
         }
         Err(match (kind, error.source()) {

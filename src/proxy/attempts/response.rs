@@ -12,6 +12,7 @@ use crate::endpoint::Outcome;
 use crate::kylin::class::RequestClass;
 use crate::kylin::response::{NeedsBody, Rejection, ResponseClass};
 use crate::kylin::retry::RetryDecision;
+use crate::observe::RetryReason;
 use crate::proxy::replay;
 use crate::proxy::rules::{Classified, RuleState};
 
@@ -83,6 +84,7 @@ impl<B: Backend> Attempts<'_, B> {
                 && (is_free || self.withdraw())
             {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), "retrying on another endpoint");
+                self.note_retry(next.lease.endpoint(), RetryReason::Response(self.response.status()));
                 return AfterAttempt::Retry(next, copy);
             }
             self.copy = Some(copy);
@@ -109,6 +111,7 @@ impl<B: Backend> Attempts<'_, B> {
                 picked.lease.set_outcome(Outcome::Failure);
             }
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "retrying on another endpoint");
+            self.note_retry(next.lease.endpoint(), RetryReason::Response(status));
             return AfterAttempt::Retry(next, copy);
         }
         AfterAttempt::Return(picked)

@@ -14,6 +14,7 @@ use super::builder::ProxySettings;
 use crate::body::{Body, BodyError};
 use crate::buffer::GrowingBuffer;
 use crate::client_key::ClientKey;
+use crate::observe::Termination;
 
 const TOO_LARGE: ErrorResponse =
     ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large");
@@ -92,4 +93,5 @@ pub(super) fn body_error(error: &(dyn std::error::Error + 'static)) -> ErrorResp
         cause = error.source();
     }
     ErrorResponse::new(StatusCode::BAD_REQUEST, "the body of the request ended early")
+        .because(Termination::RequestAborted)
 }

@@ -103,6 +103,11 @@ impl RetryAccount {
         self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
+    /// Returns how many retries are left.
+    pub(crate) fn left(&self) -> u32 {
+        u32::try_from(self.balance.load(Ordering::Relaxed).clamp(0, self.capacity) / ONE).unwrap_or(u32::MAX)
+    }
+
     fn deposit_for_time_passed(&self) {
         let now = self.epoch.millis();
         let until = self.deposited_until.load(Ordering::Relaxed);

@@ -12,10 +12,12 @@ use tokio::time::timeout;
 use crate::backend::{Backend, SendErrorKind};
 use crate::balance::Attempted;
 use crate::body::{Body, BodyError};
+use crate::clock::timer_in;
 use crate::cluster::{Cluster, Picked};
 use crate::endpoint::{AdminState, EndpointId, Outcome, Role};
 use crate::kylin::fan_out::{Merge, best, concat};
 use crate::maybe_ready::BoxFuture;
+use crate::observe::{AttemptEnd, RequestRecorder, Termination};
 use crate::proxy::session::Session;
 use crate::proxy::{ErrorResponse, head, replay};
 use crate::request::{RequestContext, RequestView};
@@ -28,7 +30,8 @@ const MAX_RESPONSE: u64 = 4 << 20;
 const BODY_TOO_LARGE: ErrorResponse =
     ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large to be sent to all nodes");
 const NO_RESPONSE: ErrorResponse =
-    ErrorResponse::new(StatusCode::BAD_GATEWAY, "no node that serves queries could be reached");
+    ErrorResponse::new(StatusCode::BAD_GATEWAY, "no node that serves queries could be reached")
+        .because(Termination::ConnectFailed);
 
 /// Sends the request to all query nodes of the cluster at once.
 pub(crate) async fn fan_out<B: Backend>(
@@ -37,11 +40,12 @@ pub(crate) async fn fan_out<B: Backend>(
     session: &mut Session<'_>,
     merge: Merge,
     mut request: Request<Body>,
+    mut recorder: Option<&mut RequestRecorder>,
 ) -> Result<Response<Body>, ErrorResponse> {
     // Compressed responses could not be joined.
     request.headers_mut().remove(header::ACCEPT_ENCODING);
     let ids = query_nodes(cluster);
-    let mut sent: Vec<BoxFuture<'_, Option<Response<Bytes>>>> = Vec::with_capacity(ids.len());
+    let mut sent: Vec<BoxFuture<'_, NodeResult>> = Vec::with_capacity(ids.len());
     for id in &ids {
         let mut request = replay::copy(&request).ok_or(BODY_TOO_LARGE)?;
         let Some(picked) = pick(cluster, context, id, &request) else { continue };
@@ -49,12 +53,23 @@ pub(crate) async fn fan_out<B: Backend>(
             head::set_host_of(&picked, &mut request);
         }
         match session.prepare(cluster, &picked, &mut request).await {
-            Prepared::Send => sent.push(Box::pin(send(picked, request))),
+            Prepared::Send => {
+                if let Some(recorder) = &mut recorder {
+                    recorder.attempt_begins(&picked, &mut request);
+                }
+                sent.push(Box::pin(send(picked, request)));
+            }
             // Without a login the node would not respond to any purpose.
             Prepared::Failed(_) => {}
         }
     }
-    let responses: Vec<Response<Bytes>> = join_all(sent).await.into_iter().flatten().collect();
+    let mut responses: Vec<Response<Bytes>> = Vec::with_capacity(ids.len());
+    for (index, NodeResult { response, end, took }) in (0..).zip(join_all(sent).await) {
+        if let Some(recorder) = &mut recorder {
+            recorder.attempt_ended(index, end, response.as_ref().map(Response::status), took);
+        }
+        responses.extend(response);
+    }
     if responses.len() < ids.len() {
         let (responded, total) = (responses.len(), ids.len());
         tracing::warn!(responded, total, "not every node responded to a request for all nodes");
@@ -82,32 +97,50 @@ fn pick<B: Backend>(
     (picked.lease.endpoint() == id).then_some(picked)
 }
 
-/// Returns the whole response of a node; `None` if the node failed or the response is too long.
-async fn send<B: Backend>(mut picked: Picked<B>, request: Request<Body>) -> Option<Response<Bytes>> {
+/// What one node made of the request.
+struct NodeResult {
+    /// None if the node failed or its response is too long.
+    response: Option<Response<Bytes>>,
+    end: AttemptEnd,
+    took: Duration,
+}
+
+/// Returns the whole response of a node.
+async fn send<B: Backend>(mut picked: Picked<B>, request: Request<Body>) -> NodeResult {
+    let began = timer_in(Duration::ZERO);
     let sent = timeout(NODE_TIMEOUT, whole_response(&**picked.backend(), request)).await;
-    let (outcome, response) = match sent {
-        Ok(Ok(response)) => (Outcome::Success, response),
-        Ok(Err(outcome)) => (outcome, None),
-        Err(_) => (Outcome::Slow, None),
+    let slow = (Outcome::Slow, AttemptEnd::Failed(SendErrorKind::HeadTimeout));
+    let (response, (outcome, end)) = match sent.unwrap_or(Err(slow)) {
+        Ok(response) => {
+            let end = response.as_ref().map_or(AttemptEnd::Truncated, |got| AttemptEnd::Responded(got.status()));
+            (response, (Outcome::Success, end))
+        }
+        Err(failed) => (None, failed),
     };
     picked.lease.set_outcome(outcome);
-    response
+    NodeResult { response, end, took: began.elapsed() }
 }
 
 /// Returns the response, `None` if it is too long.
 ///
 /// # Errors
-/// What the failure tells about the node.
-async fn whole_response<B: Backend>(backend: &B, request: Request<Body>) -> Result<Option<Response<Bytes>>, Outcome> {
-    let response = backend.send(request).await.map_err(|error| match error.kind() {
-        SendErrorKind::HeadTimeout => Outcome::Slow,
-        kind => kind.outcome(),
+/// What the failure tells about the node, and how the attempt ended.
+async fn whole_response<B: Backend>(
+    backend: &B,
+    request: Request<Body>,
+) -> Result<Option<Response<Bytes>>, (Outcome, AttemptEnd)> {
+    let response = backend.send(request).await.map_err(|error| {
+        let outcome = match error.kind() {
+            SendErrorKind::HeadTimeout => Outcome::Slow,
+            kind => kind.outcome(),
+        };
+        (outcome, AttemptEnd::Failed(error.kind()))
     })?;
     let (head, body) = response.into_parts();
     match body.collect_up_to(MAX_RESPONSE).await {
         Ok(body) => Ok(Some(Response::from_parts(head, body))),
         Err(BodyError::TooLarge) => Ok(None),
-        Err(_) => Err(Outcome::Failure),
+        Err(_) => Err((Outcome::Failure, AttemptEnd::Truncated)),
     }
 }
 

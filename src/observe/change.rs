@@ -1,0 +1,184 @@
+//! The events of state: of endpoints, clusters, stores and sources of nodes.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::cluster::{ClusterStatus, EndpointStatus};
+use crate::discovery::DiscoveryStatus;
+use crate::endpoint::AdminState;
+use crate::health::{HealthState, Reason};
+
+/// The state of an endpoint has changed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct EndpointChanged<'a> {
+    /// The name of the cluster, as it was given to the [`Watch`](super::Watch).
+    pub cluster: &'a str,
+    /// What has changed.
+    pub change: EndpointChange,
+    /// The endpoint as it is now; as it was last, if it was removed.
+    pub endpoint: &'a EndpointStatus,
+    /// Why the endpoint is not healthy, or was not until now.
+    pub reason: Option<Reason>,
+    /// What showed it.
+    pub found_by: FoundBy,
+    /// How long the state before lasted, for a state of health.
+    pub lasted: Option<Duration>,
+}
+
+/// What has changed at an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EndpointChange {
+    /// The endpoint was added to the cluster.
+    Added,
+    /// The endpoint was removed from the cluster.
+    Removed,
+    /// The endpoint has failures, and serves.
+    Suspect,
+    /// Probes fail, or the endpoint is quarantined.
+    Unhealthy,
+    /// The endpoint was ejected, because requests fail.
+    Ejected,
+    /// The endpoint serves again after it was unhealthy or ejected.
+    Readmitted,
+    /// A suspect endpoint is healthy again.
+    Recovered,
+    /// The operator made the endpoint ready.
+    Ready,
+    /// The operator drains the endpoint.
+    Draining,
+    /// A draining endpoint has no request in flight any more.
+    Drained,
+    /// The operator put the endpoint into maintenance.
+    Maintenance,
+}
+
+impl EndpointChange {
+    /// Returns the name for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            EndpointChange::Added => "added",
+            EndpointChange::Removed => "removed",
+            EndpointChange::Suspect => "suspect",
+            EndpointChange::Unhealthy => "unhealthy",
+            EndpointChange::Ejected => "ejected",
+            EndpointChange::Readmitted => "readmitted",
+            EndpointChange::Recovered => "recovered",
+            EndpointChange::Ready => "ready",
+            EndpointChange::Draining => "draining",
+            EndpointChange::Drained => "drained",
+            EndpointChange::Maintenance => "maintenance",
+        }
+    }
+
+    /// Returns the change of health, if it is one.
+    pub(super) fn of_health(before: HealthState, now: HealthState) -> Option<Self> {
+        let is_out = |health| matches!(health, HealthState::Unhealthy | HealthState::Ejected);
+        match now {
+            _ if before == now => None,
+            HealthState::Ejected => Some(EndpointChange::Ejected),
+            HealthState::Unhealthy => Some(EndpointChange::Unhealthy),
+            HealthState::Healthy | HealthState::Suspect if is_out(before) => Some(EndpointChange::Readmitted),
+            HealthState::Healthy => Some(EndpointChange::Recovered),
+            HealthState::Suspect => Some(EndpointChange::Suspect),
+        }
+    }
+
+    pub(super) fn of_admin_state(state: AdminState) -> Self {
+        match state {
+            AdminState::Ready => EndpointChange::Ready,
+            AdminState::Drain => EndpointChange::Draining,
+            AdminState::Maintenance => EndpointChange::Maintenance,
+        }
+    }
+}
+
+impl fmt::Display for EndpointChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What showed that the state of an endpoint has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FoundBy {
+    /// Requests of clients.
+    Requests,
+    /// Probes.
+    Probes,
+    /// The [metastore check](crate::probe::MetastoreCheck).
+    MetastoreCheck,
+    /// The operator or the application, or a source of nodes.
+    Operator,
+}
+
+impl FoundBy {
+    /// Returns the name for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            FoundBy::Requests => "requests",
+            FoundBy::Probes => "probes",
+            FoundBy::MetastoreCheck => "metastore_check",
+            FoundBy::Operator => "operator",
+        }
+    }
+
+    pub(super) fn of(reason: Option<Reason>) -> Self {
+        match reason {
+            Some(Reason::Probe(_) | Reason::Unproven) => FoundBy::Probes,
+            Some(Reason::Unverified | Reason::Quarantined(_)) => FoundBy::MetastoreCheck,
+            Some(_) => FoundBy::Requests,
+            None => FoundBy::Operator,
+        }
+    }
+}
+
+/// A cluster can serve no more, or again.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ClusterChanged<'a> {
+    /// The name of the cluster, as it was given to the [`Watch`](super::Watch).
+    pub cluster: &'a str,
+    /// What has changed.
+    pub change: ClusterChange,
+    /// The cluster with all its endpoints.
+    pub status: &'a ClusterStatus,
+    /// How long no endpoint could serve, when one can again.
+    pub lasted: Option<Duration>,
+}
+
+/// What has changed at a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ClusterChange {
+    /// No endpoint is ready and in health. Clients are refused, or meet an endpoint that failed while
+    /// [panic mode](crate::cluster::ClusterBuilder::panic_mode) applies.
+    LostLast,
+    /// An endpoint is ready and in health again.
+    HasOneAgain,
+}
+
+/// A session store became unavailable or available.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct StoreChanged<'a> {
+    /// The name of the store, as it was given to the [`Watch`](super::Watch).
+    pub store: &'a str,
+    /// Whether the store is available now.
+    pub available: bool,
+    /// How many writes wait for the store.
+    pub pending_writes: usize,
+}
+
+/// The state of a source of nodes has changed, or the membership has.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct DiscoveryChanged<'a> {
+    /// The name of the source, as it was given to the [`Watch`](super::Watch).
+    pub source: &'a str,
+    /// The state now. A source that has not responded within a second is reported once with
+    /// [`Waiting`](crate::discovery::SourceState::Waiting).
+    pub status: &'a DiscoveryStatus,
+}

@@ -1,0 +1,328 @@
+//! The events of a request.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::{ObservedRequest, Termination};
+use crate::backend::SendErrorKind;
+use crate::cluster::PickReason;
+use crate::endpoint::EndpointId;
+
+/// A request arrived.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Received<'a> {
+    /// The request.
+    pub request: &'a ObservedRequest,
+}
+
+/// A request was classified.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Classified<'a> {
+    /// The request, with its [class](ObservedRequest::class).
+    pub request: &'a ObservedRequest,
+}
+
+/// What became of the session of a request.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct SessionEvent<'a> {
+    /// The request.
+    pub request: &'a ObservedRequest,
+    /// What became of it.
+    pub outcome: SessionOutcome,
+    /// The endpoint that the session is bound to now; `None` after a lookup.
+    pub endpoint: Option<&'a EndpointId>,
+}
+
+/// What became of the session of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SessionOutcome {
+    /// The request carries a session that is bound to an endpoint.
+    Found,
+    /// The request carries no session that is bound.
+    NotFound,
+    /// The response bound a session that was not bound before.
+    Bound,
+    /// The response bound a session to another endpoint, because its own cannot serve.
+    Moved,
+}
+
+/// An endpoint was picked.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct EndpointPicked<'a> {
+    /// The request.
+    pub request: &'a ObservedRequest,
+    /// The endpoint.
+    pub endpoint: &'a EndpointId,
+    /// Why this one.
+    pub reason: PickReason,
+}
+
+/// An attempt began.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct AttemptBegan<'a> {
+    /// The request.
+    pub request: &'a ObservedRequest,
+    /// The number of the attempt, from 1.
+    pub number: u32,
+    /// The endpoint.
+    pub endpoint: &'a EndpointId,
+}
+
+/// An attempt ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct AttemptEnded<'a> {
+    /// The request.
+    pub request: &'a ObservedRequest,
+    /// The number of the attempt, from 1.
+    pub number: u32,
+    /// The attempt.
+    pub attempt: &'a Attempt,
+}
+
+/// One attempt: the request was sent to an endpoint, or was about to be.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// The placement name of the endpoint, which is the address of its node as the operator wrote it.
+    pub address: Box<str>,
+    /// Why the endpoint was picked.
+    pub reason: PickReason,
+    /// From the arrival of the request to the begin of the attempt.
+    pub after: Duration,
+    /// How long the connection took to make; `None` on a connection that was open, and with a backend other than
+    /// [`HttpBackend`](crate::HttpBackend).
+    pub connecting: Option<Duration>,
+    /// From the begin of the attempt to the head of the response.
+    pub head: Option<Duration>,
+    /// From the begin of the attempt to its end. That of the response which the client gets ends with the body.
+    pub total: Duration,
+    /// The status of the response, once there is one.
+    pub status: Option<StatusCode>,
+    /// The bytes of the body that came from the node and were passed on.
+    pub bytes: u64,
+    /// How the attempt ended; `None` while it runs.
+    pub end: Option<AttemptEnd>,
+}
+
+impl Attempt {
+    /// Returns the phase in which the attempt is, or ended.
+    pub fn phase(&self) -> AttemptPhase {
+        match self.end {
+            Some(AttemptEnd::Failed(kind)) => AttemptPhase::of(kind),
+            Some(AttemptEnd::NotPrepared(_)) => AttemptPhase::Login,
+            _ if self.head.is_some() => AttemptPhase::Body,
+            _ => AttemptPhase::Response,
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AttemptEnd {
+    /// The node responded.
+    Responded(StatusCode),
+    /// The node responded, and the body of the response ended early or paused for too long.
+    Truncated,
+    /// The request failed.
+    Failed(SendErrorKind),
+    /// The session could not log in at the node, so the request was not sent.
+    NotPrepared(SendErrorKind),
+    /// The client left, or the server stopped.
+    Cancelled,
+}
+
+impl AttemptEnd {
+    /// Returns a name from a bounded set, for logs and metrics: the class of a status such as `2xx`, or the kind of a failure.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AttemptEnd::Responded(status) => match status.as_u16() {
+                100..=199 => "1xx",
+                200..=299 => "2xx",
+                300..=399 => "3xx",
+                400..=499 => "4xx",
+                _ => "5xx",
+            },
+            AttemptEnd::Truncated => "truncated",
+            AttemptEnd::Failed(kind) => name_of(kind),
+            AttemptEnd::NotPrepared(_) => "login",
+            AttemptEnd::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A phase of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AttemptPhase {
+    /// The session logs in at the node.
+    Login,
+    /// The connection is made, or waited for.
+    Connect,
+    /// The request is sent, and its response waited for.
+    Response,
+    /// The body of the response is read.
+    Body,
+}
+
+impl AttemptPhase {
+    fn of(kind: SendErrorKind) -> Self {
+        match kind {
+            SendErrorKind::Connect | SendErrorKind::ConnectTimeout | SendErrorKind::Limit | SendErrorKind::Refused => {
+                AttemptPhase::Connect
+            }
+            SendErrorKind::Broken
+            | SendErrorKind::Stale
+            | SendErrorKind::HeadTimeout
+            | SendErrorKind::Invalid
+            | SendErrorKind::RequestBody => AttemptPhase::Response,
+        }
+    }
+
+    /// Returns the name for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AttemptPhase::Login => "login",
+            AttemptPhase::Connect => "connect",
+            AttemptPhase::Response => "response",
+            AttemptPhase::Body => "body",
+        }
+    }
+}
+
+/// A request is sent again.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Retried<'a> {
+    /// The request.
+    pub request: &'a ObservedRequest,
+    /// The endpoint of the attempt before.
+    pub from: &'a EndpointId,
+    /// The endpoint of the attempt to come.
+    pub to: &'a EndpointId,
+    /// Why it is sent again.
+    pub reason: RetryReason,
+    /// How many retries the [budget](crate::proxy::RetryBudget) still allows; `None` without a budget.
+    pub budget_left: Option<u32>,
+}
+
+/// Why a request is sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RetryReason {
+    /// The attempt failed.
+    Failed(SendErrorKind),
+    /// The response asks for another endpoint: by its status, or by its meaning in Kylin.
+    Response(StatusCode),
+    /// The session has to log in at the node first.
+    Login,
+}
+
+impl RetryReason {
+    /// Returns a name from a bounded set, for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RetryReason::Failed(kind) => name_of(kind),
+            RetryReason::Response(StatusCode::UNAUTHORIZED) => "unauthorized",
+            RetryReason::Response(_) => "response",
+            RetryReason::Login => "login",
+        }
+    }
+}
+
+/// The head of the response for the client is known.
+#[non_exhaustive]
+pub struct ResponseHead<'a> {
+    /// The request.
+    pub request: &'a ObservedRequest,
+    /// The endpoint that responded; `None` for a response of the proxy itself.
+    pub endpoint: Option<&'a EndpointId>,
+    /// The status.
+    pub status: StatusCode,
+    /// The headers that the client gets, except those that the application adds.
+    pub(crate) headers: &'a http::HeaderMap,
+    /// From the arrival of the request.
+    pub elapsed: Duration,
+}
+
+impl ResponseHead<'_> {
+    /// Returns the value of a header of the response; `None` for `Set-Cookie`, which holds session ids, and for headers that are
+    /// not text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let name = http::HeaderName::try_from(name).ok()?;
+        if matches!(name, http::header::SET_COOKIE | http::header::WWW_AUTHENTICATE) {
+            return None;
+        }
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+impl fmt::Debug for ResponseHead<'_> {
+    /// Leaves out the headers, which may hold session ids.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseHead")
+            .field("request", self.request)
+            .field("endpoint", &self.endpoint)
+            .field("status", &self.status)
+            .field("elapsed", &self.elapsed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request has ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Finished<'a> {
+    /// The request.
+    pub request: &'a ObservedRequest,
+    /// The status that the client got; `None` if the client left before the head of a response.
+    pub status: Option<StatusCode>,
+    /// The bytes of the response body that the client's connection took.
+    pub bytes: u64,
+    /// The attempts in their order.
+    pub attempts: &'a [Attempt],
+    /// How long the parts took.
+    pub times: Times,
+    /// How the request ended.
+    pub termination: Termination,
+}
+
+/// How long the parts of a request took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Times {
+    /// From the arrival of the head to the first attempt: reading the body, looking up the session. The whole time if there was no
+    /// attempt.
+    pub waiting: Duration,
+    /// Making connections, over all attempts.
+    pub connecting: Duration,
+    /// From the arrival of the head to the head of the response.
+    pub first_byte: Option<Duration>,
+    /// From the arrival of the head to the end.
+    pub total: Duration,
+}
+
+fn name_of(kind: SendErrorKind) -> &'static str {
+    match kind {
+        SendErrorKind::Connect => "connect",
+        SendErrorKind::ConnectTimeout => "connect_timeout",
+        SendErrorKind::Limit => "limit",
+        SendErrorKind::Refused => "refused",
+        SendErrorKind::Broken => "broken",
+        SendErrorKind::Stale => "stale",
+        SendErrorKind::HeadTimeout => "response_timeout",
+        SendErrorKind::Invalid => "invalid",
+        SendErrorKind::RequestBody => "request_body",
+    }
+}

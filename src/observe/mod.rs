@@ -1,0 +1,193 @@
+//! Events of requests, endpoints, session stores and discovery, for logs, metrics and traces.
+//!
+//! An application implements [`Observer`], whose methods have empty bodies by default, and gives it to
+//! [`ProxyBuilder::observer`](crate::proxy::ProxyBuilder::observer) for the events of requests and to a [`Watch`] for the events of
+//! state. Without an observer no event is built.
+//!
+//! # Events of a request
+//!
+//! | order | event | how often |
+//! |---|---|---|
+//! | 1 | [`received`](Observer::received) | once |
+//! | 2 | [`classified`](Observer::classified) | once, in a Kylin-aware proxy |
+//! | 3 | [`session`](Observer::session) | after the lookup, and when the response binds or moves the session |
+//! | 4 | [`picked`](Observer::picked), [`attempt_began`](Observer::attempt_began), [`attempt_ended`](Observer::attempt_ended) | for each attempt |
+//! | 5 | [`retried`](Observer::retried) | between two attempts |
+//! | 6 | [`response_head`](Observer::response_head) | once, unless the client leaves before |
+//! | 7 | [`finished`](Observer::finished) | exactly once, when the body of the response has ended or is dropped |
+//!
+//! The requests of the crate itself are no requests here: probes, the metastore check, relayed logins. What they find shows in
+//! [`endpoint_changed`](Observer::endpoint_changed), whose [`FoundBy`] tells probes from requests.
+//!
+//! # Secrets
+//!
+//! No event holds credentials, cookies or session ids. Targets are [masked](ObservedRequest::target). The SQL of a query is in an
+//! event only if the application asks for it with [`Detail::Sql`]; its fingerprint is a hash of the SQL without its literals.
+//!
+//! ```
+//! use kylin_lb::observe::{Finished, Observer};
+//!
+//! struct Print;
+//!
+//! impl Observer for Print {
+//!     fn finished(&self, event: &Finished<'_>) {
+//!         println!("{} {} {:?}", event.request.method(), event.request.path(), event.times.total);
+//!     }
+//! }
+//!
+//! # fn build(cluster: kylin_lb::Cluster) -> Result<(), Box<dyn std::error::Error>> {
+//! let proxy = kylin_lb::Proxy::builder(cluster).observer(Print).build()?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod change;
+mod event;
+mod observers;
+mod recorder;
+mod request;
+mod served_by;
+mod target;
+mod termination;
+mod watch;
+
+use std::sync::Arc;
+
+pub use self::change::{
+    ClusterChange, ClusterChanged, DiscoveryChanged, EndpointChange, EndpointChanged, FoundBy, StoreChanged,
+};
+pub use self::event::{
+    Attempt, AttemptBegan, AttemptEnd, AttemptEnded, AttemptPhase, Classified, EndpointPicked, Finished, Received,
+    ResponseHead, Retried, RetryReason, SessionEvent, SessionOutcome, Times,
+};
+pub(crate) use self::observers::Observers;
+pub use self::observers::RequestObserver;
+pub(crate) use self::recorder::RequestRecorder;
+pub use self::request::ObservedRequest;
+pub use self::served_by::ServedBy;
+pub use self::termination::Termination;
+pub use self::watch::Watch;
+
+/// Learns what happens to requests and endpoints.
+///
+/// Every method has an empty body by default, so that an implementation names only the events that it needs. The proxy calls the
+/// methods on the path of a request: they must not block, and should leave I/O to a task of their own. A method that panics costs
+/// the observer this event; the request proceeds, and the panic is logged once.
+///
+/// Several observers may observe one proxy. Each gets every event, in the order in which they were added.
+pub trait Observer: Send + Sync + 'static {
+    /// Returns what the events have to hold. Asked once, when the proxy is built. Default: [`Detail::Request`].
+    fn detail(&self) -> Detail {
+        Detail::Request
+    }
+
+    /// A request arrived, and its head is known.
+    fn received(&self, _event: &Received<'_>) {}
+
+    /// The class of a request is known, and it is open to clients.
+    fn classified(&self, _event: &Classified<'_>) {}
+
+    /// The session of a request was looked up, or its response has bound or moved it.
+    fn session(&self, _event: &SessionEvent<'_>) {}
+
+    /// An endpoint was picked for the next attempt.
+    fn picked(&self, _event: &EndpointPicked<'_>) {}
+
+    /// An attempt began: the request is about to be sent.
+    fn attempt_began(&self, _event: &AttemptBegan<'_>) {}
+
+    /// An attempt ended. That of the response which the client gets ends with the body.
+    fn attempt_ended(&self, _event: &AttemptEnded<'_>) {}
+
+    /// A request is about to be sent again.
+    fn retried(&self, _event: &Retried<'_>) {}
+
+    /// The head of the response for the client is known.
+    fn response_head(&self, _event: &ResponseHead<'_>) {}
+
+    /// A request has ended, in whatever way. Called exactly once for each [`received`](Self::received).
+    fn finished(&self, _event: &Finished<'_>) {}
+
+    /// The health or the administrative state of an endpoint has changed, or the endpoint was added or removed.
+    fn endpoint_changed(&self, _event: &EndpointChanged<'_>) {}
+
+    /// A cluster has lost its last endpoint that may serve, or has one again; or panic mode has begun or ended.
+    fn cluster_changed(&self, _event: &ClusterChanged<'_>) {}
+
+    /// A session store became unavailable, or available again.
+    fn store_changed(&self, _event: &StoreChanged<'_>) {}
+
+    /// A source of nodes fails, or works again, or has changed the membership.
+    fn discovery_changed(&self, _event: &DiscoveryChanged<'_>) {}
+}
+
+/// What the events of a request have to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[non_exhaustive]
+pub enum Detail {
+    /// Facts of the head, and times.
+    #[default]
+    Request,
+    /// Also the fingerprint and the project of a query, which costs a hash over its SQL.
+    Query,
+    /// Also the SQL, with its literals.
+    Sql,
+}
+
+impl<O: Observer + ?Sized> Observer for Arc<O> {
+    fn detail(&self) -> Detail {
+        (**self).detail()
+    }
+
+    fn received(&self, event: &Received<'_>) {
+        (**self).received(event);
+    }
+
+    fn classified(&self, event: &Classified<'_>) {
+        (**self).classified(event);
+    }
+
+    fn session(&self, event: &SessionEvent<'_>) {
+        (**self).session(event);
+    }
+
+    fn picked(&self, event: &EndpointPicked<'_>) {
+        (**self).picked(event);
+    }
+
+    fn attempt_began(&self, event: &AttemptBegan<'_>) {
+        (**self).attempt_began(event);
+    }
+
+    fn attempt_ended(&self, event: &AttemptEnded<'_>) {
+        (**self).attempt_ended(event);
+    }
+
+    fn retried(&self, event: &Retried<'_>) {
+        (**self).retried(event);
+    }
+
+    fn response_head(&self, event: &ResponseHead<'_>) {
+        (**self).response_head(event);
+    }
+
+    fn finished(&self, event: &Finished<'_>) {
+        (**self).finished(event);
+    }
+
+    fn endpoint_changed(&self, event: &EndpointChanged<'_>) {
+        (**self).endpoint_changed(event);
+    }
+
+    fn cluster_changed(&self, event: &ClusterChanged<'_>) {
+        (**self).cluster_changed(event);
+    }
+
+    fn store_changed(&self, event: &StoreChanged<'_>) {
+        (**self).store_changed(event);
+    }
+
+    fn discovery_changed(&self, event: &DiscoveryChanged<'_>) {
+        (**self).discovery_changed(event);
+    }
+}

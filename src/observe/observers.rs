@@ -1,0 +1,68 @@
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Detail, Observer};
+
+/// An observer of one request, which an application puts into the request's extensions. It gets the events of that request after
+/// the observers of the proxy.
+///
+/// It knows what the application knows of the request, so it needs no table of requests. The proxy removes it from the extensions.
+#[derive(Clone)]
+pub struct RequestObserver(pub(super) Arc<dyn Observer>);
+
+impl RequestObserver {
+    /// Returns an observer for the extensions of a request.
+    pub fn new(observer: impl Observer) -> Self {
+        RequestObserver(Arc::new(observer))
+    }
+}
+
+impl fmt::Debug for RequestObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestObserver").finish_non_exhaustive()
+    }
+}
+
+/// The observers of a proxy. Clones share them.
+#[derive(Clone, Default)]
+pub(crate) struct Observers {
+    all: Vec<Arc<dyn Observer>>,
+    detail: Detail,
+}
+
+impl Observers {
+    pub(crate) fn add(&mut self, observer: Arc<dyn Observer>) {
+        self.detail = self.detail.max(observer.detail());
+        self.all.push(observer);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Returns what the events have to hold.
+    pub(crate) fn detail(&self) -> Detail {
+        self.detail
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<dyn Observer>> {
+        self.all.iter()
+    }
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observers").field("count", &self.all.len()).finish_non_exhaustive()
+    }
+}
+
+/// Calls an observer. Events are sent while values are dropped, where a second panic would abort the process.
+pub(super) fn call(observer: &dyn Observer, event: impl FnOnce(&dyn Observer)) {
+    static LOGGED: AtomicBool = AtomicBool::new(false);
+    let panicked = catch_unwind(AssertUnwindSafe(|| event(observer))).is_err();
+    if panicked && !LOGGED.swap(true, Ordering::Relaxed) {
+        tracing::error!("an observer panicked; its events are lost");
+    }
+}

@@ -1,0 +1,278 @@
+//! Collects what happens to one request, and tells the observers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+
+use super::observers::call;
+use super::{
+    Attempt, AttemptBegan, AttemptEnd, AttemptEnded, Classified, Detail, EndpointPicked, Finished, ObservedRequest,
+    Observer, Observers, Received, RequestObserver, ResponseHead, Retried, RetryReason, SessionEvent, SessionOutcome,
+    Termination, Times,
+};
+use crate::backend::{ConnectTimer, SendErrorKind};
+use crate::body::{Body, BodyEnd, BodyError, BodyTap};
+use crate::clock::Clock;
+use crate::cluster::Picked;
+use crate::endpoint::EndpointId;
+use crate::kylin::query::QueryRequest;
+use crate::request::{ClientAddr, ObservedQuery};
+
+/// The record of one request. It exists only where there is an observer. Its drop ends the request: the proxy moves it into the body
+/// of the response.
+pub(crate) struct RequestRecorder {
+    observers: Arc<Observers>,
+    own: Option<RequestObserver>,
+    clock: Arc<dyn Clock>,
+    request: ObservedRequest,
+    detail: Detail,
+    attempts: Vec<Attempt>,
+    connect_timer: ConnectTimer,
+    /// The attempt that runs failed before the request was sent.
+    is_unprepared: bool,
+    status: Option<StatusCode>,
+    first_byte: Option<Duration>,
+    bytes: u64,
+    /// None until it is certain.
+    termination: Option<Termination>,
+    is_finished: bool,
+}
+
+impl RequestRecorder {
+    /// Starts the record of a request, if anything observes it. `client` names its client.
+    pub(crate) fn begin(
+        observers: &Arc<Observers>,
+        clock: &Arc<dyn Clock>,
+        client: impl FnOnce(&Request<Body>) -> ClientAddr,
+        request: &mut Request<Body>,
+    ) -> Option<Box<Self>> {
+        let own = request.extensions_mut().remove::<RequestObserver>();
+        if observers.is_empty() && own.is_none() {
+            return None;
+        }
+        let detail = own.as_ref().map_or(Detail::Request, |own| own.0.detail()).max(observers.detail());
+        let recorder = RequestRecorder {
+            request: ObservedRequest::new(client(request), request, clock.now(), detail),
+            observers: Arc::clone(observers),
+            own,
+            clock: Arc::clone(clock),
+            detail,
+            attempts: Vec::new(),
+            connect_timer: ConnectTimer::default(),
+            is_unprepared: false,
+            status: None,
+            first_byte: None,
+            bytes: 0,
+            termination: None,
+            is_finished: false,
+        };
+        recorder.tell(|observer, request| observer.received(&Received { request }));
+        Some(Box::new(recorder))
+    }
+
+    /// Calls every observer.
+    fn tell(&self, event: impl Fn(&dyn Observer, &ObservedRequest)) {
+        let own = self.own.iter().map(|own| &own.0);
+        for observer in self.observers.iter().chain(own) {
+            call(&**observer, |observer| event(observer, &self.request));
+        }
+    }
+
+    /// Returns the time since the request arrived.
+    fn elapsed(&self) -> Duration {
+        self.clock.now().saturating_duration_since(self.request.began)
+    }
+
+    pub(crate) fn classified(&mut self, class: &'static str) {
+        self.request.class = Some(class);
+        self.tell(|observer, request| observer.classified(&Classified { request }));
+    }
+
+    /// Records what a query asks, as far as an observer wants to know.
+    pub(crate) fn query(&mut self, query: &QueryRequest<'_>) {
+        if self.detail >= Detail::Query {
+            self.request.query = Some(ObservedQuery::new(query, self.detail == Detail::Sql));
+        }
+    }
+
+    /// Records that the session was looked up.
+    pub(crate) fn session_looked_up(&self, is_bound: bool) {
+        let outcome = if is_bound { SessionOutcome::Found } else { SessionOutcome::NotFound };
+        self.tell(|observer, request| observer.session(&SessionEvent { request, outcome, endpoint: None }));
+    }
+
+    /// Records that the response has bound the session to `endpoint`.
+    pub(crate) fn session_bound(&self, endpoint: &EndpointId, has_moved: bool) {
+        let outcome = if has_moved { SessionOutcome::Moved } else { SessionOutcome::Bound };
+        let endpoint = Some(endpoint);
+        self.tell(|observer, request| observer.session(&SessionEvent { request, outcome, endpoint }));
+    }
+
+    /// Records that `request` is about to be sent to the endpoint that was picked.
+    pub(crate) fn attempt_begins<B>(&mut self, picked: &Picked<B>, request: &mut Request<Body>) {
+        let (endpoint, reason) = (picked.lease.endpoint(), picked.reason);
+        if self.attempts.last().is_none_or(|before| before.endpoint != *endpoint) {
+            self.tell(|observer, request| observer.picked(&EndpointPicked { request, endpoint, reason }));
+        }
+        self.attempts.push(Attempt {
+            endpoint: endpoint.clone(),
+            address: picked.lease.placement().into(),
+            reason,
+            after: self.elapsed(),
+            connecting: None,
+            head: None,
+            total: Duration::ZERO,
+            status: None,
+            bytes: 0,
+            end: None,
+        });
+        self.connect_timer = ConnectTimer::default();
+        request.extensions_mut().insert(self.connect_timer.clone());
+        self.is_unprepared = false;
+        let number = self.number();
+        self.tell(|observer, request| observer.attempt_began(&AttemptBegan { request, number, endpoint }));
+    }
+
+    fn number(&self) -> u32 {
+        u32::try_from(self.attempts.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Records that the session could not log in at the node.
+    pub(crate) fn attempt_unprepared(&mut self) {
+        self.is_unprepared = true;
+    }
+
+    pub(crate) fn attempt_failed(&mut self, kind: SendErrorKind) {
+        let failed = if self.is_unprepared { AttemptEnd::NotPrepared } else { AttemptEnd::Failed };
+        self.end_attempt(failed(kind));
+    }
+
+    /// Records the head of a response, which the client may get or not.
+    pub(crate) fn attempt_responded(&mut self, status: StatusCode) {
+        let elapsed = self.elapsed();
+        if let Some(attempt) = self.attempts.last_mut() {
+            (attempt.head, attempt.status) = (Some(elapsed.saturating_sub(attempt.after)), Some(status));
+            attempt.connecting = self.connect_timer.get();
+        }
+    }
+
+    /// Ends the attempt at `index` of several that ran at the same time and took `took`.
+    pub(crate) fn attempt_ended(&mut self, index: usize, end: AttemptEnd, status: Option<StatusCode>, took: Duration) {
+        let Some(attempt) = self.attempts.get_mut(index) else { return };
+        (attempt.end, attempt.status, attempt.total) = (Some(end), status, took);
+        attempt.head = status.map(|_| took);
+        let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
+        let attempt = &self.attempts[index];
+        self.tell(|observer, request| observer.attempt_ended(&AttemptEnded { request, number, attempt }));
+    }
+
+    /// Ends the attempt that runs, if one does.
+    fn end_attempt(&mut self, end: AttemptEnd) {
+        let elapsed = self.elapsed();
+        let number = self.number();
+        let Some(attempt) = self.attempts.last_mut().filter(|attempt| attempt.end.is_none()) else { return };
+        attempt.total = elapsed.saturating_sub(attempt.after);
+        attempt.connecting = self.connect_timer.get();
+        attempt.end = Some(end);
+        if let Some(attempt) = self.attempts.last() {
+            self.tell(|observer, request| observer.attempt_ended(&AttemptEnded { request, number, attempt }));
+        }
+    }
+
+    /// Records that the request is sent again, to `to`. The response to the attempt before, if there was one, is dropped.
+    pub(crate) fn retried(&mut self, to: &EndpointId, reason: RetryReason, budget_left: Option<u32>) {
+        if let RetryReason::Response(status) = reason {
+            self.end_attempt(AttemptEnd::Responded(status));
+        } else if let Some(status) = self.attempts.last().and_then(|attempt| attempt.status) {
+            self.end_attempt(AttemptEnd::Responded(status));
+        }
+        let Some(Attempt { endpoint: from, .. }) = self.attempts.last() else { return };
+        self.tell(|observer, request| observer.retried(&Retried { request, from, to, reason, budget_left }));
+    }
+
+    /// Records why the client gets a response of the proxy itself.
+    pub(crate) fn failed(&mut self, termination: Termination) {
+        self.termination = Some(termination);
+        if let Some(status) = self.attempts.last().and_then(|attempt| attempt.status) {
+            let is_truncated = matches!(termination, Termination::ResponseTruncated | Termination::ResponseStalled);
+            self.end_attempt(if is_truncated { AttemptEnd::Truncated } else { AttemptEnd::Responded(status) });
+        }
+    }
+
+    /// Records the head of the response for the client, and ends the request with its body. `is_head`: the client gets no body.
+    pub(crate) fn respond(mut self: Box<Self>, response: &mut Response<Body>, is_head: bool) {
+        let (status, elapsed) = (response.status(), self.elapsed());
+        (self.status, self.first_byte) = (Some(status), Some(elapsed));
+        let endpoint = self.attempts.last().filter(|attempt| attempt.end.is_none()).map(|attempt| &attempt.endpoint);
+        let headers = response.headers();
+        self.tell(|observer, request| {
+            observer.response_head(&ResponseHead { request, endpoint, status, headers, elapsed });
+        });
+        if is_head {
+            self.finish(Termination::Complete);
+        } else {
+            response.body_mut().set_tap(self);
+        }
+    }
+
+    /// Ends the request. Does nothing the second time.
+    fn finish(&mut self, ended: Termination) {
+        if std::mem::replace(&mut self.is_finished, true) {
+            return;
+        }
+        let termination = match (self.termination, ended) {
+            // The client got a response that says why.
+            (Some(cause), Termination::Complete) => cause,
+            (_, ended) => ended,
+        };
+        // Of attempts at the same time, which the client did not wait for.
+        let others = self.attempts.len().saturating_sub(1);
+        for index in (0..others).filter(|index| self.attempts[*index].end.is_none()).collect::<Vec<_>>() {
+            let took = self.elapsed().saturating_sub(self.attempts[index].after);
+            self.attempt_ended(index, AttemptEnd::Cancelled, None, took);
+        }
+        if let Some(attempt) = self.attempts.last_mut().filter(|attempt| attempt.end.is_none()) {
+            attempt.bytes = self.bytes;
+            let end = match (attempt.status, termination) {
+                (Some(status), Termination::Complete) => AttemptEnd::Responded(status),
+                (Some(_), Termination::ResponseTruncated | Termination::ResponseStalled) => AttemptEnd::Truncated,
+                _ => AttemptEnd::Cancelled,
+            };
+            self.end_attempt(end);
+        }
+        let total = self.elapsed();
+        let times = Times {
+            waiting: self.attempts.first().map_or(total, |first| first.after),
+            connecting: self.attempts.iter().filter_map(|attempt| attempt.connecting).sum(),
+            first_byte: self.first_byte,
+            total,
+        };
+        let (status, bytes, attempts) = (self.status, self.bytes, &self.attempts[..]);
+        self.tell(|observer, request| {
+            observer.finished(&Finished { request, status, bytes, attempts, times, termination });
+        });
+    }
+}
+
+impl BodyTap for RequestRecorder {
+    fn data(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    fn end(&mut self, end: BodyEnd<'_>) {
+        self.finish(match end {
+            BodyEnd::Complete => Termination::Complete,
+            BodyEnd::Failed(BodyError::Stalled(_)) => Termination::ResponseStalled,
+            BodyEnd::Failed(_) => Termination::ResponseTruncated,
+            BodyEnd::Dropped if std::thread::panicking() => Termination::Panicked,
+            BodyEnd::Dropped => Termination::ClientGone,
+        });
+    }
+}
+
+impl Drop for RequestRecorder {
+    fn drop(&mut self) {
+        self.end(BodyEnd::Dropped);
+    }
+}

@@ -1,0 +1,23 @@
+use crate::cluster::PickReason;
+use crate::endpoint::EndpointId;
+
+/// Which endpoint served a request, and why it was picked.
+///
+/// It is in the extensions of a response if [`ProxyBuilder::served_by`](crate::proxy::ProxyBuilder::served_by) is on or the proxy
+/// has an observer. A response of the proxy itself has none, and neither has one that was merged from the responses of all nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServedBy {
+    /// The endpoint of the last attempt.
+    pub endpoint: EndpointId,
+    /// How many attempts there were, the last one included.
+    pub attempts: u32,
+    /// Why the endpoint was picked.
+    pub reason: PickReason,
+}
+
+impl ServedBy {
+    pub(crate) fn new(endpoint: EndpointId, attempts: u32, reason: PickReason) -> Self {
+        ServedBy { endpoint, attempts, reason }
+    }
+}

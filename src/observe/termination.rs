@@ -1,0 +1,143 @@
+use std::fmt;
+
+/// How a request ended.
+///
+/// | variant | [name](Self::as_str) | Envoy's response flag | HAProxy's termination state |
+/// |---|---|---|---|
+/// | `Complete` | `complete` | `-` | `--` |
+/// | `ClientGone` | `client_gone` | `DC` | `CD` |
+/// | `Refused` | `refused` | `DPE` | `PR` |
+/// | `Denied` | `denied` | `RL` | `PR` |
+/// | `RequestTooLarge` | `request_too_large` | `DPE` | `PR` |
+/// | `RequestTimeout` | `request_timeout` | `SI` | `cH` |
+/// | `RequestAborted` | `request_aborted` | `DC` | `CH` |
+/// | `NoEndpoint` | `no_endpoint` | `UH` | `SC` |
+/// | `Overflow` | `overflow` | `UO` | `sQ` |
+/// | `ConnectFailed` | `connect_failed` | `UF` | `SC` |
+/// | `ConnectTimeout` | `connect_timeout` | `UF` | `sC` |
+/// | `ResponseTimeout` | `response_timeout` | `UT` | `sH` |
+/// | `ConnectionBroken` | `connection_broken` | `UC` | `SH` |
+/// | `InvalidResponse` | `invalid_response` | `UPE` | `PH` |
+/// | `ResponseTruncated` | `response_truncated` | `UC` | `SD` |
+/// | `ResponseStalled` | `response_stalled` | `SI` | `sD` |
+/// | `Panicked` | `panicked` | `LR` | `IH` |
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Termination {
+    /// The client got the whole response, of whatever status, or the last byte was handed to its connection.
+    Complete,
+    /// The client left before the end of the response, or the server stopped.
+    ClientGone,
+    /// The head of the request is ambiguous or not supported. The client got 400, 405, 417 or 501.
+    Refused,
+    /// The path is closed to clients. The client got 403.
+    Denied,
+    /// The body of the request is too large. The client got 413.
+    RequestTooLarge,
+    /// The body of the request came too slowly. The client got 408.
+    RequestTimeout,
+    /// The body of the request ended early.
+    RequestAborted,
+    /// No endpoint is eligible. The client got 503.
+    NoEndpoint,
+    /// Every eligible endpoint or its backend is at its limit, or the login of the session cannot be checked at present.
+    Overflow,
+    /// The node could not be reached.
+    ConnectFailed,
+    /// No connection to the node was made in time.
+    ConnectTimeout,
+    /// The node did not respond in time.
+    ResponseTimeout,
+    /// The connection to the node broke before a response.
+    ConnectionBroken,
+    /// The response of the node is not valid HTTP.
+    InvalidResponse,
+    /// The response of the node ended early.
+    ResponseTruncated,
+    /// The node paused for too long within its response.
+    ResponseStalled,
+    /// The code of the front end panicked.
+    Panicked,
+}
+
+impl Termination {
+    /// Every variant, for the labels of a metric.
+    pub const ALL: [Termination; 17] = [
+        Termination::Complete,
+        Termination::ClientGone,
+        Termination::Refused,
+        Termination::Denied,
+        Termination::RequestTooLarge,
+        Termination::RequestTimeout,
+        Termination::RequestAborted,
+        Termination::NoEndpoint,
+        Termination::Overflow,
+        Termination::ConnectFailed,
+        Termination::ConnectTimeout,
+        Termination::ResponseTimeout,
+        Termination::ConnectionBroken,
+        Termination::InvalidResponse,
+        Termination::ResponseTruncated,
+        Termination::ResponseStalled,
+        Termination::Panicked,
+    ];
+
+    /// Returns the name for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        self.names().0
+    }
+
+    /// Returns the response flag of Envoy that is closest; `-` for a complete response.
+    pub const fn envoy_flag(self) -> &'static str {
+        self.names().1
+    }
+
+    /// Returns the first two characters of HAProxy's termination state that are closest.
+    pub const fn haproxy_state(self) -> &'static str {
+        self.names().2
+    }
+
+    const fn names(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Termination::Complete => ("complete", "-", "--"),
+            Termination::ClientGone => ("client_gone", "DC", "CD"),
+            Termination::Refused => ("refused", "DPE", "PR"),
+            Termination::Denied => ("denied", "RL", "PR"),
+            Termination::RequestTooLarge => ("request_too_large", "DPE", "PR"),
+            Termination::RequestTimeout => ("request_timeout", "SI", "cH"),
+            Termination::RequestAborted => ("request_aborted", "DC", "CH"),
+            Termination::NoEndpoint => ("no_endpoint", "UH", "SC"),
+            Termination::Overflow => ("overflow", "UO", "sQ"),
+            Termination::ConnectFailed => ("connect_failed", "UF", "SC"),
+            Termination::ConnectTimeout => ("connect_timeout", "UF", "sC"),
+            Termination::ResponseTimeout => ("response_timeout", "UT", "sH"),
+            Termination::ConnectionBroken => ("connection_broken", "UC", "SH"),
+            Termination::InvalidResponse => ("invalid_response", "UPE", "PH"),
+            Termination::ResponseTruncated => ("response_truncated", "UC", "SD"),
+            Termination::ResponseStalled => ("response_stalled", "SI", "sD"),
+            Termination::Panicked => ("panicked", "LR", "IH"),
+        }
+    }
+}
+
+impl fmt::Display for Termination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_end_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> = Termination::ALL.iter().map(|end| end.as_str()).collect();
+        assert_eq!(names.len(), Termination::ALL.len());
+        let docs = include_str!("termination.rs");
+        for end in Termination::ALL {
+            let row = format!("`{}` | `{}` | `{}` |", end.as_str(), end.envoy_flag(), end.haproxy_state());
+            assert!(docs.contains(&row), "{row}");
+        }
+    }
+}

@@ -1,0 +1,19 @@
+use crate::kylin::query::QueryRequest;
+
+/// What observers learn of a query.
+#[derive(Debug)]
+pub(crate) struct ObservedQuery {
+    pub(crate) fingerprint: u64,
+    pub(crate) project: Box<str>,
+    pub(crate) sql: Option<Box<str>>,
+}
+
+impl ObservedQuery {
+    pub(crate) fn new(query: &QueryRequest<'_>, with_sql: bool) -> Self {
+        ObservedQuery {
+            fingerprint: query.fingerprint(),
+            project: query.project().into(),
+            sql: with_sql.then(|| query.sql().into()),
+        }
+    }
+}
