@@ -5,7 +5,7 @@
 //!
 //! | module | question |
 //! |---|---|
-//! | `path` | Which path does the node see? |
+//! | [`NormalizedPath`] | Which path does the node see? |
 //! | `class` | What does a request do, may it be retried, which role serves it, does it need a login? |
 //! | `query` | Does the SQL only read, and under which keys is the query placed? |
 //! | `response`, `retry` | What does a response mean, and may another node be asked? |
@@ -30,7 +30,9 @@ pub mod tomcat;
 mod version;
 
 pub use guard::{Guard, InvalidPattern};
+
 pub use node::metadata_url::MetadataUrl;
+pub use path::{AmbiguousPath, NormalizedPath};
 pub use version::KylinVersion;
 
 pub(crate) use guard::strip_internal_headers;

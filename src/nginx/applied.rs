@@ -12,6 +12,7 @@ use super::directives::location::{Action, LocationMatch, Locations, Matcher, Pro
 use super::directives::server::Server;
 use super::directives::upstream::{EjectionRule, Method, Upstream, UpstreamServer};
 use super::options::{KylinOptions, PolicyName, ProbeMode, SessionMode};
+use crate::kylin::NormalizedPath;
 
 /// The settings of one upstream.
 #[derive(Debug, Clone)]
@@ -168,7 +169,8 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
         .collect();
     for server in config.servers.iter().filter(|server| server.reply.is_none()) {
         for path in KYLIN_PATHS {
-            if let Some(LocationMatch::Location { location, .. }) = server.locate(path.as_bytes())
+            if let Ok(normal) = NormalizedPath::parse(path)
+                && let Some(LocationMatch::Location { location, .. }) = server.locate(&normal)
                 && let Action::Proxy(pass) = &location.action
             {
                 note(pass, &location.matcher, path, server, &mut found);
@@ -205,7 +207,9 @@ fn note_locations(locations: &Locations, server: &Server, found: &mut [Option<Ch
 
 /// Notes the group of a location if the node gets `path` below `/kylin`.
 fn note(pass: &ProxyPass, at: &Matcher, path: &str, server: &Server, found: &mut [Option<Choice<bool>>]) {
-    let sent = pass.upstream_uri(path, path.as_bytes());
+    // No request is served by a location whose path is ambiguous.
+    let normal = NormalizedPath::parse(path).ok();
+    let Some(sent) = normal.and_then(|normal| pass.upstream_uri(path, path.as_bytes(), &normal)) else { return };
     if found[pass.upstream].is_none() && (sent == "/kylin" || sent.starts_with("/kylin/")) {
         let listen = server.listens.first().map(|listen| listen.address.to_string()).unwrap_or_default();
         let why = format!("location {at} of server {listen} passes {sent}");

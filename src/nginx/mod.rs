@@ -65,6 +65,7 @@
 //! | subject | nginx | here |
 //! |---|---|---|
 //! | `Host` without `proxy_set_header` | the name of the upstream | the client's, if it names one: Kylin puts `Host` into redirects and error messages |
+//! | the path that locations match | decoded, with `;parameters` | as Tomcat reads it ([`NormalizedPath`](crate::kylin::NormalizedPath)), so that `/bi/..;/x` is not in `/bi/`; 400 if it is ambiguous, or if `proxy_pass` would make a path that leads out of its own |
 //! | connections to nodes | in most versions HTTP/1.0, closed after each request | HTTP/1.1, up to 64 idle per core, kept for 15 s |
 //! | `keepalive N` | N for the upstream and worker | N for each server and core |
 //! | a `server` with neither `max_fails` nor `fail_timeout` | ejected for 10 s after one failure | ejected if it fails more than the others: [`Outlier`](crate::health::Outlier) |

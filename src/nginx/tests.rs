@@ -12,6 +12,7 @@ use super::directives::upstream::{EjectionRule, Method, UpstreamServer};
 use super::variables::{Scope, Template};
 use super::*;
 use crate::backend::http1::Address;
+use crate::kylin::NormalizedPath;
 
 mod comments;
 mod mistakes;
@@ -85,7 +86,9 @@ fn the_manuals_configuration_is_read_verbatim() {
     assert_eq!(servers, [("1.1.1.1:7070", 1, rule), ("1.1.1.2:7070", 1, rule)]);
     let [listener] = &config.listeners[..] else { panic!() };
     assert_eq!(listener.address, ListenAddress::Tcp("0.0.0.0:8080".parse().unwrap()));
-    let Some(LocationMatch::Location { location, .. }) = config.servers[0].locate(b"/kylin/api/query") else {
+    let Some(LocationMatch::Location { location, .. }) =
+        config.servers[0].locate(&NormalizedPath::parse("/kylin/api/query").unwrap())
+    else {
         panic!()
     };
     let Action::Proxy(pass) = &location.action else { panic!() };
@@ -159,7 +162,7 @@ fn a_whole_nginx_conf_is_read() {
     );
 
     let server = &config.servers[0];
-    let at = |path: &'static str| match server.locate(path.as_bytes()) {
+    let at = |path: &'static str| match server.locate(&NormalizedPath::parse(path).unwrap()) {
         Some(LocationMatch::Location { location, .. }) => location,
         other => panic!("{other:?}"),
     };

@@ -1,7 +1,4 @@
-use std::borrow::Cow;
-
 use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::PathAndQuery;
 use http::{Method, Request, Uri, Version};
 
 use super::{ClientAddr, QueryKeys};
@@ -10,7 +7,7 @@ use crate::kylin::KylinVersion;
 #[cfg(feature = "login-relay")]
 use crate::kylin::class::SessionCall;
 use crate::kylin::class::{RequestClass, SqlLocation, classify, needs_login};
-use crate::kylin::path::{self, normalise};
+use crate::kylin::path::{NormalizedPath, RequestTarget};
 use crate::kylin::query::QueryRequest;
 use crate::kylin::response::Credentials;
 use crate::{basic_auth, cookie};
@@ -22,21 +19,16 @@ use crate::{basic_auth, cookie};
 pub(crate) struct RequestContext {
     client: ClientAddr,
     host: Option<HeaderValue>,
-    target: Option<PathAndQuery>,
+    target: RequestTarget,
     version: Version,
     /// None in a plain proxy, which does not classify.
     class: Option<RequestClass>,
-    /// The normalised path, where the request is classified and it differs from the path of the target.
-    normalised: Option<Box<str>>,
     cookies: Option<HeaderValue>,
     has_authorization: bool,
     /// None in a plain proxy, which knows no users.
     authorization: Option<HeaderValue>,
     query: Option<QueryKeys>,
 }
-
-/// The path of a request can be read in more than one way.
-pub(crate) struct AmbiguousPath;
 
 impl RequestContext {
     /// Reads the target, the host and the version of a request. The cookies and credentials follow with
@@ -52,10 +44,9 @@ impl RequestContext {
         RequestContext {
             client,
             host,
-            target: target.path_and_query().cloned(),
+            target: RequestTarget::new(target.path_and_query().cloned()),
             version,
             class: None,
-            normalised: None,
             cookies: None,
             has_authorization: false,
             authorization: None,
@@ -68,33 +59,25 @@ impl RequestContext {
         self.client = client;
     }
 
-    /// Reads the cookies and credentials from headers with at most one `Cookie`. `keeps_user`: the credentials are asked for
-    /// later, not only whether there are any.
+    /// Reads the path, which may carry a session id, and the cookies and credentials from headers with at most one `Cookie`. Until
+    /// then there is none of them. `keeps_user`: the credentials are asked for later, not only whether there are any.
     pub(crate) fn read_credentials(&mut self, headers: &HeaderMap, keeps_user: bool) {
+        self.target.read_path();
         self.cookies = headers.get(header::COOKIE).cloned();
         let authorization = headers.get(header::AUTHORIZATION);
         self.has_authorization = authorization.is_some();
         self.authorization = authorization.filter(|_| keeps_user).cloned();
     }
 
-    /// Normalises the path and classifies the request.
-    ///
-    /// # Errors
-    /// [`AmbiguousPath`] when the proxy and Tomcat could read the path differently.
-    pub(crate) fn classify(&mut self, method: &Method, version: Option<KylinVersion>) -> Result<(), AmbiguousPath> {
-        let normalised = match normalise(self.path()).map_err(|_| AmbiguousPath)? {
-            Cow::Borrowed(_) => None,
-            Cow::Owned(path) => Some(path.into_boxed_str()),
-        };
-        let class = classify(method, normalised.as_deref().unwrap_or(self.path()), version);
-        self.normalised = normalised;
-        self.class = Some(class);
-        Ok(())
+    /// Classifies the request by its path, which was read.
+    pub(crate) fn classify(&mut self, method: &Method, version: Option<KylinVersion>) {
+        self.class = self.target.path().map(|path| classify(method, &path, version));
     }
 
     /// Forgets the class of a request whose path is not below `/kylin`, so that it is treated as in a plain proxy.
     pub(crate) fn forget_class_of_other_paths(&mut self) {
-        if !(self.path() == "/kylin" || self.path().starts_with("/kylin/")) {
+        let is_of_kylin = |path: NormalizedPath<'_>| path.as_str() == "/kylin" || path.as_str().starts_with("/kylin/");
+        if !self.path().is_some_and(is_of_kylin) {
             self.class = None;
         }
     }
@@ -107,7 +90,7 @@ impl RequestContext {
         let query = match class.sql_location() {
             SqlLocation::None => return,
             SqlLocation::Json => QueryRequest::from_json(body),
-            SqlLocation::Form => QueryRequest::from_form(self.target.as_ref().and_then(PathAndQuery::query), body),
+            SqlLocation::Form => QueryRequest::from_form(self.target.query(), body),
         };
         if let Ok(query) = query {
             observe(&query);
@@ -134,7 +117,7 @@ impl RequestContext {
     /// Returns the URL without its query, which may hold SQL.
     pub(crate) fn url(&self) -> String {
         let host = self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
-        format!("http://{host}{}", self.raw_path())
+        format!("http://{host}{}", self.target.as_written())
     }
 
     /// Returns the class; `None` in a plain proxy.
@@ -142,24 +125,20 @@ impl RequestContext {
         self.class
     }
 
-    /// Returns the path as the node sees it; in a plain proxy, as the client wrote it.
-    pub(crate) fn path(&self) -> &str {
-        self.normalised.as_deref().unwrap_or_else(|| self.raw_path())
+    /// Returns the path as the node sees it; `None` if it is ambiguous or was not read.
+    pub(crate) fn path(&self) -> Option<NormalizedPath<'_>> {
+        self.target.path()
     }
 
-    /// Returns what the request does to the session of its client.
+    /// Returns what the request does to the session of its client. An ambiguous path neither logs in nor out.
     #[cfg(feature = "login-relay")]
     pub(crate) fn session_call(&self, method: &Method) -> SessionCall {
-        match self.class {
-            Some(_) => SessionCall::of(method, self.path()),
-            // An ambiguous path neither logs in nor out.
-            None => normalise(self.path()).map_or(SessionCall::Other, |path| SessionCall::of(method, &path)),
-        }
+        self.path().map_or(SessionCall::Other, |path| SessionCall::of(method, &path))
     }
 
     /// Returns the session id in the path (`;jsessionid=`), which servers write for clients without cookies.
     pub(crate) fn path_session_id(&self) -> Option<&[u8]> {
-        path::session_id(self.raw_path()).map(str::as_bytes).filter(|id| cookie::is_session_id(id))
+        self.target.session_id().map(str::as_bytes).filter(|id| cookie::is_session_id(id))
     }
 
     /// Returns the names and values of the cookies, in the order of the client.
@@ -203,19 +182,11 @@ impl RequestContext {
 
     /// Returns whether the session cookie alone can let this request in: its path needs a login, and it carries no credentials.
     pub(crate) fn needs_session(&self) -> bool {
-        let needs_login = || match self.class {
-            Some(_) => needs_login(self.path()),
-            None => normalise(self.path()).is_ok_and(|path| needs_login(&path)),
-        };
-        !self.has_authorization && needs_login()
+        !self.has_authorization && self.path().is_some_and(|path| needs_login(&path))
     }
 
     /// Returns the keys of the query, once it was read.
     pub(crate) fn query(&self) -> Option<QueryKeys> {
         self.query
-    }
-
-    fn raw_path(&self) -> &str {
-        self.target.as_ref().map_or("", PathAndQuery::path)
     }
 }

@@ -85,6 +85,7 @@ mod store_redis;
 mod store_redis_cluster;
 mod store_sentinel;
 mod support_works;
+mod tomcat_paths;
 mod tomcat_sessions;
 mod truncated_responses;
 mod user_source_down;

@@ -2,6 +2,8 @@
 
 use http::Method;
 
+use crate::kylin::path::NormalizedPath;
+
 /// The path at which clients log in, and at which the crate itself does.
 pub(crate) const AUTHENTICATION: &str = "/kylin/api/user/authentication";
 
@@ -37,10 +39,10 @@ pub(crate) enum SessionCall {
 }
 
 impl SessionCall {
-    /// Classifies a request by its method and its [normalised](crate::kylin::path::normalise) path.
-    pub(crate) fn of(method: &Method, path: &str) -> Self {
+    /// Classifies a request by its method and its path.
+    pub(crate) fn of(method: &Method, path: &NormalizedPath<'_>) -> Self {
         // Spring takes a path with a slash at its end for the one without.
-        let path = path.trim_end_matches('/');
+        let path = path.as_str().trim_end_matches('/');
         let Some(below) = path.strip_prefix("/kylin/") else { return SessionCall::Other };
         let is_api = path.starts_with("/kylin/api/");
         match (method, below.strip_prefix("api/").unwrap_or(below)) {
@@ -55,12 +57,12 @@ impl SessionCall {
     }
 }
 
-/// Returns whether Kylin serves the [normalised](crate::kylin::path::normalise) path only to clients that are logged in.
+/// Returns whether Kylin serves the path only to clients that are logged in.
 ///
 /// The pages of the web interface are open, and so are a few calls. The list of projects is open in Kylin 2.6 (2.6.6
 /// kylinSecurity.xml), so a response to it shows no login.
-pub(crate) fn needs_login(path: &str) -> bool {
-    path.strip_prefix("/kylin/api/").is_some_and(|call| {
+pub(crate) fn needs_login(path: &NormalizedPath<'_>) -> bool {
+    path.as_str().strip_prefix("/kylin/api/").is_some_and(|call| {
         let is_open = call.trim_end_matches('/') == "projects" || OPEN.iter().any(|open| call.starts_with(open));
         !is_open && !call.contains("/metrics")
     })
@@ -70,9 +72,13 @@ pub(crate) fn needs_login(path: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn normal(path: &str) -> NormalizedPath<'_> {
+        NormalizedPath::parse(path).unwrap()
+    }
+
     #[test]
     fn logins_and_logouts_of_both_versions_are_recognised() {
-        let call = |method: &str, path: &str| SessionCall::of(&method.parse().unwrap(), path);
+        let call = |method: &str, path: &str| SessionCall::of(&method.parse().unwrap(), &normal(path));
         assert_eq!(call("POST", AUTHENTICATION), SessionCall::Login);
         assert_eq!(call("POST", "/kylin/api/user/authentication/"), SessionCall::Login);
         assert_eq!(call("GET", AUTHENTICATION), SessionCall::WhoAmI);
@@ -92,7 +98,7 @@ mod tests {
     #[test]
     fn pages_and_public_calls_need_no_login() {
         for path in ["/kylin/api/projects/x", "/kylin/api/query", "/kylin/api/admin/config", "/kylin/api/user/x"] {
-            assert!(needs_login(path), "{path}");
+            assert!(needs_login(&normal(path)), "{path}");
         }
         for path in [
             "/kylin/",
@@ -104,7 +110,7 @@ mod tests {
             "/kylin/api/projects",
             "/kylin/api/projects/",
         ] {
-            assert!(!needs_login(path), "{path}");
+            assert!(!needs_login(&normal(path)), "{path}");
         }
     }
 }

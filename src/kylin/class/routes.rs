@@ -8,6 +8,7 @@ use http::Method;
 
 use super::{RequestClass, SessionCall, Sql};
 use crate::kylin::KylinVersion;
+use crate::kylin::path::NormalizedPath;
 
 /// Segments after `cubes/{name}` that start a job (3.1.3 CubeController.java:434-560).
 const CUBE_JOBS: [&str; 9] = [
@@ -38,16 +39,16 @@ const V5_WRITING_GETS: [&str; 5] = [
 /// The number of segments that the rules look at.
 const MAX_SEGMENTS: usize = 4;
 
-/// Classifies a request by its method and its [normalised](crate::kylin::path::normalise) path.
+/// Classifies a request by its method and its path.
 ///
 /// Without a `version` the rules of both versions hold, and the stricter rule where they differ.
-pub(crate) fn classify(method: &Method, path: &str, version: Option<KylinVersion>) -> RequestClass {
+pub(crate) fn classify(method: &Method, path: &NormalizedPath<'_>, version: Option<KylinVersion>) -> RequestClass {
     match SessionCall::of(method, path) {
         SessionCall::Login | SessionCall::LoginForm | SessionCall::WhoAmI => return RequestClass::Login,
         SessionCall::Logout => return RequestClass::Logout,
         SessionCall::Other => {}
     }
-    let Some(below) = strip_segments(path, "/kylin") else { return RequestClass::Unknown };
+    let Some(below) = strip_segments(path.as_str(), "/kylin") else { return RequestClass::Unknown };
     let verb = Verb::of(method);
     match strip_segments(below, "/api") {
         Some(rest) => api(verb, rest, version),
@@ -182,9 +183,13 @@ mod tests {
 
     const UNKNOWN: Sql = Sql::Unknown;
 
+    fn normal(path: &str) -> NormalizedPath<'_> {
+        NormalizedPath::parse(path).unwrap()
+    }
+
     fn class(line: &str, version: Option<KylinVersion>) -> RequestClass {
         let (method, path) = line.split_once(' ').unwrap();
-        classify(&method.parse().unwrap(), path, version)
+        classify(&method.parse().unwrap(), &normal(path), version)
     }
 
     #[test]
@@ -286,9 +291,13 @@ mod tests {
     #[test]
     fn writing_gets_of_kylin_5_are_not_retried_once_sent() {
         for path in V5_WRITING_GETS {
-            let class = classify(&Method::GET, &format!("/kylin/api{path}"), None);
+            let class = classify(&Method::GET, &normal(&format!("/kylin/api{path}")), None);
             assert_eq!((class, class.retry_safety()), (RequestClass::Write, RetrySafety::Unexecuted), "{path}");
-            assert_eq!(classify(&Method::GET, &format!("/kylin/api{path}/"), None), RequestClass::Write, "{path}");
+            assert_eq!(
+                classify(&Method::GET, &normal(&format!("/kylin/api{path}/")), None),
+                RequestClass::Write,
+                "{path}"
+            );
         }
     }
 
@@ -298,7 +307,7 @@ mod tests {
             method in "POST|PUT|DELETE|PATCH|LOCK",
             path in "/kylin/api(/(query|cubes|jobs|x|models|build|admin|tables|format|1)){0,6}/?",
         ) {
-            let class = classify(&method.parse().unwrap(), &path, None);
+            let class = classify(&method.parse().unwrap(), &normal(&path), None);
             let reads = class.retry_safety() == RetrySafety::Read;
             prop_assert!(!reads || class == RequestClass::Cancel, "{method} {path}: {class:?}");
         }
@@ -306,7 +315,7 @@ mod tests {
         #[test]
         fn a_trailing_slash_changes_nothing(path in "/kylin/api(/(query|cubes|jobs|cache|diag|system|x|stop)){1,6}") {
             for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {
-                prop_assert_eq!(classify(&method, &path, None), classify(&method, &format!("{path}/"), None));
+                prop_assert_eq!(classify(&method, &normal(&path), None), classify(&method, &normal(&format!("{path}/")), None));
             }
         }
     }

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Extensions, Request, Response, StatusCode, Uri, request};
+use http::{Extensions, Request, Response, StatusCode, request};
 
 use super::SiteParts;
 use super::clusters::UpstreamKey;
 use super::response::{self, BAD_PATH, ResponseEdits};
 use super::routes::Route;
+use crate::kylin::NormalizedPath;
 use crate::nginx::config::Listener;
 use crate::nginx::directives::location::{Action, LocationMatch, ProxyPass};
 use crate::nginx::directives::server::ListenAddress;
@@ -61,7 +62,9 @@ fn route<'s>(
 
     let request_uri = head.uri.path_and_query().cloned();
     let request_uri = request_uri.as_ref().map_or("/", |uri| uri.as_str());
-    let path = normalise(request_uri, server.settings.merge_slashes != Some(false)).map_err(|_| BAD_PATH)?;
+    // Locations belong to what the node serves, so the node's reading of the path decides. `$uri` is nginx's.
+    let path = NormalizedPath::of(&head.uri).map_err(|_| BAD_PATH)?;
+    let decoded = normalise(request_uri, server.settings.merge_slashes != Some(false)).map_err(|_| BAD_PATH)?;
     let local = match &listener.address {
         ListenAddress::Tcp(address) => Some(*address),
         ListenAddress::Unix(_) => None,
@@ -73,7 +76,7 @@ fn route<'s>(
         local,
         server_name: &server.name,
         captures,
-        ..Scope::new(&head.method, request_uri, &path, &head.headers)
+        ..Scope::new(&head.method, request_uri, &decoded, &head.headers)
     };
     if let Some(reply) = &server.reply {
         scope.remote = inet(server.settings.real_ip.trusted_proxies().client(peer, &head.headers));
@@ -94,7 +97,12 @@ fn route<'s>(
         (Action::Proxy(pass), Some(proxy)) => {
             scope.proxy_host = &pass.host;
             let upstream = &site.config.upstreams[pass.upstream];
-            let uri = prepare(&location.settings, pass, upstream, &scope, &mut head.extensions)?;
+            let uri = pass.upstream_uri(scope.request_uri, scope.path, &path).ok_or(BAD_PATH)?;
+            let uri = match uri {
+                Cow::Borrowed(_) => None,
+                Cow::Owned(uri) => Some(uri.parse().map_err(|_| BAD_PATH)?),
+            };
+            prepare(&location.settings, pass, upstream, &scope, &mut head.extensions)?;
             let edits = ResponseEdits::new(&location.settings, pass, &scope)?;
             if let Some(uri) = uri {
                 head.uri = uri;
@@ -115,15 +123,14 @@ impl Routed<'_> {
     }
 }
 
-/// Adds the extensions that the proxy and the policy read, and returns the URI for the node if it
-/// changes.
+/// Adds the extensions that the proxy and the policy read.
 fn prepare(
     settings: &BlockSettings,
     pass: &ProxyPass,
     upstream: &Upstream,
     scope: &Scope<'_>,
     extensions: &mut Extensions,
-) -> Result<Option<Uri>, ErrorResponse> {
+) -> Result<(), ErrorResponse> {
     let mut edits = HeaderEdits::default();
     let mut has_host = scope.headers.get(header::HOST).is_some_and(|host| !host.is_empty());
     for header in settings.set_headers.iter() {
@@ -152,10 +159,7 @@ fn prepare(
             extensions.insert(SessionRoute::new(route));
         }
     }
-    match pass.upstream_uri(scope.request_uri, scope.path) {
-        Cow::Borrowed(_) => Ok(None),
-        Cow::Owned(uri) => uri.parse().map(Some).map_err(|_| BAD_PATH),
-    }
+    Ok(())
 }
 
 fn drop_underscored(headers: &mut HeaderMap) {

@@ -50,9 +50,10 @@ impl RuleState {
     /// Classifies a request, refuses it if its path is ambiguous or closed to clients, and removes headers that only nodes may
     /// send.
     pub(crate) fn admit(&self, context: &mut RequestContext, request: &mut Request<Body>) -> Result<(), ErrorResponse> {
-        context.classify(request.method(), self.rules.version).map_err(|_| AMBIGUOUS_PATH)?;
+        context.classify(request.method(), self.rules.version);
+        let path = context.path().ok_or(AMBIGUOUS_PATH)?;
         if let Some(guard) = &self.rules.guard {
-            guard.check(context.client().ip(), request.method(), context.path()).map_err(|denied| {
+            guard.check(context.client().ip(), request.method(), &path).map_err(|denied| {
                 tracing::info!(client = ?context.client().ip(), reason = denied.reason, "request denied");
                 CLOSED_PATH
             })?;
@@ -132,7 +133,7 @@ impl RuleState {
 
     /// Returns whether Kylin runs at the node that has responded with 404; `None` if that is no question.
     pub(crate) async fn is_running<B: Backend>(&self, context: &RequestContext, picked: &Picked<B>) -> Option<bool> {
-        if !self.rules.retry_rejected || !is_in_all_versions(context.path()) {
+        if !self.rules.retry_rejected || !context.path().is_some_and(|path| is_in_all_versions(&path)) {
             return None;
         }
         Some(self.running.check(picked).await)

@@ -78,6 +78,18 @@ const APPLICATION_WEB_XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 </web-app>
 "#;
 
+/// Responds to every path with the path that Tomcat has made of it.
+const ECHO: &str = r#"<%@ page contentType="text/plain;charset=UTF-8" session="false" trimDirectiveWhitespaces="true" %><%
+    out.print("path " + request.getServletPath() + (request.getPathInfo() == null ? "" : request.getPathInfo()));
+%>"#;
+
+const ECHO_WEB_XML: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
+<web-app xmlns="https://jakarta.ee/xml/ns/jakartaee" version="5.0">
+  <servlet><servlet-name>echo</servlet-name><jsp-file>/echo.jsp</jsp-file><load-on-startup>1</load-on-startup></servlet>
+  <servlet-mapping><servlet-name>echo</servlet-name><url-pattern>/*</url-pattern></servlet-mapping>
+</web-app>
+"#;
+
 /// Stops and starts the other application, as an operator does with the manager of Tomcat.
 const CONTROL: &str = r#"<%@ page session="false"
     import="java.lang.management.ManagementFactory,javax.management.ObjectName" %><%
@@ -105,6 +117,14 @@ pub(crate) struct Tomcat {
     base: TempDir,
     name: String,
     address: SocketAddr,
+    application: Application,
+}
+
+/// What Tomcat serves.
+#[derive(Debug, Clone, Copy)]
+enum Application {
+    Kylin,
+    Echo,
 }
 
 impl Tomcat {
@@ -116,12 +136,21 @@ impl Tomcat {
 
     /// Starts a node for each name, all at the same time. The name is also the `jvmRoute`.
     pub(crate) async fn start(names: &[&str]) -> Vec<Tomcat> {
-        let mut nodes: Vec<Tomcat> = names.iter().map(|name| Tomcat::spawn(name)).collect();
+        Tomcat::start_all(names, Application::Kylin).await
+    }
+
+    /// Starts a Tomcat that responds to every path with `path ` and the path that it has made of it.
+    pub(crate) async fn start_echo() -> Tomcat {
+        Tomcat::start_all(&["echo"], Application::Echo).await.remove(0)
+    }
+
+    async fn start_all(names: &[&str], application: Application) -> Vec<Tomcat> {
+        let mut nodes: Vec<Tomcat> = names.iter().map(|name| Tomcat::spawn(name, application)).collect();
         for (node, name) in nodes.iter_mut().zip(names) {
             while let Err(log) = node.ready().await {
                 // Another process took the port before Tomcat did.
                 assert!(log.contains("Address already in use"), "{log}");
-                *node = Tomcat::spawn(name);
+                *node = Tomcat::spawn(name, application);
             }
         }
         nodes
@@ -167,7 +196,7 @@ impl Tomcat {
         std::fs::read_to_string(self.base.path().join("executed")).unwrap_or_default()
     }
 
-    fn spawn(name: &str) -> Self {
+    fn spawn(name: &str, application: Application) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let base = folder.path();
         let port = free_port();
@@ -178,13 +207,22 @@ impl Tomcat {
         };
         write("conf/server.xml", &server_xml(name, port, free_port()));
         write("conf/web.xml", CONTAINER_WEB_XML);
-        write("webapps/kylin/WEB-INF/web.xml", APPLICATION_WEB_XML);
-        write("webapps/kylin/node.jsp", APPLICATION);
+        match application {
+            Application::Kylin => {
+                write("webapps/kylin/WEB-INF/web.xml", APPLICATION_WEB_XML);
+                write("webapps/kylin/node.jsp", APPLICATION);
+            }
+            Application::Echo => {
+                write("webapps/ROOT/WEB-INF/web.xml", ECHO_WEB_XML);
+                write("webapps/ROOT/echo.jsp", ECHO);
+            }
+        }
         write("webapps/control/control.jsp", CONTROL);
         for empty in ["temp", "work", "logs"] {
             std::fs::create_dir_all(base.join(empty)).expect("a folder can be made");
         }
-        Tomcat { process: run(name, base), name: name.to_owned(), base: folder, address: ([127, 0, 0, 1], port).into() }
+        let address = ([127, 0, 0, 1], port).into();
+        Tomcat { process: run(name, base), name: name.to_owned(), base: folder, address, application }
     }
 
     /// Waits until the node is ready.
@@ -195,8 +233,12 @@ impl Tomcat {
         });
         started.await.map_err(|failure| failure.to_string())?;
         let response = super::http::get(self.address, "/kylin/api/admin/version", &[]).await;
+        let expected = match self.application {
+            Application::Kylin => "kylin.version",
+            Application::Echo => "path /kylin/api/admin/version",
+        };
         match response {
-            Ok(response) if response.text().contains("kylin.version") => Ok(()),
+            Ok(response) if response.text().contains(expected) => Ok(()),
             other => Err(format!("{other:?}\n{}", self.process.log())),
         }
     }

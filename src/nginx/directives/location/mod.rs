@@ -16,6 +16,7 @@ pub(crate) use read::read_all;
 pub(crate) use reply::Reply;
 
 use super::settings::BlockSettings;
+use crate::kylin::NormalizedPath;
 use crate::nginx::syntax::Captures;
 
 /// One `location` block.
@@ -94,12 +95,13 @@ impl Locations {
         self.all.is_empty()
     }
 
-    /// Finds the location for a [normalised](crate::nginx::uri::normalise) path.
+    /// Finds the location for a path. nginx matches its own reading of the path, in which `;parameters` stay; a node that reads
+    /// `/bi/..;/x` as `/x` would then serve a path outside of the location.
     ///
     /// An exact location wins, else the first regular expression that matches, else the longest
     /// prefix.
-    pub(crate) fn find<'r>(&self, path: &'r [u8]) -> Option<LocationMatch<'_, 'r>> {
-        self.search(path).0
+    pub(crate) fn find<'r>(&self, path: &'r NormalizedPath<'_>) -> Option<LocationMatch<'_, 'r>> {
+        self.search(path.as_str().as_bytes()).0
     }
 
     /// Also returns whether the search is over: nginx's `NGX_OK` or `NGX_DONE` against `NGX_AGAIN`

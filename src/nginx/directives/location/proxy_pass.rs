@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::Matcher;
 use crate::backend::http1::Address;
+use crate::kylin::NormalizedPath;
 use crate::nginx::directives::context::ReadContext;
 use crate::nginx::directives::settings::{Redirect, RedirectRule};
 use crate::nginx::directives::upstream::Upstream;
@@ -40,27 +41,47 @@ pub(crate) enum PassUri {
 }
 
 impl ProxyPass {
-    /// Returns path and query for the node. `path` is `request_uri`
-    /// [normalised](crate::nginx::uri::normalise).
-    pub(crate) fn upstream_uri<'r>(&self, request_uri: &'r str, path: &[u8]) -> Cow<'r, str> {
-        let target = request_uri.split('#').next().unwrap_or_default();
-        let (raw, query) = target.split_once('?').map_or((target, None), |(raw, query)| (raw, Some(query)));
+    /// Returns path and query for the node. `decoded` is the path of `request_uri` as
+    /// [nginx](crate::nginx::uri::normalise) reads it, with its `;parameters`, and `path` as the node does.
+    ///
+    /// Returns `None` if the node would not read the new path as `path` with its prefix replaced. For example `/bi../x` is
+    /// `/kylin/../x` after `location /bi { proxy_pass http://k/kylin/; }`.
+    pub(crate) fn upstream_uri<'r>(
+        &self,
+        request_uri: &'r str,
+        decoded: &[u8],
+        path: &NormalizedPath<'_>,
+    ) -> Option<Cow<'r, str>> {
+        let (raw, query) = request_uri.split_once('?').map_or((request_uri, None), |(raw, query)| (raw, Some(query)));
         let query = query.filter(|query| !query.is_empty());
-        let (mut uri, rest, query) = match &self.uri {
-            PassUri::Unchanged => return Cow::Borrowed(request_uri),
-            PassUri::Replace { prefix, with } => (with.clone(), path.get(*prefix..).unwrap_or_default(), query),
-            PassUri::Normalised { query: with_query } => (String::new(), path, query.filter(|_| *with_query)),
-        };
+        let path = path.as_str().as_bytes();
         // nginx escapes again only a path that was escaped.
-        match std::str::from_utf8(rest) {
-            Ok(rest) if rest.is_ascii() && !raw.contains('%') => uri.push_str(rest),
-            _ => uri.push_str(&escape(rest)),
-        }
-        if let Some(query) = query {
-            uri.push('?');
-            uri.push_str(query);
-        }
-        Cow::Owned(uri)
+        let append = |uri: &str, rest: &[u8]| match std::str::from_utf8(rest) {
+            Ok(rest) if rest.is_ascii() && !raw.contains('%') => format!("{uri}{rest}"),
+            _ => uri.to_owned() + &escape(rest),
+        };
+        let is_read_as =
+            |uri: &String, path: &[u8]| NormalizedPath::parse(uri).is_ok_and(|read| read.as_str().as_bytes() == path);
+        let (uri, query) = match &self.uri {
+            PassUri::Unchanged => return Some(Cow::Borrowed(request_uri)),
+            PassUri::Replace { prefix, with } => {
+                let (prefix, rest) = path.split_at_checked(*prefix)?;
+                let new = NormalizedPath::parse(with).ok()?;
+                // The rest of the path is appended to the query, if there is one.
+                let expected = [new.as_str().as_bytes(), if with.contains('?') { b"" } else { rest }].concat();
+                // With parameters behind the prefix, which may hold a session id, if that leads to the path too.
+                let uris = [decoded.strip_prefix(prefix), Some(rest)].into_iter().flatten();
+                (uris.map(|rest| append(with, rest)).find(|uri| is_read_as(uri, &expected))?, query)
+            }
+            PassUri::Normalised { query: with_query } => {
+                let uri = append("", decoded);
+                (Some(uri).filter(|uri| is_read_as(uri, path))?, query.filter(|_| *with_query))
+            }
+        };
+        Some(Cow::Owned(match query {
+            Some(query) => format!("{uri}?{query}"),
+            None => uri,
+        }))
     }
 
     /// Returns the prefixes of a `Location` in a node's response, and the replacement of each.
@@ -123,7 +144,7 @@ impl PassUri {
                     "http://UPSTREAM$request_uri, or $uri or $uri$is_args$args in its place; no other variables";
                 Err(word.span.unsupported("variables in proxy_pass are not supported", expected))
             }
-            uri if !uri.starts_with('/') || !is_sendable(uri) => {
+            uri if NormalizedPath::parse(uri).is_err() || !is_sendable(uri) => {
                 Err(word.invalid("URI in proxy_pass", "a path that begins with \"/\" and is escaped"))
             }
             _ if matches!(at, Matcher::Regex(_)) => {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::kylin::NormalizedPath;
 use crate::nginx::Config;
 use crate::nginx::uri::normalise;
 
@@ -7,7 +8,7 @@ fn config(locations: &str) -> Config {
 }
 
 fn choice(config: &Config, path: &str) -> String {
-    match config.servers[0].locate(path.as_bytes()) {
+    match config.servers[0].locate(&NormalizedPath::parse(path).unwrap()) {
         None => "404".into(),
         Some(LocationMatch::Redirect(to)) => format!("301 {}", to.matcher.text()),
         Some(LocationMatch::Location { location, captures }) => {
@@ -59,7 +60,8 @@ fn the_uri_for_the_node_is_nginxs() {
         ("/", "http://k", "/a%20b/../c?x=%20", "/a%20b/../c?x=%20"),
         ("/a/", "http://k/b/", "/a/c%20d/../e%3f%7e?x=1", "/b/e%3F~?x=1"),
         ("/a/", "http://k/", "/a//b|c?", "/b|c"),
-        ("/a", "http://k/b", "/a/%2Fc", "/b/c"),
+        ("/a/", "http://k/b/", "/a/c;jsessionid=1/d", "/b/c;jsessionid=1/d"),
+        ("/a/", "http://k/b/", "/x/..;/a/c", "/b/c"),
         ("= /a", "http://k/b?y=1", "/a?x=1", "/b?y=1?x=1"),
         ("/a", "http://unix:/s:/b", "/ac", "/bc"),
         ("/", "http://k$request_uri", "/%61?b", "/%61?b"),
@@ -68,12 +70,49 @@ fn the_uri_for_the_node_is_nginxs() {
         ("~ ^/(.)", "http://k", "/%61", "/%61"),
     ] {
         let config = config(&format!("location {location} {{ proxy_pass {target}; }}"));
-        let path = normalise(request, true).unwrap();
+        let decoded = normalise(request, true).unwrap();
+        let path = NormalizedPath::parse(request).unwrap();
         let Some(LocationMatch::Location { location: Location { action: Action::Proxy(pass), .. }, .. }) =
             config.servers[0].locate(&path)
         else {
             panic!("{location} {request}");
         };
-        assert_eq!(pass.upstream_uri(request, &path), expected, "{location} {target} {request}");
+        assert_eq!(
+            pass.upstream_uri(request, &decoded, &path).as_deref(),
+            Some(expected),
+            "{location} {target} {request}"
+        );
+    }
+}
+
+#[test]
+fn a_location_is_for_the_path_that_the_node_reads() {
+    let config = config("location /bi/ { proxy_pass http://k/kylin/; } location /kylin/ { return 200; }");
+    for (path, expected) in [
+        ("/bi/..;/x", "404"),
+        ("/bi/..;/kylin/x", "/kylin/"),
+        ("/x/..;/bi/x", "/bi/"),
+        ("/bi;x/y", "/bi/"),
+        ("/b%69/y", "/bi/"),
+        ("/bi/%2e%2e/kylin/x", "/kylin/"),
+    ] {
+        assert_eq!(choice(&config, path), expected, "{path}");
+    }
+}
+
+#[test]
+fn a_new_path_that_leads_out_of_the_location_is_refused() {
+    for (location, target, request) in
+        [("/a", "http://k/b/", "/a../c"), ("/a", "http://k/b/", "/a..;x/c"), ("/a", "http://k/b/", "/a./c")]
+    {
+        let config = config(&format!("location {location} {{ proxy_pass {target}; }} location / {{ return 200; }}"));
+        let path = NormalizedPath::parse(request).unwrap();
+        let uri = match config.servers[0].locate(&path) {
+            Some(LocationMatch::Location { location: Location { action: Action::Proxy(pass), .. }, .. }) => {
+                pass.upstream_uri(request, &normalise(request, true).unwrap(), &path)
+            }
+            _ => None,
+        };
+        assert_eq!(uri, None, "{location} {target} {request}");
     }
 }

@@ -13,6 +13,7 @@ use super::comments::CommentOptions;
 use super::context::ReadContext;
 use super::location::{self, LocationMatch, Locations, Reply};
 use super::settings::{BlockSettings, SettingsReader};
+use crate::kylin::NormalizedPath;
 use crate::nginx::syntax::{Directive, Fault};
 
 /// One `server` block.
@@ -32,9 +33,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Finds the location for a [normalised](crate::nginx::uri::normalise) path; without one the
-    /// response is 404.
-    pub(crate) fn locate<'r>(&self, path: &'r [u8]) -> Option<LocationMatch<'_, 'r>> {
+    /// Finds the location for a path; without one the response is 404.
+    pub(crate) fn locate<'r>(&self, path: &'r NormalizedPath<'_>) -> Option<LocationMatch<'_, 'r>> {
         self.locations.find(path)
     }
 

@@ -1,50 +1,115 @@
 //! The path as the node sees it.
 //!
-//! The proxy decides by the path what a request may do, and Tomcat executes the path that *it* derives. A path that the two could
-//! read differently would get past every rule, so it is an error and gets status 400.
+//! The front end decides by the path what a request may do, and Tomcat executes the path that *it* derives. A path that the two
+//! could read differently would get past every rule, so it is an error and gets status 400. Every decision takes a
+//! [`NormalizedPath`], which only this module makes.
+
+mod target;
 
 use std::borrow::Cow;
+use std::fmt;
 
+use http::Uri;
+use http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
+use thiserror::Error;
 
-/// Why a path is ambiguous or malformed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum InvalidPath {
+pub(crate) use self::target::RequestTarget;
+
+/// The path of a request as Tomcat derives it, and with it the node.
+///
+/// It has no `;parameters`, is decoded once, and `//`, `/./` and `/../` are resolved in it. An application that decides by the path
+/// of a request, for example which cluster serves it, should decide by this one: `/bi/..;/x` is `/x` at the node, whatever the
+/// prefix says.
+///
+/// ```
+/// use kylin_lb::kylin::{AmbiguousPath, NormalizedPath};
+///
+/// let path = |uri: &'static str| NormalizedPath::of(&uri.parse().unwrap()).map(|path| path.as_str().to_owned());
+/// assert_eq!(path("/kylin/api/%71uery;jsessionid=A?project=P").unwrap(), "/kylin/api/query");
+/// assert_eq!(path("/bi/..;/x").unwrap(), "/x");
+/// assert_eq!(path("/bi%2fx"), Err(AmbiguousPath::Slash));
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct NormalizedPath<'t>(Cow<'t, str>);
+
+/// The reason why Tomcat and another parser could read a path differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+#[non_exhaustive]
+pub enum AmbiguousPath {
     /// The path does not begin with a slash.
+    #[error("the path does not begin with a slash")]
     Relative,
     /// Two hexadecimal digits are missing after a `%`.
+    #[error("the path has a % without two hexadecimal digits")]
     Escape,
     /// An escaped slash: Tomcat's configuration decides whether it refuses one.
+    #[error("the path has an escaped slash")]
     Slash,
     /// A backslash, escaped or not: Tomcat's configuration decides whether it refuses one or reads a slash.
+    #[error("the path has a backslash")]
     Backslash,
     /// An escaped semicolon: whether it begins parameters depends on the decoder.
+    #[error("the path has an escaped semicolon")]
     Semicolon,
     /// An escape that is still an escape after it was decoded once.
+    #[error("the path is escaped twice")]
     Twice,
     /// A control character or a `#`.
+    #[error("the path has a control character or a #")]
     Character,
     /// The decoded bytes are not UTF-8. This also rejects overlong forms of `.` and `/`.
+    #[error("the path is not UTF-8")]
     Utf8,
+    /// The path ends with `.` or `..`: versions of Tomcat differ in whether a slash is left at the end.
+    #[error("the path ends with a dot segment")]
+    DotAtEnd,
     /// `..` leads above the root.
+    #[error("the path leads above the root")]
     AboveRoot,
 }
 
-/// Returns the path of `target` as Tomcat derives it: without `;parameters`, decoded once, with `//`, `/./` and `/../` resolved.
-///
-/// The query is cut off. An ordinary path is borrowed. The order is Tomcat's (`CoyoteAdapter.postParseRequest`): parameters go
-/// first, so `/..;x=1/` is `/../`.
-pub(crate) fn normalise(target: &str) -> Result<Cow<'_, str>, InvalidPath> {
-    let path = target.split('?').next().unwrap_or_default();
+impl<'t> NormalizedPath<'t> {
+    /// Returns the path of `target`.
+    ///
+    /// # Errors
+    /// [`AmbiguousPath`]; the response should be 400.
+    pub fn of(target: &'t Uri) -> Result<Self, AmbiguousPath> {
+        normalise(target.path_and_query().map_or("", PathAndQuery::path)).map(NormalizedPath)
+    }
+
+    /// Returns the path of a target in origin form (RFC 9112, 3.2.1), such as `/kylin/api/projects?limit=10`.
+    ///
+    /// # Errors
+    /// [`AmbiguousPath`]; the response should be 400.
+    pub fn parse(target: &'t str) -> Result<Self, AmbiguousPath> {
+        normalise(target.split('?').next().unwrap_or_default()).map(NormalizedPath)
+    }
+
+    /// Returns the path, which begins with a slash.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for NormalizedPath<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+/// Normalises a path without a query. An ordinary path is borrowed. The order is Tomcat's (`CoyoteAdapter.postParseRequest`):
+/// parameters go first, so `/..;x=1/` is `/../`.
+fn normalise(path: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
     if !path.starts_with('/') {
-        return Err(InvalidPath::Relative);
+        return Err(AmbiguousPath::Relative);
     }
     let mut is_ordinary = true;
     let mut last = 0;
     for &byte in path.as_bytes() {
         match byte {
-            b'\\' => return Err(InvalidPath::Backslash),
-            0..0x20 | 0x7f | b'#' => return Err(InvalidPath::Character),
+            b'\\' => return Err(AmbiguousPath::Backslash),
+            0..0x20 | 0x7f | b'#' => return Err(AmbiguousPath::Character),
             b'%' | b';' => is_ordinary = false,
             b'/' | b'.' if last == b'/' => is_ordinary = false,
             _ => {}
@@ -54,7 +119,7 @@ pub(crate) fn normalise(target: &str) -> Result<Cow<'_, str>, InvalidPath> {
     if is_ordinary { Ok(Cow::Borrowed(path)) } else { resolve(path).map(Cow::Owned) }
 }
 
-fn resolve(path: &str) -> Result<String, InvalidPath> {
+fn resolve(path: &str) -> Result<String, AmbiguousPath> {
     let mut out = String::with_capacity(path.len());
     let mut segments = path[1..].split('/').peekable();
     while let Some(segment) = segments.next() {
@@ -63,7 +128,7 @@ fn resolve(path: &str) -> Result<String, InvalidPath> {
         match &*segment {
             "" | "." => {}
             ".." => {
-                let parent = out.rfind('/').ok_or(InvalidPath::AboveRoot)?;
+                let parent = out.rfind('/').ok_or(AmbiguousPath::AboveRoot)?;
                 out.truncate(parent);
             }
             name => {
@@ -73,6 +138,9 @@ fn resolve(path: &str) -> Result<String, InvalidPath> {
             }
         }
         if segments.peek().is_none() {
+            if !segment.is_empty() {
+                return Err(AmbiguousPath::DotAtEnd);
+            }
             out.push('/');
         }
     }
@@ -80,42 +148,29 @@ fn resolve(path: &str) -> Result<String, InvalidPath> {
 }
 
 /// Decodes the escapes of one segment.
-fn decode(segment: &str) -> Result<Cow<'_, str>, InvalidPath> {
+fn decode(segment: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
     if !segment.contains('%') {
         return Ok(Cow::Borrowed(segment));
     }
     let is_escape = |bytes: &[u8]| matches!(bytes, [b'%', a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
     if !segment.match_indices('%').all(|(at, _)| is_escape(&segment.as_bytes()[at..])) {
-        return Err(InvalidPath::Escape);
+        return Err(AmbiguousPath::Escape);
     }
     let decoded: Vec<u8> = percent_decode_str(segment).collect();
     // The segment had none of these, so each comes from an escape.
     for &byte in &decoded {
         match byte {
-            b'/' => return Err(InvalidPath::Slash),
-            b'\\' => return Err(InvalidPath::Backslash),
-            b';' => return Err(InvalidPath::Semicolon),
-            0..0x20 | 0x7f => return Err(InvalidPath::Character),
+            b'/' => return Err(AmbiguousPath::Slash),
+            b'\\' => return Err(AmbiguousPath::Backslash),
+            b';' => return Err(AmbiguousPath::Semicolon),
+            0..0x20 | 0x7f => return Err(AmbiguousPath::Character),
             _ => {}
         }
     }
     if decoded.windows(3).any(is_escape) {
-        return Err(InvalidPath::Twice);
+        return Err(AmbiguousPath::Twice);
     }
-    String::from_utf8(decoded).map(Cow::Owned).map_err(|_| InvalidPath::Utf8)
-}
-
-/// Returns the session id that a path carries as `;jsessionid=` (Servlet specification, 7.1.3), which servers write for a client
-/// without cookies. Of several the last counts, as in Tomcat. The id is as secret as the cookie.
-///
-/// That Kylin's Tomcat writes such ids is unverified. That it accepts them is Tomcat's default.
-pub(crate) fn session_id(target: &str) -> Option<&str> {
-    let path = target.split('?').next().unwrap_or_default();
-    if !path.contains(';') {
-        return None;
-    }
-    let parameters = path.split('/').flat_map(|segment| segment.split(';').skip(1));
-    parameters.filter_map(|parameter| parameter.strip_prefix("jsessionid=")).filter(|id| !id.is_empty()).last()
+    String::from_utf8(decoded).map(Cow::Owned).map_err(|_| AmbiguousPath::Utf8)
 }
 
 #[cfg(test)]
@@ -123,6 +178,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn normalise(target: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
+        NormalizedPath::parse(target).map(|path| path.0)
+    }
 
     #[test]
     fn ordinary_paths_are_borrowed() {
@@ -138,8 +197,8 @@ mod tests {
         for (path, plain) in [
             ("/kylin//api///query", "/kylin/api/query"),
             ("/kylin/./api/x/../query", "/kylin/api/query"),
-            ("/kylin/api/x/..", "/kylin/api/"),
-            ("/kylin/api/.", "/kylin/api/"),
+            ("/kylin/api/x/../", "/kylin/api/"),
+            ("/kylin/api/./", "/kylin/api/"),
             ("/kylin/api/query;jsessionid=ABC", "/kylin/api/query"),
             ("/kylin/a;b=c;d/..;x/cache", "/kylin/cache"),
             ("/kylin/%61pi/%2e%2E/x", "/kylin/x"),
@@ -155,40 +214,34 @@ mod tests {
     #[test]
     fn ambiguous_paths_are_errors() {
         for (path, error) in [
-            ("", InvalidPath::Relative),
-            ("*", InvalidPath::Relative),
-            ("/a%2fb", InvalidPath::Slash),
-            ("/a%5Cb", InvalidPath::Backslash),
-            ("/a\\b", InvalidPath::Backslash),
-            ("/a%3bb", InvalidPath::Semicolon),
-            ("/a%00b", InvalidPath::Character),
-            ("/a%0d%0ab", InvalidPath::Character),
-            ("/a\tb", InvalidPath::Character),
-            ("/a#b", InvalidPath::Character),
-            ("/a%", InvalidPath::Escape),
-            ("/a%2", InvalidPath::Escape),
-            ("/a%zz", InvalidPath::Escape),
-            ("/a%2/b", InvalidPath::Escape),
-            ("/%252e%252e/x", InvalidPath::Twice),
-            ("/%25%32%65/x", InvalidPath::Twice),
-            ("/%c0%ae%c0%ae/x", InvalidPath::Utf8),
-            ("/%ff", InvalidPath::Utf8),
-            ("/../x", InvalidPath::AboveRoot),
-            ("/kylin/../../x", InvalidPath::AboveRoot),
-            ("/%2e%2e;a/x", InvalidPath::AboveRoot),
+            ("", AmbiguousPath::Relative),
+            ("*", AmbiguousPath::Relative),
+            ("/a%2fb", AmbiguousPath::Slash),
+            ("/a%5Cb", AmbiguousPath::Backslash),
+            ("/a\\b", AmbiguousPath::Backslash),
+            ("/a%3bb", AmbiguousPath::Semicolon),
+            ("/a%00b", AmbiguousPath::Character),
+            ("/a%0d%0ab", AmbiguousPath::Character),
+            ("/a\tb", AmbiguousPath::Character),
+            ("/a#b", AmbiguousPath::Character),
+            ("/a%", AmbiguousPath::Escape),
+            ("/a%2", AmbiguousPath::Escape),
+            ("/a%zz", AmbiguousPath::Escape),
+            ("/a%2/b", AmbiguousPath::Escape),
+            ("/%252e%252e/x", AmbiguousPath::Twice),
+            ("/%25%32%65/x", AmbiguousPath::Twice),
+            ("/%c0%ae%c0%ae/x", AmbiguousPath::Utf8),
+            ("/%ff", AmbiguousPath::Utf8),
+            ("/a/.", AmbiguousPath::DotAtEnd),
+            ("/a/b/..", AmbiguousPath::DotAtEnd),
+            ("/a/%2e;x", AmbiguousPath::DotAtEnd),
+            ("/..", AmbiguousPath::AboveRoot),
+            ("/../x", AmbiguousPath::AboveRoot),
+            ("/kylin/../../x", AmbiguousPath::AboveRoot),
+            ("/%2e%2e;a/x", AmbiguousPath::AboveRoot),
         ] {
             assert_eq!(normalise(path), Err(error), "{path}");
         }
-    }
-
-    #[test]
-    fn the_session_id_is_found_in_any_segment() {
-        assert_eq!(session_id("/kylin/api/query;jsessionid=AB.r1?x=1"), Some("AB.r1"));
-        assert_eq!(session_id("/kylin;jsessionid=A/api;x=1;jsessionid=B/"), Some("B"));
-        assert_eq!(session_id("/kylin?;jsessionid=A"), None);
-        assert_eq!(session_id("/kylin;jsessionid="), None);
-        assert_eq!(session_id("/jsessionid=A"), None);
-        assert_eq!(session_id("/a;JSESSIONID=A"), None);
     }
 
     /// Tomcat's steps, one after the other, on the whole path: `parsePathParameters`, `UDecoder`, `normalize`.
@@ -237,7 +290,6 @@ mod tests {
         #[test]
         fn no_path_panics(path in ".{0,40}") {
             let _ = normalise(&path);
-            let _ = session_id(&path);
         }
 
         #[test]
