@@ -1,4 +1,4 @@
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::thread::available_parallelism;
@@ -9,7 +9,7 @@ use kylin_lb::nginx::{InvalidOption, PolicyName, ProbeMode, SessionMode};
 use kylin_lb::server::Listen;
 use kylin_lb::testing::kylin::Dialect;
 
-use crate::nodes::{self, Node};
+use crate::nodes::{self, DefaultSettings, Node, NodeSettings};
 
 pub const HELP: &str = "\
 A load-balancing front end for Apache Kylin.
@@ -20,7 +20,9 @@ Nodes, from one of:
   --demo N            N demo Kylin nodes in this process (default, with N = 3)
   --kylin-version V   version of the demo nodes: 2.4 (KAP), 2.6, 3.0, 3.1 (default), 4.0 or 5.0; also v4 for 3.1, v5 for 5.0
   --nodes NODE,...    a node is [NAME@]HOST:PORT[=ROLE], with the role all (default), query or job; the name is the
-                      endpoint's id, and its jvmRoute for --sessions route
+                      endpoint's id, and its jvmRoute for --sessions route; behind a space settings as in nginx:
+                      \"10.0.0.1:7070 weight=5 max_conns=32, 10.0.0.2:7070 backup\", with weight, max_conns, max_fails,
+                      fail_timeout, slow_start, connect_timeout, read_timeout, backup, down and drain
   --zookeeper PLACE   the ZooKeeper where Kylin registers its nodes: HOST:PORT[,HOST:PORT...][/BASE/CLUSTER]
                       (build with --features zookeeper)
   --properties FILE   a kylin.properties, and FILE.override if it exists: the nodes that it names, or those of its
@@ -50,6 +52,10 @@ Balancing:
   --buffer-bytes N    how many bytes may wait in memory for all clients together, of which one client may have an eighth:
                       bodies of requests, and responses that clients do not read; or none (default: 268435456)
   --outlier on|off    eject nodes that fail more than the others; off: by nginx's max_fails, 1 in 10s (default: on)
+  --max-conns N       the most requests in flight at a node for which none is set (default: no limit)
+  --connect-timeout T the time for a connection to a node (default: 5s)
+  --read-timeout T    the time until a node responds, and between two pieces of a response (default: 310s, then 60s);
+                      these three not with --config, which has max_conns, proxy_connect_timeout and proxy_read_timeout
   --panic on|off      use a node that failed where health bars all of them, instead of a 503 (default: on)
 
 This program:
@@ -74,6 +80,8 @@ pub struct Args {
     pub probe: Option<ProbeMode>,
     pub buffers: BufferBudget,
     pub outlier: bool,
+    /// The settings of nodes for which nothing else is set.
+    pub settings: NodeSettings,
     pub panic: bool,
     pub listen: Option<Listen>,
     pub status: Option<Listen>,
@@ -91,7 +99,15 @@ pub enum Source {
     Config(PathBuf),
 }
 
+/// Options for which nginx has a directive.
+const SET_BY_CONFIG: [&str; 3] = ["--max-conns", "--connect-timeout", "--read-timeout"];
+
 impl Args {
+    /// Returns the settings of nodes for which nothing else is set.
+    pub fn default_settings(&self) -> DefaultSettings {
+        DefaultSettings { settings: self.settings.clone(), outlier: self.outlier }
+    }
+
     /// Parses the arguments. Returns `None` for `--help`. Call it within a tokio runtime: it opens a store, without connecting.
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut args = Args {
@@ -104,6 +120,7 @@ impl Args {
             probe: None,
             buffers: BufferBudget::process(),
             outlier: true,
+            settings: NodeSettings::default(),
             panic: true,
             listen: None,
             status: None,
@@ -149,6 +166,12 @@ impl Args {
                 "--probe" => args.probe = Some(parse(&name, &value()?)?),
                 "--buffer-bytes" => args.buffers = BufferBudget::new(limit(&name, &value()?, usize::MAX - 1)?),
                 "--outlier" => args.outlier = switch(&name, &value()?)?,
+                "--max-conns" => {
+                    let count = count(&name, &value()?, u32::MAX as usize)?.get();
+                    args.settings.max_conns = NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX));
+                }
+                "--connect-timeout" => args.settings.connect_timeout = Some(time(&name, &value()?)?),
+                "--read-timeout" => args.settings.read_timeout = Some(time(&name, &value()?)?),
                 "--panic" => args.panic = switch(&name, &value()?)?,
                 "--listen" => args.listen = Some(value()?.parse().map_err(|error| format!("--listen: {error}"))?),
                 "--status" => args.status = Some(value()?.parse().map_err(|error| format!("--status: {error}"))?),
@@ -172,6 +195,10 @@ impl Args {
         }
         match &mut self.source {
             Source::Demo(_, version) => *version = chosen,
+            Source::Config(_) if SET_BY_CONFIG.into_iter().any(has) => {
+                let name = SET_BY_CONFIG.into_iter().find(|name| has(name)).unwrap_or_default();
+                return Err(format!("--config and {name} exclude each other: the configuration sets that itself"));
+            }
             _ if has("--kylin-version") => return Err("--kylin-version is for demo nodes: use it with --demo".into()),
             _ => {}
         }
@@ -202,6 +229,10 @@ fn limit(name: &str, text: &str, max: usize) -> Result<Option<NonZeroUsize>, Str
         return Ok(None);
     }
     count(name, text, max).map(Some).map_err(|error| format!("{error}, or none"))
+}
+
+fn time(name: &str, text: &str) -> Result<Duration, String> {
+    nodes::time(text).map_err(|error| format!("{name} {text}: {error}"))
 }
 
 fn switch(name: &str, text: &str) -> Result<bool, String> {

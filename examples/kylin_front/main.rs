@@ -74,10 +74,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs to standard error at the levels that `RUST_LOG` sets, such as `info` or `kylin_lb=debug`; errors without it.
+/// Logs to standard error at the levels that `RUST_LOG` sets, such as `info` or `kylin_lb=debug`; warnings and errors without it.
 fn log_to_stderr() {
     let levels = std::env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
-    let levels = levels.unwrap_or_else(|| Targets::new().with_default(LevelFilter::ERROR));
+    let levels = levels.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
     // Without the messages about a standard error that is closed: to print these panics.
     let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     tracing_subscriber::registry().with(output.with_filter(levels)).init();

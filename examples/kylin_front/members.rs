@@ -4,14 +4,14 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
-use kylin_lb::discovery::{self as sources, DiscoveredNode, Discovery, DiscoveryHandle, KylinConfig, KylinFile};
+use kylin_lb::Cluster;
+use kylin_lb::discovery::{self as sources, DiscoveredNode, Discovery, DiscoveryHandle, KylinFile};
 use kylin_lb::health::HealthState;
 use kylin_lb::probe::{MetastoreCheck, MetastoreChecker};
-use kylin_lb::{Cluster, Endpoint, HttpBackend};
 
 use crate::args::{Args, Source};
 use crate::demo::Demo;
-use crate::nodes;
+use crate::nodes::{self, NodeSettings};
 
 /// How long the program waits for the first nodes.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,9 +37,7 @@ impl Members {
             }
             Source::Nodes(nodes) => Ok(Members::fixed(nodes::cluster(&nodes, args)?)),
             #[cfg(feature = "zookeeper")]
-            Source::ZooKeeper(source) => {
-                Members::fixed(nodes::cluster(&[], args)?).watch(*source, args, DiscoveredNode::http).await
-            }
+            Source::ZooKeeper(source) => Members::fixed(nodes::cluster(&[], args)?).watch(*source, args, None).await,
             Source::Properties(path) => Members::of_properties(&path, args).await,
             Source::Config(_) => Err("a configuration has its own clusters".into()),
         }
@@ -52,15 +50,14 @@ impl Members {
         let file = KylinFile::new(path).overridden_by(overriding);
         let config = file.read().await?;
         let members = Members::fixed(nodes::cluster(&[], args)?);
-        let made = config.clone();
-        let make = move |found: &DiscoveredNode| KylinConfig::endpoint(&made, found);
+        let head_timeout = config.head_timeout();
         #[cfg(feature = "zookeeper")]
         let mut members = match config.zookeeper()? {
-            Some(registry) if config.nodes().is_empty() => members.watch(registry, args, make).await?,
-            _ => members.watch(file, args, make).await?,
+            Some(registry) if config.nodes().is_empty() => members.watch(registry, args, head_timeout).await?,
+            _ => members.watch(file, args, head_timeout).await?,
         };
         #[cfg(not(feature = "zookeeper"))]
-        let mut members = members.watch(file, args, make).await?;
+        let mut members = members.watch(file, args, head_timeout).await?;
         let reference = config.metadata_url().cloned();
         members.metastore =
             reference.map(|url| MetastoreCheck::new().reference(url).start(&members.cluster)).transpose()?;
@@ -81,18 +78,14 @@ impl Members {
     }
 
     /// Follows `source`, and waits until it has named nodes.
-    async fn watch<E>(
+    async fn watch(
         mut self,
         source: impl Discovery,
         args: &Args,
-        make: impl Fn(&DiscoveredNode) -> Result<Endpoint<HttpBackend>, E> + Send + 'static,
-    ) -> Result<Self, Box<dyn Error>>
-    where
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
-        let outlier = args.outlier;
-        let make =
-            move |found: &DiscoveredNode| make(found).map(|endpoint| nodes::with_ejection_rule(endpoint, outlier));
+        head_timeout: Option<Duration>,
+    ) -> Result<Self, Box<dyn Error>> {
+        let defaults = args.default_settings();
+        let make = move |found: &DiscoveredNode| NodeSettings::default().endpoint(found, head_timeout, &defaults);
         let discovery = sources::watch(&self.cluster, source, make);
         let first = discovery.wait_until(|status| status.updates > 0);
         if tokio::time::timeout(START_TIMEOUT, first).await.is_err() {

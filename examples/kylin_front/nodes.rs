@@ -1,10 +1,12 @@
-//! The cluster: its nodes and its policy.
+//! The cluster: its nodes with their settings, and its policy.
 
+use std::error::Error;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use kylin_lb::cluster::ClusterError;
 use kylin_lb::discovery::DiscoveredNode;
-use kylin_lb::endpoint::Roles;
+use kylin_lb::endpoint::{AdminState, Roles};
 use kylin_lb::nginx::PolicyName;
 use kylin_lb::{Cluster, Endpoint, HttpBackend};
 
@@ -15,15 +17,34 @@ pub struct Node {
     node: DiscoveredNode,
     /// The jvmRoute of the node.
     route: Option<String>,
+    settings: NodeSettings,
 }
 
-/// Parses `[NAME@]HOST:PORT[=ROLE]`, separated by commas.
+/// The settings of a node, or those of all nodes for which nothing else is set. The names are nginx's.
+#[derive(Clone, Default)]
+pub struct NodeSettings {
+    weight: Option<NonZeroU32>,
+    pub max_conns: Option<NonZeroU32>,
+    max_fails: Option<u32>,
+    fail_timeout: Option<Duration>,
+    slow_start: Option<Duration>,
+    pub connect_timeout: Option<Duration>,
+    pub read_timeout: Option<Duration>,
+    backup: bool,
+    admin_state: AdminState,
+}
+
+const SETTINGS: &str = "weight=N, max_conns=N, max_fails=N, fail_timeout=TIME, slow_start=TIME, connect_timeout=TIME, \
+                        read_timeout=TIME, backup, down or drain";
+
+/// Parses `[NAME@]HOST:PORT[=ROLE] [SETTING]...`, separated by commas.
 pub fn parse(text: &str) -> Result<Vec<Node>, String> {
     text.split(',').map(|node| Node::parse(node.trim())).collect()
 }
 
 impl Node {
     fn parse(text: &str) -> Result<Self, String> {
+        let (text, settings) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let (name, rest) = match text.split_once('@') {
             Some((name, rest)) => (Some(name), rest),
             None => (None, text),
@@ -32,26 +53,102 @@ impl Node {
             Some((address, role)) => (address, role.parse::<Roles>().map_err(|error| format!("{address}: {error}"))?),
             None => (rest, Roles::ALL),
         };
+        let settings = NodeSettings::parse(settings).map_err(|error| format!("{address}: {error}"))?;
         let node = DiscoveredNode::new(address).map_err(|error| error.to_string())?.with_roles(roles);
         let node = match name {
             Some(name) => node.with_id(name).map_err(|error| format!("{address}: {error}"))?,
             None => node,
         };
-        Ok(Node { node, route: name.map(str::to_owned) })
+        Ok(Node { node, route: name.map(str::to_owned), settings })
     }
 
     /// Returns a demo node.
     pub fn demo(name: &str, address: std::net::SocketAddr) -> Self {
         let node = DiscoveredNode::new(&address.to_string()).expect("a socket address is valid");
-        Node { node: node.with_id(name).expect("a demo name is a valid id"), route: Some(name.to_owned()) }
+        let node = node.with_id(name).expect("a demo name is a valid id");
+        Node { node, route: Some(name.to_owned()), settings: NodeSettings::default() }
     }
 }
 
+impl NodeSettings {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut settings = NodeSettings::default();
+        for word in text.split_whitespace() {
+            let (name, value) = word.split_once('=').unwrap_or((word, ""));
+            let number = || value.parse::<u32>().map_err(|_| format!("{word}: expected {name}=N"));
+            let positive =
+                || number().and_then(|number| NonZeroU32::new(number).ok_or(format!("{word}: 0 is no {name}")));
+            let time = || time(value).map_err(|error| format!("{word}: {error}"));
+            match name {
+                "weight" => settings.weight = Some(positive()?),
+                "max_conns" => settings.max_conns = Some(positive()?),
+                "max_fails" => settings.max_fails = Some(number()?),
+                "fail_timeout" => settings.fail_timeout = Some(time()?),
+                "slow_start" => settings.slow_start = Some(time()?),
+                "connect_timeout" => settings.connect_timeout = Some(time()?),
+                "read_timeout" => settings.read_timeout = Some(time()?),
+                "backup" if word == name => settings.backup = true,
+                "down" if word == name => settings.admin_state = AdminState::Maintenance,
+                "drain" if word == name => settings.admin_state = AdminState::Drain,
+                _ => return Err(format!("{word}: expected {SETTINGS}")),
+            }
+        }
+        Ok(settings)
+    }
+
+    /// Makes the endpoint of a node. `head_timeout` is the time that Kylin's own files allow a query.
+    pub fn endpoint(
+        &self,
+        node: &DiscoveredNode,
+        head_timeout: Option<Duration>,
+        args: &DefaultSettings,
+    ) -> Result<Endpoint<HttpBackend>, Box<dyn Error + Send + Sync>> {
+        let mut backend = HttpBackend::builder(node.address())?;
+        if let Some(timeout) = self.connect_timeout.or(args.settings.connect_timeout) {
+            backend = backend.connect_timeout(timeout);
+        }
+        // As in nginx, for the head and for each piece of the body.
+        match self.read_timeout.or(args.settings.read_timeout) {
+            Some(timeout) => backend = backend.head_timeout(timeout).body_timeout(timeout),
+            None => backend = head_timeout.into_iter().fold(backend, |backend, timeout| backend.head_timeout(timeout)),
+        }
+        let mut endpoint = node.endpoint(backend.build())?;
+        // nginx's `max_fails=1` where the outlier rule, which is the default, shall not eject.
+        let max_fails = self.max_fails.or(self.fail_timeout.map(|_| 1)).or((!args.outlier).then_some(1));
+        if let Some(fails) = max_fails {
+            endpoint = endpoint.max_fails(NonZeroU32::new(fails));
+        }
+        if let Some(timeout) = self.fail_timeout {
+            endpoint = endpoint.fail_timeout(timeout);
+        }
+        if let Some(ramp) = self.slow_start {
+            endpoint = endpoint.slow_start(ramp);
+        }
+        if let Some(weight) = self.weight {
+            endpoint = endpoint.weight(weight);
+        }
+        if self.backup {
+            endpoint = endpoint.backup(true);
+        }
+        if self.admin_state != AdminState::Ready {
+            endpoint = endpoint.admin_state(self.admin_state);
+        }
+        Ok(endpoint.max_in_flight(self.max_conns.or(args.settings.max_conns)))
+    }
+}
+
+/// The settings of nodes for which nothing else is set.
+#[derive(Clone)]
+pub struct DefaultSettings {
+    pub settings: NodeSettings,
+    pub outlier: bool,
+}
+
 /// Builds the cluster of these nodes; without any where discovery adds them later.
-pub fn cluster(nodes: &[Node], args: &Args) -> Result<Cluster, Box<dyn std::error::Error>> {
+pub fn cluster(nodes: &[Node], args: &Args) -> Result<Cluster, Box<dyn Error>> {
     let mut endpoints = Vec::new();
-    for Node { node, route } in nodes {
-        let endpoint = with_ejection_rule(node.http()?, args.outlier);
+    for Node { node, route, settings } in nodes {
+        let endpoint = settings.endpoint(node, None, &args.default_settings()).map_err(|error| error.to_string())?;
         endpoints.push(match route {
             Some(route) => endpoint.route(route),
             None => endpoint,
@@ -62,7 +159,16 @@ pub fn cluster(nodes: &[Node], args: &Args) -> Result<Cluster, Box<dyn std::erro
     Ok(cluster.panic_mode(args.panic).build().map_err(|error: ClusterError| format!("--nodes: {error}"))?)
 }
 
-/// Sets nginx's `max_fails=1` where the outlier rule, which is the default, shall not eject.
-pub fn with_ejection_rule(endpoint: Endpoint<HttpBackend>, outlier: bool) -> Endpoint<HttpBackend> {
-    if outlier { endpoint } else { endpoint.max_fails(Some(NonZeroU32::MIN)) }
+/// Parses a time as nginx writes it: `500ms`, `5s`, `5m`, `1h`, or a number of seconds.
+pub fn time(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => Some(Duration::from_millis(1)),
+        "" | "s" => Some(Duration::from_secs(1)),
+        "m" => Some(Duration::from_secs(60)),
+        "h" => Some(Duration::from_secs(3600)),
+        _ => None,
+    };
+    let time = unit.zip(digits.parse::<u32>().ok()).and_then(|(unit, number)| unit.checked_mul(number));
+    time.filter(|time| !time.is_zero()).ok_or_else(|| "expected a time such as 500ms, 5s, 5m or 1h".to_owned())
 }

@@ -2,6 +2,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -263,7 +264,9 @@ impl<B, K> ProxyBuilder<B, K> {
         }
         let rules = rules.map(|rules| RuleState::new(rules, &settings.clock));
         let budget = settings.retry.budget.map(|budget| RetryAccount::new(budget, Arc::clone(&settings.clock)));
-        Ok(Proxy { inner: Arc::new(Inner { cluster, settings, budget, rules }) })
+        Ok(Proxy {
+            inner: Arc::new(Inner { cluster, settings, budget, rules, untrusted_proxy: AtomicBool::new(false) }),
+        })
     }
 }
 

@@ -15,6 +15,7 @@ mod tests;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -68,6 +69,23 @@ struct Inner<B> {
     budget: Option<RetryAccount>,
     /// None in a plain proxy.
     rules: Option<self::rules::RuleState>,
+    /// Whether a peer that is no trusted proxy has named its client: logged once.
+    untrusted_proxy: AtomicBool,
+}
+
+impl<B> Inner<B> {
+    /// Warns once that `peer` names its client, although it is no trusted proxy: all clients behind it then have its address, and
+    /// the scheme and host that they used are lost.
+    fn warn_of_untrusted_proxy(&self, peer: ClientAddr) {
+        if !self.untrusted_proxy.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                peer = ?peer.ip(),
+                "X-Forwarded-* from a peer that is not a trusted proxy were replaced: if it is a balancer or TLS terminator, \
+                 trust it (ProxyBuilder::trusted_proxies; kylin_front --trust; set_real_ip_from in an nginx configuration), or \
+                 all its clients count as one"
+            );
+        }
+    }
 }
 
 impl<B: Backend> Proxy<B> {

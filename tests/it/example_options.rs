@@ -305,6 +305,63 @@ async fn policy_probe_outlier_and_panic_work_beside_a_configuration() {
     assert!(told["session_store"]["available"] == true, "{told}");
 }
 
+#[tokio::test]
+async fn nodes_have_the_settings_of_a_configuration() {
+    let (nodes, named) = nodes(2).await;
+    let named: Vec<_> = named.split(',').collect();
+    let weighted = format!("{} weight=3, {} max_conns=7 max_fails=2 fail_timeout=30s", named[0], named[1]);
+    let args = ["--nodes", &weighted, "--policy=round-robin", "--sessions=none", "--max-conns=9", "--probe=none"];
+    let args = [&args[..], &["--status=127.0.0.1:0", "--listen=127.0.0.1:0"]].concat();
+    let process = spawn(&args).await;
+    let (front, operators) = (address(&process, "listening on http://"), address(&process, "status on http://"));
+    for _ in 0..8 {
+        assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
+    }
+    assert_eq!(queries(&nodes), [6, 2]);
+    let told = status(operators).await;
+    let of = |id: &str| (endpoint(&told, id)["weight"].as_u64(), endpoint(&told, id)["max_in_flight"].as_u64());
+    assert_eq!((of("n1"), of("n2")), ((Some(3), Some(9)), (Some(1), Some(7))));
+
+    // A backup serves only where no primary can.
+    let backup = format!("gone@{}, {} backup", closed_port(), named[0]);
+    let (_process, front) = start(&["--nodes", &backup, "--sessions=none"]).await;
+    assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
+    let (_process, front) = start(&["--nodes", &format!("{} down", named[0]), "--probe=none"]).await;
+    assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 503);
+}
+
+#[tokio::test]
+async fn a_node_that_takes_longer_than_its_time_is_a_504() {
+    let (nodes, named) = nodes(1).await;
+    nodes[0].0.faults().set_query_latency(TIMEOUT * 2);
+    for args in [
+        &["--nodes", &format!("{named} read_timeout=100ms"), "--read-timeout=1h"][..],
+        &["--nodes", &named, "--read-timeout=100ms"],
+    ] {
+        let (_process, front) = start(args).await;
+        assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 504, "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_in_front_that_is_not_trusted_is_named_once() {
+    let (nodes, named) = nodes(2).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = manual(&folder, &nodes, "");
+    for source in [["--nodes", &named], ["--config", &file]] {
+        let (process, front) = start(&[&source[..], &["--probe=none"]].concat()).await;
+        let ask = async |headers: &[(&str, &str)]| http::get(front, "/kylin/api/admin/version", headers).await.unwrap();
+        assert_eq!(ask(&[]).await.status(), 200);
+        assert!(!process.file("stderr").contains("not a trusted proxy"));
+        for _ in 0..3 {
+            ask(&[("X-Forwarded-Proto", "https"), ("X-Forwarded-For", "192.0.2.1")]).await;
+        }
+        let log = process.file("stderr");
+        assert_eq!(log.matches("not a trusted proxy").count(), 1, "{log}");
+        assert!(log.contains("--trust") && log.contains("set_real_ip_from"), "{log}");
+    }
+}
+
 #[test]
 fn check_says_what_was_understood_and_no_password() {
     let said = check(&[

@@ -124,6 +124,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
         join_cookies(headers, presence);
         if settings.forwarded_headers {
             let is_trusted = settings.trusted.trusts(peer);
+            if presence.names_client && !is_trusted {
+                self.proxy.warn_of_untrusted_proxy(peer);
+            }
             let forwarded = Forwarded { peer, is_trusted, is_secure: settings.secure, host: self.context.host() };
             forwarded.apply(headers, presence);
         }

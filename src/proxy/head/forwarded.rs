@@ -133,6 +133,17 @@ mod tests {
         Forwarded { is_trusted: true, host: None, ..stranger }.apply(&mut headers, presence);
         assert_eq!(headers.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), ["6.6.6.6, 7.7.7.7, 10.0.0.1"]);
         assert_eq!(headers["x-forwarded-proto"], "https");
+
+        let sent = [("x-forwarded-proto", "https"), ("x-forwarded-host", "public"), ("x-forwarded-port", "443")];
+        for is_trusted in [true, false] {
+            let mut headers = map(&sent);
+            let presence = HeaderPresence::of(&headers);
+            assert!(presence.names_client);
+            Forwarded { is_trusted, host: Some(&host), ..stranger }.apply(&mut headers, presence);
+            for (name, value) in sent {
+                assert_eq!(headers.get(name).is_some_and(|kept| kept == value), is_trusted, "{name}");
+            }
+        }
     }
 
     fn map(headers: &[(&str, &str)]) -> HeaderMap {

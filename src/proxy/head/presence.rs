@@ -11,6 +11,8 @@ pub(crate) struct HeaderPresence {
     pub(super) hop_by_hop: bool,
     /// Any of [`NAMED_BY_PROXIES`].
     pub(super) named_by_proxies: bool,
+    /// Any of the headers by which a proxy names its client.
+    pub(crate) names_client: bool,
     /// The number of `Cookie` headers.
     pub(super) cookies: usize,
 }
@@ -28,12 +30,18 @@ impl HeaderPresence {
         match name.as_str().len() {
             6 => self.cookies += usize::from(name == header::COOKIE),
             9 => self.named_by_proxies |= NAMED_BY_PROXIES.contains(name),
+            15 => self.names_client |= name == "x-forwarded-for",
             10 if name == header::CONNECTION => self.connection = true,
             16 | 18 => {
                 self.named_by_proxies |= NAMED_BY_PROXIES.contains(name);
+                self.names_client |= name.as_str().starts_with("x-forwarded-");
                 self.hop_by_hop |= HOP_BY_HOP.contains(name);
             }
-            2 | 7 | 10 | 14 | 17 | 19 => self.hop_by_hop |= HOP_BY_HOP.contains(name),
+            17 => {
+                self.names_client |= name == "x-forwarded-proto";
+                self.hop_by_hop |= HOP_BY_HOP.contains(name);
+            }
+            2 | 7 | 10 | 14 | 19 => self.hop_by_hop |= HOP_BY_HOP.contains(name),
             _ => {}
         }
     }
@@ -75,9 +83,12 @@ mod tests {
         assert!(HOP_BY_HOP.iter().all(|name| noted(name).hop_by_hop));
         assert!(NAMED_BY_PROXIES.iter().all(|name| noted(name).named_by_proxies));
         assert!(noted(&header::CONNECTION).connection && !noted(&header::CONNECTION).hop_by_hop);
+        for name in ["for", "proto", "host", "port"] {
+            assert!(noted(&HeaderName::try_from(format!("x-forwarded-{name}")).unwrap()).names_client, "{name}");
+        }
         for name in [header::HOST, header::COOKIE, header::AUTHORIZATION, header::CONTENT_TYPE, header::ACCEPT] {
-            let HeaderPresence { connection, hop_by_hop, named_by_proxies, cookies } = noted(&name);
-            assert!(!connection && !hop_by_hop && !named_by_proxies, "{name}");
+            let HeaderPresence { connection, hop_by_hop, named_by_proxies, names_client, cookies } = noted(&name);
+            assert!(!connection && !hop_by_hop && !named_by_proxies && !names_client, "{name}");
             assert_eq!(cookies, usize::from(name == header::COOKIE));
         }
     }
