@@ -14,7 +14,7 @@ mod timeouts;
 #[cfg(feature = "tower")]
 pub mod tower;
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, header};
 
 #[cfg(not(feature = "client"))]
 pub use absent::HttpBackend;
@@ -130,5 +130,24 @@ impl<B: Backend> Backend for std::sync::Arc<B> {
 
     fn host(&self) -> Option<HeaderValue> {
         B::host(self)
+    }
+}
+
+/// In the extensions of a response: its node closes the connection, which has carried `uses` requests. A backend whose response
+/// has `Connection: close` need not add it; 0 is unknown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClosesConnection {
+    pub(crate) uses: u32,
+}
+
+impl ClosesConnection {
+    /// Takes it out of a response.
+    pub(crate) fn take(response: &mut Response<Body>) -> Option<Self> {
+        response.extensions_mut().remove().or_else(|| {
+            let options = response.headers().get_all(header::CONNECTION).iter();
+            let mut options = options.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+            let closes = options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
+            closes.then_some(ClosesConnection { uses: 0 })
+        })
     }
 }

@@ -44,13 +44,13 @@ impl<'c> Candidates<'c> {
     /// # Panics
     /// If `index` is not below [`len`](Self::len).
     pub fn at(&self, index: usize) -> Candidate<'c> {
-        Candidate { index, slot: &self.layout.slots[index] }
+        Candidate::new(index, &self.layout.slots[index], self.all_healthy())
     }
 
     /// Returns every endpoint, eligible or not.
     pub fn all(&self) -> impl ExactSizeIterator<Item = Candidate<'c>> + use<'c> {
-        let layout = self.layout;
-        layout.slots.iter().enumerate().map(|(index, slot)| Candidate { index, slot })
+        let (layout, all_healthy) = (self.layout, self.all_healthy());
+        layout.slots.iter().enumerate().map(move |(index, slot)| Candidate::new(index, slot, all_healthy))
     }
 
     /// Returns the eligible endpoints.
@@ -77,10 +77,10 @@ impl<'c> Candidates<'c> {
     /// endpoint has no limit, its slot is not read.
     #[inline]
     pub(super) fn is_eligible_if(&self, candidate: Candidate<'c>, all_healthy: bool) -> bool {
-        let Candidate { index, slot } = candidate;
-        let flags = self.layout.flags[index];
+        let Candidate { slot, .. } = candidate;
+        let flags = self.layout.flags[candidate.index()];
         flags.contain(self.needed)
-            && (all_healthy && !flags.are_limited() || slot.is_available(self.layout.alone))
+            && (all_healthy && !flags.are_limited() || slot.is_available(self.layout.alone, false))
             && !self.was_attempted(slot)
     }
 
@@ -98,7 +98,12 @@ impl<'c> Candidates<'c> {
     /// Counts a request in on `candidate`. Returns false if another request has just taken the last permit.
     #[inline]
     pub(crate) fn acquire(&self, candidate: Candidate<'c>) -> bool {
-        candidate.slot.acquire(self.layout.alone, self.all_healthy())
+        candidate.slot.acquire(self.layout.alone, false, self.all_healthy())
+    }
+
+    /// As [`acquire`](Self::acquire), for a request of a session that is bound to the candidate.
+    pub(crate) fn acquire_bound(&self, candidate: Candidate<'c>) -> bool {
+        candidate.slot.acquire(self.layout.alone, true, self.all_healthy())
     }
 
     /// Returns the sum of all weights, including those of endpoints that are not eligible.
@@ -136,12 +141,12 @@ impl<'c> Candidates<'c> {
     }
 
     /// Returns the next endpoint in the rotation of the current core, eligible or not, and the cursor that advances it. Returns
-    /// `None` if that endpoint has a slow start.
+    /// `None` if the share of that endpoint may not be whole.
     #[inline]
     pub(super) fn peek_core_rotation(&self) -> Option<(Candidate<'c>, RotationCursor<'c>)> {
         let (index, cursor) = self.layout.rotation.peek_of_core()?;
         let candidate = self.at(index);
-        (!candidate.slot.has_slow_start()).then_some((candidate, cursor))
+        (candidate.slot.share(candidate.all_healthy) == WHOLE).then_some((candidate, cursor))
     }
 
     /// Advances the rotation of the current core by one, and returns up to `count` endpoints in smooth weighted round-robin
@@ -150,7 +155,7 @@ impl<'c> Candidates<'c> {
     pub fn rotation_window(&self, count: usize) -> impl Iterator<Item = Candidate<'c>> + use<'c> {
         let this = *self;
         let window = self.layout.rotation.window_of_core(count).map(move |index| this.at(index));
-        window.filter(|candidate| candidate.slot.takes_pick())
+        window.filter(|candidate| candidate.takes_pick())
     }
 
     /// Returns the next eligible endpoint in smooth weighted round-robin order.
@@ -196,14 +201,14 @@ impl<'c> Candidates<'c> {
     #[inline]
     fn ramped(&self, next: impl Fn() -> Option<Candidate<'c>>) -> Option<Candidate<'c>> {
         let first = next()?;
-        if first.slot.takes_pick() { Some(first) } else { Self::ramped_after_first(next) }
+        if first.takes_pick() { Some(first) } else { Self::ramped_after_first(next) }
     }
 
     #[cold]
     fn ramped_after_first(next: impl Fn() -> Option<Candidate<'c>>) -> Option<Candidate<'c>> {
         let mut candidate = next()?;
         for _ in 1..MAX_PASSED {
-            if candidate.slot.takes_pick() {
+            if candidate.takes_pick() {
                 break;
             }
             candidate = next()?;
@@ -256,14 +261,29 @@ impl fmt::Debug for Candidates<'_> {
 /// One endpoint that a policy may choose.
 #[derive(Clone, Copy)]
 pub struct Candidate<'c> {
-    index: usize,
+    /// 32 bits, so that a candidate fits into two registers.
+    index: u32,
+    /// No endpoint of the cluster is impaired, so that the share is whole but for a slow start.
+    all_healthy: bool,
     slot: &'c EndpointSlot,
 }
 
 impl<'c> Candidate<'c> {
+    #[inline]
+    fn new(index: usize, slot: &'c EndpointSlot, all_healthy: bool) -> Self {
+        // A view has fewer endpoints than 2^32, as rotation requires.
+        Candidate { index: index as u32, all_healthy, slot }
+    }
+
+    #[inline]
+    fn takes_pick(self) -> bool {
+        self.slot.takes_pick(self.all_healthy)
+    }
+
     /// Returns the position in configuration order.
+    #[inline]
     pub fn index(&self) -> usize {
-        self.index
+        self.index as usize
     }
 
     /// Returns the id.
@@ -277,11 +297,11 @@ impl<'c> Candidate<'c> {
         self.slot.weight()
     }
 
-    /// Returns the weight in 1024ths, at least 1. It is less during a slow start. For policies that compare loads; hash
-    /// policies use [`weight`](Self::weight), so that a ramp moves no keys.
+    /// Returns the weight in 1024ths, at least 1. It is less during a slow start, and while the node refuses connections. For
+    /// policies that compare loads; hash policies use [`weight`](Self::weight), so that a ramp moves no keys.
     #[inline]
     pub fn effective_weight(&self) -> u64 {
-        u64::from(self.weight()) * u64::from(self.slot.share())
+        u64::from(self.weight()) * u64::from(self.slot.share(self.all_healthy))
     }
 
     /// Returns how many requests are in flight.

@@ -14,7 +14,7 @@ use crate::clock::{Clock, Epoch};
 use crate::endpoint::{AdminState, EndpointSettings, Live, Member};
 use crate::health::impaired::ImpairedCount;
 use crate::health::outcomes::Window;
-use crate::health::outlier::{Decision, Snapshot};
+use crate::health::outlier::{Decision, Snapshot, is_replaceable};
 use crate::health::state::OutcomeListener;
 use crate::health::{Outlier, Reason};
 
@@ -57,9 +57,8 @@ impl Outliers {
 
     /// Decides over all endpoints, and carries the decision out.
     fn decide(&self, interval_over: bool) {
-        let endpoints = self.endpoints.lock();
-        let endpoints: Vec<_> =
-            endpoints.iter().filter_map(|endpoint| Some((&*endpoint.settings, endpoint.live.upgrade()?))).collect();
+        let guard = self.endpoints.lock();
+        let endpoints = present(&guard);
         let alone = endpoints.len() == 1;
         let snapshots: Vec<_> = endpoints
             .iter()
@@ -96,6 +95,10 @@ impl Outliers {
     }
 }
 
+fn present(endpoints: &[Endpoint]) -> Vec<(&EndpointSettings, Arc<Live>)> {
+    endpoints.iter().filter_map(|endpoint| Some((&*endpoint.settings, endpoint.live.upgrade()?))).collect()
+}
+
 fn snapshot(settings: &EndpointSettings, live: &Live, alone: bool, now: u64, interval_over: bool) -> Snapshot {
     let health = &live.health;
     let ready = settings.admin_state == AdminState::Ready && !health.is_down();
@@ -107,7 +110,7 @@ fn snapshot(settings: &EndpointSettings, live: &Live, alone: bool, now: u64, int
     let last_failure = health.last_failure();
     Snapshot {
         ready,
-        eligible: ready && !ejected_by_rule && !health.is_unavailable(alone, || now),
+        eligible: ready && !ejected_by_rule && !health.is_unavailable(alone, false, || now),
         roles: settings.roles.bits(),
         governed: settings.has_outlier_rule(),
         ejected_for: ejection.map(|(at, _)| now.saturating_sub(at)),
@@ -126,6 +129,26 @@ impl OutcomeListener for Outliers {
         let is_full = self.settings.consecutive.is_some_and(|limit| failures_in_a_row >= limit.get());
         if interval_over || is_full || on_probation {
             self.decide(interval_over);
+        }
+    }
+
+    fn drain(&self, uid: u64, reason: Reason) {
+        let guard = self.endpoints.lock();
+        let endpoints = present(&guard);
+        let Some(index) = endpoints.iter().position(|(_, live)| live.uid == uid) else { return };
+        let alone = endpoints.len() == 1;
+        let snapshot =
+            |(settings, live): &(&EndpointSettings, Arc<Live>)| snapshot(settings, live, alone, live.now_ms(), false);
+        let snapshots: Vec<_> = endpoints.iter().map(snapshot).collect();
+        let (settings, live) = &endpoints[index];
+        // One client may cause what responses show, so they leave as many endpoints as ejections do.
+        let is_within_limit = reason == Reason::Refusing || {
+            let ready = || snapshots.iter().filter(|endpoint| endpoint.ready);
+            ready().filter(|endpoint| !endpoint.eligible).count() < self.settings.max_ejected(ready().count())
+        };
+        let may_drain = snapshots[index].governed && is_within_limit && is_replaceable(&snapshots, index);
+        if may_drain && live.health.drain(reason, live.now_ms()) {
+            tracing::warn!(endpoint = %settings.id, %reason, "endpoint drained: its node stops");
         }
     }
 

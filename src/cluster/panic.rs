@@ -45,7 +45,7 @@ impl<B> View<B> {
     fn lacks_healthy_endpoint_for(&self, role: Option<Role>, attempted: &Attempted) -> bool {
         let is_candidate = |member: &Member| member.has_role(role) && !attempted.contains(member);
         let mut ready = self.ready().filter(|(_, _, slot)| is_candidate(&slot.member)).peekable();
-        ready.peek().is_some() && ready.all(|(group, _, slot)| slot.member.is_barred(group.layout.alone))
+        ready.peek().is_some() && ready.all(|(group, _, slot)| slot.member.is_barred(group.layout.alone, false))
     }
 
     /// Returns the endpoints that are ready and not quarantined, each with its group and its index in the group.
@@ -81,9 +81,13 @@ impl<B> Cluster<B> {
                 .filter(|(_, _, EndpointSlot { member, .. })| {
                     member.has_role(request.role()) && member.is_below_limit() && !attempted.contains(member)
                 })
-                .min_by_key(|(_, _, slot)| (slot.member.last_failure(), slot.load().in_flight()))?;
+                .min_by_key(|(_, _, slot)| {
+                    // A node that stops still responds.
+                    let is_draining = slot.member.live.health.is_draining();
+                    (!is_draining, slot.member.last_failure(), slot.load().in_flight())
+                })?;
             // As if it were alone, so that its ejection does not count.
-            if slot.member.acquire(true) {
+            if slot.member.acquire(true, false) {
                 // Otherwise only this request lacks one, after those that it was sent to.
                 if attempted.is_empty() {
                     self.shared.panic.enter();

@@ -191,14 +191,15 @@ impl<B> Cluster<B> {
 fn acquire_bound<B>(group: &Group<B>, index: usize, request: &RequestView<'_>, attempted: &Attempted) -> bool {
     let candidates = Candidates::new(&group.layout, attempted, request.role());
     let bound = candidates.at(index);
-    candidates.is_eligible_when_bound(bound) && candidates.acquire(bound)
+    candidates.is_eligible_when_bound(bound) && candidates.acquire_bound(bound)
 }
 
 /// Builds the result where its caller wants it, last and in one piece: moving it would cost as much as counting the references.
 #[inline]
 fn picked<B>(group: &Group<B>, index: usize, reason: PickReason) -> Picked<B> {
     let EndpointRef { member, backend } = group.refs.of_thread(index);
-    let on_trial = !group.layout.impaired.is_zero() && member.live.health.is_impaired();
+    // A bound session stays at a node that stops, and does not try whether the node stays too.
+    let on_trial = reason != PickReason::Bound && !group.layout.impaired.is_zero() && member.live.health.is_impaired();
     Picked { lease: Lease::new(member, group.layout.alone, on_trial), reason, backend: Arc::clone(backend) }
 }
 

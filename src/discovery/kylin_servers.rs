@@ -121,8 +121,8 @@ impl<B: Backend> KylinServers<B> {
             member.settings.admin_state != AdminState::Maintenance && !member.live.health.is_quarantined()
         });
         // Unhealthy nodes come last: they may respond all the same.
-        members.sort_by_key(|(member, _)| member.is_barred(false));
-        let healthy = members.partition_point(|(member, _)| !member.is_barred(false));
+        members.sort_by_key(|(member, _)| member.is_barred(false, true));
+        let healthy = members.partition_point(|(member, _)| !member.is_barred(false, true));
         if healthy > 0 {
             members[..healthy].rotate_left(self.rotation % healthy);
         }

@@ -45,13 +45,16 @@ impl AdminState {
     /// assert!(AdminState::Ready.admits(TrafficKind::Probe, HealthState::Unhealthy));
     /// ```
     pub const fn admits(self, traffic: TrafficKind, health: HealthState) -> bool {
-        let serves = matches!(health, HealthState::Healthy | HealthState::Suspect);
+        let (serves_new, serves_bound) = match health {
+            HealthState::Healthy | HealthState::Suspect => (true, true),
+            HealthState::Draining => (false, true),
+            HealthState::Unhealthy | HealthState::Ejected => (false, false),
+        };
         match (self, traffic) {
             (AdminState::Maintenance, _) | (AdminState::Drain, TrafficKind::New) => false,
             (AdminState::Ready | AdminState::Drain, TrafficKind::Probe) => true,
-            (AdminState::Ready, TrafficKind::New | TrafficKind::Bound) | (AdminState::Drain, TrafficKind::Bound) => {
-                serves
-            }
+            (AdminState::Ready, TrafficKind::New) => serves_new,
+            (AdminState::Ready | AdminState::Drain, TrafficKind::Bound) => serves_bound,
         }
     }
 }

@@ -2,8 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{EndpointHint, EndpointId, EndpointSettings, Member};
-use crate::health::state::Failure;
+use super::{EndpointHint, EndpointId, EndpointSettings, Live, Member};
+use crate::health::state::{Failure, Sign};
 
 /// The outcome of a request, as far as the health of its endpoint is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -75,6 +75,21 @@ impl Lease {
     /// Returns the placement name of the endpoint, which is the address of its node as the operator wrote it.
     pub(crate) fn placement(&self) -> &str {
         &self.member.settings.placement
+    }
+
+    /// Records what a response shows of whether the node stays. It is no success on trial if the node stops. A response on a
+    /// connection that is new shows that the node accepts connections.
+    #[inline]
+    pub(crate) fn show(&mut self, sign: Sign) {
+        let Live { health, uid, .. } = &*self.member.live;
+        let stops = match sign {
+            Sign::KeepsAlive => false,
+            Sign::Closes { uses, .. } => uses > 1,
+            Sign::RetryAfter => true,
+        };
+        if (!self.alone && health.show(sign, *uid)) || stops {
+            self.on_trial = false;
+        }
     }
 
     /// Sets the outcome that is reported when the lease is dropped. The last call counts.

@@ -63,6 +63,12 @@ impl Live {
         self.load.get().in_flight()
     }
 
+    /// Returns how many requests have succeeded.
+    pub(crate) fn succeeded(&self) -> u64 {
+        let others = self.failed.load(Ordering::Relaxed) + self.health.outcomes.unrated();
+        self.served().saturating_sub(others)
+    }
+
     /// Returns how many requests have ended.
     pub(crate) fn served(&self) -> u64 {
         self.load.get().ended(&self.wraps)

@@ -28,14 +28,14 @@ impl Member {
     }
 
     /// Counts a request in. Returns false if another request has just reached the limit, or is the one that tests an ejected
-    /// endpoint.
-    pub(crate) fn acquire(&self, alone: bool) -> bool {
+    /// endpoint. `bound` states that the session is bound to the endpoint.
+    pub(crate) fn acquire(&self, alone: bool, bound: bool) -> bool {
         let Member { settings, live, load } = self;
         if !load.get().begin(settings.max_in_flight) {
             return false;
         }
         let now = || live.now_ms();
-        if alone || (live.passive.choose(settings.rule, now) && live.health.choose(now)) {
+        if alone || (live.passive.choose(settings.rule, now) && live.health.choose(bound, now)) {
             return true;
         }
         load.get().undo_begin();
@@ -50,7 +50,7 @@ impl Member {
 
     /// Returns whether the endpoint is out of service, for bound sessions too, for another reason than its load.
     pub(crate) fn is_out(&self, alone: bool) -> bool {
-        self.settings.admin_state == AdminState::Maintenance || self.is_barred(alone)
+        self.settings.admin_state == AdminState::Maintenance || self.is_barred(alone, true)
     }
 
     /// Returns whether the endpoint has the role that a request needs.
@@ -63,12 +63,13 @@ impl Member {
         self.load().is_below(self.settings.max_in_flight)
     }
 
-    /// Returns whether its health bars the endpoint, whatever the administrative state and limits are.
+    /// Returns whether its health bars the endpoint, whatever the administrative state and limits are. `bound` is for sessions that
+    /// are bound to the endpoint.
     #[cold]
-    pub(crate) fn is_barred(&self, alone: bool) -> bool {
+    pub(crate) fn is_barred(&self, alone: bool, bound: bool) -> bool {
         let Member { settings, live, .. } = self;
         (!alone && live.passive.is_ejected(settings.rule, || live.now_ms()))
-            || live.health.is_unavailable(alone, || live.now_ms())
+            || live.health.is_unavailable(alone, bound, || live.now_ms())
     }
 
     /// Returns when the endpoint failed last, if ever. Comparable between endpoints.
@@ -80,13 +81,13 @@ impl Member {
     /// Returns the current share of the weight, in units of [`WHOLE`](crate::health::slow_start::WHOLE).
     #[cold]
     pub(crate) fn share(&self) -> u32 {
-        self.live.health.ramp.share(self.settings.slow_start, || self.live.now_ms())
+        self.live.health.share(self.settings.slow_start, || self.live.now_ms())
     }
 
-    /// Returns whether the endpoint takes the pick that rotation offers. During a slow start it lets some pass.
+    /// Returns whether the endpoint takes the pick that rotation offers. While its share is not whole it lets some pass.
     #[cold]
     pub(crate) fn takes_pick(&self) -> bool {
-        self.live.health.ramp.takes_pick(self.settings.slow_start, || self.live.now_ms())
+        self.live.health.takes_pick(self.settings.slow_start, || self.live.now_ms())
     }
 
     /// Returns the state of the endpoint by nginx's rule of `max_fails`.

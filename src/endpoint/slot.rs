@@ -45,20 +45,22 @@ impl EndpointSlot {
     pub(crate) fn is_eligible_when_bound(&self, alone: bool, needed: EligibilityFlags) -> bool {
         self.member.settings.admin_state != AdminState::Maintenance
             && self.flags.contain(needed.without_ready())
-            && self.is_available(alone)
+            && self.is_available(alone, true)
     }
 
-    /// Returns whether health and the limit of requests in flight let the endpoint serve.
+    /// Returns whether health and the limit of requests in flight let the endpoint serve. `bound` is for sessions that are bound
+    /// to it.
     #[inline]
-    pub(crate) fn is_available(&self, alone: bool) -> bool {
-        self.load().is_below(self.max_in_flight) && (self.member.live.is_unimpaired() || !self.member.is_barred(alone))
+    pub(crate) fn is_available(&self, alone: bool, bound: bool) -> bool {
+        self.load().is_below(self.max_in_flight)
+            && (self.member.live.is_unimpaired() || !self.member.is_barred(alone, bound))
     }
 
     /// Counts a request in. Returns false if another request has just reached the limit, or is the one that tests an ejected
     /// endpoint. `all_healthy` states that no endpoint of the cluster is impaired.
     #[inline]
-    pub(crate) fn acquire(&self, alone: bool, all_healthy: bool) -> bool {
-        if all_healthy { self.load().begin(self.max_in_flight) } else { self.member.acquire(alone) }
+    pub(crate) fn acquire(&self, alone: bool, bound: bool, all_healthy: bool) -> bool {
+        if all_healthy { self.load().begin(self.max_in_flight) } else { self.member.acquire(alone, bound) }
     }
 
     /// Returns the weight, at least 1.
@@ -72,21 +74,17 @@ impl EndpointSlot {
         self.block.at(self.index)
     }
 
-    /// Returns the current share of the weight, in units of [`WHOLE`]. It is less than the whole during a slow start.
+    /// Returns the current share of the weight, in units of [`WHOLE`]. It is less than the whole during a slow start, and while
+    /// the node refuses connections. `all_healthy` states that no endpoint of the cluster is impaired.
     #[inline]
-    pub(crate) fn share(&self) -> u32 {
-        if self.has_slow_start { self.member.share() } else { WHOLE }
+    pub(crate) fn share(&self, all_healthy: bool) -> u32 {
+        if self.has_slow_start || !all_healthy { self.member.share() } else { WHOLE }
     }
 
+    /// Returns whether the endpoint takes the pick that rotation offers. While its share is not whole it lets some pass.
     #[inline]
-    pub(crate) fn has_slow_start(&self) -> bool {
-        self.has_slow_start
-    }
-
-    /// Returns whether the endpoint takes the pick that rotation offers. During a slow start it lets some pass.
-    #[inline]
-    pub(crate) fn takes_pick(&self) -> bool {
-        !self.has_slow_start || self.member.takes_pick()
+    pub(crate) fn takes_pick(&self, all_healthy: bool) -> bool {
+        (!self.has_slow_start && all_healthy) || self.member.takes_pick()
     }
 }
 
@@ -140,10 +138,12 @@ mod tests {
         let live = Live::new(Loads::new().next(0), Arc::new(SystemClock), None, ImpairedCount::default());
         let endpoint = Endpoint::new("a", ()).unwrap().max_in_flight(NonZeroU32::new(2));
         let slot = EndpointSlot::new(Member::new(Arc::new(endpoint.settings), Arc::new(live)));
-        assert!(slot.acquire(false, true) && slot.acquire(false, false));
-        assert!(!slot.acquire(false, true) && !slot.acquire(false, false) && !slot.is_available(false));
+        assert!(slot.acquire(false, false, true) && slot.acquire(false, false, false));
+        assert!(
+            !slot.acquire(false, false, true) && !slot.acquire(false, false, false) && !slot.is_available(false, false)
+        );
         slot.member.release();
-        assert!(slot.is_available(false) && slot.acquire(false, true));
+        assert!(slot.is_available(false, false) && slot.acquire(false, false, true));
         assert_eq!(slot.load().in_flight(), 2);
     }
 }

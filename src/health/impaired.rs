@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// The number of impairments on the endpoints of a cluster: facts that may keep an endpoint from serving.
+/// The number of impairments on the endpoints of a cluster: facts that may keep an endpoint from serving, or lower its share.
 ///
-/// An endpoint has one impairment while nginx's rule counts failures of it, and another while it is ejected as an outlier,
-/// unhealthy by its probes, quarantined or not verified. nginx's rule forgets failures only with a later success, so an
-/// endpoint that failed and has served no request since stays impaired.
+/// An endpoint has one impairment while nginx's rule counts failures of it, another while it is withdrawn by requests,
+/// unhealthy by its probes, quarantined or not verified, and a third while its share is [cut](super::cut::Cut). nginx's rule
+/// forgets failures only with a later success, so an endpoint that failed and has served no request since stays impaired.
 ///
 /// While there are none, which is the normal case, a pick need not read the state of each endpoint. That would be a cache line
 /// for each, which every request that ends on another core takes away.
@@ -79,10 +79,10 @@ mod tests {
 
     const RULE: PassiveRule = PassiveRule { max_fails: 2, fail_timeout_ms: 10 };
 
-    /// Applies one of 14 actions to an endpoint.
+    /// Applies one of 16 actions to an endpoint.
     fn act(action: u8, checker: CheckerId, passive: &Passive, health: &EndpointHealth, now: u64) {
         let thresholds = Thresholds { fall: NonZeroU32::MIN, rise: NonZeroU32::MIN };
-        let probed = |result| _ = health.record_probe(checker, thresholds, result, passive, now);
+        let probed = |result| _ = health.record_probe(checker, thresholds, result, passive, now / 7, now);
         let failure = Failure { unreached: now.is_multiple_of(2), on_trial: true, governed: true, in_flight: 1 };
         match action {
             0 => _ = passive.fail(RULE, now.is_multiple_of(2), now),
@@ -97,7 +97,9 @@ mod tests {
             9 => probed(Err(ProbeFailure::Unreachable)),
             10 => _ = health.eject_unreachable(now),
             11 => health.fail(failure, now),
-            12 => _ = health.choose(|| now) && health.succeed(true, || now),
+            12 => _ = health.share(None, || now),
+            13 => _ = health.drain(Reason::Closing, now),
+            14 => _ = health.choose(false, || now) && health.succeed(true, || now),
             _ => health.set_verifier((now % 2 == 1).then_some(checker), now),
         }
     }
@@ -105,7 +107,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn the_count_is_zero_exactly_while_no_endpoint_is_impaired(
-            actions in proptest::collection::vec((0..3_usize, 0..14_u8, 0..20_u64), 0..60),
+            actions in proptest::collection::vec((0..3_usize, 0..16_u8, 0..20_u64), 0..60),
         ) {
             let (impaired, checker) = (ImpairedCount::default(), CheckerId::next());
             let mut endpoints: Vec<_> =
@@ -115,7 +117,7 @@ mod tests {
                 now += later;
                 let (passive, health) = &endpoints[endpoint];
                 act(action, checker, passive, health, now);
-                let none = endpoints.iter().all(|(passive, health)| passive.fails() == 0 && !health.is_impaired());
+                let none = endpoints.iter().all(|(passive, health)| passive.fails() == 0 && !health.is_impaired() && health.cut.is_whole());
                 proptest::prop_assert_eq!(impaired.is_zero(), none);
             }
             endpoints.clear();
@@ -139,7 +141,7 @@ mod tests {
                 });
             }
         });
-        assert_eq!(impaired.is_zero(), passive.fails() == 0 && !health.is_impaired());
+        assert_eq!(impaired.is_zero(), passive.fails() == 0 && !health.is_impaired() && health.cut.is_whole());
         drop((passive, health));
         assert!(impaired.is_zero());
     }

@@ -7,6 +7,7 @@
 //! |---|---|---|---|
 //! | **healthy** | new requests, bound sessions, probes | bound sessions, probes | nothing |
 //! | **suspect** | new requests, bound sessions, probes | bound sessions, probes | nothing |
+//! | **draining** | bound sessions, probes | bound sessions, probes | nothing |
 //! | **unhealthy** | probes | probes | nothing |
 //! | **ejected** | probes | probes | nothing |
 //!
@@ -21,17 +22,21 @@
 //! | [`MetastoreCheck`](crate::probe::MetastoreCheck) | off | a node of another metastore is quarantined, in panic mode too |
 //! | a request that timed out ([`Outcome::Slow`](crate::Outcome::Slow)) | on | the endpoint is suspect and is probed soon; it is never ejected, because a Kylin query may take minutes |
 //!
+//! An endpoint is draining while its node shows that it stops: it refuses connections, successful responses to different clients in
+//! a row close connections that it kept open before, or a response is 503 with `Retry-After`. An endpoint that refuses
+//! connections while it serves others keeps a smaller share.
+//!
 //! A probe that succeeds also ends an ejection, by either rule, of an endpoint that
 //! [could not be reached](crate::Outcome::Unreachable).
 //!
 //! An endpoint that is new or returns may ramp up by [`SlowStart`]. When no endpoint is eligible,
 //! [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode), which is on by default, uses the endpoint that failed least recently.
 
+mod cut;
 pub(crate) mod impaired;
 mod membership;
 pub(crate) mod outcomes;
 pub(crate) mod outlier;
-mod pace;
 pub(crate) mod passive;
 pub(crate) mod probe_level;
 mod rise_fall;
@@ -44,11 +49,11 @@ use http::StatusCode;
 
 pub(crate) use membership::{CheckerId, Membership};
 pub use outlier::Outlier;
-pub(crate) use pace::ProbePace;
 pub use probe_level::ProbeLevel;
 pub(crate) use rise_fall::{Thresholds, Transition};
 pub use setting::InvalidSetting;
 pub use slow_start::SlowStart;
+pub(crate) use state::ProbePace;
 
 /// The health of an endpoint, as requests and probes show it. The operator's [`AdminState`](crate::endpoint::AdminState) is
 /// independent of it.
@@ -62,6 +67,8 @@ pub enum HealthState {
     Suspect,
     /// Probes fail, no probe has succeeded yet where one must, or the endpoint is quarantined or not verified yet.
     Unhealthy,
+    /// Its node shows that it stops: it serves the sessions that are bound to it, and gets no new ones.
+    Draining,
     /// Requests failed, and the endpoint is taken out for a time.
     Ejected,
 }
@@ -88,6 +95,15 @@ pub enum Reason {
     /// The success rate is below that of the other endpoints: [`Outlier::success_rate`].
     #[error("success rate below that of the other endpoints")]
     SuccessRate,
+    /// Successful responses to different clients in a row closed their connections, which the node kept open before.
+    #[error("responses close their connections")]
+    Closing,
+    /// The node accepts no connection, and no request or probe has succeeded since.
+    #[error("refuses connections")]
+    Refusing,
+    /// The node responded with 503 and `Retry-After`.
+    #[error("responds with 503 and Retry-After")]
+    RetryAfter,
     /// A request timed out, and no request or probe has succeeded since.
     #[error("a request timed out")]
     Slow,

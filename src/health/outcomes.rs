@@ -92,6 +92,11 @@ impl OutcomeCounts {
         self.unrated.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Returns how many requests ended without a success or a failure.
+    pub(crate) fn unrated(&self) -> u64 {
+        self.unrated.load(Ordering::Relaxed)
+    }
+
     /// Takes the counts since the last call. `ended` is the number of all requests that have ended since the endpoint was added.
     pub(crate) fn take_window(&self, ended: u64) -> Window {
         let rated = ended.saturating_sub(self.unrated.load(Ordering::Relaxed));

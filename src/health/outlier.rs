@@ -166,7 +166,7 @@ impl Outlier {
         let mut eject = Vec::new();
         for (index, reason) in outliers {
             let within_limit = ejected < limit || is_own(&endpoints[index]);
-            if within_limit && is_replaceable(endpoints, &eligible, index) {
+            if within_limit && is_replaceable_by(endpoints, &eligible, index) {
                 eligible[index] = false;
                 ejected += 1;
                 eject.push((index, reason));
@@ -215,13 +215,19 @@ impl Outlier {
         affected >= 2 && affected as f64 > all as f64 * self.common_share.min(0.999)
     }
 
-    fn max_ejected(&self, endpoints: usize) -> usize {
+    /// Returns how many of so many endpoints may be out at once.
+    pub(crate) fn max_ejected(&self, endpoints: usize) -> usize {
         if endpoints < 2 { 0 } else { ((endpoints as f64 * self.max_share) as usize).max(1) }
     }
 }
 
 /// Returns whether for each role of the endpoint at `index` another endpoint is eligible.
-fn is_replaceable(endpoints: &[Snapshot], eligible: &[bool], index: usize) -> bool {
+pub(crate) fn is_replaceable(endpoints: &[Snapshot], index: usize) -> bool {
+    let eligible: Vec<bool> = endpoints.iter().map(|endpoint| endpoint.eligible).collect();
+    is_replaceable_by(endpoints, &eligible, index)
+}
+
+fn is_replaceable_by(endpoints: &[Snapshot], eligible: &[bool], index: usize) -> bool {
     let others =
         || (0..).zip(endpoints.iter().zip(eligible)).filter(|(other, (_, eligible))| *other != index && **eligible);
     let roles = others().fold(0, |roles, (_, (endpoint, _))| roles | endpoint.roles);

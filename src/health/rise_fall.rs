@@ -59,8 +59,15 @@ impl RiseFall {
         RiseFall { status: Status::Unproven, since: now, ..RiseFall::default() }
     }
 
-    /// Records the result of one probe.
-    pub(crate) fn record(&mut self, thresholds: Thresholds, result: Result<(), ProbeFailure>, now: u64) -> Transition {
+    /// Records the result of one probe. An endpoint that `serves` requests meanwhile does not fall because it accepts no
+    /// connection.
+    pub(crate) fn record(
+        &mut self,
+        thresholds: Thresholds,
+        result: Result<(), ProbeFailure>,
+        serves: bool,
+        now: u64,
+    ) -> Transition {
         if let Err(failure) = result {
             self.failure = Some(failure);
             if failure == ProbeFailure::Unreachable {
@@ -80,8 +87,9 @@ impl RiseFall {
             // A node that is starting responds to its first probe when it is ready.
             (Status::Unproven, true) => self.change(Status::Up, now),
             (Status::Up, false) => {
+                let spared = serves && result == Err(ProbeFailure::Unreachable);
                 self.streak += 1;
-                if self.streak >= thresholds.fall.get() {
+                if self.streak >= thresholds.fall.get() && !spared {
                     return self.change(Status::Down, now);
                 }
                 if self.streak > 1 {
@@ -110,6 +118,11 @@ impl RiseFall {
 
     pub(crate) fn is_up(&self) -> bool {
         self.status == Status::Up
+    }
+
+    /// Returns how many results in a row contradict the status.
+    pub(crate) fn streak(&self) -> u32 {
+        self.streak
     }
 
     /// Returns whether the endpoint must not serve before its first success.
@@ -150,7 +163,7 @@ mod tests {
 
     /// Records results, one a millisecond from 1 on, with `fall` 3 and `rise` 2. Returns the transitions.
     fn record(probes: &mut RiseFall, results: &[Result<(), ProbeFailure>]) -> Vec<Transition> {
-        (1..).zip(results).map(|(now, result)| probes.record(thresholds(3, 2), *result, now)).collect()
+        (1..).zip(results).map(|(now, result)| probes.record(thresholds(3, 2), *result, false, now)).collect()
     }
 
     #[test]
@@ -176,6 +189,17 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_that_serves_does_not_fall_because_it_accepts_no_connection() {
+        let mut probes = RiseFall::default();
+        let mut refuse = |serves| probes.record(thresholds(3, 2), Err(ProbeFailure::Unreachable), serves, 1);
+        assert_eq!(
+            [true; 5].map(&mut refuse),
+            [Transition::Suspected, Transition::None, Transition::None, Transition::None, Transition::None]
+        );
+        assert_eq!(refuse(false), Transition::Fell);
+    }
+
+    #[test]
     fn an_unproven_endpoint_is_admitted_by_its_first_success() {
         let mut probes = RiseFall::unproven(7);
         assert_eq!(record(&mut probes, &[BAD; 9]), [Transition::None; 9]);
@@ -195,7 +219,7 @@ mod tests {
             let mut probes = RiseFall::default();
             let mut up = true;
             for (count, good) in (1_usize..).zip(&results) {
-                let transition = probes.record(thresholds, if *good { GOOD } else { BAD }, count as u64);
+                let transition = probes.record(thresholds, if *good { GOOD } else { BAD }, true, count as u64);
                 let same_at_the_end = results[..count].iter().rev().take_while(|result| *result == good).count();
                 let before = up;
                 match good {

@@ -114,10 +114,9 @@ impl Ramp {
         ((settings.share(elapsed) * f64::from(WHOLE)) as u32).clamp(1, WHOLE)
     }
 
-    /// Returns whether the endpoint serves when it is next in rotation. Of many calls exactly its share is true, evenly
-    /// spread.
-    pub(crate) fn takes_pick(&self, settings: Option<SlowStart>, now: impl FnOnce() -> u64) -> bool {
-        let share = self.share(settings, now);
+    /// Returns whether an endpoint with this share serves when it is next in rotation. Of many calls exactly the share is true,
+    /// evenly spread.
+    pub(crate) fn takes_pick(&self, share: u32) -> bool {
         share == WHOLE || self.credit.fetch_add(share, Ordering::Relaxed) % WHOLE + share >= WHOLE
     }
 }
@@ -133,7 +132,7 @@ mod tests {
         let ramp = Ramp::default();
         ramp.begin(1_000);
         for (now, share) in [(1_000, 0.1), (7_000, 0.1), (31_000, 0.5), (55_000, 0.9), (61_000, 1.0)] {
-            let used = (0..10_000).filter(|_| ramp.takes_pick(MINUTE, || now)).count();
+            let used = (0..10_000).filter(|_| ramp.takes_pick(ramp.share(MINUTE, || now))).count();
             assert!((used as f64 / 10_000.0 - share).abs() < 0.001, "{used} of 10000 at {now}");
         }
     }

@@ -21,6 +21,8 @@ pub(crate) enum WithdrawalKind {
     Responses = 1,
     /// The endpoint is ejected because it could not be reached: a probe that succeeds ends it, or a request on trial.
     Connections = 2,
+    /// The node shows that it stops. Sessions that are bound to it go on. Ends as the ejection for connections does.
+    Draining = 3,
 }
 
 impl WithdrawalKind {
@@ -28,7 +30,17 @@ impl WithdrawalKind {
     pub(crate) fn ends_by_success(self) -> bool {
         match self {
             WithdrawalKind::Responses => false,
-            WithdrawalKind::Connections => true,
+            WithdrawalKind::Connections | WithdrawalKind::Draining => true,
+        }
+    }
+
+    fn of(word: u64) -> Option<Self> {
+        match word & ((1 << KIND_BITS) - 1) {
+            _ if word >= DOWN => None,
+            1 => Some(WithdrawalKind::Responses),
+            2 => Some(WithdrawalKind::Connections),
+            3 => Some(WithdrawalKind::Draining),
+            _ => None,
         }
     }
 }
@@ -41,6 +53,9 @@ const MAX_TRIAL_MS: u64 = 30_000;
 
 /// The time that one request on trial has before another may try.
 const TRIAL_MS: u64 = 1_000;
+
+/// The time that a node which shows that it stops has for it, before a probe or a request on trial ends the drain.
+pub(crate) const DRAIN_MS: u64 = 1_000;
 
 /// Returns for how long no request tries an endpoint whose last `failed_returns` returns failed.
 pub(crate) fn trial_after(failed_returns: u32) -> u64 {
@@ -101,23 +116,30 @@ impl Bar {
         self.0.load(Ordering::Relaxed) == QUARANTINED
     }
 
-    /// Returns whether no request may come now. An endpoint that is `alone` is never withdrawn.
-    pub(crate) fn bars(&self, alone: bool, now: impl FnOnce() -> u64) -> bool {
+    /// Returns whether no request may come now. An endpoint that is `alone` is never withdrawn. Requests are `bound` if their
+    /// sessions are.
+    pub(crate) fn bars(&self, alone: bool, bound: bool, now: impl FnOnce() -> u64) -> bool {
         match self.0.load(Ordering::Relaxed) {
             OPEN => false,
             DOWN | QUARANTINED => true,
+            word if bound && WithdrawalKind::of(word) == Some(WithdrawalKind::Draining) => false,
             word => !alone && now() < word >> KIND_BITS,
         }
     }
 
+    pub(crate) fn is_draining(&self) -> bool {
+        WithdrawalKind::of(self.0.load(Ordering::Relaxed)) == Some(WithdrawalKind::Draining)
+    }
+
     /// Records that the endpoint is chosen. Of the requests that meet an endpoint whose trial is due, exactly one gets true.
-    pub(crate) fn choose(&self, now: impl FnOnce() -> u64) -> bool {
+    pub(crate) fn choose(&self, bound: bool, now: impl FnOnce() -> u64) -> bool {
         let before = self.0.load(Ordering::Relaxed);
-        if before >= DOWN || !WithdrawalKind::of(before).is_some_and(WithdrawalKind::ends_by_success) {
+        let Some(kind) = WithdrawalKind::of(before).filter(|kind| kind.ends_by_success()) else { return true };
+        if bound && kind == WithdrawalKind::Draining {
             return true;
         }
         let now = now();
-        let next = word(now.saturating_add(TRIAL_MS), WithdrawalKind::Connections);
+        let next = word(now.saturating_add(TRIAL_MS), kind);
         let is_due = before >> KIND_BITS <= now;
         is_due && self.0.compare_exchange(before, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
@@ -125,12 +147,4 @@ impl Bar {
 
 fn word(until: u64, kind: WithdrawalKind) -> u64 {
     (until.clamp(1, DOWN >> (KIND_BITS + 1)) << KIND_BITS) | kind as u64
-}
-
-impl WithdrawalKind {
-    fn of(word: u64) -> Option<Self> {
-        [WithdrawalKind::Responses, WithdrawalKind::Connections]
-            .into_iter()
-            .find(|kind| *kind as u64 == word & ((1 << KIND_BITS) - 1))
-    }
 }

@@ -40,13 +40,13 @@ pub enum EndpointChange {
     Unhealthy,
     /// The endpoint was ejected, because requests fail.
     Ejected,
-    /// The endpoint serves again after it was unhealthy or ejected.
+    /// The endpoint serves new sessions again after it was unhealthy, ejected or draining.
     Readmitted,
     /// A suspect endpoint is healthy again.
     Recovered,
     /// The operator made the endpoint ready.
     Ready,
-    /// The operator drains the endpoint.
+    /// The operator drains the endpoint, or its node shows that it stops.
     Draining,
     /// A draining endpoint has no request in flight any more.
     Drained,
@@ -74,11 +74,12 @@ impl EndpointChange {
 
     /// Returns the change of health, if it is one.
     pub(super) fn of_health(before: HealthState, now: HealthState) -> Option<Self> {
-        let is_out = |health| matches!(health, HealthState::Unhealthy | HealthState::Ejected);
+        let is_out = |health| matches!(health, HealthState::Unhealthy | HealthState::Ejected | HealthState::Draining);
         match now {
             _ if before == now => None,
             HealthState::Ejected => Some(EndpointChange::Ejected),
             HealthState::Unhealthy => Some(EndpointChange::Unhealthy),
+            HealthState::Draining => Some(EndpointChange::Draining),
             HealthState::Healthy | HealthState::Suspect if is_out(before) => Some(EndpointChange::Readmitted),
             HealthState::Healthy => Some(EndpointChange::Recovered),
             HealthState::Suspect => Some(EndpointChange::Suspect),

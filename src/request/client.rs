@@ -27,6 +27,20 @@ impl ClientAddr {
     pub(crate) fn key(&self) -> Option<ClientKey> {
         self.ip().map(ClientKey::of)
     }
+
+    /// Returns a number that most likely differs between connections, or between the clients of a trusted proxy.
+    pub(crate) fn connection_hash(&self) -> u32 {
+        let port = match self {
+            ClientAddr::Inet(addr) => addr.port(),
+            ClientAddr::Unix => 0,
+        };
+        let client = self.ip().map_or(0, |ip| match ip {
+            IpAddr::V4(ip) => u64::from(u32::from(ip)),
+            // The lower half of the address tells clients apart, the upper one networks.
+            IpAddr::V6(ip) => (u128::from(ip) >> 64) as u64 ^ u128::from(ip) as u64,
+        });
+        (crate::hash::mix(client, port.into()) >> 32) as u32
+    }
 }
 
 impl From<SocketAddr> for ClientAddr {

@@ -23,6 +23,7 @@ mod concurrency;
 mod discovery;
 mod discovery_dns;
 mod discovery_file;
+mod drain_by_signs;
 mod drills;
 mod ejection;
 mod example_first_sights;

@@ -38,7 +38,7 @@ use self::connect::connect;
 use self::connection::Connection;
 use self::pool::Pool;
 use self::stream::Stream;
-use super::{Backend, ConnectTimer, SendError, SendErrorKind, Timeouts};
+use super::{Backend, ClosesConnection, ConnectTimer, SendError, SendErrorKind, Timeouts};
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::endpoint::{Endpoint, InvalidId};
@@ -147,7 +147,11 @@ impl Backend for HttpBackend {
                 },
             };
             match connection.response(method, timeouts.head, *head_limits).await {
-                Ok(head) => {
+                Ok(mut head) => {
+                    if !head.keep_alive {
+                        let uses = connection.uses;
+                        head.response.extensions_mut().insert(ClosesConnection { uses });
+                    }
                     let body = response_body::new(connection, head.body, head.keep_alive, pool);
                     Ok(head.response.map(|()| body.stall_after(timeouts.body)))
                 }

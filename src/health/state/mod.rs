@@ -3,8 +3,10 @@
 //! It is part of the endpoint's live state and survives changes of membership. A pick reads atomics only. The lock is taken by
 //! what changes the health, and by a status.
 
+mod pace;
 mod probes;
 mod requests;
+mod signs;
 
 use std::fmt;
 use std::mem::offset_of;
@@ -14,12 +16,16 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+pub(crate) use self::pace::ProbePace;
+pub(crate) use self::signs::Sign;
+use self::signs::Signs;
+use super::cut::Cut;
 use super::impaired::ImpairedCount;
 use super::membership::{CheckerId, Membership};
 use super::outcomes::OutcomeCounts;
 use super::passive::PassiveState;
 use super::rise_fall::RiseFall;
-use super::slow_start::Ramp;
+use super::slow_start::{Ramp, SlowStart, WHOLE};
 use super::withdrawal::{Bar, BarState, Withdrawal, WithdrawalKind};
 use super::{HealthState, Reason};
 
@@ -27,6 +33,9 @@ use super::{HealthState, Reason};
 pub(crate) trait OutcomeListener: Send + Sync {
     /// Gets each failure that counts. `failures_in_a_row` is the endpoint's present number; 0 while they may be a burst.
     fn failure_counted(&self, failures_in_a_row: u32, on_probation: bool);
+
+    /// Asks for the drain of the endpoint that has this uid, unless no other can take its place.
+    fn drain(&self, uid: u64, reason: Reason);
 
     /// Gets each success while the listener has the cluster [watched](ImpairedCount::watch).
     fn success_counted(&self);
@@ -36,13 +45,15 @@ pub(crate) trait OutcomeListener: Send + Sync {
 #[repr(C)]
 pub(crate) struct EndpointHealth {
     bar: Bar,
-    pub(crate) ramp: Ramp,
+    ramp: Ramp,
+    pub(super) cut: Cut,
     pub(crate) outcomes: OutcomeCounts,
     /// 0 when it never failed.
     last_failure: AtomicU64,
     /// When the first request timed out after the last success; 0 when none has.
     slow_since: AtomicU64,
     slow: AtomicU64,
+    signs: Signs,
     record: Mutex<HealthRecord>,
     /// The [`ProbePace`] that requests have asked for since the last probe began.
     wanted_pace: AtomicU8,
@@ -72,6 +83,8 @@ struct HealthRecord {
     failed_returns: u32,
     ejected_by_rule: u64,
     healthy_since: u64,
+    /// The requests that had succeeded at the last probe.
+    successes: u64,
 }
 
 /// A request that failed.
@@ -88,17 +101,19 @@ pub(crate) struct Failure {
 }
 
 impl EndpointHealth {
-    /// The bytes, from the beginning, that a pick reads of an impaired endpoint that is in no slow start.
+    /// The bytes, from the beginning, that a pick reads of an impaired endpoint whose share is not asked for.
     pub(crate) const READ_IN_PICKS: usize = offset_of!(EndpointHealth, ramp);
 
     pub(crate) fn new(listener: Option<Arc<dyn OutcomeListener>>, impaired: ImpairedCount) -> Self {
         EndpointHealth {
             bar: Bar::default(),
             ramp: Ramp::default(),
+            cut: Cut::new(impaired.clone()),
             outcomes: OutcomeCounts::default(),
             last_failure: AtomicU64::new(0),
             slow_since: AtomicU64::new(0),
             slow: AtomicU64::new(0),
+            signs: Signs::default(),
             record: Mutex::default(),
             wanted_pace: AtomicU8::new(0),
             wake: Notify::new(),
@@ -109,20 +124,43 @@ impl EndpointHealth {
 
     /// Returns whether no request may come now. An endpoint that is `alone` is never withdrawn, but may be down or quarantined.
     /// `now` is called only for an endpoint that is or was withdrawn.
-    pub(crate) fn is_unavailable(&self, alone: bool, now: impl FnOnce() -> u64) -> bool {
-        self.bar.bars(alone, now)
+    pub(crate) fn is_unavailable(&self, alone: bool, bound: bool, now: impl FnOnce() -> u64) -> bool {
+        self.bar.bars(alone, bound, now)
     }
 
     /// Records that the endpoint is chosen. False when another request has just become the one that tries it.
     #[inline]
-    pub(crate) fn choose(&self, now: impl FnOnce() -> u64) -> bool {
-        self.bar.is_open() || self.bar.choose(now)
+    pub(crate) fn choose(&self, bound: bool, now: impl FnOnce() -> u64) -> bool {
+        self.bar.is_open() || self.bar.choose(bound, now)
+    }
+
+    /// Returns whether the node shows that it stops.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.bar.is_draining()
     }
 
     /// Returns whether something may make the endpoint unavailable. Reads no clock.
     #[inline]
     pub(crate) fn is_impaired(&self) -> bool {
         !self.bar.is_open()
+    }
+
+    /// Returns the present share of the endpoint's weight, of [`WHOLE`]; never 0. It is less during a slow start, and while the
+    /// node refuses connections.
+    pub(crate) fn share(&self, settings: Option<SlowStart>, now: impl Fn() -> u64) -> u32 {
+        let (ramp, cut) = (self.ramp.share(settings, &now), self.cut.share(&now));
+        (ramp * cut / WHOLE).max(1)
+    }
+
+    /// Returns whether the endpoint serves when it is next in rotation. Of many calls exactly its share is true, evenly spread.
+    pub(crate) fn takes_pick(&self, settings: Option<SlowStart>, now: impl Fn() -> u64) -> bool {
+        self.ramp.takes_pick(self.share(settings, now))
+    }
+
+    /// Begins the slow start of a node that is new or back.
+    fn begin_ramp(&self, at: u64) {
+        self.ramp.begin(at);
+        self.cut.restore();
     }
 
     /// Returns whether the endpoint is down, quarantined or not verified yet.
@@ -148,7 +186,9 @@ impl EndpointHealth {
 
     /// Returns when the endpoint was ejected as an outlier, if it is, and whether it could not be reached.
     pub(crate) fn ejection(&self) -> Option<(u64, bool)> {
-        self.record.lock().withdrawal.map(|ejection| (ejection.at, ejection.kind == WithdrawalKind::Connections))
+        let ejection =
+            self.record.lock().withdrawal.filter(|withdrawal| withdrawal.kind != WithdrawalKind::Draining)?;
+        Some((ejection.at, ejection.kind == WithdrawalKind::Connections))
     }
 
     /// Writes what picks read.
@@ -177,11 +217,15 @@ impl EndpointHealth {
         if *membership == Membership::Unverified {
             return (HealthState::Unhealthy, Some(Reason::Unverified), *membership_since);
         }
-        if let Some(Withdrawal { at, reason, .. }) = withdrawal.filter(|ejection| now < ejection.until) {
+        let is_ejection = |of: &Withdrawal| of.kind != WithdrawalKind::Draining && now < of.until;
+        if let Some(Withdrawal { at, reason, .. }) = withdrawal.filter(is_ejection) {
             return (HealthState::Ejected, Some(reason), at);
         }
         if passive == PassiveState::Ejected {
             return (HealthState::Ejected, Some(Reason::MaxFails), *ejected_by_rule);
+        }
+        if let Some(Withdrawal { at, reason, .. }) = withdrawal.filter(|of| of.kind == WithdrawalKind::Draining) {
+            return (HealthState::Draining, Some(reason), at);
         }
         if failure.is_some() {
             return (HealthState::Suspect, failure, probes.since());
@@ -235,7 +279,7 @@ mod tests {
     /// Records a probe with `fall` 2 and `rise` 1.
     fn probe(health: &EndpointHealth, checker: CheckerId, result: Result<(), ProbeFailure>, now: u64) -> Transition {
         let thresholds = Thresholds { fall: NonZeroU32::new(2).unwrap(), rise: NonZeroU32::MIN };
-        health.record_probe(checker, thresholds, result, &Passive::default(), now)
+        health.record_probe(checker, thresholds, result, &Passive::default(), 0, now)
     }
 
     #[test]
@@ -244,16 +288,16 @@ mod tests {
         const BAD: Result<(), ProbeFailure> = Err(ProbeFailure::Timeout);
         health.attach_checker(checker, false, 0);
         health.eject(Reason::Consecutive, 10, 1_000, |times| u64::from(times) * 100);
-        assert!(health.is_unavailable(false, || 109));
-        assert!(!health.is_unavailable(true, || 109), "an endpoint that is alone is never ejected");
+        assert!(health.is_unavailable(false, false, || 109));
+        assert!(!health.is_unavailable(true, false, || 109), "an endpoint that is alone is never ejected");
         assert_eq!(probe(&health, checker, Ok(()), 15), Transition::None);
         assert_eq!(probe(&health, checker, BAD, 20), Transition::Suspected);
         assert_eq!(probe(&health, checker, BAD, 30), Transition::Fell);
-        assert!(health.is_unavailable(true, || 500), "probes take out an endpoint that is alone, too");
+        assert!(health.is_unavailable(true, false, || 500), "probes take out an endpoint that is alone, too");
         assert_eq!(describe(&health, 40), (HealthState::Unhealthy, Some(Reason::Probe(ProbeFailure::Timeout)), 30));
         assert_eq!(probe(&health, checker, Ok(()), 50), Transition::Rose);
         assert_eq!(describe(&health, 60), (HealthState::Ejected, Some(Reason::Consecutive), 10));
-        assert!(!health.is_unavailable(false, || 110), "the time of the ejection is over");
+        assert!(!health.is_unavailable(false, false, || 110), "the time of the ejection is over");
         assert_eq!(describe(&health, 110), (HealthState::Healthy, None, 110));
         assert!(health.expire_ejection(110) && !health.expire_ejection(110));
         assert_eq!(describe(&health, 200), (HealthState::Healthy, None, 110));
@@ -289,11 +333,15 @@ mod tests {
     fn one_request_at_a_time_tries_an_endpoint_that_was_not_reached() {
         let (health, passive) = (health(), Passive::default());
         assert_eq!(health.eject_unreachable(1_000), 250);
-        assert!(health.is_unavailable(false, || 1_249) && !health.is_unavailable(false, || 1_250));
+        assert!(health.is_unavailable(false, false, || 1_249) && !health.is_unavailable(false, false, || 1_250));
         assert_eq!(describe(&health, 1_250), (HealthState::Suspect, Some(Reason::Unreachable), 1_000));
-        assert!(health.choose(|| 1_250) && !health.choose(|| 1_250) && health.is_unavailable(false, || 1_250));
+        assert!(
+            health.choose(false, || 1_250)
+                && !health.choose(false, || 1_250)
+                && health.is_unavailable(false, false, || 1_250)
+        );
         assert!(!health.succeed(false, || 1_260), "a request from before says nothing");
-        assert!(health.choose(|| 2_250), "the first on trial has not ended in a second");
+        assert!(health.choose(false, || 2_250), "the first on trial has not ended in a second");
         assert_eq!(health.probe_pace(&passive, 2_250), ProbePace::Reconnect);
         assert!(health.succeed(true, || 2_300) && !health.is_impaired());
         assert_eq!(describe(&health, 2_300), (HealthState::Healthy, None, 2_300));
@@ -320,7 +368,7 @@ mod tests {
             health.eject_by_rule(10);
             assert_eq!(health.probe_pace(&passive, 10) == ProbePace::Reconnect, unreached);
             let thresholds = Thresholds { fall: NonZeroU32::MIN, rise: NonZeroU32::MIN };
-            assert_eq!(health.record_probe(checker, thresholds, Ok(()), &passive, 20), expected);
+            assert_eq!(health.record_probe(checker, thresholds, Ok(()), &passive, 0, 20), expected);
             assert_eq!(passive.is_ejected(RULE, || 20), !unreached);
         }
     }
@@ -331,7 +379,7 @@ mod tests {
         health.attach_checker(checker, true, 5);
         assert_eq!(describe(&health, 6), (HealthState::Unhealthy, Some(Reason::Unproven), 5));
         assert_eq!(probe(&health, other, Ok(()), 7), Transition::None);
-        assert!(health.is_unavailable(true, || 7));
+        assert!(health.is_unavailable(true, false, || 7));
         health.detach_checker(other, 8);
         assert!(health.is_down());
         health.detach_checker(checker, 9);
@@ -351,7 +399,7 @@ mod tests {
         assert!(health.set_membership(verifier, generation, Membership::Assumed, 8));
         health.require_verification(9);
         assert!(!health.set_membership(verifier, generation, Membership::Assumed, 10), "of the node before");
-        assert!(health.is_quarantined() && health.is_unavailable(true, || 10));
+        assert!(health.is_quarantined() && health.is_unavailable(true, false, || 10));
         let foreign = Membership::Foreign(Mismatch::Project);
         assert!(health.set_membership(verifier, generation + 1, foreign, 11));
         assert_eq!(describe(&health, 12), (HealthState::Unhealthy, Some(Reason::Quarantined(Mismatch::Project)), 11));
@@ -366,7 +414,7 @@ mod tests {
         health.time_out(20);
         assert_eq!(describe(&health, 21), (HealthState::Suspect, Some(Reason::Slow), 10));
         assert_eq!(health.probe_pace(&Passive::default(), 21), ProbePace::Fast);
-        assert!(!health.is_unavailable(false, || 21));
+        assert!(!health.is_unavailable(false, false, || 21));
         health.succeed(false, || 30);
         assert_eq!((describe(&health, 31), health.slow()), ((HealthState::Healthy, None, 30), 2));
         health.time_out(40);

@@ -6,8 +6,8 @@ use super::{EndpointHealth, HealthRecord};
 use crate::health::membership::{CheckerId, Membership};
 use crate::health::passive::Passive;
 use crate::health::rise_fall::{RiseFall, Thresholds, Transition};
-use crate::health::withdrawal::{WithdrawalKind, probes_after};
-use crate::health::{ProbeFailure, ProbePace};
+use crate::health::withdrawal::{DRAIN_MS, Withdrawal, WithdrawalKind, probes_after};
+use crate::health::{ProbeFailure, ProbePace, Reason};
 
 impl EndpointHealth {
     /// Returns how soon the next probe should come.
@@ -51,13 +51,14 @@ impl EndpointHealth {
     }
 
     /// Records the result of a probe by `checker`. A success also ends an ejection for failed connections, by nginx's rule
-    /// (`passive`) as well.
+    /// (`passive`) as well. `successes` is the number of requests that have succeeded.
     pub(crate) fn record_probe(
         &self,
         checker: CheckerId,
         thresholds: Thresholds,
         result: Result<(), ProbeFailure>,
         passive: &Passive,
+        successes: u64,
         now: u64,
     ) -> Transition {
         let mut record = self.record.lock();
@@ -68,13 +69,23 @@ impl EndpointHealth {
         if result.is_err() {
             self.last_failure.store(now.max(1), Ordering::Relaxed);
         }
-        let transition = record.probes.record(thresholds, result, now);
+        // A node that refuses a connection and completes requests is at its limit of connections, or stops: either is no outage.
+        let serves = std::mem::replace(&mut record.successes, successes) < successes;
+        let transition = record.probes.record(thresholds, result, serves, now);
         let returned = match result {
             Ok(()) => self.reach(&mut record, passive, now),
             Err(failure) => {
-                if let Some(ejection) = record.withdrawal.as_mut().filter(|_| failure == ProbeFailure::Unreachable) {
-                    // What responded before is gone, so a process that is there later is another one.
-                    ejection.kind = WithdrawalKind::Connections;
+                if failure == ProbeFailure::Unreachable {
+                    match &mut record.withdrawal {
+                        // What responded before is gone, so a process that is there later is another one.
+                        Some(withdrawal @ Withdrawal { kind: WithdrawalKind::Responses, .. }) => {
+                            withdrawal.kind = WithdrawalKind::Connections;
+                        }
+                        Some(withdrawal @ Withdrawal { kind: WithdrawalKind::Draining, .. }) => {
+                            withdrawal.reason = Reason::Refusing;
+                        }
+                        Some(Withdrawal { kind: WithdrawalKind::Connections, .. }) | None => {}
+                    }
                 }
                 false
             }
@@ -83,10 +94,23 @@ impl EndpointHealth {
             record.healthy_since = now;
         }
         if transition == Transition::Rose {
-            self.ramp.begin(now);
+            self.begin_ramp(now);
         }
         self.publish(&record);
         if returned && transition != Transition::Rose { Transition::Readmitted } else { transition }
+    }
+
+    /// Asks for a drain of the endpoint `uid` if probes show that its node stops: it refuses them, and no request has succeeded
+    /// since one failed, or it refuses a second time.
+    pub(crate) fn drain_if_refusing(&self, uid: u64) {
+        let refuses = {
+            let record = self.record.lock();
+            let is_refused = record.probes.is_up() && record.probes.failure() == Some(ProbeFailure::Unreachable);
+            is_refused && (record.probes.streak() > 1 || self.outcomes.is_in_row())
+        };
+        if refuses && let Some(listener) = &self.listener {
+            listener.drain(uid, Reason::Refusing);
+        }
     }
 
     /// Readmits the endpoint if it was ejected because it could not be reached, unless its last returns failed not long ago.
@@ -94,7 +118,9 @@ impl EndpointHealth {
         let withdrawal = record.withdrawal.filter(|withdrawal| withdrawal.kind.ends_by_success());
         let ejected = withdrawal.map(|withdrawal| withdrawal.at).into_iter();
         let at = ejected.chain(passive.is_unreachable().then_some(record.ejected_by_rule)).max();
-        if at.is_none_or(|at| now < at.saturating_add(probes_after(record.failed_returns))) {
+        let is_draining = withdrawal.is_some_and(|withdrawal| withdrawal.kind == WithdrawalKind::Draining);
+        let wait = probes_after(record.failed_returns).max(if is_draining { DRAIN_MS } else { 0 });
+        if at.is_none_or(|at| now < at.saturating_add(wait)) {
             return false;
         }
         let returned = passive.readmit_reachable() | withdrawal.is_some();
@@ -103,7 +129,7 @@ impl EndpointHealth {
         }
         record.healthy_since = now;
         self.outcomes.put_on_probation();
-        self.ramp.begin(now);
+        self.begin_ramp(now);
         returned
     }
 
@@ -145,7 +171,7 @@ impl EndpointHealth {
         let changes = counts && record.membership != membership;
         if changes {
             if matches!(record.membership, Membership::Foreign(_)) {
-                self.ramp.begin(now);
+                self.begin_ramp(now);
             }
             self.change_membership(&mut record, membership, now);
         }

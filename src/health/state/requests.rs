@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{EndpointHealth, Failure, HealthRecord};
-use crate::health::withdrawal::{Withdrawal, WithdrawalKind, trial_after};
+use super::{EndpointHealth, Failure, HealthRecord, Sign};
+use crate::health::withdrawal::{DRAIN_MS, Withdrawal, WithdrawalKind, trial_after};
 use crate::health::{ProbePace, Reason};
 
 impl EndpointHealth {
@@ -40,7 +40,7 @@ impl EndpointHealth {
                 // A node that stops completes requests that it got before.
                 if on_trial {
                     self.end_withdrawal(&mut record, now);
-                    self.ramp.begin(now);
+                    self.begin_ramp(now);
                     self.outcomes.end_row();
                     record.failed_returns = 0;
                 }
@@ -61,6 +61,9 @@ impl EndpointHealth {
             self.outcomes.fail_late();
             return;
         }
+        if failure.unreached {
+            self.cut.halve(now);
+        }
         self.outcomes.fail(failure.unreached, now);
         let row = self.outcomes.row();
         let failures = if row.is_burst(failure.in_flight, now) { 0 } else { row.failures };
@@ -70,12 +73,21 @@ impl EndpointHealth {
     /// Returns whether a failure changes nothing more because the endpoint is withdrawn.
     fn fail_withdrawn(&self, failure: Failure, now: u64) -> bool {
         let mut record = self.record.lock();
-        let Some(withdrawal) = record.withdrawal else { return false };
-        if withdrawal.kind.ends_by_success() && failure.on_trial {
-            self.withdraw_again(&mut record, withdrawal, now);
-            return true;
+        let Some(withdrawal) = &mut record.withdrawal else { return false };
+        if failure.unreached && withdrawal.kind == WithdrawalKind::Draining {
+            withdrawal.reason = Reason::Refusing;
         }
-        withdrawal.kind.ends_by_success() || now < withdrawal.until
+        let withdrawal = *withdrawal;
+        match withdrawal.kind {
+            WithdrawalKind::Connections | WithdrawalKind::Draining if failure.on_trial => {
+                self.withdraw_again(&mut record, withdrawal, now);
+                true
+            }
+            WithdrawalKind::Connections => true,
+            // Requests of bound sessions decide whether the endpoint is ejected.
+            WithdrawalKind::Draining => false,
+            WithdrawalKind::Responses => now < withdrawal.until,
+        }
     }
 
     /// Prolongs a withdrawal that a request on trial did not end.
@@ -109,10 +121,38 @@ impl EndpointHealth {
         }
     }
 
+    /// Records what a response shows, for which the listener may have the endpoint `uid` drained. Returns whether the node most
+    /// likely stops.
+    #[inline]
+    pub(crate) fn show(&self, sign: Sign, uid: u64) -> bool {
+        let stops = self.signs.show(sign);
+        if stops
+            && !self.is_draining()
+            && let Some(listener) = &self.listener
+        {
+            let reason = if sign == Sign::RetryAfter { Reason::RetryAfter } else { Reason::Closing };
+            listener.drain(uid, reason);
+        }
+        stops
+    }
+
+    /// Drains the endpoint, because its node shows that it stops. A withdrawal that there is stays.
+    pub(crate) fn drain(&self, reason: Reason, now: u64) -> bool {
+        let mut record = self.record.lock();
+        if record.withdrawal.is_some() {
+            return false;
+        }
+        let until = now.saturating_add(DRAIN_MS);
+        record.withdrawal = Some(Withdrawal { at: now, until, reason, kind: WithdrawalKind::Draining });
+        self.publish(&record);
+        self.want_probe(ProbePace::Reconnect);
+        true
+    }
+
     /// Records that nginx's rule or the operator readmitted the endpoint.
     pub(crate) fn readmit(&self, now: u64) {
         self.record.lock().healthy_since = now;
-        self.ramp.begin(now);
+        self.begin_ramp(now);
         self.impaired.notify();
     }
 
@@ -134,7 +174,7 @@ impl EndpointHealth {
         // As if it had been forgiven until the end of the ejection.
         record.forgiven_until = until;
         self.outcomes.end_row();
-        self.ramp.begin(until);
+        self.begin_ramp(until);
         self.publish(&record);
         record.ejections
     }
@@ -160,7 +200,7 @@ impl EndpointHealth {
         self.end_withdrawal(&mut record, now);
         record.forgiven_until = now;
         self.outcomes.end_row();
-        self.ramp.begin(now);
+        self.begin_ramp(now);
     }
 
     /// Ends an ejection whose time is over. True when there was one.
@@ -176,7 +216,9 @@ impl EndpointHealth {
     }
 
     pub(super) fn end_withdrawal(&self, record: &mut HealthRecord, at: u64) {
-        record.withdrawal = None;
+        if let Some(Withdrawal { kind: WithdrawalKind::Draining, reason, .. }) = record.withdrawal.take() {
+            self.signs.end_drain(reason == Reason::Refusing);
+        }
         record.healthy_since = record.healthy_since.max(at);
         self.publish(record);
     }

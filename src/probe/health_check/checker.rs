@@ -213,7 +213,10 @@ impl ProbeTask {
     fn observe(&self, result: Result<(), ProbeFailure>) {
         let ProbeTask { shared, id, live, .. } = self;
         let (thresholds, now) = (shared.check.thresholds, live.now_ms());
-        let transition = live.health.record_probe(shared.id, thresholds, result, &live.passive, now);
+        let transition = live.health.record_probe(shared.id, thresholds, result, &live.passive, live.succeeded(), now);
+        if result == Err(ProbeFailure::Unreachable) {
+            live.health.drain_if_refusing(live.uid);
+        }
         match (transition, result) {
             (Transition::Fell, Err(reason)) => tracing::warn!(endpoint = %id, %reason, "endpoint is unhealthy"),
             (Transition::Suspected, Err(reason)) => tracing::info!(endpoint = %id, %reason, "endpoint is suspect"),

@@ -2,13 +2,14 @@
 
 use std::mem::{replace, take};
 
-use http::Request;
+use http::{Request, StatusCode, header};
 
 use super::Attempts;
-use crate::backend::Backend;
+use crate::backend::{Backend, ClosesConnection};
 use crate::body::Body;
 use crate::cluster::Picked;
 use crate::endpoint::Outcome;
+use crate::health::state::Sign;
 use crate::kylin::class::RequestClass;
 use crate::kylin::response::{NeedsBody, Rejection, ResponseClass};
 use crate::kylin::retry::RetryDecision;
@@ -49,11 +50,32 @@ impl<B: Backend> Attempts<'_, B> {
     }
 
     /// Decides between the response and another attempt. `class` is `None` in a plain proxy.
-    pub(super) fn after_response(&mut self, picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
+    pub(super) fn after_response(&mut self, mut picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
         self.attempted.set_has_response(true);
+        if let Some(sign) = self.sign(class) {
+            picked.lease.show(sign);
+        }
         match (self.kylin(), class) {
             (Some((rules, of_request)), Some(class)) => self.after_classified(picked, rules, of_request, class),
             _ => self.after_status(picked),
+        }
+    }
+
+    /// Returns what the response shows of whether its node stays, if it shows anything. Tomcat also closes the connection after many
+    /// errors (400, 500, 503), so these show nothing by that.
+    fn sign(&mut self, class: Option<ResponseClass>) -> Option<Sign> {
+        let status = self.response.status();
+        let closes = ClosesConnection::take(&mut self.response);
+        if status == StatusCode::SERVICE_UNAVAILABLE && self.response.headers().contains_key(header::RETRY_AFTER) {
+            let is_of_all = matches!(class, Some(ResponseClass::ClusterFault(_)));
+            return (!is_of_all).then_some(Sign::RetryAfter);
+        }
+        match closes {
+            None => Some(Sign::KeepsAlive),
+            Some(ClosesConnection { uses }) if status.is_success() => {
+                Some(Sign::Closes { client: self.context.client().connection_hash(), uses })
+            }
+            Some(_) => None,
         }
     }
 

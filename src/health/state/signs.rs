@@ -1,0 +1,155 @@
+//! The signs by which a node shows in its responses that it stops.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// What a response shows of the node's intention to stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// The connection stays open.
+    KeepsAlive,
+    /// A successful response closes its connection, which has carried `uses` requests; 0 is unknown. `client` tells clients apart.
+    Closes { client: u32, uses: u32 },
+    /// The node responds with 503 and says when to try again (RFC 9110, section 15.6.4).
+    RetryAfter,
+}
+
+/// The signs of one endpoint. While its connections stay open, a response writes nothing here.
+///
+/// A node also closes a connection that has carried its number of requests (Tomcat's `maxKeepAliveRequests`), and connections that
+/// were made together reach that together. So the number at which a node closed connections and stayed is no sign. A node that
+/// closes every connection, or does so since it was drained for it, shows nothing by that.
+#[derive(Debug, Default)]
+pub(super) struct Signs {
+    /// The node has kept a connection open, so that closing is a change.
+    keeps_alive: AtomicBool,
+    /// How often signs were wrong, one after the other.
+    mistakes: AtomicU8,
+    /// The responses in a row that closed their connections, each to another client than the one before, in the lower half; the
+    /// last client in the upper.
+    row: AtomicU64,
+    /// The requests that the last connection of the row carried.
+    last_uses: AtomicU32,
+    /// The requests after which the node closes a connection although it stays; 0 while none is known.
+    usual_uses: AtomicU32,
+}
+
+/// So many clients in a row that lose their connections are a sign. It doubles with each mistake.
+const CLOSES_IN_A_ROW: u64 = 3;
+const MAX_MISTAKES: u8 = 6;
+
+impl Signs {
+    /// Records what a response shows. True if the node most likely stops.
+    #[inline]
+    pub(super) fn show(&self, sign: Sign) -> bool {
+        match sign {
+            Sign::KeepsAlive => {
+                if !self.keeps_alive.load(Ordering::Relaxed) {
+                    self.keeps_alive.store(true, Ordering::Relaxed);
+                }
+                if self.row.load(Ordering::Relaxed) != 0 {
+                    self.end_row();
+                }
+                false
+            }
+            Sign::Closes { client, uses } => {
+                let is_usual = uses > 0 && uses == self.usual_uses.load(Ordering::Relaxed);
+                self.keeps_alive.load(Ordering::Relaxed) && !is_usual && self.close(client, uses)
+            }
+            // As much as a whole row.
+            Sign::RetryAfter => self.count(0, CLOSES_IN_A_ROW),
+        }
+    }
+
+    fn close(&self, client: u32, uses: u32) -> bool {
+        let row = self.row.load(Ordering::Relaxed);
+        self.last_uses.store(uses, Ordering::Relaxed);
+        (row == 0 || row >> 32 != u64::from(client)) && self.count(client, 1)
+    }
+
+    fn count(&self, client: u32, weight: u64) -> bool {
+        let count = (self.row.load(Ordering::Relaxed) & u64::from(u32::MAX)) + weight;
+        // Of two at the same time one may be lost.
+        self.row.store((u64::from(client) << 32) | count.min(u64::from(u32::MAX)), Ordering::Relaxed);
+        count >= CLOSES_IN_A_ROW << self.mistakes.load(Ordering::Relaxed)
+    }
+
+    /// Ends a row at which the node stayed.
+    #[cold]
+    fn end_row(&self) {
+        self.row.store(0, Ordering::Relaxed);
+        let uses = self.last_uses.swap(0, Ordering::Relaxed);
+        if uses > 1 {
+            self.usual_uses.store(uses, Ordering::Relaxed);
+        }
+    }
+
+    /// Begins anew after a drain. The signs `were_right` if the node accepted no connection meanwhile.
+    pub(super) fn end_drain(&self, were_right: bool) {
+        if were_right {
+            self.row.store(0, Ordering::Relaxed);
+            self.usual_uses.store(0, Ordering::Relaxed);
+        } else {
+            self.end_row();
+        }
+        self.keeps_alive.store(false, Ordering::Relaxed);
+        let mistakes = self.mistakes.load(Ordering::Relaxed);
+        self.mistakes.store(if were_right { 0 } else { (mistakes + 1).min(MAX_MISTAKES) }, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closes(signs: &Signs, clients: impl IntoIterator<Item = u32>) -> Vec<bool> {
+        clients.into_iter().map(|client| signs.show(Sign::Closes { client, uses: 1 })).collect()
+    }
+
+    #[test]
+    fn three_different_clients_in_a_row_that_lose_their_connections_are_a_sign_after_one_that_was_kept() {
+        let signs = Signs::default();
+        assert_eq!(closes(&signs, 0..9), [false; 9], "the node has always closed");
+        assert!(!signs.show(Sign::KeepsAlive));
+        assert_eq!(closes(&signs, [1, 1, 1, 2, 2, 1]), [false, false, false, false, false, true]);
+        signs.end_drain(true);
+        assert_eq!(closes(&signs, 0..9), [false; 9], "the node that is there now may always close");
+        assert!(!signs.show(Sign::KeepsAlive));
+        assert_eq!(closes(&signs, [1, 2, 3]), [false, false, true]);
+        signs.end_drain(false);
+        assert!(!signs.show(Sign::KeepsAlive));
+        assert_eq!(closes(&signs, 0..6), [false, false, false, false, false, true], "after a mistake twice as many");
+    }
+
+    #[test]
+    fn a_node_that_closes_every_connection_since_it_was_drained_is_not_drained_again() {
+        let signs = Signs::default();
+        signs.show(Sign::KeepsAlive);
+        assert!(closes(&signs, [1, 2, 3])[2]);
+        signs.end_drain(false);
+        assert!(closes(&signs, 0..1_000).iter().all(|stops| !stops));
+    }
+
+    #[test]
+    fn connections_that_have_carried_their_number_of_requests_are_no_sign() {
+        let signs = Signs::default();
+        signs.show(Sign::KeepsAlive);
+        assert!(!signs.show(Sign::Closes { client: 1, uses: 100 }));
+        signs.show(Sign::KeepsAlive);
+        for client in 0..64 {
+            assert!(!signs.show(Sign::Closes { client, uses: 100 }));
+        }
+        assert_eq!(
+            [1, 2, 3].map(|client| signs.show(Sign::Closes { client, uses: 10 + client })),
+            [false, false, true]
+        );
+    }
+
+    #[test]
+    fn a_503_with_retry_after_is_a_sign_and_more_are_needed_after_a_mistake() {
+        let signs = Signs::default();
+        assert!(signs.show(Sign::RetryAfter));
+        signs.end_drain(false);
+        assert!(!signs.show(Sign::RetryAfter) && !signs.show(Sign::KeepsAlive) && !signs.show(Sign::RetryAfter));
+        assert!(signs.show(Sign::RetryAfter));
+    }
+}
