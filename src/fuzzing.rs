@@ -24,12 +24,13 @@ use crate::{ClientAddr, basic_auth};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All parsers.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked", chunked),
     ("cookies", cookies),
     ("forwarded", forwarded),
+    ("proxy_protocol", proxy_protocol),
     ("path", path),
     ("sql", sql),
     ("query", query),
@@ -44,6 +45,17 @@ pub const TARGETS: [Target; 14] = [
 /// The head of a request.
 pub fn request_head(data: &[u8]) {
     crate::server::fuzz_request_head(data);
+}
+
+/// The header of the PROXY protocol, which no prefix of it completes.
+pub fn proxy_protocol(data: &[u8]) {
+    use crate::server::parse_proxy_protocol as parse;
+    if let Ok(Some(header)) = parse(data) {
+        assert!(header.length <= data.len());
+        for shorter in [header.length - 1, header.length / 2] {
+            assert!(matches!(parse(&data[..shorter]), Ok(None)));
+        }
+    }
 }
 
 /// The head of a response.

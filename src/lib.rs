@@ -63,17 +63,18 @@
 //! | [`clock`] | the clock trait, and a manual clock for tests | |
 //! | [`kylin`] | knowledge of Kylin: the guard of internal calls, versions, configuration files | |
 //! | [`server`] | an HTTP server for applications without one | `server` |
+//! | [`tls`] | TLS with clients and with nodes | `tls` |
 //! | [`nginx`] | a reader of nginx configurations | `nginx` |
 //! | [`testing`] | an in-process Kylin node, scripted backends, conformance suites | `test-util` |
 //!
 //! # What it does not do
 //!
-//! The crate has no TLS, compression, response cache, static files, HTTP/2 to nodes, or WebSocket.
+//! The crate has no compression, response cache, static files, HTTP/2 to nodes, or WebSocket.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // The table above links modules of every feature.
 #![cfg_attr(
-    not(all(feature = "server", feature = "nginx", feature = "test-util")),
+    not(all(feature = "server", feature = "nginx", feature = "test-util", feature = "tls")),
     allow(rustdoc::broken_intra_doc_links, reason = "links to modules whose feature is off")
 )]
 
@@ -114,6 +115,9 @@ pub mod session;
 mod shard;
 #[cfg(feature = "test-util")]
 pub mod testing;
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub mod tls;
 mod view;
 
 #[doc(inline)]

@@ -138,6 +138,8 @@ impl MessageWriter {
                 WriteError::Body(error)
             })?;
             if !self.has_unwritten() {
+                // TLS may hold a record back that the socket did not take.
+                ready!(Pin::new(&mut *stream).poll_flush(cx)).map_err(WriteError::Io)?;
                 return body.map(Ok);
             }
             ready!(self.poll_write(stream, cx)).map_err(WriteError::Io)?;

@@ -10,7 +10,7 @@ use tokio::task::{JoinSet, unconstrained};
 use tokio::time::{sleep, timeout};
 
 use super::Handler;
-use super::connection::serve;
+use super::handshake::{ListenOptions, accepted};
 use super::limits::Limits;
 use super::listen::Acceptor;
 use super::socket::ClientSocket;
@@ -29,7 +29,7 @@ const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 /// Accepts connections until the server stops, and then waits for the connections to end. Returns
 /// how many were cut.
 pub(super) async fn accept<H: Handler>(
-    sockets: Vec<(Socket, Arc<H>)>,
+    sockets: Vec<(Socket, Arc<ListenOptions>, Arc<H>)>,
     limits: Limits,
     permits: Arc<Semaphore>,
     mut stop: watch::Receiver<Option<Duration>>,
@@ -38,7 +38,7 @@ pub(super) async fn accept<H: Handler>(
     // Every connection holds a sender. The channel closes when the last connection ends.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     let mut acceptors = JoinSet::new();
-    for (socket, handler) in sockets {
+    for (socket, options, handler) in sockets {
         let acceptor = match Acceptor::register(socket) {
             Ok(acceptor) => acceptor,
             Err(error) => {
@@ -47,7 +47,7 @@ pub(super) async fn accept<H: Handler>(
             }
         };
         let (permits, stop, alive) = (Arc::clone(&permits), signal.clone(), alive.clone());
-        acceptors.spawn(AcceptTask { handler, limits, permits, stop, alive }.run(acceptor));
+        acceptors.spawn(AcceptTask { options, handler, limits, permits, stop, alive }.run(acceptor));
     }
     drop(alive);
     // A server that was dropped gives no time.
@@ -66,6 +66,7 @@ pub(super) async fn accept<H: Handler>(
 
 /// Accepts from one socket.
 struct AcceptTask<H> {
+    options: Arc<ListenOptions>,
     handler: Arc<H>,
     limits: Limits,
     permits: Arc<Semaphore>,
@@ -117,10 +118,10 @@ impl<H: Handler> AcceptTask<H> {
     async fn spawn<S: ClientSocket>(&self, stream: S, peer: ClientAddr) {
         // The semaphore is never closed.
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
-        let (handler, limits) = (Arc::clone(&self.handler), self.limits);
+        let (options, handler, limits) = (Arc::clone(&self.options), Arc::clone(&self.handler), self.limits);
         let (stop, alive) = (self.stop.clone(), self.alive.clone());
         tokio::spawn(async move {
-            if let Err(error) = serve(stream, peer, handler, limits, stop).await {
+            if let Err(error) = accepted(stream, peer, options, handler, limits, stop).await {
                 tracing::debug!(%error, "client connection failed");
             }
             drop((alive, permit));

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use super::accept::accept;
 use super::limits::Limits;
 use super::listen::{Listen, Listener};
-use super::{AcceptLoop, Handler, Server};
+use super::{AcceptLoop, Handler, ListenOptions, Server};
 
 /// The default of [`ServerBuilder::backlog`]: enough for a burst of new clients, and no more than a
 /// core accepts within a second.
@@ -19,7 +19,7 @@ pub const DEFAULT_BACKLOG: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 /// Configures a [`Server`].
 #[must_use]
 pub struct ServerBuilder<H> {
-    listeners: Vec<(Listen, Arc<H>)>,
+    listeners: Vec<(Listen, Arc<ListenOptions>, Arc<H>)>,
     threads: NonZeroUsize,
     max_connections: Option<NonZeroUsize>,
     backlog: NonZeroU32,
@@ -38,8 +38,13 @@ impl<H: Handler> ServerBuilder<H> {
     }
 
     /// Adds an address to listen on. `handler` responds to its requests.
-    pub fn listen(mut self, listen: Listen, handler: H) -> Self {
-        self.listeners.push((listen, Arc::new(handler)));
+    pub fn listen(self, listen: Listen, handler: H) -> Self {
+        self.listen_with(listen, ListenOptions::new(), handler)
+    }
+
+    /// Adds an address to listen on, whose connections begin as `options` say: with TLS, with the PROXY protocol, or with both.
+    pub fn listen_with(mut self, listen: Listen, options: ListenOptions, handler: H) -> Self {
+        self.listeners.push((listen, Arc::new(options), Arc::new(handler)));
         self
     }
 
@@ -114,18 +119,19 @@ impl<H: Handler> ServerBuilder<H> {
     pub fn start(self) -> io::Result<Server> {
         let threads = self.threads.get();
         let mut bound = Vec::new();
-        for (listen, handler) in self.listeners {
-            bound.push((Listener::bind(&listen, threads, self.backlog)?, handler));
+        for (listen, options, handler) in self.listeners {
+            bound.push((Listener::bind(&listen, threads, self.backlog)?, options, handler));
         }
-        let addresses = bound.iter().filter_map(|(listener, _)| listener.address).collect();
+        let addresses = bound.iter().filter_map(|(listener, ..)| listener.address).collect();
         let (stop, stopped) = watch::channel(None);
         let max_connections = self.max_connections.map_or(usize::MAX, NonZeroUsize::get);
         let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
         let mut loops = Vec::with_capacity(threads);
         for index in 0..threads {
-            let sockets = bound
-                .iter_mut()
-                .filter_map(|(listener, handler)| listener.sockets.pop().map(|socket| (socket, Arc::clone(handler))));
+            let sockets = bound.iter_mut().filter_map(|(listener, options, handler)| {
+                let socket = listener.sockets.pop()?;
+                Some((socket, Arc::clone(options), Arc::clone(handler)))
+            });
             let sockets = sockets.collect();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (limits, permits, stopped) = (self.limits, Arc::clone(&permits), stopped.clone());
@@ -144,7 +150,7 @@ impl<H: Handler> ServerBuilder<H> {
 
 impl<H> fmt::Debug for ServerBuilder<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let listeners: Vec<&Listen> = self.listeners.iter().map(|(listen, _)| listen).collect();
+        let listeners: Vec<&Listen> = self.listeners.iter().map(|(listen, ..)| listen).collect();
         f.debug_struct("ServerBuilder")
             .field("listeners", &listeners)
             .field("threads", &self.threads)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout, timeout_at};
 
 use super::client::{Client, IdleConnection, LAST_HEAD_TIMEOUT};
@@ -25,6 +26,7 @@ use crate::request::ClientAddr;
 pub(super) async fn serve<S, H>(
     mut stream: S,
     peer: ClientAddr,
+    mut read: BytesMut,
     handler: Arc<H>,
     limits: Limits,
     stop: StopSignal,
@@ -33,7 +35,6 @@ where
     S: ClientSocket,
     H: Handler,
 {
-    let mut read = BytesMut::new();
     let deadline = timer_in(limits.head_timeout);
     // None if the client has sent too little in time.
     let protocol = {
@@ -80,6 +81,8 @@ impl<H: Handler> Client<H> {
                 () = timer.as_mut() => false,
             };
             if !has_bytes {
+                // Over TLS, a close without an alert looks like an attack to the client.
+                _ = timeout(LAST_HEAD_TIMEOUT, idle.stream.shutdown()).await;
                 return Ok(());
             }
         }
@@ -111,7 +114,7 @@ mod tests {
             Arc::new(|_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::from("here")) });
         let (client, server) = duplex(64 * 1024);
         let (sender, stop) = StopSignal::channel();
-        let served = tokio::spawn(serve(server, ClientAddr::Unix, Arc::clone(&handler), limits, stop));
+        let served = tokio::spawn(serve(server, ClientAddr::Unix, BytesMut::new(), Arc::clone(&handler), limits, stop));
         (client, handler, served, sender)
     }
 
@@ -248,7 +251,7 @@ mod tests {
             move |_peer: ClientAddr, _request: Request<Body>| async move { Response::new(Body::new(Pieces(size))) };
         let (client, server) = duplex(64 * 1024);
         let (sender, stop) = StopSignal::channel();
-        let served = tokio::spawn(serve(server, ClientAddr::Unix, Arc::new(handler), limits, stop));
+        let served = tokio::spawn(serve(server, ClientAddr::Unix, BytesMut::new(), Arc::new(handler), limits, stop));
         let io = hyper_util::rt::TokioIo::new(client);
         let (send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
         (send, tokio::spawn(connection), served, sender)
@@ -305,8 +308,14 @@ mod tests {
     #[test]
     fn the_future_of_a_parked_connection_is_small() {
         let handler = |_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::empty()) };
-        let served =
-            serve(tokio::io::empty(), ClientAddr::Unix, Arc::new(handler), Limits::default(), StopSignal::channel().1);
+        let served = serve(
+            tokio::io::empty(),
+            ClientAddr::Unix,
+            BytesMut::new(),
+            Arc::new(handler),
+            Limits::default(),
+            StopSignal::channel().1,
+        );
         assert!(size_of_val(&served) <= 1792, "{}", size_of_val(&served));
     }
 }

@@ -2,15 +2,14 @@
 //!
 //! Each core has one accept loop and one single-threaded runtime. The kernel spreads connections
 //! over the loops (`SO_REUSEPORT`). A request and its connection to the node stay on the core that
-//! accepted the client. The server speaks HTTP/1.1 with keep-alive, and HTTP/2
-//! without TLS to clients that begin with its preface.
-//!
-//! The server does not speak TLS: the application or a load balancer in front terminates it.
+//! accepted the client. The server speaks HTTP/1.1 with keep-alive, and HTTP/2 to clients that begin with its preface, with or
+//! without TLS ([`ListenOptions`]).
 
 mod accept;
 mod builder;
 mod client;
 mod connection;
+mod handshake;
 mod http1;
 mod http2;
 mod limits;
@@ -19,6 +18,8 @@ mod sniff;
 mod socket;
 mod stop;
 
+#[cfg(fuzzing)]
+pub(crate) use handshake::parse_proxy_protocol;
 #[cfg(fuzzing)]
 pub(crate) use http1::fuzz_request_head;
 
@@ -31,6 +32,7 @@ use http::{Request, Response, StatusCode};
 use tokio::sync::watch;
 
 pub use builder::{DEFAULT_BACKLOG, ServerBuilder};
+pub use handshake::ListenOptions;
 pub use listen::{InvalidListen, Listen};
 
 use crate::backend::Backend;

@@ -43,12 +43,15 @@ pub(super) async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, read: &mut B
 /// Reads just enough of `stream` to tell the protocol of its client. If nothing was read, the
 /// client has left.
 pub(super) async fn sniff<S: AsyncRead + Unpin>(stream: &mut S, read: &mut BytesMut) -> io::Result<Protocol> {
-    while read_some(stream, read).await? {
-        if !PREFACE.starts_with(&read[..read.len().min(PREFACE.len())]) {
+    loop {
+        if !read.is_empty() && !PREFACE.starts_with(&read[..read.len().min(PREFACE.len())]) {
             break;
         }
         if read.len() >= PREFACE.len() {
             return Ok(Protocol::Http2);
+        }
+        if !read_some(stream, read).await? {
+            break;
         }
     }
     Ok(Protocol::Http1)

@@ -6,11 +6,12 @@ use kylin_lb::session::{MysqlStore, Precondition, SaveOutcome, SessionStore as _
 use kylin_lb::testing::store::{Pair, conformance};
 
 use crate::support::mariadb::{MariaDb, mariadb_installed};
-use crate::support::redis::{Certificate, eventually, openssl_installed, text};
+use crate::support::redis::{eventually, text};
 use crate::support::sessions::{
     TTL, bind, bound, fails_as_unavailable, front_end, full_text, keeps_responses_apart, key, recovers,
     settle_concurrent_bindings,
 };
+use crate::support::tls::{Certificate, openssl_installed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms_to_the_contract() {

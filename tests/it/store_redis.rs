@@ -5,11 +5,12 @@ use std::time::Duration;
 use kylin_lb::session::{Precondition, SaveOutcome, StoreError};
 use kylin_lb::testing::store::{Pair, conformance};
 
-use crate::support::redis::{Certificate, Redis, openssl_installed, redis_installed, text};
+use crate::support::redis::{Redis, redis_installed, text};
 use crate::support::sessions::{
     TTL, bind, bound, fails_as_unavailable, front_end, full_text, keeps_responses_apart, key, recovers,
     settle_concurrent_bindings,
 };
+use crate::support::tls::{Certificate, openssl_installed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms_to_the_contract() {

@@ -17,6 +17,8 @@ use crate::http1::head::HeadLimits;
 #[must_use]
 pub struct HttpBackendBuilder {
     address: Address,
+    #[cfg(feature = "tls")]
+    tls: Option<crate::tls::TlsConnector>,
     timeouts: Timeouts,
     pool: PoolSettings,
     head_limits: HeadLimits,
@@ -27,11 +29,30 @@ impl HttpBackendBuilder {
     pub(super) fn new(address: Address) -> Self {
         HttpBackendBuilder {
             address,
+            #[cfg(feature = "tls")]
+            tls: None,
             timeouts: Timeouts::default(),
             pool: PoolSettings::default(),
             head_limits: HeadLimits::default(),
             clock: Arc::new(SystemClock),
         }
+    }
+
+    /// Encrypts the connections. The timeout to connect includes the handshake (nginx does the same).
+    ///
+    /// # Errors
+    /// [`TlsError`](crate::tls::TlsError) if `tls` names no server and the address is a unix socket, or the host of the address
+    /// cannot be in a certificate.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub fn tls(mut self, tls: &crate::tls::ClientTls) -> Result<Self, crate::tls::TlsError> {
+        let host = match &self.address {
+            Address::Socket(socket) => Some(socket.ip().to_string()),
+            Address::Name(name, _) => Some(name.clone()),
+            Address::Unix(_) => None,
+        };
+        self.tls = Some(tls.connector(host.as_deref())?);
+        Ok(self)
     }
 
     /// Sets all three timeouts.
@@ -113,8 +134,12 @@ impl HttpBackendBuilder {
 
     /// Builds the backend. It makes no connection yet.
     pub fn build(self) -> HttpBackend {
-        let HttpBackendBuilder { address, timeouts, pool, head_limits, clock } = self;
+        let HttpBackendBuilder { address, timeouts, pool, head_limits, clock, .. } = self;
         let pool = Arc::new(Pool::new(pool, Arc::clone(&clock)));
-        HttpBackend { shared: Arc::new(Shared { address, timeouts, head_limits, pool, clock }) }
+        #[cfg(feature = "tls")]
+        let shared = Shared { address, tls: self.tls, timeouts, head_limits, pool, clock };
+        #[cfg(not(feature = "tls"))]
+        let shared = Shared { address, timeouts, head_limits, pool, clock };
+        HttpBackend { shared: Arc::new(shared) }
     }
 }

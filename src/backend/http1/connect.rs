@@ -17,6 +17,14 @@ pub(super) async fn connect(address: &Address) -> io::Result<Stream> {
     }
 }
 
+/// Makes `stream` encrypted, if the node speaks TLS.
+#[cfg(feature = "tls")]
+pub(super) async fn secure(stream: Stream, tls: Option<&crate::tls::TlsConnector>) -> io::Result<Stream> {
+    let Some(crate::tls::TlsConnector { config, name }) = tls else { return Ok(stream) };
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::clone(config));
+    connector.connect(name.clone(), stream).await.map(|stream| Stream::Tls(Box::new(stream)))
+}
+
 /// Connects to the first address of `name` that accepts.
 async fn connect_any(name: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");

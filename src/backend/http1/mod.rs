@@ -35,6 +35,8 @@ pub use address::{Address, InvalidAddress};
 pub use builder::HttpBackendBuilder;
 
 use self::connect::connect;
+#[cfg(feature = "tls")]
+use self::connect::secure;
 use self::connection::Connection;
 use self::pool::Pool;
 use self::stream::Stream;
@@ -56,6 +58,8 @@ pub struct HttpBackend {
 
 struct Shared {
     address: Address,
+    #[cfg(feature = "tls")]
+    tls: Option<crate::tls::TlsConnector>,
     timeouts: Timeouts,
     head_limits: HeadLimits,
     pool: Arc<Pool>,
@@ -113,9 +117,15 @@ impl HttpBackend {
     }
 
     async fn connect(&self, limit: Duration) -> Result<Stream, SendError> {
-        match timeout(limit, connect(&self.shared.address)).await {
+        let connect = async {
+            let stream = connect(&self.shared.address).await?;
+            #[cfg(feature = "tls")]
+            let stream = secure(stream, self.shared.tls.as_ref()).await?;
+            Ok(stream)
+        };
+        match timeout(limit, connect).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(SendError::new(SendErrorKind::Connect, error)),
+            Ok(Err::<_, std::io::Error>(error)) => Err(SendError::new(SendErrorKind::Connect, error)),
             Err(elapsed) => Err(SendError::new(SendErrorKind::ConnectTimeout, elapsed)),
         }
     }

@@ -15,15 +15,34 @@ pub(super) enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
+    /// Boxed, because it is much larger than a socket.
+    #[cfg(feature = "tls")]
+    Tls(Box<tokio_rustls::client::TlsStream<Stream>>),
 }
 
-/// Evaluates an expression for either kind of socket.
+/// Evaluates an expression for any kind of stream.
+macro_rules! any {
+    ($stream:expr, $socket:ident => $then:expr) => {
+        match $stream {
+            Stream::Tcp($socket) => $then,
+            #[cfg(unix)]
+            Stream::Unix($socket) => $then,
+            #[cfg(feature = "tls")]
+            Stream::Tls($socket) => $then,
+        }
+    };
+}
+
+/// Evaluates an expression for the socket below a stream.
 macro_rules! either {
     ($stream:expr, $socket:ident => $then:expr) => {
         match $stream {
             Stream::Tcp($socket) => $then,
             #[cfg(unix)]
             Stream::Unix($socket) => $then,
+            // `socket` never returns an encrypted stream.
+            #[cfg(feature = "tls")]
+            Stream::Tls(_) => return false,
         }
     };
 }
@@ -32,28 +51,39 @@ impl Stream {
     /// Returns true if the other side has neither closed nor sent anything. The runtime's state
     /// costs nothing, but may be older than the kernel's.
     pub(super) fn is_quiet(&self, ask_kernel: bool) -> bool {
+        let stream = self.socket();
         // An error means that the runtime of the socket is gone.
-        let ready = either!(self, socket => socket.poll_write_ready(&mut Context::from_waker(Waker::noop())));
+        let ready = either!(stream, socket => socket.poll_write_ready(&mut Context::from_waker(Waker::noop())));
         if matches!(ready, Poll::Ready(Err(_))) {
             return false;
         }
         let read = match ask_kernel {
-            true => either!(self, socket => SockRef::from(socket).peek(&mut [MaybeUninit::uninit()])),
-            false => either!(self, socket => socket.try_read(&mut [0])),
+            true => either!(stream, socket => SockRef::from(socket).peek(&mut [MaybeUninit::uninit()])),
+            false => either!(stream, socket => socket.try_read(&mut [0])),
         };
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Returns the stream without its encryption. What a node sent that was not decrypted yet is found there; what was decrypted
+    /// has been read with the response before it.
+    fn socket(&self) -> &Stream {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(stream) => stream.get_ref().0,
+            stream => stream,
+        }
     }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        either!(&mut *self, socket => Pin::new(socket).poll_read(cx, buf))
+        any!(&mut *self, socket => Pin::new(socket).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        either!(&mut *self, socket => Pin::new(socket).poll_write(cx, buf))
+        any!(&mut *self, socket => Pin::new(socket).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -61,15 +91,18 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        either!(&mut *self, socket => Pin::new(socket).poll_write_vectored(cx, bufs))
+        any!(&mut *self, socket => Pin::new(socket).poll_write_vectored(cx, bufs))
     }
 
-    /// Sockets have nothing to flush.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        any!(&mut *self, socket => Pin::new(socket).poll_flush(cx))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        any!(self, socket => socket.is_write_vectored())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(&mut *self, socket => Pin::new(socket).poll_shutdown(cx))
+        any!(&mut *self, socket => Pin::new(socket).poll_shutdown(cx))
     }
 }

@@ -115,6 +115,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         presence: HeaderPresence,
     ) -> Result<Hops, ErrorResponse> {
         let settings = &self.proxy.settings;
+        let is_encrypted = is_encrypted(request);
         let edits = request.extensions_mut().remove::<HeaderEdits>();
         *request.version_mut() = Version::HTTP_11;
         let headers = request.headers_mut();
@@ -127,7 +128,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
             if presence.names_client && !is_trusted {
                 self.proxy.warn_of_untrusted_proxy(peer);
             }
-            let forwarded = Forwarded { peer, is_trusted, is_secure: settings.secure, host: self.context.host() };
+            let is_secure = settings.secure || is_encrypted;
+            let forwarded = Forwarded { peer, is_trusted, is_secure, host: self.context.host() };
             forwarded.apply(headers, presence);
         }
         self.names_no_host = self.context.host().is_none();
@@ -363,6 +365,17 @@ impl<'p, B: Backend> Attempts<'p, B> {
             recorder.respond(&mut response, self.is_head);
         }
         response
+    }
+}
+
+/// Returns whether the request came over TLS of the crate's own server.
+fn is_encrypted(request: &Request<Body>) -> bool {
+    #[cfg(feature = "tls")]
+    return request.extensions().get::<crate::tls::TlsConnection>().is_some();
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = request;
+        false
     }
 }
 

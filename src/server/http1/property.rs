@@ -125,7 +125,8 @@ impl EchoResponse {
 async fn exchange(requests: Vec<Echo>, pieces: Vec<usize>, buffer: usize) {
     let (client, server) = duplex(buffer);
     let (_stop, stop) = StopSignal::channel();
-    let served = tokio::spawn(serve(server, ClientAddr::Unix, Arc::new(handle), Limits::default(), stop));
+    let served =
+        tokio::spawn(serve(server, ClientAddr::Unix, BytesMut::new(), Arc::new(handle), Limits::default(), stop));
     let (mut reader, mut writer) = split(client);
     let bytes: Vec<u8> = requests.iter().enumerate().flat_map(|(number, echo)| echo.bytes(number)).collect();
     let sending = tokio::spawn(async move {

@@ -4,8 +4,6 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use tempfile::TempDir;
-
 use super::port::free_port;
 use super::process::Process;
 use super::skip;
@@ -218,40 +216,6 @@ impl SentinelGroup {
         }
         panic!("redis-sentinel does not start");
     }
-}
-
-/// A self-signed certificate for 127.0.0.1.
-#[derive(Debug)]
-pub(crate) struct Certificate(TempDir);
-
-impl Certificate {
-    /// Makes a certificate with the `openssl` command.
-    pub(crate) fn make() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let certificate = Certificate(folder);
-        let mut openssl = Command::new("openssl");
-        openssl.args(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test".split(' '),
-        );
-        openssl.args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]);
-        openssl.arg("-keyout").arg(certificate.key()).arg("-out").arg(certificate.file());
-        let output = openssl.output().expect("openssl can be run");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        certificate
-    }
-
-    pub(crate) fn file(&self) -> std::path::PathBuf {
-        self.0.path().join("certificate.pem")
-    }
-
-    pub(crate) fn key(&self) -> std::path::PathBuf {
-        self.0.path().join("key.pem")
-    }
-}
-
-/// Returns whether `openssl` is installed, and reports a skipped test if not.
-pub(crate) fn openssl_installed() -> bool {
-    skip::installed("openssl", on_path("openssl"))
 }
 
 /// Returns a path as text.

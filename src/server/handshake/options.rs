@@ -1,0 +1,45 @@
+use crate::proxy::TrustedProxies;
+
+/// What a listener expects of its connections before the first request. Default: requests at once.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct ListenOptions {
+    pub(super) proxy_protocol: Option<TrustedProxies>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<crate::tls::ServerTls>,
+}
+
+impl ListenOptions {
+    /// Returns the default.
+    pub fn new() -> Self {
+        ListenOptions::default()
+    }
+
+    /// Expects the PROXY protocol, version 1 or 2, in which a balancer of TCP connections in front names the client (nginx:
+    /// `listen ... proxy_protocol`; HAProxy: `send-proxy`, `send-proxy-v2`). The client then counts as the peer of the connection.
+    ///
+    /// Only the peers that `trusted` trusts may connect. Connections of others, and those without the protocol, are closed: a
+    /// client that may name itself has any address that it likes. The header and recursion of `trusted` play no part.
+    pub fn proxy_protocol(mut self, trusted: TrustedProxies) -> Self {
+        self.proxy_protocol = Some(trusted);
+        self
+    }
+
+    /// Expects TLS. Requests have a [`TlsConnection`](crate::tls::TlsConnection) in their extensions, and nodes get
+    /// `X-Forwarded-Proto: https`. A client that speaks plain HTTP gets 400.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub fn tls(mut self, tls: &crate::tls::ServerTls) -> Self {
+        self.tls = Some(tls.clone());
+        self
+    }
+
+    /// Returns whether requests come at once.
+    pub(super) fn is_plain(&self) -> bool {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return false;
+        }
+        self.proxy_protocol.is_none()
+    }
+}

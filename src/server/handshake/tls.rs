@@ -1,0 +1,98 @@
+//! TLS of a client's connection.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use http::{Request, Response};
+use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::before;
+use super::prefixed::Prefixed;
+use crate::body::{Body, BoxError};
+use crate::request::ClientAddr;
+use crate::server::Handler;
+use crate::server::connection::serve;
+use crate::server::limits::Limits;
+use crate::server::sniff::read_some;
+use crate::server::socket::ClientSocket;
+use crate::server::stop::StopSignal;
+use crate::tls::{ServerTls, TlsConnection, TlsVersion};
+
+/// Begins each record of a handshake (RFC 8446, 5.1).
+const HANDSHAKE: u8 = 22;
+
+/// The response to plain HTTP, in the words of nginx.
+const PLAIN_HTTP: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 50\r\n\r\n\
+    The plain HTTP request was sent to an HTTPS port.\n";
+
+/// Serves a connection whose client has sent `read` already.
+#[expect(clippy::too_many_arguments, reason = "each is a part of one connection, and this is the only caller")]
+pub(super) async fn serve_encrypted<S: ClientSocket, H: Handler>(
+    mut socket: S,
+    mut read: BytesMut,
+    peer: ClientAddr,
+    tls: &ServerTls,
+    handler: Arc<H>,
+    limits: Limits,
+    mut stop: StopSignal,
+    deadline: Instant,
+) -> Result<(), BoxError> {
+    if read.is_empty() {
+        match before(deadline, &mut stop, read_some(&mut socket, &mut read)).await {
+            Some(Ok(true)) => {}
+            Some(Ok(false)) | None => return Ok(()),
+            Some(Err(error)) => return Err(error.into()),
+        }
+    }
+    if read[0] != HANDSHAKE {
+        if read[0].is_ascii_uppercase() {
+            socket.write_all(PLAIN_HTTP).await?;
+            socket.shutdown().await?;
+        }
+        return Err("the client does not speak TLS".into());
+    }
+    let handshake = TlsAcceptor::from(tls.config()).accept(Prefixed { read, socket });
+    let Some(stream) = before(deadline, &mut stop, handshake).await else { return Ok(()) };
+    let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("TLS handshake: {error}")))?;
+    let tls = describe(&stream);
+    serve(stream, peer, BytesMut::new(), Arc::new(Encrypted { handler, tls }), limits, stop).await
+}
+
+/// Describes the connection after its handshake.
+fn describe<S>(stream: &TlsStream<S>) -> TlsConnection {
+    let (_, session) = stream.get_ref();
+    let version = match session.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
+        _ => TlsVersion::Tls13,
+    };
+    let certificate = session.peer_certificates().and_then(<[_]>::first);
+    TlsConnection {
+        version,
+        server_name: session.server_name().map(|name| name.to_ascii_lowercase().into()),
+        client_certificate: certificate.map(|certificate| certificate.as_ref().into()),
+    }
+}
+
+/// Tells a handler that its requests come over TLS.
+struct Encrypted<H> {
+    handler: Arc<H>,
+    tls: TlsConnection,
+}
+
+impl<H: Handler> Handler for Encrypted<H> {
+    fn handle(&self, peer: ClientAddr, mut request: Request<Body>) -> impl Future<Output = Response<Body>> + Send {
+        request.extensions_mut().insert(self.tls.clone());
+        self.handler.handle(peer, request)
+    }
+}
+
+impl<S: ClientSocket> ClientSocket for TlsStream<S> {
+    fn reset_on_close(&self, on: bool) {
+        self.get_ref().0.reset_on_close(on);
+    }
+}

@@ -1,0 +1,15 @@
+use std::sync::Arc;
+
+use super::TlsVersion;
+
+/// The TLS of the connection that a request came over, in the extensions of the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsConnection {
+    /// The version of TLS.
+    pub version: TlsVersion,
+    /// The name of the server that the client asked for (SNI), in lower case.
+    pub server_name: Option<Arc<str>>,
+    /// The certificate of the client in DER, which was verified.
+    pub client_certificate: Option<Arc<[u8]>>,
+}

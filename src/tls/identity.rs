@@ -1,0 +1,73 @@
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::{Error as PemError, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::{TlsError, provider};
+
+/// A certificate with its private key: what one side of a connection proves its name with.
+///
+/// ```no_run
+/// use kylin_lb::tls::Identity;
+///
+/// let identity = Identity::from_files("/etc/kylin/front.crt", "/etc/kylin/front.key")?;
+/// # Ok::<(), kylin_lb::tls::TlsError>(())
+/// ```
+#[derive(Clone)]
+pub struct Identity {
+    pub(super) key: Arc<CertifiedKey>,
+}
+
+impl Identity {
+    /// Reads PEM: the certificate, followed by those of its issuers without the root, and the private key (PKCS #8, PKCS #1 or
+    /// SEC1, without a passphrase). Other sections are passed over, so that one text may hold both.
+    ///
+    /// # Errors
+    /// [`TlsError`] if either is missing or malformed, or if the key is another certificate's.
+    pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        let chain = certificates_of(certificates)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+            PemError::NoItemsFound => TlsError::NoKey,
+            error => TlsError::Pem(error.to_string()),
+        })?;
+        let key = CertifiedKey::new(chain, provider().key_provider.load_private_key(key)?);
+        match key.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
+                Ok(Identity { key: Arc::new(key) })
+            }
+            Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError::KeyMismatch),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads PEM files, as [`from_pem`](Self::from_pem) reads their text. Both may be the same file.
+    ///
+    /// # Errors
+    /// [`TlsError::Read`] if a file cannot be read, and those of [`from_pem`](Self::from_pem).
+    pub fn from_files(certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, TlsError> {
+        Self::from_pem(&read(certificates.as_ref())?, &read(key.as_ref())?)
+    }
+}
+
+/// Reads a file whole.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+}
+
+/// Returns the certificates in a PEM text, at least one.
+pub(super) fn certificates_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| TlsError::Pem(error.to_string()))?;
+    if certificates.is_empty() { Err(TlsError::NoCertificate) } else { Ok(certificates) }
+}
+
+impl fmt::Debug for Identity {
+    /// Leaves out the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("certificates", &self.key.cert.len()).finish_non_exhaustive()
+    }
+}
