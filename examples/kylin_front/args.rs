@@ -7,6 +7,7 @@ use std::time::Duration;
 use kylin_lb::BufferBudget;
 use kylin_lb::nginx::{InvalidOption, PolicyName, ProbeMode, SessionMode};
 use kylin_lb::server::Listen;
+use kylin_lb::session::RestoreAfterLoss;
 use kylin_lb::testing::kylin::Dialect;
 
 use crate::nodes::{self, DefaultSettings, Node, NodeSettings};
@@ -46,6 +47,8 @@ Balancing:
                       With --config a STORE is also for its sticky learn.
   --store-deadline MS milliseconds for one operation of a store, after which the request proceeds without it
                       (default: 50)
+  --restore-sessions HOW  which relayed logins are written again to a store that has lost them: never (default with
+                      --secret-file), alone (default without; for one front end), or shared (all front ends need it)
   --secret-file FILE  the secret that front ends share: 64 hexadecimal digits, base64 of 32 bytes, or 32 bytes; further
                       lines are earlier secrets (default: random, which works for one front end)
   --probe WHAT        auto (default: what each node offers), version (Kylin 3.1 and later), health (Kylin 5), tcp or none
@@ -76,6 +79,8 @@ pub struct Args {
     pub kylin: bool,
     pub sessions: Option<SessionMode>,
     pub store_deadline: Duration,
+    /// `None` for the default of the library.
+    pub restore: Option<RestoreAfterLoss>,
     pub secret_file: Option<PathBuf>,
     pub probe: Option<ProbeMode>,
     pub buffers: BufferBudget,
@@ -116,6 +121,7 @@ impl Args {
             kylin: true,
             sessions: None,
             store_deadline: Duration::from_millis(50),
+            restore: None,
             secret_file: None,
             probe: None,
             buffers: BufferBudget::process(),
@@ -162,6 +168,7 @@ impl Args {
                 "--store-deadline" => {
                     args.store_deadline = Duration::from_millis(count(&name, &value()?, 60_000)?.get() as u64)
                 }
+                "--restore-sessions" => args.restore = Some(restore(&name, &value()?)?),
                 "--secret-file" => args.secret_file = Some(value()?.into()),
                 "--probe" => args.probe = Some(parse(&name, &value()?)?),
                 "--buffer-bytes" => args.buffers = BufferBudget::new(limit(&name, &value()?, usize::MAX - 1)?),
@@ -202,6 +209,10 @@ impl Args {
             _ if has("--kylin-version") => return Err("--kylin-version is for demo nodes: use it with --demo".into()),
             _ => {}
         }
+        if let Some(restore) = self.restore {
+            let mode = self.sessions.take().unwrap_or(SessionMode::MEMORY).restore_after_loss(restore);
+            self.sessions = Some(mode.map_err(|error| format!("--restore-sessions: {error}"))?);
+        }
         Ok(())
     }
 }
@@ -240,6 +251,15 @@ fn switch(name: &str, text: &str) -> Result<bool, String> {
         "on" => Ok(true),
         "off" => Ok(false),
         _ => Err(format!("{name} {text}: expected on, off")),
+    }
+}
+
+fn restore(name: &str, text: &str) -> Result<RestoreAfterLoss, String> {
+    match text {
+        "never" => Ok(RestoreAfterLoss::Never),
+        "alone" => Ok(RestoreAfterLoss::Alone),
+        "shared" => Ok(RestoreAfterLoss::Shared),
+        _ => Err(format!("{name} {text}: expected never, alone or shared")),
     }
 }
 

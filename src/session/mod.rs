@@ -30,7 +30,7 @@ pub(crate) use login_relay::fuzz as fuzz_relayed_session;
 pub use crate::cookie::{InvalidCookie, SameSite};
 pub use crate::maybe_ready::{BoxFuture, MaybeReady, MaybeReadyFuture};
 pub use affinity::Affinity;
-pub use cached::{Sessions, SessionsBuilder};
+pub use cached::{RestoreAfterLoss, Sessions, SessionsBuilder};
 #[cfg(feature = "login-relay")]
 pub use login_relay::{CookieIssue, LoginRelay};
 pub use replicated::ReplicatedSessions;

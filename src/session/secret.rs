@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -29,12 +30,15 @@ use sha2::Sha256;
 pub struct Secret {
     /// The current one first.
     keys: Arc<[[u8; 32]]>,
+    /// For a random secret, which leaves the process in no way: who uses it. See [`SecretUse`].
+    #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay asks who uses a secret"))]
+    user: Option<Arc<AtomicU64>>,
 }
 
 impl Secret {
     /// Returns a secret of these bytes, which must be random. A password is not random enough.
     pub fn new(bytes: [u8; 32]) -> Self {
-        Secret { keys: Arc::new([bytes]) }
+        Secret { keys: Arc::new([bytes]), user: None }
     }
 
     /// Returns a random secret for a single front end. What it protects ends with the process.
@@ -44,7 +48,7 @@ impl Secret {
     pub fn random() -> Result<Self, InvalidSecret> {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).map_err(|_| InvalidSecret)?;
-        Ok(Secret::new(bytes))
+        Ok(Secret { user: Some(Arc::default()), ..Secret::new(bytes) })
     }
 
     /// Parses 32 bytes, written as 64 hexadecimal digits or in base64 (either alphabet). Ignores
@@ -66,7 +70,18 @@ impl Secret {
     /// Adds a `previous` secret, which is accepted but not used for anything new.
     #[must_use]
     pub fn with_previous(self, previous: Secret) -> Self {
-        Secret { keys: self.keys.iter().chain(previous.keys.iter()).copied().collect() }
+        Secret { keys: self.keys.iter().chain(previous.keys.iter()).copied().collect(), user: None }
+    }
+
+    /// Notes that the sessions with this number, which is not 0, use the secret.
+    #[cfg(feature = "login-relay")]
+    pub(crate) fn used_by(&self, number: u64) -> SecretUse {
+        if let Some(user) = &self.user
+            && user.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst).is_err_and(|other| other != number)
+        {
+            user.store(SEVERAL_USERS, Ordering::SeqCst);
+        }
+        SecretUse { user: self.user.clone(), number }
     }
 
     /// Derives a key for `purpose` from each secret, the current one first. The name of a purpose never
@@ -78,6 +93,23 @@ impl Secret {
     /// Derives a [`Tagger`] for `purpose` from each secret, the current one first.
     pub(crate) fn taggers(&self, purpose: &'static str) -> Arc<[Tagger]> {
         self.derive(purpose).map(|key| Tagger::new(&key)).collect()
+    }
+}
+
+/// One use of a secret. Whether it is the only one tells whether another front end can have the same sessions.
+#[derive(Debug)]
+pub(crate) struct SecretUse {
+    user: Option<Arc<AtomicU64>>,
+    number: u64,
+}
+
+#[cfg(feature = "login-relay")]
+const SEVERAL_USERS: u64 = u64::MAX;
+
+impl SecretUse {
+    /// Returns whether the secret is random and nothing else uses it.
+    pub(crate) fn is_only(&self) -> bool {
+        self.user.as_ref().is_some_and(|user| user.load(Ordering::SeqCst) == self.number)
     }
 }
 

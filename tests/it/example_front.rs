@@ -190,6 +190,8 @@ fn options_are_checked() {
         (&["--config=x", "--demo=2"], "--demo and --config exclude each other"),
         (&["--nodes=a:1", "--zookeeper=b"], "--nodes and --zookeeper exclude each other"),
         (&["--properties=x", "--demo=1"], "--demo and --properties exclude each other"),
+        (&["--demo=2", "--restore-sessions=alone"], "--restore-sessions: expected relayed logins in a store"),
+        (&["--restore-sessions=yes"], "expected never, alone or shared"),
         (&["--nodes=a:1", "--kylin-version=v5"], "use it with --demo"),
         (&["--config=x", "--kylin-version=v5"], "use it with --demo"),
         (&["--nodes=a"], "--nodes: "),

@@ -388,8 +388,12 @@ fn check_says_what_was_understood_and_no_password() {
         assert!(said.contains(part), "{part} in {said}");
     }
     assert!(!said.contains("hunter2") && !said.contains("front:"), "{said}");
-    let said =
-        check(&["--demo", "2", "--sessions", "login-relay:memcached://127.0.0.1:11211", "--kylin-version", "v5"]);
+    let said = check(&[
+        "--demo=2",
+        "--sessions=login-relay:memcached://127.0.0.1:11211",
+        "--restore-sessions=shared",
+        "--kylin-version=v5",
+    ]);
     assert!(said.contains("sessions: relayed logins, in memcached://127.0.0.1:11211"), "{said}");
     assert!(said.contains("node-2 ") && said.contains("probes: auto"), "{said}");
 }

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::example_options::nodes;
 use crate::support::browser::Browser;
 use crate::support::example::{address, secret, spawn_with, start};
+use crate::support::front::until;
 use crate::support::mariadb::{MariaDb, mariadb_installed};
 use crate::support::memcached::{Memcached, memcached_installed};
 use crate::support::process::Process;
@@ -86,6 +87,60 @@ async fn pair(nodes: &str, sessions: &str) -> ([Process; 2], [SocketAddr; 2]) {
     let (other, second) = start(&args).await;
     assert!(!one.file("stderr").contains("without --secret-file"));
     ([one, other], [first, second])
+}
+
+/// Redis comes back without its records. A login that one front end has ended stays ended, and no other is lost.
+async fn restore(option: &[&str], fronts: usize) {
+    let redis = Redis::start(&[]).await;
+    let (_nodes, named) = nodes(3).await;
+    let folder = TempDir::new().unwrap();
+    let (secret, store) = (secret(&folder), format!("login-relay:redis://{}", redis.address()));
+    let args = ["--nodes", &named, "--policy=round-robin", "--sessions", &store, "--store-deadline=20000"];
+    let args = [&args[..], &["--secret-file", secret.to_str().unwrap()], option].concat();
+    let (mut processes, mut addresses) = (Vec::new(), Vec::new());
+    for _ in 0..fronts {
+        let (process, front) = start(&args).await;
+        processes.push(process);
+        addresses.push(front);
+    }
+    let mut browsers = Vec::new();
+    for _ in 0..6 {
+        let mut browser = logged_in(addresses[0]).await;
+        for front in &addresses {
+            browser.front = *front;
+            assert_eq!(browser.query().await.status(), 200);
+        }
+        browsers.push(browser);
+    }
+    let mut gone = browsers.pop().unwrap();
+    let copy = gone.clone();
+    gone.front = addresses[0];
+    assert_eq!(gone.get("/kylin/j_spring_security_logout").await.status(), 302);
+    assert_eq!(redis.cli(&["flushall"]), "OK");
+    for front in &addresses {
+        // The near cache of the other front end is used for 3 s.
+        let has_ended = async || Browser { front: *front, ..copy.clone() }.query().await.status() == 401;
+        until("the session ends", has_ended).await;
+        for browser in &browsers {
+            assert_eq!(Browser { front: *front, ..browser.clone() }.query().await.status(), 200);
+        }
+    }
+    let is_restored = async || {
+        for browser in &browsers {
+            assert_eq!(Browser { front: addresses[0], ..browser.clone() }.query().await.status(), 200);
+        }
+        redis.cli(&["dbsize"]).parse::<usize>().unwrap() >= browsers.len()
+    };
+    until("the sessions are in the store again", is_restored).await;
+    assert_eq!(Browser { front: addresses[0], ..copy }.query().await.status(), 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relayed_logins_survive_a_redis_that_comes_back_empty() {
+    if redis_installed() {
+        restore(&["--restore-sessions=alone"], 1).await;
+        restore(&["--restore-sessions=shared"], 2).await;
+    }
 }
 
 /// No login is lost that was made at one front end and is used at both.

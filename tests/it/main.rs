@@ -75,6 +75,7 @@ mod restarts;
 mod retries;
 mod server_limits;
 mod server_stop;
+mod sessions_restored;
 mod sessions_store_down;
 mod simulation;
 mod slow_start;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::InvalidOption;
 #[cfg(feature = "login-relay")]
 use crate::session::LoginRelay;
-use crate::session::{self, Affinity, InvalidStore, Secret, SessionStore, Sessions};
+use crate::session::{self, Affinity, InvalidStore, RestoreAfterLoss, Secret, SessionStore, Sessions};
 
 /// How logins are kept, as an option names it.
 ///
@@ -42,6 +42,7 @@ enum Mode {
 struct Store {
     store: Arc<dyn SessionStore>,
     address: String,
+    restore: Option<RestoreAfterLoss>,
 }
 
 const KNOWN: &str = "expected memory, redis://, redis+sentinel://, redis+cluster://, mysql://, memcached://, cookie, route, \
@@ -52,6 +53,23 @@ impl SessionMode {
     pub const MEMORY: SessionMode = SessionMode(Mode::Memory);
     /// Logins are not kept.
     pub const NONE: SessionMode = SessionMode(Mode::None);
+
+    /// Sets which relayed logins are [restored](session::SessionsBuilder::restore_after_loss) in a store that has lost them.
+    ///
+    /// # Errors
+    /// [`InvalidOption`] unless logins are relayed and kept in a store.
+    #[cfg_attr(
+        not(feature = "login-relay"),
+        allow(unused_mut, unused_variables, reason = "only the login relay restores")
+    )]
+    pub fn restore_after_loss(mut self, restore: RestoreAfterLoss) -> Result<Self, InvalidOption> {
+        #[cfg(feature = "login-relay")]
+        if let Mode::LoginRelay(Some(store)) = &mut self.0 {
+            store.restore = Some(restore);
+            return Ok(self);
+        }
+        Err(InvalidOption("expected relayed logins in a store, --sessions login-relay:STORE".into()))
+    }
 
     /// Returns the sessions that the affinity needs, in memory or in the store; `None` where it needs none. `deadline` is the time
     /// for one operation of a store.
@@ -67,7 +85,13 @@ impl SessionMode {
             Mode::Cookie | Mode::Route | Mode::User | Mode::None => return Ok(None),
         };
         Ok(Some(match store {
-            Some(store) => Sessions::builder(Arc::clone(&store.store), secret.clone()).deadline(deadline).build()?,
+            Some(store) => {
+                let builder = Sessions::builder(Arc::clone(&store.store), secret.clone()).deadline(deadline);
+                match store.restore {
+                    Some(restore) => builder.restore_after_loss(restore).build()?,
+                    None => builder.build()?,
+                }
+            }
             None => Sessions::local(session::MemoryStore::new(), secret.clone()),
         }))
     }
@@ -138,7 +162,7 @@ impl Store {
             }
             InvalidOption(text)
         })?;
-        Ok(Store { store, address: address.to_owned() })
+        Ok(Store { store, address: address.to_owned(), restore: None })
     }
 
     /// Returns `scheme://hosts`: the parts before an `@` and behind the hosts may be secret.
@@ -151,7 +175,7 @@ impl Store {
 
 impl PartialEq for Store {
     fn eq(&self, other: &Self) -> bool {
-        self.address == other.address
+        self.address == other.address && self.restore == other.restore
     }
 }
 

@@ -1,9 +1,12 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{CachedStore, NearCache, Sessions};
+use super::ended::EndedSessions;
+use super::generation::Generation;
+use super::sessions::derive_key;
+use super::{CachedStore, NearCache, RestoreAfterLoss, Sessions};
 use crate::clock::{Clock, Epoch, SystemClock};
 use crate::session::store::cache::CacheLimits;
 use crate::session::{InvalidStore, Secret, SessionStore};
@@ -12,6 +15,9 @@ const DEADLINE: Duration = Duration::from_millis(50);
 const STALENESS: Duration = Duration::from_secs(3);
 const NEAR_ENTRIES: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 const NEAR_BYTES: NonZeroUsize = NonZeroUsize::new(64 << 20).expect("not zero");
+
+/// The number of the next sessions.
+static BUILT: AtomicU64 = AtomicU64::new(1);
 
 /// Builds [`Sessions`] in a store that several front ends may share.
 #[derive(Debug)]
@@ -24,6 +30,7 @@ pub struct SessionsBuilder {
     /// `None` for a store in this process.
     pub(super) near: Option<CacheLimits>,
     clock: Arc<dyn Clock>,
+    restore: Option<RestoreAfterLoss>,
 }
 
 impl SessionsBuilder {
@@ -35,6 +42,7 @@ impl SessionsBuilder {
             staleness: STALENESS,
             near: Some(CacheLimits { entries: NEAR_ENTRIES, bytes: NEAR_BYTES }),
             clock: Arc::new(SystemClock),
+            restore: None,
         }
     }
 
@@ -58,6 +66,18 @@ impl SessionsBuilder {
         self
     }
 
+    /// Sets which sessions of the login relay the front end restores in a store that has lost them: one that restarted without
+    /// its data, was emptied, or evicts records. Bindings are always restored.
+    ///
+    /// The front end cannot know whether a session is absent because of a loss or because another front end has ended it. Default:
+    /// [`RestoreAfterLoss::Alone`] if the secret of the [`LoginRelay`](crate::session::LoginRelay) is
+    /// [random](Secret::random) and not used a second time in this process, so that no other front end can have these sessions;
+    /// otherwise [`RestoreAfterLoss::Never`].
+    pub fn restore_after_loss(mut self, restore: RestoreAfterLoss) -> Self {
+        self.restore = Some(restore);
+        self
+    }
+
     /// Sets the clock. Default: [`SystemClock`]. Deadlines use the timers of tokio in any case.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
@@ -78,10 +98,16 @@ impl SessionsBuilder {
     pub(super) fn build_unchecked(self) -> Sessions {
         let epoch = Epoch::new(self.clock);
         let near = self.near.map(|limits| NearCache::new(limits, self.staleness, epoch.clone()));
+        let taggers = self.secret.taggers("session-key");
         let store = CachedStore {
             store: self.store,
             near,
-            taggers: self.secret.taggers("session-key"),
+            restore: self.restore,
+            number: BUILT.fetch_add(1, Ordering::Relaxed),
+            secrets: Default::default(),
+            ended: EndedSessions::new(epoch.clone()),
+            generation: Generation::new(derive_key(&taggers[0], b"generation of the store")),
+            taggers,
             deadline: self.deadline,
             epoch,
             breaker: Default::default(),

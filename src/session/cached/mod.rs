@@ -6,7 +6,11 @@
 
 mod breaker;
 mod builder;
+#[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay ends sessions"))]
+mod ended;
+mod generation;
 mod in_use;
+mod loss;
 mod near;
 mod pending;
 mod sessions;
@@ -17,15 +21,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use self::breaker::{CircuitBreaker, OPEN_TIME};
 pub use self::builder::SessionsBuilder;
+use self::ended::EndedSessions;
+use self::generation::{Generation, LossEpoch};
 use self::in_use::InUseRegistry;
+pub use self::loss::RestoreAfterLoss;
 use self::near::{NearCache, NearEntry};
 use self::pending::{PendingWrites, Write};
 pub use self::sessions::Sessions;
 use crate::background::{self, BackgroundTask};
 use crate::clock::Epoch;
-use crate::session::secret::Tagger;
+use crate::session::secret::{SecretUse, Tagger};
 use crate::session::{
     Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
 };
@@ -74,6 +83,15 @@ struct CachedStore {
     pending: PendingWrites,
     in_use: InUseRegistry,
     failures: AtomicU32,
+    /// `None` decides by the secrets.
+    restore: Option<RestoreAfterLoss>,
+    /// Tells these sessions from others in this process; not 0.
+    #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay asks who uses a secret"))]
+    number: u64,
+    /// Those of the login relays that use this store.
+    secrets: Mutex<Vec<SecretUse>>,
+    ended: EndedSessions,
+    generation: Generation,
 }
 
 /// The store is unavailable, or was too slow.
@@ -85,18 +103,10 @@ impl CachedStore {
         self.breaker.allows(|| self.epoch.millis(), self.probe.is_running())
     }
 
-    /// Returns a number that changes whenever the store may have lost records: after a failed
-    /// operation, or after a lost connection.
-    fn loss_epoch(&self) -> u32 {
+    fn loss_epoch(&self) -> LossEpoch {
         // It may wrap around: it is compared for equality only.
-        self.failures.load(Ordering::Relaxed).wrapping_add(self.store.connection_epoch() as u32)
-    }
-
-    /// Returns whether the store has lost `near`, which it does not have now; otherwise the session
-    /// was removed. True for bindings only. A binding that is restored by mistake merely keeps an
-    /// unused id at its node, but a logged-out session must not come back.
-    fn has_lost(&self, near: &NearEntry) -> bool {
-        is_binding(&near.record) && near.version.is_some() && near.epoch != self.loss_epoch()
+        let possible = self.failures.load(Ordering::Relaxed).wrapping_add(self.store.connection_epoch() as u32);
+        LossEpoch { possible, proven: self.generation.losses() }
     }
 
     /// Waits for an operation until the deadline.
@@ -159,9 +169,9 @@ impl CachedStore {
 
     /// Updates the near cache with the lookup, if it has found a record. `epoch` is the loss epoch
     /// from before the store was called.
-    fn remember(&self, key: &SessionKey, lookup: &Lookup, epoch: u32) {
+    fn remember(&self, key: &SessionKey, lookup: &Lookup, epoch: LossEpoch, is_written: bool) {
         if let (Some(near), Lookup::Found(record, version)) = (&self.near, lookup) {
-            near.learn(key, record, *version, epoch);
+            near.learn(key, record, *version, epoch, is_written);
         }
     }
 
@@ -171,12 +181,14 @@ impl CachedStore {
         key: &SessionKey,
         loaded: Result<Option<Stored>, StoreError>,
         near: Option<NearEntry>,
-        epoch: u32,
+        epoch: LossEpoch,
     ) -> Lookup {
         match loaded {
+            // The store has not received the logout yet, or has lost it.
+            Ok(Some(_)) if self.near.is_some() && self.ended.contains(key) => Lookup::Absent,
             Ok(Some(Stored { record, version })) => {
                 let lookup = Lookup::Found(record, Some(version));
-                self.remember(key, &lookup, epoch);
+                self.remember(key, &lookup, epoch, false);
                 lookup
             }
             Ok(None) => {
@@ -241,24 +253,42 @@ impl CachedStore {
                 self.call_in_background(self.store.remove(key)).await.map_err(|_| Unavailable)?;
                 return Ok(None);
             }
+            Write::End { ttl } => {
+                self.write_tombstone(key, *ttl).await?;
+                return Ok(None);
+            }
             Write::Save { record, precondition, ttl } => (record, *precondition, *ttl),
         };
-        let epoch = self.loss_epoch();
+        let mut epoch = self.loss_epoch();
         let mut saved = self.call_in_background(self.store.save(key, record, precondition, ttl)).await;
-        // A binding may come back after its record has expired. A sealed session that is gone was
-        // logged out.
-        if matches!(saved, Ok(SaveOutcome::Conflict(None))) && record.sealed().is_empty() {
-            saved = self.call_in_background(self.store.save(key, record, Precondition::Absent, ttl)).await;
+        if matches!(saved, Ok(SaveOutcome::Conflict(None))) {
+            // A binding may come back after its record has expired.
+            let is_restored = record.sealed().is_empty()
+                || match self.recall(key) {
+                    Some(near) => self.restores(key, &near, ttl).await?,
+                    None => false,
+                };
+            if is_restored {
+                epoch = self.loss_epoch();
+                saved = self.call_in_background(self.store.save(key, record, Precondition::Absent, ttl)).await;
+            }
         }
-        let (record, version) = match saved {
-            Ok(SaveOutcome::Stored(version)) => (record.clone(), version),
+        let (lookup, is_written) = match saved {
+            Ok(SaveOutcome::Stored(version)) => (Lookup::Found(record.clone(), Some(version)), true),
             // Another front end has written meanwhile. All follow it.
-            Ok(SaveOutcome::Conflict(Some(Stored { record, version }))) => (record, version),
-            Ok(SaveOutcome::Conflict(None)) | Err(StoreError::TooLong(_)) => return Ok(None),
+            Ok(SaveOutcome::Conflict(Some(Stored { record, version }))) => {
+                (Lookup::Found(record, Some(version)), false)
+            }
+            Ok(SaveOutcome::Conflict(None)) => {
+                // The session was logged out meanwhile.
+                self.forget(key);
+                return Ok(None);
+            }
+            Err(StoreError::TooLong(_)) => return Ok(None),
             Err(_) => return Err(Unavailable),
         };
-        self.remember(key, &Lookup::Found(record, Some(version)), epoch);
-        Ok(Some(version))
+        self.remember(key, &lookup, epoch, is_written);
+        Ok(if let Lookup::Found(_, version) = lookup { version } else { None })
     }
 }
 

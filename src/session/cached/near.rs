@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use crate::clock::Epoch;
+use super::generation::LossEpoch;
+use crate::clock::{Epoch, as_millis};
 use crate::session::store::cache::{CacheLimits, ShardedCache, Weighted};
 use crate::session::{SessionKey, SessionRecord};
 
@@ -18,20 +19,29 @@ pub(super) struct NearEntry {
     pub(super) record: SessionRecord,
     /// The version in the store; `None` while the store does not have the record yet.
     pub(super) version: Option<u64>,
-    /// The [loss epoch](super::CachedStore::loss_epoch) in which the store had the record.
-    pub(super) epoch: u32,
+    /// The epoch in which the store had the record.
+    pub(super) epoch: LossEpoch,
     /// The entry is fresh, or newer than what the store has.
     pub(super) is_current: bool,
+    /// The time since the store last received a write or a touch, if this front end has sent one.
+    touched_ago: Option<u64>,
+}
+
+impl NearEntry {
+    /// Returns whether the store would still have the record, had it not lost it.
+    pub(super) fn is_alive(&self, ttl: Duration) -> bool {
+        self.touched_ago.is_some_and(|ago| ago < as_millis(ttl))
+    }
 }
 
 struct Cached {
     record: SessionRecord,
     version: Option<u64>,
-    epoch: u32,
+    epoch: LossEpoch,
     /// When the store last returned the record or failed to, in milliseconds.
     checked: u64,
-    /// When the store last received a touch, in milliseconds.
-    touched: u64,
+    /// When the store last received a write or a touch of this front end, in milliseconds.
+    touched: Option<u64>,
 }
 
 /// An entry stays as long as the store could keep it. An old entry is used only while the store is
@@ -47,13 +57,22 @@ impl NearCache {
     pub(super) fn get(&self, key: &SessionKey) -> Option<NearEntry> {
         let now = self.epoch.millis();
         let entry = self.cache.entry(key, now);
-        let Cached { record, version, epoch, checked, .. } = entry.get()?;
+        let Cached { record, version, epoch, checked, touched } = entry.get()?;
         let is_current = version.is_none() || now.saturating_sub(*checked) < self.staleness;
-        Some(NearEntry { record: record.clone(), version: *version, epoch: *epoch, is_current })
+        let touched_ago = touched.map(|touched| now.saturating_sub(touched));
+        Some(NearEntry { record: record.clone(), version: *version, epoch: *epoch, is_current, touched_ago })
     }
 
-    /// Notes that the store had this record in this epoch.
-    pub(super) fn learn(&self, key: &SessionKey, record: &SessionRecord, version: Option<u64>, epoch: u32) {
+    /// Notes that the store had this record in this epoch. `is_written`: this front end has written it, so it expires one time to
+    /// live from now.
+    pub(super) fn learn(
+        &self,
+        key: &SessionKey,
+        record: &SessionRecord,
+        version: Option<u64>,
+        epoch: LossEpoch,
+        is_written: bool,
+    ) {
         let now = self.epoch.millis();
         let mut entry = self.cache.entry(key, now);
         let known = entry.update(|cached| {
@@ -65,9 +84,11 @@ impl NearCache {
         });
         let touched = match known {
             Some((true, _)) => return,
+            _ if is_written => Some(now),
             // A touch is for the session, whatever endpoint it is bound to.
             Some((false, touched)) => touched,
-            None => now,
+            // Another front end has written it at an unknown time, so a touch is due.
+            None => None,
         };
         entry.insert(Cached { record: record.clone(), version, epoch, checked: now, touched }, LIFETIME);
     }
@@ -88,9 +109,10 @@ impl NearCache {
     pub(super) fn is_touch_due(&self, key: &SessionKey, interval: Duration) -> bool {
         let now = self.epoch.millis();
         let is_due = self.cache.entry(key, now).update(|cached| {
-            let is_due = u128::from(now.saturating_sub(cached.touched)) >= interval.as_millis();
+            let age = cached.touched.map(|touched| u128::from(now.saturating_sub(touched)));
+            let is_due = age.is_none_or(|age| age >= interval.as_millis());
             if is_due {
-                cached.touched = now;
+                cached.touched = Some(now);
             }
             is_due
         });

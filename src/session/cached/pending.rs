@@ -25,8 +25,17 @@ struct Queue {
 
 #[derive(Clone)]
 pub(super) enum Write {
-    Save { record: SessionRecord, precondition: Precondition, ttl: Duration },
+    Save {
+        record: SessionRecord,
+        precondition: Precondition,
+        ttl: Duration,
+    },
     Remove,
+    /// Replaces the record with a tombstone.
+    #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay ends sessions"))]
+    End {
+        ttl: Duration,
+    },
 }
 
 impl PendingWrites {
@@ -70,7 +79,7 @@ impl PendingWrites {
             Some((Write::Save { precondition, .. }, _)) => {
                 *precondition = version.map_or(Precondition::Absent, Precondition::Version);
             }
-            Some((Write::Remove, _)) | None => {}
+            Some((Write::Remove | Write::End { .. }, _)) | None => {}
         }
     }
 

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CachedStore, Lookup, SessionsBuilder, Write, in_use, is_binding};
+use super::{CachedStore, Lookup, LossEpoch, NearEntry, SessionsBuilder, Unavailable, Write, in_use};
 use crate::drop_guard::DropGuard;
 use crate::maybe_ready::MaybeReady;
 use crate::session::secret::Tagger;
@@ -33,14 +33,14 @@ use crate::session::{
 /// Every operation has a deadline. After five failures in a row the front end stops calling the
 /// store, and a background task checks once a second whether it is available again. Meanwhile the
 /// front end uses its near cache (the sessions in its own memory), however old the entries are. New bindings live in the near cache
-/// and are written when the store is available. A session that the near cache does not have is
+/// and are written when the store is available. A session that the near cache does not have
 /// goes to the endpoint that a hash of it yields, which is the same at all front ends. No request
 /// fails because of the store.
 ///
 /// A store may come back with fewer sessions than before, as a cache does, or a server that keeps
 /// nothing on disk. A binding that this front end knows and the store has lost is written again when
-/// the session is next used. A record with credentials is not: another front end may have logged the
-/// session out meanwhile.
+/// the session is next used. A session of the login relay is written again only if no other front end
+/// can have logged it out meanwhile, or if that is [enabled](SessionsBuilder::restore_after_loss).
 #[derive(Clone)]
 #[must_use]
 pub struct Sessions {
@@ -98,8 +98,8 @@ impl Sessions {
         derive_key(&self.store.taggers[0], id)
     }
 
-    /// Looks up the session under `key`, the key of `id`. With a `ttl`, a binding that the store has
-    /// lost is written again, to live for so long.
+    /// Looks up the session under `key`, the key of `id`. With a `ttl`, a session that the store has
+    /// lost is [restored](RestoreAfterLoss), to live for so long.
     pub(crate) fn find<'a>(&'a self, key: SessionKey, id: &[u8], ttl: Option<Duration>) -> MaybeReady<'a, Lookup> {
         let store = &self.store;
         let near = store.recall(&key);
@@ -109,18 +109,17 @@ impl Sessions {
         if store.near.is_none()
             && let Ok(loaded) = store.store.load(&key).into_ready()
         {
-            return MaybeReady::Ready(store.loaded(&key, loaded, near, 0));
+            return MaybeReady::Ready(store.loaded(&key, loaded, near, store.loss_epoch()));
         }
         let old_keys: Vec<SessionKey> = store.taggers[1..].iter().map(|tagger| derive_key(tagger, id)).collect();
         MaybeReady::boxed(async move {
+            store.watch_generation().await;
             let epoch = store.loss_epoch();
             let loaded = store.call(store.store.load(&key)).await;
-            if let (Ok(None), Some(near), Some(ttl)) = (&loaded, &near, ttl)
-                && store.has_lost(near)
-            {
-                return self.save(key, near.record.clone(), Precondition::Absent, ttl).await;
-            }
-            let lookup = store.loaded(&key, loaded, near, epoch);
+            let lookup = match self.restored(key, &loaded, near.as_ref(), ttl).await {
+                Some(lookup) => return lookup,
+                None => store.loaded(&key, loaded, near, epoch),
+            };
             if lookup == Lookup::Absent {
                 for old_key in old_keys {
                     if let Ok(Some(Stored { record, .. })) = store.call(store.store.load(&old_key)).await {
@@ -152,7 +151,16 @@ impl Sessions {
             return MaybeReady::Ready(self.saved(key, record, precondition, ttl, saved, epoch));
         }
         MaybeReady::boxed(async move {
+            store.watch_generation().await;
+            let epoch = store.loss_epoch();
             let saved = store.call(store.store.save(&key, &record, precondition, ttl)).await;
+            if let (Ok(SaveOutcome::Conflict(None)), Some(near)) = (&saved, store.recall(&key)) {
+                match store.restores(&key, &near, ttl).await {
+                    Ok(true) => return self.restore(key, record, ttl).await,
+                    Ok(false) => {}
+                    Err(Unavailable) => return self.save_later(key, record, precondition, ttl),
+                }
+            }
             self.saved(key, record, precondition, ttl, saved, epoch)
         })
     }
@@ -164,29 +172,54 @@ impl Sessions {
         precondition: Precondition,
         ttl: Duration,
         saved: Result<SaveOutcome, StoreError>,
-        epoch: u32,
+        epoch: LossEpoch,
     ) -> Lookup {
         let store = &self.store;
-        let lookup = match saved {
-            Ok(SaveOutcome::Stored(version)) => Lookup::Found(record, Some(version)),
-            Ok(SaveOutcome::Conflict(Some(winner))) => Lookup::Found(winner.record, Some(winner.version)),
-            // The store has lost the record that was to be replaced.
-            Ok(SaveOutcome::Conflict(None))
-                if is_binding(&record) && store.recall(&key).is_some_and(|near| store.has_lost(&near)) =>
-            {
-                return self.save_later(key, record, Precondition::Absent, ttl);
-            }
-            Ok(SaveOutcome::Conflict(None)) => Lookup::Absent,
+        let (lookup, is_written) = match saved {
+            Ok(SaveOutcome::Stored(version)) => (Lookup::Found(record, Some(version)), true),
+            Ok(SaveOutcome::Conflict(Some(winner))) => (Lookup::Found(winner.record, Some(winner.version)), false),
+            Ok(SaveOutcome::Conflict(None)) => (Lookup::Absent, false),
             Err(_) => return self.save_later(key, record, precondition, ttl),
         };
-        store.remember(&key, &lookup, epoch);
+        store.remember(&key, &lookup, epoch, is_written);
+        lookup
+    }
+
+    /// Writes a session again that was loaded in vain, if the store has lost it. Returns `None` if the result of the load counts.
+    async fn restored(
+        &self,
+        key: SessionKey,
+        loaded: &Result<Option<Stored>, StoreError>,
+        near: Option<&NearEntry>,
+        ttl: Option<Duration>,
+    ) -> Option<Lookup> {
+        let (Ok(None), Some(near), Some(ttl)) = (loaded, near, ttl) else { return None };
+        match self.store.restores(&key, near, ttl).await {
+            Ok(true) => Some(self.restore(key, near.record.clone(), ttl).await),
+            Ok(false) => None,
+            Err(Unavailable) => Some(Lookup::Found(near.record.clone(), near.version)),
+        }
+    }
+
+    /// Writes a session again that the store has lost.
+    async fn restore(&self, key: SessionKey, record: SessionRecord, ttl: Duration) -> Lookup {
+        let store = &self.store;
+        let epoch = store.loss_epoch();
+        let saved = store.call(store.store.save(&key, &record, Precondition::Absent, ttl)).await;
+        let lookup = self.saved(key, record, Precondition::Absent, ttl, saved, epoch);
+        #[cfg(feature = "login-relay")]
+        if store.ended.contains(&key) {
+            // It was logged out meanwhile.
+            self.end_now(key, ttl).await;
+            return Lookup::Absent;
+        }
         lookup
     }
 
     /// Keeps the record in the near cache, and writes it when the store is available again.
     fn save_later(&self, key: SessionKey, record: SessionRecord, precondition: Precondition, ttl: Duration) -> Lookup {
         let lookup = Lookup::Found(record.clone(), None);
-        self.store.remember(&key, &lookup, self.store.loss_epoch());
+        self.store.remember(&key, &lookup, self.store.loss_epoch(), true);
         self.store.write_later(key, Write::Save { record, precondition, ttl });
         lookup
     }
@@ -222,8 +255,8 @@ impl Sessions {
 #[cfg(feature = "login-relay")]
 impl Sessions {
     /// Looks up the session under `key` in the store; in the near cache only while the store is
-    /// unavailable.
-    pub(crate) async fn find_fresh(&self, key: SessionKey) -> Lookup {
+    /// unavailable. `ttl` as in [`find`](Self::find).
+    pub(crate) async fn find_fresh(&self, key: SessionKey, ttl: Option<Duration>) -> Lookup {
         let store = &self.store;
         let near = store.recall(&key);
         // A pending write is newer than the record in the store.
@@ -232,24 +265,50 @@ impl Sessions {
         }
         let epoch = store.loss_epoch();
         let loaded = store.call(store.store.load(&key)).await;
-        store.loaded(&key, loaded, near, epoch)
+        match self.restored(key, &loaded, near.as_ref(), ttl).await {
+            Some(lookup) => lookup,
+            None => store.loaded(&key, loaded, near, epoch),
+        }
     }
 
-    /// Removes the session under `key` and waits for the store. Afterwards no front end finds the
-    /// session in the store, unless the store is unavailable.
+    /// Removes the record under `key` and waits for the store.
     pub(crate) async fn remove_now(&self, key: SessionKey) {
+        self.write_now(key, Write::Remove).await;
+    }
+
+    /// Ends the session under `key`, whose records live for `ttl`, and waits for the store. Afterwards no
+    /// front end finds the session in the store, unless the store is unavailable.
+    pub(crate) async fn end_now(&self, key: SessionKey, ttl: Duration) {
+        let store = &self.store;
+        if store.near.is_some() {
+            store.ended.add(key, ttl);
+        }
+        store.watch_generation().await;
+        self.write_now(key, if store.is_shared() { Write::End { ttl } } else { Write::Remove }).await;
+    }
+
+    async fn write_now(&self, key: SessionKey, write: Write) {
         let store = &self.store;
         store.forget(&key);
-        let is_removed = store.is_allowed() && store.call(store.store.remove(&key)).await.is_ok();
+        let is_written = store.is_allowed()
+            && match &write {
+                Write::Remove => store.call(store.store.remove(&key)).await.is_ok(),
+                write => store.write(&key, write).await.is_ok(),
+            };
         // Another request may have looked the session up meanwhile.
         store.forget(&key);
-        if !is_removed {
-            store.write_later(key, Write::Remove);
+        if !is_written {
+            store.write_later(key, write);
         }
+    }
+
+    /// Notes that a login relay with `secret` keeps its sessions here.
+    pub(crate) fn note_relay(&self, secret: &Secret) {
+        self.store.secrets.lock().push(secret.used_by(self.store.number));
     }
 }
 
-fn derive_key(tagger: &Tagger, id: &[u8]) -> SessionKey {
+pub(super) fn derive_key(tagger: &Tagger, id: &[u8]) -> SessionKey {
     let tag = tagger.tag(&[id]);
     let (key, _) = tag.split_first_chunk().expect("a tag has 32 bytes");
     SessionKey::from_bytes(*key)

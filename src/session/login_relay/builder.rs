@@ -82,6 +82,7 @@ impl LoginRelay {
     /// All front ends of one cluster need the same store and secret. A replaced secret should stay as
     /// a [previous one](Secret::with_previous) for as long as sessions last.
     pub fn new(sessions: Sessions, secret: Secret) -> Self {
+        sessions.note_relay(&secret);
         LoginRelay {
             sessions: SealedSessions { sessions, sealer: Sealer::new(&secret), ttl: Duration::from_secs(8 * 3600) },
             cookie: Attributes::new("KYLINLB_SESSION", "/kylin"),

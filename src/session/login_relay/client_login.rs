@@ -68,7 +68,7 @@ impl Relay {
         }
         let was_refused = self.backoff.accepted(&fingerprint) | self.logins.mark_accepted(&fingerprint);
         if was_refused || relayed.call != SessionCall::Other {
-            self.sessions.remove(&fingerprint).await;
+            self.sessions.remove_mark(&fingerprint).await;
         }
         if keeps_no_cookies && self.cookie_issue == CookieIssue::AtLogin {
             if let (Some(cookie), Some(cache)) = (change.set, &self.node_sessions) {
@@ -108,7 +108,7 @@ impl Relay {
         response.headers_mut().append(header::SET_COOKIE, set_cookie);
         relayed.is_ended = false;
         if let Some(old) = relayed.session.take() {
-            self.sessions.remove(&old.key).await;
+            self.sessions.end(&old.key).await;
             self.log_out(&old, None, served.nodes, &relayed.client_headers, None).await;
         }
     }

@@ -191,7 +191,7 @@ impl Relay {
         let mut cookie = None;
         if let Some(known) = &relayed.session {
             if !std::mem::replace(&mut relayed.is_ended, true) {
-                self.sessions.remove(&known.key).await;
+                self.sessions.end(&known.key).await;
                 let like = Some((request.method(), request.uri()));
                 self.log_out(known, Some(endpoint), nodes, &relayed.client_headers, like).await;
             }

@@ -57,7 +57,7 @@ impl SealedSessions {
         let Some(first) = keys.next() else { return MaybeReady::Ready(Opened::Absent) };
         // Two secrets with one number are rare, and exist only during a rotation.
         let others: Vec<SessionKey> = keys.collect();
-        let lookup = match self.sessions.find(first, id.as_bytes(), None) {
+        let lookup = match self.sessions.find(first, id.as_bytes(), Some(self.ttl)) {
             MaybeReady::Ready(lookup) if others.is_empty() => return MaybeReady::Ready(self.open(&id, first, lookup)),
             lookup => lookup,
         };
@@ -65,7 +65,7 @@ impl SealedSessions {
             let mut opened = self.open(&id, first, lookup.await);
             for key in others {
                 if let Opened::Absent = opened {
-                    opened = self.open(&id, key, self.sessions.find(key, id.as_bytes(), None).await);
+                    opened = self.open(&id, key, self.sessions.find(key, id.as_bytes(), Some(self.ttl)).await);
                 }
             }
             opened
@@ -74,7 +74,7 @@ impl SealedSessions {
 
     /// Reads the session again from the store.
     pub(super) async fn refresh(&self, known: &OpenSession) -> Opened {
-        self.open(&known.id, known.key, self.sessions.find_fresh(known.key).await)
+        self.open(&known.id, known.key, self.sessions.find_fresh(known.key, Some(self.ttl)).await)
     }
 
     /// Stores a new session. Returns `None` if it cannot be stored.
@@ -126,8 +126,9 @@ impl SealedSessions {
         self.sessions.use_now(known.key, self.ttl)
     }
 
-    pub(super) async fn remove(&self, key: &SessionKey) {
-        self.sessions.remove_now(*key).await;
+    /// Ends a session at all front ends.
+    pub(super) async fn end(&self, key: &SessionKey) {
+        self.sessions.end_now(*key, self.ttl).await;
     }
 
     /// Returns a keyed hash that identifies credentials.
@@ -137,10 +138,15 @@ impl SealedSessions {
 
     /// Returns how any front end has marked these credentials.
     pub(super) async fn mark(&self, fingerprint: &SessionKey) -> Option<Mark> {
-        match self.sessions.find_fresh(*fingerprint).await {
+        match self.sessions.find_fresh(*fingerprint, None).await {
             Lookup::Found(record, _) => Some(record.endpoint().cloned().map_or(Mark::Refused, Mark::RefusedBy)),
             Lookup::UnderOldKey(_) | Lookup::Absent | Lookup::Unknown => None,
         }
+    }
+
+    /// Removes the mark of credentials that a node has accepted.
+    pub(super) async fn remove_mark(&self, fingerprint: &SessionKey) {
+        self.sessions.remove_now(*fingerprint).await;
     }
 
     /// Marks credentials as refused for all front ends. The mark is an empty record.

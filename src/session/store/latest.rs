@@ -24,6 +24,21 @@ impl<K: Hash + Eq + Clone, V> Latest<K, V> {
         self.entries.is_empty()
     }
 
+    pub(in crate::session) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.entries.iter()
+    }
+
+    #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay removes entries"))]
+    /// Evicts the oldest entry if `test` is true for its value. Returns whether it did.
+    pub(in crate::session) fn evict_oldest_if(&mut self, test: impl FnOnce(&V) -> bool) -> bool {
+        let Some(oldest) = self.order.front() else { return false };
+        let evicts = self.entries.get(oldest).is_none_or(test);
+        if evicts && let Some(oldest) = self.order.pop_front() {
+            self.entries.remove(&oldest);
+        }
+        evicts
+    }
+
     /// Sets the value of `key`. Evicts the oldest entries beyond `max`. A replaced entry keeps its age.
     pub(in crate::session) fn put(&mut self, key: K, value: V, max: usize) {
         if self.entries.insert(key.clone(), value).is_none() {

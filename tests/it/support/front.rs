@@ -146,6 +146,15 @@ pub(crate) async fn eventually(mut test: impl FnMut() -> bool, what: impl Fn() -
     }
 }
 
+/// Waits for a state that must come, and that only a request shows.
+pub(crate) async fn until(what: &str, mut test: impl AsyncFnMut() -> bool) {
+    let begun = kylin_lb::clock::SystemClock.now();
+    while !test().await {
+        assert!(kylin_lb::clock::SystemClock.now() - begun < TIMEOUT, "did not come: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// Asserts that `response` is an error of this status in the form that Kylin's clients know, and returns its message.
 pub(crate) fn refusal(answer: &RawResponse, status: u16) -> String {
     assert_eq!(answer.status(), status, "{}", answer.text());

@@ -36,6 +36,19 @@ impl Recording {
         self.received.lock().unwrap().iter().any(|received| received.windows(bytes.len()).any(|part| part == bytes))
     }
 
+    /// Returns the keys of all records that were written.
+    pub(crate) fn keys(&self) -> Vec<SessionKey> {
+        let received = self.received.lock().unwrap();
+        received.iter().skip(1).step_by(2).map(|key| SessionKey::from_bytes((&key[..]).try_into().unwrap())).collect()
+    }
+
+    /// Removes all records that were written through this handle, as a restart of a cache does.
+    pub(crate) async fn lose_all(&self) {
+        for key in self.keys() {
+            self.store.remove(&key).await.unwrap();
+        }
+    }
+
     fn if_available<'a, T>(&'a self, respond: impl FnOnce() -> StoreFuture<'a, T>) -> StoreFuture<'a, T> {
         match self.is_unavailable.load(Ordering::SeqCst) {
             true => StoreFuture::Ready(Err(StoreError::Unavailable("made unavailable by the test".into()))),

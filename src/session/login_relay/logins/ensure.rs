@@ -111,7 +111,7 @@ impl Relay {
         match log_in(node, known.session.credentials(), headers, &self.cookies).await {
             Attempt::Responded(LoginVerdict::Accepted, cookie) => {
                 if self.backoff.accepted(fingerprint) {
-                    self.sessions.remove(fingerprint).await;
+                    self.sessions.remove_mark(fingerprint).await;
                 }
                 match cookie {
                     Some(cookie) => self.publish(known, request, cookie).await,
@@ -187,7 +187,7 @@ impl Relay {
         let fingerprint = self.sessions.fingerprint(known.session.credentials());
         self.logins.mark_refused(fingerprint);
         self.sessions.mark_refused(&fingerprint).await;
-        self.sessions.remove(&known.key).await;
+        self.sessions.end(&known.key).await;
     }
 
     /// Logs a removed session out at all nodes but `except`, as far as the timeout allows. `like` is

@@ -1,0 +1,51 @@
+//! The sessions that were logged out at this front end.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::clock::{Epoch, as_millis};
+use crate::session::store::latest::Latest;
+use crate::session::{SessionKey, SessionRecord};
+
+/// The maximum number of logouts that are remembered.
+const MAX_ENDED: usize = 100_000;
+
+/// The sessions that were logged out here, for as long as any record of them could last. None of them is found or restored.
+pub(super) struct EndedSessions {
+    /// When the last record of the session expires, in milliseconds.
+    sessions: Mutex<Latest<SessionKey, u64>>,
+    epoch: Epoch,
+}
+
+impl EndedSessions {
+    pub(super) fn new(epoch: Epoch) -> Self {
+        EndedSessions { sessions: Mutex::default(), epoch }
+    }
+
+    /// Adds a session whose records live for `ttl`.
+    pub(super) fn add(&self, key: SessionKey, ttl: Duration) {
+        let expires = self.epoch.millis().saturating_add(as_millis(ttl));
+        let mut sessions = self.sessions.lock();
+        sessions.put(key, expires, MAX_ENDED);
+        let now = self.epoch.millis();
+        while sessions.evict_oldest_if(|expires| *expires <= now) {}
+    }
+
+    pub(super) fn contains(&self, key: &SessionKey) -> bool {
+        self.sessions.lock().get(key).is_some_and(|expires| *expires > self.epoch.millis())
+    }
+
+    /// Returns all sessions, each with the time for which a record of it could still last.
+    pub(super) fn all(&self) -> Vec<(SessionKey, Duration)> {
+        let now = self.epoch.millis();
+        let left = |expires: &u64| Some(Duration::from_millis(expires.checked_sub(now).filter(|left| *left > 0)?));
+        self.sessions.lock().iter().filter_map(|(key, expires)| Some((*key, left(expires)?))).collect()
+    }
+}
+
+/// Returns the record that stands in the store for a session that was logged out. It does not open as a session.
+pub(super) fn tombstone() -> SessionRecord {
+    SessionRecord::default().with_sealed(Bytes::from_static(b"ended"))
+}

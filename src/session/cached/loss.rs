@@ -1,0 +1,87 @@
+//! What happens to a session that the store has lost, while this front end still knows it.
+//!
+//! A binding is written again whenever the store may have lost it: by mistake, it merely keeps an unused id at its node. A
+//! session of the login relay must not come back after its logout, and the absence of its record is the trace of a logout too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::near::NearEntry;
+use super::{CachedStore, Unavailable, is_binding};
+use crate::session::SessionKey;
+
+/// Which sessions of the login relay a front end restores in a store that has lost them: see
+/// [`SessionsBuilder::restore_after_loss`](super::SessionsBuilder::restore_after_loss).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RestoreAfterLoss {
+    /// None. Their users log in again.
+    Never,
+    /// Each one that is absent from the store and was not logged out here. No other front end may use the store with the same
+    /// secret, since its logouts would be undone.
+    Alone,
+    /// Those that the store has lost with all its records. All front ends need this setting.
+    ///
+    /// A logout then leaves a *tombstone* in the store, a record of 11 bytes in place of the session for the lifetime of the
+    /// session. Each front end also keeps the tombstones of its own logouts, up to 100,000 of the latest, and writes them again
+    /// once a second if the store has lost records or a connection. Another front end that finds out about a loss waits for 3 s
+    /// before it restores a session. A tombstone replaces a restored session too: the session ends at each front end as after
+    /// any logout.
+    ///
+    /// A logout is undone if the store loses it and the front end that served it has ended, or cannot reach the store in these
+    /// 3 s; in the second case only until it can.
+    ///
+    /// The front ends recognise a loss by a record with a random number, which each of them loads once a second. A record that
+    /// the store evicts alone is not restored.
+    Shared,
+}
+
+impl CachedStore {
+    pub(super) fn is_shared(&self) -> bool {
+        self.restore == Some(RestoreAfterLoss::Shared)
+    }
+
+    fn restoration(&self) -> RestoreAfterLoss {
+        let default = || {
+            let uses = self.secrets.lock();
+            match !uses.is_empty() && uses.iter().all(|secret| secret.is_only()) {
+                true => RestoreAfterLoss::Alone,
+                false => RestoreAfterLoss::Never,
+            }
+        };
+        self.restore.unwrap_or_else(default)
+    }
+
+    /// Decides whether to write a session again that the near cache has and the store does not have, although it did. `ttl` is the
+    /// time to live of its records.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the store fails before that is known.
+    pub(super) async fn restores(
+        self: &Arc<Self>,
+        key: &SessionKey,
+        near: &NearEntry,
+        ttl: Duration,
+    ) -> Result<bool, Unavailable> {
+        if is_binding(&near.record) {
+            return Ok(near.version.is_some() && near.epoch.possible != self.loss_epoch().possible);
+        }
+        if near.record.sealed().is_empty() || !near.is_alive(ttl) || self.ended.contains(key) {
+            return Ok(false);
+        }
+        match self.restoration() {
+            RestoreAfterLoss::Never => return Ok(false),
+            RestoreAfterLoss::Alone => {}
+            RestoreAfterLoss::Shared => {
+                self.check_generation().await?;
+                if near.epoch.proven == self.loss_epoch().proven {
+                    return Ok(false);
+                }
+                // The others write their tombstones first.
+                self.generation.wait_for_tombstones().await;
+            }
+        }
+        tracing::debug!(?key, "restoring a session that the store has lost");
+        Ok(true)
+    }
+}
