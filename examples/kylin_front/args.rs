@@ -9,7 +9,9 @@ use kylin_lb::nginx::{InvalidOption, PolicyName, ProbeMode, SessionMode};
 use kylin_lb::server::Listen;
 use kylin_lb::session::RestoreAfterLoss;
 use kylin_lb::testing::kylin::Dialect;
+use tracing_subscriber::filter::LevelFilter;
 
+use crate::logging::{self, LogFormat};
 use crate::nodes::{self, DefaultSettings, Node, NodeSettings};
 
 pub const HELP: &str = "\
@@ -65,8 +67,12 @@ This program:
   --listen ADDR       where to listen (default 127.0.0.1:8080): HOST:PORT, [V6]:PORT, unix:/path; replaces all
                       addresses of a configuration, and serves its first server
   --status ADDR       serves GET /front/status for operators; it has no login (default: off)
+  --log LEVEL         off, error, warn, info (default), debug or trace: what it logs to standard error, one line for each change
+                      of state; without this option, RUST_LOG may set levels such as kylin_lb=debug
+  --log-format F      text (default) or json, one object a line
   --threads N         accept loops, each on a thread of its own (default: one per core)
   --check             prints the nodes and settings, and exits
+  --version           prints the version
   --help              prints this
 
 SIGTERM, SIGINT and SIGQUIT stop it after the requests in flight, a second one at once. SIGHUP, SIGUSR1 and SIGUSR2 have
@@ -90,8 +96,17 @@ pub struct Args {
     pub panic: bool,
     pub listen: Option<Listen>,
     pub status: Option<Listen>,
+    pub log: Option<LevelFilter>,
+    pub log_format: LogFormat,
     pub threads: NonZeroUsize,
     pub check: bool,
+}
+
+/// What the arguments ask for.
+pub enum Command {
+    Run(Box<Args>),
+    Help,
+    Version,
 }
 
 /// The source of the nodes.
@@ -113,8 +128,8 @@ impl Args {
         DefaultSettings { settings: self.settings.clone(), outlier: self.outlier }
     }
 
-    /// Parses the arguments. Returns `None` for `--help`. Call it within a tokio runtime: it opens a store, without connecting.
-    pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
+    /// Parses the arguments. Call it within a tokio runtime: it opens a store, without connecting.
+    pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Command, String> {
         let mut args = Args {
             source: Source::Demo(3, Dialect::default()),
             policy: None,
@@ -130,6 +145,8 @@ impl Args {
             panic: true,
             listen: None,
             status: None,
+            log: None,
+            log_format: LogFormat::default(),
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
             check: false,
         };
@@ -144,7 +161,7 @@ impl Args {
                 return Err(format!("{name} is given twice"));
             }
             given.push(name.clone());
-            if matches!(name.as_str(), "--check" | "--help" | "-h") && value.is_some() {
+            if matches!(name.as_str(), "--check" | "--help" | "-h" | "--version") && value.is_some() {
                 return Err(format!("{name} takes no value"));
             }
             let mut value = || value.take().or_else(|| words.next()).ok_or(format!("{name} needs a value"));
@@ -184,12 +201,15 @@ impl Args {
                 "--status" => args.status = Some(value()?.parse().map_err(|error| format!("--status: {error}"))?),
                 "--threads" => args.threads = count(&name, &value()?, 1024)?,
                 "--check" => args.check = true,
-                "--help" | "-h" => return Ok(None),
+                "--log" => args.log = Some(logging::level(&value()?)?),
+                "--log-format" => args.log_format = logging::format(&value()?)?,
+                "--help" | "-h" => return Ok(Command::Help),
+                "--version" => return Ok(Command::Version),
                 _ => return Err(format!("unknown option {name}")),
             }
         }
         args.check_agreement(&given, version)?;
-        Ok(Some(args))
+        Ok(Command::Run(Box::new(args)))
     }
 
     /// Checks that the options agree.

@@ -14,6 +14,7 @@
 
 mod args;
 mod demo;
+mod logging;
 mod members;
 mod nodes;
 mod sessions;
@@ -29,37 +30,43 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kylin_lb::nginx::{Config, ProbeMode, SessionMode, Site, SiteBuilder};
+use kylin_lb::observe::Watch;
 use kylin_lb::server::{Listen, Server};
 use kylin_lb::{Cluster, Proxy};
-use tracing_subscriber::Layer as _;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
-use self::args::{Args, Source};
+use self::args::{Args, Command, Source};
+use self::logging::StateLog;
 use self::members::Members;
 use self::signals::Signals;
 use self::status::Monitored;
 
 /// How long requests in flight may take to finish after a signal.
 const GRACE: Duration = Duration::from_secs(30);
+/// How long `--check` waits for nodes.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the program waits for nodes before it prints them.
+const START_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    log_to_stderr();
     // The server has threads of its own. This runtime serves signals, probes, stores and the demo nodes.
     let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
     let _entered = runtime.enter();
     let args = match Args::parse(std::env::args().skip(1)) {
-        Ok(Some(args)) => args,
-        Ok(None) => {
-            print!("{}", args::HELP);
+        Ok(Command::Run(args)) => *args,
+        Ok(Command::Help) => {
+            say(format_args!("{}", args::HELP));
+            return ExitCode::SUCCESS;
+        }
+        Ok(Command::Version) => {
+            say(format_args!("kylin_front {}\n", env!("CARGO_PKG_VERSION")));
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            eprintln!("kylin_front: {error}\n\n{}", args::HELP);
+            eprintln!("kylin_front: {error}; try --help");
             return ExitCode::from(2);
         }
     };
+    logging::start(args.log, args.log_format);
     match runtime.block_on(run(args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -72,15 +79,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Logs to standard error at the levels that `RUST_LOG` sets, such as `info` or `kylin_lb=debug`; warnings and errors without it.
-fn log_to_stderr() {
-    let levels = std::env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
-    let levels = levels.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
-    // Without the messages about a standard error that is closed: to print these panics.
-    let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
-    tracing_subscriber::registry().with(output.with_filter(levels)).init();
 }
 
 async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
@@ -96,7 +94,8 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
         return configured(path, &args, secret, signals).await;
     }
     let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
-    let Members { cluster, discovery, demo, metastore: _metastore } = Members::find(source, &args).await?;
+    let members = Members::find(source, &args).await?;
+    let cluster = members.cluster.clone();
     let mode = args.sessions.get_or_insert(SessionMode::MEMORY);
     let sessions = mode.sessions(&secret, args.store_deadline)?;
     let affinity = mode.affinity(&secret, sessions.as_ref());
@@ -105,9 +104,18 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
         false => Proxy::plain(cluster.clone()).affinity(affinity).buffers(args.buffers.clone()).build()?,
     };
     if args.check {
+        members.wait(CHECK_TIMEOUT).await;
+        if let Some(why) = members.missing() {
+            eprintln!("kylin_front: there are no nodes yet: {why}");
+        }
         say(format_args!("{}{}", summary(&args), table(&cluster)));
         return Ok(());
     }
+    let watch = members.watch_state(Watch::new(StateLog));
+    let _watch = match &sessions {
+        Some(sessions) => watch.sessions("sessions", sessions),
+        None => watch,
+    };
     let _checker = args.probe.unwrap_or(ProbeMode::Auto).start(&cluster)?;
     let listen = match &args.listen {
         Some(listen) => listen.clone(),
@@ -115,6 +123,9 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     };
     let server = Server::builder().listen(listen.clone(), proxy).threads(args.threads).start()?;
     greet(&server, &[listen]);
+    // It listens meanwhile: a client learns why it is refused.
+    members.wait(START_TIMEOUT).await;
+    let Members { discovery, demo, metastore: _metastore, .. } = members;
     let clusters = vec![("kylin".into(), cluster.clone())];
     let monitored = Monitored { clusters, sessions, discovery, buffers: args.buffers.clone() };
     let _status = status(&args, monitored)?;
@@ -176,6 +187,11 @@ async fn configured(
     }
     let clusters = site.clusters().map(|(name, cluster)| (name.to_owned(), cluster.clone())).collect();
     let (sessions, buffers) = (site.sessions().cloned(), args.buffers.clone());
+    let watch = site.clusters().fold(Watch::new(StateLog), |watch, (name, cluster)| watch.cluster(name, cluster));
+    let _watch = match &sessions {
+        Some(sessions) => watch.sessions("sessions", sessions),
+        None => watch,
+    };
     let _status = status(args, Monitored { clusters, sessions, discovery: None, buffers })?;
     for (name, cluster) in site.clusters() {
         say(format_args!("\nupstream {name}{}", table(cluster)));

@@ -7,14 +7,12 @@ use std::time::Duration;
 use kylin_lb::Cluster;
 use kylin_lb::discovery::{self as sources, DiscoveredNode, Discovery, DiscoveryHandle, KylinFile};
 use kylin_lb::health::HealthState;
+use kylin_lb::observe::Watch;
 use kylin_lb::probe::{MetastoreCheck, MetastoreChecker};
 
 use crate::args::{Args, Source};
 use crate::demo::Demo;
 use crate::nodes::{self, NodeSettings};
-
-/// How long the program waits for the first nodes.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A cluster, and what must live as long as it.
 pub struct Members {
@@ -37,7 +35,7 @@ impl Members {
             }
             Source::Nodes(nodes) => Ok(Members::fixed(nodes::cluster(&nodes, args)?)),
             #[cfg(feature = "zookeeper")]
-            Source::ZooKeeper(source) => Members::fixed(nodes::cluster(&[], args)?).watch(*source, args, None).await,
+            Source::ZooKeeper(source) => Ok(Members::fixed(nodes::cluster(&[], args)?).watch(*source, args, None)),
             Source::Properties(path) => Members::of_properties(&path, args).await,
             Source::Config(_) => Err("a configuration has its own clusters".into()),
         }
@@ -53,46 +51,54 @@ impl Members {
         let head_timeout = config.head_timeout();
         #[cfg(feature = "zookeeper")]
         let mut members = match config.zookeeper()? {
-            Some(registry) if config.nodes().is_empty() => members.watch(registry, args, head_timeout).await?,
-            _ => members.watch(file, args, head_timeout).await?,
+            Some(registry) if config.nodes().is_empty() => members.watch(registry, args, head_timeout),
+            _ => members.watch(file, args, head_timeout),
         };
         #[cfg(not(feature = "zookeeper"))]
-        let mut members = members.watch(file, args, head_timeout).await?;
+        let mut members = members.watch(file, args, head_timeout);
         let reference = config.metadata_url().cloned();
         members.metastore =
             reference.map(|url| MetastoreCheck::new().reference(url).start(&members.cluster)).transpose()?;
-        members.wait_until_one_serves().await;
         Ok(members)
     }
 
-    /// Waits until a node may serve, so that the first clients are not refused.
-    async fn wait_until_one_serves(&self) {
+    /// Waits until nodes are listed and one may serve, so that the first clients are not refused, but not longer than `limit`.
+    pub async fn wait(&self, limit: Duration) {
         let one_serves = async {
-            while self.cluster.status().endpoints.iter().all(|endpoint| endpoint.health == HealthState::Unhealthy) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+            if let Some(discovery) = &self.discovery {
+                discovery.wait_until(|status| status.updates > 0).await;
+            }
+            if self.metastore.is_some() {
+                while self.cluster.status().endpoints.iter().all(|endpoint| endpoint.health == HealthState::Unhealthy) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
             }
         };
-        if tokio::time::timeout(START_TIMEOUT, one_serves).await.is_err() {
-            eprintln!("kylin_front: no node could be verified to use the metastore that the properties name");
+        // The log says what is missing.
+        _ = tokio::time::timeout(limit, one_serves).await;
+    }
+
+    /// Returns why there are no nodes yet, if their source has listed none.
+    pub fn missing(&self) -> Option<String> {
+        let status = self.discovery.as_ref()?.status();
+        (status.updates == 0).then(|| status.error.unwrap_or_else(|| "the source does not respond".into()))
+    }
+
+    /// Has `watch` report the cluster and the source of its nodes.
+    pub fn watch_state(&self, watch: Watch) -> Watch {
+        let watch = watch.cluster("kylin", &self.cluster);
+        match &self.discovery {
+            Some(discovery) => watch.discovery("nodes", discovery),
+            None => watch,
         }
     }
 
-    /// Follows `source`, and waits until it has named nodes.
-    async fn watch(
-        mut self,
-        source: impl Discovery,
-        args: &Args,
-        head_timeout: Option<Duration>,
-    ) -> Result<Self, Box<dyn Error>> {
+    /// Follows `source`.
+    fn watch(mut self, source: impl Discovery, args: &Args, head_timeout: Option<Duration>) -> Self {
         let defaults = args.default_settings();
         let make = move |found: &DiscoveredNode| NodeSettings::default().endpoint(found, head_timeout, &defaults);
         let discovery = sources::watch(&self.cluster, source, make);
-        let first = discovery.wait_until(|status| status.updates > 0);
-        if tokio::time::timeout(START_TIMEOUT, first).await.is_err() {
-            let why = discovery.status().error.unwrap_or_else(|| "the source names none".into());
-            eprintln!("kylin_front: there are no nodes yet: {why}");
-        }
         self.discovery = Some(discovery);
-        Ok(self)
+        self
     }
 }

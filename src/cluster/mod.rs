@@ -137,6 +137,12 @@ impl<B> Cluster<B> {
         self.shared.balancer.reads_query()
     }
 
+    /// Returns whether the cluster has no endpoint.
+    pub(crate) fn is_empty(&self) -> bool {
+        let view = self.shared.view.load();
+        view.primary.layout.slots.is_empty() && view.backup.layout.slots.is_empty()
+    }
+
     /// Returns the state of the cluster and its endpoints as plain values.
     pub fn status(&self) -> ClusterStatus {
         ClusterStatus::of(&self.shared.view.load(), &*self.shared.balancer, self.shared.panic.allowed)

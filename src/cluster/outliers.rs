@@ -65,7 +65,7 @@ impl Outliers {
             .map(|(settings, live)| {
                 let now = live.now_ms();
                 if live.health.expire_ejection(now) {
-                    tracing::info!(endpoint = %settings.id, "outlier readmitted");
+                    tracing::info!(target: "kylin_lb::state", endpoint = %settings.id, "outlier readmitted");
                 }
                 snapshot(settings, live, alone, now, interval_over)
             })
@@ -79,18 +79,18 @@ impl Outliers {
             let now = live.now_ms();
             if reason == Reason::Unreachable {
                 let millis = live.health.eject_unreachable(now);
-                tracing::warn!(endpoint = %settings.id, %reason, millis, "outlier ejected");
+                tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, %reason, millis, "outlier ejected");
                 continue;
             }
             let Outlier { interval_ms, .. } = self.settings;
             let times = live.health.eject(reason, now, interval_ms, |times| self.settings.ejection_ms(times));
             let millis = self.settings.ejection_ms(times);
-            tracing::warn!(endpoint = %settings.id, %reason, times, millis, "outlier ejected");
+            tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, %reason, times, millis, "outlier ejected");
         }
         for index in readmit {
             let (settings, live) = &endpoints[index];
             live.health.pardon(live.now_ms());
-            tracing::warn!(endpoint = %settings.id, "outlier readmitted: most endpoints fail, so they share the cause");
+            tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, "outlier readmitted: most endpoints fail, so they share the cause");
         }
     }
 }
@@ -148,7 +148,7 @@ impl OutcomeListener for Outliers {
         };
         let may_drain = snapshots[index].governed && is_within_limit && is_replaceable(&snapshots, index);
         if may_drain && live.health.drain(reason, live.now_ms()) {
-            tracing::warn!(endpoint = %settings.id, %reason, "endpoint drained: its node stops");
+            tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, %reason, "endpoint drained: its node stops");
         }
     }
 

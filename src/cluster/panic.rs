@@ -23,13 +23,13 @@ impl PanicMode {
     /// Records that a request was served in the normal way.
     pub(super) fn leave(&self) {
         if self.allowed && self.entered.load(Ordering::Relaxed) && self.entered.swap(false, Ordering::Relaxed) {
-            tracing::info!("panic mode left: an endpoint can serve again");
+            tracing::info!(target: "kylin_lb::state", "panic mode left: an endpoint can serve again");
         }
     }
 
     fn enter(&self) {
         if !self.entered.swap(true, Ordering::Relaxed) {
-            tracing::warn!("panic mode entered: health bars every endpoint, so the least recently failed one serves");
+            tracing::warn!(target: "kylin_lb::state", "panic mode entered: health bars every endpoint, so the least recently failed one serves");
         }
     }
 }

@@ -69,7 +69,7 @@ where
         if self.status.borrow().error.as_ref() == Some(&error) {
             tracing::debug!(error, failures, "discovery still fails");
         } else {
-            tracing::warn!(error, kept = self.entries.len(), "discovery failed; the last known endpoints stay");
+            tracing::warn!(target: "kylin_lb::state", error, kept = self.entries.len(), "discovery failed; the last known endpoints stay");
         }
         self.status.send_modify(|status| {
             status.source = SourceState::Failing;
@@ -123,7 +123,7 @@ where
     fn report_empty(&self, rejected: usize) {
         self.status.send_modify(|status| {
             if status.source != SourceState::Empty {
-                tracing::warn!(kept = self.entries.len(), "discovery found no nodes; the last known endpoints stay");
+                tracing::warn!(target: "kylin_lb::state", kept = self.entries.len(), "discovery found no nodes; the last known endpoints stay");
             }
             status.source = SourceState::Empty;
             status.rejected = rejected;
@@ -136,7 +136,7 @@ where
         let endpoints = self.entries.len();
         self.status.send_modify(|status| {
             if matches!(status.source, SourceState::Failing | SourceState::Empty) {
-                tracing::info!(endpoints, "discovery recovered");
+                tracing::info!(target: "kylin_lb::state", endpoints, "discovery recovered");
             }
             *status = DiscoveryStatus {
                 source: SourceState::Current,
@@ -183,10 +183,10 @@ fn log_changes<B>(before: &[Entry<B>], after: &[Entry<B>]) {
     };
     for Entry { node, .. } in after.iter().filter(|entry| !has(before, &entry.node)) {
         let (id, roles, drain, source) = (node.id(), node.roles(), node.is_draining(), node.source());
-        tracing::info!(endpoint = %id, %roles, drain, source, "endpoint discovered");
+        tracing::info!(target: "kylin_lb::state", endpoint = %id, %roles, drain, source, "endpoint discovered");
     }
     for Entry { node, .. } in before.iter().filter(|entry| !has(after, &entry.node)) {
-        tracing::info!(endpoint = %node.id(), "endpoint is no longer listed");
+        tracing::info!(target: "kylin_lb::state", endpoint = %node.id(), "endpoint is no longer listed");
     }
 }
 

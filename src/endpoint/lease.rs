@@ -109,7 +109,7 @@ impl Lease {
         let now = live.now_ms();
         if !self.alone && live.passive.fail(settings.rule, unreached, now) {
             live.health.eject_by_rule(now);
-            tracing::warn!(endpoint = %settings.id, "endpoint ejected");
+            tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, "endpoint ejected");
         }
         let (governed, in_flight) = (settings.has_outlier_rule() && !self.alone, live.in_flight());
         live.health.fail(Failure { unreached, on_trial: self.on_trial, governed, in_flight }, now);
@@ -126,7 +126,7 @@ impl Drop for Lease {
                     live.health.readmit(live.now_ms());
                 }
                 if live.health.succeed(self.on_trial, || live.now_ms()) || readmitted_by_rule {
-                    tracing::info!(endpoint = %settings.id, "endpoint readmitted");
+                    tracing::info!(target: "kylin_lb::state", endpoint = %settings.id, "endpoint readmitted");
                 }
             }
             Outcome::Failure => self.fail(false),

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::AttemptPhase;
 use crate::cluster::{ClusterStatus, EndpointStatus};
 use crate::discovery::DiscoveryStatus;
 use crate::endpoint::AdminState;
-use crate::health::{HealthState, Reason};
+use crate::health::{HealthState, ProbeFailure, Reason};
 
 /// The state of an endpoint has changed.
 #[derive(Debug)]
@@ -24,6 +25,25 @@ pub struct EndpointChanged<'a> {
     pub found_by: FoundBy,
     /// How long the state before lasted, for a state of health.
     pub lasted: Option<Duration>,
+}
+
+impl EndpointChanged<'_> {
+    /// Returns the phase of an attempt or a probe whose failures are the reason.
+    pub fn phase(&self) -> Option<AttemptPhase> {
+        match self.reason? {
+            Reason::Unreachable | Reason::Probe(ProbeFailure::Unreachable) => Some(AttemptPhase::Connect),
+            Reason::Probe(ProbeFailure::Body) => Some(AttemptPhase::Body),
+            Reason::Refusing => Some(AttemptPhase::Connect),
+            Reason::Probe(_)
+            | Reason::Closing
+            | Reason::RetryAfter
+            | Reason::Consecutive
+            | Reason::SuccessRate
+            | Reason::MaxFails
+            | Reason::Slow => Some(AttemptPhase::Response),
+            Reason::Unproven | Reason::Unverified | Reason::Quarantined(_) => None,
+        }
+    }
 }
 
 /// What has changed at an endpoint.

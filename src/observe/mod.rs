@@ -19,6 +19,9 @@
 //! The requests of the crate itself are no requests here: probes, the metastore check, relayed logins. What they find shows in
 //! [`endpoint_changed`](Observer::endpoint_changed), whose [`FoundBy`] tells probes from requests.
 //!
+//! The library itself logs changes of state through `tracing`, with the target `kylin_lb::state`. An application that logs what a
+//! [`Watch`] tells turns that target off.
+//!
 //! # Secrets
 //!
 //! No event holds credentials, cookies or session ids. Targets are [masked](ObservedRequest::target). The SQL of a query is in an
@@ -49,6 +52,7 @@ mod request;
 mod served_by;
 mod target;
 mod termination;
+mod timestamp;
 mod watch;
 
 use std::sync::Arc;
@@ -66,6 +70,7 @@ pub(crate) use self::recorder::RequestRecorder;
 pub use self::request::ObservedRequest;
 pub use self::served_by::ServedBy;
 pub use self::termination::Termination;
+pub use self::timestamp::Timestamp;
 pub use self::watch::Watch;
 
 /// Learns what happens to requests and endpoints.

@@ -84,6 +84,15 @@ impl ErrorResponse {
         ErrorResponse::new(status, "no Kylin node can serve the request at present").because(Termination::NoEndpoint)
     }
 
+    /// Returns the response to a request for which no endpoint is eligible. `is_empty`: the cluster has none.
+    pub(super) const fn no_endpoint(is_empty: bool, status: StatusCode) -> Self {
+        if !is_empty {
+            return ErrorResponse::unavailable(status);
+        }
+        let message = "no Kylin node is known: their list is empty, or its source has not responded yet";
+        ErrorResponse::new(status, message).because(Termination::NoEndpoint)
+    }
+
     /// Returns the response to a request whose last attempt failed.
     pub(super) fn of_failure(error: &SendError, unavailable: StatusCode) -> Self {
         let termination = match error.kind() {

@@ -214,7 +214,8 @@ fn options_are_checked() {
         let output = run(args);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
-        assert!(stderr.contains("Usage:") && stderr.contains(why), "{args:?}: {stderr}");
+        assert!(stderr.contains("try --help") && stderr.contains(why), "{args:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "one line: {stderr}");
         assert!(!stderr.contains("hunter2"), "a password: {stderr}");
     }
 }

@@ -28,6 +28,7 @@ mod drills;
 mod ejection;
 mod example_first_sights;
 mod example_front;
+mod example_log;
 mod example_options;
 mod example_sessions;
 mod flow_control;

@@ -206,7 +206,7 @@ impl ProbeTask {
         if self.live.probe_level.set(self.shared.id, level)
             && let Some(level) = level
         {
-            tracing::info!(endpoint = %self.id, %level, "probe level changed");
+            tracing::info!(endpoint = %self.id, probe_level = %level, "probe level changed");
         }
     }
 
@@ -218,10 +218,16 @@ impl ProbeTask {
             live.health.drain_if_refusing(live.uid);
         }
         match (transition, result) {
-            (Transition::Fell, Err(reason)) => tracing::warn!(endpoint = %id, %reason, "endpoint is unhealthy"),
-            (Transition::Suspected, Err(reason)) => tracing::info!(endpoint = %id, %reason, "endpoint is suspect"),
-            (Transition::Rose, _) => tracing::info!(endpoint = %id, "endpoint is healthy"),
-            (Transition::Readmitted, _) => tracing::info!(endpoint = %id, "endpoint readmitted: its probe succeeded"),
+            (Transition::Fell, Err(reason)) => {
+                tracing::warn!(target: "kylin_lb::state", endpoint = %id, %reason, "endpoint is unhealthy")
+            }
+            (Transition::Suspected, Err(reason)) => {
+                tracing::info!(target: "kylin_lb::state", endpoint = %id, %reason, "endpoint is suspect")
+            }
+            (Transition::Rose, _) => tracing::info!(target: "kylin_lb::state", endpoint = %id, "endpoint is healthy"),
+            (Transition::Readmitted, _) => {
+                tracing::info!(target: "kylin_lb::state", endpoint = %id, "endpoint readmitted: its probe succeeded")
+            }
             (Transition::None | Transition::Cleared | Transition::Suspected | Transition::Fell, _) => {}
         }
     }

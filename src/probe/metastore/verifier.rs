@@ -160,10 +160,10 @@ impl<B: Backend> Verifier<B> {
             }
             match decision {
                 NodeDecision::Quarantine(difference) => {
-                    tracing::warn!(endpoint = %record.id, reason = printable(&difference), "endpoint quarantined: another metastore");
+                    tracing::warn!(target: "kylin_lb::state", endpoint = %record.id, reason = printable(&difference), "endpoint quarantined: another metastore");
                 }
                 NodeDecision::Undecided | NodeDecision::Admit => {
-                    tracing::info!(endpoint = %record.id, "endpoint verified: nothing shows another metastore");
+                    tracing::info!(target: "kylin_lb::state", endpoint = %record.id, "endpoint verified: nothing shows another metastore");
                 }
             }
         }

@@ -186,7 +186,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 return Ok(());
             }
         }
-        let mut picked = self.pick(request).ok_or(ErrorResponse::unavailable(self.proxy.settings.unavailable))?;
+        let Some(mut picked) = self.pick(request) else {
+            return Err(ErrorResponse::no_endpoint(self.proxy.cluster.is_empty(), self.proxy.settings.unavailable));
+        };
         loop {
             self.attempted.add(&picked.lease);
             self.copy = self.keep_copy(request);

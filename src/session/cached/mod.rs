@@ -130,7 +130,7 @@ impl CachedStore {
         match &result {
             Ok(_) => {
                 if self.breaker.record_success() {
-                    tracing::info!("session store is available again");
+                    tracing::info!(target: "kylin_lb::state", "session store is available again");
                 }
             }
             Err(error) => self.record_failure(error),
@@ -143,7 +143,7 @@ impl CachedStore {
         if matches!(error, StoreError::TooLong(_)) || !self.breaker.record_failure(self.epoch.millis()) {
             return;
         }
-        tracing::warn!(%error, "session store is unavailable");
+        tracing::warn!(target: "kylin_lb::state", %error, "session store is unavailable");
         background::ensure_running(
             self,
             |store| &store.probe,

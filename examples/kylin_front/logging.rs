@@ -1,0 +1,145 @@
+//! What the program tells its operator on standard error: one line for each change of state.
+
+use std::io::stderr;
+use std::time::{Instant, SystemTime};
+
+use kylin_lb::cluster::ClusterStatus;
+use kylin_lb::discovery::SourceState;
+use kylin_lb::endpoint::AdminState;
+use kylin_lb::observe::{
+    ClusterChange, ClusterChanged, DiscoveryChanged, EndpointChange, EndpointChanged, Observer, StoreChanged, Timestamp,
+};
+use tracing::{info, warn};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::layer;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Changes of state as the library logs them itself, which [`StateLog`] does in its place.
+const LIBRARY_STATE: &str = "kylin_lb::state";
+
+#[derive(Clone, Copy, Default)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Logs to standard error: at `level`, without it at the levels that `RUST_LOG` sets, such as `kylin_lb=debug`, and without both
+/// at info.
+pub fn start(level: Option<LevelFilter>, format: LogFormat) {
+    let levels = match level {
+        Some(level) => Targets::new().with_default(level),
+        None => std::env::var("RUST_LOG")
+            .ok()
+            .and_then(|levels| levels.parse().ok())
+            .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO)),
+    };
+    let levels = levels.with_target(LIBRARY_STATE, LevelFilter::OFF);
+    // Without the messages about a standard error that is closed: to print these panics.
+    let output = layer().with_writer(stderr).log_internal_errors(false);
+    let output = match format {
+        LogFormat::Text => output.with_ansi(false).boxed(),
+        LogFormat::Json => output.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(output.with_filter(levels)).init();
+}
+
+/// Parses the value of `--log`.
+pub fn level(text: &str) -> Result<LevelFilter, String> {
+    // The parser also takes numbers and the empty text.
+    match text {
+        "off" | "error" | "warn" | "info" | "debug" | "trace" => text.parse().map_err(|_| String::new()),
+        _ => Err(format!("--log {text}: expected error, warn, info, debug, trace or off")),
+    }
+}
+
+/// Parses the value of `--log-format`.
+pub fn format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("--log-format {text}: expected text or json")),
+    }
+}
+
+/// Logs changes of state.
+pub struct StateLog;
+
+impl Observer for StateLog {
+    fn endpoint_changed(&self, event: &EndpointChanged<'_>) {
+        let EndpointChanged { cluster, change, endpoint, lasted, .. } = event;
+        let (id, found_by) = (endpoint.id.as_str(), event.found_by.as_str());
+        let phase = event.phase().map(|phase| phase.as_str());
+        let reason = event.reason.map(tracing::field::display);
+        let after = lasted.map(tracing::field::debug);
+        match change {
+            EndpointChange::Ejected | EndpointChange::Unhealthy => {
+                warn!(endpoint = id, cluster, phase, reason, found_by, "node is {change}");
+            }
+            EndpointChange::Readmitted | EndpointChange::Recovered => {
+                info!(endpoint = id, cluster, phase, reason, found_by, after, "node has {change}");
+            }
+            change => info!(endpoint = id, cluster, phase, reason, found_by, "node is {change}"),
+        }
+    }
+
+    fn cluster_changed(&self, event: &ClusterChanged<'_>) {
+        let ClusterChanged { cluster, change, status, .. } = event;
+        match change {
+            ClusterChange::LostLast if status.endpoints.is_empty() => {
+                warn!(cluster, "no node is known: clients are refused");
+            }
+            ClusterChange::LostLast => {
+                let nodes = describe(status);
+                warn!(cluster, panic_mode = status.panicking, nodes, "no node can serve: clients are refused");
+            }
+            ClusterChange::HasOneAgain => {
+                let after = event.lasted.map(tracing::field::debug);
+                warn!(cluster, after, "a node can serve again: clients are no longer refused");
+            }
+            _ => {}
+        }
+    }
+
+    fn store_changed(&self, event: &StoreChanged<'_>) {
+        let StoreChanged { store, pending_writes, .. } = event;
+        match event.available {
+            true => info!(store, pending_writes, "session store is available again"),
+            false => warn!(store, "session store is unavailable: sessions are kept in memory meanwhile"),
+        }
+    }
+
+    fn discovery_changed(&self, event: &DiscoveryChanged<'_>) {
+        let DiscoveryChanged { source, status, .. } = event;
+        let (endpoints, rejected, error) = (status.endpoints, status.rejected, status.error.as_deref());
+        match status.source {
+            SourceState::Waiting => {
+                warn!(source, "the source of nodes does not respond: clients are refused until it does")
+            }
+            SourceState::Current => info!(source, endpoints, rejected, "the source of nodes lists nodes"),
+            SourceState::Empty => warn!(source, endpoints, "the source of nodes lists none; those it listed last stay"),
+            _ => warn!(source, error, endpoints, "the source of nodes fails; those it listed last stay"),
+        }
+    }
+}
+
+/// Returns the state of each node with its reason and since when.
+fn describe(status: &ClusterStatus) -> String {
+    let nodes = status.endpoints.iter().map(|endpoint| {
+        let state = match endpoint.admin_state {
+            AdminState::Ready => format!("{:?}", endpoint.health).to_lowercase(),
+            state => format!("{state:?}").to_lowercase(),
+        };
+        let reason = endpoint.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+        format!("{} {state}{reason} since {}", endpoint.id, time_of(endpoint.since))
+    });
+    nodes.collect::<Vec<_>>().join("; ")
+}
+
+/// Returns the time of day of a moment in the past.
+fn time_of(moment: Instant) -> Timestamp {
+    let ago = moment.elapsed();
+    SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH).into()
+}

@@ -1,0 +1,135 @@
+//! What the example front end tells its operator on standard error.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use kylin_lb::testing::kylin::KylinNode;
+use serde_json::Value;
+
+use crate::example_options::nodes;
+use crate::support::example::{TIMEOUT, run, start};
+use crate::support::front::demo;
+use crate::support::http;
+use crate::support::process::Process;
+
+/// Waits until a line of standard error holds all `parts`, and returns it.
+async fn line_with(process: &Process, parts: &[&str]) -> String {
+    let found = async {
+        loop {
+            let log = process.file("stderr");
+            if let Some(line) = log.lines().find(|line| parts.iter().all(|part| line.contains(part))) {
+                return line.to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let found = tokio::time::timeout(TIMEOUT, found).await;
+    found.unwrap_or_else(|_| panic!("no line with {parts:?} in {}", process.file("stderr")))
+}
+
+fn count(process: &Process, part: &str) -> usize {
+    process.file("stderr").lines().filter(|line| line.contains(part)).count()
+}
+
+async fn get(front: SocketAddr) -> (u16, String) {
+    let response = http::get(front, "/kylin/api/admin/version", &[]).await.unwrap();
+    (response.status(), response.text().to_owned())
+}
+
+#[tokio::test]
+async fn an_operator_learns_which_nodes_fell_why_since_when_and_that_clients_are_refused() {
+    let (nodes, named) = nodes(2).await;
+    let addresses: Vec<_> = nodes.iter().map(|(_, served)| served.addr()).collect();
+    let (process, front) = start(&["--nodes", &named]).await;
+    assert_eq!(get(front).await.0, 200);
+    assert_eq!(count(&process, "WARN"), 0, "nothing has changed");
+
+    drop(nodes);
+    let lost = line_with(&process, &["WARN", "no node can serve: clients are refused"]).await;
+    for part in
+        ["n1 unhealthy (probe failed: no connection) since 20", "n2 unhealthy (probe failed: ", "cluster=\"kylin\""]
+    {
+        assert!(lost.contains(part), "{part} in {lost}");
+    }
+    for id in ["n1", "n2"] {
+        let endpoint = format!("endpoint=\"{id}\"");
+        let line =
+            line_with(&process, &["WARN", "node is unhealthy", &endpoint, "reason=", "found_by=\"probes\""]).await;
+        assert!(line.contains("phase=\"connect\""), "{line}");
+    }
+    let refused = Instant::now();
+    while refused.elapsed() < Duration::from_millis(100) {
+        assert!(get(front).await.0 >= 502);
+    }
+
+    let _served = KylinNode::new("n1").serve(addresses[0]).await.unwrap();
+    line_with(&process, &["WARN", "a node can serve again"]).await;
+    line_with(&process, &["INFO", "node has readmitted", "endpoint=\"n1\""]).await;
+    assert_eq!(get(front).await.0, 200);
+    let log = process.file("stderr");
+    assert_eq!(count(&process, "clients are refused"), 1, "{log}");
+    assert_eq!(count(&process, "a node can serve again"), 1, "{log}");
+    assert_eq!(count(&process, "node is unhealthy"), 2, "one line for each node: {log}");
+}
+
+#[tokio::test]
+async fn a_source_of_nodes_that_does_not_respond_is_told_while_clients_learn_why_they_are_refused() {
+    // It accepts connections, and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let place = silent.local_addr().unwrap().to_string();
+    let (process, front) = start(&["--zookeeper", &place]).await;
+    let (status, body) = get(front).await;
+    assert_eq!(status, 503);
+    assert!(
+        body.contains("no Kylin node is known: their list is empty, or its source has not responded yet"),
+        "{body}"
+    );
+    line_with(&process, &["WARN", "the source of nodes does not respond: clients are refused until it does"]).await;
+    line_with(&process, &["WARN", "no node is known: clients are refused"]).await;
+}
+
+#[tokio::test]
+async fn the_log_has_the_level_and_the_format_that_are_asked_for() {
+    for (options, levels) in [
+        (&["--log-format", "json"][..], &["INFO", "WARN"][..]),
+        (&["--log=warn", "--log-format=json"], &["WARN"]),
+        (&["--log", "off"], &[]),
+    ] {
+        let (node, served) = demo("n1").await;
+        let named = format!("n1@{}", served.addr());
+        let (process, front) = start(&[&["--nodes", &named][..], options].concat()).await;
+        drop((node, served));
+        let deadline = Instant::now() + TIMEOUT;
+        while get(front).await.1.contains("version\":") {
+            assert!(Instant::now() < deadline);
+        }
+        if !levels.is_empty() {
+            line_with(&process, &["clients are refused"]).await;
+            let log = process.file("stderr");
+            let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            for line in &lines {
+                assert!(levels.contains(&line["level"].as_str().unwrap()), "{line}");
+                assert!(line["message"].is_string() && line["timestamp"].is_string(), "{line}");
+            }
+            let fallen = lines.iter().find(|line| line["message"] == "node is unhealthy").unwrap();
+            assert_eq!((&fallen["endpoint"], &fallen["cluster"]), (&"n1".into(), &"kylin".into()));
+        } else {
+            assert_eq!(process.file("stderr"), "");
+        }
+    }
+}
+
+#[test]
+fn the_version_is_printed_and_wrong_levels_are_refused() {
+    let output = run(&["--version"]);
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("kylin_front {}\n", env!("CARGO_PKG_VERSION")));
+    for (args, why) in [
+        (["--log", "loud"], "--log loud: expected error, warn, info, debug, trace or off"),
+        (["--log-format", "xml"], "--log-format xml: expected text or json"),
+    ] {
+        let output = run(&args);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), stderr), (Some(2), format!("kylin_front: {why}; try --help\n")));
+    }
+}
