@@ -20,6 +20,24 @@ impl ClientKey {
     }
 }
 
+/// Marks the bits of an IPv4 address: the network `0:ffff::/32` is reserved (RFC 4291, 2.4).
+const V4_BITS: u64 = 0xffff << 32;
+
+impl ClientKey {
+    /// Returns the key as a number.
+    pub(crate) fn to_bits(self) -> u64 {
+        match self {
+            ClientKey::V4(bits) => V4_BITS | u64::from(bits),
+            ClientKey::V6(bits) => bits,
+        }
+    }
+
+    /// Returns the key that [`to_bits`](Self::to_bits) returned as a number.
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        if bits >> 32 == V4_BITS >> 32 { ClientKey::V4(bits as u32) } else { ClientKey::V6(bits) }
+    }
+}
+
 impl fmt::Display for ClientKey {
     /// Writes `192.0.2.1` or `2001:db8::/64`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,5 +61,9 @@ mod tests {
         assert_eq!(key("2001:db8:1:2:ffff::"), key("2001:db8:1:2::1"));
         assert_ne!(key("2001:db8:1:3::1"), key("2001:db8:1:2::1"));
         assert_ne!(ClientKey::of("::1".parse().unwrap()), ClientKey::of("0.0.0.0".parse().unwrap()));
+        for ip in ["0.0.0.0", "255.255.255.255", "::1", "2001:db8:1:2::1", "ffff::"] {
+            let key = ClientKey::of(ip.parse().unwrap());
+            assert_eq!(ClientKey::from_bits(key.to_bits()), key, "{ip}");
+        }
     }
 }

@@ -50,7 +50,12 @@ pub fn serve(words: &[String]) {
                 "upstream kylin {{ least_conn; {servers} }} server {{ listen {listen}; location / {{ proxy_pass http://kylin; }} }}"
             );
             let site = Site::new(Config::parse("bench", &text).unwrap()).unwrap();
-            site.server().threads(NonZero::new(1).unwrap()).max_connections(NonZero::new(18_000)).start().unwrap()
+            site.server()
+                .threads(NonZero::new(1).unwrap())
+                .max_connections(NonZero::new(18_000))
+                .max_connections_per_client(None)
+                .start()
+                .unwrap()
         }
         other => panic!("no such front end: {other}"),
     };
@@ -62,6 +67,7 @@ fn start(listen: SocketAddr, proxy: Proxy) -> Server {
         .listen(listen.into(), proxy)
         .threads(NonZero::new(1).unwrap())
         .max_connections(NonZero::new(18_000))
+        .max_connections_per_client(None)
         .start()
         .unwrap()
 }

@@ -1,11 +1,14 @@
+use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use kylin_lb::BufferBudget;
 use kylin_lb::nginx::{InvalidOption, PolicyName, ProbeMode, SessionMode};
+use kylin_lb::proxy::TrustedProxies;
 use kylin_lb::server::Listen;
 use kylin_lb::session::RestoreAfterLoss;
 use kylin_lb::testing::kylin::Dialect;
@@ -63,6 +66,12 @@ Balancing:
                       these three not with --config, which has max_conns, proxy_connect_timeout and proxy_read_timeout
   --panic on|off      use a node that failed where health bars all of them, instead of a 503 (default: on)
 
+Clients:
+  --trust NET,...     proxies in front, as addresses or networks: their X-Forwarded-For names the client, read from right to
+                      left; they have no limits themselves (default: none)
+  --client-connections N|none  connections of one client: an IPv4 address or an IPv6 /64 (default: 1024)
+  --client-requests N|none     its requests in flight; more get 429 (default: 256)
+
 This program:
   --listen ADDR       where to listen (default 127.0.0.1:8080): HOST:PORT, [V6]:PORT, unix:/path; replaces all
                       addresses of a configuration, and serves its first server
@@ -94,6 +103,9 @@ pub struct Args {
     /// The settings of nodes for which nothing else is set.
     pub settings: NodeSettings,
     pub panic: bool,
+    pub trusted: TrustedProxies,
+    pub client_connections: Option<NonZeroU32>,
+    pub client_requests: Option<NonZeroU32>,
     pub listen: Option<Listen>,
     pub status: Option<Listen>,
     pub log: Option<LevelFilter>,
@@ -120,7 +132,7 @@ pub enum Source {
 }
 
 /// Options for which nginx has a directive.
-const SET_BY_CONFIG: [&str; 3] = ["--max-conns", "--connect-timeout", "--read-timeout"];
+const SET_BY_CONFIG: [&str; 4] = ["--max-conns", "--connect-timeout", "--read-timeout", "--trust"];
 
 impl Args {
     /// Returns the settings of nodes for which nothing else is set.
@@ -143,6 +155,9 @@ impl Args {
             outlier: true,
             settings: NodeSettings::default(),
             panic: true,
+            trusted: TrustedProxies::none(),
+            client_connections: NonZeroU32::new(1024),
+            client_requests: NonZeroU32::new(256),
             listen: None,
             status: None,
             log: None,
@@ -197,6 +212,9 @@ impl Args {
                 "--connect-timeout" => args.settings.connect_timeout = Some(time(&name, &value()?)?),
                 "--read-timeout" => args.settings.read_timeout = Some(time(&name, &value()?)?),
                 "--panic" => args.panic = switch(&name, &value()?)?,
+                "--trust" => args.trusted = trusted(&value()?).map_err(|error| format!("--trust {error}"))?,
+                "--client-connections" => args.client_connections = limit(&name, &value()?, 1 << 30)?,
+                "--client-requests" => args.client_requests = limit(&name, &value()?, 1 << 30)?,
                 "--listen" => args.listen = Some(value()?.parse().map_err(|error| format!("--listen: {error}"))?),
                 "--status" => args.status = Some(value()?.parse().map_err(|error| format!("--status: {error}"))?),
                 "--threads" => args.threads = count(&name, &value()?, 1024)?,
@@ -248,6 +266,17 @@ fn zookeeper(_: &str) -> Result<Source, String> {
     Err("this build has no ZooKeeper client: build it with --features zookeeper".into())
 }
 
+/// Parses addresses and networks, with commas between them.
+fn trusted(text: &str) -> Result<TrustedProxies, String> {
+    let network = |text: &str| {
+        let address = text.parse::<IpAddr>().map(IpNet::from);
+        address
+            .or_else(|_| text.parse())
+            .map_err(|_| format!("{text}: expected addresses or networks such as 10.0.0.0/8"))
+    };
+    Ok(TrustedProxies::new(text.split(',').map(network).collect::<Result<Vec<_>, _>>()?))
+}
+
 fn count(name: &str, text: &str, max: usize) -> Result<NonZeroUsize, String> {
     text.parse::<NonZeroUsize>()
         .ok()
@@ -255,11 +284,11 @@ fn count(name: &str, text: &str, max: usize) -> Result<NonZeroUsize, String> {
         .ok_or_else(|| format!("{name} {text}: expected a number from 1 to {max}"))
 }
 
-fn limit(name: &str, text: &str, max: usize) -> Result<Option<NonZeroUsize>, String> {
+fn limit<T: TryFrom<NonZeroUsize>>(name: &str, text: &str, max: usize) -> Result<Option<T>, String> {
     if text == "none" {
         return Ok(None);
     }
-    count(name, text, max).map(Some).map_err(|error| format!("{error}, or none"))
+    count(name, text, max).map(|limit| T::try_from(limit).ok()).map_err(|error| format!("{error}, or none"))
 }
 
 fn time(name: &str, text: &str) -> Result<Duration, String> {

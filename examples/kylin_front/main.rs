@@ -24,6 +24,7 @@ mod status;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use kylin_lb::nginx::{Config, ProbeMode, SessionMode, Site, SiteBuilder};
 use kylin_lb::observe::Watch;
+use kylin_lb::proxy::ProxyBuilder;
 use kylin_lb::server::{Listen, Server};
 use kylin_lb::{Cluster, Proxy};
 
@@ -100,8 +102,8 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     let sessions = mode.sessions(&secret, args.store_deadline)?;
     let affinity = mode.affinity(&secret, sessions.as_ref());
     let proxy = match args.kylin {
-        true => Proxy::builder(cluster.clone()).affinity(affinity).buffers(args.buffers.clone()).build()?,
-        false => Proxy::plain(cluster.clone()).affinity(affinity).buffers(args.buffers.clone()).build()?,
+        true => configure(Proxy::builder(cluster.clone()), &args).affinity(affinity).build()?,
+        false => configure(Proxy::plain(cluster.clone()), &args).affinity(affinity).build()?,
     };
     if args.check {
         members.wait(CHECK_TIMEOUT).await;
@@ -121,7 +123,11 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
         Some(listen) => listen.clone(),
         None => "127.0.0.1:8080".parse()?,
     };
-    let server = Server::builder().listen(listen.clone(), proxy).threads(args.threads).start()?;
+    let server = Server::builder()
+        .listen(listen.clone(), proxy)
+        .threads(args.threads)
+        .max_connections_per_client(args.client_connections)
+        .start()?;
     greet(&server, &[listen]);
     // It listens meanwhile: a client learns why it is refused.
     members.wait(START_TIMEOUT).await;
@@ -136,6 +142,14 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     until_signal(server, signals).await
 }
 
+/// Applies the options about clients.
+fn configure<B, K>(builder: ProxyBuilder<B, K>, args: &Args) -> ProxyBuilder<B, K> {
+    builder
+        .trusted_proxies(args.trusted.clone())
+        .buffers(args.buffers.clone())
+        .max_requests_per_client(args.client_requests)
+}
+
 /// Serves an nginx configuration.
 async fn configured(
     path: &Path,
@@ -144,7 +158,7 @@ async fn configured(
     signals: Signals,
 ) -> Result<(), Box<dyn Error>> {
     let mut site = Site::builder(Config::read(path)?).secret(secret).store_deadline(args.store_deadline);
-    site = site.buffers(args.buffers.clone());
+    site = site.buffers(args.buffers.clone()).max_requests_per_client(args.client_requests);
     // What was not given is left to the defaults, so that the report says so.
     for (on, set) in [
         (args.kylin, SiteBuilder::kylin as fn(SiteBuilder, bool) -> SiteBuilder),
@@ -178,7 +192,7 @@ async fn configured(
         Some(listen) => site.server_on(listen.clone()),
         None => site.server(),
     };
-    let server = server.threads(args.threads).start()?;
+    let server = server.threads(args.threads).max_connections_per_client(args.client_connections).start()?;
     greet(&server, args.listen.as_ref().map_or(&configured, std::slice::from_ref));
     if args.listen.is_some() {
         for listen in configured {
@@ -226,13 +240,17 @@ fn say(text: std::fmt::Arguments<'_>) {
 /// Returns the chosen options, one a line.
 fn summary(args: &Args) -> String {
     let on = |on| if on { "on" } else { "off" };
+    let limit = |limit: Option<NonZeroU32>| limit.map_or("any number of".to_owned(), |limit| limit.to_string());
     format!(
-        "sessions: {}\nkylin rules: {}\nprobes: {}\noutlier ejection: {}\npanic mode: {}\n",
+        "sessions: {}\nkylin rules: {}\nprobes: {}\noutlier ejection: {}\npanic mode: {}\n\
+         limits of a client: {} connections, {} requests\n",
         args.sessions.as_ref().unwrap_or(&SessionMode::MEMORY),
         on(args.kylin),
         args.probe.unwrap_or(ProbeMode::Auto),
         on(args.outlier),
-        on(args.panic)
+        on(args.panic),
+        limit(args.client_connections),
+        limit(args.client_requests)
     )
 }
 

@@ -42,8 +42,9 @@ pub struct Body {
     kind: Kind,
     on_end: Option<Arc<dyn OnEnd>>,
     lease: Option<Lease>,
-    /// Of a response: the session is in use. Of a request: it counts as one of those that stream to the node.
-    in_use: Option<DropGuard>,
+    /// Of a response: the session is in use, and the request counts for its client. Of a request: it counts as one of those that
+    /// stream to the node.
+    guards: [Option<DropGuard>; 2],
     tap: Option<Box<dyn BodyTap>>,
     stall: Stall,
     /// How many bytes may still come; more is an error.
@@ -106,7 +107,7 @@ impl Body {
             kind,
             on_end: None,
             lease: None,
-            in_use: None,
+            guards: [const { None }; 2],
             tap: None,
             stall: Stall::NEVER,
             allowance: u64::MAX,
@@ -197,11 +198,11 @@ impl Body {
         self
     }
 
-    /// Holds `lease`, and the guard of a session in use, until the end of this response body. A failure of the body counts
-    /// against the endpoint. Trailers are dropped.
-    pub(crate) fn hold(&mut self, lease: Lease, in_use: Option<DropGuard>) {
+    /// Holds `lease` and `guards` until the end of this response body. A failure of the body counts against the endpoint. Trailers
+    /// are dropped.
+    pub(crate) fn hold(&mut self, lease: Lease, guards: [Option<DropGuard>; 2]) {
         if !self.is_end_stream() {
-            (self.lease, self.in_use, self.drop_trailers) = (Some(lease), in_use, true);
+            (self.lease, self.guards, self.drop_trailers) = (Some(lease), guards, true);
         }
     }
 
@@ -230,7 +231,7 @@ impl Body {
 
     /// Holds `guard` until the end of this request body.
     pub(crate) fn hold_guard(&mut self, guard: DropGuard) {
-        self.in_use = Some(guard);
+        self.guards[0] = Some(guard);
     }
 
     /// Fails the body if more than `bytes` come.

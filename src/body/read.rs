@@ -171,7 +171,7 @@ impl Body {
             hook.on_end(matches!(end, BodyEnd::Complete));
         }
         self.lease = None;
-        self.in_use = None;
+        self.guards = [const { None }; 2];
         // Last, so that an observer sees the request as no longer in flight.
         if let Some(mut tap) = self.tap.take() {
             tap.end(end);

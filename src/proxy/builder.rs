@@ -15,6 +15,7 @@ use crate::buffer::BufferBudget;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
 use crate::observe::{Observer, Observers};
+use crate::request::{ClientKey, ClientLimit};
 use crate::session::{Affinity, InvalidSecret, Sessions};
 
 /// The settings of a proxy, apart from its cluster.
@@ -30,6 +31,7 @@ pub(super) struct ProxySettings {
     pub(super) body_min_rate: Option<NonZeroU32>,
     pub(super) buffers: BufferBudget,
     pub(super) streams: Arc<StreamLimit>,
+    pub(super) max_requests_per_client: Option<NonZeroU32>,
     pub(super) unavailable: StatusCode,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) affinity: Option<Affinity>,
@@ -58,6 +60,7 @@ pub enum Plain {}
 /// | [`body_min_rate`](Self::body_min_rate) | 1 KiB/s |
 /// | [`buffers`](Self::buffers) | the budget of the process |
 /// | [`streamed_bodies`](Self::streamed_bodies) | 16 to a node |
+/// | [`max_requests_per_client`](Self::max_requests_per_client) | 256 |
 /// | [`trusted_proxies`](Self::trusted_proxies) | none |
 /// | [`forwarded_headers`](Self::forwarded_headers) | on |
 /// | [`secure`](Self::secure) | off |
@@ -120,6 +123,7 @@ impl<B, K> ProxyBuilder<B, K> {
             body_min_rate: NonZeroU32::new(1024),
             buffers: BufferBudget::process(),
             streams: StreamLimit::new(Some(DEFAULT_STREAMS)),
+            max_requests_per_client: NonZeroU32::new(256),
             unavailable: StatusCode::SERVICE_UNAVAILABLE,
             clock: Arc::new(SystemClock),
             affinity: None,
@@ -209,6 +213,17 @@ impl<B, K> ProxyBuilder<B, K> {
         self
     }
 
+    /// Sets how many requests a client may have in flight, streams of HTTP/2 included; `None` is no limit. Default: 256.
+    ///
+    /// The proxy responds to more with 429 and `Retry-After`. A request is in flight from its head until the end of its response. A
+    /// client is an IPv4 address, or a /64 network of IPv6. Where many users share one, as behind another proxy, name it with
+    /// [`trusted_proxies`](Self::trusted_proxies): its requests then count for the clients behind it, and those of itself have no
+    /// limit. Nor have those of a unix socket. A warning in the log names a client that reaches the limit.
+    pub fn max_requests_per_client(mut self, requests: Option<NonZeroU32>) -> Self {
+        self.settings.max_requests_per_client = requests;
+        self
+    }
+
     /// Sets the status of the response when no endpoint is eligible. Default: 503.
     ///
     /// Kylin's ODBC driver shows the message only of a 500.
@@ -264,10 +279,18 @@ impl<B, K> ProxyBuilder<B, K> {
         }
         let rules = rules.map(|rules| RuleState::new(rules, &settings.clock));
         let budget = settings.retry.budget.map(|budget| RetryAccount::new(budget, Arc::clone(&settings.clock)));
-        Ok(Proxy {
-            inner: Arc::new(Inner { cluster, settings, budget, rules, untrusted_proxy: AtomicBool::new(false) }),
-        })
+        let client_limit = settings.max_requests_per_client.map(|max| ClientLimit::new(max, warn_of_requests));
+        let untrusted_proxy = AtomicBool::new(false);
+        Ok(Proxy { inner: Arc::new(Inner { cluster, settings, client_limit, budget, rules, untrusted_proxy }) })
     }
+}
+
+fn warn_of_requests(client: ClientKey, max: NonZeroU32) {
+    tracing::warn!(
+        %client, max,
+        "a client has its maximum of requests in flight, and further ones get 429. If it is a proxy in front of many clients, name it in \
+         ProxyBuilder::trusted_proxies (kylin_front: --trust), or raise ProxyBuilder::max_requests_per_client (--client-requests)"
+    );
 }
 
 impl<B, K> fmt::Debug for ProxyBuilder<B, K> {

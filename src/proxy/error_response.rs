@@ -179,7 +179,9 @@ impl ErrorResponse {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json;charset=UTF-8"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match self.status {
-            StatusCode::SERVICE_UNAVAILABLE => _ = headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1")),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                _ = headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"))
+            }
             // Required by RFC 9110, 15.5.6.
             StatusCode::METHOD_NOT_ALLOWED => {
                 headers.insert(header::ALLOW, ALLOWED_METHODS);

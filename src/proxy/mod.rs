@@ -38,7 +38,7 @@ use crate::backend::{Backend, HttpBackend};
 use crate::body::{Body, BoxError};
 use crate::buffer::BufferBudget;
 use crate::cluster::Cluster;
-use crate::request::ClientAddr;
+use crate::request::{ClientAddr, ClientLimit};
 
 /// Forwards requests to a cluster. Clones share the same proxy.
 ///
@@ -65,6 +65,8 @@ pub struct Proxy<B = HttpBackend> {
 struct Inner<B> {
     cluster: Cluster<B>,
     settings: ProxySettings,
+    /// None where clients have no limit.
+    client_limit: Option<Arc<ClientLimit>>,
     /// None where retries have no limit.
     budget: Option<RetryAccount>,
     /// None in a plain proxy.
@@ -116,6 +118,11 @@ impl<B: Backend> Proxy<B> {
         self.inner.settings.streams.count()
     }
 
+    #[cfg(feature = "server")]
+    pub(crate) fn trusted_proxies(&self) -> &TrustedProxies {
+        &self.inner.settings.trusted
+    }
+
     /// Sends `request`, which came from `peer`, to an endpoint and returns the response, whose body streams.
     ///
     /// A response that ends early after `forward` has returned it ends with an error of its body. The server must then close the
@@ -129,6 +136,7 @@ impl<B: Backend> Proxy<B> {
     /// |---|---|
     /// | the head of the request is ambiguous or not supported | 400, 405, 417, 501 |
     /// | the path is closed to clients | 403 |
+    /// | the client has its [maximum of requests in flight](ProxyBuilder::max_requests_per_client) | 429, with `Retry-After` |
     /// | the body of the request ended early / came too slowly / is too large | 400 / 408 / 413 |
     /// | the node could not be reached, or the connection broke, or the response is not HTTP or ended early | 502 |
     /// | no endpoint is eligible: all are unhealthy, ejected, in maintenance or full | 503 |

@@ -15,7 +15,7 @@ use super::limits::Limits;
 use super::listen::Acceptor;
 use super::socket::ClientSocket;
 use super::stop::{StopSignal, StopStage};
-use crate::request::ClientAddr;
+use crate::request::{ClientAddr, ClientLimit, LimitReached};
 
 /// How many connections are taken from the kernel's backlog when the server stops.
 const MAX_DRAINED: usize = 4096;
@@ -26,12 +26,20 @@ const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long the loop waits after a resource such as file descriptors ran out.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 
+/// Which connections the accept loops of a server admit.
+#[derive(Clone)]
+pub(super) struct Admission {
+    /// One for each connection of the server.
+    pub(super) permits: Arc<Semaphore>,
+    pub(super) client_limit: Option<Arc<ClientLimit>>,
+}
+
 /// Accepts connections until the server stops, and then waits for the connections to end. Returns
 /// how many were cut.
 pub(super) async fn accept<H: Handler>(
     sockets: Vec<(Socket, Arc<ListenOptions>, Arc<H>)>,
     limits: Limits,
-    permits: Arc<Semaphore>,
+    admission: Admission,
     mut stop: watch::Receiver<Option<Duration>>,
 ) -> usize {
     let (stage, signal) = StopSignal::channel();
@@ -46,8 +54,8 @@ pub(super) async fn accept<H: Handler>(
                 continue;
             }
         };
-        let (permits, stop, alive) = (Arc::clone(&permits), signal.clone(), alive.clone());
-        acceptors.spawn(AcceptTask { options, handler, limits, permits, stop, alive }.run(acceptor));
+        let (admission, stop, alive) = (admission.clone(), signal.clone(), alive.clone());
+        acceptors.spawn(AcceptTask { options, handler, limits, admission, stop, alive }.run(acceptor));
     }
     drop(alive);
     // A server that was dropped gives no time.
@@ -69,7 +77,7 @@ struct AcceptTask<H> {
     options: Arc<ListenOptions>,
     handler: Arc<H>,
     limits: Limits,
-    permits: Arc<Semaphore>,
+    admission: Admission,
     stop: StopSignal,
     alive: mpsc::Sender<()>,
 }
@@ -116,15 +124,26 @@ impl<H: Handler> AcceptTask<H> {
     /// The permit is taken after the connection: a loop that waits for a connection must not hold a
     /// permit that another loop needs.
     async fn spawn<S: ClientSocket>(&self, stream: S, peer: ClientAddr) {
+        // A peer that names clients by the PROXY protocol has no limit itself.
+        let names_client = self.options.takes_client_from(peer);
+        let client_limit = self.admission.client_limit.clone();
+        let share = match &client_limit {
+            Some(limit) if !names_client && !self.handler.trusts(peer) => match limit.acquire(peer) {
+                Ok(share) => share,
+                // Closes the connection.
+                Err(LimitReached) => return,
+            },
+            _ => None,
+        };
         // The semaphore is never closed.
-        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&self.admission.permits).acquire_owned().await else { return };
         let (options, handler, limits) = (Arc::clone(&self.options), Arc::clone(&self.handler), self.limits);
         let (stop, alive) = (self.stop.clone(), self.alive.clone());
         tokio::spawn(async move {
-            if let Err(error) = accepted(stream, peer, options, handler, limits, stop).await {
+            if let Err(error) = accepted(stream, peer, options, handler, limits, client_limit, stop).await {
                 tracing::debug!(%error, "client connection failed");
             }
-            drop((alive, permit));
+            drop((alive, permit, share));
         });
     }
 }

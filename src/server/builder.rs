@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use super::accept::accept;
+use super::accept::{Admission, accept};
 use super::limits::Limits;
 use super::listen::{Listen, Listener};
 use super::{AcceptLoop, Handler, ListenOptions, Server};
+use crate::request::{ClientKey, ClientLimit};
 
 /// The default of [`ServerBuilder::backlog`]: enough for a burst of new clients, and no more than a
 /// core accepts within a second.
@@ -22,6 +23,7 @@ pub struct ServerBuilder<H> {
     listeners: Vec<(Listen, Arc<ListenOptions>, Arc<H>)>,
     threads: NonZeroUsize,
     max_connections: Option<NonZeroUsize>,
+    max_connections_per_client: Option<NonZeroU32>,
     backlog: NonZeroU32,
     limits: Limits,
 }
@@ -32,6 +34,7 @@ impl<H: Handler> ServerBuilder<H> {
             listeners: Vec::new(),
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
             max_connections: NonZeroUsize::new(16_384),
+            max_connections_per_client: NonZeroU32::new(1024),
             backlog: DEFAULT_BACKLOG,
             limits: Limits::default(),
         }
@@ -58,6 +61,18 @@ impl<H: Handler> ServerBuilder<H> {
     /// the kernel's backlog. `None` is no limit. Default 16384.
     pub fn max_connections(mut self, connections: Option<NonZeroUsize>) -> Self {
         self.max_connections = connections;
+        self
+    }
+
+    /// Sets how many connections a client may have; `None` is no limit. Default 1024.
+    ///
+    /// More are closed as soon as they are accepted, without a response: to write one would take the
+    /// work that the limit saves (HAProxy: `tcp-request connection reject`). A client is an IPv4
+    /// address, or a /64 network of IPv6. Peers that the handler [trusts](Handler::trusts) have no
+    /// limit, nor have those of unix sockets. A warning in the log names a client that reaches the
+    /// limit.
+    pub fn max_connections_per_client(mut self, connections: Option<NonZeroU32>) -> Self {
+        self.max_connections_per_client = connections;
         self
     }
 
@@ -125,6 +140,7 @@ impl<H: Handler> ServerBuilder<H> {
         let addresses = bound.iter().filter_map(|(listener, ..)| listener.address).collect();
         let (stop, stopped) = watch::channel(None);
         let max_connections = self.max_connections.map_or(usize::MAX, NonZeroUsize::get);
+        let client_limit = self.max_connections_per_client.map(|max| ClientLimit::new(max, warn_of_connections));
         let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
         let mut loops = Vec::with_capacity(threads);
         for index in 0..threads {
@@ -134,10 +150,11 @@ impl<H: Handler> ServerBuilder<H> {
             });
             let sockets = sockets.collect();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (limits, permits, stopped) = (self.limits, Arc::clone(&permits), stopped.clone());
+            let admission = Admission { permits: Arc::clone(&permits), client_limit: client_limit.clone() };
+            let (limits, stopped) = (self.limits, stopped.clone());
             let (done, is_done) = oneshot::channel();
             let thread = thread::Builder::new().name(format!("kylin-lb-{index}")).spawn(move || {
-                let cut = runtime.block_on(accept(sockets, limits, permits, stopped));
+                let cut = runtime.block_on(accept(sockets, limits, admission, stopped));
                 drop(runtime);
                 // The receiver is gone if the server was dropped.
                 _ = done.send(cut);
@@ -146,6 +163,15 @@ impl<H: Handler> ServerBuilder<H> {
         }
         Ok(Server { addresses, stop, loops })
     }
+}
+
+fn warn_of_connections(client: ClientKey, max: NonZeroU32) {
+    tracing::warn!(
+        %client, max,
+        "a client has its maximum of connections, and further ones are closed. If it is a proxy in front of many clients, name it in \
+         ProxyBuilder::trusted_proxies (kylin_front: --trust), or raise ServerBuilder::max_connections_per_client \
+         (--client-connections)"
+    );
 }
 
 impl<H> fmt::Debug for ServerBuilder<H> {

@@ -52,9 +52,21 @@ const STOPPED: ErrorResponse =
 pub trait Handler: Send + Sync + 'static {
     /// Responds to `request`, which `peer` sent.
     fn handle(&self, peer: ClientAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;
+
+    /// Returns whether `peer` is a proxy that connects for many clients, and so has no
+    /// [limit of connections](ServerBuilder::max_connections_per_client). The default is no.
+    fn trusts(&self, peer: ClientAddr) -> bool {
+        _ = peer;
+        false
+    }
 }
 
 impl<B: Backend> Handler for Proxy<B> {
+    /// Returns whether the peer is one of the [trusted proxies](crate::proxy::ProxyBuilder::trusted_proxies).
+    fn trusts(&self, peer: ClientAddr) -> bool {
+        self.trusted_proxies().trusts(peer)
+    }
+
     fn handle(&self, peer: ClientAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send {
         self.forward_body(peer, request)
     }

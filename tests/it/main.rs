@@ -19,6 +19,7 @@ mod broken_answers;
 mod buffered_uploads;
 mod cancel_on_disconnect;
 mod cancelled_requests;
+mod client_limits;
 mod concurrency;
 mod discovery;
 mod discovery_dns;

@@ -1,3 +1,4 @@
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,12 +47,19 @@ pub struct SiteBuilder {
     options: KylinOptions,
     affinities: Affinities,
     buffers: BufferBudget,
+    max_requests_per_client: Option<NonZeroU32>,
 }
 
 impl SiteBuilder {
     pub(super) fn new(config: Config) -> Self {
         let (options, affinities) = (KylinOptions::default(), Affinities::default());
-        SiteBuilder { config, options, affinities, buffers: BufferBudget::process() }
+        SiteBuilder {
+            config,
+            options,
+            affinities,
+            buffers: BufferBudget::process(),
+            max_requests_per_client: NonZeroU32::new(256),
+        }
     }
 
     /// Sets the secret that signs the cookies of `sticky cookie`. Front ends of one cluster need
@@ -128,18 +136,32 @@ impl SiteBuilder {
         Report::new(&self.config, self.options.clone())
     }
 
+    /// Sets how many requests a client may have in flight at each location; `None` is no limit, as in nginx. Default: 256, see
+    /// [`ProxyBuilder::max_requests_per_client`](crate::proxy::ProxyBuilder::max_requests_per_client). `set_real_ip_from` names the
+    /// trusted proxies.
+    pub fn max_requests_per_client(mut self, requests: Option<NonZeroU32>) -> Self {
+        self.max_requests_per_client = requests;
+        self
+    }
+
     /// Builds the clusters and proxies, as [`Site::new`] does.
     ///
     /// # Errors
     /// [`SiteError`] names the upstream and the server.
     pub fn build(self) -> Result<Site, SiteError> {
-        let SiteBuilder { config, options, mut affinities, buffers } = self;
+        let SiteBuilder { config, options, mut affinities, buffers, max_requests_per_client } = self;
         affinities.shared = options.sessions.clone().filter(SessionMode::has_store);
         let (mut groups, mut probes) = (Vec::new(), Vec::new());
         for (upstream, applied) in config.upstreams.iter().zip(applied(&config, &options)) {
             let cluster = clusters::build(upstream, &applied)?;
             let affinity = affinities.build(upstream, &applied)?;
-            groups.push(Group { cluster, affinity, kylin: applied.kylin.value, buffers: buffers.clone() });
+            groups.push(Group {
+                cluster,
+                affinity,
+                kylin: applied.kylin.value,
+                buffers: buffers.clone(),
+                max_requests_per_client,
+            });
             probes.push(applied.probe.value);
         }
         let routes = routes::build(&config, &groups)?;

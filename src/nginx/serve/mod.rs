@@ -156,6 +156,11 @@ impl crate::server::Handler for SiteListener {
     fn handle(&self, peer: ClientAddr, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send {
         self.forward(peer, request)
     }
+
+    /// Returns whether a location trusts the peer (`set_real_ip_from`).
+    fn trusts(&self, peer: ClientAddr) -> bool {
+        self.site.parts.routes.iter().any(|route| route.trusted.trusts(peer))
+    }
 }
 
 impl fmt::Debug for Site {

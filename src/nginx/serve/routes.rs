@@ -32,6 +32,7 @@ pub(super) struct Group {
     pub(super) affinity: Option<Affinity>,
     pub(super) kylin: bool,
     pub(super) buffers: BufferBudget,
+    pub(super) max_requests_per_client: Option<NonZeroU32>,
 }
 
 /// Returns the routes by the number of the location.
@@ -76,6 +77,7 @@ fn with_settings<K>(
 ) -> Result<Proxy, SiteError> {
     let mut builder = builder
         .buffers(group.buffers.clone())
+        .max_requests_per_client(group.max_requests_per_client)
         .trusted_proxies(settings.real_ip.trusted_proxies())
         .retry(retry)
         .affinity(group.affinity.clone())

@@ -23,6 +23,7 @@ use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::balance::Attempted;
 use crate::body::{Body, BodyError};
 use crate::cluster::Picked;
+use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
 use crate::kylin::class::RequestClass;
 use crate::kylin::response::ResponseClass;
@@ -30,6 +31,10 @@ use crate::observe::{RequestRecorder, RetryReason, ServedBy};
 use crate::proxy::RetryAccount;
 use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::{AfterResponse, Prepared};
+
+/// The client has its maximum of requests in flight.
+const TOO_MANY_REQUESTS: ErrorResponse =
+    ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, "the client has too many requests in flight");
 
 /// Forwards a request. Steps that never wait run before the future exists, and the future is kept small: servers move futures
 /// about.
@@ -66,6 +71,8 @@ struct Attempts<'p, B> {
     attempted: Attempted,
     /// When the first attempt began, if retries have a time limit.
     began: Option<Instant>,
+    /// The request's part of what its client may have in flight.
+    share: Option<DropGuard>,
     session: Session<'p>,
     /// The response to the last attempt that had one. It stays here while it is classified: a future stores what moves between
     /// its steps twice.
@@ -96,6 +103,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             writer: None,
             attempted: Attempted::none(),
             began: settings.retry.max_elapsed.map(|_| settings.clock.now()),
+            share: None,
             session: Session::new(settings.affinity.as_ref()),
             response: Response::default(),
             copy: None,
@@ -119,7 +127,11 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let edits = request.extensions_mut().remove::<HeaderEdits>();
         *request.version_mut() = Version::HTTP_11;
         let headers = request.headers_mut();
-        self.context.set_client(settings.trusted.client(peer, headers));
+        let client = settings.trusted.client(peer, headers);
+        self.context.set_client(client);
+        if let Some(limit) = self.proxy.client_limit.as_ref().filter(|_| !settings.trusted.trusts(client)) {
+            self.share = limit.acquire(client).map_err(|_| TOO_MANY_REQUESTS)?;
+        }
         // Headers of the client's connection go before the proxy's own headers come: `Connection` could name these.
         remove_hop_by_hop(headers, presence);
         join_cookies(headers, presence);
@@ -259,7 +271,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 }
                 None => {
                     self.note_served_by(&picked);
-                    self.response.body_mut().hold(picked.lease, self.session.take_in_use());
+                    let guards = [self.session.take_in_use(), self.share.take()];
+                    self.response.body_mut().hold(picked.lease, guards);
                     return Ok(());
                 }
             }

@@ -23,7 +23,7 @@ use super::socket::ClientSocket;
 use super::stop::StopSignal;
 use crate::body::BoxError;
 use crate::clock::timer_in;
-use crate::request::ClientAddr;
+use crate::request::{ClientAddr, ClientLimit};
 
 /// Serves a connection that was accepted from `peer`.
 pub(super) async fn accepted<S: ClientSocket, H: Handler>(
@@ -32,6 +32,7 @@ pub(super) async fn accepted<S: ClientSocket, H: Handler>(
     options: Arc<ListenOptions>,
     handler: Arc<H>,
     limits: Limits,
+    client_limit: Option<Arc<ClientLimit>>,
     mut stop: StopSignal,
 ) -> Result<(), BoxError> {
     if options.is_plain() {
@@ -39,13 +40,19 @@ pub(super) async fn accepted<S: ClientSocket, H: Handler>(
     }
     let deadline = timer_in(limits.head_timeout);
     let mut read = BytesMut::new();
+    let mut _share = None;
     if let Some(trusted) = &options.proxy_protocol {
         if !trusted.trusts(peer) {
             return Err("the peer is not trusted to name clients by the PROXY protocol".into());
         }
         let header = proxy_protocol::read(&mut stream, &mut read);
         let Some(header) = before(deadline, &mut stop, header).await else { return Ok(()) };
-        peer = header?.map_or(peer, ClientAddr::from);
+        if let Some(client) = header? {
+            peer = client.into();
+            if let Some(limit) = client_limit.filter(|_| !handler.trusts(peer)) {
+                _share = limit.acquire(peer)?;
+            }
+        }
     }
     #[cfg(feature = "tls")]
     if let Some(tls) = &options.tls {

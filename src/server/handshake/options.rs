@@ -1,4 +1,5 @@
 use crate::proxy::TrustedProxies;
+use crate::request::ClientAddr;
 
 /// What a listener expects of its connections before the first request. Default: requests at once.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +33,11 @@ impl ListenOptions {
     pub fn tls(mut self, tls: &crate::tls::ServerTls) -> Self {
         self.tls = Some(tls.clone());
         self
+    }
+
+    /// Returns whether `peer` is trusted to name the client by the PROXY protocol.
+    pub(in crate::server) fn takes_client_from(&self, peer: ClientAddr) -> bool {
+        self.proxy_protocol.as_ref().is_some_and(|trusted| trusted.trusts(peer))
     }
 
     /// Returns whether requests come at once.
