@@ -118,6 +118,7 @@ pub mod testing;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub mod tls;
+mod unwind;
 mod view;
 
 #[doc(inline)]

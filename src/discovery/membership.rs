@@ -1,10 +1,7 @@
 //! The task that applies the updates of a source to a cluster.
 
-use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use ahash::AHashSet;
@@ -18,6 +15,7 @@ use crate::body::BoxError;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Wanted;
 use crate::endpoint::{Endpoint, EndpointId, Roles};
+use crate::unwind::catch_panic;
 
 /// The minimum time between two updates. Changes within it arrive as one.
 const UPDATE_INTERVAL: Duration = Duration::from_millis(10);
@@ -188,15 +186,4 @@ fn log_changes<B>(before: &[Entry<B>], after: &[Entry<B>]) {
     for Entry { node, .. } in before.iter().filter(|entry| !has(after, &entry.node)) {
         tracing::info!(target: "kylin_lb::state", endpoint = %node.id(), "endpoint is no longer listed");
     }
-}
-
-/// Awaits `future`. Returns `None` if it panics.
-async fn catch_panic<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    // Unwind safe: after a panic the future is only dropped.
-    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-        Ok(poll) => poll.map(Some),
-        Err(_) => Poll::Ready(None),
-    })
-    .await
 }

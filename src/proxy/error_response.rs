@@ -26,6 +26,16 @@ pub(crate) const TRUNCATED: ErrorResponse = ErrorResponse::new(
 )
 .because(Termination::ResponseTruncated);
 
+/// The policy, the store or the backend of the application panicked.
+pub(super) const PANICKED: ErrorResponse = ErrorResponse::new(
+    StatusCode::INTERNAL_SERVER_ERROR,
+    "the front end failed within the request; it may have been executed",
+);
+
+/// The client has its maximum of requests in flight.
+pub(super) const TOO_MANY_REQUESTS: ErrorResponse =
+    ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, "the client has too many requests in flight");
+
 /// An error response of the front end itself, in the form that Kylin's clients understand.
 ///
 /// An application that refuses requests itself can respond with this, so that JDBC, ODBC and the web page show its message as they

@@ -142,6 +142,7 @@ impl<B: Backend> Proxy<B> {
     /// | no endpoint is eligible: all are unhealthy, ejected, in maintenance or full | 503 |
     /// | there is no memory for the body, and too many bodies stream to the nodes | 503 |
     /// | the node did not respond in time | 504 |
+    /// | the policy, the store or the backend of the application panicked | 500 |
     pub fn forward<R>(
         &self,
         peer: impl Into<ClientAddr>,

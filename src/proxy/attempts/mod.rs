@@ -12,14 +12,15 @@ use std::time::Instant;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 
+use self::next::is_abandoned;
 use self::response::AfterAttempt;
 
-use super::error_response::{ErrorResponse, TRUNCATED};
+use super::error_response::{ErrorResponse, PANICKED, TOO_MANY_REQUESTS, TRUNCATED};
 use super::head::{self, Forwarded, HeaderEdits, HeaderPresence, Hops, join_cookies, remove_hop_by_hop};
 use super::rules::{RuleState, Writer, fan_out};
 use super::session::Session;
 use super::{Inner, replay};
-use crate::backend::{Backend, SendError, SendErrorKind};
+use crate::backend::{Backend, SendError};
 use crate::balance::Attempted;
 use crate::body::{Body, BodyError};
 use crate::cluster::Picked;
@@ -31,10 +32,7 @@ use crate::observe::{RequestRecorder, RetryReason, ServedBy};
 use crate::proxy::RetryAccount;
 use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::{AfterResponse, Prepared};
-
-/// The client has its maximum of requests in flight.
-const TOO_MANY_REQUESTS: ErrorResponse =
-    ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, "the client has too many requests in flight");
+use crate::unwind::catch_panic;
 
 /// Forwards a request. Steps that never wait run before the future exists, and the future is kept small: servers move futures
 /// about.
@@ -48,7 +46,7 @@ pub(super) fn forward<B: Backend>(
     let admitted = checked.and_then(|presence| attempts.admit(peer, &mut request, presence));
     async move {
         let result = match admitted {
-            Ok(Hops::Left) => attempts.run(&mut request).await,
+            Ok(Hops::Left) => catch_panic(attempts.run(&mut request)).await.unwrap_or(Err(PANICKED)),
             Ok(Hops::Used) => {
                 attempts.response = head::options_response();
                 Ok(())
@@ -392,9 +390,4 @@ fn is_encrypted(request: &Request<Body>) -> bool {
         let _ = request;
         false
     }
-}
-
-/// Returns whether the node still works on a request for whose response the proxy no longer waits.
-fn is_abandoned(sent: &Result<Response<Body>, SendError>) -> bool {
-    matches!(sent, Err(error) if error.kind() == SendErrorKind::HeadTimeout)
 }

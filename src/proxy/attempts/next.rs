@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use http::{Method, Request};
+use http::{Method, Request, Response};
 
 use super::Attempts;
 use crate::backend::{Backend, SendError, SendErrorKind};
@@ -124,4 +124,9 @@ impl<B: Backend> Attempts<'_, B> {
             _ => ErrorResponse::of_failure(&error, self.proxy.settings.unavailable),
         })
     }
+}
+
+/// Returns whether the node still works on a request for whose response the proxy no longer waits.
+pub(super) fn is_abandoned(sent: &Result<Response<Body>, SendError>) -> bool {
+    matches!(sent, Err(error) if error.kind() == SendErrorKind::HeadTimeout)
 }

@@ -15,29 +15,29 @@ use kylin_lb::{Backend, Body, SendError};
 use tokio::sync::watch;
 
 /// The header by which a hostile client has every node fail in the same way.
-pub(super) const POISON: &str = "x-poison";
+pub(crate) const POISON: &str = "x-poison";
 /// What a backend waits for the head of a response.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A node that dies, and that a request can make fail.
 #[derive(Debug, Clone)]
-pub(super) struct FaultyNode {
-    pub(super) node: KylinNode,
+pub(crate) struct FaultyNode {
+    pub(crate) node: KylinNode,
     is_down: Arc<watch::Sender<bool>>,
 }
 
 impl FaultyNode {
-    pub(super) fn new(node: KylinNode) -> Self {
+    pub(crate) fn new(node: KylinNode) -> Self {
         FaultyNode { node, is_down: Arc::new(watch::Sender::new(false)) }
     }
 
     /// Ends what is in flight and every session, and refuses connections from now on.
-    pub(super) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.is_down.send_replace(true);
         self.node.forget_sessions();
     }
 
-    pub(super) fn boot(&self) {
+    pub(crate) fn boot(&self) {
         self.is_down.send_replace(false);
     }
 
@@ -84,22 +84,22 @@ impl Backend for FaultyNode {
 
 /// A store that works, is slow, fails, or does not respond.
 #[derive(Debug, Clone)]
-pub(super) struct FaultyStore {
+pub(crate) struct FaultyStore {
     store: MemoryStore,
     mode: Arc<AtomicU8>,
 }
 
 impl FaultyStore {
-    pub(super) const WORKS: u8 = 0;
-    pub(super) const SLOW: u8 = 1;
-    pub(super) const FAILS: u8 = 2;
-    pub(super) const HANGS: u8 = 3;
+    pub(crate) const WORKS: u8 = 0;
+    pub(crate) const SLOW: u8 = 1;
+    pub(crate) const FAILS: u8 = 2;
+    pub(crate) const HANGS: u8 = 3;
 
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         FaultyStore { store: MemoryStore::new(), mode: Arc::default() }
     }
 
-    pub(super) fn set_mode(&self, mode: u8) {
+    pub(crate) fn set_mode(&self, mode: u8) {
         self.mode.store(mode, Ordering::SeqCst);
     }
 

@@ -16,7 +16,7 @@
 //! - Hostile clients harm no other client: while the nodes are well, each request of an honest client succeeds, soon.
 
 mod client;
-mod faulty;
+pub(crate) mod faulty;
 mod hostile;
 mod setup;
 mod world;
