@@ -113,6 +113,7 @@ mod request;
 pub mod server;
 pub mod session;
 mod shard;
+mod shortage;
 #[cfg(feature = "test-util")]
 pub mod testing;
 #[cfg(feature = "tls")]

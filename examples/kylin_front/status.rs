@@ -95,5 +95,10 @@ fn describe(status: &ClusterStatus) -> Value {
             "timed_out": endpoint.timed_out,
         })
     });
-    json!({"policy": status.balancer, "panicking": status.panicking, "endpoints": endpoints.collect::<Vec<_>>()})
+    json!({
+        "policy": status.balancer,
+        "panicking": status.panicking,
+        "shortages": status.shortages,
+        "endpoints": endpoints.collect::<Vec<_>>(),
+    })
 }

@@ -22,6 +22,10 @@ pub enum SendErrorKind {
     /// The backend's own limit of connections is reached. Nothing was sent.
     #[error("the limit of connections to the node is reached")]
     Limit,
+    /// This process has no descriptors, ports or memory for a connection. Nothing was sent, and the
+    /// node is not at fault.
+    #[error("the front end is short of descriptors, ports or memory")]
+    Shortage,
     /// A kept connection had ended before the first byte of the request was written. The node has
     /// not processed the request.
     #[error("the node closed the connection before the request was sent")]
@@ -53,9 +57,11 @@ impl SendErrorKind {
     /// method.
     pub fn is_unsent(self) -> bool {
         match self {
-            SendErrorKind::Connect | SendErrorKind::ConnectTimeout | SendErrorKind::Limit | SendErrorKind::Refused => {
-                true
-            }
+            SendErrorKind::Connect
+            | SendErrorKind::ConnectTimeout
+            | SendErrorKind::Limit
+            | SendErrorKind::Shortage
+            | SendErrorKind::Refused => true,
             SendErrorKind::Broken
             | SendErrorKind::Stale
             | SendErrorKind::HeadTimeout
@@ -67,7 +73,9 @@ impl SendErrorKind {
     /// Returns what the failure tells about the node's health.
     pub(crate) fn outcome(self) -> Outcome {
         match self {
-            SendErrorKind::RequestBody | SendErrorKind::Limit | SendErrorKind::Stale => Outcome::Unknown,
+            SendErrorKind::RequestBody | SendErrorKind::Limit | SendErrorKind::Shortage | SendErrorKind::Stale => {
+                Outcome::Unknown
+            }
             SendErrorKind::Connect | SendErrorKind::ConnectTimeout | SendErrorKind::Refused | SendErrorKind::Broken => {
                 Outcome::Unreachable
             }

@@ -6,6 +6,7 @@ use crate::balance::Balancer;
 use crate::endpoint::{AdminState, EndpointId, Member, Roles};
 use crate::health::slow_start::WHOLE;
 use crate::health::{HealthState, ProbeLevel, Reason};
+use crate::shortage;
 use crate::view::View;
 
 /// The state of a cluster at one moment, as plain values for a status page or metrics.
@@ -19,6 +20,9 @@ pub struct ClusterStatus {
     /// Whether [panic mode](super::ClusterBuilder::panic_mode) applies: health keeps requests, or those that need some role,
     /// from every ready endpoint. Always false if that mode is off.
     pub panicking: bool,
+    /// How often this process was short of descriptors, ports or memory for a connection since it started. The number is that of the
+    /// process, whichever cluster it was: nodes, stores and clients share the descriptors.
+    pub shortages: u64,
 }
 
 /// The state of one endpoint at one moment.
@@ -77,6 +81,7 @@ impl ClusterStatus {
             balancer: format!("{balancer:?}"),
             endpoints: endpoints.collect(),
             panicking: may_panic && view.lacks_healthy_endpoints(),
+            shortages: shortage::count(),
         }
     }
 }

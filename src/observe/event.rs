@@ -179,9 +179,11 @@ pub enum AttemptPhase {
 impl AttemptPhase {
     fn of(kind: SendErrorKind) -> Self {
         match kind {
-            SendErrorKind::Connect | SendErrorKind::ConnectTimeout | SendErrorKind::Limit | SendErrorKind::Refused => {
-                AttemptPhase::Connect
-            }
+            SendErrorKind::Connect
+            | SendErrorKind::ConnectTimeout
+            | SendErrorKind::Limit
+            | SendErrorKind::Shortage
+            | SendErrorKind::Refused => AttemptPhase::Connect,
             SendErrorKind::Broken
             | SendErrorKind::Stale
             | SendErrorKind::HeadTimeout
@@ -318,6 +320,7 @@ fn name_of(kind: SendErrorKind) -> &'static str {
         SendErrorKind::Connect => "connect",
         SendErrorKind::ConnectTimeout => "connect_timeout",
         SendErrorKind::Limit => "limit",
+        SendErrorKind::Shortage => "shortage",
         SendErrorKind::Refused => "refused",
         SendErrorKind::Broken => "broken",
         SendErrorKind::Stale => "stale",

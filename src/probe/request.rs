@@ -104,6 +104,8 @@ pub(super) enum ProbeResult {
 pub(super) enum SkipReason {
     /// The backend's own limit of connections is reached.
     ConnectionLimit,
+    /// This process has no descriptors, ports or memory for a connection.
+    Shortage,
     /// 401 to the probe's credentials.
     LoginRejected,
     /// The node cannot check the probe's credentials.
@@ -115,6 +117,7 @@ impl ProbeResult {
         ProbeResult::Unhealthy(match error {
             NodeError::Send(kind, _) => match kind {
                 SendErrorKind::Limit => return ProbeResult::Inconclusive(SkipReason::ConnectionLimit),
+                SendErrorKind::Shortage => return ProbeResult::Inconclusive(SkipReason::Shortage),
                 SendErrorKind::Connect | SendErrorKind::ConnectTimeout => ProbeFailure::Unreachable,
                 SendErrorKind::HeadTimeout => ProbeFailure::Timeout,
                 SendErrorKind::Refused

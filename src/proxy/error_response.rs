@@ -106,7 +106,7 @@ impl ErrorResponse {
     /// Returns the response to a request whose last attempt failed.
     pub(super) fn of_failure(error: &SendError, unavailable: StatusCode) -> Self {
         let termination = match error.kind() {
-            SendErrorKind::Limit => Termination::Overflow,
+            SendErrorKind::Limit | SendErrorKind::Shortage => Termination::Overflow,
             SendErrorKind::ConnectTimeout => Termination::ConnectTimeout,
             SendErrorKind::HeadTimeout => Termination::ResponseTimeout,
             SendErrorKind::RequestBody => Termination::RequestAborted,
@@ -128,6 +128,10 @@ impl ErrorResponse {
                 )
             }
             SendErrorKind::Limit => ErrorResponse::unavailable(unavailable),
+            SendErrorKind::Shortage => ErrorResponse::new(
+                unavailable,
+                "the front end is short of descriptors, ports or memory; the request was not sent",
+            ),
             SendErrorKind::ConnectTimeout | SendErrorKind::HeadTimeout => {
                 ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "the Kylin node did not respond in time")
             }
@@ -241,5 +245,6 @@ mod tests {
         assert_eq!(of(SendErrorKind::HeadTimeout), StatusCode::GATEWAY_TIMEOUT);
         assert_eq!(of(SendErrorKind::Broken), StatusCode::BAD_GATEWAY);
         assert_eq!(of(SendErrorKind::Limit), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(of(SendErrorKind::Shortage), StatusCode::INTERNAL_SERVER_ERROR);
     }
 }

@@ -45,6 +45,7 @@ use crate::body::Body;
 use crate::clock::Clock;
 use crate::endpoint::{Endpoint, InvalidId};
 use crate::http1::head::HeadLimits;
+use crate::shortage::{self, is_shortage};
 
 /// Sends requests to a node over HTTP/1.1. Clones share the connections.
 ///
@@ -99,7 +100,8 @@ impl HttpBackend {
         self.shared.pool.open.get()
     }
 
-    /// Makes a connection. At the limit of open connections, takes one that idles on another core.
+    /// Makes a connection. At the limit of open connections, and where the process is short of
+    /// descriptors, takes one that idles on another core.
     /// Returns whether the connection was used before.
     async fn open(&self, limit: Duration, timer: Option<&ConnectTimer>) -> Result<(Box<Connection>, bool), SendError> {
         let Shared { pool, clock, .. } = &*self.shared;
@@ -113,7 +115,13 @@ impl HttpBackend {
         if let Some((timer, began)) = began {
             timer.set(now.saturating_duration_since(began));
         }
-        Ok((Box::new(Connection::new(stream?, permit, now)), false))
+        match stream {
+            Ok(stream) => Ok((Box::new(Connection::new(stream, permit, now)), false)),
+            Err(error) if error.kind() == SendErrorKind::Shortage => {
+                pool.take_from_any_core().map(|connection| (connection, true)).ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn connect(&self, limit: Duration) -> Result<Stream, SendError> {
@@ -125,7 +133,11 @@ impl HttpBackend {
         };
         match timeout(limit, connect).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err::<_, std::io::Error>(error)) => Err(SendError::new(SendErrorKind::Connect, error)),
+            Ok(Err::<_, std::io::Error>(error)) if is_shortage(&error) => {
+                shortage::report("connecting to a node", &error);
+                Err(SendError::new(SendErrorKind::Shortage, error))
+            }
+            Ok(Err(error)) => Err(SendError::new(SendErrorKind::Connect, error)),
             Err(elapsed) => Err(SendError::new(SendErrorKind::ConnectTimeout, elapsed)),
         }
     }

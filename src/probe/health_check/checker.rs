@@ -189,7 +189,7 @@ impl ProbeTask {
         match result {
             ProbeResult::Healthy => self.observe(Ok(())),
             ProbeResult::Unhealthy(failure) => self.observe(Err(failure)),
-            ProbeResult::Inconclusive(SkipReason::ConnectionLimit) => {}
+            ProbeResult::Inconclusive(SkipReason::ConnectionLimit | SkipReason::Shortage) => {}
             ProbeResult::Inconclusive(SkipReason::LoginUnchecked) => {
                 tracing::warn!(endpoint = %self.id, "node cannot check the credentials of the probe; its health is unchanged");
                 return Next::AfterLoginPause;

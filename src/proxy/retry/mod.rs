@@ -144,7 +144,8 @@ impl RetryPolicy {
             }
             SendErrorKind::ConnectTimeout | SendErrorKind::HeadTimeout => self.timeout,
             SendErrorKind::Invalid => self.invalid,
-            SendErrorKind::Limit => true,
+            // Another endpoint may have an idle connection.
+            SendErrorKind::Limit | SendErrorKind::Shortage => true,
             SendErrorKind::RequestBody => false,
         }
     }

@@ -179,8 +179,10 @@ fn outcome_of(kind: SendErrorKind) -> AttemptOutcome {
         SendErrorKind::Broken | SendErrorKind::Stale | SendErrorKind::Invalid => AttemptOutcome::Broken,
         SendErrorKind::HeadTimeout => AttemptOutcome::HeadTimeout,
         SendErrorKind::RequestBody => AttemptOutcome::RequestBody,
-        SendErrorKind::Connect | SendErrorKind::ConnectTimeout | SendErrorKind::Limit | SendErrorKind::Refused => {
-            AttemptOutcome::Unsent
-        }
+        SendErrorKind::Connect
+        | SendErrorKind::ConnectTimeout
+        | SendErrorKind::Limit
+        | SendErrorKind::Shortage
+        | SendErrorKind::Refused => AttemptOutcome::Unsent,
     }
 }

@@ -38,6 +38,7 @@ use crate::session::secret::{SecretUse, Tagger};
 use crate::session::{
     Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
 };
+use crate::shortage;
 
 /// The result of a session lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,7 +141,18 @@ impl CachedStore {
 
     fn record_failure(self: &Arc<Self>, error: &StoreError) {
         self.failures.fetch_add(1, Ordering::Relaxed);
-        if matches!(error, StoreError::TooLong(_)) || !self.breaker.record_failure(self.epoch.millis()) {
+        let shortage = match error {
+            StoreError::TooLong(_) => return,
+            StoreError::Shortage(_) => Some(error.to_string()),
+            // Drivers lose the cause.
+            _ => shortage::of_descriptors().map(|error| error.to_string()),
+        };
+        // The process is at fault, not the store.
+        if let Some(error) = shortage {
+            shortage::report("reaching the session store", &error);
+            return;
+        }
+        if !self.breaker.record_failure(self.epoch.millis()) {
             return;
         }
         tracing::warn!(target: "kylin_lb::state", %error, "session store is unavailable");

@@ -331,6 +331,7 @@ pub(super) fn unsent(kind: SendErrorKind) -> SendErrorKind {
     match kind {
         SendErrorKind::ConnectTimeout | SendErrorKind::HeadTimeout => SendErrorKind::ConnectTimeout,
         SendErrorKind::Limit => SendErrorKind::Limit,
+        SendErrorKind::Shortage => SendErrorKind::Shortage,
         SendErrorKind::Connect
         | SendErrorKind::Refused
         | SendErrorKind::Broken

@@ -170,6 +170,9 @@ pub enum StoreError {
     /// The store cannot be reached, or cannot serve at present.
     #[error("the session store is unavailable")]
     Unavailable(#[source] BoxError),
+    /// This process has no descriptors, ports or memory for a connection to the store, which is not at fault.
+    #[error("the front end is short of descriptors, ports or memory to reach the session store")]
+    Shortage(#[source] BoxError),
     /// The store did not respond within this deadline.
     #[error("the session store did not respond within {0:?}")]
     Timeout(Duration),

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::io;
 
 use crate::session::StoreError;
+use crate::shortage::is_shortage;
 
 /// Why a server did not do what a store asked for.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -16,17 +17,19 @@ pub(crate) struct Failure {
     system: &'static str,
     description: Cow<'static, str>,
     permanent: bool,
+    /// This process could not make a connection.
+    shortage: bool,
 }
 
 impl Failure {
     /// The server cannot be reached or cannot serve at present.
     pub(crate) fn unavailable(system: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
-        Failure { system, description: description.into(), permanent: false }
+        Failure { system, description: description.into(), permanent: false, shortage: false }
     }
 
     /// The server refused the request or sent an invalid response. A retry does not help.
     pub(crate) fn refused(system: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
-        Failure { system, description: description.into(), permanent: true }
+        Failure { system, description: description.into(), permanent: true, shortage: false }
     }
 
     /// A connection failed. Keeps the text of errors of the operating system and of TLS; the text
@@ -40,14 +43,14 @@ impl Failure {
             Some(code) => io::Error::from_raw_os_error(code).to_string(),
             None => error.kind().to_string(),
         };
-        Failure::unavailable(system, description)
+        Failure { shortage: is_shortage(error), ..Failure::unavailable(system, description) }
     }
 
     /// TLS failed. These errors describe certificates and the protocol only.
     #[cfg(any(feature = "redis", feature = "mysql"))]
     pub(crate) fn tls(system: &'static str, error: &rustls::Error) -> Self {
         let permanent = matches!(error, rustls::Error::InvalidCertificate(_));
-        Failure { system, description: format!("TLS: {error}").into(), permanent }
+        Failure { system, description: format!("TLS: {error}").into(), permanent, shortage: false }
     }
 
     /// Returns whether a retry cannot help.
@@ -59,8 +62,11 @@ impl Failure {
 
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
-        let (permanent, source) = (failure.permanent, Box::new(failure));
-        if permanent { StoreError::Refused(source) } else { StoreError::Unavailable(source) }
+        match failure {
+            Failure { shortage: true, .. } => StoreError::Shortage(Box::new(failure)),
+            Failure { permanent: true, .. } => StoreError::Refused(Box::new(failure)),
+            _ => StoreError::Unavailable(Box::new(failure)),
+        }
     }
 }
 
@@ -74,5 +80,8 @@ mod tests {
         assert!(refused.to_string().starts_with("redis: Connection refused"), "{refused}");
         let quoting = Failure::io("redis", &io::Error::new(io::ErrorKind::InvalidData, "bad byte in hunter2"));
         assert_eq!(quoting.to_string(), "redis: invalid data");
+        let short = Failure::io("redis", &io::Error::from_raw_os_error(24));
+        assert!(matches!(StoreError::from(short), StoreError::Shortage(_)));
+        assert!(matches!(StoreError::from(refused), StoreError::Unavailable(_)));
     }
 }
