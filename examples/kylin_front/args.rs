@@ -16,6 +16,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::logging::{self, LogFormat};
 use crate::nodes::{self, DefaultSettings, Node, NodeSettings};
+use crate::request_log::{self, RequestFormat};
 
 pub const HELP: &str = "\
 A load-balancing front end for Apache Kylin.
@@ -79,13 +80,18 @@ This program:
   --log LEVEL         off, error, warn, info (default), debug or trace: what it logs to standard error, one line for each change
                       of state; without this option, RUST_LOG may set levels such as kylin_lb=debug
   --log-format F      text (default) or json, one object a line
+  --access-log FILE   a line for each request: nginx's combined format, and behind it times, nodes, and how it ended; - is
+                      standard output; SIGUSR1 opens the file again (default: off)
+  --access-log-format F  combined (default) or json, one object a line
+  --query-log FILE    a JSON object for each query: user, project, fingerprint, node and why there, times, outcome
+  --log-sql           these logs show SQL; without it, they have its fingerprint, and sql= in a URL is masked
   --threads N         accept loops, each on a thread of its own (default: one per core)
   --check             prints the nodes and settings, and exits
   --version           prints the version
   --help              prints this
 
-SIGTERM, SIGINT and SIGQUIT stop it after the requests in flight, a second one at once. SIGHUP, SIGUSR1 and SIGUSR2 have
-no effect.
+SIGTERM, SIGINT and SIGQUIT stop it after the requests in flight, a second one at once. SIGUSR1 opens log files again. SIGHUP
+and SIGUSR2 have no effect.
 ";
 
 pub struct Args {
@@ -110,6 +116,10 @@ pub struct Args {
     pub status: Option<Listen>,
     pub log: Option<LevelFilter>,
     pub log_format: LogFormat,
+    pub access_log: Option<String>,
+    pub access_log_format: RequestFormat,
+    pub query_log: Option<String>,
+    pub log_sql: bool,
     pub threads: NonZeroUsize,
     pub check: bool,
 }
@@ -162,6 +172,10 @@ impl Args {
             status: None,
             log: None,
             log_format: LogFormat::default(),
+            access_log: None,
+            access_log_format: RequestFormat::default(),
+            query_log: None,
+            log_sql: false,
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
             check: false,
         };
@@ -176,7 +190,7 @@ impl Args {
                 return Err(format!("{name} is given twice"));
             }
             given.push(name.clone());
-            if matches!(name.as_str(), "--check" | "--help" | "-h" | "--version") && value.is_some() {
+            if matches!(name.as_str(), "--check" | "--help" | "-h" | "--version" | "--log-sql") && value.is_some() {
                 return Err(format!("{name} takes no value"));
             }
             let mut value = || value.take().or_else(|| words.next()).ok_or(format!("{name} needs a value"));
@@ -221,6 +235,10 @@ impl Args {
                 "--check" => args.check = true,
                 "--log" => args.log = Some(logging::level(&value()?)?),
                 "--log-format" => args.log_format = logging::format(&value()?)?,
+                "--access-log" => args.access_log = Some(value()?),
+                "--access-log-format" => args.access_log_format = request_log::format(&value()?)?,
+                "--query-log" => args.query_log = Some(value()?),
+                "--log-sql" => args.log_sql = true,
                 "--help" | "-h" => return Ok(Command::Help),
                 "--version" => return Ok(Command::Version),
                 _ => return Err(format!("unknown option {name}")),

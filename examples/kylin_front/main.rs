@@ -14,9 +14,11 @@
 
 mod args;
 mod demo;
+mod log_file;
 mod logging;
 mod members;
 mod nodes;
+mod request_log;
 mod sessions;
 mod signals;
 mod status;
@@ -31,14 +33,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kylin_lb::nginx::{Config, ProbeMode, SessionMode, Site, SiteBuilder};
-use kylin_lb::observe::Watch;
+use kylin_lb::observe::{Observer, Watch};
 use kylin_lb::proxy::ProxyBuilder;
 use kylin_lb::server::{Listen, Server};
-use kylin_lb::{Cluster, Proxy};
+use kylin_lb::{Cluster, HttpBackend, Proxy};
 
 use self::args::{Args, Command, Source};
+use self::log_file::LogFile;
 use self::logging::StateLog;
 use self::members::Members;
+use self::request_log::{QueryLog, RequestLog};
 use self::signals::Signals;
 use self::status::Monitored;
 
@@ -85,7 +89,9 @@ fn main() -> ExitCode {
 
 async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     // First, because a signal without a handler kills the process.
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
+    let logs = Logs::open(&args)?;
+    signals.reopen(logs.files.clone());
     let (secret, is_random) = sessions::secret(args.secret_file.as_deref())?;
     if is_random && args.sessions.as_ref().is_some_and(SessionMode::needs_secret) {
         eprintln!(
@@ -93,7 +99,7 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
         );
     }
     if let Source::Config(path) = &args.source {
-        return configured(path, &args, secret, signals).await;
+        return configured(path, &args, secret, signals, &logs).await;
     }
     let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
     let members = Members::find(source, &args).await?;
@@ -102,8 +108,8 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     let sessions = mode.sessions(&secret, args.store_deadline)?;
     let affinity = mode.affinity(&secret, sessions.as_ref());
     let proxy = match args.kylin {
-        true => configure(Proxy::builder(cluster.clone()), &args).affinity(affinity).build()?,
-        false => configure(Proxy::plain(cluster.clone()), &args).affinity(affinity).build()?,
+        true => configure(logs.observe(Proxy::builder(cluster.clone())), &args).affinity(affinity).build()?,
+        false => configure(logs.observe(Proxy::plain(cluster.clone())), &args).affinity(affinity).build()?,
     };
     if args.check {
         members.wait(CHECK_TIMEOUT).await;
@@ -139,7 +145,7 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     if let (Some(_), Some(address)) = (&demo, server.addresses().first()) {
         say(format_args!("{}", demo::commands(*address)));
     }
-    until_signal(server, signals).await
+    until_signal(server, signals, &logs).await
 }
 
 /// Applies the options about clients.
@@ -156,9 +162,11 @@ async fn configured(
     args: &Args,
     secret: kylin_lb::session::Secret,
     signals: Signals,
+    logs: &Logs,
 ) -> Result<(), Box<dyn Error>> {
     let mut site = Site::builder(Config::read(path)?).secret(secret).store_deadline(args.store_deadline);
     site = site.buffers(args.buffers.clone()).max_requests_per_client(args.client_requests);
+    site = logs.observers.iter().fold(site, |site, observer| site.observer(Arc::clone(observer)));
     // What was not given is left to the defaults, so that the report says so.
     for (on, set) in [
         (args.kylin, SiteBuilder::kylin as fn(SiteBuilder, bool) -> SiteBuilder),
@@ -210,7 +218,39 @@ async fn configured(
     for (name, cluster) in site.clusters() {
         say(format_args!("\nupstream {name}{}", table(cluster)));
     }
-    until_signal(server, signals).await
+    until_signal(server, signals, logs).await
+}
+
+/// The logs of requests that are wanted.
+#[derive(Default)]
+struct Logs {
+    observers: Vec<Arc<dyn Observer>>,
+    files: Vec<LogFile>,
+}
+
+impl Logs {
+    fn open(args: &Args) -> Result<Self, Box<dyn Error>> {
+        let mut logs = Logs::default();
+        if args.check {
+            return Ok(logs);
+        }
+        if let Some(path) = &args.access_log {
+            let file = LogFile::open(path).map_err(|error| format!("--access-log: {error}"))?;
+            logs.files.push(file.clone());
+            logs.observers.push(Arc::new(RequestLog { file, format: args.access_log_format }));
+        }
+        if let Some(path) = &args.query_log {
+            let file = LogFile::open(path).map_err(|error| format!("--query-log: {error}"))?;
+            logs.files.push(file.clone());
+            logs.observers.push(Arc::new(QueryLog { file, with_sql: args.log_sql }));
+        }
+        Ok(logs)
+    }
+
+    /// Has them learn of the requests of a proxy.
+    fn observe<K>(&self, proxy: ProxyBuilder<HttpBackend, K>) -> ProxyBuilder<HttpBackend, K> {
+        self.observers.iter().fold(proxy, |proxy, observer| proxy.observer(Arc::clone(observer)))
+    }
 }
 
 fn greet(server: &Server, listens: &[Listen]) {
@@ -273,12 +313,13 @@ fn table<B>(cluster: &Cluster<B>) -> String {
 }
 
 /// Serves until a signal to stop, then waits for requests in flight. A second one ends the wait.
-async fn until_signal(server: Server, mut signals: Signals) -> Result<(), Box<dyn Error>> {
+async fn until_signal(server: Server, mut signals: Signals, logs: &Logs) -> Result<(), Box<dyn Error>> {
     signals.stop().await;
     say(format_args!("stopping: requests in flight have {} s\n", GRACE.as_secs()));
     tokio::select! {
         stopped = server.stop(GRACE) => say(format_args!("stopped; {} connections were cut\n", stopped.cut)),
         () = signals.stop() => say(format_args!("stopped at once\n")),
     }
+    logs.files.iter().for_each(LogFile::flush);
     Ok(())
 }

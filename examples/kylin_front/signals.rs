@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
 
+use crate::log_file::LogFile;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that have handlers, so that none of them kills the process. A handler stays until the process ends.
@@ -11,11 +12,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// | signal | effect |
 /// |---|---|
 /// | SIGTERM, SIGINT, SIGQUIT | stops after the requests in flight |
-/// | SIGHUP, SIGUSR1, SIGUSR2 | none: it is printed |
+/// | SIGUSR1 | opens log files again |
+/// | SIGHUP, SIGUSR2, SIGUSR1 without log files | none: it is printed |
 /// | SIGWINCH, SIGPIPE | none |
 pub struct Signals {
     stop: [Signal; 3],
     printed: [(&'static str, Signal); 3],
+    /// What SIGUSR1 opens again.
+    logs: Vec<LogFile>,
 }
 
 impl Signals {
@@ -29,7 +33,13 @@ impl Signals {
                 ("SIGUSR1", signal(SignalKind::user_defined1())?),
                 ("SIGUSR2", signal(SignalKind::user_defined2())?),
             ],
+            logs: Vec::new(),
         })
+    }
+
+    /// Has SIGUSR1 open these files again.
+    pub fn reopen(&mut self, logs: Vec<LogFile>) {
+        self.logs = logs;
     }
 
     /// Waits for a signal to stop, and prints those without an effect.
@@ -37,6 +47,10 @@ impl Signals {
         poll_fn(|cx| {
             for (name, signal) in &mut self.printed {
                 while signal.poll_recv(cx).is_ready() {
+                    if *name == "SIGUSR1" && !self.logs.is_empty() {
+                        self.logs.iter().for_each(LogFile::reopen);
+                        continue;
+                    }
                     crate::say(format_args!("received {name}, which has no effect\n"));
                 }
             }

@@ -28,6 +28,8 @@ pub struct ObservedRequest {
     user: Option<Box<str>>,
     id: Option<HeaderValue>,
     traceparent: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
     pub(super) class: Option<&'static str>,
     pub(super) query: Option<ObservedQuery>,
     detail: Detail,
@@ -49,6 +51,8 @@ impl ObservedRequest {
             user: user(headers),
             id: headers.get(&X_REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned(),
             traceparent: headers.get(&TRACEPARENT).filter(|value| is_traceparent(value.as_bytes())).cloned(),
+            referer: headers.get(header::REFERER).cloned(),
+            user_agent: headers.get(header::USER_AGENT).cloned(),
             class: None,
             query: None,
             detail,
@@ -118,6 +122,22 @@ impl ObservedRequest {
     /// Returns the `traceparent` that the client sent, if it has the form of W3C Trace Context.
     pub fn traceparent(&self) -> Option<&str> {
         self.traceparent.as_ref()?.to_str().ok()
+    }
+
+    /// Returns the `Referer`, masked as the [target](Self::target) is.
+    pub fn referer(&self) -> Option<Cow<'_, str>> {
+        let referer = String::from_utf8_lossy(self.referer.as_ref()?.as_bytes());
+        Some(match referer.split_once('?') {
+            Some((path, query)) => {
+                Cow::Owned(format!("{}?{}", mask_path(path), mask_query(query, self.detail == Detail::Sql)))
+            }
+            None => Cow::Owned(mask_path(&referer).into_owned()),
+        })
+    }
+
+    /// Returns the `User-Agent`, which may hold any bytes but control characters.
+    pub fn user_agent(&self) -> Option<&HeaderValue> {
+        self.user_agent.as_ref()
     }
 
     /// Returns the class of the request, from a bounded set of names such as `query`, `login` or `page`; `None` in a plain proxy,

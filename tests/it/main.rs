@@ -32,6 +32,7 @@ mod example_first_sights;
 mod example_front;
 mod example_log;
 mod example_options;
+mod example_request_log;
 mod example_sessions;
 mod flow_control;
 mod hop_by_hop;

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use crate::nginx::applied::applied;
 use crate::nginx::config::Config;
 use crate::nginx::options::{KylinOptions, PolicyName, ProbeMode, SessionMode};
 use crate::nginx::report::Report;
+use crate::observe::Observer;
 use crate::session::{Secret, Sessions};
 
 /// Builds a [`Site`] from a configuration, and from what nginx has no directive for.
@@ -40,7 +42,6 @@ use crate::session::{Secret, Sessions};
 /// # let _ = site;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 #[must_use]
 pub struct SiteBuilder {
     config: Config,
@@ -48,6 +49,7 @@ pub struct SiteBuilder {
     affinities: Affinities,
     buffers: BufferBudget,
     max_requests_per_client: Option<NonZeroU32>,
+    observers: Vec<Arc<dyn Observer>>,
 }
 
 impl SiteBuilder {
@@ -59,6 +61,7 @@ impl SiteBuilder {
             affinities,
             buffers: BufferBudget::process(),
             max_requests_per_client: NonZeroU32::new(256),
+            observers: Vec::new(),
         }
     }
 
@@ -131,6 +134,12 @@ impl SiteBuilder {
         self
     }
 
+    /// Adds an observer, which gets the events of the requests of every location with `proxy_pass`. Default: none.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.push(Arc::new(observer));
+        self
+    }
+
     /// Returns a report like [`Config::report`], with the settings of this builder.
     pub fn report(&self) -> Report<'_> {
         Report::new(&self.config, self.options.clone())
@@ -149,7 +158,7 @@ impl SiteBuilder {
     /// # Errors
     /// [`SiteError`] names the upstream and the server.
     pub fn build(self) -> Result<Site, SiteError> {
-        let SiteBuilder { config, options, mut affinities, buffers, max_requests_per_client } = self;
+        let SiteBuilder { config, options, mut affinities, buffers, max_requests_per_client, observers } = self;
         affinities.shared = options.sessions.clone().filter(SessionMode::has_store);
         let (mut groups, mut probes) = (Vec::new(), Vec::new());
         for (upstream, applied) in config.upstreams.iter().zip(applied(&config, &options)) {
@@ -161,6 +170,7 @@ impl SiteBuilder {
                 kylin: applied.kylin.value,
                 buffers: buffers.clone(),
                 max_requests_per_client,
+                observers: observers.clone(),
             });
             probes.push(applied.probe.value);
         }
@@ -168,5 +178,15 @@ impl SiteBuilder {
         let clusters = groups.into_iter().map(|group| group.cluster).collect();
         let sessions = affinities.into_sessions();
         Ok(Site { parts: Arc::new(SiteParts { config, clusters, probes, sessions, routes }) })
+    }
+}
+
+impl fmt::Debug for SiteBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SiteBuilder")
+            .field("config", &self.config)
+            .field("options", &self.options)
+            .field("affinities", &self.affinities)
+            .finish_non_exhaustive()
     }
 }

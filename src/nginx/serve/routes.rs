@@ -1,6 +1,7 @@
 //! A proxy for each location.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use http::StatusCode;
 
@@ -11,6 +12,7 @@ use crate::buffer::BufferBudget;
 use crate::nginx::config::Config;
 use crate::nginx::directives::location::{Action, Location, Locations};
 use crate::nginx::directives::settings::{BlockSettings, NextUpstream};
+use crate::observe::Observer;
 use crate::proxy::{KylinRules, Proxy, ProxyBuilder, RetryBudget, RetryPolicy, TrustedProxies};
 use crate::session::Affinity;
 
@@ -33,6 +35,7 @@ pub(super) struct Group {
     pub(super) kylin: bool,
     pub(super) buffers: BufferBudget,
     pub(super) max_requests_per_client: Option<NonZeroU32>,
+    pub(super) observers: Vec<Arc<dyn Observer>>,
 }
 
 /// Returns the routes by the number of the location.
@@ -75,6 +78,7 @@ fn with_settings<K>(
     group: &Group,
     retry: RetryPolicy,
 ) -> Result<Proxy, SiteError> {
+    let builder = group.observers.iter().fold(builder, |builder, observer| builder.observer(Arc::clone(observer)));
     let mut builder = builder
         .buffers(group.buffers.clone())
         .max_requests_per_client(group.max_requests_per_client)

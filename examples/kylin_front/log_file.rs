@@ -1,0 +1,129 @@
+//! Writes lines to a file or to standard output, in a thread of its own, so that no request waits for a disk.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How many lines wait for the thread. Further ones are dropped and counted.
+const CAPACITY: usize = 8192;
+/// How long a line may stay in the buffer of the thread.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
+/// How often lost lines are logged.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A log file. Clones write to the same file.
+#[derive(Clone)]
+pub struct LogFile {
+    sender: SyncSender<Message>,
+    dropped: Arc<AtomicU64>,
+}
+
+enum Message {
+    Line(String),
+    Reopen,
+    Flush(SyncSender<()>),
+}
+
+impl LogFile {
+    /// Opens a file to append to; `-` is standard output.
+    pub fn open(path: &str) -> io::Result<Self> {
+        let path = (path != "-").then(|| PathBuf::from(path));
+        let output = open(path.as_ref())?;
+        let (sender, receiver) = mpsc::sync_channel(CAPACITY);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let writer = Writer { path, output, dropped: Arc::clone(&dropped), warned: None, reported: 0 };
+        thread::Builder::new().name("log".into()).spawn(move || writer.run(&receiver))?;
+        Ok(LogFile { sender, dropped })
+    }
+
+    /// Writes a line, which has no line break. Does not wait: if the disk is too slow, the line is dropped and counted.
+    pub fn write(&self, line: String) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.sender.try_send(Message::Line(line)) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Opens the file again, after it was renamed.
+    pub fn reopen(&self) {
+        _ = self.sender.send(Message::Reopen);
+    }
+
+    /// Waits until all lines are written.
+    pub fn flush(&self) {
+        let (done, is_done) = mpsc::sync_channel(1);
+        if self.sender.send(Message::Flush(done)).is_ok() {
+            _ = is_done.recv_timeout(Duration::from_secs(5));
+        }
+    }
+}
+
+fn open(path: Option<&PathBuf>) -> io::Result<BufWriter<Box<dyn Write + Send>>> {
+    let output: Box<dyn Write + Send> = match path {
+        Some(path) => Box::new(append(path)?),
+        None => Box::new(io::stdout()),
+    };
+    Ok(BufWriter::new(output))
+}
+
+fn append(path: &PathBuf) -> io::Result<File> {
+    let file = OpenOptions::new().append(true).create(true).open(path);
+    file.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+struct Writer {
+    path: Option<PathBuf>,
+    output: BufWriter<Box<dyn Write + Send>>,
+    dropped: Arc<AtomicU64>,
+    /// When a warning was logged last.
+    warned: Option<Instant>,
+    reported: u64,
+}
+
+impl Writer {
+    /// Ends when the last clone of the log is dropped.
+    fn run(mut self, messages: &Receiver<Message>) {
+        loop {
+            let result = match messages.recv_timeout(FLUSH_INTERVAL) {
+                Ok(Message::Line(line)) => {
+                    self.output.write_all(line.as_bytes()).and_then(|()| self.output.write_all(b"\n"))
+                }
+                Ok(Message::Reopen) => self.reopen(),
+                Ok(Message::Flush(done)) => {
+                    let flushed = self.output.flush();
+                    _ = done.send(());
+                    flushed
+                }
+                Err(RecvTimeoutError::Timeout) => self.output.flush(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            self.warn(result.err());
+        }
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        let flushed = self.output.flush();
+        if self.path.is_some() {
+            self.output = open(self.path.as_ref())?;
+        }
+        flushed
+    }
+
+    /// Logs an error and lost lines, now and then.
+    fn warn(&mut self, error: Option<io::Error>) {
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        if error.is_none() && dropped == self.reported {
+            return;
+        }
+        if self.warned.is_some_and(|at| at.elapsed() < WARN_INTERVAL) {
+            return;
+        }
+        (self.warned, self.reported) = (Some(Instant::now()), dropped);
+        let error = error.map(|error| error.to_string());
+        tracing::warn!(error, dropped, "lines of a request log are lost");
+    }
+}
