@@ -58,8 +58,10 @@ Balancing:
   --secret-file FILE  the secret that front ends share: 64 hexadecimal digits, base64 of 32 bytes, or 32 bytes; further
                       lines are earlier secrets (default: random, which works for one front end)
   --probe WHAT        auto (default: what each node offers), version (Kylin 3.1 and later), health (Kylin 5), tcp or none
-  --buffer-bytes N    how many bytes may wait in memory for all clients together, of which one client may have an eighth:
+  --buffer-bytes N    how many bytes may wait in memory for all clients together, of which one client may have a quarter:
                       bodies of requests, and responses that clients do not read; or none (default: 268435456)
+  --response-buffer N how many bytes of a response are taken from its node ahead of a client that reads slowly; or none
+                      (default: 1048576); not with --config, which has proxy_buffering
   --outlier on|off    eject nodes that fail more than the others; off: by nginx's max_fails, 1 in 10s (default: on)
   --max-conns N       the most requests in flight at a node for which none is set (default: no limit)
   --connect-timeout T the time for a connection to a node (default: 5s)
@@ -105,6 +107,7 @@ pub struct Args {
     pub secret_file: Option<PathBuf>,
     pub probe: Option<ProbeMode>,
     pub buffers: BufferBudget,
+    pub response_buffer: Option<NonZeroUsize>,
     pub outlier: bool,
     /// The settings of nodes for which nothing else is set.
     pub settings: NodeSettings,
@@ -142,7 +145,7 @@ pub enum Source {
 }
 
 /// Options for which nginx has a directive.
-const SET_BY_CONFIG: [&str; 4] = ["--max-conns", "--connect-timeout", "--read-timeout", "--trust"];
+const SET_BY_CONFIG: [&str; 5] = ["--max-conns", "--connect-timeout", "--read-timeout", "--trust", "--response-buffer"];
 
 impl Args {
     /// Returns the settings of nodes for which nothing else is set.
@@ -162,6 +165,7 @@ impl Args {
             secret_file: None,
             probe: None,
             buffers: BufferBudget::process(),
+            response_buffer: NonZeroUsize::new(1 << 20),
             outlier: true,
             settings: NodeSettings::default(),
             panic: true,
@@ -218,6 +222,7 @@ impl Args {
                 "--secret-file" => args.secret_file = Some(value()?.into()),
                 "--probe" => args.probe = Some(parse(&name, &value()?)?),
                 "--buffer-bytes" => args.buffers = BufferBudget::new(limit(&name, &value()?, usize::MAX - 1)?),
+                "--response-buffer" => args.response_buffer = limit(&name, &value()?, usize::MAX)?,
                 "--outlier" => args.outlier = switch(&name, &value()?)?,
                 "--max-conns" => {
                     let count = count(&name, &value()?, u32::MAX as usize)?.get();

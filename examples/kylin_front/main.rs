@@ -132,6 +132,7 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     let server = Server::builder()
         .listen(listen.clone(), proxy)
         .threads(args.threads)
+        .buffers(args.buffers.clone())
         .max_connections_per_client(args.client_connections)
         .start()?;
     greet(&server, &[listen]);
@@ -153,6 +154,7 @@ fn configure<B, K>(builder: ProxyBuilder<B, K>, args: &Args) -> ProxyBuilder<B, 
     builder
         .trusted_proxies(args.trusted.clone())
         .buffers(args.buffers.clone())
+        .response_buffer(args.response_buffer)
         .max_requests_per_client(args.client_requests)
 }
 

@@ -8,12 +8,14 @@ mod boxed;
 mod error;
 mod joined;
 mod read;
+#[cfg(feature = "server")]
+mod spool;
 mod stall;
 
 use std::any::Any;
 use std::fmt;
 use std::mem::take;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +27,10 @@ pub use self::error::{BodyError, BoxError};
 
 use self::boxed::Boxed;
 pub(crate) use self::joined::Joined;
+#[cfg(feature = "server")]
+pub(crate) use self::spool::Spool;
 use self::stall::Stall;
+use crate::client_key::ClientKey;
 use crate::drop_guard::DropGuard;
 use crate::endpoint::Lease;
 
@@ -46,6 +51,8 @@ pub struct Body {
     /// stream to the node.
     guards: [Option<DropGuard>; 2],
     tap: Option<Box<dyn BodyTap>>,
+    /// Of a response: whether it is read ahead of its client.
+    ahead_limit: Option<ReadAhead>,
     stall: Stall,
     /// How many bytes may still come; more is an error.
     allowance: u64,
@@ -70,6 +77,15 @@ const _: fn() = || {
     fn is_send_and_sync<T: Send + Sync>() {}
     is_send_and_sync::<Body>();
 };
+
+/// How far a response may be read ahead of its client.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadAhead {
+    /// In bytes.
+    pub(crate) max: NonZeroUsize,
+    /// Whose share of the budget counts the bytes.
+    pub(crate) client: Option<ClientKey>,
+}
 
 /// A hook that is called once, at the end of a body.
 pub(crate) trait OnEnd: Send + Sync {
@@ -109,6 +125,7 @@ impl Body {
             lease: None,
             guards: [const { None }; 2],
             tap: None,
+            ahead_limit: None,
             stall: Stall::NEVER,
             allowance: u64::MAX,
             is_exact: false,
@@ -198,11 +215,12 @@ impl Body {
         self
     }
 
-    /// Holds `lease` and `guards` until the end of this response body. A failure of the body counts against the endpoint. Trailers
-    /// are dropped.
-    pub(crate) fn hold(&mut self, lease: Lease, guards: [Option<DropGuard>; 2]) {
+    /// Holds `lease` and `guards` until the node has sent the end of this response body. A failure of the body counts against the
+    /// endpoint. Trailers are dropped.
+    pub(crate) fn hold(&mut self, lease: Lease, guards: [Option<DropGuard>; 2], ahead: Option<ReadAhead>) {
         if !self.is_end_stream() {
             (self.lease, self.guards, self.drop_trailers) = (Some(lease), guards, true);
+            self.ahead_limit = ahead;
         }
     }
 
@@ -213,6 +231,12 @@ impl Body {
         } else {
             self.tap = Some(tap);
         }
+    }
+
+    /// Returns whether, and for which client, the body may be read ahead.
+    #[cfg(feature = "server")]
+    pub(crate) fn ahead_limit(&self) -> Option<ReadAhead> {
+        self.ahead_limit
     }
 
     /// Fails the body if its source keeps the reader waiting for longer than `limit` without a frame. The time that the reader

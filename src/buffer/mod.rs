@@ -30,8 +30,9 @@ use crate::client_key::ClientKey;
 /// The default limit: 256 MiB.
 pub const DEFAULT_LIMIT: NonZeroUsize = NonZeroUsize::new(256 << 20).unwrap();
 
-/// By default, one client has this part of the budget.
-const SHARES: usize = 8;
+/// By default, one client has this part of the budget: enough for 60 readers of 1 MB that read slowly at the same time. It also
+/// gets no more than half of what is free, so that a few such clients leave something to the others.
+const SHARES: usize = 4;
 
 /// A limit on the bytes that wait in memory, with a share for each client. Clones are the same budget.
 ///
@@ -44,7 +45,7 @@ const SHARES: usize = 8;
 /// use kylin_lb::BufferBudget;
 ///
 /// let budget = BufferBudget::new(NonZeroUsize::new(64 << 20));
-/// assert_eq!(budget.status().client_share, Some(8 << 20));
+/// assert_eq!(budget.status().client_share, Some(16 << 20));
 /// assert_eq!(budget.status().used, 0);
 /// ```
 #[derive(Clone)]
@@ -91,7 +92,7 @@ struct Account {
 }
 
 impl BufferBudget {
-    /// Creates a budget of `limit` bytes, an eighth of which is the share of one client; `None` is no limit.
+    /// Creates a budget of `limit` bytes, a quarter of which is the share of one client; `None` is no limit.
     pub fn new(limit: Option<NonZeroUsize>) -> Self {
         let limit = limit.map_or(usize::MAX, NonZeroUsize::get);
         Self::of(limit, if limit == usize::MAX { limit } else { limit.div_ceil(SHARES) })

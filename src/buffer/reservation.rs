@@ -26,6 +26,15 @@ impl Reservation {
         self.bytes
     }
 
+    /// Reserves more; returns whether the limits allow it.
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
+        let is_taken = self.try_grow(bytes);
+        if !is_taken {
+            self.account.count_refusal();
+        }
+        is_taken
+    }
+
     /// Reserves more, and waits for a moment where the limits do not allow it; returns whether they then did.
     pub(crate) async fn grow_or_wait(&mut self, bytes: usize) -> bool {
         if self.try_grow(bytes) {
@@ -56,6 +65,14 @@ impl Reservation {
         let excess = self.bytes.saturating_sub(bytes);
         self.bytes -= excess;
         self.account.release(self.of_client.as_ref(), excess);
+    }
+
+    /// Moves `bytes` of this reservation to another one.
+    pub(crate) fn split(&mut self, bytes: usize) -> Reservation {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        let (account, of_client) = (Arc::clone(&self.account), self.of_client.clone());
+        Reservation { account, client: self.client, of_client, bytes }
     }
 
     /// Returns the data as bytes that hold this reservation: it ends with the last slice of them.

@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
+#[cfg(feature = "server")]
+use crate::body::Spool;
 use crate::body::{Body, BodyError};
 
 /// Data up to this length is copied behind the encoded bytes: a plain write and the copy cost the
@@ -54,6 +56,9 @@ pub(crate) struct MessageWriter {
     /// Counts the writes that the other side accepted.
     writes: usize,
     body_pending: bool,
+    /// What was read of the body while the other side accepted nothing.
+    #[cfg(feature = "server")]
+    spool: Option<Box<Spool>>,
 }
 
 impl MessageWriter {
@@ -68,6 +73,10 @@ impl MessageWriter {
         }
         self.unwritten_from = Some(self.encoded.len());
         (self.chunk_open, self.body_pending) = (false, false);
+        #[cfg(feature = "server")]
+        {
+            self.spool = None;
+        }
         head(&mut self.encoded)
     }
 
@@ -113,12 +122,22 @@ impl MessageWriter {
     }
 
     /// Drops the message if no byte of it was written. Returns whether it did.
-    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only responses are replaced"))]
+    #[cfg(feature = "server")]
     pub(crate) fn discard(&mut self) -> bool {
         let Some(start) = self.unwritten_from else { return false };
         self.encoded.truncate(start);
         (self.data, self.body) = (Bytes::new(), None);
+        self.spool = None;
         true
+    }
+
+    /// Reads ahead what the body has, into the spool that `spool` makes. Call it when the other side accepts nothing at present:
+    /// the source of the body then need not wait for it.
+    #[cfg(feature = "server")]
+    pub(crate) fn read_ahead(&mut self, spool: impl FnOnce() -> Spool, cx: &mut Context<'_>) {
+        if let Some((body, _)) = &mut self.body {
+            self.spool.get_or_insert_with(|| Box::new(spool())).fill(body, cx);
+        }
     }
 
     /// Drops the rest of the message.
@@ -152,15 +171,19 @@ impl MessageWriter {
             if !self.data.is_empty() || self.encoded.len() - self.written >= MAX_COPY {
                 return Poll::Pending;
             }
-            let frame = body.poll_next(cx);
-            self.body_pending = frame.is_pending();
-            let data = match ready!(frame).transpose()? {
-                Some(frame) => match frame.into_data() {
-                    Ok(data) if !data.is_empty() => Some(data),
-                    _ => continue,
-                },
-                None => None,
+            #[cfg(feature = "server")]
+            let ahead = self.spool.as_mut().and_then(|spool| spool.next());
+            #[cfg(not(feature = "server"))]
+            let ahead = None;
+            let data = match ahead {
+                Some(data) => Poll::Ready(data),
+                None => body.poll_next(cx).map_ok(|frame| frame.into_data().unwrap_or_default()),
             };
+            self.body_pending = data.is_pending();
+            let data = ready!(data).transpose()?;
+            if data.as_ref().is_some_and(Bytes::is_empty) {
+                continue;
+            }
             match (data, framing) {
                 (Some(data), BodyFraming::Length(remaining)) => {
                     *remaining =

@@ -32,6 +32,7 @@ pub(super) struct ProxySettings {
     pub(super) buffers: BufferBudget,
     pub(super) streams: Arc<StreamLimit>,
     pub(super) max_requests_per_client: Option<NonZeroU32>,
+    pub(super) response_buffer: Option<NonZeroUsize>,
     pub(super) unavailable: StatusCode,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) affinity: Option<Affinity>,
@@ -61,6 +62,7 @@ pub enum Plain {}
 /// | [`buffers`](Self::buffers) | the budget of the process |
 /// | [`streamed_bodies`](Self::streamed_bodies) | 16 to a node |
 /// | [`max_requests_per_client`](Self::max_requests_per_client) | 256 |
+/// | [`response_buffer`](Self::response_buffer) | 1 MiB |
 /// | [`trusted_proxies`](Self::trusted_proxies) | none |
 /// | [`forwarded_headers`](Self::forwarded_headers) | on |
 /// | [`secure`](Self::secure) | off |
@@ -124,6 +126,7 @@ impl<B, K> ProxyBuilder<B, K> {
             buffers: BufferBudget::process(),
             streams: StreamLimit::new(Some(DEFAULT_STREAMS)),
             max_requests_per_client: NonZeroU32::new(256),
+            response_buffer: NonZeroUsize::new(1 << 20),
             unavailable: StatusCode::SERVICE_UNAVAILABLE,
             clock: Arc::new(SystemClock),
             affinity: None,
@@ -221,6 +224,19 @@ impl<B, K> ProxyBuilder<B, K> {
     /// limit. Nor have those of a unix socket. A warning in the log names a client that reaches the limit.
     pub fn max_requests_per_client(mut self, requests: Option<NonZeroU32>) -> Self {
         self.settings.max_requests_per_client = requests;
+        self
+    }
+
+    /// Sets how many bytes of a response the crate's [server](crate::server) takes from its node ahead of a client that reads
+    /// slowly (nginx: `proxy_buffers`); `None` is none (nginx: `proxy_buffering off`). Default: 1 MiB.
+    ///
+    /// Such a client then occupies no connection and no thread of the node: the request is no longer in flight when the node has
+    /// sent the end of the response, whenever the client reads it, so that policies see the load of the node. The bytes belong to
+    /// the [budget of the server](crate::server::ServerBuilder::buffers); where that has none, the node waits for the client. The
+    /// client still gets at once what it accepts, and a response that is read as fast as it comes is not copied. A node turns this
+    /// off for one response with the header `X-Accel-Buffering: no`, as with nginx.
+    pub fn response_buffer(mut self, bytes: Option<NonZeroUsize>) -> Self {
+        self.settings.response_buffer = bytes;
         self
     }
 

@@ -55,7 +55,7 @@ pub(super) async fn accept<H: Handler>(
             }
         };
         let (admission, stop, alive) = (admission.clone(), signal.clone(), alive.clone());
-        acceptors.spawn(AcceptTask { options, handler, limits, admission, stop, alive }.run(acceptor));
+        acceptors.spawn(AcceptTask { options, handler, limits: limits.clone(), admission, stop, alive }.run(acceptor));
     }
     drop(alive);
     // A server that was dropped gives no time.
@@ -137,7 +137,7 @@ impl<H: Handler> AcceptTask<H> {
         };
         // The semaphore is never closed.
         let Ok(permit) = Arc::clone(&self.admission.permits).acquire_owned().await else { return };
-        let (options, handler, limits) = (Arc::clone(&self.options), Arc::clone(&self.handler), self.limits);
+        let (options, handler, limits) = (Arc::clone(&self.options), Arc::clone(&self.handler), self.limits.clone());
         let (stop, alive) = (self.stop.clone(), self.alive.clone());
         tokio::spawn(async move {
             if let Err(error) = accepted(stream, peer, options, handler, limits, client_limit, stop).await {

@@ -11,6 +11,7 @@ use super::accept::{Admission, accept};
 use super::limits::Limits;
 use super::listen::{Listen, Listener};
 use super::{AcceptLoop, Handler, ListenOptions, Server};
+use crate::buffer::BufferBudget;
 use crate::request::{ClientKey, ClientLimit};
 
 /// The default of [`ServerBuilder::backlog`]: enough for a burst of new clients, and no more than a
@@ -101,6 +102,13 @@ impl<H: Handler> ServerBuilder<H> {
         self
     }
 
+    /// Sets the budget of bytes that wait in memory. Default: [`BufferBudget::process`], as for
+    /// [proxies](crate::proxy::ProxyBuilder::buffers).
+    pub fn buffers(mut self, budget: BufferBudget) -> Self {
+        self.limits.buffers = budget;
+        self
+    }
+
     /// Sets how many headers a request may have. The server responds to more with status 431.
     /// Default 100.
     pub fn max_headers(mut self, headers: usize) -> Self {
@@ -151,7 +159,7 @@ impl<H: Handler> ServerBuilder<H> {
             let sockets = sockets.collect();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let admission = Admission { permits: Arc::clone(&permits), client_limit: client_limit.clone() };
-            let (limits, stopped) = (self.limits, stopped.clone());
+            let (limits, stopped) = (self.limits.clone(), stopped.clone());
             let (done, is_done) = oneshot::channel();
             let thread = thread::Builder::new().name(format!("kylin-lb-{index}")).spawn(move || {
                 let cut = runtime.block_on(accept(sockets, limits, admission, stopped));

@@ -96,14 +96,14 @@ async fn a_client_has_a_share_of_the_memory_and_the_rest_is_for_the_others() {
     for _ in 0..20 {
         uploads.spawn(one_byte_short(greedy, front.address(), MIB / 2));
     }
-    // Two have the share, two stream, and the rest is refused with the reason.
+    // One or two have the share, two stream, and the rest is refused with the reason.
     for _ in 0..16 {
         let response = timeout(Duration::from_secs(20), uploads.join_next()).await.unwrap().unwrap().unwrap().unwrap();
         let reason = refusal(&response, 503);
         assert!(reason.contains("request bodies"), "{reason}");
     }
     let status = buffers.status();
-    assert!(status.used <= 2 * MIB && status.used >= MIB, "{status:?}");
+    assert!(status.used <= 2 * MIB && status.used >= MIB / 2, "{status:?}");
     assert_eq!(front.proxy.streamed_bodies(), 2, "half of those that may stream to the node");
     others_are_served(front.address(), 4).await;
     uploads.shutdown().await;

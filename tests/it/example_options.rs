@@ -402,7 +402,7 @@ fn check_says_what_was_understood_and_no_password() {
 async fn the_memory_for_bodies_has_a_limit_that_the_status_shows() {
     let (_nodes, named) = nodes(1).await;
     for (option, limit, share) in [
-        ("--buffer-bytes=8000000", 8_000_000.into(), 1_000_000.into()),
+        ("--buffer-bytes=8000000", 8_000_000.into(), 2_000_000.into()),
         ("--buffer-bytes=none", Value::Null, Value::Null),
     ] {
         let args = ["--nodes", &named, option, "--probe=none", "--status", "127.0.0.1:0", "--listen", "127.0.0.1:0"];
@@ -410,5 +410,27 @@ async fn the_memory_for_bodies_has_a_limit_that_the_status_shows() {
         let buffers = status(address(&process, "status on http://")).await["buffers"].clone();
         assert_eq!((&buffers["limit"], &buffers["client_share"]), (&limit, &share), "{buffers}");
         assert_eq!((&buffers["waiting"], &buffers["refused"]), (&0.into(), &0.into()), "{buffers}");
+    }
+}
+
+#[tokio::test]
+async fn responses_are_read_ahead_unless_the_option_or_the_configuration_says_otherwise() {
+    use crate::support::raw_node::{Act, RawNode};
+    let lots = [&b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n"[..], &[b'x'; 3_000_000]].concat();
+    for (option, in_flight) in [("--response-buffer=4000000", 0), ("--response-buffer=none", 1)] {
+        let node = RawNode::start([vec![Act::Read, Act::Write(lots.clone()), Act::UntilClosed]]).await;
+        let folder = tempfile::TempDir::new().unwrap();
+        let socket = folder.path().join("front");
+        let (named, listen) = (format!("n1@{}", node.address()), format!("unix:{}", socket.display()));
+        let args = ["--nodes", &named, option, "--probe=none", "--status", "127.0.0.1:0", "--listen", &listen];
+        let process = spawn(&args).await;
+        let mut client = tokio::net::UnixStream::connect(&socket).await.unwrap();
+        let get = b"GET /kylin HTTP/1.1\r\nHost: kylin\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut client, get).await.unwrap();
+        let mut head = [0; 12];
+        tokio::io::AsyncReadExt::read_exact(&mut client, &mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200");
+        let operators = address(&process, "status on http://");
+        becomes(operators, |told| endpoint(told, "n1")["in_flight"] == in_flight).await;
     }
 }

@@ -83,6 +83,7 @@ mod server_stop;
 mod sessions_restored;
 mod sessions_store_down;
 mod simulation;
+mod slow_readers;
 mod slow_start;
 mod stale_connections;
 mod stopping_nodes;

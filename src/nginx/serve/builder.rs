@@ -128,7 +128,7 @@ impl SiteBuilder {
         self
     }
 
-    /// Sets the budget of bytes that wait in memory, for all locations together. Default: [`BufferBudget::process`].
+    /// Sets the budget of bytes that wait in memory, for all locations and the server together. Default: [`BufferBudget::process`].
     pub fn buffers(mut self, budget: BufferBudget) -> Self {
         self.buffers = budget;
         self
@@ -177,7 +177,7 @@ impl SiteBuilder {
         let routes = routes::build(&config, &groups)?;
         let clusters = groups.into_iter().map(|group| group.cluster).collect();
         let sessions = affinities.into_sessions();
-        Ok(Site { parts: Arc::new(SiteParts { config, clusters, probes, sessions, routes }) })
+        Ok(Site { parts: Arc::new(SiteParts { config, clusters, probes, sessions, routes, buffers }) })
     }
 }
 

@@ -23,7 +23,7 @@ use super::options::ProbeMode;
 use crate::health::InvalidSetting;
 use crate::probe::HealthChecker;
 use crate::session::Sessions;
-use crate::{Body, ClientAddr, Cluster};
+use crate::{Body, BufferBudget, ClientAddr, Cluster};
 
 /// A front end that serves an nginx configuration. Clones share one site.
 ///
@@ -51,6 +51,8 @@ struct SiteParts {
     sessions: Option<Sessions>,
     /// By the number of the location.
     routes: Vec<Route>,
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "of the server"))]
+    buffers: BufferBudget,
 }
 
 /// One address of a site, which handles the requests that arrive there. Clones share one site.
@@ -111,7 +113,7 @@ impl Site {
             let listen = listener.listen();
             builder.listen(listen, listener)
         });
-        limits::apply(&self.parts.config, &self.parts.config.listeners, builder)
+        limits::apply(&self.parts.config, &self.parts.config.listeners, builder).buffers(self.parts.buffers.clone())
     }
 
     /// Returns a builder of a server that listens at `listen` only, in place of the configuration's
@@ -124,6 +126,7 @@ impl Site {
         let first = SiteListener { site: self.clone(), number: 0 };
         let builder = crate::server::Server::builder().listen(listen, first);
         limits::apply(&self.parts.config, &self.parts.config.listeners[..1], builder)
+            .buffers(self.parts.buffers.clone())
     }
 }
 

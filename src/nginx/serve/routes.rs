@@ -89,6 +89,9 @@ fn with_settings<K>(
     if let Some(timeout) = settings.body_timeout {
         builder = builder.body_timeout(timeout);
     }
+    if settings.buffering == Some(false) {
+        builder = builder.response_buffer(None);
+    }
     if settings.request_buffering == Some(false) {
         // The file asks for bodies that stream, and nginx does not limit them.
         builder = builder.replay_limit(0).streamed_bodies(None);

@@ -269,8 +269,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 }
                 None => {
                     self.note_served_by(&picked);
-                    let guards = [self.session.take_in_use(), self.share.take()];
-                    self.response.body_mut().hold(picked.lease, guards);
+                    self.hold_response(picked.lease);
                     return Ok(());
                 }
             }

@@ -2,13 +2,14 @@
 
 use std::mem::{replace, take};
 
+use http::HeaderValue;
 use http::{Request, StatusCode, header};
 
 use super::Attempts;
 use crate::backend::{Backend, ClosesConnection};
-use crate::body::Body;
+use crate::body::{Body, ReadAhead};
 use crate::cluster::Picked;
-use crate::endpoint::Outcome;
+use crate::endpoint::{Lease, Outcome};
 use crate::health::state::Sign;
 use crate::kylin::class::RequestClass;
 use crate::kylin::response::{NeedsBody, Rejection, ResponseClass};
@@ -137,5 +138,16 @@ impl<B: Backend> Attempts<'_, B> {
             return AfterAttempt::Retry(next, copy);
         }
         AfterAttempt::Return(picked)
+    }
+
+    /// Has the body of the response hold the lease until the node has sent its end.
+    pub(super) fn hold_response(&mut self, lease: Lease) {
+        // A body that is known as a whole is not read ahead.
+        let max = self.proxy.settings.response_buffer.filter(|_| self.response.body().whole().is_none());
+        let is_forbidden = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"no");
+        let max = max.filter(|_| !self.response.headers().get("x-accel-buffering").is_some_and(is_forbidden));
+        let ahead = max.map(|max| ReadAhead { max, client: self.context.client().key() });
+        let guards = [self.session.take_in_use(), self.share.take()];
+        self.response.body_mut().hold(lease, guards, ahead);
     }
 }

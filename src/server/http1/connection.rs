@@ -17,7 +17,8 @@ use super::request_body::{BodySender, Demand};
 use super::request_head::{InvalidRequest, RequestHead};
 use super::response_head::{self, ResponseContext};
 use super::write_timeout::WriteTimeout;
-use crate::body::{Body, BodyError, BoxError};
+use crate::body::{Body, BodyError, BoxError, ReadAhead};
+use crate::buffer::Reservation;
 use crate::http1::body_decoder::{BodyDecoder, Decoded};
 use crate::http1::head::HeadScanner;
 use crate::http1::headers;
@@ -31,6 +32,15 @@ use crate::server::{LINGER_TIMEOUT, STOPPED};
 
 /// The size of one read of a request's body.
 const READ_SIZE: usize = 16 * 1024;
+
+/// What is reserved for a connection that serves requests, in bytes: the head of a request and a small body. It is reserved
+/// whatever the budget has; the number of connections is limited.
+const MIN_RESERVED: usize = 4 * 1024;
+
+const NO_MEMORY: InvalidRequest = InvalidRequest {
+    status: StatusCode::SERVICE_UNAVAILABLE,
+    message: "the front end has no memory for the head of the request at present",
+};
 
 pub(super) struct Http1Connection<S> {
     stream: S,
@@ -60,6 +70,10 @@ pub(super) struct Http1Connection<S> {
     until_close: bool,
     /// Why the response ended early, after a part of it was written.
     failure: Option<BodyError>,
+    /// Whether the response is read ahead of the client.
+    read_ahead: Option<ReadAhead>,
+    /// For the bytes that were read.
+    reservation: Reservation,
 }
 
 /// The handler panicked.
@@ -68,6 +82,9 @@ const PANICKED: ErrorResponse =
 
 impl<S: ClientSocket> Http1Connection<S> {
     pub(super) fn new(stream: S, read: BytesMut, limits: Limits) -> Self {
+        // Not for the share of a client: the peer may be a proxy in front of many.
+        let mut reservation = limits.buffers.reservation(None);
+        reservation.grow_anyway(MIN_RESERVED);
         Http1Connection {
             stream,
             read,
@@ -86,6 +103,8 @@ impl<S: ClientSocket> Http1Connection<S> {
             cutting: None,
             until_close: false,
             failure: None,
+            read_ahead: None,
+            reservation,
         }
     }
 
@@ -105,6 +124,7 @@ impl<S: ClientSocket> Http1Connection<S> {
         loop {
             if !self.read.is_empty() {
                 match self.head.take(&mut self.read, &mut self.scanner, self.limits.head) {
+                    Ok(false) if !self.reserve_head() => return Poll::Ready(Ok(Err(NO_MEMORY))),
                     Ok(false) => {}
                     Ok(true) => {
                         self.has_request = true;
@@ -117,6 +137,12 @@ impl<S: ClientSocket> Http1Connection<S> {
                 return Poll::Ready(Ok(Ok(())));
             }
         }
+    }
+
+    /// Reserves what was read of a head that is not complete. Returns false if the budget has no bytes for it.
+    fn reserve_head(&mut self) -> bool {
+        let more = self.read.len().saturating_sub(self.reservation.bytes());
+        more == 0 || self.reservation.grow(more.max(MIN_RESERVED))
     }
 
     /// Returns false after [`poll_head`](Self::poll_head) if the client has left.
@@ -201,6 +227,7 @@ impl<S: ClientSocket> Http1Connection<S> {
         }
         self.writes_continue = false;
         self.is_last = !self.writer.start(|out| response_head::encode(response, context, framing, !self.is_last, out));
+        self.read_ahead = response.body().ahead_limit();
         self.writer.set_body(response.body_mut(), framing);
         headers::recycle(take(response.headers_mut()));
     }
@@ -226,6 +253,11 @@ impl<S: ClientSocket> Http1Connection<S> {
                 }
                 Poll::Ready(Err(WriteError::Io(error))) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {}
+            }
+            if let Some(ahead) = self.read_ahead
+                && self.writer.has_unwritten()
+            {
+                self.writer.read_ahead(|| self.limits.spool(ahead), cx);
             }
             if self.write_timeout.poll(&self.writer, self.limits.send_timeout, cx).is_ready() {
                 return Poll::Ready(Err("the client accepts nothing of a response".into()));
@@ -278,7 +310,14 @@ impl<S: ClientSocket> Http1Connection<S> {
                 Err(invalid) => break BoxError::from(invalid),
             }
             self.read.reserve(READ_SIZE);
-            match ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx)) {
+            let Poll::Ready(read) = pin!(self.stream.read_buf(&mut self.read)).poll(cx) else {
+                if self.read.is_empty() {
+                    // A client that is slow holds no buffer.
+                    self.read = BytesMut::new();
+                }
+                return Poll::Pending;
+            };
+            match read {
                 Ok(0) => break BoxError::from(io::Error::from(io::ErrorKind::UnexpectedEof)),
                 Ok(_) => {}
                 Err(error) => break BoxError::from(error),

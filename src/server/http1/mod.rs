@@ -54,7 +54,7 @@ where
     let stop = client.stop.clone();
     let mut stopped = pin!(client.stop.stopped());
     let IdleConnection { stream, read, deadline } = idle;
-    let mut connection = Http1Connection::new(stream, read, client.limits);
+    let mut connection = Http1Connection::new(stream, read, client.limits.clone());
     let mut idle_timer = IdleTimer::new(timer, deadline, client.limits.head_timeout);
     let (mut polled_stop, mut stopping) = (false, false);
     loop {

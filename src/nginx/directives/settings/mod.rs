@@ -55,6 +55,8 @@ pub(crate) struct BlockSettings {
     pub(crate) max_head_bytes: Option<u64>,
     /// `keepalive_timeout` of client connections, 0 closes them; nginx: 75 s.
     pub(crate) keepalive_timeout: Option<Duration>,
+    /// `proxy_buffering`; nginx: on. Off: a node waits for a client that reads slowly.
+    pub(crate) buffering: Option<bool>,
     /// `proxy_request_buffering`; nginx: on. Off: a request is not sent again once its body has
     /// begun.
     pub(crate) request_buffering: Option<bool>,

@@ -104,11 +104,7 @@ impl SettingsReader {
                 values::number(arg(directive)?, 0..=u32::MAX)?;
                 remarks.note(span, "keepalive_requests: the requests of a client connection have no limit");
             }
-            "proxy_buffering" => {
-                flag()?;
-                // Responses stream at the client's pace in any case.
-                remarks.ignored(span, "proxy_buffering");
-            }
+            "proxy_buffering" => settings.buffering = Some(flag()?),
             "proxy_request_buffering" => settings.request_buffering = Some(flag()?),
             "merge_slashes" => settings.merge_slashes = Some(flag()?),
             "underscores_in_headers" => settings.underscores_in_headers = Some(flag()?),
