@@ -12,7 +12,7 @@ use super::hook::{AfterResponse, EndpointHint, MaybeReady, ResponseContext, Sess
 use crate::body::Body;
 use crate::cookie::{self, SetCookie};
 use crate::endpoint::EndpointId;
-use crate::request::RequestContext;
+use crate::request::{ClientAddr, RequestContext};
 use crate::session::cached::Lookup;
 use crate::session::session_cookie::{KYLIN_TTL, SessionCookie};
 use crate::session::{Precondition, SessionKey, SessionRecord, Sessions};
@@ -61,11 +61,12 @@ impl Learn {
         fallback: EndpointHint,
     ) -> MaybeReady<'_, SessionContext<Learned>> {
         let mut context = SessionContext::new(fallback, Learned::default());
+        let client = request.client();
         let mut first = None;
         let mut ids = self.ids(request).take(MAX_IDS);
         while let Some((id, cookie)) = ids.next() {
             let session = NamedSession { key: self.sessions.key(id), cookie };
-            match self.sessions.find(session.key, id, Some(self.ttl(cookie))) {
+            match self.sessions.find(client, session.key, id, Some(self.ttl(cookie))) {
                 MaybeReady::Ready(lookup) if lookup.is_bound() => {
                     self.bind(&mut context, session, lookup);
                     return MaybeReady::Ready(context);
@@ -80,7 +81,7 @@ impl Learn {
                                 break;
                             }
                             let session = NamedSession { key: self.sessions.key(&id), cookie };
-                            let lookup = self.sessions.find(session.key, &id, Some(self.ttl(cookie))).await;
+                            let lookup = self.sessions.find(client, session.key, &id, Some(self.ttl(cookie))).await;
                             if lookup.is_bound() {
                                 found = (session, lookup);
                             }
@@ -149,19 +150,19 @@ impl Learn {
         {
             self.sessions.remove(session.key);
         }
-        let endpoint = context.endpoint;
+        let (client, endpoint) = (context.request.client(), context.endpoint);
         if let Some(first) = issued.first {
             return match issued.more.is_empty() {
                 // The response names the session that is bound to this endpoint already.
                 true if learned.session == Some(first) && context.hint.names(endpoint) => {
                     MaybeReady::Ready(AfterResponse::Return)
                 }
-                true => self.save_issued(first, endpoint),
+                true => self.save_issued(client, first, endpoint),
                 false => {
                     let endpoint = endpoint.clone();
                     MaybeReady::boxed(async move {
                         for session in std::iter::once(first).chain(issued.more) {
-                            self.save_issued(session, &endpoint).await;
+                            self.save_issued(client, session, &endpoint).await;
                         }
                         AfterResponse::Bound
                     })
@@ -186,7 +187,9 @@ impl Learn {
         };
         // If another writer wins the race, the near cache has its binding.
         let record = SessionRecord::bound(endpoint.clone());
-        self.sessions.save(session.key, record, precondition, self.ttl(session.cookie)).map(|_| AfterResponse::Bound)
+        self.sessions
+            .save(context.request.client(), session.key, record, precondition, self.ttl(session.cookie))
+            .map(|_| AfterResponse::Bound)
     }
 
     /// Returns what the response does to sessions.
@@ -213,11 +216,17 @@ impl Learn {
     }
 
     /// Binds a session to the endpoint that has just issued it, even if it was bound to another one.
-    fn save_issued<'a>(&'a self, session: NamedSession, endpoint: &EndpointId) -> MaybeReady<'a, AfterResponse> {
+    fn save_issued<'a>(
+        &'a self,
+        client: ClientAddr,
+        session: NamedSession,
+        endpoint: &EndpointId,
+    ) -> MaybeReady<'a, AfterResponse> {
         let (key, ttl) = (session.key, self.ttl(session.cookie));
         let record = SessionRecord::bound(endpoint.clone());
-        let replace = move |record, version| self.sessions.save(key, record, Precondition::Version(version), ttl);
-        match self.sessions.save(key, record.clone(), Precondition::Absent, ttl) {
+        let replace =
+            move |record, version| self.sessions.save(client, key, record, Precondition::Version(version), ttl);
+        match self.sessions.save(client, key, record.clone(), Precondition::Absent, ttl) {
             MaybeReady::Ready(saved) => match outdated(&saved, &record) {
                 Some(version) => replace(record, version).map(|_| AfterResponse::Bound),
                 None => MaybeReady::Ready(AfterResponse::Bound),

@@ -177,7 +177,7 @@ impl Replicated {
         }
         let Some(sessions) = &self.sessions else { return MaybeReady::Ready(SessionContext::new(fallback, state)) };
         // The session may have begun through another front end.
-        let lookup = sessions.find(key, id, None);
+        let lookup = sessions.find(request.client(), key, id, None);
         MaybeReady::boxed(async move {
             let endpoint = match lookup.await {
                 Lookup::Found(record, _) | Lookup::UnderOldKey(record) => record.endpoint().cloned(),
@@ -217,7 +217,9 @@ impl Replicated {
         self.recent.lock().put(key, (Some(endpoint.clone()), self.clock.now()), RECENT_CAPACITY);
         let Some(sessions) = &self.sessions else { return MaybeReady::Ready(AfterResponse::Return) };
         let ttl = self.grace.max(Duration::from_secs(1));
-        sessions.save(key, SessionRecord::bound(endpoint), Precondition::Absent, ttl).map(|_| AfterResponse::Return)
+        sessions
+            .save(context.request.client(), key, SessionRecord::bound(endpoint), Precondition::Absent, ttl)
+            .map(|_| AfterResponse::Return)
     }
 
     /// Reads the error. If it is the race, takes the next step to heal the request; else the client gets the response.

@@ -34,6 +34,7 @@ use self::pending::{PendingWrites, Write};
 pub use self::sessions::Sessions;
 use crate::background::{self, BackgroundTask};
 use crate::clock::Epoch;
+use crate::request::ClientAddr;
 use crate::session::secret::{SecretUse, Tagger};
 use crate::session::{
     Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
@@ -181,15 +182,16 @@ impl CachedStore {
 
     /// Updates the near cache with the lookup, if it has found a record. `epoch` is the loss epoch
     /// from before the store was called.
-    fn remember(&self, key: &SessionKey, lookup: &Lookup, epoch: LossEpoch, is_written: bool) {
+    fn remember(&self, client: ClientAddr, key: &SessionKey, lookup: &Lookup, epoch: LossEpoch, is_written: bool) {
         if let (Some(near), Lookup::Found(record, version)) = (&self.near, lookup) {
-            near.learn(key, record, *version, epoch, is_written);
+            near.learn(client, key, record, *version, epoch, is_written);
         }
     }
 
     /// Turns the result of a load into a lookup, and updates the near cache.
     fn loaded(
         &self,
+        client: ClientAddr,
         key: &SessionKey,
         loaded: Result<Option<Stored>, StoreError>,
         near: Option<NearEntry>,
@@ -200,7 +202,7 @@ impl CachedStore {
             Ok(Some(_)) if self.near.is_some() && self.ended.contains(key) => Lookup::Absent,
             Ok(Some(Stored { record, version })) => {
                 let lookup = Lookup::Found(record, Some(version));
-                self.remember(key, &lookup, epoch, false);
+                self.remember(client, key, &lookup, epoch, false);
                 lookup
             }
             Ok(None) => {
@@ -260,7 +262,7 @@ impl CachedStore {
         if !self.is_allowed() {
             return Err(Unavailable);
         }
-        let (record, precondition, ttl) = match write {
+        let (client, record, precondition, ttl) = match write {
             Write::Remove => {
                 self.call_in_background(self.store.remove(key)).await.map_err(|_| Unavailable)?;
                 return Ok(None);
@@ -269,10 +271,10 @@ impl CachedStore {
                 self.write_tombstone(key, *ttl).await?;
                 return Ok(None);
             }
-            Write::Save { record, precondition, ttl } => (record, *precondition, *ttl),
+            Write::Save { client, record, precondition, ttl } => (*client, record, *precondition, *ttl),
         };
         let mut epoch = self.loss_epoch();
-        let mut saved = self.call_in_background(self.store.save(key, record, precondition, ttl)).await;
+        let mut saved = self.call_in_background(self.store.save_for(client, key, record, precondition, ttl)).await;
         if matches!(saved, Ok(SaveOutcome::Conflict(None))) {
             // A binding may come back after its record has expired.
             let is_restored = record.sealed().is_empty()
@@ -282,7 +284,8 @@ impl CachedStore {
                 };
             if is_restored {
                 epoch = self.loss_epoch();
-                saved = self.call_in_background(self.store.save(key, record, Precondition::Absent, ttl)).await;
+                saved =
+                    self.call_in_background(self.store.save_for(client, key, record, Precondition::Absent, ttl)).await;
             }
         }
         let (lookup, is_written) = match saved {
@@ -299,7 +302,7 @@ impl CachedStore {
             Err(StoreError::TooLong(_)) => return Ok(None),
             Err(_) => return Err(Unavailable),
         };
-        self.remember(key, &lookup, epoch, is_written);
+        self.remember(client, key, &lookup, epoch, is_written);
         Ok(if let Lookup::Found(_, version) = lookup { version } else { None })
     }
 }

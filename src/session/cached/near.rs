@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::generation::LossEpoch;
 use crate::clock::{Epoch, as_millis};
+use crate::request::ClientAddr;
 use crate::session::store::cache::{CacheLimits, ShardedCache, Weighted};
 use crate::session::{SessionKey, SessionRecord};
 
@@ -67,6 +68,7 @@ impl NearCache {
     /// live from now.
     pub(super) fn learn(
         &self,
+        client: ClientAddr,
         key: &SessionKey,
         record: &SessionRecord,
         version: Option<u64>,
@@ -90,7 +92,7 @@ impl NearCache {
             // Another front end has written it at an unknown time, so a touch is due.
             None => None,
         };
-        entry.insert(Cached { record: record.clone(), version, epoch, checked: now, touched }, LIFETIME);
+        entry.insert(client, Cached { record: record.clone(), version, epoch, checked: now, touched }, LIFETIME);
     }
 
     /// Makes an entry fresh again after the store failed, so that not every request waits for the

@@ -4,6 +4,7 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 
 use crate::background::BackgroundTask;
+use crate::request::ClientAddr;
 use crate::session::{Precondition, SessionKey, SessionRecord};
 
 /// The maximum number of pending writes. Beyond it, new bindings live in the near cache only.
@@ -26,6 +27,7 @@ struct Queue {
 #[derive(Clone)]
 pub(super) enum Write {
     Save {
+        client: ClientAddr,
         record: SessionRecord,
         precondition: Precondition,
         ttl: Duration,
@@ -47,8 +49,8 @@ impl PendingWrites {
             *last_number = number;
             *pending = match (write, &*pending) {
                 // The store still has the record from before the first of these writes.
-                (Write::Save { record, ttl, .. }, Write::Save { precondition, .. }) => {
-                    Write::Save { record, precondition: *precondition, ttl }
+                (Write::Save { client, record, ttl, .. }, Write::Save { precondition, .. }) => {
+                    Write::Save { client, record, precondition: *precondition, ttl }
                 }
                 (write, _) => write,
             };

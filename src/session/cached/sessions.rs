@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{CachedStore, Lookup, LossEpoch, NearEntry, SessionsBuilder, Unavailable, Write, in_use};
 use crate::drop_guard::DropGuard;
 use crate::maybe_ready::MaybeReady;
+use crate::request::ClientAddr;
 use crate::session::secret::Tagger;
 use crate::session::{
     InvalidSecret, MemoryStore, Precondition, SaveOutcome, Secret, SessionKey, SessionRecord, SessionStore, StoreError,
@@ -98,9 +99,15 @@ impl Sessions {
         derive_key(&self.store.taggers[0], id)
     }
 
-    /// Looks up the session under `key`, the key of `id`. With a `ttl`, a session that the store has
+    /// Looks up the session under `key`, the key of `id`, for a request of `client`, which counts for its share of the near cache. With a `ttl`, a session that the store has
     /// lost is [restored](RestoreAfterLoss), to live for so long.
-    pub(crate) fn find<'a>(&'a self, key: SessionKey, id: &[u8], ttl: Option<Duration>) -> MaybeReady<'a, Lookup> {
+    pub(crate) fn find<'a>(
+        &'a self,
+        client: ClientAddr,
+        key: SessionKey,
+        id: &[u8],
+        ttl: Option<Duration>,
+    ) -> MaybeReady<'a, Lookup> {
         let store = &self.store;
         let near = store.recall(&key);
         if near.as_ref().is_some_and(|near| near.is_current) || !store.is_allowed() {
@@ -109,16 +116,16 @@ impl Sessions {
         if store.near.is_none()
             && let Ok(loaded) = store.store.load(&key).into_ready()
         {
-            return MaybeReady::Ready(store.loaded(&key, loaded, near, store.loss_epoch()));
+            return MaybeReady::Ready(store.loaded(client, &key, loaded, near, store.loss_epoch()));
         }
         let old_keys: Vec<SessionKey> = store.taggers[1..].iter().map(|tagger| derive_key(tagger, id)).collect();
         MaybeReady::boxed(async move {
             store.watch_generation().await;
             let epoch = store.loss_epoch();
             let loaded = store.call(store.store.load(&key)).await;
-            let lookup = match self.restored(key, &loaded, near.as_ref(), ttl).await {
+            let lookup = match self.restored(client, key, &loaded, near.as_ref(), ttl).await {
                 Some(lookup) => return lookup,
-                None => store.loaded(&key, loaded, near, epoch),
+                None => store.loaded(client, &key, loaded, near, epoch),
             };
             if lookup == Lookup::Absent {
                 for old_key in old_keys {
@@ -135,6 +142,7 @@ impl Sessions {
     /// afterwards: this record, or that of a faster writer.
     pub(crate) fn save<'a>(
         &'a self,
+        client: ClientAddr,
         key: SessionKey,
         record: SessionRecord,
         precondition: Precondition,
@@ -142,31 +150,32 @@ impl Sessions {
     ) -> MaybeReady<'a, Lookup> {
         let store = &self.store;
         if !store.is_allowed() {
-            return MaybeReady::Ready(self.save_later(key, record, precondition, ttl));
+            return MaybeReady::Ready(self.save_later(client, key, record, precondition, ttl));
         }
         let epoch = store.loss_epoch();
         if store.near.is_none()
-            && let Some(saved) = store.store.save(&key, &record, precondition, ttl).into_ready().ok()
+            && let Some(saved) = store.store.save_for(client, &key, &record, precondition, ttl).into_ready().ok()
         {
-            return MaybeReady::Ready(self.saved(key, record, precondition, ttl, saved, epoch));
+            return MaybeReady::Ready(self.saved(client, key, record, precondition, ttl, saved, epoch));
         }
         MaybeReady::boxed(async move {
             store.watch_generation().await;
             let epoch = store.loss_epoch();
-            let saved = store.call(store.store.save(&key, &record, precondition, ttl)).await;
+            let saved = store.call(store.store.save_for(client, &key, &record, precondition, ttl)).await;
             if let (Ok(SaveOutcome::Conflict(None)), Some(near)) = (&saved, store.recall(&key)) {
                 match store.restores(&key, &near, ttl).await {
-                    Ok(true) => return self.restore(key, record, ttl).await,
+                    Ok(true) => return self.restore(client, key, record, ttl).await,
                     Ok(false) => {}
-                    Err(Unavailable) => return self.save_later(key, record, precondition, ttl),
+                    Err(Unavailable) => return self.save_later(client, key, record, precondition, ttl),
                 }
             }
-            self.saved(key, record, precondition, ttl, saved, epoch)
+            self.saved(client, key, record, precondition, ttl, saved, epoch)
         })
     }
 
     fn saved(
         &self,
+        client: ClientAddr,
         key: SessionKey,
         record: SessionRecord,
         precondition: Precondition,
@@ -179,15 +188,16 @@ impl Sessions {
             Ok(SaveOutcome::Stored(version)) => (Lookup::Found(record, Some(version)), true),
             Ok(SaveOutcome::Conflict(Some(winner))) => (Lookup::Found(winner.record, Some(winner.version)), false),
             Ok(SaveOutcome::Conflict(None)) => (Lookup::Absent, false),
-            Err(_) => return self.save_later(key, record, precondition, ttl),
+            Err(_) => return self.save_later(client, key, record, precondition, ttl),
         };
-        store.remember(&key, &lookup, epoch, is_written);
+        store.remember(client, &key, &lookup, epoch, is_written);
         lookup
     }
 
     /// Writes a session again that was loaded in vain, if the store has lost it. Returns `None` if the result of the load counts.
     async fn restored(
         &self,
+        client: ClientAddr,
         key: SessionKey,
         loaded: &Result<Option<Stored>, StoreError>,
         near: Option<&NearEntry>,
@@ -195,18 +205,18 @@ impl Sessions {
     ) -> Option<Lookup> {
         let (Ok(None), Some(near), Some(ttl)) = (loaded, near, ttl) else { return None };
         match self.store.restores(&key, near, ttl).await {
-            Ok(true) => Some(self.restore(key, near.record.clone(), ttl).await),
+            Ok(true) => Some(self.restore(client, key, near.record.clone(), ttl).await),
             Ok(false) => None,
             Err(Unavailable) => Some(Lookup::Found(near.record.clone(), near.version)),
         }
     }
 
     /// Writes a session again that the store has lost.
-    async fn restore(&self, key: SessionKey, record: SessionRecord, ttl: Duration) -> Lookup {
+    async fn restore(&self, client: ClientAddr, key: SessionKey, record: SessionRecord, ttl: Duration) -> Lookup {
         let store = &self.store;
         let epoch = store.loss_epoch();
-        let saved = store.call(store.store.save(&key, &record, Precondition::Absent, ttl)).await;
-        let lookup = self.saved(key, record, Precondition::Absent, ttl, saved, epoch);
+        let saved = store.call(store.store.save_for(client, &key, &record, Precondition::Absent, ttl)).await;
+        let lookup = self.saved(client, key, record, Precondition::Absent, ttl, saved, epoch);
         #[cfg(feature = "login-relay")]
         if store.ended.contains(&key) {
             // It was logged out meanwhile.
@@ -217,10 +227,17 @@ impl Sessions {
     }
 
     /// Keeps the record in the near cache, and writes it when the store is available again.
-    fn save_later(&self, key: SessionKey, record: SessionRecord, precondition: Precondition, ttl: Duration) -> Lookup {
+    fn save_later(
+        &self,
+        client: ClientAddr,
+        key: SessionKey,
+        record: SessionRecord,
+        precondition: Precondition,
+        ttl: Duration,
+    ) -> Lookup {
         let lookup = Lookup::Found(record.clone(), None);
-        self.store.remember(&key, &lookup, self.store.loss_epoch(), true);
-        self.store.write_later(key, Write::Save { record, precondition, ttl });
+        self.store.remember(client, &key, &lookup, self.store.loss_epoch(), true);
+        self.store.write_later(key, Write::Save { client, record, precondition, ttl });
         lookup
     }
 
@@ -256,7 +273,7 @@ impl Sessions {
 impl Sessions {
     /// Looks up the session under `key` in the store; in the near cache only while the store is
     /// unavailable. `ttl` as in [`find`](Self::find).
-    pub(crate) async fn find_fresh(&self, key: SessionKey, ttl: Option<Duration>) -> Lookup {
+    pub(crate) async fn find_fresh(&self, client: ClientAddr, key: SessionKey, ttl: Option<Duration>) -> Lookup {
         let store = &self.store;
         let near = store.recall(&key);
         // A pending write is newer than the record in the store.
@@ -265,9 +282,9 @@ impl Sessions {
         }
         let epoch = store.loss_epoch();
         let loaded = store.call(store.store.load(&key)).await;
-        match self.restored(key, &loaded, near.as_ref(), ttl).await {
+        match self.restored(client, key, &loaded, near.as_ref(), ttl).await {
             Some(lookup) => lookup,
-            None => store.loaded(&key, loaded, near, epoch),
+            None => store.loaded(client, &key, loaded, near, epoch),
         }
     }
 

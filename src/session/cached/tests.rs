@@ -1,3 +1,4 @@
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
@@ -17,11 +18,11 @@ fn bound(id: &str) -> SessionRecord {
 const TTL: Duration = Duration::from_secs(600);
 
 async fn bind(sessions: &Sessions, id: &[u8], endpoint: &str) -> Lookup {
-    sessions.save(sessions.key(id), bound(endpoint), Precondition::Absent, TTL).await
+    sessions.save(ClientAddr::Unix, sessions.key(id), bound(endpoint), Precondition::Absent, TTL).await
 }
 
 async fn find(sessions: &Sessions, id: &[u8]) -> Option<String> {
-    match sessions.find(sessions.key(id), id, Some(TTL)).await {
+    match sessions.find(ClientAddr::Unix, sessions.key(id), id, Some(TTL)).await {
         Lookup::Found(record, _) | Lookup::UnderOldKey(record) => record.endpoint().map(ToString::to_string),
         _ => None,
     }
@@ -39,11 +40,14 @@ fn keys_differ_by_secret_and_by_id() {
 fn a_store_in_this_process_responds_at_once() {
     let sessions = Sessions::local(MemoryStore::new(), secret(1));
     let key = sessions.key(b"A");
-    assert!(matches!(sessions.find(key, b"A", Some(TTL)), MaybeReady::Ready(Lookup::Absent)));
-    assert!(matches!(sessions.save(key, bound("q1"), Precondition::Absent, TTL), MaybeReady::Ready(Lookup::Found(..))));
-    assert!(matches!(sessions.find(key, b"A", Some(TTL)), MaybeReady::Ready(Lookup::Found(..))));
+    assert!(matches!(sessions.find(ClientAddr::Unix, key, b"A", Some(TTL)), MaybeReady::Ready(Lookup::Absent)));
+    assert!(matches!(
+        sessions.save(ClientAddr::Unix, key, bound("q1"), Precondition::Absent, TTL),
+        MaybeReady::Ready(Lookup::Found(..))
+    ));
+    assert!(matches!(sessions.find(ClientAddr::Unix, key, b"A", Some(TTL)), MaybeReady::Ready(Lookup::Found(..))));
     sessions.remove(key);
-    assert!(matches!(sessions.find(key, b"A", Some(TTL)), MaybeReady::Ready(Lookup::Absent)));
+    assert!(matches!(sessions.find(ClientAddr::Unix, key, b"A", Some(TTL)), MaybeReady::Ready(Lookup::Absent)));
 }
 
 #[tokio::test]
@@ -63,9 +67,9 @@ async fn the_near_cache_serves_entries_up_to_the_staleness() {
     let two = two.build().unwrap();
     let Lookup::Found(_, Some(version)) = bind(&one, b"A", "q1").await else { panic!("not bound") };
     assert_eq!(find(&two, b"A").await.as_deref(), Some("q1"));
-    one.save(one.key(b"A"), bound("q2"), Precondition::Version(version), TTL).await;
+    one.save(ClientAddr::Unix, one.key(b"A"), bound("q2"), Precondition::Version(version), TTL).await;
     assert!(
-        matches!(two.find(two.key(b"A"), b"A", Some(TTL)), MaybeReady::Ready(Lookup::Found(..))),
+        matches!(two.find(ClientAddr::Unix, two.key(b"A"), b"A", Some(TTL)), MaybeReady::Ready(Lookup::Found(..))),
         "from the near cache"
     );
     clock.advance(Duration::from_millis(1100));
@@ -81,7 +85,7 @@ async fn sessions_under_a_previous_secret_are_found() {
     let store = MemoryStore::new();
     bind(&Sessions::remote(store.clone(), secret(1)), b"A", "q1").await;
     let rotated = Sessions::remote(store.clone(), secret(2).with_previous(secret(1)));
-    let found = rotated.find(rotated.key(b"A"), b"A", Some(TTL)).await;
+    let found = rotated.find(ClientAddr::Unix, rotated.key(b"A"), b"A", Some(TTL)).await;
     assert_eq!(found, Lookup::UnderOldKey(bound("q1")), "to be saved under the new one");
     assert_eq!(find(&Sessions::remote(store, secret(2)), b"A").await, None);
 }
@@ -212,4 +216,35 @@ async fn a_task_probes_the_store_while_it_is_unavailable_and_a_handle_exists() {
 fn a_deadline_of_zero_is_an_error() {
     let error = Sessions::builder(MemoryStore::new(), secret(1)).deadline(Duration::ZERO).build().unwrap_err();
     assert_eq!(error.to_string(), "session store, the deadline: expected more than zero");
+}
+
+/// Sessions in a store with a near cache, and sessions in memory.
+#[tokio::test]
+async fn a_client_that_makes_many_sessions_evicts_none_of_others() {
+    const HONEST: u32 = 10_000;
+    let near = NonZeroUsize::new(20_000).unwrap();
+    let bytes = NonZeroUsize::new(8 << 20).unwrap();
+    let remote = Arc::new(MemoryStore::bounded(near, bytes));
+    let cached = Sessions::builder(Arc::clone(&remote) as Arc<dyn SessionStore>, secret(1)).near_cache(near, bytes);
+    for sessions in [cached.build().unwrap(), Sessions::local(MemoryStore::bounded(near, bytes), secret(1))] {
+        let client = |n: u32| ClientAddr::from(std::net::IpAddr::from(n.to_be_bytes()));
+        let id = |n: u32| n.to_be_bytes();
+        for n in 0..HONEST {
+            let key = sessions.key(&id(n));
+            sessions.save(client(n), key, bound("q1"), Precondition::Absent, TTL).await;
+        }
+        for n in 0..100_000 {
+            let key = sessions.key(&id(HONEST + n));
+            sessions.save(client(1 << 24), key, bound("q1"), Precondition::Absent, TTL).await;
+            // Each cookie is used once more, and one that no node has issued is looked up.
+            sessions.find(client(1 << 24), key, &id(HONEST + n), Some(TTL)).await;
+            sessions.find(client(1 << 24), sessions.key(b"invented"), b"invented", Some(TTL)).await;
+        }
+        let (mut near, mut kept) = (0, 0);
+        for n in 0..HONEST {
+            near += u32::from(sessions.store.near.is_none() || sessions.store.recall(&sessions.key(&id(n))).is_some());
+            kept += u32::from(find(&sessions, &id(n)).await.is_some());
+        }
+        assert!(near >= HONEST / 100 * 99 && kept >= HONEST / 100 * 99, "{near} in the near cache, {kept} found");
+    }
 }

@@ -100,7 +100,7 @@ impl Relay {
     ) {
         let mut session = RelayedSession::new(credentials);
         session.set_cookie(served.endpoint, cookie);
-        let created = self.sessions.create(session).await;
+        let created = self.sessions.create(served.request.client(), session).await;
         let Some(set_cookie) = created.and_then(|created| self.cookies.set(&created.id)) else {
             tracing::warn!("a login could not be stored; the client will have to log in again");
             return;

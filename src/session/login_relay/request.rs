@@ -93,7 +93,7 @@ impl Relay {
             postponed_at: Vec::new(),
         });
         let Some(id) = own_cookie.id.filter(|_| !other_scheme) else { return MaybeReady::Ready(relayed) };
-        self.sessions.find(id).map(|opened| {
+        self.sessions.find(context.client(), id).map(|opened| {
             self.set_session(&mut relayed, opened);
             relayed
         })

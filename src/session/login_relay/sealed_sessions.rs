@@ -7,6 +7,7 @@ use super::session_id::SessionId;
 use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
 use crate::maybe_ready::MaybeReady;
+use crate::request::ClientAddr;
 use crate::session::cached::{Lookup, Sessions};
 use crate::session::{Precondition, SessionKey, SessionRecord};
 
@@ -25,6 +26,8 @@ pub(super) struct SealedSessions {
 /// A session that was found and opened.
 #[derive(Debug, Clone)]
 pub(super) struct OpenSession {
+    /// The client of this request, for whose share the session counts.
+    client: ClientAddr,
     pub(super) id: SessionId,
     pub(super) key: SessionKey,
     pub(super) session: RelayedSession,
@@ -52,20 +55,27 @@ pub(super) enum Opened {
 
 impl SealedSessions {
     /// Finds the session of a client, in the near cache or in the store.
-    pub(super) fn find(&self, id: SessionId) -> MaybeReady<'_, Opened> {
+    pub(super) fn find(&self, client: ClientAddr, id: SessionId) -> MaybeReady<'_, Opened> {
         let mut keys = self.sealer.keys(&id);
         let Some(first) = keys.next() else { return MaybeReady::Ready(Opened::Absent) };
         // Two secrets with one number are rare, and exist only during a rotation.
         let others: Vec<SessionKey> = keys.collect();
-        let lookup = match self.sessions.find(first, id.as_bytes(), Some(self.ttl)) {
-            MaybeReady::Ready(lookup) if others.is_empty() => return MaybeReady::Ready(self.open(&id, first, lookup)),
+        let lookup = match self.sessions.find(client, first, id.as_bytes(), Some(self.ttl)) {
+            MaybeReady::Ready(lookup) if others.is_empty() => {
+                return MaybeReady::Ready(self.open(client, &id, first, lookup));
+            }
             lookup => lookup,
         };
         MaybeReady::boxed(async move {
-            let mut opened = self.open(&id, first, lookup.await);
+            let mut opened = self.open(client, &id, first, lookup.await);
             for key in others {
                 if let Opened::Absent = opened {
-                    opened = self.open(&id, key, self.sessions.find(key, id.as_bytes(), Some(self.ttl)).await);
+                    opened = self.open(
+                        client,
+                        &id,
+                        key,
+                        self.sessions.find(client, key, id.as_bytes(), Some(self.ttl)).await,
+                    );
                 }
             }
             opened
@@ -74,17 +84,22 @@ impl SealedSessions {
 
     /// Reads the session again from the store.
     pub(super) async fn refresh(&self, known: &OpenSession) -> Opened {
-        self.open(&known.id, known.key, self.sessions.find_fresh(known.key, Some(self.ttl)).await)
+        self.open(
+            known.client,
+            &known.id,
+            known.key,
+            self.sessions.find_fresh(known.client, known.key, Some(self.ttl)).await,
+        )
     }
 
     /// Stores a new session. Returns `None` if it cannot be stored.
-    pub(super) async fn create(&self, session: RelayedSession) -> Option<OpenSession> {
+    pub(super) async fn create(&self, client: ClientAddr, session: RelayedSession) -> Option<OpenSession> {
         let id = SessionId::random(self.sealer.number())?;
         let key = self.sealer.keys(&id).next()?;
         let record = self.seal(&id, &key, &session)?;
-        match self.sessions.save(key, record.clone(), Precondition::Absent, self.ttl).await {
+        match self.sessions.save(client, key, record.clone(), Precondition::Absent, self.ttl).await {
             Lookup::Found(stored, version) if stored == record => {
-                Some(OpenSession { id, key, session, version, is_current: true })
+                Some(OpenSession { client, id, key, session, version, is_current: true })
             }
             _ => None,
         }
@@ -106,12 +121,12 @@ impl SealedSessions {
             }
             let Some(record) = self.seal(&known.id, &known.key, &session) else { return true };
             let expected = known.version.map_or(Precondition::Absent, Precondition::Version);
-            match self.sessions.save(known.key, record.clone(), expected, self.ttl).await {
+            match self.sessions.save(known.client, known.key, record.clone(), expected, self.ttl).await {
                 Lookup::Found(stored, version) if stored == record => {
                     *known = OpenSession { session, version, is_current: true, ..known.clone() };
                     return true;
                 }
-                conflict => match self.open(&known.id, known.key, conflict) {
+                conflict => match self.open(known.client, &known.id, known.key, conflict) {
                     Opened::Session(winner) => *known = *winner,
                     Opened::Absent => return false,
                     Opened::Unknown => return true,
@@ -138,7 +153,7 @@ impl SealedSessions {
 
     /// Returns how any front end has marked these credentials.
     pub(super) async fn mark(&self, fingerprint: &SessionKey) -> Option<Mark> {
-        match self.sessions.find_fresh(*fingerprint, None).await {
+        match self.sessions.find_fresh(ClientAddr::Unix, *fingerprint, None).await {
             Lookup::Found(record, _) => Some(record.endpoint().cloned().map_or(Mark::Refused, Mark::RefusedBy)),
             Lookup::UnderOldKey(_) | Lookup::Absent | Lookup::Unknown => None,
         }
@@ -152,22 +167,22 @@ impl SealedSessions {
     /// Marks credentials as refused for all front ends. The mark is an empty record.
     pub(super) async fn mark_refused(&self, fingerprint: &SessionKey) {
         let mark = SessionRecord::default;
-        let saved = self.sessions.save(*fingerprint, mark(), Precondition::Absent, self.ttl).await;
+        let saved = self.sessions.save(ClientAddr::Unix, *fingerprint, mark(), Precondition::Absent, self.ttl).await;
         if let Lookup::Found(present, Some(version)) = saved
             && present != mark()
         {
-            self.sessions.save(*fingerprint, mark(), Precondition::Version(version), self.ttl).await;
+            self.sessions.save(ClientAddr::Unix, *fingerprint, mark(), Precondition::Version(version), self.ttl).await;
         }
     }
 
     /// Marks credentials for all front ends as refused by one node. The mark is a record with the id of the node, for the time
     /// `ttl`.
     pub(super) async fn mark_refused_by(&self, fingerprint: &SessionKey, node: EndpointId, ttl: Duration) {
-        self.sessions.save(*fingerprint, SessionRecord::bound(node), Precondition::Absent, ttl).await;
+        self.sessions.save(ClientAddr::Unix, *fingerprint, SessionRecord::bound(node), Precondition::Absent, ttl).await;
     }
 
     /// Opens a record. One that is damaged, or sealed with a secret that is gone, counts as absent.
-    fn open(&self, id: &SessionId, key: SessionKey, lookup: Lookup) -> Opened {
+    fn open(&self, client: ClientAddr, id: &SessionId, key: SessionKey, lookup: Lookup) -> Opened {
         let (record, version) = match lookup {
             Lookup::Found(record, version) => (record, version),
             Lookup::UnderOldKey(_) | Lookup::Absent => return Opened::Absent,
@@ -176,7 +191,7 @@ impl SealedSessions {
         let open = || {
             let unsealed = self.sealer.open(id, &key, record.sealed())?;
             let session = RelayedSession::decode(&unsealed.content)?;
-            Some(OpenSession { id: id.clone(), key, session, version, is_current: unsealed.is_current })
+            Some(OpenSession { client, id: id.clone(), key, session, version, is_current: unsealed.is_current })
         };
         open().map_or(Opened::Absent, |session| Opened::Session(Box::new(session)))
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{SessionKey, SessionRecord};
 use crate::body::BoxError;
 use crate::maybe_ready::MaybeReady;
+use crate::request::ClientAddr;
 
 /// Shared storage of sessions: compare-and-set over small records that expire.
 ///
@@ -116,6 +117,20 @@ pub trait SessionStore: fmt::Debug + Send + Sync + 'static {
         ttl: Duration,
     ) -> StoreFuture<'a, SaveOutcome>;
 
+    /// [Saves](Self::save) a record on behalf of a client. Default: calls [`save`](Self::save).
+    ///
+    /// A store in memory that evicts sessions when it is full uses the client to give each one its share.
+    fn save_for<'a>(
+        &'a self,
+        _client: ClientAddr,
+        key: &'a SessionKey,
+        record: &'a SessionRecord,
+        precondition: Precondition,
+        ttl: Duration,
+    ) -> StoreFuture<'a, SaveOutcome> {
+        self.save(key, record, precondition, ttl)
+    }
+
     /// Sets the time to live of the record under `key` to `ttl` from now. Does nothing if there is no record.
     fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()>;
 
@@ -198,6 +213,17 @@ impl SessionStore for Arc<dyn SessionStore> {
         ttl: Duration,
     ) -> StoreFuture<'a, SaveOutcome> {
         (**self).save(key, record, precondition, ttl)
+    }
+
+    fn save_for<'a>(
+        &'a self,
+        client: ClientAddr,
+        key: &'a SessionKey,
+        record: &'a SessionRecord,
+        precondition: Precondition,
+        ttl: Duration,
+    ) -> StoreFuture<'a, SaveOutcome> {
+        (**self).save_for(client, key, record, precondition, ttl)
     }
 
     fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()> {

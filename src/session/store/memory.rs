@@ -10,13 +10,15 @@ use super::cache::{CacheLimits, ShardedCache, Weighted};
 use super::{Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored};
 use crate::clock::{Clock, Epoch, SystemClock};
 use crate::endpoint::EndpointId;
+use crate::request::ClientAddr;
 
 /// A store in the memory of this process: the default, and enough for a single front end.
 ///
 /// The sessions end with the process. Clones share them. The store is bounded, by default to
 /// 1,000,000 sessions and 256 MiB; a bound session takes about 90 to 150 bytes. Expired sessions
 /// are removed as new ones arrive. When the store is full, sessions that were never looked up are
-/// evicted first, so that a flood of made-up ids does not evict sessions in use.
+/// evicted first, so that a flood of made-up ids does not evict sessions in use. One client (an IPv4 address or an IPv6 /64)
+/// that uses more than a 64th of the store evicts its own sessions, and no session of a client that uses less than half as much.
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
@@ -84,6 +86,7 @@ impl Shared {
 
     fn save(
         &self,
+        client: ClientAddr,
         key: &SessionKey,
         record: &SessionRecord,
         precondition: Precondition,
@@ -103,7 +106,7 @@ impl Shared {
             return Ok(SaveOutcome::Conflict(entry.get().map(Entry::stored)));
         }
         let version = self.next_version.fetch_add(1, Ordering::Relaxed);
-        entry.insert(Entry::new(record, version), ttl);
+        entry.insert(client, Entry::new(record, version), ttl);
         Ok(SaveOutcome::Stored(version))
     }
 }
@@ -120,7 +123,18 @@ impl SessionStore for MemoryStore {
         precondition: Precondition,
         ttl: Duration,
     ) -> StoreFuture<'a, SaveOutcome> {
-        StoreFuture::Ready(self.shared.save(key, record, precondition, ttl))
+        self.save_for(ClientAddr::Unix, key, record, precondition, ttl)
+    }
+
+    fn save_for<'a>(
+        &'a self,
+        client: ClientAddr,
+        key: &'a SessionKey,
+        record: &'a SessionRecord,
+        precondition: Precondition,
+        ttl: Duration,
+    ) -> StoreFuture<'a, SaveOutcome> {
+        StoreFuture::Ready(self.shared.save(client, key, record, precondition, ttl))
     }
 
     fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()> {
@@ -199,7 +213,7 @@ mod tests {
         let clock = ManualClock::new();
         let store = store(100, 1 << 20, clock.clone()).shared;
         let ttl = Duration::from_secs(600);
-        store.save(&key(1), &bound(), Precondition::Absent, ttl).unwrap();
+        store.save(ClientAddr::Unix, &key(1), &bound(), Precondition::Absent, ttl).unwrap();
         clock.advance(ttl);
         assert!(store.load(&key(1)).is_some());
         clock.advance(Duration::from_millis(200));
@@ -228,11 +242,13 @@ mod tests {
         let store = store(10_000, 2 << 20, SystemClock).shared;
         let live = |n: u128| key(n << 64 | n);
         for n in 0..5000 {
-            store.save(&live(n), &bound(), Precondition::Absent, Duration::from_secs(60)).unwrap();
+            store.save(ClientAddr::Unix, &live(n), &bound(), Precondition::Absent, Duration::from_secs(60)).unwrap();
             assert!(store.load(&live(n)).is_some());
         }
         for n in 0..1_000_000 {
-            store.save(&key(1 << 100 | n), &bound(), Precondition::Absent, Duration::from_secs(60)).unwrap();
+            store
+                .save(ClientAddr::Unix, &key(1 << 100 | n), &bound(), Precondition::Absent, Duration::from_secs(60))
+                .unwrap();
         }
         assert!(store.cache.len() <= 10_000);
         assert_eq!((0..5000).filter(|n| store.load(&live(*n)).is_some()).count(), 5000);
