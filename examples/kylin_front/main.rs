@@ -26,7 +26,7 @@ mod status;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -101,6 +101,7 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     if let Source::Config(path) = &args.source {
         return configured(path, &args, secret, signals, &logs).await;
     }
+    raise_open_files_limit(None);
     let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
     let members = Members::find(source, &args).await?;
     let cluster = members.cluster.clone();
@@ -149,6 +150,13 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     until_signal(server, signals, &logs).await
 }
 
+/// Raises the limit of open files, because each connection is one.
+fn raise_open_files_limit(files: Option<NonZeroU64>) {
+    if let Err(error) = kylin_lb::server::raise_open_files_limit(files) {
+        eprintln!("kylin_front: the limit of open files is not raised: {error}");
+    }
+}
+
 /// Applies the options about clients.
 fn configure<B, K>(builder: ProxyBuilder<B, K>, args: &Args) -> ProxyBuilder<B, K> {
     builder
@@ -166,7 +174,9 @@ async fn configured(
     signals: Signals,
     logs: &Logs,
 ) -> Result<(), Box<dyn Error>> {
-    let mut site = Site::builder(Config::read(path)?).secret(secret).store_deadline(args.store_deadline);
+    let config = Config::read(path)?;
+    raise_open_files_limit(config.open_files());
+    let mut site = Site::builder(config).secret(secret).store_deadline(args.store_deadline);
     site = site.buffers(args.buffers.clone()).max_requests_per_client(args.client_requests);
     site = logs.observers.iter().fold(site, |site, observer| site.observer(Arc::clone(observer)));
     // What was not given is left to the defaults, so that the report says so.

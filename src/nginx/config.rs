@@ -1,6 +1,7 @@
 //! A whole configuration: its groups, its servers, and the server that a request belongs to.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::directives::remarks::{Notice, Remarks};
 use super::directives::server::{ListenAddress, Server, ServerNames};
 use super::directives::settings::{BlockSettings, SettingsReader};
 use super::directives::upstream::Upstream;
+use super::syntax::values;
 use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, Parser, Span};
 use super::uri::host_without_port;
 use super::variables::Maps;
@@ -35,6 +37,8 @@ use super::variables::Maps;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// `worker_rlimit_nofile`.
+    open_files: Option<NonZeroU64>,
     /// The groups: declared ones in the order of the file, then those made for a `proxy_pass` to a
     /// host.
     pub(super) upstreams: Vec<Upstream>,
@@ -80,6 +84,12 @@ impl Config {
         Config::build(name, |parser| parser.text(name, text))
     }
 
+    /// Returns the limit of open files that the configuration sets (`worker_rlimit_nofile`), for
+    /// `server::raise_open_files_limit`.
+    pub fn open_files(&self) -> Option<NonZeroU64> {
+        self.open_files
+    }
+
     fn build(
         name: &str,
         parse: impl FnOnce(&mut Parser) -> Result<Vec<Directive>, Fault>,
@@ -95,10 +105,14 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     for include in &parser.skipped_includes {
         context.remarks.ignored(*include, "include mime.types");
     }
+    let mut open_files = None;
     let mut http = tree;
     if tree.iter().any(|directive| directive.is("http")) {
         let blocks = catalogue::modelled(tree, Block::Main, &mut context.remarks)?;
-        for (index, directive) in blocks.iter().enumerate() {
+        for directive in blocks.iter().filter(|directive| directive.is("worker_rlimit_nofile")) {
+            open_files = NonZeroU64::new(values::number(catalogue::arg(directive)?, 1..=u32::MAX)?.into());
+        }
+        for (index, directive) in blocks.iter().filter(|directive| directive.is("http")).enumerate() {
             if index > 0 || !directive.args.is_empty() {
                 let message = "http stands once and takes no arguments";
                 return Err(directive.span().duplicate(message, "http { ... }"));
@@ -116,7 +130,7 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     let server_comments = server_comments(&servers, context.upstreams.all.len())?;
     let servers = servers.into_iter().map(|(server, _)| server).collect();
     let Remarks { ignored, notes, .. } = context.remarks;
-    Ok(Config { upstreams: context.upstreams.all, server_comments, servers, listeners, ignored, notes })
+    Ok(Config { open_files, upstreams: context.upstreams.all, server_comments, servers, listeners, ignored, notes })
 }
 
 fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(Server, Span)>, Fault> {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::accept::{Admission, accept};
-use super::limits::Limits;
+use super::limits::{Limits, servable};
 use super::listen::{Listen, Listener};
+use super::stop::IdleList;
 use super::{AcceptLoop, Handler, ListenOptions, Server};
 use crate::buffer::BufferBudget;
 use crate::request::{ClientKey, ClientLimit};
@@ -17,6 +18,8 @@ use crate::request::{ClientKey, ClientLimit};
 /// The default of [`ServerBuilder::backlog`]: enough for a burst of new clients, and no more than a
 /// core accepts within a second.
 pub const DEFAULT_BACKLOG: NonZeroU32 = NonZeroU32::new(1024).unwrap();
+
+const DEFAULT_MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
 /// Configures a [`Server`].
 #[must_use]
@@ -34,7 +37,7 @@ impl<H: Handler> ServerBuilder<H> {
         ServerBuilder {
             listeners: Vec::new(),
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
-            max_connections: NonZeroUsize::new(16_384),
+            max_connections: Some(DEFAULT_MAX_CONNECTIONS),
             max_connections_per_client: NonZeroU32::new(1024),
             backlog: DEFAULT_BACKLOG,
             limits: Limits::default(),
@@ -58,8 +61,14 @@ impl<H: Handler> ServerBuilder<H> {
         self
     }
 
-    /// Sets how many connections are served at once. More connections wait unread, most of them in
-    /// the kernel's backlog. `None` is no limit. Default 16384.
+    /// Sets how many connections are served at once. Where there are more, the server closes the one
+    /// that has been idle for the longest. If none is idle, more wait unread, most of them in the
+    /// kernel's backlog. `None` is no limit. Default 16384.
+    ///
+    /// A server never has more than half as many connections as the process may open files: the other
+    /// half is for nodes, stores and logs. See
+    /// [`raise_open_files_limit`](super::raise_open_files_limit). A warning in the log tells if that is
+    /// less than what was set.
     pub fn max_connections(mut self, connections: Option<NonZeroUsize>) -> Self {
         self.max_connections = connections;
         self
@@ -147,9 +156,13 @@ impl<H: Handler> ServerBuilder<H> {
         }
         let addresses = bound.iter().filter_map(|(listener, ..)| listener.address).collect();
         let (stop, stopped) = watch::channel(None);
-        let max_connections = self.max_connections.map_or(usize::MAX, NonZeroUsize::get);
+        let max_connections = servable(self.max_connections);
+        if self.max_connections != Some(DEFAULT_MAX_CONNECTIONS) && self.max_connections != Some(max_connections) {
+            tracing::warn!(max_connections, "the limit of open files allows fewer connections than configured");
+        }
+        let idle = Arc::new(IdleList::default());
         let client_limit = self.max_connections_per_client.map(|max| ClientLimit::new(max, warn_of_connections));
-        let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+        let permits = Arc::new(Semaphore::new(max_connections.get().min(Semaphore::MAX_PERMITS)));
         let mut loops = Vec::with_capacity(threads);
         for index in 0..threads {
             let sockets = bound.iter_mut().filter_map(|(listener, options, handler)| {
@@ -158,7 +171,8 @@ impl<H: Handler> ServerBuilder<H> {
             });
             let sockets = sockets.collect();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let admission = Admission { permits: Arc::clone(&permits), client_limit: client_limit.clone() };
+            let (permits, client_limit, idle) = (Arc::clone(&permits), client_limit.clone(), Arc::clone(&idle));
+            let admission = Admission { permits, client_limit, idle };
             let (limits, stopped) = (self.limits.clone(), stopped.clone());
             let (done, is_done) = oneshot::channel();
             let thread = thread::Builder::new().name(format!("kylin-lb-{index}")).spawn(move || {

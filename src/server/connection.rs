@@ -41,10 +41,12 @@ where
         // On a clone, because the other one must still be set.
         let mut signal = stop.clone();
         let mut stopped = pin!(signal.stopped());
+        let mut idle = stop.enter_idle();
         let mut sniffed = pin!(timeout_at(deadline, sniff(&mut stream, &mut read)));
         tokio::select! {
             biased;
             protocol = sniffed.as_mut() => protocol.ok().transpose()?,
+            () = idle.closed() => return Ok(()),
             () = stopped.as_mut() => match timeout(LAST_HEAD_TIMEOUT, sniffed).await {
                 Ok(protocol) => protocol.ok().transpose()?,
                 Err(_) => None,
@@ -74,10 +76,12 @@ impl<H: Handler> Client<H> {
                 None => return Ok(()),
             }
             timer.as_mut().reset(idle.deadline);
+            let mut entry = self.stop.enter_idle();
             let has_bytes = tokio::select! {
                 biased;
                 has_bytes = read_some(&mut idle.stream, &mut idle.read) => has_bytes?,
                 () = self.stop.stopped() => false,
+                () = entry.closed() => false,
                 () = timer.as_mut() => false,
             };
             if !has_bytes {
@@ -113,7 +117,7 @@ mod tests {
         let handler =
             Arc::new(|_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::from("here")) });
         let (client, server) = duplex(64 * 1024);
-        let (sender, stop) = StopSignal::channel();
+        let (sender, stop) = StopSignal::channel(Arc::default());
         let served = tokio::spawn(serve(server, ClientAddr::Unix, BytesMut::new(), Arc::clone(&handler), limits, stop));
         (client, handler, served, sender)
     }
@@ -130,7 +134,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_is_parked() {
         let (mut client, stream) = duplex(1024);
-        let (_sender, stop) = StopSignal::channel();
+        let (_sender, stop) = StopSignal::channel(Arc::default());
         let handler = |_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::from("here")) };
         let mut serving =
             Client { peer: ClientAddr::Unix, handler: Arc::new(handler), limits: Limits::default(), stop };
@@ -250,7 +254,7 @@ mod tests {
         let handler =
             move |_peer: ClientAddr, _request: Request<Body>| async move { Response::new(Body::new(Pieces(size))) };
         let (client, server) = duplex(64 * 1024);
-        let (sender, stop) = StopSignal::channel();
+        let (sender, stop) = StopSignal::channel(Arc::default());
         let served = tokio::spawn(serve(server, ClientAddr::Unix, BytesMut::new(), Arc::new(handler), limits, stop));
         let io = hyper_util::rt::TokioIo::new(client);
         let (send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
@@ -314,7 +318,7 @@ mod tests {
             BytesMut::new(),
             Arc::new(handler),
             Limits::default(),
-            StopSignal::channel().1,
+            StopSignal::channel(Arc::default()).1,
         );
         assert!(size_of_val(&served) <= 1792, "{}", size_of_val(&served));
     }

@@ -33,6 +33,8 @@ use tokio::sync::watch;
 
 pub use builder::{DEFAULT_BACKLOG, ServerBuilder};
 pub use handshake::ListenOptions;
+#[cfg(unix)]
+pub use limits::raise_open_files_limit;
 pub use listen::{InvalidListen, Listen};
 
 use crate::backend::Backend;

@@ -1,4 +1,8 @@
-use tokio::sync::watch;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
 
 /// How far the server is on its way to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -10,14 +14,19 @@ pub(super) enum StopStage {
     Cutting,
 }
 
-/// Tells the accept loop and the connections of a core that the server stops.
+/// Tells the accept loop and the connections of a core that the server stops, and idle connections that it needs their place.
 #[derive(Debug, Clone)]
-pub(super) struct StopSignal(watch::Receiver<StopStage>);
+pub(super) struct StopSignal(watch::Receiver<StopStage>, Arc<IdleList>);
 
 impl StopSignal {
-    pub(super) fn channel() -> (watch::Sender<StopStage>, Self) {
+    pub(super) fn channel(idle: Arc<IdleList>) -> (watch::Sender<StopStage>, Self) {
         let (sender, receiver) = watch::channel(StopStage::Running);
-        (sender, StopSignal(receiver))
+        (sender, StopSignal(receiver, idle))
+    }
+
+    /// Lists the connection as idle until the entry is dropped.
+    pub(super) fn enter_idle(&self) -> IdleEntry {
+        self.1.enter()
     }
 
     /// Waits until the server stops.
@@ -38,5 +47,73 @@ impl StopSignal {
     /// Returns true if the server stops and this signal was not awaited since.
     pub(super) fn is_set(&self) -> bool {
         self.0.has_changed().unwrap_or(true)
+    }
+}
+
+/// The idle connections of a server, of all cores: those of which no byte of a request has arrived.
+#[derive(Debug, Default)]
+pub(super) struct IdleList(Mutex<IdleEntries>);
+
+#[derive(Debug, Default)]
+struct IdleEntries {
+    next: u64,
+    /// By the number of the entry, so that the first has been idle for the longest.
+    closers: BTreeMap<u64, oneshot::Sender<()>>,
+}
+
+/// An idle connection.
+pub(super) struct IdleEntry {
+    list: Arc<IdleList>,
+    number: u64,
+    closed: oneshot::Receiver<()>,
+}
+
+impl IdleList {
+    fn enter(self: &Arc<Self>) -> IdleEntry {
+        let (closer, closed) = oneshot::channel();
+        let mut entries = self.0.lock();
+        let number = entries.next;
+        entries.next += 1;
+        entries.closers.insert(number, closer);
+        drop(entries);
+        IdleEntry { list: Arc::clone(self), number, closed }
+    }
+
+    /// Closes the connection that has been idle for the longest. Returns false if none is idle.
+    pub(super) fn close_idlest(&self) -> bool {
+        let idlest = self.0.lock().closers.pop_first();
+        idlest.is_some_and(|(_, closer)| closer.send(()).is_ok())
+    }
+}
+
+impl IdleEntry {
+    /// Waits until the server needs the place of the connection.
+    pub(super) async fn closed(&mut self) {
+        _ = (&mut self.closed).await;
+    }
+}
+
+impl Drop for IdleEntry {
+    fn drop(&mut self) {
+        self.list.0.lock().closers.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_connection_that_is_idle_for_the_longest_is_closed_first() {
+        let list = Arc::new(IdleList::default());
+        let (mut first, second, mut third) = (list.enter(), list.enter(), list.enter());
+        drop(second);
+        assert!(list.close_idlest());
+        first.closed().await;
+        assert!(list.close_idlest());
+        third.closed().await;
+        assert!(!list.close_idlest());
+        drop((first, third));
+        assert!(list.0.lock().closers.is_empty());
     }
 }

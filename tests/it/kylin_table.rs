@@ -125,6 +125,7 @@ fn outcomes() -> Vec<AttemptOutcome> {
         outcome(Says::Nothing(SendErrorKind::ConnectTimeout), UNSENT, true),
         outcome(Says::Nothing(SendErrorKind::Refused), UNSENT, true),
         outcome(Says::Nothing(SendErrorKind::Limit), UNSENT, false),
+        outcome(Says::Nothing(SendErrorKind::Shortage), UNSENT, false),
         outcome(Says::Nothing(SendErrorKind::Broken), READS, true),
         outcome(Says::Nothing(SendErrorKind::Invalid), READS, true),
         outcome(Says::Nothing(SendErrorKind::HeadTimeout), &[Failures], false),
@@ -191,7 +192,7 @@ async fn every_class_of_request_after_every_outcome() {
                     let expected = match kind {
                         SendErrorKind::HeadTimeout | SendErrorKind::ConnectTimeout => 504,
                         SendErrorKind::RequestBody => 400,
-                        SendErrorKind::Limit => 503,
+                        SendErrorKind::Limit | SendErrorKind::Shortage => 503,
                         _ => 502,
                     };
                     assert_eq!(status, expected, "{case}");

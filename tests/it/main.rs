@@ -82,6 +82,7 @@ mod server_limits;
 mod server_stop;
 mod sessions_restored;
 mod sessions_store_down;
+mod short_of_descriptors;
 mod simulation;
 mod slow_readers;
 mod slow_start;

@@ -103,7 +103,8 @@ async fn connections_beyond_the_limit_wait_for_one_to_end_on_any_number_of_threa
         for _ in 0..8 {
             let (mut first, mut second) = (connect(&server).await, connect(&server).await);
             for client in [&mut first, &mut second] {
-                client.send(GET).await.unwrap();
+                // The beginning of another request: the connection is not idle.
+                client.send(format!("{GET}G")).await.unwrap();
                 assert_eq!(client.response().await.unwrap().text(), "hello");
             }
             let mut third = connect(&server).await;
@@ -115,13 +116,43 @@ async fn connections_beyond_the_limit_wait_for_one_to_end_on_any_number_of_threa
     }
 }
 
+#[tokio::test]
+async fn a_full_server_closes_the_connection_that_is_idle_for_the_longest() {
+    for threads in [1, 2] {
+        let server = server(|server| server.max_connections(NonZero::new(3)).threads(NonZero::new(threads).unwrap()));
+        let mut busy = connect(&server).await;
+        busy.send("G").await.unwrap();
+        // One has sent nothing, the other has had a response.
+        let mut silent = connect(&server).await;
+        let mut idle = connect(&server).await;
+        idle.send(GET).await.unwrap();
+        assert_eq!(idle.response().await.unwrap().text(), "hello");
+        let mut clients = Vec::new();
+        for longest in [&mut silent, &mut idle] {
+            let mut client = connect(&server).await;
+            client.send(format!("{GET}G")).await.unwrap();
+            assert_eq!(client.response().await.unwrap().text(), "hello");
+            assert!(longest.rest().await.unwrap().is_empty());
+            clients.push(client);
+        }
+        busy.send(&GET[1..]).await.unwrap();
+        assert_eq!(busy.response().await.unwrap().text(), "hello");
+    }
+}
+
 #[test]
 fn the_backlog_limits_the_connections_that_wait_in_the_kernel() {
     const CLIENTS: usize = 30;
     let fit = |backlog| {
         let server = server(|server| server.max_connections(NonZero::new(1)).backlog(NonZero::new(backlog).unwrap()));
         let connect = || TcpStream::connect_timeout(&server.addresses()[0], Duration::from_millis(300)).ok();
-        std::iter::from_fn(connect).take(CLIENTS).collect::<Vec<_>>().len()
+        let busy = || {
+            connect().filter(|client| {
+                let mut client = client;
+                std::io::Write::write_all(&mut client, b"G").is_ok()
+            })
+        };
+        std::iter::from_fn(busy).take(CLIENTS).collect::<Vec<_>>().len()
     };
     // One is served, one waits for its permit, and Linux lets one more wait than the backlog says.
     assert!(fit(2) <= 5, "{}", fit(2));

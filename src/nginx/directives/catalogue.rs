@@ -87,6 +87,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("underscores_in_headers", H | S, "underscores_in_headers on|off;"),
     ("upstream", H, "upstream NAME { ... }"),
     ("zone", U, "zone NAME [SIZE];"),
+    ("worker_rlimit_nofile", M, "worker_rlimit_nofile NUMBER;"),
 ];
 
 /// Directives of logs, processes, static files and TLS, separated by spaces. A trailing `*` stands

@@ -124,7 +124,7 @@ impl EchoResponse {
 
 async fn exchange(requests: Vec<Echo>, pieces: Vec<usize>, buffer: usize) {
     let (client, server) = duplex(buffer);
-    let (_stop, stop) = StopSignal::channel();
+    let (_stop, stop) = StopSignal::channel(std::sync::Arc::default());
     let served =
         tokio::spawn(serve(server, ClientAddr::Unix, BytesMut::new(), Arc::new(handle), Limits::default(), stop));
     let (mut reader, mut writer) = split(client);
