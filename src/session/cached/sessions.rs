@@ -156,7 +156,10 @@ impl Sessions {
         if store.near.is_none()
             && let Some(saved) = store.store.save_for(client, &key, &record, precondition, ttl).into_ready().ok()
         {
-            return MaybeReady::Ready(self.saved(client, key, record, precondition, ttl, saved, epoch));
+            return MaybeReady::Ready(match saved {
+                Ok(saved) => self.saved(client, key, record, saved, epoch),
+                Err(_) => self.save_later(client, key, record, precondition, ttl),
+            });
         }
         MaybeReady::boxed(async move {
             store.watch_generation().await;
@@ -169,7 +172,10 @@ impl Sessions {
                     Err(Unavailable) => return self.save_later(client, key, record, precondition, ttl),
                 }
             }
-            self.saved(client, key, record, precondition, ttl, saved, epoch)
+            match saved {
+                Ok(saved) => self.saved(client, key, record, saved, epoch),
+                Err(_) => self.save_later(client, key, record, precondition, ttl),
+            }
         })
     }
 
@@ -178,19 +184,15 @@ impl Sessions {
         client: ClientAddr,
         key: SessionKey,
         record: SessionRecord,
-        precondition: Precondition,
-        ttl: Duration,
-        saved: Result<SaveOutcome, StoreError>,
+        saved: SaveOutcome,
         epoch: LossEpoch,
     ) -> Lookup {
-        let store = &self.store;
         let (lookup, is_written) = match saved {
-            Ok(SaveOutcome::Stored(version)) => (Lookup::Found(record, Some(version)), true),
-            Ok(SaveOutcome::Conflict(Some(winner))) => (Lookup::Found(winner.record, Some(winner.version)), false),
-            Ok(SaveOutcome::Conflict(None)) => (Lookup::Absent, false),
-            Err(_) => return self.save_later(client, key, record, precondition, ttl),
+            SaveOutcome::Stored(version) => (Lookup::Found(record, Some(version)), true),
+            SaveOutcome::Conflict(Some(winner)) => (Lookup::Found(winner.record, Some(winner.version)), false),
+            SaveOutcome::Conflict(None) => (Lookup::Absent, false),
         };
-        store.remember(client, &key, &lookup, epoch, is_written);
+        self.store.remember(client, &key, &lookup, epoch, is_written);
         lookup
     }
 
@@ -216,7 +218,10 @@ impl Sessions {
         let store = &self.store;
         let epoch = store.loss_epoch();
         let saved = store.call(store.store.save_for(client, &key, &record, Precondition::Absent, ttl)).await;
-        let lookup = self.saved(client, key, record, Precondition::Absent, ttl, saved, epoch);
+        let lookup = match saved {
+            Ok(saved) => self.saved(client, key, record, saved, epoch),
+            Err(_) => self.save_later(client, key, record, Precondition::Absent, ttl),
+        };
         #[cfg(feature = "login-relay")]
         if store.ended.contains(&key) {
             // It was logged out meanwhile.
