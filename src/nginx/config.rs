@@ -11,7 +11,7 @@ use super::directives::context::ReadContext;
 use super::directives::location::{Action, Locations};
 use super::directives::remarks::{Notice, Remarks};
 use super::directives::server::{ListenAddress, Server, ServerNames};
-use super::directives::settings::{BlockSettings, SettingsReader};
+use super::directives::settings::{BlockSettings, SettingsReader, VerifyClient};
 use super::directives::upstream::Upstream;
 use super::syntax::values;
 use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, Parser, Span};
@@ -63,6 +63,10 @@ pub(super) struct Listener {
     /// The largest `backlog=` of the address.
     pub(super) backlog: Option<u32>,
     pub(super) ipv6_only: bool,
+    pub(super) ssl: bool,
+    pub(super) proxy_protocol: bool,
+    /// The servers at the address, in the order of the file.
+    pub(super) servers: Vec<usize>,
     names: ServerNames,
 }
 
@@ -101,7 +105,7 @@ impl Config {
 }
 
 fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
-    let mut context = ReadContext::new(&parser.sources);
+    let mut context = ReadContext::new(&parser.sources, parser.folder.clone());
     for include in &parser.skipped_includes {
         context.remarks.ignored(*include, "include mime.types");
     }
@@ -195,6 +199,9 @@ fn listeners(servers: &[(Server, Span)], remarks: &mut Remarks<'_>) -> Result<Ve
                     default: number,
                     backlog: None,
                     ipv6_only: true,
+                    ssl: false,
+                    proxy_protocol: false,
+                    servers: Vec::new(),
                     names: ServerNames::default(),
                 });
                 listeners.len() - 1
@@ -202,6 +209,9 @@ fn listeners(servers: &[(Server, Span)], remarks: &mut Remarks<'_>) -> Result<Ve
             let listener = &mut listeners[position];
             listener.backlog = listener.backlog.max(listen.backlog);
             listener.ipv6_only &= listen.ipv6_only;
+            listener.ssl |= listen.ssl;
+            listener.proxy_protocol |= listen.proxy_protocol;
+            listener.servers.push(number);
             if listen.default_server {
                 if !with_default.insert(position) {
                     let message = format!("a duplicate default server for {}", listen.address);
@@ -220,7 +230,43 @@ fn listeners(servers: &[(Server, Span)], remarks: &mut Remarks<'_>) -> Result<Ve
             }
         }
     }
+    for listener in &listeners {
+        check_entry(listener, servers)?;
+    }
     Ok(listeners)
+}
+
+/// Checks what an address needs before the first request: certificates, and trust in peers that name clients.
+fn check_entry(listener: &Listener, servers: &[(Server, Span)]) -> Result<(), Fault> {
+    let address = &listener.address;
+    let (default, span) = &servers[listener.default];
+    let real_ip = &default.settings.real_ip;
+    if listener.proxy_protocol && !(real_ip.by_proxy_protocol && (real_ip.unix || !real_ip.networks.is_empty())) {
+        let message = format!("listen {address} proxy_protocol, without the peers that may name clients");
+        return Err(span.missing(message, "set_real_ip_from ADDRESS|CIDR; real_ip_header proxy_protocol;"));
+    }
+    if !listener.ssl {
+        return Ok(());
+    }
+    let clients = |server: &Server| (server.settings.client_tls.verify, server.settings.client_tls.authorities.clone());
+    for (server, span) in listener.servers.iter().map(|number| &servers[*number]) {
+        let tls = &server.settings.client_tls;
+        if tls.files.certificate.is_none() || tls.files.key.is_none() {
+            let message = format!("no certificate for listen {address} ssl");
+            return Err(span.missing(message, "ssl_certificate FILE; ssl_certificate_key FILE;"));
+        }
+        if tls.verify != VerifyClient::Off && tls.authorities.is_none() {
+            return Err(span.missing("ssl_verify_client without authorities", "ssl_client_certificate FILE;"));
+        }
+        // One handshake serves all names of an address, and a client may name one server there and another in Host.
+        if clients(server) != clients(default) {
+            let message = format!("servers at {address} verify clients differently");
+            return Err(
+                span.unsupported(message, "the same ssl_verify_client and ssl_client_certificate, or another address")
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Notes `keepalive_timeout 0` where another address keeps connections: one setting serves all

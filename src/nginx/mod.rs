@@ -12,7 +12,7 @@
 //! - it is **accepted without effect**, and [`Config::report`] lists it with its line: logs, processes,
 //!   buffers, files, TLS files, compression;
 //! - it is **an error** with file, line, column, the reason and what to write instead: an unknown name,
-//!   or a directive that would change behaviour and is not supported (`if`, `rewrite`, `root`, `ssl`).
+//!   or a directive that would change behaviour and is not supported (`if`, `rewrite`, `root`).
 //!
 //! # What is supported
 //!
@@ -24,7 +24,7 @@
 //! | `server` | `listen`, `server_name`, `location`, `return`, `http2`, `large_client_header_buffers`, `client_header_timeout`, `merge_slashes`, `underscores_in_headers` |
 //! | `location` | prefix, `=`, `^~`, `~`, `~*`, nested; `proxy_pass`, `return` |
 //! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `proxy_redirect`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_buffering`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
-//! | values | `$host`, `$uri`, `$request_uri`, `$args`, `$remote_addr`, `$proxy_add_x_forwarded_for`, `$scheme`, `$server_name`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`, `$1`…`$9` and more |
+//! | values | `$host`, `$uri`, `$request_uri`, `$args`, `$remote_addr`, `$proxy_add_x_forwarded_for`, `$scheme`, `$https`, `$ssl_protocol`, `$server_name`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`, `$1`…`$9` and more |
 //!
 //! # What Kylin nodes get besides
 //!

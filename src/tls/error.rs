@@ -29,6 +29,14 @@ pub enum TlsError {
         "the private key does not belong to the certificate; the server's certificate comes before those of its issuers"
     )]
     KeyMismatch,
+    /// The content of a file cannot be used.
+    #[error("{}", path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: Box<TlsError>,
+    },
     /// The text is not a name of a server.
     #[error("{0:?} is not the name of a server: expected a host name or an IP address")]
     ServerName(String),

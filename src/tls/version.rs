@@ -1,3 +1,4 @@
+#[cfg(any(feature = "client", feature = "server"))]
 use rustls::SupportedProtocolVersion;
 
 /// A version of TLS. Older ones are insecure, and rustls has none.
@@ -10,6 +11,7 @@ pub enum TlsVersion {
     Tls13,
 }
 
+#[cfg(any(feature = "client", feature = "server"))]
 impl TlsVersion {
     pub(super) const ALL: &'static [TlsVersion] = &[TlsVersion::Tls12, TlsVersion::Tls13];
 

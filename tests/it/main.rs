@@ -61,6 +61,7 @@ mod nginx_kylin;
 mod nginx_site;
 mod nginx_smoke;
 mod nginx_sticky;
+mod nginx_tls;
 mod node_codec;
 mod node_connections;
 mod node_wire;

@@ -1,5 +1,7 @@
 //! What the readers of the blocks share.
 
+use std::path::PathBuf;
+
 use super::remarks::Remarks;
 use super::upstream::Upstreams;
 use crate::nginx::syntax::Sources;
@@ -11,13 +13,15 @@ pub(crate) struct ReadContext<'s> {
     /// The variables that the configuration defines.
     pub(crate) maps: Maps,
     pub(crate) upstreams: Upstreams,
+    /// The folder of relative names of files; `None` for a text that is not a file.
+    pub(crate) folder: Option<PathBuf>,
     locations: usize,
 }
 
 impl<'s> ReadContext<'s> {
-    pub(crate) fn new(sources: &'s Sources) -> Self {
+    pub(crate) fn new(sources: &'s Sources, folder: Option<PathBuf>) -> Self {
         let (maps, upstreams) = (Maps::default(), Upstreams::default());
-        ReadContext { remarks: Remarks::new(sources), maps, upstreams, locations: 0 }
+        ReadContext { remarks: Remarks::new(sources), maps, upstreams, folder, locations: 0 }
     }
 
     /// Returns a number that no location has yet.

@@ -177,7 +177,19 @@ impl SiteBuilder {
         let routes = routes::build(&config, &groups)?;
         let clusters = groups.into_iter().map(|group| group.cluster).collect();
         let sessions = affinities.into_sessions();
-        Ok(Site { parts: Arc::new(SiteParts { config, clusters, probes, sessions, routes, buffers }) })
+        #[cfg(all(feature = "tls", feature = "server"))]
+        let certificates = config.listeners.iter().map(|listener| super::tls::of_listener(&config, listener));
+        let parts = SiteParts {
+            #[cfg(all(feature = "tls", feature = "server"))]
+            certificates: certificates.collect::<Result<_, _>>()?,
+            config,
+            clusters,
+            probes,
+            sessions,
+            routes,
+            buffers,
+        };
+        Ok(Site { parts: Arc::new(parts) })
     }
 }
 

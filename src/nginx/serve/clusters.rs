@@ -51,7 +51,7 @@ fn endpoint(
     address: Address,
     applied: &Applied,
 ) -> Result<Endpoint<HttpBackend>, SiteError> {
-    let endpoint = Endpoint::new(id, backend(upstream, address)).map_err(|source| SiteError::Endpoint {
+    let endpoint = Endpoint::new(id, backend(upstream, server, address)?).map_err(|source| SiteError::Endpoint {
         upstream: upstream.name.clone(),
         server: server.written.clone(),
         source,
@@ -82,7 +82,8 @@ fn endpoint(
     Ok(endpoint)
 }
 
-fn backend(upstream: &Upstream, address: Address) -> HttpBackend {
+#[cfg_attr(not(feature = "tls"), allow(unused_variables, clippy::unnecessary_wraps, reason = "only TLS can fail"))]
+fn backend(upstream: &Upstream, server: &UpstreamServer, address: Address) -> Result<HttpBackend, SiteError> {
     let mut builder = HttpBackend::to(address);
     if let Some(connections) = upstream.keepalive {
         builder = builder.max_idle(connections as usize);
@@ -96,7 +97,19 @@ fn backend(upstream: &Upstream, address: Address) -> HttpBackend {
     if let Some(timeout) = upstream.keepalive_timeout {
         builder = builder.idle_timeout(timeout);
     }
-    builder.build()
+    #[cfg(feature = "tls")]
+    if let Some(Some(tls)) = &upstream.passed {
+        let host = if let Address::Name(host, _) = &server.address {
+            Some(host.clone())
+        } else if let Address::Socket(socket) = &server.address {
+            Some(socket.ip().to_string())
+        } else {
+            None
+        };
+        let tls = super::tls::of_nodes(tls, host.as_deref()).and_then(|tls| builder.tls(&tls));
+        builder = tls.map_err(|source| SiteError::Tls { place: format!("upstream {}", upstream.name), source })?;
+    }
+    Ok(builder.build())
 }
 
 fn addresses(upstream: &Upstream, server: &UpstreamServer) -> Result<Vec<Address>, SiteError> {

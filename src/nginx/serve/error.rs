@@ -69,6 +69,15 @@ pub enum SiteError {
         /// The reason.
         source: InvalidCookie,
     },
+    /// Certificates, or settings of TLS, cannot be used.
+    #[cfg(feature = "tls")]
+    #[error("{place}: TLS cannot be set up")]
+    Tls {
+        /// The address or the upstream.
+        place: String,
+        /// The reason.
+        source: crate::tls::TlsError,
+    },
     /// No proxy can be built with the settings of a location.
     #[error("no proxy can be built with the settings of a location")]
     Proxy(#[from] ProxyBuildError),

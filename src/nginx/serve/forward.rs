@@ -18,7 +18,7 @@ use crate::nginx::directives::server::ListenAddress;
 use crate::nginx::directives::settings::BlockSettings;
 use crate::nginx::directives::upstream::{Method, Sticky, Upstream};
 use crate::nginx::uri::normalise;
-use crate::nginx::variables::Scope;
+use crate::nginx::variables::{Scope, ScopeTls};
 use crate::proxy::{ErrorResponse, HeaderEdits, Proxy, check_head};
 use crate::session::SessionRoute;
 use crate::{Body, ClientAddr};
@@ -35,6 +35,17 @@ pub(super) async fn forward(
         Ok(Routed::Respond(response)) => *response,
         Ok(Routed::Forward(proxy, edits)) => edits.apply(proxy.forward(peer, Request::from_parts(head, body)).await),
         Err(error) => error.response_to(&head),
+    }
+}
+
+#[cfg(feature = "tls")]
+fn scope_tls(connection: &crate::tls::TlsConnection) -> ScopeTls<'_> {
+    use crate::tls::TlsVersion;
+
+    ScopeTls {
+        protocol: if connection.version == TlsVersion::Tls12 { "TLSv1.2" } else { "TLSv1.3" },
+        server_name: connection.server_name.as_deref().unwrap_or_default(),
+        has_certificate: connection.client_certificate.is_some(),
     }
 }
 
@@ -69,11 +80,19 @@ fn route<'s>(
         ListenAddress::Tcp(address) => Some(*address),
         ListenAddress::Unix(_) => None,
     };
+    // The proxy reads it too, so it stays in the extensions.
+    #[cfg(feature = "tls")]
+    let connection = head.extensions.get::<crate::tls::TlsConnection>().cloned();
+    #[cfg(feature = "tls")]
+    let tls = connection.as_ref().map(scope_tls);
+    #[cfg(not(feature = "tls"))]
+    let tls = None;
     let mut scope = Scope {
         version: head.version,
         peer: inet(peer),
         remote: inet(peer),
         local,
+        tls,
         server_name: &server.name,
         captures,
         ..Scope::new(&head.method, request_uri, &decoded, &head.headers)

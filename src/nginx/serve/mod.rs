@@ -9,6 +9,8 @@ mod forward;
 mod limits;
 mod response;
 mod routes;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -43,6 +45,9 @@ pub struct Site {
 
 struct SiteParts {
     config: Config,
+    /// Parallel to the configuration's listeners.
+    #[cfg(all(feature = "tls", feature = "server"))]
+    certificates: Vec<Option<crate::tls::ServerTls>>,
     /// Parallel to the configuration's upstreams.
     clusters: Vec<Cluster>,
     /// Parallel to the clusters.
@@ -110,8 +115,8 @@ impl Site {
     #[cfg(feature = "server")]
     pub fn server(&self) -> crate::server::ServerBuilder<SiteListener> {
         let builder = self.listeners().fold(crate::server::Server::builder(), |builder, listener| {
-            let listen = listener.listen();
-            builder.listen(listen, listener)
+            let (listen, options) = (listener.listen(), listener.options());
+            builder.listen_with(listen, options, listener)
         });
         limits::apply(&self.parts.config, &self.parts.config.listeners, builder).buffers(self.parts.buffers.clone())
     }
@@ -119,18 +124,53 @@ impl Site {
     /// Returns a builder of a server that listens at `listen` only, in place of the configuration's
     /// first address.
     ///
-    /// It has the servers of that address, and its limits on clients.
+    /// It has the servers of that address, its limits on clients, its TLS and its PROXY protocol.
     #[cfg(feature = "server")]
     pub fn server_on(&self, listen: crate::server::Listen) -> crate::server::ServerBuilder<SiteListener> {
         // Each configuration has a server, and each server an address.
         let first = SiteListener { site: self.clone(), number: 0 };
-        let builder = crate::server::Server::builder().listen(listen, first);
+        let builder = crate::server::Server::builder().listen_with(listen, first.options(), first);
         limits::apply(&self.parts.config, &self.parts.config.listeners[..1], builder)
             .buffers(self.parts.buffers.clone())
     }
 }
 
+#[cfg(all(feature = "tls", feature = "server"))]
+impl Site {
+    /// Reads the certificates of all addresses again. New connections get them, and those that are open go on. If one cannot be
+    /// read, all stay as they are.
+    ///
+    /// # Errors
+    /// [`SiteError::Tls`] names the address, the file and the reason.
+    pub fn reload_certificates(&self) -> Result<(), SiteError> {
+        let SiteParts { config, certificates, .. } = &*self.parts;
+        let read = config.listeners.iter().map(|listener| tls::of_listener(config, listener));
+        let read = read.collect::<Result<Vec<_>, _>>()?;
+        for (serving, new) in certificates.iter().zip(read) {
+            if let (Some(serving), Some(new)) = (serving, new) {
+                serving.replace(&new);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl SiteListener {
+    /// Returns how connections begin at the address: with TLS, with the PROXY protocol, or with requests.
+    #[cfg(feature = "server")]
+    pub fn options(&self) -> crate::server::ListenOptions {
+        let mut options = crate::server::ListenOptions::new();
+        if self.config().proxy_protocol {
+            let default = &self.site.parts.config.servers[self.config().default];
+            options = options.proxy_protocol(default.settings.real_ip.trusted_peers());
+        }
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.site.parts.certificates[self.number] {
+            options = options.tls(tls);
+        }
+        options
+    }
+
     /// Responds to `request`, which came from `peer` to this address.
     pub async fn forward(&self, peer: impl Into<ClientAddr>, request: Request<Body>) -> Response<Body> {
         forward::forward(&self.site.parts, self.config(), peer.into(), request).await

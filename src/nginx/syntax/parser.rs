@@ -45,7 +45,7 @@ pub(crate) struct Parser {
     /// `include mime.types`: such a file concerns static files only, so it need not exist.
     pub(crate) skipped_includes: Vec<Span>,
     /// The folder of relative includes; `None` refuses `include`.
-    folder: Option<PathBuf>,
+    pub(crate) folder: Option<PathBuf>,
     /// The files that are being read, outermost first.
     open_files: Vec<PathBuf>,
     /// The names of the blocks that are being read, outermost first.

@@ -51,7 +51,13 @@ fn every_mistake_has_its_message() {
         (upstream("keepalive 0; server a;"), ErrorKind::Value, 24, "invalid number \"0\""),
         (format!("{MANUAL}upstream KYLIN {{ server a; }}"), ErrorKind::Duplicate, 1, "duplicate upstream \"KYLIN\""),
         (server("listen 81;"), ErrorKind::Duplicate, 21, "a duplicate listen 0.0.0.0:81"),
-        (server("listen 443 ssl;"), ErrorKind::Unsupported, 32, "listen parameter \"ssl\" is not supported"),
+        (server("listen 443 quic;"), ErrorKind::Unsupported, 32, "listen parameter \"quic\" is not supported"),
+        (
+            server("listen 1 proxy_protocol; return 403;"),
+            ErrorKind::Missing,
+            14,
+            "without the peers that may name clients",
+        ),
         (server("listen 0;"), ErrorKind::Value, 28, "invalid listen address \"0\""),
         (server(""), ErrorKind::Missing, 1, "server with neither a location nor return: static files are not served"),
         (server("root /var/www;"), ErrorKind::Unsupported, 21, "\"root\" is not supported"),
@@ -86,7 +92,6 @@ fn every_mistake_has_its_message() {
             21,
             "location with neither proxy_pass nor return: static files are not served",
         ),
-        (location("proxy_pass https://kylin;"), ErrorKind::Unsupported, 45, "https to a node is not supported"),
         (location("proxy_pass http://$host;"), ErrorKind::Unsupported, 45, "variables in proxy_pass are not supported"),
         (location("proxy_pass http://kylin:80;"), ErrorKind::Value, 45, "upstream \"kylin\" may not have a port"),
         (

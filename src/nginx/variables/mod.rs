@@ -17,7 +17,7 @@ use http::{HeaderName, HeaderValue};
 use thiserror::Error;
 
 pub(crate) use map::Maps;
-pub(crate) use scope::Scope;
+pub(crate) use scope::{Scope, ScopeTls};
 
 use self::map::Map;
 use self::names::{Evaluate, NAMES, Sink, hostname};

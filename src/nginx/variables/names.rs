@@ -21,6 +21,7 @@ pub(super) static NAMES: &[(&str, Evaluate)] = &[
     ("content_type", |scope, sink| header(scope, &header::CONTENT_TYPE, sink)),
     ("document_uri", |scope, sink| sink(scope.path)),
     ("host", host),
+    ("https", |scope, sink| sink(if scope.tls.is_some() { b"on" } else { b"" })),
     ("is_args", |scope, sink| sink(if scope.query().is_empty() { b"" } else { b"?" })),
     ("proxy_add_x_forwarded_for", proxy_add_x_forwarded_for),
     ("proxy_host", |scope, sink| sink(scope.proxy_host.as_bytes())),
@@ -32,11 +33,16 @@ pub(super) static NAMES: &[(&str, Evaluate)] = &[
     ("request", request),
     ("request_method", |scope, sink| sink(scope.method.as_str().as_bytes())),
     ("request_uri", |scope, sink| sink(scope.request_uri.as_bytes())),
-    ("scheme", |scope, sink| sink(scope.scheme.as_bytes())),
+    ("scheme", |scope, sink| sink(if scope.tls.is_some() { b"https" } else { b"http" })),
     ("server_addr", |scope, sink| ip(scope.local, sink)),
     ("server_name", |scope, sink| sink(scope.server_name.as_bytes())),
     ("server_port", |scope, sink| port(scope.local, sink)),
     ("server_protocol", |scope, sink| sink(protocol(scope.version).as_bytes())),
+    ("ssl_client_verify", |scope, sink| {
+        sink(scope.tls.map_or(b"", |tls| if tls.has_certificate { b"SUCCESS" } else { b"NONE" }))
+    }),
+    ("ssl_protocol", |scope, sink| sink(scope.tls.map_or("", |tls| tls.protocol).as_bytes())),
+    ("ssl_server_name", |scope, sink| sink(scope.tls.map_or("", |tls| tls.server_name).as_bytes())),
     ("uri", |scope, sink| sink(scope.path)),
 ];
 

@@ -24,14 +24,25 @@ pub(crate) struct Scope<'r> {
     pub(crate) peer: Option<SocketAddr>,
     /// This end of the connection.
     pub(crate) local: Option<SocketAddr>,
-    /// `http` or `https`.
-    pub(crate) scheme: &'r str,
+    /// The connection came over TLS.
+    pub(crate) tls: Option<ScopeTls<'r>>,
     /// The first name of the chosen server.
     pub(crate) server_name: &'r str,
     /// The host of `proxy_pass`.
     pub(crate) proxy_host: &'r str,
     /// The groups of the regular expression that chose the location or server.
     pub(crate) captures: Captures<'r>,
+}
+
+/// The TLS of a client's connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ScopeTls<'r> {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub(crate) protocol: &'static str,
+    /// The server that the client asked for.
+    pub(crate) server_name: &'r str,
+    /// The client has shown a certificate, which was verified.
+    pub(crate) has_certificate: bool,
 }
 
 impl<'r> Scope<'r> {
@@ -46,7 +57,7 @@ impl<'r> Scope<'r> {
             remote: None,
             peer: None,
             local: None,
-            scheme: "http",
+            tls: None,
             server_name: "",
             proxy_host: "",
             captures: Captures::default(),

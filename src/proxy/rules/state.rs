@@ -15,7 +15,7 @@ use crate::kylin::class::{RequestClass, RetrySafety, is_in_all_versions};
 use crate::kylin::fan_out::{Merge, merge_of};
 use crate::kylin::response::{self, Credentials, NeedsBody, Rejection, ResponseClass};
 use crate::kylin::retry::{AttemptOutcome, RetryDecision, decide};
-use crate::kylin::{ClosedPaths, strip_internal_headers};
+use crate::kylin::strip_internal_headers;
 use crate::proxy::ErrorResponse;
 use crate::request::RequestContext;
 
@@ -27,7 +27,6 @@ const CLOSED_PATH: ErrorResponse = ErrorResponse::new(StatusCode::FORBIDDEN, "th
 #[derive(Debug)]
 pub(crate) struct RuleState {
     rules: KylinRules,
-    closed: Option<ClosedPaths>,
     writes: Option<RecentWrites>,
     cancel: Arc<CancelState>,
     running: RunningChecks,
@@ -45,8 +44,7 @@ pub(crate) struct Classified {
 impl RuleState {
     pub(crate) fn new(rules: KylinRules, clock: &Arc<dyn Clock>) -> Self {
         let writes = rules.read_your_writes.map(|window| RecentWrites::new(window, Arc::clone(clock)));
-        let closed = rules.guard.as_ref().map(ClosedPaths::new);
-        RuleState { closed, writes, cancel: Arc::default(), running: RunningChecks::new(Arc::clone(clock)), rules }
+        RuleState { writes, cancel: Arc::default(), running: RunningChecks::new(Arc::clone(clock)), rules }
     }
 
     /// Classifies a request, refuses it if its path is ambiguous or closed to clients, and removes headers that only nodes may
@@ -54,8 +52,8 @@ impl RuleState {
     pub(crate) fn admit(&self, context: &mut RequestContext, request: &mut Request<Body>) -> Result<(), ErrorResponse> {
         context.classify(request.method(), self.rules.version);
         let path = context.path().ok_or(AMBIGUOUS_PATH)?;
-        if let Some(closed) = &self.closed {
-            closed.check(context.client().ip(), request.method(), &path).map_err(|denied| {
+        if let Some(guard) = &self.rules.guard {
+            guard.check(context.client().ip(), request.method(), &path).map_err(|denied| {
                 tracing::info!(client = ?context.client().ip(), reason = denied.reason, "request denied");
                 CLOSED_PATH
             })?;

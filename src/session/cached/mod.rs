@@ -13,7 +13,6 @@ mod in_use;
 mod loss;
 mod near;
 mod pending;
-mod recent_keys;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -32,7 +31,6 @@ use self::in_use::InUseRegistry;
 pub use self::loss::RestoreAfterLoss;
 use self::near::{NearCache, NearEntry};
 use self::pending::{PendingWrites, Write};
-use self::recent_keys::RecentKeys;
 pub use self::sessions::Sessions;
 use crate::background::{self, BackgroundTask};
 use crate::clock::Epoch;
@@ -80,7 +78,6 @@ struct CachedStore {
     near: Option<NearCache>,
     /// Derive keys from session ids; the first one has the current secret.
     taggers: Arc<[Tagger]>,
-    recent_keys: RecentKeys,
     deadline: Duration,
     epoch: Epoch,
     breaker: CircuitBreaker,

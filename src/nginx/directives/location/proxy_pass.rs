@@ -6,8 +6,8 @@ use super::Matcher;
 use crate::backend::http1::Address;
 use crate::kylin::NormalizedPath;
 use crate::nginx::directives::context::ReadContext;
-use crate::nginx::directives::settings::{Redirect, RedirectRule};
-use crate::nginx::directives::upstream::Upstream;
+use crate::nginx::directives::settings::{BlockSettings, NodeSide, Redirect, RedirectRule};
+use crate::nginx::directives::upstream::{NodeTls, Upstream};
 use crate::nginx::syntax::{Fault, Word, address};
 use crate::nginx::uri::escape;
 use crate::nginx::variables::{Scope, Template};
@@ -92,15 +92,18 @@ impl ProxyPass {
     pub(super) fn read(
         word: &Word,
         at: &Matcher,
-        rules: &[RedirectRule],
+        settings: &BlockSettings,
         context: &mut ReadContext<'_>,
     ) -> Result<ProxyPass, Fault> {
+        let rules = &settings.redirect[..];
         let text = word.text.as_str();
         let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
-        if scheme.eq_ignore_ascii_case("https") {
-            return Err(word.span.unsupported("https to a node is not supported", "http://..."));
+        let is_https = scheme.eq_ignore_ascii_case("https");
+        if is_https && !cfg!(feature = "tls") {
+            let expected = "a build with the feature tls, or http://...";
+            return Err(word.span.unsupported("https to a node is not supported", expected));
         }
-        if !scheme.eq_ignore_ascii_case("http") {
+        if !is_https && !scheme.eq_ignore_ascii_case("http") {
             let expected = "http://UPSTREAM[/URI], http://HOST[:PORT][/URI] or http://unix:PATH[:/URI]";
             return Err(word.invalid("URL", expected));
         }
@@ -116,7 +119,16 @@ impl ProxyPass {
             let text = "proxy_pass with $uri: the path is escaped again, where nginx sends it decoded";
             context.remarks.note(word.span, text);
         }
-        let (upstream, host) = find_group(authority, word, context)?;
+        let (upstream, host) = find_group(authority, if is_https { 443 } else { 80 }, word, context)?;
+        let tls = is_https.then(|| NodeTls {
+            settings: NodeSide::clone(&settings.node_tls),
+            proxy_host: host.rsplit_once(':').map_or(host.as_str(), |(host, _)| host).to_owned(),
+        });
+        if is_https && settings.node_tls.verify.is_none() {
+            let text = "proxy_ssl_verify: nodes are verified, where nginx does not unless it is on";
+            context.remarks.note(word.span, text);
+        }
+        set_tls(&mut context.upstreams.all[upstream], tls, word)?;
         let url = &text[..scheme.len() + 3 + authority.len()];
         let default = match &uri {
             PassUri::Unchanged if written_uri.is_empty() => Some((format!("{url}/"), "/")),
@@ -158,12 +170,17 @@ impl PassUri {
 
 /// Returns the position of the group that is meant and its `$proxy_host`. A plain host gets a group
 /// of its own.
-fn find_group(authority: &str, word: &Word, context: &mut ReadContext<'_>) -> Result<(usize, String), Fault> {
+fn find_group(
+    authority: &str,
+    default_port: u16,
+    word: &Word,
+    context: &mut ReadContext<'_>,
+) -> Result<(usize, String), Fault> {
     let upstreams = &mut context.upstreams;
     if let Some(upstream) = upstreams.find(authority) {
         return Ok((upstream, authority.to_owned()));
     }
-    let written = address::parse(authority, 80).map_err(|reason| {
+    let written = address::parse(authority, default_port).map_err(|reason| {
         let expected = format!("the name of an upstream, HOST[:PORT] or unix:PATH ({reason})");
         word.invalid("host in proxy_pass", expected)
     })?;
@@ -177,12 +194,29 @@ fn find_group(authority: &str, word: &Word, context: &mut ReadContext<'_>) -> Re
                 let message = format!("upstream \"{bare}\" may not have a port");
                 return Err(word.span.value(message, format!("http://{bare}")));
             }
-            let host = if port.is_none_or(|port| port == 80) { bare } else { authority };
+            let host = if port.is_none_or(|port| port == default_port) { bare } else { authority };
             (address.to_string(), host.to_owned())
         }
     };
     let upstream = upstreams.find(&name);
     Ok((upstream.unwrap_or_else(|| upstreams.add(Upstream::of_host(name, written.address))), host))
+}
+
+/// Notes whether the group is reached over TLS. Its connections are made one way, whichever location a request comes from.
+fn set_tls(upstream: &mut Upstream, tls: Option<NodeTls>, word: &Word) -> Result<(), Fault> {
+    match &upstream.passed {
+        Some(before) if *before != tls => {
+            let message = format!("upstream \"{}\" is reached with different settings of TLS", upstream.name);
+            Err(word.span.unsupported(
+                message,
+                "http:// or https:// and the same proxy_ssl_* in each location, or two upstreams",
+            ))
+        }
+        _ => {
+            upstream.passed = Some(tls);
+            Ok(())
+        }
+    }
 }
 
 /// Returns whether a text can stand in a request line as it is.

@@ -82,7 +82,7 @@ fn read(
     // nginx runs `return` before it would pass the request.
     let action = match (reply, pass) {
         (Some(reply), _) => Action::Return(reply),
-        (None, Some(word)) => Action::Proxy(ProxyPass::read(word, &matcher, &level.settings.redirect, context)?),
+        (None, Some(word)) => Action::Proxy(ProxyPass::read(word, &matcher, &level.settings, context)?),
         (None, None) => {
             let message = "location with neither proxy_pass nor return: static files are not served";
             return Err(directive.span().missing(message, "proxy_pass http://UPSTREAM; or return CODE;"));

@@ -27,16 +27,20 @@ pub(crate) struct Listen {
     pub(crate) backlog: Option<u32>,
     /// Whether an IPv6 socket refuses IPv4 clients; nginx's default is yes.
     pub(crate) ipv6_only: bool,
+    /// Connections begin with TLS.
+    pub(crate) ssl: bool,
+    /// Connections begin with the PROXY protocol.
+    pub(crate) proxy_protocol: bool,
 }
 
-const PARAMETERS: &str = "one of: default_server, backlog=N, ipv6only=on|off, http2, reuseport, deferred, bind, \
+const PARAMETERS: &str = "one of: default_server, ssl, proxy_protocol, backlog=N, ipv6only=on|off, http2, reuseport, deferred, bind, \
                           so_keepalive=..., fastopen=N, rcvbuf=SIZE, sndbuf=SIZE";
 
 impl Listen {
     /// Returns what nginx assumes for a server without a `listen` line.
     pub(super) fn standard() -> Listen {
         let address = ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80)));
-        Listen { address, default_server: false, backlog: None, ipv6_only: true }
+        Listen { address, default_server: false, backlog: None, ipv6_only: true, ssl: false, proxy_protocol: false }
     }
 
     pub(super) fn read(directive: &Directive, remarks: &mut Remarks<'_>) -> Result<Listen, Fault> {
@@ -60,8 +64,10 @@ impl Listen {
                 | ("so_keepalive" | "fastopen" | "rcvbuf" | "sndbuf", Some(_)) => {
                     remarks.ignored(word.span, format!("listen ... {}", word.text));
                 }
-                ("ssl" | "quic" | "http3", _) => return unsupported("cleartext: put a TLS terminator in front"),
-                ("proxy_protocol", _) => return unsupported("real_ip_header X-Forwarded-For; in its place"),
+                ("ssl", None) if cfg!(feature = "tls") => listen.ssl = true,
+                ("ssl", _) => return unsupported("a build with the feature tls, or a TLS terminator in front"),
+                ("proxy_protocol", None) => listen.proxy_protocol = true,
+                ("quic" | "http3", _) => return unsupported("ssl http2"),
                 ("spdy", _) => return unsupported("http2"),
                 ("accept_filter" | "setfib", _) => return unsupported(PARAMETERS),
                 _ => {

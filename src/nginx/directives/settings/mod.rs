@@ -7,6 +7,7 @@ mod next_upstream;
 mod read;
 mod real_ip;
 mod redirect;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,8 @@ pub(crate) use next_upstream::NextUpstream;
 pub(crate) use read::SettingsReader;
 pub(crate) use real_ip::RealIp;
 pub(crate) use redirect::{Redirect, RedirectRule};
+#[cfg_attr(not(feature = "tls"), allow(unused_imports, reason = "read, and not used"))]
+pub(crate) use tls::{CertificateFiles, ClientSide, NodeSide, Protocols, VerifyClient};
 
 use crate::nginx::variables::Template;
 
@@ -35,6 +38,10 @@ pub(crate) struct BlockSettings {
     pub(crate) pass_headers: Arc<Vec<HeaderName>>,
     /// `set_real_ip_from`, `real_ip_header`, `real_ip_recursive`.
     pub(crate) real_ip: Arc<RealIp>,
+    /// `ssl_*`.
+    pub(crate) client_tls: Arc<ClientSide>,
+    /// `proxy_ssl_*`.
+    pub(crate) node_tls: Arc<NodeSide>,
     /// `proxy_redirect`.
     pub(crate) redirect: Arc<Vec<RedirectRule>>,
     /// `proxy_next_upstream`, `_tries` and `_timeout`.

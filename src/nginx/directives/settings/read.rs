@@ -71,6 +71,9 @@ impl SettingsReader {
 
     fn read_value(&mut self, directive: &Directive, context: &mut ReadContext<'_>) -> Result<(), Fault> {
         let settings = &mut self.settings;
+        if super::tls::read(settings, directive, context.folder.as_deref(), &mut context.remarks)? {
+            return Ok(());
+        }
         let remarks = &mut context.remarks;
         let span = directive.span();
         let milliseconds = || values::time(arg(directive)?, TimeUnit::Milliseconds);
@@ -151,11 +154,11 @@ impl SettingsReader {
             "proxy_next_upstream_timeout" => settings.next_upstream.max_elapsed = milliseconds()?,
             "real_ip_header" => {
                 let word = arg(directive)?;
-                if word.text == "proxy_protocol" {
-                    let expected = "X-Forwarded-For, X-Real-IP or another header";
-                    return Err(word.span.unsupported("the PROXY protocol is not supported", expected));
+                let real_ip = Arc::make_mut(&mut settings.real_ip);
+                real_ip.by_proxy_protocol = word.text == "proxy_protocol";
+                if !real_ip.by_proxy_protocol {
+                    real_ip.header = header_name(word)?;
                 }
-                Arc::make_mut(&mut settings.real_ip).header = header_name(word)?;
             }
             "real_ip_recursive" => Arc::make_mut(&mut settings.real_ip).recursive = flag()?,
             // Each name in the catalogue has an arm in some reader; this is for one that was

@@ -19,17 +19,33 @@ pub(crate) struct RealIp {
     pub(crate) header: HeaderName,
     /// True: the last address in the header that is not trusted itself; false: the last address.
     pub(crate) recursive: bool,
+    /// `real_ip_header proxy_protocol`: peers name the client before the first request.
+    pub(crate) by_proxy_protocol: bool,
 }
 
 impl Default for RealIp {
     fn default() -> Self {
-        RealIp { networks: Vec::new(), unix: false, header: HeaderName::from_static("x-real-ip"), recursive: false }
+        RealIp {
+            networks: Vec::new(),
+            unix: false,
+            header: HeaderName::from_static("x-real-ip"),
+            recursive: false,
+            by_proxy_protocol: false,
+        }
     }
 }
 
 impl RealIp {
     /// Returns the rule as the proxy applies it.
     pub(crate) fn trusted_proxies(&self) -> TrustedProxies {
+        if self.by_proxy_protocol {
+            return TrustedProxies::none();
+        }
+        self.trusted_peers()
+    }
+
+    /// Returns the peers that are trusted, whichever way they name the client.
+    pub(crate) fn trusted_peers(&self) -> TrustedProxies {
         let networks = self.networks.iter().copied();
         TrustedProxies::new(networks).unix(self.unix).header(self.header.clone()).recursive(self.recursive)
     }

@@ -13,6 +13,7 @@ pub(crate) use sticky::{LearnedCookies, Sticky};
 use super::catalogue::{self, Block, arg, wrong_number};
 use super::comments::CommentOptions;
 use super::remarks::Remarks;
+use super::settings::NodeSide;
 use crate::backend::http1::Address;
 use crate::nginx::syntax::values::{self, TimeUnit};
 use crate::nginx::syntax::{Directive, Fault, Word};
@@ -39,6 +40,17 @@ pub(crate) struct Upstream {
     pub(crate) keepalive_timeout: Option<Duration>,
     /// `# kylin_lb:` comments.
     pub(crate) comments: CommentOptions,
+    /// How the locations reach it: over TLS, or (`Some(None)`) without; `None` if no location does.
+    pub(crate) passed: Option<Option<NodeTls>>,
+}
+
+/// How an upstream is reached over TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "an https location is an error then"))]
+pub(crate) struct NodeTls {
+    pub(crate) settings: NodeSide,
+    /// The host of `$proxy_host`.
+    pub(crate) proxy_host: String,
 }
 
 /// How a server is picked.

@@ -1,0 +1,179 @@
+//! `ssl_*`: TLS with clients; and `proxy_ssl_*`: TLS with nodes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::BlockSettings;
+use crate::nginx::directives::catalogue::arg;
+use crate::nginx::directives::remarks::Remarks;
+use crate::nginx::syntax::{Directive, Fault, values};
+
+/// A certificate, and the key to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct CertificateFiles {
+    pub(crate) certificate: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+}
+
+/// `ssl_protocols`, as far as rustls has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Protocols {
+    pub(crate) tls12: bool,
+    pub(crate) tls13: bool,
+}
+
+impl Default for Protocols {
+    fn default() -> Self {
+        Protocols { tls12: true, tls13: true }
+    }
+}
+
+/// `ssl_verify_client`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum VerifyClient {
+    #[default]
+    Off,
+    On,
+    Optional,
+}
+
+/// What a server presents to clients.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ClientSide {
+    pub(crate) files: CertificateFiles,
+    pub(crate) protocols: Protocols,
+    /// `ssl_client_certificate`, the authorities of clients.
+    pub(crate) authorities: Option<PathBuf>,
+    pub(crate) verify: VerifyClient,
+}
+
+/// What a location expects of nodes behind `https://`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct NodeSide {
+    pub(crate) files: CertificateFiles,
+    pub(crate) protocols: Protocols,
+    /// `proxy_ssl_trusted_certificate`, the authorities of nodes; `None`: those of the system.
+    pub(crate) authorities: Option<PathBuf>,
+    /// `proxy_ssl_verify`; `None`: not written, and on here, where it is off in nginx.
+    pub(crate) verify: Option<bool>,
+    /// `proxy_ssl_name`.
+    pub(crate) name: Option<String>,
+    /// `proxy_ssl_server_name`; `None`: not written, and on here, where it is off in nginx.
+    pub(crate) sni: Option<bool>,
+}
+
+/// Reads a directive about TLS. Returns false if it is about something else.
+pub(super) fn read(
+    settings: &mut BlockSettings,
+    directive: &Directive,
+    folder: Option<&Path>,
+    remarks: &mut Remarks<'_>,
+) -> Result<bool, Fault> {
+    let span = directive.span();
+    let name = directive.name.text.as_str();
+    let file = || {
+        let word = arg(directive)?;
+        if word.text.is_empty()
+            || word.text.contains('$')
+            || word.text.starts_with("data:")
+            || word.text.starts_with("engine:")
+        {
+            return Err(word.invalid("file", "the name of a PEM file, without variables"));
+        }
+        Ok(folder.map_or_else(|| PathBuf::from(&word.text), |folder| folder.join(&word.text)))
+    };
+    let clients = |settings: &mut BlockSettings, change: &dyn Fn(&mut ClientSide)| {
+        change(Arc::make_mut(&mut settings.client_tls));
+    };
+    let nodes = |settings: &mut BlockSettings, change: &dyn Fn(&mut NodeSide)| {
+        change(Arc::make_mut(&mut settings.node_tls));
+    };
+    match name {
+        "ssl_certificate" => {
+            let file = file()?;
+            clients(settings, &|tls| tls.files.certificate = Some(file.clone()));
+        }
+        "ssl_certificate_key" => {
+            let file = file()?;
+            clients(settings, &|tls| tls.files.key = Some(file.clone()));
+        }
+        "ssl_client_certificate" => {
+            let file = file()?;
+            clients(settings, &|tls| tls.authorities = Some(file.clone()));
+        }
+        "ssl_protocols" => {
+            let read = protocols(directive, remarks)?;
+            clients(settings, &|tls| tls.protocols = read);
+        }
+        "ssl_verify_client" => {
+            let word = arg(directive)?;
+            let verify = match word.text.as_str() {
+                "off" => VerifyClient::Off,
+                "on" => VerifyClient::On,
+                "optional" => VerifyClient::Optional,
+                _ => return Err(word.invalid("value", "on, off or optional")),
+            };
+            clients(settings, &|tls| tls.verify = verify);
+        }
+        "proxy_ssl_certificate" => {
+            let file = file()?;
+            nodes(settings, &|tls| tls.files.certificate = Some(file.clone()));
+        }
+        "proxy_ssl_certificate_key" => {
+            let file = file()?;
+            nodes(settings, &|tls| tls.files.key = Some(file.clone()));
+        }
+        "proxy_ssl_trusted_certificate" => {
+            let file = file()?;
+            nodes(settings, &|tls| tls.authorities = Some(file.clone()));
+        }
+        "proxy_ssl_protocols" => {
+            let read = protocols(directive, remarks)?;
+            nodes(settings, &|tls| tls.protocols = read);
+        }
+        "proxy_ssl_verify" => {
+            let on = values::flag(arg(directive)?)?;
+            if !on {
+                let text =
+                    "proxy_ssl_verify off: a machine that can redirect connections to the nodes reads every login";
+                remarks.note(span, text);
+            }
+            nodes(settings, &|tls| tls.verify = Some(on));
+        }
+        "proxy_ssl_server_name" => {
+            let on = values::flag(arg(directive)?)?;
+            nodes(settings, &|tls| tls.sni = Some(on));
+        }
+        "proxy_ssl_name" => {
+            let word = arg(directive)?;
+            if word.text.contains('$') {
+                return Err(word.span.unsupported(
+                    "variables in proxy_ssl_name are not supported",
+                    "the name in the certificates of the nodes",
+                ));
+            }
+            nodes(settings, &|tls| tls.name = Some(word.text.clone()));
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn protocols(directive: &Directive, remarks: &mut Remarks<'_>) -> Result<Protocols, Fault> {
+    let mut protocols = Protocols { tls12: false, tls13: false };
+    for word in &directive.args {
+        match word.text.as_str() {
+            "TLSv1.2" => protocols.tls12 = true,
+            "TLSv1.3" => protocols.tls13 = true,
+            "SSLv2" | "SSLv3" | "TLSv1" | "TLSv1.1" => {
+                remarks.note(word.span, format!("{}: insecure, and not spoken", word.text));
+            }
+            _ => return Err(word.invalid("protocol", "TLSv1.2 or TLSv1.3")),
+        }
+    }
+    if protocols == (Protocols { tls12: false, tls13: false }) {
+        let message = format!("{} without a protocol that is spoken", directive.name.text);
+        return Err(directive.span().unsupported(message, "TLSv1.2 TLSv1.3"));
+    }
+    Ok(protocols)
+}

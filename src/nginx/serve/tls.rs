@@ -1,0 +1,87 @@
+//! TLS of a site: of its addresses with clients, and of its upstreams with nodes.
+
+use std::path::{Path, PathBuf};
+
+use super::SiteError;
+use crate::nginx::config::{Config, Listener};
+use crate::nginx::directives::server::ServerName;
+use crate::nginx::directives::settings::{CertificateFiles, Protocols, VerifyClient};
+use crate::nginx::directives::upstream::NodeTls;
+use crate::tls::{ClientCertificate, ClientTls, Identity, Roots, ServerTls, TlsError, TlsVersion};
+
+/// Reads the certificates of an address that speaks TLS.
+pub(super) fn of_listener(config: &Config, listener: &Listener) -> Result<Option<ServerTls>, SiteError> {
+    if !listener.ssl {
+        return Ok(None);
+    }
+    let read = || {
+        let default = &config.servers[listener.default].settings.client_tls;
+        let mut builder = ServerTls::builder(identity(&default.files)?).versions(&versions(default.protocols));
+        for server in listener.servers.iter().map(|number| &config.servers[*number]) {
+            for name in server.names.iter().filter_map(sni_name) {
+                builder = builder.identity_for(&name, identity(&server.settings.client_tls.files)?);
+            }
+        }
+        let verify = match default.verify {
+            VerifyClient::Off => None,
+            VerifyClient::On => Some(ClientCertificate::Required),
+            VerifyClient::Optional => Some(ClientCertificate::Optional),
+        };
+        if let (Some(verify), Some(file)) = (verify, &default.authorities) {
+            builder = builder.client_roots(in_file(file, Roots::from_file(file))?, verify);
+        }
+        builder.build()
+    };
+    read().map(Some).map_err(|source| SiteError::Tls { place: format!("listen {}", listener.address), source })
+}
+
+/// Returns the name by which a client asks for a server. Names with other patterns have the certificate of the default server.
+fn sni_name(name: &ServerName) -> Option<String> {
+    match name {
+        ServerName::Exact(name) => Some(name.clone()).filter(|name| !name.is_empty()),
+        ServerName::Suffix(suffix) => Some(format!("*{suffix}")),
+        ServerName::Prefix(_) | ServerName::Regex(_) => None,
+    }
+}
+
+/// Reads what connections to the nodes of an upstream need. `host` is the host of one server as written.
+pub(super) fn of_nodes(tls: &NodeTls, host: Option<&str>) -> Result<ClientTls, TlsError> {
+    let NodeTls { settings, proxy_host } = tls;
+    let mut builder = ClientTls::builder().versions(&versions(settings.protocols)).sni(settings.sni != Some(false));
+    if let Some(file) = &settings.authorities {
+        builder = builder.roots(in_file(file, Roots::from_file(file))?);
+    }
+    if settings.files.certificate.is_some() {
+        builder = builder.identity(identity(&settings.files)?);
+    }
+    let name = match (&settings.name, settings.verify) {
+        (Some(name), _) => Some(name.as_str()),
+        // nginx's default for proxy_ssl_name.
+        (None, Some(true)) => Some(proxy_host.as_str()),
+        (None, None) => host,
+        (None, Some(false)) => host.or(Some("localhost")),
+    };
+    if let Some(name) = name {
+        builder = builder.server_name(name);
+    }
+    builder.verify(settings.verify != Some(false)).build()
+}
+
+fn identity(files: &CertificateFiles) -> Result<Identity, TlsError> {
+    let empty = PathBuf::new();
+    let [certificate, key] = [&files.certificate, &files.key].map(|file| file.as_ref().unwrap_or(&empty));
+    in_file(certificate, Identity::from_files(certificate, key))
+}
+
+/// Names the file in an error about its content.
+fn in_file<T>(file: &Path, read: Result<T, TlsError>) -> Result<T, TlsError> {
+    read.map_err(|error| match error {
+        TlsError::Read { .. } => error,
+        error => TlsError::InFile { path: file.to_owned(), source: Box::new(error) },
+    })
+}
+
+fn versions(Protocols { tls12, tls13 }: Protocols) -> Vec<TlsVersion> {
+    let spoken = [(tls12, TlsVersion::Tls12), (tls13, TlsVersion::Tls13)];
+    spoken.into_iter().filter_map(|(is_spoken, version)| is_spoken.then_some(version)).collect()
+}

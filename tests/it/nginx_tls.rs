@@ -1,0 +1,251 @@
+//! TLS and the PROXY protocol of an nginx configuration, beside a real nginx with the same file.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use kylin_lb::nginx::{Config, Site, SiteError};
+use kylin_lb::server::Server;
+use tokio::process::Command;
+
+use crate::support::http::Connection;
+use crate::support::port::free_port;
+use crate::support::redis::{on_path, text};
+use crate::support::skip;
+use crate::support::tls::{Certificate, openssl_installed};
+use crate::support::{Nginx, require_nginx};
+
+fn installed() -> bool {
+    openssl_installed() && skip::installed("curl", on_path("curl"))
+}
+
+/// Ours over `http`, in which `@name@` is a free port.
+fn ours(http: &str, folder: &Path) -> (Site, Server, SocketAddr) {
+    let mut text = http.to_owned();
+    while let Some(begin) = text.find('@') {
+        let end = begin + 1 + text[begin + 1..].find('@').unwrap();
+        let name = text[begin..=end].to_owned();
+        text = text.replace(&name, &free_port().to_string());
+    }
+    let file = folder.join("front.conf");
+    std::fs::write(&file, text).unwrap();
+    let site = Site::builder(Config::read(&file).unwrap()).kylin(false).build().unwrap();
+    let server = site.server().threads(1.try_into().unwrap()).start().unwrap();
+    let address = server.addresses()[0];
+    (site, server, address)
+}
+
+async fn curl(trusted: &Certificate, address: SocketAddr, name: &str, arguments: &[&str]) -> String {
+    let port = address.port();
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--noproxy", "*", "--max-time", "20", "--cacert"]).arg(trusted.file());
+    curl.args(["--resolve", &format!("{name}:{port}:127.0.0.1"), "--write-out", " %{http_code} %{http_version}"]);
+    let output = curl.args(arguments).arg(format!("https://{name}:{port}/x")).output().await.unwrap();
+    match output.status.success() {
+        true => String::from_utf8(output.stdout).unwrap(),
+        false => format!("failed {}", output.status.code().unwrap_or_default()),
+    }
+}
+
+#[tokio::test]
+async fn servers_names_and_variables_are_as_in_nginx() {
+    require_nginx!();
+    if !installed() {
+        return;
+    }
+    let [one, two, client] =
+        ["DNS:one.example", "DNS:*.two.example,DNS:other", "DNS:client"].map(Certificate::for_names);
+    let node = Nginx::start(
+        "server { listen 127.0.0.1:@node@; return 200 \"$http_x_forwarded_proto $http_x_verify $http_x_sni\"; }",
+    )
+    .await;
+    let [one_file, one_key, two_file, two_key] = [one.file(), one.key(), two.file(), two.key()];
+    let front = format!(
+        "ssl_protocols TLSv1.2 TLSv1.3;
+        server {{
+            listen 127.0.0.1:@front@ ssl http2;
+            server_name one.example;
+            ssl_certificate {}; ssl_certificate_key {};
+            ssl_verify_client optional; ssl_client_certificate {client};
+            location / {{
+                proxy_set_header X-Forwarded-Proto $scheme;
+                proxy_set_header X-Verify $ssl_client_verify;
+                proxy_set_header X-Sni $ssl_server_name;
+                proxy_pass http://{node};
+            }}
+        }}
+        server {{
+            listen 127.0.0.1:@front@ ssl http2;
+            server_name .two.example;
+            ssl_certificate {}; ssl_certificate_key {};
+            ssl_verify_client optional; ssl_client_certificate {client};
+            return 200 \"two $https $ssl_protocol\";
+        }}",
+        text(&one_file),
+        text(&one_key),
+        text(&two_file),
+        text(&two_key),
+        client = text(&client.file()),
+        node = node.address("node"),
+    );
+    let nginx = Nginx::start(&front).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (_site, _server, address) = ours(&front, folder.path());
+    let [shown, key] = [client.file(), client.key()];
+    let shown = ["--cert", text(&shown), "--key", text(&key)];
+    let [stranger, stranger_key] = [two.file(), two.key()];
+    let stranger = ["--cert", text(&stranger), "--key", text(&stranger_key)];
+    for (trusted, name, arguments, expected) in [
+        (&one, "one.example", &[][..], "https NONE one.example 200 2"),
+        (&one, "one.example", &["--http1.1"], "https NONE one.example 200 1.1"),
+        (&one, "one.example", &shown, "https SUCCESS one.example 200 2"),
+        (&two, "a.two.example", &[], "two on TLSv1.3 200 2"),
+        (&two, "a.two.example", &["--tls-max", "1.2"], "two on TLSv1.2 200 2"),
+        (&one, "a.two.example", &[], "failed 60"),
+        (&two, "one.example", &[], "failed 60"),
+    ] {
+        let by_nginx = curl(trusted, nginx.address("front"), name, arguments).await;
+        assert_eq!(by_nginx, expected, "nginx, {name} {arguments:?}");
+        assert_eq!(curl(trusted, address, name, arguments).await, expected, "ours, {name} {arguments:?}");
+    }
+    // nginx responds with 400 to an unknown certificate; ours ends the handshake.
+    assert!(curl(&one, nginx.address("front"), "one.example", &stranger).await.contains(" 400 "));
+    assert!(curl(&one, address, "one.example", &stranger).await.starts_with("failed "));
+}
+
+#[tokio::test]
+async fn nodes_behind_https_are_verified_unless_the_file_turns_it_off() {
+    require_nginx!();
+    if !installed() {
+        return;
+    }
+    let [node_certificate, other] = ["DNS:kylin.example,IP:127.0.0.1", "DNS:x"].map(Certificate::for_names);
+    let [file, key] = [node_certificate.file(), node_certificate.key()];
+    let node = Nginx::start(&format!(
+        "server {{ listen 127.0.0.1:@node@ ssl; ssl_certificate {}; ssl_certificate_key {};
+            return 200 \"$https $http_host $ssl_server_name\"; }}",
+        text(&file),
+        text(&key)
+    ))
+    .await;
+    let trusted = format!("proxy_ssl_trusted_certificate {};", text(&file));
+    let other_file = other.file();
+    let not_trusted = format!("proxy_ssl_trusted_certificate {};", text(&other_file));
+    let node = node.address("node");
+    for (lines, nginx_status, our_status) in [
+        (trusted.clone(), "200", "200"),
+        (
+            format!("{trusted} proxy_ssl_verify on; proxy_ssl_name kylin.example; proxy_ssl_server_name on;"),
+            "200",
+            "200",
+        ),
+        // nginx verifies the name of the upstream then.
+        (format!("{trusted} proxy_ssl_verify on;"), "502", "502"),
+        (format!("{trusted} proxy_ssl_verify on; proxy_ssl_name wrong.example;"), "502", "502"),
+        (format!("{not_trusted} proxy_ssl_verify on; proxy_ssl_name kylin.example;"), "502", "502"),
+        ("proxy_ssl_verify off;".to_owned(), "200", "200"),
+        // The difference: nginx verifies nothing by default.
+        (not_trusted.clone(), "200", "502"),
+    ] {
+        let front = format!(
+            "upstream kylin {{ server {node}; }}
+            server {{ listen 127.0.0.1:@front@; {lines} location / {{ proxy_pass https://kylin; }} }}"
+        );
+        let nginx = Nginx::start(&front).await;
+        let folder = tempfile::tempdir().unwrap();
+        let (site, _server, address) = ours(&front, folder.path());
+        for (address, expected) in [(nginx.address("front"), nginx_status), (address, our_status)] {
+            let mut connection = Connection::open(address).await.unwrap();
+            connection.send("GET / HTTP/1.1\r\nHost: front\r\n\r\n").await.unwrap();
+            let response = connection.response().await.unwrap();
+            assert_eq!(response.status().to_string(), expected, "{address} {lines}");
+            if expected == "200" {
+                assert!(response.text().starts_with("on "), "{}", response.text());
+            }
+        }
+        let report = Config::read(folder.path().join("front.conf")).unwrap().report().to_string();
+        let is_noted = report.contains("nodes are verified, where nginx does not");
+        assert_eq!(is_noted, !lines.contains("proxy_ssl_verify"), "{report}");
+        assert_eq!(report.contains("reads every login"), lines.contains("verify off"), "{report}");
+        drop(site);
+    }
+}
+
+#[tokio::test]
+async fn certificates_are_read_again_while_the_site_serves() {
+    if !installed() {
+        return;
+    }
+    let [before, after] = [(); 2].map(|()| Certificate::for_names("DNS:front.example"));
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |certificate: &Certificate| {
+        std::fs::copy(certificate.file(), folder.path().join("front.crt")).unwrap();
+        std::fs::copy(certificate.key(), folder.path().join("front.key")).unwrap();
+    };
+    copy(&before);
+    // Names of files are relative to the file, as those of nginx are to its own.
+    let front = "server { listen 127.0.0.1:@front@ ssl; ssl_certificate front.crt; ssl_certificate_key front.key; return 200 ok; }";
+    let (site, _server, address) = ours(front, folder.path());
+    assert_eq!(curl(&before, address, "front.example", &[]).await, "ok 200 2");
+    copy(&after);
+    assert_eq!(curl(&before, address, "front.example", &[]).await, "ok 200 2");
+    site.reload_certificates().unwrap();
+    assert_eq!(curl(&after, address, "front.example", &[]).await, "ok 200 2");
+    assert_eq!(curl(&before, address, "front.example", &[]).await, "failed 60");
+    std::fs::write(folder.path().join("front.key"), "nothing").unwrap();
+    let error = site.reload_certificates().unwrap_err();
+    assert!(matches!(&error, SiteError::Tls { place, .. } if place.starts_with("listen 127.0.0.1:")), "{error:?}");
+    assert_eq!(curl(&after, address, "front.example", &[]).await, "ok 200 2");
+}
+
+#[tokio::test]
+async fn the_proxy_protocol_names_the_client_as_in_nginx() {
+    require_nginx!();
+    let front = "server {
+        listen 127.0.0.1:@front@ proxy_protocol;
+        set_real_ip_from 127.0.0.1; real_ip_header proxy_protocol;
+        return 200 \"$remote_addr $http_x_forwarded_for\";
+    }";
+    let nginx = Nginx::start(front).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (_site, _server, address) = ours(front, folder.path());
+    for address in [nginx.address("front"), address] {
+        let mut connection = Connection::open(address).await.unwrap();
+        let request = "PROXY TCP4 192.0.2.9 198.51.100.2 51000 443\r\n\
+            GET / HTTP/1.1\r\nHost: front\r\nX-Forwarded-For: 203.0.113.1\r\n\r\n";
+        connection.send(request).await.unwrap();
+        assert_eq!(connection.response().await.unwrap().text(), "192.0.2.9 203.0.113.1");
+    }
+}
+
+#[test]
+fn mistakes_say_where_and_what_to_write() {
+    let upstream = "upstream kylin { server 127.0.0.1:7070; }\n";
+    for (text, line, expected) in [
+        ("server { listen 443 ssl; return 200; }", 2, "ssl_certificate FILE; ssl_certificate_key FILE;"),
+        (
+            "server { listen 443 ssl; ssl_certificate a; ssl_certificate_key b; ssl_verify_client on; return 200; }",
+            2,
+            "ssl_client_certificate FILE;",
+        ),
+        ("ssl_protocols TLSv1.1;\nserver { return 200; }", 2, "TLSv1.2 TLSv1.3"),
+        (
+            "server { ssl_certificate $ssl_server_name.crt; return 200; }",
+            2,
+            "the name of a PEM file, without variables",
+        ),
+        ("server { ssl_crl x; return 200; }", 2, "certificates of short life"),
+        (
+            "server { location /a { proxy_pass http://kylin; }\nlocation / { proxy_pass https://kylin; } }",
+            3,
+            "two upstreams",
+        ),
+        (
+            "server { location / { proxy_ssl_name $host; proxy_pass https://kylin; } }",
+            2,
+            "the name in the certificates",
+        ),
+    ] {
+        let error = Config::parse("front.conf", &format!("{upstream}{text}")).unwrap_err().to_string();
+        assert!(error.contains(&format!("front.conf:{line}")) && error.contains(expected), "{error}");
+    }
+}
