@@ -46,6 +46,10 @@ pub enum SendErrorKind {
     /// request.
     #[error("the node's response is not valid HTTP")]
     Invalid,
+    /// The head of the response is over the limits of the backend, or too many interim responses came. That is no fault of the
+    /// node, which may have processed the request.
+    #[error("the head of the node's response is over the limits of the front end")]
+    HeadTooLarge,
     /// The body of the request failed: the client left or broke its framing. The node is not at
     /// fault.
     #[error("the body of the request ended early")]
@@ -66,6 +70,7 @@ impl SendErrorKind {
             | SendErrorKind::Stale
             | SendErrorKind::HeadTimeout
             | SendErrorKind::Invalid
+            | SendErrorKind::HeadTooLarge
             | SendErrorKind::RequestBody => false,
         }
     }
@@ -73,9 +78,11 @@ impl SendErrorKind {
     /// Returns what the failure tells about the node's health.
     pub(crate) fn outcome(self) -> Outcome {
         match self {
-            SendErrorKind::RequestBody | SendErrorKind::Limit | SendErrorKind::Shortage | SendErrorKind::Stale => {
-                Outcome::Unknown
-            }
+            SendErrorKind::RequestBody
+            | SendErrorKind::Limit
+            | SendErrorKind::Shortage
+            | SendErrorKind::HeadTooLarge
+            | SendErrorKind::Stale => Outcome::Unknown,
             SendErrorKind::Connect | SendErrorKind::ConnectTimeout | SendErrorKind::Refused | SendErrorKind::Broken => {
                 Outcome::Unreachable
             }

@@ -25,7 +25,9 @@ impl BodyError {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             BodyError::Stalled(_) => Outcome::Slow,
-            BodyError::TooLarge | BodyError::Source(_) => Outcome::Failure,
+            // A limit of the front end.
+            BodyError::TooLarge => Outcome::Unknown,
+            BodyError::Source(_) => Outcome::Failure,
         }
     }
 

@@ -1,9 +1,9 @@
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use super::suspect::{RequestKey, Suspect, Suspects};
 use super::{EndpointHint, EndpointId, EndpointSettings, Live, Member};
-use crate::health::state::{Failure, Sign};
+use crate::health::state::Sign;
 
 /// The outcome of a request, as far as the health of its endpoint is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -37,13 +37,24 @@ pub struct Lease {
     /// The endpoint was withdrawn when it was picked, so that this request tries whether it is back.
     on_trial: bool,
     outcome: Outcome,
+    /// The outcome is reported elsewhere.
+    is_suspended: bool,
+    /// The request, if a failure is compared with that of others; none where a failure counts at once.
+    key: RequestKey,
 }
 
 impl Lease {
     /// Returns the lease of a request that [`Member::acquire`] has counted in.
     #[inline]
     pub(crate) fn new(member: &Arc<Member>, alone: bool, on_trial: bool) -> Self {
-        Lease { member: Arc::clone(member), alone, on_trial, outcome: Outcome::Unknown }
+        Lease {
+            member: Arc::clone(member),
+            alone,
+            on_trial,
+            outcome: Outcome::Unknown,
+            is_suspended: false,
+            key: RequestKey::NONE,
+        }
     }
 
     /// Returns the endpoint that was picked.
@@ -103,16 +114,32 @@ impl Lease {
 }
 
 impl Lease {
+    /// Leaves a failure to a comparison with other requests, because this request was attempted at one endpoint only.
+    pub(crate) fn compare_with_others(&mut self, key: RequestKey) {
+        self.key = key;
+    }
+
+    pub(crate) fn is_failure(&self) -> bool {
+        matches!(self.outcome, Outcome::Failure | Outcome::Unreachable)
+    }
+
+    /// Ends the request. If it failed, its failure waits.
+    pub(crate) fn suspend(mut self, key: RequestKey) -> Option<Suspect> {
+        let suspect = self.is_failure().then(|| self.suspect(self.outcome == Outcome::Unreachable, key));
+        self.is_suspended = suspect.is_some();
+        suspect
+    }
+
+    fn suspect(&self, unreached: bool, key: RequestKey) -> Suspect {
+        Suspect::new(&self.member, self.alone, self.on_trial, unreached, key)
+    }
+
     fn fail(&self, unreached: bool) {
-        let Member { settings, live, .. } = &*self.member;
-        live.failed.fetch_add(1, Ordering::Relaxed);
-        let now = live.now_ms();
-        if !self.alone && live.passive.fail(settings.rule, unreached, now) {
-            live.health.eject_by_rule(now);
-            tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, "endpoint ejected");
+        if self.key == RequestKey::NONE {
+            self.member.fail(self.alone, self.on_trial, unreached);
+        } else {
+            Suspects::of(self.suspect(unreached, self.key)).end();
         }
-        let (governed, in_flight) = (settings.has_outlier_rule() && !self.alone, live.in_flight());
-        live.health.fail(Failure { unreached, on_trial: self.on_trial, governed, in_flight }, now);
     }
 }
 
@@ -120,6 +147,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let Member { settings, live, .. } = &*self.member;
         match self.outcome {
+            _ if self.is_suspended => {}
             Outcome::Success => {
                 let readmitted_by_rule = !self.alone && live.passive.succeed(settings.rule);
                 if readmitted_by_rule {

@@ -22,6 +22,8 @@ pub(crate) struct Live {
     pub(crate) health: EndpointHealth,
     pub(crate) load: LoadRef,
     pub(crate) failed: AtomicU64,
+    /// The failed requests that count against no endpoint.
+    pub(crate) acquitted: AtomicU64,
     pub(crate) probe_level: FoundLevel,
     pub(super) wraps: Wraps,
     /// Identifies the endpoint within the process, for the attempted endpoints of a request.
@@ -45,6 +47,7 @@ impl Live {
             passive: Passive::new(impaired.clone()),
             health: EndpointHealth::new(listener, impaired),
             failed: AtomicU64::new(0),
+            acquitted: AtomicU64::new(0),
             probe_level: FoundLevel::default(),
             wraps: Wraps::default(),
             uid: NEXT_UID.fetch_add(1, Ordering::Relaxed),
@@ -65,8 +68,8 @@ impl Live {
 
     /// Returns how many requests have succeeded.
     pub(crate) fn succeeded(&self) -> u64 {
-        let others = self.failed.load(Ordering::Relaxed) + self.health.outcomes.unrated();
-        self.served().saturating_sub(others)
+        let failed = self.failed.load(Ordering::Relaxed).saturating_sub(self.acquitted.load(Ordering::Relaxed));
+        self.served().saturating_sub(failed + self.health.outcomes.unrated())
     }
 
     /// Returns how many requests have ended.

@@ -11,6 +11,7 @@ mod live;
 mod load;
 mod member;
 mod slot;
+mod suspect;
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -25,6 +26,7 @@ pub(crate) use live::Live;
 pub(crate) use load::Loads;
 pub(crate) use member::Member;
 pub(crate) use slot::{EligibilityFlags, EndpointSlot};
+pub(crate) use suspect::{RequestKey, Suspects};
 
 pub use crate::kylin::node::role::{InvalidRoles, Role, Roles};
 

@@ -188,6 +188,7 @@ impl AttemptPhase {
             | SendErrorKind::Stale
             | SendErrorKind::HeadTimeout
             | SendErrorKind::Invalid
+            | SendErrorKind::HeadTooLarge
             | SendErrorKind::RequestBody => AttemptPhase::Response,
         }
     }
@@ -326,6 +327,7 @@ fn name_of(kind: SendErrorKind) -> &'static str {
         SendErrorKind::Stale => "stale",
         SendErrorKind::HeadTimeout => "response_timeout",
         SendErrorKind::Invalid => "invalid",
+        SendErrorKind::HeadTooLarge => "head_too_large",
         SendErrorKind::RequestBody => "request_body",
     }
 }

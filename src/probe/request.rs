@@ -106,6 +106,8 @@ pub(super) enum SkipReason {
     ConnectionLimit,
     /// This process has no descriptors, ports or memory for a connection.
     Shortage,
+    /// The head of the response is over the backend's limits.
+    HeadTooLarge,
     /// 401 to the probe's credentials.
     LoginRejected,
     /// The node cannot check the probe's credentials.
@@ -118,6 +120,7 @@ impl ProbeResult {
             NodeError::Send(kind, _) => match kind {
                 SendErrorKind::Limit => return ProbeResult::Inconclusive(SkipReason::ConnectionLimit),
                 SendErrorKind::Shortage => return ProbeResult::Inconclusive(SkipReason::Shortage),
+                SendErrorKind::HeadTooLarge => return ProbeResult::Inconclusive(SkipReason::HeadTooLarge),
                 SendErrorKind::Connect | SendErrorKind::ConnectTimeout => ProbeFailure::Unreachable,
                 SendErrorKind::HeadTimeout => ProbeFailure::Timeout,
                 SendErrorKind::Refused

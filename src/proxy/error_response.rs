@@ -112,7 +112,7 @@ impl ErrorResponse {
             SendErrorKind::RequestBody => Termination::RequestAborted,
             SendErrorKind::Connect | SendErrorKind::Refused => Termination::ConnectFailed,
             SendErrorKind::Broken | SendErrorKind::Stale => Termination::ConnectionBroken,
-            SendErrorKind::Invalid => Termination::InvalidResponse,
+            SendErrorKind::Invalid | SendErrorKind::HeadTooLarge => Termination::InvalidResponse,
         };
         let response = match error.kind() {
             SendErrorKind::Limit if error.source().is_some_and(|cause| cause.is::<LoginUnavailable>()) => {
@@ -145,6 +145,10 @@ impl ErrorResponse {
             SendErrorKind::Broken | SendErrorKind::Stale => ErrorResponse::new(
                 StatusCode::BAD_GATEWAY,
                 "the connection to the Kylin node broke after the request was sent; it may have been executed",
+            ),
+            SendErrorKind::HeadTooLarge => ErrorResponse::new(
+                StatusCode::BAD_GATEWAY,
+                "the head of the Kylin node's response is over the limits of the front end; the request may have been executed",
             ),
             SendErrorKind::Invalid => {
                 ErrorResponse::new(StatusCode::BAD_GATEWAY, "the response of the Kylin node is not valid HTTP")

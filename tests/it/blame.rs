@@ -10,10 +10,11 @@ use kylin_lb::backend::SendErrorKind;
 use kylin_lb::proxy::RetryPolicy;
 use kylin_lb::server::Server;
 use kylin_lb::testing::Scripted;
-use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
+use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, HttpBackend, Proxy};
 use tokio::time::timeout;
 
-use crate::support::front::{Front, endpoint};
+use crate::support::front::{Front, endpoint, refusal};
+use crate::support::raw_node::{RawNode, respond};
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -87,6 +88,35 @@ async fn a_slow_upload_of_the_client_is_not_a_failure_of_the_node() {
     assert_eq!(client.response().await.unwrap().text(), "abcdef");
     front.idle().await;
     assert!(front.proxy.cluster().status().endpoints.iter().all(|endpoint| endpoint.failed == 0));
+}
+
+/// A response over the limits of the front end, or too many interim ones, counts against no node, and its reason is shown.
+#[tokio::test]
+async fn limits_of_the_front_end_are_not_failures_of_the_node() {
+    let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(70_000));
+    let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "X: y\r\n".repeat(150));
+    let interim = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(20) + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    for head in [long, many, interim] {
+        let nodes = [RawNode::start([respond(head.clone())]).await, RawNode::start([respond(head.clone())]).await];
+        let endpoints = nodes.iter().enumerate().map(|(id, node)| {
+            let backend = HttpBackend::builder(&node.address().to_string()).unwrap().build();
+            Endpoint::new(id.to_string(), backend).unwrap()
+        });
+        let front = Front::of(endpoints, |proxy| proxy);
+        for _ in 0..20 {
+            let response = front.get("/x").await.unwrap();
+            assert!(refusal(&response, 502).contains("over the limits of the front end"));
+        }
+        for endpoint in front.proxy.cluster().status().endpoints {
+            assert_eq!((endpoint.failed, endpoint.ejected), (0, false), "{endpoint:?}");
+        }
+        assert_eq!(nodes.iter().map(|node| node.seen().requests.len()).sum::<usize>(), 20, "no retry");
+    }
+    let node =
+        RawNode::start([respond(format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "X: y\r\n".repeat(150)))])
+            .await;
+    let front = Front::of([endpoint(0, node.address(), |backend| backend.max_headers(200))], |proxy| proxy);
+    assert_eq!(front.get("/x").await.unwrap().status(), 200, "the limit can be set");
 }
 
 #[tokio::test]

@@ -174,6 +174,6 @@ async fn a_head_without_bounds_is_an_error() {
     for head in [long, many, endless] {
         let node = RawNode::start([respond(head)]).await;
         let answer = Front::over(&[node.address()]).get("/").await.unwrap();
-        assert!(refusal(&answer, 502).contains("not valid HTTP"), "{}", answer.text());
+        assert!(refusal(&answer, 502).contains("over the limits of the front end"), "{}", answer.text());
     }
 }

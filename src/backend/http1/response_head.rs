@@ -11,7 +11,7 @@ use crate::backend::{SendError, SendErrorKind};
 use crate::body::BoxError;
 use crate::http1::body_decoder::BodyDecoder;
 use crate::http1::framing::FramingHeaders;
-use crate::http1::head::{HeadLimits, HeadLines, HeadScanner};
+use crate::http1::head::{HeadError, HeadLimits, HeadLines, HeadScanner};
 use crate::http1::headers::{self, Sender};
 
 /// How many interim responses may come before the final one.
@@ -44,7 +44,7 @@ impl ParserState {
         limits: HeadLimits,
     ) -> Result<Option<ResponseHead>, SendError> {
         loop {
-            let Some(parsed) = self.scanner.take(read, limits, parse).map_err(invalid)? else { return Ok(None) };
+            let Some(parsed) = self.scanner.take(read, limits, parse).map_err(head_error)? else { return Ok(None) };
             let (response, framing) = parsed?;
             match response.status() {
                 // The proxy never asks for an upgrade.
@@ -52,7 +52,7 @@ impl ParserState {
                 status if status.is_informational() => {
                     self.interim += 1;
                     if self.interim > MAX_INTERIM {
-                        return Err(invalid("too many interim responses"));
+                        return Err(SendError::new(SendErrorKind::HeadTooLarge, "too many interim responses"));
                     }
                 }
                 _ => {
@@ -108,6 +108,14 @@ fn body_decoder(response: &Response<()>, framing: &FramingHeaders, method: &Meth
         return Ok(BodyDecoder::Length(0));
     }
     Ok(decoder.unwrap_or(BodyDecoder::UntilClose))
+}
+
+fn head_error(error: HeadError) -> SendError {
+    let kind = match error {
+        HeadError::TooLong | HeadError::StartLineTooLong | HeadError::TooManyHeaders => SendErrorKind::HeadTooLarge,
+        HeadError::BareLineFeed | HeadError::Empty => SendErrorKind::Invalid,
+    };
+    SendError::new(kind, error)
 }
 
 fn invalid(source: impl Into<BoxError>) -> SendError {

@@ -54,6 +54,8 @@ pub(crate) struct EndpointHealth {
     slow_since: AtomicU64,
     slow: AtomicU64,
     signs: Signs,
+    /// The request of the last failure that could not be compared, in the upper half; below, when that was, and whether it waits.
+    accuser: AtomicU64,
     record: Mutex<HealthRecord>,
     /// The [`ProbePace`] that requests have asked for since the last probe began.
     wanted_pace: AtomicU8,
@@ -114,6 +116,7 @@ impl EndpointHealth {
             slow_since: AtomicU64::new(0),
             slow: AtomicU64::new(0),
             signs: Signs::default(),
+            accuser: AtomicU64::new(0),
             record: Mutex::default(),
             wanted_pace: AtomicU8::new(0),
             wake: Notify::new(),

@@ -6,10 +6,33 @@ use super::{EndpointHealth, Failure, HealthRecord, Sign};
 use crate::health::withdrawal::{DRAIN_MS, Withdrawal, WithdrawalKind, trial_after};
 use crate::health::{ProbePace, Reason};
 
+/// How long a failure that could not be compared waits for one of another request, in seconds.
+const MAX_WAIT_SECONDS: u64 = 60;
+
 impl EndpointHealth {
     fn want_probe(&self, pace: ProbePace) {
         self.wanted_pace.fetch_max(pace as u8, Ordering::Relaxed);
         self.wake.notify_one();
+    }
+
+    /// Asks for a probe after a request that failed.
+    pub(crate) fn want_probe_after(&self, unreached: bool) {
+        self.want_probe(if unreached { ProbePace::Reconnect } else { ProbePace::Fast });
+    }
+
+    /// Records a failure of the request `key` that could not be compared with other endpoints. Returns how many failures count by it:
+    /// none unless another request had one before, and then also that.
+    pub(crate) fn accuse(&self, key: u64, now: u64) -> u32 {
+        let seconds = now / 1_000;
+        let before = self.accuser.load(Ordering::Relaxed);
+        let (earlier, waits, at) = (before >> 32, before & 1 == 1, (before & u64::from(u32::MAX)) >> 1);
+        let is_fresh = before != 0 && seconds.saturating_sub(at) <= MAX_WAIT_SECONDS;
+        let is_other = is_fresh && earlier != key;
+        let still_waits = !is_other && (waits || !is_fresh);
+        let word = key << 32 | (seconds << 1 & 0xffff_fffe) | u64::from(still_waits);
+        // Of two at the same time one may be lost.
+        self.accuser.store(word, Ordering::Relaxed);
+        if is_other { 1 + u32::from(waits) } else { 0 }
     }
 
     /// Records a request that succeeded. True when it readmitted the endpoint.
@@ -53,7 +76,7 @@ impl EndpointHealth {
     /// Records a request that failed.
     pub(crate) fn fail(&self, failure: Failure, now: u64) {
         self.last_failure.store(now.max(1), Ordering::Relaxed);
-        self.want_probe(if failure.unreached { ProbePace::Reconnect } else { ProbePace::Fast });
+        self.want_probe_after(failure.unreached);
         let Some(listener) = self.listener.as_ref().filter(|_| failure.governed) else { return };
         self.impaired.watch();
         // A failure while probes report the endpoint as down continues the row.

@@ -189,7 +189,9 @@ impl ProbeTask {
         match result {
             ProbeResult::Healthy => self.observe(Ok(())),
             ProbeResult::Unhealthy(failure) => self.observe(Err(failure)),
-            ProbeResult::Inconclusive(SkipReason::ConnectionLimit | SkipReason::Shortage) => {}
+            ProbeResult::Inconclusive(
+                SkipReason::ConnectionLimit | SkipReason::Shortage | SkipReason::HeadTooLarge,
+            ) => {}
             ProbeResult::Inconclusive(SkipReason::LoginUnchecked) => {
                 tracing::warn!(endpoint = %self.id, "node cannot check the credentials of the probe; its health is unchanged");
                 return Next::AfterLoginPause;

@@ -1,5 +1,6 @@
 //! One request: from its head to the response, over as many attempts as it takes.
 
+mod finish;
 mod next;
 mod response;
 
@@ -25,11 +26,10 @@ use crate::balance::Attempted;
 use crate::body::{Body, BodyError};
 use crate::cluster::Picked;
 use crate::drop_guard::DropGuard;
-use crate::endpoint::EndpointId;
+use crate::endpoint::Suspects;
 use crate::kylin::class::RequestClass;
 use crate::kylin::response::ResponseClass;
-use crate::observe::{RequestRecorder, RetryReason, ServedBy};
-use crate::proxy::RetryAccount;
+use crate::observe::{RequestRecorder, RetryReason};
 use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::{AfterResponse, Prepared};
 use crate::unwind::catch_panic;
@@ -77,6 +77,8 @@ struct Attempts<'p, B> {
     response: Response<Body>,
     /// The request for an attempt after this one, if there may be one although this one was sent.
     copy: Option<Box<Request<Body>>>,
+    /// The failures of attempts that count once another attempt has shown whose they are.
+    suspects: Suspects,
     /// The request was sent again to the same endpoint, on a fresh connection.
     reconnected: bool,
     /// How many of the attempts certainly reached no node.
@@ -105,6 +107,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             session: Session::new(settings.affinity.as_ref()),
             response: Response::default(),
             copy: None,
+            suspects: Suspects::default(),
             reconnected: false,
             unsent: 0,
             met_not_running: false,
@@ -209,9 +212,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 head::set_host_of(&picked, request);
             }
             if let Err(error) = self.count_stream(&picked, request) {
-                (picked, *request) = self.after_failure(picked, error.with_request(take(request)))?;
+                (picked, *request) = self.after_failure(picked, error.with_request(take(request)), false)?;
                 continue;
             }
+            let mut has_logged_in = false;
             let failure = match self.session.prepare(&self.proxy.cluster, &picked, request).await {
                 Prepared::Send => {
                     let watch = self
@@ -224,6 +228,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
                     self.keep_response(sent)
                 }
                 Prepared::Failed(error) => {
+                    has_logged_in = true;
                     if let Some(recorder) = &mut self.recorder {
                         recorder.attempt_unprepared();
                     }
@@ -231,7 +236,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 }
             };
             if let Some(error) = failure {
-                (picked, *request) = self.after_failure(picked, error)?;
+                (picked, *request) = self.after_failure(picked, error, has_logged_in)?;
                 continue;
             }
             if let Some(recorder) = &mut self.recorder {
@@ -259,8 +264,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
             if let Err(error) = poll_fn(|cx| Poll::Ready(self.read_ahead(cx))).await {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "response ended early");
                 picked.lease.set_outcome(error.outcome());
+                self.end_suspects(&mut picked);
                 return Err(TRUNCATED);
             }
+            self.end_suspects(&mut picked);
             match self.settle(&picked).await {
                 Some(copy) => {
                     *request = *copy;
@@ -269,6 +276,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 }
                 None => {
                     self.note_served_by(&picked);
+                    if self.response.body().whole().is_none() {
+                        picked.lease.compare_with_others(self.request_key());
+                    }
                     self.hold_response(picked.lease);
                     return Ok(());
                 }
@@ -341,42 +351,6 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 None
             }
         }
-    }
-
-    /// Tells observers that the request is sent again, to `next`.
-    fn note_retry(&mut self, next: &EndpointId, reason: RetryReason) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.retried(next, reason, self.proxy.budget.as_ref().map(RetryAccount::left));
-        }
-    }
-
-    /// Leaves in the response which endpoint served.
-    fn note_served_by(&mut self, picked: &Picked<B>) {
-        if self.recorder.is_some() || self.proxy.settings.served_by {
-            let attempts = u32::try_from(self.attempted.len()).unwrap_or(u32::MAX);
-            let served_by = ServedBy::new(picked.lease.endpoint().clone(), attempts, picked.reason);
-            self.response.extensions_mut().insert(served_by);
-        }
-    }
-
-    /// Removes the headers of the node's connection.
-    fn into_response(mut self) -> Response<Body> {
-        let presence = HeaderPresence::of(self.response.headers());
-        remove_hop_by_hop(self.response.headers_mut(), presence);
-        *self.response.version_mut() = Version::HTTP_11;
-        if let Some(recorder) = self.recorder.take() {
-            recorder.respond(&mut self.response, self.is_head);
-        }
-        self.response
-    }
-
-    fn into_error(mut self, error: ErrorResponse) -> Response<Body> {
-        let mut response = error.response(&self.context);
-        if let Some(mut recorder) = self.recorder.take() {
-            recorder.failed(error.termination());
-            recorder.respond(&mut response, self.is_head);
-        }
-        response
     }
 }
 

@@ -8,7 +8,7 @@ use super::Attempts;
 use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
 use crate::cluster::{PickReason, Picked};
-use crate::endpoint::{EndpointHint, EndpointId};
+use crate::endpoint::{EndpointHint, EndpointId, Outcome, RequestKey};
 use crate::observe::RetryReason;
 use crate::proxy::error_response::ErrorResponse;
 use crate::proxy::{RetryAccount, replay};
@@ -78,17 +78,52 @@ impl<B: Backend> Attempts<'_, B> {
 
     /// Takes one retry from the budget. Returns false when it is used up.
     pub(super) fn withdraw(&self) -> bool {
-        self.proxy.budget.as_ref().is_none_or(RetryAccount::withdraw)
+        self.proxy.budget.as_ref().is_none_or(|budget: &RetryAccount| budget.withdraw(self.context.client().key()))
     }
 
-    /// Returns the next endpoint after a failed attempt, or the error for the client.
+    /// Returns the key by which failures of the request are compared with those of others.
+    pub(super) fn request_key(&self) -> RequestKey {
+        self.key_of_body(self.copy.as_ref().map(|copy| copy.body()))
+    }
+
+    /// Returns the same for a copy of the request.
+    pub(super) fn key_of(&self, copy: &Request<Body>) -> RequestKey {
+        self.key_of_body(Some(copy.body()))
+    }
+
+    fn key_of_body(&self, body: Option<&Body>) -> RequestKey {
+        let body = body.and_then(Body::whole).map_or(&[][..], |body| body);
+        RequestKey::of(self.context.client().key(), &self.context.url(), body)
+    }
+
+    /// Decides whose the failures of earlier attempts are, after the last attempt has a response.
+    pub(super) fn end_suspects(&mut self, picked: &mut Picked<B>) {
+        if picked.lease.is_failure() {
+            if self.suspects.is_empty() {
+                picked.lease.compare_with_others(self.request_key());
+            } else {
+                self.suspects.acquit();
+                picked.lease.set_outcome(Outcome::Unknown);
+            }
+        } else if !self.suspects.is_empty() {
+            // In a plain proxy the client gets a failing response as any other.
+            let is_better = self.kylin().is_some() || !self.response.status().is_server_error();
+            if is_better { self.suspects.convict() } else { self.suspects.acquit() }
+        }
+    }
+
+    /// Returns the next endpoint after a failed attempt, or the error for the client. `has_logged_in`: the login before the request
+    /// failed, which nodes may have received.
     pub(super) fn after_failure(
         &mut self,
         mut picked: Picked<B>,
         mut error: SendError,
+        has_logged_in: bool,
     ) -> Result<(Picked<B>, Request<Body>), ErrorResponse> {
         let kind = error.kind();
         tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "attempt failed");
+        let counts_at_once = kind.is_unsent() && !has_logged_in;
+        let key = (!counts_at_once).then(|| self.request_key());
         let unsent = error.take_request().filter(|_| kind.is_unsent());
         let request = unsent.or_else(|| self.copy.take().map(|copy| *copy));
         let request = request.filter(|request| self.may_retry(kind, picked.lease.endpoint(), request.method()));
@@ -105,8 +140,12 @@ impl<B: Backend> Attempts<'_, B> {
         };
         let may_time_out = self.context.class().is_some() || !picked.lease.has_max_fails();
         picked.lease.set_outcome(self.proxy.settings.retry.outcome(kind, may_time_out));
-        // The next pick sees the free slot and the failure.
-        drop(picked);
+        // The next pick sees the free slot. A node that refuses the connection fails whatever the request is, which the next pick
+        // sees too.
+        match key {
+            None => drop(picked),
+            Some(key) => self.suspects.add(picked.lease.suspend(key)),
+        }
         if let Some(recorder) = &mut self.recorder {
             recorder.attempt_failed(kind);
         }
@@ -119,6 +158,7 @@ impl<B: Backend> Attempts<'_, B> {
             self.note_retry(next.lease.endpoint(), RetryReason::Failed(kind));
             return Ok((next, request));
         }
+        self.suspects.end();
         Err(match (kind, error.source()) {
             (SendErrorKind::RequestBody, Some(cause)) => replay::body_error(cause),
             _ => ErrorResponse::of_failure(&error, self.proxy.settings.unavailable),

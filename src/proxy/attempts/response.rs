@@ -108,6 +108,11 @@ impl<B: Backend> Attempts<'_, B> {
             {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), "retrying on another endpoint");
                 self.note_retry(next.lease.endpoint(), RetryReason::Response(self.response.status()));
+                // The proxy has asked the node itself whether Kylin runs there.
+                if class != ResponseClass::Rejected(Rejection::NotRunning) {
+                    let key = self.key_of(&copy);
+                    self.suspects.add(picked.lease.suspend(key));
+                }
                 return AfterAttempt::Retry(next, copy);
             }
             self.copy = Some(copy);
@@ -135,6 +140,8 @@ impl<B: Backend> Attempts<'_, B> {
             }
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "retrying on another endpoint");
             self.note_retry(next.lease.endpoint(), RetryReason::Response(status));
+            let key = self.key_of(&copy);
+            self.suspects.add(picked.lease.suspend(key));
             return AfterAttempt::Retry(next, copy);
         }
         AfterAttempt::Return(picked)

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use crate::client_key::ClientKey;
 use crate::clock::{Clock, Epoch};
 
 /// Bounds how many requests a proxy may repeat that a node may have received.
@@ -18,7 +19,8 @@ use crate::clock::{Clock, Epoch};
 /// | [`min_per_second`](Self::min_per_second) | 3 | retries a second, whatever the traffic |
 ///
 /// Unused retries add up to 10 s of `min_per_second`, at least to 100, because a node that fails breaks all requests that it
-/// has in flight at once.
+/// has in flight at once. Half as many again are a reserve for clients (IPv4 addresses, or the first 64 bits of IPv6 addresses)
+/// that have asked for few retries: at most a tenth of the reserve within 10 s. So one client cannot use up the budget for all.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[must_use]
 pub struct RetryBudget {
@@ -61,6 +63,12 @@ impl RetryBudget {
 /// The unit of a balance: thousandths of a retry.
 const ONE: i64 = 1000;
 
+/// How many clients' shares are told apart.
+const CLIENTS: usize = 1024;
+/// The interval over which a client has one share of the reserve, and the number of shares.
+const SHARE_INTERVAL_MS: u64 = 10_000;
+const SHARES: i64 = 10;
+
 /// The state of a budget: requests deposit, retries withdraw.
 #[derive(Debug)]
 pub(crate) struct RetryAccount {
@@ -68,6 +76,13 @@ pub(crate) struct RetryAccount {
     per_second: i64,
     capacity: i64,
     balance: AtomicI64,
+    /// The most of the reserve, and what is left of it.
+    reserve_capacity: i64,
+    reserve: AtomicI64,
+    /// How many retries clients have asked for lately: the interval in the upper half, and the number in the lower. Clients whose
+    /// keys fall on the same one share it.
+    taken: Box<[AtomicU64]>,
+    seed: ahash::RandomState,
     /// Until when `per_second` was deposited, in milliseconds of the epoch.
     deposited_until: AtomicU64,
     epoch: Epoch,
@@ -84,6 +99,10 @@ impl RetryAccount {
             per_second,
             capacity,
             balance: AtomicI64::new(capacity),
+            reserve_capacity: capacity / 2,
+            reserve: AtomicI64::new(capacity / 2),
+            taken: (0..CLIENTS).map(|_| AtomicU64::new(0)).collect(),
+            seed: ahash::RandomState::new(),
             deposited_until: AtomicU64::new(0),
             epoch: Epoch::new(clock),
         }
@@ -92,20 +111,38 @@ impl RetryAccount {
     /// Adds the share of one request. Writes nothing while the account is full, which is nearly always.
     pub(crate) fn deposit(&self) {
         if self.balance.load(Ordering::Relaxed) < self.capacity {
-            self.balance.fetch_add(self.per_request, Ordering::Relaxed);
+            let is_full = self.reserve.load(Ordering::Relaxed) >= self.reserve_capacity;
+            if is_full {
+                self.balance.fetch_add(self.per_request, Ordering::Relaxed);
+            } else {
+                // The reserve first: otherwise one client would leave nothing for it.
+                self.reserve.fetch_add(self.per_request / 2, Ordering::Relaxed);
+                self.balance.fetch_add(self.per_request - self.per_request / 2, Ordering::Relaxed);
+            }
         }
     }
 
-    /// Takes one retry. Returns false when none is left.
-    pub(crate) fn withdraw(&self) -> bool {
+    /// Takes one retry for `client`. Returns false when none is left, or none in the share of the client.
+    pub(crate) fn withdraw(&self, client: Option<ClientKey>) -> bool {
         self.deposit_for_time_passed();
-        let less = |balance: i64| (balance >= ONE).then(|| balance.min(self.capacity) - ONE);
-        self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+        let within_share = self.count(client);
+        take_one(&self.balance, self.capacity) || (within_share && take_one(&self.reserve, self.reserve_capacity))
     }
 
     /// Returns how many retries are left.
     pub(crate) fn left(&self) -> u32 {
         u32::try_from(self.balance.load(Ordering::Relaxed).clamp(0, self.capacity) / ONE).unwrap_or(u32::MAX)
+    }
+
+    /// Counts a retry of the client. Returns whether the client is within its share of the reserve.
+    fn count(&self, client: Option<ClientKey>) -> bool {
+        let taken = &self.taken[self.seed.hash_one(client) as usize % CLIENTS];
+        let interval = self.epoch.millis() / SHARE_INTERVAL_MS;
+        let before = taken.load(Ordering::Relaxed);
+        // Of two at the same time one may be lost.
+        let count = if before >> 32 == interval { (before & u64::from(u32::MAX)) + 1 } else { 1 };
+        taken.store(interval << 32 | count.min(u64::from(u32::MAX)), Ordering::Relaxed);
+        count <= (self.reserve_capacity / ONE / SHARES).max(1) as u64
     }
 
     fn deposit_for_time_passed(&self) {
@@ -115,9 +152,18 @@ impl RetryAccount {
         let due = (passed.saturating_mul(self.per_second) / 1000).min(self.capacity);
         // Of several threads that see the same time one deposits.
         if due > 0 && self.deposited_until.compare_exchange(until, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            self.balance.fetch_add(due, Ordering::Relaxed);
+            // The reserve first: otherwise one client would leave nothing for it.
+            let missing = (self.reserve_capacity - self.reserve.load(Ordering::Relaxed)).clamp(0, due / 2);
+            self.reserve.fetch_add(missing, Ordering::Relaxed);
+            self.balance.fetch_add(due - missing, Ordering::Relaxed);
         }
     }
+}
+
+/// Takes one retry from `balance`, which counts up to `capacity`.
+fn take_one(balance: &AtomicI64, capacity: i64) -> bool {
+    let less = |balance: i64| (balance >= ONE).then(|| balance.min(capacity) - ONE);
+    balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
 }
 
 #[cfg(all(test, feature = "test-util"))]
@@ -127,8 +173,31 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
 
+    /// Takes what one client gets, without the reserve.
     fn withdrawn(account: &RetryAccount) -> usize {
-        (0..100_000).take_while(|_| account.withdraw()).count()
+        account.deposit_for_time_passed();
+        (0..100_000).take_while(|_| take_one(&account.balance, account.capacity)).count()
+    }
+
+    fn client(n: u8) -> Option<ClientKey> {
+        Some(ClientKey::of([192, 0, 2, n].into()))
+    }
+
+    #[test]
+    fn one_client_cannot_use_up_the_budget_for_others() {
+        let clock = ManualClock::new();
+        let account = RetryAccount::new(RetryBudget::default(), Arc::new(clock.clone()));
+        let taken = |n: u8| (0..10_000).filter(|_| account.withdraw(client(n))).count();
+        assert_eq!(taken(1), 100, "all that is not reserved");
+        assert_eq!([2, 3, 4].map(taken), [5; 3]);
+        assert_eq!((5..30).map(taken).sum::<usize>(), 35, "the reserve of 50 has an end");
+        // The client asks all the time, and the reserve fills all the same.
+        for _ in 0..100 {
+            clock.advance(Duration::from_secs(1));
+            account.deposit();
+            taken(1);
+        }
+        assert_eq!([2, 3, 4].map(taken), [5; 3]);
     }
 
     #[test]
@@ -170,7 +239,7 @@ mod tests {
             RetryAccount::new(RetryBudget::default().ratio(0.0).unwrap().min_per_second(0), Arc::new(clock.clone()));
         account.deposit();
         clock.advance(Duration::from_secs(60));
-        assert!(!account.withdraw());
+        assert!(!account.withdraw(None));
     }
 
     #[test]

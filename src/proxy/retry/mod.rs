@@ -146,7 +146,7 @@ impl RetryPolicy {
             SendErrorKind::Invalid => self.invalid,
             // Another endpoint may have an idle connection.
             SendErrorKind::Limit | SendErrorKind::Shortage => true,
-            SendErrorKind::RequestBody => false,
+            SendErrorKind::HeadTooLarge | SendErrorKind::RequestBody => false,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::balance::Attempted;
 use crate::body::{Body, BodyError};
 use crate::clock::timer_in;
 use crate::cluster::{Cluster, Picked};
-use crate::endpoint::{AdminState, EndpointId, Outcome, Role};
+use crate::endpoint::{AdminState, EndpointId, Outcome, RequestKey, Role, Suspects};
 use crate::kylin::fan_out::{Merge, best, concat};
 use crate::maybe_ready::BoxFuture;
 use crate::observe::{AttemptEnd, RequestRecorder, Termination};
@@ -45,6 +45,8 @@ pub(crate) async fn fan_out<B: Backend>(
     // Compressed responses could not be joined.
     request.headers_mut().remove(header::ACCEPT_ENCODING);
     let ids = query_nodes(cluster);
+    let key = RequestKey::of(context.client().key(), &context.url(), &[]);
+    let mut suspects = Suspects::default();
     let mut sent: Vec<BoxFuture<'_, NodeResult>> = Vec::with_capacity(ids.len());
     for id in &ids {
         let mut request = replay::copy(&request).ok_or(BODY_TOO_LARGE)?;
@@ -57,18 +59,24 @@ pub(crate) async fn fan_out<B: Backend>(
                 if let Some(recorder) = &mut recorder {
                     recorder.attempt_begins(&picked, &mut request);
                 }
-                sent.push(Box::pin(send(picked, request)));
+                sent.push(Box::pin(send(picked, request, key)));
             }
             // Without a login the node would not respond to any purpose.
             Prepared::Failed(_) => {}
         }
     }
     let mut responses: Vec<Response<Bytes>> = Vec::with_capacity(ids.len());
-    for (index, NodeResult { response, end, took }) in (0..).zip(join_all(sent).await) {
+    for (index, NodeResult { response, failed, end, took }) in (0..).zip(join_all(sent).await) {
+        suspects.append(failed);
         if let Some(recorder) = &mut recorder {
             recorder.attempt_ended(index, end, response.as_ref().map(Response::status), took);
         }
         responses.extend(response);
+    }
+    if responses.is_empty() {
+        suspects.end()
+    } else {
+        suspects.convict()
     }
     if responses.len() < ids.len() {
         let (responded, total) = (responses.len(), ids.len());
@@ -101,12 +109,14 @@ fn pick<B: Backend>(
 struct NodeResult {
     /// None if the node failed or its response is too long.
     response: Option<Response<Bytes>>,
+    /// The failure, if the node may have got the request.
+    failed: Suspects,
     end: AttemptEnd,
     took: Duration,
 }
 
 /// Returns the whole response of a node.
-async fn send<B: Backend>(mut picked: Picked<B>, request: Request<Body>) -> NodeResult {
+async fn send<B: Backend>(mut picked: Picked<B>, request: Request<Body>, key: RequestKey) -> NodeResult {
     let began = timer_in(Duration::ZERO);
     let sent = timeout(NODE_TIMEOUT, whole_response(&**picked.backend(), request)).await;
     let slow = (Outcome::Slow, AttemptEnd::Failed(SendErrorKind::HeadTimeout));
@@ -118,7 +128,11 @@ async fn send<B: Backend>(mut picked: Picked<B>, request: Request<Body>) -> Node
         Err(failed) => (None, failed),
     };
     picked.lease.set_outcome(outcome);
-    NodeResult { response, end, took: began.elapsed() }
+    let mut failed = Suspects::default();
+    if !matches!(end, AttemptEnd::Failed(kind) if kind.is_unsent()) {
+        failed.add(picked.lease.suspend(key));
+    }
+    NodeResult { response, failed, end, took: began.elapsed() }
 }
 
 /// Returns the response, `None` if it is too long.

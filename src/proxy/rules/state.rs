@@ -178,7 +178,8 @@ fn outcome_of(kind: SendErrorKind) -> AttemptOutcome {
     match kind {
         SendErrorKind::Broken | SendErrorKind::Stale | SendErrorKind::Invalid => AttemptOutcome::Broken,
         SendErrorKind::HeadTimeout => AttemptOutcome::HeadTimeout,
-        SendErrorKind::RequestBody => AttemptOutcome::RequestBody,
+        // No retry: other nodes respond with the same.
+        SendErrorKind::RequestBody | SendErrorKind::HeadTooLarge => AttemptOutcome::RequestBody,
         SendErrorKind::Connect
         | SendErrorKind::ConnectTimeout
         | SendErrorKind::Limit

@@ -330,7 +330,7 @@ impl RelayRequest {
 pub(super) fn unsent(kind: SendErrorKind) -> SendErrorKind {
     match kind {
         SendErrorKind::ConnectTimeout | SendErrorKind::HeadTimeout => SendErrorKind::ConnectTimeout,
-        SendErrorKind::Limit => SendErrorKind::Limit,
+        SendErrorKind::Limit | SendErrorKind::HeadTooLarge => SendErrorKind::Limit,
         SendErrorKind::Shortage => SendErrorKind::Shortage,
         SendErrorKind::Connect
         | SendErrorKind::Refused

@@ -121,6 +121,7 @@ fn failed(error: &NodeError) -> Attempt {
     match error {
         NodeError::Timeout | NodeError::Send(SendErrorKind::HeadTimeout, _) => Attempt::TimedOut,
         NodeError::Send(kind, _) => Attempt::Failed(*kind),
-        NodeError::Body(_) | NodeError::TooLong(_) => Attempt::Failed(SendErrorKind::Broken),
+        NodeError::Body(_) => Attempt::Failed(SendErrorKind::Broken),
+        NodeError::TooLong(_) => Attempt::Failed(SendErrorKind::HeadTooLarge),
     }
 }

@@ -1,0 +1,163 @@
+//! Failures that may be the fault of the request.
+//!
+//! When several nodes give the same failure to one request, the request is the cause, and it counts against none of them. So a
+//! failure of a node that has got the request waits until the request has ended: it counts if another node did better. A failure
+//! that could not be compared, as that of a write, counts only once a request of another client fails at that endpoint too. Another
+//! request of the same client also does: one application may send all queries. A client that sends various requests which fail at
+//! every node ejects none by that, because failures of most endpoints have a common cause.
+
+use std::mem::take;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Member;
+use crate::client_key::ClientKey;
+use crate::hash;
+use crate::health::state::Failure;
+
+/// Identifies a request of a client where failures are compared. 0 is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RequestKey(u32);
+
+/// How many bytes of a body tell requests apart.
+const MAX_BODY: usize = 4096;
+
+impl RequestKey {
+    /// A failure counts whatever the request is.
+    pub(super) const NONE: RequestKey = RequestKey(0);
+
+    /// Peers of unix sockets count as one client.
+    pub(crate) fn of(client: Option<ClientKey>, url: &str, body: &[u8]) -> Self {
+        let client = match client {
+            Some(ClientKey::V4(bits)) => hash::mix(u64::from(bits), 4),
+            Some(ClientKey::V6(bits)) => hash::mix(bits, 6),
+            None => 0,
+        };
+        let request = hash::mix(hash::key64(url.as_bytes()), hash::key64(&body[..body.len().min(MAX_BODY)]));
+        // The lower half.
+        RequestKey((hash::mix(client, request) as u32).max(1))
+    }
+
+    pub(crate) fn word(self) -> u64 {
+        self.0.into()
+    }
+}
+
+/// A failed attempt that does not count yet. It is no longer in flight.
+pub(crate) struct Suspect {
+    member: Arc<Member>,
+    alone: bool,
+    on_trial: bool,
+    unreached: bool,
+    key: RequestKey,
+}
+
+impl Suspect {
+    pub(super) fn new(member: &Arc<Member>, alone: bool, on_trial: bool, unreached: bool, key: RequestKey) -> Self {
+        Suspect { member: Arc::clone(member), alone, on_trial, unreached, key }
+    }
+
+    /// Counts the failure: another endpoint did better.
+    pub(crate) fn convict(self) {
+        self.member.fail(self.alone, self.on_trial, self.unreached);
+    }
+
+    /// Counts the failure against no endpoint.
+    fn acquit(self) {
+        self.member.acquit(self.unreached);
+    }
+
+    /// Counts the failure if one of another client came before. Without a comparison, nginx's rule counts every failure.
+    fn leave(self) {
+        let Member { settings, live, .. } = &*self.member;
+        let has_max_fails = settings.rule.max_fails > 0;
+        let count = if has_max_fails { 1 } else { live.health.accuse(self.key.word(), live.now_ms()) };
+        match count {
+            0 => self.acquit(),
+            1 => self.convict(),
+            _ => {
+                self.member.fail_again(self.alone, self.unreached);
+                self.convict();
+            }
+        }
+    }
+}
+
+/// The failures of one request that wait for its end. Dropping them leaves them without a comparison.
+#[derive(Default)]
+pub(crate) struct Suspects(Vec<Suspect>);
+
+impl Suspects {
+    pub(super) fn of(suspect: Suspect) -> Self {
+        Suspects(vec![suspect])
+    }
+
+    /// Adds the failure of an attempt, if it failed.
+    pub(crate) fn add(&mut self, failure: Option<Suspect>) {
+        self.0.extend(failure);
+    }
+
+    /// Counts the failures: an endpoint responded well to the request.
+    pub(crate) fn convict(&mut self) {
+        take(&mut self.0).into_iter().for_each(Suspect::convict);
+    }
+
+    /// Adds the failures at another endpoint.
+    pub(crate) fn append(&mut self, mut other: Suspects) {
+        self.0.append(&mut other.0);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Counts the failures against no endpoint: the last attempt failed too.
+    pub(crate) fn acquit(&mut self) {
+        take(&mut self.0).into_iter().for_each(Suspect::acquit);
+    }
+
+    /// Ends the request without a better response. Two or more failures have the request as their cause.
+    pub(crate) fn end(&mut self) {
+        let end = if self.0.len() > 1 { Suspect::acquit } else { Suspect::leave };
+        take(&mut self.0).into_iter().for_each(end);
+    }
+}
+
+impl Drop for Suspects {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Member {
+    /// Counts a failed request.
+    pub(super) fn fail(&self, alone: bool, on_trial: bool, unreached: bool) {
+        self.live.failed.fetch_add(1, Ordering::Relaxed);
+        self.count_failure(alone, on_trial, unreached);
+    }
+
+    /// Counts a failure that did not count when its request ended.
+    fn fail_again(&self, alone: bool, unreached: bool) {
+        self.count_failure(alone, false, unreached);
+    }
+
+    fn count_failure(&self, alone: bool, on_trial: bool, unreached: bool) {
+        let Member { settings, live, .. } = self;
+        let now = live.now_ms();
+        if !alone && live.passive.fail(settings.rule, unreached, now) {
+            live.health.eject_by_rule(now);
+            tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, "endpoint ejected");
+        }
+        let (governed, in_flight) = (settings.has_outlier_rule() && !alone, live.in_flight());
+        live.health.fail(Failure { unreached, on_trial, governed, in_flight }, now);
+    }
+
+    /// Ends a failed request that counts against no endpoint.
+    fn acquit(&self, unreached: bool) {
+        let live = &self.live;
+        live.failed.fetch_add(1, Ordering::Relaxed);
+        live.acquitted.fetch_add(1, Ordering::Relaxed);
+        live.health.outcomes.skip();
+        live.health.want_probe_after(unreached);
+    }
+}

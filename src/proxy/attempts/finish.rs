@@ -1,0 +1,51 @@
+//! Ends a request: the response to the client, and what observers learn of it.
+
+use http::{Response, Version};
+
+use super::Attempts;
+use crate::backend::Backend;
+use crate::body::Body;
+use crate::cluster::Picked;
+use crate::endpoint::EndpointId;
+use crate::observe::{RetryReason, ServedBy};
+use crate::proxy::RetryAccount;
+use crate::proxy::error_response::ErrorResponse;
+use crate::proxy::head::{HeaderPresence, remove_hop_by_hop};
+
+impl<B: Backend> Attempts<'_, B> {
+    /// Tells observers that the request is sent again, to `next`.
+    pub(super) fn note_retry(&mut self, next: &EndpointId, reason: RetryReason) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.retried(next, reason, self.proxy.budget.as_ref().map(RetryAccount::left));
+        }
+    }
+
+    /// Leaves in the response which endpoint served.
+    pub(super) fn note_served_by(&mut self, picked: &Picked<B>) {
+        if self.recorder.is_some() || self.proxy.settings.served_by {
+            let attempts = u32::try_from(self.attempted.len()).unwrap_or(u32::MAX);
+            let served_by = ServedBy::new(picked.lease.endpoint().clone(), attempts, picked.reason);
+            self.response.extensions_mut().insert(served_by);
+        }
+    }
+
+    /// Removes the headers of the node's connection.
+    pub(super) fn into_response(mut self) -> Response<Body> {
+        let presence = HeaderPresence::of(self.response.headers());
+        remove_hop_by_hop(self.response.headers_mut(), presence);
+        *self.response.version_mut() = Version::HTTP_11;
+        if let Some(recorder) = self.recorder.take() {
+            recorder.respond(&mut self.response, self.is_head);
+        }
+        self.response
+    }
+
+    pub(super) fn into_error(mut self, error: ErrorResponse) -> Response<Body> {
+        let mut response = error.response(&self.context);
+        if let Some(mut recorder) = self.recorder.take() {
+            recorder.failed(error.termination());
+            recorder.respond(&mut response, self.is_head);
+        }
+        response
+    }
+}
