@@ -119,3 +119,61 @@ async fn a_truncated_response_resets_the_stream_or_is_replaced_by_an_error() {
     let is_replaced = response.status() == StatusCode::BAD_GATEWAY;
     assert_eq!(response.into_body().collect().await.is_ok(), is_replaced);
 }
+
+/// A body of a declared length whose last byte does not come.
+struct OneByteShort(usize);
+
+impl http_body::Body for OneByteShort {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        let length = self.0 - 1;
+        self.0 = 1;
+        if length == 0 {
+            return std::task::Poll::Pending;
+        }
+        std::task::Poll::Ready(Some(Ok(http_body::Frame::data(vec![b' '; length].into()))))
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.0 as u64)
+    }
+}
+
+#[tokio::test]
+async fn uploads_one_byte_short_on_one_connection_are_within_the_share_of_their_client() {
+    use kylin_lb::BufferBudget;
+    use std::num::NonZero;
+
+    let (_node, served) = demo("q1").await;
+    let buffers = BufferBudget::with_client_share(NonZero::new(8 << 20), NonZero::new(1 << 20)).unwrap();
+    let front = Front::of(crate::support::front::endpoints(&[served.addr()]), |proxy| {
+        proxy.buffers(buffers.clone()).streamed_bodies(NonZero::new(4))
+    });
+    let stream = TcpStream::connect(front.address()).await.unwrap();
+    let (mut sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut uploads = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        let request = Request::post("http://kylin.example/demo/echo").body(OneByteShort(512 << 10)).unwrap();
+        uploads.spawn(sender.send_request(request));
+    }
+    // The node responds to those that stream before it has all of them.
+    let (mut refused, mut streamed) = (0, Vec::new());
+    while refused < 50 {
+        let response = uploads.join_next().await.unwrap().unwrap().unwrap();
+        match response.status() {
+            StatusCode::SERVICE_UNAVAILABLE => refused += 1,
+            _ => streamed.push(response),
+        }
+    }
+    assert!(streamed.len() <= 2, "{streamed:?}");
+    assert!(buffers.status().used <= 2 << 20, "{buffers:?}");
+    let mut other = connect(front.address()).await;
+    let response = other.send_request(request("POST", "/demo/echo", "x")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}

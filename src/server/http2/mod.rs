@@ -33,6 +33,16 @@ use crate::http1::framing::declared_length;
 use crate::http1::head::HeadLimits;
 use crate::proxy::ErrorResponse;
 
+/// What a client may send of one request body before the handler reads it, in bytes. The handler's own copy is in the budget of
+/// buffered bytes; this is not, so it is small (nginx: `http2_body_preread_size`, 64 KiB).
+const STREAM_WINDOW: u32 = 64 * 1024;
+
+/// What a client may send of all request bodies of a connection before their handlers read it, in bytes.
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+
+/// What is buffered of one response for the socket, in bytes.
+const SEND_BUFFER: usize = 64 * 1024;
+
 /// Serves requests until the client leaves, an error occurs or the server stops.
 pub(super) async fn serve<S, H>(mut client: Client<H>, stream: S, read: BytesMut) -> Result<(), BoxError>
 where
@@ -45,6 +55,9 @@ where
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(max_streams.get())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         // More than the limit, so that the response can tell which part is too large. hyper refuses what is larger.
         .max_header_list_size(u32::try_from(head.bytes.saturating_mul(2)).unwrap_or(u32::MAX))
         // Closes the connection of a client that does not respond to pings.
