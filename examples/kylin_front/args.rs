@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use kylin_lb::BufferBudget;
 use kylin_lb::nginx::{InvalidOption, PolicyName, ProbeMode, SessionMode};
-use kylin_lb::proxy::TrustedProxies;
+use kylin_lb::proxy::{ReloadAccess, TrustedProxies};
 use kylin_lb::server::Listen;
 use kylin_lb::session::RestoreAfterLoss;
 use kylin_lb::testing::kylin::Dialect;
@@ -40,6 +40,8 @@ Nodes, from one of:
 Balancing:
   --policy NAME       round-robin (default with --config), least-conn (default), ip-hash, random-two or query-affinity
   --kylin on|off      apply the rules of Kylin: roles, retries, closed internal calls (default: on)
+  --reload WHO        who may press \"Reload Metadata\" and \"Reload Config\" in Kylin's web interface: administrators (default),
+                      closed or everyone
   --sessions HOW      how logins are kept:
                         memory            learned from the nodes' cookies, in memory (default)
                         STORE             learned, in a store that front ends share: redis://, redis+sentinel://,
@@ -100,6 +102,7 @@ pub struct Args {
     pub source: Source,
     pub policy: Option<PolicyName>,
     pub kylin: bool,
+    pub reload: ReloadAccess,
     pub sessions: Option<SessionMode>,
     pub store_deadline: Duration,
     /// `None` for the default of the library.
@@ -159,6 +162,7 @@ impl Args {
             source: Source::Demo(3, Dialect::default()),
             policy: None,
             kylin: true,
+            reload: ReloadAccess::Administrators,
             sessions: None,
             store_deadline: Duration::from_millis(50),
             restore: None,
@@ -214,6 +218,14 @@ impl Args {
                 "--config" => args.source = Source::Config(value()?.into()),
                 "--policy" => args.policy = Some(parse(&name, &value()?)?),
                 "--kylin" => args.kylin = switch(&name, &value()?)?,
+                "--reload" => {
+                    args.reload = match &*value()? {
+                        "administrators" => ReloadAccess::Administrators,
+                        "closed" => ReloadAccess::Closed,
+                        "everyone" => ReloadAccess::Everyone,
+                        other => return Err(format!("--reload {other}: expected administrators, closed, everyone")),
+                    }
+                }
                 "--sessions" => args.sessions = Some(value()?.parse().map_err(|error| format!("--sessions: {error}"))?),
                 "--store-deadline" => {
                     args.store_deadline = Duration::from_millis(count(&name, &value()?, 60_000)?.get() as u64)

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use kylin_lb::nginx::{Config, ProbeMode, SessionMode, Site, SiteBuilder};
 use kylin_lb::observe::{Observer, Watch};
-use kylin_lb::proxy::ProxyBuilder;
+use kylin_lb::proxy::{KylinRules, ProxyBuilder};
 use kylin_lb::server::{Listen, Server};
 use kylin_lb::{Cluster, HttpBackend, Proxy};
 
@@ -109,7 +109,10 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     let sessions = mode.sessions(&secret, args.store_deadline)?;
     let affinity = mode.affinity(&secret, sessions.as_ref());
     let proxy = match args.kylin {
-        true => configure(logs.observe(Proxy::builder(cluster.clone())), &args).affinity(affinity).build()?,
+        true => {
+            let proxy = Proxy::builder(cluster.clone()).rules(KylinRules::default().reload(args.reload));
+            configure(logs.observe(proxy), &args).affinity(affinity).build()?
+        }
         false => configure(logs.observe(Proxy::plain(cluster.clone())), &args).affinity(affinity).build()?,
     };
     if args.check {
@@ -177,7 +180,7 @@ async fn configured(
     let config = Config::read(path)?;
     raise_open_files_limit(config.open_files());
     let mut site = Site::builder(config).secret(secret).store_deadline(args.store_deadline);
-    site = site.buffers(args.buffers.clone()).max_requests_per_client(args.client_requests);
+    site = site.buffers(args.buffers.clone()).max_requests_per_client(args.client_requests).reload(args.reload);
     site = logs.observers.iter().fold(site, |site, observer| site.observer(Arc::clone(observer)));
     // What was not given is left to the defaults, so that the report says so.
     for (on, set) in [

@@ -3,6 +3,8 @@
 //! Kylin 2.x-4.x keeps its running queries per node (apache/kylin 3.1.3 QueryContextFacade.java:37-73): to stop or list them, all
 //! nodes must be asked. Kylin 5 tells its nodes itself.
 
+use std::cmp::Reverse;
+
 use http::StatusCode;
 use serde_json::value::RawValue;
 
@@ -15,6 +17,9 @@ pub(crate) enum Merge {
     Best,
     /// Each node returns a JSON array, and the client gets one array of all elements.
     Concat,
+    /// The request goes to all nodes, not only to those that serve queries. The client gets one of the worst responses, so that a
+    /// success means success everywhere.
+    Worst,
 }
 
 /// Returns how the responses to a request of `class` are merged if it goes to every node that serves queries, else `None`.
@@ -30,13 +35,21 @@ pub(crate) fn merge_of(class: RequestClass) -> Option<Merge> {
 
 /// Returns the index of the best of some statuses: success before redirection, client errors before server errors.
 pub(crate) fn best(statuses: impl IntoIterator<Item = StatusCode>) -> Option<usize> {
-    let rank = |status: StatusCode| match status.as_u16() {
+    statuses.into_iter().enumerate().min_by_key(|&(at, status)| (rank(status), at)).map(|(at, _)| at)
+}
+
+/// Returns the index of the worst of some statuses.
+pub(crate) fn worst(statuses: impl IntoIterator<Item = StatusCode>) -> Option<usize> {
+    statuses.into_iter().enumerate().max_by_key(|&(at, status)| (rank(status), Reverse(at))).map(|(at, _)| at)
+}
+
+fn rank(status: StatusCode) -> u8 {
+    match status.as_u16() {
         200..300 => 0,
         300..400 => 1,
         400..500 => 2,
         _ => 3,
-    };
-    statuses.into_iter().enumerate().min_by_key(|&(at, status)| (rank(status), at)).map(|(at, _)| at)
+    }
 }
 
 /// Returns one JSON array of the elements of several arrays in order, and the number of bodies that are no array.

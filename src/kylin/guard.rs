@@ -32,6 +32,20 @@ const GUARDIAN: &str = "Kylin's guardian controls nodes here";
 
 /// The default rules. A rule without a version holds for both.
 ///
+/// | path | does a person ever need it? |
+/// |---|---|
+/// | `cache*` | yes, two calls: the reload buttons of the web interface, see [`KylinRules::reload`](crate::proxy::KylinRules::reload) |
+/// | `streaming_coordinator` | no: streaming receivers and the coordinator call each other |
+/// | `snapshotLocalCache` | no: nodes have each other build a local copy |
+/// | `jobs/spark`, `jobs/stage/status`, `jobs/wait_and_run_time`, `jobs/gluten_cache` | no: running jobs report here |
+/// | `user/update_user` | no: users are edited by `PUT /api/user`, which then tells the nodes |
+/// | `broadcast` | no |
+/// | `epoch` | rarely: an operator moves a project by hand, at the node itself; `maintenance_mode` can be read |
+/// | `metastore/cleanup*`, `system/backup`, `system/metadata_backup_tmp_file` | rarely: operators use the tools in `$KYLIN_HOME/bin` |
+/// | `kg` | no: Kylin's guardian on the same machine calls it |
+///
+/// An operator who needs one from elsewhere opens all for a network by [`Guard::trust`].
+///
 /// 2.x-4.x: CacheController.java:57-88 and kylinSecurity.xml of 3.1.3, 4.0.4 for jobs/spark. 5: what its security permits to all.
 /// That only Spark calls `jobs/stage/status` and its neighbours is inferred from QueryNodeFilter.
 const RULES: [(&str, Option<KylinVersion>, &str); 14] = [

@@ -74,6 +74,11 @@ impl RequestContext {
         self.class = self.target.path().map(|path| classify(method, &path, version));
     }
 
+    /// Sets the class where more than method and path decides it.
+    pub(crate) fn set_class(&mut self, class: RequestClass) {
+        self.class = Some(class);
+    }
+
     /// Forgets the class of a request whose path is not below `/kylin`, so that it is treated as in a plain proxy.
     pub(crate) fn forget_class_of_other_paths(&mut self) {
         let is_of_kylin = |path: NormalizedPath<'_>| path.as_str() == "/kylin" || path.as_str().starts_with("/kylin/");

@@ -362,6 +362,26 @@ async fn a_proxy_in_front_that_is_not_trusted_is_named_once() {
     }
 }
 
+#[tokio::test]
+async fn the_reload_buttons_are_open_to_whom_the_option_says() {
+    let (nodes, named) = nodes(2).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = manual(&folder, &nodes, "");
+    for (source, options, statuses) in [
+        (["--nodes", &*named], &[][..], [200, 403]),
+        (["--config", &file], &[], [200, 403]),
+        (["--nodes", &named], &["--reload=closed"], [403, 403]),
+        (["--config", &file], &["--reload=closed"], [403, 403]),
+        (["--config", &file], &["--reload=everyone"], [200, 200]),
+    ] {
+        let (_process, front) = start(&[&source[..], options].concat()).await;
+        let call = "PUT /kylin/api/cache/announce/all/all/update";
+        let admin = Browser::insistent(front, "ADMIN", "KYLIN").ask(call, &[], "").await.status();
+        let other = Browser::new(front).ask(call, &[], "").await.status();
+        assert_eq!([admin, other], statuses, "{source:?} {options:?}");
+    }
+}
+
 #[test]
 fn check_says_what_was_understood_and_no_password() {
     let said = check(&[

@@ -47,6 +47,7 @@ mod kylin_fan_out;
 mod kylin_guard;
 mod kylin_own_writes;
 mod kylin_policies;
+mod kylin_reload;
 mod kylin_roles;
 mod kylin_table;
 mod kylinpy;

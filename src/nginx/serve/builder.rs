@@ -12,6 +12,7 @@ use crate::nginx::config::Config;
 use crate::nginx::options::{KylinOptions, PolicyName, ProbeMode, SessionMode};
 use crate::nginx::report::Report;
 use crate::observe::Observer;
+use crate::proxy::ReloadAccess;
 use crate::session::{Secret, Sessions};
 
 /// Builds a [`Site`] from a configuration, and from what nginx has no directive for.
@@ -50,6 +51,7 @@ pub struct SiteBuilder {
     buffers: BufferBudget,
     max_requests_per_client: Option<NonZeroU32>,
     observers: Vec<Arc<dyn Observer>>,
+    reload: ReloadAccess,
 }
 
 impl SiteBuilder {
@@ -62,6 +64,7 @@ impl SiteBuilder {
             buffers: BufferBudget::process(),
             max_requests_per_client: NonZeroU32::new(256),
             observers: Vec::new(),
+            reload: ReloadAccess::default(),
         }
     }
 
@@ -87,6 +90,13 @@ impl SiteBuilder {
     /// Sets whether the rules of Kylin apply to upstreams of Kylin: roles, retries by class, closed internal calls. Default: on.
     pub fn kylin(mut self, on: bool) -> Self {
         self.options.kylin = Some(on);
+        self
+    }
+
+    /// Sets which clients may reload metadata and configuration of Kylin nodes:
+    /// [`KylinRules::reload`](crate::proxy::KylinRules::reload). Default: administrators.
+    pub fn reload(mut self, access: ReloadAccess) -> Self {
+        self.reload = access;
         self
     }
 
@@ -158,7 +168,7 @@ impl SiteBuilder {
     /// # Errors
     /// [`SiteError`] names the upstream and the server.
     pub fn build(self) -> Result<Site, SiteError> {
-        let SiteBuilder { config, options, mut affinities, buffers, max_requests_per_client, observers } = self;
+        let SiteBuilder { config, options, mut affinities, buffers, max_requests_per_client, observers, reload } = self;
         affinities.shared = options.sessions.clone().filter(SessionMode::has_store);
         let (mut groups, mut probes) = (Vec::new(), Vec::new());
         for (upstream, applied) in config.upstreams.iter().zip(applied(&config, &options)) {
@@ -171,6 +181,7 @@ impl SiteBuilder {
                 buffers: buffers.clone(),
                 max_requests_per_client,
                 observers: observers.clone(),
+                reload,
             });
             probes.push(applied.probe.value);
         }

@@ -13,7 +13,7 @@ use crate::nginx::config::Config;
 use crate::nginx::directives::location::{Action, Location, Locations};
 use crate::nginx::directives::settings::{BlockSettings, NextUpstream};
 use crate::observe::Observer;
-use crate::proxy::{KylinRules, Proxy, ProxyBuilder, RetryBudget, RetryPolicy, TrustedProxies};
+use crate::proxy::{KylinRules, Proxy, ProxyBuilder, ReloadAccess, RetryBudget, RetryPolicy, TrustedProxies};
 use crate::session::Affinity;
 
 /// nginx's default of `client_max_body_size`.
@@ -36,6 +36,7 @@ pub(super) struct Group {
     pub(super) buffers: BufferBudget,
     pub(super) max_requests_per_client: Option<NonZeroU32>,
     pub(super) observers: Vec<Arc<dyn Observer>>,
+    pub(super) reload: ReloadAccess,
 }
 
 /// Returns the routes by the number of the location.
@@ -65,7 +66,7 @@ fn proxy(location: &Location, groups: &[Group]) -> Result<Option<Proxy>, SiteErr
     let retry = retry(&settings.next_upstream, group.kylin);
     Ok(Some(match group.kylin {
         true => {
-            let rules = KylinRules::default().other_paths(false);
+            let rules = KylinRules::default().other_paths(false).reload(group.reload);
             with_settings(Proxy::builder(group.cluster.clone()).rules(rules), settings, group, retry)?
         }
         false => with_settings(Proxy::plain(group.cluster.clone()), settings, group, retry)?,

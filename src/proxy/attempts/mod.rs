@@ -2,6 +2,7 @@
 
 mod finish;
 mod next;
+mod reload;
 mod response;
 
 use std::error::Error as _;
@@ -18,7 +19,7 @@ use self::response::AfterAttempt;
 
 use super::error_response::{ErrorResponse, PANICKED, TOO_MANY_REQUESTS, TRUNCATED};
 use super::head::{self, Forwarded, HeaderEdits, HeaderPresence, Hops, join_cookies, remove_hop_by_hop};
-use super::rules::{RuleState, Writer, fan_out};
+use super::rules::{ReloadAccess, ReloadCall, RuleState, Writer, fan_out};
 use super::session::Session;
 use super::{Inner, replay};
 use crate::backend::{Backend, SendError};
@@ -88,6 +89,8 @@ struct Attempts<'p, B> {
     is_head: bool,
     /// The client names no host, so each node gets its own in `Host`.
     names_no_host: bool,
+    /// The request is a reload call, and who may make it.
+    reload: Option<(ReloadCall, ReloadAccess)>,
     /// None where nothing observes the request.
     recorder: Option<Box<RequestRecorder>>,
 }
@@ -113,6 +116,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             met_not_running: false,
             is_head: request.method() == Method::HEAD,
             names_no_host: false,
+            reload: None,
         }
     }
 
@@ -154,7 +158,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             self.context.read_credentials(headers, self.proxy.rules.is_some());
         }
         if let Some(rules) = &self.proxy.rules {
-            rules.admit(&mut self.context, request)?;
+            self.reload = rules.admit(&mut self.context, request)?;
             if let Some((recorder, class)) = self.recorder.as_mut().zip(self.context.class()) {
                 recorder.classified(class.name());
             }
@@ -180,6 +184,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 recorder.query(query);
             }
         });
+        if self.reload.is_some() {
+            Box::pin(self.admit_reload(request.headers())).await?;
+        }
         self.session.begin(&self.context, request).await;
         if let Some(recorder) = &self.recorder
             && self.session.is_kept()
@@ -188,7 +195,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
         if let Some((rules, class)) = self.kylin() {
             self.writer = rules.writer(&self.context, class);
-            if let Some(merge) = rules.merge(class) {
+            if let Some(merge) = self.reload_merge().or_else(|| rules.merge(class)) {
                 if self.names_no_host {
                     request.headers_mut().remove(header::HOST);
                 }

@@ -14,8 +14,8 @@ use crate::balance::Attempted;
 use crate::body::{Body, BodyError};
 use crate::clock::timer_in;
 use crate::cluster::{Cluster, Picked};
-use crate::endpoint::{AdminState, EndpointId, Outcome, RequestKey, Role, Suspects};
-use crate::kylin::fan_out::{Merge, best, concat};
+use crate::endpoint::{AdminState, EndpointId, Outcome, RequestKey, Role, Roles, Suspects};
+use crate::kylin::fan_out::{Merge, best, concat, worst};
 use crate::maybe_ready::BoxFuture;
 use crate::observe::{AttemptEnd, RequestRecorder, Termination};
 use crate::proxy::session::Session;
@@ -44,7 +44,7 @@ pub(crate) async fn fan_out<B: Backend>(
 ) -> Result<Response<Body>, ErrorResponse> {
     // Compressed responses could not be joined.
     request.headers_mut().remove(header::ACCEPT_ENCODING);
-    let ids = query_nodes(cluster);
+    let ids = nodes(cluster, merge);
     let key = RequestKey::of(context.client().key(), &context.url(), &[]);
     let mut suspects = Suspects::default();
     let mut sent: Vec<BoxFuture<'_, NodeResult>> = Vec::with_capacity(ids.len());
@@ -85,10 +85,11 @@ pub(crate) async fn fan_out<B: Backend>(
     merge_all(merge, responses).ok_or(NO_RESPONSE)
 }
 
-fn query_nodes<B>(cluster: &Cluster<B>) -> Vec<EndpointId> {
+fn nodes<B>(cluster: &Cluster<B>, merge: Merge) -> Vec<EndpointId> {
     let endpoints = cluster.status().endpoints.into_iter();
+    let is_concerned = |roles: Roles| merge == Merge::Worst || roles.has(Role::Query);
     endpoints
-        .filter(|endpoint| endpoint.roles.has(Role::Query) && endpoint.admin_state != AdminState::Maintenance)
+        .filter(|endpoint| is_concerned(endpoint.roles) && endpoint.admin_state != AdminState::Maintenance)
         .map(|endpoint| endpoint.id)
         .collect()
 }
@@ -185,9 +186,10 @@ fn merge_all(merge: Merge, mut responses: Vec<Response<Bytes>>) -> Option<Respon
             let (list, invalid) = concat(responses.iter().map(|response| &response.body()[..]));
             (invalid < responses.len()).then_some(list)
         }
-        Merge::Concat | Merge::Best => None,
+        Merge::Concat | Merge::Best | Merge::Worst => None,
     };
-    let index = best(responses.iter().map(|response| response.status()))?;
+    let statuses = responses.iter().map(|response| response.status());
+    let index = if merge == Merge::Worst { worst(statuses) } else { best(statuses) }?;
     let mut response = responses.into_iter().nth(index)?;
     if let Some(list) = list {
         *response.body_mut() = list.into();

@@ -3,6 +3,7 @@
 mod cancel;
 mod fan_out;
 mod recent_writes;
+mod reload;
 mod running;
 mod state;
 
@@ -11,7 +12,9 @@ use std::time::Duration;
 pub use self::cancel::CancelOnDisconnect;
 pub(super) use self::fan_out::fan_out;
 pub(super) use self::recent_writes::Writer;
-pub(super) use self::state::{Classified, RuleState};
+pub use self::reload::ReloadAccess;
+pub(super) use self::reload::{ADMINISTRATOR_QUESTION, ReloadCall, may_count};
+pub(super) use self::state::{CLOSED_PATH, Classified, RuleState};
 use crate::kylin::{Guard, KylinVersion};
 
 /// The rules of Kylin that a proxy applies: see [`ProxyBuilder::rules`](crate::proxy::ProxyBuilder::rules). Each rule can be set
@@ -20,6 +23,7 @@ use crate::kylin::{Guard, KylinVersion};
 /// | rule | default | reason |
 /// |---|---|---|
 /// | [`guard`](Self::guard) | responds with 403 to the calls that only nodes make to each other | most of them need no login |
+/// | [`reload`](Self::reload) | open to administrators | the buttons of Kylin's web interface need two of those calls |
 /// | [`roles`](Self::roles) | on | a node in mode `job` rejects queries |
 /// | [`retry_rejected`](Self::retry_rejected) | on | a rejected request was not executed |
 /// | [`retry_unauthorized`](Self::retry_unauthorized) | on | another node may know the session |
@@ -39,6 +43,7 @@ pub struct KylinRules {
     read_your_writes: Option<Duration>,
     cancel_on_disconnect: Option<CancelOnDisconnect>,
     other_paths: bool,
+    reload: ReloadAccess,
 }
 
 impl Default for KylinRules {
@@ -53,6 +58,7 @@ impl Default for KylinRules {
             read_your_writes: Some(Duration::from_secs(8)),
             cancel_on_disconnect: None,
             other_paths: true,
+            reload: ReloadAccess::default(),
         }
     }
 }
@@ -67,6 +73,19 @@ impl KylinRules {
     /// Sets which paths are closed to clients; `None` closes none. Default: [`Guard::new`].
     pub fn guard(mut self, guard: Option<Guard>) -> Self {
         self.guard = guard;
+        self
+    }
+
+    /// Sets which clients may make the two calls behind "Reload Metadata" and "Reload Config" of Kylin's web interface, which the
+    /// [guard](Self::guard) closes: `PUT /kylin/api/cache/announce/{entity}/{key}/{event}` and
+    /// `POST /kylin/api/cache/announce/config`, written exactly so. Default: [`ReloadAccess::Administrators`].
+    ///
+    /// Kylin serves both without a login, so the proxy asks a node with the client's own credentials or session for
+    /// `GET /kylin/api/admin/config`, which only an administrator gets. Kylin 5 does not have that call, so its administrators are
+    /// refused too, unless the calls are open to [`Everyone`](ReloadAccess::Everyone). If the client is a browser, its `Origin` or
+    /// `Referer` must be the front end's own. A configuration is reloaded at all nodes. Other clients get 403.
+    pub fn reload(mut self, access: ReloadAccess) -> Self {
+        self.reload = access;
         self
     }
 

@@ -5,6 +5,7 @@ use http::{Request, Response, StatusCode};
 use super::KylinRules;
 use super::cancel::{CancelState, QueryWatch};
 use super::recent_writes::{RecentWrites, Writer};
+use super::reload::{ReloadAccess, ReloadCall};
 use super::running::RunningChecks;
 use crate::backend::{Backend, SendErrorKind};
 use crate::body::Body;
@@ -15,13 +16,14 @@ use crate::kylin::class::{RequestClass, RetrySafety, is_in_all_versions};
 use crate::kylin::fan_out::{Merge, merge_of};
 use crate::kylin::response::{self, Credentials, NeedsBody, Rejection, ResponseClass};
 use crate::kylin::retry::{AttemptOutcome, RetryDecision, decide};
-use crate::kylin::strip_internal_headers;
+use crate::kylin::{KylinVersion, strip_internal_headers};
 use crate::proxy::ErrorResponse;
 use crate::request::RequestContext;
 
 const AMBIGUOUS_PATH: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_REQUEST, "the path of the request can be read in more than one way");
-const CLOSED_PATH: ErrorResponse = ErrorResponse::new(StatusCode::FORBIDDEN, "the path is not open to clients");
+pub(crate) const CLOSED_PATH: ErrorResponse =
+    ErrorResponse::new(StatusCode::FORBIDDEN, "the path is not open to clients");
 
 /// The rules of a proxy, with what they remember.
 #[derive(Debug)]
@@ -48,21 +50,45 @@ impl RuleState {
     }
 
     /// Classifies a request, refuses it if its path is ambiguous or closed to clients, and removes headers that only nodes may
-    /// send.
-    pub(crate) fn admit(&self, context: &mut RequestContext, request: &mut Request<Body>) -> Result<(), ErrorResponse> {
+    /// send. Returns which reload call the request is, if only an administrator may make it.
+    pub(crate) fn admit(
+        &self,
+        context: &mut RequestContext,
+        request: &mut Request<Body>,
+    ) -> Result<Option<(ReloadCall, ReloadAccess)>, ErrorResponse> {
         context.classify(request.method(), self.rules.version);
         let path = context.path().ok_or(AMBIGUOUS_PATH)?;
+        let mut reload = None;
         if let Some(guard) = &self.rules.guard {
-            guard.check(context.client().ip(), request.method(), &path).map_err(|denied| {
-                tracing::info!(client = ?context.client().ip(), reason = denied.reason, "request denied");
-                CLOSED_PATH
-            })?;
+            let checked = guard.check(context.client().ip(), request.method(), &path);
+            if let Err(denied) = checked {
+                reload = self.reload_call(request);
+                if reload.is_none() {
+                    tracing::info!(client = ?context.client().ip(), reason = denied.reason, "request denied");
+                    return Err(CLOSED_PATH);
+                }
+            }
         }
         strip_internal_headers(request.headers_mut());
         if !self.rules.other_paths {
             context.forget_class_of_other_paths();
         }
-        Ok(())
+        if reload.is_some() {
+            // Reloading twice does no harm, but nothing tells whether a node has begun.
+            context.set_class(RequestClass::AdminWrite);
+        }
+        Ok(reload)
+    }
+
+    /// Returns which reload call a request is, and who may make it; `None` if no client may.
+    fn reload_call(&self, request: &Request<Body>) -> Option<(ReloadCall, ReloadAccess)> {
+        let access = match self.rules.reload {
+            // No question to a node of Kylin 5 tells who is an administrator.
+            ReloadAccess::Administrators if self.rules.version == Some(KylinVersion::V5) => return None,
+            ReloadAccess::Closed => return None,
+            access => access,
+        };
+        Some((ReloadCall::of(request.method(), request.uri())?, access))
     }
 
     /// Returns the role that an endpoint needs to serve the request, and whether no other endpoint will do.

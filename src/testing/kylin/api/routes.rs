@@ -77,8 +77,8 @@ pub(crate) async fn route(call: &Call) -> Option<CallResult> {
         (_, "DELETE", ["saved_queries", id]) => catalog::delete_query(call, id),
         (_, "GET", ["admin", "version"]) => admin::version(call),
         (_, "GET", ["admin", "public_config"]) => admin::public_config(call),
-        (_, "GET", ["admin", "config"]) => admin::config(call),
-        (_, "PUT", ["admin", "config"]) => admin::set_config(call),
+        (V4, "GET", ["admin", "config"]) => admin::config(call),
+        (V4, "PUT", ["admin", "config"]) => admin::set_config(call),
         (_, "PUT" | "POST", ["cache", ..]) => admin::cache(call),
         _ => return None,
     })

@@ -1,0 +1,161 @@
+//! The two calls between nodes that people make too: the buttons "Reload Metadata" and "Reload Config" of Kylin's web interface.
+//!
+//! The interface calls `PUT /kylin/api/cache/announce/all/all/update` and `POST /kylin/api/cache/announce/config` (cache service of
+//! the web application 2.4 to 3.x), and the REST documentation names both. The nodes do not ask for a login there
+//! (kylinSecurity.xml of 3.1.3), so the front end finds out whether the client is an administrator.
+
+use http::header::{self, HeaderMap, HeaderName};
+use http::{Method, Uri};
+
+use crate::request::RequestContext;
+
+/// Which clients may reload metadata and configuration: see [`KylinRules::reload`](super::KylinRules::reload).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum ReloadAccess {
+    /// None.
+    Closed,
+    /// Administrators of Kylin.
+    #[default]
+    Administrators,
+    /// All: an application in front checks who calls.
+    Everyone,
+}
+
+/// One of the two calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReloadCall {
+    /// A node that gets it tells the others.
+    Metadata,
+    /// Concerns the node that gets it, so it goes to all.
+    Config,
+}
+
+/// The question that only an administrator gets 200 for, in Kylin 2.x to 4.x (kylinSecurity.xml: `/api/admin*/**`).
+pub(crate) const ADMINISTRATOR_QUESTION: &str = "/kylin/api/admin/config";
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+impl ReloadCall {
+    /// Returns which call a request is, if it is written exactly as the web interface writes it.
+    pub(super) fn of(method: &Method, target: &Uri) -> Option<Self> {
+        let below = target.path().strip_prefix("/kylin/api/cache/announce/")?;
+        if below == "config" {
+            return (method == Method::POST).then_some(ReloadCall::Config);
+        }
+        let is_plain = |segment: &str| {
+            let mut bytes = segment.bytes();
+            bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
+                && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+        };
+        let segments = below.split('/');
+        (method == Method::PUT && segments.clone().count() == 3 && segments.into_iter().all(is_plain))
+            .then_some(ReloadCall::Metadata)
+    }
+}
+
+/// Returns whether a client may have its credentials count: it has some, and no page of another site has made its browser send
+/// them.
+///
+/// A browser sends `Origin` with each PUT and POST, but sends cookies on its own. So a cookie counts only with an `Origin`, or else a
+/// `Referer`, of the front end. Other clients send their credentials on purpose. The scheme is not compared: behind a TLS terminator
+/// that is not trusted it is unknown.
+pub(crate) fn may_count(context: &RequestContext, headers: &HeaderMap) -> bool {
+    let has_login = context.has_authorization() || context.cookie_header().is_some();
+    let from = headers.get(header::ORIGIN).or_else(|| headers.get(header::REFERER));
+    has_login
+        && match from {
+            Some(from) => from.to_str().is_ok_and(|from| is_own(from, context, headers)),
+            None => context.has_authorization(),
+        }
+}
+
+fn is_own(from: &str, context: &RequestContext, headers: &HeaderMap) -> bool {
+    let Ok(from) = from.parse::<Uri>() else { return false };
+    let Some(authority) = from.authority().filter(|_| matches!(from.scheme_str(), Some("http" | "https"))) else {
+        return false;
+    };
+    // A trusted proxy may name the host that the browser used.
+    let hosts = [context.host(), headers.get(X_FORWARDED_HOST)];
+    hosts.into_iter().flatten().any(|host| host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, request};
+
+    use super::*;
+
+    #[test]
+    fn only_the_documented_calls_are_reload_calls() {
+        let of = |line: &str| {
+            let (method, target) = line.split_once(' ').unwrap();
+            ReloadCall::of(&method.parse().unwrap(), &target.parse().unwrap())
+        };
+        for line in
+            ["PUT /kylin/api/cache/announce/all/all/update", "PUT /kylin/api/cache/announce/cube/my_cube-1/update"]
+        {
+            assert_eq!(of(line), Some(ReloadCall::Metadata), "{line}");
+        }
+        assert_eq!(of("POST /kylin/api/cache/announce/config"), Some(ReloadCall::Config));
+        assert_eq!(of("POST /kylin/api/cache/announce/config?_=1"), Some(ReloadCall::Config));
+        for line in [
+            "GET /kylin/api/cache/announce/all/all/update",
+            "POST /kylin/api/cache/announce/all/all/update",
+            "PUT /kylin/api/cache/announce/config",
+            "PUT /kylin/api/cache/all/all/update",
+            "PUT /kylin/api/cache/announce/all/all",
+            "PUT /kylin/api/cache/announce/all/all/update/",
+            "PUT /kylin/api/cache/announce/all/all/update/x",
+            "PUT /kylin/api/cache/announce/all/all/update.json",
+            "PUT /kylin/api/cache/announce/all/../update",
+            "PUT /kylin/api/cache/announce/all/%61ll/update",
+            "PUT /kylin/api/cache/announce/all;x/all/update",
+            "PUT /kylin/api/cache/announce//all/update",
+            "POST /kylin/api/cache/announce/config/",
+            "POST /kylin/api/cache/announce/config.json",
+            "POST /kylin/api/cache/announce/config;x=1",
+            "POST /kylin/api/cache/announce/migration",
+            "POST /kylin//api/cache/announce/config",
+        ] {
+            assert_eq!(of(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_counts_only_from_a_page_of_the_front_end() {
+        let counts = |request: request::Builder| {
+            let request = request.header("host", "kylin.example:8080").body(()).unwrap();
+            let mut context = RequestContext::new(crate::ClientAddr::Unix, &request);
+            context.read_credentials(request.headers(), true);
+            may_count(&context, request.headers())
+        };
+        let cookie = || Request::put("/").header("cookie", "JSESSIONID=1");
+        let basic = || Request::put("/").header("authorization", "Basic eA==");
+        for good in [
+            cookie().header("origin", "http://kylin.example:8080"),
+            cookie().header("origin", "https://KYLIN.example:8080"),
+            cookie().header("referer", "http://kylin.example:8080/kylin/admin?x"),
+            cookie().header("origin", "https://public").header("x-forwarded-host", "public"),
+            basic(),
+            basic().header("origin", "http://kylin.example:8080"),
+        ] {
+            assert!(counts(good));
+        }
+        for bad in [
+            Request::put("/"),
+            Request::put("/").header("origin", "http://kylin.example:8080"),
+            cookie(),
+            cookie().header("origin", "null"),
+            cookie().header("origin", "http://kylin.example"),
+            cookie().header("origin", "http://evil.example").header("referer", "http://kylin.example:8080/"),
+            cookie().header("referer", "http://kylin.example:8080.evil.example/"),
+            cookie().header("referer", "http://kylin.example:8080@evil.example/"),
+            cookie().header("origin", "ftp://kylin.example:8080"),
+            cookie().header("referer", "/kylin/admin"),
+            basic().header("origin", "http://evil.example"),
+            basic().header("cookie", "JSESSIONID=1").header("referer", "http://evil.example/"),
+        ] {
+            assert!(!counts(bad));
+        }
+    }
+}
