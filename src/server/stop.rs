@@ -1,8 +1,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::clock::timer_in;
 
 /// How far the server is on its way to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,9 +61,12 @@ pub(super) struct IdleList(Mutex<IdleEntries>);
 #[derive(Debug, Default)]
 struct IdleEntries {
     next: u64,
-    /// By the number of the entry, so that the first has been idle for the longest.
-    closers: BTreeMap<u64, oneshot::Sender<()>>,
+    /// By the number of the entry, so that the first has been idle for the longest. With the time when it was entered.
+    closers: BTreeMap<u64, (Instant, oneshot::Sender<()>)>,
 }
+
+/// How long a connection stays at least: the first request of a client that has just connected is on its way.
+const MIN_IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// An idle connection.
 pub(super) struct IdleEntry {
@@ -74,15 +81,16 @@ impl IdleList {
         let mut entries = self.0.lock();
         let number = entries.next;
         entries.next += 1;
-        entries.closers.insert(number, closer);
+        entries.closers.insert(number, (timer_in(Duration::ZERO), closer));
         drop(entries);
         IdleEntry { list: Arc::clone(self), number, closed }
     }
 
-    /// Closes the connection that has been idle for the longest. Returns false if none is idle.
+    /// Closes the connection that has been idle for the longest. Returns false if none has been idle for [`MIN_IDLE_TIME`].
     pub(super) fn close_idlest(&self) -> bool {
-        let idlest = self.0.lock().closers.pop_first();
-        idlest.is_some_and(|(_, closer)| closer.send(()).is_ok())
+        let mut entries = self.0.lock();
+        let idlest = entries.closers.first_entry().filter(|idlest| idlest.get().0.elapsed() >= MIN_IDLE_TIME);
+        idlest.is_some_and(|idlest| idlest.remove().1.send(()).is_ok())
     }
 }
 
@@ -103,11 +111,13 @@ impl Drop for IdleEntry {
 mod tests {
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_connection_that_is_idle_for_the_longest_is_closed_first() {
         let list = Arc::new(IdleList::default());
         let (mut first, second, mut third) = (list.enter(), list.enter(), list.enter());
         drop(second);
+        assert!(!list.close_idlest(), "requests are on their way");
+        tokio::time::sleep(MIN_IDLE_TIME).await;
         assert!(list.close_idlest());
         first.closed().await;
         assert!(list.close_idlest());
