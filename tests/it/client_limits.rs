@@ -91,7 +91,10 @@ async fn connections_of_trusted_proxies_are_not_limited_and_none_is_no_limit() {
     for (per_client, from, is_limited) in
         [(limit(2), "127.0.0.1", true), (limit(2), "127.0.0.2", false), (None, "127.0.0.1", false)]
     {
-        let front = Front::serving(proxy.clone(), |server| server.max_connections_per_client(per_client));
+        // One accept loop, which takes the connections in their order.
+        let front = Front::serving(proxy.clone(), |server| {
+            server.threads(std::num::NonZero::<usize>::MIN).max_connections_per_client(per_client)
+        });
         let mut clients = Vec::new();
         for _ in 0..3 {
             let mut client = Connection::open_from(from.parse().unwrap(), front.address()).await.unwrap();
