@@ -6,6 +6,10 @@ use crate::endpoint::{EndpointHint, EndpointId, Lease};
 use crate::request::RequestView;
 use crate::view::{EndpointRef, Group, View};
 
+/// How often a pick goes through all steps. An endpoint that is readmitted between two steps, by a probe for instance, is not
+/// eligible in the first and not barred in the second, so neither takes it. The next round does.
+const ROUNDS: usize = 2;
+
 /// The result of a pick: the backend to send the request with, and the lease that counts it in flight.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -51,16 +55,18 @@ impl<B> Cluster<B> {
         bound: impl Fn(&View<B>, bool) -> Option<usize>,
     ) -> Result<Picked<B>, PickError> {
         let view = self.shared.view.load();
-        for (is_backup, group) in view.groups() {
-            let bound = bound(&view, is_backup).filter(|index| acquire_bound(group, *index, request, attempted));
-            let reason = if bound.is_some() { PickReason::Bound } else { PickReason::Policy };
-            if let Some(index) = bound.or_else(|| self.acquire_by_policy(group, request, attempted)) {
-                self.shared.panic.leave();
-                return Ok(picked(group, index, reason));
+        for _ in 0..ROUNDS {
+            for (is_backup, group) in view.groups() {
+                let bound = bound(&view, is_backup).filter(|index| acquire_bound(group, *index, request, attempted));
+                let reason = if bound.is_some() { PickReason::Bound } else { PickReason::Policy };
+                if let Some(index) = bound.or_else(|| self.acquire_by_policy(group, request, attempted)) {
+                    self.shared.panic.leave();
+                    return Ok(picked(group, index, reason));
+                }
             }
-        }
-        if let Some((group, index)) = self.take_in_panic(&view, request, attempted) {
-            return Ok(picked(group, index, PickReason::Panic));
+            if let Some((group, index)) = self.take_in_panic(&view, request, attempted) {
+                return Ok(picked(group, index, PickReason::Panic));
+            }
         }
         Err(match view.primary.layout.slots.len() + view.backup.layout.slots.len() {
             0 => PickError::Empty,

@@ -30,7 +30,8 @@ pub(crate) const TRUNCATED: ErrorResponse = ErrorResponse::new(
 pub(super) const PANICKED: ErrorResponse = ErrorResponse::new(
     StatusCode::INTERNAL_SERVER_ERROR,
     "the front end failed within the request; it may have been executed",
-);
+)
+.because(Termination::Panicked);
 
 /// The client has its maximum of requests in flight.
 pub(super) const TOO_MANY_REQUESTS: ErrorResponse =

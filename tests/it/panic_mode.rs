@@ -1,10 +1,12 @@
 //! In panic mode, when health bars every endpoint, the one that failed least recently serves.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::StatusCode;
 use kylin_lb::backend::SendErrorKind;
-use kylin_lb::balance::Attempted;
+use kylin_lb::balance::{Attempted, Balancer, Candidate, Candidates};
 use kylin_lb::clock::ManualClock;
 use kylin_lb::endpoint::{Role, Roles};
 use kylin_lb::testing::Scripted;
@@ -79,6 +81,29 @@ async fn a_response_is_better_than_an_endpoint_that_is_ejected() {
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     }
     assert_eq!((dead.calls(), cluster.status().endpoints[1].ejected), (0, true));
+}
+
+/// The node that knows the login may be dead before anything has ejected it.
+#[tokio::test]
+async fn a_response_is_better_than_an_endpoint_that_cannot_be_reached() {
+    let [unknown, dead] =
+        [Scripted::responding(StatusCode::UNAUTHORIZED, "{}"), Scripted::failing(SendErrorKind::Connect)];
+    let endpoints = [Endpoint::new("0", unknown).unwrap(), Endpoint::new("1", dead.clone()).unwrap()];
+    let cluster = Cluster::builder().endpoints(endpoints).balancer(InOrder).build().unwrap();
+    let proxy = Proxy::builder(cluster).build().unwrap();
+    let request = http::Request::get("/kylin/api/projects").header("host", "kylin").header("cookie", "JSESSIONID=gone");
+    let response = proxy.forward(std::net::IpAddr::from([192, 0, 2, 1]), request.body(Body::empty()).unwrap()).await;
+    assert_eq!((response.status(), dead.calls()), (StatusCode::UNAUTHORIZED, 1));
+}
+
+/// Picks the first eligible endpoint.
+#[derive(Debug)]
+struct InOrder;
+
+impl Balancer for InOrder {
+    fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
+        from.iter().next()
+    }
 }
 
 #[test]
@@ -166,6 +191,38 @@ fn panic_mode_uses_backups_too() {
     assert_eq!(picked(&cluster).as_deref(), Some("0"));
     report(&cluster, "0", Outcome::Failure);
     assert_eq!(picked(&cluster).as_deref(), Some("1"));
+}
+
+/// A policy that abstains. When it is `armed` and asked for a backup, so much time passes that the ejection of the primary
+/// endpoint ends.
+#[derive(Debug)]
+struct SlowForBackups {
+    clock: ManualClock,
+    armed: Arc<AtomicBool>,
+}
+
+impl Balancer for SlowForBackups {
+    fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
+        if from.at(0).id().as_str() == "1" && self.armed.swap(false, Ordering::SeqCst) {
+            advance(&self.clock, 6.0);
+        }
+        None
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_readmitted_between_the_steps_of_a_pick_serves() {
+    let (clock, armed) = (ManualClock::new(), Arc::new(AtomicBool::new(false)));
+    let policy = SlowForBackups { clock: clock.clone(), armed: armed.clone() };
+    let endpoints = endpoints(&["", "backup"]).into_iter().map(failing_once);
+    let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).balancer(policy).build().unwrap();
+    fail_in_order(&cluster, &clock, &["0"]);
+    advance(&clock, 4.0);
+    fail_in_order(&cluster, &clock, &["1"]);
+    assert!(cluster.status().panicking);
+    armed.store(true, Ordering::SeqCst);
+    assert_eq!(picked(&cluster).as_deref(), Some("0"));
+    assert!(!armed.load(Ordering::SeqCst), "no time has passed");
 }
 
 #[test]

@@ -76,6 +76,8 @@ struct Attempts<'p, B> {
     /// The response to the last attempt that had one. It stays here while it is classified: a future stores what moves between
     /// its steps twice.
     response: Response<Body>,
+    /// The response for which the request is sent to another endpoint, in case that none can be reached.
+    kept: Option<Box<Response<Body>>>,
     /// The request for an attempt after this one, if there may be one although this one was sent.
     copy: Option<Box<Request<Body>>>,
     /// The failures of attempts that count once another attempt has shown whose they are.
@@ -109,6 +111,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             share: None,
             session: Session::new(settings.affinity.as_ref()),
             response: Response::default(),
+            kept: None,
             copy: None,
             suspects: Suspects::default(),
             reconnected: false,
@@ -219,7 +222,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 head::set_host_of(&picked, request);
             }
             if let Err(error) = self.count_stream(&picked, request) {
-                (picked, *request) = self.after_failure(picked, error.with_request(take(request)), false)?;
+                match self.after_failure(picked, error.with_request(take(request)), false) {
+                    Ok(next) => (picked, *request) = next,
+                    Err(error) => return self.fall_back(error),
+                }
                 continue;
             }
             let mut has_logged_in = false;
@@ -243,7 +249,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 }
             };
             if let Some(error) = failure {
-                (picked, *request) = self.after_failure(picked, error, has_logged_in)?;
+                match self.after_failure(picked, error, has_logged_in) {
+                    Ok(next) => (picked, *request) = next,
+                    Err(error) => return self.fall_back(error),
+                }
                 continue;
             }
             if let Some(recorder) = &mut self.recorder {
@@ -328,6 +337,12 @@ impl<'p, B: Backend> Attempts<'p, B> {
             }
             Err(error) => Some(error),
         }
+    }
+
+    /// Ends the request with the kept response, which says more than that another node could not be reached; else with `error`.
+    fn fall_back(&mut self, error: ErrorResponse) -> Result<(), ErrorResponse> {
+        self.response = *self.kept.take().ok_or(error)?;
+        Ok(())
     }
 
     /// Finds out whether the response has failed already. Otherwise its body is read to its end, or the connection of the client is

@@ -151,6 +151,9 @@ impl<B: Backend> Attempts<'_, B> {
         }
         self.attempted.set_has_response(false);
         self.unsent += usize::from(kind.is_unsent());
+        if !kind.is_unsent() {
+            self.kept = None;
+        }
         if let Some(request) = request
             && let Some(next) = self.pick_again(&request, kind.is_unsent())
             && (kind.is_unsent() || self.withdraw())

@@ -3,7 +3,7 @@
 use std::mem::{replace, take};
 
 use http::HeaderValue;
-use http::{Request, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 
 use super::Attempts;
 use crate::backend::{Backend, ClosesConnection};
@@ -113,6 +113,7 @@ impl<B: Backend> Attempts<'_, B> {
                     let key = self.key_of(&copy);
                     self.suspects.add(picked.lease.suspend(key));
                 }
+                self.kept = self.keep_for_failure(class);
                 return AfterAttempt::Retry(next, copy);
             }
             self.copy = Some(copy);
@@ -121,6 +122,15 @@ impl<B: Backend> Attempts<'_, B> {
             rules.note_write(self.writer, picked.lease.endpoint());
         }
         AfterAttempt::Return(picked)
+    }
+
+    /// Takes the response for the case that no other endpoint can be reached. The client would have got it if there were no other.
+    /// A stream is not kept: it would hold its connection.
+    fn keep_for_failure(&mut self, class: ResponseClass) -> Option<Box<Response<Body>>> {
+        // The 404 of a node without Kylin says nothing about what the client asked for.
+        let is_final =
+            class != ResponseClass::Rejected(Rejection::NotRunning) && self.response.body().whole().is_some();
+        is_final.then(|| Box::new(take(&mut self.response)))
     }
 
     /// Decides by the status alone, like nginx.
