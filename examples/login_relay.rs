@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 return Err(format!("a query failed: {}", response.status()).into());
             }
         }
-        println!("30 queries answered: {round}");
+        println!("30 queries served: {round}");
         for node in &nodes {
             let stats = node.stats();
             println!("  {}: {} queries, {} logins", node.name(), stats.queries, stats.logins);

@@ -101,9 +101,9 @@ async fn forged_cookies_are_ignored(dialect: Dialect) {
         for _ in 0..3 {
             let mut thief = Browser::default();
             thief.cookies.insert("kylin_lb".into(), value.clone());
-            let answer = thief.get(&front, "/demo/head").await;
-            assert!(answer.header("set-cookie").is_some(), "a good one instead of {value:?}");
-            assert!(!answer.text().contains("kylin_lb"), "no node sees it");
+            let response = thief.get(&front, "/demo/head").await;
+            assert!(response.header("set-cookie").is_some(), "a good one instead of {value:?}");
+            assert!(!response.text().contains("kylin_lb"), "no node sees it");
             let mut user = user.clone();
             user.cookies.insert("kylin_lb".into(), value.clone());
             seen.insert(user.query(&front).await);

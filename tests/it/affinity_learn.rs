@@ -135,7 +135,7 @@ async fn the_session_of_a_dead_node_moves_with_one_login_and_stays_when_the_node
     let address = nodes.served[home].addr();
     nodes.served.remove(home).kill().await;
 
-    assert_eq!(user.query(&front).await, None, "another node answers, and does not know the user");
+    assert_eq!(user.query(&front).await, None, "another node responses, and does not know the user");
     user.log_in(&front).await;
     let new_home = user.query(&front).await.unwrap();
     assert_ne!(new_home, home);
@@ -186,26 +186,26 @@ async fn two_front_ends_over_one_store_send_a_session_to_one_node(dialect: Diale
 /// The response of a node, by the path of the request.
 fn scripted(name: &'static str) -> Endpoint<Scripted> {
     let node = Scripted::new(move |request: Request<Body>| async move {
-        let mut answer = Response::new(Body::from(name));
+        let mut response = Response::new(Body::from(name));
         match request.uri().path() {
-            "/kylin/api/issue" => _ = answer.headers_mut().insert("set-cookie", "JSESSIONID=A1".parse().unwrap()),
-            "/kylin/api/refuse" => *answer.status_mut() = StatusCode::UNAUTHORIZED,
+            "/kylin/api/issue" => _ = response.headers_mut().insert("set-cookie", "JSESSIONID=A1".parse().unwrap()),
+            "/kylin/api/refuse" => *response.status_mut() = StatusCode::UNAUTHORIZED,
             // Spring keeps the refused request in a session, to continue with it after the login.
             "/kylin/api/401" | "/kylin/api/500" => {
-                *answer.status_mut() = request.uri().path()[11..].parse().unwrap();
-                answer.headers_mut().insert("set-cookie", "JSESSIONID=B1".parse().unwrap());
+                *response.status_mut() = request.uri().path()[11..].parse().unwrap();
+                response.headers_mut().insert("set-cookie", "JSESSIONID=B1".parse().unwrap());
             }
             _ => {}
         }
-        Ok(answer)
+        Ok(response)
     });
     Endpoint::new(name, node).unwrap()
 }
 
 async fn ask(proxy: &Proxy<Scripted>, path: &str, cookie: &str) -> String {
     let request = Request::get(path).header("host", "kylin").header("cookie", cookie).body(Body::empty()).unwrap();
-    let answer = proxy.forward(ClientAddr::Unix, request).await;
-    let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+    let response = proxy.forward(ClientAddr::Unix, request).await;
+    let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
     String::from_utf8(body.to_vec()).unwrap()
 }
 

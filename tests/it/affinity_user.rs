@@ -44,9 +44,9 @@ async fn nodes_with_users(users: usize, dialect: Dialect) -> Nodes {
 async fn query(front: &Front, user: &str) -> usize {
     let fields = basic(user) + "Content-Type: application/json\r\nUser-Agent: test\r\n";
     let body = r#"{"sql":"select 1","project":"learn_kylin"}"#;
-    let answer = Browser::default().send(front, "POST", "/kylin/api/query", &fields, body).await;
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    node_of(&answer)
+    let response = Browser::default().send(front, "POST", "/kylin/api/query", &fields, body).await;
+    assert_eq!(response.status(), 200, "{}", response.text());
+    node_of(&response)
 }
 
 in_each_dialect!(each_user_goes_to_one_node_at_every_front_end_and_moves_only_if_it_is_removed);
@@ -92,6 +92,6 @@ async fn a_session_precedes_the_user(dialect: Dialect) {
     assert_eq!(query(&front, "user0").await, home);
     let body = r#"{"sql":"select 1","project":"learn_kylin"}"#;
     let fields = basic("user0") + "Content-Type: application/json\r\nUser-Agent: test\r\n";
-    let answer = browser.send(&front, "POST", "/kylin/api/query", &fields, body).await;
-    assert_ne!(node_of(&answer), home, "where the session is");
+    let response = browser.send(&front, "POST", "/kylin/api/query", &fields, body).await;
+    assert_ne!(node_of(&response), home, "where the session is");
 }

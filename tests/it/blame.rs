@@ -83,7 +83,7 @@ async fn a_slow_upload_of_the_client_is_not_a_failure_of_the_node() {
     let mut client = front.connect().await;
     client.send("POST /x HTTP/1.1\r\nHost: kylin\r\nContent-Length: 6\r\n\r\nabc").await.unwrap();
     // Several times as long as the node is given for its response.
-    timeout(head_timeout * 6, client.head()).await.expect_err("there is no answer to half a request");
+    timeout(head_timeout * 6, client.head()).await.expect_err("there is no response to half a request");
     client.send("def").await.unwrap();
     assert_eq!(client.response().await.unwrap().text(), "abcdef");
     front.idle().await;
@@ -128,8 +128,8 @@ async fn the_body_of_a_get_reaches_the_node_whatever_its_framing() {
         let front = Front::with(node.addresses(), |proxy| proxy.replay_limit(replay_limit));
         for body in [chunked, counted] {
             for method in ["GET", "DELETE", "POST"] {
-                let answer = front.ask(format!("{method} /x HTTP/1.1\r\nHost: kylin\r\n{body}")).await.unwrap();
-                assert_eq!(answer.text(), "hello", "{method} {body:?} {replay_limit}");
+                let response = front.ask(format!("{method} /x HTTP/1.1\r\nHost: kylin\r\n{body}")).await.unwrap();
+                assert_eq!(response.text(), "hello", "{method} {body:?} {replay_limit}");
             }
         }
     }
@@ -143,8 +143,8 @@ async fn a_wrong_content_length_is_corrected() {
     // As a host would send it that has replaced the body and forgotten the field.
     let request =
         Request::post("/x").header("host", "kylin").header("content-length", "5").body(Body::from("longer")).unwrap();
-    let answer = proxy.forward(CLIENT, request).await;
-    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "longer");
+    let response = proxy.forward(CLIENT, request).await;
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "longer");
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ async fn others_are_served(front: SocketAddr, rounds: usize) {
         for length in [40, 40_000] {
             let mut connection = Connection::open_from(client(60_000 + round), front).await.unwrap();
             connection.send(post(length)).await.unwrap();
-            // The demo node answers 400 or 401 to a query without SQL, which no front end does.
+            // The demo node responses 400 or 401 to a query without SQL, which no front end does.
             connection.send(vec![b' '; length]).await.unwrap();
             let response = connection.response().await.unwrap();
             assert!(!response.text().contains("memory") && response.status() < 500, "{}", response.text());

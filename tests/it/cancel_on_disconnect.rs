@@ -199,8 +199,8 @@ async fn a_stop_id_is_added_to_a_chunked_body(dialect: Dialect) {
     let front = Front::kylin([front::endpoint(0, node.address(), |b| b)], |proxy| proxy.rules(rules(dialect)));
     let body = r#"{"sql":"select 1"}"#;
     let head = format!("{QUERY} HTTP/1.1\r\nHost: kylin\r\nTransfer-Encoding: chunked\r\n\r\n");
-    let answer = front.ask(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len())).await.unwrap();
-    assert_eq!(answer.text(), "x");
+    let response = front.ask(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len())).await.unwrap();
+    assert_eq!(response.text(), "x");
     let seen = node.seen().texts().pop().unwrap();
     let (head, sent) = seen.split_once("\r\n\r\n").unwrap();
     let head = head.to_ascii_lowercase();

@@ -70,9 +70,9 @@ server {{
     slow.send(post("/kylin/api/query", &QUERY.replace("select 1", "select sleep_ms(700)"))).await.unwrap();
     node.wait_until(|stats| stats.in_flight == 1).await.unwrap();
     process.signal("TERM");
-    let answer = slow.response().await.unwrap();
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    assert!(answer.text().contains("q1"));
+    let response = slow.response().await.unwrap();
+    assert_eq!(response.status(), 200, "{}", response.text());
+    assert!(response.text().contains("q1"));
     assert_eq!(process.ended(TIMEOUT).await.unwrap().code(), Some(0));
     assert!(process.file("stdout").contains("0 connections were cut"), "{}", process.log());
 }
@@ -134,8 +134,8 @@ async fn the_addresses_of_a_configuration_are_named_and_replaced_with_its_limits
     let stdout = process.file("stdout");
     assert_eq!(stdout.matches("not listening on ").count(), 2, "{stdout}");
     assert!(stdout.contains(&format!("not listening on unix:{}, which", socket.display())), "{stdout}");
-    let answer = http::get(front, "/", &[]).await.unwrap();
-    assert_eq!(answer.text(), "first");
+    let response = http::get(front, "/", &[]).await.unwrap();
+    assert_eq!(response.text(), "first");
     let mut connection = Connection::open(front).await.unwrap();
     connection.send("GET / HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
     assert_eq!(connection.response().await.unwrap().header("connection"), Some("close"), "keepalive_timeout 0");

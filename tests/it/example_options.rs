@@ -94,9 +94,9 @@ async fn a_node_of_role_job_gets_no_queries_unless_nothing_is_known_of_kylin() {
 
 /// `GET /front/status`.
 async fn status(listen: SocketAddr) -> Value {
-    let answer = http::get(listen, "/front/status", &[]).await.unwrap();
-    assert_eq!((answer.status(), answer.header("content-type")), (200, Some("application/json")));
-    serde_json::from_slice(&answer.body).unwrap()
+    let response = http::get(listen, "/front/status", &[]).await.unwrap();
+    assert_eq!((response.status(), response.header("content-type")), (200, Some("application/json")));
+    serde_json::from_slice(&response.body).unwrap()
 }
 
 /// The status as soon as it is so.

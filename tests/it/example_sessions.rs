@@ -16,8 +16,8 @@ use crate::support::redis::{Redis, redis_installed};
 
 async fn logged_in(front: SocketAddr) -> Browser {
     let mut browser = Browser::new(front);
-    let answer = browser.log_in("ADMIN", "KYLIN").await;
-    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let response = browser.log_in("ADMIN", "KYLIN").await;
+    assert_eq!(response.status(), 200, "{}", response.text());
     browser
 }
 

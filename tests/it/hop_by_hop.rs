@@ -13,8 +13,8 @@ use crate::support::http::RawResponse;
 use crate::support::raw_node::{RawNode, respond};
 
 /// The values of a header as the node got it.
-fn at_node(answer: &RawResponse, name: &str) -> Vec<String> {
-    values(&serde_json::from_slice(&answer.body).unwrap(), name)
+fn at_node(response: &RawResponse, name: &str) -> Vec<String> {
+    values(&serde_json::from_slice(&response.body).unwrap(), name)
 }
 
 fn values(seen: &Value, name: &str) -> Vec<String> {
@@ -31,8 +31,8 @@ async fn headers_of_the_clients_connection_do_not_reach_the_node() {
         Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: trailers\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\n\
         Proxy-Authorization: Basic eA==\r\nTrailer: X-T\r\nCookie: JSESSIONID=1\r\nAuthorization: Basic eA==\r\n\
         Accept: a\r\nAccept: b\r\n\r\n";
-    let answer = front.ask(request).await.unwrap();
-    let seen: Value = serde_json::from_slice(&answer.body).unwrap();
+    let response = front.ask(request).await.unwrap();
+    let seen: Value = serde_json::from_slice(&response.body).unwrap();
     assert_eq!((seen["method"].as_str(), seen["target"].as_str()), (Some("GET"), Some("/demo/head?a=%20b")));
     for gone in [
         "connection",
@@ -64,22 +64,22 @@ async fn forwarded_headers_are_replaced_unless_a_trusted_proxy_sent_them() {
     let request = "GET /demo/head HTTP/1.1\r\nHost: kylin\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 7.7.7.7\r\n\
         X-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nForwarded: for=6.6.6.6\r\n\r\n";
     let front = Front::over(&[served.addr()]);
-    let answer = front.ask(request).await.unwrap();
-    assert_eq!(at_node(&answer, "x-forwarded-for"), ["127.0.0.1"]);
-    assert_eq!(at_node(&answer, "x-forwarded-proto"), ["http"]);
-    assert_eq!(at_node(&answer, "x-forwarded-host"), ["kylin"]);
-    assert!(at_node(&answer, "forwarded").is_empty());
+    let response = front.ask(request).await.unwrap();
+    assert_eq!(at_node(&response, "x-forwarded-for"), ["127.0.0.1"]);
+    assert_eq!(at_node(&response, "x-forwarded-proto"), ["http"]);
+    assert_eq!(at_node(&response, "x-forwarded-host"), ["kylin"]);
+    assert!(at_node(&response, "forwarded").is_empty());
 
     let trusted = TrustedProxies::new(["127.0.0.0/8".parse().unwrap()]);
     let front = Front::with(&[served.addr()], |proxy| proxy.trusted_proxies(trusted));
-    let answer = front.ask(request).await.unwrap();
-    assert_eq!(at_node(&answer, "x-forwarded-for"), ["6.6.6.6, 7.7.7.7, 127.0.0.1"]);
-    assert_eq!(at_node(&answer, "x-forwarded-proto"), ["https"]);
-    assert_eq!(at_node(&answer, "x-forwarded-host"), ["evil"]);
+    let response = front.ask(request).await.unwrap();
+    assert_eq!(at_node(&response, "x-forwarded-for"), ["6.6.6.6, 7.7.7.7, 127.0.0.1"]);
+    assert_eq!(at_node(&response, "x-forwarded-proto"), ["https"]);
+    assert_eq!(at_node(&response, "x-forwarded-host"), ["evil"]);
 
     let front = Front::with(&[served.addr()], |proxy| proxy.forwarded_headers(false).secure(true));
-    let answer = front.get("/demo/head").await.unwrap();
-    assert!(at_node(&answer, "x-forwarded-for").is_empty());
+    let response = front.get("/demo/head").await.unwrap();
+    assert!(at_node(&response, "x-forwarded-for").is_empty());
 }
 
 #[tokio::test]
@@ -89,15 +89,15 @@ async fn headers_of_the_nodes_connection_do_not_reach_the_client() {
         Set-Cookie: b=2; Path=/kylin\r\nSet-Cookie: a=1, x\r\nX-Between: 1\r\nSet-Cookie: b=3\r\n\
         WWW-Authenticate: Basic realm=\"k\"\r\nLocation: http://elsewhere/\r\n\r\n2\r\nhi\r\n0\r\nX-T: 1\r\n\r\n";
     let node = RawNode::start([respond(bytes)]).await;
-    let answer = Front::over(&[node.address()]).get("/").await.unwrap();
-    assert_eq!(answer.text(), "hi");
+    let response = Front::over(&[node.address()]).get("/").await.unwrap();
+    assert_eq!(response.text(), "hi");
     for gone in ["x-inner", "keep-alive", "proxy-authenticate", "upgrade", "trailer"] {
-        assert_eq!(answer.header(gone), None, "{gone}");
+        assert_eq!(response.header(gone), None, "{gone}");
     }
-    assert_eq!(answer.head.all("set-cookie"), ["b=2; Path=/kylin", "a=1, x", "b=3"]);
-    assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"k\""));
-    assert_eq!(answer.header("location"), Some("http://elsewhere/"));
-    assert!(answer.trailers.is_empty() && answer.header("x-t").is_none());
+    assert_eq!(response.head.all("set-cookie"), ["b=2; Path=/kylin", "a=1, x", "b=3"]);
+    assert_eq!(response.header("www-authenticate"), Some("Basic realm=\"k\""));
+    assert_eq!(response.header("location"), Some("http://elsewhere/"));
+    assert!(response.trailers.is_empty() && response.header("x-t").is_none());
 }
 
 #[tokio::test]
@@ -112,8 +112,8 @@ async fn edits_of_the_application_come_last() {
         .remove("x-debug".parse().unwrap());
     let request = http::Request::get("/demo/head").header("host", "outer").header("x-debug", "1").extension(edits);
     let peer: SocketAddr = "192.0.2.1:999".parse().unwrap();
-    let answer = Proxy::plain(cluster).build().unwrap().forward(peer, request.body(Body::empty()).unwrap()).await;
-    let seen = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    let response = Proxy::plain(cluster).build().unwrap().forward(peer, request.body(Body::empty()).unwrap()).await;
+    let seen = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
     assert_eq!(values(&seen, "host"), ["inner"]);
     assert_eq!(values(&seen, "x-real-ip"), ["1.1.1.1"]);
     assert_eq!(values(&seen, "x-forwarded-for"), ["192.0.2.1"]);

@@ -154,7 +154,7 @@ async fn statuses(front: &Front, name: &str, bytes: &str) -> Vec<u16> {
     let mut statuses = Vec::new();
     loop {
         match client.response().await {
-            Ok(answer) => statuses.push(answer.status()),
+            Ok(response) => statuses.push(response.status()),
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 panic!("{name}: the connection stays open after {statuses:?}")
             }
@@ -187,7 +187,7 @@ async fn check(table: Vec<(String, String, AttemptOutcome)>) {
         let normalised = statuses == [200] && requests.len() == 1 && requests.iter().all(clear);
         if !(refused || normalised && fate == RefusedOrNormalised) {
             let requests: Vec<_> = requests.iter().map(|request| request.escape_ascii().to_string()).collect();
-            wrong.push(format!("{name}: answered {statuses:?}, the node saw {requests:?}"));
+            wrong.push(format!("{name}: responded {statuses:?}, the node saw {requests:?}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

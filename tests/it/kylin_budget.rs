@@ -78,8 +78,8 @@ async fn nodes_that_break_connections_get_a_fifth_more_and_recover(dialect: Dial
     }
     let mut client = front.connect().await;
     for _ in 0..REQUESTS {
-        let answer = admin_on(&mut client, "POST /kylin/api/query", &sql("select 1")).await.unwrap();
-        assert_eq!(answer.status(), 502);
+        let response = admin_on(&mut client, "POST /kylin/api/query", &sql("select 1")).await.unwrap();
+        assert_eq!(response.status(), 502);
     }
     let load = demo.sum(|stats| stats.queries);
     // The floor is three a second; a minute is far more than this takes.

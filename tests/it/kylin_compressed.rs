@@ -18,7 +18,7 @@ fn gzip(text: &str) -> Vec<u8> {
 }
 
 /// A response as Tomcat compresses it: in chunks, without a length.
-fn answer(status: u16, media: &str, coding: &str, body: &[u8]) -> Vec<u8> {
+fn response(status: u16, media: &str, coding: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
         "HTTP/1.1 {status} X\r\nContent-Type: {media}\r\nContent-Encoding: {coding}\r\nVary: Accept-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n"
     );
@@ -48,11 +48,11 @@ async fn after(first: Vec<u8>) -> (RawResponse, bool, u64) {
         [(0, &first), (1, &second)].map(|(id, node)| front::endpoint(id, node.address(), |backend| backend));
     let front = Front::kylin(endpoints, |proxy| proxy.rules(KylinRules::default()));
     let query = bytes("POST /kylin/api/query", &[("Accept-Encoding", "gzip, deflate")], &sql("select 1"));
-    let answer = front.ask(query).await.unwrap();
+    let response = front.ask(query).await.unwrap();
     assert!(first.seen().texts().concat().to_ascii_lowercase().contains("accept-encoding: gzip, deflate"));
     front.idle().await;
     let failed = front.proxy.cluster().status().endpoints[0].failed;
-    (answer, second.seen().connections > 0, failed)
+    (response, second.seen().connections > 0, failed)
 }
 
 const JSON: &str = "application/json;charset=UTF-8";
@@ -66,8 +66,8 @@ async fn a_compressed_rejection_is_retried() {
     ] {
         for coding in ["gzip", "x-gzip", "GZip"] {
             let status = refused.status().unwrap();
-            let (answer, went_on, failed) = after(answer(status, JSON, coding, &gzip(&text(refused.clone())))).await;
-            assert_eq!((answer.status(), answer.text(), went_on, failed), (200, "second", true, 0), "{refused:?}");
+            let (response, went_on, failed) = after(response(status, JSON, coding, &gzip(&text(refused.clone())))).await;
+            assert_eq!((response.status(), response.text(), went_on, failed), (200, "second", true, 0), "{refused:?}");
         }
     }
 }
@@ -81,10 +81,10 @@ async fn an_error_for_the_client_stays_compressed() {
         Says::code("KE-040024201"),
     ] {
         let body = gzip(&text(error.clone()));
-        let (answer, went_on, failed) = after(answer(500, JSON, "gzip", &body)).await;
-        assert_eq!((answer.status(), went_on, failed), (500, false, 0));
-        assert_eq!(answer.header("content-encoding"), Some("gzip"));
-        assert_eq!(answer.body, body, "to the byte");
+        let (response, went_on, failed) = after(response(500, JSON, "gzip", &body)).await;
+        assert_eq!((response.status(), went_on, failed), (500, false, 0));
+        assert_eq!(response.header("content-encoding"), Some("gzip"));
+        assert_eq!(response.body, body, "to the byte");
     }
 }
 
@@ -103,13 +103,13 @@ async fn an_invalid_compressed_body_is_not_a_rejection() {
         ("twice", 400, JSON, "gzip, gzip", refusal.as_bytes(), 0),
         ("a bomb", 500, JSON, "gzip", &bomb, 0),
     ] {
-        let (answer, went_on, counted) = after(answer(status, media, coding, body)).await;
-        assert_eq!((answer.status(), went_on, counted), (status, false, failed), "{what}");
-        assert_eq!(answer.body, body, "{what}");
+        let (response, went_on, counted) = after(response(status, media, coding, body)).await;
+        assert_eq!((response.status(), went_on, counted), (status, false, failed), "{what}");
+        assert_eq!(response.body, body, "{what}");
     }
     // A page is a failure of the node, compressed or not.
     for status in [500, 502, 503] {
-        let (answer, went_on, counted) = after(answer(status, "text/html", "gzip", &page)).await;
-        assert_eq!((answer.text(), went_on, counted), ("second", true, 1), "{status}");
+        let (response, went_on, counted) = after(response(status, "text/html", "gzip", &page)).await;
+        assert_eq!((response.text(), went_on, counted), ("second", true, 1), "{status}");
     }
 }

@@ -47,7 +47,7 @@ struct Crowd {
     over: AtomicBool,
     /// What each query asks for besides its number.
     asks_for: Mutex<&'static str>,
-    answered: AtomicU64,
+    responded: AtomicU64,
     built: AtomicU64,
     broken: AtomicU64,
     /// Responses to repeatable requests that are not 200, by status and beginning.
@@ -90,8 +90,8 @@ impl Drill {
 
     /// Waits until each client has had some more responses, on average.
     async fn go_on(&self) {
-        let goal = self.crowd.answered.load(Ordering::Relaxed) + 5 * CLIENTS;
-        let there = || self.crowd.answered.load(Ordering::Relaxed) >= goal;
+        let goal = self.crowd.responded.load(Ordering::Relaxed) + 5 * CLIENTS;
+        let there = || self.crowd.responded.load(Ordering::Relaxed) >= goal;
         eventually(there, || format!("{:?}", self.front.proxy.cluster().status())).await;
     }
 
@@ -151,17 +151,17 @@ impl Crowd {
                 "{line} HTTP/1.1\r\nHost: kylin\r\nUser-Agent: test\r\nAuthorization: {user}\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             );
-            match answer(&mut connection, address, &request).await {
-                Got::Whole(answer) => {
-                    self.answered.fetch_add(1, Ordering::Relaxed);
+            match response(&mut connection, address, &request).await {
+                Got::Whole(response) => {
+                    self.responded.fetch_add(1, Ordering::Relaxed);
                     self.built.fetch_add(u64::from(is_build), Ordering::Relaxed);
-                    if !is_build && answer.status() != 200 {
-                        self.has_failed(format!("{} {line}: {:.200}", answer.status(), answer.text()));
+                    if !is_build && response.status() != 200 {
+                        self.has_failed(format!("{} {line}: {:.200}", response.status(), response.text()));
                     }
                 }
                 Got::Cut => {
                     connection = None;
-                    self.answered.fetch_add(1, Ordering::Relaxed);
+                    self.responded.fetch_add(1, Ordering::Relaxed);
                     self.built.fetch_add(u64::from(is_build), Ordering::Relaxed);
                     self.broken.fetch_add(1, Ordering::Relaxed);
                 }
@@ -182,7 +182,7 @@ enum Got {
     Nothing(std::io::Error),
 }
 
-async fn answer(connection: &mut Option<Connection>, address: std::net::SocketAddr, request: &str) -> Got {
+async fn response(connection: &mut Option<Connection>, address: std::net::SocketAddr, request: &str) -> Got {
     let client = match connection {
         Some(client) => client,
         None => match Connection::open(address).await {

@@ -39,15 +39,15 @@ async fn run_on(node: &KylinNode, address: std::net::SocketAddr) -> JoinHandle<R
 }
 
 /// The names of the nodes in a list of running queries, and the ids.
-fn listed(answer: &RawResponse) -> Vec<(String, String)> {
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    let list: Vec<Value> = serde_json::from_slice(&answer.body).unwrap();
+fn listed(response: &RawResponse) -> Vec<(String, String)> {
+    assert_eq!(response.status(), 200, "{}", response.text());
+    let list: Vec<Value> = serde_json::from_slice(&response.body).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     list.iter().map(|query| (text(&query["server"]), text(&query["queryId"]))).collect()
 }
 
-fn servers(answer: &RawResponse) -> Vec<String> {
-    listed(answer).into_iter().map(|(server, _)| server).collect()
+fn servers(response: &RawResponse) -> Vec<String> {
+    listed(response).into_iter().map(|(server, _)| server).collect()
 }
 
 in_each_dialect!(the_queries_of_all_nodes_are_listed_and_a_stop_reaches_the_one_that_runs_it, V4);
@@ -136,9 +136,9 @@ async fn a_response_that_is_not_a_list_is_returned_as_it_is() {
         let addresses: Vec<_> = nodes.iter().map(RawNode::address).collect();
         let front = Front::kylin(front::endpoints(&addresses), |proxy| proxy);
         let list = format!("{LIST} HTTP/1.1\r\nHost: kylin\r\nAccept-Encoding: gzip\r\n\r\n");
-        let answer = front.ask(list).await.unwrap();
-        assert_eq!((answer.status(), answer.text()), (200, merged));
-        assert_eq!(answer.header("content-length"), Some(&*merged.len().to_string()));
+        let response = front.ask(list).await.unwrap();
+        assert_eq!((response.status(), response.text()), (200, merged));
+        assert_eq!(response.header("content-length"), Some(&*merged.len().to_string()));
         for node in &nodes {
             let seen = node.seen().texts().concat().to_ascii_lowercase();
             assert!(!seen.contains("accept-encoding"), "lists that are compressed cannot be joined: {seen}");
@@ -177,10 +177,10 @@ async fn a_relayed_login_is_valid_at_all_nodes(dialect: Dialect) {
     for n in 0..3 {
         running.push(run_on(&demo.nodes[n], demo.address(n)).await);
     }
-    let answer = browser.ask(LIST, &[], "").await;
-    assert_eq!(servers(&answer), ["q0", "q1", "q2"]);
-    assert_eq!(answer.header("set-cookie"), None, "a node's cookie is not the client's to see");
-    let (_, id) = listed(&answer).remove(1);
+    let response = browser.ask(LIST, &[], "").await;
+    assert_eq!(servers(&response), ["q0", "q1", "q2"]);
+    assert_eq!(response.header("set-cookie"), None, "a node's cookie is not the client's to see");
+    let (_, id) = listed(&response).remove(1);
     assert_eq!(browser.ask(&format!("PUT /kylin/api/query/{id}/stop"), &[], "").await.status(), 200);
     demo.nodes[1].wait_until(|stats| stats.stopped == 1).await.unwrap();
     running.iter().for_each(JoinHandle::abort);

@@ -61,8 +61,8 @@ async fn without_a_job_node_any_node_builds_and_without_a_query_node_queries_fai
 
     let (demo, front) = cluster(dialect, &[Mode::Job, Mode::Job], true).await;
     for line in [QUERY, "GET /kylin/api/query/format/csv?sql=select+1&project=learn_kylin"] {
-        let answer = admin(&front, line, &sql("select 1")).await;
-        refusal(&answer, 503);
+        let response = admin(&front, line, &sql("select 1")).await;
+        refusal(&response, 503);
     }
     assert_eq!(demo.sum(|stats| stats.requests), 0, "a job node is not even asked");
     assert_eq!(admin(&front, "GET /kylin/api/projects", "").await.status(), 200, "which any node knows");
@@ -83,16 +83,16 @@ async fn a_rejection_by_role_is_retried_where_roles_are_unknown(dialect: Dialect
         assert_eq!(answered_by(&admin(&front, QUERY, &sql(&format!("select {n}"))).await), "q1");
     }
     // An INSERT as well: it was refused, not carried out.
-    let answer = admin(&front, QUERY, &sql("insert into t values (1)")).await;
-    assert!(answer.text().contains("Not Supported SQL"), "the word of the query node: {}", answer.text());
+    let response = admin(&front, QUERY, &sql("insert into t values (1)")).await;
+    assert!(response.text().contains("Not Supported SQL"), "the word of the query node: {}", response.text());
     assert_eq!((demo.nodes[0].stats().queries, demo.nodes[2].stats().queries), (0, 0));
     let endpoints = front.proxy.cluster().status().endpoints;
     assert!(endpoints.iter().all(|endpoint| endpoint.failed == 0), "no node is to blame: {endpoints:?}");
 
     let (demo, front) = cluster(dialect, &[Mode::Job, Mode::Job], false).await;
-    let answer = admin(&front, QUERY, &sql("select 1")).await;
+    let response = admin(&front, QUERY, &sql("select 1")).await;
     let word = if is_v5(dialect) { "KE-040023202" } else { "not allowed in 'job' mode" };
-    assert!(answer.text().contains(word), "both were asked, the last has the word: {}", answer.text());
+    assert!(response.text().contains(word), "both were asked, the last has the word: {}", response.text());
     assert_eq!(demo.sum(|stats| stats.requests), 2);
 }
 
@@ -112,8 +112,8 @@ async fn a_build_of_a_session_that_the_job_node_does_not_know_is_done_once(diale
         assert_eq!(browser.ask("GET /kylin/api/projects", &[], "").await.status(), 200);
     }
     browser.authorization = None;
-    let answer = browser.ask(build(dialect), &[], "").await;
-    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let response = browser.ask(build(dialect), &[], "").await;
+    assert_eq!(response.status(), 200, "{}", response.text());
     assert_eq!(demo.metastore.jobs().iter().map(|job| &*job.node).collect::<Vec<_>>(), ["q0"]);
 }
 

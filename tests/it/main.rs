@@ -6,16 +6,15 @@
 // What clippy.toml grants to test functions, for the functions that they share.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
-mod support;
-
 mod affinity_cookie;
+
 mod affinity_learn;
 mod affinity_route;
 mod affinity_user;
 mod backends;
 mod blame;
 mod bound_picks;
-mod broken_answers;
+mod broken_responses;
 mod buffered_uploads;
 mod cancel_on_disconnect;
 mod cancelled_requests;
@@ -98,6 +97,7 @@ mod store_mysql;
 mod store_redis;
 mod store_redis_cluster;
 mod store_sentinel;
+mod support;
 mod support_works;
 mod tls_clients;
 mod tls_nodes;

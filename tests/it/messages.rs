@@ -26,7 +26,7 @@ async fn an_expectation_gets_exactly_one_100() {
         assert_eq!(client.head().await.unwrap().status, 100);
         client.send("x".repeat(length)).await.unwrap();
         let head = client.head().await.unwrap();
-        assert_eq!(head.status, 200, "the next answer is the final one");
+        assert_eq!(head.status, 200, "the next response is the final one");
         let mut body = client.body(&head).unwrap();
         let json: Value = serde_json::from_slice(&body.next().await.unwrap().unwrap()).unwrap();
         assert_eq!(json["bytes"], length);
@@ -49,8 +49,8 @@ async fn a_refused_body_gets_no_100() {
     assert_eq!(client.head().await.unwrap().status, 417);
 
     let chunks = "POST /demo/digest HTTP/1.1\r\nHost: kylin\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let answer = front.ask(format!("{chunks}3e9\r\n{}\r\n0\r\n\r\n", "x".repeat(1001))).await.unwrap();
-    refusal(&answer, 413);
+    let response = front.ask(format!("{chunks}3e9\r\n{}\r\n0\r\n\r\n", "x".repeat(1001))).await.unwrap();
+    refusal(&response, 413);
     assert_eq!(node.stats().requests, 0);
     assert_eq!(front.post("/demo/digest", &"x".repeat(1000)).await.unwrap().status(), 200);
 }
@@ -59,8 +59,8 @@ async fn a_refused_body_gets_no_100() {
 async fn a_slow_body_gets_408() {
     let (node, served) = demo("q1").await;
     let front = Front::with(&[served.addr()], |proxy| proxy.body_timeout(Duration::from_millis(100)));
-    let answer = front.ask("POST /demo/digest HTTP/1.1\r\nHost: kylin\r\nContent-Length: 9\r\n\r\nhalf").await.unwrap();
-    refusal(&answer, 408);
+    let response = front.ask("POST /demo/digest HTTP/1.1\r\nHost: kylin\r\nContent-Length: 9\r\n\r\nhalf").await.unwrap();
+    refusal(&response, 408);
     assert_eq!(node.stats().requests, 0);
 }
 
@@ -89,7 +89,7 @@ async fn responses_without_bodies_keep_their_heads_and_the_connection() {
         assert_eq!(
             client.response().await.unwrap().text(),
             "next",
-            "{method} {status}: what follows is the next answer"
+            "{method} {status}: what follows is the next response"
         );
         assert_eq!(node.seen().connections, 1, "{method} {status}: on the same connection");
     }
@@ -110,8 +110,8 @@ async fn interim_responses_of_a_node_are_not_the_final_one() {
             .await;
     let front = Front::over(&[node.address()]);
     for extra in ["", "Connection: upgrade\r\nUpgrade: ws\r\n"] {
-        let answer = front.ask(format!("GET / HTTP/1.1\r\nHost: kylin\r\n{extra}\r\n")).await.unwrap();
-        refusal(&answer, 502);
+        let response = front.ask(format!("GET / HTTP/1.1\r\nHost: kylin\r\n{extra}\r\n")).await.unwrap();
+        refusal(&response, 502);
     }
 }
 
@@ -125,9 +125,9 @@ async fn trailers_end_at_the_proxy_and_leave_bodies_whole() {
         Authorization: Basic eA==\r\nX-Forwarded-For: 6.6.6.6\r\nX-Trailer: 1\r\n\r\n";
     let mut client = front.connect().await;
     client.send(request).await.unwrap();
-    let answer = client.response().await.unwrap();
-    assert_eq!((answer.text(), answer.trailers.len()), ("hello", 0));
-    assert_eq!((answer.header("set-cookie"), answer.header("x-sum")), (None, None));
+    let response = client.response().await.unwrap();
+    assert_eq!((response.text(), response.trailers.len()), ("hello", 0));
+    assert_eq!((response.header("set-cookie"), response.header("x-sum")), (None, None));
     let seen = node.seen().texts().remove(0);
     assert!(seen.ends_with("\r\n\r\nabc") || seen.ends_with("3\r\nabc\r\n0\r\n\r\n"), "{seen}");
     for gone in ["Basic", "6.6.6.6", "x-trailer"] {
@@ -148,8 +148,8 @@ async fn trailers_end_at_the_proxy_whatever_the_backend() {
     });
     let cluster = Cluster::builder().endpoint(Endpoint::new("0", node).unwrap()).build().unwrap();
     let request = Request::get("/").header("host", "kylin").body(Body::empty()).unwrap();
-    let answer = Proxy::plain(cluster).build().unwrap().forward(ClientAddr::Unix, request).await;
-    let whole = answer.into_body().collect().await.unwrap();
+    let response = Proxy::plain(cluster).build().unwrap().forward(ClientAddr::Unix, request).await;
+    let whole = response.into_body().collect().await.unwrap();
     assert!(whole.trailers().is_none());
     assert_eq!(whole.to_bytes(), "hello");
 }
@@ -203,14 +203,14 @@ async fn an_absolute_target_names_the_host_and_never_where_to_connect() {
     let elsewhere = RawNode::start([healthy("elsewhere")]).await;
     let front = Front::over(&[node.address()]);
     let target = format!("http://{}/kylin/api?x=1", elsewhere.address());
-    let answer = front.ask(format!("GET {target} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await.unwrap();
-    assert_eq!(answer.text(), "node");
+    let response = front.ask(format!("GET {target} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await.unwrap();
+    assert_eq!(response.text(), "node");
     assert_eq!(elsewhere.seen().connections, 0);
     let seen = node.seen().texts().remove(0);
     assert!(seen.starts_with("GET /kylin/api?x=1 HTTP/1.1\r\n"), "{seen}");
     assert!(seen.to_ascii_lowercase().contains(&format!("\r\nhost: {}\r\n", elsewhere.address())), "{seen}");
-    let answer = front.ask("OPTIONS * HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
-    assert_eq!(answer.text(), "node");
+    let response = front.ask("OPTIONS * HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+    assert_eq!(response.text(), "node");
     assert!(node.seen().texts()[1].starts_with("OPTIONS * HTTP/1.1\r\n"));
 }
 

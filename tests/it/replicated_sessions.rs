@@ -42,17 +42,17 @@ async fn a_session_stays_with_its_node_for_the_grace_time_only(dialect: Dialect)
     assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
     let home = nodes.logins().iter().position(|logins| *logins == 1).unwrap();
     for _ in 0..6 {
-        let answer = browser.query().await;
-        assert_eq!(answer.status(), 200);
-        assert!(answer.text().contains(&format!("node-{home}")), "{}", answer.text());
+        let response = browser.query().await;
+        assert_eq!(response.status(), 200);
+        assert!(response.text().contains(&format!("node-{home}")), "{}", response.text());
     }
     nodes.metastore.write_sessions();
     clock.advance(Duration::from_secs(3));
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..6 {
-        let answer = browser.query().await;
-        assert_eq!(answer.status(), 200);
-        seen.insert(answer.text().find("node-").map(|at| answer.text()[at..at + 6].to_owned()));
+        let response = browser.query().await;
+        assert_eq!(response.status(), 200);
+        seen.insert(response.text().find("node-").map(|at| response.text()[at..at + 6].to_owned()));
     }
     assert_eq!(seen.len(), 3, "{seen:?}");
 }
@@ -88,8 +88,8 @@ async fn a_poisoned_cookie_is_removed_if_there_are_credentials(dialect: Dialect)
     browser.authorization = Some(basic("ADMIN", "KYLIN"));
     let before = browser.cookies.clone();
     for _ in 0..6 {
-        let answer = browser.query().await;
-        assert_eq!(answer.status(), 200, "{}", answer.text());
+        let response = browser.query().await;
+        assert_eq!(response.status(), 200, "{}", response.text());
     }
     assert_ne!(browser.cookies, before, "the client has another session");
 }
@@ -121,8 +121,8 @@ async fn a_session_that_is_being_written_is_waited_for(dialect: Dialect) {
         crate::support::front::eventually(|| failed() > asked, || "no request came".into()).await;
         metastore.write_sessions();
     };
-    let (answer, ()) = tokio::join!(browser.query(), write);
-    assert_eq!((answer.status(), &browser.cookies), (200, &before));
+    let (response, ()) = tokio::join!(browser.query(), write);
+    assert_eq!((response.status(), &browser.cookies), (200, &before));
 }
 
 in_each_dialect!(without_healing_the_client_gets_the_failure, V4);

@@ -65,36 +65,36 @@ async fn nodes_that_are_killed_and_restarted_fail_no_get_and_no_unsent_post() {
     }
     over.store(true, Ordering::SeqCst);
 
-    let (mut gets, mut answered, mut broken, mut unseen, mut cut) = (0, 0, 0, 0, 0);
+    let (mut gets, mut responded, mut broken, mut unseen, mut cut) = (0, 0, 0, 0, 0);
     let mut faults = Vec::new();
     let mut messages = BTreeMap::<String, usize>::new();
     while let Some(record) = clients.join_next().await {
         let record = record.unwrap();
         gets += record.gets;
         cut += record.cut;
-        answered += record.posts.len();
-        faults.extend(record.failed_gets.into_iter().map(|answer| format!("GET failed: {answer}")));
+        responded += record.posts.len();
+        faults.extend(record.failed_gets.into_iter().map(|response| format!("GET failed: {response}")));
         let times = |id: &str| nodes.iter().map(|node| node.seen(id)).sum::<u64>();
         faults.extend(record.posts.iter().filter(|id| times(id) != 1).map(|id| format!("{id}: {} times", times(id))));
-        for (id, answer) in record.failed_posts {
+        for (id, response) in record.failed_posts {
             broken += 1;
             unseen += usize::from(times(&id) == 0);
-            if times(&id) > 1 || !answer.contains("broke after the request was sent") {
-                faults.push(format!("POST {id}, seen {} times, failed: {answer}", times(&id)));
+            if times(&id) > 1 || !response.contains("broke after the request was sent") {
+                faults.push(format!("POST {id}, seen {} times, failed: {response}", times(&id)));
             }
-            *messages.entry(answer).or_default() += 1;
+            *messages.entry(response).or_default() += 1;
         }
     }
     println!(
-        "{gets} GETs and {answered} POSTs answered; {broken} POSTs broke, {unseen} of them seen by no node; {cut} answers cut"
+        "{gets} GETs and {responded} POSTs responded; {broken} POSTs broke, {unseen} of them seen by no node; {cut} responses cut"
     );
-    assert!(faults.is_empty(), "{} of {gets}+{answered}: {:#?}", faults.len(), &faults[..faults.len().min(10)]);
-    assert!(gets > 1000 && answered > 1000, "{gets} GETs, {answered} POSTs are no load");
+    assert!(faults.is_empty(), "{} of {gets}+{responded}: {:#?}", faults.len(), &faults[..faults.len().min(10)]);
+    assert!(gets > 1000 && responded > 1000, "{gets} GETs, {responded} POSTs are no load");
     // These were taken by the kernel of a node that was alive, and died before it read them. At most the requests that a
     // node has in hand when it dies: a third of the clients'.
     let in_hand = ROUNDS as usize * CLIENTS / nodes.len();
     assert!(broken <= in_hand, "{broken} POSTs broke: {messages:?}");
-    assert!(cut <= in_hand, "{cut} answers were cut");
+    assert!(cut <= in_hand, "{cut} responses were cut");
     front.idle().await;
 }
 
@@ -111,13 +111,13 @@ async fn load(client: usize, front: std::net::SocketAddr, over: Arc<AtomicBool>)
         if number % 2 == 0 {
             connection.send(format!("GET /demo/bytes?n=2000 HTTP/1.1\r\n{fields}\r\n")).await.unwrap();
             match connection.response().await {
-                Ok(answer) if answer.status() == 200 && answer.body.len() == 2000 => record.gets += 1,
+                Ok(response) if response.status() == 200 && response.body.len() == 2000 => record.gets += 1,
                 // The node died in the middle of its response: cut short is what the client must see.
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                     record.cut += 1;
                     connection = Connection::open(front).await.unwrap();
                 }
-                Ok(answer) => record.failed_gets.push(format!("{} {}", answer.status(), answer.text())),
+                Ok(response) => record.failed_gets.push(format!("{} {}", response.status(), response.text())),
                 Err(error) => panic!("{error}"),
             }
         } else {
@@ -125,12 +125,12 @@ async fn load(client: usize, front: std::net::SocketAddr, over: Arc<AtomicBool>)
             let head = format!("POST /demo/digest HTTP/1.1\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
             connection.send(format!("{head}{body}")).await.unwrap();
             match connection.response().await {
-                Ok(answer) if answer.status() == 200 => record.posts.push(id),
+                Ok(response) if response.status() == 200 => record.posts.push(id),
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                     record.cut += 1;
                     connection = Connection::open(front).await.unwrap();
                 }
-                Ok(answer) => record.failed_posts.push((id, format!("{} {}", answer.status(), answer.text()))),
+                Ok(response) => record.failed_posts.push((id, format!("{} {}", response.status(), response.text()))),
                 Err(error) => panic!("{error}"),
             }
         }

@@ -22,11 +22,11 @@ fn impatient(id: usize, address: SocketAddr) -> Endpoint<HttpBackend> {
 }
 
 async fn send(front: &Front, method: &str) -> RawResponse {
-    let answer = match method {
+    let response = match method {
         "GET" => front.get("/kylin/api/projects").await,
         _ => front.post("/kylin/api/query", "{\"sql\":\"select 1\"}").await,
     };
-    answer.unwrap()
+    response.unwrap()
 }
 
 #[tokio::test]
@@ -46,17 +46,17 @@ async fn a_get_is_retried_after_any_failure_and_a_post_only_if_it_was_not_sent()
             let (bad, good) = (RawNode::start([script.clone()]).await, RawNode::start([healthy("good")]).await);
             let retry = RetryPolicy::default().on_status(StatusCode::SERVICE_UNAVAILABLE);
             let front = Front::of([impatient(0, bad.address()), impatient(1, good.address())], |p| p.retry(retry));
-            let answer = send(&front, method).await;
+            let response = send(&front, method).await;
             assert_eq!(bad.seen().requests.len(), 1, "{what}: {method} reaches the first node once");
             if method == "GET" {
-                assert_eq!((answer.status(), answer.text()), (200, "good"), "{what}");
+                assert_eq!((response.status(), response.text()), (200, "good"), "{what}");
                 assert_eq!(good.seen().requests.len(), 1, "{what}: the second node is asked once");
             } else {
                 assert_eq!(good.seen().connections, 0, "{what}: a POST that was sent is not repeated");
-                assert_eq!(answer.status(), status, "{what}: {}", answer.text());
-                assert!(message.split('|').any(|m| answer.text().contains(m)), "{what}: {}", answer.text());
+                assert_eq!(response.status(), status, "{what}: {}", response.text());
+                assert!(message.split('|').any(|m| response.text().contains(m)), "{what}: {}", response.text());
                 if status != 503 {
-                    refusal(&answer, status);
+                    refusal(&response, status);
                 }
             }
             front.idle().await;
@@ -69,8 +69,8 @@ async fn a_status_that_is_not_listed_is_returned() {
     for status in ["500 Internal Server Error", "503 Service Unavailable", "401 Unauthorized"] {
         let node = RawNode::start([respond(format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno"))]).await;
         let other = RawNode::start([healthy("other")]).await;
-        let answer = send(&Front::over(&[node.address(), other.address()]), "GET").await;
-        assert_eq!((answer.status().to_string(), answer.text()), (status[..3].to_owned(), "no"));
+        let response = send(&Front::over(&[node.address(), other.address()]), "GET").await;
+        assert_eq!((response.status().to_string(), response.text()), (status[..3].to_owned(), "no"));
         assert_eq!(other.seen().connections, 0);
     }
 }
@@ -81,8 +81,8 @@ async fn a_listed_status_of_the_last_node_is_returned() {
     let (one, two) = (RawNode::start([busy.clone()]).await, RawNode::start([busy]).await);
     let retry = RetryPolicy::default().on_status(StatusCode::SERVICE_UNAVAILABLE);
     let front = Front::with(&[one.address(), two.address()], |proxy| proxy.retry(retry));
-    let answer = send(&front, "GET").await;
-    assert_eq!((answer.status(), answer.text()), (503, "busy"));
+    let response = send(&front, "GET").await;
+    assert_eq!((response.status(), response.text()), (503, "busy"));
     assert_eq!((one.seen().requests.len(), two.seen().requests.len()), (1, 1));
 }
 
@@ -93,8 +93,8 @@ async fn any_request_is_retried_with_its_body_after_a_refused_connection() {
     for body in [&small, &large] {
         let good = RawNode::start([healthy("good")]).await;
         let front = Front::over(&[closed_port(), closed_port(), good.address()]);
-        let answer = front.post("/kylin/api/query", body).await.unwrap();
-        assert_eq!((answer.status(), answer.text()), (200, "good"));
+        let response = front.post("/kylin/api/query", body).await.unwrap();
+        assert_eq!((response.status(), response.text()), (200, "good"));
         let requests = good.seen().requests;
         assert_eq!(requests.len(), 1);
         assert!(requests[0].ends_with(format!("\r\n\r\n{body}").as_bytes()), "{} bytes", body.len());
@@ -103,8 +103,8 @@ async fn any_request_is_retried_with_its_body_after_a_refused_connection() {
     let front = Front::over(&[closed_port(), good.address()]);
     let chunks = format!("{:x}\r\n{large}\r\n", large.len());
     let head = "POST / HTTP/1.1\r\nHost: kylin\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let answer = front.ask(format!("{head}{chunks}0\r\n\r\n")).await.unwrap();
-    assert_eq!(answer.text(), "good");
+    let response = front.ask(format!("{head}{chunks}0\r\n\r\n")).await.unwrap();
+    assert_eq!(response.text(), "good");
     let request = good.seen().requests.remove(0);
     let body = find(&request, b"\r\n\r\n").unwrap();
     assert_eq!(request[body..].iter().filter(|byte| **byte == b'y').count(), large.len());
@@ -120,12 +120,12 @@ async fn a_long_body_of_which_a_part_was_sent_is_not_sent_again() {
     client.send(format!("PUT / HTTP/1.1\r\nHost: kylin\r\nContent-Length: {}\r\n\r\n", 3 << 20)).await.unwrap();
     // The front end responds before all is sent, and may close.
     _ = client.send("y".repeat(3 << 20)).await;
-    let answer = client.response().await.unwrap();
-    assert!(refusal(&answer, 502).contains("may have been executed"));
+    let response = client.response().await.unwrap();
+    assert!(refusal(&response, 502).contains("may have been executed"));
     assert_eq!(good.seen().connections, 0);
     // A short one is.
-    let answer = front.ask("PUT / HTTP/1.1\r\nHost: kylin\r\nContent-Length: 2\r\n\r\nhi").await.unwrap();
-    assert_eq!(answer.text(), "good");
+    let response = front.ask("PUT / HTTP/1.1\r\nHost: kylin\r\nContent-Length: 2\r\n\r\nhi").await.unwrap();
+    assert_eq!(response.text(), "good");
 }
 
 #[tokio::test]
@@ -211,8 +211,8 @@ async fn the_time_for_attempts_is_limited() {
             clock.advance(Duration::from_secs(seconds));
             slow.go();
         };
-        let (answer, ()) = tokio::join!(send(&front, "GET"), turn);
-        assert_eq!(answer.status(), status, "after {seconds} s");
+        let (response, ()) = tokio::join!(send(&front, "GET"), turn);
+        assert_eq!(response.status(), status, "after {seconds} s");
     }
 }
 

@@ -47,8 +47,8 @@ impl Browser {
         }
         let mut connection = Connection::open(self.front).await.unwrap();
         connection.send(format!("{request}\r\n{body}")).await.unwrap();
-        let answer = connection.response().await.unwrap();
-        for field in answer.head.all("set-cookie") {
+        let response = connection.response().await.unwrap();
+        for field in response.head.all("set-cookie") {
             let (name, value) = field.split(';').next().unwrap().split_once('=').unwrap();
             if value.is_empty() || field.to_ascii_lowercase().contains("max-age=0") {
                 self.cookies.remove(name);
@@ -56,7 +56,7 @@ impl Browser {
                 self.cookies.insert(name.to_owned(), value.to_owned());
             }
         }
-        answer
+        response
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> RawResponse {
@@ -68,9 +68,9 @@ impl Browser {
         let authorization = basic(user, password);
         let headers = [("Authorization", &*authorization), ("Content-Type", "application/json")];
         let sent = self.authorization.take();
-        let answer = self.ask("POST /kylin/api/user/authentication", &headers, "{}").await;
+        let response = self.ask("POST /kylin/api/user/authentication", &headers, "{}").await;
         self.authorization = sent;
-        answer
+        response
     }
 
     /// A query, of which the response names the node.

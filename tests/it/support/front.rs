@@ -156,14 +156,14 @@ pub(crate) async fn until(what: &str, mut test: impl AsyncFnMut() -> bool) {
 }
 
 /// Asserts that `response` is an error of this status in the form that Kylin's clients know, and returns its message.
-pub(crate) fn refusal(answer: &RawResponse, status: u16) -> String {
-    assert_eq!(answer.status(), status, "{}", answer.text());
-    let json: Value = serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("no JSON: {}", answer.text()));
+pub(crate) fn refusal(response: &RawResponse, status: u16) -> String {
+    assert_eq!(response.status(), status, "{}", response.text());
+    let json: Value = serde_json::from_slice(&response.body).unwrap_or_else(|_| panic!("no JSON: {}", response.text()));
     let fields: std::collections::BTreeSet<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
     let expected = ["code", "data", "exception", "msg", "stacktrace", "url"];
-    assert_eq!(fields, expected.into(), "{}", answer.text());
+    assert_eq!(fields, expected.into(), "{}", response.text());
     assert!(json["code"] == "999" && json["data"].is_null() && json["stacktrace"] == "", "{json}");
-    assert_eq!(answer.header("content-type"), Some("application/json;charset=UTF-8"));
-    assert!(!answer.text().contains("127.0.0.1"), "an address of a node: {}", answer.text());
+    assert_eq!(response.header("content-type"), Some("application/json;charset=UTF-8"));
+    assert!(!response.text().contains("127.0.0.1"), "an address of a node: {}", response.text());
     json["msg"].as_str().unwrap().to_owned()
 }

@@ -165,9 +165,9 @@ pub(crate) async fn admin_on(connection: &mut Connection, line: &str, body: &str
 }
 
 /// Returns the node that ran a query.
-pub(crate) fn answered_by(answer: &RawResponse) -> String {
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    let json: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+pub(crate) fn answered_by(response: &RawResponse) -> String {
+    assert_eq!(response.status(), 200, "{}", response.text());
+    let json: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
     let results = if json["data"].is_object() { &json["data"]["results"] } else { &json["results"] };
-    results[0][0].as_str().unwrap_or_else(|| panic!("no result: {}", answer.text())).to_owned()
+    results[0][0].as_str().unwrap_or_else(|| panic!("no result: {}", response.text())).to_owned()
 }

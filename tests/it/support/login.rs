@@ -61,15 +61,15 @@ impl Browser {
         let length = body.len();
         let head =
             format!("{method} {path} HTTP/1.1\r\nHost: kylin\r\nContent-Length: {length}\r\n{cookies}{fields}\r\n");
-        let answer = front.ask(head + body).await.unwrap();
-        for line in answer.head.all("set-cookie") {
+        let response = front.ask(head + body).await.unwrap();
+        for line in response.head.all("set-cookie") {
             let (name, value) = line.split(';').next().unwrap().split_once('=').unwrap();
             match value {
                 "" => _ = self.cookies.remove(name),
                 value => _ = self.cookies.insert(name.to_owned(), value.to_owned()),
             }
         }
-        answer
+        response
     }
 
     pub(crate) async fn get(&mut self, front: &Front, path: &str) -> RawResponse {
@@ -79,26 +79,26 @@ impl Browser {
     /// Logs in, and says that it worked.
     pub(crate) async fn log_in(&mut self, front: &Front) {
         let fields = format!("Authorization: {ADMIN}\r\n");
-        let answer = self.send(front, "POST", "/kylin/api/user/authentication", &fields, "").await;
-        assert_eq!(answer.status(), 200, "{}", answer.text());
+        let response = self.send(front, "POST", "/kylin/api/user/authentication", &fields, "").await;
+        assert_eq!(response.status(), 200, "{}", response.text());
     }
 
     /// The node that responds to a query, unless the login is lost.
     pub(crate) async fn query(&mut self, front: &Front) -> Option<usize> {
         let fields = "Content-Type: application/json\r\nUser-Agent: test\r\n";
         let body = r#"{"sql":"select 1","project":"learn_kylin"}"#;
-        let answer = self.send(front, "POST", "/kylin/api/query", fields, body).await;
-        match answer.status() {
-            200 => Some(node_of(&answer)),
+        let response = self.send(front, "POST", "/kylin/api/query", fields, body).await;
+        match response.status() {
+            200 => Some(node_of(&response)),
             401 => None,
-            other => panic!("{other}: {}", answer.text()),
+            other => panic!("{other}: {}", response.text()),
         }
     }
 }
 
 /// The node that responded to a query.
-pub(crate) fn node_of(answer: &RawResponse) -> usize {
-    let json: Value = serde_json::from_slice(&answer.body).unwrap();
+pub(crate) fn node_of(response: &RawResponse) -> usize {
+    let json: Value = serde_json::from_slice(&response.body).unwrap();
     let results = json.get("results").unwrap_or_else(|| &json["data"]["results"]);
     results[0][0].as_str().unwrap().parse().unwrap()
 }

@@ -98,24 +98,24 @@ async fn ambiguous_framing_is_an_error() {
     for head in heads {
         for body in ["hello", "5\r\nhello\r\n0\r\n\r\n"] {
             let node = RawNode::start([respond(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}"))]).await;
-            let answer = Front::over(&[node.address()]).get("/").await;
-            let answer = answer.unwrap_or_else(|error| panic!("{head:?}: {error}"));
-            let message = refusal(&answer, 502);
+            let response = Front::over(&[node.address()]).get("/").await;
+            let response = response.unwrap_or_else(|error| panic!("{head:?}: {error}"));
+            let message = refusal(&response, 502);
             assert!(message.contains("not valid HTTP"), "{head:?}: {message}");
         }
     }
     for version in ["HTTP/0.9 200 OK", "HTTP/2.0 200 OK", "HTTP/1.1 99 X", "HTTP/1.1 2000 X", "HTTP/1.1", "200 OK"] {
         let node = RawNode::start([respond(format!("{version}\r\nContent-Length: 2\r\n\r\nhi"))]).await;
-        let answer = Front::over(&[node.address()]).get("/").await.unwrap();
-        refusal(&answer, 502);
+        let response = Front::over(&[node.address()]).get("/").await.unwrap();
+        refusal(&response, 502);
     }
 }
 
 #[tokio::test]
 async fn equal_lengths_twice_are_one_or_an_error() {
     let node = RawNode::start([respond("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi")]).await;
-    let answer = Front::over(&[node.address()]).get("/").await.unwrap();
-    assert!(answer.status() == 502 || answer.head.all("content-length") == ["2"], "{answer:?}");
+    let response = Front::over(&[node.address()]).get("/").await.unwrap();
+    assert!(response.status() == 502 || response.head.all("content-length") == ["2"], "{response:?}");
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn an_invalid_chunk_truncates_the_response() {
         let node = RawNode::start([respond(bytes)]).await;
         let front = Front::over(&[node.address()]);
         match front.get("/").await {
-            Ok(answer) => _ = refusal(&answer, 502),
+            Ok(response) => _ = refusal(&response, 502),
             Err(error) => assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{chunk:?}"),
         }
         front.idle().await;
@@ -173,7 +173,7 @@ async fn a_head_without_bounds_is_an_error() {
     let endless = format!("HTTP/1.1 200 {}", "x".repeat(200 * 1024));
     for head in [long, many, endless] {
         let node = RawNode::start([respond(head)]).await;
-        let answer = Front::over(&[node.address()]).get("/").await.unwrap();
-        assert!(refusal(&answer, 502).contains("over the limits of the front end"), "{}", answer.text());
+        let response = Front::over(&[node.address()]).get("/").await.unwrap();
+        assert!(refusal(&response, 502).contains("over the limits of the front end"), "{}", response.text());
     }
 }
