@@ -15,7 +15,7 @@ use crate::kylin::properties::{Properties, ServerAddr};
 use crate::kylin::query::QueryRequest;
 use crate::kylin::response::{Credentials, classify_body, classify_head};
 use crate::kylin::tomcat::SessionManager;
-use crate::kylin::{Guard, KylinVersion, MetadataUrl};
+use crate::kylin::{ClosedPaths, Guard, KylinVersion, MetadataUrl};
 use crate::proxy::TrustedProxies;
 use crate::session::SessionRecord;
 use crate::{ClientAddr, basic_auth};
@@ -108,9 +108,9 @@ pub fn path(data: &[u8]) {
     let Ok(plain) = NormalizedPath::parse(target) else { return };
     let text = plain.as_str();
     assert!(!text.contains("/../") && !text.contains("//") && !text.contains("/./"));
-    let guard = Guard::new();
+    let closed = ClosedPaths::new(&Guard::new());
     for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {
-        let _ = guard.check(None, &method, &plain);
+        let _ = closed.check(None, &method, &plain);
         for version in [None, Some(KylinVersion::V4), Some(KylinVersion::V5)] {
             black_box(classify(&method, &plain, version));
         }

@@ -66,7 +66,8 @@ async fn a_compressed_rejection_is_retried() {
     ] {
         for coding in ["gzip", "x-gzip", "GZip"] {
             let status = refused.status().unwrap();
-            let (response, went_on, failed) = after(response(status, JSON, coding, &gzip(&text(refused.clone())))).await;
+            let (response, went_on, failed) =
+                after(response(status, JSON, coding, &gzip(&text(refused.clone())))).await;
             assert_eq!((response.status(), response.text(), went_on, failed), (200, "second", true, 0), "{refused:?}");
         }
     }

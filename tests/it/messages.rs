@@ -59,7 +59,8 @@ async fn a_refused_body_gets_no_100() {
 async fn a_slow_body_gets_408() {
     let (node, served) = demo("q1").await;
     let front = Front::with(&[served.addr()], |proxy| proxy.body_timeout(Duration::from_millis(100)));
-    let response = front.ask("POST /demo/digest HTTP/1.1\r\nHost: kylin\r\nContent-Length: 9\r\n\r\nhalf").await.unwrap();
+    let response =
+        front.ask("POST /demo/digest HTTP/1.1\r\nHost: kylin\r\nContent-Length: 9\r\n\r\nhalf").await.unwrap();
     refusal(&response, 408);
     assert_eq!(node.stats().requests, 0);
 }

@@ -88,8 +88,12 @@ struct Text<'b>(#[serde(borrow)] Cow<'b, str>);
 impl<'b> QueryRequest<'b> {
     /// Reads the body of `POST /query` or `POST /query/prestate`. The caller bounds its length.
     pub(crate) fn from_json(body: &'b [u8]) -> Result<Self, QueryError> {
-        let members: Members<'b> = serde_json::from_slice(body)
-            .map_err(|error| QueryError::Json { line: error.line(), column: error.column() })?;
+        // Text is checked faster as a whole than string by string. Of a body that is not UTF-8 serde still reads what it needs.
+        let members: Result<Members<'b>, _> = match std::str::from_utf8(body) {
+            Ok(text) => serde_json::from_str(text),
+            Err(_) => serde_json::from_slice(body),
+        };
+        let members = members.map_err(|error| QueryError::Json { line: error.line(), column: error.column() })?;
         let text = |member: Option<Text<'b>>| member.map(|Text(text)| text);
         let raw = |member: Option<&'b RawValue>| member.map_or("", RawValue::get);
         let number = |name, member| match raw(member).trim_matches('"').trim() {

@@ -189,8 +189,12 @@ impl<'b> Walk<'b> {
 impl<'b> Text<'b> {
     /// Decodes the escapes. An invalid escape or invalid UTF-8 becomes U+FFFD: such a text only has to differ from known ones.
     pub(super) fn decode(self) -> Cow<'b, str> {
+        let is_escaped = self.0.contains(&b'\\');
+        if !is_escaped && let Ok(text) = std::str::from_utf8(self.0) {
+            return Cow::Borrowed(text);
+        }
         let text = String::from_utf8_lossy(self.0);
-        if !text.contains('\\') {
+        if !is_escaped {
             return text;
         }
         let mut out = String::with_capacity(text.len());

@@ -185,6 +185,10 @@ enum Coding {
 
 impl Coding {
     fn of(headers: &HeaderMap) -> Self {
+        // Nearly no response has one.
+        if !headers.contains_key(header::CONTENT_ENCODING) {
+            return Coding::Identity;
+        }
         let mut codings =
             headers.get_all(header::CONTENT_ENCODING).into_iter().map(|coding| coding.as_bytes().trim_ascii());
         match (codings.next(), codings.next()) {
@@ -236,13 +240,12 @@ fn class_of_success(body: &[u8]) -> ResponseClass {
 
 /// Returns whether the content type is `application/json`, or one of Kylin's such as `application/vnd.apache.kylin-v4+json`.
 fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media = value.split(';').next().unwrap_or_default().trim();
-    let ends_with = |suffix: &str| {
-        let at = media.len().checked_sub(suffix.len());
-        at.and_then(|at| media.get(at..)).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
-    };
-    ends_with("/json") || ends_with("+json")
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };
+    let media = value.as_bytes();
+    let media = media.iter().position(|byte| *byte == b';').map_or(media, |end| &media[..end]).trim_ascii();
+    media
+        .split_last_chunk::<5>()
+        .is_some_and(|(_, end)| matches!(end[0], b'/' | b'+') && end[1..].eq_ignore_ascii_case(b"json"))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::kylin::class::{RequestClass, RetrySafety, is_in_all_versions};
 use crate::kylin::fan_out::{Merge, merge_of};
 use crate::kylin::response::{self, Credentials, NeedsBody, Rejection, ResponseClass};
 use crate::kylin::retry::{AttemptOutcome, RetryDecision, decide};
-use crate::kylin::{KylinVersion, strip_internal_headers};
+use crate::kylin::{ClosedPaths, KylinVersion, strip_internal_headers};
 use crate::proxy::ErrorResponse;
 use crate::request::RequestContext;
 
@@ -29,6 +29,7 @@ pub(crate) const CLOSED_PATH: ErrorResponse =
 #[derive(Debug)]
 pub(crate) struct RuleState {
     rules: KylinRules,
+    closed: Option<ClosedPaths>,
     writes: Option<RecentWrites>,
     cancel: Arc<CancelState>,
     running: RunningChecks,
@@ -46,7 +47,8 @@ pub(crate) struct Classified {
 impl RuleState {
     pub(crate) fn new(rules: KylinRules, clock: &Arc<dyn Clock>) -> Self {
         let writes = rules.read_your_writes.map(|window| RecentWrites::new(window, Arc::clone(clock)));
-        RuleState { writes, cancel: Arc::default(), running: RunningChecks::new(Arc::clone(clock)), rules }
+        let closed = rules.guard.as_ref().map(ClosedPaths::new);
+        RuleState { closed, writes, cancel: Arc::default(), running: RunningChecks::new(Arc::clone(clock)), rules }
     }
 
     /// Classifies a request, refuses it if its path is ambiguous or closed to clients, and removes headers that only nodes may
@@ -59,8 +61,8 @@ impl RuleState {
         context.classify(request.method(), self.rules.version);
         let path = context.path().ok_or(AMBIGUOUS_PATH)?;
         let mut reload = None;
-        if let Some(guard) = &self.rules.guard {
-            let checked = guard.check(context.client().ip(), request.method(), &path);
+        if let Some(closed) = &self.closed {
+            let checked = closed.check(context.client().ip(), request.method(), &path);
             if let Err(denied) = checked {
                 reload = self.reload_call(request);
                 if reload.is_none() {

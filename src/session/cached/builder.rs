@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::ended::EndedSessions;
 use super::generation::Generation;
 use super::sessions::derive_key;
-use super::{CachedStore, NearCache, RestoreAfterLoss, Sessions};
+use super::{CachedStore, NearCache, RecentKeys, RestoreAfterLoss, Sessions};
 use crate::clock::{Clock, Epoch, SystemClock};
 use crate::session::store::cache::CacheLimits;
 use crate::session::{InvalidStore, Secret, SessionStore};
@@ -108,6 +108,7 @@ impl SessionsBuilder {
             ended: EndedSessions::new(epoch.clone()),
             generation: Generation::new(derive_key(&taggers[0], b"generation of the store")),
             taggers,
+            recent_keys: RecentKeys::new(),
             deadline: self.deadline,
             epoch,
             breaker: Default::default(),

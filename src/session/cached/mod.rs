@@ -13,6 +13,7 @@ mod in_use;
 mod loss;
 mod near;
 mod pending;
+mod recent_keys;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use self::in_use::InUseRegistry;
 pub use self::loss::RestoreAfterLoss;
 use self::near::{NearCache, NearEntry};
 use self::pending::{PendingWrites, Write};
+use self::recent_keys::RecentKeys;
 pub use self::sessions::Sessions;
 use crate::background::{self, BackgroundTask};
 use crate::clock::Epoch;
@@ -78,6 +80,7 @@ struct CachedStore {
     near: Option<NearCache>,
     /// Derive keys from session ids; the first one has the current secret.
     taggers: Arc<[Tagger]>,
+    recent_keys: RecentKeys,
     deadline: Duration,
     epoch: Epoch,
     breaker: CircuitBreaker,

@@ -96,7 +96,7 @@ impl Sessions {
 
     /// Returns the key of the session with this id.
     pub(crate) fn key(&self, id: &[u8]) -> SessionKey {
-        derive_key(&self.store.taggers[0], id)
+        self.store.recent_keys.get(id, || derive_key(&self.store.taggers[0], id))
     }
 
     /// Looks up the session under `key`, the key of `id`, for a request of `client`, which counts for its share of the near cache. With a `ttl`, a session that the store has

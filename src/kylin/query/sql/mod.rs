@@ -6,6 +6,7 @@
 
 mod fingerprint;
 mod keyword;
+mod simple;
 mod token;
 
 pub(super) use fingerprint::{feed as feed_fingerprint, upper as feed_upper};
@@ -29,6 +30,10 @@ pub(super) const MAX_ANALYSED: usize = 64 * 1024;
 ///
 /// Text without ambiguities is read once; each ambiguity that occurs doubles the readings, up to eight.
 pub(super) fn is_read_only(sql: &str) -> bool {
+    simple::is_simple_query(sql) || is_read_only_by_tokens(sql)
+}
+
+fn is_read_only_by_tokens(sql: &str) -> bool {
     // One bit for each reading that was or must be tried. One ambiguity may show only if another is read the other way.
     let (mut tried, mut wanted) = (0_u8, 1_u8);
     while tried != wanted {

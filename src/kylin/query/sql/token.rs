@@ -39,6 +39,18 @@ pub(super) enum Token<'s> {
     Symbol(char),
 }
 
+/// The ASCII characters of a word after its first.
+const IN_WORD: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let c = byte as u8;
+        table[byte] = c.is_ascii_alphanumeric() || c == b'_' || c == b'$';
+        byte += 1;
+    }
+    table
+};
+
 /// The ambiguities and errors of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Seen {
@@ -88,11 +100,11 @@ impl<'s> Tokens<'s> {
 
     /// Passes the rest of a word, whose first character was passed.
     fn pass_word(&mut self) {
-        while let Some(&byte) = self.bytes().get(self.at) {
-            match byte {
-                b'_' | b'$' => self.at += 1,
-                _ if byte.is_ascii_alphanumeric() => self.at += 1,
-                0x80.. => match self.wide_char() {
+        loop {
+            let rest = &self.bytes()[self.at..];
+            self.at += rest.iter().position(|byte| !IN_WORD[usize::from(*byte)]).unwrap_or(rest.len());
+            match self.bytes().get(self.at) {
+                Some(0x80..) => match self.wide_char() {
                     Some(c) if c.is_alphanumeric() => self.at += c.len_utf8(),
                     _ => return,
                 },

@@ -3,14 +3,20 @@
 //! Kylin serves most of them without a login (apache/kylin 3.1.3 server/src/main/resources/kylinSecurity.xml:234-267), because it
 //! expects them from nodes only. A front end makes all of Kylin reachable, so it has to close these paths itself.
 
+mod closed;
+
+#[cfg(test)]
 use std::net::IpAddr;
 
+#[cfg(test)]
 use http::Method;
 use http::header::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 use thiserror::Error;
 
+pub(crate) use self::closed::ClosedPaths;
 use super::KylinVersion;
+#[cfg(test)]
 use super::path::NormalizedPath;
 
 /// The header by which a node of Kylin 5 marks a request that it forwarded (kylin5 QueryNodeFilter.java).
@@ -67,9 +73,6 @@ const RULES: [(&str, Option<KylinVersion>, &str); 14] = [
 
 /// The path below `/kylin` that stays readable although a rule closes it.
 const READABLE: &str = "api/epoch/maintenance_mode";
-
-/// The number of segments of a path that rules compare. No path of Kylin has more.
-const MAX_SEGMENTS: usize = 24;
 
 /// Decides which paths are closed to clients.
 ///
@@ -152,44 +155,10 @@ impl Guard {
         self.trusted.push(network);
         self
     }
-
-    /// Checks whether `client` may send this request. A client at a unix socket has no address and is not trusted.
-    pub(crate) fn check(
-        &self,
-        client: Option<IpAddr>,
-        method: &Method,
-        path: &NormalizedPath<'_>,
-    ) -> Result<(), Denied> {
-        let Some(below) = path.as_str().strip_prefix("/kylin/") else { return Ok(()) };
-        let mut segments = [""; MAX_SEGMENTS];
-        let mut len = 0;
-        for (slot, segment) in segments.iter_mut().zip(below.split('/').filter(|segment| !segment.is_empty())) {
-            *slot = segment;
-            len += 1;
-        }
-        let segments = &segments[..len];
-        let Some(rule) = self.rules.iter().find(|rule| matches(&rule.pattern, segments)) else { return Ok(()) };
-        let is_readable =
-            matches!(*method, Method::GET | Method::HEAD) && READABLE.split('/').eq(segments.iter().copied());
-        let is_trusted = client.is_some_and(|ip| self.trusted.iter().any(|net| net.contains(&ip.to_canonical())));
-        if is_readable || is_trusted { Ok(()) } else { Err(Denied { reason: rule.reason }) }
-    }
 }
 
 fn split(pattern: &str) -> Vec<String> {
     pattern.trim_start_matches('/').split('/').map(str::to_owned).collect()
-}
-
-/// Returns whether the path matches. The last segment also matches with a suffix such as `.json`: Spring before 5.3 takes
-/// `/spark.json` for `/spark`.
-fn matches(pattern: &[String], path: &[&str]) -> bool {
-    let Some((first, pattern)) = pattern.split_first() else { return path.is_empty() };
-    if first == "**" {
-        return (0..=path.len()).any(|skipped| matches(pattern, &path[skipped..]));
-    }
-    let Some((segment, rest)) = path.split_first() else { return false };
-    let stem = segment.rsplit_once('.').map_or(*segment, |(stem, _)| stem);
-    (segment_matches(first, segment) || (rest.is_empty() && segment_matches(first, stem))) && matches(pattern, rest)
 }
 
 /// Matches a segment against a pattern with any number of `*`.
@@ -210,7 +179,37 @@ mod tests {
 
     use super::*;
 
-    const OUTSIDE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7)));
+    impl Guard {
+        /// Checks a request against the list of rules, one after the other: what [`ClosedPaths`] must do.
+        pub(super) fn check(
+            &self,
+            client: Option<IpAddr>,
+            method: &Method,
+            path: &NormalizedPath<'_>,
+        ) -> Result<(), Denied> {
+            let Some(below) = path.as_str().strip_prefix("/kylin/") else { return Ok(()) };
+            let segments: Vec<&str> = below.split('/').filter(|segment| !segment.is_empty()).take(24).collect();
+            let Some(rule) = self.rules.iter().find(|rule| matches(&rule.pattern, &segments)) else { return Ok(()) };
+            let is_readable =
+                matches!(*method, Method::GET | Method::HEAD) && READABLE.split('/').eq(segments.iter().copied());
+            let is_trusted = client.is_some_and(|ip| self.trusted.iter().any(|net| net.contains(&ip.to_canonical())));
+            if is_readable || is_trusted { Ok(()) } else { Err(Denied { reason: rule.reason }) }
+        }
+    }
+
+    /// Returns whether the path matches. The last segment also matches with a suffix such as `.json`: Spring before 5.3 takes
+    /// `/spark.json` for `/spark`.
+    fn matches(pattern: &[String], path: &[&str]) -> bool {
+        let Some((first, pattern)) = pattern.split_first() else { return path.is_empty() };
+        if first == "**" {
+            return (0..=path.len()).any(|skipped| matches(pattern, &path[skipped..]));
+        }
+        let Some((segment, rest)) = path.split_first() else { return false };
+        let stem = segment.rsplit_once('.').map_or(*segment, |(stem, _)| stem);
+        (segment_matches(first, segment) || (rest.is_empty() && segment_matches(first, stem))) && matches(pattern, rest)
+    }
+
+    pub(super) const OUTSIDE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7)));
 
     fn normal(path: &str) -> NormalizedPath<'_> {
         NormalizedPath::parse(path).unwrap()

@@ -1,0 +1,142 @@
+//! The quick look at ordinary queries, which are most of them.
+
+use super::keyword::Keyword;
+
+/// Returns whether `sql` is a `SELECT` that certainly only reads and that every dialect reads alike: words that no writing
+/// statement has, strings without backslashes, and few other characters. One pass over the bytes, without tokens.
+///
+/// False tells nothing: comments, several statements, text that is not ASCII, `WITH` at the beginning and any rarer character
+/// leave the decision to the tokens. The result is true only where theirs is.
+pub(super) fn is_simple_query(sql: &str) -> bool {
+    let bytes = sql.as_bytes();
+    let (mut at, mut depth, mut has_select) = (0, 0_usize, false);
+    while let Some(&byte) = bytes.get(at) {
+        let class = CLASSES[usize::from(byte)];
+        if class == WORD {
+            let rest = &bytes[at..];
+            let len = rest.iter().position(|byte| CLASSES[usize::from(*byte)] != WORD).unwrap_or(rest.len());
+            match Keyword::of(&sql[at..at + len]) {
+                Keyword::Select => has_select = true,
+                Keyword::Other | Keyword::ExplainOption | Keyword::ExplainWith if has_select => {}
+                _ => return false,
+            }
+            at += len;
+            continue;
+        }
+        at += 1;
+        match class {
+            BLANK => continue,
+            // The first token is SELECT.
+            _ if !has_select => return false,
+            SYMBOL => {}
+            QUOTE => {
+                let Some(end) = bytes[at..].iter().position(|end| *end == byte || *end == b'\\') else { return false };
+                if bytes[at + end] == b'\\' {
+                    return false;
+                }
+                at += end + 1;
+            }
+            BEFORE_COMMENT => {
+                if matches!((byte, bytes.get(at)), (b'-', Some(b'-')) | (b'/', Some(b'*'))) {
+                    return false;
+                }
+            }
+            OPEN => depth += 1,
+            CLOSE => match depth.checked_sub(1) {
+                Some(outside) => depth = outside,
+                None => return false,
+            },
+            _ => return false,
+        }
+    }
+    has_select && depth == 0
+}
+
+const OTHER: u8 = 0;
+const WORD: u8 = 1;
+const BLANK: u8 = 2;
+const SYMBOL: u8 = 3;
+const QUOTE: u8 = 4;
+const BEFORE_COMMENT: u8 = 5;
+const OPEN: u8 = 6;
+const CLOSE: u8 = 7;
+
+const CLASSES: [u8; 256] = {
+    let mut classes = [OTHER; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        classes[byte] = match byte as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => WORD,
+            b' ' | b'\t' | b'\n' | b'\r' => BLANK,
+            b',' | b'.' | b'=' | b'<' | b'>' | b'*' | b'+' | b'%' | b'|' | b'!' | b'?' | b':' => SYMBOL,
+            b'\'' | b'"' | b'`' => QUOTE,
+            b'-' | b'/' => BEFORE_COMMENT,
+            b'(' => OPEN,
+            b')' => CLOSE,
+            _ => OTHER,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::is_read_only_by_tokens;
+    use super::*;
+
+    #[test]
+    fn ordinary_queries_are_simple() {
+        for sql in [
+            "select part_dt, sum(price) as total from kylin_sales where part_dt > 1 group by part_dt order by part_dt limit 100",
+            "SELECT \"A\".\"B\", 'it''s', -1.5e-3 / 2 FROM t a JOIN `u` b ON a.x = b.y WHERE c <> ? AND d LIKE '%--%' ",
+            "select * from (select a from b where c in (1, 2)) t",
+        ] {
+            assert!(is_simple_query(sql), "{sql}");
+        }
+        for sql in [
+            "",
+            "x",
+            "drop table x",
+            "with a as (select 1) select 1",
+            "select 1; select 2",
+            "select 1 -- x",
+            "select 1 /* x */",
+            "select 'a\\'",
+            "select 'a",
+            "select (1",
+            "select 1)",
+            "select a into b",
+            "(select 1)",
+            "select \u{e9}",
+            "'x' select",
+            "select $$",
+            "select a[1]",
+            "select x for update",
+            "select truncate from x",
+            "explain select 1",
+            "insert select",
+        ] {
+            assert!(!is_simple_query(sql), "{sql}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn a_simple_query_only_reads_by_its_tokens(
+            pieces in prop::collection::vec(
+                "select|SELECT|insert|into|update|for|using|truncate|value|next|with|explain|as|plan|type|x|1e|0x1|5insert|e|1e-|\
+                 ,|\\.|=|\\*|\\+|-|--|/|/\\*|\\*/|\\(|\\)|;|'|''|\"|`|\\\\|\\[|\\]|\\$|#|!|:|\\?|\n| |  |\u{a0}|é",
+                0..14,
+            ),
+            head in "select |SELECT\n|",
+        ) {
+            let sql = head + &pieces.concat();
+            prop_assert!(!is_simple_query(&sql) || is_read_only_by_tokens(&sql), "{sql}");
+        }
+    }
+}

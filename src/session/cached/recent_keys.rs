@@ -1,0 +1,71 @@
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+
+use ahash::RandomState as FastState;
+use parking_lot::Mutex;
+
+use crate::session::store::SessionKey;
+
+/// The ids whose keys are kept. More sessions than this may be busy: the key of any other is derived again.
+const SLOTS: usize = 4096;
+
+/// The keys of recent session ids, because to derive a key is the dearest part of a lookup.
+///
+/// It keeps no ids: an id is recognised by two hashes of 64 bits with seeds of this process, one of them SipHash, which no client
+/// can aim at.
+pub(super) struct RecentKeys {
+    slots: Box<[Mutex<Option<Slot>>]>,
+    seed: RandomState,
+    fast_seed: FastState,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    id: [u64; 2],
+    key: SessionKey,
+}
+
+impl RecentKeys {
+    pub(super) fn new() -> Self {
+        RecentKeys {
+            slots: (0..SLOTS).map(|_| Mutex::new(None)).collect(),
+            seed: RandomState::new(),
+            fast_seed: FastState::new(),
+        }
+    }
+
+    /// Returns the key of `id`, which `derive` computes if it is not kept. It never waits for another thread.
+    pub(super) fn get(&self, id: &[u8], derive: impl FnOnce() -> SessionKey) -> SessionKey {
+        let hash = [self.seed.hash_one(id), self.fast_seed.hash_one(id)];
+        let Some(mut slot) = self.slots[hash[0] as usize % SLOTS].try_lock() else { return derive() };
+        match *slot {
+            Some(Slot { id, key }) if id == hash => key,
+            _ => slot.insert(Slot { id: hash, key: derive() }).key,
+        }
+    }
+}
+
+impl fmt::Debug for RecentKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RecentKeys")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_derived_once_and_never_given_to_another_id() {
+        let keys = RecentKeys::new();
+        let key = |n: u32| SessionKey::from_bytes(u128::from(n).to_be_bytes());
+        // More ids than slots, so that ids meet in one.
+        for round in 0..2 {
+            for n in 0..3 * SLOTS as u32 {
+                assert_eq!(keys.get(&n.to_be_bytes(), || key(n)), key(n), "{round}");
+            }
+        }
+        let last = 3 * SLOTS as u32 - 1;
+        assert_eq!(keys.get(&last.to_be_bytes(), || unreachable!()), key(last));
+    }
+}
