@@ -138,6 +138,12 @@ pub fn sql(data: &[u8]) {
     }
 }
 
+/// Returns whether a statement certainly only reads.
+pub fn is_read_only(sql: &str) -> bool {
+    let form = format!("sql={}", percent_encoding::utf8_percent_encode(sql, percent_encoding::NON_ALPHANUMERIC));
+    QueryRequest::from_form(None, form.as_bytes()).is_ok_and(|query| query.effect() == Sql::ReadOnly)
+}
+
 /// The body of a query.
 pub fn query(data: &[u8]) {
     for query in [QueryRequest::from_json(data), QueryRequest::from_form(None, data)].into_iter().flatten() {

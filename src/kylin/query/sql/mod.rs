@@ -21,8 +21,8 @@ pub(super) const MAX_ANALYSED: usize = 64 * 1024;
 ///
 /// True for `SELECT`, `WITH … SELECT` and `EXPLAIN` of these, in parentheses, with comments and hints, one or several
 /// separated by `;`. False where a string or comment does not end, parentheses do not match, or a keyword that writes stands
-/// anywhere in a statement (`WITH x AS (…) INSERT`, `SELECT … INTO`, `FOR UPDATE`). Text that SQL dialects read differently must
-/// only read in each reading.
+/// anywhere in a statement (`WITH x AS (…) INSERT`, `SELECT … INTO`, `FOR UPDATE`, `FOR SHARE`). Text that SQL dialects
+/// read differently must only read in each reading.
 ///
 /// `VALUES` is not in the list: Kylin does not count it as a query and would push it down as an update.
 ///
@@ -89,6 +89,8 @@ enum Head {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Kind {
     Word(Keyword),
+    /// `SHARE`.
+    Share,
     Quoted,
     Text,
     Dot,
@@ -101,6 +103,7 @@ enum Kind {
 impl Kind {
     fn of(token: Token<'_>) -> Self {
         match token {
+            Token::Word(word) if word.eq_ignore_ascii_case("share") => Kind::Share,
             Token::Word(word) => Kind::Word(Keyword::of(word)),
             Token::Quoted(_) => Kind::Quoted,
             Token::Text(_) => Kind::Text,
@@ -162,6 +165,8 @@ impl Statement {
             Kind::Word(Keyword::For) => {
                 (self.before_last, self.last) == (Kind::Word(Keyword::Next), Kind::Word(Keyword::Value))
             }
+            // FOR SHARE and FOR KEY SHARE lock rows.
+            Kind::Share => [self.last, self.before_last].contains(&Kind::Word(Keyword::For)),
             _ => false,
         };
         after_word || is_write

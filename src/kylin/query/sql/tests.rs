@@ -63,6 +63,8 @@ fn other_or_unreadable_statements_count_as_writes() {
         "select * into u from t",
         "select 1 into outfile '/tmp/x'",
         "select * from t for update",
+        "select * from t for share nowait",
+        "select * from t FOR KEY SHARE",
         "select next value for s",
         "select nextval('s')",
         "select transform(a) using '/bin/sh' from t",
