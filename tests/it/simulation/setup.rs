@@ -107,8 +107,11 @@ impl Cast {
         loop {
             let (status, open) = (self.proxy.cluster().status(), self.world.open());
             self.world.check(status.in_flight() <= open, || format!("{} in flight of {open}", status.in_flight()));
-            let ejected = status.endpoints.iter().filter(|endpoint| endpoint.ejected).count();
-            self.world.check(has_events || ejected < status.endpoints.len(), || "all endpoints are ejected".to_owned());
+            for endpoint in status.endpoints.iter().filter(|_| !has_events) {
+                self.world.check(!endpoint.ejected, || {
+                    format!("{} is ejected although all nodes are well: {:?}", endpoint.id, endpoint.reason)
+                });
+            }
             sleep(Duration::from_millis(100)).await;
         }
     }
