@@ -55,8 +55,8 @@ fn every_mistake_has_its_message() {
         (
             server("listen 1 proxy_protocol; return 403;"),
             ErrorKind::Missing,
-            14,
-            "without the peers that may name clients",
+            1,
+            "listen 0.0.0.0:1 proxy_protocol, without the peers that may name clients",
         ),
         (server("listen 0;"), ErrorKind::Value, 28, "invalid listen address \"0\""),
         (server(""), ErrorKind::Missing, 1, "server with neither a location nor return: static files are not served"),
