@@ -44,9 +44,11 @@ fn check(mode: &Mode, tally: &Tally) {
 /// the 404 of a stopping Tomcat from another, and passes that of a query on too, as nginx and HAProxy do.
 async fn rolling_restart(between: Duration) {
     for (mode, tally) in in_modes(&MODES, Event::RollingRestart { between }).await {
-        let not_found = |what: &str| what.contains("404 <html>") && (!mode.knows_kylin || what.starts_with("build"));
-        assert!(tally.failures.keys().all(|what| not_found(what)), "{}: {tally}", mode.name);
+        assert!(tally.failures.keys().all(|what| what.contains("404 <html>")), "{}: {tally}", mode.name);
         if mode.knows_kylin {
+            // A node may be back by the time at which it is asked whether Kylin runs there.
+            let reads = tally.failures.iter().filter(|(what, _)| !what.starts_with("build"));
+            assert!(reads.map(|(_, count)| count).sum::<u64>() <= 2, "{}: {tally}", mode.name);
             assert!(tally.failed() + tally.broken_writes <= 4, "{}: {tally}", mode.name);
         }
     }
