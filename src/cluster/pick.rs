@@ -204,8 +204,11 @@ fn acquire_bound<B>(group: &Group<B>, index: usize, request: &RequestView<'_>, a
 #[inline]
 fn picked<B>(group: &Group<B>, index: usize, reason: PickReason) -> Picked<B> {
     let EndpointRef { member, backend } = group.refs.of_thread(index);
-    // A bound session stays at a node that stops, and does not try whether the node stays too.
-    let on_trial = reason != PickReason::Bound && !group.layout.impaired.is_zero() && member.live.health.is_impaired();
+    let health = &member.live.health;
+    // A bound session stays at a node that stops, and does not try whether the node stays too. At any other endpoint it is on trial.
+    let on_trial = !group.layout.impaired.is_zero()
+        && health.is_impaired()
+        && !(reason == PickReason::Bound && health.is_draining());
     Picked { lease: Lease::new(member, group.layout.alone, on_trial), reason, backend: Arc::clone(backend) }
 }
 
@@ -225,6 +228,31 @@ mod tests {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::IM_A_TEAPOT;
             Ok(response)
+        }
+    }
+
+    #[test]
+    fn a_success_of_a_bound_session_readmits_an_endpoint_that_was_not_reached_and_ends_no_drain() {
+        let clock = crate::clock::ManualClock::new();
+        let endpoints = ["a", "b"].map(|id| Endpoint::new(id, Teapot).unwrap());
+        let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
+        let request = Request::new(Body::empty());
+        let view = RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 7]));
+        let member = Arc::clone(&cluster.shared.view.load().primary.layout.slots[0].member);
+        let health = &member.live.health;
+        for is_drain in [false, true] {
+            let now = member.live.now_ms();
+            if is_drain {
+                health.drain(crate::health::Reason::Closing, now);
+            } else {
+                health.eject_unreachable(now);
+            }
+            clock.advance(std::time::Duration::from_secs(2));
+            let mut picked = cluster.pick_bound(&view, &Attempted::none(), "a").unwrap();
+            assert_eq!((picked.reason, picked.lease.endpoint().as_str()), (PickReason::Bound, "a"));
+            picked.lease.set_outcome(crate::endpoint::Outcome::Success);
+            drop(picked);
+            assert_eq!(health.is_impaired(), is_drain);
         }
     }
 

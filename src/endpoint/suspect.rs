@@ -43,23 +43,36 @@ impl RequestKey {
     }
 }
 
-/// A failed attempt that does not count yet. It is no longer in flight.
+/// A failed attempt that does not count against its endpoint yet. It is no longer in flight.
 pub(crate) struct Suspect {
     member: Arc<Member>,
     alone: bool,
     on_trial: bool,
     unreached: bool,
     key: RequestKey,
+    failed: FailedAt,
+}
+
+/// When a request failed that counts later: perhaps after minutes, when a query that was sent again has its response.
+#[derive(Clone, Copy)]
+struct FailedAt {
+    ms: u64,
+    /// The requests that had succeeded at the endpoint by then.
+    succeeded: u64,
 }
 
 impl Suspect {
     pub(super) fn new(member: &Arc<Member>, alone: bool, on_trial: bool, unreached: bool, key: RequestKey) -> Self {
-        Suspect { member: Arc::clone(member), alone, on_trial, unreached, key }
+        let live = &member.live;
+        let failed = FailedAt { ms: live.now_ms(), succeeded: live.succeeded() };
+        // At once, so that it is never among those that have succeeded.
+        live.failed.fetch_add(1, Ordering::Relaxed);
+        Suspect { member: Arc::clone(member), alone, on_trial, unreached, key, failed }
     }
 
     /// Counts the failure: another endpoint did better.
     pub(crate) fn convict(self) {
-        self.member.fail(self.alone, self.on_trial, self.unreached);
+        self.member.count_failure(self.alone, self.on_trial, self.unreached, Some(self.failed));
     }
 
     /// Counts the failure against no endpoint.
@@ -76,7 +89,7 @@ impl Suspect {
             0 => self.acquit(),
             1 => self.convict(),
             _ => {
-                self.member.fail_again(self.alone, self.unreached);
+                self.member.count_failure(self.alone, false, self.unreached, Some(self.failed));
                 self.convict();
             }
         }
@@ -133,31 +146,85 @@ impl Member {
     /// Counts a failed request.
     pub(super) fn fail(&self, alone: bool, on_trial: bool, unreached: bool) {
         self.live.failed.fetch_add(1, Ordering::Relaxed);
-        self.count_failure(alone, on_trial, unreached);
+        self.count_failure(alone, on_trial, unreached, None);
     }
 
-    /// Counts a failure that did not count when its request ended.
-    fn fail_again(&self, alone: bool, unreached: bool) {
-        self.count_failure(alone, false, unreached);
-    }
-
-    fn count_failure(&self, alone: bool, on_trial: bool, unreached: bool) {
+    /// `failed` is given for a failure that counts after its request has ended. If the endpoint was ejected or readmitted since, it
+    /// says nothing about the endpoint as it is now. If a request has succeeded since, it is part of no row; nginx's rule lets a
+    /// success clear failures only after `fail_timeout`.
+    fn count_failure(&self, alone: bool, on_trial: bool, unreached: bool, failed: Option<FailedAt>) {
         let Member { settings, live, .. } = self;
         let now = live.now_ms();
-        if !alone && live.passive.fail(settings.rule, unreached, now) {
+        let is_outdated = failed.is_some_and(|failed| live.health.has_changed_since(failed.ms));
+        let succeeded = failed.filter(|failed| live.succeeded() > failed.succeeded);
+        let is_forgiven =
+            is_outdated || succeeded.is_some_and(|failed| now.saturating_sub(failed.ms) > settings.rule.fail_timeout_ms);
+        if !alone && !is_forgiven && live.passive.fail(settings.rule, unreached, now) {
             live.health.eject_by_rule(now);
             tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, "endpoint ejected");
         }
         let (governed, in_flight) = (settings.has_outlier_rule() && !alone, live.in_flight());
-        live.health.fail(Failure { unreached, on_trial, governed, in_flight }, now);
+        let is_late = is_outdated || succeeded.is_some();
+        live.health.fail(Failure { unreached, on_trial, governed, in_flight, is_late }, now);
     }
 
     /// Ends a failed request that counts against no endpoint.
     fn acquit(&self, unreached: bool) {
         let live = &self.live;
-        live.failed.fetch_add(1, Ordering::Relaxed);
-        live.acquitted.fetch_add(1, Ordering::Relaxed);
         live.health.outcomes.skip();
+        live.acquitted.fetch_add(1, Ordering::Relaxed);
         live.health.want_probe_after(unreached);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::endpoint::{Endpoint, Lease, Live, Loads, Outcome};
+    use crate::health::Reason;
+    use crate::health::impaired::ImpairedCount;
+    use crate::health::state::OutcomeListener;
+
+    struct Ignores;
+
+    impl OutcomeListener for Ignores {
+        fn failure_counted(&self, _failures_in_a_row: u32, _on_probation: bool) {}
+        fn drain(&self, _uid: u64, _reason: Reason) {}
+        fn success_counted(&self) {}
+    }
+
+    fn lease(member: &Arc<Member>, outcome: Outcome) -> Lease {
+        assert!(member.acquire(true, false));
+        let mut lease = Lease::new(member, false, false);
+        lease.set_outcome(outcome);
+        lease
+    }
+
+    #[test]
+    fn a_failure_that_counts_late_is_in_no_row_after_a_success_an_ejection_or_a_readmission() {
+        let nothing: fn(&Arc<Member>, u64) = |_, _| {};
+        let succeeds: fn(&Arc<Member>, u64) = |member, _| drop(lease(member, Outcome::Success));
+        let fails: fn(&Arc<Member>, u64) = |member, _| _ = lease(member, Outcome::Failure).suspend(RequestKey(2));
+        let is_ejected: fn(&Arc<Member>, u64) = |member, now| _ = member.live.health.eject_unreachable(now);
+        let returns: fn(&Arc<Member>, u64) = |member, now| {
+            member.live.health.eject_unreachable(now);
+            member.live.health.pardon(now);
+        };
+        for (meanwhile, failures) in [(nothing, 1), (fails, 1), (succeeds, 0), (is_ejected, 0), (returns, 0)] {
+            let clock = ManualClock::new();
+            let (loads, listener) = (Loads::new(), Arc::new(Ignores));
+            let live = Live::new(loads.next(0), clock.clone(), Some(listener), ImpairedCount::default());
+            let settings = Endpoint::new("a", ()).unwrap().settings;
+            let member = Arc::new(Member::new(Arc::new(settings), Arc::new(live)));
+            let suspect = lease(&member, Outcome::Unreachable).suspend(RequestKey(1)).unwrap();
+            assert_eq!(member.live.succeeded(), 0);
+            clock.advance(Duration::from_secs(60));
+            meanwhile(&member, member.live.now_ms());
+            suspect.convict();
+            assert_eq!(member.live.health.outcomes.row().failures, failures);
+        }
     }
 }

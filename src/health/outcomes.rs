@@ -81,8 +81,8 @@ impl OutcomeCounts {
         }
     }
 
-    /// Counts a failure of a request that was in flight when the endpoint was ejected. It is no part of a row, because it
-    /// says nothing about the endpoint's present state.
+    /// Counts a failure of a request that was in flight when the endpoint was ejected, or one before the last success. It is no
+    /// part of a row, because it says nothing about the endpoint's present state.
     pub(crate) fn fail_late(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }

@@ -213,3 +213,25 @@ async fn a_request_for_all_nodes_that_fails_at_all_ejects_none() {
         assert_eq!(state(&cluster, &id.to_string()).0, HealthState::Healthy);
     }
 }
+
+/// Only a node that executes a request does better than one that failed at it.
+#[tokio::test]
+async fn a_failure_is_not_counted_because_other_nodes_refuse_the_request() {
+    for (line, status) in [("GET /kylin/api/projects", 401), ("GET /kylin/api/query/runningQueries", 500)] {
+        let endpoints = (0..3).map(|id| {
+            let node = Scripted::new(move |_: http::Request<Body>| {
+                std::future::ready(match id {
+                    1 => Err(SendError::new(SendErrorKind::Broken, "scripted")),
+                    _ => Ok(http::Response::builder().status(status).body(Body::empty()).unwrap()),
+                })
+            });
+            Endpoint::new(id.to_string(), node).unwrap()
+        });
+        let cluster = Cluster::builder().endpoints(endpoints).clock(ManualClock::new()).build().unwrap();
+        let proxy = Proxy::builder(cluster.clone()).build().unwrap();
+        for _ in 0..40 {
+            assert_eq!(send(&proxy, 1, line).await, status);
+        }
+        assert_eq!(state(&cluster, "1").0, HealthState::Healthy, "{line}");
+    }
+}

@@ -1,11 +1,11 @@
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 
 use tokio::net::{TcpStream, lookup_host};
 
 use super::Address;
 use super::stream::Stream;
-use crate::shortage;
+use crate::shortage::{self, is_shortage};
 
 /// Connects to `address`.
 pub(super) async fn connect(address: &Address) -> io::Result<Stream> {
@@ -31,26 +31,68 @@ pub(super) async fn secure(stream: Stream, tls: Option<&crate::tls::TlsConnector
 async fn connect_tcp(socket: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::connect(socket).await.map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::AddrNotAvailable.into(),
+        io::ErrorKind::AddrNotAvailable if socket.is_ipv6() && !has_source(socket) => {
+            io::ErrorKind::NetworkUnreachable.into()
+        }
         _ => error,
     })
 }
 
-/// Connects to the first address of `name` that accepts.
+/// Returns whether this machine has an address from which it could reach an IPv6 address. Linux reports a machine without IPv6 as
+/// it reports ports that are used up. Connecting a UDP socket sends nothing, and uses no port of TCP.
+fn has_source(socket: SocketAddr) -> bool {
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|probe| probe.connect(socket)).is_ok()
+}
+
+/// Connects to the first address of `name` that accepts. If none does, an address that the node refuses says more than one that
+/// could not be tried.
 async fn connect_any(name: &str, port: u16) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut failure = None;
     // Resolvers report a shortage of descriptors as a name that cannot be resolved.
     let sockets = lookup_host((name, port)).await.map_err(|error| shortage::of_descriptors().unwrap_or(error))?;
     for socket in sockets {
         match connect_tcp(socket).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+            Err(error) => failure = Some(graver(failure, error)),
         }
     }
-    Err(last)
+    Err(failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+}
+
+/// Returns which of two failures is reported: the later, unless only that is a shortage of this process.
+fn graver(earlier: Option<io::Error>, later: io::Error) -> io::Error {
+    match earlier {
+        Some(earlier) if is_shortage(&later) && !is_shortage(&earlier) => earlier,
+        _ => later,
+    }
 }
 
 /// Sets `TCP_NODELAY`: requests are written whole, and waiting to fill a segment only delays them.
 fn without_delay(stream: TcpStream) -> io::Result<Stream> {
     stream.set_nodelay(true)?;
     Ok(Stream::Tcp(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_address_of_a_name_counts_more_than_one_that_could_not_be_tried() {
+        let (refused, short) = (io::ErrorKind::ConnectionRefused, io::ErrorKind::AddrNotAvailable);
+        let of = |kinds: &[io::ErrorKind]| {
+            kinds.iter().fold(None, |failure, kind| Some(graver(failure, (*kind).into()))).unwrap().kind()
+        };
+        assert_eq!(of(&[refused, short]), refused);
+        assert_eq!(of(&[short, refused]), refused);
+        assert_eq!(of(&[short, refused, short]), refused);
+        assert_eq!(of(&[short, short]), short);
+    }
+
+    /// Whether this machine has IPv6 or not.
+    #[tokio::test]
+    async fn an_address_of_ipv6_at_which_nobody_listens_is_no_shortage() {
+        let error = connect_tcp(SocketAddr::from((Ipv6Addr::LOCALHOST, 1))).await.unwrap_err();
+        assert!(!is_shortage(&error), "{error}");
+    }
 }

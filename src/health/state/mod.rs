@@ -50,6 +50,8 @@ pub(crate) struct EndpointHealth {
     pub(crate) outcomes: OutcomeCounts,
     /// 0 when it never failed.
     last_failure: AtomicU64,
+    /// When the endpoint was last readmitted, or will be.
+    returned: AtomicU64,
     /// When the first request timed out after the last success; 0 when none has.
     slow_since: AtomicU64,
     slow: AtomicU64,
@@ -100,6 +102,8 @@ pub(crate) struct Failure {
     pub(crate) governed: bool,
     /// The requests in flight, this one included.
     pub(crate) in_flight: u32,
+    /// The endpoint was ejected or readmitted, or a request has succeeded there, before the failure was counted.
+    pub(crate) is_late: bool,
 }
 
 impl EndpointHealth {
@@ -113,6 +117,7 @@ impl EndpointHealth {
             cut: Cut::new(impaired.clone()),
             outcomes: OutcomeCounts::default(),
             last_failure: AtomicU64::new(0),
+            returned: AtomicU64::new(0),
             slow_since: AtomicU64::new(0),
             slow: AtomicU64::new(0),
             signs: Signs::default(),
@@ -162,6 +167,7 @@ impl EndpointHealth {
 
     /// Begins the slow start of a node that is new or back.
     fn begin_ramp(&self, at: u64) {
+        self.returned.store(at, Ordering::Relaxed);
         self.ramp.begin(at);
         self.cut.restore();
     }
@@ -175,6 +181,16 @@ impl EndpointHealth {
     /// in panic mode either.
     pub(crate) fn is_quarantined(&self) -> bool {
         self.bar.is_quarantined()
+    }
+
+    /// Returns whether the endpoint was ejected or readmitted after `at`. A drain keeps the process that requests met.
+    pub(crate) fn has_changed_since(&self, at: u64) -> bool {
+        if self.returned.load(Ordering::Relaxed) > at {
+            return true;
+        }
+        let record = self.record.lock();
+        let is_ejection = |of: Withdrawal| of.kind != WithdrawalKind::Draining && of.at > at;
+        record.ejected_by_rule > at || record.withdrawal.is_some_and(is_ejection)
     }
 
     /// Returns when a request or a probe failed last; 0 is never.

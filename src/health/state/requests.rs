@@ -75,12 +75,14 @@ impl EndpointHealth {
 
     /// Records a request that failed.
     pub(crate) fn fail(&self, failure: Failure, now: u64) {
-        self.last_failure.store(now.max(1), Ordering::Relaxed);
+        if !failure.is_late {
+            self.last_failure.store(now.max(1), Ordering::Relaxed);
+        }
         self.want_probe_after(failure.unreached);
         let Some(listener) = self.listener.as_ref().filter(|_| failure.governed) else { return };
         self.impaired.watch();
         // A failure while probes report the endpoint as down continues the row.
-        if self.is_impaired() && !self.is_down() && self.fail_withdrawn(failure, now) {
+        if failure.is_late || (self.is_impaired() && !self.is_down() && self.fail_withdrawn(failure, now)) {
             self.outcomes.fail_late();
             return;
         }

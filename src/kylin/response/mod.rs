@@ -51,6 +51,17 @@ pub(crate) enum ResponseClass {
     Unreadable,
 }
 
+impl ResponseClass {
+    /// Returns whether the node refused the request before it executed anything of it, so that it did no better than a node that
+    /// failed at the request.
+    pub(crate) fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            ResponseClass::Rejected(_) | ResponseClass::ClusterFault(_) | ResponseClass::Unauthenticated(_)
+        )
+    }
+}
+
 /// Why a node did not execute a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Rejection {

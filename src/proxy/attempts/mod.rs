@@ -280,10 +280,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
             if let Err(error) = poll_fn(|cx| Poll::Ready(self.read_ahead(cx))).await {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), %error, source = error.source(), "response ended early");
                 picked.lease.set_outcome(error.outcome());
-                self.end_suspects(&mut picked);
+                self.end_suspects(&mut picked, class);
                 return Err(TRUNCATED);
             }
-            self.end_suspects(&mut picked);
+            self.end_suspects(&mut picked, class);
             match self.settle(&picked).await {
                 Some(copy) => {
                     *request = *copy;

@@ -9,6 +9,7 @@ use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
 use crate::cluster::{PickReason, Picked};
 use crate::endpoint::{EndpointHint, EndpointId, Outcome, RequestKey};
+use crate::kylin::response::ResponseClass;
 use crate::observe::RetryReason;
 use crate::proxy::error_response::ErrorResponse;
 use crate::proxy::{RetryAccount, replay};
@@ -96,8 +97,8 @@ impl<B: Backend> Attempts<'_, B> {
         RequestKey::of(self.context.client().key(), &self.context.url(), body)
     }
 
-    /// Decides whose the failures of earlier attempts are, after the last attempt has a response.
-    pub(super) fn end_suspects(&mut self, picked: &mut Picked<B>) {
+    /// Decides whose the failures of earlier attempts are, after the last attempt has a response. `class` is `None` in a plain proxy.
+    pub(super) fn end_suspects(&mut self, picked: &mut Picked<B>, class: Option<ResponseClass>) {
         if picked.lease.is_failure() {
             if self.suspects.is_empty() {
                 picked.lease.compare_with_others(self.request_key());
@@ -106,9 +107,13 @@ impl<B: Backend> Attempts<'_, B> {
                 picked.lease.set_outcome(Outcome::Unknown);
             }
         } else if !self.suspects.is_empty() {
-            // In a plain proxy the client gets a failing response as any other.
-            let is_better = self.kylin().is_some() || !self.response.status().is_server_error();
-            if is_better { self.suspects.convict() } else { self.suspects.acquit() }
+            match class {
+                // Nothing shows whether this node would have failed too.
+                Some(class) if class.is_refusal() => self.suspects.end(),
+                // In a plain proxy the client gets a failing response as any other.
+                None if self.response.status().is_server_error() => self.suspects.acquit(),
+                _ => self.suspects.convict(),
+            }
         }
     }
 

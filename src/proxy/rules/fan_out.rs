@@ -73,10 +73,12 @@ pub(crate) async fn fan_out<B: Backend>(
         }
         responses.extend(response);
     }
-    if responses.is_empty() {
-        suspects.end()
-    } else {
+    // A node that failed or refused too did no better.
+    let is_better = |status: StatusCode| !status.is_server_error() && status != StatusCode::UNAUTHORIZED;
+    if responses.iter().any(|response| is_better(response.status())) {
         suspects.convict()
+    } else {
+        suspects.end()
     }
     if responses.len() < ids.len() {
         let (responded, total) = (responses.len(), ids.len());
