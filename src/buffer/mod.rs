@@ -152,8 +152,9 @@ impl BufferBudget {
 }
 
 impl Account {
-    /// Reserves bytes if the limit and the share of the client allow it.
-    fn take(&self, of_client: Option<&AtomicUsize>, bytes: usize) -> bool {
+    /// Reserves bytes if the limit and the share of the client allow it. Where only the share does not, others may have been refused
+    /// the bytes for a moment; `returned` is called then.
+    fn take(&self, of_client: Option<&AtomicUsize>, bytes: usize, returned: impl FnOnce()) -> bool {
         let add = |most: usize| move |used: usize| used.checked_add(bytes).filter(|used| *used <= most);
         let Ok(used) = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add(self.limit)) else {
             return false;
@@ -164,6 +165,7 @@ impl Account {
             return true;
         }
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+        returned();
         false
     }
 

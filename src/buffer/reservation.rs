@@ -1,3 +1,4 @@
+use std::collections::hash_map::Entry;
 use std::mem::replace;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -41,7 +42,7 @@ impl Reservation {
             return true;
         }
         let account = Arc::clone(&self.account);
-        match account.waiting.wait(self.client_count(), self.client, bytes).await {
+        match account.waiting.wait(&account, self.client_count(), self.client, bytes).await {
             Some(mut more) => {
                 self.bytes += replace(&mut more.bytes, 0);
                 true
@@ -82,7 +83,8 @@ impl Reservation {
 
     pub(super) fn try_grow(&mut self, bytes: usize) -> bool {
         let of_client = self.client_count();
-        let is_taken = self.account.take(of_client.as_deref(), bytes);
+        let account = &self.account;
+        let is_taken = account.take(of_client.as_deref(), bytes, || account.waiting.serve(account));
         if is_taken {
             self.bytes += bytes;
         }
@@ -113,9 +115,13 @@ impl Drop for Reservation {
         self.account.release(self.of_client.as_ref(), self.bytes);
         if let (Some(client), Some(of_client)) = (self.client, self.of_client.take()) {
             let mut clients = self.account.clients.lock();
-            // One in the map, and this one. A clone is made under the lock, or of one that is counted here.
-            if Arc::strong_count(&of_client) == 2 {
-                clients.remove(&client);
+            // Under the lock, so that one of two that are dropped at once finds that it was the last. A clone is made under the
+            // lock too, or of one that is still held here.
+            drop(of_client);
+            if let Entry::Occupied(entry) = clients.entry(client)
+                && Arc::strong_count(entry.get()) == 1
+            {
+                entry.remove();
             }
         }
     }

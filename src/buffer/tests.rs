@@ -129,6 +129,36 @@ async fn one_that_gives_up_waiting_leaves_nothing_behind() {
     assert_eq!(budget.status().used, 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn bytes_that_became_free_before_the_wait_began_are_given_at_once() {
+    let budget = budget(100, 100);
+    let account = &budget.account;
+    let wait = std::pin::pin!(account.waiting.wait(account, None, None, 10));
+    assert_eq!(futures_poll(wait).await.flatten().map(|granted| granted.bytes()), Some(10));
+    assert_eq!((budget.status().used, budget.status().waiting), (0, 0));
+}
+
+#[test]
+fn the_last_of_a_client_leaves_no_entry_behind() {
+    let budget = budget(100, 100);
+    for _ in 0..500 {
+        let mut one = budget.reservation(client(1));
+        assert!(one.try_grow(2));
+        let two = one.split(1);
+        let both = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for reservation in [one, two] {
+                let both = &both;
+                scope.spawn(move || {
+                    both.wait();
+                    drop(reservation);
+                });
+            }
+        });
+        assert_eq!(budget.status().clients, 0);
+    }
+}
+
 /// Polls once.
 async fn futures_poll<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
     std::future::poll_fn(|cx| match std::pin::Pin::new(&mut future).poll(cx) {

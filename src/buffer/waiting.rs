@@ -2,7 +2,7 @@
 
 use std::mem::take;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -40,6 +40,7 @@ impl Waiting {
     /// Waits for bytes; `None` if none became free in time, or too many wait.
     pub(super) async fn wait(
         &self,
+        account: &Arc<Account>,
         of_client: Option<Arc<AtomicUsize>>,
         client: Option<ClientKey>,
         bytes: usize,
@@ -55,11 +56,15 @@ impl Waiting {
             queue.push(Waiter { client, of_client, bytes, granted });
             self.length.store(queue.len(), Ordering::Relaxed);
         }
+        // What became free since the caller was refused was released when this one did not wait yet.
+        self.serve(account);
         timeout(MAX_WAIT, is_granted).await.ok()?.ok()
     }
 
     /// Gives free bytes to those who wait, first come first served as far as their shares allow.
     pub(super) fn serve(&self, account: &Arc<Account>) {
+        // Either this sees the one who has just begun to wait, or that one sees the bytes that were just released.
+        fence(Ordering::SeqCst);
         if self.length.load(Ordering::Relaxed) == 0 {
             return;
         }
@@ -69,7 +74,7 @@ impl Waiting {
             if waiter.granted.is_closed() {
                 continue;
             }
-            if !account.take(waiter.of_client.as_deref(), waiter.bytes) {
+            if !account.take(waiter.of_client.as_deref(), waiter.bytes, || {}) {
                 queue.push(waiter);
                 continue;
             }

@@ -55,6 +55,8 @@ pub(crate) struct MessageWriter {
     chunk_open: bool,
     /// Counts the writes that the other side accepted.
     writes: usize,
+    /// TLS holds written bytes back that the socket has not taken.
+    flush_pending: bool,
     body_pending: bool,
     /// What was read of the body while the other side accepted nothing.
     #[cfg(feature = "server")]
@@ -116,6 +118,12 @@ impl MessageWriter {
         self.body_pending && !self.has_unwritten()
     }
 
+    /// Returns true if the other side has not accepted all that was there to write.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.has_unwritten() || self.flush_pending
+    }
+
     /// Returns how many writes the other side has accepted.
     pub(crate) fn writes(&self) -> usize {
         self.writes
@@ -158,7 +166,11 @@ impl MessageWriter {
             })?;
             if !self.has_unwritten() {
                 // TLS may hold a record back that the socket did not take.
-                ready!(Pin::new(&mut *stream).poll_flush(cx)).map_err(WriteError::Io)?;
+                let flushed = Pin::new(&mut *stream).poll_flush(cx).map_err(WriteError::Io)?;
+                if replace(&mut self.flush_pending, flushed.is_pending()) && flushed.is_ready() {
+                    self.writes = self.writes.wrapping_add(1);
+                }
+                ready!(flushed);
                 return body.map(Ok);
             }
             ready!(self.poll_write(stream, cx)).map_err(WriteError::Io)?;

@@ -51,6 +51,13 @@ impl Stream {
     /// Returns true if the other side has neither closed nor sent anything. The runtime's state
     /// costs nothing, but may be older than the kernel's.
     pub(super) fn is_quiet(&self, ask_kernel: bool) -> bool {
+        // TLS wants nothing more while it holds decrypted bytes, or after the other side has ended it.
+        #[cfg(feature = "tls")]
+        if let Stream::Tls(stream) = self
+            && !stream.get_ref().1.wants_read()
+        {
+            return false;
+        }
         let stream = self.socket();
         // An error means that the runtime of the socket is gone.
         let ready = either!(stream, socket => socket.poll_write_ready(&mut Context::from_waker(Waker::noop())));
@@ -64,8 +71,7 @@ impl Stream {
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Returns the stream without its encryption. What a node sent that was not decrypted yet is found there; what was decrypted
-    /// has been read with the response before it.
+    /// Returns the stream without its encryption. Only what a node sent that TLS has not read yet is found there.
     fn socket(&self) -> &Stream {
         match self {
             #[cfg(feature = "tls")]

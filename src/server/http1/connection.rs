@@ -376,7 +376,8 @@ impl<S: ClientSocket> Http1Connection<S> {
         {
             return Err(failure.into());
         }
-        self.stream.shutdown().await?;
+        // TLS writes that it ends, which a client that reads nothing never accepts.
+        timeout(LINGER_TIMEOUT, self.stream.shutdown()).await??;
         if !self.has_unread && self.read.is_empty() {
             return Ok(());
         }

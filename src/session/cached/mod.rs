@@ -174,7 +174,14 @@ impl CachedStore {
     }
 
     fn recall(&self, key: &SessionKey) -> Option<NearEntry> {
-        self.near.as_ref().and_then(|near| near.get(key))
+        let near = self.near.as_ref()?.get(key)?;
+        Some(near).filter(|near| !self.is_ended(key, &near.record))
+    }
+
+    /// Returns whether this is the record of a session that was logged out here. Only the login relay ends sessions, and only it
+    /// seals records.
+    fn is_ended(&self, key: &SessionKey, record: &SessionRecord) -> bool {
+        !record.sealed().is_empty() && self.ended.contains(key)
     }
 
     fn forget(&self, key: &SessionKey) {
@@ -186,7 +193,9 @@ impl CachedStore {
     /// Updates the near cache with the lookup, if it has found a record. `epoch` is the loss epoch
     /// from before the store was called.
     fn remember(&self, client: ClientAddr, key: &SessionKey, lookup: &Lookup, epoch: LossEpoch, is_written: bool) {
-        if let (Some(near), Lookup::Found(record, version)) = (&self.near, lookup) {
+        if let (Some(near), Lookup::Found(record, version)) = (&self.near, lookup)
+            && !self.is_ended(key, record)
+        {
             near.learn(client, key, record, *version, epoch, is_written);
         }
     }
@@ -274,6 +283,7 @@ impl CachedStore {
                 self.write_tombstone(key, *ttl).await?;
                 return Ok(None);
             }
+            Write::Save { record, .. } if self.is_ended(key, record) => return Ok(None),
             Write::Save { client, record, precondition, ttl } => (*client, record, *precondition, *ttl),
         };
         let mut epoch = self.loss_epoch();

@@ -41,19 +41,24 @@ pub(super) enum Write {
 }
 
 impl PendingWrites {
+    /// Adds a write, or replaces that of the same key. The end of a session stays: what a request of that session still saves is
+    /// dropped.
     pub(super) fn push(&self, key: SessionKey, write: Write) {
         let mut queue = self.queue.lock();
         let number = queue.next_number;
         queue.next_number += 1;
         if let Some((pending, last_number)) = queue.writes.get_mut(&key) {
-            *last_number = number;
             *pending = match (write, &*pending) {
+                (Write::Save { .. }, Write::End { .. }) => return,
+                // Only the login relay seals records, and it removes one only when the session ends.
+                (Write::Save { record, .. }, Write::Remove) if !record.sealed().is_empty() => return,
                 // The store still has the record from before the first of these writes.
                 (Write::Save { client, record, ttl, .. }, Write::Save { precondition, .. }) => {
                     Write::Save { client, record, precondition: *precondition, ttl }
                 }
                 (write, _) => write,
             };
+            *last_number = number;
         } else if queue.writes.len() < MAX_PENDING {
             queue.writes.insert(key, (write, number));
         }

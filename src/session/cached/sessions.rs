@@ -139,7 +139,7 @@ impl Sessions {
     }
 
     /// Saves `record` under `key`, if the store meets the `precondition`. Returns the lookup
-    /// afterwards: this record, or that of a faster writer.
+    /// afterwards: this record, that of a faster writer, or none if the session was logged out here.
     pub(crate) fn save<'a>(
         &'a self,
         client: ClientAddr,
@@ -149,6 +149,9 @@ impl Sessions {
         ttl: Duration,
     ) -> MaybeReady<'a, Lookup> {
         let store = &self.store;
+        if store.is_ended(&key, &record) {
+            return MaybeReady::Ready(Lookup::Absent);
+        }
         if !store.is_allowed() {
             return MaybeReady::Ready(self.save_later(client, key, record, precondition, ttl));
         }
@@ -187,6 +190,10 @@ impl Sessions {
         saved: SaveOutcome,
         epoch: LossEpoch,
     ) -> Lookup {
+        // It was logged out meanwhile.
+        if self.store.is_ended(&key, &record) {
+            return Lookup::Absent;
+        }
         let (lookup, is_written) = match saved {
             SaveOutcome::Stored(version) => (Lookup::Found(record, Some(version)), true),
             SaveOutcome::Conflict(Some(winner)) => (Lookup::Found(winner.record, Some(winner.version)), false),
@@ -240,6 +247,9 @@ impl Sessions {
         precondition: Precondition,
         ttl: Duration,
     ) -> Lookup {
+        if self.store.is_ended(&key, &record) {
+            return Lookup::Absent;
+        }
         let lookup = Lookup::Found(record.clone(), None);
         self.store.remember(client, &key, &lookup, self.store.loss_epoch(), true);
         self.store.write_later(key, Write::Save { client, record, precondition, ttl });

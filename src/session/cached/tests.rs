@@ -212,6 +212,33 @@ async fn a_task_probes_the_store_while_it_is_unavailable_and_a_handle_exists() {
     assert_eq!((metrics.num_alive_tasks(), Arc::strong_count(&store)), (0, 1), "no handle is left");
 }
 
+#[cfg(feature = "login-relay")]
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_logged_out_while_the_store_is_unavailable_stays_logged_out() {
+    for restore in [RestoreAfterLoss::Alone, RestoreAfterLoss::Shared] {
+        let store = Arc::new(Failing::default());
+        let sessions = Sessions::builder(Arc::clone(&store), secret(1)).restore_after_loss(restore).build().unwrap();
+        let (client, key, precondition) = (ClientAddr::Unix, sessions.key(b"A"), Precondition::Absent);
+        let record = SessionRecord::default().with_sealed(bytes::Bytes::from_static(b"login"));
+        assert!(sessions.save(client, key, record.clone(), precondition, TTL).await.is_bound());
+        sessions.end_now(key, TTL).await;
+        assert_eq!(sessions.save(client, key, record.clone(), precondition, TTL).await, Lookup::Absent);
+        // A request that was in flight meanwhile.
+        let lookup = Lookup::Found(record.clone(), Some(1));
+        sessions.store.remember(client, &key, &lookup, sessions.store.loss_epoch(), true);
+        let end =
+            |sessions: &Sessions| !matches!(sessions.store.pending.get(&key), Some((Write::Save { .. }, _)) | None);
+        sessions.store.pending.push(key, Write::Save { client, record, precondition, ttl: TTL });
+        assert!(end(&sessions) && !sessions.find(client, key, b"A", Some(TTL)).await.is_bound());
+        assert!(!sessions.find_fresh(client, key, Some(TTL)).await.is_bound());
+        // A binding has no logout: it may be saved again after it was removed.
+        let other = sessions.key(b"B");
+        sessions.store.pending.push(other, Write::Remove);
+        sessions.store.pending.push(other, Write::Save { client, record: bound("q1"), precondition, ttl: TTL });
+        assert!(matches!(sessions.store.pending.get(&other), Some((Write::Save { .. }, _))));
+    }
+}
+
 #[test]
 fn a_deadline_of_zero_is_an_error() {
     let error = Sessions::builder(MemoryStore::new(), secret(1)).deadline(Duration::ZERO).build().unwrap_err();
