@@ -4,13 +4,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How many lines wait for the thread. Further ones are dropped and counted.
-const CAPACITY: usize = 8192;
+/// How many lines, and of how many bytes, wait for the thread. Further ones are dropped and counted.
+const MAX_LINES: usize = 8192;
+const MAX_BYTES: usize = 16 << 20;
 /// How long a line may stay in the buffer of the thread.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
 /// How often lost lines are logged.
@@ -20,7 +21,14 @@ const WARN_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct LogFile {
     sender: SyncSender<Message>,
-    dropped: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// Bytes of the lines that wait.
+    waiting: AtomicUsize,
+    dropped: AtomicU64,
 }
 
 enum Message {
@@ -34,17 +42,20 @@ impl LogFile {
     pub fn open(path: &str) -> io::Result<Self> {
         let path = (path != "-").then(|| PathBuf::from(path));
         let output = open(path.as_ref())?;
-        let (sender, receiver) = mpsc::sync_channel(CAPACITY);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let writer = Writer { path, output, dropped: Arc::clone(&dropped), warned: None, reported: 0 };
+        let (sender, receiver) = mpsc::sync_channel(MAX_LINES);
+        let counts = Arc::new(Counts::default());
+        let writer = Writer { path, output, counts: Arc::clone(&counts), warned: None, reported: 0 };
         thread::Builder::new().name("log".into()).spawn(move || writer.run(&receiver))?;
-        Ok(LogFile { sender, dropped })
+        Ok(LogFile { sender, counts })
     }
 
     /// Writes a line, which has no line break. Does not wait: if the disk is too slow, the line is dropped and counted.
     pub fn write(&self, line: String) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.sender.try_send(Message::Line(line)) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        let bytes = line.len();
+        let fits = self.counts.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes <= MAX_BYTES;
+        if !fits || self.sender.try_send(Message::Line(line)).is_err() {
+            self.counts.waiting.fetch_sub(bytes, Ordering::Relaxed);
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -78,7 +89,7 @@ fn append(path: &PathBuf) -> io::Result<File> {
 struct Writer {
     path: Option<PathBuf>,
     output: BufWriter<Box<dyn Write + Send>>,
-    dropped: Arc<AtomicU64>,
+    counts: Arc<Counts>,
     /// When a warning was logged last.
     warned: Option<Instant>,
     reported: u64,
@@ -90,7 +101,9 @@ impl Writer {
         loop {
             let result = match messages.recv_timeout(FLUSH_INTERVAL) {
                 Ok(Message::Line(line)) => {
-                    self.output.write_all(line.as_bytes()).and_then(|()| self.output.write_all(b"\n"))
+                    let written = self.output.write_all(line.as_bytes()).and_then(|()| self.output.write_all(b"\n"));
+                    self.counts.waiting.fetch_sub(line.len(), Ordering::Relaxed);
+                    written
                 }
                 Ok(Message::Reopen) => self.reopen(),
                 Ok(Message::Flush(done)) => {
@@ -115,7 +128,7 @@ impl Writer {
 
     /// Logs an error and lost lines, now and then.
     fn warn(&mut self, error: Option<io::Error>) {
-        let dropped = self.dropped.load(Ordering::Relaxed);
+        let dropped = self.counts.dropped.load(Ordering::Relaxed);
         if error.is_none() && dropped == self.reported {
             return;
         }

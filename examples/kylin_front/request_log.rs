@@ -11,6 +11,8 @@ use crate::log_file::LogFile;
 
 /// The status in the log of a request whose client left before the response, as in nginx.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
+/// How many bytes of SQL the query log shows. Generated queries may have megabytes.
+const MAX_SQL: usize = 64 << 10;
 
 #[derive(Clone, Copy, Default)]
 pub enum RequestFormat {
@@ -79,7 +81,14 @@ impl Observer for QueryLog {
             "outcome": event.termination.as_str(),
         });
         if let Some(sql) = request.sql().filter(|_| self.with_sql) {
-            line["sql"] = sql.into();
+            let mut end = sql.len().min(MAX_SQL);
+            while !sql.is_char_boundary(end) {
+                end -= 1;
+            }
+            line["sql"] = sql[..end].into();
+            if end < sql.len() {
+                line["sql_bytes"] = sql.len().into();
+            }
         }
         self.file.write(line.to_string());
     }

@@ -48,13 +48,30 @@ pub(super) fn mask_query(query: &str, shows_sql: bool) -> Cow<'_, str> {
     Cow::Owned(pairs.collect::<Vec<_>>().join("&"))
 }
 
+/// Parts of the names of parameters that are secret: passwords, sessions and what single sign-on sends (SAML 2.0, OAuth 2.0).
+const SECRET_PARTS: [&str; 13] = [
+    "passw",
+    "pwd",
+    "token",
+    "secret",
+    "session",
+    "credential",
+    "authorization",
+    "apikey",
+    "api_key",
+    "samlresponse",
+    "samlrequest",
+    "samlart",
+    "assertion",
+];
+/// Whole names: `code` of OAuth 2.0 and `ticket` of CAS.
+const SECRET_NAMES: [&str; 2] = ["code", "ticket"];
+
 /// Returns the name of a parameter, as it is written, if its value is not shown.
 fn masked_name(pair: &str, shows_sql: bool) -> Option<&str> {
     let (name, _) = pair.split_once('=')?;
     let decoded = percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
-    let is_secret = ["passw", "pwd", "token", "secret", "session", "credential", "authorization", "apikey", "api_key"]
-        .iter()
-        .any(|part| decoded.contains(part));
+    let is_secret = SECRET_NAMES.contains(&decoded.trim()) || SECRET_PARTS.iter().any(|part| decoded.contains(part));
     // A query in which a semicolon separates parameters, as some servers read it, has none in the clear.
     let hides_sql = !shows_sql && (decoded.trim() == "sql" || pair.contains(';') && decoded_has_sql(pair));
     (is_secret || hides_sql).then_some(name)
@@ -89,6 +106,10 @@ mod tests {
             ("s%71l=select%201", "s%71l=***"),
             ("SQL=select+1&sql=", "SQL=***&sql=***"),
             ("password=x&access_token=y&jsessionid=z", "password=***&access_token=***&jsessionid=***"),
+            ("SAMLResponse=PHNhbWw%2B&RelayState=x", "SAMLResponse=***&RelayState=x"),
+            ("SAMLRequest=x&SAMLart=y&SAML%61rt=z", "SAMLRequest=***&SAMLart=***&SAML%61rt=***"),
+            ("ticket=ST-1&code=c&client_assertion=e30", "ticket=***&code=***&client_assertion=***"),
+            ("codes=1&encoded=x&ticketing=y", "codes=1&encoded=x&ticketing=y"),
             ("a=1;sql=select%201", "a=***"),
             ("sql", "sql"),
             ("a=1&b", "a=1&b"),

@@ -175,19 +175,24 @@ impl ErrorResponse {
 
     /// Returns the response to a request.
     pub(super) fn response(self, context: &RequestContext) -> Response<Body> {
-        self.response_about(&context.url(), context.version())
+        self.response_saying(self.message, context)
+    }
+
+    /// Returns the response to a request, with another message.
+    pub(super) fn response_saying(self, message: &str, context: &RequestContext) -> Response<Body> {
+        self.response_about(message, &context.url(), context.version())
     }
 
     /// Returns the response to a request whose head the caller does not have.
     #[cfg(feature = "server")]
     pub(crate) fn response_without_url(self) -> Response<Body> {
-        self.response_about("", Version::HTTP_11)
+        self.response_about(self.message, "", Version::HTTP_11)
     }
 
-    fn response_about(self, url: &str, version: Version) -> Response<Body> {
-        tracing::debug!(status = self.status.as_u16(), message = self.message, "error response of the proxy");
+    fn response_about(self, message: &str, url: &str, version: Version) -> Response<Body> {
+        tracing::debug!(status = self.status.as_u16(), message, "error response of the proxy");
         let url = json_string(url);
-        let message = json_string(self.message);
+        let message = json_string(message);
         let reason = self.status.canonical_reason().unwrap_or("Error");
         let body = format!(
             "{{\"code\":\"999\",\"data\":null,\"msg\":{message},\"stacktrace\":\"\",\"exception\":\"{reason}\",\"url\":{url}}}"

@@ -145,5 +145,13 @@ async fn a_query_is_logged_by_its_fingerprint_unless_sql_is_asked_for() {
         assert!(first["executed"].as_f64().unwrap() > 0.0 && first["bytes"].as_u64().unwrap() > 0, "{first}");
         assert_eq!(first["sql"].as_str(), Some("select 'hunter2'").filter(|_| with_sql));
         assert_eq!(first.to_string().contains("hunter2"), with_sql);
+        let long = format!("select '{}'", "é".repeat(50_000));
+        connection.send(query(&long)).await.unwrap();
+        assert_eq!(connection.response().await.unwrap().status(), 200);
+        let line: Value = serde_json::from_str(&lines(&file, 3).await[2]).unwrap();
+        assert_eq!(line["sql_bytes"].as_u64(), Some(long.len() as u64).filter(|_| with_sql));
+        if let Some(sql) = line["sql"].as_str() {
+            assert!(long.starts_with(sql) && (65_530..=65_536).contains(&sql.len()), "{} bytes", sql.len());
+        }
     }
 }

@@ -97,7 +97,7 @@ async fn calls_between_nodes_are_closed_in_every_spelling() {
     // The one call that an administrator may make: the node is asked whether the client is one, and says nothing that shows it.
     let seen = node.seen().texts();
     assert!(
-        seen.iter().all(|text| text.starts_with("GET /kylin/api/admin/config ")),
+        seen.iter().all(|text| text.starts_with("GET /kylin/api/user/authentication ")),
         "no request reached the node: {seen:?}"
     );
     for path in ["/kylin/api/projects", "/kylin/api/jobs", "/kylin/api/epoch/maintenance_mode", "/kylin/cache.html"] {

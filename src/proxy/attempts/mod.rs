@@ -40,10 +40,27 @@ use crate::unwind::catch_panic;
 pub(super) fn forward<B: Backend>(
     proxy: &Inner<B>,
     peer: ClientAddr,
+    request: Request<Body>,
+) -> impl Future<Output = Response<Body>> + Send {
+    forward_from(proxy, peer, Sender::Client, request)
+}
+
+/// Who sends a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    Client,
+    /// The proxy, on behalf of a client: the request is not observed, and not counted among those that the client has in flight.
+    Proxy,
+}
+
+fn forward_from<B: Backend>(
+    proxy: &Inner<B>,
+    peer: ClientAddr,
+    sender: Sender,
     mut request: Request<Body>,
 ) -> impl Future<Output = Response<Body>> + Send {
     let checked = head::check(&mut request);
-    let mut attempts = Attempts::new(proxy, peer, &mut request);
+    let mut attempts = Attempts::new(proxy, peer, sender, &mut request);
     let admitted = checked.and_then(|presence| attempts.admit(peer, &mut request, presence));
     async move {
         let result = match admitted {
@@ -64,6 +81,7 @@ pub(super) fn forward<B: Backend>(
 /// The attempts of one request.
 struct Attempts<'p, B> {
     proxy: &'p Inner<B>,
+    sender: Sender,
     context: RequestContext,
     /// Who sends the request, where that matters for reading one's own writes.
     writer: Option<Writer>,
@@ -98,11 +116,15 @@ struct Attempts<'p, B> {
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
-    fn new(proxy: &'p Inner<B>, peer: ClientAddr, request: &mut Request<Body>) -> Self {
+    fn new(proxy: &'p Inner<B>, peer: ClientAddr, sender: Sender, request: &mut Request<Body>) -> Self {
         let settings = &proxy.settings;
         let client = |request: &Request<Body>| settings.trusted.client(peer, request.headers());
         Attempts {
-            recorder: RequestRecorder::begin(&settings.observers, &settings.clock, client, request),
+            recorder: match sender {
+                Sender::Client => RequestRecorder::begin(&settings.observers, &settings.clock, client, request),
+                Sender::Proxy => None,
+            },
+            sender,
             proxy,
             context: RequestContext::new(peer, request),
             writer: None,
@@ -137,7 +159,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let headers = request.headers_mut();
         let client = settings.trusted.client(peer, headers);
         self.context.set_client(client);
-        if let Some(limit) = self.proxy.client_limit.as_ref().filter(|_| !settings.trusted.trusts(client)) {
+        let is_limited = self.sender == Sender::Client && !settings.trusted.trusts(client);
+        if let Some(limit) = self.proxy.client_limit.as_ref().filter(|_| is_limited) {
             self.share = limit.acquire(client).map_err(|_| TOO_MANY_REQUESTS)?;
         }
         // Headers of the client's connection go before the proxy's own headers come: `Connection` could name these.
@@ -188,7 +211,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             }
         });
         if self.reload.is_some() {
-            Box::pin(self.admit_reload(request.headers())).await?;
+            Box::pin(self.admit_reload(request)).await?;
         }
         self.session.begin(&self.context, request).await;
         if let Some(recorder) = &self.recorder

@@ -1,19 +1,19 @@
 //! Asks a node whether the client of a reload call is an administrator.
 
-use http::header::{self, HeaderMap};
-use http::{HeaderName, Request, StatusCode, Uri};
+use http::{HeaderName, Request, Uri, header};
 
-use super::{Attempts, Inner, forward};
+use super::{Attempts, Inner, Sender, forward_from};
 use crate::backend::Backend;
 use crate::body::Body;
+use crate::kylin::class::AUTHENTICATION;
 use crate::kylin::fan_out::Merge;
 use crate::maybe_ready::BoxFuture;
 use crate::proxy::ErrorResponse;
-use crate::proxy::rules::{ADMINISTRATOR_QUESTION, CLOSED_PATH, ReloadAccess, ReloadCall, may_count};
+use crate::proxy::rules::{CLOSED_PATH, ReloadAccess, ReloadCall, may_count, names_administrator};
 use crate::request::ClientAddr;
 
-/// A configuration has some ten KiB.
-const MAX_CONFIG: u64 = 4 << 20;
+/// The longest description of a user that is read, in bytes. It has some hundred, and more with many groups.
+const MAX_USER: u64 = 1 << 20;
 
 /// What of a reload call the question carries: who calls, and at which name of the front end.
 static COPIED: [HeaderName; 4] = [header::HOST, header::AUTHORIZATION, header::COOKIE, header::USER_AGENT];
@@ -25,10 +25,10 @@ impl<B: Backend> Attempts<'_, B> {
     }
 
     /// Admits a reload call of a client that may make it.
-    pub(super) async fn admit_reload(&self, headers: &HeaderMap) -> Result<(), ErrorResponse> {
+    pub(super) async fn admit_reload(&self, request: &Request<Body>) -> Result<(), ErrorResponse> {
         let Some((_, ReloadAccess::Administrators)) = self.reload else { return Ok(()) };
         let client = self.context.client();
-        if may_count(&self.context, headers) && is_administrator(self.proxy, client, headers).await {
+        if may_count(&self.context, request.headers()) && is_administrator(self.proxy, client, request).await {
             return Ok(());
         }
         tracing::info!(client = ?client.ip(), "reload denied: the client is not known to be an administrator");
@@ -36,19 +36,21 @@ impl<B: Backend> Attempts<'_, B> {
     }
 }
 
-/// Returns whether the node of the client's session, or one that checks its credentials, responds as only to an administrator. The
-/// question is a request of the client like any other, so its session is found and a failed node passed over.
+/// Returns whether the node of the client's session, or one that checks its credentials, names it an administrator. The question goes
+/// the way of the call: its session is found, and a failed node passed over. The extensions are those that the call came with, which
+/// choose nodes and times.
 ///
 /// The type is named, because `forward` contains this future.
 fn is_administrator<'a, B: Backend>(
     proxy: &'a Inner<B>,
     client: ClientAddr,
-    headers: &HeaderMap,
+    call: &Request<Body>,
 ) -> BoxFuture<'a, bool> {
     let mut request = Request::new(Body::empty());
-    *request.uri_mut() = Uri::from_static(ADMINISTRATOR_QUESTION);
+    *request.uri_mut() = Uri::from_static(AUTHENTICATION);
+    *request.extensions_mut() = call.extensions().clone();
     for name in &COPIED {
-        if let Some(value) = headers.get(name) {
+        if let Some(value) = call.headers().get(name) {
             request.headers_mut().insert(name, value.clone());
         }
     }
@@ -56,13 +58,9 @@ fn is_administrator<'a, B: Backend>(
     // HTTP/1.0 may do without a host.
     *request.version_mut() = http::Version::HTTP_10;
     Box::pin(async move {
-        let response = forward(proxy, client, request).await;
-        if response.status() != StatusCode::OK {
-            return false;
-        }
-        let Ok(body) = response.into_body().collect_up_to(MAX_CONFIG).await else { return false };
-        // A page of any server may have the status 200.
-        let json: Result<serde_json::Value, _> = serde_json::from_slice(&body);
-        json.is_ok_and(|json| json["config"].is_string())
+        let response = forward_from(proxy, client, Sender::Proxy, request).await;
+        let status = response.status();
+        let body = response.into_body().collect_up_to(MAX_USER).await;
+        body.is_ok_and(|body| names_administrator(status, &body))
     })
 }

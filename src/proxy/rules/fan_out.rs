@@ -83,6 +83,14 @@ pub(crate) async fn fan_out<B: Backend>(
     if responses.len() < ids.len() {
         let (responded, total) = (responses.len(), ids.len());
         tracing::warn!(responded, total, "not every node responded to a request for all nodes");
+        if merge == Merge::Worst && responded > 0 {
+            let missing = total - responded;
+            if let Some(recorder) = recorder {
+                recorder.failed(Termination::ConnectFailed);
+            }
+            let message = format!("{missing} of {total} nodes did not respond");
+            return Ok(NO_RESPONSE.response_saying(&message, context));
+        }
     }
     merge_all(merge, responses).ok_or(NO_RESPONSE)
 }

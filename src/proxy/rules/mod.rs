@@ -13,7 +13,7 @@ pub use self::cancel::CancelOnDisconnect;
 pub(super) use self::fan_out::fan_out;
 pub(super) use self::recent_writes::Writer;
 pub use self::reload::ReloadAccess;
-pub(super) use self::reload::{ADMINISTRATOR_QUESTION, ReloadCall, may_count};
+pub(super) use self::reload::{ReloadCall, may_count, names_administrator};
 pub(super) use self::state::{CLOSED_PATH, Classified, RuleState};
 use crate::kylin::{Guard, KylinVersion};
 
@@ -81,9 +81,13 @@ impl KylinRules {
     /// `POST /kylin/api/cache/announce/config`, written exactly so. Default: [`ReloadAccess::Administrators`].
     ///
     /// Kylin serves both without a login, so the proxy asks a node with the client's own credentials or session for
-    /// `GET /kylin/api/admin/config`, which only an administrator gets. Kylin 5 does not have that call, so its administrators are
-    /// refused too, unless the calls are open to [`Everyone`](ReloadAccess::Everyone). If the client is a browser, its `Origin` or
-    /// `Referer` must be the front end's own. A configuration is reloaded at all nodes. Other clients get 403.
+    /// `GET /kylin/api/user/authentication`, and the client must have the authority `ROLE_ADMIN`, as Kylin 2.x to 4.x write it. Kylin 5
+    /// writes it otherwise, so its administrators are refused too, unless the calls are open to
+    /// [`Everyone`](ReloadAccess::Everyone). If the client is a browser, its `Origin` or `Referer` must be the front end's own. Other
+    /// clients get 403. Clients that the guard trusts are not asked, nor is anybody without a guard.
+    ///
+    /// A configuration is reloaded at all nodes but those in [maintenance](crate::endpoint::AdminState::Maintenance). If one of them does
+    /// not respond, the client gets 502 with how many did not.
     pub fn reload(mut self, access: ReloadAccess) -> Self {
         self.reload = access;
         self

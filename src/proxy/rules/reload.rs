@@ -3,9 +3,12 @@
 //! The interface calls `PUT /kylin/api/cache/announce/all/all/update` and `POST /kylin/api/cache/announce/config` (cache service of
 //! the web application 2.4 to 3.x), and the REST documentation names both. The nodes do not ask for a login there
 //! (kylinSecurity.xml of 3.1.3), so the front end finds out whether the client is an administrator.
+//!
+//! What an administrator alone may call proves nothing: `GET /kylin/api/admin/config` is open to all in 2.0.0 to 2.6.6, 3.0.0 and 3.1.0
+//! (CVE-2020-13937). So the node is asked who the client is.
 
 use http::header::{self, HeaderMap, HeaderName};
-use http::{Method, Uri};
+use http::{Method, StatusCode, Uri};
 
 use crate::request::RequestContext;
 
@@ -31,8 +34,6 @@ pub(crate) enum ReloadCall {
     Config,
 }
 
-/// The question that only an administrator gets 200 for, in Kylin 2.x to 4.x (kylinSecurity.xml: `/api/admin*/**`).
-pub(crate) const ADMINISTRATOR_QUESTION: &str = "/kylin/api/admin/config";
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 impl ReloadCall {
@@ -51,6 +52,16 @@ impl ReloadCall {
         (method == Method::PUT && segments.clone().count() == 3 && segments.into_iter().all(is_plain))
             .then_some(ReloadCall::Metadata)
     }
+}
+
+/// Returns whether the response to `GET /kylin/api/user/authentication` names an administrator, as Kylin 2.x to 4.x write it:
+/// `{"userDetails":{"username":"ADMIN","authorities":[{"authority":"ROLE_ADMIN"}]}}` (UserController.java of 3.1.3). A client without
+/// a login gets `{}` with the status 200.
+pub(crate) fn names_administrator(status: StatusCode, body: &[u8]) -> bool {
+    let Ok(json) = serde_json::from_slice::<serde_json::Value>(body) else { return false };
+    let authorities = json["userDetails"]["authorities"].as_array();
+    status == StatusCode::OK
+        && authorities.is_some_and(|all| all.iter().any(|granted| granted["authority"] == "ROLE_ADMIN"))
 }
 
 /// Returns whether a client may have its credentials count: it has some, and no page of another site has made its browser send
@@ -118,6 +129,31 @@ mod tests {
             "POST /kylin//api/cache/announce/config",
         ] {
             assert_eq!(of(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn only_the_authority_of_an_administrator_counts() {
+        let named = |status: StatusCode, body: &str| names_administrator(status, body.as_bytes());
+        let of = |authority: &str| format!(r#"{{"userDetails":{{"username":"x","authorities":[{authority}]}}}}"#);
+        let admin = of(r#"{"authority":"ROLE_ANALYST"},{"authority":"ROLE_ADMIN"}"#);
+        assert!(named(StatusCode::OK, &admin));
+        assert!(!named(StatusCode::CREATED, &admin) && !named(StatusCode::UNAUTHORIZED, &admin));
+        for body in [
+            "",
+            "{}",
+            "<html>ROLE_ADMIN</html>",
+            r#"{"config":"kylin.metadata.url=kylin_metadata@jdbc"}"#,
+            r#"{"authorities":[{"authority":"ROLE_ADMIN"}]}"#,
+            r#"{"userDetails":null}"#,
+            r#"{"userDetails":{"username":"ROLE_ADMIN","authorities":null}}"#,
+            &of(""),
+            &of(r#""ROLE_ADMIN""#),
+            &of(r#"{"authority":"ROLE_ANALYST"}"#),
+            &of(r#"{"authority":"ROLE_ADMIN_X"}"#),
+            &admin[..admin.len() - 1],
+        ] {
+            assert!(!named(StatusCode::OK, body), "{body}");
         }
     }
 

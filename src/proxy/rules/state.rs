@@ -52,7 +52,7 @@ impl RuleState {
     }
 
     /// Classifies a request, refuses it if its path is ambiguous or closed to clients, and removes headers that only nodes may
-    /// send. Returns which reload call the request is, if only an administrator may make it.
+    /// send. Returns which reload call the request is, and who may make it.
     pub(crate) fn admit(
         &self,
         context: &mut RequestContext,
@@ -60,17 +60,20 @@ impl RuleState {
     ) -> Result<Option<(ReloadCall, ReloadAccess)>, ErrorResponse> {
         context.classify(request.method(), self.rules.version);
         let path = context.path().ok_or(AMBIGUOUS_PATH)?;
-        let mut reload = None;
-        if let Some(closed) = &self.closed {
-            let checked = closed.check(context.client().ip(), request.method(), &path);
-            if let Err(denied) = checked {
-                reload = self.reload_call(request);
+        let closed = self.closed.as_ref();
+        let checked = closed.map_or(Ok(()), |closed| closed.check(context.client().ip(), request.method(), &path));
+        let reload = match checked {
+            // The call of a client that may make any concerns all nodes too.
+            Ok(()) => self.reload_call(request, ReloadAccess::Everyone),
+            Err(denied) => {
+                let reload = self.reload_call(request, self.rules.reload);
                 if reload.is_none() {
                     tracing::info!(client = ?context.client().ip(), reason = denied.reason, "request denied");
                     return Err(CLOSED_PATH);
                 }
+                reload
             }
-        }
+        };
         strip_internal_headers(request.headers_mut());
         if !self.rules.other_paths {
             context.forget_class_of_other_paths();
@@ -83,9 +86,9 @@ impl RuleState {
     }
 
     /// Returns which reload call a request is, and who may make it; `None` if no client may.
-    fn reload_call(&self, request: &Request<Body>) -> Option<(ReloadCall, ReloadAccess)> {
-        let access = match self.rules.reload {
-            // No question to a node of Kylin 5 tells who is an administrator.
+    fn reload_call(&self, request: &Request<Body>, access: ReloadAccess) -> Option<(ReloadCall, ReloadAccess)> {
+        let access = match access {
+            // A node of Kylin 5 names the authorities of a user in another form.
             ReloadAccess::Administrators if self.rules.version == Some(KylinVersion::V5) => return None,
             ReloadAccess::Closed => return None,
             access => access,
