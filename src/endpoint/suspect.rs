@@ -215,8 +215,8 @@ mod tests {
         };
         for (meanwhile, failures) in [(nothing, 1), (fails, 1), (succeeds, 0), (is_ejected, 0), (returns, 0)] {
             let clock = ManualClock::new();
-            let (loads, listener) = (Loads::new(), Arc::new(Ignores));
-            let live = Live::new(loads.next(0), clock.clone(), Some(listener), ImpairedCount::default());
+            let (mut loads, listener) = (Loads::new(), Arc::new(Ignores));
+            let live = Live::new(loads.next(0), Arc::new(clock.clone()), Some(listener), ImpairedCount::default());
             let settings = Endpoint::new("a", ()).unwrap().settings;
             let member = Arc::new(Member::new(Arc::new(settings), Arc::new(live)));
             let suspect = lease(&member, Outcome::Unreachable).suspend(RequestKey(1)).unwrap();
