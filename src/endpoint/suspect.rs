@@ -157,8 +157,8 @@ impl Member {
         let now = live.now_ms();
         let is_outdated = failed.is_some_and(|failed| live.health.has_changed_since(failed.ms));
         let succeeded = failed.filter(|failed| live.succeeded() > failed.succeeded);
-        let is_forgiven =
-            is_outdated || succeeded.is_some_and(|failed| now.saturating_sub(failed.ms) > settings.rule.fail_timeout_ms);
+        let is_forgiven = is_outdated
+            || succeeded.is_some_and(|failed| now.saturating_sub(failed.ms) > settings.rule.fail_timeout_ms);
         if !alone && !is_forgiven && live.passive.fail(settings.rule, unreached, now) {
             live.health.eject_by_rule(now);
             tracing::warn!(target: "kylin_lb::state", endpoint = %settings.id, "endpoint ejected");

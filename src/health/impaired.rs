@@ -83,7 +83,8 @@ mod tests {
     fn act(action: u8, checker: CheckerId, passive: &Passive, health: &EndpointHealth, now: u64) {
         let thresholds = Thresholds { fall: NonZeroU32::MIN, rise: NonZeroU32::MIN };
         let probed = |result| _ = health.record_probe(checker, thresholds, result, passive, now / 7, now);
-        let failure = Failure { unreached: now.is_multiple_of(2), on_trial: true, governed: true, in_flight: 1, is_late: false };
+        let failure =
+            Failure { unreached: now.is_multiple_of(2), on_trial: true, governed: true, in_flight: 1, is_late: false };
         match action {
             0 => _ = passive.fail(RULE, now.is_multiple_of(2), now),
             1 => _ = passive.choose(RULE, || now),

@@ -55,10 +55,7 @@ impl ResponseClass {
     /// Returns whether the node refused the request before it executed anything of it, so that it did no better than a node that
     /// failed at the request.
     pub(crate) fn is_refusal(self) -> bool {
-        matches!(
-            self,
-            ResponseClass::Rejected(_) | ResponseClass::ClusterFault(_) | ResponseClass::Unauthenticated(_)
-        )
+        matches!(self, ResponseClass::Rejected(_) | ResponseClass::ClusterFault(_) | ResponseClass::Unauthenticated(_))
     }
 }
 

@@ -8,11 +8,11 @@ mod response;
 use std::error::Error as _;
 use std::future::poll_fn;
 use std::mem::take;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Instant;
 
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, Version};
 
 use self::next::is_abandoned;
 use self::response::AfterAttempt;
@@ -24,7 +24,7 @@ use super::session::Session;
 use super::{Inner, replay};
 use crate::backend::{Backend, SendError};
 use crate::balance::Attempted;
-use crate::body::{Body, BodyError};
+use crate::body::Body;
 use crate::cluster::Picked;
 use crate::drop_guard::DropGuard;
 use crate::endpoint::Suspects;
@@ -32,7 +32,7 @@ use crate::kylin::class::RequestClass;
 use crate::kylin::response::ResponseClass;
 use crate::observe::{RequestRecorder, RetryReason};
 use crate::request::{ClientAddr, RequestContext};
-use crate::session::hook::{AfterResponse, Prepared};
+use crate::session::hook::Prepared;
 use crate::unwind::catch_panic;
 
 /// Forwards a request. Steps that never wait run before the future exists, and the future is kept small: servers move futures
@@ -366,36 +366,6 @@ impl<'p, B: Backend> Attempts<'p, B> {
     fn fall_back(&mut self, error: ErrorResponse) -> Result<(), ErrorResponse> {
         self.response = *self.kept.take().ok_or(error)?;
         Ok(())
-    }
-
-    /// Finds out whether the response has failed already. Otherwise its body is read to its end, or the connection of the client is
-    /// cut: a response that began cannot be taken back.
-    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
-        if self.response.body().whole().is_some() {
-            return Ok(());
-        }
-        let has_body = !self.is_head && self.response.status() != StatusCode::NOT_MODIFIED;
-        let length = self.response.headers().get(header::CONTENT_LENGTH).filter(|_| has_body);
-        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        let body = self.response.body_mut();
-        if let Some(length) = length {
-            body.exactly(length);
-        }
-        body.read_ahead(cx)
-    }
-
-    /// Lets the session learn from the response. Returns the request when it is to be sent again to the same endpoint.
-    async fn settle(&mut self, picked: &Picked<B>) -> Option<Box<Request<Body>>> {
-        match self.session.settle(&self.context, &self.proxy.cluster, picked, &mut self.response).await {
-            AfterResponse::SendAgain => self.copy.take(),
-            AfterResponse::Return => None,
-            AfterResponse::Bound => {
-                if let Some(recorder) = &self.recorder {
-                    recorder.session_bound(picked.lease.endpoint(), self.session.is_bound());
-                }
-                None
-            }
-        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! Decides between the response to an attempt and another attempt.
 
 use std::mem::{replace, take};
+use std::task::Context;
 
 use http::HeaderValue;
 use http::{Request, Response, StatusCode, header};
 
 use super::Attempts;
 use crate::backend::{Backend, ClosesConnection};
-use crate::body::{Body, ReadAhead};
+use crate::body::{Body, BodyError, ReadAhead};
 use crate::cluster::Picked;
 use crate::endpoint::{Lease, Outcome};
 use crate::health::state::Sign;
@@ -17,6 +18,7 @@ use crate::kylin::retry::RetryDecision;
 use crate::observe::RetryReason;
 use crate::proxy::replay;
 use crate::proxy::rules::{Classified, RuleState};
+use crate::session::hook::AfterResponse;
 
 pub(super) enum AfterAttempt<B> {
     /// Return the response to the client.
@@ -166,5 +168,35 @@ impl<B: Backend> Attempts<'_, B> {
         let ahead = max.map(|max| ReadAhead { max, client: self.context.client().key() });
         let guards = [self.session.take_in_use(), self.share.take()];
         self.response.body_mut().hold(lease, guards, ahead);
+    }
+
+    /// Finds out whether the response has failed already. Otherwise its body is read to its end, or the connection of the client is
+    /// cut: a response that began cannot be taken back.
+    pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        if self.response.body().whole().is_some() {
+            return Ok(());
+        }
+        let has_body = !self.is_head && self.response.status() != StatusCode::NOT_MODIFIED;
+        let length = self.response.headers().get(header::CONTENT_LENGTH).filter(|_| has_body);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let body = self.response.body_mut();
+        if let Some(length) = length {
+            body.exactly(length);
+        }
+        body.read_ahead(cx)
+    }
+
+    /// Lets the session learn from the response. Returns the request when it is to be sent again to the same endpoint.
+    pub(super) async fn settle(&mut self, picked: &Picked<B>) -> Option<Box<Request<Body>>> {
+        match self.session.settle(&self.context, &self.proxy.cluster, picked, &mut self.response).await {
+            AfterResponse::SendAgain => self.copy.take(),
+            AfterResponse::Return => None,
+            AfterResponse::Bound => {
+                if let Some(recorder) = &self.recorder {
+                    recorder.session_bound(picked.lease.endpoint(), self.session.is_bound());
+                }
+                None
+            }
+        }
     }
 }

@@ -84,7 +84,7 @@ impl KylinRules {
     /// `GET /kylin/api/user/authentication`, and the client must have the authority `ROLE_ADMIN`, as Kylin 2.x to 4.x write it. Kylin 5
     /// writes it otherwise, so its administrators are refused too, unless the calls are open to
     /// [`Everyone`](ReloadAccess::Everyone). If the client is a browser, its `Origin` or `Referer` must be the front end's own. Other
-    /// clients get 403. Clients that the guard trusts are not asked, nor is anybody without a guard.
+    /// clients get 403. Clients that the guard trusts are not asked, and without a guard no client is.
     ///
     /// A configuration is reloaded at all nodes but those in [maintenance](crate::endpoint::AdminState::Maintenance). If one of them does
     /// not respond, the client gets 502 with how many did not.
