@@ -189,7 +189,7 @@ fn a_request_of_a_known_session_allocates_no_more_than_one_without() {
         forward(request("/kylin/api/query"));
         let request = request("/kylin/api/query");
         let count = measure(|| forward(request)).count_total;
-        assert!(count <= 4, "{affinity:?}: {count}");
+        assert!(count <= 5, "{affinity:?}: {count}");
     }
 }
 

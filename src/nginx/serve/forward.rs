@@ -18,7 +18,9 @@ use crate::nginx::directives::server::ListenAddress;
 use crate::nginx::directives::settings::BlockSettings;
 use crate::nginx::directives::upstream::{Method, Sticky, Upstream};
 use crate::nginx::uri::normalise;
-use crate::nginx::variables::{Scope, ScopeTls};
+use crate::nginx::variables::Scope;
+#[cfg(feature = "tls")]
+use crate::nginx::variables::ScopeTls;
 use crate::proxy::{ErrorResponse, HeaderEdits, Proxy, check_head};
 use crate::session::SessionRoute;
 use crate::{Body, ClientAddr};

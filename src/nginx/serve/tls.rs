@@ -2,14 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "server")]
 use super::SiteError;
+#[cfg(feature = "server")]
 use crate::nginx::config::{Config, Listener};
+#[cfg(feature = "server")]
 use crate::nginx::directives::server::ServerName;
-use crate::nginx::directives::settings::{CertificateFiles, Protocols, VerifyClient};
+#[cfg(feature = "server")]
+use crate::nginx::directives::settings::VerifyClient;
+use crate::nginx::directives::settings::{CertificateFiles, Protocols};
 use crate::nginx::directives::upstream::NodeTls;
-use crate::tls::{ClientCertificate, ClientTls, Identity, Roots, ServerTls, TlsError, TlsVersion};
+#[cfg(feature = "server")]
+use crate::tls::{ClientCertificate, ServerTls};
+use crate::tls::{ClientTls, Identity, Roots, TlsError, TlsVersion};
 
 /// Reads the certificates of an address that speaks TLS.
+#[cfg(feature = "server")]
 pub(super) fn of_listener(config: &Config, listener: &Listener) -> Result<Option<ServerTls>, SiteError> {
     if !listener.ssl {
         return Ok(None);
@@ -36,6 +44,7 @@ pub(super) fn of_listener(config: &Config, listener: &Listener) -> Result<Option
 }
 
 /// Returns the name by which a client asks for a server. Names with other patterns have the certificate of the default server.
+#[cfg(feature = "server")]
 fn sni_name(name: &ServerName) -> Option<String> {
     match name {
         ServerName::Exact(name) => Some(name.clone()).filter(|name| !name.is_empty()),

@@ -17,7 +17,9 @@ use http::{HeaderName, HeaderValue};
 use thiserror::Error;
 
 pub(crate) use map::Maps;
-pub(crate) use scope::{Scope, ScopeTls};
+pub(crate) use scope::Scope;
+#[cfg(feature = "tls")]
+pub(crate) use scope::ScopeTls;
 
 use self::map::Map;
 use self::names::{Evaluate, NAMES, Sink, hostname};
