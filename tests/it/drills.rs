@@ -54,7 +54,7 @@ async fn rolling_restart(between: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rolling_restart_without_a_pause_between_nodes_fails_no_read_in_any_mode() {
+async fn a_rolling_restart_without_a_pause_between_nodes_fails_few_requests_in_any_mode() {
     rolling_restart(Duration::ZERO).await;
 }
 
