@@ -44,17 +44,16 @@ fn check(mode: &Mode, tally: &Tally) {
 /// the 404 of a stopping Tomcat from another, and passes that of a query on too, as nginx and HAProxy do.
 async fn rolling_restart(between: Duration) {
     for (mode, tally) in in_modes(&MODES, Event::RollingRestart { between }).await {
-        assert!(tally.failures.keys().all(|what| what.contains("404 <html>")), "{}: {tally}", mode.name);
+        let not_found = |what: &str| what.contains("404 <html>") && (!mode.knows_kylin || what.starts_with("build"));
+        assert!(tally.failures.keys().all(|what| not_found(what)), "{}: {tally}", mode.name);
         if mode.knows_kylin {
-            // Without a pause, the node to which a request is sent again may stop by then, and it is sent again once. On a busy
-            // machine a few of about 180 requests meet that.
-            assert!(tally.failed() + tally.broken_writes <= 12, "{}: {tally}", mode.name);
+            assert!(tally.failed() + tally.broken_writes <= 4, "{}: {tally}", mode.name);
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rolling_restart_without_a_pause_between_nodes_fails_few_requests_in_any_mode() {
+async fn a_rolling_restart_without_a_pause_between_nodes_fails_no_read_in_any_mode() {
     rolling_restart(Duration::ZERO).await;
 }
 

@@ -1,5 +1,6 @@
 //! A Tomcat that stops ends Kylin before it closes its port, and responds with 404 to everything meanwhile.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,9 +10,10 @@ use kylin_lb::backend::{OwnRequest, SendErrorKind};
 use kylin_lb::clock::ManualClock;
 use kylin_lb::proxy::{KylinRules, ProxyBuilder};
 use kylin_lb::testing::Scripted;
-use kylin_lb::{Body, Cluster, Proxy, SendError};
+use kylin_lb::{Body, Cluster, Endpoint, Outcome, Proxy, SendError};
 
 use crate::support::front::Front;
+use crate::support::health::report;
 use crate::support::kylin::{Says, ask, request, saying, scripted, sql, well};
 use crate::support::raw_node::{Act, RawNode, healthy};
 
@@ -144,6 +146,20 @@ async fn a_request_is_repeated_once_and_the_rule_can_be_switched_off() {
     let off = proxy(&nodes, |proxy| proxy.rules(KylinRules::default().retry_rejected(false)));
     let (status, _) = ask(&off, query()).await;
     assert_eq!((status.as_u16(), first.asked()), (404, 1));
+}
+
+/// In a rolling restart without a pause the nodes that are back wait for a probe while the last one stops.
+#[tokio::test]
+async fn an_endpoint_that_health_bars_is_better_than_the_404_of_a_node_that_stops() {
+    let (first, second) = (Stopping::new(page(404)), well("second"));
+    let endpoint = |id: &str, node: &Scripted| Endpoint::new(id, node.clone()).unwrap();
+    let barred = endpoint("1", &second).max_fails(Some(NonZeroU32::MIN));
+    let cluster = Cluster::builder().endpoints([endpoint("0", &first.node), barred]).build().unwrap();
+    report(&cluster, "1", Outcome::Unreachable);
+    assert!(cluster.status().endpoints[1].ejected);
+    let proxy = Proxy::builder(cluster).build().unwrap();
+    let (status, _) = ask(&proxy, request("POST /kylin/api/query", &[], &sql("select 1"))).await;
+    assert_eq!((status.as_u16(), first.asked(), second.calls()), (200, 1, 1));
 }
 
 #[tokio::test]

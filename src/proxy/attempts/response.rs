@@ -54,7 +54,8 @@ impl<B: Backend> Attempts<'_, B> {
 
     /// Decides between the response and another attempt. `class` is `None` in a plain proxy.
     pub(super) fn after_response(&mut self, mut picked: Picked<B>, class: Option<ResponseClass>) -> AfterAttempt<B> {
-        self.attempted.set_has_response(true);
+        // Any other endpoint is better than the page of a node without Kylin, also one that health bars.
+        self.attempted.set_has_response(class != Some(ResponseClass::Rejected(Rejection::NotRunning)));
         if let Some(sign) = self.sign(class) {
             picked.lease.show(sign);
         }
