@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::example::{address, spawn_with};
-use crate::support::front::{Front, eventually, refusal};
+use crate::support::front::{Front, eventually, refusal, until};
 use crate::support::http::Connection;
 use crate::support::raw_node::{Act, RawNode, healthy, ok};
 
@@ -71,16 +71,11 @@ async fn connections_of_one_address_leave_the_others_theirs() {
     }
     // The share is free again when the connections are.
     drop(greedy);
-    let mut tries = 0;
-    loop {
+    until("the share is free", async || {
         let mut client = Connection::open_from(GREEDY, front.address()).await.unwrap();
-        if client.send(GET).await.is_ok() && client.response().await.is_ok_and(|response| response.status() == 200) {
-            break;
-        }
-        tries += 1;
-        assert!(tries < 1_000, "the share stays taken");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+        client.send(GET).await.is_ok() && client.response().await.is_ok_and(|response| response.status() == 200)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -8,23 +8,19 @@ use serde_json::Value;
 
 use crate::example_options::nodes;
 use crate::support::example::{TIMEOUT, run, start};
-use crate::support::front::demo;
+use crate::support::front::{demo, eventually};
 use crate::support::http;
 use crate::support::process::Process;
 
 /// Waits until a line of standard error holds all `parts`, and returns it.
 async fn line_with(process: &Process, parts: &[&str]) -> String {
-    let found = async {
-        loop {
-            let log = process.file("stderr");
-            if let Some(line) = log.lines().find(|line| parts.iter().all(|part| line.contains(part))) {
-                return line.to_owned();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    let find = || {
+        let log = process.file("stderr");
+        log.lines().find(|line| parts.iter().all(|part| line.contains(part))).map(str::to_owned)
     };
-    let found = tokio::time::timeout(TIMEOUT, found).await;
-    found.unwrap_or_else(|_| panic!("no line with {parts:?} in {}", process.file("stderr")))
+    let shown = || format!("no line with {parts:?} in {}", process.file("stderr"));
+    eventually(|| find().is_some(), shown).await;
+    find().expect("lines stay")
 }
 
 fn count(process: &Process, part: &str) -> usize {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::browser::Browser;
 use crate::support::example::{TIMEOUT, address, check, spawn, start};
-use crate::support::front::{closed_port, demo};
+use crate::support::front::{closed_port, demo, until};
 use crate::support::http;
 use crate::support::zookeeper::{ZooKeeperServer, create, kylin_3_1, require_zookeeper};
 
@@ -101,16 +101,13 @@ async fn status(listen: SocketAddr) -> Value {
 
 /// The status as soon as it is so.
 async fn becomes(operators: SocketAddr, test: impl Fn(&Value) -> bool) -> Value {
-    let came = async {
-        loop {
-            let told = status(operators).await;
-            if test(&told) {
-                return told;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(TIMEOUT, came).await.expect("the status becomes so")
+    let mut told = Value::Null;
+    until("the status", async || {
+        told = status(operators).await;
+        test(&told)
+    })
+    .await;
+    told
 }
 
 fn endpoint(told: &Value, id: &str) -> Value {

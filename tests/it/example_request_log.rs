@@ -1,26 +1,19 @@
 //! The request log and the query log of the example front end.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::example_options::nodes;
-use crate::support::example::{TIMEOUT, start};
-use crate::support::front::closed_port;
+use crate::support::example::start;
+use crate::support::front::{closed_port, eventually};
 use crate::support::http::Connection;
 
 /// Waits until the file has `count` lines, and returns them.
 async fn lines(file: &Path, count: usize) -> Vec<String> {
     let read = || std::fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
-    let written = async {
-        while read().len() < count {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let written = tokio::time::timeout(TIMEOUT, written).await;
-    written.unwrap_or_else(|_| panic!("{count} lines in {:?}", read()));
+    eventually(|| read().len() >= count, || format!("{count} lines in {:?}", read())).await;
     read()
 }
 
@@ -70,12 +63,7 @@ async fn a_request_has_a_line_with_its_nodes_times_and_end_and_no_secret() {
     let moved = folder.path().join("access.log.1");
     std::fs::rename(&file, &moved).unwrap();
     process.signal("USR1");
-    let reopened = async {
-        while !file.exists() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(TIMEOUT, reopened).await.expect("the file is opened again");
+    eventually(|| file.exists(), || "the file is not opened again".to_owned()).await;
     connection.send(query("select 2")).await.unwrap();
     assert_eq!(connection.response().await.unwrap().status(), 200);
     assert_eq!(lines(&file, 1).await.len(), 1);

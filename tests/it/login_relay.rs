@@ -9,7 +9,7 @@ use kylin_lb::testing::kylin::Dialect;
 
 use crate::support::browser::{Browser, basic};
 use crate::support::dialects::{in_each_dialect, is_v5};
-use crate::support::front::{Front, eventually};
+use crate::support::front::{Front, eventually, until};
 use crate::support::login_relay::{COOKIE, Nodes, logged_in, secret, storm};
 use crate::support::recording::Recording;
 
@@ -378,13 +378,8 @@ async fn an_unavailable_store_costs_no_login(dialect: Dialect) {
     eventually(|| nodes.store.len() == 2, || format!("{} sessions in the store", nodes.store.len())).await;
     for browser in [before, meanwhile] {
         let at_two = Browser { front: two.address(), ..browser };
-        let known = async {
-            // The circuit breaker of the other front end closes on its own.
-            while at_two.clone().query().await.status() != 200 {
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(std::time::Duration::from_secs(20), known).await.unwrap();
+        // The circuit breaker of the other front end closes on its own.
+        until("the session at the other front end", async || at_two.clone().query().await.status() == 200).await;
         assert_eq!(storm(&at_two, 5, 10).await, 0);
     }
 }

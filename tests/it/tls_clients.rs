@@ -10,9 +10,13 @@ use http_body_util::BodyExt;
 use kylin_lb::server::{ListenOptions, Server};
 use kylin_lb::tls::{ClientCertificate, Identity, Roots, ServerTls, TlsConnection, TlsError, TlsVersion};
 use kylin_lb::{Body, ClientAddr, Proxy};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::support::front::endpoints;
 use crate::support::http::Connection;
@@ -174,59 +178,22 @@ async fn nodes_are_told_that_the_client_used_tls() {
     assert!(!request.contains("x-forwarded-proto: http\r\n"), "{request}");
 }
 
-/// A connection of a client that verifies nothing, with the certificate of the server.
-async fn connect(address: SocketAddr) -> (tokio_rustls::client::TlsStream<TcpStream>, Vec<u8>) {
-    let tls = kylin_lb_test_client();
+/// A connection of a client that trusts these certificates, and the one that the server has shown.
+async fn connect(address: SocketAddr, trusted: &[&Certificate]) -> (TlsStream<TcpStream>, Vec<u8>) {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in trusted {
+        roots.add(CertificateDer::from_pem_file(certificate.file()).unwrap()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let connector = TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()));
     let stream = TcpStream::connect(address).await.unwrap();
-    let name = rustls::pki_types::ServerName::try_from("kylin.example").unwrap();
-    let stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await.unwrap();
+    let stream = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.unwrap();
     let certificate = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
     (stream, certificate)
 }
 
-fn kylin_lb_test_client() -> Arc<rustls::ClientConfig> {
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-
-    #[derive(Debug)]
-    struct Any;
-    impl ServerCertVerifier for Any {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, rustls::Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &rustls::DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &rustls::DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-            rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    Arc::new(config.dangerous().with_custom_certificate_verifier(Arc::new(Any)).with_no_client_auth())
-}
-
-async fn ask(stream: &mut tokio_rustls::client::TlsStream<TcpStream>) -> String {
+async fn ask(stream: &mut TlsStream<TcpStream>) -> String {
     stream.write_all(b"GET / HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
     let mut read = vec![0; 1000];
     let length = stream.read(&mut read).await.unwrap();
@@ -239,12 +206,13 @@ async fn new_certificates_are_used_without_losing_connections() {
         return;
     }
     let [before, after] = [(); 2].map(|()| Certificate::make());
+    let trusted = [&before, &after];
     let serving = tls(&before);
     let server = describing(&serving, 0);
-    let (mut open, first) = connect(server.addresses()[0]).await;
+    let (mut open, first) = connect(server.addresses()[0], &trusted).await;
     assert!(ask(&mut open).await.starts_with("HTTP/1.1 200"));
     serving.replace(&tls(&after));
-    let (_, second) = connect(server.addresses()[0]).await;
+    let (_, second) = connect(server.addresses()[0], &trusted).await;
     assert_ne!(first, second);
     assert!(ask(&mut open).await.starts_with("HTTP/1.1 200"));
 }
@@ -254,8 +222,10 @@ async fn a_connection_that_was_parked_serves_again_and_is_closed_with_an_alert_a
     if !installed() {
         return;
     }
-    let server = describing(&tls(&Certificate::make()), 0);
-    let (mut stream, _) = connect(server.addresses()[0]).await;
+    let certificate = Certificate::make();
+    let trusted = [&certificate];
+    let server = describing(&tls(&certificate), 0);
+    let (mut stream, _) = connect(server.addresses()[0], &trusted).await;
     for _ in 0..3 {
         assert!(ask(&mut stream).await.starts_with("HTTP/1.1 200"));
         // Longer than the time after which a connection is parked.
@@ -273,7 +243,9 @@ async fn plain_http_on_a_tls_port_gets_400_and_other_bytes_a_close() {
     if !installed() {
         return;
     }
-    let server = describing(&tls(&Certificate::make()), 0);
+    let certificate = Certificate::make();
+    let trusted = [&certificate];
+    let server = describing(&tls(&certificate), 0);
     let mut plain = Connection::open(server.addresses()[0]).await.unwrap();
     plain.send("GET / HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
     let response = plain.response().await.unwrap();
@@ -286,7 +258,7 @@ async fn plain_http_on_a_tls_port_gets_400_and_other_bytes_a_close() {
         _ = stream.read_to_end(&mut rest).await;
         assert!(!rest.starts_with(b"HTTP"));
     }
-    let (mut open, _) = connect(server.addresses()[0]).await;
+    let (mut open, _) = connect(server.addresses()[0], &trusted).await;
     assert!(ask(&mut open).await.starts_with("HTTP/1.1 200"));
 }
 
