@@ -184,12 +184,13 @@ fn a_request_of_a_known_session_allocates_no_more_than_one_without() {
                 .unwrap()
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let forward = |request| drop(runtime.block_on(proxy.forward(client, request)));
+        // Pinned, because tokio boxes a large future in debug builds.
+        let forward = |request| drop(runtime.block_on(pin!(proxy.forward(client, request))));
         forward(request("/login"));
         forward(request("/kylin/api/query"));
         let request = request("/kylin/api/query");
         let count = measure(|| forward(request)).count_total;
-        assert!(count <= 5, "{affinity:?}: {count}");
+        assert!(count <= 4, "{affinity:?}: {count}");
     }
 }
 
@@ -214,7 +215,8 @@ fn the_removal_of_a_cookie_allocates_within_bounds() {
         request.header("cookie", cookies).body(Body::empty()).unwrap()
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let forward = |request| runtime.block_on(proxy.forward(client, request));
+    // Pinned, because tokio boxes a large future in debug builds.
+    let forward = |request| runtime.block_on(pin!(proxy.forward(client, request)));
     let count = |cookies: &str| {
         let request = request(cookies);
         measure(|| drop(forward(request))).count_total
@@ -223,5 +225,5 @@ fn the_removal_of_a_cookie_allocates_within_bounds() {
     let first = forward(request(others));
     let sticky = first.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
     let (without, with) = (count(others), count(&format!("{others}; {sticky}")));
-    assert!(without <= 17 && with <= 11, "{without} {with}");
+    assert!(without <= 16 && with <= 10, "{without} {with}");
 }

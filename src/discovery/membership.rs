@@ -1,6 +1,7 @@
 //! The task that applies the updates of a source to a cluster.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ where
     pub(super) async fn run(mut self, mut discovery: impl Discovery, backoff: Backoff) {
         let mut failures = 0_u32;
         loop {
-            match catch_panic(discovery.next()).await.unwrap_or(Err(DiscoveryError::Panicked)) {
+            match catch_panic(pin!(discovery.next())).await.unwrap_or(Err(DiscoveryError::Panicked)) {
                 Ok(nodes) => {
                     failures = 0;
                     self.apply(nodes);

@@ -8,6 +8,7 @@ mod response;
 use std::error::Error as _;
 use std::future::poll_fn;
 use std::mem::take;
+use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -64,7 +65,7 @@ fn forward_from<B: Backend>(
     let admitted = checked.and_then(|presence| attempts.admit(peer, &mut request, presence));
     async move {
         let result = match admitted {
-            Ok(Hops::Left) => catch_panic(attempts.run(&mut request)).await.unwrap_or(Err(PANICKED)),
+            Ok(Hops::Left) => catch_panic(pin!(attempts.run(&mut request))).await.unwrap_or(Err(PANICKED)),
             Ok(Hops::Used) => {
                 attempts.response = head::options_response();
                 Ok(())
