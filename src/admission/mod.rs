@@ -1,0 +1,1 @@
+//! Admission: what happens to a request between its arrival and the pick of an endpoint. Each part works without the others.
