@@ -195,6 +195,10 @@ pub fn tomcat(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(Some(manager)) = SessionManager::from_context("context.xml", text) {
         black_box(manager.warnings());
+        black_box(manager.with_settings("settings", text)).ok();
+    }
+    if let Ok(properties) = Properties::parse("kylin.properties", text) {
+        black_box(SessionManager::from_kylin_properties(&properties)).ok();
     }
 }
 

@@ -50,6 +50,8 @@ Balancing:
                         route             the jvmRoute in session ids
                         login-relay[:STORE]  the front end logs in at each node; in memory, or in a store
                                           (build with --features login-relay)
+                        replicated[=FILE]    the nodes share them, through Redis for example; FILE is the context.xml of a
+                                          node, or the kylin.properties of Kylin 5: --check says what is wrong in it
                         user              one node for each user, for clients without cookies
                         none              logins are not kept
                       With --config a STORE is also for its sticky learn.

@@ -296,10 +296,11 @@ fn say(text: std::fmt::Arguments<'_>) {
 fn summary(args: &Args) -> String {
     let on = |on| if on { "on" } else { "off" };
     let limit = |limit: Option<NonZeroU32>| limit.map_or("any number of".to_owned(), |limit| limit.to_string());
+    let sessions = args.sessions.as_ref().unwrap_or(&SessionMode::MEMORY);
+    let warnings: String = sessions.warnings().iter().map(|warning| format!("  warning: {warning}\n")).collect();
     format!(
-        "sessions: {}\nkylin rules: {}\nprobes: {}\noutlier ejection: {}\npanic mode: {}\n\
+        "sessions: {sessions}\n{warnings}kylin rules: {}\nprobes: {}\noutlier ejection: {}\npanic mode: {}\n\
          limits of a client: {} connections, {} requests\n",
-        args.sessions.as_ref().unwrap_or(&SessionMode::MEMORY),
         on(args.kylin),
         args.probe.unwrap_or(ProbeMode::Auto),
         on(args.outlier),

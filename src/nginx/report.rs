@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::applied::{Applied, applied};
+use super::applied::{Applied, AppliedSessions, applied};
 use super::config::Config;
 use super::directives::location::{Action, Location, Locations};
 use super::directives::remarks::Notice;
@@ -113,6 +113,9 @@ fn print_applied(applied: &Applied, f: &mut dyn fmt::Write) -> fmt::Result {
     let Applied { kylin, sessions, policy, probe, outlier, panic } = applied;
     writeln!(f, "  kylin      {} ({})", on(kylin.value), kylin.why)?;
     writeln!(f, "  sessions   {} ({})", sessions.value, sessions.why)?;
+    if let AppliedSessions::Mode(mode) = &sessions.value {
+        mode.warnings().iter().try_for_each(|warning| writeln!(f, "             warning: {warning}"))?;
+    }
     writeln!(f, "  policy     {}", policy.why)?;
     writeln!(f, "  probe      {} ({})", probe.value, probe.why)?;
     writeln!(f, "  outlier    {} ({})", on(outlier.value), outlier.why)?;

@@ -6,7 +6,7 @@ use kylin_lb::testing::kylin::{KylinNode, Mode, Served};
 use serde_json::Value;
 
 use crate::support::browser::Browser;
-use crate::support::example::{TIMEOUT, address, check, spawn, start};
+use crate::support::example::{TIMEOUT, address, check, run, spawn, start};
 use crate::support::front::{closed_port, demo, until};
 use crate::support::http;
 use crate::support::zookeeper::{ZooKeeperServer, create, kylin_3_1, require_zookeeper};
@@ -413,6 +413,60 @@ fn check_says_what_was_understood_and_no_password() {
     ]);
     assert!(said.contains("sessions: relayed logins, in memcached://127.0.0.1:11211"), "{said}");
     assert!(said.contains("node-2 ") && said.contains("probes: auto"), "{said}");
+}
+
+/// What the program says when it refuses these arguments.
+fn refused(args: &[&str]) -> String {
+    let output = run(&[args, &["--check"]].concat());
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[tokio::test]
+async fn replicated_sessions_are_read_from_the_file_of_a_node() {
+    let (nodes, named) = nodes(2).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    std::fs::create_dir(folder.path().join("tomcat")).unwrap();
+    let context = folder.path().join("tomcat/context.xml");
+    let text = r#"<Context>
+        <Valve className="com.radiadesign.catalina.session.RedisSessionHandlerValve" />
+        <Manager className="com.radiadesign.catalina.session.RedisSessionManager" host="10.0.0.9" port="6379"
+                 database="0" password="hunter2" maxInactiveInterval="60"/></Context>"#;
+    std::fs::write(&context, text).unwrap();
+    let option = format!("--sessions=replicated={}", context.display());
+    let configured = manual(&folder, &nodes, "# kylin_lb: sessions replicated=tomcat/context.xml;\n");
+    for args in [&["--nodes", &named, &option][..], &["--config", &configured]] {
+        let shown = check(args);
+        for part in [
+            "replicated by the nodes: tomcat-redis-session-manager 1.x at 10.0.0.9:6379, with a password by ",
+            "tomcat/conf/context.xml is right",
+            "jedis-2.0.0 needs commons-pool-1.5.5",
+            "session-timeout of web.xml counts, 480 minutes",
+        ] {
+            assert!(shown.contains(part), "{part} in {shown}");
+        }
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+
+    // Round robin, apart from the moment in which the node saves a session.
+    for args in
+        [&["--nodes", &*named, "--sessions=replicated"][..], &["--nodes", &named, &option], &["--config", &configured]]
+    {
+        let (_process, front) = start(&[args, &["--policy=round-robin"]].concat()).await;
+        let mut browser = Browser::new(front);
+        assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+        assert_eq!(browser.query().await.status(), 200, "{args:?}");
+    }
+
+    std::fs::write(&context, "<Context/>").unwrap();
+    for (args, message) in [
+        (&["--nodes", &*named, &option][..], "names no session manager: each node keeps its sessions to itself"),
+        (&["--nodes", &named, "--sessions=replicated=/nowhere/context.xml"], "/nowhere/context.xml: No such file"),
+        (&["--config", &configured], "names no session manager"),
+    ] {
+        let error = refused(args);
+        assert!(error.contains(message), "{error}");
+    }
 }
 
 #[tokio::test]

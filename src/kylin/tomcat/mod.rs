@@ -1,14 +1,20 @@
-//! Session managers of Tomcat: where the nodes store their sessions by `context.xml`, and the known defects of that setup.
+//! Where the nodes store their sessions: the session managers of Tomcat by `context.xml`, Kylin 5 by `kylin.properties`, and the
+//! known defects of these setups.
 //!
-//! Kylin's manual recommends tomcat-redis-session-manager, and deployments use two others as well. **Keep the front end's session
-//! store in another Redis database (or server) than Tomcat's**: tomcat-redis-session-manager empties its whole database when it is
-//! cleared, and each manager uses the bare session id as its key.
+//! The KAP manual recommends tomcat-redis-session-manager. Deployments use the other [kinds](ManagerKind) as well. **Keep the
+//! front end's session store in another Redis database (or server) than Tomcat's**: tomcat-redis-session-manager empties its whole
+//! database when it is cleared, and most managers use the bare session id as its key.
 
+mod properties;
 mod read;
+mod warning;
 
 use std::fmt;
 
 use thiserror::Error;
+
+use self::warning::Facts;
+pub use self::warning::Warning;
 
 /// A session manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,6 +28,12 @@ pub enum ManagerKind {
     RanJit,
     /// memcached-session-manager (`de.javakaffee.web.msm`).
     Memcached,
+    /// Redisson's manager (`org.redisson.tomcat`).
+    Redisson,
+    /// Tomcat's own `PersistentManager`, with a database or with files.
+    Persistent,
+    /// Spring Session in Kylin 5 (`spring.session.store-type` in `kylin.properties`), with a database or with Redis.
+    Kylin5,
 }
 
 /// The session manager that a node is configured to use. Passwords are not kept.
@@ -45,9 +57,10 @@ pub struct SessionManager {
     stores: Vec<SessionServer>,
     database: u32,
     has_password: bool,
-    max_inactive_s: Option<i64>,
     sentinel_master: Option<String>,
-    valve: bool,
+    /// The name of the file that has the servers.
+    settings_file: Option<String>,
+    facts: Facts,
 }
 
 /// A server that stores sessions.
@@ -73,27 +86,6 @@ impl SessionServer {
     pub fn port(&self) -> u16 {
         self.port
     }
-}
-
-/// A known defect or limit of a session manager.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Warning {
-    /// The valve is missing: sessions are never saved.
-    NoValve,
-    /// Tomcat from 7.0.7x on ignores `maxInactiveInterval` of the manager, and uses the session-timeout of `web.xml`, 480 minutes
-    /// in Kylin (tomcat-redis-session-manager issues 48 and 81).
-    MaxInactiveIgnored,
-    /// Version 1.2 loops forever at the first session if `server.xml` has a `jvmRoute` (RedisSessionManager.java:257-265).
-    NoJvmRoute,
-    /// A session is saved only after the response that created it: a fast client fails on another node (issues 30, 72, 88).
-    SavedLate,
-    /// Emptying the manager empties the whole database.
-    Flushes,
-    /// The store is on the node itself, so other nodes do not see it.
-    Local,
-    /// Sessions are serialised Java objects: write access to the store allows running code on the nodes.
-    Serialised,
 }
 
 /// An error in the configuration of a session manager. Values are not shown because they may be passwords.
@@ -130,7 +122,8 @@ impl SessionManager {
         self.kind
     }
 
-    /// Returns the servers, at least one. They are Sentinels if there is a [master](SessionManager::sentinel_master).
+    /// Returns the servers. They are Sentinels if there is a [master](SessionManager::sentinel_master). Empty where the file does
+    /// not name them: ran-jit's manager and Redisson have a file of their own, a `DataSourceStore` a resource of Tomcat.
     pub fn stores(&self) -> &[SessionServer] {
         &self.stores
     }
@@ -150,43 +143,47 @@ impl SessionManager {
         self.sentinel_master.as_deref()
     }
 
-    /// Returns the known defects of this configuration.
+    /// Returns the name of the file that has the servers, where the manager has one of its own beside `context.xml`:
+    /// [`SessionManager::with_settings`] reads it.
+    pub fn settings_file(&self) -> Option<&str> {
+        self.settings_file.as_deref()
+    }
+
+    /// Returns the known defects and limits of this configuration.
     pub fn warnings(&self) -> Vec<Warning> {
-        let jcoleman = matches!(self.kind, ManagerKind::TomcatRedis1 | ManagerKind::TomcatRedis2);
-        let local = |store: &SessionServer| is_local(&store.host);
-        [
-            (!self.valve && self.kind != ManagerKind::Memcached, Warning::NoValve),
-            (self.stores.iter().all(local), Warning::Local),
-            (jcoleman && self.max_inactive_s.is_some(), Warning::MaxInactiveIgnored),
-            (self.kind == ManagerKind::TomcatRedis1, Warning::NoJvmRoute),
-            (jcoleman, Warning::SavedLate),
-            (jcoleman, Warning::Flushes),
-            (jcoleman, Warning::Serialised),
-        ]
-        .into_iter()
-        .filter_map(|(holds, warning)| holds.then_some(warning))
-        .collect()
+        self.facts.warnings(self.kind, &self.stores)
     }
 }
 
-/// Returns whether `host` is a name of the machine itself.
-fn is_local(host: &str) -> bool {
-    matches!(&*host.to_ascii_lowercase(), "localhost" | "127.0.0.1" | "::1" | "[::1]")
-}
-
-impl fmt::Display for Warning {
+impl fmt::Display for ManagerKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Warning::NoValve => "context.xml has no valve of the session manager: sessions are never saved",
-            Warning::MaxInactiveIgnored => {
-                "maxInactiveInterval of the manager is ignored by Tomcat 7.0.7x and later: session-timeout of web.xml counts"
-            }
-            Warning::NoJvmRoute => "tomcat-redis-session-manager 1.2 hangs when server.xml sets a jvmRoute",
-            Warning::SavedLate => "a session is saved after its first response: the next request must go to the same node",
-            Warning::Flushes => "the session manager may empty its whole Redis database: nothing else may be in it",
-            Warning::Local => "the session store is on the node itself and not shared",
-            Warning::Serialised => "sessions are serialised Java objects: only nodes may write to the store",
+            ManagerKind::TomcatRedis1 => "tomcat-redis-session-manager 1.x",
+            ManagerKind::TomcatRedis2 => "tomcat-redis-session-manager 2.x",
+            ManagerKind::RanJit => "ran-jit's Redis session manager",
+            ManagerKind::Memcached => "memcached-session-manager",
+            ManagerKind::Redisson => "Redisson",
+            ManagerKind::Persistent => "PersistentManager of Tomcat",
+            ManagerKind::Kylin5 => "Spring Session of Kylin 5",
         })
+    }
+}
+
+/// Shows the kind, the servers and the database. Never a password.
+impl fmt::Display for SessionManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind)?;
+        for (index, store) in self.stores.iter().enumerate() {
+            let before = if index == 0 { " at " } else { ", " };
+            write!(f, "{before}{}:{}", store.host, store.port)?;
+        }
+        if let Some(master) = &self.sentinel_master {
+            write!(f, " (Sentinels of {master})")?;
+        }
+        if self.database > 0 {
+            write!(f, ", database {}", self.database)?;
+        }
+        if self.has_password { f.write_str(", with a password") } else { Ok(()) }
     }
 }
 

@@ -1,21 +1,22 @@
-//! Reads `context.xml`, and the properties that ran-jit's manager keeps beside it.
+//! Reads `context.xml`.
 
 use roxmltree::{Document, Node, ParsingOptions};
 
+use super::warning::Facts;
 use super::{ManagerKind, SessionManager, SessionServer, TomcatError};
-use crate::kylin::properties::Properties;
 
 /// The number of elements and attributes that are read. A configuration has fewer.
 const MAX_XML_NODES: u32 = 100_000;
 
-const REDIS_PORT: u16 = 6379;
+pub(super) const REDIS_PORT: u16 = 6379;
+pub(super) const SENTINEL_PORT: u16 = 26379;
 const MEMCACHED_PORT: u16 = 11211;
 
 impl SessionManager {
     /// Reads Tomcat's `context.xml`, which errors call `file`. Returns `None` if it names none of the known session managers:
     /// sessions are then in the memory of each node.
     ///
-    /// [`ManagerKind::RanJit`] has its servers in another file: [`SessionManager::from_redis_data_cache`].
+    /// Some managers have their servers in [another file](SessionManager::settings_file).
     ///
     /// # Errors
     /// [`TomcatError`] if the text is not XML, or an attribute is invalid.
@@ -26,80 +27,76 @@ impl SessionManager {
             TomcatError::Xml { file: file.to_owned(), line: error.pos().row, column: error.pos().col }
         })?;
         let elements = |name: &'static str| document.descendants().filter(move |node| node.has_tag_name(name));
-        let class = |node: &Node<'_, '_>| node.attribute("className").unwrap_or_default().trim().to_owned();
         // A second manager replaces the first.
         let Some((node, kind)) =
-            elements("Manager").filter_map(|node| Some((node, kind_of(&class(&node))?))).next_back()
+            elements("Manager").filter_map(|node| Some((node, kind_of(class(&node))?))).next_back()
         else {
             return Ok(None);
         };
         let read = Attributes { file, node, document: &document };
-        let valve = elements("Valve").any(|valve| valve_of(&class(&valve)) == Some(kind));
+        let is = |name: &str, value: &str| node.attribute(name).is_some_and(|found| found.eq_ignore_ascii_case(value));
+        let mut parents = file.rsplit(['/', '\\']).skip(1);
         let mut manager = SessionManager {
             kind,
             stores: Vec::new(),
             database: read.number("database")?.unwrap_or(0),
             has_password: node.attribute("password").is_some_and(|password| !password.is_empty()),
-            max_inactive_s: read.number("maxInactiveInterval")?,
             sentinel_master: read.text("sentinelMaster")?.map(str::to_owned),
-            valve,
+            settings_file: None,
+            facts: Facts {
+                valve: elements("Valve").any(|valve| valve_of(class(&valve)) == Some(kind)),
+                max_inactive: read.number::<i64>("maxInactiveInterval")?.is_some(),
+                wrong_path: parents.next() == Some("tomcat"),
+                sticky: kind == ManagerKind::Memcached && !is("sticky", "false"),
+                saved_late: kind == ManagerKind::Redisson && is("updateMode", "AFTER_REQUEST"),
+                ..Facts::default()
+            },
         };
-        manager.stores = match (kind, read.text("sentinels")?, &manager.sentinel_master) {
-            (ManagerKind::Memcached, ..) => {
+        match kind {
+            ManagerKind::TomcatRedis1 | ManagerKind::TomcatRedis2 => manager.stores = read.redis()?,
+            ManagerKind::Memcached => {
                 let nodes = read.text("memcachedNodes")?.unwrap_or_default();
-                memcached(nodes).ok_or_else(|| read.invalid("memcachedNodes", "name:host:port, … or host:port"))?
+                manager.stores =
+                    memcached(nodes).ok_or_else(|| read.invalid("memcachedNodes", "name:host:port, … or host:port"))?;
             }
-            (_, Some(sentinels), Some(_)) => {
-                stores(sentinels, 26379).ok_or_else(|| read.invalid("sentinels", "host:port, …"))?
+            ManagerKind::RanJit => {
+                let is_old = class(&node).starts_with("com.r.");
+                let file = if is_old { "RedisDataCache.properties" } else { "redis-data-cache.properties" };
+                manager.settings_file = Some(file.to_owned());
             }
-            _ => {
-                let host = read.text("host")?.unwrap_or("localhost").to_owned();
-                let port = read.number("port")?.filter(|&port| port != 0).unwrap_or(REDIS_PORT);
-                vec![SessionServer { name: None, host, port }]
+            ManagerKind::Redisson => {
+                // The path usually begins with ${catalina.base}.
+                let path = node.attribute("configPath").unwrap_or("redisson.conf");
+                manager.settings_file = path.rsplit(['/', '\\']).next().map(str::to_owned);
             }
-        };
+            ManagerKind::Persistent => {
+                let store = node.children().find(|child| child.has_tag_name("Store"));
+                let url = store.and_then(|store| store.attribute("connectionURL")).unwrap_or_default();
+                manager.facts.files = !store.is_some_and(|store| is_database(class(&store)));
+                manager.stores = database(url);
+                manager.has_password = store.is_some_and(|store| store.has_attribute("connectionPassword"));
+            }
+            // In `kylin.properties`.
+            ManagerKind::Kylin5 => {}
+        }
+        manager.facts.no_settings = manager.settings_file.is_some();
         Ok(Some(manager))
     }
+}
 
-    /// Reads ran-jit's `redis-data-cache.properties`.
-    ///
-    /// # Errors
-    /// [`TomcatError::Value`] if a property is invalid.
-    pub fn from_redis_data_cache(properties: &Properties) -> Result<Self, TomcatError> {
-        let invalid = |key: &str, expected| {
-            let location = properties.location(key);
-            let file = location.map_or("redis-data-cache.properties", |location| location.file()).to_owned();
-            TomcatError::Value {
-                file,
-                line: location.map_or(0, |location| location.line()),
-                attribute: key.to_owned(),
-                expected,
-            }
-        };
-        let number = |key, default| match properties.get(key).unwrap_or_default() {
-            "" => Ok(default),
-            digits => digits.parse().map_err(|_| invalid(key, "a whole number")),
-        };
-        let hosts = properties.get("redis.hosts").unwrap_or_default();
-        let sentinel = properties.get("redis.sentinel.enabled").is_some_and(|on| on.eq_ignore_ascii_case("true"));
-        let master = properties.get("redis.sentinel.master").filter(|master| sentinel && !master.is_empty());
-        Ok(SessionManager {
-            kind: ManagerKind::RanJit,
-            stores: stores(hosts, REDIS_PORT).ok_or_else(|| invalid("redis.hosts", "host:port, …"))?,
-            database: number("redis.database", 0)?,
-            has_password: properties.get("redis.password").is_some_and(|password| !password.is_empty()),
-            max_inactive_s: None,
-            sentinel_master: master.map(str::to_owned),
-            valve: true,
-        })
-    }
+fn class<'x>(node: &Node<'x, '_>) -> &'x str {
+    node.attribute("className").unwrap_or_default().trim()
 }
 
 fn kind_of(class: &str) -> Option<ManagerKind> {
     match class {
         "com.radiadesign.catalina.session.RedisSessionManager" => Some(ManagerKind::TomcatRedis1),
         "com.orangefunction.tomcat.redissessions.RedisSessionManager" => Some(ManagerKind::TomcatRedis2),
-        "tomcat.request.session.redis.SessionManager" => Some(ManagerKind::RanJit),
+        "tomcat.request.session.redis.SessionManager" | "com.r.tomcat.session.management.RequestSessionManager" => {
+            Some(ManagerKind::RanJit)
+        }
+        "org.apache.catalina.session.PersistentManager" => Some(ManagerKind::Persistent),
+        _ if class.starts_with("org.redisson.tomcat.") => Some(ManagerKind::Redisson),
         _ if class.starts_with("de.javakaffee.web.msm.") => Some(ManagerKind::Memcached),
         _ => None,
     }
@@ -109,9 +106,15 @@ fn valve_of(class: &str) -> Option<ManagerKind> {
     match class {
         "com.radiadesign.catalina.session.RedisSessionHandlerValve" => Some(ManagerKind::TomcatRedis1),
         "com.orangefunction.tomcat.redissessions.RedisSessionHandlerValve" => Some(ManagerKind::TomcatRedis2),
-        "tomcat.request.session.redis.SessionHandlerValve" => Some(ManagerKind::RanJit),
+        "tomcat.request.session.redis.SessionHandlerValve"
+        | "com.r.tomcat.session.management.RequestSessionHandlerValve" => Some(ManagerKind::RanJit),
+        "org.apache.catalina.valves.PersistentValve" => Some(ManagerKind::Persistent),
         _ => None,
     }
+}
+
+fn is_database(class: &str) -> bool {
+    matches!(class, "org.apache.catalina.session.JDBCStore" | "org.apache.catalina.session.DataSourceStore")
 }
 
 /// The attributes of an element.
@@ -138,14 +141,36 @@ impl<'d> Attributes<'d, '_> {
         }
     }
 
+    /// Returns the servers of tomcat-redis-session-manager.
+    fn redis(&self) -> Result<Vec<SessionServer>, TomcatError> {
+        if let (Some(sentinels), Some(_)) = (self.text("sentinels")?, self.text("sentinelMaster")?) {
+            return stores(sentinels, SENTINEL_PORT).ok_or_else(|| self.invalid("sentinels", "host:port, …"));
+        }
+        let host = self.text("host")?.unwrap_or("localhost").to_owned();
+        let port = self.number("port")?.filter(|&port| port != 0).unwrap_or(REDIS_PORT);
+        Ok(vec![SessionServer { name: None, host, port }])
+    }
+
     fn number<N: std::str::FromStr>(&self, name: &str) -> Result<Option<N>, TomcatError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         text.parse().map(Some).map_err(|_| self.invalid(name, "a whole number"))
     }
 }
 
+/// Returns the servers of a JDBC URL, `jdbc:mysql://host:port,…/database?user=…`; none for another form.
+pub(super) fn database(url: &str) -> Vec<SessionServer> {
+    let Some((scheme, rest)) = url.split_once("://") else { return Vec::new() };
+    let default_port = match scheme.rsplit(':').next() {
+        Some("postgresql") => 5432,
+        _ => 3306,
+    };
+    let hosts = rest.split(['/', '?', ';', '#']).next().unwrap_or_default();
+    // What is in front of the host may be a password.
+    stores(hosts.rsplit('@').next().unwrap_or_default(), default_port).unwrap_or_default()
+}
+
 /// Parses `host:port, …`, at least one.
-fn stores(text: &str, default_port: u16) -> Option<Vec<SessionServer>> {
+pub(super) fn stores(text: &str, default_port: u16) -> Option<Vec<SessionServer>> {
     let parts = text.split([',', ' ']).map(str::trim).filter(|part| !part.is_empty());
     let stores: Option<Vec<SessionServer>> = parts.map(|part| store(None, part, default_port)).collect();
     stores.filter(|stores| !stores.is_empty())

@@ -33,7 +33,14 @@ fn reads_the_recipe_of_the_manual_and_warns_of_its_defects() {
     assert_eq!(addresses(&manager), ["redis.example:6380"]);
     assert_eq!(
         manager.warnings(),
-        [Warning::MaxInactiveIgnored, Warning::NoJvmRoute, Warning::SavedLate, Warning::Flushes, Warning::Serialised]
+        [
+            Warning::ManualJars,
+            Warning::MaxInactiveIgnored,
+            Warning::NoJvmRoute,
+            Warning::SavedLate,
+            Warning::Flushes,
+            Warning::Serialised
+        ]
     );
     assert!(!format!("{manager:?}").contains("s3cret"));
     let without = context(&RECIPE.replace("RedisSessionHandlerValve", "OtherValve")).unwrap().unwrap();
@@ -62,7 +69,9 @@ fn reads_the_other_managers() {
         (manager.kind(), addresses(&manager)),
         (ManagerKind::Memcached, vec!["cached-0:11211".into(), "cached-1:11212".into()])
     );
-    assert_eq!((manager.stores()[1].name(), manager.warnings()), (Some("n2"), vec![]));
+    assert_eq!((manager.stores()[1].name(), manager.warnings()), (Some("n2"), vec![Warning::Sticky]));
+    let non_sticky = context(&memcached.replace("failoverNodes", "sticky=\"false\" failoverNodes")).unwrap().unwrap();
+    assert_eq!(non_sticky.warnings(), []);
     let one = context(&memcached.replace("n1:cached-0:11211,n2:cached-1:11212", "cached")).unwrap().unwrap();
     assert_eq!((addresses(&one), one.stores()[0].name()), (vec!["cached:11211".into()], None));
 
@@ -76,6 +85,108 @@ fn reads_the_other_managers() {
         (addresses(&manager), manager.sentinel_master()),
         (vec!["r1:7000".into(), "r2:7001".into()], Some("mymaster"))
     );
+}
+
+#[test]
+fn a_manager_with_a_file_of_its_own_has_its_servers_there() {
+    let ran_jit = r#"<Context>
+        <Valve className="tomcat.request.session.redis.SessionHandlerValve"/>
+        <Manager className="tomcat.request.session.redis.SessionManager"/></Context>"#;
+    let manager = context(ran_jit).unwrap().unwrap();
+    assert_eq!((manager.stores().len(), manager.settings_file()), (0, Some("redis-data-cache.properties")));
+    assert_eq!(manager.warnings(), [Warning::NoSettings, Warning::SavedLate]);
+    let text = "redis.hosts=r1:7000\nredis.password=${REDIS_PASSWORD}\n";
+    let manager = manager.with_settings("redis-data-cache.properties", text).unwrap();
+    assert_eq!((addresses(&manager), manager.has_password()), (vec!["r1:7000".into()], true));
+    assert_eq!(manager.warnings(), [Warning::SavedLate]);
+    let old = ran_jit.replace("tomcat.request.session.redis.S", "com.r.tomcat.session.management.RequestS");
+    assert_eq!(context(&old).unwrap().unwrap().settings_file(), Some("RedisDataCache.properties"));
+    let error = context(ran_jit).unwrap().unwrap().with_settings("r", "redis.database=x\n# none\n").unwrap_err();
+    assert_eq!(error.to_string(), "r:0: redis.hosts: expected host:port, …");
+
+    let redisson = r#"<Context><Manager className="org.redisson.tomcat.RedissonSessionManager"
+        configPath="${catalina.base}/conf/redisson.yaml" readMode="REDIS" updateMode="AFTER_REQUEST"/></Context>"#;
+    let manager = context(redisson).unwrap().unwrap();
+    assert_eq!((manager.kind(), manager.settings_file()), (ManagerKind::Redisson, Some("redisson.yaml")));
+    for (text, found) in [
+        (
+            "singleServerConfig:\n  password: s3cret\n  # address: \"redis://old:1\"\n  address: \"redis://r1:6380\"\n",
+            "r1:6380",
+        ),
+        (
+            r#"{"clusterServersConfig":{"nodeAddresses":["redis://u:s3cret@r1:7000","rediss://r2"],"password":"s3cret"}}"#,
+            "r1:7000 r2:6379",
+        ),
+    ] {
+        let manager = manager.clone().with_settings("redisson.yaml", text).unwrap();
+        assert_eq!((&*addresses(&manager).join(" "), manager.has_password()), (found, true));
+        assert_eq!(manager.warnings(), [Warning::SavedLate]);
+        assert!(!format!("{manager:?} {manager}").contains("s3cret"));
+    }
+    assert_eq!(
+        manager.with_settings("redisson.yaml", "").unwrap().warnings(),
+        [Warning::NoSettings, Warning::SavedLate]
+    );
+}
+
+#[test]
+fn reads_the_persistent_manager_of_tomcat() {
+    let xml = r#"<Context><Valve className="org.apache.catalina.valves.PersistentValve"/>
+        <Manager className="org.apache.catalina.session.PersistentManager" maxIdleBackup="0">
+        <Store className="org.apache.catalina.session.JDBCStore" driverName="com.mysql.jdbc.Driver"
+               connectionURL="jdbc:mysql://db1:3307,db2/tomcat?user=kylin&amp;password=s3cret" connectionPassword="s3cret"/>
+        </Manager></Context>"#;
+    let manager = context(xml).unwrap().unwrap();
+    assert_eq!((manager.kind(), addresses(&manager).join(" ")), (ManagerKind::Persistent, "db1:3307 db2:3306".into()));
+    assert_eq!(manager.to_string(), "PersistentManager of Tomcat at db1:3307, db2:3306, with a password");
+    assert_eq!(manager.warnings(), [Warning::SavedLate]);
+    assert!(!format!("{manager:?}").contains("s3cret"));
+    let without = context(&xml.replace("PersistentValve", "X")).unwrap().unwrap();
+    assert_eq!(without.warnings()[0], Warning::NoValve);
+    let files = context(&xml.replace("JDBCStore", "FileStore")).unwrap().unwrap();
+    assert!(files.warnings().contains(&Warning::Files));
+    let source = xml.replace("JDBCStore", "DataSourceStore").replace("connectionURL", "dataSourceName");
+    assert_eq!(context(&source).unwrap().unwrap().stores(), []);
+}
+
+#[test]
+fn reads_the_sessions_of_kylin_5() {
+    let read =
+        |text: &str| SessionManager::from_kylin_properties(&Properties::parse("kylin.properties", text).unwrap());
+    let url = "kylin.metadata.url=kylin_metadata@jdbc,url=jdbc:postgresql://pg:5433/kylin,username=k,password=s3cret\n";
+    let manager = read(&format!("{url}spring.session.store-type=JDBC\n")).unwrap().unwrap();
+    assert_eq!(manager.to_string(), "Spring Session of Kylin 5 at pg:5433");
+    assert_eq!(manager.warnings(), []);
+    let secure = "spring.session.store-type=jdbc\nkylin.web.session.secure-random-create-enabled=true\n";
+    assert_eq!(read(secure).unwrap().unwrap().warnings(), [Warning::LongIds]);
+    for (text, shown) in [
+        ("host=r1\nspring.redis.database=4\nspring.redis.password=s3cret", "r1:6379, database 4, with a password"),
+        ("cluster.nodes=r1:7000,r2:7001", "r1:7000, r2:7001"),
+        ("sentinel.master=m\nspring.redis.sentinel.nodes=s1,s2:5", "s1:26379, s2:5 (Sentinels of m)"),
+    ] {
+        let manager = read(&format!("spring.session.store-type=redis\nspring.redis.{text}\n")).unwrap().unwrap();
+        assert_eq!(manager.to_string(), format!("Spring Session of Kylin 5 at {shown}"));
+    }
+    let local = read("spring.session.store-type=redis\n").unwrap().unwrap();
+    assert_eq!(local.warnings(), [Warning::Local]);
+    for text in [url, "spring.session.store-type=NONE\n"] {
+        assert_eq!(read(text), Ok(None), "{text}");
+    }
+    let error = read("\nspring.session.store-type=mongodb\n").unwrap_err().to_string();
+    assert_eq!(error, "kylin.properties:2: spring.session.store-type: expected JDBC, REDIS or NONE");
+}
+
+#[test]
+fn the_path_of_the_manual_is_not_the_one_that_tomcat_reads() {
+    for (file, is_wrong) in [
+        ("/opt/kylin/tomcat/context.xml", true),
+        ("tomcat/context.xml", true),
+        ("/opt/kylin/tomcat/conf/context.xml", false),
+        ("context.xml", false),
+    ] {
+        let manager = SessionManager::from_context(file, RECIPE).unwrap().unwrap();
+        assert_eq!(manager.warnings().contains(&Warning::WrongPath), is_wrong, "{file}");
+    }
 }
 
 #[test]

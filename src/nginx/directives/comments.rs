@@ -1,5 +1,7 @@
 //! `# kylin_lb:` comments: settings of this crate that nginx passes over.
 
+use std::path::Path;
+
 use super::catalogue::arg;
 use super::remarks::Remarks;
 use crate::nginx::options::{InvalidOption, KylinOptions, OPTIONS};
@@ -42,7 +44,9 @@ impl CommentOptions {
                 return Err(directive.span().value(message, format!("# kylin_lb: {known} {values};")));
             }
         };
-        let set = self.options.set(known, &word.text);
+        let file = remarks.file(directive.span());
+        let folder = Path::new(&*file).parent().unwrap_or(Path::new(""));
+        let set = self.options.set(known, &word.text, folder);
         set.map_err(|error: InvalidOption| {
             // The value may hold a password, but the line is in the error in any case.
             let expected = error.to_string();

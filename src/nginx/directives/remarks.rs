@@ -49,6 +49,11 @@ impl<'s> Remarks<'s> {
         format!("{}:{}", self.sources.name(span.file), span.line)
     }
 
+    /// Returns the file of a word.
+    pub(crate) fn file(&self, span: Span) -> Arc<str> {
+        self.sources.name(span.file)
+    }
+
     fn notice(&self, span: Span, text: String) -> Notice {
         Notice { file: self.sources.name(span.file), line: span.line, text }
     }

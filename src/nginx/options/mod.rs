@@ -3,7 +3,10 @@
 
 mod policy;
 mod probe;
+mod replicated;
 mod sessions;
+
+use std::path::Path;
 
 use thiserror::Error;
 
@@ -40,11 +43,11 @@ pub(crate) const OPTIONS: [(&str, &str); 6] = [
 pub struct InvalidOption(String);
 
 impl KylinOptions {
-    /// Sets the option `name`, one of [`OPTIONS`].
-    pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), InvalidOption> {
+    /// Sets the option `name`, one of [`OPTIONS`]. Relative names of files are below `folder`.
+    pub(crate) fn set(&mut self, name: &str, value: &str, folder: &Path) -> Result<(), InvalidOption> {
         match name {
             "kylin" => self.kylin = Some(switch(value)?),
-            "sessions" => self.sessions = Some(value.parse()?),
+            "sessions" => self.sessions = Some(SessionMode::parse_in(folder, value)?),
             "policy" => self.policy = Some(value.parse()?),
             "probe" => self.probe = Some(value.parse()?),
             "outlier" => self.outlier = Some(switch(value)?),

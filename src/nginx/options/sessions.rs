@@ -1,13 +1,17 @@
 use std::error::Error;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::InvalidOption;
+use super::replicated::ReplicatedBy;
 #[cfg(feature = "login-relay")]
 use crate::session::LoginRelay;
-use crate::session::{self, Affinity, InvalidStore, RestoreAfterLoss, Secret, SessionStore, Sessions};
+use crate::session::{
+    self, Affinity, InvalidStore, ReplicatedSessions, RestoreAfterLoss, Secret, SessionStore, Sessions,
+};
 
 /// How logins are kept, as an option names it.
 ///
@@ -18,10 +22,15 @@ use crate::session::{self, Affinity, InvalidStore, RestoreAfterLoss, Secret, Ses
 /// | `cookie` | [`Affinity::cookie`] |
 /// | `route` | [`Affinity::route`] |
 /// | `login-relay`, `login-relay:ADDRESS` | `Affinity::login_relay`, in memory or with a store (feature `login-relay`) |
+/// | `replicated`, `replicated=FILE` | [`Affinity::replicated`]; FILE of a node says where the nodes share their sessions |
 /// | `user` | [`Affinity::user`] |
 /// | `none` | none |
 ///
-/// Neither `Display` nor `Debug` shows the credentials of an address.
+/// FILE is Tomcat's `context.xml`, beside which some session managers have a file of their own, or the `kylin.properties` of Kylin 5.
+/// A file by which each node keeps its sessions to itself is an [`InvalidOption`]. Known defects of the setup are
+/// [warnings](SessionMode::warnings).
+///
+/// Neither `Display` nor `Debug` shows the credentials of an address or in a file.
 #[derive(Clone, PartialEq)]
 pub struct SessionMode(Mode);
 
@@ -33,6 +42,7 @@ enum Mode {
     Route,
     #[cfg(feature = "login-relay")]
     LoginRelay(Option<Store>),
+    Replicated(Option<ReplicatedBy>),
     User,
     None,
 }
@@ -46,7 +56,10 @@ struct Store {
 }
 
 const KNOWN: &str = "expected memory, redis://, redis+sentinel://, redis+cluster://, mysql://, memcached://, cookie, route, \
-                     login-relay, login-relay:STORE, user or none";
+                     login-relay, login-relay:STORE, replicated, replicated=FILE, user or none";
+
+/// In front of the FILE.
+const REPLICATED: &str = "replicated=";
 
 impl SessionMode {
     /// Sessions that are learned from the nodes' cookies, in memory.
@@ -82,7 +95,7 @@ impl SessionMode {
             Mode::Learn(store) => Some(store),
             #[cfg(feature = "login-relay")]
             Mode::LoginRelay(store) => store.as_ref(),
-            Mode::Cookie | Mode::Route | Mode::User | Mode::None => return Ok(None),
+            Mode::Cookie | Mode::Route | Mode::Replicated(_) | Mode::User | Mode::None => return Ok(None),
         };
         Ok(Some(match store {
             Some(store) => {
@@ -105,6 +118,7 @@ impl SessionMode {
             (Mode::LoginRelay(_), sessions) => Some(Affinity::login_relay(LoginRelay::new(sessions?.clone(), secret))),
             (Mode::Cookie, _) => Some(Affinity::cookie(secret)),
             (Mode::Route, _) => Some(Affinity::route()),
+            (Mode::Replicated(_), _) => Some(Affinity::replicated(ReplicatedSessions::new())),
             (Mode::User, _) => Some(Affinity::user(secret)),
             (Mode::None, _) => None,
         }
@@ -112,12 +126,28 @@ impl SessionMode {
 
     /// Returns whether front ends that share an address must share the secret.
     pub fn needs_secret(&self) -> bool {
-        !matches!(self.0, Mode::Memory | Mode::Route | Mode::None)
+        !matches!(self.0, Mode::Memory | Mode::Route | Mode::Replicated(_) | Mode::None)
     }
 
     /// Returns whether sessions are in a store that front ends share.
     pub fn has_store(&self) -> bool {
         matches!(self.0, Mode::Learn(_))
+    }
+
+    /// Returns the known defects of the nodes' session manager, a sentence each, where a file was read.
+    pub fn warnings(&self) -> Vec<String> {
+        match &self.0 {
+            Mode::Replicated(Some(by)) => by.manager.warnings().iter().map(ToString::to_string).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Parses the value of a `# kylin_lb:` comment. A FILE that is relative is below the folder of the configuration.
+    pub(crate) fn parse_in(folder: &Path, text: &str) -> Result<Self, InvalidOption> {
+        match text.strip_prefix(REPLICATED) {
+            Some(file) => ReplicatedBy::read(&folder.join(file)).map(|by| SessionMode(Mode::Replicated(Some(by)))),
+            None => text.parse(),
+        }
     }
 }
 
@@ -130,8 +160,10 @@ impl FromStr for SessionMode {
             "cookie" => Mode::Cookie,
             "route" => Mode::Route,
             "login-relay" => login_relay(None)?,
+            "replicated" => Mode::Replicated(None),
             "user" => Mode::User,
             "none" => Mode::None,
+            _ if text.starts_with(REPLICATED) => return SessionMode::parse_in(Path::new(""), text),
             _ => match text.strip_prefix("login-relay:") {
                 Some(address) => login_relay(Some(address))?,
                 None if text.contains("://") => Mode::Learn(Store::open(text)?),
@@ -190,6 +222,8 @@ impl fmt::Display for SessionMode {
             Mode::LoginRelay(None) => f.write_str("relayed logins, in memory"),
             #[cfg(feature = "login-relay")]
             Mode::LoginRelay(Some(store)) => write!(f, "relayed logins, in {}", store.shown()),
+            Mode::Replicated(None) => f.write_str("replicated by the nodes"),
+            Mode::Replicated(Some(by)) => write!(f, "replicated by the nodes: {} by {}", by.manager, by.file),
             Mode::User => f.write_str("by user"),
             Mode::None => f.write_str("not kept"),
         }
