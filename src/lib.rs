@@ -57,7 +57,7 @@
 //! | [`probe`] | active checks of nodes | |
 //! | [`discovery`] | sources of nodes: list, file, DNS, ZooKeeper, `kylin.properties` | `dns`, `zookeeper` |
 //! | [`backend`] | the trait that sends a request to a node, HTTP/1.1, any tower service | `client`, `tower` |
-//! | [`observe`] | events of requests and endpoints, for logs, metrics and traces | |
+//! | [`observe`] | events of requests and endpoints, for logs, metrics and traces | `metrics` |
 //! | [`body`] | the body type of requests and responses | |
 //! | [`buffer`] | the budget of all bytes that wait in memory | |
 //! | [`clock`] | the clock trait, and a manual clock for tests | |

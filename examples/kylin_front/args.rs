@@ -82,7 +82,8 @@ Clients:
 This program:
   --listen ADDR       where to listen (default 127.0.0.1:8080): HOST:PORT, [V6]:PORT, unix:/path; replaces all
                       addresses of a configuration, and serves its first server
-  --status ADDR       serves GET /front/status for operators; it has no login (default: off)
+  --status ADDR       serves GET /front/status for operators, and /metrics for Prometheus (build with --features prometheus); it
+                      has no login (default: off)
   --log LEVEL         off, error, warn, info (default), debug or trace: what it logs to standard error, one line for each change
                       of state; without this option, RUST_LOG may set levels such as kylin_lb=debug
   --log-format F      text (default) or json, one object a line

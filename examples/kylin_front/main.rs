@@ -17,6 +17,7 @@ mod demo;
 mod log_file;
 mod logging;
 mod members;
+mod metrics;
 mod nodes;
 mod request_log;
 mod sessions;
@@ -42,9 +43,10 @@ use self::args::{Args, Command, Source};
 use self::log_file::LogFile;
 use self::logging::StateLog;
 use self::members::Members;
+use self::metrics::Exporter;
 use self::request_log::{QueryLog, RequestLog};
 use self::signals::Signals;
-use self::status::Monitored;
+use self::status::{ConnectionCount, Monitored};
 
 /// How long requests in flight may take to finish after a signal.
 const GRACE: Duration = Duration::from_secs(30);
@@ -123,11 +125,10 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
         say(format_args!("{}{}", summary(&args), table(&cluster)));
         return Ok(());
     }
-    let watch = members.watch_state(Watch::new(StateLog));
-    let _watch = match &sessions {
-        Some(sessions) => watch.sessions("sessions", sessions),
-        None => watch,
-    };
+    let _watches = logs.watches(|watch| match &sessions {
+        Some(sessions) => members.watch_state(watch).sessions("sessions", sessions),
+        None => members.watch_state(watch),
+    });
     let _checker = args.probe.unwrap_or(ProbeMode::Auto).start(&cluster)?;
     let listen = match &args.listen {
         Some(listen) => listen.clone(),
@@ -144,7 +145,9 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
     members.wait(START_TIMEOUT).await;
     let Members { discovery, demo, metastore: _metastore, .. } = members;
     let clusters = vec![("kylin".into(), cluster.clone())];
-    let monitored = Monitored { clusters, sessions, discovery, buffers: args.buffers.clone() };
+    let (buffers, exporter) = (args.buffers.clone(), logs.exporter.clone());
+    let connections: Option<ConnectionCount> = Some(Box::new(server.connection_count()));
+    let monitored = Monitored { clusters, sessions, discovery, buffers, exporter, connections };
     let _status = status(&args, monitored)?;
     say(format_args!("{}{}", summary(&args), table(&cluster)));
     if let (Some(_), Some(address)) = (&demo, server.addresses().first()) {
@@ -224,12 +227,16 @@ async fn configured(
     }
     let clusters = site.clusters().map(|(name, cluster)| (name.to_owned(), cluster.clone())).collect();
     let (sessions, buffers) = (site.sessions().cloned(), args.buffers.clone());
-    let watch = site.clusters().fold(Watch::new(StateLog), |watch, (name, cluster)| watch.cluster(name, cluster));
-    let _watch = match &sessions {
-        Some(sessions) => watch.sessions("sessions", sessions),
-        None => watch,
-    };
-    let _status = status(args, Monitored { clusters, sessions, discovery: None, buffers })?;
+    let _watches = logs.watches(|watch| {
+        let watch = site.clusters().fold(watch, |watch, (name, cluster)| watch.cluster(name, cluster));
+        match &sessions {
+            Some(sessions) => watch.sessions("sessions", sessions),
+            None => watch,
+        }
+    });
+    let exporter = logs.exporter.clone();
+    let connections: Option<ConnectionCount> = Some(Box::new(server.connection_count()));
+    let _status = status(args, Monitored { clusters, sessions, discovery: None, buffers, exporter, connections })?;
     for (name, cluster) in site.clusters() {
         say(format_args!("\nupstream {name}{}", table(cluster)));
     }
@@ -241,6 +248,7 @@ async fn configured(
 struct Logs {
     observers: Vec<Arc<dyn Observer>>,
     files: Vec<LogFile>,
+    exporter: Option<Exporter>,
 }
 
 impl Logs {
@@ -259,7 +267,17 @@ impl Logs {
             logs.files.push(file.clone());
             logs.observers.push(Arc::new(QueryLog { file, with_sql: args.log_sql }));
         }
+        if args.status.is_some() {
+            logs.exporter = Exporter::install()?;
+            logs.observers.extend(logs.exporter.as_ref().map(Exporter::observer));
+        }
         Ok(logs)
+    }
+
+    /// Returns the watches of state: for the log, and for the metrics.
+    fn watches(&self, watched: impl Fn(Watch) -> Watch) -> Vec<Watch> {
+        let metrics = self.exporter.iter().map(|exporter| Watch::new(exporter.observer()));
+        [Watch::new(StateLog)].into_iter().chain(metrics).map(watched).collect()
     }
 
     /// Has them learn of the requests of a proxy.
@@ -283,6 +301,9 @@ fn status(args: &Args, monitored: Monitored) -> Result<(Option<Server>, Arc<Moni
     let server = args.status.clone().map(|listen| status::serve(listen, Arc::clone(&monitored))).transpose()?;
     for address in server.iter().flat_map(Server::addresses) {
         say(format_args!("status on http://{address}/front/status\n"));
+        if monitored.exporter.is_some() {
+            say(format_args!("metrics on http://{address}/metrics\n"));
+        }
     }
     Ok((server, monitored))
 }

@@ -12,6 +12,8 @@ use kylin_lb::session::Sessions;
 use kylin_lb::{Body, BufferBudget, ClientAddr, Cluster};
 use serde_json::{Value, json};
 
+use crate::metrics::{self, Exporter};
+
 /// What the status covers.
 #[derive(Default)]
 pub struct Monitored {
@@ -19,7 +21,12 @@ pub struct Monitored {
     pub sessions: Option<Sessions>,
     pub discovery: Option<DiscoveryHandle>,
     pub buffers: BufferBudget,
+    pub exporter: Option<Exporter>,
+    pub connections: Option<ConnectionCount>,
 }
+
+/// Counts the open connections of clients.
+pub type ConnectionCount = Box<dyn Fn() -> usize + Send + Sync>;
 
 /// Serves the status at `listen`, on one thread.
 pub fn serve(listen: Listen, monitored: Arc<Monitored>) -> Result<Server, Box<dyn Error>> {
@@ -31,10 +38,20 @@ pub fn serve(listen: Listen, monitored: Arc<Monitored>) -> Result<Server, Box<dy
 }
 
 fn response(monitored: &Monitored, request: &Request<Body>) -> Response<Body> {
+    if let (Some(exporter), &Method::GET, "/metrics") = (&monitored.exporter, request.method(), request.uri().path()) {
+        let mut response = Response::new(Body::from(exporter.render(monitored)));
+        let kind = header::HeaderValue::from_static(metrics::CONTENT_TYPE);
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        return response;
+    }
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/front/status") => (StatusCode::OK, monitored.describe()),
         (_, "/front/status") => (StatusCode::METHOD_NOT_ALLOWED, json!({"error": "GET only"})),
-        _ => (StatusCode::NOT_FOUND, json!({"error": "the only path is /front/status"})),
+        (_, "/metrics") if monitored.exporter.is_some() => {
+            (StatusCode::METHOD_NOT_ALLOWED, json!({"error": "GET only"}))
+        }
+        (_, "/metrics") => (StatusCode::NOT_FOUND, json!({"error": metrics::MISSING})),
+        _ => (StatusCode::NOT_FOUND, json!({"error": "the paths are /front/status and /metrics"})),
     };
     let body = if request.method() == Method::HEAD { Body::empty() } else { Body::from(format!("{body:#}\n")) };
     let mut response = Response::new(body);

@@ -147,13 +147,7 @@ impl AttemptEnd {
     /// Returns a name from a bounded set, for logs and metrics: the class of a status such as `2xx`, or the kind of a failure.
     pub fn as_str(self) -> &'static str {
         match self {
-            AttemptEnd::Responded(status) => match status.as_u16() {
-                100..=199 => "1xx",
-                200..=299 => "2xx",
-                300..=399 => "3xx",
-                400..=499 => "4xx",
-                _ => "5xx",
-            },
+            AttemptEnd::Responded(status) => status_class(status),
             AttemptEnd::Truncated => "truncated",
             AttemptEnd::Failed(kind) => name_of(kind),
             AttemptEnd::NotPrepared(_) => "login",
@@ -314,6 +308,17 @@ pub struct Times {
     pub first_byte: Option<Duration>,
     /// From the arrival of the head to the end.
     pub total: Duration,
+}
+
+/// Returns the class of a status, such as `2xx`.
+pub(super) fn status_class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        100..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
 }
 
 fn name_of(kind: SendErrorKind) -> &'static str {

@@ -46,6 +46,8 @@
 
 mod change;
 mod event;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod observers;
 mod recorder;
 mod request;
@@ -64,11 +66,14 @@ pub use self::event::{
     Attempt, AttemptBegan, AttemptEnd, AttemptEnded, AttemptPhase, Classified, EndpointPicked, Finished, Received,
     ResponseHead, Retried, RetryReason, SessionEvent, SessionOutcome, Times,
 };
+#[cfg(feature = "metrics")]
+pub use self::metrics::Metrics;
 pub(crate) use self::observers::Observers;
 pub use self::observers::RequestObserver;
 pub(crate) use self::recorder::RequestRecorder;
-pub use self::request::ObservedRequest;
+pub use self::request::{ObservedRequest, basic_user};
 pub use self::served_by::ServedBy;
+pub use self::target::masked_target;
 pub use self::termination::Termination;
 pub use self::timestamp::Timestamp;
 pub use self::watch::Watch;

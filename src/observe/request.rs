@@ -8,7 +8,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Version};
 
 use super::Detail;
-use super::target::{mask_path, mask_query};
+use super::target::{mask_path, mask_query, masked};
 use crate::basic_auth;
 use crate::request::{ClientAddr, ObservedQuery};
 
@@ -48,7 +48,7 @@ impl ObservedRequest {
             target: request.uri().path_and_query().cloned(),
             version: request.version(),
             host: headers.get(header::HOST).cloned(),
-            user: user(headers),
+            user: basic_user(headers).map(String::into_boxed_str),
             id: headers.get(&X_REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned(),
             traceparent: headers.get(&TRACEPARENT).filter(|value| is_traceparent(value.as_bytes())).cloned(),
             referer: headers.get(header::REFERER).cloned(),
@@ -127,12 +127,7 @@ impl ObservedRequest {
     /// Returns the `Referer`, masked as the [target](Self::target) is.
     pub fn referer(&self) -> Option<Cow<'_, str>> {
         let referer = String::from_utf8_lossy(self.referer.as_ref()?.as_bytes());
-        Some(match referer.split_once('?') {
-            Some((path, query)) => {
-                Cow::Owned(format!("{}?{}", mask_path(path), mask_query(query, self.detail == Detail::Sql)))
-            }
-            None => Cow::Owned(mask_path(&referer).into_owned()),
-        })
+        Some(Cow::Owned(masked(&referer, self.detail == Detail::Sql).into_owned()))
     }
 
     /// Returns the `User-Agent`, which may hold any bytes but control characters.
@@ -175,9 +170,9 @@ impl fmt::Debug for ObservedRequest {
     }
 }
 
-fn user(headers: &HeaderMap) -> Option<Box<str>> {
-    let name = basic_auth::user(headers.get(header::AUTHORIZATION)?)?;
-    String::from_utf8(name).ok().map(String::into_boxed_str)
+/// Returns the user name of Basic credentials in the headers of a request, which no one has checked yet.
+pub fn basic_user(headers: &HeaderMap) -> Option<String> {
+    String::from_utf8(basic_auth::user(headers.get(header::AUTHORIZATION)?)?).ok()
 }
 
 /// The longest `x-request-id` that is passed on, in bytes.

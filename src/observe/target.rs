@@ -7,6 +7,28 @@ use percent_encoding::percent_decode_str;
 /// What stands in place of a value that is not shown.
 const MASK: &str = "***";
 
+/// Returns a target of a request, a path with or without a query, as logs may show it: without the values of path parameters, and
+/// with `***` in place of values of the query that may be secret, such as `sql`, passwords, tokens and session ids.
+///
+/// ```
+/// let masked = kylin_lb::observe::masked_target("/kylin/query;jsessionid=AB?sql=select+1&limit=10");
+/// assert_eq!(masked, "/kylin/query;***?sql=***&limit=10");
+/// ```
+pub fn masked_target(target: &str) -> Cow<'_, str> {
+    masked(target, false)
+}
+
+/// [`masked_target`]; `shows_sql`: SQL is not secret.
+pub(super) fn masked(target: &str, shows_sql: bool) -> Cow<'_, str> {
+    match target.split_once('?') {
+        None => mask_path(target),
+        Some((path, query)) => match (mask_path(path), mask_query(query, shows_sql)) {
+            (Cow::Borrowed(_), Cow::Borrowed(_)) => Cow::Borrowed(target),
+            (path, query) => Cow::Owned(format!("{path}?{query}")),
+        },
+    }
+}
+
 /// Returns `path` without the values of path parameters: servers write session ids there (`;jsessionid=`).
 pub(super) fn mask_path(path: &str) -> Cow<'_, str> {
     if !path.contains([';', '%']) {

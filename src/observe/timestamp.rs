@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// let time = Timestamp::from(UNIX_EPOCH + Duration::from_millis(1_700_000_000_123));
 /// assert_eq!(time.to_string(), "2023-11-14T22:13:20.123Z");
 /// assert_eq!(time.common_log().to_string(), "14/Nov/2023:22:13:20 +0000");
+/// assert_eq!(time.iso8601().to_string(), "2023-11-14T22:13:20+00:00");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp {
@@ -33,6 +34,11 @@ impl Timestamp {
     /// Formats the time as the Common Log Format does.
     pub fn common_log(self) -> impl fmt::Display {
         CommonLog(self.parts())
+    }
+
+    /// Formats the time as nginx's `$time_iso8601` does: to the second, with the offset from UTC.
+    pub fn iso8601(self) -> impl fmt::Display {
+        Iso8601(self.parts())
     }
 
     fn parts(self) -> Parts {
@@ -67,6 +73,15 @@ impl fmt::Display for CommonLog {
         let Parts { year, month, day, hour, minute, second } = &self.0;
         let month = MONTHS[usize::from(*month) - 1];
         write!(f, "{day:02}/{month}/{year}:{hour:02}:{minute:02}:{second:02} +0000")
+    }
+}
+
+struct Iso8601(Parts);
+
+impl fmt::Display for Iso8601 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Parts { year, month, day, hour, minute, second } = &self.0;
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}+00:00")
     }
 }
 

@@ -162,7 +162,8 @@ impl<H: Handler> ServerBuilder<H> {
         }
         let idle = Arc::new(IdleList::default());
         let client_limit = self.max_connections_per_client.map(|max| ClientLimit::new(max, warn_of_connections));
-        let permits = Arc::new(Semaphore::new(max_connections.get().min(Semaphore::MAX_PERMITS)));
+        let max_permits = max_connections.get().min(Semaphore::MAX_PERMITS);
+        let permits = Arc::new(Semaphore::new(max_permits));
         let mut loops = Vec::with_capacity(threads);
         for index in 0..threads {
             let sockets = bound.iter_mut().filter_map(|(listener, options, handler)| {
@@ -183,7 +184,7 @@ impl<H: Handler> ServerBuilder<H> {
             })?;
             loops.push(AcceptLoop { done: is_done, thread });
         }
-        Ok(Server { addresses, stop, loops })
+        Ok(Server { addresses, stop, loops, permits: (permits, max_permits) })
     }
 }
 

@@ -25,11 +25,12 @@ pub(crate) use http1::fuzz_request_head;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use builder::{DEFAULT_BACKLOG, ServerBuilder};
 pub use handshake::ListenOptions;
@@ -107,6 +108,8 @@ pub struct Server {
     /// Holds the grace once the server stops. The loops also end when it is dropped.
     stop: watch::Sender<Option<Duration>>,
     loops: Vec<AcceptLoop>,
+    /// One permit for each connection that may be open, and how many there are.
+    permits: (Arc<Semaphore>, usize),
 }
 
 struct AcceptLoop {
@@ -132,6 +135,12 @@ impl Server {
     /// Returns the addresses of the TCP listeners, in the order in which they were added.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Returns a function that counts the open connections of clients. It works beyond the life of the server.
+    pub fn connection_count(&self) -> impl Fn() -> usize + Send + Sync + 'static + use<> {
+        let (permits, all) = self.permits.clone();
+        move || all.saturating_sub(permits.available_permits())
     }
 
     /// Stops the server. It accepts no new connections, closes idle ones, and closes the others

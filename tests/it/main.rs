@@ -31,6 +31,7 @@ mod ejection;
 mod example_first_sights;
 mod example_front;
 mod example_log;
+mod example_metrics;
 mod example_options;
 mod example_request_log;
 mod example_sessions;

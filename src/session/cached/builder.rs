@@ -9,7 +9,7 @@ use super::sessions::derive_key;
 use super::{CachedStore, NearCache, RecentKeys, RestoreAfterLoss, Sessions};
 use crate::clock::{Clock, Epoch, SystemClock};
 use crate::session::store::cache::CacheLimits;
-use crate::session::{InvalidStore, Secret, SessionStore};
+use crate::session::{InvalidStore, MemoryStore, Secret, SessionStore};
 
 const DEADLINE: Duration = Duration::from_millis(50);
 const STALENESS: Duration = Duration::from_secs(3);
@@ -29,6 +29,8 @@ pub struct SessionsBuilder {
     staleness: Duration,
     /// `None` for a store in this process.
     pub(super) near: Option<CacheLimits>,
+    /// The store, if it is in this process.
+    pub(super) local: Option<MemoryStore>,
     clock: Arc<dyn Clock>,
     restore: Option<RestoreAfterLoss>,
 }
@@ -41,6 +43,7 @@ impl SessionsBuilder {
             deadline: DEADLINE,
             staleness: STALENESS,
             near: Some(CacheLimits { entries: NEAR_ENTRIES, bytes: NEAR_BYTES }),
+            local: None,
             clock: Arc::new(SystemClock),
             restore: None,
         }
@@ -102,6 +105,7 @@ impl SessionsBuilder {
         let store = CachedStore {
             store: self.store,
             near,
+            local: self.local,
             restore: self.restore,
             number: BUILT.fetch_add(1, Ordering::Relaxed),
             secrets: Default::default(),

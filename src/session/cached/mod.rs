@@ -39,7 +39,7 @@ use crate::clock::Epoch;
 use crate::request::ClientAddr;
 use crate::session::secret::{SecretUse, Tagger};
 use crate::session::{
-    Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
+    MemoryStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
 };
 use crate::shortage;
 
@@ -78,6 +78,8 @@ struct CachedStore {
     store: Arc<dyn SessionStore>,
     /// `None` for a store in this process.
     near: Option<NearCache>,
+    /// The store, if it is in this process.
+    local: Option<MemoryStore>,
     /// Derive keys from session ids; the first one has the current secret.
     taggers: Arc<[Tagger]>,
     recent_keys: RecentKeys,

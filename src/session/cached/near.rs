@@ -55,6 +55,10 @@ impl NearCache {
         NearCache { cache: ShardedCache::new(limits), staleness, epoch }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.cache.len()
+    }
+
     pub(super) fn get(&self, key: &SessionKey) -> Option<NearEntry> {
         let now = self.epoch.millis();
         let entry = self.cache.entry(key, now);

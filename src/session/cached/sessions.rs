@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CachedStore, Lookup, LossEpoch, NearEntry, SessionsBuilder, Unavailable, Write, in_use};
+use super::{CachedStore, Lookup, LossEpoch, NearCache, NearEntry, SessionsBuilder, Unavailable, Write, in_use};
 use crate::drop_guard::DropGuard;
 use crate::maybe_ready::MaybeReady;
 use crate::request::ClientAddr;
@@ -60,8 +60,8 @@ impl Sessions {
     /// Returns sessions in `store`, which is in this process. There is no near cache and no deadline, since every operation is
     /// ready at once.
     pub fn local(store: MemoryStore, secret: Secret) -> Self {
-        let mut builder = SessionsBuilder::new(store, secret);
-        builder.near = None;
+        let mut builder = SessionsBuilder::new(store.clone(), secret);
+        (builder.near, builder.local) = (None, Some(store));
         builder.build_unchecked()
     }
 
@@ -87,6 +87,12 @@ impl Sessions {
     /// Returns how many writes wait until the store is available again.
     pub fn pending_writes(&self) -> usize {
         self.store.pending.len()
+    }
+
+    /// Returns how many sessions are in the memory of this process: in its own store, or in the near cache.
+    pub fn entries_in_memory(&self) -> usize {
+        let CachedStore { near, local, .. } = &*self.store;
+        near.as_ref().map(NearCache::len).or(local.as_ref().map(MemoryStore::len)).unwrap_or_default()
     }
 
     /// Returns the time of day, in seconds since 1970.

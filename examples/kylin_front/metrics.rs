@@ -1,0 +1,99 @@
+//! `GET /metrics` on the listener for operators, in the text format of Prometheus.
+
+use std::sync::Arc;
+
+use kylin_lb::observe::Observer;
+
+#[cfg(feature = "prometheus")]
+pub use self::with_prometheus::Exporter;
+use crate::status::Monitored;
+
+/// The text format of Prometheus.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
+
+/// What `/metrics` says in a build without them.
+pub const MISSING: &str = "this build has no metrics: build it with --features prometheus";
+
+#[cfg(feature = "prometheus")]
+mod with_prometheus {
+    use std::time::Duration;
+
+    use kylin_lb::observe::Metrics;
+    use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+    use metrics_util::MetricKindMask;
+
+    use super::{Arc, Monitored, Observer};
+
+    /// The upper bounds of the histograms, in seconds: a query takes from milliseconds to minutes.
+    const BUCKETS: [f64; 14] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+    /// A gauge that is not set at a scrape is gone: its endpoint was removed.
+    const GAUGE_TIMEOUT: Duration = Duration::from_millis(500);
+    /// How often values of histograms are put into their buckets, also if nothing scrapes.
+    const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+    /// The recorder of the process.
+    #[derive(Clone)]
+    pub struct Exporter {
+        handle: PrometheusHandle,
+        metrics: Metrics,
+    }
+
+    impl Exporter {
+        /// Installs the recorder. Call it within a tokio runtime.
+        pub fn install() -> Result<Option<Self>, String> {
+            let builder = PrometheusBuilder::new().idle_timeout(MetricKindMask::GAUGE, Some(GAUGE_TIMEOUT));
+            let installed = builder.set_buckets(&BUCKETS).and_then(PrometheusBuilder::install_recorder);
+            let handle = installed.map_err(|error| format!("metrics: {error}"))?;
+            let upkeep = handle.clone();
+            tokio::spawn(async move {
+                let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+                loop {
+                    ticks.tick().await;
+                    upkeep.run_upkeep();
+                }
+            });
+            Ok(Some(Exporter { handle, metrics: Metrics::new() }))
+        }
+
+        pub fn observer(&self) -> Arc<dyn Observer> {
+            Arc::new(self.metrics.clone())
+        }
+
+        pub fn render(&self, monitored: &Monitored) -> String {
+            for (name, cluster) in &monitored.clusters {
+                self.metrics.record_cluster(name, &cluster.status());
+            }
+            if let Some(sessions) = &monitored.sessions {
+                self.metrics.record_sessions("sessions", sessions);
+            }
+            if let Some(discovery) = &monitored.discovery {
+                self.metrics.record_discovery("nodes", &discovery.status());
+            }
+            self.metrics.record_buffers(&monitored.buffers.status());
+            if let Some(count) = &monitored.connections {
+                self.metrics.record_connections(count());
+            }
+            self.handle.render()
+        }
+    }
+}
+
+/// A build without metrics.
+#[cfg(not(feature = "prometheus"))]
+#[derive(Clone)]
+pub enum Exporter {}
+
+#[cfg(not(feature = "prometheus"))]
+impl Exporter {
+    pub fn install() -> Result<Option<Self>, String> {
+        Ok(None)
+    }
+
+    pub fn observer(&self) -> Arc<dyn Observer> {
+        match *self {}
+    }
+
+    pub fn render(&self, _: &Monitored) -> String {
+        match *self {}
+    }
+}

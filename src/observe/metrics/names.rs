@@ -1,0 +1,111 @@
+//! The names of all metrics, with what each means.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+pub(super) const REQUESTS: &str = "kylin_lb_requests_total";
+pub(super) const RESPONSES: &str = "kylin_lb_responses_total";
+pub(super) const RESPONSE_BYTES: &str = "kylin_lb_response_bytes_total";
+pub(super) const REQUEST_SECONDS: &str = "kylin_lb_request_duration_seconds";
+pub(super) const WAITING_SECONDS: &str = "kylin_lb_request_waiting_seconds";
+pub(super) const FIRST_BYTE_SECONDS: &str = "kylin_lb_request_first_byte_seconds";
+pub(super) const REQUESTS_IN_FLIGHT: &str = "kylin_lb_requests_in_flight";
+pub(super) const PICKS: &str = "kylin_lb_picks_total";
+pub(super) const ATTEMPTS: &str = "kylin_lb_attempts_total";
+pub(super) const ATTEMPT_SECONDS: &str = "kylin_lb_attempt_duration_seconds";
+pub(super) const RETRIES: &str = "kylin_lb_retries_total";
+pub(super) const RETRY_BUDGET: &str = "kylin_lb_retry_budget_left";
+pub(super) const SESSIONS: &str = "kylin_lb_sessions_total";
+pub(super) const ENDPOINT_CHANGES: &str = "kylin_lb_endpoint_changes_total";
+pub(super) const ENDPOINT_UP: &str = "kylin_lb_endpoint_up";
+pub(super) const ENDPOINT_STATE: &str = "kylin_lb_endpoint_state";
+pub(super) const ENDPOINT_SINCE: &str = "kylin_lb_endpoint_health_changed_timestamp_seconds";
+pub(super) const ENDPOINT_IN_FLIGHT: &str = "kylin_lb_endpoint_requests_in_flight";
+pub(super) const CLUSTER_ENDPOINTS: &str = "kylin_lb_cluster_endpoints";
+pub(super) const CLUSTER_ENDPOINTS_UP: &str = "kylin_lb_cluster_endpoints_up";
+pub(super) const CLUSTER_PANICKING: &str = "kylin_lb_cluster_panicking";
+pub(super) const SHORTAGES: &str = "kylin_lb_shortages_total";
+pub(super) const STORE_UP: &str = "kylin_lb_session_store_up";
+pub(super) const STORE_PENDING: &str = "kylin_lb_session_store_pending_writes";
+pub(super) const SESSION_ENTRIES: &str = "kylin_lb_session_entries";
+pub(super) const DISCOVERY_UP: &str = "kylin_lb_discovery_up";
+pub(super) const DISCOVERY_STATE: &str = "kylin_lb_discovery_state";
+pub(super) const DISCOVERY_ENDPOINTS: &str = "kylin_lb_discovery_endpoints";
+pub(super) const DISCOVERY_REJECTED: &str = "kylin_lb_discovery_rejected_nodes";
+pub(super) const BUFFER_BYTES: &str = "kylin_lb_buffer_bytes";
+pub(super) const BUFFER_LIMIT: &str = "kylin_lb_buffer_limit_bytes";
+pub(super) const BUFFER_WAITING: &str = "kylin_lb_buffer_waiting_bodies";
+pub(super) const BUFFER_REFUSED: &str = "kylin_lb_buffer_refused_total";
+pub(super) const CONNECTIONS: &str = "kylin_lb_client_connections";
+
+const COUNTERS: [(&str, &str); 10] = [
+    (REQUESTS, "Requests that have ended, by how they ended."),
+    (RESPONSES, "Responses to clients, by the class of their status."),
+    (RESPONSE_BYTES, "Bytes of response bodies that clients took."),
+    (PICKS, "Picks of an endpoint, by why it was picked."),
+    (ATTEMPTS, "Attempts at an endpoint, by how they ended."),
+    (RETRIES, "Requests that were sent again, by why."),
+    (SESSIONS, "Sessions of requests, by what became of them."),
+    (ENDPOINT_CHANGES, "Changes of the state of an endpoint, by what showed them."),
+    (SHORTAGES, "How often this process was short of descriptors, ports or memory for a connection."),
+    (BUFFER_REFUSED, "Bodies for which there was no room in memory."),
+];
+
+const HISTOGRAMS: [(&str, &str); 4] = [
+    (REQUEST_SECONDS, "Time from the head of a request to the end of its response."),
+    (WAITING_SECONDS, "Time from the head of a request to its first attempt."),
+    (FIRST_BYTE_SECONDS, "Time from the head of a request to the head of its response."),
+    (ATTEMPT_SECONDS, "Time of an attempt at an endpoint, from its begin to its end."),
+];
+
+const GAUGES: [(&str, &str); 20] = [
+    (REQUESTS_IN_FLIGHT, "Requests that have arrived and not ended."),
+    (RETRY_BUDGET, "Retries that the budget still allowed after the last retry."),
+    (ENDPOINT_UP, "Whether an endpoint is ready and in health."),
+    (ENDPOINT_STATE, "1 for the administrative state and the health that an endpoint has, and for the reason."),
+    (ENDPOINT_SINCE, "Unix time at which an endpoint entered its state of health."),
+    (ENDPOINT_IN_FLIGHT, "Requests in flight on an endpoint."),
+    (CLUSTER_ENDPOINTS, "Endpoints of a cluster."),
+    (CLUSTER_ENDPOINTS_UP, "Endpoints of a cluster that are ready and in health. Clients are refused at 0."),
+    (CLUSTER_PANICKING, "Whether endpoints serve although health bars all of them."),
+    (STORE_UP, "Whether a session store is available."),
+    (STORE_PENDING, "Writes that wait until a session store is available again."),
+    (SESSION_ENTRIES, "Sessions in the memory of this process."),
+    (DISCOVERY_UP, "Whether a source of nodes works."),
+    (DISCOVERY_STATE, "1 for the state that a source of nodes has."),
+    (DISCOVERY_ENDPOINTS, "Endpoints that come from a source of nodes."),
+    (DISCOVERY_REJECTED, "Nodes of a source that became no endpoint."),
+    (BUFFER_BYTES, "Bytes of bodies that wait in memory."),
+    (BUFFER_LIMIT, "Most bytes of bodies that may wait in memory."),
+    (BUFFER_WAITING, "Request bodies that wait for room in memory."),
+    (CONNECTIONS, "Open connections of clients."),
+];
+
+/// Describes all metrics to the recorder that is installed.
+pub(super) fn describe() {
+    for (name, help) in COUNTERS {
+        describe_counter!(name, help);
+    }
+    for (name, help) in HISTOGRAMS {
+        describe_histogram!(name, Unit::Seconds, help);
+    }
+    for (name, help) in GAUGES {
+        describe_gauge!(name, help);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_in_the_table_of_the_guide() {
+        let guide = include_str!("../../docs/operations.md");
+        for (names, kind) in [(&COUNTERS[..], "counter"), (&HISTOGRAMS[..], "histogram"), (&GAUGES[..], "gauge")] {
+            for (name, _) in names {
+                assert!(guide.contains(&format!("| `{name}` | {kind} |")), "{name} as a {kind}");
+            }
+        }
+        let rows = guide.lines().filter(|line| line.starts_with("| `kylin_lb_")).count();
+        assert_eq!(rows, COUNTERS.len() + HISTOGRAMS.len() + GAUGES.len());
+    }
+}

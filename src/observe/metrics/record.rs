@@ -1,0 +1,121 @@
+//! The gauges, and counters that another part of the crate keeps.
+
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use metrics::{counter, gauge};
+
+use super::{Metrics, names};
+use crate::buffer::BufferStatus;
+use crate::cluster::{ClusterStatus, EndpointStatus};
+use crate::discovery::{DiscoveryStatus, SourceState};
+use crate::endpoint::AdminState;
+use crate::health::HealthState;
+use crate::session::Sessions;
+
+/// What the gauge of a state showed last: the values of its labels behind the name of the cluster and the id of the endpoint.
+pub(super) type Recorded = [String; 3];
+
+impl Metrics {
+    /// Sets the gauges of a cluster and its endpoints, and those of this process.
+    pub fn record_cluster(&self, cluster: &str, status: &ClusterStatus) {
+        let up = status.endpoints.iter().filter(|endpoint| is_up(endpoint)).count();
+        for endpoint in &status.endpoints {
+            self.record_endpoint(cluster, endpoint);
+        }
+        let labels = [("cluster", cluster.to_owned())];
+        gauge!(names::CLUSTER_ENDPOINTS, &labels).set(count(status.endpoints.len()));
+        gauge!(names::CLUSTER_ENDPOINTS_UP, &labels).set(count(up));
+        gauge!(names::CLUSTER_PANICKING, &labels).set(flag(status.panicking));
+        counter!(names::SHORTAGES).absolute(status.shortages);
+        gauge!(names::REQUESTS_IN_FLIGHT).set(self.shared.in_flight.load(Ordering::Relaxed) as f64);
+    }
+
+    fn record_endpoint(&self, cluster: &str, endpoint: &EndpointStatus) {
+        let place = [("cluster", cluster.to_owned()), ("endpoint", endpoint.id.to_string())];
+        gauge!(names::ENDPOINT_UP, &place).set(flag(is_up(endpoint)));
+        gauge!(names::ENDPOINT_IN_FLIGHT, &place).set(endpoint.in_flight);
+        gauge!(names::ENDPOINT_SINCE, &place).set(unix_seconds(endpoint.since));
+        let now = [
+            format!("{:?}", endpoint.admin_state).to_lowercase(),
+            format!("{:?}", endpoint.health).to_lowercase(),
+            endpoint.reason.map(|reason| reason.to_string()).unwrap_or_default(),
+        ];
+        self.set_state(names::ENDPOINT_STATE, &place, ["admin_state", "health", "reason"], now);
+    }
+
+    /// Sets the gauge with the values `now` to 1, and the one that was set before to 0.
+    fn set_state(
+        &self,
+        name: &'static str,
+        place: &[(&'static str, String)],
+        labels: [&'static str; 3],
+        now: Recorded,
+    ) {
+        let set = |values: &Recorded, on: bool| {
+            let values = labels.into_iter().zip(values.iter().cloned()).filter(|(label, _)| !label.is_empty());
+            let labels: Vec<_> = place.iter().cloned().chain(values).collect();
+            gauge!(name, &labels).set(flag(on));
+        };
+        let values: Vec<_> = place.iter().map(|(_, value)| value.as_str()).collect();
+        let mut recorded = self.shared.recorded.lock();
+        let before = recorded.insert((name.to_owned(), values.join("\n")), now.clone());
+        if let Some(before) = before.filter(|before| *before != now) {
+            set(&before, false);
+        }
+        set(&now, true);
+    }
+
+    /// Sets the gauges of a session store, which they call `store`.
+    pub fn record_sessions(&self, store: &str, sessions: &Sessions) {
+        let labels = [("store", store.to_owned())];
+        gauge!(names::STORE_UP, &labels).set(flag(sessions.is_store_available()));
+        gauge!(names::STORE_PENDING, &labels).set(count(sessions.pending_writes()));
+        gauge!(names::SESSION_ENTRIES, &labels).set(count(sessions.entries_in_memory()));
+    }
+
+    /// Sets the gauges of a source of nodes, which they call `source`.
+    pub fn record_discovery(&self, source: &str, status: &DiscoveryStatus) {
+        let labels = [("source", source.to_owned())];
+        gauge!(names::DISCOVERY_UP, &labels).set(flag(status.source == SourceState::Current));
+        gauge!(names::DISCOVERY_ENDPOINTS, &labels).set(count(status.endpoints));
+        gauge!(names::DISCOVERY_REJECTED, &labels).set(count(status.rejected));
+        let state = format!("{:?}", status.source).to_lowercase();
+        let now = [state, String::new(), String::new()];
+        self.set_state(names::DISCOVERY_STATE, &labels, ["state", "", ""], now);
+    }
+
+    /// Sets the gauges of the bytes that wait in memory.
+    pub fn record_buffers(&self, status: &BufferStatus) {
+        gauge!(names::BUFFER_BYTES).set(count(status.used));
+        if let Some(limit) = status.limit {
+            gauge!(names::BUFFER_LIMIT).set(count(limit));
+        }
+        gauge!(names::BUFFER_WAITING).set(count(status.waiting));
+        counter!(names::BUFFER_REFUSED).absolute(status.refused);
+    }
+
+    /// Sets the gauge of the open connections of clients, as `Server::connection_count` counts them.
+    pub fn record_connections(&self, connections: usize) {
+        gauge!(names::CONNECTIONS).set(count(connections));
+    }
+}
+
+fn is_up(endpoint: &EndpointStatus) -> bool {
+    endpoint.admin_state == AdminState::Ready && matches!(endpoint.health, HealthState::Healthy | HealthState::Suspect)
+}
+
+/// Returns the time of day of a moment in the past.
+fn unix_seconds(moment: Instant) -> f64 {
+    let at = SystemTime::now().checked_sub(moment.elapsed()).unwrap_or(UNIX_EPOCH);
+    // Whole seconds, so that the value does not move with the clocks.
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64().round()
+}
+
+fn count(count: usize) -> f64 {
+    count as f64
+}
+
+fn flag(on: bool) -> f64 {
+    f64::from(u8::from(on))
+}
