@@ -78,7 +78,7 @@
     allow(rustdoc::broken_intra_doc_links, reason = "links to modules whose feature is off")
 )]
 
-mod admission;
+pub mod admission;
 pub mod backend;
 mod background;
 pub mod balance;

@@ -1,1 +1,5 @@
 //! Admission: what happens to a request between its arrival and the pick of an endpoint. Each part works without the others.
+
+pub(crate) mod queue;
+
+pub use queue::QueueRules;

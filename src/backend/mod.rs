@@ -14,6 +14,8 @@ mod timeouts;
 #[cfg(feature = "tower")]
 pub mod tower;
 
+use std::time::Duration;
+
 use http::{HeaderValue, Request, Response, header};
 
 #[cfg(not(feature = "client"))]
@@ -95,6 +97,12 @@ pub trait Backend: Send + Sync + 'static {
     fn host(&self) -> Option<HeaderValue> {
         None
     }
+
+    /// Returns the time from the last byte of a request to the head of the response after which the backend gives up. A query does
+    /// not [wait](crate::admission::QueueRules) for a slot for longer. The default is that of [`Timeouts`].
+    fn head_timeout(&self) -> Duration {
+        Timeouts::default().head
+    }
 }
 
 /// Marks a request of the crate itself, such as a probe or a relayed login. It is in the request's
@@ -130,6 +138,10 @@ impl<B: Backend> Backend for std::sync::Arc<B> {
 
     fn host(&self) -> Option<HeaderValue> {
         B::host(self)
+    }
+
+    fn head_timeout(&self) -> Duration {
+        B::head_timeout(self)
     }
 }
 

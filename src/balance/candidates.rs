@@ -19,6 +19,8 @@ pub struct Candidates<'c> {
     layout: &'c Layout,
     attempted: &'c Attempted,
     needed: EligibilityFlags,
+    /// Limits of requests in flight do not apply: the request waits for a slot, or needs none.
+    past_limits: bool,
     table: Option<&'c (dyn Any + Send + Sync)>,
 }
 
@@ -26,7 +28,14 @@ impl<'c> Candidates<'c> {
     /// Returns the candidates for a request that needs `role` and has been sent to the `attempted` endpoints.
     pub(crate) fn new(layout: &'c Layout, attempted: &'c Attempted, role: Option<Role>) -> Self {
         let needed = EligibilityFlags::needed_for(role);
-        Candidates { layout, attempted, needed, table: layout.table.as_deref() }
+        Candidates { layout, attempted, needed, past_limits: false, table: layout.table.as_deref() }
+    }
+
+    /// Sets whether full endpoints are eligible.
+    #[inline]
+    pub(crate) fn past_limits(mut self, past_limits: bool) -> Self {
+        self.past_limits = past_limits;
+        self
     }
 
     /// Returns the number of endpoints, eligible or not.
@@ -61,7 +70,7 @@ impl<'c> Candidates<'c> {
     }
 
     /// Returns whether `candidate` may serve this request: it is ready, neither ejected nor full, has the role that the request
-    /// needs, and was not attempted before.
+    /// needs, and was not attempted before. For a query that [waits](crate::admission::QueueRules) a full endpoint is eligible.
     #[inline]
     pub fn is_eligible(&self, candidate: Candidate<'c>) -> bool {
         self.is_eligible_if(candidate, self.all_healthy())
@@ -80,13 +89,15 @@ impl<'c> Candidates<'c> {
         let Candidate { slot, .. } = candidate;
         let flags = self.layout.flags[candidate.index()];
         flags.contain(self.needed)
-            && (all_healthy && !flags.are_limited() || slot.is_available(self.layout.alone, false))
+            && (all_healthy && (!flags.are_limited() || self.past_limits)
+                || slot.is_available(self.layout.alone, false, self.past_limits))
             && !self.was_attempted(slot)
     }
 
     /// Returns whether `candidate` may serve a request of a session that is bound to it.
     pub(crate) fn is_eligible_when_bound(&self, candidate: Candidate<'c>) -> bool {
-        candidate.slot.is_eligible_when_bound(self.layout.alone, self.needed) && !self.was_attempted(candidate.slot)
+        candidate.slot.is_eligible_when_bound(self.layout.alone, self.needed, self.past_limits)
+            && !self.was_attempted(candidate.slot)
     }
 
     #[inline]
@@ -98,12 +109,12 @@ impl<'c> Candidates<'c> {
     /// Counts a request in on `candidate`. Returns false if another request has just taken the last permit.
     #[inline]
     pub(crate) fn acquire(&self, candidate: Candidate<'c>) -> bool {
-        candidate.slot.acquire(self.layout.alone, false, self.all_healthy())
+        candidate.slot.acquire(self.layout.alone, false, self.all_healthy(), self.past_limits)
     }
 
     /// As [`acquire`](Self::acquire), for a request of a session that is bound to the candidate.
     pub(crate) fn acquire_bound(&self, candidate: Candidate<'c>) -> bool {
-        candidate.slot.acquire(self.layout.alone, true, self.all_healthy())
+        candidate.slot.acquire(self.layout.alone, true, self.all_healthy(), self.past_limits)
     }
 
     /// Returns the sum of all weights, including those of endpoints that are not eligible.
@@ -304,7 +315,7 @@ impl<'c> Candidate<'c> {
         u64::from(self.weight()) * u64::from(self.slot.share(self.all_healthy))
     }
 
-    /// Returns how many requests are in flight.
+    /// Returns how many requests are in flight or [wait](crate::admission::QueueRules) for the endpoint.
     #[inline]
     pub fn in_flight(&self) -> u32 {
         self.slot.load().in_flight()

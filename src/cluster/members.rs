@@ -6,7 +6,7 @@ use super::ClusterError;
 use super::outliers::Outliers;
 use crate::balance::{Attempted, Balancer, Candidates};
 use crate::clock::Clock;
-use crate::endpoint::{AdminState, Endpoint, EndpointId, Live, Loads, Member};
+use crate::endpoint::{AdminState, Endpoint, EndpointId, Live, Loads, Member, SlotOwner};
 use crate::health::CheckerId;
 use crate::health::impaired::ImpairedCount;
 use crate::health::state::OutcomeListener;
@@ -30,6 +30,8 @@ pub(super) struct Members<B> {
     running: bool,
     /// The verifier that has to admit an endpoint before it may serve.
     verifier: Option<CheckerId>,
+    /// Shares out the slots of endpoints with a limit, once a proxy has queries wait.
+    slots: Option<Arc<dyn SlotOwner>>,
 }
 
 struct Entry<B> {
@@ -61,6 +63,7 @@ impl<B> Members<B> {
             impaired,
             running: false,
             verifier: None,
+            slots: None,
         }
     }
 
@@ -173,6 +176,21 @@ impl<B> Members<B> {
         self.verifier = verifier;
         for live in self.entries.iter().map(|entry| &entry.live) {
             live.health.set_verifier(verifier, live.now_ms());
+        }
+    }
+
+    /// Returns what shares out the slots; `make` makes it the first time.
+    pub(super) fn slots(&mut self, make: impl FnOnce() -> Arc<dyn SlotOwner>) -> Arc<dyn SlotOwner> {
+        let slots = Arc::clone(self.slots.get_or_insert_with(make));
+        self.share_limits();
+        slots
+    }
+
+    /// Tells what shares out the slots how many there are.
+    pub(super) fn share_limits(&self) {
+        if let Some(slots) = &self.slots {
+            let limit = |entry: &Entry<B>| (entry.live.uid, entry.endpoint.settings.max_in_flight);
+            slots.set_limits(&self.entries.iter().map(limit).collect::<Vec<_>>());
         }
     }
 

@@ -31,7 +31,7 @@ use self::members::Members;
 use self::panic::PanicMode;
 use crate::backend::HttpBackend;
 use crate::balance::Balancer;
-use crate::endpoint::{AdminState, Endpoint, EndpointId};
+use crate::endpoint::{AdminState, Endpoint, EndpointId, SlotOwner};
 use crate::health::CheckerId;
 use crate::view::View;
 
@@ -168,11 +168,19 @@ impl<B> Cluster<B> {
         }
     }
 
+    /// Returns what shares out the slots of the endpoints, one for all proxies of the cluster; `make` makes it the first time.
+    pub(crate) fn slots(&self, make: impl FnOnce() -> Arc<dyn SlotOwner>) -> Arc<dyn SlotOwner> {
+        self.shared.members.lock().slots(make)
+    }
+
     fn change<T, E>(&self, change: impl FnOnce(&mut Members<B>) -> Result<T, E>) -> Result<T, E> {
         let mut members = self.shared.members.lock();
         let changed = change(&mut members)?;
         self.shared.view.store(Arc::new(members.view(&*self.shared.balancer)));
+        members.share_limits();
         self.shared.changes.send_replace(());
+        // Has queries that wait see whether their endpoint still serves them.
+        members.impaired().notify();
         Ok(changed)
     }
 }

@@ -79,7 +79,8 @@ impl<B> Cluster<B> {
             let (group, index, slot) = view
                 .ready()
                 .filter(|(_, _, EndpointSlot { member, .. })| {
-                    member.has_role(request.role()) && member.is_below_limit() && !attempted.contains(member)
+                    let is_full = !request.past_limits() && !member.is_below_limit();
+                    member.has_role(request.role()) && !is_full && !attempted.contains(member)
                 })
                 .min_by_key(|(_, _, slot)| {
                     // A node that stops still responds.
@@ -87,7 +88,7 @@ impl<B> Cluster<B> {
                     (!is_draining, slot.member.last_failure(), slot.load().in_flight())
                 })?;
             // As if it were alone, so that its ejection does not count.
-            if slot.member.acquire(true, false) {
+            if slot.member.acquire(true, false, request.past_limits()) {
                 // Otherwise only this request lacks one, after those that it was sent to.
                 if attempted.is_empty() {
                     self.shared.panic.enter();

@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use super::{Cluster, PickError, PickReason};
 use crate::balance::{Attempted, Candidates};
-use crate::endpoint::{EndpointHint, EndpointId, Lease};
+use crate::endpoint::{EndpointHint, EndpointId, Lease, Member, TrafficKind};
+use crate::health::HealthState;
 use crate::request::RequestView;
 use crate::view::{EndpointRef, Group, View};
 
@@ -103,7 +104,7 @@ impl<B> Cluster<B> {
         {
             let view = self.shared.view.load();
             for group in [&view.primary, &view.backup] {
-                let candidates = Candidates::new(&group.layout, attempted, request.role());
+                let candidates = candidates(group, request, attempted);
                 if let Some(chosen) = candidates.rendezvous(key).filter(|chosen| candidates.acquire(*chosen)) {
                     return Ok(picked(group, chosen.index(), PickReason::Hash));
                 }
@@ -141,6 +142,20 @@ impl<B> Cluster<B> {
         view.find_hinted(hint).is_none_or(|(group, index)| group.layout.slots[index].member.is_out(group.layout.alone))
     }
 
+    /// Returns whether the endpoint of `lease` still serves requests such as the one that waits there: it is a member, and neither its
+    /// administrative state nor its health bars it. `bound` is for a session that is bound to it. Limits do not count, nor does health
+    /// after a pick in panic mode.
+    pub(crate) fn still_serves(&self, lease: &Lease, bound: bool, in_panic: bool) -> bool {
+        let view = self.shared.view.load();
+        let traffic = if bound { TrafficKind::Bound } else { TrafficKind::New };
+        view.find(lease.endpoint().as_str()).is_some_and(|(group, index)| {
+            let Member { settings, live, .. } = &*group.layout.slots[index].member;
+            live.uid == lease.uid()
+                && settings.admin_state.admits(traffic, HealthState::Healthy)
+                && (in_panic || !group.layout.slots[index].member.is_barred(group.layout.alone, bound))
+        })
+    }
+
     /// Returns whether `hint` names a backup.
     pub(crate) fn is_backup(&self, hint: &EndpointHint) -> bool {
         self.shared.view.load().find_in_group(true, hint).is_some()
@@ -175,7 +190,7 @@ impl<B> Cluster<B> {
         if group.layout.slots.is_empty() {
             return None;
         }
-        let candidates = Candidates::new(&group.layout, attempted, request.role());
+        let candidates = candidates(group, request, attempted);
         // Another pick may fill the chosen endpoint before this one counts in. The next round then sees that endpoint as
         // full, so rounds are few; the bound is for an adversarial schedule.
         for _ in 0..=2 * group.layout.slots.len() {
@@ -193,9 +208,14 @@ impl<B> Cluster<B> {
     }
 }
 
+#[inline]
+fn candidates<'v, B>(group: &'v Group<B>, request: &RequestView<'_>, attempted: &'v Attempted) -> Candidates<'v> {
+    Candidates::new(&group.layout, attempted, request.role()).past_limits(request.past_limits())
+}
+
 /// Counts the request in flight on the endpoint at `index`, to which its session is bound. Returns false if that is not eligible.
 fn acquire_bound<B>(group: &Group<B>, index: usize, request: &RequestView<'_>, attempted: &Attempted) -> bool {
-    let candidates = Candidates::new(&group.layout, attempted, request.role());
+    let candidates = candidates(group, request, attempted);
     let bound = candidates.at(index);
     candidates.is_eligible_when_bound(bound) && candidates.acquire_bound(bound)
 }

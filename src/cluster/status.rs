@@ -54,8 +54,10 @@ pub struct EndpointStatus {
     pub ramp: u32,
     /// The failures that count towards an ejection: those in a row, or those within `fail_timeout`.
     pub fails: u32,
-    /// The requests in flight.
+    /// The requests in flight, without those that wait.
     pub in_flight: u32,
+    /// The queries that [wait](crate::admission::QueueRules) for a slot of the endpoint.
+    pub waiting: u32,
     /// The maximum number of requests in flight; `None` is no limit.
     pub max_in_flight: Option<NonZeroU32>,
     /// The requests that have ended, with any outcome, since the endpoint was first added.
@@ -70,6 +72,11 @@ impl ClusterStatus {
     /// Returns the number of requests in flight on all endpoints.
     pub fn in_flight(&self) -> u64 {
         self.endpoints.iter().map(|endpoint| u64::from(endpoint.in_flight)).sum()
+    }
+
+    /// Returns the number of queries that [wait](crate::admission::QueueRules) for an endpoint.
+    pub fn waiting(&self) -> u64 {
+        self.endpoints.iter().map(|endpoint| u64::from(endpoint.waiting)).sum()
     }
 
     pub(super) fn of<B>(view: &View<B>, balancer: &dyn Balancer, may_panic: bool) -> Self {
@@ -103,7 +110,8 @@ impl EndpointStatus {
             ejected: health == HealthState::Ejected,
             ramp: (member.share() * 100 + WHOLE / 2) / WHOLE,
             fails: live.passive.fails().max(live.health.outcomes.row().failures),
-            in_flight: member.load().in_flight(),
+            in_flight: live.in_flight(),
+            waiting: live.waiting(),
             max_in_flight: settings.max_in_flight,
             served: live.served(),
             failed: live.failed.load(Ordering::Relaxed),

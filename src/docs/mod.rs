@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`architecture`] | the parts, the words, and the steps of one request |
 //! | [`policies`] | choosing a policy |
+//! | [`waiting`] | queries that wait for a node |
 //! | [`logins`] | keeping logins |
 //! | [`retries`] | what is retried and what is not |
 //! | [`health`] | health of nodes: ejection, probes, slow start, panic mode |
@@ -16,6 +17,9 @@ pub mod architecture {}
 
 #[doc = include_str!("policies.md")]
 pub mod policies {}
+
+#[doc = include_str!("waiting.md")]
+pub mod waiting {}
 
 #[doc = include_str!("logins.md")]
 pub mod logins {}

@@ -1,8 +1,11 @@
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use super::claim::SlotClaim;
 use super::suspect::{RequestKey, Suspect, Suspects};
-use super::{EndpointHint, EndpointId, EndpointSettings, Live, Member};
+use super::{EndpointHint, EndpointId, EndpointSettings, Live, Member, SlotOwner};
 use crate::health::state::Sign;
 
 /// The outcome of a request, as far as the health of its endpoint is concerned.
@@ -41,6 +44,8 @@ pub struct Lease {
     is_suspended: bool,
     /// The request, if a failure is compared with that of others; none where a failure counts at once.
     key: RequestKey,
+    /// None where requests do not wait for slots.
+    claim: Option<Box<SlotClaim>>,
 }
 
 impl Lease {
@@ -54,6 +59,7 @@ impl Lease {
             outcome: Outcome::Unknown,
             is_suspended: false,
             key: RequestKey::NONE,
+            claim: None,
         }
     }
 
@@ -111,6 +117,38 @@ impl Lease {
     pub(crate) fn uid(&self) -> u64 {
         self.member.live.uid
     }
+
+    /// Returns the limit of requests in flight of the endpoint.
+    pub(crate) fn limit(&self) -> Option<NonZeroU32> {
+        self.member.settings.max_in_flight
+    }
+
+    /// Has the request wait for a slot of the endpoint, under the claim `token` of `owner`. A request that ends while it waits was
+    /// never in flight.
+    pub(crate) fn wait_for_slot(&mut self, owner: Arc<dyn SlotOwner>, token: u64) {
+        self.member.live.waiting.fetch_add(1, Ordering::Relaxed);
+        self.claim = Some(SlotClaim::new(owner, token));
+    }
+
+    /// Ends the wait: the owner of the slots has given the request its slot.
+    pub(crate) fn take_slot(&mut self) {
+        if let Some(claim) = self.claim.as_mut().filter(|claim| claim.is_waiting) {
+            claim.is_waiting = false;
+            self.member.live.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the claim to a slot, if there is one.
+    pub(crate) fn claim(&self) -> Option<u64> {
+        self.claim.as_ref().map(|claim| claim.token())
+    }
+
+    /// Records that the response is one of a successful request, so that the time until its end is typical for such requests.
+    pub(crate) fn expect_success(&mut self) {
+        if let Some(claim) = &mut self.claim {
+            claim.may_succeed = true;
+        }
+    }
 }
 
 impl Lease {
@@ -146,6 +184,14 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let Member { settings, live, .. } = &*self.member;
+        if let Some(claim) = &mut self.claim {
+            if claim.is_waiting {
+                live.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.member.withdraw();
+                return;
+            }
+            claim.succeeded = claim.may_succeed && self.outcome == Outcome::Success;
+        }
         match self.outcome {
             _ if self.is_suspended => {}
             Outcome::Success => {
@@ -162,6 +208,7 @@ impl Drop for Lease {
             Outcome::Slow => live.health.time_out(live.now_ms()),
             Outcome::Unknown => live.health.outcomes.skip(),
         }
+        // The claim ends after this, so that the next request finds the slot free.
         self.member.release();
     }
 }

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::mem::offset_of;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::load::{LoadRef, Wraps};
@@ -21,6 +21,8 @@ pub(crate) struct Live {
     /// Begins with what picks read.
     pub(crate) health: EndpointHealth,
     pub(crate) load: LoadRef,
+    /// The requests of the load that wait for a slot.
+    pub(super) waiting: AtomicU32,
     pub(crate) failed: AtomicU64,
     /// The failed requests that count against no endpoint.
     pub(crate) acquitted: AtomicU64,
@@ -44,6 +46,7 @@ impl Live {
         static NEXT_UID: AtomicU64 = AtomicU64::new(1);
         Live {
             load,
+            waiting: AtomicU32::new(0),
             passive: Passive::new(impaired.clone()),
             health: EndpointHealth::new(listener, impaired),
             failed: AtomicU64::new(0),
@@ -61,9 +64,14 @@ impl Live {
         (self.passive.fails() == 0) & !self.health.is_impaired()
     }
 
-    /// Returns how many requests are in flight.
+    /// Returns how many requests are in flight, without those that wait for a slot.
     pub(crate) fn in_flight(&self) -> u32 {
-        self.load.get().in_flight()
+        self.load.get().in_flight().saturating_sub(self.waiting())
+    }
+
+    /// Returns how many requests wait for a slot.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Returns how many requests have succeeded.

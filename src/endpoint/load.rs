@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many requests are in flight on an endpoint, and how many have ended, in one word. A request costs two atomic additions,
+/// How many requests are in flight on an endpoint or wait for a slot of it, and how many have ended, in one word. A request costs two atomic additions,
 /// and one read yields the requests in flight.
 ///
 /// The lower half counts those in flight (2^32 at once would not fit into memory). The upper half counts those that have ended,

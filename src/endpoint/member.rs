@@ -29,9 +29,10 @@ impl Member {
 
     /// Counts a request in. Returns false if another request has just reached the limit, or is the one that tests an ejected
     /// endpoint. `bound` states that the session is bound to the endpoint.
-    pub(crate) fn acquire(&self, alone: bool, bound: bool) -> bool {
+    /// `past_limit` states that the limit does not apply.
+    pub(crate) fn acquire(&self, alone: bool, bound: bool, past_limit: bool) -> bool {
         let Member { settings, live, load } = self;
-        if !load.get().begin(settings.max_in_flight) {
+        if !load.get().begin(settings.max_in_flight.filter(|_| !past_limit)) {
             return false;
         }
         let now = || live.now_ms();
@@ -40,6 +41,11 @@ impl Member {
         }
         load.get().undo_begin();
         false
+    }
+
+    /// Undoes an [`acquire`](Self::acquire) whose request is not sent.
+    pub(super) fn withdraw(&self) {
+        self.load.get().undo_begin();
     }
 
     /// Counts a request out.

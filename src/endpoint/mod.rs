@@ -4,6 +4,7 @@
 //! membership or weight.
 
 mod admin_state;
+mod claim;
 mod hint;
 mod id;
 mod lease;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use admin_state::{AdminState, TrafficKind};
+pub(crate) use claim::SlotOwner;
 pub(crate) use hint::EndpointHint;
 pub use id::{EndpointId, InvalidId};
 pub use lease::{Lease, Outcome};
@@ -102,6 +104,9 @@ impl<B> Endpoint<B> {
     }
 
     /// Sets how many requests may be in flight at once (nginx: `max_conns`). Default: `None`, no limit.
+    ///
+    /// In a Kylin-aware proxy with [queues](crate::admission::QueueRules), which it has by default, this is how many *queries* the node
+    /// runs at once: further ones wait, and other requests pass. Elsewhere the endpoint is not eligible while it is full.
     ///
     /// ```
     /// use std::num::NonZeroU32;

@@ -42,25 +42,29 @@ impl EndpointSlot {
     }
 
     /// Returns whether the endpoint may serve a request of a session that is bound to it. It may be draining.
-    pub(crate) fn is_eligible_when_bound(&self, alone: bool, needed: EligibilityFlags) -> bool {
+    pub(crate) fn is_eligible_when_bound(&self, alone: bool, needed: EligibilityFlags, past_limit: bool) -> bool {
         self.member.settings.admin_state != AdminState::Maintenance
             && self.flags.contain(needed.without_ready())
-            && self.is_available(alone, true)
+            && self.is_available(alone, true, past_limit)
     }
 
     /// Returns whether health and the limit of requests in flight let the endpoint serve. `bound` is for sessions that are bound
-    /// to it.
+    /// to it; `past_limit` states that the limit does not apply.
     #[inline]
-    pub(crate) fn is_available(&self, alone: bool, bound: bool) -> bool {
-        self.load().is_below(self.max_in_flight)
+    pub(crate) fn is_available(&self, alone: bool, bound: bool, past_limit: bool) -> bool {
+        (past_limit || self.load().is_below(self.max_in_flight))
             && (self.member.live.is_unimpaired() || !self.member.is_barred(alone, bound))
     }
 
     /// Counts a request in. Returns false if another request has just reached the limit, or is the one that tests an ejected
     /// endpoint. `all_healthy` states that no endpoint of the cluster is impaired.
     #[inline]
-    pub(crate) fn acquire(&self, alone: bool, bound: bool, all_healthy: bool) -> bool {
-        if all_healthy { self.load().begin(self.max_in_flight) } else { self.member.acquire(alone, bound) }
+    pub(crate) fn acquire(&self, alone: bool, bound: bool, all_healthy: bool, past_limit: bool) -> bool {
+        if all_healthy {
+            self.load().begin(self.max_in_flight.filter(|_| !past_limit))
+        } else {
+            self.member.acquire(alone, bound, past_limit)
+        }
     }
 
     /// Returns the weight, at least 1.
@@ -138,12 +142,15 @@ mod tests {
         let live = Live::new(Loads::new().next(0), Arc::new(SystemClock), None, ImpairedCount::default());
         let endpoint = Endpoint::new("a", ()).unwrap().max_in_flight(NonZeroU32::new(2));
         let slot = EndpointSlot::new(Member::new(Arc::new(endpoint.settings), Arc::new(live)));
-        assert!(slot.acquire(false, false, true) && slot.acquire(false, false, false));
+        assert!(slot.acquire(false, false, true, false) && slot.acquire(false, false, false, false));
         assert!(
-            !slot.acquire(false, false, true) && !slot.acquire(false, false, false) && !slot.is_available(false, false)
+            !slot.acquire(false, false, true, false)
+                && !slot.acquire(false, false, false, false)
+                && !slot.is_available(false, false, false)
         );
         slot.member.release();
-        assert!(slot.is_available(false, false) && slot.acquire(false, false, true));
+        assert!(slot.is_available(false, false, false) && slot.acquire(false, false, true, false));
         assert_eq!(slot.load().in_flight(), 2);
+        assert!(slot.is_available(false, false, true) && slot.acquire(false, false, true, true));
     }
 }

@@ -197,7 +197,7 @@ mod tests {
     }
 
     fn lease(member: &Arc<Member>, outcome: Outcome) -> Lease {
-        assert!(member.acquire(true, false));
+        assert!(member.acquire(true, false, false));
         let mut lease = Lease::new(member, false, false);
         lease.set_outcome(outcome);
         lease

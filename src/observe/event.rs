@@ -52,6 +52,28 @@ pub enum SessionOutcome {
     Moved,
 }
 
+/// A query waits for a slot of an endpoint.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Queued<'a> {
+    /// The request.
+    pub request: &'a ObservedRequest,
+    /// The endpoint.
+    pub endpoint: &'a EndpointId,
+}
+
+/// A query that waited has a slot of an endpoint.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Dispatched<'a> {
+    /// The request.
+    pub request: &'a ObservedRequest,
+    /// The endpoint.
+    pub endpoint: &'a EndpointId,
+    /// How long it has waited for this attempt, at other endpoints too.
+    pub waited: Duration,
+}
+
 /// An endpoint was picked.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -299,9 +321,11 @@ pub struct Finished<'a> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Times {
-    /// From the arrival of the head to the first attempt: reading the body, looking up the session. The whole time if there was no
-    /// attempt.
+    /// From the arrival of the head to the first attempt: reading the body, looking up the session, waiting for a slot. The whole time
+    /// if there was no attempt.
     pub waiting: Duration,
+    /// Waiting for slots of endpoints, over all attempts.
+    pub queued: Duration,
     /// Making connections, over all attempts.
     pub connecting: Duration,
     /// From the arrival of the head to the head of the response.

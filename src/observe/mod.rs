@@ -11,10 +11,11 @@
 //! | 1 | [`received`](Observer::received) | once |
 //! | 2 | [`classified`](Observer::classified) | once, in a Kylin-aware proxy |
 //! | 3 | [`session`](Observer::session) | after the lookup, and when the response binds or moves the session |
-//! | 4 | [`picked`](Observer::picked), [`attempt_began`](Observer::attempt_began), [`attempt_ended`](Observer::attempt_ended) | for each attempt |
-//! | 5 | [`retried`](Observer::retried) | between two attempts |
-//! | 6 | [`response_head`](Observer::response_head) | once, unless the client leaves before |
-//! | 7 | [`finished`](Observer::finished) | exactly once, when the body of the response has ended or is dropped |
+//! | 4 | [`queued`](Observer::queued), [`dispatched`](Observer::dispatched) | for each attempt of a query that waits for a slot |
+//! | 5 | [`picked`](Observer::picked), [`attempt_began`](Observer::attempt_began), [`attempt_ended`](Observer::attempt_ended) | for each attempt |
+//! | 6 | [`retried`](Observer::retried) | between two attempts |
+//! | 7 | [`response_head`](Observer::response_head) | once, unless the client leaves before |
+//! | 8 | [`finished`](Observer::finished) | exactly once, when the body of the response has ended or is dropped |
 //!
 //! The requests of the crate itself are no requests here: probes, the metastore check, relayed logins. What they find shows in
 //! [`endpoint_changed`](Observer::endpoint_changed), whose [`FoundBy`] tells probes from requests.
@@ -63,8 +64,8 @@ pub use self::change::{
     ClusterChange, ClusterChanged, DiscoveryChanged, EndpointChange, EndpointChanged, FoundBy, StoreChanged,
 };
 pub use self::event::{
-    Attempt, AttemptBegan, AttemptEnd, AttemptEnded, AttemptPhase, Classified, EndpointPicked, Finished, Received,
-    ResponseHead, Retried, RetryReason, SessionEvent, SessionOutcome, Times,
+    Attempt, AttemptBegan, AttemptEnd, AttemptEnded, AttemptPhase, Classified, Dispatched, EndpointPicked, Finished,
+    Queued, Received, ResponseHead, Retried, RetryReason, SessionEvent, SessionOutcome, Times,
 };
 #[cfg(feature = "metrics")]
 pub use self::metrics::Metrics;
@@ -99,6 +100,13 @@ pub trait Observer: Send + Sync + 'static {
 
     /// The session of a request was looked up, or its response has bound or moved it.
     fn session(&self, _event: &SessionEvent<'_>) {}
+
+    /// A query begins to [wait](crate::admission::QueueRules) for a slot of an endpoint. Once more when it is picked again, because that
+    /// endpoint left, is drained or ejected.
+    fn queued(&self, _event: &Queued<'_>) {}
+
+    /// A query that waited has its slot. Not called if it is refused, waits too long, or its client leaves.
+    fn dispatched(&self, _event: &Dispatched<'_>) {}
 
     /// An endpoint was picked for the next attempt.
     fn picked(&self, _event: &EndpointPicked<'_>) {}
@@ -159,6 +167,14 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
 
     fn session(&self, event: &SessionEvent<'_>) {
         (**self).session(event);
+    }
+
+    fn queued(&self, event: &Queued<'_>) {
+        (**self).queued(event);
+    }
+
+    fn dispatched(&self, event: &Dispatched<'_>) {
+        (**self).dispatched(event);
     }
 
     fn picked(&self, event: &EndpointPicked<'_>) {

@@ -7,9 +7,9 @@ use http::{Request, Response, StatusCode};
 
 use super::observers::call;
 use super::{
-    Attempt, AttemptBegan, AttemptEnd, AttemptEnded, Classified, Detail, EndpointPicked, Finished, ObservedRequest,
-    Observer, Observers, Received, RequestObserver, ResponseHead, Retried, RetryReason, SessionEvent, SessionOutcome,
-    Termination, Times,
+    Attempt, AttemptBegan, AttemptEnd, AttemptEnded, Classified, Detail, Dispatched, EndpointPicked, Finished,
+    ObservedRequest, Observer, Observers, Queued, Received, RequestObserver, ResponseHead, Retried, RetryReason,
+    SessionEvent, SessionOutcome, Termination, Times,
 };
 use crate::backend::{ConnectTimer, SendErrorKind};
 use crate::body::{Body, BodyEnd, BodyError, BodyTap};
@@ -27,6 +27,9 @@ pub(crate) struct RequestRecorder {
     clock: Arc<dyn Clock>,
     request: ObservedRequest,
     detail: Detail,
+    /// When the query that waits for a slot began to wait.
+    queued_since: Option<Duration>,
+    queued: Duration,
     attempts: Vec<Attempt>,
     connect_timer: ConnectTimer,
     /// The attempt that runs failed before the request was sent.
@@ -58,6 +61,8 @@ impl RequestRecorder {
             own,
             clock: Arc::clone(clock),
             detail,
+            queued_since: None,
+            queued: Duration::ZERO,
             attempts: Vec::new(),
             connect_timer: ConnectTimer::default(),
             is_unprepared: false,
@@ -107,6 +112,25 @@ impl RequestRecorder {
         let outcome = if has_moved { SessionOutcome::Moved } else { SessionOutcome::Bound };
         let endpoint = Some(endpoint);
         self.tell(|observer, request| observer.session(&SessionEvent { request, outcome, endpoint }));
+    }
+
+    /// Records that the query waits for a slot of `endpoint`.
+    pub(crate) fn queued(&mut self, endpoint: &EndpointId) {
+        let elapsed = self.elapsed();
+        self.queued_since.get_or_insert(elapsed);
+        self.tell(|observer, request| observer.queued(&Queued { request, endpoint }));
+    }
+
+    /// Records that the query has its slot.
+    pub(crate) fn dispatched(&mut self, endpoint: &EndpointId) {
+        let waited = self.end_wait();
+        self.tell(|observer, request| observer.dispatched(&Dispatched { request, endpoint, waited }));
+    }
+
+    fn end_wait(&mut self) -> Duration {
+        let waited = self.queued_since.take().map_or(Duration::ZERO, |since| self.elapsed().saturating_sub(since));
+        self.queued += waited;
+        waited
     }
 
     /// Records that `request` is about to be sent to the endpoint that was picked.
@@ -241,9 +265,11 @@ impl RequestRecorder {
             };
             self.end_attempt(end);
         }
+        self.end_wait();
         let total = self.elapsed();
         let times = Times {
             waiting: self.attempts.first().map_or(total, |first| first.after),
+            queued: self.queued,
             connecting: self.attempts.iter().filter_map(|attempt| attempt.connecting).sum(),
             first_byte: self.first_byte,
             total,

@@ -11,6 +11,8 @@ use super::replay::{DEFAULT_STREAMS, StreamLimit};
 use super::retry::RetryAccount;
 use super::rules::{KylinRules, RuleState};
 use super::{Inner, Proxy, RetryPolicy, TrustedProxies};
+use crate::admission::QueueRules;
+use crate::admission::queue::Queues;
 use crate::buffer::BufferBudget;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::Cluster;
@@ -54,6 +56,7 @@ pub enum Plain {}
 /// |---|---|
 /// | [`affinity`](Self::affinity) | learned sessions in memory; none for a plain proxy |
 /// | [`rules`](Self::rules) | [`KylinRules::default`] |
+/// | [`queue`](Self::queue) | [`QueueRules::default`]; none for a plain proxy |
 /// | [`retry`](Self::retry) | [`RetryPolicy::default`] |
 /// | [`replay_limit`](Self::replay_limit) | 1 MiB |
 /// | [`max_body`](Self::max_body) | no limit |
@@ -75,6 +78,7 @@ pub struct ProxyBuilder<B, K = KylinAware> {
     settings: ProxySettings,
     /// None in a plain proxy.
     rules: Option<KylinRules>,
+    queue: Option<QueueRules>,
     affinity_is_set: bool,
     kind: PhantomData<fn() -> K>,
 }
@@ -102,6 +106,15 @@ impl<B> ProxyBuilder<B> {
     /// Sets the rules of Kylin that the proxy applies. Default: [`KylinRules::default`].
     pub fn rules(mut self, rules: KylinRules) -> Self {
         self.rules = Some(rules);
+        self
+    }
+
+    /// Sets how queries wait for endpoints with a [limit](crate::Endpoint::max_in_flight); `None` turns queues off, and a full endpoint is
+    /// not eligible. Default: [`QueueRules::default`], which has no effect where no endpoint has a limit.
+    ///
+    /// The proxies of a cluster share its queues: the rules of the first that is built count.
+    pub fn queue(mut self, rules: impl Into<Option<QueueRules>>) -> Self {
+        self.queue = rules.into();
         self
     }
 }
@@ -133,7 +146,8 @@ impl<B, K> ProxyBuilder<B, K> {
             observers: Arc::default(),
             served_by: false,
         };
-        ProxyBuilder { cluster, settings, rules, affinity_is_set: false, kind: PhantomData }
+        let queue = rules.is_some().then(QueueRules::new);
+        ProxyBuilder { cluster, settings, rules, queue, affinity_is_set: false, kind: PhantomData }
     }
 
     /// Sets which proxies in front may name the client. Default: none; the peer of the connection is the client.
@@ -282,7 +296,7 @@ impl<B, K> ProxyBuilder<B, K> {
     /// # Errors
     /// [`ProxyBuildError`] when a setting is out of its range, or no secret could be made for the default affinity.
     pub fn build(self) -> Result<Proxy<B>, ProxyBuildError> {
-        let ProxyBuilder { cluster, mut settings, rules, affinity_is_set, .. } = self;
+        let ProxyBuilder { cluster, mut settings, rules, queue, affinity_is_set, .. } = self;
         if !(settings.unavailable.is_client_error() || settings.unavailable.is_server_error()) {
             return Err(ProxyBuildError::UnavailableStatus(settings.unavailable));
         }
@@ -297,7 +311,9 @@ impl<B, K> ProxyBuilder<B, K> {
         let budget = settings.retry.budget.map(|budget| RetryAccount::new(budget, Arc::clone(&settings.clock)));
         let client_limit = settings.max_requests_per_client.map(|max| ClientLimit::new(max, warn_of_requests));
         let untrusted_proxy = AtomicBool::new(false);
-        Ok(Proxy { inner: Arc::new(Inner { cluster, settings, client_limit, budget, rules, untrusted_proxy }) })
+        let queues = queue.map(|rules| Queues::of(&cluster, rules, &settings.clock));
+        let inner = Inner { cluster, settings, client_limit, budget, queues, rules, untrusted_proxy };
+        Ok(Proxy { inner: Arc::new(inner) })
     }
 }
 

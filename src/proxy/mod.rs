@@ -34,6 +34,7 @@ pub use service::ProxyService;
 
 use self::builder::ProxySettings;
 use self::retry::RetryAccount;
+use crate::admission::queue::Queues;
 use crate::backend::{Backend, HttpBackend};
 use crate::body::{Body, BoxError};
 use crate::buffer::BufferBudget;
@@ -69,6 +70,8 @@ struct Inner<B> {
     client_limit: Option<Arc<ClientLimit>>,
     /// None where retries have no limit.
     budget: Option<RetryAccount>,
+    /// None where no request waits for a slot.
+    queues: Option<Arc<Queues>>,
     /// None in a plain proxy.
     rules: Option<self::rules::RuleState>,
     /// Whether a peer that is no trusted proxy has named its client: logged once.
@@ -140,6 +143,7 @@ impl<B: Backend> Proxy<B> {
     /// | the body of the request ended early / came too slowly / is too large | 400 / 408 / 413 |
     /// | the node could not be reached, or the connection broke, or the response is not HTTP or ended early | 502 |
     /// | no endpoint is eligible: all are unhealthy, ejected, in maintenance or full | 503 |
+    /// | too many queries [wait](crate::admission::QueueRules) for a node, or the query has waited too long | 503, with `Retry-After` |
     /// | there is no memory for the body, and too many bodies stream to the nodes | 503 |
     /// | the node did not respond in time | 504 |
     /// | the policy, the store or the backend of the application panicked | 500 |

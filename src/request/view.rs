@@ -16,6 +16,7 @@ pub struct RequestView<'r> {
     client: ClientAddr,
     role: Option<Role>,
     query: Option<QueryKeys>,
+    past_limits: bool,
 }
 
 impl<'r> RequestView<'r> {
@@ -36,7 +37,7 @@ impl<'r> RequestView<'r> {
         extensions: &'r Extensions,
         client: ClientAddr,
     ) -> Self {
-        RequestView { method, uri, headers, extensions, client, role: None, query: None }
+        RequestView { method, uri, headers, extensions, client, role: None, query: None, past_limits: false }
     }
 
     /// Returns the view of a request that only an endpoint with `role` may serve; with `None` any endpoint may.
@@ -51,6 +52,17 @@ impl<'r> RequestView<'r> {
     pub fn with_query(mut self, keys: QueryKeys) -> Self {
         self.query = Some(keys);
         self
+    }
+
+    /// Returns the view of a request for which full endpoints are eligible: it waits for a slot, or needs none.
+    pub(crate) fn with_past_limits(mut self, past_limits: bool) -> Self {
+        self.past_limits = past_limits;
+        self
+    }
+
+    /// Returns whether full endpoints are eligible.
+    pub(crate) fn past_limits(&self) -> bool {
+        self.past_limits
     }
 
     /// Returns the role that an endpoint needs to serve the request; `None` if any endpoint may.

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use kylin_lb::clock::Clock;
 use kylin_lb::endpoint::AdminState;
 use kylin_lb::probe::{HealthCheck, Probe};
 use kylin_lb::session::{Affinity, LoginRelay, Secret, Sessions};
@@ -20,22 +19,13 @@ use tokio::time::{sleep, timeout};
 
 use crate::simulation::faulty::{FaultyNode, FaultyStore};
 use crate::support::browser::basic;
+use crate::support::clock::PausedClock;
 use crate::support::front::{demo, eventually};
 
 const ONE: std::num::NonZeroU32 = std::num::NonZeroU32::MIN;
 
 fn client() -> ClientAddr {
     std::net::IpAddr::from([192, 0, 2, 7]).into()
-}
-
-/// The clock of tokio's timers, which is paused.
-#[derive(Debug)]
-struct PausedClock;
-
-impl Clock for PausedClock {
-    fn now(&self) -> std::time::Instant {
-        tokio::time::Instant::now().into_std()
-    }
 }
 
 /// Polls `future` until it has been pending `pending` times, and returns `None` then. `when_woken`: it is dropped only when

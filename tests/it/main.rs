@@ -78,6 +78,7 @@ mod probes;
 mod properties_cluster;
 mod proxy_protocol;
 mod query_policies;
+mod queues;
 mod replicated_sessions;
 mod request_rules;
 mod restarts;

@@ -4,10 +4,9 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use kylin_lb::clock::Clock;
 use kylin_lb::session::{
     Affinity, MemoryStore, Precondition, SaveOutcome, Secret, SessionKey, SessionRecord, SessionStore, Sessions,
     StoreError, StoreFuture, Stored,
@@ -16,6 +15,7 @@ use kylin_lb::testing::Scripted;
 use kylin_lb::testing::kylin::Dialect;
 use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 
+use crate::support::clock::PausedClock;
 use crate::support::dialects::in_each_dialect;
 use crate::support::front::Front;
 use crate::support::login::{Browser, Nodes};
@@ -98,16 +98,6 @@ impl SessionStore for ScriptedStore {
 
     fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()> {
         self.in_mode(move |store| store.remove(key))
-    }
-}
-
-/// The clock of the timers of tokio, which these tests pause.
-#[derive(Debug)]
-struct PausedClock;
-
-impl Clock for PausedClock {
-    fn now(&self) -> Instant {
-        tokio::time::Instant::now().into_std()
     }
 }
 

@@ -192,6 +192,10 @@ impl Backend for HttpBackend {
         self.connect(self.shared.timeouts.connect).await.map(drop)
     }
 
+    fn head_timeout(&self) -> Duration {
+        self.shared.timeouts.head
+    }
+
     /// Returns the address and port; `localhost` for a unix socket, as nginx does.
     fn host(&self) -> Option<HeaderValue> {
         match &self.shared.address {

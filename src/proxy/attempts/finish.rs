@@ -29,6 +29,12 @@ impl<B: Backend> Attempts<'_, B> {
         }
     }
 
+    /// Ends the request with the kept response, which says more than that another node could not be reached; else with `error`.
+    pub(super) fn fall_back(&mut self, error: ErrorResponse) -> Result<(), ErrorResponse> {
+        self.response = *self.kept.take().ok_or(error)?;
+        Ok(())
+    }
+
     /// Removes the headers of the node's connection.
     pub(super) fn into_response(mut self) -> Response<Body> {
         let presence = HeaderPresence::of(self.response.headers());

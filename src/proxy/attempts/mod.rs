@@ -2,6 +2,7 @@
 
 mod finish;
 mod next;
+mod queue;
 mod reload;
 mod response;
 
@@ -23,10 +24,10 @@ use super::head::{self, Forwarded, HeaderEdits, HeaderPresence, Hops, join_cooki
 use super::rules::{ReloadAccess, ReloadCall, RuleState, Writer, fan_out};
 use super::session::Session;
 use super::{Inner, replay};
+use crate::admission::queue::Ticket;
 use crate::backend::{Backend, SendError};
 use crate::balance::Attempted;
 use crate::body::Body;
-use crate::cluster::Picked;
 use crate::drop_guard::DropGuard;
 use crate::endpoint::Suspects;
 use crate::kylin::class::RequestClass;
@@ -112,6 +113,8 @@ struct Attempts<'p, B> {
     names_no_host: bool,
     /// The request is a reload call, and who may make it.
     reload: Option<(ReloadCall, ReloadAccess)>,
+    /// The request's ticket for the queues, once it has one.
+    ticket: Option<Box<Ticket>>,
     /// None where nothing observes the request.
     recorder: Option<Box<RequestRecorder>>,
 }
@@ -143,6 +146,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             is_head: request.method() == Method::HEAD,
             names_no_host: false,
             reload: None,
+            ticket: None,
         }
     }
 
@@ -206,7 +210,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             // Boxed, because a body that fits into one read comes with its head.
             *request.body_mut() = Box::pin(replay::read(body, client, &self.proxy.settings)).await?;
         }
-        self.context.read_sql(request.body(), self.proxy.cluster.reads_query(), |query| {
+        self.context.read_sql(request.body(), self.wants_keys(), |query| {
             if let Some(recorder) = &mut self.recorder {
                 recorder.query(query);
             }
@@ -226,9 +230,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 if self.names_no_host {
                     request.headers_mut().remove(header::HOST);
                 }
+                let past_limits = self.queues().is_some();
                 let (cluster, session, recorder) =
                     (&self.proxy.cluster, &mut self.session, self.recorder.as_deref_mut());
-                let response = fan_out(cluster, &self.context, session, merge, take(request), recorder);
+                let response = fan_out(cluster, &self.context, session, merge, past_limits, take(request), recorder);
                 self.response = Box::pin(response).await?;
                 return Ok(());
             }
@@ -237,6 +242,13 @@ impl<'p, B: Backend> Attempts<'p, B> {
             return Err(ErrorResponse::no_endpoint(self.proxy.cluster.is_empty(), self.proxy.settings.unavailable));
         };
         loop {
+            if let Some(wait) = self.enter_queue(&mut picked) {
+                // Boxed, because it is rare.
+                match Box::pin(self.wait_for_slot(picked, wait, request)).await {
+                    Ok(with_slot) => picked = with_slot,
+                    Err(error) => return self.fall_back(error),
+                }
+            }
             self.attempted.add(&picked.lease);
             self.copy = self.keep_copy(request);
             if let Some(recorder) = &mut self.recorder {
@@ -316,6 +328,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 }
                 None => {
                     self.note_served_by(&picked);
+                    if self.response.status().is_success() {
+                        picked.lease.expect_success();
+                    }
                     if self.response.body().whole().is_none() {
                         picked.lease.compare_with_others(self.request_key());
                     }
@@ -331,27 +346,6 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.proxy.rules.as_ref().zip(self.context.class())
     }
 
-    /// Counts the body of the request among those that stream to the endpoint, if it is one.
-    fn count_stream(&self, picked: &Picked<B>, request: &mut Request<Body>) -> Result<(), SendError> {
-        if request.body().whole().is_none()
-            && let Some(guard) = self.proxy.settings.streams.open(&picked.lease, self.context.client().key())?
-        {
-            request.body_mut().hold_guard(guard);
-        }
-        Ok(())
-    }
-
-    /// Copies the request if it may have to be sent again although a node receives it now.
-    fn keep_copy(&self, request: &Request<Body>) -> Option<Box<Request<Body>>> {
-        let retry = &self.proxy.settings.retry;
-        let is_repeatable = match self.kylin() {
-            Some((rules, class)) => rules.wants_copy(class),
-            None => retry.is_repeatable(request.method()),
-        };
-        let is_wanted = (is_repeatable && !retry.is_none()) || self.session.wants_copy();
-        if is_wanted { replay::copy(request).map(Box::new) } else { None }
-    }
-
     /// Keeps the response, or returns the error.
     fn keep_response(&mut self, sent: Result<Response<Body>, SendError>) -> Option<SendError> {
         match sent {
@@ -361,12 +355,6 @@ impl<'p, B: Backend> Attempts<'p, B> {
             }
             Err(error) => Some(error),
         }
-    }
-
-    /// Ends the request with the kept response, which says more than that another node could not be reached; else with `error`.
-    fn fall_back(&mut self, error: ErrorResponse) -> Result<(), ErrorResponse> {
-        self.response = *self.kept.take().ok_or(error)?;
-        Ok(())
     }
 }
 

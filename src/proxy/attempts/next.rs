@@ -21,7 +21,8 @@ impl<B: Backend> Attempts<'_, B> {
         let cluster = &self.proxy.cluster;
         let Some((rules, class)) = self.kylin() else { return self.session.pick(cluster, &view, &self.attempted).ok() };
         let (role, is_strict) = rules.role(class);
-        let has_keys = self.context.query().is_some();
+        let has_keys = self.context.query().is_some() && cluster.reads_query();
+        let view = view.with_past_limits(self.queues().is_some());
         let view = match self.context.query() {
             Some(keys) => view.with_query(keys),
             None => view,
@@ -47,6 +48,11 @@ impl<B: Backend> Attempts<'_, B> {
         picked
     }
 
+    /// Returns whether the policy or the queues recognise queries by their keys.
+    pub(super) fn wants_keys(&self) -> bool {
+        self.proxy.cluster.reads_query() || self.queues().is_some()
+    }
+
     /// Picks another endpoint for `request`, unless the limits of retries are reached. `is_unsent`: no node got the request in the
     /// last attempt.
     pub(super) fn pick_again(&mut self, request: &Request<Body>, is_unsent: bool) -> Option<Picked<B>> {
@@ -61,6 +67,27 @@ impl<B: Backend> Attempts<'_, B> {
         let attempts_left =
             is_free || retry.max_attempts.is_none_or(|max| self.attempted.len() - free < max.get() as usize);
         if in_time && attempts_left { self.pick(request) } else { None }
+    }
+
+    /// Counts the body of the request among those that stream to the endpoint, if it is one.
+    pub(super) fn count_stream(&self, picked: &Picked<B>, request: &mut Request<Body>) -> Result<(), SendError> {
+        if request.body().whole().is_none()
+            && let Some(guard) = self.proxy.settings.streams.open(&picked.lease, self.context.client().key())?
+        {
+            request.body_mut().hold_guard(guard);
+        }
+        Ok(())
+    }
+
+    /// Copies the request if it may have to be sent again although a node receives it now.
+    pub(super) fn keep_copy(&self, request: &Request<Body>) -> Option<Box<Request<Body>>> {
+        let retry = &self.proxy.settings.retry;
+        let is_repeatable = match self.kylin() {
+            Some((rules, class)) => rules.wants_copy(class),
+            None => retry.is_repeatable(request.method()),
+        };
+        let is_wanted = (is_repeatable && !retry.is_none()) || self.session.wants_copy();
+        if is_wanted { replay::copy(request).map(Box::new) } else { None }
     }
 
     /// Returns whether a request that failed at `endpoint` may be sent again.

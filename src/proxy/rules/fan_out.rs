@@ -33,12 +33,13 @@ const NO_RESPONSE: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "no node that serves queries could be reached")
         .because(Termination::ConnectFailed);
 
-/// Sends the request to all query nodes of the cluster at once.
+/// Sends the request to all query nodes of the cluster at once. `past_limits`: full ones get it too.
 pub(crate) async fn fan_out<B: Backend>(
     cluster: &Cluster<B>,
     context: &RequestContext,
     session: &mut Session<'_>,
     merge: Merge,
+    past_limits: bool,
     mut request: Request<Body>,
     mut recorder: Option<&mut RequestRecorder>,
 ) -> Result<Response<Body>, ErrorResponse> {
@@ -50,7 +51,7 @@ pub(crate) async fn fan_out<B: Backend>(
     let mut sent: Vec<BoxFuture<'_, NodeResult>> = Vec::with_capacity(ids.len());
     for id in &ids {
         let mut request = replay::copy(&request).ok_or(BODY_TOO_LARGE)?;
-        let Some(picked) = pick(cluster, context, id, &request) else { continue };
+        let Some(picked) = pick(cluster, context, id, past_limits, &request) else { continue };
         if !request.headers().contains_key(header::HOST) {
             head::set_host_of(&picked, &mut request);
         }
@@ -109,9 +110,10 @@ fn pick<B: Backend>(
     cluster: &Cluster<B>,
     context: &RequestContext,
     id: &EndpointId,
+    past_limits: bool,
     request: &Request<Body>,
 ) -> Option<Picked<B>> {
-    let view = RequestView::of(request, context.client());
+    let view = RequestView::of(request, context.client()).with_past_limits(past_limits);
     let picked = cluster.pick_bound(&view, &Attempted::none(), id.as_str()).ok()?;
     (picked.lease.endpoint() == id).then_some(picked)
 }

@@ -1,0 +1,122 @@
+//! How long queries take, learned by their fingerprints.
+
+/// Microseconds.
+pub(super) type Micros = u64;
+
+/// How many fingerprints are remembered: [`BUCKETS`] of [`WAYS`].
+const BUCKETS: usize = 512;
+const WAYS: usize = 8;
+
+/// The learned durations. The table is bounded: a new fingerprint takes the place of the least recently used one of its bucket.
+#[derive(Debug, Default)]
+pub(super) struct Costs {
+    /// Empty until something is learned.
+    learned: Vec<Learned>,
+    all: Mean,
+    /// Counts uses.
+    used: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Learned {
+    fingerprint: u64,
+    /// Of no query: the entry is free.
+    mean: Mean,
+    used: u64,
+}
+
+/// A plain mean at first, later an exponentially weighted one.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mean {
+    micros: f64,
+    count: u32,
+}
+
+impl Mean {
+    /// Adds a duration, with a weight of at least 1 / `max`.
+    fn add(&mut self, took: Micros, max: u32) {
+        self.count = (self.count + 1).min(max);
+        self.micros += (took as f64 - self.micros) / f64::from(self.count);
+    }
+}
+
+impl Costs {
+    /// Returns the expected duration of a query: the mean for its fingerprint; if that is not known, the mean of all queries.
+    pub(super) fn expected(&mut self, fingerprint: Option<u64>) -> Micros {
+        self.used += 1;
+        let used = self.used;
+        let known = fingerprint.and_then(|fingerprint| {
+            let entry = self.bucket(fingerprint).iter_mut().find(|entry| entry.holds(fingerprint))?;
+            entry.used = used;
+            Some(entry.mean)
+        });
+        known.unwrap_or(self.all).micros as Micros
+    }
+
+    /// Learns that a query took so long.
+    pub(super) fn learn(&mut self, fingerprint: Option<u64>, took: Micros) {
+        self.all.add(took, 255);
+        let Some(fingerprint) = fingerprint else { return };
+        if self.learned.is_empty() {
+            self.learned = vec![Learned::default(); BUCKETS * WAYS];
+        }
+        self.used += 1;
+        let used = self.used;
+        let bucket = self.bucket(fingerprint);
+        let index = (0..WAYS).find(|index| bucket[*index].holds(fingerprint)).unwrap_or_else(|| {
+            let oldest = (0..WAYS).min_by_key(|index| bucket[*index].used).unwrap_or(0);
+            bucket[oldest] = Learned { fingerprint, ..Learned::default() };
+            oldest
+        });
+        bucket[index].mean.add(took, 32);
+        bucket[index].used = used;
+    }
+
+    /// Returns the entries that may hold a fingerprint; none while nothing is learned.
+    fn bucket(&mut self, fingerprint: u64) -> &mut [Learned] {
+        let begin = (fingerprint % BUCKETS as u64) as usize * WAYS;
+        self.learned.get_mut(begin..begin + WAYS).unwrap_or_default()
+    }
+}
+
+impl Learned {
+    fn holds(&self, fingerprint: u64) -> bool {
+        self.mean.count > 0 && self.fingerprint == fingerprint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_is_plain_for_32_queries_and_then_follows_changes() {
+        let mut costs = Costs::default();
+        assert_eq!(costs.expected(Some(1)), 0);
+        (1..=32).for_each(|took| costs.learn(Some(1), took * 1_000));
+        assert_eq!(costs.expected(Some(1)), 16_500);
+        costs.learn(Some(1), 16_500 + 32_000);
+        assert_eq!(costs.expected(Some(1)), 17_500);
+    }
+
+    #[test]
+    fn an_unknown_query_costs_the_mean_of_all() {
+        let mut costs = Costs::default();
+        costs.learn(Some(1), 1_000);
+        costs.learn(None, 3_000);
+        assert_eq!((costs.expected(Some(2)), costs.expected(None), costs.expected(Some(1))), (2_000, 2_000, 1_000));
+    }
+
+    #[test]
+    fn a_bucket_forgets_the_least_recently_used() {
+        let mut costs = Costs::default();
+        let of_bucket = |n: u64| Some(n * BUCKETS as u64);
+        (0..WAYS as u64).for_each(|n| costs.learn(of_bucket(n), 10 + n));
+        assert_eq!(costs.expected(of_bucket(0)), 10);
+        costs.learn(of_bucket(99), 500);
+        assert_eq!((costs.expected(of_bucket(0)), costs.expected(of_bucket(99))), (10, 500));
+        let all = costs.expected(None);
+        assert_eq!(costs.expected(of_bucket(1)), all, "the least recently used one is gone");
+        assert_eq!(costs.learned.len(), BUCKETS * WAYS);
+    }
+}

@@ -1,0 +1,172 @@
+//! A queue for each endpoint with a limit: queries wait for a slot of the node that the policy or their session chose.
+
+mod costs;
+mod order;
+
+use std::any::Any;
+use std::hash::Hash;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use ahash::RandomState;
+use parking_lot::Mutex;
+
+use self::order::{AGEING, Order};
+pub(crate) use self::order::{Ticket, Turn};
+use crate::clock::{Clock, InvalidDuration, at_least};
+use crate::cluster::Cluster;
+use crate::endpoint::{Lease, SlotOwner};
+
+/// How queries wait for endpoints with a [limit](crate::Endpoint::max_in_flight). See the guide on
+/// [waiting](crate::docs::waiting).
+///
+/// | setting | default |
+/// |---|---|
+/// | [`max_wait`](Self::max_wait) | 60 s |
+/// | [`max_waiting`](Self::max_waiting) | 64 for each endpoint with a limit |
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct QueueRules {
+    max_wait: Duration,
+    max_waiting: Option<NonZeroUsize>,
+}
+
+impl QueueRules {
+    /// Returns the default rules.
+    pub fn new() -> Self {
+        QueueRules { max_wait: Duration::from_secs(60), max_waiting: None }
+    }
+
+    /// Sets how long a query waits for its slot at most (nginx: `timeout` of `queue`). Default: 60 s. After that the client gets a 503
+    /// with `Retry-After`.
+    ///
+    /// A query that is expected to take longer than a 30th of this waits up to 30 times as long as it is expected to take, but not
+    /// longer than the [timeout of its response](crate::backend::Timeouts::head): until then quicker queries may pass it. The time
+    /// counts anew for each attempt.
+    ///
+    /// # Errors
+    /// [`InvalidDuration`] if `time` is shorter than 1 ms.
+    pub fn max_wait(mut self, time: Duration) -> Result<Self, InvalidDuration> {
+        self.max_wait = at_least(Duration::from_millis(1), time, "longest wait for a slot")?;
+        Ok(self)
+    }
+
+    /// Sets how many queries may wait for all endpoints of the cluster together (nginx: the number of `queue`). Default: `None`, 64
+    /// for each endpoint with a limit.
+    ///
+    /// If there are more, the costliest of them gets a 503 with `Retry-After`: the one that is expected to take longest, of equal
+    /// ones the last. While users have more than an eighth of the places, it is the costliest of theirs.
+    pub fn max_waiting(mut self, queries: Option<NonZeroUsize>) -> Self {
+        self.max_waiting = queries;
+        self
+    }
+}
+
+impl Default for QueueRules {
+    fn default() -> Self {
+        QueueRules::new()
+    }
+}
+
+/// The queues of a cluster, which all proxies of the cluster share.
+pub(crate) struct Queues {
+    rules: QueueRules,
+    clock: Arc<dyn Clock>,
+    origin: Instant,
+    hasher: RandomState,
+    /// An endpoint has a limit.
+    is_active: AtomicBool,
+    order: Mutex<Order>,
+}
+
+impl Queues {
+    fn new(rules: QueueRules, clock: Arc<dyn Clock>) -> Self {
+        let (is_active, order) = (AtomicBool::new(false), Mutex::default());
+        Queues { rules, origin: clock.now(), clock, hasher: RandomState::new(), is_active, order }
+    }
+
+    /// Returns the queues of `cluster`. The first call makes them, by `rules`.
+    pub(crate) fn of<B>(cluster: &Cluster<B>, rules: QueueRules, clock: &Arc<dyn Clock>) -> Arc<Self> {
+        let make = || Arc::new(Queues::new(rules, Arc::clone(clock)));
+        let queues: Arc<dyn Any + Send + Sync> = cluster.slots(|| make());
+        // A cluster has no other kind.
+        queues.downcast().unwrap_or_else(|_| make())
+    }
+
+    /// Returns the number that stands for a user in a ticket: a keyed hash of the credentials, the session or the address.
+    pub(crate) fn user(&self, identity: impl Hash) -> u64 {
+        self.hasher.hash_one(identity)
+    }
+
+    /// Returns whether an endpoint has a limit, so that queries may have to wait.
+    pub(crate) fn is_active(&self) -> bool {
+        self.is_active.load(Ordering::Relaxed)
+    }
+
+    /// Returns the ticket of a query that arrives now. `user` is a hash of who asks.
+    pub(crate) fn ticket(&self, user: u64, fingerprint: Option<u64>) -> Ticket {
+        self.with(|order, now| order.ticket(user, fingerprint, now))
+    }
+
+    /// Has the request of `lease` wait for a slot of its endpoint, unless it gets one at once, or needs none because the endpoint has
+    /// no limit.
+    pub(crate) fn enter(self: &Arc<Self>, lease: &mut Lease, ticket: Ticket) -> Turn {
+        if lease.limit().is_none() {
+            return Turn::Go;
+        }
+        let (token, turn) = self.with(|order, now| order.enter(lease.uid(), ticket, now));
+        lease.wait_for_slot(Arc::clone(self) as Arc<dyn SlotOwner>, token);
+        if turn == Turn::Go {
+            lease.take_slot();
+        }
+        turn
+    }
+
+    /// Completes when the request of `lease` has a slot (true), or is refused (false).
+    pub(crate) fn poll_slot(&self, lease: &mut Lease, cx: &mut Context<'_>) -> Poll<bool> {
+        let turn = lease.claim().map_or(Turn::Go, |token| self.with(|order, _| order.poll(token, cx.waker())));
+        match turn {
+            Turn::Wait => Poll::Pending,
+            Turn::Go => {
+                lease.take_slot();
+                Poll::Ready(true)
+            }
+            Turn::Refused => Poll::Ready(false),
+        }
+    }
+
+    /// Returns how long a query may wait whose response the backend awaits for `head_timeout`.
+    pub(crate) fn longest_wait(&self, ticket: Ticket, head_timeout: Duration) -> Duration {
+        let until_key = Duration::from_micros(ticket.cost.saturating_mul(AGEING));
+        self.rules.max_wait.max(until_key.min(head_timeout))
+    }
+
+    /// Works on the order of all, and wakes without the lock those whose turn has come.
+    fn with<T>(&self, work: impl FnOnce(&mut Order, u64) -> T) -> T {
+        let now = self.clock.now().saturating_duration_since(self.origin);
+        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        let (result, woken) = {
+            let mut order = self.order.lock();
+            (work(&mut order, now), std::mem::take(&mut order.woken))
+        };
+        for waker in woken {
+            waker.wake();
+        }
+        result
+    }
+}
+
+impl SlotOwner for Queues {
+    fn set_limits(&self, limits: &[(u64, Option<NonZeroU32>)]) {
+        self.is_active.store(limits.iter().any(|(_, limit)| limit.is_some()), Ordering::Relaxed);
+        let max_waiting = self.rules.max_waiting.map(NonZeroUsize::get);
+        self.with(|order, now| order.set_limits(limits, max_waiting, now));
+    }
+
+    fn end(&self, token: u64, succeeded: bool) {
+        self.with(|order, now| order.leave(token, succeeded, now));
+    }
+}

@@ -1,0 +1,468 @@
+//! Queries wait for a slot of their node. Time is that of tokio's paused timers, so each run has the same course.
+
+use std::net::IpAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use kylin_lb::admission::QueueRules;
+use kylin_lb::backend::{SendErrorKind, Timeouts};
+use kylin_lb::balance::{Balancer, Candidate, Candidates, LeastConn};
+use kylin_lb::endpoint::AdminState;
+use kylin_lb::observe::{Dispatched, Finished, Observer, Queued, Termination};
+use kylin_lb::proxy::{Plain, ProxyBuilder};
+use kylin_lb::{Backend, Body, Cluster, Endpoint, Proxy, RequestView, SendError};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::support::browser::basic;
+use crate::support::clock::PausedClock;
+
+/// A node whose queries take the milliseconds that their SQL names: `select x from took_250`.
+#[derive(Debug, Clone, Default)]
+struct Node {
+    running: Arc<AtomicU32>,
+    most: Arc<AtomicU32>,
+    /// The users of the queries in their order.
+    served: Arc<Mutex<Vec<String>>>,
+    refuses: Arc<AtomicU32>,
+}
+
+impl Backend for Node {
+    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+        if self.refuses.load(Ordering::Relaxed) > 0 {
+            self.refuses.fetch_sub(1, Ordering::Relaxed);
+            return Err(SendError::new(SendErrorKind::Connect, "scripted").with_request(request));
+        }
+        let (head, body) = request.into_parts();
+        let sql = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        let Some(millis) = sql.split("took_").nth(1) else { return Ok(Response::new("{}".into())) };
+        let millis = millis.split('"').next().unwrap().parse().unwrap();
+        struct Running<'n>(&'n AtomicU32);
+        impl Drop for Running<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.most.fetch_max(self.running.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let running = Running(&self.running);
+        self.served.lock().unwrap().push(head.headers["x-name"].to_str().unwrap().to_owned());
+        sleep(Duration::from_millis(millis)).await;
+        drop(running);
+        Ok(Response::new(r#"{"results":[]}"#.into()))
+    }
+}
+
+/// Picks the first eligible endpoint, unless the header `x-node` names one.
+#[derive(Debug)]
+struct Named;
+
+impl Balancer for Named {
+    fn pick<'c>(&self, request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
+        let name = request.headers().get("x-node").and_then(|name| name.to_str().ok());
+        from.iter().find(|candidate| name.is_none_or(|name| candidate.id().as_str() == name))
+    }
+
+    fn reads_query(&self) -> bool {
+        false
+    }
+}
+
+struct Stage {
+    nodes: Vec<Node>,
+    proxy: Proxy<Node>,
+}
+
+impl Stage {
+    /// Nodes `0`, `1`, ... with so many slots each.
+    fn new(nodes: usize, slots: u32, balancer: impl Balancer) -> Self {
+        Self::with(nodes, slots, balancer, |builder| builder)
+    }
+
+    fn with(
+        count: usize,
+        slots: u32,
+        balancer: impl Balancer,
+        build: impl FnOnce(ProxyBuilder<Node>) -> ProxyBuilder<Node>,
+    ) -> Self {
+        let (nodes, cluster) = cluster(count, slots, balancer);
+        let builder = Proxy::builder(cluster).clock(PausedClock).max_requests_per_client(None);
+        Stage { nodes, proxy: build(builder).build().unwrap() }
+    }
+
+    /// Sends a query of `user` that takes so many milliseconds.
+    fn query(&self, user: &str, millis: u64) -> JoinHandle<Response<Body>> {
+        self.send(query(user, millis))
+    }
+
+    fn send(&self, request: Request<Body>) -> JoinHandle<Response<Body>> {
+        let proxy = self.proxy.clone();
+        tokio::spawn(async move {
+            let (head, body) = proxy.forward(client(), request).await.into_parts();
+            Response::from_parts(head, Body::from(body.collect().await.unwrap().to_bytes()))
+        })
+    }
+
+    /// Returns how many queries wait for each node.
+    fn waiting(&self) -> Vec<u32> {
+        self.proxy.cluster().status().endpoints.iter().map(|endpoint| endpoint.waiting).collect()
+    }
+
+    fn served(&self, node: usize) -> Vec<String> {
+        self.nodes[node].served.lock().unwrap().clone()
+    }
+
+    /// Checks that nothing is left, and that every slot is free again.
+    async fn check_at_rest(&self) {
+        let status = self.proxy.cluster().status();
+        assert_eq!((status.in_flight(), status.waiting()), (0, 0));
+        for endpoint in status.endpoints.iter().filter(|endpoint| endpoint.admin_state == AdminState::Ready) {
+            let slots = endpoint.max_in_flight.unwrap().get();
+            let to = |_| self.send(with_header(query("last", 10), "x-node", endpoint.id.as_str()));
+            let all: Vec<_> = (0..slots).map(to).collect();
+            tick().await;
+            assert_eq!(self.proxy.cluster().status().waiting(), 0, "{}: a slot is not free", endpoint.id);
+            for query in all {
+                assert_eq!(query.await.unwrap().status(), 200);
+            }
+        }
+    }
+}
+
+fn cluster(count: usize, slots: u32, balancer: impl Balancer) -> (Vec<Node>, Cluster<Node>) {
+    let nodes = vec![(); count].into_iter().map(|()| Node::default()).collect::<Vec<_>>();
+    let endpoint = |(index, node): (usize, &Node)| {
+        Endpoint::new(index.to_string(), node.clone()).unwrap().max_in_flight(NonZeroU32::new(slots))
+    };
+    let endpoints = nodes.iter().enumerate().map(endpoint);
+    let cluster = Cluster::builder().endpoints(endpoints).balancer(balancer).clock(PausedClock).build().unwrap();
+    (nodes, cluster)
+}
+
+fn client() -> IpAddr {
+    IpAddr::from([192, 0, 2, 7])
+}
+
+fn query(user: &str, millis: u64) -> Request<Body> {
+    let request = Request::post("/kylin/api/query").header("host", "kylin").header("x-name", user);
+    let request = request.header("authorization", basic(user, "secret"));
+    request.body(format!(r#"{{"sql":"select x from took_{millis}","project":"p"}}"#).into()).unwrap()
+}
+
+fn with_header(mut request: Request<Body>, name: &'static str, value: &str) -> Request<Body> {
+    request.headers_mut().insert(name, value.parse().unwrap());
+    request
+}
+
+/// Lets every task run that can.
+async fn tick() {
+    sleep(Duration::from_micros(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_node_gets_its_queries_one_after_the_other() {
+    let stage = Stage::new(2, 2, LeastConn::new());
+    let began = Instant::now();
+    let queries: Vec<_> = (0..12).map(|user| stage.query(&user.to_string(), 100)).collect();
+    tick().await;
+    assert_eq!((stage.proxy.cluster().status().in_flight(), stage.waiting()), (4, vec![4, 4]));
+    for query in queries {
+        assert_eq!(query.await.unwrap().status(), 200);
+    }
+    assert_eq!(began.elapsed().as_millis(), 300, "three rounds of 4");
+    assert!(stage.nodes.iter().all(|node| node.most.load(Ordering::Relaxed) == 2));
+    stage.check_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_waits_for_the_node_that_was_chosen_though_another_is_idle() {
+    let stage = Stage::new(2, 1, Named);
+    let first = stage.send(with_header(query("a", 100), "x-node", "0"));
+    tick().await;
+    let second = stage.send(with_header(query("b", 100), "x-node", "0"));
+    tick().await;
+    assert_eq!(stage.waiting(), [1, 0]);
+    for query in [first, second] {
+        query.await.unwrap();
+    }
+    assert_eq!((stage.served(0), stage.served(1).len()), (vec!["a".to_owned(), "b".to_owned()], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quick_query_passes_those_that_take_long() {
+    let stage = Stage::new(1, 1, LeastConn::new());
+    for millis in [1_000, 10] {
+        stage.query("learn", millis).await.unwrap();
+    }
+    let running = stage.query("running", 1_000);
+    tick().await;
+    let waiting: Vec<_> = [("long", 1_000), ("quick", 10)].map(|(user, millis)| stage.query(user, millis)).into();
+    for query in waiting.into_iter().chain([running]) {
+        query.await.unwrap();
+    }
+    assert_eq!(stage.served(0)[2..], ["running", "quick", "long"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pages_of_kylin_and_stops_do_not_wait() {
+    let stage = Stage::new(1, 1, LeastConn::new());
+    let queries = [stage.query("a", 5_000), stage.query("a", 5_000)];
+    tick().await;
+    let began = Instant::now();
+    for (method, path) in [
+        ("GET", "/kylin/api/projects"),
+        ("GET", "/kylin/"),
+        ("PUT", "/kylin/api/query/some-id/stop"),
+        ("GET", "/kylin/api/query/runningQueries"),
+        ("GET", "/kylin/api/user/authentication"),
+    ] {
+        let request = Request::builder().method(method).uri(path).header("host", "kylin").body(Body::empty()).unwrap();
+        assert_eq!(stage.send(request).await.unwrap().status(), 200, "{path}");
+    }
+    assert_eq!((began.elapsed(), stage.waiting()), (Duration::ZERO, vec![1]));
+    for query in queries {
+        query.await.unwrap();
+    }
+    stage.check_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_queues_a_full_node_is_not_eligible() {
+    let stage = Stage::with(1, 1, LeastConn::new(), |builder| builder.queue(None));
+    let (nodes, cluster) = cluster(1, 1, LeastConn::new());
+    let plain: ProxyBuilder<Node, Plain> = Proxy::plain(cluster);
+    for stage in [stage, Stage { nodes, proxy: plain.clock(PausedClock).build().unwrap() }] {
+        let first = stage.query("a", 100);
+        tick().await;
+        assert_eq!(stage.query("b", 100).await.unwrap().status(), 503);
+        assert_eq!(first.await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn queries_that_wait_for_a_node_which_no_longer_serves_go_to_another_with_their_keys() {
+    type Change = fn(&Stage);
+    let changes: [(&str, Change); 4] = [
+        ("removed", |stage| stage.proxy.cluster().remove(&"0".parse().unwrap()).unwrap()),
+        ("drained", |stage| stage.proxy.cluster().set_admin_state(&"0".parse().unwrap(), AdminState::Drain).unwrap()),
+        ("in maintenance", |stage| {
+            stage.proxy.cluster().set_admin_state(&"0".parse().unwrap(), AdminState::Maintenance).unwrap();
+        }),
+        ("replaced", |stage| {
+            let endpoints = [Endpoint::new("1", stage.nodes[1].clone()).unwrap().max_in_flight(NonZeroU32::new(1))];
+            stage.proxy.cluster().replace(endpoints.into()).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let stage = Stage::new(2, 1, Named);
+        let running = ["0", "1"].map(|node| stage.send(with_header(query("running", 1_000), "x-node", node)));
+        tick().await;
+        // It waits for the first node, since it is picked first.
+        let early = stage.query("early", 100);
+        sleep(Duration::from_millis(10)).await;
+        let late = stage.send(with_header(query("late", 100), "x-node", "1"));
+        tick().await;
+        assert_eq!(stage.waiting(), [1, 1]);
+        change(&stage);
+        tick().await;
+        assert_eq!(*stage.waiting().last().unwrap(), 2, "{what}");
+        for query in running.into_iter().chain([early, late]) {
+            assert_eq!(query.await.unwrap().status(), 200, "{what}");
+        }
+        assert_eq!(stage.served(1), ["running", "early", "late"], "{what}: the earlier key goes first");
+        stage.check_at_rest().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn queries_that_wait_for_a_node_that_is_ejected_go_to_another() {
+    let (nodes, _) = cluster(2, 1, Named);
+    let endpoint = |(index, node): (usize, &Node)| {
+        let one = NonZeroU32::new(1);
+        Endpoint::new(index.to_string(), node.clone()).unwrap().max_in_flight(one).max_fails(one)
+    };
+    let endpoints = nodes.iter().enumerate().map(endpoint);
+    let cluster = Cluster::builder().endpoints(endpoints).balancer(Named).clock(PausedClock).build().unwrap();
+    let proxy = Proxy::builder(cluster).clock(PausedClock).build().unwrap();
+    let stage = Stage { nodes, proxy };
+    let running = stage.query("running", 1_000);
+    tick().await;
+    let waiting = stage.query("waiting", 100);
+    tick().await;
+    assert_eq!(stage.waiting(), [1, 0]);
+    // A page, which does not wait, finds that the node refuses connections.
+    stage.nodes[0].refuses.store(1, Ordering::Relaxed);
+    let page = Request::get("/kylin/api/projects").header("host", "kylin").body(Body::empty()).unwrap();
+    assert_eq!(stage.send(page).await.unwrap().status(), 200);
+    assert_eq!(waiting.await.unwrap().status(), 200);
+    assert_eq!((stage.served(1), running.is_finished()), (vec!["waiting".to_owned()], false));
+    running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_that_fails_before_it_was_sent_waits_for_another_node() {
+    let stage = Stage::new(2, 1, Named);
+    let running = stage.send(with_header(query("running", 1_000), "x-node", "1"));
+    tick().await;
+    stage.nodes[0].refuses.store(1, Ordering::Relaxed);
+    let retried = stage.query("retried", 100);
+    tick().await;
+    assert_eq!(stage.waiting(), [0, 1]);
+    assert_eq!(retried.await.unwrap().status(), 200);
+    running.await.unwrap();
+    assert_eq!(stage.served(1), ["running", "retried"]);
+    stage.check_at_rest().await;
+}
+
+/// Returns how long a query of `user` waits until it is refused.
+async fn refused_after(stage: &Stage, request: Request<Body>) -> Duration {
+    let began = Instant::now();
+    let response = stage.send(request).await.unwrap();
+    assert_eq!(
+        (response.status(), &response.headers()["retry-after"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
+    );
+    began.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_waits_longer_than_its_bound() {
+    const HEAD: Duration = Duration::from_secs(310);
+    let near = |took: Duration, seconds: u64| took.as_secs_f64() - seconds as f64 <= 0.002 && took.as_secs() >= seconds;
+    let stage = Stage::new(1, 1, LeastConn::new());
+    for (millis, times) in [(100, 4), (3_000, 1), (20_000, 1)] {
+        for _ in 0..times {
+            stage.query("learn", millis).await.unwrap();
+        }
+    }
+    let running = stage.query("running", 1_000_000);
+    tick().await;
+    assert!(near(refused_after(&stage, query("quick", 100)).await, 60));
+    assert!(near(refused_after(&stage, query("slower", 3_000)).await, 90), "30 x 3 s");
+    assert!(
+        near(refused_after(&stage, query("slow", 20_000)).await, HEAD.as_secs()),
+        "not longer than a response may take"
+    );
+    let mut request = query("slow", 20_000);
+    let mut timeouts = Timeouts::default();
+    timeouts.head = Duration::from_secs(100);
+    request.extensions_mut().insert(timeouts);
+    assert!(near(refused_after(&stage, request).await, 100));
+    assert_eq!((stage.waiting(), running.is_finished()), (vec![0], false));
+    running.await.unwrap();
+    stage.check_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_places_the_costliest_is_refused() {
+    let rules = QueueRules::new().max_waiting(NonZeroUsize::new(2)).max_wait(Duration::from_secs(5)).unwrap();
+    let stage = Stage::with(1, 1, LeastConn::new(), |builder| builder.queue(rules));
+    for millis in [2_000, 10] {
+        stage.query("learn", millis).await.unwrap();
+    }
+    let running = stage.query("running", 2_000);
+    tick().await;
+    let [costly, quick] = [("costly", 2_000), ("quick", 10)].map(|(user, millis)| stage.query(user, millis));
+    tick().await;
+    let last = stage.query("last", 10);
+    assert_eq!(costly.await.unwrap().status(), 503);
+    assert_eq!(stage.waiting(), [2]);
+    for query in [running, quick, last] {
+        assert_eq!(query.await.unwrap().status(), 200);
+    }
+    assert_eq!(stage.served(0).len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_dropped_at_any_poll_leaves_no_slot_and_no_place() {
+    let stage = Stage::new(2, 1, Named);
+    for pending in 0.. {
+        let running = stage.query("running", 100);
+        tick().await;
+        let waiting = stage.query("before", 10);
+        tick().await;
+        let proxy = stage.proxy.clone();
+        let mut dropped = Box::pin(async move { proxy.forward(client(), query("dropped", 10)).await });
+        let ended = std::future::poll_fn(|cx| {
+            let mut polls = 0;
+            std::task::Poll::Ready(loop {
+                if dropped.as_mut().poll(cx).is_ready() {
+                    break true;
+                }
+                polls += 1;
+                if polls > pending {
+                    break false;
+                }
+            })
+        });
+        assert!(!ended.await);
+        // By turns while it waits, when it has its slot and has not noticed it, and while it runs.
+        sleep(Duration::from_millis([0, 109, 110, 112, 115][pending % 5])).await;
+        if pending % 2 == 1 {
+            let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(dropped.as_mut().poll(cx).is_ready()));
+            polled.await;
+        }
+        drop(dropped);
+        for query in [running, waiting] {
+            assert_eq!(query.await.unwrap().status(), 200);
+        }
+        stage.check_at_rest().await;
+        if pending == 20 {
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_last_slot_is_handed_over_once() {
+    let stage = Stage::new(2, 1, LeastConn::new());
+    let queries: Vec<_> = (0..100).map(|user| stage.query(&user.to_string(), 0)).collect();
+    for (index, query) in queries.into_iter().enumerate() {
+        // Some leave at any moment.
+        if index % 7 == 0 {
+            query.abort();
+            continue;
+        }
+        assert_eq!(query.await.unwrap().status(), 200);
+    }
+    crate::support::front::eventually(|| stage.proxy.cluster().status().in_flight() == 0, || "in flight".into()).await;
+    assert!(stage.nodes.iter().all(|node| node.most.load(Ordering::Relaxed) == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn observers_learn_how_long_a_query_has_waited() {
+    #[derive(Default)]
+    struct Events(Mutex<Vec<String>>);
+    impl Observer for Events {
+        fn queued(&self, event: &Queued<'_>) {
+            self.0.lock().unwrap().push(format!("queued at {}", event.endpoint));
+        }
+
+        fn dispatched(&self, event: &Dispatched<'_>) {
+            self.0.lock().unwrap().push(format!("dispatched to {} after {}", event.endpoint, event.waited.as_millis()));
+        }
+
+        fn finished(&self, event: &Finished<'_>) {
+            let (queued, termination) = (event.times.queued.as_millis(), event.termination);
+            self.0.lock().unwrap().push(format!("{termination} after {queued}"));
+        }
+    }
+    let events = Arc::new(Events::default());
+    let stage = Stage::with(1, 1, LeastConn::new(), |builder| builder.observer(Arc::clone(&events)));
+    let running = stage.query("running", 250);
+    tick().await;
+    stage.query("waiting", 10).await.unwrap();
+    running.await.unwrap();
+    let complete = |queued| format!("{} after {queued}", Termination::Complete);
+    let expected = ["queued at 0".into(), complete(0), "dispatched to 0 after 249".into(), complete(249)];
+    assert_eq!(*events.0.lock().unwrap(), expected);
+    events.0.lock().unwrap().clear();
+    let running = stage.query("running", 100_000);
+    tick().await;
+    refused_after(&stage, query("waiting", 10)).await;
+    assert_eq!(*events.0.lock().unwrap(), ["queued at 0".to_owned(), format!("{} after 60000", Termination::Overflow)]);
+    running.abort();
+}
