@@ -67,6 +67,8 @@ Balancing:
   --response-buffer N how many bytes of a response are taken from its node ahead of a client that reads slowly; or none
                       (default: 1048576); not with --config, which has proxy_buffering
   --outlier on|off    eject nodes that fail more than the others; off: by nginx's max_fails, 1 in 10s (default: on)
+  --drain on|off      no new sessions for a node that shows that it stops, where --outlier is on: it refuses connections, closes
+                      those of clients, or says 503 with Retry-After (default: on)
   --max-conns N       the most requests in flight at a node for which none is set (default: no limit)
   --connect-timeout T the time for a connection to a node (default: 5s)
   --read-timeout T    the time until a node responds, and between two pieces of a response (default: 310s, then 60s);
@@ -115,6 +117,7 @@ pub struct Args {
     pub buffers: BufferBudget,
     pub response_buffer: Option<NonZeroUsize>,
     pub outlier: bool,
+    pub drain: bool,
     /// The settings of nodes for which nothing else is set.
     pub settings: NodeSettings,
     pub panic: bool,
@@ -174,6 +177,7 @@ impl Args {
             buffers: BufferBudget::process(),
             response_buffer: NonZeroUsize::new(1 << 20),
             outlier: true,
+            drain: true,
             settings: NodeSettings::default(),
             panic: true,
             trusted: TrustedProxies::none(),
@@ -239,6 +243,7 @@ impl Args {
                 "--buffer-bytes" => args.buffers = BufferBudget::new(limit(&name, &value()?, usize::MAX - 1)?),
                 "--response-buffer" => args.response_buffer = limit(&name, &value()?, usize::MAX)?,
                 "--outlier" => args.outlier = switch(&name, &value()?)?,
+                "--drain" => args.drain = switch(&name, &value()?)?,
                 "--max-conns" => {
                     let count = count(&name, &value()?, u32::MAX as usize)?.get();
                     args.settings.max_conns = NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX));

@@ -189,6 +189,7 @@ async fn configured(
     for (on, set) in [
         (args.kylin, SiteBuilder::kylin as fn(SiteBuilder, bool) -> SiteBuilder),
         (args.outlier, SiteBuilder::outlier),
+        (args.drain, SiteBuilder::drain),
         (args.panic, SiteBuilder::panic_mode),
     ] {
         if !on {
@@ -320,11 +321,12 @@ fn summary(args: &Args) -> String {
     let sessions = args.sessions.as_ref().unwrap_or(&SessionMode::MEMORY);
     let warnings: String = sessions.warnings().iter().map(|warning| format!("  warning: {warning}\n")).collect();
     format!(
-        "sessions: {sessions}\n{warnings}kylin rules: {}\nprobes: {}\noutlier ejection: {}\npanic mode: {}\n\
+        "sessions: {sessions}\n{warnings}kylin rules: {}\nprobes: {}\noutlier ejection: {}\ndrain by signs: {}\npanic mode: {}\n\
          limits of a client: {} connections, {} requests\n",
         on(args.kylin),
         args.probe.unwrap_or(ProbeMode::Auto),
         on(args.outlier),
+        on(args.drain),
         on(args.panic),
         limit(args.client_connections),
         limit(args.client_requests)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kylin_lb::cluster::ClusterError;
 use kylin_lb::discovery::DiscoveredNode;
 use kylin_lb::endpoint::{AdminState, Roles};
+use kylin_lb::health::Outlier;
 use kylin_lb::nginx::PolicyName;
 use kylin_lb::{Cluster, Endpoint, HttpBackend};
 
@@ -155,7 +156,8 @@ pub fn cluster(nodes: &[Node], args: &Args) -> Result<Cluster, Box<dyn Error>> {
         });
     }
     let policy = args.policy.unwrap_or(PolicyName::LeastConn);
-    let cluster = Cluster::builder().endpoints(endpoints).balancer(policy.balancer());
+    let outlier = Outlier::new().drain(args.drain);
+    let cluster = Cluster::builder().endpoints(endpoints).balancer(policy.balancer()).outlier(outlier);
     Ok(cluster.panic_mode(args.panic).build().map_err(|error: ClusterError| format!("--nodes: {error}"))?)
 }
 

@@ -15,6 +15,7 @@ use crate::endpoint::{AdminState, EndpointSettings, Live, Member};
 use crate::health::impaired::ImpairedCount;
 use crate::health::outcomes::Window;
 use crate::health::outlier::{Decision, Snapshot, is_replaceable};
+use crate::health::passive::PassiveState;
 use crate::health::state::OutcomeListener;
 use crate::health::{Outlier, Reason};
 
@@ -64,14 +65,17 @@ impl Outliers {
             .iter()
             .map(|(settings, live)| {
                 let now = live.now_ms();
-                if live.health.expire_ejection(now) {
-                    tracing::info!(target: "kylin_lb::state", endpoint = %settings.id, "outlier readmitted");
+                if live.health.expire(now) {
+                    tracing::info!(target: "kylin_lb::state", endpoint = %settings.id, "endpoint readmitted");
                 }
                 snapshot(settings, live, alone, now, interval_over)
             })
             .collect();
         if interval_over && snapshots.iter().all(|endpoint| endpoint.window.failures == 0) {
             self.impaired.unwatch();
+            if endpoints.iter().any(|(_, live)| live.health.expires()) {
+                self.impaired.watch();
+            }
         }
         let Decision { eject, readmit } = self.settings.decide(&snapshots);
         for (index, reason) in eject {
@@ -102,7 +106,9 @@ fn present(endpoints: &[Endpoint]) -> Vec<(&EndpointSettings, Arc<Live>)> {
 fn snapshot(settings: &EndpointSettings, live: &Live, alone: bool, now: u64, interval_over: bool) -> Snapshot {
     let health = &live.health;
     let ready = settings.admin_state == AdminState::Ready && !health.is_down();
-    let ejected_by_rule = !alone && live.passive.is_ejected(settings.rule, || now);
+    // An endpoint whose trial is due may be dead, so it takes the place of no other.
+    let needs_trial =
+        health.needs_trial() || live.passive.state(settings.rule, alone, || now) != PassiveState::Available;
     let ejection = health.ejection();
     let (row, ended) = (health.outcomes.row(), live.served());
     let succeeds = row.failures == 0 && health.outcomes.has_succeeded(ended);
@@ -110,7 +116,7 @@ fn snapshot(settings: &EndpointSettings, live: &Live, alone: bool, now: u64, int
     let last_failure = health.last_failure();
     Snapshot {
         ready,
-        eligible: ready && !ejected_by_rule && !health.is_unavailable(alone, false, || now),
+        eligible: ready && (alone || !needs_trial) && !health.is_unavailable(alone, false, || now),
         roles: settings.roles.bits(),
         governed: settings.has_outlier_rule(),
         ejected_for: ejection.map(|(at, _)| now.saturating_sub(at)),
@@ -119,6 +125,7 @@ fn snapshot(settings: &EndpointSettings, live: &Live, alone: bool, now: u64, int
         on_probation: row.on_probation,
         succeeds,
         failed_ago: (last_failure > 0).then(|| now.saturating_sub(last_failure)),
+        probed_since: health.last_good_probe() > last_failure,
         window: if interval_over { health.outcomes.take_window(ended) } else { Window::default() },
     }
 }
@@ -133,6 +140,9 @@ impl OutcomeListener for Outliers {
     }
 
     fn drain(&self, uid: u64, reason: Reason) {
+        if !self.settings.drain {
+            return;
+        }
         let guard = self.endpoints.lock();
         let endpoints = present(&guard);
         let Some(index) = endpoints.iter().position(|(_, live)| live.uid == uid) else { return };
@@ -141,7 +151,7 @@ impl OutcomeListener for Outliers {
             |(settings, live): &(&EndpointSettings, Arc<Live>)| snapshot(settings, live, alone, live.now_ms(), false);
         let snapshots: Vec<_> = endpoints.iter().map(snapshot).collect();
         let (settings, live) = &endpoints[index];
-        // One client may cause what responses show, so they leave as many endpoints as ejections do.
+        // Few clients may cause what responses show, so they leave as many endpoints as ejections do.
         let is_within_limit = reason == Reason::Refusing || {
             let ready = || snapshots.iter().filter(|endpoint| endpoint.ready);
             ready().filter(|endpoint| !endpoint.eligible).count() < self.settings.max_ejected(ready().count())
@@ -162,5 +172,40 @@ impl OutcomeListener for Outliers {
 impl fmt::Debug for Outliers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Outliers").field(&self.settings).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::time::Duration;
+
+    use http::Request;
+
+    use crate::balance::{Attempted, IpHash};
+    use crate::clock::ManualClock;
+    use crate::cluster::Cluster;
+    use crate::endpoint::{Endpoint, Outcome};
+    use crate::request::RequestView;
+
+    #[test]
+    fn a_share_that_no_pick_reads_is_whole_again_in_time() {
+        let clock = ManualClock::new();
+        let endpoints = ["a", "b"].map(|id| Endpoint::new(id, ()).unwrap());
+        let cluster =
+            Cluster::builder().endpoints(endpoints).balancer(IpHash::new()).clock(clock.clone()).build().unwrap();
+        let request = Request::new(());
+        let end = |id: &str, outcome: Outcome| {
+            let view = RequestView::of(&request, IpAddr::from([192, 0, 2, 7]));
+            cluster.pick_bound(&view, &Attempted::none(), id).unwrap().lease.set_outcome(outcome);
+        };
+        let impaired = cluster.health_changes();
+        end("a", Outcome::Unreachable);
+        assert!(!impaired.is_zero());
+        for _ in 0..30 {
+            clock.advance(Duration::from_secs(1));
+            end("b", Outcome::Success);
+        }
+        assert!(impaired.is_zero() && !impaired.is_watched());
     }
 }

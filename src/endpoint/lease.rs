@@ -102,7 +102,7 @@ impl Lease {
         let stops = match sign {
             Sign::KeepsAlive => false,
             Sign::Closes { uses, .. } => uses > 1,
-            Sign::RetryAfter => true,
+            Sign::RetryAfter { .. } => true,
         };
         if (!self.alone && health.show(sign, *uid)) || stops {
             self.on_trial = false;

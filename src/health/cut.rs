@@ -62,7 +62,6 @@ impl Cut {
         share
     }
 
-    #[cfg(test)]
     pub(crate) fn is_whole(&self) -> bool {
         self.word.load(Ordering::Relaxed) == 0
     }

@@ -90,7 +90,7 @@ mod tests {
             1 => _ = passive.choose(RULE, || now),
             2 => _ = passive.succeed(RULE),
             3 => _ = health.eject(Reason::Consecutive, now, 10, |_| 20),
-            4 => _ = health.expire_ejection(now),
+            4 => _ = health.expire(now),
             5 => health.pardon(now),
             6 => health.attach_checker(checker, now.is_multiple_of(2), now),
             7 => health.detach_checker(checker, now),

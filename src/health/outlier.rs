@@ -17,7 +17,7 @@ use crate::clock::as_millis;
 /// Every cluster has this rule unless the application [turns it off](crate::cluster::ClusterBuilder::outlier). An endpoint with
 /// [`max_fails`](crate::Endpoint::max_fails) or [`fail_timeout`](crate::Endpoint::fail_timeout) has nginx's rule instead.
 ///
-/// An endpoint is ejected after a number of failures in a row, or when over an interval its success rate is lower than that
+/// An endpoint is ejected after a number of failures in a row, the last of them within the interval, or when over an interval its success rate is lower than that
 /// of all others together by a margin. [`Outcome::Failure`](crate::Outcome::Failure) and
 /// [`Outcome::Unreachable`](crate::Outcome::Unreachable) are failures. A query that takes long is none.
 ///
@@ -33,10 +33,11 @@ use crate::clock::as_millis;
 ///
 /// These limits protect the cluster:
 ///
-/// - The last endpoint that can serve, and the last one with some role, are never ejected.
+/// - The last endpoint that can serve, and the last one with some role, are never ejected. An endpoint whose trial is due cannot
+///   serve before that has succeeded.
 /// - At most [`max_share`](Self::max_share) of the endpoints are ejected at once.
 /// - When more than [`common_share`](Self::common_share) of the endpoints fail within an interval, none is ejected, and
-///   endpoints that were ejected within the interval return.
+///   endpoints that were ejected within the interval for their responses return.
 ///
 /// The last two do not apply to an endpoint that cannot be reached while requests to another endpoint succeed.
 ///
@@ -63,6 +64,7 @@ pub struct Outlier {
     max_ms: u64,
     max_share: f64,
     common_share: f64,
+    pub(crate) drain: bool,
 }
 
 impl Default for Outlier {
@@ -76,6 +78,7 @@ impl Default for Outlier {
             max_ms: 300_000,
             max_share: 0.5,
             common_share: 0.5,
+            drain: true,
         }
     }
 }
@@ -128,6 +131,13 @@ impl Outlier {
         self
     }
 
+    /// Sets whether an endpoint whose node shows that it stops is [draining](super::HealthState::Draining): it keeps the sessions
+    /// that are bound to it and gets no new ones. Default: true. Without it, only failures take the endpoint out.
+    pub fn drain(mut self, on: bool) -> Self {
+        self.drain = on;
+        self
+    }
+
     pub(crate) fn validate(&self) -> Result<(), InvalidSetting> {
         let is_share = |share: f64| (0.0..=1.0).contains(&share);
         InvalidSetting::unless(self.interval_ms > 0, "interval", "at least 1 ms")?;
@@ -150,7 +160,9 @@ impl Outlier {
         let common = self.is_common_failure(endpoints, is_own);
         let recent = |endpoint: &Snapshot| endpoint.ejected_for.is_some_and(|age| age <= self.interval_ms);
         let is_common = |endpoint: &Snapshot| common && !is_own(endpoint);
-        let readmit = (0..).zip(endpoints).filter(|(_, endpoint)| is_common(endpoint) && recent(endpoint));
+        // One that could not be reached may still be dead, so a probe or a request on trial readmits it.
+        let returns = |endpoint: &Snapshot| is_common(endpoint) && recent(endpoint) && !endpoint.is_unreachable;
+        let readmit = (0..).zip(endpoints).filter(|(_, endpoint)| returns(endpoint));
         let readmit = readmit.map(|(index, _)| index).collect();
         let mut outliers: Vec<(usize, Reason)> = (0..)
             .zip(endpoints)
@@ -182,7 +194,9 @@ impl Outlier {
         }
         let is_full = |limit: NonZeroU32| endpoint.failures_in_a_row >= limit.get();
         let returned_in_vain = endpoint.on_probation && endpoint.is_unreachable;
-        if returned_in_vain || self.consecutive.is_some_and(is_full) {
+        // When the endpoint could not be spared, the row may have ended although no request has succeeded since.
+        let is_current = !endpoint.probed_since && endpoint.failed_ago.is_some_and(|age| age <= self.interval_ms);
+        if is_current && (returned_in_vain || self.consecutive.is_some_and(is_full)) {
             return Some(if endpoint.is_unreachable { Reason::Unreachable } else { Reason::Consecutive });
         }
         let others = (0..)
@@ -257,6 +271,8 @@ pub(crate) struct Snapshot {
     pub(crate) succeeds: bool,
     /// How many milliseconds ago it failed last.
     pub(crate) failed_ago: Option<u64>,
+    /// A probe has succeeded since it failed last.
+    pub(crate) probed_since: bool,
     /// Its last interval; empty unless one has just ended.
     pub(crate) window: Window,
 }
@@ -303,6 +319,16 @@ mod tests {
     }
 
     #[test]
+    fn failures_that_are_old_or_before_a_probe_that_succeeded_do_not_eject() {
+        let serving = Snapshot { succeeds: true, ..healthy() };
+        for failed in [failing(9), Snapshot { is_unreachable: true, on_probation: true, ..failing(9) }] {
+            assert_eq!(ejects(&[failed, serving]), [0]);
+            assert!(ejects(&[Snapshot { failed_ago: Some(10_001), ..failed }, serving]).is_empty());
+            assert!(ejects(&[Snapshot { probed_since: true, ..failed }, serving]).is_empty());
+        }
+    }
+
+    #[test]
     fn the_last_with_a_role_is_not_ejected() {
         let (query, job) = (Snapshot { roles: 0b01, ..failing(5) }, Snapshot { roles: 0b10, ..healthy() });
         assert!(ejects(&[query, job, job]).is_empty());
@@ -327,6 +353,8 @@ mod tests {
         assert_eq!(outlier.decide(&common), Decision::default());
         let decision = outlier.decide(&[ejected(9_000), failing(5), healthy()]);
         assert_eq!(decision, Decision { readmit: vec![0], eject: vec![] });
+        let gone = Snapshot { is_unreachable: true, ..ejected(9_000) };
+        assert_eq!(outlier.decide(&[gone, failing(5), healthy()]), Decision::default(), "it may be dead");
         assert_eq!(
             ejects(&[failing(5), Snapshot { failed_ago: Some(10_001), ..failing(4) }, healthy()]),
             [0],
@@ -405,6 +433,7 @@ mod tests {
                     governed,
                     ejected_for,
                     failures_in_a_row,
+                    probed_since: false,
                     is_unreachable,
                     on_probation,
                     succeeds,

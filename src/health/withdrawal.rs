@@ -34,6 +34,15 @@ impl WithdrawalKind {
         }
     }
 
+    /// Returns how long after [`Withdrawal::until`] the withdrawal ends, if it ends by time.
+    pub(crate) fn ends_after(self) -> Option<u64> {
+        match self {
+            WithdrawalKind::Responses => Some(0),
+            WithdrawalKind::Connections => None,
+            WithdrawalKind::Draining => Some(UNTRIED_DRAIN_MS),
+        }
+    }
+
     fn of(word: u64) -> Option<Self> {
         match word & ((1 << KIND_BITS) - 1) {
             _ if word >= DOWN => None,
@@ -56,6 +65,10 @@ const TRIAL_MS: u64 = 1_000;
 
 /// The time that a node which shows that it stops has for it, before a probe or a request on trial ends the drain.
 pub(crate) const DRAIN_MS: u64 = 1_000;
+
+/// The time after which a drain ends, if a request might have tried the endpoint all the while and none has come: all sessions may
+/// be bound elsewhere.
+const UNTRIED_DRAIN_MS: u64 = 30_000;
 
 /// Returns for how long no request tries an endpoint whose last `failed_returns` returns failed.
 pub(crate) fn trial_after(failed_returns: u32) -> u64 {
@@ -127,8 +140,15 @@ impl Bar {
         }
     }
 
-    pub(crate) fn is_draining(&self) -> bool {
-        WithdrawalKind::of(self.0.load(Ordering::Relaxed)) == Some(WithdrawalKind::Draining)
+    /// Returns the kind of the withdrawal, if there is one.
+    pub(crate) fn withdrawal(&self) -> Option<WithdrawalKind> {
+        WithdrawalKind::of(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Returns when the withdrawal ends, or when the next request may try the endpoint, if it is withdrawn and not down.
+    pub(crate) fn until(&self) -> Option<u64> {
+        let word = self.0.load(Ordering::Relaxed);
+        WithdrawalKind::of(word).map(|_| word >> KIND_BITS)
     }
 
     /// Records that the endpoint is chosen. Of the requests that meet an endpoint whose trial is due, exactly one gets true.

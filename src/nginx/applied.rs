@@ -24,6 +24,7 @@ pub(super) struct Applied {
     pub(super) policy: Choice<Option<PolicyName>>,
     pub(super) probe: Choice<ProbeMode>,
     pub(super) outlier: Choice<bool>,
+    pub(super) drain: Choice<bool>,
     pub(super) panic: Choice<bool>,
 }
 
@@ -87,8 +88,9 @@ fn of_upstream(upstream: &Upstream, servers: &CommentOptions, site: &KylinOption
         (None, _) => Choice::new(ProbeMode::Auto, DEFAULT),
     };
     let outlier = layers.find("outlier", true, |options| options.outlier);
+    let drain = layers.find("drain", true, |options| options.drain);
     let panic = layers.find("panic", true, |options| options.panic);
-    Applied { kylin, sessions, policy, probe, outlier, panic }
+    Applied { kylin, sessions, policy, probe, outlier, drain, panic }
 }
 
 /// The sources of the settings of one upstream, the closest first.

@@ -37,7 +37,7 @@
 //! | `sessions` | logins are learned, in memory ([`SessionMode`]) | [`session_mode`](SiteBuilder::session_mode) |
 //! | `policy` | round robin, as in nginx ([`PolicyName`]) | [`policy`](SiteBuilder::policy) |
 //! | `probe` | what each node offers ([`ProbeMode`]), once [`Site::start_probes`] is called | [`probe`](SiteBuilder::probe) |
-//! | `outlier`, `panic` | on, for any upstream | [`outlier`](SiteBuilder::outlier), [`panic_mode`](SiteBuilder::panic_mode) |
+//! | `outlier`, `drain`, `panic` | on, for any upstream | [`outlier`](SiteBuilder::outlier), [`drain`](SiteBuilder::drain), [`panic_mode`](SiteBuilder::panic_mode) |
 //!
 //! - `sticky`, `ip_hash` and `hash` decide about sessions, any method about the policy, and `max_fails` and `fail_timeout` about
 //!   ejection. `proxy_next_upstream off` turns all retries off; below `/kylin` its other conditions apply to requests that may be

@@ -110,7 +110,7 @@ fn print_upstream((upstream, applied): Group<'_>, f: &mut dyn fmt::Write) -> fmt
 /// Prints what applies to an upstream, and why.
 fn print_applied(applied: &Applied, f: &mut dyn fmt::Write) -> fmt::Result {
     let on = |on| if on { "on" } else { "off" };
-    let Applied { kylin, sessions, policy, probe, outlier, panic } = applied;
+    let Applied { kylin, sessions, policy, probe, outlier, drain, panic } = applied;
     writeln!(f, "  kylin      {} ({})", on(kylin.value), kylin.why)?;
     writeln!(f, "  sessions   {} ({})", sessions.value, sessions.why)?;
     if let AppliedSessions::Mode(mode) = &sessions.value {
@@ -119,6 +119,7 @@ fn print_applied(applied: &Applied, f: &mut dyn fmt::Write) -> fmt::Result {
     writeln!(f, "  policy     {}", policy.why)?;
     writeln!(f, "  probe      {} ({})", probe.value, probe.why)?;
     writeln!(f, "  outlier    {} ({})", on(outlier.value), outlier.why)?;
+    writeln!(f, "  drain      {} ({})", on(drain.value), drain.why)?;
     writeln!(f, "  panic      {} ({})", on(panic.value), panic.why)
 }
 

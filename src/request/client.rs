@@ -28,7 +28,9 @@ impl ClientAddr {
         self.ip().map(ClientKey::of)
     }
 
-    /// Returns a number that most likely differs between connections, or between the clients of a trusted proxy.
+    /// Returns a number that most likely differs between connections. One application may send all queries, and many users may
+    /// share an address, so the address alone would make one client of them. A trusted proxy names addresses only: of its clients
+    /// those that share one count as one.
     pub(crate) fn connection_hash(&self) -> u32 {
         let port = match self {
             ClientAddr::Inet(addr) => addr.port(),

@@ -8,10 +8,11 @@ use http::{Request, Response};
 use kylin_lb::backend::SendErrorKind;
 use kylin_lb::balance::Attempted;
 use kylin_lb::clock::ManualClock;
-use kylin_lb::health::{HealthState, Reason};
+use kylin_lb::cluster::Picked;
+use kylin_lb::health::{HealthState, Outlier, Reason};
 use kylin_lb::probe::{HealthCheck, Probe};
 use kylin_lb::testing::Scripted;
-use kylin_lb::{Body, Cluster, Endpoint, HttpBackend, Proxy, RequestView, SendError};
+use kylin_lb::{Body, Cluster, Endpoint, HttpBackend, Outcome, Proxy, RequestView, SendError};
 use parking_lot::Mutex;
 
 use crate::support::front::{Front, eventually};
@@ -50,6 +51,10 @@ struct Nodes {
 
 impl Nodes {
     fn new(count: usize) -> Self {
+        Nodes::with(count, Outlier::new())
+    }
+
+    fn with(count: usize, outlier: Outlier) -> Self {
         let behaviours: Vec<_> = (0..count).map(|_| Arc::new(Mutex::new(Keeps))).collect();
         let endpoints = behaviours.iter().enumerate().map(|(id, behaviour)| {
             let behaviour = Arc::clone(behaviour);
@@ -57,7 +62,7 @@ impl Nodes {
             Endpoint::new(id.to_string(), node).unwrap()
         });
         let clock = ManualClock::new();
-        let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
+        let cluster = Cluster::builder().endpoints(endpoints).outlier(outlier).clock(clock.clone()).build().unwrap();
         let proxy = Proxy::plain(cluster.clone()).clock(clock.clone()).build().unwrap();
         Nodes { behaviours, cluster, proxy, clock }
     }
@@ -78,11 +83,21 @@ impl Nodes {
         state(&self.cluster, &node.to_string())
     }
 
-    /// Returns which node serves a request of a session that is bound to `node`.
-    fn bound_to(&self, node: &str) -> String {
+    fn pick_bound(&self, node: &str) -> Picked<Scripted> {
         let request = Request::get("/x").body(()).unwrap();
         let view = RequestView::of(&request, IpAddr::V4(Ipv4Addr::LOCALHOST));
-        self.cluster.pick_bound(&view, &Attempted::none(), node).unwrap().lease.endpoint().to_string()
+        self.cluster.pick_bound(&view, &Attempted::none(), node).unwrap()
+    }
+
+    /// Returns which node gets a request of a session that is bound to `node`, and ends the request without an outcome.
+    fn bound_to(&self, node: &str) -> String {
+        self.pick_bound(node).lease.endpoint().to_string()
+    }
+
+    fn bound_to_and_served(&self, node: &str) -> String {
+        let mut picked = self.pick_bound(node);
+        picked.lease.set_outcome(Outcome::Success);
+        picked.lease.endpoint().to_string()
     }
 }
 
@@ -158,9 +173,11 @@ async fn the_last_endpoint_is_not_drained_and_responses_drain_half_at_most() {
 }
 
 #[tokio::test]
-async fn a_503_with_retry_after_drains_the_node() {
+async fn a_503_with_retry_after_to_two_clients_in_a_row_drains_the_node() {
     let nodes = Nodes::new(3);
     nodes.set(1, RetryAfter);
+    nodes.ask([9; 30]).await;
+    assert_eq!(nodes.state(1), HEALTHY, "a request of this client may cause it");
     nodes.ask(0..3).await;
     assert_eq!(nodes.state(1), (HealthState::Draining, Some(Reason::RetryAfter)));
     assert_eq!(nodes.bound_to("1"), "1");
@@ -171,6 +188,48 @@ async fn a_503_with_retry_after_drains_the_node() {
     advance(&nodes.clock, 1.0);
     nodes.ask(0..3).await;
     assert_eq!(nodes.state(1), HEALTHY);
+}
+
+#[tokio::test]
+async fn a_503_with_retry_after_between_responses_that_keep_their_connections_drains_no_node() {
+    let nodes = Nodes::new(2);
+    for client in 0..40 {
+        nodes.set(0, if client % 4 < 2 { RetryAfter } else { Keeps });
+        nodes.ask([client]).await;
+        assert_eq!(nodes.state(0), HEALTHY);
+    }
+}
+
+#[tokio::test]
+async fn a_drain_that_no_request_tries_ends_by_itself() {
+    for no_requests_at_all in [true, false] {
+        let nodes = Nodes::new(2);
+        nodes.ask(0..4).await;
+        nodes.set(0, Closes(200));
+        nodes.ask(1..9).await;
+        assert_eq!(nodes.state(0), CLOSING);
+        for _ in 0..60 {
+            advance(&nodes.clock, 1.0);
+            if !no_requests_at_all {
+                assert_eq!(nodes.bound_to_and_served("1"), "1");
+            }
+        }
+        assert_eq!(nodes.state(0), HEALTHY);
+        nodes.set(0, Keeps);
+        nodes.ask(0..4).await;
+        assert_eq!(shares(&nodes.cluster, 20), [10, 10]);
+    }
+}
+
+#[tokio::test]
+async fn without_the_rule_no_sign_drains() {
+    for behaviour in [Closes(200), RetryAfter] {
+        let nodes = Nodes::with(2, Outlier::new().drain(false));
+        nodes.ask(0..4).await;
+        nodes.set(0, behaviour);
+        nodes.ask(0..40).await;
+        assert_eq!(nodes.state(0), HEALTHY);
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use crate::support::browser::Browser;
 use crate::support::example::{TIMEOUT, address, check, run, spawn, start};
 use crate::support::front::{closed_port, demo, until};
 use crate::support::http;
+use crate::support::raw_node::{RawNode, respond};
 use crate::support::zookeeper::{ZooKeeperServer, create, kylin_3_1, require_zookeeper};
 
 /// Nodes of this process, and how to name them to another.
@@ -387,6 +388,7 @@ fn check_says_what_was_understood_and_no_password() {
         "--sessions=redis://front:hunter2@10.0.0.5:6379/3",
         "--probe=health",
         "--outlier=off",
+        "--drain=off",
         "--panic=off",
         "--kylin=off",
     ]);
@@ -400,6 +402,7 @@ fn check_says_what_was_understood_and_no_password() {
         "kylin rules: off",
         "probes: health",
         "outlier ejection: off",
+        "drain by signs: off",
         "panic mode: off",
     ] {
         assert!(said.contains(part), "{part} in {said}");
@@ -503,5 +506,24 @@ async fn responses_are_read_ahead_unless_the_option_or_the_configuration_says_ot
         assert_eq!(&head, b"HTTP/1.1 200");
         let operators = address(&process, "status on http://");
         becomes(operators, |told| endpoint(told, "n1")["in_flight"] == in_flight).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_shows_that_it_stops_is_drained_unless_that_is_off() {
+    let (_nodes, named) = nodes(2).await;
+    let stops = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n".to_vec();
+    for (option, health) in [("--drain=on", "draining"), ("--drain=off", "healthy")] {
+        let stopping = RawNode::start([respond(stops.clone())]).await;
+        let named = format!("{named},stopping@{}", stopping.address());
+        let others =
+            ["--policy=round-robin", "--sessions=none", "--probe=none", "--status=127.0.0.1:0", "--listen=127.0.0.1:0"];
+        let process = spawn(&[&["--nodes", &named, option][..], &others].concat()).await;
+        let (front, operators) = (address(&process, "listening on http://"), address(&process, "status on http://"));
+        // Each is another client, and the node gets one of three.
+        for _ in 0..9 {
+            assert_eq!(http::get(front, "/kylin/api/admin/version", &[]).await.unwrap().status(), 200, "{option}");
+        }
+        assert_eq!(endpoint(&status(operators).await, "stopping")["health"], health, "{option}");
     }
 }

@@ -6,12 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use http::StatusCode;
+use kylin_lb::balance::Attempted;
 use kylin_lb::clock::ManualClock;
 use kylin_lb::cluster::ClusterBuilder;
 use kylin_lb::health::{HealthState, Outlier, Reason};
 use kylin_lb::proxy::RetryPolicy;
 use kylin_lb::testing::kylin::{Fault, FaultScope, Metastore};
-use kylin_lb::{Cluster, Endpoint, Outcome, Proxy};
+use kylin_lb::{Cluster, Endpoint, Outcome, Proxy, RequestView};
 
 use crate::support::cluster::{Nowhere, endpoint};
 use crate::support::front::{self, Front};
@@ -80,6 +81,39 @@ fn one_of_two_is_ejected_and_the_last_one_never() {
     fail(&cluster, "1", 50);
     assert_eq!(ejected(&cluster), [0]);
     assert_eq!(pick(&cluster).unwrap().lease.endpoint().as_str(), "1");
+}
+
+/// Ends requests of sessions that are bound to `id` with `outcome`, whatever the health of the others is.
+fn report_bound(cluster: &Cluster<Nowhere>, id: &str, outcome: Outcome, times: usize) {
+    let request = http::Request::get("/").body(()).unwrap();
+    for _ in 0..times {
+        let view = RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 7]));
+        let mut picked = cluster.pick_bound(&view, &Attempted::none(), id).unwrap();
+        assert_eq!(picked.lease.endpoint().as_str(), id, "{:?}", cluster.status());
+        picked.lease.set_outcome(outcome);
+    }
+}
+
+#[test]
+fn an_endpoint_whose_trial_is_due_takes_the_place_of_no_other() {
+    type Setting = fn(Endpoint<Nowhere>) -> Endpoint<Nowhere>;
+    let outlier_rule: Setting = |endpoint| endpoint;
+    let nginxs_rule: Setting = |endpoint| endpoint.max_fails(NonZeroU32::new(5));
+    for (setting, wait) in [(outlier_rule, 0.25), (nginxs_rule, 10.001)] {
+        let clock = ManualClock::new();
+        let endpoints = [setting(endpoint("0")), endpoint("1")];
+        let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
+        report_bound(&cluster, "0", Outcome::Unreachable, 5);
+        assert_eq!(ejected(&cluster), [0]);
+        advance(&clock, wait);
+        assert_eq!(state(&cluster, "0").0, HealthState::Suspect, "a request may try it");
+        report_bound(&cluster, "1", Outcome::Failure, 20);
+        assert_eq!(state(&cluster, "1"), (HealthState::Healthy, None), "it may be the last that lives");
+        // The one that was out is back, so that the other can be replaced.
+        report_bound(&cluster, "0", Outcome::Success, 1);
+        report_bound(&cluster, "1", Outcome::Failure, 1);
+        assert_eq!(ejected(&cluster), [1]);
+    }
 }
 
 #[test]

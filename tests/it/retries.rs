@@ -5,10 +5,14 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use http::StatusCode;
+use kylin_lb::backend::SendErrorKind;
+use kylin_lb::balance::{Attempted, Balancer, Candidate, Candidates};
 use kylin_lb::clock::ManualClock;
+use kylin_lb::cluster::PickReason;
 use kylin_lb::nginx::{Config, Site};
 use kylin_lb::proxy::{RetryBudget, RetryPolicy};
-use kylin_lb::{Endpoint, HttpBackend};
+use kylin_lb::testing::Scripted;
+use kylin_lb::{Body, Cluster, Endpoint, HttpBackend, Outcome, Proxy, RequestView};
 
 use crate::support::front::{Front, closed_port, endpoint, endpoints, refusal};
 use crate::support::http::{Connection, RawResponse};
@@ -61,6 +65,44 @@ async fn a_get_is_retried_after_any_failure_and_a_post_only_if_it_was_not_sent()
             }
             front.idle().await;
         }
+    }
+}
+
+/// Picks the first endpoint that is eligible.
+#[derive(Debug)]
+struct InOrder;
+
+impl Balancer for InOrder {
+    fn pick<'c>(&self, _request: &RequestView<'_>, from: &Candidates<'c>) -> Option<Candidate<'c>> {
+        from.iter().next()
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_a_budget_for_a_retry_takes_no_trial_of_an_endpoint() {
+    let gone = Scripted::failing(SendErrorKind::Connect);
+    for (broken, status) in [
+        (Scripted::failing(SendErrorKind::Broken), StatusCode::BAD_GATEWAY),
+        (Scripted::responding(StatusCode::BAD_GATEWAY, ""), StatusCode::BAD_GATEWAY),
+    ] {
+        let clock = ManualClock::new();
+        let endpoints = [Endpoint::new("broken", broken).unwrap(), Endpoint::new("gone", gone.clone()).unwrap()];
+        let builder = Cluster::builder().endpoints(endpoints).balancer(InOrder).clock(clock.clone());
+        let cluster = builder.build().unwrap();
+        let none = RetryBudget::default().ratio(0.0).unwrap().min_per_second(0);
+        let retry = RetryPolicy::default().on_status(status).budget(Some(none));
+        let proxy = Proxy::plain(cluster.clone()).retry(retry).clock(clock.clone()).build().unwrap();
+        let client = std::net::IpAddr::from([192, 0, 2, 7]);
+        let request = || http::Request::get("/").header("host", "kylin").body(Body::empty()).unwrap();
+        let bound = || cluster.pick_bound(&RequestView::of(&request(), client), &Attempted::none(), "gone").unwrap();
+        for _ in 0..5 {
+            let mut picked = bound();
+            picked.lease.set_outcome(Outcome::Unreachable);
+        }
+        assert_eq!(bound().reason, PickReason::Policy, "the endpoint is ejected");
+        clock.advance(Duration::from_millis(250));
+        assert_eq!(proxy.forward(client, request()).await.status(), status);
+        assert_eq!((bound().reason, gone.calls()), (PickReason::Bound, 0), "the next request may try the endpoint");
     }
 }
 

@@ -89,6 +89,8 @@ struct HealthRecord {
     healthy_since: u64,
     /// The requests that had succeeded at the last probe.
     successes: u64,
+    /// When a probe last succeeded; 0 is never.
+    good_probe: u64,
 }
 
 /// A request that failed.
@@ -144,7 +146,12 @@ impl EndpointHealth {
 
     /// Returns whether the node shows that it stops.
     pub(crate) fn is_draining(&self) -> bool {
-        self.bar.is_draining()
+        self.bar.withdrawal() == Some(WithdrawalKind::Draining)
+    }
+
+    /// Returns whether the endpoint is withdrawn until a probe or a request shows that it serves, also when one may try it now.
+    pub(crate) fn needs_trial(&self) -> bool {
+        self.bar.withdrawal().is_some_and(WithdrawalKind::ends_by_success)
     }
 
     /// Returns whether something may make the endpoint unavailable. Reads no clock.
@@ -198,6 +205,11 @@ impl EndpointHealth {
         self.last_failure.load(Ordering::Relaxed)
     }
 
+    /// Returns when a probe succeeded last; 0 is never.
+    pub(crate) fn last_good_probe(&self) -> u64 {
+        self.record.lock().good_probe
+    }
+
     /// Returns how many requests have timed out.
     pub(crate) fn slow(&self) -> u64 {
         self.slow.load(Ordering::Relaxed)
@@ -225,7 +237,9 @@ impl EndpointHealth {
     /// Returns the health, its reason, and since when. Of several reasons the gravest counts.
     pub(crate) fn describe(&self, passive: PassiveState, now: u64) -> (HealthState, Option<Reason>, u64) {
         let record = self.record.lock();
-        let HealthRecord { probes, withdrawal, membership, membership_since, ejected_by_rule, .. } = &*record;
+        let HealthRecord { probes, membership, membership_since, ejected_by_rule, .. } = &*record;
+        let ended = self.end_of_withdrawal(&record).filter(|end| *end <= now);
+        let withdrawal = record.withdrawal.filter(|_| ended.is_none());
         if let Membership::Foreign(mismatch) = membership {
             return (HealthState::Unhealthy, Some(Reason::Quarantined(*mismatch)), *membership_since);
         }
@@ -249,16 +263,14 @@ impl EndpointHealth {
         if failure.is_some() {
             return (HealthState::Suspect, failure, probes.since());
         }
-        if let Some(Withdrawal { at, reason, .. }) = withdrawal.filter(|ejection| ejection.kind.ends_by_success()) {
+        if let Some(Withdrawal { at, reason, .. }) = withdrawal.filter(|of| of.kind.ends_by_success()) {
             return (HealthState::Suspect, Some(reason), at);
         }
         if passive == PassiveState::OnTrial {
             return (HealthState::Suspect, Some(Reason::MaxFails), *ejected_by_rule);
         }
         match self.slow_since.load(Ordering::Relaxed) {
-            0 => {
-                (HealthState::Healthy, None, record.healthy_since.max(withdrawal.map_or(0, |ejection| ejection.until)))
-            }
+            0 => (HealthState::Healthy, None, record.healthy_since.max(ended.unwrap_or(0))),
             since => (HealthState::Suspect, Some(Reason::Slow), since),
         }
     }
@@ -318,7 +330,7 @@ mod tests {
         assert_eq!(describe(&health, 60), (HealthState::Ejected, Some(Reason::Consecutive), 10));
         assert!(!health.is_unavailable(false, false, || 110), "the time of the ejection is over");
         assert_eq!(describe(&health, 110), (HealthState::Healthy, None, 110));
-        assert!(health.expire_ejection(110) && !health.expire_ejection(110));
+        assert!(health.expire(110) && !health.expire(110));
         assert_eq!(describe(&health, 200), (HealthState::Healthy, None, 110));
     }
 
@@ -453,7 +465,7 @@ mod tests {
                 lasted
             });
             now.set(now.get() + lasted);
-            assert!(health.expire_ejection(now.get()));
+            assert!(health.expire(now.get()));
             lasted
         };
         assert_eq!([eject(), eject(), eject()], [1, 2, 3]);

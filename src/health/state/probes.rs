@@ -68,6 +68,8 @@ impl EndpointHealth {
         let was_slow = result.is_ok() && self.slow_since.swap(0, Ordering::Relaxed) != 0;
         if result.is_err() {
             self.last_failure.store(now.max(1), Ordering::Relaxed);
+        } else {
+            record.good_probe = now;
         }
         // A node that refuses a connection and completes requests is at its limit of connections, or stops: either is no outage.
         let serves = std::mem::replace(&mut record.successes, successes) < successes;

@@ -69,7 +69,7 @@ impl EndpointHealth {
                 }
                 on_trial
             }
-            Some(_) => self.expire(&mut record, now),
+            Some(_) => self.expire_withdrawal(&mut record, now),
         }
     }
 
@@ -104,7 +104,8 @@ impl EndpointHealth {
         }
         let withdrawal = *withdrawal;
         match withdrawal.kind {
-            WithdrawalKind::Connections | WithdrawalKind::Draining if failure.on_trial => {
+            // In panic mode and for bound sessions a request also comes while no trial is due.
+            WithdrawalKind::Connections | WithdrawalKind::Draining if failure.on_trial && now >= withdrawal.until => {
                 self.withdraw_again(&mut record, withdrawal, now);
                 true
             }
@@ -155,7 +156,8 @@ impl EndpointHealth {
             && !self.is_draining()
             && let Some(listener) = &self.listener
         {
-            let reason = if sign == Sign::RetryAfter { Reason::RetryAfter } else { Reason::Closing };
+            let is_retry_after = matches!(sign, Sign::RetryAfter { .. });
+            let reason = if is_retry_after { Reason::RetryAfter } else { Reason::Closing };
             listener.drain(uid, reason);
         }
         stops
@@ -170,6 +172,7 @@ impl EndpointHealth {
         let until = now.saturating_add(DRAIN_MS);
         record.withdrawal = Some(Withdrawal { at: now, until, reason, kind: WithdrawalKind::Draining });
         self.publish(&record);
+        self.impaired.watch();
         self.want_probe(ProbePace::Reconnect);
         true
     }
@@ -228,16 +231,32 @@ impl EndpointHealth {
         self.begin_ramp(now);
     }
 
-    /// Ends an ejection whose time is over. True when there was one.
-    pub(crate) fn expire_ejection(&self, now: u64) -> bool {
-        self.expire(&mut self.record.lock(), now)
+    /// Ends what is over by time: a smaller share that no pick has read since, as with hash policies, an ejection, and a drain of an
+    /// endpoint that no request tries. True when the endpoint returned.
+    pub(crate) fn expire(&self, now: u64) -> bool {
+        self.cut.share(|| now);
+        self.expire_withdrawal(&mut self.record.lock(), now)
     }
 
-    fn expire(&self, record: &mut HealthRecord, now: u64) -> bool {
-        let is_over = |ejection: &Withdrawal| ejection.kind == WithdrawalKind::Responses && ejection.until <= now;
-        let Some(Withdrawal { until, .. }) = record.withdrawal.filter(is_over) else { return false };
-        self.end_withdrawal(record, until);
+    /// Returns whether there is something that [`expire`](Self::expire) will end.
+    pub(crate) fn expires(&self) -> bool {
+        !self.cut.is_whole() || self.end_of_withdrawal(&self.record.lock()).is_some()
+    }
+
+    fn expire_withdrawal(&self, record: &mut HealthRecord, now: u64) -> bool {
+        let Some(end) = self.end_of_withdrawal(record).filter(|end| *end <= now) else { return false };
+        if record.withdrawal.is_some_and(|withdrawal| withdrawal.kind == WithdrawalKind::Draining) {
+            self.outcomes.put_on_probation();
+            self.begin_ramp(end);
+        }
+        self.end_withdrawal(record, end);
         true
+    }
+
+    /// Returns when the withdrawal ends, if it ends by time. A request on trial puts off the end of a drain.
+    pub(super) fn end_of_withdrawal(&self, record: &HealthRecord) -> Option<u64> {
+        let Withdrawal { until, kind, .. } = record.withdrawal?;
+        Some(self.bar.until().unwrap_or(0).max(until).saturating_add(kind.ends_after()?))
     }
 
     pub(super) fn end_withdrawal(&self, record: &mut HealthRecord, at: u64) {

@@ -10,7 +10,7 @@ pub(crate) enum Sign {
     /// A successful response closes its connection, which has carried `uses` requests; 0 is unknown. `client` tells clients apart.
     Closes { client: u32, uses: u32 },
     /// The node responds with 503 and says when to try again (RFC 9110, section 15.6.4).
-    RetryAfter,
+    RetryAfter { client: u32 },
 }
 
 /// The signs of one endpoint. While its connections stay open, a response writes nothing here.
@@ -24,8 +24,8 @@ pub(super) struct Signs {
     keeps_alive: AtomicBool,
     /// How often signs were wrong, one after the other.
     mistakes: AtomicU8,
-    /// The responses in a row that closed their connections, each to another client than the one before, in the lower half; the
-    /// last client in the upper.
+    /// The weight of the signs in a row, each in a response to another client than the one before, in the lower half; the last
+    /// client in the upper.
     row: AtomicU64,
     /// The requests that the last connection of the row carried.
     last_uses: AtomicU32,
@@ -33,8 +33,11 @@ pub(super) struct Signs {
     usual_uses: AtomicU32,
 }
 
-/// So many clients in a row that lose their connections are a sign. It doubles with each mistake.
-const CLOSES_IN_A_ROW: u64 = 3;
+/// The weight at which signs in a row show that the node stops: three clients whose connections close, or two that get 503 with
+/// `Retry-After`. It doubles with each mistake.
+const ENOUGH: u64 = 3;
+const CLOSE: u64 = 1;
+const RETRY_AFTER: u64 = 2;
 const MAX_MISTAKES: u8 = 6;
 
 impl Signs {
@@ -55,22 +58,25 @@ impl Signs {
                 let is_usual = uses > 0 && uses == self.usual_uses.load(Ordering::Relaxed);
                 self.keeps_alive.load(Ordering::Relaxed) && !is_usual && self.close(client, uses)
             }
-            // As much as a whole row.
-            Sign::RetryAfter => self.count(0, CLOSES_IN_A_ROW),
+            Sign::RetryAfter { client } => self.count(client, RETRY_AFTER),
         }
     }
 
     fn close(&self, client: u32, uses: u32) -> bool {
-        let row = self.row.load(Ordering::Relaxed);
         self.last_uses.store(uses, Ordering::Relaxed);
-        (row == 0 || row >> 32 != u64::from(client)) && self.count(client, 1)
+        self.count(client, CLOSE)
     }
 
+    /// Adds a sign to the row, unless the last one was in a response to the same client: a request of that client may cause it.
     fn count(&self, client: u32, weight: u64) -> bool {
-        let count = (self.row.load(Ordering::Relaxed) & u64::from(u32::MAX)) + weight;
+        let row = self.row.load(Ordering::Relaxed);
+        if row != 0 && row >> 32 == u64::from(client) {
+            return false;
+        }
+        let count = (row & u64::from(u32::MAX)) + weight;
         // Of two at the same time one may be lost.
         self.row.store((u64::from(client) << 32) | count.min(u64::from(u32::MAX)), Ordering::Relaxed);
-        count >= CLOSES_IN_A_ROW << self.mistakes.load(Ordering::Relaxed)
+        count >= ENOUGH << self.mistakes.load(Ordering::Relaxed)
     }
 
     /// Ends a row at which the node stayed.
@@ -145,11 +151,18 @@ mod tests {
     }
 
     #[test]
-    fn a_503_with_retry_after_is_a_sign_and_more_are_needed_after_a_mistake() {
+    fn two_clients_in_a_row_that_get_503_with_retry_after_are_a_sign_and_more_are_needed_after_a_mistake() {
         let signs = Signs::default();
-        assert!(signs.show(Sign::RetryAfter));
+        let asks = |clients: &[u32]| -> Vec<bool> {
+            clients.iter().map(|client| signs.show(Sign::RetryAfter { client: *client })).collect()
+        };
+        assert_eq!(asks(&[1; 9]), [false; 9], "one client may cause it");
+        assert!(!signs.show(Sign::KeepsAlive));
+        assert_eq!(asks(&[2]), [false], "the node stayed in between");
+        assert_eq!(asks(&[2, 1]), [false, true]);
         signs.end_drain(false);
-        assert!(!signs.show(Sign::RetryAfter) && !signs.show(Sign::KeepsAlive) && !signs.show(Sign::RetryAfter));
-        assert!(signs.show(Sign::RetryAfter));
+        assert_eq!(asks(&[1, 2]), [false; 2]);
+        assert!(!signs.show(Sign::KeepsAlive));
+        assert_eq!(asks(&[1, 2, 3]), [false, false, true]);
     }
 }

@@ -72,6 +72,7 @@ impl CommentOptions {
             ("policy", merge(&mut ours.policy, &theirs.policy)),
             ("probe", merge(&mut ours.probe, &theirs.probe)),
             ("outlier", merge(&mut ours.outlier, &theirs.outlier)),
+            ("drain", merge(&mut ours.drain, &theirs.drain)),
             ("panic", merge(&mut ours.panic, &theirs.panic)),
         ];
         for (name, place) in &other.places {

@@ -24,16 +24,18 @@ pub(crate) struct KylinOptions {
     pub(crate) probe: Option<ProbeMode>,
     /// False: servers without `max_fails` and `fail_timeout` have nginx's default for them.
     pub(crate) outlier: Option<bool>,
+    pub(crate) drain: Option<bool>,
     pub(crate) panic: Option<bool>,
 }
 
 /// Name, values.
-pub(crate) const OPTIONS: [(&str, &str); 6] = [
+pub(crate) const OPTIONS: [(&str, &str); 7] = [
     ("kylin", "on|off"),
     ("sessions", "HOW"),
     ("policy", "NAME"),
     ("probe", "WHAT"),
     ("outlier", "on|off"),
+    ("drain", "on|off"),
     ("panic", "on|off"),
 ];
 
@@ -51,6 +53,7 @@ impl KylinOptions {
             "policy" => self.policy = Some(value.parse()?),
             "probe" => self.probe = Some(value.parse()?),
             "outlier" => self.outlier = Some(switch(value)?),
+            "drain" => self.drain = Some(switch(value)?),
             "panic" => self.panic = Some(switch(value)?),
             _ => return Err(InvalidOption::expected(OPTIONS.map(|(known, _)| known))),
         }

@@ -26,7 +26,7 @@ use crate::session::{Secret, Sessions};
 /// | [`session_mode`](Self::session_mode) | learned sessions in memory, for upstreams of Kylin |
 /// | [`policy`](Self::policy) | round robin |
 /// | [`probe`](Self::probe) | [`ProbeMode::Auto`], for upstreams of Kylin |
-/// | [`outlier`](Self::outlier), [`panic_mode`](Self::panic_mode) | on |
+/// | [`outlier`](Self::outlier), [`drain`](Self::drain), [`panic_mode`](Self::panic_mode) | on |
 ///
 /// ```
 /// use kylin_lb::nginx::{Config, Site};
@@ -128,6 +128,13 @@ impl SiteBuilder {
     /// it is off, they have nginx's default: ejected for 10 s after one failure.
     pub fn outlier(mut self, on: bool) -> Self {
         self.options.outlier = Some(on);
+        self
+    }
+
+    /// Sets whether a server without `max_fails` and `fail_timeout` that shows that it stops gets no new sessions:
+    /// [`Outlier::drain`](crate::health::Outlier::drain). Default: on.
+    pub fn drain(mut self, on: bool) -> Self {
+        self.options.drain = Some(on);
         self
     }
 

@@ -12,6 +12,7 @@ use crate::backend::http1::{Address, HttpBackend};
 use crate::balance::{HashKeyed, IpHash, LeastConn, RandomOne, RandomTwo, RoundRobin, key_fn};
 use crate::cluster::{Cluster, ClusterBuilder};
 use crate::endpoint::{AdminState, Endpoint};
+use crate::health::Outlier;
 use crate::nginx::applied::Applied;
 use crate::nginx::directives::upstream::{EjectionRule, Method, Upstream, UpstreamServer};
 
@@ -35,7 +36,8 @@ pub(super) fn build(upstream: &Upstream, applied: &Applied) -> Result<Cluster, S
             endpoints.push(endpoint(id, upstream, server, address, applied)?);
         }
     }
-    let builder = Cluster::builder().endpoints(endpoints).panic_mode(applied.panic.value);
+    let outlier = Outlier::new().drain(applied.drain.value);
+    let builder = Cluster::builder().endpoints(endpoints).outlier(outlier).panic_mode(applied.panic.value);
     let builder = match applied.policy.value {
         Some(policy) => builder.balancer(policy.balancer()),
         None => with_method(&upstream.method, builder),

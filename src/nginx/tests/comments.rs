@@ -139,6 +139,7 @@ fn a_directive_of_the_upstream_is_closer_than_an_option() {
         policy: Some(PolicyName::LeastConn),
         probe: Some(ProbeMode::Version),
         outlier: Some(false),
+        drain: Some(false),
         panic: Some(false),
     };
     let upstreams = "upstream a { server a; } upstream b { ip_hash; server b; }

@@ -12,7 +12,8 @@ use crate::endpoint::{EndpointHint, EndpointId, Outcome, RequestKey};
 use crate::kylin::response::ResponseClass;
 use crate::observe::RetryReason;
 use crate::proxy::error_response::ErrorResponse;
-use crate::proxy::{RetryAccount, replay};
+use crate::proxy::replay;
+use crate::proxy::retry::Withdrawn;
 use crate::request::RequestView;
 
 impl<B: Backend> Attempts<'_, B> {
@@ -54,8 +55,13 @@ impl<B: Backend> Attempts<'_, B> {
     }
 
     /// Picks another endpoint for `request`, unless the limits of retries are reached. `is_unsent`: no node got the request in the
-    /// last attempt.
-    pub(super) fn pick_again(&mut self, request: &Request<Body>, is_unsent: bool) -> Option<Picked<B>> {
+    /// last attempt. Takes a retry from the budget where it `needs_budget`.
+    pub(super) fn pick_again(
+        &mut self,
+        request: &Request<Body>,
+        is_unsent: bool,
+        needs_budget: bool,
+    ) -> Option<Picked<B>> {
         let settings = &self.proxy.settings;
         let retry = &settings.retry;
         let in_time = match (retry.max_elapsed, self.began) {
@@ -66,7 +72,20 @@ impl<B: Backend> Attempts<'_, B> {
         let is_free = is_unsent && !retry.count_unsent;
         let attempts_left =
             is_free || retry.max_attempts.is_none_or(|max| self.attempted.len() - free < max.get() as usize);
-        if in_time && attempts_left { self.pick(request) } else { None }
+        if !(in_time && attempts_left) {
+            return None;
+        }
+        // Before the pick, by which the request may be the one on trial at an endpoint, and then has to be sent there.
+        let budget = self.proxy.budget.as_ref().filter(|_| needs_budget);
+        let retry = match budget {
+            Some(budget) => Some(budget.withdraw(self.context.client().key())?),
+            None => None,
+        };
+        let picked = self.pick(request);
+        if picked.is_none() {
+            retry.into_iter().for_each(Withdrawn::give_back);
+        }
+        picked
     }
 
     /// Counts the body of the request among those that stream to the endpoint, if it is one.
@@ -105,8 +124,9 @@ impl<B: Backend> Attempts<'_, B> {
     }
 
     /// Takes one retry from the budget. Returns false when it is used up.
-    pub(super) fn withdraw(&self) -> bool {
-        self.proxy.budget.as_ref().is_none_or(|budget: &RetryAccount| budget.withdraw(self.context.client().key()))
+    fn withdraw(&self) -> bool {
+        let key = self.context.client().key();
+        self.proxy.budget.as_ref().is_none_or(|budget| budget.withdraw(key).is_some())
     }
 
     /// Returns the key by which failures of the request are compared with those of others.
@@ -187,8 +207,7 @@ impl<B: Backend> Attempts<'_, B> {
             self.kept = None;
         }
         if let Some(request) = request
-            && let Some(next) = self.pick_again(&request, kind.is_unsent())
-            && (kind.is_unsent() || self.withdraw())
+            && let Some(next) = self.pick_again(&request, kind.is_unsent(), !kind.is_unsent())
         {
             self.note_retry(next.lease.endpoint(), RetryReason::Failed(kind));
             return Ok((next, request));

@@ -70,15 +70,14 @@ impl<B: Backend> Attempts<'_, B> {
     fn sign(&mut self, class: Option<ResponseClass>) -> Option<Sign> {
         let status = self.response.status();
         let closes = ClosesConnection::take(&mut self.response);
+        let client = || self.context.client().connection_hash();
         if status == StatusCode::SERVICE_UNAVAILABLE && self.response.headers().contains_key(header::RETRY_AFTER) {
             let is_of_all = matches!(class, Some(ResponseClass::ClusterFault(_)));
-            return (!is_of_all).then_some(Sign::RetryAfter);
+            return (!is_of_all).then_some(Sign::RetryAfter { client: client() });
         }
         match closes {
             None => Some(Sign::KeepsAlive),
-            Some(ClosesConnection { uses }) if status.is_success() => {
-                Some(Sign::Closes { client: self.context.client().connection_hash(), uses })
-            }
+            Some(ClosesConnection { uses }) if status.is_success() => Some(Sign::Closes { client: client(), uses }),
             Some(_) => None,
         }
     }
@@ -106,9 +105,7 @@ impl<B: Backend> Attempts<'_, B> {
             && !self.proxy.settings.retry.is_none()
             && let Some(copy) = self.copy.take()
         {
-            if let Some(next) = self.pick_again(&copy, false)
-                && (is_free || self.withdraw())
-            {
+            if let Some(next) = self.pick_again(&copy, false, !is_free) {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), "retrying on another endpoint");
                 self.note_retry(next.lease.endpoint(), RetryReason::Response(self.response.status()));
                 // The proxy has asked the node itself whether Kylin runs there.
@@ -143,8 +140,7 @@ impl<B: Backend> Attempts<'_, B> {
         picked.lease.set_outcome(Outcome::Success);
         if retry.covers_status(status)
             && let Some(copy) = self.copy.take_if(|copy| retry.is_repeatable(copy.method()))
-            && let Some(next) = self.pick_again(&copy, false)
-            && self.withdraw()
+            && let Some(next) = self.pick_again(&copy, false, true)
         {
             // Only a response that is dropped counts against its endpoint, as in nginx (ngx_http_upstream_test_next). One that
             // the client gets does not: Kylin responds with 500 to every SQL error.

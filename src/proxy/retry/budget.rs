@@ -122,11 +122,14 @@ impl RetryAccount {
         }
     }
 
-    /// Takes one retry for `client`. Returns false when none is left, or none in the share of the client.
-    pub(crate) fn withdraw(&self, client: Option<ClientKey>) -> bool {
+    /// Takes one retry for `client`. Returns `None` when none is left, or none in the share of the client.
+    pub(crate) fn withdraw(&self, client: Option<ClientKey>) -> Option<Withdrawn<'_>> {
         self.deposit_for_time_passed();
         let within_share = self.count(client);
-        take_one(&self.balance, self.capacity) || (within_share && take_one(&self.reserve, self.reserve_capacity))
+        if take_one(&self.balance, self.capacity) {
+            return Some(Withdrawn(&self.balance));
+        }
+        (within_share && take_one(&self.reserve, self.reserve_capacity)).then_some(Withdrawn(&self.reserve))
     }
 
     /// Returns how many retries are left.
@@ -160,6 +163,17 @@ impl RetryAccount {
     }
 }
 
+/// A retry that was taken from an account.
+#[must_use]
+pub(crate) struct Withdrawn<'a>(&'a AtomicI64);
+
+impl Withdrawn<'_> {
+    /// Gives the retry back, because it was not made.
+    pub(crate) fn give_back(self) {
+        self.0.fetch_add(ONE, Ordering::Relaxed);
+    }
+}
+
 /// Takes one retry from `balance`, which counts up to `capacity`.
 fn take_one(balance: &AtomicI64, capacity: i64) -> bool {
     let less = |balance: i64| (balance >= ONE).then(|| balance.min(capacity) - ONE);
@@ -187,7 +201,7 @@ mod tests {
     fn one_client_cannot_use_up_the_budget_for_others() {
         let clock = ManualClock::new();
         let account = RetryAccount::new(RetryBudget::default(), Arc::new(clock.clone()));
-        let taken = |n: u8| (0..10_000).filter(|_| account.withdraw(client(n))).count();
+        let taken = |n: u8| (0..10_000).filter(|_| account.withdraw(client(n)).is_some()).count();
         assert_eq!(taken(1), 100, "all that is not reserved");
         assert_eq!([2, 3, 4].map(taken), [5; 3]);
         assert_eq!((5..30).map(taken).sum::<usize>(), 35, "the reserve of 50 has an end");
@@ -198,6 +212,17 @@ mod tests {
             taken(1);
         }
         assert_eq!([2, 3, 4].map(taken), [5; 3]);
+    }
+
+    #[test]
+    fn a_retry_that_is_not_made_returns_to_where_it_was_taken_from() {
+        let account = RetryAccount::new(RetryBudget::default(), Arc::new(ManualClock::new()));
+        for (balance, reserve) in [(100, 50), (0, 50)] {
+            account.balance.store(balance * ONE, Ordering::Relaxed);
+            account.withdraw(client(1)).unwrap().give_back();
+            let left = [&account.balance, &account.reserve].map(|of| of.load(Ordering::Relaxed) / ONE);
+            assert_eq!(left, [balance, reserve]);
+        }
     }
 
     #[test]
@@ -239,7 +264,7 @@ mod tests {
             RetryAccount::new(RetryBudget::default().ratio(0.0).unwrap().min_per_second(0), Arc::new(clock.clone()));
         account.deposit();
         clock.advance(Duration::from_secs(60));
-        assert!(!account.withdraw(None));
+        assert!(account.withdraw(None).is_none());
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-pub(super) use self::budget::RetryAccount;
 pub use self::budget::{InvalidRatio, RetryBudget};
+pub(super) use self::budget::{RetryAccount, Withdrawn};
 use crate::backend::SendErrorKind;
 use crate::endpoint::Outcome;
 
