@@ -110,12 +110,16 @@ fn describe(status: &ClusterStatus) -> Value {
             "served": endpoint.served,
             "failed": endpoint.failed,
             "timed_out": endpoint.timed_out,
+            "clock_ahead_s": endpoint.clock_ahead,
         })
     });
     json!({
         "policy": status.balancer,
         "panicking": status.panicking,
         "shortages": status.shortages,
+        "user_source_unreachable_for_s": status.user_source_down_since.map(|since| since.elapsed().as_secs()),
+        "clock_skew_s": status.clock_skew,
+        "clocks_agree": status.clock_skew.is_none_or(|skew| skew <= ClusterStatus::MAX_CLOCK_SKEW),
         "endpoints": endpoints.collect::<Vec<_>>(),
     })
 }

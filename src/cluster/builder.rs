@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::members::Members;
 use super::outliers::Outliers;
 use super::panic::PanicMode;
+use super::user_source::UserSource;
 use super::{Cluster, ClusterError, Shared};
 use crate::balance::{Balancer, RoundRobin};
 use crate::clock::{Clock, SystemClock};
@@ -109,6 +110,7 @@ impl<B> ClusterBuilder<B> {
         let impaired = ImpairedCount::default();
         let outliers = |rule| Arc::new(Outliers::new(rule, Arc::clone(&self.clock), impaired.clone()));
         let outliers = self.outlier.map(outliers);
+        let user_source = UserSource::new(Arc::clone(&self.clock));
         let mut members = Members::new(self.clock, outliers, impaired);
         members.replace(self.endpoints)?;
         members.run();
@@ -117,6 +119,7 @@ impl<B> ClusterBuilder<B> {
             balancer: self.balancer,
             members: Mutex::new(members),
             panic: PanicMode::new(self.panic),
+            user_source,
             changes: watch::Sender::new(()),
         };
         Ok(Cluster { shared: Arc::new(shared) })

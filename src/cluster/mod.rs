@@ -8,6 +8,7 @@ mod panic;
 mod pick;
 mod pick_reason;
 mod status;
+mod user_source;
 mod watch;
 
 use std::convert::Infallible;
@@ -24,11 +25,13 @@ pub use error::{ClusterError, PickError};
 pub(crate) use members::Wanted;
 pub use pick::Picked;
 pub use pick_reason::PickReason;
+pub(crate) use status::skew;
 pub use status::{ClusterStatus, EndpointStatus};
 pub(crate) use watch::MembersWatch;
 
 use self::members::Members;
 use self::panic::PanicMode;
+use self::user_source::UserSource;
 use crate::backend::HttpBackend;
 use crate::balance::Balancer;
 use crate::endpoint::{AdminState, Endpoint, EndpointId, SlotOwner};
@@ -79,6 +82,7 @@ struct Shared<B> {
     /// Locked by changes only, never by picks.
     members: Mutex<Members<B>>,
     panic: PanicMode,
+    user_source: UserSource,
     /// Notified after every change of membership.
     changes: tokio::sync::watch::Sender<()>,
 }
@@ -145,7 +149,9 @@ impl<B> Cluster<B> {
 
     /// Returns the state of the cluster and its endpoints as plain values.
     pub fn status(&self) -> ClusterStatus {
-        ClusterStatus::of(&self.shared.view.load(), &*self.shared.balancer, self.shared.panic.allowed)
+        let mut status = ClusterStatus::of(&self.shared.view.load(), &*self.shared.balancer, self.shared.panic.allowed);
+        status.user_source_down_since = self.shared.user_source.down_since();
+        status
     }
 
     /// Makes the endpoints that a source of membership owns those that it wants now. Returns the indexes of wanted endpoints

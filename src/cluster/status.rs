@@ -23,6 +23,13 @@ pub struct ClusterStatus {
     /// How often this process was short of descriptors, ports or memory for a connection since it started. The number is that of the
     /// process, whichever cluster it was: nodes, stores and clients share the descriptors.
     pub shortages: u64,
+    /// Since when the user source (LDAP) of Kylin 5 is unreachable, on the cluster's clock, so that no node can check a login. It
+    /// begins with a response that says so (KE-010021006), which is no failure of its node, and ends with a login that a node has
+    /// checked. Earlier versions respond as to a wrong password, which shows nothing.
+    pub user_source_down_since: Option<Instant>,
+    /// The largest difference between the clocks of two nodes, in seconds, by the `Date` of responses to probes. Kylin 5 requires that
+    /// they do not differ. Values up to [`MAX_CLOCK_SKEW`](Self::MAX_CLOCK_SKEW) may come from rounding. `None` until two nodes are known.
+    pub clock_skew: Option<u64>,
 }
 
 /// The state of one endpoint at one moment.
@@ -66,6 +73,9 @@ pub struct EndpointStatus {
     pub failed: u64,
     /// The requests that timed out.
     pub timed_out: u64,
+    /// How many seconds the node's clock is ahead of the front end's, by the `Date` of the last response to a probe; negative if it is
+    /// behind.
+    pub clock_ahead: Option<i64>,
 }
 
 impl ClusterStatus {
@@ -79,14 +89,21 @@ impl ClusterStatus {
         self.endpoints.iter().map(|endpoint| u64::from(endpoint.waiting)).sum()
     }
 
+    /// The difference between two clocks up to which they count as equal, in seconds: a date has whole seconds, and Tomcat renews it
+    /// once a second.
+    pub const MAX_CLOCK_SKEW: u64 = 2;
+
     pub(super) fn of<B>(view: &View<B>, balancer: &dyn Balancer, may_panic: bool) -> Self {
         let groups = [&view.primary.layout, &view.backup.layout];
         let endpoints = groups
             .iter()
             .flat_map(|group| group.slots.iter().map(|slot| EndpointStatus::of(&slot.member, group.alone)));
+        let endpoints: Vec<EndpointStatus> = endpoints.collect();
         ClusterStatus {
             balancer: format!("{balancer:?}"),
-            endpoints: endpoints.collect(),
+            user_source_down_since: None,
+            clock_skew: skew(endpoints.iter().filter_map(|endpoint| endpoint.clock_ahead)),
+            endpoints,
             panicking: may_panic && view.lacks_healthy_endpoints(),
             shortages: shortage::count(),
         }
@@ -116,6 +133,16 @@ impl EndpointStatus {
             served: live.served(),
             failed: live.failed.load(Ordering::Relaxed),
             timed_out: live.health.slow(),
+            clock_ahead: live.clock.ahead(),
         }
     }
+}
+
+/// Returns the difference between the first and the last of clocks; `None` if there are not two.
+pub(crate) fn skew(ahead: impl Iterator<Item = i64>) -> Option<u64> {
+    let (mut count, mut min, mut max) = (0, i64::MAX, i64::MIN);
+    for ahead in ahead {
+        (count, min, max) = (count + 1, min.min(ahead), max.max(ahead));
+    }
+    (count > 1).then(|| max.abs_diff(min))
 }

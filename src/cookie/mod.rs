@@ -1,7 +1,7 @@
 //! Cookies: the `Cookie` header of requests, the `Set-Cookie` headers of responses (RFC 6265). All of it is hostile input.
 
 mod attributes;
-mod date;
+pub(crate) mod date;
 mod jar;
 mod set_cookie;
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::load::{LoadRef, Wraps};
+use super::node_clock::NodeClock;
 use crate::clock::{Clock, Epoch};
 use crate::health::impaired::ImpairedCount;
 use crate::health::passive::Passive;
@@ -27,6 +28,7 @@ pub(crate) struct Live {
     /// The failed requests that count against no endpoint.
     pub(crate) acquitted: AtomicU64,
     pub(crate) probe_level: FoundLevel,
+    pub(crate) clock: NodeClock,
     pub(super) wraps: Wraps,
     /// Identifies the endpoint within the process, for the attempted endpoints of a request.
     pub(crate) uid: u64,
@@ -52,6 +54,7 @@ impl Live {
             failed: AtomicU64::new(0),
             acquitted: AtomicU64::new(0),
             probe_level: FoundLevel::default(),
+            clock: NodeClock::default(),
             wraps: Wraps::default(),
             uid: NEXT_UID.fetch_add(1, Ordering::Relaxed),
             epoch: Epoch::new(clock),
@@ -83,6 +86,11 @@ impl Live {
     /// Returns how many requests have ended.
     pub(crate) fn served(&self) -> u64 {
         self.load.get().ended(&self.wraps)
+    }
+
+    /// Returns the time of day, in seconds since 1970.
+    pub(crate) fn unix(&self) -> u64 {
+        self.epoch.clock().unix()
     }
 
     /// Returns the milliseconds since the endpoint was added.

@@ -11,6 +11,7 @@ mod lease;
 mod live;
 mod load;
 mod member;
+mod node_clock;
 mod slot;
 mod suspect;
 

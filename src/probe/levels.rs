@@ -18,6 +18,8 @@ const RECHECK_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) struct NodeMemory {
     pub(super) cookies: CookieJar,
     pub(super) level: NodeLevel,
+    /// The `Date` of the last response, in seconds since 1970.
+    pub(super) date: Option<u64>,
 }
 
 /// The level at which a node is known to be healthy.
@@ -81,13 +83,13 @@ pub(super) async fn send(
     client: &NodeClient,
     memory: &mut NodeMemory,
 ) -> ProbeResult {
-    let NodeMemory { cookies, level } = memory;
+    let NodeMemory { cookies, level, date } = memory;
     let levels = level.levels_to_try(timer_in(Duration::ZERO));
     let mut failures = Vec::new();
     for tried in levels {
         let result = match tried {
-            ProbeLevel::Version => version.send(client, cookies).await,
-            ProbeLevel::Authentication => authentication.send(client, cookies).await,
+            ProbeLevel::Version => version.send(client, cookies, date).await,
+            ProbeLevel::Authentication => authentication.send(client, cookies, date).await,
             // The responses to the other levels came over a connection.
             ProbeLevel::Tcp if failures.iter().any(is_server_error) => break,
             ProbeLevel::Tcp => ProbeResult::Healthy,

@@ -10,7 +10,7 @@ use http::{Request, StatusCode};
 use super::matcher::ResponseMatcher;
 use crate::backend::SendErrorKind;
 use crate::backend::node_client::{NodeClient, NodeError, NodeResponse};
-use crate::cookie::CookieJar;
+use crate::cookie::{CookieJar, date};
 use crate::health::ProbeFailure;
 use crate::kylin::response::is_user_source_down;
 
@@ -36,14 +36,17 @@ impl RequestProbe {
         RequestProbe { request, expected: vec![ResponseMatcher::status(StatusCode::OK)] }
     }
 
-    /// Sends the request to a node.
-    pub(super) async fn send(&self, client: &NodeClient, cookies: &mut CookieJar) -> ProbeResult {
+    /// Sends the request to a node. `date` is set to the `Date` of the response, in seconds since 1970.
+    pub(super) async fn send(&self, client: &NodeClient, cookies: &mut CookieJar, date: &mut Option<u64>) -> ProbeResult {
         let mut request = self.request.clone();
         if let Some(cookie) = cookies.header() {
             request.headers_mut().insert(header::COOKIE, cookie);
         }
         match client.send(request).await {
-            Ok(response) => self.classify(&response, cookies),
+            Ok(response) => {
+                *date = response.headers.get(header::DATE).and_then(|date| date::parse(date.as_bytes()));
+                self.classify(&response, cookies)
+            }
             Err(error) => ProbeResult::of_error(&error),
         }
     }

@@ -146,7 +146,7 @@ impl Probe {
                 Ok(()) => ProbeResult::Healthy,
                 Err(error) => ProbeResult::of_error(&error),
             },
-            ProbeKind::Request(probe) => probe.send(client, &mut memory.cookies).await,
+            ProbeKind::Request(probe) => probe.send(client, &mut memory.cookies, &mut memory.date).await,
             ProbeKind::Levels(probes) => levels::send(probes, client, memory).await,
         }
     }

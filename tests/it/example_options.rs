@@ -361,6 +361,57 @@ async fn a_proxy_in_front_that_is_not_trusted_is_named_once() {
 }
 
 #[tokio::test]
+async fn a_node_that_offers_ntlm_is_named_once() {
+    use crate::support::raw_node::{Act, RawNode};
+    let offer = b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n";
+    let node = RawNode::start(vec![vec![Act::Serve(offer.to_vec())]; 3]).await;
+    let (process, front) = start(&["--nodes", &node.address().to_string(), "--probe=none"]).await;
+    for _ in 0..3 {
+        let response = http::get(front, "/kylin/api/projects", &[]).await.unwrap();
+        assert_eq!((response.status(), response.header("www-authenticate")), (401, Some("NTLM")));
+    }
+    let log = process.file("stderr");
+    assert_eq!(log.matches("a node offers NTLM, which cannot work").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn the_status_tells_of_clocks_that_differ_and_of_logins_that_no_node_can_check() {
+    use crate::support::raw_node::{Act, RawNode};
+    use kylin_lb::testing::kylin::Dialect;
+    let dated = |day: u32| {
+        let body = r#"{"kylin.version":"3.1.3"}"#;
+        let head = format!("Date: Thu, {day:02} Jan 2026 00:00:00 GMT\r\nContent-Length: {}", body.len());
+        vec![vec![Act::Serve(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}").into_bytes())]; 3]
+    };
+    let (one, two) = (RawNode::start(dated(1)).await, RawNode::start(dated(2)).await);
+    let named = format!("{},{}", one.address(), two.address());
+    let args = ["--nodes", &named, "--probe=version", "--status=127.0.0.1:0", "--listen=127.0.0.1:0"];
+    let process = spawn(&args).await;
+    let told =
+        becomes(address(&process, "status on http://"), |told| !told["clusters"]["kylin"]["clock_skew_s"].is_null());
+    let told = told.await["clusters"]["kylin"].clone();
+    let skew = told["clock_skew_s"].as_u64().unwrap();
+    assert!((86_390..86_410).contains(&skew) && told["clocks_agree"] == false, "{told}");
+    until("the line in the log", async || process.file("stderr").contains("clocks of the nodes differ")).await;
+    assert_eq!(process.file("stderr").matches("clocks of the nodes differ").count(), 1);
+
+    let node = KylinNode::new("n1").kylin_version(Dialect::V5_0);
+    let served = node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let named = served.addr().to_string();
+    let process = spawn(&["--nodes", &named, "--status=127.0.0.1:0", "--listen=127.0.0.1:0"]).await;
+    let (front, operators) = (address(&process, "listening on http://"), address(&process, "status on http://"));
+    for is_down in [false, true, false] {
+        node.faults().set_user_source_down(is_down);
+        let status = Browser::new(front).log_in("ADMIN", "KYLIN").await.status();
+        assert_eq!(status, if is_down { 500 } else { 200 });
+        let told = self::status(operators).await;
+        assert_eq!(told["clusters"]["kylin"]["user_source_unreachable_for_s"].is_u64(), is_down, "{told}");
+    }
+    let log = process.file("stderr");
+    assert_eq!(log.matches("user source is unreachable").count(), 1, "{log}");
+}
+
+#[tokio::test]
 async fn the_reload_buttons_are_open_to_whom_the_option_says() {
     let (nodes, named) = nodes(2).await;
     let folder = tempfile::TempDir::new().unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use kylin_lb::balance::RoundRobin;
-use kylin_lb::clock::ManualClock;
+use kylin_lb::clock::{Clock as _, ManualClock};
 use kylin_lb::health::HealthState;
 use kylin_lb::kylin::KylinVersion;
 use kylin_lb::probe::{HealthCheck, Probe};
@@ -13,7 +13,7 @@ use kylin_lb::session::{Affinity, LoginRelay, Sessions};
 use kylin_lb::testing::kylin::{Fault, FaultScope, KylinNode};
 use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy};
 
-use crate::support::browser::Browser;
+use crate::support::browser::{Browser, basic};
 use crate::support::front::{Front, refusal};
 use crate::support::health::state;
 use crate::support::login_relay::{COOKIE, Nodes, logged_in, secret, storm};
@@ -244,5 +244,39 @@ async fn a_probe_whose_login_cannot_be_checked_leaves_the_node_healthy() {
         assert_eq!(state(&cluster, "0").0, HealthState::Healthy, "{version:?}");
         let attempts = node.stats().unchecked_logins;
         assert!((1..=3).contains(&attempts), "one a minute: {attempts}, {version:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_says_since_when_kylin_5_can_check_no_login() {
+    for version in BOTH {
+        let nodes = Nodes::start(2, version).await;
+        let clock = ManualClock::new();
+        let endpoints = nodes.served.iter().enumerate().map(|(id, served)| {
+            let backend = HttpBackend::new(&served.as_ref().unwrap().addr().to_string()).unwrap();
+            Endpoint::new(id.to_string(), backend).unwrap()
+        });
+        let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
+        let front = Front::serving(Proxy::builder(cluster.clone()).build().unwrap(), |server| server);
+        let since = || cluster.status().user_source_down_since;
+        let mut browser = Browser::new(front.address());
+        assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+        clock.advance(Duration::from_secs(5));
+        let began = clock.now();
+        set_down(&nodes, true);
+        for _ in 0..3 {
+            assert_ne!(Browser::new(front.address()).log_in("ADMIN", "KYLIN").await.status(), 200);
+            clock.advance(Duration::from_secs(5));
+        }
+        // Requests of a session show nothing, also with credentials.
+        assert_eq!(browser.query().await.status(), 200);
+        browser.authorization = Some(basic("ADMIN", "KYLIN"));
+        assert_eq!(browser.query().await.status(), 200);
+        assert_eq!(Browser::new(front.address()).get("/kylin/api/admin/version").await.status(), 200);
+        assert_eq!(since(), (version == KylinVersion::V5).then_some(began), "{version:?}");
+        assert!(["0", "1"].iter().all(|id| state(&cluster, id).0 == HealthState::Healthy), "{version:?}");
+        set_down(&nodes, false);
+        assert_eq!(Browser::insistent(front.address(), "ADMIN", "KYLIN").query().await.status(), 200);
+        assert_eq!(since(), None);
     }
 }

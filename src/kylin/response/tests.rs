@@ -96,6 +96,8 @@ fn codes_of_kylin_5_tell_rejections_from_cluster_faults() {
         ("KE-010021004", ResponseClass::ClusterFault(ClusterFault::NoActiveNode)),
         ("KE-010021006", ResponseClass::ClusterFault(ClusterFault::UserSource)),
         ("KE-010019002", ResponseClass::ClusterFault(ClusterFault::Metastore)),
+        // A project without a resource group: every node says so.
+        ("KE-010021005", ResponseClass::Final),
         ("KE-0400232021", ResponseClass::Final),
         ("KE-04002320", ResponseClass::Final),
     ] {

@@ -12,7 +12,7 @@ use super::HealthCheck;
 use crate::backend::Backend;
 use crate::backend::node_client::NodeClient;
 use crate::clock::timer_in;
-use crate::cluster::{Cluster, MembersWatch};
+use crate::cluster::{Cluster, ClusterStatus, MembersWatch, skew};
 use crate::endpoint::{AdminState, EndpointId, Live, Member};
 use crate::health::{CheckerId, ProbeFailure, ProbeLevel, ProbePace, Transition};
 use crate::probe::levels::{NodeLevel, NodeMemory};
@@ -33,7 +33,8 @@ pub struct HealthChecker {
 pub(super) fn start<B: Backend>(check: HealthCheck, cluster: &Cluster<B>) -> HealthChecker {
     let permits = Semaphore::new(check.concurrency.min(Semaphore::MAX_PERMITS));
     let shared = Arc::new(Shared { id: CheckerId::next(), check, permits });
-    let mut supervisor = Supervisor { shared, members: cluster.watch_members(), probed: HashMap::new() };
+    let mut supervisor =
+        Supervisor { shared, members: cluster.watch_members(), probed: HashMap::new(), clocks_differ: false };
     supervisor.follow_members(true);
     HealthChecker { _task: AbortOnDrop::spawn(supervisor.run()) }
 }
@@ -50,6 +51,8 @@ struct Supervisor<B> {
     members: MembersWatch<B>,
     /// By the endpoint's uid.
     probed: HashMap<u64, Probed<B>>,
+    /// The clocks of the nodes differ, and a line in the log says so.
+    clocks_differ: bool,
 }
 
 struct Probed<B> {
@@ -64,8 +67,25 @@ impl<B: Backend> Supervisor<B> {
     async fn run(mut self) {
         loop {
             self.follow_members(false);
+            self.compare_clocks();
             // The interval replaces tasks that a panic in the application's backend has ended.
             let _ = timeout(self.shared.check.interval, self.members.changed()).await;
+        }
+    }
+
+    /// Warns when the clocks of the nodes begin to differ.
+    fn compare_clocks(&mut self) {
+        let ahead = || self.probed.values().filter_map(|probed| probed.live.clock.ahead());
+        let Some(seconds) = skew(ahead()) else { return };
+        let differ = seconds > ClusterStatus::MAX_CLOCK_SKEW;
+        if differ != std::mem::replace(&mut self.clocks_differ, differ) {
+            match differ {
+                true => tracing::warn!(
+                    seconds,
+                    "the clocks of the nodes differ, which Kylin 5 does not allow: synchronise them (NTP)"
+                ),
+                false => tracing::info!("the clocks of the nodes agree"),
+            }
         }
     }
 
@@ -156,6 +176,10 @@ impl ProbeTask {
                 (check.probe.send(&self.client, &mut memory).await, began.elapsed())
             };
             self.record_level(memory.level.settled());
+            // The date of a slow response is older than its arrival.
+            if let Some(date) = memory.date.take().filter(|_| took < Duration::from_secs(1)) {
+                self.live.clock.set(date, self.live.unix());
+            }
             match self.record(result) {
                 Next::AfterInterval => self.wait(took).await,
                 Next::AfterLoginPause => {

@@ -12,8 +12,8 @@ use crate::body::{Body, BodyError, ReadAhead};
 use crate::cluster::Picked;
 use crate::endpoint::{Lease, Outcome};
 use crate::health::state::Sign;
-use crate::kylin::class::RequestClass;
-use crate::kylin::response::{NeedsBody, Rejection, ResponseClass};
+use crate::kylin::class::{RequestClass, needs_login};
+use crate::kylin::response::{ClusterFault, Credentials, NeedsBody, Rejection, ResponseClass};
 use crate::kylin::retry::RetryDecision;
 use crate::observe::RetryReason;
 use crate::proxy::replay;
@@ -90,6 +90,7 @@ impl<B: Backend> Attempts<'_, B> {
         class: ResponseClass,
     ) -> AfterAttempt<B> {
         let Classified { outcome, decision, is_free } = rules.decide(of_request, class);
+        self.note_user_source(of_request, class);
         picked.lease.set_outcome(outcome);
         let may_retry = match decision {
             // Once: the node after it may have no Kylin either, and it is unknown whether any has.
@@ -122,6 +123,22 @@ impl<B: Backend> Attempts<'_, B> {
             rules.note_write(self.writer, picked.lease.endpoint());
         }
         AfterAttempt::Return(picked)
+    }
+
+    /// Notes whether the nodes can check logins, for the status.
+    fn note_user_source(&self, of_request: RequestClass, class: ResponseClass) {
+        let (cluster, context) = (&self.proxy.cluster, &self.context);
+        if class == ResponseClass::ClusterFault(ClusterFault::UserSource) {
+            cluster.note_user_source_down();
+        } else if class == ResponseClass::Final && cluster.is_user_source_down() {
+            // A node does not check the credentials of a session that it knows.
+            let is_checked = context.credentials() == Credentials::Authorization && context.kylin_session().is_none();
+            let needs_login =
+                of_request == RequestClass::Login || context.path().is_some_and(|path| needs_login(&path));
+            if is_checked && needs_login && self.response.status().is_success() {
+                cluster.note_user_source_up();
+            }
+        }
     }
 
     /// Takes the response for the case that no other endpoint can be reached. The client would have got it if there were no other.

@@ -1,6 +1,7 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 
 use super::KylinRules;
 use super::cancel::{CancelState, QueryWatch};
@@ -33,6 +34,8 @@ pub(crate) struct RuleState {
     writes: Option<RecentWrites>,
     cancel: Arc<CancelState>,
     running: RunningChecks,
+    /// Whether a node has offered NTLM: logged once.
+    ntlm: AtomicBool,
 }
 
 /// What follows from the class of a response.
@@ -48,7 +51,8 @@ impl RuleState {
     pub(crate) fn new(rules: KylinRules, clock: &Arc<dyn Clock>) -> Self {
         let writes = rules.read_your_writes.map(|window| RecentWrites::new(window, Arc::clone(clock)));
         let closed = rules.guard.as_ref().map(ClosedPaths::new);
-        RuleState { closed, writes, cancel: Arc::default(), running: RunningChecks::new(Arc::clone(clock)), rules }
+        let running = RunningChecks::new(Arc::clone(clock));
+        RuleState { closed, writes, cancel: Arc::default(), running, ntlm: AtomicBool::new(false), rules }
     }
 
     /// Classifies a request, refuses it if its path is ambiguous or closed to clients, and removes headers that only nodes may
@@ -153,8 +157,30 @@ impl RuleState {
     ) -> Result<ResponseClass, NeedsBody> {
         let status = response.status();
         // Only a 401 asks for them.
-        let sent = if status == StatusCode::UNAUTHORIZED { context.credentials() } else { Credentials::None };
+        let sent = match status {
+            StatusCode::UNAUTHORIZED => {
+                self.warn_of_ntlm(response.headers());
+                context.credentials()
+            }
+            _ => Credentials::None,
+        };
         response::classify_head(class, self.rules.version, sent, status, response.headers())
+    }
+
+    /// Warns once that a node offers NTLM, also within `Negotiate`: it authenticates a connection, and those to nodes are shared.
+    fn warn_of_ntlm(&self, headers: &HeaderMap) {
+        // The name of the protocol, at the beginning of its messages, in base64.
+        let is_ntlm = |scheme: &[u8]| scheme.eq_ignore_ascii_case(b"NTLM");
+        let offers = headers.get_all(header::WWW_AUTHENTICATE).iter().any(|offer| {
+            let mut words = offer.as_bytes().split(|byte| matches!(byte, b' ' | b','));
+            words.any(|word| is_ntlm(word) || word.starts_with(b"TlRMTVNTUA"))
+        });
+        if offers && !self.ntlm.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "a node offers NTLM, which cannot work: it authenticates a connection, and clients share the connections to nodes. \
+                 Let the nodes offer Negotiate (Kerberos), Basic or SAML instead"
+            );
+        }
     }
 
     /// Classifies a response by the beginning of its body.
