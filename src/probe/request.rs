@@ -37,7 +37,12 @@ impl RequestProbe {
     }
 
     /// Sends the request to a node. `date` is set to the `Date` of the response, in seconds since 1970.
-    pub(super) async fn send(&self, client: &NodeClient, cookies: &mut CookieJar, date: &mut Option<u64>) -> ProbeResult {
+    pub(super) async fn send(
+        &self,
+        client: &NodeClient,
+        cookies: &mut CookieJar,
+        date: &mut Option<u64>,
+    ) -> ProbeResult {
         let mut request = self.request.clone();
         if let Some(cookie) = cookies.header() {
             request.headers_mut().insert(header::COOKIE, cookie);

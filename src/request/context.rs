@@ -171,6 +171,14 @@ impl RequestContext {
         self.authorization.as_ref()
     }
 
+    /// Returns the `Authorization` header of a request with these headers, which are searched only if they have one that was not kept.
+    pub(crate) fn authorization_in<'h>(&'h self, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
+        match self.has_authorization {
+            true => self.authorization.as_ref().or_else(|| headers.get(header::AUTHORIZATION)),
+            false => None,
+        }
+    }
+
     /// Returns the user name of Basic credentials.
     pub(crate) fn basic_user(&self) -> Option<String> {
         String::from_utf8(basic_auth::user(self.authorization.as_ref()?)?).ok()

@@ -9,12 +9,15 @@ use super::sessions::derive_key;
 use super::{CachedStore, NearCache, RecentKeys, RestoreAfterLoss, Sessions};
 use crate::clock::{Clock, Epoch, SystemClock};
 use crate::session::store::cache::CacheLimits;
-use crate::session::{InvalidStore, MemoryStore, Secret, SessionStore};
+use crate::session::{InvalidStore, MemoryStore, Secret, SessionRecord, SessionStore};
 
 const DEADLINE: Duration = Duration::from_millis(50);
 const STALENESS: Duration = Duration::from_secs(3);
 const NEAR_ENTRIES: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 const NEAR_BYTES: NonZeroUsize = NonZeroUsize::new(64 << 20).expect("not zero");
+
+/// One session of the longest kind, with what the map adds to it.
+const MIN_NEAR_BYTES: usize = SessionRecord::MAX_LEN + 1024;
 
 /// The number of the next sessions.
 static BUILT: AtomicU64 = AtomicU64::new(1);
@@ -63,7 +66,8 @@ impl SessionsBuilder {
         self
     }
 
-    /// Sets the limits of the near cache. Default: 100,000 sessions and 64 MiB.
+    /// Sets the limits of the near cache. Default: 100,000 sessions and 64 MiB. It must hold one session of the longest kind, of
+    /// [`SessionRecord::MAX_LEN`] bytes and the map's own part of an entry.
     pub fn near_cache(mut self, entries: NonZeroUsize, bytes: NonZeroUsize) -> Self {
         self.near = Some(CacheLimits { entries, bytes });
         self
@@ -90,10 +94,13 @@ impl SessionsBuilder {
     /// Builds the sessions.
     ///
     /// # Errors
-    /// [`InvalidStore::Setting`] when the deadline is zero.
+    /// [`InvalidStore::Setting`] when the deadline is zero, or the near cache cannot hold one session.
     pub fn build(self) -> Result<Sessions, InvalidStore> {
         if self.deadline.is_zero() {
             return Err(InvalidStore::setting("the deadline", "more than zero"));
+        }
+        if self.near.is_some_and(|near| near.bytes.get() < MIN_NEAR_BYTES) {
+            return Err(InvalidStore::setting("the bytes of the near cache", "room for one session, 17408"));
         }
         Ok(self.build_unchecked())
     }

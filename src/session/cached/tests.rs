@@ -50,6 +50,15 @@ fn a_store_in_this_process_responds_at_once() {
     assert!(matches!(sessions.find(ClientAddr::Unix, key, b"A", Some(TTL)), MaybeReady::Ready(Lookup::Absent)));
 }
 
+#[test]
+fn a_near_cache_that_cannot_hold_one_session_is_an_error() {
+    let builder = |bytes| {
+        let (entries, bytes) = (NonZeroUsize::MIN, NonZeroUsize::new(bytes).unwrap());
+        Sessions::builder(MemoryStore::new(), secret(1)).near_cache(entries, bytes).build()
+    };
+    assert!(builder(17_407).is_err() && builder(17_408).is_ok());
+}
+
 #[tokio::test]
 async fn the_loser_of_a_race_receives_the_record_of_the_winner() {
     let store = MemoryStore::new();

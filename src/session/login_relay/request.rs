@@ -6,7 +6,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
 
 use super::Relay;
-use super::cookies::{NodeCookieChange, remove_id_from_location, set_cookie_header};
+use super::cookies::{NodeCookieChange, OwnCookie, remove_id_from_location, set_cookie_header};
 use super::credentials::Credentials;
 use super::logins::{LoginOutcome, client_headers};
 use super::record::NodeCookie;
@@ -64,10 +64,13 @@ impl Relay {
         request: &'a mut Request<Body>,
     ) -> MaybeReady<'a, Box<RelayRequest>> {
         let call = context.session_call(request.method());
-        let own_cookie = self.cookies.take_from_request(request.headers_mut());
+        let has_cookies = context.cookie_header().is_some();
+        let own_cookie = match has_cookies {
+            true => self.cookies.take_from_request(request.headers_mut()),
+            false => OwnCookie::default(),
+        };
         let headers = request.headers();
-        // From the request, because the context of a plain proxy does not keep it.
-        let authorization = headers.get(header::AUTHORIZATION).cloned();
+        let authorization = context.authorization_in(headers).cloned();
         let client_credentials = match (call, &authorization) {
             (SessionCall::LoginForm, _) => {
                 request.body().whole().and_then(|body| Credentials::from_form(headers, body))
@@ -79,7 +82,7 @@ impl Relay {
         let other_scheme = authorization.is_some() && client_credentials.is_none() && call != SessionCall::LoginForm;
         let mut relayed = Box::new(RelayRequest {
             call,
-            cookies: headers.get(header::COOKIE).cloned(),
+            cookies: headers.get(header::COOKIE).filter(|_| has_cookies).cloned(),
             authorization,
             client_credentials,
             client_headers: client_headers(headers),
