@@ -33,8 +33,9 @@ pub enum TrafficKind {
 
 impl AdminState {
     /// Returns whether an endpoint in this administrative state and in state `health` may get `traffic` (the table is in
-    /// [`health`](crate::health)). Limits of requests in flight apply on top. In
-    /// [panic mode](crate::cluster::ClusterBuilder::panic_mode) health does not keep new requests from ready endpoints.
+    /// [`health`](crate::health)). Limits of requests in flight apply on top. An endpoint that is ejected or draining may get one new
+    /// request on trial, and in [panic mode](crate::cluster::ClusterBuilder::panic_mode) health does not keep new requests from ready
+    /// endpoints.
     ///
     /// ```
     /// use kylin_lb::endpoint::{AdminState, TrafficKind};

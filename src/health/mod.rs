@@ -1,7 +1,10 @@
 //! Whether an endpoint can serve: state machines that derive a [`HealthState`] from the outcomes of requests and probes.
 //!
-//! Two axes decide which traffic an endpoint gets, as in HAProxy, and they are independent of each other. The operator sets
-//! the [`AdminState`](crate::endpoint::AdminState). Requests and probes move the [`HealthState`]:
+//! # The state of a node
+//!
+//! Three facts decide which traffic an endpoint gets, as in HAProxy, and they are independent of each other. Discovery or the
+//! application makes it a member of the [cluster](crate::Cluster). The operator sets the
+//! [`AdminState`](crate::endpoint::AdminState). Requests, probes and time move the [`HealthState`]. A member gets:
 //!
 //! | | ready | drain | maintenance |
 //! |---|---|---|---|
@@ -11,8 +14,43 @@
 //! | **unhealthy** | probes | probes | nothing |
 //! | **ejected** | probes | probes | nothing |
 //!
-//! [`AdminState::admits`](crate::endpoint::AdminState::admits) is this table as a function. These mechanisms change the
-//! health of an endpoint:
+//! [`AdminState::admits`](crate::endpoint::AdminState::admits) is this table as a function. *On trial* is one new request at a time
+//! at an endpoint that is ready and draining, or ejected because it could not be reached: 1 s after the drain began, or 250 ms after the
+//! ejection. Each trial that fails doubles the time until the next, up to 30 s. The health of a member changes like this:
+//!
+//! | health | a request | a probe | time |
+//! |---|---|---|---|
+//! | **healthy** | timed out: suspect. Failures: ejected. Signs that the node stops: draining | failed: suspect. Refused while requests fail, or twice: draining. Failed `fall` times in a row: unhealthy | |
+//! | **suspect** | succeeded: healthy. Else as above | succeeded: healthy. Else as above | |
+//! | **draining** | succeeded on trial: healthy. Failures of bound sessions: ejected | succeeded, at least 1 s after the drain began: healthy. Failed `fall` times: unhealthy | 30 s after the trial was due, if none came: healthy |
+//! | **ejected**, not reached | succeeded, on trial or of a bound session when the trial is due: healthy | succeeded: healthy; while returns fail, it waits as trials do. Failed `fall` times: unhealthy | trial due: suspect |
+//! | **ejected**, for its responses | nothing | refused: from now on as an endpoint that was not reached. Failed `fall` times: unhealthy | its time is over: healthy |
+//! | **ejected**, by nginx's rule | succeeded after `fail_timeout`: healthy | succeeded, if no failure reached the node: healthy. Failed `fall` times: unhealthy | `fail_timeout` is over: suspect, and one request at a time |
+//! | **unhealthy**, by probes | nothing: those in flight continue | succeeded `rise` times, or once if the node had refused: what it was before | |
+//! | **unhealthy**, not verified or quarantined | nothing | the metastore check admits it | |
+//!
+//! An event from outside changes no health but in these cases:
+//!
+//! | event | what it changes |
+//! |---|---|
+//! | discovery adds an endpoint | it is healthy, begins its slow start, is probed at once, and first verified where there is a metastore check |
+//! | discovery updates an endpoint, or the order | nothing: live state belongs to the id. At another address the node has to be verified again |
+//! | discovery removes an endpoint | it gets nothing more. Requests in flight continue; its live state ends with them, or goes on if it returns before |
+//! | discovery fails, or finds no node | nothing |
+//! | the operator drains an endpoint or makes it ready | nothing |
+//! | the operator begins maintenance | what probes have found is forgotten |
+//! | the operator ends maintenance | slow start begins, and the node has to be verified again. An ejection goes on |
+//!
+//! These hold in every sequence of events:
+//!
+//! - While an endpoint is ready and answers, requests are served: [panic mode](crate::cluster::ClusterBuilder::panic_mode) uses it
+//!   where health bars all.
+//! - No request takes the last endpoint out that is healthy or suspect. One whose trial is due may be dead, and does not count.
+//! - An endpoint that answers again is back with the next probe that succeeds. Exceptions are an ejection for responses, which
+//!   lasts its time, and returns that failed, after which it waits for up to 30 s.
+//! - Failures before a probe that succeeded, or older than the [interval](Outlier::interval), eject nothing later.
+//!
+//! # Mechanisms
 //!
 //! | mechanism | default | effect |
 //! |---|---|---|
@@ -22,8 +60,8 @@
 //! | [`MetastoreCheck`](crate::probe::MetastoreCheck) | off | a node of another metastore is quarantined, in panic mode too |
 //! | a request that timed out ([`Outcome::Slow`](crate::Outcome::Slow)) | on | the endpoint is suspect and is probed soon; it is never ejected, because a Kylin query may take minutes |
 //!
-//! An endpoint is draining while its node shows that it stops: it refuses connections, successful responses to different clients in
-//! a row close connections that it kept open before, or a response is 503 with `Retry-After`. An endpoint that refuses
+//! An endpoint is draining while its node shows that it stops: it refuses connections, successful responses to three different
+//! clients in a row close connections that it kept open before, or two in a row get 503 with `Retry-After`. An endpoint that refuses
 //! connections while it serves others keeps a smaller share.
 //!
 //! A probe that succeeds also ends an ejection, by either rule, of an endpoint that
@@ -101,7 +139,7 @@ pub enum Reason {
     /// The node accepts no connection, and no request or probe has succeeded since.
     #[error("refuses connections")]
     Refusing,
-    /// The node responded with 503 and `Retry-After`.
+    /// The node responded with 503 and `Retry-After` to different clients in a row.
     #[error("responds with 503 and Retry-After")]
     RetryAfter,
     /// A request timed out, and no request or probe has succeeded since.

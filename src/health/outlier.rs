@@ -95,8 +95,8 @@ impl Outlier {
         self
     }
 
-    /// Sets the interval over which success rates are compared and failures count as simultaneous. One past ejection is
-    /// forgotten per interval in service. Default 10 s, as in Envoy; at least 1 ms.
+    /// Sets the interval over which success rates are compared and failures count as simultaneous. What requests showed before a
+    /// pause of an interval is not compared. One past ejection is forgotten per interval in service. Default 10 s, as in Envoy; at least 1 ms.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval_ms = as_millis(interval);
         self

@@ -67,6 +67,7 @@ mod nginx_tls;
 mod node_clocks;
 mod node_codec;
 mod node_connections;
+mod node_states;
 mod node_wire;
 mod observer;
 mod other_logins;

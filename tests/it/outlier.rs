@@ -169,6 +169,29 @@ fn a_success_rate_below_the_others_ejects_at_the_end_of_the_interval() {
 }
 
 #[test]
+fn what_requests_showed_before_a_pause_ejects_nothing_after_it() {
+    let clock = ManualClock::new();
+    let cluster = cluster(2, Outlier::new(), &clock);
+    for _ in 0..20 {
+        report(&cluster, "0", Outcome::Failure);
+        report(&cluster, "0", Outcome::Success);
+        report(&cluster, "1", Outcome::Success);
+    }
+    advance(&clock, 300.0);
+    report(&cluster, "1", Outcome::Success);
+    assert_eq!(ejected(&cluster), [] as [usize; 0]);
+    // The same within an interval does.
+    for _ in 0..20 {
+        report(&cluster, "0", Outcome::Failure);
+        report(&cluster, "0", Outcome::Success);
+        report(&cluster, "1", Outcome::Success);
+    }
+    advance(&clock, 10.0);
+    report(&cluster, "1", Outcome::Success);
+    assert_eq!(ejected(&cluster), [0]);
+}
+
+#[test]
 fn the_rule_is_the_default_and_nginxs_rule_takes_its_place_where_it_is_written() {
     let of = |endpoint: Endpoint<Nowhere>| Cluster::builder().endpoints([endpoint, self::endpoint("1")]);
     /// Returns why the endpoint `0` is ejected after so many failures less one, and after these.
