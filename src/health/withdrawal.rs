@@ -158,10 +158,12 @@ impl Bar {
         if bound && kind == WithdrawalKind::Draining {
             return true;
         }
-        let now = now();
+        let (now, due) = (now(), before >> KIND_BITS);
+        if kind.ends_after().is_some_and(|after| due.saturating_add(after) <= now) {
+            return true;
+        }
         let next = word(now.saturating_add(TRIAL_MS), kind);
-        let is_due = before >> KIND_BITS <= now;
-        is_due && self.0.compare_exchange(before, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        due <= now && self.0.compare_exchange(before, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 

@@ -98,6 +98,7 @@ impl EndpointHealth {
     /// Returns whether a failure changes nothing more because the endpoint is withdrawn.
     fn fail_withdrawn(&self, failure: Failure, now: u64) -> bool {
         let mut record = self.record.lock();
+        self.expire_withdrawal(&mut record, now);
         let Some(withdrawal) = &mut record.withdrawal else { return false };
         if failure.unreached && withdrawal.kind == WithdrawalKind::Draining {
             withdrawal.reason = Reason::Refusing;
@@ -112,7 +113,7 @@ impl EndpointHealth {
             WithdrawalKind::Connections => true,
             // Requests of bound sessions decide whether the endpoint is ejected.
             WithdrawalKind::Draining => false,
-            WithdrawalKind::Responses => now < withdrawal.until,
+            WithdrawalKind::Responses => true,
         }
     }
 
