@@ -3,7 +3,7 @@
 //! ```sh
 //! cargo build --release --all-features --example kylin_front
 //! cargo bench --all-features --bench drills                      # about a quarter of an hour
-//! cargo bench --all-features --bench drills -- --runs 1 --drills rolling-0,kill --modes "default,HAProxy, cookie"
+//! cargo bench --all-features --bench drills -- --runs 1 --drills rolling-0,kill --modes "default;HAProxy, cookie"
 //! ```
 //!
 //! See `benches/README.md` for what is measured and how to read it.
@@ -62,10 +62,13 @@ fn options() -> Options {
         let at = words.iter().position(|word| word == name)?;
         Some(words.get(at + 1).unwrap_or_else(|| panic!("{name} needs a value")).clone())
     };
-    let list = |name: &str| value(name).map(|list| list.split(',').map(|name| name.trim().to_owned()).collect());
+    // The names of modes have commas.
+    let list = |name: &str, between: char| {
+        value(name).map(|list| list.split(between).map(|name| name.trim().to_owned()).collect())
+    };
     Options {
         runs: value("--runs").map_or(5, |runs| runs.parse().unwrap()),
-        drills: list("--drills"),
-        modes: list("--modes"),
+        drills: list("--drills", ','),
+        modes: list("--modes", ';'),
     }
 }

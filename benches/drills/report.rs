@@ -1,4 +1,4 @@
-//! The table: a row for each drill and front end, with the range over the runs.
+//! The table: a row for each drill and front end, with minimum, median and maximum over the runs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,9 +30,10 @@ impl fmt::Display for Report {
         writeln!(f, "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")?;
         for (drill, mode, tallies) in &self.rows {
             let range = |figure: &dyn Fn(&Tally) -> u64| {
-                let (least, most) = (tallies.iter().map(figure).min(), tallies.iter().map(figure).max());
-                let (least, most) = (least.unwrap_or(0), most.unwrap_or(0));
-                if least == most { least.to_string() } else { format!("{least}-{most}") }
+                let mut figures: Vec<u64> = tallies.iter().map(figure).collect();
+                figures.sort_unstable();
+                let [least, median, most] = [0, figures.len() / 2, figures.len() - 1].map(|at| figures[at]);
+                if least == most { least.to_string() } else { format!("{least}-{median}-{most}") }
             };
             let figures: [&dyn Fn(&Tally) -> u64; 10] = [
                 &|tally| tally.requests,
