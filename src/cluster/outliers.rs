@@ -53,8 +53,8 @@ impl Outliers {
         let now = self.epoch.millis();
         let ends = self.interval_ends.load(Ordering::Relaxed);
         let next = now.saturating_add(self.settings.interval_ms);
-        let is_over =
-            now >= ends && self.interval_ends.compare_exchange(ends, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let is_over = now >= ends
+            && self.interval_ends.compare_exchange(ends, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if is_over && now >= ends.saturating_add(self.settings.interval_ms) {
             // What was counted since goes too far back to be compared.
             for (_, live) in present(&self.endpoints.lock()) {

@@ -35,11 +35,11 @@
 //! |---|---|
 //! | discovery adds an endpoint | it is healthy, begins its slow start, is probed at once, and first verified where there is a metastore check |
 //! | discovery updates an endpoint, or the order | nothing: live state belongs to the id. At another address the node has to be verified again |
-//! | discovery removes an endpoint | it gets nothing more. Requests in flight continue; its live state ends with them, or goes on if it returns before |
+//! | discovery removes an endpoint | it gets nothing more. Requests in flight continue; its live state ends with them, or continues if it returns before |
 //! | discovery fails, or finds no node | nothing |
 //! | the operator drains an endpoint or makes it ready | nothing |
 //! | the operator begins maintenance | what probes have found is forgotten |
-//! | the operator ends maintenance | slow start begins, and the node has to be verified again. An ejection goes on |
+//! | the operator ends maintenance | slow start begins, and the node has to be verified again. An ejection continues |
 //!
 //! These hold in every sequence of events:
 //!

@@ -90,7 +90,8 @@ const NODES: usize = 3;
 
 fn event() -> impl Strategy<Value = Event> {
     let node = || 0..NODES;
-    let state = prop_oneof![4 => Just(AdminState::Ready), 1 => Just(AdminState::Drain), 1 => Just(AdminState::Maintenance)];
+    let state =
+        prop_oneof![4 => Just(AdminState::Ready), 1 => Just(AdminState::Drain), 1 => Just(AdminState::Maintenance)];
     prop_oneof![
         12 => (0..6_u8).prop_map(Event::Ask),
         4 => node().prop_map(Event::AskBound),
@@ -201,13 +202,15 @@ impl World {
             Event::Discover(members) => {
                 self.cluster.replace(endpoints(&self.behaviours, members)).unwrap();
                 // An endpoint that leaves loses what the operator set.
-                (0..NODES).filter(|node| !members.contains(node)).for_each(|node| self.operator[node] = AdminState::Ready);
+                (0..NODES)
+                    .filter(|node| !members.contains(node))
+                    .for_each(|node| self.operator[node] = AdminState::Ready);
                 self.members.clone_from(members);
             }
         }
     }
 
-    /// A request succeeds while a node answers and the others neither time out nor respond. No request takes out the last endpoint.
+    /// A request succeeds while a node serves and the others neither time out nor respond with 503. No request takes out the last endpoint.
     async fn ask_and_check(&self, client: u8) {
         let before = self.status();
         let status = self.ask(client).await;

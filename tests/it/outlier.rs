@@ -180,7 +180,7 @@ fn what_requests_showed_before_a_pause_ejects_nothing_after_it() {
     advance(&clock, 300.0);
     report(&cluster, "1", Outcome::Success);
     assert_eq!(ejected(&cluster), [] as [usize; 0]);
-    // The same within an interval does.
+    // Within an interval it does.
     for _ in 0..20 {
         report(&cluster, "0", Outcome::Failure);
         report(&cluster, "0", Outcome::Success);
