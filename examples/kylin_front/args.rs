@@ -30,6 +30,7 @@ Nodes, from one of:
                       endpoint's id, and its jvmRoute for --sessions route; behind a space settings as in nginx:
                       \"10.0.0.1:7070 weight=5 max_conns=32, 10.0.0.2:7070 backup\", with weight, max_conns, max_fails,
                       fail_timeout, slow_start, connect_timeout, read_timeout, backup, down and drain
+  --nodes-file FILE   a node a line, HOST:PORT [role=ROLE] [weight=N] [id=NAME] [backup] [drain]; followed as it changes
   --zookeeper PLACE   the ZooKeeper where Kylin registers its nodes: HOST:PORT[,HOST:PORT...][/BASE/CLUSTER]
                       (build with --features zookeeper)
   --properties FILE   a kylin.properties, and FILE.override if it exists: the nodes that it names, or those of its
@@ -94,13 +95,22 @@ This program:
   --access-log-format F  combined (default) or json, one object a line
   --query-log FILE    a JSON object for each query: user, project, fingerprint, node and why there, times, outcome
   --log-sql           these logs show SQL; without it, they have its fingerprint, and sql= in a URL is masked
+  --grace SECONDS     how long requests in flight may take after a signal to stop (default: as long as the longest query)
+  --lame-duck SECONDS how long it serves on after that signal, while the health path says 503, so that a balancer in front
+                      sends no more (default: 0)
+  --health-path PATH  the path that tells a balancer in front whether to send requests here, 200 or 503; or none
+                      (default: /front/health)
   --threads N         accept loops, each on a thread of its own (default: one per core)
   --check             prints the nodes and settings, and exits
   --version           prints the version
   --help              prints this
 
-SIGTERM, SIGINT and SIGQUIT stop it after the requests in flight, a second one at once. SIGUSR1 opens log files again. SIGHUP
-and SIGUSR2 have no effect.
+SIGTERM, SIGINT and SIGQUIT stop it after the requests in flight, a second one at once. SIGHUP reads the configuration, the
+secret and certificates again: if all are valid, they are exchanged without a lost request, else nothing changes and the log
+says why. Other options need a restart. SIGUSR1 opens log files again. SIGUSR2 has no effect.
+
+Listening sockets that systemd passes (LISTEN_FDS) are used for the addresses that they have; without --listen and --config,
+those are the addresses. A second process with the same sockets takes over without a lost request.
 ";
 
 pub struct Args {
@@ -132,6 +142,10 @@ pub struct Args {
     pub access_log_format: RequestFormat,
     pub query_log: Option<String>,
     pub log_sql: bool,
+    /// `None` for the longest time that a query may take.
+    pub grace: Option<Duration>,
+    pub lame_duck: Duration,
+    pub health_path: Option<String>,
     pub threads: NonZeroUsize,
     pub check: bool,
 }
@@ -150,6 +164,7 @@ pub enum Source {
     #[cfg(feature = "zookeeper")]
     ZooKeeper(Box<kylin_lb::discovery::ZooKeeper>),
     Properties(PathBuf),
+    List(PathBuf),
     Config(PathBuf),
 }
 
@@ -191,6 +206,9 @@ impl Args {
             access_log_format: RequestFormat::default(),
             query_log: None,
             log_sql: false,
+            grace: None,
+            lame_duck: Duration::ZERO,
+            health_path: Some("/front/health".into()),
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
             check: false,
         };
@@ -221,6 +239,7 @@ impl Args {
                 "--zookeeper" => {
                     args.source = zookeeper(&value()?).map_err(|error| format!("--zookeeper: {error}"))?;
                 }
+                "--nodes-file" => args.source = Source::List(value()?.into()),
                 "--properties" => args.source = Source::Properties(value()?.into()),
                 "--config" => args.source = Source::Config(value()?.into()),
                 "--policy" => args.policy = Some(parse(&name, &value()?)?),
@@ -256,6 +275,15 @@ impl Args {
                 "--client-requests" => args.client_requests = limit(&name, &value()?, 1 << 30)?,
                 "--listen" => args.listen = Some(value()?.parse().map_err(|error| format!("--listen: {error}"))?),
                 "--status" => args.status = Some(value()?.parse().map_err(|error| format!("--status: {error}"))?),
+                "--grace" => args.grace = Some(seconds(&name, &value()?)?),
+                "--lame-duck" => args.lame_duck = seconds(&name, &value()?)?,
+                "--health-path" => {
+                    args.health_path = match value()? {
+                        none if none == "none" => None,
+                        path if path.starts_with('/') => Some(path),
+                        other => return Err(format!("{name} {other}: expected /PATH or none")),
+                    }
+                }
                 "--threads" => args.threads = count(&name, &value()?, 1024)?,
                 "--check" => args.check = true,
                 "--log" => args.log = Some(logging::level(&value()?)?),
@@ -276,7 +304,7 @@ impl Args {
     /// Checks that the options agree.
     fn check_agreement(&mut self, given: &[String], chosen: Dialect) -> Result<(), String> {
         let has = |name: &str| given.iter().any(|given| given == name);
-        let sources = ["--demo", "--nodes", "--zookeeper", "--properties", "--config"];
+        let sources = ["--demo", "--nodes", "--nodes-file", "--zookeeper", "--properties", "--config"];
         let mut sources = sources.into_iter().filter(|name| has(name));
         if let (Some(one), Some(other)) = (sources.next(), sources.next()) {
             return Err(format!("{one} and {other} exclude each other: each is a source of nodes"));
@@ -336,6 +364,11 @@ fn limit<T: TryFrom<NonZeroUsize>>(name: &str, text: &str, max: usize) -> Result
 
 fn time(name: &str, text: &str) -> Result<Duration, String> {
     nodes::time(text).map_err(|error| format!("{name} {text}: {error}"))
+}
+
+fn seconds(name: &str, text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<u32>().map_err(|_| format!("{name} {text}: expected a number of seconds"))?;
+    Ok(Duration::from_secs(seconds.into()))
 }
 
 fn switch(name: &str, text: &str) -> Result<bool, String> {

@@ -13,13 +13,17 @@
 #![allow(unreachable_pub, reason = "a program has no public API")]
 
 mod args;
+mod configured;
 mod demo;
+mod front;
+mod listed;
 mod log_file;
 mod logging;
 mod members;
 mod metrics;
 mod nodes;
 mod request_log;
+mod running;
 mod sessions;
 mod signals;
 mod status;
@@ -28,28 +32,30 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kylin_lb::nginx::{Config, ProbeMode, SessionMode, Site, SiteBuilder};
+use kylin_lb::Cluster;
+use kylin_lb::nginx::{Config, ProbeMode, SessionMode};
 use kylin_lb::observe::{Observer, Watch};
-use kylin_lb::proxy::{KylinRules, ProxyBuilder};
 use kylin_lb::server::{Listen, Server};
-use kylin_lb::{Cluster, HttpBackend, Proxy};
+use kylin_lb::session::Secret;
+use listenfd::ListenFd;
 
 use self::args::{Args, Command, Source};
+use self::configured::Configured;
+use self::listed::Listed;
 use self::log_file::LogFile;
 use self::logging::StateLog;
-use self::members::Members;
 use self::metrics::Exporter;
 use self::request_log::{QueryLog, RequestLog};
+use self::running::{Stop, until_signal};
 use self::signals::Signals;
-use self::status::{ConnectionCount, Monitored};
+use self::status::Monitored;
 
-/// How long requests in flight may take to finish after a signal.
-const GRACE: Duration = Duration::from_secs(30);
 /// How long `--check` waits for nodes.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the program waits for nodes before it prints them.
@@ -89,7 +95,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
+async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     // First, because a signal without a handler kills the process.
     let mut signals = Signals::new()?;
     let logs = Logs::open(&args)?;
@@ -100,60 +106,49 @@ async fn run(mut args: Args) -> Result<(), Box<dyn Error>> {
             "kylin_front: without --secret-file the secret is random: several front ends need a common one, and restarts need the same"
         );
     }
+    let (grace, lame_duck) = (args.grace, args.lame_duck);
+    let stop = |longest, health| Stop { grace: grace.unwrap_or(longest), lame_duck, health, logs: &logs.files };
     if let Source::Config(path) = &args.source {
-        return configured(path, &args, secret, signals, &logs).await;
-    }
-    raise_open_files_limit(None);
-    let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
-    let members = Members::find(source, &args).await?;
-    let cluster = members.cluster.clone();
-    let mode = args.sessions.get_or_insert(SessionMode::MEMORY);
-    let sessions = mode.sessions(&secret, args.store_deadline)?;
-    let affinity = mode.affinity(&secret, sessions.as_ref());
-    let proxy = match args.kylin {
-        true => {
-            let proxy = Proxy::builder(cluster.clone()).rules(KylinRules::default().reload(args.reload));
-            configure(logs.observe(proxy), &args).affinity(affinity).build()?
+        let path = path.clone();
+        if args.check {
+            return check(&path, &args, secret);
         }
-        false => configure(logs.observe(Proxy::plain(cluster.clone())), &args).affinity(affinity).build()?,
-    };
-    if args.check {
-        members.wait(CHECK_TIMEOUT).await;
-        if let Some(why) = members.missing() {
-            eprintln!("kylin_front: there are no nodes yet: {why}");
-        }
-        say(format_args!("{}{}", summary(&args), table(&cluster)));
+        let (mut front, server) = Configured::start(path, args, secret, logs.clone(), inherited()?)?;
+        let health = Arc::clone(front.health());
+        let stop = stop(front.longest_query(), &health);
+        until_signal(server, signals, &mut front, stop).await;
         return Ok(());
     }
-    let _watches = logs.watches(|watch| match &sessions {
-        Some(sessions) => members.watch_state(watch).sessions("sessions", sessions),
-        None => members.watch_state(watch),
-    });
-    let _checker = args.probe.unwrap_or(ProbeMode::Auto).start(&cluster)?;
-    let listen = match &args.listen {
-        Some(listen) => listen.clone(),
-        None => "127.0.0.1:8080".parse()?,
-    };
-    let server = Server::builder()
-        .listen(listen.clone(), proxy)
-        .threads(args.threads)
-        .buffers(args.buffers.clone())
-        .max_connections_per_client(args.client_connections)
-        .start()?;
-    greet(&server, &[listen]);
-    // It listens meanwhile: a client learns why it is refused.
-    members.wait(START_TIMEOUT).await;
-    let Members { discovery, demo, metastore: _metastore, .. } = members;
-    let clusters = vec![("kylin".into(), cluster.clone())];
-    let (buffers, exporter) = (args.buffers.clone(), logs.exporter.clone());
-    let connections: Option<ConnectionCount> = Some(Box::new(server.connection_count()));
-    let monitored = Monitored { clusters, sessions, discovery, buffers, exporter, connections };
-    let _status = status(&args, monitored)?;
-    say(format_args!("{}{}", summary(&args), table(&cluster)));
-    if let (Some(_), Some(address)) = (&demo, server.addresses().first()) {
-        say(format_args!("{}", demo::commands(*address)));
+    raise_open_files_limit(None);
+    let inherited = if args.check { Vec::new() } else { inherited()? };
+    if let Some((mut front, server)) = Listed::start(args, secret, &logs, inherited).await? {
+        let health = Arc::clone(front.health());
+        let stop = stop(front.longest_query(), &health);
+        until_signal(server, signals, &mut front, stop).await;
     }
-    until_signal(server, signals, &logs).await
+    Ok(())
+}
+
+/// Prints what a configuration means, and whether it can be served.
+fn check(path: &Path, args: &Args, secret: Secret) -> Result<(), Box<dyn Error>> {
+    let site = configured::builder(Config::read(path)?, args, secret, &[]);
+    say(format_args!("{}", site.report()));
+    site.build()?;
+    say(format_args!("{}: the configuration is valid\n", path.display()));
+    Ok(())
+}
+
+/// Takes the listening sockets that the process was given (systemd: `LISTEN_FDS`). They can be taken once.
+fn inherited() -> Result<Vec<OwnedFd>, Box<dyn Error>> {
+    let mut given = ListenFd::from_env();
+    let mut sockets: Vec<OwnedFd> = Vec::new();
+    for index in 0..given.len() {
+        match given.take_tcp_listener(index) {
+            Ok(socket) => sockets.extend(socket.map(OwnedFd::from)),
+            Err(_) => sockets.extend(given.take_unix_listener(index)?.map(OwnedFd::from)),
+        }
+    }
+    Ok(sockets)
 }
 
 /// Raises the limit of open files, because each connection is one.
@@ -163,89 +158,8 @@ fn raise_open_files_limit(files: Option<NonZeroU64>) {
     }
 }
 
-/// Applies the options about clients.
-fn configure<B, K>(builder: ProxyBuilder<B, K>, args: &Args) -> ProxyBuilder<B, K> {
-    builder
-        .trusted_proxies(args.trusted.clone())
-        .buffers(args.buffers.clone())
-        .response_buffer(args.response_buffer)
-        .max_requests_per_client(args.client_requests)
-}
-
-/// Serves an nginx configuration.
-async fn configured(
-    path: &Path,
-    args: &Args,
-    secret: kylin_lb::session::Secret,
-    signals: Signals,
-    logs: &Logs,
-) -> Result<(), Box<dyn Error>> {
-    let config = Config::read(path)?;
-    raise_open_files_limit(config.open_files());
-    let mut site = Site::builder(config).secret(secret).store_deadline(args.store_deadline);
-    site = site.buffers(args.buffers.clone()).max_requests_per_client(args.client_requests).reload(args.reload);
-    site = logs.observers.iter().fold(site, |site, observer| site.observer(Arc::clone(observer)));
-    // What was not given is left to the defaults, so that the report says so.
-    for (on, set) in [
-        (args.kylin, SiteBuilder::kylin as fn(SiteBuilder, bool) -> SiteBuilder),
-        (args.outlier, SiteBuilder::outlier),
-        (args.drain, SiteBuilder::drain),
-        (args.panic, SiteBuilder::panic_mode),
-    ] {
-        if !on {
-            site = set(site, false);
-        }
-    }
-    if let Some(mode) = &args.sessions {
-        site = site.session_mode(mode.clone());
-    }
-    if let Some(policy) = args.policy {
-        site = site.policy(policy);
-    }
-    if let Some(probe) = args.probe {
-        site = site.probe(probe);
-    }
-    if args.check {
-        say(format_args!("{}", site.report()));
-    }
-    let site = site.build()?;
-    if args.check {
-        say(format_args!("{}: the configuration is valid\n", path.display()));
-        return Ok(());
-    }
-    let _checkers = site.start_probes()?;
-    let configured: Vec<Listen> = site.listeners().map(|listener| listener.listen()).collect();
-    let server = match &args.listen {
-        Some(listen) => site.server_on(listen.clone()),
-        None => site.server(),
-    };
-    let server = server.threads(args.threads).max_connections_per_client(args.client_connections).start()?;
-    greet(&server, args.listen.as_ref().map_or(&configured, std::slice::from_ref));
-    if args.listen.is_some() {
-        for listen in configured {
-            say(format_args!("not listening on {listen}, which --listen replaces\n"));
-        }
-    }
-    let clusters = site.clusters().map(|(name, cluster)| (name.to_owned(), cluster.clone())).collect();
-    let (sessions, buffers) = (site.sessions().cloned(), args.buffers.clone());
-    let _watches = logs.watches(|watch| {
-        let watch = site.clusters().fold(watch, |watch, (name, cluster)| watch.cluster(name, cluster));
-        match &sessions {
-            Some(sessions) => watch.sessions("sessions", sessions),
-            None => watch,
-        }
-    });
-    let exporter = logs.exporter.clone();
-    let connections: Option<ConnectionCount> = Some(Box::new(server.connection_count()));
-    let _status = status(args, Monitored { clusters, sessions, discovery: None, buffers, exporter, connections })?;
-    for (name, cluster) in site.clusters() {
-        say(format_args!("\nupstream {name}{}", table(cluster)));
-    }
-    until_signal(server, signals, logs).await
-}
-
 /// The logs of requests that are wanted.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Logs {
     observers: Vec<Arc<dyn Observer>>,
     files: Vec<LogFile>,
@@ -280,11 +194,6 @@ impl Logs {
         let metrics = self.exporter.iter().map(|exporter| Watch::new(exporter.observer()));
         [Watch::new(StateLog)].into_iter().chain(metrics).map(watched).collect()
     }
-
-    /// Has them learn of the requests of a proxy.
-    fn observe<K>(&self, proxy: ProxyBuilder<HttpBackend, K>) -> ProxyBuilder<HttpBackend, K> {
-        self.observers.iter().fold(proxy, |proxy, observer| proxy.observer(Arc::clone(observer)))
-    }
 }
 
 fn greet(server: &Server, listens: &[Listen]) {
@@ -296,17 +205,16 @@ fn greet(server: &Server, listens: &[Listen]) {
     }
 }
 
-/// Starts the listener for operators, where one is wanted. Discovery runs as long as the returned state lives.
-fn status(args: &Args, monitored: Monitored) -> Result<(Option<Server>, Arc<Monitored>), Box<dyn Error>> {
-    let monitored = Arc::new(monitored);
-    let server = args.status.clone().map(|listen| status::serve(listen, Arc::clone(&monitored))).transpose()?;
+/// Starts the listener for operators, where one is wanted.
+fn status(listen: Option<Listen>, monitored: &Arc<Monitored>) -> Result<Option<Server>, Box<dyn Error>> {
+    let server = listen.map(|listen| status::serve(listen, Arc::clone(monitored))).transpose()?;
     for address in server.iter().flat_map(Server::addresses) {
         say(format_args!("status on http://{address}/front/status\n"));
         if monitored.exporter.is_some() {
             say(format_args!("metrics on http://{address}/metrics\n"));
         }
     }
-    Ok((server, monitored))
+    Ok(server)
 }
 
 /// Prints to standard output. Nothing reads it any more if the write fails, which must not end the front end.
@@ -349,16 +257,4 @@ fn table<B>(cluster: &Cluster<B>) -> String {
     }
     _ = writeln!(table, "policy: {}", status.balancer);
     table
-}
-
-/// Serves until a signal to stop, then waits for requests in flight. A second one ends the wait.
-async fn until_signal(server: Server, mut signals: Signals, logs: &Logs) -> Result<(), Box<dyn Error>> {
-    signals.stop().await;
-    say(format_args!("stopping: requests in flight have {} s\n", GRACE.as_secs()));
-    tokio::select! {
-        stopped = server.stop(GRACE) => say(format_args!("stopped; {} connections were cut\n", stopped.cut)),
-        () = signals.stop() => say(format_args!("stopped at once\n")),
-    }
-    logs.files.iter().for_each(LogFile::flush);
-    Ok(())
 }

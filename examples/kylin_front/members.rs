@@ -1,11 +1,11 @@
 //! The nodes of the cluster: from the command line, ZooKeeper, Kylin's properties, or demo nodes.
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kylin_lb::Cluster;
-use kylin_lb::discovery::{self as sources, DiscoveredNode, Discovery, DiscoveryHandle, KylinFile};
+use kylin_lb::discovery::{self as sources, DiscoveredNode, Discovery, DiscoveryHandle, FileList, KylinFile};
 use kylin_lb::health::HealthState;
 use kylin_lb::observe::Watch;
 use kylin_lb::probe::{MetastoreCheck, MetastoreChecker};
@@ -20,11 +20,13 @@ pub struct Members {
     pub discovery: Option<DiscoveryHandle>,
     pub demo: Option<Demo>,
     pub metastore: Option<MetastoreChecker>,
+    /// The list of nodes that is followed.
+    list: Option<PathBuf>,
 }
 
 impl Members {
     fn fixed(cluster: Cluster) -> Self {
-        Members { cluster, discovery: None, demo: None, metastore: None }
+        Members { cluster, discovery: None, demo: None, metastore: None, list: None }
     }
 
     pub async fn find(source: Source, args: &Args) -> Result<Self, Box<dyn Error>> {
@@ -36,6 +38,10 @@ impl Members {
             Source::Nodes(nodes) => Ok(Members::fixed(nodes::cluster(&nodes, args)?)),
             #[cfg(feature = "zookeeper")]
             Source::ZooKeeper(source) => Ok(Members::fixed(nodes::cluster(&[], args)?).watch(*source, args, None)),
+            Source::List(path) => {
+                let members = Members::fixed(nodes::cluster(&[], args)?).watch(FileList::new(&path), args, None);
+                Ok(Members { list: Some(path), ..members })
+            }
             Source::Properties(path) => Members::of_properties(&path, args).await,
             Source::Config(_) => Err("a configuration has its own clusters".into()),
         }
@@ -76,6 +82,16 @@ impl Members {
         };
         // The log says what is missing.
         _ = tokio::time::timeout(limit, one_serves).await;
+    }
+
+    /// Returns an error if the list of nodes cannot be read as it is now. The last good one is used meanwhile.
+    pub fn check(&self) -> Result<(), String> {
+        let Some(path) = &self.list else { return Ok(()) };
+        let text =
+            std::fs::read_to_string(path).map_err(|error| format!("--nodes-file {}: {error}", path.display()))?;
+        let parsed = FileList::parse(&text);
+        let place = |error: &sources::InvalidLine| format!("{}:{}:{}", path.display(), error.line(), error.column());
+        parsed.map(|_| ()).map_err(|error| format!("--nodes-file {}: {error}", place(&error)))
     }
 
     /// Returns why there are no nodes yet, if their source has listed none.

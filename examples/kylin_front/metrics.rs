@@ -60,17 +60,17 @@ mod with_prometheus {
         }
 
         pub fn render(&self, monitored: &Monitored) -> String {
-            for (name, cluster) in &monitored.clusters {
+            for (name, cluster) in &monitored.clusters() {
                 self.metrics.record_cluster(name, &cluster.status());
             }
-            if let Some(sessions) = &monitored.sessions {
+            if let Some(sessions) = &monitored.sessions() {
                 self.metrics.record_sessions("sessions", sessions);
             }
-            if let Some(discovery) = &monitored.discovery {
-                self.metrics.record_discovery("nodes", &discovery.status());
+            if let Some(status) = &monitored.discovery() {
+                self.metrics.record_discovery("nodes", status);
             }
             self.metrics.record_buffers(&monitored.buffers.status());
-            if let Some(count) = &monitored.connections {
+            if let Some(count) = monitored.connections.get() {
                 self.metrics.record_connections(count());
             }
             self.handle.render()

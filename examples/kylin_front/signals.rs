@@ -12,14 +12,23 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// | signal | effect |
 /// |---|---|
 /// | SIGTERM, SIGINT, SIGQUIT | stops after the requests in flight |
+/// | SIGHUP | reads again what the process was started from |
 /// | SIGUSR1 | opens log files again |
-/// | SIGHUP, SIGUSR2, SIGUSR1 without log files | none: it is printed |
+/// | SIGUSR2, SIGUSR1 without log files | none: it is printed |
 /// | SIGWINCH, SIGPIPE | none |
 pub struct Signals {
     stop: [Signal; 3],
-    printed: [(&'static str, Signal); 3],
+    reload: Signal,
+    printed: [(&'static str, Signal); 2],
     /// What SIGUSR1 opens again.
     logs: Vec<LogFile>,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    Stop,
+    Reload,
 }
 
 impl Signals {
@@ -28,8 +37,8 @@ impl Signals {
         _ = signal(SignalKind::pipe())?;
         Ok(Signals {
             stop: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::quit())?],
+            reload: signal(SignalKind::hangup())?,
             printed: [
-                ("SIGHUP", signal(SignalKind::hangup())?),
                 ("SIGUSR1", signal(SignalKind::user_defined1())?),
                 ("SIGUSR2", signal(SignalKind::user_defined2())?),
             ],
@@ -42,8 +51,8 @@ impl Signals {
         self.logs = logs;
     }
 
-    /// Waits for a signal to stop, and prints those without an effect.
-    pub async fn stop(&mut self) {
+    /// Waits for a signal to stop or to reload, opens log files again meanwhile, and prints signals without an effect.
+    pub async fn next(&mut self) -> Event {
         poll_fn(|cx| {
             for (name, signal) in &mut self.printed {
                 while signal.poll_recv(cx).is_ready() {
@@ -54,11 +63,18 @@ impl Signals {
                     crate::say(format_args!("received {name}, which has no effect\n"));
                 }
             }
-            match self.stop.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
+            if self.stop.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) {
+                return Poll::Ready(Event::Stop);
             }
+            self.reload.poll_recv(cx).map(|_| Event::Reload)
         })
-        .await;
+        .await
+    }
+
+    /// Waits for a signal to stop. A front end that stops reloads nothing.
+    pub async fn stop(&mut self) {
+        while self.next().await == Event::Reload {
+            crate::say(format_args!("received SIGHUP, which has no effect: the front end stops\n"));
+        }
     }
 }

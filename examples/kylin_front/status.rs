@@ -2,14 +2,15 @@
 
 use std::error::Error;
 use std::num::{NonZero, NonZeroU32};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::{Method, Request, Response, StatusCode, header};
 use kylin_lb::cluster::ClusterStatus;
-use kylin_lb::discovery::DiscoveryHandle;
+use kylin_lb::discovery::{DiscoveryHandle, DiscoveryStatus};
 use kylin_lb::server::{Listen, Server};
 use kylin_lb::session::Sessions;
 use kylin_lb::{Body, BufferBudget, ClientAddr, Cluster};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::metrics::{self, Exporter};
@@ -17,12 +18,12 @@ use crate::metrics::{self, Exporter};
 /// What the status covers.
 #[derive(Default)]
 pub struct Monitored {
-    pub clusters: Vec<(String, Cluster)>,
-    pub sessions: Option<Sessions>,
-    pub discovery: Option<DiscoveryHandle>,
+    clusters: Mutex<Vec<(String, Cluster)>>,
+    sessions: Mutex<Option<Sessions>>,
+    discovery: Mutex<Option<DiscoveryHandle>>,
     pub buffers: BufferBudget,
     pub exporter: Option<Exporter>,
-    pub connections: Option<ConnectionCount>,
+    pub connections: OnceLock<ConnectionCount>,
 }
 
 /// Counts the open connections of clients.
@@ -63,8 +64,35 @@ fn response(monitored: &Monitored, request: &Request<Body>) -> Response<Body> {
 }
 
 impl Monitored {
+    pub fn new(buffers: BufferBudget, exporter: Option<Exporter>) -> Arc<Self> {
+        Arc::new(Monitored { buffers, exporter, ..Monitored::default() })
+    }
+
+    /// Sets what the status covers from now on.
+    pub fn set(&self, clusters: Vec<(String, Cluster)>, sessions: Option<Sessions>) {
+        (*self.clusters.lock(), *self.sessions.lock()) = (clusters, sessions);
+    }
+
+    /// Sets the source of nodes, which runs as long as this lives.
+    pub fn set_discovery(&self, discovery: Option<DiscoveryHandle>) {
+        *self.discovery.lock() = discovery;
+    }
+
+    pub fn clusters(&self) -> Vec<(String, Cluster)> {
+        self.clusters.lock().clone()
+    }
+
+    pub fn sessions(&self) -> Option<Sessions> {
+        self.sessions.lock().clone()
+    }
+
+    pub fn discovery(&self) -> Option<DiscoveryStatus> {
+        self.discovery.lock().as_ref().map(DiscoveryHandle::status)
+    }
+
     fn describe(&self) -> Value {
-        let clusters = self.clusters.iter().map(|(name, cluster)| (name.clone(), describe(&cluster.status())));
+        let (clusters, sessions) = (self.clusters(), self.sessions());
+        let clusters = clusters.iter().map(|(name, cluster)| (name.clone(), describe(&cluster.status())));
         let buffers = self.buffers.status();
         json!({
             "buffers": {
@@ -76,12 +104,11 @@ impl Monitored {
                 "refused": buffers.refused,
             },
             "clusters": clusters.collect::<serde_json::Map<_, _>>(),
-            "session_store": self.sessions.as_ref().map(|sessions| json!({
+            "session_store": sessions.as_ref().map(|sessions| json!({
                 "available": sessions.is_store_available(),
                 "pending_writes": sessions.pending_writes(),
             })),
-            "discovery": self.discovery.as_ref().map(|discovery| {
-                let status = discovery.status();
+            "discovery": self.discovery().map(|status| {
                 json!({
                     "source": format!("{:?}", status.source).to_lowercase(),
                     "endpoints": status.endpoints,

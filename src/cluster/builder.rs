@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -7,7 +8,6 @@ use tokio::sync::watch;
 
 use super::members::Members;
 use super::outliers::Outliers;
-use super::panic::PanicMode;
 use super::user_source::UserSource;
 use super::{Cluster, ClusterError, Shared};
 use crate::balance::{Balancer, RoundRobin};
@@ -111,14 +111,14 @@ impl<B> ClusterBuilder<B> {
         let outliers = |rule| Arc::new(Outliers::new(rule, Arc::clone(&self.clock), impaired.clone()));
         let outliers = self.outlier.map(outliers);
         let user_source = UserSource::new(Arc::clone(&self.clock));
-        let mut members = Members::new(self.clock, outliers, impaired);
+        let mut members = Members::new(self.clock, outliers, impaired, self.balancer, self.panic);
         members.replace(self.endpoints)?;
         members.run();
         let shared = Shared {
-            view: ArcSwap::from_pointee(members.view(&*self.balancer)),
-            balancer: self.balancer,
+            published: ArcSwap::from_pointee(members.publish()),
+            reads_query: AtomicBool::new(members.balancer.reads_query()),
             members: Mutex::new(members),
-            panic: PanicMode::new(self.panic),
+            panic: Default::default(),
             user_source,
             changes: watch::Sender::new(()),
         };

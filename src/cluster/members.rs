@@ -2,8 +2,8 @@ use std::sync::{Arc, Weak};
 
 use ahash::{AHashMap, AHashSet};
 
-use super::ClusterError;
 use super::outliers::Outliers;
+use super::{ClusterError, Published};
 use crate::balance::{Attempted, Balancer, Candidates};
 use crate::clock::Clock;
 use crate::endpoint::{AdminState, Endpoint, EndpointId, Live, Loads, Member, SlotOwner};
@@ -14,6 +14,8 @@ use crate::view::{Group, Layout, PerCoreRefs, RotationCounters, View};
 
 /// The membership, from which each new view is made.
 pub(super) struct Members<B> {
+    pub(super) balancer: Arc<dyn Balancer>,
+    pub(super) may_panic: bool,
     entries: Vec<Entry<B>>,
     /// Live state by id, also of removed endpoints on which requests are in flight.
     live: AHashMap<EndpointId, Weak<Live>>,
@@ -50,8 +52,16 @@ pub(crate) struct Wanted<B> {
 const MAX_ABSENT_STATES: usize = 1000;
 
 impl<B> Members<B> {
-    pub(super) fn new(clock: Arc<dyn Clock>, outliers: Option<Arc<Outliers>>, impaired: ImpairedCount) -> Self {
+    pub(super) fn new(
+        clock: Arc<dyn Clock>,
+        outliers: Option<Arc<Outliers>>,
+        impaired: ImpairedCount,
+        balancer: Arc<dyn Balancer>,
+        may_panic: bool,
+    ) -> Self {
         Members {
+            balancer,
+            may_panic,
             entries: Vec::new(),
             live: AHashMap::new(),
             loads: Loads::new(),
@@ -160,7 +170,7 @@ impl<B> Members<B> {
     ) -> Result<(), ClusterError> {
         let index = self.position(id)?;
         let Entry { endpoint, live } = &mut self.entries[index];
-        let edited = edit(endpoint.share());
+        let edited = edit(endpoint.clone());
         let was_in_maintenance = endpoint.settings.admin_state == AdminState::Maintenance;
         if was_in_maintenance && edited.settings.admin_state != AdminState::Maintenance {
             // The node was most likely restarted, and may be another one.
@@ -202,16 +212,18 @@ impl<B> Members<B> {
         self.verifier
     }
 
-    pub(super) fn view(&self, balancer: &dyn Balancer) -> View<B> {
-        let (primary, backup) = (self.group(false, balancer), self.group(true, balancer));
+    /// Makes what picks read.
+    pub(super) fn publish(&self) -> Published<B> {
+        let (primary, backup) = (self.group(false), self.group(true));
         if let Some(outliers) = &self.outliers {
             let slots = primary.layout.slots.iter().chain(&backup.layout.slots);
             outliers.set_members(slots.map(|slot| &slot.member));
         }
-        View::new(primary, backup)
+        let (balancer, may_panic) = (Arc::clone(&self.balancer), self.may_panic);
+        Published { view: View::new(primary, backup), balancer, may_panic }
     }
 
-    fn group(&self, backup: bool, balancer: &dyn Balancer) -> Group<B> {
+    fn group(&self, backup: bool) -> Group<B> {
         let entries = self.entries.iter().filter(|entry| entry.endpoint.settings.backup == backup);
         let members: Vec<_> = entries.map(Entry::member).collect();
         let rotation = if backup { &self.backup_rotation } else { &self.primary_rotation };
@@ -219,7 +231,7 @@ impl<B> Members<B> {
         let refs = PerCoreRefs::new(&members);
         let members = members.into_iter().map(|(member, _)| member);
         let mut layout = Layout::new(members, Arc::clone(rotation), self.impaired.clone(), alone);
-        layout.table = balancer.prepare(&Candidates::new(&layout, &Attempted::none(), None)).into_inner();
+        layout.table = self.balancer.prepare(&Candidates::new(&layout, &Attempted::none(), None)).into_inner();
         Group { layout, refs }
     }
 

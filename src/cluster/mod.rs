@@ -15,6 +15,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ahash::AHashSet;
 use arc_swap::ArcSwap;
@@ -77,14 +78,23 @@ pub struct Cluster<B = HttpBackend> {
 }
 
 struct Shared<B> {
-    view: ArcSwap<View<B>>,
-    balancer: Arc<dyn Balancer>,
+    published: ArcSwap<Published<B>>,
+    /// Whether the policy reads the keys of queries.
+    reads_query: AtomicBool,
     /// Locked by changes only, never by picks.
     members: Mutex<Members<B>>,
     panic: PanicMode,
     user_source: UserSource,
     /// Notified after every change of membership.
     changes: tokio::sync::watch::Sender<()>,
+}
+
+/// What picks read, replaced as a whole at every change.
+struct Published<B> {
+    view: View<B>,
+    /// The policy that made the tables of the view.
+    balancer: Arc<dyn Balancer>,
+    may_panic: bool,
 }
 
 impl<B> Cluster<B> {
@@ -127,6 +137,17 @@ impl<B> Cluster<B> {
         self.change(|members| members.edit(id, |endpoint| endpoint.weight(weight)))
     }
 
+    /// Exchanges the policy. Requests in flight are not affected. See [`ClusterBuilder::balancer`].
+    pub fn set_balancer(&self, balancer: impl Balancer) {
+        let balancer: Arc<dyn Balancer> = Arc::new(balancer);
+        self.change_infallibly(|members| members.balancer = balancer);
+    }
+
+    /// Sets whether an endpoint that failed serves while health bars all of them. See [`ClusterBuilder::panic_mode`].
+    pub fn set_panic_mode(&self, on: bool) {
+        self.change_infallibly(|members| members.may_panic = on);
+    }
+
     /// Sets the administrative state of an endpoint. The state holds through every change of membership, until it is set
     /// again or the endpoint is removed.
     ///
@@ -138,18 +159,19 @@ impl<B> Cluster<B> {
 
     /// Returns whether the policy reads the keys of queries.
     pub(crate) fn reads_query(&self) -> bool {
-        self.shared.balancer.reads_query()
+        self.shared.reads_query.load(Ordering::Relaxed)
     }
 
     /// Returns whether the cluster has no endpoint.
     pub(crate) fn is_empty(&self) -> bool {
-        let view = self.shared.view.load();
+        let published = self.shared.published.load();
+        let view = &published.view;
         view.primary.layout.slots.is_empty() && view.backup.layout.slots.is_empty()
     }
 
     /// Returns the state of the cluster and its endpoints as plain values.
     pub fn status(&self) -> ClusterStatus {
-        let mut status = ClusterStatus::of(&self.shared.view.load(), &*self.shared.balancer, self.shared.panic.allowed);
+        let mut status = ClusterStatus::of(&self.shared.published.load());
         status.user_source_down_since = self.shared.user_source.down_since();
         status
     }
@@ -157,8 +179,7 @@ impl<B> Cluster<B> {
     /// Makes the endpoints that a source of membership owns those that it wants now. Returns the indexes of wanted endpoints
     /// that were left out because others have their id or address.
     pub(crate) fn reconcile(&self, owned: &AHashSet<EndpointId>, wanted: Vec<Wanted<B>>) -> Vec<usize> {
-        let Ok(left_out) = self.change(|members| Ok::<_, Infallible>(members.reconcile(owned, wanted)));
-        left_out
+        self.change_infallibly(|members| members.reconcile(owned, wanted))
     }
 
     /// Bars every endpoint, present or to come, until `verifier` has verified that it belongs to the cluster.
@@ -179,10 +200,16 @@ impl<B> Cluster<B> {
         self.shared.members.lock().slots(make)
     }
 
+    fn change_infallibly<T>(&self, change: impl FnOnce(&mut Members<B>) -> T) -> T {
+        let Ok(changed) = self.change(|members| Ok::<_, Infallible>(change(members)));
+        changed
+    }
+
     fn change<T, E>(&self, change: impl FnOnce(&mut Members<B>) -> Result<T, E>) -> Result<T, E> {
         let mut members = self.shared.members.lock();
         let changed = change(&mut members)?;
-        self.shared.view.store(Arc::new(members.view(&*self.shared.balancer)));
+        self.shared.published.store(Arc::new(members.publish()));
+        self.shared.reads_query.store(members.balancer.reads_query(), Ordering::Relaxed);
         members.share_limits();
         self.shared.changes.send_replace(());
         // Has queries that wait see whether their endpoint still serves them.

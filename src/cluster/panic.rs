@@ -2,27 +2,22 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Cluster;
+use super::{Cluster, Published};
 use crate::balance::Attempted;
 use crate::endpoint::{AdminState, EndpointSlot, Member, Role};
 use crate::request::RequestView;
 use crate::view::{Group, View};
 
-/// Whether a cluster may enter panic mode, and has. Picks read it, so it has no lock.
-#[derive(Debug)]
+/// Whether a cluster has entered panic mode. Picks read it, so it has no lock.
+#[derive(Debug, Default)]
 pub(super) struct PanicMode {
-    pub(super) allowed: bool,
     entered: AtomicBool,
 }
 
 impl PanicMode {
-    pub(super) fn new(allowed: bool) -> Self {
-        PanicMode { allowed, entered: AtomicBool::new(false) }
-    }
-
     /// Records that a request was served in the normal way.
     pub(super) fn leave(&self) {
-        if self.allowed && self.entered.load(Ordering::Relaxed) && self.entered.swap(false, Ordering::Relaxed) {
+        if self.entered.load(Ordering::Relaxed) && self.entered.swap(false, Ordering::Relaxed) {
             tracing::info!(target: "kylin_lb::state", "panic mode left: an endpoint can serve again");
         }
     }
@@ -65,13 +60,14 @@ impl<B> Cluster<B> {
     /// not attempted.
     pub(super) fn take_in_panic<'v>(
         &self,
-        view: &'v View<B>,
+        published: &'v Published<B>,
         request: &RequestView<'_>,
         attempted: &Attempted,
     ) -> Option<(&'v Group<B>, usize)> {
         // An endpoint that is likely to fail is no better than a response.
         let passed_over = if attempted.has_response() { &Attempted::none() } else { attempted };
-        if !self.shared.panic.allowed || !view.lacks_healthy_endpoint_for(request.role(), passed_over) {
+        let Published { view, may_panic, .. } = published;
+        if !may_panic || !view.lacks_healthy_endpoint_for(request.role(), passed_over) {
             return None;
         }
         // Concurrent requests may take the last slot of an endpoint, which the next round then passes over.

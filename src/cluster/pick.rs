@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::{Cluster, PickError, PickReason};
-use crate::balance::{Attempted, Candidates};
+use crate::balance::{Attempted, Balancer, Candidates};
 use crate::endpoint::{EndpointHint, EndpointId, Lease, Member, TrafficKind};
 use crate::health::HealthState;
 use crate::request::RequestView;
@@ -55,17 +55,20 @@ impl<B> Cluster<B> {
         attempted: &Attempted,
         bound: impl Fn(&View<B>, bool) -> Option<usize>,
     ) -> Result<Picked<B>, PickError> {
-        let view = self.shared.view.load();
+        let published = self.shared.published.load();
+        let view = &published.view;
         for _ in 0..ROUNDS {
             for (is_backup, group) in view.groups() {
-                let bound = bound(&view, is_backup).filter(|index| acquire_bound(group, *index, request, attempted));
+                let bound = bound(view, is_backup).filter(|index| acquire_bound(group, *index, request, attempted));
                 let reason = if bound.is_some() { PickReason::Bound } else { PickReason::Policy };
-                if let Some(index) = bound.or_else(|| self.acquire_by_policy(group, request, attempted)) {
+                if let Some(index) =
+                    bound.or_else(|| acquire_by_policy(&*published.balancer, group, request, attempted))
+                {
                     self.shared.panic.leave();
                     return Ok(picked(group, index, reason));
                 }
             }
-            if let Some((group, index)) = self.take_in_panic(&view, request, attempted) {
+            if let Some((group, index)) = self.take_in_panic(&published, request, attempted) {
                 return Ok(picked(group, index, PickReason::Panic));
             }
         }
@@ -102,7 +105,8 @@ impl<B> Cluster<B> {
         key: &[u8],
     ) -> Result<Picked<B>, PickError> {
         {
-            let view = self.shared.view.load();
+            let published = self.shared.published.load();
+            let view = &published.view;
             for group in [&view.primary, &view.backup] {
                 let candidates = candidates(group, request, attempted);
                 if let Some(chosen) = candidates.rendezvous(key).filter(|chosen| candidates.acquire(*chosen)) {
@@ -138,7 +142,8 @@ impl<B> Cluster<B> {
 
     /// Returns whether the endpoint that `hint` names is gone, in maintenance or ejected. A full endpoint is not out.
     pub(crate) fn is_out(&self, hint: &EndpointHint) -> bool {
-        let view = self.shared.view.load();
+        let published = self.shared.published.load();
+        let view = &published.view;
         view.find_hinted(hint).is_none_or(|(group, index)| group.layout.slots[index].member.is_out(group.layout.alone))
     }
 
@@ -146,7 +151,8 @@ impl<B> Cluster<B> {
     /// administrative state nor its health bars it. `bound` is for a session that is bound to it. Limits do not count, nor does health
     /// after a pick in panic mode.
     pub(crate) fn still_serves(&self, lease: &Lease, bound: bool, in_panic: bool) -> bool {
-        let view = self.shared.view.load();
+        let published = self.shared.published.load();
+        let view = &published.view;
         let traffic = if bound { TrafficKind::Bound } else { TrafficKind::New };
         view.find(lease.endpoint().as_str()).is_some_and(|(group, index)| {
             let Member { settings, live, .. } = &*group.layout.slots[index].member;
@@ -158,12 +164,13 @@ impl<B> Cluster<B> {
 
     /// Returns whether `hint` names a backup.
     pub(crate) fn is_backup(&self, hint: &EndpointHint) -> bool {
-        self.shared.view.load().find_in_group(true, hint).is_some()
+        self.shared.published.load().view.find_in_group(true, hint).is_some()
     }
 
     /// Returns the backend of the endpoint called `id`, eligible or not.
     pub(crate) fn backend(&self, id: &EndpointId) -> Option<Arc<B>> {
-        let view = self.shared.view.load();
+        let published = self.shared.published.load();
+        let view = &published.view;
         let (group, index) = view.find(id.as_str())?;
         Some(Arc::clone(&group.refs.of_thread(index).backend))
     }
@@ -175,8 +182,9 @@ impl<B> Cluster<B> {
         find: impl for<'v> FnOnce(&'v View<B>) -> Option<(&'v Group<B>, usize)>,
     ) -> Result<Picked<B>, PickError> {
         {
-            let view = self.shared.view.load();
-            if let Some((group, index)) = find(&view)
+            let published = self.shared.published.load();
+            let view = &published.view;
+            if let Some((group, index)) = find(view)
                 && acquire_bound(group, index, request, attempted)
             {
                 return Ok(picked(group, index, PickReason::Bound));
@@ -184,28 +192,31 @@ impl<B> Cluster<B> {
         }
         self.pick(request, attempted)
     }
+}
 
-    /// Counts the request in flight on the endpoint of `group` that the policy chooses, and returns its index.
-    fn acquire_by_policy(&self, group: &Group<B>, request: &RequestView<'_>, attempted: &Attempted) -> Option<usize> {
-        if group.layout.slots.is_empty() {
-            return None;
-        }
-        let candidates = candidates(group, request, attempted);
-        // Another pick may fill the chosen endpoint before this one counts in. The next round then sees that endpoint as
-        // full, so rounds are few; the bound is for an adversarial schedule.
-        for _ in 0..=2 * group.layout.slots.len() {
-            let chosen = self
-                .shared
-                .balancer
-                .pick(request, &candidates)
-                .filter(|candidate| candidates.is_eligible(*candidate))
-                .or_else(|| candidates.next_eligible())?;
-            if candidates.acquire(chosen) {
-                return Some(chosen.index());
-            }
-        }
-        None
+/// Counts the request in flight on the endpoint of `group` that the policy chooses, and returns its index.
+fn acquire_by_policy<B>(
+    balancer: &dyn Balancer,
+    group: &Group<B>,
+    request: &RequestView<'_>,
+    attempted: &Attempted,
+) -> Option<usize> {
+    if group.layout.slots.is_empty() {
+        return None;
     }
+    let candidates = candidates(group, request, attempted);
+    // Another pick may fill the chosen endpoint before this one counts in. The next round then sees that endpoint as
+    // full, so rounds are few; the bound is for an adversarial schedule.
+    for _ in 0..=2 * group.layout.slots.len() {
+        let chosen = balancer
+            .pick(request, &candidates)
+            .filter(|candidate| candidates.is_eligible(*candidate))
+            .or_else(|| candidates.next_eligible())?;
+        if candidates.acquire(chosen) {
+            return Some(chosen.index());
+        }
+    }
+    None
 }
 
 #[inline]
@@ -258,7 +269,7 @@ mod tests {
         let cluster = Cluster::builder().endpoints(endpoints).clock(clock.clone()).build().unwrap();
         let request = Request::new(Body::empty());
         let view = RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 7]));
-        let member = Arc::clone(&cluster.shared.view.load().primary.layout.slots[0].member);
+        let member = Arc::clone(&cluster.shared.published.load().view.primary.layout.slots[0].member);
         let health = &member.live.health;
         for is_drain in [false, true] {
             let now = member.live.now_ms();

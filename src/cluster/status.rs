@@ -2,12 +2,11 @@ use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crate::balance::Balancer;
+use super::Published;
 use crate::endpoint::{AdminState, EndpointId, Member, Roles};
 use crate::health::slow_start::WHOLE;
 use crate::health::{HealthState, ProbeLevel, Reason};
 use crate::shortage;
-use crate::view::View;
 
 /// The state of a cluster at one moment, as plain values for a status page or metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +92,8 @@ impl ClusterStatus {
     /// once a second.
     pub const MAX_CLOCK_SKEW: u64 = 2;
 
-    pub(super) fn of<B>(view: &View<B>, balancer: &dyn Balancer, may_panic: bool) -> Self {
+    pub(super) fn of<B>(published: &Published<B>) -> Self {
+        let Published { view, balancer, may_panic } = published;
         let groups = [&view.primary.layout, &view.backup.layout];
         let endpoints = groups
             .iter()
@@ -104,7 +104,7 @@ impl ClusterStatus {
             user_source_down_since: None,
             clock_skew: skew(endpoints.iter().filter_map(|endpoint| endpoint.clock_ahead)),
             endpoints,
-            panicking: may_panic && view.lacks_healthy_endpoints(),
+            panicking: *may_panic && view.lacks_healthy_endpoints(),
             shortages: shortage::count(),
         }
     }

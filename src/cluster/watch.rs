@@ -46,7 +46,8 @@ impl<B> Cluster<B> {
 
     /// Returns every endpoint with its backend, primaries first.
     pub(crate) fn members(&self) -> Vec<(Arc<Member>, Arc<B>)> {
-        let view = self.shared.view.load();
+        let published = self.shared.published.load();
+        let view = &published.view;
         let pairs = |group: &Group<B>| -> Vec<_> {
             let members = group.layout.slots.iter().map(|slot| Arc::clone(&slot.member));
             members.zip(group.refs.backends().cloned()).collect()

@@ -99,7 +99,7 @@ where
                 },
             };
             if let Some(entry) = entry {
-                wanted.push(Wanted { endpoint: entry.endpoint.share(), changed });
+                wanted.push(Wanted { endpoint: entry.endpoint.clone(), changed });
                 entries.push(entry);
             }
         }
@@ -152,7 +152,7 @@ where
 
 impl<B> Entry<B> {
     fn share(&self) -> Self {
-        Entry { node: self.node.clone(), endpoint: self.endpoint.share() }
+        Entry { node: self.node.clone(), endpoint: self.endpoint.clone() }
     }
 }
 

@@ -189,9 +189,11 @@ impl<B> Endpoint<B> {
         self.settings.route = Some(Arc::from(route.as_ref())).filter(|route: &Arc<str>| !route.is_empty());
         self
     }
+}
 
-    /// Returns an endpoint with the same settings and the same backend.
-    pub(crate) fn share(&self) -> Self {
+/// A clone shares the backend.
+impl<B> Clone for Endpoint<B> {
+    fn clone(&self) -> Self {
         Endpoint { settings: self.settings.clone(), backend: Arc::clone(&self.backend) }
     }
 }

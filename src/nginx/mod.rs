@@ -103,7 +103,9 @@ mod variables;
 pub use config::Config;
 pub use options::{InvalidOption, PolicyName, ProbeMode, SessionMode};
 pub use report::Report;
-pub use serve::{Site, SiteBuilder, SiteError, SiteListener};
+pub use serve::{
+    NAME_LOOKUP_INTERVAL, NameLookups, Site, SiteBuilder, SiteChanges, SiteError, SiteListener, SiteSuccessor,
+};
 pub use syntax::{ConfigError, ErrorKind};
 
 #[cfg(test)]

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::thread::{self, available_parallelism};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::accept::{Admission, accept};
+use super::accept::{Admission, Serving, accept};
 use super::limits::{Limits, servable};
+#[cfg(unix)]
+use super::listen::Inherited;
 use super::listen::{Listen, Listener};
 use super::stop::IdleList;
 use super::{AcceptLoop, Handler, ListenOptions, Server};
@@ -24,23 +26,48 @@ const DEFAULT_MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap()
 /// Configures a [`Server`].
 #[must_use]
 pub struct ServerBuilder<H> {
-    listeners: Vec<(Listen, Arc<ListenOptions>, Arc<H>)>,
+    listeners: Vec<(Listen, ListenOptions, H)>,
+    pub(super) settings: FixedSettings,
+    limits: Limits,
+    #[cfg(unix)]
+    inherited: Vec<socket2::Socket>,
+}
+
+/// The settings that a running server keeps.
+#[derive(Debug, Clone)]
+pub(super) struct FixedSettings {
     threads: NonZeroUsize,
     max_connections: Option<NonZeroUsize>,
     max_connections_per_client: Option<NonZeroU32>,
-    backlog: NonZeroU32,
-    limits: Limits,
+    pub(super) backlog: NonZeroU32,
+}
+
+impl FixedSettings {
+    /// Returns the names of those that differ from `running`.
+    pub(super) fn differing(&self, running: &Self) -> Vec<&'static str> {
+        let differs = [
+            ("threads", self.threads != running.threads),
+            ("max_connections", self.max_connections != running.max_connections),
+            ("max_connections_per_client", self.max_connections_per_client != running.max_connections_per_client),
+            ("backlog", self.backlog != running.backlog),
+        ];
+        differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+    }
 }
 
 impl<H: Handler> ServerBuilder<H> {
     pub(super) fn new() -> Self {
         ServerBuilder {
             listeners: Vec::new(),
-            threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
-            max_connections: Some(DEFAULT_MAX_CONNECTIONS),
-            max_connections_per_client: NonZeroU32::new(1024),
-            backlog: DEFAULT_BACKLOG,
+            settings: FixedSettings {
+                threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
+                max_connections: Some(DEFAULT_MAX_CONNECTIONS),
+                max_connections_per_client: NonZeroU32::new(1024),
+                backlog: DEFAULT_BACKLOG,
+            },
             limits: Limits::default(),
+            #[cfg(unix)]
+            inherited: Vec::new(),
         }
     }
 
@@ -51,13 +78,13 @@ impl<H: Handler> ServerBuilder<H> {
 
     /// Adds an address to listen on, whose connections begin as `options` say: with TLS, with the PROXY protocol, or with both.
     pub fn listen_with(mut self, listen: Listen, options: ListenOptions, handler: H) -> Self {
-        self.listeners.push((listen, Arc::new(options), Arc::new(handler)));
+        self.listeners.push((listen, options, handler));
         self
     }
 
     /// Sets how many accept loops there are, each with its own thread. Default: one per core.
     pub fn threads(mut self, threads: NonZeroUsize) -> Self {
-        self.threads = threads;
+        self.settings.threads = threads;
         self
     }
 
@@ -70,7 +97,7 @@ impl<H: Handler> ServerBuilder<H> {
     /// [`raise_open_files_limit`](super::raise_open_files_limit). A warning in the log tells if that is
     /// less than what was set.
     pub fn max_connections(mut self, connections: Option<NonZeroUsize>) -> Self {
-        self.max_connections = connections;
+        self.settings.max_connections = connections;
         self
     }
 
@@ -82,7 +109,7 @@ impl<H: Handler> ServerBuilder<H> {
     /// limit, nor have those of unix sockets. A warning in the log names a client that reaches the
     /// limit.
     pub fn max_connections_per_client(mut self, connections: Option<NonZeroU32>) -> Self {
-        self.max_connections_per_client = connections;
+        self.settings.max_connections_per_client = connections;
         self
     }
 
@@ -90,7 +117,7 @@ impl<H: Handler> ServerBuilder<H> {
     /// `backlog`). The kernel may have a lower limit (Linux: `net.core.somaxconn`). Default
     /// [`DEFAULT_BACKLOG`].
     pub fn backlog(mut self, connections: NonZeroU32) -> Self {
-        self.backlog = connections;
+        self.settings.backlog = connections;
         self
     }
 
@@ -144,47 +171,95 @@ impl<H: Handler> ServerBuilder<H> {
         self
     }
 
+    /// Wraps each handler in another, for example in one that responds to some paths itself.
+    pub fn map<G: Handler>(self, mut wrap: impl FnMut(H) -> G) -> ServerBuilder<G> {
+        let listeners = self.listeners.into_iter().map(|(listen, options, handler)| (listen, options, wrap(handler)));
+        ServerBuilder {
+            listeners: listeners.collect(),
+            settings: self.settings,
+            limits: self.limits,
+            #[cfg(unix)]
+            inherited: self.inherited,
+        }
+    }
+
+    /// Uses a listening socket that this process was given, for example by systemd (`LISTEN_FDS`), for the listener that has its
+    /// address, instead of binding that. Several sockets may have one address, as those of another process of this server do
+    /// (`SO_REUSEPORT`).
+    ///
+    /// Another process may accept from the same socket: no connection is lost while one takes over from another. The
+    /// [backlog](Self::backlog) is that of the socket. [`Listen::of_socket`] returns its address. [`Server::replace`] uses no
+    /// socket that is given to its builder.
+    #[cfg(unix)]
+    pub fn inherit(mut self, socket: impl Into<std::os::fd::OwnedFd>) -> Self {
+        self.inherited.push(socket2::Socket::from(socket.into()));
+        self
+    }
+
     /// Binds all listeners and starts the accept loops.
     ///
     /// # Errors
-    /// An error if an address cannot be bound or a thread cannot be started; then nothing runs.
-    pub fn start(self) -> io::Result<Server> {
-        let threads = self.threads.get();
+    /// An error if an address cannot be bound, a thread cannot be started, or an [inherited](Self::inherit) socket has the address
+    /// of no listener; then nothing runs.
+    pub fn start(mut self) -> io::Result<Server> {
+        let settings = self.settings.clone();
+        let threads = settings.threads.get();
+        #[cfg(unix)]
+        let mut inherited = Inherited::new(std::mem::take(&mut self.inherited))?;
         let mut bound = Vec::new();
-        for (listen, options, handler) in self.listeners {
-            bound.push((Listener::bind(&listen, threads, self.backlog)?, options, handler));
+        for (listen, serving) in self.into_serving() {
+            #[cfg(unix)]
+            let adopted = inherited.adopt(&listen, threads)?;
+            #[cfg(not(unix))]
+            let adopted = None;
+            let listener = match adopted {
+                Some(listener) => listener,
+                None => Listener::bind(&listen, threads, settings.backlog)?,
+            };
+            bound.push((listen, listener, serving));
         }
-        let addresses = bound.iter().filter_map(|(listener, ..)| listener.address).collect();
+        #[cfg(unix)]
+        inherited.finish()?;
         let (stop, stopped) = watch::channel(None);
-        let max_connections = servable(self.max_connections);
-        if self.max_connections != Some(DEFAULT_MAX_CONNECTIONS) && self.max_connections != Some(max_connections) {
+        let max_connections = servable(settings.max_connections);
+        if settings.max_connections != Some(DEFAULT_MAX_CONNECTIONS)
+            && settings.max_connections != Some(max_connections)
+        {
             tracing::warn!(max_connections, "the limit of open files allows fewer connections than configured");
         }
         let idle = Arc::new(IdleList::default());
-        let client_limit = self.max_connections_per_client.map(|max| ClientLimit::new(max, warn_of_connections));
+        let client_limit = settings.max_connections_per_client.map(|max| ClientLimit::new(max, warn_of_connections));
         let max_permits = max_connections.get().min(Semaphore::MAX_PERMITS);
         let permits = Arc::new(Semaphore::new(max_permits));
         let mut loops = Vec::with_capacity(threads);
         for index in 0..threads {
-            let sockets = bound.iter_mut().filter_map(|(listener, options, handler)| {
-                let socket = listener.sockets.pop()?;
-                Some((socket, Arc::clone(options), Arc::clone(handler)))
-            });
-            let sockets = sockets.collect();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (permits, client_limit, idle) = (Arc::clone(&permits), client_limit.clone(), Arc::clone(&idle));
             let admission = Admission { permits, client_limit, idle };
-            let (limits, stopped) = (self.limits.clone(), stopped.clone());
+            let stopped = stopped.clone();
             let (done, is_done) = oneshot::channel();
+            let (changes, changed) = mpsc::unbounded_channel();
             let thread = thread::Builder::new().name(format!("kylin-lb-{index}")).spawn(move || {
-                let cut = runtime.block_on(accept(sockets, limits, admission, stopped));
+                let cut = runtime.block_on(accept(changed, admission, stopped));
                 drop(runtime);
                 // The receiver is gone if the server was dropped.
                 _ = done.send(cut);
             })?;
-            loops.push(AcceptLoop { done: is_done, thread });
+            loops.push(AcceptLoop { done: is_done, changes, thread });
         }
-        Ok(Server { addresses, stop, loops, permits: (permits, max_permits) })
+        let (addresses, listeners) = (Vec::new(), Vec::new());
+        let permits = (permits, max_permits);
+        let mut server = Server { addresses, listeners, next_listener: 0, settings, stop, loops, permits };
+        for (listen, listener, serving) in bound {
+            server.run_listener(listen, listener, serving);
+        }
+        Ok(server)
+    }
+
+    pub(super) fn into_serving(self) -> Vec<(Listen, Serving<H>)> {
+        let limits = self.limits;
+        let serving = |(listen, options, handler)| (listen, Serving { handler, options, limits: limits.clone() });
+        self.listeners.into_iter().map(serving).collect()
     }
 }
 
@@ -202,8 +277,8 @@ impl<H> fmt::Debug for ServerBuilder<H> {
         let listeners: Vec<&Listen> = self.listeners.iter().map(|(listen, ..)| listen).collect();
         f.debug_struct("ServerBuilder")
             .field("listeners", &listeners)
-            .field("threads", &self.threads)
-            .field("backlog", &self.backlog)
+            .field("threads", &self.settings.threads)
+            .field("backlog", &self.settings.backlog)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }

@@ -1,9 +1,9 @@
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::time::Instant;
 
+use super::accept::CurrentHandler;
 use super::limits::Limits;
 use super::stop::StopSignal;
 use crate::request::ClientAddr;
@@ -15,7 +15,7 @@ pub(super) const LAST_HEAD_TIMEOUT: Duration = Duration::from_millis(100);
 /// A client and what serves it.
 pub(super) struct Client<H> {
     pub(super) peer: ClientAddr,
-    pub(super) handler: Arc<H>,
+    pub(super) handler: CurrentHandler<H>,
     pub(super) limits: Limits,
     pub(super) stop: StopSignal,
 }

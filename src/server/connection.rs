@@ -5,13 +5,13 @@
 //! about a kilobyte each.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout, timeout_at};
 
+use super::accept::CurrentHandler;
 use super::client::{Client, IdleConnection, LAST_HEAD_TIMEOUT};
 use super::limits::Limits;
 use super::sniff::{Protocol, read_some, sniff};
@@ -27,7 +27,7 @@ pub(super) async fn serve<S, H>(
     mut stream: S,
     peer: ClientAddr,
     mut read: BytesMut,
-    handler: Arc<H>,
+    handler: CurrentHandler<H>,
     limits: Limits,
     stop: StopSignal,
 ) -> Result<(), BoxError>
@@ -97,6 +97,8 @@ impl<H: Handler> Client<H> {
 mod tests {
     use super::super::http1::PARK_DELAY;
     use super::super::stop::StopStage;
+    use std::sync::Arc;
+
     use super::*;
     use crate::body::Body;
     use crate::http1::head::HeadLimits;
@@ -112,14 +114,14 @@ mod tests {
 
     type Served = JoinHandle<Result<(), BoxError>>;
 
-    fn start() -> (DuplexStream, Arc<impl Handler>, Served, tokio::sync::watch::Sender<StopStage>) {
+    fn start() -> (DuplexStream, Served, tokio::sync::watch::Sender<StopStage>) {
         let limits = Limits { head: HeadLimits { bytes: 8192, ..HeadLimits::default() }, ..Limits::default() };
-        let handler =
-            Arc::new(|_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::from("here")) });
+        let handler = |_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::from("here")) };
         let (client, server) = duplex(64 * 1024);
         let (sender, stop) = StopSignal::channel(Arc::default());
-        let served = tokio::spawn(serve(server, ClientAddr::Unix, BytesMut::new(), Arc::clone(&handler), limits, stop));
-        (client, handler, served, sender)
+        let handler = CurrentHandler::fixed(handler, limits.clone());
+        let served = tokio::spawn(serve(server, ClientAddr::Unix, BytesMut::new(), handler, limits, stop));
+        (client, served, sender)
     }
 
     async fn response(client: &mut DuplexStream) {
@@ -136,8 +138,8 @@ mod tests {
         let (mut client, stream) = duplex(1024);
         let (_sender, stop) = StopSignal::channel(Arc::default());
         let handler = |_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::from("here")) };
-        let mut serving =
-            Client { peer: ClientAddr::Unix, handler: Arc::new(handler), limits: Limits::default(), stop };
+        let handler = CurrentHandler::fixed(handler, Limits::default());
+        let mut serving = Client { peer: ClientAddr::Unix, handler, limits: Limits::default(), stop };
         client.write_all(REQUEST).await.unwrap();
         let began = timer_in(Duration::ZERO);
         let idle = IdleConnection { stream, read: BytesMut::new(), deadline: timer_in(Duration::from_secs(60)) };
@@ -153,7 +155,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_parked_connection_serves_again() {
-        let (mut client, _handler, served, _stop) = start();
+        let (mut client, served, _stop) = start();
         for _ in 0..3 {
             client.write_all(REQUEST).await.unwrap();
             response(&mut client).await;
@@ -165,7 +167,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_that_arrives_in_pieces_survives_parking() {
-        let (mut client, _handler, _served, _stop) = start();
+        let (mut client, _served, _stop) = start();
         for _ in 0..2 {
             for piece in REQUEST.chunks(7) {
                 client.write_all(piece).await.unwrap();
@@ -178,7 +180,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_head_that_never_ends_and_a_client_that_never_returns_time_out() {
         for sent in [&REQUEST[..10], REQUEST, &[REQUEST, &REQUEST[..10]].concat()] {
-            let (mut client, _handler, served, _stop) = start();
+            let (mut client, served, _stop) = start();
             client.write_all(sent).await.unwrap();
             let began = timer_in(Duration::ZERO);
             served.await.unwrap().unwrap();
@@ -192,7 +194,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_incomplete_head_does_not_delay_a_stop() {
-        let (mut client, _handler, served, stop) = start();
+        let (mut client, served, stop) = start();
         client.write_all(&[REQUEST, &REQUEST[..10]].concat()).await.unwrap();
         response(&mut client).await;
         stop.send_replace(StopStage::Draining);
@@ -205,7 +207,7 @@ mod tests {
     async fn a_head_that_is_too_large_is_refused_however_it_arrives() {
         let long = format!("GET /{} HTTP/1.1\r\nHost: kylin\r\nX: {}\r\n\r\n", "x".repeat(4000), "y".repeat(4200));
         for pieces in [long.len(), 1000] {
-            let (mut client, _handler, served, _stop) = start();
+            let (mut client, served, _stop) = start();
             let (mut reader, mut writer) = tokio::io::split(&mut client);
             for piece in long.as_bytes().chunks(pieces) {
                 // The server may respond and close before all of it is sent.
@@ -220,7 +222,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_parked_connection_ends_when_the_server_stops() {
-        let (mut client, _handler, served, stop) = start();
+        let (mut client, served, stop) = start();
         client.write_all(REQUEST).await.unwrap();
         response(&mut client).await;
         sleep(PARK_DELAY * 3).await;
@@ -255,7 +257,8 @@ mod tests {
             move |_peer: ClientAddr, _request: Request<Body>| async move { Response::new(Body::new(Pieces(size))) };
         let (client, server) = duplex(64 * 1024);
         let (sender, stop) = StopSignal::channel(Arc::default());
-        let served = tokio::spawn(serve(server, ClientAddr::Unix, BytesMut::new(), Arc::new(handler), limits, stop));
+        let handler = CurrentHandler::fixed(handler, limits.clone());
+        let served = tokio::spawn(serve(server, ClientAddr::Unix, BytesMut::new(), handler, limits, stop));
         let io = hyper_util::rt::TokioIo::new(client);
         let (send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
         (send, tokio::spawn(connection), served, sender)
@@ -297,7 +300,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_keeps_sending_still_gets_the_response() {
-        let (mut client, _handler, served, _stop) = start();
+        let (mut client, served, _stop) = start();
         let head = "POST /kylin HTTP/1.1\r\nHost: kylin\r\nContent-Length: 8388608\r\n\r\n";
         client.write_all(head.as_bytes()).await.unwrap();
         // The handler has responded and dropped the request long before all of it is sent.
@@ -316,7 +319,7 @@ mod tests {
             tokio::io::empty(),
             ClientAddr::Unix,
             BytesMut::new(),
-            Arc::new(handler),
+            CurrentHandler::fixed(handler, Limits::default()),
             Limits::default(),
             StopSignal::channel(Arc::default()).1,
         );

@@ -56,11 +56,82 @@ impl fmt::Display for Listen {
     }
 }
 
+#[cfg(unix)]
+impl Listen {
+    /// Returns the address of a listening socket, for example of one that systemd has passed.
+    ///
+    /// # Errors
+    /// An error if `socket` does not listen, or is neither a TCP socket nor a unix socket with a path.
+    pub fn of_socket(socket: &impl std::os::fd::AsFd) -> io::Result<Self> {
+        let socket = socket2::SockRef::from(socket);
+        let address = socket.local_addr()?;
+        if !socket.is_listener()? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the socket {address:?} does not listen")));
+        }
+        match (address.as_socket(), address.as_pathname()) {
+            (Some(address), _) if address.is_ipv6() && !socket.only_v6()? => Ok(Listen::DualStack(address)),
+            (Some(address), _) => Ok(Listen::Tcp(address)),
+            (None, Some(path)) => Ok(Listen::Unix(path.to_owned())),
+            (None, None) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+/// The sockets that this process was given, with their addresses.
+#[cfg(unix)]
+pub(super) struct Inherited(Vec<(Listen, Socket)>);
+
+#[cfg(unix)]
+impl Inherited {
+    pub(super) fn new(sockets: Vec<Socket>) -> io::Result<Self> {
+        let sockets = sockets.into_iter().map(|socket| Ok((Listen::of_socket(&socket)?, socket)));
+        sockets.collect::<io::Result<_>>().map(Inherited)
+    }
+
+    /// Takes the sockets that have the address of `listen`, at least one for each of `loops` accept loops. Returns `None` if there
+    /// are none.
+    pub(super) fn adopt(&mut self, listen: &Listen, loops: usize) -> io::Result<Option<Listener>> {
+        let (taken, left) = std::mem::take(&mut self.0).into_iter().partition(|(of, _)| has_address(of, listen));
+        self.0 = left;
+        let mut sockets: Vec<Socket> = Vec::from_iter::<Vec<_>>(taken).into_iter().map(|(_, socket)| socket).collect();
+        if sockets.is_empty() {
+            return Ok(None);
+        }
+        for index in sockets.len()..loops {
+            let shared = sockets[index % sockets.len()].try_clone()?;
+            sockets.push(shared);
+        }
+        sockets.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
+        let address = sockets[0].local_addr()?.as_socket();
+        Ok(Some(Listener { address, sockets }))
+    }
+
+    /// Refuses sockets that no listener has adopted: their clients would wait in vain.
+    pub(super) fn finish(self) -> io::Result<()> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((listen, _)) => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("the inherited socket {listen} has the address of no listener"),
+            )),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn has_address(socket: &Listen, listen: &Listen) -> bool {
+    match (socket, listen) {
+        (Listen::Tcp(one) | Listen::DualStack(one), Listen::Tcp(other) | Listen::DualStack(other)) => one == other,
+        (Listen::Unix(one), Listen::Unix(other)) => one == other,
+        (Listen::Tcp(_) | Listen::DualStack(_), Listen::Unix(_)) | (Listen::Unix(_), _) => false,
+    }
+}
+
 /// A bound address.
 pub(super) struct Listener {
     /// `None` for a unix socket.
     pub(super) address: Option<SocketAddr>,
-    /// A listening socket for each accept loop.
+    /// The listening sockets, at least one for each accept loop.
     pub(super) sockets: Vec<Socket>,
 }
 

@@ -30,8 +30,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
+pub use accept::Replaced;
+use accept::{ListenerChange, RunningListener};
+use builder::FixedSettings;
 pub use builder::{DEFAULT_BACKLOG, ServerBuilder};
 pub use handshake::ListenOptions;
 #[cfg(unix)]
@@ -105,6 +108,9 @@ where
 #[must_use = "a server that is dropped stops at once"]
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    listeners: Vec<RunningListener>,
+    next_listener: u64,
+    settings: FixedSettings,
     /// Holds the grace once the server stops. The loops also end when it is dropped.
     stop: watch::Sender<Option<Duration>>,
     loops: Vec<AcceptLoop>,
@@ -115,6 +121,7 @@ pub struct Server {
 struct AcceptLoop {
     /// Receives how many connections were cut, when the loop has ended.
     done: tokio::sync::oneshot::Receiver<usize>,
+    changes: mpsc::UnboundedSender<ListenerChange>,
     thread: JoinHandle<()>,
 }
 
@@ -132,7 +139,7 @@ impl Server {
         ServerBuilder::new()
     }
 
-    /// Returns the addresses of the TCP listeners, in the order in which they were added.
+    /// Returns the addresses of the TCP listeners, in the order in which they were added, first those that have run for longest.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -150,7 +157,7 @@ impl Server {
     pub async fn stop(mut self, grace: Duration) -> Stopped {
         self.stop.send_replace(Some(grace));
         let mut cut = 0;
-        for AcceptLoop { done, thread } in self.loops.drain(..) {
+        for AcceptLoop { done, thread, .. } in self.loops.drain(..) {
             cut += done.await.unwrap_or(0);
             // The loop has ended, so the join does not block.
             if thread.join().is_err() {

@@ -113,6 +113,17 @@ impl SecretUse {
     }
 }
 
+/// Whether the secrets and the previous ones are the same, found in constant time.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        let bits = |of: &Self| of.keys.iter().flatten().copied().collect::<Vec<u8>>();
+        let (own, other) = (bits(self), bits(other));
+        own.len() == other.len() && own.iter().zip(&other).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
+    }
+}
+
+impl Eq for Secret {}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Secret({} previous)", self.keys.len() - 1)

@@ -22,6 +22,8 @@ pub(super) struct Affinities {
     /// What was made for each mode: upstreams of one mode share their sessions, so that a login through one upstream is known to
     /// another one with the same servers.
     modes: Vec<(SessionMode, Option<Affinity>, Option<Sessions>)>,
+    /// The sessions of each `sticky learn` in memory, with the name of its upstream and its zone.
+    learned: Vec<(String, u64, Sessions)>,
 }
 
 /// The default of a store's deadline.
@@ -33,9 +35,15 @@ const NGINX_SESSION_BYTES: u64 = 262;
 const SESSION_BYTES: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 
 impl Affinities {
-    pub(super) fn build(&mut self, upstream: &Upstream, applied: &Applied) -> Result<Option<Affinity>, SiteError> {
+    /// Makes the affinity of an upstream. `before` has the sessions that a running site keeps, which stay.
+    pub(super) fn build(
+        &mut self,
+        upstream: &Upstream,
+        applied: &Applied,
+        before: Option<&Affinities>,
+    ) -> Result<Option<Affinity>, SiteError> {
         if let AppliedSessions::Mode(mode) = &applied.sessions.value {
-            return self.of_mode(mode, upstream);
+            return self.of_mode(mode, upstream, before);
         }
         let affinity = match &upstream.sticky {
             None => return Ok(None),
@@ -46,32 +54,57 @@ impl Affinities {
                     cookie.map_err(|source| SiteError::Cookie { upstream: upstream.name.clone(), source })?,
                 )
             }
-            Some(Sticky::Learn(learned)) => self.learn(learned, upstream)?,
+            Some(Sticky::Learn(learned)) => self.learn(learned, upstream, before)?,
         };
         // nginx looks for the server of a session among the backups only if no primary server is eligible.
         Ok(Some(affinity.primaries_first(true)))
     }
 
     /// Returns the sessions of the modes, for the status of the application.
-    pub(super) fn into_sessions(self) -> Option<Sessions> {
-        self.modes.into_iter().find_map(|(_, _, sessions)| sessions).or(self.sessions)
+    pub(super) fn sessions(&self) -> Option<Sessions> {
+        self.modes.iter().find_map(|(_, _, sessions)| sessions.clone()).or_else(|| self.sessions.clone())
     }
 
-    fn of_mode(&mut self, mode: &SessionMode, upstream: &Upstream) -> Result<Option<Affinity>, SiteError> {
+    fn of_mode(
+        &mut self,
+        mode: &SessionMode,
+        upstream: &Upstream,
+        before: Option<&Affinities>,
+    ) -> Result<Option<Affinity>, SiteError> {
         if let Some((_, affinity, _)) = self.modes.iter().find(|(known, ..)| known == mode) {
             return Ok(affinity.clone());
         }
         let secret = self.secret(upstream)?;
-        let sessions = mode.sessions(&secret, self.deadline.unwrap_or(STORE_DEADLINE));
-        let sessions = sessions.map_err(|source| SiteError::Sessions { upstream: upstream.name.clone(), source })?;
-        let affinity = mode.affinity(&secret, sessions.as_ref());
+        let deadline = self.deadline.unwrap_or(STORE_DEADLINE);
+        let before = before.filter(|before| before.deadline.unwrap_or(STORE_DEADLINE) == deadline);
+        let kept = before.and_then(|before| Some((before, before.modes.iter().find(|(known, ..)| known == mode)?)));
+        let (affinity, sessions) = match kept {
+            Some((before, (_, affinity, sessions))) if before.secret.as_ref() == Some(&secret) => {
+                (affinity.clone(), sessions.clone())
+            }
+            Some((_, (_, _, sessions))) => {
+                let sessions = sessions.as_ref().map(|sessions| sessions.with_secret(&secret));
+                (mode.affinity(&secret, sessions.as_ref()), sessions)
+            }
+            None => {
+                let sessions = mode.sessions(&secret, deadline);
+                let sessions =
+                    sessions.map_err(|source| SiteError::Sessions { upstream: upstream.name.clone(), source })?;
+                (mode.affinity(&secret, sessions.as_ref()), sessions)
+            }
+        };
         self.modes.push((mode.clone(), affinity.clone(), sessions));
         Ok(affinity)
     }
 
-    fn learn(&mut self, learned: &LearnedCookies, upstream: &Upstream) -> Result<Affinity, SiteError> {
+    fn learn(
+        &mut self,
+        learned: &LearnedCookies,
+        upstream: &Upstream,
+        before: Option<&Affinities>,
+    ) -> Result<Affinity, SiteError> {
         if let (None, Some(shared)) = (&self.sessions, self.shared.clone()) {
-            self.of_mode(&shared, upstream)?;
+            self.of_mode(&shared, upstream, before)?;
             let made = self.modes.iter().find(|(mode, ..)| *mode == shared);
             self.sessions = made.and_then(|(_, _, sessions)| sessions.clone());
         }
@@ -79,10 +112,20 @@ impl Affinities {
             Some(sessions) => sessions.clone(),
             None if learned.sync => return Err(SiteError::Sync { upstream: upstream.name.clone() }),
             None => {
-                let entries = usize::try_from(learned.zone / NGINX_SESSION_BYTES).unwrap_or(usize::MAX);
-                let entries = NonZeroUsize::new(entries).unwrap_or(NonZeroUsize::MIN);
-                let store = MemoryStore::bounded(entries, entries.saturating_mul(SESSION_BYTES));
-                Sessions::local(store, self.secret(upstream)?)
+                let secret = self.secret(upstream)?;
+                let kept = before.and_then(|before| {
+                    let mut known = before.learned.iter();
+                    let (.., sessions) =
+                        known.find(|(name, zone, _)| *name == upstream.name && *zone == learned.zone)?;
+                    Some(if before.secret.as_ref() == Some(&secret) {
+                        sessions.clone()
+                    } else {
+                        sessions.with_secret(&secret)
+                    })
+                });
+                let sessions = kept.unwrap_or_else(|| local(learned.zone, secret));
+                self.learned.push((upstream.name.clone(), learned.zone, sessions.clone()));
+                sessions
             }
         };
         let cookies = learned.names.iter().map(|name| SessionCookie::named_ignoring_case(name).ttl(learned.timeout));
@@ -99,4 +142,12 @@ impl Affinities {
         let secret = secret.map_err(|source| SiteError::Secret { upstream: upstream.name.clone(), source })?;
         Ok(self.secret.insert(secret).clone())
     }
+}
+
+/// Returns sessions in memory for a zone of so many bytes.
+fn local(zone: u64, secret: Secret) -> Sessions {
+    let entries = usize::try_from(zone / NGINX_SESSION_BYTES).unwrap_or(usize::MAX);
+    let entries = NonZeroUsize::new(entries).unwrap_or(NonZeroUsize::MIN);
+    let store = MemoryStore::bounded(entries, entries.saturating_mul(SESSION_BYTES));
+    Sessions::local(store, secret)
 }

@@ -3,9 +3,13 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::affinity::Affinities;
+use super::clusters::ClusterSettings;
+use super::names::UpstreamEndpoints;
 use super::routes::Group;
-use super::{Site, SiteError, SiteParts, clusters, routes};
+use super::{Site, SiteError, SiteParts, SiteSuccessor, routes};
 use crate::buffer::BufferBudget;
 use crate::nginx::applied::applied;
 use crate::nginx::config::Config;
@@ -175,12 +179,62 @@ impl SiteBuilder {
     /// # Errors
     /// [`SiteError`] names the upstream and the server.
     pub fn build(self) -> Result<Site, SiteError> {
+        self.build_after(None)
+    }
+
+    /// Builds a site that takes the place of `site`, which runs, and keeps what lives in it: the clusters of upstreams with the same
+    /// name, with the live state of endpoints by id and their probes, and the sessions of upstreams that keep them as before.
+    ///
+    /// Nothing changes before the successor is [activated](SiteSuccessor::activate). A secret that is not set is that of `site`. If
+    /// the secret differs, sessions from before are found as long as it has the [previous one](Secret::with_previous).
+    ///
+    /// ```no_run
+    /// # fn reload(site: kylin_lb::nginx::Site, mut server: kylin_lb::server::Server) -> Result<(), Box<dyn std::error::Error>> {
+    /// use kylin_lb::nginx::{Config, Site};
+    ///
+    /// // An error leaves the running site as it is.
+    /// let successor = Site::builder(Config::read("kylin.conf")?).build_successor(&site)?;
+    /// server.replace(successor.site().server())?;
+    /// let (site, changes) = successor.activate();
+    /// println!("reloaded: {changes}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As of [`build`](Self::build). The name of a server that `site` knows and that cannot be looked up keeps its addresses.
+    pub fn build_successor(self, site: &Site) -> Result<SiteSuccessor, SiteError> {
+        let before = site.clone();
+        Ok(SiteSuccessor { site: self.build_after(Some(&before.parts))?, before })
+    }
+
+    fn build_after(self, before: Option<&SiteParts>) -> Result<Site, SiteError> {
         let SiteBuilder { config, options, mut affinities, buffers, max_requests_per_client, observers, reload } = self;
         affinities.shared = options.sessions.clone().filter(SessionMode::has_store);
-        let (mut groups, mut probes) = (Vec::new(), Vec::new());
-        for (upstream, applied) in config.upstreams.iter().zip(applied(&config, &options)) {
-            let cluster = clusters::build(upstream, &applied)?;
-            let affinity = affinities.build(upstream, &applied)?;
+        let before_affinities = before.map(|before| &before.affinities);
+        affinities.secret = affinities.secret.or_else(|| before_affinities?.secret.clone());
+        let (mut groups, mut probes, mut endpoints, mut pending) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut kept_settings = Vec::new();
+        for (upstream, mut applied) in config.upstreams.iter().zip(applied(&config, &options)) {
+            let name = &upstream.name;
+            let place = before.and_then(|before| before.config.upstreams.iter().position(|other| other.name == *name));
+            let running = before.zip(place).map(|(before, place)| (&before.clusters[place], &before.endpoints[place]));
+            let running_endpoints = running.map(|(_, endpoints)| endpoints.lock().clone());
+            if let Some(running) = &running_endpoints
+                && running.drains() != applied.drain.value
+            {
+                kept_settings.push(format!("drain of upstream {name}"));
+                applied.drain.value = running.drains();
+            }
+            let looked_up = UpstreamEndpoints::look_up(upstream, &applied, running_endpoints.as_ref())?;
+            let settings = ClusterSettings::of(upstream, &applied);
+            let (cluster, change) = match running {
+                Some((cluster, _)) => (cluster.clone(), Some(settings)),
+                None => (settings.build(name, looked_up.endpoints())?, None),
+            };
+            endpoints.push(Arc::new(Mutex::new(looked_up)));
+            pending.push(Mutex::new(change));
+            let affinity = affinities.build(upstream, &applied, before_affinities)?;
             groups.push(Group {
                 cluster,
                 affinity,
@@ -194,7 +248,7 @@ impl SiteBuilder {
         }
         let routes = routes::build(&config, &groups)?;
         let clusters = groups.into_iter().map(|group| group.cluster).collect();
-        let sessions = affinities.into_sessions();
+        let sessions = affinities.sessions();
         #[cfg(all(feature = "tls", feature = "server"))]
         let certificates = config.listeners.iter().map(|listener| super::tls::of_listener(&config, listener));
         let parts = SiteParts {
@@ -202,7 +256,11 @@ impl SiteBuilder {
             certificates: certificates.collect::<Result<_, _>>()?,
             config,
             clusters,
+            endpoints,
+            pending,
+            kept_settings,
             probes,
+            affinities,
             sessions,
             routes,
             buffers,

@@ -1,16 +1,14 @@
 //! A cluster for each upstream.
 
-use std::collections::HashMap;
-use std::io;
-use std::net::ToSocketAddrs;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::SiteError;
 use crate::backend::http1::{Address, HttpBackend};
-use crate::balance::{HashKeyed, IpHash, LeastConn, RandomOne, RandomTwo, RoundRobin, key_fn};
-use crate::cluster::{Cluster, ClusterBuilder};
+use crate::balance::{Balancer, HashKeyed, IpHash, LeastConn, RandomOne, RandomTwo, RoundRobin, key_fn};
+use crate::cluster::{Cluster, ClusterError};
 use crate::endpoint::{AdminState, Endpoint};
 use crate::health::Outlier;
 use crate::nginx::applied::Applied;
@@ -20,33 +18,38 @@ use crate::nginx::directives::upstream::{EjectionRule, Method, Upstream, Upstrea
 #[derive(Clone)]
 pub(super) struct UpstreamKey(pub(super) Bytes);
 
-pub(super) fn build(upstream: &Upstream, applied: &Applied) -> Result<Cluster, SiteError> {
-    let mut endpoints = Vec::new();
-    let mut times: HashMap<String, usize> = HashMap::new();
-    for server in &upstream.servers {
-        let addresses = addresses(upstream, server)?;
-        let several = addresses.len() > 1;
-        for address in addresses {
-            let mut id = if several { format!("{}/{address}", server.written) } else { server.written.clone() };
-            // nginx accepts a server twice.
-            let time = times.entry(id.clone()).and_modify(|time| *time += 1).or_insert(1);
-            if *time > 1 {
-                id = format!("{id}#{time}");
-            }
-            endpoints.push(endpoint(id, upstream, server, address, applied)?);
-        }
-    }
-    let outlier = Outlier::new().drain(applied.drain.value);
-    let builder = Cluster::builder().endpoints(endpoints).outlier(outlier).panic_mode(applied.panic.value);
-    let builder = match applied.policy.value {
-        Some(policy) => builder.balancer(policy.balancer()),
-        None => with_method(&upstream.method, builder),
-    };
-    let cluster = builder.build();
-    cluster.map_err(|source| SiteError::Cluster { upstream: upstream.name.clone(), source })
+/// What a cluster has besides its endpoints.
+pub(super) struct ClusterSettings {
+    balancer: Arc<dyn Balancer>,
+    panic: bool,
+    drain: bool,
 }
 
-fn endpoint(
+impl ClusterSettings {
+    pub(super) fn of(upstream: &Upstream, applied: &Applied) -> Self {
+        let balancer = match applied.policy.value {
+            Some(policy) => policy.balancer(),
+            None => balancer(&upstream.method),
+        };
+        ClusterSettings { balancer, panic: applied.panic.value, drain: applied.drain.value }
+    }
+
+    pub(super) fn build(self, upstream: &str, endpoints: Vec<Endpoint<HttpBackend>>) -> Result<Cluster, SiteError> {
+        let cluster = Cluster::builder().endpoints(endpoints).balancer(self.balancer);
+        let cluster = cluster.outlier(Outlier::new().drain(self.drain)).panic_mode(self.panic).build();
+        cluster.map_err(|source| SiteError::Cluster { upstream: upstream.to_owned(), source })
+    }
+
+    /// Has a running cluster follow, whose outlier rule stays.
+    pub(super) fn apply(self, cluster: &Cluster, endpoints: Vec<Endpoint<HttpBackend>>) -> Result<(), ClusterError> {
+        cluster.replace(endpoints)?;
+        cluster.set_balancer(self.balancer);
+        cluster.set_panic_mode(self.panic);
+        Ok(())
+    }
+}
+
+pub(super) fn endpoint(
     id: String,
     upstream: &Upstream,
     server: &UpstreamServer,
@@ -114,18 +117,7 @@ fn backend(upstream: &Upstream, server: &UpstreamServer, address: Address) -> Re
     Ok(builder.build())
 }
 
-fn addresses(upstream: &Upstream, server: &UpstreamServer) -> Result<Vec<Address>, SiteError> {
-    let Address::Name(host, port) = &server.address else { return Ok(vec![server.address.clone()]) };
-    let found = (host.as_str(), *port).to_socket_addrs().map(|found| found.map(Address::Socket).collect::<Vec<_>>());
-    let found = found.and_then(|found| if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) });
-    found.map_err(|source| SiteError::HostNotFound {
-        upstream: upstream.name.clone(),
-        server: server.written.clone(),
-        source,
-    })
-}
-
-fn with_method(method: &Method, builder: ClusterBuilder<HttpBackend>) -> ClusterBuilder<HttpBackend> {
+fn balancer(method: &Method) -> Arc<dyn Balancer> {
     let key = || {
         key_fn("upstream key", |request, sink| {
             if let Some(UpstreamKey(key)) = request.extensions().get() {
@@ -134,12 +126,12 @@ fn with_method(method: &Method, builder: ClusterBuilder<HttpBackend>) -> Cluster
         })
     };
     match method {
-        Method::RoundRobin => builder.balancer(RoundRobin::new()),
-        Method::IpHash => builder.balancer(IpHash::new()),
-        Method::LeastConn => builder.balancer(LeastConn::new()),
-        Method::Hash { consistent: false, .. } => builder.balancer(HashKeyed::modulo(key())),
-        Method::Hash { consistent: true, .. } => builder.balancer(HashKeyed::consistent(key())),
-        Method::Random { two: false } => builder.balancer(RandomOne::new()),
-        Method::Random { two: true } => builder.balancer(RandomTwo::new()),
+        Method::RoundRobin => Arc::new(RoundRobin::new()),
+        Method::IpHash => Arc::new(IpHash::new()),
+        Method::LeastConn => Arc::new(LeastConn::new()),
+        Method::Hash { consistent: false, .. } => Arc::new(HashKeyed::modulo(key())),
+        Method::Hash { consistent: true, .. } => Arc::new(HashKeyed::consistent(key())),
+        Method::Random { two: false } => Arc::new(RandomOne::new()),
+        Method::Random { two: true } => Arc::new(RandomTwo::new()),
     }
 }

@@ -7,21 +7,31 @@ mod error;
 mod forward;
 #[cfg(feature = "server")]
 mod limits;
+mod names;
 mod response;
 mod routes;
+mod successor;
 #[cfg(feature = "tls")]
 mod tls;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response};
+use parking_lot::Mutex;
 
+use self::affinity::Affinities;
 pub use self::builder::SiteBuilder;
+use self::clusters::ClusterSettings;
 pub use self::error::SiteError;
+use self::names::UpstreamEndpoints;
+pub use self::names::{NAME_LOOKUP_INTERVAL, NameLookups};
 use self::routes::Route;
+pub use self::successor::{SiteChanges, SiteSuccessor};
 use super::config::{Config, Listener};
 use super::options::ProbeMode;
+use crate::backend::Timeouts;
 use crate::health::InvalidSetting;
 use crate::probe::HealthChecker;
 use crate::session::Sessions;
@@ -51,7 +61,14 @@ struct SiteParts {
     /// Parallel to the configuration's upstreams.
     clusters: Vec<Cluster>,
     /// Parallel to the clusters.
+    endpoints: Vec<Arc<Mutex<UpstreamEndpoints>>>,
+    /// Parallel to the clusters: what a successor changes of a cluster that it shares with the site before, until it is activated.
+    pending: Vec<Mutex<Option<ClusterSettings>>>,
+    /// The settings that differ from those of the site before and need another process.
+    kept_settings: Vec<String>,
+    /// Parallel to the clusters.
     probes: Vec<ProbeMode>,
+    affinities: Affinities,
     /// Those that the status of an application shows.
     sessions: Option<Sessions>,
     /// By the number of the location.
@@ -70,8 +87,8 @@ pub struct SiteListener {
 impl Site {
     /// Builds the clusters and proxies of a configuration.
     ///
-    /// The names of servers are looked up once, here, as in nginx. A name with several addresses
-    /// becomes as many endpoints.
+    /// The names of servers are looked up here, as in nginx, and again by [`start_name_lookups`](Self::start_name_lookups). A name
+    /// with several addresses becomes as many endpoints.
     ///
     /// # Errors
     /// [`SiteError`] names the upstream and the server.
@@ -99,6 +116,13 @@ impl Site {
     pub fn start_probes(&self) -> Result<Vec<HealthChecker>, InvalidSetting> {
         let probed = self.parts.probes.iter().zip(&self.parts.clusters);
         probed.filter_map(|(probe, cluster)| probe.start(cluster).transpose()).collect()
+    }
+
+    /// Returns the longest time until a node must respond, of all locations: how long a query may take.
+    pub fn longest_timeout(&self) -> Duration {
+        let timeouts = self.parts.routes.iter().filter(|route| route.proxy.is_some());
+        let default = Timeouts::default().head;
+        timeouts.map(|route| route.timeouts.map_or(default, |timeouts| timeouts.head)).max().unwrap_or(default)
     }
 
     /// Returns the sessions that the front end keeps in memory or in a store: the first, if upstreams keep them differently.

@@ -11,7 +11,7 @@ fn an_error_shows_the_line_and_what_would_be_accepted() {
         "kylin.conf:3:25: unknown parameter \"wieght=2\" of server, did you mean \"weight\"?
     server 1.1.1.1:7070 wieght=2;
                         ^
-expected one of: weight=N, max_conns=N, max_fails=N, fail_timeout=TIME, slow_start=TIME, route=NAME, backup, down, drain"
+expected one of: weight=N, max_conns=N, max_fails=N, fail_timeout=TIME, slow_start=TIME, route=NAME, backup, down, drain, resolve"
     );
 }
 
@@ -24,10 +24,10 @@ fn every_mistake_has_its_message() {
         (upstream("server 1.1.1.1 weight=0;"), ErrorKind::Value, 36, "invalid number \"0\""),
         (upstream("server 1.1.1.1 fail_timeout=5ms;"), ErrorKind::Value, 42, "invalid time \"5ms\""),
         (
-            upstream("server 1.1.1.1 resolve;"),
+            upstream("server 1.1.1.1 service=http;"),
             ErrorKind::Unsupported,
             29,
-            "parameter \"resolve\" of server is not supported",
+            "parameter \"service=http\" of server is not supported",
         ),
         (upstream("server 1.1.1.1:port;"), ErrorKind::Value, 21, "invalid server address \"1.1.1.1:port\""),
         (upstream(""), ErrorKind::Missing, 10, "no servers in upstream \"u\""),

@@ -17,8 +17,8 @@ pub use options::ListenOptions;
 pub(crate) use proxy_protocol::parse as parse_proxy_protocol;
 
 use super::Handler;
+use super::accept::{CurrentHandler, Serving, SharedServing};
 use super::connection::serve;
-use super::limits::Limits;
 use super::socket::ClientSocket;
 use super::stop::StopSignal;
 use crate::body::BoxError;
@@ -29,19 +29,21 @@ use crate::request::{ClientAddr, ClientLimit};
 pub(super) async fn accepted<S: ClientSocket, H: Handler>(
     mut stream: S,
     mut peer: ClientAddr,
-    options: Arc<ListenOptions>,
-    handler: Arc<H>,
-    limits: Limits,
+    serving: Arc<Serving<H>>,
+    current: SharedServing<H>,
     client_limit: Option<Arc<ClientLimit>>,
     mut stop: StopSignal,
 ) -> Result<(), BoxError> {
-    if options.is_plain() {
-        return serve(stream, peer, BytesMut::new(), handler, limits, stop).await;
+    let limits = serving.limits.clone();
+    if serving.options.is_plain() {
+        // Not kept for as long as the connection: a reload exchanges it.
+        drop(serving);
+        return serve(stream, peer, BytesMut::new(), CurrentHandler::of(&current), limits, stop).await;
     }
     let deadline = timer_in(limits.head_timeout);
     let mut read = BytesMut::new();
     let mut _share = None;
-    if let Some(trusted) = &options.proxy_protocol {
+    if let Some(trusted) = &serving.options.proxy_protocol {
         if !trusted.trusts(peer) {
             return Err("the peer is not trusted to name clients by the PROXY protocol".into());
         }
@@ -49,16 +51,19 @@ pub(super) async fn accepted<S: ClientSocket, H: Handler>(
         let Some(header) = before(deadline, &mut stop, header).await else { return Ok(()) };
         if let Some(client) = header? {
             peer = client.into();
-            if let Some(limit) = client_limit.filter(|_| !handler.trusts(peer)) {
+            if let Some(limit) = client_limit.filter(|_| !serving.handler.trusts(peer)) {
                 _share = limit.acquire(peer)?;
             }
         }
     }
     #[cfg(feature = "tls")]
-    if let Some(tls) = &options.tls {
-        return Box::pin(tls::serve_encrypted(stream, read, peer, tls, handler, limits, stop, deadline)).await;
+    if let Some(tls) = &serving.options.tls {
+        let tls = tls.config();
+        drop(serving);
+        return Box::pin(tls::serve_encrypted(stream, read, peer, tls, current, limits, stop, deadline)).await;
     }
-    serve(stream, peer, read, handler, limits, stop).await
+    drop(serving);
+    serve(stream, peer, read, CurrentHandler::of(&current), limits, stop).await
 }
 
 /// Returns what `step` yields, or `None` if it takes too long or the server stops.

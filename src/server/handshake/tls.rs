@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use http::{Request, Response};
+use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -15,12 +16,13 @@ use super::prefixed::Prefixed;
 use crate::body::{Body, BoxError};
 use crate::request::ClientAddr;
 use crate::server::Handler;
+use crate::server::accept::{CurrentHandler, SharedServing};
 use crate::server::connection::serve;
 use crate::server::limits::Limits;
 use crate::server::sniff::read_some;
 use crate::server::socket::ClientSocket;
 use crate::server::stop::StopSignal;
-use crate::tls::{ServerTls, TlsConnection, TlsVersion};
+use crate::tls::{TlsConnection, TlsVersion};
 
 /// Begins each record of a handshake (RFC 8446, 5.1).
 const HANDSHAKE: u8 = 22;
@@ -36,8 +38,8 @@ pub(super) async fn serve_encrypted<S: ClientSocket, H: Handler>(
     mut socket: S,
     mut read: BytesMut,
     peer: ClientAddr,
-    tls: &ServerTls,
-    handler: Arc<H>,
+    tls: Arc<ServerConfig>,
+    current: SharedServing<H>,
     limits: Limits,
     mut stop: StopSignal,
     deadline: Instant,
@@ -56,11 +58,12 @@ pub(super) async fn serve_encrypted<S: ClientSocket, H: Handler>(
         }
         return Err("the client does not speak TLS".into());
     }
-    let handshake = TlsAcceptor::from(tls.config()).accept(Prefixed { read, socket });
+    let handshake = TlsAcceptor::from(tls).accept(Prefixed { read, socket });
     let Some(stream) = before(deadline, &mut stop, handshake).await else { return Ok(()) };
     let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("TLS handshake: {error}")))?;
     let tls = describe(&stream);
-    serve(stream, peer, BytesMut::new(), Arc::new(Encrypted { handler, tls }), limits, stop).await
+    let handler = CurrentHandler::fixed(Encrypted { current, tls }, limits.clone());
+    serve(stream, peer, BytesMut::new(), handler, limits, stop).await
 }
 
 /// Describes the connection after its handshake.
@@ -80,14 +83,15 @@ fn describe<S>(stream: &TlsStream<S>) -> TlsConnection {
 
 /// Tells a handler that its requests come over TLS.
 struct Encrypted<H> {
-    handler: Arc<H>,
+    current: SharedServing<H>,
     tls: TlsConnection,
 }
 
 impl<H: Handler> Handler for Encrypted<H> {
     fn handle(&self, peer: ClientAddr, mut request: Request<Body>) -> impl Future<Output = Response<Body>> + Send {
         request.extensions_mut().insert(self.tls.clone());
-        self.handler.handle(peer, request)
+        let serving = self.current.load_full();
+        async move { serving.handler.handle(peer, request).await }
     }
 }
 

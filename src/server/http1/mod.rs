@@ -104,7 +104,7 @@ where
             return Ok(None);
         }
         {
-            let mut response = pin!(client.handler.handle(client.peer, connection.take_request()));
+            let mut response = pin!(client.handler.get().handle(client.peer, connection.take_request()));
             poll_fn(|cx| connection.poll_handler(response.as_mut(), &stop, cx)).await?;
         }
         poll_fn(|cx| connection.poll_response(cx)).await?;

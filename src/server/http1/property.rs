@@ -1,7 +1,6 @@
 //! Whole connections, cut into reads at random: every request gets its own response, and bodies
 //! pass unchanged.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -17,6 +16,7 @@ use crate::http1::body_decoder::{BodyDecoder, Decoded};
 use crate::http1::head::{HeadLimits, HeadScanner};
 use crate::http1::headers::{self, Sender};
 use crate::request::ClientAddr;
+use crate::server::accept::CurrentHandler;
 use crate::server::connection::serve;
 use crate::server::limits::Limits;
 use crate::server::stop::StopSignal;
@@ -125,8 +125,8 @@ impl EchoResponse {
 async fn exchange(requests: Vec<Echo>, pieces: Vec<usize>, buffer: usize) {
     let (client, server) = duplex(buffer);
     let (_stop, stop) = StopSignal::channel(std::sync::Arc::default());
-    let served =
-        tokio::spawn(serve(server, ClientAddr::Unix, BytesMut::new(), Arc::new(handle), Limits::default(), stop));
+    let handler = CurrentHandler::fixed(handle, Limits::default());
+    let served = tokio::spawn(serve(server, ClientAddr::Unix, BytesMut::new(), handler, Limits::default(), stop));
     let (mut reader, mut writer) = split(client);
     let bytes: Vec<u8> = requests.iter().enumerate().flat_map(|(number, echo)| echo.bytes(number)).collect();
     let sending = tokio::spawn(async move {

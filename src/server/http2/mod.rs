@@ -98,11 +98,11 @@ fn service<H: Handler>(
     stats: &Arc<StreamStats>,
 ) -> impl Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send> + Unpin + use<H>
 {
-    let (handler, peer, stats) = (Arc::clone(&client.handler), client.peer, Arc::clone(stats));
+    let (current, peer, stats) = (Arc::clone(client.handler.shared()), client.peer, Arc::clone(stats));
     let limits = client.limits.head;
     let stop = client.stop.clone();
     service_fn(move |request: Request<Incoming>| {
-        let (handler, cutting) = (Arc::clone(&handler), stop.clone().cutting());
+        let (serving, cutting) = (current.load_full(), stop.clone().cutting());
         let is_head = request.method() == Method::HEAD;
         let (head, body) = request.into_parts();
         let (body, in_flight) = stats.start_request(body.into());
@@ -111,7 +111,7 @@ fn service<H: Handler>(
             let mut response = match check_size(&request, limits) {
                 Ok(()) => tokio::select! {
                     biased;
-                    response = handler.handle(peer, request) => response,
+                    response = serving.handler.handle(peer, request) => response,
                     () = cutting => STOPPED.response_without_url(),
                 },
                 Err(error) => error.response_without_url(),

@@ -3,6 +3,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::ended::EndedSessions;
 use super::generation::Generation;
 use super::sessions::derive_key;
@@ -36,6 +38,7 @@ pub struct SessionsBuilder {
     pub(super) local: Option<MemoryStore>,
     clock: Arc<dyn Clock>,
     restore: Option<RestoreAfterLoss>,
+    pub(super) previous: Option<Sessions>,
 }
 
 impl SessionsBuilder {
@@ -49,6 +52,27 @@ impl SessionsBuilder {
             local: None,
             clock: Arc::new(SystemClock),
             restore: None,
+            previous: None,
+        }
+    }
+
+    /// Returns a builder of sessions in the store of `sessions`, with their settings, which continue them under another secret.
+    pub(super) fn continuing(sessions: &Sessions, secret: Secret) -> Self {
+        let CachedStore { store, near, local, deadline, epoch, restore, previous, .. } = &*sessions.store;
+        if let Some(previous) = previous {
+            previous.lock().take();
+        }
+        let near = near.as_ref().map(NearCache::settings);
+        SessionsBuilder {
+            store: Arc::clone(store),
+            secret,
+            deadline: *deadline,
+            staleness: near.map_or(STALENESS, |(_, staleness)| staleness),
+            near: near.map(|(limits, _)| limits),
+            clock: Arc::clone(epoch.clock()),
+            restore: *restore,
+            local: local.clone(),
+            previous: Some(sessions.clone()),
         }
     }
 
@@ -119,6 +143,7 @@ impl SessionsBuilder {
             ended: EndedSessions::new(epoch.clone()),
             generation: Generation::new(derive_key(&taggers[0], b"generation of the store")),
             taggers,
+            previous: self.previous.map(|previous| Mutex::new(Some(previous))),
             recent_keys: RecentKeys::new(),
             deadline: self.deadline,
             epoch,

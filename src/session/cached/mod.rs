@@ -34,6 +34,7 @@ use self::near::{NearCache, NearEntry};
 use self::pending::{PendingWrites, Write};
 use self::recent_keys::RecentKeys;
 pub use self::sessions::Sessions;
+use self::sessions::derive_key;
 use crate::background::{self, BackgroundTask};
 use crate::clock::Epoch;
 use crate::request::ClientAddr;
@@ -82,6 +83,9 @@ struct CachedStore {
     local: Option<MemoryStore>,
     /// Derive keys from session ids; the first one has the current secret.
     taggers: Arc<[Tagger]>,
+    /// The sessions under an earlier secret, which these continue: their near cache is used while the store is unavailable, and they
+    /// still write what waits. The next ones take them from here, so that there are never more than two.
+    previous: Option<Mutex<Option<Sessions>>>,
     recent_keys: RecentKeys,
     deadline: Duration,
     epoch: Epoch,
@@ -178,6 +182,19 @@ impl CachedStore {
     fn recall(&self, key: &SessionKey) -> Option<NearEntry> {
         let near = self.near.as_ref()?.get(key)?;
         Some(near).filter(|near| !self.is_ended(key, &near.record))
+    }
+
+    /// Returns the keys of the session with this id under the previous secrets.
+    fn old_keys<'a>(&'a self, id: &'a [u8]) -> impl Iterator<Item = SessionKey> + 'a {
+        self.taggers[1..].iter().map(move |tagger| derive_key(tagger, id))
+    }
+
+    /// Returns the binding of the session with this id that the near cache has under an earlier secret.
+    fn recall_previous(&self, id: &[u8]) -> Option<NearEntry> {
+        let previous = self.previous.as_ref()?.lock().clone()?;
+        let mut near = previous.store.recall(&previous.key(id)).filter(|near| near.record.sealed().is_empty())?;
+        (near.version, near.is_current) = (None, false);
+        Some(near)
     }
 
     /// Returns whether this is the record of a session that was logged out here. Only the login relay ends sessions, and only it

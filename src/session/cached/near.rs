@@ -10,6 +10,7 @@ use crate::session::{SessionKey, SessionRecord};
 /// unavailable.
 pub(super) struct NearCache {
     cache: ShardedCache<Cached>,
+    limits: CacheLimits,
     /// In milliseconds.
     staleness: u64,
     epoch: Epoch,
@@ -52,7 +53,12 @@ const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 impl NearCache {
     pub(super) fn new(limits: CacheLimits, staleness: Duration, epoch: Epoch) -> Self {
         let staleness = u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX);
-        NearCache { cache: ShardedCache::new(limits), staleness, epoch }
+        NearCache { cache: ShardedCache::new(limits), limits, staleness, epoch }
+    }
+
+    /// Returns the limits, and how long an entry is used before the store is asked again.
+    pub(super) fn settings(&self) -> (CacheLimits, Duration) {
+        (self.limits, Duration::from_millis(self.staleness))
     }
 
     pub(super) fn len(&self) -> usize {

@@ -79,6 +79,15 @@ impl Sessions {
         SessionsBuilder::new(store, secret)
     }
 
+    /// Returns these sessions under another secret, to which a running front end changes: in the same store, with the same settings.
+    ///
+    /// Sessions from before are found if `secret` has the [previous](Secret::with_previous) one, and are stored again under the new
+    /// one when they are used. While the store is unavailable, the near cache of before serves bindings. Give the result to a new
+    /// [`Affinity`](crate::session::Affinity).
+    pub fn with_secret(&self, secret: &Secret) -> Self {
+        SessionsBuilder::continuing(self, secret.clone()).build_unchecked()
+    }
+
     /// Returns whether the front end calls the store at present. It does not while the circuit breaker is open.
     pub fn is_store_available(&self) -> bool {
         !self.store.breaker.is_open()
@@ -115,16 +124,19 @@ impl Sessions {
         ttl: Option<Duration>,
     ) -> MaybeReady<'a, Lookup> {
         let store = &self.store;
-        let near = store.recall(&key);
+        let near = store.recall(&key).or_else(|| store.recall_previous(id));
         if near.as_ref().is_some_and(|near| near.is_current) || !store.is_allowed() {
             return MaybeReady::Ready(Lookup::without_store(near));
         }
         if store.near.is_none()
             && let Ok(loaded) = store.store.load(&key).into_ready()
         {
-            return MaybeReady::Ready(store.loaded(client, &key, loaded, near, store.loss_epoch()));
+            let lookup = store.loaded(client, &key, loaded, near, store.loss_epoch());
+            let of_old_key = |old_key| store.store.load(&old_key).into_ready().ok()?.ok()?;
+            let old = if lookup == Lookup::Absent { store.old_keys(id).find_map(of_old_key) } else { None };
+            return MaybeReady::Ready(old.map_or(lookup, |old| Lookup::UnderOldKey(old.record)));
         }
-        let old_keys: Vec<SessionKey> = store.taggers[1..].iter().map(|tagger| derive_key(tagger, id)).collect();
+        let old_keys: Vec<SessionKey> = store.old_keys(id).collect();
         MaybeReady::boxed(async move {
             store.watch_generation().await;
             let epoch = store.loss_epoch();

@@ -30,6 +30,11 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, folder })
     }
 
+    /// A process that was started with its outputs as files in `folder`.
+    pub(crate) fn of_child(name: &str, folder: TempDir, child: Child) -> Self {
+        Self { name: name.to_owned(), child, folder }
+    }
+
     /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()

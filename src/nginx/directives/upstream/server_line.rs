@@ -7,7 +7,7 @@ use crate::nginx::syntax::values::{self, TimeUnit};
 use crate::nginx::syntax::{Directive, Fault, Word, address, did_you_mean};
 
 /// One `server` line of an upstream, with nginx's defaults filled in.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct UpstreamServer {
     /// The address exactly as written: a consistent hash places the server by this text.
     pub(crate) written: String,
@@ -40,8 +40,8 @@ pub(crate) enum EjectionRule {
     MaxFails { max_fails: u32, fail_timeout: Duration },
 }
 
-const PARAMETERS: &str =
-    "weight=N, max_conns=N, max_fails=N, fail_timeout=TIME, slow_start=TIME, route=NAME, backup, down, drain";
+const PARAMETERS: &str = "weight=N, max_conns=N, max_fails=N, fail_timeout=TIME, slow_start=TIME, route=NAME, backup, down, \
+                          drain, resolve";
 /// The largest weight. A consistent hash makes 160 points for each unit.
 const MAX_WEIGHT: u32 = 65_535;
 
@@ -85,6 +85,8 @@ impl UpstreamServer {
                 ("backup", None) => server.backup = true,
                 ("down", None) => server.down = true,
                 ("drain", None) => server.drain = true,
+                // All names are looked up again.
+                ("resolve", None) => {}
                 (name, _) => return Err(unknown(name, word)),
             }
         }
@@ -107,7 +109,6 @@ fn unknown(name: &str, word: &Word) -> Fault {
     let unsupported =
         |instead| word.span.unsupported(format!("parameter \"{}\" of server is not supported", word.text), instead);
     match name {
-        "resolve" => unsupported("an address; a name is looked up once, without it"),
         "service" => unsupported("HOST:PORT"),
         _ => {
             let known = PARAMETERS.split(", ").map(|parameter| parameter.split('=').next().unwrap_or_default());

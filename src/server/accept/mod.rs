@@ -1,7 +1,10 @@
 //! The accept loop of one core.
 
+mod replace;
+mod serving;
+
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +13,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, unconstrained};
 use tokio::time::{sleep, timeout};
 
+pub use self::replace::Replaced;
+pub(super) use self::replace::RunningListener;
+pub(super) use self::serving::{CurrentHandler, Serving, SharedServing};
 use super::Handler;
-use super::handshake::{ListenOptions, accepted};
-use super::limits::Limits;
+use super::handshake::accepted;
 use super::listen::Acceptor;
 use super::socket::ClientSocket;
 use super::stop::{IdleList, StopSignal, StopStage};
@@ -41,52 +46,74 @@ pub(super) struct Admission {
     pub(super) idle: Arc<IdleList>,
 }
 
-/// Accepts connections until the server stops, and then waits for the connections to end. Returns
-/// how many were cut.
-pub(super) async fn accept<H: Handler>(
-    sockets: Vec<(Socket, Arc<ListenOptions>, Arc<H>)>,
-    limits: Limits,
+/// A change of what an accept loop accepts connections from.
+pub(super) enum ListenerChange {
+    /// Accepts from one socket of the listener with this number.
+    Add { number: u64, start: StartListener },
+    /// Closes the sockets of a listener. Its requests in flight finish.
+    Remove(u64),
+}
+
+type AcceptFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Registers a socket with the runtime of the loop, and returns what accepts from it.
+pub(super) type StartListener =
+    Box<dyn FnOnce(Admission, StopSignal, mpsc::Sender<()>) -> io::Result<AcceptFuture> + Send>;
+
+/// Accepts connections from the listeners that `changes` adds, until the server stops, and then waits for the connections to end.
+/// Returns how many were cut.
+pub(super) async fn accept(
+    mut changes: mpsc::UnboundedReceiver<ListenerChange>,
     admission: Admission,
     mut stop: watch::Receiver<Option<Duration>>,
 ) -> usize {
-    let (stage, signal) = StopSignal::channel(Arc::clone(&admission.idle));
     // Every connection holds a sender. The channel closes when the last connection ends.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    // By the number of the listener. Those that were removed stay as long as connections follow them.
+    let mut stages: Vec<(u64, watch::Sender<StopStage>)> = Vec::new();
     let mut acceptors = JoinSet::new();
-    for (socket, options, handler) in sockets {
-        let acceptor = match Acceptor::register(socket) {
-            Ok(acceptor) => acceptor,
-            Err(error) => {
-                tracing::error!(%error, "cannot register a listening socket");
-                continue;
-            }
-        };
-        let (admission, stop, alive) = (admission.clone(), signal.clone(), alive.clone());
-        acceptors.spawn(
-            AcceptTask { options, handler, limits: limits.clone(), admission, stop, alive, pause: ACCEPT_ERROR_PAUSE }
-                .run(acceptor),
-        );
-    }
+    let grace = loop {
+        tokio::select! {
+            // Changes first: listeners of a server that stops at once may have connections in their backlog.
+            biased;
+            Some(change) = changes.recv() => match change {
+                ListenerChange::Add { number, start } => {
+                    let (stage, signal) = StopSignal::channel(Arc::clone(&admission.idle));
+                    match start(admission.clone(), signal, alive.clone()) {
+                        Ok(acceptor) => _ = acceptors.spawn(acceptor),
+                        Err(error) => tracing::error!(%error, "cannot register a listening socket"),
+                    }
+                    stages.push((number, stage));
+                }
+                ListenerChange::Remove(number) => {
+                    stages.retain(|(_, stage)| !stage.is_closed());
+                    for (_, stage) in stages.iter().filter(|(of, _)| *of == number) {
+                        stage.send_replace(StopStage::Draining);
+                    }
+                }
+            },
+            Some(_) = acceptors.join_next() => {}
+            // A server that was dropped gives no time.
+            grace = stop.wait_for(Option::is_some) => break grace.map_or(None, |grace| *grace).unwrap_or_default(),
+        }
+    };
     drop(alive);
-    // A server that was dropped gives no time.
-    let grace = stop.wait_for(Option::is_some).await.map_or(None, |grace| *grace).unwrap_or_default();
-    stage.send_replace(StopStage::Draining);
+    let advance = |to| stages.iter().for_each(|(_, stage)| _ = stage.send_replace(to));
+    advance(StopStage::Draining);
     acceptors.join_all().await;
     let connections = all_gone.sender_strong_count();
     if timeout(grace, all_gone.recv()).await.is_ok() {
         return 0;
     }
     let cut = connections.min(all_gone.sender_strong_count());
-    stage.send_replace(StopStage::Cutting);
+    advance(StopStage::Cutting);
     _ = timeout(LAST_RESPONSE_TIMEOUT, all_gone.recv()).await;
     cut
 }
 
 /// Accepts from one socket.
 struct AcceptTask<H> {
-    options: Arc<ListenOptions>,
-    handler: Arc<H>,
-    limits: Limits,
+    serving: SharedServing<H>,
     admission: Admission,
     stop: StopSignal,
     alive: mpsc::Sender<()>,
@@ -95,6 +122,17 @@ struct AcceptTask<H> {
 }
 
 impl<H: Handler> AcceptTask<H> {
+    fn start(
+        socket: Socket,
+        serving: SharedServing<H>,
+        admission: Admission,
+        stop: StopSignal,
+        alive: mpsc::Sender<()>,
+    ) -> io::Result<AcceptFuture> {
+        let acceptor = Acceptor::register(socket)?;
+        Ok(Box::pin(AcceptTask { serving, admission, stop, alive, pause: ACCEPT_ERROR_PAUSE }.run(acceptor)))
+    }
+
     async fn run(mut self, acceptor: Acceptor) {
         loop {
             let mut stop = self.stop.clone();
@@ -138,10 +176,11 @@ impl<H: Handler> AcceptTask<H> {
     async fn spawn<S: ClientSocket>(&mut self, stream: S, peer: ClientAddr) {
         self.pause = ACCEPT_ERROR_PAUSE;
         // A peer that names clients by the PROXY protocol has no limit itself.
-        let names_client = self.options.takes_client_from(peer);
+        let serving = self.serving.load_full();
+        let names_client = serving.options.takes_client_from(peer);
         let client_limit = self.admission.client_limit.clone();
         let share = match &client_limit {
-            Some(limit) if !names_client && !self.handler.trusts(peer) => match limit.acquire(peer) {
+            Some(limit) if !names_client && !serving.handler.trusts(peer) => match limit.acquire(peer) {
                 Ok(share) => share,
                 // Closes the connection.
                 Err(LimitReached) => return,
@@ -149,10 +188,10 @@ impl<H: Handler> AcceptTask<H> {
             _ => None,
         };
         let Some(permit) = self.permit().await else { return };
-        let (options, handler, limits) = (Arc::clone(&self.options), Arc::clone(&self.handler), self.limits.clone());
         let (stop, alive) = (self.stop.clone(), self.alive.clone());
+        let handler = Arc::clone(&self.serving);
         tokio::spawn(async move {
-            if let Err(error) = accepted(stream, peer, options, handler, limits, client_limit, stop).await {
+            if let Err(error) = accepted(stream, peer, serving, handler, client_limit, stop).await {
                 tracing::debug!(%error, "client connection failed");
             }
             drop((alive, permit, share));

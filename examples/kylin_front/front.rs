@@ -1,0 +1,86 @@
+//! What the front end responds to itself, before a request reaches a node.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::{Method, Request, Response, StatusCode, header};
+use kylin_lb::endpoint::AdminState;
+use kylin_lb::health::HealthState;
+use kylin_lb::server::Handler;
+use kylin_lb::{Body, ClientAddr, Cluster};
+use parking_lot::Mutex;
+
+/// Whether a balancer in front should send requests here.
+#[derive(Default)]
+pub struct Health {
+    /// The path that tells it; none if the option says so.
+    path: Option<String>,
+    stopping: AtomicBool,
+    clusters: Mutex<Vec<Cluster>>,
+}
+
+impl Health {
+    pub fn new(path: Option<String>) -> Arc<Self> {
+        Arc::new(Health { path, ..Health::default() })
+    }
+
+    /// Sets the clusters, of which one must have a node that may serve.
+    pub fn set_clusters(&self, clusters: Vec<Cluster>) {
+        *self.clusters.lock() = clusters;
+    }
+
+    /// From now on the path says that the front end stops.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    fn status(&self) -> (StatusCode, &'static str) {
+        if self.stopping.load(Ordering::Relaxed) {
+            return (StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"stopping\"}\n");
+        }
+        let clusters = self.clusters.lock().clone();
+        match clusters.is_empty() || clusters.iter().any(has_node) {
+            true => (StatusCode::OK, "{\"status\":\"ready\"}\n"),
+            false => (StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"no node\"}\n"),
+        }
+    }
+}
+
+fn has_node(cluster: &Cluster) -> bool {
+    let serves = |health| !matches!(health, HealthState::Unhealthy | HealthState::Ejected);
+    let status = cluster.status();
+    status.endpoints.iter().any(|endpoint| endpoint.admin_state == AdminState::Ready && serves(endpoint.health))
+}
+
+/// A handler with the health path in front of it.
+pub struct Front<H> {
+    pub health: Arc<Health>,
+    pub inner: H,
+}
+
+impl<H: Handler> Handler for Front<H> {
+    async fn handle(&self, peer: ClientAddr, request: Request<Body>) -> Response<Body> {
+        match &self.health.path {
+            Some(path) if request.uri().path() == path => health(&self.health, &request),
+            _ => self.inner.handle(peer, request).await,
+        }
+    }
+
+    fn trusts(&self, peer: ClientAddr) -> bool {
+        self.inner.trusts(peer)
+    }
+}
+
+fn health(health: &Health, request: &Request<Body>) -> Response<Body> {
+    let (status, body) = match *request.method() {
+        Method::GET | Method::HEAD => health.status(),
+        _ => (StatusCode::METHOD_NOT_ALLOWED, "{\"status\":\"GET only\"}\n"),
+    };
+    let body = if request.method() == Method::HEAD { Body::empty() } else { Body::from(body) };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    response
+}

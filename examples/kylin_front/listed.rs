@@ -1,0 +1,181 @@
+//! A front end of listed nodes: those of an option, of a file, of ZooKeeper or of Kylin's properties.
+
+use std::error::Error;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kylin_lb::nginx::{ProbeMode, SessionMode};
+use kylin_lb::observe::Watch;
+use kylin_lb::probe::HealthChecker;
+use kylin_lb::proxy::{KylinRules, ProxyBuilder};
+use kylin_lb::server::{Listen, Server, ServerBuilder};
+use kylin_lb::session::{Secret, Sessions};
+use kylin_lb::{HttpBackend, Proxy};
+
+use crate::args::{Args, Source};
+use crate::front::{Front, Health};
+use crate::members::Members;
+use crate::running::Reload;
+use crate::status::Monitored;
+use crate::{CHECK_TIMEOUT, Logs, START_TIMEOUT, demo, greet, say, sessions, summary, table};
+
+/// What runs of a list of nodes.
+pub struct Listed {
+    args: Args,
+    observers: Vec<Arc<dyn kylin_lb::observe::Observer>>,
+    members: Members,
+    mode: SessionMode,
+    secret: Secret,
+    sessions: Option<Sessions>,
+    listens: Vec<Listen>,
+    health: Arc<Health>,
+    monitored: Arc<Monitored>,
+    /// Serves the status as long as it lives.
+    _operators: Option<Server>,
+    _checker: Option<HealthChecker>,
+    _watches: Vec<Watch>,
+}
+
+impl Listed {
+    /// Starts the front end. Returns none with `--check`.
+    pub async fn start(
+        mut args: Args,
+        secret: Secret,
+        logs: &Logs,
+        inherited: Vec<OwnedFd>,
+    ) -> Result<Option<(Self, Server)>, Box<dyn Error>> {
+        let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
+        let members = Members::find(source, &args).await?;
+        let mode = args.sessions.get_or_insert(SessionMode::MEMORY).clone();
+        let sessions = mode.sessions(&secret, args.store_deadline)?;
+        let proxy = proxy(&members, &mode, &secret, sessions.as_ref(), &args, &logs.observers)?;
+        if args.check {
+            members.wait(CHECK_TIMEOUT).await;
+            if let Some(why) = members.missing() {
+                eprintln!("kylin_front: there are no nodes yet: {why}");
+            }
+            say(format_args!("{}{}", summary(&args), table(&members.cluster)));
+            return Ok(None);
+        }
+        let watches = logs.watches(|watch| match &sessions {
+            Some(sessions) => members.watch_state(watch).sessions("sessions", sessions),
+            None => members.watch_state(watch),
+        });
+        let health = Health::new(args.health_path.clone());
+        health.set_clusters(vec![members.cluster.clone()]);
+        let monitored = Monitored::new(args.buffers.clone(), logs.exporter.clone());
+        let mut listed = Listed {
+            listens: listens(&args, &inherited)?,
+            observers: logs.observers.clone(),
+            mode,
+            secret,
+            health,
+            monitored,
+            _operators: None,
+            _checker: args.probe.unwrap_or(ProbeMode::Auto).start(&members.cluster)?,
+            _watches: watches,
+            members,
+            sessions,
+            args,
+        };
+        let server = inherited.into_iter().fold(listed.server(proxy), ServerBuilder::inherit).start()?;
+        _ = listed.monitored.connections.set(Box::new(server.connection_count()));
+        greet(&server, &listed.listens);
+        // It listens meanwhile: a client learns why it is refused.
+        listed.members.wait(START_TIMEOUT).await;
+        listed.monitored.set_discovery(listed.members.discovery.take());
+        listed.follow();
+        listed._operators = crate::status(listed.args.status.clone(), &listed.monitored)?;
+        say(format_args!("{}{}", summary(&listed.args), table(&listed.members.cluster)));
+        if let (Some(_), Some(address)) = (&listed.members.demo, server.addresses().first()) {
+            say(format_args!("{}", demo::commands(*address)));
+        }
+        Ok(Some((listed, server)))
+    }
+
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
+    /// Returns the longest time that a query may take.
+    pub fn longest_query(&self) -> Duration {
+        self.args.settings.read_timeout.unwrap_or(kylin_lb::backend::Timeouts::default().head)
+    }
+
+    fn server(&self, proxy: Proxy) -> ServerBuilder<Front<Proxy>> {
+        let builder = Server::builder()
+            .threads(self.args.threads)
+            .buffers(self.args.buffers.clone())
+            .max_connections_per_client(self.args.client_connections);
+        self.listens.iter().fold(builder, |builder, listen| {
+            builder.listen(listen.clone(), Front { health: Arc::clone(&self.health), inner: proxy.clone() })
+        })
+    }
+
+    fn follow(&self) {
+        self.monitored.set(vec![("kylin".into(), self.members.cluster.clone())], self.sessions.clone());
+    }
+}
+
+impl Reload for Listed {
+    /// Reads the secret. The source of the nodes is followed as it changes.
+    fn reload(&mut self, server: &mut Server) -> Result<String, Box<dyn Error>> {
+        let secret = sessions::reread(self.args.secret_file.as_deref(), &self.secret)?;
+        self.members.check()?;
+        if secret == self.secret {
+            return Ok("no change of the secret; the source of nodes is followed as it changes".into());
+        }
+        let sessions = self.sessions.as_ref().map(|sessions| sessions.with_secret(&secret));
+        let proxy = proxy(&self.members, &self.mode, &secret, sessions.as_ref(), &self.args, &self.observers)?;
+        server.replace(self.server(proxy))?;
+        (self.secret, self.sessions) = (secret, sessions);
+        self.follow();
+        Ok("another secret".into())
+    }
+}
+
+fn proxy(
+    members: &Members,
+    mode: &SessionMode,
+    secret: &Secret,
+    sessions: Option<&Sessions>,
+    args: &Args,
+    observers: &[Arc<dyn kylin_lb::observe::Observer>],
+) -> Result<Proxy, Box<dyn Error>> {
+    let (affinity, cluster) = (mode.affinity(secret, sessions), members.cluster.clone());
+    Ok(match args.kylin {
+        true => {
+            let proxy = Proxy::builder(cluster).rules(KylinRules::default().reload(args.reload));
+            configure(proxy, args, observers).affinity(affinity).build()?
+        }
+        false => configure(Proxy::plain(cluster), args, observers).affinity(affinity).build()?,
+    })
+}
+
+/// Applies the options about clients, and has the logs learn of requests.
+fn configure<K>(
+    builder: ProxyBuilder<HttpBackend, K>,
+    args: &Args,
+    observers: &[Arc<dyn kylin_lb::observe::Observer>],
+) -> ProxyBuilder<HttpBackend, K> {
+    let builder = builder
+        .trusted_proxies(args.trusted.clone())
+        .buffers(args.buffers.clone())
+        .response_buffer(args.response_buffer)
+        .max_requests_per_client(args.client_requests);
+    observers.iter().fold(builder, |builder, observer| builder.observer(Arc::clone(observer)))
+}
+
+/// Returns where to listen: as the option says, else at the sockets that the process was given, else at the default.
+fn listens(args: &Args, inherited: &[OwnedFd]) -> Result<Vec<Listen>, Box<dyn Error>> {
+    Ok(match &args.listen {
+        Some(listen) => vec![listen.clone()],
+        None if inherited.is_empty() => vec!["127.0.0.1:8080".parse()?],
+        None => {
+            let mut listens = inherited.iter().map(Listen::of_socket).collect::<Result<Vec<_>, _>>()?;
+            listens.dedup();
+            listens
+        }
+    })
+}

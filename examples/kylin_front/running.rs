@@ -1,0 +1,67 @@
+//! The life of the front end from its start to its end: reloads, and a stop that loses no request.
+
+use std::error::Error;
+use std::time::Duration;
+
+use kylin_lb::server::Server;
+
+use crate::front::Health;
+use crate::log_file::LogFile;
+use crate::say;
+use crate::signals::{Event, Signals};
+
+/// A front end that can read again what it was started from.
+pub trait Reload {
+    /// Returns what has changed, in one line. After an error nothing has.
+    fn reload(&mut self, server: &mut Server) -> Result<String, Box<dyn Error>>;
+}
+
+/// How the front end stops.
+pub struct Stop<'s> {
+    /// The time of requests in flight.
+    pub grace: Duration,
+    /// How long it serves on while its health path says that it stops.
+    pub lame_duck: Duration,
+    pub health: &'s Health,
+    pub logs: &'s [LogFile],
+}
+
+/// Serves until a signal to stop, and reloads at each SIGHUP. After the signal it waits for requests in flight; a second one ends
+/// the wait.
+pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut impl Reload, stop: Stop<'_>) {
+    while signals.next().await == Event::Reload {
+        // It reads files, and looks names up.
+        let reloaded = tokio::task::block_in_place(|| front.reload(&mut server));
+        match reloaded {
+            Ok(changes) => tracing::info!(changes, "reloaded"),
+            Err(error) => tracing::error!(error = chain(&*error), "not reloaded: the old configuration stays"),
+        }
+    }
+    let Stop { grace, lame_duck, health, logs } = stop;
+    health.stop();
+    if !lame_duck.is_zero() {
+        say(format_args!("stopping: serving for {} s, while the health path says so\n", lame_duck.as_secs()));
+        _ = tokio::time::timeout(lame_duck, signals.stop()).await;
+    }
+    say(format_args!("stopping: requests in flight have {} s\n", grace.as_secs()));
+    tokio::select! {
+        stopped = server.stop(grace) => say(format_args!("stopped; {} connections were cut\n", stopped.cut)),
+        () = signals.stop() => say(format_args!("stopped at once\n")),
+    }
+    logs.iter().for_each(LogFile::flush);
+}
+
+/// Returns an error and its causes in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    // An error of a configuration shows its line, over several.
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}

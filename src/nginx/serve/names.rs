@@ -1,0 +1,267 @@
+//! The endpoints of an upstream: one for each address that the names of its servers have, looked up again while the site runs.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::ToSocketAddrs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+
+use super::{Site, SiteError, clusters};
+use crate::backend::HttpBackend;
+use crate::backend::http1::Address;
+use crate::cluster::Cluster;
+use crate::endpoint::Endpoint;
+use crate::nginx::applied::Applied;
+use crate::nginx::directives::upstream::{Upstream, UpstreamServer};
+
+/// A good interval for [`Site::start_name_lookups`]: names of services that move usually live for so long in DNS.
+pub const NAME_LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The endpoints of an upstream, by server.
+#[derive(Clone)]
+pub(super) struct UpstreamEndpoints {
+    upstream: Upstream,
+    /// As text, because settings of the file decide whether an endpoint of an earlier site may stay as it is.
+    applied: Applied,
+    /// Parallel to the servers of the upstream.
+    servers: Vec<Vec<ServerEndpoint>>,
+}
+
+#[derive(Clone)]
+struct ServerEndpoint {
+    address: Address,
+    endpoint: Endpoint<HttpBackend>,
+}
+
+impl UpstreamEndpoints {
+    /// Looks up the names of the servers. What `before` has of the same server keeps its id, and its connections if its settings
+    /// are the same; a name that cannot be looked up keeps the addresses that it had there.
+    pub(super) fn look_up(upstream: &Upstream, applied: &Applied, before: Option<&Self>) -> Result<Self, SiteError> {
+        let mut endpoints =
+            UpstreamEndpoints { upstream: upstream.clone(), applied: applied.clone(), servers: Vec::new() };
+        let mut times: HashMap<&str, usize> = HashMap::new();
+        for server in &upstream.servers {
+            // nginx accepts a server twice.
+            let time = times.entry(&server.written).and_modify(|time| *time += 1).or_insert(1);
+            let before = before.and_then(|before| before.of_server(&server.written, *time));
+            let addresses = match (&server.address, look_up(&server.address), before) {
+                (_, Ok(addresses), _) => addresses,
+                (Address::Name(..), Err(error), Some((_, had))) => {
+                    tracing::warn!(upstream = upstream.name, server = server.written, %error, "the name of a server cannot be looked up; its last addresses stay");
+                    had.iter().map(|one| one.address.clone()).collect()
+                }
+                (_, Err(source), _) => {
+                    let (upstream, server) = (upstream.name.clone(), server.written.clone());
+                    return Err(SiteError::HostNotFound { upstream, server, source });
+                }
+            };
+            let had = before.map(|(_, had)| had).unwrap_or_default();
+            let stays = before.is_some_and(|(before, _)| before.has_settings_of(server, &endpoints));
+            let made = endpoints.of_addresses(server, addresses, had, stays)?;
+            endpoints.servers.push(made);
+        }
+        Ok(endpoints)
+    }
+
+    /// Returns whether the cluster drains nodes that show that they stop.
+    pub(super) fn drains(&self) -> bool {
+        self.applied.drain.value
+    }
+
+    /// Returns the endpoints in the order of the file.
+    pub(super) fn endpoints(&self) -> Vec<Endpoint<HttpBackend>> {
+        self.servers.iter().flatten().map(|one| one.endpoint.clone()).collect()
+    }
+
+    /// Returns the endpoints of the server that is `written` so for the `time`th time, with their upstream.
+    fn of_server(&self, written: &str, time: usize) -> Option<(&Self, &[ServerEndpoint])> {
+        let mut named = self.upstream.servers.iter().zip(&self.servers).filter(|(server, _)| server.written == written);
+        named.nth(time - 1).map(|(_, endpoints)| (self, &endpoints[..]))
+    }
+
+    /// Returns whether the endpoints of `server` in `new` have the settings that they have here. Certificates are read again.
+    fn has_settings_of(&self, server: &UpstreamServer, new: &Self) -> bool {
+        let settings = |of: &Self| {
+            let Upstream { keepalive, keepalive_requests, keepalive_time, keepalive_timeout, .. } = of.upstream;
+            (keepalive, keepalive_requests, keepalive_time, keepalive_timeout, of.applied.outlier.value)
+        };
+        let is_plain = |of: &Self| !matches!(of.upstream.passed, Some(Some(_)));
+        let has = self.upstream.servers.iter().any(|own| own == server);
+        has && is_plain(self) && is_plain(new) && settings(self) == settings(new)
+    }
+
+    /// Makes the endpoints of a server. Addresses that it `had` stay in their order and keep their ids, which live state and
+    /// sessions belong to; new ones follow.
+    fn of_addresses(
+        &self,
+        server: &UpstreamServer,
+        mut addresses: Vec<Address>,
+        had: &[ServerEndpoint],
+        stays: bool,
+    ) -> Result<Vec<ServerEndpoint>, SiteError> {
+        let place = |address: &Address| had.iter().position(|one| one.address == *address).unwrap_or(had.len());
+        addresses.sort_by_key(place);
+        let is_alone = addresses.len() == 1;
+        let mut made: Vec<ServerEndpoint> = Vec::new();
+        for address in addresses {
+            let own = had.iter().find(|one| one.address == address);
+            if let Some(own) = own.filter(|_| stays) {
+                made.push(own.clone());
+                continue;
+            }
+            let id = match own {
+                Some(own) => own.endpoint.id().as_str().to_owned(),
+                None if is_alone => self.free_id(&server.written, &made),
+                None => self.free_id(&format!("{}/{address}", server.written), &made),
+            };
+            let endpoint = clusters::endpoint(id, &self.upstream, server, address.clone(), &self.applied)?;
+            made.push(ServerEndpoint { address, endpoint });
+        }
+        Ok(made)
+    }
+
+    /// Returns `wanted`, with a number behind it if another endpoint of the upstream has it.
+    fn free_id(&self, wanted: &str, made: &[ServerEndpoint]) -> String {
+        let is_taken = |id: &str| self.servers.iter().flatten().chain(made).any(|one| one.endpoint.id().as_str() == id);
+        let numbered = (2..).map(|time| format!("{wanted}#{time}"));
+        std::iter::once(wanted.to_owned()).chain(numbered).find(|id| !is_taken(id)).unwrap_or_default()
+    }
+
+    /// Takes new addresses of the server at `index`. Returns whether they differ.
+    fn update(&mut self, index: usize, addresses: Vec<Address>) -> Result<bool, SiteError> {
+        let had = std::mem::take(&mut self.servers[index]);
+        let same =
+            addresses.len() == had.len() && addresses.iter().all(|new| had.iter().any(|one| one.address == *new));
+        if same {
+            self.servers[index] = had;
+            return Ok(false);
+        }
+        let server = self.upstream.servers[index].clone();
+        match self.of_addresses(&server, addresses, &had, true) {
+            Ok(made) => self.servers[index] = made,
+            Err(error) => {
+                self.servers[index] = had;
+                return Err(error);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn look_up(address: &Address) -> io::Result<Vec<Address>> {
+    let Address::Name(host, port) = address else { return Ok(vec![address.clone()]) };
+    some((host.as_str(), *port).to_socket_addrs()?)
+}
+
+fn some(found: impl Iterator<Item = std::net::SocketAddr>) -> io::Result<Vec<Address>> {
+    let mut addresses: Vec<Address> = Vec::new();
+    for address in found.map(Address::Socket) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(addresses) }
+}
+
+/// Looks names up for as long as it lives: see [`Site::start_name_lookups`].
+#[must_use = "dropping it ends the lookups"]
+#[derive(Debug)]
+pub struct NameLookups {
+    /// The only task of the set, which the drop of the set aborts.
+    _task: JoinSet<()>,
+}
+
+impl Site {
+    /// Looks the names of servers up again, every `interval`, until the returned value is dropped. Call it within a tokio runtime.
+    ///
+    /// The endpoints of an upstream follow the addresses: one that stays keeps its id, its live state, its sessions and its
+    /// connections, a new one has a slow start if the file sets one, and requests in flight to one that left continue. A weight
+    /// that was set in the cluster is that of the file again when addresses change. A name that cannot be looked up keeps its last
+    /// addresses, with one warning.
+    ///
+    /// nginx does this for `server ... resolve` only (1.27.3). The lookups are those of the system (`getaddrinfo`), as at the start.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start_name_lookups(&self, interval: Duration) -> NameLookups {
+        self.start_name_lookups_with(interval, |host, port| async move {
+            tokio::net::lookup_host((host, port)).await.map(Iterator::collect)
+        })
+    }
+
+    /// Looks names up as [`start_name_lookups`](Self::start_name_lookups) does, with `lookup`, which gets a host and a port.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start_name_lookups_with<L, F>(&self, interval: Duration, lookup: L) -> NameLookups
+    where
+        L: Fn(String, u16) -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<Vec<std::net::SocketAddr>>> + Send,
+    {
+        let site = self.clone();
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut failing = Vec::new();
+            loop {
+                tokio::time::sleep(interval.max(Duration::from_millis(10))).await;
+                for (endpoints, cluster) in site.parts.endpoints.iter().zip(&site.parts.clusters) {
+                    refresh(endpoints, cluster, &lookup, &mut failing).await;
+                }
+            }
+        });
+        NameLookups { _task: task }
+    }
+}
+
+/// Looks up the names of one upstream, and has its cluster follow.
+async fn refresh<L, F>(
+    endpoints: &Arc<Mutex<UpstreamEndpoints>>,
+    cluster: &Cluster,
+    lookup: &L,
+    failing: &mut Vec<(String, String)>,
+) where
+    L: Fn(String, u16) -> F,
+    F: Future<Output = io::Result<Vec<std::net::SocketAddr>>>,
+{
+    let upstream = endpoints.lock().upstream.clone();
+    let mut changed = false;
+    for (index, server) in upstream.servers.iter().enumerate() {
+        let Address::Name(host, port) = &server.address else { continue };
+        let found = lookup(host.clone(), *port).await.and_then(|found| some(found.into_iter()));
+        let place = (upstream.name.clone(), server.written.clone());
+        let updated = match found {
+            Ok(addresses) => {
+                failing.retain(|known| *known != place);
+                endpoints.lock().update(index, addresses).map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        match updated {
+            Ok(differs) => changed |= differs,
+            Err(_) if failing.contains(&place) => {}
+            Err(error) => {
+                let (upstream, server) = &place;
+                tracing::warn!(
+                    upstream,
+                    server,
+                    error,
+                    "the name of a server cannot be looked up; its last addresses stay"
+                );
+                failing.push(place);
+            }
+        }
+    }
+    if changed {
+        let all = endpoints.lock().endpoints();
+        let ids = all.iter().map(|endpoint| endpoint.id().as_str()).collect::<Vec<_>>().join(" ");
+        match cluster.replace(all) {
+            Ok(()) => {
+                tracing::info!(upstream = upstream.name, endpoints = ids, "the names of servers have other addresses")
+            }
+            Err(error) => tracing::error!(upstream = upstream.name, %error, "new addresses cannot be used"),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What serves a listener, which a reload exchanges while connections are open.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+
+use crate::server::ListenOptions;
+use crate::server::limits::Limits;
+
+/// What serves the connections of a listener.
+pub(in crate::server) struct Serving<H> {
+    pub(in crate::server) handler: H,
+    pub(in crate::server) options: ListenOptions,
+    pub(in crate::server) limits: Limits,
+}
+
+/// The present [`Serving`] of a listener.
+pub(in crate::server) type SharedServing<H> = Arc<ArcSwap<Serving<H>>>;
+
+/// The handler of a connection. After a reload it is the new one from the next request on.
+pub(in crate::server) struct CurrentHandler<H> {
+    shared: SharedServing<H>,
+    cache: Cache<SharedServing<H>, Arc<Serving<H>>>,
+}
+
+impl<H> CurrentHandler<H> {
+    pub(in crate::server) fn of(serving: &SharedServing<H>) -> Self {
+        CurrentHandler { shared: Arc::clone(serving), cache: Cache::new(Arc::clone(serving)) }
+    }
+
+    /// Returns a handler that is never exchanged.
+    pub(in crate::server) fn fixed(handler: H, limits: Limits) -> Self {
+        let serving = Serving { handler, options: ListenOptions::new(), limits };
+        CurrentHandler::of(&Arc::new(ArcSwap::from_pointee(serving)))
+    }
+
+    /// Returns the handler of the next request. Without a reload this is one atomic load, and no core writes what others read.
+    pub(in crate::server) fn get(&mut self) -> &H {
+        &self.cache.load().handler
+    }
+
+    /// Returns what the streams of an HTTP/2 connection load their handlers from.
+    pub(in crate::server) fn shared(&self) -> &SharedServing<H> {
+        &self.shared
+    }
+}

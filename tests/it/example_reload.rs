@@ -1,0 +1,344 @@
+//! The example front end is reloaded, stopped, and taken over from, while clients use it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::example_options::nodes;
+use crate::support::browser::Browser;
+use crate::support::example::{TIMEOUT, address, program, run, spawn, start};
+use crate::support::front::{closed_port, demo};
+use crate::support::http::{Connection, get};
+use crate::support::process::Process;
+use crate::support::raw_node::{Act, RawNode, ok};
+
+const QUICK: &str = "/demo/bytes?n=5";
+const LONG: &str = "GET /long HTTP/1.1\r\nHost: kylin\r\n\r\n";
+
+/// Holds a configuration, and what it has besides.
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Files(TempDir::new().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name).to_str().unwrap().to_owned()
+    }
+}
+
+/// Waits for the line that a reload logs, the `count`th. Returns it.
+async fn reloaded(process: &mut Process, count: usize) -> String {
+    let lines = |process: &Process| -> Vec<String> {
+        let log = process.file("stderr");
+        log.lines()
+            .filter(|line| line.contains(" reloaded ") || line.contains("not reloaded"))
+            .map(str::to_owned)
+            .collect()
+    };
+    process
+        .wait_ready(TIMEOUT, |process| lines(process).len() >= count)
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    lines(process).swap_remove(count - 1)
+}
+
+/// Starts four requests that the node holds back.
+async fn four_long(address: SocketAddr, slow: &RawNode) -> Vec<Connection> {
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let mut client = Connection::open(address).await.unwrap();
+        client.send(LONG).await.unwrap();
+        clients.push(client);
+    }
+    slow.wait_until(|seen| seen.requests.len() == 4).await;
+    clients
+}
+
+async fn finish(clients: Vec<Connection>, slow: &RawNode) -> usize {
+    let mut served = 0;
+    for _ in &clients {
+        slow.go();
+    }
+    for mut client in clients {
+        served += usize::from(client.response().await.is_ok_and(|response| response.text() == "long"));
+    }
+    served
+}
+
+async fn slow_node() -> RawNode {
+    let exchange = vec![Act::Read, Act::WaitForGo, Act::Write(ok("long"))];
+    RawNode::start([exchange.clone(), exchange.clone(), exchange.clone(), exchange]).await
+}
+
+/// Sends 240 requests on new connections, eight at a time. `event` happens after each third of them. Returns how many got 200.
+async fn load(address: SocketAddr, mut event: impl AsyncFnMut(usize)) -> usize {
+    let permits = Arc::new(Semaphore::new(8));
+    let mut clients = JoinSet::new();
+    for number in 0..240 {
+        if number % 80 == 40 {
+            event(number / 80).await;
+        }
+        let permit = Arc::clone(&permits).acquire_owned().await.unwrap();
+        clients.spawn(async move {
+            let response = get(address, QUICK, &[]).await;
+            drop(permit);
+            response.is_ok_and(|response| response.status() == 200)
+        });
+    }
+    clients.join_all().await.into_iter().filter(|served| *served).count()
+}
+
+fn config(front: SocketAddr, slow: &RawNode, quick: SocketAddr, upstream: &str) -> String {
+    format!(
+        "upstream slow {{ server {}; }}\nupstream quick {{ {upstream} server {quick}; }}\n\
+         server {{ listen {front};\nlocation /long {{ proxy_pass http://slow; }}\nlocation / {{ proxy_pass http://quick; }} }}\n",
+        slow.address()
+    )
+}
+
+#[tokio::test]
+async fn a_reload_under_load_loses_no_request_and_a_broken_file_changes_nothing() {
+    let (files, slow, (_node, served), front) = (Files::new(), slow_node().await, demo("q1").await, closed_port());
+    let quick = served.addr();
+    let path = files.write("kylin.conf", &config(front, &slow, quick, ""));
+    let mut process = spawn(&["--config", &path, "--kylin=off"]).await;
+    let long = four_long(front, &slow).await;
+    let mut idle = Connection::open(front).await.unwrap();
+    let mut count = 0;
+    let served = load(front, async |third| {
+        let text = match third {
+            0 => config(front, &slow, quick, "least_conn;"),
+            1 => config(front, &slow, quick, "leastconn;"),
+            _ => config(front, &slow, quick, &format!("least_conn; server {} backup;", closed_port())),
+        };
+        files.write("kylin.conf", &text);
+        process.signal("HUP");
+        count += 1;
+        let line = reloaded(&mut process, count).await;
+        match third {
+            0 => assert!(line.contains(" INFO ") && line.contains("policies changed: quick"), "{line}"),
+            1 => assert!(
+                line.contains("ERROR") && line.contains("kylin.conf:2:18") && line.contains("leastconn"),
+                "{line}"
+            ),
+            _ => assert!(line.contains("endpoints added: quick/127.0.0.1:"), "{line}"),
+        }
+    })
+    .await;
+    assert_eq!(served, 240);
+    assert_eq!(finish(long, &slow).await, 4);
+    // A connection from before all that.
+    idle.send(format!("GET {QUICK} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await.unwrap();
+    assert_eq!(idle.response().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn listeners_come_and_go_and_those_that_cannot_be_bound_leave_all_as_it_was() {
+    let (files, first, second) = (Files::new(), closed_port(), closed_port());
+    let text = |listen: &str| format!("server {{ {listen}\nlocation / {{ return 200 here; }} }}\n");
+    let path = files.write("kylin.conf", &text(&format!("listen {first};")));
+    let mut process = Process::spawn(
+        "kylin_front",
+        TempDir::new().unwrap(),
+        Command::new(program()).args(["--config", &path, "--threads", "2"]),
+    )
+    .unwrap();
+    process.wait_ready(TIMEOUT, |process| process.file("stdout").contains("listening on")).await.unwrap();
+    files.write("kylin.conf", &text(&format!("listen {first}; listen {second};")));
+    process.signal("HUP");
+    let line = reloaded(&mut process, 1).await;
+    assert!(line.contains(&format!("; listening on {second}")), "{line}");
+    for address in [first, second] {
+        assert_eq!(get(address, "/", &[]).await.unwrap().text(), "here");
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let _taken = TcpListener::bind(taken).unwrap();
+    files.write("kylin.conf", &text(&format!("listen {taken};")));
+    process.signal("HUP");
+    let line = reloaded(&mut process, 2).await;
+    assert!(line.contains("not reloaded") && line.contains(&format!("cannot listen on {taken}")), "{line}");
+    assert_eq!(get(second, "/", &[]).await.unwrap().text(), "here");
+    files.write("kylin.conf", &text(&format!("listen {second};")));
+    process.signal("HUP");
+    let line = reloaded(&mut process, 3).await;
+    assert!(line.contains(&format!("no longer listening on {first}")), "{line}");
+    assert_eq!(get(second, "/", &[]).await.unwrap().text(), "here");
+    crate::support::front::until("the first is closed", async || Connection::open(first).await.is_err()).await;
+}
+
+#[tokio::test]
+async fn a_new_secret_is_read_and_logins_stay() {
+    let (files, (_nodes, named)) = (Files::new(), nodes(2).await);
+    let (old, new) = ("5a".repeat(32), "3c".repeat(32));
+    for sessions in ["memory", "cookie", "user", "login-relay"] {
+        let secret = files.write("secret", &format!("{old}\n"));
+        let (mut process, front) = start(&["--nodes", &named, "--sessions", sessions, "--secret-file", &secret]).await;
+        let mut browsers = Vec::new();
+        for _ in 0..4 {
+            let mut browser = Browser::new(front);
+            assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200, "{sessions}");
+            browsers.push(browser);
+        }
+        files.write("secret", "5a5a\n");
+        process.signal("HUP");
+        let line = reloaded(&mut process, 1).await;
+        assert!(line.contains("not reloaded") && line.contains("secret:1: not a secret"), "{line}");
+        files.write("secret", &format!("{new}\n{old}\n"));
+        process.signal("HUP");
+        let line = reloaded(&mut process, 2).await;
+        assert!(line.contains("another secret"), "{line}");
+        for browser in &mut browsers {
+            for _ in 0..3 {
+                assert_eq!(browser.query().await.status(), 200, "{sessions}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_nodes_is_followed_and_a_reload_says_what_is_wrong_with_it() {
+    let (files, (_first, one), (_second, two)) = (Files::new(), demo("q1").await, demo("q2").await);
+    let list = files.write("nodes", &format!("{} id=one\n", one.addr()));
+    let (mut process, _) = start(&["--nodes-file", &list, "--status", "127.0.0.1:0"]).await;
+    let operators = address(&process, "status on http://");
+    files.write("nodes", &format!("{} id=one\n{} wieght=2\n", one.addr(), two.addr()));
+    process.signal("HUP");
+    let line = reloaded(&mut process, 1).await;
+    assert!(line.contains("not reloaded") && line.contains("nodes:2:"), "{line}");
+    files.write("nodes", &format!("{} id=one\n{} weight=2\n", one.addr(), two.addr()));
+    process.signal("HUP");
+    assert!(reloaded(&mut process, 2).await.contains(" reloaded "));
+    let two = two.addr().to_string();
+    crate::support::front::until("the second node", async || {
+        get(operators, "/front/status", &[]).await.unwrap().text().contains(&two)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_health_path_says_when_it_stops_and_a_second_signal_ends_at_once() {
+    let (_nodes, named) = nodes(1).await;
+    for (path, options) in [("/front/health", &[][..]), ("/up", &["--health-path", "/up"])] {
+        let (mut process, front) = start(&[&["--nodes", &named, "--lame-duck", "600"][..], options].concat()).await;
+        let ready = get(front, path, &[]).await.unwrap();
+        assert_eq!((ready.status(), ready.text()), (200, "{\"status\":\"ready\"}\n"));
+        process.signal("QUIT");
+        crate::support::front::until("it says so", async || get(front, path, &[]).await.unwrap().status() == 503).await;
+        assert_eq!(get(front, QUICK, &[]).await.unwrap().status(), 200, "it serves on");
+        process.signal("TERM");
+        assert!(process.ended(TIMEOUT).await.is_some_and(|status| status.success()));
+        assert!(process.file("stdout").contains("requests in flight have 310 s"), "{}", process.log());
+    }
+    let (_process, front) = start(&["--nodes", &named, "--health-path", "none"]).await;
+    assert_eq!(get(front, "/front/health", &[]).await.unwrap().status(), 404);
+    let (_process, front) = start(&["--nodes", &closed_port().to_string(), "--probe", "tcp"]).await;
+    crate::support::front::until("no node", async || get(front, "/front/health", &[]).await.unwrap().status() == 503)
+        .await;
+}
+
+#[tokio::test]
+async fn the_grace_ends_what_takes_longer_and_is_that_of_the_longest_query_by_default() {
+    let slow = RawNode::start([vec![Act::Read, Act::UntilClosed]]).await;
+    let named = slow.address().to_string();
+    let (mut process, front) = start(&["--nodes", &named, "--kylin=off", "--probe=none", "--grace", "0"]).await;
+    let mut client = Connection::open(front).await.unwrap();
+    client.send(LONG).await.unwrap();
+    slow.wait_until(|seen| seen.requests.len() == 1).await;
+    process.signal("TERM");
+    assert_eq!(client.response().await.unwrap().status(), 502);
+    assert!(process.ended(TIMEOUT).await.is_some_and(|status| status.success()));
+    assert!(process.file("stdout").contains("stopped; 1 connections were cut"));
+
+    let files = Files::new();
+    let text = format!(
+        "upstream k {{ server {named}; }} server {{ listen {}; location / {{ proxy_read_timeout 7m; proxy_pass http://k; }} }}",
+        closed_port()
+    );
+    let path = files.write("kylin.conf", &text);
+    let mut process = spawn(&["--config", &path, "--probe=none"]).await;
+    process.signal("TERM");
+    assert!(process.ended(TIMEOUT).await.is_some_and(|status| status.success()));
+    assert!(process.file("stdout").contains("requests in flight have 420 s"), "{}", process.log());
+}
+
+/// Starts the program with `socket` as systemd passes it: as descriptor 3.
+async fn with_socket(socket: &TcpListener, args: &[&str]) -> Process {
+    let pass = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
+    let folder = TempDir::new().unwrap();
+    let output = |name: &str| Stdio::from(std::fs::File::create(folder.path().join(name)).unwrap());
+    let mut command = Command::new("sh");
+    command.args(["-c", pass, "sh"]).arg(program()).args(args).args(["--threads", "2"]);
+    command
+        .stdin(Stdio::from(OwnedFd::from(socket.try_clone().unwrap())))
+        .stdout(output("stdout"))
+        .stderr(output("stderr"));
+    let mut process = Process::of_child("kylin_front", folder, command.spawn().unwrap());
+    let ready = process.wait_ready(TIMEOUT, |process| process.file("stdout").contains("policy: ")).await;
+    ready.unwrap_or_else(|error| panic!("{error}"));
+    process
+}
+
+#[tokio::test]
+async fn a_second_process_takes_over_by_the_listening_descriptor_without_a_lost_request() {
+    let (files, slow, (_node, served)) = (Files::new(), slow_node().await, demo("q1").await);
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let front = socket.local_addr().unwrap();
+    let path = files.write("kylin.conf", &config(front, &slow, served.addr(), ""));
+    let args = ["--config", &path, "--kylin=off"];
+    let mut first = with_socket(&socket, &args).await;
+    let long = four_long(front, &slow).await;
+    let mut second = None;
+    let served = load(front, async |third| match third {
+        0 => second = Some(with_socket(&socket, &args).await),
+        1 => first.signal("QUIT"),
+        _ => {}
+    })
+    .await;
+    assert_eq!(served, 240);
+    assert_eq!(finish(long, &slow).await, 4);
+    assert!(first.ended(Duration::from_secs(20)).await.is_some_and(|status| status.success()));
+    assert!(first.file("stdout").contains("stopped; 0 connections were cut"), "{}", first.log());
+    assert_eq!(get(front, QUICK, &[]).await.unwrap().status(), 200);
+    drop(second);
+
+    // Without --listen the socket says where to listen.
+    let (_nodes, named) = nodes(1).await;
+    let process = with_socket(&socket, &["--nodes", &named]).await;
+    assert_eq!(address(&process, "listening on http://"), front);
+    drop(process);
+    // A socket for which there is no listener would have its clients wait.
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "sh"]).arg(program());
+    command.args(["--nodes", &named, "--listen", &closed_port().to_string()]);
+    let output = command.stdin(Stdio::from(OwnedFd::from(socket))).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && stderr.contains("has the address of no listener"), "{stderr}");
+}
+
+#[test]
+fn values_are_checked() {
+    for (args, why) in [
+        (&["--grace", "soon"][..], "--grace soon: expected a number of seconds"),
+        (&["--lame-duck=-1"], "--lame-duck -1: expected a number of seconds"),
+        (&["--health-path", "up"], "--health-path up: expected /PATH or none"),
+        (&["--nodes-file=a", "--nodes=b:1"], "--nodes and --nodes-file exclude each other"),
+    ] {
+        let output = run(args);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && stderr.contains(why), "{args:?}: {stderr}");
+    }
+}

@@ -1,0 +1,232 @@
+//! A site of an nginx configuration that takes the place of a running one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kylin_lb::Cluster;
+use kylin_lb::nginx::{Config, Site, SiteBuilder};
+use kylin_lb::server::Server;
+use kylin_lb::session::Secret;
+use kylin_lb::testing::kylin::Dialect;
+
+use crate::support::browser::Browser;
+use crate::support::front::{closed_port, eventually};
+use crate::support::http::{Connection, get};
+use crate::support::kylin::Demo;
+use crate::support::raw_node::{Act, RawNode, ok};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
+
+/// Returns the builder of a configuration whose upstream `kylin` has these lines, and whose server these locations.
+fn builder(upstream: &str, locations: &str) -> SiteBuilder {
+    let text = format!("upstream kylin {{ {upstream} }}\nserver {{ listen 127.0.0.1:1;\n{locations} }}");
+    Site::builder(Config::parse("kylin.conf", &text).unwrap_or_else(|error| panic!("{error}")))
+}
+
+const PASS: &str = "location / { proxy_pass http://kylin; }";
+
+fn server_lines(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(|address| format!("server {address};")).collect()
+}
+
+fn start(site: &Site) -> Server {
+    site.server_on("127.0.0.1:0".parse().unwrap()).threads(NonZero::new(1).unwrap()).start().unwrap()
+}
+
+/// Reloads, as an application does. Returns what changed, in one line.
+fn reload(site: &mut Site, server: &mut Server, builder: SiteBuilder) -> String {
+    let successor = builder.build_successor(site).unwrap_or_else(|error| panic!("{error}"));
+    let threads = NonZero::new(1).unwrap();
+    server.replace(successor.site().server_on("127.0.0.1:0".parse().unwrap()).threads(threads)).unwrap();
+    let (new, changes) = successor.activate();
+    *site = new;
+    changes.to_string()
+}
+
+fn cluster(site: &Site) -> &Cluster {
+    site.clusters().next().unwrap().1
+}
+
+fn ids(cluster: &Cluster) -> Vec<String> {
+    cluster.status().endpoints.iter().map(|endpoint| endpoint.id.as_str().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn endpoints_keep_their_live_state_and_requests_in_flight_finish() {
+    let exchange = [Act::Read, Act::WaitForGo, Act::Write(ok("slow"))];
+    let slow = RawNode::start([exchange.to_vec()]).await;
+    let other = RawNode::start([[Act::Read, Act::Write(ok("other"))].to_vec()]).await;
+    let mut site = builder(&server_lines(&[slow.address()]), PASS).kylin(false).build().unwrap();
+    let mut server = start(&site);
+    let address = server.addresses()[0];
+    let mut busy = Connection::open(address).await.unwrap();
+    busy.send(GET).await.unwrap();
+    slow.wait_until(|seen| seen.requests.len() == 1).await;
+
+    // A request to the slow node would wait: it has its one connection already.
+    let lines = format!("server {} max_conns=1; server {};", slow.address(), other.address());
+    let changes = reload(&mut site, &mut server, builder(&lines, PASS).kylin(false));
+    let (kept, added) = (slow.address(), other.address());
+    assert_eq!(changes, format!("endpoints added: kylin/{added}; endpoints changed: kylin/{kept}"));
+    assert_eq!(cluster(&site).status().endpoints[0].in_flight, 1, "it is still counted");
+    assert_eq!(get(address, "/", &[]).await.unwrap().text(), "other", "so max_conns=1 is reached");
+
+    let changes = reload(&mut site, &mut server, builder(&server_lines(&[other.address()]), PASS).kylin(false));
+    assert_eq!(changes, format!("endpoints removed: kylin/{kept}"));
+    slow.go();
+    assert_eq!(busy.response().await.unwrap().text(), "slow");
+}
+
+#[tokio::test]
+async fn locations_are_those_of_the_new_file_at_once_and_upstreams_come_and_go() {
+    let mut site = builder("server 127.0.0.1:1;", "location / { return 200 one; }").build().unwrap();
+    let mut server = start(&site);
+    let address = server.addresses()[0];
+    let mut client = Connection::open(address).await.unwrap();
+    let mut ask = async || {
+        client.send(GET).await.unwrap();
+        client.response().await.unwrap().text().to_owned()
+    };
+    assert_eq!(ask().await, "one");
+    let changes = reload(&mut site, &mut server, builder("server 127.0.0.1:1;", "location / { return 200 two; }"));
+    assert_eq!((ask().await.as_str(), changes.as_str()), ("two", "servers or locations changed"));
+    let unchanged = reload(&mut site, &mut server, builder("server 127.0.0.1:1;", "location / { return 200 two; }"));
+    assert_eq!(unchanged, "no change of servers, upstreams or endpoints");
+    let least_conn = "least_conn; server 127.0.0.1:1;";
+    let changes = reload(&mut site, &mut server, builder(least_conn, "location / { return 200 two; }"));
+    assert_eq!(changes, "policies changed: kylin");
+    let other = "upstream other { server 127.0.0.1:2; } server { listen 127.0.0.1:1; location / { return 200 two; } }";
+    let changes = reload(&mut site, &mut server, Site::builder(Config::parse("kylin.conf", other).unwrap()));
+    assert_eq!(changes, "upstreams added: other; upstreams removed: kylin");
+}
+
+/// Logs in, reloads, and expects that the login is known, with one session at the nodes.
+async fn keeps_logins(upstream: &str, dialect: Dialect, secrets: [Option<Secret>; 2]) {
+    let demo = Demo::start(dialect, 3).await;
+    let lines = format!("{upstream} {}", server_lines(&[demo.address(0), demo.address(1), demo.address(2)]));
+    let [first, second] = secrets.map(|secret| {
+        let builder = builder(&lines, PASS);
+        match secret {
+            Some(secret) => builder.secret(secret),
+            None => builder,
+        }
+    });
+    let mut site = first.build().unwrap();
+    let mut server = start(&site);
+    let mut browsers = Vec::new();
+    for _ in 0..6 {
+        let mut browser = Browser::new(server.addresses()[0]);
+        assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+        browsers.push(browser);
+    }
+    reload(&mut site, &mut server, second);
+    for browser in &mut browsers {
+        for _ in 0..3 {
+            assert_eq!(browser.query().await.status(), 200, "{upstream}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn sessions_stay_with_and_without_a_new_secret() {
+    let old = Secret::new([1; 32]);
+    let new = Secret::new([2; 32]).with_previous(old.clone());
+    let ways = [
+        "",
+        "sticky cookie lb;",
+        "sticky learn create=$upstream_cookie_JSESSIONID lookup=$cookie_JSESSIONID zone=a:1m;",
+    ];
+    for way in ways {
+        keeps_logins(way, Dialect::default(), [None, None]).await;
+        keeps_logins(way, Dialect::default(), [Some(old.clone()), Some(new.clone())]).await;
+    }
+    keeps_logins("# kylin_lb: sessions login-relay;\n", Dialect::default(), [Some(old.clone()), Some(new)]).await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_cannot_be_served_changes_nothing() {
+    let site = builder("server 127.0.0.1:1;", PASS).build().unwrap();
+    let error = builder("server name.invalid:1; server 127.0.0.1:1;", PASS).build_successor(&site).unwrap_err();
+    assert_eq!(error.to_string(), "upstream kylin: host not found in server name.invalid:1");
+    drop(builder("least_conn; server 127.0.0.1:2;", PASS).build_successor(&site).unwrap());
+    assert_eq!(ids(cluster(&site)), ["127.0.0.1:1"], "a successor that is not activated");
+    assert!(cluster(&site).status().balancer.contains("RoundRobin"));
+}
+
+type Answer = io::Result<Vec<SocketAddr>>;
+
+/// What a name has at present. `None` is an error.
+#[derive(Clone, Default)]
+struct Names(Arc<Mutex<(Option<Vec<SocketAddr>>, usize)>>);
+
+impl Names {
+    fn set(&self, addresses: Option<&[&str]>) {
+        self.0.lock().unwrap().0 = addresses.map(|all| all.iter().map(|one| one.parse().unwrap()).collect());
+    }
+
+    fn lookup(&self) -> Answer {
+        let mut names = self.0.lock().unwrap();
+        names.1 += 1;
+        names.0.clone().ok_or_else(|| io::Error::other("no server responds"))
+    }
+
+    /// Waits until a lookup that began after the call has ended.
+    async fn wait_for_lookups(&self) {
+        let seen = self.0.lock().unwrap().1;
+        eventually(|| self.0.lock().unwrap().1 >= seen + 3, || "lookups".into()).await;
+    }
+}
+
+#[tokio::test]
+async fn names_are_looked_up_again_and_addresses_that_stay_keep_their_endpoints() {
+    let port = closed_port().port();
+    let written = format!("localhost:{port}");
+    let mut site = builder(&format!("server {written} resolve; server 127.0.0.9:1;"), PASS).build().unwrap();
+    let first = ids(cluster(&site));
+    assert!(first.iter().all(|id| id.starts_with("localhost:") || id == "127.0.0.9:1"), "{first:?}");
+    let names = Names::default();
+    let lookup = {
+        let names = names.clone();
+        move |host: String, _| {
+            assert_eq!(host, "localhost");
+            std::future::ready(names.lookup())
+        }
+    };
+    names.set(None);
+    let running = site.start_name_lookups_with(Duration::from_millis(10), lookup.clone());
+    names.wait_for_lookups().await;
+    assert_eq!(ids(cluster(&site)), first, "the last addresses stay");
+
+    let of = |host: &str| format!("{host}:{port}");
+    let (a, b, c) = (of("127.0.0.1"), of("127.0.0.2"), of("127.0.0.3"));
+    names.set(Some(&[&a, &b]));
+    eventually(|| cluster(&site).status().endpoints.len() == 3, || format!("{:?}", cluster(&site).status())).await;
+    let had_a = first.contains(&written);
+    let id_of_a = if had_a { written.clone() } else { format!("{written}/{a}") };
+    assert_eq!(ids(cluster(&site)), [id_of_a.clone(), format!("{written}/{b}"), "127.0.0.9:1".into()]);
+    cluster(&site).set_weight(&id_of_a.parse().unwrap(), NonZero::new(7).unwrap()).unwrap();
+
+    // The order of answers changes with each lookup, and an address may stand there twice.
+    names.set(Some(&[&b, &a, &b]));
+    names.wait_for_lookups().await;
+    assert_eq!(cluster(&site).status().endpoints[0].weight, 7, "nothing has changed");
+
+    names.set(Some(&[&c, &a]));
+    eventually(|| ids(cluster(&site))[1] == format!("{written}/{c}"), || format!("{:?}", ids(cluster(&site)))).await;
+    assert_eq!(ids(cluster(&site)).len(), 3);
+    names.set(Some(&[]));
+    names.wait_for_lookups().await;
+    assert_eq!(ids(cluster(&site)).len(), 3, "an empty answer empties nothing");
+
+    // A reload keeps the ids of addresses, and a name that cannot be looked up any more keeps its addresses.
+    drop(running);
+    let before = ids(cluster(&site));
+    let successor = builder(&format!("server {written} resolve; server 127.0.0.9:1;"), PASS).build_successor(&site);
+    let (new, _) = successor.unwrap().activate();
+    site = new;
+    let after = ids(cluster(&site));
+    assert!(after.contains(&id_of_a) && after.len() <= before.len(), "{after:?}");
+}
