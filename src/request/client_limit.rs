@@ -61,6 +61,12 @@ impl ClientLimit {
         Err(LimitReached)
     }
 
+    /// Returns how many items `client` has open.
+    #[cfg(feature = "server")]
+    pub(crate) fn count(&self, client: ClientKey) -> u32 {
+        self.shard(client).lock().get(&client).copied().unwrap_or(0)
+    }
+
     fn shard(&self, key: ClientKey) -> &Mutex<HashMap<ClientKey, u32, RandomState>> {
         &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
     }

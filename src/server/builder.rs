@@ -8,14 +8,13 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::accept::{Admission, Serving, accept};
-use super::limits::{Limits, servable};
+use super::limits::{ClientShares, Limits, servable};
 #[cfg(unix)]
 use super::listen::Inherited;
 use super::listen::{Listen, Listener};
 use super::stop::IdleList;
 use super::{AcceptLoop, Handler, ListenOptions, Server};
 use crate::buffer::BufferBudget;
-use crate::request::{ClientKey, ClientLimit};
 
 /// The default of [`ServerBuilder::backlog`]: enough for a burst of new clients, and no more than a
 /// core accepts within a second.
@@ -108,6 +107,10 @@ impl<H: Handler> ServerBuilder<H> {
     /// address, or a /64 network of IPv6. Peers that the handler [trusts](Handler::trusts) have no
     /// limit, nor have those of unix sockets. A warning in the log names a client that reaches the
     /// limit.
+    ///
+    /// Of a server that serves 64 [connections](Self::max_connections) or more, one client never has
+    /// more than three quarters. Beyond half of them, a new connection replaces the client's own idlest
+    /// one. A warning at the start tells if that is less than this limit.
     pub fn max_connections_per_client(mut self, connections: Option<NonZeroU32>) -> Self {
         self.settings.max_connections_per_client = connections;
         self
@@ -228,14 +231,14 @@ impl<H: Handler> ServerBuilder<H> {
             tracing::warn!(max_connections, "the limit of open files allows fewer connections than configured");
         }
         let idle = Arc::new(IdleList::default());
-        let client_limit = settings.max_connections_per_client.map(|max| ClientLimit::new(max, warn_of_connections));
+        let shares = settings.max_connections_per_client.map(|max| ClientShares::new(max, max_connections, &idle));
         let max_permits = max_connections.get().min(Semaphore::MAX_PERMITS);
         let permits = Arc::new(Semaphore::new(max_permits));
         let mut loops = Vec::with_capacity(threads);
         for index in 0..threads {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (permits, client_limit, idle) = (Arc::clone(&permits), client_limit.clone(), Arc::clone(&idle));
-            let admission = Admission { permits, client_limit, idle };
+            let (permits, shares, idle) = (Arc::clone(&permits), shares.clone(), Arc::clone(&idle));
+            let admission = Admission { permits, shares, idle };
             let stopped = stopped.clone();
             let (done, is_done) = oneshot::channel();
             let (changes, changed) = mpsc::unbounded_channel();
@@ -261,15 +264,6 @@ impl<H: Handler> ServerBuilder<H> {
         let serving = |(listen, options, handler)| (listen, Serving { handler, options, limits: limits.clone() });
         self.listeners.into_iter().map(serving).collect()
     }
-}
-
-fn warn_of_connections(client: ClientKey, max: NonZeroU32) {
-    tracing::warn!(
-        %client, max,
-        "a client has its maximum of connections, and further ones are closed. If it is a proxy in front of many clients, name it in \
-         ProxyBuilder::trusted_proxies (kylin_front: --trust), or raise ServerBuilder::max_connections_per_client \
-         (--client-connections)"
-    );
 }
 
 impl<H> fmt::Debug for ServerBuilder<H> {

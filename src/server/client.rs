@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::accept::CurrentHandler;
 use super::limits::Limits;
 use super::stop::StopSignal;
-use crate::request::ClientAddr;
+use crate::request::{ClientAddr, ClientKey};
 
 /// When the server stops, a connection has this long for its first byte or the rest of a head: the
 /// request may be on its way.
@@ -15,6 +15,8 @@ pub(super) const LAST_HEAD_TIMEOUT: Duration = Duration::from_millis(100);
 /// A client and what serves it.
 pub(super) struct Client<H> {
     pub(super) peer: ClientAddr,
+    /// Whose share of the buffers counts what the connection holds. `None` if the peer connects for many clients.
+    pub(super) key: Option<ClientKey>,
     pub(super) handler: CurrentHandler<H>,
     pub(super) limits: Limits,
     pub(super) stop: StopSignal,

@@ -27,7 +27,7 @@ pub(super) async fn serve<S, H>(
     mut stream: S,
     peer: ClientAddr,
     mut read: BytesMut,
-    handler: CurrentHandler<H>,
+    mut handler: CurrentHandler<H>,
     limits: Limits,
     stop: StopSignal,
 ) -> Result<(), BoxError>
@@ -35,13 +35,14 @@ where
     S: ClientSocket,
     H: Handler,
 {
+    let key = if handler.get().trusts(peer) { None } else { peer.key() };
     let deadline = timer_in(limits.head_timeout);
     // None if the client has sent too little in time.
     let protocol = {
         // On a clone, because the other one must still be set.
         let mut signal = stop.clone();
         let mut stopped = pin!(signal.stopped());
-        let mut idle = stop.enter_idle();
+        let mut idle = stop.enter_idle(key);
         let mut sniffed = pin!(timeout_at(deadline, sniff(&mut stream, &mut read)));
         tokio::select! {
             biased;
@@ -56,8 +57,8 @@ where
     if read.is_empty() {
         return Ok(());
     }
-    let Some(protocol) = protocol else { return Box::pin(http1::reject_slow(stream, limits)).await };
-    let client = Client { peer, handler, limits, stop };
+    let Some(protocol) = protocol else { return Box::pin(http1::reject_slow(stream, key, limits)).await };
+    let client = Client { peer, key, handler, limits, stop };
     match protocol {
         Protocol::Http2 => Box::pin(http2::serve(client, stream, read)).await,
         Protocol::Http1 => client.http1(IdleConnection { stream, read, deadline }).await,
@@ -76,7 +77,7 @@ impl<H: Handler> Client<H> {
                 None => return Ok(()),
             }
             timer.as_mut().reset(idle.deadline);
-            let mut entry = self.stop.enter_idle();
+            let mut entry = self.stop.enter_idle(self.key);
             let has_bytes = tokio::select! {
                 biased;
                 has_bytes = read_some(&mut idle.stream, &mut idle.read) => has_bytes?,
@@ -139,7 +140,7 @@ mod tests {
         let (_sender, stop) = StopSignal::channel(Arc::default());
         let handler = |_peer: ClientAddr, _request: Request<Body>| async { Response::new(Body::from("here")) };
         let handler = CurrentHandler::fixed(handler, Limits::default());
-        let mut serving = Client { peer: ClientAddr::Unix, handler, limits: Limits::default(), stop };
+        let mut serving = Client { peer: ClientAddr::Unix, key: None, handler, limits: Limits::default(), stop };
         client.write_all(REQUEST).await.unwrap();
         let began = timer_in(Duration::ZERO);
         let idle = IdleConnection { stream, read: BytesMut::new(), deadline: timer_in(Duration::from_secs(60)) };

@@ -3,11 +3,15 @@ use std::io;
 #[cfg(unix)]
 use std::num::NonZeroU64;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::stop::IdleList;
 use crate::body::{ReadAhead, Spool};
 use crate::buffer::BufferBudget;
+use crate::drop_guard::DropGuard;
 use crate::http1::head::HeadLimits;
+use crate::request::{ClientAddr, ClientKey, ClientLimit, LimitReached};
 
 /// The limits on client connections.
 #[derive(Debug, Clone)]
@@ -70,6 +74,64 @@ pub(super) fn servable(wanted: Option<NonZeroUsize>) -> NonZeroUsize {
     let wanted = wanted.unwrap_or(NonZeroUsize::MAX);
     let servable = max_open_files().map_or(wanted, |files| NonZeroUsize::new(files / 2).unwrap_or(NonZeroUsize::MIN));
     wanted.min(servable)
+}
+
+/// The connections of each client.
+#[derive(Clone)]
+pub(super) struct ClientShares {
+    limit: Arc<ClientLimit>,
+    /// From this number of connections on, each new one of a client replaces its idlest one. The limit is higher: it bounds
+    /// connections that are not idle.
+    crowded: u32,
+    idle: Arc<IdleList>,
+}
+
+impl ClientShares {
+    /// Limits a client to `wanted` of the `all` connections of a server, or to less than all of them.
+    pub(super) fn new(wanted: NonZeroU32, all: NonZeroUsize, idle: &Arc<IdleList>) -> Self {
+        let max = of_client(wanted, all);
+        let crowded = if max < wanted {
+            tracing::warn!(
+                max_connections_per_client = max,
+                max_connections = all,
+                configured = wanted,
+                "a client may have fewer connections than configured: the server does not serve more"
+            );
+            max.get() - u32::try_from(all.get() / 4).unwrap_or(0)
+        } else {
+            u32::MAX
+        };
+        ClientShares { limit: ClientLimit::new(max, warn_of_connections), crowded, idle: Arc::clone(idle) }
+    }
+
+    /// Counts a connection of `client` until the guard is dropped. Returns `None` for a client without a limit.
+    pub(super) fn acquire(&self, client: ClientAddr) -> Result<Option<DropGuard>, LimitReached> {
+        if self.crowded < u32::MAX
+            && let Some(key) = client.key()
+            && self.limit.count(key) >= self.crowded
+        {
+            self.idle.close_idlest_of(key);
+        }
+        self.limit.acquire(client)
+    }
+}
+
+fn warn_of_connections(client: ClientKey, max: NonZeroU32) {
+    tracing::warn!(
+        %client, max,
+        "a client has its maximum of connections, and further ones are closed. If it is a proxy in front of many clients, name it in \
+         ProxyBuilder::trusted_proxies (kylin_front: --trust), or raise ServerBuilder::max_connections_per_client \
+         (--client-connections)"
+    );
+}
+
+/// A server of fewer connections has few clients, and one of them may take them all.
+const MIN_SHARED: usize = 64;
+
+/// Returns how many of the `all` connections of a server one client may have: what is `wanted`, and no more than three quarters.
+fn of_client(wanted: NonZeroU32, all: NonZeroUsize) -> NonZeroU32 {
+    let most = if all.get() < MIN_SHARED { usize::MAX } else { all.get() - all.get() / 4 };
+    u32::try_from(most).ok().and_then(NonZeroU32::new).map_or(wanted, |most| wanted.min(most))
 }
 
 #[cfg(unix)]

@@ -7,6 +7,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::clock::timer_in;
+use crate::request::ClientKey;
 
 /// How far the server is on its way to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,8 +30,8 @@ impl StopSignal {
     }
 
     /// Lists the connection as idle until the entry is dropped.
-    pub(super) fn enter_idle(&self) -> IdleEntry {
-        self.1.enter()
+    pub(super) fn enter_idle(&self, client: Option<ClientKey>) -> IdleEntry {
+        self.1.enter(client)
     }
 
     /// Waits until the server stops.
@@ -61,8 +62,15 @@ pub(super) struct IdleList(Mutex<IdleEntries>);
 #[derive(Debug, Default)]
 struct IdleEntries {
     next: u64,
-    /// By the number of the entry, so that the first has been idle for the longest. With the time when it was entered.
-    closers: BTreeMap<u64, (Instant, oneshot::Sender<()>)>,
+    /// By the number of the entry, so that the first has been idle for the longest.
+    closers: BTreeMap<u64, Closer>,
+}
+
+#[derive(Debug)]
+struct Closer {
+    client: Option<ClientKey>,
+    since: Instant,
+    close: oneshot::Sender<()>,
 }
 
 /// How long a connection stays at least: the first request of a client that has just connected is on its way.
@@ -76,12 +84,12 @@ pub(super) struct IdleEntry {
 }
 
 impl IdleList {
-    fn enter(self: &Arc<Self>) -> IdleEntry {
-        let (closer, closed) = oneshot::channel();
+    fn enter(self: &Arc<Self>, client: Option<ClientKey>) -> IdleEntry {
+        let (close, closed) = oneshot::channel();
         let mut entries = self.0.lock();
         let number = entries.next;
         entries.next += 1;
-        entries.closers.insert(number, (timer_in(Duration::ZERO), closer));
+        entries.closers.insert(number, Closer { client, since: timer_in(Duration::ZERO), close });
         drop(entries);
         IdleEntry { list: Arc::clone(self), number, closed }
     }
@@ -89,8 +97,19 @@ impl IdleList {
     /// Closes the connection that has been idle for the longest. Returns false if none has been idle for [`MIN_IDLE_TIME`].
     pub(super) fn close_idlest(&self) -> bool {
         let mut entries = self.0.lock();
-        let idlest = entries.closers.first_entry().filter(|idlest| idlest.get().0.elapsed() >= MIN_IDLE_TIME);
-        idlest.is_some_and(|idlest| idlest.remove().1.send(()).is_ok())
+        let idlest = entries.closers.first_entry().filter(|idlest| idlest.get().since.elapsed() >= MIN_IDLE_TIME);
+        idlest.is_some_and(|idlest| idlest.remove().close.send(()).is_ok())
+    }
+
+    /// Closes the connection of `client` that has been idle for the longest, for however short a time.
+    pub(super) fn close_idlest_of(&self, client: ClientKey) {
+        let mut entries = self.0.lock();
+        let idlest = entries.closers.iter().find(|(_, closer)| closer.client == Some(client));
+        if let Some(number) = idlest.map(|(number, _)| *number)
+            && let Some(idlest) = entries.closers.remove(&number)
+        {
+            _ = idlest.close.send(());
+        }
     }
 }
 
@@ -114,7 +133,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_connection_that_is_idle_for_the_longest_is_closed_first() {
         let list = Arc::new(IdleList::default());
-        let (mut first, second, mut third) = (list.enter(), list.enter(), list.enter());
+        let (mut first, second, mut third) = (list.enter(None), list.enter(None), list.enter(None));
         drop(second);
         assert!(!list.close_idlest(), "requests are on their way");
         tokio::time::sleep(MIN_IDLE_TIME).await;
@@ -125,5 +144,18 @@ mod tests {
         assert!(!list.close_idlest());
         drop((first, third));
         assert!(list.0.lock().closers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_client_loses_its_own_idlest_connection_however_young_that_is() {
+        let list = Arc::new(IdleList::default());
+        let [one, other] = [ClientKey::V4(1), ClientKey::V4(2)];
+        let (_others, mut first, mut second) = (list.enter(Some(other)), list.enter(Some(one)), list.enter(Some(one)));
+        list.close_idlest_of(one);
+        first.closed().await;
+        list.close_idlest_of(one);
+        second.closed().await;
+        list.close_idlest_of(one);
+        assert_eq!(list.0.lock().closers.len(), 1);
     }
 }

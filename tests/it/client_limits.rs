@@ -2,12 +2,13 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZero, NonZeroU32};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::handshake;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use kylin_lb::BufferBudget;
 use kylin_lb::proxy::TrustedProxies;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -46,7 +47,7 @@ async fn connections_of_one_address_leave_the_others_theirs() {
     let node = RawNode::start([healthy("node")]).await;
     let proxy = Front::over(&[node.address()]).proxy;
     let front = Front::serving(proxy, |server| {
-        server.max_connections(std::num::NonZero::new(200)).max_connections_per_client(limit(100))
+        server.max_connections(NonZero::new(200)).max_connections_per_client(limit(100))
     });
     let mut greedy = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -78,6 +79,55 @@ async fn connections_of_one_address_leave_the_others_theirs() {
     .await;
 }
 
+/// The limit of a client is by default higher than all that this server serves.
+#[tokio::test]
+async fn one_address_never_takes_all_connections_of_a_server_that_serves_few() {
+    let node = RawNode::start([healthy("node")]).await;
+    let front = Front::serving(Front::over(&[node.address()]).proxy, |server| {
+        server.max_connections(NonZero::new(100)).threads(NonZero::<usize>::MIN)
+    });
+    let mut busy = Vec::new();
+    for _ in 0..100 {
+        let mut connection = Connection::open_from(GREEDY, front.address()).await.unwrap();
+        _ = connection.send("G").await;
+        busy.push(connection);
+    }
+    for _ in 0..20 {
+        let mut other = front.connect().await;
+        other.send(format!("{GET}G")).await.unwrap();
+        assert_eq!(timeout(TIMEOUT, other.response()).await.expect("others are served").unwrap().status(), 200);
+        busy.push(other);
+    }
+    let mut served = 0;
+    for connection in &mut busy[..100] {
+        served += usize::from(is_served(connection).await);
+    }
+    assert_eq!(served, 75, "three quarters");
+}
+
+/// A client behind one address whose connections are idle, as an office with many browsers, gets new ones in place of old ones.
+#[tokio::test]
+async fn a_client_with_half_of_the_connections_loses_its_idlest_one_for_each_new_one() {
+    let node = RawNode::start([healthy("node")]).await;
+    let front = Front::serving(Front::over(&[node.address()]).proxy, |server| {
+        server.max_connections(NonZero::new(64)).threads(NonZero::<usize>::MIN)
+    });
+    let mut other = front.connect().await;
+    let mut idle = Vec::new();
+    for number in 0..200 {
+        let mut connection = Connection::open_from(GREEDY, front.address()).await.unwrap();
+        // Those that send nothing are idle from the first moment.
+        if number % 2 == 0 {
+            connection.send(GET).await.unwrap();
+            let response = connection.response().await;
+            assert_eq!(response.unwrap_or_else(|error| panic!("{number}: {error}")).status(), 200);
+        }
+        idle.push(connection);
+    }
+    other.send(GET).await.unwrap();
+    assert_eq!(other.response().await.unwrap().status(), 200, "the connection of the other client was not closed");
+}
+
 #[tokio::test]
 async fn connections_of_trusted_proxies_are_not_limited_and_none_is_no_limit() {
     let node = RawNode::start([healthy("node")]).await;
@@ -88,7 +138,7 @@ async fn connections_of_trusted_proxies_are_not_limited_and_none_is_no_limit() {
     {
         // One accept loop, which takes the connections in their order.
         let front = Front::serving(proxy.clone(), |server| {
-            server.threads(std::num::NonZero::<usize>::MIN).max_connections_per_client(per_client)
+            server.threads(NonZero::<usize>::MIN).max_connections_per_client(per_client)
         });
         let mut clients = Vec::new();
         for _ in 0..3 {
@@ -188,6 +238,38 @@ async fn behind_a_trusted_proxy_each_client_has_its_own_share() {
     node.wait_until(|seen| seen.requests.len() == 7).await;
     for client in ["192.0.2.1", "192.0.2.9, 192.0.2.2"] {
         assert_eq!(ask(client).await.response().await.unwrap().status(), 429, "{client}");
+    }
+}
+
+/// Heads of 60,000 bytes that never end, from one address and from a trusted proxy.
+#[tokio::test]
+async fn heads_that_do_not_end_count_for_the_share_of_their_client() {
+    const HEAD: usize = 60_000;
+    let node = RawNode::start([healthy("node")]).await;
+    for (trusted, clients, heads) in
+        [(TrustedProxies::none(), 1, 4), (TrustedProxies::new(["127.0.0.2/32".parse().unwrap()]), 0, 10)]
+    {
+        let buffers = BufferBudget::with_client_share(NonZero::new(1 << 20), NonZero::new(256 << 10)).unwrap();
+        let proxy =
+            Front::with(&[node.address()], |proxy| proxy.trusted_proxies(trusted).buffers(buffers.clone())).proxy;
+        let front = Front::serving(proxy, |server| server.buffers(buffers.clone()));
+        let mut slow = Vec::new();
+        for _ in 0..10 {
+            let mut connection = Connection::open_from(GREEDY, front.address()).await.unwrap();
+            let head = format!("GET / HTTP/1.1\r\nHost: kylin\r\nX: {}", "x".repeat(HEAD));
+            // The server may have refused the head before all of it was sent.
+            _ = connection.send(head).await;
+            slow.push(connection);
+        }
+        eventually(|| buffers.status().used >= heads * HEAD, || format!("{buffers:?}")).await;
+        eventually(|| buffers.status().refused as usize >= 10 - heads, || format!("{buffers:?}")).await;
+        assert_eq!(buffers.status().clients, clients, "{buffers:?}");
+        assert!(buffers.status().used <= heads * (HEAD + 16_384) + 10 * 4096, "{buffers:?}");
+        let mut other = front.connect().await;
+        other.send(format!("GET / HTTP/1.1\r\nHost: kylin\r\nX: {}\r\n\r\n", "x".repeat(HEAD))).await.unwrap();
+        assert_eq!(other.response().await.unwrap().status(), 200);
+        drop(slow);
+        eventually(|| buffers.status().clients == 0, || format!("{buffers:?}")).await;
     }
 }
 

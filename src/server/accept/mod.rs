@@ -18,10 +18,11 @@ pub(super) use self::replace::RunningListener;
 pub(super) use self::serving::{CurrentHandler, Serving, SharedServing};
 use super::Handler;
 use super::handshake::accepted;
+use super::limits::ClientShares;
 use super::listen::Acceptor;
 use super::socket::ClientSocket;
 use super::stop::{IdleList, StopSignal, StopStage};
-use crate::request::{ClientAddr, ClientLimit, LimitReached};
+use crate::request::{ClientAddr, LimitReached};
 use crate::shortage::{self, is_shortage};
 
 /// How many connections are taken from the kernel's backlog when the server stops.
@@ -42,7 +43,8 @@ const CLOSE_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Admission {
     /// One for each connection of the server.
     pub(super) permits: Arc<Semaphore>,
-    pub(super) client_limit: Option<Arc<ClientLimit>>,
+    /// None is no limit.
+    pub(super) shares: Option<ClientShares>,
     pub(super) idle: Arc<IdleList>,
 }
 
@@ -178,9 +180,9 @@ impl<H: Handler> AcceptTask<H> {
         // A peer that names clients by the PROXY protocol has no limit itself.
         let serving = self.serving.load_full();
         let names_client = serving.options.takes_client_from(peer);
-        let client_limit = self.admission.client_limit.clone();
-        let share = match &client_limit {
-            Some(limit) if !names_client && !serving.handler.trusts(peer) => match limit.acquire(peer) {
+        let shares = self.admission.shares.clone();
+        let share = match &shares {
+            Some(shares) if !names_client && !serving.handler.trusts(peer) => match shares.acquire(peer) {
                 Ok(share) => share,
                 // Closes the connection.
                 Err(LimitReached) => return,
@@ -191,7 +193,7 @@ impl<H: Handler> AcceptTask<H> {
         let (stop, alive) = (self.stop.clone(), self.alive.clone());
         let handler = Arc::clone(&self.serving);
         tokio::spawn(async move {
-            if let Err(error) = accepted(stream, peer, serving, handler, client_limit, stop).await {
+            if let Err(error) = accepted(stream, peer, serving, handler, shares, stop).await {
                 tracing::debug!(%error, "client connection failed");
             }
             drop((alive, permit, share));

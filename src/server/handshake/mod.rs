@@ -19,11 +19,12 @@ pub(crate) use proxy_protocol::parse as parse_proxy_protocol;
 use super::Handler;
 use super::accept::{CurrentHandler, Serving, SharedServing};
 use super::connection::serve;
+use super::limits::ClientShares;
 use super::socket::ClientSocket;
 use super::stop::StopSignal;
 use crate::body::BoxError;
 use crate::clock::timer_in;
-use crate::request::{ClientAddr, ClientLimit};
+use crate::request::ClientAddr;
 
 /// Serves a connection that was accepted from `peer`.
 pub(super) async fn accepted<S: ClientSocket, H: Handler>(
@@ -31,7 +32,7 @@ pub(super) async fn accepted<S: ClientSocket, H: Handler>(
     mut peer: ClientAddr,
     serving: Arc<Serving<H>>,
     current: SharedServing<H>,
-    client_limit: Option<Arc<ClientLimit>>,
+    shares: Option<ClientShares>,
     mut stop: StopSignal,
 ) -> Result<(), BoxError> {
     let limits = serving.limits.clone();
@@ -51,8 +52,8 @@ pub(super) async fn accepted<S: ClientSocket, H: Handler>(
         let Some(header) = before(deadline, &mut stop, header).await else { return Ok(()) };
         if let Some(client) = header? {
             peer = client.into();
-            if let Some(limit) = client_limit.filter(|_| !serving.handler.trusts(peer)) {
-                _share = limit.acquire(peer)?;
+            if let Some(shares) = shares.filter(|_| !serving.handler.trusts(peer)) {
+                _share = shares.acquire(peer)?;
             }
         }
     }

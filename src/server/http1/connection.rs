@@ -24,6 +24,7 @@ use crate::http1::head::HeadScanner;
 use crate::http1::headers;
 use crate::http1::writer::{BodyFraming, MessageWriter, WriteError};
 use crate::proxy::{ErrorResponse, TRUNCATED};
+use crate::request::ClientKey;
 use crate::server::limits::Limits;
 use crate::server::sniff::poll_some;
 use crate::server::socket::ClientSocket;
@@ -72,8 +73,12 @@ pub(super) struct Http1Connection<S> {
     failure: Option<BodyError>,
     /// Whether the response is read ahead of the client.
     read_ahead: Option<ReadAhead>,
-    /// For the bytes that were read.
-    reservation: Reservation,
+    /// Whose share counts a long head.
+    client: Option<ClientKey>,
+    /// [`MIN_RESERVED`], which is for no client: many connections would each look up its share.
+    _reservation: Reservation,
+    /// For what was read of a head beyond [`MIN_RESERVED`].
+    long_head: Option<Reservation>,
 }
 
 /// The handler panicked.
@@ -81,8 +86,7 @@ const PANICKED: ErrorResponse =
     ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the front end failed; the request may have been executed");
 
 impl<S: ClientSocket> Http1Connection<S> {
-    pub(super) fn new(stream: S, read: BytesMut, limits: Limits) -> Self {
-        // Not for the share of a client: the peer may be a proxy in front of many.
+    pub(super) fn new(stream: S, read: BytesMut, client: Option<ClientKey>, limits: Limits) -> Self {
         let mut reservation = limits.buffers.reservation(None);
         reservation.grow_anyway(MIN_RESERVED);
         Http1Connection {
@@ -104,7 +108,9 @@ impl<S: ClientSocket> Http1Connection<S> {
             until_close: false,
             failure: None,
             read_ahead: None,
-            reservation,
+            client,
+            _reservation: reservation,
+            long_head: None,
         }
     }
 
@@ -141,8 +147,10 @@ impl<S: ClientSocket> Http1Connection<S> {
 
     /// Reserves what was read of a head that is not complete. Returns false if the budget has no bytes for it.
     fn reserve_head(&mut self) -> bool {
-        let more = self.read.len().saturating_sub(self.reservation.bytes());
-        more == 0 || self.reservation.grow(more.max(MIN_RESERVED))
+        let reserved = MIN_RESERVED + self.long_head.as_ref().map_or(0, Reservation::bytes);
+        let more = self.read.len().saturating_sub(reserved);
+        let (buffers, client) = (&self.limits.buffers, self.client);
+        more == 0 || self.long_head.get_or_insert_with(|| buffers.reservation(client)).grow(more.max(MIN_RESERVED))
     }
 
     /// Returns false after [`poll_head`](Self::poll_head) if the client has left.
@@ -348,6 +356,7 @@ impl<S: ClientSocket> Http1Connection<S> {
 
     /// Returns true after a response if the connection can carry another request.
     pub(super) fn keep_alive(&mut self) -> bool {
+        self.long_head = None;
         if let Some((_, decoder)) = &mut self.request_body {
             // The part of the body that has already been read costs nothing to skip.
             while matches!(decoder.next(&mut self.read), Ok(Decoded::Data(_))) {}

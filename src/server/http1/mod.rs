@@ -34,10 +34,15 @@ use super::client::{Client, IdleConnection, LAST_HEAD_TIMEOUT};
 use super::limits::Limits;
 use super::socket::ClientSocket;
 use crate::body::BoxError;
+use crate::request::ClientKey;
 
 /// Tells a client whose first head did not arrive in time, before its protocol was clear, and closes the connection.
-pub(super) async fn reject_slow<S: ClientSocket>(stream: S, limits: Limits) -> Result<(), BoxError> {
-    Http1Connection::new(stream, BytesMut::new(), limits).reject(TOO_SLOW).await
+pub(super) async fn reject_slow<S: ClientSocket>(
+    stream: S,
+    client: Option<ClientKey>,
+    limits: Limits,
+) -> Result<(), BoxError> {
+    Http1Connection::new(stream, BytesMut::new(), client, limits).reject(TOO_SLOW).await
 }
 
 /// Serves requests until the connection has been idle for a while. Returns `None` when the
@@ -54,7 +59,7 @@ where
     let stop = client.stop.clone();
     let mut stopped = pin!(client.stop.stopped());
     let IdleConnection { stream, read, deadline } = idle;
-    let mut connection = Http1Connection::new(stream, read, client.limits.clone());
+    let mut connection = Http1Connection::new(stream, read, client.key, client.limits.clone());
     let mut idle_timer = IdleTimer::new(timer, deadline, client.limits.head_timeout);
     let (mut polled_stop, mut stopping) = (false, false);
     loop {
