@@ -107,6 +107,7 @@ impl Monitored {
             "session_store": sessions.as_ref().map(|sessions| json!({
                 "available": sessions.is_store_available(),
                 "pending_writes": sessions.pending_writes(),
+                "dropped_writes": sessions.dropped_writes(),
             })),
             "discovery": self.discovery().map(|status| {
                 json!({

@@ -1,5 +1,6 @@
 //! The sessions that were logged out at this front end.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,20 +18,28 @@ pub(super) struct EndedSessions {
     /// When the last record of the session expires, in milliseconds.
     sessions: Mutex<Latest<SessionKey, u64>>,
     epoch: Epoch,
+    is_reported: AtomicBool,
 }
 
 impl EndedSessions {
     pub(super) fn new(epoch: Epoch) -> Self {
-        EndedSessions { sessions: Mutex::default(), epoch }
+        EndedSessions { sessions: Mutex::default(), epoch, is_reported: AtomicBool::new(false) }
     }
 
     /// Adds a session whose records live for `ttl`.
     pub(super) fn add(&self, key: SessionKey, ttl: Duration) {
-        let expires = self.epoch.millis().saturating_add(as_millis(ttl));
-        let mut sessions = self.sessions.lock();
-        sessions.put(key, expires, MAX_ENDED);
         let now = self.epoch.millis();
+        let expires = now.saturating_add(as_millis(ttl));
+        let mut sessions = self.sessions.lock();
         while sessions.evict_oldest_if(|expires| *expires <= now) {}
+        let is_forgotten = sessions.put(key, expires, MAX_ENDED);
+        drop(sessions);
+        if is_forgotten && !self.is_reported.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                max = MAX_ENDED,
+                "more sessions were logged out than the front end remembers; the first are forgotten"
+            );
+        }
     }
 
     pub(super) fn contains(&self, key: &SessionKey) -> bool {

@@ -7,7 +7,8 @@ use crate::background::BackgroundTask;
 use crate::request::ClientAddr;
 use crate::session::{Precondition, SessionKey, SessionRecord};
 
-/// The maximum number of pending writes. Beyond it, new bindings live in the near cache only.
+/// The maximum number of pending writes. Beyond it, new bindings live in the near cache only, and the end of a session takes the place
+/// of a binding: a binding that is lost costs a login, and a session that does not end stays open.
 const MAX_PENDING: usize = 100_000;
 
 /// The writes that wait until the store is available again: at most one for each key.
@@ -22,6 +23,10 @@ struct Queue {
     /// Each with its number, by which the task recognizes a write that was replaced meanwhile.
     writes: AHashMap<SessionKey, (Write, u64)>,
     next_number: u64,
+    /// How many writes were dropped since the start.
+    dropped: u64,
+    /// A write was dropped since the last time when none was pending.
+    is_reported: bool,
 }
 
 #[derive(Clone)]
@@ -59,9 +64,14 @@ impl PendingWrites {
                 (write, _) => write,
             };
             *last_number = number;
-        } else if queue.writes.len() < MAX_PENDING {
+        } else if queue.make_room(&write) {
             queue.writes.insert(key, (write, number));
         }
+    }
+
+    /// Returns how many writes were dropped because too many were pending.
+    pub(super) fn dropped(&self) -> u64 {
+        self.queue.lock().dropped
     }
 
     /// Returns all keys in random order: where only a part of the store is unavailable, its writes
@@ -82,7 +92,10 @@ impl PendingWrites {
     pub(super) fn complete(&self, key: &SessionKey, number: u64, version: Option<u64>) {
         let mut queue = self.queue.lock();
         match queue.writes.get_mut(key) {
-            Some((_, last_number)) if *last_number == number => _ = queue.writes.remove(key),
+            Some((_, last_number)) if *last_number == number => {
+                queue.writes.remove(key);
+                queue.is_reported &= !queue.writes.is_empty();
+            }
             Some((Write::Save { precondition, .. }, _)) => {
                 *precondition = version.map_or(Precondition::Absent, Precondition::Version);
             }
@@ -92,5 +105,27 @@ impl PendingWrites {
 
     pub(super) fn len(&self) -> usize {
         self.queue.lock().writes.len()
+    }
+}
+
+impl Queue {
+    /// Drops a binding if the queue is full and `write` ends a session. Returns whether there is room for `write`.
+    fn make_room(&mut self, write: &Write) -> bool {
+        if self.writes.len() < MAX_PENDING {
+            return true;
+        }
+        self.dropped += 1;
+        if !std::mem::replace(&mut self.is_reported, true) {
+            tracing::warn!(
+                max = MAX_PENDING,
+                "too many writes wait for the session store; some are dropped, bindings first"
+            );
+        }
+        let is_binding = |write: &Write| matches!(write, Write::Save { .. });
+        if is_binding(write) {
+            return false;
+        }
+        let binding = self.writes.iter().find(|(_, (pending, _))| is_binding(pending)).map(|(key, _)| *key);
+        binding.is_some_and(|key| self.writes.remove(&key).is_some())
     }
 }

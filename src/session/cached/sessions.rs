@@ -104,6 +104,12 @@ impl Sessions {
         near.as_ref().map(NearCache::len).or(local.as_ref().map(MemoryStore::len)).unwrap_or_default()
     }
 
+    /// Returns how many writes were dropped since the start, because 100,000 were pending already. New bindings are dropped first: such
+    /// a session is known to this front end only. The end of a session is dropped only when all others are ends too.
+    pub fn dropped_writes(&self) -> u64 {
+        self.store.pending.dropped()
+    }
+
     /// Returns the time of day, in seconds since 1970.
     pub(crate) fn unix(&self) -> u64 {
         self.store.epoch.clock().unix()

@@ -249,6 +249,25 @@ async fn a_session_that_was_logged_out_while_the_store_is_unavailable_stays_logg
 }
 
 #[test]
+fn the_end_of_a_session_takes_the_place_of_a_binding_when_too_many_writes_are_pending() {
+    let pending = PendingWrites::default();
+    let key = |n: u32| SessionKey::from_bytes(u128::from(n).to_be_bytes());
+    let bind =
+        || Write::Save { client: ClientAddr::Unix, record: bound("q1"), precondition: Precondition::Absent, ttl: TTL };
+    let max = 100_000;
+    (0..max + 5).for_each(|n| pending.push(key(n), bind()));
+    assert_eq!((pending.len(), pending.dropped()), (100_000, 5));
+    (max..max + 100).for_each(|n| pending.push(key(n), Write::End { ttl: TTL }));
+    pending.push(key(2 * max), Write::Remove);
+    assert!((max..max + 100).all(|n| matches!(pending.get(&key(n)), Some((Write::End { .. }, _)))));
+    assert!(matches!(pending.get(&key(2 * max)), Some((Write::Remove, _))));
+    assert_eq!((pending.len(), pending.dropped()), (100_000, 106));
+    // A binding does not come back in the place of an end.
+    pending.push(key(3 * max), bind());
+    assert!(pending.get(&key(3 * max)).is_none());
+}
+
+#[test]
 fn a_deadline_of_zero_is_an_error() {
     let error = Sessions::builder(MemoryStore::new(), secret(1)).deadline(Duration::ZERO).build().unwrap_err();
     assert_eq!(error.to_string(), "session store, the deadline: expected more than zero");

@@ -159,7 +159,7 @@ impl NodeSessionCache {
 
     fn insert(&self, credentials: SessionKey, endpoint: &EndpointId, cookie: NodeCookie) {
         let entry = (cookie, self.clock.now());
-        self.entries.lock().put((credentials, endpoint.clone()), entry, NODE_SESSIONS_CAPACITY);
+        _ = self.entries.lock().put((credentials, endpoint.clone()), entry, NODE_SESSIONS_CAPACITY);
     }
 
     fn remove(&self, credentials: SessionKey, endpoint: &EndpointId) {

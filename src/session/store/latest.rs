@@ -39,16 +39,19 @@ impl<K: Hash + Eq + Clone, V> Latest<K, V> {
         evicts
     }
 
-    /// Sets the value of `key`. Evicts the oldest entries beyond `max`. A replaced entry keeps its age.
-    pub(in crate::session) fn put(&mut self, key: K, value: V, max: usize) {
+    /// Sets the value of `key`. Evicts the oldest entries beyond `max`, and returns whether there were any. A replaced entry keeps its
+    /// age.
+    pub(in crate::session) fn put(&mut self, key: K, value: V, max: usize) -> bool {
         if self.entries.insert(key.clone(), value).is_none() {
             self.order.push_back(key);
         }
+        let evicts = self.order.len() > max;
         while self.order.len() > max {
             if let Some(oldest) = self.order.pop_front() {
                 self.entries.remove(&oldest);
             }
         }
+        evicts
     }
 
     #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay removes entries"))]
