@@ -258,6 +258,11 @@ impl Body {
         self.guards[0] = Some(guard);
     }
 
+    /// Drops the guard of this request body.
+    pub(crate) fn release_guard(&mut self) {
+        self.guards[0] = None;
+    }
+
     /// Fails the body if more than `bytes` come.
     pub(crate) fn at_most(mut self, bytes: u64) -> Self {
         self.allowance = bytes;

@@ -29,7 +29,7 @@ pub(crate) use live::Live;
 pub(crate) use load::Loads;
 pub(crate) use member::Member;
 pub(crate) use slot::{EligibilityFlags, EndpointSlot};
-pub(crate) use suspect::{RequestKey, Suspects};
+pub(crate) use suspect::{BodyKey, RequestKey, Suspects};
 
 pub use crate::kylin::node::role::{InvalidRoles, Role, Roles};
 

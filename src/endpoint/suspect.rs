@@ -19,21 +19,41 @@ use crate::health::state::Failure;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestKey(u32);
 
-/// How many bytes of a body tell requests apart.
-const MAX_BODY: usize = 4096;
+/// Tells the body of a request from others: by its length and its first bytes, or by its length alone if it streams. Bodies of unknown
+/// length that stream are all alike, so that only another URL or client shows that a node fails more than one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BodyKey(u64);
+
+impl BodyKey {
+    /// Of an empty body.
+    pub(crate) const NONE: BodyKey = BodyKey(0);
+
+    /// How many bytes of a body count.
+    const MAX: usize = 4096;
+
+    /// `whole` is `None` for a body that streams.
+    pub(crate) fn of(whole: Option<&[u8]>, length: Option<u64>) -> Self {
+        let length = length.unwrap_or(u64::MAX);
+        BodyKey(match whole {
+            Some([]) => return BodyKey::NONE,
+            Some(bytes) => hash::mix(hash::key64(&bytes[..bytes.len().min(Self::MAX)]), length),
+            None => hash::mix(1, length),
+        })
+    }
+}
 
 impl RequestKey {
     /// A failure counts whatever the request is.
     pub(super) const NONE: RequestKey = RequestKey(0);
 
     /// Peers of unix sockets count as one client.
-    pub(crate) fn of(client: Option<ClientKey>, url: &str, body: &[u8]) -> Self {
+    pub(crate) fn of(client: Option<ClientKey>, url: &str, body: BodyKey) -> Self {
         let client = match client {
             Some(ClientKey::V4(bits)) => hash::mix(u64::from(bits), 4),
             Some(ClientKey::V6(bits)) => hash::mix(bits, 6),
             None => 0,
         };
-        let request = hash::mix(hash::key64(url.as_bytes()), hash::key64(&body[..body.len().min(MAX_BODY)]));
+        let request = hash::mix(hash::key64(url.as_bytes()), body.0);
         // The lower half.
         RequestKey((hash::mix(client, request) as u32).max(1))
     }

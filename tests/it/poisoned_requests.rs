@@ -187,6 +187,24 @@ async fn a_failed_write_counts_once_a_request_of_another_client_fails_at_that_no
     assert!(endpoint.failed <= endpoint.served, "{endpoint:?}");
 }
 
+/// A plain proxy keeps no copy of a POST.
+#[tokio::test]
+async fn posts_of_one_client_to_one_url_are_told_apart_by_their_bodies_where_no_copy_is_kept() {
+    let bodies: [(&str, fn(usize) -> String, HealthState); 3] = [
+        ("one body", |_| "{}".to_owned(), HealthState::Healthy),
+        ("many bodies", |number| number.to_string(), HealthState::Ejected),
+        ("bodies that differ in their lengths", |number| "x".repeat(5000 + number), HealthState::Ejected),
+    ];
+    for (what, body, expected) in bodies {
+        let (cluster, _) = scripted(|id, _| (id == 1).then_some(SendErrorKind::Broken));
+        let proxy = Proxy::plain(cluster.clone()).build().unwrap();
+        for number in 0..120 {
+            proxy.forward(IpAddr::V4(Ipv4Addr::LOCALHOST), request("POST /x", &[], &body(number))).await;
+        }
+        assert_eq!(state(&cluster, "1").0, expected, "{what}");
+    }
+}
+
 /// An application that classifies outcomes itself has its say.
 #[tokio::test]
 async fn a_query_that_runs_into_a_time_out_at_every_node_ejects_none() {

@@ -29,7 +29,7 @@ use crate::backend::{Backend, SendError};
 use crate::balance::Attempted;
 use crate::body::Body;
 use crate::drop_guard::DropGuard;
-use crate::endpoint::Suspects;
+use crate::endpoint::{BodyKey, Suspects};
 use crate::kylin::class::RequestClass;
 use crate::kylin::response::ResponseClass;
 use crate::observe::{RequestRecorder, RetryReason};
@@ -100,6 +100,8 @@ struct Attempts<'p, B> {
     kept: Option<Box<Response<Body>>>,
     /// The request for an attempt after this one, if there may be one although this one was sent.
     copy: Option<Box<Request<Body>>>,
+    /// Of the body, where no copy is kept.
+    body_key: BodyKey,
     /// The failures of attempts that count once another attempt has shown whose they are.
     suspects: Suspects,
     /// The request was sent again to the same endpoint, on a fresh connection.
@@ -139,6 +141,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             response: Response::default(),
             kept: None,
             copy: None,
+            body_key: BodyKey::NONE,
             suspects: Suspects::default(),
             reconnected: false,
             unsent: 0,
@@ -251,6 +254,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             }
             self.attempted.add(&picked.lease);
             self.copy = self.keep_copy(request);
+            self.note_body(request.body());
             if let Some(recorder) = &mut self.recorder {
                 recorder.attempt_begins(&picked, request);
             }

@@ -3,12 +3,13 @@
 use std::error::Error as _;
 
 use http::{Method, Request, Response};
+use http_body::Body as _;
 
 use super::Attempts;
 use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
 use crate::cluster::{PickReason, Picked};
-use crate::endpoint::{EndpointHint, EndpointId, Outcome, RequestKey};
+use crate::endpoint::{BodyKey, EndpointHint, EndpointId, Outcome, RequestKey};
 use crate::kylin::response::ResponseClass;
 use crate::observe::RetryReason;
 use crate::proxy::error_response::ErrorResponse;
@@ -88,16 +89,6 @@ impl<B: Backend> Attempts<'_, B> {
         picked
     }
 
-    /// Counts the body of the request among those that stream to the endpoint, if it is one.
-    pub(super) fn count_stream(&self, picked: &Picked<B>, request: &mut Request<Body>) -> Result<(), SendError> {
-        if request.body().whole().is_none()
-            && let Some(guard) = self.proxy.settings.streams.open(&picked.lease, self.context.client().key())?
-        {
-            request.body_mut().hold_guard(guard);
-        }
-        Ok(())
-    }
-
     /// Copies the request if it may have to be sent again although a node receives it now.
     pub(super) fn keep_copy(&self, request: &Request<Body>) -> Option<Box<Request<Body>>> {
         let retry = &self.proxy.settings.retry;
@@ -129,18 +120,39 @@ impl<B: Backend> Attempts<'_, B> {
         self.proxy.budget.as_ref().is_none_or(|budget| budget.withdraw(key).is_some())
     }
 
+    /// Counts the body of the request among those that stream to the endpoint, if it is one. It no longer counts for the endpoint
+    /// of an attempt before.
+    pub(super) fn count_stream(&self, picked: &Picked<B>, request: &mut Request<Body>) -> Result<(), SendError> {
+        if request.body().whole().is_none() {
+            request.body_mut().release_guard();
+            if let Some(guard) = self.proxy.settings.streams.open(&picked.lease, self.context.client().key())? {
+                request.body_mut().hold_guard(guard);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what tells the body from others when the request fails, unless a copy of the body tells it.
+    pub(super) fn note_body(&mut self, body: &Body) {
+        if self.copy.is_none() && !body.is_empty() {
+            self.body_key = key_of(body);
+        }
+    }
+
     /// Returns the key by which failures of the request are compared with those of others.
     pub(super) fn request_key(&self) -> RequestKey {
-        self.key_of_body(self.copy.as_ref().map(|copy| copy.body()))
+        match &self.copy {
+            Some(copy) => self.key_of(copy),
+            None => self.key_of_body(self.body_key),
+        }
     }
 
     /// Returns the same for a copy of the request.
     pub(super) fn key_of(&self, copy: &Request<Body>) -> RequestKey {
-        self.key_of_body(Some(copy.body()))
+        self.key_of_body(key_of(copy.body()))
     }
 
-    fn key_of_body(&self, body: Option<&Body>) -> RequestKey {
-        let body = body.and_then(Body::whole).map_or(&[][..], |body| body);
+    fn key_of_body(&self, body: BodyKey) -> RequestKey {
         RequestKey::of(self.context.client().key(), &self.context.url(), body)
     }
 
@@ -223,4 +235,8 @@ impl<B: Backend> Attempts<'_, B> {
 /// Returns whether the node still works on a request for whose response the proxy no longer waits.
 pub(super) fn is_abandoned(sent: &Result<Response<Body>, SendError>) -> bool {
     matches!(sent, Err(error) if error.kind() == SendErrorKind::HeadTimeout)
+}
+
+fn key_of(body: &Body) -> BodyKey {
+    BodyKey::of(body.whole().map(|whole| &whole[..]), body.size_hint().exact())
 }

@@ -14,7 +14,7 @@ use crate::balance::Attempted;
 use crate::body::{Body, BodyError};
 use crate::clock::timer_in;
 use crate::cluster::{Cluster, Picked};
-use crate::endpoint::{AdminState, EndpointId, Outcome, RequestKey, Role, Roles, Suspects};
+use crate::endpoint::{AdminState, BodyKey, EndpointId, Outcome, RequestKey, Role, Roles, Suspects};
 use crate::kylin::fan_out::{Merge, best, concat, worst};
 use crate::maybe_ready::BoxFuture;
 use crate::observe::{AttemptEnd, RequestRecorder, Termination};
@@ -46,7 +46,7 @@ pub(crate) async fn fan_out<B: Backend>(
     // Compressed responses could not be joined.
     request.headers_mut().remove(header::ACCEPT_ENCODING);
     let ids = nodes(cluster, merge);
-    let key = RequestKey::of(context.client().key(), &context.url(), &[]);
+    let key = RequestKey::of(context.client().key(), &context.url(), BodyKey::NONE);
     let mut suspects = Suspects::default();
     let mut sent: Vec<BoxFuture<'_, NodeResult>> = Vec::with_capacity(ids.len());
     for id in &ids {
