@@ -66,6 +66,11 @@ impl Spool {
         }
     }
 
+    /// Returns true if nothing follows but what the body has.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.frame.is_empty() && !matches!(self.end, Some(Err(_)))
+    }
+
     /// Copies a frame. Returns false if the budget has no bytes for it.
     fn keep(&mut self, data: &[u8]) -> bool {
         let free = self.pieces.back().map_or(0, |last| last.capacity() - last.len());

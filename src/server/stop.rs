@@ -1,5 +1,8 @@
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -116,7 +119,12 @@ impl IdleList {
 impl IdleEntry {
     /// Waits until the server needs the place of the connection.
     pub(super) async fn closed(&mut self) {
-        _ = (&mut self.closed).await;
+        poll_fn(|cx| self.poll_closed(cx)).await;
+    }
+
+    /// Ready when the server needs the place of the connection.
+    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.closed).poll(cx).map(drop)
     }
 }
 

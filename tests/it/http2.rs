@@ -144,6 +144,60 @@ impl http_body::Body for OneByteShort {
     }
 }
 
+/// A server with a place for two connections.
+#[tokio::test]
+async fn a_full_server_closes_idle_http2_connections_and_no_other() {
+    let slow = vec![Act::Read, Act::WaitForGo, Act::Write(crate::support::raw_node::ok("slow"))];
+    let node = RawNode::start([slow, healthy("fast")]).await;
+    let proxy = Front::over(&[node.address()]).proxy;
+    let front = Front::serving(proxy, |server| server.max_connections(std::num::NonZero::new(2)));
+    let get = || request("GET", "/", "");
+    let mut busy = connect(front.address()).await;
+    let held = tokio::spawn(busy.send_request(get()));
+    node.wait_until(|seen| seen.requests.len() == 1).await;
+    let mut idle = connect(front.address()).await;
+    let fetched = async |client: &mut SendRequest<Full<Bytes>>| {
+        let response = client.send_request(get()).await.unwrap();
+        response.into_body().collect().await.unwrap().to_bytes()
+    };
+    assert_eq!(fetched(&mut idle).await, "fast");
+    assert_eq!(fetched(&mut connect(front.address()).await).await, "fast");
+    assert!(idle.send_request(get()).await.is_err(), "it gave its place to the new one");
+    node.go();
+    assert_eq!(held.await.unwrap().unwrap().into_body().collect().await.unwrap().to_bytes(), "slow");
+}
+
+/// Bodies that a handler does not read, as one that waits for a node.
+#[tokio::test]
+async fn what_is_received_of_bodies_that_are_not_read_is_within_the_share_of_their_client() {
+    use kylin_lb::server::Server;
+    use kylin_lb::{Body, BufferBudget, ClientAddr};
+
+    let buffers = BufferBudget::with_client_share(std::num::NonZero::new(8 << 20), std::num::NonZero::new(1 << 20));
+    let buffers = buffers.unwrap();
+    let waits = |_: ClientAddr, _body: Request<Body>| std::future::pending::<http::Response<Body>>();
+    let server = Server::builder().listen("127.0.0.1:0".parse().unwrap(), waits).buffers(buffers.clone());
+    let server = server.start().unwrap();
+    let stream = TcpStream::connect(server.addresses()[0]).await.unwrap();
+    let (mut sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut uploads = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        let request = Request::post("http://kylin.example/").body(OneByteShort(512 << 10)).unwrap();
+        uploads.spawn(sender.send_request(request));
+    }
+    // 16 streams have the share.
+    for _ in 0..60 - 16 {
+        let refused = uploads.join_next().await.unwrap().unwrap().unwrap();
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let status = buffers.status();
+    assert!(status.used == 1 << 20 && status.clients == 1 && status.refused == 60 - 16, "{status:?}");
+    uploads.shutdown().await;
+    drop(sender);
+    crate::support::front::eventually(|| buffers.status().used == 0, || format!("{buffers:?}")).await;
+}
+
 #[tokio::test]
 async fn uploads_one_byte_short_on_one_connection_are_within_the_share_of_their_client() {
     use kylin_lb::BufferBudget;

@@ -6,6 +6,11 @@ use std::io::ErrorKind;
 use std::num::{NonZero, NonZeroUsize};
 use std::path::PathBuf;
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use kylin_lb::server::Server;
 use kylin_lb::testing::kylin::demo_bytes_at;
 use kylin_lb::{BufferBudget, Cluster, Endpoint, HttpBackend, Proxy};
@@ -126,6 +131,57 @@ async fn slow_readers_hold_no_node_and_others_are_served() {
     eventually(|| budget.status().used <= SLOW * 4096, || format!("{budget:?}")).await;
     drop(front);
     eventually(|| budget.status().used == 0, || format!("{budget:?}")).await;
+}
+
+/// Responses of 1 MB on one HTTP/2 connection, of which the client accepts a kilobyte each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_streams_of_http2_hold_no_node_and_get_all_bytes_in_order() {
+    const LENGTH: usize = 1_000_000;
+    let budget = BufferBudget::new(NonZero::new(256 * MIB));
+    for (ahead, held) in [(NonZero::new(MIB), 0), (None, THREADS as usize)] {
+        let (front, _nodes) = front(ahead, &budget).await;
+        let stream = TokioIo::new(UnixStream::connect(&front.socket).await.unwrap());
+        let mut client = http2::Builder::new(TokioExecutor::new());
+        let client = client.initial_stream_window_size(1024).initial_connection_window_size(MIB as u32);
+        let (mut sender, connection) = client.handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let mut responses = Vec::new();
+        for _ in 0..THREADS {
+            let uri = format!("http://kylin/demo/bytes?n={LENGTH}");
+            let request = Request::get(uri).body(Empty::<Bytes>::new()).unwrap();
+            responses.push(sender.send_request(request).await.unwrap());
+        }
+        eventually(|| front.in_flight() == held as u64, || format!("{:?}", front.proxy.cluster().status())).await;
+        let used = budget.status().used;
+        assert!(if held == 0 { used > 0 && used <= (THREADS as usize) * (MIB + 16_384) } else { used == 0 }, "{used}");
+        for response in responses {
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            assert!(body.len() == LENGTH && are_demo_bytes(0, &body));
+        }
+        front.idle().await;
+        eventually(|| budget.status().used == 0, || format!("{budget:?}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_while_it_is_read_ahead_of_an_http2_client_resets_its_stream_after_what_came() {
+    let response = [&b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"[..], &[b'x'; 900_000]].concat();
+    let node = RawNode::start([vec![Act::Read, Act::Write(response)]]).await;
+    let front = Front::over(endpoints(&[node.address()]), NonZero::new(MIB), &BufferBudget::process());
+    let stream = TokioIo::new(UnixStream::connect(&front.socket).await.unwrap());
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("http://kylin/").body(Empty::<Bytes>::new()).unwrap();
+    let mut body = sender.send_request(request).await.unwrap().into_body();
+    front.idle().await;
+    let mut received = 0;
+    let error = loop {
+        match body.frame().await.expect("the response is not complete") {
+            Ok(frame) => received += frame.into_data().unwrap().len(),
+            Err(error) => break error,
+        }
+    };
+    assert!(received <= 900_000, "{received}: {error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

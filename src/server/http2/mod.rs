@@ -5,9 +5,11 @@
 
 mod client_stream;
 mod coalesce;
+mod idle_watch;
 mod stream_stats;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,23 +20,25 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use self::client_stream::ClientStream;
-use self::stream_stats::{ResponseBody, StreamStats};
-use super::client::Client;
+use self::idle_watch::IdleWatch;
+use self::stream_stats::{ResponseBody, StreamExecutor, StreamStats};
+use super::client::{Client, LAST_HEAD_TIMEOUT};
 use super::limits::Limits;
 use super::{Handler, STOPPED};
 use crate::body::{Body, BoxError};
+use crate::buffer::Reservation;
 use crate::header_walk::walk;
 use crate::http1::framing::declared_length;
 use crate::http1::head::HeadLimits;
 use crate::proxy::ErrorResponse;
 
-/// What a client may send of one request body before the handler reads it, in bytes. The handler's own copy is in the budget of
-/// buffered bytes; this is not, so it is small (nginx: `http2_body_preread_size`, 64 KiB).
+/// What a client may send of one request body before the handler reads it, in bytes (nginx: `http2_body_preread_size`). It is
+/// reserved in the budget of buffered bytes as long as the request is in flight.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
 /// What a client may send of all request bodies of a connection before their handlers read it, in bytes.
@@ -42,6 +46,14 @@ const CONNECTION_WINDOW: u32 = 256 * 1024;
 
 /// What is buffered of one response for the socket, in bytes.
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// What is reserved for a request body whatever the budget has, in bytes.
+const MIN_RESERVED: u64 = 4 * 1024;
+
+const NO_MEMORY: ErrorResponse = ErrorResponse::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "the front end has no memory for the body of the request at present",
+);
 
 /// Serves requests until the client leaves, an error occurs or the server stops.
 pub(super) async fn serve<S, H>(mut client: Client<H>, stream: S, read: BytesMut) -> Result<(), BoxError>
@@ -52,7 +64,7 @@ where
     let Limits { head_timeout, send_timeout, max_streams, head, .. } = client.limits;
     let stats = Arc::new(StreamStats::default());
     let socket = ClientStream::new(stream, read.freeze(), send_timeout, Arc::clone(&stats));
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let connection = http2::Builder::new(StreamExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(max_streams.get())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -66,6 +78,7 @@ where
     let mut connection = Box::pin(connection);
     let (mut stopping, mut requests, mut idle_time) = (false, 0, Duration::ZERO);
     let check_interval = head_timeout.min(send_timeout);
+    let mut parked = IdleWatch::new(&client, &stats);
     loop {
         tokio::select! {
             biased;
@@ -73,6 +86,17 @@ where
             () = client.stop.stopped(), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
+            }
+            () = poll_fn(|cx| parked.poll_closed(cx)), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+                // A request may be on its way. It then ends before the connection does.
+                if let Ok(served) = timeout(LAST_HEAD_TIMEOUT, connection.as_mut()).await {
+                    return Ok(served?);
+                }
+                if stats.is_idle() {
+                    return Ok(());
+                }
             }
             () = sleep(check_interval) => {
                 // Dropping the connection cancels the responses that the client does not accept.
@@ -99,16 +123,24 @@ fn service<H: Handler>(
 ) -> impl Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send> + Unpin + use<H>
 {
     let (current, peer, stats) = (Arc::clone(client.handler.shared()), client.peer, Arc::clone(stats));
-    let limits = client.limits.head;
+    let key = client.key;
     let stop = client.stop.clone();
     service_fn(move |request: Request<Incoming>| {
         let (serving, cutting) = (current.load_full(), stop.clone().cutting());
         let is_head = request.method() == Method::HEAD;
         let (head, body) = request.into_parts();
-        let (body, in_flight) = stats.start_request(body.into());
+        let (body, mut in_flight) = stats.start_request(body.into());
         let request = Request::from_parts(head, body);
         async move {
-            let mut response = match check_size(&request, limits) {
+            let limits = &serving.limits;
+            let mut admitted = check_size(&request, limits.head);
+            if admitted.is_ok() && !request.body().is_empty() {
+                match reserve_window(request.body(), limits.buffers.reservation(key)).await {
+                    Some(window) => in_flight.hold(window),
+                    None => admitted = Err(NO_MEMORY),
+                }
+            }
+            let mut response = match admitted {
                 Ok(()) => tokio::select! {
                     biased;
                     response = serving.handler.handle(peer, request) => response,
@@ -119,9 +151,19 @@ fn service<H: Handler>(
             if !is_head {
                 check_length(&mut response);
             }
-            Ok::<_, Infallible>(in_flight.track(response))
+            Ok::<_, Infallible>(in_flight.track(response, limits))
         }
     })
+}
+
+/// Reserves what hyper may hold of a request body.
+async fn reserve_window(body: &Body, mut window: Reservation) -> Option<Reservation> {
+    let bytes = body.size_hint().exact().unwrap_or(u64::MAX).min(STREAM_WINDOW.into());
+    if bytes <= MIN_RESERVED {
+        window.grow_anyway(bytes as usize);
+        return Some(window);
+    }
+    window.grow_or_wait(bytes as usize).await.then_some(window)
 }
 
 /// Refuses a head over the limits, with the status that an HTTP/1.1 client gets.

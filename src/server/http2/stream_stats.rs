@@ -1,7 +1,9 @@
 //! Counts what the streams of a connection do, to tell whether the connection is idle and whether
-//! its client has stalled.
+//! its client has stalled. Also reads responses ahead of a slow client.
 
-use std::pin::Pin;
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
@@ -9,11 +11,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::rt::Executor;
 use parking_lot::Mutex;
 
-use crate::body::{Body, BodyError, OnEnd};
+use crate::body::{Body, BodyError, OnEnd, Spool};
+use crate::buffer::Reservation;
+use crate::server::limits::Limits;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct StreamStats {
     requests: AtomicUsize,
     /// Requests without a complete response, plus request bodies that are still being read.
@@ -21,7 +26,7 @@ pub(super) struct StreamStats {
     /// A request body was not read to its end.
     has_unread: AtomicBool,
     /// The responses in flight. Each has its own progress: some may stall while others advance.
-    responses: Mutex<Vec<Weak<WriteProgress>>>,
+    responses: Mutex<Vec<Weak<StreamedResponse>>>,
 }
 
 impl StreamStats {
@@ -43,7 +48,7 @@ impl StreamStats {
     pub(super) fn start_request(self: &Arc<Self>, body: Body) -> (Body, InFlightGuard) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let in_flight = InFlightGuard(Arc::clone(self));
+        let in_flight = InFlightGuard { stats: Arc::clone(self), window: None };
         if body.is_empty() {
             return (body, in_flight);
         }
@@ -65,14 +70,20 @@ impl StreamStats {
         stalled
     }
 
-    fn start_response(&self) -> Arc<WriteProgress> {
-        let progress = Arc::new(WriteProgress::default());
+    fn start_response(&self, body: Body, limits: &Limits) -> Arc<StreamedResponse> {
+        let spool = body.ahead_limit().map(|ahead| limits.spool(ahead));
+        let response = Arc::new(StreamedResponse {
+            source: Mutex::new(Source { body, spool }),
+            polls: AtomicUsize::new(0),
+            checked: AtomicUsize::new(0),
+            waits_for_node: AtomicBool::new(false),
+        });
         let mut responses = self.responses.lock();
         if responses.len() == responses.capacity() {
             responses.retain(|response| response.strong_count() > 0);
         }
-        responses.push(Arc::downgrade(&progress));
-        progress
+        responses.push(Arc::downgrade(&response));
+        response
     }
 }
 
@@ -86,24 +97,36 @@ impl OnEnd for StreamStats {
 }
 
 /// Counts a request as in flight until its response is complete or cancelled.
-pub(super) struct InFlightGuard(Arc<StreamStats>);
+pub(super) struct InFlightGuard {
+    stats: Arc<StreamStats>,
+    /// For what hyper holds of the body of the request.
+    window: Option<Reservation>,
+}
 
 impl InFlightGuard {
-    pub(super) fn track(self, response: Response<Body>) -> Response<ResponseBody> {
-        let progress = self.0.start_response();
-        response.map(|body| ResponseBody { body, progress, _in_flight: self })
+    /// Keeps a reservation for as long.
+    pub(super) fn hold(&mut self, window: Reservation) {
+        self.window = Some(window);
+    }
+
+    pub(super) fn track(self, response: Response<Body>, limits: &Limits) -> Response<ResponseBody> {
+        let (head, body) = response.into_parts();
+        let response = self.stats.start_response(body, limits);
+        BEGUN.set(Some(Arc::downgrade(&response)));
+        Response::from_parts(head, ResponseBody { response, _in_flight: self })
     }
 }
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.stats.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// The progress of one response.
-#[derive(Debug, Default)]
-struct WriteProgress {
+/// A response whose body hyper takes.
+struct StreamedResponse {
+    /// The lock is never waited for: one task takes the body and reads it ahead.
+    source: Mutex<Source>,
     /// How often hyper has polled the body.
     polls: AtomicUsize,
     /// One more than `polls` at the last check; 0 before the first.
@@ -112,17 +135,68 @@ struct WriteProgress {
     waits_for_node: AtomicBool,
 }
 
-impl WriteProgress {
+struct Source {
+    body: Body,
+    /// What was read ahead. None where the body is not read ahead.
+    spool: Option<Spool>,
+}
+
+impl StreamedResponse {
     fn has_stalled(&self) -> bool {
         let polls = self.polls.load(Ordering::Relaxed) + 1;
         self.checked.swap(polls, Ordering::Relaxed) == polls && !self.waits_for_node.load(Ordering::Relaxed)
+    }
+
+    /// Reads ahead if hyper takes nothing, which means that the client accepts nothing at present.
+    fn read_ahead(&self, cx: &mut Context<'_>) {
+        if self.waits_for_node.load(Ordering::Relaxed) {
+            return;
+        }
+        let Source { body, spool } = &mut *self.source.lock();
+        if let Some(spool) = spool {
+            spool.fill(body, cx);
+        }
+    }
+}
+
+thread_local! {
+    /// The response that has begun in the task that is polled.
+    static BEGUN: Cell<Option<Weak<StreamedResponse>>> = const { Cell::new(None) };
+}
+
+/// Runs the streams of connections. hyper takes nothing of a response whose client accepts nothing, so the task of the stream reads
+/// the response ahead.
+#[derive(Clone)]
+pub(super) struct StreamExecutor;
+
+impl<F> Executor<F> for StreamExecutor
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        tokio::spawn(async move {
+            let mut stream = pin!(stream);
+            let mut response: Option<Weak<StreamedResponse>> = None;
+            poll_fn(|cx| {
+                let polled = stream.as_mut().poll(cx);
+                if let Some(begun) = BEGUN.take() {
+                    response = Some(begun);
+                }
+                if polled.is_pending()
+                    && let Some(response) = response.as_ref().and_then(Weak::upgrade)
+                {
+                    response.read_ahead(cx);
+                }
+                polled
+            })
+            .await
+        });
     }
 }
 
 /// The body of a response. hyper drops it when all of it is encoded.
 pub(super) struct ResponseBody {
-    body: Body,
-    progress: Arc<WriteProgress>,
+    response: Arc<StreamedResponse>,
     _in_flight: InFlightGuard,
 }
 
@@ -130,18 +204,29 @@ impl HttpBody for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        self.progress.polls.fetch_add(1, Ordering::Relaxed);
-        self.progress.waits_for_node.store(frame.is_pending(), Ordering::Relaxed);
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let StreamedResponse { source, polls, waits_for_node, .. } = &*self.response;
+        let Source { body, spool } = &mut *source.lock();
+        let frame = match spool.as_mut().and_then(Spool::next) {
+            Some(ahead) => Poll::Ready(ahead.map(|data| data.map(Frame::data))),
+            None => Pin::new(body).poll_frame(cx),
+        };
+        polls.fetch_add(1, Ordering::Relaxed);
+        waits_for_node.store(frame.is_pending(), Ordering::Relaxed);
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        let Source { body, spool } = &*self.response.source.lock();
+        spool.as_ref().is_none_or(Spool::is_empty) && body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let Source { body, spool } = &*self.response.source.lock();
+        match spool {
+            // Something may have been read already.
+            Some(spool) if !spool.is_empty() => SizeHint::default(),
+            _ => body.size_hint(),
+        }
     }
 }
