@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kylin_lb::endpoint::EndpointId;
 use kylin_lb::session::{Affinity, Secret, StickyCookie};
 use kylin_lb::testing::kylin::Dialect;
@@ -85,7 +87,11 @@ async fn forged_cookies_are_ignored(dialect: Dialect) {
 
     let mut flipped = real.clone().into_bytes();
     flipped[5] ^= 1;
+    // Of the time of expiry, a second more or less: all but the tag still fits.
+    let mut later = URL_SAFE_NO_PAD.decode(&real).unwrap();
+    later[12] ^= 1;
     let forged = [
+        URL_SAFE_NO_PAD.encode(later),
         String::new(),
         real[..real.len() - 1].to_owned(),
         format!("{real}A"),
