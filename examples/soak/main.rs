@@ -17,7 +17,6 @@
 )]
 
 mod client;
-mod store;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -30,11 +29,11 @@ use kylin_lb::probe::{HealthCheck, Probe};
 use kylin_lb::server::{Listen, Server};
 use kylin_lb::session::{Affinity, Secret, Sessions};
 use kylin_lb::testing::kylin::{Fault, FaultScope, KylinNode, Metastore, Served};
+use kylin_lb::testing::{FailingStore, StoreFault};
 use kylin_lb::{Cluster, Endpoint, HttpBackend, Proxy};
 use tokio::time::{sleep, timeout};
 
 use self::client::{Client, Tally, USERS};
-use self::store::FailingStore;
 
 const NODES: usize = 3;
 /// How long a client may take for its last response, when all is well again.
@@ -172,9 +171,9 @@ async fn happens(nodes: &mut [Node], store: &FailingStore, cluster: &Cluster) {
             cluster.add(endpoint(node)).unwrap();
         }
         _ => {
-            store.fails(fastrand::bool());
+            store.set_fault(Some(if fastrand::bool() { StoreFault::Fails } else { StoreFault::Hangs }));
             sleep(lasts).await;
-            store.works();
+            store.set_fault(None);
         }
     }
     // All is well for a moment.

@@ -110,11 +110,11 @@ async fn one_address_never_takes_all_connections_of_a_server_that_serves_few() {
 async fn a_client_with_half_of_the_connections_loses_its_idlest_one_for_each_new_one() {
     let node = RawNode::start([healthy("node")]).await;
     let front = Front::serving(Front::over(&[node.address()]).proxy, |server| {
-        server.max_connections(NonZero::new(64)).threads(NonZero::<usize>::MIN)
+        server.max_connections(NonZero::new(256)).threads(NonZero::<usize>::MIN)
     });
     let mut other = front.connect().await;
     let mut idle = Vec::new();
-    for number in 0..200 {
+    for number in 0..400 {
         let mut connection = Connection::open_from(GREEDY, front.address()).await.unwrap();
         // Those that send nothing are idle from the first moment.
         if number % 2 == 0 {

@@ -14,10 +14,11 @@ use kylin_lb::endpoint::AdminState;
 use kylin_lb::probe::{HealthCheck, Probe};
 use kylin_lb::session::{Affinity, LoginRelay, Secret, Sessions};
 use kylin_lb::testing::kylin::{Fault, FaultScope, KylinNode, Metastore};
+use kylin_lb::testing::{FailingStore, StoreFault};
 use kylin_lb::{Backend, Body, ClientAddr, Cluster, Endpoint, HttpBackend, Proxy, SendError};
 use tokio::time::{sleep, timeout};
 
-use crate::simulation::faulty::{FaultyNode, FaultyStore};
+use crate::simulation::faulty::FaultyNode;
 use crate::support::browser::basic;
 use crate::support::clock::PausedClock;
 use crate::support::front::{demo, eventually};
@@ -125,8 +126,8 @@ impl Stage {
             .iter()
             .map(|node| Endpoint::new(node.node.name(), InPieces(node.clone())).unwrap().max_in_flight(Some(ONE)));
         let cluster = Cluster::builder().clock(PausedClock).endpoints(endpoints).build().unwrap();
-        let store = FaultyStore::new();
-        store.set_mode(FaultyStore::SLOW);
+        let store = FailingStore::new();
+        store.set_fault(Some(StoreFault::Slow(Duration::from_millis(30))));
         let secret = || Secret::new([7; 32]);
         let sessions = Sessions::builder(store, secret()).clock(PausedClock).build().unwrap();
         let proxy = match way {

@@ -2,17 +2,13 @@
 
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use kylin_lb::session::{
-    Affinity, MemoryStore, Precondition, SaveOutcome, Secret, SessionKey, SessionRecord, SessionStore, Sessions,
-    StoreError, StoreFuture, Stored,
-};
-use kylin_lb::testing::Scripted;
+use kylin_lb::session::{Affinity, MemoryStore, Secret, Sessions};
 use kylin_lb::testing::kylin::Dialect;
+use kylin_lb::testing::{FailingStore, Scripted, StoreFault};
 use kylin_lb::{Body, ClientAddr, Cluster, Endpoint, Proxy};
 
 use crate::support::clock::PausedClock;
@@ -26,80 +22,9 @@ fn limit(limit: usize) -> NonZeroUsize {
     NonZeroUsize::new(limit).unwrap()
 }
 
-/// A store that works, fails, or does not respond.
-#[derive(Debug, Clone)]
-struct ScriptedStore {
-    store: MemoryStore,
-    mode: Arc<AtomicU8>,
-    saved: Arc<Mutex<Vec<SessionKey>>>,
-    calls: Arc<AtomicUsize>,
-}
-
-const WORKS: u8 = 0;
-const FAILS: u8 = 1;
-const HANGS: u8 = 2;
-
-impl ScriptedStore {
-    fn new() -> Self {
-        ScriptedStore { store: MemoryStore::new(), mode: Arc::default(), saved: Arc::default(), calls: Arc::default() }
-    }
-
-    fn set_mode(&self, mode: u8) {
-        self.mode.store(mode, Ordering::SeqCst);
-    }
-
-    /// Removes all records, as a restart of a cache does.
-    async fn lose_all(&self) {
-        let saved = std::mem::take(&mut *self.saved.lock().unwrap());
-        for key in saved {
-            self.store.remove(&key).await.unwrap();
-        }
-        assert!(self.store.is_empty());
-    }
-
-    fn calls(&self) -> usize {
-        self.calls.load(Ordering::SeqCst)
-    }
-
-    fn in_mode<'a, T: Send + 'a>(
-        &'a self,
-        operation: impl FnOnce(&'a MemoryStore) -> StoreFuture<'a, T> + Send + 'a,
-    ) -> StoreFuture<'a, T> {
-        StoreFuture::boxed(async move {
-            self.calls.fetch_add(1, Ordering::SeqCst);
-            match self.mode.load(Ordering::SeqCst) {
-                WORKS => operation(&self.store).await,
-                FAILS => Err(StoreError::Unavailable("it is down".into())),
-                _ => std::future::pending().await,
-            }
-        })
-    }
-}
-
-impl SessionStore for ScriptedStore {
-    fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
-        self.in_mode(move |store| store.load(key))
-    }
-
-    fn save<'a>(
-        &'a self,
-        key: &'a SessionKey,
-        record: &'a SessionRecord,
-        precondition: Precondition,
-        ttl: Duration,
-    ) -> StoreFuture<'a, SaveOutcome> {
-        self.saved.lock().unwrap().push(*key);
-        self.in_mode(move |store| store.save(key, record, precondition, ttl))
-    }
-
-    fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()> {
-        self.in_mode(move |store| store.touch(key, ttl))
-    }
-
-    fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()> {
-        self.in_mode(move |store| store.remove(key))
-    }
-}
+const WORKS: Option<StoreFault> = None;
+const FAILS: Option<StoreFault> = Some(StoreFault::Fails);
+const HANGS: Option<StoreFault> = Some(StoreFault::Hangs);
 
 /// Makes a node that accepts only the sessions that it has issued, and sleeps as long as the path says.
 fn node(name: &'static str) -> Endpoint<Scripted> {
@@ -121,7 +46,7 @@ fn node(name: &'static str) -> Endpoint<Scripted> {
     Endpoint::new(name, node).unwrap()
 }
 
-fn sessions(store: &ScriptedStore) -> Sessions {
+fn sessions(store: &FailingStore) -> Sessions {
     let builder = Sessions::builder(store.clone(), Secret::new([7; 32]));
     builder.deadline(DEADLINE).clock(PausedClock).build().unwrap()
 }
@@ -147,9 +72,9 @@ async fn send(proxy: &Proxy<Scripted>, path: &str, cookie: &str) -> (String, u16
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_hangs_costs_its_deadline_a_few_times_and_then_nothing() {
-    let store = ScriptedStore::new();
+    let store = FailingStore::new();
     let proxy = proxy(sessions(&store));
-    store.set_mode(HANGS);
+    store.set_fault(HANGS);
     let mut waited = Duration::ZERO;
     for n in 0..100 {
         let (_, status, took) = send(&proxy, "/kylin/api/x", &format!("unknown{n}-x")).await;
@@ -167,14 +92,14 @@ async fn a_store_that_hangs_costs_its_deadline_a_few_times_and_then_nothing() {
 #[tokio::test(start_paused = true)]
 async fn known_sessions_keep_their_node_while_the_store_is_down_and_new_bindings_are_written_afterwards() {
     for mode in [FAILS, HANGS] {
-        let store = ScriptedStore::new();
+        let store = FailingStore::new();
         let (kept, other) = (sessions(&store), sessions(&store));
         let (one, two) = (proxy(kept.clone()), proxy(other));
         let mut homes = Vec::new();
         for n in 0..30 {
             homes.push((format!("{n}"), send(&one, &format!("/issue/{n}"), "").await.0));
         }
-        store.set_mode(mode);
+        store.set_fault(mode);
         // Long after the entries of the near cache became stale.
         tokio::time::sleep(Duration::from_secs(3600)).await;
         for n in 30..60 {
@@ -187,7 +112,7 @@ async fn known_sessions_keep_their_node_while_the_store_is_down_and_new_bindings
         }
         assert!(!kept.is_store_available() && kept.pending_writes() == 30, "{kept:?}");
 
-        store.set_mode(WORKS);
+        store.set_fault(WORKS);
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(kept.is_store_available() && kept.pending_writes() == 0, "{kept:?}");
         for (n, home) in &homes {
@@ -200,25 +125,25 @@ async fn known_sessions_keep_their_node_while_the_store_is_down_and_new_bindings
 #[tokio::test(start_paused = true)]
 async fn bindings_in_use_are_written_again_to_a_store_that_lost_them() {
     for mode in [FAILS, HANGS] {
-        let store = ScriptedStore::new();
+        let store = FailingStore::new();
         let (one, two) = (proxy(sessions(&store)), proxy(sessions(&store)));
         let mut homes = Vec::new();
         for n in 0..30 {
             homes.push((format!("{n}"), send(&one, &format!("/issue/{n}"), "").await.0));
         }
-        store.set_mode(mode);
+        store.set_fault(mode);
         tokio::time::sleep(Duration::from_secs(5)).await;
         // After one failure the store may have lost records.
         send(&one, "/kylin/api/x", &format!("0-{}", homes[0].1)).await;
         store.lose_all().await;
-        store.set_mode(WORKS);
+        store.set_fault(WORKS);
         tokio::time::sleep(Duration::from_secs(5)).await;
         for proxy in [&one, &two] {
             for (n, home) in &homes {
                 let (node, status, _) = send(proxy, "/kylin/api/x", &format!("{n}-{home}")).await;
                 assert_eq!((node.as_str(), status), (home.as_str(), 200));
             }
-            assert_eq!(store.store.len(), 30);
+            assert_eq!(store.records().len(), 30);
         }
     }
 }
@@ -226,11 +151,11 @@ async fn bindings_in_use_are_written_again_to_a_store_that_lost_them() {
 #[tokio::test(start_paused = true)]
 async fn an_unavailable_store_receives_one_probe_a_second_and_no_request_waits() {
     for mode in [FAILS, HANGS] {
-        let store = ScriptedStore::new();
+        let store = FailingStore::new();
         let sessions = sessions(&store);
         let proxy = proxy(sessions.clone());
         let (home, ..) = send(&proxy, "/issue/known", "").await;
-        store.set_mode(mode);
+        store.set_fault(mode);
         tokio::time::sleep(Duration::from_secs(5)).await;
         for n in 0..5 {
             send(&proxy, "/kylin/api/x", &format!("unknown{n}-x")).await;
@@ -256,8 +181,8 @@ async fn an_unavailable_store_receives_one_probe_a_second_and_no_request_waits()
 
 #[tokio::test(start_paused = true)]
 async fn front_ends_agree_on_unknown_sessions_while_the_store_is_down() {
-    let store = ScriptedStore::new();
-    store.set_mode(FAILS);
+    let store = FailingStore::new();
+    store.set_fault(FAILS);
     let (one, two) = (proxy(sessions(&store)), proxy(sessions(&store)));
     let mut seen = std::collections::BTreeSet::new();
     for n in 0..30 {
@@ -273,10 +198,7 @@ async fn front_ends_agree_on_unknown_sessions_while_the_store_is_down() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_does_not_expire_during_its_query_and_is_touched_rarely() {
-    let store = ScriptedStore {
-        store: MemoryStore::with_clock(limit(100), limit(1 << 20), PausedClock),
-        ..ScriptedStore::new()
-    };
+    let store = FailingStore::over(MemoryStore::with_clock(limit(100), limit(1 << 20), PausedClock));
     let proxy = proxy(sessions(&store));
     let (home, ..) = send(&proxy, "/issue/1", "").await;
     // A JSESSIONID lives for eight hours.
@@ -286,14 +208,14 @@ async fn a_session_does_not_expire_during_its_query_and_is_touched_rarely() {
     assert_eq!(status, 200);
     let calls = store.calls() - calls;
     assert!((23..=24).contains(&calls), "a touch an hour: {calls}");
-    assert_eq!(store.store.len(), 1);
+    assert_eq!(store.records().len(), 1);
     let (_, status, _) = send(&proxy, "/kylin/api/x", &id).await;
     assert_eq!(status, 200, "known after a day");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_session_in_use_is_loaded_once_per_staleness() {
-    let store = ScriptedStore::new();
+    let store = FailingStore::new();
     let proxy = proxy(sessions(&store));
     let (home, ..) = send(&proxy, "/issue/1", "").await;
     let before = store.calls();
@@ -310,11 +232,11 @@ async fn a_session_in_use_is_loaded_once_per_staleness() {
 
 #[tokio::test(start_paused = true)]
 async fn a_binding_is_in_the_store_before_the_response_is_sent() {
-    let store = ScriptedStore::new();
+    let store = FailingStore::new();
     let (one, two) = (proxy(sessions(&store)), proxy(sessions(&store)));
     for n in 0..30 {
         let (home, ..) = send(&one, &format!("/issue/{n}"), "").await;
-        assert_eq!(store.store.len(), n + 1);
+        assert_eq!(store.records().len(), n + 1);
         assert_eq!(send(&two, "/kylin/api/x", &format!("{n}-{home}")).await.0, home);
     }
 }
@@ -322,7 +244,7 @@ async fn a_binding_is_in_the_store_before_the_response_is_sent() {
 /// All front ends were restarted, so that none knows the node of the sessions.
 #[tokio::test]
 async fn two_front_ends_that_bind_a_session_at_the_same_time_agree() {
-    let store = ScriptedStore::new();
+    let store = FailingStore::new();
     // Every node accepts every session, so that only the store decides.
     let open = |name: &'static str| {
         let node = Scripted::new(move |_: Request<Body>| async move {
@@ -372,7 +294,7 @@ async fn no_log_or_debug_output_contains_a_session_id_or_a_credential(dialect: D
         .finish();
     // The subscriber sees this thread only. Nodes and server have threads of their own.
     let nodes = Nodes::of(dialect, 2).await;
-    let store = ScriptedStore::new();
+    let store = FailingStore::new();
     let sessions = Sessions::remote(store.clone(), Secret::new([7; 32]));
     let cookie = Affinity::cookie(Secret::new([9; 32]));
     let learn = Affinity::learn(sessions.clone()).or_user(Secret::new([8; 32]));
@@ -383,7 +305,7 @@ async fn no_log_or_debug_output_contains_a_session_id_or_a_credential(dialect: D
         tracing::trace!(?affinity, proxy = ?front.proxy, ?sessions, "shown");
         let mut user = Browser::default();
         for mode in [WORKS, FAILS, HANGS, WORKS] {
-            store.set_mode(mode);
+            store.set_fault(mode);
             // In process, so that the proxy runs on this thread.
             for (path, credentials) in [("/kylin/api/user/authentication", true), ("/kylin/api/projects", false)] {
                 let mut request = Request::get(path).header("host", "kylin").body(Body::empty()).unwrap();

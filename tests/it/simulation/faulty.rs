@@ -1,15 +1,11 @@
-//! A node and a store that fail as the run says.
+//! A node that fails as the run says.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use kylin_lb::backend::SendErrorKind;
-use kylin_lb::session::{
-    MemoryStore, Precondition, SaveOutcome, SessionKey, SessionRecord, SessionStore, StoreError, StoreFuture, Stored,
-};
 use kylin_lb::testing::kylin::KylinNode;
 use kylin_lb::{Backend, Body, SendError};
 use tokio::sync::watch;
@@ -79,66 +75,5 @@ impl Backend for FaultyNode {
             true => Err(SendError::new(SendErrorKind::Connect, io::Error::from(io::ErrorKind::ConnectionRefused))),
             false => Ok(()),
         }
-    }
-}
-
-/// A store that works, is slow, fails, or does not respond.
-#[derive(Debug, Clone)]
-pub(crate) struct FaultyStore {
-    store: MemoryStore,
-    mode: Arc<AtomicU8>,
-}
-
-impl FaultyStore {
-    pub(crate) const WORKS: u8 = 0;
-    pub(crate) const SLOW: u8 = 1;
-    pub(crate) const FAILS: u8 = 2;
-    pub(crate) const HANGS: u8 = 3;
-
-    pub(crate) fn new() -> Self {
-        FaultyStore { store: MemoryStore::new(), mode: Arc::default() }
-    }
-
-    pub(crate) fn set_mode(&self, mode: u8) {
-        self.mode.store(mode, Ordering::SeqCst);
-    }
-
-    fn in_mode<'a, T: Send + 'a>(
-        &'a self,
-        operation: impl FnOnce(&'a MemoryStore) -> StoreFuture<'a, T> + Send + 'a,
-    ) -> StoreFuture<'a, T> {
-        StoreFuture::boxed(async move {
-            match self.mode.load(Ordering::SeqCst) {
-                Self::WORKS => {}
-                Self::SLOW => tokio::time::sleep(Duration::from_millis(30)).await,
-                Self::FAILS => return Err(StoreError::Unavailable("it is down".into())),
-                _ => std::future::pending().await,
-            }
-            operation(&self.store).await
-        })
-    }
-}
-
-impl SessionStore for FaultyStore {
-    fn load<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, Option<Stored>> {
-        self.in_mode(move |store| store.load(key))
-    }
-
-    fn save<'a>(
-        &'a self,
-        key: &'a SessionKey,
-        record: &'a SessionRecord,
-        precondition: Precondition,
-        ttl: Duration,
-    ) -> StoreFuture<'a, SaveOutcome> {
-        self.in_mode(move |store| store.save(key, record, precondition, ttl))
-    }
-
-    fn touch<'a>(&'a self, key: &'a SessionKey, ttl: Duration) -> StoreFuture<'a, ()> {
-        self.in_mode(move |store| store.touch(key, ttl))
-    }
-
-    fn remove<'a>(&'a self, key: &'a SessionKey) -> StoreFuture<'a, ()> {
-        self.in_mode(move |store| store.remove(key))
     }
 }

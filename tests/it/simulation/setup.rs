@@ -10,12 +10,13 @@ use kylin_lb::endpoint::AdminState;
 use kylin_lb::probe::{HealthCheck, Probe};
 use kylin_lb::session::{Affinity, LoginRelay, Secret, Sessions, StickyCookie};
 use kylin_lb::testing::kylin::{Fault, FaultScope, KylinNode, Metastore};
+use kylin_lb::testing::{FailingStore, StoreFault};
 use kylin_lb::{Cluster, Endpoint, Proxy};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::client::{Client, PASSWORD, user};
-use super::faulty::{FaultyNode, FaultyStore};
+use super::faulty::FaultyNode;
 use super::hostile;
 use super::world::{PausedClock, World};
 
@@ -25,6 +26,8 @@ const WORK: Duration = Duration::from_secs(30);
 const EVENTS: Duration = Duration::from_secs(18);
 /// How long all nodes have to be well until every request of an honest client must succeed: some probes.
 pub(super) const WELL: Duration = Duration::from_secs(5);
+const STORE_FAULTS: [Option<StoreFault>; 4] =
+    [None, Some(StoreFault::Slow(Duration::from_millis(30))), Some(StoreFault::Fails), Some(StoreFault::Hangs)];
 const NAMES: [&str; 4] = ["n1", "n2", "n3", "n4"];
 
 /// All that takes part in a run.
@@ -33,7 +36,7 @@ pub(super) struct Cast {
     pub(super) world: World,
     pub(super) nodes: Vec<FaultyNode>,
     pub(super) metastore: Metastore,
-    pub(super) store: FaultyStore,
+    pub(super) store: FailingStore,
     pub(super) proxy: Proxy<FaultyNode>,
     sessions: Sessions,
 }
@@ -84,7 +87,7 @@ impl Cast {
             3 => ("query affinity", cluster.balancer(QueryAffinity::new())),
             _ => ("random two", cluster.balancer(RandomTwo::new())),
         };
-        let store = FaultyStore::new();
+        let store = FailingStore::new();
         let secret = || Secret::new([7; 32]);
         let sessions = Sessions::builder(store.clone(), secret()).clock(PausedClock).build().unwrap();
         let (affinity, chosen) = match rng.u8(..5) {
@@ -127,7 +130,7 @@ impl Cast {
         for node in &self.nodes {
             self.mend(node);
         }
-        self.store.set_mode(FaultyStore::WORKS);
+        self.store.set_fault(None);
         self.world.set_well(true);
         self.world.log("all is well");
     }
@@ -203,9 +206,9 @@ impl Cast {
                 faults.set_user_source_down(false);
             }
             _ => {
-                let mode = rng.u8(FaultyStore::WORKS..=FaultyStore::HANGS);
-                self.world.log(format!("event: the store is in mode {mode}"));
-                self.store.set_mode(mode);
+                let fault = STORE_FAULTS[usize::from(rng.u8(0..=3))];
+                self.world.log(format!("event: the fault of the store is {fault:?}"));
+                self.store.set_fault(fault);
             }
         }
     }
