@@ -93,6 +93,9 @@ async fn a_404_for_a_path_of_every_kylin_is_a_refusal_if_the_node_has_no_kylin()
         ("POST /kylin/api/projects", "{}"),
         ("GET /kylin/api/jobs?limit=1", ""),
         ("GET /kylin/", ""),
+        ("GET /kylin/api/cubes/c", ""),
+        ("PUT /kylin/api/cubes/c/build", "{}"),
+        ("POST /kylin/api/models/m/segments", "{}"),
     ];
     for (when_asked, is_running) in [
         (page(404), false),
@@ -121,8 +124,9 @@ async fn a_404_for_a_path_of_every_kylin_is_a_refusal_if_the_node_has_no_kylin()
 }
 
 #[tokio::test]
-async fn a_404_of_kylin_or_for_a_path_of_some_versions_is_returned_without_a_question() {
-    for line in ["GET /kylin/api/admin/version", "GET /kylin/api/projects/p", "GET /kylin/js/app.js", "POST /elsewhere"]
+async fn a_404_of_kylin_or_after_which_something_may_have_changed_is_returned_without_a_question() {
+    for line in
+        ["DELETE /kylin/api/projects/p", "PUT /kylin/api/cubes/c/enable", "GET /kylin/js/app.js", "POST /elsewhere"]
     {
         let (first, second) = (Stopping::new(page(404)), well("second"));
         let proxy = proxy(&[&first.node, &second], |proxy| proxy);

@@ -1,5 +1,6 @@
-//! The paths that every version of Kylin serves.
+//! Whose 404 may mean that Kylin does not run at the node.
 
+use super::{RequestClass, RetrySafety};
 use crate::kylin::path::NormalizedPath;
 
 /// Below `/kylin/api/`, in 2.x, 3.x, 4.x and 5.x (apache/kylin 2.6.6, 3.1.3 and 4.0.4 rest/controller: QueryController,
@@ -7,9 +8,18 @@ use crate::kylin::path::NormalizedPath;
 /// NProjectController, JobController, NModelController, NTableController).
 const CALLS: [&str; 7] = ["query", "query/prestate", "user/authentication", "projects", "jobs", "models", "tables"];
 
-/// Returns whether every version of Kylin serves the path. Kylin never responds there
-/// with 404 unless it says so in JSON, whatever the method: Spring responds to a wrong one with 405.
-pub(crate) fn is_in_all_versions(path: &NormalizedPath<'_>) -> bool {
+/// Returns whether a 404 that Kylin did not write may be the response of a node where Kylin does not run, so that nothing was executed.
+///
+/// Every version serves some paths: Kylin never responds there with 404 unless it says so in JSON, whatever the method, because Spring
+/// responds to a wrong one with 405. A read below `/kylin/api/` changes nothing, and the calls of jobs return the job in JSON in all
+/// versions, so that a page says of both that no call was executed. This is not known of other writes: a handler without a body
+/// leaves the page to Tomcat.
+pub(crate) fn may_have_no_kylin(class: RequestClass, path: &NormalizedPath<'_>) -> bool {
+    let is_known = class == RequestClass::Job || class.retry_safety() == RetrySafety::Read;
+    is_in_all_versions(path) || is_known && path.as_str().starts_with("/kylin/api/")
+}
+
+fn is_in_all_versions(path: &NormalizedPath<'_>) -> bool {
     let path = path.as_str().trim_end_matches('/');
     match path.strip_prefix("/kylin/api/") {
         Some(call) => CALLS.contains(&call),
@@ -19,7 +29,26 @@ pub(crate) fn is_in_all_versions(path: &NormalizedPath<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::classify;
     use super::*;
+
+    #[test]
+    fn of_what_some_versions_serve_only_reads_and_jobs_are_known_to_have_changed_nothing() {
+        for (line, expected) in [
+            (("GET", "/kylin/api/projects/p"), true),
+            (("PUT", "/kylin/api/cubes/c/build"), true),
+            (("POST", "/kylin/api/models/m/segments"), true),
+            (("POST", "/kylin/api/projects"), true),
+            (("DELETE", "/kylin/api/projects/p"), false),
+            (("PUT", "/kylin/api/cubes/c/enable"), false),
+            (("GET", "/kylin/js/app.js"), false),
+            (("POST", "/elsewhere"), false),
+        ] {
+            let path = NormalizedPath::parse(line.1).unwrap();
+            let class = classify(&line.0.parse().unwrap(), &path, None);
+            assert_eq!(may_have_no_kylin(class, &path), expected, "{line:?}");
+        }
+    }
 
     #[test]
     fn calls_of_some_versions_or_of_one_object_may_be_missing() {

@@ -66,7 +66,7 @@ pub(crate) enum Rejection {
     Role,
     /// The node runs as many queries as it may.
     Busy,
-    /// Kylin does not run at the node: [`NotFound`](ResponseClass::NotFound) for a path that Kylin always serves, and the node has
+    /// Kylin does not run at the node: [`NotFound`](ResponseClass::NotFound) for a call that returns JSON in every version, and the node has
     /// no Kylin when it is asked.
     NotRunning,
     /// The shared store of tomcat-redis-session-manager does not have the session yet. That no handler ran is inferred.

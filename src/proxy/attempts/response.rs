@@ -45,7 +45,7 @@ impl<B: Backend> Attempts<'_, B> {
     /// Returns the class of a 404 that Kylin did not write, after asking the node whether Kylin runs there.
     pub(super) async fn confirm_not_found(&mut self, picked: &Picked<B>) -> ResponseClass {
         match self.kylin() {
-            Some((rules, _)) if rules.is_running(&self.context, picked).await == Some(false) => {
+            Some((rules, class)) if rules.is_running(class, &self.context, picked).await == Some(false) => {
                 ResponseClass::Rejected(Rejection::NotRunning)
             }
             _ => ResponseClass::NotFound,

@@ -1,7 +1,7 @@
 //! Asks a node whether Kylin runs there.
 //!
 //! A Tomcat that stops ends its web applications before it closes its port, and responds to everything with 404 meanwhile. So a
-//! 404 for a path that Kylin always serves may mean that nothing was executed, and that another node should be asked.
+//! 404 for a call that returns JSON in every version may mean that nothing was executed, and that another node should be asked.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use crate::body::Body;
 use crate::clock::Clock;
 use crate::cluster::Picked;
 use crate::endpoint::{EndpointId, Outcome, Role};
-use crate::kylin::class::{RequestClass, RetrySafety, is_in_all_versions};
+use crate::kylin::class::{RequestClass, RetrySafety, may_have_no_kylin};
 use crate::kylin::fan_out::{Merge, merge_of};
 use crate::kylin::response::{self, Credentials, NeedsBody, Rejection, ResponseClass};
 use crate::kylin::retry::{AttemptOutcome, RetryDecision, decide};
@@ -189,8 +189,13 @@ impl RuleState {
     }
 
     /// Returns whether Kylin runs at the node that has responded with 404; `None` if that is no question.
-    pub(crate) async fn is_running<B: Backend>(&self, context: &RequestContext, picked: &Picked<B>) -> Option<bool> {
-        if !self.rules.retry_rejected || !context.path().is_some_and(|path| is_in_all_versions(&path)) {
+    pub(crate) async fn is_running<B: Backend>(
+        &self,
+        class: RequestClass,
+        context: &RequestContext,
+        picked: &Picked<B>,
+    ) -> Option<bool> {
+        if !self.rules.retry_rejected || !context.path().is_some_and(|path| may_have_no_kylin(class, &path)) {
             return None;
         }
         Some(self.running.check(picked).await)
