@@ -70,10 +70,12 @@ Balancing:
   --outlier on|off    eject nodes that fail more than the others; off: by nginx's max_fails, 1 in 10s (default: on)
   --drain on|off      no new sessions for a node that shows that it stops, where --outlier is on: it refuses connections, closes
                       those of clients, or says 503 with Retry-After (default: on)
-  --max-conns N       the most requests in flight at a node for which none is set (default: no limit)
+  --max-conns N       the most queries at once at a node for which none is set (default: no limit)
+  --queue on|off      queries wait for a node that has its max-conns, quick ones first, and other requests pass; off: a full
+                      node gets no requests (default: on)
   --connect-timeout T the time for a connection to a node (default: 5s)
   --read-timeout T    the time until a node responds, and between two pieces of a response (default: 310s, then 60s);
-                      these three not with --config, which has max_conns, proxy_connect_timeout and proxy_read_timeout
+                      --max-conns and these two not with --config, which has max_conns, proxy_connect_timeout and proxy_read_timeout
   --panic on|off      use a node that failed where health bars all of them, instead of a 503 (default: on)
 
 Clients:
@@ -131,6 +133,7 @@ pub struct Args {
     /// The settings of nodes for which nothing else is set.
     pub settings: NodeSettings,
     pub panic: bool,
+    pub queue: bool,
     pub trusted: TrustedProxies,
     pub client_connections: Option<NonZeroU32>,
     pub client_requests: Option<NonZeroU32>,
@@ -195,6 +198,7 @@ impl Args {
             drain: true,
             settings: NodeSettings::default(),
             panic: true,
+            queue: true,
             trusted: TrustedProxies::none(),
             client_connections: NonZeroU32::new(1024),
             client_requests: NonZeroU32::new(256),
@@ -270,6 +274,7 @@ impl Args {
                 "--connect-timeout" => args.settings.connect_timeout = Some(time(&name, &value()?)?),
                 "--read-timeout" => args.settings.read_timeout = Some(time(&name, &value()?)?),
                 "--panic" => args.panic = switch(&name, &value()?)?,
+                "--queue" => args.queue = switch(&name, &value()?)?,
                 "--trust" => args.trusted = trusted(&value()?).map_err(|error| format!("--trust {error}"))?,
                 "--client-connections" => args.client_connections = limit(&name, &value()?, 1 << 30)?,
                 "--client-requests" => args.client_requests = limit(&name, &value()?, 1 << 30)?,

@@ -50,6 +50,7 @@ pub fn builder(
         (args.outlier, SiteBuilder::outlier),
         (args.drain, SiteBuilder::drain),
         (args.panic, SiteBuilder::panic_mode),
+        (args.queue, SiteBuilder::queue),
     ] {
         if !on {
             site = set(site, false);

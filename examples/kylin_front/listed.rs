@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kylin_lb::admission::QueueRules;
 use kylin_lb::nginx::{ProbeMode, SessionMode};
 use kylin_lb::observe::Watch;
 use kylin_lb::probe::HealthChecker;
@@ -147,6 +148,7 @@ fn proxy(
     Ok(match args.kylin {
         true => {
             let proxy = Proxy::builder(cluster).rules(KylinRules::default().reload(args.reload));
+            let proxy = proxy.queue(args.queue.then(QueueRules::new));
             configure(proxy, args, observers).affinity(affinity).build()?
         }
         false => configure(Proxy::plain(cluster), args, observers).affinity(affinity).build()?,

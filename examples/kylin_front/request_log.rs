@@ -74,6 +74,7 @@ impl Observer for QueryLog {
             "why": served.map(|attempt| attempt.reason.as_str()),
             "attempts": event.attempts.len(),
             "waited": seconds(event.times.waiting),
+            "queued": seconds(event.times.queued),
             "executed": served.map(|attempt| seconds(attempt.head.unwrap_or(attempt.total))),
             "total": seconds(event.times.total),
             "status": event.status.map(|status| status.as_u16()),
@@ -116,9 +117,10 @@ fn combined(event: &Finished<'_>) -> String {
     );
     _ = write!(
         line,
-        " rt={} wt={} ct={} ht={} end={} class={} id={}",
+        " rt={} wt={} qt={} ct={} ht={} end={} class={} id={}",
         time(event.times.total),
         time(event.times.waiting),
+        time(event.times.queued),
         time(event.times.connecting),
         event.times.first_byte.map_or("-".into(), time),
         event.termination,
@@ -177,6 +179,7 @@ fn request_json(event: &Finished<'_>) -> Value {
         "bytes": event.bytes,
         "end": event.termination.as_str(),
         "waiting_time": seconds(event.times.waiting),
+        "queue_time": seconds(event.times.queued),
         "connect_time": seconds(event.times.connecting),
         "first_byte_time": event.times.first_byte.map(seconds),
         "request_time": seconds(event.times.total),

@@ -134,6 +134,7 @@ fn describe(status: &ClusterStatus) -> Value {
             "reason": endpoint.reason.as_ref().map(ToString::to_string),
             "probe_level": endpoint.probe_level.map(|level| level.to_string()),
             "in_flight": endpoint.in_flight,
+            "waiting": endpoint.waiting,
             "max_in_flight": endpoint.max_in_flight.map_or(0, NonZeroU32::get),
             "served": endpoint.served,
             "failed": endpoint.failed,

@@ -12,6 +12,7 @@ use super::directives::location::{Action, LocationMatch, Locations, Matcher, Pro
 use super::directives::server::Server;
 use super::directives::upstream::{EjectionRule, Method, Upstream, UpstreamServer};
 use super::options::{KylinOptions, PolicyName, ProbeMode, SessionMode};
+use crate::admission::QueueRules;
 use crate::kylin::NormalizedPath;
 
 /// The settings of one upstream.
@@ -26,6 +27,8 @@ pub(super) struct Applied {
     pub(super) outlier: Choice<bool>,
     pub(super) drain: Choice<bool>,
     pub(super) panic: Choice<bool>,
+    /// How queries wait for servers with `max_conns`, if they do.
+    pub(super) queue: Choice<Option<QueueRules>>,
 }
 
 /// A value and where it comes from.
@@ -90,7 +93,15 @@ fn of_upstream(upstream: &Upstream, servers: &CommentOptions, site: &KylinOption
     let outlier = layers.find("outlier", true, |options| options.outlier);
     let drain = layers.find("drain", true, |options| options.drain);
     let panic = layers.find("panic", true, |options| options.panic);
-    Applied { kylin, sessions, policy, probe, outlier, drain, panic }
+    let queue = match layers.find("queue", true, |options| options.queue) {
+        _ if !kylin.value => Choice::new(None, "no Kylin"),
+        Choice { value: true, why } if why == DEFAULT => match upstream.queue {
+            Some(rules) => Choice::new(Some(rules), "queue in the file"),
+            None => Choice::new(Some(QueueRules::new()), DEFAULT),
+        },
+        choice => choice.map(|on| on.then(|| upstream.queue.unwrap_or_default())),
+    };
+    Applied { kylin, sessions, policy, probe, outlier, drain, panic, queue }
 }
 
 /// The sources of the settings of one upstream, the closest first.

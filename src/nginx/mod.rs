@@ -20,7 +20,7 @@
 //! |---|---|
 //! | top | `http`, `include` (also in every block) |
 //! | `http` | `upstream`, `server`, `map` |
-//! | `upstream` | `server` (`weight`, `max_conns`, `max_fails`, `fail_timeout`, `backup`, `down`, `drain`, `route`, `slow_start`), round robin, `ip_hash`, `least_conn`, `hash` \[`consistent`\], `random` \[`two`\], `keepalive`, `keepalive_requests`, `keepalive_time`, `keepalive_timeout`, `sticky cookie`, `sticky route`, `sticky learn`, `zone` |
+//! | `upstream` | `server` (`weight`, `max_conns`, `max_fails`, `fail_timeout`, `backup`, `down`, `drain`, `route`, `slow_start`), round robin, `ip_hash`, `least_conn`, `hash` \[`consistent`\], `random` \[`two`\], `keepalive`, `keepalive_requests`, `keepalive_time`, `keepalive_timeout`, `sticky cookie`, `sticky route`, `sticky learn`, `queue`, `zone` |
 //! | `server` | `listen`, `server_name`, `location`, `return`, `http2`, `large_client_header_buffers`, `client_header_timeout`, `merge_slashes`, `underscores_in_headers` |
 //! | `location` | prefix, `=`, `^~`, `~`, `~*`, nested; `proxy_pass`, `return` |
 //! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `proxy_redirect`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_buffering`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
@@ -38,6 +38,7 @@
 //! | `policy` | round robin, as in nginx ([`PolicyName`]) | [`policy`](SiteBuilder::policy) |
 //! | `probe` | what each node offers ([`ProbeMode`]), once [`Site::start_probes`] is called | [`probe`](SiteBuilder::probe) |
 //! | `outlier`, `drain`, `panic` | on, for any upstream | [`outlier`](SiteBuilder::outlier), [`drain`](SiteBuilder::drain), [`panic_mode`](SiteBuilder::panic_mode) |
+//! | `queue` | on: queries wait for servers with `max_conns` | [`queue`](SiteBuilder::queue) |
 //!
 //! - `sticky`, `ip_hash` and `hash` decide about sessions, any method about the policy, and `max_fails` and `fail_timeout` about
 //!   ejection. `proxy_next_upstream off` turns all retries off; below `/kylin` its other conditions apply to requests that may be
@@ -76,6 +77,7 @@
 //! | timeouts of a node without a directive | 60 s | those of [`Timeouts`](crate::backend::Timeouts): Kylin lets a query run for 300 s |
 //! | `X-Forwarded-For`, `-Proto`, `-Host` | only by `proxy_set_header` | sent unless `proxy_set_header` changes them |
 //! | `max_conns`, `least_conn` | counted per worker without a `zone` | counted over all threads |
+//! | `max_conns`, every server is full | 502; with `queue`, any request waits for any server, first come, first served | a query [waits](crate::admission::QueueRules) for the server that its session or the method chose, quick ones go first; `queue` sets how many and how long; other requests pass |
 //! | `backlog`, `large_client_header_buffers`, client timeouts | per address | one for all addresses: the most generous of their default servers |
 //! | slow heads and idle client connections | two timeouts | one: the longer of `client_header_timeout` and `keepalive_timeout` |
 //! | no eligible server | 502 | 503; every error response has Kylin's form |

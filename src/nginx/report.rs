@@ -13,12 +13,13 @@ use super::options::KylinOptions;
 use super::syntax::printable;
 
 /// A summary of the differences that the documentation of the module lists.
-const DIFFERENCES: [&str; 6] = [
+const DIFFERENCES: [&str; 7] = [
     "Host is the client's if it names one, unless proxy_set_header sets it",
     "connections to nodes are HTTP/1.1 and kept, 64 per core unless keepalive sets another number",
     "a node has 5 s to connect and 310 s to respond, unless proxy_connect_timeout and proxy_read_timeout are set",
     "X-Forwarded-For, -Proto and -Host are sent, unless proxy_set_header sets them",
     "while all servers are ejected, the one that failed least recently serves",
+    "queries wait for a server that has its max_conns in flight, with and without queue, and other requests pass",
     "limits, least_conn and round robin count over all threads; no live server is 503 in Kylin's form",
 ];
 
@@ -74,6 +75,10 @@ fn print_upstream((upstream, applied): Group<'_>, f: &mut dyn fmt::Write) -> fmt
         None => writeln!(f, "{kind} {}: {}{keepalive}", upstream.name, upstream.method)?,
     }
     print_applied(applied, f)?;
+    if upstream.servers.iter().any(|server| server.max_conns > 0) || upstream.queue.is_some() {
+        let on = if applied.queue.value.is_some() { "on" } else { "off" };
+        writeln!(f, "  queue      {on} ({})", applied.queue.why)?;
+    }
     if let Some(sticky) = &upstream.sticky {
         writeln!(f, "  sticky {sticky}")?;
     }
@@ -110,7 +115,7 @@ fn print_upstream((upstream, applied): Group<'_>, f: &mut dyn fmt::Write) -> fmt
 /// Prints what applies to an upstream, and why.
 fn print_applied(applied: &Applied, f: &mut dyn fmt::Write) -> fmt::Result {
     let on = |on| if on { "on" } else { "off" };
-    let Applied { kylin, sessions, policy, probe, outlier, drain, panic } = applied;
+    let Applied { kylin, sessions, policy, probe, outlier, drain, panic, queue: _ } = applied;
     writeln!(f, "  kylin      {} ({})", on(kylin.value), kylin.why)?;
     writeln!(f, "  sessions   {} ({})", sessions.value, sessions.why)?;
     if let AppliedSessions::Mode(mode) = &sessions.value {

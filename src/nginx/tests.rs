@@ -1,5 +1,6 @@
 //! Whole configurations: how they are understood, and their error messages.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use http::{HeaderMap, Method as HttpMethod};
@@ -11,6 +12,7 @@ use super::directives::server::ListenAddress;
 use super::directives::upstream::{EjectionRule, Method, UpstreamServer};
 use super::variables::{Scope, Template};
 use super::*;
+use crate::admission::QueueRules;
 use crate::backend::http1::Address;
 use crate::kylin::NormalizedPath;
 
@@ -343,5 +345,33 @@ proptest! {
             Ok(config) => drop(config.report().to_string()),
             Err(error) => prop_assert!(error.to_string().starts_with("x:"), "{}", error),
         }
+    }
+}
+
+#[test]
+fn queries_wait_for_full_servers_as_queue_says_and_by_default() {
+    let text = |inside: &str| {
+        format!(
+            "events {{}} http {{ upstream kylin {{ server 1.1.1.1:7070 max_conns=8; {inside}\n }} server {{ listen 80; location / {{ proxy_pass http://kylin; }} }} }}"
+        )
+    };
+    let rules = |inside: &str| {
+        let config = parse(&text(inside));
+        let applied = super::applied::applied(&config, &super::options::KylinOptions::default());
+        let report = config.report().to_string();
+        (applied[0].queue.value, report.lines().find(|line| line.starts_with("  queue")).map(str::to_owned))
+    };
+    let line = |line: &str| Some(format!("  queue      {line}"));
+    let default = QueueRules::new();
+    assert_eq!(rules(""), (Some(default), line("on (default)")));
+    let of_file = default.max_waiting(NonZeroUsize::new(100)).max_wait(Duration::from_secs(70)).unwrap();
+    assert_eq!(rules("queue 100 timeout=70s;"), (Some(of_file), line("on (queue in the file)")));
+    let (off, said) = rules("queue 100; # kylin_lb: queue off;");
+    assert!(off.is_none() && said.unwrap().contains("off (comment at kylin.conf:"));
+    assert_eq!(rules("# kylin_lb: kylin off;"), (None, line("off (no Kylin)")));
+    for wrong in
+        ["queue 0;", "queue 5 timeout=0;", "queue 5 time=1s;", "queue;", "queue 5; queue 6;", "queue 5 timeout=1s x;"]
+    {
+        assert!(Config::parse("kylin.conf", &text(wrong)).is_err(), "{wrong}");
     }
 }

@@ -211,7 +211,7 @@ impl Differ<'_> {
             let change = EndpointChange::of_admin_state(endpoint.admin_state);
             self.tell(change, endpoint, None, FoundBy::Operator, None);
         }
-        let is_drained = endpoint.admin_state == AdminState::Drain && endpoint.in_flight == 0;
+        let is_drained = endpoint.admin_state == AdminState::Drain && endpoint.in_flight + endpoint.waiting == 0;
         if is_drained && !self.drained.contains(&endpoint.id) {
             self.drained.push(endpoint.id.clone());
             self.tell(EndpointChange::Drained, endpoint, None, FoundBy::Operator, None);

@@ -112,7 +112,7 @@ impl<B> ProxyBuilder<B> {
     /// Sets how queries wait for endpoints with a [limit](crate::Endpoint::max_in_flight); `None` turns queues off, and a full endpoint is
     /// not eligible. Default: [`QueueRules::default`], which has no effect where no endpoint has a limit.
     ///
-    /// The proxies of a cluster share its queues: the rules of the first that is built count.
+    /// The proxies of a cluster share its queues: the rules of the one that was built last count.
     pub fn queue(mut self, rules: impl Into<Option<QueueRules>>) -> Self {
         self.queue = rules.into();
         self

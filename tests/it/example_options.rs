@@ -441,6 +441,7 @@ fn check_says_what_was_understood_and_no_password() {
         "--outlier=off",
         "--drain=off",
         "--panic=off",
+        "--queue=off",
         "--kylin=off",
     ]);
     for part in [
@@ -455,6 +456,7 @@ fn check_says_what_was_understood_and_no_password() {
         "outlier ejection: off",
         "drain by signs: off",
         "panic mode: off",
+        "queues: off",
     ] {
         assert!(said.contains(part), "{part} in {said}");
     }
@@ -576,5 +578,31 @@ async fn a_node_that_shows_that_it_stops_is_drained_unless_that_is_off() {
             assert_eq!(http::get(front, "/kylin/api/admin/version", &[]).await.unwrap().status(), 200, "{option}");
         }
         assert_eq!(endpoint(&status(operators).await, "stopping")["health"], health, "{option}");
+    }
+}
+
+#[tokio::test]
+async fn a_query_waits_for_a_full_node_unless_queues_are_off() {
+    const SLOW: &str = r#"{"sql":"select sleep_ms(600000)","project":"learn_kylin"}"#;
+    for (option, status) in [("--queue=on", 200), ("--queue=off", 503)] {
+        let (nodes, named) = nodes(1).await;
+        let (_process, front) =
+            start(&["--nodes", &named, "--max-conns=1", option, "--sessions=none", "--probe=none"]).await;
+        let slow = tokio::spawn(async move {
+            Browser::insistent(front, "ADMIN", "KYLIN").ask("POST /kylin/api/query", &[], SLOW).await
+        });
+        nodes[0].0.wait_until(|stats| stats.in_flight == 1).await.unwrap();
+        let second = tokio::spawn(async move { Browser::insistent(front, "ADMIN", "KYLIN").query().await });
+        // A page does not wait, if there is a queue.
+        let page = Browser::insistent(front, "ADMIN", "KYLIN").get("/kylin/api/projects").await;
+        assert_eq!(page.status(), status, "{option}");
+        if option == "--queue=off" {
+            assert_eq!(second.await.unwrap().status(), status, "{option}");
+            slow.abort();
+            continue;
+        }
+        // The client of the slow query leaves, and its slot goes to the query that waits.
+        slow.abort();
+        assert_eq!(second.await.unwrap().status(), status, "{option}");
     }
 }

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use crate::support::browser::basic;
 use crate::support::clock::PausedClock;
 
-/// A node whose queries take the milliseconds that their SQL names: `select x from took_250`.
+/// A node whose queries take the milliseconds that their SQL names: `select x from took_250 where n = 1`.
 #[derive(Debug, Clone, Default)]
 struct Node {
     running: Arc<AtomicU32>,
@@ -40,7 +40,7 @@ impl Backend for Node {
         let (head, body) = request.into_parts();
         let sql = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
         let Some(millis) = sql.split("took_").nth(1) else { return Ok(Response::new("{}".into())) };
-        let millis = millis.split('"').next().unwrap().parse().unwrap();
+        let millis = millis.split(' ').next().unwrap().parse().unwrap();
         struct Running<'n>(&'n AtomicU32);
         impl Drop for Running<'_> {
             fn drop(&mut self) {
@@ -149,7 +149,10 @@ fn client() -> IpAddr {
 fn query(user: &str, millis: u64) -> Request<Body> {
     let request = Request::post("/kylin/api/query").header("host", "kylin").header("x-name", user);
     let request = request.header("authorization", basic(user, "secret"));
-    request.body(format!(r#"{{"sql":"select x from took_{millis}","project":"p"}}"#).into()).unwrap()
+    // Different literals, so that no two queries are equal.
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    request.body(format!(r#"{{"sql":"select x from took_{millis} where n = {number}","project":"p"}}"#).into()).unwrap()
 }
 
 fn with_header(mut request: Request<Body>, name: &'static str, value: &str) -> Request<Body> {

@@ -73,7 +73,8 @@ impl Default for QueueRules {
 
 /// The queues of a cluster, which all proxies of the cluster share.
 pub(crate) struct Queues {
-    rules: QueueRules,
+    /// A setting of the rules.
+    max_wait: Mutex<Duration>,
     clock: Arc<dyn Clock>,
     origin: Instant,
     hasher: RandomState,
@@ -83,22 +84,29 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    fn new(rules: QueueRules, clock: Arc<dyn Clock>) -> Self {
+    fn new(clock: Arc<dyn Clock>) -> Self {
         let (is_active, order) = (AtomicBool::new(false), Mutex::default());
-        Queues { rules, origin: clock.now(), clock, hasher: RandomState::new(), is_active, order }
+        Queues { max_wait: Mutex::default(), origin: clock.now(), clock, hasher: RandomState::new(), is_active, order }
     }
 
-    /// Returns the queues of `cluster`. The first call makes them, by `rules`.
+    /// Returns the queues of `cluster`, which follow `rules` from now on.
     pub(crate) fn of<B>(cluster: &Cluster<B>, rules: QueueRules, clock: &Arc<dyn Clock>) -> Arc<Self> {
-        let make = || Arc::new(Queues::new(rules, Arc::clone(clock)));
+        let make = || Arc::new(Queues::new(Arc::clone(clock)));
         let queues: Arc<dyn Any + Send + Sync> = cluster.slots(|| make());
         // A cluster has no other kind.
-        queues.downcast().unwrap_or_else(|_| make())
+        let queues = queues.downcast().unwrap_or_else(|_| make());
+        queues.set_rules(rules);
+        queues
     }
 
     /// Returns the number that stands for a user in a ticket: a keyed hash of the credentials, the session or the address.
     pub(crate) fn user(&self, identity: impl Hash) -> u64 {
         self.hasher.hash_one(identity)
+    }
+
+    fn set_rules(&self, QueueRules { max_wait, max_waiting }: QueueRules) {
+        *self.max_wait.lock() = max_wait;
+        self.with(|order, _| order.set_max_waiting(max_waiting.map(NonZeroUsize::get)));
     }
 
     /// Returns whether an endpoint has a limit, so that queries may have to wait.
@@ -141,7 +149,7 @@ impl Queues {
     /// Returns how long a query may wait whose response the backend awaits for `head_timeout`.
     pub(crate) fn longest_wait(&self, ticket: Ticket, head_timeout: Duration) -> Duration {
         let until_key = Duration::from_micros(ticket.cost.saturating_mul(AGEING));
-        self.rules.max_wait.max(until_key.min(head_timeout))
+        (*self.max_wait.lock()).max(until_key.min(head_timeout))
     }
 
     /// Works on the order of all, and wakes without the lock those whose turn has come.
@@ -162,8 +170,7 @@ impl Queues {
 impl SlotOwner for Queues {
     fn set_limits(&self, limits: &[(u64, Option<NonZeroU32>)]) {
         self.is_active.store(limits.iter().any(|(_, limit)| limit.is_some()), Ordering::Relaxed);
-        let max_waiting = self.rules.max_waiting.map(NonZeroUsize::get);
-        self.with(|order, now| order.set_limits(limits, max_waiting, now));
+        self.with(|order, now| order.set_limits(limits, now));
     }
 
     fn end(&self, token: u64, succeeded: bool) {

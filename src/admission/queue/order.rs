@@ -16,6 +16,8 @@ const SLOW: Micros = 5_000_000;
 const MIN_SLOTS_TO_KEEP: u32 = 4;
 /// The slots that each user may have, however few there are.
 const MIN_SLOTS_OF_USER: u32 = 4;
+/// How long a user counts as active after its last query.
+const ACTIVE: Micros = 10_000_000;
 /// How many requests wait for an endpoint on average, at most.
 const WAITING_PER_ENDPOINT: usize = 64;
 
@@ -56,8 +58,12 @@ pub(super) struct Order {
     crowding: usize,
     /// The slots of all endpoints.
     slots: u32,
-    max_waiting: usize,
+    /// The endpoints with a limit.
+    limited: usize,
+    max_waiting: Option<usize>,
     costs: Costs,
+    /// The user of the last query with its time, and the last one of another user.
+    latest: [(u64, Option<Micros>); 2],
     next: u64,
     /// To be called, or dropped, without the lock.
     pub(super) woken: Vec<Waker>,
@@ -99,16 +105,31 @@ impl Slots {
         !self.is_gone && self.limit.is_none_or(|limit| self.taken < limit)
     }
 
+    /// Returns the slots that are kept for quick queries of users with few slots.
+    fn kept(&self) -> u32 {
+        self.limit.map_or(0, |limit| if limit < MIN_SLOTS_TO_KEEP { 0 } else { (limit / 8).max(1) })
+    }
+
     /// Returns whether slow requests have all the slots that they may have.
     fn are_full_of_slow(&self) -> bool {
-        let kept = |limit: u32| if limit < MIN_SLOTS_TO_KEEP { 0 } else { (limit / 8).max(1) };
-        self.limit.is_some_and(|limit| kept(limit) > 0 && self.taken_by_slow >= limit - kept(limit))
+        self.kept() > 0 && self.limit.is_some_and(|limit| self.taken_by_slow >= limit - self.kept())
+    }
+
+    /// Returns whether no more slots are free than are kept.
+    fn are_down_to_kept(&self) -> bool {
+        self.limit.is_some_and(|limit| limit.saturating_sub(self.taken) <= self.kept())
     }
 }
 
 impl Order {
-    /// Sets the endpoints with their limits, and how many requests may wait at most; 64 for each limited endpoint by default.
-    pub(super) fn set_limits(&mut self, limits: &[(u64, Option<NonZeroU32>)], max_waiting: Option<usize>, now: Micros) {
+    /// Sets how many requests may wait at most; `None` is 64 for each endpoint with a limit.
+    pub(super) fn set_max_waiting(&mut self, max: Option<usize>) {
+        self.max_waiting = max;
+        self.crowding = self.users.values().filter(|user| user.waiting > self.share_of_places()).count();
+    }
+
+    /// Sets the endpoints with their limits.
+    pub(super) fn set_limits(&mut self, limits: &[(u64, Option<NonZeroU32>)], now: Micros) {
         self.endpoints.values_mut().for_each(|slots| slots.is_gone = true);
         for (endpoint, limit) in limits {
             let slots = self.endpoints.entry(*endpoint).or_default();
@@ -117,8 +138,8 @@ impl Order {
         self.endpoints.retain(|_, slots| !slots.is_gone || slots.taken > 0 || !slots.waiting.is_empty());
         let limited = || limits.iter().filter_map(|(_, limit)| *limit);
         self.slots = limited().fold(0, |sum, limit| sum.saturating_add(limit.get()));
-        self.max_waiting = max_waiting.unwrap_or(WAITING_PER_ENDPOINT * limited().count().max(1));
-        self.crowding = self.users.values().filter(|user| user.waiting > self.share_of_places()).count();
+        self.limited = limited().count();
+        self.set_max_waiting(self.max_waiting);
         for (endpoint, _) in limits {
             self.hand_on(*endpoint, now);
         }
@@ -127,6 +148,10 @@ impl Order {
     /// Returns the ticket of a request that arrives now.
     pub(super) fn ticket(&mut self, user: u64, fingerprint: Option<u64>, now: Micros) -> Ticket {
         let cost = self.costs.expected(fingerprint);
+        if self.latest[0].0 != user {
+            self.latest = [(user, None), self.latest[0]];
+        }
+        self.latest[0].1 = Some(now);
         self.next += 1;
         let key = now.saturating_add(cost.saturating_mul(AGEING));
         Ticket { key, sequence: self.next, cost, user, fingerprint }
@@ -141,7 +166,7 @@ impl Order {
         self.by_cost.insert((ticket.cost, token));
         self.count_waiting(ticket.user, true);
         self.hand_on(endpoint, now);
-        if self.by_cost.len() > self.max_waiting {
+        if self.by_cost.len() > self.places() {
             self.refuse_costliest();
         }
         (token, self.turn(token))
@@ -157,8 +182,7 @@ impl Order {
         self.turn(token)
     }
 
-    /// Ends a request: it waits no longer, or its slot is free. `succeeded`: the time since it got its slot is learned. Returns that
-    /// time in relation to the expected one.
+    /// Ends a request: it waits no longer, or its slot is free. `succeeded`: the time since it got its slot is learned.
     pub(super) fn leave(&mut self, token: u64, succeeded: bool, now: Micros) {
         let Some(Request { endpoint, ticket, phase }) = self.requests.remove(&token) else { return };
         match phase {
@@ -175,10 +199,10 @@ impl Order {
                 if succeeded {
                     self.costs.learn(ticket.fingerprint, now.saturating_sub(since));
                 }
-                self.hand_on(endpoint, now);
             }
             Phase::Refused => {}
         }
+        self.hand_on(endpoint, now);
         let is_over = |slots: &Slots| slots.is_gone && slots.taken == 0 && slots.waiting.is_empty();
         if self.endpoints.get(&endpoint).is_some_and(is_over) {
             self.endpoints.remove(&endpoint);
@@ -195,7 +219,7 @@ impl Order {
 
     /// Gives the free slots of an endpoint to the first that may go.
     fn hand_on(&mut self, endpoint: u64, now: Micros) {
-        while let Some(token) = self.first(endpoint) {
+        while let Some(token) = self.first(endpoint, now) {
             let Some(request) = self.requests.get_mut(&token) else { return };
             let ticket = request.ticket;
             if let Phase::Waiting(waker) = std::mem::replace(&mut request.phase, Phase::Running { since: now }) {
@@ -211,8 +235,9 @@ impl Order {
     }
 
     /// Returns the first request that may have a slot of the endpoint, if one is free. Slow ones are passed over while they have all
-    /// that they may have; those of a user with a large share are, unless nothing else waits that may go.
-    fn first(&self, endpoint: u64) -> Option<u64> {
+    /// that they may have; those of a user with a large share are, unless nothing else waits that may go. While other users are
+    /// active, such a user leaves them the slots that are kept.
+    fn first(&self, endpoint: u64, now: Micros) -> Option<u64> {
         let slots = self.endpoints.get(&endpoint).filter(|slots| slots.are_free())?;
         let share = (self.slots / 8).max(MIN_SLOTS_OF_USER);
         let mut of_large_user = None;
@@ -224,9 +249,17 @@ impl Order {
             if self.users.get(&ticket.user).is_none_or(|user| user.taken < share) {
                 return Some(*token);
             }
-            of_large_user = of_large_user.or(Some(*token));
+            if !slots.are_down_to_kept() || !self.is_other_active(ticket.user, now) {
+                of_large_user = of_large_user.or(Some(*token));
+            }
         }
         of_large_user
+    }
+
+    /// Returns whether another user has sent a query lately.
+    fn is_other_active(&self, user: u64, now: Micros) -> bool {
+        let other = self.latest.iter().find(|(of, _)| *of != user);
+        other.and_then(|(_, at)| *at).is_some_and(|at| now.saturating_sub(at) < ACTIVE)
     }
 
     /// Refuses the costliest request that waits; of equal ones the last. While users have more than their share of the places, it is
@@ -272,7 +305,12 @@ impl Order {
 
     /// The places to wait that one user may have when there are too few.
     fn share_of_places(&self) -> usize {
-        self.max_waiting / 8
+        self.places() / 8
+    }
+
+    /// Returns how many requests may wait.
+    fn places(&self) -> usize {
+        self.max_waiting.unwrap_or(WAITING_PER_ENDPOINT * self.limited.max(1))
     }
 
     fn change_user(&mut self, name: u64, change: impl FnOnce(&mut User)) {
@@ -302,7 +340,8 @@ mod tests {
 
     fn set(order: &mut Order, limits: &[u32], max_waiting: Option<usize>) {
         let limits: Vec<_> = (0..).zip(limits).map(|(uid, limit)| (uid, NonZeroU32::new(*limit))).collect();
-        order.set_limits(&limits, max_waiting, 0);
+        order.set_max_waiting(max_waiting);
+        order.set_limits(&limits, 0);
     }
 
     /// Returns the ticket of a query that arrives at `now` and is expected to take `cost`.
@@ -356,8 +395,11 @@ mod tests {
         assert_eq!(turn, Turn::Wait);
         order.leave(flood[0].0, true, SECOND);
         assert_eq!(order.turn(other), Turn::Go);
-        order.leave(flood[1].0, true, SECOND);
-        assert_eq!(order.turn(flood[32].0), Turn::Go);
+        // While another user is active, an eighth of the slots is left to others.
+        (1..6).for_each(|index| order.leave(flood[index].0, true, SECOND));
+        assert_eq!((order.turn(flood[32].0), order.turn(flood[33].0)), (Turn::Go, Turn::Wait));
+        order.leave(other, true, 11 * SECOND);
+        assert_eq!((order.turn(flood[36].0), order.turn(flood[37].0)), (Turn::Go, Turn::Go), "no user but this one");
     }
 
     #[test]
@@ -384,12 +426,12 @@ mod tests {
         let waiting: Vec<_> = (0..3).map(|user| enter(&mut order, user, 0, 0).0).collect();
         set(&mut order, &[2, 1], None);
         assert_eq!((order.turn(waiting[0]), order.turn(waiting[1])), (Turn::Go, Turn::Wait));
-        order.set_limits(&[(1, NonZeroU32::new(1))], None, 0);
+        order.set_limits(&[(1, NonZeroU32::new(1))], 0);
         order.leave(running, true, 0);
         assert_eq!(order.turn(waiting[1]), Turn::Wait, "an endpoint that left starts nothing");
         set(&mut order, &[0, 1], None);
         assert_eq!((order.turn(waiting[1]), order.turn(waiting[2])), (Turn::Go, Turn::Go), "0 is no limit here");
-        order.set_limits(&[], None, 0);
+        order.set_limits(&[], 0);
         waiting.into_iter().for_each(|token| order.leave(token, true, 0));
         assert!(is_empty(&order));
     }
@@ -407,6 +449,9 @@ mod tests {
     /// Applies the rules to a list.
     struct Model {
         limits: [u32; 2],
+        /// When each user sent its last query.
+        sent: BTreeMap<u64, Micros>,
+        now: Micros,
         requests: Vec<(u64, u64, Ticket, Turn)>,
     }
 
@@ -423,12 +468,16 @@ mod tests {
                 let slow = self.taken(|of, ticket| of == endpoint && ticket.cost > SLOW);
                 let is_full_of_slow = limit >= 4 && slow >= limit - (limit / 8).max(1);
                 let share = (self.limits.iter().sum::<u32>() / 8).max(4);
+                let kept = if limit < 4 { 0 } else { (limit / 8).max(1) };
+                let is_down = limit - self.taken(|of, _| of == endpoint) <= kept;
+                let others = |user: u64| self.sent.iter().any(|(of, at)| *of != user && self.now - at < ACTIVE);
                 let first = |with_large: bool| {
                     let may_go = |(_, of, ticket, turn): &&(u64, u64, Ticket, Turn)| {
                         *of == endpoint
                             && *turn == Turn::Wait
                             && !(is_full_of_slow && ticket.cost > SLOW)
-                            && (with_large || self.taken(|_, other| other.user == ticket.user) < share)
+                            && (self.taken(|_, other| other.user == ticket.user) < share
+                                || with_large && !(is_down && others(ticket.user)))
                     };
                     let first = self
                         .requests
@@ -463,13 +512,15 @@ mod tests {
         ) {
             const MAX: usize = 16;
             let mut order = order(&[limits.0, limits.1], Some(MAX));
-            let mut model = Model { limits: [limits.0, limits.1], requests: Vec::new() };
+            let mut model = Model { limits: [limits.0, limits.1], sent: BTreeMap::new(), now: 0, requests: Vec::new() };
             let mut now = 0;
             for (action, endpoint, user, seconds, later, which) in actions {
                 now += later * SECOND;
+                model.now = now;
                 if action < 3 || model.requests.is_empty() {
                     let ticket = ticket(&mut order, user, seconds * SECOND, now);
                     let (token, _) = order.enter(endpoint, ticket, now);
+                    model.sent.insert(user, now);
                     model.requests.push((token, endpoint, ticket, Turn::Wait));
                     model.hand_on(endpoint);
                     model.refuse(MAX);

@@ -74,6 +74,7 @@ impl CommentOptions {
             ("outlier", merge(&mut ours.outlier, &theirs.outlier)),
             ("drain", merge(&mut ours.drain, &theirs.drain)),
             ("panic", merge(&mut ours.panic, &theirs.panic)),
+            ("queue", merge(&mut ours.queue, &theirs.queue)),
         ];
         for (name, place) in &other.places {
             if self.place(name).is_none() {

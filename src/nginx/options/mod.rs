@@ -26,10 +26,12 @@ pub(crate) struct KylinOptions {
     pub(crate) outlier: Option<bool>,
     pub(crate) drain: Option<bool>,
     pub(crate) panic: Option<bool>,
+    /// Whether queries wait for servers with `max_conns`.
+    pub(crate) queue: Option<bool>,
 }
 
 /// Name, values.
-pub(crate) const OPTIONS: [(&str, &str); 7] = [
+pub(crate) const OPTIONS: [(&str, &str); 8] = [
     ("kylin", "on|off"),
     ("sessions", "HOW"),
     ("policy", "NAME"),
@@ -37,6 +39,7 @@ pub(crate) const OPTIONS: [(&str, &str); 7] = [
     ("outlier", "on|off"),
     ("drain", "on|off"),
     ("panic", "on|off"),
+    ("queue", "on|off"),
 ];
 
 /// A value that an option does not take. Never shows the given text, since it may contain a password.
@@ -55,6 +58,7 @@ impl KylinOptions {
             "outlier" => self.outlier = Some(switch(value)?),
             "drain" => self.drain = Some(switch(value)?),
             "panic" => self.panic = Some(switch(value)?),
+            "queue" => self.queue = Some(switch(value)?),
             _ => return Err(InvalidOption::expected(OPTIONS.map(|(known, _)| known))),
         }
         Ok(())

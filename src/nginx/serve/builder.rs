@@ -128,6 +128,13 @@ impl SiteBuilder {
         self
     }
 
+    /// Sets whether queries to upstreams of Kylin wait for servers that have their `max_conns` in flight:
+    /// [`ProxyBuilder::queue`](crate::proxy::ProxyBuilder::queue), by the rules of `queue` if the file has it. Default: on.
+    pub fn queue(mut self, on: bool) -> Self {
+        self.options.queue = Some(on);
+        self
+    }
+
     /// Sets whether servers without `max_fails` and `fail_timeout` are ejected if they fail more than the others. Default: on. If
     /// it is off, they have nginx's default: ejected for 10 s after one failure.
     pub fn outlier(mut self, on: bool) -> Self {
@@ -239,6 +246,7 @@ impl SiteBuilder {
                 cluster,
                 affinity,
                 kylin: applied.kylin.value,
+                queue: applied.queue.value,
                 buffers: buffers.clone(),
                 max_requests_per_client,
                 observers: observers.clone(),

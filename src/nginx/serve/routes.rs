@@ -7,6 +7,7 @@ use http::StatusCode;
 
 use super::SiteError;
 use crate::Cluster;
+use crate::admission::QueueRules;
 use crate::backend::{HttpBackend, Timeouts};
 use crate::buffer::BufferBudget;
 use crate::nginx::config::Config;
@@ -33,6 +34,7 @@ pub(super) struct Group {
     pub(super) cluster: Cluster,
     pub(super) affinity: Option<Affinity>,
     pub(super) kylin: bool,
+    pub(super) queue: Option<QueueRules>,
     pub(super) buffers: BufferBudget,
     pub(super) max_requests_per_client: Option<NonZeroU32>,
     pub(super) observers: Vec<Arc<dyn Observer>>,
@@ -67,7 +69,12 @@ fn proxy(location: &Location, groups: &[Group]) -> Result<Option<Proxy>, SiteErr
     Ok(Some(match group.kylin {
         true => {
             let rules = KylinRules::default().other_paths(false).reload(group.reload);
-            with_settings(Proxy::builder(group.cluster.clone()).rules(rules), settings, group, retry)?
+            with_settings(
+                Proxy::builder(group.cluster.clone()).rules(rules).queue(group.queue),
+                settings,
+                group,
+                retry,
+            )?
         }
         false => with_settings(Proxy::plain(group.cluster.clone()), settings, group, retry)?,
     }))

@@ -141,6 +141,7 @@ fn a_directive_of_the_upstream_is_closer_than_an_option() {
         outlier: Some(false),
         drain: Some(false),
         panic: Some(false),
+        queue: Some(false),
     };
     let upstreams = "upstream a { server a; } upstream b { ip_hash; server b; }
         upstream c { sticky cookie x; server c; } upstream d { # kylin_lb: kylin on; sessions route;

@@ -20,6 +20,7 @@ pub(super) const ENDPOINT_UP: &str = "kylin_lb_endpoint_up";
 pub(super) const ENDPOINT_STATE: &str = "kylin_lb_endpoint_state";
 pub(super) const ENDPOINT_SINCE: &str = "kylin_lb_endpoint_health_changed_timestamp_seconds";
 pub(super) const ENDPOINT_IN_FLIGHT: &str = "kylin_lb_endpoint_requests_in_flight";
+pub(super) const ENDPOINT_WAITING: &str = "kylin_lb_endpoint_requests_waiting";
 pub(super) const CLUSTER_ENDPOINTS: &str = "kylin_lb_cluster_endpoints";
 pub(super) const CLUSTER_ENDPOINTS_UP: &str = "kylin_lb_cluster_endpoints_up";
 pub(super) const CLUSTER_PANICKING: &str = "kylin_lb_cluster_panicking";
@@ -57,13 +58,14 @@ const HISTOGRAMS: [(&str, &str); 4] = [
     (ATTEMPT_SECONDS, "Time of an attempt at an endpoint, from its begin to its end."),
 ];
 
-const GAUGES: [(&str, &str); 20] = [
+const GAUGES: [(&str, &str); 21] = [
     (REQUESTS_IN_FLIGHT, "Requests that have arrived and not ended."),
     (RETRY_BUDGET, "Retries that the budget still allowed after the last retry."),
     (ENDPOINT_UP, "Whether an endpoint is ready and in health."),
     (ENDPOINT_STATE, "1 for the administrative state and the health that an endpoint has, and for the reason."),
     (ENDPOINT_SINCE, "Unix time at which an endpoint entered its state of health."),
     (ENDPOINT_IN_FLIGHT, "Requests in flight on an endpoint."),
+    (ENDPOINT_WAITING, "Queries that wait for a slot of an endpoint."),
     (CLUSTER_ENDPOINTS, "Endpoints of a cluster."),
     (CLUSTER_ENDPOINTS_UP, "Endpoints of a cluster that are ready and in health. Clients are refused at 0."),
     (CLUSTER_PANICKING, "Whether endpoints serve although health bars all of them."),

@@ -35,6 +35,7 @@ impl Metrics {
         let place = [("cluster", cluster.to_owned()), ("endpoint", endpoint.id.to_string())];
         gauge!(names::ENDPOINT_UP, &place).set(flag(is_up(endpoint)));
         gauge!(names::ENDPOINT_IN_FLIGHT, &place).set(endpoint.in_flight);
+        gauge!(names::ENDPOINT_WAITING, &place).set(endpoint.waiting);
         gauge!(names::ENDPOINT_SINCE, &place).set(unix_seconds(endpoint.since));
         let now = [
             format!("{:?}", endpoint.admin_state).to_lowercase(),

@@ -5,6 +5,7 @@ mod sticky;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 pub(crate) use server_line::{EjectionRule, UpstreamServer};
@@ -14,7 +15,9 @@ use super::catalogue::{self, Block, arg, wrong_number};
 use super::comments::CommentOptions;
 use super::remarks::Remarks;
 use super::settings::NodeSide;
+use crate::admission::QueueRules;
 use crate::backend::http1::Address;
+use crate::clock::InvalidDuration;
 use crate::nginx::syntax::values::{self, TimeUnit};
 use crate::nginx::syntax::{Directive, Fault, Word};
 use crate::nginx::variables::{Maps, Template};
@@ -38,6 +41,8 @@ pub(crate) struct Upstream {
     pub(crate) keepalive_time: Option<Duration>,
     /// How long a connection may idle; nginx: 60 s.
     pub(crate) keepalive_timeout: Option<Duration>,
+    /// How queries wait for servers with `max_conns`, if `queue` says it.
+    pub(crate) queue: Option<QueueRules>,
     /// `# kylin_lb:` comments.
     pub(crate) comments: CommentOptions,
     /// How the locations reach it: over TLS, or (`Some(None)`) without; `None` if no location does.
@@ -98,6 +103,12 @@ impl Upstream {
             match known {
                 "server" => upstream.servers.push(UpstreamServer::read(inner)?),
                 "zone" => {}
+                "queue" => {
+                    upstream.queue = Some(queue(inner)?);
+                    let text = "queue: a query waits for the server that its session or the method chose, quick ones go first, and other requests \
+                                do not wait";
+                    remarks.note(inner.span(), text);
+                }
                 "sticky" => upstream.sticky = Some(Sticky::read(inner, maps, remarks)?),
                 "keepalive" => upstream.keepalive = Some(values::number(keepalive_number(inner)?, 1..=u32::MAX)?),
                 "keepalive_requests" => {
@@ -172,6 +183,22 @@ impl Upstream {
             }
         }
     }
+}
+
+/// Reads `queue NUMBER [timeout=TIME]`; nginx waits for 60 s at most.
+fn queue(directive: &Directive) -> Result<QueueRules, Fault> {
+    let (number, timeout) = match &directive.args[..] {
+        [number] => (number, None),
+        [number, timeout] => match timeout.parameter() {
+            ("timeout", Some(time)) => (number, Some(time)),
+            _ => return Err(timeout.span.unknown("unknown parameter of queue", catalogue::usage("queue"))),
+        },
+        _ => return Err(wrong_number(directive)),
+    };
+    let rules = QueueRules::new().max_waiting(NonZeroUsize::new(values::number(number, 1..=1_u32 << 30)? as usize));
+    let Some(time) = timeout else { return Ok(rules) };
+    let invalid = |error: InvalidDuration| time.span.value(error.to_string(), catalogue::usage("queue"));
+    rules.max_wait(values::time(&time, TimeUnit::Seconds)?).map_err(invalid)
 }
 
 /// Newer nginx has `keepalive N local`.
