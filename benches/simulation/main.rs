@@ -34,13 +34,18 @@ const LOADS: [f64; 3] = [0.70, 0.85, 0.95];
 /// A name, its kind, and how it is made.
 type Subject = (&'static str, Kind, fn() -> Front);
 
+/// The model sends each of several equal queries to a node.
+fn query_affinity() -> QueryAffinity {
+    QueryAffinity::new().load_factor(1.25).expect("a valid load factor")
+}
+
 /// What is compared: each is made anew for every run, so that none has learned from another.
 const FRONTS: [Subject; 7] = [
     ("round robin", Kind::Common, || policy(RoundRobin::new())),
     ("ip_hash", Kind::Common, || policy(IpHash::new())),
     ("random two", Kind::Common, || policy(RandomTwo::new())),
     ("least-conn", Kind::Common, || policy(LeastConn::new())),
-    ("QueryAffinity.or(LeastConn)", Kind::KnowsQueries, || policy(QueryAffinity::new().or(LeastConn::new()))),
+    ("QueryAffinity.or(LeastConn)", Kind::KnowsQueries, || policy(query_affinity().or(LeastConn::new()))),
     ("ideal: one queue", Kind::Ideal, || Front::Central { one_cache: false }),
     ("ideal: one queue, one cache", Kind::Ideal, || Front::Central { one_cache: true }),
 ];

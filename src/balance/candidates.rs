@@ -1,5 +1,6 @@
 use std::any::Any;
 use std::fmt;
+use std::num::NonZeroU32;
 
 use super::{Attempted, Table};
 use crate::endpoint::{EligibilityFlags, EndpointId, EndpointSlot, Role};
@@ -319,6 +320,12 @@ impl<'c> Candidate<'c> {
     #[inline]
     pub fn in_flight(&self) -> u32 {
         self.slot.load().in_flight()
+    }
+
+    /// Returns the [limit](crate::Endpoint::max_in_flight) of requests in flight; `None` if there is none. More may be
+    /// [in flight](Self::in_flight) while some of them wait.
+    pub fn max_in_flight(&self) -> Option<NonZeroU32> {
+        self.slot.member.settings.max_in_flight
     }
 
     /// Returns the name that places the endpoint on a hash ring: see [`Endpoint::placement`](crate::Endpoint::placement).

@@ -5,10 +5,21 @@ use crate::request::RequestView;
 /// loads (Mirrokni, Thorup, Zadimoghaddam 2016) over [`QueryKeys::affinity`](crate::QueryKeys::affinity).
 ///
 /// Rendezvous hashing of ids and weights gives every key an order of preference over the endpoints. Every front end finds the
-/// same order, and an endpoint that leaves moves only its own keys. The first endpoint in that order serves that is not above
-/// its share: the load factor times the mean in flight for its weight, including this request. (In its slow start an endpoint
-/// has a smaller share and the same keys.) So one popular query cannot overload a node. The next in its order serves the excess,
-/// and only those two or three nodes compute it.
+/// same order, and an endpoint that leaves moves only its own keys. The first endpoint in that order serves that has room:
+///
+/// - An endpoint with [`max_in_flight`](crate::Endpoint::max_in_flight) has room while it has a free slot. If none has, the policy
+///   abstains.
+/// - An endpoint without a limit has room while it is not above its share: the load factor times the mean in flight for its weight,
+///   including this request. (In its slow start an endpoint has a smaller share and the same keys.)
+///
+/// So one popular query cannot overload a node. The next in its order serves the excess, and only those two or three nodes compute it.
+///
+/// # When it harms
+///
+/// Where nodes keep no results, a query gains nothing from its own node: Kylin 2.x-4.x with `kylin.query.cache-enabled=false`, Kylin 5
+/// with its query cache off, results that are larger than the cache takes or that the next build outdates before they are asked for
+/// again. The load is then spread worse than by [`LeastConn`](super::LeastConn), which has no such preference. Where rows depend on
+/// the user, each user has entries of their own, and fewer queries find one.
 ///
 /// A pick costs time in proportion to the number of endpoints. nginx has no such policy. It abstains for a request without
 /// [query keys](crate::RequestView::query), so combine it with another policy:
@@ -24,14 +35,15 @@ pub struct QueryAffinity {
 }
 
 impl QueryAffinity {
-    /// Returns the policy with a load factor of 1.25. A node may have a quarter more in flight than the mean, so most keys stay
-    /// on their first node, and the busiest node stays close to the others.
+    /// Returns the policy with a load factor of 2. That suits a proxy which executes equal queries once
+    /// ([`single_flight`](crate::proxy::ProxyBuilder::single_flight), the default), because a popular query is then in flight once for
+    /// each user.
     pub fn new() -> Self {
-        QueryAffinity { factor_percent: 125 }
+        QueryAffinity { factor_percent: 200 }
     }
 
-    /// Sets the load factor, rounded to 0.01. A factor near 1 spreads better; a higher one keeps more queries on their first
-    /// node.
+    /// Sets the load factor of endpoints without a limit, rounded to 0.01. A factor near 1 spreads better; a higher one keeps more
+    /// queries on their first node. 1.25 to 1.5 suits a proxy that sends each of several equal queries to a node.
     ///
     /// # Errors
     /// [`InvalidLoadFactor`] if `factor` is not within 1 to 1000.
@@ -58,8 +70,11 @@ impl Balancer for QueryAffinity {
         // An endpoint's share is factor * in_flight * weight / weights, rounded up. One more request is within it if the
         // requests in flight are below the share before rounding.
         let budget = in_flight * u128::from(self.factor_percent);
-        from.rendezvous_where(key, |candidate| {
-            u128::from(candidate.in_flight()) * 100 * weights < budget * u128::from(candidate.effective_weight())
+        from.rendezvous_where(key, |candidate| match candidate.max_in_flight() {
+            Some(limit) => candidate.in_flight() < limit.get(),
+            None => {
+                u128::from(candidate.in_flight()) * 100 * weights < budget * u128::from(candidate.effective_weight())
+            }
         })
     }
 }

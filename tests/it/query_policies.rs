@@ -92,6 +92,34 @@ fn a_popular_query_overflows_in_its_order_of_preference() {
 }
 
 #[test]
+fn a_query_stays_on_its_first_endpoint_while_that_has_a_free_slot() {
+    let cluster = cluster(QueryAffinity::new(), &["max_conns=8", "max_conns=8", "max_conns=2", "max_conns=8"]);
+    for key in 0..50 {
+        let order = preference(&cluster, key);
+        let limits = [8, 8, 2, 8];
+        let mut held = Vec::new();
+        for endpoint in order {
+            for _ in 0..limits[endpoint] {
+                held.push(pick_query(&cluster, key, 0));
+                assert_eq!(index(held.last().unwrap()), endpoint, "{key}");
+            }
+        }
+        assert!(pick_unattempted(&cluster, key, 0, &Attempted::none()).is_none(), "all are full");
+        // A slot that becomes free is used again.
+        let freed = index(&held.remove(0));
+        assert_eq!(index(&pick_query(&cluster, key, 0)), freed);
+    }
+}
+
+#[test]
+fn without_limits_an_endpoint_has_at_most_twice_the_mean() {
+    let cluster = cluster(QueryAffinity::new(), &[""; 4]);
+    let order = preference(&cluster, 42);
+    let held: Vec<_> = (0..40).map(|_| pick_query(&cluster, 42, 0)).collect();
+    assert_eq!(held.iter().filter(|picked| index(picked) == order[0]).count(), 20);
+}
+
+#[test]
 fn a_request_without_a_query_is_left_to_the_other_policy() {
     let cluster = cluster(QueryAffinity::new().or(LeastConn::new()), &["", "", ""]);
     let request = request("");
