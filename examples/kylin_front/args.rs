@@ -70,6 +70,8 @@ Balancing:
   --outlier on|off    eject nodes that fail more than the others; off: by nginx's max_fails, 1 in 10s (default: on)
   --drain on|off      no new sessions for a node that shows that it stops, where --outlier is on: it refuses connections, closes
                       those of clients, or says 503 with Retry-After (default: on)
+  --single-flight on|off
+                      equal queries of a user at the same time are executed once (default: on)
   --max-conns N       the most queries at once at a node for which none is set (default: no limit)
   --queue on|off      queries wait for a node that has its max-conns, quick ones first, and other requests pass; off: a full
                       node gets no requests (default: on)
@@ -130,6 +132,7 @@ pub struct Args {
     pub response_buffer: Option<NonZeroUsize>,
     pub outlier: bool,
     pub drain: bool,
+    pub single_flight: bool,
     /// The settings of nodes for which nothing else is set.
     pub settings: NodeSettings,
     pub panic: bool,
@@ -196,6 +199,7 @@ impl Args {
             response_buffer: NonZeroUsize::new(1 << 20),
             outlier: true,
             drain: true,
+            single_flight: true,
             settings: NodeSettings::default(),
             panic: true,
             queue: true,
@@ -267,6 +271,7 @@ impl Args {
                 "--response-buffer" => args.response_buffer = limit(&name, &value()?, usize::MAX)?,
                 "--outlier" => args.outlier = switch(&name, &value()?)?,
                 "--drain" => args.drain = switch(&name, &value()?)?,
+                "--single-flight" => args.single_flight = switch(&name, &value()?)?,
                 "--max-conns" => {
                     let count = count(&name, &value()?, u32::MAX as usize)?.get();
                     args.settings.max_conns = NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX));

@@ -49,6 +49,7 @@ pub fn builder(
         (args.kylin, SiteBuilder::kylin as fn(SiteBuilder, bool) -> SiteBuilder),
         (args.outlier, SiteBuilder::outlier),
         (args.drain, SiteBuilder::drain),
+        (args.single_flight, SiteBuilder::single_flight),
         (args.panic, SiteBuilder::panic_mode),
         (args.queue, SiteBuilder::queue),
     ] {

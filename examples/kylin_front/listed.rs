@@ -148,7 +148,7 @@ fn proxy(
     Ok(match args.kylin {
         true => {
             let proxy = Proxy::builder(cluster).rules(KylinRules::default().reload(args.reload));
-            let proxy = proxy.queue(args.queue.then(QueueRules::new));
+            let proxy = proxy.queue(args.queue.then(QueueRules::new)).single_flight(args.single_flight);
             configure(proxy, args, observers).affinity(affinity).build()?
         }
         false => configure(Proxy::plain(cluster), args, observers).affinity(affinity).build()?,

@@ -229,12 +229,13 @@ fn summary(args: &Args) -> String {
     let sessions = args.sessions.as_ref().unwrap_or(&SessionMode::MEMORY);
     let warnings: String = sessions.warnings().iter().map(|warning| format!("  warning: {warning}\n")).collect();
     format!(
-        "sessions: {sessions}\n{warnings}kylin rules: {}\nprobes: {}\noutlier ejection: {}\ndrain by signs: {}\npanic mode: {}\nqueues: {}\n\
+        "sessions: {sessions}\n{warnings}kylin rules: {}\nprobes: {}\noutlier ejection: {}\ndrain by signs: {}\nsingle flight: {}\npanic mode: {}\nqueues: {}\n\
          limits of a client: {} connections, {} requests\n",
         on(args.kylin),
         args.probe.unwrap_or(ProbeMode::Auto),
         on(args.outlier),
         on(args.drain),
+        on(args.kylin && args.single_flight),
         on(args.panic),
         on(args.queue),
         limit(args.client_connections),

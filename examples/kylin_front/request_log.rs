@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
+use kylin_lb::EndpointId;
 use kylin_lb::observe::{Attempt, Detail, Finished, ObservedRequest, Observer, Timestamp};
 use serde_json::{Value, json};
 
@@ -131,12 +132,23 @@ fn combined(event: &Finished<'_>) -> String {
     _ = write!(
         line,
         " node={} why={} us=\"{}\" ut=\"{}\"",
-        list(attempts, |attempt| attempt.endpoint.to_string()).replace(", ", ","),
-        attempts.last().map_or("-", |attempt| attempt.reason.as_str()),
+        event.shared.map_or_else(
+            || list(attempts, |attempt| attempt.endpoint.to_string()).replace(", ", ","),
+            EndpointId::to_string
+        ),
+        why(event),
         list(attempts, outcome),
         list(attempts, |attempt| time(attempt.total)),
     );
     line
+}
+
+/// Returns why the node of the response was picked.
+fn why(event: &Finished<'_>) -> &'static str {
+    match event.shared {
+        Some(_) => "shared",
+        None => event.attempts.last().map_or("-", |attempt| attempt.reason.as_str()),
+    }
 }
 
 /// Returns the status of the response to an attempt, or why there is none.
@@ -178,6 +190,7 @@ fn request_json(event: &Finished<'_>) -> Value {
         "status": event.status.map_or(CLIENT_CLOSED_REQUEST, |status| status.as_u16()),
         "bytes": event.bytes,
         "end": event.termination.as_str(),
+        "shared": event.shared.map(EndpointId::as_str),
         "waiting_time": seconds(event.times.waiting),
         "queue_time": seconds(event.times.queued),
         "connect_time": seconds(event.times.connecting),

@@ -33,6 +33,16 @@ impl GrowingBuffer {
         is_reserved
     }
 
+    /// Appends data if the budget has the bytes for it now. Returns whether it did.
+    pub(crate) fn try_push(&mut self, data: &[u8]) -> bool {
+        let more = self.missing(data.len());
+        let is_reserved = more == 0 || self.reservation.grow(more);
+        if is_reserved {
+            self.append(data, more);
+        }
+        is_reserved
+    }
+
     /// Appends the last data, whatever the budget has.
     pub(crate) fn push_anyway(&mut self, data: &[u8]) {
         let more = (self.data.len() + data.len()).saturating_sub(self.data.capacity());

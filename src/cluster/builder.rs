@@ -1,6 +1,6 @@
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -121,6 +121,7 @@ impl<B> ClusterBuilder<B> {
             panic: Default::default(),
             user_source,
             changes: watch::Sender::new(()),
+            common: OnceLock::new(),
         };
         Ok(Cluster { shared: Arc::new(shared) })
     }

@@ -11,11 +11,12 @@ mod status;
 mod user_source;
 mod watch;
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ahash::AHashSet;
 use arc_swap::ArcSwap;
@@ -87,6 +88,8 @@ struct Shared<B> {
     user_source: UserSource,
     /// Notified after every change of membership.
     changes: tokio::sync::watch::Sender<()>,
+    /// What the proxies of the cluster have in common.
+    common: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What picks read, replaced as a whole at every change.
@@ -203,6 +206,13 @@ impl<B> Cluster<B> {
     fn change_infallibly<T>(&self, change: impl FnOnce(&mut Members<B>) -> T) -> T {
         let Ok(changed) = self.change(|members| Ok::<_, Infallible>(change(members)));
         changed
+    }
+
+    /// Returns what all proxies of the cluster share of the type `T`; `make` makes it the first time.
+    pub(crate) fn common<T: Any + Send + Sync>(&self, make: impl Fn() -> Arc<T>) -> Arc<T> {
+        let common = Arc::clone(self.shared.common.get_or_init(|| make() as Arc<dyn Any + Send + Sync>));
+        // The proxies of a cluster share things of one type.
+        common.downcast().unwrap_or_else(|_| make())
     }
 
     fn change<T, E>(&self, change: impl FnOnce(&mut Members<B>) -> Result<T, E>) -> Result<T, E> {

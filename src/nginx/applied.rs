@@ -26,6 +26,7 @@ pub(super) struct Applied {
     pub(super) probe: Choice<ProbeMode>,
     pub(super) outlier: Choice<bool>,
     pub(super) drain: Choice<bool>,
+    pub(super) single_flight: Choice<bool>,
     pub(super) panic: Choice<bool>,
     /// How queries wait for servers with `max_conns`, if they do.
     pub(super) queue: Choice<Option<QueueRules>>,
@@ -92,6 +93,7 @@ fn of_upstream(upstream: &Upstream, servers: &CommentOptions, site: &KylinOption
     };
     let outlier = layers.find("outlier", true, |options| options.outlier);
     let drain = layers.find("drain", true, |options| options.drain);
+    let single_flight = layers.find("single_flight", true, |options| options.single_flight);
     let panic = layers.find("panic", true, |options| options.panic);
     let queue = match layers.find("queue", true, |options| options.queue) {
         _ if !kylin.value => Choice::new(None, "no Kylin"),
@@ -101,7 +103,7 @@ fn of_upstream(upstream: &Upstream, servers: &CommentOptions, site: &KylinOption
         },
         choice => choice.map(|on| on.then(|| upstream.queue.unwrap_or_default())),
     };
-    Applied { kylin, sessions, policy, probe, outlier, drain, panic, queue }
+    Applied { kylin, sessions, policy, probe, outlier, drain, single_flight, panic, queue }
 }
 
 /// The sources of the settings of one upstream, the closest first.

@@ -39,6 +39,7 @@
 //! | `probe` | what each node offers ([`ProbeMode`]), once [`Site::start_probes`] is called | [`probe`](SiteBuilder::probe) |
 //! | `outlier`, `drain`, `panic` | on, for any upstream | [`outlier`](SiteBuilder::outlier), [`drain`](SiteBuilder::drain), [`panic_mode`](SiteBuilder::panic_mode) |
 //! | `queue` | on: queries wait for servers with `max_conns` | [`queue`](SiteBuilder::queue) |
+//! | `single_flight` | on, for upstreams of Kylin | [`single_flight`](SiteBuilder::single_flight) |
 //!
 //! - `sticky`, `ip_hash` and `hash` decide about sessions, any method about the policy, and `max_fails` and `fail_timeout` about
 //!   ejection. `proxy_next_upstream off` turns all retries off; below `/kylin` its other conditions apply to requests that may be

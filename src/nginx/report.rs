@@ -115,7 +115,7 @@ fn print_upstream((upstream, applied): Group<'_>, f: &mut dyn fmt::Write) -> fmt
 /// Prints what applies to an upstream, and why.
 fn print_applied(applied: &Applied, f: &mut dyn fmt::Write) -> fmt::Result {
     let on = |on| if on { "on" } else { "off" };
-    let Applied { kylin, sessions, policy, probe, outlier, drain, panic, queue: _ } = applied;
+    let Applied { kylin, sessions, policy, probe, outlier, drain, single_flight, panic, queue: _ } = applied;
     writeln!(f, "  kylin      {} ({})", on(kylin.value), kylin.why)?;
     writeln!(f, "  sessions   {} ({})", sessions.value, sessions.why)?;
     if let AppliedSessions::Mode(mode) = &sessions.value {
@@ -125,6 +125,9 @@ fn print_applied(applied: &Applied, f: &mut dyn fmt::Write) -> fmt::Result {
     writeln!(f, "  probe      {} ({})", probe.value, probe.why)?;
     writeln!(f, "  outlier    {} ({})", on(outlier.value), outlier.why)?;
     writeln!(f, "  drain      {} ({})", on(drain.value), drain.why)?;
+    if kylin.value {
+        writeln!(f, "  single_flight {} ({})", on(single_flight.value), single_flight.why)?;
+    }
     writeln!(f, "  panic      {} ({})", on(panic.value), panic.why)
 }
 

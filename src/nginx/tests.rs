@@ -107,6 +107,7 @@ fn the_manuals_configuration_is_read_verbatim() {
   probe      auto (default)
   outlier    on (default)
   drain      on (default)
+  single_flight on (default)
   panic      on (default)
   1.1.1.1:7070  weight 1  outlier rule (neither max_fails nor fail_timeout is written)
   1.1.1.2:7070  weight 1  outlier rule (neither max_fails nor fail_timeout is written)

@@ -74,6 +74,18 @@ pub struct Dispatched<'a> {
     pub waited: Duration,
 }
 
+/// A request gets a copy of the response to an equal one, so that no endpoint is picked for it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct SharedResponse<'a> {
+    /// The request.
+    pub request: &'a ObservedRequest,
+    /// The endpoint that has responded to the equal request.
+    pub endpoint: &'a EndpointId,
+    /// From the arrival of the request to the copy.
+    pub waited: Duration,
+}
+
 /// An endpoint was picked.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -311,6 +323,8 @@ pub struct Finished<'a> {
     pub bytes: u64,
     /// The attempts in their order.
     pub attempts: &'a [Attempt],
+    /// The endpoint whose response to an equal query the client got a copy of; `None` if the request has a response of its own.
+    pub shared: Option<&'a EndpointId>,
     /// How long the parts took.
     pub times: Times,
     /// How the request ended.

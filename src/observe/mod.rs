@@ -12,6 +12,7 @@
 //! | 2 | [`classified`](Observer::classified) | once, in a Kylin-aware proxy |
 //! | 3 | [`session`](Observer::session) | after the lookup, and when the response binds or moves the session |
 //! | 4 | [`queued`](Observer::queued), [`dispatched`](Observer::dispatched) | for each attempt of a query that waits for a slot |
+//! | 4 | [`shared`](Observer::shared), in place of the attempts | once, for a query that gets a copy of the response to an equal one |
 //! | 5 | [`picked`](Observer::picked), [`attempt_began`](Observer::attempt_began), [`attempt_ended`](Observer::attempt_ended) | for each attempt |
 //! | 6 | [`retried`](Observer::retried) | between two attempts |
 //! | 7 | [`response_head`](Observer::response_head) | once, unless the client leaves before |
@@ -65,7 +66,7 @@ pub use self::change::{
 };
 pub use self::event::{
     Attempt, AttemptBegan, AttemptEnd, AttemptEnded, AttemptPhase, Classified, Dispatched, EndpointPicked, Finished,
-    Queued, Received, ResponseHead, Retried, RetryReason, SessionEvent, SessionOutcome, Times,
+    Queued, Received, ResponseHead, Retried, RetryReason, SessionEvent, SessionOutcome, SharedResponse, Times,
 };
 #[cfg(feature = "metrics")]
 pub use self::metrics::Metrics;
@@ -107,6 +108,9 @@ pub trait Observer: Send + Sync + 'static {
 
     /// A query that waited has its slot. Not called if it is refused, waits too long, or its client leaves.
     fn dispatched(&self, _event: &Dispatched<'_>) {}
+
+    /// A request gets a copy of the response to an equal one. It may have had attempts before, which failed.
+    fn shared(&self, _event: &SharedResponse<'_>) {}
 
     /// An endpoint was picked for the next attempt.
     fn picked(&self, _event: &EndpointPicked<'_>) {}
@@ -175,6 +179,10 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
 
     fn dispatched(&self, event: &Dispatched<'_>) {
         (**self).dispatched(event);
+    }
+
+    fn shared(&self, event: &SharedResponse<'_>) {
+        (**self).shared(event);
     }
 
     fn picked(&self, event: &EndpointPicked<'_>) {

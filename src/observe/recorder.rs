@@ -9,7 +9,7 @@ use super::observers::call;
 use super::{
     Attempt, AttemptBegan, AttemptEnd, AttemptEnded, Classified, Detail, Dispatched, EndpointPicked, Finished,
     ObservedRequest, Observer, Observers, Queued, Received, RequestObserver, ResponseHead, Retried, RetryReason,
-    SessionEvent, SessionOutcome, Termination, Times,
+    SessionEvent, SessionOutcome, SharedResponse, Termination, Times,
 };
 use crate::backend::{ConnectTimer, SendErrorKind};
 use crate::body::{Body, BodyEnd, BodyError, BodyTap};
@@ -39,6 +39,8 @@ pub(crate) struct RequestRecorder {
     bytes: u64,
     /// None until it is certain.
     termination: Option<Termination>,
+    /// The endpoint that has responded to an equal request.
+    shared: Option<EndpointId>,
     is_finished: bool,
 }
 
@@ -70,6 +72,7 @@ impl RequestRecorder {
             first_byte: None,
             bytes: 0,
             termination: None,
+            shared: None,
             is_finished: false,
         };
         recorder.tell(|observer, request| observer.received(&Received { request }));
@@ -131,6 +134,13 @@ impl RequestRecorder {
         let waited = self.queued_since.take().map_or(Duration::ZERO, |since| self.elapsed().saturating_sub(since));
         self.queued += waited;
         waited
+    }
+
+    /// Records that the request gets a copy of the response that `endpoint` sends to an equal one.
+    pub(crate) fn shared(&mut self, endpoint: &EndpointId) {
+        self.shared = Some(endpoint.clone());
+        let waited = self.elapsed();
+        self.tell(|observer, request| observer.shared(&SharedResponse { request, endpoint, waited }));
     }
 
     /// Records that `request` is about to be sent to the endpoint that was picked.
@@ -274,9 +284,9 @@ impl RequestRecorder {
             first_byte: self.first_byte,
             total,
         };
-        let (status, bytes, attempts) = (self.status, self.bytes, &self.attempts[..]);
+        let (status, bytes, attempts, shared) = (self.status, self.bytes, &self.attempts[..], self.shared.as_ref());
         self.tell(|observer, request| {
-            observer.finished(&Finished { request, status, bytes, attempts, times, termination });
+            observer.finished(&Finished { request, status, bytes, attempts, shared, times, termination });
         });
     }
 }

@@ -14,10 +14,18 @@ pub struct ServedBy {
     pub attempts: u32,
     /// Why the endpoint was picked.
     pub reason: PickReason,
+    /// The response is a copy of the response to an equal query, for which the endpoint was picked (see
+    /// [`ProxyBuilder::single_flight`](crate::proxy::ProxyBuilder::single_flight)).
+    pub shared: bool,
 }
 
 impl ServedBy {
     pub(crate) fn new(endpoint: EndpointId, attempts: u32, reason: PickReason) -> Self {
-        ServedBy { endpoint, attempts, reason }
+        ServedBy { endpoint, attempts, reason, shared: false }
+    }
+
+    /// Returns the same for a copy of the response.
+    pub(crate) fn shared(self) -> Self {
+        ServedBy { shared: true, ..self }
     }
 }

@@ -20,6 +20,7 @@ use std::fmt;
 /// | `InvalidResponse` | `invalid_response` | `UPE` | `PH` |
 /// | `ResponseTruncated` | `response_truncated` | `UC` | `SD` |
 /// | `ResponseStalled` | `response_stalled` | `SI` | `sD` |
+/// | `Stopped` | `stopped` | `DC` | `CD` |
 /// | `Panicked` | `panicked` | `LR` | `IH` |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -56,13 +57,15 @@ pub enum Termination {
     ResponseTruncated,
     /// The node paused for too long within its response.
     ResponseStalled,
+    /// The client stopped the query by its id while it waited for the response to an equal one.
+    Stopped,
     /// The code of the front end panicked.
     Panicked,
 }
 
 impl Termination {
     /// Every variant, for the labels of a metric.
-    pub const ALL: [Termination; 17] = [
+    pub const ALL: [Termination; 18] = [
         Termination::Complete,
         Termination::ClientGone,
         Termination::Refused,
@@ -79,6 +82,7 @@ impl Termination {
         Termination::InvalidResponse,
         Termination::ResponseTruncated,
         Termination::ResponseStalled,
+        Termination::Stopped,
         Termination::Panicked,
     ];
 
@@ -115,6 +119,7 @@ impl Termination {
             Termination::InvalidResponse => ("invalid_response", "UPE", "PH"),
             Termination::ResponseTruncated => ("response_truncated", "UC", "SD"),
             Termination::ResponseStalled => ("response_stalled", "SI", "sD"),
+            Termination::Stopped => ("stopped", "DC", "CD"),
             Termination::Panicked => ("panicked", "LR", "IH"),
         }
     }

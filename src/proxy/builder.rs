@@ -40,6 +40,7 @@ pub(super) struct ProxySettings {
     pub(super) affinity: Option<Affinity>,
     pub(super) observers: Arc<Observers>,
     pub(super) served_by: bool,
+    pub(super) single_flight: bool,
 }
 
 /// Marks a [`ProxyBuilder`] of a Kylin-aware proxy: see [`Proxy::builder`].
@@ -72,6 +73,7 @@ pub enum Plain {}
 /// | [`unavailable_status`](Self::unavailable_status) | 503 |
 /// | [`observer`](Self::observer) | none |
 /// | [`served_by`](Self::served_by) | off, on with an observer |
+/// | [`single_flight`](Self::single_flight) | on; none for a plain proxy |
 #[must_use]
 pub struct ProxyBuilder<B, K = KylinAware> {
     cluster: Cluster<B>,
@@ -117,6 +119,32 @@ impl<B> ProxyBuilder<B> {
         self.queue = rules.into();
         self
     }
+
+    /// Sets whether one node executes a query for all clients of a user that send it at the same time. Default: on.
+    ///
+    /// The first query is sent to a node. Queries that arrive before its response, and are equal to it, wait and get a copy. This
+    /// concerns `POST /kylin/api/query` with SQL that only reads and without `Cache-Control: no-cache`. Queries are equal if
+    ///
+    /// - they carry the same `Authorization` and the same cookies, of which there must be one: no response reaches another user;
+    /// - their bodies have the same members, but for `queryId` and `stopId`, in whatever order;
+    /// - all other headers are the same, such as `Accept`, `Accept-Encoding` and those that the crate does not know. Those that cannot
+    ///   matter may differ: `User-Agent`, `Referer`, those of proxies and of tracing;
+    /// - no write or build has begun or ended between their arrivals. One of SQL concerns its project, any other all projects. Writes
+    ///   that do not pass a Kylin-aware proxy of this cluster are not known here.
+    ///
+    /// A copy is made of a complete 200 of at most 1 MiB that holds a result and no `Set-Cookie`, in memory of the
+    /// [budget](Self::buffers). Otherwise the waiting queries are sent to nodes, and the same query does not wait again for a minute. If
+    /// the first query fails or gets an error, one more is sent, and if that fails too, all get its response. Kylin 2.x-4.x
+    /// sets a cookie in each response to a client that sends credentials and no cookies, so such clients wait in vain, once a minute,
+    /// unless the front end [relays logins](crate::session::LoginRelay).
+    ///
+    /// Each query has its own record for observers, its own session, and the `queryId` of the first query in its response. A client that
+    /// leaves or stops its query leaves the execution to those who wait. At most 1,024 queries wait for one; others are sent to
+    /// nodes.
+    pub fn single_flight(mut self, on: bool) -> Self {
+        self.settings.single_flight = on;
+        self
+    }
 }
 
 impl<B> ProxyBuilder<B, Plain> {
@@ -145,6 +173,7 @@ impl<B, K> ProxyBuilder<B, K> {
             affinity: None,
             observers: Arc::default(),
             served_by: false,
+            single_flight: true,
         };
         let queue = rules.is_some().then(QueueRules::new);
         ProxyBuilder { cluster, settings, rules, queue, affinity_is_set: false, kind: PhantomData }
@@ -295,7 +324,10 @@ impl<B, K> ProxyBuilder<B, K> {
     ///
     /// # Errors
     /// [`ProxyBuildError`] when a setting is out of its range, or no secret could be made for the default affinity.
-    pub fn build(self) -> Result<Proxy<B>, ProxyBuildError> {
+    pub fn build(self) -> Result<Proxy<B>, ProxyBuildError>
+    where
+        B: 'static,
+    {
         let ProxyBuilder { cluster, mut settings, rules, queue, affinity_is_set, .. } = self;
         if !(settings.unavailable.is_client_error() || settings.unavailable.is_server_error()) {
             return Err(ProxyBuildError::UnavailableStatus(settings.unavailable));
@@ -307,12 +339,14 @@ impl<B, K> ProxyBuilder<B, K> {
             let sessions = Sessions::in_memory().map_err(ProxyBuildError::Randomness)?;
             settings.affinity = Some(Affinity::learn(sessions));
         }
+        // One for all proxies of the cluster: a write passes one, and the query after it another.
+        let flights = rules.is_some().then(|| Inner::flights(&cluster, &settings.clock));
         let rules = rules.map(|rules| RuleState::new(rules, &settings.clock));
         let budget = settings.retry.budget.map(|budget| RetryAccount::new(budget, Arc::clone(&settings.clock)));
         let client_limit = settings.max_requests_per_client.map(|max| ClientLimit::new(max, warn_of_requests));
         let untrusted_proxy = AtomicBool::new(false);
         let queues = queue.map(|rules| Queues::of(&cluster, rules, &settings.clock));
-        let inner = Inner { cluster, settings, client_limit, budget, queues, rules, untrusted_proxy };
+        let inner = Inner { cluster, settings, client_limit, budget, queues, rules, flights, untrusted_proxy };
         Ok(Proxy { inner: Arc::new(inner) })
     }
 }

@@ -33,6 +33,10 @@ pub(super) const PANICKED: ErrorResponse = ErrorResponse::new(
 )
 .because(Termination::Panicked);
 
+/// The client has stopped the query while it waited for the response to an equal one.
+pub(super) const STOPPED: ErrorResponse =
+    ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the query was stopped").because(Termination::Stopped);
+
 /// The client has its maximum of requests in flight.
 pub(super) const TOO_MANY_REQUESTS: ErrorResponse =
     ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, "the client has too many requests in flight");

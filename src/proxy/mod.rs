@@ -32,12 +32,15 @@ pub use rules::{CancelOnDisconnect, KylinRules, ReloadAccess};
 #[cfg(feature = "tower")]
 pub use service::ProxyService;
 
+use self::attempts::QueryFlights;
 use self::builder::ProxySettings;
 use self::retry::RetryAccount;
+use crate::admission::SingleFlightStatus;
 use crate::admission::queue::Queues;
 use crate::backend::{Backend, HttpBackend};
 use crate::body::{Body, BoxError};
 use crate::buffer::BufferBudget;
+use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::request::{ClientAddr, ClientLimit};
 
@@ -74,11 +77,21 @@ struct Inner<B> {
     queues: Option<Arc<Queues>>,
     /// None in a plain proxy.
     rules: Option<self::rules::RuleState>,
+    /// None in a plain proxy.
+    flights: Option<Arc<QueryFlights<B>>>,
     /// Whether a peer that is no trusted proxy has named its client: logged once.
     untrusted_proxy: AtomicBool,
 }
 
 impl<B> Inner<B> {
+    /// Returns the flights of a cluster. The first call makes them.
+    fn flights(cluster: &Cluster<B>, clock: &Arc<dyn Clock>) -> Arc<QueryFlights<B>>
+    where
+        B: 'static,
+    {
+        cluster.common(|| Arc::new(QueryFlights::new(Arc::clone(clock))))
+    }
+
     /// Warns once that `peer` names its client, although it is no trusted proxy: all clients behind it then have its address, and
     /// the scheme and host that they used are lost.
     fn warn_of_untrusted_proxy(&self, peer: ClientAddr) {
@@ -119,6 +132,13 @@ impl<B: Backend> Proxy<B> {
     /// Returns how many request bodies stream to nodes at present (see [`ProxyBuilder::streamed_bodies`]).
     pub fn streamed_bodies(&self) -> usize {
         self.inner.settings.streams.count()
+    }
+
+    /// Returns how many queries of all proxies of the cluster wait for the response to an equal one; `None` where this proxy sends
+    /// each (see [`ProxyBuilder::single_flight`]).
+    pub fn single_flight(&self) -> Option<SingleFlightStatus> {
+        let flights = self.inner.flights.as_ref().filter(|_| self.inner.settings.single_flight);
+        flights.map(|flights| flights.status())
     }
 
     #[cfg(feature = "server")]

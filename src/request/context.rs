@@ -6,7 +6,7 @@ use crate::body::Body;
 use crate::kylin::KylinVersion;
 #[cfg(feature = "login-relay")]
 use crate::kylin::class::SessionCall;
-use crate::kylin::class::{RequestClass, SqlLocation, classify, needs_login};
+use crate::kylin::class::{RequestClass, Sql, SqlLocation, classify, needs_login};
 use crate::kylin::path::{NormalizedPath, RequestTarget};
 use crate::kylin::query::QueryRequest;
 use crate::kylin::response::Credentials;
@@ -89,8 +89,8 @@ impl RequestContext {
 
     /// Parses the SQL in `body`, which was read as a whole. The class then tells whether it writes, unless the SQL
     /// cannot be parsed or is too long. The keys of the query are computed if the policy reads them (`with_keys`). `observe` gets the
-    /// query.
-    pub(crate) fn read_sql(&mut self, body: &Body, with_keys: bool, observe: impl FnOnce(&QueryRequest<'_>)) {
+    /// query and its effect.
+    pub(crate) fn read_sql(&mut self, body: &Body, with_keys: bool, observe: impl FnOnce(&QueryRequest<'_>, Sql)) {
         let Some((class, body)) = self.class.zip(body.whole()) else { return };
         let query = match class.sql_location() {
             SqlLocation::None => return,
@@ -98,8 +98,9 @@ impl RequestContext {
             SqlLocation::Form => QueryRequest::from_form(self.target.query(), body),
         };
         if let Ok(query) = query {
-            observe(&query);
-            self.class = Some(class.with_sql(query.effect()));
+            let effect = query.effect();
+            observe(&query, effect);
+            self.class = Some(class.with_sql(effect));
             self.query = with_keys.then(|| query.keys(&self.basic_user().unwrap_or_default()));
         }
     }
@@ -191,6 +192,11 @@ impl RequestContext {
             Some(_) => Credentials::Cookie,
             None => Credentials::None,
         }
+    }
+
+    /// Returns whether the request carries anything that can tell its user.
+    pub(crate) fn has_any_credentials(&self) -> bool {
+        self.has_authorization || self.cookies.is_some() || self.path_session_id().is_some()
     }
 
     /// Returns whether the session cookie alone can let this request in: its path needs a login, and it carries no credentials.

@@ -440,6 +440,7 @@ fn check_says_what_was_understood_and_no_password() {
         "--probe=health",
         "--outlier=off",
         "--drain=off",
+        "--single-flight=off",
         "--panic=off",
         "--queue=off",
         "--kylin=off",
@@ -455,6 +456,7 @@ fn check_says_what_was_understood_and_no_password() {
         "probes: health",
         "outlier ejection: off",
         "drain by signs: off",
+        "single flight: off",
         "panic mode: off",
         "queues: off",
     ] {
@@ -604,5 +606,46 @@ async fn a_query_waits_for_a_full_node_unless_queues_are_off() {
         // The client of the slow query leaves, and its slot goes to the query that waits.
         slow.abort();
         assert_eq!(second.await.unwrap().status(), status, "{option}");
+    }
+}
+
+#[tokio::test]
+async fn equal_queries_are_executed_once_unless_that_is_off() {
+    let (nodes, named) = nodes(1).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let config = folder.path().join("nginx.conf");
+    let upstream = |comment: &str| {
+        let server = "server { listen 8080; location / { proxy_pass http://kylin; } }";
+        format!("events {{}} http {{ upstream kylin {{ {comment} server {}; }} {server} }}", nodes[0].1.addr())
+    };
+    for (is_on, comment, args) in [
+        (true, None, vec!["--nodes", &named]),
+        (false, None, vec!["--nodes", &named, "--single-flight", "off"]),
+        (true, Some("# kylin_lb: kylin on;\n"), vec![]),
+        (false, Some("# kylin_lb: kylin on; single_flight off;\n"), vec![]),
+    ] {
+        let path = config.display().to_string();
+        let mut args = args;
+        if let Some(comment) = comment {
+            std::fs::write(&config, upstream(comment)).unwrap();
+            args = vec!["--config", &path];
+        }
+        let (_process, front) = start(&[&args[..], &["--probe=none"]].concat()).await;
+        let mut browser = Browser::new(front);
+        assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+        let body = r#"{"sql":"select 1, sleep_ms(300)","project":"learn_kylin"}"#;
+        let executions = async || {
+            let before = queries(&nodes)[0];
+            let [mut one, mut other] = [browser.clone(), browser.clone()];
+            let asked = (one.ask("POST /kylin/api/query", &[], body), other.ask("POST /kylin/api/query", &[], body));
+            let (one, other) = tokio::join!(asked.0, asked.1);
+            assert_eq!((one.status(), other.status()), (200, 200));
+            queries(&nodes)[0] - before
+        };
+        match is_on {
+            // On a busy machine the second query may arrive late.
+            true => until("one execution for both", async || executions().await == 1).await,
+            false => assert_eq!(executions().await, 2),
+        }
     }
 }

@@ -95,6 +95,7 @@ mod sessions_restored;
 mod sessions_store_down;
 mod short_of_descriptors;
 mod simulation;
+mod single_flight;
 mod slow_clients;
 mod slow_readers;
 mod slow_start;

@@ -1,13 +1,16 @@
 //! A query request: its SQL, its project, and the keys by which a policy recognises it.
 
+mod canonical;
 mod sql;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::Hasher;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub(crate) use self::canonical::canonical;
 use super::class::Sql;
 use crate::hash::Key64;
 
@@ -46,6 +49,7 @@ pub(crate) struct QueryRequest<'b> {
     limit: i64,
     accept_partial: bool,
     execute_as: Option<Cow<'b, str>>,
+    query_id: &'b str,
     stop_id: Option<Cow<'b, str>>,
     params: &'b str,
     toggles: &'b str,
@@ -76,6 +80,7 @@ struct Members<'b> {
     limit: Option<&'b RawValue>,
     accept_partial: Option<&'b RawValue>,
     execute_as: Option<Text<'b>>,
+    query_id: Option<&'b RawValue>,
     stop_id: Option<Text<'b>>,
     params: Option<&'b RawValue>,
     backdoor_toggles: Option<&'b RawValue>,
@@ -107,6 +112,7 @@ impl<'b> QueryRequest<'b> {
             limit: number("limit", members.limit)?,
             accept_partial: matches!(raw(members.accept_partial), "true" | "\"true\""),
             execute_as: text(members.execute_as),
+            query_id: raw(members.query_id),
             stop_id: text(members.stop_id),
             params: raw(members.params),
             toggles: raw(members.backdoor_toggles),
@@ -155,6 +161,23 @@ impl<'b> QueryRequest<'b> {
     /// Returns the id by which the client may stop the query (Kylin 5).
     pub(crate) fn stop_id(&self) -> Option<&str> {
         self.stop_id.as_deref()
+    }
+
+    /// Returns the ids by which the client may stop the query, as far as they are text without escapes.
+    pub(crate) fn ids(&self) -> [Option<&str>; 2] {
+        let query_id = self.query_id.strip_prefix('"').and_then(|id| id.strip_suffix('"'));
+        [query_id, self.stop_id()].map(|id| id.filter(|id| !id.is_empty()))
+    }
+
+    /// Hashes what decides whether two queries may be equal: all that the crate knows of the body but for the ids.
+    pub(crate) fn hash_contents(&self, hasher: &mut impl Hasher) {
+        for text in
+            [&*self.sql, &*self.project, self.execute_as.as_deref().unwrap_or_default(), self.params, self.toggles]
+        {
+            hasher.write(text.as_bytes());
+        }
+        hasher.write_i64(self.offset);
+        hasher.write_i64(self.limit);
     }
 
     /// Returns whether the SQL only reads. The effect of SQL over 64 KiB is unknown.

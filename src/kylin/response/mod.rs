@@ -246,6 +246,29 @@ fn class_of_success(body: &[u8]) -> ResponseClass {
     }
 }
 
+/// Returns whether a response with status 200 holds a result, and not the exception of a query; `None` if its body cannot be read.
+pub(crate) fn is_result(headers: &HeaderMap, body: &[u8]) -> Option<bool> {
+    let (body, is_cut) = match Coding::of(headers) {
+        Coding::Identity => (Cow::Borrowed(body), false),
+        Coding::Gzip => {
+            let plain = gunzip(body);
+            let is_cut = plain.len() >= MAX_ERROR_PEEK || plain.is_empty();
+            (Cow::Owned(plain), is_cut)
+        }
+        Coding::Other => return None,
+    };
+    let mut is_result = None;
+    json::members(&body, |_, name, value| {
+        is_result = match (name, value) {
+            ("results" | "columnMetas", Value::Array { filled: true }) => Some(true),
+            ("isException", Value::Bare(value)) => Some(value != "true"),
+            _ => return ControlFlow::Continue(()),
+        };
+        ControlFlow::Break(())
+    });
+    is_result.or((!is_cut).then_some(true))
+}
+
 /// Returns whether the content type is `application/json`, or one of Kylin's such as `application/vnd.apache.kylin-v4+json`.
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };

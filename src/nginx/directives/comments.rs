@@ -73,6 +73,7 @@ impl CommentOptions {
             ("probe", merge(&mut ours.probe, &theirs.probe)),
             ("outlier", merge(&mut ours.outlier, &theirs.outlier)),
             ("drain", merge(&mut ours.drain, &theirs.drain)),
+            ("single_flight", merge(&mut ours.single_flight, &theirs.single_flight)),
             ("panic", merge(&mut ours.panic, &theirs.panic)),
             ("queue", merge(&mut ours.queue, &theirs.queue)),
         ];

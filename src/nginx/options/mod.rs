@@ -25,19 +25,21 @@ pub(crate) struct KylinOptions {
     /// False: servers without `max_fails` and `fail_timeout` have nginx's default for them.
     pub(crate) outlier: Option<bool>,
     pub(crate) drain: Option<bool>,
+    pub(crate) single_flight: Option<bool>,
     pub(crate) panic: Option<bool>,
     /// Whether queries wait for servers with `max_conns`.
     pub(crate) queue: Option<bool>,
 }
 
 /// Name, values.
-pub(crate) const OPTIONS: [(&str, &str); 8] = [
+pub(crate) const OPTIONS: [(&str, &str); 9] = [
     ("kylin", "on|off"),
     ("sessions", "HOW"),
     ("policy", "NAME"),
     ("probe", "WHAT"),
     ("outlier", "on|off"),
     ("drain", "on|off"),
+    ("single_flight", "on|off"),
     ("panic", "on|off"),
     ("queue", "on|off"),
 ];
@@ -57,6 +59,7 @@ impl KylinOptions {
             "probe" => self.probe = Some(value.parse()?),
             "outlier" => self.outlier = Some(switch(value)?),
             "drain" => self.drain = Some(switch(value)?),
+            "single_flight" => self.single_flight = Some(switch(value)?),
             "panic" => self.panic = Some(switch(value)?),
             "queue" => self.queue = Some(switch(value)?),
             _ => return Err(InvalidOption::expected(OPTIONS.map(|(known, _)| known))),

@@ -31,6 +31,7 @@ use crate::session::{Secret, Sessions};
 /// | [`policy`](Self::policy) | round robin |
 /// | [`probe`](Self::probe) | [`ProbeMode::Auto`], for upstreams of Kylin |
 /// | [`outlier`](Self::outlier), [`drain`](Self::drain), [`panic_mode`](Self::panic_mode) | on |
+/// | [`single_flight`](Self::single_flight) | on, for upstreams of Kylin |
 ///
 /// ```
 /// use kylin_lb::nginx::{Config, Site};
@@ -149,6 +150,13 @@ impl SiteBuilder {
         self
     }
 
+    /// Sets whether equal queries to an upstream of Kylin are executed once:
+    /// [`single_flight`](crate::proxy::ProxyBuilder::single_flight). Default: on.
+    pub fn single_flight(mut self, on: bool) -> Self {
+        self.options.single_flight = Some(on);
+        self
+    }
+
     /// Sets whether a server that failed serves where health bars all of them:
     /// [`panic_mode`](crate::cluster::ClusterBuilder::panic_mode). Default: on.
     pub fn panic_mode(mut self, on: bool) -> Self {
@@ -251,6 +259,7 @@ impl SiteBuilder {
                 max_requests_per_client,
                 observers: observers.clone(),
                 reload,
+                single_flight: applied.single_flight.value,
             });
             probes.push(applied.probe.value);
         }

@@ -39,6 +39,7 @@ pub(super) struct Group {
     pub(super) max_requests_per_client: Option<NonZeroU32>,
     pub(super) observers: Vec<Arc<dyn Observer>>,
     pub(super) reload: ReloadAccess,
+    pub(super) single_flight: bool,
 }
 
 /// Returns the routes by the number of the location.
@@ -69,12 +70,8 @@ fn proxy(location: &Location, groups: &[Group]) -> Result<Option<Proxy>, SiteErr
     Ok(Some(match group.kylin {
         true => {
             let rules = KylinRules::default().other_paths(false).reload(group.reload);
-            with_settings(
-                Proxy::builder(group.cluster.clone()).rules(rules).queue(group.queue),
-                settings,
-                group,
-                retry,
-            )?
+            let builder = Proxy::builder(group.cluster.clone()).rules(rules).queue(group.queue);
+            with_settings(builder.single_flight(group.single_flight), settings, group, retry)?
         }
         false => with_settings(Proxy::plain(group.cluster.clone()), settings, group, retry)?,
     }))

@@ -140,6 +140,7 @@ fn a_directive_of_the_upstream_is_closer_than_an_option() {
         probe: Some(ProbeMode::Version),
         outlier: Some(false),
         drain: Some(false),
+        single_flight: Some(false),
         panic: Some(false),
         queue: Some(false),
     };

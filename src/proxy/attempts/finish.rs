@@ -23,8 +23,7 @@ impl<B: Backend> Attempts<'_, B> {
     /// Leaves in the response which endpoint served.
     pub(super) fn note_served_by(&mut self, picked: &Picked<B>) {
         if self.recorder.is_some() || self.proxy.settings.served_by {
-            let attempts = u32::try_from(self.attempted.len()).unwrap_or(u32::MAX);
-            let served_by = ServedBy::new(picked.lease.endpoint().clone(), attempts, picked.reason);
+            let served_by = self.served_by(picked);
             self.response.extensions_mut().insert(served_by);
         }
     }
@@ -33,6 +32,11 @@ impl<B: Backend> Attempts<'_, B> {
     pub(super) fn fall_back(&mut self, error: ErrorResponse) -> Result<(), ErrorResponse> {
         self.response = *self.kept.take().ok_or(error)?;
         Ok(())
+    }
+
+    pub(super) fn served_by(&self, picked: &Picked<B>) -> ServedBy {
+        let attempts = u32::try_from(self.attempted.len()).unwrap_or(u32::MAX);
+        ServedBy::new(picked.lease.endpoint().clone(), attempts, picked.reason)
     }
 
     /// Removes the headers of the node's connection.

@@ -1,6 +1,9 @@
 //! One request: from its head to the response, over as many attempts as it takes.
 
+mod admit;
 mod finish;
+mod flight;
+mod kept;
 mod next;
 mod queue;
 mod reload;
@@ -10,20 +13,25 @@ use std::error::Error as _;
 use std::future::poll_fn;
 use std::mem::take;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, Version};
+use http::header;
+use http::{Method, Request, Response};
 
+pub(super) use self::flight::QueryFlights;
+use self::flight::{AfterEntry, Execution, QueryContents, Shared, execution};
+use self::kept::KeptRequest;
 use self::next::is_abandoned;
 use self::response::AfterAttempt;
 
-use super::error_response::{ErrorResponse, PANICKED, TOO_MANY_REQUESTS, TRUNCATED};
-use super::head::{self, Forwarded, HeaderEdits, HeaderPresence, Hops, join_cookies, remove_hop_by_hop};
+use super::error_response::{ErrorResponse, PANICKED, TRUNCATED};
+use super::head::{self, Hops};
 use super::rules::{ReloadAccess, ReloadCall, RuleState, Writer, fan_out};
 use super::session::Session;
 use super::{Inner, replay};
+use crate::admission::flight::{FlightKey, Leader, WriteGuard};
 use crate::admission::queue::Ticket;
 use crate::backend::{Backend, SendError};
 use crate::balance::Attempted;
@@ -66,7 +74,11 @@ fn forward_from<B: Backend>(
     let admitted = checked.and_then(|presence| attempts.admit(peer, &mut request, presence));
     async move {
         let result = match admitted {
-            Ok(Hops::Left) => catch_panic(pin!(attempts.run(&mut request))).await.unwrap_or(Err(PANICKED)),
+            Ok(Hops::Left) => {
+                let result = catch_panic(pin!(attempts.run(&mut request))).await.unwrap_or(Err(PANICKED));
+                attempts.fail_flight(result.err());
+                result
+            }
             Ok(Hops::Used) => {
                 attempts.response = head::options_response();
                 Ok(())
@@ -99,7 +111,7 @@ struct Attempts<'p, B> {
     /// The response for which the request is sent to another endpoint, in case that none can be reached.
     kept: Option<Box<Response<Body>>>,
     /// The request for an attempt after this one, if there may be one although this one was sent.
-    copy: Option<Box<Request<Body>>>,
+    copy: Option<KeptRequest>,
     /// Of the body, where no copy is kept.
     body_key: BodyKey,
     /// The failures of attempts that count once another attempt has shown whose they are.
@@ -119,6 +131,14 @@ struct Attempts<'p, B> {
     ticket: Option<Box<Ticket>>,
     /// None where nothing observes the request.
     recorder: Option<Box<RequestRecorder>>,
+    /// The client wants no copy of another response.
+    wants_own_response: bool,
+    /// The write that passes, if the request is one.
+    write: Option<WriteGuard<'p>>,
+    /// What the request has in common with equal ones, if it is a query that may share a response.
+    flight: Option<Arc<FlightKey>>,
+    /// Others may wait for the response to the request.
+    leader: Option<Leader<'p, Execution<B>, Shared>>,
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
@@ -150,58 +170,11 @@ impl<'p, B: Backend> Attempts<'p, B> {
             names_no_host: false,
             reload: None,
             ticket: None,
+            wants_own_response: false,
+            write: None,
+            flight: None,
+            leader: None,
         }
-    }
-
-    /// Rewrites the head for the node, classifies the request and refuses what is not open to clients.
-    fn admit(
-        &mut self,
-        peer: ClientAddr,
-        request: &mut Request<Body>,
-        presence: HeaderPresence,
-    ) -> Result<Hops, ErrorResponse> {
-        let settings = &self.proxy.settings;
-        let is_encrypted = is_encrypted(request);
-        let edits = request.extensions_mut().remove::<HeaderEdits>();
-        *request.version_mut() = Version::HTTP_11;
-        let headers = request.headers_mut();
-        let client = settings.trusted.client(peer, headers);
-        self.context.set_client(client);
-        let is_limited = self.sender == Sender::Client && !settings.trusted.trusts(client);
-        if let Some(limit) = self.proxy.client_limit.as_ref().filter(|_| is_limited) {
-            self.share = limit.acquire(client).map_err(|_| TOO_MANY_REQUESTS)?;
-        }
-        // Headers of the client's connection go before the proxy's own headers come: `Connection` could name these.
-        remove_hop_by_hop(headers, presence);
-        join_cookies(headers, presence);
-        if settings.forwarded_headers {
-            let is_trusted = settings.trusted.trusts(peer);
-            if presence.names_client && !is_trusted {
-                self.proxy.warn_of_untrusted_proxy(peer);
-            }
-            let is_secure = settings.secure || is_encrypted;
-            let forwarded = Forwarded { peer, is_trusted, is_secure, host: self.context.host() };
-            forwarded.apply(headers, presence);
-        }
-        self.names_no_host = self.context.host().is_none();
-        if let Some(edits) = edits {
-            edits.apply(headers);
-            self.names_no_host = headers.get(header::HOST).is_none_or(HeaderValue::is_empty);
-        }
-        if self.proxy.rules.is_some() || settings.affinity.is_some() {
-            self.context.read_credentials(headers, self.proxy.rules.is_some());
-        }
-        if let Some(rules) = &self.proxy.rules {
-            self.reload = rules.admit(&mut self.context, request)?;
-            if let Some((recorder, class)) = self.recorder.as_mut().zip(self.context.class()) {
-                recorder.classified(class.name());
-            }
-        }
-        if let Some(budget) = &self.proxy.budget {
-            budget.deposit();
-        }
-        replay::check_length(request.body(), settings)?;
-        head::count_hop(request)
     }
 
     /// Sends the request until there is a response to return. The request stays where it is until it is sent: a future that
@@ -213,10 +186,13 @@ impl<'p, B: Backend> Attempts<'p, B> {
             // Boxed, because a body that fits into one read comes with its head.
             *request.body_mut() = Box::pin(replay::read(body, client, &self.proxy.settings)).await?;
         }
-        self.context.read_sql(request.body(), self.wants_keys(), |query| {
+        let mut query = None;
+        self.context.read_sql(request.body(), self.wants_keys(), |read, effect| {
             if let Some(recorder) = &mut self.recorder {
-                recorder.query(query);
+                recorder.query(read);
             }
+            let is_shared = self.proxy.settings.single_flight;
+            query = self.proxy.flights.as_ref().map(|flights| QueryContents::of(flights, read, effect, is_shared));
         });
         if self.reload.is_some() {
             Box::pin(self.admit_reload(request)).await?;
@@ -229,6 +205,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
         if let Some((rules, class)) = self.kylin() {
             self.writer = rules.writer(&self.context, class);
+            self.before_flight(class, query, request);
             if let Some(merge) = self.reload_merge().or_else(|| rules.merge(class)) {
                 if self.names_no_host {
                     request.headers_mut().remove(header::HOST);
@@ -241,7 +218,22 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 return Ok(());
             }
         }
-        let Some(mut picked) = self.pick(request) else {
+        if let Some(follows) = self.enter_flight(query, request)
+            && let AfterEntry::Respond = follows.await?
+        {
+            return Ok(());
+        }
+        // The execution of a leader whose client has left.
+        let mut taken_over = None;
+        let picked = if self.leader.as_ref().is_some_and(Leader::is_running) {
+            // Boxed, because it is rare.
+            let (picked, failure) = Box::pin(self.execute(None)).await?;
+            taken_over = Some(failure);
+            Some(picked)
+        } else {
+            self.pick(request)
+        };
+        let Some(mut picked) = picked else {
             return Err(ErrorResponse::no_endpoint(self.proxy.cluster.is_empty(), self.proxy.settings.unavailable));
         };
         loop {
@@ -269,18 +261,29 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 continue;
             }
             let mut has_logged_in = false;
-            let failure = match self.session.prepare(&self.proxy.cluster, &picked, request).await {
-                Prepared::Send => {
+            let prepared = match taken_over {
+                Some(_) => Prepared::Send,
+                None => self.session.prepare(&self.proxy.cluster, &picked, request).await,
+            };
+            let failure = match (taken_over.take(), prepared) {
+                (Some(failure), _) => failure,
+                (None, Prepared::Send) => {
                     let watch = self
                         .kylin()
                         .and_then(|(rules, class)| rules.watch(&self.context, class, picked.backend(), request));
-                    let sent = picked.backend().send(take(request)).await;
-                    if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
-                        watch.disarm();
+                    if self.leader.is_some() {
+                        let failure;
+                        (picked, failure) = self.execute(Some(execution(picked, watch, take(request)))).await?;
+                        failure
+                    } else {
+                        let sent = picked.backend().send(take(request)).await;
+                        if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
+                            watch.disarm();
+                        }
+                        self.keep_response(sent)
                     }
-                    self.keep_response(sent)
                 }
-                Prepared::Failed(error) => {
+                (None, Prepared::Failed(error)) => {
                     has_logged_in = true;
                     if let Some(recorder) = &mut self.recorder {
                         recorder.attempt_unprepared();
@@ -324,6 +327,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 return Err(TRUNCATED);
             }
             self.end_suspects(&mut picked, class);
+            self.share_result(class, &picked);
             match self.settle(&picked).await {
                 Some(copy) => {
                     *request = *copy;
@@ -359,16 +363,5 @@ impl<'p, B: Backend> Attempts<'p, B> {
             }
             Err(error) => Some(error),
         }
-    }
-}
-
-/// Returns whether the request came over TLS of the crate's own server.
-fn is_encrypted(request: &Request<Body>) -> bool {
-    #[cfg(feature = "tls")]
-    return request.extensions().get::<crate::tls::TlsConnection>().is_some();
-    #[cfg(not(feature = "tls"))]
-    {
-        let _ = request;
-        false
     }
 }

@@ -89,17 +89,6 @@ impl<B: Backend> Attempts<'_, B> {
         picked
     }
 
-    /// Copies the request if it may have to be sent again although a node receives it now.
-    pub(super) fn keep_copy(&self, request: &Request<Body>) -> Option<Box<Request<Body>>> {
-        let retry = &self.proxy.settings.retry;
-        let is_repeatable = match self.kylin() {
-            Some((rules, class)) => rules.wants_copy(class),
-            None => retry.is_repeatable(request.method()),
-        };
-        let is_wanted = (is_repeatable && !retry.is_none()) || self.session.wants_copy();
-        if is_wanted { replay::copy(request).map(Box::new) } else { None }
-    }
-
     /// Returns whether a request that failed at `endpoint` may be sent again.
     fn may_retry(&self, kind: SendErrorKind, endpoint: &EndpointId, method: &Method) -> bool {
         let retry = &self.proxy.settings.retry;
@@ -142,7 +131,7 @@ impl<B: Backend> Attempts<'_, B> {
     /// Returns the key by which failures of the request are compared with those of others.
     pub(super) fn request_key(&self) -> RequestKey {
         match &self.copy {
-            Some(copy) => self.key_of(copy),
+            Some(copy) => self.key_of(copy.get()),
             None => self.key_of_body(self.body_key),
         }
     }
@@ -189,7 +178,7 @@ impl<B: Backend> Attempts<'_, B> {
         let counts_at_once = kind.is_unsent() && !has_logged_in;
         let key = (!counts_at_once).then(|| self.request_key());
         let unsent = error.take_request().filter(|_| kind.is_unsent());
-        let request = unsent.or_else(|| self.copy.take().map(|copy| *copy));
+        let request = unsent.or_else(|| self.take_copy().map(|copy| *copy));
         let request = request.filter(|request| self.may_retry(kind, picked.lease.endpoint(), request.method()));
         let request = match request {
             Some(request) if kind == SendErrorKind::Stale && !self.reconnected && self.withdraw() => {

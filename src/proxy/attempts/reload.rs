@@ -25,7 +25,7 @@ impl<B: Backend> Attempts<'_, B> {
     }
 
     /// Admits a reload call of a client that may make it.
-    pub(super) async fn admit_reload(&self, request: &Request<Body>) -> Result<(), ErrorResponse> {
+    pub(super) async fn admit_reload(&mut self, request: &Request<Body>) -> Result<(), ErrorResponse> {
         let Some((_, ReloadAccess::Administrators)) = self.reload else { return Ok(()) };
         let client = self.context.client();
         if may_count(&self.context, request.headers()) && is_administrator(self.proxy, client, request).await {

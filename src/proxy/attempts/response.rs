@@ -7,6 +7,7 @@ use http::HeaderValue;
 use http::{Request, Response, StatusCode, header};
 
 use super::Attempts;
+use super::kept::KeptRequest;
 use crate::backend::{Backend, ClosesConnection};
 use crate::body::{Body, BodyError, ReadAhead};
 use crate::cluster::Picked;
@@ -104,7 +105,7 @@ impl<B: Backend> Attempts<'_, B> {
         };
         if may_retry
             && !self.proxy.settings.retry.is_none()
-            && let Some(copy) = self.copy.take()
+            && let Some(copy) = self.take_copy()
         {
             if let Some(next) = self.pick_again(&copy, false, !is_free) {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), "retrying on another endpoint");
@@ -117,7 +118,7 @@ impl<B: Backend> Attempts<'_, B> {
                 self.kept = self.keep_for_failure(class);
                 return AfterAttempt::Retry(next, copy);
             }
-            self.copy = Some(copy);
+            self.copy = Some(KeptRequest::Own(copy));
         }
         if of_request.is_write() && self.response.status().is_success() {
             rules.note_write(self.writer, picked.lease.endpoint());
@@ -156,7 +157,8 @@ impl<B: Backend> Attempts<'_, B> {
         let status = self.response.status();
         picked.lease.set_outcome(Outcome::Success);
         if retry.covers_status(status)
-            && let Some(copy) = self.copy.take_if(|copy| retry.is_repeatable(copy.method()))
+            && let Some(copy) = self.copy.take_if(|copy| retry.is_repeatable(copy.get().method()))
+            && let Some(copy) = copy.into_request()
             && let Some(next) = self.pick_again(&copy, false, true)
         {
             // Only a response that is dropped counts against its endpoint, as in nginx (ngx_http_upstream_test_next). One that
@@ -190,9 +192,7 @@ impl<B: Backend> Attempts<'_, B> {
         if self.response.body().whole().is_some() {
             return Ok(());
         }
-        let has_body = !self.is_head && self.response.status() != StatusCode::NOT_MODIFIED;
-        let length = self.response.headers().get(header::CONTENT_LENGTH).filter(|_| has_body);
-        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let length = declared_length(&self.response).filter(|_| !self.is_head);
         let body = self.response.body_mut();
         if let Some(length) = length {
             body.exactly(length);
@@ -203,7 +203,7 @@ impl<B: Backend> Attempts<'_, B> {
     /// Lets the session learn from the response. Returns the request when it is to be sent again to the same endpoint.
     pub(super) async fn settle(&mut self, picked: &Picked<B>) -> Option<Box<Request<Body>>> {
         match self.session.settle(&self.context, &self.proxy.cluster, picked, &mut self.response).await {
-            AfterResponse::SendAgain => self.copy.take(),
+            AfterResponse::SendAgain => self.take_copy(),
             AfterResponse::Return => None,
             AfterResponse::Bound => {
                 if let Some(recorder) = &self.recorder {
@@ -213,4 +213,10 @@ impl<B: Backend> Attempts<'_, B> {
             }
         }
     }
+}
+
+/// Returns the length that a response to another method than HEAD declares for its body.
+pub(super) fn declared_length(response: &Response<Body>) -> Option<u64> {
+    let has_body = response.status() != StatusCode::NOT_MODIFIED;
+    response.headers().get(header::CONTENT_LENGTH).filter(|_| has_body)?.to_str().ok()?.parse().ok()
 }

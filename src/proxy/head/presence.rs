@@ -13,6 +13,8 @@ pub(crate) struct HeaderPresence {
     pub(super) named_by_proxies: bool,
     /// Any of the headers by which a proxy names its client.
     pub(crate) names_client: bool,
+    /// `Cache-Control` or `Pragma`.
+    pub(crate) cache_directives: bool,
     /// The number of `Cookie` headers.
     pub(super) cookies: usize,
 }
@@ -28,7 +30,9 @@ impl HeaderPresence {
     pub(super) fn note(&mut self, name: &HeaderName) {
         // The length first: most names need no comparison then.
         match name.as_str().len() {
-            6 => self.cookies += usize::from(name == header::COOKIE),
+            6 if name == header::COOKIE => self.cookies += 1,
+            6 => self.cache_directives |= name == header::PRAGMA,
+            13 => self.cache_directives |= name == header::CACHE_CONTROL,
             9 => self.named_by_proxies |= NAMED_BY_PROXIES.contains(name),
             15 => self.names_client |= name == "x-forwarded-for",
             10 if name == header::CONNECTION => self.connection = true,
@@ -83,12 +87,14 @@ mod tests {
         assert!(HOP_BY_HOP.iter().all(|name| noted(name).hop_by_hop));
         assert!(NAMED_BY_PROXIES.iter().all(|name| noted(name).named_by_proxies));
         assert!(noted(&header::CONNECTION).connection && !noted(&header::CONNECTION).hop_by_hop);
+        assert!([header::CACHE_CONTROL, header::PRAGMA].iter().all(|name| noted(name).cache_directives));
         for name in ["for", "proto", "host", "port"] {
             assert!(noted(&HeaderName::try_from(format!("x-forwarded-{name}")).unwrap()).names_client, "{name}");
         }
         for name in [header::HOST, header::COOKIE, header::AUTHORIZATION, header::CONTENT_TYPE, header::ACCEPT] {
-            let HeaderPresence { connection, hop_by_hop, named_by_proxies, names_client, cookies } = noted(&name);
-            assert!(!connection && !hop_by_hop && !named_by_proxies && !names_client, "{name}");
+            let HeaderPresence { connection, hop_by_hop, named_by_proxies, names_client, cache_directives, cookies } =
+                noted(&name);
+            assert!(!connection && !hop_by_hop && !named_by_proxies && !names_client && !cache_directives, "{name}");
             assert_eq!(cookies, usize::from(name == header::COOKIE));
         }
     }

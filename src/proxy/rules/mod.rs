@@ -10,6 +10,7 @@ mod state;
 use std::time::Duration;
 
 pub use self::cancel::CancelOnDisconnect;
+pub(super) use self::cancel::QueryWatch;
 pub(super) use self::fan_out::fan_out;
 pub(super) use self::recent_writes::Writer;
 pub use self::reload::ReloadAccess;

@@ -1,0 +1,89 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Projects are told apart by a hash. Two with the same hash only share less.
+const SLOTS: usize = 64;
+
+/// Counts the writes that pass: a query that arrives after a write must not get what was read before it.
+///
+/// A write of SQL concerns its project. Other writes concern all of them, because the paths of Kylin seldom name the project.
+#[derive(Debug)]
+pub(crate) struct Epochs {
+    all: AtomicU64,
+    projects: [AtomicU64; SLOTS],
+}
+
+/// The projects that have the same epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProjectSlot(u8);
+
+impl ProjectSlot {
+    /// Returns the slot of a project. Kylin ignores the case of its name.
+    pub(crate) fn of(project: &str) -> Self {
+        // Letters beyond ASCII have cases too, which the nodes know better.
+        if !project.is_ascii() {
+            return ProjectSlot(0);
+        }
+        let hash = project
+            .bytes()
+            .fold(0_u32, |hash, byte| (hash ^ u32::from(byte.to_ascii_uppercase())).wrapping_mul(0x0100_0193));
+        ProjectSlot((hash >> 16) as u8 % SLOTS as u8)
+    }
+}
+
+impl Epochs {
+    pub(super) fn new() -> Self {
+        Epochs { all: AtomicU64::new(0), projects: [const { AtomicU64::new(0) }; SLOTS] }
+    }
+
+    /// Returns the epoch of a project. It differs from an earlier one if a write has begun or ended since.
+    pub(crate) fn current(&self, project: ProjectSlot) -> u64 {
+        // Neither count falls, so the sum stays only if both do.
+        self.all.load(Ordering::SeqCst).wrapping_add(self.slot(project).load(Ordering::SeqCst))
+    }
+
+    /// Begins a write to one project, or to all. It ends when the guard is dropped.
+    pub(crate) fn begin_write(&self, project: Option<ProjectSlot>) -> WriteGuard<'_> {
+        let epoch = project.map_or(&self.all, |project| self.slot(project));
+        epoch.fetch_add(1, Ordering::SeqCst);
+        WriteGuard { epoch }
+    }
+
+    fn slot(&self, ProjectSlot(slot): ProjectSlot) -> &AtomicU64 {
+        &self.projects[usize::from(slot) % SLOTS]
+    }
+}
+
+/// A write that passes. Raises the epoch when it is dropped.
+#[derive(Debug)]
+pub(crate) struct WriteGuard<'e> {
+    epoch: &'e AtomicU64,
+}
+
+impl Drop for WriteGuard<'_> {
+    fn drop(&mut self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_raises_the_epoch_when_it_begins_and_when_it_ends() {
+        let epochs = Epochs::new();
+        let [p, q] = ["learn_kylin", "other"].map(ProjectSlot::of);
+        assert_eq!(p, ProjectSlot::of("LEARN_kylin"));
+        assert_ne!(p, q);
+        let mut seen = std::collections::HashSet::new();
+        assert!(seen.insert(epochs.current(p)));
+        let of_q = epochs.current(q);
+        let write = epochs.begin_write(Some(p));
+        assert!(seen.insert(epochs.current(p)));
+        drop(write);
+        assert!(seen.insert(epochs.current(p)));
+        assert_eq!(epochs.current(q), of_q);
+        drop(epochs.begin_write(None));
+        assert!(seen.insert(epochs.current(p)) && epochs.current(q) != of_q);
+    }
+}

@@ -1,0 +1,175 @@
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, OnceLock};
+
+use http::Request;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::body::Body;
+use crate::header_walk::walk;
+use crate::kylin::query;
+
+/// The headers that may differ between equal queries: Kylin's results do not depend on them. Any other may be a credential of some
+/// filter in front of Kylin, or a setting of a later version.
+static NEUTRAL: [HeaderName; 21] = [
+    header::CONTENT_LENGTH,
+    header::DNT,
+    header::FORWARDED,
+    header::HOST,
+    header::MAX_FORWARDS,
+    header::REFERER,
+    header::USER_AGENT,
+    header::VIA,
+    HeaderName::from_static("b3"),
+    HeaderName::from_static("baggage"),
+    HeaderName::from_static("priority"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("x-correlation-id"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-request-id"),
+];
+
+/// Hashes of the ids by which the client of a query may stop it; 0 where there is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct QueryIds(pub(crate) [u64; 2]);
+
+impl QueryIds {
+    pub(super) fn is_empty(self) -> bool {
+        self == QueryIds::default()
+    }
+
+    pub(super) fn has(self, id: u64) -> bool {
+        id != 0 && self.0.contains(&id)
+    }
+}
+
+/// What makes queries equal. It holds a copy of the request, which the proxy needs anyway to send it again.
+pub(crate) struct FlightKey {
+    /// Hashes what the parser of the query knows of it, and its credentials. Unequal queries may have the same, so it only finds
+    /// candidates, which are compared byte by byte.
+    pub(super) hash: u64,
+    pub(super) epoch: u64,
+    pub(super) ids: QueryIds,
+    /// The cookies as the client sent them: those of the front end, which name the session of a login relay, go to no node.
+    cookies: Option<HeaderValue>,
+    request: Request<Body>,
+    /// The canonical form of the body, once it was needed; `None` if it has none.
+    canonical: OnceLock<Option<Box<[u8]>>>,
+}
+
+impl FlightKey {
+    /// Returns the key of `request`, whose body was read as a whole and whose client has sent `cookies`.
+    pub(crate) fn new(
+        hash: u64,
+        epoch: u64,
+        ids: QueryIds,
+        cookies: Option<HeaderValue>,
+        request: Request<Body>,
+    ) -> Arc<Self> {
+        Arc::new(FlightKey { hash, epoch, ids, cookies, request, canonical: OnceLock::new() })
+    }
+
+    /// Returns the copy of the request.
+    pub(crate) fn request(&self) -> &Request<Body> {
+        &self.request
+    }
+
+    /// Returns whether a request with these credentials comes from the same user.
+    pub(crate) fn is_of(&self, authorization: Option<&HeaderValue>, cookies: Option<&HeaderValue>) -> bool {
+        self.request.headers().get(header::AUTHORIZATION) == authorization && self.cookies.as_ref() == cookies
+    }
+
+    fn is_equal(&self, other: &Self) -> bool {
+        let (one, another) = (&self.request, &other.request);
+        self.hash == other.hash
+            && self.epoch == other.epoch
+            && self.cookies == other.cookies
+            && one.method() == another.method()
+            && one.uri() == another.uri()
+            && are_equal(one.headers(), another.headers())
+            && (one.body().whole() == another.body().whole()
+                || self.canonical().is_some_and(|form| other.canonical() == Some(form)))
+    }
+
+    fn canonical(&self) -> Option<&[u8]> {
+        self.canonical.get_or_init(|| query::canonical(self.request.body().whole()?)).as_deref()
+    }
+}
+
+/// Returns whether two heads have the same headers, but for those that are neutral.
+fn are_equal(one: &HeaderMap, other: &HeaderMap) -> bool {
+    let of = |headers: &HeaderMap| walk(headers).filter(|(name, _)| !NEUTRAL.contains(name)).count();
+    of(one) == of(other)
+        && walk(one)
+            .filter(|(name, _)| !NEUTRAL.contains(name))
+            .all(|(name, _)| one.get_all(name).iter().eq(other.get_all(name).iter()))
+}
+
+/// A key in the table.
+#[derive(Clone)]
+pub(super) struct TableKey(pub(super) Arc<FlightKey>);
+
+impl Hash for TableKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0.hash);
+    }
+}
+
+impl PartialEq for TableKey {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.is_equal(&other.0)
+    }
+}
+
+impl Eq for TableKey {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(headers: &[(&str, &str)], cookies: Option<&'static str>, body: &'static str) -> TableKey {
+        let request = Request::builder().method("POST").uri("/kylin/api/query");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let cookies = cookies.map(HeaderValue::from_static);
+        TableKey(FlightKey::new(1, 1, QueryIds::default(), cookies, request.body(body.into()).unwrap()))
+    }
+
+    const BODY: &str = r#"{"sql":"select 1"}"#;
+
+    #[test]
+    fn headers_are_equal_unless_they_are_neutral() {
+        let base = || key(&[("authorization", "Basic x"), ("accept", "a"), ("accept", "b")], None, BODY);
+        let more = |name: &'static str| {
+            key(&[(name, "v"), ("accept", "a"), ("authorization", "Basic x"), ("accept", "b")], None, BODY)
+        };
+        for neutral in &NEUTRAL {
+            assert!(base() == more(neutral.as_str()), "{neutral}");
+        }
+        for name in ["accept-encoding", "accept", "cookie", "auth-token", "x-user", "origin", "content-type", "range"] {
+            assert!(base() != more(name) && more(name) != base() && more(name) == more(name), "{name}");
+        }
+        assert!(base() != key(&[("authorization", "Basic x"), ("accept", "b"), ("accept", "a")], None, BODY));
+        assert!(base() != key(&[("authorization", "Basic y"), ("accept", "a"), ("accept", "b")], None, BODY));
+    }
+
+    #[test]
+    fn cookies_that_go_to_no_node_tell_users_apart() {
+        let of = |cookies| key(&[("authorization", "Basic x")], cookies, BODY);
+        assert!(of(Some("KYLINLB_SESSION=1")) == of(Some("KYLINLB_SESSION=1")));
+        assert!(of(Some("KYLINLB_SESSION=1")) != of(Some("KYLINLB_SESSION=2")));
+        assert!(of(Some("KYLINLB_SESSION=1")) != of(None));
+    }
+
+    #[test]
+    fn bodies_are_equal_in_canonical_form() {
+        let of = |body| key(&[], None, body);
+        assert!(of(BODY) == of(r#"{ "queryId":"7", "sql" : "select 1" }"#));
+        assert!(of(BODY) != of(r#"{"sql":"select 1","unknown":1}"#));
+        assert!(of("no json") == of("no json") && of("no json") != of("none"));
+    }
+}

@@ -1,0 +1,70 @@
+use tokio::sync::oneshot;
+
+use super::super::QueryIds;
+use super::super::key::TableKey;
+use super::{FlightTable, Leader, Outcome};
+
+/// A query that waits for the response to an equal one. It can be dropped at any time.
+pub(crate) struct Follower<'t, T, S> {
+    table: &'t FlightTable<T, S>,
+    key: TableKey,
+    id: u64,
+    ids: QueryIds,
+    outcome: oneshot::Receiver<Outcome<T, S>>,
+    has_outcome: bool,
+}
+
+/// What a follower has waited for.
+pub(crate) enum Waited<'t, T, S> {
+    /// It leads from now on, with the execution of the leader before if that has begun one.
+    Leads(Leader<'t, T, S>),
+    Shared(S),
+    /// It is sent as if there were no table.
+    Released,
+    /// Its client has stopped it.
+    Stopped,
+}
+
+impl<'t, T, S> Follower<'t, T, S> {
+    pub(super) fn new(
+        table: &'t FlightTable<T, S>,
+        key: TableKey,
+        id: u64,
+        ids: QueryIds,
+        outcome: oneshot::Receiver<Outcome<T, S>>,
+    ) -> Self {
+        Follower { table, key, id, ids, outcome, has_outcome: false }
+    }
+
+    /// Waits until the flight ends, or this query is to lead it.
+    pub(crate) async fn wait(mut self) -> Waited<'t, T, S> {
+        let outcome = (&mut self.outcome).await;
+        self.has_outcome = true;
+        match outcome {
+            Ok(Outcome::Lead(running)) => Waited::Leads(Leader::new(self.table, self.key.clone(), self.ids, running)),
+            Ok(Outcome::Shared(shared)) => Waited::Shared(shared),
+            Ok(Outcome::Stopped) => Waited::Stopped,
+            // A flight leaves no follower without an outcome.
+            Ok(Outcome::Released) | Err(_) => Waited::Released,
+        }
+    }
+}
+
+impl<T, S> Drop for Follower<'_, T, S> {
+    fn drop(&mut self) {
+        if self.has_outcome {
+            return;
+        }
+        let waits = match self.table.shard(&self.key.0).flights.get_mut(&self.key) {
+            Some(flight) => flight.followers.remove(&self.id).is_some(),
+            None => false,
+        };
+        // Otherwise it may have been given the lead a moment ago. If the lead is sent after this, the sender gets it back.
+        if !waits {
+            self.outcome.close();
+            if let Ok(Outcome::Lead(running)) = self.outcome.try_recv() {
+                self.table.promote(&self.key, running);
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+use std::collections::BTreeMap;
+use std::mem::replace;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use super::super::QueryIds;
+use super::super::key::TableKey;
+use super::{FlightTable, Outcome, Waiting};
+
+/// The query of a flight that is executed. If it is dropped, the oldest follower takes its execution over; without followers the
+/// execution is dropped.
+pub(crate) struct Leader<'t, T, S> {
+    table: &'t FlightTable<T, S>,
+    key: TableKey,
+    ids: QueryIds,
+    running: Option<T>,
+    /// The flight is in the table.
+    is_open: bool,
+}
+
+impl<'t, T, S> Leader<'t, T, S> {
+    pub(super) fn new(table: &'t FlightTable<T, S>, key: TableKey, ids: QueryIds, running: Option<T>) -> Self {
+        Leader { table, key, ids, running, is_open: true }
+    }
+
+    /// Returns whether an execution runs.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Holds an execution, which [`poll`](Self::poll) drives.
+    pub(crate) fn start(&mut self, execution: T) {
+        self.running = Some(execution);
+    }
+
+    /// Drives the execution. Ready with `None` if its client has stopped the query while others wait for it.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<T::Output>>
+    where
+        T: Future + Unpin,
+    {
+        let Some(running) = &mut self.running else { return Poll::Ready(None) };
+        if let Poll::Ready(output) = Pin::new(running).poll(cx) {
+            self.running = None;
+            return Poll::Ready(Some(output));
+        }
+        if !self.ids.is_empty()
+            && let Some(flight) = self.table.shard(&self.key.0).flights.get_mut(&self.key)
+        {
+            if flight.is_leader_stopped {
+                return Poll::Ready(None);
+            }
+            flight.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Ends the flight if it has no follower. Returns whether it did.
+    pub(crate) fn end_if_alone(&mut self) -> bool {
+        let mut shard = self.table.shard(&self.key.0);
+        if shard.flights.get(&self.key).is_none_or(|flight| flight.followers.is_empty()) {
+            shard.flights.remove(&self.key);
+            self.is_open = false;
+        }
+        !self.is_open
+    }
+
+    /// Gives all followers a copy of the response.
+    pub(crate) fn share(mut self, shared: S)
+    where
+        S: Clone,
+    {
+        self.share_with_all(&shared);
+    }
+
+    /// Has all followers sent to nodes, because the response cannot be copied.
+    pub(crate) fn release(mut self) {
+        let followers = self.end();
+        if !followers.is_empty() {
+            self.table.unshareable.add(self.key.0.hash);
+        }
+        for follower in followers.into_values() {
+            // One that leaves at this moment needs no outcome.
+            _ = follower.outcome.send(Outcome::Released);
+        }
+    }
+
+    /// Has one follower lead once more. After the second failure all get `shared`; if there is none, they are sent to nodes.
+    pub(crate) fn fail(mut self, shared: Option<S>)
+    where
+        S: Clone,
+    {
+        let has_failed = match self.table.shard(&self.key.0).flights.get_mut(&self.key) {
+            Some(flight) => replace(&mut flight.has_failed, true),
+            None => false,
+        };
+        match (has_failed, shared) {
+            (false, _) => {
+                self.is_open = false;
+                self.table.promote(&self.key, None);
+            }
+            (true, Some(shared)) => self.share_with_all(&shared),
+            (true, None) => self.release(),
+        }
+    }
+
+    fn share_with_all(&mut self, shared: &S)
+    where
+        S: Clone,
+    {
+        for follower in self.end().into_values() {
+            if follower.outcome.send(Outcome::Shared(shared.clone())).is_ok() {
+                self.table.shared.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Removes the flight from the table and returns its followers.
+    fn end(&mut self) -> BTreeMap<u64, Waiting<T, S>> {
+        self.is_open = false;
+        let flight = self.table.shard(&self.key.0).flights.remove(&self.key);
+        flight.map(|flight| flight.followers).unwrap_or_default()
+    }
+}
+
+impl<T, S> Drop for Leader<'_, T, S> {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.table.promote(&self.key, self.running.take());
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The flights of a proxy.
+
+mod follower;
+mod leader;
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+
+use ahash::{AHashMap, RandomState};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::oneshot;
+
+pub(crate) use self::follower::{Follower, Waited};
+pub(crate) use self::leader::Leader;
+use super::key::TableKey;
+use super::unshareable::Unshareable;
+use super::{Epochs, FlightKey, QueryIds};
+use crate::clock::Clock;
+
+const SHARDS: usize = 16;
+
+/// How many followers a flight has at most. Further queries go to nodes.
+const MAX_FOLLOWERS: usize = 1024;
+
+/// The flights of a proxy. `T` is the execution that a leader holds, `S` what its followers get.
+pub(crate) struct FlightTable<T, S> {
+    pub(crate) epochs: Epochs,
+    shards: [Mutex<Shard<T, S>>; SHARDS],
+    seed: RandomState,
+    unshareable: Unshareable,
+    shared: AtomicU64,
+}
+
+struct Shard<T, S> {
+    flights: AHashMap<TableKey, Flight<T, S>>,
+    last_follower: u64,
+}
+
+/// A flight, beside its leader.
+struct Flight<T, S> {
+    /// In the order in which they came.
+    followers: BTreeMap<u64, Waiting<T, S>>,
+    /// A leader has failed.
+    has_failed: bool,
+    /// The ids of the leader.
+    leader: QueryIds,
+    /// The ids with which the execution was sent: those of the leader that began it.
+    execution: QueryIds,
+    /// The client of the leader has stopped its query.
+    is_leader_stopped: bool,
+    /// Wakes a leader that has an id.
+    waker: Option<Waker>,
+}
+
+struct Waiting<T, S> {
+    ids: QueryIds,
+    outcome: oneshot::Sender<Outcome<T, S>>,
+}
+
+/// What becomes of a follower.
+enum Outcome<T, S> {
+    /// It leads from now on, and takes over the execution if there is one.
+    Lead(Option<T>),
+    Shared(S),
+    Released,
+    Stopped,
+}
+
+/// What a query is in the table.
+pub(crate) enum Entered<'t, T, S> {
+    Leader(Leader<'t, T, S>),
+    Follower(Follower<'t, T, S>),
+    /// It is sent as if there were no table.
+    Alone,
+}
+
+/// The equal queries of a proxy at one moment: see [`ProxyBuilder::single_flight`](crate::proxy::ProxyBuilder::single_flight).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SingleFlightStatus {
+    /// How many queries are on their way whose response others would get too.
+    pub leaders: usize,
+    /// How many queries wait for the response to an equal one.
+    pub followers: usize,
+    /// How many queries have got a copy of the response to an equal one since the proxy was built.
+    pub shared: u64,
+}
+
+impl<T, S> FlightTable<T, S> {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        FlightTable {
+            epochs: Epochs::new(),
+            shards: std::array::from_fn(|_| Mutex::new(Shard { flights: AHashMap::new(), last_follower: 0 })),
+            seed: RandomState::new(),
+            unshareable: Unshareable::new(clock),
+            shared: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns a hasher with the random key of this table.
+    pub(crate) fn hasher(&self) -> impl Hasher + use<T, S> {
+        self.seed.build_hasher()
+    }
+
+    /// Returns the hashes of the ids of a query.
+    pub(crate) fn ids(&self, ids: [Option<&str>; 2]) -> QueryIds {
+        QueryIds(ids.map(|id| id.map_or(0, |id| self.hash_id(id))))
+    }
+
+    fn hash_id(&self, id: &str) -> u64 {
+        self.seed.hash_one(id).max(1)
+    }
+
+    /// Has a query lead or follow.
+    pub(crate) fn enter(&self, key: &Arc<FlightKey>) -> Entered<'_, T, S> {
+        if self.unshareable.has(key.hash) {
+            return Entered::Alone;
+        }
+        let ids = key.ids;
+        let mut shard = self.shard(key);
+        let Shard { flights, last_follower } = &mut *shard;
+        match flights.entry(TableKey(Arc::clone(key))) {
+            Entry::Occupied(mut flight) => {
+                let leader = TableKey(Arc::clone(&flight.key().0));
+                let followers = &mut flight.get_mut().followers;
+                if followers.len() >= MAX_FOLLOWERS {
+                    return Entered::Alone;
+                }
+                *last_follower += 1;
+                let (outcome, receiver) = oneshot::channel();
+                followers.insert(*last_follower, Waiting { ids, outcome });
+                Entered::Follower(Follower::new(self, leader, *last_follower, ids, receiver))
+            }
+            Entry::Vacant(flight) => {
+                flight.insert(Flight::led_by(ids));
+                Entered::Leader(Leader::new(self, TableKey(Arc::clone(key)), ids, None))
+            }
+        }
+    }
+
+    /// Stops the queries with this id of the user to whom `is_of` points. Returns whether an execution with this id has clients that
+    /// still wait for it, so that no node may stop it.
+    pub(crate) fn stop(&self, id: &str, is_of: impl Fn(&FlightKey) -> bool) -> bool {
+        let id = self.hash_id(id);
+        let (mut stopped, mut wakers, mut is_awaited) = (Vec::new(), Vec::new(), false);
+        for shard in &self.shards {
+            for (key, flight) in &mut shard.lock().flights {
+                if is_of(&key.0) {
+                    let ids: Vec<u64> = flight.with_id(id).collect();
+                    stopped.extend(ids.iter().filter_map(|follower| flight.followers.remove(follower)));
+                    let (leads, has_followers) = (flight.leader.has(id), !flight.followers.is_empty());
+                    if leads && has_followers {
+                        flight.is_leader_stopped = true;
+                        wakers.extend(flight.waker.take());
+                    }
+                    is_awaited |= flight.execution.has(id) && (has_followers || !leads);
+                }
+            }
+        }
+        for follower in stopped {
+            // One that leaves at this moment needs no outcome.
+            _ = follower.outcome.send(Outcome::Stopped);
+        }
+        wakers.into_iter().for_each(Waker::wake);
+        is_awaited
+    }
+
+    /// Counts the flights.
+    pub(crate) fn status(&self) -> SingleFlightStatus {
+        let (mut leaders, mut followers) = (0, 0);
+        for shard in &self.shards {
+            let shard = shard.lock();
+            leaders += shard.flights.len();
+            followers += shard.flights.values().map(|flight| flight.followers.len()).sum::<usize>();
+        }
+        SingleFlightStatus { leaders, followers, shared: self.shared.load(Ordering::Relaxed) }
+    }
+
+    fn shard(&self, key: &FlightKey) -> MutexGuard<'_, Shard<T, S>> {
+        // The map of a shard uses the other bits.
+        self.shards[(key.hash >> 32) as usize % SHARDS].lock()
+    }
+
+    /// Makes the oldest follower the leader of a flight, or ends a flight without one.
+    fn promote(&self, key: &TableKey, mut running: Option<T>) {
+        loop {
+            let next = {
+                let mut shard = self.shard(&key.0);
+                let Some(flight) = shard.flights.get_mut(key) else { return };
+                let Some((_, next)) = flight.followers.pop_first() else {
+                    shard.flights.remove(key);
+                    return;
+                };
+                flight.leader = next.ids;
+                if running.is_none() {
+                    flight.execution = next.ids;
+                }
+                (flight.is_leader_stopped, flight.waker) = (false, None);
+                next
+            };
+            // A follower that leaves at this moment does not take it.
+            match next.outcome.send(Outcome::Lead(running)) {
+                Err(Outcome::Lead(back)) => running = back,
+                _ => return,
+            }
+        }
+    }
+}
+
+impl<T, S> Flight<T, S> {
+    fn led_by(leader: QueryIds) -> Self {
+        Flight {
+            followers: BTreeMap::new(),
+            has_failed: false,
+            leader,
+            execution: leader,
+            is_leader_stopped: false,
+            waker: None,
+        }
+    }
+
+    /// Returns the followers with this id.
+    fn with_id(&self, id: u64) -> impl Iterator<Item = u64> {
+        self.followers.iter().filter(move |(_, follower)| follower.ids.has(id)).map(|(follower, _)| *follower)
+    }
+}
+
+#[cfg(all(test, feature = "test-util"))]
+mod tests;

@@ -1,0 +1,154 @@
+use std::collections::HashSet;
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use http::Request;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::body::Body;
+use crate::clock::ManualClock;
+
+type Table = FlightTable<oneshot::Receiver<&'static str>, &'static str>;
+
+fn table() -> Table {
+    FlightTable::new(Arc::new(ManualClock::new()))
+}
+
+fn key(ids: QueryIds) -> Arc<FlightKey> {
+    FlightKey::new(7, 1, ids, None, Request::new(Body::from("{}")))
+}
+
+/// The queries of one flight: a leader with an execution, and followers that wait.
+struct Stage<'t> {
+    table: &'t Table,
+    leader: Leader<'t, oneshot::Receiver<&'static str>, &'static str>,
+    node: oneshot::Sender<&'static str>,
+    followers: Vec<Follower<'t, oneshot::Receiver<&'static str>, &'static str>>,
+}
+
+impl<'t> Stage<'t> {
+    fn new(table: &'t Table, followers: usize) -> Self {
+        let ids = |n: usize| table.ids([Some(&n.to_string()), None]);
+        let Entered::Leader(mut leader) = table.enter(&key(ids(0))) else { panic!("the first leads") };
+        let (node, execution) = oneshot::channel();
+        leader.start(execution);
+        let follow = |n| match table.enter(&key(ids(n))) {
+            Entered::Follower(follower) => follower,
+            _ => panic!("the others follow"),
+        };
+        Stage { table, leader, node, followers: (1..=followers).map(follow).collect() }
+    }
+}
+
+/// Returns what a follower has waited for, whose flight is over for it.
+fn ended<'t, T, S>(follower: Follower<'t, T, S>) -> Waited<'t, T, S> {
+    match pin!(follower.wait()).poll(&mut Context::from_waker(Waker::noop())) {
+        std::task::Poll::Ready(waited) => waited,
+        std::task::Poll::Pending => panic!("the follower waits"),
+    }
+}
+
+fn is_empty(table: &Table) -> bool {
+    let SingleFlightStatus { leaders, followers, .. } = table.status();
+    (leaders, followers) == (0, 0)
+}
+
+#[test]
+fn an_execution_passes_from_client_to_client_until_the_last_has_left() {
+    // Each order in which four clients leave.
+    let mut orders = HashSet::new();
+    for n in 0..256_u32 {
+        let order: Vec<usize> = (0..4).map(|at| (n >> (2 * at)) as usize & 3).collect();
+        if order.iter().collect::<HashSet<_>>().len() == 4 && orders.insert(order.clone()) {
+            let table = table();
+            let Stage { leader, node, followers, .. } = Stage::new(&table, 3);
+            let mut leader = Some(leader);
+            let mut followers: Vec<_> = followers.into_iter().map(Some).collect();
+            for (at, client) in order.iter().enumerate() {
+                match client {
+                    0 => drop(leader.take()),
+                    n => drop(followers[n - 1].take()),
+                }
+                assert_eq!(node.is_closed(), at == 3, "{order:?} at {at}");
+            }
+            assert!(is_empty(&table), "{order:?}");
+        }
+    }
+    assert_eq!(orders.len(), 24);
+}
+
+#[test]
+fn a_follower_that_was_given_the_lead_and_has_not_seen_it_hands_it_on() {
+    let table = table();
+    let Stage { leader, node, mut followers, .. } = Stage::new(&table, 2);
+    drop(leader);
+    drop(followers.remove(0));
+    let Waited::Leads(mut leader) = ended(followers.remove(0)) else { panic!("the second leads") };
+    node.send("rows").unwrap();
+    let polled = leader.poll(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(polled, std::task::Poll::Ready(Some(Ok("rows")))));
+    assert!(leader.end_if_alone() && is_empty(&table));
+}
+
+#[test]
+fn a_response_reaches_all_and_ends_the_flight() {
+    let table = table();
+    let Stage { mut leader, followers, .. } = Stage::new(&table, 3);
+    assert!(!leader.end_if_alone());
+    leader.share("rows");
+    assert!(followers.into_iter().all(|follower| matches!(ended(follower), Waited::Shared("rows"))));
+    assert!(is_empty(&table) && table.status().shared == 3);
+    assert!(matches!(table.enter(&key(QueryIds::default())), Entered::Leader(_)));
+}
+
+#[test]
+fn one_follower_leads_after_the_first_failure_and_all_get_the_second() {
+    let table = table();
+    let Stage { leader, mut followers, .. } = Stage::new(&table, 3);
+    leader.fail(Some("first"));
+    let Waited::Leads(second) = ended(followers.remove(0)) else { panic!("the oldest leads") };
+    assert!(!second.is_running());
+    second.fail(Some("second"));
+    assert!(followers.into_iter().all(|follower| matches!(ended(follower), Waited::Shared("second"))));
+    assert!(is_empty(&table));
+}
+
+#[test]
+fn a_query_whose_response_could_not_be_copied_does_not_wait_again() {
+    let table = table();
+    let Stage { leader, followers, .. } = Stage::new(&table, 2);
+    leader.release();
+    assert!(followers.into_iter().all(|follower| matches!(ended(follower), Waited::Released)));
+    assert!(is_empty(&table) && matches!(table.enter(&key(QueryIds::default())), Entered::Alone));
+}
+
+#[test]
+fn the_number_of_followers_is_bounded() {
+    let table = table();
+    let stage = Stage::new(&table, MAX_FOLLOWERS);
+    assert!(matches!(table.enter(&key(QueryIds::default())), Entered::Alone));
+    drop(stage.followers);
+    assert!(matches!(table.enter(&key(QueryIds::default())), Entered::Follower(_)));
+    assert_eq!(stage.table.status().leaders, 1);
+}
+
+#[test]
+fn a_stop_takes_its_client_out_and_nodes_stop_what_has_no_client() {
+    let table = table();
+    let Stage { mut leader, mut followers, node, .. } = Stage::new(&table, 2);
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(leader.poll(&mut cx).is_pending());
+    assert!(!table.stop("1", |_| false) && !table.stop("other", |_| true));
+    assert!(!table.stop("1", |_| true), "no node knows a follower's id");
+    assert!(matches!(ended(followers.remove(0)), Waited::Stopped));
+    assert!(table.stop("0", |_| true), "another waits");
+    assert!(matches!(leader.poll(&mut cx), std::task::Poll::Ready(None)));
+    drop(leader);
+    let Waited::Leads(mut leader) = ended(followers.remove(0)) else { panic!("the other takes it over") };
+    assert!(table.stop("0", |_| true), "the execution has the id of the client that has left");
+    assert!(leader.poll(&mut cx).is_pending());
+    assert!(!table.stop("2", |_| true), "it is the last");
+    drop(leader);
+    assert!(node.is_closed() && is_empty(&table));
+}

@@ -1,0 +1,78 @@
+//! The head of a request, from its client to the node.
+
+use http::header::{self, HeaderValue};
+use http::{Request, Version};
+
+use super::flight::wants_own_response;
+use super::{Attempts, Sender};
+use crate::backend::Backend;
+use crate::body::Body;
+use crate::proxy::error_response::{ErrorResponse, TOO_MANY_REQUESTS};
+use crate::proxy::head::{self, Forwarded, HeaderEdits, HeaderPresence, Hops, join_cookies, remove_hop_by_hop};
+use crate::proxy::replay;
+use crate::request::ClientAddr;
+
+impl<B: Backend> Attempts<'_, B> {
+    /// Rewrites the head for the node, classifies the request and refuses what is not open to clients.
+    pub(super) fn admit(
+        &mut self,
+        peer: ClientAddr,
+        request: &mut Request<Body>,
+        presence: HeaderPresence,
+    ) -> Result<Hops, ErrorResponse> {
+        let settings = &self.proxy.settings;
+        let is_encrypted = is_encrypted(request);
+        let edits = request.extensions_mut().remove::<HeaderEdits>();
+        *request.version_mut() = Version::HTTP_11;
+        let headers = request.headers_mut();
+        let client = settings.trusted.client(peer, headers);
+        self.context.set_client(client);
+        let is_limited = self.sender == Sender::Client && !settings.trusted.trusts(client);
+        if let Some(limit) = self.proxy.client_limit.as_ref().filter(|_| is_limited) {
+            self.share = limit.acquire(client).map_err(|_| TOO_MANY_REQUESTS)?;
+        }
+        self.wants_own_response = presence.cache_directives && wants_own_response(headers);
+        // Headers of the client's connection go before the proxy's own headers come: `Connection` could name these.
+        remove_hop_by_hop(headers, presence);
+        join_cookies(headers, presence);
+        if settings.forwarded_headers {
+            let is_trusted = settings.trusted.trusts(peer);
+            if presence.names_client && !is_trusted {
+                self.proxy.warn_of_untrusted_proxy(peer);
+            }
+            let is_secure = settings.secure || is_encrypted;
+            let forwarded = Forwarded { peer, is_trusted, is_secure, host: self.context.host() };
+            forwarded.apply(headers, presence);
+        }
+        self.names_no_host = self.context.host().is_none();
+        if let Some(edits) = edits {
+            edits.apply(headers);
+            self.names_no_host = headers.get(header::HOST).is_none_or(HeaderValue::is_empty);
+        }
+        if self.proxy.rules.is_some() || settings.affinity.is_some() {
+            self.context.read_credentials(headers, self.proxy.rules.is_some());
+        }
+        if let Some(rules) = &self.proxy.rules {
+            self.reload = rules.admit(&mut self.context, request)?;
+            if let Some((recorder, class)) = self.recorder.as_mut().zip(self.context.class()) {
+                recorder.classified(class.name());
+            }
+        }
+        if let Some(budget) = &self.proxy.budget {
+            budget.deposit();
+        }
+        replay::check_length(request.body(), settings)?;
+        head::count_hop(request)
+    }
+}
+
+/// Returns whether the request came over TLS of the crate's own server.
+fn is_encrypted(request: &Request<Body>) -> bool {
+    #[cfg(feature = "tls")]
+    return request.extensions().get::<crate::tls::TlsConnection>().is_some();
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = request;
+        false
+    }
+}

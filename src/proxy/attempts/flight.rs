@@ -1,0 +1,342 @@
+//! The part of a request in a [single flight](crate::admission::flight).
+
+use std::future::poll_fn;
+use std::hash::Hasher;
+use std::mem::take;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Request, Response, StatusCode, Uri};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+
+use super::Attempts;
+use super::next::is_abandoned;
+use super::response::declared_length;
+use crate::admission::flight::{Entered, FlightKey, FlightTable, Follower, ProjectSlot, QueryIds, Waited};
+use crate::backend::{Backend, SendError};
+use crate::body::Body;
+use crate::buffer::GrowingBuffer;
+use crate::cluster::Picked;
+use crate::kylin::class::{RequestClass, Sql};
+use crate::kylin::query::QueryRequest;
+use crate::kylin::response::{ResponseClass, is_result};
+use crate::maybe_ready::BoxFuture;
+use crate::observe::ServedBy;
+use crate::proxy::error_response::{ErrorResponse, STOPPED};
+use crate::proxy::replay;
+use crate::proxy::rules::QueryWatch;
+
+/// The longest response that followers get a copy of, in bytes.
+const MAX_SHARED: usize = 1 << 20;
+
+/// The longest body of a query that leads or follows, in bytes. The effect of longer SQL is unknown in any case.
+const MAX_BODY: usize = 128 * 1024;
+
+/// The flights of a proxy.
+pub(in crate::proxy) type QueryFlights<B> = FlightTable<Execution<B>, Shared>;
+
+/// A query on its way: the attempt at one node, until its response. It belongs to the flight, so it can outlive the client that has
+/// begun it.
+pub(in crate::proxy) type Execution<B> = Pin<Box<dyn Future<Output = Executed<B>> + Send>>;
+
+pub(in crate::proxy) struct Executed<B> {
+    picked: Picked<B>,
+    sent: Result<Response<Body>, SendError>,
+    /// None before the response was read for followers.
+    is_copied: Option<bool>,
+}
+
+/// What all followers of a flight get.
+#[derive(Clone)]
+pub(in crate::proxy) enum Shared {
+    Response(Arc<SharedResponse>),
+    /// A response of the proxy itself, which names the URL of each request.
+    Error(ErrorResponse),
+}
+
+pub(in crate::proxy) struct SharedResponse {
+    head: Response<()>,
+    body: Bytes,
+    served_by: Option<ServedBy>,
+}
+
+/// What a flight has to know of a query.
+#[derive(Clone, Copy)]
+pub(super) struct QueryContents {
+    project: Option<ProjectSlot>,
+    hash: u64,
+    ids: QueryIds,
+}
+
+impl QueryContents {
+    pub(super) fn of<B>(flights: &QueryFlights<B>, query: &QueryRequest<'_>, effect: Sql, is_shared: bool) -> Self {
+        let project = Some(query.project()).filter(|project| !project.is_empty());
+        let mut contents = QueryContents { project: project.map(ProjectSlot::of), hash: 0, ids: QueryIds::default() };
+        if effect == Sql::ReadOnly && is_shared {
+            let mut hasher = flights.hasher();
+            query.hash_contents(&mut hasher);
+            (contents.hash, contents.ids) = (hasher.finish(), flights.ids(query.ids()));
+        }
+        contents
+    }
+}
+
+/// Returns whether the client wants a response of its own (RFC 9111, 5.2.1.4 and 5.4).
+pub(super) fn wants_own_response(headers: &HeaderMap) -> bool {
+    let directives = |name| {
+        headers.get_all(name).iter().flat_map(|value: &HeaderValue| value.as_bytes().split(|byte| *byte == b','))
+    };
+    let mut all = directives(header::CACHE_CONTROL).chain(directives(header::PRAGMA));
+    all.any(|directive| {
+        let directive = directive.trim_ascii();
+        directive.eq_ignore_ascii_case(b"no-cache") || directive.eq_ignore_ascii_case(b"no-store")
+    })
+}
+
+/// What a query does after it has entered the table.
+pub(super) enum AfterEntry {
+    /// It is sent, or its execution is driven.
+    Send,
+    /// The response is there.
+    Respond,
+}
+
+impl<'p, B: Backend> Attempts<'p, B> {
+    /// Notes a write, and has the request stop queries if that is what it is for. `query` is what it carries.
+    pub(super) fn before_flight(
+        &mut self,
+        class: RequestClass,
+        query: Option<QueryContents>,
+        request: &mut Request<Body>,
+    ) {
+        let Some(flights) = &self.proxy.flights else { return };
+        match class {
+            // A session that has ended must get nothing more.
+            class if class.is_write() || class == RequestClass::Logout => {
+                self.write = Some(flights.epochs.begin_write(query.and_then(|query| query.project)));
+            }
+            RequestClass::Stop | RequestClass::Cancel => {
+                if let Some(target) = self.stop_queries(flights, class) {
+                    *request.uri_mut() = target;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes the queries that the request stops out of their flights. Returns another target for the request, with an id that is
+    /// unknown to the nodes, if other clients wait for the execution that it would stop: nodes respond to both alike.
+    fn stop_queries(&self, flights: &QueryFlights<B>, class: RequestClass) -> Option<Uri> {
+        let path = self.context.path()?;
+        let rest = path.as_str().strip_prefix("/kylin/api/query/")?.trim_end_matches('/');
+        let suffix = if class == RequestClass::Stop { "/stop" } else { "" };
+        let id = rest.strip_suffix(suffix)?;
+        let (authorization, cookies) = (self.context.authorization(), self.context.cookie_header());
+        flights.stop(id, |key| key.is_of(authorization, cookies)).then(|| {
+            let unknown = fastrand::u128(..);
+            Uri::try_from(format!("/kylin/api/query/kylin-lb-{unknown:032x}{suffix}")).ok()
+        })?
+    }
+
+    /// Has a query that may be shared lead or follow a flight. Returns what a follower waits for.
+    pub(super) fn enter_flight(
+        &mut self,
+        query: Option<QueryContents>,
+        request: &Request<Body>,
+    ) -> Option<BoxFuture<'_, Result<AfterEntry, ErrorResponse>>> {
+        let flights = self.proxy.flights.as_ref()?;
+        let is_shareable = self.proxy.settings.single_flight
+            && self.context.class() == Some(RequestClass::Query(Sql::ReadOnly))
+            && !self.wants_own_response
+            && self.context.has_any_credentials()
+            && request.body().whole().is_some_and(|body| body.len() <= MAX_BODY);
+        let query = query.filter(|_| is_shareable)?;
+        let (authorization, cookies) = (self.context.authorization(), self.context.cookie_header());
+        let mut hasher = flights.hasher();
+        hasher.write_u64(query.hash);
+        for value in [authorization, cookies] {
+            hasher.write(value.map_or(b"", HeaderValue::as_bytes));
+        }
+        let epoch = flights.epochs.current(query.project.unwrap_or(ProjectSlot::of("")));
+        let key = FlightKey::new(hasher.finish(), epoch, query.ids, cookies.cloned(), replay::copy(request)?);
+        let entered = flights.enter(&key);
+        self.flight = Some(key);
+        match entered {
+            Entered::Leader(leader) => self.leader = Some(leader),
+            // Boxed, because it is rare.
+            Entered::Follower(follower) => return Some(Box::pin(self.follow(follower))),
+            Entered::Alone => {}
+        }
+        None
+    }
+
+    /// Waits for the leader.
+    async fn follow(&mut self, follower: Follower<'p, Execution<B>, Shared>) -> Result<AfterEntry, ErrorResponse> {
+        match follower.wait().await {
+            Waited::Leads(leader) => self.leader = Some(leader),
+            Waited::Released => {}
+            Waited::Shared(Shared::Error(error)) => return Err(error),
+            Waited::Shared(Shared::Response(shared)) => {
+                self.respond_with(&shared);
+                return Ok(AfterEntry::Respond);
+            }
+            Waited::Stopped => return Err(STOPPED),
+        }
+        Ok(AfterEntry::Send)
+    }
+
+    /// Responds with a copy of the response of the leader.
+    fn respond_with(&mut self, shared: &SharedResponse) {
+        self.response = shared.head.clone().map(|()| shared.body.clone().into());
+        if let Some(share) = self.share.take() {
+            self.response.body_mut().hold_guard(share);
+        }
+        if let Some(served_by) = &shared.served_by {
+            if let Some(recorder) = &mut self.recorder {
+                recorder.shared(&served_by.endpoint);
+            }
+            if self.recorder.is_some() || self.proxy.settings.served_by {
+                self.response.extensions_mut().insert(served_by.clone());
+            }
+        }
+    }
+
+    /// Sends the request as the execution of the flight that it leads, or drives the one that it has taken over. Returns the failure,
+    /// or keeps the response.
+    ///
+    /// # Errors
+    /// [`STOPPED`] if the client has stopped it.
+    pub(super) async fn execute(
+        &mut self,
+        execution: Option<Execution<B>>,
+    ) -> Result<(Picked<B>, Option<SendError>), ErrorResponse> {
+        if let (Some(leader), Some(execution)) = (&mut self.leader, execution) {
+            leader.start(execution);
+        }
+        let (picked, failure) = poll_fn(|cx| self.poll_execution(cx)).await?;
+        if failure.is_some() {
+            return Ok((picked, failure));
+        }
+        self.leader.take_if(|leader| leader.end_if_alone());
+        match self.leader {
+            None => Ok((picked, None)),
+            // Boxed, because it is rare.
+            Some(_) => Box::pin(self.copy_response(picked)).await,
+        }
+    }
+
+    fn poll_execution(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Picked<B>, Option<SendError>), ErrorResponse>> {
+        let executed = match &mut self.leader {
+            Some(leader) => ready!(leader.poll(cx)),
+            None => None,
+        };
+        let Some(Executed { picked, sent, is_copied }) = executed else {
+            // Another client takes the execution over.
+            self.leader = None;
+            return Poll::Ready(Err(STOPPED));
+        };
+        if is_copied == Some(false)
+            && let Some(leader) = self.leader.take()
+        {
+            leader.release();
+        }
+        Poll::Ready(Ok((picked, self.keep_response(sent))))
+    }
+
+    /// Reads the response for the followers, who are sent to nodes if it cannot be copied.
+    async fn copy_response(&mut self, picked: Picked<B>) -> Result<(Picked<B>, Option<SendError>), ErrorResponse> {
+        let reservation = self.proxy.settings.buffers.reservation(self.context.client().key());
+        let response = take(&mut self.response);
+        if let Some(leader) = &mut self.leader {
+            leader.start(Box::pin(copy(picked, response, GrowingBuffer::new(reservation, MAX_SHARED))));
+        }
+        poll_fn(|cx| self.poll_execution(cx)).await
+    }
+
+    /// Gives the followers the response if it is a result, and has them sent to nodes if it cannot be copied.
+    pub(super) fn share_result(&mut self, class: Option<ResponseClass>, picked: &Picked<B>) {
+        let Some(leader) = self.leader.take() else { return };
+        let served_by = Some(self.served_by(picked).shared());
+        let Some(shared) = share(&self.response, served_by) else { return leader.release() };
+        if self.response.status() != StatusCode::OK || class != Some(ResponseClass::Final) {
+            self.leader = Some(leader);
+            return;
+        }
+        match is_result(shared.head.headers(), &shared.body) {
+            Some(true) => leader.share(Shared::Response(Arc::new(shared))),
+            Some(false) => self.leader = Some(leader),
+            None => leader.release(),
+        }
+    }
+
+    /// Ends the flight of a leader without a result.
+    pub(super) fn fail_flight(&mut self, error: Option<ErrorResponse>) {
+        let Some(leader) = self.leader.take() else { return };
+        leader.fail(match error {
+            Some(error) => Some(Shared::Error(error)),
+            None => {
+                let served_by =
+                    self.response.extensions().get::<ServedBy>().map(|served_by| served_by.clone().shared());
+                share(&self.response, served_by).map(|shared| Shared::Response(Arc::new(shared)))
+            }
+        });
+    }
+}
+
+/// Returns the execution that sends `request`.
+pub(super) fn execution<B: Backend>(
+    picked: Picked<B>,
+    watch: Option<QueryWatch>,
+    request: Request<Body>,
+) -> Execution<B> {
+    Box::pin(async move {
+        let sent = picked.backend().send(request).await;
+        if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
+            watch.disarm();
+        }
+        Executed { picked, sent, is_copied: None }
+    })
+}
+
+/// Reads the body of a response into memory of the budget. A body that is too long, or for which there is no memory, stays as it is.
+async fn copy<B>(picked: Picked<B>, mut response: Response<Body>, mut read: GrowingBuffer) -> Executed<B> {
+    if let Some(length) = declared_length(&response) {
+        response.body_mut().exactly(length);
+    }
+    let mut body = take(response.body_mut());
+    let mut is_copied = true;
+    *response.body_mut() = loop {
+        match body.frame().await {
+            None => break read.into_bytes().into(),
+            Some(Err(error)) => break Body::failed(error),
+            Some(Ok(frame)) => {
+                let Ok(data) = frame.into_data() else { continue };
+                if read.len() + data.len() > MAX_SHARED || !read.try_push(&data) {
+                    is_copied = false;
+                    let is_whole = body.is_end_stream();
+                    if is_whole && read.len() == 0 {
+                        break data.into();
+                    }
+                    read.push_anyway(&data);
+                    break if is_whole { read.into_bytes().into() } else { body.put_back(read.into_bytes()) };
+                }
+            }
+        }
+    };
+    Executed { picked, sent: Ok(response), is_copied: Some(is_copied) }
+}
+
+/// Returns a copy of a response; `None` if it is a stream or sets a cookie, which belongs to one client.
+fn share(response: &Response<Body>, served_by: Option<ServedBy>) -> Option<SharedResponse> {
+    let body = response.body().whole()?.clone();
+    if response.headers().contains_key(header::SET_COOKIE) {
+        return None;
+    }
+    let mut head = Response::new(());
+    (*head.status_mut(), *head.headers_mut()) = (response.status(), response.headers().clone());
+    Some(SharedResponse { head, body, served_by })
+}

@@ -1,0 +1,739 @@
+//! Equal queries that wait at the same time are executed once.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2::handshake;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use kylin_lb::backend::SendErrorKind;
+use kylin_lb::observe::{Finished, Observer, ServedBy, SharedResponse, Termination};
+use kylin_lb::proxy::ProxyBuilder;
+use kylin_lb::server::{Listen, Server};
+use kylin_lb::session::{Affinity, LoginRelay, Secret, Sessions};
+use kylin_lb::testing::Scripted;
+use kylin_lb::testing::kylin::{Dialect, KylinNode};
+use kylin_lb::{Backend, Body, BufferBudget, ClientAddr, Cluster, Endpoint, Proxy, SendError};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use crate::support::browser::basic;
+use crate::support::dialects::in_each_dialect;
+use crate::support::front::eventually;
+use crate::support::http::Connection;
+
+/// A node that begins each query when the test lets it. Clones share the gate.
+#[derive(Clone)]
+struct Gated<N> {
+    node: N,
+    gate: Arc<Semaphore>,
+    begun: Arc<AtomicUsize>,
+}
+
+impl<N> Gated<N> {
+    fn new(node: N) -> Self {
+        Gated { node, gate: Arc::new(Semaphore::new(0)), begun: Arc::default() }
+    }
+
+    fn open(&self) {
+        self.gate.add_permits(Semaphore::MAX_PERMITS / 2);
+    }
+
+    fn begun(&self) -> usize {
+        self.begun.load(Ordering::SeqCst)
+    }
+}
+
+impl<N: Backend> Backend for Gated<N> {
+    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+        if request.uri().path() == "/kylin/api/query" {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            self.gate.acquire().await.unwrap().forget();
+        }
+        self.node.send(request).await
+    }
+}
+
+fn client() -> ClientAddr {
+    ClientAddr::Unix
+}
+
+fn proxy_over<B: Backend>(node: B, change: impl FnOnce(ProxyBuilder<B>) -> ProxyBuilder<B>) -> Proxy<B> {
+    let cluster = Cluster::builder().endpoint(Endpoint::new("q1", node).unwrap().outlier(false)).build().unwrap();
+    change(Proxy::builder(cluster)).build().unwrap()
+}
+
+/// A node of this dialect, behind a proxy with the defaults.
+fn stage(dialect: Dialect) -> (Gated<KylinNode>, Proxy<Gated<KylinNode>>) {
+    let node = Gated::new(KylinNode::new("q1").kylin_version(dialect));
+    (node.clone(), proxy_over(node, |proxy| proxy))
+}
+
+fn request(headers: &[(&str, &str)], body: impl Into<Body>) -> Request<Body> {
+    let request = Request::post("/kylin/api/query").header("host", "kylin").header("user-agent", "test");
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    request.body(body.into()).unwrap()
+}
+
+/// Returns the cookie of a new session.
+async fn log_in<B: Backend>(proxy: &Proxy<B>, user: &str, password: &str) -> String {
+    let login = Request::post("/kylin/api/user/authentication").header("host", "kylin").header("user-agent", "test");
+    let login = login.header("authorization", basic(user, password)).body(Body::empty()).unwrap();
+    let response = proxy.forward(client(), login).await;
+    assert_eq!(response.status(), 200);
+    let lines = response.headers().get_all("set-cookie").iter();
+    let pairs: Vec<_> = lines.map(|line| line.to_str().unwrap().split(';').next().unwrap().to_owned()).collect();
+    pairs.join("; ")
+}
+
+type Received = (StatusCode, String, Option<ServedBy>);
+
+/// Sends a request in a task of its own.
+fn spawn<B: Backend>(proxy: &Proxy<B>, request: Request<Body>) -> JoinHandle<Received> {
+    let proxy = proxy.clone();
+    tokio::spawn(async move {
+        let response = proxy.forward(client(), request).await;
+        let (status, served_by) = (response.status(), response.extensions().get().cloned());
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8_lossy(&body).into_owned(), served_by)
+    })
+}
+
+fn followers<B: Backend>(proxy: &Proxy<B>) -> usize {
+    proxy.single_flight().unwrap().followers
+}
+
+async fn wait_for_followers<B: Backend>(proxy: &Proxy<B>, count: usize) {
+    eventually(|| followers(proxy) == count, || format!("{:?}", proxy.single_flight())).await;
+}
+
+/// Checks that nothing waits and nothing is in flight.
+async fn check_rest<B: Backend>(proxy: &Proxy<B>) {
+    let status = || proxy.single_flight().unwrap();
+    let at_rest = || (status().leaders, status().followers, proxy.cluster().status().in_flight()) == (0, 0, 0);
+    eventually(at_rest, || format!("{:?}", status())).await;
+}
+
+const SQL: &str = r#"{"sql":"select 1 from kylin_sales","project":"learn_kylin"}"#;
+
+in_each_dialect!(equal_queries_of_one_session_are_executed_once);
+async fn equal_queries_of_one_session_are_executed_once(dialect: Dialect) {
+    let (node, proxy) = stage(dialect);
+    let cookie = log_in(&proxy, "ADMIN", "KYLIN").await;
+    let other = log_in(&proxy, "ANALYST", "ANALYST").await;
+    let bodies = |n: usize| match n % 3 {
+        0 => SQL.to_owned(),
+        1 => format!(r#" {{ "project":"learn_kylin", "queryId":"id-{n}", "sql" : "select 1 from kylin_sales" }}"#),
+        _ => format!(r#"{{"stopId":"s-{n}","sql":"select\u00201 from kylin_sales","project":"learn_kylin"}}"#),
+    };
+    let of = |cookie: &str, n: usize| {
+        spawn(&proxy, request(&[("cookie", cookie), ("x-request-id", &n.to_string())], bodies(n)))
+    };
+    let waiting: Vec<_> = (0..200).map(|n| of(&cookie, n)).collect();
+    wait_for_followers(&proxy, 199).await;
+    let of_other = of(&other, 0);
+    eventually(|| node.begun() == 2, || format!("{} executions", node.begun())).await;
+    node.open();
+    for response in waiting {
+        let (status, body, _) = response.await.unwrap();
+        assert_eq!(status, 200);
+        assert!(body.contains(r#""results":[["q1","select 1 from kylin_sales"]]"#), "{body}");
+    }
+    assert_eq!(of_other.await.unwrap().0, 200);
+    assert_eq!((node.begun(), node.node.stats().queries), (2, 2));
+    assert_eq!(proxy.single_flight().unwrap().shared, 199);
+    check_rest(&proxy).await;
+}
+
+#[tokio::test]
+async fn queries_that_differ_in_anything_that_may_matter_have_their_own_executions() {
+    let node = Gated::new(Scripted::new(|_| async { Ok(Response::new(Body::from("{}"))) }));
+    let proxy = proxy_over(node.clone(), |proxy| proxy);
+    let user = basic("ADMIN", "KYLIN");
+    let base = ("authorization", &*user);
+    let (wrong, other_case) = (basic("ADMIN", "wrong"), basic("admin", "KYLIN"));
+    let with = |member: &str| format!(r#"{{"sql":"select 1 from kylin_sales","project":"learn_kylin",{member}}}"#);
+    let mut requests = vec![
+        request(&[base], SQL),
+        request(&[("authorization", &wrong)], SQL),
+        request(&[("authorization", &other_case)], SQL),
+        request(&[base, ("cookie", "JSESSIONID=1")], SQL),
+        request(&[base, ("cookie", "JSESSIONID=2")], SQL),
+        request(&[("cookie", "JSESSIONID=1")], SQL),
+        request(&[base, ("accept", "text/csv")], SQL),
+        request(&[base, ("accept-encoding", "gzip")], SQL),
+        request(&[base, ("auth-token", "t")], SQL),
+        request(&[base], with(r#""limit":1"#)),
+        request(&[base], with(r#""executeAs":"MARY""#)),
+        request(&[base], with(r#""unknown":1"#)),
+        request(&[base], with(r#""unknown":2"#)),
+        request(&[base], r#"{"sql":"select 1 from kylin_sales","project":"LEARN_KYLIN"}"#),
+        request(&[base], r#"{"sql":"select  1 from kylin_sales","project":"learn_kylin"}"#),
+    ];
+    // These never wait for another, nor another for them.
+    for alone in [
+        request(&[base, ("cache-control", "max-age=0, No-Cache")], SQL),
+        request(&[base, ("pragma", "no-cache")], SQL),
+        request(&[], SQL),
+        request(&[base], r#"{"sql":"insert into t select 1","project":"other"}"#),
+        request(&[base], "no json"),
+    ] {
+        let (head, body) = alone.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        requests.extend([(); 2].map(|()| Request::from_parts(head.clone(), Body::from(body.clone()))));
+    }
+    let count = requests.len();
+    let waiting: Vec<_> = requests.into_iter().map(|request| spawn(&proxy, request)).collect();
+    eventually(|| node.begun() == count, || format!("{} of {count}", node.begun())).await;
+    assert_eq!(followers(&proxy), 0);
+    node.open();
+    for response in waiting {
+        assert_eq!(response.await.unwrap().0, 200);
+    }
+    check_rest(&proxy).await;
+}
+
+#[tokio::test]
+async fn nothing_is_shared_where_it_is_off_or_the_proxy_does_not_know_kylin() {
+    let scripted = || Gated::new(Scripted::new(|_| async { Ok(Response::new(Body::from("{}"))) }));
+    let user = basic("ADMIN", "KYLIN");
+    let off = scripted();
+    let plain = scripted();
+    let cluster = Cluster::builder().endpoint(Endpoint::new("q1", plain.clone()).unwrap()).build().unwrap();
+    for (node, proxy) in [
+        (off.clone(), proxy_over(off, |proxy| proxy.single_flight(false))),
+        (plain, Proxy::plain(cluster).build().unwrap()),
+    ] {
+        let waiting = [(); 3].map(|()| spawn(&proxy, request(&[("authorization", &user)], SQL)));
+        eventually(|| node.begun() == 3, || format!("{}", node.begun())).await;
+        assert_eq!(proxy.single_flight(), None);
+        node.open();
+        for response in waiting {
+            assert_eq!(response.await.unwrap().0, 200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_query_after_a_write_does_not_wait_for_one_before_it() {
+    let node = Gated::new(Scripted::new(|_| async { Ok(Response::new(Body::from("{}"))) }));
+    let proxy = proxy_over(node.clone(), |proxy| proxy);
+    let user = basic("ADMIN", "KYLIN");
+    let of_project = |project| format!(r#"{{"sql":"select 1","project":"{project}"}}"#);
+    let query = |project| spawn(&proxy, request(&[("authorization", &user)], of_project(project)));
+    let write = |method: &str, path: &str, body: &'static str| {
+        let request = Request::builder().method(method).uri(path).header("host", "kylin");
+        request.header("authorization", &user).body(Body::from(body)).unwrap()
+    };
+    let mut waiting = vec![query("p"), query("other")];
+    let mut begun = 2;
+    for (method, path, body) in [
+        ("PUT", "/kylin/api/cubes/c/build", "{}"),
+        ("POST", "/kylin/api/models", "{}"),
+        ("GET", "/kylin/j_spring_security_logout", ""),
+    ] {
+        eventually(|| node.begun() == begun, || format!("{begun}")).await;
+        assert_eq!(proxy.forward(client(), write(method, path, body)).await.status(), 200);
+        waiting.extend([query("p"), query("other")]);
+        begun += 2;
+    }
+    eventually(|| node.begun() == begun, || format!("{begun}")).await;
+    assert_eq!(followers(&proxy), 0);
+    // SQL that writes concerns its project, in whatever case, and unknown SQL none.
+    let writing =
+        spawn(&proxy, request(&[("authorization", &user)], r#"{"sql":"insert into t values (1)","project":"P"}"#));
+    let unknown = spawn(&proxy, request(&[("authorization", &user)], "no json"));
+    eventually(|| node.begun() == begun + 2, || format!("{begun}")).await;
+    waiting.extend([query("p"), query("other"), writing, unknown]);
+    eventually(|| node.begun() == begun + 3, || format!("{begun}")).await;
+    wait_for_followers(&proxy, 1).await;
+    node.open();
+    for response in waiting {
+        assert_eq!(response.await.unwrap().0, 200);
+    }
+    check_rest(&proxy).await;
+}
+
+/// Readers and writers race. A reader never gets what was there before a write that had ended when the reader came.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_response_is_older_than_the_writes_before_the_arrival_of_its_query() {
+    let version = Arc::new(AtomicU64::new(0));
+    let node = Scripted::new({
+        let version = Arc::clone(&version);
+        move |request| {
+            let version = Arc::clone(&version);
+            async move {
+                if request.uri().path() != "/kylin/api/query" {
+                    tokio::task::yield_now().await;
+                    let written = version.fetch_add(1, Ordering::SeqCst) + 1;
+                    return Ok(Response::new(Body::from(written.to_string())));
+                }
+                let read = version.load(Ordering::SeqCst);
+                for _ in 0..8 {
+                    tokio::task::yield_now().await;
+                }
+                Ok(Response::new(Body::from(read.to_string())))
+            }
+        }
+    });
+    let proxy = proxy_over(node.clone(), |proxy| proxy);
+    let user = basic("ADMIN", "KYLIN");
+    let seen = Arc::new(AtomicU64::new(0));
+    let number = |received: Received| received.1.parse::<u64>().unwrap();
+    let writer = {
+        let (proxy, user, seen) = (proxy.clone(), user.clone(), Arc::clone(&seen));
+        tokio::spawn(async move {
+            for _ in 0..300 {
+                let write =
+                    Request::put("/kylin/api/cubes/c/build").header("host", "kylin").header("authorization", &user);
+                let written = number(spawn(&proxy, write.body(Body::empty()).unwrap()).await.unwrap());
+                seen.fetch_max(written, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    let readers: Vec<_> = (0..16)
+        .map(|_| {
+            let (proxy, user, seen) = (proxy.clone(), user.clone(), Arc::clone(&seen));
+            tokio::spawn(async move {
+                for _ in 0..300 {
+                    let before = seen.load(Ordering::SeqCst);
+                    let read = number(spawn(&proxy, request(&[("authorization", &user)], SQL)).await.unwrap());
+                    assert!(read >= before, "read {read} after {before} was written");
+                }
+            })
+        })
+        .collect();
+    writer.await.unwrap();
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    assert!(proxy.single_flight().unwrap().shared > 0 && node.calls() < 16 * 300 + 300, "nothing was shared");
+    check_rest(&proxy).await;
+}
+
+/// What a node does with each query: the first, the second, and so on. The last repeats.
+fn scripted(script: &'static [fn() -> Result<Response<Body>, SendError>]) -> Gated<Scripted> {
+    let count = AtomicUsize::new(0);
+    Gated::new(Scripted::new(move |_| {
+        let at = count.fetch_add(1, Ordering::SeqCst).min(script.len() - 1);
+        async move { script[at]() }
+    }))
+}
+
+fn json(status: u16, body: impl Into<Body>) -> Result<Response<Body>, SendError> {
+    Ok(Response::builder().status(status).header("content-type", "application/json").body(body.into()).unwrap())
+}
+
+fn rows() -> Result<Response<Body>, SendError> {
+    json(200, r#"{"columnMetas":[{}],"results":[["1"]],"isException":false}"#)
+}
+
+fn exception() -> Result<Response<Body>, SendError> {
+    json(200, r#"{"code":"000","data":{"columnMetas":[],"results":[],"isException":true,"exceptionMessage":"no"}}"#)
+}
+
+fn syntax_error() -> Result<Response<Body>, SendError> {
+    json(500, r#"{"code":"999","msg":"Encountered \"x\" at line 1"}"#)
+}
+
+fn broken() -> Result<Response<Body>, SendError> {
+    Err(SendError::new(SendErrorKind::HeadTimeout, "scripted"))
+}
+
+fn refused() -> Result<Response<Body>, SendError> {
+    json(401, "{}")
+}
+
+fn with_cookie() -> Result<Response<Body>, SendError> {
+    let mut response = rows()?;
+    response.headers_mut().insert("set-cookie", "JSESSIONID=secret".parse().unwrap());
+    Ok(response)
+}
+
+fn large() -> Result<Response<Body>, SendError> {
+    json(200, format!(r#"{{"columnMetas":[{{}}],"results":[["{}"]],"isException":false}}"#, "x".repeat(1 << 20)))
+}
+
+fn in_unknown_coding() -> Result<Response<Body>, SendError> {
+    let mut response = rows()?;
+    response.headers_mut().insert("content-encoding", "br".parse().unwrap());
+    Ok(response)
+}
+
+/// A stream that ends early.
+fn truncated() -> Result<Response<Body>, SendError> {
+    json(200, Body::new(Truncated(false)))
+}
+
+struct Truncated(bool);
+
+impl http_body::Body for Truncated {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<std::io::Result<http_body::Frame<Bytes>>>> {
+        std::task::Poll::Ready(Some(match std::mem::replace(&mut self.0, true) {
+            false => Ok(http_body::Frame::data(Bytes::from_static(b"{"))),
+            true => Err(std::io::Error::other("scripted")),
+        }))
+    }
+}
+
+/// Sends eight equal queries to a node with this script, and returns their statuses, how many executions there were, and how many
+/// responses had a cookie.
+async fn eight(
+    script: &'static [fn() -> Result<Response<Body>, SendError>],
+    buffers: BufferBudget,
+) -> (Vec<u16>, usize) {
+    let node = scripted(script);
+    let proxy = proxy_over(node.clone(), |proxy| proxy.buffers(buffers));
+    let user = basic("ADMIN", "KYLIN");
+    let waiting: Vec<_> = (0..8).map(|_| spawn(&proxy, request(&[("authorization", &user)], SQL))).collect();
+    wait_for_followers(&proxy, 7).await;
+    node.open();
+    let mut statuses = Vec::new();
+    for response in waiting {
+        let (status, body, _) = response.await.unwrap();
+        assert!(!body.is_empty());
+        statuses.push(status.as_u16());
+    }
+    statuses.sort_unstable();
+    check_rest(&proxy).await;
+    (statuses, node.begun())
+}
+
+#[tokio::test]
+async fn only_a_complete_result_is_shared_at_once() {
+    let budget = || BufferBudget::new(NonZeroUsize::new(64 << 20));
+    let all = |status: u16| vec![status; 8];
+    let one_and = |first: u16, others: u16| {
+        let mut statuses = vec![others; 7];
+        statuses.push(first);
+        statuses.sort_unstable();
+        statuses
+    };
+    assert_eq!(eight(&[rows], budget()).await, (all(200), 1));
+    // One more leads after a failure. After two, all get the second.
+    for (failure, status) in
+        [(exception as fn() -> _, 200), (syntax_error, 500), (refused, 401), (broken, 504), (truncated, 502)]
+    {
+        assert_eq!(eight_of(&[failure, rows], budget()).await, (one_and(status, 200), 2), "{status}");
+        assert_eq!(eight_of(&[failure], budget()).await, (all(status), 2), "{status}");
+    }
+    // What cannot be copied is executed for each client.
+    for script in [&[with_cookie as fn() -> _][..], &[large], &[in_unknown_coding]] {
+        assert_eq!(eight_of(script, budget()).await, (all(200), 8));
+    }
+    let small = BufferBudget::new(NonZeroUsize::new(16));
+    assert_eq!(eight(&[rows], small.clone()).await, (all(200), 8), "there is no memory for a copy");
+    assert_eq!(small.status().used, 0);
+}
+
+async fn eight_of(script: &[fn() -> Result<Response<Body>, SendError>], buffers: BufferBudget) -> (Vec<u16>, usize) {
+    eight(script.to_vec().leak(), buffers).await
+}
+
+/// Counts what observers learn of queries that follow.
+#[derive(Clone, Default)]
+struct Notes(Arc<Mutex<Vec<String>>>);
+
+impl Observer for Notes {
+    fn shared(&self, event: &SharedResponse<'_>) {
+        self.0.lock().unwrap().push(format!("shared {}", event.endpoint));
+    }
+
+    fn finished(&self, event: &Finished<'_>) {
+        let (attempts, end) = (event.attempts.len(), event.termination);
+        self.0.lock().unwrap().push(format!("finished {attempts} {end}"));
+    }
+}
+
+#[tokio::test]
+async fn each_query_has_a_record_of_its_own() {
+    let (notes, node) = (Notes::default(), scripted(&[rows]));
+    let proxy = proxy_over(node.clone(), |proxy| proxy.observer(notes.clone()));
+    let user = basic("ADMIN", "KYLIN");
+    let waiting: Vec<_> = (0..3).map(|_| spawn(&proxy, request(&[("authorization", &user)], SQL))).collect();
+    wait_for_followers(&proxy, 2).await;
+    let gone = spawn(&proxy, request(&[("authorization", &user)], SQL));
+    wait_for_followers(&proxy, 3).await;
+    gone.abort();
+    wait_for_followers(&proxy, 2).await;
+    node.open();
+    let mut shared = Vec::new();
+    for response in waiting {
+        let served_by = response.await.unwrap().2.unwrap();
+        assert_eq!((served_by.endpoint.as_str(), served_by.attempts), ("q1", 1));
+        shared.push(served_by.shared);
+    }
+    shared.sort_unstable();
+    assert_eq!(shared, [false, true, true]);
+    check_rest(&proxy).await;
+    let mut lines = notes.0.lock().unwrap().clone();
+    lines.sort_unstable();
+    let client_gone = format!("finished 0 {}", Termination::ClientGone);
+    let expected = ["finished 0 complete", "finished 0 complete", "finished 1 complete", "shared q1", "shared q1"];
+    lines.retain(|line| *line != client_gone);
+    assert_eq!(lines, expected);
+}
+
+/// The client of the leader leaves, and then the next, until one is left.
+#[tokio::test]
+async fn the_execution_goes_on_while_a_client_waits_for_it() {
+    let (notes, node) = (Notes::default(), scripted(&[rows]));
+    let proxy = proxy_over(node.clone(), |proxy| proxy.observer(notes.clone()));
+    let user = basic("ADMIN", "KYLIN");
+    let mut waiting = Vec::new();
+    for n in 0..5 {
+        waiting.push(spawn(&proxy, request(&[("authorization", &user)], SQL)));
+        wait_for_followers(&proxy, n).await;
+        eventually(|| node.begun() == 1, || "the first is sent".to_owned()).await;
+    }
+    let last = waiting.pop().unwrap();
+    for (left, client) in (0..4).rev().zip(waiting) {
+        client.abort();
+        wait_for_followers(&proxy, left).await;
+        assert_eq!(proxy.cluster().status().in_flight(), 1);
+    }
+    node.open();
+    assert_eq!(last.await.unwrap().0, 200);
+    check_rest(&proxy).await;
+    assert_eq!(node.begun(), 1);
+    let lines = notes.0.lock().unwrap().clone();
+    assert_eq!(lines.iter().filter(|line| line.ends_with("client_gone")).count(), 4, "{lines:?}");
+    assert!(lines.contains(&"finished 1 complete".to_owned()), "{lines:?}");
+
+    // The last to leave ends it.
+    let node = scripted(&[rows]);
+    let proxy = proxy_over(node.clone(), |proxy| proxy);
+    let waiting = [(); 3].map(|()| spawn(&proxy, request(&[("authorization", &user)], SQL)));
+    wait_for_followers(&proxy, 2).await;
+    waiting.iter().for_each(JoinHandle::abort);
+    check_rest(&proxy).await;
+    assert_eq!(node.begun(), 1);
+}
+
+in_each_dialect!(a_stop_takes_its_client_out);
+async fn a_stop_takes_its_client_out(dialect: Dialect) {
+    let is_v5 = crate::support::dialects::is_v5(dialect);
+    let (node, proxy) = stage(dialect);
+    let cookie = log_in(&proxy, "ADMIN", "KYLIN").await;
+    let other = log_in(&proxy, "ADMIN", "KYLIN").await;
+    let query = |id: &str| {
+        let member = if is_v5 { "stopId" } else { "queryId" };
+        let body = format!(r#"{{"sql":"select 1, sleep_ms(600000)","project":"learn_kylin","{member}":"{id}"}}"#);
+        spawn(&proxy, request(&[("cookie", &cookie)], body))
+    };
+    let stop = |cookie: String, id: &'static str| {
+        let (method, path) = match is_v5 {
+            true => ("DELETE", format!("/kylin/api/query/{id}")),
+            false => ("PUT", format!("/kylin/api/query/{id}/stop")),
+        };
+        let request = Request::builder().method(method).uri(path).header("host", "kylin").header("cookie", cookie);
+        proxy.forward(client(), request.header("user-agent", "test").body(Body::empty()).unwrap())
+    };
+    node.open();
+    let leader = query("first");
+    eventually(|| node.node.stats().running == 1, || "it runs".to_owned()).await;
+    let second = query("second");
+    wait_for_followers(&proxy, 1).await;
+    let third = query("third");
+    wait_for_followers(&proxy, 2).await;
+    // Another session does not stop a query that waits.
+    assert_eq!(stop(other, "second").await.status(), 200);
+    assert_eq!(followers(&proxy), 2);
+    for (id, stopped, left) in [("second", second, 1), ("first", leader, 0)] {
+        assert_eq!(stop(cookie.clone(), id).await.status(), 200);
+        let (status, body, _) = stopped.await.unwrap();
+        assert_eq!(status, 500, "{body}");
+        assert!(body.contains("stopped"), "{body}");
+        wait_for_followers(&proxy, left).await;
+        assert_eq!((node.node.stats().running, node.node.stats().stopped), (1, 0), "{id}");
+    }
+    // The execution has the id of the first client, and is awaited by the third.
+    assert_eq!(stop(cookie.clone(), "first").await.status(), 200);
+    assert_eq!((node.node.stats().running, node.begun()), (1, 1));
+    third.abort();
+    check_rest(&proxy).await;
+}
+
+/// Whichever of three clients leaves, after however many polls, the others get their responses, and nothing stays behind.
+#[test]
+fn a_client_can_leave_at_any_poll() {
+    for (script, executions) in
+        [([rows as fn() -> _, rows], 1), ([exception, rows], 2), ([with_cookie, with_cookie], 3)]
+    {
+        for leaver in 0..3 {
+            for polls in 0..12 {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+                runtime.unwrap().block_on(leave(script.to_vec().leak(), leaver, polls, executions));
+            }
+        }
+    }
+}
+
+async fn leave(
+    script: &'static [fn() -> Result<Response<Body>, SendError>],
+    leaver: usize,
+    mut polls: usize,
+    executions: usize,
+) {
+    let count = AtomicUsize::new(0);
+    let node = Scripted::new(move |_| {
+        let at = count.fetch_add(1, Ordering::SeqCst).min(script.len() - 1);
+        async move {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            Ok(script[at]()?.map(|body| Body::new(Slow { body, pause: None })))
+        }
+    });
+    let one = std::num::NonZeroU32::MIN;
+    let endpoint = Endpoint::new("q1", node.clone()).unwrap().outlier(false).max_in_flight(one.checked_add(2));
+    let cluster = Cluster::builder().endpoint(endpoint).build().unwrap();
+    let proxy = Proxy::builder(cluster).build().unwrap();
+    let user = basic("ADMIN", "KYLIN");
+    let mut clients: Vec<_> = (0..3)
+        .map(|_| {
+            let exchange = {
+                let (proxy, request) = (proxy.clone(), request(&[("authorization", &user)], SQL));
+                async move {
+                    let response = proxy.forward(client(), request).await;
+                    let status = response.status();
+                    response.into_body().collect().await.map(|_| status)
+                }
+            };
+            Some(Box::pin(exchange))
+        })
+        .collect();
+    let mut statuses = Vec::new();
+    std::future::poll_fn(|cx| {
+        for (n, client) in clients.iter_mut().enumerate() {
+            if n == leaver {
+                match polls.checked_sub(1) {
+                    Some(left) => polls = left,
+                    None => *client = None,
+                }
+            }
+            if let Some(exchange) = client
+                && let std::task::Poll::Ready(status) = exchange.as_mut().poll(cx)
+            {
+                statuses.push(status.unwrap());
+                *client = None;
+            }
+        }
+        if clients.iter().all(Option::is_none) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    assert!(statuses.len() >= 2 && statuses.iter().all(|status| *status == 200), "{leaver} {statuses:?}");
+    check_rest(&proxy).await;
+    assert!(node.calls() <= executions + 1, "{} executions for {executions}, {leaver} left", node.calls());
+}
+
+/// A body whose frames come after a pause.
+struct Slow {
+    body: Body,
+    pause: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl http_body::Body for Slow {
+    type Data = Bytes;
+    type Error = kylin_lb::body::BodyError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        let pause = self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(std::time::Duration::from_millis(1))));
+        std::task::ready!(pause.as_mut().poll(cx));
+        self.pause = None;
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+}
+
+/// Sessions of a login relay are told apart by the cookie of the front end, which no node sees.
+#[tokio::test]
+async fn sessions_of_a_login_relay_share_nothing_with_each_other() {
+    let node = Gated::new(KylinNode::new("q1"));
+    let relay = LoginRelay::new(Sessions::in_memory().unwrap(), Secret::new([7; 32]));
+    let proxy = proxy_over(node.clone(), |proxy| proxy.affinity(Affinity::login_relay(relay)));
+    let [one, same_user, other] =
+        [("ADMIN", "KYLIN"), ("ADMIN", "KYLIN"), ("ANALYST", "ANALYST")].map(|(user, password)| (user, password));
+    let mut waiting = Vec::new();
+    let mut expected = 0;
+    for (user, password) in [one, same_user, other] {
+        let cookie = log_in(&proxy, user, password).await;
+        let before = node.begun();
+        waiting.extend([(); 4].map(|()| spawn(&proxy, request(&[("cookie", &cookie)], SQL))));
+        expected += 3;
+        wait_for_followers(&proxy, expected).await;
+        eventually(|| node.begun() == before + 1, || format!("{}", node.begun())).await;
+    }
+    node.open();
+    for response in waiting {
+        assert_eq!(response.await.unwrap().0, 200);
+    }
+    assert_eq!((node.begun(), proxy.single_flight().unwrap().shared), (3, 9));
+    check_rest(&proxy).await;
+}
+
+/// Over the crate's server: streams of one connection of HTTP/2, and connections of HTTP/1.1.
+#[tokio::test]
+async fn clients_of_both_versions_of_http_share_a_response() {
+    let node = Gated::new(KylinNode::new("q1"));
+    let proxy = proxy_over(node.clone(), |proxy| proxy);
+    let cookie = log_in(&proxy, "ADMIN", "KYLIN").await;
+    let listen: Listen = "127.0.0.1:0".parse().unwrap();
+    let server =
+        Server::builder().listen(listen, proxy.clone()).threads(std::num::NonZero::<usize>::MIN).start().unwrap();
+    let stream = TcpStream::connect(server.addresses()[0]).await.unwrap();
+    let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let over_http2: Vec<_> = (0..20)
+        .map(|_| {
+            let request = Request::post("http://kylin.example/kylin/api/query").header("cookie", &cookie);
+            let request = request.body(Full::new(Bytes::from(SQL))).unwrap();
+            let mut sender = sender.clone();
+            tokio::spawn(async move {
+                let response = sender.send_request(request).await.unwrap();
+                assert_eq!(response.status(), 200);
+                response.into_body().collect().await.unwrap().to_bytes()
+            })
+        })
+        .collect();
+    let mut over_http1 = Vec::new();
+    for _ in 0..20 {
+        let mut connection = Connection::open(server.addresses()[0]).await.unwrap();
+        let length = SQL.len();
+        let head = format!(
+            "POST /kylin/api/query HTTP/1.1\r\nHost: kylin.example\r\nCookie: {cookie}\r\nContent-Length: {length}"
+        );
+        connection.send(format!("{head}\r\n\r\n{SQL}")).await.unwrap();
+        over_http1.push(connection);
+    }
+    wait_for_followers(&proxy, 39).await;
+    // One client of each version leaves.
+    over_http2[7].abort();
+    drop(over_http1.remove(7));
+    wait_for_followers(&proxy, 37).await;
+    node.open();
+    let mut bodies = std::collections::HashSet::new();
+    for (n, response) in over_http2.into_iter().enumerate() {
+        if n != 7 {
+            bodies.insert(response.await.unwrap());
+        }
+    }
+    for mut connection in over_http1 {
+        let response = connection.response().await.unwrap();
+        assert_eq!(response.status(), 200);
+        bodies.insert(response.body.into());
+    }
+    assert_eq!((bodies.len(), node.begun()), (1, 1));
+    check_rest(&proxy).await;
+}
