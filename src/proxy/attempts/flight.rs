@@ -50,6 +50,9 @@ pub(in crate::proxy) struct Executed<B> {
     is_copied: Option<bool>,
 }
 
+/// The endpoint of an attempt, with the failure if there is no response; or the response to a client that stopped its query.
+type AttemptResult<B> = Result<(Picked<B>, Option<SendError>), ErrorResponse>;
+
 /// What all followers of a flight get.
 #[derive(Clone)]
 pub(in crate::proxy) enum Shared {
@@ -210,10 +213,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
     ///
     /// # Errors
     /// [`STOPPED`] if the client has stopped it.
-    pub(super) async fn execute(
-        &mut self,
-        execution: Option<Execution<B>>,
-    ) -> Result<(Picked<B>, Option<SendError>), ErrorResponse> {
+    pub(super) async fn execute(&mut self, execution: Option<Execution<B>>) -> AttemptResult<B> {
         if let (Some(leader), Some(execution)) = (&mut self.leader, execution) {
             leader.start(execution);
         }
@@ -229,7 +229,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    fn poll_execution(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Picked<B>, Option<SendError>), ErrorResponse>> {
+    fn poll_execution(&mut self, cx: &mut Context<'_>) -> Poll<AttemptResult<B>> {
         let executed = match &mut self.leader {
             Some(leader) => ready!(leader.poll(cx)),
             None => None,
@@ -248,7 +248,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
     }
 
     /// Reads the response for the followers, who are sent to nodes if it cannot be copied.
-    async fn copy_response(&mut self, picked: Picked<B>) -> Result<(Picked<B>, Option<SendError>), ErrorResponse> {
+    async fn copy_response(&mut self, picked: Picked<B>) -> AttemptResult<B> {
         let reservation = self.proxy.settings.buffers.reservation(self.context.client().key());
         let response = take(&mut self.response);
         if let Some(leader) = &mut self.leader {
