@@ -11,6 +11,7 @@ pub(crate) struct Figures {
     quick: Vec<Micros>,
     waited: u128,
     hits: usize,
+    refused: usize,
     means: Vec<f64>,
     checksum: u64,
 }
@@ -21,6 +22,10 @@ impl Figures {
         let warm = completions.len() / 10;
         let before = self.took.len();
         for (query, completion) in queries.iter().zip(completions).skip(warm) {
+            if completion.refused {
+                self.refused += 1;
+                continue;
+            }
             self.took.push(completion.took);
             self.waited += u128::from(completion.waited);
             self.hits += usize::from(completion.hit);
@@ -62,6 +67,11 @@ impl Figures {
     /// Returns the share of queries that were served from a cache.
     pub(crate) fn hits(&self) -> f64 {
         self.hits as f64 / self.took.len() as f64
+    }
+
+    /// Returns the share of queries that were refused with a 503. They are in no other figure.
+    pub(crate) fn refused(&self) -> f64 {
+        self.refused as f64 / (self.refused + self.took.len()) as f64
     }
 
     /// Identifies a run to the microsecond.

@@ -1,11 +1,12 @@
-//! The effect of the policies on waiting times, in virtual time: the crate's own policies through `Cluster::pick`, in front of
-//! 8 simulated nodes of 8 slots that serve the queries of dashboards.
+//! The effect of policies and queues on waiting times, in virtual time: the crate's own policies through
+//! `Cluster::pick`, and its whole proxy, in front of 8 simulated nodes of 8 slots that serve the queries of dashboards.
 //!
 //! ```sh
 //! cargo bench --bench simulation                 # the whole, some minutes
 //! cargo bench --bench simulation -- --quick      # seconds
 //! cargo bench --bench simulation -- --write      # the whole, into benches/simulation/README.md and results.svg
 //! cargo bench --bench simulation -- --check      # a short run twice: both must come out alike
+//! cargo bench --bench simulation -- --proxy      # only the tables of the whole proxy
 //! ```
 //!
 //! See `benches/simulation/README.md` for the model and how to read the figures.
@@ -16,6 +17,7 @@
 mod figures;
 mod nodes;
 mod plot;
+mod served;
 mod table;
 mod workload;
 
@@ -27,9 +29,12 @@ use kylin_lb::balance::{Balancer, BalancerExt, IpHash, LeastConn, QueryAffinity,
 
 use self::figures::Figures;
 use self::nodes::Front;
+use self::served::Served;
 
 /// How busy round robin would keep all slots.
 const LOADS: [f64; 3] = [0.70, 0.85, 0.95];
+/// How busy it would keep them for the rows of the whole proxy.
+const PROXY_LOADS: [f64; 3] = [0.85, 0.95, 1.10];
 
 /// A name, its kind, and how it is made.
 type Subject = (&'static str, Kind, fn() -> Front);
@@ -50,6 +55,23 @@ const FRONTS: [Subject; 7] = [
     ("ideal: one queue, one cache", Kind::Ideal, || Front::Central { one_cache: true }),
 ];
 
+/// The whole proxy, with and without queues and single flight.
+const PROXIES: [Subject; 6] = [
+    ("proxy, least-conn", Kind::Common, || least_conn(false, false, false)),
+    ("+ single flight", Kind::Common, || least_conn(false, true, false)),
+    ("+ queues", Kind::Common, || least_conn(true, false, false)),
+    ("+ both", Kind::Common, || least_conn(true, true, false)),
+    ("proxy, QueryAffinity", Kind::KnowsQueries, || affinity(false)),
+    ("+ both", Kind::KnowsQueries, || affinity(true)),
+];
+
+/// The whole proxy at nodes whose queries share cores.
+const SHARED: [Subject; 3] = [
+    ("proxy, least-conn", Kind::Common, || least_conn(false, false, true)),
+    ("+ queues", Kind::Common, || least_conn(true, false, true)),
+    ("+ both", Kind::Common, || least_conn(true, true, true)),
+];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Common,
@@ -67,21 +89,24 @@ struct Size {
 
 const WHOLE: Size = Size { seeds: 8, queries: 150_000 };
 const QUICK: Size = Size { seeds: 2, queries: 40_000 };
+const PROXY: Size = Size { seeds: 2, queries: 20_000 };
 
-const USAGE: &str = "[--quick] [--write] [--check]
+const USAGE: &str = "[--quick] [--write] [--check] [--proxy]
 
   --quick  a smaller run
   --write  puts the results into benches/simulation/README.md and results.svg
-  --check  makes a short run twice and fails unless both come out alike";
+  --check  makes a short run twice and fails unless both come out alike
+  --proxy  the tables of the whole proxy only";
 
 fn main() -> ExitCode {
-    let (mut size, mut write, mut check) = (WHOLE, false, false);
+    let (mut size, mut write, mut check, mut proxy_only) = (WHOLE, false, false, false);
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--bench" => {} // passed by `cargo bench`
             "--quick" => size = QUICK,
             "--write" => write = true,
             "--check" => check = true,
+            "--proxy" => proxy_only = true,
             "--help" => {
                 println!("{USAGE}");
                 return ExitCode::SUCCESS;
@@ -95,8 +120,15 @@ fn main() -> ExitCode {
     if check {
         return repeats();
     }
-    let results = LOADS.map(|load| (load, measure(load, size)));
-    let tables = table::markdown(&results);
+    let proxies = PROXY_LOADS.map(|load| (load, measure(&PROXIES, load, PROXY)));
+    let shared = PROXY_LOADS.map(|load| (load, measure(&SHARED, load, PROXY)));
+    let tables = table::markdown(&proxies, ", whole proxy") + &table::markdown(&shared, ", whole proxy, shared cores");
+    if proxy_only {
+        println!("{tables}");
+        return ExitCode::SUCCESS;
+    }
+    let results = LOADS.map(|load| (load, measure(&FRONTS, load, size)));
+    let tables = table::markdown(&results, "") + &tables;
     println!("{tables}");
     if write {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/simulation");
@@ -106,16 +138,25 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+fn least_conn(queues: bool, single_flight: bool, shared_cores: bool) -> Front {
+    Front::Proxy(Served { policy: Arc::new(LeastConn::new()), queues, single_flight, shared_cores })
+}
+
+fn affinity(both: bool) -> Front {
+    let policy = Arc::new(QueryAffinity::new().or(LeastConn::new()));
+    Front::Proxy(Served { policy, queues: both, single_flight: both, shared_cores: false })
+}
+
 fn policy(policy: impl Balancer) -> Front {
     Front::Policy(Arc::new(policy))
 }
 
-/// The figures of all fronts, in the order of [`FRONTS`].
+/// The figures of all fronts in their order.
 pub(crate) type Results = Vec<(&'static str, Kind, Figures)>;
 
-fn measure(load: f64, size: Size) -> Results {
+fn measure(fronts: &[Subject], load: f64, size: Size) -> Results {
     let traces: Vec<_> = (1..=size.seeds).map(|seed| (seed, workload::trace(seed, size.queries, load))).collect();
-    FRONTS
+    fronts
         .iter()
         .map(|(name, kind, front)| {
             let mut figures = Figures::default();
@@ -132,7 +173,8 @@ fn measure(load: f64, size: Size) -> Results {
 /// Runs a short comparison twice. Equal seeds must yield equal figures; otherwise figures of different days cannot be compared.
 fn repeats() -> ExitCode {
     let size = Size { seeds: 1, queries: 15_000 };
-    let checksums = || measure(0.85, size).iter().map(|(name, _, figures)| (*name, figures.checksum())).collect();
+    let checksums =
+        || measure(&FRONTS, 0.85, size).iter().map(|(name, _, figures)| (*name, figures.checksum())).collect();
     let (first, second): (Vec<_>, Vec<_>) = (checksums(), checksums());
     for ((name, first), (_, second)) in first.iter().zip(&second) {
         println!("{first:016x} {} {name}", if first == second { "twice" } else { "and something else" });

@@ -11,6 +11,7 @@ use kylin_lb::balance::{Attempted, Balancer};
 use kylin_lb::clock::ManualClock;
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Lease, Outcome, RequestView, SendError};
 
+use crate::served::{self, Served};
 use crate::workload::{Micros, PROJECTS, Query};
 
 pub(crate) const NODES: usize = 8;
@@ -27,6 +28,8 @@ pub(crate) enum Front {
     Policy(Arc<dyn Balancer>),
     /// One queue for all nodes: a query waits until a slot is free. With `one_cache` the nodes share their cache too.
     Central { one_cache: bool },
+    /// The whole proxy.
+    Proxy(Served),
 }
 
 /// The result of a query.
@@ -38,10 +41,15 @@ pub(crate) struct Completion {
     pub(crate) waited: Micros,
     pub(crate) hit: bool,
     pub(crate) node: u8,
+    /// The client got a 503.
+    pub(crate) refused: bool,
 }
 
 /// Runs `queries` under `front`; the results are in their order.
 pub(crate) fn run(queries: &[Query], front: &Front) -> Vec<Completion> {
+    if let Front::Proxy(served) = front {
+        return served::run(queries, served, 1.0);
+    }
     let mut simulation = Simulation::new(queries, front);
     for (index, query) in queries.iter().enumerate() {
         simulation.until(query.at);
@@ -77,6 +85,7 @@ impl<'s> Simulation<'s> {
         let (front, one_cache) = match front {
             Front::Policy(policy) => (Some(cluster(Arc::clone(policy))), false),
             Front::Central { one_cache } => (None, *one_cache),
+            Front::Proxy(_) => (None, false),
         };
         let results = if one_cache { NODES * CACHED_RESULTS } else { CACHED_RESULTS };
         let node = |_| Node { running: 0, waiting: VecDeque::new(), cache: Cache::new(results) };
@@ -137,7 +146,7 @@ impl<'s> Simulation<'s> {
         let hit = self.nodes[cache].cache.has(query, self.now);
         let takes = if hit { query.cached } else { query.fresh };
         let waited = self.now - query.at;
-        self.completions[index] = Completion { took: waited + takes, waited, hit, node: node as u8 };
+        self.completions[index] = Completion { took: waited + takes, waited, hit, node: node as u8, refused: false };
         self.ends.push(Reverse((self.now + takes, index)));
     }
 

@@ -9,21 +9,21 @@ use crate::Results;
 const BEGIN: &str = "<!-- written by cargo bench --bench simulation -- --write -->\n";
 const END: &str = "<!-- end of what is written -->\n";
 
-/// One table for each load.
-pub(crate) fn markdown(results: &[(f64, Results)]) -> String {
+/// One table for each load. `model` is in the head of each.
+pub(crate) fn markdown(results: &[(f64, Results)], model: &str) -> String {
     let mut text = String::new();
     for (load, rows) in results {
         let _ = writeln!(
             text,
-            "\n| load {:.0} % | mean s | p50 s | p99 s | p99 of quick s | waited s | cache hits |",
+            "\n| load {:.0} %{model} | mean s | p50 s | p99 s | p99 of quick s | waited s | cache hits | refused |",
             load * 100.0
         );
-        text.push_str("|---|--:|--:|--:|--:|--:|--:|\n");
+        text.push_str("|---|--:|--:|--:|--:|--:|--:|--:|\n");
         for (name, _, figures) in rows {
             let (low, high) = figures.range();
             let _ = writeln!(
                 text,
-                "| {name} | {} ({} to {}) | {} | {} | {} | {} | {:.1} % |",
+                "| {name} | {} ({} to {}) | {} | {} | {} | {} | {:.1} % | {:.1} % |",
                 short(figures.mean()),
                 short(low),
                 short(high),
@@ -31,7 +31,8 @@ pub(crate) fn markdown(results: &[(f64, Results)]) -> String {
                 short(figures.within(0.99)),
                 short(figures.quick_within(0.99)),
                 short(figures.waited()),
-                figures.hits() * 100.0
+                figures.hits() * 100.0,
+                figures.refused() * 100.0
             );
         }
     }

@@ -1,0 +1,97 @@
+//! Waiting times in real time: the crate's proxy in front of 8 servers of this process with 8 slots each, over TCP, and the queries of
+//! `benches/simulation`, twenty times as fast. Beside each figure stands that of the simulation for the same queries.
+//!
+//! ```sh
+//! cargo bench --bench waiting                    # some minutes
+//! cargo bench --bench waiting -- --quick         # a minute
+//! ```
+
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used, reason = "a program for a terminal")]
+#![allow(unreachable_pub, dead_code, reason = "a program has no outside, and uses a part of the simulation")]
+
+#[path = "../simulation/figures.rs"]
+mod figures;
+#[path = "../simulation/nodes.rs"]
+mod nodes;
+#[path = "../simulation/served.rs"]
+mod served;
+#[path = "../simulation/workload.rs"]
+mod workload;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use http::Request;
+use kylin_lb::balance::{Balancer, BalancerExt, LeastConn, QueryAffinity};
+use kylin_lb::server::Server;
+use kylin_lb::{Body, ClientAddr, HttpBackend};
+
+use self::figures::Figures;
+use self::nodes::{Completion, NODES};
+use self::served::{Node, Pace, Served};
+use self::workload::Query;
+
+/// How long a second of the queries takes.
+const SCALE: f64 = 0.05;
+
+fn main() {
+    let queries = if std::env::args().any(|argument| argument == "--quick") { 6_000 } else { 30_000 };
+    let served = |policy, queues, single_flight| Served { policy, queues, single_flight, shared_cores: false };
+    let least_conn: Arc<dyn Balancer> = Arc::new(LeastConn::new());
+    let affinity: Arc<dyn Balancer> = Arc::new(QueryAffinity::new().or(LeastConn::new()));
+    let fronts = [
+        ("least-conn", served(Arc::clone(&least_conn), false, false)),
+        ("+ single flight", served(Arc::clone(&least_conn), false, true)),
+        ("+ queues", served(Arc::clone(&least_conn), true, false)),
+        ("+ both", served(least_conn, true, true)),
+        ("QueryAffinity + both", served(affinity, true, true)),
+    ];
+    for load in [0.85, 1.10] {
+        let trace = workload::trace(1, queries, load);
+        println!("\n| load {:.0} % | mean s | simulated | p99 of quick s | simulated | refused |", load * 100.0);
+        println!("|---|--:|--:|--:|--:|--:|");
+        for (name, front) in &fronts {
+            let simulated = figures_of(&trace, &served::run(&trace, front, SCALE));
+            let lived = figures_of(&trace, &live(&trace, front));
+            println!(
+                "| {name} | {:.2} | {:.2} | {:.2} | {:.2} | {:.1} % |",
+                lived.mean(),
+                simulated.mean(),
+                lived.quick_within(0.99),
+                simulated.quick_within(0.99),
+                lived.refused() * 100.0
+            );
+        }
+    }
+}
+
+fn figures_of(trace: &[Query], completions: &[Completion]) -> Figures {
+    let mut figures = Figures::default();
+    figures.add(trace, completions);
+    figures
+}
+
+/// Runs the queries in real time.
+fn live(trace: &[Query], front: &Served) -> Vec<Completion> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let (queries, pace) = (Arc::<[Query]>::from(trace), Pace::new(SCALE));
+        let mut servers = Vec::new();
+        for _ in 0..NODES {
+            let node = Node::new(&queries, pace, front.shared_cores);
+            let handler = move |_: ClientAddr, request: Request<Body>| {
+                let node = Arc::clone(&node);
+                async move { node.respond(&request).await }
+            };
+            let listen = "127.0.0.1:0".parse().expect("an address");
+            let server = Server::builder().listen(listen, handler).threads(NonZeroUsize::MIN);
+            servers.push(server.max_connections_per_client(None).start().expect("a server"));
+        }
+        let backends = servers.iter().map(|server| {
+            let address = *server.addresses().first().expect("an address");
+            HttpBackend::new(&address.to_string()).expect("an address")
+        });
+        served::drive(served::proxy(front, backends.collect::<Vec<_>>()), queries, pace, front.single_flight).await
+    })
+}
