@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::Text;
+use super::members::Text;
 
 /// The members by which a client names its query, to stop it: `queryId` (2.x-5) and `stopId` (5).
 const IDS: [&str; 2] = ["queryId", "stopId"];

@@ -260,8 +260,8 @@ pub(crate) fn is_result(headers: &HeaderMap, body: &[u8]) -> Option<bool> {
     let mut is_result = None;
     json::members(&body, |_, name, value| {
         is_result = match (name, value) {
-            ("results" | "columnMetas", Value::Array { filled: true }) => Some(true),
-            ("isException", Value::Bare(value)) => Some(value != "true"),
+            (b"results" | b"columnMetas", Value::Array { filled: true }) => Some(true),
+            (b"isException", Value::Bare(value)) => Some(value != "true"),
             _ => return ControlFlow::Continue(()),
         };
         ControlFlow::Break(())

@@ -24,26 +24,30 @@ pub(super) enum Keyword {
 
 impl Keyword {
     pub(super) fn of(word: &str) -> Self {
-        let Some(letter) = word.bytes().next().and_then(letter) else { return Keyword::Other };
-        // Most words are names of tables and columns. First letter and length tell of nearly all that they are no keywords.
-        if word.len() > MAX_LEN || LENGTHS[letter] & 1 << word.len() == 0 {
+        let Some(&first) = word.as_bytes().first().filter(|first| Self::is_possible(**first, word.len())) else {
             return Keyword::Other;
-        }
-        let found = KEYWORDS.iter().find(|(keyword, _)| keyword.eq_ignore_ascii_case(word));
-        found.map_or(Keyword::Other, |(_, keyword)| *keyword)
+        };
+        let is_word = |keyword: &str| keyword.as_bytes()[0] == first | 0x20 && keyword.eq_ignore_ascii_case(word);
+        KEYWORDS.iter().find(|(keyword, _)| is_word(keyword)).map_or(Keyword::Other, |(_, keyword)| *keyword)
+    }
+
+    /// Returns false for nearly all words that are no keywords: names of tables and columns, which most words are.
+    pub(super) fn is_possible(first: u8, len: usize) -> bool {
+        len <= MAX_LEN && LENGTHS[usize::from(first)] & 1 << len != 0
     }
 }
 
 const MAX_LEN: usize = 15;
 
 /// The lengths of the keywords that begin with each letter, one bit each.
-const LENGTHS: [u16; 26] = {
-    let mut lengths = [0; 26];
+const LENGTHS: [u16; 256] = {
+    let mut lengths = [0; 256];
     let mut at = 0;
     while at < KEYWORDS.len() {
         let word = KEYWORDS[at].0.as_bytes();
-        assert!(word.len() <= MAX_LEN);
-        lengths[(word[0] - b'a') as usize] |= 1 << word.len();
+        assert!(word.len() <= MAX_LEN && word[0].is_ascii_lowercase());
+        lengths[word[0] as usize] |= 1 << word.len();
+        lengths[word[0].to_ascii_uppercase() as usize] |= 1 << word.len();
         at += 1;
     }
     lengths
@@ -99,13 +103,6 @@ const KEYWORDS: [(&str, Keyword); 47] = [
     ("xml", Keyword::ExplainOption),
     ("json", Keyword::ExplainOption),
 ];
-
-const fn letter(byte: u8) -> Option<usize> {
-    match byte | 0x20 {
-        letter @ b'a'..=b'z' => Some((letter - b'a') as usize),
-        _ => None,
-    }
-}
 
 #[cfg(test)]
 mod tests {

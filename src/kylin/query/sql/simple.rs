@@ -12,18 +12,22 @@ pub(super) fn is_simple_query(sql: &str) -> bool {
     let (mut at, mut depth, mut has_select) = (0, 0_usize, false);
     while let Some(&byte) = bytes.get(at) {
         let class = CLASSES[usize::from(byte)];
+        let begin = at;
+        at += 1;
         if class == WORD {
-            let rest = &bytes[at..];
-            let len = rest.iter().position(|byte| CLASSES[usize::from(*byte)] != WORD).unwrap_or(rest.len());
-            match Keyword::of(&sql[at..at + len]) {
+            while bytes.get(at).is_some_and(|byte| CLASSES[usize::from(*byte)] == WORD) {
+                at += 1;
+            }
+            if has_select && !Keyword::is_possible(byte, at - begin) {
+                continue;
+            }
+            match Keyword::of(&sql[begin..at]) {
                 Keyword::Select => has_select = true,
                 Keyword::Other | Keyword::ExplainOption | Keyword::ExplainWith if has_select => {}
                 _ => return false,
             }
-            at += len;
             continue;
         }
-        at += 1;
         match class {
             BLANK => continue,
             // The first token is SELECT.
