@@ -7,6 +7,7 @@ mod set_cookie;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
+use memchr::memchr;
 
 pub(crate) use attributes::Attributes;
 #[cfg(feature = "login-relay")]
@@ -67,7 +68,9 @@ pub(crate) fn is_metastore_digest(name: &[u8]) -> bool {
 
 /// Returns whether these bytes may be a session id: 1 to 512 visible ASCII characters.
 pub(crate) fn is_session_id(value: &[u8]) -> bool {
-    !value.is_empty() && value.len() <= MAX_SESSION_ID && value.iter().all(u8::is_ascii_graphic)
+    !value.is_empty()
+        && value.len() <= MAX_SESSION_ID
+        && value.iter().fold(true, |all, byte| all & byte.is_ascii_graphic())
 }
 
 fn raw_pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
@@ -79,7 +82,13 @@ fn parts(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 }
 
 fn parts_of(header: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    header.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii)
+    let mut rest = Some(header.as_bytes());
+    std::iter::from_fn(move || {
+        let line = rest?;
+        let end = memchr(b';', line);
+        rest = end.map(|end| &line[end + 1..]);
+        Some(line[..end.unwrap_or(line.len())].trim_ascii())
+    })
 }
 
 fn split(pair: &[u8]) -> Option<(&[u8], &[u8])> {

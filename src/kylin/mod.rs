@@ -35,4 +35,4 @@ pub use node::metadata_url::MetadataUrl;
 pub use path::{AmbiguousPath, NormalizedPath};
 pub use version::KylinVersion;
 
-pub(crate) use guard::{ClosedPaths, strip_internal_headers};
+pub(crate) use guard::{ClosedPaths, ROUTED, strip_internal_headers};

@@ -20,7 +20,7 @@ use super::KylinVersion;
 use super::path::NormalizedPath;
 
 /// The header by which a node of Kylin 5 marks a request that it forwarded (kylin5 QueryNodeFilter.java).
-const ROUTED: HeaderName = HeaderName::from_static("routed");
+pub(crate) const ROUTED: HeaderName = HeaderName::from_static("routed");
 
 /// Removes from a client's request the headers that only nodes may send: `routed` would switch the routing of writes off.
 pub(crate) fn strip_internal_headers(headers: &mut HeaderMap) {

@@ -10,6 +10,8 @@
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 
+use memchr::memchr2;
+
 /// The depth of nested containers. Deeper ones end the walk.
 const MAX_DEPTH: u32 = 64;
 
@@ -40,10 +42,13 @@ pub(super) enum Value<'b> {
 
 /// A string as written. The visitor decodes only the strings that it needs, and no stack traces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Text<'b>(&'b [u8]);
+pub(super) struct Text<'b> {
+    bytes: &'b [u8],
+    has_escapes: bool,
+}
 
 /// Calls `visit` with each member in the order of the text, until `visit` breaks. An array is reported when it begins.
-pub(super) fn members<'b>(text: &'b [u8], mut visit: impl FnMut(Level, &str, Value<'b>) -> ControlFlow<()>) {
+pub(super) fn members<'b>(text: &'b [u8], mut visit: impl FnMut(Level, &[u8], Value<'b>) -> ControlFlow<()>) {
     // How the walk ends makes no difference.
     let _ = Walk { text, at: 0 }.document(&mut visit);
 }
@@ -57,13 +62,13 @@ struct Walk<'b> {
 }
 
 impl<'b> Walk<'b> {
-    fn document(&mut self, visit: &mut impl FnMut(Level, &str, Value<'b>) -> ControlFlow<()>) -> Step {
+    fn document(&mut self, visit: &mut impl FnMut(Level, &[u8], Value<'b>) -> ControlFlow<()>) -> Step {
         self.expect(b'{')?;
         self.object(Level::Top, visit)
     }
 
     /// Walks over the members of an object after its brace.
-    fn object(&mut self, level: Level, visit: &mut impl FnMut(Level, &str, Value<'b>) -> ControlFlow<()>) -> Step {
+    fn object(&mut self, level: Level, visit: &mut impl FnMut(Level, &[u8], Value<'b>) -> ControlFlow<()>) -> Step {
         if self.peek()? == b'}' {
             self.at += 1;
             return Some(());
@@ -72,7 +77,7 @@ impl<'b> Walk<'b> {
             self.expect(b'"')?;
             let (name, is_complete) = self.string();
             is_complete.then_some(())?;
-            let name = name.decode();
+            let name = name.bytes();
             let mut report = |value| visit(level, &name, value).is_continue().then_some(());
             self.expect(b':')?;
             match self.peek()? {
@@ -84,7 +89,7 @@ impl<'b> Walk<'b> {
                 }
                 b'{' => {
                     report(Value::Object)?;
-                    if level == Level::Top && name == "data" {
+                    if level == Level::Top && *name == *b"data" {
                         self.at += 1;
                         self.object(Level::Data, visit)?;
                     } else {
@@ -145,19 +150,18 @@ impl<'b> Walk<'b> {
 
     /// Takes the string after its quote, and returns whether its closing quote is there.
     fn string(&mut self) -> (Text<'b>, bool) {
-        let (start, mut at) = (self.at, self.at);
-        while let Some(&byte) = self.text.get(at) {
-            match byte {
-                b'"' => {
-                    self.at = at + 1;
-                    return (Text(&self.text[start..at]), true);
-                }
-                b'\\' => at += 2,
-                _ => at += 1,
+        let (rest, mut at, mut has_escapes) = (&self.text[self.at..], 0, false);
+        while let Some(found) = rest.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+            at += found;
+            if rest[at] == b'"' {
+                self.at += at + 1;
+                return (Text { bytes: &rest[..at], has_escapes }, true);
             }
+            has_escapes = true;
+            at += 2;
         }
         self.at = self.text.len();
-        (Text(&self.text[start..]), false)
+        (Text { bytes: rest, has_escapes }, false)
     }
 
     /// Takes a value without quotes or brackets. It is complete only if something follows.
@@ -187,14 +191,15 @@ impl<'b> Walk<'b> {
 }
 
 impl<'b> Text<'b> {
+    /// Returns the bytes of the decoded text.
+    fn bytes(self) -> Cow<'b, [u8]> {
+        if self.has_escapes { Cow::Owned(self.decode().into_owned().into_bytes()) } else { Cow::Borrowed(self.bytes) }
+    }
+
     /// Decodes the escapes. An invalid escape or invalid UTF-8 becomes U+FFFD: such a text only has to differ from known ones.
     pub(super) fn decode(self) -> Cow<'b, str> {
-        let is_escaped = self.0.contains(&b'\\');
-        if !is_escaped && let Ok(text) = std::str::from_utf8(self.0) {
-            return Cow::Borrowed(text);
-        }
-        let text = String::from_utf8_lossy(self.0);
-        if !is_escaped {
+        let text = String::from_utf8_lossy(self.bytes);
+        if !self.has_escapes {
             return text;
         }
         let mut out = String::with_capacity(text.len());
@@ -258,7 +263,7 @@ mod tests {
                 Value::Array { filled } => json!(["array", filled]),
                 Value::Object => json!(["object"]),
             };
-            all.push((level, name.to_owned(), value));
+            all.push((level, String::from_utf8_lossy(name).into_owned(), value));
             ControlFlow::Continue(())
         });
         all

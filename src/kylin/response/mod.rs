@@ -169,11 +169,11 @@ pub(crate) fn classify_body(
     let (mut by_code, mut by_message) = (None, None);
     json::members(body, |level, name, value| {
         let (Level::Top, Value::Text(text)) = (level, value) else { return ControlFlow::Continue(()) };
-        if matches!(name, "code" | "error_code" | "msg" | "exception") {
+        if matches!(name, b"code" | b"error_code" | b"msg" | b"exception") {
             let text = text.decode();
             by_code = by_code.or_else(|| class_by_code(&text));
             // Phrases count only where Kylin rejects queries with them.
-            if name == "msg" && class.is_query() {
+            if name == b"msg" && class.is_query() {
                 by_message = by_message.or_else(|| rejection_by_message(&text));
             }
         }
@@ -233,9 +233,9 @@ fn class_of_success(body: &[u8]) -> ResponseClass {
     let (mut is_exception, mut rejection) = (false, None);
     json::members(body, |_, name, value| {
         match (name, value) {
-            ("results" | "columnMetas", Value::Array { filled: true }) => return ControlFlow::Break(()),
-            ("isException", Value::Bare(value)) => is_exception = value == "true",
-            ("exceptionMessage", Value::Text(text)) => rejection = rejection_by_message(&text.decode()),
+            (b"results" | b"columnMetas", Value::Array { filled: true }) => return ControlFlow::Break(()),
+            (b"isException", Value::Bare(value)) => is_exception = value == "true",
+            (b"exceptionMessage", Value::Text(text)) => rejection = rejection_by_message(&text.decode()),
             _ => {}
         }
         ControlFlow::Continue(())

@@ -7,6 +7,7 @@ use super::flight::wants_own_response;
 use super::{Attempts, Sender};
 use crate::backend::Backend;
 use crate::body::Body;
+use crate::kylin::strip_internal_headers;
 use crate::proxy::error_response::{ErrorResponse, TOO_MANY_REQUESTS};
 use crate::proxy::head::{self, Forwarded, HeaderEdits, HeaderPresence, Hops, join_cookies, remove_hop_by_hop};
 use crate::proxy::replay;
@@ -45,14 +46,19 @@ impl<B: Backend> Attempts<'_, B> {
             forwarded.apply(headers, presence);
         }
         self.names_no_host = self.context.host().is_none();
+        let mut has_internal = presence.routed;
         if let Some(edits) = edits {
             edits.apply(headers);
+            has_internal = true;
             self.names_no_host = headers.get(header::HOST).is_none_or(HeaderValue::is_empty);
         }
         if self.proxy.rules.is_some() || settings.affinity.is_some() {
             self.context.read_credentials(headers, self.proxy.rules.is_some());
         }
         if let Some(rules) = &self.proxy.rules {
+            if has_internal {
+                strip_internal_headers(headers);
+            }
             self.reload = rules.admit(&mut self.context, request)?;
             if let Some((recorder, class)) = self.recorder.as_mut().zip(self.context.class()) {
                 recorder.classified(class.name());

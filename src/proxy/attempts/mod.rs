@@ -304,8 +304,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
             let class = match self.classify_head() {
                 None => None,
                 Some(Ok(class)) => Some(class),
-                // Boxed, because it is rare.
-                Some(Err(needs_body)) => Box::pin(self.classify_body(needs_body)).await,
+                Some(Err(needs_body)) => match self.classify_whole() {
+                    None => Box::pin(self.classify_body(needs_body)).await,
+                    class => class,
+                },
             };
             let class = match class {
                 Some(ResponseClass::NotFound) => Some(Box::pin(self.confirm_not_found(&picked)).await),

@@ -35,6 +35,12 @@ impl<B: Backend> Attempts<'_, B> {
         Some(rules.classify_head(&self.context, class, &self.response))
     }
 
+    /// Classifies the response by its body, if that came with the head, as that of a short response does.
+    pub(super) fn classify_whole(&self) -> Option<ResponseClass> {
+        let (_, class) = self.kylin()?;
+        Some(RuleState::classify_body(class, &self.response, self.response.body().whole()?))
+    }
+
     /// Classifies the response by the beginning of its body, which the client gets all the same.
     pub(super) async fn classify_body(&mut self, needs_body: NeedsBody) -> Option<ResponseClass> {
         let (beginning, response) = replay::peek(take(&mut self.response), needs_body.max).await;

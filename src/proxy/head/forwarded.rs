@@ -26,15 +26,15 @@ impl Forwarded<'_> {
         let address = address(self.peer, &mut text);
         let chain = if self.is_trusted {
             let before = headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
-            let chain: String = before.flat_map(|line| [line, ", "]).chain([address]).collect();
-            HeaderValue::from_str(&chain)
+            let chain: Vec<&[u8]> = before.map(str::as_bytes).chain([address]).collect();
+            HeaderValue::from_bytes(&chain.join(&b", "[..]))
         } else {
             if presence.named_by_proxies {
                 for name in &NAMED_BY_PROXIES {
                     headers.remove(name);
                 }
             }
-            HeaderValue::from_str(address)
+            HeaderValue::from_bytes(address)
         };
         if let Ok(chain) = chain {
             headers.insert(X_FORWARDED_FOR, chain);
@@ -53,7 +53,7 @@ impl Forwarded<'_> {
 }
 
 /// Writes the address of `peer` into `text`, which is long enough for any address.
-fn address(peer: ClientAddr, text: &mut [u8; 46]) -> &str {
+fn address(peer: ClientAddr, text: &mut [u8; 46]) -> &[u8] {
     let length = match peer.ip().map(|ip| ip.to_canonical()) {
         Some(IpAddr::V4(ip)) => dotted(ip, text),
         Some(IpAddr::V6(ip)) => {
@@ -62,9 +62,9 @@ fn address(peer: ClientAddr, text: &mut [u8; 46]) -> &str {
             _ = write!(rest, "{ip}");
             46 - rest.len()
         }
-        None => return "unknown",
+        None => return b"unknown",
     };
-    std::str::from_utf8(&text[..length]).unwrap_or("unknown")
+    &text[..length]
 }
 
 /// Writes an address of IPv4 and returns its length. The formatter of the standard library takes ten times as long.
@@ -104,11 +104,11 @@ mod tests {
             "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
         ] {
             let parsed = ip.parse::<std::net::IpAddr>().unwrap();
-            assert_eq!(address(parsed.into(), &mut [0; 46]), ip);
+            assert_eq!(address(parsed.into(), &mut [0; 46]), ip.as_bytes());
         }
         let mapped = "::ffff:10.1.2.3".parse::<std::net::IpAddr>().unwrap();
-        assert_eq!(address(mapped.into(), &mut [0; 46]), "10.1.2.3");
-        assert_eq!(address(ClientAddr::Unix, &mut [0; 46]), "unknown");
+        assert_eq!(address(mapped.into(), &mut [0; 46]), b"10.1.2.3");
+        assert_eq!(address(ClientAddr::Unix, &mut [0; 46]), b"unknown");
     }
 
     #[test]

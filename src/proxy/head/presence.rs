@@ -2,6 +2,7 @@ use http::header::{self, HeaderMap, HeaderName};
 
 use super::edits::{KEEP_ALIVE, PROXY_CONNECTION};
 use crate::header_walk::walk;
+use crate::kylin::ROUTED;
 
 /// Which headers a head has that the proxy may have to remove or change. One pass over all names costs less than a lookup for
 /// each.
@@ -15,6 +16,8 @@ pub(crate) struct HeaderPresence {
     pub(crate) names_client: bool,
     /// `Cache-Control` or `Pragma`.
     pub(crate) cache_directives: bool,
+    /// The header by which nodes mark requests that they forward.
+    pub(crate) routed: bool,
     /// The number of `Cookie` headers.
     pub(super) cookies: usize,
 }
@@ -30,12 +33,23 @@ impl HeaderPresence {
     pub(super) fn note(&mut self, name: &HeaderName) {
         // The length first: most names need no comparison then.
         match name.as_str().len() {
-            6 if name == header::COOKIE => self.cookies += 1,
-            6 => self.cache_directives |= name == header::PRAGMA,
+            2 => self.hop_by_hop |= name == header::TE,
+            6 => match name == header::COOKIE {
+                true => self.cookies += 1,
+                false => {
+                    self.routed |= name == ROUTED;
+                    self.cache_directives |= name == header::PRAGMA;
+                }
+            },
+            7 => self.hop_by_hop |= name == header::TRAILER || name == header::UPGRADE,
             13 => self.cache_directives |= name == header::CACHE_CONTROL,
             9 => self.named_by_proxies |= NAMED_BY_PROXIES.contains(name),
+            10 => match name == header::CONNECTION {
+                true => self.connection = true,
+                false => self.hop_by_hop |= name == KEEP_ALIVE,
+            },
+            14 => self.hop_by_hop |= name == HTTP2_SETTINGS,
             15 => self.names_client |= name == "x-forwarded-for",
-            10 if name == header::CONNECTION => self.connection = true,
             16 | 18 => {
                 self.named_by_proxies |= NAMED_BY_PROXIES.contains(name);
                 self.names_client |= name.as_str().starts_with("x-forwarded-");
@@ -43,20 +57,22 @@ impl HeaderPresence {
             }
             17 => {
                 self.names_client |= name == "x-forwarded-proto";
-                self.hop_by_hop |= HOP_BY_HOP.contains(name);
+                self.hop_by_hop |= name == header::TRANSFER_ENCODING;
             }
-            2 | 7 | 10 | 14 | 19 => self.hop_by_hop |= HOP_BY_HOP.contains(name),
+            19 => self.hop_by_hop |= name == header::PROXY_AUTHORIZATION,
             _ => {}
         }
     }
 }
+
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// The headers that belong to one connection, without `Connection` itself (RFC 9110, 7.6.1). A static, because a constant is
 /// built and dropped at each use.
 pub(super) static HOP_BY_HOP: [HeaderName; 9] = [
     KEEP_ALIVE,
     PROXY_CONNECTION,
-    HeaderName::from_static("http2-settings"),
+    HTTP2_SETTINGS,
     header::TE,
     header::TRAILER,
     header::TRANSFER_ENCODING,
@@ -86,15 +102,17 @@ mod tests {
         };
         assert!(HOP_BY_HOP.iter().all(|name| noted(name).hop_by_hop));
         assert!(NAMED_BY_PROXIES.iter().all(|name| noted(name).named_by_proxies));
+        assert!(noted(&ROUTED).routed);
         assert!(noted(&header::CONNECTION).connection && !noted(&header::CONNECTION).hop_by_hop);
         assert!([header::CACHE_CONTROL, header::PRAGMA].iter().all(|name| noted(name).cache_directives));
         for name in ["for", "proto", "host", "port"] {
             assert!(noted(&HeaderName::try_from(format!("x-forwarded-{name}")).unwrap()).names_client, "{name}");
         }
         for name in [header::HOST, header::COOKIE, header::AUTHORIZATION, header::CONTENT_TYPE, header::ACCEPT] {
-            let HeaderPresence { connection, hop_by_hop, named_by_proxies, names_client, cache_directives, cookies } =
-                noted(&name);
-            assert!(!connection && !hop_by_hop && !named_by_proxies && !names_client && !cache_directives, "{name}");
+            let presence = noted(&name);
+            let HeaderPresence { connection, hop_by_hop, named_by_proxies, names_client, cookies, .. } = presence;
+            assert!(!connection && !hop_by_hop && !named_by_proxies && !names_client, "{name}");
+            assert!(!presence.cache_directives && !presence.routed, "{name}");
             assert_eq!(cookies, usize::from(name == header::COOKIE));
         }
     }

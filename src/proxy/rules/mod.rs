@@ -2,6 +2,7 @@
 
 mod cancel;
 mod fan_out;
+mod frequent;
 mod recent_writes;
 mod reload;
 mod running;

@@ -5,6 +5,7 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 
 use super::KylinRules;
 use super::cancel::{CancelState, QueryWatch};
+use super::frequent::FrequentCalls;
 use super::recent_writes::{RecentWrites, Writer};
 use super::reload::{ReloadAccess, ReloadCall};
 use super::running::RunningChecks;
@@ -17,7 +18,7 @@ use crate::kylin::class::{RequestClass, RetrySafety, may_have_no_kylin};
 use crate::kylin::fan_out::{Merge, merge_of};
 use crate::kylin::response::{self, Credentials, NeedsBody, Rejection, ResponseClass};
 use crate::kylin::retry::{AttemptOutcome, RetryDecision, decide};
-use crate::kylin::{ClosedPaths, KylinVersion, strip_internal_headers};
+use crate::kylin::{ClosedPaths, KylinVersion};
 use crate::proxy::ErrorResponse;
 use crate::request::RequestContext;
 
@@ -31,6 +32,7 @@ pub(crate) const CLOSED_PATH: ErrorResponse =
 pub(crate) struct RuleState {
     rules: KylinRules,
     closed: Option<ClosedPaths>,
+    frequent: FrequentCalls,
     writes: Option<RecentWrites>,
     cancel: Arc<CancelState>,
     running: RunningChecks,
@@ -51,17 +53,29 @@ impl RuleState {
     pub(crate) fn new(rules: KylinRules, clock: &Arc<dyn Clock>) -> Self {
         let writes = rules.read_your_writes.map(|window| RecentWrites::new(window, Arc::clone(clock)));
         let closed = rules.guard.as_ref().map(ClosedPaths::new);
-        let running = RunningChecks::new(Arc::clone(clock));
-        RuleState { closed, writes, cancel: Arc::default(), running, ntlm: AtomicBool::new(false), rules }
+        RuleState {
+            frequent: FrequentCalls::new(closed.as_ref(), rules.version),
+            closed,
+            writes,
+            cancel: Arc::default(),
+            running: RunningChecks::new(Arc::clone(clock)),
+            ntlm: AtomicBool::new(false),
+            rules,
+        }
     }
 
-    /// Classifies a request, refuses it if its path is ambiguous or closed to clients, and removes headers that only nodes may
-    /// send. Returns which reload call the request is, and who may make it.
+    /// Classifies a request, and refuses it if its path is ambiguous or closed to clients. Returns which reload call the request is,
+    /// and who may make it.
     pub(crate) fn admit(
         &self,
         context: &mut RequestContext,
-        request: &mut Request<Body>,
+        request: &Request<Body>,
     ) -> Result<Option<(ReloadCall, ReloadAccess)>, ErrorResponse> {
+        let path = context.path().ok_or(AMBIGUOUS_PATH)?;
+        if let Some(class) = self.frequent.class(request.method(), &path) {
+            context.set_class(class);
+            return Ok(None);
+        }
         context.classify(request.method(), self.rules.version);
         let path = context.path().ok_or(AMBIGUOUS_PATH)?;
         let closed = self.closed.as_ref();
@@ -78,7 +92,6 @@ impl RuleState {
                 reload
             }
         };
-        strip_internal_headers(request.headers_mut());
         if !self.rules.other_paths {
             context.forget_class_of_other_paths();
         }
