@@ -6,14 +6,18 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The core of the proxies, and the core of the load generator and the node.
-pub const PROXY_CORE: &str = "1";
+/// The core of the load generator and the node.
 pub const OTHER_CORE: &str = "0";
+
+/// The cores of a front end: one of its own, or all where it has several threads.
+pub fn front_cores(threads: usize) -> &'static str {
+    if threads == 1 { "1" } else { "0,1" }
+}
 
 pub struct Process(Child);
 
 /// The resources that a process has used so far.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     /// User and system time, as the scheduler counts it.
     pub cpu: Duration,
@@ -52,24 +56,40 @@ impl Process {
         }
     }
 
-    /// `taskset` replaces itself with the program, so the id is the program's.
+    /// `taskset` replaces itself with the program, so the id is the program's. The workers of nginx are its children.
     pub fn usage(&self) -> Usage {
-        let id = self.0.id();
-        let tasks = fs::read_dir(format!("/proc/{id}/task")).unwrap().flatten();
-        let nanos = tasks.filter_map(|task| {
-            let stat = fs::read_to_string(task.path().join("schedstat")).ok()?;
-            stat.split(' ').next()?.parse::<u64>().ok()
-        });
-        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
-        Usage { cpu: Duration::from_nanos(nanos.sum()), resident: kib * 1024 }
+        std::iter::once(self.0.id()).chain(self.children()).map(usage_of).fold(Usage::default(), |all, one| Usage {
+            cpu: all.cpu + one.cpu,
+            resident: all.resident + one.resident,
+        })
     }
+
+    fn children(&self) -> Vec<u32> {
+        let id = self.0.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        children.split_whitespace().filter_map(|id| id.parse().ok()).collect()
+    }
+}
+
+fn usage_of(id: u32) -> Usage {
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).unwrap().flatten();
+    let nanos = tasks.filter_map(|task| {
+        let stat = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        stat.split(' ').next()?.parse::<u64>().ok()
+    });
+    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    Usage { cpu: Duration::from_nanos(nanos.sum()), resident: kib * 1024 }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let children = self.children();
         _ = self.0.kill();
+        for id in children {
+            _ = Command::new("kill").args(["-9", &id.to_string()]).status();
+        }
         _ = self.0.wait();
     }
 }

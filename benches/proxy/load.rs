@@ -15,6 +15,8 @@ pub enum Case {
     Post,
     /// GET of a small response.
     Get,
+    /// GET of a file of the web interface, 8 KiB.
+    Page,
     /// GET of 1 MiB.
     Megabyte,
     /// GET of 1 GiB.
@@ -35,12 +37,13 @@ pub struct Done {
 }
 
 impl Case {
-    pub const ALL: [Case; 5] = [Case::Post, Case::Get, Case::Megabyte, Case::Gigabyte, Case::Idle];
+    pub const ALL: [Case; 6] = [Case::Post, Case::Get, Case::Page, Case::Megabyte, Case::Gigabyte, Case::Idle];
 
     pub fn name(self) -> &'static str {
         match self {
             Case::Post => "post",
             Case::Get => "get",
+            Case::Page => "page",
             Case::Megabyte => "1MiB",
             Case::Gigabyte => "1GiB",
             Case::Idle => "idle",
@@ -71,18 +74,20 @@ function done(summary, latency)
 end
 "#;
 
-pub fn wrk(front: SocketAddr, case: Case, time: Duration) -> Done {
+pub fn wrk(front: SocketAddr, case: Case, connections: usize, time: Duration) -> Done {
     let script = std::env::temp_dir().join(format!("kylin-lb-bench-{}.lua", std::process::id()));
     std::fs::write(&script, SCRIPT).unwrap();
     let (path, connections) = match case {
-        Case::Post => ("/kylin/api/query", "32"),
-        Case::Get => ("/kylin/api/admin/version", "32"),
-        _ => ("/1m", "8"),
+        Case::Post => ("/kylin/api/query", connections),
+        Case::Get => ("/kylin/api/admin/version", connections),
+        Case::Page => ("/kylin/js/page.js", connections),
+        _ => ("/1m", 8),
     };
+    let connections = connections.to_string();
     // wrk takes whole seconds, so that shorter runs take one second.
     let seconds = format!("{}s", time.as_secs().max(1));
     let output = Command::new("taskset")
-        .args(["-c", OTHER_CORE, "wrk", "-t1", "-c", connections, "-d", &seconds, "-s"])
+        .args(["-c", OTHER_CORE, "wrk", "-t1", "-c", &connections, "-d", &seconds, "-s"])
         .arg(&script)
         .arg(format!("http://{front}{path}"))
         .output()

@@ -35,6 +35,10 @@ const IDLE_CONNECTIONS: usize = 4_000;
 
 struct Options {
     rounds: usize,
+    /// Of each front end.
+    threads: usize,
+    /// Of the load generator.
+    connections: usize,
     seconds: Duration,
     json: Option<PathBuf>,
     only: Option<Vec<String>>,
@@ -48,7 +52,7 @@ fn main() {
     }
     let options = options(&words);
     let node = Node::start();
-    let peers = peers::start(&node, |name| options.only.as_ref().is_none_or(|only| only.iter().any(|o| o == name)));
+    let peers = peers::start(&node, options.threads, |name| options.only.as_ref().is_none_or(|only| only.iter().any(|o| o == name)));
     let mut report = Report::default();
     for round in 0..options.rounds {
         for case in Case::ALL {
@@ -83,12 +87,12 @@ fn measure(peer: &Peer, case: Case, options: &Options) -> Row {
             return row;
         }
         Case::Gigabyte => load::download(peer.address, "/1g"),
-        _ => load::wrk(peer.address, case, options.seconds),
+        _ => load::wrk(peer.address, case, options.connections, options.seconds),
     };
     let cpu = peer.usage().cpu.saturating_sub(before.cpu);
     let mut row = Row::new(peer, case);
     match case {
-        Case::Post | Case::Get => {
+        Case::Post | Case::Get | Case::Page => {
             row = row
                 .figure("req/s", done.requests as f64 / done.time.as_secs_f64())
                 .figure("p50 us", done.p50)
@@ -112,7 +116,10 @@ fn options(words: &[String]) -> Options {
     };
     let list = |name: &str| value(name).map(|list| list.split(',').map(str::to_owned).collect());
     let quick = words.iter().any(|word| word == "--quick");
+    let number = |name: &str, default| value(name).map_or(default, |number| number.parse().unwrap());
     Options {
+        threads: number("--threads", 1),
+        connections: number("--connections", 32),
         rounds: value("--rounds").map_or(if quick { 1 } else { 5 }, |rounds| rounds.parse().unwrap()),
         seconds: Duration::from_millis(
             value("--millis").map_or(if quick { 700 } else { 3_000 }, |ms| ms.parse().unwrap()),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::child::{OTHER_CORE, PROXY_CORE, Process, Usage, free_port};
+use super::child::{OTHER_CORE, Process, Usage, free_port, front_cores};
 use super::load::Case;
 
 /// An nginx with fixed responses, at two addresses that stand for two nodes.
@@ -58,10 +58,11 @@ fn local(port: u16) -> SocketAddr {
 }
 
 /// Writes a configuration that keeps all files of nginx in `folder`.
-fn nginx_conf(folder: &Path, http: &str) -> PathBuf {
+fn nginx_conf(folder: &Path, workers: usize, http: &str) -> PathBuf {
     let file = folder.join("nginx.conf");
+    let master = if workers > 1 { "on" } else { "off" };
     let text = format!(
-        "daemon off; master_process off; worker_processes 1; worker_rlimit_nofile 20000; pid nginx.pid; error_log nginx.log crit;
+        "daemon off; master_process {master}; worker_processes {workers}; worker_rlimit_nofile 20000; pid nginx.pid; error_log nginx.log crit;
 events {{ worker_connections 18000; }}
 http {{
     access_log off; keepalive_requests 1000000000; keepalive_timeout 600; sendfile on; tcp_nodelay on;
@@ -73,10 +74,10 @@ http {{
     file
 }
 
-fn nginx(core: &str, folder: &Path, http: &str) -> Process {
-    let conf = nginx_conf(folder, http);
+fn nginx(workers: usize, folder: &Path, http: &str) -> Process {
+    let conf = nginx_conf(folder, workers, http);
     let prefix = format!("{}/", folder.display());
-    Process::start(core, "nginx", &["-p", &prefix, "-e", "stderr", "-c", conf.to_str().unwrap()], &[], folder)
+    Process::start(front_cores(workers), "nginx", &["-p", &prefix, "-e", "stderr", "-c", conf.to_str().unwrap()], &[], folder)
 }
 
 impl Node {
@@ -91,6 +92,8 @@ impl Node {
             r#"{"isNullable":1,"displaySize":256,"label":"C","name":"C","schemaName":null,"columnType":12,"columnTypeName":"VARCHAR"}"#,
             rows.join(",")
         );
+        fs::create_dir_all(folder.path().join("kylin/js")).unwrap();
+        fs::write(folder.path().join("kylin/js/page.js"), "x".repeat(8 << 10)).unwrap();
         fs::File::create(folder.path().join("1m")).unwrap().set_len(1 << 20).unwrap();
         fs::File::create(folder.path().join("1g")).unwrap().set_len(1 << 30).unwrap();
         let http = format!(
@@ -103,7 +106,7 @@ impl Node {
         );
         // nginx must run as a user that may read the files.
         let user = "user root;";
-        let conf = nginx_conf(folder.path(), &http);
+        let conf = nginx_conf(folder.path(), 1, &http);
         fs::write(&conf, format!("{user}\n{}", fs::read_to_string(&conf).unwrap())).unwrap();
         let prefix = format!("{}/", folder.path().display());
         let args = ["-p", &prefix, "-e", "stderr", "-c", conf.to_str().unwrap()];
@@ -114,7 +117,7 @@ impl Node {
 }
 
 /// Starts the peers that are wanted and installed.
-pub fn start(node: &Node, wanted: impl Fn(&str) -> bool) -> Vec<Peer> {
+pub fn start(node: &Node, threads: usize, wanted: impl Fn(&str) -> bool) -> Vec<Peer> {
     let [one, two] = node.addresses;
     let nginx_front = |method: &str, port: u16| {
         format!(
@@ -127,7 +130,7 @@ pub fn start(node: &Node, wanted: impl Fn(&str) -> bool) -> Vec<Peer> {
     };
     let haproxy_front = |sticky: &str, port: u16| {
         format!(
-            "global\n nbthread 1\n maxconn 9000\ndefaults\n mode http\n timeout connect 5s\n timeout client 600s\n timeout server 310s
+            "global\n nbthread {threads}\n maxconn 9000\ndefaults\n mode http\n timeout connect 5s\n timeout client 600s\n timeout server 310s
  timeout http-keep-alive 600s\n option http-keep-alive\n option forwardfor\n http-reuse always\nfrontend f\n bind 127.0.0.1:{port}
  http-request set-header X-Forwarded-Proto http\n http-request set-header X-Forwarded-Host %[req.hdr(host)]\n default_backend b
 backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
@@ -154,13 +157,14 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
         let (listen, one, two) = (local(port).to_string(), one.to_string(), two.to_string());
         let preload = preload.map(|library| library.display().to_string());
         let env: Vec<_> = preload.iter().map(|library| ("LD_PRELOAD", library.as_str())).collect();
-        Process::start(PROXY_CORE, this.to_str().unwrap(), &["--serve", kind, &listen, &one, &two], &env, folder)
+        let args = ["--serve", kind, &listen, &threads.to_string(), &one, &two];
+        Process::start(front_cores(threads), this.to_str().unwrap(), &args, &env, folder)
     };
     let haproxy = |sticky: &str, port: u16, folder: &Path| {
         installed("haproxy").then(|| {
             let conf = folder.join("haproxy.cfg");
             fs::write(&conf, haproxy_front(sticky, port)).unwrap();
-            Process::start(PROXY_CORE, "haproxy", &["-db", "-f", conf.to_str().unwrap()], &[], folder)
+            Process::start(front_cores(threads), "haproxy", &["-db", "-f", conf.to_str().unwrap()], &[], folder)
         })
     };
     let built = |binary: &str, port: u16, folder: &Path| {
@@ -168,13 +172,13 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
         let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/target"));
         let path = target.join("release").join(binary);
         let (listen, one) = (local(port).to_string(), one.to_string());
-        path.exists().then(|| Process::start(PROXY_CORE, path.to_str().unwrap(), &[&listen, &one], &[], folder))
+        path.exists().then(|| Process::start(front_cores(1), path.to_str().unwrap(), &[&listen, &one], &[], folder))
     };
     add("relay", false, &|port, folder| Some(own("relay", None, port, folder)));
-    add("nginx", false, &|port, folder| Some(nginx(PROXY_CORE, folder, &nginx_front("least_conn;", port))));
+    add("nginx", false, &|port, folder| Some(nginx(threads, folder, &nginx_front("least_conn;", port))));
     add("haproxy", false, &|port, folder| haproxy("", port, folder));
-    add("kylin-lb", false, &|port, folder| Some(own("kylin-lb", None, port, folder)));
     add("kylin-lb default", false, &|port, folder| Some(own("default", None, port, folder)));
+    add("kylin-lb", false, &|port, folder| Some(own("kylin-lb", None, port, folder)));
     add("kylin-lb bare", false, &|port, folder| Some(own("bare", None, port, folder)));
     add("kylin-lb nginx.conf", false, &|port, folder| Some(own("nginx", None, port, folder)));
     add("kylin-lb mimalloc", false, &|port, folder| {
@@ -186,8 +190,12 @@ backend b\n balance leastconn\n {sticky}\n server n1 {one}\n server n2 {two}\n"
     add("hyper-util client", false, &|port, folder| built("hyper_util_proxy", port, folder));
     add("pingora", false, &|port, folder| built("pingora_proxy", port, folder));
     let sticky = "hash $cookie_jsessionid consistent;";
-    add("nginx sticky", true, &|port, folder| Some(nginx(PROXY_CORE, folder, &nginx_front(sticky, port))));
+    add("nginx sticky", true, &|port, folder| Some(nginx(threads, folder, &nginx_front(sticky, port))));
     add("haproxy sticky", true, &|port, folder| haproxy(stick, port, folder));
+    add("kylin-lb affinity", true, &|port, folder| Some(own("query-affinity", None, port, folder)));
+    if cfg!(feature = "login-relay") {
+        add("kylin-lb relay", true, &|port, folder| Some(own("login-relay", None, port, folder)));
+    }
     add("kylin-lb learned", true, &|port, folder| Some(own("learned", None, port, folder)));
     add("kylin-lb sticky", true, &|port, folder| Some(own("sticky", None, port, folder)));
     peers
