@@ -58,10 +58,10 @@ impl Process {
 
     /// `taskset` replaces itself with the program, so the id is the program's. The workers of nginx are its children.
     pub fn usage(&self) -> Usage {
-        std::iter::once(self.0.id()).chain(self.children()).map(usage_of).fold(Usage::default(), |all, one| Usage {
-            cpu: all.cpu + one.cpu,
-            resident: all.resident + one.resident,
-        })
+        std::iter::once(self.0.id())
+            .chain(self.children())
+            .map(usage_of)
+            .fold(Usage::default(), |all, one| Usage { cpu: all.cpu + one.cpu, resident: all.resident + one.resident })
     }
 
     fn children(&self) -> Vec<u32> {

@@ -52,7 +52,9 @@ fn main() {
     }
     let options = options(&words);
     let node = Node::start();
-    let peers = peers::start(&node, options.threads, |name| options.only.as_ref().is_none_or(|only| only.iter().any(|o| o == name)));
+    let peers = peers::start(&node, options.threads, |name| {
+        options.only.as_ref().is_none_or(|only| only.iter().any(|o| o == name))
+    });
     let mut report = Report::default();
     for round in 0..options.rounds {
         for case in Case::ALL {

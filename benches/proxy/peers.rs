@@ -77,7 +77,13 @@ http {{
 fn nginx(workers: usize, folder: &Path, http: &str) -> Process {
     let conf = nginx_conf(folder, workers, http);
     let prefix = format!("{}/", folder.display());
-    Process::start(front_cores(workers), "nginx", &["-p", &prefix, "-e", "stderr", "-c", conf.to_str().unwrap()], &[], folder)
+    Process::start(
+        front_cores(workers),
+        "nginx",
+        &["-p", &prefix, "-e", "stderr", "-c", conf.to_str().unwrap()],
+        &[],
+        folder,
+    )
 }
 
 impl Node {

@@ -167,6 +167,14 @@ impl Body {
     }
 
     fn finish_with(&mut self, end: BodyEnd<'_>) {
+        // Nearly all bodies that end are of messages without one.
+        if self.on_end.is_none()
+            && self.lease.is_none()
+            && self.tap.is_none()
+            && self.guards.iter().all(Option::is_none)
+        {
+            return;
+        }
         if let Some(hook) = self.on_end.take() {
             hook.on_end(matches!(end, BodyEnd::Complete));
         }

@@ -9,6 +9,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::Error;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use memchr::memchr;
 
 use super::framing::FramingHeaders;
 use super::head::HeadLines;
@@ -45,7 +46,7 @@ pub(crate) enum Sender {
     Node,
 }
 
-/// Parses the headers of `head`. The values share the memory of `head`.
+/// Parses the headers of `head` into `headers`, in place of those that are there. The values share the memory of `head`.
 ///
 /// A name ends at its colon. Whitespace before the colon, or before a name as in a folded line, is
 /// not part of a name (RFC 9112, 5.1 and 5.2), so such lines are refused.
@@ -53,19 +54,22 @@ pub(crate) fn parse(
     head: &Bytes,
     lines: &HeadLines<'_>,
     sender: Sender,
-) -> Result<(HeaderMap, FramingHeaders), InvalidHeaders> {
-    let mut headers = SPARE_MAPS.with_borrow_mut(Vec::pop).unwrap_or_default();
+    headers: &mut HeaderMap,
+) -> Result<FramingHeaders, InvalidHeaders> {
+    *headers = SPARE_MAPS.with_borrow_mut(Vec::pop).unwrap_or_default();
     headers.try_reserve(lines.headers().len() + EXTRA_CAPACITY).map_err(Error::from)?;
     let mut framing = FramingHeaders::default();
     for line in lines.headers() {
-        let (name, value) = parse_header(head, line)?;
-        framing.record(&name, value.as_bytes());
+        let (name, value, name_len) = parse_header(head, line)?;
+        if FramingHeaders::may_record(name_len) {
+            framing.record(&name, value.as_bytes());
+        }
         if sender == Sender::Node && name == header::CONNECTION && is_only_persistence(value.as_bytes()) {
             continue;
         }
         headers.try_append(name, value).map_err(Error::from)?;
     }
-    Ok((headers, framing))
+    Ok(framing)
 }
 
 /// Keeps the map of a message that was written for [`parse`].
@@ -80,16 +84,17 @@ pub(crate) fn recycle(mut headers: HeaderMap) {
     }
 }
 
-fn parse_header(head: &Bytes, line: Range<usize>) -> Result<(HeaderName, HeaderValue), InvalidHeaders> {
+/// Returns the name, the value, and the length of the name, which the name itself has to look up.
+fn parse_header(head: &Bytes, line: Range<usize>) -> Result<(HeaderName, HeaderValue, usize), InvalidHeaders> {
     let text = &head[line.clone()];
-    let colon = text.iter().position(|byte| *byte == b':').ok_or(InvalidHeaders::NoColon)?;
+    let colon = memchr(b':', text).ok_or(InvalidHeaders::NoColon)?;
     let name = match common_name(&text[..colon]) {
         Some(name) => name,
         None => HeaderName::from_bytes(&text[..colon]).map_err(Error::from)?,
     };
     let value = trim(text, colon + 1..text.len());
     let value = head.slice(line.start + value.start..line.start + value.end);
-    Ok((name, HeaderValue::from_maybe_shared(value).map_err(Error::from)?))
+    Ok((name, HeaderValue::from_maybe_shared(value).map_err(Error::from)?, colon))
 }
 
 /// Returns `range` of `text` without leading and trailing blanks.

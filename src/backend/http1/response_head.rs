@@ -77,8 +77,7 @@ fn parse(head: Bytes, lines: HeadLines<'_>) -> Result<(Response<()>, FramingHead
         // The server writes it in place of the usual reason phrase, as hyper's server does.
         response.extensions_mut().insert(ReasonPhrase::try_from(reason).map_err(invalid)?);
     }
-    let (headers, framing) = headers::parse(&head, &lines, Sender::Node).map_err(invalid)?;
-    *response.headers_mut() = headers;
+    let framing = headers::parse(&head, &lines, Sender::Node, response.headers_mut()).map_err(invalid)?;
     Ok((response, framing))
 }
 

@@ -98,6 +98,17 @@ impl fmt::Debug for NormalizedPath<'_> {
     }
 }
 
+/// The characters that mean nothing but themselves, wherever they are in a path.
+const IS_NAME: [bool; 256] = {
+    let mut is_name = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        is_name[byte] = (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'-' | b'_');
+        byte += 1;
+    }
+    is_name
+};
+
 /// Normalises a path without a query. An ordinary path is borrowed. The order is Tomcat's (`CoyoteAdapter.postParseRequest`):
 /// parameters go first, so `/..;x=1/` is `/../`.
 fn normalise(path: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
@@ -105,16 +116,15 @@ fn normalise(path: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
         return Err(AmbiguousPath::Relative);
     }
     let mut is_ordinary = true;
-    let mut last = 0;
-    for &byte in path.as_bytes() {
+    let bytes = path.as_bytes();
+    for (at, &byte) in bytes.iter().enumerate().filter(|(_, byte)| !IS_NAME[usize::from(**byte)]) {
         match byte {
             b'\\' => return Err(AmbiguousPath::Backslash),
             0..0x20 | 0x7f | b'#' => return Err(AmbiguousPath::Character),
             b'%' | b';' => is_ordinary = false,
-            b'/' | b'.' if last == b'/' => is_ordinary = false,
+            b'/' if matches!(bytes.get(at + 1), Some(b'/' | b'.')) => is_ordinary = false,
             _ => {}
         }
-        last = byte;
     }
     if is_ordinary { Ok(Cow::Borrowed(path)) } else { resolve(path).map(Cow::Owned) }
 }

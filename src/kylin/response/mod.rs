@@ -14,6 +14,7 @@ use std::ops::ControlFlow;
 
 use flate2::read::GzDecoder;
 use http::{HeaderMap, StatusCode, header};
+use memchr::memchr;
 
 use self::json::{Level, Value};
 #[cfg(feature = "login-relay")]
@@ -273,7 +274,7 @@ pub(crate) fn is_result(headers: &HeaderMap, body: &[u8]) -> Option<bool> {
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };
     let media = value.as_bytes();
-    let media = media.iter().position(|byte| *byte == b';').map_or(media, |end| &media[..end]).trim_ascii();
+    let media = memchr(b';', media).map_or(media, |end| &media[..end]).trim_ascii();
     media
         .split_last_chunk::<5>()
         .is_some_and(|(_, end)| matches!(end[0], b'/' | b'+') && end[1..].eq_ignore_ascii_case(b"json"))

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{Request, Response, Version};
+use http::{HeaderMap, Request, Response, Version};
 use http_body_util::BodyExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -104,7 +104,10 @@ impl EchoResponse {
             }
             let limits = HeadLimits { bytes: 1_000, headers: 16 };
             let head = HeadScanner::default()
-                .take(read, limits, |head, lines| headers::parse(&head, &lines, Sender::Node))
+                .take(read, limits, |head, lines| {
+                    let mut headers = HeaderMap::new();
+                    headers::parse(&head, &lines, Sender::Node, &mut headers).map(|framing| (headers, framing))
+                })
                 .unwrap();
             let Some(head) = head else { return false };
             let (headers, framing) = head.unwrap();

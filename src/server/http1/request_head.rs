@@ -5,6 +5,7 @@ use std::mem::take;
 use bytes::{Buf, Bytes, BytesMut};
 use http::uri::PathAndQuery;
 use http::{Method, Request, StatusCode, Uri, Version};
+use memchr::memchr;
 
 use crate::body::Body;
 use crate::http1::body_decoder::BodyDecoder;
@@ -76,7 +77,7 @@ impl RequestHead {
             return Err(invalid(StatusCode::NOT_IMPLEMENTED, "the method is not known"));
         }
         // A target has no fragment (RFC 9112, 3.2). `Uri` would cut it off, and a node would get another target.
-        if target.contains(&b'#') {
+        if memchr(b'#', target).is_some() {
             return Err(MALFORMED);
         }
         let request = &mut self.request;
@@ -89,8 +90,7 @@ impl RequestHead {
             *request.uri_mut() = Uri::from_parts(parts).map_err(|_| MALFORMED)?;
         }
         *request.version_mut() = version;
-        let (headers, framing) = headers::parse(bytes, lines, Sender::Client).map_err(|_| MALFORMED)?;
-        *request.headers_mut() = headers;
+        let framing = headers::parse(bytes, lines, Sender::Client, request.headers_mut()).map_err(|_| MALFORMED)?;
         self.body = framing.decoder(version).map_err(invalid_framing)?.unwrap_or_default();
         self.expects_continue = !self.body.is_end() && version == Version::HTTP_11 && framing.expects_continue();
         // The server makes no tunnel, so the bytes that a client sends after CONNECT may be

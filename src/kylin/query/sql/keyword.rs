@@ -23,12 +23,15 @@ pub(super) enum Keyword {
 }
 
 impl Keyword {
-    pub(super) fn of(word: &str) -> Self {
-        let Some(&first) = word.as_bytes().first().filter(|first| Self::is_possible(**first, word.len())) else {
+    pub(super) fn of(word: &[u8]) -> Self {
+        let Some(&first) = word.first().filter(|first| Self::is_possible(**first, word.len())) else {
             return Keyword::Other;
         };
-        let is_word = |keyword: &str| keyword.as_bytes()[0] == first | 0x20 && keyword.eq_ignore_ascii_case(word);
-        KEYWORDS.iter().find(|(keyword, _)| is_word(keyword)).map_or(Keyword::Other, |(_, keyword)| *keyword)
+        let begin = usize::from(BEGINS[usize::from((first | 0x20) - b'a')]);
+        // Only letters become lower-case letters by this bit.
+        let is_word = |keyword: &str| keyword.bytes().eq(word.iter().map(|byte| byte | 0x20));
+        let of_letter = KEYWORDS[begin..].iter().take_while(|(keyword, _)| keyword.as_bytes()[0] == first | 0x20);
+        of_letter.copied().find(|(keyword, _)| is_word(keyword)).map_or(Keyword::Other, |(_, keyword)| keyword)
     }
 
     /// Returns false for nearly all words that are no keywords: names of tables and columns, which most words are.
@@ -53,72 +56,88 @@ const LENGTHS: [u16; 256] = {
     lengths
 };
 
-/// The frequent ones first.
+/// Where the keywords begin that begin with each letter.
+const BEGINS: [u8; 26] = {
+    let mut begins = [0; 26];
+    let mut at = KEYWORDS.len();
+    while at > 0 {
+        at -= 1;
+        begins[(KEYWORDS[at].0.as_bytes()[0] - b'a') as usize] = at as u8;
+    }
+    begins
+};
+
+/// In alphabetical order.
 const KEYWORDS: [(&str, Keyword); 47] = [
-    ("select", Keyword::Select),
-    ("as", Keyword::ExplainOption),
-    ("with", Keyword::With),
-    ("using", Keyword::Using),
-    ("for", Keyword::For),
-    ("value", Keyword::Value),
-    ("next", Keyword::Next),
-    ("truncate", Keyword::Truncate),
-    ("explain", Keyword::Explain),
-    ("insert", Keyword::Write),
-    ("update", Keyword::Write),
-    ("delete", Keyword::Write),
-    ("merge", Keyword::Write),
-    ("upsert", Keyword::Write),
-    ("into", Keyword::Write),
-    ("create", Keyword::Write),
-    ("drop", Keyword::Write),
     ("alter", Keyword::Write),
-    ("grant", Keyword::Write),
-    ("revoke", Keyword::Write),
+    ("analyze", Keyword::ExplainOption),
+    ("as", Keyword::ExplainOption),
+    ("attributes", Keyword::ExplainOption),
+    ("authorization", Keyword::ExplainOption),
     ("call", Keyword::Write),
-    ("exec", Keyword::Write),
-    ("execute", Keyword::Write),
-    ("overwrite", Keyword::Write),
-    ("nextval", Keyword::Write),
-    ("setval", Keyword::Write),
-    ("outfile", Keyword::Write),
-    ("dumpfile", Keyword::Write),
-    ("vacuum", Keyword::Write),
-    ("type", Keyword::ExplainWith),
-    ("implementation", Keyword::ExplainWith),
-    ("plan", Keyword::ExplainOption),
-    ("extended", Keyword::ExplainOption),
-    ("formatted", Keyword::ExplainOption),
     ("codegen", Keyword::ExplainOption),
     ("cost", Keyword::ExplainOption),
-    ("logical", Keyword::ExplainOption),
+    ("create", Keyword::Write),
+    ("delete", Keyword::Write),
     ("dependency", Keyword::ExplainOption),
-    ("authorization", Keyword::ExplainOption),
-    ("analyze", Keyword::ExplainOption),
-    ("verbose", Keyword::ExplainOption),
+    ("drop", Keyword::Write),
+    ("dumpfile", Keyword::Write),
     ("excluding", Keyword::ExplainOption),
+    ("exec", Keyword::Write),
+    ("execute", Keyword::Write),
+    ("explain", Keyword::Explain),
+    ("extended", Keyword::ExplainOption),
+    ("for", Keyword::For),
+    ("formatted", Keyword::ExplainOption),
+    ("grant", Keyword::Write),
+    ("implementation", Keyword::ExplainWith),
     ("including", Keyword::ExplainOption),
-    ("attributes", Keyword::ExplainOption),
+    ("insert", Keyword::Write),
+    ("into", Keyword::Write),
+    ("json", Keyword::ExplainOption),
+    ("logical", Keyword::ExplainOption),
+    ("merge", Keyword::Write),
+    ("next", Keyword::Next),
+    ("nextval", Keyword::Write),
+    ("outfile", Keyword::Write),
+    ("overwrite", Keyword::Write),
+    ("plan", Keyword::ExplainOption),
+    ("revoke", Keyword::Write),
+    ("select", Keyword::Select),
+    ("setval", Keyword::Write),
+    ("truncate", Keyword::Truncate),
+    ("type", Keyword::ExplainWith),
+    ("update", Keyword::Write),
+    ("upsert", Keyword::Write),
+    ("using", Keyword::Using),
+    ("vacuum", Keyword::Write),
+    ("value", Keyword::Value),
+    ("verbose", Keyword::ExplainOption),
+    ("with", Keyword::With),
     ("without", Keyword::ExplainOption),
     ("xml", Keyword::ExplainOption),
-    ("json", Keyword::ExplainOption),
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn of(word: &str) -> Keyword {
+        Keyword::of(word.as_bytes())
+    }
+
     #[test]
     fn keywords_are_recognised_in_any_case() {
+        assert!(KEYWORDS.is_sorted_by_key(|(word, _)| word.as_bytes()[0]));
         for (word, keyword) in KEYWORDS {
-            assert_eq!((Keyword::of(word), Keyword::of(&word.to_uppercase())), (keyword, keyword), "{word}");
+            assert_eq!((of(word), of(&word.to_uppercase())), (keyword, keyword), "{word}");
             for other in [format!("{word}_"), format!("x{word}"), word[1..].to_owned()] {
                 let is_listed = KEYWORDS.iter().any(|(listed, _)| *listed == other);
-                assert!(is_listed || Keyword::of(&other) == Keyword::Other, "{other}");
+                assert!(is_listed || of(&other) == Keyword::Other, "{other}");
             }
         }
         for word in ["", "_", "1", "é", "select\u{e9}", "a_column_with_a_long_name"] {
-            assert_eq!(Keyword::of(word), Keyword::Other, "{word}");
+            assert_eq!(of(word), Keyword::Other, "{word}");
         }
     }
 }

@@ -104,7 +104,7 @@ impl Kind {
     fn of(token: Token<'_>) -> Self {
         match token {
             Token::Word(word) if word.eq_ignore_ascii_case("share") => Kind::Share,
-            Token::Word(word) => Kind::Word(Keyword::of(word)),
+            Token::Word(word) => Kind::Word(Keyword::of(word.as_bytes())),
             Token::Quoted(_) => Kind::Quoted,
             Token::Text(_) => Kind::Text,
             Token::Symbol('.') => Kind::Dot,

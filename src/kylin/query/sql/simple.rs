@@ -21,7 +21,7 @@ pub(super) fn is_simple_query(sql: &str) -> bool {
             if has_select && !Keyword::is_possible(byte, at - begin) {
                 continue;
             }
-            match Keyword::of(&sql[begin..at]) {
+            match Keyword::of(&bytes[begin..at]) {
                 Keyword::Select => has_select = true,
                 Keyword::Other | Keyword::ExplainOption | Keyword::ExplainWith if has_select => {}
                 _ => return false,

@@ -129,7 +129,7 @@ const WRITE_KEYWORDS: [&str; 20] = [
 #[test]
 fn every_write_keyword_is_found_anywhere_in_a_statement() {
     for word in WRITE_KEYWORDS {
-        assert_eq!(Keyword::of(word), Keyword::Write);
+        assert_eq!(Keyword::of(word.as_bytes()), Keyword::Write);
         for sql in [
             format!("{word} x"),
             format!("select 1 {word} x"),
