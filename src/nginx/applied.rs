@@ -213,7 +213,7 @@ fn note_locations(locations: &Locations, server: &Server, found: &mut [Option<Ch
                 Matcher::Regex(_) if location.matcher.text().contains("kylin") => {
                     note(pass, &location.matcher, KYLIN_PATHS[0], server, found);
                 }
-                Matcher::Regex(_) => {}
+                Matcher::Regex(_) | Matcher::Named(_) => {}
             }
         }
         note_locations(&location.nested, server, found);

@@ -230,6 +230,19 @@ fn listeners(servers: &[(Server, Span)], remarks: &mut Remarks<'_>) -> Result<Ve
             }
         }
     }
+    // nginx may serve another site there.
+    listeners.retain(|listener| {
+        let is_served = listener.servers.iter().any(|server| !servers[*server].0.is_left_out);
+        if !is_served {
+            let text = format!("listen {}: not opened, its servers are left out", listener.address);
+            remarks.note(servers[listener.default].1, text);
+        }
+        is_served
+    });
+    if let (true, Some((_, span))) = (listeners.is_empty(), servers.first()) {
+        let message = "no server passes requests to an upstream, or returns a response";
+        return Err(span.missing(message, "location / { proxy_pass http://UPSTREAM; }"));
+    }
     for listener in &listeners {
         check_entry(listener, servers)?;
     }

@@ -159,6 +159,7 @@ fn print_locations(locations: &Locations, groups: &[Group<'_>], indent: usize, f
 fn action(action: &Action) -> String {
     match action {
         Action::Proxy(pass) => pass.written.clone(),
+        Action::LeftOut(reason) => format!("404 ({reason})"),
         Action::Return(reply) => {
             let value = reply.location.as_ref().or(reply.text.as_ref());
             let value = value.map(|value| format!(" {}", value.to_string().escape_debug()));

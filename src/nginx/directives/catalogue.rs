@@ -46,6 +46,8 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("client_header_timeout", H | S, "client_header_timeout TIME;"),
     ("client_max_body_size", HSL, "client_max_body_size SIZE;"),
     ("default_type", HSL, "default_type TYPE;"),
+    ("error_page", HSL, "error_page CODE... PAGE;"),
+    ("expires", HSL, "expires TIME|epoch|max|off;"),
     ("hash", U, "hash KEY [consistent];"),
     ("http", M, "http { ... }"),
     ("http2", H | S, "http2 on|off;"),
@@ -106,20 +108,20 @@ static MODELLED: &[(&str, u8, &str)] = &[
 /// Directives of logs, processes, static files and TLS, separated by spaces. A trailing `*` stands
 /// for any ending.
 const IGNORED: &str = "
-    absolute_redirect accept_mutex accept_mutex_delay access_log aio brotli brotli_* charset
+    absolute_redirect add_after_body add_before_body alias autoindex autoindex_* accept_mutex accept_mutex_delay access_log aio brotli brotli_* charset
     charset_* chunked_transfer_encoding client_body_buffer_size client_body_in_file_only
     client_body_in_single_buffer client_body_temp_path connection_pool_size daemon
     debug_connection debug_points directio env error_log etag events fastcgi_*
-    google_perftools_profiles gunzip gunzip_* gzip gzip_* http2_* http3_* if_modified_since
-    ignore_invalid_headers keepalive_disable keepalive_min_timeout lingering_* load_module
+    google_perftools_profiles gunzip gunzip_* gzip gzip_* http2_* http3_* if_modified_since index
+    ignore_invalid_headers geo internal keepalive_disable keepalive_min_timeout limit_rate_after lingering_* load_module
     lock_file log_format log_not_found log_subrequest map_hash_* master_process max_ranges
     msie_padding msie_refresh multi_accept open_file_cache open_file_cache_* open_log_file_cache
     output_buffers pcre_jit pid port_in_redirect postpone_output proxy_buffer_size proxy_buffers
     proxy_busy_buffers_size proxy_cache_* proxy_headers_hash_* proxy_ignore_headers
     proxy_max_temp_file_size proxy_send_lowat proxy_socket_keepalive proxy_ssl_* proxy_temp_*
-    quic_* read_ahead recursive_error_pages request_pool_size reset_timedout_connection resolver
+    quic_* read_ahead recursive_error_pages request_pool_size reset_timedout_connection resolver root
     resolver_timeout scgi_* sendfile sendfile_max_chunk send_lowat server_name_in_redirect
-    server_names_hash_* server_tokens ssl_* ssl_engine subrequest_output_buffer_size tcp_nodelay
+    server_names_hash_* server_tokens split_clients ssl_* ssl_engine subrequest_output_buffer_size tcp_nodelay
     tcp_nopush thread_pool timer_resolution types types_hash_* user uwsgi_* variables_hash_*
     worker_* working_directory
 ";
@@ -133,21 +135,22 @@ fn ignored() -> impl Iterator<Item = &'static str> {
 static IGNORED_WITH: &[(&str, &str, &str)] = &[
     ("auth_basic", "off", "auth_basic off; Kylin asks for a password itself"),
     ("auth_request", "off", "auth_request off; Kylin asks for a password itself"),
-    ("autoindex", "off", NO_FILES),
-    ("expires", "off", "add_header Cache-Control VALUE;"),
-    ("limit_rate", "0", "limit_rate 0; bandwidth is not limited"),
     ("proxy_cache", "off", "proxy_cache off; Kylin's responses depend on the user"),
     ("proxy_cookie_domain", "off", "proxy_cookie_domain off; cookies stay unchanged"),
     ("proxy_cookie_flags", "off", "proxy_cookie_flags off; cookies stay unchanged"),
     ("proxy_cookie_path", "off", "proxy_cookie_path off; cookies stay unchanged"),
     ("proxy_force_ranges", "off", "proxy_force_ranges off; ranges stay unchanged"),
-    ("proxy_ignore_client_abort", "off", "proxy_ignore_client_abort off; a disconnect cancels the request at the node"),
     ("proxy_intercept_errors", "off", "proxy_intercept_errors off; the node's error responses reach the client"),
-    ("proxy_limit_rate", "0", "proxy_limit_rate 0; bandwidth is not limited"),
     ("proxy_pass_request_body", "on", "proxy_pass_request_body on;"),
     ("proxy_pass_request_headers", "on", "proxy_pass_request_headers on;"),
     ("proxy_store", "off", "proxy_store off; responses are not stored"),
     ("satisfy", "all", "satisfy all;"),
+];
+
+/// Directives whose effect differs from nginx, and how.
+static NOTED: &[(&str, &str)] = &[
+    ("limit_rate proxy_limit_rate", "bandwidth is not limited"),
+    ("proxy_ignore_client_abort", "a client that disconnects cancels its request at the node; Kylin continues a build all the same"),
 ];
 
 const NO_FILES: &str = "proxy_pass or return: static files are not served";
@@ -157,27 +160,24 @@ const NO_ACCESS: &str = "a firewall, or an application that checks before it for
 
 /// Names that nginx knows and this crate refuses, separated by spaces, and what to write instead.
 static REFUSED: &[(&str, &str)] = &[
-    ("alias index root try_files", NO_FILES),
+    ("try_files", NO_FILES),
     ("allow auth_basic_user_file auth_jwt deny limit_except", NO_ACCESS),
-    ("break geo if internal perl rewrite set", NO_LOGIC),
-    ("error_page", "no error_page: the node's own error responses reach the client"),
+    ("break if perl rewrite set", NO_LOGIC),
     ("fair least_time", "least_conn"),
     ("fastcgi_pass grpc_pass scgi_pass uwsgi_pass", "proxy_pass http://..."),
     ("health_check", "max_fails=N fail_timeout=TIME on the servers of an upstream"),
     ("limit_conn limit_conn_zone limit_req limit_req_zone", NO_LIMITS),
-    ("mail stream", "http { ... } only"),
+    ("mail stream", "http { upstream kylin { ... } server { location / { proxy_pass http://kylin; } } }: connections of TCP are not forwarded"),
     ("mirror", "no mirror: requests are not copied"),
     ("ntlm", "sticky cookie: connections are not bound to clients"),
     ("proxy_bind", "no proxy_bind: the system chooses the local address"),
     ("proxy_method", "no proxy_method: the method is passed unchanged"),
     ("proxy_protocol", "real_ip_header X-Forwarded-For: nodes are not sent the PROXY protocol"),
     ("proxy_set_body", "no proxy_set_body: the body is passed unchanged"),
-    ("split_clients", "weight=N on the servers of an upstream"),
     ("ssl", "listen ADDRESS ssl;"),
     ("ssl_crl proxy_ssl_crl", "certificates of short life: lists of revoked certificates are not read"),
     ("ssl_password_file proxy_ssl_password_file", "a key without a passphrase, readable by this process only"),
     ("state", "server ADDRESS lines"),
-    ("stub_status", "the application's own status page"),
     ("sub_filter", "no sub_filter: response bodies are passed unchanged"),
 ];
 
@@ -193,7 +193,16 @@ pub(crate) fn modelled<'d>(
     let mut modelled = Vec::new();
     // The reader of the block reads the comments itself.
     for directive in directives.iter().filter(|directive| !directive.in_comment) {
-        if is_modelled(directive, block)? {
+        let name = &directive.name.text;
+        if let Some((_, difference)) = NOTED.iter().find(|(names, _)| names.split(' ').any(|known| known == name))
+            && block != Block::Upstream
+        {
+            if !directive.args.iter().all(|word| matches!(word.text.as_str(), "0" | "off")) {
+                remarks.note(directive.span(), format!("{name}: {difference}"));
+            }
+        } else if block == Block::Main && matches!(name.as_str(), "stream" | "mail") {
+            remarks.note(directive.span(), format!("{name}: left out, only http is served"));
+        } else if is_modelled(directive, block)? {
             modelled.push(directive);
         } else {
             remarks.ignored(directive.span(), &directive.name.text);

@@ -24,6 +24,18 @@ impl<'s> ReadContext<'s> {
         ReadContext { remarks: Remarks::new(sources), maps, upstreams, folder, locations: 0 }
     }
 
+    /// Notes how far the reading is, for [`back_to`](Self::back_to).
+    pub(crate) fn mark(&self) -> [usize; 3] {
+        [self.locations, self.remarks.ignored.len(), self.remarks.notes.len()]
+    }
+
+    /// Forgets what was read since, of a block that is left out.
+    pub(crate) fn back_to(&mut self, [locations, ignored, notes]: [usize; 3]) {
+        self.locations = locations;
+        self.remarks.ignored.truncate(ignored);
+        self.remarks.notes.truncate(notes);
+    }
+
     /// Returns a number that no location has yet.
     pub(crate) fn next_location(&mut self) -> usize {
         self.locations += 1;

@@ -6,6 +6,7 @@
 pub(crate) mod catalogue;
 pub(crate) mod comments;
 pub(crate) mod context;
+mod left_out;
 pub(crate) mod location;
 pub(crate) mod remarks;
 pub(crate) mod server;

@@ -60,6 +60,9 @@ enum Routed<'s> {
 
 const NOT_FOUND: ErrorResponse = ErrorResponse::new(StatusCode::NOT_FOUND, "no location is configured for the path");
 
+const LEFT_OUT: ErrorResponse =
+    ErrorResponse::new(StatusCode::NOT_FOUND, "what the configuration serves at this path is not served by this front end");
+
 fn route<'s>(
     site: &'s SiteParts,
     listener: &Listener,
@@ -134,6 +137,7 @@ fn route<'s>(
             Ok(Routed::Forward(proxy, edits))
         }
         (Action::Return(reply), _) => response::reply(reply, &location.settings, &scope).map(Routed::respond),
+        (Action::LeftOut(_), _) => Err(LEFT_OUT),
         (Action::Proxy(_), None) => Err(NOT_FOUND),
     }
 }

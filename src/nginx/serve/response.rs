@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 
 use crate::Body;
 use crate::nginx::directives::location::{Location, ProxyPass, Redirects, Reply};
-use crate::nginx::directives::settings::{AddHeader, BlockSettings};
+use crate::nginx::directives::settings::{AddHeader, BlockSettings, adds_to};
 use crate::nginx::uri::escape;
 use crate::nginx::variables::{Scope, Unsendable};
 use crate::proxy::ErrorResponse;
@@ -44,7 +44,7 @@ impl<'s> ResponseEdits<'s> {
         {
             headers.insert(header::LOCATION, changed);
         }
-        add(self.added, &mut response);
+        add(self.settings, self.added, &mut response);
         response
     }
 
@@ -71,7 +71,7 @@ pub(super) fn reply(
     }
     let kind = settings.default_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok());
     response.headers_mut().insert(header::CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("text/plain")));
-    add(added_headers(settings, scope)?, &mut response);
+    add(settings, added_headers(settings, scope)?, &mut response);
     Ok(response)
 }
 
@@ -85,7 +85,7 @@ pub(super) fn redirect(location: &Location, scope: &Scope<'_>) -> Result<Respons
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
     response.headers_mut().insert(header::LOCATION, target);
-    add(added_headers(&location.settings, scope)?, &mut response);
+    add(&location.settings, added_headers(&location.settings, scope)?, &mut response);
     Ok(response)
 }
 
@@ -99,8 +99,13 @@ fn added_headers<'s>(settings: &'s BlockSettings, scope: &Scope<'_>) -> Result<A
     Ok(added)
 }
 
-fn add(added: AddedHeaders<'_>, response: &mut Response<Body>) {
+fn add(settings: &BlockSettings, added: AddedHeaders<'_>, response: &mut Response<Body>) {
     let status = response.status().as_u16();
+    if let Some(expires) = settings.expires
+        && adds_to(status)
+    {
+        expires.apply(response.headers_mut());
+    }
     for (header, value) in added.into_iter().filter(|(header, _)| header.applies_to(status)) {
         response.headers_mut().append(header.name.clone(), value);
     }

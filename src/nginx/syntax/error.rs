@@ -173,6 +173,10 @@ impl Fault {
         self.kind
     }
 
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn locate(self, main: &str, sources: &Sources) -> ConfigError {
         let (file, line, column, text) = match self.span.map(|span| sources.position(span)) {
             Some(position) => (position.file, position.line, position.column, position.text),

@@ -11,6 +11,8 @@ pub(crate) enum Matcher {
     Exact(String),
     /// `location PATH`, or with `^~`, which keeps regular expressions from being tried.
     Prefix { path: String, no_regex: bool },
+    /// `location @NAME`.
+    Named(String),
     /// `location ~ EXPRESSION` or `~*`.
     Regex(PathPattern),
 }
@@ -50,10 +52,7 @@ impl Matcher {
                 let ignore_case = modifier == "~*";
                 Matcher::Regex(PathPattern { pattern: Pattern::new(text, ignore_case, word, skip)?, ignore_case })
             }
-            "" if text.starts_with('@') => {
-                let message = "named locations are not supported: nothing here jumps to one";
-                return Err(word.span.unsupported(message, usage("location")));
-            }
+            "" if text.starts_with('@') && text.len() > 1 => Matcher::Named(text.to_owned()),
             _ if !text.starts_with('/') => {
                 return Err(word.invalid("location", "a path that begins with \"/\", as every request's path does"));
             }
@@ -66,7 +65,7 @@ impl Matcher {
     /// Returns the path or expression.
     pub(crate) fn text(&self) -> &str {
         match self {
-            Matcher::Exact(path) | Matcher::Prefix { path, .. } => path,
+            Matcher::Exact(path) | Matcher::Prefix { path, .. } | Matcher::Named(path) => path,
             Matcher::Regex(pattern) => pattern.pattern.as_str(),
         }
     }
@@ -81,7 +80,7 @@ impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let modifier = match self {
             Matcher::Exact(_) => "= ",
-            Matcher::Prefix { no_regex: false, .. } => "",
+            Matcher::Prefix { no_regex: false, .. } | Matcher::Named(_) => "",
             Matcher::Prefix { no_regex: true, .. } => "^~ ",
             Matcher::Regex(PathPattern { ignore_case: false, .. }) => "~ ",
             Matcher::Regex(PathPattern { ignore_case: true, .. }) => "~* ",

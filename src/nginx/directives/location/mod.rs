@@ -39,6 +39,8 @@ pub(crate) enum Action {
     Proxy(ProxyPass),
     /// It responds itself.
     Return(Reply),
+    /// It serves something else in nginx, for this reason not here: 404.
+    LeftOut(String),
 }
 
 /// The result of a search.
@@ -76,6 +78,8 @@ impl Locations {
                 Matcher::Exact(path) => _ = locations.exact.insert(path.clone().into_bytes(), index),
                 Matcher::Prefix { .. } => locations.prefixes.push(index),
                 Matcher::Regex(_) => locations.patterns.push(index),
+                // No path leads to it.
+                Matcher::Named(_) => {}
             }
             if let Some(path) = location.without_slash() {
                 locations.without_slash.entry(path.to_vec()).or_insert(index);
@@ -93,6 +97,14 @@ impl Locations {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.all.is_empty()
+    }
+
+    /// Returns whether no location is served.
+    pub(crate) fn all_left_out(&self) -> bool {
+        let is_left_out = |location: &Location| {
+            matches!(location.action, Action::LeftOut(_)) || matches!(location.matcher, Matcher::Named(_))
+        };
+        self.all.iter().all(|location| is_left_out(location) && location.nested.all_left_out())
     }
 
     /// Finds the location for a path. nginx matches its own reading of the path, in which `;parameters` stay; a node that reads

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::{Action, Location, Locations, Matcher, ProxyPass, Reply};
 use crate::nginx::directives::catalogue::{self, Block, arg};
 use crate::nginx::directives::context::ReadContext;
+use crate::nginx::directives::left_out;
 use crate::nginx::directives::settings::{BlockSettings, SettingsReader};
 use crate::nginx::syntax::{Directive, Fault, Word};
 
@@ -25,6 +26,7 @@ pub(crate) fn read_all<'d>(
         let (matcher, word) = Matcher::read(directive)?;
         let is_exact = matches!(matcher, Matcher::Exact(_));
         let is_regex = matches!(matcher, Matcher::Regex(_));
+        let is_named = matches!(matcher, Matcher::Named(_));
         if !is_regex && !seen.insert((is_exact, matcher.text().to_owned())) {
             return Err(word.span.duplicate(format!("duplicate location \"{}\"", word.text), "another path"));
         }
@@ -32,6 +34,10 @@ pub(crate) fn read_all<'d>(
             Some(Matcher::Exact(path)) => {
                 let message = format!("location \"{}\" cannot be inside the exact location \"{path}\"", word.text);
                 return Err(word.span.misplaced(message, "this location beside the exact one"));
+            }
+            Some(_) if is_named => {
+                let message = format!("location \"{}\" inside another location", word.text);
+                return Err(word.span.misplaced(message, "a named location beside the others"));
             }
             Some(outer) if !is_regex && !matcher.text().starts_with(outer.text()) => {
                 let message = format!("location \"{}\" is outside location \"{}\"", word.text, outer.text());
@@ -52,6 +58,13 @@ fn read(
     context: &mut ReadContext<'_>,
 ) -> Result<Location, Fault> {
     let block = directive.block.as_deref().unwrap_or_default();
+    if let Some(reason) = left_out::location(block) {
+        context.remarks.note(directive.span(), format!("location {matcher} is left out, its response is 404: {reason}"));
+        let number = context.next_location();
+        let nested = read_all(block, Some(&matcher), settings, captures, context)?;
+        let (action, settings) = (Action::LeftOut(reason), settings.clone());
+        return Ok(Location { number, matcher, action, settings, nested });
+    }
     let block = catalogue::modelled(block, Block::Location, &mut context.remarks)?;
     let mut level = SettingsReader::inside(settings);
     let (mut pass, mut reply) = (None, None);

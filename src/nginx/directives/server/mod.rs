@@ -11,6 +11,7 @@ pub(crate) use server_name::{ServerName, ServerNames};
 use super::catalogue::{self, Block, wrong_number};
 use super::comments::CommentOptions;
 use super::context::ReadContext;
+use super::left_out;
 use super::location::{self, LocationMatch, Locations, Reply};
 use super::settings::{BlockSettings, SettingsReader};
 use crate::kylin::NormalizedPath;
@@ -30,6 +31,8 @@ pub(crate) struct Server {
     pub(crate) locations: Locations,
     /// `# kylin_lb:` comments, which concern the upstreams of the locations.
     pub(crate) comments: CommentOptions,
+    /// It serves something else in nginx, and nothing here: 404 for its names.
+    pub(crate) is_left_out: bool,
 }
 
 impl Server {
@@ -48,12 +51,82 @@ impl Server {
             return Err(word.span.misplaced("server with an address outside an upstream", expected));
         }
         let block = directive.block.as_deref().unwrap_or_default();
+        if !left_out::is_other_site(block) {
+            return Server::read_block(directive, block, http, context);
+        }
+        let mark = context.mark();
+        let server = Server::read_block(directive, block, http, context).or_else(|fault| {
+            context.back_to(mark);
+            context.remarks.note(directive.span(), format!("server of another site: {}", fault.message()));
+            Server::read_names(directive, block, http, context)
+        })?;
+        if server.is_left_out {
+            let text = "server of another site is left out: the response for its names is 404";
+            context.remarks.note(directive.span(), text);
+        }
+        Ok(server)
+    }
+
+    /// Reads what keeps the names of a server of another site from the other servers.
+    fn read_names(
+        directive: &Directive,
+        block: &[Directive],
+        http: &BlockSettings,
+        context: &mut ReadContext<'_>,
+    ) -> Result<Server, Fault> {
+        let mut kept: Vec<&Directive> = Vec::new();
+        for inner in block {
+            let mark = context.mark();
+            match inner.name.text.as_str() {
+                "listen" if Listen::read(inner, &mut context.remarks).is_ok() => kept.push(inner),
+                "server_name" => kept.push(inner),
+                name if name.starts_with("ssl_") => kept.push(inner),
+                _ => {}
+            }
+            context.back_to(mark);
+        }
+        let server = Server::read_directives(directive, kept, http, context)?;
+        Ok(Server { is_left_out: true, ..server })
+    }
+
+    fn read_block(
+        directive: &Directive,
+        block: &[Directive],
+        http: &BlockSettings,
+        context: &mut ReadContext<'_>,
+    ) -> Result<Server, Fault> {
         let comments = CommentOptions::read(block, &context.remarks)?;
-        let block = catalogue::modelled(block, Block::Server, &mut context.remarks)?;
+        let modelled = catalogue::modelled(block, Block::Server, &mut context.remarks)?;
+        let mut server = Server::read_directives(directive, modelled, http, context)?;
+        server.comments = comments;
+        let captures = server.names.iter().any(|name| matches!(name, ServerName::Regex(_)));
+        server.locations = location::read_all(block, None, &server.settings, captures, context)?;
+        if server.reply.is_none() {
+            let only_names = |inner: &Directive| matches!(inner.name.text.as_str(), "listen" | "server_name");
+            if server.locations.is_empty() && block.iter().all(only_names) {
+                let message = "server with neither a location nor return: static files are not served";
+                return Err(directive.span().missing(message, "location / { proxy_pass http://UPSTREAM; }"));
+            }
+            server.is_left_out = server.locations.all_left_out();
+            if !server.is_left_out && !server.locations.iter().any(|location| location.matcher.is_catch_all()) {
+                let text = "server without location /: the response is 404 where no location matches";
+                context.remarks.note(directive.span(), text);
+            }
+        }
+        Ok(server)
+    }
+
+    /// Reads the directives outside of locations.
+    fn read_directives(
+        directive: &Directive,
+        block: Vec<&Directive>,
+        http: &BlockSettings,
+        context: &mut ReadContext<'_>,
+    ) -> Result<Server, Fault> {
         let mut level = SettingsReader::inside(http);
         let (mut listens, mut names, mut reply) = (Vec::<Listen>::new(), Vec::new(), None);
         let mut addresses = HashSet::new();
-        for &inner in &block {
+        for inner in block {
             match inner.name.text.as_str() {
                 "location" => {}
                 "listen" => {
@@ -86,17 +159,16 @@ impl Server {
         if names.is_empty() {
             names.push(ServerName::Exact(String::new()));
         }
-        let captures = names.iter().any(|name| matches!(name, ServerName::Regex(_)));
-        let locations = location::read_all(block, None, &level.settings, captures, context)?;
-        if locations.is_empty() && reply.is_none() {
-            let message = "server with neither a location nor return: static files are not served";
-            return Err(directive.span().missing(message, "location / { proxy_pass http://UPSTREAM; }"));
-        }
-        if reply.is_none() && !locations.iter().any(|location| location.matcher.is_catch_all()) {
-            let text = "server without location /: the response is 404 where no location matches";
-            context.remarks.note(directive.span(), text);
-        }
         let name = names[0].text();
-        Ok(Server { listens, names, name, settings: level.settings, reply, locations, comments })
+        Ok(Server {
+            listens,
+            names,
+            name,
+            settings: level.settings,
+            reply,
+            locations: Locations::default(),
+            comments: CommentOptions::default(),
+            is_left_out: false,
+        })
     }
 }

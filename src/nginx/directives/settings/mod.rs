@@ -3,6 +3,7 @@
 //! A value is what the file says, or `None`. The defaults of nginx do not always suit Kylin, whose
 //! queries run for minutes, so the code that builds the site chooses them.
 
+mod expires;
 mod next_upstream;
 mod read;
 mod real_ip;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+pub(crate) use expires::Expires;
 pub(crate) use next_upstream::NextUpstream;
 pub(crate) use read::SettingsReader;
 pub(crate) use real_ip::RealIp;
@@ -32,6 +34,8 @@ pub(crate) struct BlockSettings {
     pub(crate) set_headers: Arc<Vec<SetHeader>>,
     /// `add_header`.
     pub(crate) add_headers: Arc<Vec<AddHeader>>,
+    /// `expires`.
+    pub(crate) expires: Option<Expires>,
     /// `proxy_hide_header`.
     pub(crate) hide_headers: Arc<Vec<HeaderName>>,
     /// `proxy_pass_header`.
@@ -94,8 +98,13 @@ pub(crate) struct AddHeader {
 impl AddHeader {
     /// Returns whether a response with this status gets the header.
     pub(crate) fn applies_to(&self, status: u16) -> bool {
-        self.always || matches!(status, 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308)
+        self.always || adds_to(status)
     }
+}
+
+/// Returns whether nginx adds headers to responses with a status.
+pub(crate) fn adds_to(status: u16) -> bool {
+    matches!(status, 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308)
 }
 
 impl BlockSettings {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, header};
 
-use super::{AddHeader, BlockSettings, RedirectRule, SetHeader};
+use super::{AddHeader, BlockSettings, Expires, RedirectRule, SetHeader};
 use crate::nginx::directives::catalogue::{arg, args, wrong_number};
 use crate::nginx::directives::context::ReadContext;
 use crate::nginx::syntax::values::{self, TimeUnit};
@@ -53,6 +53,7 @@ impl SettingsReader {
             "proxy_redirect" => {
                 list(is_first, &mut settings.redirect).push(RedirectRule::read(directive, &context.maps)?);
             }
+            "error_page" => error_page(directive, context)?,
             "set_real_ip_from" => {
                 let real_ip = Arc::make_mut(&mut settings.real_ip);
                 if is_first {
@@ -111,6 +112,7 @@ impl SettingsReader {
             "proxy_request_buffering" => settings.request_buffering = Some(flag()?),
             "merge_slashes" => settings.merge_slashes = Some(flag()?),
             "underscores_in_headers" => settings.underscores_in_headers = Some(flag()?),
+            "expires" => settings.expires = Some(Expires::read(directive)?),
             "http2" => {
                 if !flag()? {
                     remarks.note(span, "http2 off: a client that begins with HTTP/2 is served all the same");
@@ -167,6 +169,27 @@ impl SettingsReader {
         }
         Ok(())
     }
+}
+
+/// Notes a page for errors, which are the front end's own: the node's error responses reach the client.
+fn error_page(directive: &Directive, context: &mut ReadContext<'_>) -> Result<(), Fault> {
+    let Some((page, codes)) = directive.args.split_last().filter(|(_, codes)| !codes.is_empty()) else {
+        return Err(wrong_number(directive));
+    };
+    if let Some(changed) = codes.iter().find(|code| code.text.starts_with('=')) {
+        let expected = "error_page CODE... PAGE; the front end's own error responses have Kylin's form";
+        return Err(changed.span.unsupported("error_page with another status", expected));
+    }
+    if page.text.starts_with('@') {
+        let expected = "error_page CODE... PAGE; or backup servers in the upstream";
+        return Err(page.span.unsupported("error_page to a named location", expected));
+    }
+    for code in codes {
+        values::number(code, 300..=599)?;
+    }
+    let text = format!("error_page {}: error responses of the front end have Kylin's form", page.text);
+    context.remarks.note(directive.span(), text);
+    Ok(())
 }
 
 /// The list that a directive adds to: the first line in a block begins it anew.

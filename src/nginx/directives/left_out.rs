@@ -1,0 +1,85 @@
+//! Locations and servers of something else than the nodes: static files, PHP, nginx's own status.
+//!
+//! Requests for them never reach a node. They are responded to with 404, which also keeps what a `deny` in them says.
+
+use crate::nginx::syntax::Directive;
+
+/// Directives that make the response of a location, other than `proxy_pass` and `return`.
+const HANDLERS: [&str; 24] = [
+    "alias",
+    "check_status",
+    "content_by_lua",
+    "content_by_lua_block",
+    "content_by_lua_file",
+    "dav_methods",
+    "echo",
+    "empty_gif",
+    "fastcgi_pass",
+    "flv",
+    "grpc_pass",
+    "internal",
+    "js_content",
+    "memcached_pass",
+    "mp4",
+    "perl",
+    "random_index",
+    "root",
+    "scgi_pass",
+    "status",
+    "stub_status",
+    "try_files",
+    "uwsgi_pass",
+    "vhost_traffic_status_display",
+];
+
+/// Returns the reason why a location is left out; `None` if it is to be read.
+pub(super) fn location(block: &[Directive]) -> Option<String> {
+    let internal = block.iter().find(|inner| inner.is("internal"));
+    if let Some(directive) = internal {
+        return Some(reason(directive));
+    }
+    let leads_on = |inner: &Directive| {
+        inner.is("proxy_pass") || (inner.is("if") && mentions(inner.block.as_deref().unwrap_or_default(), "proxy_pass"))
+    };
+    // `try_files $uri @kylin` does lead to the nodes.
+    let to_named = |inner: &Directive| {
+        inner.is("try_files") && inner.args.last().is_some_and(|last| last.text.starts_with('@'))
+    };
+    if block.iter().any(|inner| leads_on(inner) || to_named(inner)) {
+        return None;
+    }
+    // `root` does not respond by itself, so a `return` beside it counts.
+    let responds = |inner: &&Directive| !inner.is("root") && HANDLERS.contains(&inner.name.text.as_str());
+    if let Some(handler) = block.iter().find(responds) {
+        return Some(reason(handler));
+    }
+    // A location with nothing but settings of a proxy lacks its proxy_pass.
+    let is_meant = |inner: &Directive| {
+        matches!(inner.name.text.as_str(), "return" | "rewrite" | "if") || inner.name.text.starts_with("proxy_")
+    };
+    if block.is_empty() || block.iter().any(is_meant) {
+        return None;
+    }
+    Some(block.iter().find(|inner| inner.is("root")).map_or_else(|| "static files are not served".into(), reason))
+}
+
+/// Returns whether a server is one of another site: nothing in it leads to a node, and something serves files or programs.
+pub(super) fn is_other_site(block: &[Directive]) -> bool {
+    !mentions(block, "proxy_pass") && HANDLERS.iter().any(|handler| mentions(block, handler))
+}
+
+fn reason(handler: &Directive) -> String {
+    match handler.name.text.as_str() {
+        "internal" => "internal: clients get 404, as from nginx".into(),
+        "alias" | "root" | "try_files" => format!("{}: static files are not served", handler.name.text),
+        "stub_status" | "check_status" | "status" => {
+            format!("{}: the application has a status page of its own", handler.name.text)
+        }
+        name => format!("{name}: only HTTP servers get requests"),
+    }
+}
+
+/// Returns whether a directive stands in a block, at any depth.
+fn mentions(block: &[Directive], name: &str) -> bool {
+    block.iter().any(|inner| inner.is(name) || mentions(inner.block.as_deref().unwrap_or_default(), name))
+}
