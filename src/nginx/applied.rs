@@ -88,7 +88,10 @@ fn of_upstream(upstream: &Upstream, servers: &CommentOptions, site: &KylinOption
     let probe = match (layers.comment("probe", |options| options.probe), site.probe) {
         (Some(choice), _) => choice,
         (None, Some(probe)) if is_of_kylin || !probe.asks_kylin() => Choice::new(probe, OPTION),
-        (None, _) if !is_of_kylin => Choice::new(ProbeMode::None, "no Kylin"),
+        (None, _) if !is_of_kylin => match upstream.checked {
+            Some(probe) => Choice::new(probe, "check in the file"),
+            None => Choice::new(ProbeMode::None, "no Kylin"),
+        },
         (None, _) => Choice::new(ProbeMode::Auto, DEFAULT),
     };
     let outlier = layers.find("outlier", true, |options| options.outlier);

@@ -14,7 +14,7 @@ use super::directives::server::{ListenAddress, Server, ServerNames};
 use super::directives::settings::{BlockSettings, SettingsReader, VerifyClient};
 use super::directives::upstream::Upstream;
 use super::syntax::values;
-use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, Parser, Span};
+use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, Parser, Span, explain};
 use super::uri::host_without_port;
 use super::variables::Maps;
 
@@ -100,7 +100,8 @@ impl Config {
     ) -> Result<Config, ConfigError> {
         let mut parser = Parser::default();
         let tree = parse(&mut parser);
-        tree.and_then(|tree| read_tree(&tree, &parser)).map_err(|fault| fault.locate(name, &parser.sources))
+        tree.and_then(|tree| read_tree(&tree, &parser))
+            .map_err(|fault| explain(fault, &parser.sources).locate(name, &parser.sources))
     }
 }
 

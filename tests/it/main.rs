@@ -60,6 +60,7 @@ mod messages;
 mod metastore_check;
 mod nginx_choice;
 mod nginx_ejection;
+mod nginx_files;
 mod nginx_kylin;
 mod nginx_reload;
 mod nginx_site;

@@ -6,6 +6,7 @@
 //! error, so that nothing that could change behaviour is passed over.
 
 use super::remarks::Remarks;
+use super::upstream::third_party;
 use crate::nginx::syntax::{Directive, Fault, Word, nearest};
 
 /// A kind of block.
@@ -109,11 +110,12 @@ static MODELLED: &[(&str, u8, &str)] = &[
 /// for any ending.
 const IGNORED: &str = "
     absolute_redirect add_after_body add_before_body alias autoindex autoindex_* accept_mutex accept_mutex_delay access_log aio brotli brotli_* charset
-    charset_* chunked_transfer_encoding client_body_buffer_size client_body_in_file_only
+    charset_* check_shm_size chunked_transfer_encoding client_body_buffer_size client_body_in_file_only
     client_body_in_single_buffer client_body_temp_path connection_pool_size daemon
     debug_connection debug_points directio env error_log etag events fastcgi_*
     google_perftools_profiles gunzip gunzip_* gzip gzip_* http2_* http3_* if_modified_since index
-    ignore_invalid_headers geo internal keepalive_disable keepalive_min_timeout limit_rate_after lingering_* load_module
+    ignore_invalid_headers geo geoip_* internal keepalive_disable keepalive_min_timeout limit_rate_after lingering_* load_module
+    lua_* modsecurity_transaction_id opentracing opentracing_* otel_* session_sticky_* sticky_hide_cookie vhost_traffic_status*
     lock_file log_format log_not_found log_subrequest map_hash_* master_process max_ranges
     msie_padding msie_refresh multi_accept open_file_cache open_file_cache_* open_log_file_cache
     output_buffers pcre_jit pid port_in_redirect postpone_output proxy_buffer_size proxy_buffers
@@ -163,9 +165,14 @@ static REFUSED: &[(&str, &str)] = &[
     ("try_files", NO_FILES),
     ("allow auth_basic_user_file auth_jwt deny limit_except", NO_ACCESS),
     ("break if perl rewrite set", NO_LOGIC),
-    ("fair least_time", "least_conn"),
+    ("least_time", "least_conn, or # kylin_lb: policy query-aware|least-conn;: both did better in simulations of long queries"),
+    ("ajp_pass", "proxy_pass http://...: the HTTP port of the same Tomcat"),
+    ("more_set_headers more_set_input_headers", "add_header NAME VALUE always; for responses, proxy_set_header NAME VALUE; for requests"),
+    ("more_clear_headers more_clear_input_headers", "proxy_hide_header NAME; for responses, proxy_set_header NAME \"\"; for requests"),
+    ("access_by_lua access_by_lua_block access_by_lua_file balancer_by_lua_block balancer_by_lua_file header_filter_by_lua header_filter_by_lua_block header_filter_by_lua_file rewrite_by_lua rewrite_by_lua_block rewrite_by_lua_file", "an application that embeds the crate: Lua does not run here"),
+    ("modsecurity modsecurity_rules modsecurity_rules_file", "a firewall in front of this front end"),
     ("fastcgi_pass grpc_pass scgi_pass uwsgi_pass", "proxy_pass http://..."),
-    ("health_check", "max_fails=N fail_timeout=TIME on the servers of an upstream"),
+    ("health_check", "# kylin_lb: probe auto|version|health|tcp|none; or max_fails=N fail_timeout=TIME on the servers of an upstream"),
     ("limit_conn limit_conn_zone limit_req limit_req_zone", NO_LIMITS),
     ("mail stream", "http { upstream kylin { ... } server { location / { proxy_pass http://kylin; } } }: connections of TCP are not forwarded"),
     ("mirror", "no mirror: requests are not copied"),
@@ -202,6 +209,8 @@ pub(crate) fn modelled<'d>(
             }
         } else if block == Block::Main && matches!(name.as_str(), "stream" | "mail") {
             remarks.note(directive.span(), format!("{name}: left out, only http is served"));
+        } else if block == Block::Upstream && third_party::NAMES.contains(&name.as_str()) {
+            // The reader of the block reads it itself.
         } else if is_modelled(directive, block)? {
             modelled.push(directive);
         } else {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::catalogue::arg;
 use super::remarks::Remarks;
-use crate::nginx::options::{InvalidOption, KylinOptions, OPTIONS};
+use crate::nginx::options::{InvalidOption, KylinOptions, OPTIONS, SessionMode};
 use crate::nginx::syntax::{Directive, Fault, did_you_mean};
 
 /// The settings in the comments of one upstream or server, and the lines where they stand.
@@ -55,6 +55,14 @@ impl CommentOptions {
         })?;
         self.places.push((known, remarks.place(directive.span())));
         Ok(())
+    }
+
+    /// Sets how sessions are kept, as a directive of another module does, unless a comment sets it.
+    pub(super) fn by_directive(&mut self, name: &'static str, sessions: SessionMode, place: String) {
+        if self.place(name).is_none() {
+            self.options.sessions = Some(sessions);
+            self.places.push((name, place));
+        }
     }
 
     /// Returns file and line of an option, if it is set.

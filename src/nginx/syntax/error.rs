@@ -173,6 +173,10 @@ impl Fault {
         self.kind
     }
 
+    pub(super) fn span(&self) -> Option<Span> {
+        self.span
+    }
+
     pub(crate) fn message(&self) -> &str {
         &self.message
     }

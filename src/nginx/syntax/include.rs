@@ -29,7 +29,7 @@ pub(crate) fn read(path: &Path, max_bytes: usize, span: Option<Span>) -> Result<
     if bytes.len() > max_bytes {
         return Err(fault(ErrorKind::Limit, "too large".into(), MAX_TEXT_EXPECTED));
     }
-    String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).or_else(|error| without_foreign_remarks(error.as_bytes()).ok_or(error)).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let bytes = error.as_bytes();
         let line = 1 + bytes[..at].iter().filter(|&&byte| byte == b'\n').count();
@@ -38,6 +38,29 @@ pub(crate) fn read(path: &Path, max_bytes: usize, span: Option<Span>) -> Result<
         let byte = bytes.get(at).copied().unwrap_or_default();
         fault(ErrorKind::Io, format!("not UTF-8: byte 0x{byte:02x} at line {line}, column {column}"), "")
     })
+}
+
+/// Returns a text whose bytes of another encoding (GBK, Latin-1) stand in comments only, which nginx passes over. Each such byte
+/// becomes a replacement character.
+fn without_foreign_remarks(bytes: &[u8]) -> Option<String> {
+    let mut text = String::with_capacity(bytes.len());
+    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        match std::str::from_utf8(line) {
+            Ok(line) => text.push_str(line),
+            Err(error) => {
+                let code = &line[..error.valid_up_to()];
+                // A comment begins at the start of a word. In quotes there is none, so the byte may stand in a value.
+                let is_comment = code.iter().enumerate().any(|(at, &byte)| {
+                    byte == b'#' && (at == 0 || code[at - 1].is_ascii_whitespace() || matches!(code[at - 1], b';' | b'{' | b'}'))
+                });
+                if !is_comment || code.contains(&b'"') || code.contains(&b'\'') {
+                    return None;
+                }
+                text.push_str(&String::from_utf8_lossy(line));
+            }
+        }
+    }
+    Some(text)
 }
 
 pub(crate) const MAX_TEXT_EXPECTED: &str = "at most 4 MiB of configuration in all";

@@ -25,9 +25,22 @@ impl Word {
         }
     }
 
+    /// Returns the name of a variable such as `${KYLIN_HOST}`, which a template has for the shell.
+    pub(crate) fn shell_variable(&self) -> Option<&str> {
+        let (_, rest) = self.text.split_once('$')?;
+        let rest = rest.strip_prefix('{').unwrap_or(rest);
+        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
+        let is_upper = |name: &&str| name.starts_with(|c: char| c.is_ascii_uppercase()) && !name.contains(|c: char| c.is_ascii_lowercase());
+        Some(&rest[..end]).filter(is_upper)
+    }
+
     /// Returns the error for a word that is no valid `what`.
     pub(crate) fn invalid(&self, what: &str, expected: impl Into<String>) -> Fault {
-        self.span.value(format!("invalid {what} \"{}\"", self.text), expected)
+        let expected = expected.into();
+        let hint = self.shell_variable().map(|name| {
+            format!("; variables of the shell are not filled in: envsubst '${{{name}}}' < TEMPLATE > FILE")
+        });
+        self.span.value(format!("invalid {what} \"{}\"", self.text), expected + &hint.unwrap_or_default())
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub(crate) mod address;
 mod error;
+mod foreign;
 mod include;
 mod lexer;
 mod parser;
@@ -14,6 +15,7 @@ pub(crate) mod values;
 
 pub use error::{ConfigError, ErrorKind};
 pub(crate) use error::{Fault, printable};
+pub(crate) use foreign::explain;
 pub(crate) use lexer::Word;
 pub(crate) use parser::{Directive, Parser};
 pub(crate) use pattern::{Captures, Pattern};

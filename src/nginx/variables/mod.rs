@@ -104,6 +104,10 @@ impl Template {
                             "one of: $http_NAME, $cookie_NAME, $arg_NAME, $1..$9, $hostname, {}",
                             names.join(", ")
                         );
+                        if word.shell_variable() == Some(name) {
+                            let message = format!("unknown variable \"${name}\": variables of the shell are not filled in");
+                            return Err(span.unknown(message, format!("envsubst '${{{name}}}' < TEMPLATE > FILE, before the file is read")));
+                        }
                         return Err(span.unknown(format!("unknown variable \"${name}\"{hint}"), expected));
                     }
                 },

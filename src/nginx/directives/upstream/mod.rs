@@ -2,6 +2,7 @@
 
 mod server_line;
 mod sticky;
+pub(super) mod third_party;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -18,6 +19,7 @@ use super::settings::NodeSide;
 use crate::admission::QueueRules;
 use crate::backend::http1::Address;
 use crate::clock::InvalidDuration;
+use crate::nginx::options::ProbeMode;
 use crate::nginx::syntax::values::{self, TimeUnit};
 use crate::nginx::syntax::{Directive, Fault, Word};
 use crate::nginx::variables::{Maps, Template};
@@ -45,6 +47,8 @@ pub(crate) struct Upstream {
     pub(crate) queue: Option<QueueRules>,
     /// `# kylin_lb:` comments.
     pub(crate) comments: CommentOptions,
+    /// How servers are probed that are no Kylin nodes: `check` of another module asks for it.
+    pub(crate) checked: Option<ProbeMode>,
     /// How the locations reach it: over TLS, or (`Some(None)`) without; `None` if no location does.
     pub(crate) passed: Option<Option<NodeTls>>,
 }
@@ -93,6 +97,13 @@ impl Upstream {
         let comments = CommentOptions::read(block, remarks)?;
         let mut upstream = Upstream { name: name.text.clone(), declared: true, comments, ..Upstream::default() };
         let mut seen = HashSet::new();
+        let of_other_modules = |inner: &&Directive| third_party::NAMES.contains(&inner.name.text.as_str());
+        for inner in block.iter().filter(of_other_modules) {
+            if inner.block.is_some() {
+                return Err(inner.span().syntax(format!("\"{}\" takes no block", inner.name.text), "a \";\""));
+            }
+            third_party::read(inner, &mut upstream, maps, remarks)?;
+        }
         for inner in catalogue::modelled(block, Block::Upstream, remarks)? {
             let known = inner.name.text.as_str();
             if known != "server" && !seen.insert(known) {

@@ -78,10 +78,11 @@ impl UpstreamServer {
                 ("max_fails", Some(value)) => server.max_fails = Some(values::number(&value, 0..=u32::MAX)?),
                 ("fail_timeout", Some(value)) => server.fail_timeout = Some(values::time(&value, TimeUnit::Seconds)?),
                 ("slow_start", Some(value)) => server.slow_start = values::time(&value, TimeUnit::Seconds)?,
-                ("route", Some(value)) if value.text.is_empty() || value.text.contains('$') => {
+                // `srun_id` is the word of nginx-upstream-jvm-route.
+                ("route" | "srun_id", Some(value)) if value.text.is_empty() || value.text.contains('$') => {
                     return Err(word.invalid("route", "route=NAME, as the ids of its sessions end"));
                 }
-                ("route", Some(value)) => server.route = Some(value.text),
+                ("route" | "srun_id", Some(value)) => server.route = Some(value.text),
                 ("backup", None) => server.backup = true,
                 ("down", None) => server.down = true,
                 ("drain", None) => server.drain = true,

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::nginx::directives::catalogue::{usage, wrong_number};
+use super::third_party;
+use crate::nginx::directives::catalogue::usage;
 use crate::nginx::directives::remarks::Remarks;
 use crate::nginx::syntax::values::{self, TimeUnit};
 use crate::nginx::syntax::{Directive, Fault, Word};
@@ -62,7 +63,9 @@ const LEARN: &str =
 
 impl Sticky {
     pub(super) fn read(directive: &Directive, maps: &Maps, remarks: &mut Remarks<'_>) -> Result<Sticky, Fault> {
-        let Some((kind, parameters)) = directive.args.split_first() else { return Err(wrong_number(directive)) };
+        let Some((kind, parameters)) = directive.args.split_first() else {
+            return third_party::sticky_module(directive, remarks);
+        };
         match kind.text.as_str() {
             "cookie" => {
                 let text = "sticky cookie: the cookie is signed, not the MD5 of an address; several front ends need the \
@@ -72,6 +75,10 @@ impl Sticky {
             }
             "route" => read_route(directive, parameters, maps).map(Sticky::Route),
             "learn" => LearnedCookies::read(directive, parameters, maps, remarks).map(Sticky::Learn),
+            // The third-party module is older, and has parameters only.
+            other if other.contains('=') || matches!(other, "httponly" | "secure" | "no_fallback") => {
+                third_party::sticky_module(directive, remarks)
+            }
             other => Err(kind.span.unknown(format!("unknown kind \"{other}\" of sticky"), usage("sticky"))),
         }
     }
@@ -82,6 +89,11 @@ impl CookieAttributes {
         let Some((name, parameters)) = parameters.split_first() else {
             return Err(directive.span().missing("sticky cookie without a name", COOKIE));
         };
+        CookieAttributes::named(name, parameters)
+    }
+
+    /// Reads the attributes of a cookie.
+    pub(super) fn named(name: &Word, parameters: &[Word]) -> Result<CookieAttributes, Fault> {
         let mut cookie = CookieAttributes { name: name.text.clone(), ..CookieAttributes::default() };
         cookie.check(name)?;
         for word in parameters {
@@ -160,6 +172,12 @@ fn read_route(directive: &Directive, parameters: &[Word], maps: &Maps) -> Result
 }
 
 impl LearnedCookies {
+    /// Returns what another module does with a cookie of the nodes, kept as long as Kylin keeps a session.
+    pub(super) fn of_nodes(name: &str) -> LearnedCookies {
+        let timeout = Duration::from_secs(8 * 3600);
+        LearnedCookies { names: vec![name.to_ascii_lowercase()], timeout, zone: 10 << 20, sync: false }
+    }
+
     fn read(
         directive: &Directive,
         parameters: &[Word],

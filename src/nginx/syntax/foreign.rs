@@ -1,0 +1,89 @@
+//! Configurations of other programs, and characters that a keyboard in Chinese mode writes.
+
+use super::error::{ErrorKind, Fault};
+use super::source::{Sources, Span};
+
+const INSTEAD: &str = "upstream kylin { server HOST:7070; } server { listen PORT; location / { proxy_pass http://kylin; } }";
+
+/// Returns a clearer error than `fault`, if the main file is one of another program or has full-width punctuation at the place.
+pub(crate) fn explain(fault: Fault, sources: &Sources) -> Fault {
+    let text = sources.text(0);
+    if let Some((program, span)) = program(&text) {
+        let message = format!("this is a file of {program}, not of nginx");
+        return Fault::new(ErrorKind::Syntax, Some(span), message, INSTEAD);
+    }
+    let Some((span, c, ascii)) = fault.span().and_then(|span| full_width(span, sources)) else { return fault };
+    let message = format!("full-width \"{c}\", which nginx reads as a letter");
+    Fault::new(ErrorKind::Syntax, Some(span), message, format!("\"{ascii}\""))
+}
+
+/// Returns the program that a text is written for, and the line that shows it.
+fn program(text: &str) -> Option<(&'static str, Span)> {
+    let mut at = 0;
+    for (number, whole) in text.split_inclusive('\n').enumerate() {
+        let line = whole.trim();
+        let mut words = line.split_ascii_whitespace();
+        let (first, second) = (words.next().unwrap_or_default(), words.next());
+        let ends_open = line.ends_with(['{', ';', '}']);
+        let program = match (first, second) {
+            ("global" | "defaults", None) => Some("HAProxy"),
+            ("frontend" | "backend" | "listen", Some(_)) if !ends_open => Some("HAProxy"),
+            ("LoadModule" | "ProxyPass" | "ProxyPassMatch" | "BalancerMember" | "ServerRoot" | "ProxyRequests", Some(_)) => {
+                Some("Apache httpd")
+            }
+            (tag, _) if ["<VirtualHost", "<Proxy", "<IfModule", "<Location", "<Directory"].iter().any(|known| tag.starts_with(known)) => {
+                Some("Apache httpd")
+            }
+            ("entryPoints:" | "routers:" | "providers:" | "[entryPoints]" | "[http.routers]" | "[http.services]", None) => Some("Traefik"),
+            (section, None) if section.starts_with("[http.") || section.starts_with("[entryPoints") => Some("Traefik"),
+            ("reverse_proxy", Some(_)) if !line.ends_with(';') => Some("Caddy"),
+            ("static_resources:" | "admin:", None) => Some("Envoy"),
+            ("apiVersion:", Some(_)) => Some("Kubernetes"),
+            (property, _) if property.starts_with("kylin.") && line.contains('=') => Some("Kylin (kylin.properties)"),
+            _ => None,
+        };
+        if let Some(program) = program {
+            let line = u32::try_from(number + 1).unwrap_or(u32::MAX);
+            return Some((program, Span { file: 0, line, at: u32::try_from(at).unwrap_or(u32::MAX) }));
+        }
+        at += whole.len();
+    }
+    None
+}
+
+/// Full-width punctuation and what nginx wants in its place.
+const FULL_WIDTH: [(char, &str); 13] = [
+    ('\u{ff1b}', ";"),
+    ('\u{ff5b}', "{"),
+    ('\u{ff5d}', "}"),
+    ('\u{ff1a}', ":"),
+    ('\u{ff0c}', ","),
+    ('\u{201c}', "\""),
+    ('\u{201d}', "\""),
+    ('\u{2018}', "'"),
+    ('\u{2019}', "'"),
+    ('\u{ff08}', "("),
+    ('\u{ff09}', ")"),
+    ('\u{3000}', " "),
+    ('\u{ff1d}', "="),
+];
+
+/// Returns the first full-width character outside of comments in the line of a span, or in a line before it.
+fn full_width(span: Span, sources: &Sources) -> Option<(Span, char, &'static str)> {
+    let text = sources.text(span.file);
+    let mut at = 0;
+    let lines = text.split_inclusive('\n').take(span.line.max(1) as usize + 1);
+    for (number, line) in lines.enumerate() {
+        let code = line.find('#').map_or(line, |comment| &line[..comment]);
+        let mut found = code.char_indices().filter_map(|(index, c)| {
+            let (_, ascii) = FULL_WIDTH.iter().find(|(wide, _)| *wide == c)?;
+            Some((index, c, *ascii))
+        });
+        if let Some((index, c, ascii)) = found.next() {
+            let line = u32::try_from(number + 1).unwrap_or(u32::MAX);
+            return Some((Span { file: span.file, line, at: u32::try_from(at + index).unwrap_or(u32::MAX) }, c, ascii));
+        }
+        at += line.len();
+    }
+    None
+}
