@@ -6,7 +6,6 @@
 //! error, so that nothing that could change behaviour is passed over.
 
 use super::remarks::Remarks;
-use super::upstream::third_party;
 use crate::nginx::syntax::{Directive, Fault, Word, nearest};
 
 /// A kind of block.
@@ -109,7 +108,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
 /// Directives of logs, processes, static files and TLS, separated by spaces. A trailing `*` stands
 /// for any ending.
 const IGNORED: &str = "
-    absolute_redirect add_after_body add_before_body alias autoindex autoindex_* accept_mutex accept_mutex_delay access_log aio brotli brotli_* charset
+    absolute_redirect alias autoindex autoindex_* accept_mutex accept_mutex_delay access_log aio brotli brotli_* charset
     charset_* check_shm_size chunked_transfer_encoding client_body_buffer_size client_body_in_file_only
     client_body_in_single_buffer client_body_temp_path connection_pool_size daemon
     debug_connection debug_points directio env error_log etag events fastcgi_*
@@ -153,6 +152,20 @@ static IGNORED_WITH: &[(&str, &str, &str)] = &[
 static NOTED: &[(&str, &str)] = &[
     ("limit_rate proxy_limit_rate", "bandwidth is not limited"),
     ("proxy_ignore_client_abort", "a client that disconnects cancels its request at the node; Kylin continues a build all the same"),
+];
+
+/// Directives of upstreams that come with other modules than nginx's own, and are translated.
+pub(super) const OF_OTHER_MODULES: [&str; 10] = [
+"check",
+    "check_fastcgi_param",
+    "check_http_expect_alive",
+    "check_http_send",
+    "check_keepalive_requests",
+    "consistent_hash",
+    "fair",
+    "jvm_route",
+    "session_sticky",
+    "vnswrr",
 ];
 
 const NO_FILES: &str = "proxy_pass or return: static files are not served";
@@ -209,7 +222,7 @@ pub(crate) fn modelled<'d>(
             }
         } else if block == Block::Main && matches!(name.as_str(), "stream" | "mail") {
             remarks.note(directive.span(), format!("{name}: left out, only http is served"));
-        } else if block == Block::Upstream && third_party::NAMES.contains(&name.as_str()) {
+        } else if block == Block::Upstream && OF_OTHER_MODULES.contains(&name.as_str()) {
             // The reader of the block reads it itself.
         } else if is_modelled(directive, block)? {
             modelled.push(directive);

@@ -2,7 +2,7 @@
 
 mod server_line;
 mod sticky;
-pub(super) mod third_party;
+mod third_party;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -97,7 +97,7 @@ impl Upstream {
         let comments = CommentOptions::read(block, remarks)?;
         let mut upstream = Upstream { name: name.text.clone(), declared: true, comments, ..Upstream::default() };
         let mut seen = HashSet::new();
-        let of_other_modules = |inner: &&Directive| third_party::NAMES.contains(&inner.name.text.as_str());
+        let of_other_modules = |inner: &&Directive| catalogue::OF_OTHER_MODULES.contains(&inner.name.text.as_str());
         for inner in block.iter().filter(of_other_modules) {
             if inner.block.is_some() {
                 return Err(inner.span().syntax(format!("\"{}\" takes no block", inner.name.text), "a \";\""));
@@ -119,6 +119,9 @@ impl Upstream {
                     let text = "queue: a query waits for the server that its session or the method chose, quick ones go first, and other requests \
                                 do not wait";
                     remarks.note(inner.span(), text);
+                }
+                "sticky" if third_party::is_sticky_module(inner) => {
+                    upstream.sticky = Some(third_party::sticky_module(inner, remarks)?);
                 }
                 "sticky" => upstream.sticky = Some(Sticky::read(inner, maps, remarks)?),
                 "keepalive" => upstream.keepalive = Some(values::number(keepalive_number(inner)?, 1..=u32::MAX)?),

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::third_party;
-use crate::nginx::directives::catalogue::usage;
+use crate::nginx::directives::catalogue::{usage, wrong_number};
 use crate::nginx::directives::remarks::Remarks;
 use crate::nginx::syntax::values::{self, TimeUnit};
 use crate::nginx::syntax::{Directive, Fault, Word};
@@ -64,7 +63,7 @@ const LEARN: &str =
 impl Sticky {
     pub(super) fn read(directive: &Directive, maps: &Maps, remarks: &mut Remarks<'_>) -> Result<Sticky, Fault> {
         let Some((kind, parameters)) = directive.args.split_first() else {
-            return third_party::sticky_module(directive, remarks);
+            return Err(wrong_number(directive));
         };
         match kind.text.as_str() {
             "cookie" => {
@@ -75,10 +74,6 @@ impl Sticky {
             }
             "route" => read_route(directive, parameters, maps).map(Sticky::Route),
             "learn" => LearnedCookies::read(directive, parameters, maps, remarks).map(Sticky::Learn),
-            // The third-party module is older, and has parameters only.
-            other if other.contains('=') || matches!(other, "httponly" | "secure" | "no_fallback") => {
-                third_party::sticky_module(directive, remarks)
-            }
             other => Err(kind.span.unknown(format!("unknown kind \"{other}\" of sticky"), usage("sticky"))),
         }
     }

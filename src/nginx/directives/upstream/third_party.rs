@@ -44,24 +44,17 @@ pub(super) fn read(
     Ok(true)
 }
 
-/// The directives that [`read`] knows.
-pub(in crate::nginx::directives) const NAMES: [&str; 10] = [
-    "check",
-    "check_fastcgi_param",
-    "check_http_expect_alive",
-    "check_http_send",
-    "check_keepalive_requests",
-    "consistent_hash",
-    "fair",
-    "jvm_route",
-    "session_sticky",
-    "vnswrr",
-];
-
 const HASH: &str = "hash KEY consistent;";
 
 /// How the same is written for nginx 1.29.6 and for this crate.
 const COOKIE: &str = "sticky cookie NAME [expires=TIME|max] [domain=DOMAIN] [path=PATH] [httponly] [secure];";
+
+/// Returns whether a `sticky` line is one of the other module, which is older and has parameters only.
+pub(super) fn is_sticky_module(directive: &Directive) -> bool {
+    directive.args.first().is_none_or(|first| {
+        first.text.contains('=') || matches!(first.text.as_str(), "httponly" | "secure" | "no_fallback")
+    })
+}
 
 /// `sticky` of nginx-sticky-module-ng: `sticky [name=NAME] [expires=TIME] [hash=...] ...`.
 pub(super) fn sticky_module(directive: &Directive, remarks: &mut Remarks<'_>) -> Result<Sticky, Fault> {
