@@ -6,13 +6,19 @@
 //!
 //! # The rule
 //!
-//! Each directive is treated in one of three ways, and none is ignored silently:
+//! Each directive is treated in one of four ways, and none is ignored silently:
 //!
 //! - it is **supported**, and does what nginx does;
 //! - it is **accepted without effect**, and [`Config::report`] lists it with its line: logs, processes,
 //!   buffers, files, TLS files, compression;
+//! - it is **left out**: a location or server of something else than the nodes (static files, PHP, nginx's status) responds with 404,
+//!   so that nothing of it reaches a node, and the report says why. An address with such servers only is not opened;
 //! - it is **an error** with file, line, column, the reason and what to write instead: an unknown name,
-//!   or a directive that would change behaviour and is not supported (`if`, `rewrite`, `root`).
+//!   or a directive that would change behaviour and is not supported (`if`, `rewrite`).
+//!
+//! Words of other modules are translated where this crate has the same, and the report notes each: `sticky` of nginx-sticky-module-ng,
+//! Tengine's `session_sticky` and `check`, `jvm_route` with `srun_id`, `fair`. A file of another program (HAProxy, Apache httpd, Traefik,
+//! Caddy) is recognised. Comments may be in any encoding.
 //!
 //! # What is supported
 //!

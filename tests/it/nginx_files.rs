@@ -71,8 +71,17 @@ fn shown(response: &RawResponse) -> String {
         let own = location.strip_prefix("http://kylin.example").and_then(|url| Some(&url[url.find('/')?..]));
         shown.push(format!("location={}", own.unwrap_or(location)));
     }
-    shown.extend(response.head.all("set-cookie").iter().filter(|cookie| cookie.starts_with("JSESSIONID")).map(|cookie| format!("cookie={cookie}")));
-    shown.extend(response.header("cache-control").filter(|value| *value != "no-store").map(|value| format!("cache={value}")));
+    shown.extend(
+        response
+            .head
+            .all("set-cookie")
+            .iter()
+            .filter(|cookie| cookie.starts_with("JSESSIONID"))
+            .map(|cookie| format!("cookie={cookie}")),
+    );
+    shown.extend(
+        response.header("cache-control").filter(|value| *value != "no-store").map(|value| format!("cache={value}")),
+    );
     for name in ["access-control-allow-origin", "access-control-max-age", "x-set", "www-authenticate"] {
         shown.extend(response.header(name).map(|value| format!("{name}={value}")));
     }
@@ -109,7 +118,9 @@ async fn compare(file: &Path, nodes: &[Server; 2]) -> Vec<String> {
     }
     bytes = replaced(&bytes, "@files@", folder);
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    let marked = |mark: &'static str| text.lines().filter_map(move |line| line.trim_start_matches('\u{feff}').strip_prefix(mark));
+    let marked = |mark: &'static str| {
+        text.lines().filter_map(move |line| line.trim_start_matches('\u{feff}').strip_prefix(mark))
+    };
     let mut differences = Vec::new();
     let temporary = tempfile::tempdir().unwrap();
     let path = temporary.path().join("front.conf");

@@ -151,12 +151,15 @@ static IGNORED_WITH: &[(&str, &str, &str)] = &[
 /// Directives whose effect differs from nginx, and how.
 static NOTED: &[(&str, &str)] = &[
     ("limit_rate proxy_limit_rate", "bandwidth is not limited"),
-    ("proxy_ignore_client_abort", "a client that disconnects cancels its request at the node; Kylin continues a build all the same"),
+    (
+        "proxy_ignore_client_abort",
+        "a client that disconnects cancels its request at the node; Kylin continues a build all the same",
+    ),
 ];
 
 /// Directives of upstreams that come with other modules than nginx's own, and are translated.
 pub(super) const OF_OTHER_MODULES: [&str; 10] = [
-"check",
+    "check",
     "check_fastcgi_param",
     "check_http_expect_alive",
     "check_http_send",
@@ -178,16 +181,34 @@ static REFUSED: &[(&str, &str)] = &[
     ("try_files", NO_FILES),
     ("allow auth_basic_user_file auth_jwt deny limit_except", NO_ACCESS),
     ("break if perl rewrite set", NO_LOGIC),
-    ("least_time", "least_conn, or # kylin_lb: policy query-aware|least-conn;: both did better in simulations of long queries"),
+    (
+        "least_time",
+        "least_conn, or # kylin_lb: policy query-aware|least-conn;: both did better in simulations of long queries",
+    ),
     ("ajp_pass", "proxy_pass http://...: the HTTP port of the same Tomcat"),
-    ("more_set_headers more_set_input_headers", "add_header NAME VALUE always; for responses, proxy_set_header NAME VALUE; for requests"),
-    ("more_clear_headers more_clear_input_headers", "proxy_hide_header NAME; for responses, proxy_set_header NAME \"\"; for requests"),
-    ("access_by_lua access_by_lua_block access_by_lua_file balancer_by_lua_block balancer_by_lua_file header_filter_by_lua header_filter_by_lua_block header_filter_by_lua_file rewrite_by_lua rewrite_by_lua_block rewrite_by_lua_file", "an application that embeds the crate: Lua does not run here"),
+    (
+        "more_set_headers more_set_input_headers",
+        "add_header NAME VALUE always; for responses, proxy_set_header NAME VALUE; for requests",
+    ),
+    (
+        "more_clear_headers more_clear_input_headers",
+        "proxy_hide_header NAME; for responses, proxy_set_header NAME \"\"; for requests",
+    ),
+    (
+        "access_by_lua access_by_lua_block access_by_lua_file balancer_by_lua_block balancer_by_lua_file header_filter_by_lua header_filter_by_lua_block header_filter_by_lua_file rewrite_by_lua rewrite_by_lua_block rewrite_by_lua_file",
+        "an application that embeds the crate: Lua does not run here",
+    ),
     ("modsecurity modsecurity_rules modsecurity_rules_file", "a firewall in front of this front end"),
     ("fastcgi_pass grpc_pass scgi_pass uwsgi_pass", "proxy_pass http://..."),
-    ("health_check", "# kylin_lb: probe auto|version|health|tcp|none; or max_fails=N fail_timeout=TIME on the servers of an upstream"),
+    (
+        "health_check",
+        "# kylin_lb: probe auto|version|health|tcp|none; or max_fails=N fail_timeout=TIME on the servers of an upstream",
+    ),
     ("limit_conn limit_conn_zone limit_req limit_req_zone", NO_LIMITS),
-    ("mail stream", "http { upstream kylin { ... } server { location / { proxy_pass http://kylin; } } }: connections of TCP are not forwarded"),
+    (
+        "mail stream",
+        "http { upstream kylin { ... } server { location / { proxy_pass http://kylin; } } }: connections of TCP are not forwarded",
+    ),
     ("mirror", "no mirror: requests are not copied"),
     ("ntlm", "sticky cookie: connections are not bound to clients"),
     ("proxy_bind", "no proxy_bind: the system chooses the local address"),

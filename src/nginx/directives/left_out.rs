@@ -42,9 +42,8 @@ pub(super) fn location(block: &[Directive]) -> Option<String> {
         inner.is("proxy_pass") || (inner.is("if") && mentions(inner.block.as_deref().unwrap_or_default(), "proxy_pass"))
     };
     // `try_files $uri @kylin` does lead to the nodes.
-    let to_named = |inner: &Directive| {
-        inner.is("try_files") && inner.args.last().is_some_and(|last| last.text.starts_with('@'))
-    };
+    let to_named =
+        |inner: &Directive| inner.is("try_files") && inner.args.last().is_some_and(|last| last.text.starts_with('@'));
     if block.iter().any(|inner| leads_on(inner) || to_named(inner)) {
         return None;
     }

@@ -60,8 +60,10 @@ enum Routed<'s> {
 
 const NOT_FOUND: ErrorResponse = ErrorResponse::new(StatusCode::NOT_FOUND, "no location is configured for the path");
 
-const LEFT_OUT: ErrorResponse =
-    ErrorResponse::new(StatusCode::NOT_FOUND, "what the configuration serves at this path is not served by this front end");
+const LEFT_OUT: ErrorResponse = ErrorResponse::new(
+    StatusCode::NOT_FOUND,
+    "what the configuration serves at this path is not served by this front end",
+);
 
 fn route<'s>(
     site: &'s SiteParts,

@@ -3,7 +3,8 @@
 use super::error::{ErrorKind, Fault};
 use super::source::{Sources, Span};
 
-const INSTEAD: &str = "upstream kylin { server HOST:7070; } server { listen PORT; location / { proxy_pass http://kylin; } }";
+const INSTEAD: &str =
+    "upstream kylin { server HOST:7070; } server { listen PORT; location / { proxy_pass http://kylin; } }";
 
 /// Returns a clearer error than `fault`, if the main file is one of another program or has full-width punctuation at the place.
 pub(crate) fn explain(fault: Fault, sources: &Sources) -> Fault {
@@ -28,13 +29,21 @@ fn program(text: &str) -> Option<(&'static str, Span)> {
         let program = match (first, second) {
             ("global" | "defaults", None) => Some("HAProxy"),
             ("frontend" | "backend" | "listen", Some(_)) if !ends_open => Some("HAProxy"),
-            ("LoadModule" | "ProxyPass" | "ProxyPassMatch" | "BalancerMember" | "ServerRoot" | "ProxyRequests", Some(_)) => {
+            (
+                "LoadModule" | "ProxyPass" | "ProxyPassMatch" | "BalancerMember" | "ServerRoot" | "ProxyRequests",
+                Some(_),
+            ) => Some("Apache httpd"),
+            (tag, _)
+                if ["<VirtualHost", "<Proxy", "<IfModule", "<Location", "<Directory"]
+                    .iter()
+                    .any(|known| tag.starts_with(known)) =>
+            {
                 Some("Apache httpd")
             }
-            (tag, _) if ["<VirtualHost", "<Proxy", "<IfModule", "<Location", "<Directory"].iter().any(|known| tag.starts_with(known)) => {
-                Some("Apache httpd")
-            }
-            ("entryPoints:" | "routers:" | "providers:" | "[entryPoints]" | "[http.routers]" | "[http.services]", None) => Some("Traefik"),
+            (
+                "entryPoints:" | "routers:" | "providers:" | "[entryPoints]" | "[http.routers]" | "[http.services]",
+                None,
+            ) => Some("Traefik"),
             (section, None) if section.starts_with("[http.") || section.starts_with("[entryPoints") => Some("Traefik"),
             ("reverse_proxy", Some(_)) if !line.ends_with(';') => Some("Caddy"),
             ("static_resources:" | "admin:", None) => Some("Envoy"),

@@ -51,7 +51,8 @@ fn without_foreign_remarks(bytes: &[u8]) -> Option<String> {
                 let code = &line[..error.valid_up_to()];
                 // A comment begins at the start of a word. In quotes there is none, so the byte may stand in a value.
                 let is_comment = code.iter().enumerate().any(|(at, &byte)| {
-                    byte == b'#' && (at == 0 || code[at - 1].is_ascii_whitespace() || matches!(code[at - 1], b';' | b'{' | b'}'))
+                    byte == b'#'
+                        && (at == 0 || code[at - 1].is_ascii_whitespace() || matches!(code[at - 1], b';' | b'{' | b'}'))
                 });
                 if !is_comment || code.contains(&b'"') || code.contains(&b'\'') {
                     return None;

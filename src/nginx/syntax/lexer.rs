@@ -30,7 +30,9 @@ impl Word {
         let (_, rest) = self.text.split_once('$')?;
         let rest = rest.strip_prefix('{').unwrap_or(rest);
         let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
-        let is_upper = |name: &&str| name.starts_with(|c: char| c.is_ascii_uppercase()) && !name.contains(|c: char| c.is_ascii_lowercase());
+        let is_upper = |name: &&str| {
+            name.starts_with(|c: char| c.is_ascii_uppercase()) && !name.contains(|c: char| c.is_ascii_lowercase())
+        };
         Some(&rest[..end]).filter(is_upper)
     }
 

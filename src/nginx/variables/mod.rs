@@ -105,8 +105,12 @@ impl Template {
                             names.join(", ")
                         );
                         if word.shell_variable() == Some(name) {
-                            let message = format!("unknown variable \"${name}\": variables of the shell are not filled in");
-                            return Err(span.unknown(message, format!("envsubst '${{{name}}}' < TEMPLATE > FILE, before the file is read")));
+                            let message =
+                                format!("unknown variable \"${name}\": variables of the shell are not filled in");
+                            return Err(span.unknown(
+                                message,
+                                format!("envsubst '${{{name}}}' < TEMPLATE > FILE, before the file is read"),
+                            ));
                         }
                         return Err(span.unknown(format!("unknown variable \"${name}\"{hint}"), expected));
                     }

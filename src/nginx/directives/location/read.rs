@@ -59,7 +59,9 @@ fn read(
 ) -> Result<Location, Fault> {
     let block = directive.block.as_deref().unwrap_or_default();
     if let Some(reason) = left_out::location(block) {
-        context.remarks.note(directive.span(), format!("location {matcher} is left out, its response is 404: {reason}"));
+        context
+            .remarks
+            .note(directive.span(), format!("location {matcher} is left out, its response is 404: {reason}"));
         let number = context.next_location();
         let nested = read_all(block, Some(&matcher), settings, captures, context)?;
         let (action, settings) = (Action::LeftOut(reason), settings.clone());

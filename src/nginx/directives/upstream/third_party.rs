@@ -133,8 +133,12 @@ impl ForeignCookie {
             remarks.note(directive.span(), text);
             return Ok(Sticky::Learn(LearnedCookies::of_nodes(name)));
         }
-        remarks.note(directive.span(), format!("{module}: as sticky cookie {name}; the cookie is signed, not a hash of an address"));
-        CookieAttributes::named(&Word { span: directive.span(), ..self.name.clone() }, &self.attributes).map(Sticky::Cookie)
+        remarks.note(
+            directive.span(),
+            format!("{module}: as sticky cookie {name}; the cookie is signed, not a hash of an address"),
+        );
+        CookieAttributes::named(&Word { span: directive.span(), ..self.name.clone() }, &self.attributes)
+            .map(Sticky::Cookie)
     }
 }
 
@@ -153,6 +157,9 @@ fn jvm_route(directive: &Directive, upstream: &mut Upstream, remarks: &mut Remar
     }
     let mode: SessionMode = "route".parse().map_err(|_| directive.span().unsupported("jvm_route", instead))?;
     upstream.comments.by_directive("sessions", mode, remarks.place(directive.span()));
-    remarks.note(directive.span(), "jvm_route: as # kylin_lb: sessions route; a session id ends with the route of its server");
+    remarks.note(
+        directive.span(),
+        "jvm_route: as # kylin_lb: sessions route; a session id ends with the route of its server",
+    );
     Ok(())
 }
