@@ -14,6 +14,7 @@ use kylin_lb::session::RestoreAfterLoss;
 use kylin_lb::testing::kylin::Dialect;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::groups::GroupsFile;
 use crate::logging::{self, LogFormat};
 use crate::nodes::{self, DefaultSettings, Node, NodeSettings};
 use crate::request_log::{self, RequestFormat};
@@ -43,6 +44,8 @@ Balancing:
   --kylin on|off      apply the rules of Kylin: roles, retries, closed internal calls (default: on)
   --reload WHO        who may press \"Reload Metadata\" and \"Reload Config\" in Kylin's web interface: administrators (default),
                       closed or everyone
+  --resource-groups FILE  the resource groups of Kylin 5 (JSON, as in PUT /kylin/api/resource_groups), read again when it
+                      changes: a project is served by the nodes of its group (default: none)
   --sessions HOW      how logins are kept:
                         memory            learned from the nodes' cookies, in memory (default)
                         STORE             learned, in a store that front ends share: redis://, redis+sentinel://,
@@ -122,6 +125,7 @@ pub struct Args {
     pub policy: Option<PolicyName>,
     pub kylin: bool,
     pub reload: ReloadAccess,
+    pub resource_groups: Option<GroupsFile>,
     pub sessions: Option<SessionMode>,
     pub store_deadline: Duration,
     /// `None` for the default of the library.
@@ -190,6 +194,7 @@ impl Args {
             policy: None,
             kylin: true,
             reload: ReloadAccess::Administrators,
+            resource_groups: None,
             sessions: None,
             store_deadline: Duration::from_millis(50),
             restore: None,
@@ -259,6 +264,10 @@ impl Args {
                         "everyone" => ReloadAccess::Everyone,
                         other => return Err(format!("--reload {other}: expected administrators, closed, everyone")),
                     }
+                }
+                "--resource-groups" => {
+                    let file = GroupsFile::read(&value()?);
+                    args.resource_groups = Some(file.map_err(|error| format!("{name}: {error}"))?);
                 }
                 "--sessions" => args.sessions = Some(value()?.parse().map_err(|error| format!("--sessions: {error}"))?),
                 "--store-deadline" => {

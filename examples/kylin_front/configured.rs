@@ -66,6 +66,9 @@ pub fn builder(
     if let Some(probe) = args.probe {
         site = site.probe(probe);
     }
+    if let Some(file) = &args.resource_groups {
+        site = site.resource_groups(file.groups.clone());
+    }
     site
 }
 

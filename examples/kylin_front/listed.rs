@@ -147,7 +147,9 @@ fn proxy(
     let (affinity, cluster) = (mode.affinity(secret, sessions), members.cluster.clone());
     Ok(match args.kylin {
         true => {
-            let proxy = Proxy::builder(cluster).rules(KylinRules::default().reload(args.reload));
+            let groups = args.resource_groups.as_ref().map(|file| file.groups.clone());
+            let rules = KylinRules::default().reload(args.reload).resource_groups(groups);
+            let proxy = Proxy::builder(cluster).rules(rules);
             let proxy = proxy.queue(args.queue.then(QueueRules::new)).single_flight(args.single_flight);
             configure(proxy, args, observers).affinity(affinity).build()?
         }

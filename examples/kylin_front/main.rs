@@ -16,6 +16,7 @@ mod args;
 mod configured;
 mod demo;
 mod front;
+mod groups;
 mod listed;
 mod log_file;
 mod logging;
@@ -105,6 +106,9 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
         eprintln!(
             "kylin_front: without --secret-file the secret is random: several front ends need a common one, and restarts need the same"
         );
+    }
+    if let Some(file) = args.resource_groups.as_ref().filter(|_| !args.check) {
+        file.follow();
     }
     let (grace, lame_duck) = (args.grace, args.lame_duck);
     let stop = |longest, health| Stop { grace: grace.unwrap_or(longest), lame_duck, health, logs: &logs.files };
@@ -228,9 +232,13 @@ fn summary(args: &Args) -> String {
     let limit = |limit: Option<NonZeroU32>| limit.map_or("any number of".to_owned(), |limit| limit.to_string());
     let sessions = args.sessions.as_ref().unwrap_or(&SessionMode::MEMORY);
     let warnings: String = sessions.warnings().iter().map(|warning| format!("  warning: {warning}\n")).collect();
+    let groups = args.resource_groups.as_ref();
+    let groups = groups.map(|file| format!("resource groups of {}:\n{}\n", file.path.display(), file.groups));
+    let groups = groups.unwrap_or_default().replace('\n', "\n  ");
     format!(
-        "sessions: {sessions}\n{warnings}kylin rules: {}\nprobes: {}\noutlier ejection: {}\ndrain by signs: {}\nsingle flight: {}\npanic mode: {}\nqueues: {}\n\
+        "sessions: {sessions}\n{warnings}{}kylin rules: {}\nprobes: {}\noutlier ejection: {}\ndrain by signs: {}\nsingle flight: {}\npanic mode: {}\nqueues: {}\n\
          limits of a client: {} connections, {} requests\n",
+        groups.trim_end_matches(' '),
         on(args.kylin),
         args.probe.unwrap_or(ProbeMode::Auto),
         on(args.outlier),

@@ -1,6 +1,10 @@
-use crate::endpoint::{Lease, Member};
+use std::sync::Arc;
 
-/// The endpoints that a request has been sent to. Allocates from the fifth on.
+use crate::endpoint::{Lease, Member};
+use crate::kylin::resource_groups::NodeGroup;
+
+/// The endpoints that a request has been sent to, and those outside the resource group of its project. Neither serve it. Allocates
+/// from the fifth on.
 #[derive(Debug, Default)]
 pub struct Attempted {
     first: [u64; 4],
@@ -8,12 +12,30 @@ pub struct Attempted {
     more: Vec<u64>,
     /// The last of them responded, and the client can get that response.
     has_response: bool,
+    /// Only endpoints in this group may serve the request.
+    group: Option<Arc<NodeGroup>>,
 }
 
 impl Attempted {
     /// Returns the empty set.
     pub fn none() -> Self {
         Attempted::default()
+    }
+
+    /// Returns the empty set for a request that only endpoints in `group` may serve.
+    pub(crate) fn within(group: Arc<NodeGroup>) -> Self {
+        Attempted { group: Some(group), ..Attempted::default() }
+    }
+
+    /// Returns whether no endpoint is excluded.
+    #[inline]
+    pub(crate) fn excludes_none(&self) -> bool {
+        self.count == 0 && self.group.is_none()
+    }
+
+    /// Returns whether the endpoint is outside the group of the request.
+    pub(crate) fn is_outside(&self, member: &Member) -> bool {
+        self.group.as_ref().is_some_and(|group| !group.has(member.settings.id.as_str(), &member.settings.placement))
     }
 
     /// Adds the endpoint of `lease`, unless the set contains it.
@@ -53,7 +75,7 @@ impl Attempted {
     }
 
     pub(crate) fn contains(&self, member: &Member) -> bool {
-        self.has(member.live.uid)
+        self.has(member.live.uid) || self.is_outside(member)
     }
 
     #[inline(never)]

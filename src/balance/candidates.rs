@@ -104,7 +104,7 @@ impl<'c> Candidates<'c> {
     #[inline]
     fn was_attempted(&self, slot: &EndpointSlot) -> bool {
         // Checked first: a first attempt need not read the slot.
-        !self.attempted.is_empty() && self.attempted.contains(&slot.member)
+        !self.attempted.excludes_none() && self.attempted.contains(&slot.member)
     }
 
     /// Counts a request in on `candidate`. Returns false if another request has just taken the last permit.

@@ -162,6 +162,13 @@ impl<B> Cluster<B> {
         })
     }
 
+    /// Returns whether `hint` names an endpoint outside the resource group of a request.
+    pub(crate) fn is_outside_group(&self, hint: &EndpointHint, attempted: &Attempted) -> bool {
+        let published = self.shared.published.load();
+        let bound = published.view.find_hinted(hint);
+        bound.is_some_and(|(group, index)| attempted.is_outside(&group.layout.slots[index].member))
+    }
+
     /// Returns whether `hint` names a backup.
     pub(crate) fn is_backup(&self, hint: &EndpointHint) -> bool {
         self.shared.published.load().view.find_in_group(true, hint).is_some()

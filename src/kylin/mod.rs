@@ -12,6 +12,7 @@
 //! | `fan_out` | Does a request go to every node, and how are the responses merged? |
 //! | [`Guard`] | Which paths are closed to clients? |
 //! | [`properties`], [`MetadataUrl`], [`tomcat`] | What do Kylin's files say about the cluster and its sessions? |
+//! | [`ResourceGroups`] | Which nodes of Kylin 5 serve a project? |
 //! | `node` | What does a node report about its roles, its cluster and its metastore? |
 //!
 //! Where a fact has a source, it is a file of <https://github.com/apache/kylin> at the tag or branch named. Facts that were
@@ -24,6 +25,7 @@ pub(crate) mod node;
 pub(crate) mod path;
 pub mod properties;
 pub(crate) mod query;
+pub(crate) mod resource_groups;
 pub(crate) mod response;
 pub(crate) mod retry;
 pub mod tomcat;
@@ -33,6 +35,7 @@ pub use guard::{Guard, InvalidPattern};
 
 pub use node::metadata_url::MetadataUrl;
 pub use path::{AmbiguousPath, NormalizedPath};
+pub use resource_groups::{ResourceGroupError, ResourceGroups};
 pub use version::KylinVersion;
 
 pub(crate) use guard::{ClosedPaths, ROUTED, strip_internal_headers};

@@ -9,11 +9,12 @@ use std::time::Duration;
 use super::config::Config;
 use super::directives::comments::CommentOptions;
 use super::directives::location::{Action, LocationMatch, Locations, Matcher, ProxyPass};
-use super::directives::server::Server;
+use super::directives::server::{Server, ServerName};
 use super::directives::upstream::{EjectionRule, Method, Upstream, UpstreamServer};
 use super::options::{KylinOptions, PolicyName, ProbeMode, SessionMode};
 use crate::admission::QueueRules;
-use crate::kylin::NormalizedPath;
+use crate::backend::http1::Address;
+use crate::kylin::{NormalizedPath, ResourceGroups};
 
 /// The settings of one upstream.
 #[derive(Debug, Clone)]
@@ -30,6 +31,7 @@ pub(super) struct Applied {
     pub(super) panic: Choice<bool>,
     /// How queries wait for servers with `max_conns`, if they do.
     pub(super) queue: Choice<Option<QueueRules>>,
+    pub(super) resource_groups: Choice<Option<ResourceGroups>>,
 }
 
 /// A value and where it comes from.
@@ -106,7 +108,8 @@ fn of_upstream(upstream: &Upstream, servers: &CommentOptions, site: &KylinOption
         },
         choice => choice.map(|on| on.then(|| upstream.queue.unwrap_or_default())),
     };
-    Applied { kylin, sessions, policy, probe, outlier, drain, single_flight, panic, queue }
+    let resource_groups = layers.find("resource_groups", None, |options| options.resource_groups.clone().map(Some));
+    Applied { kylin, sessions, policy, probe, outlier, drain, single_flight, panic, queue, resource_groups }
 }
 
 /// The sources of the settings of one upstream, the closest first.
@@ -171,10 +174,10 @@ impl fmt::Display for AppliedSessions {
     }
 }
 
-/// Returns for each group whether its servers are Kylin nodes: a comment says so, a location passes paths of Kylin to it, or it
-/// shares a server with such a group.
+/// Returns for each group whether its servers are Kylin nodes: a comment says so, a location for paths of Kylin passes requests to it,
+/// a location for all paths does and a [sign] says Kylin, or it shares a server with such a group.
 ///
-/// The port tells nothing: several nodes of one machine have ports of their own.
+/// A location for all paths alone shows nothing: it may be of another site.
 fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
     let mut found: Vec<Option<Choice<bool>>> = config
         .upstreams
@@ -185,13 +188,24 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
             layers.comment("kylin", |options| options.kylin)
         })
         .collect();
+    let mut general: Vec<Option<String>> = vec![None; found.len()];
     for server in config.servers.iter().filter(|server| server.reply.is_none()) {
         for path in KYLIN_PATHS {
             if let Ok(normal) = NormalizedPath::parse(path)
                 && let Some(LocationMatch::Location { location, .. }) = server.locate(&normal)
                 && let Action::Proxy(pass) = &location.action
             {
-                note(pass, &location.matcher, path, server, &mut found);
+                let is_of_kylin = names_kylin(location.matcher.text()) || names_kylin(&pass.written);
+                match sign(&config.upstreams[pass.upstream], server) {
+                    _ if is_of_kylin => note(pass, &location.matcher, path, server, "", &mut found),
+                    Some(sign) => note(pass, &location.matcher, path, server, &sign, &mut found),
+                    None => {
+                        let location = place(&location.matcher, server);
+                        general[pass.upstream].get_or_insert_with(|| {
+                            format!("{location} passes all paths, but no path, name or port says Kylin: # kylin_lb: kylin on; does")
+                        });
+                    }
+                }
             }
         }
         note_locations(&server.locations, server, &mut found);
@@ -201,8 +215,40 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
         let why = format!("it has a server of upstream {}", config.upstreams[other].name);
         found[index] = Some(Choice { value: true, why });
     }
-    let none = || Choice { value: false, why: "no location passes it paths below /kylin".into() };
-    found.into_iter().map(|choice| choice.unwrap_or_else(none)).collect()
+    let none = |general: Option<String>| {
+        let why = general.unwrap_or_else(|| "no location passes it paths below /kylin".into());
+        Choice { value: false, why }
+    };
+    found.into_iter().zip(general).map(|(choice, general)| choice.unwrap_or_else(|| none(general))).collect()
+}
+
+/// The ports of Kylin: its own, that of TLS in Kylin 5, and that of a second instance on a machine in the KAP manual.
+const KYLIN_PORTS: [u16; 3] = [7070, 7443, 17070];
+
+/// Returns what says that an upstream to which a location passes all paths is of Kylin: its name, a name of the server, a name or the port of
+/// one of its own servers.
+fn sign(upstream: &Upstream, server: &Server) -> Option<String> {
+    if names_kylin(&upstream.name) {
+        return Some(", and the upstream has that name".into());
+    }
+    if let Some(name) = server.names.iter().map(ServerName::text).find(|name| names_kylin(name)) {
+        return Some(format!(", and server_name is {name}"));
+    }
+    let of_port = |node: &UpstreamServer| format!(", and {} has a port of Kylin", node.written);
+    upstream.servers.iter().find_map(|node| match &node.address {
+        Address::Name(host, _) if names_kylin(host) => Some(format!(", and {} has that name", node.written)),
+        Address::Socket(address) if KYLIN_PORTS.contains(&address.port()) => Some(of_port(node)),
+        Address::Name(_, port) if KYLIN_PORTS.contains(port) => Some(of_port(node)),
+        // Socket paths and other ports say nothing.
+        _ => None,
+    })
+}
+
+/// Returns whether a name or path has a word for Kylin.
+fn names_kylin(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let mut words = text.split(|letter: char| !letter.is_ascii_alphabetic());
+    text.contains("kylin") || text.contains("kyligence") || words.any(|word| word == "kap")
 }
 
 /// Notes locations that no path of [`KYLIN_PATHS`] leads to, and whose own path is below `/kylin`.
@@ -211,10 +257,10 @@ fn note_locations(locations: &Locations, server: &Server, found: &mut [Option<Ch
         if let Action::Proxy(pass) = &location.action {
             match &location.matcher {
                 Matcher::Exact(path) | Matcher::Prefix { path, .. } => {
-                    note(pass, &location.matcher, path, server, found);
+                    note(pass, &location.matcher, path, server, "", found);
                 }
                 Matcher::Regex(_) if location.matcher.text().contains("kylin") => {
-                    note(pass, &location.matcher, KYLIN_PATHS[0], server, found);
+                    note(pass, &location.matcher, KYLIN_PATHS[0], server, "", found);
                 }
                 Matcher::Regex(_) | Matcher::Named(_) => {}
             }
@@ -224,15 +270,19 @@ fn note_locations(locations: &Locations, server: &Server, found: &mut [Option<Ch
 }
 
 /// Notes the group of a location if the node gets `path` below `/kylin`.
-fn note(pass: &ProxyPass, at: &Matcher, path: &str, server: &Server, found: &mut [Option<Choice<bool>>]) {
+fn note(pass: &ProxyPass, at: &Matcher, path: &str, server: &Server, sign: &str, found: &mut [Option<Choice<bool>>]) {
     // No request is served by a location whose path is ambiguous.
     let normal = NormalizedPath::parse(path).ok();
     let Some(sent) = normal.and_then(|normal| pass.upstream_uri(path, path.as_bytes(), &normal)) else { return };
     if found[pass.upstream].is_none() && (sent == "/kylin" || sent.starts_with("/kylin/")) {
-        let listen = server.listens.first().map(|listen| listen.address.to_string()).unwrap_or_default();
-        let why = format!("location {at} of server {listen} passes {sent}");
+        let why = format!("{} passes {sent}{sign}", place(at, server));
         found[pass.upstream] = Some(Choice { value: true, why });
     }
+}
+
+fn place(at: &Matcher, server: &Server) -> String {
+    let listen = server.listens.first().map(|listen| listen.address.to_string()).unwrap_or_default();
+    format!("location {at} of server {listen}")
 }
 
 /// Returns a group of which nothing is known, and a group of Kylin nodes that has one of its servers.

@@ -43,6 +43,7 @@
 //! | `sessions` | logins are learned, in memory ([`SessionMode`]) | [`session_mode`](SiteBuilder::session_mode) |
 //! | `policy` | round robin, as in nginx ([`PolicyName`]) | [`policy`](SiteBuilder::policy) |
 //! | `probe` | what each node offers ([`ProbeMode`]), once [`Site::start_probes`] is called | [`probe`](SiteBuilder::probe) |
+//! | `resource_groups` | none | a FILE: [`resource_groups`](SiteBuilder::resource_groups) |
 //! | `outlier`, `drain`, `panic` | on, for any upstream | [`outlier`](SiteBuilder::outlier), [`drain`](SiteBuilder::drain), [`panic_mode`](SiteBuilder::panic_mode) |
 //! | `queue` | on: queries wait for servers with `max_conns` | [`queue`](SiteBuilder::queue) |
 //! | `single_flight` | on, for upstreams of Kylin | [`single_flight`](SiteBuilder::single_flight) |
@@ -62,10 +63,12 @@
 //!
 //!   An unknown or misplaced setting is an error, as an unknown directive is. `## kylin_lb: ...` is a comment for people.
 //! - The closest source decides: the upstream, else a server, else an option, else the default. [`Config::report`] names it.
-//! - An upstream is one of Kylin nodes if a location passes paths below `/kylin` to it, or if it has a server of such an upstream.
-//!   The port does not matter. In a file that serves something else too, the other service gets neither sessions nor rules nor
-//!   probes if it has a location and an upstream of its own, such as `location /grafana/`. `kylin on` and `kylin off` in a comment
-//!   say it where the locations do not.
+//! - An upstream is one of Kylin nodes if a location for paths below `/kylin` passes requests to it, or if it has a server of such an
+//!   upstream. A location for all paths, such as `/`, counts if something else says Kylin: the name of the upstream, of one of its
+//!   servers or in `server_name` (`kylin`, `kyligence`, `kap`), the path behind `proxy_pass`, or a port of Kylin (7070, 7443, 17070).
+//!   [`Config::report`] says what does, and what is missing. In a file that serves something else too, the other service gets neither
+//!   sessions nor rules nor probes if it has a location and an upstream of its own, such as `location /grafana/`. `kylin on` and
+//!   `kylin off` in a comment say it where the locations do not.
 //! - Requests for paths that are not below `/kylin` are retried as in nginx, whatever their upstream.
 //!
 //! # Intended differences from nginx

@@ -115,7 +115,8 @@ fn print_upstream((upstream, applied): Group<'_>, f: &mut dyn fmt::Write) -> fmt
 /// Prints what applies to an upstream, and why.
 fn print_applied(applied: &Applied, f: &mut dyn fmt::Write) -> fmt::Result {
     let on = |on| if on { "on" } else { "off" };
-    let Applied { kylin, sessions, policy, probe, outlier, drain, single_flight, panic, queue: _ } = applied;
+    let Applied { kylin, sessions, policy, probe, outlier, drain, single_flight, panic, queue: _, resource_groups } =
+        applied;
     writeln!(f, "  kylin      {} ({})", on(kylin.value), kylin.why)?;
     writeln!(f, "  sessions   {} ({})", sessions.value, sessions.why)?;
     if let AppliedSessions::Mode(mode) = &sessions.value {
@@ -128,7 +129,12 @@ fn print_applied(applied: &Applied, f: &mut dyn fmt::Write) -> fmt::Result {
     if kylin.value {
         writeln!(f, "  single_flight {} ({})", on(single_flight.value), single_flight.why)?;
     }
-    writeln!(f, "  panic      {} ({})", on(panic.value), panic.why)
+    writeln!(f, "  panic      {} ({})", on(panic.value), panic.why)?;
+    if let Some(groups) = &resource_groups.value {
+        writeln!(f, "  groups     {}", resource_groups.why)?;
+        groups.to_string().lines().try_for_each(|line| writeln!(f, "             {line}"))?;
+    }
+    Ok(())
 }
 
 fn print_server(server: &Server, groups: &[Group<'_>], f: &mut dyn fmt::Write) -> fmt::Result {

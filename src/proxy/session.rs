@@ -13,7 +13,7 @@ use crate::drop_guard::DropGuard;
 use crate::endpoint::EndpointId;
 use crate::request::{RequestContext, RequestView};
 use crate::session::affinity::{Affinity, RequestSession};
-use crate::session::hook::{AfterResponse, Nodes, Prepared};
+use crate::session::hook::{AfterResponse, Moves, Nodes, Prepared};
 
 /// The timeout of a strategy's own requests, unless the strategy sets another.
 const NODE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -96,14 +96,18 @@ impl<'p> Session<'p> {
         request: &RequestContext,
         cluster: &Cluster<B>,
         picked: &Picked<B>,
+        attempted: &Attempted,
         response: &mut Response<Body>,
     ) -> AfterResponse {
         let endpoint = picked.lease.endpoint();
         let hint = &self.context.hint;
         let is_elsewhere = hint.is_binding() && !self.is_bound_to(picked);
         let left_backup = || self.primaries_first() && !picked.lease.is_backup() && cluster.is_backup(hint);
-        let bound_unavailable = is_elsewhere && (self.began_at_bound || cluster.is_out(hint) || left_backup());
-        self.context.settle(request, endpoint, bound_unavailable, cluster, response).await
+        let leaves_group = is_elsewhere && cluster.is_outside_group(hint, attempted);
+        let bound_unavailable =
+            leaves_group || is_elsewhere && (self.began_at_bound || cluster.is_out(hint) || left_backup());
+        let moves = Moves { bound_unavailable, leaves_group };
+        self.context.settle(request, endpoint, moves, cluster, response).await
     }
 
     /// Takes what marks the session as in use while it lives.

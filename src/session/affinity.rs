@@ -5,11 +5,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::header::AUTHORIZATION;
 use http::{Request, Response};
 
 use super::hook::{
-    AfterResponse, BoxFuture, EndpointHint, MaybeReady, Nodes, Prepared, ResponseContext, SessionContext,
+    AfterResponse, BoxFuture, EndpointHint, MaybeReady, Moves, Nodes, Prepared, ResponseContext, SessionContext,
 };
 use super::learn::{Learn, Learned};
 #[cfg(feature = "login-relay")]
@@ -198,8 +197,8 @@ impl Affinity {
         context: &RequestContext,
         request: &'r mut Request<Body>,
     ) -> MaybeReady<'r, RequestSession<'a>> {
-        let fallback =
-            self.user.as_ref().and_then(|user| user.hint(request.headers().get(AUTHORIZATION)?)).unwrap_or_default();
+        let by_user = |user: &User| user.hint(context.authorization_in(request.headers())?);
+        let fallback = self.user.as_ref().and_then(by_user).unwrap_or_default();
         let hinted = |hint: Option<EndpointHint>, fallback| {
             MaybeReady::Ready(SessionContext::new(hint.unwrap_or(fallback), BoundSession::Hinted))
         };
@@ -267,11 +266,11 @@ impl RequestSession<'_> {
         &'a mut self,
         request: &'a RequestContext,
         endpoint: &'a EndpointId,
-        bound_unavailable: bool,
+        moves: Moves,
         nodes: &'a dyn Nodes,
         response: &'a mut Response<Body>,
     ) -> MaybeReady<'a, AfterResponse> {
-        let context = ResponseContext { request, endpoint, hint: &self.hint, bound_unavailable, nodes };
+        let context = ResponseContext { request, endpoint, hint: &self.hint, moves, nodes };
         match &mut self.state {
             BoundSession::Hinted => MaybeReady::Ready(AfterResponse::Return),
             BoundSession::Learn(learn, state) => learn.settle(state, &context, response),

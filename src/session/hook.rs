@@ -84,12 +84,21 @@ pub(crate) struct ResponseContext<'a> {
     pub(crate) endpoint: &'a EndpointId,
     /// The hint of the request.
     pub(crate) hint: &'a EndpointHint,
-    /// The endpoint that the hint names failed at this request, is ejected, in maintenance or removed, so the session may move.
-    /// False if that endpoint was full or lacks the role: the login there remains useful.
-    pub(crate) bound_unavailable: bool,
+    pub(crate) moves: Moves,
     /// For requests of the strategy's own.
     #[cfg_attr(not(feature = "login-relay"), allow(dead_code, reason = "only the login relay talks to nodes"))]
     pub(crate) nodes: &'a dyn Nodes,
+}
+
+/// Whether the session may move to the endpoint that responded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moves {
+    /// The endpoint that the hint names failed at this request, is ejected, in maintenance or removed, or outside the resource group
+    /// of the project. False if that endpoint was full or lacks the role: the login there remains useful.
+    pub(crate) bound_unavailable: bool,
+    /// It is outside the resource group. Then the session moves even if the node does not know it, so that the login that follows
+    /// comes to the group.
+    pub(crate) leaves_group: bool,
 }
 
 /// The nodes of a cluster, by the ids of their endpoints.

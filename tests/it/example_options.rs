@@ -412,6 +412,48 @@ async fn the_status_tells_of_clocks_that_differ_and_of_logins_that_no_node_can_c
 }
 
 #[tokio::test]
+async fn a_project_is_served_by_its_resource_group_also_after_the_file_has_changed() {
+    let (nodes, named) = nodes(2).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("groups.json");
+    let write =
+        |node: usize| std::fs::write(&file, crate::resource_groups::relation(&[(nodes[node].1.addr(), "learn_kylin")]));
+    write(1).unwrap();
+    let option = format!("--resource-groups={}", file.display());
+    let comment = manual(&folder, &nodes, "# kylin_lb: resource_groups groups.json;\n");
+    let said = format!("learn_kylin: queries at g0 ({})", nodes[1].1.addr());
+    for source in [&["--nodes", &named, &option][..], &["--config", &comment]] {
+        let shown = check(source);
+        assert!(shown.contains(&said), "{shown}");
+        let before = queries(&nodes);
+        let (_process, front) = start(&[source, &["--policy=round-robin"]].concat()).await;
+        for _ in 0..4 {
+            assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
+        }
+        assert_eq!(queries(&nodes), [before[0], before[1] + 4], "{source:?}");
+    }
+    let plain = manual(&folder, &nodes, "");
+    for source in [["--nodes", &*named], ["--config", &plain]] {
+        write(1).unwrap();
+        let (process, front) = start(&[&source[..], &[&option]].concat()).await;
+        assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
+        std::fs::write(&file, "{").unwrap();
+        until("the line in the log", async || process.file("stderr").contains("resource groups are unchanged")).await;
+        write(0).unwrap();
+        until("the line in the log", async || process.file("stderr").contains("resource groups changed")).await;
+        let before = queries(&nodes);
+        assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
+        assert_eq!(queries(&nodes), [before[0] + 1, before[1]], "{source:?}");
+    }
+    std::fs::write(&file, "[]").unwrap();
+    let comment = manual(&folder, &nodes, "# kylin_lb: resource_groups groups.json;\n");
+    for source in [&["--nodes", &*named, &option][..], &["--config", &comment]] {
+        let error = refused(source);
+        assert!(error.contains("groups.json: line 1, column"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn the_reload_buttons_are_open_to_whom_the_option_says() {
     let (nodes, named) = nodes(2).await;
     let folder = tempfile::TempDir::new().unwrap();

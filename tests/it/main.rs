@@ -87,6 +87,7 @@ mod query_policies;
 mod queues;
 mod replicated_sessions;
 mod request_rules;
+mod resource_groups;
 mod restarts;
 mod retries;
 mod server_limits;

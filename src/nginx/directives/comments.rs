@@ -84,6 +84,7 @@ impl CommentOptions {
             ("single_flight", merge(&mut ours.single_flight, &theirs.single_flight)),
             ("panic", merge(&mut ours.panic, &theirs.panic)),
             ("queue", merge(&mut ours.queue, &theirs.queue)),
+            ("resource_groups", merge(&mut ours.resource_groups, &theirs.resource_groups)),
         ];
         for (name, place) in &other.places {
             if self.place(name).is_none() {

@@ -1,6 +1,7 @@
 //! What an operator can say of an upstream besides nginx's directives: in a `# kylin_lb:` comment of the file, or as a default
 //! of the site.
 
+mod files;
 mod policy;
 mod probe;
 mod replicated;
@@ -9,6 +10,8 @@ mod sessions;
 use std::path::Path;
 
 use thiserror::Error;
+
+use crate::kylin::ResourceGroups;
 
 pub use policy::PolicyName;
 pub use probe::ProbeMode;
@@ -29,10 +32,11 @@ pub(crate) struct KylinOptions {
     pub(crate) panic: Option<bool>,
     /// Whether queries wait for servers with `max_conns`.
     pub(crate) queue: Option<bool>,
+    pub(crate) resource_groups: Option<ResourceGroups>,
 }
 
 /// Name, values.
-pub(crate) const OPTIONS: [(&str, &str); 9] = [
+pub(crate) const OPTIONS: [(&str, &str); 10] = [
     ("kylin", "on|off"),
     ("sessions", "HOW"),
     ("policy", "NAME"),
@@ -42,6 +46,7 @@ pub(crate) const OPTIONS: [(&str, &str); 9] = [
     ("single_flight", "on|off"),
     ("panic", "on|off"),
     ("queue", "on|off"),
+    ("resource_groups", "FILE"),
 ];
 
 /// A value that an option does not take. Never shows the given text, since it may contain a password.
@@ -62,6 +67,12 @@ impl KylinOptions {
             "single_flight" => self.single_flight = Some(switch(value)?),
             "panic" => self.panic = Some(switch(value)?),
             "queue" => self.queue = Some(switch(value)?),
+            "resource_groups" => {
+                let path = folder.join(value);
+                let groups = ResourceGroups::parse(&files::read(&path)?);
+                let groups = groups.map_err(|error| InvalidOption(format!("{}: {error}", path.display())))?;
+                self.resource_groups = Some(groups);
+            }
             _ => return Err(InvalidOption::expected(OPTIONS.map(|(known, _)| known))),
         }
         Ok(())

@@ -11,6 +11,7 @@ use super::names::UpstreamEndpoints;
 use super::routes::Group;
 use super::{Site, SiteError, SiteParts, SiteSuccessor, routes};
 use crate::buffer::BufferBudget;
+use crate::kylin::ResourceGroups;
 use crate::nginx::applied::applied;
 use crate::nginx::config::Config;
 use crate::nginx::options::{KylinOptions, PolicyName, ProbeMode, SessionMode};
@@ -164,6 +165,13 @@ impl SiteBuilder {
         self
     }
 
+    /// Sets the resource groups of Kylin 5, for upstreams of Kylin: [`KylinRules::resource_groups`](crate::proxy::KylinRules::resource_groups).
+    /// Default: none.
+    pub fn resource_groups(mut self, groups: ResourceGroups) -> Self {
+        self.options.resource_groups = Some(groups);
+        self
+    }
+
     /// Sets the budget of bytes that wait in memory, for all locations and the server together. Default: [`BufferBudget::process`].
     pub fn buffers(mut self, budget: BufferBudget) -> Self {
         self.buffers = budget;
@@ -255,6 +263,7 @@ impl SiteBuilder {
                 affinity,
                 kylin: applied.kylin.value,
                 queue: applied.queue.value,
+                resource_groups: applied.resource_groups.value.clone(),
                 buffers: buffers.clone(),
                 max_requests_per_client,
                 observers: observers.clone(),

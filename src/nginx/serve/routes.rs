@@ -10,6 +10,7 @@ use crate::Cluster;
 use crate::admission::QueueRules;
 use crate::backend::{HttpBackend, Timeouts};
 use crate::buffer::BufferBudget;
+use crate::kylin::ResourceGroups;
 use crate::nginx::config::Config;
 use crate::nginx::directives::location::{Action, Location, Locations};
 use crate::nginx::directives::settings::{BlockSettings, NextUpstream};
@@ -40,6 +41,7 @@ pub(super) struct Group {
     pub(super) observers: Vec<Arc<dyn Observer>>,
     pub(super) reload: ReloadAccess,
     pub(super) single_flight: bool,
+    pub(super) resource_groups: Option<ResourceGroups>,
 }
 
 /// Returns the routes by the number of the location.
@@ -70,6 +72,7 @@ fn proxy(location: &Location, groups: &[Group]) -> Result<Option<Proxy>, SiteErr
     Ok(Some(match group.kylin {
         true => {
             let rules = KylinRules::default().other_paths(false).reload(group.reload);
+            let rules = rules.resource_groups(group.resource_groups.clone());
             let builder = Proxy::builder(group.cluster.clone()).rules(rules).queue(group.queue);
             with_settings(builder.single_flight(group.single_flight), settings, group, retry)?
         }

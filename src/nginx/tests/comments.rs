@@ -111,7 +111,7 @@ fn an_upstream_is_of_kylin_if_it_gets_paths_below_kylin() {
         ("location / { proxy_pass http://o; } location /kylin { proxy_pass http://k; }", [true, false]),
         ("location / { proxy_pass http://o; } location ~ ^/kylin/ { proxy_pass http://k; }", [true, false]),
         ("location / { proxy_pass http://k; } location /grafana/ { proxy_pass http://o/; }", [true, false]),
-        ("location /bi/ { proxy_pass http://k/kylin/; } location / { proxy_pass http://o; }", [true, true]),
+        ("location /bi/ { proxy_pass http://k/kylin/; } location / { proxy_pass http://o; }", [true, false]),
         (
             "location /kylin/ { proxy_pass http://k; } location = /kylin/api/query { proxy_pass http://o; }",
             [true, true],
@@ -131,6 +131,36 @@ fn an_upstream_is_of_kylin_if_it_gets_paths_below_kylin() {
     assert_eq!(of(same)[1].kylin.why, "it has a server of upstream k");
 }
 
+/// A location for all paths is no sign of Kylin.
+#[test]
+fn sites_of_others_have_no_kylin_in_them() {
+    for (site, expected) in [
+        ("upstream grafana { server 10.0.0.1:3000; } server { listen 81; location / { proxy_pass http://grafana; } }", None),
+        ("upstream app { ip_hash; server app1:8080; server app2:8080; } server { listen 81; server_name shop.example;
+            location / { proxy_pass http://app; } location /static/ { proxy_pass http://app/assets/; } }", None),
+        ("server { listen 81; server_name jenkins.example; location / { proxy_pass http://127.0.0.1:8080; } }", None),
+        ("upstream php { server unix:/run/php.sock; } server { listen 81; location ~ \\.php$ { proxy_pass http://php; }
+            location / { proxy_pass http://php; } }", None),
+        ("upstream kapok { server kapok-1:80; } server { listen 81; location / { proxy_pass http://kapok; } }", None),
+        ("upstream u { server a:8080; } server { listen 81; location / { proxy_pass http://u; } }", None),
+        ("upstream kylin { server 1.1.1.1:80; } server { listen 81; location / { proxy_pass http://kylin; } }", Some("passes /kylin/api/query")),
+        ("upstream u { server 1.1.1.1:7070; } server { listen 81; location / { proxy_pass http://u; } }", Some("1.1.1.1:7070 has a port of Kylin")),
+        ("upstream u { server a:17070; } server { listen 81; location / { proxy_pass http://u; } }", Some("a:17070 has a port")),
+        ("upstream u { server kap-1:80; } server { listen 81; location / { proxy_pass http://u; } }", Some("kap-1:80 has that name")),
+        ("upstream u { server a:80; } server { listen 81; server_name Kylin.example; location / { proxy_pass http://u; } }", Some("server_name is")),
+        ("upstream u { server a:80; } server { listen 81; location / { proxy_pass http://u/kylin/; } }", Some("passes /kylin/")),
+        ("upstream u { server a:80; } server { listen 81; location ^~ /kylin { proxy_pass http://u; } }", Some("passes /kylin")),
+    ] {
+        let applied = of(site);
+        let kylin = &applied[0].kylin;
+        assert_eq!(kylin.value, expected.is_some(), "{site}: {}", kylin.why);
+        let why = expected.unwrap_or("passes all paths, but no path, name or port says Kylin: # kylin_lb: kylin on;");
+        assert!(kylin.why.contains(why), "{site}: {}", kylin.why);
+        let report = parse(site).report().to_string();
+        assert!(report.contains(&kylin.why), "{report}");
+    }
+}
+
 #[test]
 fn a_directive_of_the_upstream_is_closer_than_an_option() {
     let options = KylinOptions {
@@ -143,6 +173,7 @@ fn a_directive_of_the_upstream_is_closer_than_an_option() {
         single_flight: Some(false),
         panic: Some(false),
         queue: Some(false),
+        resource_groups: None,
     };
     let upstreams = "upstream a { server a; } upstream b { ip_hash; server b; }
         upstream c { sticky cookie x; server c; } upstream d { # kylin_lb: kylin on; sessions route;

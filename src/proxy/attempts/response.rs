@@ -208,7 +208,8 @@ impl<B: Backend> Attempts<'_, B> {
 
     /// Lets the session learn from the response. Returns the request when it is to be sent again to the same endpoint.
     pub(super) async fn settle(&mut self, picked: &Picked<B>) -> Option<Box<Request<Body>>> {
-        match self.session.settle(&self.context, &self.proxy.cluster, picked, &mut self.response).await {
+        match self.session.settle(&self.context, &self.proxy.cluster, picked, &self.attempted, &mut self.response).await
+        {
             AfterResponse::SendAgain => self.take_copy(),
             AfterResponse::Return => None,
             AfterResponse::Bound => {

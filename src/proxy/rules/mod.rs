@@ -3,6 +3,7 @@
 mod cancel;
 mod fan_out;
 mod frequent;
+mod groups;
 mod recent_writes;
 mod reload;
 mod running;
@@ -13,11 +14,12 @@ use std::time::Duration;
 pub use self::cancel::CancelOnDisconnect;
 pub(super) use self::cancel::QueryWatch;
 pub(super) use self::fan_out::fan_out;
+pub(super) use self::groups::within_group;
 pub(super) use self::recent_writes::Writer;
 pub use self::reload::ReloadAccess;
 pub(super) use self::reload::{ReloadCall, may_count, names_administrator};
 pub(super) use self::state::{CLOSED_PATH, Classified, RuleState};
-use crate::kylin::{Guard, KylinVersion};
+use crate::kylin::{Guard, KylinVersion, ResourceGroups};
 
 /// The rules of Kylin that a proxy applies: see [`ProxyBuilder::rules`](crate::proxy::ProxyBuilder::rules). Each rule can be set
 /// separately.
@@ -32,6 +34,7 @@ use crate::kylin::{Guard, KylinVersion};
 /// | [`fan_out`](Self::fan_out) | on | a running query is known to its own node only |
 /// | [`read_your_writes`](Self::read_your_writes) | 8 s | other nodes learn of a write seconds later |
 /// | [`cancel_on_disconnect`](Self::cancel_on_disconnect) | off | it changes requests or needs an administrator's login |
+/// | [`resource_groups`](Self::resource_groups) | none | only nodes of its group should serve a project of Kylin 5 |
 /// | [`other_paths`](Self::other_paths) | on | all that a Kylin node serves is below `/kylin` |
 #[derive(Debug, Clone)]
 #[must_use]
@@ -46,6 +49,7 @@ pub struct KylinRules {
     cancel_on_disconnect: Option<CancelOnDisconnect>,
     other_paths: bool,
     reload: ReloadAccess,
+    resource_groups: Option<ResourceGroups>,
 }
 
 impl Default for KylinRules {
@@ -61,6 +65,7 @@ impl Default for KylinRules {
             cancel_on_disconnect: None,
             other_paths: true,
             reload: ReloadAccess::default(),
+            resource_groups: None,
         }
     }
 }
@@ -142,6 +147,19 @@ impl KylinRules {
     /// more than Kylin. The path counts as Tomcat reads it.
     pub fn other_paths(mut self, on: bool) -> Self {
         self.other_paths = on;
+        self
+    }
+
+    /// Sets the resource groups of Kylin 5: queries and builds of a project that has a group go to the nodes of that group only, by
+    /// the policy and the affinity; 503 if none of them can serve. A node is in a group by its id or its address
+    /// ([`Endpoint::placement`](crate::Endpoint::placement)). Default: `None`; no request is then searched for its project.
+    ///
+    /// A session that is bound to a node outside the group moves into it, which costs one login, unless logins are relayed or
+    /// sessions replicated. A project without a group goes to any node, which responds with KE-010021005. The project of a query is
+    /// that of its body; other requests have it in their JSON, or in the parameter `project` or `projectName`. Requests of other kinds go to any node:
+    /// Kylin passes them to the nodes of the project itself.
+    pub fn resource_groups(mut self, groups: impl Into<Option<ResourceGroups>>) -> Self {
+        self.resource_groups = groups.into();
         self
     }
 

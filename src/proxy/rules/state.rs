@@ -18,7 +18,7 @@ use crate::kylin::class::{RequestClass, RetrySafety, may_have_no_kylin};
 use crate::kylin::fan_out::{Merge, merge_of};
 use crate::kylin::response::{self, Credentials, NeedsBody, Rejection, ResponseClass};
 use crate::kylin::retry::{AttemptOutcome, RetryDecision, decide};
-use crate::kylin::{ClosedPaths, KylinVersion};
+use crate::kylin::{ClosedPaths, KylinVersion, ResourceGroups};
 use crate::proxy::ErrorResponse;
 use crate::request::RequestContext;
 
@@ -111,6 +111,10 @@ impl RuleState {
             access => access,
         };
         Some((ReloadCall::of(request.method(), request.uri())?, access))
+    }
+
+    pub(crate) fn resource_groups(&self) -> Option<&ResourceGroups> {
+        self.rules.resource_groups.as_ref()
     }
 
     /// Returns the role that an endpoint needs to serve the request, and whether no other endpoint will do.
