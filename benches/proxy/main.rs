@@ -18,6 +18,7 @@
 #![allow(unreachable_pub, reason = "a program has no outside")]
 
 mod child;
+mod forward;
 mod load;
 mod peers;
 mod report;
@@ -49,6 +50,9 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     if words.first().is_some_and(|word| word == "--serve") {
         return serve::serve(&words[1..]);
+    }
+    if words.first().is_some_and(|word| word == "--forward") {
+        return forward::run(&words[1..]);
     }
     let options = options(&words);
     let node = Node::start();

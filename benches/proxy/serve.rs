@@ -10,7 +10,7 @@ use kylin_lb::server::Server;
 use kylin_lb::session::{Affinity, Sessions};
 #[cfg(feature = "login-relay")]
 use kylin_lb::session::{LoginRelay, Secret};
-use kylin_lb::{Cluster, Endpoint, Proxy};
+use kylin_lb::{Backend, Cluster, Endpoint, Proxy};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -19,10 +19,6 @@ pub fn serve(words: &[String]) {
     let [kind, listen, threads, nodes @ ..] = words else { panic!("--serve KIND LISTEN THREADS NODE...") };
     let threads: NonZero<usize> = threads.parse().unwrap();
     let listen: SocketAddr = listen.parse().unwrap();
-    let cluster = || {
-        let endpoint = |(number, node): (usize, &String)| Endpoint::http(format!("n{number}"), node).unwrap();
-        Cluster::builder().endpoints(nodes.iter().enumerate().map(endpoint))
-    };
     let start = |proxy: Proxy| {
         Server::builder()
             .listen(listen.into(), proxy)
@@ -35,35 +31,6 @@ pub fn serve(words: &[String]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _server = match kind.as_str() {
         "relay" => return runtime.block_on(relay(listen, nodes[0].parse().unwrap())),
-        // The plain proxy: least-conn, passive health, forwarding headers, a replay copy.
-        "kylin-lb" => start(Proxy::plain(cluster().balancer(LeastConn::new()).build().unwrap()).build().unwrap()),
-        // The default mode: Kylin-aware, with learned sessions in memory.
-        "default" => start(Proxy::builder(cluster().balancer(LeastConn::new()).build().unwrap()).build().unwrap()),
-        // A repeated query goes to the node that has its result.
-        "query-affinity" => {
-            start(Proxy::builder(cluster().balancer(QueryAffinity::new()).build().unwrap()).build().unwrap())
-        }
-        // The front end logs in at each node.
-        #[cfg(feature = "login-relay")]
-        "login-relay" => {
-            let sessions = Sessions::in_memory().unwrap();
-            let relay = LoginRelay::new(sessions, Secret::random().unwrap()).secure(false);
-            let cluster = cluster().balancer(LeastConn::new()).build().unwrap();
-            start(Proxy::builder(cluster).affinity(Affinity::login_relay(relay)).build().unwrap())
-        }
-        "bare" => {
-            let cluster = cluster().balancer(RoundRobin::new()).build().unwrap();
-            start(Proxy::plain(cluster).forwarded_headers(false).retry(RetryPolicy::none()).build().unwrap())
-        }
-        "sticky" => {
-            let by_session = HashKeyed::consistent(RequestKey::Cookie("JSESSIONID".into()));
-            start(Proxy::plain(cluster().balancer(by_session).build().unwrap()).build().unwrap())
-        }
-        "learned" => {
-            let learned = Affinity::learn(Sessions::in_memory().unwrap());
-            let cluster = cluster().balancer(LeastConn::new()).build().unwrap();
-            start(Proxy::plain(cluster).affinity(learned).build().unwrap())
-        }
         "nginx" => {
             let servers: String = nodes.iter().map(|node| format!("server {node};")).collect();
             let text = format!(
@@ -77,9 +44,41 @@ pub fn serve(words: &[String]) {
                 .start()
                 .unwrap()
         }
-        other => panic!("no such front end: {other}"),
+        kind => {
+            let endpoint = |(number, node): (usize, &String)| Endpoint::http(format!("n{number}"), node).unwrap();
+            start(proxy(kind, nodes.iter().enumerate().map(endpoint).collect()))
+        }
     };
     runtime.block_on(std::future::pending())
+}
+
+/// Returns the proxy of a row.
+pub fn proxy<B: Backend>(kind: &str, endpoints: Vec<Endpoint<B>>) -> Proxy<B> {
+    let builder = Cluster::builder().endpoints(endpoints);
+    let cluster = match kind {
+        "query-affinity" => builder.balancer(QueryAffinity::new()),
+        "bare" => builder.balancer(RoundRobin::new()),
+        "sticky" => builder.balancer(HashKeyed::consistent(RequestKey::Cookie("JSESSIONID".into()))),
+        _ => builder.balancer(LeastConn::new()),
+    };
+    let cluster = cluster.build().unwrap();
+    match kind {
+        // The plain proxy: passive health, forwarding headers.
+        "kylin-lb" | "sticky" => Proxy::plain(cluster).build(),
+        // The default mode: Kylin-aware, with learned sessions in memory. With query affinity, a repeated query goes to the node
+        // that has its result.
+        "default" | "query-affinity" => Proxy::builder(cluster).build(),
+        // The front end logs in at each node.
+        #[cfg(feature = "login-relay")]
+        "login-relay" => {
+            let relay = LoginRelay::new(Sessions::in_memory().unwrap(), Secret::random().unwrap()).secure(false);
+            Proxy::builder(cluster).affinity(Affinity::login_relay(relay)).build()
+        }
+        "bare" => Proxy::plain(cluster).forwarded_headers(false).retry(RetryPolicy::none()).build(),
+        "learned" => Proxy::plain(cluster).affinity(Affinity::learn(Sessions::in_memory().unwrap())).build(),
+        other => panic!("no such front end: {other}"),
+    }
+    .unwrap()
 }
 
 /// Copies bytes from one socket to another and back without HTTP: the practical limit.
