@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::config::Config;
 use super::directives::comments::CommentOptions;
-use super::directives::location::{Action, LocationMatch, Locations, Matcher, ProxyPass};
+use super::directives::location::{Action, Location, LocationMatch, Locations, Matcher, ProxyPass};
+use super::directives::rewrite::Step;
 use super::directives::server::{Server, ServerName};
 use super::directives::upstream::{EjectionRule, Method, Upstream, UpstreamServer};
 use super::options::{KylinOptions, PolicyName, ProbeMode, SessionMode};
@@ -189,21 +190,22 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
         })
         .collect();
     let mut general: Vec<Option<String>> = vec![None; found.len()];
-    for server in config.servers.iter().filter(|server| server.reply.is_none()) {
+    for server in config.servers.iter().filter(|server| server.reply.is_none() || !server.script.is_empty()) {
         for path in KYLIN_PATHS {
             if let Ok(normal) = NormalizedPath::parse(path)
                 && let Some(LocationMatch::Location { location, .. }) = server.locate(&normal)
-                && let Action::Proxy(pass) = &location.action
             {
-                let is_of_kylin = names_kylin(location.matcher.text()) || names_kylin(&pass.written);
-                match sign(&config.upstreams[pass.upstream], server) {
-                    _ if is_of_kylin => note(pass, &location.matcher, path, server, "", &mut found),
-                    Some(sign) => note(pass, &location.matcher, path, server, &sign, &mut found),
-                    None => {
-                        let location = place(&location.matcher, server);
-                        general[pass.upstream].get_or_insert_with(|| {
-                            format!("{location} passes all paths, but no path, name or port says Kylin: # kylin_lb: kylin on; does")
-                        });
+                for pass in passes(location) {
+                    let is_of_kylin = names_kylin(location.matcher.text()) || names_kylin(&pass.written);
+                    match sign(&config.upstreams[pass.upstream], server) {
+                        _ if is_of_kylin => note(pass, &location.matcher, path, server, "", &mut found),
+                        Some(sign) => note(pass, &location.matcher, path, server, &sign, &mut found),
+                        None => {
+                            let location = place(&location.matcher, server);
+                            general[pass.upstream].get_or_insert_with(|| {
+                                format!("{location} passes all paths, but no path, name or port says Kylin: # kylin_lb: kylin on; does")
+                            });
+                        }
                     }
                 }
             }
@@ -254,7 +256,11 @@ fn names_kylin(text: &str) -> bool {
 /// Notes locations that no path of [`KYLIN_PATHS`] leads to, and whose own path is below `/kylin`.
 fn note_locations(locations: &Locations, server: &Server, found: &mut [Option<Choice<bool>>]) {
     for location in locations.iter() {
-        if let Action::Proxy(pass) = &location.action {
+        for pass in passes(location) {
+            if location.script.iter().chain(&server.script).any(Step::leads_to_kylin) || pass.leads_to_kylin() {
+                let why = || format!("location {} passes paths below /kylin", location.matcher);
+                found[pass.upstream].get_or_insert_with(|| Choice { value: true, why: why() });
+            }
             match &location.matcher {
                 Matcher::Exact(path) | Matcher::Prefix { path, .. } => {
                     note(pass, &location.matcher, path, server, "", found);
@@ -267,6 +273,17 @@ fn note_locations(locations: &Locations, server: &Server, found: &mut [Option<Ch
         }
         note_locations(&location.nested, server, found);
     }
+}
+
+/// Returns where a location may pass requests.
+fn passes(location: &Location) -> Vec<&ProxyPass> {
+    let forms = location.forms().into_iter();
+    forms
+        .filter_map(|form| match &form.action {
+            Action::Proxy(pass) => Some(pass),
+            Action::Return(_) | Action::LeftOut(_) => None,
+        })
+        .collect()
 }
 
 /// Notes the group of a location if the node gets `path` below `/kylin`.

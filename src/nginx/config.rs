@@ -11,7 +11,7 @@ use super::directives::context::ReadContext;
 use super::directives::location::{Action, Locations};
 use super::directives::remarks::{Notice, Remarks};
 use super::directives::server::{ListenAddress, Server, ServerNames};
-use super::directives::settings::{BlockSettings, SettingsReader, VerifyClient};
+use super::directives::settings::{BlockSettings, LimitZones, SettingsReader, VerifyClient};
 use super::directives::upstream::Upstream;
 use super::syntax::values;
 use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, Parser, Span, explain};
@@ -44,6 +44,8 @@ pub struct Config {
     pub(super) upstreams: Vec<Upstream>,
     /// For each group the comments of the servers that pass requests to it.
     pub(super) server_comments: Vec<CommentOptions>,
+    /// How many variables `set` gives a value.
+    pub(super) set_slots: usize,
     /// The servers in the order of the file.
     pub(super) servers: Vec<Server>,
     /// The addresses to accept connections at, each once.
@@ -134,20 +136,26 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     note_keepalive(&listeners, &servers, &mut context.remarks);
     let server_comments = server_comments(&servers, context.upstreams.all.len())?;
     let servers = servers.into_iter().map(|(server, _)| server).collect();
+    let set_slots = context.maps.set_slots();
     let Remarks { ignored, notes, .. } = context.remarks;
-    Ok(Config { open_files, upstreams: context.upstreams.all, server_comments, servers, listeners, ignored, notes })
+    Ok(Config { set_slots, open_files, upstreams: context.upstreams.all, server_comments, servers, listeners, ignored, notes })
 }
 
 fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(Server, Span)>, Fault> {
     let block = catalogue::modelled(block, Block::Http, &mut context.remarks)?;
     let named = |name: &'static str| block.iter().copied().filter(move |directive| directive.is(name));
     // The variable of a map may stand in any value, before the map as well.
-    context.maps = Maps::read(named("map"))?;
+    let mut sets = Vec::new();
+    for server in named("server") {
+        collect_sets(server, &mut sets);
+    }
+    context.maps = Maps::read(named("map"), &sets)?;
+    context.zones = LimitZones::read(named("limit_req_zone").chain(named("limit_conn_zone")), &context.maps)?;
     // Servers inherit directives that stand behind them, and pass to groups that stand behind them.
     let mut level = SettingsReader::default();
     for directive in &block {
         match directive.name.text.as_str() {
-            "server" | "map" => {}
+            "limit_req_zone" | "limit_conn_zone" | "server" | "map" => {}
             "upstream" => {
                 let upstream = Upstream::read(directive, &context.maps, &mut context.remarks)?;
                 if context.upstreams.find(&upstream.name).is_some() {
@@ -161,6 +169,16 @@ fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(
     }
     let servers = named("server");
     servers.map(|directive| Ok((Server::read(directive, &level.settings, context)?, directive.span()))).collect()
+}
+
+/// Finds each `set` of a block, whose variables may stand anywhere.
+fn collect_sets<'d>(block: &'d Directive, sets: &mut Vec<&'d Directive>) {
+    for inner in block.block.iter().flatten() {
+        if inner.is("set") {
+            sets.push(inner);
+        }
+        collect_sets(inner, sets);
+    }
 }
 
 /// Returns for each group the comments of the servers whose locations pass requests to it.
@@ -181,9 +199,10 @@ fn server_comments(servers: &[(Server, Span)], upstreams: usize) -> Result<Vec<C
 
 fn collect_targets(locations: &Locations, targets: &mut Vec<usize>) {
     for location in locations.iter() {
-        if let Action::Proxy(pass) = &location.action {
-            targets.push(pass.upstream);
-        }
+        targets.extend(location.forms().iter().filter_map(|form| match &form.action {
+            Action::Proxy(pass) => Some(pass.upstream),
+            Action::Return(_) | Action::LeftOut(_) => None,
+        }));
         collect_targets(&location.nested, targets);
     }
 }

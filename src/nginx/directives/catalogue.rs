@@ -41,16 +41,20 @@ const HSL: u8 = H | S | L;
 /// Name, blocks, how it is written.
 static MODELLED: &[(&str, u8, &str)] = &[
     ("add_header", HSL, "add_header NAME VALUE [always];"),
+    ("allow", HSL, "allow ADDRESS|CIDR|unix:|all;"),
+    ("break", S | L, "break;"),
     ("client_body_timeout", HSL, "client_body_timeout TIME;"),
     ("client_header_buffer_size", H | S, "client_header_buffer_size SIZE;"),
     ("client_header_timeout", H | S, "client_header_timeout TIME;"),
     ("client_max_body_size", HSL, "client_max_body_size SIZE;"),
     ("default_type", HSL, "default_type TYPE;"),
-    ("error_page", HSL, "error_page CODE... PAGE;"),
+    ("deny", HSL, "deny ADDRESS|CIDR|unix:|all;"),
+    ("error_page", HSL, "error_page CODE... [=[CODE]] @NAME|PAGE;"),
     ("expires", HSL, "expires TIME|epoch|max|off;"),
     ("hash", U, "hash KEY [consistent];"),
     ("http", M, "http { ... }"),
     ("http2", H | S, "http2 on|off;"),
+    ("if", S | L, "if (CONDITION) { ... }"),
     ("ip_hash", U, "ip_hash;"),
     ("keepalive", U, "keepalive N;"),
     ("keepalive_requests", HSL | U, "keepalive_requests N;"),
@@ -58,12 +62,21 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("keepalive_timeout", HSL | U, "keepalive_timeout TIME;"),
     ("large_client_header_buffers", H | S, "large_client_header_buffers NUMBER SIZE;"),
     ("least_conn", U, "least_conn;"),
+    ("limit_conn", HSL, "limit_conn ZONE NUMBER;"),
+    ("limit_conn_zone", H, "limit_conn_zone KEY zone=NAME:SIZE;"),
+    ("limit_except", L, "limit_except METHOD... { deny all; }"),
+    ("limit_req", HSL, "limit_req zone=NAME [burst=N] [nodelay|delay=N];"),
+    ("limit_req_status", HSL, "limit_req_status CODE;"),
+    ("limit_req_zone", H, "limit_req_zone KEY zone=NAME:SIZE rate=N(r/s|r/m);"),
     ("listen", S, "listen ADDRESS[:PORT] [parameters];"),
     ("location", S | L, "location [= | ^~ | ~ | ~*] PATH { ... }"),
     ("map", H, "map SOURCE $NAME { VALUE RESULT; ... }"),
     ("merge_slashes", H | S, "merge_slashes on|off;"),
     ("proxy_buffering", HSL, "proxy_buffering on|off;"),
     ("proxy_connect_timeout", HSL, "proxy_connect_timeout TIME;"),
+    ("proxy_cookie_domain", HSL, "proxy_cookie_domain off|DOMAIN REPLACEMENT;"),
+    ("proxy_cookie_flags", HSL, "proxy_cookie_flags off|COOKIE FLAG...;"),
+    ("proxy_cookie_path", HSL, "proxy_cookie_path off|PATH REPLACEMENT;"),
     ("proxy_hide_header", HSL, "proxy_hide_header NAME;"),
     ("proxy_http_version", HSL, "proxy_http_version 1.0|1.1;"),
     ("proxy_next_upstream", HSL, "proxy_next_upstream CONDITION...;"),
@@ -89,9 +102,11 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("real_ip_header", HSL, "real_ip_header NAME;"),
     ("real_ip_recursive", HSL, "real_ip_recursive on|off;"),
     ("return", S | L, "return CODE [TEXT|URL];"),
+    ("rewrite", S | L, "rewrite EXPRESSION REPLACEMENT [last|break|redirect|permanent];"),
     ("send_timeout", HSL, "send_timeout TIME;"),
     ("server", H | U, "server { ... } in http, server ADDRESS [parameters]; in upstream"),
     ("server_name", S, "server_name NAME...;"),
+    ("set", S | L, "set $NAME VALUE;"),
     ("set_real_ip_from", HSL, "set_real_ip_from ADDRESS|CIDR|unix:;"),
     ("ssl_certificate", H | S, "ssl_certificate FILE;"),
     ("ssl_certificate_key", H | S, "ssl_certificate_key FILE;"),
@@ -113,7 +128,7 @@ const IGNORED: &str = "
     client_body_in_single_buffer client_body_temp_path connection_pool_size daemon
     debug_connection debug_points directio env error_log etag events fastcgi_*
     google_perftools_profiles gunzip gunzip_* gzip gzip_* http2_* http3_* if_modified_since index
-    ignore_invalid_headers geo geoip_* internal keepalive_disable keepalive_min_timeout limit_rate_after lingering_* load_module
+    ignore_invalid_headers geo geoip_* internal keepalive_disable keepalive_min_timeout limit_conn_log_level limit_conn_status limit_rate_after limit_req_log_level lingering_* load_module
     lua_* modsecurity_transaction_id opentracing opentracing_* otel_* session_sticky_* sticky_hide_cookie vhost_traffic_status*
     lock_file log_format log_not_found log_subrequest map_hash_* master_process max_ranges
     msie_padding msie_refresh multi_accept open_file_cache open_file_cache_* open_log_file_cache
@@ -137,9 +152,6 @@ static IGNORED_WITH: &[(&str, &str, &str)] = &[
     ("auth_basic", "off", "auth_basic off; Kylin asks for a password itself"),
     ("auth_request", "off", "auth_request off; Kylin asks for a password itself"),
     ("proxy_cache", "off", "proxy_cache off; Kylin's responses depend on the user"),
-    ("proxy_cookie_domain", "off", "proxy_cookie_domain off; cookies stay unchanged"),
-    ("proxy_cookie_flags", "off", "proxy_cookie_flags off; cookies stay unchanged"),
-    ("proxy_cookie_path", "off", "proxy_cookie_path off; cookies stay unchanged"),
     ("proxy_force_ranges", "off", "proxy_force_ranges off; ranges stay unchanged"),
     ("proxy_intercept_errors", "off", "proxy_intercept_errors off; the node's error responses reach the client"),
     ("proxy_pass_request_body", "on", "proxy_pass_request_body on;"),
@@ -171,20 +183,29 @@ pub(super) const OF_OTHER_MODULES: [&str; 10] = [
     "vnswrr",
 ];
 
+/// Directives of upstreams that come with other modules than nginx's own, and are translated.
+pub(super) const OF_OTHER_MODULES: [&str; 10] = [
+"check",
+    "check_fastcgi_param",
+    "check_http_expect_alive",
+    "check_http_send",
+    "check_keepalive_requests",
+    "consistent_hash",
+    "fair",
+    "jvm_route",
+    "session_sticky",
+    "vnswrr",
+];
+
 const NO_FILES: &str = "proxy_pass or return: static files are not served";
-const NO_LOGIC: &str = "locations and variables: requests are not rewritten";
-const NO_LIMITS: &str = "max_conns=N on the servers of an upstream: requests are not limited per client";
-const NO_ACCESS: &str = "a firewall, or an application that checks before it forwards: there is no access control here";
+const NO_ACCESS: &str = "a firewall, or an application that checks before it forwards: passwords are not checked here, and Kylin checks its own";
 
 /// Names that nginx knows and this crate refuses, separated by spaces, and what to write instead.
 static REFUSED: &[(&str, &str)] = &[
     ("try_files", NO_FILES),
-    ("allow auth_basic_user_file auth_jwt deny limit_except", NO_ACCESS),
-    ("break if perl rewrite set", NO_LOGIC),
-    (
-        "least_time",
-        "least_conn, or # kylin_lb: policy query-aware|least-conn;: both did better in simulations of long queries",
-    ),
+    ("auth_basic_user_file auth_jwt", NO_ACCESS),
+    ("perl", "an application that embeds the crate: Perl does not run here"),
+    ("least_time", "least_conn, or # kylin_lb: policy query-aware|least-conn;: both did better in simulations of long queries"),
     ("ajp_pass", "proxy_pass http://...: the HTTP port of the same Tomcat"),
     (
         "more_set_headers more_set_input_headers",
@@ -200,15 +221,8 @@ static REFUSED: &[(&str, &str)] = &[
     ),
     ("modsecurity modsecurity_rules modsecurity_rules_file", "a firewall in front of this front end"),
     ("fastcgi_pass grpc_pass scgi_pass uwsgi_pass", "proxy_pass http://..."),
-    (
-        "health_check",
-        "# kylin_lb: probe auto|version|health|tcp|none; or max_fails=N fail_timeout=TIME on the servers of an upstream",
-    ),
-    ("limit_conn limit_conn_zone limit_req limit_req_zone", NO_LIMITS),
-    (
-        "mail stream",
-        "http { upstream kylin { ... } server { location / { proxy_pass http://kylin; } } }: connections of TCP are not forwarded",
-    ),
+    ("health_check", "# kylin_lb: probe auto|version|health|tcp|none; or max_fails=N fail_timeout=TIME on the servers of an upstream"),
+    ("mail stream", "http { upstream kylin { ... } server { location / { proxy_pass http://kylin; } } }: connections of TCP are not forwarded"),
     ("mirror", "no mirror: requests are not copied"),
     ("ntlm", "sticky cookie: connections are not bound to clients"),
     ("proxy_bind", "no proxy_bind: the system chooses the local address"),
@@ -264,7 +278,7 @@ fn is_modelled(directive: &Directive, block: Block) -> Result<bool, Fault> {
             return Err(span.misplaced(message, format!("{usage} {}", phrases(*blocks))));
         }
         let takes_block =
-            matches!(name, "http" | "location" | "map" | "upstream") || (name == "server" && block == Block::Http);
+            matches!(name, "http" | "if" | "limit_except" | "location" | "map" | "upstream") || (name == "server" && block == Block::Http);
         return match &directive.block {
             Some(_) if !takes_block => Err(span.syntax(format!("\"{name}\" takes no block"), *usage)),
             None if takes_block => Err(span.syntax(format!("\"{name}\" has no block"), *usage)),

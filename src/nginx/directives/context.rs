@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::remarks::Remarks;
+use super::settings::LimitZones;
 use super::upstream::Upstreams;
 use crate::nginx::syntax::Sources;
 use crate::nginx::variables::Maps;
@@ -12,16 +13,20 @@ pub(crate) struct ReadContext<'s> {
     pub(crate) remarks: Remarks<'s>,
     /// The variables that the configuration defines.
     pub(crate) maps: Maps,
+    pub(crate) zones: LimitZones,
     pub(crate) upstreams: Upstreams,
     /// The folder of relative names of files; `None` for a text that is not a file.
     pub(crate) folder: Option<PathBuf>,
+    /// A `rewrite` or `if` of the server that is read gives `$1` a value.
+    pub(crate) has_server_captures: bool,
     locations: usize,
 }
 
 impl<'s> ReadContext<'s> {
     pub(crate) fn new(sources: &'s Sources, folder: Option<PathBuf>) -> Self {
         let (maps, upstreams) = (Maps::default(), Upstreams::default());
-        ReadContext { remarks: Remarks::new(sources), maps, upstreams, folder, locations: 0 }
+        let zones = LimitZones::default();
+        ReadContext { remarks: Remarks::new(sources), maps, zones, upstreams, folder, has_server_captures: false, locations: 0 }
     }
 
     /// Notes how far the reading is, for [`back_to`](Self::back_to).

@@ -9,6 +9,8 @@ pub(crate) mod context;
 mod left_out;
 pub(crate) mod location;
 pub(crate) mod remarks;
+pub(crate) mod reply;
+pub(crate) mod rewrite;
 pub(crate) mod server;
 pub(crate) mod settings;
 pub(crate) mod upstream;

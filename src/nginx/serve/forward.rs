@@ -1,20 +1,24 @@
 //! One request: which server and location it belongs to, and what is sent to the node.
 
+mod script;
+
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Extensions, Request, Response, StatusCode, request};
+use http::{Extensions, Request, Response, StatusCode, Uri, request};
 
 use super::SiteParts;
 use super::clusters::UpstreamKey;
-use super::response::{self, BAD_PATH, ResponseEdits};
+use super::response::{self, BAD_PATH, NOT_FOUND, ResponseEdits};
 use super::routes::Route;
+use self::script::{Found, Rewritten};
 use crate::kylin::NormalizedPath;
 use crate::nginx::config::Listener;
-use crate::nginx::directives::location::{Action, LocationMatch, ProxyPass};
-use crate::nginx::directives::server::ListenAddress;
+use crate::nginx::directives::location::{Action, Location, LocationMatch, PassUri, ProxyPass};
+use crate::nginx::directives::server::{ListenAddress, Server};
 use crate::nginx::directives::settings::BlockSettings;
 use crate::nginx::directives::upstream::{Method, Sticky, Upstream};
 use crate::nginx::uri::normalise;
@@ -35,7 +39,12 @@ pub(super) async fn forward(
     let (mut head, body) = request.into_parts();
     match checked.and_then(|()| route(site, listener, peer, &mut head)) {
         Ok(Routed::Respond(response)) => *response,
-        Ok(Routed::Forward(proxy, edits)) => edits.apply(proxy.forward(peer, Request::from_parts(head, body)).await),
+        Ok(Routed::Forward(proxy, edits, wait)) => {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            edits.apply(proxy.forward(peer, Request::from_parts(head, body)).await)
+        }
         Err(error) => error.response_to(&head),
     }
 }
@@ -54,11 +63,15 @@ fn scope_tls(connection: &crate::tls::TlsConnection) -> ScopeTls<'_> {
 /// What is to be done with a request.
 enum Routed<'s> {
     Respond(Box<Response<Body>>),
-    /// The head is ready for the proxy.
-    Forward(&'s Proxy, ResponseEdits<'s>),
+    /// The head is ready for the proxy, after a time if `limit_req` delays the request.
+    Forward(&'s Proxy, ResponseEdits<'s>, Duration),
 }
 
-const NOT_FOUND: ErrorResponse = ErrorResponse::new(StatusCode::NOT_FOUND, "no location is configured for the path");
+const NO_UPSTREAM: ErrorResponse =
+    ErrorResponse::new(StatusCode::BAD_GATEWAY, "the variables of proxy_pass name no upstream");
+
+const DENIED: ErrorResponse =
+    ErrorResponse::new(StatusCode::FORBIDDEN, "the configuration denies the client the path");
 
 const LEFT_OUT: ErrorResponse = ErrorResponse::new(
     StatusCode::NOT_FOUND,
@@ -104,44 +117,111 @@ fn route<'s>(
         captures,
         ..Scope::new(&head.method, request_uri, &decoded, &head.headers)
     };
-    if let Some(reply) = &server.reply {
-        scope.remote = inet(server.settings.real_ip.trusted_proxies().client(peer, &head.headers));
-        return response::reply(reply, &server.settings, &scope).map(Routed::respond);
+    let mut rewritten = Rewritten::new(if server.is_scripted { site.config.set_slots } else { 0 });
+    let found = match server.is_scripted {
+        true => {
+            scope.remote = inet(server.settings.real_ip.trusted_proxies().client(peer, scope.headers));
+            rewritten.find(server, &scope, &path)?
+        }
+        false => find(server, &path, &mut scope)?,
+    };
+    let rewritten = &rewritten;
+    let new_uri = rewritten.uri(&scope);
+    let new_path = new_uri.as_deref().map(NormalizedPath::parse).transpose().map_err(|_| BAD_PATH)?;
+    if server.is_scripted {
+        scope = rewritten.scope(&scope);
     }
-    let (location, captures) = match server.locate(&path) {
-        Some(LocationMatch::Location { location, captures }) => (location, captures),
-        Some(LocationMatch::Redirect(location)) => {
-            scope.remote = inet(site.routes[location.number].trusted.client(peer, &head.headers));
+    let remote = |location: Option<&Location>| {
+        inet(match location {
+            Some(location) => site.routes[location.number].trusted.client(peer, &head.headers),
+            None => server.settings.real_ip.trusted_proxies().client(peer, &head.headers),
+        })
+    };
+    let location = match found {
+        Found::Return(reply, location) => {
+            scope.remote = remote(location);
+            let settings = location.map_or(&server.settings, |location| &location.settings);
+            return response::reply(reply, settings, &scope).map(Routed::respond);
+        }
+        Found::Redirect(status, to, location) => {
+            scope.remote = remote(location);
+            let settings = location.map_or(&server.settings, |location| &location.settings);
+            return response::redirect_to(status, to, settings, &scope).map(Routed::respond);
+        }
+        Found::AddSlash(location) => {
+            scope.remote = remote(Some(location));
             return response::redirect(location, &scope).map(Routed::respond);
         }
-        None => return Err(NOT_FOUND),
+        Found::Location(location) => location,
     };
-    let Route { trusted, proxy, timeouts } = &site.routes[location.number];
-    scope.captures = captures.unwrap_or(scope.captures);
-    scope.remote = inet(trusted.client(peer, &head.headers));
-    match (&location.action, proxy) {
-        (Action::Proxy(pass), Some(proxy)) => {
-            scope.proxy_host = &pass.host;
-            let upstream = &site.config.upstreams[pass.upstream];
-            let uri = pass.upstream_uri(scope.request_uri, scope.path, &path).ok_or(BAD_PATH)?;
-            let uri = match uri {
-                Cow::Borrowed(_) => None,
-                Cow::Owned(uri) => Some(uri.parse().map_err(|_| BAD_PATH)?),
-            };
-            prepare(&location.settings, pass, upstream, &scope, &mut head.extensions)?;
-            let edits = ResponseEdits::new(&location.settings, pass, &scope)?;
-            if let Some(uri) = uri {
-                head.uri = uri;
-            }
-            if let Some(timeouts) = timeouts {
-                head.extensions.insert(*timeouts);
-            }
-            Ok(Routed::Forward(proxy, edits))
+    let location = match &location.by_host {
+        None => location,
+        Some(by_host) => {
+            let host = by_host.host.value(&scope);
+            let named = by_host.locations.iter().find(|(value, _)| value.as_bytes().eq_ignore_ascii_case(&host));
+            &named.ok_or(NO_UPSTREAM)?.1
         }
-        (Action::Return(reply), _) => response::reply(reply, &location.settings, &scope).map(Routed::respond),
-        (Action::LeftOut(_), _) => Err(LEFT_OUT),
-        (Action::Proxy(_), None) => Err(NOT_FOUND),
+    };
+    scope.remote = remote(Some(location));
+    if let Action::Return(reply) = &location.action {
+        return response::reply(reply, &location.settings, &scope).map(Routed::respond);
     }
+    if !location.settings.admits(scope.remote, scope.method) {
+        return Err(DENIED);
+    }
+    let mut wait = Duration::ZERO;
+    for limit in location.settings.limit_reqs.iter() {
+        let status = location.settings.limit_req_status.and_then(|status| StatusCode::from_u16(status).ok());
+        let status = status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let refused = ErrorResponse::new(status, "the client sends too many requests");
+        wait = wait.max(limit.admit(&scope).ok_or(refused)?);
+    }
+    let Route { proxy, timeouts, .. } = &site.routes[location.number];
+    let Action::Proxy(pass) = &location.action else { return Err(LEFT_OUT) };
+    let Some(proxy) = proxy else { return Err(NOT_FOUND) };
+    scope.proxy_host = &pass.host;
+    let upstream = &site.config.upstreams[pass.upstream];
+    let current = new_uri.as_deref().unwrap_or(scope.request_uri);
+    let sent = match &pass.uri {
+        PassUri::Original => Cow::Borrowed(scope.request_uri),
+        PassUri::Variables => Cow::Owned(pass.uri_of_variables(&scope).ok_or(BAD_PATH)?),
+        PassUri::Replace { .. } if rewritten.ignores_pass_uri => Cow::Borrowed(current),
+        PassUri::Unchanged | PassUri::Replace { .. } | PassUri::Normalised { .. } => {
+            pass.upstream_uri(current, scope.path, new_path.as_ref().unwrap_or(&path)).ok_or(BAD_PATH)?
+        }
+    };
+    let uri: Option<Uri> = match sent {
+        Cow::Borrowed(same) if same == scope.request_uri => None,
+        sent => Some(sent.parse().map_err(|_| BAD_PATH)?),
+    };
+    prepare(&location.settings, pass, upstream, &scope, &mut head.extensions)?;
+    let edits = ResponseEdits::new(server, &location.settings, pass, &scope)?;
+    if let Some(uri) = uri {
+        head.uri = uri;
+    }
+    if let Some(timeouts) = timeouts {
+        head.extensions.insert(*timeouts);
+    }
+    Ok(Routed::Forward(proxy, edits, wait))
+}
+
+/// Finds what serves a path where nothing rewrites it.
+fn find<'s, 'r>(
+    server: &'s Server,
+    path: &'r NormalizedPath<'_>,
+    scope: &mut Scope<'r>,
+) -> Result<Found<'s>, ErrorResponse> {
+    if let Some(reply) = &server.reply {
+        return Ok(Found::Return(reply, None));
+    }
+    Ok(match server.locate(path) {
+        Some(LocationMatch::Location { location, captures }) => {
+            scope.captures = captures.unwrap_or(scope.captures);
+            Found::Location(location)
+        }
+        Some(LocationMatch::Redirect(location)) => Found::AddSlash(location),
+        None => return Err(NOT_FOUND),
+    })
 }
 
 impl Routed<'_> {

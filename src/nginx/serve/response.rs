@@ -5,11 +5,17 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::Body;
-use crate::nginx::directives::location::{Location, ProxyPass, Redirects, Reply};
-use crate::nginx::directives::settings::{AddHeader, BlockSettings, adds_to};
+use crate::nginx::directives::location::{Location, ProxyPass, Redirects};
+use crate::nginx::directives::reply::Reply;
+use crate::nginx::directives::server::Server;
+use crate::nginx::directives::settings::{AddHeader, BlockSettings, CookieEdits, ErrorPage, adds_to};
 use crate::nginx::uri::escape;
 use crate::nginx::variables::{Scope, Unsendable};
+use crate::observe::ServedBy;
 use crate::proxy::ErrorResponse;
+
+pub(super) const NOT_FOUND: ErrorResponse =
+    ErrorResponse::new(StatusCode::NOT_FOUND, "no location is configured for the path");
 
 pub(super) const BAD_PATH: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_REQUEST, "the path of the request is not valid");
@@ -19,6 +25,8 @@ pub(super) struct ResponseEdits<'s> {
     settings: &'s BlockSettings,
     added: AddedHeaders<'s>,
     redirects: Redirects<'s>,
+    cookies: CookieEdits<'s>,
+    pages: Vec<(&'s ErrorPage, Option<Response<Body>>)>,
 }
 
 /// `add_header` lines and their values for a request.
@@ -26,18 +34,45 @@ type AddedHeaders<'s> = Vec<(&'s AddHeader, HeaderValue)>;
 
 impl<'s> ResponseEdits<'s> {
     pub(super) fn new(
+        server: &'s Server,
         settings: &'s BlockSettings,
         pass: &'s ProxyPass,
         scope: &Scope<'_>,
     ) -> Result<Self, ErrorResponse> {
-        Ok(ResponseEdits { settings, added: added_headers(settings, scope)?, redirects: pass.redirects(scope) })
+        Ok(ResponseEdits {
+            settings,
+            added: added_headers(settings, scope)?,
+            redirects: pass.redirects(scope),
+            cookies: pass.cookies(settings, scope),
+            pages: pages(server, settings, scope)?,
+        })
     }
 
-    pub(super) fn apply(self, mut response: Response<Body>) -> Response<Body> {
+    pub(super) fn apply(mut self, mut response: Response<Body>) -> Response<Body> {
+        let status = response.status().as_u16();
+        // Those of nodes reach the client.
+        let is_own = response.extensions().get::<ServedBy>().is_none();
+        if let Some((page, reply)) = self.pages.iter_mut().find(|(page, _)| is_own && page.is_for(status)) {
+            let mut of_page = reply.take().unwrap_or(response);
+            let status = page.status(status, of_page.status().as_u16());
+            *of_page.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            return of_page;
+        }
         let headers = response.headers_mut();
         let hidden: Vec<_> = headers.keys().filter(|name| self.settings.hides(name)).cloned().collect();
         for name in hidden {
             headers.remove(name);
+        }
+        if !self.cookies.is_empty() && headers.contains_key(header::SET_COOKIE) {
+            let changed = headers.get_all(header::SET_COOKIE).iter().map(|cookie| match cookie.to_str() {
+                Ok(text) => HeaderValue::from_maybe_shared(Bytes::from(self.cookies.apply(text))).unwrap_or(cookie.clone()),
+                Err(_) => cookie.clone(),
+            });
+            let changed: Vec<_> = changed.collect();
+            headers.remove(header::SET_COOKIE);
+            for cookie in changed {
+                headers.append(header::SET_COOKIE, cookie);
+            }
         }
         if let Some(location) = headers.get(header::LOCATION)
             && let Some(changed) = self.redirected(location.as_bytes())
@@ -50,7 +85,7 @@ impl<'s> ResponseEdits<'s> {
 
     fn redirected(&self, location: &[u8]) -> Option<HeaderValue> {
         let mut rules = self.redirects.iter();
-        let changed = rules.find_map(|(from, to)| location.strip_prefix(&**from).map(|rest| [&**to, rest].concat()));
+        let changed = rules.find_map(|change| change.apply(location));
         changed.and_then(|changed| HeaderValue::from_maybe_shared(Bytes::from(changed)).ok())
     }
 }
@@ -63,14 +98,38 @@ pub(super) fn reply(
 ) -> Result<Response<Body>, ErrorResponse> {
     let text = reply.text.as_ref().map(|text| text.to_bytes(scope)).unwrap_or_default();
     let mut response = Response::new(Body::from(text));
-    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    // nginx closes the connection without a response, which browsers and JDKs take for a reason to send the request again.
+    let is_closed = reply.status == 444;
+    let status = if is_closed { Ok(StatusCode::FORBIDDEN) } else { StatusCode::from_u16(reply.status) };
+    *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if let Some(location) = &reply.location
         && let Some(location) = location.to_header(scope)?
     {
         response.headers_mut().insert(header::LOCATION, location);
     }
     let kind = settings.default_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok());
-    response.headers_mut().insert(header::CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("text/plain")));
+    if is_closed {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    // Responses without a body have no type.
+    if !matches!(reply.status, 204 | 304 | 444) {
+        response.headers_mut().insert(header::CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("text/plain")));
+    }
+    add(settings, added_headers(settings, scope)?, &mut response);
+    Ok(response)
+}
+
+/// Makes the redirect of a `rewrite`.
+pub(super) fn redirect_to(
+    status: u16,
+    to: Vec<u8>,
+    settings: &BlockSettings,
+    scope: &Scope<'_>,
+) -> Result<Response<Body>, ErrorResponse> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::FOUND);
+    let target = HeaderValue::from_maybe_shared(Bytes::from(to)).map_err(|_| BAD_PATH)?;
+    response.headers_mut().insert(header::LOCATION, target);
     add(settings, added_headers(settings, scope)?, &mut response);
     Ok(response)
 }
@@ -87,6 +146,21 @@ pub(super) fn redirect(location: &Location, scope: &Scope<'_>) -> Result<Respons
     response.headers_mut().insert(header::LOCATION, target);
     add(&location.settings, added_headers(&location.settings, scope)?, &mut response);
     Ok(response)
+}
+
+/// Returns the `error_page` lines that change a response of the front end, and the response of their location.
+fn pages<'s>(
+    server: &'s Server,
+    settings: &'s BlockSettings,
+    scope: &Scope<'_>,
+) -> Result<Vec<(&'s ErrorPage, Option<Response<Body>>)>, ErrorResponse> {
+    let mut pages = Vec::new();
+    for page in settings.error_pages.iter().filter(|page| page.has_effect()) {
+        let found = page.named.as_ref().and_then(|name| server.locations.named_reply(name));
+        let response = found.map(|(of_page, settings)| reply(of_page, settings, scope)).transpose()?;
+        pages.push((page, response));
+    }
+    Ok(pages)
 }
 
 fn added_headers<'s>(settings: &'s BlockSettings, scope: &Scope<'_>) -> Result<AddedHeaders<'s>, ErrorResponse> {

@@ -13,7 +13,7 @@ use crate::buffer::BufferBudget;
 use crate::kylin::ResourceGroups;
 use crate::nginx::config::Config;
 use crate::nginx::directives::location::{Action, Location, Locations};
-use crate::nginx::directives::settings::{BlockSettings, NextUpstream};
+use crate::nginx::directives::settings::{BlockSettings, ErrorPage, NextUpstream};
 use crate::observe::Observer;
 use crate::proxy::{KylinRules, Proxy, ProxyBuilder, ReloadAccess, RetryBudget, RetryPolicy, TrustedProxies};
 use crate::session::Affinity;
@@ -56,12 +56,18 @@ pub(super) fn build(config: &Config, groups: &[Group]) -> Result<Vec<Route>, Sit
 
 fn collect(locations: &Locations, groups: &[Group], routes: &mut Vec<(usize, Route)>) -> Result<(), SiteError> {
     for location in locations.iter() {
-        let proxy = proxy(location, groups)?;
-        let trusted = location.settings.real_ip.trusted_proxies();
-        routes.push((location.number, Route { trusted, proxy, timeouts: timeouts(&location.settings) }));
+        for form in location.forms() {
+            routes.push((form.number, route(form, groups)?));
+        }
         collect(&location.nested, groups, routes)?;
     }
     Ok(())
+}
+
+fn route(location: &Location, groups: &[Group]) -> Result<Route, SiteError> {
+        let proxy = proxy(location, groups)?;
+        let trusted = location.settings.real_ip.trusted_proxies();
+        Ok(Route { trusted, proxy, timeouts: timeouts(&location.settings) })
 }
 
 fn proxy(location: &Location, groups: &[Group]) -> Result<Option<Proxy>, SiteError> {
@@ -89,7 +95,8 @@ fn with_settings<K>(
     let builder = group.observers.iter().fold(builder, |builder, observer| builder.observer(Arc::clone(observer)));
     let mut builder = builder
         .buffers(group.buffers.clone())
-        .max_requests_per_client(group.max_requests_per_client)
+        .max_requests_per_client(settings.limit_conn.or(group.max_requests_per_client))
+        .served_by(settings.error_pages.iter().any(ErrorPage::has_effect))
         .trusted_proxies(settings.real_ip.trusted_proxies())
         .retry(retry)
         .affinity(group.affinity.clone())

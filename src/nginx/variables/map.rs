@@ -23,14 +23,31 @@ pub(super) struct Map {
 
 /// The maps of a configuration, by the name of their variable in lower case.
 #[derive(Debug, Default)]
-pub(crate) struct Maps(HashMap<String, Arc<Map>>);
+pub(crate) struct Maps(HashMap<String, Arc<Map>>, Vec<SetVariable>);
+
+/// A variable that `set` gives a value.
+#[derive(Debug)]
+struct SetVariable {
+    name: String,
+    /// Every value that a `set` of the configuration gives it.
+    values: Vec<Template>,
+}
 
 const USAGE: &str = "map SOURCE $NAME { VALUE RESULT; ~EXPRESSION RESULT; default RESULT; }";
 
 impl Maps {
     /// Reads all `map` blocks. They may refer to each other in any order, but not in a circle.
-    pub(crate) fn read<'d>(blocks: impl Iterator<Item = &'d Directive>) -> Result<Maps, Fault> {
+    pub(crate) fn read<'d>(
+        blocks: impl Iterator<Item = &'d Directive>,
+        sets: &[&'d Directive],
+    ) -> Result<Maps, Fault> {
         let (mut maps, mut pending) = (Maps::default(), blocks.collect::<Vec<_>>());
+        for set in sets {
+            let name = set.args.first().and_then(|name| name.text.strip_prefix('$')).map(str::to_ascii_lowercase);
+            if let Some(name) = name.filter(|name| !is_built_in(name) && maps.set_slot(name).is_none()) {
+                maps.1.push(SetVariable { name, values: Vec::new() });
+            }
+        }
         while !pending.is_empty() {
             let (before, mut fault) = (pending.len(), None);
             let mut later = Vec::new();
@@ -56,7 +73,30 @@ impl Maps {
                 _ => pending = later,
             }
         }
+        for set in sets {
+            let [name, value] = &set.args[..] else { continue };
+            let slot = maps.set_slot(&name.text.trim_start_matches('$').to_ascii_lowercase());
+            // The reader of the block reports what is wrong with a value.
+            if let (Some(slot), Ok(value)) = (slot, Template::new(value, &maps)) {
+                maps.1[slot].values.push(value);
+            }
+        }
         Ok(maps)
+    }
+
+    /// Returns the slot of a variable of `set`, by its name in lower case.
+    pub(crate) fn set_slot(&self, name: &str) -> Option<usize> {
+        self.1.iter().position(|variable| variable.name == name)
+    }
+
+    /// Returns how many variables `set` gives a value.
+    pub(crate) fn set_slots(&self) -> usize {
+        self.1.len()
+    }
+
+    /// Returns the values that `set` gives to the variable of a slot.
+    pub(super) fn set_values(&self, slot: usize) -> &[Template] {
+        self.1.get(slot).map_or(&[], |variable| &variable.values)
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Arc<Map>> {
@@ -64,7 +104,7 @@ impl Maps {
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.0.keys().map(String::as_str).chain(self.1.iter().map(|variable| variable.name.as_str()))
     }
 }
 
@@ -121,6 +161,14 @@ impl Map {
             None => Ok(()),
             Some(_) => Err(key.span.duplicate(format!("\"{}\" is duplicate", key.text), "each value once in a map")),
         }
+    }
+
+    pub(super) fn results(&self) -> impl Iterator<Item = &Template> {
+        self.exact.values().chain(self.patterns.iter().map(|(_, result)| result)).chain(&self.default)
+    }
+
+    pub(super) fn has_default(&self) -> bool {
+        self.default.is_some()
     }
 
     /// Writes the value for a request to `sink`.

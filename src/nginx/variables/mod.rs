@@ -7,6 +7,7 @@ mod lookup;
 mod map;
 mod names;
 mod scope;
+mod uses;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,6 +20,7 @@ use thiserror::Error;
 pub(crate) use map::Maps;
 pub(crate) use scope::Scope;
 #[cfg(feature = "tls")]
+pub(crate) use uses::ValueParts;
 pub(crate) use scope::ScopeTls;
 
 use self::map::Map;
@@ -55,6 +57,10 @@ enum Variable {
     /// `$http_NAME`.
     Header(HeaderName),
     Mapped(Arc<Map>),
+    /// `$uri` and `$document_uri`, which are decoded.
+    Path,
+    /// One of `set`, by its slot.
+    Set(usize),
 }
 
 impl Template {
@@ -203,7 +209,8 @@ impl fmt::Display for Template {
 impl Variable {
     fn find(name: &str, maps: &Maps, groups: &[(String, u8)]) -> Option<Variable> {
         let group = groups.iter().find(|(group, _)| group == name).map(|(_, number)| Variable::Capture(*number));
-        group.or_else(|| maps.get(name).map(Variable::Mapped)).or_else(|| Variable::built_in(name))
+        let set = || maps.set_slot(name).map(Variable::Set);
+        group.or_else(|| maps.get(name).map(Variable::Mapped)).or_else(set).or_else(|| Variable::built_in(name))
     }
 
     fn built_in(name: &str) -> Option<Variable> {
@@ -219,6 +226,9 @@ impl Variable {
         }
         if let [digit @ b'1'..=b'9'] = name.as_bytes() {
             return Some(Variable::Capture(digit - b'0'));
+        }
+        if matches!(name, "uri" | "document_uri") {
+            return Some(Variable::Path);
         }
         NAMES.iter().find(|(known, _)| *known == name).map(|(_, evaluate)| Variable::Named(*evaluate))
     }
@@ -236,6 +246,8 @@ impl Variable {
             }
             Variable::Header(name) => names::header(scope, name, sink),
             Variable::Mapped(map) => map.write(scope, sink),
+            Variable::Path => sink(scope.path),
+            Variable::Set(slot) => sink(scope.sets.get(*slot).map_or(b"", Vec::as_slice)),
         }
     }
 }

@@ -32,6 +32,10 @@ pub(crate) struct Scope<'r> {
     pub(crate) proxy_host: &'r str,
     /// The groups of the regular expression that chose the location or server.
     pub(crate) captures: Captures<'r>,
+    /// The arguments, if `rewrite` changed them.
+    pub(crate) args: Option<&'r [u8]>,
+    /// The values of `set`, by their slot.
+    pub(crate) sets: &'r [Vec<u8>],
 }
 
 /// The TLS of a client's connection.
@@ -61,11 +65,16 @@ impl<'r> Scope<'r> {
             server_name: "",
             proxy_host: "",
             captures: Captures::default(),
+            args: None,
+            sets: &[],
         }
     }
 
-    /// Returns the query without its question mark.
-    pub(super) fn query(&self) -> &'r [u8] {
+    /// Returns the arguments without the question mark.
+    pub(crate) fn query(&self) -> &'r [u8] {
+        if let Some(args) = self.args {
+            return args;
+        }
         let target = self.request_uri.split('#').next().unwrap_or_default();
         target.split_once('?').map_or(b"", |(_, query)| query.as_bytes())
     }

@@ -3,21 +3,20 @@
 mod matcher;
 mod proxy_pass;
 mod read;
-mod reply;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
 pub(crate) use matcher::Matcher;
-#[cfg(test)]
-pub(crate) use proxy_pass::PassUri;
-pub(crate) use proxy_pass::{ProxyPass, Redirects};
-pub(crate) use read::read_all;
-pub(crate) use reply::Reply;
+pub(crate) use proxy_pass::{PassUri, ProxyPass, Redirects};
+pub(crate) use read::{matches_an_expression, read_all};
 
+use super::reply::Reply;
+use super::rewrite::Step;
 use super::settings::BlockSettings;
 use crate::kylin::NormalizedPath;
 use crate::nginx::syntax::Captures;
+use crate::nginx::variables::Template;
 
 /// One `location` block.
 #[derive(Debug, Clone)]
@@ -28,8 +27,22 @@ pub(crate) struct Location {
     pub(crate) matcher: Matcher,
     pub(crate) action: Action,
     pub(crate) settings: BlockSettings,
+    /// What happens before the action.
+    pub(crate) script: Vec<Step>,
+    /// What the location is while the condition of an `if` in it holds.
+    pub(crate) variants: Vec<Location>,
+    /// The locations for the values of variables in the host of `proxy_pass`.
+    pub(crate) by_host: Option<ByHost>,
     /// The locations inside it.
     pub(crate) nested: Locations,
+}
+
+/// `proxy_pass http://$NAME`: what the location is for each value.
+#[derive(Debug, Clone)]
+pub(crate) struct ByHost {
+    pub(crate) host: Template,
+    /// Value and location, with an upstream each.
+    pub(crate) locations: Vec<(String, Location)>,
 }
 
 /// What a location does with a request.
@@ -99,10 +112,24 @@ impl Locations {
         self.all.is_empty()
     }
 
+    /// Returns the response of a named location; `None` if there is none that returns one.
+    pub(crate) fn named_reply(&self, name: &str) -> Option<(&Reply, &BlockSettings)> {
+        let named = |location: &&Location| matches!(&location.matcher, Matcher::Named(known) if known == name);
+        self.all.iter().find(named).and_then(|location| match &location.action {
+            Action::Return(reply) => Some((reply, &location.settings)),
+            Action::Proxy(_) | Action::LeftOut(_) => None,
+        })
+    }
+
+    /// Returns whether a location has a script.
+    pub(crate) fn has_scripts(&self) -> bool {
+        self.all.iter().any(|location| !location.script.is_empty() || location.nested.has_scripts())
+    }
+
     /// Returns whether no location is served.
     pub(crate) fn all_left_out(&self) -> bool {
         let is_left_out = |location: &Location| {
-            matches!(location.action, Action::LeftOut(_)) || matches!(location.matcher, Matcher::Named(_))
+            (matches!(location.action, Action::LeftOut(_)) && location.script.is_empty()) || matches!(location.matcher, Matcher::Named(_))
         };
         self.all.iter().all(|location| is_left_out(location) && location.nested.all_left_out())
     }
@@ -158,6 +185,14 @@ impl Locations {
 }
 
 impl Location {
+    /// Returns the location and those that it may be, by its `if` blocks and the variables of its `proxy_pass`.
+    pub(crate) fn forms(&self) -> Vec<&Location> {
+        let by_host = self.by_host.iter().flat_map(|by_host| by_host.locations.iter().map(|(_, location)| location));
+        let mut forms = vec![self];
+        forms.extend(self.variants.iter().chain(by_host).flat_map(Location::forms));
+        forms
+    }
+
     /// Returns the path without the slash at its end; nginx redirects only to a location that
     /// proxies.
     fn without_slash(&self) -> Option<&[u8]> {

@@ -6,11 +6,11 @@ use super::Matcher;
 use crate::backend::http1::Address;
 use crate::kylin::NormalizedPath;
 use crate::nginx::directives::context::ReadContext;
-use crate::nginx::directives::settings::{BlockSettings, NodeSide, Redirect, RedirectRule};
+use crate::nginx::directives::settings::{BlockSettings, Change, CookieEdits, NodeSide, Redirect, RedirectRule};
 use crate::nginx::directives::upstream::{NodeTls, Upstream};
 use crate::nginx::syntax::{Fault, Word, address};
 use crate::nginx::uri::escape;
-use crate::nginx::variables::{Scope, Template};
+use crate::nginx::variables::{Maps, Scope, Template};
 
 /// Where a location sends its requests.
 #[derive(Debug, Clone)]
@@ -22,11 +22,15 @@ pub(crate) struct ProxyPass {
     /// The target as written.
     pub(crate) written: String,
     pub(crate) uri: PassUri,
+    /// The URI of [`PassUri::Variables`].
+    uri_template: Option<Template>,
     redirects: Vec<Redirect>,
+    /// The path at the nodes and the location's in its place, if the location maps one to the other.
+    prefix: Option<(String, String)>,
 }
 
 /// Prefixes of a `Location`, and the replacement of each.
-pub(crate) type Redirects<'s> = Vec<(Cow<'s, [u8]>, Cow<'s, [u8]>)>;
+pub(crate) type Redirects<'s> = Vec<Change<'s>>;
 
 /// How the URI for the node is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +42,10 @@ pub(crate) enum PassUri {
     /// The normalised path, escaped again (`$uri`); with the query or without
     /// (`$uri$is_args$args`).
     Normalised { query: bool },
+    /// `$request_uri`: that of the client, even if `rewrite` changed it.
+    Original,
+    /// One with other variables, which replaces path and arguments.
+    Variables,
 }
 
 impl ProxyPass {
@@ -63,7 +71,8 @@ impl ProxyPass {
         let is_read_as =
             |uri: &String, path: &[u8]| NormalizedPath::parse(uri).is_ok_and(|read| read.as_str().as_bytes() == path);
         let (uri, query) = match &self.uri {
-            PassUri::Unchanged => return Some(Cow::Borrowed(request_uri)),
+            PassUri::Unchanged | PassUri::Original => return Some(Cow::Borrowed(request_uri)),
+            PassUri::Variables => return None,
             PassUri::Replace { prefix, with } => {
                 let (prefix, rest) = path.split_at_checked(*prefix)?;
                 let new = NormalizedPath::parse(with).ok()?;
@@ -84,9 +93,102 @@ impl ProxyPass {
         }))
     }
 
+    /// Returns path and arguments of [`PassUri::Variables`]; `None` if they cannot be sent.
+    pub(crate) fn uri_of_variables(&self, scope: &Scope<'_>) -> Option<String> {
+        let uri = String::from_utf8(self.uri_template.as_ref()?.to_uri(scope)).ok()?;
+        let read = NormalizedPath::parse(&uri).ok()?;
+        // A node must read the path as it stands there, not another that dots in a variable lead to.
+        let path = uri.split('?').next().unwrap_or_default();
+        let is_dots = |segment: &str| matches!(segment.split(';').next().unwrap_or_default(), "." | "..");
+        let is_plain = !path.split('/').any(is_dots) && read.as_str().starts_with('/');
+        Some(uri).filter(|uri| is_plain && is_sendable(uri))
+    }
+
+    /// Returns whether a request may get a path below `/kylin`, whatever its own.
+    pub(crate) fn leads_to_kylin(&self) -> bool {
+        self.uri_template.as_ref().is_some_and(|uri| uri.to_string().starts_with("/kylin"))
+    }
+
+    /// Returns what a `proxy_pass` with variables in its host does for one value: its URI part replaces path and arguments.
+    pub(super) fn with_variables(self, word: &Word) -> Self {
+        let (uri, uri_template) = match self.uri {
+            PassUri::Replace { with, .. } => (PassUri::Variables, Some(Template::literal(&with))),
+            uri => (uri, self.uri_template),
+        };
+        ProxyPass { written: word.text.clone(), uri, uri_template, prefix: None, ..self }
+    }
+
+    /// Returns the part of a URL up to the variables of its host, and the URL for each of their values; `None` without such variables.
+    pub(super) fn urls(word: &Word, maps: &Maps) -> Result<Option<(Template, Vec<(String, String)>)>, Fault> {
+        let text = word.text.as_str();
+        let start = match text.find("://") {
+            Some(at) => at + 3,
+            None if text.starts_with('$') => 0,
+            None => return Ok(None),
+        };
+        let mut end = text[start..].find('/').map_or(text.len(), |at| start + at);
+        // `http://kylin$request_uri`: a variable of the URI.
+        for variable in ["$request_uri", "${request_uri}", "$uri", "${uri}", "$document_uri", "$is_args", "$1", "$2"] {
+            end = text[start..end].find(variable).map_or(end, |at| start + at);
+        }
+        if !text[start..end].contains('$') {
+            return Ok(None);
+        }
+        let host = Template::new(&Word { text: text[..end].to_owned(), span: word.span }, maps)?;
+        let Some(values) = host.possible_values(maps) else {
+            let expected = "http://UPSTREAM; or a variable of map or set, each value of which is the name of an upstream or HOST:PORT";
+            return Err(word.span.unsupported("variables in proxy_pass are not supported", expected));
+        };
+        let named = values.into_iter().filter(|value| !value.is_empty() && !value.ends_with("://"));
+        let urls: Vec<_> = named.map(|value| (value.clone(), value + &text[end..])).collect();
+        if urls.is_empty() {
+            return Err(word.span.missing("the variables of proxy_pass never have a value", "set $NAME VALUE; or map ... $NAME { ... }"));
+        }
+        Ok(Some((host, urls)))
+    }
+
     /// Returns the prefixes of a `Location` in a node's response, and the replacement of each.
+    ///
+    /// A node names itself in it as the client named the front end, because it gets the client's `Host`, or names only a path. So what
+    /// a rule says of `$proxy_host` counts for these too.
     pub(crate) fn redirects(&self, scope: &Scope<'_>) -> Redirects<'_> {
-        self.redirects.iter().map(|redirect| (redirect.from.value(scope), redirect.to.value(scope))).collect()
+        let mut changes: Redirects<'_> = self.redirects.iter().map(|redirect| redirect.for_request(scope)).collect();
+        if let Some((from, to)) = &self.prefix {
+            let own = format!("http://{}", self.host).into_bytes();
+            let host = scope.headers.get(http::header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
+            let is_changed = |change: &Change<'_>| change.0.strip_prefix(&own[..]) == Some(from.as_bytes());
+            if changes.iter().any(is_changed) {
+                for scheme in [&b"http://"[..], b"https://"] {
+                    changes.push(Change::of_prefix([scheme, host, from.as_bytes()].concat(), Cow::Borrowed(to.as_bytes())));
+                }
+                changes.push(Change::of_prefix(from.clone().into_bytes(), Cow::Borrowed(to.as_bytes())));
+            }
+        }
+        changes
+    }
+
+    /// Returns what changes in the cookies of a node's response. Without `proxy_cookie_path`, a path below that of `proxy_pass` becomes
+    /// one below the location's, so that the client sends the cookie back.
+    pub(crate) fn cookies<'s>(&'s self, settings: &'s BlockSettings, scope: &Scope<'_>) -> CookieEdits<'s> {
+        let changes = |rules: &'s [RedirectRule]| {
+            let is_off = rules.iter().any(|rule| matches!(rule, RedirectRule::Off));
+            let rules = rules.iter().filter(|_| !is_off).filter_map(|rule| match rule {
+                RedirectRule::Replace(redirect) => Some(redirect.for_request(scope)),
+                RedirectRule::Default | RedirectRule::Off => None,
+            });
+            rules.collect::<Vec<_>>()
+        };
+        let mut paths = changes(&settings.cookie_paths);
+        if let (true, Some((from, to))) = (settings.cookie_paths.is_empty(), &self.prefix) {
+            paths.push(Change::of_prefix(from.clone().into_bytes(), Cow::Borrowed(to.as_bytes())));
+            // A cookie's path ends without a slash.
+            let bare = |path: &str| path.trim_end_matches('/').to_owned();
+            if !bare(from).is_empty() {
+                let to = if bare(to).is_empty() { "/".to_owned() } else { bare(to) };
+                paths.push(Change::of_prefix(bare(from).into_bytes(), Cow::Owned(to.into_bytes())));
+            }
+        }
+        CookieEdits { paths, domains: changes(&settings.cookie_domains), flags: &settings.cookie_flags }
     }
 
     pub(super) fn read(
@@ -133,33 +235,42 @@ impl ProxyPass {
         let default = match &uri {
             PassUri::Unchanged if written_uri.is_empty() => Some((format!("{url}/"), "/")),
             PassUri::Replace { .. } => Some((text.to_owned(), at.text())),
-            PassUri::Unchanged | PassUri::Normalised { .. } => None,
+            PassUri::Unchanged | PassUri::Normalised { .. } | PassUri::Original | PassUri::Variables => None,
         };
-        let default = default.map(|(from, to)| Redirect { from: Template::literal(&from), to: Template::literal(to) });
+        let default = default.map(|(from, to)| Redirect::literal(&from, to));
+        let prefix = match &uri {
+            PassUri::Replace { with, .. } if with != at.text() => Some((with.clone(), at.text().to_owned())),
+            _ => None,
+        };
         let redirects = match rules {
             [] => default.into_iter().collect(),
             rules if rules.iter().any(|rule| matches!(rule, RedirectRule::Off)) => Vec::new(),
             rules => rules.iter().filter_map(|rule| rule.with_default(&default)).collect(),
         };
-        Ok(ProxyPass { upstream, host, written: text.to_owned(), uri, redirects })
+        let uri_template = match uri {
+            PassUri::Variables => {
+                let at = text.len() - written_uri.len();
+                let uri = Word { text: written_uri.to_owned(), span: word.span.right(at) };
+                Some(Template::for_header(&uri, &context.maps)?)
+            }
+            _ => None,
+        };
+        Ok(ProxyPass { upstream, host, written: text.to_owned(), uri, uri_template, redirects, prefix })
     }
 }
 
 impl PassUri {
     fn read(uri: &str, authority: &str, word: &Word, at: &Matcher) -> Result<PassUri, Fault> {
         match uri {
-            "" | "$request_uri" => Ok(PassUri::Unchanged),
+            "" => Ok(PassUri::Unchanged),
+            "$request_uri" => Ok(PassUri::Original),
             "$uri" => Ok(PassUri::Normalised { query: false }),
             "$uri$is_args$args" => Ok(PassUri::Normalised { query: true }),
-            uri if uri.contains('$') => {
-                let expected =
-                    "http://UPSTREAM$request_uri, or $uri or $uri$is_args$args in its place; no other variables";
-                Err(word.span.unsupported("variables in proxy_pass are not supported", expected))
-            }
+            uri if uri.contains('$') => Ok(PassUri::Variables),
             uri if NormalizedPath::parse(uri).is_err() || !is_sendable(uri) => {
                 Err(word.invalid("URI in proxy_pass", "a path that begins with \"/\" and is escaped"))
             }
-            _ if matches!(at, Matcher::Regex(_)) => {
+            _ if matches!(at, Matcher::Regex(_) | Matcher::Named(_)) => {
                 let message = "proxy_pass cannot have a URI part in a location given by a regular expression";
                 Err(word.span.value(message, format!("http://{authority}")))
             }

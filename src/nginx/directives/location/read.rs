@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::{Action, Location, Locations, Matcher, ProxyPass, Reply};
+use super::{Action, ByHost, Location, Locations, Matcher, ProxyPass};
 use crate::nginx::directives::catalogue::{self, Block, arg};
 use crate::nginx::directives::context::ReadContext;
 use crate::nginx::directives::left_out;
+use crate::nginx::directives::rewrite::Step;
 use crate::nginx::directives::settings::{BlockSettings, SettingsReader};
 use crate::nginx::syntax::{Directive, Fault, Word};
 
@@ -59,17 +60,34 @@ fn read(
 ) -> Result<Location, Fault> {
     let block = directive.block.as_deref().unwrap_or_default();
     if let Some(reason) = left_out::location(block) {
-        context
-            .remarks
-            .note(directive.span(), format!("location {matcher} is left out, its response is 404: {reason}"));
-        let number = context.next_location();
-        let nested = read_all(block, Some(&matcher), settings, captures, context)?;
-        let (action, settings) = (Action::LeftOut(reason), settings.clone());
-        return Ok(Location { number, matcher, action, settings, nested });
+        context.remarks.note(directive.span(), format!("location {matcher} is left out, its response is 404: {reason}"));
+        let mut location = read_body(Vec::new(), matcher, None, settings, captures, context)?;
+        location.action = Action::LeftOut(reason);
+        location.nested = read_all(block, Some(&location.matcher), settings, captures, context)?;
+        return Ok(location);
     }
-    let block = catalogue::modelled(block, Block::Location, &mut context.remarks)?;
+    let modelled = catalogue::modelled(block, Block::Location, &mut context.remarks)?;
+    let mut location = read_body(modelled, matcher, None, settings, captures, context)?;
+    if location.script.is_empty() && matches!(location.action, Action::LeftOut(_)) {
+        let message = "location with neither proxy_pass nor return: static files are not served";
+        return Err(directive.span().missing(message, "proxy_pass http://UPSTREAM; or return CODE;"));
+    }
+    location.nested = read_all(block, Some(&location.matcher), &location.settings, captures, context)?;
+    Ok(location)
+}
+
+/// Reads the directives of a location, or of an `if` in one, whose action is `outer` unless it has its own.
+fn read_body(
+    block: Vec<&Directive>,
+    matcher: Matcher,
+    outer: Option<&Location>,
+    settings: &BlockSettings,
+    captures: bool,
+    context: &mut ReadContext<'_>,
+) -> Result<Location, Fault> {
     let mut level = SettingsReader::inside(settings);
     let (mut pass, mut reply) = (None, None);
+    let captures = captures || context.has_server_captures || block.iter().any(|inner| matches_an_expression(inner));
     for &inner in &block {
         let is_unset = |word: &&Word| !captures && !inner.is("location") && has_capture(word);
         if let Some(word) = inner.args.iter().find(is_unset) {
@@ -77,15 +95,12 @@ fn read(
             return Err(word.span.value(message, "location ~ EXPRESSION"));
         }
         match inner.name.text.as_str() {
-            "location" => {}
+            "location" | "rewrite" | "set" | "break" | "if" => {}
             "proxy_pass" => {
                 level.once(inner)?;
                 pass = Some(arg(inner)?);
             }
-            "return" => {
-                level.once(inner)?;
-                reply = Some(Reply::read(inner, &context.maps)?);
-            }
+            "return" => level.once(inner)?,
             name @ ("keepalive_timeout" | "send_timeout") => {
                 level.read(inner, context)?;
                 let text = format!("{name} in a location: that of the address's default server applies");
@@ -94,18 +109,87 @@ fn read(
             _ => level.read(inner, context)?,
         }
     }
-    // nginx runs `return` before it would pass the request.
-    let action = match (reply, pass) {
-        (Some(reply), _) => Action::Return(reply),
-        (None, Some(word)) => Action::Proxy(ProxyPass::read(word, &matcher, &level.settings, context)?),
-        (None, None) => {
-            let message = "location with neither proxy_pass nor return: static files are not served";
-            return Err(directive.span().missing(message, "proxy_pass http://UPSTREAM; or return CODE;"));
-        }
-    };
     let number = context.next_location();
-    let nested = read_all(block, Some(&matcher), &level.settings, captures, context)?;
-    Ok(Location { number, matcher, action, settings: level.settings, nested })
+    let static_files = || Action::LeftOut("static files are not served".into());
+    let mut location = Location {
+        number,
+        matcher,
+        action: outer.map_or_else(static_files, |outer| outer.action.clone()),
+        settings: level.settings,
+        script: Vec::new(),
+        variants: Vec::new(),
+        by_host: None,
+        nested: Locations::default(),
+    };
+    match pass {
+        Some(word) => set_pass(word, &mut location, context)?,
+        None => {
+            // The block is the same location with other settings.
+            location.by_host = outer.and_then(|outer| outer.by_host.clone()).map(|by_host| ByHost {
+                locations: by_host
+                    .locations
+                    .into_iter()
+                    .map(|(value, pass)| {
+                        let (number, settings) = (context.next_location(), location.settings.clone());
+                        (value, Location { number, settings, ..pass })
+                    })
+                    .collect(),
+                ..by_host
+            });
+        }
+    }
+    // The steps of an `if` are those of the location around it.
+    for inner in block.iter().filter(|inner| outer.is_none() && Step::is(inner)) {
+        let mut variant = None;
+        if inner.is("if") {
+            let body = catalogue::modelled(inner.block.as_deref().unwrap_or_default(), Block::Location, &mut context.remarks)?;
+            if body.iter().any(|inner| !Step::is(inner)) {
+                let (matcher, settings) = (location.matcher.clone(), location.settings.clone());
+                let form = read_body(body, matcher, Some(&location), &settings, captures, context)?;
+                variant = Some(location.variants.len());
+                location.variants.push(form);
+            }
+        }
+        match Step::read(inner, &context.maps, variant)? {
+            // nginx runs `return` before it would pass the request.
+            Step::Return(unconditional) => {
+                reply = Some(unconditional);
+                break;
+            }
+            step => location.script.push(step),
+        }
+    }
+    if let Some(reply) = reply {
+        (location.action, location.by_host) = (Action::Return(reply), None);
+    }
+    Ok(location)
+}
+
+/// Reads `proxy_pass`, which may name several upstreams by variables.
+fn set_pass(word: &Word, location: &mut Location, context: &mut ReadContext<'_>) -> Result<(), Fault> {
+    let Some((host, urls)) = ProxyPass::urls(word, &context.maps)? else {
+        location.action = Action::Proxy(ProxyPass::read(word, &location.matcher, &location.settings, context)?);
+        return Ok(());
+    };
+    let mut locations = Vec::new();
+    for (value, url) in urls {
+        let url = Word { text: url, span: word.span };
+        let pass = ProxyPass::read(&url, &location.matcher, &location.settings, context)?;
+        let mut pass_location = Location { action: Action::Proxy(pass.with_variables(word)), ..location.clone() };
+        pass_location.number = context.next_location();
+        locations.push((value, pass_location));
+    }
+    if let Some((_, first)) = locations.first() {
+        location.action = first.action.clone();
+    }
+    location.by_host = Some(ByHost { host, locations });
+    Ok(())
+}
+
+/// Returns whether a directive gives `$1` a value.
+pub(crate) fn matches_an_expression(directive: &Directive) -> bool {
+    let operators = ["~", "~*", "!~", "!~*"];
+    directive.is("rewrite") || (directive.is("if") && directive.args.iter().any(|word| operators.contains(&word.text.as_str())))
 }
 
 fn has_capture(word: &Word) -> bool {

@@ -12,7 +12,9 @@ use super::catalogue::{self, Block, wrong_number};
 use super::comments::CommentOptions;
 use super::context::ReadContext;
 use super::left_out;
-use super::location::{self, LocationMatch, Locations, Reply};
+use super::location::{self, LocationMatch, Locations};
+use super::reply::Reply;
+use super::rewrite::Step;
 use super::settings::{BlockSettings, SettingsReader};
 use crate::kylin::NormalizedPath;
 use crate::nginx::syntax::{Directive, Fault};
@@ -26,7 +28,11 @@ pub(crate) struct Server {
     pub(crate) name: String,
     /// The settings outside locations.
     pub(crate) settings: BlockSettings,
-    /// `return` outside locations: the response to every request.
+    /// What happens to each request before its location is found.
+    pub(crate) script: Vec<Step>,
+    /// It or a location in it has a script.
+    pub(crate) is_scripted: bool,
+    /// `return` outside locations: the response to every request that the script leaves.
     pub(crate) reply: Option<Reply>,
     pub(crate) locations: Locations,
     /// `# kylin_lb:` comments, which concern the upstreams of the locations.
@@ -100,14 +106,26 @@ impl Server {
         let mut server = Server::read_directives(directive, modelled, http, context)?;
         server.comments = comments;
         let captures = server.names.iter().any(|name| matches!(name, ServerName::Regex(_)));
+        context.has_server_captures = block.iter().any(location::matches_an_expression);
         server.locations = location::read_all(block, None, &server.settings, captures, context)?;
+        context.has_server_captures = false;
+        let mut settings = vec![&server.settings];
+        collect_settings(&server.locations, &mut settings);
+        for page in settings.iter().flat_map(|settings| settings.error_pages.iter()) {
+            if let Some(name) = page.named.as_ref().filter(|name| server.locations.named_reply(name).is_none()) {
+                let message = format!("error_page to {name}, which is no location with return");
+                let expected = "location @NAME { return CODE TEXT; }, or backup servers in the upstream";
+                return Err(page.span.unsupported(message, expected));
+            }
+        }
+        server.is_scripted = !server.script.is_empty() || server.locations.has_scripts();
         if server.reply.is_none() {
             let only_names = |inner: &Directive| matches!(inner.name.text.as_str(), "listen" | "server_name");
             if server.locations.is_empty() && block.iter().all(only_names) {
                 let message = "server with neither a location nor return: static files are not served";
                 return Err(directive.span().missing(message, "location / { proxy_pass http://UPSTREAM; }"));
             }
-            server.is_left_out = server.locations.all_left_out();
+            server.is_left_out = server.script.is_empty() && server.locations.all_left_out();
             if !server.is_left_out && !server.locations.iter().any(|location| location.matcher.is_catch_all()) {
                 let text = "server without location /: the response is 404 where no location matches";
                 context.remarks.note(directive.span(), text);
@@ -125,6 +143,7 @@ impl Server {
     ) -> Result<Server, Fault> {
         let mut level = SettingsReader::inside(http);
         let (mut listens, mut names, mut reply) = (Vec::<Listen>::new(), Vec::new(), None);
+        let mut script = Vec::new();
         let mut addresses = HashSet::new();
         for inner in block {
             match inner.name.text.as_str() {
@@ -145,9 +164,24 @@ impl Server {
                         names.extend(ServerName::read(word)?);
                     }
                 }
-                "return" => {
-                    level.once(inner)?;
-                    reply = Some(Reply::read(inner, &context.maps)?);
+                "rewrite" | "set" | "break" | "return" | "if" => {
+                    if inner.is("return") {
+                        level.once(inner)?;
+                    }
+                    if inner.is("if") {
+                        let body = inner.block.as_deref().unwrap_or_default();
+                        let body = catalogue::modelled(body, Block::Location, &mut context.remarks)?;
+                        if let Some(other) = body.iter().find(|inner| !Step::is(inner)) {
+                            let message = format!("\"{}\" is not allowed in an \"if\" of a server", other.name.text);
+                            return Err(other.span().misplaced(message, "rewrite, return, set or break"));
+                        }
+                    }
+                    match Step::read(inner, &context.maps, None)? {
+                        // What stands behind it never happens.
+                        Step::Return(unconditional) => _ = reply.get_or_insert(unconditional),
+                        step if reply.is_none() => script.push(step),
+                        _ => {}
+                    }
                 }
                 _ => level.read(inner, context)?,
             }
@@ -165,10 +199,19 @@ impl Server {
             names,
             name,
             settings: level.settings,
+            script,
+            is_scripted: false,
             reply,
             locations: Locations::default(),
             comments: CommentOptions::default(),
             is_left_out: false,
         })
+    }
+}
+
+fn collect_settings<'l>(locations: &'l Locations, settings: &mut Vec<&'l BlockSettings>) {
+    for location in locations.iter() {
+        settings.extend(location.forms().iter().map(|form| &form.settings));
+        collect_settings(&location.nested, settings);
     }
 }

@@ -3,23 +3,31 @@
 //! A value is what the file says, or `None`. The defaults of nginx do not always suit Kylin, whose
 //! queries run for minutes, so the code that builds the site chooses them.
 
+mod access;
+mod error_page;
 mod expires;
+mod limit_req;
 mod next_upstream;
 mod read;
 mod real_ip;
 mod redirect;
 mod tls;
 
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, Method};
 
+pub(crate) use access::{AccessRule, LimitExcept};
+pub(crate) use error_page::ErrorPage;
 pub(crate) use expires::Expires;
+pub(crate) use limit_req::{LimitReq, LimitZones};
 pub(crate) use next_upstream::NextUpstream;
 pub(crate) use read::SettingsReader;
 pub(crate) use real_ip::RealIp;
-pub(crate) use redirect::{Redirect, RedirectRule};
+pub(crate) use redirect::{Change, CookieEdits, CookieFlags, Redirect, RedirectRule};
 #[cfg_attr(not(feature = "tls"), allow(unused_imports, reason = "read, and not used"))]
 pub(crate) use tls::{CertificateFiles, ClientSide, NodeSide, Protocols, VerifyClient};
 
@@ -34,6 +42,14 @@ pub(crate) struct BlockSettings {
     pub(crate) set_headers: Arc<Vec<SetHeader>>,
     /// `add_header`.
     pub(crate) add_headers: Arc<Vec<AddHeader>>,
+    /// `error_page`.
+    pub(crate) error_pages: Arc<Vec<ErrorPage>>,
+    /// `limit_req`.
+    pub(crate) limit_reqs: Arc<Vec<LimitReq>>,
+    /// `limit_req_status`; nginx: 503.
+    pub(crate) limit_req_status: Option<u16>,
+    /// `limit_conn` by the client's address.
+    pub(crate) limit_conn: Option<NonZeroU32>,
     /// `expires`.
     pub(crate) expires: Option<Expires>,
     /// `proxy_hide_header`.
@@ -46,6 +62,16 @@ pub(crate) struct BlockSettings {
     pub(crate) client_tls: Arc<ClientSide>,
     /// `proxy_ssl_*`.
     pub(crate) node_tls: Arc<NodeSide>,
+    /// `allow` and `deny`.
+    pub(crate) access: Arc<Vec<AccessRule>>,
+    /// `limit_except`.
+    pub(crate) limit_except: Option<Arc<LimitExcept>>,
+    /// `proxy_cookie_path`.
+    pub(crate) cookie_paths: Arc<Vec<RedirectRule>>,
+    /// `proxy_cookie_domain`.
+    pub(crate) cookie_domains: Arc<Vec<RedirectRule>>,
+    /// `proxy_cookie_flags`.
+    pub(crate) cookie_flags: Arc<Vec<CookieFlags>>,
     /// `proxy_redirect`.
     pub(crate) redirect: Arc<Vec<RedirectRule>>,
     /// `proxy_next_upstream`, `_tries` and `_timeout`.
@@ -108,6 +134,12 @@ pub(crate) fn adds_to(status: u16) -> bool {
 }
 
 impl BlockSettings {
+    /// Returns whether a client may send a request with this method; `None` is a client of a unix socket.
+    pub(crate) fn admits(&self, client: Option<SocketAddr>, method: &Method) -> bool {
+        let by_method = self.limit_except.as_ref().is_none_or(|limit| limit.allows(method, client));
+        access::allow(&self.access, client) && by_method
+    }
+
     /// Returns whether a header of a node's response is kept from the client.
     pub(crate) fn hides(&self, name: &HeaderName) -> bool {
         // nginx drops these unless `proxy_pass_header` names them.

@@ -1,11 +1,12 @@
 //! Reads the directives of [`BlockSettings`] in one block: `http`, `server` or `location`.
 
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, header};
 
-use super::{AddHeader, BlockSettings, Expires, RedirectRule, SetHeader};
+use super::{AccessRule, AddHeader, BlockSettings, CookieFlags, ErrorPage, Expires, LimitExcept, RedirectRule, SetHeader};
 use crate::nginx::directives::catalogue::{arg, args, wrong_number};
 use crate::nginx::directives::context::ReadContext;
 use crate::nginx::syntax::values::{self, TimeUnit};
@@ -53,7 +54,26 @@ impl SettingsReader {
             "proxy_redirect" => {
                 list(is_first, &mut settings.redirect).push(RedirectRule::read(directive, &context.maps)?);
             }
-            "error_page" => error_page(directive, context)?,
+            "allow" | "deny" => {
+                let is_first = !self.seen.contains("allow") && !self.seen.contains("deny");
+                list(is_first, &mut settings.access).push(AccessRule::read(directive)?);
+            }
+            "proxy_cookie_path" => {
+                list(is_first, &mut settings.cookie_paths).push(RedirectRule::read(directive, &context.maps)?);
+            }
+            "proxy_cookie_domain" => {
+                list(is_first, &mut settings.cookie_domains).push(RedirectRule::read(directive, &context.maps)?);
+            }
+            "proxy_cookie_flags" => list(is_first, &mut settings.cookie_flags).extend(CookieFlags::read(directive)?),
+            "error_page" => list(is_first, &mut settings.error_pages).push(ErrorPage::read(directive, &mut context.remarks)?),
+            "limit_req" => list(is_first, &mut settings.limit_reqs).push(context.zones.limit_req(directive)?),
+            "limit_conn" => {
+                let limit = context.zones.limit_conn(directive)?;
+                let limit = NonZeroU32::new(settings.limit_conn.map_or(limit, |other| limit.min(other.get())));
+                settings.limit_conn = limit;
+                let text = "limit_conn: counts requests in flight; the response over the limit is 429";
+                context.remarks.note(directive.span(), text);
+            }
             "set_real_ip_from" => {
                 let real_ip = Arc::make_mut(&mut settings.real_ip);
                 if is_first {
@@ -112,6 +132,11 @@ impl SettingsReader {
             "proxy_request_buffering" => settings.request_buffering = Some(flag()?),
             "merge_slashes" => settings.merge_slashes = Some(flag()?),
             "underscores_in_headers" => settings.underscores_in_headers = Some(flag()?),
+            "limit_except" => settings.limit_except = Some(Arc::new(LimitExcept::read(directive)?)),
+            "limit_req_status" => {
+                let status = values::number(arg(directive)?, 400..=599)?;
+                settings.limit_req_status = u16::try_from(status).ok();
+            }
             "expires" => settings.expires = Some(Expires::read(directive)?),
             "http2" => {
                 if !flag()? {
@@ -169,27 +194,6 @@ impl SettingsReader {
         }
         Ok(())
     }
-}
-
-/// Notes a page for errors, which are the front end's own: the node's error responses reach the client.
-fn error_page(directive: &Directive, context: &mut ReadContext<'_>) -> Result<(), Fault> {
-    let Some((page, codes)) = directive.args.split_last().filter(|(_, codes)| !codes.is_empty()) else {
-        return Err(wrong_number(directive));
-    };
-    if let Some(changed) = codes.iter().find(|code| code.text.starts_with('=')) {
-        let expected = "error_page CODE... PAGE; the front end's own error responses have Kylin's form";
-        return Err(changed.span.unsupported("error_page with another status", expected));
-    }
-    if page.text.starts_with('@') {
-        let expected = "error_page CODE... PAGE; or backup servers in the upstream";
-        return Err(page.span.unsupported("error_page to a named location", expected));
-    }
-    for code in codes {
-        values::number(code, 300..=599)?;
-    }
-    let text = format!("error_page {}: error responses of the front end have Kylin's form", page.text);
-    context.remarks.note(directive.span(), text);
-    Ok(())
 }
 
 /// The list that a directive adds to: the first line in a block begins it anew.

@@ -7,7 +7,7 @@ use crate::nginx::variables::{Maps, Template};
 /// A response that the front end gives itself.
 #[derive(Debug, Clone)]
 pub(crate) struct Reply {
-    /// The status, 200 to 599.
+    /// The status, 200 to 599; 444 is 403 with a closed connection.
     pub(crate) status: u16,
     /// `Location` of a redirect.
     pub(crate) location: Option<Template>,
@@ -26,10 +26,6 @@ impl Reply {
         let is_url = ["http://", "https://", "$scheme"].iter().any(|start| first.text.starts_with(start));
         if second.is_none() && is_url {
             return Ok(Reply { status: 302, location: Some(Template::for_header(first, maps)?), text: None });
-        }
-        if first.text == "444" {
-            let message = "return 444 (closing without a response) is not supported";
-            return Err(first.span.unsupported(message, "a status that is sent, such as 403"));
         }
         if !first.text.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(first.invalid("return code", usage));

@@ -1,0 +1,184 @@
+//! `rewrite`, `if`, `set` and `break`: what changes a request before it is served (`ngx_http_rewrite_module`).
+
+use super::catalogue::{args, wrong_number};
+use super::reply::Reply;
+use crate::nginx::syntax::{Directive, Fault, Pattern, Word};
+use crate::nginx::variables::{Maps, Template};
+
+/// One step, in the order of the file.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    Set {
+        slot: usize,
+        value: Template,
+    },
+    Rewrite(Rewrite),
+    Return(Reply),
+    Break,
+    If {
+        condition: Condition,
+        then: Vec<Step>,
+        /// The settings of the block, by its position among the blocks of the location.
+        variant: Option<usize>,
+    },
+}
+
+/// One `rewrite` line.
+#[derive(Debug, Clone)]
+pub(crate) struct Rewrite {
+    pub(crate) pattern: Pattern,
+    pub(crate) path: Template,
+    /// What stands behind the `?` of the replacement.
+    pub(crate) args: Option<Template>,
+    /// The arguments of the request follow: the replacement does not end with `?`.
+    pub(crate) keeps_args: bool,
+    pub(crate) then: AfterRewrite,
+}
+
+/// What follows a rewrite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterRewrite {
+    /// The next step.
+    Next,
+    /// `last`: the location of the new path.
+    Last,
+    /// `break`: this location serves the new path.
+    Break,
+    /// A redirect with this status.
+    Redirect(u16),
+}
+
+/// The condition of an `if`.
+#[derive(Debug, Clone)]
+pub(crate) enum Condition {
+    /// Neither empty nor `0`.
+    True(Template),
+    Equals(Template, Template, bool),
+    Matches(Template, Pattern, bool),
+}
+
+const IF: &str = "if ($VARIABLE), if ($VARIABLE = VALUE), !=, ~ EXPRESSION, ~*, !~ or !~*";
+
+impl Step {
+    /// Returns whether a directive is read by [`Step::read`].
+    pub(crate) fn is(directive: &Directive) -> bool {
+        matches!(directive.name.text.as_str(), "rewrite" | "set" | "break" | "return" | "if")
+    }
+
+    /// Reads a directive. `variant` is the place of the settings of an `if` among those of its location.
+    pub(crate) fn read(directive: &Directive, maps: &Maps, variant: Option<usize>) -> Result<Step, Fault> {
+        match directive.name.text.as_str() {
+            "rewrite" => Rewrite::read(directive, maps).map(Step::Rewrite),
+            "set" => {
+                let [name, value] = args(directive)?;
+                let name = name.text.trim_start_matches('$').to_ascii_lowercase();
+                let Some(slot) = maps.set_slot(&name) else {
+                    let message = format!("\"set\" of the built-in variable ${name} is not supported");
+                    return Err(directive.span().unsupported(message, "a variable of another name"));
+                };
+                Ok(Step::Set { slot, value: Template::new(value, maps)? })
+            }
+            "break" => args::<0>(directive).map(|_| Step::Break),
+            "return" => Reply::read(directive, maps).map(Step::Return),
+            _ => {
+                let condition = Condition::read(directive, maps)?;
+                let block = directive.block.as_deref().unwrap_or_default();
+                let mut then = Vec::new();
+                for inner in block.iter().filter(|inner| Step::is(inner)) {
+                    if inner.is("if") {
+                        return Err(inner.span().misplaced("\"if\" inside \"if\"", "one condition, or a map"));
+                    }
+                    then.push(Step::read(inner, maps, None)?);
+                }
+                Ok(Step::If { condition, then, variant })
+            }
+        }
+    }
+
+    /// Returns whether the step may send a request to a path below `/kylin`.
+    pub(crate) fn leads_to_kylin(&self) -> bool {
+        match self {
+            Step::Rewrite(rewrite) => rewrite.path.to_string().starts_with("/kylin"),
+            Step::If { then, .. } => then.iter().any(Step::leads_to_kylin),
+            Step::Set { .. } | Step::Return(_) | Step::Break => false,
+        }
+    }
+}
+
+impl Rewrite {
+    fn read(directive: &Directive, maps: &Maps) -> Result<Rewrite, Fault> {
+        let (expression, replacement, flag) = match &directive.args[..] {
+            [expression, replacement] => (expression, replacement, None),
+            [expression, replacement, flag] => (expression, replacement, Some(flag)),
+            _ => return Err(wrong_number(directive)),
+        };
+        let pattern = Pattern::new(&expression.text, false, expression, 0)?;
+        let is_url = ["http://", "https://", "$scheme"].iter().any(|start| replacement.text.starts_with(start));
+        let then = match flag.map(|flag| flag.text.as_str()) {
+            Some("permanent") => AfterRewrite::Redirect(301),
+            Some("redirect") => AfterRewrite::Redirect(302),
+            _ if is_url => AfterRewrite::Redirect(302),
+            None => AfterRewrite::Next,
+            Some("last") => AfterRewrite::Last,
+            Some("break") => AfterRewrite::Break,
+            Some(_) => {
+                let flag = flag.unwrap_or(expression);
+                return Err(flag.invalid("flag", "last, break, redirect or permanent"));
+            }
+        };
+        if !is_url && !replacement.text.starts_with(['/', '$']) {
+            return Err(replacement.invalid("replacement", "a path that begins with \"/\", or http://..."));
+        }
+        let (text, keeps_args) = match replacement.text.strip_suffix('?') {
+            Some(text) => (text, false),
+            None => (replacement.text.as_str(), true),
+        };
+        let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
+        let part = |text: &str, skip| {
+            Template::for_header(&Word { text: text.to_owned(), span: replacement.span.right(skip) }, maps)
+        };
+        let args = query.map(|query| part(query, path.len() + 1)).transpose()?;
+        Ok(Rewrite { pattern, path: part(path, 0)?, args, keeps_args, then })
+    }
+}
+
+impl Condition {
+    fn read(directive: &Directive, maps: &Maps) -> Result<Condition, Fault> {
+        let wrong = || directive.span().value("invalid condition of \"if\"", IF);
+        let mut words = directive.args.clone();
+        // `( $a = b )` and `($a = b)` are the same.
+        let first = words.first_mut().ok_or_else(wrong)?;
+        first.text = first.text.strip_prefix('(').ok_or_else(wrong)?.to_owned();
+        first.span = first.span.right(1);
+        let last = words.last_mut().ok_or_else(wrong)?;
+        last.text = last.text.strip_suffix(')').ok_or_else(wrong)?.to_owned();
+        if words.first().is_some_and(|word| word.text.is_empty()) && words.len() > 1 {
+            words.remove(0);
+        }
+        if words.last().is_some_and(|word| word.text.is_empty()) && words.len() > 1 && directive.args.last().is_some_and(|last| last.text == ")") {
+            words.pop();
+        }
+        if let Some(test) = words.first().filter(|word| ["-f", "-d", "-e", "-x"].contains(&word.text.trim_start_matches('!'))) {
+            let message = format!("\"if\" with the test of files {}", test.text);
+            return Err(test.span.unsupported(message, "no such block: static files are not served"));
+        }
+        let subject = |word: &Word| match word.text.starts_with('$') {
+            true => Template::new(word, maps),
+            false => Err(word.invalid("condition", IF)),
+        };
+        match &words[..] {
+            [variable] => subject(variable).map(Condition::True),
+            [variable, operator, value] => {
+                let subject = subject(variable)?;
+                let is_negated = operator.text.starts_with('!');
+                match operator.text.as_str() {
+                    "=" | "!=" => Ok(Condition::Equals(subject, Template::new(value, maps)?, is_negated)),
+                    "~" | "!~" => Ok(Condition::Matches(subject, Pattern::new(&value.text, false, value, 0)?, is_negated)),
+                    "~*" | "!~*" => Ok(Condition::Matches(subject, Pattern::new(&value.text, true, value, 0)?, is_negated)),
+                    _ => Err(operator.invalid("operator", IF)),
+                }
+            }
+            _ => Err(wrong()),
+        }
+    }
+}

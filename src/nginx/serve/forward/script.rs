@@ -1,0 +1,253 @@
+//! Runs the steps of `rewrite`, `if`, `set` and `return` for a request.
+
+use http::StatusCode;
+
+use crate::nginx::serve::response::{BAD_PATH, NOT_FOUND};
+use crate::kylin::NormalizedPath;
+use crate::nginx::directives::location::{Location, LocationMatch};
+use crate::nginx::directives::reply::Reply;
+use crate::nginx::directives::rewrite::{AfterRewrite, Condition, Rewrite, Step};
+use crate::nginx::directives::server::Server;
+use crate::nginx::syntax::Captures;
+use crate::nginx::uri::escape;
+use crate::nginx::variables::Scope;
+use crate::proxy::ErrorResponse;
+
+/// How often a request may be rewritten before its location is found.
+const MAX_CYCLES: usize = 10;
+
+const CYCLE: ErrorResponse =
+    ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the configuration rewrites the path in a circle");
+
+/// What the steps have made of a request.
+#[derive(Debug, Default)]
+pub(super) struct Rewritten {
+    /// The variables of `set`, by their slot.
+    sets: Vec<Vec<u8>>,
+    /// The groups of the last regular expression that matched, if the steps had one.
+    captures: Option<[Option<Vec<u8>>; 10]>,
+    /// The new path, decoded; `None` as long as it is that of the request.
+    path: Option<Vec<u8>>,
+    /// The new arguments.
+    args: Option<Vec<u8>>,
+    /// `rewrite ... break`: a URI part of `proxy_pass` does not apply.
+    pub(super) ignores_pass_uri: bool,
+}
+
+/// What serves a request. A location is that whose settings apply; without one those of the server do.
+pub(super) enum Found<'s> {
+    Location(&'s Location),
+    /// The path lacks the slash at the end of the location's.
+    AddSlash(&'s Location),
+    Return(&'s Reply, Option<&'s Location>),
+    /// A redirect with this status, by `rewrite`.
+    Redirect(u16, Vec<u8>, Option<&'s Location>),
+}
+
+/// How the steps end.
+enum Outcome<'s> {
+    /// The location serves the request.
+    Serve,
+    /// The path has another location.
+    Locate,
+    Return(&'s Reply),
+    Redirect(u16, Vec<u8>),
+}
+
+/// How a list of steps ends.
+enum End<'s> {
+    /// Behind the last step.
+    Through,
+    Stop,
+    Outcome(Outcome<'s>),
+}
+
+impl Rewritten {
+    pub(super) fn new(slots: usize) -> Self {
+        Rewritten { sets: vec![Vec::new(); slots], ..Rewritten::default() }
+    }
+
+    /// Returns the request as the variables see it now.
+    pub(super) fn scope<'r>(&'r self, scope: &Scope<'r>) -> Scope<'r> {
+        let mut scope = *scope;
+        scope.sets = &self.sets;
+        if let Some(path) = &self.path {
+            scope.path = path;
+        }
+        if let Some(args) = &self.args {
+            scope.args = Some(args);
+        }
+        if let Some(groups) = &self.captures {
+            let mut captures = Captures::default();
+            for (group, to) in groups.iter().zip(&mut captures.0) {
+                *to = group.as_deref();
+            }
+            scope.captures = captures;
+        }
+        scope
+    }
+
+    /// Returns path and arguments as a URI, if the path is new.
+    pub(super) fn uri(&self, scope: &Scope<'_>) -> Option<String> {
+        let path = escape(self.path.as_ref()?);
+        let args = self.args.as_deref().unwrap_or_else(|| scope.query());
+        if args.is_empty() { Some(path) } else { Some(format!("{path}?{}", String::from_utf8_lossy(args))) }
+    }
+
+    /// Runs the scripts of a server and its locations, and finds the location for the path that they leave.
+    pub(super) fn find<'s>(
+        &mut self,
+        server: &'s Server,
+        scope: &Scope<'_>,
+        path: &NormalizedPath<'_>,
+    ) -> Result<Found<'s>, ErrorResponse> {
+        match self.run(&server.script, scope, &mut None)? {
+            Outcome::Serve | Outcome::Locate => {}
+            Outcome::Return(reply) => return Ok(Found::Return(reply, None)),
+            Outcome::Redirect(status, to) => return Ok(Found::Redirect(status, to, None)),
+        }
+        if let Some(reply) = &server.reply {
+            return Ok(Found::Return(reply, None));
+        }
+        for _ in 0..=MAX_CYCLES {
+            let escaped = self.path.as_ref().map(|path| escape(path));
+            let new = escaped.as_deref().map(NormalizedPath::parse).transpose().map_err(|_| BAD_PATH)?;
+            let location = match server.locate(new.as_ref().unwrap_or(path)) {
+                Some(LocationMatch::Location { location, captures }) => {
+                    if let Some(captures) = captures {
+                        self.capture(captures);
+                    }
+                    location
+                }
+                Some(LocationMatch::Redirect(location)) => return Ok(Found::AddSlash(location)),
+                None => return Err(NOT_FOUND),
+            };
+            let mut variant = None;
+            let outcome = self.run(&location.script, scope, &mut variant)?;
+            let location = variant.map_or(location, |variant| &location.variants[variant]);
+            match outcome {
+                Outcome::Locate => {}
+                Outcome::Serve => return Ok(Found::Location(location)),
+                Outcome::Return(reply) => return Ok(Found::Return(reply, Some(location))),
+                Outcome::Redirect(status, to) => return Ok(Found::Redirect(status, to, Some(location))),
+            }
+        }
+        Err(CYCLE)
+    }
+
+    /// Runs the steps of a server or location. `variant` becomes that of the last `if` whose condition holds.
+    fn run<'s>(
+        &mut self,
+        steps: &'s [Step],
+        scope: &Scope<'_>,
+        variant: &mut Option<usize>,
+    ) -> Result<Outcome<'s>, ErrorResponse> {
+        let mut is_changed = false;
+        match self.steps(steps, scope, variant, &mut is_changed)? {
+            End::Outcome(outcome) => Ok(outcome),
+            End::Through | End::Stop if is_changed => Ok(Outcome::Locate),
+            End::Through | End::Stop => Ok(Outcome::Serve),
+        }
+    }
+
+    fn steps<'s>(
+        &mut self,
+        steps: &'s [Step],
+        scope: &Scope<'_>,
+        variant: &mut Option<usize>,
+        is_changed: &mut bool,
+    ) -> Result<End<'s>, ErrorResponse> {
+        for step in steps {
+            match step {
+                Step::Set { slot, value } => {
+                    let value = value.to_bytes(&self.scope(scope));
+                    if let Some(slot) = self.sets.get_mut(*slot) {
+                        *slot = value;
+                    }
+                }
+                Step::Return(reply) => return Ok(End::Outcome(Outcome::Return(reply))),
+                Step::Break => {
+                    *is_changed = false;
+                    return Ok(End::Stop);
+                }
+                Step::If { condition, then, variant: of_block } => {
+                    if self.holds(condition, scope) {
+                        *variant = of_block.or(*variant);
+                        match self.steps(then, scope, variant, is_changed)? {
+                            End::Through => {}
+                            end => return Ok(end),
+                        }
+                    }
+                }
+                Step::Rewrite(rewrite) => {
+                    let Some((path, args)) = self.rewritten(rewrite, scope) else { continue };
+                    if let AfterRewrite::Redirect(status) = rewrite.then {
+                        let location = if args.is_empty() { path } else { [&path[..], b"?", &args].concat() };
+                        return Ok(End::Outcome(Outcome::Redirect(status, location)));
+                    }
+                    // The path goes to a node as it is, so it must not lead out of where it seems to be.
+                    let is_dots = |segment: &[u8]| {
+                        let name = segment.split(|&byte| byte == b';').next().unwrap_or_default();
+                        matches!(name, b"." | b"..")
+                    };
+                    if !path.starts_with(b"/") || path.split(|&byte| byte == b'/').any(is_dots) {
+                        return Err(BAD_PATH);
+                    }
+                    (self.path, self.args) = (Some(path), Some(args));
+                    *is_changed = rewrite.then != AfterRewrite::Break;
+                    match rewrite.then {
+                        AfterRewrite::Next | AfterRewrite::Redirect(_) => {}
+                        AfterRewrite::Last => return Ok(End::Stop),
+                        AfterRewrite::Break => {
+                            self.ignores_pass_uri = true;
+                            return Ok(End::Stop);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(End::Through)
+    }
+
+    /// Returns the new path and arguments, if the expression matches: decoded, or escaped for a redirect.
+    fn rewritten(&mut self, rewrite: &Rewrite, scope: &Scope<'_>) -> Option<(Vec<u8>, Vec<u8>)> {
+        let subject = self.path.clone().unwrap_or_else(|| scope.path.to_vec());
+        self.capture(rewrite.pattern.captures(&subject)?);
+        let scope = self.scope(scope);
+        let path = match rewrite.then {
+            AfterRewrite::Redirect(_) => rewrite.path.to_uri(&scope),
+            AfterRewrite::Next | AfterRewrite::Last | AfterRewrite::Break => rewrite.path.to_bytes(&scope),
+        };
+        let mut args = rewrite.args.as_ref().map(|args| args.to_uri(&scope)).unwrap_or_default();
+        let kept = if rewrite.keeps_args { scope.query() } else { b"" };
+        if !args.is_empty() && !kept.is_empty() {
+            args.push(b'&');
+        }
+        args.extend_from_slice(kept);
+        Some((path, args))
+    }
+
+    fn capture(&mut self, captures: Captures<'_>) {
+        self.captures = Some(captures.0.map(|group| group.map(<[u8]>::to_vec)));
+    }
+
+    fn holds(&mut self, condition: &Condition, scope: &Scope<'_>) -> bool {
+        match condition {
+            Condition::True(value) => !matches!(&*value.value(&self.scope(scope)), b"" | b"0"),
+            Condition::Equals(one, other, is_negated) => {
+                let scope = self.scope(scope);
+                (one.value(&scope) == other.value(&scope)) != *is_negated
+            }
+            Condition::Matches(value, pattern, is_negated) => {
+                let value = value.to_bytes(&self.scope(scope));
+                match pattern.captures(&value) {
+                    Some(captures) => {
+                        self.capture(captures);
+                        !is_negated
+                    }
+                    None => *is_negated,
+                }
+            }
+        }
+    }
+}

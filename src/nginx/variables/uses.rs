@@ -1,0 +1,98 @@
+//! Values as URIs, as replacements of an expression's match, and as a choice of upstreams.
+
+use super::{Maps, Piece, Scope, Template, Variable};
+use crate::nginx::syntax::Captures;
+use crate::nginx::uri::escape;
+
+/// A value that lacks the groups of an expression: bytes, and numbers of groups.
+#[derive(Debug)]
+pub(crate) struct ValueParts(Vec<Result<Vec<u8>, u8>>);
+
+impl ValueParts {
+    /// Returns the value with the groups.
+    pub(crate) fn fill(&self, captures: &Captures<'_>) -> Vec<u8> {
+        let group = |group: &u8| captures.0.get(usize::from(*group)).copied().flatten().unwrap_or_default();
+        self.0.iter().flat_map(|part| part.as_ref().map_or_else(group, Vec::as_slice)).copied().collect()
+    }
+}
+
+impl Template {
+    /// Returns the value for a URI: what variables hold decoded is escaped.
+    pub(crate) fn to_uri(&self, scope: &Scope<'_>) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.text.len());
+        for piece in &self.pieces {
+            let from = bytes.len();
+            let is_decoded = match piece {
+                Piece::Literal(text) => {
+                    bytes.extend_from_slice(text.as_bytes());
+                    false
+                }
+                Piece::Variable(variable) => {
+                    variable.write(scope, &mut |part| bytes.extend_from_slice(part));
+                    matches!(variable, Variable::Capture(_) | Variable::Path)
+                }
+            };
+            if is_decoded {
+                let escaped = escape(&bytes[from..]);
+                bytes.truncate(from);
+                bytes.extend_from_slice(escaped.as_bytes());
+            }
+        }
+        bytes
+    }
+
+    /// Returns the value up to the groups of an expression that is matched later.
+    pub(crate) fn parts(&self, scope: &Scope<'_>) -> ValueParts {
+        let mut parts = Vec::new();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Literal(text) => parts.push(Ok(text.as_bytes().to_vec())),
+                Piece::Variable(Variable::Capture(group)) => parts.push(Err(*group)),
+                Piece::Variable(variable) => {
+                    let mut value = Vec::new();
+                    variable.write(scope, &mut |part| value.extend_from_slice(part));
+                    parts.push(Ok(value));
+                }
+            }
+        }
+        ValueParts(parts)
+    }
+
+    /// Returns every value that the template can have; `None` if it depends on more than maps and `set`.
+    pub(crate) fn possible_values(&self, maps: &Maps) -> Option<Vec<String>> {
+        self.possible_values_at(maps, 8)
+    }
+
+    fn possible_values_at(&self, maps: &Maps, depth: usize) -> Option<Vec<String>> {
+        const MAX_VALUES: usize = 64;
+        let mut values = vec![String::new()];
+        for piece in &self.pieces {
+            let mut of_piece = Vec::new();
+            let of_templates = |templates: &mut dyn Iterator<Item = &Template>, of_piece: &mut Vec<String>| {
+                let depth = depth.checked_sub(1)?;
+                for template in templates {
+                    of_piece.extend(template.possible_values_at(maps, depth)?);
+                }
+                Some(())
+            };
+            match piece {
+                Piece::Literal(text) => of_piece.push(text.clone()),
+                Piece::Variable(Variable::Mapped(map)) => {
+                    of_templates(&mut map.results(), &mut of_piece)?;
+                    of_piece.extend((!map.has_default()).then(String::new));
+                }
+                Piece::Variable(Variable::Set(slot)) => {
+                    of_templates(&mut maps.set_values(*slot).iter(), &mut of_piece)?;
+                }
+                Piece::Variable(_) => return None,
+            }
+            of_piece.sort();
+            of_piece.dedup();
+            values = values.iter().flat_map(|start| of_piece.iter().map(move |end| format!("{start}{end}"))).collect();
+            if values.len() > MAX_VALUES {
+                return None;
+            }
+        }
+        Some(values)
+    }
+}
