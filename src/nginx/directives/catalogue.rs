@@ -183,20 +183,6 @@ pub(super) const OF_OTHER_MODULES: [&str; 10] = [
     "vnswrr",
 ];
 
-/// Directives of upstreams that come with other modules than nginx's own, and are translated.
-pub(super) const OF_OTHER_MODULES: [&str; 10] = [
-"check",
-    "check_fastcgi_param",
-    "check_http_expect_alive",
-    "check_http_send",
-    "check_keepalive_requests",
-    "consistent_hash",
-    "fair",
-    "jvm_route",
-    "session_sticky",
-    "vnswrr",
-];
-
 const NO_FILES: &str = "proxy_pass or return: static files are not served";
 const NO_ACCESS: &str = "a firewall, or an application that checks before it forwards: passwords are not checked here, and Kylin checks its own";
 

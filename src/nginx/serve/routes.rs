@@ -51,7 +51,15 @@ pub(super) fn build(config: &Config, groups: &[Group]) -> Result<Vec<Route>, Sit
         collect(&server.locations, groups, &mut routes)?;
     }
     routes.sort_by_key(|(number, _)| *number);
-    Ok(routes.into_iter().map(|(_, route)| route).collect())
+    let mut by_number = Vec::new();
+    for (number, route) in routes {
+        // A `return` behind a `proxy_pass` leaves numbers that no location has.
+        while by_number.len() < number {
+            by_number.push(Route { trusted: TrustedProxies::none(), proxy: None, timeouts: None });
+        }
+        by_number.push(route);
+    }
+    Ok(by_number)
 }
 
 fn collect(locations: &Locations, groups: &[Group], routes: &mut Vec<(usize, Route)>) -> Result<(), SiteError> {

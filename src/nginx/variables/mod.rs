@@ -20,8 +20,8 @@ use thiserror::Error;
 pub(crate) use map::Maps;
 pub(crate) use scope::Scope;
 #[cfg(feature = "tls")]
-pub(crate) use uses::ValueParts;
 pub(crate) use scope::ScopeTls;
+pub(crate) use uses::ValueParts;
 
 use self::map::Map;
 use self::names::{Evaluate, NAMES, Sink, hostname};
