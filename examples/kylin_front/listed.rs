@@ -53,11 +53,12 @@ impl Listed {
         let proxy = proxy(&members, &mode, &secret, sessions.as_ref(), &args, &logs.observers)?;
         if args.check {
             members.wait(CHECK_TIMEOUT).await;
-            if let Some(why) = members.missing() {
-                eprintln!("kylin_front: there are no nodes yet: {why}");
-            }
             say(format_args!("{}{}", summary(&args), table(&members.cluster)));
-            return Ok(None);
+            // What is understood must be able to serve.
+            return match members.missing() {
+                Some(why) => Err(format!("there are no nodes: {why}").into()),
+                None => Ok(None),
+            };
         }
         let watches = logs.watches(|watch| match &sessions {
             Some(sessions) => members.watch_state(watch).sessions("sessions", sessions),

@@ -46,7 +46,9 @@ pub fn parse(text: &str) -> Result<Vec<Node>, String> {
 impl Node {
     fn parse(text: &str) -> Result<Self, String> {
         let (text, settings) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-        let (name, rest) = match text.split_once('@') {
+        let (name, rest) = match text.rsplit_once('@') {
+            // `USER:PASSWORD@HOST:PORT`, the form of Kylin's own list: neither is kept, and a password may contain an `@`.
+            Some((credentials, rest)) if credentials.contains(':') => (None, rest),
             Some((name, rest)) => (Some(name), rest),
             None => (None, text),
         };

@@ -138,7 +138,16 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     let servers = servers.into_iter().map(|(server, _)| server).collect();
     let set_slots = context.maps.set_slots();
     let Remarks { ignored, notes, .. } = context.remarks;
-    Ok(Config { set_slots, open_files, upstreams: context.upstreams.all, server_comments, servers, listeners, ignored, notes })
+    Ok(Config {
+        set_slots,
+        open_files,
+        upstreams: context.upstreams.all,
+        server_comments,
+        servers,
+        listeners,
+        ignored,
+        notes,
+    })
 }
 
 fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(Server, Span)>, Fault> {

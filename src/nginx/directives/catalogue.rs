@@ -191,7 +191,10 @@ static REFUSED: &[(&str, &str)] = &[
     ("try_files", NO_FILES),
     ("auth_basic_user_file auth_jwt", NO_ACCESS),
     ("perl", "an application that embeds the crate: Perl does not run here"),
-    ("least_time", "least_conn, or # kylin_lb: policy query-aware|least-conn;: both did better in simulations of long queries"),
+    (
+        "least_time",
+        "least_conn, or # kylin_lb: policy query-aware|least-conn;: both did better in simulations of long queries",
+    ),
     ("ajp_pass", "proxy_pass http://...: the HTTP port of the same Tomcat"),
     (
         "more_set_headers more_set_input_headers",
@@ -207,8 +210,14 @@ static REFUSED: &[(&str, &str)] = &[
     ),
     ("modsecurity modsecurity_rules modsecurity_rules_file", "a firewall in front of this front end"),
     ("fastcgi_pass grpc_pass scgi_pass uwsgi_pass", "proxy_pass http://..."),
-    ("health_check", "# kylin_lb: probe auto|version|health|tcp|none; or max_fails=N fail_timeout=TIME on the servers of an upstream"),
-    ("mail stream", "http { upstream kylin { ... } server { location / { proxy_pass http://kylin; } } }: connections of TCP are not forwarded"),
+    (
+        "health_check",
+        "# kylin_lb: probe auto|version|health|tcp|none; or max_fails=N fail_timeout=TIME on the servers of an upstream",
+    ),
+    (
+        "mail stream",
+        "http { upstream kylin { ... } server { location / { proxy_pass http://kylin; } } }: connections of TCP are not forwarded",
+    ),
     ("mirror", "no mirror: requests are not copied"),
     ("ntlm", "sticky cookie: connections are not bound to clients"),
     ("proxy_bind", "no proxy_bind: the system chooses the local address"),
@@ -263,8 +272,8 @@ fn is_modelled(directive: &Directive, block: Block) -> Result<bool, Fault> {
             let message = format!("\"{name}\" is not allowed {}", block.phrase());
             return Err(span.misplaced(message, format!("{usage} {}", phrases(*blocks))));
         }
-        let takes_block =
-            matches!(name, "http" | "if" | "limit_except" | "location" | "map" | "upstream") || (name == "server" && block == Block::Http);
+        let takes_block = matches!(name, "http" | "if" | "limit_except" | "location" | "map" | "upstream")
+            || (name == "server" && block == Block::Http);
         return match &directive.block {
             Some(_) if !takes_block => Err(span.syntax(format!("\"{name}\" takes no block"), *usage)),
             None if takes_block => Err(span.syntax(format!("\"{name}\" has no block"), *usage)),

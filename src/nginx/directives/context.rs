@@ -26,7 +26,15 @@ impl<'s> ReadContext<'s> {
     pub(crate) fn new(sources: &'s Sources, folder: Option<PathBuf>) -> Self {
         let (maps, upstreams) = (Maps::default(), Upstreams::default());
         let zones = LimitZones::default();
-        ReadContext { remarks: Remarks::new(sources), maps, zones, upstreams, folder, has_server_captures: false, locations: 0 }
+        ReadContext {
+            remarks: Remarks::new(sources),
+            maps,
+            zones,
+            upstreams,
+            folder,
+            has_server_captures: false,
+            locations: 0,
+        }
     }
 
     /// Notes how far the reading is, for [`back_to`](Self::back_to).

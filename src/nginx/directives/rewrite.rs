@@ -155,10 +155,15 @@ impl Condition {
         if words.first().is_some_and(|word| word.text.is_empty()) && words.len() > 1 {
             words.remove(0);
         }
-        if words.last().is_some_and(|word| word.text.is_empty()) && words.len() > 1 && directive.args.last().is_some_and(|last| last.text == ")") {
+        if words.last().is_some_and(|word| word.text.is_empty())
+            && words.len() > 1
+            && directive.args.last().is_some_and(|last| last.text == ")")
+        {
             words.pop();
         }
-        if let Some(test) = words.first().filter(|word| ["-f", "-d", "-e", "-x"].contains(&word.text.trim_start_matches('!'))) {
+        if let Some(test) =
+            words.first().filter(|word| ["-f", "-d", "-e", "-x"].contains(&word.text.trim_start_matches('!')))
+        {
             let message = format!("\"if\" with the test of files {}", test.text);
             return Err(test.span.unsupported(message, "no such block: static files are not served"));
         }
@@ -173,8 +178,12 @@ impl Condition {
                 let is_negated = operator.text.starts_with('!');
                 match operator.text.as_str() {
                     "=" | "!=" => Ok(Condition::Equals(subject, Template::new(value, maps)?, is_negated)),
-                    "~" | "!~" => Ok(Condition::Matches(subject, Pattern::new(&value.text, false, value, 0)?, is_negated)),
-                    "~*" | "!~*" => Ok(Condition::Matches(subject, Pattern::new(&value.text, true, value, 0)?, is_negated)),
+                    "~" | "!~" => {
+                        Ok(Condition::Matches(subject, Pattern::new(&value.text, false, value, 0)?, is_negated))
+                    }
+                    "~*" | "!~*" => {
+                        Ok(Condition::Matches(subject, Pattern::new(&value.text, true, value, 0)?, is_negated))
+                    }
                     _ => Err(operator.invalid("operator", IF)),
                 }
             }

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Extensions, Request, Response, StatusCode, Uri, request};
 
+use self::script::{Found, Rewritten};
 use super::SiteParts;
 use super::clusters::UpstreamKey;
 use super::response::{self, BAD_PATH, NOT_FOUND, ResponseEdits};
 use super::routes::Route;
-use self::script::{Found, Rewritten};
 use crate::kylin::NormalizedPath;
 use crate::nginx::config::Listener;
 use crate::nginx::directives::location::{Action, Location, LocationMatch, PassUri, ProxyPass};
@@ -70,8 +70,7 @@ enum Routed<'s> {
 const NO_UPSTREAM: ErrorResponse =
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "the variables of proxy_pass name no upstream");
 
-const DENIED: ErrorResponse =
-    ErrorResponse::new(StatusCode::FORBIDDEN, "the configuration denies the client the path");
+const DENIED: ErrorResponse = ErrorResponse::new(StatusCode::FORBIDDEN, "the configuration denies the client the path");
 
 const LEFT_OUT: ErrorResponse = ErrorResponse::new(
     StatusCode::NOT_FOUND,

@@ -65,7 +65,9 @@ impl<'s> ResponseEdits<'s> {
         }
         if !self.cookies.is_empty() && headers.contains_key(header::SET_COOKIE) {
             let changed = headers.get_all(header::SET_COOKIE).iter().map(|cookie| match cookie.to_str() {
-                Ok(text) => HeaderValue::from_maybe_shared(Bytes::from(self.cookies.apply(text))).unwrap_or(cookie.clone()),
+                Ok(text) => {
+                    HeaderValue::from_maybe_shared(Bytes::from(self.cookies.apply(text))).unwrap_or(cookie.clone())
+                }
                 Err(_) => cookie.clone(),
             });
             let changed: Vec<_> = changed.collect();

@@ -73,9 +73,9 @@ fn collect(locations: &Locations, groups: &[Group], routes: &mut Vec<(usize, Rou
 }
 
 fn route(location: &Location, groups: &[Group]) -> Result<Route, SiteError> {
-        let proxy = proxy(location, groups)?;
-        let trusted = location.settings.real_ip.trusted_proxies();
-        Ok(Route { trusted, proxy, timeouts: timeouts(&location.settings) })
+    let proxy = proxy(location, groups)?;
+    let trusted = location.settings.real_ip.trusted_proxies();
+    Ok(Route { trusted, proxy, timeouts: timeouts(&location.settings) })
 }
 
 fn proxy(location: &Location, groups: &[Group]) -> Result<Option<Proxy>, SiteError> {

@@ -37,10 +37,7 @@ const USAGE: &str = "map SOURCE $NAME { VALUE RESULT; ~EXPRESSION RESULT; defaul
 
 impl Maps {
     /// Reads all `map` blocks. They may refer to each other in any order, but not in a circle.
-    pub(crate) fn read<'d>(
-        blocks: impl Iterator<Item = &'d Directive>,
-        sets: &[&'d Directive],
-    ) -> Result<Maps, Fault> {
+    pub(crate) fn read<'d>(blocks: impl Iterator<Item = &'d Directive>, sets: &[&'d Directive]) -> Result<Maps, Fault> {
         let (mut maps, mut pending) = (Maps::default(), blocks.collect::<Vec<_>>());
         for set in sets {
             let name = set.args.first().and_then(|name| name.text.strip_prefix('$')).map(str::to_ascii_lowercase);

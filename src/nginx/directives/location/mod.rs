@@ -129,7 +129,8 @@ impl Locations {
     /// Returns whether no location is served.
     pub(crate) fn all_left_out(&self) -> bool {
         let is_left_out = |location: &Location| {
-            (matches!(location.action, Action::LeftOut(_)) && location.script.is_empty()) || matches!(location.matcher, Matcher::Named(_))
+            (matches!(location.action, Action::LeftOut(_)) && location.script.is_empty())
+                || matches!(location.matcher, Matcher::Named(_))
         };
         self.all.iter().all(|location| is_left_out(location) && location.nested.all_left_out())
     }

@@ -142,7 +142,10 @@ impl ProxyPass {
         let named = values.into_iter().filter(|value| !value.is_empty() && !value.ends_with("://"));
         let urls: Vec<_> = named.map(|value| (value.clone(), value + &text[end..])).collect();
         if urls.is_empty() {
-            return Err(word.span.missing("the variables of proxy_pass never have a value", "set $NAME VALUE; or map ... $NAME { ... }"));
+            return Err(word.span.missing(
+                "the variables of proxy_pass never have a value",
+                "set $NAME VALUE; or map ... $NAME { ... }",
+            ));
         }
         Ok(Some((host, urls)))
     }
@@ -159,7 +162,10 @@ impl ProxyPass {
             let is_changed = |change: &Change<'_>| change.0.strip_prefix(&own[..]) == Some(from.as_bytes());
             if changes.iter().any(is_changed) {
                 for scheme in [&b"http://"[..], b"https://"] {
-                    changes.push(Change::of_prefix([scheme, host, from.as_bytes()].concat(), Cow::Borrowed(to.as_bytes())));
+                    changes.push(Change::of_prefix(
+                        [scheme, host, from.as_bytes()].concat(),
+                        Cow::Borrowed(to.as_bytes()),
+                    ));
                 }
                 changes.push(Change::of_prefix(from.clone().into_bytes(), Cow::Borrowed(to.as_bytes())));
             }

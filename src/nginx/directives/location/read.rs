@@ -60,8 +60,11 @@ fn read(
 ) -> Result<Location, Fault> {
     let block = directive.block.as_deref().unwrap_or_default();
     if let Some(reason) = left_out::location(block) {
-        context.remarks.note(directive.span(), format!("location {matcher} is left out, its response is 404: {reason}"));
-        let mut location = read_body(Vec::new(), matcher, None, settings, captures, context)?;
+        context
+            .remarks
+            .note(directive.span(), format!("location {matcher} is left out, its response is 404: {reason}"));
+        let rules = block.iter().filter(|inner| inner.is("allow") || inner.is("deny")).collect();
+        let mut location = read_body(rules, matcher, None, settings, captures, context)?;
         location.action = Action::LeftOut(reason);
         location.nested = read_all(block, Some(&location.matcher), settings, captures, context)?;
         return Ok(location);
@@ -89,7 +92,12 @@ fn read_body(
     let (mut pass, mut reply) = (None, None);
     let captures = captures || context.has_server_captures || block.iter().any(|inner| matches_an_expression(inner));
     for &inner in &block {
-        let is_unset = |word: &&Word| !captures && !inner.is("location") && has_capture(word);
+        // These have expressions of their own.
+        let is_filled = matches!(
+            inner.name.text.as_str(),
+            "location" | "proxy_redirect" | "proxy_cookie_path" | "proxy_cookie_domain"
+        );
+        let is_unset = |word: &&Word| !captures && !is_filled && has_capture(word);
         if let Some(word) = inner.args.iter().find(is_unset) {
             let message = "a capture, but neither the location nor the server's name is a regular expression";
             return Err(word.span.value(message, "location ~ EXPRESSION"));
@@ -142,7 +150,8 @@ fn read_body(
     for inner in block.iter().filter(|inner| outer.is_none() && Step::is(inner)) {
         let mut variant = None;
         if inner.is("if") {
-            let body = catalogue::modelled(inner.block.as_deref().unwrap_or_default(), Block::Location, &mut context.remarks)?;
+            let body =
+                catalogue::modelled(inner.block.as_deref().unwrap_or_default(), Block::Location, &mut context.remarks)?;
             if body.iter().any(|inner| !Step::is(inner)) {
                 let (matcher, settings) = (location.matcher.clone(), location.settings.clone());
                 let form = read_body(body, matcher, Some(&location), &settings, captures, context)?;
@@ -189,7 +198,8 @@ fn set_pass(word: &Word, location: &mut Location, context: &mut ReadContext<'_>)
 /// Returns whether a directive gives `$1` a value.
 pub(crate) fn matches_an_expression(directive: &Directive) -> bool {
     let operators = ["~", "~*", "!~", "!~*"];
-    directive.is("rewrite") || (directive.is("if") && directive.args.iter().any(|word| operators.contains(&word.text.as_str())))
+    directive.is("rewrite")
+        || (directive.is("if") && directive.args.iter().any(|word| operators.contains(&word.text.as_str())))
 }
 
 fn has_capture(word: &Word) -> bool {

@@ -65,13 +65,16 @@ impl LimitExcept {
     pub(super) fn read(directive: &Directive) -> Result<LimitExcept, Fault> {
         let mut methods = Vec::new();
         for word in &directive.args {
-            let method = Method::from_bytes(word.text.as_bytes()).map_err(|_| word.invalid("method", "GET, POST ..."))?;
+            let method =
+                Method::from_bytes(word.text.as_bytes()).map_err(|_| word.invalid("method", "GET, POST ..."))?;
             // nginx: with GET, HEAD is allowed too.
             methods.extend((method == Method::GET).then_some(Method::HEAD));
             methods.push(method);
         }
         let (Some(block), false) = (&directive.block, methods.is_empty()) else {
-            return Err(directive.span().value("limit_except takes methods and a block", "limit_except METHOD... { deny all; }"));
+            return Err(directive
+                .span()
+                .value("limit_except takes methods and a block", "limit_except METHOD... { deny all; }"));
         };
         let mut rules = Vec::new();
         for inner in block {

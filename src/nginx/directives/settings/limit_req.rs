@@ -59,14 +59,19 @@ impl LimitZones {
                     _ => return Err(word.invalid("parameter", if is_req { REQ_ZONE } else { CONN_ZONE })),
                 }
             }
-            let missing = |what: &str| directive.span().missing(format!("{} without {what}", directive.name.text), usage(&directive.name.text));
+            let missing = |what: &str| {
+                directive.span().missing(format!("{} without {what}", directive.name.text), usage(&directive.name.text))
+            };
             let (name, bytes) = zone.ok_or_else(|| missing("zone="))?;
             let key = Template::new(key, maps)?;
             let is_known = match is_req {
                 true => {
                     let max_keys = usize::try_from((bytes / KEY_BYTES).max(1)).unwrap_or(usize::MAX);
                     let rate = rate.ok_or_else(|| missing("rate="))?;
-                    zones.requests.insert(name.clone(), Arc::new(RequestZone { key, rate, max_keys, keys: Mutex::default() })).is_some()
+                    zones
+                        .requests
+                        .insert(name.clone(), Arc::new(RequestZone { key, rate, max_keys, keys: Mutex::default() }))
+                        .is_some()
                 }
                 false => zones.connections.insert(name.clone(), key).is_some(),
             };
@@ -105,7 +110,9 @@ impl LimitZones {
         };
         if !matches!(key.to_string().as_str(), "$binary_remote_addr" | "$remote_addr") {
             let message = format!("limit_conn with the key {key} is not supported");
-            return Err(name.span.unsupported(message, "$binary_remote_addr as key; or max_conns=N on the servers of an upstream"));
+            return Err(name
+                .span
+                .unsupported(message, "$binary_remote_addr as key; or max_conns=N on the servers of an upstream"));
         }
         values::number(number, 1..=65535)
     }
@@ -134,7 +141,8 @@ impl LimitReq {
         }
         if keys.len() >= zone.max_keys && !keys.contains_key(&key) {
             // nginx too forgets the keys without a recent request first.
-            let is_recent = |last: &SystemTime| now.duration_since(*last).is_ok_and(|time| time < Duration::from_secs(60));
+            let is_recent =
+                |last: &SystemTime| now.duration_since(*last).is_ok_and(|time| time < Duration::from_secs(60));
             keys.retain(|_, (_, last)| is_recent(last));
             if keys.len() >= zone.max_keys {
                 return None;
@@ -162,5 +170,7 @@ fn rate_of(value: &Word) -> Result<u64, Fault> {
         _ => (value.text.as_str(), 1),
     };
     let number: Option<u32> = values::parse_digits(number).filter(|number| *number > 0);
-    number.map(|number| u64::from(number) * 1000 / scale).ok_or_else(|| value.invalid("rate", "rate=10r/s or rate=30r/m"))
+    number
+        .map(|number| u64::from(number) * 1000 / scale)
+        .ok_or_else(|| value.invalid("rate", "rate=10r/s or rate=30r/m"))
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, header};
 
-use super::{AccessRule, AddHeader, BlockSettings, CookieFlags, ErrorPage, Expires, LimitExcept, RedirectRule, SetHeader};
+use super::{
+    AccessRule, AddHeader, BlockSettings, CookieFlags, ErrorPage, Expires, LimitExcept, RedirectRule, SetHeader,
+};
 use crate::nginx::directives::catalogue::{arg, args, wrong_number};
 use crate::nginx::directives::context::ReadContext;
 use crate::nginx::syntax::values::{self, TimeUnit};
@@ -48,7 +50,7 @@ impl SettingsReader {
         let is_first = !self.seen.contains(&directive.name.text);
         match directive.name.text.as_str() {
             "proxy_set_header" => list(is_first, &mut settings.set_headers).extend(set_header(directive, context)?),
-            "add_header" => list(is_first, &mut settings.add_headers).push(add_header(directive, context)?),
+            "add_header" => list(is_first, &mut settings.add_headers).extend(add_header(directive, context)?),
             "proxy_hide_header" => list(is_first, &mut settings.hide_headers).push(header_name(arg(directive)?)?),
             "proxy_pass_header" => list(is_first, &mut settings.pass_headers).push(header_name(arg(directive)?)?),
             "proxy_redirect" => {
@@ -65,7 +67,9 @@ impl SettingsReader {
                 list(is_first, &mut settings.cookie_domains).push(RedirectRule::read(directive, &context.maps)?);
             }
             "proxy_cookie_flags" => list(is_first, &mut settings.cookie_flags).extend(CookieFlags::read(directive)?),
-            "error_page" => list(is_first, &mut settings.error_pages).push(ErrorPage::read(directive, &mut context.remarks)?),
+            "error_page" => {
+                list(is_first, &mut settings.error_pages).push(ErrorPage::read(directive, &mut context.remarks)?)
+            }
             "limit_req" => list(is_first, &mut settings.limit_reqs).push(context.zones.limit_req(directive)?),
             "limit_conn" => {
                 let limit = context.zones.limit_conn(directive)?;
@@ -225,7 +229,8 @@ fn set_header(directive: &Directive, context: &mut ReadContext<'_>) -> Result<Op
     Ok(Some(SetHeader { name, value }))
 }
 
-fn add_header(directive: &Directive, context: &ReadContext<'_>) -> Result<AddHeader, Fault> {
+/// `None` if the line has no effect here.
+fn add_header(directive: &Directive, context: &mut ReadContext<'_>) -> Result<Option<AddHeader>, Fault> {
     let (word, value, always) = match &directive.args[..] {
         [name, value] => (name, value, false),
         [name, value, always] if always.text == "always" => (name, value, true),
@@ -236,8 +241,12 @@ fn add_header(directive: &Directive, context: &ReadContext<'_>) -> Result<AddHea
         _ => return Err(wrong_number(directive)),
     };
     let name = header_name(word)?;
+    if name == header::CONTENT_LENGTH {
+        context.remarks.note(word.span, "add_header Content-Length: the length follows from the message itself");
+        return Ok(None);
+    }
     settable(&name, word)?;
-    Ok(AddHeader { name, value: Template::for_header(value, &context.maps)?, always })
+    Ok(Some(AddHeader { name, value: Template::for_header(value, &context.maps)?, always }))
 }
 
 fn settable(name: &HeaderName, word: &Word) -> Result<(), Fault> {

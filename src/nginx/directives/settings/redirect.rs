@@ -96,7 +96,8 @@ impl<'s> Change<'s> {
         match &self.2 {
             Some(_) => self.apply(domain),
             None => {
-                let (from, domain) = (self.0.strip_prefix(b".").unwrap_or(&self.0), domain.strip_prefix(b".").unwrap_or(domain));
+                let (from, domain) =
+                    (self.0.strip_prefix(b".").unwrap_or(&self.0), domain.strip_prefix(b".").unwrap_or(domain));
                 from.eq_ignore_ascii_case(domain).then(|| self.1.to_vec())
             }
         }
@@ -142,7 +143,12 @@ impl CookieFlags {
                 "samesite=lax" => cookie.same_site = Some(Some("Lax")),
                 "samesite=none" => cookie.same_site = Some(Some("None")),
                 "nosamesite" => cookie.same_site = Some(None),
-                _ => return Err(flag.invalid("flag", "secure, httponly, samesite=strict|lax|none, nosecure, nohttponly or nosamesite")),
+                _ => {
+                    return Err(flag.invalid(
+                        "flag",
+                        "secure, httponly, samesite=strict|lax|none, nosecure, nohttponly or nosamesite",
+                    ));
+                }
             }
         }
         Ok(Some(cookie))
@@ -156,7 +162,9 @@ impl CookieFlags {
     }
 
     fn apply(&self, attributes: &mut Vec<String>) {
-        let is = |attribute: &str, name: &str| attribute.split('=').next().unwrap_or_default().trim().eq_ignore_ascii_case(name);
+        let is = |attribute: &str, name: &str| {
+            attribute.split('=').next().unwrap_or_default().trim().eq_ignore_ascii_case(name)
+        };
         let mut set = |name: &str, value: Option<String>| {
             let place = attributes.iter().position(|attribute| is(attribute, name));
             match (place, value) {
@@ -197,9 +205,12 @@ impl CookieEdits<'_> {
         let pair = parts.next().unwrap_or_default();
         let mut attributes: Vec<String> = parts.map(str::to_owned).collect();
         for attribute in &mut attributes {
-            let (name, value) = attribute.split_once('=').map_or((attribute.as_str(), ""), |(name, value)| (name.trim(), value.trim()));
+            let (name, value) =
+                attribute.split_once('=').map_or((attribute.as_str(), ""), |(name, value)| (name.trim(), value.trim()));
             let changed = match name {
-                name if name.eq_ignore_ascii_case("path") => self.paths.iter().find_map(|change| change.apply(value.as_bytes())),
+                name if name.eq_ignore_ascii_case("path") => {
+                    self.paths.iter().find_map(|change| change.apply(value.as_bytes()))
+                }
                 name if name.eq_ignore_ascii_case("domain") => {
                     self.domains.iter().find_map(|change| change.apply_to_domain(value.as_bytes()))
                 }

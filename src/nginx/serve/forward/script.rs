@@ -2,12 +2,12 @@
 
 use http::StatusCode;
 
-use crate::nginx::serve::response::{BAD_PATH, NOT_FOUND};
 use crate::kylin::NormalizedPath;
 use crate::nginx::directives::location::{Location, LocationMatch};
 use crate::nginx::directives::reply::Reply;
 use crate::nginx::directives::rewrite::{AfterRewrite, Condition, Rewrite, Step};
 use crate::nginx::directives::server::Server;
+use crate::nginx::serve::response::{BAD_PATH, NOT_FOUND};
 use crate::nginx::syntax::Captures;
 use crate::nginx::uri::escape;
 use crate::nginx::variables::Scope;
