@@ -58,6 +58,7 @@
 //! | [`discovery`] | sources of nodes: list, file, DNS, ZooKeeper, `kylin.properties` | `dns`, `zookeeper` |
 //! | [`backend`] | the trait that sends a request to a node, HTTP/1.1, any tower service | `client`, `tower` |
 //! | [`observe`] | events of requests and endpoints, for logs, metrics and traces | `metrics` |
+//! | [`admin`] | a status page for operators, and verbs such as drain | `admin` |
 //! | [`body`] | the body type of requests and responses | |
 //! | [`buffer`] | the budget of all bytes that wait in memory | |
 //! | [`clock`] | the clock trait, and a manual clock for tests | |
@@ -74,10 +75,13 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // The table above links modules of every feature.
 #![cfg_attr(
-    not(all(feature = "server", feature = "nginx", feature = "test-util", feature = "tls")),
+    not(all(feature = "admin", feature = "server", feature = "nginx", feature = "test-util", feature = "tls")),
     allow(rustdoc::broken_intra_doc_links, reason = "links to modules whose feature is off")
 )]
 
+#[cfg(feature = "admin")]
+#[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
+pub mod admin;
 pub mod admission;
 pub mod backend;
 mod background;

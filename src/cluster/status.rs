@@ -111,6 +111,11 @@ impl ClusterStatus {
 }
 
 impl EndpointStatus {
+    /// Returns whether any request may be sent to the endpoint: it is ready, and healthy or suspect.
+    pub fn is_up(&self) -> bool {
+        self.admin_state == AdminState::Ready && matches!(self.health, HealthState::Healthy | HealthState::Suspect)
+    }
+
     fn of(member: &Member, alone: bool) -> Self {
         let Member { settings, live, .. } = member;
         let (health, reason, since) = live.health.describe(member.passive_state(alone), live.now_ms());

@@ -14,7 +14,7 @@ use super::observers::call;
 use crate::cluster::{Cluster, ClusterStatus, EndpointStatus};
 use crate::discovery::{DiscoveryHandle, DiscoveryStatus, SourceState};
 use crate::endpoint::AdminState;
-use crate::health::{HealthState, Reason};
+use crate::health::Reason;
 use crate::session::Sessions;
 
 /// How often a state is read that changes by the passage of time alone, such as the end of an ejection.
@@ -125,7 +125,7 @@ async fn watch_sessions(observer: Arc<dyn Observer>, name: String, sessions: Ses
 async fn watch_cluster<B>(observer: Arc<dyn Observer>, name: String, cluster: Cluster<B>, mut before: ClusterStatus) {
     let (mut members, health) = (cluster.watch_members(), cluster.health_changes());
     let mut differ = Differ { observer: &*observer, name: &name, drained: Vec::new(), lost: None };
-    if !before.endpoints.iter().any(can_serve) {
+    if !before.endpoints.iter().any(EndpointStatus::is_up) {
         differ.start_without(&cluster).await;
     }
     loop {
@@ -144,10 +144,6 @@ async fn watch_cluster<B>(observer: Arc<dyn Observer>, name: String, cluster: Cl
     }
 }
 
-fn can_serve(endpoint: &EndpointStatus) -> bool {
-    endpoint.admin_state == AdminState::Ready && matches!(endpoint.health, HealthState::Healthy | HealthState::Suspect)
-}
-
 /// Finds the differences between two states of a cluster.
 struct Differ<'a> {
     observer: &'a dyn Observer,
@@ -162,7 +158,7 @@ impl Differ<'_> {
     /// Gives a cluster that begins without an endpoint the time to find one.
     async fn start_without<B>(&mut self, cluster: &Cluster<B>) {
         let found = async {
-            while !cluster.status().endpoints.iter().any(can_serve) {
+            while !cluster.status().endpoints.iter().any(EndpointStatus::is_up) {
                 sleep(START_TIME / 20).await;
             }
         };
@@ -185,12 +181,11 @@ impl Differ<'_> {
         self.drained.retain(|id| {
             now.endpoints.iter().any(|endpoint| endpoint.id == *id && endpoint.admin_state == AdminState::Drain)
         });
-        match (self.lost, now.endpoints.iter().any(can_serve)) {
+        match (self.lost, now.endpoints.iter().any(EndpointStatus::is_up)) {
             (None, false) => self.lose(now),
             (Some(since), true) => {
                 self.lost = None;
-                let returned =
-                    now.endpoints.iter().filter(|endpoint| can_serve(endpoint)).map(|endpoint| endpoint.since);
+                let returned = now.endpoints.iter().filter(|endpoint| endpoint.is_up()).map(|endpoint| endpoint.since);
                 let lasted = returned.min().map(|at| at.saturating_duration_since(since));
                 self.tell_cluster(ClusterChange::HasOneAgain, now, lasted);
             }

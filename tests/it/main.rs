@@ -6,6 +6,7 @@
 // What clippy.toml grants to test functions, for the functions that they share.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+mod admin;
 mod affinity_cookie;
 
 mod affinity_learn;

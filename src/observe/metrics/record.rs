@@ -9,8 +9,6 @@ use super::{Metrics, names};
 use crate::buffer::BufferStatus;
 use crate::cluster::{ClusterStatus, EndpointStatus};
 use crate::discovery::{DiscoveryStatus, SourceState};
-use crate::endpoint::AdminState;
-use crate::health::HealthState;
 use crate::session::Sessions;
 
 /// What the gauge of a state showed last: the values of its labels behind the name of the cluster and the id of the endpoint.
@@ -19,7 +17,7 @@ pub(super) type Recorded = [String; 3];
 impl Metrics {
     /// Sets the gauges of a cluster and its endpoints, and those of this process.
     pub fn record_cluster(&self, cluster: &str, status: &ClusterStatus) {
-        let up = status.endpoints.iter().filter(|endpoint| is_up(endpoint)).count();
+        let up = status.endpoints.iter().filter(|endpoint| endpoint.is_up()).count();
         for endpoint in &status.endpoints {
             self.record_endpoint(cluster, endpoint);
         }
@@ -33,7 +31,7 @@ impl Metrics {
 
     fn record_endpoint(&self, cluster: &str, endpoint: &EndpointStatus) {
         let place = [("cluster", cluster.to_owned()), ("endpoint", endpoint.id.to_string())];
-        gauge!(names::ENDPOINT_UP, &place).set(flag(is_up(endpoint)));
+        gauge!(names::ENDPOINT_UP, &place).set(flag(endpoint.is_up()));
         gauge!(names::ENDPOINT_IN_FLIGHT, &place).set(endpoint.in_flight);
         gauge!(names::ENDPOINT_WAITING, &place).set(endpoint.waiting);
         gauge!(names::ENDPOINT_SINCE, &place).set(unix_seconds(endpoint.since));
@@ -100,10 +98,6 @@ impl Metrics {
     pub fn record_connections(&self, connections: usize) {
         gauge!(names::CONNECTIONS).set(count(connections));
     }
-}
-
-fn is_up(endpoint: &EndpointStatus) -> bool {
-    endpoint.admin_state == AdminState::Ready && matches!(endpoint.health, HealthState::Healthy | HealthState::Suspect)
 }
 
 /// Returns the time of day of a moment in the past.

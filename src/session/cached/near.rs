@@ -65,6 +65,14 @@ impl NearCache {
         self.cache.len()
     }
 
+    /// Calls `see` with the endpoint of each session that is bound.
+    #[cfg(feature = "admin")]
+    pub(super) fn for_each_binding(&self, mut see: impl FnMut(&crate::endpoint::EndpointId)) {
+        self.cache.for_each(self.epoch.millis(), |cached| {
+            cached.record.endpoint().into_iter().for_each(&mut see);
+        });
+    }
+
     pub(super) fn get(&self, key: &SessionKey) -> Option<NearEntry> {
         let now = self.epoch.millis();
         let entry = self.cache.entry(key, now);

@@ -104,6 +104,21 @@ impl Sessions {
         near.as_ref().map(NearCache::len).or(local.as_ref().map(MemoryStore::len)).unwrap_or_default()
     }
 
+    /// Counts the sessions in the memory of this process that are bound to each endpoint. Looks at all of them: not for the path of a
+    /// request.
+    #[cfg(feature = "admin")]
+    pub(crate) fn count_bindings(&self, counts: &mut ahash::AHashMap<crate::endpoint::EndpointId, usize>) {
+        let see = |id: &crate::endpoint::EndpointId| match counts.get_mut(id) {
+            Some(count) => *count += 1,
+            None => _ = counts.insert(id.clone(), 1),
+        };
+        match (&self.store.near, &self.store.local) {
+            (Some(near), _) => near.for_each_binding(see),
+            (None, Some(local)) => local.for_each_binding(see),
+            (None, None) => {}
+        }
+    }
+
     /// Returns how many writes were dropped since the start, because 100,000 were pending already. New bindings are dropped first: such
     /// a session is known to this front end only. The end of a session is dropped only when all others are ends too.
     pub fn dropped_writes(&self) -> u64 {

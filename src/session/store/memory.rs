@@ -68,6 +68,14 @@ impl MemoryStore {
         self.shared.cache.len()
     }
 
+    /// Calls `see` with the endpoint of each session that is bound.
+    #[cfg(feature = "admin")]
+    pub(in crate::session) fn for_each_binding(&self, mut see: impl FnMut(&EndpointId)) {
+        self.shared.cache.for_each(self.shared.epoch.millis(), |entry| {
+            entry.endpoint.iter().for_each(&mut see);
+        });
+    }
+
     /// Returns whether there are no sessions.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -165,6 +165,15 @@ impl<V: Weighted> ShardedCache<V> {
         self.shards.iter().map(|shard| shard.0.lock().entries.len()).sum()
     }
 
+    /// Calls `see` with each value that has not expired. One shard is locked at a time.
+    #[cfg(feature = "admin")]
+    pub(in crate::session) fn for_each(&self, now: u64, mut see: impl FnMut(&V)) {
+        for shard in &self.shards {
+            let shard = shard.0.lock();
+            shard.entries.iter().filter(|(_, entry)| entry.expires() > now).for_each(|(_, entry)| see(&entry.value));
+        }
+    }
+
     /// Returns how many entries were removed to make space for others.
     pub(in crate::session) fn evicted(&self) -> u64 {
         self.shards.iter().map(|shard| shard.0.lock().evicted).sum()

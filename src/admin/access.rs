@@ -1,0 +1,171 @@
+//! Who may read the status and change the state.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering;
+
+use hmac::{Hmac, Mac as _};
+use http::header::{AUTHORIZATION, FORWARDED, HOST, HeaderName, ORIGIN, VIA};
+use http::uri::Authority;
+use http::{HeaderMap, Request, StatusCode};
+use sha2::Sha256;
+
+use super::Shared;
+use super::refusal::Refusal;
+use crate::request::ClientAddr;
+
+/// Headers of proxies in front, which connect from their own address for clients elsewhere.
+const FORWARDED_BY_PROXY: [HeaderName; 4] =
+    [FORWARDED, VIA, HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("x-real-ip")];
+
+/// Browsers say with it which page sends a request (Fetch Metadata).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// A peer that is not on this machine.
+#[cfg_attr(not(feature = "tower"), allow(dead_code, reason = "only a tower service has unknown peers"))]
+pub(super) const UNKNOWN_PEER: ClientAddr = ClientAddr::Inet(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+
+/// The bearer token of operators (RFC 6750), as a digest.
+///
+/// ```
+/// use kylin_lb::admin::AdminToken;
+///
+/// // From `openssl rand -hex 32`, in a file that only operators can read.
+/// let token = AdminToken::parse("1f2e3d4c5b6a79881f2e3d4c5b6a7988\n")?;
+/// assert_eq!(format!("{token:?}"), "AdminToken");
+/// assert!(AdminToken::parse("secret").is_err());
+/// # Ok::<(), kylin_lb::admin::InvalidToken>(())
+/// ```
+#[derive(Clone)]
+pub struct AdminToken([u8; 32]);
+
+/// The text is not a token. Does not show the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a token: expected 16 to 1024 letters, digits or -._~+/ in one line, such as from openssl rand -hex 32")]
+pub struct InvalidToken;
+
+impl AdminToken {
+    /// Parses a token: 16 to 1024 characters that RFC 6750 allows. Ignores surrounding white space.
+    ///
+    /// # Errors
+    /// [`InvalidToken`] if it has another length or other characters.
+    pub fn parse(text: &str) -> Result<Self, InvalidToken> {
+        let token = text.trim();
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+        if !(16..=1024).contains(&token.len()) || !token.trim_end_matches('=').bytes().all(allowed) {
+            return Err(InvalidToken);
+        }
+        Ok(AdminToken(digest(token.as_bytes()).finalize().into_bytes().into()))
+    }
+
+    /// Returns whether `token` is this one, in a time that does not depend on where they differ.
+    fn verifies(&self, token: &[u8]) -> bool {
+        digest(token).verify_slice(&self.0).is_ok()
+    }
+}
+
+/// Digests are compared instead of tokens: that reveals nothing about a token, not even its length.
+fn digest(token: &[u8]) -> Hmac<Sha256> {
+    let mut mac = Hmac::new(&[0; 64].into());
+    mac.update(token);
+    mac
+}
+
+impl fmt::Debug for AdminToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdminToken")
+    }
+}
+
+impl Shared {
+    /// Checks that the request names this host.
+    pub(super) fn check_host<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
+        let host = host_of(request).ok_or(Refusal::new(StatusCode::BAD_REQUEST, "the request needs one valid Host"))?;
+        let name = host.host().trim_start_matches('[').trim_end_matches(']');
+        let is_own = name.parse::<IpAddr>().is_ok()
+            || name.eq_ignore_ascii_case("localhost")
+            || self.hosts.iter().any(|own| own.eq_ignore_ascii_case(name));
+        if is_own { Ok(()) } else { Err(self.deny(StatusCode::FORBIDDEN, "this host has another name")) }
+    }
+
+    /// Checks that a request for data may be read by its sender.
+    pub(super) fn check_reader<B>(&self, peer: ClientAddr, request: &Request<B>) -> Result<(), Refusal> {
+        self.check_origin(request, true)?;
+        match self.check_token(request.headers()) {
+            Some(true) => Ok(()),
+            None if is_local(peer, request.headers()) => Ok(()),
+            _ if self.token.read().is_none() => {
+                Err(self.deny(StatusCode::FORBIDDEN, "there is no token: the status is readable on this machine only"))
+            }
+            _ => Err(self.deny(StatusCode::UNAUTHORIZED, "the status needs the token")),
+        }
+    }
+
+    /// Checks that the sender of a request may change the state.
+    pub(super) fn check_operator<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
+        self.check_origin(request, false)?;
+        match self.check_token(request.headers()) {
+            Some(true) => Ok(()),
+            _ if self.token.read().is_none() => {
+                Err(self.deny(StatusCode::FORBIDDEN, "there is no token: actions are off"))
+            }
+            _ => Err(self.deny(StatusCode::UNAUTHORIZED, "actions need the token")),
+        }
+    }
+
+    /// Checks that no page of another origin sends the request. `typed` admits a request that the user began, as by the address bar.
+    fn check_origin<B>(&self, request: &Request<B>, typed: bool) -> Result<(), Refusal> {
+        let headers = request.headers();
+        let same_site =
+            headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "same-origin" || typed && site == "none");
+        let same_origin = headers.get_all(ORIGIN).iter().all(|origin| {
+            let authority = origin.to_str().ok().and_then(|origin| {
+                origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))?.parse::<Authority>().ok()
+            });
+            authority.is_some() && authority == host_of(request)
+        });
+        match same_site && same_origin {
+            true => Ok(()),
+            false => Err(self.deny(StatusCode::FORBIDDEN, "the request comes from a page of another origin")),
+        }
+    }
+
+    /// Returns whether the token is the right one; `None` if there is none.
+    fn check_token(&self, headers: &HeaderMap) -> Option<bool> {
+        let mut all = headers.get_all(AUTHORIZATION).iter();
+        let given = all.next()?.as_bytes();
+        let is_bearer = given.len() > 7 && given[..7].eq_ignore_ascii_case(b"bearer ") && all.next().is_none();
+        Some(is_bearer && self.token.read().as_ref().is_some_and(|token| token.verifies(given[7..].trim_ascii())))
+    }
+
+    fn deny(&self, status: StatusCode, message: &'static str) -> Refusal {
+        self.denied.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(status = status.as_u16(), "admin request denied: {message}");
+        Refusal::new(status, message)
+    }
+}
+
+/// Returns the host that the request names, unless it names none or several.
+fn host_of<B>(request: &Request<B>) -> Option<Authority> {
+    let mut all = request.headers().get_all(HOST).iter().map(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    let host = match (all.next(), all.next()) {
+        (Some(host), None) => Some(host?),
+        (None, _) => None,
+        (Some(_), Some(_)) => return None,
+    };
+    let host = match (host, request.uri().authority()) {
+        (Some(host), Some(target)) if host != *target => return None,
+        (host, target) => host.or_else(|| target.cloned())?,
+    };
+    // User information is no part of a Host, and hides the name from a reader of logs.
+    (!host.as_str().contains('@')).then_some(host)
+}
+
+/// Returns whether the request comes from this machine, and not through a proxy on it.
+fn is_local(peer: ClientAddr, headers: &HeaderMap) -> bool {
+    let is_peer_local = match peer {
+        ClientAddr::Inet(address) => address.ip().to_canonical().is_loopback(),
+        ClientAddr::Unix => true,
+    };
+    is_peer_local && !FORWARDED_BY_PROXY.iter().any(|name| headers.contains_key(name))
+}

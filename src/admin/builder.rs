@@ -1,0 +1,102 @@
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::action::Hooks;
+use super::monitored::Monitored;
+use super::traffic::Traffic;
+use super::{Admin, AdminToken, Shared};
+use crate::buffer::BufferBudget;
+use crate::clock::{Clock, SystemClock};
+
+/// Builds an [`Admin`].
+#[must_use]
+pub struct AdminBuilder {
+    path: String,
+    hosts: Vec<String>,
+    token: Option<AdminToken>,
+    hooks: Hooks,
+    buffers: BufferBudget,
+}
+
+impl AdminBuilder {
+    pub(super) fn new() -> Self {
+        AdminBuilder {
+            path: String::new(),
+            hosts: Vec::new(),
+            token: None,
+            hooks: Hooks::default(),
+            buffers: BufferBudget::process(),
+        }
+    }
+
+    /// Sets the path of the page, for example `/front/admin`. Default: `/`, which is also right in a router that removes the prefix
+    /// under which it mounts a service.
+    pub fn path(mut self, path: impl Into<String>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// Sets the token that verbs need, and that makes the status readable from other machines. Default: none.
+    pub fn token(mut self, token: AdminToken) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    /// Sets names by which clients may call this host, apart from `localhost` and any IP address. Default: none.
+    pub fn hosts(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.hosts = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets the budget that the status shows. Default: [`BufferBudget::process`].
+    pub fn buffers(mut self, buffers: BufferBudget) -> Self {
+        self.buffers = buffers;
+        self
+    }
+
+    /// Sets what the verb `reload` does. The future returns what has changed, or why nothing has, in one line. Default: the verb is
+    /// refused.
+    pub fn on_reload<F, R>(mut self, reload: F) -> Self
+    where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = Result<String, String>> + Send + 'static,
+    {
+        self.hooks.reload = Some(Arc::new(move || Box::pin(reload())));
+        self
+    }
+
+    /// Sets what the verb `log-level` does with the level of a request. An error says what is wrong with it. Default: the verb is
+    /// refused.
+    pub fn on_log_level(mut self, set: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        self.hooks.log_level = Some(Arc::new(set));
+        self
+    }
+
+    /// Builds the handler.
+    pub fn build(self) -> Admin {
+        let AdminBuilder { path, hosts, token, hooks, buffers } = self;
+        Admin {
+            shared: Arc::new(Shared {
+                path: path.trim_end_matches('/').into(),
+                hosts,
+                token: RwLock::new(token),
+                hooks,
+                buffers,
+                traffic: Arc::new(Traffic::new(Arc::new(SystemClock))),
+                monitored: Mutex::new(Monitored::new()),
+                log_level: Mutex::default(),
+                denied: Default::default(),
+                started: SystemClock.now(),
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for AdminBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminBuilder").field("path", &self.path).finish_non_exhaustive()
+    }
+}

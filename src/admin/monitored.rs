@@ -1,0 +1,102 @@
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use tokio::sync::watch::Receiver;
+
+use super::traffic::Traffic;
+use crate::cluster::{Cluster, ClusterError, ClusterStatus};
+use crate::discovery::{DiscoveryHandle, DiscoveryStatus};
+use crate::endpoint::{AdminState, EndpointId};
+use crate::observe::Watch;
+use crate::session::Sessions;
+
+/// What the status covers and the verbs apply to: see [`Admin::monitor`](super::Admin::monitor).
+#[derive(Default)]
+#[must_use]
+pub struct Monitored {
+    pub(super) clusters: Vec<(Arc<str>, Arc<dyn AnyCluster>)>,
+    pub(super) sessions: Vec<(String, Sessions)>,
+    pub(super) discovery: Vec<(String, Receiver<DiscoveryStatus>)>,
+    pub(super) connections: Option<Box<dyn Fn() -> usize + Send + Sync>>,
+    /// Tell when endpoints fail.
+    watches: Vec<Watch>,
+}
+
+impl Monitored {
+    /// Returns nothing to monitor yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a cluster, which the status calls `name`. Names must differ.
+    pub fn cluster<B: Send + Sync + 'static>(mut self, name: impl Into<String>, cluster: &Cluster<B>) -> Self {
+        self.clusters.push((name.into().into(), Arc::new(cluster.clone())));
+        self
+    }
+
+    /// Adds sessions, which the status calls `name`. It shows their store, and counts those in memory by the endpoint to which they are
+    /// bound.
+    pub fn sessions(mut self, name: impl Into<String>, sessions: &Sessions) -> Self {
+        self.sessions.push((name.into(), sessions.clone()));
+        self
+    }
+
+    /// Adds a source of nodes, which the status calls `name`.
+    pub fn discovery(mut self, name: impl Into<String>, discovery: &DiscoveryHandle) -> Self {
+        self.discovery.push((name.into(), discovery.subscribe()));
+        self
+    }
+
+    /// Sets a function that counts the open connections of clients, such as that of `Server::connection_count`.
+    pub fn connections(mut self, count: impl Fn() -> usize + Send + Sync + 'static) -> Self {
+        self.connections = Some(Box::new(count));
+        self
+    }
+
+    /// Has `traffic` learn when endpoints fail, where there is a tokio runtime.
+    pub(super) fn started(mut self, traffic: &Arc<Traffic>) -> Self {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            let watch = |(name, cluster): &(Arc<str>, Arc<dyn AnyCluster>)| cluster.watch(name, Arc::clone(traffic));
+            self.watches = self.clusters.iter().map(watch).collect();
+        }
+        self
+    }
+
+    pub(super) fn clusters(&self) -> Vec<(Arc<str>, Arc<dyn AnyCluster>)> {
+        self.clusters.clone()
+    }
+}
+
+impl fmt::Debug for Monitored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.clusters.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Monitored").field("clusters", &names).finish_non_exhaustive()
+    }
+}
+
+/// A cluster of any backend.
+pub(super) trait AnyCluster: Send + Sync {
+    fn status(&self) -> ClusterStatus;
+    fn set_admin_state(&self, id: &EndpointId, state: AdminState) -> Result<(), ClusterError>;
+    fn set_weight(&self, id: &EndpointId, weight: NonZeroU32) -> Result<(), ClusterError>;
+    fn watch(&self, name: &str, traffic: Arc<Traffic>) -> Watch;
+}
+
+impl<B: Send + Sync + 'static> AnyCluster for Cluster<B> {
+    fn status(&self) -> ClusterStatus {
+        Cluster::status(self)
+    }
+
+    fn set_admin_state(&self, id: &EndpointId, state: AdminState) -> Result<(), ClusterError> {
+        Cluster::set_admin_state(self, id, state)
+    }
+
+    fn set_weight(&self, id: &EndpointId, weight: NonZeroU32) -> Result<(), ClusterError> {
+        Cluster::set_weight(self, id, weight)
+    }
+
+    fn watch(&self, name: &str, traffic: Arc<Traffic>) -> Watch {
+        Watch::new(traffic).cluster(name, self)
+    }
+}

@@ -1,0 +1,354 @@
+//! The status as JSON.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use ahash::AHashMap;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Shared;
+use super::monitored::Monitored;
+use super::traffic::{LastFailure, Rates, Traffic};
+use crate::clock::{Clock, SystemClock};
+use crate::cluster::{ClusterStatus, EndpointStatus};
+use crate::discovery::{DiscoveryStatus, SourceState};
+use crate::endpoint::{AdminState, EndpointId};
+use crate::health::HealthState;
+use crate::observe::Timestamp;
+use crate::session::Sessions;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    version: &'static str,
+    now: String,
+    uptime_s: u64,
+    verbs: Verbs,
+    log_level: Option<String>,
+    denied: u64,
+    connections: Option<usize>,
+    requests: Requests,
+    clusters: BTreeMap<&'a str, ClusterReport>,
+    session_stores: BTreeMap<&'a str, StoreReport>,
+    discovery: BTreeMap<&'a str, DiscoveryReport>,
+    buffers: BuffersReport,
+}
+
+/// What the operator can do here.
+#[derive(Serialize)]
+struct Verbs {
+    token: bool,
+    reload: bool,
+    log_level: bool,
+}
+
+#[derive(Serialize)]
+struct Requests {
+    in_flight: i64,
+    #[serde(flatten)]
+    rates: Rates,
+}
+
+#[derive(Serialize)]
+struct ClusterReport {
+    policy: String,
+    /// Whether an endpoint is up. If none is, clients are refused, or panic mode tries endpoints that failed.
+    serving: bool,
+    not_serving_since: Option<String>,
+    panicking: bool,
+    in_flight: u64,
+    waiting: u64,
+    shortages: u64,
+    user_source_unreachable_for_s: Option<u64>,
+    clock_skew_s: Option<u64>,
+    clocks_agree: bool,
+    endpoints: Vec<EndpointReport>,
+}
+
+#[derive(Serialize)]
+struct EndpointReport {
+    id: String,
+    weight: u32,
+    backup: bool,
+    roles: String,
+    admin_state: &'static str,
+    health: &'static str,
+    up: bool,
+    reason: Option<String>,
+    since: String,
+    for_s: u64,
+    probe_level: Option<String>,
+    ramp_percent: u32,
+    fails: u32,
+    in_flight: u32,
+    waiting: u32,
+    max_in_flight: Option<NonZeroU32>,
+    served: u64,
+    failed: u64,
+    timed_out: u64,
+    clock_ahead_s: Option<i64>,
+    rates: Option<Rates>,
+    last_failure: Option<FailureReport>,
+    bound_sessions: Option<usize>,
+    waits_for: Option<WaitsFor>,
+}
+
+#[derive(Serialize)]
+struct FailureReport {
+    at: String,
+    found_by: &'static str,
+    reason: String,
+}
+
+/// What remains at an endpoint that is drained or in maintenance.
+#[derive(Serialize)]
+struct WaitsFor {
+    in_flight: u32,
+    waiting: u32,
+    /// They end when their users log out, when they expire, or with the restart of the node.
+    bound_sessions: Option<usize>,
+    /// No request is in flight or waits: the node can be stopped without a failed request.
+    drained: bool,
+}
+
+#[derive(Serialize)]
+struct StoreReport {
+    available: bool,
+    in_memory: usize,
+    pending_writes: usize,
+    dropped_writes: u64,
+}
+
+#[derive(Serialize)]
+struct DiscoveryReport {
+    source: &'static str,
+    endpoints: usize,
+    rejected: usize,
+    updates: u64,
+    failures: u32,
+    error: Option<String>,
+    last_update: Option<String>,
+}
+
+#[derive(Serialize)]
+struct BuffersReport {
+    limit: Option<usize>,
+    client_share: Option<usize>,
+    used: usize,
+    clients: usize,
+    waiting: usize,
+    refused: u64,
+}
+
+pub(super) fn json(shared: &Shared) -> String {
+    let moment = Moment::now();
+    let monitored = shared.monitored.lock();
+    let bound = Bound::count(&monitored);
+    let clusters: Vec<_> = monitored.clusters.iter().map(|(name, cluster)| (&**name, cluster.status())).collect();
+    let ids = || clusters.iter().flat_map(|(_, status)| &status.endpoints).map(|endpoint| &endpoint.id);
+    shared.traffic.retain(|id| ids().any(|known| known == id));
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        now: moment.at(moment.now),
+        uptime_s: moment.since(shared.started).as_secs(),
+        verbs: Verbs {
+            token: shared.token.read().is_some(),
+            reload: shared.hooks.reload.is_some(),
+            log_level: shared.hooks.log_level.is_some(),
+        },
+        log_level: shared.log_level.lock().clone(),
+        denied: shared.denied.load(Ordering::Relaxed),
+        connections: monitored.connections.as_ref().map(|count| count()),
+        requests: Requests { in_flight: shared.traffic.in_flight(), rates: shared.traffic.requests() },
+        clusters: clusters
+            .iter()
+            .map(|(name, status)| (*name, ClusterReport::of(status, &moment, &shared.traffic, &bound)))
+            .collect(),
+        session_stores: monitored
+            .sessions
+            .iter()
+            .map(|(name, sessions)| (&**name, StoreReport::of(sessions)))
+            .collect(),
+        discovery: monitored
+            .discovery
+            .iter()
+            .map(|(name, status)| (&**name, DiscoveryReport::of(&status.borrow(), &moment)))
+            .collect(),
+        buffers: BuffersReport::of(shared),
+    };
+    serde_json::to_string(&report).unwrap_or_default()
+}
+
+/// Returns the report of one endpoint.
+pub(super) fn endpoint(shared: &Shared, cluster: &str, id: &EndpointId) -> Option<Value> {
+    let monitored = shared.monitored.lock();
+    let (_, cluster) = monitored.clusters.iter().find(|(name, _)| **name == *cluster)?;
+    let status = cluster.status();
+    let endpoint = status.endpoints.iter().find(|endpoint| endpoint.id == *id)?;
+    let report = EndpointReport::of(endpoint, &Moment::now(), &shared.traffic, &Bound::count(&monitored));
+    serde_json::to_value(report).ok()
+}
+
+/// Returns the word for an administrative state.
+pub(super) fn name_of(state: AdminState) -> &'static str {
+    match state {
+        AdminState::Ready => "ready",
+        AdminState::Drain => "drain",
+        AdminState::Maintenance => "maintenance",
+    }
+}
+
+/// The sessions in memory by the endpoint to which they are bound; `None` if none are monitored.
+struct Bound(Option<AHashMap<EndpointId, usize>>);
+
+impl Bound {
+    fn count(monitored: &Monitored) -> Self {
+        if monitored.sessions.is_empty() {
+            return Bound(None);
+        }
+        let mut counts = AHashMap::new();
+        monitored.sessions.iter().for_each(|(_, sessions)| sessions.count_bindings(&mut counts));
+        Bound(Some(counts))
+    }
+
+    fn to(&self, id: &EndpointId) -> Option<usize> {
+        self.0.as_ref().map(|counts| counts.get(id).copied().unwrap_or_default())
+    }
+}
+
+/// The moment of a report, on both clocks.
+struct Moment {
+    now: Instant,
+    time: SystemTime,
+}
+
+impl Moment {
+    fn now() -> Self {
+        Moment { now: SystemClock.now(), time: SystemTime::now() }
+    }
+
+    fn since(&self, earlier: Instant) -> Duration {
+        self.now.saturating_duration_since(earlier)
+    }
+
+    /// Returns the time of day of an earlier moment.
+    fn at(&self, earlier: Instant) -> String {
+        let time = self.time.checked_sub(self.since(earlier)).unwrap_or(SystemTime::UNIX_EPOCH);
+        Timestamp::from(time).to_string()
+    }
+}
+
+impl ClusterReport {
+    fn of(status: &ClusterStatus, moment: &Moment, traffic: &Traffic, bound: &Bound) -> Self {
+        let serving = status.endpoints.iter().any(EndpointStatus::is_up);
+        let last = status.endpoints.iter().map(|endpoint| endpoint.since).max();
+        let endpoints = status.endpoints.iter().map(|endpoint| EndpointReport::of(endpoint, moment, traffic, bound));
+        ClusterReport {
+            policy: status.balancer.clone(),
+            serving,
+            not_serving_since: last.filter(|_| !serving).map(|since| moment.at(since)),
+            panicking: status.panicking,
+            in_flight: status.in_flight(),
+            waiting: status.waiting(),
+            shortages: status.shortages,
+            user_source_unreachable_for_s: status.user_source_down_since.map(|since| moment.since(since).as_secs()),
+            clock_skew_s: status.clock_skew,
+            clocks_agree: status.clock_skew.is_none_or(|skew| skew <= ClusterStatus::MAX_CLOCK_SKEW),
+            endpoints: endpoints.collect(),
+        }
+    }
+}
+
+impl EndpointReport {
+    fn of(endpoint: &EndpointStatus, moment: &Moment, traffic: &Traffic, bound: &Bound) -> Self {
+        let (rates, last_failure) = traffic.endpoint(&endpoint.id);
+        let (in_flight, waiting, bound_sessions) = (endpoint.in_flight, endpoint.waiting, bound.to(&endpoint.id));
+        let is_leaving = endpoint.admin_state != AdminState::Ready;
+        let drained = in_flight == 0 && waiting == 0;
+        EndpointReport {
+            id: endpoint.id.to_string(),
+            weight: endpoint.weight,
+            backup: endpoint.backup,
+            roles: endpoint.roles.to_string(),
+            admin_state: name_of(endpoint.admin_state),
+            health: match endpoint.health {
+                HealthState::Healthy => "healthy",
+                HealthState::Suspect => "suspect",
+                HealthState::Unhealthy => "unhealthy",
+                HealthState::Draining => "draining",
+                HealthState::Ejected => "ejected",
+            },
+            up: endpoint.is_up(),
+            reason: endpoint.reason.map(|reason| reason.to_string()),
+            since: moment.at(endpoint.since),
+            for_s: moment.since(endpoint.since).as_secs(),
+            probe_level: endpoint.probe_level.map(|level| level.to_string()),
+            ramp_percent: endpoint.ramp,
+            fails: endpoint.fails,
+            in_flight,
+            waiting,
+            max_in_flight: endpoint.max_in_flight,
+            served: endpoint.served,
+            failed: endpoint.failed,
+            timed_out: endpoint.timed_out,
+            clock_ahead_s: endpoint.clock_ahead,
+            rates,
+            last_failure: last_failure.map(|failure| FailureReport::of(failure, moment)),
+            bound_sessions,
+            waits_for: is_leaving.then_some(WaitsFor { in_flight, waiting, bound_sessions, drained }),
+        }
+    }
+}
+
+impl FailureReport {
+    fn of(failure: LastFailure, moment: &Moment) -> Self {
+        let LastFailure { at, found_by, reason } = failure;
+        FailureReport { at: moment.at(at), found_by, reason }
+    }
+}
+
+impl StoreReport {
+    fn of(sessions: &Sessions) -> Self {
+        StoreReport {
+            available: sessions.is_store_available(),
+            in_memory: sessions.entries_in_memory(),
+            pending_writes: sessions.pending_writes(),
+            dropped_writes: sessions.dropped_writes(),
+        }
+    }
+}
+
+impl DiscoveryReport {
+    fn of(status: &DiscoveryStatus, moment: &Moment) -> Self {
+        DiscoveryReport {
+            source: match status.source {
+                SourceState::Waiting => "waiting",
+                SourceState::Current => "current",
+                SourceState::Empty => "empty",
+                SourceState::Failing => "failing",
+            },
+            endpoints: status.endpoints,
+            rejected: status.rejected,
+            updates: status.updates,
+            failures: status.failures,
+            error: status.error.clone(),
+            last_update: status.last_update.map(|at| moment.at(at)),
+        }
+    }
+}
+
+impl BuffersReport {
+    fn of(shared: &Shared) -> Self {
+        let status = shared.buffers.status();
+        BuffersReport {
+            limit: status.limit,
+            client_share: status.client_share,
+            used: status.used,
+            clients: status.clients,
+            waiting: status.waiting,
+            refused: status.refused,
+        }
+    }
+}
