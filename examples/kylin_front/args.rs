@@ -23,6 +23,7 @@ pub const HELP: &str = "\
 A load-balancing front end for Apache Kylin.
 
 Usage: kylin_front [OPTIONS]          each option also as --name=value
+       kylin_front ctl VERB [OPTIONS]  changes a front end that runs with --admin; ctl --help has the verbs
 
 Nodes, from one of:
   --demo N            N demo Kylin nodes in this process (default, with N = 3)
@@ -94,6 +95,11 @@ This program:
                       addresses of a configuration, and serves its first server
   --status ADDR       serves GET /front/status for operators, and /metrics for Prometheus (build with --features prometheus); it
                       has no login (default: off)
+  --admin ADDR        serves a page for operators at /, the same as JSON at /status, verbs at /action, and /metrics; readable without
+                      a token on this machine only (default: off)
+  --admin-token-file FILE  the token that verbs need, and readers on other machines: 16 characters or more in one line, such as from
+                      openssl rand -hex 32; read again at SIGHUP (default: none, and no verbs)
+  --admin-host NAME,...  names of this host in the URL of that page, apart from localhost and IP addresses
   --log LEVEL         off, error, warn, info (default), debug or trace: what it logs to standard error, one line for each change
                       of state; without this option, RUST_LOG may set levels such as kylin_lb=debug
   --log-format F      text (default) or json, one object a line
@@ -146,6 +152,9 @@ pub struct Args {
     pub client_requests: Option<NonZeroU32>,
     pub listen: Option<Listen>,
     pub status: Option<Listen>,
+    pub admin: Option<Listen>,
+    pub admin_token_file: Option<PathBuf>,
+    pub admin_hosts: Vec<String>,
     pub log: Option<LevelFilter>,
     pub log_format: LogFormat,
     pub access_log: Option<String>,
@@ -213,6 +222,9 @@ impl Args {
             client_requests: NonZeroU32::new(256),
             listen: None,
             status: None,
+            admin: None,
+            admin_token_file: None,
+            admin_hosts: Vec::new(),
             log: None,
             log_format: LogFormat::default(),
             access_log: None,
@@ -294,6 +306,9 @@ impl Args {
                 "--client-requests" => args.client_requests = limit(&name, &value()?, 1 << 30)?,
                 "--listen" => args.listen = Some(value()?.parse().map_err(|error| format!("--listen: {error}"))?),
                 "--status" => args.status = Some(value()?.parse().map_err(|error| format!("--status: {error}"))?),
+                "--admin" => args.admin = Some(value()?.parse().map_err(|error| format!("--admin: {error}"))?),
+                "--admin-token-file" => args.admin_token_file = Some(value()?.into()),
+                "--admin-host" => args.admin_hosts = value()?.split(',').map(|name| name.trim().to_owned()).collect(),
                 "--grace" => args.grace = Some(seconds(&name, &value()?)?),
                 "--lame-duck" => args.lame_duck = seconds(&name, &value()?)?,
                 "--health-path" => {
@@ -305,7 +320,7 @@ impl Args {
                 }
                 "--threads" => args.threads = count(&name, &value()?, 1024)?,
                 "--check" => args.check = true,
-                "--log" => args.log = Some(logging::level(&value()?)?),
+                "--log" => args.log = Some(logging::level(&value()?).map_err(|error| format!("--log {error}"))?),
                 "--log-format" => args.log_format = logging::format(&value()?)?,
                 "--access-log" => args.access_log = Some(value()?),
                 "--access-log-format" => args.access_log_format = request_log::format(&value()?)?,
@@ -336,6 +351,10 @@ impl Args {
             }
             _ if has("--kylin-version") => return Err("--kylin-version is for demo nodes: use it with --demo".into()),
             _ => {}
+        }
+        let of_admin = ["--admin-token-file", "--admin-host"].into_iter().find(|name| has(name));
+        if let (Some(name), None) = (of_admin, &self.admin) {
+            return Err(format!("{name} needs --admin"));
         }
         if let Some(restore) = self.restore {
             let mode = self.sessions.take().unwrap_or(SessionMode::MEMORY).restore_after_loss(restore);

@@ -25,8 +25,8 @@ pub struct Configured {
     logs: Logs,
     health: Arc<Health>,
     monitored: Arc<Monitored>,
-    /// Serves the status as long as it lives.
-    _operators: Option<Server>,
+    /// Serve the status as long as they live.
+    _operators: Vec<Server>,
     secret: Secret,
     site: Site,
     checkers: Vec<HealthChecker>,
@@ -89,9 +89,9 @@ impl Configured {
         let mut configured = Configured {
             path,
             health,
-            monitored: Monitored::new(args.buffers.clone(), logs.exporter.clone()),
+            monitored: Monitored::new(logs.admin.clone(), args.buffers.clone(), logs.exporter.clone()),
             logs,
-            _operators: None,
+            _operators: Vec::new(),
             args,
             secret,
             site,
@@ -101,7 +101,7 @@ impl Configured {
         };
         let builder = configured.server(&configured.site);
         let server = inherited.into_iter().fold(builder, ServerBuilder::inherit).start()?;
-        _ = configured.monitored.connections.set(Box::new(server.connection_count()));
+        _ = configured.monitored.connections.set(Arc::new(server.connection_count()));
         configured.follow();
         configured.watch();
         let listens: Vec<Listen> = configured.site.listeners().map(|listener| listener.listen()).collect();
@@ -111,7 +111,7 @@ impl Configured {
                 say(format_args!("not listening on {listen}, which --listen replaces\n"));
             }
         }
-        configured._operators = crate::status(configured.args.status.clone(), &configured.monitored)?;
+        configured._operators = crate::operators(&configured.args, &configured.monitored)?;
         for (name, cluster) in configured.site.clusters() {
             say(format_args!("\nupstream {name}{}", table(cluster)));
         }
@@ -160,11 +160,13 @@ impl Reload for Configured {
     /// Reads the configuration, its certificates and the secret. Nothing changes unless all of them are valid.
     fn reload(&mut self, server: &mut Server) -> Result<String, Box<dyn Error>> {
         let secret = sessions::reread(self.args.secret_file.as_deref(), &self.secret)?;
+        let token = crate::status::token(self.args.admin_token_file.as_deref())?;
         let config = Config::read(&self.path)?;
         let open_files = config.open_files();
         let successor =
             builder(config, &self.args, secret.clone(), &self.logs.observers).build_successor(&self.site)?;
         let replaced = server.replace(self.server(successor.site()))?;
+        self.monitored.admin.set_token(token);
         self.lookups = None;
         let (site, changes) = successor.activate();
         self.site = site;

@@ -32,8 +32,8 @@ pub struct Listed {
     listens: Vec<Listen>,
     health: Arc<Health>,
     monitored: Arc<Monitored>,
-    /// Serves the status as long as it lives.
-    _operators: Option<Server>,
+    /// Serve the status as long as they live.
+    _operators: Vec<Server>,
     _checker: Option<HealthChecker>,
     _watches: Vec<Watch>,
 }
@@ -66,7 +66,7 @@ impl Listed {
         });
         let health = Health::new(args.health_path.clone());
         health.set_clusters(vec![members.cluster.clone()]);
-        let monitored = Monitored::new(args.buffers.clone(), logs.exporter.clone());
+        let monitored = Monitored::new(logs.admin.clone(), args.buffers.clone(), logs.exporter.clone());
         let mut listed = Listed {
             listens: listens(&args, &inherited)?,
             observers: logs.observers.clone(),
@@ -74,7 +74,7 @@ impl Listed {
             secret,
             health,
             monitored,
-            _operators: None,
+            _operators: Vec::new(),
             _checker: args.probe.unwrap_or(ProbeMode::Auto).start(&members.cluster)?,
             _watches: watches,
             members,
@@ -82,13 +82,13 @@ impl Listed {
             args,
         };
         let server = inherited.into_iter().fold(listed.server(proxy), ServerBuilder::inherit).start()?;
-        _ = listed.monitored.connections.set(Box::new(server.connection_count()));
+        _ = listed.monitored.connections.set(Arc::new(server.connection_count()));
         greet(&server, &listed.listens);
         // It listens meanwhile: a client learns why it is refused.
         listed.members.wait(START_TIMEOUT).await;
         listed.monitored.set_discovery(listed.members.discovery.take());
         listed.follow();
-        listed._operators = crate::status(listed.args.status.clone(), &listed.monitored)?;
+        listed._operators = crate::operators(&listed.args, &listed.monitored)?;
         say(format_args!("{}{}", summary(&listed.args), table(&listed.members.cluster)));
         if let (Some(_), Some(address)) = (&listed.members.demo, server.addresses().first()) {
             say(format_args!("{}", demo::commands(*address)));
@@ -124,14 +124,17 @@ impl Reload for Listed {
     /// Reads the secret. The source of the nodes is followed as it changes.
     fn reload(&mut self, server: &mut Server) -> Result<String, Box<dyn Error>> {
         let secret = sessions::reread(self.args.secret_file.as_deref(), &self.secret)?;
+        let token = crate::status::token(self.args.admin_token_file.as_deref())?;
         self.members.check()?;
         if secret == self.secret {
+            self.monitored.admin.set_token(token);
             return Ok("no change of the secret; the source of nodes is followed as it changes".into());
         }
         let sessions = self.sessions.as_ref().map(|sessions| sessions.with_secret(&secret));
         let proxy = proxy(&self.members, &self.mode, &secret, sessions.as_ref(), &self.args, &self.observers)?;
         server.replace(self.server(proxy))?;
         (self.secret, self.sessions) = (secret, sessions);
+        self.monitored.admin.set_token(token);
         self.follow();
         Ok("another secret".into())
     }

@@ -10,11 +10,11 @@ use kylin_lb::observe::{
     ClusterChange, ClusterChanged, DiscoveryChanged, EndpointChange, EndpointChanged, Observer, StoreChanged, Timestamp,
 };
 use tracing::{info, warn};
-use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer, Registry, reload};
 
 /// Changes of state as the library logs them itself, which [`StateLog`] does in its place.
 const LIBRARY_STATE: &str = "kylin_lb::state";
@@ -28,15 +28,15 @@ pub enum LogFormat {
 
 /// Logs to standard error: at `level`, without it at the levels that `RUST_LOG` sets, such as `kylin_lb=debug`, and without both
 /// at info.
-pub fn start(level: Option<LevelFilter>, format: LogFormat) {
+pub fn start(level: Option<LevelFilter>, format: LogFormat) -> Levels {
     let levels = match level {
-        Some(level) => Targets::new().with_default(level),
+        Some(level) => at(level),
         None => std::env::var("RUST_LOG")
             .ok()
             .and_then(|levels| levels.parse().ok())
-            .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO)),
+            .map_or_else(|| at(LevelFilter::INFO), without_library_state),
     };
-    let levels = levels.with_target(LIBRARY_STATE, LevelFilter::OFF);
+    let (levels, handle) = reload::Layer::new(levels);
     // Without the messages about a standard error that is closed: to print these panics.
     let output = layer().with_writer(stderr).log_internal_errors(false);
     let output = match format {
@@ -44,14 +44,33 @@ pub fn start(level: Option<LevelFilter>, format: LogFormat) {
         LogFormat::Json => output.json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(output.with_filter(levels)).init();
+    Levels(handle)
 }
 
-/// Parses the value of `--log`.
+fn at(level: LevelFilter) -> Targets {
+    without_library_state(Targets::new().with_default(level))
+}
+
+fn without_library_state(levels: Targets) -> Targets {
+    levels.with_target(LIBRARY_STATE, LevelFilter::OFF)
+}
+
+/// Changes the levels of a log that runs.
+pub struct Levels(reload::Handle<Targets, Registry>);
+
+impl Levels {
+    /// Logs at the level of this name from now on.
+    pub fn set(&self, name: &str) -> Result<(), String> {
+        self.0.reload(at(level(name)?)).map_err(|error| error.to_string())
+    }
+}
+
+/// Parses the name of a level.
 pub fn level(text: &str) -> Result<LevelFilter, String> {
     // The parser also takes numbers and the empty text.
     match text {
         "off" | "error" | "warn" | "info" | "debug" | "trace" => text.parse().map_err(|_| String::new()),
-        _ => Err(format!("--log {text}: expected error, warn, info, debug, trace or off")),
+        _ => Err(format!("{text}: expected error, warn, info, debug, trace or off")),
     }
 }
 

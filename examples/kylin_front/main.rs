@@ -14,6 +14,7 @@
 
 mod args;
 mod configured;
+mod ctl;
 mod demo;
 mod front;
 mod groups;
@@ -40,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kylin_lb::Cluster;
+use kylin_lb::admin::Admin;
 use kylin_lb::nginx::{Config, ProbeMode, SessionMode};
 use kylin_lb::observe::{Observer, Watch};
 use kylin_lb::server::{Listen, Server};
@@ -50,7 +52,7 @@ use self::args::{Args, Command, Source};
 use self::configured::Configured;
 use self::listed::Listed;
 use self::log_file::LogFile;
-use self::logging::StateLog;
+use self::logging::{Levels, StateLog};
 use self::metrics::Exporter;
 use self::request_log::{QueryLog, RequestLog};
 use self::running::{Stop, until_signal};
@@ -66,7 +68,11 @@ fn main() -> ExitCode {
     // The server has threads of its own. This runtime serves signals, probes, stores and the demo nodes.
     let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
     let _entered = runtime.enter();
-    let args = match Args::parse(std::env::args().skip(1)) {
+    let mut words = std::env::args().skip(1).peekable();
+    if words.next_if_eq("ctl").is_some() {
+        return ctl::run(words);
+    }
+    let args = match Args::parse(words) {
         Ok(Command::Run(args)) => *args,
         Ok(Command::Help) => {
             say(format_args!("{}", args::HELP));
@@ -81,8 +87,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    logging::start(args.log, args.log_format);
-    match runtime.block_on(run(args)) {
+    let levels = logging::start(args.log, args.log_format);
+    match runtime.block_on(run(args, levels)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("kylin_front: {error}");
@@ -96,10 +102,10 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(args: Args) -> Result<(), Box<dyn Error>> {
+async fn run(args: Args, levels: Levels) -> Result<(), Box<dyn Error>> {
     // First, because a signal without a handler kills the process.
     let mut signals = Signals::new()?;
-    let logs = Logs::open(&args)?;
+    let logs = Logs::open(&args, status::admin(&args, signals.reloads(), levels)?)?;
     signals.reopen(logs.files.clone());
     let (secret, is_random) = sessions::secret(args.secret_file.as_deref())?;
     if is_random && args.sessions.as_ref().is_some_and(SessionMode::needs_secret) {
@@ -162,17 +168,18 @@ fn raise_open_files_limit(files: Option<NonZeroU64>) {
     }
 }
 
-/// The logs of requests that are wanted.
-#[derive(Clone, Default)]
+/// What learns of requests: the logs that are wanted, and what operators see.
+#[derive(Clone)]
 struct Logs {
+    admin: Admin,
     observers: Vec<Arc<dyn Observer>>,
     files: Vec<LogFile>,
     exporter: Option<Exporter>,
 }
 
 impl Logs {
-    fn open(args: &Args) -> Result<Self, Box<dyn Error>> {
-        let mut logs = Logs::default();
+    fn open(args: &Args, admin: Admin) -> Result<Self, Box<dyn Error>> {
+        let mut logs = Logs { admin, observers: Vec::new(), files: Vec::new(), exporter: None };
         if args.check {
             return Ok(logs);
         }
@@ -186,7 +193,8 @@ impl Logs {
             logs.files.push(file.clone());
             logs.observers.push(Arc::new(QueryLog { file, with_sql: args.log_sql }));
         }
-        if args.status.is_some() {
+        if args.status.is_some() || args.admin.is_some() {
+            logs.observers.push(Arc::new(logs.admin.clone()));
             logs.exporter = Exporter::install()?;
             logs.observers.extend(logs.exporter.as_ref().map(Exporter::observer));
         }
@@ -209,16 +217,28 @@ fn greet(server: &Server, listens: &[Listen]) {
     }
 }
 
-/// Starts the listener for operators, where one is wanted.
-fn status(listen: Option<Listen>, monitored: &Arc<Monitored>) -> Result<Option<Server>, Box<dyn Error>> {
-    let server = listen.map(|listen| status::serve(listen, Arc::clone(monitored))).transpose()?;
-    for address in server.iter().flat_map(Server::addresses) {
-        say(format_args!("status on http://{address}/front/status\n"));
-        if monitored.exporter.is_some() {
-            say(format_args!("metrics on http://{address}/metrics\n"));
+/// Starts the listeners for operators that are wanted.
+fn operators(args: &Args, monitored: &Arc<Monitored>) -> Result<Vec<Server>, Box<dyn Error>> {
+    let mut servers = Vec::new();
+    if let Some(listen) = args.status.clone() {
+        let server = status::serve(listen, Arc::clone(monitored))?;
+        for address in server.addresses() {
+            say(format_args!("status on http://{address}/front/status\n"));
+            if monitored.exporter.is_some() {
+                say(format_args!("metrics on http://{address}/metrics\n"));
+            }
         }
+        servers.push(server);
     }
-    Ok(server)
+    if let Some(listen) = args.admin.clone() {
+        let server = status::serve_admin(listen.clone(), Arc::clone(monitored))?;
+        match server.addresses().first() {
+            Some(address) => say(format_args!("admin on http://{address}/\n")),
+            None => say(format_args!("admin on {listen}\n")),
+        }
+        servers.push(server);
+    }
+    Ok(servers)
 }
 
 /// Prints to standard output. Nothing reads it any more if the write fails, which must not end the front end.

@@ -26,15 +26,19 @@ pub struct Stop<'s> {
     pub logs: &'s [LogFile],
 }
 
-/// Serves until a signal to stop, and reloads at each SIGHUP. After the signal it waits for requests in flight; a second one ends
+/// Serves until a signal to stop, and reloads at each SIGHUP and when an operator asks for it. After the signal it waits for requests in flight; a second one ends
 /// the wait.
 pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut impl Reload, stop: Stop<'_>) {
-    while signals.next().await == Event::Reload {
+    while let Event::Reload(reply) = signals.next().await {
         // It reads files, and looks names up.
         let reloaded = tokio::task::block_in_place(|| front.reload(&mut server));
-        match reloaded {
+        let reloaded = reloaded.map_err(|error| chain(&*error));
+        match &reloaded {
             Ok(changes) => tracing::info!(changes, "reloaded"),
-            Err(error) => tracing::error!(error = chain(&*error), "not reloaded: the old configuration stays"),
+            Err(error) => tracing::error!(error, "not reloaded: the old configuration stays"),
+        }
+        if let Some(reply) = reply {
+            _ = reply.send(reloaded.map_err(|error| format!("not reloaded: {error}")));
         }
     }
     let Stop { grace, lame_duck, health, logs } = stop;

@@ -4,8 +4,10 @@ use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
 
-use crate::log_file::LogFile;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::log_file::LogFile;
 
 /// The signals that have handlers, so that none of them kills the process. A handler stays until the process ends.
 ///
@@ -22,20 +24,41 @@ pub struct Signals {
     printed: [(&'static str, Signal); 2],
     /// What SIGUSR1 opens again.
     logs: Vec<LogFile>,
+    asked: mpsc::Receiver<Reply>,
+    asks: mpsc::Sender<Reply>,
 }
 
-/// What a signal asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a signal or an operator asks for.
+#[derive(Debug)]
 pub enum Event {
     Stop,
-    Reload,
+    /// With where to tell what has changed, or why nothing has.
+    Reload(Option<Reply>),
+}
+
+pub type Reply = oneshot::Sender<Result<String, String>>;
+
+/// Asks for reloads, as SIGHUP does.
+#[derive(Clone)]
+pub struct Reloads(mpsc::Sender<Reply>);
+
+impl Reloads {
+    /// Returns what has changed, or why nothing has.
+    pub async fn request(&self) -> Result<String, String> {
+        let (reply, told) = oneshot::channel();
+        _ = self.0.send(reply).await;
+        told.await.unwrap_or_else(|_| Err("not reloaded: the front end stops".to_owned()))
+    }
 }
 
 impl Signals {
     pub fn new() -> io::Result<Self> {
         _ = signal(SignalKind::window_change())?;
         _ = signal(SignalKind::pipe())?;
+        let (asks, asked) = mpsc::channel(1);
         Ok(Signals {
+            asked,
+            asks,
             stop: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::quit())?],
             reload: signal(SignalKind::hangup())?,
             printed: [
@@ -49,6 +72,11 @@ impl Signals {
     /// Has SIGUSR1 open these files again.
     pub fn reopen(&mut self, logs: Vec<LogFile>) {
         self.logs = logs;
+    }
+
+    /// Returns what asks for reloads.
+    pub fn reloads(&self) -> Reloads {
+        Reloads(self.asks.clone())
     }
 
     /// Waits for a signal to stop or to reload, opens log files again meanwhile, and prints signals without an effect.
@@ -66,15 +94,20 @@ impl Signals {
             if self.stop.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) {
                 return Poll::Ready(Event::Stop);
             }
-            self.reload.poll_recv(cx).map(|_| Event::Reload)
+            if let Poll::Ready(reply) = self.asked.poll_recv(cx) {
+                return Poll::Ready(Event::Reload(reply));
+            }
+            self.reload.poll_recv(cx).map(|_| Event::Reload(None))
         })
         .await
     }
 
     /// Waits for a signal to stop. A front end that stops reloads nothing.
     pub async fn stop(&mut self) {
-        while self.next().await == Event::Reload {
-            crate::say(format_args!("received SIGHUP, which has no effect: the front end stops\n"));
+        while let Event::Reload(reply) = self.next().await {
+            if reply.is_none() {
+                crate::say(format_args!("received SIGHUP, which has no effect: the front end stops\n"));
+            }
         }
     }
 }

@@ -94,9 +94,10 @@ async fn no_signal_but_those_to_stop_ends_the_process_or_loses_a_request() {
         assert!(process.ended(std::time::Duration::ZERO).await.is_none(), "{signal}");
     }
     let printed = process.file("stdout");
-    for signal in ["SIGHUP", "SIGUSR1", "SIGUSR2"] {
+    for signal in ["SIGUSR1", "SIGUSR2"] {
         assert!(printed.contains(&format!("received {signal}, ")), "{printed}");
     }
+    assert!(process.file("stderr").contains("reloaded changes="), "{}", process.log());
 }
 
 #[tokio::test]
@@ -184,6 +185,9 @@ fn options_are_checked() {
         (&["--store-deadline=0"], "--store-deadline 0: expected a number from 1 to 60000"),
         (&["--listen", "nowhere"], "--listen: \"nowhere\""),
         (&["--status", "nowhere"], "--status: \"nowhere\""),
+        (&["--admin", "nowhere"], "--admin: \"nowhere\""),
+        (&["--admin-token-file", "token"], "--admin-token-file needs --admin"),
+        (&["--admin-host=front.example"], "--admin-host needs --admin"),
         (&["--config"], "--config needs a value"),
         (&["--check=yes"], "--check takes no value"),
         (&["--demo=2", "--demo=3"], "--demo is given twice"),

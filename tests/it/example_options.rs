@@ -216,7 +216,7 @@ async fn nodes_that_kylins_properties_name_are_followed() {
         endpoints.iter().map(|endpoint| endpoint["id"].as_str().unwrap().to_owned()).collect()
     };
     let told = becomes(operators, |told| ids(told) == addresses[1..]).await;
-    assert_eq!(told["discovery"]["failures"], 0, "{told}");
+    assert_eq!(told["discovery"]["nodes"]["failures"], 0, "{told}");
     let printed = check(&["--properties", file]) + &process.log();
     assert!(printed.contains(&addresses[2]) && !printed.contains("hunter2"), "{printed}");
 }
@@ -300,7 +300,7 @@ async fn policy_probe_outlier_and_panic_work_beside_a_configuration() {
     let before = nodes[0].0.stats().requests;
     nodes[0].0.wait_until(|stats| stats.requests > before).await.unwrap();
     let told = status(address(&process, "status on http://")).await;
-    assert!(told["session_store"]["available"] == true, "{told}");
+    assert!(told["session_stores"]["sessions"]["available"] == true, "{told}");
 }
 
 #[tokio::test]

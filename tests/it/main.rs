@@ -29,6 +29,7 @@ mod drain_by_signs;
 mod drills;
 mod dropped_futures;
 mod ejection;
+mod example_admin;
 mod example_first_sights;
 mod example_front;
 mod example_log;

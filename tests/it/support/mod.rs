@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod browser;
+pub(crate) mod chromium;
 pub(crate) mod clock;
 pub(crate) mod cluster;
 pub(crate) mod dialects;
