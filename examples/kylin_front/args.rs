@@ -343,6 +343,14 @@ impl Args {
         if let (Some(one), Some(other)) = (sources.next(), sources.next()) {
             return Err(format!("{one} and {other} exclude each other: each is a source of nodes"));
         }
+        for (option, of, is_given) in [
+            ("--access-log-format", "--access-log", has("--access-log")),
+            ("--log-sql", "--query-log", has("--query-log")),
+        ] {
+            if has(option) && !is_given {
+                return Err(format!("{option} is for {of}, which is not given"));
+            }
+        }
         match &mut self.source {
             Source::Demo(_, version) => *version = chosen,
             Source::Config(_) if SET_BY_CONFIG.into_iter().any(has) => {

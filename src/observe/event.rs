@@ -283,6 +283,8 @@ pub struct ResponseHead<'a> {
     pub status: StatusCode,
     /// The headers that the client gets, except those that the application adds.
     pub(crate) headers: &'a http::HeaderMap,
+    /// The attempts in their order. That of the response has not ended.
+    pub attempts: &'a [Attempt],
     /// From the arrival of the request.
     pub elapsed: Duration,
 }

@@ -24,6 +24,20 @@
 //! The library itself logs changes of state through `tracing`, with the target `kylin_lb::state`. An application that logs what a
 //! [`Watch`] tells turns that target off.
 //!
+//! # Request ids and traces
+//!
+//! A request that something observes has an id, which its node gets as `x-request-id`: the [`RequestId`] in its extensions, else the
+//! client's header, else a new one of 32 hexadecimal digits. A client's id is taken from any client, if it consists of 1 to 128
+//! letters, digits and `-_.:+/=@`; another is replaced. So an id finds the lines of one request in several logs, and proves nothing:
+//! a client may choose one that was used before.
+//!
+//! With a `tracing` subscriber that enables the target `kylin_lb::request` at debug, each request has a span `request`
+//! (`request_id`, `traceparent`, `method`, `path`, `user`, `class`, `status`, `bytes`, `attempts`, `end`), and in it each attempt a
+//! span `attempt` (`number`, `endpoint`, `reason`, `status`, `phase`, `end`). The span of a request lasts until its body has ended,
+//! and is a child of the span in which the application calls the proxy. `traceparent` (W3C Trace Context) reaches the node
+//! unchanged; an application whose subscriber continues traces sets its own with
+//! [`HeaderEdits`](crate::proxy::HeaderEdits).
+//!
 //! # Secrets
 //!
 //! No event holds credentials, cookies or session ids. Targets are [masked](ObservedRequest::target). The SQL of a query is in an
@@ -54,6 +68,7 @@ mod observers;
 mod recorder;
 mod request;
 mod served_by;
+mod span;
 mod target;
 mod termination;
 mod timestamp;
@@ -73,8 +88,9 @@ pub use self::metrics::Metrics;
 pub(crate) use self::observers::Observers;
 pub use self::observers::RequestObserver;
 pub(crate) use self::recorder::RequestRecorder;
-pub use self::request::{ObservedRequest, basic_user};
+pub use self::request::{ObservedRequest, RequestId, basic_user};
 pub use self::served_by::ServedBy;
+pub(crate) use self::span::in_span;
 pub use self::target::masked_target;
 pub use self::termination::Termination;
 pub use self::timestamp::Timestamp;

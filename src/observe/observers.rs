@@ -10,12 +10,18 @@ use super::{Detail, Observer};
 ///
 /// It knows what the application knows of the request, so it needs no table of requests. The proxy removes it from the extensions.
 #[derive(Clone)]
-pub struct RequestObserver(pub(super) Arc<dyn Observer>);
+pub struct RequestObserver(pub(super) Vec<Arc<dyn Observer>>);
 
 impl RequestObserver {
     /// Returns an observer for the extensions of a request.
     pub fn new(observer: impl Observer) -> Self {
-        RequestObserver(Arc::new(observer))
+        RequestObserver(vec![Arc::new(observer)])
+    }
+
+    /// Adds an observer, which gets each event after those before it.
+    pub fn and(mut self, observer: impl Observer) -> Self {
+        self.0.push(Arc::new(observer));
+        self
     }
 }
 

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
+use tracing::Span;
 
 use super::observers::call;
+use super::span::{self, RequestSpans};
 use super::{
     Attempt, AttemptBegan, AttemptEnd, AttemptEnded, Classified, Detail, Dispatched, EndpointPicked, Finished,
     ObservedRequest, Observer, Observers, Queued, Received, RequestObserver, ResponseHead, Retried, RetryReason,
@@ -24,6 +26,7 @@ use crate::request::{ClientAddr, ObservedQuery};
 pub(crate) struct RequestRecorder {
     observers: Arc<Observers>,
     own: Option<RequestObserver>,
+    spans: RequestSpans,
     clock: Arc<dyn Clock>,
     request: ObservedRequest,
     detail: Detail,
@@ -53,12 +56,15 @@ impl RequestRecorder {
         request: &mut Request<Body>,
     ) -> Option<Box<Self>> {
         let own = request.extensions_mut().remove::<RequestObserver>();
-        if observers.is_empty() && own.is_none() {
+        if observers.is_empty() && own.is_none() && !span::are_wanted() {
             return None;
         }
-        let detail = own.as_ref().map_or(Detail::Request, |own| own.0.detail()).max(observers.detail());
+        let detail = own.iter().flat_map(|own| &own.0).map(|own| own.detail()).fold(observers.detail(), Detail::max);
+        let client = client(request);
+        let request = ObservedRequest::new(client, request, clock.now(), detail);
         let recorder = RequestRecorder {
-            request: ObservedRequest::new(client(request), request, clock.now(), detail),
+            spans: RequestSpans::begin(&request),
+            request,
             observers: Arc::clone(observers),
             own,
             clock: Arc::clone(clock),
@@ -81,10 +87,25 @@ impl RequestRecorder {
 
     /// Calls every observer.
     fn tell(&self, event: impl Fn(&dyn Observer, &ObservedRequest)) {
-        let own = self.own.iter().map(|own| &own.0);
+        let own = self.own.iter().flat_map(|own| &own.0);
         for observer in self.observers.iter().chain(own) {
             call(&**observer, |observer| event(observer, &self.request));
         }
+    }
+
+    /// Returns whether a subscriber wants the spans of the request.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.spans.are_enabled()
+    }
+
+    /// Returns the span of the request.
+    pub(crate) fn span(&self) -> Span {
+        self.spans.of_request()
+    }
+
+    /// Returns the span of the attempt that runs.
+    pub(crate) fn attempt_span(&self) -> Span {
+        self.spans.of_attempt()
     }
 
     /// Returns the time since the request arrived.
@@ -94,6 +115,7 @@ impl RequestRecorder {
 
     pub(crate) fn classified(&mut self, class: &'static str) {
         self.request.class = Some(class);
+        self.spans.classified(class);
         self.tell(|observer, request| observer.classified(&Classified { request }));
     }
 
@@ -165,6 +187,9 @@ impl RequestRecorder {
         request.extensions_mut().insert(self.connect_timer.clone());
         self.is_unprepared = false;
         let number = self.number();
+        if let Some(attempt) = self.attempts.last() {
+            self.spans.attempt_begins(number, attempt);
+        }
         self.tell(|observer, request| observer.attempt_began(&AttemptBegan { request, number, endpoint }));
     }
 
@@ -210,6 +235,7 @@ impl RequestRecorder {
         attempt.connecting = self.connect_timer.get();
         attempt.end = Some(end);
         if let Some(attempt) = self.attempts.last() {
+            self.spans.attempt_ended(attempt);
             self.tell(|observer, request| observer.attempt_ended(&AttemptEnded { request, number, attempt }));
         }
     }
@@ -239,9 +265,9 @@ impl RequestRecorder {
         let (status, elapsed) = (response.status(), self.elapsed());
         (self.status, self.first_byte) = (Some(status), Some(elapsed));
         let endpoint = self.attempts.last().filter(|attempt| attempt.end.is_none()).map(|attempt| &attempt.endpoint);
-        let headers = response.headers();
+        let (headers, attempts) = (response.headers(), &self.attempts[..]);
         self.tell(|observer, request| {
-            observer.response_head(&ResponseHead { request, endpoint, status, headers, elapsed });
+            observer.response_head(&ResponseHead { request, endpoint, status, headers, attempts, elapsed });
         });
         if is_head {
             self.finish(Termination::Complete);
@@ -285,6 +311,7 @@ impl RequestRecorder {
             total,
         };
         let (status, bytes, attempts, shared) = (self.status, self.bytes, &self.attempts[..], self.shared.as_ref());
+        self.spans.finished(&Finished { request: &self.request, status, bytes, attempts, shared, times, termination });
         self.tell(|observer, request| {
             observer.finished(&Finished { request, status, bytes, attempts, shared, times, termination });
         });

@@ -26,7 +26,7 @@ pub struct ObservedRequest {
     version: Version,
     host: Option<HeaderValue>,
     user: Option<Box<str>>,
-    id: Option<HeaderValue>,
+    id: RequestId,
     traceparent: Option<HeaderValue>,
     referer: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
@@ -36,8 +36,10 @@ pub struct ObservedRequest {
 }
 
 impl ObservedRequest {
-    pub(super) fn new<B>(client: ClientAddr, request: &Request<B>, now: Instant, detail: Detail) -> Self {
+    /// Gives the request an id, if it has none that may be passed on.
+    pub(super) fn new<B>(client: ClientAddr, request: &mut Request<B>, now: Instant, detail: Detail) -> Self {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        let id = RequestId::of(request);
         let headers = request.headers();
         ObservedRequest {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
@@ -49,7 +51,7 @@ impl ObservedRequest {
             version: request.version(),
             host: headers.get(header::HOST).cloned(),
             user: basic_user(headers).map(String::into_boxed_str),
-            id: headers.get(&X_REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned(),
+            id,
             traceparent: headers.get(&TRACEPARENT).filter(|value| is_traceparent(value.as_bytes())).cloned(),
             referer: headers.get(header::REFERER).cloned(),
             user_agent: headers.get(header::USER_AGENT).cloned(),
@@ -116,7 +118,7 @@ impl ObservedRequest {
 
     /// Returns the `x-request-id` that the client sent or the proxy made: 1 to 128 letters, digits and `-_.:+/=@`.
     pub fn id(&self) -> Option<&str> {
-        self.id.as_ref()?.to_str().ok()
+        self.id.0.to_str().ok()
     }
 
     /// Returns the `traceparent` that the client sent, if it has the form of W3C Trace Context.
@@ -167,6 +169,38 @@ impl fmt::Debug for ObservedRequest {
             .field("target", &self.target())
             .field("class", &self.class)
             .finish_non_exhaustive()
+    }
+}
+
+/// An id for a request, which an application puts into the request's extensions. Without it the request has the id of its client, or
+/// a new one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// Takes an id of 1 to 128 letters, digits and `-_.:+/=@`; `None` for any other.
+    pub fn new(id: &str) -> Option<Self> {
+        HeaderValue::from_str(id).ok().filter(|id| is_request_id(id.as_bytes())).map(RequestId)
+    }
+
+    fn random() -> Self {
+        let id = format!("{:032x}", fastrand::u128(..));
+        RequestId(HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("-")))
+    }
+
+    /// Returns the id of a request, and sets its header to it.
+    fn of<B>(request: &mut Request<B>) -> Self {
+        let chosen = request.extensions_mut().remove::<RequestId>();
+        let headers = request.headers_mut();
+        if chosen.is_none()
+            && let Some(id) = headers.get(&X_REQUEST_ID).filter(|id| is_request_id(id.as_bytes()))
+            && headers.get_all(&X_REQUEST_ID).iter().nth(1).is_none()
+        {
+            return RequestId(id.clone());
+        }
+        let id = chosen.unwrap_or_else(RequestId::random);
+        headers.insert(X_REQUEST_ID.clone(), id.0.clone());
+        id
     }
 }
 

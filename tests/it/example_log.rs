@@ -121,10 +121,14 @@ fn the_version_is_printed_and_wrong_levels_are_refused() {
     assert!(output.status.success());
     assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("kylin_front {}\n", env!("CARGO_PKG_VERSION")));
     for (args, why) in [
-        (["--log", "loud"], "--log loud: expected error, warn, info, debug, trace or off"),
-        (["--log-format", "xml"], "--log-format xml: expected text or json"),
+        (&["--log", "loud"][..], "--log loud: expected error, warn, info, debug, trace or off"),
+        (&["--log-format", "xml"], "--log-format xml: expected text or json"),
+        (&["--log-sql"], "--log-sql is for --query-log, which is not given"),
+        (&["--log-sql", "--access-log=-"], "--log-sql is for --query-log, which is not given"),
+        (&["--access-log-format=json"], "--access-log-format is for --access-log, which is not given"),
+        (&["--acess-log=x"], "unknown option --acess-log"),
     ] {
-        let output = run(&args);
+        let output = run(args);
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), stderr), (Some(2), format!("kylin_front: {why}; try --help\n")));
     }

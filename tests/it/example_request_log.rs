@@ -51,7 +51,8 @@ async fn a_request_has_a_line_with_its_nodes_times_and_end_and_no_secret() {
     for part in [
         "\"POST /kylin/api/query?token=*** HTTP/1.1\" 200 ",
         "\"http://kylin/kylin/query?sql=***\" \"a\\x22b\\x5Cc\"",
-        " end=complete class=query id=- node=gone,n1 why=policy us=\"connect, 200\" ut=\"0.0",
+        " end=complete class=query id=",
+        " node=gone,n1 why=policy us=\"connect, 200\" ut=\"0.0",
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
@@ -90,7 +91,8 @@ async fn hostile_values_stay_inside_their_field() {
         if format == "json" {
             let line: Value = serde_json::from_str(line).unwrap();
             assert_eq!(line["user"], "a\"b\nc");
-            assert_eq!(line["id"], Value::Null);
+            let id = line["id"].as_str().unwrap();
+            assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "a new one: {id}");
             assert_eq!(line["target"], "/kylin/api/projects?a=%0A127.0.0.1&b=%22");
         } else {
             assert!(line.starts_with("127.0.0.1 - a\\x22b\\x0Ac ["), "{line}");

@@ -103,6 +103,7 @@ mod single_flight;
 mod slow_clients;
 mod slow_readers;
 mod slow_start;
+mod spans;
 mod stale_connections;
 mod stopping_nodes;
 mod store_drills;

@@ -40,7 +40,7 @@ use crate::drop_guard::DropGuard;
 use crate::endpoint::{BodyKey, Suspects};
 use crate::kylin::class::RequestClass;
 use crate::kylin::response::ResponseClass;
-use crate::observe::{RequestRecorder, RetryReason};
+use crate::observe::{RequestRecorder, RetryReason, in_span};
 use crate::request::{ClientAddr, RequestContext};
 use crate::session::hook::Prepared;
 use crate::unwind::catch_panic;
@@ -75,7 +75,14 @@ fn forward_from<B: Backend>(
     async move {
         let result = match admitted {
             Ok(Hops::Left) => {
-                let result = catch_panic(pin!(attempts.run(&mut request))).await.unwrap_or(Err(PANICKED));
+                let result = match attempts.is_traced() {
+                    false => catch_panic(pin!(attempts.run(&mut request))).await,
+                    true => {
+                        let span = attempts.span(RequestRecorder::span);
+                        catch_panic(in_span(span, attempts.run(&mut request)).as_mut()).await
+                    }
+                };
+                let result = result.unwrap_or(Err(PANICKED));
                 attempts.fail_flight(result.err());
                 result
             }
@@ -142,6 +149,14 @@ struct Attempts<'p, B> {
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
+    fn is_traced(&self) -> bool {
+        self.recorder.as_ref().is_some_and(|recorder| recorder.is_traced())
+    }
+
+    fn span(&self, of: fn(&RequestRecorder) -> tracing::Span) -> tracing::Span {
+        self.recorder.as_ref().map_or_else(tracing::Span::none, |recorder| of(recorder))
+    }
+
     fn new(proxy: &'p Inner<B>, peer: ClientAddr, sender: Sender, request: &mut Request<Body>) -> Self {
         let settings = &proxy.settings;
         let client = |request: &Request<Body>| settings.trusted.client(peer, request.headers());
@@ -277,11 +292,21 @@ impl<'p, B: Backend> Attempts<'p, B> {
                         .kylin()
                         .and_then(|(rules, class)| rules.watch(&self.context, class, picked.backend(), request));
                     if self.leader.is_some() {
+                        let mut execution = execution(picked, watch, take(request));
+                        if self.is_traced() {
+                            execution = in_span(self.span(RequestRecorder::attempt_span), execution);
+                        }
                         let failure;
-                        (picked, failure) = self.execute(Some(execution(picked, watch, take(request)))).await?;
+                        (picked, failure) = self.execute(Some(execution)).await?;
                         failure
                     } else {
-                        let sent = picked.backend().send(take(request)).await;
+                        let sent = match self.is_traced() {
+                            false => picked.backend().send(take(request)).await,
+                            true => {
+                                let span = self.span(RequestRecorder::attempt_span);
+                                in_span(span, picked.backend().send(take(request))).await
+                            }
+                        };
                         if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
                             watch.disarm();
                         }
