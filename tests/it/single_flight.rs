@@ -316,8 +316,14 @@ async fn no_response_is_older_than_the_writes_before_the_arrival_of_its_query() 
     check_rest(&proxy).await;
 }
 
+/// What a node does with a query.
+type Step = fn() -> Result<Response<Body>, SendError>;
+
+/// What a node does with the queries in their order. The last step repeats.
+type Script = &'static [Step];
+
 /// What a node does with each query: the first, the second, and so on. The last repeats.
-fn scripted(script: &'static [fn() -> Result<Response<Body>, SendError>]) -> Gated<Scripted> {
+fn scripted(script: Script) -> Gated<Scripted> {
     let count = AtomicUsize::new(0);
     Gated::new(Scripted::new(move |_| {
         let at = count.fetch_add(1, Ordering::SeqCst).min(script.len() - 1);
@@ -389,10 +395,7 @@ impl http_body::Body for Truncated {
 
 /// Sends eight equal queries to a node with this script, and returns their statuses, how many executions there were, and how many
 /// responses had a cookie.
-async fn eight(
-    script: &'static [fn() -> Result<Response<Body>, SendError>],
-    buffers: BufferBudget,
-) -> (Vec<u16>, usize) {
+async fn eight(script: Script, buffers: BufferBudget) -> (Vec<u16>, usize) {
     let node = scripted(script);
     let proxy = proxy_over(node.clone(), |proxy| proxy.buffers(buffers));
     let user = basic("ADMIN", "KYLIN");
@@ -437,7 +440,7 @@ async fn only_a_complete_result_is_shared_at_once() {
     assert_eq!(small.status().used, 0);
 }
 
-async fn eight_of(script: &[fn() -> Result<Response<Body>, SendError>], buffers: BufferBudget) -> (Vec<u16>, usize) {
+async fn eight_of(script: &[Step], buffers: BufferBudget) -> (Vec<u16>, usize) {
     eight(script.to_vec().leak(), buffers).await
 }
 
@@ -580,12 +583,7 @@ fn a_client_can_leave_at_any_poll() {
     }
 }
 
-async fn leave(
-    script: &'static [fn() -> Result<Response<Body>, SendError>],
-    leaver: usize,
-    mut polls: usize,
-    executions: usize,
-) {
+async fn leave(script: Script, leaver: usize, mut polls: usize, executions: usize) {
     let count = AtomicUsize::new(0);
     let node = Scripted::new(move |_| {
         let at = count.fetch_add(1, Ordering::SeqCst).min(script.len() - 1);
@@ -732,7 +730,7 @@ async fn clients_of_both_versions_of_http_share_a_response() {
     for mut connection in over_http1 {
         let response = connection.response().await.unwrap();
         assert_eq!(response.status(), 200);
-        bodies.insert(response.body.into());
+        bodies.insert(response.body);
     }
     assert_eq!((bodies.len(), node.begun()), (1, 1));
     check_rest(&proxy).await;
