@@ -7,6 +7,7 @@ use kylin_lb::testing::KylinNode;
 use tempfile::TempDir;
 
 use crate::support::example::{TIMEOUT, run, spawn, start};
+use crate::support::front::eventually;
 use crate::support::http::{self, Connection};
 use crate::support::port::free_port;
 
@@ -97,7 +98,7 @@ async fn no_signal_but_those_to_stop_ends_the_process_or_loses_a_request() {
     for signal in ["SIGUSR1", "SIGUSR2"] {
         assert!(printed.contains(&format!("received {signal}, ")), "{printed}");
     }
-    assert!(process.file("stderr").contains("reloaded changes="), "{}", process.log());
+    eventually(|| process.file("stderr").contains("reloaded changes="), || process.log()).await;
 }
 
 #[tokio::test]

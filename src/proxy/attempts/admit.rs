@@ -1,9 +1,9 @@
-//! The head of a request, from its client to the node.
+//! The head of a request, from its client to the node, and the query in its body.
 
 use http::header::{self, HeaderValue};
 use http::{Request, Version};
 
-use super::flight::wants_own_response;
+use super::flight::{QueryContents, wants_own_response};
 use super::{Attempts, Sender};
 use crate::backend::Backend;
 use crate::body::Body;
@@ -11,9 +11,29 @@ use crate::kylin::strip_internal_headers;
 use crate::proxy::error_response::{ErrorResponse, TOO_MANY_REQUESTS};
 use crate::proxy::head::{self, Forwarded, HeaderEdits, HeaderPresence, Hops, join_cookies, remove_hop_by_hop};
 use crate::proxy::replay;
+use crate::proxy::rules::{RuleState, within_group};
 use crate::request::ClientAddr;
 
 impl<B: Backend> Attempts<'_, B> {
+    /// Reads the query in the body as far as something asks for it, and finds the resource group of its project. Returns what single
+    /// flight compares.
+    pub(super) fn read_query(&mut self, request: &Request<Body>) -> Option<QueryContents> {
+        let groups = self.proxy.rules.as_ref().and_then(RuleState::resource_groups);
+        let (mut query, mut project) = (None, None);
+        self.context.read_sql(request.body(), self.wants_keys(), |read, effect| {
+            project = groups.map(|_| read.project().to_owned());
+            if let Some(recorder) = &mut self.recorder {
+                recorder.query(read);
+            }
+            let is_shared = self.proxy.settings.single_flight;
+            query = self.proxy.flights.as_ref().map(|flights| QueryContents::of(flights, read, effect, is_shared));
+        });
+        if let Some((groups, class)) = groups.zip(self.context.class()) {
+            self.attempted = within_group(groups, class, project, request);
+        }
+        query
+    }
+
     /// Rewrites the head for the node, classifies the request and refuses what is not open to clients.
     pub(super) fn admit(
         &mut self,

@@ -21,14 +21,14 @@ use http::header;
 use http::{Method, Request, Response};
 
 pub(super) use self::flight::QueryFlights;
-use self::flight::{AfterEntry, Execution, QueryContents, Shared, execution};
+use self::flight::{AfterEntry, Execution, Shared, execution};
 use self::kept::KeptRequest;
 use self::next::is_abandoned;
 use self::response::AfterAttempt;
 
 use super::error_response::{ErrorResponse, PANICKED, TRUNCATED};
 use super::head::{self, Hops};
-use super::rules::{ReloadAccess, ReloadCall, RuleState, Writer, fan_out, within_group};
+use super::rules::{ReloadAccess, ReloadCall, RuleState, Writer, fan_out};
 use super::session::Session;
 use super::{Inner, replay};
 use crate::admission::flight::{FlightKey, Leader, WriteGuard};
@@ -201,19 +201,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             // Boxed, because a body that fits into one read comes with its head.
             *request.body_mut() = Box::pin(replay::read(body, client, &self.proxy.settings)).await?;
         }
-        let groups = self.proxy.rules.as_ref().and_then(RuleState::resource_groups);
-        let (mut query, mut project) = (None, None);
-        self.context.read_sql(request.body(), self.wants_keys(), |read, effect| {
-            project = groups.map(|_| read.project().to_owned());
-            if let Some(recorder) = &mut self.recorder {
-                recorder.query(read);
-            }
-            let is_shared = self.proxy.settings.single_flight;
-            query = self.proxy.flights.as_ref().map(|flights| QueryContents::of(flights, read, effect, is_shared));
-        });
-        if let Some((groups, class)) = groups.zip(self.context.class()) {
-            self.attempted = within_group(groups, class, project, request);
-        }
+        let query = self.read_query(request);
         if self.reload.is_some() {
             Box::pin(self.admit_reload(request)).await?;
         }
