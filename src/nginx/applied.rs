@@ -178,7 +178,8 @@ impl fmt::Display for AppliedSessions {
 /// Returns for each group whether its servers are Kylin nodes: a comment says so, a location for paths of Kylin passes requests to it,
 /// a location for all paths does and a [sign] says Kylin, or it shares a server with such a group.
 ///
-/// A location for all paths alone shows nothing: it may be of another site.
+/// A location for all paths without a sign may be of another site, if something in the file says that another group is the one of
+/// Kylin. If nothing does, it is taken for Kylin's, because a Kylin without the guard is open.
 fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
     let mut found: Vec<Option<Choice<bool>>> = config
         .upstreams
@@ -201,10 +202,7 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
                         _ if is_of_kylin => note(pass, &location.matcher, path, server, "", &mut found),
                         Some(sign) => note(pass, &location.matcher, path, server, &sign, &mut found),
                         None => {
-                            let location = place(&location.matcher, server);
-                            general[pass.upstream].get_or_insert_with(|| {
-                                format!("{location} passes all paths, but no path, name or port says Kylin: # kylin_lb: kylin on; does")
-                            });
+                            general[pass.upstream].get_or_insert_with(|| place(&location.matcher, server));
                         }
                     }
                 }
@@ -217,11 +215,23 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
         let why = format!("it has a server of upstream {}", config.upstreams[other].name);
         found[index] = Some(Choice { value: true, why });
     }
-    let none = |general: Option<String>| {
-        let why = general.unwrap_or_else(|| "no location passes it paths below /kylin".into());
-        Choice { value: false, why }
+    let is_elsewhere = found.iter().flatten().any(|choice| choice.value);
+    let guess = |general: Option<String>| match general {
+        None => Choice::new(false, "no location passes it paths below /kylin"),
+        Some(location) if is_elsewhere => Choice {
+            value: false,
+            why: format!(
+                "{location} passes all paths, but no path, name or port says Kylin: # kylin_lb: kylin on; does"
+            ),
+        },
+        Some(location) => Choice {
+            value: true,
+            why: format!(
+                "{location} passes all paths, and nothing says Kylin elsewhere: # kylin_lb: kylin off; does not"
+            ),
+        },
     };
-    found.into_iter().zip(general).map(|(choice, general)| choice.unwrap_or_else(|| none(general))).collect()
+    found.into_iter().zip(general).map(|(choice, general)| choice.unwrap_or_else(|| guess(general))).collect()
 }
 
 /// The ports of Kylin: its own, that of TLS in Kylin 5, and that of a second instance on a machine in the KAP manual.

@@ -66,7 +66,8 @@
 //! - An upstream is one of Kylin nodes if a location for paths below `/kylin` passes requests to it, or if it has a server of such an
 //!   upstream. A location for all paths, such as `/`, counts if something else says Kylin: the name of the upstream, of one of its
 //!   servers or in `server_name` (`kylin`, `kyligence`, `kap`), the path behind `proxy_pass`, or a port of Kylin (7070, 7443, 17070).
-//!   [`Config::report`] says what does, and what is missing. In a file that serves something else too, the other service gets neither
+//!   It also counts if nothing in the file says Kylin: then it is the file of a Kylin whose names and ports are others.
+//!   [`Config::report`] says what counted, and what is missing. In a file that serves something else too, the other service gets neither
 //!   sessions nor rules nor probes if it has a location and an upstream of its own, such as `location /grafana/`. `kylin on` and
 //!   `kylin off` in a comment say it where the locations do not.
 //! - Requests for paths that are not below `/kylin` are retried as in nginx, whatever their upstream.

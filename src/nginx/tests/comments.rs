@@ -131,9 +131,10 @@ fn an_upstream_is_of_kylin_if_it_gets_paths_below_kylin() {
     assert_eq!(of(same)[1].kylin.why, "it has a server of upstream k");
 }
 
-/// A location for all paths is no sign of Kylin.
+/// A location for all paths is no sign of Kylin in a file where another one is.
 #[test]
 fn sites_of_others_have_no_kylin_in_them() {
+    const KYLIN: &str = "upstream nodes_of_kylin { server 10.9.9.9:80; } server { listen 99; location / { proxy_pass http://nodes_of_kylin; } }";
     for (site, expected) in [
         ("upstream grafana { server 10.0.0.1:3000; } server { listen 81; location / { proxy_pass http://grafana; } }", None),
         ("upstream app { ip_hash; server app1:8080; server app2:8080; } server { listen 81; server_name shop.example;
@@ -151,12 +152,16 @@ fn sites_of_others_have_no_kylin_in_them() {
         ("upstream u { server a:80; } server { listen 81; location / { proxy_pass http://u/kylin/; } }", Some("passes /kylin/")),
         ("upstream u { server a:80; } server { listen 81; location ^~ /kylin { proxy_pass http://u; } }", Some("passes /kylin")),
     ] {
-        let applied = of(site);
+        let beside = format!("{site} {KYLIN}");
+        let applied = of(&beside);
         let kylin = &applied[0].kylin;
         assert_eq!(kylin.value, expected.is_some(), "{site}: {}", kylin.why);
+        // Alone it is taken for Kylin's, because a Kylin without the guard is open.
+        let alone = of(site);
+        assert!(alone[0].kylin.value, "{site}: {}", alone[0].kylin.why);
         let why = expected.unwrap_or("passes all paths, but no path, name or port says Kylin: # kylin_lb: kylin on;");
         assert!(kylin.why.contains(why), "{site}: {}", kylin.why);
-        let report = parse(site).report().to_string();
+        let report = parse(&beside).report().to_string();
         assert!(report.contains(&kylin.why), "{report}");
     }
 }
