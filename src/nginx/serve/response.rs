@@ -26,8 +26,11 @@ pub(super) struct ResponseEdits<'s> {
     added: AddedHeaders<'s>,
     redirects: Redirects<'s>,
     cookies: CookieEdits<'s>,
-    pages: Vec<(&'s ErrorPage, Option<Response<Body>>)>,
+    pages: Pages<'s>,
 }
+
+/// `error_page` lines and the responses of their locations.
+type Pages<'s> = Vec<(&'s ErrorPage, Option<Response<Body>>)>;
 
 /// `add_header` lines and their values for a request.
 type AddedHeaders<'s> = Vec<(&'s AddHeader, HeaderValue)>;
@@ -151,11 +154,7 @@ pub(super) fn redirect(location: &Location, scope: &Scope<'_>) -> Result<Respons
 }
 
 /// Returns the `error_page` lines that change a response of the front end, and the response of their location.
-fn pages<'s>(
-    server: &'s Server,
-    settings: &'s BlockSettings,
-    scope: &Scope<'_>,
-) -> Result<Vec<(&'s ErrorPage, Option<Response<Body>>)>, ErrorResponse> {
+fn pages<'s>(server: &'s Server, settings: &'s BlockSettings, scope: &Scope<'_>) -> Result<Pages<'s>, ErrorResponse> {
     let mut pages = Vec::new();
     for page in settings.error_pages.iter().filter(|page| page.has_effect()) {
         let found = page.named.as_ref().and_then(|name| server.locations.named_reply(name));

@@ -29,6 +29,9 @@ pub(crate) struct ProxyPass {
     prefix: Option<(String, String)>,
 }
 
+/// A URL up to the variables of its host, and each of their values with its URL.
+type UrlsByHost = (Template, Vec<(String, String)>);
+
 /// Prefixes of a `Location`, and the replacement of each.
 pub(crate) type Redirects<'s> = Vec<Change<'s>>;
 
@@ -119,7 +122,7 @@ impl ProxyPass {
     }
 
     /// Returns the part of a URL up to the variables of its host, and the URL for each of their values; `None` without such variables.
-    pub(super) fn urls(word: &Word, maps: &Maps) -> Result<Option<(Template, Vec<(String, String)>)>, Fault> {
+    pub(super) fn urls(word: &Word, maps: &Maps) -> Result<Option<UrlsByHost>, Fault> {
         let text = word.text.as_str();
         let start = match text.find("://") {
             Some(at) => at + 3,
