@@ -246,7 +246,8 @@ impl World {
         }
         let mut ids: Vec<_> = status.into_keys().collect();
         let mut members = self.members.clone();
-        (ids.sort_unstable(), members.sort_unstable());
+        ids.sort_unstable();
+        members.sort_unstable();
         assert_eq!(ids, members);
     }
 

@@ -190,7 +190,9 @@ async fn a_failed_write_counts_once_a_request_of_another_client_fails_at_that_no
 /// A plain proxy keeps no copy of a POST.
 #[tokio::test]
 async fn posts_of_one_client_to_one_url_are_told_apart_by_their_bodies_where_no_copy_is_kept() {
-    let bodies: [(&str, fn(usize) -> String, HealthState); 3] = [
+    /// Returns the body of a request by its number.
+    type MakeBody = fn(usize) -> String;
+    let bodies: [(&str, MakeBody, HealthState); 3] = [
         ("one body", |_| "{}".to_owned(), HealthState::Healthy),
         ("many bodies", |number| number.to_string(), HealthState::Ejected),
         ("bodies that differ in their lengths", |number| "x".repeat(5000 + number), HealthState::Ejected),
