@@ -24,6 +24,7 @@ use crate::signals::Reloads;
 pub struct Monitored {
     pub admin: Admin,
     pub exporter: Option<Exporter>,
+    #[cfg_attr(not(feature = "prometheus"), allow(dead_code, reason = "metrics have a name for it"))]
     pub buffers: BufferBudget,
     clusters: Mutex<Vec<(String, Cluster)>>,
     sessions: Mutex<Option<Sessions>>,
@@ -157,6 +158,7 @@ impl Monitored {
         self.sessions.lock().clone()
     }
 
+    #[cfg_attr(not(feature = "prometheus"), allow(dead_code, reason = "metrics have a name for it"))]
     pub fn discovery(&self) -> Option<DiscoveryStatus> {
         self.discovery.lock().as_ref().map(DiscoveryHandle::status)
     }

@@ -80,6 +80,7 @@ const _: fn() = || {
 
 /// How far a response may be read ahead of its client.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only the server reads responses ahead"))]
 pub(crate) struct ReadAhead {
     /// In bytes.
     pub(crate) max: NonZeroUsize,

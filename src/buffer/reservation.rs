@@ -69,6 +69,7 @@ impl Reservation {
     }
 
     /// Moves `bytes` of this reservation to another one.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only the server reads responses ahead"))]
     pub(crate) fn split(&mut self, bytes: usize) -> Reservation {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;

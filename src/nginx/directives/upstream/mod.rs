@@ -55,7 +55,7 @@ pub(crate) struct Upstream {
 
 /// How an upstream is reached over TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "an https location is an error then"))]
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "an https location is an error then"))]
 pub(crate) struct NodeTls {
     pub(crate) settings: NodeSide,
     /// The host of `$proxy_host`.
