@@ -3,9 +3,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kylin_lb::BufferBudget;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -29,13 +31,18 @@ fn post(length: usize) -> String {
     format!("POST /kylin/api/query HTTP/1.1\r\nHost: kylin\r\nContent-Length: {length}\r\n\r\n")
 }
 
-/// Sends a request from `client` whose last byte does not come. Returns the response that comes all the same.
-async fn one_byte_short(client: IpAddr, front: SocketAddr, length: usize) -> io::Result<RawResponse> {
+/// Sends a request from `client` whose last byte does not come: as much of it as the server takes.
+async fn send_one_byte_short(client: IpAddr, front: SocketAddr, length: usize) -> io::Result<Connection> {
     let mut connection = Connection::open_from(client, front).await?.read_timeout(Duration::from_secs(100));
     // A server that responds before it has all of the body may close.
     connection.send(post(length)).await?;
     _ = connection.send(&BLANKS[..length - 1]).await;
-    connection.response().await
+    Ok(connection)
+}
+
+/// Returns the response to a request whose last byte does not come.
+async fn one_byte_short(client: IpAddr, front: SocketAddr, length: usize) -> io::Result<RawResponse> {
+    send_one_byte_short(client, front, length).await?.response().await
 }
 
 fn client(number: usize) -> IpAddr {
@@ -63,24 +70,26 @@ async fn uploads_one_byte_short_take_no_more_memory_than_the_budget_and_others_a
     let nodes: Vec<_> = [demo("n1").await, demo("n2").await].into();
     let named: Vec<_> = nodes.iter().map(|(node, served)| format!("{}@{}", node.name(), served.addr())).collect();
     let (process, front) = start(&["--nodes", &named.join(","), "--sessions=none", "--probe=none"]).await;
-    let mut slow = JoinSet::new();
+    let (mut slow, sent) = (JoinSet::new(), Arc::new(Semaphore::new(0)));
     for number in 0..uploads {
-        // From many addresses, so that the budget bounds them, and not the share of one client.
-        slow.spawn(one_byte_short(client(number % 64), front, MIB));
+        let sent = Arc::clone(&sent);
+        slow.spawn(async move {
+            // From many addresses, so that the budget bounds them, and not the share of one client.
+            let connection = send_one_byte_short(client(number % 64), front, MIB).await;
+            sent.add_permits(1);
+            connection?.response().await
+        });
     }
-    // Until nothing more arrives: what is not kept in memory was refused, or fills the buffers of the kernel.
-    let mut before = 0;
+    // Each upload is received but for its last byte, or refused.
     loop {
         others_are_served(front, 8).await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let now = Memory::of(process.id()).resident >> 20;
-        if now == before {
+        if sent.available_permits() == uploads {
             break;
         }
-        before = now;
     }
-    let peak = Memory::of(process.id()).peak >> 20;
-    println!("{uploads} uploads one byte short of 1 MiB: {before} MiB resident, {peak} MiB at most");
+    let Memory { resident, peak } = Memory::of(process.id());
+    let (resident, peak) = (resident >> 20, peak >> 20);
+    println!("{uploads} uploads one byte short of 1 MiB: {resident} MiB resident, {peak} MiB at most");
     assert!(peak < 512, "{peak} MiB");
     slow.shutdown().await;
 }
@@ -154,6 +163,7 @@ async fn a_body_that_comes_too_slowly_in_all_ends_with_408() {
         });
         let mut connection = front.connect().await;
         connection.send("PUT /demo/echo HTTP/1.1\r\nHost: kylin\r\nContent-Length: 25\r\n\r\n").await.unwrap();
+        // The rate is what the test is about.
         for _ in 0..25 {
             _ = connection.send("x").await;
             tokio::time::sleep(Duration::from_millis(50)).await;

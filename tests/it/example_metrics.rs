@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use kylin_lb::testing::kylin::KylinNode;
 
 use crate::example_options::nodes;
-use crate::support::example::{TIMEOUT, address, spawn};
-use crate::support::front::closed_port;
+use crate::support::example::{address, spawn};
+use crate::support::front::{closed_port, until};
 use crate::support::{http, skip};
 
 const DASHBOARD: &str = include_str!("../../examples/kylin_front/grafana.json");
@@ -17,20 +17,13 @@ const DASHBOARD: &str = include_str!("../../examples/kylin_front/grafana.json");
 /// Waits until the text of the metrics has all parts.
 async fn metrics_with(operators: SocketAddr, parts: &[&str]) -> String {
     let mut text = String::new();
-    let scraped = async {
-        loop {
-            let response = http::get(operators, "/metrics", &[]).await.unwrap();
-            assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4"));
-            text = response.text().to_owned();
-            if parts.iter().all(|part| text.contains(part)) {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    if tokio::time::timeout(TIMEOUT, scraped).await.is_err() {
-        panic!("{parts:?} in {text}");
-    }
+    until(&format!("{parts:?} in the metrics"), async || {
+        let response = http::get(operators, "/metrics", &[]).await.unwrap();
+        assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4"));
+        text = response.text().to_owned();
+        parts.iter().all(|part| text.contains(part))
+    })
+    .await;
     text
 }
 

@@ -23,7 +23,7 @@ use kylin_lb::probe::{HealthCheck, Probe};
 use kylin_lb::testing::{Scripted, Step};
 use kylin_lb::{Backend, Body, Cluster, Endpoint, Outcome, Proxy, SendError};
 
-use crate::support::front::{closed_port, demo};
+use crate::support::front::{closed_port, demo, eventually, until};
 
 /// Notes every event in one line. Clones share the notes.
 #[derive(Clone, Default)]
@@ -48,13 +48,9 @@ impl Notes {
     }
 
     async fn wait_for(&self, part: &str) {
-        let noted = async {
-            while !self.lines.lock().unwrap().iter().any(|line| line.contains(part)) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let came = tokio::time::timeout(Duration::from_secs(20), noted).await;
-        came.unwrap_or_else(|_| panic!("{part} is not in {:#?}", self.lines.lock().unwrap()));
+        let has = |lines: &[String]| lines.iter().any(|line| line.contains(part));
+        let shown = || format!("{part} in {:#?}", self.lines.lock().unwrap());
+        eventually(|| has(&self.lines.lock().unwrap()), shown).await;
     }
 }
 
@@ -538,20 +534,15 @@ async fn a_watch_tells_of_ejections_by_requests_and_their_end() {
         if let Some(mut picked) = picked.ok().filter(|picked| picked.lease.endpoint().as_str() == "q1") {
             picked.lease.set_outcome(Outcome::Unreachable);
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::task::yield_now().await;
     }
     notes.wait_for("kylin q1 ejected by requests: too many failed connections in a row").await;
     let proxy = Proxy::plain(cluster.clone()).build().unwrap();
-    let readmitted = async {
-        loop {
-            drop(proxy.forward(CLIENT, query()).await);
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::select! {
-        () = readmitted => {}
-        () = notes.wait_for("kylin q1 readmitted by requests") => {}
-    }
+    until("q1 readmitted", async || {
+        drop(proxy.forward(CLIENT, query()).await);
+        notes.count("kylin q1 readmitted by requests") > 0
+    })
+    .await;
     assert_eq!(notes.count("kylin LostLast"), 0, "q2 serves");
     drop(watch);
 }

@@ -40,6 +40,26 @@ impl Named {
     async fn wait_for_slow(&self, requests: u32) {
         self.arrived.acquire_many(requests).await.unwrap().forget();
     }
+
+    /// Returns four connections whose requests this handler has.
+    async fn four_in_flight(&self, address: SocketAddr) -> Vec<Connection> {
+        let mut clients = Vec::new();
+        for _ in 0..4 {
+            let mut client = Connection::open(address).await.unwrap();
+            client.send(GET_SLOW).await.unwrap();
+            clients.push(client);
+        }
+        self.wait_for_slow(4).await;
+        clients
+    }
+
+    /// Lets those requests finish: each gets the response of this handler.
+    async fn complete(&self, clients: Vec<Connection>) {
+        self.go.add_permits(clients.len());
+        for mut client in clients {
+            assert_eq!(client.response().await.unwrap().text(), self.name);
+        }
+    }
 }
 
 impl Handler for Named {
@@ -182,19 +202,10 @@ async fn no_request_fails_while_handlers_are_exchanged_under_load() {
     let listen = [any_port()];
     let mut server = old.server(&listen).start().unwrap();
     let address = server.addresses()[0];
-    let mut busy = Vec::new();
-    for _ in 0..4 {
-        let mut client = Connection::open(address).await.unwrap();
-        client.send(GET_SLOW).await.unwrap();
-        busy.push(client);
-    }
-    old.wait_for_slow(4).await;
+    let busy = old.four_in_flight(address).await;
     let served = load(address, 240, || _ = server.replace(new.server(&listen)).unwrap()).await;
     assert_eq!(served, 240);
-    old.go.add_permits(4);
-    for client in &mut busy {
-        assert_eq!(client.response().await.unwrap().text(), "old");
-    }
+    old.complete(busy).await;
 }
 
 #[tokio::test]
@@ -205,21 +216,12 @@ async fn a_second_server_takes_over_by_the_same_socket() {
     let listen = Listen::of_socket(&socket).unwrap();
     assert_eq!(listen, Listen::Tcp(address));
     let first = old.server(std::slice::from_ref(&listen)).inherit(socket.try_clone().unwrap()).start().unwrap();
-    let mut busy = Vec::new();
-    for _ in 0..4 {
-        let mut client = Connection::open(address).await.unwrap();
-        client.send(GET_SLOW).await.unwrap();
-        busy.push(client);
-    }
-    old.wait_for_slow(4).await;
+    let busy = old.four_in_flight(address).await;
     let second = new.server(&[listen]).inherit(socket).start().unwrap();
     let mut stopping = None;
     let served = load(address, 240, || stopping = Some(tokio::spawn(first.stop(LONG)))).await;
     assert_eq!(served, 240);
-    old.go.add_permits(4);
-    for client in &mut busy {
-        assert_eq!(client.response().await.unwrap().text(), "old");
-    }
+    old.complete(busy).await;
     assert_eq!(stopping.unwrap().await.unwrap().cut, 0);
     assert_eq!(get_once(address).await, "new");
     assert_eq!(second.stop(LONG).await.cut, 0);
