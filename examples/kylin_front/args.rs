@@ -43,7 +43,7 @@ Nodes, from one of:
 Balancing:
   --policy NAME       round-robin (default with --config), least-conn (default), ip-hash, random-two or query-affinity
   --kylin on|off      apply the rules of Kylin: roles, retries, closed internal calls (default: on)
-  --reload WHO        who may press \"Reload Metadata\" and \"Reload Config\" in Kylin's web interface: administrators (default),
+  --reload WHO        who may use \"Reload Metadata\" and \"Reload Config\" in Kylin's web interface: administrators (default),
                       closed or everyone
   --resource-groups FILE  the resource groups of Kylin 5 (JSON, as in PUT /kylin/api/resource_groups), read again when it
                       changes: a project is served by the nodes of its group (default: none)

@@ -311,7 +311,7 @@ proptest! {
             }
             sleep(SOON).await;
             for (node, status) in world.status() {
-                // A node that came and went before waits for up to half a minute, and one that failed in what it said for longer.
+                // A node that came and went before waits for up to half a minute, and one that was ejected for its responses for longer.
                 let is_exempt = spoiled[node] || matches!(status.reason, Some(Reason::Consecutive | Reason::SuccessRate));
                 assert!(is_exempt || serves(&status), "{node}: {}", world.shown());
             }

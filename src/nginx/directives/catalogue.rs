@@ -193,7 +193,7 @@ static REFUSED: &[(&str, &str)] = &[
     ("perl", "an application that embeds the crate: Perl does not run here"),
     (
         "least_time",
-        "least_conn, or # kylin_lb: policy query-aware|least-conn;: both did better in simulations of long queries",
+        "least_conn, or # kylin_lb: policy query-affinity|least-conn;: both did better in simulations of long queries",
     ),
     ("ajp_pass", "proxy_pass http://...: the HTTP port of the same Tomcat"),
     (
