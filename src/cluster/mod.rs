@@ -218,9 +218,10 @@ impl<B> Cluster<B> {
     fn change<T, E>(&self, change: impl FnOnce(&mut Members<B>) -> Result<T, E>) -> Result<T, E> {
         let mut members = self.shared.members.lock();
         let changed = change(&mut members)?;
+        // Before a pick can choose a new endpoint.
+        members.share_limits();
         self.shared.published.store(Arc::new(members.publish()));
         self.shared.reads_query.store(members.balancer.reads_query(), Ordering::Relaxed);
-        members.share_limits();
         self.shared.changes.send_replace(());
         // Has queries that wait see whether their endpoint still serves them.
         members.impaired().notify();

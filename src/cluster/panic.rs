@@ -85,8 +85,8 @@ impl<B> Cluster<B> {
                 })?;
             // As if it were alone, so that its ejection does not count.
             if slot.member.acquire(true, false, request.past_limits()) {
-                // Otherwise only this request lacks one, after those that it was sent to.
-                if attempted.is_empty() {
+                // Otherwise only this request may lack one: after those that it was sent to, or within its resource group.
+                if attempted.excludes_none() {
                     self.shared.panic.enter();
                 }
                 return Some((group, index));

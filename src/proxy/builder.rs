@@ -285,7 +285,8 @@ impl<B, K> ProxyBuilder<B, K> {
 
     /// Sets the status of the response when no endpoint is eligible. Default: 503.
     ///
-    /// Kylin's ODBC driver shows the message only of a 500.
+    /// Kylin's ODBC driver shows the message only of a 500. A query that has to [wait](Self::queue) and is refused gets a 503 with
+    /// `Retry-After` in any case.
     pub fn unavailable_status(mut self, status: StatusCode) -> Self {
         self.settings.unavailable = status;
         self

@@ -41,6 +41,16 @@ pub(super) const STOPPED: ErrorResponse =
 pub(super) const TOO_MANY_REQUESTS: ErrorResponse =
     ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, "the client has too many requests in flight");
 
+/// Too many queries wait for a slot, and this is the costliest.
+pub(super) const QUEUES_FULL: ErrorResponse =
+    ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "too many queries wait for a Kylin node")
+        .because(Termination::Overflow);
+
+/// The query has waited for a slot as long as it may.
+pub(super) const WAITED_TOO_LONG: ErrorResponse =
+    ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the query has waited too long for a Kylin node")
+        .because(Termination::Overflow);
+
 /// An error response of the front end itself, in the form that Kylin's clients understand.
 ///
 /// An application that refuses requests itself can respond with this, so that JDBC, ODBC and the web page show its message as they

@@ -469,3 +469,50 @@ async fn observers_learn_how_long_a_query_has_waited() {
     assert_eq!(*events.0.lock().unwrap(), ["queued at 0".to_owned(), format!("{} after 60000", Termination::Overflow)]);
     running.abort();
 }
+
+/// Counts how often queries begin to wait. Fails the request that does so again and again.
+#[derive(Debug, Default)]
+struct Waits(AtomicU32);
+
+impl Observer for Waits {
+    fn queued(&self, _: &Queued<'_>) {
+        assert!(self.0.fetch_add(1, Ordering::Relaxed) < 100, "a query is picked again and again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_written_to_a_node_waits_for_it_while_it_drains() {
+    let waits = Arc::new(Waits::default());
+    let stage = Stage::with(2, 1, Named, |builder| builder.observer(Arc::clone(&waits)));
+    let write = Request::put("/kylin/api/cubes/c/build").header("host", "kylin").header("x-node", "1");
+    let write = write.header("authorization", basic("writer", "secret")).body("{}".into()).unwrap();
+    assert_eq!(stage.send(write).await.unwrap().status(), 200);
+    let running = stage.query("writer", 100);
+    tick().await;
+    stage.proxy.cluster().set_admin_state(&"1".parse().unwrap(), AdminState::Drain).unwrap();
+    let waiting = stage.query("writer", 100);
+    tick().await;
+    assert_eq!((stage.waiting(), waits.0.load(Ordering::Relaxed)), (vec![0, 1], 1));
+    for query in [running, waiting] {
+        assert_eq!(query.await.unwrap().status(), 200);
+    }
+    assert_eq!(stage.served(1), ["writer", "writer"]);
+    stage.check_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_query_gets_503_whatever_the_status_is_without_an_endpoint() {
+    let rules = QueueRules::new().max_waiting(NonZeroUsize::new(1));
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    let stage = Stage::with(1, 1, LeastConn::new(), |builder| builder.queue(rules).unavailable_status(status));
+    let running = stage.query("running", 100_000);
+    tick().await;
+    let waiting = stage.query("waiting", 10);
+    tick().await;
+    assert_eq!(refused_after(&stage, query("beyond the places", 10)).await, Duration::ZERO);
+    let refused = waiting.await.unwrap();
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+    running.abort();
+    stage.proxy.cluster().set_admin_state(&"0".parse().unwrap(), AdminState::Maintenance).unwrap();
+    assert_eq!(stage.query("none", 10).await.unwrap().status(), status);
+}

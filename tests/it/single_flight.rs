@@ -50,7 +50,7 @@ impl<N> Gated<N> {
 
 impl<N: Backend> Backend for Gated<N> {
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
-        if request.uri().path() == "/kylin/api/query" {
+        if request.uri().path().split(';').next() == Some("/kylin/api/query") {
             self.begun.fetch_add(1, Ordering::SeqCst);
             self.gate.acquire().await.unwrap().forget();
         }
@@ -733,5 +733,29 @@ async fn clients_of_both_versions_of_http_share_a_response() {
         bodies.insert(response.body);
     }
     assert_eq!((bodies.len(), node.begun()), (1, 1));
+    check_rest(&proxy).await;
+}
+
+#[tokio::test]
+async fn a_client_without_credentials_stops_no_query_of_a_session_in_the_path() {
+    let node = scripted(&[rows]);
+    let proxy = proxy_over(node.clone(), |proxy| proxy);
+    let of_session = |id: &str| {
+        let body = format!(r#"{{"sql":"select 1 from kylin_sales","project":"learn_kylin","queryId":"{id}"}}"#);
+        let request = Request::post("/kylin/api/query;jsessionid=0123456789ABCDEF").header("host", "kylin");
+        spawn(&proxy, request.body(Body::from(body)).unwrap())
+    };
+    let leader = of_session("first");
+    eventually(|| proxy.single_flight().unwrap().leaders == 1, || "no leader".to_owned()).await;
+    let follower = of_session("second");
+    wait_for_followers(&proxy, 1).await;
+    for id in ["first", "second"] {
+        let stop = Request::put(format!("/kylin/api/query/{id}/stop")).header("host", "kylin");
+        proxy.forward(client(), stop.body(Body::empty()).unwrap()).await;
+    }
+    node.open();
+    for query in [leader, follower] {
+        assert_eq!(query.await.unwrap().0, 200);
+    }
     check_rest(&proxy).await;
 }

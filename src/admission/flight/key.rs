@@ -79,9 +79,11 @@ impl FlightKey {
         &self.request
     }
 
-    /// Returns whether a request with these credentials comes from the same user.
+    /// Returns whether a request with these credentials comes from the same user. A request without any comes from an unknown one.
     pub(crate) fn is_of(&self, authorization: Option<&HeaderValue>, cookies: Option<&HeaderValue>) -> bool {
-        self.request.headers().get(header::AUTHORIZATION) == authorization && self.cookies.as_ref() == cookies
+        (authorization.is_some() || cookies.is_some())
+            && self.request.headers().get(header::AUTHORIZATION) == authorization
+            && self.cookies.as_ref() == cookies
     }
 
     fn is_equal(&self, other: &Self) -> bool {

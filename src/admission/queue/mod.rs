@@ -73,8 +73,6 @@ impl Default for QueueRules {
 
 /// The queues of a cluster, which all proxies of the cluster share.
 pub(crate) struct Queues {
-    /// A setting of the rules.
-    max_wait: Mutex<Duration>,
     clock: Arc<dyn Clock>,
     origin: Instant,
     hasher: RandomState,
@@ -86,7 +84,7 @@ pub(crate) struct Queues {
 impl Queues {
     fn new(clock: Arc<dyn Clock>) -> Self {
         let (is_active, order) = (AtomicBool::new(false), Mutex::default());
-        Queues { max_wait: Mutex::default(), origin: clock.now(), clock, hasher: RandomState::new(), is_active, order }
+        Queues { origin: clock.now(), clock, hasher: RandomState::new(), is_active, order }
     }
 
     /// Returns the queues of `cluster`, which follow `rules` from now on.
@@ -105,8 +103,10 @@ impl Queues {
     }
 
     fn set_rules(&self, QueueRules { max_wait, max_waiting }: QueueRules) {
-        *self.max_wait.lock() = max_wait;
-        self.with(|order, _| order.set_max_waiting(max_waiting.map(NonZeroUsize::get)));
+        self.with(|order, _| {
+            order.max_wait = max_wait;
+            order.set_max_waiting(max_waiting.map(NonZeroUsize::get));
+        });
     }
 
     /// Returns whether an endpoint has a limit, so that queries may have to wait.
@@ -149,7 +149,7 @@ impl Queues {
     /// Returns how long a query may wait whose response the backend awaits for `head_timeout`.
     pub(crate) fn longest_wait(&self, ticket: Ticket, head_timeout: Duration) -> Duration {
         let until_key = Duration::from_micros(ticket.cost.saturating_mul(AGEING));
-        (*self.max_wait.lock()).max(until_key.min(head_timeout))
+        self.with(|order, _| order.max_wait).max(until_key.min(head_timeout))
     }
 
     /// Works on the order of all, and wakes without the lock those whose turn has come.

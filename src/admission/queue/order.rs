@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::task::Waker;
+use std::time::Duration;
 
 use ahash::AHashMap;
 
@@ -61,6 +62,8 @@ pub(super) struct Order {
     /// The endpoints with a limit.
     limited: usize,
     max_waiting: Option<usize>,
+    /// A setting of the rules.
+    pub(super) max_wait: Duration,
     costs: Costs,
     /// The user of the last query with its time, and the last one of another user.
     latest: [(u64, Option<Micros>); 2],
@@ -162,7 +165,9 @@ impl Order {
         self.next += 1;
         let token = self.next;
         self.requests.insert(token, Request { endpoint, ticket, phase: Phase::Waiting(None) });
-        self.endpoints.entry(endpoint).or_default().waiting.insert((ticket.key, ticket.sequence), token);
+        // A pick from a view before the last change can choose an endpoint that has left. The request waits until it sees that.
+        let slots = self.endpoints.entry(endpoint).or_insert_with(|| Slots { is_gone: true, ..Slots::default() });
+        slots.waiting.insert((ticket.key, ticket.sequence), token);
         self.by_cost.insert((ticket.cost, token));
         self.count_waiting(ticket.user, true);
         self.hand_on(endpoint, now);

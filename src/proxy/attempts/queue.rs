@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use http::Request;
+use tokio::task::yield_now;
 use tokio::time::sleep_until;
 
 use super::Attempts;
@@ -13,8 +14,7 @@ use crate::backend::{Backend, Timeouts};
 use crate::body::Body;
 use crate::clock::timer_in;
 use crate::cluster::{PickReason, Picked};
-use crate::observe::Termination;
-use crate::proxy::ErrorResponse;
+use crate::proxy::error_response::{ErrorResponse, QUEUES_FULL, WAITED_TOO_LONG};
 
 /// What a query needs to wait.
 pub(super) struct MustWait<'p> {
@@ -66,20 +66,24 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
         while turn != Turn::Go {
             if turn == Turn::Refused {
-                return Err(self.refused("too many queries wait for a Kylin node"));
+                return Err(self.refused(QUEUES_FULL));
             }
             // Made before the state is read, so that no change is missed.
             let changed = health.changed();
             let in_panic = picked.reason == PickReason::Panic;
-            if self.proxy.cluster.still_serves(&picked.lease, self.session.is_bound_to(&picked), in_panic) {
+            // As the pick has it, or it would choose the same endpoint again.
+            let bound = matches!(picked.reason, PickReason::Bound | PickReason::Written);
+            if self.proxy.cluster.still_serves(&picked.lease, bound, in_panic) {
                 turn = tokio::select! {
                     has_slot = poll_fn(|cx| queues.poll_slot(&mut picked.lease, cx)) => if has_slot { Turn::Go } else { Turn::Refused },
                     () = changed => Turn::Wait,
-                    () = &mut expired => return Err(self.refused("the query has waited too long for a Kylin node")),
+                    () = &mut expired => return Err(self.refused(WAITED_TOO_LONG)),
                 };
                 continue;
             }
             drop(picked);
+            // Whatever the pick chooses, other tasks run in between.
+            yield_now().await;
             picked = self.pick(request).ok_or_else(|| {
                 self.suspects.end();
                 ErrorResponse::no_endpoint(self.proxy.cluster.is_empty(), self.proxy.settings.unavailable)
@@ -95,8 +99,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
         Ok(picked)
     }
 
-    fn refused(&mut self, message: &'static str) -> ErrorResponse {
+    fn refused(&mut self, error: ErrorResponse) -> ErrorResponse {
         self.suspects.end();
-        ErrorResponse::new(self.proxy.settings.unavailable, message).because(Termination::Overflow)
+        error
     }
 }
