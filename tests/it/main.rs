@@ -64,6 +64,7 @@ mod nginx_choice;
 mod nginx_ejection;
 mod nginx_files;
 mod nginx_kylin;
+mod nginx_limits;
 mod nginx_reload;
 mod nginx_site;
 mod nginx_smoke;

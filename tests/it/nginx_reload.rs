@@ -98,9 +98,27 @@ async fn locations_are_those_of_the_new_file_at_once_and_upstreams_come_and_go()
     let least_conn = "least_conn; server 127.0.0.1:1;";
     let changes = reload(&mut site, &mut server, builder(least_conn, "location / { return 200 two; }"));
     assert_eq!(changes, "policies changed: kylin");
+    let status = cluster(&site).status();
+    assert!(status.balancer.contains("LeastConn"), "{}", status.balancer);
     let other = "upstream other { server 127.0.0.1:2; } server { listen 127.0.0.1:1; location / { return 200 two; } }";
     let changes = reload(&mut site, &mut server, Site::builder(Config::parse("kylin.conf", other).unwrap()));
     assert_eq!(changes, "upstreams added: other; upstreams removed: kylin");
+}
+
+#[tokio::test]
+async fn panic_mode_is_that_of_the_new_configuration() {
+    let gone = format!("server {} max_fails=1 fail_timeout=1h;", closed_port());
+    let lines = format!("{gone} server {} max_fails=1 fail_timeout=1h;", closed_port());
+    let mut site = builder(&lines, PASS).build().unwrap();
+    let mut server = start(&site);
+    let address = server.addresses()[0];
+    let status = async || get(address, "/", &[]).await.unwrap().status();
+    assert_eq!(status().await, 502);
+    assert_eq!(status().await, 502, "all are ejected, and panic mode picks one of them");
+    for (is_on, expected) in [(false, 503), (true, 502)] {
+        reload(&mut site, &mut server, builder(&lines, PASS).panic_mode(is_on));
+        assert_eq!(status().await, expected);
+    }
 }
 
 /// Logs in, reloads, and expects that the login is known, with one session at the nodes.
@@ -221,7 +239,7 @@ async fn names_are_looked_up_again_and_addresses_that_stay_keep_their_endpoints(
     names.wait_for_lookups().await;
     assert_eq!(ids(cluster(&site)).len(), 3, "an empty answer empties nothing");
 
-    // A reload keeps the ids of addresses, and a name that cannot be looked up any more keeps its addresses.
+    // A reload keeps the ids of addresses.
     drop(running);
     let before = ids(cluster(&site));
     let successor = builder(&format!("server {written} resolve; server 127.0.0.9:1;"), PASS).build_successor(&site);

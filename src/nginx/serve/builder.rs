@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::affinity::Affinities;
 use super::clusters::ClusterSettings;
-use super::names::UpstreamEndpoints;
+use super::names::{self, UpstreamEndpoints};
 use super::routes::Group;
 use super::{Site, SiteError, SiteParts, SiteSuccessor, routes};
 use crate::buffer::BufferBudget;
@@ -249,7 +249,7 @@ impl SiteBuilder {
                 kept_settings.push(format!("drain of upstream {name}"));
                 applied.drain.value = running.drains();
             }
-            let looked_up = UpstreamEndpoints::look_up(upstream, &applied, running_endpoints.as_ref())?;
+            let looked_up = UpstreamEndpoints::look_up(upstream, &applied, running_endpoints.as_ref(), names::look_up)?;
             let settings = ClusterSettings::of(upstream, &applied);
             let (cluster, change) = match running {
                 Some((cluster, _)) => (cluster.clone(), Some(settings)),

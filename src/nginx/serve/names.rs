@@ -37,9 +37,14 @@ struct ServerEndpoint {
 }
 
 impl UpstreamEndpoints {
-    /// Looks up the names of the servers. What `before` has of the same server keeps its id, and its connections if its settings
+    /// Finds the addresses of the servers with `look_up`. What `before` has of the same server keeps its id, and its connections if its settings
     /// are the same; a name that cannot be looked up keeps the addresses that it had there.
-    pub(super) fn look_up(upstream: &Upstream, applied: &Applied, before: Option<&Self>) -> Result<Self, SiteError> {
+    pub(super) fn look_up(
+        upstream: &Upstream,
+        applied: &Applied,
+        before: Option<&Self>,
+        look_up: impl Fn(&Address) -> io::Result<Vec<Address>>,
+    ) -> Result<Self, SiteError> {
         let mut endpoints =
             UpstreamEndpoints { upstream: upstream.clone(), applied: applied.clone(), servers: Vec::new() };
         let mut times: HashMap<&str, usize> = HashMap::new();
@@ -151,7 +156,8 @@ impl UpstreamEndpoints {
     }
 }
 
-fn look_up(address: &Address) -> io::Result<Vec<Address>> {
+/// Looks a name up with the system, which blocks.
+pub(super) fn look_up(address: &Address) -> io::Result<Vec<Address>> {
     let Address::Name(host, port) = address else { return Ok(vec![address.clone()]) };
     some((host.as_str(), *port).to_socket_addrs()?)
 }
@@ -263,5 +269,36 @@ async fn refresh<L, F>(
             }
             Err(error) => tracing::error!(upstream = upstream.name, %error, "new addresses cannot be used"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nginx::applied::applied;
+    use crate::nginx::{Config, options::KylinOptions};
+
+    #[test]
+    fn a_name_that_cannot_be_looked_up_at_a_reload_keeps_its_addresses() {
+        let text = "upstream kylin { server nodes.example:7070; server 10.0.0.9:7070; }
+            server { listen 1; location / { proxy_pass http://kylin; } }";
+        let config = Config::parse("kylin.conf", text).unwrap();
+        let (upstream, applied) = (&config.upstreams[0], &applied(&config, &KylinOptions::default())[0]);
+        let finds = |address: &Address| match address {
+            Address::Name(..) => some(["10.0.0.1:7070", "10.0.0.2:7070"].map(|one| one.parse().unwrap()).into_iter()),
+            _ => Ok(vec![address.clone()]),
+        };
+        let fails = |address: &Address| match address {
+            Address::Name(..) => Err(io::Error::other("no server responds")),
+            _ => Ok(vec![address.clone()]),
+        };
+        let addresses = |of: &UpstreamEndpoints| -> Vec<Address> {
+            of.servers.iter().flatten().map(|one| one.address.clone()).collect()
+        };
+        let before = UpstreamEndpoints::look_up(upstream, applied, None, finds).unwrap();
+        let after = UpstreamEndpoints::look_up(upstream, applied, Some(&before), fails).unwrap();
+        assert_eq!((addresses(&after).len(), addresses(&after)), (3, addresses(&before)));
+        let first = UpstreamEndpoints::look_up(upstream, applied, None, fails);
+        assert!(matches!(first, Err(SiteError::HostNotFound { .. })), "no addresses are known at the start");
     }
 }

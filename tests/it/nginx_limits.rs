@@ -1,0 +1,142 @@
+//! Limits, queues and refusals of a configuration, beside a real nginx where it does the same.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
+use std::time::{Duration, Instant};
+
+use kylin_lb::health::HealthState;
+use kylin_lb::nginx::{Config, Site, SiteBuilder};
+use kylin_lb::server::Server;
+
+use crate::support::front::{eventually, until};
+use crate::support::http::{Connection, get};
+use crate::support::raw_node::{Act, RawNode, healthy, ok};
+use crate::support::{Nginx, require_nginx};
+
+const GET: &str = "GET /kylin HTTP/1.1\r\nHost: kylin\r\n\r\n";
+
+/// Returns a configuration whose location for all paths has these lines.
+fn configuration(node: &RawNode, http: &str, location: &str) -> String {
+    let address = node.address();
+    format!("{http}\nserver {{ listen 127.0.0.1:@front@; location / {{ {location} proxy_pass http://{address}; }} }}")
+}
+
+/// Serves a configuration by this crate.
+fn serve(text: &str) -> (Server, SocketAddr) {
+    let (_, server, address) = serve_with(text, |site| site);
+    (server, address)
+}
+
+fn serve_with(text: &str, change: impl FnOnce(SiteBuilder) -> SiteBuilder) -> (Site, Server, SocketAddr) {
+    let config = Config::parse("front.conf", &text.replace("@front@", "1")).unwrap_or_else(|error| panic!("{error}"));
+    let site = change(Site::builder(config)).build().unwrap();
+    let server = site.server_on("127.0.0.1:0".parse().unwrap()).threads(NonZero::new(1).unwrap()).start().unwrap();
+    let address = server.addresses()[0];
+    (site, server, address)
+}
+
+/// Returns a configuration whose upstream has these lines.
+fn upstream(lines: &str) -> String {
+    format!(
+        "upstream kylin {{ {lines} }} server {{ listen 127.0.0.1:@front@; location / {{ proxy_pass http://kylin; }} }}"
+    )
+}
+
+/// Sends a GET from this address of the machine.
+async fn status_from(client: [u8; 4], front: SocketAddr) -> u16 {
+    let mut connection = Connection::open_from(IpAddr::from(client), front).await.unwrap();
+    connection.send(GET).await.unwrap();
+    connection.response().await.unwrap().status()
+}
+
+#[tokio::test]
+async fn limit_conn_refuses_the_second_request_of_an_address_while_the_first_is_in_flight() {
+    require_nginx!();
+    for by_nginx in [true, false] {
+        let node = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(ok("first"))], healthy("other")]).await;
+        let zone = "limit_conn_zone $binary_remote_addr zone=clients:1m;";
+        let text = configuration(&node, zone, "limit_conn clients 1; limit_conn_status 429;");
+        let (nginx, ours) = if by_nginx { (Some(Nginx::start(&text).await), None) } else { (None, Some(serve(&text))) };
+        let front = nginx.as_ref().map_or_else(|| ours.as_ref().unwrap().1, |nginx| nginx.address("front"));
+        let mut first = Connection::open(front).await.unwrap();
+        first.send(GET).await.unwrap();
+        node.wait_until(|seen| seen.requests.len() == 1).await;
+        assert_eq!(status_from([127, 0, 0, 1], front).await, 429, "nginx: {by_nginx}");
+        assert_eq!(status_from([127, 0, 0, 2], front).await, 200, "nginx: {by_nginx}");
+        node.go();
+        assert_eq!(first.response().await.unwrap().text(), "first");
+        // The count goes down after the last byte.
+        until("the request is no longer counted", async || status_from([127, 0, 0, 1], front).await == 200).await;
+    }
+}
+
+#[tokio::test]
+async fn limit_req_delays_a_burst_to_the_rate() {
+    require_nginx!();
+    let node = RawNode::start([healthy("served")]).await;
+    let zone = "limit_req_zone $binary_remote_addr zone=clients:1m rate=2r/s;";
+    let text = configuration(&node, zone, "limit_req zone=clients burst=1;");
+    let (nginx, (_ours, ours)) = (Nginx::start(&text).await, serve(&text));
+    for front in [nginx.address("front"), ours] {
+        let began = Instant::now();
+        for _ in 0..2 {
+            assert_eq!(get(front, "/", &[]).await.unwrap().status(), 200);
+        }
+        let took = began.elapsed();
+        assert!(took > Duration::from_millis(490), "two requests at 2 a second take {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn status_444_is_a_403_on_a_connection_that_closes() {
+    let (_server, front) = serve("server { listen 127.0.0.1:@front@; location / { return 444; } }");
+    let mut client = Connection::open(front).await.unwrap();
+    client.send(GET).await.unwrap();
+    let response = client.response().await.unwrap();
+    assert_eq!((response.status(), response.header("connection")), (403, Some("close")));
+    assert!(client.rest().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_query_waits_for_a_full_server_unless_the_site_has_no_queues() {
+    for (has_queue, expected) in [(true, 200), (false, 503)] {
+        let node = RawNode::start([vec![Act::Read, Act::WaitForGo, Act::Write(ok("{}")), Act::Serve(ok("{}"))]]).await;
+        let text = upstream(&format!("server {} max_conns=1;", node.address()));
+        let (site, _server, front) = serve_with(&text, |site| site.queue(has_queue));
+        let mut clients = Vec::new();
+        for number in 1..=2 {
+            let mut client = Connection::open(front).await.unwrap();
+            let body = format!(r#"{{"sql":"select {number}","project":"p"}}"#);
+            let head = "POST /kylin/api/query HTTP/1.1\r\nHost: kylin\r\nContent-Length";
+            client.send(format!("{head}: {}\r\n\r\n{body}", body.len())).await.unwrap();
+            node.wait_until(|seen| seen.requests.len() == 1).await;
+            clients.push(client);
+        }
+        let waiting = || site.clusters().next().unwrap().1.status().waiting();
+        match has_queue {
+            true => eventually(|| waiting() == 1, || "the second waits".to_owned()).await,
+            false => assert_eq!(clients[1].response().await.unwrap().status(), expected),
+        }
+        node.go();
+        assert_eq!(clients[0].response().await.unwrap().status(), 200);
+        if has_queue {
+            assert_eq!(clients[1].response().await.unwrap().status(), expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_shows_that_it_stops_is_drained_unless_the_site_does_not_drain() {
+    let stops = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n".to_vec();
+    for (drains, health) in [(true, HealthState::Draining), (false, HealthState::Healthy)] {
+        let (stopping, other) =
+            (RawNode::start([vec![Act::Serve(stops.clone())]]).await, RawNode::start([healthy("{}")]).await);
+        let text = upstream(&format!("server {}; server {};", stopping.address(), other.address()));
+        let (site, _server, front) = serve_with(&text, |site| site.drain(drains));
+        for _ in 0..4 {
+            assert_eq!(get(front, "/kylin/api/admin/version", &[]).await.unwrap().status(), 200);
+        }
+        assert!(!stopping.seen().requests.is_empty());
+        assert_eq!(site.clusters().next().unwrap().1.status().endpoints[0].health, health, "drain {drains}");
+    }
+}
