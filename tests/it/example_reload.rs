@@ -4,18 +4,16 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
 use crate::example_options::nodes;
 use crate::support::browser::Browser;
 use crate::support::example::{TIMEOUT, address, program, run, spawn, start};
 use crate::support::front::{closed_port, demo};
 use crate::support::http::{Connection, get};
+use crate::support::load::load;
 use crate::support::process::Process;
 use crate::support::raw_node::{Act, RawNode, ok};
 
@@ -84,22 +82,15 @@ async fn slow_node() -> RawNode {
     RawNode::start([exchange.clone(), exchange.clone(), exchange.clone(), exchange]).await
 }
 
-/// Sends 240 requests on new connections, eight at a time. `event` happens after each third of them. Returns how many got 200.
-async fn load(address: SocketAddr, mut event: impl AsyncFnMut(usize)) -> usize {
-    let permits = Arc::new(Semaphore::new(8));
-    let mut clients = JoinSet::new();
-    for number in 0..240 {
+/// Sends 240 requests on new connections. `event` happens in each third of them. Returns how many got 200.
+async fn load_with(address: SocketAddr, mut event: impl AsyncFnMut(usize)) -> usize {
+    let before = async |number| {
         if number % 80 == 40 {
             event(number / 80).await;
         }
-        let permit = Arc::clone(&permits).acquire_owned().await.unwrap();
-        clients.spawn(async move {
-            let response = get(address, QUICK, &[]).await;
-            drop(permit);
-            response.is_ok_and(|response| response.status() == 200)
-        });
-    }
-    clients.join_all().await.into_iter().filter(|served| *served).count()
+    };
+    let send = move || async move { get(address, QUICK, &[]).await.is_ok_and(|response| response.status() == 200) };
+    load(240, before, send).await.into_iter().filter(|served| *served).count()
 }
 
 fn config(front: SocketAddr, slow: &RawNode, quick: SocketAddr, upstream: &str) -> String {
@@ -119,7 +110,7 @@ async fn a_reload_under_load_loses_no_request_and_a_broken_file_changes_nothing(
     let long = four_long(front, &slow).await;
     let mut idle = Connection::open(front).await.unwrap();
     let mut count = 0;
-    let served = load(front, async |third| {
+    let served = load_with(front, async |third| {
         let text = match third {
             0 => config(front, &slow, quick, "least_conn;"),
             1 => config(front, &slow, quick, "leastconn;"),
@@ -165,8 +156,8 @@ async fn listeners_come_and_go_and_those_that_cannot_be_bound_leave_all_as_it_wa
     for address in [first, second] {
         assert_eq!(get(address, "/", &[]).await.unwrap().text(), "here");
     }
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let _taken = TcpListener::bind(taken).unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = other.local_addr().unwrap();
     files.write("kylin.conf", &text(&format!("listen {taken};")));
     process.signal("HUP");
     let line = reloaded(&mut process, 2).await;
@@ -302,7 +293,7 @@ async fn a_second_process_takes_over_by_the_listening_descriptor_without_a_lost_
     let mut first = with_socket(&socket, &args).await;
     let long = four_long(front, &slow).await;
     let mut second = None;
-    let served = load(front, async |third| match third {
+    let served = load_with(front, async |third| match third {
         0 => second = Some(with_socket(&socket, &args).await),
         1 => first.signal("QUIT"),
         _ => {}

@@ -14,6 +14,7 @@ pub(crate) mod front;
 pub(crate) mod health;
 pub(crate) mod http;
 pub(crate) mod kylin;
+pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod login_relay;
 pub(crate) mod mariadb;
