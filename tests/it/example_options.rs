@@ -329,6 +329,73 @@ async fn nodes_have_the_settings_of_a_configuration() {
 }
 
 #[tokio::test]
+async fn credentials_in_the_list_of_nodes_are_neither_shown_nor_kept() {
+    let (nodes, _) = nodes(1).await;
+    let node = nodes[0].1.addr().to_string();
+    let named = format!("ADMIN:hunter2@{node}");
+    let args = ["--nodes", &named, "--sessions=none", "--status=127.0.0.1:0", "--listen=127.0.0.1:0"];
+    let process = spawn(&args).await;
+    let (front, operators) = (address(&process, "listening on http://"), address(&process, "status on http://"));
+    // No login without one from the client.
+    assert_eq!(http::get(front, "/kylin/api/projects", &[]).await.unwrap().status(), 401);
+    assert_eq!(Browser::insistent(front, "ADMIN", "KYLIN").query().await.status(), 200);
+    let told = status(operators).await;
+    assert_eq!(endpoint(&told, &node)["admin_state"], "ready");
+    for said in [check(&args[..2]), process.log(), told.to_string()] {
+        assert!(said.contains(&node) && !said.contains("hunter2") && !said.contains("ADMIN"), "{said}");
+    }
+}
+
+#[test]
+fn a_check_without_nodes_fails() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let (empty, gone) = (folder.path().join("nodes"), folder.path().join("gone"));
+    std::fs::write(&empty, "# none yet\n").unwrap();
+    for file in [empty, gone] {
+        let error = refused(&["--nodes-file", file.to_str().unwrap()]);
+        assert!(error.contains("there are no nodes: "), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_has_as_many_requests_in_flight_as_the_option_says() {
+    const SLOW: &str = r#"{"sql":"select sleep_ms(600000)","project":"learn_kylin"}"#;
+    let (nodes, named) = nodes(1).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = manual(&folder, &nodes, "");
+    for source in [["--nodes", &*named], ["--config", &file]] {
+        for (option, expected) in [("=1", 429), ("=2", 200), ("=none", 200)] {
+            nodes[0].0.wait_until(|stats| stats.in_flight == 0).await.unwrap();
+            let option = format!("--client-requests{option}");
+            let (_process, front) = start(&[&source[..], &[&option, "--probe=none"]].concat()).await;
+            let slow = tokio::spawn(async move {
+                Browser::insistent(front, "ADMIN", "KYLIN").ask("POST /kylin/api/query", &[], SLOW).await
+            });
+            nodes[0].0.wait_until(|stats| stats.in_flight == 1).await.unwrap();
+            let second = Browser::insistent(front, "ADMIN", "KYLIN").get("/kylin/api/projects").await;
+            assert_eq!(second.status(), expected, "{source:?} {option}");
+            slow.abort();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_listed_as_drained_gets_no_new_clients() {
+    let (nodes, named) = nodes(2).await;
+    let named = format!("{named} drain");
+    let args = ["--nodes", &named, "--policy=round-robin", "--status=127.0.0.1:0", "--listen=127.0.0.1:0"];
+    let process = spawn(&args).await;
+    let told = status(address(&process, "status on http://")).await;
+    assert_eq!(endpoint(&told, "n2")["admin_state"], "drain", "{told}");
+    for _ in 0..6 {
+        let mut browser = Browser::new(address(&process, "listening on http://"));
+        assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
+        assert_eq!(browser.query().await.status(), 200);
+    }
+    assert_eq!(queries(&nodes), [6, 0]);
+}
+
+#[tokio::test]
 async fn a_node_that_takes_longer_than_its_time_is_a_504() {
     let (nodes, named) = nodes(1).await;
     nodes[0].0.faults().set_query_latency(TIMEOUT * 2);
