@@ -121,6 +121,31 @@ async fn a_client_has_a_share_of_the_memory_and_the_rest_is_for_the_others() {
 }
 
 #[tokio::test]
+async fn a_node_gets_no_more_streamed_bodies_than_its_limit_from_all_clients_together() {
+    let (_node, served) = demo("n1").await;
+    let front = Front::of(endpoints(&[served.addr()]), |proxy| {
+        proxy.buffers(budget(MIB, 16_000)).streamed_bodies(NonZero::new(4))
+    });
+    let streamed = async |count: usize| {
+        eventually(|| front.proxy.streamed_bodies() == count, || format!("{count} streamed bodies")).await;
+    };
+    let mut uploads = Vec::new();
+    for number in 1..=4 {
+        uploads.push(send_one_byte_short(client(number), front.address(), MIB / 2).await.unwrap());
+        streamed(number).await;
+    }
+    let response = one_byte_short(client(5), front.address(), MIB / 2).await.unwrap();
+    let reason = refusal(&response, 503);
+    assert!(reason.contains("request bodies"), "{reason}");
+    streamed(4).await;
+    // One that ends makes room.
+    drop(uploads.pop());
+    streamed(3).await;
+    uploads.push(send_one_byte_short(client(5), front.address(), MIB / 2).await.unwrap());
+    streamed(4).await;
+}
+
+#[tokio::test]
 async fn a_body_for_which_there_is_no_memory_streams_and_is_not_repeated() {
     let body = vec![b'x'; 200_000];
     let broken = RawNode::start([vec![Act::ReadHead, Act::Reset]]).await;

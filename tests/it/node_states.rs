@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::future::ready;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use kylin_lb::backend::SendErrorKind;
 use kylin_lb::balance::{Attempted, IpHash, LeastConn, RoundRobin};
-use kylin_lb::clock::Clock;
 use kylin_lb::cluster::{EndpointStatus, Picked};
 use kylin_lb::endpoint::{AdminState, TrafficKind};
 use kylin_lb::health::{HealthState, Reason};
@@ -23,15 +22,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::time::sleep;
 
-/// Follows tokio's clock, which the tests pause.
-#[derive(Debug)]
-struct PausedClock;
-
-impl Clock for PausedClock {
-    fn now(&self) -> Instant {
-        tokio::time::Instant::now().into_std()
-    }
-}
+use crate::support::clock::PausedClock;
 
 /// What a node does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

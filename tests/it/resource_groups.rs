@@ -142,8 +142,12 @@ async fn a_session_moves_into_the_group_which_costs_one_login() {
         let shown = format!("{affinity:?}");
         let site = site(RoundRobin::new(), affinity).await;
         let mut browser = Browser::new(site.front.address());
+        let (cluster, of_group) = (site.front.proxy.cluster(), EndpointId::new("node-2").unwrap());
+        // The login is at a node outside of the group.
+        cluster.set_admin_state(&of_group, AdminState::Maintenance).unwrap();
         assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
         assert_eq!(query(&mut browser, "other").await, 200);
+        cluster.set_admin_state(&of_group, AdminState::Ready).unwrap();
         let mut logins = 0;
         for _ in 0..6 {
             // As the web interface does after a 401.
@@ -153,8 +157,9 @@ async fn a_session_moves_into_the_group_which_costs_one_login() {
                 assert_eq!(browser.log_in("ADMIN", "KYLIN").await.status(), 200);
             }
         }
-        assert_eq!(site.queries()[2], if logins == 1 { 6 } else { 7 }, "{shown}");
-        assert_eq!(query(&mut browser, "other").await, 200, "the session is in the group now");
+        assert_eq!((logins, site.queries()[2]), (1, 6), "{shown}");
+        assert_eq!(query(&mut browser, "other").await, 200, "{shown}");
+        assert_eq!(site.queries()[2], 7, "{shown}: the session is in the group now");
         assert_eq!(site.queries().iter().sum::<u64>(), 8);
     }
 }

@@ -175,13 +175,15 @@ async fn a_response_that_breaks_while_it_is_read_ahead_of_an_http2_client_resets
     let mut body = sender.send_request(request).await.unwrap().into_body();
     front.idle().await;
     let mut received = 0;
+    // The reset overtakes the end of what came, which waits to be written.
     let error = loop {
         match body.frame().await.expect("the response is not complete") {
             Ok(frame) => received += frame.into_data().unwrap().len(),
             Err(error) => break error,
         }
     };
-    assert!(received <= 900_000, "{received}: {error}");
+    assert!(format!("{error:?}").contains("Reset("), "{error:?}");
+    assert!((1..=900_000).contains(&received), "{received}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
