@@ -18,6 +18,9 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 /// How many may wait. Each release of bytes looks at all of them, and each may hold one read from its client.
 const MAX_WAITING: usize = 1024;
 
+/// How many of one client may wait: the others must not be refused for them.
+const MAX_WAITING_OF_CLIENT: usize = 128;
+
 #[derive(Default)]
 pub(super) struct Waiting {
     queue: Mutex<Vec<Waiter>>,
@@ -50,7 +53,8 @@ impl Waiting {
         let (granted, is_granted) = oneshot::channel();
         {
             let mut queue = self.queue.lock();
-            if queue.len() >= MAX_WAITING {
+            let of_same = || queue.iter().filter(|waiter| waiter.client == client).count();
+            if queue.len() >= MAX_WAITING || client.is_some() && of_same() >= MAX_WAITING_OF_CLIENT {
                 return None;
             }
             queue.push(Waiter { client, of_client, bytes, granted });

@@ -13,6 +13,11 @@ impl NodeClock {
         (ahead != UNKNOWN).then_some(ahead)
     }
 
+    /// Forgets the last date: a node that is down shows none.
+    pub(crate) fn clear(&self) {
+        self.0.store(UNKNOWN, Ordering::Relaxed);
+    }
+
     /// Records the date of a response that has just arrived, both in seconds since 1970.
     pub(crate) fn set(&self, date: u64, now: u64) {
         let seconds = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);

@@ -104,10 +104,11 @@ impl IdleList {
         idlest.is_some_and(|idlest| idlest.remove().close.send(()).is_ok())
     }
 
-    /// Closes the connection of `client` that has been idle for the longest, for however short a time.
+    /// Closes the connection of `client` that has been idle for the longest, if that is [`MIN_IDLE_TIME`] or longer.
     pub(super) fn close_idlest_of(&self, client: ClientKey) {
         let mut entries = self.0.lock();
-        let idlest = entries.closers.iter().find(|(_, closer)| closer.client == Some(client));
+        let mut old = entries.closers.iter().take_while(|(_, closer)| closer.since.elapsed() >= MIN_IDLE_TIME);
+        let idlest = old.find(|(_, closer)| closer.client == Some(client));
         if let Some(number) = idlest.map(|(number, _)| *number)
             && let Some(idlest) = entries.closers.remove(&number)
         {
@@ -154,11 +155,14 @@ mod tests {
         assert!(list.0.lock().closers.is_empty());
     }
 
-    #[tokio::test]
-    async fn a_client_loses_its_own_idlest_connection_however_young_that_is() {
+    #[tokio::test(start_paused = true)]
+    async fn a_client_loses_its_own_idlest_connection_but_no_young_one() {
         let list = Arc::new(IdleList::default());
         let [one, other] = [ClientKey::V4(1), ClientKey::V4(2)];
         let (_others, mut first, mut second) = (list.enter(Some(other)), list.enter(Some(one)), list.enter(Some(one)));
+        list.close_idlest_of(one);
+        assert_eq!(list.0.lock().closers.len(), 3, "requests are on their way");
+        tokio::time::sleep(MIN_IDLE_TIME).await;
         list.close_idlest_of(one);
         first.closed().await;
         list.close_idlest_of(one);

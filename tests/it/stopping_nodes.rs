@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -196,4 +196,28 @@ async fn no_client_sees_the_404s_of_a_node_that_stops() {
         assert_eq!((response.status(), response.text()), (200, "good"));
     }
     assert_eq!(good.seen().requests.len(), 10, "each is executed once");
+}
+
+/// A client that asks for what its Kylin does not have keeps the node asked.
+#[tokio::test]
+async fn a_kylin_that_ran_a_moment_ago_is_asked_again_for_a_path_that_it_always_serves() {
+    let (clock, stopped) = (ManualClock::new(), Arc::new(AtomicBool::new(false)));
+    let is_stopped = Arc::clone(&stopped);
+    let node = Scripted::new(move |request: Request<Body>| {
+        let runs = request.extensions().get::<OwnRequest>().is_some() && !is_stopped.load(Ordering::SeqCst);
+        let says = if runs { Says::Json(200, "{}".to_owned()) } else { page(404) };
+        async move { respond(&says) }
+    });
+    let second = well("second");
+    let proxy = proxy(&[&node, &second], |proxy| proxy.clock(clock.clone()));
+    let (status, _) = ask(&proxy, request("GET /kylin/api/missing", &[], "")).await;
+    assert_eq!(status.as_u16(), 404);
+    clock.advance(Duration::from_millis(100));
+    stopped.store(true, Ordering::SeqCst);
+    // In round robin, the second of them meets the node.
+    for statement in ["select 1", "select 2"] {
+        let (status, _) = ask(&proxy, request("POST /kylin/api/query", &[], &sql(statement))).await;
+        assert_eq!(status.as_u16(), 200, "{statement}");
+    }
+    assert_eq!((node.calls(), second.calls()), (4, 2), "with two questions of the front end");
 }

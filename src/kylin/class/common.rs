@@ -19,7 +19,8 @@ pub(crate) fn may_have_no_kylin(class: RequestClass, path: &NormalizedPath<'_>) 
     is_in_all_versions(path) || is_known && path.as_str().starts_with("/kylin/api/")
 }
 
-fn is_in_all_versions(path: &NormalizedPath<'_>) -> bool {
+/// Returns whether every version serves the path, so that a Kylin that runs never responds there with a page of status 404.
+pub(crate) fn is_in_all_versions(path: &NormalizedPath<'_>) -> bool {
     let path = path.as_str().trim_end_matches('/');
     match path.strip_prefix("/kylin/api/") {
         Some(call) => CALLS.contains(&call),

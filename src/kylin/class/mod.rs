@@ -7,7 +7,7 @@ mod common;
 mod login;
 mod routes;
 
-pub(crate) use common::may_have_no_kylin;
+pub(crate) use common::{is_in_all_versions, may_have_no_kylin};
 pub(crate) use login::AUTHENTICATION;
 pub(crate) use login::{SessionCall, needs_login};
 pub(crate) use routes::classify;

@@ -77,7 +77,9 @@ impl<B: Backend> Supervisor<B> {
     fn compare_clocks(&mut self) {
         let ahead = || self.probed.values().filter_map(|probed| probed.live.clock.ahead());
         let Some(seconds) = skew(ahead()) else { return };
-        let differ = seconds > ClusterStatus::MAX_CLOCK_SKEW;
+        // A skew that is measured in whole seconds varies by one.
+        let least = ClusterStatus::MAX_CLOCK_SKEW - u64::from(self.clocks_differ);
+        let differ = seconds > least;
         if differ != std::mem::replace(&mut self.clocks_differ, differ) {
             match differ {
                 true => tracing::warn!(
@@ -179,6 +181,9 @@ impl ProbeTask {
             // The date of a slow response is older than its arrival.
             if let Some(date) = memory.date.take().filter(|_| took < Duration::from_secs(1)) {
                 self.live.clock.set(date, self.live.unix());
+            }
+            if matches!(result, ProbeResult::Unhealthy(_)) {
+                self.live.clock.clear();
             }
             match self.record(result) {
                 Next::AfterInterval => self.wait(took).await,

@@ -21,10 +21,10 @@ use crate::kylin::class::AUTHENTICATION;
 /// Kylin has nothing to compute for the response.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_BODY: u64 = 64 * 1024;
-/// How long a response counts: a client that provokes many 404s must not make as many requests.
+/// How long it counts that Kylin does not run: a node that stops is not asked for each of its clients.
 const REUSE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The last response of a node, and when it came. Locked while the node is asked, so that it is asked once at a time.
+/// The last response of a node, and when it was asked. Locked while the node is asked, so that it is asked once at a time.
 type LastCheck = Arc<tokio::sync::Mutex<Option<(Instant, bool)>>>;
 
 /// Asks nodes, each at most once at a time.
@@ -39,22 +39,30 @@ impl RunningChecks {
         RunningChecks { clock, last: Mutex::default() }
     }
 
-    /// Returns whether Kylin runs at the node.
-    pub(super) async fn check<B: Backend>(&self, picked: &Picked<B>) -> bool {
+    /// Returns whether Kylin runs at the node. `may_be_missing`: a Kylin that runs may respond with this 404, so that a client could
+    /// have the node asked again and again.
+    pub(super) async fn check<B: Backend>(&self, picked: &Picked<B>, may_be_missing: bool) -> bool {
+        let arrived = self.clock.now();
         let endpoint = picked.lease.endpoint();
         let last = self.last_check(endpoint);
         let mut last = last.lock().await;
         let is_fresh = |at: Instant| self.clock.now().saturating_duration_since(at) < REUSE_INTERVAL;
-        if let Some((_, is_running)) = last.filter(|(at, _)| is_fresh(*at)) {
+        // A Kylin that ran before the 404 came may have ended since.
+        let counts = |&(asked, is_running): &(Instant, bool)| match is_running && !may_be_missing {
+            true => asked >= arrived,
+            false => is_fresh(asked),
+        };
+        if let Some((_, is_running)) = last.filter(counts) {
             return is_running;
         }
+        let asked = self.clock.now();
         let client =
             NodeClient::new(Arc::clone(picked.backend()), picked.lease.placement(), TIMEOUT).max_body(MAX_BODY);
         let is_running = is_running(&client).await;
         if !is_running {
             tracing::warn!(%endpoint, "a node responds with 404, and Kylin does not run there");
         }
-        *last = Some((self.clock.now(), is_running));
+        *last = Some((asked, is_running));
         is_running
     }
 

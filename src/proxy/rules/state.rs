@@ -14,7 +14,7 @@ use crate::body::Body;
 use crate::clock::Clock;
 use crate::cluster::Picked;
 use crate::endpoint::{EndpointId, Outcome, Role};
-use crate::kylin::class::{RequestClass, RetrySafety, may_have_no_kylin};
+use crate::kylin::class::{RequestClass, RetrySafety, is_in_all_versions, may_have_no_kylin};
 use crate::kylin::fan_out::{Merge, merge_of};
 use crate::kylin::response::{self, Credentials, NeedsBody, Rejection, ResponseClass};
 use crate::kylin::retry::{AttemptOutcome, RetryDecision, decide};
@@ -212,10 +212,8 @@ impl RuleState {
         context: &RequestContext,
         picked: &Picked<B>,
     ) -> Option<bool> {
-        if !self.rules.retry_rejected || !context.path().is_some_and(|path| may_have_no_kylin(class, &path)) {
-            return None;
-        }
-        Some(self.running.check(picked).await)
+        let path = context.path().filter(|path| self.rules.retry_rejected && may_have_no_kylin(class, path))?;
+        Some(self.running.check(picked, !is_in_all_versions(&path)).await)
     }
 
     /// Decides what follows from a response.

@@ -91,11 +91,9 @@ where
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
                 // A request may be on its way. It then ends before the connection does.
+                // What hyper still holds of a response is sent: it counts as complete as soon as hyper has it.
                 if let Ok(served) = timeout(LAST_HEAD_TIMEOUT, connection.as_mut()).await {
                     return Ok(served?);
-                }
-                if stats.is_idle() {
-                    return Ok(());
                 }
             }
             () = sleep(check_interval) => {

@@ -38,6 +38,8 @@ pub struct SessionsBuilder {
     pub(super) local: Option<MemoryStore>,
     clock: Arc<dyn Clock>,
     restore: Option<RestoreAfterLoss>,
+    /// The logouts of the sessions that these continue.
+    ended: Option<Arc<EndedSessions>>,
     pub(super) previous: Option<Sessions>,
 }
 
@@ -52,6 +54,7 @@ impl SessionsBuilder {
             local: None,
             clock: Arc::new(SystemClock),
             restore: None,
+            ended: None,
             previous: None,
         }
     }
@@ -60,7 +63,8 @@ impl SessionsBuilder {
     pub(super) fn continuing(sessions: &Sessions, secret: Secret) -> Self {
         let CachedStore { store, near, local, deadline, epoch, restore, previous, .. } = &*sessions.store;
         if let Some(previous) = previous {
-            previous.lock().take();
+            // Those before the running ones stay while they have writes, which would end with them.
+            previous.lock().take_if(|previous| previous.pending_writes() == 0);
         }
         let near = near.as_ref().map(NearCache::settings);
         SessionsBuilder {
@@ -72,6 +76,7 @@ impl SessionsBuilder {
             clock: Arc::clone(epoch.clock()),
             restore: *restore,
             local: local.clone(),
+            ended: Some(Arc::clone(&sessions.store.ended)),
             previous: Some(sessions.clone()),
         }
     }
@@ -140,7 +145,7 @@ impl SessionsBuilder {
             restore: self.restore,
             number: BUILT.fetch_add(1, Ordering::Relaxed),
             secrets: Default::default(),
-            ended: EndedSessions::new(epoch.clone()),
+            ended: self.ended.unwrap_or_else(|| Arc::new(EndedSessions::new(epoch.clone()))),
             generation: Generation::new(derive_key(&taggers[0], b"generation of the store")),
             taggers,
             previous: self.previous.map(|previous| Mutex::new(Some(previous))),

@@ -1,5 +1,6 @@
 //! The sessions that were logged out at this front end.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -19,6 +20,12 @@ pub(super) struct EndedSessions {
     sessions: Mutex<Latest<SessionKey, u64>>,
     epoch: Epoch,
     is_reported: AtomicBool,
+}
+
+impl fmt::Debug for EndedSessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndedSessions").finish_non_exhaustive()
+    }
 }
 
 impl EndedSessions {

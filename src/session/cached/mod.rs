@@ -84,7 +84,7 @@ struct CachedStore {
     /// Derive keys from session ids; the first one has the current secret.
     taggers: Arc<[Tagger]>,
     /// The sessions under an earlier secret, which these continue: their near cache is used while the store is unavailable, and they
-    /// still write what waits. The next ones take them from here, so that there are never more than two.
+    /// still write what waits. The next ones take them from here unless they have writes.
     previous: Option<Mutex<Option<Sessions>>>,
     recent_keys: RecentKeys,
     deadline: Duration,
@@ -101,7 +101,8 @@ struct CachedStore {
     number: u64,
     /// Those of the login relays that use this store.
     secrets: Mutex<Vec<SecretUse>>,
-    ended: EndedSessions,
+    /// Shared with the sessions that these continue, since a session keeps its key when the secret changes.
+    ended: Arc<EndedSessions>,
     generation: Generation,
 }
 
@@ -189,10 +190,12 @@ impl CachedStore {
         self.taggers[1..].iter().map(move |tagger| derive_key(tagger, id))
     }
 
-    /// Returns the binding of the session with this id that the near cache has under an earlier secret.
-    fn recall_previous(&self, id: &[u8]) -> Option<NearEntry> {
+    /// Returns the session with this id and key that the near cache has under an earlier secret. A session of the login relay keeps its
+    /// key, and a binding does not.
+    fn recall_previous(&self, key: &SessionKey, id: &[u8]) -> Option<NearEntry> {
         let previous = self.previous.as_ref()?.lock().clone()?;
-        let mut near = previous.store.recall(&previous.key(id)).filter(|near| near.record.sealed().is_empty())?;
+        let binding = || previous.store.recall(&previous.key(id)).filter(|near| near.record.sealed().is_empty());
+        let mut near = previous.store.recall(key).or_else(binding)?;
         (near.version, near.is_current) = (None, false);
         Some(near)
     }

@@ -27,6 +27,8 @@ struct Queue {
     dropped: u64,
     /// A write was dropped since the last time when none was pending.
     is_reported: bool,
+    /// A search has found no binding among the pending writes, and none came since.
+    has_no_binding: bool,
 }
 
 #[derive(Clone)]
@@ -52,6 +54,7 @@ impl PendingWrites {
         let mut queue = self.queue.lock();
         let number = queue.next_number;
         queue.next_number += 1;
+        queue.has_no_binding &= !matches!(write, Write::Save { .. });
         if let Some((pending, last_number)) = queue.writes.get_mut(&key) {
             *pending = match (write, &*pending) {
                 (Write::Save { .. }, Write::End { .. }) => return,
@@ -125,7 +128,11 @@ impl Queue {
         if is_binding(write) {
             return false;
         }
+        if self.has_no_binding {
+            return false;
+        }
         let binding = self.writes.iter().find(|(_, (pending, _))| is_binding(pending)).map(|(key, _)| *key);
+        self.has_no_binding = binding.is_none();
         binding.is_some_and(|key| self.writes.remove(&key).is_some())
     }
 }

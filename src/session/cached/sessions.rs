@@ -145,7 +145,7 @@ impl Sessions {
         ttl: Option<Duration>,
     ) -> MaybeReady<'a, Lookup> {
         let store = &self.store;
-        let near = store.recall(&key).or_else(|| store.recall_previous(id));
+        let near = store.recall(&key).or_else(|| store.recall_previous(&key, id));
         if near.as_ref().is_some_and(|near| near.is_current) || !store.is_allowed() {
             return MaybeReady::Ready(Lookup::without_store(near));
         }

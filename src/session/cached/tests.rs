@@ -303,3 +303,29 @@ async fn a_client_that_makes_many_sessions_evicts_none_of_others() {
         assert!(near >= HONEST / 100 * 99 && kept >= HONEST / 100 * 99, "{near} in the near cache, {kept} found");
     }
 }
+
+#[cfg(all(feature = "login-relay", feature = "test-util"))]
+#[tokio::test(start_paused = true)]
+async fn another_secret_forgets_neither_logouts_nor_sessions_of_an_outage() {
+    use crate::testing::{FailingStore, StoreFault};
+
+    let store = FailingStore::new();
+    let builder = Sessions::builder(store.clone(), secret(1)).restore_after_loss(RestoreAfterLoss::Alone);
+    let (sessions, client) = (builder.build().unwrap(), ClientAddr::Unix);
+    // Sessions of the login relay, which keep their keys.
+    let (ended, new) = (sessions.key(b"A"), sessions.key(b"B"));
+    let record = SessionRecord::default().with_sealed(bytes::Bytes::from_static(b"login"));
+    assert!(sessions.save(client, ended, record.clone(), Precondition::Absent, TTL).await.is_bound());
+    store.set_fault(Some(StoreFault::Fails));
+    sessions.end_now(ended, TTL).await;
+    assert!(sessions.save(client, new, record, Precondition::Absent, TTL).await.is_bound());
+    // Twice, because the writes that wait are those of the first.
+    let rotated = sessions.with_secret(&secret(2)).with_secret(&secret(3));
+    drop(sessions);
+    let find = async |key| rotated.find(client, key, b"id", Some(TTL)).await.is_bound();
+    assert!(!find(ended).await);
+    store.set_fault(None);
+    assert!(!find(ended).await, "the record is still in the store");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!find(ended).await && find(new).await, "the writes were made");
+}

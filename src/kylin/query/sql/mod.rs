@@ -100,6 +100,20 @@ enum Kind {
     Other,
 }
 
+/// Returns whether every database reads all of the text as one number: digits with dots, an exponent, or hexadecimal digits.
+fn is_plain_number(number: &[u8]) -> bool {
+    if let [b'0', b'x' | b'X', hexadecimal @ ..] = number {
+        return hexadecimal.iter().all(u8::is_ascii_hexdigit);
+    }
+    let mut parts = number.splitn(2, |byte| matches!(byte, b'e' | b'E'));
+    let is_mantissa = |part: &[u8]| part.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
+    let is_exponent = |part: &[u8]| {
+        let digits = part.strip_prefix(b"+").or_else(|| part.strip_prefix(b"-")).unwrap_or(part);
+        !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+    };
+    parts.next().is_some_and(is_mantissa) && parts.next().is_none_or(is_exponent)
+}
+
 impl Kind {
     fn of(token: Token<'_>) -> Self {
         match token {
@@ -110,6 +124,8 @@ impl Kind {
             Token::Symbol('.') => Kind::Dot,
             Token::Symbol('(') => Kind::Open,
             Token::Symbol(')') => Kind::Close,
+            // Some databases read `5into` as two tokens.
+            Token::Number(number) if !is_plain_number(number.as_bytes()) => Kind::Word(Keyword::Write),
             Token::Number(_) | Token::Hint(_) | Token::Symbol(_) => Kind::Other,
         }
     }
