@@ -61,6 +61,12 @@ impl ClientLimit {
         Err(LimitReached)
     }
 
+    /// Returns how many items a client may have open.
+    #[cfg(feature = "server")]
+    pub(crate) fn max(&self) -> u32 {
+        self.max.get()
+    }
+
     /// Returns how many items `client` has open.
     #[cfg(feature = "server")]
     pub(crate) fn count(&self, client: ClientKey) -> u32 {

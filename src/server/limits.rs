@@ -80,7 +80,7 @@ pub(super) fn servable(wanted: Option<NonZeroUsize>) -> NonZeroUsize {
 #[derive(Clone)]
 pub(super) struct ClientShares {
     limit: Arc<ClientLimit>,
-    /// From this number of connections on, each new one of a client replaces its idlest one. The limit is higher: it bounds
+    /// From this number of connections on, each new one of a client replaces its idlest one, young ones from halfway to the limit on. The limit is higher: it bounds
     /// connections that are not idle.
     crowded: u32,
     idle: Arc<IdleList>,
@@ -108,9 +108,11 @@ impl ClientShares {
     pub(super) fn acquire(&self, client: ClientAddr) -> Result<Option<DropGuard>, LimitReached> {
         if self.crowded < u32::MAX
             && let Some(key) = client.key()
-            && self.limit.count(key) >= self.crowded
+            && let count = self.limit.count(key)
+            && count >= self.crowded
         {
-            self.idle.close_idlest_of(key);
+            // The place of a connection is free a moment after it was told to close, so young ones go before the limit is reached.
+            self.idle.close_idlest_of(key, count >= self.crowded.midpoint(self.limit.max()));
         }
         self.limit.acquire(client)
     }

@@ -104,10 +104,12 @@ impl IdleList {
         idlest.is_some_and(|idlest| idlest.remove().close.send(()).is_ok())
     }
 
-    /// Closes the connection of `client` that has been idle for the longest, if that is [`MIN_IDLE_TIME`] or longer.
-    pub(super) fn close_idlest_of(&self, client: ClientKey) {
+    /// Closes the connection of `client` that has been idle for the longest, if that is [`MIN_IDLE_TIME`] or longer; for however short
+    /// a time if the server `needs` its place.
+    pub(super) fn close_idlest_of(&self, client: ClientKey, needs: bool) {
         let mut entries = self.0.lock();
-        let mut old = entries.closers.iter().take_while(|(_, closer)| closer.since.elapsed() >= MIN_IDLE_TIME);
+        let is_old = |closer: &Closer| needs || closer.since.elapsed() >= MIN_IDLE_TIME;
+        let mut old = entries.closers.iter().take_while(|(_, closer)| is_old(closer));
         let idlest = old.find(|(_, closer)| closer.client == Some(client));
         if let Some(number) = idlest.map(|(number, _)| *number)
             && let Some(idlest) = entries.closers.remove(&number)
@@ -156,18 +158,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_loses_its_own_idlest_connection_but_no_young_one() {
+    async fn a_client_loses_its_own_idlest_connection_and_a_young_one_only_if_it_must() {
         let list = Arc::new(IdleList::default());
         let [one, other] = [ClientKey::V4(1), ClientKey::V4(2)];
         let (_others, mut first, mut second) = (list.enter(Some(other)), list.enter(Some(one)), list.enter(Some(one)));
-        list.close_idlest_of(one);
+        list.close_idlest_of(one, false);
         assert_eq!(list.0.lock().closers.len(), 3, "requests are on their way");
-        tokio::time::sleep(MIN_IDLE_TIME).await;
-        list.close_idlest_of(one);
+        list.close_idlest_of(one, true);
         first.closed().await;
-        list.close_idlest_of(one);
+        list.close_idlest_of(one, false);
+        tokio::time::sleep(MIN_IDLE_TIME).await;
+        list.close_idlest_of(one, false);
         second.closed().await;
-        list.close_idlest_of(one);
+        list.close_idlest_of(one, true);
         assert_eq!(list.0.lock().closers.len(), 1);
     }
 }
