@@ -94,12 +94,14 @@ This program:
   --listen ADDR       where to listen (default 127.0.0.1:8080): HOST:PORT, [V6]:PORT, unix:/path; replaces all
                       addresses of a configuration, and serves its first server
   --status ADDR       serves GET /front/status for operators, and /metrics for Prometheus (build with --features prometheus); it
-                      has no login (default: off)
+                      has no login, and refuses pages of other origins and foreign names of this host (default: off)
   --admin ADDR        serves a page for operators at /, the same as JSON at /status, verbs at /action, and /metrics; readable without
                       a token on this machine only (default: off)
   --admin-token-file FILE  the token that verbs need, and readers on other machines: 16 characters or more in one line, such as from
                       openssl rand -hex 32; read again at SIGHUP (default: none, and no verbs)
-  --admin-host NAME,...  names of this host in the URL of that page, apart from localhost and IP addresses
+  --admin-read local|token  who may read that page: users of this machine and who has the token (default), or only who has the
+                      token, also on this machine, as behind a proxy that does not show that it forwards
+  --admin-host NAME,...  names of this host in URLs of --admin and --status, apart from localhost and IP addresses
   --log LEVEL         off, error, warn, info (default), debug or trace: what it logs to standard error, one line for each change
                       of state; without this option, RUST_LOG may set levels such as kylin_lb=debug
   --log-format F      text (default) or json, one object a line
@@ -123,7 +125,8 @@ secret and certificates again: if all are valid, they are exchanged without a lo
 says why. Other options need a restart. SIGUSR1 opens log files again. SIGUSR2 has no effect.
 
 Listening sockets that systemd passes (LISTEN_FDS) are used for the addresses that they have; without --listen and --config,
-those are the addresses. A second process with the same sockets takes over without a lost request.
+those are the addresses. A second process with the same sockets takes over without a lost request; with --admin or --status it
+needs their sockets too.
 ";
 
 pub struct Args {
@@ -155,6 +158,7 @@ pub struct Args {
     pub admin: Option<Listen>,
     pub admin_token_file: Option<PathBuf>,
     pub admin_hosts: Vec<String>,
+    pub admin_read: AdminRead,
     pub log: Option<LevelFilter>,
     pub log_format: LogFormat,
     pub access_log: Option<String>,
@@ -167,6 +171,15 @@ pub struct Args {
     pub health_path: Option<String>,
     pub threads: NonZeroUsize,
     pub check: bool,
+}
+
+/// Who reads the page of operators.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum AdminRead {
+    /// Who has the token, and users of this machine.
+    Local,
+    /// Who has the token.
+    Token,
 }
 
 /// What the arguments ask for.
@@ -225,6 +238,7 @@ impl Args {
             admin: None,
             admin_token_file: None,
             admin_hosts: Vec::new(),
+            admin_read: AdminRead::Local,
             log: None,
             log_format: LogFormat::default(),
             access_log: None,
@@ -309,6 +323,13 @@ impl Args {
                 "--admin" => args.admin = Some(value()?.parse().map_err(|error| format!("--admin: {error}"))?),
                 "--admin-token-file" => args.admin_token_file = Some(value()?.into()),
                 "--admin-host" => args.admin_hosts = value()?.split(',').map(|name| name.trim().to_owned()).collect(),
+                "--admin-read" => {
+                    args.admin_read = match &*value()? {
+                        "local" => AdminRead::Local,
+                        "token" => AdminRead::Token,
+                        other => return Err(format!("{name} {other}: expected local or token")),
+                    }
+                }
                 "--grace" => args.grace = Some(seconds(&name, &value()?)?),
                 "--lame-duck" => args.lame_duck = seconds(&name, &value()?)?,
                 "--health-path" => {
@@ -360,9 +381,15 @@ impl Args {
             _ if has("--kylin-version") => return Err("--kylin-version is for demo nodes: use it with --demo".into()),
             _ => {}
         }
-        let of_admin = ["--admin-token-file", "--admin-host"].into_iter().find(|name| has(name));
+        let of_admin = ["--admin-token-file", "--admin-read"].into_iter().find(|name| has(name));
         if let (Some(name), None) = (of_admin, &self.admin) {
             return Err(format!("{name} needs --admin"));
+        }
+        if has("--admin-host") && self.admin.is_none() && self.status.is_none() {
+            return Err("--admin-host needs --admin or --status".into());
+        }
+        if self.admin_read == AdminRead::Token && self.admin_token_file.is_none() {
+            return Err("--admin-read token needs --admin-token-file".into());
         }
         if let Some(restore) = self.restore {
             let mode = self.sessions.take().unwrap_or(SessionMode::MEMORY).restore_after_loss(restore);

@@ -32,6 +32,7 @@ pub struct Configured {
     checkers: Vec<HealthChecker>,
     lookups: Option<NameLookups>,
     watches: Vec<Watch>,
+    store_watches: Vec<Watch>,
 }
 
 /// Applies the options to a configuration.
@@ -79,7 +80,7 @@ impl Configured {
         args: Args,
         secret: Secret,
         logs: Logs,
-        inherited: Vec<OwnedFd>,
+        mut inherited: Vec<OwnedFd>,
     ) -> Result<(Self, Server), Box<dyn Error>> {
         let config = Config::read(&path)?;
         raise_open_files_limit(config.open_files());
@@ -98,12 +99,14 @@ impl Configured {
             checkers,
             lookups: None,
             watches: Vec::new(),
+            store_watches: Vec::new(),
         };
-        let builder = configured.server(&configured.site);
-        let server = inherited.into_iter().fold(builder, ServerBuilder::inherit).start()?;
-        _ = configured.monitored.connections.set(Arc::new(server.connection_count()));
         configured.follow();
         configured.watch();
+        configured._operators = crate::operators(&configured.args, &configured.monitored, &mut inherited)?;
+        let builder = configured.server(&configured.site);
+        let server = inherited.into_iter().fold(builder, ServerBuilder::inherit).start()?;
+        configured.monitored.set_connections(server.connection_count());
         let listens: Vec<Listen> = configured.site.listeners().map(|listener| listener.listen()).collect();
         greet(&server, configured.args.listen.as_ref().map_or(&listens, std::slice::from_ref));
         if configured.args.listen.is_some() {
@@ -111,7 +114,6 @@ impl Configured {
                 say(format_args!("not listening on {listen}, which --listen replaces\n"));
             }
         }
-        configured._operators = crate::operators(&configured.args, &configured.monitored)?;
         for (name, cluster) in configured.site.clusters() {
             say(format_args!("\nupstream {name}{}", table(cluster)));
         }
@@ -142,17 +144,14 @@ impl Configured {
         self.health.set_clusters(clusters().map(|(_, cluster)| cluster).collect());
         self.monitored.set(clusters().collect(), self.site.sessions().cloned());
         self.lookups = Some(self.site.start_name_lookups(NAME_LOOKUP_INTERVAL));
+        self.store_watches = self.logs.store_watches(self.site.sessions());
     }
 
     /// Logs changes of state of the upstreams.
     fn watch(&mut self) {
-        self.watches = self.logs.watches(|watch| {
-            let watch = self.site.clusters().fold(watch, |watch, (name, cluster)| watch.cluster(name, cluster));
-            match self.site.sessions() {
-                Some(sessions) => watch.sessions("sessions", sessions),
-                None => watch,
-            }
-        });
+        self.watches = self
+            .logs
+            .watches(|watch| self.site.clusters().fold(watch, |watch, (name, cluster)| watch.cluster(name, cluster)));
     }
 }
 
@@ -180,7 +179,10 @@ impl Reload for Configured {
         }
         what.extend(replaced.kept_settings.iter().map(|name| format!("{name} stays until a restart")));
         if changes.probes {
-            self.checkers = self.site.start_probes()?;
+            match self.site.start_probes() {
+                Ok(checkers) => self.checkers = checkers,
+                Err(error) => tracing::error!(%error, "the probes of the new configuration did not start"),
+            }
             self.watch();
         }
         if open_files.is_some() {

@@ -122,7 +122,10 @@ impl Ctl {
         };
         let done = self.exchange("POST", "/action", &action.to_string())?;
         if self.json {
-            say(format_args!("{done:#}\n"));
+            // One object: with --wait, the node as it is in the end.
+            if !self.wait {
+                say(format_args!("{done:#}\n"));
+            }
         } else {
             say(format_args!("{}{}\n", done["done"].as_str().unwrap_or_default(), waits_for(&done["endpoint"])));
         }
@@ -136,7 +139,14 @@ impl Ctl {
                 return Err("the node is no longer drained: its state was changed".into());
             }
             if endpoint["waits_for"]["drained"] == true {
-                say(format_args!("{}{}\n", action["endpoint"].as_str().unwrap_or_default(), waits_for(endpoint)));
+                match self.json {
+                    true => say(format_args!("{:#}\n", json!({ "done": done["done"], "endpoint": endpoint }))),
+                    false => say(format_args!(
+                        "{}{}\n",
+                        action["endpoint"].as_str().unwrap_or_default(),
+                        waits_for(endpoint)
+                    )),
+                }
                 return Ok(());
             }
             std::thread::sleep(WAIT_INTERVAL);
@@ -240,8 +250,9 @@ fn table(status: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let mut table = String::new();
     for (name, cluster) in status["clusters"].as_object().into_iter().flatten() {
-        let since = cluster["not_serving_since"].as_str().map(|since| format!(": no node can serve since {since}"));
-        _ = writeln!(table, "{name}{}", since.unwrap_or_default());
+        let since = cluster["not_serving_since"].as_str().map(|since| format!(" since {since}")).unwrap_or_default();
+        let problem = if cluster["serving"] == false { format!(": no node is up{since}") } else { String::new() };
+        _ = writeln!(table, "{name}{problem}");
         _ = writeln!(
             table,
             "  {:<24} {:<10} {:<12} {:>9} {:>8} {:>9} {:>9} {:>9}  reason",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{Method, Request, Response, StatusCode, header};
+use kylin_lb::cluster::EndpointStatus;
 use kylin_lb::endpoint::AdminState;
 use kylin_lb::health::HealthState;
 use kylin_lb::server::Handler;
@@ -46,10 +47,16 @@ impl Health {
     }
 }
 
+/// Panic mode tries nodes that failed.
 fn has_node(cluster: &Cluster) -> bool {
-    let serves = |health| !matches!(health, HealthState::Unhealthy | HealthState::Ejected);
     let status = cluster.status();
-    status.endpoints.iter().any(|endpoint| endpoint.admin_state == AdminState::Ready && serves(endpoint.health))
+    status.panicking || status.endpoints.iter().any(serves)
+}
+
+/// Returns whether the node serves at least requests of sessions that are bound to it, as a draining one does.
+pub fn serves(endpoint: &EndpointStatus) -> bool {
+    let is_in_health = !matches!(endpoint.health, HealthState::Unhealthy | HealthState::Ejected);
+    endpoint.admin_state != AdminState::Maintenance && is_in_health
 }
 
 /// A handler with the health path in front of it.

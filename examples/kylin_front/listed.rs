@@ -24,7 +24,7 @@ use crate::{CHECK_TIMEOUT, Logs, START_TIMEOUT, demo, greet, say, sessions, summ
 /// What runs of a list of nodes.
 pub struct Listed {
     args: Args,
-    observers: Vec<Arc<dyn kylin_lb::observe::Observer>>,
+    logs: Logs,
     members: Members,
     mode: SessionMode,
     secret: Secret,
@@ -36,6 +36,7 @@ pub struct Listed {
     _operators: Vec<Server>,
     _checker: Option<HealthChecker>,
     _watches: Vec<Watch>,
+    store_watches: Vec<Watch>,
 }
 
 impl Listed {
@@ -44,7 +45,7 @@ impl Listed {
         mut args: Args,
         secret: Secret,
         logs: &Logs,
-        inherited: Vec<OwnedFd>,
+        mut inherited: Vec<OwnedFd>,
     ) -> Result<Option<(Self, Server)>, Box<dyn Error>> {
         let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
         let members = Members::find(source, &args).await?;
@@ -60,35 +61,32 @@ impl Listed {
                 None => Ok(None),
             };
         }
-        let watches = logs.watches(|watch| match &sessions {
-            Some(sessions) => members.watch_state(watch).sessions("sessions", sessions),
-            None => members.watch_state(watch),
-        });
         let health = Health::new(args.health_path.clone());
         health.set_clusters(vec![members.cluster.clone()]);
         let monitored = Monitored::new(logs.admin.clone(), args.buffers.clone(), logs.exporter.clone());
+        monitored.set(vec![("kylin".into(), members.cluster.clone())], sessions.clone());
+        let operators = crate::operators(&args, &monitored, &mut inherited)?;
         let mut listed = Listed {
             listens: listens(&args, &inherited)?,
-            observers: logs.observers.clone(),
+            logs: logs.clone(),
             mode,
             secret,
             health,
             monitored,
-            _operators: Vec::new(),
+            _operators: operators,
             _checker: args.probe.unwrap_or(ProbeMode::Auto).start(&members.cluster)?,
-            _watches: watches,
+            _watches: logs.watches(|watch| members.watch_state(watch)),
+            store_watches: logs.store_watches(sessions.as_ref()),
             members,
             sessions,
             args,
         };
         let server = inherited.into_iter().fold(listed.server(proxy), ServerBuilder::inherit).start()?;
-        _ = listed.monitored.connections.set(Arc::new(server.connection_count()));
+        listed.monitored.set_connections(server.connection_count());
         greet(&server, &listed.listens);
         // It listens meanwhile: a client learns why it is refused.
         listed.members.wait(START_TIMEOUT).await;
         listed.monitored.set_discovery(listed.members.discovery.take());
-        listed.follow();
-        listed._operators = crate::operators(&listed.args, &listed.monitored)?;
         say(format_args!("{}{}", summary(&listed.args), table(&listed.members.cluster)));
         if let (Some(_), Some(address)) = (&listed.members.demo, server.addresses().first()) {
             say(format_args!("{}", demo::commands(*address)));
@@ -114,10 +112,6 @@ impl Listed {
             builder.listen(listen.clone(), Front { health: Arc::clone(&self.health), inner: proxy.clone() })
         })
     }
-
-    fn follow(&self) {
-        self.monitored.set(vec![("kylin".into(), self.members.cluster.clone())], self.sessions.clone());
-    }
 }
 
 impl Reload for Listed {
@@ -131,11 +125,12 @@ impl Reload for Listed {
             return Ok("no change of the secret; the source of nodes is followed as it changes".into());
         }
         let sessions = self.sessions.as_ref().map(|sessions| sessions.with_secret(&secret));
-        let proxy = proxy(&self.members, &self.mode, &secret, sessions.as_ref(), &self.args, &self.observers)?;
+        let proxy = proxy(&self.members, &self.mode, &secret, sessions.as_ref(), &self.args, &self.logs.observers)?;
         server.replace(self.server(proxy))?;
         (self.secret, self.sessions) = (secret, sessions);
         self.monitored.admin.set_token(token);
-        self.follow();
+        self.monitored.set(vec![("kylin".into(), self.members.cluster.clone())], self.sessions.clone());
+        self.store_watches = self.logs.store_watches(self.sessions.as_ref());
         Ok("another secret".into())
     }
 }

@@ -16,6 +16,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, reload};
 
+use crate::front;
+
 /// Changes of state as the library logs them itself, which [`StateLog`] does in its place.
 const LIBRARY_STATE: &str = "kylin_lb::state";
 
@@ -112,11 +114,12 @@ impl Observer for StateLog {
             }
             ClusterChange::LostLast => {
                 let nodes = describe(status);
-                warn!(cluster, panic_mode = status.panicking, nodes, "no node can serve: clients are refused");
+                let panic_mode = status.panicking;
+                warn!(cluster, panic_mode, nodes, "no node is up: {}", consequence(status));
             }
             ClusterChange::HasOneAgain => {
                 let after = event.lasted.map(tracing::field::debug);
-                warn!(cluster, after, "a node can serve again: clients are no longer refused");
+                warn!(cluster, after, "a node is up again");
             }
             _ => {}
         }
@@ -144,13 +147,24 @@ impl Observer for StateLog {
     }
 }
 
-/// Returns the state of each node with its reason and since when.
+/// Returns what a cluster without a node that is up does with requests.
+fn consequence(status: &ClusterStatus) -> &'static str {
+    if status.panicking {
+        "panic mode tries those that failed"
+    } else if status.endpoints.iter().any(front::serves) {
+        "only requests of sessions that are bound are served"
+    } else {
+        "clients are refused"
+    }
+}
+
+/// Returns the state of each node, and for its health the reason and since when.
 fn describe(status: &ClusterStatus) -> String {
     let nodes = status.endpoints.iter().map(|endpoint| {
-        let state = match endpoint.admin_state {
-            AdminState::Ready => format!("{:?}", endpoint.health).to_lowercase(),
-            state => format!("{state:?}").to_lowercase(),
-        };
+        if endpoint.admin_state != AdminState::Ready {
+            return format!("{} {}", endpoint.id, endpoint.admin_state.as_str());
+        }
+        let state = endpoint.health.as_str();
         let reason = endpoint.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
         format!("{} {state}{reason} since {}", endpoint.id, time_of(endpoint.since))
     });

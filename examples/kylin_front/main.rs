@@ -45,7 +45,7 @@ use kylin_lb::admin::Admin;
 use kylin_lb::nginx::{Config, ProbeMode, SessionMode};
 use kylin_lb::observe::{Observer, Watch};
 use kylin_lb::server::{Listen, Server};
-use kylin_lb::session::Secret;
+use kylin_lb::session::{Secret, Sessions};
 use listenfd::ListenFd;
 
 use self::args::{Args, Command, Source};
@@ -206,6 +206,12 @@ impl Logs {
         let metrics = self.exporter.iter().map(|exporter| Watch::new(exporter.observer()));
         [Watch::new(StateLog)].into_iter().chain(metrics).map(watched).collect()
     }
+
+    /// Returns the watches of the store of sessions. Sessions with another secret need new ones.
+    fn store_watches(&self, sessions: Option<&Sessions>) -> Vec<Watch> {
+        let of_store = |sessions| self.watches(|watch| watch.sessions("sessions", sessions));
+        sessions.map(of_store).unwrap_or_default()
+    }
 }
 
 fn greet(server: &Server, listens: &[Listen]) {
@@ -217,11 +223,16 @@ fn greet(server: &Server, listens: &[Listen]) {
     }
 }
 
-/// Starts the listeners for operators that are wanted.
-fn operators(args: &Args, monitored: &Arc<Monitored>) -> Result<Vec<Server>, Box<dyn Error>> {
+/// Starts the listeners for operators that are wanted, with their sockets among `inherited`. Call it before clients are served: where a
+/// second process takes over, an address that is in use then ends it before it has accepted a client.
+fn operators(
+    args: &Args,
+    monitored: &Arc<Monitored>,
+    inherited: &mut Vec<OwnedFd>,
+) -> Result<Vec<Server>, Box<dyn Error>> {
     let mut servers = Vec::new();
     if let Some(listen) = args.status.clone() {
-        let server = status::serve(listen, Arc::clone(monitored))?;
+        let server = status::serve(listen, Arc::clone(monitored), inherited)?;
         for address in server.addresses() {
             say(format_args!("status on http://{address}/front/status\n"));
             if monitored.exporter.is_some() {
@@ -231,7 +242,7 @@ fn operators(args: &Args, monitored: &Arc<Monitored>) -> Result<Vec<Server>, Box
         servers.push(server);
     }
     if let Some(listen) = args.admin.clone() {
-        let server = status::serve_admin(listen.clone(), Arc::clone(monitored))?;
+        let server = status::serve_admin(listen.clone(), Arc::clone(monitored), inherited)?;
         match server.addresses().first() {
             Some(address) => say(format_args!("admin on http://{address}/\n")),
             None => say(format_args!("admin on {listen}\n")),
@@ -280,7 +291,7 @@ fn table<B>(cluster: &Cluster<B>) -> String {
     );
     for endpoint in &status.endpoints {
         let group = if endpoint.backup { "backup" } else { "primary" };
-        let admin_state = format!("{:?}", endpoint.admin_state).to_lowercase();
+        let admin_state = endpoint.admin_state.as_str();
         let (id, weight, in_flight) = (endpoint.id.as_str(), endpoint.weight, endpoint.in_flight);
         let roles = endpoint.roles.to_string();
         _ = writeln!(table, "{id:<28} {weight:>6} {group:<8} {roles:<6} {admin_state:<9} {in_flight:>9}");

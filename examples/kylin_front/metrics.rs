@@ -70,8 +70,8 @@ mod with_prometheus {
                 self.metrics.record_discovery("nodes", status);
             }
             self.metrics.record_buffers(&monitored.buffers.status());
-            if let Some(count) = monitored.connections.get() {
-                self.metrics.record_connections(count());
+            if let Some(count) = monitored.connections() {
+                self.metrics.record_connections(count);
             }
             self.handle.render()
         }

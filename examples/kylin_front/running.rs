@@ -45,7 +45,11 @@ pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut 
     health.stop();
     if !lame_duck.is_zero() {
         say(format_args!("stopping: serving for {} s, while the health path says so\n", lame_duck.as_secs()));
-        _ = tokio::time::timeout(lame_duck, signals.stop()).await;
+        if tokio::time::timeout(lame_duck, signals.stop()).await.is_ok() {
+            say(format_args!("stopped at once\n"));
+            logs.iter().for_each(LogFile::flush);
+            return;
+        }
     }
     say(format_args!("stopping: requests in flight have {} s\n", grace.as_secs()));
     tokio::select! {

@@ -3,19 +3,20 @@
 
 use std::error::Error;
 use std::num::NonZero;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use http::{Method, Request, Response, StatusCode, header};
 use kylin_lb::admin::{self, Admin, AdminToken};
 use kylin_lb::discovery::{DiscoveryHandle, DiscoveryStatus};
-use kylin_lb::server::{Listen, Server};
+use kylin_lb::server::{Handler, Listen, Server, ServerBuilder};
 use kylin_lb::session::Sessions;
 use kylin_lb::{Body, BufferBudget, ClientAddr, Cluster};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::args::Args;
+use crate::args::{AdminRead, Args};
 use crate::logging::Levels;
 use crate::metrics::{self, Exporter};
 use crate::signals::Reloads;
@@ -29,16 +30,17 @@ pub struct Monitored {
     clusters: Mutex<Vec<(String, Cluster)>>,
     sessions: Mutex<Option<Sessions>>,
     discovery: Mutex<Option<DiscoveryHandle>>,
-    pub connections: OnceLock<ConnectionCount>,
+    connections: OnceLock<ConnectionCount>,
 }
 
 /// Counts the open connections of clients.
-pub type ConnectionCount = Arc<dyn Fn() -> usize + Send + Sync>;
+type ConnectionCount = Arc<dyn Fn() -> usize + Send + Sync>;
 
 /// Returns the status page with its verbs.
 pub fn admin(args: &Args, reloads: Reloads, levels: Levels) -> Result<Admin, Box<dyn Error>> {
     let admin = Admin::builder()
         .hosts(&args.admin_hosts)
+        .token_for_reading(args.admin_read == AdminRead::Token)
         .buffers(args.buffers.clone())
         .on_reload(move || {
             let reloads = reloads.clone();
@@ -60,17 +62,31 @@ pub fn token(file: Option<&Path>) -> Result<Option<AdminToken>, String> {
     file.map(read).transpose()
 }
 
-/// Serves the status alone at `listen`, without a login, on one thread.
-pub fn serve(listen: Listen, monitored: Arc<Monitored>) -> Result<Server, Box<dyn Error>> {
+/// Serves the status alone at `listen`, without a login, on one thread. Uses those of the sockets `inherited` that have this address.
+pub fn serve(
+    listen: Listen,
+    monitored: Arc<Monitored>,
+    inherited: &mut Vec<OwnedFd>,
+) -> Result<Server, Box<dyn Error>> {
     let handler = move |_: ClientAddr, request: Request<Body>| {
         let monitored = Arc::clone(&monitored);
-        async move { response(&monitored, &request) }
+        async move {
+            // A page of an attacker could read it in the browser of an operator.
+            match monitored.admin.authorize_origin(&request) {
+                Ok(()) => response(&monitored, &request),
+                Err(refusal) => refusal,
+            }
+        }
     };
-    Ok(Server::builder().listen(listen, handler).threads(NonZero::<usize>::MIN).start()?)
+    start("--status", listen, handler, inherited)
 }
 
-/// Serves the page and its verbs at `listen`, on one thread. Who may read the status may read `/metrics`.
-pub fn serve_admin(listen: Listen, monitored: Arc<Monitored>) -> Result<Server, Box<dyn Error>> {
+/// Serves the page and its verbs at `listen`, as [`serve`] does. Who may read the status may read `/metrics`.
+pub fn serve_admin(
+    listen: Listen,
+    monitored: Arc<Monitored>,
+    inherited: &mut Vec<OwnedFd>,
+) -> Result<Server, Box<dyn Error>> {
     let handler = move |peer: ClientAddr, request: Request<Body>| {
         let monitored = Arc::clone(&monitored);
         async move {
@@ -83,7 +99,22 @@ pub fn serve_admin(listen: Listen, monitored: Arc<Monitored>) -> Result<Server, 
             }
         }
     };
-    Ok(Server::builder().listen(listen, handler).threads(NonZero::<usize>::MIN).start()?)
+    start("--admin", listen, handler, inherited)
+}
+
+fn start(
+    option: &str,
+    listen: Listen,
+    handler: impl Handler,
+    inherited: &mut Vec<OwnedFd>,
+) -> Result<Server, Box<dyn Error>> {
+    let address = listen.to_string();
+    let is_of_address = |socket: &OwnedFd| Listen::of_socket(socket).is_ok_and(|of| of.to_string() == address);
+    let (own, others) = std::mem::take(inherited).into_iter().partition(is_of_address);
+    *inherited = others;
+    let builder = Server::builder().listen(listen, handler).threads(NonZero::<usize>::MIN);
+    let started = Vec::into_iter(own).fold(builder, ServerBuilder::inherit).start();
+    Ok(started.map_err(|error| format!("{option} {address}: {error}"))?)
 }
 
 fn response(monitored: &Monitored, request: &Request<Body>) -> Response<Body> {
@@ -133,6 +164,17 @@ impl Monitored {
     pub fn set_discovery(&self, discovery: Option<DiscoveryHandle>) {
         *self.discovery.lock() = discovery;
         self.show();
+    }
+
+    /// Sets what counts the connections of clients, once.
+    pub fn set_connections(&self, count: impl Fn() -> usize + Send + Sync + 'static) {
+        _ = self.connections.set(Arc::new(count));
+        self.show();
+    }
+
+    #[cfg_attr(not(feature = "prometheus"), allow(dead_code, reason = "metrics have a name for it"))]
+    pub fn connections(&self) -> Option<usize> {
+        self.connections.get().map(|count| count())
     }
 
     fn show(&self) {

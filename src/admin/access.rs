@@ -7,16 +7,15 @@ use std::sync::atomic::Ordering;
 use hmac::{Hmac, Mac as _};
 use http::header::{AUTHORIZATION, FORWARDED, HOST, HeaderName, ORIGIN, VIA};
 use http::uri::Authority;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode, Version};
 use sha2::Sha256;
 
 use super::Shared;
 use super::refusal::Refusal;
 use crate::request::ClientAddr;
 
-/// Headers of proxies in front, which connect from their own address for clients elsewhere.
-const FORWARDED_BY_PROXY: [HeaderName; 4] =
-    [FORWARDED, VIA, HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("x-real-ip")];
+/// Headers of proxies in front, which connect from their own address for clients elsewhere; also any `X-Forwarded-*`.
+const FORWARDED_BY_PROXY: [HeaderName; 3] = [FORWARDED, VIA, HeaderName::from_static("x-real-ip")];
 
 /// Browsers say with it which page sends a request (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -45,14 +44,16 @@ pub struct AdminToken([u8; 32]);
 pub struct InvalidToken;
 
 impl AdminToken {
-    /// Parses a token: 16 to 1024 characters that RFC 6750 allows. Ignores surrounding white space.
+    /// Parses a token: 16 to 1024 characters that RFC 6750 allows, with `=` only behind 16 others. Ignores surrounding white space.
     ///
     /// # Errors
     /// [`InvalidToken`] if it has another length or other characters.
     pub fn parse(text: &str) -> Result<Self, InvalidToken> {
         let token = text.trim();
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
-        if !(16..=1024).contains(&token.len()) || !token.trim_end_matches('=').bytes().all(allowed) {
+        // Padding of base64 is no part of the secret.
+        let secret = token.trim_end_matches('=');
+        if secret.len() < 16 || token.len() > 1024 || !secret.bytes().all(allowed) {
             return Err(InvalidToken);
         }
         Ok(AdminToken(digest(token.as_bytes()).finalize().into_bytes().into()))
@@ -93,10 +94,14 @@ impl Shared {
         self.check_origin(request, true)?;
         match self.check_token(request.headers()) {
             Some(true) => Ok(()),
-            None if is_local(peer, request.headers()) => Ok(()),
-            _ if self.token.read().is_none() => {
-                Err(self.deny(StatusCode::FORBIDDEN, "there is no token: the status is readable on this machine only"))
-            }
+            None if !self.token_for_reading && is_local(peer, request) => Ok(()),
+            _ if self.token.read().is_none() => Err(self.deny(
+                StatusCode::FORBIDDEN,
+                match self.token_for_reading {
+                    false => "there is no token: the status is readable on this machine only",
+                    true => "there is no token: the status is not readable",
+                },
+            )),
             _ => Err(self.deny(StatusCode::UNAUTHORIZED, "the status needs the token")),
         }
     }
@@ -114,7 +119,7 @@ impl Shared {
     }
 
     /// Checks that no page of another origin sends the request. `typed` admits a request that the user began, as by the address bar.
-    fn check_origin<B>(&self, request: &Request<B>, typed: bool) -> Result<(), Refusal> {
+    pub(super) fn check_origin<B>(&self, request: &Request<B>, typed: bool) -> Result<(), Refusal> {
         let headers = request.headers();
         let same_site =
             headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "same-origin" || typed && site == "none");
@@ -161,11 +166,14 @@ fn host_of<B>(request: &Request<B>) -> Option<Authority> {
     (!host.as_str().contains('@')).then_some(host)
 }
 
-/// Returns whether the request comes from this machine, and not through a proxy on it.
-fn is_local(peer: ClientAddr, headers: &HeaderMap) -> bool {
+/// Returns whether the request comes from this machine, and shows no proxy on it that forwards for a client elsewhere. nginx adds no
+/// header by default, but speaks HTTP/1.0 before 1.29.7.
+fn is_local<B>(peer: ClientAddr, request: &Request<B>) -> bool {
     let is_peer_local = match peer {
         ClientAddr::Inet(address) => address.ip().to_canonical().is_loopback(),
         ClientAddr::Unix => true,
     };
-    is_peer_local && !FORWARDED_BY_PROXY.iter().any(|name| headers.contains_key(name))
+    let is_of_proxy =
+        |name: &HeaderName| FORWARDED_BY_PROXY.contains(name) || name.as_str().starts_with("x-forwarded-");
+    is_peer_local && request.version() != Version::HTTP_10 && !request.headers().keys().any(is_of_proxy)
 }

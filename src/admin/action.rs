@@ -74,6 +74,8 @@ impl Shared {
             }
             Action::LogLevel { level } => {
                 let set = self.hooks.log_level.as_ref().ok_or_else(|| not_offered("log-level"))?;
+                // Before it is set: the new level may hide the line.
+                tracing::warn!(peer = %shown(peer), ?level, "operator sets the log level");
                 set(level).map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error))?;
                 log(peer, "log-level", true);
                 *self.log_level.lock() = Some(level.clone());
@@ -89,9 +91,7 @@ impl Shared {
         cluster: &Option<String>,
         state: AdminState,
     ) -> Result<Done, Refusal> {
-        self.change(peer, endpoint, cluster, super::status::name_of(state), |found, id| {
-            found.set_admin_state(id, state).is_ok()
-        })
+        self.change(peer, endpoint, cluster, state.as_str(), |found, id| found.set_admin_state(id, state).is_ok())
     }
 
     fn change(

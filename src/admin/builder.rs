@@ -17,6 +17,7 @@ pub struct AdminBuilder {
     path: String,
     hosts: Vec<String>,
     token: Option<AdminToken>,
+    token_for_reading: bool,
     hooks: Hooks,
     buffers: BufferBudget,
 }
@@ -27,6 +28,7 @@ impl AdminBuilder {
             path: String::new(),
             hosts: Vec::new(),
             token: None,
+            token_for_reading: false,
             hooks: Hooks::default(),
             buffers: BufferBudget::process(),
         }
@@ -42,6 +44,13 @@ impl AdminBuilder {
     /// Sets the token that verbs need, and that makes the status readable from other machines. Default: none.
     pub fn token(mut self, token: AdminToken) -> Self {
         self.token = Some(token);
+        self
+    }
+
+    /// Sets whether readers of the status need the token on this machine too, for example behind a proxy on it whose requests cannot be
+    /// told from those of a local user. Default: false.
+    pub fn token_for_reading(mut self, on: bool) -> Self {
+        self.token_for_reading = on;
         self
     }
 
@@ -77,12 +86,13 @@ impl AdminBuilder {
 
     /// Builds the handler.
     pub fn build(self) -> Admin {
-        let AdminBuilder { path, hosts, token, hooks, buffers } = self;
+        let AdminBuilder { path, hosts, token, token_for_reading, hooks, buffers } = self;
         Admin {
             shared: Arc::new(Shared {
                 path: path.trim_end_matches('/').into(),
                 hosts,
                 token: RwLock::new(token),
+                token_for_reading,
                 hooks,
                 buffers,
                 traffic: Arc::new(Traffic::new(Arc::new(SystemClock))),

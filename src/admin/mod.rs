@@ -22,7 +22,9 @@
 //!
 //! - The page itself holds no data, and every client gets it.
 //! - The status is readable with the [token](AdminToken) as `Authorization: Bearer`. Without it, it is readable on a unix socket, and by a
-//!   loopback address unless a proxy has forwarded the request.
+//!   loopback address unless the request shows that a proxy has forwarded it: by HTTP/1.0, `Forwarded`, `Via`, `X-Real-IP` or any
+//!   `X-Forwarded-*`. A proxy on this machine that shows none of these (nginx 1.29.7 and later with `proxy_pass` alone) lets its
+//!   clients read the status: have it add `X-Forwarded-For`, or set [`AdminBuilder::token_for_reading`].
 //! - An action needs the token, from everywhere. Without a token there are no actions.
 //! - A request names this host: an IP address, `localhost`, or one of [`AdminBuilder::hosts`]. Otherwise a foreign name that is
 //!   resolved to this address would make the page of an attacker one of the same origin (DNS rebinding).
@@ -95,6 +97,7 @@ struct Shared {
     /// The names of this host.
     hosts: Vec<String>,
     token: RwLock<Option<AdminToken>>,
+    token_for_reading: bool,
     hooks: Hooks,
     buffers: BufferBudget,
     traffic: Arc<Traffic>,
@@ -134,6 +137,16 @@ impl Admin {
     #[allow(clippy::result_large_err, reason = "the response is about to be sent")]
     pub fn authorize_read<R>(&self, peer: impl Into<ClientAddr>, request: &Request<R>) -> Result<(), Response<Body>> {
         respond::authorize_read(&self.shared, peer.into(), request)
+    }
+
+    /// Returns whether a request names this host and comes from no page of another origin, for a listener of the application's own that
+    /// serves [`status_json`](Self::status_json) to every peer.
+    ///
+    /// # Errors
+    /// The response to send if it does not.
+    #[allow(clippy::result_large_err, reason = "the response is about to be sent")]
+    pub fn authorize_origin<R>(&self, request: &Request<R>) -> Result<(), Response<Body>> {
+        respond::authorize_origin(&self.shared, request)
     }
 
     /// Responds to a request of `peer`. Paths that are not those of the [table](self) get 404.

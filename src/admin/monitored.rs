@@ -1,7 +1,9 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use ahash::AHashMap;
 use tokio::sync::watch::Receiver;
 
 use super::traffic::Traffic;
@@ -11,6 +13,11 @@ use crate::endpoint::{AdminState, EndpointId};
 use crate::observe::Watch;
 use crate::session::Sessions;
 
+/// How long a count of sessions is used.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(super) type BoundSessions = AHashMap<EndpointId, usize>;
+
 /// What the status covers and the verbs apply to: see [`Admin::monitor`](super::Admin::monitor).
 #[derive(Default)]
 #[must_use]
@@ -19,6 +26,8 @@ pub struct Monitored {
     pub(super) sessions: Vec<(String, Sessions)>,
     pub(super) discovery: Vec<(String, Receiver<DiscoveryStatus>)>,
     pub(super) connections: Option<Box<dyn Fn() -> usize + Send + Sync>>,
+    /// When the sessions were counted last, and by endpoint how many there were.
+    bound: Option<(Instant, Arc<BoundSessions>)>,
     /// Tell when endpoints fail.
     watches: Vec<Watch>,
 }
@@ -61,6 +70,24 @@ impl Monitored {
             self.watches = self.clusters.iter().map(watch).collect();
         }
         self
+    }
+
+    /// Returns the sessions in memory by the endpoint to which they are bound; `None` if none are monitored. Counts them at most once in
+    /// [`COUNT_INTERVAL`], because that visits each of them.
+    pub(super) fn bound_sessions(&mut self, now: Instant) -> Option<Arc<BoundSessions>> {
+        if self.sessions.is_empty() {
+            return None;
+        }
+        if let Some((at, counts)) = &self.bound
+            && now.saturating_duration_since(*at) < COUNT_INTERVAL
+        {
+            return Some(Arc::clone(counts));
+        }
+        let mut counts = AHashMap::new();
+        self.sessions.iter().for_each(|(_, sessions)| sessions.count_bindings(&mut counts));
+        let counts = Arc::new(counts);
+        self.bound = Some((now, Arc::clone(&counts)));
+        Some(counts)
     }
 
     pub(super) fn clusters(&self) -> Vec<(Arc<str>, Arc<dyn AnyCluster>)> {

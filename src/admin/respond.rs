@@ -34,6 +34,12 @@ pub(super) fn authorize_read<R>(shared: &Shared, peer: ClientAddr, request: &Req
     checked.map_err(|refusal| secured(refuse(refusal)))
 }
 
+#[allow(clippy::result_large_err, reason = "the response is about to be sent")]
+pub(super) fn authorize_origin<R>(shared: &Shared, request: &Request<R>) -> Result<(), Response<Body>> {
+    let checked = shared.check_host(request).and_then(|()| shared.check_origin(request, true));
+    checked.map_err(|refusal| secured(refuse(refusal)))
+}
+
 /// Adds the headers that keep a response out of caches, frames and other pages.
 fn secured(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();

@@ -2,21 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use ahash::AHashMap;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::Shared;
-use super::monitored::Monitored;
+use super::monitored::BoundSessions;
 use super::traffic::{LastFailure, Rates, Traffic};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::{ClusterStatus, EndpointStatus};
-use crate::discovery::{DiscoveryStatus, SourceState};
+use crate::discovery::DiscoveryStatus;
 use crate::endpoint::{AdminState, EndpointId};
-use crate::health::HealthState;
 use crate::observe::Timestamp;
 use crate::session::Sessions;
 
@@ -54,8 +53,10 @@ struct Requests {
 #[derive(Serialize)]
 struct ClusterReport {
     policy: String,
-    /// Whether an endpoint is up. If none is, clients are refused, or panic mode tries endpoints that failed.
+    /// Whether an endpoint is up. If none is, panic mode tries endpoints that failed, draining ones serve their sessions, or clients are
+    /// refused.
     serving: bool,
+    /// Not known where the operator has taken an endpoint out.
     not_serving_since: Option<String>,
     panicking: bool,
     in_flight: u64,
@@ -144,8 +145,8 @@ struct BuffersReport {
 
 pub(super) fn json(shared: &Shared) -> String {
     let moment = Moment::now();
-    let monitored = shared.monitored.lock();
-    let bound = Bound::count(&monitored);
+    let mut monitored = shared.monitored.lock();
+    let bound = Bound(monitored.bound_sessions(moment.now));
     let clusters: Vec<_> = monitored.clusters.iter().map(|(name, cluster)| (&**name, cluster.status())).collect();
     let ids = || clusters.iter().flat_map(|(_, status)| &status.endpoints).map(|endpoint| &endpoint.id);
     shared.traffic.retain(|id| ids().any(|known| known == id));
@@ -183,36 +184,20 @@ pub(super) fn json(shared: &Shared) -> String {
 
 /// Returns the report of one endpoint.
 pub(super) fn endpoint(shared: &Shared, cluster: &str, id: &EndpointId) -> Option<Value> {
-    let monitored = shared.monitored.lock();
+    let moment = Moment::now();
+    let mut monitored = shared.monitored.lock();
+    let bound = Bound(monitored.bound_sessions(moment.now));
     let (_, cluster) = monitored.clusters.iter().find(|(name, _)| **name == *cluster)?;
     let status = cluster.status();
     let endpoint = status.endpoints.iter().find(|endpoint| endpoint.id == *id)?;
-    let report = EndpointReport::of(endpoint, &Moment::now(), &shared.traffic, &Bound::count(&monitored));
+    let report = EndpointReport::of(endpoint, &moment, &shared.traffic, &bound);
     serde_json::to_value(report).ok()
 }
 
-/// Returns the word for an administrative state.
-pub(super) fn name_of(state: AdminState) -> &'static str {
-    match state {
-        AdminState::Ready => "ready",
-        AdminState::Drain => "drain",
-        AdminState::Maintenance => "maintenance",
-    }
-}
-
 /// The sessions in memory by the endpoint to which they are bound; `None` if none are monitored.
-struct Bound(Option<AHashMap<EndpointId, usize>>);
+struct Bound(Option<Arc<BoundSessions>>);
 
 impl Bound {
-    fn count(monitored: &Monitored) -> Self {
-        if monitored.sessions.is_empty() {
-            return Bound(None);
-        }
-        let mut counts = AHashMap::new();
-        monitored.sessions.iter().for_each(|(_, sessions)| sessions.count_bindings(&mut counts));
-        Bound(Some(counts))
-    }
-
     fn to(&self, id: &EndpointId) -> Option<usize> {
         self.0.as_ref().map(|counts| counts.get(id).copied().unwrap_or_default())
     }
@@ -243,7 +228,9 @@ impl Moment {
 impl ClusterReport {
     fn of(status: &ClusterStatus, moment: &Moment, traffic: &Traffic, bound: &Bound) -> Self {
         let serving = status.endpoints.iter().any(EndpointStatus::is_up);
-        let last = status.endpoints.iter().map(|endpoint| endpoint.since).max();
+        // Since when an endpoint is not ready is not known.
+        let are_ready = status.endpoints.iter().all(|endpoint| endpoint.admin_state == AdminState::Ready);
+        let last = status.endpoints.iter().map(|endpoint| endpoint.since).max().filter(|_| are_ready);
         let endpoints = status.endpoints.iter().map(|endpoint| EndpointReport::of(endpoint, moment, traffic, bound));
         ClusterReport {
             policy: status.balancer.clone(),
@@ -272,14 +259,8 @@ impl EndpointReport {
             weight: endpoint.weight,
             backup: endpoint.backup,
             roles: endpoint.roles.to_string(),
-            admin_state: name_of(endpoint.admin_state),
-            health: match endpoint.health {
-                HealthState::Healthy => "healthy",
-                HealthState::Suspect => "suspect",
-                HealthState::Unhealthy => "unhealthy",
-                HealthState::Draining => "draining",
-                HealthState::Ejected => "ejected",
-            },
+            admin_state: endpoint.admin_state.as_str(),
+            health: endpoint.health.as_str(),
             up: endpoint.is_up(),
             reason: endpoint.reason.map(|reason| reason.to_string()),
             since: moment.at(endpoint.since),
@@ -323,12 +304,7 @@ impl StoreReport {
 impl DiscoveryReport {
     fn of(status: &DiscoveryStatus, moment: &Moment) -> Self {
         DiscoveryReport {
-            source: match status.source {
-                SourceState::Waiting => "waiting",
-                SourceState::Current => "current",
-                SourceState::Empty => "empty",
-                SourceState::Failing => "failing",
-            },
+            source: status.source.as_str(),
             endpoints: status.endpoints,
             rejected: status.rejected,
             updates: status.updates,

@@ -36,3 +36,15 @@ pub enum SourceState {
     /// The source failed; the cluster keeps the nodes it had.
     Failing,
 }
+
+impl SourceState {
+    /// Returns the name for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            SourceState::Waiting => "waiting",
+            SourceState::Current => "current",
+            SourceState::Empty => "empty",
+            SourceState::Failing => "failing",
+        }
+    }
+}

@@ -19,6 +19,17 @@ pub enum AdminState {
     Maintenance,
 }
 
+impl AdminState {
+    /// Returns the name for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AdminState::Ready => "ready",
+            AdminState::Drain => "drain",
+            AdminState::Maintenance => "maintenance",
+        }
+    }
+}
+
 /// The kinds of traffic that an endpoint may get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -111,6 +111,19 @@ pub enum HealthState {
     Ejected,
 }
 
+impl HealthState {
+    /// Returns the name for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            HealthState::Healthy => "healthy",
+            HealthState::Suspect => "suspect",
+            HealthState::Unhealthy => "unhealthy",
+            HealthState::Draining => "draining",
+            HealthState::Ejected => "ejected",
+        }
+    }
+}
+
 /// Why an endpoint is not healthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]

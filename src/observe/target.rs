@@ -91,16 +91,17 @@ const SECRET_NAMES: [&str; 2] = ["code", "ticket"];
 
 /// Returns the name of a parameter, as it is written, if its value is not shown.
 fn masked_name(pair: &str, shows_sql: bool) -> Option<&str> {
-    let (name, _) = pair.split_once('=')?;
-    let decoded = percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
-    let is_secret = SECRET_NAMES.contains(&decoded.trim()) || SECRET_PARTS.iter().any(|part| decoded.contains(part));
-    // A query in which a semicolon separates parameters, as some servers read it, has none in the clear.
-    let hides_sql = !shows_sql && (decoded.trim() == "sql" || pair.contains(';') && decoded_has_sql(pair));
-    (is_secret || hides_sql).then_some(name)
+    // Some servers read a semicolon as a separator too. A pair with one is hidden from its first `=` if any name in it is secret.
+    let (name, value) = pair.split_once('=')?;
+    let of_semicolons = value.split(';').skip(1).filter_map(|part| Some(part.split_once('=')?.0));
+    let mut names = name.split(';').chain(of_semicolons);
+    names.any(|name| is_hidden(name, shows_sql)).then_some(name)
 }
 
-fn decoded_has_sql(pair: &str) -> bool {
-    percent_decode_str(pair).decode_utf8_lossy().to_ascii_lowercase().contains("sql=")
+fn is_hidden(name: &str, shows_sql: bool) -> bool {
+    let decoded = percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
+    let name = decoded.trim();
+    SECRET_NAMES.contains(&name) || SECRET_PARTS.iter().any(|part| name.contains(part)) || !shows_sql && name == "sql"
 }
 
 #[cfg(test)]
@@ -133,6 +134,10 @@ mod tests {
             ("ticket=ST-1&code=c&client_assertion=e30", "ticket=***&code=***&client_assertion=***"),
             ("codes=1&encoded=x&ticketing=y", "codes=1&encoded=x&ticketing=y"),
             ("a=1;sql=select%201", "a=***"),
+            ("a=1;password=x&b=2", "a=***&b=2"),
+            ("a;b=1;x;c%6fde=y", "a;b=***"),
+            ("a;ticket=ST-1", "a;ticket=***"),
+            ("a=1;b=2", "a=1;b=2"),
             ("sql", "sql"),
             ("a=1&b", "a=1&b"),
             ("", ""),

@@ -11,6 +11,7 @@ use super::change::{
     ClusterChange, ClusterChanged, DiscoveryChanged, EndpointChange, EndpointChanged, FoundBy, StoreChanged,
 };
 use super::observers::call;
+use crate::clock::{Clock as _, SystemClock};
 use crate::cluster::{Cluster, ClusterStatus, EndpointStatus};
 use crate::discovery::{DiscoveryHandle, DiscoveryStatus, SourceState};
 use crate::endpoint::AdminState;
@@ -186,18 +187,20 @@ impl Differ<'_> {
             (Some(since), true) => {
                 self.lost = None;
                 let returned = now.endpoints.iter().filter(|endpoint| endpoint.is_up()).map(|endpoint| endpoint.since);
-                let lasted = returned.min().map(|at| at.saturating_duration_since(since));
-                self.tell_cluster(ClusterChange::HasOneAgain, now, lasted);
+                // An endpoint that the operator has made ready was healthy before.
+                let returned = returned.filter(|at| *at >= since).min().unwrap_or_else(|| SystemClock.now());
+                let lasted = returned.saturating_duration_since(since);
+                self.tell_cluster(ClusterChange::HasOneAgain, now, Some(lasted));
             }
             _ => {}
         }
     }
 
     fn lose(&mut self, now: &ClusterStatus) {
-        self.lost = now.endpoints.iter().map(|endpoint| endpoint.since).max();
-        if self.lost.is_none() {
-            self.lost = Some(crate::clock::Clock::now(&crate::clock::SystemClock));
-        }
+        // What the operator does changes no health, so then it is lost now.
+        let are_ready = now.endpoints.iter().all(|endpoint| endpoint.admin_state == AdminState::Ready);
+        let last = now.endpoints.iter().map(|endpoint| endpoint.since).max().filter(|_| are_ready);
+        self.lost = Some(last.unwrap_or_else(|| SystemClock.now()));
         self.tell_cluster(ClusterChange::LostLast, now, None);
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ::http::{Method, Request, Response, header};
+use ::http::{Method, Request, Response, Version, header};
 use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full};
@@ -84,13 +84,17 @@ fn bearer() -> (&'static str, &'static str) {
 #[tokio::test]
 async fn the_status_is_readable_without_a_token_on_this_machine_only() {
     let admin = admin(&cluster(&["q1"]));
-    let forwarded = ["x-forwarded-for", "forwarded", "via", "x-real-ip"];
+    let forwarded = ["x-forwarded-for", "forwarded", "via", "x-real-ip", "x-forwarded-proto", "x-forwarded-host"];
     for local in ["127.0.0.1:5000", "127.9.9.9:5000", "[::1]:5000", "[::ffff:127.0.0.1]:5000", "unix"] {
         assert_eq!(read(&admin, local, &[]).await, 200, "{local}");
         for name in forwarded {
             assert_eq!(read(&admin, local, &[(name, "192.0.2.7")]).await, 401, "{local} {name}");
         }
     }
+    // As nginx forwards by default before 1.29.7, with no header.
+    let mut of_nginx = request(Method::GET, "/status", &[], "");
+    *of_nginx.version_mut() = Version::HTTP_10;
+    assert_eq!(admin.handle(peer("127.0.0.1:5000"), of_nginx).await.status(), 401);
     for remote in [ELSEWHERE, "[2001:db8::1]:5000", "10.0.0.1:5000", "[::ffff:10.0.0.1]:5000", "0.0.0.0:0"] {
         assert_eq!(read(&admin, remote, &[]).await, 401, "{remote}");
         assert_eq!(read(&admin, remote, &[bearer()]).await, 200, "{remote}");
@@ -104,6 +108,28 @@ async fn the_status_is_readable_without_a_token_on_this_machine_only() {
     assert_eq!(read(&admin, ELSEWHERE, &[]).await, 403);
     assert_eq!(read(&admin, ELSEWHERE, &[bearer()]).await, 403);
     assert_eq!(read(&admin, "127.0.0.1:1", &[]).await, 200);
+}
+
+#[tokio::test]
+async fn the_token_may_be_needed_for_reading_on_this_machine_too() {
+    let admin = Admin::builder().token_for_reading(true).token(AdminToken::parse(TOKEN).unwrap()).build();
+    for local in ["127.0.0.1:5000", "unix"] {
+        assert_eq!(read(&admin, local, &[]).await, 401, "{local}");
+        assert_eq!(read(&admin, local, &[bearer()]).await, 200, "{local}");
+    }
+    admin.set_token(None);
+    assert_eq!(read(&admin, "unix", &[]).await, 403);
+    assert!(AdminToken::parse("================").is_err() && AdminToken::parse("0123456789abcde=").is_err());
+    assert!(AdminToken::parse("0123456789abcdef==").is_ok());
+}
+
+#[tokio::test]
+async fn of_nodes_that_an_operator_took_out_the_status_does_not_say_since_when() {
+    let cluster = cluster(&["q1"]);
+    let admin = admin(&cluster);
+    cluster.set_admin_state(&"q1".parse().unwrap(), AdminState::Maintenance).unwrap();
+    let told = &serde_json::from_str::<Value>(&admin.status_json()).unwrap()["clusters"]["kylin"];
+    assert_eq!((&told["serving"], &told["not_serving_since"]), (&false.into(), &Value::Null));
 }
 
 #[tokio::test]

@@ -131,7 +131,7 @@ async fn the_page_says_that_all_nodes_are_dead_and_fits_a_phone() {
     let named = format!("q1@{},q2@{}", closed_port(), closed_port());
     let (_process, _front, operators) = fixture.start(&["--nodes", &named, "--probe=tcp"]).await;
     let mut page = Page::open(&format!("http://{operators}/"), (390, 800)).await;
-    page.until("document.getElementById('problems').innerText.includes('no node can serve since')").await;
+    page.until("document.getElementById('problems').innerText.includes('no node is up since')").await;
     let problems = page.eval("document.getElementById('problems').innerText").await;
     let problems = problems.as_str().unwrap();
     assert!(problems.contains("q1 ") && problems.contains("q2 ") && problems.contains('('), "{problems}");
@@ -235,6 +235,58 @@ async fn the_listener_of_operators_keeps_metrics_to_readers() {
         assert_eq!(connection.response().await.unwrap().status(), 403, "{path}");
     }
     assert_eq!(http::get(front, "/status", &[]).await.unwrap().status(), 404, "clients do not get the status");
+}
+
+#[tokio::test]
+async fn the_status_without_a_login_is_for_no_page_of_another_origin() {
+    let (_node, served) = demo("n1").await;
+    let named = format!("n1@{}", served.addr());
+    let (process, _front) = start(&["--nodes", &named, "--status=127.0.0.1:0", "--admin-host=front.example"]).await;
+    let operators = address(&process, "status on http://");
+    for path in ["/front/status", "/metrics"] {
+        for (headers, expected) in [
+            (format!("Host: {operators}"), 200),
+            ("Host: front.example:8081".to_owned(), 200),
+            ("Host: evil.example".to_owned(), 403),
+            (format!("Host: {operators}\r\nOrigin: http://evil.example"), 403),
+            (format!("Host: {operators}\r\nSec-Fetch-Site: cross-site"), 403),
+        ] {
+            let mut connection = Connection::open(operators).await.unwrap().read_timeout(TIMEOUT);
+            connection.send(format!("GET {path} HTTP/1.1\r\n{headers}\r\nConnection: close\r\n\r\n")).await.unwrap();
+            assert_eq!(connection.response().await.unwrap().status(), expected, "{path} {headers}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn readers_on_this_machine_need_the_token_if_that_is_wanted() {
+    let fixture = Fixture::new();
+    let (process, _front, operators) = fixture.start(&["--demo=1", "--admin-read=token", "--log=info"]).await;
+    for path in ["/status", "/metrics"] {
+        assert_eq!(http::get(operators, path, &[]).await.unwrap().status(), 401, "{path}");
+        let bearer = [("authorization", "Bearer 0123456789abcdef0123")];
+        assert_eq!(http::get(operators, path, &bearer).await.unwrap().status(), 200, "{path}");
+    }
+    let admin = operators.to_string();
+    let set = fixture.ctl(&admin, &["log-level", "off"]).await;
+    assert!(set.status.success(), "{}", output(&set).1);
+    let log = process.file("stderr");
+    assert!(log.contains("operator sets the log level") && log.contains("level=\"off\""), "{log}");
+    let drained = fixture.ctl(&admin, &["drain", "node-1", "--wait", "--json"]).await;
+    let json: Value = serde_json::from_slice(&drained.stdout).expect("one JSON object");
+    assert_eq!(
+        (&json["endpoint"]["admin_state"], &json["endpoint"]["waits_for"]["drained"]),
+        (&"drain".into(), &true.into())
+    );
+    for (args, why) in [
+        (&["--admin-read=token", "--admin=127.0.0.1:0"][..], "--admin-read token needs --admin-token-file"),
+        (&["--admin-read=local"], "--admin-read needs --admin"),
+        (&["--admin=127.0.0.1:0", "--admin-read=all"], "--admin-read all: expected local or token"),
+        (&["--admin-host=a.example"], "--admin-host needs --admin or --status"),
+    ] {
+        let (code, text) = output(&run(args));
+        assert!(code == Some(2) && text.contains(why), "{args:?}: {text}");
+    }
 }
 
 #[tokio::test]

@@ -7,8 +7,9 @@ use kylin_lb::testing::kylin::KylinNode;
 use serde_json::Value;
 
 use crate::example_options::nodes;
-use crate::support::example::{TIMEOUT, run, start};
-use crate::support::front::{demo, eventually};
+use crate::support::browser::Browser;
+use crate::support::example::{TIMEOUT, run, spawn, start};
+use crate::support::front::{closed_port, demo, eventually, until};
 use crate::support::http;
 use crate::support::process::Process;
 
@@ -41,7 +42,7 @@ async fn an_operator_learns_which_nodes_fell_why_since_when_and_that_clients_are
     assert_eq!(count(&process, "WARN"), 0, "nothing has changed");
 
     drop(nodes);
-    let lost = line_with(&process, &["WARN", "no node can serve: clients are refused"]).await;
+    let lost = line_with(&process, &["WARN", "no node is up: panic mode tries those that failed"]).await;
     for part in
         ["n1 unhealthy (probe failed: no connection) since 20", "n2 unhealthy (probe failed: ", "cluster=\"kylin\""]
     {
@@ -59,13 +60,44 @@ async fn an_operator_learns_which_nodes_fell_why_since_when_and_that_clients_are
     }
 
     let _served = KylinNode::new("n1").serve(addresses[0]).await.unwrap();
-    line_with(&process, &["WARN", "a node can serve again"]).await;
+    line_with(&process, &["WARN", "a node is up again"]).await;
     line_with(&process, &["INFO", "node has readmitted", "endpoint=\"n1\""]).await;
     assert_eq!(get(front).await.0, 200);
     let log = process.file("stderr");
-    assert_eq!(count(&process, "clients are refused"), 1, "{log}");
-    assert_eq!(count(&process, "a node can serve again"), 1, "{log}");
+    assert_eq!(count(&process, "no node is up"), 1, "{log}");
+    assert_eq!(count(&process, "a node is up again"), 1, "{log}");
     assert_eq!(count(&process, "node is unhealthy"), 2, "one line for each node: {log}");
+}
+
+#[tokio::test]
+async fn a_lost_store_is_told_also_after_the_secret_was_exchanged() {
+    let (_nodes, named) = nodes(1).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let (secret, config) = (folder.path().join("secret"), folder.path().join("kylin.conf"));
+    let front = closed_port();
+    let node = named.split('@').next_back().unwrap();
+    let text =
+        format!("upstream k {{ server {node}; }} server {{ listen {front}; location / {{ proxy_pass http://k; }} }}");
+    std::fs::write(&config, text).unwrap();
+    let store = format!("memcached://{}", closed_port());
+    let listen = front.to_string();
+    for source in [&["--nodes", &named, "--listen", &listen][..], &["--config", config.to_str().unwrap()]] {
+        std::fs::write(&secret, "5a".repeat(32)).unwrap();
+        let args = ["--sessions", &store, "--secret-file", secret.to_str().unwrap()];
+        let process = spawn(&[source, &args].concat()).await;
+        let told_behind = async |mark: &str| {
+            until(&format!("a lost store behind {mark:?}"), async || {
+                _ = Browser::new(front).log_in("ADMIN", "KYLIN").await;
+                let log = process.file("stderr");
+                log.split_once(mark).is_some_and(|(_, behind)| behind.contains("session store is unavailable"))
+            })
+            .await;
+        };
+        told_behind("").await;
+        std::fs::write(&secret, "3c".repeat(32)).unwrap();
+        process.signal("HUP");
+        told_behind("another secret").await;
+    }
 }
 
 #[tokio::test]
@@ -100,7 +132,7 @@ async fn the_log_has_the_level_and_the_format_that_are_asked_for() {
             assert!(Instant::now() < deadline);
         }
         if !levels.is_empty() {
-            line_with(&process, &["clients are refused"]).await;
+            line_with(&process, &["no node is up"]).await;
             let log = process.file("stderr");
             let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
             for line in &lines {

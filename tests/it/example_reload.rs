@@ -232,13 +232,24 @@ async fn the_health_path_says_when_it_stops_and_a_second_signal_ends_at_once() {
         assert_eq!(get(front, QUICK, &[]).await.unwrap().status(), 200, "it serves on");
         process.signal("TERM");
         assert!(process.ended(TIMEOUT).await.is_some_and(|status| status.success()));
-        assert!(process.file("stdout").contains("requests in flight have 310 s"), "{}", process.log());
+        assert!(process.file("stdout").contains("stopped at once"), "{}", process.log());
     }
     let (_process, front) = start(&["--nodes", &named, "--health-path", "none"]).await;
     assert_eq!(get(front, "/front/health", &[]).await.unwrap().status(), 404);
-    let (_process, front) = start(&["--nodes", &closed_port().to_string(), "--probe", "tcp"]).await;
+    let dead = closed_port().to_string();
+    let (_process, front) = start(&["--nodes", &dead, "--probe=tcp", "--panic=off"]).await;
     crate::support::front::until("no node", async || get(front, "/front/health", &[]).await.unwrap().status() == 503)
         .await;
+    // Panic mode tries the node. One that drains serves the sessions that are bound to it.
+    let draining = format!("{named} drain");
+    for (args, told) in [
+        (&["--nodes", &dead, "--probe=tcp"], "no node is up: panic mode tries those that failed"),
+        (&["--nodes", &draining, "--probe=none"], "no node is up: only requests of sessions that are bound are served"),
+    ] {
+        let (process, front) = start(args).await;
+        crate::support::front::until(told, async || process.file("stderr").contains(told)).await;
+        assert_eq!(get(front, "/front/health", &[]).await.unwrap().status(), 200, "{told}");
+    }
 }
 
 #[tokio::test]
@@ -268,15 +279,22 @@ async fn the_grace_ends_what_takes_longer_and_is_that_of_the_longest_query_by_de
 
 /// Starts the program with `socket` as systemd passes it: as descriptor 3.
 async fn with_socket(socket: &TcpListener, args: &[&str]) -> Process {
-    let pass = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
+    with_sockets(&[socket], args).await
+}
+
+/// Starts the program with one or two sockets, as descriptors 3 and 4.
+async fn with_sockets(sockets: &[&TcpListener], args: &[&str]) -> Process {
+    let pass = "exec 3<&0 4<&1 0</dev/null >\"$STDOUT\"; LISTEN_PID=$$ exec \"$@\"";
     let folder = TempDir::new().unwrap();
-    let output = |name: &str| Stdio::from(std::fs::File::create(folder.path().join(name)).unwrap());
+    let socket = |socket: &&TcpListener| Stdio::from(OwnedFd::from(socket.try_clone().unwrap()));
     let mut command = Command::new("sh");
     command.args(["-c", pass, "sh"]).arg(program()).args(args).args(["--threads", "2"]);
     command
-        .stdin(Stdio::from(OwnedFd::from(socket.try_clone().unwrap())))
-        .stdout(output("stdout"))
-        .stderr(output("stderr"));
+        .env("STDOUT", folder.path().join("stdout"))
+        .env("LISTEN_FDS", sockets.len().to_string())
+        .stdin(socket(&sockets[0]))
+        .stdout(sockets.get(1).map_or_else(Stdio::null, socket))
+        .stderr(Stdio::from(std::fs::File::create(folder.path().join("stderr")).unwrap()));
     let mut process = Process::of_child("kylin_front", folder, command.spawn().unwrap());
     let ready = process.wait_ready(TIMEOUT, |process| process.file("stdout").contains("policy: ")).await;
     ready.unwrap_or_else(|error| panic!("{error}"));
@@ -318,6 +336,58 @@ async fn a_second_process_takes_over_by_the_listening_descriptor_without_a_lost_
     let output = command.stdin(Stdio::from(OwnedFd::from(socket))).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && stderr.contains("has the address of no listener"), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_second_process_with_a_page_for_operators_takes_over_without_a_lost_request() {
+    let (_node, served) = demo("q1").await;
+    let (socket, operators) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (front, page) = (socket.local_addr().unwrap(), operators.local_addr().unwrap());
+    let (named, admin) = (served.addr().to_string(), page.to_string());
+    for option in ["--admin", "--status"] {
+        let args = ["--nodes", &named, "--kylin=off", option, &admin];
+        let mut first = with_sockets(&[&socket, &operators], &args).await;
+        assert_eq!(address(&first, "listening on http://"), front);
+        let mut second = None;
+        let served = load(front, async |third| match third {
+            0 => second = Some(with_sockets(&[&socket, &operators], &args).await),
+            1 => first.signal("QUIT"),
+            _ => {}
+        })
+        .await;
+        assert_eq!(served, 240);
+        assert!(first.ended(TIMEOUT).await.is_some_and(|status| status.success()));
+        assert!(first.file("stdout").contains("stopped; 0 connections were cut"), "{}", first.log());
+        let path = if option == "--admin" { "/status" } else { "/front/status" };
+        assert_eq!(get(page, path, &[]).await.unwrap().status(), 200);
+
+        // Without the socket of operators the next one ends before it takes a client.
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "sh"]).arg(program()).args(args);
+        let socket = Stdio::from(OwnedFd::from(socket.try_clone().unwrap()));
+        let output = command.stdin(socket).output().unwrap();
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(!output.status.success() && stderr.contains(&format!("{option} {admin}: ")), "{stderr}");
+        assert!(!stdout.contains("listening on"), "{stdout}");
+        assert_eq!(get(front, QUICK, &[]).await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_time_of_a_lame_duck_at_once_also_with_a_query_in_flight() {
+    let slow = slow_node().await;
+    let named = slow.address().to_string();
+    let args = ["--nodes", &named, "--kylin=off", "--probe=none", "--lame-duck", "600"];
+    let (mut process, front) = start(&args).await;
+    let mut client = Connection::open(front).await.unwrap();
+    client.send(LONG).await.unwrap();
+    slow.wait_until(|seen| seen.requests.len() == 1).await;
+    process.signal("TERM");
+    let stops = async || get(front, "/front/health", &[]).await.unwrap().status() == 503;
+    crate::support::front::until("it says so", stops).await;
+    process.signal("TERM");
+    assert!(process.ended(TIMEOUT).await.is_some_and(|status| status.success()));
+    assert!(process.file("stdout").contains("stopped at once"), "{}", process.log());
 }
 
 #[test]

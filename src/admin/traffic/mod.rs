@@ -132,12 +132,13 @@ impl Observer for Traffic {
     fn finished(&self, event: &Finished<'_>) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         let failed = match event.termination {
-            Termination::Complete | Termination::ClientGone | Termination::Stopped => false,
+            Termination::Complete | Termination::ClientGone | Termination::RequestAborted | Termination::Stopped => {
+                false
+            }
             Termination::Refused
             | Termination::Denied
             | Termination::RequestTooLarge
             | Termination::RequestTimeout
-            | Termination::RequestAborted
             | Termination::NoEndpoint
             | Termination::Overflow
             | Termination::ConnectFailed

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use ahash::AHashMap;
-use metrics::{Counter, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Histogram, counter, histogram};
 use parking_lot::Mutex;
 
 use self::family::Family;
@@ -51,6 +51,8 @@ struct Shared {
     endpoints: Family<EndpointId, EndpointMetrics>,
     retries: Family<&'static str, Counter>,
     sessions: Family<&'static str, Counter>,
+    /// What the budget allowed after the last retry.
+    retry_budget: Mutex<Option<u32>>,
     /// What the gauges showed last, to set those to 0 that no longer apply.
     recorded: Mutex<AHashMap<(String, String), Recorded>>,
 }
@@ -141,7 +143,7 @@ impl Observer for Metrics {
         let register = || counter!(names::RETRIES, "reason" => reason);
         self.shared.retries.with(&reason, register, |counter| counter.increment(1));
         if let Some(left) = event.budget_left {
-            gauge!(names::RETRY_BUDGET).set(left);
+            *self.shared.retry_budget.lock() = Some(left);
         }
     }
 

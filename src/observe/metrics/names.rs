@@ -60,14 +60,17 @@ const HISTOGRAMS: [(&str, &str); 4] = [
 
 const GAUGES: [(&str, &str); 21] = [
     (REQUESTS_IN_FLIGHT, "Requests that have arrived and not ended."),
-    (RETRY_BUDGET, "Retries that the budget still allowed after the last retry."),
+    (RETRY_BUDGET, "Retries that the budget still allowed after the last retry; missing before the first."),
     (ENDPOINT_UP, "Whether an endpoint is ready and in health."),
     (ENDPOINT_STATE, "1 for the administrative state and the health that an endpoint has, and for the reason."),
     (ENDPOINT_SINCE, "Unix time at which an endpoint entered its state of health."),
     (ENDPOINT_IN_FLIGHT, "Requests in flight on an endpoint."),
     (ENDPOINT_WAITING, "Queries that wait for a slot of an endpoint."),
     (CLUSTER_ENDPOINTS, "Endpoints of a cluster."),
-    (CLUSTER_ENDPOINTS_UP, "Endpoints of a cluster that are ready and in health. Clients are refused at 0."),
+    (
+        CLUSTER_ENDPOINTS_UP,
+        "Endpoints of a cluster that are ready and in health. At 0, panic mode tries those that failed, or clients are refused.",
+    ),
     (CLUSTER_PANICKING, "Whether endpoints serve although health bars all of them."),
     (STORE_UP, "Whether a session store is available."),
     (STORE_PENDING, "Writes that wait until a session store is available again."),

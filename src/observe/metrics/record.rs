@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use ahash::AHashSet;
 use metrics::{counter, gauge};
 
 use super::{Metrics, names};
@@ -21,12 +22,25 @@ impl Metrics {
         for endpoint in &status.endpoints {
             self.record_endpoint(cluster, endpoint);
         }
+        self.forget_removed(cluster, status);
+        if let Some(left) = *self.shared.retry_budget.lock() {
+            gauge!(names::RETRY_BUDGET).set(left);
+        }
         let labels = [("cluster", cluster.to_owned())];
         gauge!(names::CLUSTER_ENDPOINTS, &labels).set(count(status.endpoints.len()));
         gauge!(names::CLUSTER_ENDPOINTS_UP, &labels).set(count(up));
         gauge!(names::CLUSTER_PANICKING, &labels).set(flag(status.panicking));
         counter!(names::SHORTAGES).absolute(status.shortages);
         gauge!(names::REQUESTS_IN_FLIGHT).set(self.shared.in_flight.load(Ordering::Relaxed) as f64);
+    }
+
+    /// Forgets what the gauges of removed endpoints showed. The exporter drops them itself.
+    fn forget_removed(&self, cluster: &str, status: &ClusterStatus) {
+        let ids: AHashSet<&str> = status.endpoints.iter().map(|endpoint| endpoint.id.as_str()).collect();
+        self.shared.recorded.lock().retain(|(name, place), _| {
+            name != names::ENDPOINT_STATE
+                || place.split_once('\n').is_none_or(|(of, id)| of != cluster || ids.contains(id))
+        });
     }
 
     fn record_endpoint(&self, cluster: &str, endpoint: &EndpointStatus) {
@@ -36,8 +50,8 @@ impl Metrics {
         gauge!(names::ENDPOINT_WAITING, &place).set(endpoint.waiting);
         gauge!(names::ENDPOINT_SINCE, &place).set(unix_seconds(endpoint.since));
         let now = [
-            format!("{:?}", endpoint.admin_state).to_lowercase(),
-            format!("{:?}", endpoint.health).to_lowercase(),
+            endpoint.admin_state.as_str().to_owned(),
+            endpoint.health.as_str().to_owned(),
             endpoint.reason.map(|reason| reason.to_string()).unwrap_or_default(),
         ];
         self.set_state(names::ENDPOINT_STATE, &place, ["admin_state", "health", "reason"], now);
@@ -79,8 +93,7 @@ impl Metrics {
         gauge!(names::DISCOVERY_UP, &labels).set(flag(status.source == SourceState::Current));
         gauge!(names::DISCOVERY_ENDPOINTS, &labels).set(count(status.endpoints));
         gauge!(names::DISCOVERY_REJECTED, &labels).set(count(status.rejected));
-        let state = format!("{:?}", status.source).to_lowercase();
-        let now = [state, String::new(), String::new()];
+        let now = [status.source.as_str().to_owned(), String::new(), String::new()];
         self.set_state(names::DISCOVERY_STATE, &labels, ["state", "", ""], now);
     }
 

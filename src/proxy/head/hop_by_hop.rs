@@ -4,7 +4,7 @@ use super::presence::{HOP_BY_HOP, HeaderPresence};
 
 /// Removes the headers of one connection (RFC 9110, 7.6.1), with those that `Connection` names.
 ///
-/// Headers on which framing, routing or identity rest stay even if `Connection` names them: a client could have the proxy
+/// Headers on which framing, routing, identity or tracing rest stay even if `Connection` names them: a client could have the proxy
 /// remove them from other requests (CVE-2022-31813).
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap, presence: HeaderPresence) {
     if presence.connection {
@@ -34,7 +34,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 fn is_protected(name: &HeaderName) -> bool {
-    static PROTECTED: [HeaderName; 7] = [
+    static PROTECTED: [HeaderName; 10] = [
         header::HOST,
         header::CONTENT_LENGTH,
         header::CONTENT_TYPE,
@@ -42,6 +42,10 @@ fn is_protected(name: &HeaderName) -> bool {
         header::COOKIE,
         header::SET_COOKIE,
         header::FORWARDED,
+        // Operators follow a request by them.
+        HeaderName::from_static("x-request-id"),
+        HeaderName::from_static("traceparent"),
+        HeaderName::from_static("tracestate"),
     ];
     PROTECTED.contains(name) || name.as_str().starts_with("x-forwarded-")
 }
@@ -98,6 +102,9 @@ mod tests {
             ("authorization", "Basic eA=="),
             ("cookie", "JSESSIONID=1"),
             ("x-forwarded-for", "1.1.1.1"),
+            ("x-request-id", "a1"),
+            ("traceparent", "00-1-2-01"),
+            ("tracestate", "a=1"),
         ];
         let mut headers = map(&kept);
         let names = kept.map(|(name, _)| name).join(", ");
