@@ -1,20 +1,22 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ahash::AHashMap;
 use tokio::sync::watch::Receiver;
 
 use super::traffic::Traffic;
+use crate::clock::{Clock as _, SystemClock};
 use crate::cluster::{Cluster, ClusterError, ClusterStatus};
 use crate::discovery::{DiscoveryHandle, DiscoveryStatus};
 use crate::endpoint::{AdminState, EndpointId};
 use crate::observe::Watch;
 use crate::session::Sessions;
 
-/// How long a count of sessions is used.
-const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+/// A count of sessions is used for this many times as long as it took, so that requests for the status cost a twentieth of a core at
+/// most.
+const COUNT_REUSE: u32 = 20;
 
 pub(super) type BoundSessions = AHashMap<EndpointId, usize>;
 
@@ -26,7 +28,7 @@ pub struct Monitored {
     pub(super) sessions: Vec<(String, Sessions)>,
     pub(super) discovery: Vec<(String, Receiver<DiscoveryStatus>)>,
     pub(super) connections: Option<Box<dyn Fn() -> usize + Send + Sync>>,
-    /// When the sessions were counted last, and by endpoint how many there were.
+    /// Until when the last count of sessions is used, and the count by endpoint.
     bound: Option<(Instant, Arc<BoundSessions>)>,
     /// Tell when endpoints fail.
     watches: Vec<Watch>,
@@ -72,21 +74,23 @@ impl Monitored {
         self
     }
 
-    /// Returns the sessions in memory by the endpoint to which they are bound; `None` if none are monitored. Counts them at most once in
-    /// [`COUNT_INTERVAL`], because that visits each of them.
-    pub(super) fn bound_sessions(&mut self, now: Instant) -> Option<Arc<BoundSessions>> {
+    /// Returns the sessions in memory by the endpoint to which they are bound; `None` if none are monitored. A count visits each of them,
+    /// so it is used for a time: [`COUNT_REUSE`].
+    pub(super) fn bound_sessions(&mut self) -> Option<Arc<BoundSessions>> {
         if self.sessions.is_empty() {
             return None;
         }
-        if let Some((at, counts)) = &self.bound
-            && now.saturating_duration_since(*at) < COUNT_INTERVAL
+        let began = SystemClock.now();
+        if let Some((until, counts)) = &self.bound
+            && began < *until
         {
             return Some(Arc::clone(counts));
         }
         let mut counts = AHashMap::new();
         self.sessions.iter().for_each(|(_, sessions)| sessions.count_bindings(&mut counts));
         let counts = Arc::new(counts);
-        self.bound = Some((now, Arc::clone(&counts)));
+        let now = SystemClock.now();
+        self.bound = Some((now + (now - began) * COUNT_REUSE, Arc::clone(&counts)));
         Some(counts)
     }
 

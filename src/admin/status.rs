@@ -146,7 +146,7 @@ struct BuffersReport {
 pub(super) fn json(shared: &Shared) -> String {
     let moment = Moment::now();
     let mut monitored = shared.monitored.lock();
-    let bound = Bound(monitored.bound_sessions(moment.now));
+    let bound = Bound(monitored.bound_sessions());
     let clusters: Vec<_> = monitored.clusters.iter().map(|(name, cluster)| (&**name, cluster.status())).collect();
     let ids = || clusters.iter().flat_map(|(_, status)| &status.endpoints).map(|endpoint| &endpoint.id);
     shared.traffic.retain(|id| ids().any(|known| known == id));
@@ -186,7 +186,7 @@ pub(super) fn json(shared: &Shared) -> String {
 pub(super) fn endpoint(shared: &Shared, cluster: &str, id: &EndpointId) -> Option<Value> {
     let moment = Moment::now();
     let mut monitored = shared.monitored.lock();
-    let bound = Bound(monitored.bound_sessions(moment.now));
+    let bound = Bound(monitored.bound_sessions());
     let (_, cluster) = monitored.clusters.iter().find(|(name, _)| **name == *cluster)?;
     let status = cluster.status();
     let endpoint = status.endpoints.iter().find(|endpoint| endpoint.id == *id)?;

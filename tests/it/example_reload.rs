@@ -349,7 +349,7 @@ async fn a_second_process_with_a_page_for_operators_takes_over_without_a_lost_re
         let mut first = with_sockets(&[&socket, &operators], &args).await;
         assert_eq!(address(&first, "listening on http://"), front);
         let mut second = None;
-        let served = load(front, async |third| match third {
+        let served = load_with(front, async |third| match third {
             0 => second = Some(with_sockets(&[&socket, &operators], &args).await),
             1 => first.signal("QUIT"),
             _ => {}

@@ -485,6 +485,32 @@ async fn a_call_for_all_nodes_has_an_attempt_at_each() {
     assert_eq!(told.last().unwrap(), "finished 200 2 complete attempts=3");
 }
 
+/// Keeps how long clusters had no endpoint.
+#[derive(Clone, Default)]
+struct Outages(Arc<Mutex<Vec<Option<Duration>>>>);
+
+impl Observer for Outages {
+    fn cluster_changed(&self, event: &ClusterChanged<'_>) {
+        self.0.lock().unwrap().push(event.lasted);
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_whose_endpoints_an_operator_took_out_is_lost_since_then() {
+    let cluster =
+        Cluster::builder().endpoint(Endpoint::http("q1", &closed_port().to_string()).unwrap()).build().unwrap();
+    let outages = Outages::default();
+    let _watch = Watch::new(outages.clone()).cluster("kylin", &cluster);
+    let count = || outages.0.lock().unwrap().len();
+    let id = "q1".parse().unwrap();
+    cluster.set_admin_state(&id, AdminState::Maintenance).unwrap();
+    until("the loss", async || count() == 1).await;
+    cluster.set_admin_state(&id, AdminState::Ready).unwrap();
+    until("the return", async || count() == 2).await;
+    // Its state of health has not changed meanwhile.
+    assert!(outages.0.lock().unwrap()[1] > Some(Duration::ZERO));
+}
+
 #[tokio::test]
 async fn a_watch_tells_which_endpoint_fell_why_and_that_the_last_one_is_lost() {
     let notes = Notes::default();

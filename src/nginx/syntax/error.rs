@@ -186,7 +186,7 @@ impl Fault {
             Some(position) => (position.file, position.line, position.column, position.text),
             None => (main, 0, 0, ""),
         };
-        let (file, text) = (file.to_owned(), without_userinfo(text));
+        let (file, text) = (file.to_owned(), without_credentials(&without_userinfo(text)));
         ConfigError(Box::new(Located { fault: self, file, line, column, text }))
     }
 }
@@ -203,6 +203,25 @@ fn without_userinfo(line: &str) -> String {
         rest = &after[secret..];
     }
     shown + rest
+}
+
+/// Behind these words a line may have a credential.
+const BEFORE_CREDENTIALS: [&str; 8] =
+    ["authorization", "basic", "bearer", "proxy_set_header cookie", "password", "passwd", "secret", "token"];
+
+/// Returns the line with what follows a word before credentials hidden, such as the value of `proxy_set_header Authorization`; every
+/// character stays at its column.
+fn without_credentials(line: &str) -> String {
+    let lower = line.to_ascii_lowercase();
+    // Not parts of other words, such as auth_basic, server_tokens or $http_authorization.
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let is_whole =
+        |(at, word): &(usize, &str)| !lower[..*at].ends_with(is_part) && !lower[at + word.len()..].starts_with(is_part);
+    let words = BEFORE_CREDENTIALS.iter().flat_map(|word| lower.match_indices(word)).filter(is_whole);
+    let ends = words.map(|(at, word)| at + word.len());
+    let Some((shown, rest)) = ends.min().map(|end| line.split_at(end)) else { return line.to_owned() };
+    let hide = |c: char| if c.is_whitespace() || "\"';{}".contains(c) { c } else { '*' };
+    shown.chars().chain(rest.chars().map(hide)).collect()
 }
 
 /// The most characters of a line that an error shows.
@@ -260,6 +279,23 @@ mod tests {
     #[test]
     fn the_caret_stands_under_the_word() {
         assert_eq!(error("  abc def;", 6).to_string(), "a.conf:1:7: wrong\n  abc def;\n      ^\nexpected right");
+    }
+
+    #[test]
+    fn credentials_are_hidden() {
+        for (line, shown) in [
+            (
+                "proxy_set_header Authorization \"Basic QURNSU4=\"; wrong x;",
+                "proxy_set_header Authorization \"***** ********\"; ***** *;",
+            ),
+            ("  \"Bearer abc\" x;", "  \"Bearer ***\" *;"),
+            ("proxy_set_header X-Api-Token ABC;", "proxy_set_header X-Api-Token ***;"),
+            ("server_tokens off; auth_basic x;", "server_tokens off; auth_basic x;"),
+        ] {
+            let error = error(line, 2);
+            assert_eq!(error.line_text(), shown);
+            assert!(error.to_string().contains(shown), "{error}");
+        }
     }
 
     #[test]
