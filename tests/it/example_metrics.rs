@@ -91,7 +91,8 @@ async fn metrics_tell_of_requests_and_nodes_and_have_what_the_dashboard_shows() 
     let ejected = "endpoint=\"gone\",change=\"ejected\",found_by=\"requests\"} 1";
     let text = metrics_with(operators, &[ejected]).await;
     for name in shown {
-        assert!(text.lines().any(|line| line.starts_with(name)), "{name} is on the dashboard, and not in {text}");
+        let is_of_name = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        assert!(text.lines().any(is_of_name), "{name} is on the dashboard, and not in {text}");
     }
     let names: BTreeSet<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
@@ -149,6 +150,26 @@ async fn with_all_nodes_dead_the_log_and_the_metrics_tell_which_why_since_when_a
 
     let _served = KylinNode::new("n1").serve(first).await.unwrap();
     let text = metrics_with(operators, &["kylin_lb_cluster_endpoints_up{cluster=\"kylin\"} 1"]).await;
-    let stale = text.lines().filter(|line| line.contains("health=\"unhealthy\"") && line.contains("endpoint=\"n1\""));
-    assert!(stale.clone().all(|line| line.ends_with(" 0")), "{text}");
+    let was = |line: &&str| line.contains("health=\"unhealthy\"") && line.contains("endpoint=\"n1\"");
+    let before: Vec<_> = text.lines().filter(was).collect();
+    assert!(!before.is_empty() && before.iter().all(|line| line.ends_with(" 0")), "{text}");
+}
+
+#[tokio::test]
+async fn metrics_tell_whether_the_source_of_nodes_works() {
+    let (nodes, _) = nodes(2).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("kylin.properties");
+    let servers = format!("{},{}", nodes[0].1.addr(), nodes[1].1.addr());
+    std::fs::write(&file, format!("kylin.server.cluster-servers={servers}\n")).unwrap();
+    let named = file.to_str().unwrap();
+    let process = spawn(&["--properties", named, "--status=127.0.0.1:0", "--listen=127.0.0.1:0"]).await;
+    let operators = address(&process, "metrics on http://");
+    let up = |is_up: u8| format!("kylin_lb_discovery_up{{source=\"nodes\"}} {is_up}\n");
+    let state = |state, is_it: u8| format!("kylin_lb_discovery_state{{source=\"nodes\",state=\"{state}\"}} {is_it}\n");
+    let endpoints = "kylin_lb_discovery_endpoints{source=\"nodes\"} 2\n";
+    let rejected = "kylin_lb_discovery_rejected_nodes{source=\"nodes\"} 0\n";
+    metrics_with(operators, &[&up(1), &state("current", 1), endpoints, rejected]).await;
+    std::fs::remove_file(&file).unwrap();
+    metrics_with(operators, &[&up(0), &state("current", 0), &state("failing", 1), endpoints, rejected]).await;
 }

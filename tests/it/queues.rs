@@ -379,6 +379,33 @@ async fn beyond_the_places_the_costliest_is_refused() {
     assert_eq!(stage.served(0).len(), 5);
 }
 
+/// Queries of other users, as quick as those of the flood, come every 60 ms.
+#[tokio::test(start_paused = true)]
+async fn others_wait_for_one_query_of_a_flood_and_not_for_those_that_wait() {
+    let stage = Stage::new(1, 8, LeastConn::new());
+    // One after the other they would take 750 ms: 60 queries in 8 slots.
+    let flood: Vec<_> = (0..60).map(|_| stage.query("flood", 100)).collect();
+    tick().await;
+    let mut others = Vec::new();
+    for number in 0..8 {
+        sleep(Duration::from_millis(60)).await;
+        let (began, query) = (Instant::now(), stage.query(&format!("other {number}"), 100));
+        others.push(tokio::spawn(async move { (query.await.unwrap().status(), began.elapsed()) }));
+    }
+    for other in others {
+        let (status, took) = other.await.unwrap();
+        assert_eq!(status, 200);
+        assert!(took < Duration::from_millis(250), "{took:?}");
+    }
+    assert!(flood.iter().any(|query| !query.is_finished()), "the flood has ended before the others");
+    for query in flood {
+        assert_eq!(query.await.unwrap().status(), 200, "the flood is served too");
+    }
+    // Until no other user counts as active, a user leaves a slot free for others.
+    sleep(Duration::from_secs(11)).await;
+    stage.check_at_rest().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_query_dropped_at_any_poll_leaves_no_slot_and_no_place() {
     let stage = Stage::new(2, 1, Named);
@@ -422,7 +449,7 @@ async fn a_query_dropped_at_any_poll_leaves_no_slot_and_no_place() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_last_slot_is_handed_over_once() {
     let stage = Stage::new(2, 1, LeastConn::new());
-    let queries: Vec<_> = (0..100).map(|user| stage.query(&user.to_string(), 0)).collect();
+    let queries: Vec<_> = (0..100).map(|user| stage.query(&user.to_string(), 2)).collect();
     for (index, query) in queries.into_iter().enumerate() {
         // Some leave at any moment.
         if index % 7 == 0 {
@@ -432,7 +459,8 @@ async fn the_last_slot_is_handed_over_once() {
         assert_eq!(query.await.unwrap().status(), 200);
     }
     crate::support::front::eventually(|| stage.proxy.cluster().status().in_flight() == 0, || "in flight".into()).await;
-    assert!(stage.nodes.iter().all(|node| node.most.load(Ordering::Relaxed) == 1));
+    let most = [0, 1].map(|node| stage.nodes[node].most.load(Ordering::Relaxed));
+    assert_eq!(most, [1, 1], "queries at a time");
 }
 
 #[tokio::test(start_paused = true)]
