@@ -280,6 +280,26 @@ fn in_paused_time<F: Future<Output = ()>>(test: F) {
     runtime.block_on(test);
 }
 
+/// A sequence that the property below has found.
+#[test]
+fn an_endpoint_on_trial_is_shown_as_such_though_a_probe_has_failed_since() {
+    use Event::{Ask, Operator, Turn, Wait};
+    let ask = |times| std::iter::repeat_n(Ask(0), times);
+    let mut events: Vec<_> = ask(2).chain([Turn(0, Breaks), Turn(2, Refuses)]).chain(ask(1)).collect();
+    events.extend([Turn(1, Breaks)].into_iter().chain(ask(4)));
+    events.extend([Operator(1, AdminState::Drain), Operator(0, AdminState::Drain), Wait(668)]);
+    in_paused_time(async move {
+        let mut world = World::new(0);
+        for event in &events {
+            world.apply(event).await;
+        }
+        let shown = |world: &World| (world.status()[&2].health, world.status()[&2].reason);
+        assert_eq!(shown(&world), (HealthState::Suspect, Some(Reason::Unreachable)), "{}", world.shown());
+        world.apply(&Ask(0)).await;
+        assert_eq!(shown(&world), (HealthState::Ejected, Some(Reason::Unreachable)), "{}", world.shown());
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -260,14 +260,15 @@ impl EndpointHealth {
         if let Some(Withdrawal { at, reason, .. }) = withdrawal.filter(|of| of.kind == WithdrawalKind::Draining) {
             return (HealthState::Draining, Some(reason), at);
         }
-        if failure.is_some() {
-            return (HealthState::Suspect, failure, probes.since());
-        }
+        // On trial it gets one request at a time, which a probe that failed does not change.
         if let Some(Withdrawal { at, reason, .. }) = withdrawal.filter(|of| of.kind.ends_by_success()) {
             return (HealthState::Suspect, Some(reason), at);
         }
         if passive == PassiveState::OnTrial {
             return (HealthState::Suspect, Some(Reason::MaxFails), *ejected_by_rule);
+        }
+        if failure.is_some() {
+            return (HealthState::Suspect, failure, probes.since());
         }
         match self.slow_since.load(Ordering::Relaxed) {
             0 => (HealthState::Healthy, None, record.healthy_since.max(ended.unwrap_or(0))),
