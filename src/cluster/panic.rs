@@ -15,9 +15,13 @@ pub(super) struct PanicMode {
 }
 
 impl PanicMode {
-    /// Records that a request was served in the normal way.
-    pub(super) fn leave(&self) {
-        if self.entered.load(Ordering::Relaxed) && self.entered.swap(false, Ordering::Relaxed) {
+    /// Records that a request was served in the normal way. The mode ends when no role lacks an endpoint: other requests may be served
+    /// normally all the while.
+    pub(super) fn leave<B>(&self, view: &View<B>) {
+        if self.entered.load(Ordering::Relaxed)
+            && !view.lacks_healthy_endpoints()
+            && self.entered.swap(false, Ordering::Relaxed)
+        {
             tracing::info!(target: "kylin_lb::state", "panic mode left: an endpoint can serve again");
         }
     }
@@ -86,12 +90,54 @@ impl<B> Cluster<B> {
             // As if it were alone, so that its ejection does not count.
             if slot.member.acquire(true, false, request.past_limits()) {
                 // Otherwise only this request may lack one: after those that it was sent to, or within its resource group.
-                if attempted.excludes_none() {
+                if view.lacks_healthy_endpoint_for(request.role(), &Attempted::none()) {
                     self.shared.panic.enter();
                 }
                 return Some((group, index));
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use http::Request;
+
+    use super::*;
+    use crate::endpoint::{Endpoint, Outcome, Roles};
+
+    #[test]
+    fn requests_that_other_endpoints_serve_do_not_end_the_mode() {
+        let endpoint =
+            |id: &str, roles: Roles| Endpoint::new(id, ()).unwrap().roles(roles).max_fails(Some(NonZeroU32::MIN));
+        let endpoints =
+            [endpoint("job", Role::Job.into()), endpoint("q1", Role::Query.into()), endpoint("q2", Role::Query.into())];
+        let cluster = Cluster::builder().endpoints(endpoints).build().unwrap();
+        let request = Request::new(());
+        let view = RequestView::of(&request, std::net::IpAddr::from([192, 0, 2, 7]));
+        let pick = |role, attempted: &Attempted| cluster.pick(&view.with_role(Some(role)), attempted).unwrap();
+        let has_entered = || cluster.shared.panic.entered.load(Ordering::Relaxed);
+        let end = |mut picked: crate::cluster::Picked<()>, outcome| picked.lease.set_outcome(outcome);
+        let none = Attempted::none();
+        let mut outside = Attempted::none();
+        let other = pick(Role::Query, &none);
+        outside.add(&other.lease);
+        end(pick(Role::Query, &outside), Outcome::Failure);
+        drop(pick(Role::Query, &none));
+        assert!(!has_entered(), "all other requests have an endpoint");
+        end(pick(Role::Job, &none), Outcome::Unreachable);
+        for _ in 0..3 {
+            assert_eq!(pick(Role::Job, &none).reason, crate::cluster::PickReason::Panic);
+            assert!(has_entered());
+            drop(pick(Role::Query, &none));
+            assert!(has_entered(), "a query is no job");
+        }
+        cluster.shared.published.load().view.primary.layout.slots[0].member.live.passive.readmit_reachable();
+        end(pick(Role::Job, &none), Outcome::Success);
+        drop(pick(Role::Query, &none));
+        assert!(!has_entered());
     }
 }

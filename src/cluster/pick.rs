@@ -64,7 +64,7 @@ impl<B> Cluster<B> {
                 if let Some(index) =
                     bound.or_else(|| acquire_by_policy(&*published.balancer, group, request, attempted))
                 {
-                    self.shared.panic.leave();
+                    self.shared.panic.leave(view);
                     return Ok(picked(group, index, reason));
                 }
             }
