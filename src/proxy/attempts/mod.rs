@@ -28,6 +28,7 @@ use self::response::AfterAttempt;
 
 use super::error_response::{ErrorResponse, PANICKED, TRUNCATED};
 use super::head::{self, Hops};
+use super::retry::Withdrawn;
 use super::rules::{ReloadAccess, ReloadCall, RuleState, Writer, fan_out};
 use super::session::Session;
 use super::{Inner, replay};
@@ -136,6 +137,8 @@ struct Attempts<'p, B> {
     reload: Option<(ReloadCall, ReloadAccess)>,
     /// The request's ticket for the queues, once it has one.
     ticket: Option<Box<Ticket>>,
+    /// What the next attempt has taken from the budget.
+    retry: Option<Box<Withdrawn<'p>>>,
     /// None where nothing observes the request.
     recorder: Option<Box<RequestRecorder>>,
     /// The client wants no copy of another response.
@@ -185,6 +188,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             names_no_host: false,
             reload: None,
             ticket: None,
+            retry: None,
             wants_own_response: false,
             write: None,
             flight: None,
@@ -251,6 +255,9 @@ impl<'p, B: Backend> Attempts<'p, B> {
                     Ok(with_slot) => picked = with_slot,
                     Err(error) => return self.fall_back(error),
                 }
+            }
+            if let Some(retry) = self.retry.take() {
+                retry.spend();
             }
             self.attempted.add(&picked.lease);
             self.copy = self.keep_copy(request);

@@ -82,11 +82,9 @@ impl<B: Backend> Attempts<'_, B> {
             Some(budget) => Some(budget.withdraw(self.context.client().key())?),
             None => None,
         };
-        let picked = self.pick(request);
-        if picked.is_none() {
-            retry.into_iter().for_each(Withdrawn::give_back);
-        }
-        picked
+        let picked = self.pick(request)?;
+        self.retry = retry.map(Box::new);
+        Some(picked)
     }
 
     /// Returns whether a request that failed at `endpoint` may be sent again.
@@ -106,7 +104,7 @@ impl<B: Backend> Attempts<'_, B> {
     /// Takes one retry from the budget. Returns false when it is used up.
     fn withdraw(&self) -> bool {
         let key = self.context.client().key();
-        self.proxy.budget.as_ref().is_none_or(|budget| budget.withdraw(key).is_some())
+        self.proxy.budget.as_ref().is_none_or(|budget| budget.withdraw(key).map(Withdrawn::spend).is_some())
     }
 
     /// Counts the body of the request among those that stream to the endpoint, if it is one. It no longer counts for the endpoint

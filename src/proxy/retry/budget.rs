@@ -125,11 +125,16 @@ impl RetryAccount {
     /// Takes one retry for `client`. Returns `None` when none is left, or none in the share of the client.
     pub(crate) fn withdraw(&self, client: Option<ClientKey>) -> Option<Withdrawn<'_>> {
         self.deposit_for_time_passed();
-        let within_share = self.count(client);
-        if take_one(&self.balance, self.capacity) {
-            return Some(Withdrawn(&self.balance));
-        }
-        (within_share && take_one(&self.reserve, self.reserve_capacity)).then_some(Withdrawn(&self.reserve))
+        let (taken, count) = self.count(client);
+        let within_share = count & u64::from(u32::MAX) <= (self.reserve_capacity / ONE / SHARES).max(1) as u64;
+        let from = if take_one(&self.balance, self.capacity) {
+            &self.balance
+        } else if within_share && take_one(&self.reserve, self.reserve_capacity) {
+            &self.reserve
+        } else {
+            return None;
+        };
+        Some(Withdrawn { from, taken, interval: count >> 32, is_spent: false })
     }
 
     /// Returns how many retries are left.
@@ -137,15 +142,16 @@ impl RetryAccount {
         u32::try_from(self.balance.load(Ordering::Relaxed).clamp(0, self.capacity) / ONE).unwrap_or(u32::MAX)
     }
 
-    /// Counts a retry of the client. Returns whether the client is within its share of the reserve.
-    fn count(&self, client: Option<ClientKey>) -> bool {
+    /// Counts a retry of the client. Returns its counter, and the new value.
+    fn count(&self, client: Option<ClientKey>) -> (&AtomicU64, u64) {
         let taken = &self.taken[self.seed.hash_one(client) as usize % CLIENTS];
         let interval = self.epoch.millis() / SHARE_INTERVAL_MS;
         let before = taken.load(Ordering::Relaxed);
         // Of two at the same time one may be lost.
         let count = if before >> 32 == interval { (before & u64::from(u32::MAX)) + 1 } else { 1 };
-        taken.store(interval << 32 | count.min(u64::from(u32::MAX)), Ordering::Relaxed);
-        count <= (self.reserve_capacity / ONE / SHARES).max(1) as u64
+        let count = interval << 32 | count.min(u64::from(u32::MAX));
+        taken.store(count, Ordering::Relaxed);
+        (taken, count)
     }
 
     fn deposit_for_time_passed(&self) {
@@ -163,14 +169,31 @@ impl RetryAccount {
     }
 }
 
-/// A retry that was taken from an account.
+/// A retry that was taken from an account. Dropping it gives it back, unless the retry was made.
 #[must_use]
-pub(crate) struct Withdrawn<'a>(&'a AtomicI64);
+pub(crate) struct Withdrawn<'a> {
+    from: &'a AtomicI64,
+    /// The counter of the client, and the interval in which it has counted the retry.
+    taken: &'a AtomicU64,
+    interval: u64,
+    is_spent: bool,
+}
 
 impl Withdrawn<'_> {
-    /// Gives the retry back, because it was not made.
-    pub(crate) fn give_back(self) {
-        self.0.fetch_add(ONE, Ordering::Relaxed);
+    /// Records that the retry is made.
+    pub(crate) fn spend(mut self) {
+        self.is_spent = true;
+    }
+}
+
+impl Drop for Withdrawn<'_> {
+    fn drop(&mut self) {
+        if !self.is_spent {
+            self.from.fetch_add(ONE, Ordering::Relaxed);
+            let less =
+                |taken: u64| (taken >> 32 == self.interval && taken & u64::from(u32::MAX) > 0).then(|| taken - 1);
+            _ = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
     }
 }
 
@@ -201,7 +224,7 @@ mod tests {
     fn one_client_cannot_use_up_the_budget_for_others() {
         let clock = ManualClock::new();
         let account = RetryAccount::new(RetryBudget::default(), Arc::new(clock.clone()));
-        let taken = |n: u8| (0..10_000).filter(|_| account.withdraw(client(n)).is_some()).count();
+        let taken = |n: u8| (0..10_000).filter(|_| account.withdraw(client(n)).map(Withdrawn::spend).is_some()).count();
         assert_eq!(taken(1), 100, "all that is not reserved");
         assert_eq!([2, 3, 4].map(taken), [5; 3]);
         assert_eq!((5..30).map(taken).sum::<usize>(), 35, "the reserve of 50 has an end");
@@ -219,7 +242,9 @@ mod tests {
         let account = RetryAccount::new(RetryBudget::default(), Arc::new(ManualClock::new()));
         for (balance, reserve) in [(100, 50), (0, 50)] {
             account.balance.store(balance * ONE, Ordering::Relaxed);
-            account.withdraw(client(1)).unwrap().give_back();
+            for _ in 0..100 {
+                drop(account.withdraw(client(1)).unwrap());
+            }
             let left = [&account.balance, &account.reserve].map(|of| of.load(Ordering::Relaxed) / ONE);
             assert_eq!(left, [balance, reserve]);
         }
