@@ -149,8 +149,8 @@ impl<B> Cluster<B> {
 
     /// Returns whether the endpoint of `lease` still serves requests such as the one that waits there: it is a member, and neither its
     /// administrative state nor its health bars it. `bound` is for a session that is bound to it. Limits do not count, nor does health
-    /// after a pick in panic mode.
-    pub(crate) fn still_serves(&self, lease: &Lease, bound: bool, in_panic: bool) -> bool {
+    /// if the pick went past it (`past_health`).
+    pub(crate) fn still_serves(&self, lease: &Lease, bound: bool, past_health: bool) -> bool {
         let published = self.shared.published.load();
         let view = &published.view;
         let traffic = if bound { TrafficKind::Bound } else { TrafficKind::New };
@@ -158,7 +158,7 @@ impl<B> Cluster<B> {
             let Member { settings, live, .. } = &*group.layout.slots[index].member;
             live.uid == lease.uid()
                 && settings.admin_state.admits(traffic, HealthState::Healthy)
-                && (in_panic || !group.layout.slots[index].member.is_barred(group.layout.alone, bound))
+                && (past_health || !group.layout.slots[index].member.is_barred(group.layout.alone, bound))
         })
     }
 

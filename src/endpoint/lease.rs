@@ -118,6 +118,11 @@ impl Lease {
         self.member.live.uid
     }
 
+    /// Returns whether its health bars the endpoint from further requests. `bound` is for sessions that are bound to it.
+    pub(crate) fn is_barred(&self, bound: bool) -> bool {
+        self.member.is_barred(self.alone, bound)
+    }
+
     /// Returns the limit of requests in flight of the endpoint.
     pub(crate) fn limit(&self) -> Option<NonZeroU32> {
         self.member.settings.max_in_flight

@@ -130,7 +130,7 @@ impl<B> ProxyBuilder<B> {
     /// - all other headers are the same, such as `Accept`, `Accept-Encoding` and those that the crate does not know. Those that cannot
     ///   matter may differ: `User-Agent`, `Referer`, those of proxies and of tracing;
     /// - no write or build has begun or ended between their arrivals. One of SQL concerns its project, any other all projects. Writes
-    ///   that do not pass a Kylin-aware proxy of this cluster are not known here.
+    ///   that do not pass a Kylin-aware proxy of this cluster are not known here, such as those through [`Proxy::plain`].
     ///
     /// A copy is made of a complete 200 of at most 1 MiB that holds a result and no `Set-Cookie`, in memory of the
     /// [budget](Self::buffers). Otherwise the waiting queries are sent to nodes, and the same query does not wait again for a minute. If

@@ -33,7 +33,7 @@ pub(super) const PANICKED: ErrorResponse = ErrorResponse::new(
 )
 .because(Termination::Panicked);
 
-/// The client has stopped the query while it waited for the response to an equal one.
+/// The client has stopped the query while it waited for a slot or for the response to an equal one.
 pub(super) const STOPPED: ErrorResponse =
     ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, "the query was stopped").because(Termination::Stopped);
 

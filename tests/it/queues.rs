@@ -544,3 +544,138 @@ async fn a_refused_query_gets_503_whatever_the_status_is_without_an_endpoint() {
     stage.proxy.cluster().set_admin_state(&"0".parse().unwrap(), AdminState::Maintenance).unwrap();
     assert_eq!(stage.query("none", 10).await.unwrap().status(), status);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_is_set_or_removed_at_run_time_counts_for_queries_that_wait() {
+    let stage = Stage::new(1, 0, LeastConn::new());
+    let set = |limit| {
+        let endpoint = Endpoint::new("0", stage.nodes[0].clone()).unwrap().max_in_flight(NonZeroU32::new(limit));
+        stage.proxy.cluster().replace(vec![endpoint]).unwrap();
+    };
+    let mut queries = vec![stage.query("before", 1_000), stage.query("before", 1_000)];
+    for (limit, sent, running, waiting) in [(0, 0, 2, 0), (1, 3, 3, 2), (2, 0, 4, 1), (1, 1, 4, 2), (0, 0, 6, 0)] {
+        set(limit);
+        queries.extend((0..sent).map(|user| stage.query(&user.to_string(), 1_000)));
+        tick().await;
+        let now = (stage.nodes[0].running.load(Ordering::Relaxed), stage.waiting());
+        assert_eq!(now, (running, vec![waiting]), "limit {limit}");
+    }
+    for query in queries {
+        assert_eq!(query.await.unwrap().status(), 200);
+    }
+    set(1);
+    stage.check_at_rest().await;
+}
+
+/// A query with an id. All of them are equal, and take 10 ms.
+fn equal_query(id: &str) -> Request<Body> {
+    let request = Request::post("/kylin/api/query").header("host", "kylin").header("x-name", "equal");
+    let body = format!(r#"{{"sql":"select x from took_10 where n = 0","project":"p","queryId":"{id}"}}"#);
+    request.header("authorization", basic("equal", "secret")).body(body.into()).unwrap()
+}
+
+fn stop(user: &str, id: &str) -> Request<Body> {
+    let request = Request::put(format!("/kylin/api/query/{id}/stop")).header("host", "kylin");
+    request.header("authorization", basic(user, "secret")).body(Body::empty()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_stops_its_query_while_that_waits() {
+    for (single_flight, directive) in [(true, "max-age=0"), (true, "no-cache"), (false, "max-age=0")] {
+        let stage = Stage::with(1, 1, LeastConn::new(), |builder| builder.single_flight(single_flight));
+        let running = stage.query("running", 100);
+        tick().await;
+        let waiting = stage.send(with_header(equal_query("id"), "cache-control", directive));
+        tick().await;
+        for other in [stop("another", "id"), stop("equal", "other")] {
+            assert_eq!(stage.send(other).await.unwrap().status(), 200);
+        }
+        assert_eq!(stage.waiting(), [1]);
+        assert_eq!(stage.send(stop("equal", "id")).await.unwrap().status(), 200);
+        let stopped = waiting.await.unwrap();
+        assert_eq!((stopped.status().as_u16(), stage.waiting()), (500, vec![0]));
+        let body = stopped.into_body().collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&body).contains("the query was stopped"), "{body:?}");
+        assert_eq!(running.await.unwrap().status(), 200);
+        assert_eq!(stage.served(0), ["running"]);
+        stage.check_at_rest().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_takes_the_place_of_a_leader_that_leaves_its_queue() {
+    for is_stopped in [false, true] {
+        let stage = Stage::new(1, 1, LeastConn::new());
+        let running = stage.query("running", 100);
+        tick().await;
+        let leader = stage.send(equal_query("leader"));
+        tick().await;
+        let other = stage.query("other", 10);
+        sleep(Duration::from_millis(1)).await;
+        let follower = stage.send(equal_query("follower"));
+        tick().await;
+        let followers = || stage.proxy.single_flight().unwrap().followers;
+        assert_eq!((stage.waiting(), followers()), (vec![2], 1));
+        if is_stopped {
+            assert_eq!(stage.send(stop("equal", "leader")).await.unwrap().status(), 200);
+            assert_eq!(leader.await.unwrap().status(), 500);
+        } else {
+            leader.abort();
+        }
+        tick().await;
+        assert_eq!((stage.waiting(), followers()), (vec![2], 0));
+        for query in [running, other, follower] {
+            assert_eq!(query.await.unwrap().status(), 200);
+        }
+        assert_eq!(stage.served(0), ["running", "equal", "other"]);
+        stage.check_at_rest().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn followers_wait_for_a_slot_no_longer_than_other_queries() {
+    let stage = Stage::new(1, 1, LeastConn::new());
+    let running = stage.query("running", 1_000_000);
+    tick().await;
+    let began = Instant::now();
+    for query in ["leader", "1", "2"].map(|id| stage.send(equal_query(id))) {
+        assert_eq!(query.await.unwrap().status(), 503);
+    }
+    assert_eq!(began.elapsed().as_secs(), 60, "a leader that was refused is not followed by another");
+    let began = Instant::now();
+    let leader = stage.send(equal_query("leader"));
+    sleep(Duration::from_secs(10)).await;
+    let follower = stage.send(equal_query("follower"));
+    sleep(Duration::from_secs(40)).await;
+    leader.abort();
+    assert_eq!(follower.await.unwrap().status(), 503);
+    assert_eq!(began.elapsed().as_secs(), 70, "the time counts from the arrival of the follower");
+    running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_on_trial_waits_for_the_endpoint_that_it_tries() {
+    let (nodes, one) = ([Node::default(), Node::default()], NonZeroU32::new(1));
+    let endpoint = |(index, node): (usize, &Node)| {
+        Endpoint::new(index.to_string(), node.clone()).unwrap().max_in_flight(one).max_fails(one)
+    };
+    let endpoints = nodes.iter().enumerate().map(endpoint);
+    let cluster = Cluster::builder().endpoints(endpoints).balancer(Named).clock(PausedClock).build().unwrap();
+    let proxy = Proxy::builder(cluster).clock(PausedClock).build().unwrap();
+    let stage = Stage { nodes: nodes.into(), proxy };
+    let running = stage.query("running", 20_000);
+    tick().await;
+    stage.nodes[0].refuses.store(1, Ordering::Relaxed);
+    let page = Request::get("/kylin/api/projects").header("host", "kylin").body(Body::empty()).unwrap();
+    assert_eq!(stage.send(page).await.unwrap().status(), 200);
+    // The ejection is over.
+    sleep(Duration::from_secs(11)).await;
+    let trial = stage.query("trial", 10);
+    tick().await;
+    assert_eq!(stage.waiting(), [1, 0]);
+    for query in [running, trial] {
+        assert_eq!(query.await.unwrap().status(), 200);
+    }
+    assert_eq!(stage.served(0), ["running", "trial"]);
+    stage.check_at_rest().await;
+}

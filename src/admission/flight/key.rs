@@ -1,4 +1,3 @@
-use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
 use http::Request;
@@ -58,7 +57,7 @@ pub(crate) struct FlightKey {
     /// The cookies as the client sent them: those of the front end, which name the session of a login relay, go to no node.
     cookies: Option<HeaderValue>,
     request: Request<Body>,
-    /// The canonical form of the body, once it was needed; `None` if it has none.
+    /// The canonical form of the body, once a query was compared with this one; `None` if it has none.
     canonical: OnceLock<Option<Box<[u8]>>>,
 }
 
@@ -86,20 +85,30 @@ impl FlightKey {
             && self.cookies.as_ref() == cookies
     }
 
-    fn is_equal(&self, other: &Self) -> bool {
-        let (one, another) = (&self.request, &other.request);
-        self.hash == other.hash
-            && self.epoch == other.epoch
-            && self.cookies == other.cookies
+    /// Returns the number of the flight in the table. Unequal queries may have the same.
+    pub(super) fn number(&self) -> u64 {
+        self.hash.wrapping_add(self.epoch.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    /// Returns whether a query that arrives is equal to this one. It may parse both bodies.
+    pub(super) fn is_equal(&self, newcomer: &Self) -> bool {
+        let (one, another) = (&self.request, &newcomer.request);
+        self.hash == newcomer.hash
+            && self.epoch == newcomer.epoch
+            && self.cookies == newcomer.cookies
             && one.method() == another.method()
             && one.uri() == another.uri()
             && are_equal(one.headers(), another.headers())
             && (one.body().whole() == another.body().whole()
-                || self.canonical().is_some_and(|form| other.canonical() == Some(form)))
+                || self.canonical().is_some_and(|form| newcomer.make_canonical().as_deref() == Some(form)))
     }
 
     fn canonical(&self) -> Option<&[u8]> {
-        self.canonical.get_or_init(|| query::canonical(self.request.body().whole()?)).as_deref()
+        self.canonical.get_or_init(|| self.make_canonical()).as_deref()
+    }
+
+    fn make_canonical(&self) -> Option<Box<[u8]>> {
+        query::canonical(self.request.body().whole()?)
     }
 }
 
@@ -112,33 +121,23 @@ fn are_equal(one: &HeaderMap, other: &HeaderMap) -> bool {
             .all(|(name, _)| one.get_all(name).iter().eq(other.get_all(name).iter()))
 }
 
-/// A key in the table.
-#[derive(Clone)]
-pub(super) struct TableKey(pub(super) Arc<FlightKey>);
-
-impl Hash for TableKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0.hash);
-    }
-}
-
-impl PartialEq for TableKey {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.0.is_equal(&other.0)
-    }
-}
-
-impl Eq for TableKey {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn key(headers: &[(&str, &str)], cookies: Option<&'static str>, body: &'static str) -> TableKey {
+    struct Key(Arc<FlightKey>);
+
+    impl PartialEq for Key {
+        fn eq(&self, other: &Self) -> bool {
+            self.0.is_equal(&other.0)
+        }
+    }
+
+    fn key(headers: &[(&str, &str)], cookies: Option<&'static str>, body: &'static str) -> Key {
         let request = Request::builder().method("POST").uri("/kylin/api/query");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let cookies = cookies.map(HeaderValue::from_static);
-        TableKey(FlightKey::new(1, 1, QueryIds::default(), cookies, request.body(body.into()).unwrap()))
+        Key(FlightKey::new(1, 1, QueryIds::default(), cookies, request.body(body.into()).unwrap()))
     }
 
     const BODY: &str = r#"{"sql":"select 1"}"#;

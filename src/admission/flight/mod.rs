@@ -9,9 +9,10 @@
 //! |---|---|
 //! | the response is a result, and can be copied | get it |
 //! | it is too long for a copy, has no memory, or sets a cookie | are sent to nodes, each for itself |
-//! | the leader fails or is refused | the oldest leads once more |
+//! | the leader has no slot in time, or too many wait for one | get that response |
+//! | the leader fails or is refused otherwise | the oldest leads once more |
 //! | the second leader fails or is refused too | get that response, so that a query that fails is not executed by each client |
-//! | the client of the leader leaves, or stops its query | the oldest takes the execution over |
+//! | the client of the leader leaves, or stops its query | the oldest takes over the execution, or the place in the queue |
 //!
 //! The execution is a value that the leader holds. A leader that is dropped hands it to a follower under the lock of its shard, and a
 //! follower that is dropped hands on what it was given. So a client can leave at any time, and an execution ends when its last

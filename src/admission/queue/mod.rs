@@ -114,9 +114,26 @@ impl Queues {
         self.is_active.load(Ordering::Relaxed)
     }
 
-    /// Returns the ticket of a query that arrives now. `user` is a hash of who asks.
-    pub(crate) fn ticket(&self, user: u64, fingerprint: Option<u64>) -> Ticket {
-        self.with(|order, now| order.ticket(user, fingerprint, now))
+    /// Returns the ticket of a query that arrives now. `user` is a hash of who asks, `stop_keys` are those of its ids, or 0.
+    pub(crate) fn ticket(&self, user: u64, fingerprint: Option<u64>, stop_keys: [u64; 2]) -> Ticket {
+        let mut ticket = self.with(|order, now| order.ticket(user, fingerprint, now));
+        ticket.stop_keys = stop_keys;
+        ticket
+    }
+
+    /// Has the bound of the wait count from now on.
+    pub(crate) fn restart(&self, ticket: &mut Ticket) {
+        ticket.since = self.with(|_, now| now);
+    }
+
+    /// Returns the key by which `user` may stop a query with this id.
+    pub(crate) fn stop_key(&self, id: &str, user: u64) -> u64 {
+        self.hasher.hash_one((id, user)).max(1)
+    }
+
+    /// Ends the wait of the queries with this key.
+    pub(crate) fn stop(&self, key: u64) {
+        self.with(|order, _| order.stop(key));
     }
 
     /// Has the request of `lease` wait for a slot of its endpoint, unless it gets one at once, or needs none because the endpoint has
@@ -133,23 +150,22 @@ impl Queues {
         turn
     }
 
-    /// Completes when the request of `lease` has a slot (true), or is refused (false).
-    pub(crate) fn poll_slot(&self, lease: &mut Lease, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Completes when the request of `lease` has a slot, or waits no longer.
+    pub(crate) fn poll_slot(&self, lease: &mut Lease, cx: &mut Context<'_>) -> Poll<Turn> {
         let turn = lease.claim().map_or(Turn::Go, |token| self.with(|order, _| order.poll(token, cx.waker())));
         match turn {
-            Turn::Wait => Poll::Pending,
-            Turn::Go => {
-                lease.take_slot();
-                Poll::Ready(true)
-            }
-            Turn::Refused => Poll::Ready(false),
+            Turn::Wait => return Poll::Pending,
+            Turn::Go => lease.take_slot(),
+            Turn::Refused | Turn::Stopped => {}
         }
+        Poll::Ready(turn)
     }
 
-    /// Returns how long a query may wait whose response the backend awaits for `head_timeout`.
-    pub(crate) fn longest_wait(&self, ticket: Ticket, head_timeout: Duration) -> Duration {
+    /// Returns how long a query may still wait whose response the backend awaits for `head_timeout`.
+    pub(crate) fn time_left(&self, ticket: Ticket, head_timeout: Duration) -> Duration {
+        let (max_wait, waited) = self.with(|order, now| (order.max_wait, now.saturating_sub(ticket.since)));
         let until_key = Duration::from_micros(ticket.cost.saturating_mul(AGEING));
-        self.with(|order, _| order.max_wait).max(until_key.min(head_timeout))
+        max_wait.max(until_key.min(head_timeout)).saturating_sub(Duration::from_micros(waited))
     }
 
     /// Works on the order of all, and wakes without the lock those whose turn has come.

@@ -34,6 +34,18 @@ pub(crate) struct Ticket {
     /// A hash of who asks.
     user: u64,
     fingerprint: Option<u64>,
+    /// From when on the bound of the wait counts: the arrival, or the end of the attempt before.
+    pub(super) since: Micros,
+    /// Hashes by which the client may stop the query; 0 where there is none.
+    pub(super) stop_keys: [u64; 2],
+}
+
+impl Ticket {
+    /// Returns the ticket of a query that is sent in place of an equal one, which leaves its queue: it goes when that one would have
+    /// gone, if that is earlier.
+    pub(crate) fn in_place_of(self, before: Ticket) -> Self {
+        Ticket { key: self.key.min(before.key), since: self.since.max(before.since), ..self }
+    }
 }
 
 /// What became of a request.
@@ -44,6 +56,8 @@ pub(crate) enum Turn {
     Wait,
     /// Too many requests wait, and this is the costliest.
     Refused,
+    /// Its client has stopped it.
+    Stopped,
 }
 
 /// All queues of a cluster, and who has their slots.
@@ -101,6 +115,7 @@ enum Phase {
     Waiting(Option<Waker>),
     Running { since: Micros },
     Refused,
+    Stopped,
 }
 
 impl Slots {
@@ -157,7 +172,7 @@ impl Order {
         self.latest[0].1 = Some(now);
         self.next += 1;
         let key = now.saturating_add(cost.saturating_mul(AGEING));
-        Ticket { key, sequence: self.next, cost, user, fingerprint }
+        Ticket { key, sequence: self.next, cost, user, fingerprint, since: now, stop_keys: [0; 2] }
     }
 
     /// Lets a request into the queue of an endpoint. Returns its token, with which it has to [leave](Self::leave) in any case.
@@ -205,7 +220,7 @@ impl Order {
                     self.costs.learn(ticket.fingerprint, now.saturating_sub(since));
                 }
             }
-            Phase::Refused => {}
+            Phase::Refused | Phase::Stopped => {}
         }
         self.hand_on(endpoint, now);
         let is_over = |slots: &Slots| slots.is_gone && slots.taken == 0 && slots.waiting.is_empty();
@@ -218,6 +233,7 @@ impl Order {
         match self.requests.get(&token).map(|request| &request.phase) {
             Some(Phase::Waiting(_)) => Turn::Wait,
             Some(Phase::Running { .. }) => Turn::Go,
+            Some(Phase::Stopped) => Turn::Stopped,
             Some(Phase::Refused) | None => Turn::Refused,
         }
     }
@@ -276,10 +292,26 @@ impl Order {
         };
         let mut costliest = self.by_cost.iter().rev().map(|(_, token)| *token);
         let token = if self.crowding > 0 { costliest.find(crowds) } else { costliest.next() };
-        let Some(token) = token else { return };
+        if let Some(token) = token {
+            self.end_wait(token, Phase::Refused);
+        }
+    }
+
+    /// Has the requests that wait with this key wait no longer.
+    pub(super) fn stop(&mut self, key: u64) {
+        let has_key =
+            |token: &u64| self.requests.get(token).is_some_and(|request| request.ticket.stop_keys.contains(&key));
+        let stopped: Vec<_> = self.by_cost.iter().map(|(_, token)| *token).filter(has_key).collect();
+        for token in stopped {
+            self.end_wait(token, Phase::Stopped);
+        }
+    }
+
+    /// Ends the wait of a request without a slot.
+    fn end_wait(&mut self, token: u64, end: Phase) {
         let Some(Request { endpoint, ticket, phase }) = self.requests.get_mut(&token) else { return };
         let (endpoint, ticket) = (*endpoint, *ticket);
-        if let Phase::Waiting(waker) = std::mem::replace(phase, Phase::Refused) {
+        if let Phase::Waiting(waker) = std::mem::replace(phase, end) {
             self.woken.extend(waker);
         }
         self.remove_waiting(endpoint, ticket, token);
@@ -439,6 +471,16 @@ mod tests {
         order.set_limits(&[], 0);
         waiting.into_iter().for_each(|token| order.leave(token, true, 0));
         assert!(is_empty(&order));
+    }
+
+    #[test]
+    fn a_request_that_was_picked_for_an_endpoint_that_has_left_waits() {
+        let mut order = order(&[1], None);
+        let left = ticket(&mut order, 1, 0, 0);
+        let (token, turn) = order.enter(7, left, 0);
+        assert_eq!(turn, Turn::Wait);
+        order.leave(token, false, 0);
+        assert!(is_empty(&order) && order.endpoints.len() == 1);
     }
 
     fn is_empty(order: &Order) -> bool {

@@ -151,6 +151,7 @@ impl<'b> QueryRequest<'b> {
         }
         hasher.write_i64(self.offset);
         hasher.write_i64(self.limit);
+        hasher.write_u8(self.accept_partial.into());
     }
 
     /// Returns whether the SQL only reads. The effect of SQL over 64 KiB is unknown.

@@ -7,6 +7,7 @@ use super::flight::{QueryContents, wants_own_response};
 use super::{Attempts, Sender};
 use crate::backend::Backend;
 use crate::body::Body;
+use crate::kylin::class::RequestClass;
 use crate::kylin::strip_internal_headers;
 use crate::proxy::error_response::{ErrorResponse, TOO_MANY_REQUESTS};
 use crate::proxy::head::{self, Forwarded, HeaderEdits, HeaderPresence, Hops, join_cookies, remove_hop_by_hop};
@@ -15,19 +16,27 @@ use crate::proxy::rules::{RuleState, within_group};
 use crate::request::ClientAddr;
 
 impl<B: Backend> Attempts<'_, B> {
-    /// Reads the query in the body as far as something asks for it, and finds the resource group of its project. Returns what single
-    /// flight compares.
+    /// Reads the query in the body as far as something asks for it, and finds the resource group of its project. It takes its ticket
+    /// for the queues. Returns what single flight compares.
     pub(super) fn read_query(&mut self, request: &Request<Body>) -> Option<QueryContents> {
         let groups = self.proxy.rules.as_ref().and_then(RuleState::resource_groups);
-        let (mut query, mut project) = (None, None);
+        let queues = self.queues().filter(|_| self.context.class().is_some_and(RequestClass::is_query));
+        let user = queues.and_then(|queues| Some((queues, self.stopping_user(queues)?)));
+        let (mut query, mut project, mut stop_keys) = (None, None, [0; 2]);
         self.context.read_sql(request.body(), self.wants_keys(), |read, effect| {
             project = groups.map(|_| read.project().to_owned());
             if let Some(recorder) = &mut self.recorder {
                 recorder.query(read);
             }
+            if let Some((queues, user)) = user {
+                stop_keys = read.ids().map(|id| id.map_or(0, |id| queues.stop_key(id, user)));
+            }
             let is_shared = self.proxy.settings.single_flight;
             query = self.proxy.flights.as_ref().map(|flights| QueryContents::of(flights, read, effect, is_shared));
         });
+        if let Some(queues) = queues {
+            self.take_ticket(queues, stop_keys);
+        }
         if let Some((groups, class)) = groups.zip(self.context.class()) {
             self.attempted = within_group(groups, class, project, request);
         }

@@ -26,7 +26,7 @@ use crate::kylin::query::QueryRequest;
 use crate::kylin::response::{ResponseClass, is_result};
 use crate::maybe_ready::BoxFuture;
 use crate::observe::ServedBy;
-use crate::proxy::error_response::{ErrorResponse, STOPPED};
+use crate::proxy::error_response::{ErrorResponse, QUEUES_FULL, STOPPED, WAITED_TOO_LONG};
 use crate::proxy::replay;
 use crate::proxy::rules::QueryWatch;
 
@@ -131,13 +131,16 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
     }
 
-    /// Takes the queries that the request stops out of their flights. Returns another target for the request, with an id that is
+    /// Takes the queries that the request stops out of their flights and queues. Returns another target for the request, with an id that is
     /// unknown to the nodes, if other clients wait for the execution that it would stop: nodes respond to both alike.
     fn stop_queries(&self, flights: &QueryFlights<B>, class: RequestClass) -> Option<Uri> {
         let path = self.context.path()?;
         let rest = path.as_str().strip_prefix("/kylin/api/query/")?.trim_end_matches('/');
         let suffix = if class == RequestClass::Stop { "/stop" } else { "" };
         let id = rest.strip_suffix(suffix)?;
+        if let Some((queues, user)) = self.queues().and_then(|queues| Some((queues, self.stopping_user(queues)?))) {
+            queues.stop(queues.stop_key(id, user));
+        }
         let (authorization, cookies) = (self.context.authorization(), self.context.cookie_header());
         flights.stop(id, |key| key.is_of(authorization, cookies)).then(|| {
             let unknown = fastrand::u128(..);
@@ -164,6 +167,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
         for value in [authorization, cookies] {
             hasher.write(value.map_or(b"", HeaderValue::as_bytes));
         }
+        hasher.write(self.context.path_session_id().unwrap_or_default());
         let epoch = flights.epochs.current(query.project.unwrap_or(ProjectSlot::of("")));
         let key = FlightKey::new(hasher.finish(), epoch, query.ids, cookies.cloned(), replay::copy(request)?);
         let entered = flights.enter(&key);
@@ -180,7 +184,16 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// Waits for the leader.
     async fn follow(&mut self, follower: Follower<'p, Execution<B>, Shared>) -> Result<AfterEntry, ErrorResponse> {
         match follower.wait().await {
-            Waited::Leads(leader) => self.leader = Some(leader),
+            Waited::Leads(leader, before) => {
+                self.leader = Some(leader);
+                if let Some((queues, ticket)) = self.queues().zip(self.ticket.as_deref_mut()) {
+                    match before {
+                        Some(before) => *ticket = ticket.in_place_of(before),
+                        // Another attempt.
+                        None => queues.restart(ticket),
+                    }
+                }
+            }
             Waited::Released => {}
             Waited::Shared(Shared::Error(error)) => return Err(error),
             Waited::Shared(Shared::Response(shared)) => {
@@ -276,14 +289,19 @@ impl<'p, B: Backend> Attempts<'p, B> {
     /// Ends the flight of a leader without a result.
     pub(super) fn fail_flight(&mut self, error: Option<ErrorResponse>) {
         let Some(leader) = self.leader.take() else { return };
-        leader.fail(match error {
+        let shared = match error {
             Some(error) => Some(Shared::Error(error)),
             None => {
                 let served_by =
                     self.response.extensions().get::<ServedBy>().map(|served_by| served_by.clone().shared());
                 share(&self.response, served_by).map(|shared| Shared::Response(Arc::new(shared)))
             }
-        });
+        };
+        match (error, shared) {
+            // A follower would be refused too.
+            (Some(QUEUES_FULL | WAITED_TOO_LONG), Some(shared)) => leader.share(shared),
+            (_, shared) => leader.fail(shared),
+        }
     }
 }
 

@@ -4,8 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::Request;
-use tokio::task::yield_now;
+use http::{HeaderValue, Request};
 use tokio::time::sleep_until;
 
 use super::Attempts;
@@ -14,7 +13,7 @@ use crate::backend::{Backend, Timeouts};
 use crate::body::Body;
 use crate::clock::timer_in;
 use crate::cluster::{PickReason, Picked};
-use crate::proxy::error_response::{ErrorResponse, QUEUES_FULL, WAITED_TOO_LONG};
+use crate::proxy::error_response::{ErrorResponse, QUEUES_FULL, STOPPED, WAITED_TOO_LONG};
 
 /// What a query needs to wait.
 pub(super) struct MustWait<'p> {
@@ -29,6 +28,25 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.proxy.queues.as_ref().filter(|queues| queues.is_active() && self.context.class().is_some())
     }
 
+    /// Gives a query its ticket when it arrives. `stop_keys`: see [`Queues::stop_key`].
+    pub(super) fn take_ticket(&mut self, queues: &Queues, stop_keys: [u64; 2]) {
+        let fingerprint = self.context.query().map(|keys| keys.fingerprint);
+        let user = match (self.context.authorization(), self.context.kylin_session()) {
+            (Some(credentials), _) => queues.user(credentials.as_bytes()),
+            (None, Some(session)) => queues.user(session),
+            (None, None) => queues.user(self.context.client().key()),
+        };
+        self.ticket = Some(Box::new(queues.ticket(user, fingerprint, stop_keys)));
+    }
+
+    /// Returns the hash of the credentials with which the client can stop its queries that wait, if it has sent any.
+    pub(super) fn stopping_user(&self, queues: &Queues) -> Option<u64> {
+        let bytes = |value: Option<&'_ HeaderValue>| value.map(|value| queues.user(value.as_bytes()));
+        let session = || self.context.kylin_session().map(|session| queues.user(session));
+        // The session of a login relay has a cookie of another name.
+        bytes(self.context.authorization()).or_else(session).or_else(|| bytes(self.context.cookie_header()))
+    }
+
     /// Asks for a slot of the endpoint. `None`: the request can be sent at once.
     pub(super) fn enter_queue(&mut self, picked: &mut Picked<B>) -> Option<MustWait<'p>> {
         let queues = self.queues()?;
@@ -36,15 +54,14 @@ impl<'p, B: Backend> Attempts<'p, B> {
         if picked.lease.claim().is_some() || !self.context.class()?.is_query() {
             return None;
         }
-        let ticket = **self.ticket.get_or_insert_with(|| {
-            let fingerprint = self.context.query().map(|keys| keys.fingerprint);
-            let user = match (self.context.authorization(), self.context.kylin_session()) {
-                (Some(credentials), _) => queues.user(credentials.as_bytes()),
-                (None, Some(session)) => queues.user(session),
-                (None, None) => queues.user(self.context.client().key()),
-            };
-            Box::new(queues.ticket(user, fingerprint))
-        });
+        if self.ticket.is_none() {
+            self.take_ticket(queues, [0; 2]);
+        }
+        let ticket = self.ticket.as_deref_mut()?;
+        if !self.attempted.is_empty() {
+            queues.restart(ticket);
+        }
+        let ticket = *ticket;
         let turn = queues.enter(&mut picked.lease, ticket);
         (turn != Turn::Go).then_some(MustWait { queues, ticket, turn })
     }
@@ -60,37 +77,46 @@ impl<'p, B: Backend> Attempts<'p, B> {
         let health = self.proxy.cluster.health_changes();
         let head_timeout = request.extensions().get().map(|timeouts: &Timeouts| timeouts.head);
         let head_timeout = head_timeout.unwrap_or_else(|| picked.backend().head_timeout());
-        let mut expired = pin!(sleep_until(timer_in(queues.longest_wait(ticket, head_timeout))));
+        let mut expired = pin!(sleep_until(timer_in(queues.time_left(ticket, head_timeout))));
+        // Its health may bar the endpoint from the pick on: the request is the one on trial, or was picked in panic mode.
+        let mut past_health = is_barred(&picked);
+        if let Some(leader) = &self.leader {
+            leader.wait_with(ticket);
+        }
         if let Some(recorder) = &mut self.recorder {
             recorder.queued(picked.lease.endpoint());
         }
-        while turn != Turn::Go {
-            if turn == Turn::Refused {
-                return Err(self.refused(QUEUES_FULL));
-            }
+        while turn == Turn::Wait {
             // Made before the state is read, so that no change is missed.
             let changed = health.changed();
-            let in_panic = picked.reason == PickReason::Panic;
-            // As the pick has it, or it would choose the same endpoint again.
-            let bound = matches!(picked.reason, PickReason::Bound | PickReason::Written);
-            if self.proxy.cluster.still_serves(&picked.lease, bound, in_panic) {
+            if !self.proxy.cluster.still_serves(&picked.lease, is_bound(&picked), past_health) {
+                drop(picked);
+                picked = self.pick(request).ok_or_else(|| {
+                    self.suspects.end();
+                    ErrorResponse::no_endpoint(self.proxy.cluster.is_empty(), self.proxy.settings.unavailable)
+                })?;
+                past_health = is_barred(&picked);
+                turn = queues.enter(&mut picked.lease, ticket);
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.queued(picked.lease.endpoint());
+                }
+            }
+            if turn == Turn::Wait {
+                // One pick for each change at most: if the pick does not see what the line above sees, it may choose the same again.
                 turn = tokio::select! {
-                    has_slot = poll_fn(|cx| queues.poll_slot(&mut picked.lease, cx)) => if has_slot { Turn::Go } else { Turn::Refused },
+                    turn = poll_fn(|cx| queues.poll_slot(&mut picked.lease, cx)) => turn,
                     () = changed => Turn::Wait,
                     () = &mut expired => return Err(self.refused(WAITED_TOO_LONG)),
                 };
-                continue;
             }
-            drop(picked);
-            // Whatever the pick chooses, other tasks run in between.
-            yield_now().await;
-            picked = self.pick(request).ok_or_else(|| {
-                self.suspects.end();
-                ErrorResponse::no_endpoint(self.proxy.cluster.is_empty(), self.proxy.settings.unavailable)
-            })?;
-            turn = queues.enter(&mut picked.lease, ticket);
-            if let Some(recorder) = &mut self.recorder {
-                recorder.queued(picked.lease.endpoint());
+        }
+        match turn {
+            Turn::Go | Turn::Wait => {}
+            Turn::Refused => return Err(self.refused(QUEUES_FULL)),
+            Turn::Stopped => {
+                // A follower leads from now on.
+                self.leader = None;
+                return Err(self.refused(STOPPED));
             }
         }
         if let Some(recorder) = &mut self.recorder {
@@ -103,4 +129,13 @@ impl<'p, B: Backend> Attempts<'p, B> {
         self.suspects.end();
         error
     }
+}
+
+/// Returns whether the pick has accepted a draining endpoint. If it did, and the wait did not, it would choose the same again.
+fn is_bound<B>(picked: &Picked<B>) -> bool {
+    matches!(picked.reason, PickReason::Bound | PickReason::Written)
+}
+
+fn is_barred<B>(picked: &Picked<B>) -> bool {
+    picked.lease.is_barred(is_bound(picked))
 }

@@ -1,13 +1,15 @@
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
-use super::super::QueryIds;
-use super::super::key::TableKey;
+use super::super::{FlightKey, QueryIds};
 use super::{FlightTable, Leader, Outcome};
+use crate::admission::queue::Ticket;
 
 /// A query that waits for the response to an equal one. It can be dropped at any time.
 pub(crate) struct Follower<'t, T, S> {
     table: &'t FlightTable<T, S>,
-    key: TableKey,
+    key: Arc<FlightKey>,
     id: u64,
     ids: QueryIds,
     outcome: oneshot::Receiver<Outcome<T, S>>,
@@ -16,8 +18,9 @@ pub(crate) struct Follower<'t, T, S> {
 
 /// What a follower has waited for.
 pub(crate) enum Waited<'t, T, S> {
-    /// It leads from now on, with the execution of the leader before if that has begun one.
-    Leads(Leader<'t, T, S>),
+    /// It leads from now on, with the execution of the leader before if that has begun one. The ticket is that of the leader before if
+    /// it has waited for a slot and did not fail.
+    Leads(Leader<'t, T, S>, Option<Ticket>),
     Shared(S),
     /// It is sent as if there were no table.
     Released,
@@ -28,7 +31,7 @@ pub(crate) enum Waited<'t, T, S> {
 impl<'t, T, S> Follower<'t, T, S> {
     pub(super) fn new(
         table: &'t FlightTable<T, S>,
-        key: TableKey,
+        key: Arc<FlightKey>,
         id: u64,
         ids: QueryIds,
         outcome: oneshot::Receiver<Outcome<T, S>>,
@@ -41,7 +44,9 @@ impl<'t, T, S> Follower<'t, T, S> {
         let outcome = (&mut self.outcome).await;
         self.has_outcome = true;
         match outcome {
-            Ok(Outcome::Lead(running)) => Waited::Leads(Leader::new(self.table, self.key.clone(), self.ids, running)),
+            Ok(Outcome::Lead(running, ticket)) => {
+                Waited::Leads(Leader::new(self.table, Arc::clone(&self.key), self.ids, running), ticket)
+            }
             Ok(Outcome::Shared(shared)) => Waited::Shared(shared),
             Ok(Outcome::Stopped) => Waited::Stopped,
             // A flight leaves no follower without an outcome.
@@ -55,14 +60,14 @@ impl<T, S> Drop for Follower<'_, T, S> {
         if self.has_outcome {
             return;
         }
-        let waits = match self.table.shard(&self.key.0).flights.get_mut(&self.key) {
+        let waits = match self.table.shard(&self.key).flights.get_mut(&self.key.number()) {
             Some(flight) => flight.followers.remove(&self.id).is_some(),
             None => false,
         };
         // Otherwise it may have been given the lead a moment ago. If the lead is sent after this, the sender gets it back.
         if !waits {
             self.outcome.close();
-            if let Ok(Outcome::Lead(running)) = self.outcome.try_recv() {
+            if let Ok(Outcome::Lead(running, _)) = self.outcome.try_recv() {
                 self.table.promote(&self.key, running);
             }
         }

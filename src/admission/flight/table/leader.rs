@@ -1,18 +1,19 @@
 use std::collections::BTreeMap;
 use std::mem::replace;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use super::super::QueryIds;
-use super::super::key::TableKey;
+use super::super::{FlightKey, QueryIds};
 use super::{FlightTable, Outcome, Waiting};
+use crate::admission::queue::Ticket;
 
 /// The query of a flight that is executed. If it is dropped, the oldest follower takes its execution over; without followers the
 /// execution is dropped.
 pub(crate) struct Leader<'t, T, S> {
     table: &'t FlightTable<T, S>,
-    key: TableKey,
+    key: Arc<FlightKey>,
     ids: QueryIds,
     running: Option<T>,
     /// The flight is in the table.
@@ -20,13 +21,20 @@ pub(crate) struct Leader<'t, T, S> {
 }
 
 impl<'t, T, S> Leader<'t, T, S> {
-    pub(super) fn new(table: &'t FlightTable<T, S>, key: TableKey, ids: QueryIds, running: Option<T>) -> Self {
+    pub(super) fn new(table: &'t FlightTable<T, S>, key: Arc<FlightKey>, ids: QueryIds, running: Option<T>) -> Self {
         Leader { table, key, ids, running, is_open: true }
     }
 
     /// Returns whether an execution runs.
     pub(crate) fn is_running(&self) -> bool {
         self.running.is_some()
+    }
+
+    /// Leaves the place in the queue of an endpoint to the follower that leads next.
+    pub(crate) fn wait_with(&self, ticket: Ticket) {
+        if let Some(flight) = self.table.shard(&self.key).flights.get_mut(&self.key.number()) {
+            flight.ticket = Some(ticket);
+        }
     }
 
     /// Holds an execution, which [`poll`](Self::poll) drives.
@@ -45,7 +53,7 @@ impl<'t, T, S> Leader<'t, T, S> {
             return Poll::Ready(Some(output));
         }
         if !self.ids.is_empty()
-            && let Some(flight) = self.table.shard(&self.key.0).flights.get_mut(&self.key)
+            && let Some(flight) = self.table.shard(&self.key).flights.get_mut(&self.key.number())
         {
             if flight.is_leader_stopped {
                 return Poll::Ready(None);
@@ -57,9 +65,9 @@ impl<'t, T, S> Leader<'t, T, S> {
 
     /// Ends the flight if it has no follower. Returns whether it did.
     pub(crate) fn end_if_alone(&mut self) -> bool {
-        let mut shard = self.table.shard(&self.key.0);
-        if shard.flights.get(&self.key).is_none_or(|flight| flight.followers.is_empty()) {
-            shard.flights.remove(&self.key);
+        let mut shard = self.table.shard(&self.key);
+        if shard.flights.get(&self.key.number()).is_none_or(|flight| flight.followers.is_empty()) {
+            shard.flights.remove(&self.key.number());
             self.is_open = false;
         }
         !self.is_open
@@ -77,7 +85,7 @@ impl<'t, T, S> Leader<'t, T, S> {
     pub(crate) fn release(mut self) {
         let followers = self.end();
         if !followers.is_empty() {
-            self.table.unshareable.add(self.key.0.hash);
+            self.table.unshareable.add(self.key.hash);
         }
         for follower in followers.into_values() {
             // One that leaves at this moment needs no outcome.
@@ -90,8 +98,11 @@ impl<'t, T, S> Leader<'t, T, S> {
     where
         S: Clone,
     {
-        let has_failed = match self.table.shard(&self.key.0).flights.get_mut(&self.key) {
-            Some(flight) => replace(&mut flight.has_failed, true),
+        let has_failed = match self.table.shard(&self.key).flights.get_mut(&self.key.number()) {
+            Some(flight) => {
+                flight.ticket = None;
+                replace(&mut flight.has_failed, true)
+            }
             None => false,
         };
         match (has_failed, shared) {
@@ -118,7 +129,7 @@ impl<'t, T, S> Leader<'t, T, S> {
     /// Removes the flight from the table and returns its followers.
     fn end(&mut self) -> BTreeMap<u64, Waiting<T, S>> {
         self.is_open = false;
-        let flight = self.table.shard(&self.key.0).flights.remove(&self.key);
+        let flight = self.table.shard(&self.key).flights.remove(&self.key.number());
         flight.map(|flight| flight.followers).unwrap_or_default()
     }
 }

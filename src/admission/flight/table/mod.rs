@@ -16,9 +16,9 @@ use tokio::sync::oneshot;
 
 pub(crate) use self::follower::{Follower, Waited};
 pub(crate) use self::leader::Leader;
-use super::key::TableKey;
 use super::unshareable::Unshareable;
 use super::{Epochs, FlightKey, QueryIds};
+use crate::admission::queue::Ticket;
 use crate::clock::Clock;
 
 const SHARDS: usize = 16;
@@ -36,12 +36,14 @@ pub(crate) struct FlightTable<T, S> {
 }
 
 struct Shard<T, S> {
-    flights: AHashMap<TableKey, Flight<T, S>>,
+    /// By the numbers of their keys.
+    flights: AHashMap<u64, Flight<T, S>>,
     last_follower: u64,
 }
 
 /// A flight, beside its leader.
 struct Flight<T, S> {
+    key: Arc<FlightKey>,
     /// In the order in which they came.
     followers: BTreeMap<u64, Waiting<T, S>>,
     /// A leader has failed.
@@ -50,6 +52,8 @@ struct Flight<T, S> {
     leader: QueryIds,
     /// The ids with which the execution was sent: those of the leader that began it.
     execution: QueryIds,
+    /// That of the leader, if it has waited for a slot.
+    ticket: Option<Ticket>,
     /// The client of the leader has stopped its query.
     is_leader_stopped: bool,
     /// Wakes a leader that has an id.
@@ -63,8 +67,8 @@ struct Waiting<T, S> {
 
 /// What becomes of a follower.
 enum Outcome<T, S> {
-    /// It leads from now on, and takes over the execution if there is one.
-    Lead(Option<T>),
+    /// It leads from now on, and takes over the execution if there is one, and the place in the queue.
+    Lead(Option<T>, Option<Ticket>),
     Shared(S),
     Released,
     Stopped,
@@ -115,30 +119,45 @@ impl<T, S> FlightTable<T, S> {
         self.seed.hash_one(id).max(1)
     }
 
-    /// Has a query lead or follow.
+    /// Has a query lead or follow. It is sent alone if an unequal one with the same number leads: many such queries would have to be
+    /// compared with each other.
     pub(crate) fn enter(&self, key: &Arc<FlightKey>) -> Entered<'_, T, S> {
         if self.unshareable.has(key.hash) {
             return Entered::Alone;
         }
-        let ids = key.ids;
-        let mut shard = self.shard(key);
-        let Shard { flights, last_follower } = &mut *shard;
-        match flights.entry(TableKey(Arc::clone(key))) {
-            Entry::Occupied(mut flight) => {
-                let leader = TableKey(Arc::clone(&flight.key().0));
-                let followers = &mut flight.get_mut().followers;
-                if followers.len() >= MAX_FOLLOWERS {
+        let mut equal = None;
+        loop {
+            let mut shard = self.shard(key);
+            let Shard { flights, last_follower } = &mut *shard;
+            let flight = match flights.entry(key.number()) {
+                Entry::Occupied(flight) => flight.into_mut(),
+                Entry::Vacant(flight) => {
+                    flight.insert(Flight::led_by(Arc::clone(key)));
+                    return Entered::Leader(Leader::new(self, Arc::clone(key), key.ids, None));
+                }
+            };
+            if equal.as_ref().is_some_and(|equal| Arc::ptr_eq(equal, &flight.key)) {
+                if flight.followers.len() >= MAX_FOLLOWERS {
                     return Entered::Alone;
                 }
                 *last_follower += 1;
                 let (outcome, receiver) = oneshot::channel();
-                followers.insert(*last_follower, Waiting { ids, outcome });
-                Entered::Follower(Follower::new(self, leader, *last_follower, ids, receiver))
+                flight.followers.insert(*last_follower, Waiting { ids: key.ids, outcome });
+                return Entered::Follower(Follower::new(
+                    self,
+                    Arc::clone(&flight.key),
+                    *last_follower,
+                    key.ids,
+                    receiver,
+                ));
             }
-            Entry::Vacant(flight) => {
-                flight.insert(Flight::led_by(ids));
-                Entered::Leader(Leader::new(self, TableKey(Arc::clone(key)), ids, None))
+            // Compared without the lock, since it may parse both. Another flight may have begun by then.
+            let leading = Arc::clone(&flight.key);
+            drop(shard);
+            if equal.is_some() || !leading.is_equal(key) {
+                return Entered::Alone;
             }
+            equal = Some(leading);
         }
     }
 
@@ -148,8 +167,8 @@ impl<T, S> FlightTable<T, S> {
         let id = self.hash_id(id);
         let (mut stopped, mut wakers, mut is_awaited) = (Vec::new(), Vec::new(), false);
         for shard in &self.shards {
-            for (key, flight) in &mut shard.lock().flights {
-                if is_of(&key.0) {
+            for flight in shard.lock().flights.values_mut() {
+                if is_of(&flight.key) {
                     let ids: Vec<u64> = flight.with_id(id).collect();
                     stopped.extend(ids.iter().filter_map(|follower| flight.followers.remove(follower)));
                     let (leads, has_followers) = (flight.leader.has(id), !flight.followers.is_empty());
@@ -186,13 +205,13 @@ impl<T, S> FlightTable<T, S> {
     }
 
     /// Makes the oldest follower the leader of a flight, or ends a flight without one.
-    fn promote(&self, key: &TableKey, mut running: Option<T>) {
+    fn promote(&self, key: &FlightKey, mut running: Option<T>) {
         loop {
-            let next = {
-                let mut shard = self.shard(&key.0);
-                let Some(flight) = shard.flights.get_mut(key) else { return };
+            let (next, ticket) = {
+                let mut shard = self.shard(key);
+                let Some(flight) = shard.flights.get_mut(&key.number()) else { return };
                 let Some((_, next)) = flight.followers.pop_first() else {
-                    shard.flights.remove(key);
+                    shard.flights.remove(&key.number());
                     return;
                 };
                 flight.leader = next.ids;
@@ -200,11 +219,11 @@ impl<T, S> FlightTable<T, S> {
                     flight.execution = next.ids;
                 }
                 (flight.is_leader_stopped, flight.waker) = (false, None);
-                next
+                (next, flight.ticket)
             };
             // A follower that leaves at this moment does not take it.
-            match next.outcome.send(Outcome::Lead(running)) {
-                Err(Outcome::Lead(back)) => running = back,
+            match next.outcome.send(Outcome::Lead(running, ticket)) {
+                Err(Outcome::Lead(back, _)) => running = back,
                 _ => return,
             }
         }
@@ -212,12 +231,15 @@ impl<T, S> FlightTable<T, S> {
 }
 
 impl<T, S> Flight<T, S> {
-    fn led_by(leader: QueryIds) -> Self {
+    fn led_by(key: Arc<FlightKey>) -> Self {
+        let leader = key.ids;
         Flight {
+            key,
             followers: BTreeMap::new(),
             has_failed: false,
             leader,
             execution: leader,
+            ticket: None,
             is_leader_stopped: false,
             waker: None,
         }

@@ -84,7 +84,7 @@ fn a_follower_that_was_given_the_lead_and_has_not_seen_it_hands_it_on() {
     let Stage { leader, node, mut followers, .. } = Stage::new(&table, 2);
     drop(leader);
     drop(followers.remove(0));
-    let Waited::Leads(mut leader) = ended(followers.remove(0)) else { panic!("the second leads") };
+    let Waited::Leads(mut leader, _) = ended(followers.remove(0)) else { panic!("the second leads") };
     node.send("rows").unwrap();
     let polled = leader.poll(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(polled, std::task::Poll::Ready(Some(Ok("rows")))));
@@ -107,7 +107,7 @@ fn one_follower_leads_after_the_first_failure_and_all_get_the_second() {
     let table = table();
     let Stage { leader, mut followers, .. } = Stage::new(&table, 3);
     leader.fail(Some("first"));
-    let Waited::Leads(second) = ended(followers.remove(0)) else { panic!("the oldest leads") };
+    let Waited::Leads(second, _) = ended(followers.remove(0)) else { panic!("the oldest leads") };
     assert!(!second.is_running());
     second.fail(Some("second"));
     assert!(followers.into_iter().all(|follower| matches!(ended(follower), Waited::Shared("second"))));
@@ -121,6 +121,19 @@ fn a_query_whose_response_could_not_be_copied_does_not_wait_again() {
     leader.release();
     assert!(followers.into_iter().all(|follower| matches!(ended(follower), Waited::Released)));
     assert!(is_empty(&table) && matches!(table.enter(&key(QueryIds::default())), Entered::Alone));
+}
+
+#[test]
+fn unequal_queries_with_one_number_are_not_compared_with_each_other() {
+    let table = table();
+    let unequal = |n: usize| FlightKey::new(7, 1, QueryIds::default(), None, Request::new(Body::from(n.to_string())));
+    let Entered::Leader(leader) = table.enter(&unequal(0)) else { panic!("the first leads") };
+    assert!((1..9).all(|n| matches!(table.enter(&unequal(n)), Entered::Alone)));
+    assert!(matches!(table.enter(&unequal(0)), Entered::Follower(_)) && table.status().leaders == 1);
+    let after_write = FlightKey::new(7, 2, QueryIds::default(), None, Request::new(Body::from("0")));
+    assert!(matches!(table.enter(&after_write), Entered::Leader(_)));
+    drop(leader);
+    assert!(is_empty(&table));
 }
 
 #[test]
@@ -145,7 +158,7 @@ fn a_stop_takes_its_client_out_and_nodes_stop_what_has_no_client() {
     assert!(table.stop("0", |_| true), "another waits");
     assert!(matches!(leader.poll(&mut cx), std::task::Poll::Ready(None)));
     drop(leader);
-    let Waited::Leads(mut leader) = ended(followers.remove(0)) else { panic!("the other takes it over") };
+    let Waited::Leads(mut leader, _) = ended(followers.remove(0)) else { panic!("the other takes it over") };
     assert!(table.stop("0", |_| true), "the execution has the id of the client that has left");
     assert!(leader.poll(&mut cx).is_pending());
     assert!(!table.stop("2", |_| true), "it is the last");
