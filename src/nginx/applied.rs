@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::config::Config;
 use super::directives::comments::CommentOptions;
-use super::directives::location::{Action, Location, LocationMatch, Locations, Matcher, ProxyPass};
-use super::directives::rewrite::Step;
+use super::directives::location::{Action, Location, LocationMatch, Locations, Matcher, PassUri, ProxyPass};
+use super::directives::rewrite::{Rewrite, Step, any};
 use super::directives::server::{Server, ServerName};
 use super::directives::upstream::{EjectionRule, Method, Upstream, UpstreamServer};
 use super::options::{KylinOptions, PolicyName, ProbeMode, SessionMode};
@@ -191,8 +191,11 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
         })
         .collect();
     let mut general: Vec<Option<String>> = vec![None; found.len()];
-    for server in config.servers.iter().filter(|server| server.reply.is_none() || !server.script.is_empty()) {
-        for path in KYLIN_PATHS {
+    for server in config.servers.iter().filter(|server| server.reply.is_none()) {
+        let rewrites = rewrites(server);
+        let is_rewritten = rewrites.iter().any(|rewrite| rewrite.names_kylin());
+        let rewritten = rewrites.iter().filter(|rewrite| rewrite.names_kylin()).flat_map(|rewrite| rewrite.paths());
+        for path in KYLIN_PATHS.into_iter().chain(rewritten.map(String::as_str)) {
             if let Ok(normal) = NormalizedPath::parse(path)
                 && let Some(LocationMatch::Location { location, .. }) = server.locate(&normal)
             {
@@ -201,6 +204,9 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
                     match sign(&config.upstreams[pass.upstream], server) {
                         _ if is_of_kylin => note(pass, &location.matcher, path, server, "", &mut found),
                         Some(sign) => note(pass, &location.matcher, path, server, &sign, &mut found),
+                        None if is_rewritten => {
+                            note(pass, &location.matcher, path, server, ", and a rewrite leads there", &mut found);
+                        }
                         None => {
                             general[pass.upstream].get_or_insert_with(|| place(&location.matcher, server));
                         }
@@ -208,7 +214,7 @@ fn of_kylin(config: &Config) -> Vec<Choice<bool>> {
                 }
             }
         }
-        note_locations(&server.locations, server, &mut found);
+        note_locations(config, &server.locations, server, &mut found, &mut general);
     }
     // A path that nginx and Tomcat read differently must not reach a node as one that is not of Kylin.
     while let Some((index, other)) = sharing(config, &found) {
@@ -264,12 +270,36 @@ fn names_kylin(text: &str) -> bool {
 }
 
 /// Notes locations that no path of [`KYLIN_PATHS`] leads to, and whose own path is below `/kylin`.
-fn note_locations(locations: &Locations, server: &Server, found: &mut [Option<Choice<bool>>]) {
+///
+/// Locations that rewrite to paths which depend on the request become those of `general`, like the ones for all paths.
+fn note_locations(
+    config: &Config,
+    locations: &Locations,
+    server: &Server,
+    found: &mut [Option<Choice<bool>>],
+    general: &mut [Option<String>],
+) {
     for location in locations.iter() {
         for pass in passes(location) {
-            if location.script.iter().chain(&server.script).any(Step::leads_to_kylin) || pass.leads_to_kylin() {
-                let why = || format!("location {} passes paths below /kylin", location.matcher);
-                found[pass.upstream].get_or_insert_with(|| Choice { value: true, why: why() });
+            // The node gets the path of the client, and the location was found by another.
+            let is_of_client = matches!(pass.uri, PassUri::Original) && !rewrites(server).is_empty();
+            let of_client = if is_of_client { None } else { Some(false) };
+            let steps = location.script.iter().map(Step::leads_to_kylin);
+            let may = any(steps.chain([of_client, pass.leads_to_kylin()]));
+            match (may, sign(&config.upstreams[pass.upstream], server)) {
+                (Some(false), _) => {}
+                (Some(true), _) => {
+                    let why = format!("location {} passes paths below /kylin", location.matcher);
+                    found[pass.upstream].get_or_insert(Choice { value: true, why });
+                }
+                // Whether a path is below `/kylin` depends on the request, as in a location for all paths.
+                (None, Some(sign)) => {
+                    let why = format!("location {} passes paths that variables make{sign}", location.matcher);
+                    found[pass.upstream].get_or_insert(Choice { value: true, why });
+                }
+                (None, None) => {
+                    general[pass.upstream].get_or_insert_with(|| place(&location.matcher, server));
+                }
             }
             match &location.matcher {
                 Matcher::Exact(path) | Matcher::Prefix { path, .. } => {
@@ -281,8 +311,13 @@ fn note_locations(locations: &Locations, server: &Server, found: &mut [Option<Ch
                 Matcher::Regex(_) | Matcher::Named(_) => {}
             }
         }
-        note_locations(&location.nested, server, found);
+        note_locations(config, &location.nested, server, found, general);
     }
+}
+
+/// Returns the rewrites of a server and of its locations that give a request another path.
+fn rewrites(server: &Server) -> Vec<&Rewrite> {
+    server.script.iter().chain(server.locations.steps()).flat_map(Step::rewrites).collect()
 }
 
 /// Returns where a location may pass requests.

@@ -28,7 +28,7 @@
 //! | `http` | `upstream`, `server`, `map`, `limit_req_zone`, `limit_conn_zone` |
 //! | `upstream` | `server` (`weight`, `max_conns`, `max_fails`, `fail_timeout`, `backup`, `down`, `drain`, `route`, `slow_start`), round robin, `ip_hash`, `least_conn`, `hash` \[`consistent`\], `random` \[`two`\], `keepalive`, `keepalive_requests`, `keepalive_time`, `keepalive_timeout`, `sticky cookie`, `sticky route`, `sticky learn`, `queue`, `zone` |
 //! | `server` | `listen`, `server_name`, `location`, `return`, `http2`, `large_client_header_buffers`, `client_header_timeout`, `merge_slashes`, `underscores_in_headers`, `rewrite`, `if`, `set`, `break` |
-//! | `location` | prefix, `=`, `^~`, `~`, `~*`, nested; `proxy_pass` (with variables of `map`, `set` and expressions), `return`, `rewrite`, `if`, `set`, `break`, `limit_except`; `@NAME` for `error_page` |
+//! | `location` | prefix, `=`, `^~`, `~`, `~*`, nested; `proxy_pass` (with variables of `map`, `set` and expressions), `return`, `rewrite`, `if`, `set`, `break`, `limit_except`, `internal`; `@NAME` for `error_page` |
 //! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `expires`, `error_page`, `allow`, `deny`, `limit_req`, `limit_conn`, `proxy_redirect`, `proxy_cookie_path`, `proxy_cookie_domain`, `proxy_cookie_flags`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_buffering`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
 //! | values | `$host`, `$uri`, `$request_uri`, `$args`, `$remote_addr`, `$proxy_add_x_forwarded_for`, `$scheme`, `$https`, `$ssl_protocol`, `$server_name`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`, `$1`…`$9` and more |
 //!
@@ -77,7 +77,7 @@
 //! | subject | nginx | here |
 //! |---|---|---|
 //! | `Host` without `proxy_set_header` | the name of the upstream | the client's, if it names one: Kylin puts `Host` into redirects and error messages |
-//! | the path that locations match | decoded, with `;parameters` | as Tomcat reads it ([`NormalizedPath`](crate::kylin::NormalizedPath)), so that `/bi/..;/x` is not in `/bi/`; 400 if it is ambiguous, or if `proxy_pass` would make a path that leads out of its own |
+//! | the path that locations match, `$uri` and `rewrite` see | decoded, with `;parameters` | as Tomcat reads it ([`NormalizedPath`](crate::kylin::NormalizedPath)), so that `/bi/..;/x` is not in `/bi/`; 400 if it is ambiguous, or if `proxy_pass` would make a path that leads out of its own |
 //! | connections to nodes | in most versions HTTP/1.0, closed after each request | HTTP/1.1, up to 64 idle per core, kept for 15 s |
 //! | `keepalive N` | N for the upstream and worker | N for each server and core |
 //! | a `server` with neither `max_fails` nor `fail_timeout` | ejected for 10 s after one failure | ejected if it fails more than the others: [`Outlier`](crate::health::Outlier) |
@@ -93,7 +93,7 @@
 //! | slow heads and idle client connections | two timeouts | one: the longer of `client_header_timeout` and `keepalive_timeout` |
 //! | no eligible server | 502 | 503; every error response has Kylin's form |
 //! | `Server` of a node's response | replaced by nginx's own | dropped |
-//! | redirects of the front end | absolute `Location` | relative `Location` |
+//! | redirects of the front end | absolute `Location` | relative `Location`, absolute if a client would read `//host` in it |
 //! | type of a `return`ed text | by the path's ending, else `default_type` | `default_type` |
 //! | `proxy_pass` with `$uri` | the decoded path | the path escaped again |
 //! | `Location` and cookies under a mapped prefix (`location /bi/ { proxy_pass http://k/kylin/; }`) | changed if they name the upstream, and only by `proxy_cookie_path` | those that name the client's host or only a path below `/kylin/` lead below `/bi/` too |

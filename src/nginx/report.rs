@@ -7,6 +7,8 @@ use super::applied::{Applied, AppliedSessions, applied};
 use super::config::Config;
 use super::directives::location::{Action, Location, Locations};
 use super::directives::remarks::Notice;
+use super::directives::reply::Reply;
+use super::directives::rewrite::Step;
 use super::directives::server::{Server, ServerName};
 use super::directives::upstream::{EjectionRule, Upstream, UpstreamServer};
 use super::options::KylinOptions;
@@ -146,14 +148,17 @@ fn print_server(server: &Server, groups: &[Group<'_>], f: &mut dyn fmt::Write) -
         writeln!(f, "  names      {}", names.join(" "))?;
     }
     if let Some(reply) = &server.reply {
-        writeln!(f, "  always     {}", action(&Action::Return(reply.clone())))?;
+        writeln!(f, "  always     {}", returned(reply))?;
+    }
+    if let Some(Step::Return(reply)) = server.script.last() {
+        writeln!(f, "  otherwise  {}", returned(reply))?;
     }
     print_locations(&server.locations, groups, 2, f)
 }
 
 fn print_locations(locations: &Locations, groups: &[Group<'_>], indent: usize, f: &mut dyn fmt::Write) -> fmt::Result {
     for location in locations.iter() {
-        writeln!(f, "{:indent$}location {} -> {}", "", location.matcher, action(&location.action))?;
+        writeln!(f, "{:indent$}location {} -> {}", "", location.matcher, action(location))?;
         for (name, value) in settings(location, groups) {
             writeln!(f, "{:indent$}  {name:<10} {value}", "")?;
         }
@@ -162,22 +167,28 @@ fn print_locations(locations: &Locations, groups: &[Group<'_>], indent: usize, f
     Ok(())
 }
 
-fn action(action: &Action) -> String {
-    match action {
-        Action::Proxy(pass) => pass.written.clone(),
-        Action::LeftOut(reason) => format!("404 ({reason})"),
-        Action::Return(reply) => {
-            let value = reply.location.as_ref().or(reply.text.as_ref());
-            let value = value.map(|value| format!(" {}", value.to_string().escape_debug()));
-            format!("return {}{}", reply.status, value.unwrap_or_default())
-        }
+/// Returns what a location does with a request that no other step of its script ends.
+fn action(location: &Location) -> String {
+    match (location.script.last(), &location.action) {
+        (Some(Step::Return(reply)), _) | (_, Action::Return(reply)) => returned(reply),
+        (_, Action::Proxy(pass)) => pass.written.clone(),
+        (_, Action::LeftOut(reason)) => format!("404 ({reason})"),
     }
+}
+
+fn returned(reply: &Reply) -> String {
+    let value = reply.location.as_ref().or(reply.text.as_ref());
+    let value = value.map(|value| format!(" {}", value.to_string().escape_debug()));
+    format!("return {}{}", reply.status, value.unwrap_or_default())
 }
 
 /// Returns the settings of a location that are worth a line, and their values.
 fn settings(location: &Location, groups: &[Group<'_>]) -> Vec<(&'static str, String)> {
     let settings = &location.settings;
     let mut lines = Vec::new();
+    if settings.internal {
+        lines.push(("internal", "for requests that rewrite changed".into()));
+    }
     if let Action::Proxy(pass) = &location.action {
         let timeouts = [("connect", settings.connect_timeout), ("read", settings.read_timeout)];
         let timeouts = timeouts.iter().filter_map(|(name, time)| time.map(|time| format!("{name} {}", seconds(time))));

@@ -77,6 +77,14 @@ fn decode(path: &[u8]) -> Result<Cow<'_, [u8]>, InvalidPath> {
     if decoded.contains(&0) { Err(InvalidPath::Zero) } else { Ok(decoded) }
 }
 
+/// Returns whether a path, decoded or not, has a segment `.` or `..`, with or without `;parameters`.
+pub(crate) fn has_dots(path: &[u8]) -> bool {
+    path.split(|&byte| byte == b'/').any(|segment| {
+        let decoded = Cow::from(percent_decode(segment));
+        matches!(decoded.split(|&byte| byte == b';').next(), Some(b"." | b".."))
+    })
+}
+
 /// What nginx escapes in the path of a URI: `NGX_ESCAPE_URI`.
 const ESCAPED: &AsciiSet = &CONTROLS
     .add(b' ')
@@ -148,6 +156,16 @@ mod tests {
             [("a:80", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("a.", "a"), ("a.:1", "a"), ("", "")]
         {
             assert_eq!(host_without_port(host.as_bytes()), expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn dots_are_found_however_they_are_written() {
+        for path in ["/a/../b", "/a/.", "/..;x/b", "/%2e%2E/b", "/.%2e;x=1", "/a/%2e"] {
+            assert!(has_dots(path.as_bytes()), "{path}");
+        }
+        for path in ["/a/...", "/a/..b/.c", "/%2e%2e%2e", "/a;../b", ""] {
+            assert!(!has_dots(path.as_bytes()), "{path}");
         }
     }
 

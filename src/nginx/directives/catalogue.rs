@@ -55,6 +55,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("http", M, "http { ... }"),
     ("http2", H | S, "http2 on|off;"),
     ("if", S | L, "if (CONDITION) { ... }"),
+    ("internal", L, "internal;"),
     ("ip_hash", U, "ip_hash;"),
     ("keepalive", U, "keepalive N;"),
     ("keepalive_requests", HSL | U, "keepalive_requests N;"),
@@ -128,7 +129,7 @@ const IGNORED: &str = "
     client_body_in_single_buffer client_body_temp_path connection_pool_size daemon
     debug_connection debug_points directio env error_log etag events fastcgi_*
     google_perftools_profiles gunzip gunzip_* gzip gzip_* http2_* http3_* if_modified_since index
-    ignore_invalid_headers geo geoip_* internal keepalive_disable keepalive_min_timeout limit_conn_log_level limit_conn_status limit_rate_after limit_req_log_level lingering_* load_module
+    ignore_invalid_headers geo geoip_* keepalive_disable keepalive_min_timeout limit_conn_log_level limit_conn_status limit_rate_after limit_req_log_level lingering_* load_module
     lua_* modsecurity_transaction_id opentracing opentracing_* otel_* session_sticky_* sticky_hide_cookie vhost_traffic_status*
     lock_file log_format log_not_found log_subrequest map_hash_* master_process max_ranges
     msie_padding msie_refresh multi_accept open_file_cache open_file_cache_* open_log_file_cache
@@ -215,7 +216,7 @@ static REFUSED: &[(&str, &str)] = &[
         "# kylin_lb: probe auto|version|health|tcp|none; or max_fails=N fail_timeout=TIME on the servers of an upstream",
     ),
     (
-        "mail stream",
+        "stream",
         "http { upstream kylin { ... } server { location / { proxy_pass http://kylin; } } }: connections of TCP are not forwarded",
     ),
     ("mirror", "no mirror: requests are not copied"),
@@ -236,13 +237,13 @@ static REFUSED: &[(&str, &str)] = &[
 /// # Errors
 /// For a directive that is unknown, refused, or not allowed in this kind of block.
 pub(crate) fn modelled<'d>(
-    directives: &'d [Directive],
+    directives: impl IntoIterator<Item = &'d Directive>,
     block: Block,
     remarks: &mut Remarks<'_>,
 ) -> Result<Vec<&'d Directive>, Fault> {
     let mut modelled = Vec::new();
     // The reader of the block reads the comments itself.
-    for directive in directives.iter().filter(|directive| !directive.in_comment) {
+    for directive in directives.into_iter().filter(|directive| !directive.in_comment) {
         let name = &directive.name.text;
         if let Some((_, difference)) = NOTED.iter().find(|(names, _)| names.split(' ').any(|known| known == name))
             && block != Block::Upstream

@@ -34,10 +34,6 @@ const HANDLERS: [&str; 24] = [
 
 /// Returns the reason why a location is left out; `None` if it is to be read.
 pub(super) fn location(block: &[Directive]) -> Option<String> {
-    let internal = block.iter().find(|inner| inner.is("internal"));
-    if let Some(directive) = internal {
-        return Some(reason(directive));
-    }
     let leads_on = |inner: &Directive| {
         inner.is("proxy_pass") || (inner.is("if") && mentions(inner.block.as_deref().unwrap_or_default(), "proxy_pass"))
     };
@@ -47,8 +43,8 @@ pub(super) fn location(block: &[Directive]) -> Option<String> {
     if block.iter().any(|inner| leads_on(inner) || to_named(inner)) {
         return None;
     }
-    // `root` does not respond by itself, so a `return` beside it counts.
-    let responds = |inner: &&Directive| !inner.is("root") && HANDLERS.contains(&inner.name.text.as_str());
+    // `root` and `internal` do not respond by themselves, so a `return` beside them counts.
+    let responds = |inner: &&Directive| !inner.is("root") && is_handler(inner);
     if let Some(handler) = block.iter().find(responds) {
         return Some(reason(handler));
     }
@@ -59,7 +55,19 @@ pub(super) fn location(block: &[Directive]) -> Option<String> {
     if block.is_empty() || block.iter().any(is_meant) {
         return None;
     }
-    Some(block.iter().find(|inner| inner.is("root")).map_or_else(|| "static files are not served".into(), reason))
+    let is_bare = |name: &str| block.iter().find(|inner| inner.is(name));
+    Some(is_bare("internal").or(is_bare("root")).map_or_else(|| "static files are not served".into(), reason))
+}
+
+/// Returns whether a directive makes the response of a location that is left out.
+pub(super) fn is_handler(directive: &Directive) -> bool {
+    // `internal` is a setting, which the locations inside inherit.
+    HANDLERS.contains(&directive.name.text.as_str()) && !directive.is("internal")
+}
+
+/// Returns whether a location inside a block passes requests to a node.
+pub(super) fn leads_inside(block: &[Directive]) -> bool {
+    block.iter().any(|inner| inner.is("location") && mentions(inner.block.as_deref().unwrap_or_default(), "proxy_pass"))
 }
 
 /// Returns whether a server is one of another site: nothing in it leads to a node, and something serves files or programs.

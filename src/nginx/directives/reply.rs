@@ -16,6 +16,11 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// Returns whether `error_page` applies to the response.
+    pub(crate) fn may_have_page(&self) -> bool {
+        self.text.is_none() && self.status != 444
+    }
+
     pub(crate) fn read(directive: &Directive, maps: &Maps) -> Result<Reply, Fault> {
         let usage = "return CODE;, return CODE TEXT;, return 301|302|303|307|308 URL; or return URL;";
         let (first, second) = match &directive.args[..] {

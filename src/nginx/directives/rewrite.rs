@@ -33,6 +33,10 @@ pub(crate) struct Rewrite {
     /// The arguments of the request follow: the replacement does not end with `?`.
     pub(crate) keeps_args: bool,
     pub(crate) then: AfterRewrite,
+    /// Whether the new path may be below `/kylin`; `None` if that depends on the request.
+    leads_to_kylin: Option<bool>,
+    /// The new paths, if they do not depend on the request.
+    paths: Vec<String>,
 }
 
 /// What follows a rewrite.
@@ -55,6 +59,22 @@ pub(crate) enum Condition {
     True(Template),
     Equals(Template, Template, bool),
     Matches(Template, Pattern, bool),
+}
+
+/// How the paths of Kylin begin.
+pub(crate) const KYLIN: &str = "/kylin";
+
+/// Returns whether one of several is true; `None` if that is not known.
+pub(crate) fn any(all: impl IntoIterator<Item = Option<bool>>) -> Option<bool> {
+    let mut known = Some(false);
+    for one in all {
+        match one {
+            Some(true) => return Some(true),
+            Some(false) => {}
+            None => known = None,
+        }
+    }
+    known
 }
 
 const IF: &str = "if ($VARIABLE), if ($VARIABLE = VALUE), !=, ~ EXPRESSION, ~*, !~ or !~*";
@@ -95,12 +115,32 @@ impl Step {
         }
     }
 
-    /// Returns whether the step may send a request to a path below `/kylin`.
-    pub(crate) fn leads_to_kylin(&self) -> bool {
+    /// Returns whether a request that the step does not end keeps its path.
+    pub(crate) fn stays(&self) -> bool {
         match self {
-            Step::Rewrite(rewrite) => rewrite.path.to_string().starts_with("/kylin"),
-            Step::If { then, .. } => then.iter().any(Step::leads_to_kylin),
-            Step::Set { .. } | Step::Return(_) | Step::Break => false,
+            Step::Rewrite(rewrite) => matches!(rewrite.then, AfterRewrite::Redirect(_)),
+            Step::If { then, .. } => then.iter().all(Step::stays),
+            Step::Set { .. } | Step::Return(_) | Step::Break => true,
+        }
+    }
+
+    /// Returns whether the location of the step may pass a path below `/kylin` because of it; `None` if that depends on the request.
+    pub(crate) fn leads_to_kylin(&self) -> Option<bool> {
+        match self {
+            // The new path has a location of its own.
+            Step::Rewrite(rewrite) if rewrite.then == AfterRewrite::Last => Some(false),
+            Step::Rewrite(rewrite) => rewrite.leads_to_kylin,
+            Step::If { then, .. } => any(then.iter().map(Step::leads_to_kylin)),
+            Step::Set { .. } | Step::Return(_) | Step::Break => Some(false),
+        }
+    }
+
+    /// Returns the rewrites in the step that give a request another path.
+    pub(crate) fn rewrites(&self) -> Vec<&Rewrite> {
+        match self {
+            Step::Rewrite(rewrite) => Vec::from_iter((!self.stays()).then_some(rewrite)),
+            Step::If { then, .. } => then.iter().flat_map(Step::rewrites).collect(),
+            Step::Set { .. } | Step::Return(_) | Step::Break => Vec::new(),
         }
     }
 }
@@ -138,7 +178,23 @@ impl Rewrite {
             Template::for_header(&Word { text: text.to_owned(), span: replacement.span.right(skip) }, maps)
         };
         let args = query.map(|query| part(query, path.len() + 1)).transpose()?;
-        Ok(Rewrite { pattern, path: part(path, 0)?, args, keeps_args, then })
+        let path = part(path, 0)?;
+        let leads_to_kylin = match then {
+            AfterRewrite::Redirect(_) => Some(false),
+            AfterRewrite::Next | AfterRewrite::Last | AfterRewrite::Break => path.may_begin_with(KYLIN, maps),
+        };
+        let paths = path.possible_values(maps).unwrap_or_default();
+        Ok(Rewrite { pattern, path, args, keeps_args, then, leads_to_kylin, paths })
+    }
+
+    /// Returns whether the new path is below `/kylin` for some requests.
+    pub(crate) fn names_kylin(&self) -> bool {
+        self.leads_to_kylin == Some(true)
+    }
+
+    /// Returns the new paths; none if they depend on the request.
+    pub(crate) fn paths(&self) -> &[String] {
+        &self.paths
     }
 }
 

@@ -1,5 +1,6 @@
 //! One request: which server and location it belongs to, and what is sent to the node.
 
+mod pages;
 mod script;
 
 use std::borrow::Cow;
@@ -18,8 +19,9 @@ use super::routes::Route;
 use crate::kylin::NormalizedPath;
 use crate::nginx::config::Listener;
 use crate::nginx::directives::location::{Action, Location, LocationMatch, PassUri, ProxyPass};
+use crate::nginx::directives::reply::Reply;
 use crate::nginx::directives::server::{ListenAddress, Server};
-use crate::nginx::directives::settings::BlockSettings;
+use crate::nginx::directives::settings::{BlockSettings, LimitReq};
 use crate::nginx::directives::upstream::{Method, Sticky, Upstream};
 use crate::nginx::uri::normalise;
 use crate::nginx::variables::Scope;
@@ -92,7 +94,7 @@ fn route<'s>(
 
     let request_uri = head.uri.path_and_query().cloned();
     let request_uri = request_uri.as_ref().map_or("/", |uri| uri.as_str());
-    // Locations belong to what the node serves, so the node's reading of the path decides. `$uri` is nginx's.
+    // Locations belong to what the node serves, so the node's reading of the path decides. nginx's has the `;parameters` too.
     let path = NormalizedPath::of(&head.uri).map_err(|_| BAD_PATH)?;
     let decoded = normalise(request_uri, server.settings.merge_slashes != Some(false)).map_err(|_| BAD_PATH)?;
     let local = match &listener.address {
@@ -114,15 +116,16 @@ fn route<'s>(
         tls,
         server_name: &server.name,
         captures,
-        ..Scope::new(&head.method, request_uri, &decoded, &head.headers)
+        // Conditions and rewrites are for the path that the location is for.
+        ..Scope::new(&head.method, request_uri, path.as_str().as_bytes(), &head.headers)
     };
     let mut rewritten = Rewritten::new(if server.is_scripted { site.config.set_slots } else { 0 });
     let found = match server.is_scripted {
         true => {
             scope.remote = inet(server.settings.real_ip.trusted_proxies().client(peer, scope.headers));
-            rewritten.find(server, &scope, &path)?
+            rewritten.find(server, &scope, &path)
         }
-        false => find(server, &path, &mut scope)?,
+        false => find(server, &path, &mut scope),
     };
     let rewritten = &rewritten;
     let new_uri = rewritten.uri(&scope);
@@ -136,72 +139,118 @@ fn route<'s>(
             None => server.settings.real_ip.trusted_proxies().client(peer, &head.headers),
         })
     };
+    let own = |response, location: Option<&Location>, scope: &Scope<'_>| {
+        let settings = location.map_or(&server.settings, |location| &location.settings);
+        pages::finish(response, server, settings, scope, true).map(Routed::respond)
+    };
+    let returned = |reply: &Reply, location: Option<&Location>, scope: &Scope<'_>| {
+        let settings = location.map_or(&server.settings, |location| &location.settings);
+        let response = response::reply(reply, settings, scope)?;
+        pages::finish(response, server, settings, scope, reply.may_have_page()).map(Routed::respond)
+    };
     let location = match found {
-        Found::Return(reply, location) => {
+        Ok(Found::Return(reply, location)) => {
             scope.remote = remote(location);
-            let settings = location.map_or(&server.settings, |location| &location.settings);
-            return response::reply(reply, settings, &scope).map(Routed::respond);
+            return returned(reply, location, &scope);
         }
-        Found::Redirect(status, to, location) => {
+        Ok(Found::Redirect(status, to, location)) => {
             scope.remote = remote(location);
-            let settings = location.map_or(&server.settings, |location| &location.settings);
-            return response::redirect_to(status, to, settings, &scope).map(Routed::respond);
+            return own(response::redirect_to(status, to, &scope)?, location, &scope);
         }
-        Found::AddSlash(location) => {
+        Ok(Found::AddSlash(location)) => {
             scope.remote = remote(Some(location));
-            return response::redirect(location, &scope).map(Routed::respond);
+            return own(response::redirect(location, &scope)?, Some(location), &scope);
         }
-        Found::Location(location) => location,
+        Ok(Found::Location(location)) => location,
+        Err(error) => {
+            scope.remote = remote(None);
+            return own(error.response_to(head), None, &scope);
+        }
     };
     let location = match &location.by_host {
         None => location,
         Some(by_host) => {
             let host = by_host.host.value(&scope);
             let named = by_host.locations.iter().find(|(value, _)| value.as_bytes().eq_ignore_ascii_case(&host));
-            &named.ok_or(NO_UPSTREAM)?.1
+            match named {
+                Some((_, location)) => location,
+                None => return own(NO_UPSTREAM.response_to(head), Some(location), &scope),
+            }
         }
     };
     scope.remote = remote(Some(location));
     if let Action::Return(reply) = &location.action {
-        return response::reply(reply, &location.settings, &scope).map(Routed::respond);
+        return returned(reply, Some(location), &scope);
     }
-    if !location.settings.admits(scope.remote, scope.method) {
+    let current = Current {
+        uri: new_uri.as_deref().unwrap_or(request_uri),
+        decoded: rewritten.path().unwrap_or(&decoded),
+        path: new_path.as_ref().unwrap_or(&path),
+        ignores_pass_uri: rewritten.ignores_pass_uri,
+    };
+    match pass(site, server, location, &current, &scope, &mut head.extensions) {
+        Ok((routed, uri)) => {
+            if let Some(uri) = uri {
+                head.uri = uri;
+            }
+            Ok(routed)
+        }
+        Err(error) => own(error.response_to(head), Some(location), &scope),
+    }
+}
+
+/// The target of a request after the steps of its server and location.
+struct Current<'r> {
+    uri: &'r str,
+    /// The path as nginx reads it, with its `;parameters`.
+    decoded: &'r [u8],
+    /// The path as the node reads it.
+    path: &'r NormalizedPath<'r>,
+    ignores_pass_uri: bool,
+}
+
+/// Admits a request to a location, in the order of nginx's phases, and prepares it for the proxy. Also returns the URI for the node if
+/// it is not that of the request.
+fn pass<'s>(
+    site: &'s SiteParts,
+    server: &'s Server,
+    location: &'s Location,
+    current: &Current<'_>,
+    scope: &Scope<'_>,
+    extensions: &mut Extensions,
+) -> Result<(Routed<'s>, Option<Uri>), ErrorResponse> {
+    let settings = &location.settings;
+    let wait = LimitReq::admit(&settings.limit_reqs, scope).ok_or_else(|| {
+        let status = settings.limit_req_status.and_then(|status| StatusCode::from_u16(status).ok());
+        ErrorResponse::new(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), "the client sends too many requests")
+    })?;
+    if !settings.admits(scope.remote, scope.method) {
         return Err(DENIED);
-    }
-    let mut wait = Duration::ZERO;
-    for limit in location.settings.limit_reqs.iter() {
-        let status = location.settings.limit_req_status.and_then(|status| StatusCode::from_u16(status).ok());
-        let status = status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        let refused = ErrorResponse::new(status, "the client sends too many requests");
-        wait = wait.max(limit.admit(&scope).ok_or(refused)?);
     }
     let Route { proxy, timeouts, .. } = &site.routes[location.number];
     let Action::Proxy(pass) = &location.action else { return Err(LEFT_OUT) };
     let Some(proxy) = proxy else { return Err(NOT_FOUND) };
-    scope.proxy_host = &pass.host;
+    let scope = Scope { proxy_host: &pass.host, ..*scope };
     let upstream = &site.config.upstreams[pass.upstream];
-    let current = new_uri.as_deref().unwrap_or(scope.request_uri);
     let sent = match &pass.uri {
         PassUri::Original => Cow::Borrowed(scope.request_uri),
         PassUri::Variables => Cow::Owned(pass.uri_of_variables(&scope).ok_or(BAD_PATH)?),
-        PassUri::Replace { .. } if rewritten.ignores_pass_uri => Cow::Borrowed(current),
+        PassUri::Replace { .. } if current.ignores_pass_uri => Cow::Borrowed(current.uri),
         PassUri::Unchanged | PassUri::Replace { .. } | PassUri::Normalised { .. } => {
-            pass.upstream_uri(current, scope.path, new_path.as_ref().unwrap_or(&path)).ok_or(BAD_PATH)?
+            pass.upstream_uri(current.uri, current.decoded, current.path).ok_or(BAD_PATH)?
         }
     };
     let uri: Option<Uri> = match sent {
         Cow::Borrowed(same) if same == scope.request_uri => None,
         sent => Some(sent.parse().map_err(|_| BAD_PATH)?),
     };
-    prepare(&location.settings, pass, upstream, &scope, &mut head.extensions)?;
-    let edits = ResponseEdits::new(server, &location.settings, pass, &scope)?;
-    if let Some(uri) = uri {
-        head.uri = uri;
-    }
+    prepare(settings, pass, upstream, &scope, extensions)?;
+    let pages = pages::of_proxy(server, settings, &scope)?;
+    let edits = ResponseEdits::new(settings, pass, pages, &scope)?;
     if let Some(timeouts) = timeouts {
-        head.extensions.insert(*timeouts);
+        extensions.insert(*timeouts);
     }
-    Ok(Routed::Forward(proxy, edits, wait))
+    Ok((Routed::Forward(proxy, edits, wait), uri))
 }
 
 /// Finds what serves a path where nothing rewrites it.
@@ -213,14 +262,14 @@ fn find<'s, 'r>(
     if let Some(reply) = &server.reply {
         return Ok(Found::Return(reply, None));
     }
-    Ok(match server.locate(path) {
-        Some(LocationMatch::Location { location, captures }) => {
+    match server.locate(path) {
+        Some(LocationMatch::Location { location, captures }) if !location.settings.internal => {
             scope.captures = captures.unwrap_or(scope.captures);
-            Found::Location(location)
+            Ok(Found::Location(location))
         }
-        Some(LocationMatch::Redirect(location)) => Found::AddSlash(location),
-        None => return Err(NOT_FOUND),
-    })
+        Some(LocationMatch::Redirect(location)) if !location.settings.internal => Ok(Found::AddSlash(location)),
+        Some(_) | None => Err(NOT_FOUND),
+    }
 }
 
 impl Routed<'_> {

@@ -7,7 +7,6 @@ use http::{Response, StatusCode};
 use crate::Body;
 use crate::nginx::directives::location::{Location, ProxyPass, Redirects};
 use crate::nginx::directives::reply::Reply;
-use crate::nginx::directives::server::Server;
 use crate::nginx::directives::settings::{AddHeader, BlockSettings, CookieEdits, ErrorPage, adds_to};
 use crate::nginx::uri::escape;
 use crate::nginx::variables::{Scope, Unsendable};
@@ -30,16 +29,16 @@ pub(super) struct ResponseEdits<'s> {
 }
 
 /// `error_page` lines and the responses of their locations.
-type Pages<'s> = Vec<(&'s ErrorPage, Option<Response<Body>>)>;
+pub(super) type Pages<'s> = Vec<(&'s ErrorPage, Option<Response<Body>>)>;
 
 /// `add_header` lines and their values for a request.
 type AddedHeaders<'s> = Vec<(&'s AddHeader, HeaderValue)>;
 
 impl<'s> ResponseEdits<'s> {
     pub(super) fn new(
-        server: &'s Server,
         settings: &'s BlockSettings,
         pass: &'s ProxyPass,
+        pages: Pages<'s>,
         scope: &Scope<'_>,
     ) -> Result<Self, ErrorResponse> {
         Ok(ResponseEdits {
@@ -47,7 +46,7 @@ impl<'s> ResponseEdits<'s> {
             added: added_headers(settings, scope)?,
             redirects: pass.redirects(scope),
             cookies: pass.cookies(settings, scope),
-            pages: pages(server, settings, scope)?,
+            pages,
         })
     }
 
@@ -95,7 +94,7 @@ impl<'s> ResponseEdits<'s> {
     }
 }
 
-/// Makes the response of a `return`.
+/// Makes the response of a `return`, without added headers.
 pub(super) fn reply(
     reply: &Reply,
     settings: &BlockSettings,
@@ -107,10 +106,9 @@ pub(super) fn reply(
     let is_closed = reply.status == 444;
     let status = if is_closed { Ok(StatusCode::FORBIDDEN) } else { StatusCode::from_u16(reply.status) };
     *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    if let Some(location) = &reply.location
-        && let Some(location) = location.to_header(scope)?
-    {
-        response.headers_mut().insert(header::LOCATION, location);
+    let to = reply.location.as_ref().map(|location| location.to_bytes(scope)).unwrap_or_default();
+    if !to.is_empty() {
+        response.headers_mut().insert(header::LOCATION, redirect_target(to, scope)?);
     }
     let kind = settings.default_type.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok());
     if is_closed {
@@ -120,23 +118,27 @@ pub(super) fn reply(
     if !matches!(reply.status, 204 | 304 | 444) {
         response.headers_mut().insert(header::CONTENT_TYPE, kind.unwrap_or(HeaderValue::from_static("text/plain")));
     }
-    add(settings, added_headers(settings, scope)?, &mut response);
     Ok(response)
 }
 
-/// Makes the redirect of a `rewrite`.
-pub(super) fn redirect_to(
-    status: u16,
-    to: Vec<u8>,
-    settings: &BlockSettings,
-    scope: &Scope<'_>,
-) -> Result<Response<Body>, ErrorResponse> {
+/// Makes the redirect of a `rewrite`, without added headers.
+pub(super) fn redirect_to(status: u16, to: Vec<u8>, scope: &Scope<'_>) -> Result<Response<Body>, ErrorResponse> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::FOUND);
-    let target = HeaderValue::from_maybe_shared(Bytes::from(to)).map_err(|_| BAD_PATH)?;
-    response.headers_mut().insert(header::LOCATION, target);
-    add(settings, added_headers(settings, scope)?, &mut response);
+    response.headers_mut().insert(header::LOCATION, redirect_target(to, scope)?);
     Ok(response)
+}
+
+/// Returns the `Location` of a redirect. A client reads `//x` and `/\x` as the host `x`, so such a path is sent with scheme and host,
+/// as nginx sends every path.
+fn redirect_target(mut to: Vec<u8>, scope: &Scope<'_>) -> Result<HeaderValue, ErrorResponse> {
+    // Clients drop tabs.
+    if let [b'/', b'/' | b'\\' | b'\t', ..] = to[..] {
+        let scheme: &[u8] = if scope.tls.is_some() { b"https://" } else { b"http://" };
+        let host = scope.headers.get(header::HOST).map(HeaderValue::as_bytes).filter(|host| !host.is_empty());
+        to = [scheme, host.ok_or(BAD_PATH)?, &to].concat();
+    }
+    HeaderValue::from_maybe_shared(Bytes::from(to)).map_err(|_| Unsendable.into())
 }
 
 /// Redirects a path that lacks the slash at the end of the location's.
@@ -144,24 +146,19 @@ pub(super) fn redirect_to(
 /// The address stays relative: the client knows scheme and port.
 pub(super) fn redirect(location: &Location, scope: &Scope<'_>) -> Result<Response<Body>, ErrorResponse> {
     let path = escape(location.matcher.text().as_bytes());
-    let query = scope.request_uri.split_once('?').map(|(_, query)| format!("?{query}")).unwrap_or_default();
-    let target = HeaderValue::try_from(path + &query).map_err(|_| BAD_PATH)?;
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
-    response.headers_mut().insert(header::LOCATION, target);
-    add(&location.settings, added_headers(&location.settings, scope)?, &mut response);
-    Ok(response)
+    let query = scope.query();
+    let to = if query.is_empty() { path.into_bytes() } else { [path.as_bytes(), b"?", query].concat() };
+    redirect_to(301, to, scope)
 }
 
-/// Returns the `error_page` lines that change a response of the front end, and the response of their location.
-fn pages<'s>(server: &'s Server, settings: &'s BlockSettings, scope: &Scope<'_>) -> Result<Pages<'s>, ErrorResponse> {
-    let mut pages = Vec::new();
-    for page in settings.error_pages.iter().filter(|page| page.has_effect()) {
-        let found = page.named.as_ref().and_then(|name| server.locations.named_reply(name));
-        let response = found.map(|(of_page, settings)| reply(of_page, settings, scope)).transpose()?;
-        pages.push((page, response));
-    }
-    Ok(pages)
+/// Adds the headers of `add_header` and `expires` to a response of the front end.
+pub(super) fn add_headers(
+    settings: &BlockSettings,
+    scope: &Scope<'_>,
+    response: &mut Response<Body>,
+) -> Result<(), ErrorResponse> {
+    add(settings, added_headers(settings, scope)?, response);
+    Ok(())
 }
 
 fn added_headers<'s>(settings: &'s BlockSettings, scope: &Scope<'_>) -> Result<AddedHeaders<'s>, ErrorResponse> {

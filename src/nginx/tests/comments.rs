@@ -119,6 +119,28 @@ fn an_upstream_is_of_kylin_if_it_gets_paths_below_kylin() {
         ("location ~ ^/kylin/api/cubes/.*/build { proxy_pass http://k; } location / { return 404; }", [true, false]),
         ("location /kylin/ { proxy_pass http://k/base/; }", [false, false]),
         ("return 200; location / { proxy_pass http://k; }", [false, false]),
+        ("set $base /kylin; location /x/ { proxy_pass http://o$base/api/; }", [false, true]),
+        ("location /x/ { proxy_pass http://o//k%79lin/$arg_x; }", [false, true]),
+        ("location /x/ { set $a /ky; rewrite ^/x/(.*)$ ${a}lin/$1 break; proxy_pass http://o; }", [false, true]),
+        ("location /x/ { proxy_pass http://k/$arg_path; } location / { return 404; }", [true, false]),
+        ("location /x/ { rewrite ^/x(/.*)$ $1 break; proxy_pass http://o; }", [false, true]),
+        (
+            "location / { proxy_pass http://o; } location /x/ { proxy_pass http://k/kylin/; }
+             location /y/ { rewrite ^/y/(.*)$ /kylin/$1 last; }",
+            [true, true],
+        ),
+        (
+            "rewrite ^/start$ /kylin/ last; location / { proxy_pass http://k; } location /o/ { proxy_pass http://o; }",
+            [true, false],
+        ),
+        (
+            "rewrite ^/start$ /kylin/start.do last; location / { proxy_pass http://k; } location ~ do$ { proxy_pass http://o; }",
+            [true, true],
+        ),
+        (
+            "location /o/ { rewrite ^/o/(.*)$ /o/api/$1 break; proxy_pass http://o; } location / { return 404; }",
+            [false, false],
+        ),
         ("# kylin_lb: kylin on;\n location /x/ { proxy_pass http://o; }", [false, true]),
         ("# kylin_lb: kylin off;\n location / { proxy_pass http://k; }", [false, false]),
     ] {

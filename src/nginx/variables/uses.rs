@@ -1,6 +1,7 @@
 //! Values as URIs, as replacements of an expression's match, and as a choice of upstreams.
 
 use super::{Maps, Piece, Scope, Template, Variable};
+use crate::kylin::NormalizedPath;
 use crate::nginx::syntax::Captures;
 use crate::nginx::uri::escape;
 
@@ -61,6 +62,26 @@ impl Template {
     /// Returns every value that the template can have; `None` if it depends on more than maps and `set`.
     pub(crate) fn possible_values(&self, maps: &Maps) -> Option<Vec<String>> {
         self.possible_values_at(maps, 8)
+    }
+
+    /// Returns whether the path that the value is for a node may begin with `start`; `None` if that depends on more than maps and
+    /// `set`.
+    pub(crate) fn may_begin_with(&self, start: &str, maps: &Maps) -> Option<bool> {
+        let read = |value: String| NormalizedPath::parse(&value).map(|path| path.as_str().to_owned()).unwrap_or(value);
+        // The longest part whose values are known.
+        let (count, values) = (0..=self.pieces.len())
+            .rev()
+            .find_map(|count| {
+                let part = Template { pieces: self.pieces[..count].to_vec(), text: String::new() };
+                part.possible_values(maps).map(|values| (count, values))
+            })
+            .unwrap_or_default();
+        let values: Vec<_> = values.into_iter().map(read).collect();
+        if values.iter().any(|value| value.starts_with(start)) {
+            return Some(true);
+        }
+        let is_open = count < self.pieces.len() && values.iter().any(|value| start.starts_with(value.as_str()));
+        if is_open { None } else { Some(false) }
     }
 
     fn possible_values_at(&self, maps: &Maps, depth: usize) -> Option<Vec<String>> {

@@ -112,13 +112,19 @@ impl Locations {
         self.all.is_empty()
     }
 
-    /// Returns the response of a named location; `None` if there is none that returns one.
-    pub(crate) fn named_reply(&self, name: &str) -> Option<(&Reply, &BlockSettings)> {
+    /// Returns a named location; `None` if there is none that responds by itself.
+    pub(crate) fn named_reply(&self, name: &str) -> Option<&Location> {
         let named = |location: &&Location| matches!(&location.matcher, Matcher::Named(known) if known == name);
-        self.all.iter().find(named).and_then(|location| match &location.action {
-            Action::Return(reply) => Some((reply, &location.settings)),
-            Action::Proxy(_) | Action::LeftOut(_) => None,
-        })
+        let returns = |location: &&Location| {
+            matches!((&location.action, location.script.last()), (Action::Return(_), _) | (_, Some(Step::Return(_))))
+                && location.script.iter().all(Step::stays)
+        };
+        self.all.iter().find(named).filter(returns)
+    }
+
+    /// Returns the steps of all locations.
+    pub(crate) fn steps(&self) -> Vec<&Step> {
+        self.all.iter().flat_map(|location| location.script.iter().chain(location.nested.steps())).collect()
     }
 
     /// Returns whether a location has a script.

@@ -6,10 +6,11 @@ use super::Matcher;
 use crate::backend::http1::Address;
 use crate::kylin::NormalizedPath;
 use crate::nginx::directives::context::ReadContext;
+use crate::nginx::directives::rewrite::KYLIN;
 use crate::nginx::directives::settings::{BlockSettings, Change, CookieEdits, NodeSide, Redirect, RedirectRule};
 use crate::nginx::directives::upstream::{NodeTls, Upstream};
 use crate::nginx::syntax::{Fault, Word, address};
-use crate::nginx::uri::escape;
+use crate::nginx::uri::{escape, has_dots};
 use crate::nginx::variables::{Maps, Scope, Template};
 
 /// Where a location sends its requests.
@@ -24,6 +25,8 @@ pub(crate) struct ProxyPass {
     pub(crate) uri: PassUri,
     /// The URI of [`PassUri::Variables`].
     uri_template: Option<Template>,
+    /// Whether that may be a path below `/kylin`; `None` if it depends on the request.
+    leads_to_kylin: Option<bool>,
     redirects: Vec<Redirect>,
     /// The path at the nodes and the location's in its place, if the location maps one to the other.
     prefix: Option<(String, String)>,
@@ -102,14 +105,13 @@ impl ProxyPass {
         let read = NormalizedPath::parse(&uri).ok()?;
         // A node must read the path as it stands there, not another that dots in a variable lead to.
         let path = uri.split('?').next().unwrap_or_default();
-        let is_dots = |segment: &str| matches!(segment.split(';').next().unwrap_or_default(), "." | "..");
-        let is_plain = !path.split('/').any(is_dots) && read.as_str().starts_with('/');
+        let is_plain = !has_dots(path.as_bytes()) && read.as_str().starts_with('/');
         Some(uri).filter(|uri| is_plain && is_sendable(uri))
     }
 
-    /// Returns whether a request may get a path below `/kylin`, whatever its own.
-    pub(crate) fn leads_to_kylin(&self) -> bool {
-        self.uri_template.as_ref().is_some_and(|uri| uri.to_string().starts_with("/kylin"))
+    /// Returns whether a request may get a path below `/kylin`, whatever its own; `None` if that depends on the request.
+    pub(crate) fn leads_to_kylin(&self) -> Option<bool> {
+        self.leads_to_kylin
     }
 
     /// Returns what a `proxy_pass` with variables in its host does for one value: its URI part replaces path and arguments.
@@ -118,7 +120,9 @@ impl ProxyPass {
             PassUri::Replace { with, .. } => (PassUri::Variables, Some(Template::literal(&with))),
             uri => (uri, self.uri_template),
         };
-        ProxyPass { written: word.text.clone(), uri, uri_template, prefix: None, ..self }
+        let fixed = uri_template.as_ref().filter(|uri| uri.as_literal().is_some());
+        let leads_to_kylin = fixed.map_or(self.leads_to_kylin, |uri| uri.may_begin_with(KYLIN, &Maps::default()));
+        ProxyPass { written: word.text.clone(), uri, uri_template, leads_to_kylin, prefix: None, ..self }
     }
 
     /// Returns the part of a URL up to the variables of its host, and the URL for each of their values; `None` without such variables.
@@ -264,7 +268,9 @@ impl ProxyPass {
             }
             _ => None,
         };
-        Ok(ProxyPass { upstream, host, written: text.to_owned(), uri, uri_template, redirects, prefix })
+        let of_template = uri_template.as_ref().map(|uri: &Template| uri.may_begin_with(KYLIN, &context.maps));
+        let (leads_to_kylin, written) = (of_template.unwrap_or(Some(false)), text.to_owned());
+        Ok(ProxyPass { upstream, host, written, uri, uri_template, leads_to_kylin, redirects, prefix })
     }
 }
 

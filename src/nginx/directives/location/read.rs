@@ -59,19 +59,24 @@ fn read(
     context: &mut ReadContext<'_>,
 ) -> Result<Location, Fault> {
     let block = directive.block.as_deref().unwrap_or_default();
-    if let Some(reason) = left_out::location(block) {
-        context
-            .remarks
-            .note(directive.span(), format!("location {matcher} is left out, its response is 404: {reason}"));
-        let rules = block.iter().filter(|inner| inner.is("allow") || inner.is("deny")).collect();
-        let mut location = read_body(rules, matcher, None, settings, captures, context)?;
-        location.action = Action::LeftOut(reason);
-        location.nested = read_all(block, Some(&location.matcher), settings, captures, context)?;
-        return Ok(location);
+    let left_out = left_out::location(block);
+    if let Some(reason) = &left_out {
+        let text = format!("location {matcher} is left out, its response is 404: {reason}");
+        context.remarks.note(directive.span(), text);
     }
-    let modelled = catalogue::modelled(block, Block::Location, &mut context.remarks)?;
+    let modelled = match &left_out {
+        None => catalogue::modelled(block, Block::Location, &mut context.remarks)?,
+        // What protects the location protects those inside it.
+        Some(_) if left_out::leads_inside(block) => {
+            let settings = block.iter().filter(|inner| !left_out::is_handler(inner));
+            catalogue::modelled(settings, Block::Location, &mut context.remarks)?
+        }
+        Some(_) => block.iter().filter(|inner| inner.is("allow") || inner.is("deny")).collect(),
+    };
     let mut location = read_body(modelled, matcher, None, settings, captures, context)?;
-    if location.script.is_empty() && matches!(location.action, Action::LeftOut(_)) {
+    if let Some(reason) = left_out {
+        location.action = Action::LeftOut(reason);
+    } else if location.script.is_empty() && matches!(location.action, Action::LeftOut(_)) {
         let message = "location with neither proxy_pass nor return: static files are not served";
         return Err(directive.span().missing(message, "proxy_pass http://UPSTREAM; or return CODE;"));
     }
@@ -89,7 +94,7 @@ fn read_body(
     context: &mut ReadContext<'_>,
 ) -> Result<Location, Fault> {
     let mut level = SettingsReader::inside(settings);
-    let (mut pass, mut reply) = (None, None);
+    let mut pass = None;
     let captures = captures || context.has_server_captures || block.iter().any(|inner| matches_an_expression(inner));
     for &inner in &block {
         // These have expressions of their own.
@@ -160,16 +165,13 @@ fn read_body(
             }
         }
         match Step::read(inner, &context.maps, variant)? {
-            // nginx runs `return` before it would pass the request.
-            Step::Return(unconditional) => {
-                reply = Some(unconditional);
+            // nginx runs `return` before it would pass the request. Behind other steps, one of them may end the script.
+            Step::Return(unconditional) if location.script.is_empty() => {
+                (location.action, location.by_host) = (Action::Return(unconditional), None);
                 break;
             }
             step => location.script.push(step),
         }
-    }
-    if let Some(reply) = reply {
-        (location.action, location.by_host) = (Action::Return(reply), None);
     }
     Ok(location)
 }

@@ -32,7 +32,7 @@ pub(crate) struct Server {
     pub(crate) script: Vec<Step>,
     /// It or a location in it has a script.
     pub(crate) is_scripted: bool,
-    /// `return` outside locations: the response to every request that the script leaves.
+    /// `return` outside locations, before any other step: the response to every request.
     pub(crate) reply: Option<Reply>,
     pub(crate) locations: Locations,
     /// `# kylin_lb:` comments, which concern the upstreams of the locations.
@@ -126,7 +126,11 @@ impl Server {
                 return Err(directive.span().missing(message, "location / { proxy_pass http://UPSTREAM; }"));
             }
             server.is_left_out = server.script.is_empty() && server.locations.all_left_out();
-            if !server.is_left_out && !server.locations.iter().any(|location| location.matcher.is_catch_all()) {
+            let always_returns = matches!(server.script.last(), Some(Step::Return(_)));
+            if !server.is_left_out
+                && !always_returns
+                && !server.locations.iter().any(|location| location.matcher.is_catch_all())
+            {
                 let text = "server without location /: the response is 404 where no location matches";
                 context.remarks.note(directive.span(), text);
             }
@@ -177,8 +181,8 @@ impl Server {
                         }
                     }
                     match Step::read(inner, &context.maps, None)? {
-                        // What stands behind it never happens.
-                        Step::Return(unconditional) => _ = reply.get_or_insert(unconditional),
+                        // What stands behind it never happens. Behind other steps, one of them may end the script.
+                        Step::Return(unconditional) if script.is_empty() => _ = reply.get_or_insert(unconditional),
                         step if reply.is_none() => script.push(step),
                         _ => {}
                     }

@@ -65,8 +65,8 @@ impl LimitExcept {
     pub(super) fn read(directive: &Directive) -> Result<LimitExcept, Fault> {
         let mut methods = Vec::new();
         for word in &directive.args {
-            let method =
-                Method::from_bytes(word.text.as_bytes()).map_err(|_| word.invalid("method", "GET, POST ..."))?;
+            let method = Method::from_bytes(word.text.to_ascii_uppercase().as_bytes())
+                .map_err(|_| word.invalid("method", "GET, POST ..."))?;
             // nginx: with GET, HEAD is allowed too.
             methods.extend((method == Method::GET).then_some(Method::HEAD));
             methods.push(method);
@@ -87,7 +87,8 @@ impl LimitExcept {
         Ok(LimitExcept { methods, rules })
     }
 
-    pub(super) fn allows(&self, method: &Method, client: Option<SocketAddr>) -> bool {
-        self.methods.contains(method) || allow(&self.rules, client)
+    /// Returns the rules for a method in place of the location's; `None` if the location's apply.
+    pub(super) fn rules(&self, method: &Method) -> Option<&[AccessRule]> {
+        if self.methods.contains(method) || self.rules.is_empty() { None } else { Some(&self.rules) }
     }
 }

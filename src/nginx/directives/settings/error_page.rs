@@ -55,7 +55,12 @@ impl ErrorPage {
         Ok(ErrorPage { codes, status, named, span: directive.span() })
     }
 
-    /// Returns whether the page is for an error of the front end. Where no server is eligible, nginx has 502 and this crate 503.
+    /// Returns whether the page is for a status of the location itself.
+    pub(crate) fn is_of(&self, status: u16) -> bool {
+        self.codes.contains(&status)
+    }
+
+    /// Returns whether the page is for an error of the proxy. Where no server is eligible, nginx has 502 and this crate 503.
     pub(crate) fn is_for(&self, status: u16) -> bool {
         self.codes.contains(&status) || (status == 503 && self.codes.contains(&502))
     }

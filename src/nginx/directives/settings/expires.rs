@@ -8,6 +8,9 @@ use crate::nginx::directives::catalogue::arg;
 use crate::nginx::syntax::values::{self, TimeUnit};
 use crate::nginx::syntax::{Directive, Fault, Word};
 
+/// Every date within this time can be written.
+const MAX_TIME: Duration = Duration::from_secs(50 * 365 * 86_400);
+
 /// The value of one `expires` line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expires {
@@ -41,7 +44,11 @@ impl Expires {
                 let past = text.starts_with('-');
                 let skip = usize::from(text.starts_with(['-', '+']));
                 let time = Word { text: text[skip..].to_owned(), span: word.span.right(skip) };
-                Ok(Expires::After { time: values::time(&time, TimeUnit::Seconds)?, past })
+                let after = values::time(&time, TimeUnit::Seconds)?;
+                if after > MAX_TIME {
+                    return Err(time.span.value("\"expires\" of more than 50 years", "expires max; or a shorter time"));
+                }
+                Ok(Expires::After { time: after, past })
             }
         }
     }
@@ -55,7 +62,11 @@ impl Expires {
             Expires::Epoch => (second(1), "no-cache".to_owned()),
             // Thu, 31 Dec 2037 23:55:55 GMT
             Expires::Max => (second(2_145_916_555), "max-age=315360000".to_owned()),
-            Expires::After { time, past: true } if !time.is_zero() => (now - time, "no-cache".to_owned()),
+            Expires::After { time, past: true } if !time.is_zero() => {
+                // A clock that was never set begins at the epoch, before which there is no date.
+                let date = now.checked_sub(time).unwrap_or(SystemTime::UNIX_EPOCH).max(SystemTime::UNIX_EPOCH);
+                (date, "no-cache".to_owned())
+            }
             Expires::After { time, .. } => (now + time, format!("max-age={}", time.as_secs())),
         };
         if let (Ok(date), Ok(control)) =

@@ -1,11 +1,12 @@
 //! `limit_req` and `limit_conn`: limits on the requests of a client.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::clock::{Clock, SystemClock};
 use crate::nginx::directives::catalogue::{usage, wrong_number};
 use crate::nginx::syntax::{Directive, Fault, Word, values};
 use crate::nginx::variables::{Maps, Scope, Template};
@@ -24,9 +25,28 @@ pub(crate) struct RequestZone {
     key: Template,
     /// Thousandths of a request in a second.
     rate: u64,
-    max_keys: usize,
-    /// For each key the requests over the rate, in thousandths, and the time of the last request.
-    keys: Mutex<HashMap<Vec<u8>, (u64, SystemTime)>>,
+    max_bytes: u64,
+    keys: Mutex<Keys>,
+}
+
+/// The keys of a zone.
+#[derive(Debug, Default)]
+struct Keys {
+    by_key: HashMap<Arc<[u8]>, Account>,
+    /// By the number of the last request, so that the first key is the one without a request for the longest time.
+    by_use: BTreeMap<u64, Arc<[u8]>>,
+    uses: u64,
+    bytes: u64,
+}
+
+/// The requests of a key.
+#[derive(Debug, Clone, Copy)]
+struct Account {
+    /// The requests over the rate, in thousandths.
+    excess: u64,
+    last: Instant,
+    /// The number in [`Keys::by_use`].
+    used: u64,
 }
 
 /// One `limit_req` line.
@@ -39,8 +59,12 @@ pub(crate) struct LimitReq {
     undelayed: Option<u64>,
 }
 
-/// What nginx needs for a key, at 64 bits.
+/// What a key needs besides its own bytes.
 const KEY_BYTES: u64 = 128;
+
+/// nginx does not limit requests with a longer key.
+const MAX_KEY_BYTES: usize = 65_535;
+
 const REQ_ZONE: &str = "limit_req_zone KEY zone=NAME:SIZE rate=N(r/s|r/m);";
 const CONN_ZONE: &str = "limit_conn_zone KEY zone=NAME:SIZE;";
 
@@ -66,12 +90,9 @@ impl LimitZones {
             let key = Template::new(key, maps)?;
             let is_known = match is_req {
                 true => {
-                    let max_keys = usize::try_from((bytes / KEY_BYTES).max(1)).unwrap_or(usize::MAX);
                     let rate = rate.ok_or_else(|| missing("rate="))?;
-                    zones
-                        .requests
-                        .insert(name.clone(), Arc::new(RequestZone { key, rate, max_keys, keys: Mutex::default() }))
-                        .is_some()
+                    let zone = RequestZone { key, rate, max_bytes: bytes, keys: Mutex::default() };
+                    zones.requests.insert(name.clone(), Arc::new(zone)).is_some()
                 }
                 false => zones.connections.insert(name.clone(), key).is_some(),
             };
@@ -119,38 +140,77 @@ impl LimitZones {
 }
 
 impl LimitReq {
-    /// Counts a request. Returns how long it waits; `None` if it is refused.
-    pub(crate) fn admit(&self, scope: &Scope<'_>) -> Option<Duration> {
-        let zone = &*self.zone;
-        let key = zone.key.to_bytes(scope);
-        if key.is_empty() {
-            return Some(Duration::ZERO);
-        }
-        let now = SystemTime::now();
-        let mut keys = zone.keys.lock();
-        let excess = match keys.get(&key) {
-            None => 0,
-            Some((excess, last)) => {
-                let elapsed = now.duration_since(*last).unwrap_or_default().as_millis();
-                let elapsed = u64::try_from(elapsed).unwrap_or(u64::MAX);
-                (excess + 1000).saturating_sub(zone.rate.saturating_mul(elapsed) / 1000)
-            }
-        };
-        if excess > self.burst {
+    /// Counts a request against all limits of a location, or against none of them. Returns how long it waits; `None` if it is refused.
+    pub(crate) fn admit(limits: &[LimitReq], scope: &Scope<'_>) -> Option<Duration> {
+        LimitReq::admit_at(limits, scope, SystemClock.now())
+    }
+
+    fn admit_at(limits: &[LimitReq], scope: &Scope<'_>, now: Instant) -> Option<Duration> {
+        let keyed = limits.iter().map(|limit| (limit, limit.zone.key.to_bytes(scope)));
+        let keyed: Vec<_> = keyed.filter(|(_, key)| (1..=MAX_KEY_BYTES).contains(&key.len())).collect();
+        let Some(((last, key), others)) = keyed.split_last() else { return Some(Duration::ZERO) };
+        // As in nginx, only the last limit is tested and counted at once.
+        if others.iter().any(|(limit, key)| limit.zone.excess(key, now) > limit.burst) {
             return None;
         }
-        if keys.len() >= zone.max_keys && !keys.contains_key(&key) {
-            // nginx too forgets the keys without a recent request first.
-            let is_recent =
-                |last: &SystemTime| now.duration_since(*last).is_ok_and(|time| time < Duration::from_secs(60));
-            keys.retain(|_, (_, last)| is_recent(last));
-            if keys.len() >= zone.max_keys {
+        let excess = last.zone.count(key, last.burst, now)?;
+        let others = others.iter().map(|(limit, key)| limit.wait(limit.zone.count(key, u64::MAX, now).unwrap_or(0)));
+        Some(others.fold(last.wait(excess), Duration::max))
+    }
+
+    /// Returns how long a request waits that comes over the rate.
+    fn wait(&self, excess: u64) -> Duration {
+        let waits = self.undelayed.map_or(0, |undelayed| excess.saturating_sub(undelayed));
+        Duration::from_millis(waits * 1000 / self.zone.rate.max(1))
+    }
+
+    /// Returns whether another limit counts in the same zone.
+    pub(super) fn shares_zone(&self, other: &LimitReq) -> bool {
+        Arc::ptr_eq(&self.zone, &other.zone)
+    }
+}
+
+impl RequestZone {
+    /// Returns the excess that a request would have.
+    fn excess(&self, key: &[u8], now: Instant) -> u64 {
+        self.keys.lock().by_key.get(key).map_or(0, |account| self.excess_after(account, now))
+    }
+
+    fn excess_after(&self, account: &Account, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(account.last).as_millis();
+        let elapsed = u64::try_from(elapsed).unwrap_or(u64::MAX);
+        (account.excess + 1000).saturating_sub(self.rate.saturating_mul(elapsed) / 1000)
+    }
+
+    /// Counts a request and returns its excess; `None` if that is over `burst`.
+    fn count(&self, key: &[u8], burst: u64, now: Instant) -> Option<u64> {
+        let keys = &mut *self.keys.lock();
+        keys.uses += 1;
+        let used = keys.uses;
+        if let Some(account) = keys.by_key.get_mut(key) {
+            if let Some(key) = keys.by_use.remove(&account.used) {
+                keys.by_use.insert(used, key);
+            }
+            account.used = used;
+            let excess = self.excess_after(account, now);
+            if excess > burst {
                 return None;
             }
+            (account.excess, account.last) = (excess, account.last.max(now));
+            return Some(excess);
         }
-        keys.insert(key, (excess, now));
-        let waits = self.undelayed.map_or(0, |undelayed| excess.saturating_sub(undelayed));
-        Some(Duration::from_millis(waits * 1000 / zone.rate.max(1)))
+        let bytes = KEY_BYTES + key.len() as u64;
+        // A zone that is full forgets the oldest key, and refuses no request of another client.
+        while keys.bytes + bytes > self.max_bytes {
+            let Some((_, oldest)) = keys.by_use.pop_first() else { break };
+            keys.by_key.remove(&oldest);
+            keys.bytes -= KEY_BYTES + oldest.len() as u64;
+        }
+        let key: Arc<[u8]> = key.into();
+        keys.bytes += bytes;
+        keys.by_use.insert(used, Arc::clone(&key));
+        keys.by_key.insert(key, Account { excess: 0, last: now, used });
+        Some(0)
     }
 }
 
@@ -173,4 +233,70 @@ fn rate_of(value: &Word) -> Result<u64, Fault> {
     number
         .map(|number| u64::from(number) * 1000 / scale)
         .ok_or_else(|| value.invalid("rate", "rate=10r/s or rate=30r/m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, Method};
+
+    use crate::nginx::Config;
+    use crate::nginx::directives::location::Location;
+
+    /// Returns the only location of a server with this zone and these lines.
+    fn location(zone: &str, lines: &str) -> Location {
+        let zone = format!("limit_req_zone $arg_key zone=one:{zone};");
+        let other = "limit_req_zone all zone=other:1m rate=1r/s;";
+        let text = format!("{zone} {other} server {{ location / {{ {lines} return 200; }} }}");
+        let config = Config::parse("front.conf", &text).unwrap();
+        config.servers[0].locations.iter().next().unwrap().clone()
+    }
+
+    fn admit(location: &Location, key: &str, now: Instant) -> Option<Duration> {
+        let (target, headers) = (format!("/?key={key}"), HeaderMap::new());
+        let scope = Scope::new(&Method::GET, &target, b"/", &headers);
+        LimitReq::admit_at(&location.settings.limit_reqs, &scope, now)
+    }
+
+    #[test]
+    fn a_client_that_goes_on_while_it_is_refused_is_served_at_the_rate() {
+        let location = location("1m rate=2r/s", "limit_req zone=one;");
+        let start = SystemClock.now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let served = (0..100).filter(|number| admit(&location, "a", at(number * 50)).is_some()).count();
+        assert_eq!(served, 10, "in five seconds");
+    }
+
+    #[test]
+    fn requests_over_the_rate_wait_and_those_over_the_burst_are_refused() {
+        let now = SystemClock.now();
+        let location = location("1m rate=10r/s", "limit_req zone=one burst=3 delay=1;");
+        let waits: Vec<_> = (0..5).map(|_| admit(&location, "a", now).map(|wait| wait.as_millis())).collect();
+        assert_eq!(waits, [Some(0), Some(0), Some(100), Some(200), None]);
+        assert_eq!(admit(&location, "b", now), Some(Duration::ZERO), "another client");
+        assert_eq!(admit(&location, "", now), Some(Duration::ZERO), "a request without a key has no limit");
+    }
+
+    #[test]
+    fn a_request_that_one_limit_refuses_does_not_count_for_another() {
+        let now = SystemClock.now();
+        let location =
+            location("1m rate=1r/s", "limit_req zone=one burst=1 nodelay; limit_req zone=other burst=9 nodelay;");
+        let served = (0..20).filter(|_| admit(&location, "a", now).is_some()).count();
+        assert_eq!(served, 2);
+        assert!(admit(&location, "b", now).is_some(), "the other zone has room");
+    }
+
+    #[test]
+    fn a_full_zone_forgets_the_oldest_key_and_holds_no_more_bytes() {
+        let now = SystemClock.now();
+        let location = location("32k rate=1r/m", "limit_req zone=one;");
+        for number in 0..10_000 {
+            assert!(admit(&location, &format!("client{number}"), now).is_some(), "{number}");
+            assert!(admit(&location, "busy", now).is_some() == (number == 0), "{number}");
+        }
+        let keys = location.settings.limit_reqs[0].zone.keys.lock();
+        assert!(keys.bytes <= 32 << 10 && keys.by_key.len() == keys.by_use.len(), "{} bytes", keys.bytes);
+        assert!(keys.by_key.len() > 200, "{} keys", keys.by_key.len());
+    }
 }

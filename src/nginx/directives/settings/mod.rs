@@ -64,6 +64,8 @@ pub(crate) struct BlockSettings {
     pub(crate) node_tls: Arc<NodeSide>,
     /// `allow` and `deny`.
     pub(crate) access: Arc<Vec<AccessRule>>,
+    /// `internal`: only requests that `rewrite` changed get there.
+    pub(crate) internal: bool,
     /// `limit_except`.
     pub(crate) limit_except: Option<Arc<LimitExcept>>,
     /// `proxy_cookie_path`.
@@ -136,8 +138,8 @@ pub(crate) fn adds_to(status: u16) -> bool {
 impl BlockSettings {
     /// Returns whether a client may send a request with this method; `None` is a client of a unix socket.
     pub(crate) fn admits(&self, client: Option<SocketAddr>, method: &Method) -> bool {
-        let by_method = self.limit_except.as_ref().is_none_or(|limit| limit.allows(method, client));
-        access::allow(&self.access, client) && by_method
+        let by_method = self.limit_except.as_ref().and_then(|limit| limit.rules(method));
+        access::allow(by_method.unwrap_or(&self.access), client)
     }
 
     /// Returns whether a header of a node's response is kept from the client.

@@ -70,7 +70,15 @@ impl SettingsReader {
             "error_page" => {
                 list(is_first, &mut settings.error_pages).push(ErrorPage::read(directive, &mut context.remarks)?)
             }
-            "limit_req" => list(is_first, &mut settings.limit_reqs).push(context.zones.limit_req(directive)?),
+            "limit_req" => {
+                let (limits, limit) = (list(is_first, &mut settings.limit_reqs), context.zones.limit_req(directive)?);
+                if limits.iter().any(|other| other.shares_zone(&limit)) {
+                    return Err(directive
+                        .span()
+                        .duplicate("limit_req of one zone is duplicate", "each zone once in a block"));
+                }
+                limits.push(limit);
+            }
             "limit_conn" => {
                 let limit = context.zones.limit_conn(directive)?;
                 let limit = NonZeroU32::new(settings.limit_conn.map_or(limit, |other| limit.min(other.get())));
@@ -137,6 +145,7 @@ impl SettingsReader {
             "merge_slashes" => settings.merge_slashes = Some(flag()?),
             "underscores_in_headers" => settings.underscores_in_headers = Some(flag()?),
             "limit_except" => settings.limit_except = Some(Arc::new(LimitExcept::read(directive)?)),
+            "internal" => settings.internal = args::<0>(directive).map(|_| true)?,
             "limit_req_status" => {
                 let status = values::number(arg(directive)?, 400..=599)?;
                 settings.limit_req_status = u16::try_from(status).ok();

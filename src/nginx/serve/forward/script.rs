@@ -3,13 +3,13 @@
 use http::StatusCode;
 
 use crate::kylin::NormalizedPath;
-use crate::nginx::directives::location::{Location, LocationMatch};
+use crate::nginx::directives::location::{Action, Location, LocationMatch};
 use crate::nginx::directives::reply::Reply;
 use crate::nginx::directives::rewrite::{AfterRewrite, Condition, Rewrite, Step};
 use crate::nginx::directives::server::Server;
 use crate::nginx::serve::response::{BAD_PATH, NOT_FOUND};
 use crate::nginx::syntax::Captures;
-use crate::nginx::uri::escape;
+use crate::nginx::uri::{escape, has_dots};
 use crate::nginx::variables::Scope;
 use crate::proxy::ErrorResponse;
 
@@ -67,6 +67,16 @@ impl Rewritten {
         Rewritten { sets: vec![Vec::new(); slots], ..Rewritten::default() }
     }
 
+    /// Continues with the variables of a request whose steps were run.
+    pub(super) fn of(scope: &Scope<'_>) -> Self {
+        Rewritten { sets: scope.sets.to_vec(), ..Rewritten::default() }
+    }
+
+    /// Returns the new path, decoded, if there is one.
+    pub(super) fn path(&self) -> Option<&[u8]> {
+        self.path.as_deref()
+    }
+
     /// Returns the request as the variables see it now.
     pub(super) fn scope<'r>(&'r self, scope: &Scope<'r>) -> Scope<'r> {
         let mut scope = *scope;
@@ -101,13 +111,13 @@ impl Rewritten {
         scope: &Scope<'_>,
         path: &NormalizedPath<'_>,
     ) -> Result<Found<'s>, ErrorResponse> {
+        if let Some(reply) = &server.reply {
+            return Ok(Found::Return(reply, None));
+        }
         match self.run(&server.script, scope, &mut None)? {
             Outcome::Serve | Outcome::Locate => {}
             Outcome::Return(reply) => return Ok(Found::Return(reply, None)),
             Outcome::Redirect(status, to) => return Ok(Found::Redirect(status, to, None)),
-        }
-        if let Some(reply) = &server.reply {
-            return Ok(Found::Return(reply, None));
         }
         for _ in 0..=MAX_CYCLES {
             let escaped = self.path.as_ref().map(|path| escape(path));
@@ -119,20 +129,57 @@ impl Rewritten {
                     }
                     location
                 }
-                Some(LocationMatch::Redirect(location)) => return Ok(Found::AddSlash(location)),
+                Some(LocationMatch::Redirect(location)) if self.reaches(location) => {
+                    return Ok(Found::AddSlash(location));
+                }
+                Some(LocationMatch::Redirect(_)) => return Err(NOT_FOUND),
                 None => return Err(NOT_FOUND),
             };
-            let mut variant = None;
-            let outcome = self.run(&location.script, scope, &mut variant)?;
-            let location = variant.map_or(location, |variant| &location.variants[variant]);
-            match outcome {
-                Outcome::Locate => {}
-                Outcome::Serve => return Ok(Found::Location(location)),
-                Outcome::Return(reply) => return Ok(Found::Return(reply, Some(location))),
-                Outcome::Redirect(status, to) => return Ok(Found::Redirect(status, to, Some(location))),
+            if !self.reaches(location) {
+                return Err(NOT_FOUND);
+            }
+            if let Some(found) = self.run_location(location, scope)? {
+                return Ok(found);
             }
         }
         Err(CYCLE)
+    }
+
+    /// Runs the steps of a named location, which responds by itself.
+    pub(super) fn run_named<'s>(
+        &mut self,
+        location: &'s Location,
+        scope: &Scope<'_>,
+    ) -> Result<Found<'s>, ErrorResponse> {
+        match self.run_location(location, scope)? {
+            Some(Found::Location(location)) => match &location.action {
+                Action::Return(reply) => Ok(Found::Return(reply, Some(location))),
+                Action::Proxy(_) | Action::LeftOut(_) => Err(NOT_FOUND),
+            },
+            found => found.ok_or(NOT_FOUND),
+        }
+    }
+
+    /// Returns what serves the request after the steps of a location; `None` if their path has another location.
+    fn run_location<'s>(
+        &mut self,
+        location: &'s Location,
+        scope: &Scope<'_>,
+    ) -> Result<Option<Found<'s>>, ErrorResponse> {
+        let mut variant = None;
+        let outcome = self.run(&location.script, scope, &mut variant)?;
+        let location = variant.map_or(location, |variant| &location.variants[variant]);
+        Ok(match outcome {
+            Outcome::Locate => None,
+            Outcome::Serve => Some(Found::Location(location)),
+            Outcome::Return(reply) => Some(Found::Return(reply, Some(location))),
+            Outcome::Redirect(status, to) => Some(Found::Redirect(status, to, Some(location))),
+        })
+    }
+
+    /// Returns whether the request may have a location: one that is `internal` is for paths that `rewrite` made.
+    fn reaches(&self, location: &Location) -> bool {
+        self.path.is_some() || !location.settings.internal
     }
 
     /// Runs the steps of a server or location. `variant` becomes that of the last `if` whose condition holds.
@@ -172,7 +219,8 @@ impl Rewritten {
                 }
                 Step::If { condition, then, variant: of_block } => {
                     if self.holds(condition, scope) {
-                        *variant = of_block.or(*variant);
+                        // A block without settings is the location itself.
+                        *variant = *of_block;
                         match self.steps(then, scope, variant, is_changed)? {
                             End::Through => {}
                             end => return Ok(end),
@@ -186,11 +234,7 @@ impl Rewritten {
                         return Ok(End::Outcome(Outcome::Redirect(status, location)));
                     }
                     // The path goes to a node as it is, so it must not lead out of where it seems to be.
-                    let is_dots = |segment: &[u8]| {
-                        let name = segment.split(|&byte| byte == b';').next().unwrap_or_default();
-                        matches!(name, b"." | b"..")
-                    };
-                    if !path.starts_with(b"/") || path.split(|&byte| byte == b'/').any(is_dots) {
+                    if !path.starts_with(b"/") || has_dots(&path) {
                         return Err(BAD_PATH);
                     }
                     (self.path, self.args) = (Some(path), Some(args));
