@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use bytes::BytesMut;
 use tokio::time::Instant;
 
@@ -7,10 +5,6 @@ use super::accept::CurrentHandler;
 use super::limits::Limits;
 use super::stop::StopSignal;
 use crate::request::{ClientAddr, ClientKey};
-
-/// When the server stops, a connection has this long for its first byte or the rest of a head: the
-/// request may be on its way.
-pub(super) const LAST_HEAD_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A client and what serves it.
 pub(super) struct Client<H> {

@@ -4,19 +4,18 @@
 //! the socket and a timer. Thousands of clients that keep connections open, as JDBC pools do, cost
 //! about a kilobyte each.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 
 use super::accept::CurrentHandler;
-use super::client::{Client, IdleConnection, LAST_HEAD_TIMEOUT};
+use super::client::{Client, IdleConnection};
 use super::limits::Limits;
 use super::sniff::{Protocol, read_some, sniff};
 use super::socket::ClientSocket;
-use super::stop::StopSignal;
+use super::stop::{LAST_HEAD_TIMEOUT, StopSignal};
 use super::{Handler, http1, http2};
 use crate::body::BoxError;
 use crate::clock::timer_in;
@@ -39,19 +38,11 @@ where
     let deadline = timer_in(limits.head_timeout);
     // None if the client has sent too little in time.
     let protocol = {
-        // On a clone, because the other one must still be set.
-        let mut signal = stop.clone();
-        let mut stopped = pin!(signal.stopped());
         let mut idle = stop.enter_idle(key);
-        let mut sniffed = pin!(timeout_at(deadline, sniff(&mut stream, &mut read)));
         tokio::select! {
             biased;
-            protocol = sniffed.as_mut() => protocol.ok().transpose()?,
+            protocol = stop.before(deadline, sniff(&mut stream, &mut read)) => protocol.transpose()?,
             () = idle.closed() => return Ok(()),
-            () = stopped.as_mut() => match timeout(LAST_HEAD_TIMEOUT, sniffed).await {
-                Ok(protocol) => protocol.ok().transpose()?,
-                Err(_) => None,
-            },
         }
     };
     if read.is_empty() {
@@ -202,6 +193,25 @@ mod tests {
         let began = timer_in(Duration::ZERO);
         served.await.unwrap().unwrap();
         assert!(began.elapsed() < Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_has_just_connected_is_served_though_the_server_stops() {
+        let (mut client, served, stop) = start();
+        stop.send_replace(StopStage::Draining);
+        sleep(Duration::from_millis(900)).await;
+        client.write_all(REQUEST).await.unwrap();
+        response(&mut client).await;
+        served.await.unwrap().unwrap();
+        // One that says nothing does not delay the stop for longer.
+        for (age, wait) in [(0, 1_000), (600, 400), (30_000, 100)] {
+            let (_client, served, stop) = start();
+            sleep(Duration::from_millis(age)).await;
+            stop.send_replace(StopStage::Draining);
+            let began = timer_in(Duration::ZERO);
+            served.await.unwrap().unwrap();
+            assert_eq!(began.elapsed().as_millis(), wait, "{age} ms after it has connected");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,16 +1,20 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::clock::timer_in;
 use crate::request::ClientKey;
+
+/// When the server stops, a connection has this long for its first byte or the rest of a head: the
+/// request may be on its way.
+pub(super) const LAST_HEAD_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How far the server is on its way to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +49,21 @@ impl StopSignal {
     /// Waits until the time of requests in flight is over.
     pub(super) async fn cutting(mut self) {
         self.reached(StopStage::Cutting).await;
+    }
+
+    /// Returns what a step before the first request of a connection yields, or `None` if it is not done at `deadline`. While the
+    /// server stops, the step has [`MIN_IDLE_TIME`] from its begin, and at least [`LAST_HEAD_TIMEOUT`].
+    pub(super) async fn before<T>(&self, deadline: Instant, step: impl Future<Output = T>) -> Option<T> {
+        let mut step = pin!(timeout_at(deadline, step));
+        let last = timer_in(MIN_IDLE_TIME);
+        // On a clone, because this one must still be set.
+        let mut stop = self.clone();
+        tokio::select! {
+            biased;
+            done = step.as_mut() => return done.ok(),
+            () = stop.stopped() => {}
+        }
+        timeout_at(last.max(timer_in(LAST_HEAD_TIMEOUT)), step).await.ok()?.ok()
     }
 
     async fn reached(&mut self, stage: StopStage) {

@@ -10,7 +10,6 @@ mod tls;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use tokio::time::{Instant, timeout_at};
 
 pub use options::ListenOptions;
 #[cfg(fuzzing)]
@@ -33,7 +32,7 @@ pub(super) async fn accepted<S: ClientSocket, H: Handler>(
     serving: Arc<Serving<H>>,
     current: SharedServing<H>,
     shares: Option<ClientShares>,
-    mut stop: StopSignal,
+    stop: StopSignal,
 ) -> Result<(), BoxError> {
     let limits = serving.limits.clone();
     if serving.options.is_plain() {
@@ -49,7 +48,7 @@ pub(super) async fn accepted<S: ClientSocket, H: Handler>(
             return Err("the peer is not trusted to name clients by the PROXY protocol".into());
         }
         let header = proxy_protocol::read(&mut stream, &mut read);
-        let Some(header) = before(deadline, &mut stop, header).await else { return Ok(()) };
+        let Some(header) = stop.before(deadline, header).await else { return Ok(()) };
         if let Some(client) = header? {
             peer = client.into();
             if let Some(shares) = shares.filter(|_| !serving.handler.trusts(peer)) {
@@ -67,11 +66,38 @@ pub(super) async fn accepted<S: ClientSocket, H: Handler>(
     serve(stream, peer, read, CurrentHandler::of(&current), limits, stop).await
 }
 
-/// Returns what `step` yields, or `None` if it takes too long or the server stops.
-async fn before<T>(deadline: Instant, stop: &mut StopSignal, step: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        biased;
-        done = timeout_at(deadline, step) => done.ok(),
-        () = stop.stopped() => None,
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::{Request, Response};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::body::Body;
+    use crate::proxy::TrustedProxies;
+    use crate::server::limits::Limits;
+    use crate::server::stop::StopStage;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_whose_handshake_has_begun_is_served_though_the_server_stops() {
+        let handler = |_: ClientAddr, _: Request<Body>| async { Response::new(Body::from("here")) };
+        let options = ListenOptions::new().proxy_protocol(TrustedProxies::new(["127.0.0.0/8".parse().unwrap()]));
+        let serving = Arc::new(Serving { handler, options, limits: Limits::default() });
+        let current = Arc::new(arc_swap::ArcSwap::new(Arc::clone(&serving)));
+        let peer: std::net::SocketAddr = "127.0.0.1:7".parse().unwrap();
+        let (mut client, server) = duplex(1024);
+        let (stage, stop) = StopSignal::channel(Arc::default());
+        let served = tokio::spawn(accepted(server, peer.into(), serving, current, None, stop));
+        stage.send_replace(StopStage::Draining);
+        for piece in [&b"PROXY TCP4 192.0.2.1"[..], b" 192.0.2.2 80 80\r\n", b"GET / HTTP/1.0\r\n\r\n"] {
+            sleep(Duration::from_millis(400)).await;
+            client.write_all(piece).await.unwrap();
+        }
+        let mut response = String::new();
+        client.read_to_string(&mut response).await.unwrap();
+        assert!(response.ends_with("here"), "{response:?}");
+        served.await.unwrap().unwrap();
     }
 }

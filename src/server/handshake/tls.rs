@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::before;
 use super::prefixed::Prefixed;
 use crate::body::{Body, BoxError};
 use crate::request::ClientAddr;
@@ -41,11 +40,11 @@ pub(super) async fn serve_encrypted<S: ClientSocket, H: Handler>(
     tls: Arc<ServerConfig>,
     current: SharedServing<H>,
     limits: Limits,
-    mut stop: StopSignal,
+    stop: StopSignal,
     deadline: Instant,
 ) -> Result<(), BoxError> {
     if read.is_empty() {
-        match before(deadline, &mut stop, read_some(&mut socket, &mut read)).await {
+        match stop.before(deadline, read_some(&mut socket, &mut read)).await {
             Some(Ok(true)) => {}
             Some(Ok(false)) | None => return Ok(()),
             Some(Err(error)) => return Err(error.into()),
@@ -59,7 +58,7 @@ pub(super) async fn serve_encrypted<S: ClientSocket, H: Handler>(
         return Err("the client does not speak TLS".into());
     }
     let handshake = TlsAcceptor::from(tls).accept(Prefixed { read, socket });
-    let Some(stream) = before(deadline, &mut stop, handshake).await else { return Ok(()) };
+    let Some(stream) = stop.before(deadline, handshake).await else { return Ok(()) };
     let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("TLS handshake: {error}")))?;
     let tls = describe(&stream);
     let handler = CurrentHandler::fixed(Encrypted { current, tls }, limits.clone());

@@ -30,9 +30,10 @@ pub(super) use self::idle_timer::PARK_DELAY;
 use self::idle_timer::{Expired, IdleTimer};
 use self::request_head::{InvalidRequest, TOO_SLOW};
 use super::Handler;
-use super::client::{Client, IdleConnection, LAST_HEAD_TIMEOUT};
+use super::client::{Client, IdleConnection};
 use super::limits::Limits;
 use super::socket::ClientSocket;
+use super::stop::LAST_HEAD_TIMEOUT;
 use crate::body::BoxError;
 use crate::request::ClientKey;
 
