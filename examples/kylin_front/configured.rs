@@ -1,5 +1,6 @@
 //! A front end of an nginx configuration, which it reads again when it is told to.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use kylin_lb::session::Secret;
 
 use crate::args::Args;
 use crate::front::{Front, Health};
+use crate::log_file::LogFile;
 use crate::running::Reload;
 use crate::status::Monitored;
 use crate::{Logs, greet, raise_open_files_limit, say, sessions, table};
@@ -23,6 +25,8 @@ pub struct Configured {
     path: PathBuf,
     args: Args,
     logs: Logs,
+    /// The logs of the configuration.
+    access_logs: AccessLogs,
     health: Arc<Health>,
     monitored: Arc<Monitored>,
     /// Serve the status as long as they live.
@@ -35,16 +39,44 @@ pub struct Configured {
     store_watches: Vec<Watch>,
 }
 
+/// The access logs of a configuration, by path; `None` for one that could not be opened when the front end started.
+type AccessLogs = HashMap<PathBuf, Option<LogFile>>;
+
+/// Opens the access logs that are not open yet. One that could not be opened before may fail again: the folder of nginx's logs need
+/// not be on this machine, and requests are served without it.
+fn open_logs(config: &Config, open: &AccessLogs) -> Result<AccessLogs, Box<dyn Error>> {
+    let mut logs = AccessLogs::new();
+    for path in config.access_logs() {
+        let file = match open.get(path) {
+            Some(Some(file)) => Some(file.clone()),
+            before => match LogFile::open_path(path) {
+                Ok(file) => Some(file),
+                Err(error) if before.is_some() => {
+                    tracing::warn!(error = %error, "access_log is not written");
+                    None
+                }
+                Err(error) => return Err(format!("access_log: {error}").into()),
+            },
+        };
+        logs.insert(path.to_owned(), file);
+    }
+    Ok(logs)
+}
+
 /// Applies the options to a configuration.
 pub fn builder(
     config: Config,
     args: &Args,
     secret: Secret,
     logs: &[Arc<dyn kylin_lb::observe::Observer>],
+    access_logs: &AccessLogs,
 ) -> SiteBuilder {
     let mut site = Site::builder(config).secret(secret).store_deadline(args.store_deadline);
     site = site.buffers(args.buffers.clone()).max_requests_per_client(args.client_requests).reload(args.reload);
     site = logs.iter().fold(site, |site, observer| site.observer(Arc::clone(observer)));
+    for (path, file) in access_logs.iter().filter_map(|(path, file)| Some((path, file.clone()?))) {
+        site = site.access_log(path, move |line| file.write(line));
+    }
     // What was not given is left to the defaults, so that the report says so.
     for (on, set) in [
         (args.kylin, SiteBuilder::kylin as fn(SiteBuilder, bool) -> SiteBuilder),
@@ -84,7 +116,9 @@ impl Configured {
     ) -> Result<(Self, Server), Box<dyn Error>> {
         let config = Config::read(&path)?;
         raise_open_files_limit(config.open_files());
-        let site = builder(config, &args, secret.clone(), &logs.observers).build()?;
+        let unopened: AccessLogs = config.access_logs().map(|path| (path.to_owned(), None)).collect();
+        let access_logs = open_logs(&config, &unopened)?;
+        let site = builder(config, &args, secret.clone(), &logs.observers, &access_logs).build()?;
         let health = Health::new(args.health_path.clone());
         let checkers = site.start_probes()?;
         let mut configured = Configured {
@@ -92,6 +126,7 @@ impl Configured {
             health,
             monitored: Monitored::new(logs.admin.clone(), args.buffers.clone(), logs.exporter.clone()),
             logs,
+            access_logs,
             _operators: Vec::new(),
             args,
             secret,
@@ -143,6 +178,7 @@ impl Configured {
         let clusters = || self.site.clusters().map(|(name, cluster)| (name.to_owned(), cluster.clone()));
         self.health.set_clusters(clusters().map(|(_, cluster)| cluster).collect());
         self.monitored.set(clusters().collect(), self.site.sessions().cloned());
+        self.monitored.set_logs(self.log_files());
         self.lookups = Some(self.site.start_name_lookups(NAME_LOOKUP_INTERVAL));
         self.store_watches = self.logs.store_watches(self.site.sessions());
     }
@@ -156,19 +192,20 @@ impl Configured {
 }
 
 impl Reload for Configured {
-    /// Reads the configuration, its certificates and the secret. Nothing changes unless all of them are valid.
+    /// Reads the configuration, its certificates and the secret, and opens its logs. Nothing changes unless all of them are valid.
     fn reload(&mut self, server: &mut Server) -> Result<String, Box<dyn Error>> {
         let secret = sessions::reread(self.args.secret_file.as_deref(), &self.secret)?;
         let token = crate::status::token(self.args.admin_token_file.as_deref())?;
         let config = Config::read(&self.path)?;
         let open_files = config.open_files();
-        let successor =
-            builder(config, &self.args, secret.clone(), &self.logs.observers).build_successor(&self.site)?;
+        let access_logs = open_logs(&config, &self.access_logs)?;
+        let successor = builder(config, &self.args, secret.clone(), &self.logs.observers, &access_logs)
+            .build_successor(&self.site)?;
         let replaced = server.replace(self.server(successor.site()))?;
         self.monitored.admin.set_token(token);
         self.lookups = None;
         let (site, changes) = successor.activate();
-        self.site = site;
+        (self.site, self.access_logs) = (site, access_logs);
         let mut what = vec![changes.to_string()];
         if secret != self.secret {
             what.push("another secret".into());
@@ -190,5 +227,9 @@ impl Reload for Configured {
         }
         self.follow();
         Ok(what.join("; "))
+    }
+
+    fn log_files(&self) -> Vec<LogFile> {
+        self.logs.files.iter().chain(self.access_logs.values().flatten()).cloned().collect()
     }
 }

@@ -16,6 +16,7 @@ use kylin_lb::{HttpBackend, Proxy};
 
 use crate::args::{Args, Source};
 use crate::front::{Front, Health};
+use crate::log_file::LogFile;
 use crate::members::Members;
 use crate::running::Reload;
 use crate::status::Monitored;
@@ -83,6 +84,7 @@ impl Listed {
         };
         let server = inherited.into_iter().fold(listed.server(proxy), ServerBuilder::inherit).start()?;
         listed.monitored.set_connections(server.connection_count());
+        listed.monitored.set_logs(listed.log_files());
         greet(&server, &listed.listens);
         // It listens meanwhile: a client learns why it is refused.
         listed.members.wait(START_TIMEOUT).await;
@@ -132,6 +134,10 @@ impl Reload for Listed {
         self.monitored.set(vec![("kylin".into(), self.members.cluster.clone())], self.sessions.clone());
         self.store_watches = self.logs.store_watches(self.sessions.as_ref());
         Ok("another secret".into())
+    }
+
+    fn log_files(&self) -> Vec<LogFile> {
+        self.logs.files.clone()
     }
 }
 

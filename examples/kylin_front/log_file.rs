@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -20,6 +20,7 @@ const WARN_INTERVAL: Duration = Duration::from_secs(10);
 /// A log file. Clones write to the same file.
 #[derive(Clone)]
 pub struct LogFile {
+    name: Arc<str>,
     sender: SyncSender<Message>,
     counts: Arc<Counts>,
 }
@@ -32,7 +33,7 @@ struct Counts {
 }
 
 enum Message {
-    Line(String),
+    Line(Vec<u8>),
     Reopen,
     Flush(SyncSender<()>),
 }
@@ -40,23 +41,43 @@ enum Message {
 impl LogFile {
     /// Opens a file to append to; `-` is standard output.
     pub fn open(path: &str) -> io::Result<Self> {
-        let path = (path != "-").then(|| PathBuf::from(path));
+        Self::start((path != "-").then(|| PathBuf::from(path)))
+    }
+
+    /// Opens the file at `path` to append to, whatever its name.
+    pub fn open_path(path: &Path) -> io::Result<Self> {
+        Self::start(Some(path.to_owned()))
+    }
+
+    fn start(path: Option<PathBuf>) -> io::Result<Self> {
         let output = open(path.as_ref())?;
+        let name = path.as_ref().map_or("-".into(), |path| path.to_string_lossy().into());
         let (sender, receiver) = mpsc::sync_channel(MAX_LINES);
         let counts = Arc::new(Counts::default());
         let writer = Writer { path, output, counts: Arc::clone(&counts), warned: None, reported: 0 };
         thread::Builder::new().name("log".into()).spawn(move || writer.run(&receiver))?;
-        Ok(LogFile { sender, counts })
+        Ok(LogFile { name, sender, counts })
     }
 
     /// Writes a line, which has no line break. Does not wait: if the disk is too slow, the line is dropped and counted.
-    pub fn write(&self, line: String) {
+    pub fn write(&self, line: impl Into<Vec<u8>>) {
+        let line = line.into();
         let bytes = line.len();
         let fits = self.counts.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes <= MAX_BYTES;
         if !fits || self.sender.try_send(Message::Line(line)).is_err() {
             self.counts.waiting.fetch_sub(bytes, Ordering::Relaxed);
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Returns the path, `-` for standard output.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns how many lines were dropped since the log was opened first.
+    pub fn dropped(&self) -> u64 {
+        self.counts.dropped.load(Ordering::Relaxed)
     }
 
     /// Opens the file again, after it was renamed.
@@ -101,7 +122,7 @@ impl Writer {
         loop {
             let result = match messages.recv_timeout(FLUSH_INTERVAL) {
                 Ok(Message::Line(line)) => {
-                    let written = self.output.write_all(line.as_bytes()).and_then(|()| self.output.write_all(b"\n"));
+                    let written = self.output.write_all(&line).and_then(|()| self.output.write_all(b"\n"));
                     self.counts.waiting.fetch_sub(line.len(), Ordering::Relaxed);
                     written
                 }

@@ -30,6 +30,7 @@ mod sessions;
 mod signals;
 mod status;
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -104,9 +105,8 @@ fn main() -> ExitCode {
 
 async fn run(args: Args, levels: Levels) -> Result<(), Box<dyn Error>> {
     // First, because a signal without a handler kills the process.
-    let mut signals = Signals::new()?;
+    let signals = Signals::new()?;
     let logs = Logs::open(&args, status::admin(&args, signals.reloads(), levels)?)?;
-    signals.reopen(logs.files.clone());
     let (secret, is_random) = sessions::secret(args.secret_file.as_deref())?;
     if is_random && args.sessions.as_ref().is_some_and(SessionMode::needs_secret) {
         eprintln!(
@@ -117,7 +117,7 @@ async fn run(args: Args, levels: Levels) -> Result<(), Box<dyn Error>> {
         file.follow();
     }
     let (grace, lame_duck) = (args.grace, args.lame_duck);
-    let stop = |longest, health| Stop { grace: grace.unwrap_or(longest), lame_duck, health, logs: &logs.files };
+    let stop = |longest, health| Stop { grace: grace.unwrap_or(longest), lame_duck, health };
     if let Source::Config(path) = &args.source {
         let path = path.clone();
         if args.check {
@@ -141,7 +141,7 @@ async fn run(args: Args, levels: Levels) -> Result<(), Box<dyn Error>> {
 
 /// Prints what a configuration means, and whether it can be served.
 fn check(path: &Path, args: &Args, secret: Secret) -> Result<(), Box<dyn Error>> {
-    let site = configured::builder(Config::read(path)?, args, secret, &[]);
+    let site = configured::builder(Config::read(path)?, args, secret, &[], &HashMap::new());
     say(format_args!("{}", site.report()));
     site.build()?;
     say(format_args!("{}: the configuration is valid\n", path.display()));

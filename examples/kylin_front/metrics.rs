@@ -70,6 +70,9 @@ mod with_prometheus {
                 self.metrics.record_discovery("nodes", status);
             }
             self.metrics.record_buffers(&monitored.buffers.status());
+            for log in monitored.logs() {
+                self.metrics.record_lost_log_lines(log.name(), log.dropped());
+            }
             if let Some(count) = monitored.connections() {
                 self.metrics.record_connections(count);
             }

@@ -14,6 +14,9 @@ use crate::signals::{Event, Signals};
 pub trait Reload {
     /// Returns what has changed, in one line. After an error nothing has.
     fn reload(&mut self, server: &mut Server) -> Result<String, Box<dyn Error>>;
+
+    /// Returns the log files that are open.
+    fn log_files(&self) -> Vec<LogFile>;
 }
 
 /// How the front end stops.
@@ -23,31 +26,34 @@ pub struct Stop<'s> {
     /// How long it serves on while its health path says that it stops.
     pub lame_duck: Duration,
     pub health: &'s Health,
-    pub logs: &'s [LogFile],
 }
 
 /// Serves until a signal to stop, and reloads at each SIGHUP and when an operator asks for it. After the signal it waits for requests in flight; a second one ends
 /// the wait.
 pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut impl Reload, stop: Stop<'_>) {
+    signals.reopen(front.log_files());
     while let Event::Reload(reply) = signals.next().await {
         // It reads files, and looks names up.
         let reloaded = tokio::task::block_in_place(|| front.reload(&mut server));
         let reloaded = reloaded.map_err(|error| chain(&*error));
         match &reloaded {
-            Ok(changes) => tracing::info!(changes, "reloaded"),
+            Ok(changes) => {
+                signals.reopen(front.log_files());
+                tracing::info!(changes, "reloaded");
+            }
             Err(error) => tracing::error!(error, "not reloaded: the old configuration stays"),
         }
         if let Some(reply) = reply {
             _ = reply.send(reloaded.map_err(|error| format!("not reloaded: {error}")));
         }
     }
-    let Stop { grace, lame_duck, health, logs } = stop;
+    let Stop { grace, lame_duck, health } = stop;
     health.stop();
     if !lame_duck.is_zero() {
         say(format_args!("stopping: serving for {} s, while the health path says so\n", lame_duck.as_secs()));
         if tokio::time::timeout(lame_duck, signals.stop()).await.is_ok() {
             say(format_args!("stopped at once\n"));
-            logs.iter().for_each(LogFile::flush);
+            front.log_files().iter().for_each(LogFile::flush);
             return;
         }
     }
@@ -56,7 +62,7 @@ pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut 
         stopped = server.stop(grace) => say(format_args!("stopped; {} connections were cut\n", stopped.cut)),
         () = signals.stop() => say(format_args!("stopped at once\n")),
     }
-    logs.iter().for_each(LogFile::flush);
+    front.log_files().iter().for_each(LogFile::flush);
 }
 
 /// Returns an error and its causes in one line.

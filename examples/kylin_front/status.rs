@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::args::{AdminRead, Args};
+use crate::log_file::LogFile;
 use crate::logging::Levels;
 use crate::metrics::{self, Exporter};
 use crate::signals::Reloads;
@@ -30,6 +31,7 @@ pub struct Monitored {
     clusters: Mutex<Vec<(String, Cluster)>>,
     sessions: Mutex<Option<Sessions>>,
     discovery: Mutex<Option<DiscoveryHandle>>,
+    logs: Mutex<Vec<LogFile>>,
     connections: OnceLock<ConnectionCount>,
 }
 
@@ -150,6 +152,7 @@ impl Monitored {
             clusters: Mutex::default(),
             sessions: Mutex::default(),
             discovery: Mutex::default(),
+            logs: Mutex::default(),
             connections: OnceLock::new(),
         })
     }
@@ -163,6 +166,12 @@ impl Monitored {
     /// Sets the source of nodes, which runs as long as this lives.
     pub fn set_discovery(&self, discovery: Option<DiscoveryHandle>) {
         *self.discovery.lock() = discovery;
+        self.show();
+    }
+
+    /// Sets the log files, whose lost lines the status counts.
+    pub fn set_logs(&self, logs: Vec<LogFile>) {
+        *self.logs.lock() = logs;
         self.show();
     }
 
@@ -186,6 +195,7 @@ impl Monitored {
         if let Some(discovery) = &*self.discovery.lock() {
             all = all.discovery("nodes", discovery);
         }
+        all = self.logs().into_iter().fold(all, |all, log| all.log(log.name().to_owned(), move || log.dropped()));
         if let Some(count) = self.connections.get().cloned() {
             all = all.connections(move || count());
         }
@@ -194,6 +204,10 @@ impl Monitored {
 
     pub fn clusters(&self) -> Vec<(String, Cluster)> {
         self.clusters.lock().clone()
+    }
+
+    pub fn logs(&self) -> Vec<LogFile> {
+        self.logs.lock().clone()
     }
 
     pub fn sessions(&self) -> Option<Sessions> {

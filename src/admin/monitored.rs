@@ -27,6 +27,8 @@ pub struct Monitored {
     pub(super) clusters: Vec<(Arc<str>, Arc<dyn AnyCluster>)>,
     pub(super) sessions: Vec<(String, Sessions)>,
     pub(super) discovery: Vec<(String, Receiver<DiscoveryStatus>)>,
+    /// Logs, with what counts the lines that each has lost.
+    pub(super) logs: Vec<(String, Box<dyn Fn() -> u64 + Send + Sync>)>,
     pub(super) connections: Option<Box<dyn Fn() -> usize + Send + Sync>>,
     /// Until when the last count of sessions is used, and the count by endpoint.
     bound: Option<(Instant, Arc<BoundSessions>)>,
@@ -56,6 +58,12 @@ impl Monitored {
     /// Adds a source of nodes, which the status calls `name`.
     pub fn discovery(mut self, name: impl Into<String>, discovery: &DiscoveryHandle) -> Self {
         self.discovery.push((name.into(), discovery.subscribe()));
+        self
+    }
+
+    /// Adds a log of requests, which the status calls `name`, with a function that counts the lines that it could not take.
+    pub fn log(mut self, name: impl Into<String>, lost_lines: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        self.logs.push((name.into(), Box::new(lost_lines)));
         self
     }
 

@@ -32,7 +32,13 @@ struct Report<'a> {
     clusters: BTreeMap<&'a str, ClusterReport>,
     session_stores: BTreeMap<&'a str, StoreReport>,
     discovery: BTreeMap<&'a str, DiscoveryReport>,
+    logs: BTreeMap<&'a str, LogReport>,
     buffers: BuffersReport,
+}
+
+#[derive(Serialize)]
+struct LogReport {
+    lost_lines: u64,
 }
 
 /// What the operator can do here.
@@ -177,6 +183,7 @@ pub(super) fn json(shared: &Shared) -> String {
             .iter()
             .map(|(name, status)| (&**name, DiscoveryReport::of(&status.borrow(), &moment)))
             .collect(),
+        logs: monitored.logs.iter().map(|(name, lost)| (&**name, LogReport { lost_lines: lost() })).collect(),
         buffers: BuffersReport::of(shared),
     };
     serde_json::to_string(&report).unwrap_or_default()

@@ -1,10 +1,11 @@
 //! A whole configuration: its groups, its servers, and the server that a request belongs to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
+use super::directives::access_log::LogFormats;
 use super::directives::catalogue::{self, Block};
 use super::directives::comments::CommentOptions;
 use super::directives::context::ReadContext;
@@ -16,7 +17,7 @@ use super::directives::upstream::Upstream;
 use super::syntax::values;
 use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, Parser, Span, explain};
 use super::uri::host_without_port;
-use super::variables::Maps;
+use super::variables::{Maps, ValueSources};
 
 /// An nginx configuration, parsed and checked.
 ///
@@ -96,6 +97,17 @@ impl Config {
         self.open_files
     }
 
+    /// Returns the paths of the access logs, each once. [`SiteBuilder::access_log`](super::SiteBuilder::access_log) takes what writes
+    /// them.
+    pub fn access_logs(&self) -> impl Iterator<Item = &Path> {
+        let mut paths = BTreeSet::new();
+        for server in &self.servers {
+            paths.extend(server.settings.access_logs.active().iter().map(|log| &*log.path));
+            collect_logs(&server.locations, &mut paths);
+        }
+        paths.into_iter()
+    }
+
     fn build(
         name: &str,
         parse: impl FnOnce(&mut Parser) -> Result<Vec<Directive>, Fault>,
@@ -154,17 +166,19 @@ fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(
     let block = catalogue::modelled(block, Block::Http, &mut context.remarks)?;
     let named = |name: &'static str| block.iter().copied().filter(move |directive| directive.is(name));
     // The variable of a map may stand in any value, before the map as well.
-    let mut sets = Vec::new();
+    let mut values = named("add_header").map(|directive| (directive, directive)).collect();
     for server in named("server") {
-        collect_sets(server, &mut sets);
+        collect_values(server, &mut values);
     }
-    context.maps = Maps::read(named("map"), &sets)?;
+    context.maps = Maps::read(named("map"), &values)?;
+    let sources = ValueSources::read(&values, &context.maps);
     context.zones = LimitZones::read(named("limit_req_zone").chain(named("limit_conn_zone")), &context.maps)?;
+    context.formats = LogFormats::read(named("log_format"), &context.maps, &sources, &mut context.remarks)?;
     // Servers inherit directives that stand behind them, and pass to groups that stand behind them.
     let mut level = SettingsReader::default();
     for directive in &block {
         match directive.name.text.as_str() {
-            "limit_req_zone" | "limit_conn_zone" | "server" | "map" => {}
+            "limit_req_zone" | "limit_conn_zone" | "server" | "map" | "log_format" => {}
             "upstream" => {
                 let upstream = Upstream::read(directive, &context.maps, &mut context.remarks)?;
                 if context.upstreams.find(&upstream.name).is_some() {
@@ -180,13 +194,13 @@ fn read_http(block: &[Directive], context: &mut ReadContext<'_>) -> Result<Vec<(
     servers.map(|directive| Ok((Server::read(directive, &level.settings, context)?, directive.span()))).collect()
 }
 
-/// Finds each `set` of a block, whose variables may stand anywhere.
-fn collect_sets<'d>(block: &'d Directive, sets: &mut Vec<&'d Directive>) {
+/// Finds the directives of a block that give variables their values, wherever they stand, with the block of each.
+fn collect_values<'d>(block: &'d Directive, values: &mut Vec<(&'d Directive, &'d Directive)>) {
     for inner in block.block.iter().flatten() {
-        if inner.is("set") {
-            sets.push(inner);
+        if ["set", "rewrite", "if", "return", "add_header", "proxy_redirect"].iter().any(|name| inner.is(name)) {
+            values.push((inner, block));
         }
-        collect_sets(inner, sets);
+        collect_values(inner, values);
     }
 }
 
@@ -204,6 +218,14 @@ fn server_comments(servers: &[(Server, Span)], upstreams: usize) -> Result<Vec<C
         }
     }
     Ok(merged)
+}
+
+fn collect_logs<'c>(locations: &'c Locations, paths: &mut BTreeSet<&'c Path>) {
+    for location in locations.iter() {
+        let logs = location.forms().into_iter().flat_map(|form| form.settings.access_logs.active());
+        paths.extend(logs.map(|log| &*log.path));
+        collect_logs(&location.nested, paths);
+    }
 }
 
 fn collect_targets(locations: &Locations, targets: &mut Vec<usize>) {

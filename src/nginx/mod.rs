@@ -9,7 +9,7 @@
 //! Each directive is treated in one of four ways, and none is ignored silently:
 //!
 //! - it is **supported**, and does what nginx does;
-//! - it is **accepted without effect**, and [`Config::report`] lists it with its line: logs, processes,
+//! - it is **accepted without effect**, and [`Config::report`] lists it with its line: error logs, processes,
 //!   buffers, files, TLS files, compression;
 //! - it is **left out**: a location or server of something else than the nodes (static files, PHP, nginx's status) responds with 404,
 //!   so that nothing of it reaches a node, and the report says why. An address with such servers only is not opened;
@@ -25,12 +25,12 @@
 //! | block | directives |
 //! |---|---|
 //! | top | `http`, `include` (also in every block) |
-//! | `http` | `upstream`, `server`, `map`, `limit_req_zone`, `limit_conn_zone` |
+//! | `http` | `upstream`, `server`, `map`, `limit_req_zone`, `limit_conn_zone`, `log_format` |
 //! | `upstream` | `server` (`weight`, `max_conns`, `max_fails`, `fail_timeout`, `backup`, `down`, `drain`, `route`, `slow_start`), round robin, `ip_hash`, `least_conn`, `hash` \[`consistent`\], `random` \[`two`\], `keepalive`, `keepalive_requests`, `keepalive_time`, `keepalive_timeout`, `sticky cookie`, `sticky route`, `sticky learn`, `queue`, `zone` |
 //! | `server` | `listen`, `server_name`, `location`, `return`, `http2`, `large_client_header_buffers`, `client_header_timeout`, `merge_slashes`, `underscores_in_headers`, `rewrite`, `if`, `set`, `break` |
 //! | `location` | prefix, `=`, `^~`, `~`, `~*`, nested; `proxy_pass` (with variables of `map`, `set` and expressions), `return`, `rewrite`, `if`, `set`, `break`, `limit_except`, `internal`; `@NAME` for `error_page` |
-//! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `expires`, `error_page`, `allow`, `deny`, `limit_req`, `limit_conn`, `proxy_redirect`, `proxy_cookie_path`, `proxy_cookie_domain`, `proxy_cookie_flags`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_buffering`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
-//! | values | `$host`, `$uri`, `$request_uri`, `$args`, `$remote_addr`, `$proxy_add_x_forwarded_for`, `$scheme`, `$https`, `$ssl_protocol`, `$server_name`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`, `$1`…`$9` and more |
+//! | `http`, `server`, `location` | `proxy_set_header`, `proxy_hide_header`, `proxy_pass_header`, `add_header`, `access_log`, `expires`, `error_page`, `allow`, `deny`, `limit_req`, `limit_conn`, `proxy_redirect`, `proxy_cookie_path`, `proxy_cookie_domain`, `proxy_cookie_flags`, `proxy_next_upstream`, `proxy_next_upstream_tries`, `proxy_next_upstream_timeout`, `proxy_connect_timeout`, `proxy_read_timeout`, `proxy_buffering`, `proxy_request_buffering`, `client_max_body_size`, `client_body_timeout`, `send_timeout`, `keepalive_timeout`, `default_type`, `set_real_ip_from`, `real_ip_header`, `real_ip_recursive` |
+//! | values | `$status`, `$request_time`, `$body_bytes_sent`, `$upstream_addr`, `$upstream_status`, `$upstream_response_time`, `$request_id`, `$remote_user`, `$time_local`, `$host`, `$uri`, `$request_uri`, `$args`, `$remote_addr`, `$proxy_add_x_forwarded_for`, `$scheme`, `$https`, `$ssl_protocol`, `$server_name`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`, `$1`…`$9` and more |
 //!
 //! # What Kylin nodes get besides
 //!
@@ -106,6 +106,14 @@
 //! | `sticky`, the server is full | binds the session to the server that serves it instead | the session stays bound, and returns |
 //! | `sticky route` | a server without `route=` has a name of its own | a server without `route=` has none |
 //! | `slow_start` | begins at 0 | begins at a tenth of the weight |
+//! | `access_log` | without the directive, a log at a path of its own | without the directive, none; written to files by what [`SiteBuilder::access_log`] names; not to syslog, and not to a path with variables |
+//! | `log_format` with `$http_authorization`, `$http_cookie`, `$cookie_NAME`, `Set-Cookie` or another header of credentials, also behind `map`, `set`, `rewrite`, `add_header` or a group of an expression | written | an error |
+//! | `log_format` with what `set` or an expression takes of `$request_uri`, `$uri`, `$args`, `$arg_sql`, `$http_referer` | written | an error: a session id or SQL is not recognised there |
+//! | `$request`, `$request_uri`, `$args`, `$uri`, `$arg_NAME`, `$http_referer` in a log | as received | `sql=`, passwords, tokens and path parameters are masked: [`masked_target`](crate::observe::masked_target); what `rewrite` makes of a target that has any is `***` |
+//! | `$time_local`, `$time_iso8601` | local time | UTC |
+//! | `$bytes_sent`, `$request_length`, `$upstream_bytes_received` | bytes on the wire | without framing and what the server adds; without the head of the node's response |
+//! | `$upstream_addr` and its kin where no server was eligible | the upstream's name, 502 | the upstream's name, 503 |
+//! | `$upstream_addr` and its kin of a query that got the response to an equal one (`single_flight`) | | `-` |
 //! | `map` | `hostnames`; named groups are variables everywhere | no `hostnames`; named groups only in the map's own results |
 
 mod applied;

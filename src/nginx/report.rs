@@ -224,6 +224,10 @@ fn settings(location: &Location, groups: &[Group<'_>]) -> Vec<(&'static str, Str
         let always = if header.always { " (always)" } else { "" };
         lines.push(("adds", format!("{}: {}{always}", header.name, header.value)));
     }
+    for log in settings.access_logs.active() {
+        let condition = log.condition.as_ref().map(|condition| format!(" if {condition}")).unwrap_or_default();
+        lines.push(("logs", format!("{} {}{condition}", log.path.display(), log.format.name)));
+    }
     let real_ip = &settings.real_ip;
     let trusted = real_ip.trusted();
     if !trusted.is_empty() {

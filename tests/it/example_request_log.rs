@@ -6,9 +6,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::example_options::nodes;
-use crate::support::example::start;
+use crate::support::example::{TIMEOUT, address, spawn, start};
 use crate::support::front::{closed_port, eventually};
-use crate::support::http::Connection;
+use crate::support::http::{self, Connection};
 
 /// Waits until the file has `count` lines, and returns them.
 async fn lines(file: &Path, count: usize) -> Vec<String> {
@@ -144,4 +144,145 @@ async fn a_query_is_logged_by_its_fingerprint_unless_sql_is_asked_for() {
             assert!(long.starts_with(sql) && (65_530..=65_536).contains(&sql.len()), "{} bytes", sql.len());
         }
     }
+}
+
+#[tokio::test]
+async fn the_logs_of_a_configuration_are_written_and_opened_again() {
+    let (nodes, _named) = nodes(1).await;
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("kylin.conf");
+    let (dead, node) = (closed_port(), nodes[0].1.addr());
+    let text = format!(
+        "log_format lb '$remote_addr \"$request\" $status $upstream_addr $upstream_status $upstream_response_time $request_time';\n\
+         map $status $is_error {{ ~^[45] 1; default 0; }}\n\
+         upstream kylin {{ server {dead} max_fails=0; server {node} backup; }}\n\
+         server {{ listen 127.0.0.1:1; access_log access.log lb; access_log errors.log lb if=$is_error;\n\
+         location / {{ proxy_pass http://kylin; }} location /off {{ return 204; access_log off; }} }}"
+    );
+    std::fs::write(&config, &text).unwrap();
+    let checked = crate::support::example::check(&["--config", config.to_str().unwrap()]);
+    assert!(checked.contains("errors.log lb if $is_error"), "{checked}");
+    let file = folder.path().join("access.log");
+    assert!(!file.exists(), "--check opens no log");
+
+    let (mut process, front) = start(&["--config", config.to_str().unwrap(), "--probe=none"]).await;
+    let mut connection = Connection::open(front).await.unwrap();
+    for path in ["/kylin/api/admin/version", "/off", "/kylin/api/cubes/sync?sql=hidden"] {
+        connection.send(format!("GET {path} HTTP/1.1\r\nHost: kylin\r\n\r\n")).await.unwrap();
+        connection.response().await.unwrap();
+    }
+    let written = lines(&file, 2).await;
+    let first = &written[0];
+    assert!(first.starts_with("127.0.0.1 \"GET /kylin/api/admin/version HTTP/1.1\" 200 127.0.0.1:"), "{first}");
+    assert!(first.contains(&format!(", {node} 502, 200 0.0")), "{first}");
+    assert!(written[1].contains("?sql=*** "), "{}", written[1]);
+    assert_eq!(lines(&folder.path().join("errors.log"), 1).await, written[1..], "the one that is an error");
+
+    let moved = folder.path().join("access.log.1");
+    std::fs::rename(&file, &moved).unwrap();
+    process.signal("USR1");
+    eventually(|| file.exists(), || "the file is not opened again".to_owned()).await;
+    connection.send("GET /kylin/api/admin/version HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+    connection.response().await.unwrap();
+    assert_eq!(lines(&file, 1).await.len(), 1);
+
+    // A reload opens new logs and takes new formats along; a log that cannot be opened leaves all as it was.
+    let mut reload = async |text: String, result: &str| {
+        std::fs::write(&config, text).unwrap();
+        process.signal("HUP");
+        process.wait_ready(TIMEOUT, |process| process.file("stderr").contains(result)).await.unwrap();
+    };
+    reload(text.replace("errors.log", "none/errors.log"), "access_log: ").await;
+    reload(
+        text.replace("errors.log", "failed.log").replace("lb '$remote_addr", "lb 'second $remote_addr"),
+        " reloaded ",
+    )
+    .await;
+    connection.send("GET /kylin/api/cubes/sync HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+    connection.response().await.unwrap();
+    let written = lines(&file, 2).await;
+    assert!(written[1].starts_with("second 127.0.0.1 "), "{written:?}");
+    let failed = folder.path().join("failed.log");
+    assert_eq!(lines(&failed, 1).await, written[1..]);
+    assert_eq!(lines(&folder.path().join("errors.log"), 1).await.len(), 1, "it gets no more");
+
+    std::fs::remove_file(&failed).unwrap();
+    process.signal("USR1");
+    eventually(|| failed.exists(), || "the new file is not opened again".to_owned()).await;
+}
+
+/// A disk that takes nothing costs lines and no request, and operators see how many.
+#[tokio::test]
+async fn lines_that_a_log_cannot_take_are_counted_in_the_status_and_the_metrics() {
+    let folder = TempDir::new().unwrap();
+    let (config, pipe) = (folder.path().join("kylin.conf"), folder.path().join("access.log"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let text = "server { listen 127.0.0.1:1; access_log access.log; location / { return 204; } \
+                location /kylin { proxy_pass http://127.0.0.1:1; } }";
+    std::fs::write(&config, text).unwrap();
+    // The front end opens its end once there is a reader, and the reader its own once there is a writer.
+    let opening = pipe.clone();
+    let reader = std::thread::spawn(move || std::fs::File::open(opening).unwrap());
+    let args = ["--config", config.to_str().unwrap(), "--listen=127.0.0.1:0", "--status=127.0.0.1:0", "--probe=none"];
+    let process = spawn(&args).await;
+    let mut reader = reader.join().unwrap();
+    let (front, operators) = (address(&process, "listening on http://"), address(&process, "metrics on http://"));
+    let lost = async || {
+        let status = http::get(operators, "/front/status", &[]).await.unwrap();
+        let status: Value = serde_json::from_str(status.text()).unwrap();
+        status["logs"][pipe.to_str().unwrap()]["lost_lines"].as_u64().unwrap()
+    };
+    assert_eq!(lost().await, 0);
+    let mut connection = Connection::open(front).await.unwrap();
+    let mut sent = 0_u64;
+    // Its buffers are bounded, so at some time it takes no more.
+    while lost().await == 0 {
+        for _ in 0..500 {
+            connection.send("GET / HTTP/1.1\r\nHost: kylin\r\n\r\n").await.unwrap();
+            assert_eq!(connection.response().await.unwrap().status(), 204);
+        }
+        sent += 500;
+        assert!(sent < 100_000, "no line is lost");
+    }
+    let lost = lost().await;
+    let metrics = http::get(operators, "/metrics", &[]).await.unwrap();
+    let metrics = metrics.text();
+    let counted = format!("kylin_lb_log_lines_lost_total{{log=\"{}\"}} {lost}", pipe.to_str().unwrap());
+    assert!(metrics.contains(&counted), "{counted} in {metrics}");
+
+    // The lines that were not lost are written.
+    let read = std::thread::spawn(move || {
+        let (mut text, mut lines) = (vec![0; 1 << 16], 0);
+        while lines < sent - lost {
+            let length = std::io::Read::read(&mut reader, &mut text).unwrap();
+            assert!(length > 0, "{lines} lines of {sent}, and {lost} lost");
+            lines += text[..length].iter().filter(|&&byte| byte == b'\n').count() as u64;
+        }
+        lines
+    });
+    eventually(|| read.is_finished(), || "lines are missing".to_owned()).await;
+    assert_eq!(read.join().unwrap(), sent - lost);
+}
+
+#[tokio::test]
+async fn a_log_whose_folder_is_missing_is_a_warning_and_is_written_once_it_can_be() {
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("kylin.conf");
+    let text = "server { listen 127.0.0.1:1; access_log nginx/access.log; location / { return 204; } \
+                location /kylin { proxy_pass http://127.0.0.1:1; } }";
+    std::fs::write(&config, text).unwrap();
+    let (mut process, front) = start(&["--config", config.to_str().unwrap(), "--probe=none"]).await;
+    let get = "GET / HTTP/1.1\r\nHost: kylin\r\n\r\n";
+    let mut connection = Connection::open(front).await.unwrap();
+    connection.send(get).await.unwrap();
+    assert_eq!(connection.response().await.unwrap().status(), 204);
+    let printed = process.file("stderr");
+    assert!(printed.contains("access_log is not written") && printed.contains("nginx/access.log: "), "{printed}");
+
+    std::fs::create_dir(folder.path().join("nginx")).unwrap();
+    process.signal("HUP");
+    process.wait_ready(TIMEOUT, |process| process.file("stderr").contains(" reloaded ")).await.unwrap();
+    connection.send(get).await.unwrap();
+    assert_eq!(connection.response().await.unwrap().status(), 204);
+    assert_eq!(lines(&folder.path().join("nginx/access.log"), 1).await.len(), 1);
 }

@@ -65,6 +65,7 @@ mod nginx_ejection;
 mod nginx_files;
 mod nginx_kylin;
 mod nginx_limits;
+mod nginx_logs;
 mod nginx_reload;
 mod nginx_site;
 mod nginx_smoke;

@@ -40,6 +40,11 @@ const HSL: u8 = H | S | L;
 
 /// Name, blocks, how it is written.
 static MODELLED: &[(&str, u8, &str)] = &[
+    (
+        "access_log",
+        HSL,
+        "access_log PATH [FORMAT [buffer=SIZE] [flush=TIME] [gzip] [if=CONDITION]]; or access_log off;",
+    ),
     ("add_header", HSL, "add_header NAME VALUE [always];"),
     ("allow", HSL, "allow ADDRESS|CIDR|unix:|all;"),
     ("break", S | L, "break;"),
@@ -71,6 +76,7 @@ static MODELLED: &[(&str, u8, &str)] = &[
     ("limit_req_zone", H, "limit_req_zone KEY zone=NAME:SIZE rate=N(r/s|r/m);"),
     ("listen", S, "listen ADDRESS[:PORT] [parameters];"),
     ("location", S | L, "location [= | ^~ | ~ | ~*] PATH { ... }"),
+    ("log_format", H, "log_format NAME [escape=default|json|none] STRING...;"),
     ("map", H, "map SOURCE $NAME { VALUE RESULT; ... }"),
     ("merge_slashes", H | S, "merge_slashes on|off;"),
     ("proxy_buffering", HSL, "proxy_buffering on|off;"),
@@ -124,14 +130,14 @@ static MODELLED: &[(&str, u8, &str)] = &[
 /// Directives of logs, processes, static files and TLS, separated by spaces. A trailing `*` stands
 /// for any ending.
 const IGNORED: &str = "
-    absolute_redirect alias autoindex autoindex_* accept_mutex accept_mutex_delay access_log aio brotli brotli_* charset
+    absolute_redirect alias autoindex autoindex_* accept_mutex accept_mutex_delay aio brotli brotli_* charset
     charset_* check_shm_size chunked_transfer_encoding client_body_buffer_size client_body_in_file_only
     client_body_in_single_buffer client_body_temp_path connection_pool_size daemon
     debug_connection debug_points directio env error_log etag events fastcgi_*
     google_perftools_profiles gunzip gunzip_* gzip gzip_* http2_* http3_* if_modified_since index
     ignore_invalid_headers geo geoip_* keepalive_disable keepalive_min_timeout limit_conn_log_level limit_conn_status limit_rate_after limit_req_log_level lingering_* load_module
     lua_* modsecurity_transaction_id opentracing opentracing_* otel_* session_sticky_* sticky_hide_cookie vhost_traffic_status*
-    lock_file log_format log_not_found log_subrequest map_hash_* master_process max_ranges
+    lock_file log_not_found log_subrequest map_hash_* master_process max_ranges
     msie_padding msie_refresh multi_accept open_file_cache open_file_cache_* open_log_file_cache
     output_buffers pcre_jit pid port_in_redirect postpone_output proxy_buffer_size proxy_buffers
     proxy_busy_buffers_size proxy_cache_* proxy_headers_hash_* proxy_ignore_headers

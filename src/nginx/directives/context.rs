@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::access_log::LogFormats;
 use super::remarks::Remarks;
 use super::settings::LimitZones;
 use super::upstream::Upstreams;
@@ -14,6 +15,7 @@ pub(crate) struct ReadContext<'s> {
     /// The variables that the configuration defines.
     pub(crate) maps: Maps,
     pub(crate) zones: LimitZones,
+    pub(crate) formats: LogFormats,
     pub(crate) upstreams: Upstreams,
     /// The folder of relative names of files; `None` for a text that is not a file.
     pub(crate) folder: Option<PathBuf>,
@@ -24,12 +26,13 @@ pub(crate) struct ReadContext<'s> {
 
 impl<'s> ReadContext<'s> {
     pub(crate) fn new(sources: &'s Sources, folder: Option<PathBuf>) -> Self {
-        let (maps, upstreams) = (Maps::default(), Upstreams::default());
+        let (maps, formats, upstreams) = (Maps::default(), LogFormats::default(), Upstreams::default());
         let zones = LimitZones::default();
         ReadContext {
             remarks: Remarks::new(sources),
             maps,
             zones,
+            formats,
             upstreams,
             folder,
             has_server_captures: false,

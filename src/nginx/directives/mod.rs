@@ -3,6 +3,7 @@
 //! [`catalogue`] knows every name and where it may stand. The other modules read one block or one
 //! family of directives each.
 
+pub(crate) mod access_log;
 pub(crate) mod catalogue;
 pub(crate) mod comments;
 pub(crate) mod context;

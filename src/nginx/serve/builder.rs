@@ -1,10 +1,12 @@
 use std::fmt;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::access_log::{self, Writers};
 use super::affinity::Affinities;
 use super::clusters::ClusterSettings;
 use super::names::{self, UpstreamEndpoints};
@@ -58,6 +60,7 @@ pub struct SiteBuilder {
     max_requests_per_client: Option<NonZeroU32>,
     observers: Vec<Arc<dyn Observer>>,
     reload: ReloadAccess,
+    writers: Writers,
 }
 
 impl SiteBuilder {
@@ -71,6 +74,7 @@ impl SiteBuilder {
             max_requests_per_client: NonZeroU32::new(256),
             observers: Vec::new(),
             reload: ReloadAccess::default(),
+            writers: Writers::default(),
         }
     }
 
@@ -184,6 +188,13 @@ impl SiteBuilder {
         self
     }
 
+    /// Sets what takes the lines of the access log at `path`, without a line break. It must not block. A log without a writer is not
+    /// written: the application opens files, see [`Config::access_logs`]. Default: none.
+    pub fn access_log(mut self, path: impl Into<PathBuf>, write: impl Fn(Vec<u8>) + Send + Sync + 'static) -> Self {
+        self.writers.insert(path.into(), Arc::new(write));
+        self
+    }
+
     /// Returns a report like [`Config::report`], with the settings of this builder.
     pub fn report(&self) -> Report<'_> {
         Report::new(&self.config, self.options.clone())
@@ -232,7 +243,16 @@ impl SiteBuilder {
     }
 
     fn build_after(self, before: Option<&SiteParts>) -> Result<Site, SiteError> {
-        let SiteBuilder { config, options, mut affinities, buffers, max_requests_per_client, observers, reload } = self;
+        let SiteBuilder {
+            config,
+            options,
+            mut affinities,
+            buffers,
+            max_requests_per_client,
+            observers,
+            reload,
+            writers,
+        } = self;
         affinities.shared = options.sessions.clone().filter(SessionMode::has_store);
         let before_affinities = before.map(|before| &before.affinities);
         affinities.secret = affinities.secret.or_else(|| before_affinities?.secret.clone());
@@ -255,7 +275,8 @@ impl SiteBuilder {
                 Some((cluster, _)) => (cluster.clone(), Some(settings)),
                 None => (settings.build(name, looked_up.endpoints())?, None),
             };
-            endpoints.push(Arc::new(Mutex::new(looked_up)));
+            let looked_up = Arc::new(Mutex::new(looked_up));
+            endpoints.push(Arc::clone(&looked_up));
             pending.push(Mutex::new(change));
             let affinity = affinities.build(upstream, &applied, before_affinities)?;
             groups.push(Group {
@@ -269,10 +290,11 @@ impl SiteBuilder {
                 observers: observers.clone(),
                 reload,
                 single_flight: applied.single_flight.value,
+                addresses: Some(looked_up).filter(|endpoints| endpoints.lock().differ_from_text()),
             });
             probes.push(applied.probe.value);
         }
-        let routes = routes::build(&config, &groups)?;
+        let routes = routes::build(&config, &groups, &writers)?;
         let clusters = groups.into_iter().map(|group| group.cluster).collect();
         let sessions = affinities.sessions();
         #[cfg(all(feature = "tls", feature = "server"))]
@@ -280,6 +302,11 @@ impl SiteBuilder {
         let parts = SiteParts {
             #[cfg(all(feature = "tls", feature = "server"))]
             certificates: certificates.collect::<Result<_, _>>()?,
+            server_logs: config
+                .servers
+                .iter()
+                .map(|server| access_log::written(&server.settings.access_logs, &writers))
+                .collect(),
             config,
             clusters,
             endpoints,

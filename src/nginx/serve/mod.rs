@@ -1,5 +1,6 @@
 //! Serves a configuration: clusters for its upstreams, proxies for its locations.
 
+mod access_log;
 mod affinity;
 mod builder;
 mod clusters;
@@ -73,6 +74,8 @@ struct SiteParts {
     sessions: Option<Sessions>,
     /// By the number of the location.
     routes: Vec<Route>,
+    /// The logs of requests that no location serves, by the number of the server.
+    server_logs: Vec<Arc<[access_log::WrittenLog]>>,
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "of the server"))]
     buffers: BufferBudget,
 }

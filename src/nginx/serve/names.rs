@@ -76,6 +76,16 @@ impl UpstreamEndpoints {
         self.applied.drain.value
     }
 
+    /// Returns whether the address of a server is not the text that the file has for it.
+    pub(super) fn differ_from_text(&self) -> bool {
+        self.upstream.servers.iter().any(|server| server.address.to_string() != server.written)
+    }
+
+    /// Returns the address of the endpoint with this id.
+    pub(super) fn address(&self, id: &str) -> Option<&Address> {
+        self.servers.iter().flatten().find(|one| one.endpoint.id().as_str() == id).map(|one| &one.address)
+    }
+
     /// Returns the endpoints in the order of the file.
     pub(super) fn endpoints(&self) -> Vec<Endpoint<HttpBackend>> {
         self.servers.iter().flatten().map(|one| one.endpoint.clone()).collect()

@@ -4,12 +4,13 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::access_log::PendingRequest;
 use crate::Body;
 use crate::nginx::directives::location::{Location, ProxyPass, Redirects};
 use crate::nginx::directives::reply::Reply;
 use crate::nginx::directives::settings::{AddHeader, BlockSettings, CookieEdits, ErrorPage, adds_to};
 use crate::nginx::uri::escape;
-use crate::nginx::variables::{Scope, Unsendable};
+use crate::nginx::variables::{Outcome, Scope, Unsendable};
 use crate::observe::ServedBy;
 use crate::proxy::ErrorResponse;
 
@@ -23,6 +24,8 @@ pub(super) const BAD_PATH: ErrorResponse =
 pub(super) struct ResponseEdits<'s> {
     settings: &'s BlockSettings,
     added: AddedHeaders<'s>,
+    /// `add_header` lines whose values need the response.
+    late: bool,
     redirects: Redirects<'s>,
     cookies: CookieEdits<'s>,
     pages: Pages<'s>,
@@ -44,13 +47,17 @@ impl<'s> ResponseEdits<'s> {
         Ok(ResponseEdits {
             settings,
             added: added_headers(settings, scope)?,
+            late: settings.add_headers.iter().any(|header| header.value.needs_outcome()),
             redirects: pass.redirects(scope),
             cookies: pass.cookies(settings, scope),
             pages,
         })
     }
 
-    pub(super) fn apply(mut self, mut response: Response<Body>) -> Response<Body> {
+    pub(super) fn apply(mut self, mut response: Response<Body>, pending: Option<&PendingRequest>) -> Response<Body> {
+        if let Some(pending) = pending {
+            pending.received(&response);
+        }
         let status = response.status().as_u16();
         // Those of nodes reach the client.
         let is_own = response.extensions().get::<ServedBy>().is_none();
@@ -58,6 +65,9 @@ impl<'s> ResponseEdits<'s> {
             let mut of_page = reply.take().unwrap_or(response);
             let status = page.status(status, of_page.status().as_u16());
             *of_page.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            if let Some(pending) = pending {
+                pending.responded(&of_page);
+            }
             return of_page;
         }
         let headers = response.headers_mut();
@@ -83,7 +93,17 @@ impl<'s> ResponseEdits<'s> {
         {
             headers.insert(header::LOCATION, changed);
         }
-        add(self.settings, self.added, &mut response);
+        let mut added = self.added;
+        if let Some(pending) = pending.filter(|_| self.late) {
+            // A value that cannot be sent is left out: the request has been served.
+            let late = self.settings.add_headers.iter().filter(|header| header.value.needs_outcome());
+            let value = |header: &AddHeader| pending.with(|scope| header.value.to_header(scope)).ok().flatten();
+            added.extend(late.filter_map(|header| Some((header, value(header)?))));
+        }
+        add(self.settings, added, &mut response);
+        if let Some(pending) = pending {
+            pending.sent(&response);
+        }
         response
     }
 
@@ -100,12 +120,14 @@ pub(super) fn reply(
     settings: &BlockSettings,
     scope: &Scope<'_>,
 ) -> Result<Response<Body>, ErrorResponse> {
-    let text = reply.text.as_ref().map(|text| text.to_bytes(scope)).unwrap_or_default();
-    let mut response = Response::new(Body::from(text));
     // nginx closes the connection without a response, which browsers and JDKs take for a reason to send the request again.
     let is_closed = reply.status == 444;
     let status = if is_closed { Ok(StatusCode::FORBIDDEN) } else { StatusCode::from_u16(reply.status) };
-    *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let scope = &with_status(scope, status);
+    let text = reply.text.as_ref().map(|text| text.to_bytes(scope)).unwrap_or_default();
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
     let to = reply.location.as_ref().map(|location| location.to_bytes(scope)).unwrap_or_default();
     if !to.is_empty() {
         response.headers_mut().insert(header::LOCATION, redirect_target(to, scope)?);
@@ -157,13 +179,27 @@ pub(super) fn add_headers(
     scope: &Scope<'_>,
     response: &mut Response<Body>,
 ) -> Result<(), ErrorResponse> {
-    add(settings, added_headers(settings, scope)?, response);
+    let scope = &with_status(scope, response.status());
+    add(settings, headers(settings.add_headers.iter(), scope)?, response);
     Ok(())
 }
 
+/// Returns the scope of a request that gets a response of the site itself.
+fn with_status<'r>(scope: &Scope<'r>, status: StatusCode) -> Scope<'r> {
+    Scope { outcome: Some(Outcome::of_site(status.as_u16())), ..*scope }
+}
+
+/// Returns the headers whose values need no response.
 fn added_headers<'s>(settings: &'s BlockSettings, scope: &Scope<'_>) -> Result<AddedHeaders<'s>, ErrorResponse> {
+    headers(settings.add_headers.iter().filter(|header| !header.value.needs_outcome()), scope)
+}
+
+fn headers<'s>(
+    headers: impl Iterator<Item = &'s AddHeader>,
+    scope: &Scope<'_>,
+) -> Result<AddedHeaders<'s>, ErrorResponse> {
     let mut added = Vec::new();
-    for header in settings.add_headers.iter() {
+    for header in headers {
         if let Some(value) = header.value.to_header(scope)? {
             added.push((header, value));
         }

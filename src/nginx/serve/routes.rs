@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::SiteError;
+use super::access_log::{self, Addresses, Writers, WrittenLog};
 use crate::Cluster;
 use crate::admission::QueueRules;
 use crate::backend::{HttpBackend, Timeouts};
@@ -28,6 +29,24 @@ pub(super) struct Route {
     pub(super) proxy: Option<Proxy>,
     /// The timeouts of a node, if the location changes them.
     pub(super) timeouts: Option<Timeouts>,
+    pub(super) logs: Arc<[WrittenLog]>,
+    /// Those of the upstream.
+    pub(super) addresses: Addresses,
+    /// Headers of the response show what became of the request.
+    pub(super) shows_outcome: bool,
+}
+
+impl Route {
+    fn none() -> Self {
+        Route {
+            trusted: TrustedProxies::none(),
+            proxy: None,
+            timeouts: None,
+            logs: Arc::default(),
+            addresses: None,
+            shows_outcome: false,
+        }
+    }
 }
 
 /// The cluster of an upstream, how its sessions find their endpoint, and whether the rules of Kylin apply.
@@ -42,40 +61,56 @@ pub(super) struct Group {
     pub(super) reload: ReloadAccess,
     pub(super) single_flight: bool,
     pub(super) resource_groups: Option<ResourceGroups>,
+    pub(super) addresses: Addresses,
 }
 
 /// Returns the routes by the number of the location.
-pub(super) fn build(config: &Config, groups: &[Group]) -> Result<Vec<Route>, SiteError> {
+pub(super) fn build(config: &Config, groups: &[Group], writers: &Writers) -> Result<Vec<Route>, SiteError> {
     let mut routes = Vec::new();
     for server in &config.servers {
-        collect(&server.locations, groups, &mut routes)?;
+        collect(&server.locations, groups, writers, &mut routes)?;
     }
     routes.sort_by_key(|(number, _)| *number);
     let mut by_number = Vec::new();
     for (number, route) in routes {
         // A `return` behind a `proxy_pass` leaves numbers that no location has.
         while by_number.len() < number {
-            by_number.push(Route { trusted: TrustedProxies::none(), proxy: None, timeouts: None });
+            by_number.push(Route::none());
         }
         by_number.push(route);
     }
     Ok(by_number)
 }
 
-fn collect(locations: &Locations, groups: &[Group], routes: &mut Vec<(usize, Route)>) -> Result<(), SiteError> {
+fn collect(
+    locations: &Locations,
+    groups: &[Group],
+    writers: &Writers,
+    routes: &mut Vec<(usize, Route)>,
+) -> Result<(), SiteError> {
     for location in locations.iter() {
         for form in location.forms() {
-            routes.push((form.number, route(form, groups)?));
+            routes.push((form.number, route(form, groups, writers)?));
         }
-        collect(&location.nested, groups, routes)?;
+        collect(&location.nested, groups, writers, routes)?;
     }
     Ok(())
 }
 
-fn route(location: &Location, groups: &[Group]) -> Result<Route, SiteError> {
-    let proxy = proxy(location, groups)?;
-    let trusted = location.settings.real_ip.trusted_proxies();
-    Ok(Route { trusted, proxy, timeouts: timeouts(&location.settings) })
+fn route(location: &Location, groups: &[Group], writers: &Writers) -> Result<Route, SiteError> {
+    let settings = &location.settings;
+    let addresses = match &location.action {
+        Action::Proxy(pass) => groups[pass.upstream].addresses.clone(),
+        Action::Return(_) | Action::LeftOut(_) => None,
+    };
+    Ok(Route {
+        trusted: settings.real_ip.trusted_proxies(),
+        proxy: proxy(location, groups)?,
+        timeouts: timeouts(settings),
+        logs: access_log::written(&settings.access_logs, writers),
+        addresses,
+        shows_outcome: settings.add_headers.iter().any(|header| header.value.needs_outcome()),
+    })
 }
 
 fn proxy(location: &Location, groups: &[Group]) -> Result<Option<Proxy>, SiteError> {

@@ -6,14 +6,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Scope, Sink, Template, is_built_in, is_name_letter};
+use super::sink::Sink;
+use super::{Scope, Template, is_built_in, is_name_letter};
 use crate::nginx::syntax::{Directive, ErrorKind, Fault, Pattern, Word};
 
 /// One `map` block.
 #[derive(Debug)]
 pub(super) struct Map {
     name: String,
-    source: Template,
+    pub(super) source: Template,
     /// By the value in lower case, as nginx compares.
     exact: HashMap<Vec<u8>, Template>,
     /// In the order of the file; tried if no exact value matches.
@@ -30,16 +31,28 @@ pub(crate) struct Maps(HashMap<String, Arc<Map>>, Vec<SetVariable>);
 struct SetVariable {
     name: String,
     /// Every value that a `set` of the configuration gives it.
-    values: Vec<Template>,
+    values: Vec<SetValue>,
+}
+
+/// A value that a `set` gives to a variable.
+#[derive(Debug)]
+pub(super) struct SetValue {
+    pub(super) value: Template,
+    /// What the `if` around it matches with an expression, whose groups the value may have.
+    pub(super) subject: Option<Template>,
 }
 
 const USAGE: &str = "map SOURCE $NAME { VALUE RESULT; ~EXPRESSION RESULT; default RESULT; }";
 
 impl Maps {
-    /// Reads all `map` blocks. They may refer to each other in any order, but not in a circle.
-    pub(crate) fn read<'d>(blocks: impl Iterator<Item = &'d Directive>, sets: &[&'d Directive]) -> Result<Maps, Fault> {
+    /// Reads all `map` blocks. They may refer to each other in any order, but not in a circle. `values` are the directives that
+    /// give variables their values, with the block of each.
+    pub(crate) fn read<'d>(
+        blocks: impl Iterator<Item = &'d Directive>,
+        values: &[(&'d Directive, &'d Directive)],
+    ) -> Result<Maps, Fault> {
         let (mut maps, mut pending) = (Maps::default(), blocks.collect::<Vec<_>>());
-        for set in sets {
+        for (set, _) in values.iter().filter(|(directive, _)| directive.is("set")) {
             let name = set.args.first().and_then(|name| name.text.strip_prefix('$')).map(str::to_ascii_lowercase);
             if let Some(name) = name.filter(|name| !is_built_in(name) && maps.set_slot(name).is_none()) {
                 maps.1.push(SetVariable { name, values: Vec::new() });
@@ -70,11 +83,11 @@ impl Maps {
                 _ => pending = later,
             }
         }
-        for set in sets {
+        for (set, block) in values.iter().filter(|(directive, _)| directive.is("set")) {
             let [name, value] = &set.args[..] else { continue };
             let slot = maps.set_slot(&name.text.trim_start_matches('$').to_ascii_lowercase());
             // The reader of the block reports what is wrong with a value.
-            if let (Some(slot), Ok(value)) = (slot, Template::new(value, &maps)) {
+            if let (Some(slot), Some(value)) = (slot, SetValue::read(value, block, &maps)) {
                 maps.1[slot].values.push(value);
             }
         }
@@ -92,8 +105,8 @@ impl Maps {
     }
 
     /// Returns the values that `set` gives to the variable of a slot.
-    pub(super) fn set_values(&self, slot: usize) -> &[Template] {
-        self.1.get(slot).map_or(&[], |variable| &variable.values)
+    pub(super) fn set_values(&self, slot: usize) -> impl Iterator<Item = &SetValue> {
+        self.1.get(slot).into_iter().flat_map(|variable| &variable.values)
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Arc<Map>> {
@@ -103,6 +116,22 @@ impl Maps {
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str).chain(self.1.iter().map(|variable| variable.name.as_str()))
     }
+}
+
+impl SetValue {
+    fn read(value: &Word, block: &Directive, maps: &Maps) -> Option<Self> {
+        // The groups of a `rewrite` in the block come after those of its condition.
+        let has_rewrite = block.block.iter().flatten().any(|inner| inner.is("rewrite"));
+        let subject = subject(block).filter(|_| !has_rewrite).and_then(|word| Template::new(&word, maps).ok());
+        Some(SetValue { value: Template::new(value, maps).ok()?, subject })
+    }
+}
+
+/// Returns what an `if` matches with an expression.
+pub(super) fn subject(block: &Directive) -> Option<Word> {
+    let operator = block.args.iter().position(|word| matches!(word.text.as_str(), "~" | "~*" | "!~" | "!~*"))?;
+    let word = block.args.get(operator.checked_sub(1)?).filter(|_| block.is("if"))?;
+    Some(Word { text: word.text.trim_start_matches('(').to_owned(), span: word.span })
 }
 
 impl Map {
@@ -168,19 +197,39 @@ impl Map {
         self.default.is_some()
     }
 
+    pub(super) fn mentions(&self, start: &str) -> bool {
+        self.source.mentions(start) || self.results().any(|result| result.mentions(start))
+    }
+
+    pub(super) fn needs_outcome(&self) -> bool {
+        self.source.needs_outcome() || self.results().any(Template::needs_outcome)
+    }
+
     /// Writes the value for a request to `sink`.
     pub(super) fn write(&self, scope: &Scope<'_>, sink: Sink<'_>) {
         let source = self.source.value(scope);
+        self.find(&source, scope, |result, scope| result.write(scope, sink));
+    }
+
+    /// Appends the value as a log may show it: neither source nor result have secrets.
+    pub(super) fn write_masked(&self, scope: &Scope<'_>, value: &mut Vec<u8>) {
+        let mut source = Vec::new();
+        self.source.write_masked(scope, &mut source);
+        self.find(&source, scope, |result, scope| _ = result.write_masked(scope, value));
+    }
+
+    /// Calls `write` with the result for a value, and the scope with the groups of its expression.
+    fn find(&self, source: &[u8], scope: &Scope<'_>, write: impl FnOnce(&Template, &Scope<'_>)) {
         if let Some(result) = self.exact.get(&source.to_ascii_lowercase()) {
-            return result.write(scope, sink);
+            return write(result, scope);
         }
         for (pattern, result) in &self.patterns {
-            if let Some(captures) = pattern.captures(&source) {
-                return result.write(&Scope { captures, ..*scope }, sink);
+            if let Some(captures) = pattern.captures(source) {
+                return write(result, &Scope { captures, ..*scope });
             }
         }
         if let Some(default) = &self.default {
-            default.write(scope, sink);
+            write(default, scope);
         }
     }
 }

@@ -3,10 +3,14 @@
 //! A [`Template`] is compiled while the configuration is read, so an unknown variable is an error
 //! with a position. A request only walks over the pieces, without a lookup by name.
 
+mod logged;
 mod lookup;
 mod map;
 mod names;
+mod outcome;
 mod scope;
+mod sink;
+mod sources;
 mod uses;
 
 use std::borrow::Cow;
@@ -17,14 +21,17 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use thiserror::Error;
 
+pub(crate) use logged::Escape;
 pub(crate) use map::Maps;
-pub(crate) use scope::Scope;
 #[cfg(feature = "tls")]
 pub(crate) use scope::ScopeTls;
+pub(crate) use scope::{Outcome, RequestId, Scope, Snapshot};
+pub(crate) use sources::ValueSources;
 pub(crate) use uses::ValueParts;
 
 use self::map::Map;
-use self::names::{Evaluate, NAMES, Sink, hostname};
+use self::names::{Evaluate, NAMES, hostname};
+use self::sink::Sink;
 use super::syntax::{Fault, Word, nearest};
 
 /// A value as nginx writes it: literal text and variables.
@@ -42,7 +49,11 @@ pub(crate) struct Unsendable;
 #[derive(Debug, Clone)]
 enum Piece {
     Literal(String),
-    Variable(Variable),
+    Variable {
+        variable: Variable,
+        /// In lower case.
+        name: String,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -56,6 +67,12 @@ enum Variable {
     Cookie(String),
     /// `$http_NAME`.
     Header(HeaderName),
+    /// `$sent_http_NAME`.
+    Sent(HeaderName),
+    /// `$upstream_http_NAME`.
+    Received(HeaderName),
+    /// One that nginx has and that has no value here, in a log.
+    Absent,
     Mapped(Arc<Map>),
     /// `$uri` and `$document_uri`, which are decoded.
     Path,
@@ -69,9 +86,28 @@ impl Template {
         Template::with_groups(word, maps, &[])
     }
 
+    /// Compiles a word of a log's format. Also returns the variables of nginx that have no value here.
+    ///
+    /// # Errors
+    /// Also for variables that hold secrets.
+    pub(crate) fn for_log(word: &Word, maps: &Maps, sources: &ValueSources) -> Result<(Template, Vec<String>), Fault> {
+        let (template, absent) = Template::compile(word, maps, &[], true)?;
+        template.check_loggable(word.span, maps, sources)?;
+        Ok((template, absent))
+    }
+
     /// Compiles a word in which the named groups of a regular expression are variables.
     fn with_groups(word: &Word, maps: &Maps, groups: &[(String, u8)]) -> Result<Template, Fault> {
-        let mut pieces: Vec<Piece> = Vec::new();
+        Template::compile(word, maps, groups, false).map(|(template, _)| template)
+    }
+
+    fn compile(
+        word: &Word,
+        maps: &Maps,
+        groups: &[(String, u8)],
+        for_log: bool,
+    ) -> Result<(Template, Vec<String>), Fault> {
+        let (mut pieces, mut absent): (Vec<Piece>, Vec<String>) = Default::default();
         let literal = |text: &str, pieces: &mut Vec<Piece>| match pieces.last_mut() {
             Some(Piece::Literal(before)) => before.push_str(text),
             _ if text.is_empty() => {}
@@ -99,15 +135,26 @@ impl Template {
                     let unknown = || span.unsupported("the name of this machine is unknown", "the name itself");
                     literal(&hostname().ok_or_else(unknown)?, &mut pieces);
                 }
+                lower if for_log && (logged::is_absent(lower) || logged::is_secret(lower)) => {
+                    absent.extend((!logged::is_secret(lower)).then(|| lower.to_owned()));
+                    pieces.push(Piece::Variable { variable: Variable::Absent, name: lower.to_owned() });
+                }
                 lower => match Variable::find(lower, maps, groups) {
-                    Some(variable) => pieces.push(Piece::Variable(variable)),
+                    Some(variable) => pieces.push(Piece::Variable { variable, name: lower.to_owned() }),
                     None => {
                         let candidates = NAMES.iter().map(|(name, _)| *name).chain(maps.names());
                         let meant = nearest(lower, candidates);
+                        // Of another module, as files have them; not a misspelled one.
+                        if for_log && meant.is_none() {
+                            absent.push(lower.to_owned());
+                            pieces.push(Piece::Variable { variable: Variable::Absent, name: lower.to_owned() });
+                            rest = after;
+                            continue;
+                        }
                         let hint = meant.map(|meant| format!(", did you mean \"${meant}\"?")).unwrap_or_default();
                         let names: Vec<_> = NAMES.iter().map(|(name, _)| format!("${name}")).collect();
                         let expected = format!(
-                            "one of: $http_NAME, $cookie_NAME, $arg_NAME, $1..$9, $hostname, {}",
+                            "one of: $http_NAME, $sent_http_NAME, $upstream_http_NAME, $cookie_NAME, $arg_NAME, $1..$9, $hostname, {}",
                             names.join(", ")
                         );
                         if word.shell_variable() == Some(name) {
@@ -125,7 +172,7 @@ impl Template {
             rest = after;
         }
         literal(rest, &mut pieces);
-        Ok(Template { pieces, text: word.text.clone() })
+        Ok((Template { pieces, text: word.text.clone() }, absent))
     }
 
     /// Compiles a word for a header, and refuses control characters in its literal parts.
@@ -149,7 +196,7 @@ impl Template {
         for piece in &self.pieces {
             match piece {
                 Piece::Literal(text) => sink(text.as_bytes()),
-                Piece::Variable(variable) => variable.write(scope, sink),
+                Piece::Variable { variable, .. } => variable.write(scope, sink),
             }
         }
     }
@@ -183,14 +230,33 @@ impl Template {
     /// Returns the cookie's name in lower case if the value is that of a cookie and nothing else.
     pub(crate) fn as_cookie(&self) -> Option<&str> {
         match &self.pieces[..] {
-            [Piece::Variable(Variable::Cookie(name))] => Some(name),
+            [Piece::Variable { variable: Variable::Cookie(name), .. }] => Some(name),
             _ => None,
         }
     }
 
     /// Returns whether the value depends on the groups of a regular expression.
     pub(crate) fn has_captures(&self) -> bool {
-        self.pieces.iter().any(|piece| matches!(piece, Piece::Variable(Variable::Capture(_))))
+        self.pieces.iter().any(|piece| matches!(piece, Piece::Variable { variable: Variable::Capture(_), .. }))
+    }
+
+    /// Returns whether one of the variables begins so, also behind a `map`.
+    pub(crate) fn mentions(&self, start: &str) -> bool {
+        self.pieces.iter().any(|piece| match piece {
+            Piece::Literal(_) => false,
+            Piece::Variable { variable: Variable::Mapped(map), .. } => map.mentions(start),
+            Piece::Variable { name, .. } => name.starts_with(start),
+        })
+    }
+
+    /// Returns whether the value is known only when there is a response.
+    pub(crate) fn needs_outcome(&self) -> bool {
+        self.pieces.iter().any(|piece| match piece {
+            Piece::Literal(_) => false,
+            Piece::Variable { variable: Variable::Mapped(map), .. } => map.needs_outcome(),
+            Piece::Variable { variable: Variable::Sent(_) | Variable::Received(_), .. } => true,
+            Piece::Variable { name, .. } => names::needs_outcome(name),
+        })
     }
 
     /// Makes a template without variables.
@@ -215,8 +281,15 @@ impl Variable {
 
     fn built_in(name: &str) -> Option<Variable> {
         let rest = |prefix| name.strip_prefix(prefix).filter(|rest: &&str| !rest.is_empty());
+        let header = |name: &str| HeaderName::try_from(name.replace('_', "-")).ok();
         if let Some(name) = rest("http_") {
-            return HeaderName::try_from(name.replace('_', "-")).ok().map(Variable::Header);
+            return header(name).map(Variable::Header);
+        }
+        if let Some(name) = rest("sent_http_") {
+            return header(name).map(Variable::Sent);
+        }
+        if let Some(name) = rest("upstream_http_") {
+            return header(name).map(Variable::Received);
         }
         if let Some(name) = rest("cookie_") {
             return Some(Variable::Cookie(name.to_owned()));
@@ -245,6 +318,9 @@ impl Variable {
                 sink(lines.find_map(|line| lookup::cookie(line.as_bytes(), name.as_bytes())).unwrap_or_default());
             }
             Variable::Header(name) => names::header(scope, name, sink),
+            Variable::Sent(name) => outcome::sent(scope, name, sink),
+            Variable::Received(name) => outcome::received(scope, name, sink),
+            Variable::Absent => {}
             Variable::Mapped(map) => map.write(scope, sink),
             Variable::Path => sink(scope.path),
             Variable::Set(slot) => sink(scope.sets.get(*slot).map_or(b"", Vec::as_slice)),

@@ -1,15 +1,14 @@
 //! The built-in variables, and what each reads of a request.
 
-use std::io::{Cursor, Write as _};
 use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
 
 use http::{HeaderName, Version, header};
 
-use super::Scope;
+use super::sink::{Sink, display};
+use super::{Scope, outcome};
 use crate::nginx::uri::host_without_port;
-
-/// Takes a value piece by piece, so that evaluating one needs no allocation.
-pub(super) type Sink<'s> = &'s mut dyn FnMut(&[u8]);
+use crate::observe::{Timestamp, basic_user};
 
 /// Computes the value of a variable for a request.
 pub(super) type Evaluate = fn(&Scope<'_>, Sink<'_>);
@@ -17,12 +16,15 @@ pub(super) type Evaluate = fn(&Scope<'_>, Sink<'_>);
 pub(super) static NAMES: &[(&str, Evaluate)] = &[
     ("args", |scope, sink| sink(scope.query())),
     ("binary_remote_addr", binary_remote_addr),
+    ("body_bytes_sent", outcome::body_bytes_sent),
+    ("bytes_sent", outcome::bytes_sent),
     ("content_length", |scope, sink| header(scope, &header::CONTENT_LENGTH, sink)),
     ("content_type", |scope, sink| header(scope, &header::CONTENT_TYPE, sink)),
     ("document_uri", |scope, sink| sink(scope.path)),
     ("host", host),
     ("https", |scope, sink| sink(if scope.tls.is_some() { b"on" } else { b"" })),
     ("is_args", |scope, sink| sink(if scope.query().is_empty() { b"" } else { b"?" })),
+    ("msec", |_, sink| display(format_args!("{:.3}", now().unix_seconds()), sink)),
     ("proxy_add_x_forwarded_for", proxy_add_x_forwarded_for),
     ("proxy_host", |scope, sink| sink(scope.proxy_host.as_bytes())),
     ("query_string", |scope, sink| sink(scope.query())),
@@ -30,8 +32,13 @@ pub(super) static NAMES: &[(&str, Evaluate)] = &[
     ("realip_remote_port", |scope, sink| port(scope.peer, sink)),
     ("remote_addr", |scope, sink| ip(scope.remote, sink)),
     ("remote_port", |scope, sink| port(scope.remote, sink)),
+    ("remote_user", remote_user),
     ("request", request),
+    ("request_completion", outcome::request_completion),
+    ("request_id", |scope, sink| sink(scope.id.map_or(&b""[..], |id| id.get()))),
+    ("request_length", outcome::request_length),
     ("request_method", |scope, sink| sink(scope.method.as_str().as_bytes())),
+    ("request_time", outcome::request_time),
     ("request_uri", |scope, sink| sink(scope.request_uri.as_bytes())),
     ("scheme", |scope, sink| sink(if scope.tls.is_some() { b"https" } else { b"http" })),
     ("server_addr", |scope, sink| ip(scope.local, sink)),
@@ -43,8 +50,34 @@ pub(super) static NAMES: &[(&str, Evaluate)] = &[
     }),
     ("ssl_protocol", |scope, sink| sink(scope.tls.map_or("", |tls| tls.protocol).as_bytes())),
     ("ssl_server_name", |scope, sink| sink(scope.tls.map_or("", |tls| tls.server_name).as_bytes())),
+    ("status", outcome::status),
+    ("time_iso8601", |_, sink| display(now().iso8601(), sink)),
+    ("time_local", |_, sink| display(now().common_log(), sink)),
+    ("upstream_addr", outcome::upstream_addr),
+    ("upstream_bytes_received", outcome::upstream_response_length),
+    ("upstream_connect_time", outcome::upstream_connect_time),
+    ("upstream_header_time", outcome::upstream_header_time),
+    ("upstream_response_length", outcome::upstream_response_length),
+    ("upstream_response_time", outcome::upstream_response_time),
+    ("upstream_status", outcome::upstream_status),
     ("uri", |scope, sink| sink(scope.path)),
 ];
+
+/// Returns whether the value of a variable is known only when there is a response.
+pub(super) fn needs_outcome(name: &str) -> bool {
+    name.starts_with("upstream_")
+        || matches!(name, "body_bytes_sent" | "bytes_sent" | "request_completion" | "request_time" | "status")
+}
+
+fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+fn remote_user(scope: &Scope<'_>, sink: Sink<'_>) {
+    if let Some(user) = basic_user(scope.headers) {
+        sink(user.as_bytes());
+    }
+}
 
 /// `$http_NAME`: all headers of the name as one value.
 pub(super) fn header(scope: &Scope<'_>, name: &HeaderName, sink: Sink<'_>) {
@@ -109,15 +142,6 @@ fn ip(address: Option<SocketAddr>, sink: Sink<'_>) {
 fn port(address: Option<SocketAddr>, sink: Sink<'_>) {
     if let Some(port) = address.map(|address| address.port()).filter(|&port| port != 0) {
         display(port, sink);
-    }
-}
-
-/// Formats on the stack: the longest IPv6 address has 45 letters.
-fn display(value: impl std::fmt::Display, sink: Sink<'_>) {
-    let mut buffer = Cursor::new([0_u8; 64]);
-    if write!(buffer, "{value}").is_ok() {
-        let length = usize::try_from(buffer.position()).unwrap_or_default();
-        sink(&buffer.get_ref()[..length]);
     }
 }
 

@@ -1,10 +1,13 @@
 //! A request as variables see it.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::{HeaderMap, Method, Version, header};
 
 use crate::nginx::syntax::Captures;
+use crate::observe::Attempt;
 
 /// A request, borrowed. Addresses are `None` for a unix socket.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +39,65 @@ pub(crate) struct Scope<'r> {
     pub(crate) args: Option<&'r [u8]>,
     /// The values of `set`, by their slot.
     pub(crate) sets: &'r [Vec<u8>],
+    /// A `rewrite` changed path or arguments.
+    pub(crate) is_rewritten: bool,
+    /// `$request_id`.
+    pub(crate) id: Option<&'r RequestId>,
+    /// `None` before there is a response.
+    pub(crate) outcome: Option<Outcome<'r>>,
+}
+
+/// What is known of the response: at its head for `add_header`, at its end for a log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outcome<'r> {
+    /// `None` if the client left before there was one.
+    pub(crate) status: Option<u16>,
+    pub(crate) body_bytes: u64,
+    pub(crate) elapsed: Duration,
+    pub(crate) attempts: &'r [Attempt],
+    /// The name of the upstream, if none of its servers was eligible.
+    pub(crate) upstream: Option<&'r str>,
+    /// The headers that the client gets.
+    pub(crate) sent: Option<&'r HeaderMap>,
+    /// The headers that the node sent.
+    pub(crate) received: Option<&'r HeaderMap>,
+}
+
+impl Outcome<'_> {
+    /// Returns the outcome of a request to which the site itself responds.
+    pub(crate) fn of_site(status: u16) -> Self {
+        Outcome {
+            status: Some(status),
+            body_bytes: 0,
+            elapsed: Duration::ZERO,
+            attempts: &[],
+            upstream: None,
+            sent: None,
+            received: None,
+        }
+    }
+}
+
+/// `$request_id`: 16 random bytes in hexadecimal digits, made when something first asks for it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RequestId(OnceCell<[u8; 32]>);
+
+impl RequestId {
+    /// Returns the id, if something has asked for it.
+    pub(crate) fn made(&self) -> Option<&str> {
+        std::str::from_utf8(self.0.get()?).ok()
+    }
+
+    pub(crate) fn get(&self) -> &[u8] {
+        self.made_now()
+    }
+
+    fn made_now(&self) -> &[u8; 32] {
+        self.0.get_or_init(|| {
+            let random = fastrand::u128(..);
+            std::array::from_fn(|index| b"0123456789abcdef"[(random >> (4 * index)) as usize & 15])
+        })
+    }
 }
 
 /// The TLS of a client's connection.
@@ -67,6 +129,9 @@ impl<'r> Scope<'r> {
             captures: Captures::default(),
             args: None,
             sets: &[],
+            is_rewritten: false,
+            id: None,
+            outcome: None,
         }
     }
 
@@ -82,5 +147,82 @@ impl<'r> Scope<'r> {
     /// Returns the host that the client asked for, as the client wrote it.
     pub(super) fn requested_host(&self) -> Option<&'r [u8]> {
         self.headers.get(header::HOST).map(|host| host.as_bytes())
+    }
+}
+
+/// A [`Scope`] that outlives the head of its request.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    method: Method,
+    version: Version,
+    request_uri: Box<str>,
+    path: Box<[u8]>,
+    headers: HeaderMap,
+    remote: Option<SocketAddr>,
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    tls: Option<(&'static str, Box<str>, bool)>,
+    server_name: Box<str>,
+    proxy_host: Box<str>,
+    captures: Box<[Option<Box<[u8]>>]>,
+    args: Option<Box<[u8]>>,
+    sets: Box<[Vec<u8>]>,
+    is_rewritten: bool,
+    /// Made by then: a snapshot is shared by threads.
+    id: [u8; 32],
+}
+
+impl Snapshot {
+    pub(crate) fn of(scope: &Scope<'_>) -> Self {
+        let has_captures = scope.captures.0.iter().any(Option::is_some);
+        let captures = scope.captures.0.iter().filter(|_| has_captures);
+        Snapshot {
+            method: scope.method.clone(),
+            version: scope.version,
+            request_uri: scope.request_uri.into(),
+            path: scope.path.into(),
+            headers: scope.headers.clone(),
+            remote: scope.remote,
+            peer: scope.peer,
+            local: scope.local,
+            tls: scope.tls.map(|tls| (tls.protocol, tls.server_name.into(), tls.has_certificate)),
+            server_name: scope.server_name.into(),
+            proxy_host: scope.proxy_host.into(),
+            captures: captures.map(|capture| capture.map(Into::into)).collect(),
+            args: scope.args.map(Into::into),
+            sets: scope.sets.into(),
+            is_rewritten: scope.is_rewritten,
+            id: scope.id.map_or([b'0'; 32], |id| *id.made_now()),
+        }
+    }
+
+    /// Calls `read` with the scope as it was, and the outcome.
+    pub(crate) fn with<R>(&self, outcome: Outcome<'_>, read: impl FnOnce(&Scope<'_>) -> R) -> R {
+        let mut captures = Captures::default();
+        for (capture, owned) in captures.0.iter_mut().zip(&self.captures) {
+            *capture = owned.as_deref();
+        }
+        let id = RequestId(OnceCell::from(self.id));
+        let tls = self.tls.as_ref().map(|(protocol, server_name, has_certificate)| ScopeTls {
+            protocol,
+            server_name,
+            has_certificate: *has_certificate,
+        });
+        read(&Scope {
+            version: self.version,
+            remote: self.remote,
+            peer: self.peer,
+            local: self.local,
+            tls,
+            server_name: &self.server_name,
+            proxy_host: &self.proxy_host,
+            captures,
+            args: self.args.as_deref(),
+            sets: &self.sets,
+            is_rewritten: self.is_rewritten,
+            id: Some(&id),
+            outcome: Some(outcome),
+            ..Scope::new(&self.method, &self.request_uri, &self.path, &self.headers)
+        })
     }
 }

@@ -28,7 +28,7 @@ impl Template {
                     bytes.extend_from_slice(text.as_bytes());
                     false
                 }
-                Piece::Variable(variable) => {
+                Piece::Variable { variable, .. } => {
                     variable.write(scope, &mut |part| bytes.extend_from_slice(part));
                     matches!(variable, Variable::Capture(_) | Variable::Path)
                 }
@@ -48,8 +48,8 @@ impl Template {
         for piece in &self.pieces {
             match piece {
                 Piece::Literal(text) => parts.push(Ok(text.as_bytes().to_vec())),
-                Piece::Variable(Variable::Capture(group)) => parts.push(Err(*group)),
-                Piece::Variable(variable) => {
+                Piece::Variable { variable: Variable::Capture(group), .. } => parts.push(Err(*group)),
+                Piece::Variable { variable, .. } => {
                     let mut value = Vec::new();
                     variable.write(scope, &mut |part| value.extend_from_slice(part));
                     parts.push(Ok(value));
@@ -98,14 +98,14 @@ impl Template {
             };
             match piece {
                 Piece::Literal(text) => of_piece.push(text.clone()),
-                Piece::Variable(Variable::Mapped(map)) => {
+                Piece::Variable { variable: Variable::Mapped(map), .. } => {
                     of_templates(&mut map.results(), &mut of_piece)?;
                     of_piece.extend((!map.has_default()).then(String::new));
                 }
-                Piece::Variable(Variable::Set(slot)) => {
-                    of_templates(&mut maps.set_values(*slot).iter(), &mut of_piece)?;
+                Piece::Variable { variable: Variable::Set(slot), .. } => {
+                    of_templates(&mut maps.set_values(*slot).map(|set| &set.value), &mut of_piece)?;
                 }
-                Piece::Variable(_) => return None,
+                Piece::Variable { .. } => return None,
             }
             of_piece.sort();
             of_piece.dedup();

@@ -36,9 +36,10 @@ pub(super) const BUFFER_BYTES: &str = "kylin_lb_buffer_bytes";
 pub(super) const BUFFER_LIMIT: &str = "kylin_lb_buffer_limit_bytes";
 pub(super) const BUFFER_WAITING: &str = "kylin_lb_buffer_waiting_bodies";
 pub(super) const BUFFER_REFUSED: &str = "kylin_lb_buffer_refused_total";
+pub(super) const LOG_LINES_LOST: &str = "kylin_lb_log_lines_lost_total";
 pub(super) const CONNECTIONS: &str = "kylin_lb_client_connections";
 
-const COUNTERS: [(&str, &str); 10] = [
+const COUNTERS: [(&str, &str); 11] = [
     (REQUESTS, "Requests that have ended, by how they ended."),
     (RESPONSES, "Responses to clients, by the class of their status."),
     (RESPONSE_BYTES, "Bytes of response bodies that clients took."),
@@ -49,6 +50,7 @@ const COUNTERS: [(&str, &str); 10] = [
     (ENDPOINT_CHANGES, "Changes of the state of an endpoint, by what showed them."),
     (SHORTAGES, "How often this process was short of descriptors, ports or memory for a connection."),
     (BUFFER_REFUSED, "Bodies for which there was no room in memory."),
+    (LOG_LINES_LOST, "Lines that a log of requests could not take."),
 ];
 
 const HISTOGRAMS: [(&str, &str); 4] = [

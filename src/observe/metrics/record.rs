@@ -111,6 +111,11 @@ impl Metrics {
     pub fn record_connections(&self, connections: usize) {
         gauge!(names::CONNECTIONS).set(count(connections));
     }
+
+    /// Sets the counter of the lines that a log of requests, which the label `log` names, could not take since it was opened.
+    pub fn record_lost_log_lines(&self, log: &str, lines: u64) {
+        counter!(names::LOG_LINES_LOST, "log" => log.to_owned()).absolute(lines);
+    }
 }
 
 /// Returns the time of day of a moment in the past.

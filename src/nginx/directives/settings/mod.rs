@@ -31,6 +31,7 @@ pub(crate) use redirect::{Change, CookieEdits, CookieFlags, Redirect, RedirectRu
 #[cfg_attr(not(feature = "tls"), allow(unused_imports, reason = "read, and not used"))]
 pub(crate) use tls::{CertificateFiles, ClientSide, NodeSide, Protocols, VerifyClient};
 
+use crate::nginx::directives::access_log::AccessLogs;
 use crate::nginx::variables::Template;
 
 /// The settings of a block, after inheritance.
@@ -52,6 +53,8 @@ pub(crate) struct BlockSettings {
     pub(crate) limit_conn: Option<NonZeroU32>,
     /// `expires`.
     pub(crate) expires: Option<Expires>,
+    /// `access_log`.
+    pub(crate) access_logs: Arc<AccessLogs>,
     /// `proxy_hide_header`.
     pub(crate) hide_headers: Arc<Vec<HeaderName>>,
     /// `proxy_pass_header`.

@@ -86,6 +86,13 @@ impl SettingsReader {
                 let text = "limit_conn: counts requests in flight; the response over the limit is 429";
                 context.remarks.note(directive.span(), text);
             }
+            "access_log" => {
+                if is_first {
+                    settings.access_logs = Arc::default();
+                }
+                let ReadContext { formats, maps, folder, remarks, .. } = context;
+                Arc::make_mut(&mut settings.access_logs).read(directive, formats, maps, folder.as_deref(), remarks)?;
+            }
             "set_real_ip_from" => {
                 let real_ip = Arc::make_mut(&mut settings.real_ip);
                 if is_first {

@@ -81,6 +81,7 @@ impl Rewritten {
     pub(super) fn scope<'r>(&'r self, scope: &Scope<'r>) -> Scope<'r> {
         let mut scope = *scope;
         scope.sets = &self.sets;
+        scope.is_rewritten = self.path.is_some();
         if let Some(path) = &self.path {
             scope.path = path;
         }

@@ -1,0 +1,209 @@
+//! The lines of access logs, and headers of responses that tell of them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Response, StatusCode};
+use parking_lot::Mutex;
+
+use super::names::UpstreamEndpoints;
+use crate::Body;
+use crate::nginx::directives::access_log::{AccessLogs, LogFormat};
+use crate::nginx::variables::{Outcome, Scope, Snapshot, Template};
+use crate::observe::{Attempt, Finished, Observer, RequestObserver, ResponseHead, ServedBy, Termination};
+
+/// Takes a line of an access log, without a line break.
+pub(super) type LineWriter = Arc<dyn Fn(Vec<u8>) + Send + Sync>;
+
+/// The writers, by the path of the log.
+pub(super) type Writers = HashMap<PathBuf, LineWriter>;
+
+/// A log that is written.
+pub(super) struct WrittenLog {
+    format: Arc<LogFormat>,
+    condition: Option<Template>,
+    write: LineWriter,
+    /// Lines show headers of the response.
+    shows_headers: bool,
+}
+
+/// Returns those of the logs that have a writer.
+pub(super) fn written(logs: &AccessLogs, writers: &Writers) -> Arc<[WrittenLog]> {
+    let logs = logs.active().iter().filter_map(|log| {
+        let (format, condition) = (Arc::clone(&log.format), log.condition.clone());
+        let shows_headers = ["sent_http_", "upstream_http_", "bytes_sent"].iter().any(|start| {
+            format.mentions(start) || condition.as_ref().is_some_and(|condition| condition.mentions(start))
+        });
+        Some(WrittenLog { format, condition, write: Arc::clone(writers.get(&log.path)?), shows_headers })
+    });
+    logs.collect()
+}
+
+impl WrittenLog {
+    fn applies_to(&self, scope: &Scope<'_>) -> bool {
+        let value = self.condition.as_ref().map(|condition| condition.to_bytes(scope));
+        value.is_none_or(|value| !matches!(&value[..], b"" | b"0"))
+    }
+
+    /// Returns whether the log certainly gets no line.
+    fn is_barred(&self, scope: &Scope<'_>) -> bool {
+        self.condition.as_ref().is_some_and(|condition| !condition.needs_outcome()) && !self.applies_to(scope)
+    }
+}
+
+/// The endpoints of an upstream; `None` if the file has the addresses of all of them.
+pub(super) type Addresses = Option<Arc<Mutex<UpstreamEndpoints>>>;
+
+/// A request whose outcome is shown. The proxy and the site share it, and it writes its lines when both have dropped it: then the
+/// response has been sent, and all its headers are known.
+pub(super) struct PendingRequest {
+    snapshot: Snapshot,
+    logs: Arc<[WrittenLog]>,
+    /// The name of the upstream, if the request is for one.
+    upstream: Option<Box<str>>,
+    addresses: Addresses,
+    /// How long `limit_req` delays the request.
+    delay: Duration,
+    /// Headers of the response show what became of the request.
+    is_shown: bool,
+    ended: Mutex<Ended>,
+}
+
+#[derive(Default)]
+struct Ended {
+    /// The site replaced the response of the proxy.
+    is_replaced: bool,
+    status: Option<u16>,
+    body_bytes: u64,
+    elapsed: Duration,
+    attempts: Vec<Attempt>,
+    /// No server of the upstream was eligible.
+    is_unserved: bool,
+    sent: Option<HeaderMap>,
+    received: Option<HeaderMap>,
+}
+
+impl PendingRequest {
+    /// Returns what the logs need of a request; `None` if no log gets a line and `is_shown` is false.
+    pub(super) fn begin(
+        logs: &Arc<[WrittenLog]>,
+        scope: &Scope<'_>,
+        addresses: &Addresses,
+        delay: Duration,
+        is_shown: bool,
+    ) -> Option<Arc<Self>> {
+        if !is_shown && logs.iter().all(|log| log.is_barred(scope)) {
+            return None;
+        }
+        Some(Arc::new(PendingRequest {
+            snapshot: Snapshot::of(scope),
+            logs: Arc::clone(logs),
+            upstream: Some(scope.proxy_host).filter(|host| !host.is_empty()).map(Into::into),
+            addresses: addresses.clone(),
+            delay,
+            is_shown,
+            ended: Mutex::default(),
+        }))
+    }
+
+    /// Has the proxy tell of the request, besides to an observer that is there already.
+    pub(super) fn observe(self: &Arc<Self>, extensions: &mut http::Extensions) {
+        let observer = match extensions.remove::<RequestObserver>() {
+            Some(other) => other.and(Arc::clone(self)),
+            None => RequestObserver::new(Arc::clone(self)),
+        };
+        extensions.insert(observer);
+    }
+
+    /// Keeps the headers of a response of the proxy, before the site changes them.
+    pub(super) fn received(&self, response: &Response<Body>) {
+        let mut ended = self.ended.lock();
+        ended.status = Some(response.status().as_u16());
+        if self.needs_headers() && response.extensions().get::<ServedBy>().is_some() {
+            ended.received = Some(response.headers().clone());
+        }
+    }
+
+    /// Keeps the headers that the client gets.
+    pub(super) fn sent(&self, response: &Response<Body>) {
+        if self.needs_headers() {
+            self.ended.lock().sent = Some(response.headers().clone());
+        }
+    }
+
+    fn needs_headers(&self) -> bool {
+        self.is_shown || self.logs.iter().any(|log| log.shows_headers)
+    }
+
+    /// Keeps a response that the site gives itself.
+    pub(super) fn responded(&self, response: &Response<Body>) {
+        let body = http_body::Body::size_hint(response.body()).exact();
+        let mut ended = self.ended.lock();
+        (ended.status, ended.body_bytes) = (Some(response.status().as_u16()), body.unwrap_or_default());
+        ended.is_replaced = true;
+        ended.sent = Some(response.headers().clone());
+    }
+
+    /// Calls `read` with what is known of the request.
+    pub(super) fn with<R>(&self, read: impl FnOnce(&Scope<'_>) -> R) -> R {
+        let ended = self.ended.lock();
+        let outcome = Outcome {
+            status: ended.status,
+            body_bytes: ended.body_bytes,
+            elapsed: self.delay + ended.elapsed,
+            attempts: &ended.attempts,
+            upstream: self.upstream.as_deref().filter(|_| ended.is_unserved),
+            sent: ended.sent.as_ref(),
+            received: ended.received.as_ref(),
+        };
+        self.snapshot.with(outcome, read)
+    }
+
+    /// Returns the attempts with the addresses that they were sent to.
+    fn attempts(&self, attempts: &[Attempt]) -> Vec<Attempt> {
+        let mut attempts = attempts.to_vec();
+        if let Some(endpoints) = self.addresses.as_ref().map(|endpoints| endpoints.lock()) {
+            for attempt in &mut attempts {
+                if let Some(address) = endpoints.address(attempt.endpoint.as_str()) {
+                    attempt.address = address.to_string().into();
+                }
+            }
+        }
+        attempts
+    }
+}
+
+impl Observer for PendingRequest {
+    fn response_head(&self, event: &ResponseHead<'_>) {
+        if !self.is_shown {
+            return;
+        }
+        let attempts = self.attempts(event.attempts);
+        let mut ended = self.ended.lock();
+        ended.is_unserved = attempts.is_empty() && event.status == StatusCode::SERVICE_UNAVAILABLE;
+        (ended.status, ended.attempts, ended.elapsed) = (Some(event.status.as_u16()), attempts, event.elapsed);
+    }
+
+    fn finished(&self, event: &Finished<'_>) {
+        let attempts = self.attempts(event.attempts);
+        let mut ended = self.ended.lock();
+        ended.is_unserved =
+            attempts.is_empty() && matches!(event.termination, Termination::NoEndpoint | Termination::Overflow);
+        if !ended.is_replaced {
+            (ended.status, ended.body_bytes) = (event.status.map(|status| status.as_u16()), event.bytes);
+        }
+        (ended.attempts, ended.elapsed) = (attempts, event.times.total);
+    }
+}
+
+impl Drop for PendingRequest {
+    fn drop(&mut self) {
+        self.with(|scope| {
+            for log in self.logs.iter().filter(|log| log.applies_to(scope)) {
+                (log.write)(log.format.line(scope));
+            }
+        });
+    }
+}

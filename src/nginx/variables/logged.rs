@@ -1,0 +1,253 @@
+//! Values as logs show them: without secrets, and escaped.
+
+use std::borrow::Cow;
+
+use http::HeaderName;
+
+use super::{Piece, Scope, Template, Variable};
+use crate::observe::masked_target;
+
+/// How values are escaped in a log (`escape=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Escape {
+    /// Quotes, backslashes and what is not printable ASCII as `\xXX`; a value that there is not is `-`.
+    Default,
+    /// As in a JSON string; a value that there is not is empty.
+    Json,
+    /// Not at all.
+    None,
+}
+
+/// What stands in place of a value that is not shown, as in [`masked_target`].
+const MASK: &str = "***";
+
+/// Headers that hold credentials or session ids, in lower case; and parts of the names of others.
+const SECRET_HEADERS: [&str; 8] =
+    ["api-key", "authorization", "cookie", "credential", "password", "secret", "session", "token"];
+const SECRET_NAMES: [&str; 3] = ["authentication-info", "www-authenticate", "proxy-authenticate"];
+
+/// Headers whose value is the target of a request, which logs show masked.
+const TARGETS: [&str; 8] = [
+    "referer",
+    "location",
+    "content-location",
+    "refresh",
+    "x-original-uri",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-forwarded-uri",
+];
+
+/// Variables whose value may be empty: nginx has one all the same.
+const EMPTY: [&str; 4] = ["https", "is_args", "request_completion", "server_name"];
+
+/// Variables of nginx that have no value here. Log formats that were copied from somewhere name them.
+const ABSENT: &str = "
+    ancient_browser body_bytes connection connection_requests connection_time document_root gzip_ratio limit_rate limit_req_status
+    limit_conn_status modern_browser msie nginx_version pid pipe realpath_root request_filename proxy_port proxy_protocol_addr
+    proxy_protocol_port proxy_protocol_server_addr proxy_protocol_server_port server_label slice_range ssl_alpn_protocol ssl_cipher
+    ssl_ciphers ssl_client_cert ssl_client_escaped_cert ssl_client_fingerprint ssl_client_i_dn ssl_client_raw_cert
+    ssl_client_s_dn ssl_client_serial ssl_client_v_end ssl_client_v_remain ssl_client_v_start ssl_curve ssl_curves ssl_early_data
+    ssl_session_reused tcpinfo_rcv_space tcpinfo_rtt tcpinfo_rttvar tcpinfo_snd_cwnd uid_got uid_reset uid_set
+    upstream_bytes_sent upstream_cache_status upstream_last_addr upstream_last_server_name upstream_queue_time
+";
+
+pub(super) fn is_absent(name: &str) -> bool {
+    ABSENT.split_ascii_whitespace().any(|absent| absent == name)
+}
+
+pub(super) fn is_secret(name: &str) -> bool {
+    secret(name).is_some()
+}
+
+/// Returns why no log may show the variable with this name in lower case; `None` if one may.
+pub(super) fn secret(name: &str) -> Option<&'static str> {
+    let header = ["upstream_http_", "upstream_trailer_", "sent_http_", "sent_trailer_", "http_"]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))
+        .map(|name| name.replace('_', "-"));
+    if name.starts_with("cookie_") || name.starts_with("upstream_cookie_") {
+        return Some("cookies hold session ids, with which anyone who reads the log is that user");
+    }
+    match name {
+        "request_body" | "request_body_file" => return Some("bodies hold SQL and passwords"),
+        "ssl_session_id" => return Some("it lets others resume the connection"),
+        _ => {}
+    }
+    let is_secret =
+        |header: &str| SECRET_HEADERS.iter().any(|part| header.contains(part)) || SECRET_NAMES.contains(&header);
+    header.filter(|header| is_secret(header)).map(|_| "the header holds credentials or session ids")
+}
+
+impl Template {
+    /// Appends the value to a line of a log.
+    pub(crate) fn log(&self, scope: &Scope<'_>, escape: Escape, line: &mut Vec<u8>) {
+        let mut value = Vec::new();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Literal(text) => line.extend_from_slice(text.as_bytes()),
+                Piece::Variable { variable, name } => {
+                    value.clear();
+                    let found = variable.write_masked(name, scope, &mut value);
+                    match escape {
+                        Escape::Default if !found => line.push(b'-'),
+                        Escape::Default => escape_default(&value, line),
+                        Escape::Json => escape_json(&value, line),
+                        Escape::None => line.extend_from_slice(&value),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Appends the value with masked variables. Returns whether there is one.
+    pub(super) fn write_masked(&self, scope: &Scope<'_>, value: &mut Vec<u8>) -> bool {
+        let mut found = self.pieces.is_empty();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Literal(text) => {
+                    value.extend_from_slice(text.as_bytes());
+                    found = true;
+                }
+                Piece::Variable { variable, name } => found |= variable.write_masked(name, scope, value),
+            }
+        }
+        found
+    }
+}
+
+impl Variable {
+    /// Appends the value as a log may show it. Returns whether there is one: nginx tells an empty value from none.
+    fn write_masked(&self, name: &str, scope: &Scope<'_>, value: &mut Vec<u8>) -> bool {
+        if let Variable::Mapped(map) = self {
+            map.write_masked(scope, value);
+            return true;
+        }
+        let start = value.len();
+        self.write(scope, &mut |piece| value.extend_from_slice(piece));
+        let written = &value[start..];
+        let masked = match self {
+            // The configuration may have moved a secret of the target to where it is not recognised.
+            Variable::Path | Variable::Named(_) | Variable::Arg(_) | Variable::Sent(_)
+                if !written.is_empty() && self.is_rewritten(name, scope) && has_secret(scope.request_uri) =>
+            {
+                Some(MASK.to_owned())
+            }
+            Variable::Path | Variable::Named(_) => TargetKind::of(name)
+                .and_then(|kind| kind.masked(&String::from_utf8_lossy(written)).map(Cow::into_owned)),
+            Variable::Arg(name) => {
+                let pair = format!("?{name}={}", String::from_utf8_lossy(written));
+                let masked = masked_target(&pair);
+                (*masked != *pair).then(|| masked.split_once('=').map_or("", |(_, value)| value).to_owned())
+            }
+            Variable::Header(name) | Variable::Sent(name) | Variable::Received(name) if is_target(name) => {
+                Some(masked_target(&String::from_utf8_lossy(written)).into_owned())
+            }
+            _ => None,
+        };
+        if let Some(masked) = masked {
+            value.truncate(start);
+            value.extend_from_slice(masked.as_bytes());
+        }
+        value.len() > start || EMPTY.contains(&name)
+    }
+}
+
+impl Variable {
+    /// Returns whether the value is one that the configuration may have made of the target of the request.
+    fn is_rewritten(&self, name: &str, scope: &Scope<'_>) -> bool {
+        match self {
+            Variable::Sent(header) => is_target(header),
+            _ => scope.is_rewritten && may_be_rewritten(self, name),
+        }
+    }
+}
+
+fn has_secret(target: &str) -> bool {
+    *masked_target(target) != *target
+}
+
+/// Returns whether `rewrite` changes the value of a variable.
+pub(super) fn may_be_rewritten(variable: &Variable, name: &str) -> bool {
+    match variable {
+        Variable::Path | Variable::Arg(_) => true,
+        Variable::Named(_) => matches!(name, "args" | "query_string"),
+        _ => false,
+    }
+}
+
+/// Returns whether the value of a variable may hold a secret of the target: SQL, or a session id.
+pub(super) fn may_hold_target(variable: &Variable, name: &str) -> bool {
+    match variable {
+        Variable::Path => true,
+        Variable::Named(_) => TargetKind::of(name).is_some(),
+        Variable::Arg(name) => has_secret(&format!("?{name}=x")),
+        Variable::Header(name) | Variable::Sent(name) | Variable::Received(name) => is_target(name),
+        _ => false,
+    }
+}
+
+/// The variables that hold the target of a request.
+#[derive(Debug, Clone, Copy)]
+enum TargetKind {
+    /// A path, or a path and a query.
+    Path,
+    Query,
+    /// `$request`.
+    Line,
+}
+
+impl TargetKind {
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            "request_uri" | "uri" | "document_uri" => Some(TargetKind::Path),
+            "args" | "query_string" => Some(TargetKind::Query),
+            "request" => Some(TargetKind::Line),
+            _ => None,
+        }
+    }
+
+    /// Returns the value without secrets; `None` if it has none.
+    fn masked(self, value: &str) -> Option<Cow<'_, str>> {
+        let masked = match self {
+            TargetKind::Path => masked_target(value),
+            TargetKind::Query => Cow::Owned(masked_target(&format!("?{value}")).get(1..)?.to_owned()),
+            TargetKind::Line => {
+                let (method, rest) = value.split_once(' ')?;
+                let (target, protocol) = rest.rsplit_once(' ')?;
+                Cow::Owned(format!("{method} {} {protocol}", masked_target(target)))
+            }
+        };
+        (*masked != *value).then_some(masked)
+    }
+}
+
+fn is_target(name: &HeaderName) -> bool {
+    TARGETS.contains(&name.as_str())
+}
+
+/// `ngx_http_log_escape`.
+fn escape_default(value: &[u8], line: &mut Vec<u8>) {
+    for byte in value {
+        match byte {
+            0..=0x1f | b'"' | b'\\' | 0x7f..=0xff => line.extend_from_slice(format!("\\x{byte:02X}").as_bytes()),
+            _ => line.push(*byte),
+        }
+    }
+}
+
+/// `ngx_escape_json`.
+fn escape_json(value: &[u8], line: &mut Vec<u8>) {
+    for byte in value {
+        match byte {
+            b'"' | b'\\' => line.extend_from_slice(&[b'\\', *byte]),
+            b'\n' => line.extend_from_slice(b"\\n"),
+            b'\r' => line.extend_from_slice(b"\\r"),
+            b'\t' => line.extend_from_slice(b"\\t"),
+            0x08 => line.extend_from_slice(b"\\b"),
+            0x0c => line.extend_from_slice(b"\\f"),
+            0..=0x1f => line.extend_from_slice(format!("\\u{byte:04X}").as_bytes()),
+            _ => line.push(*byte),
+        }
+    }
+}

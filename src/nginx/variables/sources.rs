@@ -1,0 +1,177 @@
+//! Where the values of variables come from, so that no log shows a secret by another name.
+
+use super::logged::{may_be_rewritten, may_hold_target, secret};
+use super::map::{Maps, subject};
+use super::{Piece, Template, Variable};
+use crate::nginx::syntax::{Directive, Fault, Span, Word};
+
+/// What the directives of a configuration make of requests and responses.
+#[derive(Debug, Default)]
+pub(crate) struct ValueSources {
+    /// What the `if` blocks match with an expression.
+    subjects: Vec<Template>,
+    /// What each `rewrite` makes of the path and the arguments.
+    rewrites: Vec<Template>,
+    /// The names in lower case and the values of `add_header`.
+    headers: Vec<(String, Template)>,
+    /// The targets of redirects.
+    redirects: Vec<Template>,
+}
+
+/// A secret that a log would show.
+struct LoggedSecret {
+    /// The variable of the log.
+    variable: String,
+    /// The variable that holds the secret.
+    source: String,
+    why: &'static str,
+}
+
+/// How a value reaches a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Through {
+    /// As itself. Secrets of the target are masked.
+    Itself,
+    /// As the path or the arguments that a `rewrite` makes. Where the target has a secret, the log shows nothing of these.
+    Rewrite,
+    /// By another name, or in part. The secrets of a target are not recognised there.
+    Another,
+}
+
+impl ValueSources {
+    /// Reads the directives. The readers of their blocks report what is wrong with them.
+    pub(crate) fn read(directives: &[(&Directive, &Directive)], maps: &Maps) -> Self {
+        let mut sources = ValueSources::default();
+        let template = |word: &Word| Template::new(word, maps).ok();
+        for (directive, _) in directives {
+            match (directive.name.text.as_str(), &directive.args[..]) {
+                ("if", _) => sources.subjects.extend(subject(directive).as_ref().and_then(template)),
+                ("rewrite", [_, to, ..]) => {
+                    sources.rewrites.extend(template(to));
+                    sources.redirects.extend(template(to));
+                }
+                ("return" | "proxy_redirect", [.., to]) => sources.redirects.extend(template(to)),
+                ("add_header", [name, value, ..]) => {
+                    sources.headers.extend(template(value).map(|value| (name.text.to_ascii_lowercase(), value)));
+                }
+                _ => {}
+            }
+        }
+        sources
+    }
+}
+
+impl Template {
+    /// Refuses variables that hold secrets, also behind `map`, `set`, `rewrite` and the groups of expressions.
+    pub(crate) fn check_loggable(&self, span: Span, maps: &Maps, sources: &ValueSources) -> Result<(), Fault> {
+        let Some(secret) = secret_in(self, maps, sources) else { return Ok(()) };
+        let (name, why) = (&secret.variable, secret.why);
+        // Braces or not: the error points at the dollar.
+        let at = self.text.to_ascii_lowercase();
+        let at = at.find(&format!("${name}")).or_else(|| at.find(&format!("${{{name}"))).unwrap_or(0);
+        let from = match secret.source == *name {
+            true => String::new(),
+            false => format!("its value may come from ${}: ", secret.source),
+        };
+        let message = format!("\"${name}\" must not be in a log: {from}{why}");
+        Err(span
+            .right(at)
+            .unsupported(message, "$remote_user, $request_id or $upstream_addr, which tell of a request without them"))
+    }
+}
+
+/// Returns a secret that a log with this value would show.
+fn secret_in(value: &Template, maps: &Maps, sources: &ValueSources) -> Option<LoggedSecret> {
+    let mut trace = Trace { maps, sources, seen: Vec::new() };
+    value.variables().find_map(|(variable, name)| {
+        let (source, why) = trace.variable(variable, name, None, Through::Itself)?;
+        Some(LoggedSecret { variable: name.to_owned(), source, why })
+    })
+}
+
+/// The variable that holds a secret, and why no log may show it.
+type Origin = (String, &'static str);
+
+/// In place of a slot of `set`: the groups of all expressions.
+const ANY_GROUP: usize = usize::MAX;
+
+struct Trace<'m> {
+    maps: &'m Maps,
+    sources: &'m ValueSources,
+    /// The slots of `set`, or [`ANY_GROUP`], that were followed already, and how their values reach the log.
+    seen: Vec<(usize, Through)>,
+}
+
+impl Trace<'_> {
+    /// `groups` is what the expression matched whose groups the value may have; `None` if it may be any of the configuration.
+    fn template(&mut self, value: &Template, groups: Option<&Template>, through: Through) -> Option<Origin> {
+        value.variables().find_map(|(variable, name)| self.variable(variable, name, groups, through))
+    }
+
+    fn variable(
+        &mut self,
+        variable: &Variable,
+        name: &str,
+        groups: Option<&Template>,
+        through: Through,
+    ) -> Option<Origin> {
+        if let Some(why) = secret(name) {
+            return Some((name.to_owned(), why));
+        }
+        // What a rewrite makes of the target itself is not shown where the target has a secret.
+        let of_target = matches!(variable, Variable::Path | Variable::Named(_) | Variable::Arg(_));
+        let is_masked = through == Through::Itself || (through == Through::Rewrite && of_target);
+        if !is_masked && may_hold_target(variable, name) {
+            return Some((
+                name.to_owned(),
+                "it may hold a session id or SQL, which is masked only in the variable itself",
+            ));
+        }
+        let sources = self.sources;
+        // The groups of what is not the value itself are parts of it.
+        let in_part = if through == Through::Rewrite { through } else { Through::Another };
+        match variable {
+            Variable::Mapped(map) => map.results().find_map(|result| self.template(result, Some(&map.source), through)),
+            Variable::Set(slot) if self.seen.contains(&(*slot, in_part)) => None,
+            Variable::Set(slot) => {
+                self.seen.push((*slot, in_part));
+                let maps = self.maps;
+                maps.set_values(*slot).find_map(|set| self.template(&set.value, set.subject.as_ref(), in_part))
+            }
+            Variable::Capture(_) => match groups {
+                // A log gives a map what it shows itself.
+                Some(subject) => self.template(subject, None, through),
+                None if self.seen.contains(&(ANY_GROUP, in_part)) => None,
+                None => {
+                    self.seen.push((ANY_GROUP, in_part));
+                    let path = || {
+                        let is_path = !sources.rewrites.is_empty() && in_part == Through::Another;
+                        is_path.then(|| (name.to_owned(), "a group of rewrite may hold a session id of the path"))
+                    };
+                    sources.subjects.iter().find_map(|subject| self.template(subject, None, in_part)).or_else(path)
+                }
+            },
+            Variable::Sent(header) => {
+                let is_of = |name: &str| name == header.as_str();
+                let mut headers = sources.headers.iter().filter(|(name, _)| is_of(name));
+                let redirects = sources.redirects.iter().filter(|_| is_of("location"));
+                headers
+                    .find_map(|(_, value)| self.template(value, None, Through::Another))
+                    .or_else(|| redirects.into_iter().find_map(|to| self.template(to, None, Through::Rewrite)))
+            }
+            _ if through != Through::Rewrite && may_be_rewritten(variable, name) => {
+                sources.rewrites.iter().find_map(|to| self.template(to, None, Through::Rewrite))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Template {
+    fn variables(&self) -> impl Iterator<Item = (&Variable, &str)> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Variable { variable, name } => Some((variable, name.as_str())),
+            Piece::Literal(_) => None,
+        })
+    }
+}
