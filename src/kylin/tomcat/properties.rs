@@ -16,7 +16,7 @@ impl SessionManager {
             ManagerKind::RanJit => {
                 let properties = Properties::parse(file, text).map_err(|error| escape(file, &error))?;
                 let settings = SessionManager::from_redis_data_cache(&properties)?;
-                let facts = Facts { no_settings: false, ..self.facts };
+                let facts = Facts { no_settings: false, sticky: settings.facts.sticky, ..self.facts };
                 self = SessionManager { settings_file: self.settings_file, facts, ..settings };
             }
             ManagerKind::Redisson => {
@@ -48,7 +48,7 @@ impl SessionManager {
             has_password: properties.get("redis.password").is_some_and(|password| !password.is_empty()),
             sentinel_master: master.map(str::to_owned),
             settings_file: None,
-            facts: Facts { valve: true, ..Facts::default() },
+            facts: Facts { valve: true, sticky: is_true(properties, "lb.sticky-session.enabled"), ..Facts::default() },
         })
     }
 

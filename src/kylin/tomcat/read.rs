@@ -176,8 +176,12 @@ pub(super) fn stores(text: &str, default_port: u16) -> Option<Vec<SessionServer>
     stores.filter(|stores| !stores.is_empty())
 }
 
-/// Parses `name:host:port, …`, or one server without a name.
+/// Parses `name:host:port, …`, one server without a name, or one of Redis, `redis://host:port`.
 fn memcached(text: &str) -> Option<Vec<SessionServer>> {
+    if let Some(redis) = text.strip_prefix("redis://").or_else(|| text.strip_prefix("rediss://")) {
+        let address = redis.rsplit('@').next()?.split(['/', '?']).next()?;
+        return Some(vec![store(None, address, REDIS_PORT)?]);
+    }
     let parts: Vec<&str> = text.split([',', ' ']).map(str::trim).filter(|part| !part.is_empty()).collect();
     let named = |part: &str| {
         let (name, address) = part.split_once(':')?;

@@ -74,6 +74,11 @@ fn reads_the_other_managers() {
     assert_eq!(non_sticky.warnings(), []);
     let one = context(&memcached.replace("n1:cached-0:11211,n2:cached-1:11212", "cached")).unwrap().unwrap();
     assert_eq!((addresses(&one), one.stores()[0].name()), (vec!["cached:11211".into()], None));
+    for (url, found) in [("redis://cached", "cached:6379"), ("redis://:s3cret@cached:6380/1", "cached:6380")] {
+        let redis = context(&memcached.replace("n1:cached-0:11211,n2:cached-1:11212", url)).unwrap().unwrap();
+        assert_eq!((addresses(&redis), redis.stores()[0].name()), (vec![found.into()], None), "{url}");
+        assert!(!format!("{redis:?}").contains("s3cret"));
+    }
 
     let text = "redis.hosts=r1:7000, r2:7001\nredis.password=s3cret\nredis.database=3\nredis.timeout=2000\n\
                 redis.sentinel.enabled=true\nredis.sentinel.master=mymaster\n";
@@ -99,6 +104,9 @@ fn a_manager_with_a_file_of_its_own_has_its_servers_there() {
     let manager = manager.with_settings("redis-data-cache.properties", text).unwrap();
     assert_eq!((addresses(&manager), manager.has_password()), (vec!["r1:7000".into()], true));
     assert_eq!(manager.warnings(), [Warning::SavedLate]);
+    let sticky = format!("{text}lb.sticky-session.enabled=true\n");
+    let sticky = manager.clone().with_settings("redis-data-cache.properties", &sticky).unwrap();
+    assert_eq!(sticky.warnings(), [Warning::Sticky, Warning::SavedLate]);
     let old = ran_jit.replace("tomcat.request.session.redis.S", "com.r.tomcat.session.management.RequestS");
     assert_eq!(context(&old).unwrap().unwrap().settings_file(), Some("RedisDataCache.properties"));
     let error = context(ran_jit).unwrap().unwrap().with_settings("r", "redis.database=x\n# none\n").unwrap_err();

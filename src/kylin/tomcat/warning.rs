@@ -28,7 +28,8 @@ pub enum Warning {
     Serialised,
     /// The manager has its servers in another file, which was not read.
     NoSettings,
-    /// memcached-session-manager without `sticky="false"`: a node trusts its own copy of a session.
+    /// memcached-session-manager without `sticky="false"`, or ran-jit's with `lb.sticky-session.enabled=true`: a node trusts its own
+    /// copy of a session.
     Sticky,
     /// Sessions are stored in files, which are shared only if all nodes mount the folder.
     Files,
@@ -100,7 +101,8 @@ impl fmt::Display for Warning {
             Warning::Serialised => "sessions are serialised Java objects: only nodes may write to the store",
             Warning::NoSettings => "the manager has its servers in another file, which was not found: they are unknown",
             Warning::Sticky => {
-                "memcached-session-manager is sticky unless the manager has sticky=\"false\": nodes trust their own copies"
+                "the session manager is sticky, so nodes trust their own copies: memcached-session-manager needs sticky=\"false\", \
+                 ran-jit's lb.sticky-session.enabled=false"
             }
             Warning::Files => "sessions are stored in files, which are shared only if all nodes mount the folder",
             Warning::LongIds => {

@@ -31,9 +31,15 @@ impl ReplicatedBy {
             SessionManager::from_context(&file, &text)
         };
         let Some(mut manager) = manager.map_err(|error| invalid(&error))? else {
-            let place = if is_properties { "spring.session.store-type" } else { "session manager" };
+            let (place, unless) = match is_properties {
+                true => (
+                    "spring.session.store-type",
+                    " (unless it is a Kylin 5 with the JDBC that it sets itself: write that)",
+                ),
+                false => ("session manager", ""),
+            };
             return Err(InvalidOption(format!(
-                "{file} names no {place}: each node keeps its sessions to itself, so replicated would lose logins"
+                "{file} names no {place}: each node keeps its sessions to itself{unless}, so replicated would lose logins"
             )));
         };
         if let Some(beside) = manager.settings_file().and_then(|name| find(path, name)) {
