@@ -24,6 +24,7 @@ A load-balancing front end for Apache Kylin.
 
 Usage: kylin_front [OPTIONS]          each option also as --name=value
        kylin_front ctl VERB [OPTIONS]  changes a front end that runs with --admin; ctl --help has the verbs
+       kylin_front doctor [OPTIONS]    checks the nodes and the front end by what the manuals require; doctor --help has more
 
 Nodes, from one of:
   --demo N            N demo Kylin nodes in this process (default, with N = 3)
@@ -200,6 +201,9 @@ pub enum Source {
     Config(PathBuf),
 }
 
+/// The options that name the source of the nodes.
+pub const SOURCES: [&str; 6] = ["--demo", "--nodes", "--nodes-file", "--zookeeper", "--properties", "--config"];
+
 /// Options for which nginx has a directive.
 const SET_BY_CONFIG: [&str; 5] = ["--max-conns", "--connect-timeout", "--read-timeout", "--trust", "--response-buffer"];
 
@@ -359,8 +363,7 @@ impl Args {
     /// Checks that the options agree.
     fn check_agreement(&mut self, given: &[String], chosen: Dialect) -> Result<(), String> {
         let has = |name: &str| given.iter().any(|given| given == name);
-        let sources = ["--demo", "--nodes", "--nodes-file", "--zookeeper", "--properties", "--config"];
-        let mut sources = sources.into_iter().filter(|name| has(name));
+        let mut sources = SOURCES.into_iter().filter(|name| has(name));
         if let (Some(one), Some(other)) = (sources.next(), sources.next()) {
             return Err(format!("{one} and {other} exclude each other: each is a source of nodes"));
         }

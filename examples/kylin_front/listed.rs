@@ -12,7 +12,7 @@ use kylin_lb::probe::HealthChecker;
 use kylin_lb::proxy::{KylinRules, ProxyBuilder};
 use kylin_lb::server::{Listen, Server, ServerBuilder};
 use kylin_lb::session::{Secret, Sessions};
-use kylin_lb::{HttpBackend, Proxy};
+use kylin_lb::{Cluster, HttpBackend, Proxy};
 
 use crate::args::{Args, Source};
 use crate::front::{Front, Health};
@@ -52,7 +52,7 @@ impl Listed {
         let members = Members::find(source, &args).await?;
         let mode = args.sessions.get_or_insert(SessionMode::MEMORY).clone();
         let sessions = mode.sessions(&secret, args.store_deadline)?;
-        let proxy = proxy(&members, &mode, &secret, sessions.as_ref(), &args, &logs.observers)?;
+        let proxy = proxy(&members.cluster, &mode, &secret, sessions.as_ref(), &args, &logs.observers)?;
         if args.check {
             members.wait(CHECK_TIMEOUT).await;
             say(format_args!("{}{}", summary(&args), table(&members.cluster)));
@@ -127,7 +127,8 @@ impl Reload for Listed {
             return Ok("no change of the secret; the source of nodes is followed as it changes".into());
         }
         let sessions = self.sessions.as_ref().map(|sessions| sessions.with_secret(&secret));
-        let proxy = proxy(&self.members, &self.mode, &secret, sessions.as_ref(), &self.args, &self.logs.observers)?;
+        let proxy =
+            proxy(&self.members.cluster, &self.mode, &secret, sessions.as_ref(), &self.args, &self.logs.observers)?;
         server.replace(self.server(proxy))?;
         (self.secret, self.sessions) = (secret, sessions);
         self.monitored.admin.set_token(token);
@@ -141,15 +142,15 @@ impl Reload for Listed {
     }
 }
 
-fn proxy(
-    members: &Members,
+pub fn proxy(
+    cluster: &Cluster,
     mode: &SessionMode,
     secret: &Secret,
     sessions: Option<&Sessions>,
     args: &Args,
     observers: &[Arc<dyn kylin_lb::observe::Observer>],
 ) -> Result<Proxy, Box<dyn Error>> {
-    let (affinity, cluster) = (mode.affinity(secret, sessions), members.cluster.clone());
+    let (affinity, cluster) = (mode.affinity(secret, sessions), cluster.clone());
     Ok(match args.kylin {
         true => {
             let groups = args.resource_groups.as_ref().map(|file| file.groups.clone());

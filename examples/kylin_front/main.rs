@@ -16,6 +16,7 @@ mod args;
 mod configured;
 mod ctl;
 mod demo;
+mod doctor;
 mod front;
 mod groups;
 mod listed;
@@ -72,6 +73,9 @@ fn main() -> ExitCode {
     let mut words = std::env::args().skip(1).peekable();
     if words.next_if_eq("ctl").is_some() {
         return ctl::run(words);
+    }
+    if words.next_if_eq("doctor").is_some() {
+        return doctor::run(&runtime, words);
     }
     let args = match Args::parse(words) {
         Ok(Command::Run(args)) => *args,

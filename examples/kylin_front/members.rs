@@ -33,13 +33,15 @@ impl Members {
         match source {
             Source::Demo(count, version) => {
                 let demo = Demo::start(count, version).await?;
-                Ok(Members { demo: Some(demo.clone()), ..Members::fixed(nodes::cluster(&demo.nodes(), args)?) })
+                Ok(Members { demo: Some(demo.clone()), ..Members::fixed(nodes::cluster(&demo.nodes(), None, args)?) })
             }
-            Source::Nodes(nodes) => Ok(Members::fixed(nodes::cluster(&nodes, args)?)),
+            Source::Nodes(nodes) => Ok(Members::fixed(nodes::cluster(&nodes, None, args)?)),
             #[cfg(feature = "zookeeper")]
-            Source::ZooKeeper(source) => Ok(Members::fixed(nodes::cluster(&[], args)?).watch(*source, args, None)),
+            Source::ZooKeeper(source) => {
+                Ok(Members::fixed(nodes::cluster(&[], None, args)?).watch(*source, args, None))
+            }
             Source::List(path) => {
-                let members = Members::fixed(nodes::cluster(&[], args)?).watch(FileList::new(&path), args, None);
+                let members = Members::fixed(nodes::cluster(&[], None, args)?).watch(FileList::new(&path), args, None);
                 Ok(Members { list: Some(path), ..members })
             }
             Source::Properties(path) => Members::of_properties(&path, args).await,
@@ -47,13 +49,10 @@ impl Members {
         }
     }
 
-    /// Reads `kylin.properties`, and `kylin.properties.override` beside it if it exists.
     async fn of_properties(path: &Path, args: &Args) -> Result<Self, Box<dyn Error>> {
-        let mut overriding = path.as_os_str().to_owned();
-        overriding.push(".override");
-        let file = KylinFile::new(path).overridden_by(overriding);
+        let file = properties_file(path);
         let config = file.read().await?;
-        let members = Members::fixed(nodes::cluster(&[], args)?);
+        let members = Members::fixed(nodes::cluster(&[], None, args)?);
         let head_timeout = config.head_timeout();
         #[cfg(feature = "zookeeper")]
         let mut members = match config.zookeeper()? {
@@ -117,4 +116,11 @@ impl Members {
         self.discovery = Some(discovery);
         self
     }
+}
+
+/// Returns `kylin.properties`, and `kylin.properties.override` beside it if it exists.
+pub fn properties_file(path: &Path) -> KylinFile {
+    let mut overriding = path.as_os_str().to_owned();
+    overriding.push(".override");
+    KylinFile::new(path).overridden_by(overriding)
 }

@@ -65,6 +65,11 @@ impl Node {
         Ok(Node { node, route: name.map(str::to_owned), settings })
     }
 
+    /// Returns a node of a source that has no settings of its own.
+    pub fn discovered(node: DiscoveredNode) -> Self {
+        Node { node, route: None, settings: NodeSettings::default() }
+    }
+
     /// Returns a demo node.
     pub fn demo(name: &str, address: std::net::SocketAddr) -> Self {
         let node = DiscoveredNode::new(&address.to_string()).expect("a socket address is valid");
@@ -147,11 +152,13 @@ pub struct DefaultSettings {
     pub outlier: bool,
 }
 
-/// Builds the cluster of these nodes; without any where discovery adds them later.
-pub fn cluster(nodes: &[Node], args: &Args) -> Result<Cluster, Box<dyn Error>> {
+/// Builds the cluster of these nodes; without any where discovery adds them later. `head_timeout` is the time that Kylin's own files
+/// allow a query.
+pub fn cluster(nodes: &[Node], head_timeout: Option<Duration>, args: &Args) -> Result<Cluster, Box<dyn Error>> {
     let mut endpoints = Vec::new();
     for Node { node, route, settings } in nodes {
-        let endpoint = settings.endpoint(node, None, &args.default_settings()).map_err(|error| error.to_string())?;
+        let endpoint = settings.endpoint(node, head_timeout, &args.default_settings());
+        let endpoint = endpoint.map_err(|error| error.to_string())?;
         endpoints.push(match route {
             Some(route) => endpoint.route(route),
             None => endpoint,

@@ -30,6 +30,7 @@ mod drills;
 mod dropped_futures;
 mod ejection;
 mod example_admin;
+mod example_doctor;
 mod example_first_sights;
 mod example_front;
 mod example_log;

@@ -25,7 +25,10 @@ pub(crate) fn public_config(call: &Call) -> CallResult {
 pub(crate) fn config(call: &Call) -> CallResult {
     let metastore = &call.settings.metastore;
     let list = |form: fn(&(String, Mode)) -> String| metastore.servers().iter().map(form).collect::<Vec<_>>().join(",");
+    // The scheduler that elects a leader, or the one that locks each job in ZooKeeper: several nodes may run jobs.
+    let scheduler = if call.settings.active_job_node.is_some() { "100" } else { "2" };
     let mut properties = BTreeMap::from([
+        ("kylin.job.scheduler.default".to_owned(), scheduler.to_owned()),
         ("kylin.metadata.url".to_owned(), metastore.url()),
         ("kylin.server.mode".to_owned(), call.settings.mode.as_str().to_owned()),
         ("kylin.server.cluster-servers".to_owned(), list(|(address, _)| address.clone())),

@@ -1,0 +1,39 @@
+//! Addresses that Kylin names and addresses that the front end has: one may be a name and the other a number.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+/// How long a name may take to be looked up.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What addresses stand for.
+#[derive(Default)]
+pub struct Addresses(BTreeMap<String, Vec<SocketAddr>>);
+
+impl Addresses {
+    /// Looks up each address, `host:port`. One that cannot be looked up equals only itself.
+    pub async fn look_up(texts: BTreeSet<String>) -> Self {
+        let mut lookups = JoinSet::new();
+        for text in texts {
+            lookups.spawn(async move {
+                let found = tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host(text.clone())).await;
+                let found = found.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default();
+                (text, found)
+            });
+        }
+        Addresses(lookups.join_all().await.into_iter().collect())
+    }
+
+    /// Returns whether both are one address.
+    pub fn are_same(&self, one: &str, other: &str) -> bool {
+        let of = |text: &str| self.0.get(text).map(Vec::as_slice).unwrap_or_default();
+        one.eq_ignore_ascii_case(other) || of(one).iter().any(|address| of(other).contains(address))
+    }
+
+    pub fn contains(&self, list: &[String], address: &str) -> bool {
+        list.iter().any(|listed| self.are_same(listed, address))
+    }
+}

@@ -1,0 +1,268 @@
+//! The checks of the nodes of a cluster with each other.
+
+use std::collections::BTreeSet;
+
+use kylin_lb::endpoint::{Role, Roles};
+use kylin_lb::health::ProbeLevel;
+use kylin_lb::kylin::properties::Properties;
+
+use super::{Seen, ids, nodes_of};
+use crate::doctor::addresses::Addresses;
+use crate::doctor::node::{Facts, Node};
+use crate::doctor::report::{Check, Report};
+
+/// What the nodes of one role have in common: what it is, the property, and its default.
+const STORAGE: [(&str, &str, &str); 4] = [
+    ("working directory", "kylin.env.hdfs-working-dir", "/kylin"),
+    ("HBase", "kylin.storage.hbase.cluster-fs", ""),
+    ("ZooKeeper", "kylin.env.zookeeper-connect-string", ""),
+    ("path in ZooKeeper", "kylin.env.zookeeper-base-path", "/kylin"),
+];
+
+const NO_CONFIG: &str = "needs what an administrator sees: --login-file";
+
+/// Checks that the nodes run one version.
+pub fn version(cluster: &[&Seen], report: &mut Report) {
+    let shown = |(_, facts): &Seen| match &facts.version {
+        Some((version, commit)) => format!("{version} ({})", commit.get(..8).unwrap_or(commit)),
+        None => "before 3.1, because it does not report one".to_owned(),
+    };
+    let kylins = cluster.iter().copied().filter(|(_, facts)| facts.level > Some(ProbeLevel::Tcp));
+    differences(Check::Version, "version", kylins, shown, report);
+}
+
+/// Checks that the nodes of a role use one Hadoop, HBase and ZooKeeper.
+pub fn storage(cluster: &[&Seen], report: &mut Report) {
+    let mut reported = BTreeSet::new();
+    for role in [Role::Query, Role::Job] {
+        let has_role = |(_, facts): &&Seen| facts.roles().is_some_and(|roles| roles.has(role));
+        let of_role: Vec<&Seen> = cluster.iter().copied().filter(has_role).collect();
+        if of_role.len() > 1 {
+            report.ran(Check::Storage);
+        }
+        for (what, key, default) in STORAGE {
+            let value = |(_, facts): &Seen| {
+                let value = facts.config.as_ref().and_then(|config| config.get(key)).unwrap_or(default);
+                // A user in front of the host is not shown.
+                let value = value.rsplit('@').next().unwrap_or_default().trim_end_matches('/');
+                if value.is_empty() { "not set".to_owned() } else { value.to_owned() }
+            };
+            // A node of both roles is compared twice.
+            let differing = differing(&format!("{what} ({key})"), &of_role, value);
+            for (ids, text) in differing.into_iter().filter(|one| reported.insert(one.clone())) {
+                report.fault(Check::Storage, &ids, text);
+            }
+        }
+    }
+    without_config(Check::Storage, cluster, report);
+}
+
+/// Checks that each node lists all of them.
+pub fn cluster_servers(cluster: &[&Seen], addresses: &Addresses, report: &mut Report) {
+    if cluster.len() < 2 {
+        return;
+    }
+    for (node, config) in configs(cluster) {
+        report.ran(Check::ClusterServers);
+        let listed = match listed(config) {
+            Ok(listed) => listed,
+            Err(error) => {
+                report.fault(Check::ClusterServers, &[&node.id], error);
+                continue;
+            }
+        };
+        let missing = alive(cluster).filter(|(other, _)| !addresses.contains(&listed, &other.address.to_string()));
+        let missing: Vec<&str> = missing.map(|(other, _)| &*other.id).collect();
+        if !missing.is_empty() {
+            let text = format!("does not list {}: it lists {}", missing.join(", "), shown(&listed));
+            report.fault(Check::ClusterServers, &[&node.id], text);
+        }
+    }
+    without_config(Check::ClusterServers, cluster, report);
+}
+
+/// Returns the nodes that a node's properties list.
+pub fn listed(config: &Properties) -> Result<Vec<String>, String> {
+    let servers = config.cluster_servers().map_err(|error| error.to_string())?;
+    Ok(servers.iter().map(ToString::to_string).collect())
+}
+
+/// Checks that as many nodes run jobs as the scheduler wants.
+pub fn job_engine(cluster: &[&Seen], addresses: &Addresses, report: &mut Report) {
+    let own_roles = |seen: &Seen| own_roles(seen, addresses);
+    let runs_jobs = |seen: &&&Seen| own_roles(seen).is_some_and(|roles| roles.has(Role::Job));
+    let engines: Vec<&Seen> = cluster.iter().filter(runs_jobs).copied().collect();
+    let knows_all = cluster.iter().all(|seen| own_roles(seen).is_some());
+    if cluster.iter().all(|seen| own_roles(seen).is_none()) {
+        return without_config(Check::JobEngine, cluster, report);
+    }
+    report.ran(Check::JobEngine);
+    if engines.is_empty() {
+        if knows_all {
+            report.fault(Check::JobEngine, &[], "no node runs jobs: kylin.server.mode of one must be all or job");
+        }
+        return;
+    }
+    let scheduler = |(_, facts): &Seen| match facts.config.as_ref().map(Properties::job_scheduler) {
+        Some(Ok(number)) => number.unwrap_or(0).to_string(),
+        Some(Err(_)) => "not a number".to_owned(),
+        None => "unknown".to_owned(),
+    };
+    let with_config = || engines.iter().copied().filter(|(_, facts)| facts.config.is_some());
+    differences(Check::JobEngine, "kylin.job.scheduler.default", with_config(), scheduler, report);
+    let is = |number: &str| engines.iter().filter(|seen| scheduler(seen) == number).copied().collect::<Vec<_>>();
+    let (alone, locking, electing) = (is("0"), is("2"), is("100"));
+    if engines.len() > 1 && !alone.is_empty() {
+        let text = format!(
+            "{} run jobs with the scheduler for one node: set kylin.server.mode=query on the others, or \
+             kylin.job.scheduler.default to 2 (locks in ZooKeeper) or 100 (elects a node) on all",
+            ids(&engines)
+        );
+        report.fault(Check::JobEngine, &nodes_of(&alone), text);
+    }
+    let has_no_lock = |config: &Properties| {
+        config.get("kylin.job.lock").is_some_and(|class| class.contains("Mock") || class.contains("Noop"))
+    };
+    for (node, _) in configs(&locking).filter(|(_, config)| engines.len() > 1 && has_no_lock(config)) {
+        report.fault(
+            Check::JobEngine,
+            &[&node.id],
+            "kylin.job.lock is one that locks nothing, and several nodes run jobs",
+        );
+    }
+    let leaders: Vec<&Seen> = electing.iter().filter(|(_, facts)| facts.is_leader == Some(true)).copied().collect();
+    if !electing.is_empty() && leaders.len() != 1 && electing.iter().all(|(_, facts)| facts.is_leader.is_some()) {
+        let text = match leaders.len() {
+            0 => "none of them is the active job node".to_owned(),
+            _ => format!("{} all say that they are the active job node", ids(&leaders)),
+        };
+        report.fault(Check::JobEngine, &nodes_of(&electing), text);
+    }
+}
+
+/// Checks that the nodes know each other with the roles that the front end was told.
+pub fn discovery(cluster: &[&Seen], given: &[&Node], addresses: &Addresses, report: &mut Report) {
+    for seen in cluster {
+        let (node, facts) = seen;
+        if let Some(own) = own_roles(seen, addresses)
+            && node.given != Roles::ALL
+            && let Some(role) =
+                [Role::Query, Role::Job].into_iter().find(|role| node.given.has(*role) && !own.has(*role))
+        {
+            let name = Roles::only(role);
+            let text = format!("the front end sends it what is for {name} nodes, and its kylin.server.mode is {own}");
+            report.fault(Check::Discovery, &[&node.id], text);
+        }
+        let (found, listed) = known_to(facts);
+        if found.is_empty() && listed.is_empty() {
+            continue;
+        }
+        report.ran(Check::Discovery);
+        let unknown = alive(cluster).filter(|(other, _)| !addresses.contains(&found, &other.address.to_string()));
+        let unknown: Vec<&str> = unknown.map(|(other, _)| &*other.id).collect();
+        if !unknown.is_empty() && !found.is_empty() {
+            let text = format!("does not find {}: it finds {}", unknown.join(", "), shown(&found));
+            report.fault(Check::Discovery, &[&node.id], text);
+        }
+        let is_given = |known: &&String| given.iter().any(|node| addresses.are_same(known, &node.address.to_string()));
+        let not_given: BTreeSet<&str> =
+            found.iter().chain(&listed).filter(|known| !is_given(known)).map(String::as_str).collect();
+        if !not_given.is_empty() {
+            let not_given: Vec<&str> = not_given.into_iter().collect();
+            let text = format!("knows nodes that the front end does not have: {}", not_given.join(", "));
+            report.fault(Check::Discovery, &[&node.id], text);
+        }
+    }
+}
+
+/// Returns the nodes that a node knows: by discovery, and by its properties. A list of one is the default, and no list.
+fn known_to(facts: &Facts) -> (Vec<String>, Vec<String>) {
+    let found = facts.discovered.iter().flatten().map(|(address, _)| address.clone()).collect();
+    let listed = facts.config.as_ref().and_then(|config| listed(config).ok()).filter(|list| list.len() > 1);
+    (found, listed.unwrap_or_default())
+}
+
+/// Returns the roles that a node names itself, or that it has in the list of Kylin 5.
+pub fn own_roles((node, facts): &Seen, addresses: &Addresses) -> Option<Roles> {
+    let in_list = || {
+        let list = facts.discovered.as_ref().filter(|_| facts.is_kylin5)?;
+        let own = list.iter().filter(|(listed, _)| addresses.are_same(listed, &node.address.to_string()));
+        own.map(|(_, roles)| *roles).reduce(Roles::and)
+    };
+    facts.roles().or_else(in_list)
+}
+
+/// Checks that the nodes take their users from one place.
+pub fn users(cluster: &[&Seen], report: &mut Report) {
+    let profile = |(_, facts): &Seen| {
+        let profile = facts.config.as_ref().and_then(|config| config.get("kylin.security.profile"));
+        profile.filter(|profile| !profile.is_empty()).unwrap_or("testing").to_owned()
+    };
+    let with_config = || cluster.iter().copied().filter(|(_, facts)| facts.config.is_some());
+    differences(Check::Users, "kylin.security.profile", with_config(), profile, report);
+    without_config(Check::Users, cluster, report);
+}
+
+/// Reports the nodes whose value is not that of most.
+fn differences<'n>(
+    check: Check,
+    what: &str,
+    nodes: impl Iterator<Item = &'n Seen>,
+    value: impl Fn(&Seen) -> String,
+    report: &mut Report,
+) {
+    let nodes: Vec<&Seen> = nodes.collect();
+    if nodes.len() > 1 {
+        report.ran(check);
+    }
+    for (ids, text) in differing(what, &nodes, value) {
+        report.fault(check, &ids, text);
+    }
+}
+
+/// Returns the nodes whose value is not that of most, and what differs.
+fn differing<'n>(what: &str, nodes: &[&'n Seen], value: impl Fn(&Seen) -> String) -> Vec<(Vec<&'n str>, String)> {
+    let mut groups: Vec<(String, Vec<&Seen>)> = Vec::new();
+    for &seen in nodes {
+        let value = value(seen);
+        match groups.iter_mut().find(|(known, _)| *known == value) {
+            Some((_, group)) => group.push(seen),
+            None => groups.push((value, vec![seen])),
+        }
+    }
+    // Of groups of one size, the first is the usual one.
+    groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.len()));
+    let Some(((usual, reference), others)) = groups.split_first() else { return Vec::new() };
+    let differs = |(value, group): &(String, Vec<&'n Seen>)| {
+        (nodes_of(group), format!("{what} is {value}, and that of {} is {usual}", ids(reference)))
+    };
+    others.iter().map(differs).collect()
+}
+
+/// Reports the nodes whose properties are unknown.
+fn without_config(check: Check, cluster: &[&Seen], report: &mut Report) {
+    let unknown = cluster.iter().filter(|(_, facts)| facts.config.is_none() && facts.unreachable.is_none());
+    let unknown: Vec<&Seen> = unknown.copied().collect();
+    if cluster.len() < 2 || unknown.is_empty() {
+        return;
+    }
+    let reason = if unknown.iter().all(|(_, facts)| facts.is_kylin5) {
+        "Kylin 5 does not tell its properties"
+    } else {
+        NO_CONFIG
+    };
+    report.unchecked(check, &nodes_of(&unknown), reason);
+}
+
+/// Returns the nodes that respond. Nodes do not find one that does not.
+fn alive<'n>(cluster: &[&'n Seen]) -> impl Iterator<Item = &'n Seen> {
+    cluster.iter().copied().filter(|(_, facts)| facts.unreachable.is_none())
+}
+
+fn configs<'n>(nodes: &'n [&'n Seen]) -> impl Iterator<Item = (&'n Node, &'n Properties)> {
+    nodes.iter().filter_map(|(node, facts)| Some((node, facts.config.as_ref()?)))
+}
+
+fn shown(list: &[String]) -> String {
+    if list.is_empty() { "none".to_owned() } else { list.join(", ") }
+}

@@ -1,0 +1,215 @@
+//! `kylin_front doctor`: checks a cluster by what the manuals of Kylin and KAP require of one behind a load balancer.
+
+mod addresses;
+mod checks;
+mod node;
+mod report;
+mod sessions;
+mod source;
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use serde_json::json;
+use tokio::task::JoinSet;
+use tracing_subscriber::filter::LevelFilter;
+
+use self::addresses::Addresses;
+use self::checks::Seen;
+use self::node::{Facts, Login, Node};
+use self::report::{Check, Report};
+use self::source::Checked;
+use crate::args::{Args, Command, SOURCES};
+use crate::sessions::secret;
+use crate::{logging, say};
+
+const HELP: &str = "\
+Checks a cluster of Kylin or KAP nodes, and the front end for it, by what the manuals require.
+
+Usage: kylin_front doctor [OPTIONS]
+
+Takes the options with which the front end is started, of which one names the nodes: --nodes, --nodes-file, --zookeeper,
+--properties, --config or --demo. It does not listen, and changes nothing at the nodes: it sends requests to each, and some through
+the front end that the options describe, in its own process.
+
+  --login-file FILE  USER:PASSWORD in the first line: with any user's it tries whether logins are kept, with an administrator's it
+                     compares properties too; a login that a node refuses is not sent to another
+  --json             prints JSON
+
+Exit status: 0 if there are no findings, 1 if there are, 2 if the options are wrong.
+
+It checks that
+  source           the nodes can be listed, or the configuration read; it says what --check says
+  reachable        each node responds, and is healthy by its own report (Kylin 5)
+  probe            there is a request that shows whether a node is healthy: version, authentication or health
+  version          all nodes run one version
+  clock            the clocks of the nodes agree
+  metastore        kylin.metadata.url is one (administrator; without: Kylin 5's cookie name; with any login: ids of projects)
+  storage          nodes of one role have one working directory, HBase and ZooKeeper (administrator)
+  cluster-servers  kylin.server.cluster-servers of each node lists all (administrator)
+  job-engine       as many nodes run jobs as the scheduler wants (administrator)
+  discovery        the nodes know each other and no others, with the roles that the front end was told (login)
+  users            kylin.security.profile is one (administrator)
+  sessions         a login is kept: at one node, asked at another, and through the front end (login)
+  timeouts         the front end waits longer than a query may take
+";
+
+/// What the arguments ask for.
+struct Options {
+    args: Args,
+    login: Option<Login>,
+    json: bool,
+}
+
+/// Runs the checks.
+pub fn run(runtime: &tokio::runtime::Runtime, words: impl Iterator<Item = String>) -> ExitCode {
+    let options = match Options::parse(words) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            say(format_args!("{HELP}"));
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("kylin_front doctor: {error}; try --help");
+            return ExitCode::from(2);
+        }
+    };
+    // The report says what is wrong. The log of the library would say it again, in other words.
+    let _levels = logging::start(Some(options.args.log.unwrap_or(LevelFilter::OFF)), options.args.log_format);
+    let json = options.json;
+    let report = runtime.block_on(check(options));
+    match json {
+        true => say(format_args!("{:#}\n", report.to_json())),
+        false => say(format_args!("{}", report.to_text())),
+    }
+    if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl Options {
+    /// Returns `None` for `--help`.
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
+        let (mut login, mut json, mut others) = (None, false, Vec::new());
+        while let Some(word) = words.next() {
+            let (name, value) = match word.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (&*word, None),
+            };
+            match name {
+                "--json" if value.is_some() => return Err("--json takes no value".into()),
+                "--json" => json = true,
+                "--login-file" if login.is_some() => return Err("--login-file is given twice".into()),
+                "--login-file" => {
+                    let file = value.or_else(|| words.next()).ok_or("--login-file needs a value")?;
+                    login = Some(Login::read(&file)?);
+                }
+                _ => others.push(word),
+            }
+        }
+        let is_source = |word: &String| SOURCES.contains(&word.split('=').next().unwrap_or_default());
+        let names_nodes = others.iter().any(is_source);
+        match Args::parse(others.into_iter())? {
+            Command::Run(_) if !names_nodes => Err(format!("the nodes are missing: one of {}", SOURCES.join(", "))),
+            Command::Run(args) => {
+                secret(args.secret_file.as_deref()).map_err(|error| error.to_string())?;
+                Ok(Some(Options { args: *args, login, json }))
+            }
+            Command::Help => Ok(None),
+            Command::Version => Err("--version is not for doctor".into()),
+        }
+    }
+}
+
+async fn check(options: Options) -> Report {
+    let Options { args, login, .. } = options;
+    let mut report = Report::default();
+    let probe = args.probe;
+    let Some(Checked { nodes, front, head_timeout, follows_kylin, replicated, .. }) =
+        &mut Checked::find(args, &mut report).await
+    else {
+        return report;
+    };
+    let mut nodes = ask(std::mem::take(nodes)).await;
+    if let Some(login) = &login {
+        log_in(&mut nodes, login, &mut report).await;
+    } else {
+        report.unchecked(Check::Sessions, &[], "needs a login: --login-file");
+    }
+    checks::reachable(&nodes, &mut report);
+    checks::probe(&nodes, probe, &mut report);
+    checks::clock(&nodes, &mut report);
+    checks::metastore(&nodes, &mut report);
+    checks::timeouts(&nodes, *head_timeout, *follows_kylin, &mut report);
+    let texts: BTreeSet<String> = nodes.iter().flat_map(known_addresses).collect();
+    let addresses = Addresses::look_up(texts).await;
+    let given: Vec<&Node> = nodes.iter().map(|(node, _)| node).collect();
+    for cluster in checks::clusters(&nodes) {
+        checks::version(&cluster, &mut report);
+        checks::storage(&cluster, &mut report);
+        checks::cluster_servers(&cluster, &addresses, &mut report);
+        checks::job_engine(&cluster, &addresses, &mut report);
+        checks::discovery(&cluster, &given, &addresses, &mut report);
+        checks::users(&cluster, &mut report);
+    }
+    if let Some(login) = &login {
+        sessions::between_nodes(&nodes, replicated, &mut report).await;
+        sessions::through_front_end(front, &nodes, login, &mut report).await;
+        sessions::log_out(&nodes).await;
+    }
+    report.nodes = nodes.iter().map(|seen| row(seen, &addresses)).collect();
+    report
+}
+
+/// Asks all nodes at once.
+async fn ask(nodes: Vec<Node>) -> Vec<Seen> {
+    let mut tasks = JoinSet::new();
+    for (at, node) in nodes.into_iter().enumerate() {
+        tasks.spawn(async move {
+            let facts = Facts::of(&node).await;
+            (at, (node, facts))
+        });
+    }
+    let mut seen = tasks.join_all().await;
+    seen.sort_by_key(|(at, _)| *at);
+    seen.into_iter().map(|(_, seen)| seen).collect()
+}
+
+/// Logs in at one node after the other, until one refuses the login: Kylin 5 locks a user after three wrong passwords.
+async fn log_in(nodes: &mut [Seen], login: &Login, report: &mut Report) {
+    for (node, facts) in nodes.iter_mut().filter(|(_, facts)| facts.level > Some(kylin_lb::health::ProbeLevel::Tcp)) {
+        match facts.log_in(node, login).await {
+            Ok(false) => facts.learn_more(node).await,
+            Ok(true) => {
+                report.fault(
+                    Check::Users,
+                    &[&node.id],
+                    "refuses the login of --login-file, which was not sent to further nodes",
+                );
+                return;
+            }
+            Err(error) => report.fault(Check::Users, &[&node.id], format!("cannot check a login: {error}")),
+        }
+    }
+}
+
+/// Returns the addresses of a node and of those that it knows.
+fn known_addresses((node, facts): &Seen) -> Vec<String> {
+    let listed = facts.config.as_ref().and_then(|config| checks::listed(config).ok()).unwrap_or_default();
+    let discovered = facts.discovered.iter().flatten().map(|(address, _)| address.clone());
+    listed.into_iter().chain(discovered).chain([node.address.to_string()]).collect()
+}
+
+/// Returns what the report says of a node.
+fn row(seen: &Seen, addresses: &Addresses) -> serde_json::Value {
+    let (node, facts) = seen;
+    json!({
+        "node": node.id,
+        "cluster": node.cluster,
+        "address": node.address.to_string(),
+        "roles": checks::own_roles(seen, addresses).unwrap_or(node.given).to_string(),
+        "version": facts.version.as_ref().map(|(version, _)| version),
+        "probe": facts.level.map(|level| level.to_string()),
+        "clock_ahead_s": facts.clock.map(|(at_least, _)| at_least),
+        "logged_in": facts.session.is_some(),
+        "is_administrator": facts.is_admin,
+    })
+}

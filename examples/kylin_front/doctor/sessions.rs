@@ -1,0 +1,195 @@
+//! The ways to keep logins, tried out: log in at one node and ask another, and log in through the front end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use kylin_lb::EndpointId;
+use kylin_lb::observe::{AttemptEnded, Observer, RequestObserver};
+use parking_lot::Mutex;
+use serde_json::json;
+
+use super::checks::{Seen, by_upstream, nodes_of};
+use super::node::{Cookies, Facts, Login, Node, Reply, request};
+use super::report::{Check, Report};
+use super::source::Front;
+
+/// How often a node is asked for a session that another may write only after its response, and how long between.
+const LATE_ATTEMPTS: usize = 10;
+const LATE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A call that every user may make, and only with a login.
+fn private_call(facts: &Facts) -> &'static str {
+    // Kylin 2.6 lists projects without a login.
+    if facts.is_kylin5 { "/kylin/api/projects?page_size=1" } else { "/kylin/api/cubes?limit=1&offset=0" }
+}
+
+/// What a node makes of the session of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Yes,
+    /// Only after a while: the other node writes its sessions after the response.
+    Late,
+    No,
+}
+
+/// Tries with the sessions of the login whether the nodes share them. Each node is asked for the session of the one before it.
+pub async fn between_nodes(nodes: &[Seen], replicated: &[String], report: &mut Report) {
+    for members in by_upstream(nodes) {
+        let members: Vec<&Seen> = members.into_iter().filter(|(_, facts)| facts.session.is_some()).collect();
+        if members.len() < 2 {
+            continue;
+        }
+        report.ran(Check::Sessions);
+        let mut known = Vec::new();
+        for (at, seen) in members.iter().enumerate() {
+            let (node, facts) = seen;
+            let (_, before) = members[(at + members.len() - 1) % members.len()];
+            let Some((own, other)) = facts.session.as_ref().zip(before.session.as_ref()) else { continue };
+            if asks(node, facts, own).await == Some(Known::No) {
+                let text = "does not know a session that it made itself: is its session store available?";
+                report.fault(Check::Sessions, &[&node.id], text);
+                continue;
+            }
+            match asks(node, facts, other).await {
+                Some(result) => known.push((*seen, result)),
+                None => report.unchecked(Check::Sessions, &[&node.id], "does not tell whether it knows a session"),
+            }
+        }
+        judge(&members, &known, replicated, report);
+    }
+}
+
+/// Returns whether a node knows a session; `None` if its response does not show it.
+async fn asks(node: &Node, facts: &Facts, session: &Cookies) -> Option<Known> {
+    for attempt in 0..LATE_ATTEMPTS {
+        match node.get(private_call(facts), session).await.ok()?.status {
+            StatusCode::OK if attempt == 0 => return Some(Known::Yes),
+            StatusCode::OK => return Some(Known::Late),
+            StatusCode::UNAUTHORIZED => return Some(Known::No),
+            // A session that is not written yet (tomcat-redis-session-manager).
+            status if status.is_server_error() => tokio::time::sleep(LATE_INTERVAL).await,
+            _ => return None,
+        }
+    }
+    None
+}
+
+fn judge(members: &[&Seen], known: &[(&Seen, Known)], replicated: &[String], report: &mut Report) {
+    let with =
+        |result: Known| known.iter().filter(|(_, known)| *known == result).map(|(seen, _)| *seen).collect::<Vec<_>>();
+    let (alone, late) = (with(Known::No), with(Known::Late));
+    let shares = known.len() - alone.len();
+    if !late.is_empty() {
+        let text = "finds a new session of another node only after a while, so a client must stay with the node where it logged in";
+        report.note(Check::Sessions, &nodes_of(&late), text);
+    }
+    if shares > 0 && !alone.is_empty() {
+        let text = "does not know the sessions of other nodes, which share theirs: is its session manager configured, with one store?";
+        report.fault(Check::Sessions, &nodes_of(&alone), text);
+    }
+    let is_shared = alone.is_empty() && !known.is_empty();
+    let routes = members.iter().all(|(_, facts)| facts.session.as_ref().is_some_and(Cookies::has_route));
+    let ways = json!({
+        "round robin": is_shared && late.is_empty(),
+        "ip_hash": true,
+        "a session learned or a cookie of the front end": true,
+        "login-relay": true,
+        "replicated": is_shared,
+        "route": routes,
+    });
+    let upstream = members.first().map(|(node, _)| node.cluster.clone()).unwrap_or_default();
+    if shares == 0 && replicated.contains(&upstream) {
+        let text = "do not share their sessions, as the chosen --sessions replicated expects";
+        report.fault(Check::Sessions, &nodes_of(members), text);
+    }
+    report.session_ways.insert(upstream, ways);
+}
+
+/// An attempt: the endpoint, and the status of its response.
+type Attempt = (EndpointId, Option<StatusCode>);
+
+/// The attempts of one request.
+#[derive(Default, Clone)]
+struct Attempts(Arc<Mutex<Vec<Attempt>>>);
+
+impl Observer for Attempts {
+    fn attempt_ended(&self, event: &AttemptEnded<'_>) {
+        self.0.lock().push((event.attempt.endpoint.clone(), event.attempt.status));
+    }
+}
+
+impl Attempts {
+    /// Returns whether a node did not know the login and another was asked. The login relay asks one node again.
+    fn were_elsewhere(&self) -> bool {
+        let attempts = self.0.lock();
+        let is_elsewhere = |pair: &[Attempt]| match pair {
+            [(one, status), (other, _)] => *status == Some(StatusCode::UNAUTHORIZED) && one != other,
+            _ => false,
+        };
+        attempts.windows(2).any(is_elsewhere)
+    }
+}
+
+/// Logs in through the front end, and asks it often enough that each node could get requests.
+pub async fn through_front_end(front: &Front, nodes: &[Seen], login: &Login, report: &mut Report) {
+    let Some((_, facts)) = nodes.iter().find(|(_, facts)| facts.session.is_some()) else { return };
+    for way in 0..front.count() {
+        let send = async |method, path, cookies: &Cookies, login, attempts: Attempts| {
+            let mut request = request(method, path, Some(cookies), login);
+            request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("localhost"));
+            request.extensions_mut().insert(RequestObserver::new(attempts));
+            Reply::read(front.send(way, request).await).await
+        };
+        let mut cookies = Cookies::default();
+        let path = "/kylin/api/user/authentication";
+        match send(Method::POST, path, &cookies, Some(login), Attempts::default()).await {
+            Ok(reply) if reply.status == StatusCode::OK => cookies.store(&reply.headers),
+            other => {
+                let reason = other.map_or_else(|error| error, |reply| format!("status {}", reply.status));
+                let text = format!("a login through the front end was not tried: {reason} to {path} of localhost");
+                report.unchecked(Check::Sessions, &[], text);
+                continue;
+            }
+        }
+        let count = 3 * nodes.len() + 2;
+        let mut elsewhere = 0;
+        for number in 1..=count {
+            let attempts = Attempts::default();
+            let problem = match send(Method::GET, private_call(facts), &cookies, None, attempts.clone()).await {
+                Ok(reply) if reply.status == StatusCode::OK => {
+                    cookies.store(&reply.headers);
+                    elsewhere += usize::from(attempts.were_elsewhere());
+                    continue;
+                }
+                Ok(reply) => format!("status {}", reply.status),
+                Err(error) => error,
+            };
+            let text = format!("a login through the front end is lost at request {number} of {count}: {problem}");
+            report.fault(Check::Sessions, &[], text);
+            break;
+        }
+        if elsewhere > 0 {
+            let text = format!(
+                "a login through the front end is not kept with its node: {elsewhere} of {count} requests reached one that does \
+                 not know it, and were repeated at another, for which the front end has a budget"
+            );
+            report.fault(Check::Sessions, &[], text);
+        }
+        // The session would live for hours.
+        _ = send(Method::GET, logout(facts), &cookies, None, Attempts::default()).await;
+    }
+}
+
+/// Ends the session of the login at each node, which would live for hours.
+pub async fn log_out(nodes: &[Seen]) {
+    for (node, facts) in nodes {
+        if let Some(session) = &facts.session {
+            _ = node.get(logout(facts), session).await;
+        }
+    }
+}
+
+fn logout(facts: &Facts) -> &'static str {
+    if facts.is_kylin5 { "/kylin/api/j_spring_security_logout" } else { "/kylin/j_spring_security_logout" }
+}

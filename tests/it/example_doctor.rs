@@ -1,0 +1,608 @@
+//! `kylin_front doctor`: each fault that is planted in a cluster is found and named, and a sound cluster has none.
+
+use http::StatusCode;
+use kylin_lb::testing::kylin::{Dialect, Fault, FaultScope, KylinNode, Metastore, Mode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::browser::Browser;
+use crate::support::dialects::{in_each_dialect, is_v5};
+use crate::support::example;
+use crate::support::kylin::Demo;
+use crate::support::raw_node::{Act, RawNode};
+use crate::support::zookeeper::{ZooKeeperServer, create, kylin_3_1, require_zookeeper};
+
+/// Does not wait for a reply to one run to serve the nodes of the next.
+async fn run(args: &[&str]) -> (Option<i32>, String, String) {
+    let args: Vec<String> = ["doctor"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+    let run = move || example::run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// The report of a run with these arguments. Its exit status fits.
+async fn report(args: &[&str]) -> Value {
+    let (code, stdout, stderr) = run(&[args, &["--json"]].concat()).await;
+    let report: Value = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}{stderr}"));
+    let expected = if report["findings"].as_array().unwrap().is_empty() { 0 } else { 1 };
+    assert_eq!((code, &report["sound"]), (Some(expected), &json!(expected == 0)), "{report:#}");
+    assert!(!stdout.contains("KYLIN\"") && !stdout.contains("password=k"), "a secret: {stdout}");
+    report
+}
+
+/// The findings as `check: nodes: text`.
+fn findings(report: &Value) -> Vec<String> {
+    let text = |finding: &Value| {
+        let nodes: Vec<&str> = finding["nodes"].as_array().unwrap().iter().map(|node| node.as_str().unwrap()).collect();
+        assert!(!finding["because"].as_str().unwrap().is_empty() && !finding["manual"].as_str().unwrap().is_empty());
+        format!("{}: {}: {}", finding["check"].as_str().unwrap(), nodes.join(" "), finding["text"].as_str().unwrap())
+    };
+    report["findings"].as_array().unwrap().iter().map(text).collect()
+}
+
+/// Asserts that each finding has these parts, in their order, and that there is no other.
+#[track_caller]
+fn assert_found(report: &Value, expected: &[&[&str]]) {
+    let found = findings(report);
+    let fits = |(found, parts): (&String, &&[&str])| parts.iter().all(|part| found.contains(part));
+    let all_fit = found.iter().zip(expected).all(fits);
+    assert!(found.len() == expected.len() && all_fit, "expected {expected:?} in {report:#}");
+}
+
+/// A cluster, and a file with a login.
+struct Cluster {
+    demo: Demo,
+    folder: TempDir,
+}
+
+impl Cluster {
+    async fn start(dialect: Dialect, count: usize) -> Self {
+        let cluster = Cluster { demo: Demo::start(dialect, count).await, folder: TempDir::new().unwrap() };
+        cluster.file("admin", "ADMIN:KYLIN\n");
+        cluster
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let file = self.folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    }
+
+    /// `--nodes` for these nodes.
+    fn named(&self) -> String {
+        let nodes = self.demo.nodes.iter().enumerate();
+        nodes.map(|(at, node)| format!("{}@{}", node.name(), self.demo.address(at))).collect::<Vec<_>>().join(",")
+    }
+
+    /// Sets a property of a node, which the node tells an administrator.
+    async fn set(&self, node: usize, key: &str, value: &str) {
+        let body = json!({"key": key, "value": value}).to_string();
+        let response = Browser::insistent(self.demo.address(node), "ADMIN", "KYLIN")
+            .ask("PUT /kylin/api/admin/config", &[("Content-Type", "application/json")], &body)
+            .await;
+        assert_eq!(response.status(), 200, "{}", response.text());
+        self.demo.nodes[node].forget_sessions();
+    }
+
+    /// Makes another node a member in place of one.
+    async fn replace(&mut self, at: usize, node: KylinNode) {
+        self.demo.served[at] = Some(node.serve("127.0.0.1:0".parse().unwrap()).await.unwrap());
+        self.demo.nodes[at] = node;
+    }
+
+    /// The report with the administrator's login.
+    async fn report(&self, args: &[&str]) -> Value {
+        let (named, login) = (self.named(), self.folder.path().join("admin"));
+        report(&[&["--nodes", &named, "--login-file", login.to_str().unwrap()], args].concat()).await
+    }
+}
+
+async fn a_sound_cluster_has_no_findings(dialect: Dialect) {
+    let cluster = Cluster::start(dialect, 3).await;
+    let found = cluster.report(&[]).await;
+    assert_found(&found, &[]);
+    let passed: Vec<&str> = found["passed"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    let every = [
+        "source",
+        "reachable",
+        "probe",
+        "version",
+        "clock",
+        "metastore",
+        "job-engine",
+        "discovery",
+        "sessions",
+        "timeouts",
+    ];
+    for check in every {
+        assert!(passed.contains(&check), "{check} in {found:#}");
+    }
+    for check in ["storage", "cluster-servers", "users"] {
+        assert_eq!(passed.contains(&check), !is_v5(dialect), "Kylin 5 does not tell its properties: {found:#}");
+    }
+    let probe = if dialect.reported_version().is_some() { "version" } else { "authentication" };
+    for node in found["nodes"].as_array().unwrap() {
+        assert_eq!(
+            (&node["probe"], &node["version"]),
+            (&json!(probe), &json!(dialect.reported_version())),
+            "{found:#}"
+        );
+        assert_eq!((&node["roles"], &node["is_administrator"]), (&json!("all"), &json!(true)), "{found:#}");
+    }
+    // It leaves no session behind, has run no query and no build.
+    for node in &cluster.demo.nodes {
+        let stats = node.stats();
+        assert_eq!((node.sessions(), stats.queries, stats.builds, stats.wrong_passwords), (0, 0, 0, 0));
+    }
+    assert!(cluster.demo.metastore.jobs().is_empty());
+
+    // Without a login there is less to compare, and no finding either.
+    let found = report(&["--nodes", &cluster.named()]).await;
+    assert_found(&found, &[]);
+    assert!(found["not_checked"].to_string().contains("--login-file"), "{found:#}");
+    assert!(cluster.demo.nodes.iter().all(|node| node.sessions() == 0));
+}
+in_each_dialect!(a_sound_cluster_has_no_findings);
+
+async fn a_node_that_does_not_respond_is_named(dialect: Dialect) {
+    let mut cluster = Cluster::start(dialect, 3).await;
+    let named = cluster.named();
+    cluster.demo.served[1].take().unwrap().kill().await;
+    let login = cluster.folder.path().join("admin");
+    let found = report(&["--nodes", &named, "--login-file", login.to_str().unwrap()]).await;
+    // The others no longer know a node that is gone.
+    assert_found(&found, &[&["reachable: q1: does not respond at 127.0.0.1:"]]);
+    assert!(found["session_ways"]["kylin"].is_object(), "the others are checked: {found:#}");
+    // A node that is taken out of service may be down.
+    let named = named.replace(",q2@", " down,q2@");
+    let found = report(&["--nodes", &named]).await;
+    assert_found(&found, &[]);
+    assert!(found["notes"].to_string().contains("down by its setting"), "{found:#}");
+}
+in_each_dialect!(a_node_that_does_not_respond_is_named);
+
+async fn a_node_that_is_no_kylin_or_fails_each_probe_is_named(dialect: Dialect) {
+    let cluster = Cluster::start(dialect, 2).await;
+    let page = b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nIt works!".to_vec();
+    let other = RawNode::start([vec![Act::Serve(page)]]).await;
+    let named = format!("{},other@{}", cluster.named(), other.address());
+    assert_found(&report(&["--nodes", &named]).await, &[&["probe: other: responds, but not as Kylin"]]);
+    cluster.demo.nodes[0].faults().inject(FaultScope::Everything, Fault::Html(StatusCode::SERVICE_UNAVAILABLE));
+    assert_found(&report(&["--nodes", &cluster.named()]).await, &[&["probe: q0: responds with a server error"]]);
+}
+in_each_dialect!(a_node_that_is_no_kylin_or_fails_each_probe_is_named);
+
+async fn a_node_that_reports_itself_down_is_named(dialect: Dialect) {
+    let cluster = Cluster::start(dialect, 2).await;
+    cluster.demo.nodes[1].faults().set_metastore_down(true);
+    let found = report(&["--nodes", &cluster.named()]).await;
+    assert_found(&found, &[&["reachable: q1: reports that these are down: metaStore"]]);
+}
+in_each_dialect!(a_node_that_reports_itself_down_is_named, V5);
+
+async fn a_node_of_another_metastore_is_named(dialect: Dialect) {
+    let mut cluster = Cluster::start(dialect, 3).await;
+    let url = "test_docker@jdbc,url=jdbc:mysql://elsewhere:3306/kylin,username=k,password=kept";
+    let other = Metastore::new().identity(url, &"ab".repeat(32));
+    cluster.replace(2, KylinNode::new("q2").kylin_version(dialect).metastore(&other)).await;
+    let found = cluster.report(&[]).await;
+    let text = findings(&found).remove(0);
+    assert!(text.starts_with("metastore: q2: is a node of another metastore than q0, q1: "), "{found:#}");
+    assert_eq!(text.contains("elsewhere:3306"), !is_v5(dialect), "{found:#}");
+    assert!(!found.to_string().contains("kept"), "a password: {found:#}");
+
+    // Any user sees the ids of projects. Kylin 5 shows the difference to everyone.
+    let (named, analyst) = (cluster.named(), cluster.file("analyst", "ANALYST:ANALYST"));
+    for args in [&["--nodes", &*named][..], &["--nodes", &named, "--login-file", &analyst]] {
+        let found = findings(&report(args).await);
+        let shows = args.len() > 2 || is_v5(dialect) || dialect == Dialect::V2_6;
+        assert_eq!(found.iter().any(|text| text.starts_with("metastore: q2: ")), shows, "{found:?}");
+    }
+}
+in_each_dialect!(a_node_of_another_metastore_is_named);
+
+#[tokio::test]
+async fn nodes_of_one_role_use_one_storage_and_those_of_two_may_have_two() {
+    let cluster = Cluster::start(Dialect::V3_1, 4).await;
+    for (at, mode) in [Mode::Query, Mode::Query, Mode::Job, Mode::Job].into_iter().enumerate() {
+        cluster.demo.nodes[at].set_mode(mode);
+    }
+    for (key, one, other) in [
+        ("kylin.env.hdfs-working-dir", "hdfs://query/kylin", "hdfs://build/kylin"),
+        ("kylin.storage.hbase.cluster-fs", "hdfs://query", "hdfs://build"),
+        ("kylin.env.zookeeper-connect-string", "z1:2181", "z2:2181"),
+    ] {
+        for (at, value) in [one, one, other, other].into_iter().enumerate() {
+            cluster.set(at, key, value).await;
+        }
+        assert_found(&cluster.report(&[]).await, &[]);
+        cluster.set(1, key, other).await;
+        assert_found(&cluster.report(&[]).await, &[&["storage: q1: ", key, other, "that of q0 is", one]]);
+        cluster.set(1, key, one).await;
+    }
+    // A default that is written out is no difference.
+    cluster.set(0, "kylin.env.zookeeper-base-path", "/kylin/").await;
+    assert_found(&cluster.report(&[]).await, &[]);
+}
+
+#[tokio::test]
+async fn a_node_of_another_version_is_named() {
+    for (usual, other, shown) in [
+        (Dialect::V3_1, Dialect::V4_0, "version is 4.0.4"),
+        (Dialect::V3_1, Dialect::V2_6, "version is before 3.1"),
+        (Dialect::Kap2_4, Dialect::V3_1, "version is 3.1.3"),
+    ] {
+        let mut cluster = Cluster::start(usual, 3).await;
+        let metastore = cluster.demo.metastore.clone();
+        cluster.replace(1, KylinNode::new("q1").kylin_version(other).metastore(&metastore)).await;
+        assert_found(&report(&["--nodes", &cluster.named()]).await, &[&["version: q1: ", shown, "that of q0, q2"]]);
+    }
+}
+
+async fn a_node_whose_clock_differs_is_named(dialect: Dialect) {
+    let cluster = Cluster::start(dialect, 2).await;
+    let body = match dialect.reported_version() {
+        Some(version) => json!({"kylin.version": version, "kylin.version.commitId": "0".repeat(40)}).to_string(),
+        None => "{}".to_owned(),
+    };
+    let body = if is_v5(dialect) { format!(r#"{{"code":"000","data":{body},"msg":""}}"#) } else { body };
+    let reply = format!(
+        "HTTP/1.1 200 OK\r\nDate: Wed, 01 Jan 2020 00:00:00 GMT\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let slow = RawNode::start([vec![Act::Serve(reply.into_bytes())]]).await;
+    let named = format!("{},slow@{}", cluster.named(), slow.address());
+    assert_found(
+        &report(&["--nodes", &named]).await,
+        &[&["clock: slow: its clock is ", " s behind that of other nodes"]],
+    );
+}
+in_each_dialect!(a_node_whose_clock_differs_is_named);
+
+async fn a_node_that_does_not_list_all_is_named(dialect: Dialect) {
+    const LIST: &str = "kylin.server.cluster-servers-with-mode";
+    let cluster = Cluster::start(dialect, 3).await;
+    let [one, two, three] = [0, 1, 2].map(|at| cluster.demo.address(at).to_string());
+    cluster.set(1, LIST, "").await;
+    cluster.set(1, "kylin.server.cluster-servers", &format!("user:kept@{two},{one}")).await;
+    let found = cluster.report(&[]).await;
+    assert_found(&found, &[&[&format!("cluster-servers: q1: does not list q2: it lists {two}, {one}")]]);
+    assert!(!found.to_string().contains("kept"), "a password: {found:#}");
+    // A name of the address is the address.
+    let names = [&one, &two, &three].map(|address| address.replace("127.0.0.1", "localhost")).join(",");
+    cluster.set(1, "kylin.server.cluster-servers", &names).await;
+    assert_found(&cluster.report(&[]).await, &[]);
+    // The default of Kylin, with which a node tells no other of changes.
+    cluster.set(1, "kylin.server.cluster-servers", "localhost:7070").await;
+    let expected = ["cluster-servers: q1: does not list q0, q1, q2: it lists localhost:7070"];
+    assert_found(&cluster.report(&[]).await, &[&expected]);
+    cluster.set(1, "kylin.server.cluster-servers", "no list").await;
+    assert_found(&cluster.report(&[]).await, &[&["cluster-servers: q1: q1:", "expected host:port"]]);
+    let more = format!("{one},{two},{three},10.255.0.1:7070");
+    cluster.set(1, "kylin.server.cluster-servers", &more).await;
+    let expected = ["discovery: q1: knows nodes that the front end does not have: 10.255.0.1:7070"];
+    assert_found(&cluster.report(&[]).await, &[&expected]);
+}
+in_each_dialect!(a_node_that_does_not_list_all_is_named, V4);
+
+#[tokio::test]
+async fn as_many_nodes_run_jobs_as_the_scheduler_wants() {
+    const SCHEDULER: &str = "kylin.job.scheduler.default";
+    let cluster = Cluster::start(Dialect::V3_1, 3).await;
+    let modes = |modes: [Mode; 3]| cluster.demo.nodes.iter().zip(modes).for_each(|(node, mode)| node.set_mode(mode));
+    let schedule = async |scheduler: &str| {
+        for at in 0..3 {
+            cluster.set(at, SCHEDULER, scheduler).await;
+        }
+    };
+    schedule("0").await;
+    assert_found(&cluster.report(&[]).await, &[&["job-engine: q0 q1 q2: ", "scheduler for one node"]]);
+    modes([Mode::Query, Mode::All, Mode::Query]);
+    assert_found(&cluster.report(&[]).await, &[]);
+    modes([Mode::Query; 3]);
+    assert_found(&cluster.report(&[]).await, &[&["job-engine: : no node runs jobs"]]);
+
+    modes([Mode::Job, Mode::All, Mode::Query]);
+    cluster.set(0, SCHEDULER, "2").await;
+    let found = cluster.report(&[]).await;
+    assert_found(
+        &found,
+        &[
+            &["job-engine: q1: kylin.job.scheduler.default is 0, and that of q0 is 2"],
+            &["job-engine: q1: q0, q1 run jobs"],
+        ],
+    );
+    schedule("2").await;
+    assert_found(&cluster.report(&[]).await, &[]);
+    cluster.set(1, "kylin.job.lock", "org.apache.kylin.job.lock.MockJobLock").await;
+    assert_found(&cluster.report(&[]).await, &[&["job-engine: q1: kylin.job.lock"]]);
+
+    schedule("100").await;
+    for (leaders, found) in
+        [([true, false], None), ([true, true], Some("q0, q1 all say")), ([false, false], Some("none of them"))]
+    {
+        for (node, leads) in cluster.demo.nodes.iter().zip(leaders) {
+            _ = node.clone().active_job_node(Some(leads));
+        }
+        let report = cluster.report(&[]).await;
+        match found {
+            Some(text) => assert_found(&report, &[&["job-engine: q0 q1: ", text, "active job node"]]),
+            None => assert_found(&report, &[]),
+        }
+    }
+}
+
+async fn a_cluster_of_query_nodes_only_has_no_engine(dialect: Dialect) {
+    let cluster = Cluster::start(dialect, 2).await;
+    cluster.demo.nodes.iter().for_each(|node| node.set_mode(Mode::Query));
+    assert_found(&cluster.report(&[]).await, &[&["job-engine: : no node runs jobs"]]);
+}
+in_each_dialect!(a_cluster_of_query_nodes_only_has_no_engine);
+
+async fn nodes_that_the_front_end_does_not_have_are_named(dialect: Dialect) {
+    let cluster = Cluster::start(dialect, 3).await;
+    let named = cluster.named();
+    let (first_two, third) = named.rsplit_once(',').unwrap();
+    let login = cluster.folder.path().join("admin");
+    let found = report(&["--nodes", first_two, "--login-file", login.to_str().unwrap()]).await;
+    let third = third.split('@').nth(1).unwrap();
+    assert_found(&found, &[&["discovery: q0 q1: knows nodes that the front end does not have: ", third]]);
+    // Another role than that of the node.
+    cluster.demo.nodes[1].set_mode(Mode::Job);
+    let named = named.replace(",q2@", "=query,q2@");
+    let found = report(&["--nodes", &named, "--login-file", login.to_str().unwrap()]).await;
+    assert_found(&found, &[&["discovery: q1: ", "for query nodes", "kylin.server.mode is job"]]);
+}
+in_each_dialect!(nodes_that_the_front_end_does_not_have_are_named);
+
+async fn users_of_two_sources_and_a_refused_login_are_named(dialect: Dialect) {
+    let cluster = Cluster::start(dialect, 3).await;
+    if !is_v5(dialect) {
+        cluster.set(2, "kylin.security.profile", "ldap").await;
+        assert_found(
+            &cluster.report(&[]).await,
+            &[&["users: q2: kylin.security.profile is ldap, and that of q0, q1 is testing"]],
+        );
+        cluster.set(2, "kylin.security.profile", "testing").await;
+    }
+    cluster.file("admin", "ADMIN:wrong");
+    assert_found(&cluster.report(&[]).await, &[&["users: q0: refuses the login"]]);
+    // Kylin 5 locks a user after three wrong passwords.
+    assert_eq!(cluster.demo.sum(|stats| stats.wrong_passwords), 1);
+}
+in_each_dialect!(users_of_two_sources_and_a_refused_login_are_named);
+
+async fn the_ways_to_keep_logins_are_tried(dialect: Dialect) {
+    let cluster = Cluster::start(dialect, 3).await;
+    let ways = |report: &Value, way: &str| report["session_ways"]["kylin"][way].as_bool().unwrap();
+    let round_robin = ["--policy=round-robin", "--sessions=none"];
+    let share = |shared: [bool; 3]| {
+        for (node, shared) in cluster.demo.nodes.iter().zip(shared) {
+            _ = node.clone().share_sessions(shared);
+        }
+    };
+
+    let found = cluster.report(&[]).await;
+    assert_found(&found, &[]);
+    assert!(ways(&found, "ip_hash") && !ways(&found, "round robin") && !ways(&found, "replicated"), "{found:#}");
+    // The proxy would ask another node after a 401, within its budget.
+    let lost = ["sessions: : a login through the front end is not kept with its node: "];
+    assert_found(&cluster.report(&round_robin).await, &[&lost]);
+    let expected = ["sessions: q0 q1 q2: do not share their sessions"];
+    assert_found(&cluster.report(&["--policy=round-robin", "--sessions=replicated"]).await, &[&expected]);
+    let plain = ["sessions: : a login through the front end is lost at request ", "401"];
+    assert_found(&cluster.report(&[&round_robin[..], &["--kylin=off"]].concat()).await, &[&plain]);
+    assert_found(&cluster.report(&["--policy=ip-hash", "--sessions=none"]).await, &[]);
+    assert_found(&cluster.report(&["--policy=round-robin", "--sessions=login-relay"]).await, &[]);
+    assert_found(&cluster.report(&["--policy=round-robin"]).await, &[]);
+
+    share([true; 3]);
+    for args in [&round_robin[..], &["--policy=round-robin", "--sessions=replicated"], &[]] {
+        let found = cluster.report(args).await;
+        assert_found(&found, &[]);
+        assert!(ways(&found, "round robin") && ways(&found, "replicated"), "{found:#}");
+    }
+
+    share([true, true, false]);
+    let found = cluster.report(&[]).await;
+    // The session of q2 is nowhere else, and q2 knows no other.
+    let text = findings(&found).join("\n");
+    assert!(text.starts_with("sessions: ") && text.contains("q2") && text.contains("share theirs"), "{found:#}");
+
+    share([true; 3]);
+    cluster.demo.nodes[1].faults().set_session_store_down(true);
+    let found = findings(&cluster.report(&[]).await).join("\n");
+    assert!(found.contains("sessions: q1: does not know a session that it made itself"), "{found}");
+}
+in_each_dialect!(the_ways_to_keep_logins_are_tried);
+
+async fn the_route_in_session_ids_is_a_way_where_each_node_has_one(dialect: Dialect) {
+    let cluster = Cluster::start(dialect, 2).await;
+    for node in &cluster.demo.nodes {
+        let found = cluster.report(&[]).await;
+        assert_eq!(found["session_ways"]["kylin"]["route"], false, "{found:#}");
+        _ = node.clone().jvm_route(node.name());
+    }
+    let found = cluster.report(&["--sessions=route", "--policy=round-robin"]).await;
+    assert_found(&found, &[]);
+    assert_eq!(found["session_ways"]["kylin"]["route"], true, "{found:#}");
+}
+in_each_dialect!(the_route_in_session_ids_is_a_way_where_each_node_has_one, V4);
+
+async fn a_front_end_that_waits_too_short_is_named(dialect: Dialect) {
+    let cluster = Cluster::start(dialect, 2).await;
+    let found = cluster.report(&["--read-timeout=60s"]).await;
+    assert_found(&found, &[&["timeouts: q0 q1: ", "300 s", "60 s"]]);
+    if !is_v5(dialect) {
+        cluster.set(1, "kylin.query.timeout-seconds", "600").await;
+        let found = cluster.report(&[]).await;
+        assert_found(&found, &[&["timeouts: q1: a query may take 600 s, and the front end waits for 310 s"]]);
+        assert!(found["notes"].to_string().contains("have no limit"), "{found:#}");
+        assert_found(&cluster.report(&["--read-timeout=15m"]).await, &[]);
+    }
+}
+in_each_dialect!(a_front_end_that_waits_too_short_is_named);
+
+async fn a_probe_that_nodes_do_not_offer_is_named(dialect: Dialect) {
+    let cluster = Cluster::start(dialect, 2).await;
+    let named = cluster.named();
+    for (probe, offered) in [
+        ("version", dialect.reported_version().is_some()),
+        ("health", is_v5(dialect)),
+        ("auto", true),
+        ("tcp", true),
+        ("none", true),
+    ] {
+        let found = report(&["--nodes", &named, "--probe", probe]).await;
+        match offered {
+            true => assert_found(&found, &[]),
+            false => assert_found(&found, &[&["probe: q0 q1: does not offer the chosen probe ", probe]]),
+        }
+        assert_eq!(found["notes"].to_string().contains("\"probe\""), matches!(probe, "tcp" | "none"), "{found:#}");
+    }
+}
+in_each_dialect!(a_probe_that_nodes_do_not_offer_is_named);
+
+/// The file of the manual, with `settings` for its location.
+fn nginx(cluster: &Cluster, method: &str, settings: &str) -> String {
+    let servers: String =
+        (0..cluster.demo.nodes.len()).map(|at| format!("    server {};\n", cluster.demo.address(at))).collect();
+    let text = format!(
+        "upstream kylin {{\n{method}{servers}}}\nserver {{\n    listen 8080;\n    location / {{\n{settings}        proxy_pass http://kylin;\n    }}\n}}\n"
+    );
+    cluster.file("kylin.conf", &text)
+}
+
+async fn a_configuration_is_read_and_its_front_end_tried(dialect: Dialect) {
+    let cluster = Cluster::start(dialect, 3).await;
+    let login = cluster.folder.path().join("admin").to_str().unwrap().to_owned();
+    let check = async |file: &str| report(&["--config", file, "--login-file", &login]).await;
+    let found = check(&nginx(&cluster, "", "")).await;
+    assert_found(&found, &[]);
+    let understood = found["understood"].as_str().unwrap();
+    assert!(understood.contains("upstream kylin") && understood.contains("differs from nginx"), "{understood}");
+    assert_eq!(found["nodes"][2]["address"], cluster.demo.address(2).to_string());
+
+    let found = check(&nginx(&cluster, "    # kylin_lb: sessions none;\n", "        proxy_read_timeout 60s;\n")).await;
+    assert_found(&found, &[&["sessions: : a login through the front end is not kept"], &["timeouts: ", "60 s"]]);
+    let found = check(&nginx(&cluster, "    ip_hash;\n    # kylin_lb: sessions none;\n", "")).await;
+    assert_found(&found, &[]);
+
+    // Two upstreams of the same nodes are one cluster.
+    let file = nginx(&cluster, "", "");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let upstream = text.split_once("server {").unwrap().0.replace("upstream kylin", "upstream queries");
+    let route = "    location /kylin/api/query { proxy_pass http://queries; }\n    location /";
+    std::fs::write(&file, upstream + &text.replace("    location /", route)).unwrap();
+    if !is_v5(dialect) {
+        for (at, mode) in [Mode::Query, Mode::All, Mode::Query].into_iter().enumerate() {
+            cluster.demo.nodes[at].set_mode(mode);
+            cluster.set(at, "kylin.job.scheduler.default", "0").await;
+        }
+    }
+    let found = check(&file).await;
+    assert_found(&found, &[]);
+    assert_eq!(found["nodes"].as_array().unwrap().len(), 6, "{found:#}");
+
+    let broken = nginx(&cluster, "    least_connections;\n", "");
+    assert_found(&check(&broken).await, &[&["source: : ", "kylin.conf:2:", "least_connections"]]);
+    let found = check(&nginx(&cluster, "    # kylin_lb: sessions replicated;\n", "")).await;
+    assert!(findings(&found)[0].contains("do not share their sessions"), "{found:#}");
+    assert_found(&check("/nowhere/kylin.conf").await, &[&["source: : ", "/nowhere/kylin.conf"]]);
+}
+in_each_dialect!(a_configuration_is_read_and_its_front_end_tried);
+
+#[tokio::test]
+async fn nodes_of_every_source_are_checked() {
+    let cluster = Cluster::start(Dialect::V3_1, 2).await;
+    let addresses = [0, 1].map(|at| cluster.demo.address(at).to_string());
+    let login = cluster.folder.path().join("admin").to_str().unwrap().to_owned();
+    let list = cluster.file("nodes", &format!("{}\n{}\n", addresses[0], addresses[1]));
+    let properties = format!(
+        "kylin.metadata.url={}\nkylin.server.cluster-servers={}\nkylin.query.timeout-seconds=100\n",
+        "kylin_metadata@jdbc,url=jdbc:mysql://db:3306/kylin,username=kylin,password=kept",
+        addresses.join(",")
+    );
+    let properties = cluster.file("kylin.properties", &properties);
+    for at in 0..2 {
+        cluster.set(at, "kylin.query.timeout-seconds", "100").await;
+    }
+    for source in [["--nodes-file", &list], ["--properties", &properties]] {
+        let found = report(&[&source[..], &["--login-file", &login]].concat()).await;
+        assert_found(&found, &[]);
+        assert_eq!(found["nodes"].as_array().unwrap().len(), 2, "{found:#}");
+        assert!(!found.to_string().contains("kept"), "a password: {found:#}");
+    }
+    // The front end waits for as long as the file lets a query take.
+    cluster.set(0, "kylin.query.timeout-seconds", "120").await;
+    let found = report(&["--properties", &properties, "--login-file", &login]).await;
+    assert_found(&found, &[&["timeouts: ", "a query may take 120 s, and the front end waits for 110 s"]]);
+
+    let empty = cluster.file("nodes", "# none\n");
+    assert!(findings(&report(&["--nodes-file", &empty]).await)[0].starts_with("source: : no node is named"));
+    assert!(findings(&report(&["--nodes-file", "/nowhere/nodes"]).await)[0].starts_with("source: : /nowhere/nodes: "));
+    assert_found(&report(&["--demo=2", "--login-file", &login]).await, &[]);
+}
+
+#[tokio::test]
+async fn nodes_in_zookeeper_are_checked() {
+    require_zookeeper!();
+    let server = ZooKeeperServer::start().await;
+    let cluster = Cluster::start(Dialect::V3_1, 2).await;
+    let client = server.client().await;
+    let login = cluster.folder.path().join("admin").to_str().unwrap().to_owned();
+    let place = format!("{}/kylin/test", server.address());
+    for (at, count) in [(0, 1), (1, 0)] {
+        let path = format!("/kylin/test/service/cluster_servers/{at}");
+        let address = cluster.demo.address(at).to_string();
+        create(&client, &path, kylin_3_1(&address, "all").to_string().as_bytes()).await;
+        // Until both are registered, the nodes know one that ZooKeeper does not list.
+        let found = report(&["--zookeeper", &place, "--login-file", &login]).await;
+        assert_eq!(findings(&found).len(), count, "{found:#}");
+    }
+}
+
+#[tokio::test]
+async fn the_text_names_the_sentence_behind_each_finding() {
+    let cluster = Cluster::start(Dialect::V3_1, 2).await;
+    cluster.set(1, "kylin.metadata.url", "other@hbase\u{1b}[2J").await;
+    let (named, login) = (cluster.named(), cluster.folder.path().join("admin"));
+    let (code, stdout, stderr) = run(&["--nodes", &named, "--login-file", login.to_str().unwrap()]).await;
+    assert_eq!((code, &*stderr), (Some(1), ""), "{stdout}");
+    for part in [
+        "finding: metastore: q1: is a node of another metastore than q0",
+        "\n    KAP manual: every node has the same kylin.metadata.url",
+        "note: timeouts: q0, q1: ",
+        "logins at kylin: kept by ",
+        "1 finding",
+    ] {
+        assert!(stdout.contains(part), "{part} in {stdout}");
+    }
+    assert!(!stdout.contains('\u{1b}'), "{stdout}");
+}
+
+#[tokio::test]
+async fn wrong_options_are_no_findings() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("login");
+    std::fs::write(&file, "ADMIN\n").unwrap();
+    let file = file.to_str().unwrap();
+    for (args, message) in [
+        (&[][..], "the nodes are missing"),
+        (&["--json"], "the nodes are missing"),
+        (&["--nodes", "a:1", "--config", "x"], "exclude each other"),
+        (&["--nodes", "a:1", "--json=yes"], "--json takes no value"),
+        (&["--nodes", "a:1", "--login-file"], "--login-file needs a value"),
+        (&["--nodes", "a:1", "--login-file", "/nowhere/login"], "--login-file /nowhere/login: "),
+        (&["--nodes", "a:1", "--login-file", file], "expected USER:PASSWORD"),
+        (&["--nodes", "a:1", "--secret-file", file], "--secret-file"),
+        (&["--nodes", "a:1", "--cure"], "unknown option --cure"),
+    ] {
+        let (code, stdout, stderr) = run(args).await;
+        assert_eq!((code, &*stdout), (Some(2), ""), "{args:?}: {stderr}");
+        assert!(stderr.contains(message), "{args:?}: {stderr}");
+    }
+    let (code, stdout, _) = run(&["--help"]).await;
+    assert!(code == Some(0) && stdout.contains("--login-file"), "{stdout}");
+}
