@@ -59,6 +59,7 @@ mod learned_roles;
 mod login_relay;
 mod login_relay_logout;
 mod login_relay_secrets;
+mod manual;
 mod messages;
 mod metastore_check;
 mod nginx_choice;

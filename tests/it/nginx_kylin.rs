@@ -18,7 +18,7 @@ const LOGINS: usize = 100;
 const QUERIES: usize = 10;
 
 /// The file of the KAP manual, with other addresses.
-fn manual(demo: &Demo, inside: &str) -> String {
+pub(crate) fn manual(demo: &Demo, inside: &str) -> String {
     let servers = (0..demo.nodes.len())
         .map(|node| format!("    server {}; # Kylin Server {}\n", demo.address(node), node + 1))
         .collect::<String>();
@@ -34,7 +34,7 @@ server {{
     )
 }
 
-fn serve(text: &str) -> (Site, Server) {
+pub(crate) fn serve(text: &str) -> (Site, Server) {
     let config = Config::parse("kylin.conf", &text.replace("@front@", "1")).unwrap_or_else(|error| panic!("{error}"));
     let site = Site::new(config).unwrap();
     let server = site.server_on("127.0.0.1:0".parse().unwrap()).threads(NonZero::new(1).unwrap()).start().unwrap();

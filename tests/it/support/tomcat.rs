@@ -136,21 +136,26 @@ impl Tomcat {
 
     /// Starts a node for each name, all at the same time. The name is also the `jvmRoute`.
     pub(crate) async fn start(names: &[&str]) -> Vec<Tomcat> {
-        Tomcat::start_all(names, Application::Kylin).await
+        Tomcat::start_all(names, Application::Kylin, None).await
+    }
+
+    /// Starts nodes that have this `conf/context.xml`.
+    pub(crate) async fn start_with_context(names: &[&str], context: &str) -> Vec<Tomcat> {
+        Tomcat::start_all(names, Application::Kylin, Some(context)).await
     }
 
     /// Starts a Tomcat that responds to every path with `path ` and the path that it has made of it.
     pub(crate) async fn start_echo() -> Tomcat {
-        Tomcat::start_all(&["echo"], Application::Echo).await.remove(0)
+        Tomcat::start_all(&["echo"], Application::Echo, None).await.remove(0)
     }
 
-    async fn start_all(names: &[&str], application: Application) -> Vec<Tomcat> {
-        let mut nodes: Vec<Tomcat> = names.iter().map(|name| Tomcat::spawn(name, application)).collect();
+    async fn start_all(names: &[&str], application: Application, context: Option<&str>) -> Vec<Tomcat> {
+        let mut nodes: Vec<Tomcat> = names.iter().map(|name| Tomcat::spawn(name, application, context)).collect();
         for (node, name) in nodes.iter_mut().zip(names) {
             while let Err(log) = node.ready().await {
                 // Another process took the port before Tomcat did.
                 assert!(log.contains("Address already in use"), "{log}");
-                *node = Tomcat::spawn(name, application);
+                *node = Tomcat::spawn(name, application, context);
             }
         }
         nodes
@@ -158,6 +163,11 @@ impl Tomcat {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns the folder of the node, in which `conf` is.
+    pub(crate) fn base(&self) -> &Path {
+        self.base.path()
     }
 
     /// Stops or starts the application. While it is stopped, Tomcat responds with 404 to every path of it.
@@ -196,7 +206,7 @@ impl Tomcat {
         std::fs::read_to_string(self.base.path().join("executed")).unwrap_or_default()
     }
 
-    fn spawn(name: &str, application: Application) -> Self {
+    fn spawn(name: &str, application: Application, context: Option<&str>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let base = folder.path();
         let port = free_port();
@@ -207,6 +217,9 @@ impl Tomcat {
         };
         write("conf/server.xml", &server_xml(name, port, free_port()));
         write("conf/web.xml", CONTAINER_WEB_XML);
+        if let Some(context) = context {
+            write("conf/context.xml", context);
+        }
         match application {
             Application::Kylin => {
                 write("webapps/kylin/WEB-INF/web.xml", APPLICATION_WEB_XML);
