@@ -25,7 +25,7 @@ pub use error::{SendError, SendErrorKind};
 pub use http1::HttpBackend;
 pub use timeouts::Timeouts;
 
-use crate::body::Body;
+use crate::body::{Body, BodyError};
 
 /// Sends requests to one node and returns its responses.
 ///
@@ -82,6 +82,15 @@ pub trait Backend: Send + Sync + 'static {
     /// [`SendError`] tells how far the request got, which decides whether it may be sent again.
     fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send;
 
+    /// Sends a copy of `request`, which the caller may have to send again. Its body is no stream: a streamed body fails. The default
+    /// [sends](Self::send) a copy; a backend that encodes requests itself can do without one.
+    ///
+    /// # Errors
+    /// [`SendError`] as of [`send`](Self::send), except that it need not return the request.
+    fn send_copy(&self, request: &Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
+        self.send(copy(request))
+    }
+
     /// Checks that the node accepts connections, without sending a request; used by
     /// [`Probe::tcp`](crate::probe::Probe::tcp). The default is for backends without connections
     /// and always succeeds.
@@ -105,31 +114,59 @@ pub trait Backend: Send + Sync + 'static {
     }
 }
 
+/// Returns a copy of a request. The copy of a streamed body fails.
+pub(crate) fn copy(request: &Request<Body>) -> Request<Body> {
+    let mut copy = Request::new(copy_of_body(request.body()));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
+}
+
+/// Ends a request that was kept: its map of headers is for the next head that is parsed.
+pub(crate) fn recycle(request: &mut Request<Body>) {
+    let headers = std::mem::take(request.headers_mut());
+    #[cfg(any(feature = "client", feature = "server"))]
+    crate::http1::headers::recycle(headers);
+    #[cfg(not(any(feature = "client", feature = "server")))]
+    drop(headers);
+}
+
+fn copy_of_body(body: &Body) -> Body {
+    body.replay().unwrap_or_else(|| Body::failed(BodyError::Source("a stream cannot be copied".into())))
+}
+
 /// Marks a request of the crate itself, such as a probe or a relayed login. It is in the request's
 /// extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OwnRequest;
 
-/// Takes how long a connection took to make, for an observer. It is in the extensions of a request that is observed.
+/// Takes how long a connection took to make, for an observer. It is in the extensions of a request that is observed, for all its
+/// attempts.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct ConnectTimer(std::sync::Arc<std::sync::OnceLock<std::time::Duration>>);
+pub(crate) struct ConnectTimer(std::sync::Arc<parking_lot::Mutex<Option<Duration>>>);
 
 impl ConnectTimer {
     #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only `HttpBackend` makes connections"))]
-    pub(crate) fn set(&self, connecting: std::time::Duration) {
-        _ = self.0.set(connecting);
+    pub(crate) fn set(&self, connecting: Duration) {
+        *self.0.lock() = Some(connecting);
     }
 
-    /// Returns the time; `None` if no connection was made.
-    pub(crate) fn get(&self) -> Option<std::time::Duration> {
-        self.0.get().copied()
+    /// Returns the time, and forgets it; `None` if no connection was made.
+    pub(crate) fn take(&self) -> Option<Duration> {
+        self.0.lock().take()
     }
 }
 
 impl<B: Backend> Backend for std::sync::Arc<B> {
     fn send(&self, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
         B::send(self, request)
+    }
+
+    fn send_copy(&self, request: &Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
+        B::send_copy(self, request)
     }
 
     fn check_connect(&self) -> impl Future<Output = Result<(), SendError>> + Send {

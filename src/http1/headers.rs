@@ -74,7 +74,7 @@ pub(crate) fn parse(
 
 /// Keeps the map of a message that was written for [`parse`].
 pub(crate) fn recycle(mut headers: HeaderMap) {
-    if headers.capacity() <= MAX_SPARE_CAPACITY {
+    if (1..=MAX_SPARE_CAPACITY).contains(&headers.capacity()) {
         headers.clear();
         SPARE_MAPS.with_borrow_mut(|spare| {
             if spare.len() < MAX_SPARE_MAPS {

@@ -103,6 +103,15 @@ impl MessageWriter {
         };
     }
 
+    /// Sets a body that the sender keeps. Its length frames it.
+    #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only requests are kept"))]
+    pub(crate) fn set_whole(&mut self, body: &Bytes) {
+        self.body = None;
+        if !self.push_copy(body) {
+            self.data = body.clone();
+        }
+    }
+
     /// Returns true if there are bytes to write now.
     pub(crate) fn has_unwritten(&self) -> bool {
         self.written < self.encoded.len() || !self.data.is_empty()
@@ -226,11 +235,18 @@ impl MessageWriter {
     }
 
     fn push(&mut self, data: Bytes) {
-        if self.encoded.len() - self.written + data.len() <= MAX_COPY {
-            self.encoded.extend_from_slice(&data);
-        } else {
+        if !self.push_copy(&data) {
             self.data = data;
         }
+    }
+
+    /// Copies short data. Returns false if it is not short.
+    fn push_copy(&mut self, data: &[u8]) -> bool {
+        let is_short = self.encoded.len() - self.written + data.len() <= MAX_COPY;
+        if is_short {
+            self.encoded.extend_from_slice(data);
+        }
+        is_short
     }
 
     /// Writes once.

@@ -60,6 +60,8 @@ impl RequestRecorder {
             return None;
         }
         let detail = own.iter().flat_map(|own| &own.0).map(|own| own.detail()).fold(observers.detail(), Detail::max);
+        let connect_timer = ConnectTimer::default();
+        request.extensions_mut().insert(connect_timer.clone());
         let client = client(request);
         let request = ObservedRequest::new(client, request, clock.now(), detail);
         let recorder = RequestRecorder {
@@ -72,7 +74,7 @@ impl RequestRecorder {
             queued_since: None,
             queued: Duration::ZERO,
             attempts: Vec::new(),
-            connect_timer: ConnectTimer::default(),
+            connect_timer,
             is_unprepared: false,
             status: None,
             first_byte: None,
@@ -165,8 +167,8 @@ impl RequestRecorder {
         self.tell(|observer, request| observer.shared(&SharedResponse { request, endpoint, waited }));
     }
 
-    /// Records that `request` is about to be sent to the endpoint that was picked.
-    pub(crate) fn attempt_begins<B>(&mut self, picked: &Picked<B>, request: &mut Request<Body>) {
+    /// Records that the request is about to be sent to the endpoint that was picked.
+    pub(crate) fn attempt_begins<B>(&mut self, picked: &Picked<B>) {
         let (endpoint, reason) = (picked.lease.endpoint(), picked.reason);
         if self.attempts.last().is_none_or(|before| before.endpoint != *endpoint) {
             self.tell(|observer, request| observer.picked(&EndpointPicked { request, endpoint, reason }));
@@ -183,8 +185,7 @@ impl RequestRecorder {
             bytes: 0,
             end: None,
         });
-        self.connect_timer = ConnectTimer::default();
-        request.extensions_mut().insert(self.connect_timer.clone());
+        _ = self.connect_timer.take();
         self.is_unprepared = false;
         let number = self.number();
         if let Some(attempt) = self.attempts.last() {
@@ -212,7 +213,7 @@ impl RequestRecorder {
         let elapsed = self.elapsed();
         if let Some(attempt) = self.attempts.last_mut() {
             (attempt.head, attempt.status) = (Some(elapsed.saturating_sub(attempt.after)), Some(status));
-            attempt.connecting = self.connect_timer.get();
+            attempt.connecting = self.connect_timer.take();
         }
     }
 
@@ -232,7 +233,7 @@ impl RequestRecorder {
         let number = self.number();
         let Some(attempt) = self.attempts.last_mut().filter(|attempt| attempt.end.is_none()) else { return };
         attempt.total = elapsed.saturating_sub(attempt.after);
-        attempt.connecting = self.connect_timer.get();
+        attempt.connecting = attempt.connecting.or_else(|| self.connect_timer.take());
         attempt.end = Some(end);
         if let Some(attempt) = self.attempts.last() {
             self.spans.attempt_ended(attempt);

@@ -75,8 +75,13 @@ impl<'p> Session<'p> {
     }
 
     /// Returns whether the session may ask for the request to be sent again after a response.
-    pub(super) fn wants_copy(&self) -> bool {
-        self.context.wants_copy()
+    pub(super) fn may_send_again(&self) -> bool {
+        self.context.may_send_again()
+    }
+
+    /// Returns whether [`prepare`](Self::prepare) may change the request.
+    pub(super) fn changes_requests(&self) -> bool {
+        self.context.changes_requests()
     }
 
     pub(super) async fn prepare<B: Backend>(

@@ -231,12 +231,22 @@ impl Affinity {
 impl RequestSession<'_> {
     /// Returns whether a copy of the request is needed until its response is settled, because the request may have to be sent
     /// again. Asked before each attempt.
-    pub(crate) fn wants_copy(&self) -> bool {
+    pub(crate) fn may_send_again(&self) -> bool {
         match &self.state {
             BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) => false,
-            BoundSession::Replicated(replicated, state) => replicated.wants_copy(state),
+            BoundSession::Replicated(replicated, state) => replicated.may_send_again(state),
             #[cfg(feature = "login-relay")]
-            BoundSession::LoginRelay(_, relayed) => relayed.wants_copy(),
+            BoundSession::LoginRelay(_, relayed) => relayed.may_send_again(),
+        }
+    }
+
+    /// Returns whether [`prepare`](Self::prepare) may change the request.
+    pub(crate) fn changes_requests(&self) -> bool {
+        match &self.state {
+            BoundSession::Hinted | BoundSession::Learn(..) | BoundSession::Sticky(..) => false,
+            BoundSession::Replicated(replicated, state) => replicated.changes_request(state),
+            #[cfg(feature = "login-relay")]
+            BoundSession::LoginRelay(..) => true,
         }
     }
 

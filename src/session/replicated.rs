@@ -189,13 +189,19 @@ impl Replicated {
         })
     }
 
-    pub(super) fn wants_copy(&self, state: &ReplicatedSession) -> bool {
+    pub(super) fn may_send_again(&self, state: &ReplicatedSession) -> bool {
         self.heal && state.cookie.is_some() && state.healing != Healing::CookieRemoved
+    }
+
+    pub(super) fn changes_request(&self, state: &ReplicatedSession) -> bool {
+        state.healing == Healing::CookieRemoved
     }
 
     /// Removes a poisoned cookie from the request.
     pub(super) fn prepare(&self, state: &ReplicatedSession, request: &mut Request<Body>) {
-        if let (Healing::CookieRemoved, Some(poisoned)) = (state.healing, &state.cookie) {
+        if self.changes_request(state)
+            && let Some(poisoned) = &state.cookie
+        {
             cookie::retain(request.headers_mut(), |name, _| name != poisoned.as_slice());
         }
     }

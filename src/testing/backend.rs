@@ -36,6 +36,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// If the backend breaks a promise; the message names it.
 pub async fn conformance<B: Backend>(open: impl Fn(SocketAddr) -> B) {
     the_request_arrives_unchanged(&open).await;
+    a_copy_is_sent_as_the_request(&open).await;
     a_response_of_any_status_is_returned(&open).await;
     redirects_cookies_and_codings_are_left_to_the_client(&open).await;
     the_body_streams_and_a_truncated_body_fails(&open).await;
@@ -62,6 +63,32 @@ async fn the_request_arrives_unchanged<B: Backend>(open: &impl Fn(SocketAddr) ->
     }
     assert!(!head.contains("\r\naccept-encoding:"), "no Accept-Encoding is added: {request}");
     assert!(request.contains("{\"sql\":1}"), "the body is sent as it is: {request}");
+}
+
+async fn a_copy_is_sent_as_the_request<B: Backend>(open: &impl Fn(SocketAddr) -> B) {
+    let mut node = Node::start(&[OK], false).await;
+    let backend = open(node.address);
+    // A body that is copied into the head, and one that is not.
+    for length in [9, 100_000] {
+        let body = format!("{{{}}}", "x".repeat(length));
+        let request = Request::post("/kylin/api/query").header("host", "kylin").header("x-own", "1");
+        let request = request.body(Body::from(body.clone())).expect("a valid request");
+        let mut sent = Vec::new();
+        // On a connection that is opened, and on one that is kept.
+        for _ in 0..2 {
+            let response = timeout(TIMEOUT, backend.send_copy(&request)).await.expect("a response in time");
+            response.expect("a response").into_body().collect().await.expect("a body");
+            sent.push(node.request().await);
+        }
+        receive(&backend, request).await;
+        sent.push(node.request().await);
+        assert!(sent[0].ends_with(&body) && sent[0].starts_with("POST /kylin/api/query"), "{}", sent[0]);
+        assert!(sent.iter().all(|one| *one == sent[0]), "a copy is sent as the request would be: {sent:?}");
+    }
+    let request =
+        Request::post("/").header("host", "kylin").body(Body::new(FailingBody(false))).expect("a valid request");
+    let sent = timeout(TIMEOUT, backend.send_copy(&request)).await.expect("a stream is not waited for");
+    assert!(sent.is_err(), "a stream cannot be copied");
 }
 
 async fn a_response_of_any_status_is_returned<B: Backend>(open: &impl Fn(SocketAddr) -> B) {

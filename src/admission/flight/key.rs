@@ -3,6 +3,7 @@ use std::sync::{Arc, OnceLock};
 use http::Request;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use crate::backend;
 use crate::body::Body;
 use crate::header_walk::walk;
 use crate::kylin::query;
@@ -47,7 +48,7 @@ impl QueryIds {
     }
 }
 
-/// What makes queries equal. It holds a copy of the request, which the proxy needs anyway to send it again.
+/// What makes queries equal. It holds the request, which the proxy keeps anyway to send it again.
 pub(crate) struct FlightKey {
     /// Hashes what the parser of the query knows of it, and its credentials. Unequal queries may have the same, so it only finds
     /// candidates, which are compared byte by byte.
@@ -73,7 +74,7 @@ impl FlightKey {
         Arc::new(FlightKey { hash, epoch, ids, cookies, request, canonical: OnceLock::new() })
     }
 
-    /// Returns the copy of the request.
+    /// Returns the request.
     pub(crate) fn request(&self) -> &Request<Body> {
         &self.request
     }
@@ -109,6 +110,12 @@ impl FlightKey {
 
     fn make_canonical(&self) -> Option<Box<[u8]>> {
         query::canonical(self.request.body().whole()?)
+    }
+}
+
+impl Drop for FlightKey {
+    fn drop(&mut self) {
+        backend::recycle(&mut self.request);
     }
 }
 

@@ -21,12 +21,12 @@ use super::open_count::OpenPermit;
 use super::request_head;
 use super::response_head::{ParserState, ResponseHead};
 use super::stream::Stream;
-use crate::backend::{SendError, SendErrorKind};
+use crate::backend::{SendError, SendErrorKind, Timeouts, copy_of_body};
 use crate::body::Body;
 use crate::clock::timer_in;
 use crate::http1::head::HeadLimits;
 use crate::http1::headers;
-use crate::http1::writer::{MessageWriter, WriteError};
+use crate::http1::writer::{BodyFraming, MessageWriter, WriteError};
 
 /// The size of one read: a response that fills the buffer doubles it, up to the maximum.
 const MIN_READ: usize = 8 * 1024;
@@ -44,6 +44,10 @@ pub(super) struct Connection {
     timer: Pin<Box<Sleep>>,
     /// The runtime that drives the timer.
     runtime: Option<runtime::Id>,
+    /// Of the request that it carries.
+    method: Method,
+    timeouts: Timeouts,
+    /// How many requests it has carried.
     pub(super) uses: u32,
     pub(super) opened: Instant,
     _permit: OpenPermit,
@@ -59,6 +63,8 @@ impl Connection {
             write_closed: false,
             timer: Box::pin(sleep_until(timer_in(Duration::ZERO))),
             runtime: current_runtime(),
+            method: Method::default(),
+            timeouts: Timeouts::default(),
             uses: 0,
             opened: now,
             _permit: permit,
@@ -83,27 +89,47 @@ impl Connection {
         }
     }
 
-    /// Starts a request, whose head and body are left empty, and returns its method. The request
-    /// before it is fully written.
-    pub(super) fn start(&mut self, request: &mut Request<Body>) -> Method {
+    /// Starts a request, whose headers and body are left empty. The request before it is fully
+    /// written.
+    pub(super) fn start(&mut self, request: &mut Request<Body>, timeouts: Timeouts) {
+        let framing = self.start_head(request, timeouts);
+        self.writer.set_body(request.body_mut(), framing);
+        headers::recycle(take(request.headers_mut()));
+    }
+
+    /// Starts a copy of a request.
+    pub(super) fn start_copy(&mut self, request: &Request<Body>, timeouts: Timeouts) {
+        let framing = self.start_head(request, timeouts);
+        match request.body().whole() {
+            Some(body) => self.writer.set_whole(body),
+            None => self.writer.set_body(&mut copy_of_body(request.body()), framing),
+        }
+    }
+
+    fn start_head(&mut self, request: &Request<Body>, timeouts: Timeouts) -> BodyFraming {
+        self.method = request.method().clone();
+        self.timeouts = timeouts;
         self.uses = self.uses.saturating_add(1);
         self.read_size = MIN_READ;
         self.write_closed = false;
-        let framing = self.writer.start(|out| request_head::encode(request, out));
-        self.writer.set_body(request.body_mut(), framing);
-        headers::recycle(take(request.headers_mut()));
-        take(request.method_mut())
+        self.writer.start(|out| request_head::encode(request, out))
     }
 
-    /// Sends the request that was started and waits for the head of its response, up to `limit`
+    /// Returns true if the connection has carried a request before this one.
+    pub(super) fn is_reused(&self) -> bool {
+        self.uses > 1
+    }
+
+    /// Returns how long the body of the response may stall.
+    pub(super) fn body_timeout(&self) -> Duration {
+        self.timeouts.body
+    }
+
+    /// Sends the request that was started and waits for the head of its response, up to its timeout
     /// after the node last accepted a part of the request. Dropping the connection cancels the
     /// request.
-    pub(super) fn response(
-        &mut self,
-        method: Method,
-        limit: Duration,
-        head_limits: HeadLimits,
-    ) -> impl Future<Output = Result<ResponseHead, SendError>> {
+    pub(super) fn response(&mut self, limits: HeadLimits) -> impl Future<Output = Result<ResponseHead, SendError>> {
+        let limit = self.timeouts.head;
         let mut deadline = timer_in(limit);
         match current_runtime() {
             // The other runtime may have ended, or may not be driven.
@@ -123,7 +149,7 @@ impl Connection {
             if writes.replace(self.writer.writes()).is_some_and(|before| before != self.writer.writes()) {
                 deadline = timer_in(limit);
             }
-            if let Poll::Ready(head) = self.poll_head(cx, &mut parser, &method, head_limits) {
+            if let Poll::Ready(head) = self.poll_head(cx, &mut parser, limits) {
                 return Poll::Ready(head);
             }
             while self.timer.as_mut().poll(cx).is_ready() {
@@ -145,12 +171,11 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_>,
         parser: &mut ParserState,
-        method: &Method,
         limits: HeadLimits,
     ) -> Poll<Result<ResponseHead, SendError>> {
         loop {
             if !self.read.is_empty()
-                && let Some(head) = parser.take(&mut self.read, method, limits)?
+                && let Some(head) = parser.take(&mut self.read, &self.method, limits)?
             {
                 return Poll::Ready(Ok(head));
             }

@@ -100,25 +100,51 @@ impl HttpBackend {
         self.shared.pool.open.get()
     }
 
-    /// Makes a connection. At the limit of open connections, and where the process is short of
+    /// Makes a connection for `request`. At the limit of open connections, and where the process is short of
     /// descriptors, takes one that idles on another core.
-    /// Returns whether the connection was used before.
-    async fn open(&self, limit: Duration, timer: Option<&ConnectTimer>) -> Result<(Box<Connection>, bool), SendError> {
+    async fn open(&self, request: &Request<Body>) -> Result<Box<Connection>, SendError> {
         let Shared { pool, clock, .. } = &*self.shared;
         let Some(permit) = pool.open.acquire() else {
-            let other = pool.take_from_any_core().map(|connection| (connection, true));
-            return other.ok_or_else(|| SendError::new(SendErrorKind::Limit, "every allowed connection is in use"));
+            return pool
+                .take_from_any_core()
+                .ok_or_else(|| SendError::new(SendErrorKind::Limit, "every allowed connection is in use"));
         };
+        let timer = request.extensions().get::<ConnectTimer>();
         let began = timer.map(|timer| (timer, clock.now()));
-        let stream = self.connect(limit).await;
+        let stream = self.connect(self.timeouts_of(request).connect).await;
         let now = clock.now();
         if let Some((timer, began)) = began {
             timer.set(now.saturating_duration_since(began));
         }
         match stream {
-            Ok(stream) => Ok((Box::new(Connection::new(stream, permit, now)), false)),
-            Err(error) if error.kind() == SendErrorKind::Shortage => {
-                pool.take_from_any_core().map(|connection| (connection, true)).ok_or(error)
+            Ok(stream) => Ok(Box::new(Connection::new(stream, permit, now))),
+            Err(error) if error.kind() == SendErrorKind::Shortage => pool.take_from_any_core().ok_or(error),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn timeouts_of(&self, request: &Request<Body>) -> Timeouts {
+        request.extensions().get::<Timeouts>().copied().unwrap_or(self.shared.timeouts)
+    }
+
+    /// Sends the rest of the request that was started on `connection`, and receives the head of its response.
+    async fn receive(&self, mut connection: Box<Connection>) -> Result<Response<Body>, SendError> {
+        match connection.response(self.shared.head_limits).await {
+            Ok(mut head) => {
+                if !head.keep_alive {
+                    let uses = connection.uses;
+                    head.response.extensions_mut().insert(ClosesConnection { uses });
+                }
+                let timeout = connection.body_timeout();
+                let body = response_body::new(connection, head.body, head.keep_alive, &self.shared.pool);
+                Ok(head.response.map(|()| body.stall_after(timeout)))
+            }
+            Err(error)
+                if error.kind() == SendErrorKind::Broken && connection.is_reused() && connection.read.is_empty() =>
+            {
+                // The other idle connections of this core are as old or older.
+                self.shared.pool.clear();
+                Err(error.with_kind(SendErrorKind::Stale))
             }
             Err(error) => Err(error),
         }
@@ -147,43 +173,47 @@ impl Backend for HttpBackend {
     /// Starts the request on an idle connection before the future is polled: a future that holds no
     /// request is cheaper to move.
     fn send(&self, mut request: Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
-        let Shared { timeouts, pool, head_limits, .. } = &*self.shared;
-        let timeouts = request.extensions().get::<Timeouts>().copied().unwrap_or(*timeouts);
-        let idle = match pool.take() {
+        let idle = match self.shared.pool.take() {
             Some(mut connection) => {
-                let method = connection.start(&mut request);
-                Ok((connection, method))
+                let timeouts = self.timeouts_of(&request);
+                connection.start(&mut request, timeouts);
+                Ok(connection)
             }
             None => Err(Box::new(request)),
         };
         async move {
-            let (mut connection, method, reused) = match idle {
-                Ok((connection, method)) => (connection, method, true),
+            let connection = match idle {
+                Ok(connection) => connection,
                 // Boxed, because it is rare and its state is large.
-                Err(mut request) => match Box::pin(self.open(timeouts.connect, request.extensions().get())).await {
-                    Ok((mut connection, reused)) => {
-                        let method = connection.start(&mut request);
-                        (connection, method, reused)
+                Err(mut request) => match Box::pin(self.open(&request)).await {
+                    Ok(mut connection) => {
+                        let timeouts = self.timeouts_of(&request);
+                        connection.start(&mut request, timeouts);
+                        connection
                     }
                     Err(error) => return Err(error.with_request(*request)),
                 },
             };
-            match connection.response(method, timeouts.head, *head_limits).await {
-                Ok(mut head) => {
-                    if !head.keep_alive {
-                        let uses = connection.uses;
-                        head.response.extensions_mut().insert(ClosesConnection { uses });
-                    }
-                    let body = response_body::new(connection, head.body, head.keep_alive, pool);
-                    Ok(head.response.map(|()| body.stall_after(timeouts.body)))
+            self.receive(connection).await
+        }
+    }
+
+    /// Encodes the request from where it is.
+    fn send_copy(&self, request: &Request<Body>) -> impl Future<Output = Result<Response<Body>, SendError>> + Send {
+        let idle = self.shared.pool.take().map(|mut connection| {
+            connection.start_copy(request, self.timeouts_of(request));
+            connection
+        });
+        async move {
+            let connection = match idle {
+                Some(connection) => connection,
+                None => {
+                    let mut connection = Box::pin(self.open(request)).await?;
+                    connection.start_copy(request, self.timeouts_of(request));
+                    connection
                 }
-                Err(error) if error.kind() == SendErrorKind::Broken && reused && connection.read.is_empty() => {
-                    // The other idle connections of this core are as old or older.
-                    pool.clear();
-                    Err(error.with_kind(SendErrorKind::Stale))
-                }
-                Err(error) => Err(error),
-            }
+            };
+            self.receive(connection).await
         }
     }
 

@@ -7,12 +7,20 @@ use crate::backend::Backend;
 use crate::body::Body;
 use crate::cluster::Picked;
 use crate::endpoint::EndpointId;
-use crate::observe::{RetryReason, ServedBy};
+use crate::observe::{RequestRecorder, RetryReason, ServedBy};
 use crate::proxy::RetryAccount;
 use crate::proxy::error_response::ErrorResponse;
 use crate::proxy::head::{HeaderPresence, remove_hop_by_hop};
 
 impl<B: Backend> Attempts<'_, B> {
+    pub(super) fn is_traced(&self) -> bool {
+        self.recorder.as_ref().is_some_and(|recorder| recorder.is_traced())
+    }
+
+    pub(super) fn span(&self, of: fn(&RequestRecorder) -> tracing::Span) -> tracing::Span {
+        self.recorder.as_ref().map_or_else(tracing::Span::none, |recorder| of(recorder))
+    }
+
     /// Tells observers that the request is sent again, to `next`.
     pub(super) fn note_retry(&mut self, next: &EndpointId, reason: RetryReason) {
         if let Some(recorder) = &mut self.recorder {

@@ -14,10 +14,11 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 
 use super::Attempts;
+use super::kept::KeptRequest;
 use super::next::is_abandoned;
 use super::response::declared_length;
 use crate::admission::flight::{Entered, FlightKey, FlightTable, Follower, ProjectSlot, QueryIds, Waited};
-use crate::backend::{Backend, SendError};
+use crate::backend::{self, Backend, SendError};
 use crate::body::Body;
 use crate::buffer::GrowingBuffer;
 use crate::cluster::Picked;
@@ -27,7 +28,6 @@ use crate::kylin::response::{ResponseClass, is_result};
 use crate::maybe_ready::BoxFuture;
 use crate::observe::ServedBy;
 use crate::proxy::error_response::{ErrorResponse, QUEUES_FULL, STOPPED, WAITED_TOO_LONG};
-use crate::proxy::replay;
 use crate::proxy::rules::QueryWatch;
 
 /// The longest response that followers get a copy of, in bytes.
@@ -152,7 +152,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
     pub(super) fn enter_flight(
         &mut self,
         query: Option<QueryContents>,
-        request: &Request<Body>,
+        request: &mut Request<Body>,
     ) -> Option<BoxFuture<'_, Result<AfterEntry, ErrorResponse>>> {
         let flights = self.proxy.flights.as_ref()?;
         let is_shareable = self.proxy.settings.single_flight
@@ -169,7 +169,11 @@ impl<'p, B: Backend> Attempts<'p, B> {
         }
         hasher.write(self.context.path_session_id().unwrap_or_default());
         let epoch = flights.epochs.current(query.project.unwrap_or(ProjectSlot::of("")));
-        let key = FlightKey::new(hasher.finish(), epoch, query.ids, cookies.cloned(), replay::copy(request)?);
+        let cookies = cookies.cloned();
+        self.sends_kept = !self.is_changed_for_nodes();
+        let of_key = if self.sends_kept { take(request) } else { backend::copy(request) };
+        let key = FlightKey::new(hasher.finish(), epoch, query.ids, cookies, of_key);
+        self.kept_request = Some(KeptRequest::OfFlight(Arc::clone(&key)));
         let entered = flights.enter(&key);
         self.flight = Some(key);
         match entered {
@@ -316,6 +320,14 @@ pub(super) fn execution<B: Backend>(
         if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {
             watch.disarm();
         }
+        Executed { picked, sent, is_copied: None }
+    })
+}
+
+/// Returns the execution that sends the request of the flight.
+pub(super) fn execution_of_flight<B: Backend>(picked: Picked<B>, key: Arc<FlightKey>) -> Execution<B> {
+    Box::pin(async move {
+        let sent = picked.backend().send_copy(key.request()).await;
         Executed { picked, sent, is_copied: None }
     })
 }

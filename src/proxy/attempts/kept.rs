@@ -1,16 +1,16 @@
 //! The request for an attempt after this one.
 
+use std::mem::take;
 use std::sync::Arc;
 
 use http::Request;
 
 use super::Attempts;
 use crate::admission::flight::FlightKey;
-use crate::backend::Backend;
+use crate::backend::{self, Backend};
 use crate::body::Body;
-use crate::proxy::replay;
 
-/// A copy of a request: its own, or that of its [flight](super::flight).
+/// A request that is kept: on its own, or as that of its [flight](super::flight).
 pub(super) enum KeptRequest {
     Own(Box<Request<Body>>),
     OfFlight(Arc<FlightKey>),
@@ -25,33 +25,63 @@ impl KeptRequest {
     }
 
     /// Returns the request, to send it.
-    pub(super) fn into_request(self) -> Option<Box<Request<Body>>> {
+    pub(super) fn into_request(self) -> Box<Request<Body>> {
         match self {
-            KeptRequest::Own(request) => Some(request),
-            KeptRequest::OfFlight(key) => replay::copy(key.request()).map(Box::new),
+            KeptRequest::Own(request) => request,
+            KeptRequest::OfFlight(key) => Box::new(backend::copy(key.request())),
+        }
+    }
+
+    /// Ends the request.
+    pub(super) fn recycle(self) {
+        if let KeptRequest::Own(mut request) = self {
+            backend::recycle(&mut request);
         }
     }
 }
 
 impl<B: Backend> Attempts<'_, B> {
-    /// Keeps the request if it may have to be sent again although a node receives it now.
-    pub(super) fn keep_copy(&self, request: &Request<Body>) -> Option<KeptRequest> {
+    /// Returns whether something is changed in the request for the node that gets it.
+    pub(super) fn is_changed_for_nodes(&self) -> bool {
+        self.names_no_host
+            || self.session.changes_requests()
+            || self.kylin().is_some_and(|(rules, class)| rules.changes_for_stop(class))
+    }
+
+    /// Keeps the request if it may have to be sent again although a node receives it now. Where the node gets it as it is, it is
+    /// the kept one that is sent, and `request` is left empty: a copy costs as much as reading a head.
+    pub(super) fn keep(&mut self, request: &mut Request<Body>) {
+        if self.sends_kept {
+            return;
+        }
+        self.kept_request = None;
         let retry = &self.proxy.settings.retry;
         let is_repeatable = match self.kylin() {
-            Some((rules, class)) => rules.wants_copy(class),
+            Some((rules, class)) => rules.may_repeat(class),
             None => retry.is_repeatable(request.method()),
         };
-        if !((is_repeatable && !retry.is_none()) || self.session.wants_copy()) {
-            return None;
+        let is_wanted = (is_repeatable && !retry.is_none()) || self.session.may_send_again();
+        if !is_wanted || request.body().whole().is_none() {
+            return;
         }
-        match &self.flight {
-            Some(key) => Some(KeptRequest::OfFlight(Arc::clone(key))),
-            None => replay::copy(request).map(Box::new).map(KeptRequest::Own),
-        }
+        self.kept_request = Some(match &self.flight {
+            Some(key) => KeptRequest::OfFlight(Arc::clone(key)),
+            None if self.is_changed_for_nodes() => KeptRequest::Own(Box::new(backend::copy(request))),
+            None => {
+                self.sends_kept = true;
+                KeptRequest::Own(Box::new(take(request)))
+            }
+        });
+    }
+
+    /// Returns the request that is sent: the one that is kept, or this one.
+    pub(super) fn sent<'a>(&'a self, request: &'a Request<Body>) -> &'a Request<Body> {
+        self.kept_request.as_ref().filter(|_| self.sends_kept).map_or(request, KeptRequest::get)
     }
 
     /// Takes the kept request, to send it again.
-    pub(super) fn take_copy(&mut self) -> Option<Box<Request<Body>>> {
-        self.copy.take().and_then(KeptRequest::into_request)
+    pub(super) fn take_kept(&mut self) -> Option<Box<Request<Body>>> {
+        self.sends_kept = false;
+        self.kept_request.take().map(KeptRequest::into_request)
     }
 }

@@ -21,7 +21,7 @@ use http::header;
 use http::{Method, Request, Response};
 
 pub(super) use self::flight::QueryFlights;
-use self::flight::{AfterEntry, Execution, Shared, execution};
+use self::flight::{AfterEntry, Execution, Shared, execution, execution_of_flight};
 use self::kept::KeptRequest;
 use self::next::is_abandoned;
 use self::response::AfterAttempt;
@@ -85,6 +85,9 @@ fn forward_from<B: Backend>(
                 };
                 let result = result.unwrap_or(Err(PANICKED));
                 attempts.fail_flight(result.err());
+                if let Some(kept) = attempts.kept_request.take() {
+                    kept.recycle();
+                }
                 result
             }
             Ok(Hops::Used) => {
@@ -119,8 +122,10 @@ struct Attempts<'p, B> {
     /// The response for which the request is sent to another endpoint, in case that none can be reached.
     kept: Option<Box<Response<Body>>>,
     /// The request for an attempt after this one, if there may be one although this one was sent.
-    copy: Option<KeptRequest>,
-    /// Of the body, where no copy is kept.
+    kept_request: Option<KeptRequest>,
+    /// It is the kept request that is sent.
+    sends_kept: bool,
+    /// Of the body, where the request is not kept.
     body_key: BodyKey,
     /// The failures of attempts that count once another attempt has shown whose they are.
     suspects: Suspects,
@@ -152,14 +157,6 @@ struct Attempts<'p, B> {
 }
 
 impl<'p, B: Backend> Attempts<'p, B> {
-    fn is_traced(&self) -> bool {
-        self.recorder.as_ref().is_some_and(|recorder| recorder.is_traced())
-    }
-
-    fn span(&self, of: fn(&RequestRecorder) -> tracing::Span) -> tracing::Span {
-        self.recorder.as_ref().map_or_else(tracing::Span::none, |recorder| of(recorder))
-    }
-
     fn new(proxy: &'p Inner<B>, peer: ClientAddr, sender: Sender, request: &mut Request<Body>) -> Self {
         let settings = &proxy.settings;
         let client = |request: &Request<Body>| settings.trusted.client(peer, request.headers());
@@ -178,7 +175,8 @@ impl<'p, B: Backend> Attempts<'p, B> {
             session: Session::new(settings.affinity.as_ref()),
             response: Response::default(),
             kept: None,
-            copy: None,
+            kept_request: None,
+            sends_kept: false,
             body_key: BodyKey::NONE,
             suspects: Suspects::default(),
             reconnected: false,
@@ -243,7 +241,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             taken_over = Some(failure);
             Some(picked)
         } else {
-            self.pick(request)
+            self.pick_sent(request)
         };
         let Some(mut picked) = picked else {
             return Err(ErrorResponse::no_endpoint(self.proxy.cluster.is_empty(), self.proxy.settings.unavailable));
@@ -260,10 +258,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
                 retry.spend();
             }
             self.attempted.add(&picked.lease);
-            self.copy = self.keep_copy(request);
+            self.keep(request);
             self.note_body(request.body());
             if let Some(recorder) = &mut self.recorder {
-                recorder.attempt_begins(&picked, request);
+                recorder.attempt_begins(&picked);
             }
             if self.names_no_host {
                 head::set_host_of(&picked, request);
@@ -287,7 +285,10 @@ impl<'p, B: Backend> Attempts<'p, B> {
                         .kylin()
                         .and_then(|(rules, class)| rules.watch(&self.context, class, picked.backend(), request));
                     if self.leader.is_some() {
-                        let mut execution = execution(picked, watch, take(request));
+                        let mut execution = match &self.flight {
+                            Some(key) if self.sends_kept => execution_of_flight(picked, Arc::clone(key)),
+                            _ => execution(picked, watch, take(request)),
+                        };
                         if self.is_traced() {
                             execution = in_span(self.span(RequestRecorder::attempt_span), execution);
                         }
@@ -295,11 +296,16 @@ impl<'p, B: Backend> Attempts<'p, B> {
                         (picked, failure) = self.execute(Some(execution)).await?;
                         failure
                     } else {
-                        let sent = match self.is_traced() {
-                            false => picked.backend().send(take(request)).await,
-                            true => {
+                        let kept = self.kept_request.as_ref().filter(|_| self.sends_kept);
+                        let sent = match (kept, self.is_traced()) {
+                            (Some(kept), false) => picked.backend().send_copy(kept.get()).await,
+                            (None, false) => picked.backend().send(take(request)).await,
+                            (kept, true) => {
                                 let span = self.span(RequestRecorder::attempt_span);
-                                in_span(span, picked.backend().send(take(request))).await
+                                match kept {
+                                    Some(kept) => in_span(span, picked.backend().send_copy(kept.get())).await,
+                                    None => in_span(span, picked.backend().send(take(request))).await,
+                                }
                             }
                         };
                         if let Some(watch) = watch.filter(|_| !is_abandoned(&sent)) {

@@ -6,6 +6,7 @@ use http::{Method, Request, Response};
 use http_body::Body as _;
 
 use super::Attempts;
+use super::kept::KeptRequest;
 use crate::backend::{Backend, SendError, SendErrorKind};
 use crate::body::Body;
 use crate::cluster::{PickReason, Picked};
@@ -47,6 +48,14 @@ impl<B: Backend> Attempts<'_, B> {
         {
             *reason = PickReason::Fingerprint;
         }
+        picked
+    }
+
+    /// Picks an endpoint for the request that is sent.
+    pub(super) fn pick_sent(&mut self, request: &Request<Body>) -> Option<Picked<B>> {
+        let kept = self.kept_request.take();
+        let picked = self.pick(kept.as_ref().filter(|_| self.sends_kept).map_or(request, KeptRequest::get));
+        self.kept_request = kept;
         picked
     }
 
@@ -119,24 +128,24 @@ impl<B: Backend> Attempts<'_, B> {
         Ok(())
     }
 
-    /// Keeps what tells the body from others when the request fails, unless a copy of the body tells it.
+    /// Keeps what tells the body from others when the request fails, unless the request is kept.
     pub(super) fn note_body(&mut self, body: &Body) {
-        if self.copy.is_none() && !body.is_empty() {
+        if self.kept_request.is_none() && !body.is_empty() {
             self.body_key = key_of(body);
         }
     }
 
     /// Returns the key by which failures of the request are compared with those of others.
     pub(super) fn request_key(&self) -> RequestKey {
-        match &self.copy {
-            Some(copy) => self.key_of(copy.get()),
+        match &self.kept_request {
+            Some(kept) => self.key_of(kept.get()),
             None => self.key_of_body(self.body_key),
         }
     }
 
-    /// Returns the same for a copy of the request.
-    pub(super) fn key_of(&self, copy: &Request<Body>) -> RequestKey {
-        self.key_of_body(key_of(copy.body()))
+    /// Returns the same for a request that was kept.
+    pub(super) fn key_of(&self, kept: &Request<Body>) -> RequestKey {
+        self.key_of_body(key_of(kept.body()))
     }
 
     fn key_of_body(&self, body: BodyKey) -> RequestKey {
@@ -176,7 +185,7 @@ impl<B: Backend> Attempts<'_, B> {
         let counts_at_once = kind.is_unsent() && !has_logged_in;
         let key = (!counts_at_once).then(|| self.request_key());
         let unsent = error.take_request().filter(|_| kind.is_unsent());
-        let request = unsent.or_else(|| self.take_copy().map(|copy| *copy));
+        let request = unsent.or_else(|| self.take_kept().map(|kept| *kept));
         let request = request.filter(|request| self.may_retry(kind, picked.lease.endpoint(), request.method()));
         let request = match request {
             Some(request) if kind == SendErrorKind::Stale && !self.reconnected && self.withdraw() => {

@@ -75,7 +75,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
     ) -> Result<Picked<B>, ErrorResponse> {
         let MustWait { queues, ticket, mut turn } = wait;
         let health = self.proxy.cluster.health_changes();
-        let head_timeout = request.extensions().get().map(|timeouts: &Timeouts| timeouts.head);
+        let head_timeout = self.sent(request).extensions().get().map(|timeouts: &Timeouts| timeouts.head);
         let head_timeout = head_timeout.unwrap_or_else(|| picked.backend().head_timeout());
         let mut expired = pin!(sleep_until(timer_in(queues.time_left(ticket, head_timeout))));
         // Its health may bar the endpoint from the pick on: the request is the one on trial, or was picked in panic mode.
@@ -91,7 +91,7 @@ impl<'p, B: Backend> Attempts<'p, B> {
             let changed = health.changed();
             if !self.proxy.cluster.still_serves(&picked.lease, is_bound(&picked), past_health) {
                 drop(picked);
-                picked = self.pick(request).ok_or_else(|| {
+                picked = self.pick_sent(request).ok_or_else(|| {
                     self.suspects.end();
                     ErrorResponse::no_endpoint(self.proxy.cluster.is_empty(), self.proxy.settings.unavailable)
                 })?;

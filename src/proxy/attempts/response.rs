@@ -106,25 +106,25 @@ impl<B: Backend> Attempts<'_, B> {
             }
             RetryDecision::OtherEndpoint => true,
             // A strategy that sends requests again takes care of this itself.
-            RetryDecision::SessionOwner => !self.session.wants_copy() && !self.session.is_bound_to(&picked),
+            RetryDecision::SessionOwner => !self.session.may_send_again() && !self.session.is_bound_to(&picked),
             RetryDecision::Return => false,
         };
         if may_retry
             && !self.proxy.settings.retry.is_none()
-            && let Some(copy) = self.take_copy()
+            && let Some(kept) = self.take_kept()
         {
-            if let Some(next) = self.pick_again(&copy, false, !is_free) {
+            if let Some(next) = self.pick_again(&kept, false, !is_free) {
                 tracing::debug!(endpoint = %picked.lease.endpoint(), "retrying on another endpoint");
                 self.note_retry(next.lease.endpoint(), RetryReason::Response(self.response.status()));
                 // The proxy has asked the node itself whether Kylin runs there.
                 if class != ResponseClass::Rejected(Rejection::NotRunning) {
-                    let key = self.key_of(&copy);
+                    let key = self.key_of(&kept);
                     self.suspects.add(picked.lease.suspend(key));
                 }
                 self.kept = self.keep_for_failure(class);
-                return AfterAttempt::Retry(next, copy);
+                return AfterAttempt::Retry(next, kept);
             }
-            self.copy = Some(KeptRequest::Own(copy));
+            self.kept_request = Some(KeptRequest::Own(kept));
         }
         if of_request.is_write() && self.response.status().is_success() {
             rules.note_write(self.writer, picked.lease.endpoint());
@@ -163,9 +163,9 @@ impl<B: Backend> Attempts<'_, B> {
         let status = self.response.status();
         picked.lease.set_outcome(Outcome::Success);
         if retry.covers_status(status)
-            && let Some(copy) = self.copy.take_if(|copy| retry.is_repeatable(copy.get().method()))
-            && let Some(copy) = copy.into_request()
-            && let Some(next) = self.pick_again(&copy, false, true)
+            && self.kept_request.as_ref().is_some_and(|kept| retry.is_repeatable(kept.get().method()))
+            && let Some(kept) = self.take_kept()
+            && let Some(next) = self.pick_again(&kept, false, true)
         {
             // Only a response that is dropped counts against its endpoint, as in nginx (ngx_http_upstream_test_next). One that
             // the client gets does not: Kylin responds with 500 to every SQL error.
@@ -174,9 +174,9 @@ impl<B: Backend> Attempts<'_, B> {
             }
             tracing::debug!(endpoint = %picked.lease.endpoint(), status = status.as_u16(), "retrying on another endpoint");
             self.note_retry(next.lease.endpoint(), RetryReason::Response(status));
-            let key = self.key_of(&copy);
+            let key = self.key_of(&kept);
             self.suspects.add(picked.lease.suspend(key));
-            return AfterAttempt::Retry(next, copy);
+            return AfterAttempt::Retry(next, kept);
         }
         AfterAttempt::Return(picked)
     }
@@ -210,7 +210,7 @@ impl<B: Backend> Attempts<'_, B> {
     pub(super) async fn settle(&mut self, picked: &Picked<B>) -> Option<Box<Request<Body>>> {
         match self.session.settle(&self.context, &self.proxy.cluster, picked, &self.attempted, &mut self.response).await
         {
-            AfterResponse::SendAgain => self.take_copy(),
+            AfterResponse::SendAgain => self.take_kept(),
             AfterResponse::Return => None,
             AfterResponse::Bound => {
                 if let Some(recorder) = &self.recorder {

@@ -3,7 +3,7 @@
 mod peek;
 mod streams;
 
-use http::{Request, StatusCode};
+use http::StatusCode;
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
@@ -67,16 +67,6 @@ pub(super) async fn read(
         }
     }
     Ok(read.into_bytes().into())
-}
-
-/// Returns a copy of the request; `None` if its body was not read as a whole.
-pub(super) fn copy(request: &Request<Body>) -> Option<Request<Body>> {
-    let mut copy = Request::new(request.body().replay()?);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
-    Some(copy)
 }
 
 /// Returns the error response for a request whose body failed.

@@ -9,7 +9,7 @@ use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
 use tokio::time::timeout;
 
-use crate::backend::{Backend, SendErrorKind};
+use crate::backend::{self, Backend, ConnectTimer, SendErrorKind};
 use crate::balance::Attempted;
 use crate::body::{Body, BodyError};
 use crate::clock::timer_in;
@@ -19,7 +19,7 @@ use crate::kylin::fan_out::{Merge, best, concat, worst};
 use crate::maybe_ready::BoxFuture;
 use crate::observe::{AttemptEnd, RequestRecorder, Termination};
 use crate::proxy::session::Session;
-use crate::proxy::{ErrorResponse, head, replay};
+use crate::proxy::{ErrorResponse, head};
 use crate::request::{RequestContext, RequestView};
 use crate::session::hook::Prepared;
 
@@ -43,14 +43,19 @@ pub(crate) async fn fan_out<B: Backend>(
     mut request: Request<Body>,
     mut recorder: Option<&mut RequestRecorder>,
 ) -> Result<Response<Body>, ErrorResponse> {
+    if request.body().whole().is_none() {
+        return Err(BODY_TOO_LARGE);
+    }
     // Compressed responses could not be joined.
     request.headers_mut().remove(header::ACCEPT_ENCODING);
+    // The attempts run at the same time.
+    request.extensions_mut().remove::<ConnectTimer>();
     let ids = nodes(cluster, merge);
     let key = RequestKey::of(context.client().key(), &context.url(), BodyKey::NONE);
     let mut suspects = Suspects::default();
     let mut sent: Vec<BoxFuture<'_, NodeResult>> = Vec::with_capacity(ids.len());
     for id in &ids {
-        let mut request = replay::copy(&request).ok_or(BODY_TOO_LARGE)?;
+        let mut request = backend::copy(&request);
         let Some(picked) = pick(cluster, context, id, past_limits, &request) else { continue };
         if !request.headers().contains_key(header::HOST) {
             head::set_host_of(&picked, &mut request);
@@ -58,7 +63,7 @@ pub(crate) async fn fan_out<B: Backend>(
         match session.prepare(cluster, &picked, &mut request).await {
             Prepared::Send => {
                 if let Some(recorder) = &mut recorder {
-                    recorder.attempt_begins(&picked, &mut request);
+                    recorder.attempt_begins(&picked);
                 }
                 sent.push(Box::pin(send(picked, request, key)));
             }

@@ -148,8 +148,13 @@ impl RuleState {
         }
     }
 
+    /// Returns whether a query is changed so that it can be [stopped](Self::watch).
+    pub(crate) fn changes_for_stop(&self, class: RequestClass) -> bool {
+        self.rules.cancel_on_disconnect.is_some() && class.is_query()
+    }
+
     /// Returns whether there may be another attempt after a node received the request.
-    pub(crate) fn wants_copy(&self, class: RequestClass) -> bool {
+    pub(crate) fn may_repeat(&self, class: RequestClass) -> bool {
         let rejected = AttemptOutcome::Responded(ResponseClass::Rejected(Rejection::Busy));
         decide(class, rejected) != RetryDecision::Return
     }

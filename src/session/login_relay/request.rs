@@ -263,7 +263,7 @@ impl RelayRequest {
     }
 
     /// Returns whether the request may have to be sent again after its response.
-    pub(crate) fn wants_copy(&self) -> bool {
+    pub(crate) fn may_send_again(&self) -> bool {
         self.session.is_some() && self.client_credentials.is_none() && self.call != SessionCall::Logout
     }
 

@@ -28,6 +28,7 @@ use super::response_body;
 use super::response_head::ResponseHead;
 use super::stream::Stream;
 use crate::backend::SendError;
+use crate::backend::Timeouts;
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
 use crate::http1::head::HeadLimits;
@@ -98,8 +99,8 @@ async fn write(mut stream: UnixStream, bytes: &[u8], cuts: &[Index]) {
 }
 
 async fn exchange(connection: &mut Connection, mut request: Request<Body>) -> Result<ResponseHead, SendError> {
-    let method = connection.start(&mut request);
-    connection.response(method, LIMIT, HeadLimits::default()).await
+    connection.start(&mut request, Timeouts { head: LIMIT, ..Timeouts::default() });
+    connection.response(HeadLimits::default()).await
 }
 
 /// Returns the response that the codec reads from `bytes`, and how many connections it keeps.
