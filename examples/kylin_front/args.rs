@@ -2,6 +2,7 @@ use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use ipnet::IpNet;
 use kylin_lb::BufferBudget;
 use kylin_lb::nginx::{InvalidOption, PolicyName, ProbeMode, SessionMode};
 use kylin_lb::proxy::{ReloadAccess, TrustedProxies};
-use kylin_lb::server::Listen;
+use kylin_lb::server::{Listen, ListenOptions};
 use kylin_lb::session::RestoreAfterLoss;
 use kylin_lb::testing::kylin::Dialect;
 use tracing_subscriber::filter::LevelFilter;
@@ -18,6 +19,7 @@ use crate::groups::GroupsFile;
 use crate::logging::{self, LogFormat};
 use crate::nodes::{self, DefaultSettings, Node, NodeSettings};
 use crate::request_log::{self, RequestFormat};
+use crate::tls::{self, Clients, TlsOptions};
 
 pub const HELP: &str = "\
 A load-balancing front end for Apache Kylin.
@@ -29,7 +31,7 @@ Usage: kylin_front [OPTIONS]          each option also as --name=value
 Nodes, from one of:
   --demo N            N demo Kylin nodes in this process (default, with N = 3)
   --kylin-version V   version of the demo nodes: 2.4 (KAP), 2.6, 3.0, 3.1 (default), 4.0 or 5.0; also v4 for 3.1, v5 for 5.0
-  --nodes NODE,...    a node is [NAME@]HOST:PORT[=ROLE], with the role all (default), query or job; the name is the
+  --nodes NODE,...    a node is [NAME@][https://]HOST:PORT[=ROLE], with the role all (default), query or job; the name is the
                       endpoint's id, and its jvmRoute for --sessions route; behind a space settings as in nginx:
                       \"10.0.0.1:7070 weight=5 max_conns=32, 10.0.0.2:7070 backup\", with weight, max_conns, max_fails,
                       fail_timeout, slow_start, connect_timeout, read_timeout, backup, down and drain
@@ -94,6 +96,14 @@ Clients:
 This program:
   --listen ADDR       where to listen (default 127.0.0.1:8080): HOST:PORT, [V6]:PORT, unix:/path; replaces all
                       addresses of a configuration, and serves its first server
+  --tls-certificate FILE  speaks https at --listen, with this chain of certificates, PEM; and --tls-key FILE, its key
+  --tls-client-ca FILE    serves only clients with a certificate of these authorities
+  --redirect ADDR     redirects http at this address to https
+  --node-ca FILE      the authorities of nodes at https:// (default: those of the system)
+  --node-verify on|off  off trusts any certificate of a node, so that another host at its address reads logins (default: on)
+                      (these build with --features tls, and not with --config, which has ssl_* and proxy_ssl_*)
+  --proxy-protocol NET,...  balancers of TCP connections in front, which name the client in the PROXY protocol, version 1 or 2;
+                      others are refused (default: none, and no such protocol; not with --config, which has listen ... proxy_protocol)
   --status ADDR       serves GET /front/status for operators, and /metrics for Prometheus (build with --features prometheus); it
                       has no login, and refuses pages of other origins and foreign names of this host (default: off)
   --admin ADDR        serves a page for operators at /, the same as JSON at /status, verbs at /action, and /metrics; readable without
@@ -170,6 +180,8 @@ pub struct Args {
     pub grace: Option<Duration>,
     pub lame_duck: Duration,
     pub health_path: Option<String>,
+    pub tls: Arc<TlsOptions>,
+    pub proxy_protocol: Option<TrustedProxies>,
     pub threads: NonZeroUsize,
     pub check: bool,
 }
@@ -205,12 +217,29 @@ pub enum Source {
 pub const SOURCES: [&str; 6] = ["--demo", "--nodes", "--nodes-file", "--zookeeper", "--properties", "--config"];
 
 /// Options for which nginx has a directive.
-const SET_BY_CONFIG: [&str; 5] = ["--max-conns", "--connect-timeout", "--read-timeout", "--trust", "--response-buffer"];
+const SET_BY_CONFIG: [&str; 6] =
+    ["--proxy-protocol", "--max-conns", "--connect-timeout", "--read-timeout", "--trust", "--response-buffer"];
 
 impl Args {
     /// Returns the settings of nodes for which nothing else is set.
     pub fn default_settings(&self) -> DefaultSettings {
-        DefaultSettings { settings: self.settings.clone(), outlier: self.outlier }
+        DefaultSettings { settings: self.settings.clone(), outlier: self.outlier, tls: Arc::clone(&self.tls) }
+    }
+
+    /// Returns what clients have to speak at an address of `--listen`, or with `None` at one without TLS.
+    pub fn listen_options(&self, clients: Option<&Clients>) -> ListenOptions {
+        let options = ListenOptions::new();
+        let options = match &self.proxy_protocol {
+            Some(networks) => options.proxy_protocol(networks.clone()),
+            None => options,
+        };
+        match clients {
+            #[cfg(feature = "tls")]
+            Some(clients) => options.tls(clients),
+            #[cfg(not(feature = "tls"))]
+            Some(clients) => match *clients {},
+            None => options,
+        }
     }
 
     /// Parses the arguments. Call it within a tokio runtime: it opens a store, without connecting.
@@ -252,6 +281,8 @@ impl Args {
             grace: None,
             lame_duck: Duration::ZERO,
             health_path: Some("/front/health".into()),
+            tls: Arc::default(),
+            proxy_protocol: None,
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
             check: false,
         };
@@ -343,6 +374,11 @@ impl Args {
                         other => return Err(format!("{name} {other}: expected /PATH or none")),
                     }
                 }
+                "--proxy-protocol" => {
+                    let networks = trusted(&value()?).map_err(|error| format!("--proxy-protocol {error}"))?;
+                    args.proxy_protocol = Some(networks);
+                }
+                name if tls::NAMES.contains(&name) => Arc::make_mut(&mut args.tls).set(name, &value()?)?,
                 "--threads" => args.threads = count(&name, &value()?, 1024)?,
                 "--check" => args.check = true,
                 "--log" => args.log = Some(logging::level(&value()?).map_err(|error| format!("--log {error}"))?),
@@ -377,8 +413,9 @@ impl Args {
         }
         match &mut self.source {
             Source::Demo(_, version) => *version = chosen,
-            Source::Config(_) if SET_BY_CONFIG.into_iter().any(has) => {
-                let name = SET_BY_CONFIG.into_iter().find(|name| has(name)).unwrap_or_default();
+            Source::Config(_) if SET_BY_CONFIG.into_iter().chain(tls::NAMES).any(has) => {
+                let mut names = SET_BY_CONFIG.into_iter().chain(tls::NAMES);
+                let name = names.find(|name| has(name)).unwrap_or_default();
                 return Err(format!("--config and {name} exclude each other: the configuration sets that itself"));
             }
             _ if has("--kylin-version") => return Err("--kylin-version is for demo nodes: use it with --demo".into()),
@@ -394,6 +431,7 @@ impl Args {
         if self.admin_read == AdminRead::Token && self.admin_token_file.is_none() {
             return Err("--admin-read token needs --admin-token-file".into());
         }
+        self.tls.check()?;
         if let Some(restore) = self.restore {
             let mode = self.sessions.take().unwrap_or(SessionMode::MEMORY).restore_after_loss(restore);
             self.sessions = Some(mode.map_err(|error| format!("--restore-sessions: {error}"))?);
@@ -447,7 +485,7 @@ fn seconds(name: &str, text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(seconds.into()))
 }
 
-fn switch(name: &str, text: &str) -> Result<bool, String> {
+pub fn switch(name: &str, text: &str) -> Result<bool, String> {
     match text {
         "on" => Ok(true),
         "off" => Ok(false),

@@ -143,7 +143,7 @@ impl Configured {
         let server = inherited.into_iter().fold(builder, ServerBuilder::inherit).start()?;
         configured.monitored.set_connections(server.connection_count());
         let listens: Vec<Listen> = configured.site.listeners().map(|listener| listener.listen()).collect();
-        greet(&server, configured.args.listen.as_ref().map_or(&listens, std::slice::from_ref));
+        greet(&server, "http", configured.args.listen.as_ref().map_or(&listens, std::slice::from_ref));
         if configured.args.listen.is_some() {
             for listen in listens {
                 say(format_args!("not listening on {listen}, which --listen replaces\n"));
@@ -170,7 +170,7 @@ impl Configured {
             None => site.server(),
         };
         let server = server.threads(self.args.threads).max_connections_per_client(self.args.client_connections);
-        server.map(|inner| Front { health: Arc::clone(&self.health), inner })
+        server.map(|inner| Front { health: Arc::clone(&self.health), inner, redirect: None })
     }
 
     /// Has the health path, the status and the log follow the site.

@@ -1,7 +1,7 @@
 //! What the front end responds to itself, before a request reaches a node.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use http::{Method, Request, Response, StatusCode, header};
 use kylin_lb::cluster::EndpointStatus;
@@ -63,19 +63,45 @@ pub fn serves(endpoint: &EndpointStatus) -> bool {
 pub struct Front<H> {
     pub health: Arc<Health>,
     pub inner: H,
+    /// The port of https, to which all requests are redirected; `None` serves them.
+    pub redirect: Option<Arc<AtomicU16>>,
 }
 
 impl<H: Handler> Handler for Front<H> {
     async fn handle(&self, peer: ClientAddr, request: Request<Body>) -> Response<Body> {
         match &self.health.path {
             Some(path) if request.uri().path() == path => health(&self.health, &request),
-            _ => self.inner.handle(peer, request).await,
+            _ => match &self.redirect {
+                Some(port) => redirect(port.load(Ordering::Relaxed), &request),
+                None => self.inner.handle(peer, request).await,
+            },
         }
     }
 
     fn trusts(&self, peer: ClientAddr) -> bool {
         self.inner.trusts(peer)
     }
+}
+
+/// Redirects to the same URL over https.
+fn redirect(port: u16, request: &Request<Body>) -> Response<Body> {
+    let authority = request.uri().authority().cloned().or_else(|| {
+        let host = request.headers().get(header::HOST)?;
+        http::uri::Authority::try_from(host.as_bytes()).ok()
+    });
+    let mut response = Response::new(Body::empty());
+    // Without a change of the method, as a query is a POST.
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let location = authority.map(|authority| match port {
+        443 => format!("https://{}{path}", authority.host()),
+        port => format!("https://{}:{port}{path}", authority.host()),
+    });
+    match location.and_then(|location| header::HeaderValue::try_from(location).ok()) {
+        Some(location) => _ = response.headers_mut().insert(header::LOCATION, location),
+        None => *response.status_mut() = StatusCode::BAD_REQUEST,
+    }
+    response
 }
 
 fn health(health: &Health, request: &Request<Body>) -> Response<Body> {

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use kylin_lb::admission::QueueRules;
@@ -20,6 +21,7 @@ use crate::log_file::LogFile;
 use crate::members::Members;
 use crate::running::Reload;
 use crate::status::Monitored;
+use crate::tls::Clients;
 use crate::{CHECK_TIMEOUT, Logs, START_TIMEOUT, demo, greet, say, sessions, summary, table};
 
 /// What runs of a list of nodes.
@@ -31,6 +33,10 @@ pub struct Listed {
     secret: Secret,
     sessions: Option<Sessions>,
     listens: Vec<Listen>,
+    /// The certificates for clients; `None` if they speak http.
+    clients: Option<Clients>,
+    /// Where requests to the address of `--redirect` are redirected.
+    https_port: Arc<AtomicU16>,
     health: Arc<Health>,
     monitored: Arc<Monitored>,
     /// Serve the status as long as they live.
@@ -70,6 +76,8 @@ impl Listed {
         let mut listed = Listed {
             listens: listens(&args, &inherited)?,
             logs: logs.clone(),
+            clients: args.tls.clients()?,
+            https_port: Arc::new(AtomicU16::new(443)),
             mode,
             secret,
             health,
@@ -85,7 +93,12 @@ impl Listed {
         let server = inherited.into_iter().fold(listed.server(proxy), ServerBuilder::inherit).start()?;
         listed.monitored.set_connections(server.connection_count());
         listed.monitored.set_logs(listed.log_files());
-        greet(&server, &listed.listens);
+        // Those of `listens` come first. Behind a unix socket, https has the port that it usually has.
+        let is_tcp = listed.listens.iter().any(|listen| !matches!(listen, Listen::Unix(_)));
+        if let (Some(address), true) = (server.addresses().first(), is_tcp) {
+            listed.https_port.store(address.port(), Ordering::Relaxed);
+        }
+        greet(&server, if listed.clients.is_some() { "https" } else { "http" }, &listed.listens);
         // It listens meanwhile: a client learns why it is refused.
         listed.members.wait(START_TIMEOUT).await;
         listed.monitored.set_discovery(listed.members.discovery.take());
@@ -110,31 +123,42 @@ impl Listed {
             .threads(self.args.threads)
             .buffers(self.args.buffers.clone())
             .max_connections_per_client(self.args.client_connections);
-        self.listens.iter().fold(builder, |builder, listen| {
-            builder.listen(listen.clone(), Front { health: Arc::clone(&self.health), inner: proxy.clone() })
+        let front = |redirect| Front { health: Arc::clone(&self.health), inner: proxy.clone(), redirect };
+        let listens = self.listens.iter().map(|listen| (listen, self.clients.as_ref(), None));
+        let redirect = self.args.tls.redirect.iter().map(|listen| (listen, None, Some(Arc::clone(&self.https_port))));
+        listens.chain(redirect).fold(builder, |builder, (listen, clients, redirect)| {
+            builder.listen_with(listen.clone(), self.args.listen_options(clients), front(redirect))
         })
     }
 }
 
 impl Reload for Listed {
-    /// Reads the secret. The source of the nodes is followed as it changes.
+    /// Reads the secret and the certificates. The source of the nodes is followed as it changes.
     fn reload(&mut self, server: &mut Server) -> Result<String, Box<dyn Error>> {
         let secret = sessions::reread(self.args.secret_file.as_deref(), &self.secret)?;
         let token = crate::status::token(self.args.admin_token_file.as_deref())?;
         self.members.check()?;
-        if secret == self.secret {
-            self.monitored.admin.set_token(token);
-            return Ok("no change of the secret; the source of nodes is followed as it changes".into());
+        let clients = self.args.tls.clients()?;
+        let mut what = Vec::new();
+        if secret != self.secret {
+            let sessions = self.sessions.as_ref().map(|sessions| sessions.with_secret(&secret));
+            let proxy =
+                proxy(&self.members.cluster, &self.mode, &secret, sessions.as_ref(), &self.args, &self.logs.observers)?;
+            server.replace(self.server(proxy))?;
+            (self.secret, self.sessions) = (secret, sessions);
+            self.monitored.set(vec![("kylin".into(), self.members.cluster.clone())], self.sessions.clone());
+            self.store_watches = self.logs.store_watches(self.sessions.as_ref());
+            what.push("another secret");
         }
-        let sessions = self.sessions.as_ref().map(|sessions| sessions.with_secret(&secret));
-        let proxy =
-            proxy(&self.members.cluster, &self.mode, &secret, sessions.as_ref(), &self.args, &self.logs.observers)?;
-        server.replace(self.server(proxy))?;
-        (self.secret, self.sessions) = (secret, sessions);
         self.monitored.admin.set_token(token);
-        self.monitored.set(vec![("kylin".into(), self.members.cluster.clone())], self.sessions.clone());
-        self.store_watches = self.logs.store_watches(self.sessions.as_ref());
-        Ok("another secret".into())
+        if let (Some(old), Some(new)) = (&self.clients, &clients) {
+            old.replace(new);
+            what.push("certificates read again");
+        }
+        if what.is_empty() {
+            what.push("no change of the secret; the source of nodes is followed as it changes");
+        }
+        Ok(what.join("; "))
     }
 
     fn log_files(&self) -> Vec<LogFile> {
@@ -185,6 +209,8 @@ fn listens(args: &Args, inherited: &[OwnedFd]) -> Result<Vec<Listen>, Box<dyn Er
         None => {
             let mut listens = inherited.iter().map(Listen::of_socket).collect::<Result<Vec<_>, _>>()?;
             listens.dedup();
+            // That of `--redirect` may be among them.
+            listens.retain(|listen| args.tls.redirect.as_ref() != Some(listen));
             listens
         }
     })

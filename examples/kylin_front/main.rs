@@ -30,6 +30,7 @@ mod running;
 mod sessions;
 mod signals;
 mod status;
+mod tls;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -218,9 +219,12 @@ impl Logs {
     }
 }
 
-fn greet(server: &Server, listens: &[Listen]) {
-    for address in server.addresses() {
-        say(format_args!("listening on http://{address}\n"));
+fn greet(server: &Server, scheme: &str, listens: &[Listen]) {
+    let tcp = listens.iter().filter(|listen| !matches!(listen, Listen::Unix(_))).count();
+    for (index, address) in server.addresses().iter().enumerate() {
+        // Behind those of `listens` is the address that redirects.
+        let scheme = if index < tcp { scheme } else { "http" };
+        say(format_args!("listening on {scheme}://{address}\n"));
     }
     for unix in listens.iter().filter(|listen| matches!(listen, Listen::Unix(_))) {
         say(format_args!("listening on {unix}\n"));
@@ -266,12 +270,13 @@ fn summary(args: &Args) -> String {
     let on = |on| if on { "on" } else { "off" };
     let limit = |limit: Option<NonZeroU32>| limit.map_or("any number of".to_owned(), |limit| limit.to_string());
     let sessions = args.sessions.as_ref().unwrap_or(&SessionMode::MEMORY);
+    let tls = args.tls.warning().map(|warning| format!("TLS: {warning}\n")).unwrap_or_default();
     let warnings: String = sessions.warnings().iter().map(|warning| format!("  warning: {warning}\n")).collect();
     let groups = args.resource_groups.as_ref();
     let groups = groups.map(|file| format!("resource groups of {}:\n{}\n", file.path.display(), file.groups));
     let groups = groups.unwrap_or_default().replace('\n', "\n  ");
     format!(
-        "sessions: {sessions}\n{warnings}{}kylin rules: {}\nprobes: {}\noutlier ejection: {}\ndrain by signs: {}\nsingle flight: {}\npanic mode: {}\nqueues: {}\n\
+        "{tls}sessions: {sessions}\n{warnings}{}kylin rules: {}\nprobes: {}\noutlier ejection: {}\ndrain by signs: {}\nsingle flight: {}\npanic mode: {}\nqueues: {}\n\
          limits of a client: {} connections, {} requests\n",
         groups.trim_end_matches(' '),
         on(args.kylin),

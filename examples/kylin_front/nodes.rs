@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kylin_lb::cluster::ClusterError;
@@ -12,6 +13,7 @@ use kylin_lb::nginx::PolicyName;
 use kylin_lb::{Cluster, Endpoint, HttpBackend};
 
 use crate::args::Args;
+use crate::tls::TlsOptions;
 
 /// A node named on the command line.
 pub struct Node {
@@ -33,6 +35,7 @@ pub struct NodeSettings {
     pub read_timeout: Option<Duration>,
     backup: bool,
     admin_state: AdminState,
+    https: bool,
 }
 
 const SETTINGS: &str = "weight=N, max_conns=N, max_fails=N, fail_timeout=TIME, slow_start=TIME, connect_timeout=TIME, \
@@ -56,7 +59,17 @@ impl Node {
             Some((address, role)) => (address, role.parse::<Roles>().map_err(|error| format!("{address}: {error}"))?),
             None => (rest, Roles::ALL),
         };
-        let settings = NodeSettings::parse(settings).map_err(|error| format!("{address}: {error}"))?;
+        let mut settings = NodeSettings::parse(settings).map_err(|error| format!("{address}: {error}"))?;
+        let address = match address.strip_prefix("https://") {
+            Some(_) if cfg!(not(feature = "tls")) => {
+                return Err(format!("{address}: this build has no TLS: build it with --features tls"));
+            }
+            Some(address) => {
+                settings.https = true;
+                address
+            }
+            None => address,
+        };
         let node = DiscoveredNode::new(address).map_err(|error| error.to_string())?.with_roles(roles);
         let node = match name {
             Some(name) => node.with_id(name).map_err(|error| format!("{address}: {error}"))?,
@@ -120,6 +133,10 @@ impl NodeSettings {
             Some(timeout) => backend = backend.head_timeout(timeout).body_timeout(timeout),
             None => backend = head_timeout.into_iter().fold(backend, |backend, timeout| backend.head_timeout(timeout)),
         }
+        #[cfg(feature = "tls")]
+        if self.https {
+            backend = backend.tls(&args.tls.nodes()?)?;
+        }
         let mut endpoint = node.endpoint(backend.build())?;
         // nginx's `max_fails=1` where the outlier rule, which is the default, shall not eject.
         let max_fails = self.max_fails.or(self.fail_timeout.map(|_| 1)).or((!args.outlier).then_some(1));
@@ -150,6 +167,8 @@ impl NodeSettings {
 pub struct DefaultSettings {
     pub settings: NodeSettings,
     pub outlier: bool,
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS asks"))]
+    pub tls: Arc<TlsOptions>,
 }
 
 /// Builds the cluster of these nodes; without any where discovery adds them later. `head_timeout` is the time that Kylin's own files

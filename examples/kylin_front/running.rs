@@ -66,7 +66,7 @@ pub async fn until_signal(mut server: Server, mut signals: Signals, front: &mut 
 }
 
 /// Returns an error and its causes in one line.
-fn chain(error: &dyn Error) -> String {
+pub fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
