@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kylin_lb::nginx::{Config, NAME_LOOKUP_INTERVAL, NameLookups, Site, SiteBuilder, SiteListener};
+use kylin_lb::nginx::{Config, NameLookups, Site, SiteBuilder, SiteListener};
 use kylin_lb::observe::Watch;
 use kylin_lb::probe::HealthChecker;
 use kylin_lb::server::{Listen, Server, ServerBuilder};
@@ -179,7 +179,7 @@ impl Configured {
         self.health.set_clusters(clusters().map(|(_, cluster)| cluster).collect());
         self.monitored.set(clusters().collect(), self.site.sessions().cloned());
         self.monitored.set_logs(self.log_files());
-        self.lookups = Some(self.site.start_name_lookups(NAME_LOOKUP_INTERVAL));
+        self.lookups = Some(self.site.start_name_lookups(self.site.name_lookup_interval()));
         self.store_watches = self.logs.store_watches(self.site.sessions());
     }
 

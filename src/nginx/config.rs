@@ -15,7 +15,7 @@ use super::directives::server::{ListenAddress, Server, ServerNames};
 use super::directives::settings::{BlockSettings, LimitZones, SettingsReader, VerifyClient};
 use super::directives::upstream::Upstream;
 use super::syntax::values;
-use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, Parser, Span, explain};
+use super::syntax::{Captures, ConfigError, Directive, ErrorKind, Fault, Parser, Span, Word, explain};
 use super::uri::host_without_port;
 use super::variables::{Maps, ValueSources};
 
@@ -40,6 +40,8 @@ use super::variables::{Maps, ValueSources};
 pub struct Config {
     /// `worker_rlimit_nofile`.
     open_files: Option<NonZeroU64>,
+    /// The shortest `valid=` of `resolver`.
+    pub(super) resolver_valid: Option<Duration>,
     /// The groups: declared ones in the order of the file, then those made for a `proxy_pass` to a
     /// host.
     pub(super) upstreams: Vec<Upstream>,
@@ -140,6 +142,8 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
         }
     }
     let servers = read_http(http, &mut context)?;
+    let mut resolver_valid = None;
+    shortest_valid(http, &mut resolver_valid)?;
     if servers.is_empty() {
         let expected = "server { listen PORT; location / { proxy_pass http://UPSTREAM; } }";
         return Err(Fault::new(ErrorKind::Missing, None, "no server { ... } in the configuration", expected));
@@ -153,6 +157,7 @@ fn read_tree(tree: &[Directive], parser: &Parser) -> Result<Config, Fault> {
     Ok(Config {
         set_slots,
         open_files,
+        resolver_valid,
         upstreams: context.upstreams.all,
         server_comments,
         servers,
@@ -202,6 +207,24 @@ fn collect_values<'d>(block: &'d Directive, values: &mut Vec<(&'d Directive, &'d
         }
         collect_values(inner, values);
     }
+}
+
+/// Finds the shortest `valid=` of `resolver`, wherever it stands.
+fn shortest_valid(block: &[Directive], shortest: &mut Option<Duration>) -> Result<(), Fault> {
+    for directive in block {
+        for word in directive.args.iter().filter(|_| directive.is("resolver")) {
+            if let Some(text) = word.text.strip_prefix("valid=") {
+                let valid = Word { text: text.to_owned(), span: word.span.right("valid=".len()) };
+                let time = values::time(&valid, values::TimeUnit::Seconds)?;
+                if time.is_zero() {
+                    return Err(valid.invalid("time", "1s or more"));
+                }
+                *shortest = Some(shortest.map_or(time, |shortest| shortest.min(time)));
+            }
+        }
+        shortest_valid(directive.block.as_deref().unwrap_or_default(), shortest)?;
+    }
+    Ok(())
 }
 
 /// Returns for each group the comments of the servers whose locations pass requests to it.

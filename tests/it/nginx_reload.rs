@@ -248,3 +248,25 @@ async fn names_are_looked_up_again_and_addresses_that_stay_keep_their_endpoints(
     let after = ids(cluster(&site));
     assert!(after.contains(&id_of_a) && after.len() <= before.len(), "{after:?}");
 }
+
+#[test]
+fn resolver_says_how_often_names_are_looked_up_and_that_the_system_does_it() {
+    let interval = |http: &str, upstream: &str| {
+        let text = format!(
+            "{http} upstream kylin {{ zone a 64k; {upstream} server 127.0.0.1:1; }}\n\
+             server {{ listen 80; set $node kylin; location / {{ proxy_pass http://$node; }} }}"
+        );
+        let config = Config::parse("kylin.conf", &text).map_err(|error| error.to_string())?;
+        let report = config.report().to_string();
+        Ok::<_, String>((Site::builder(config).build().unwrap().name_lookup_interval().as_secs(), report))
+    };
+    assert_eq!(interval("", "").unwrap().0, 30);
+    let (seconds, report) =
+        interval("resolver 10.0.0.2 10.0.0.3 valid=10s ipv6=off; resolver_timeout 2s;", "").unwrap();
+    assert!(seconds == 10 && report.contains("resolver: this machine looks names up"), "{report}");
+    assert_eq!(interval("resolver 10.0.0.2;", "resolver kube-dns valid=5s; resolver_timeout 1s;").unwrap().0, 5);
+    let error = interval("resolver 10.0.0.2 valid=soon;", "").unwrap_err();
+    assert!(error.contains("invalid time \"soon\""), "{error}");
+    let error = interval("resolver 10.0.0.2 valid=0;", "").unwrap_err();
+    assert!(error.contains("1s or more"), "{error}");
+}

@@ -142,8 +142,8 @@ const IGNORED: &str = "
     output_buffers pcre_jit pid port_in_redirect postpone_output proxy_buffer_size proxy_buffers
     proxy_busy_buffers_size proxy_cache_* proxy_headers_hash_* proxy_ignore_headers
     proxy_max_temp_file_size proxy_send_lowat proxy_socket_keepalive proxy_ssl_* proxy_temp_*
-    quic_* read_ahead recursive_error_pages request_pool_size reset_timedout_connection resolver root
-    resolver_timeout scgi_* sendfile sendfile_max_chunk send_lowat server_name_in_redirect
+    quic_* read_ahead recursive_error_pages request_pool_size reset_timedout_connection root
+    scgi_* sendfile sendfile_max_chunk send_lowat server_name_in_redirect
     server_names_hash_* server_tokens split_clients ssl_* ssl_engine subrequest_output_buffer_size tcp_nodelay
     tcp_nopush thread_pool timer_resolution types types_hash_* user uwsgi_* variables_hash_*
     worker_* working_directory
@@ -173,6 +173,10 @@ static NOTED: &[(&str, &str)] = &[
     (
         "proxy_ignore_client_abort",
         "a client that disconnects cancels its request at the node; Kylin continues a build all the same",
+    ),
+    (
+        "resolver resolver_timeout",
+        "this machine looks names up, at the start and then every valid= or 30s, and keeps the last addresses that were found",
     ),
 ];
 
@@ -252,7 +256,7 @@ pub(crate) fn modelled<'d>(
     for directive in directives.into_iter().filter(|directive| !directive.in_comment) {
         let name = &directive.name.text;
         if let Some((_, difference)) = NOTED.iter().find(|(names, _)| names.split(' ').any(|known| known == name))
-            && block != Block::Upstream
+            && (block != Block::Upstream || name.starts_with("resolver"))
         {
             if !directive.args.iter().all(|word| matches!(word.text.as_str(), "0" | "off")) {
                 remarks.note(directive.span(), format!("{name}: {difference}"));

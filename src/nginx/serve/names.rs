@@ -208,6 +208,12 @@ impl Site {
         })
     }
 
+    /// Returns how often the configuration wants names to be looked up: the shortest `valid=` of its `resolver` lines, else
+    /// [`NAME_LOOKUP_INTERVAL`]. Their addresses of DNS servers have no effect.
+    pub fn name_lookup_interval(&self) -> Duration {
+        self.parts.config.resolver_valid.unwrap_or(NAME_LOOKUP_INTERVAL)
+    }
+
     /// Looks names up as [`start_name_lookups`](Self::start_name_lookups) does, with `lookup`, which gets a host and a port.
     ///
     /// # Panics
