@@ -14,7 +14,9 @@ use crate::support::zookeeper::{ZooKeeperServer, create, kylin_3_1, require_zook
 
 /// Does not wait for a reply to one run to serve the nodes of the next.
 async fn run(args: &[&str]) -> (Option<i32>, String, String) {
-    let args: Vec<String> = ["doctor"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+    // The machine may be slow.
+    let timeout = if args.iter().any(|arg| arg.starts_with("--timeout")) { None } else { Some(&"--timeout=60s") };
+    let args: Vec<String> = ["doctor"].iter().chain(timeout).chain(args).map(|arg| (*arg).to_owned()).collect();
     let run = move || example::run(&args.iter().map(String::as_str).collect::<Vec<_>>());
     let output = tokio::task::spawn_blocking(run).await.unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -161,6 +163,17 @@ async fn a_node_that_does_not_respond_is_named(dialect: Dialect) {
     assert!(found["notes"].to_string().contains("down by its setting"), "{found:#}");
 }
 in_each_dialect!(a_node_that_does_not_respond_is_named);
+
+#[tokio::test]
+async fn a_node_that_hangs_is_named_after_the_timeout() {
+    let cluster = Cluster::start(Dialect::V3_1, 2).await;
+    cluster.demo.nodes[0].faults().inject(FaultScope::Everything, Fault::Stall);
+    let (code, stdout, _) = run(&["--nodes", &cluster.named(), "--json", "--timeout=200ms"]).await;
+    let found: Value = serde_json::from_str(&stdout).unwrap();
+    // The other one may need as long on a busy machine.
+    assert!(code == Some(1) && findings(&found)[0].starts_with("reachable: q0: does not respond"), "{found:#}");
+    assert!(findings(&found)[0].contains("within 0.2 s"), "{found:#}");
+}
 
 async fn a_node_that_is_no_kylin_or_fails_each_probe_is_named(dialect: Dialect) {
     let cluster = Cluster::start(dialect, 2).await;
@@ -417,6 +430,55 @@ async fn the_ways_to_keep_logins_are_tried(dialect: Dialect) {
 }
 in_each_dialect!(the_ways_to_keep_logins_are_tried);
 
+/// The recipe of the manual, in the file that Tomcat reads and in the one that the manual names.
+#[tokio::test]
+async fn what_is_wrong_in_the_file_of_a_session_manager_is_named() {
+    let cluster = Cluster::start(Dialect::Kap2_4, 2).await;
+    for node in &cluster.demo.nodes {
+        _ = node.clone().share_sessions(true);
+    }
+    let recipe = r#"<Context>
+        <Valve className="com.radiadesign.catalina.session.RedisSessionHandlerValve"/>
+        <Manager className="com.radiadesign.catalina.session.RedisSessionManager" host="10.0.0.9" port="6379" database="0"
+                 password="kept" maxInactiveInterval="60"/></Context>"#;
+    std::fs::create_dir_all(cluster.folder.path().join("tomcat/conf")).unwrap();
+    for (file, text, expected) in [
+        ("tomcat/conf/context.xml", recipe.to_owned(), None),
+        ("tomcat/context.xml", recipe.to_owned(), Some("Tomcat does not read tomcat/context.xml")),
+        ("tomcat/conf/context.xml", recipe.replace("10.0.0.9", "localhost"), Some("is on the node itself")),
+        (
+            "tomcat/conf/context.xml",
+            recipe.replace("Valve className", "Valve x"),
+            Some("no valve of the session manager"),
+        ),
+    ] {
+        let option = format!("--sessions=replicated={}", cluster.file(file, &text));
+        let configured = nginx(&cluster, &format!("    # kylin_lb: sessions replicated={file};\n"), "");
+        let login = cluster.folder.path().join("admin");
+        let (named, login) = (cluster.named(), login.to_str().unwrap());
+        for source in [&["--nodes", &*named, &option][..], &["--config", &configured]] {
+            let found = report(&[source, &["--login-file", login]].concat()).await;
+            match expected {
+                Some(text) => assert_found(&found, &[&["sessions: : ", text]]),
+                None => assert_found(&found, &[]),
+            }
+            let notes = found["notes"].to_string();
+            assert!(notes.contains("jedis-2.0.0 needs commons-pool-1.5.5"), "{found:#}");
+            assert!(notes.contains("is not the time to live"), "{found:#}");
+            assert!(!found.to_string().contains("kept\""), "a password: {found:#}");
+        }
+    }
+}
+
+async fn sessions_that_are_never_written_are_a_fault(dialect: Dialect) {
+    let cluster = Cluster::start(dialect, 2).await;
+    for node in &cluster.demo.nodes {
+        _ = node.clone().share_sessions(true).writes_sessions_late(true);
+    }
+    assert_found(&cluster.report(&[]).await, &[&["sessions: q0 q1: fails at the session of another node"]]);
+}
+in_each_dialect!(sessions_that_are_never_written_are_a_fault, V4);
+
 async fn the_route_in_session_ids_is_a_way_where_each_node_has_one(dialect: Dialect) {
     let cluster = Cluster::start(dialect, 2).await;
     for node in &cluster.demo.nodes {
@@ -597,6 +659,8 @@ async fn wrong_options_are_no_findings() {
         (&["--nodes", "a:1", "--login-file", "/nowhere/login"], "--login-file /nowhere/login: "),
         (&["--nodes", "a:1", "--login-file", file], "expected USER:PASSWORD"),
         (&["--nodes", "a:1", "--secret-file", file], "--secret-file"),
+        (&["--nodes", "a:1", "--timeout=soon"], "--timeout soon: expected a time such as 500ms"),
+        (&["--nodes", "a:1", "--timeout=1s", "--timeout=1s"], "given twice"),
         (&["--nodes", "a:1", "--cure"], "unknown option --cure"),
     ] {
         let (code, stdout, stderr) = run(args).await;

@@ -182,7 +182,8 @@ async fn nodes_of_two_hadoop_clusters_are_found() {
 }
 
 async fn doctor(args: &[&str]) -> Value {
-    let args: Vec<String> = ["doctor", "--json"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+    let args: Vec<String> =
+        ["doctor", "--json", "--timeout=60s"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
     let run = move || example::run(&args.iter().map(String::as_str).collect::<Vec<_>>());
     let output = tokio::task::spawn_blocking(run).await.unwrap();
     serde_json::from_slice(&output.stdout).unwrap()

@@ -9,6 +9,7 @@ mod source;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -21,7 +22,7 @@ use self::report::{Check, Report};
 use self::source::Checked;
 use crate::args::{Args, Command, SOURCES};
 use crate::sessions::secret;
-use crate::{logging, say};
+use crate::{logging, nodes, say};
 
 const HELP: &str = "\
 Checks a cluster of Kylin or KAP nodes, and the front end for it, by what the manuals require.
@@ -34,6 +35,7 @@ the front end that the options describe, in its own process.
 
   --login-file FILE  USER:PASSWORD in the first line: with any user's it tries whether logins are kept, with an administrator's it
                      compares properties too; a login that a node refuses is not sent to another
+  --timeout TIME     how long a response of a node may take (default: 10s)
   --json             prints JSON
 
 Exit status: 0 if there are no findings, 1 if there are, 2 if the options are wrong.
@@ -54,10 +56,14 @@ It checks that
   timeouts         the front end waits longer than a query may take
 ";
 
+/// How long a response may take.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What the arguments ask for.
 struct Options {
     args: Args,
     login: Option<Login>,
+    timeout: Duration,
     json: bool,
 }
 
@@ -88,7 +94,7 @@ pub fn run(runtime: &tokio::runtime::Runtime, words: impl Iterator<Item = String
 impl Options {
     /// Returns `None` for `--help`.
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
-        let (mut login, mut json, mut others) = (None, false, Vec::new());
+        let (mut login, mut timeout, mut json, mut others) = (None, None, false, Vec::new());
         while let Some(word) = words.next() {
             let (name, value) = match word.split_once('=') {
                 Some((name, value)) => (name, Some(value.to_owned())),
@@ -102,6 +108,11 @@ impl Options {
                     let file = value.or_else(|| words.next()).ok_or("--login-file needs a value")?;
                     login = Some(Login::read(&file)?);
                 }
+                "--timeout" if timeout.is_some() => return Err("--timeout is given twice".into()),
+                "--timeout" => {
+                    let text = value.or_else(|| words.next()).ok_or("--timeout needs a value")?;
+                    timeout = Some(nodes::time(&text).map_err(|error| format!("--timeout {text}: {error}"))?);
+                }
                 _ => others.push(word),
             }
         }
@@ -111,7 +122,8 @@ impl Options {
             Command::Run(_) if !names_nodes => Err(format!("the nodes are missing: one of {}", SOURCES.join(", "))),
             Command::Run(args) => {
                 secret(args.secret_file.as_deref()).map_err(|error| error.to_string())?;
-                Ok(Some(Options { args: *args, login, json }))
+                let timeout = timeout.unwrap_or(DEFAULT_TIMEOUT);
+                Ok(Some(Options { args: *args, login, timeout, json }))
             }
             Command::Help => Ok(None),
             Command::Version => Err("--version is not for doctor".into()),
@@ -120,11 +132,11 @@ impl Options {
 }
 
 async fn check(options: Options) -> Report {
-    let Options { args, login, .. } = options;
+    let Options { args, login, timeout, .. } = options;
     let mut report = Report::default();
     let probe = args.probe;
     let Some(Checked { nodes, front, head_timeout, follows_kylin, replicated, .. }) =
-        &mut Checked::find(args, &mut report).await
+        &mut Checked::find(args, timeout, &mut report).await
     else {
         return report;
     };

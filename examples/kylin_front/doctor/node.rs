@@ -17,8 +17,6 @@ use kylin_lb::kylin::properties::{Properties, ServerAddr};
 use kylin_lb::{Backend as _, Body, HttpBackend};
 use serde_json::Value;
 
-/// How long a response may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest body that is read. A list of projects may have some hundred KiB.
 const MAX_BODY: usize = 8 << 20;
 /// Kylin 5 rejects requests without it.
@@ -126,6 +124,8 @@ pub struct Node {
     /// Whether the operator took it out of service: it is not asked.
     pub is_down: bool,
     pub backend: Arc<HttpBackend>,
+    /// How long a response may take.
+    pub timeout: Duration,
 }
 
 impl Node {
@@ -145,8 +145,8 @@ impl Node {
             })?;
             Reply::read(response).await
         };
-        let timed_out = |_| format!("no complete response within {} s", TIMEOUT.as_secs());
-        tokio::time::timeout(TIMEOUT, exchange).await.map_err(timed_out)?
+        let timed_out = |_| format!("no complete response within {} s", self.timeout.as_secs_f64());
+        tokio::time::timeout(self.timeout, exchange).await.map_err(timed_out)?
     }
 
     pub async fn get(&self, path: &str, cookies: &Cookies) -> Result<Reply, String> {

@@ -18,6 +18,8 @@ use super::source::Front;
 const LATE_ATTEMPTS: usize = 10;
 const LATE_INTERVAL: Duration = Duration::from_millis(200);
 
+const UNKNOWN: &str = "does not tell whether it knows a session";
+
 /// A call that every user may make, and only with a login.
 fn private_call(facts: &Facts) -> &'static str {
     // Kylin 2.6 lists projects without a login.
@@ -31,6 +33,8 @@ enum Known {
     /// Only after a while: the other node writes its sessions after the response.
     Late,
     No,
+    /// It fails at it, and not at its own: the session was never written.
+    Broken,
 }
 
 /// Tries with the sessions of the login whether the nodes share them. Each node is asked for the session of the one before it.
@@ -46,14 +50,21 @@ pub async fn between_nodes(nodes: &[Seen], replicated: &[String], report: &mut R
             let (node, facts) = seen;
             let (_, before) = members[(at + members.len() - 1) % members.len()];
             let Some((own, other)) = facts.session.as_ref().zip(before.session.as_ref()) else { continue };
-            if asks(node, facts, own).await == Some(Known::No) {
-                let text = "does not know a session that it made itself: is its session store available?";
-                report.fault(Check::Sessions, &[&node.id], text);
-                continue;
+            match asks(node, facts, own).await {
+                Some(Known::Yes | Known::Late) => {}
+                Some(Known::No) => {
+                    let text = "does not know a session that it made itself: is its session store available?";
+                    report.fault(Check::Sessions, &[&node.id], text);
+                    continue;
+                }
+                Some(Known::Broken) | None => {
+                    report.unchecked(Check::Sessions, &[&node.id], UNKNOWN);
+                    continue;
+                }
             }
             match asks(node, facts, other).await {
                 Some(result) => known.push((*seen, result)),
-                None => report.unchecked(Check::Sessions, &[&node.id], "does not tell whether it knows a session"),
+                None => report.unchecked(Check::Sessions, &[&node.id], UNKNOWN),
             }
         }
         judge(&members, &known, replicated, report);
@@ -72,14 +83,19 @@ async fn asks(node: &Node, facts: &Facts, session: &Cookies) -> Option<Known> {
             _ => return None,
         }
     }
-    None
+    Some(Known::Broken)
 }
 
 fn judge(members: &[&Seen], known: &[(&Seen, Known)], replicated: &[String], report: &mut Report) {
     let with =
         |result: Known| known.iter().filter(|(_, known)| *known == result).map(|(seen, _)| *seen).collect::<Vec<_>>();
-    let (alone, late) = (with(Known::No), with(Known::Late));
+    let (alone, late, broken) = (with(Known::No), with(Known::Late), with(Known::Broken));
     let shares = known.len() - alone.len();
+    if !broken.is_empty() {
+        let text =
+            "fails at the session of another node, and not at its own: the other node has not written it to the store";
+        report.fault(Check::Sessions, &nodes_of(&broken), text);
+    }
     if !late.is_empty() {
         let text = "finds a new session of another node only after a while, so a client must stay with the node where it logged in";
         report.note(Check::Sessions, &nodes_of(&late), text);
@@ -88,7 +104,7 @@ fn judge(members: &[&Seen], known: &[(&Seen, Known)], replicated: &[String], rep
         let text = "does not know the sessions of other nodes, which share theirs: is its session manager configured, with one store?";
         report.fault(Check::Sessions, &nodes_of(&alone), text);
     }
-    let is_shared = alone.is_empty() && !known.is_empty();
+    let is_shared = alone.is_empty() && broken.is_empty() && !known.is_empty();
     let routes = members.iter().all(|(_, facts)| facts.session.as_ref().is_some_and(Cookies::has_route));
     let ways = json!({
         "round robin": is_shared && late.is_empty(),

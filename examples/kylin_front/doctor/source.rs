@@ -10,6 +10,7 @@ use http::{Request, Response};
 use kylin_lb::balance::Attempted;
 use kylin_lb::discovery::{DiscoveredNode, Discovery, FileList};
 use kylin_lb::endpoint::AdminState;
+use kylin_lb::kylin::tomcat::Warning;
 use kylin_lb::nginx::{Config, SessionMode, SiteListener};
 use kylin_lb::session::Secret;
 use kylin_lb::{Backend as _, Body, Cluster, Proxy, RequestView};
@@ -71,12 +72,12 @@ impl Front {
 
 impl Checked {
     /// Finds the nodes. What keeps it from that is a fault in the report, and `None`.
-    pub async fn find(mut args: Args, report: &mut Report) -> Option<Self> {
+    pub async fn find(mut args: Args, timeout: Duration, report: &mut Report) -> Option<Self> {
         report.ran(Check::Source);
         let source = std::mem::replace(&mut args.source, Source::Nodes(Vec::new()));
         let found = match source {
-            Source::Config(path) => of_config(&path, &args, report),
-            other => of_list(other, args, report).await,
+            Source::Config(path) => of_config(&path, &args, timeout, report),
+            other => of_list(other, args, timeout, report).await,
         };
         match found {
             Ok(found) if found.nodes.is_empty() => {
@@ -104,20 +105,34 @@ fn with_causes(error: &dyn Error) -> String {
 }
 
 /// Reads an nginx configuration as the front end does. The report has what `--check` says.
-fn of_config(path: &std::path::Path, args: &Args, report: &mut Report) -> Result<Checked, Box<dyn Error>> {
+fn of_config(
+    path: &std::path::Path,
+    args: &Args,
+    timeout: Duration,
+    report: &mut Report,
+) -> Result<Checked, Box<dyn Error>> {
     let (secret, _) = sessions::secret(args.secret_file.as_deref())?;
     let site = configured::builder(Config::read(path)?, args, secret, &[], &HashMap::new());
     report.understood = site.report().to_string();
     let warnings = report.understood.lines().filter_map(|line| line.trim_start().strip_prefix("warning: "));
     for warning in warnings.map(str::to_owned).collect::<Vec<_>>() {
-        report.note(Check::Sessions, &[], warning);
+        session_manager(&warning, report);
     }
     let replicated = replicated(&report.understood);
     let site = site.build()?;
-    let nodes = site.clusters().flat_map(|(name, cluster)| nodes_of(name, cluster)).collect();
+    let nodes = site.clusters().flat_map(|(name, cluster)| nodes_of(name, cluster, timeout)).collect();
     let head_timeout = site.longest_timeout();
     let front = Front::Site(site.listeners().collect());
     Ok(Checked { nodes, head_timeout, follows_kylin: false, replicated, front, _demo: None })
+}
+
+/// Reports what the file of a node's session manager says wrong: a fault if sessions are not shared by it, else a note.
+fn session_manager(warning: &str, report: &mut Report) {
+    let faults = [Warning::NoValve, Warning::WrongPath, Warning::Local, Warning::Sticky, Warning::LongIds];
+    match faults.iter().any(|fault| fault.to_string() == warning) {
+        true => report.fault(Check::Sessions, &[], warning),
+        false => report.note(Check::Sessions, &[], warning),
+    }
 }
 
 /// Returns the upstreams of a report whose nodes are expected to share their sessions.
@@ -138,7 +153,12 @@ fn replicated(report: &str) -> Vec<String> {
     found
 }
 
-async fn of_list(source: Source, mut args: Args, report: &mut Report) -> Result<Checked, Box<dyn Error>> {
+async fn of_list(
+    source: Source,
+    mut args: Args,
+    timeout: Duration,
+    report: &mut Report,
+) -> Result<Checked, Box<dyn Error>> {
     let mut demo = None;
     let mut head_timeout = None;
     let list = match source {
@@ -170,12 +190,12 @@ async fn of_list(source: Source, mut args: Args, report: &mut Report) -> Result<
     let replicated = if mode.to_string().starts_with(REPLICATED) { vec![CLUSTER.to_owned()] } else { Vec::new() };
     report.understood = format!("{}{}\n", summary(&args), table(&cluster));
     for warning in mode.warnings() {
-        report.note(Check::Sessions, &[], warning);
+        session_manager(&warning, report);
     }
     let (secret, _): (Secret, bool) = sessions::secret(args.secret_file.as_deref())?;
     let sessions = mode.sessions(&secret, args.store_deadline)?;
     let front = listed::proxy(&cluster, &mode, &secret, sessions.as_ref(), &args, &[])?;
-    let nodes = nodes_of(CLUSTER, &cluster);
+    let nodes = nodes_of(CLUSTER, &cluster, timeout);
     let follows_kylin = head_timeout.is_some();
     let head_timeout = nodes.iter().map(|node| node.backend.head_timeout()).min().unwrap_or_default();
     Ok(Checked { nodes, front: Front::Proxy(front), head_timeout, follows_kylin, replicated, _demo: demo })
@@ -195,7 +215,7 @@ async fn listed_by(mut registry: impl Discovery) -> Result<Vec<DiscoveredNode>, 
 }
 
 /// Returns the endpoints of a cluster, each with the backend that the front end would send with.
-fn nodes_of(name: &str, cluster: &Cluster) -> Vec<Node> {
+fn nodes_of(name: &str, cluster: &Cluster, timeout: Duration) -> Vec<Node> {
     let request = Request::new(());
     let view = RequestView::of(&request, CLIENT);
     let node = |endpoint: &kylin_lb::cluster::EndpointStatus| {
@@ -217,6 +237,7 @@ fn nodes_of(name: &str, cluster: &Cluster) -> Vec<Node> {
             given: endpoint.roles,
             is_down,
             backend,
+            timeout,
         })
     };
     cluster.status().endpoints.iter().filter_map(node).collect()
